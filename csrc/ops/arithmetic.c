@@ -1,0 +1,240 @@
+/* Arithmetic of two expressions with broadcasting, of an expression and a number, and sums of many. */
+#include <math.h>
+#include <string.h>
+
+#include "../kernels/kernels.h"
+#include "broadcast.h"
+
+/* dims of x and y broadcast against each other */
+static int broadcast_dims(dn_shape *s) {
+    const dn_dim *x = s->x[0], *y = s->x[1];
+    int nd = x->nd > y->nd ? x->nd : y->nd, d[DN_MAX_DIMS], batch = dn__common_batch(s);
+    if (batch < 0) return batch;
+    for (int i = 0; i < nd; i++) {
+        int a = size_of(x, i), b = size_of(y, i);
+        if (a != b && a != 1 && b != 1)
+            return dn__fail(s, DN_ERROR_VALUE, "sizes must be equal or 1 in each dim, counted from the first; got x = %s, y = %s.", DIMS(x), DIMS(y));
+        d[i] = a == 1 ? b : a;
+    }
+    return dn__set_dims(s, nd, d, batch);
+}
+
+static int equal_dims(const dn_call *c) {
+    const dn_dim *x = c->x[0].dim, *y = c->x[1].dim;
+    return x->size == y->size && x->batch == y->batch && dn__same_sizes(x, y);
+}
+
+static void forward_segments(dn_call *c, void (*f)(const dn_segment *)) {
+    dn_plan p = make_plan(c->x[0].dim, c->x[1].dim);
+    for_segments(&p, c->x[0].v, c->x[1].v, NULL, NULL, c->y, f);
+}
+
+/* For input k: segments with x = input k and y = the other one. */
+static void backward_segments(dn_call *c, int k, dn_real *dx, void (*f)(const dn_segment *)) {
+    dn_plan p = make_plan(c->x[k].dim, c->x[1 - k].dim);
+    for_segments(&p, c->x[k].v, c->x[1 - k].v, dx, c->dy, c->y, f);
+}
+
+/* dx += a dz, summed where x stands still */
+static void accumulate(const dn_segment *s, dn_real a) {
+    if (s->sx == 0) s->dx[0] += a * dn__sum(s->n, s->dz);
+    else if (s->sx == 1) dn__axpy(s->n, a, s->dz, 1, s->dx);
+    else for (size_t i = 0; i < s->n; i++) s->dx[i * s->sx] += a * s->dz[i];
+}
+static void accumulate_plus(const dn_segment *s) { accumulate(s, 1); }
+static void accumulate_minus(const dn_segment *s) { accumulate(s, -1); }
+
+/* dx = a dz for x of equal dims, else the sum over what was repeated */
+static void linear_backward(dn_call *c, int k, dn_real a, void (*f)(const dn_segment *)) {
+    if (equal_dims(c)) {
+        dn_grad g = dn__dx(c, k);
+        if (g.dx) dn__axpy(c->total, a, c->dy, g.beta, g.dx);
+    } else {
+        dn_real *dx = dn__dx_zeroed(c, k);
+        if (dx) backward_segments(c, k, dx, f);
+    }
+}
+
+/* ---- x + y, x - y -------------------------------------------------------------------------------------------------- */
+
+DN_OP(add, 2, DN_BATCHES, "y = x_0 + x_1, broadcast")
+static int add_dims(dn_shape *s) { return broadcast_dims(s); }
+static void add_segment(const dn_segment *s) {
+    if (s->sx == 1 && s->sy == 1) dn__add(s->n, s->x, s->y, s->z);
+    else if (s->sx == 1 && s->sy == 0) dn__affine(s->n, 1, s->y[0], s->x, s->z);
+    else if (s->sx == 0 && s->sy == 1) dn__affine(s->n, 1, s->x[0], s->y, s->z);
+    else for (size_t i = 0; i < s->n; i++) s->z[i] = s->x[i * s->sx] + s->y[i * s->sy];
+}
+static void add_forward(dn_call *c) {
+    if (equal_dims(c)) dn__add(c->total, c->x[0].v, c->x[1].v, c->y);
+    else forward_segments(c, add_segment);
+}
+static void add_backward(dn_call *c) {
+    linear_backward(c, 0, 1, accumulate_plus);
+    linear_backward(c, 1, 1, accumulate_plus);
+}
+
+DN_OP(subtract, 2, DN_BATCHES, "y = x_0 - x_1, broadcast")
+static int subtract_dims(dn_shape *s) { return broadcast_dims(s); }
+static void subtract_segment(const dn_segment *s) {
+    if (s->sx == 1 && s->sy == 1) dn__sub(s->n, s->x, s->y, s->z);
+    else if (s->sx == 1 && s->sy == 0) dn__affine(s->n, 1, -s->y[0], s->x, s->z);
+    else if (s->sx == 0 && s->sy == 1) dn__affine(s->n, -1, s->x[0], s->y, s->z);
+    else for (size_t i = 0; i < s->n; i++) s->z[i] = s->x[i * s->sx] - s->y[i * s->sy];
+}
+static void subtract_forward(dn_call *c) {
+    if (equal_dims(c)) dn__sub(c->total, c->x[0].v, c->x[1].v, c->y);
+    else forward_segments(c, subtract_segment);
+}
+static void subtract_backward(dn_call *c) {
+    linear_backward(c, 0, 1, accumulate_plus);
+    linear_backward(c, 1, -1, accumulate_minus);
+}
+
+/* ---- elementwise product and quotient ------------------------------------------------------------------------------ */
+
+DN_OP(cmult, 2, DN_BATCHES, "y = x_0 x_1 elementwise, broadcast")
+static int cmult_dims(dn_shape *s) { return broadcast_dims(s); }
+static void cmult_segment(const dn_segment *s) {
+    if (s->sx == 1 && s->sy == 1) dn__mul(s->n, s->x, s->y, s->z);
+    else if (s->sx == 1 && s->sy == 0) dn__axpy(s->n, s->y[0], s->x, 0, s->z);
+    else if (s->sx == 0 && s->sy == 1) dn__axpy(s->n, s->x[0], s->y, 0, s->z);
+    else for (size_t i = 0; i < s->n; i++) s->z[i] = s->x[i * s->sx] * s->y[i * s->sy];
+}
+static void cmult_forward(dn_call *c) {
+    if (equal_dims(c)) dn__mul(c->total, c->x[0].v, c->x[1].v, c->y);
+    else forward_segments(c, cmult_segment);
+}
+/* y = x_0 x_1: dx_0 += dy x_1 */
+static void cmult_segment_grad(const dn_segment *s) {
+    if (s->sx == 1 && s->sy == 1) dn__mul_add(s->n, s->dz, s->y, 1, s->dx);
+    else if (s->sx == 1 && s->sy == 0) dn__axpy(s->n, s->y[0], s->dz, 1, s->dx);
+    else if (s->sx == 0 && s->sy == 1) s->dx[0] += dn__dot(s->n, s->dz, s->y);
+    else for (size_t i = 0; i < s->n; i++) s->dx[i * s->sx] += s->dz[i] * s->y[i * s->sy];
+}
+static void cmult_backward(dn_call *c) {
+    for (int k = 0; k < 2; k++) {
+        if (equal_dims(c)) {
+            dn_grad g = dn__dx(c, k);
+            if (g.dx) dn__mul_add(c->total, c->dy, c->x[1 - k].v, g.beta, g.dx);
+        } else {
+            dn_real *dx = dn__dx_zeroed(c, k);
+            if (dx) backward_segments(c, k, dx, cmult_segment_grad);
+        }
+    }
+}
+
+DN_OP(cdiv, 2, DN_BATCHES, "y = x_0 / x_1 elementwise, broadcast")
+static int cdiv_dims(dn_shape *s) { return broadcast_dims(s); }
+static void cdiv_segment(const dn_segment *s) {
+    if (s->sx == 1 && s->sy == 1) dn__div(s->n, s->x, s->y, s->z);
+    else for (size_t i = 0; i < s->n; i++) s->z[i] = s->x[i * s->sx] / s->y[i * s->sy];
+}
+static void cdiv_forward(dn_call *c) {
+    if (equal_dims(c)) dn__div(c->total, c->x[0].v, c->x[1].v, c->y);
+    else forward_segments(c, cdiv_segment);
+}
+/* y = x_0 / x_1: dx_0 += dy / x_1;  dx_1 -= dy y / x_1. In both segments x is the input that gets the gradient. */
+static void cdiv_numerator_grad(const dn_segment *s) {
+    for (size_t i = 0; i < s->n; i++) s->dx[i * s->sx] += s->dz[i] / s->y[i * s->sy];
+}
+static void cdiv_denominator_grad(const dn_segment *s) {
+    for (size_t i = 0; i < s->n; i++) s->dx[i * s->sx] -= s->dz[i] * s->z[i] / s->x[i * s->sx];
+}
+static void cdiv_backward(dn_call *c) {
+    if (equal_dims(c)) {
+        dn_grad g = dn__dx(c, 0);
+        if (g.dx) dn__div_add(c->total, c->dy, c->x[1].v, g.beta, g.dx);
+        g = dn__dx(c, 1);
+        if (g.dx) dn__div_grad(c->total, c->y, c->x[1].v, c->dy, g.beta, g.dx);
+        return;
+    }
+    dn_real *dx = dn__dx_zeroed(c, 0);
+    if (dx) backward_segments(c, 0, dx, cdiv_numerator_grad);
+    dx = dn__dx_zeroed(c, 1);
+    if (dx) backward_segments(c, 1, dx, cdiv_denominator_grad);
+}
+
+/* ---- power: the exponent is one number ------------------------------------------------------------------------------ */
+
+DN_OP(pow, 2, DN_BATCHES | DN_SHARES, "y_i = x_0i ^ x_1, x_1 one number")
+static int pow_dims(dn_shape *s) {
+    const dn_dim *x = s->x[0], *y = s->x[1];
+    if (y->size != 1 || y->batch != 1)
+        return dn__fail(s, DN_ERROR_VALUE, "the exponent must be one number without a batch; got x = %s, exponent = %s.", DIMS(x), DIMS(y));
+    s->y = *x;
+    return 0;
+}
+static void pow_forward(dn_call *c) {
+    dn_real e = c->x[1].v[0];
+    for (size_t i = 0; i < c->total; i++) c->y[i] = (dn_real)pow(c->x[0].v[i], e);
+}
+/* dx_0 = dy e x_0^(e-1);  de = sum dy y log x_0 (a zero base contributes nothing) */
+static void pow_backward(dn_call *c) {
+    const dn_real *x = c->x[0].v, e = c->x[1].v[0];
+    dn_grad g = dn__dx(c, 0);
+    for (size_t i = 0; g.dx && i < c->total; i++)
+        g.dx[i] = c->dy[i] * e * (dn_real)pow(x[i], e - 1) + (g.beta == 0 ? 0 : g.dx[i]);
+    dn_real *de = dn__dx_zeroed(c, 1);
+    if (!de) return;
+    double sum = 0;
+    for (size_t i = 0; i < c->total; i++)
+        if (x[i] != 0) sum += c->dy[i] * c->y[i] * log(x[i]);
+    de[0] += (dn_real)sum;
+}
+
+/* ---- an expression and a number: a x + b ----------------------------------------------------------------------------- */
+
+DN_OP(scale_shift, 1, DN_BATCHES, "y = a x + b, a and b numbers")
+static int scale_shift_dims(dn_shape *s) {
+    s->y = *s->x[0];
+    return 0;
+}
+static void scale_shift_forward(dn_call *c) { dn__affine(c->total, (dn_real)c->reals[0], (dn_real)c->reals[1], c->x[0].v, c->y); }
+static void scale_shift_backward(dn_call *c) {
+    dn_grad g = dn__dx(c, 0);
+    if (g.dx) dn__axpy(c->total, (dn_real)c->reals[0], c->dy, g.beta, g.dx);
+}
+
+/* ---- sums of many --------------------------------------------------------------------------------------------------- */
+
+/* inputs of equal sizes but for trailing 1s; the batch is repeated */
+static int many_dims(dn_shape *s) {
+    int batch = dn__common_batch(s);
+    if (batch < 0) return batch;
+    for (int i = 1; i < s->n; i++)
+        if (!dn__same_sizes(s->x[0], s->x[i]))
+            return dn__fail(s, DN_ERROR_VALUE, "all inputs must have the same dims; got x_0 = %s, x_%d = %s.", DIMS(s->x[0]), i, DIMS(s->x[i]));
+    return dn__set_dims(s, s->x[0]->nd, s->x[0]->d, batch);
+}
+/* y = a (x_0 + x_1 + ...) */
+static void many_forward(dn_call *c, dn_real a) {
+    size_t n = (size_t)c->dim->size;
+    for (int k = 0; k < c->n; k++) {
+        dn_real beta = k ? 1 : 0;
+        if (c->x[k].stride || c->dim->batch == 1) dn__axpy(c->total, a, c->x[k].v, beta, c->y);
+        else for (int b = 0; b < c->dim->batch; b++) dn__axpy(n, a, c->x[k].v, beta, c->y + (size_t)b * n);
+    }
+}
+static void many_backward(dn_call *c, dn_real a) {
+    size_t n = (size_t)c->dim->size;
+    for (int k = 0; k < c->n; k++) {
+        dn_grad g = dn__dx(c, k);
+        if (!g.dx) continue;
+        if (c->x[k].stride || c->dim->batch == 1) {
+            dn__axpy(c->total, a, c->dy, g.beta, g.dx);
+        } else {
+            for (int b = 0; b < c->dim->batch; b++) dn__axpy(n, a, c->dy + (size_t)b * n, b ? 1 : g.beta, g.dx);
+        }
+    }
+}
+
+DN_OP(sum, -1, DN_BATCHES, "y = x_0 + x_1 + ...")
+static int sum_dims(dn_shape *s) { return many_dims(s); }
+static void sum_forward(dn_call *c) { many_forward(c, 1); }
+static void sum_backward(dn_call *c) { many_backward(c, 1); }
+
+DN_OP(average, -1, DN_BATCHES, "y = (x_0 + ... + x_(n-1)) / n")
+static int average_dims(dn_shape *s) { return many_dims(s); }
+static void average_forward(dn_call *c) { many_forward(c, (dn_real)1 / (dn_real)c->n); }
+static void average_backward(dn_call *c) { many_backward(c, (dn_real)1 / (dn_real)c->n); }

@@ -1,0 +1,63 @@
+/* Broadcasting: dims are aligned from the first, missing ones count as 1, and a size of 1 (the batch included) is repeated. A plan walks the
+ * result in segments along which each operand either advances or stands still; neighbouring dims are merged, so that equal dims are a
+ * single segment. Only csrc/ops/arithmetic.c includes it. */
+#ifndef DN_BROADCAST_H
+#define DN_BROADCAST_H
+
+#include "../op.h"
+
+typedef struct dn_plan {
+    int nd;
+    size_t n[DN_MAX_DIMS + 1], sx[DN_MAX_DIMS + 1], sy[DN_MAX_DIMS + 1];
+} dn_plan;
+
+static inline int size_of(const dn_dim *d, int i) { return i == DN_MAX_DIMS ? d->batch : i < d->nd ? d->d[i] : 1; }
+
+static inline dn_plan make_plan(const dn_dim *x, const dn_dim *y) {
+    dn_plan p = {.nd = 0};
+    size_t sx = 1, sy = 1;
+    for (int i = 0; i <= DN_MAX_DIMS; i++) {
+        size_t nx = (size_t)size_of(x, i), ny = (size_t)size_of(y, i), n = nx == 1 ? ny : nx;
+        size_t step_x = nx == 1 ? 0 : sx, step_y = ny == 1 ? 0 : sy;
+        sx *= nx;
+        sy *= ny;
+        if (n == 1) continue;
+        int last = p.nd - 1;
+        if (last >= 0 && p.sx[last] * p.n[last] == step_x && p.sy[last] * p.n[last] == step_y) {
+            p.n[last] *= n;
+        } else {
+            p.n[p.nd] = n;
+            p.sx[p.nd] = step_x;
+            p.sy[p.nd++] = step_y;
+        }
+    }
+    if (!p.nd) p = (dn_plan){.nd = 1, .n = {1}, .sx = {1}, .sy = {1}};
+    return p;
+}
+
+/* One segment: n elements of z; x and y advance by 0 or by `stride` (more than 1 where a leading dim is repeated in the other). */
+typedef struct dn_segment { size_t n, sx, sy; const dn_real *x, *y; dn_real *dx; const dn_real *dz; dn_real *z; } dn_segment;
+
+/* Calls f for every segment. dx, when given, follows x; z and dz follow the result. */
+static inline void for_segments(const dn_plan *p, const dn_real *x, const dn_real *y, dn_real *dx, const dn_real *dz, dn_real *z,
+                                void (*f)(const dn_segment *)) {
+    size_t at[DN_MAX_DIMS + 1] = {0}, ox = 0, oy = 0, oz = 0;
+    for (int i = 0; i < p->nd; i++)
+        if (!p->n[i]) return;
+    for (;;) {
+        f(&(dn_segment){p->n[0], p->sx[0], p->sy[0], x + ox, y ? y + oy : NULL, dx ? dx + ox : NULL, dz ? dz + oz : NULL, z ? z + oz : NULL});
+        oz += p->n[0];
+        int i = 1;
+        for (; i < p->nd; i++) {
+            ox += p->sx[i];
+            oy += p->sy[i];
+            if (++at[i] < p->n[i]) break;
+            ox -= p->sx[i] * p->n[i];
+            oy -= p->sy[i] * p->n[i];
+            at[i] = 0;
+        }
+        if (i == p->nd) return;
+    }
+}
+
+#endif

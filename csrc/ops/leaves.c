@@ -1,0 +1,82 @@
+/* Nodes without inputs: what users feed, parameters, rows of tables; and `part`, which names one output of a node with several.
+ * This family alone knows the tape's structure. */
+#include <string.h>
+
+#include "../kernels/kernels.h"
+#include "../tape.h"
+
+DN_OP(input, 0, DN_LEAF | DN_VIEW | DN_NO_GRAD, "y = the data given")
+static int input_dims(dn_shape *s) { return dn__set_dims(s, s->n_ints - 1, s->ints + 1, s->ints[0]); }
+static void input_forward(dn_call *c) { c->y = (dn_real *)c->node->data; }
+static void input_backward(dn_call *c) { (void)c; }
+
+DN_OP(parameter, 0, DN_LEAF | DN_VIEW, "y = the parameter's values; a table's rows are its last dim")
+static int parameter_dims(dn_shape *s) {
+    s->y = *s->x[0];
+    return 0;
+}
+static void parameter_forward(dn_call *c) {
+    c->y = dn_param_values(c->node->param);
+    dn__use_root(c->tape, c->node->param->root);
+}
+static void parameter_backward(dn_call *c) { (void)c; } /* the sweep itself brings the gradient home */
+
+/* The dims of one row, and the range of the indices. */
+static int row_dims(dn_shape *s, int batch) {
+    const dn_dim *table = s->x[0];
+    int rows = table->d[table->nd - 1];
+    for (int i = 0; i < s->n_ints; i++)
+        if (s->ints[i] < 0 || s->ints[i] >= rows)
+            return dn__fail(s, DN_ERROR_VALUE, "index %d is outside the table. Indices run from 0 to %d.", s->ints[i], rows - 1);
+    return dn__set_dims(s, table->nd - 1, table->d, batch);
+}
+/* d(row) += dy, for each batch element's row */
+static void rows_backward(dn_call *c) {
+    dn_param *p = c->node->param;
+    if (c->node->constant || !p->updated) return;
+    for (int i = 0; i < c->n_ints; i++) {
+        dn_real *row = dn__lookup_row(p, c->ints[i]);
+        if (!row) {
+            c->tape->out_of_memory = 1;
+            return;
+        }
+        dn__add((size_t)p->row_size, row, c->dy + i * p->row_size, row);
+    }
+    if (p->root->ready) p->root->ready(p->root->ready_context, p);
+}
+
+DN_OP(lookup, 0, DN_LEAF | DN_VIEW, "y = row i of the table")
+static int lookup_dims(dn_shape *s) { return row_dims(s, 1); }
+static void lookup_forward(dn_call *c) {
+    dn_param *p = c->node->param;
+    c->y = p->table + c->ints[0] * p->row_size;
+    dn__use_root(c->tape, p->root);
+}
+static void lookup_backward(dn_call *c) { rows_backward(c); }
+
+DN_OP(lookup_batch, 0, DN_LEAF, "batch element j of y = row i_j of the table")
+static int lookup_batch_dims(dn_shape *s) { return row_dims(s, s->n_ints); }
+static void lookup_batch_forward(dn_call *c) {
+    dn_param *p = c->node->param;
+    for (int i = 0; i < c->n_ints; i++)
+        memcpy(c->y + i * p->row_size, p->table + c->ints[i] * p->row_size, (size_t)p->row_size * sizeof *c->y);
+    dn__use_root(c->tape, p->root);
+}
+static void lookup_batch_backward(dn_call *c) { rows_backward(c); }
+
+/* ints: offset in the owner's memory in numbers, batch, sizes... */
+DN_OP(part, 1, DN_VIEW, "y = one output of a node that has several; shares its value and gradient")
+static int part_dims(dn_shape *s) {
+    int error = dn__set_dims(s, s->n_ints - 2, s->ints + 2, s->ints[1]);
+    if (error) return error;
+    if (s->ints[0] < 0 || s->ints[0] + (int64_t)s->y.size * s->y.batch > (int64_t)s->x[0]->size * s->x[0]->batch)
+        return dn__fail(s, DN_ERROR_VALUE, "lies outside its owner, %s.", DIMS(s->x[0]));
+    return 0;
+}
+static void part_forward(dn_call *c) { c->y = (dn_real *)c->x[0].v + c->ints[0]; }
+static void part_backward(dn_call *c) { (void)c; } /* its gradient is the owner's memory */
+
+DN_OP(fill, 0, DN_LEAF | DN_NO_GRAD, "y_i = a")
+static int fill_dims(dn_shape *s) { return dn__set_dims(s, s->n_ints - 1, s->ints + 1, s->ints[0]); }
+static void fill_forward(dn_call *c) { dn__fill(c->total, (dn_real)c->reals[0], c->y); }
+static void fill_backward(dn_call *c) { (void)c; }

@@ -1,0 +1,86 @@
+/* Losses and distances: one number for each batch element. */
+#include <math.h>
+
+#include "../kernels/kernels.h"
+#include "../op.h"
+
+/* Two inputs of equal dims (trailing 1s aside); the batch is repeated. */
+static int pair_dims(dn_shape *s) {
+    int batch = dn__common_batch(s);
+    if (batch < 0) return batch;
+    if (!dn__same_sizes(s->x[0], s->x[1]))
+        return dn__fail(s, DN_ERROR_VALUE, "x and y must have the same dims; got x = %s, y = %s.", DIMS(s->x[0]), DIMS(s->x[1]));
+    return dn__set_dims(s, 1, (int[]){1}, batch);
+}
+
+/* dx_k for each batch element by f(call, n, x, y, dy, beta, dx), summed over the batch where the input is not batched */
+static void pair_backward(dn_call *c, int k, void (*f)(size_t, const dn_real *, const dn_real *, dn_real, dn_real, dn_real *)) {
+    dn_grad g = dn__dx(c, k);
+    const dn_in *x = &c->x[k], *y = &c->x[1 - k];
+    size_t n = (size_t)x->dim->size;
+    for (int b = 0; g.dx && b < c->dim->batch; b++)
+        f(n, x->v + (size_t)b * x->stride, y->v + (size_t)b * y->stride, c->dy[b], x->stride || !b ? g.beta : 1,
+          g.dx + (size_t)b * x->stride);
+}
+
+DN_OP(squared_distance, 2, DN_BATCHES, "y = sum (x_0i - x_1i)^2")
+static int squared_distance_dims(dn_shape *s) { return pair_dims(s); }
+static void squared_distance_forward(dn_call *c) {
+    for (int b = 0; b < c->dim->batch; b++)
+        c->y[b] = dn__squared_distance((size_t)c->x[0].dim->size, c->x[0].v + (size_t)b * c->x[0].stride, c->x[1].v + (size_t)b * c->x[1].stride);
+}
+/* dx_0 = 2 dy (x_0 - x_1), and the same with the inputs exchanged */
+static void squared_distance_grad(size_t n, const dn_real *x, const dn_real *y, dn_real dy, dn_real beta, dn_real *dx) {
+    dn__axpy(n, 2 * dy, x, beta, dx);
+    dn__axpy(n, -2 * dy, y, 1, dx);
+}
+static void squared_distance_backward(dn_call *c) {
+    pair_backward(c, 0, squared_distance_grad);
+    pair_backward(c, 1, squared_distance_grad);
+}
+
+DN_OP(dot_product, 2, DN_BATCHES, "y = sum x_0i x_1i")
+static int dot_product_dims(dn_shape *s) { return pair_dims(s); }
+static void dot_product_forward(dn_call *c) {
+    for (int b = 0; b < c->dim->batch; b++)
+        c->y[b] = dn__dot((size_t)c->x[0].dim->size, c->x[0].v + (size_t)b * c->x[0].stride, c->x[1].v + (size_t)b * c->x[1].stride);
+}
+/* dx_0 = dy x_1 */
+static void dot_product_grad(size_t n, const dn_real *x, const dn_real *y, dn_real dy, dn_real beta, dn_real *dx) {
+    (void)x;
+    dn__axpy(n, dy, y, beta, dx);
+}
+static void dot_product_backward(dn_call *c) {
+    pair_backward(c, 0, dot_product_grad);
+    pair_backward(c, 1, dot_product_grad);
+}
+
+/* A term whose factor is 0 counts as 0, so that a prediction of exactly 0 or 1 that is right costs nothing instead of NaN. */
+static double cross_term(double p, double q) { return p == 0 ? 0 : p * log(q); }
+
+DN_OP(binary_log_loss, 2, DN_BATCHES, "y = -sum x_1i log x_0i + (1 - x_1i) log(1 - x_0i)")
+static int binary_log_loss_dims(dn_shape *s) { return pair_dims(s); }
+static void binary_log_loss_forward(dn_call *c) {
+    for (int b = 0; b < c->dim->batch; b++) {
+        const dn_real *x = c->x[0].v + (size_t)b * c->x[0].stride, *t = c->x[1].v + (size_t)b * c->x[1].stride;
+        double sum = 0;
+        for (int i = 0; i < c->x[0].dim->size; i++) sum -= cross_term(t[i], x[i]) + cross_term((dn_real)1 - t[i], (dn_real)1 - x[i]);
+        c->y[b] = (dn_real)sum;
+    }
+}
+/* dx = dy ((1 - t) / (1 - x) - t / x);  dt = dy (log(1 - x) - log x) */
+static void log_loss_grad(size_t n, const dn_real *x, const dn_real *t, dn_real dy, dn_real beta, dn_real *dx) {
+    for (size_t i = 0; i < n; i++) {
+        dn_real d = (t[i] == 1 ? 0 : (1 - t[i]) / (1 - x[i])) - (t[i] == 0 ? 0 : t[i] / x[i]);
+        dx[i] = dy * d + (beta == 0 ? 0 : dx[i]);
+    }
+}
+static void log_loss_target_grad(size_t n, const dn_real *t, const dn_real *x, dn_real dy, dn_real beta, dn_real *dt) {
+    (void)t;
+    for (size_t i = 0; i < n; i++)
+        dt[i] = dy * (dn_real)(log1p(-(double)x[i]) - log((double)x[i])) + (beta == 0 ? 0 : dt[i]);
+}
+static void binary_log_loss_backward(dn_call *c) {
+    pair_backward(c, 0, log_loss_grad);
+    pair_backward(c, 1, log_loss_target_grad);
+}

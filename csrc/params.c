@@ -1,0 +1,240 @@
+/* Roots: dense parameters in chunks, lookup tables with the list of touched rows. */
+#include "params.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "arena.h"
+#include "kernels/kernels.h"
+
+/* Chunks start small and grow with the model, so that a tiny model is tiny and a large one has few chunks. Their boundaries depend on the
+ * model alone: the same parameters in the same order give the same chunks on every rank. */
+enum { FIRST_CHUNK = 1 << 14, LARGEST_CHUNK = 1 << 22, ALIGN_NUMBERS = 16, TABLE_BLOCK_ROWS = 64 };
+
+static const int64_t PARAM_TAG = (int64_t)1 << 62, CONSTANT_TAG = (int64_t)1 << 61;
+
+/* ---- life ---------------------------------------------------------------------------------------------------------- */
+
+dn_root *dn_root_new(void) {
+    dn_root *r = calloc(1, sizeof *r);
+    if (!r) return NULL;
+    r->references = 1;
+    pthread_mutex_init(&r->lock, NULL);
+    return r;
+}
+
+static void param_free(dn_param *p) {
+    dn__block_free(p->table);
+    free(p->block);
+    free(p->touched);
+    free(p->slot);
+    free(p);
+}
+
+void dn__root_retain(dn_root *r) { __atomic_add_fetch(&r->references, 1, __ATOMIC_RELAXED); }
+
+void dn__root_release(dn_root *r) {
+    if (__atomic_sub_fetch(&r->references, 1, __ATOMIC_ACQ_REL)) return;
+    for (int i = 0; i < r->n_params; i++) param_free(r->params[i]);
+    for (int i = 0; i < r->n_chunks; i++) {
+        dn__block_free(r->chunks[i].values);
+        dn__block_free(r->chunks[i].private_grads);
+    }
+    free(r->params);
+    free(r->chunks);
+    pthread_mutex_destroy(&r->lock);
+    free(r);
+}
+
+void dn_root_free(dn_root *r) {
+    if (r) dn__root_release(r);
+}
+
+/* ---- making parameters --------------------------------------------------------------------------------------------- */
+
+/* A place of n numbers in the last chunk, or in a new one. */
+static int place(dn_root *r, dn_param *p) {
+    int64_t n = (p->row_size + ALIGN_NUMBERS - 1) / ALIGN_NUMBERS * ALIGN_NUMBERS;
+    dn_chunk *last = r->n_chunks ? &r->chunks[r->n_chunks - 1] : NULL;
+    if (!last || last->capacity - last->size < n) {
+        int64_t capacity = last ? last->capacity * 4 : FIRST_CHUNK;
+        if (capacity > LARGEST_CHUNK) capacity = LARGEST_CHUNK;
+        if (capacity < n) capacity = n;
+        dn_chunk *chunks = realloc(r->chunks, (size_t)(r->n_chunks + 1) * sizeof *chunks);
+        if (!chunks) return -1;
+        r->chunks = chunks;
+        last = &chunks[r->n_chunks];
+        *last = (dn_chunk){.capacity = capacity};
+        last->values = dn__block_new((size_t)capacity * sizeof(dn_real));
+        last->private_grads = last->grads = dn__block_new((size_t)capacity * sizeof(dn_real));
+        if (!last->values || !last->grads) {
+            dn__block_free(last->values);
+            dn__block_free(last->grads);
+            return -1;
+        }
+        r->n_chunks++;
+    }
+    p->chunk = r->n_chunks - 1;
+    p->offset = last->size;
+    last->size += n;
+    return 0;
+}
+
+static int make_table(dn_param *p) {
+    p->table = dn__block_new((size_t)(p->rows * p->row_size) * sizeof(dn_real));
+    p->slot = malloc((size_t)p->rows * sizeof *p->slot);
+    if (!p->table || !p->slot) return -1;
+    for (int64_t i = 0; i < p->rows; i++) p->slot[i] = -1;
+    return 0;
+}
+
+dn_param *dn_param_new(dn_root *r, int nd, const int *d, int64_t row_count) {
+    dn_param *p = calloc(1, sizeof *p);
+    if (!p) return NULL;
+    *p = (dn_param){.root = r, .rows = row_count, .row_size = 1, .chunk = -1, .updated = 1, .empty = 1, .id = r->n_params};
+    p->dim.nd = nd;
+    p->dim.batch = 1;
+    for (int i = 0; i < nd; i++) p->row_size *= p->dim.d[i] = d[i];
+    if (row_count) p->dim.d[p->dim.nd++] = (int)row_count;
+    p->dim.size = (int)(p->row_size * (row_count ? row_count : 1));
+    pthread_mutex_lock(&r->lock);
+    if (r->n_params == r->params_capacity) {
+        int capacity = r->params_capacity ? 2 * r->params_capacity : 16;
+        dn_param **params = realloc(r->params, (size_t)capacity * sizeof *params);
+        if (!params) goto failed;
+        r->params = params;
+        r->params_capacity = capacity;
+    }
+    if (row_count ? make_table(p) : place(r, p)) goto failed;
+    r->params[r->n_params++] = p;
+    pthread_mutex_unlock(&r->lock);
+    return p;
+failed:
+    pthread_mutex_unlock(&r->lock);
+    param_free(p);
+    return NULL;
+}
+
+/* ---- reading ------------------------------------------------------------------------------------------------------- */
+
+int64_t dn_param_handle(dn_param *p, int constant) { return PARAM_TAG | (constant ? CONSTANT_TAG : 0) | (int64_t)(intptr_t)p; }
+
+dn_param *dn__handle_param(int64_t handle, int *constant) {
+    if (handle < 0 || !(handle & PARAM_TAG)) return NULL;
+    *constant = (handle & CONSTANT_TAG) != 0;
+    return (dn_param *)(intptr_t)(handle & ~(PARAM_TAG | CONSTANT_TAG));
+}
+
+dn_real *dn_param_values(dn_param *p) { return p->rows ? p->table : p->root->chunks[p->chunk].values + p->offset; }
+int64_t dn_param_size(dn_param *p) { return p->row_size * (p->rows ? p->rows : 1); }
+int dn_param_updated(dn_param *p) { return p->updated; }
+int dn_param_empty(dn_param *p) { return p->empty; }
+int dn_param_chunk(dn_param *p) { return p->chunk; }
+int64_t dn_param_offset(dn_param *p) { return p->offset; }
+int dn_root_chunks(dn_root *r) { return r->n_chunks; }
+int64_t dn_chunk_size(dn_root *r, int chunk) { return r->chunks[chunk].size; }
+int64_t dn_chunk_capacity(dn_root *r, int chunk) { return r->chunks[chunk].capacity; }
+dn_real *dn_chunk_values(dn_root *r, int chunk) { return r->chunks[chunk].values; }
+dn_real *dn_chunk_gradients(dn_root *r, int chunk) { return r->chunks[chunk].grads; }
+
+void dn_param_set_updated(dn_param *p, int updated) {
+    p->updated = updated;
+    if (!updated) dn_param_clear_gradient(p);
+}
+
+void dn_root_changed(dn_root *r) { __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED); }
+
+void dn_root_on_ready(dn_root *r, void (*ready)(void *, dn_param *), void *context) {
+    r->ready = ready;
+    r->ready_context = context;
+}
+
+/* ---- gradients ----------------------------------------------------------------------------------------------------- */
+
+dn_real *dn__param_gradient(dn_param *p, dn_real *beta) {
+    *beta = !p->empty;
+    p->empty = 0;
+    return p->root->chunks[p->chunk].grads + p->offset;
+}
+
+dn_real *dn_param_gradient(dn_param *p) {
+    dn_real beta, *g = dn__param_gradient(p, &beta);
+    if (beta == 0) dn__fill((size_t)p->row_size, 0, g);
+    return g;
+}
+
+dn_real *dn__lookup_row(dn_param *p, int64_t row) {
+    if (p->slot[row] < 0) {
+        if (p->n_touched == p->touched_capacity) {
+            int64_t capacity = p->touched_capacity ? 2 * p->touched_capacity : TABLE_BLOCK_ROWS;
+            if (capacity > p->rows) capacity = p->rows;
+            int *touched = realloc(p->touched, (size_t)capacity * sizeof *touched);
+            if (!touched) return NULL;
+            p->touched = touched;
+            dn_real *block = realloc(p->block, (size_t)(capacity * p->row_size) * sizeof *block);
+            if (!block) return NULL;
+            p->block = block;
+            p->touched_capacity = capacity;
+        }
+        dn__fill((size_t)p->row_size, 0, p->block + p->n_touched * p->row_size);
+        p->slot[row] = (int)p->n_touched;
+        p->touched[p->n_touched++] = (int)row;
+        p->empty = 0;
+    }
+    return p->block + p->slot[row] * p->row_size;
+}
+
+void dn_param_clear_gradient(dn_param *p) {
+    for (int64_t i = 0; i < p->n_touched; i++) p->slot[p->touched[i]] = -1;
+    p->n_touched = 0;
+    p->empty = 1;
+}
+
+void dn_param_copy_gradient(dn_param *p, dn_real *out) {
+    if (p->rows || p->empty) memset(out, 0, (size_t)dn_param_size(p) * sizeof *out);
+    if (p->rows)
+        for (int64_t i = 0; i < p->n_touched; i++)
+            memcpy(out + p->touched[i] * p->row_size, p->block + i * p->row_size, (size_t)p->row_size * sizeof *out);
+    else if (!p->empty)
+        memcpy(out, p->root->chunks[p->chunk].grads + p->offset, (size_t)p->row_size * sizeof *out);
+}
+
+void dn_param_scale_gradient(dn_param *p, dn_real by) {
+    if (p->empty) return;
+    dn_real *g = p->rows ? p->block : p->root->chunks[p->chunk].grads + p->offset;
+    size_t n = (size_t)(p->row_size * (p->rows ? p->n_touched : 1));
+    dn__affine(n, by, 0, g, g);
+}
+
+int64_t dn_lookup_touched(dn_param *p, const int **rows, dn_real **block) {
+    *rows = p->touched;
+    *block = p->block;
+    return p->n_touched;
+}
+
+int dn_lookup_add(dn_param *p, int64_t n, const int *rows, const dn_real *block) {
+    for (int64_t i = 0; i < n; i++)
+        if (rows[i] < 0 || rows[i] >= p->rows) return -1;
+    for (int64_t i = 0; i < n; i++) {
+        dn_real *to = dn__lookup_row(p, rows[i]);
+        if (!to) return -1;
+        dn__add((size_t)p->row_size, to, block + i * p->row_size, to);
+    }
+    return 0;
+}
+
+int dn_chunk_move_gradients(dn_root *r, int chunk, dn_real *memory) {
+    dn_chunk *c = &r->chunks[chunk];
+    if (!memory) {
+        if (!c->private_grads) c->private_grads = dn__block_new((size_t)c->capacity * sizeof(dn_real));
+        if (!(memory = c->private_grads)) return DN_ERROR_MEMORY;
+    }
+    if (memory == c->grads) return 0;
+    memcpy(memory, c->grads, (size_t)c->capacity * sizeof *memory);
+    if (memory != c->private_grads) {
+        dn__block_free(c->private_grads);
+        c->private_grads = NULL;
+    }
+    c->grads = memory;
+    return 0;
+}

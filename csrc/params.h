@@ -1,0 +1,51 @@
+/* The inside of a root: parameters in chunks, lookup tables, and who may touch them when. */
+#ifndef DN_PARAMS_H
+#define DN_PARAMS_H
+
+#include <pthread.h>
+
+#include "dn_api.h"
+
+typedef struct dn_chunk {
+    dn_real *values, *grads, *private_grads;   /* grads is private_grads, or memory from outside */
+    int64_t size, capacity;
+} dn_chunk;
+
+struct dn_param {
+    dn_root *root;
+    dn_dim dim;                 /* dense: its dims. Table: (row dims..., rows), the dims of the whole table as an expression */
+    int64_t rows;               /* 0: dense */
+    int64_t row_size;           /* numbers in a row; the whole size of a dense parameter */
+    int chunk;                  /* dense: where it lives; tables: -1 */
+    int64_t offset;
+    int id;                     /* position in root->params */
+    int updated;
+    int empty;                  /* dense: the gradient reads as zero. Table: no row has one */
+    /* tables only */
+    dn_real *table;             /* values, rows * row_size */
+    dn_real *block;             /* gradients of the touched rows, in the order of `touched` */
+    int *touched, *slot;        /* row numbers; row -> position in touched, -1 */
+    int64_t n_touched, touched_capacity;
+};
+
+struct dn_root {
+    pthread_mutex_t lock;       /* held by backward steps, updates, and everything else that touches gradients */
+    int references;             /* the Python object, and each tape whose graph uses it (atomic) */
+    int64_t version;            /* rises whenever values change */
+    dn_param **params;
+    int n_params, params_capacity;
+    dn_chunk *chunks;
+    int n_chunks;
+    void (*ready)(void *, dn_param *);
+    void *ready_context;
+};
+
+void dn__root_retain(dn_root *);
+void dn__root_release(dn_root *);
+dn_param *dn__handle_param(int64_t handle, int *constant);   /* NULL: not a parameter's handle */
+/* Where a dense parameter's gradient goes: *beta is 0 if it was empty (the caller stores), else 1. */
+dn_real *dn__param_gradient(dn_param *, dn_real *beta);
+/* the gradient row of a table, zeroed if it is new; NULL: no memory */
+dn_real *dn__lookup_row(dn_param *, int64_t row);
+
+#endif

@@ -1,0 +1,81 @@
+/* The inside of a tape, for tape.c, backward.c and the few ops that own memory (csrc/ops/leaves.c). */
+#ifndef DN_TAPE_H
+#define DN_TAPE_H
+
+#include "arena.h"
+#include "op.h"
+#include "params.h"
+
+struct dn_node {
+    const dn_op *op;
+    int64_t epoch;              /* of the renew or revert before it was made: the upper part of its handle */
+    dn_dim dim;
+    int32_t n_args, args;       /* tape->args[args ...] are the inputs' indices */
+    int32_t n_ints, ints;       /* tape->ints */
+    int32_t n_reals, reals;     /* tape->reals */
+    int32_t ordinal;            /* nodes made before it in this graph, reverted ones included: the key of its random draws */
+    int32_t products;           /* first pending weight-gradient product, or -1 */
+    uint32_t saved;             /* numbers kept from forward for backward */
+    uint8_t needs_grad;         /* leads to a parameter that is updated */
+    uint8_t constant;           /* a parameter or row used without gradient */
+    uint8_t copied;             /* value is a copy of the parameter's, made when it was read */
+    uint8_t in_chunk;           /* backward: grad is the parameter's own gradient memory */
+    dn_param *param;            /* of parameter and lookup nodes */
+    const dn_real *data;        /* of input nodes: what set() writes */
+    dn_real *value, *saved_memory, *grad;
+};
+
+/* A pending product dW += dy x'. */
+typedef struct dn_product { int32_t next; int m, k, n; const dn_real *dy, *x; } dn_product;
+
+typedef struct dn_mark {
+    int nodes, evaluated, args, ints, reals, roots;
+    dn_arena_mark values, data;
+} dn_mark;
+
+typedef struct dn_used_root { dn_root *root; int64_t version; } dn_used_root;
+
+struct dn_tape {
+    int busy;                   /* a call is running: 1 (atomic) */
+    int immediate, check_finite;
+    int64_t epoch;
+    dn_node *nodes;
+    int n_nodes, nodes_capacity, evaluated, dropped;
+    int32_t *args, *ints;
+    double *reals;
+    int n_args, args_capacity, n_ints, ints_capacity, n_reals, reals_capacity;
+    dn_arena values, copies, grads, data, scratch;
+    dn_mark *marks;
+    int n_marks, marks_capacity;
+    /* parameters used in this graph: parameter handle -> node index, open addressing */
+    struct { int64_t handle; int node; int64_t epoch; } *param_nodes;
+    int param_capacity, param_count;
+    int64_t param_epoch;
+    dn_used_root *roots;        /* used by nodes of this graph */
+    int n_roots, roots_capacity;
+    /* backward */
+    dn_product *products;
+    int n_products, products_capacity;
+    int sweep, full, out_of_memory;
+    int swept_root;             /* root of the last finished or running backward, -1: none */
+    uint64_t seed, stream, counter;
+    /* inputs of the call at hand */
+    dn_in *in;
+    const dn_dim **xdims;
+    int call_capacity;
+    char message[DN_MESSAGE];
+};
+
+int dn__tape_enter(dn_tape *);
+void dn__tape_leave(dn_tape *);
+int dn__tape_fail(dn_tape *, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* index of a live handle; a parameter's handle gives its node, made if need be; negative error */
+int dn__find(dn_tape *, int64_t handle);
+/* a parameter or row is read: its root's version is noted for the check in dn_backward_begin */
+void dn__use_root(dn_tape *, dn_root *);
+/* fills the call's fields that forward and backward share */
+void dn__prepare_call(dn_tape *, dn_node *, dn_call *);
+int dn__grow(void **array, int *capacity, int wanted, size_t element);
+static inline size_t dn__elements(const dn_dim *d) { return (size_t)d->size * (size_t)d->batch; }
+
+#endif

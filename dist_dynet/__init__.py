@@ -1,0 +1,64 @@
+"""dist_dynet: neural networks whose structure changes with every example.
+
+    import dist_dynet as dy
+
+Build a graph per example, loss.backward(), trainer.update(); dist_dynet.parallel turns the same script into N MPI ranks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import ops
+from ._random import reset_random_seed
+from .graph import (
+    ComputationGraph,
+    Expression,
+    cg,
+    cg_checkpoint,
+    cg_revert,
+    cg_version,
+    forward,
+    npvalues,
+    renew_cg,
+    values,
+)
+from .nn import BiRNNBuilder, LSTMBuilder, RNNState, VanillaLSTMBuilder
+from .ops import *  # noqa: F403
+from .params import *  # noqa: F403
+from .params import __all__ as _params
+from .trainers import AdamTrainer, SimpleSGDTrainer, Trainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdamTrainer",
+    "BiRNNBuilder",
+    "ComputationGraph",
+    "Expression",
+    "LSTMBuilder",
+    "RNNState",
+    "SimpleSGDTrainer",
+    "Trainer",
+    "VanillaLSTMBuilder",
+    "cg",
+    "cg_checkpoint",
+    "cg_revert",
+    "cg_version",
+    "forward",
+    "npvalues",
+    "renew_cg",
+    "reset_random_seed",
+    "values",
+    *ops.__all__,
+    *_params,
+]
+
+
+def __getattr__(name: str) -> Any:
+    """`dy.parallel`, imported when it is first asked for."""
+    if name == "parallel":
+        from importlib import import_module
+
+        return import_module(".parallel", __name__)
+    raise AttributeError(f"module 'dist_dynet' has no attribute {name!r}")

@@ -1,0 +1,135 @@
+"""The wall: the only module that touches cffi.
+
+It chooses the number type (DIST_DYNET_DTYPE=float32|float64), loads the two extensions of that type, hands BLAS to the kernels, and turns the
+negative results of C calls into Python exceptions. It knows nothing of graphs, parameters or policy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+DTYPE_NAME = os.environ.get("DIST_DYNET_DTYPE", "float32")
+if DTYPE_NAME not in ("float32", "float64"):
+    raise ImportError(f"DIST_DYNET_DTYPE must be float32 or float64; got {DTYPE_NAME!r}.")
+DTYPE = np.dtype(DTYPE_NAME)
+
+_core: Any = import_module(f"dist_dynet._core_{DTYPE_NAME}")
+_nodes: Any = import_module(f"dist_dynet._nodes_{DTYPE_NAME}")
+ffi: Any = _core.ffi
+lib: Any = _core.lib
+nodes: Any = _nodes.lib
+"""The calls that make nodes; they keep Python's lock."""
+nodes.dn_bind(lib.dn_node_table())
+
+NULL = ffi.NULL
+DIM = ffi.typeof("dn_dim *")
+_REAL_POINTER = ffi.typeof("dn_real *")
+
+
+# ---- BLAS ----------------------------------------------------------------------------------------------------------------------------
+
+
+def _blas_candidates() -> list[tuple[str, str]]:
+    """(path, prefix of the C functions) in the order of preference."""
+    chosen = os.environ.get("DIST_DYNET_BLAS", "")
+    if chosen == "none":
+        return []
+    if chosen:
+        return [(chosen, "cblas_"), (chosen, "scipy_cblas_")]
+    try:
+        import scipy_openblas32
+    except ImportError:
+        return []
+    folder = Path(scipy_openblas32.get_lib_dir())
+    return [(str(p), "scipy_cblas_") for p in sorted(folder.glob("libscipy_openblas*"))]
+
+
+def _load_blas() -> str:
+    """Plugs a BLAS library into the kernels; returns a description of it."""
+    letter = "s" if DTYPE_NAME == "float32" else "d"
+    for path, prefix in _blas_candidates():
+        try:
+            library = ctypes.CDLL(path)
+            functions = [getattr(library, f"{prefix}{letter}{name}") for name in ("gemm", "gemv", "ger")]
+        except (OSError, AttributeError):
+            continue
+        lib.dn_set_blas(*(ffi.cast("void *", ctypes.cast(f, ctypes.c_void_p).value) for f in functions))
+        _limit_threads(library, prefix)
+        return path
+    if os.environ.get("DIST_DYNET_BLAS", "none") != "none":
+        raise ImportError(f"DIST_DYNET_BLAS={os.environ['DIST_DYNET_BLAS']}: not a BLAS library with cblas functions.")
+    lib.dn_set_blas(NULL, NULL, NULL)
+    return "none (plain C)"
+
+
+def _limit_threads(library: Any, prefix: str) -> None:
+    """One thread per process by default: ranks are the parallelism."""
+    threads = int(os.environ.get("DIST_DYNET_THREADS", "1"))
+    for name in (f"{prefix.removesuffix('cblas_')}openblas_set_num_threads", "MKL_Set_Num_Threads", "bli_thread_set_num_threads"):
+        setter = getattr(library, name, None)
+        if setter is not None:
+            setter(threads)
+
+
+BLAS = _load_blas()
+SIMD: str = ffi.string(lib.dn_simd_level()).decode()
+
+# ---- operations ----------------------------------------------------------------------------------------------------------------------
+
+OPS: dict[str, int] = {ffi.string(lib.dn_op_name(i)).decode(): i for i in range(lib.DN_OP_COUNT)}
+"""The number of each operation, by name, from the rows of csrc/ops."""
+
+# ---- errors --------------------------------------------------------------------------------------------------------------------------
+
+_EXCEPTIONS: dict[int, type[Exception]] = {
+    lib.DN_ERROR_VALUE: ValueError,
+    lib.DN_ERROR_STALE: RuntimeError,
+    lib.DN_ERROR_STATE: RuntimeError,
+    lib.DN_ERROR_MEMORY: MemoryError,
+    lib.DN_ERROR_NONFINITE: RuntimeError,
+    lib.DN_ERROR_BUSY: RuntimeError,
+}
+
+
+def fail(tape: Any, code: int) -> NoReturn:
+    """Raises the exception that a negative result of a call on this tape stands for."""
+    if code == lib.DN_ERROR_BUSY:
+        raise RuntimeError("this graph is being computed by another thread. Each thread has a graph of its own: call renew_cg() in it.")
+    prefix = "Stale Expression: " if code == lib.DN_ERROR_STALE else ""
+    raise _EXCEPTIONS[code](prefix + ffi.string(lib.dn_message(tape)).decode(errors="replace"))
+
+
+# ---- memory --------------------------------------------------------------------------------------------------------------------------
+
+
+def view(pointer: Any, size: int) -> NDArray[Any]:
+    """The numbers behind a C pointer as a NumPy array, without a copy. The caller keeps the owner alive."""
+    if size == 0:
+        return np.empty(0, DTYPE)
+    return np.frombuffer(ffi.buffer(pointer, size * DTYPE.itemsize), DTYPE)
+
+
+def view_ints(pointer: Any, size: int) -> NDArray[np.int32]:
+    """The same for a pointer to int."""
+    return np.frombuffer(ffi.buffer(pointer, size * 4), np.int32) if size else np.empty(0, np.int32)
+
+
+def pointer(array: NDArray[Any]) -> Any:
+    """A C pointer to a contiguous array of the build's number type, valid while the array lives."""
+    return ffi.from_buffer(_REAL_POINTER, array) if array.size else NULL
+
+
+def read(pointer_to_values: Any, dims: tuple[int, ...], batch: int) -> NDArray[np.float64]:
+    """A float64 copy in DyNet's form: the dims, plus the batch as last axis when there is more than one."""
+    size = batch
+    for d in dims:
+        size *= d
+    shape = (*dims, batch) if batch != 1 else (dims or (1,))
+    return view(pointer_to_values, size).astype(np.float64).reshape(shape, order="F")

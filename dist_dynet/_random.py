@@ -1,0 +1,108 @@
+"""Seeds and streams.
+
+Initial parameters come from one mt19937 per process, drawn as libstdc++ does. Draws inside graphs (dropout, noise) are keyed by
+(seed, stream, draw counter, node, element): the stream tells ranks, threads and forked children apart.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from typing import Any
+
+from ._ffi import ffi, lib
+
+_MASK = (1 << 64) - 1
+
+
+def _mix(a: int, b: int) -> int:
+    """A 64-bit number that depends on both (the finaliser of splitmix64)."""
+    z = (a ^ (b * 0x9E3779B97F4A7C15)) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return z ^ (z >> 31)
+
+
+class _State:
+    """What this process draws from."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.rank = 0
+        self.lineage = 0  # 0, or a number for this forked child
+        self.forks = 0
+        self.threads = 0
+        self.generation = 0  # rises when seeds change; graphs compare it
+        self.seed = secrets.randbits(31) | 1
+        self.generator: Any = ffi.gc(lib.dn_rng_new(self.seed), lib.dn_rng_free)
+
+    def reset(self, seed: int) -> None:
+        with self.lock:
+            self.seed = seed & _MASK
+            lib.dn_rng_seed(self.generator, seed & 0xFFFFFFFF)
+            self.generation += 1
+
+
+_state = _State()
+
+
+def reset_random_seed(seed: int) -> None:
+    """Starts all random draws anew from `seed`: initial parameters, dropout, noise, sampling.
+
+    The same seed repeats the same draws. A seed of 0 takes one at random.
+
+    >>> import dist_dynet as dy
+    >>> dy.reset_random_seed(5)
+    >>> W = dy.ParameterCollection().add_parameters((2, 2))
+    >>> W.as_array().round(4).tolist()
+    [[-0.681, 0.9081], [-1.0896, 0.8116]]
+    """
+    _state.reset(int(seed) or secrets.randbits(31) | 1)
+
+
+def generator() -> Any:
+    """The process's mt19937; hold lock() while drawing."""
+    return _state.generator
+
+
+def lock() -> threading.Lock:
+    return _state.lock
+
+
+def generation() -> int:
+    return _state.generation
+
+
+def set_rank(rank: int) -> None:
+    """Gives this process the stream of its rank; called by dist_dynet.parallel."""
+    if rank != _state.rank:
+        _state.rank = rank
+        _state.generation += 1
+
+
+def new_thread() -> int:
+    """A number for a thread's graph: 0 for the first."""
+    with _state.lock:
+        _state.threads += 1
+        return _state.threads - 1
+
+
+def key(thread: int) -> tuple[int, int]:
+    """(seed, stream) of a thread's graph."""
+    stream = _state.rank if not thread and not _state.lineage else _mix(_mix(_state.rank, thread), _state.lineage)
+    return _state.seed, stream
+
+
+def _count_fork() -> None:
+    _state.forks += 1
+
+
+def _become_child() -> None:
+    _state.lock = threading.Lock()
+    _state.lineage = _mix(_state.lineage + 1, _state.forks)
+    lib.dn_rng_seed(_state.generator, _mix(_state.seed, _state.lineage) & 0xFFFFFFFF)
+    _state.generation += 1
+
+
+os.register_at_fork(before=_count_fork, after_in_child=_become_child)

@@ -1,0 +1,367 @@
+"""The graph layer: ComputationGraph and Expression.
+
+Nodes, values and gradients live on a tape in C; an Expression is a light handle on one node. Each thread has one current graph. This module
+knows no operation: the modules of `dist_dynet.ops` hang their operators onto Expression when they are imported.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _random
+from ._ffi import DIM, DTYPE, NULL, fail, ffi, lib, pointer, read
+
+_epochs = itertools.count(1)
+"""Numbers unique in the process; the tape stamps nodes with them, so that a stale expression is always recognised."""
+
+_WORK = 1 << 26
+"""Numbers computed between two looks at signals (Ctrl-C): tens of milliseconds."""
+
+_new_tape = lib.dn_tape_new
+_forward = lib.dn_forward
+_renew = lib.dn_tape_renew
+
+
+class ComputationGraph:
+    """The graph of a thread. Get it from renew_cg() or cg(); it cannot be made directly.
+
+    >>> import dist_dynet as dy
+    >>> graph = dy.renew_cg()
+    >>> x = dy.scalarInput(2)
+    >>> graph.version() == dy.cg_version()
+    True
+    """
+
+    __slots__ = ("_generation", "_thread", "_version", "tape")
+
+    def __init__(self, _token: object = None) -> None:
+        if _token is not _token_of_this_module:
+            raise RuntimeError("ComputationGraph: cannot be made directly. Use renew_cg() or cg().")
+        tape = _new_tape(next(_epochs))
+        if tape == NULL:
+            raise MemoryError("ComputationGraph: out of memory")
+        self.tape = ffi.gc(tape, lib.dn_tape_free)
+        self._version = 0
+        self._thread = _random.new_thread()
+        self._generation = -1
+        self._seed()
+
+    def _seed(self) -> None:
+        self._generation = _random.generation()
+        lib.dn_tape_seed(self.tape, *_random.key(self._thread))
+
+    def renew(
+        self, immediate_compute: bool = False, check_validity: bool = False, autobatching: bool | None = None
+    ) -> ComputationGraph:
+        """As renew_cg()."""
+        if autobatching:
+            raise NotImplementedError("renew_cg: autobatching is not there yet; leave it out, the values are the same without it.")
+        tape = self.tape
+        code = _renew(tape, next(_epochs), immediate_compute, check_validity)
+        if code < 0:
+            fail(tape, code)
+        self._version += 1
+        if self._generation != _random._state.generation:
+            self._seed()
+        return self
+
+    def version(self) -> int:
+        """The number of renewals of this graph."""
+        return self._version
+
+    def checkpoint(self) -> None:
+        """As cg_checkpoint()."""
+        _check(self.tape, lib.dn_tape_checkpoint(self.tape))
+
+    def revert(self) -> None:
+        """As cg_revert()."""
+        _check(self.tape, lib.dn_tape_revert(self.tape, next(_epochs)))
+
+    def __len__(self) -> int:
+        return int(lib.dn_tape_size(self.tape))
+
+    def memory(self) -> int:
+        """Bytes held for nodes, values and gradients; they are kept and used again by the next graph."""
+        return int(lib.dn_tape_bytes(self.tape))
+
+    def expression(self, index: int) -> Expression:
+        """The expression of a node of this graph, by its index."""
+        return expression(self.tape, _checked(self.tape, lib.dn_tape_node(self.tape, index)))
+
+
+_token_of_this_module = object()
+_local = threading.local()
+
+
+def cg() -> ComputationGraph:
+    """The current graph of this thread.
+
+    >>> import dist_dynet as dy
+    >>> dy.cg() is dy.cg()
+    True
+    """
+    try:
+        return _local.graph  # type: ignore[no-any-return]
+    except AttributeError:
+        _local.graph = graph = ComputationGraph(_token_of_this_module)
+        return graph
+
+
+def renew_cg(
+    immediate_compute: bool = False, check_validity: bool = False, autobatching: bool | None = None
+) -> ComputationGraph:
+    """Starts a new graph; expressions of the old one become stale. Memory is kept and used again.
+
+    Args:
+        immediate_compute: compute each node when it is made, so that errors show at its line.
+        check_validity: with immediate_compute, raise RuntimeError when a value is NaN or infinite.
+        autobatching: not there yet; True raises NotImplementedError.
+
+    >>> import dist_dynet as dy
+    >>> before = dy.cg_version()
+    >>> _ = dy.renew_cg()
+    >>> dy.cg_version() - before
+    1
+    """
+    return cg().renew(immediate_compute, check_validity, autobatching)
+
+
+def cg_version() -> int:
+    """The number of renewals of this thread's graph."""
+    return cg().version()
+
+
+def cg_checkpoint() -> None:
+    """Marks the present end of the graph; marks form a stack.
+
+    >>> import dist_dynet as dy
+    >>> _ = dy.renew_cg()
+    >>> x = dy.scalarInput(3)
+    >>> dy.cg_checkpoint()
+    >>> y = dy.square(x)
+    >>> dy.cg_revert()
+    >>> x.value()
+    3.0
+    >>> y.value()
+    Traceback (most recent call last):
+    RuntimeError: Stale Expression: expression belongs to a graph that renew_cg() or cg_revert() closed, or to another thread. ...
+    """
+    cg().checkpoint()
+
+
+def cg_revert() -> None:
+    """Drops all nodes made since the last cg_checkpoint() and that mark. Without a mark: nothing."""
+    cg().revert()
+
+
+def current_tape() -> Any:
+    """The tape of this thread's graph."""
+    try:
+        return _local.graph.tape
+    except AttributeError:
+        return cg().tape
+
+
+def _check(tape: Any, code: int) -> None:
+    if code < 0:
+        fail(tape, code)
+
+
+def _checked(tape: Any, handle: int) -> int:
+    if handle < 0:
+        fail(tape, handle)
+    return handle
+
+
+class Expression:
+    """A node of a graph. Made by inputs, parameters, functions and operators; computed when a value is asked for.
+
+    `*` is the matrix product, cmult() the elementwise one; dims are column-major, the batch is separate and comes last in arrays.
+
+    >>> import dist_dynet as dy
+    >>> _ = dy.renew_cg()
+    >>> x = dy.inputVector([1, 2, 3])
+    >>> (2 * x + 1).value()
+    [3.0, 5.0, 7.0]
+    >>> x.dim()
+    ((3,), 1)
+    """
+
+    __slots__ = ("_h", "_tape")
+    # NumPy must leave `array * expression` to us instead of looping over its elements.
+    __array_ufunc__ = None
+
+    _tape: Any
+    _h: int
+
+    def dim(self) -> tuple[tuple[int, ...], int]:
+        """((sizes), batch size)."""
+        tape, out = self._tape_checked(), ffi.new(DIM)
+        _check(tape, lib.dn_node_dim(tape, self._h, out))
+        return tuple(out.d[0 : out.nd]), out.batch
+
+    def _tape_checked(self) -> Any:
+        try:
+            return self._tape
+        except AttributeError:
+            raise ValueError("this Expression stands for nothing: it was made by hand. Use inputs, parameters and functions.") from None
+
+    def _computed(self, recalculate: bool) -> tuple[Any, tuple[int, ...], int]:
+        """A pointer to the value, the sizes, the batch size."""
+        tape, h, out = self._tape_checked(), self._h, ffi.new(DIM)
+        if recalculate:
+            _check(tape, lib.dn_tape_invalidate(tape))
+        code = 1
+        while code > 0:
+            code = _forward(tape, h, _WORK)
+        if code < 0 or (code := lib.dn_node_dim(tape, h, out)) < 0:
+            fail(tape, code)
+        values = lib.dn_value(tape, h)
+        if values == NULL and out.size * out.batch:
+            fail(tape, lib.DN_ERROR_STATE)
+        return values, tuple(out.d[0 : out.nd]), out.batch
+
+    def forward(self, recalculate: bool = False) -> None:
+        """Computes the value; returns nothing. recalculate: forget all values of the graph first (random draws are made anew)."""
+        self._computed(recalculate)
+
+    def value(self, recalculate: bool = False) -> float | list[float] | NDArray[np.float64]:
+        """The value: a float (one number), a list (vectors), or an array (two dims and more; batch last).
+
+        Values are kept: a parameter changed after the first call is seen only with recalculate=True or in a new graph.
+        """
+        values, dims, batch = self._computed(recalculate)
+        if len(dims) > 1:
+            return read(values, dims, batch)
+        if batch == 1 and (not dims or dims[0] == 1):
+            return float(values[0])
+        return read(values, dims, batch).ravel(order="F").tolist()  # type: ignore[no-any-return]
+
+    def npvalue(self, recalculate: bool = False) -> NDArray[np.float64]:
+        """The value as a float64 array: the dims, and the batch as last axis if there is one. One number has shape (1,)."""
+        return read(*self._computed(recalculate))
+
+    def vec_value(self, recalculate: bool = False) -> list[float]:
+        """The value as a flat list: column-major, batch element after batch element."""
+        return read(*self._computed(recalculate)).ravel(order="F").tolist()  # type: ignore[no-any-return]
+
+    def scalar_value(self, recalculate: bool = False) -> float:
+        """The value of an expression that is one number.
+
+        Raises:
+            ValueError: it has more elements.
+        """
+        values, dims, batch = self._computed(recalculate)
+        if batch * int(np.prod(dims)) != 1:
+            raise ValueError(f"scalar_value: the expression must be one number; got {dims} x {batch}. Use value() or npvalue().")
+        return float(values[0])
+
+    def backward(self, full: bool = False) -> None:
+        """Adds the derivatives of this expression, one number, to the gradients of the parameters it was computed from.
+
+        full: also gives inputs and constants a gradient to be read with gradient().
+
+        Raises:
+            ValueError: the expression is not one number (sum_batches() or esum() it first).
+            RuntimeError: it is stale, or parameters were updated after it had been computed.
+        """
+        tape, h = self._tape_checked(), self._h
+        code = 1
+        while code > 0:
+            code = _forward(tape, h, _WORK)
+        if code < 0 or (code := lib.dn_backward_begin(tape, h, full)) < 0:
+            fail(tape, code)
+        code = 1
+        while code > 0:
+            code = lib.dn_backward_step(tape, _WORK)
+        if code < 0:
+            fail(tape, code)
+
+    def gradient(self) -> NDArray[np.float64]:
+        """The derivative of the expression that backward() was last called on with respect to this one, in the form of npvalue().
+
+        Zeros for nodes that lead to no parameter, unless it was backward(full=True).
+
+        Raises:
+            RuntimeError: no backward() since, or this node was made after the loss.
+        """
+        tape = self._tape_checked()
+        dims, batch = self.dim()
+        out = np.empty(batch * int(np.prod(dims)), DTYPE)
+        _check(tape, lib.dn_gradient(tape, self._h, pointer(out)))
+        return read(pointer(out), dims, batch)
+
+    def index(self) -> int:
+        """The number of this node in its graph."""
+        tape = self._tape_checked()
+        return _checked(tape, lib.dn_index(tape, self._h))
+
+    def __repr__(self) -> str:
+        try:
+            return f"expression {self.index()}/{cg().version()}"
+        except (RuntimeError, ValueError):
+            return "expression (stale)"
+
+    __str__ = __repr__
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def expression(tape: Any, handle: int) -> Expression:
+    """An Expression for a handle that is known to be good."""
+    e = Expression.__new__(Expression)
+    e._tape = tape
+    e._h = handle
+    return e
+
+
+def operator(*names: str) -> Callable[[Any], Any]:
+    """Hangs a function onto Expression under these names: how operations bring their operators along."""
+
+    def attach(f: Any) -> Any:
+        for name in names:
+            setattr(Expression, name, f)
+        return f
+
+    return attach
+
+
+def _last(exps: Sequence[Expression]) -> Expression:
+    for e in exps:
+        if not isinstance(e, Expression):
+            raise TypeError(f"a list of expressions is needed; got {type(e).__name__} in it.")
+    return max(exps, key=lambda e: e.index())
+
+
+def forward(exps: Iterable[Expression], recalculate: bool = False) -> None:
+    """Computes all of these expressions in one pass; returns nothing."""
+    exps = list(exps)
+    if exps:
+        _last(exps).forward(recalculate)
+
+
+def values(exps: Iterable[Expression], recalculate: bool = False) -> list[Any]:
+    """The value() of each expression, computed in one pass.
+
+    >>> import dist_dynet as dy
+    >>> _ = dy.renew_cg()
+    >>> dy.values([dy.scalarInput(1), dy.inputVector([2, 3])])
+    [1.0, [2.0, 3.0]]
+    """
+    exps = list(exps)
+    forward(exps, recalculate)
+    return [e.value() for e in exps]
+
+
+def npvalues(exps: Iterable[Expression], recalculate: bool = False) -> list[NDArray[np.float64]]:
+    """The npvalue() of each expression, computed in one pass."""
+    exps = list(exps)
+    forward(exps, recalculate)
+    return [e.npvalue() for e in exps]

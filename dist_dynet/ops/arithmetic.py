@@ -1,0 +1,196 @@
+"""Operators and sums: + - * / ** on expressions and numbers, cmult, cdiv, pow, esum, average."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from .._ffi import OPS, fail, nodes
+from ..graph import Expression, operator
+from ._nodes import _new, binary, listed, many, with_reals
+from .inputs import inputTensor, scalarInput
+
+__all__ = ["average", "cdiv", "cmult", "colwise_add", "esum", "pow"]
+
+_node2, _SCALE_SHIFT = nodes.dn_node2, OPS["scale_shift"]
+_NUMBERS = (int, float, np.number, np.bool_)
+
+
+def _operation(op_name: str, with_other: Callable[[Expression, Any], Any]) -> Callable[[Expression, Any], Any]:
+    """An operator: a node of the op for two expressions, with_other(x, y) for everything else."""
+    op = OPS[op_name]
+
+    def apply(x: Expression, y: Any) -> Any:
+        try:
+            other = y._h
+        except AttributeError:
+            return with_other(x, y)
+        tape = x._tape
+        h = _node2(tape, op, x._h, other)
+        if h < 0:
+            fail(tape, h)
+        e = _new(Expression)
+        e._tape = tape
+        e._h = h
+        return e
+
+    return apply
+
+
+def _scale_shift(x: Expression, a: float, b: float) -> Expression:
+    return with_reals(_SCALE_SHIFT, "arithmetic", x, a, b)
+
+
+def _number(y: Any) -> float | None:
+    """A Python or NumPy number (an array of no dims included) as a float."""
+    if isinstance(y, _NUMBERS) or (isinstance(y, np.ndarray) and y.ndim == 0):
+        return float(y)
+    return None
+
+
+def _plus_other(x: Expression, y: Any) -> Any:
+    n = _number(y)
+    return _scale_shift(x, 1, n) if n is not None else x + inputTensor(y) if isinstance(y, np.ndarray) else NotImplemented
+
+
+def _minus_other(x: Expression, y: Any) -> Any:
+    n = _number(y)
+    return _scale_shift(x, 1, -n) if n is not None else x - inputTensor(y) if isinstance(y, np.ndarray) else NotImplemented
+
+
+def _times_other(x: Expression, y: Any) -> Any:
+    n = _number(y)
+    return _scale_shift(x, n, 0) if n is not None else x * inputTensor(y) if isinstance(y, np.ndarray) else NotImplemented
+
+
+def _over_other(x: Expression, y: Any) -> Any:
+    n = _number(y)
+    if n is None:
+        return NotImplemented
+    if n == 0:
+        return cdiv(x, scalarInput(0))
+    return _scale_shift(x, 1 / n, 0)
+
+
+def _power_other(x: Expression, y: Any) -> Any:
+    n = _number(y)
+    return NotImplemented if n is None else pow(x, scalarInput(n))
+
+
+operator("__add__")(_operation("add", _plus_other))
+operator("__sub__")(_operation("subtract", _minus_other))
+operator("__mul__", "__matmul__")(_operation("matmul", _times_other))
+operator("__truediv__")(_operation("cdiv", _over_other))
+operator("__pow__")(_operation("pow", _power_other))
+
+
+@operator("__radd__")
+def _reflected_add(x: Expression, y: Any) -> Any:
+    n = _number(y)
+    return _scale_shift(x, 1, n) if n is not None else inputTensor(y) + x if isinstance(y, np.ndarray) else NotImplemented
+
+
+@operator("__rsub__")
+def _reflected_subtract(x: Expression, y: Any) -> Any:
+    n = _number(y)
+    return _scale_shift(x, -1, n) if n is not None else inputTensor(y) - x if isinstance(y, np.ndarray) else NotImplemented
+
+
+@operator("__rmul__", "__rmatmul__")
+def _reflected_multiply(x: Expression, y: Any) -> Any:
+    n = _number(y)
+    return _scale_shift(x, n, 0) if n is not None else inputTensor(y) * x if isinstance(y, np.ndarray) else NotImplemented
+
+
+@operator("__rtruediv__")
+def _reflected_divide(x: Expression, y: Any) -> Any:
+    n = _number(y)
+    return NotImplemented if n is None else cdiv(scalarInput(n), x)
+
+
+@operator("__neg__")
+def _negate(x: Expression) -> Expression:
+    return _scale_shift(x, -1, 0)
+
+
+@operator("__pos__")
+def _plus(x: Expression) -> Expression:
+    return x
+
+
+@binary
+def cmult(x: Expression, y: Expression) -> Expression:
+    """y_i = x_0i x_1i: the elementwise product.
+
+    Shape: sizes equal or 1 in each dim, counted from the first; missing ones count as 1; batches equal or 1.
+    Gradient: dx_0 = dy x_1, dx_1 = dy x_0, summed over what was repeated.
+
+    >>> import dist_dynet as dy
+    >>> dy.cmult(dy.inputVector([1, 2, 3]), dy.inputVector([4, 5, 6])).value()
+    [4.0, 10.0, 18.0]
+    """
+    raise NotImplementedError
+
+
+@binary
+def cdiv(x: Expression, y: Expression) -> Expression:
+    """y_i = x_0i / x_1i: the elementwise quotient.
+
+    Shape: as cmult(); both inputs are repeated where their sizes are 1.
+    Gradient: dx_0 = dy / x_1, dx_1 = -dy y / x_1.
+
+    >>> import dist_dynet as dy
+    >>> dy.cdiv(dy.inputVector([1, 2]), dy.inputVector([4, 5])).npvalue().round(2).tolist()
+    [0.25, 0.4]
+    """
+    raise NotImplementedError
+
+
+@binary
+def pow(x: Expression, y: Expression) -> Expression:
+    """y_i = x_0i ^ x_1; also x ** n.
+
+    Shape: the exponent is one number without a batch.
+    Gradient: dx_0 = dy x_1 x_0^(x_1 - 1), dx_1 = sum dy y log x_0 (a base of 0 counts as 0).
+
+    >>> import dist_dynet as dy
+    >>> (dy.inputVector([2, 3]) ** 2).value()
+    [4.0, 9.0]
+    """
+    raise NotImplementedError
+
+
+def colwise_add(x: Expression, y: Expression) -> Expression:
+    """A matrix plus a column vector, repeated over the columns: x + y.
+
+    >>> import dist_dynet as dy
+    >>> dy.colwise_add(dy.zeros((2, 2)), dy.inputVector([1, 2])).npvalue().tolist()
+    [[1.0, 1.0], [2.0, 2.0]]
+    """
+    return x + y
+
+
+def esum(xs: Iterable[Expression]) -> Expression:
+    """y = x_0 + x_1 + ...: the sum of expressions of equal dims.
+
+    Shape: equal but for trailing 1s; batches equal or 1.
+    Gradient: dx_k = dy.
+
+    >>> import dist_dynet as dy
+    >>> dy.esum([dy.scalarInput(1), dy.scalarInput(2)]).value()
+    3.0
+    """
+    xs = listed(xs, "esum")
+    return xs[0] if len(xs) == 1 and isinstance(xs[0], Expression) else many(OPS["sum"], "esum", xs)
+
+
+def average(xs: Iterable[Expression]) -> Expression:
+    """y = (x_0 + ... + x_(n-1)) / n: the mean of expressions of equal dims.
+
+    >>> import dist_dynet as dy
+    >>> dy.average([dy.scalarInput(1), dy.scalarInput(2)]).value()
+    1.5
+    """
+    return many(OPS["average"], "average", xs)

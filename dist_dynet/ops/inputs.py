@@ -1,0 +1,305 @@
+"""What users feed into a graph: numbers, vectors, tensors, constants, and rows of lookup tables."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .._ffi import DTYPE, NULL, OPS, fail, lib, nodes, pointer
+from ..graph import Expression, current_tape
+from ..params.collection import LookupParameters, as_dims
+from ._nodes import indices, leaf, make, reals
+
+__all__ = [
+    "constant", "inputTensor", "inputTensorTranspose", "inputVector", "lookup", "lookup_batch", "one_hot", "ones", "scalarInput",
+    "sparse_inputTensor", "vecInput", "zeroes", "zeros",
+]  # fmt: skip
+
+_input, _input_scalar, _input_set, _lookup, _lookup_batch, _ints_set = (
+    nodes.dn_input, nodes.dn_input_scalar, nodes.dn_input_set, nodes.dn_lookup, nodes.dn_lookup_batch, nodes.dn_ints_set,
+)  # fmt: skip
+
+
+def _set(e: Expression, n: int, data: Any) -> None:
+    code = _input_set(e._tape, e._h, n, data)
+    if code < 0:
+        fail(e._tape, code)
+
+
+class _inputExpression(Expression):  # noqa: N801 - DyNet's name
+    """One number that can be set anew."""
+
+    __slots__ = ()
+
+    def set(self, s: float) -> None:
+        """New value; all computed values of the graph are forgotten."""
+        _set(self, 1, [s])
+
+
+class _vecInputExpression(Expression):  # noqa: N801
+    """A vector that can be set anew."""
+
+    __slots__ = ()
+
+    def set(self, data: Sequence[float]) -> None:
+        """New numbers, as many as before; all computed values of the graph are forgotten."""
+        if type(data) is not list and type(data) is not tuple:
+            data = reals(data, "set").ravel()
+            _set(self, len(data), pointer(data))
+        else:
+            _set(self, len(data), data)
+
+
+class _tensorInputExpression(Expression):  # noqa: N801
+    """A tensor; can be set anew when it was made with reusable_expr=True."""
+
+    __slots__ = ("_reusable",)
+
+    def set(self, data: ArrayLike) -> None:
+        """New numbers: a flat column-major list, or an array of the same dims (the batch last)."""
+        if not self._reusable:
+            raise ValueError("set: this tensor input was not made to be set anew. Make it with inputTensor(..., reusable_expr=True).")
+        flat = _flat(np.asarray(data, DTYPE))
+        _set(self, flat.size, pointer(flat))
+
+
+class _fixedExpression(Expression):  # noqa: N801
+    """An input that cannot be set anew."""
+
+    __slots__ = ()
+
+    def set(self, data: Any) -> None:
+        """Raises ValueError: make a new input instead."""
+        raise ValueError("set: this input cannot be set anew. Make a new one.")
+
+
+class _lookupExpression(Expression):  # noqa: N801
+    """A row of a table; can be set to another row."""
+
+    __slots__ = ()
+
+    def set(self, i: int) -> None:
+        """Another row; all computed values of the graph are forgotten."""
+        code = _ints_set(self._tape, self._h, 1, [operator.index(i)])
+        if code < 0:
+            fail(self._tape, code)
+
+
+class _lookupBatchExpression(Expression):  # noqa: N801
+    """A batch of rows of a table; can be set to other rows."""
+
+    __slots__ = ()
+
+    def set(self, i: Sequence[int]) -> None:
+        """Other rows, as many; all computed values of the graph are forgotten."""
+        rows = indices(i, "set")
+        code = _ints_set(self._tape, self._h, len(rows), rows)
+        if code < 0:
+            fail(self._tape, code)
+
+
+def scalarInput(s: float, device: str = "") -> _inputExpression:  # noqa: N802
+    """A number: dims (1,). `.set(number)` changes it.
+
+    >>> import dist_dynet as dy
+    >>> _ = dy.renew_cg()
+    >>> x = dy.scalarInput(2)
+    >>> y = x * 3
+    >>> y.value()
+    6.0
+    >>> x.set(5)
+    >>> y.value()
+    15.0
+    """
+    tape = current_tape()
+    return make(_inputExpression, tape, _input_scalar(tape, s))  # type: ignore[no-any-return]
+
+
+def vecInput(dim: int, device: str = "") -> _vecInputExpression:  # noqa: N802
+    """A vector of zeros to be `.set(list)`: dims (dim,)."""
+    tape = current_tape()
+    return make(_vecInputExpression, tape, _input(tape, 1, [operator.index(dim)], 1, NULL))  # type: ignore[no-any-return]
+
+
+def inputVector(v: Sequence[float], device: str = "") -> _vecInputExpression:  # noqa: N802
+    """A vector of these numbers. `.set(list)` changes them.
+
+    >>> import dist_dynet as dy
+    >>> dy.inputVector([1, 2]).value()
+    [1.0, 2.0]
+    """
+    tape = current_tape()
+    if type(v) is list:
+        return make(_vecInputExpression, tape, _input(tape, 1, [len(v)], 1, v))  # type: ignore[no-any-return]
+    data = reals(v, "inputVector").ravel()
+    return make(_vecInputExpression, tape, _input(tape, 1, [data.size], 1, pointer(data)))  # type: ignore[no-any-return]
+
+
+def _flat(array: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(array.ravel(order="F"), DTYPE)
+
+
+def _tensor(cls: type[Expression], array: NDArray[Any], batched: bool) -> Any:
+    tape = current_tape()
+    dims, batch = (array.shape[:-1] or (1,), array.shape[-1]) if batched else (array.shape, 1)
+    flat = _flat(array)
+    return make(cls, tape, _input(tape, len(dims), dims, batch, pointer(flat)))
+
+
+def inputTensor(  # noqa: N802
+    arr: ArrayLike, batched: bool = False, device: str = "", reusable_expr: bool = False
+) -> _tensorInputExpression:
+    """A tensor from an array or nested list of any number type and memory order.
+
+    Args:
+        arr: dims as they are. A list of arrays with batched=True is stacked: one batch element each.
+        batched: the last axis is the batch.
+        reusable_expr: `.set(...)` may change the numbers.
+
+    >>> import dist_dynet as dy
+    >>> dy.inputTensor([[1, 2, 3], [4, 5, 6]], batched=True).dim()
+    ((2,), 3)
+    """
+    stack = batched and isinstance(arr, list) and len(arr) > 0 and isinstance(arr[0], np.ndarray)
+    try:
+        array = np.stack(arr, axis=-1) if stack else np.asarray(arr)  # type: ignore[arg-type]
+        array = np.asarray(array, DTYPE)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"inputTensor: takes an array or a nested list of numbers; {error}.") from None
+    if array.ndim == 0:
+        raise TypeError("inputTensor: takes an array or a nested list; got a single number. Use scalarInput().")
+    if array.size == 0:
+        raise ValueError(f"inputTensor: the array has no elements; its shape is {array.shape}.")
+    e = _tensor(_tensorInputExpression, array, batched)
+    e._reusable = reusable_expr
+    return e  # type: ignore[no-any-return]
+
+
+def inputTensorTranspose(  # noqa: N802
+    val: Sequence[float], dim: Any = None, batch_size: int = 1, device: str = ""
+) -> _vecInputExpression:
+    """A tensor from a flat list: column-major, batch element after batch element."""
+    data = reals(val, "inputTensorTranspose").ravel()
+    dims = (data.size // batch_size,) if dim is None else as_dims(dim, "inputTensorTranspose")
+    if data.size != int(np.prod(dims)) * batch_size:
+        raise ValueError(f"inputTensorTranspose: {data.size} numbers do not fill dims {dims} x {batch_size}.")
+    tape = current_tape()
+    return make(_vecInputExpression, tape, _input(tape, len(dims), dims, batch_size, pointer(data)))  # type: ignore[no-any-return]
+
+
+def sparse_inputTensor(
+    idxs: Sequence[Sequence[int]], values: Sequence[float], shape: Sequence[int], batched: bool = False, defval: float = 0, device: str = ""
+) -> _fixedExpression:
+    """A tensor of `defval` with `values` at the places `idxs`: one sequence of indices per dim, the batch's last.
+
+    Of values for one place the last counts.
+
+    Raises:
+        ValueError: sequences of unlike length, or an index outside of shape.
+
+    >>> import dist_dynet as dy
+    >>> dy.sparse_inputTensor([[0, 1], [2, 0]], [5, 6], (2, 3)).npvalue().tolist()
+    [[0.0, 0.0, 5.0], [6.0, 0.0, 0.0]]
+    """
+    dims = as_dims(tuple(shape), "sparse_inputTensor")
+    array = np.full(dims, defval, DTYPE)
+    columns = [np.asarray(i, np.int64) for i in idxs]
+    if len(columns) != len(dims) or any(c.shape != np.shape(values) for c in columns):
+        raise ValueError(f"sparse_inputTensor: takes one index per dim and value; got {len(columns)} sequences for dims {dims}.")
+    for d, column in enumerate(columns):
+        if column.size and not (0 <= column.min() and column.max() < dims[d]):
+            raise ValueError(f"sparse_inputTensor: an index is outside dim {d} of {dims}.")
+    array[tuple(columns)] = values
+    return _tensor(_fixedExpression, array, batched)  # type: ignore[no-any-return]
+
+
+def one_hot(d: int, idx: int | Sequence[int], device: str = "") -> _fixedExpression:
+    """A vector of d zeros with a 1 at `idx`; a list of indices makes a batch.
+
+    >>> import dist_dynet as dy
+    >>> dy.one_hot(3, 1).value()
+    [0.0, 1.0, 0.0]
+    """
+    many = isinstance(idx, Iterable)
+    rows = indices(idx if many else [idx], "one_hot")  # type: ignore[arg-type, list-item]
+    for i in rows:
+        if not 0 <= i < d:
+            raise ValueError(f"one_hot: index {i} is outside of {d} classes. Indices run from 0 to {d - 1}.")
+    array = np.zeros((d, len(rows)), DTYPE)
+    array[rows, range(len(rows))] = 1
+    return _tensor(_fixedExpression, array, True)  # type: ignore[no-any-return]
+
+
+def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expression:
+    """All elements `val`: dims x batch_size."""
+    return leaf(current_tape(), OPS["fill"], (operator.index(batch_size), *as_dims(dim, "constant")), (float(val),))
+
+
+def zeros(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
+    """All elements 0: dims x batch_size.
+
+    >>> import dist_dynet as dy
+    >>> dy.zeros((2, 2)).npvalue().tolist()
+    [[0.0, 0.0], [0.0, 0.0]]
+    """
+    return constant(dim, 0, batch_size)
+
+
+zeroes = zeros
+
+
+def ones(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
+    """All elements 1: dims x batch_size."""
+    return constant(dim, 1, batch_size)
+
+
+def _table_handle(p: LookupParameters, update: bool, what: str) -> int:
+    if not isinstance(p, LookupParameters):
+        raise TypeError(f"{what}: takes LookupParameters; got {type(p).__name__}.")
+    return p._h if update else int(lib.dn_param_handle(p._c, 1))
+
+
+def lookup(p: LookupParameters, index: int = 0, update: bool = True) -> _lookupExpression:
+    """Row `index` of a table. `.set(i)` changes the row. update=False: no gradient.
+
+    Raises:
+        ValueError: the index is outside the table.
+    """
+    tape = current_tape()
+    return make(_lookupExpression, tape, _lookup(tape, _table_handle(p, update, "lookup"), operator.index(index)))  # type: ignore[no-any-return]
+
+
+def lookup_batch(p: LookupParameters, indices_: Sequence[int], update: bool = True) -> _lookupBatchExpression:
+    """A batch of rows of a table. Gradients of repeated rows add up.
+
+    >>> import dist_dynet as dy
+    >>> E = dy.ParameterCollection().lookup_parameters_from_numpy([[1, 2], [3, 4]])
+    >>> _ = dy.renew_cg()
+    >>> dy.lookup_batch(E, [1, 0, 1]).npvalue().tolist()
+    [[3.0, 1.0, 3.0], [4.0, 2.0, 4.0]]
+    """
+    tape = current_tape()
+    rows = indices(indices_, "lookup_batch")
+    return make(_lookupBatchExpression, tape, _lookup_batch(tape, _table_handle(p, update, "lookup_batch"), len(rows), rows))  # type: ignore[no-any-return]
+
+
+def _getitem(self: LookupParameters, index: int) -> _lookupExpression:
+    tape = current_tape()
+    try:
+        h = _lookup(tape, self._h, index)
+    except TypeError:
+        h = _lookup(tape, self._h, operator.index(index))
+    return make(_lookupExpression, tape, h)  # type: ignore[no-any-return]
+
+
+def _batch(self: LookupParameters, indices_: Sequence[int], update: bool = True) -> _lookupBatchExpression:
+    """As lookup_batch()."""
+    return lookup_batch(self, indices_, update)
+
+
+LookupParameters.__getitem__ = _getitem  # type: ignore[assignment]
+LookupParameters.batch = _batch  # type: ignore[attr-defined]

@@ -1,0 +1,59 @@
+"""Random draws: dropout and random inputs.
+
+A draw is a function of (seed, stream, draw counter, node, element): it depends neither on batching nor on the order of evaluation, and is the
+same at every look until the graph is renewed or recalculated.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+from .._ffi import OPS
+from ..graph import Expression, current_tape
+from ..params.collection import as_dims
+from ._nodes import leaf, with_reals
+
+__all__ = ["dropout", "random_bernoulli", "random_gumbel", "random_normal", "random_uniform"]
+
+
+def dropout(x: Expression, p: float) -> Expression:
+    """y_i = x_i m_i, where m_i = 1 / (1 - p) with probability 1 - p, else 0: a mask of its own for each element and batch element.
+
+    There is no switch for testing: leave dropout() out then. p = 1 gives zeros.
+    Raises: ValueError for a rate outside of [0, 1].
+
+    >>> import dist_dynet as dy
+    >>> set(dy.dropout(dy.ones(100), 0.5).value()) == {0.0, 2.0}
+    True
+    """
+    return with_reals(OPS["dropout"], "dropout", x, float(p), 0)
+
+
+def _random(name: str, dim: int | Sequence[int], batch_size: int, a: float, b: float) -> Expression:
+    return leaf(current_tape(), OPS[name], (operator.index(batch_size), *as_dims(dim, name)), (float(a), float(b)))
+
+
+def random_normal(dim: int | Sequence[int], mean: float = 0.0, stddev: float = 1.0, batch_size: int = 1) -> Expression:
+    """y_i drawn from the normal distribution: dims x batch_size.
+
+    >>> import dist_dynet as dy
+    >>> dy.random_normal((2, 3), batch_size=4).dim()
+    ((2, 3), 4)
+    """
+    return _random("random_normal", dim, batch_size, mean, stddev)
+
+
+def random_uniform(dim: int | Sequence[int], left: float, right: float, batch_size: int = 1) -> Expression:
+    """y_i drawn evenly from [left, right): dims x batch_size."""
+    return _random("random_uniform", dim, batch_size, left, right)
+
+
+def random_bernoulli(dim: int | Sequence[int], p: float, scale: float = 1.0, batch_size: int = 1) -> Expression:
+    """y_i = scale with probability p, else 0: dims x batch_size."""
+    return _random("random_bernoulli", dim, batch_size, p, scale)
+
+
+def random_gumbel(dim: int | Sequence[int], mu: float = 0.0, beta: float = 1.0, batch_size: int = 1) -> Expression:
+    """y_i = mu - beta log(-log u_i), u_i drawn evenly from (0, 1): dims x batch_size."""
+    return _random("random_gumbel", dim, batch_size, mu, beta)

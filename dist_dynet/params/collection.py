@@ -1,0 +1,523 @@
+"""ParameterCollection, Parameters and LookupParameters.
+
+Values and gradients live in a root (csrc/params.c): dense parameters in a few large chunks, gradients at the same offsets; lookup tables as
+blocks of their own with a list of touched rows. A collection is a name and a list of what belongs to it; subcollections share their root.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .._ffi import DTYPE, NULL, ffi, lib, pointer, view, view_ints
+from ..graph import Expression, current_tape, expression
+from . import initializers
+
+FileName = str | PathLike[str]
+MAX_DIMS: int = lib.DN_MAX_DIMS
+
+
+def as_dims(dims: Any, what: str) -> tuple[int, ...]:
+    """Sizes from a number or a sequence of numbers; floats are taken where they are whole."""
+    if isinstance(dims, str | bytes) or dims is None:
+        raise TypeError(f"{what}: dims must be a number or a tuple of numbers; got {dims!r}.")
+    sizes = tuple(dims) if isinstance(dims, Iterable) else (dims,)
+    result = []
+    for size in sizes:
+        try:
+            whole = int(size) if isinstance(size, float) and size.is_integer() else operator.index(size)
+        except TypeError:
+            raise TypeError(f"{what}: sizes must be whole numbers; got {size!r} in {dims!r}.") from None
+        if whole < 0:
+            raise ValueError(f"{what}: sizes must not be negative; got {dims!r}.")
+        result.append(whole)
+    if not 0 < len(result) <= MAX_DIMS:
+        raise ValueError(f"{what}: takes 1 to {MAX_DIMS} dims; got {dims!r}.")
+    return tuple(result)
+
+
+class Root:
+    """The owner of all parameters of a tree of collections."""
+
+    def __init__(self) -> None:
+        root = lib.dn_root_new()
+        if root == NULL:
+            raise MemoryError("ParameterCollection: out of memory")
+        self.c = ffi.gc(root, lib.dn_root_free)
+
+    def new_parameter(self, dims: Sequence[int], rows: int = 0) -> Any:
+        if max(1, rows) * int(np.prod(dims, dtype=object)) >= 1 << 31:
+            raise ValueError(f"a parameter holds at most {(1 << 31) - 1} numbers; got dims {tuple(dims)} x {rows or 1} rows.")
+        param = lib.dn_param_new(self.c, len(dims), ffi.new("int[]", list(dims)), rows)
+        if param == NULL:
+            raise MemoryError(f"parameters: out of memory for dims {tuple(dims)} x {rows or 1} rows")
+        return param
+
+    def chunks(self) -> int:
+        return int(lib.dn_root_chunks(self.c))
+
+    def chunk_gradients(self, chunk: int) -> NDArray[Any]:
+        """The gradients of a chunk, without a copy: padding and empty gradients included, which may hold anything but NaN's absence."""
+        return view(lib.dn_chunk_gradients(self.c, chunk), lib.dn_chunk_size(self.c, chunk))
+
+    def chunk_values(self, chunk: int) -> NDArray[Any]:
+        """The values of a chunk, without a copy."""
+        return view(lib.dn_chunk_values(self.c, chunk), lib.dn_chunk_size(self.c, chunk))
+
+    def changed(self) -> None:
+        """To be called after values were written from outside."""
+        lib.dn_root_changed(self.c)
+
+
+class _ParameterBase(Expression):
+    """What dense parameters and lookup tables have in common. Used where an expression is due, each stands for its node in the current
+    graph."""
+
+    __slots__ = ("_c", "_dims", "_name", "_root", "_rows")
+
+    def __init__(self, root: Root, name: str, dims: tuple[int, ...], rows: int) -> None:
+        self._root, self._name, self._dims, self._rows = root, name, dims, rows
+        self._c = root.new_parameter(dims, rows)
+        self._h = lib.dn_param_handle(self._c, 0)
+
+    @property
+    def _tape(self) -> Any:  # type: ignore[override]
+        return current_tape()
+
+    def name(self) -> str:
+        """The full name, such as /encoder/W."""
+        return self._name
+
+    def shape(self) -> tuple[int, ...]:
+        """The dims; of a table, the number of rows first."""
+        return (self._rows, *self._dims) if self._rows else self._dims
+
+    def storage(self) -> NDArray[Any]:
+        """The values themselves, flat in storage order (no copy). After writing, call changed()."""
+        return view(lib.dn_param_values(self._c), lib.dn_param_size(self._c))
+
+    def changed(self) -> None:
+        """Says that storage() was written to."""
+        self._root.changed()
+
+    def _arrange(self, flat: NDArray[Any]) -> NDArray[np.float64]:
+        """Storage order -> an array of shape()."""
+        if self._rows:
+            return np.moveaxis(flat.astype(np.float64).reshape((*self._dims, self._rows), order="F"), -1, 0)
+        return flat.astype(np.float64).reshape(self._dims, order="F")
+
+    def as_array(self) -> NDArray[np.float64]:
+        """A float64 copy of the values, of shape()."""
+        return self._arrange(self.storage())
+
+    def _flat_gradient(self) -> NDArray[Any]:
+        out = np.empty(lib.dn_param_size(self._c), DTYPE)
+        lib.dn_param_copy_gradient(self._c, pointer(out))
+        return out
+
+    def grad_as_array(self) -> NDArray[np.float64]:
+        """A float64 copy of the gradient gathered since the last update, of shape(); zeros where there is none."""
+        return self._arrange(self._flat_gradient())
+
+    def has_gradient(self) -> bool:
+        """Whether a gradient was gathered since the last update."""
+        return not lib.dn_param_empty(self._c)
+
+    def scale(self, s: float) -> None:
+        """Multiplies the values by s."""
+        self.storage()[:] *= DTYPE.type(s)
+        self.changed()
+
+    def scale_gradient(self, s: float) -> None:
+        """Multiplies the gradient by s."""
+        lib.dn_param_scale_gradient(self._c, s)
+
+    def clear_gradient(self) -> None:
+        """Forgets the gradient gathered since the last update."""
+        lib.dn_param_clear_gradient(self._c)
+
+    def is_updated(self) -> bool:
+        """Whether trainers change it."""
+        return bool(lib.dn_param_updated(self._c))
+
+    def set_updated(self, b: bool) -> None:
+        """False freezes it: no gradient is gathered or counted, trainers leave it; a pending gradient is dropped."""
+        lib.dn_param_set_updated(self._c, bool(b))
+
+    def save(self, fname: FileName, key: str = "", append: bool = False) -> None:
+        """Writes it to a text file under `key` (its name if empty)."""
+        from ..io import text
+
+        text.save_parameters([(key or self._name, self)], fname, append)
+
+    def populate(self, fname: FileName, key: str = "") -> None:
+        """Reads values (and gradient, if stored) of the entry named `key`, of equal dims.
+
+        Raises:
+            RuntimeError: the file, the key or the numbers cannot be read; the parameter then is as it was.
+        """
+        from ..io import text
+
+        text.populate_parameter(self, fname, key or self._name)
+
+    def write_to_textfile(self, fname: FileName, key: str = "", append: bool = False) -> None:
+        """As save()."""
+        self.save(fname, key, append)
+
+    def populate_from_textfile(self, fname: FileName, key: str = "") -> None:
+        """As populate()."""
+        self.populate(fname, key)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class Parameters(_ParameterBase):
+    """A dense parameter; made by ParameterCollection.add_parameters().
+
+    >>> import dist_dynet as dy
+    >>> W = dy.ParameterCollection().add_parameters((2, 3), init=0.5, name="W")
+    >>> W.name(), W.shape(), W.is_updated()
+    ('/W', (2, 3), True)
+    >>> _ = dy.renew_cg()
+    >>> (W * dy.inputVector([1, 2, 3])).value()
+    [3.0, 3.0]
+    """
+
+    __slots__ = ()
+
+    def set_value(self, arr: ArrayLike) -> None:
+        """Sets the values. Graphs that have computed with the old ones do not see it.
+
+        Raises:
+            ValueError: the shape differs.
+        """
+        array = np.asarray(arr, DTYPE)
+        if array.shape != self._dims:
+            raise ValueError(f"set_value: the array must have the parameter's shape; got array {array.shape}, parameter {self._dims}.")
+        self.storage()[:] = array.ravel(order="F")
+        self.changed()
+
+    def zero(self) -> None:
+        """Sets values and gradient to zero."""
+        self.storage()[:] = 0
+        self.clear_gradient()
+        self.changed()
+
+    def clip_inplace(self, left: float, right: float) -> None:
+        """Clips the values to [left, right]."""
+        np.clip(self.storage(), left, right, out=self.storage())
+        self.changed()
+
+    def expr(self, update: bool = False) -> Expression:
+        """Its node in the current graph; by default as a constant, without gradient."""
+        tape = current_tape()
+        handle = lib.dn_resolve(tape, lib.dn_param_handle(self._c, not update))
+        if handle < 0:
+            from .._ffi import fail
+
+            fail(tape, handle)
+        return expression(tape, handle)
+
+    def __repr__(self) -> str:
+        return f"Parameter {self._name}"
+
+    __str__ = __repr__
+
+
+class LookupParameters(_ParameterBase):
+    """A table of rows, of which a graph uses and a trainer changes a few; made by ParameterCollection.add_lookup_parameters().
+
+    >>> import dist_dynet as dy
+    >>> E = dy.ParameterCollection().add_lookup_parameters((10, 2), init=0.25)
+    >>> _ = dy.renew_cg()
+    >>> E[3].value(), len(E)
+    ([0.25, 0.25], 10)
+    """
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __iter__(self) -> Iterator[Expression]:
+        return (self[i] for i in range(self._rows))
+
+    def _range(self, what: str, rows: Sequence[int]) -> None:
+        for i in rows:
+            if not 0 <= i < self._rows:
+                raise ValueError(f"{what}: row {i} is outside the table of {self._rows} rows.")
+
+    def init_row(self, i: int, row: ArrayLike) -> None:
+        """Sets row i to these numbers, column-major."""
+        self._range("init_row", [i])
+        size = int(np.prod(self._dims))
+        values = np.asarray(row, DTYPE).ravel(order="F")
+        if values.size != size:
+            raise ValueError(f"init_row: a row has {size} numbers; got {values.size}.")
+        self.storage()[i * size : (i + 1) * size] = values
+        self.changed()
+
+    def init_from_array(self, arr: ArrayLike) -> None:
+        """Sets the first rows, as many as `arr` has."""
+        array = np.asarray(arr, DTYPE)
+        if array.shape[1:] != self._dims or array.ndim == 0 or array.shape[0] > self._rows:
+            raise ValueError(f"init_from_array: the array must be (at most {self._rows}, {', '.join(map(str, self._dims))}); got {array.shape}.")
+        self.storage()[: array.size] = np.moveaxis(array, 0, -1).ravel(order="F")
+        self.changed()
+
+    def row_as_array(self, row: int) -> NDArray[np.float64]:
+        """A copy of one row."""
+        return self.rows_as_array([row])[0]
+
+    def rows_as_array(self, rows: Sequence[int]) -> NDArray[np.float64]:
+        """Copies of these rows, the row first."""
+        self._range("rows_as_array", rows)
+        by_row = self.storage().reshape(self._rows, -1)[list(rows)].astype(np.float64)
+        return by_row.reshape(len(rows), *self._dims[::-1]).transpose(0, *range(len(self._dims), 0, -1))
+
+    def row_grad_as_array(self, row: int) -> NDArray[np.float64]:
+        """A copy of one row's gradient."""
+        return self.rows_grad_as_array([row])[0]
+
+    def rows_grad_as_array(self, rows: Sequence[int]) -> NDArray[np.float64]:
+        """Copies of these rows' gradients."""
+        self._range("rows_grad_as_array", rows)
+        return self.grad_as_array()[list(rows)]
+
+    def touched_rows(self) -> NDArray[np.int32]:
+        """The rows that have a gradient since the last update, in order of first use."""
+        rows, block = ffi.new("const int **"), ffi.new("dn_real **")
+        n = lib.dn_lookup_touched(self._c, rows, block)
+        return view_ints(rows[0], n).copy()
+
+    def touched_gradients(self) -> NDArray[Any]:
+        """Their gradients, one row of numbers each, without a copy; valid until the next backward or update."""
+        rows, block = ffi.new("const int **"), ffi.new("dn_real **")
+        n = lib.dn_lookup_touched(self._c, rows, block)
+        return view(block[0], n * int(np.prod(self._dims))).reshape(n, -1) if n else np.empty((0, int(np.prod(self._dims))), DTYPE)
+
+    def add_gradients(self, rows: ArrayLike, gradients: ArrayLike) -> None:
+        """Adds row gradients, one row of numbers each."""
+        index = np.ascontiguousarray(rows, np.int32)
+        block = np.ascontiguousarray(gradients, DTYPE)
+        if block.size != index.size * int(np.prod(self._dims)):
+            raise ValueError(f"add_gradients: {index.size} rows need {index.size * int(np.prod(self._dims))} numbers; got {block.size}.")
+        self._range("add_gradients", index.tolist())
+        if index.size and lib.dn_lookup_add(self._c, index.size, ffi.from_buffer("int *", index), pointer(block)):
+            raise MemoryError("add_gradients: out of memory")
+
+    def zero(self) -> None:
+        """Sets the values to zero."""
+        self.storage()[:] = 0
+        self.changed()
+
+    def expr(self) -> LookupParameters:
+        """The whole table as an expression of dims (d..., rows): itself."""
+        return self
+
+    def __repr__(self) -> str:
+        return f"LookupParameter {self._name}"
+
+    __str__ = __repr__
+
+
+class ParameterCollection:
+    """The parameters of a model, by name; subcollections group them.
+
+    >>> import dist_dynet as dy
+    >>> m = dy.ParameterCollection()
+    >>> W = m.add_parameters((3, 2), name="W")
+    >>> E = m.add_lookup_parameters((100, 8))
+    >>> sub = m.add_subcollection("encoder")
+    >>> b = sub.add_parameters(3, init=0)
+    >>> [p.name() for p in m.parameters_list()]
+    ['/W', '/encoder/_0']
+    >>> m.parameter_count()
+    809
+    """
+
+    def __init__(self, _parent: ParameterCollection | None = None, _name: str = "/") -> None:
+        self._parent, self._name = _parent, _name
+        self._root: Root = _parent._root if _parent is not None else Root()
+        self._parameters: list[Parameters] = []
+        self._lookups: list[LookupParameters] = []
+        self._counts: dict[str, int] = {}
+        self._subcollection_counts: dict[str, int] = {}
+
+    def name(self) -> str:
+        """/ for the root, /name/ for a subcollection."""
+        return self._name
+
+    def _next_name(self, name: str, counts: dict[str, int]) -> str:
+        if "/" in name or "_" in name:
+            raise RuntimeError(f"parameter and collection names must not contain '/' or '_'; got {name!r}.")
+        if any(c.isspace() or c == "#" for c in name):
+            raise RuntimeError(f"parameter and collection names must not contain blanks or '#'; got {name!r}.")
+        n = counts.get(name, 0)
+        counts[name] = n + 1
+        return self._name + (f"{name}_{n}" if n or not name else name)
+
+    def _lineage(self) -> Iterator[ParameterCollection]:
+        at: ParameterCollection | None = self
+        while at is not None:
+            yield at
+            at = at._parent
+
+    def add_parameters(
+        self,
+        dim: int | Sequence[int],
+        init: Any = None,
+        name: str = "",
+        device: str = "",
+        scale: float = 1.0,
+        mean: float = 0.0,
+        std: float = 1.0,
+    ) -> Parameters:
+        """Adds a dense parameter.
+
+        Args:
+            dim: size, or sizes.
+            init: None or 'glorot'; a number; 'uniform' (within +-scale); 'normal' (mean, std); 'identity'; 'saxe' (scale); 'he'; an array,
+                whose shape is then the dims; an initializer object.
+            name: without '/', '_' and blanks; _0, _1, ... if empty.
+        """
+        _check_device(device)
+        dims = tuple(init.shape) if isinstance(init, np.ndarray) else as_dims(dim, "add_parameters")
+        values = initializers.make(init, dims, scale, mean, std).values(dims, False)
+        return self._add_parameters(dims, values, name)
+
+    def _add_parameters(self, dims: tuple[int, ...], values: NDArray[Any], name: str) -> Parameters:
+        parameter = Parameters(self._root, self._next_name(name, self._counts), dims, 0)
+        parameter.storage()[:] = values
+        for collection in self._lineage():
+            collection._parameters.append(parameter)
+        return parameter
+
+    def add_lookup_parameters(
+        self,
+        dim: int | Sequence[int],
+        init: Any = None,
+        name: str = "",
+        device: str = "",
+        scale: float = 1.0,
+        mean: float = 0.0,
+        std: float = 1.0,
+    ) -> LookupParameters:
+        """Adds a lookup table: dim = (rows, size, ...); one number n means (n, 1). `init` as in add_parameters()."""
+        _check_device(device)
+        if isinstance(init, np.ndarray):
+            return self.lookup_parameters_from_numpy(init, name, device)
+        dims = as_dims(dim, "add_lookup_parameters")
+        dims = dims if len(dims) > 1 else (*dims, 1)
+        if len(dims) > MAX_DIMS or dims[0] < 1:
+            raise ValueError(f"add_lookup_parameters: takes at least one row, of at most {MAX_DIMS - 1} dims; got {dims}.")
+        storage_dims = (*dims[1:], dims[0])
+        return self._add_lookup(dims, initializers.make(init, dims, scale, mean, std).values(storage_dims, True), name)
+
+    def _add_lookup(self, dims: tuple[int, ...], values: NDArray[Any], name: str) -> LookupParameters:
+        table = LookupParameters(self._root, self._next_name(name, self._counts), dims[1:], dims[0])
+        table.storage()[:] = values
+        for collection in self._lineage():
+            collection._lookups.append(table)
+        return table
+
+    def parameters_from_numpy(self, array: ArrayLike, name: str = "", device: str = "") -> Parameters:
+        """Adds a dense parameter with the shape and the values of an array."""
+        return self.add_parameters(np.shape(array), np.asarray(array), name, device)
+
+    def lookup_parameters_from_numpy(self, array: ArrayLike, name: str = "", device: str = "") -> LookupParameters:
+        """Adds a lookup table with the rows of an array (its first axis)."""
+        _check_device(device)
+        values = np.asarray(array)
+        if not 2 <= values.ndim <= MAX_DIMS or not len(values):
+            raise ValueError(f"lookup_parameters_from_numpy: the array must have rows, at most {MAX_DIMS} dims; got {values.shape}.")
+        return self._add_lookup(values.shape, np.moveaxis(values, 0, -1).ravel(order="F"), name)
+
+    def add_subcollection(self, name: str | None = None) -> ParameterCollection:
+        """A collection within this one: its parameters are also this one's, with `name` in front of theirs."""
+        return ParameterCollection(self, self._next_name(name or "", self._subcollection_counts) + "/")
+
+    def parameters_list(self) -> list[Parameters]:
+        """The dense parameters in the order they were added, those of subcollections included."""
+        return list(self._parameters)
+
+    def lookup_parameters_list(self) -> list[LookupParameters]:
+        """The lookup tables in the order they were added, those of subcollections included."""
+        return list(self._lookups)
+
+    def parameter_count(self) -> int:
+        """How many numbers all parameters hold."""
+        return sum(int(lib.dn_param_size(p._c)) for p in (*self._parameters, *self._lookups))
+
+    def reset_gradients(self) -> None:
+        """Forgets all gradients gathered since the last update."""
+        for p in (*self._parameters, *self._lookups):
+            p.clear_gradient()
+
+    def save(self, fname: FileName, name: str = "", append: bool = False) -> None:
+        """Writes all parameters to a file in DyNet's text format.
+
+        The file is written under a temporary name, flushed to disk, then renamed: a failed save leaves the old file whole.
+
+        Args:
+            name: replaces this collection's own name in front of the entries; must begin with '/'.
+            append: add to the entries that the file holds.
+
+        Raises:
+            ValueError: `name` does not begin with '/'.
+            RuntimeError: the file cannot be written.
+        """
+        from ..io import text
+
+        text.save_collection(self, fname, name, append)
+
+    def populate(self, fname: FileName, key: str = "") -> None:
+        """Reads the values of all parameters from a file in DyNet's text format: paired in order, checked by dims.
+
+        Args:
+            key: take only entries whose names begin with it.
+
+        Raises:
+            RuntimeError: the file is missing or damaged, or its parameters are not this model's; the model then is as it was.
+        """
+        from ..io import text
+
+        text.populate_collection(self, fname, key)
+
+    def load_param(self, fname: FileName, key: str) -> Parameters:
+        """Adds a dense parameter with dims, values and name of a file's entry."""
+        from ..io import text
+
+        return text.load_parameter(self, fname, key)
+
+    def load_lookup_param(self, fname: FileName, key: str) -> LookupParameters:
+        """Adds a lookup table with dims, values and name of a file's entry."""
+        from ..io import text
+
+        return text.load_lookup_parameter(self, fname, key)
+
+    def write_to_textfile(self, fname: FileName, key: str = "", append: bool = False) -> None:
+        """As save()."""
+        self.save(fname, key, append)
+
+    def populate_from_textfile(self, fname: FileName, key: str = "") -> None:
+        """As populate()."""
+        self.populate(fname, key)
+
+
+Model = ParameterCollection
+"""An older name of ParameterCollection."""
+
+
+def _check_device(device: str) -> None:
+    if device not in ("", "CPU"):
+        raise ValueError(f"device {device!r}: there is only the CPU.")

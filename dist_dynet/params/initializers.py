@@ -1,0 +1,186 @@
+"""Initial values of parameters.
+
+The formulas are DyNet's, computed so that the same seed gives the same bits. Draws are float32 in both builds and fill a parameter in storage
+order: column-major; a lookup table row after row. `dims` are storage dims: a table of n rows of dims d has (d..., n).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .. import _random
+from .._ffi import ffi, lib
+
+Values = NDArray[np.float32]
+"""Flat, in storage order."""
+
+
+def _draw(call: Any, n: int, a: float, b: float) -> Values:
+    out = np.empty(n, np.float32)
+    with _random.lock():
+        call(_random.generator(), n, a, b, ffi.from_buffer("float *", out) if n else ffi.NULL)
+    return out
+
+
+def _uniform(n: int, low: float, high: float) -> Values:
+    return _draw(lib.dn_rng_uniform, n, low, high)
+
+
+def _normal(n: int, mean: float, std: float) -> Values:
+    return _draw(lib.dn_rng_normal, n, mean, std)
+
+
+def _size(dims: tuple[int, ...]) -> int:
+    return int(np.prod(dims, dtype=np.int64))
+
+
+class PyInitializer:
+    """The base of initialisers: subclasses give the values of a parameter of these dims."""
+
+    def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
+        """The flat values, in storage order."""
+        raise AssertionError("PyInitializer: use one of its subclasses, such as GlorotInitializer.")
+
+
+class GlorotInitializer(PyInitializer):
+    """Uniform in (-a, a), a = gain sqrt(3 nd) / sqrt(sum of dims): sqrt(6 / (rows + columns)) for a matrix (Glorot and Bengio 2010).
+
+    Four dims (convolution filters): a = gain sqrt(6 / (d0 d1 (d2 + d3))). For lookup tables the number of rows counts as a dim, unless
+    is_lookup is True.
+
+    >>> import dist_dynet as dy
+    >>> W = dy.ParameterCollection().add_parameters((3, 4), init=dy.GlorotInitializer(gain=0.5))
+    >>> bool(abs(W.as_array()).max() < 0.5 * (6 / 7) ** 0.5)
+    True
+    """
+
+    def __init__(self, is_lookup: bool = False, gain: float = 1.0) -> None:
+        self.is_lookup, self.gain = is_lookup, gain
+
+    def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
+        nd = len(dims) - bool(self.is_lookup and is_lookup)
+        if nd == 0:
+            raise ValueError("GlorotInitializer: with is_lookup=True the rows of the table must have a dim.")
+        top, below = (6, dims[0] * dims[1] * (dims[2] + dims[3])) if nd == 4 else (3 * nd, sum(dims[:nd]))
+        bound = float(np.float32(float(np.float32(self.gain)) * np.sqrt(float(top)) / np.sqrt(float(below)))) if below else 0.0
+        return _uniform(_size(dims), -bound, bound)
+
+
+class UniformInitializer(PyInitializer):
+    """Uniform in (-scale, scale)."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
+        return _uniform(_size(dims), -self.scale, self.scale)
+
+
+class NormalInitializer(PyInitializer):
+    """Normal with this mean and this *variance* (the string init='normal' takes mean and std instead)."""
+
+    def __init__(self, mean: float = 0, var: float = 1) -> None:
+        if not var >= 0:
+            raise ValueError(f"NormalInitializer: the variance must not be negative; got {var}.")
+        self.mean, self.var = mean, var
+
+    def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
+        return _normal(_size(dims), self.mean, float(np.sqrt(np.float32(self.var))))
+
+
+class ConstInitializer(PyInitializer):
+    """All elements c."""
+
+    def __init__(self, c: float) -> None:
+        self.c = c
+
+    def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
+        return np.full(_size(dims), self.c, np.float32)
+
+
+class IdentityInitializer(PyInitializer):
+    """The identity matrix."""
+
+    def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
+        if len(dims) != 2 or dims[0] != dims[1]:
+            raise ValueError(f"IdentityInitializer: the parameter must be a square matrix; got {dims}.")
+        return np.eye(dims[0], dtype=np.float32).ravel()
+
+
+class SaxeInitializer(PyInitializer):
+    """scale times an orthogonal matrix: U of the singular value decomposition of a matrix drawn uniformly from (-1, 1) (Saxe et al. 2014).
+
+    Columns equal DyNet's up to their signs, which depend on the library that decomposes.
+    """
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+
+    def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
+        if len(dims) != 2 or dims[0] != dims[1]:
+            raise RuntimeError(f"SaxeInitializer: the parameter must be a square matrix; got {dims}.")
+        drawn = _uniform(dims[0] * dims[0], -1, 1).reshape(dims, order="F")
+        u = np.linalg.svd(drawn.astype(np.float64))[0]
+        return (self.scale * u).astype(np.float32).ravel(order="F")
+
+
+class FromFileInitializer(PyInitializer):
+    """Numbers divided by white space, column-major, from a text file."""
+
+    def __init__(self, fname: str | bytes | Path) -> None:
+        self.path = Path(fname.decode() if isinstance(fname, bytes) else fname)
+
+    def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
+        try:
+            numbers = np.array(self.path.read_text().split(), np.float32)
+        except OSError as error:
+            raise RuntimeError(f"FromFileInitializer: cannot read {self.path}: {error.strerror}.") from error
+        except ValueError as error:
+            raise RuntimeError(f"FromFileInitializer: {self.path}: {error}.") from error
+        if numbers.size != _size(dims):
+            raise ValueError(f"FromFileInitializer: {self.path} holds {numbers.size} numbers; dims {dims} need {_size(dims)}.")
+        return numbers
+
+
+class NumpyInitializer(PyInitializer):
+    """The values of an array of the parameter's dims."""
+
+    def __init__(self, array: ArrayLike) -> None:
+        self.array = np.asarray(array)
+
+    def values(self, dims: tuple[int, ...], is_lookup: bool) -> NDArray[Any]:
+        if is_lookup:
+            raise ValueError("NumpyInitializer: not for lookup tables. Use lookup_parameters_from_numpy() or init_from_array().")
+        if self.array.size != _size(dims):
+            raise ValueError(f"NumpyInitializer: the array must have the parameter's size; got array {self.array.shape}, dims {dims}.")
+        return self.array.ravel(order="F")
+
+
+def make(init: Any, dims: tuple[int, ...], scale: float, mean: float, std: float) -> PyInitializer:
+    """The initialiser that an `init` argument stands for. dims: as the user gave them."""
+    if isinstance(init, PyInitializer):
+        return init
+    if init is None or (isinstance(init, str) and init == "glorot"):
+        return GlorotInitializer()
+    if isinstance(init, int | float | np.number):
+        return ConstInitializer(float(init))
+    if isinstance(init, np.ndarray):
+        return NumpyInitializer(init)
+    if init == "uniform":
+        return UniformInitializer(scale)
+    if init == "normal":
+        return NormalInitializer(mean, std * std)
+    if init == "identity":
+        return IdentityInitializer()
+    if init == "saxe":
+        return SaxeInitializer(scale)
+    if init == "he":
+        return NormalInitializer(0, 1 / (2 * dims[-1]))
+    raise ValueError(
+        f"Didn't recognize initializer {init!r}. Use 'glorot', 'uniform', 'normal', 'identity', 'saxe', 'he', a number, an array or an "
+        "initializer object."
+    )

@@ -1,0 +1,176 @@
+"""Trainers: rules that change parameters by their gradients.
+
+update() clips, then passes once over all parameters in C. A trainer keeps its collection alive.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any, ClassVar
+
+from ._ffi import NULL, ffi, lib
+from .params.collection import LookupParameters, ParameterCollection, Parameters
+
+
+class Trainer:
+    """What all trainers have in common. Use a subclass.
+
+    Args:
+        m: the collection whose parameters, subcollections' included, are updated.
+        learning_rate: the rate of the rule.
+    """
+
+    _moments: ClassVar[int] = 0
+
+    def __init__(self, m: ParameterCollection, learning_rate: float) -> None:
+        if not isinstance(m, ParameterCollection):
+            raise TypeError(f"{type(self).__name__}: takes a ParameterCollection; got {type(m).__name__}.")
+        self._collection = m
+        self._learning_rate = float(learning_rate)
+        self._clip_threshold = 5.0
+        self._sparse = True
+        self._updates = 0
+        trainer = lib.dn_trainer_new(m._root.c, self._moments)
+        if trainer == NULL:
+            raise MemoryError(f"{type(self).__name__}: out of memory")
+        self._c = ffi.gc(trainer, lib.dn_trainer_free)
+        self._selected: Any = NULL
+        self._count = -1
+
+    @property
+    def collection(self) -> ParameterCollection:
+        """The collection that is trained."""
+        return self._collection
+
+    def _parameters(self) -> tuple[int, Any]:
+        """The parameters as a C array, in the root's order; made anew when the collection has grown."""
+        m = self._collection
+        count = len(m._parameters) + len(m._lookups)
+        if count != self._count:
+            every: list[Parameters | LookupParameters] = [*m._parameters, *m._lookups]
+            self._selected = ffi.new("dn_param *[]", [p._c for p in every])
+            self._count = count
+        return count, self._selected
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the next update."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._learning_rate = float(value)
+
+    def set_learning_rate(self, value: float) -> None:
+        """As `learning_rate = value`."""
+        self.learning_rate = value
+
+    def set_clip_threshold(self, thr: float) -> None:
+        """The greatest L2 norm of all gradients together; longer ones are shortened to it. 0 or less: no clipping. 5 at the start."""
+        self._clip_threshold = max(0.0, float(thr))
+
+    def get_clip_threshold(self) -> float:
+        """The greatest norm; 0: no clipping."""
+        return self._clip_threshold
+
+    def set_sparse_updates(self, su: bool) -> None:
+        """True (at the start): of a lookup table only rows with a gradient are updated. False: all rows of a table that has one."""
+        self._sparse = bool(su)
+
+    def gradient_norm(self) -> float:
+        """The L2 norm of all gradients gathered since the last update."""
+        return math.sqrt(lib.dn_gradient_norm2(self._collection._root.c, *self._parameters()))
+
+    def _scale(self) -> float:
+        """What gradients are multiplied by so that their norm is within the threshold."""
+        if self._clip_threshold <= 0:
+            return 1.0
+        norm = self.gradient_norm()
+        if not math.isfinite(norm):
+            raise RuntimeError(f"Magnitude of gradient is bad: {norm}. A loss or a gradient of this step is not finite; nothing was updated.")
+        return self._clip_threshold / norm if norm > self._clip_threshold else 1.0
+
+    def update(self) -> None:
+        """Changes the parameters by the gradients gathered since the last update, and forgets these.
+
+        Dense parameters without a gradient count as having zero, as in DyNet; rows of lookup tables without one are left alone.
+
+        Raises:
+            RuntimeError: the norm of the gradients is not finite (with clipping on).
+        """
+        count, parameters = self._parameters()
+        scale = self._scale()
+        if self._apply(count, parameters, scale, 1.0) < 0:
+            raise MemoryError(f"{type(self).__name__}: out of memory for the moments")
+        self._updates += 1
+
+    def _apply(self, count: int, parameters: Any, scale: float, decay: float) -> int:
+        raise NotImplementedError(f"{type(self).__name__}: not a trainer by itself. Use SimpleSGDTrainer, AdamTrainer, ...")
+
+    def restart(self, learning_rate: float | None = None) -> None:
+        """Sets the moments to zero, and the learning rate if given. The count of updates goes on, as in DyNet."""
+        lib.dn_trainer_restart(self._c)
+        if learning_rate is not None:
+            self.learning_rate = learning_rate
+
+    def status(self) -> None:
+        """Prints the learning rate and the number of updates on stderr."""
+        print(f"[lr={self._learning_rate:g} updates={self._updates}]", file=sys.stderr)
+
+    def whoami(self) -> str:
+        """The name of the class."""
+        return type(self).__name__
+
+
+class SimpleSGDTrainer(Trainer):
+    """p = p - learning_rate g.
+
+    >>> import dist_dynet as dy
+    >>> m = dy.ParameterCollection()
+    >>> w = m.add_parameters(1, init=1)
+    >>> _ = dy.renew_cg()
+    >>> dy.squared_distance(w, dy.scalarInput(3)).backward()
+    >>> dy.SimpleSGDTrainer(m, learning_rate=0.1).update()
+    >>> w.as_array().round(2).tolist()
+    [1.4]
+    """
+
+    def __init__(self, m: ParameterCollection, learning_rate: float = 0.1) -> None:
+        super().__init__(m, learning_rate)
+
+    def _apply(self, count: int, parameters: Any, scale: float, decay: float) -> int:
+        return int(lib.dn_update_sgd(self._c, count, parameters, self._learning_rate, scale, decay, self._sparse))
+
+
+class AdamTrainer(Trainer):
+    """m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; p = p - rate_t m / (sqrt(v) + eps).
+
+    rate_t = alpha sqrt(1 - b2^t) / (1 - b1^t) after t updates (Kingma and Ba 2015, end of section 2): eps is added to the root of the
+    uncorrected v. In lookup tables, rows without a gradient keep their moments, too.
+
+    >>> import dist_dynet as dy
+    >>> m = dy.ParameterCollection()
+    >>> w = m.add_parameters(1, init=1)
+    >>> trainer = dy.AdamTrainer(m, alpha=0.1)
+    >>> _ = dy.renew_cg()
+    >>> dy.squared_distance(w, dy.scalarInput(3)).backward()
+    >>> trainer.update()
+    >>> w.as_array().round(4).tolist()
+    [1.1]
+    """
+
+    _moments = 2
+
+    def __init__(
+        self, m: ParameterCollection, alpha: float = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, eps: float = 1e-8
+    ) -> None:
+        super().__init__(m, alpha)
+        self._beta_1, self._beta_2, self._eps = float(beta_1), float(beta_2), float(eps)
+
+    def _apply(self, count: int, parameters: Any, scale: float, decay: float) -> int:
+        t = self._updates + 1
+        rate = self._learning_rate * math.sqrt(1 - self._beta_2**t) / (1 - self._beta_1**t)
+        return int(
+            lib.dn_update_adam(self._c, count, parameters, rate, self._beta_1, self._beta_2, self._eps, scale, decay, self._sparse)
+        )

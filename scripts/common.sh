@@ -1,0 +1,86 @@
+# shellcheck shell=bash
+# Shared by the scripts of this folder; to be sourced, not run:
+#     source "$(dirname "$0")/common.sh"
+#     make_venv test              # extras of pyproject.toml; several: make_venv mpi,examples
+# Afterwards the project is installed in "$VENV" (.venv in the repository root); call "$VENV/bin/python".
+# How long: the first call downloads and compiles (a minute or two), later ones only compile.
+# What to expect: one line on stderr. On failure the script ends with a line that says what to do.
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+VENV="$ROOT/.venv"
+
+die() {
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
+    exit 1
+}
+
+is_recent_python() { # COMMAND: does it run, and is it 3.10 or newer?
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1
+}
+
+# Sets PYTHON, which may also come from outside, to a Python >= 3.10; one that can make a venv is preferred.
+find_python() {
+    local candidate found=""
+    for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3.10 python3 python}; do
+        is_recent_python "$candidate" || continue
+        found="${found:-$candidate}"
+        if "$candidate" -c 'import ensurepip, venv' >/dev/null 2>&1; then
+            found="$candidate"
+            break
+        fi
+    done
+    [ -n "$found" ] || die "needs Python 3.10 or newer, found ${PYTHON:-none}." \
+        "Install it (Debian, Ubuntu: apt install python3 python3-venv python3-dev) or name it: PYTHON=... $0"
+    PYTHON="$found"
+}
+
+links_a_program() { # COMPILER [ARGUMENTS]: is there a compiler, with a C library?
+    local scratch status=0
+    scratch="$(mktemp -d)"
+    printf '#include <math.h>\n#include <stdio.h>\nint main(int n, char **a) { return printf("%%f", exp(n)) < 0 || !a; }\n' \
+        >"$scratch/try.c"
+    "$@" "$scratch/try.c" -o "$scratch/try" -lm >/dev/null 2>&1 || status=1
+    rm -r "$scratch"
+    return $status
+}
+
+# Sets and exports CC, which may also come from outside, to a C compiler that works. Where there is none, the one in
+# the ziglang wheel is put into the venv, which must exist.
+need_compiler() {
+    local candidate header
+    header="$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")')"
+    [ -e "$header" ] || die "Python's C header is missing ($header). Debian, Ubuntu: apt install python3-dev"
+    for candidate in "${CC:-}" cc gcc clang "$VENV/bin/zig-cc"; do
+        # Not quoted, because CC may hold arguments, as in "ccache gcc".
+        # shellcheck disable=SC2086
+        if [ -n "$candidate" ] && links_a_program $candidate; then
+            export CC="$candidate"
+            return
+        fi
+    done
+    echo "no C compiler found; trying the one in the ziglang wheel" >&2
+    printf '#!/bin/sh\nexec "%s" -I -m ziglang cc "$@"\n' "$VENV/bin/python" >"$VENV/bin/zig-cc"
+    chmod +x "$VENV/bin/zig-cc"
+    if "$VENV/bin/python" -m pip install -q ziglang && links_a_program "$VENV/bin/zig-cc"; then
+        export CC="$VENV/bin/zig-cc"
+    else
+        die "needs a C compiler. Debian, Ubuntu: apt install gcc libc6-dev; Fedora: dnf install gcc;" \
+            "macOS: xcode-select --install"
+    fi
+}
+
+# make_venv EXTRAS: makes .venv if need be and installs the project with these extras as it stands now.
+make_venv() {
+    export PIP_DISABLE_PIP_VERSION_CHECK=1
+    if ! is_recent_python "$VENV/bin/python" || ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+        find_python
+        "$PYTHON" -c 'import ensurepip, venv' >/dev/null 2>&1 ||
+            die "$PYTHON cannot make a virtual environment. Debian, Ubuntu: apt install python3-venv"
+        "$PYTHON" -m venv --clear "$VENV" || die "$PYTHON could not make $VENV; see the message above"
+    fi
+    need_compiler
+    echo "installing into ${VENV##*/} (extras: $1)" >&2
+    # setuptools compiles into build/ and would keep an old library when only a header has changed.
+    rm -rf "$ROOT"/build/lib* "$ROOT"/build/temp* "$ROOT"/build/bdist*
+    "$VENV/bin/python" -m pip install -q "${ROOT}[$1]" || die "installation failed; see the message above"
+}
