@@ -1,14 +1,13 @@
 """Builds the C extensions with cffi (API mode), from one header.
 
 Per number type (float, double) there are two extensions: `_core_*` holds all of csrc and gives Python's lock up around each call;
-`_nodes_*` has only the calls that make nodes and keeps the lock. setup.py names the four FFI objects below; `python build_ffi.py` builds
-them in place for development.
+`_nodes_*` has only the calls that make nodes and keeps the lock. setup.py names the four FFI objects below; `python setup.py build_ext --inplace` builds
+them for work on the sources.
 """
 
 import os
 import re
 import subprocess
-import sys
 import sysconfig
 import tempfile
 from pathlib import Path
@@ -106,8 +105,3 @@ core_float = make("_core_float32", SOURCES, clones)
 core_double = make("_core_float64", SOURCES, [*clones, "-DDN_DOUBLE"])
 nodes_float = make("_nodes_float32", ["csrc/nodes.c"], ["-DDN_NODES"], KEEP_LOCK)
 nodes_double = make("_nodes_float64", ["csrc/nodes.c"], ["-DDN_NODES", "-DDN_DOUBLE"], KEEP_LOCK)
-
-if __name__ == "__main__":
-    os.chdir(ROOT)
-    for ffi in (core_float, core_double, nodes_float, nodes_double):
-        print(ffi.compile(verbose="-v" in sys.argv))

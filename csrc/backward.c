@@ -137,37 +137,51 @@ static void backward_node(dn_tape *t, int i) {
     if (t->scratch.n_chunks) dn__arena_reset(&t->scratch, (dn_arena_mark){0});
 }
 
+static int begin(dn_tape *t, int i, int full) {
+    if (dn__elements(&t->nodes[i].dim) != 1)
+        return dn__tape_fail(t, DN_ERROR_VALUE, "backward: the loss must be one number, without a batch; got %s. Use sum_elems(), "
+                             "sum_batches() or esum() first.", DIMS(&t->nodes[i].dim));
+    if (i >= t->evaluated) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the value of the loss was not computed");
+    for (int r = 0; r < t->n_roots; r++)
+        if (t->roots[r].version >= 0 && t->roots[r].version != t->roots[r].root->version)
+            return dn__tape_fail(t, DN_ERROR_STATE, "backward: parameters were changed after the values of this graph had been computed. "
+                                 "Build the graph anew, or compute it again: value(recalculate=True).");
+    for (int j = 0; j < t->n_nodes; j++) {
+        t->nodes[j].grad = NULL;
+        t->nodes[j].products = -1;
+        t->nodes[j].in_chunk = 0;
+    }
+    t->n_products = 0;
+    t->out_of_memory = 0;
+    t->full = full;
+    t->swept_root = t->sweep = i;
+    dn__arena_reset(&t->grads, (dn_arena_mark){0});
+    dn_grad g = place(t, i);
+    if (!g.dx) return dn__tape_fail(t, DN_ERROR_MEMORY, "out of memory");
+    g.dx[0] = 1;
+    return 0;
+}
+
+static int step(dn_tape *t, int64_t work) {
+    for (int r = 0; r < t->n_roots; r++) pthread_mutex_lock(&t->roots[r].root->lock);
+    for (; t->sweep >= 0 && work > 0 && !t->out_of_memory; t->sweep--) {
+        work -= dn__work(t, &t->nodes[t->sweep]);
+        backward_node(t, t->sweep);
+    }
+    for (int r = t->n_roots - 1; r >= 0; r--) pthread_mutex_unlock(&t->roots[r].root->lock);
+    if (t->out_of_memory) {
+        t->out_of_memory = 0;
+        t->sweep = -1;
+        return dn__tape_fail(t, DN_ERROR_MEMORY, "out of memory");
+    }
+    return t->sweep >= 0;
+}
+
 int dn_backward_begin(dn_tape *t, int64_t a, int full) {
     int error = dn__tape_enter(t);
     if (error) return error;
     int i = dn__find(t, a);
-    if (i < 0) {
-        error = i;
-    } else if (dn__elements(&t->nodes[i].dim) != 1) {
-        error = dn__tape_fail(t, DN_ERROR_VALUE, "backward: the loss must be one number, without a batch; got %s. Use sum_elems(), "
-                              "sum_batches() or esum() first.", DIMS(&t->nodes[i].dim));
-    } else if (i >= t->evaluated) {
-        error = dn__tape_fail(t, DN_ERROR_STATE, "backward: the value of the loss was not computed");
-    }
-    for (int r = 0; !error && r < t->n_roots; r++)
-        if (t->roots[r].version >= 0 && t->roots[r].version != t->roots[r].root->version)
-            error = dn__tape_fail(t, DN_ERROR_STATE, "backward: parameters were changed after the values of this graph had been computed. "
-                                  "Build the graph anew, or compute it again: value(recalculate=True).");
-    if (!error) {
-        for (int j = 0; j < t->n_nodes; j++) {
-            t->nodes[j].grad = NULL;
-            t->nodes[j].products = -1;
-            t->nodes[j].in_chunk = 0;
-        }
-        t->n_products = 0;
-        t->out_of_memory = 0;
-        t->full = full;
-        t->swept_root = t->sweep = i;
-        dn__arena_reset(&t->grads, (dn_arena_mark){0});
-        dn_grad g = place(t, i);
-        if (g.dx) g.dx[0] = g.beta * g.dx[0] + 1;
-        else error = dn__tape_fail(t, DN_ERROR_MEMORY, "out of memory");
-    }
+    error = i < 0 ? i : begin(t, i, full);
     dn__tape_leave(t);
     return error;
 }
@@ -175,19 +189,20 @@ int dn_backward_begin(dn_tape *t, int64_t a, int full) {
 int dn_backward_step(dn_tape *t, int64_t work) {
     int error = dn__tape_enter(t);
     if (error) return error;
-    for (int r = 0; r < t->n_roots; r++) pthread_mutex_lock(&t->roots[r].root->lock);
-    for (; t->sweep >= 0 && work > 0 && !t->out_of_memory; t->sweep--) {
-        work -= 64 + (int64_t)dn__elements(&t->nodes[t->sweep].dim);
-        backward_node(t, t->sweep);
-    }
-    for (int r = t->n_roots - 1; r >= 0; r--) pthread_mutex_unlock(&t->roots[r].root->lock);
-    if (t->out_of_memory) {
-        t->out_of_memory = 0;
-        t->sweep = -1;
-        error = dn__tape_fail(t, DN_ERROR_MEMORY, "out of memory");
-    }
+    int result = step(t, work);
     dn__tape_leave(t);
-    return error ? error : t->sweep >= 0;
+    return result;
+}
+
+int dn_backward(dn_tape *t, int64_t a, int full, int64_t work) {
+    int result = dn__tape_enter(t);
+    if (result) return result;
+    int i = dn__find(t, a);
+    result = i < 0 ? i : dn__forward(t, i, work);
+    if (result > 0) result = 2;
+    else if (!result && !(result = begin(t, i, full))) result = step(t, work);
+    dn__tape_leave(t);
+    return result;
 }
 
 int dn_gradient(dn_tape *t, int64_t a, dn_real *out) {

@@ -65,6 +65,10 @@ typedef struct dn_trainer dn_trainer;
     /* an input node of the given dims (n_dims sizes); `data` may be NULL: zeros */ \
     X(int64_t, input, (void *tape, int n_dims, const int *dims, int batch, const dn_real *data), (tape, n_dims, dims, batch, data)) \
     X(int64_t, input_scalar, (void *tape, double value), (tape, value)) \
+    /* a vector of n numbers; data may be NULL: zeros */ \
+    X(int64_t, input_vector, (void *tape, int n, const dn_real *data), (tape, n, data)) \
+    /* a new graph, with the next epoch of the tape's own; DN_ERROR_STATE: they are used up, see dn_tape_renew */ \
+    X(int, renew, (void *tape), (tape)) \
     /* new contents of an input node, n = its number of elements; new ints (row, index) of a node. Both forget all values. */ \
     X(int, input_set, (void *tape, int64_t a, int64_t n, const dn_real *data), (tape, a, n, data)) \
     X(int, ints_set, (void *tape, int64_t a, int n, const int *ints), (tape, a, n, ints))
@@ -102,13 +106,17 @@ enum dn_op_flag {
 };
 
 /* ---- tape -------------------------------------------------------------------------------------------------------------------------- */
-dn_tape *dn_tape_new(int64_t epoch);
+/* The tape takes its epochs from first_epoch ... first_epoch + n - 1, which no other tape may have, one for each renew and revert. */
+dn_tape *dn_tape_new(int64_t first_epoch, int n);
 void dn_tape_free(dn_tape *);
-/* Start a new graph: forget all nodes, keep the memory. check_finite: with immediate, a NaN or infinite value is an error. */
-int dn_tape_renew(dn_tape *, int64_t epoch, int immediate, int check_finite);
+/* Start a new graph: forget all nodes, keep the memory; go on with these epochs. check_finite: with immediate, a NaN or infinite value is
+ * an error. */
+int dn_tape_renew(dn_tape *, int64_t first_epoch, int n, int immediate, int check_finite);
+/* How many graphs this tape has started after its first. */
+int64_t dn_tape_version(dn_tape *);
 int dn_tape_checkpoint(dn_tape *);
 /* Back to the last checkpoint; nodes made since are closed. Without a checkpoint: nothing. */
-int dn_tape_revert(dn_tape *, int64_t epoch);
+int dn_tape_revert(dn_tape *, int64_t first_epoch, int n);
 /* Random draws are keyed by (seed, stream, counter, node, element); this sets the counter to 0. It rises at renew and recalculation. */
 void dn_tape_seed(dn_tape *, uint64_t seed, uint64_t stream);
 const char *dn_message(dn_tape *);
@@ -129,12 +137,17 @@ int dn_tape_invalidate(dn_tape *);
 /* Compute values up to node a. Stops when about `work` elements were computed: returns 1 if there is more to do, 0 when done.
  * Negative: error. The caller repeats the call, and may look at signals in between. */
 int dn_forward(dn_tape *, int64_t a, int64_t work);
+/* The value of a node that is one number, computed if need be; NaN for everything else, and when the work is more than `work`: take the
+ * longer way then. */
+double dn_scalar(dn_tape *, int64_t a, int64_t work);
 /* The value of a computed node, column-major, batch last. Stays valid until the graph is renewed, reverted or recomputed. */
 const dn_real *dn_value(dn_tape *, int64_t a);
 
 /* Backward from node a, a single number: adds to the gradients of parameters. full = 1: gradients of all nodes, not only of those that
  * lead to parameters. begin, then step until it returns 0 (as dn_forward). */
 int dn_backward_begin(dn_tape *, int64_t a, int full);
+/* dn_forward, dn_backward_begin and dn_backward_step at once: 0, all is done; 1, begun, go on with dn_backward_step; 2, forward is not done */
+int dn_backward(dn_tape *, int64_t a, int full, int64_t work);
 int dn_backward_step(dn_tape *, int64_t work);
 /* The gradient of node a in the last backward (copied to out, zeros where nothing arrived). */
 int dn_gradient(dn_tape *, int64_t a, dn_real *out);
@@ -180,21 +193,26 @@ int64_t dn_param_offset(dn_param *);
 void dn_root_on_ready(dn_root *, void (*ready)(void *context, dn_param *), void *context);
 
 /* ---- trainers ---------------------------------------------------------------------------------------------------------------------- */
-/* sum of squares over the gradients of these parameters */
-double dn_gradient_norm2(dn_root *, int n, dn_param *const *params);
-/* A trainer keeps n_moments arrays beside each chunk and table of the root. */
-dn_trainer *dn_trainer_new(dn_root *, int n_moments);
+enum dn_rule_code { DN_RULE_SGD, DN_RULE_ADAM };
+/* A trainer updates the parameters of one root by a rule, whose moments it keeps beside each chunk and table. a, b, c: the rule's constants
+ * (Adam: beta1, beta2, eps). */
+dn_trainer *dn_trainer_new(dn_root *, int rule, double a, double b, double c);
 void dn_trainer_free(dn_trainer *);
-/* Each update: for every parameter of the list that is not frozen, and of tables for the rows that have a gradient (sparse = 0: for all rows of
- * a table that has one): the rule, with the gradient times `scale`; the result times `decay`; then the gradient is empty. Dense parameters
- * without a gradient count as having zero. Returns 0, or a negative error. */
-int dn_update_sgd(dn_trainer *, int n, dn_param *const *params, double rate, double scale, double decay, int sparse);
-int dn_update_adam(dn_trainer *, int n, dn_param *const *params, double rate, double beta1, double beta2, double eps, double scale,
-                   double decay, int sparse);
-/* moment k of a parameter: same size as its values; NULL while it is all zero */
+/* n < 0: all parameters of the root, later ones included; else these n, in the root's order. */
+int dn_trainer_select(dn_trainer *, int n, dn_param *const *params);
+/* clip: the greatest norm of all gradients together, 0: none. sparse = 0: all rows of a table that has a gradient take part. */
+void dn_trainer_set(dn_trainer *, double clip, int sparse);
+/* the L2 norm of all selected gradients together */
+double dn_trainer_norm(dn_trainer *);
+/* For every selected parameter that is not frozen, of tables for the rows that have a gradient: the rule, with gradients clipped; the result
+ * times `decay`; then the gradients are empty. Dense parameters without a gradient count as having zero. `rate` is the learning rate with all
+ * that depends on the number of the update. DN_ERROR_NONFINITE: the norm is not finite, nothing was done. */
+int dn_trainer_update(dn_trainer *, double rate, double decay);
+/* moment k of a parameter: same size as its values; NULL: no such moment, or no memory */
 dn_real *dn_trainer_moment(dn_trainer *, dn_param *, int k);
 void dn_trainer_restart(dn_trainer *);                  /* moments to zero */
 
+/* ---- random numbers: initial values and draws ---------------------------------------------------------------------------------------- */
 #include "rng.h"
 #endif /* DN_NODES */
 

@@ -9,7 +9,7 @@
 
 /* Chunks start small and grow with the model, so that a tiny model is tiny and a large one has few chunks. Their boundaries depend on the
  * model alone: the same parameters in the same order give the same chunks on every rank. */
-enum { FIRST_CHUNK = 1 << 14, LARGEST_CHUNK = 1 << 22, ALIGN_NUMBERS = 16, TABLE_BLOCK_ROWS = 64 };
+enum { FIRST_CHUNK = 1 << 14, LARGEST_CHUNK = 1 << 22, TABLE_BLOCK_ROWS = 64 };
 
 static const int64_t PARAM_TAG = (int64_t)1 << 62, CONSTANT_TAG = (int64_t)1 << 61;
 
@@ -54,7 +54,7 @@ void dn_root_free(dn_root *r) {
 
 /* A place of n numbers in the last chunk, or in a new one. */
 static int place(dn_root *r, dn_param *p) {
-    int64_t n = (p->row_size + ALIGN_NUMBERS - 1) / ALIGN_NUMBERS * ALIGN_NUMBERS;
+    int64_t n = (p->row_size + DN_PARAM_ALIGN - 1) / DN_PARAM_ALIGN * DN_PARAM_ALIGN;
     dn_chunk *last = r->n_chunks ? &r->chunks[r->n_chunks - 1] : NULL;
     if (!last || last->capacity - last->size < n) {
         int64_t capacity = last ? last->capacity * 4 : FIRST_CHUNK;

@@ -6,6 +6,8 @@
 
 #include "dn_api.h"
 
+enum { DN_PARAM_ALIGN = 16 }; /* dense parameters begin at multiples of this many numbers; zeros lie between */
+
 typedef struct dn_chunk {
     dn_real *values, *grads, *private_grads;   /* grads is private_grads, or memory from outside */
     int64_t size, capacity;

@@ -58,10 +58,11 @@ int dn__grow(void **array, int *capacity, int wanted, size_t element) {
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
-dn_tape *dn_tape_new(int64_t epoch) {
+dn_tape *dn_tape_new(int64_t first_epoch, int n) {
     dn_tape *t = calloc(1, sizeof *t);
     if (!t) return NULL;
-    t->epoch = epoch;
+    t->epoch = first_epoch;
+    t->last_epoch = first_epoch + n - 1;
     t->swept_root = -1;
     t->param_epoch = 1;
     return t;
@@ -93,10 +94,8 @@ void dn_tape_free(dn_tape *t) {
     free(t);
 }
 
-int dn_tape_renew(dn_tape *t, int64_t epoch, int immediate, int check_finite) {
-    int error = dn__tape_enter(t);
-    if (error) return error;
-    t->epoch = epoch;
+static void start_graph(dn_tape *t, int immediate, int check_finite) {
+    t->version++;
     t->immediate = immediate;
     t->check_finite = check_finite;
     t->n_nodes = t->evaluated = t->dropped = 0;
@@ -110,9 +109,32 @@ int dn_tape_renew(dn_tape *t, int64_t epoch, int immediate, int check_finite) {
     dn__arena_reset(&t->copies, (dn_arena_mark){0});
     dn__arena_reset(&t->grads, (dn_arena_mark){0});
     dn__arena_reset(&t->data, (dn_arena_mark){0});
+}
+
+int dn_renew(void *tape) {
+    dn_tape *t = tape;
+    if (t->busy) return DN_ERROR_BUSY;
+    if (t->epoch >= t->last_epoch) return DN_ERROR_STATE;
+    t->epoch++;
+    start_graph(t, 0, 0);
+    return 0;
+}
+
+static void set_epochs(dn_tape *t, int64_t first_epoch, int n) {
+    t->epoch = first_epoch;
+    t->last_epoch = first_epoch + n - 1;
+}
+
+int dn_tape_renew(dn_tape *t, int64_t first_epoch, int n, int immediate, int check_finite) {
+    int error = dn__tape_enter(t);
+    if (error) return error;
+    set_epochs(t, first_epoch, n);
+    start_graph(t, immediate, check_finite);
     dn__tape_leave(t);
     return 0;
 }
+
+int64_t dn_tape_version(dn_tape *t) { return t->version; }
 
 void dn_tape_seed(dn_tape *t, uint64_t seed, uint64_t stream) {
     t->seed = seed;
@@ -133,7 +155,7 @@ int dn_tape_checkpoint(dn_tape *t) {
     return error;
 }
 
-int dn_tape_revert(dn_tape *t, int64_t epoch) {
+int dn_tape_revert(dn_tape *t, int64_t first_epoch, int n) {
     int error = dn__tape_enter(t);
     if (error) return error;
     if (t->n_marks) {
@@ -149,7 +171,7 @@ int dn_tape_revert(dn_tape *t, int64_t epoch) {
         dn__arena_reset(&t->data, m.data);
         release_roots(t, m.roots);
         t->swept_root = -1;
-        t->epoch = epoch;
+        set_epochs(t, first_epoch, n);
     }
     dn__tape_leave(t);
     return 0;
@@ -438,6 +460,8 @@ int64_t dn_input(void *tape, int n_dims, const int *dims, int batch, const dn_re
     return finish(t, index);
 }
 
+int64_t dn_input_vector(void *tape, int n, const dn_real *data) { return dn_input(tape, 1, &n, 1, data); }
+
 int64_t dn_input_scalar(void *tape, double value) {
     dn_real x = (dn_real)value;
     return dn_input(tape, 1, (int[]){1}, 1, &x);
@@ -607,16 +631,40 @@ static int compute(dn_tape *t, int i) {
     return 0;
 }
 
+int64_t dn__work(const dn_tape *t, const dn_node *node) {
+    int64_t work = 64 + (int64_t)dn__elements(&node->dim);
+    for (int k = 0; k < node->n_args; k++) work += (int64_t)dn__elements(&t->nodes[t->args[node->args + k]].dim);
+    return work;
+}
+
+int dn__forward(dn_tape *t, int last, int64_t work) {
+    while (t->evaluated <= last) {
+        if (work <= 0) return 1;
+        work -= dn__work(t, &t->nodes[t->evaluated]);
+        int error = compute(t, t->evaluated);
+        if (error) return error;
+        t->evaluated++;
+    }
+    return 0;
+}
+
 int dn_forward(dn_tape *t, int64_t a, int64_t work) {
     ENTER(t);
-    int last = dn__find(t, a), error = last < 0 ? last : 0;
-    while (!error && t->evaluated <= last && work > 0) {
-        work -= 64 + (int64_t)dn__elements(&t->nodes[t->evaluated].dim);
-        error = compute(t, t->evaluated);
-        if (!error) t->evaluated++;
-    }
+    int last = dn__find(t, a), result = last < 0 ? last : dn__forward(t, last, work);
     dn__tape_leave(t);
-    return error ? error : t->evaluated <= last;
+    return result;
+}
+
+double dn_scalar(dn_tape *t, int64_t a, int64_t work) {
+    double value = NAN;
+    if (dn__tape_enter(t)) return value;
+    int i = dn__find(t, a);
+    /* parameters are left to dn_value, which copies what is read */
+    if (i >= 0 && t->nodes[i].dim.size == 1 && t->nodes[i].dim.batch == 1 && t->nodes[i].dim.nd < 2 && !t->nodes[i].param &&
+        dn__forward(t, i, work) == 0)
+        value = (double)t->nodes[i].value[0];
+    dn__tape_leave(t);
+    return value;
 }
 
 int dn_tape_invalidate(dn_tape *t) {

@@ -38,7 +38,7 @@ typedef struct dn_used_root { dn_root *root; int64_t version; } dn_used_root;
 struct dn_tape {
     int busy;                   /* a call is running: 1 (atomic) */
     int immediate, check_finite;
-    int64_t epoch;
+    int64_t epoch, last_epoch, version;
     dn_node *nodes;
     int n_nodes, nodes_capacity, evaluated, dropped;
     int32_t *args, *ints;
@@ -71,6 +71,10 @@ void dn__tape_leave(dn_tape *);
 int dn__tape_fail(dn_tape *, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* index of a live handle; a parameter's handle gives its node, made if need be; negative error */
 int dn__find(dn_tape *, int64_t handle);
+/* computes nodes up to index `last` until about `work` numbers were read and written; 0: done, 1: more to do */
+int dn__forward(dn_tape *, int last, int64_t work);
+/* how many numbers a node reads and writes, and a constant */
+int64_t dn__work(const dn_tape *, const dn_node *);
 /* a parameter or row is read: its root's version is noted for the check in dn_backward_begin */
 void dn__use_root(dn_tape *, dn_root *);
 /* fills the call's fields that forward and backward share */

@@ -11,6 +11,7 @@ from typing import Any
 
 from . import ops
 from ._random import reset_random_seed
+from ._version import __version__
 from .graph import (
     ComputationGraph,
     Expression,
@@ -29,7 +30,6 @@ from .params import *  # noqa: F403
 from .params import __all__ as _params
 from .trainers import AdamTrainer, SimpleSGDTrainer, Trainer
 
-__version__ = "0.1.0"
 
 __all__ = [
     "AdamTrainer",
@@ -41,6 +41,7 @@ __all__ = [
     "SimpleSGDTrainer",
     "Trainer",
     "VanillaLSTMBuilder",
+    "__version__",
     "cg",
     "cg_checkpoint",
     "cg_revert",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+import weakref
 from typing import Any
 
 from ._ffi import ffi, lib
@@ -33,7 +34,7 @@ class _State:
         self.lineage = 0  # 0, or a number for this forked child
         self.forks = 0
         self.threads = 0
-        self.generation = 0  # rises when seeds change; graphs compare it
+        self.graphs: weakref.WeakSet[Any] = weakref.WeakSet()  # to be told of new seeds
         self.seed = secrets.randbits(31) | 1
         self.generator: Any = ffi.gc(lib.dn_rng_new(self.seed), lib.dn_rng_free)
 
@@ -41,7 +42,11 @@ class _State:
         with self.lock:
             self.seed = seed & _MASK
             lib.dn_rng_seed(self.generator, seed & 0xFFFFFFFF)
-            self.generation += 1
+        self.tell()
+
+    def tell(self) -> None:
+        for graph in list(self.graphs):
+            graph._seed()
 
 
 _state = _State()
@@ -70,15 +75,16 @@ def lock() -> threading.Lock:
     return _state.lock
 
 
-def generation() -> int:
-    return _state.generation
+def on_reset(graph: Any) -> None:
+    """graph._seed() is to be called whenever its key changes."""
+    _state.graphs.add(graph)
 
 
 def set_rank(rank: int) -> None:
     """Gives this process the stream of its rank; called by dist_dynet.parallel."""
     if rank != _state.rank:
         _state.rank = rank
-        _state.generation += 1
+        _state.tell()
 
 
 def new_thread() -> int:
@@ -102,7 +108,7 @@ def _become_child() -> None:
     _state.lock = threading.Lock()
     _state.lineage = _mix(_state.lineage + 1, _state.forks)
     lib.dn_rng_seed(_state.generator, _mix(_state.seed, _state.lineage) & 0xFFFFFFFF)
-    _state.generation += 1
+    _state.tell()
 
 
 os.register_at_fork(before=_count_fork, after_in_child=_become_child)

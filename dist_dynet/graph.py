@@ -15,17 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _random
-from ._ffi import DIM, DTYPE, NULL, fail, ffi, lib, pointer, read
+from ._ffi import DIM, DTYPE, NULL, fail, ffi, lib, nodes, pointer, read
 
-_epochs = itertools.count(1)
-"""Numbers unique in the process; the tape stamps nodes with them, so that a stale expression is always recognised."""
+_EPOCHS = 1 << 12
+_epochs = itertools.count(1, _EPOCHS)
+"""Blocks of numbers unique in the process; the tape stamps nodes with them, so that a stale expression is always recognised."""
 
 _WORK = 1 << 26
-"""Numbers computed between two looks at signals (Ctrl-C): tens of milliseconds."""
+"""Numbers read and written between two looks at signals (Ctrl-C): tens of milliseconds."""
 
-_new_tape = lib.dn_tape_new
-_forward = lib.dn_forward
-_renew = lib.dn_tape_renew
+_forward, _scalar, _backward, _renew = lib.dn_forward, lib.dn_scalar, lib.dn_backward, nodes.dn_renew
 
 
 class ComputationGraph:
@@ -38,22 +37,20 @@ class ComputationGraph:
     True
     """
 
-    __slots__ = ("_generation", "_thread", "_version", "tape")
+    __slots__ = ("__weakref__", "_thread", "tape")
 
     def __init__(self, _token: object = None) -> None:
         if _token is not _token_of_this_module:
             raise RuntimeError("ComputationGraph: cannot be made directly. Use renew_cg() or cg().")
-        tape = _new_tape(next(_epochs))
+        tape = lib.dn_tape_new(next(_epochs), _EPOCHS)
         if tape == NULL:
             raise MemoryError("ComputationGraph: out of memory")
         self.tape = ffi.gc(tape, lib.dn_tape_free)
-        self._version = 0
         self._thread = _random.new_thread()
-        self._generation = -1
         self._seed()
+        _random.on_reset(self)
 
     def _seed(self) -> None:
-        self._generation = _random.generation()
         lib.dn_tape_seed(self.tape, *_random.key(self._thread))
 
     def renew(
@@ -63,17 +60,14 @@ class ComputationGraph:
         if autobatching:
             raise NotImplementedError("renew_cg: autobatching is not there yet; leave it out, the values are the same without it.")
         tape = self.tape
-        code = _renew(tape, next(_epochs), immediate_compute, check_validity)
+        code = lib.dn_tape_renew(tape, next(_epochs), _EPOCHS, immediate_compute, check_validity)
         if code < 0:
             fail(tape, code)
-        self._version += 1
-        if self._generation != _random._state.generation:
-            self._seed()
         return self
 
     def version(self) -> int:
         """The number of renewals of this graph."""
-        return self._version
+        return int(lib.dn_tape_version(self.tape))
 
     def checkpoint(self) -> None:
         """As cg_checkpoint()."""
@@ -81,7 +75,7 @@ class ComputationGraph:
 
     def revert(self) -> None:
         """As cg_revert()."""
-        _check(self.tape, lib.dn_tape_revert(self.tape, next(_epochs)))
+        _check(self.tape, lib.dn_tape_revert(self.tape, next(_epochs), _EPOCHS))
 
     def __len__(self) -> int:
         return int(lib.dn_tape_size(self.tape))
@@ -109,7 +103,8 @@ def cg() -> ComputationGraph:
     try:
         return _local.graph  # type: ignore[no-any-return]
     except AttributeError:
-        _local.graph = graph = ComputationGraph(_token_of_this_module)
+        graph = ComputationGraph(_token_of_this_module)
+        _local.graph, _local.tape = graph, graph.tape
         return graph
 
 
@@ -129,7 +124,13 @@ def renew_cg(
     >>> dy.cg_version() - before
     1
     """
-    return cg().renew(immediate_compute, check_validity, autobatching)
+    try:
+        graph: ComputationGraph = _local.graph
+    except AttributeError:
+        graph = cg()
+    if immediate_compute or check_validity or autobatching or _renew(graph.tape) < 0:
+        return graph.renew(immediate_compute, check_validity, autobatching)
+    return graph
 
 
 def cg_version() -> int:
@@ -163,9 +164,19 @@ def cg_revert() -> None:
 def current_tape() -> Any:
     """The tape of this thread's graph."""
     try:
-        return _local.graph.tape
+        return _local.tape
     except AttributeError:
         return cg().tape
+
+
+def tape_of(e: Expression) -> Any:
+    """The tape of an expression; for a parameter, which belongs to no graph, the current one."""
+    try:
+        return e._tape or current_tape()
+    except AttributeError:
+        if not isinstance(e, Expression):
+            raise TypeError(f"takes expressions; got {type(e).__name__}.") from None
+        raise ValueError("this Expression stands for nothing: it was made by hand. Use inputs, parameters and functions.") from None
 
 
 def _check(tape: Any, code: int) -> None:
@@ -197,24 +208,18 @@ class Expression:
     # NumPy must leave `array * expression` to us instead of looping over its elements.
     __array_ufunc__ = None
 
-    _tape: Any
+    _tape: Any  # None for parameters: they belong to no graph
     _h: int
 
     def dim(self) -> tuple[tuple[int, ...], int]:
         """((sizes), batch size)."""
-        tape, out = self._tape_checked(), ffi.new(DIM)
+        tape, out = tape_of(self), ffi.new(DIM)
         _check(tape, lib.dn_node_dim(tape, self._h, out))
         return tuple(out.d[0 : out.nd]), out.batch
 
-    def _tape_checked(self) -> Any:
-        try:
-            return self._tape
-        except AttributeError:
-            raise ValueError("this Expression stands for nothing: it was made by hand. Use inputs, parameters and functions.") from None
-
     def _computed(self, recalculate: bool) -> tuple[Any, tuple[int, ...], int]:
         """A pointer to the value, the sizes, the batch size."""
-        tape, h, out = self._tape_checked(), self._h, ffi.new(DIM)
+        tape, h, out = tape_of(self), self._h, ffi.new(DIM)
         if recalculate:
             _check(tape, lib.dn_tape_invalidate(tape))
         code = 1
@@ -236,6 +241,10 @@ class Expression:
 
         Values are kept: a parameter changed after the first call is seen only with recalculate=True or in a new graph.
         """
+        if not recalculate and (tape := self._tape) is not None:
+            number = _scalar(tape, self._h, _WORK)
+            if number == number:
+                return number  # type: ignore[no-any-return]
         values, dims, batch = self._computed(recalculate)
         if len(dims) > 1:
             return read(values, dims, batch)
@@ -271,15 +280,10 @@ class Expression:
             ValueError: the expression is not one number (sum_batches() or esum() it first).
             RuntimeError: it is stale, or parameters were updated after it had been computed.
         """
-        tape, h = self._tape_checked(), self._h
-        code = 1
+        tape, h = self._tape or tape_of(self), self._h
+        code = _backward(tape, h, full, _WORK)
         while code > 0:
-            code = _forward(tape, h, _WORK)
-        if code < 0 or (code := lib.dn_backward_begin(tape, h, full)) < 0:
-            fail(tape, code)
-        code = 1
-        while code > 0:
-            code = lib.dn_backward_step(tape, _WORK)
+            code = lib.dn_backward_step(tape, _WORK) if code == 1 else _backward(tape, h, full, _WORK)
         if code < 0:
             fail(tape, code)
 
@@ -291,7 +295,7 @@ class Expression:
         Raises:
             RuntimeError: no backward() since, or this node was made after the loss.
         """
-        tape = self._tape_checked()
+        tape = tape_of(self)
         dims, batch = self.dim()
         out = np.empty(batch * int(np.prod(dims)), DTYPE)
         _check(tape, lib.dn_gradient(tape, self._h, pointer(out)))
@@ -299,7 +303,7 @@ class Expression:
 
     def index(self) -> int:
         """The number of this node in its graph."""
-        tape = self._tape_checked()
+        tape = tape_of(self)
         return _checked(tape, lib.dn_index(tape, self._h))
 
     def __repr__(self) -> str:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any, ClassVar
+from typing import ClassVar, NoReturn
 
 from ._ffi import NULL, ffi, lib
-from .params.collection import LookupParameters, ParameterCollection, Parameters
+from .params.collection import ParameterCollection
+
+_update = lib.dn_trainer_update
 
 
 class Trainer:
@@ -21,37 +23,42 @@ class Trainer:
         learning_rate: the rate of the rule.
     """
 
-    _moments: ClassVar[int] = 0
+    _rule: ClassVar[int] = -1
 
-    def __init__(self, m: ParameterCollection, learning_rate: float) -> None:
+    def __init__(self, m: ParameterCollection, learning_rate: float, *constants: float) -> None:
         if not isinstance(m, ParameterCollection):
             raise TypeError(f"{type(self).__name__}: takes a ParameterCollection; got {type(m).__name__}.")
+        if self._rule < 0:
+            raise NotImplementedError(f"{type(self).__name__}: not a trainer by itself. Use SimpleSGDTrainer, AdamTrainer, ...")
         self._collection = m
         self._learning_rate = float(learning_rate)
         self._clip_threshold = 5.0
         self._sparse = True
         self._updates = 0
-        trainer = lib.dn_trainer_new(m._root.c, self._moments)
+        trainer = lib.dn_trainer_new(m._root.c, self._rule, *constants, *(0.0,) * (3 - len(constants)))
         if trainer == NULL:
             raise MemoryError(f"{type(self).__name__}: out of memory")
         self._c = ffi.gc(trainer, lib.dn_trainer_free)
-        self._selected: Any = NULL
         self._count = -1
+        self._set()
+
+    def _set(self) -> None:
+        lib.dn_trainer_set(self._c, self._clip_threshold, self._sparse)
 
     @property
     def collection(self) -> ParameterCollection:
         """The collection that is trained."""
         return self._collection
 
-    def _parameters(self) -> tuple[int, Any]:
-        """The parameters as a C array, in the root's order; made anew when the collection has grown."""
+    def _select(self) -> None:
+        """Names the parameters of a subcollection to C, anew when it has grown. A root needs no list."""
         m = self._collection
         count = len(m._parameters) + len(m._lookups)
-        if count != self._count:
-            every: list[Parameters | LookupParameters] = [*m._parameters, *m._lookups]
-            self._selected = ffi.new("dn_param *[]", [p._c for p in every])
+        if m._parent is not None and count != self._count:
+            chosen = [p._c for p in (*m._parameters, *m._lookups)]
+            if lib.dn_trainer_select(self._c, count, chosen) < 0:
+                raise MemoryError(f"{type(self).__name__}: out of memory")
             self._count = count
-        return count, self._selected
 
     @property
     def learning_rate(self) -> float:
@@ -69,27 +76,21 @@ class Trainer:
     def set_clip_threshold(self, thr: float) -> None:
         """The greatest L2 norm of all gradients together; longer ones are shortened to it. 0 or less: no clipping. 5 at the start."""
         self._clip_threshold = max(0.0, float(thr))
+        self._set()
 
     def get_clip_threshold(self) -> float:
         """The greatest norm; 0: no clipping."""
         return self._clip_threshold
 
     def set_sparse_updates(self, su: bool) -> None:
-        """True (at the start): of a lookup table only rows with a gradient are updated. False: all rows of a table that has one."""
+        """True (at the start): of a lookup table only rows with a gradient are updated. False: all rows."""
         self._sparse = bool(su)
+        self._set()
 
     def gradient_norm(self) -> float:
         """The L2 norm of all gradients gathered since the last update."""
-        return math.sqrt(lib.dn_gradient_norm2(self._collection._root.c, *self._parameters()))
-
-    def _scale(self) -> float:
-        """What gradients are multiplied by so that their norm is within the threshold."""
-        if self._clip_threshold <= 0:
-            return 1.0
-        norm = self.gradient_norm()
-        if not math.isfinite(norm):
-            raise RuntimeError(f"Magnitude of gradient is bad: {norm}. A loss or a gradient of this step is not finite; nothing was updated.")
-        return self._clip_threshold / norm if norm > self._clip_threshold else 1.0
+        self._select()
+        return float(lib.dn_trainer_norm(self._c))
 
     def update(self) -> None:
         """Changes the parameters by the gradients gathered since the last update, and forgets these.
@@ -97,16 +98,26 @@ class Trainer:
         Dense parameters without a gradient count as having zero, as in DyNet; rows of lookup tables without one are left alone.
 
         Raises:
-            RuntimeError: the norm of the gradients is not finite (with clipping on).
+            RuntimeError: the norm of the gradients is not finite (with clipping on); nothing was changed then.
         """
-        count, parameters = self._parameters()
-        scale = self._scale()
-        if self._apply(count, parameters, scale, 1.0) < 0:
-            raise MemoryError(f"{type(self).__name__}: out of memory for the moments")
-        self._updates += 1
+        if self._collection._parent is not None:
+            self._select()
+        self._updates = updates = self._updates + 1
+        code = _update(self._c, self._rate(updates), 1.0)
+        if code < 0:
+            self._updates -= 1
+            self._fail(code)
 
-    def _apply(self, count: int, parameters: Any, scale: float, decay: float) -> int:
-        raise NotImplementedError(f"{type(self).__name__}: not a trainer by itself. Use SimpleSGDTrainer, AdamTrainer, ...")
+    def _fail(self, code: int) -> NoReturn:
+        if code == lib.DN_ERROR_NONFINITE:
+            raise RuntimeError(
+                f"Magnitude of gradient is bad: {self.gradient_norm()}. A loss or a gradient of this step is not finite; nothing was updated."
+            )
+        raise MemoryError(f"{type(self).__name__}: out of memory for the moments")
+
+    def _rate(self, t: int) -> float:
+        """What the rule's step is multiplied by in update number t."""
+        return self._learning_rate
 
     def restart(self, learning_rate: float | None = None) -> None:
         """Sets the moments to zero, and the learning rate if given. The count of updates goes on, as in DyNet."""
@@ -136,11 +147,10 @@ class SimpleSGDTrainer(Trainer):
     [1.4]
     """
 
+    _rule = lib.DN_RULE_SGD
+
     def __init__(self, m: ParameterCollection, learning_rate: float = 0.1) -> None:
         super().__init__(m, learning_rate)
-
-    def _apply(self, count: int, parameters: Any, scale: float, decay: float) -> int:
-        return int(lib.dn_update_sgd(self._c, count, parameters, self._learning_rate, scale, decay, self._sparse))
 
 
 class AdamTrainer(Trainer):
@@ -160,17 +170,13 @@ class AdamTrainer(Trainer):
     [1.1]
     """
 
-    _moments = 2
+    _rule = lib.DN_RULE_ADAM
 
     def __init__(
         self, m: ParameterCollection, alpha: float = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, eps: float = 1e-8
     ) -> None:
-        super().__init__(m, alpha)
-        self._beta_1, self._beta_2, self._eps = float(beta_1), float(beta_2), float(eps)
+        super().__init__(m, alpha, beta_1, beta_2, eps)
+        self._beta_1, self._beta_2 = float(beta_1), float(beta_2)
 
-    def _apply(self, count: int, parameters: Any, scale: float, decay: float) -> int:
-        t = self._updates + 1
-        rate = self._learning_rate * math.sqrt(1 - self._beta_2**t) / (1 - self._beta_1**t)
-        return int(
-            lib.dn_update_adam(self._c, count, parameters, rate, self._beta_1, self._beta_2, self._eps, scale, decay, self._sparse)
-        )
+    def _rate(self, t: int) -> float:
+        return self._learning_rate * math.sqrt(1 - self._beta_2**t) / (1 - self._beta_1**t)

@@ -1,6 +1,6 @@
 /* Matrix products. BLAS is good at large shapes and at some small ones; with 2 to 64 columns, most of what a network
- * does, it packs W each time, which takes longer than the product. Those go to our own kernels (skinny.h). All
- * thresholds are measured: OpenBLAS 0.3.34 on Zen 4, its AVX-512 and its AVX2 kernels. Without BLAS all works, slower. */
+ * does, it packs W each time, which takes longer than the product. Those go to our own kernels (skinny.h).
+ * All thresholds are measured (OpenBLAS 0.3.34 on Zen 4, AVX-512 and AVX2 kernels). Without BLAS all works, slower. */
 #include "kernels.h"
 #include "math.h"
 

@@ -4,7 +4,7 @@
  *   skinny_dw:  dW = dy x'  sums of outer products, a column of dy with a column of x
  *   skinny_dx:  dx = W' dy  dot products of the columns of W with those of dy
  * m must be at least VL. The rows left over by full vectors are covered by one vector that ends at row m and overlaps
- * rows already done; `tail` tells its new lanes. Tiles are called with constant sizes: each becomes straight vector code.
+ * rows already done; `tail` tells its new lanes. Tiles are called with constant sizes: each is straight vector code.
  * Rows go in blocks of ROW_BLOCK: a block of W (or dy) stays in L2 while all columns pass over it. */
 #define NAME__(a, b) a##_##b
 #define NAME_(a, b) NAME__(a, b)
@@ -94,7 +94,7 @@ DN_INLINE void NAME(outer_tile)(int MV, int NC, int kind, int terms, const dn_re
     }
 
 /* `prefetch`: with the first group of columns, fetch the rows of the next tile while this one computes. Columns of a
- * large W are strides that the hardware does not follow; at 10,000 x 256 it doubles the speed (packing does no better). */
+ * large W are strides that the hardware does not follow; at 10,000 x 256 it doubles the speed; packing does as much. */
 DN_INLINE void NAME(outer_products)(int m, int terms, int n, const dn_real *a, int lda, const dn_real *x, size_t down,
                                     size_t across, dn_real beta, dn_real *y, int ldy, int prefetch) {
     M tail = NAME(tail_lanes)(m);

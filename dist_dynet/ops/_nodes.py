@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from .._ffi import DTYPE, NULL, OPS, fail, nodes
-from ..graph import Expression
+from ..graph import Expression, current_tape
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_new = object.__new__
 _node1, _node2, _node_many, _node1_int, _node1_real = (
     nodes.dn_node1, nodes.dn_node2, nodes.dn_node_many, nodes.dn_node1_int, nodes.dn_node1_real,
 )  # fmt: skip
@@ -31,7 +30,7 @@ def make(cls: type[Expression], tape: Any, handle: int) -> Any:
     """An expression of a class for what a C call returned; raises what a negative handle stands for."""
     if handle < 0:
         fail(tape, handle)
-    e = _new(cls)
+    e = cls()
     e._tape = tape
     e._h = handle
     return e
@@ -44,13 +43,13 @@ def unary(function: F) -> F:
     @functools.wraps(function)
     def wrapper(x: Expression) -> Expression:
         try:
-            tape = x._tape
+            tape = x._tape or current_tape()
             h = _node1(tape, op, x._h)
         except AttributeError:
             raise not_expression(function.__name__, x) from None
         if h < 0:
             fail(tape, h)
-        e = _new(Expression)
+        e = Expression()
         e._tape = tape
         e._h = h
         return e
@@ -65,13 +64,13 @@ def binary(function: F) -> F:
     @functools.wraps(function)
     def wrapper(x: Expression, y: Expression) -> Expression:
         try:
-            tape = x._tape
+            tape = x._tape or y._tape or current_tape()
             h = _node2(tape, op, x._h, y._h)
         except AttributeError:
             raise not_expression(function.__name__, x, y) from None
         if h < 0:
             fail(tape, h)
-        e = _new(Expression)
+        e = Expression()
         e._tape = tape
         e._h = h
         return e
@@ -98,7 +97,7 @@ def many(op: int, what: str, exprs: Iterable[Expression], ints: Sequence[int] = 
     """A node of any number of inputs and attributes."""
     inputs = listed(exprs, what)
     try:
-        tape = inputs[0]._tape
+        tape = inputs[-1]._tape or inputs[0]._tape or current_tape()
         handles = [e._h for e in inputs]
     except AttributeError:
         raise not_expression(what, *(e for e in inputs if not isinstance(e, Expression))) from None
@@ -109,7 +108,7 @@ def many(op: int, what: str, exprs: Iterable[Expression], ints: Sequence[int] = 
 def with_int(op: int, what: str, x: Expression, i: int) -> Expression:
     """A node of one input and one whole number."""
     try:
-        tape = x._tape
+        tape = x._tape or current_tape()
         h = _node1_int(tape, op, x._h, i)
     except AttributeError:
         raise not_expression(what, x) from None
@@ -119,7 +118,7 @@ def with_int(op: int, what: str, x: Expression, i: int) -> Expression:
 def with_reals(op: int, what: str, x: Expression, a: float, b: float) -> Expression:
     """A node of one input and two numbers."""
     try:
-        tape = x._tape
+        tape = x._tape or current_tape()
         h = _node1_real(tape, op, x._h, a, b)
     except AttributeError:
         raise not_expression(what, x) from None

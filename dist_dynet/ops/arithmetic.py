@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from .._ffi import OPS, fail, nodes
-from ..graph import Expression, operator
-from ._nodes import _new, binary, listed, many, with_reals
+from ..graph import Expression, current_tape, operator
+from ._nodes import binary, listed, many, with_reals
 from .inputs import inputTensor, scalarInput
 
 __all__ = ["average", "cdiv", "cmult", "colwise_add", "esum", "pow"]
@@ -27,11 +27,11 @@ def _operation(op_name: str, with_other: Callable[[Expression, Any], Any]) -> Ca
             other = y._h
         except AttributeError:
             return with_other(x, y)
-        tape = x._tape
+        tape = x._tape or y._tape or current_tape()
         h = _node2(tape, op, x._h, other)
         if h < 0:
             fail(tape, h)
-        e = _new(Expression)
+        e = Expression()
         e._tape = tape
         e._h = h
         return e

@@ -19,8 +19,9 @@ __all__ = [
     "sparse_inputTensor", "vecInput", "zeroes", "zeros",
 ]  # fmt: skip
 
-_input, _input_scalar, _input_set, _lookup, _lookup_batch, _ints_set = (
-    nodes.dn_input, nodes.dn_input_scalar, nodes.dn_input_set, nodes.dn_lookup, nodes.dn_lookup_batch, nodes.dn_ints_set,
+_input, _input_scalar, _input_vector, _input_set, _lookup, _lookup_batch, _ints_set = (
+    nodes.dn_input, nodes.dn_input_scalar, nodes.dn_input_vector, nodes.dn_input_set, nodes.dn_lookup, nodes.dn_lookup_batch,
+    nodes.dn_ints_set,
 )  # fmt: skip
 
 
@@ -47,11 +48,13 @@ class _vecInputExpression(Expression):  # noqa: N801
 
     def set(self, data: Sequence[float]) -> None:
         """New numbers, as many as before; all computed values of the graph are forgotten."""
-        if type(data) is not list and type(data) is not tuple:
+        if type(data) is list or type(data) is tuple:
+            code = _input_set(self._tape, self._h, len(data), data)
+            if code < 0:
+                fail(self._tape, code)
+        else:
             data = reals(data, "set").ravel()
             _set(self, len(data), pointer(data))
-        else:
-            _set(self, len(data), data)
 
 
 class _tensorInputExpression(Expression):  # noqa: N801
@@ -116,13 +119,25 @@ def scalarInput(s: float, device: str = "") -> _inputExpression:  # noqa: N802
     15.0
     """
     tape = current_tape()
-    return make(_inputExpression, tape, _input_scalar(tape, s))  # type: ignore[no-any-return]
+    h = _input_scalar(tape, s)
+    if h < 0:
+        fail(tape, h)
+    e = _inputExpression()
+    e._tape = tape
+    e._h = h
+    return e
 
 
 def vecInput(dim: int, device: str = "") -> _vecInputExpression:  # noqa: N802
     """A vector of zeros to be `.set(list)`: dims (dim,)."""
     tape = current_tape()
-    return make(_vecInputExpression, tape, _input(tape, 1, [operator.index(dim)], 1, NULL))  # type: ignore[no-any-return]
+    h = _input_vector(tape, dim, NULL)
+    if h < 0:
+        fail(tape, h)
+    e = _vecInputExpression()
+    e._tape = tape
+    e._h = h
+    return e
 
 
 def inputVector(v: Sequence[float], device: str = "") -> _vecInputExpression:  # noqa: N802
@@ -134,9 +149,9 @@ def inputVector(v: Sequence[float], device: str = "") -> _vecInputExpression:  #
     """
     tape = current_tape()
     if type(v) is list:
-        return make(_vecInputExpression, tape, _input(tape, 1, [len(v)], 1, v))  # type: ignore[no-any-return]
+        return make(_vecInputExpression, tape, _input_vector(tape, len(v), v))  # type: ignore[no-any-return]
     data = reals(v, "inputVector").ravel()
-    return make(_vecInputExpression, tape, _input(tape, 1, [data.size], 1, pointer(data)))  # type: ignore[no-any-return]
+    return make(_vecInputExpression, tape, _input_vector(tape, data.size, pointer(data)))  # type: ignore[no-any-return]
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:
@@ -289,11 +304,13 @@ def lookup_batch(p: LookupParameters, indices_: Sequence[int], update: bool = Tr
 
 def _getitem(self: LookupParameters, index: int) -> _lookupExpression:
     tape = current_tape()
-    try:
-        h = _lookup(tape, self._h, index)
-    except TypeError:
-        h = _lookup(tape, self._h, operator.index(index))
-    return make(_lookupExpression, tape, h)  # type: ignore[no-any-return]
+    h = _lookup(tape, self._h, index)
+    if h < 0:
+        fail(tape, h)
+    e = _lookupExpression()
+    e._tape = tape
+    e._h = h
+    return e
 
 
 def _batch(self: LookupParameters, indices_: Sequence[int], update: bool = True) -> _lookupBatchExpression:

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Sequence
 
 from .._ffi import OPS, fail, nodes
-from ..graph import Expression
+from ..graph import Expression, current_tape
 from ._nodes import indices, make, many, not_expression, with_int
 
 __all__ = ["hinge", "hinge_batch", "log_softmax", "pickneglogsoftmax", "pickneglogsoftmax_batch", "softmax"]
@@ -63,7 +63,7 @@ def pickneglogsoftmax(x: Expression, v: int) -> Expression:
     0.6931
     """
     try:
-        tape = x._tape
+        tape = x._tape or current_tape()
         h = _node1_int(tape, _PICK, x._h, operator.index(v))
     except AttributeError:
         raise not_expression("pickneglogsoftmax", x) from None

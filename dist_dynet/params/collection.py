@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
@@ -85,9 +86,7 @@ class _ParameterBase(Expression):
         self._c = root.new_parameter(dims, rows)
         self._h = lib.dn_param_handle(self._c, 0)
 
-    @property
-    def _tape(self) -> Any:  # type: ignore[override]
-        return current_tape()
+    _tape = None
 
     def name(self) -> str:
         """The full name, such as /encoder/W."""
@@ -217,6 +216,12 @@ class Parameters(_ParameterBase):
         np.clip(self.storage(), left, right, out=self.storage())
         self.changed()
 
+    def _set_flat_gradient(self, gradient: NDArray[Any] | None) -> None:
+        """Replaces the gradient; None empties it. A frozen parameter has none."""
+        self.clear_gradient()
+        if gradient is not None and self.is_updated():
+            view(lib.dn_param_gradient(self._c), gradient.size)[:] = gradient
+
     def expr(self, update: bool = False) -> Expression:
         """Its node in the current graph; by default as a constant, without gradient."""
         tape = current_tape()
@@ -315,6 +320,14 @@ class LookupParameters(_ParameterBase):
         if index.size and lib.dn_lookup_add(self._c, index.size, ffi.from_buffer("int *", index), pointer(block)):
             raise MemoryError("add_gradients: out of memory")
 
+    def _set_flat_gradient(self, gradient: NDArray[Any] | None) -> None:
+        """Replaces the gradient by that of a whole table, of which rows of zeros count as not touched; None empties it."""
+        self.clear_gradient()
+        if gradient is not None and self.is_updated():
+            by_row = gradient.reshape(self._rows, -1)
+            touched = np.flatnonzero(by_row.any(axis=1))
+            self.add_gradients(touched, by_row[touched])
+
     def zero(self) -> None:
         """Sets the values to zero."""
         self.storage()[:] = 0
@@ -398,8 +411,7 @@ class ParameterCollection:
     def _add_parameters(self, dims: tuple[int, ...], values: NDArray[Any], name: str) -> Parameters:
         parameter = Parameters(self._root, self._next_name(name, self._counts), dims, 0)
         parameter.storage()[:] = values
-        for collection in self._lineage():
-            collection._parameters.append(parameter)
+        self._adopt(parameter)
         return parameter
 
     def add_lookup_parameters(
@@ -426,9 +438,25 @@ class ParameterCollection:
     def _add_lookup(self, dims: tuple[int, ...], values: NDArray[Any], name: str) -> LookupParameters:
         table = LookupParameters(self._root, self._next_name(name, self._counts), dims[1:], dims[0])
         table.storage()[:] = values
-        for collection in self._lineage():
-            collection._lookups.append(table)
+        self._adopt(table)
         return table
+
+    def _adopt(self, parameter: Parameters | LookupParameters) -> None:
+        for collection in self._lineage():
+            members: list[Any] = collection._lookups if isinstance(parameter, LookupParameters) else collection._parameters
+            members.append(parameter)
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """If the with block fails, what it has added to this collection is taken out again (its memory goes with the root)."""
+        before = [(c, len(c._parameters), len(c._lookups), c._counts.copy(), c._subcollection_counts.copy()) for c in self._lineage()]
+        try:
+            yield
+        except BaseException:
+            for c, parameters, lookups, counts, subcollection_counts in before:
+                del c._parameters[parameters:], c._lookups[lookups:]
+                c._counts, c._subcollection_counts = counts, subcollection_counts
+            raise
 
     def parameters_from_numpy(self, array: ArrayLike, name: str = "", device: str = "") -> Parameters:
         """Adds a dense parameter with the shape and the values of an array."""

@@ -1,0 +1,169 @@
+"""Files that are written whole or not at all, by one process.
+
+Knows nothing of what is written. A file grows under a temporary name beside its target, is flushed to the disk, and takes the target's name
+in one step; whatever fails before that leaves the target as it was. Who writes is a policy, which dist_dynet.parallel replaces.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from os import PathLike
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+FileName = str | PathLike[str]
+BUFFER = 1 << 20
+"""Bytes of a file's buffer."""
+
+
+class Policy(Protocol):
+    """Which processes write, and what happens when a file is done."""
+
+    def writes(self) -> bool:
+        """Whether this process writes. Where not, what it would write is discarded. Called once at the beginning of a save."""
+
+    def finished(self, error: BaseException | None) -> None:
+        """Called once at the end of a save on every process: the file is in place (None), or the save has failed. May wait for the others,
+        and may raise where another process failed."""
+
+
+class OneProcess:
+    """The policy of a process on its own."""
+
+    def writes(self) -> bool:
+        """Yes."""
+        return True
+
+    def finished(self, error: BaseException | None) -> None:
+        """Nobody waits."""
+
+
+_policy: Policy = OneProcess()
+
+
+def set_policy(policy: Policy) -> Policy:
+    """Replaces the policy; returns the former one."""
+    global _policy  # noqa: PLW0603 - the one hook of this module
+    former, _policy = _policy, policy
+    return former
+
+
+class _Draft:
+    """A file in the making. Devices and pipes are written to directly: they cannot be replaced."""
+
+    def __init__(self, path: FileName) -> None:
+        self.target = Path(path).resolve()
+        self.temporary: Path | None = None
+        self.file: BinaryIO | None = None
+
+    def open(self, append: bool) -> BinaryIO:
+        """Opens it, with the target's content in front if that is wanted."""
+        target = self.target
+        exists = target.exists()
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+        if exists and not os.access(target, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
+        if exists and not target.is_file():
+            self.file = target.open("ab" if append else "wb", BUFFER)
+            return self.file
+        temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}.tmp")
+        self.file = temporary.open("x+b", BUFFER)
+        self.temporary = temporary
+        if exists:
+            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+            if append:
+                with target.open("rb") as old:
+                    shutil.copyfileobj(old, self.file, BUFFER)
+        return self.file
+
+    def settle(self) -> None:
+        """Brings all of it to the disk."""
+        if self.file is not None:
+            self.file.flush()
+            if self.temporary is not None:
+                os.fsync(self.file.fileno())
+            self.file.close()
+
+    def publish(self) -> None:
+        """Gives it its name."""
+        if self.temporary is None:
+            return
+        self.temporary.replace(self.target)
+        self.temporary = None
+        with suppress(OSError):  # the name is in place; some file systems cannot flush a folder
+            folder = os.open(self.target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def abandon(self) -> None:
+        """Removes what is left of it, if it was not published."""
+        if self.file is not None:
+            with suppress(OSError):
+                self.file.close()
+        if self.temporary is not None:
+            with suppress(OSError):
+                self.temporary.unlink()
+
+
+@contextmanager
+def atomic_writes(paths: Sequence[FileName], append: bool = False) -> Iterator[list[BinaryIO]]:
+    """Files open for writing that take their names at the end of the with block, one right after the other, if nothing failed.
+
+    Raises:
+        RuntimeError: the operating system refused (its error is the cause). Other exceptions of the block pass through. The old files are whole.
+    """
+    policy = _policy
+    writes = policy.writes()
+    drafts: list[_Draft] = []
+    failure: BaseException | None = None
+    try:
+        drafts += [_Draft(path if writes else os.devnull) for path in paths]
+        yield [draft.open(append) for draft in drafts]
+        for draft in drafts:
+            draft.settle()
+        for draft in drafts:
+            draft.publish()
+    except OSError as error:
+        names = " and ".join(f"'{os.fspath(path)}'" for path in paths)
+        failure = RuntimeError(
+            f"save: could not write {names}: {error.strerror or error}. Check the folder, its permissions and the free space; the file of "
+            "before, if there was one, is untouched."
+        )
+        raise failure from error
+    except BaseException as error:
+        failure = error
+        raise
+    finally:
+        for draft in drafts:
+            draft.abandon()
+        policy.finished(failure)
+
+
+@contextmanager
+def atomic_write(path: FileName, append: bool = False) -> Iterator[BinaryIO]:
+    """A file open for writing that takes its name at the end of the with block, if nothing failed; with `append`, what was there before
+    comes first. Temporary files (.name.*.tmp) outlive only a killed process.
+
+    Raises:
+        RuntimeError: the operating system refused (its error is the cause). Other exceptions of the block pass through. The old file is whole.
+
+    >>> import tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "a.txt")
+    ...     for word in (b"one ", b"two"):
+    ...         with atomic_write(path, append=True) as file:
+    ...             _ = file.write(word)
+    ...     path.read_text(), [p.name for p in path.parent.iterdir()]
+    ('one two', ['a.txt'])
+    """
+    with atomic_writes([path], append) as (file,):
+        yield file

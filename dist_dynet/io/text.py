@@ -1,0 +1,367 @@
+"""DyNet's text format of parameters, byte for byte.
+
+    #Parameter# /name {2,3} BYTES FLAG
+    +1.00000000e+00 ... (column-major, each number followed by a blank)
+    the gradients, likewise, if FLAG is FULL_GRAD and not ZERO_GRAD
+
+Tables have the tag #LookupParameter# and their number of rows as last size. BYTES is the length of what follows the header. Files of DyNet
+state it wrongly where numbers are NaN or infinite, so reading counts lines instead. Nothing in a model changes before all that is to be read
+has been read and checked.
+
+Nine digits hold every float32 exactly; of a float64 they are a rounding, so that in the double build what is loaded is near what was saved.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._ffi import DTYPE
+from ..params.collection import MAX_DIMS, LookupParameters, ParameterCollection, Parameters
+from .files import BUFFER, FileName, atomic_write
+
+AnyParameter = Parameters | LookupParameters
+_MAX_SIZE = (1 << 31) - 1
+
+# ---- writing -------------------------------------------------------------------------------------------------------------------------
+
+_BLOCK = 4096
+_NUMBER = b"%+.8e "
+_WIDTH = 16
+"""Bytes of a finite number below 1e100."""
+_BLOCK_FORMAT = _NUMBER * _BLOCK
+
+
+def _formatted(numbers: NDArray[Any]) -> Iterator[bytes]:
+    for start in range(0, numbers.size, _BLOCK):
+        block = numbers[start : start + _BLOCK].tolist()
+        yield (_BLOCK_FORMAT if len(block) == _BLOCK else _NUMBER * len(block)) % tuple(block)
+
+
+def _line_bytes(numbers: NDArray[Any]) -> int:
+    if numbers.dtype == np.float32 and bool(np.isfinite(numbers).all()):
+        return _WIDTH * numbers.size + 1
+    return sum(map(len, _formatted(numbers))) + 1
+
+
+def _dims_text(dims: Sequence[int]) -> str:
+    return "{" + ",".join(map(str, dims)) + "}"
+
+
+def _file_dims(parameter: AnyParameter) -> tuple[int, ...]:
+    return (*parameter._dims, parameter._rows) if parameter._rows else parameter._dims
+
+
+def _tag(parameter: AnyParameter) -> str:
+    return "LookupParameter" if isinstance(parameter, LookupParameters) else "Parameter"
+
+
+def write_entry(file: BinaryIO, key: str, parameter: AnyParameter) -> None:
+    """Writes one parameter under this name."""
+    lines = [parameter.storage()]
+    if parameter.has_gradient():
+        lines.append(parameter._flat_gradient())
+    size = sum(map(_line_bytes, lines))
+    flag = "ZERO_GRAD" if len(lines) == 1 else "FULL_GRAD"
+    file.write(f"#{_tag(parameter)}# {key} {_dims_text(_file_dims(parameter))} {size} {flag}\n".encode())
+    for line in lines:
+        file.writelines(_formatted(line))
+        file.write(b"\n")
+
+
+def _is_word(key: str) -> bool:
+    return bool(key) and key != "/" and "#" not in key and not any(c.isspace() for c in key)
+
+
+def save_parameters(entries: Iterable[tuple[str, AnyParameter]], fname: FileName, append: bool) -> None:
+    """Writes these parameters under these names; with `append`, after what the file holds.
+
+    Raises:
+        ValueError: a name is empty, '/', or holds a blank or '#'.
+        RuntimeError: the file cannot be written, or ends within a line where it should be added to. It then is as it was.
+    """
+    entries = list(entries)
+    for key, _ in entries:
+        if not _is_word(key):
+            raise ValueError(f"save: Key could not include ' ' or '#', be empty or '/' alone; got {key!r}. Give another key.")
+    with atomic_write(fname, append) as file:
+        if file.readable() and file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                raise RuntimeError(f"save: the file to append to must end with a whole line; got '{os.fspath(fname)}', which is cut short.")
+        for key, parameter in entries:
+            write_entry(file, key, parameter)
+
+
+def collection_entries(collection: ParameterCollection, key: str = "") -> list[tuple[str, AnyParameter]]:
+    """The parameters of a collection with their names in a file, in file order; `key` replaces the collection's name in front."""
+    prefix = key.rstrip("/") + "/"
+
+    def name(p: AnyParameter) -> str:
+        return prefix + p.name().removeprefix(collection.name()).lstrip("/") if key else p.name()
+
+    members: list[AnyParameter] = [*collection.parameters_list(), *collection.lookup_parameters_list()]
+    return [(name(p), p) for p in members]
+
+
+def save_collection(collection: ParameterCollection, fname: FileName, name: str, append: bool) -> None:
+    """Writes a collection: see ParameterCollection.save()."""
+    if name and not (name.startswith("/") and _is_word(name.rstrip("/"))):
+        raise ValueError(f"save: Key should start with '/' and could not include ' ' or '#', or be '/' alone; got {name!r}. Use name='/foo'.")
+    save_parameters(collection_entries(collection, name), fname, append)
+
+
+# ---- reading -------------------------------------------------------------------------------------------------------------------------
+
+_HEADER = re.compile(rb"#(Parameter|LookupParameter)#\s+(\S+)\s+\{(\d{1,10}(?:,\d{1,10})*)\}\s+\d+(?:\s+(ZERO_GRAD|FULL_GRAD))?\s*\n")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a header says, and where."""
+
+    tag: str
+    name: str
+    dims: tuple[int, ...]
+    has_gradient: bool
+    number: int
+    """among the entries of the file"""
+    offset: int
+    """of the header, in bytes"""
+    body: int
+    """of what follows it"""
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        size = 1
+        for d in self.dims:
+            size *= d
+        return size
+
+    def is_of(self, parameter: type[AnyParameter]) -> bool:
+        """Whether it stands for a parameter of this class."""
+        return (self.tag == "LookupParameter") == issubclass(parameter, LookupParameters)
+
+
+class ModelFile:
+    """A file of parameters, open for reading.
+
+    Raises:
+        RuntimeError: it cannot be opened or read.
+    """
+
+    def __init__(self, fname: FileName) -> None:
+        self.name = os.fspath(fname)
+        try:
+            self._file = Path(fname).open("rb", BUFFER)  # noqa: SIM115 - closed by __exit__
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def __enter__(self) -> ModelFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+    def _unreadable(self, error: OSError) -> RuntimeError:
+        return RuntimeError(f"Could not read model from {self.name}: {error.strerror or error}")
+
+    def _damaged(self, name: str, offset: int, what: str) -> NoReturn:
+        raise RuntimeError(
+            f"load: all of a model file must be there; got '{self.name}', entry {name} at byte {offset}: {what}. "
+            "The model is as it was; take another copy of the file."
+        )
+
+    def _line(self) -> bytes:
+        try:
+            return self._file.readline()
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def entries(self) -> Iterator[Entry]:
+        """The entries from the first on. Every one that is passed is checked for its header and for its lines being there."""
+        offset = 0
+        for number in itertools.count():
+            self._file.seek(offset)
+            line = self._line()
+            if not line:
+                return
+            match = _HEADER.fullmatch(line)
+            entry = match and self._entry(match, number, offset)
+            if not entry:
+                shown = line[:80].decode(errors="replace").rstrip("\n")
+                raise RuntimeError(
+                    f"Bad parameter specification in model: {shown} (in '{self.name}' at byte {offset}). The model is as it was; "
+                    "take another copy of the file."
+                )
+            yield entry
+            self._file.seek(entry.body)
+            offset = entry.body
+            for _ in range(1 + entry.has_gradient):
+                offset += len(self._body_line(entry, offset))
+
+    @staticmethod
+    def _entry(match: re.Match[bytes], number: int, offset: int) -> Entry | None:
+        tag, name, dims, flag = match.groups()
+        try:
+            name, body = name.decode(), offset + match.end()
+        except UnicodeDecodeError:
+            return None
+        entry = Entry(tag.decode(), name, tuple(map(int, dims.split(b","))), flag != b"ZERO_GRAD", number, offset, body)
+        is_table = entry.tag == "LookupParameter"
+        ok = entry.size <= _MAX_SIZE and len(entry.dims) <= MAX_DIMS and not (is_table and (len(entry.dims) < 2 or not entry.dims[-1]))
+        return entry if ok else None
+
+    def _body_line(self, entry: Entry, offset: int) -> bytes:
+        line = self._line()
+        what = "values" if offset == entry.body else "gradients"
+        if line.startswith(b"#"):
+            self._damaged(entry.name, offset, f"the line of {what} is missing")
+        if not line.endswith(b"\n"):
+            self._damaged(entry.name, offset + len(line), f"the file ends within the {what}")
+        return line
+
+    def numbers(self, entry: Entry) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Values and gradients (None if there are none) of an entry, in storage order."""
+        self._file.seek(entry.body)
+        line = self._body_line(entry, entry.body)
+        values = self._parsed(entry, entry.body, line)
+        if not entry.has_gradient:
+            return values, None
+        offset = entry.body + len(line)
+        return values, self._parsed(entry, offset, self._body_line(entry, offset))
+
+    def _parsed(self, entry: Entry, offset: int, line: bytes) -> NDArray[Any]:
+        size = entry.size
+        numbers = _fixed_width(line, size)
+        if numbers is None:
+            words = line.split()
+            if len(words) != size:
+                self._damaged(entry.name, offset, f"there are {len(words)} numbers where {_dims_text(entry.dims)} needs {size}")
+            try:
+                numbers = np.fromiter(map(float, words), np.float64, size)
+            except ValueError as error:
+                self._damaged(entry.name, offset, str(error))
+            if b"_" in line:
+                self._damaged(entry.name, offset, "a number holds '_'")
+        with np.errstate(over="ignore"):
+            result = numbers.astype(DTYPE)
+        if result.dtype != numbers.dtype and bool((np.isinf(result) & np.isfinite(numbers)).any()):
+            self._damaged(entry.name, offset, f"a number is too large for {DTYPE}")
+        return result
+
+
+def _fixed_width(line: bytes, size: int) -> NDArray[np.float64] | None:
+    """The numbers of a line as it is written; None if it is another kind of line. Half as long as splitting it."""
+    if len(line) != size * _WIDTH + 1 or line[_WIDTH - 1 : -1 : _WIDTH] != b" " * size or b"_" in line:
+        return None
+    try:
+        return np.frombuffer(line, f"S{_WIDTH}", size).astype(np.float64)
+    except ValueError:
+        return None
+
+
+def find(file: ModelFile, kind: type[AnyParameter], key: str, entries: Iterable[Entry]) -> Entry:
+    """The first entry of this kind and name."""
+    for entry in entries:
+        if entry.name == key and entry.is_of(kind):
+            return entry
+    raise RuntimeError(f"Could not find key {key} in the model file ({kind.__name__} in '{file.name}')")
+
+
+# ---- models --------------------------------------------------------------------------------------------------------------------------
+
+
+def pair(collection: ParameterCollection, file: ModelFile, entries: Iterable[Entry]) -> list[tuple[AnyParameter, Entry]]:
+    """Pairs the parameters of a collection with entries: each kind in order, equal in dims and in number."""
+    parameters, tables = collection.parameters_list(), collection.lookup_parameters_list()
+    pairs: list[tuple[AnyParameter, Entry]] = []
+    found = {"Parameter": 0, "LookupParameter": 0}
+    for entry in entries:
+        members: Sequence[AnyParameter] = tables if entry.is_of(LookupParameters) else parameters
+        at = found[entry.tag]
+        if at == len(members):
+            what = "lookup parameters" if entry.is_of(LookupParameters) else "parameters to load"
+            raise RuntimeError(f"Too many {what} in populated model at {entry.name} ('{file.name}', byte {entry.offset})")
+        _check_dims(members[at], entry)
+        pairs.append((members[at], entry))
+        found[entry.tag] += 1
+    if (found["Parameter"], found["LookupParameter"]) != (len(parameters), len(tables)):
+        raise RuntimeError(
+            f"Number of parameter/lookup parameter objects loaded from file ({found['Parameter']}/{found['LookupParameter']}) did not match "
+            f"number to be populated ({len(parameters)}/{len(tables)}): '{file.name}'"
+        )
+    return pairs
+
+
+def _check_dims(parameter: AnyParameter, entry: Entry) -> None:
+    if entry.dims != _file_dims(parameter):
+        raise RuntimeError(
+            f"Dimensions of parameter {entry.name} looked up from file ({_dims_text(entry.dims)}) do not match parameters to be populated "
+            f"({_dims_text(_file_dims(parameter))})"
+        )
+
+
+def fill(file: ModelFile, pairs: Iterable[tuple[AnyParameter, Entry]]) -> None:
+    """Reads the numbers of all entries, then gives them to their parameters."""
+    for parameter, (values, gradient) in [(parameter, file.numbers(entry)) for parameter, entry in pairs]:
+        parameter.storage()[:] = values
+        parameter._set_flat_gradient(gradient)
+        parameter.changed()
+
+
+def populate_parameter(parameter: AnyParameter, fname: FileName, key: str) -> None:
+    """Reads one parameter: see Parameters.populate()."""
+    with ModelFile(fname) as file:
+        entry = find(file, type(parameter), key, file.entries())
+        _check_dims(parameter, entry)
+        fill(file, [(parameter, entry)])
+
+
+def populate_collection(collection: ParameterCollection, fname: FileName, key: str) -> None:
+    """Reads a collection: see ParameterCollection.populate()."""
+    with ModelFile(fname) as file:
+        fill(file, pair(collection, file, (entry for entry in file.entries() if entry.name.startswith(key))))
+
+
+def new_parameter(collection: ParameterCollection, file: ModelFile, entry: Entry) -> AnyParameter:
+    """Adds to the collection the parameter that an entry describes."""
+    values, gradient = file.numbers(entry)
+    parameter: AnyParameter
+    if entry.is_of(LookupParameters):
+        parameter = LookupParameters(collection._root, entry.name, entry.dims[:-1], entry.dims[-1])
+    else:
+        parameter = Parameters(collection._root, entry.name, entry.dims, 0)
+    parameter.storage()[:] = values
+    parameter._set_flat_gradient(gradient)
+    collection._adopt(parameter)
+    return parameter
+
+
+def _load(collection: ParameterCollection, kind: type[AnyParameter], fname: FileName, key: str) -> Any:
+    if not key:
+        raise ValueError("load_param: requires a non-empty key; got ''. Give the name of an entry, such as '/_0'.")
+    with ModelFile(fname) as file:
+        return new_parameter(collection, file, find(file, kind, key, file.entries()))
+
+
+def load_parameter(collection: ParameterCollection, fname: FileName, key: str) -> Parameters:
+    """Adds a dense parameter: see ParameterCollection.load_param()."""
+    parameter: Parameters = _load(collection, Parameters, fname, key)
+    return parameter
+
+
+def load_lookup_parameter(collection: ParameterCollection, fname: FileName, key: str) -> LookupParameters:
+    """Adds a table: see ParameterCollection.load_lookup_param()."""
+    table: LookupParameters = _load(collection, LookupParameters, fname, key)
+    return table

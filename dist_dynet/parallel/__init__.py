@@ -1,0 +1,42 @@
+"""Data-parallel training: the same script in N processes, started by mpirun, that train one model together.
+
+    trainer = dy.parallel.DistributedTrainer(dy.AdamTrainer(m))
+    for batch in dy.parallel.shard(data, batch_size=32): ...
+
+Without a launcher all of it works with one process and mpi4py is not imported. In reading order: structure, agreement, exchange and trainer
+say how an update is made together; sampling and collectives are what else user code calls; _launcher, _world, _session, _failures and _saving
+say what it is to be one of several processes.
+"""
+
+from . import _failures
+from .collectives import (
+    all_reduce,
+    assert_in_sync,
+    barrier,
+    broadcast_parameters,
+    gather,
+    is_main,
+    local_rank,
+    rank,
+    world_size,
+)
+from .sampling import Shard, evaluate, shard
+from .trainer import DistributedTrainer
+
+__all__ = [
+    "DistributedTrainer",
+    "Shard",
+    "all_reduce",
+    "assert_in_sync",
+    "barrier",
+    "broadcast_parameters",
+    "evaluate",
+    "gather",
+    "is_main",
+    "local_rank",
+    "rank",
+    "shard",
+    "world_size",
+]
+
+_failures.install()

@@ -1,0 +1,263 @@
+"""How a job ends when one rank fails: within seconds, with words, with a non-zero status.
+
+Plain MPI hangs for ever when a rank raises, leaves early or is stopped. Here an uncaught exception aborts the job, a rank that leaves says so
+to those that still wait for it, and a watchdog thread asks where everybody is when a wait gets long. It knows processes and messages, and
+nothing of training. A normal end is not disturbed: a rank may work on alone after the others have left, as long as it waits for nobody.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from . import _launcher
+from ._world import TIMEOUT, World, import_mpi
+
+EXCEPTION, MISSING, LEFT = 1, 75, 76
+"""Status of the job after an uncaught exception, after a rank that gives no answer, after one that left early."""
+
+SILENCE = float(os.environ.get("DIST_DYNET_SILENCE", "8"))
+"""Seconds of waiting after which the watchdog asks."""
+
+_ANSWER, _GRACE, _TICK = 2.0, 3.0, 0.25
+
+
+class _State:
+    """What the hooks of this process know."""
+
+    launch: _launcher.Launch | None = None
+    process = 0
+    world: World | None = None
+    watchdog: Watchdog | None = None
+    previous: Any = None
+    previous_thread: Any = None
+
+
+# ---- words and the end -----------------------------------------------------------------------------------------------------------------
+
+
+def report(text: str) -> None:
+    """Writes to stderr, each line with rank and host in front, in one piece, so that lines of ranks do not mix."""
+    launch = _State.launch
+    prefix = f"[rank {launch.rank}/{launch.size} on {socket.gethostname()}] " if launch else ""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass
+    os.write(2, "".join(f"{prefix}{line}\n" for line in text.rstrip().splitlines()).encode(errors="replace"))
+
+
+def abort(code: int) -> None:
+    """Ends all ranks. Starts MPI if need be: the launcher ends the others only for a process that it knows."""
+    time.sleep(0.2)  # the launcher forwards what was written
+    assert _State.launch is not None
+    try:
+        import_mpi(_State.launch).COMM_WORLD.Abort(code)
+    finally:
+        os._exit(code)
+
+
+def _on_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if _State.process != os.getpid():  # a forked child
+        _State.previous(kind, error, trace)
+        return
+    report("".join(traceback.format_exception(kind, error, trace)))
+    abort(130 if issubclass(kind, KeyboardInterrupt) else EXCEPTION)
+
+
+def _on_thread_exception(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is SystemExit or _State.process != os.getpid() or args.exc_value is None:
+        _State.previous_thread(args)
+        return
+    name = args.thread.name if args.thread else "?"
+    report(f"in thread {name}:\n" + "".join(traceback.format_exception(args.exc_type, args.exc_value, args.exc_traceback)))
+    abort(EXCEPTION)
+
+
+def install() -> None:
+    """Makes uncaught exceptions end the job, if a launcher started this process with others. Imports no MPI; may be called again."""
+    launch = _launcher.find()
+    if launch is None or _State.launch is not None:
+        return
+    _State.launch, _State.process = launch, os.getpid()
+    _State.previous, sys.excepthook = sys.excepthook, _on_exception
+    _State.previous_thread, threading.excepthook = threading.excepthook, _on_thread_exception
+
+
+# ---- leaving ---------------------------------------------------------------------------------------------------------------------------
+
+
+def guard(world: World) -> None:
+    """Watches over a world whose MPI has just started. Collective."""
+    install()
+    _State.world = world
+    leaving = world.duplicate()
+    processes = world.comm.allgather((world.host, world.process))
+    if world.mpi.Query_thread() == world.mpi.THREAD_MULTIPLE:
+        _State.watchdog = Watchdog(world, world.duplicate(), processes)
+        _State.watchdog.start()
+    atexit.register(_leave, leaving)
+
+
+def _leave(comm: Any) -> None:
+    """The end of the program, before mpi4py's: waits until all others have come here, too. A rank that waits for this one aborts."""
+    if _State.process != os.getpid():
+        return
+    watchdog = _State.watchdog
+    if watchdog:
+        watchdog.tell_leaving()
+    request, start = comm.Ibarrier(), time.monotonic()
+    while not request.Test():
+        time.sleep(1e-3)
+        if time.monotonic() - start > TIMEOUT:
+            report(f"left the program {TIMEOUT:g} s ago, while other ranks still work. End all ranks together.")
+            abort(LEFT)
+    if watchdog:
+        watchdog.stop()
+
+
+# ---- the watchdog ----------------------------------------------------------------------------------------------------------------------
+
+
+class Watchdog(threading.Thread):
+    """A thread per rank with a communicator of its own: answers "where are you?", and asks it when this rank has waited long."""
+
+    def __init__(self, world: World, comm: Any, processes: list[tuple[str, int]]) -> None:
+        super().__init__(name="dist_dynet watchdog", daemon=True)
+        self._world, self._comm, self._processes = world, comm, processes
+        self._sending = threading.Lock()
+        self._sent: list[Any] = []
+        self._answers: dict[int, tuple[str, float, float]] = {}  # of each rank its last: state, seconds waited, time of arrival
+        self._left: dict[int, float] = {}
+        self._leaving = self._stopped = False
+        self._asked = 0.0
+        self._work: dict[int, float] = {}
+        world.where = self.where
+
+    def run(self) -> None:
+        """Looks four times a second until stop()."""
+        while not self._stopped:
+            self._read()
+            self._look()
+            time.sleep(_TICK)
+
+    def stop(self) -> None:
+        """Lets MPI go; to be called before it is finalised."""
+        self._stopped = True
+        self.join()
+
+    # What it says and hears.
+
+    def _send(self, rank: int, kind: str, content: Any = None) -> None:
+        with self._sending:
+            self._sent = [request for request in self._sent if not request.Test()]
+            self._sent.append(self._comm.isend((kind, content), rank))
+
+    def _read(self) -> None:
+        status = self._world.mpi.Status()
+        while self._comm.iprobe(status=status):
+            rank = status.Get_source()
+            kind, content = self._comm.recv(source=rank)
+            if kind == "ask":
+                self._send(rank, "answer", self._here())
+            elif kind == "answer":
+                self._answers[rank] = (*content, time.monotonic())
+            else:
+                self._left[rank] = time.monotonic()
+
+    def _here(self) -> tuple[str, float]:
+        """Where the main thread is, and for how many seconds it has been waiting there (0: it computes)."""
+        place = self._world.place
+        if place:
+            return f"waits in {place[0]}", time.monotonic() - place[1]
+        return ("has left the program" if self._leaving else "computes"), 0.0
+
+    def tell_leaving(self) -> None:
+        """Says to all that this rank will meet them no more."""
+        self._leaving = True
+        for rank in range(self._world.size):
+            if rank != self._world.rank:
+                self._send(rank, "left")
+
+    def _ask(self) -> float:
+        asked = time.monotonic()
+        for rank in range(self._world.size):
+            if rank != self._world.rank:
+                self._send(rank, "ask")
+        return asked
+
+    def _answers_since(self, asked: float) -> dict[int, tuple[str, float]]:
+        return {rank: (state, seconds) for rank, (state, seconds, at) in sorted(self._answers.copy().items()) if at >= asked}
+
+    def where(self) -> dict[int, str]:
+        """Asks all other ranks where they are; for the main thread."""
+        asked = self._ask()
+        while time.monotonic() < asked + _ANSWER and len(self._answers_since(asked)) < self._world.size - 1:
+            time.sleep(_TICK / 5)
+        answers = self._answers_since(asked)
+        return {r: answers[r][0] if r in answers else "gives no answer" for r in range(self._world.size) if r != self._world.rank}
+
+    # What it concludes.
+
+    def _look(self) -> None:
+        place, now = self._world.place, time.monotonic()
+        if place is None:
+            self._asked = 0.0
+            return
+        waited = now - place[1]
+        gone = [rank for rank, since in self._left.items() if min(waited, now - since) > _GRACE]
+        if gone:
+            self._end(LEFT, f"{place[0]}: waits for rank {gone[0]}, which left the program while other ranks still work.")
+        if waited > SILENCE and not self._asked:
+            self._work = {rank: self._cpu_seconds(rank) for rank in range(self._world.size)}
+            self._asked = self._ask()
+        elif self._asked and now - self._asked > _ANSWER:
+            self._judge(place[0], waited)
+            self._asked = 0.0
+
+    def _judge(self, what: str, waited: float) -> None:
+        answers, me = self._answers_since(self._asked), self._world.rank
+        silent = [r for r in range(self._world.size) if r != me and r not in answers and not self._works(r)]
+        if silent:
+            host, process = self._processes[silent[0]]
+            known = "".join(f"\nrank {r} {state}" for r, (state, _) in answers.items())
+            self._end(
+                MISSING,
+                f"{what}: waited {waited:.0f} s; rank {silent[0]} (process {process} on {host}) gives no answer: it is stopped, stuck or "
+                f"dead.{known}",
+            )
+        here = f"waits in {what}"
+        if len(answers) == self._world.size - 1 and all(seconds > SILENCE for _, seconds in answers.values()):
+            others = {r: state for r, (state, _) in answers.items() if state != here}
+            if others:
+                places = "".join(f"\nrank {r} {state}" for r, state in others.items())
+                self._end(MISSING, f"the ranks wait for one another in different places; this one {here}{places}")
+
+    def _cpu_seconds(self, rank: int) -> float:
+        """Processor time of a rank's process; -1 if it cannot be seen (another host) or is stopped."""
+        host, process = self._processes[rank]
+        if host != self._world.host:
+            return -1.0
+        try:
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return -1.0
+        return -1.0 if fields[0] in "TtZX" else (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def _works(self, rank: int) -> bool:
+        """Whether a silent rank computes all the same: a long call into C that holds Python's lock looks like silence."""
+        before, now = self._work.get(rank, -1.0), self._cpu_seconds(rank)
+        return before >= 0 and now - before > _ANSWER / 10
+
+    def _end(self, code: int, text: str) -> None:
+        report(text)
+        abort(code)

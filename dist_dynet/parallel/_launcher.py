@@ -1,0 +1,64 @@
+"""Which process of which job this is, read from the environment that mpirun or srun leaves behind.
+
+It knows the launchers' variables. It never imports mpi4py: a serial run must not pay for MPI.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the launcher says: rank of size processes, local_rank-th on its host."""
+
+    rank: int
+    size: int
+    local_rank: int
+    launcher: str
+
+
+_VARIABLES = (
+    ("MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+    ("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+)
+"""Launcher, and its names for rank, size and local rank."""
+
+
+def find(environment: Mapping[str, str] = os.environ) -> Launch | None:
+    """The launch of this process; None when it was started alone.
+
+    A job of one process counts as alone: it has nobody to talk to.
+
+    >>> find({"PMI_RANK": "1", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1"})
+    Launch(rank=1, size=4, local_rank=1, launcher='MPICH')
+    >>> find({"PMI_RANK": "0", "PMI_SIZE": "1"}) is None
+    True
+    """
+    for launcher, rank, size, local in _variables(environment):
+        if rank in environment and size in environment and _is_rank(environment):
+            number, count = int(environment[rank]), int(environment[size])
+            return Launch(number, count, int(environment.get(local, number)), launcher) if count > 1 else None
+    return None
+
+
+def _variables(environment: Mapping[str, str]) -> list[tuple[str, str, str, str]]:
+    rows = list(_VARIABLES)
+    # A batch script itself has SLURM_PROCID=0 without being a rank; a step started by srun also has a step number and a PMIx rank.
+    if environment.get("SLURM_STEP_ID", "").isdigit() and "PMIX_RANK" in environment:
+        rows.append(("Slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
+    return rows
+
+
+def _is_rank(environment: Mapping[str, str]) -> bool:
+    """False in a program that a rank started: it inherits MPICH's variables, but not the open descriptor they name."""
+    descriptor = environment.get("PMI_FD", "")
+    if not descriptor.isdigit() or environment is not os.environ:
+        return True
+    try:
+        os.fstat(int(descriptor))
+    except OSError:
+        return False
+    return True

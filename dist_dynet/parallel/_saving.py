@@ -1,0 +1,89 @@
+"""Who writes files when there are several ranks: rank 0, so that user code needs no `if rank == 0`.
+
+save() on another rank returns when rank 0's file is there. Rank 0 waits for nobody: it sends notes, so that calling save() on rank 0 only is
+harmless, and calling it on another rank only ends with a warning. It knows nothing of file formats.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import Any
+
+from ._world import TIMEOUT, World
+
+_PATIENCE = 10.0
+"""Seconds that another rank waits for rank 0 to begin."""
+
+_Place = tuple[int, int]
+"""Number of meetings of all ranks so far, number of saves since the last: the same on all ranks that call save(). By it, notes of saves that
+rank 0 made alone are told apart and thrown away."""
+
+
+class RankZeroWrites:
+    """The policy of dist_dynet.io.files when there are several ranks."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._comm = world, world.duplicate()
+        self._at: _Place = (0, 0)
+        self._writing = False
+        self._notes: dict[tuple[str, _Place], str | None] = {}
+        self._sent: list[Any] = []
+
+    def writes(self) -> bool:
+        """Whether this rank writes. The first call of a save tells the others that it has begun."""
+        if not self._writing:
+            self._writing = True
+            meeting, saves = self._at
+            self._at = (meeting, saves + 1) if meeting == self._world.collectives else (self._world.collectives, 1)
+            if self._world.rank == 0:
+                self._tell("begun", None)
+        return self._world.rank == 0
+
+    def finished(self, error: BaseException | None) -> None:
+        """Called at the end of a save: the file is in its place when this returns, on whichever rank.
+
+        Raises:
+            RuntimeError: rank 0 could not write it.
+        """
+        self._writing = False
+        if self._world.rank == 0:
+            self._tell("done", None if error is None else str(error) or type(error).__name__)
+        elif error is None:
+            self._follow()
+
+    def _follow(self) -> None:
+        self._notes = {key: text for key, text in self._notes.items() if key[1] >= self._at}
+        if not self._wait_for("begun", _PATIENCE) or not self._wait_for("done", TIMEOUT):
+            warnings.warn(
+                f"{self._world.name} save: rank 0 did not save at this place of the program, so nothing was written. Call save() on all ranks.",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+            return
+        failure = self._notes.pop(("done", self._at))
+        if failure is not None:
+            raise RuntimeError(f"{self._world.name} rank 0 reports: {failure}")
+
+    def _tell(self, kind: str, text: str | None) -> None:
+        self._sent = [request for request in self._sent if not request.Test()]
+        self._sent += [self._comm.isend((kind, self._at, text), rank) for rank in range(1, self._world.size)]
+
+    def _wait_for(self, kind: str, limit: float) -> bool:
+        end = time.monotonic() + limit
+        while (kind, self._at) not in self._notes:
+            if self._comm.iprobe(source=0):
+                kind_heard, place, text = self._comm.recv(source=0)
+                self._notes[kind_heard, place] = text
+            elif time.monotonic() > end:
+                return False
+            else:
+                time.sleep(1e-3)
+        return True
+
+
+def install(world: World) -> None:
+    """Puts rank 0 in charge of files. Collective."""
+    from ..io import files
+
+    files.set_policy(RankZeroWrites(world))

@@ -1,0 +1,105 @@
+"""What the ranks tell one another before gradients move: one small message of each, read by all.
+
+With dynamic graphs every rank may have used other parameters. After this step all ranks know the same things (who has a gradient of what, how
+many rows, which weights), so that whatever they decide on it, they decide alike. It moves no gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._ffi import ffi, lib
+from ..params.collection import ParameterCollection
+from ._world import World
+from .sampling import Step
+from .structure import Structure
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """One row per rank."""
+
+    structure: Structure
+    factors: NDArray[np.float64]
+    """What each rank's gradients are multiplied by before they are added up."""
+    filled: NDArray[np.bool_]
+    """(rank, dense parameter): whether the rank has a gradient of it."""
+    rows: NDArray[np.int32]
+    """(rank, table): of how many rows the rank has a gradient."""
+
+
+class Agreement:
+    """Reaches agreement over one collection, update after update."""
+
+    def __init__(self, here: World, comm: Any, m: ParameterCollection, average: bool) -> None:
+        self._here, self._comm, self._m, self._average = here, comm, m, average
+        self._updates = 0
+        self._structure = Structure(m)
+        self._settle(here.collective("DistributedTrainer"), ())
+
+    def _settle(self, what: str, known: Any) -> None:
+        """The ranks hold the same parameters, with the same values where they are not known to be."""
+        self._structure.check(self._here, self._comm, what)
+        self._structure.broadcast(self._here, self._comm, what, known)
+        self._message = np.dtype(
+            [
+                ("structure", np.int64),
+                ("step", np.int64),
+                ("settings", np.float64, (2,)),
+                ("weight", np.float64),
+                ("rows", np.int32, (len(self._structure.tables),)),
+                ("filled", np.bool_, (len(self._structure.dense),)),
+            ]
+        )
+
+    def reach(self, weight: float, settings: tuple[float, float], step: Step | None) -> tuple[Agreed, str]:
+        """What all ranks know before this update, and the name of the meeting. Collective.
+
+        Args:
+            weight: n_r of this rank.
+            settings: the trainer's learning rate and clip threshold.
+            step: of shard(), if it is used.
+
+        Raises:
+            RuntimeError: the ranks have different parameters or settings, or are at different steps of shard().
+        """
+        self._updates += 1
+        what = self._here.collective(f"gradient exchange of update {self._updates}")
+        current = self._structure if self._structure.fits(self._m) else Structure(self._m)
+        every = self._tell(current, weight, settings, step, what)
+        if (every["structure"] != self._structure.hash).any():
+            known, self._structure = self._structure.parameters, current
+            self._settle(what, known)
+            every = self._tell(current, weight, settings, step, what)
+        self._same(every["settings"], lambda: "learning rate {:g}, clip threshold {:g}".format(*settings), what)
+        self._same(every["step"], lambda: f"step {step.description if step else None} of shard()", what)
+        total = every["weight"].sum() if self._average else 1.0
+        factors = every["weight"] / total if total > 0 else np.zeros(self._here.size)
+        return Agreed(self._structure, factors, every["filled"], every["rows"]), what
+
+    def _tell(self, current: Structure, weight: float, settings: tuple[float, float], step: Step | None, what: str) -> NDArray[Any]:
+        known = self._structure
+        if weight == 0:
+            self._m.reset_gradients()
+        mine, every = np.zeros(1, self._message), np.empty(self._here.size, self._message)
+        tables = known.handles[len(known.dense) :]
+        rows, block = ffi.new("const int **"), ffi.new("dn_real **")
+        mine["structure"], mine["step"] = current.hash, hash(step.description) if step else 0
+        mine["settings"], mine["weight"] = settings, weight
+        mine["rows"] = [lib.dn_lookup_touched(table, rows, block) for table in tables]
+        mine["filled"] = [not lib.dn_param_empty(parameter) for parameter in known.handles[: len(known.dense)]]
+        self._here.wait([self._comm.Iallgather(mine.view(np.uint8), every.view(np.uint8))], what)
+        return every
+
+    def _same(self, values: NDArray[Any], name: Callable[[], str], what: str) -> None:
+        if (values == values[0]).all():
+            return
+        names = [b.decode() for b in self._here.exchange_bytes(self._comm, name().encode(), what)]
+        mine = names[self._here.rank]
+        other = next((r for r, text in enumerate(names) if text != mine), 0)
+        raise RuntimeError(f"{self._here.name} {what}: all ranks must agree; {mine} here, {names[other]} on rank {other}.")

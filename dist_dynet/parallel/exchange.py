@@ -1,0 +1,161 @@
+"""The exchange of gradients by MPI's all-reduce and all-gather.
+
+Dense gradients are added up where they lie, in ranges of the root's chunks: nothing is packed. Of lookup tables only rows that some rank has
+touched are sent. Afterwards every rank holds the same bits. It knows where gradients lie and what the ranks have agreed on; averages, clipping
+and updates are not its business. An engine for shared memory takes this class's place (distributed.md 2.4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._ffi import DTYPE, ffi, lib, pointer
+from ..params.collection import LookupParameters
+from ._world import World
+from .agreement import Agreed
+from .structure import Structure
+
+_PADDING = 16
+"""Fewer numbers than this between two parameters of a chunk belong to neither; they are zero."""
+
+_GAP = 1 << 16
+"""Unused parameters of up to so many numbers are sent along as zeros rather than cutting a range in two: a second call costs as much."""
+
+Range = tuple[int, int, int]
+"""(chunk, from, to)."""
+
+
+class Exchange(Protocol):
+    """Adds up gradients over the ranks."""
+
+    def sum(self, agreed: Agreed, what: str) -> None:
+        """G = sum over ranks of factor_r g_r, the same bits on every rank. Collective."""
+
+
+@dataclass
+class _Rows:
+    """A table's touched rows on their way: the ids of all ranks, one after the other, and their gradients if these are sent as rows."""
+
+    table: LookupParameters
+    handle: Any
+    ids: NDArray[np.int32]
+    gradients: NDArray[Any] | None
+
+
+class MpiExchange:
+    """The engine that works everywhere."""
+
+    def __init__(self, here: World, comm: Any) -> None:
+        self._here, self._comm = here, comm
+        self._ranges: dict[bytes, tuple[list[Range], list[Range]]] = {}
+        self._structure: Structure | None = None
+
+    def sum(self, agreed: Agreed, what: str) -> None:
+        """As Exchange.sum."""
+        factor = float(agreed.factors[self._here.rank])
+        for handle in agreed.structure.handles if factor != 1 else ():
+            lib.dn_param_scale_gradient(handle, factor)
+        requests = self._send_dense(agreed)
+        tables = self._send_rows(agreed, requests)
+        self._here.wait(requests, what)
+        requests, blocks = self._send_blocks([t for t in tables if t.gradients is None])
+        self._here.wait(requests, what)
+        for rows in tables:
+            ids, gradients = (rows.ids, rows.gradients) if rows.gradients is not None else blocks.pop(0)
+            lib.dn_param_clear_gradient(rows.handle)
+            if lib.dn_lookup_add(rows.handle, len(ids), ffi.from_buffer("int *", ids), pointer(gradients)):
+                raise MemoryError(f"gradient exchange: out of memory for the rows of {rows.table.name()}")
+
+    # ---- dense parameters ------------------------------------------------------------------------------------------------------------
+
+    def _send_dense(self, agreed: Agreed) -> list[Any]:
+        structure = agreed.structure
+        used: NDArray[np.bool_] = agreed.filled.any(axis=0)
+        for i in np.flatnonzero(used & ~agreed.filled[self._here.rank]).tolist():
+            self._fill(structure, i)
+        if structure is not self._structure:
+            self._structure, self._ranges = structure, {}
+        key = used.tobytes()
+        if key not in self._ranges:
+            if len(self._ranges) > 256:
+                self._ranges.clear()
+            self._ranges[key] = merge_ranges(structure.places, used.tolist())
+        ranges, gaps = self._ranges[key]
+        chunks = [structure.root.chunk_gradients(chunk) for chunk in range(structure.root.chunks())]
+        for chunk, start, end in gaps:
+            chunks[chunk][start:end] = 0
+        return [self._comm.Iallreduce(self._here.mpi.IN_PLACE, chunks[chunk][start:end]) for chunk, start, end in ranges]
+
+    def _fill(self, structure: Structure, i: int) -> None:
+        """Gives a parameter that only other ranks have used a gradient of zeros."""
+        parameter = structure.dense[i]
+        if not parameter.is_updated():
+            raise RuntimeError(
+                f'{self._here.name} gradient exchange: "{parameter.name()}" is frozen here, but not on all ranks. '
+                "Call set_updated() on all ranks alike."
+            )
+        lib.dn_param_gradient(structure.handles[i])
+
+    # ---- lookup tables ---------------------------------------------------------------------------------------------------------------
+
+    def _send_rows(self, agreed: Agreed, requests: list[Any]) -> list[_Rows]:
+        """Gathers the ids of touched rows; with them the rows if over all ranks they are fewer than half of the table."""
+        tables, first = [], len(agreed.structure.dense)
+        for k, table in enumerate(agreed.structure.tables):
+            counts = agreed.rows[:, k]
+            total = int(counts.sum())
+            if total == 0:
+                continue
+            rows = _Rows(table, agreed.structure.handles[first + k], np.empty(total, np.int32), None)
+            requests.append(self._comm.Iallgatherv(table.touched_rows(), (rows.ids, counts)))
+            if 2 * total < len(table):
+                block = table.touched_gradients()
+                rows.gradients = np.empty((total, block.shape[1]), DTYPE)
+                requests.append(self._comm.Iallgatherv(block, (rows.gradients, counts * block.shape[1])))
+            tables.append(rows)
+        return tables
+
+    def _send_blocks(self, tables: list[_Rows]) -> tuple[list[Any], list[tuple[NDArray[np.int32], NDArray[Any]]]]:
+        """For tables of which much is used: adds up the union of the rows."""
+        requests, blocks = [], []
+        for rows in tables:
+            union = np.unique(rows.ids)
+            mine = rows.table.touched_gradients()
+            block = np.zeros((len(union), mine.shape[1]), DTYPE)
+            block[np.searchsorted(union, rows.table.touched_rows())] = mine
+            requests.append(self._comm.Iallreduce(self._here.mpi.IN_PLACE, block))
+            blocks.append((union, block))
+        return requests, blocks
+
+
+def merge_ranges(places: list[Range], used: list[bool]) -> tuple[list[Range], list[Range]]:
+    """The ranges to be sent, and the parameters within them that nobody used. `places` are (chunk, offset, length), in a chunk's order.
+
+    >>> merge_ranges([(0, 0, 30), (0, 32, 8), (0, 48, 5), (1, 0, 9)], [True, False, True, True])
+    ([(0, 0, 53), (1, 0, 9)], [(0, 32, 40)])
+    """
+    ranges: list[Range] = []
+    gaps: list[Range] = []
+    pending: list[Range] = []  # unused parameters behind the last range
+    end = (-1, 0)
+    for (chunk, offset, length), is_used in zip(places, used, strict=True):
+        place = (chunk, offset, offset + length)
+        joined = bool(ranges) and chunk == end[0] and 0 <= offset - end[1] < _PADDING
+        if not joined:
+            pending = []
+        if is_used and joined and offset - ranges[-1][2] < _GAP:
+            ranges[-1] = (chunk, ranges[-1][1], place[2])
+            gaps += pending
+            pending = []
+        elif is_used:
+            ranges.append(place)
+            pending = []
+        elif joined:
+            pending.append(place)
+        if is_used or joined:
+            end = (chunk, place[2])
+    return ranges, gaps

@@ -1,0 +1,74 @@
+"""Which parameters a collection holds, in an order that all ranks share: compared over the ranks, and given the same values.
+
+It knows names, dims and places in chunks, and nothing of gradients.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from .._ffi import lib
+from ..params.collection import LookupParameters, ParameterCollection, Parameters
+from ._world import World
+
+Parameter = Parameters | LookupParameters
+
+
+class Structure:
+    """The parameters of a collection at one time: the dense ones, then the tables, in the order they were added."""
+
+    def __init__(self, m: ParameterCollection) -> None:
+        self.dense = m.parameters_list()
+        self.tables = m.lookup_parameters_list()
+        self.parameters: list[Parameter] = [*self.dense, *self.tables]
+        self.root = m._root
+        self.handles = [p._c for p in self.parameters]
+        """What C calls take."""
+        self.places = [(lib.dn_param_chunk(p._c), lib.dn_param_offset(p._c), lib.dn_param_size(p._c)) for p in self.dense]
+        """(chunk, offset, length) of the dense parameters' values and gradients."""
+        self._entries = [(p.name(), p.shape()) for p in self.parameters]
+        digest = hashlib.blake2b(repr(self._entries).encode(), digest_size=8).digest()
+        self.hash = int.from_bytes(digest, "little", signed=True)
+
+    def fits(self, m: ParameterCollection) -> bool:
+        """Whether the collection has still these parameters; they can only become more."""
+        return len(m._parameters) == len(self.dense) and len(m._lookups) == len(self.tables)
+
+    def check(self, here: World, comm: Any, what: str) -> None:
+        """Makes sure that all ranks hold the same parameters. Collective.
+
+        Raises:
+            RuntimeError: on all ranks, naming a rank and the first parameter in which it differs from rank 0.
+        """
+        hashes = np.empty(here.size, np.int64)
+        here.wait([comm.Iallgather(np.array([self.hash]), hashes)], what)
+        if (hashes == hashes[0]).all():
+            return
+        every = [pickle.loads(b) for b in here.exchange_bytes(comm, pickle.dumps(self._entries), what)]
+        other = here.rank if every[here.rank] != every[0] else next(r for r, e in enumerate(every) if e != every[0])
+        who = "this rank" if other == here.rank else f"rank {other}"
+        raise RuntimeError(f"{here.name} {what}: {_difference(who, every[other], every[0])}")
+
+    def broadcast(self, here: World, comm: Any, what: str, known: Iterable[Parameter] = ()) -> None:
+        """Gives every rank rank 0's values, of all parameters but the known ones. Collective."""
+        skip = set(known)
+        here.wait([comm.Ibcast(p.storage(), root=0) for p in self.parameters if p not in skip], what)
+        self.root.changed()
+
+
+def _difference(who: str, theirs: list[Any], first: list[Any]) -> str:
+    names, names_0 = {name for name, _ in theirs}, {name for name, _ in first}
+    counts = f"{who} has {len(theirs)} parameters, rank 0 has {len(first)}"
+    missing = next((name for name, _ in first if name not in names), None)
+    if missing is not None:
+        return f'{counts}; first missing "{missing}".'
+    extra = next((name for name, _ in theirs if name not in names_0), None)
+    if extra is not None:
+        return f'{counts}; first that rank 0 lacks "{extra}".'
+    (name, dims), (name_0, dims_0) = next((a, b) for a, b in zip(theirs, first, strict=True) if a != b)
+    return f'parameters must be made in one order, with one shape; {who} has "{name}" {dims} where rank 0 has "{name_0}" {dims_0}.'

@@ -1,0 +1,62 @@
+"""Fails in the way that argv[1] names, on rank 1, while the other ranks go on."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import dist_dynet as dy
+from dist_dynet import parallel
+
+how = sys.argv[1]
+rank = int(os.environ.get("PMI_RANK") or os.environ["OMPI_COMM_WORLD_RANK"])
+if how == "before start" and rank == 1:
+    raise RuntimeError("bad data file")
+model = dy.ParameterCollection()
+W = model.add_parameters((3, 3), name="W")
+if (how == "missing parameter" and rank != 1) or how == "other dims":
+    model.add_subcollection("enc").add_parameters(3 + (how == "other dims" and rank == 1), name="V")
+trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(model))
+
+
+def step():
+    dy.renew_cg()
+    dy.sum_elems(W).backward()
+    trainer.update()
+
+
+def in_a_thread():
+    raise ValueError("words of the thread")
+
+
+for i in range(10):
+    step()
+    if i == 5 and rank == 1:
+        if how == "raise":
+            raise ValueError("words of the exception")
+        if how == "exit":
+            sys.exit(3)
+        if how == "early end":
+            break
+        if how == "thread":
+            threading.Thread(target=in_a_thread).start()
+            time.sleep(60)
+        if how == "interrupt":
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        if how == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if how == "loop":
+            while True:
+                pass
+        if how == "order":
+            parallel.barrier()
+    if how == "barrier" and i == 5:
+        if rank == 1:
+            time.sleep(60)
+        parallel.barrier(timeout=1)
+if how == "extra" and rank == 0:
+    step()
+if how == "late end" and rank == 0:
+    time.sleep(5)  # work of rank 0 alone, after the others have ended

@@ -1,0 +1,253 @@
+"""Saving and loading builders and parameters in one go."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_io import CONTENTS, DYNET_FILES, exact, members, refuse, small, state
+
+import dist_dynet as dy
+from dist_dynet._ffi import DTYPE
+from dist_dynet.io import load, load_generator, save
+
+
+class Affine:
+    """A layer of a user's program."""
+
+    def __init__(self, model, size, act=dy.tanh, fails=False):
+        self.collection = model.add_subcollection("affine")
+        self.w = self.collection.add_parameters((size, size))
+        self.e = self.collection.add_lookup_parameters((3, size))
+        exact(self.w, self.e)
+        self.spec = size, act, fails
+        if fails == "now":
+            raise ZeroDivisionError
+
+    @classmethod
+    def from_spec(cls, spec, model):
+        size, act, fails = spec
+        return cls(model, size, act, "now" if fails else False)
+
+    def param_collection(self):
+        return self.collection
+
+
+class Plain:
+    """Not a builder."""
+
+
+@pytest.fixture
+def other_builders(monkeypatch):
+    """Stands in for builders in objects.meta that this version may not have."""
+
+    def stand_in(name, shapes):
+        def make(cls, spec, model):
+            builder = cls()
+            builder.spec, builder.collection = spec, model.add_subcollection(name)
+            for shape in shapes:
+                builder.collection.add_parameters(shape)
+            return builder
+
+        return type(name, (), {"from_spec": classmethod(make), "param_collection": lambda self: self.collection})
+
+    square = [(2, 2), (2, 2), 2]
+    for name, collection, shapes in (("SimpleRNNBuilder", "simple-rnn-builder", square), ("GRUBuilder", "gru-builder", square * 3)):
+        if not hasattr(dy, name):
+            monkeypatch.setattr(dy, name, stand_in(collection, shapes), raising=False)
+
+
+@pytest.mark.usefixtures("other_builders")
+def test_objects_of_dynet_are_loaded():
+    m = dy.ParameterCollection()
+    loaded = load(DYNET_FILES / "objects", m)
+    expected = CONTENTS["objects.data"]["objects"]
+    assert len(loaded) == len(expected)
+    assert isinstance(loaded[0], dy.VanillaLSTMBuilder)
+    assert isinstance(loaded[3], dy.BiRNNBuilder)
+    for thing, e in zip(loaded, expected, strict=True):
+        assert e.get("collection", e.get("name")) == (thing.param_collection() if "spec" in e else thing).name()
+    got = {p.name(): p for p in members(m)}
+    for e in CONTENTS["objects.data"]["entries"]:
+        np.testing.assert_allclose(got[e["name"]].storage(), e["v"], rtol=1e-7)
+
+
+def test_missing_class_is_named_and_nothing_is_added(monkeypatch):
+    monkeypatch.delattr(dy, "GRUBuilder", raising=False)
+    m = dy.ParameterCollection()
+    with pytest.raises(RuntimeError, match=r"objects\.meta.*RNNBuilder|objects\.meta.*GRUBuilder"):
+        load(DYNET_FILES / "objects", m)
+    assert members(m) == []
+
+
+def test_objects_round_trip(tmp_path):
+    m = dy.ParameterCollection()
+    w, e = m.add_parameters((2, 3), name="w"), m.add_lookup_parameters((3, 2), name="emb")
+    things = [
+        dy.VanillaLSTMBuilder(2, 3, 4, m),
+        w,
+        Affine(m, 2, dy.rectify),
+        e,
+        dy.BiRNNBuilder(1, 2, 4, m, dy.VanillaLSTMBuilder),
+        dy.VanillaLSTMBuilder(1, 3, 4, m),
+    ]
+    w._set_flat_gradient(np.arange(6, dtype=DTYPE))
+    exact(*members(m))
+    save(tmp_path / "o", things)
+    other = dy.ParameterCollection()
+    loaded = load(os.fspath(tmp_path / "o"), other)
+    assert [type(t) for t in loaded] == [type(t) for t in things]
+    for old, new in zip(things, loaded, strict=True):
+        if isinstance(old, dy.Parameters | dy.LookupParameters):
+            assert (old.name(), old.shape(), old.storage().tobytes()) == (new.name(), new.shape(), new.storage().tobytes())
+        else:
+            assert old.spec == new.spec
+            assert state(old.param_collection()) == state(new.param_collection())
+    assert loaded[1].grad_as_array().tolist() == w.grad_as_array().tolist()
+    save(tmp_path / "p", loaded)
+    for suffix in (".data", ".meta"):
+        assert (tmp_path / f"o{suffix}").read_bytes() == (tmp_path / f"p{suffix}").read_bytes()
+
+
+def test_objects_of_equal_names_are_kept_apart(tmp_path):
+    models = [dy.ParameterCollection() for _ in range(3)]
+    things = [Affine(m, 2) for m in models] + [m.load_param(saved(m, tmp_path), "/affine/_0") for m in models]
+    save(tmp_path / "o", things)
+    loaded = load(tmp_path / "o", dy.ParameterCollection())
+    for old, new in zip(things[:3], loaded[:3], strict=True):
+        assert (old.w.storage() == new.w.storage()).all()
+        assert (old.e.storage() == new.e.storage()).all()
+    for old, new in zip(things[3:], loaded[3:], strict=True):
+        assert (old.storage() == new.storage()).all()
+
+
+def saved(m, folder):
+    m.save(folder / "one")
+    return folder / "one"
+
+
+def test_entries_in_another_order_are_found(tmp_path):
+    m = dy.ParameterCollection()
+    a, b = Affine(m, 2), m.add_parameters(3, name="b", init=0.25)
+    save(tmp_path / "o", [a, b])
+    b.save(tmp_path / "o.data")
+    a.collection.save(tmp_path / "o.data", append=True)
+    a2, b2 = load(tmp_path / "o", dy.ParameterCollection())
+    assert a2.w.storage().tobytes() == a.w.storage().tobytes()
+    assert b2.storage().tobytes() == b.storage().tobytes()
+
+
+def test_generator_makes_objects_one_by_one(tmp_path):
+    m = small()
+    save(tmp_path / "o", members(m))
+    other = dy.ParameterCollection()
+    generator = load_generator(tmp_path / "o", other)
+    assert members(other) == []
+    assert next(generator).name() == "/w"
+    assert len(members(other)) == 1
+    assert [p.name() for p in generator] == ["/b", "/sub/E"]
+
+
+def test_numpy_numbers_in_a_spec_are_kept(tmp_path):
+    save(tmp_path / "o", [Affine(dy.ParameterCollection(), np.int64(2), {"a": np.arange(3.0)})])
+    (affine,) = load(tmp_path / "o", dy.ParameterCollection())
+    assert affine.spec[0] == 2
+    assert affine.spec[1]["a"].tolist() == [0, 1, 2]
+
+
+def test_objects_that_cannot_be_saved_are_named(tmp_path):
+    m = small()
+    save(tmp_path / "o", [])
+    assert load(tmp_path / "o", m) == []
+    for thing, name in ((m, "ParameterCollection"), (1, "int"), (Plain(), "Plain"), (None, "NoneType")):
+        with pytest.raises(AttributeError, match=f"got {name}.*no spec"):
+            save(tmp_path / "o", [m.parameters_list()[0], thing])
+    for spec in (lambda x: x, Plain, Plain(), os.getcwd):
+        with pytest.raises(TypeError, match="the spec of Affine must be"):
+            save(tmp_path / "o", [Affine(m, 2, spec)])
+    with pytest.raises(TypeError, match="must be a list"):
+        save(tmp_path / "o", m.parameters_list()[0])
+    assert (tmp_path / "o.meta").read_bytes() == b""
+
+
+def test_failed_save_of_objects_leaves_both_files(tmp_path, monkeypatch):
+    m = small()
+    save(tmp_path / "o", m.parameters_list())
+    old = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    m.parameters_list()[0].scale(2)
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, refuse)
+            with pytest.raises(RuntimeError, match=r"could not write '.*o\.data' and '.*o\.meta'"):
+                save(tmp_path / "o", members(m))
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == old
+
+
+class Evil:
+    """Calls a function when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("evil",)
+
+
+def test_stray_pickles_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    good = pickle.dumps(("Parameters", "/w"))
+    m = small()
+    save("o", m.parameters_list()[:1])
+    before = state(m)
+    for content, match in (
+        (pickle.dumps(Evil()), "mkdir is named"),
+        (pickle.dumps((Plain, (), "/x/")), r"Plain is named, which is neither"),
+        (pickle.dumps((Affine, (2,), "/x/")).replace(b"Affine", b"Afines"), "this program does not have"),
+        (pickle.dumps((Affine, (2,), "/x/")).replace(Affine.__module__.encode(), b"x" * len(Affine.__module__)), "Define it first"),
+        (pickle.dumps(("Parameters", "/w", "/w")), "must describe objects"),
+        (pickle.dumps(("Foo", "/w")), "must describe objects"),
+        (pickle.dumps(3), "must describe objects"),
+        (b"garbage", "must be readable"),
+        (good[:-1], "must be readable"),
+        (good + good[:5], "object 1 at byte"),
+        (good + good, "/w"),
+    ):
+        Path("o.meta").write_bytes(content)
+        if content == good + good:  # an entry may be loaded twice
+            assert [p.name() for p in load("o", dy.ParameterCollection())] == ["/w", "/w"]
+            continue
+        with pytest.raises(RuntimeError, match=match):
+            load("o", m)
+        assert state(m) == before
+    assert not Path("evil").exists()
+
+
+def test_failed_load_takes_out_what_it_has_added(tmp_path):
+    source = dy.ParameterCollection()
+    things = [source.add_parameters(2, name="p"), Affine(source, 2), Affine(source, 3)]
+    save(tmp_path / "failing", [*things, Affine(source, 3, fails=True)])
+    save(tmp_path / "o", things)
+    root = small()
+    sub = root.add_subcollection("sub")
+    before = state(root), sub._counts.copy(), sub._subcollection_counts.copy()
+    with pytest.raises(ZeroDivisionError):
+        load(tmp_path / "failing", sub)
+    data = (tmp_path / "o.data").read_bytes()
+    for damaged in (
+        data[:-40],
+        b"",
+        data.replace(b"/affine_1/", b"/unfine_1/"),
+        data.replace(b"{2,2}", b"{4,1}"),
+        data.replace(b"e+00", b"e+x0"),
+    ):
+        (tmp_path / "o.data").write_bytes(damaged)
+        with pytest.raises(RuntimeError):
+            load(tmp_path / "o", sub)
+        assert (state(root), sub._counts, sub._subcollection_counts) == before
+    for suffix in (".data", ".meta"):
+        (tmp_path / f"o{suffix}").unlink()
+        with pytest.raises(RuntimeError, match="Could not read model from"):
+            load(tmp_path / "o", sub)
+    assert (state(root), sub._counts, sub._subcollection_counts) == before
+    sub.add_subcollection("affine")
+    assert sub.add_parameters(1).name() == f"{sub.name()}_0"

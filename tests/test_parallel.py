@@ -1,0 +1,274 @@
+"""Data-parallel training: the logic in this process, the rest in programs of tests/mpi that mpirun starts.
+
+How long: about a minute and a half; the failures that only a limit can find take 10 seconds each.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dist_dynet as dy
+from dist_dynet import parallel
+from dist_dynet.parallel import _launcher
+from dist_dynet.parallel.exchange import merge_ranges
+from dist_dynet.parallel.sampling import divide, last_step
+
+HERE = Path(__file__).parent
+LIMIT = 15
+"""Seconds in which a job with a failed rank is over."""
+
+
+# ---- one process -----------------------------------------------------------------------------------------------------------------------
+
+
+def run_python(code, **environment):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PMI", "OMPI_", "SLURM_", "MPI_"))}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_serial_run_imports_no_mpi():
+    code = (
+        "import sys, dist_dynet as dy; m = dy.ParameterCollection(); t = dy.parallel.DistributedTrainer(dy.SimpleSGDTrainer(m)); t.update();"
+        "dy.parallel.barrier(); dy.parallel.all_reduce(1); print(sorted(n for n in sys.modules if n.startswith('mpi4py')))"
+    )
+    result = run_python(code)
+    assert (result.stdout, result.stderr) == ("[]\n", "")
+
+
+def test_launcher_without_mpi4py_says_what_to_install():
+    code = "import sys; sys.modules['mpi4py'] = None\nimport dist_dynet as dy; dy.parallel.rank()"
+    result = run_python(f"try:\n exec({code!r})\nexcept ImportError as e: print(e)", PMI_RANK="0", PMI_SIZE="2")
+    assert "rank 0 of 2" in result.stdout and "pip install 'dist-dynet[mpi]'" in result.stdout
+
+
+@pytest.mark.mpi
+@pytest.mark.skipif(not find_spec("mpi4py"), reason="mpi4py is not installed")
+def test_wrong_mpirun_is_named():
+    # What a rank sees when mpirun belongs to another MPI: variables of a launcher that mpi4py's library does not know.
+    code = "import dist_dynet as dy\ntry: dy.parallel.rank()\nexcept RuntimeError as e: print(e)\nimport os; os._exit(0)"
+    variables = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
+    if "Open MPI" in run_python("from mpi4py import MPI; print(MPI.Get_library_version())").stdout:
+        variables = {"PMI_RANK": "1", "PMI_SIZE": "2"}
+    assert "started 2 processes, but mpi4py" in run_python(code, **variables).stdout
+
+
+def test_launch_is_read_from_the_environment():
+    find = _launcher.find
+    assert find({}) is None
+    assert find({"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}).local_rank == 0
+    batch_script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}
+    assert find(batch_script) is None
+    step = find({**batch_script, "SLURM_STEP_ID": "0", "PMIX_RANK": "0"})
+    assert (step.launcher, step.size) == ("Slurm", 4)
+
+
+def test_division_balances_costs_and_keeps_every_position_once():
+    rng = np.random.default_rng(1)
+    costs = rng.integers(5, 40, 32).tolist()
+    for ranks in (1, 2, 3, 4, 40):
+        parts = divide(costs, ranks)
+        assert len(parts) == ranks and sorted(i for part in parts for i in part) == list(range(32))
+        loads = [sum(costs[i] for i in part) for part in parts]
+        assert max(loads) - min(loads) <= max(costs)
+    assert [len(part) for part in divide([1] * 7, 3)] == [3, 2, 2]
+
+
+def test_shard_gives_every_example_once_an_epoch_in_a_new_order():
+    data = list(range(100, 121))
+    batches = parallel.shard(data, batch_size=8, seed=3, epoch=5)
+    assert len(batches) == 3 and batches.epoch == 5
+    first, second = list(batches), list(batches)
+    assert batches.epoch == 7 and first != second
+    assert all(sorted(x for batch in batches for x in batch) == data for batches in (first, second))
+    assert second == list(parallel.shard(data, batch_size=8, seed=3, epoch=6))
+    assert [len(b) for b in parallel.shard(data, batch_size=8, drop_last=True)] == [8, 8]
+    with pytest.raises(ValueError, match="batch_size, over all ranks, must be at least 1; got 0"):
+        parallel.shard(data, batch_size=0)
+
+
+def test_shard_tells_the_size_of_the_present_batch():
+    sizes = [(len(batch), last_step().count) for batch in parallel.shard("abcde", batch_size=3)]
+    assert sizes == [(3, 3), (2, 2)]
+    assert last_step() is None  # a list(shard(...)) does not weigh all steps like its last
+
+
+def test_ranges_are_cut_at_chunks_gaps_and_foreign_parameters():
+    used = [True, True]
+    assert merge_ranges([(0, 0, 16), (0, 16, 5)], used) == ([(0, 0, 21)], [])
+    assert merge_ranges([(0, 0, 16), (0, 64, 5)], used) == ([(0, 0, 16), (0, 64, 69)], [])  # another collection's between them
+    assert merge_ranges([(0, 0, 16), (1, 0, 5)], used) == ([(0, 0, 16), (1, 0, 5)], [])
+    large = 1 << 17
+    places = [(0, 0, 16), (0, 16, large), (0, 16 + large, 8)]
+    assert merge_ranges(places, [True, False, True]) == ([(0, 0, 16), (0, 16 + large, 24 + large)], [])
+    assert merge_ranges(places, [False, False, True]) == ([(0, 16 + large, 24 + large)], [])
+    assert merge_ranges(places, [False] * 3) == ([], [])
+
+
+def one_weight(average="mean", rate=1.0):
+    model = dy.ParameterCollection()
+    w = model.add_parameters(1, init=1)
+    dy.renew_cg()
+    dy.sum_elems(w).backward()
+    return w, parallel.DistributedTrainer(dy.SimpleSGDTrainer(model, learning_rate=rate), average=average)
+
+
+def test_trainer_with_one_process_is_the_wrapped_one(capfd):
+    w, trainer = one_weight()
+    trainer.learning_rate = 0.5
+    trainer.set_clip_threshold(0.1)
+    assert (trainer.inner.learning_rate, trainer.get_clip_threshold(), trainer.gradient_norm()) == (0.5, pytest.approx(0.1), 1.0)
+    trainer.update()
+    assert w.as_array() == pytest.approx([0.95])
+    trainer.set_learning_rate(0.25)
+    trainer.restart(0.125)
+    trainer.set_sparse_updates(False)
+    trainer.status()
+    assert "lr=0.125" in capfd.readouterr().err
+    assert trainer.whoami() == "SimpleSGDTrainer" and trainer.collection is trainer.inner.collection
+
+
+def test_trainer_has_the_whole_interface_of_trainers():
+    public = {name for name in dir(dy.Trainer) if not name.startswith("_")}
+    assert public <= set(dir(parallel.DistributedTrainer)), "write the new method out in dist_dynet/parallel/trainer.py"
+
+
+def test_weights_are_checked():
+    w, trainer = one_weight("weighted")
+    for bad in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="weight must be a number, 0 or more"):
+            trainer.update(bad)
+    with pytest.raises(ValueError, match='exactly if average="weighted"'):
+        trainer.update()
+    trainer.update(0)
+    assert w.as_array() == [1]  # counts for nothing, and is forgotten
+    trainer.update(3)
+    assert w.as_array() == [1]
+    with pytest.raises(ValueError, match='exactly if average="weighted"'):
+        one_weight()[1].update(2)
+    with pytest.raises(ValueError, match="average must be mean, weighted or sum; got 'median'"):
+        one_weight("median")
+    with pytest.raises(TypeError, match="takes a trainer such as"):
+        parallel.DistributedTrainer(one_weight()[1])
+
+
+def test_meetings_with_one_process():
+    assert parallel.all_reduce(2.5, "max") == 2.5
+    assert parallel.all_reduce(True) == 1
+    array = np.ones((2, 2))
+    assert parallel.all_reduce(array) is not array
+    with pytest.raises(ValueError, match="op must be one of sum, mean, max, min; got 'prod'"):
+        parallel.all_reduce(1, "prod")
+    with pytest.raises(TypeError, match="takes numbers and arrays of numbers; got str"):
+        parallel.all_reduce("a")
+    parallel.barrier(timeout=0)
+    parallel.broadcast_parameters(dy.ParameterCollection())
+    assert parallel.evaluate(str, [1, 2], cost=None) == ["1", "2"]
+
+
+# ---- several -----------------------------------------------------------------------------------------------------------------------------
+
+
+def mpirun_path():
+    beside = Path(sys.executable).with_name("mpirun")
+    return str(beside) if beside.exists() else shutil.which("mpirun")
+
+
+needs_mpi = pytest.mark.skipif(not find_spec("mpi4py") or not mpirun_path(), reason="needs mpi4py and mpirun: pip install 'dist-dynet[mpi]'")
+
+
+def mpirun(ranks, program, *args, limit=60, **environment):
+    """Runs a program of tests/mpi; (status, what it wrote, seconds)."""
+    assert mpirun_path() is not None
+    oversubscribe = {
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    }
+    path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PMI", "HYDI"))}
+    command = [mpirun_path(), "-n", str(ranks), sys.executable, str(HERE / "mpi" / program), *map(str, args)]
+    start = time.monotonic()
+    job = subprocess.run(
+        command,
+        env={**clean, **oversubscribe, "PYTHONPATH": path, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=limit,
+        check=False,
+    )
+    return job.returncode, job.stdout, time.monotonic() - start
+
+
+def trained(ranks, trainer, average, folder):
+    folder.mkdir()
+    status, output, _ = mpirun(ranks, "train.py", trainer, average, folder)
+    assert status == 0, output
+    return [dict(np.load(folder / f"{rank}.npz")) for rank in range(ranks)]
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize("average", ["mean", "weighted", "sum"])
+@pytest.mark.parametrize("trainer", ["sgd", "adam"])
+def test_ranks_do_what_one_process_does(trainer, average, tmp_path):
+    (alone,) = trained(1, trainer, average, tmp_path / "1")
+    for ranks in (2, 4):
+        every = trained(ranks, trainer, average, tmp_path / str(ranks))
+        for name, values in alone.items():
+            assert np.all(np.abs(every[0][name] - values) <= 1e-5 * (1 + np.abs(values))), (ranks, name)
+            assert all(np.array_equal(parameters[name], every[0][name]) for parameters in every), (ranks, name)
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_meetings_of_ranks(ranks, tmp_path):
+    status, output, _ = mpirun(ranks, "meet.py", tmp_path)
+    assert status == 0, output
+
+
+FAILURES = {
+    "raise": "ValueError: words of the exception",
+    "thread": "ValueError: words of the thread",
+    "interrupt": "KeyboardInterrupt",
+    "exit": "waits for rank 1, which left the program while other ranks still work",
+    "early end": "waits for rank 1, which left the program while other ranks still work",
+    "extra": "waits for rank 1, which left the program while other ranks still work",
+    "before start": "RuntimeError: bad data file",
+    "order": "the ranks wait for one another in different places",
+    "stop": "rank 1 .* gives no answer: it is stopped, stuck or dead",
+    "loop": "waited 8 s for the other ranks.*; rank 1 computes",
+    "barrier": r"TimeoutError: \[rank \d/\d\] barrier .*waited 1 s for the other ranks.*; rank 1 computes",
+    "missing parameter": r'\[rank 1/\d\] DistributedTrainer .*: this rank has 1 parameters, rank 0 has 2; first missing "/enc/V"',
+    "other dims": r'rank 0 has "/enc/V" \(3,\)',
+}
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize("how", FAILURES)
+def test_failure_of_one_rank_ends_the_job_with_words(how):
+    status, output, seconds = mpirun(2, "fail.py", how, limit=4 * LIMIT, DIST_DYNET_TIMEOUT="8" if how == "loop" else "600")
+    assert status != 0, output
+    assert re.search(FAILURES[how], output), output
+    assert re.search(r"^\[rank \d/2 on ", output, re.MULTILINE), output
+    assert seconds < LIMIT, output
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize("how", ["nothing", "late end"])
+def test_normal_end_is_not_disturbed(how):
+    status, output, _ = mpirun(4 if how == "nothing" else 2, "fail.py", how)
+    assert (status, output) == (0, "")
