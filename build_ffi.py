@@ -26,7 +26,8 @@ FLAGS = [
     "-Werror=implicit-function-declaration", *os.environ.get("DIST_DYNET_CFLAGS", "").split(),
 ]  # fmt: skip
 
-# The wrappers that cffi generates expand these macros after our own source, so that a module can keep the lock and leave errno alone.
+# The wrappers that cffi generates expand these macros after our own source, so that a module can keep the lock, leave errno
+# alone, and convert numbers by the quickest of Python's functions (long has 64 bits on every system we compile for).
 KEEP_LOCK = """
 #undef Py_BEGIN_ALLOW_THREADS
 #define Py_BEGIN_ALLOW_THREADS {
@@ -36,6 +37,16 @@ KEEP_LOCK = """
 #define _cffi_restore_errno() ((void)0)
 #undef _cffi_save_errno
 #define _cffi_save_errno() ((void)0)
+static inline long dn_to_long(PyObject *o, size_t size) {
+    long value = PyLong_AsLong(o);
+    if (size == sizeof(int) && value != (int)value) {
+        PyErr_SetString(PyExc_OverflowError, "number out of range");
+        return -1;
+    }
+    return value;
+}
+#undef _cffi_to_c_int
+#define _cffi_to_c_int(o, type) ((type)dn_to_long(o, sizeof(type)))
 """
 CLONES_PROBE = """
 #include "dn_real.h"
@@ -67,11 +78,15 @@ def clone_flags() -> list[str]:
 
 def write_op_list() -> None:
     """Gathers the rows DN_OP(name, ...) of csrc/ops into op_list.h: the one list of operations."""
-    names = [n for p in sorted((CSRC / "ops").glob("*.c")) for n in re.findall(r"^(?:DN_OP|ELEMENTWISE)\((\w+),", p.read_text(), re.M)]
+    row = re.compile(r"^(?:DN_OP\((\w+), (-?\d+),|ELEMENTWISE\((\w+),)", re.M)
+    rows = [(m[1] or m[3], int(m[2] or 1)) for p in sorted((CSRC / "ops").glob("*.c")) for m in row.finditer(p.read_text())]
+    names = [name for name, _ in rows]
     twice = {n for n in names if names.count(n) > 1}
     if twice:
         raise SystemExit(f"csrc/ops: these operations have two rows: {', '.join(sorted(twice))}")
-    text = "".join(f"DN_OP_ITEM({n})\n" for n in names)
+    every = "".join(f"DN_OP_ITEM({name})\n" for name in names)
+    unary = "".join(f"DN_UNARY_ITEM({name})\n" for name, inputs in rows if inputs == 1)
+    text = f"#ifdef DN_OP_ITEM\n{every}#endif\n#ifdef DN_UNARY_ITEM\n{unary}#endif\n"
     GENERATED.mkdir(parents=True, exist_ok=True)
     path = GENERATED / "op_list.h"
     if not path.exists() or path.read_text() != text:

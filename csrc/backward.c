@@ -65,7 +65,7 @@ dn_real *dn__dx_zeroed(dn_call *c, int k) {
 void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x) {
     dn_tape *t = c->tape;
     dn_node *w = &t->nodes[t->args[c->node->args + k]];
-    if (dn__grow((void **)&t->products, &t->products_capacity, t->n_products + 1, sizeof *t->products)) {
+    if (DN_GROW(t->products, t->products_capacity, t->n_products + 1)) {
         t->out_of_memory = 1;
         return;
     }
@@ -162,7 +162,8 @@ static int begin(dn_tape *t, int i, int full) {
     return 0;
 }
 
-static int step(dn_tape *t, int64_t work) {
+static int step(dn_tape *t) {
+    int64_t work = DN_WORK;
     for (int r = 0; r < t->n_roots; r++) pthread_mutex_lock(&t->roots[r].root->lock);
     for (; t->sweep >= 0 && work > 0 && !t->out_of_memory; t->sweep--) {
         work -= dn__work(t, &t->nodes[t->sweep]);
@@ -177,38 +178,39 @@ static int step(dn_tape *t, int64_t work) {
     return t->sweep >= 0;
 }
 
-int dn_backward_begin(dn_tape *t, int64_t a, int full) {
-    int error = dn__tape_enter(t);
-    if (error) return error;
-    int i = dn__find(t, a);
-    error = i < 0 ? i : begin(t, i, full);
+int dn_backward_begin(int64_t a, int full) {
+    dn_tape *t = dn__handle_tape(a);
+    if (!t) return DN_ERROR_NO_GRAPH;
+    DN_ENTER(t);
+    int i = dn__find(t, a), error = i < 0 ? i : begin(t, i, full);
     dn__tape_leave(t);
     return error;
 }
 
-int dn_backward_step(dn_tape *t, int64_t work) {
-    int error = dn__tape_enter(t);
-    if (error) return error;
-    int result = step(t, work);
+int dn_backward_step(int graph) {
+    dn_tape *t = dn__graph_tape(graph);
+    DN_ENTER(t);
+    int result = step(t);
     dn__tape_leave(t);
     return result;
 }
 
-int dn_backward(dn_tape *t, int64_t a, int full, int64_t work) {
-    int result = dn__tape_enter(t);
-    if (result) return result;
-    int i = dn__find(t, a);
-    result = i < 0 ? i : dn__forward(t, i, work);
+int dn_backward(int64_t a) {
+    dn_tape *t = dn__handle_tape(a);
+    if (!t) return DN_ERROR_NO_GRAPH;
+    DN_ENTER(t);
+    int i = dn__find(t, a), result = i < 0 ? i : dn__forward(t, i);
     if (result > 0) result = 2;
-    else if (!result && !(result = begin(t, i, full))) result = step(t, work);
+    else if (!result && !(result = begin(t, i, 0))) result = step(t);
     dn__tape_leave(t);
     return result;
 }
 
-int dn_gradient(dn_tape *t, int64_t a, dn_real *out) {
-    int error = dn__tape_enter(t);
-    if (error) return error;
-    int i = dn__find(t, a);
+int dn_gradient(int64_t a, dn_real *out) {
+    dn_tape *t = dn__handle_tape(a);
+    if (!t) return DN_ERROR_NO_GRAPH;
+    DN_ENTER(t);
+    int i = dn__find(t, a), error = 0;
     if (i < 0) {
         error = i;
     } else if (i > t->swept_root) {

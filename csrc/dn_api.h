@@ -1,15 +1,14 @@
 /* The C interface of dist_dynet, read twice: by the C compiler, and by cffi through `cc -E -P -DDN_CDEF csrc/dn_api.h`.
  *
- * Objects and ownership. A *root* owns parameters: blocks of values and gradients. A *tape* owns one graph: its nodes, their values
- * and gradients. A *trainer* owns the moments of one root. Nothing here is global but the constants set by dn_set_blas() when the
- * extension is loaded. A tape is used by one thread at a time (a second one gets an error); a root may be shared by tapes and is
- * locked by the calls that need it.
+ * Objects and ownership. A *graph* is a number: the slot of a tape, which owns nodes, their values and gradients. A *root* owns parameters:
+ * blocks of values and gradients. A *trainer* owns the moments of one root. A graph is used by one thread at a time (a second one gets an
+ * error); a root may be shared by graphs and is locked by the calls that need it.
  *
- * Handles. Expressions are known by a 64-bit handle: a node's handle is (epoch << DN_INDEX_BITS) | index, where the epoch is a number
- * unique in the process that the caller gives at each renew and revert. A handle that was closed by either, or that comes from another
- * tape, is always recognised. A parameter's handle (dn_param_handle) stands for "the node of this parameter in the tape at hand".
+ * Handles. Expressions are known by a 64-bit number that says all: (graph, epoch, index of the node). The epoch rises at each renew and
+ * revert, so that a handle closed by either is always recognised. A parameter's handle (dn_param_handle) stands for "the node of this
+ * parameter in the graph at hand": the graph of the other inputs. Calls that are given nothing but parameters return DN_ERROR_NO_GRAPH.
  *
- * Errors. Calls that return a handle or a status return a negative dn_error on failure; dn_message(tape) has the words.
+ * Errors. Calls that return a handle or a status return a negative dn_error on failure; dn_message() of the graph has the words.
  * Shapes. Column-major, batch last. `dn_real` is float, or double under DN_DOUBLE. */
 #ifndef DN_API_H
 #define DN_API_H
@@ -25,9 +24,13 @@ typedef float dn_real;
 #endif
 #endif
 
-enum dn_limits { DN_MAX_DIMS = 7, DN_INDEX_BITS = 26 };
+enum dn_limits {
+    DN_MAX_DIMS = 7,
+    DN_INDEX_BITS = 23, DN_EPOCH_BITS = 29, DN_GRAPH_BITS = 10,   /* of a handle, from the lowest */
+    DN_WORK = 1 << 26     /* numbers read and written in one call: tens of milliseconds. The caller looks at signals in between. */
+};
 enum dn_error { DN_ERROR_VALUE = -1, DN_ERROR_STALE = -2, DN_ERROR_STATE = -3, DN_ERROR_MEMORY = -4, DN_ERROR_NONFINITE = -5,
-    DN_ERROR_BUSY = -6 };
+    DN_ERROR_BUSY = -6, DN_ERROR_NO_GRAPH = -7 };
 
 /* d[0..nd-1] are the sizes of one batch element, `size` their product, `batch` the number of batch elements. */
 typedef struct dn_dim { int nd; int batch; int size; int d[7]; } dn_dim;
@@ -41,37 +44,40 @@ enum dn_op_code {
     DN_OP_COUNT
 };
 
-typedef struct dn_tape dn_tape;
 typedef struct dn_root dn_root;
 typedef struct dn_param dn_param;
 typedef struct dn_trainer dn_trainer;
 
-/* ---- calls that make nodes: they keep Python's lock, in an extension of their own (`void *tape` because that extension has its own
- * types). Each infers the dims, appends a node and returns its handle. ------------------------------------------------------------- */
+/* ---- calls that make nodes, and renew: they keep Python's lock, in an extension of their own. Each infers the dims, appends a node and
+ * returns its handle. ---------------------------------------------------------------------------------------------------------------- */
 #define DN_NODE_CALLS(X) \
-    X(int64_t, node1, (void *tape, int op, int64_t a), (tape, op, a)) \
-    X(int64_t, node2, (void *tape, int op, int64_t a, int64_t b), (tape, op, a, b)) \
-    X(int64_t, node3, (void *tape, int op, int64_t a, int64_t b, int64_t c), (tape, op, a, b, c)) \
-    X(int64_t, node1_int, (void *tape, int op, int64_t a, int i), (tape, op, a, i)) \
-    X(int64_t, node1_real, (void *tape, int op, int64_t a, double r, double s), (tape, op, a, r, s)) \
-    X(int64_t, node_many, (void *tape, int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals), \
-      (tape, op, n, inputs, n_ints, ints, n_reals, reals)) \
+    X(int64_t, node1, (int op, int64_t a), (op, a)) \
+    X(int64_t, node2, (int op, int64_t a, int64_t b), (op, a, b)) \
+    X(int64_t, node1_int, (int op, int64_t a, int i), (op, a, i)) \
+    X(int64_t, node1_real, (int op, int64_t a, double r, double s), (op, a, r, s)) \
+    X(int64_t, node_many, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals), \
+      (op, n, inputs, n_ints, ints, n_reals, reals)) \
+    /* a node without inputs */ \
+    X(int64_t, leaf, (int graph, int op, int n_ints, const int *ints, int n_reals, const double *reals), \
+      (graph, op, n_ints, ints, n_reals, reals)) \
     /* the rows of a table, given by its parameter handle; the second makes a batch of n */ \
-    X(int64_t, lookup, (void *tape, int64_t table, int row), (tape, table, row)) \
-    X(int64_t, lookup_batch, (void *tape, int64_t table, int n, const int *rows), (tape, table, n, rows)) \
+    X(int64_t, lookup, (int graph, int64_t table, int row), (graph, table, row)) \
+    X(int64_t, lookup_batch, (int graph, int64_t table, int n, const int *rows), (graph, table, n, rows)) \
     /* n outputs of a node that has several: blocks first, first + 1, ... of (size) x the node's batch. They get consecutive handles; the
      * first is returned. */ \
-    X(int64_t, parts, (void *tape, int64_t owner, int first, int n, int size), (tape, owner, first, n, size)) \
+    X(int64_t, parts, (int64_t owner, int first, int n, int size), (owner, first, n, size)) \
     /* an input node of the given dims (n_dims sizes); `data` may be NULL: zeros */ \
-    X(int64_t, input, (void *tape, int n_dims, const int *dims, int batch, const dn_real *data), (tape, n_dims, dims, batch, data)) \
-    X(int64_t, input_scalar, (void *tape, double value), (tape, value)) \
-    /* a vector of n numbers; data may be NULL: zeros */ \
-    X(int64_t, input_vector, (void *tape, int n, const dn_real *data), (tape, n, data)) \
-    /* a new graph, with the next epoch of the tape's own; DN_ERROR_STATE: they are used up, see dn_tape_renew */ \
-    X(int, renew, (void *tape), (tape)) \
+    X(int64_t, input, (int graph, int n_dims, const int *dims, int batch, const dn_real *data), (graph, n_dims, dims, batch, data)) \
+    X(int64_t, input_scalar, (int graph, double value), (graph, value)) \
+    X(int64_t, input_zeros, (int graph, int n), (graph, n)) \
+    X(int64_t, input_vector, (int graph, int n, const dn_real *data), (graph, n, data)) \
     /* new contents of an input node, n = its number of elements; new ints (row, index) of a node. Both forget all values. */ \
-    X(int, input_set, (void *tape, int64_t a, int64_t n, const dn_real *data), (tape, a, n, data)) \
-    X(int, ints_set, (void *tape, int64_t a, int n, const int *ints), (tape, a, n, ints))
+    X(int, input_set, (int64_t a, int64_t n, const dn_real *data), (a, n, data)) \
+    X(int, ints_set, (int64_t a, int n, const int *ints), (a, n, ints)) \
+    /* the node of a parameter's handle in this graph, made if need be; other handles are checked and returned */ \
+    X(int64_t, resolve, (int graph, int64_t a), (graph, a)) \
+    /* a new graph in this slot: forgets all nodes, keeps the memory */ \
+    X(int, renew, (int graph), (graph))
 #ifdef DN_CDEF
 #define DN_NODE_PROTOTYPE(result, name, params, args) result dn_##name params;
 #else
@@ -85,6 +91,18 @@ DN_NODE_CALLS(DN_NODE_PROTOTYPE)
 
 #ifdef DN_NODES /* ---- only in the extension that keeps the lock ---- */
 void dn_bind(void *table);
+/* dn_node1 for each op that takes one input and nothing else: calls of one argument are the cheapest of all */
+#define DN_UNARY_PROTOTYPE(name) int64_t dn_unary_##name(int64_t a);
+#define DN_UNARY_ITEM DN_UNARY_PROTOTYPE
+#include "op_list.h"
+#undef DN_UNARY_ITEM
+/* The graph of this thread, once dn_set_current() has told; -1 before. dn_now_*: calls on it that are made often, DN_ERROR_NO_GRAPH before. */
+void dn_set_current(int graph);
+int dn_current(void);
+int dn_now_renew(void);
+int64_t dn_now_scalar(double value);
+int64_t dn_now_zeros(int n);
+int64_t dn_now_lookup(int64_t table, int row);
 #else
 void *dn_node_table(void);
 
@@ -105,56 +123,54 @@ enum dn_op_flag {
     DN_RANDOM = 32    /* draws random numbers */
 };
 
-/* ---- tape -------------------------------------------------------------------------------------------------------------------------- */
-/* The tape takes its epochs from first_epoch ... first_epoch + n - 1, which no other tape may have, one for each renew and revert. */
-dn_tape *dn_tape_new(int64_t first_epoch, int n);
-void dn_tape_free(dn_tape *);
-/* Start a new graph: forget all nodes, keep the memory; go on with these epochs. check_finite: with immediate, a NaN or infinite value is
- * an error. */
-int dn_tape_renew(dn_tape *, int64_t first_epoch, int n, int immediate, int check_finite);
-/* How many graphs this tape has started after its first. */
-int64_t dn_tape_version(dn_tape *);
-int dn_tape_checkpoint(dn_tape *);
+/* ---- graphs ------------------------------------------------------------------------------------------------------------------------ */
+/* A slot for a graph; slots given back are used again. DN_ERROR_MEMORY: none is left. */
+int dn_graph_new(void);
+void dn_graph_free(int graph);
+/* As dn_renew, and from now on: immediate: compute nodes as they are made; check_finite: then a NaN or infinite value is an error. */
+int dn_graph_renew(int graph, int immediate, int check_finite);
+/* How many graphs this slot has started since dn_graph_new. */
+int64_t dn_graph_version(int graph);
+int dn_graph_checkpoint(int graph);
 /* Back to the last checkpoint; nodes made since are closed. Without a checkpoint: nothing. */
-int dn_tape_revert(dn_tape *, int64_t first_epoch, int n);
+int dn_graph_revert(int graph);
 /* Random draws are keyed by (seed, stream, counter, node, element); this sets the counter to 0. It rises at renew and recalculation. */
-void dn_tape_seed(dn_tape *, uint64_t seed, uint64_t stream);
-const char *dn_message(dn_tape *);
-int dn_tape_size(dn_tape *);
-int64_t dn_tape_bytes(dn_tape *);
-/* handle of the node with this index (negative error if there is none); index of a handle */
-int64_t dn_tape_node(dn_tape *, int index);
-int dn_index(dn_tape *, int64_t a);
-/* the node of a parameter's handle, made if need be; other handles are checked and returned */
-int64_t dn_resolve(dn_tape *, int64_t a);
-int dn_node_dim(dn_tape *, int64_t a, dn_dim *out);
-int dn_node_op(dn_tape *, int64_t a);
-/* its n-th input as a handle, negative when there are no more */
-int64_t dn_node_input(dn_tape *, int64_t a, int n);
-
+void dn_graph_seed(int graph, uint64_t seed, uint64_t stream);
+const char *dn_message(int graph);
+int dn_graph_size(int graph);
+int64_t dn_graph_bytes(int graph);
+/* handle of the node with this index */
+int64_t dn_graph_node(int graph, int index);
 /* Forget all values (draws are made anew). */
-int dn_tape_invalidate(dn_tape *);
-/* Compute values up to node a. Stops when about `work` elements were computed: returns 1 if there is more to do, 0 when done.
- * Negative: error. The caller repeats the call, and may look at signals in between. */
-int dn_forward(dn_tape *, int64_t a, int64_t work);
-/* The value of a node that is one number, computed if need be; NaN for everything else, and when the work is more than `work`: take the
- * longer way then. */
-double dn_scalar(dn_tape *, int64_t a, int64_t work);
+int dn_graph_invalidate(int graph);
+
+/* ---- nodes ------------------------------------------------------------------------------------------------------------------------- */
+int dn_node_index(int64_t a);
+int dn_node_dim(int64_t a, dn_dim *out);
+int dn_node_op(int64_t a);
+/* its n-th input as a handle, negative when there are no more */
+int64_t dn_node_input(int64_t a, int n);
+
+/* Compute values up to node a: 1 if there is more to do (call again), 0 when done. */
+int dn_forward(int64_t a);
+/* The value of a node that is one number, computed if need be; NaN for everything else, and when there is more to do: take the longer way
+ * then. */
+double dn_scalar(int64_t a);
 /* The value of a computed node, column-major, batch last. Stays valid until the graph is renewed, reverted or recomputed. */
-const dn_real *dn_value(dn_tape *, int64_t a);
+const dn_real *dn_value(int64_t a);
 
 /* Backward from node a, a single number: adds to the gradients of parameters. full = 1: gradients of all nodes, not only of those that
  * lead to parameters. begin, then step until it returns 0 (as dn_forward). */
-int dn_backward_begin(dn_tape *, int64_t a, int full);
+int dn_backward_begin(int64_t a, int full);
+int dn_backward_step(int graph);
 /* dn_forward, dn_backward_begin and dn_backward_step at once: 0, all is done; 1, begun, go on with dn_backward_step; 2, forward is not done */
-int dn_backward(dn_tape *, int64_t a, int full, int64_t work);
-int dn_backward_step(dn_tape *, int64_t work);
+int dn_backward(int64_t a);
 /* The gradient of node a in the last backward (copied to out, zeros where nothing arrived). */
-int dn_gradient(dn_tape *, int64_t a, dn_real *out);
+int dn_gradient(int64_t a, dn_real *out);
 
 /* ---- parameters -------------------------------------------------------------------------------------------------------------------- */
 dn_root *dn_root_new(void);
-void dn_root_free(dn_root *);            /* the memory goes when no tape uses it any more */
+void dn_root_free(dn_root *);            /* the memory goes when no graph uses it any more */
 /* A dense parameter (row_count = 0) or a lookup table of row_count rows, each of dims d. Values and gradients are zero. NULL: no memory. */
 dn_param *dn_param_new(dn_root *, int nd, const int *d, int64_t row_count);
 int64_t dn_param_handle(dn_param *, int constant);
@@ -200,14 +216,18 @@ dn_trainer *dn_trainer_new(dn_root *, int rule, double a, double b, double c);
 void dn_trainer_free(dn_trainer *);
 /* n < 0: all parameters of the root, later ones included; else these n, in the root's order. */
 int dn_trainer_select(dn_trainer *, int n, dn_param *const *params);
-/* clip: the greatest norm of all gradients together, 0: none. sparse = 0: all rows of a table that has a gradient take part. */
-void dn_trainer_set(dn_trainer *, double clip, int sparse);
+/* rate: the learning rate. clip: the greatest norm of all gradients together, 0: none. decay: what the result of each update is multiplied by.
+ * sparse = 0: all rows of a table take part, not only those that have a gradient. */
+void dn_trainer_set(dn_trainer *, double rate, double clip, double decay, int sparse);
 /* the L2 norm of all selected gradients together */
 double dn_trainer_norm(dn_trainer *);
-/* For every selected parameter that is not frozen, of tables for the rows that have a gradient: the rule, with gradients clipped; the result
- * times `decay`; then the gradients are empty. Dense parameters without a gradient count as having zero. `rate` is the learning rate with all
- * that depends on the number of the update. DN_ERROR_NONFINITE: the norm is not finite, nothing was done. */
-int dn_trainer_update(dn_trainer *, double rate, double decay);
+/* For every selected parameter that is not frozen, of tables for the rows that have a gradient: the rule, with gradients clipped; then the
+ * gradients are empty. Dense parameters without a gradient count as having zero. DN_ERROR_NONFINITE: the norm is not finite, nothing was
+ * done. */
+int dn_trainer_update(dn_trainer *);
+/* the number of updates done; Adam's bias correction depends on it */
+int64_t dn_trainer_updates(dn_trainer *);
+void dn_trainer_set_updates(dn_trainer *, int64_t updates);
 /* moment k of a parameter: same size as its values; NULL: no such moment, or no memory */
 dn_real *dn_trainer_moment(dn_trainer *, dn_param *, int k);
 void dn_trainer_restart(dn_trainer *);                  /* moments to zero */

@@ -13,6 +13,7 @@
 #include "dn_api.h"
 
 typedef struct dn_node dn_node;
+typedef struct dn_tape dn_tape;
 
 /* What dims() sees: the inputs' dims and the attributes; it fills y, and `saved` when the op keeps numbers from forward for backward. */
 typedef struct dn_shape {

@@ -1,4 +1,5 @@
-/* The inside of a tape, for tape.c, backward.c and the few ops that own memory (csrc/ops/leaves.c). */
+/* The inside of a tape: one graph's nodes, their values and gradients. For tape.c (life, handles), make.c (nodes), forward.c, backward.c and
+ * the few ops that own memory (csrc/ops/leaves.c). */
 #ifndef DN_TAPE_H
 #define DN_TAPE_H
 
@@ -8,7 +9,7 @@
 
 struct dn_node {
     const dn_op *op;
-    int64_t epoch;              /* of the renew or revert before it was made: the upper part of its handle */
+    int64_t epoch;              /* graph and epoch: the upper part of its handle */
     dn_dim dim;
     int32_t n_args, args;       /* tape->args[args ...] are the inputs' indices */
     int32_t n_ints, ints;       /* tape->ints */
@@ -36,9 +37,11 @@ typedef struct dn_mark {
 typedef struct dn_used_root { dn_root *root; int64_t version; } dn_used_root;
 
 struct dn_tape {
+    int graph;                  /* its slot */
+    int taken;                  /* the slot is somebody's graph */
     int busy;                   /* a call is running: 1 (atomic) */
     int immediate, check_finite;
-    int64_t epoch, last_epoch, version;
+    int64_t epoch, version;     /* epoch: with the slot above it, as in handles */
     dn_node *nodes;
     int n_nodes, nodes_capacity, evaluated, dropped;
     int32_t *args, *ints;
@@ -66,20 +69,35 @@ struct dn_tape {
     char message[DN_MESSAGE];
 };
 
+dn_tape *dn__graph_tape(int graph);             /* NULL: no such graph */
+dn_tape *dn__handle_tape(int64_t a);            /* NULL: a parameter's handle, or no handle at all */
 int dn__tape_enter(dn_tape *);
 void dn__tape_leave(dn_tape *);
+/* For calls that give Python's lock up: `t` is used by this thread until dn__tape_leave. */
+#define DN_ENTER(t)                                  \
+    do {                                             \
+        int error_ = dn__tape_enter(t);              \
+        if (error_) return error_;                   \
+    } while (0)
 int dn__tape_fail(dn_tape *, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));
+int dn__no_memory(dn_tape *);
 /* index of a live handle; a parameter's handle gives its node, made if need be; negative error */
 int dn__find(dn_tape *, int64_t handle);
-/* computes nodes up to index `last` until about `work` numbers were read and written; 0: done, 1: more to do */
-int dn__forward(dn_tape *, int last, int64_t work);
-/* how many numbers a node reads and writes, and a constant */
-int64_t dn__work(const dn_tape *, const dn_node *);
-/* a parameter or row is read: its root's version is noted for the check in dn_backward_begin */
+int64_t dn__handle(const dn_tape *, int index);
+int dn__param_node(dn_tape *, int64_t handle, dn_param *, int constant);
+/* forget all nodes; forget all values */
+void dn__start_graph(dn_tape *, int immediate, int check_finite);
+void dn__forget_values(dn_tape *);
+/* a parameter or row is read: its root's version is noted for the check before backward */
 void dn__use_root(dn_tape *, dn_root *);
 /* fills the call's fields that forward and backward share */
 void dn__prepare_call(dn_tape *, dn_node *, dn_call *);
+/* computes nodes up to index `last` until about DN_WORK numbers were read and written; 0: done, 1: more to do */
+int dn__forward(dn_tape *, int last);
+/* how many numbers a node reads and writes, and a constant */
+int64_t dn__work(const dn_tape *, const dn_node *);
 int dn__grow(void **array, int *capacity, int wanted, size_t element);
+#define DN_GROW(array, capacity, wanted) dn__grow((void **)&(array), &(capacity), wanted, sizeof *(array))
 static inline size_t dn__elements(const dn_dim *d) { return (size_t)d->size * (size_t)d->batch; }
 
 #endif

@@ -14,6 +14,7 @@ enum { MAX_MOMENTS = 3 };
 typedef struct dn_step { double rate, scale, decay; } dn_step;
 typedef struct dn_rule {
     int moments;
+    double (*rate)(const dn_trainer *);        /* what the step is multiplied by in update number `updates` */
     void (*apply)(const dn_trainer *, const dn_step *, size_t n, dn_real *p, const dn_real *g, dn_real *const *moments);
 } dn_rule;
 
@@ -21,8 +22,9 @@ struct dn_trainer {
     dn_root *root;
     dn_rule rule;
     double a, b, c;                            /* the rule's constants */
-    double clip;
+    double learning_rate, clip, decay;
     int sparse;
+    int64_t updates;
     int n_selected;                            /* -1: all of the root */
     dn_param **selected;
     dn_real *(*chunk_moments)[MAX_MOMENTS];    /* by chunk */
@@ -33,9 +35,17 @@ struct dn_trainer {
 
 /* ---- rules --------------------------------------------------------------------------------------------------------- */
 
+static double plain_rate(const dn_trainer *t) { return t->learning_rate; }
+
 static void sgd(const dn_trainer *t, const dn_step *s, size_t n, dn_real *p, const dn_real *g, dn_real *const *moments) {
     (void)t, (void)moments;
     dn__update_sgd(n, (dn_real)s->rate, (dn_real)s->scale, (dn_real)s->decay, p, g);
+}
+
+/* the bias correction of both moments */
+static double adam_rate(const dn_trainer *t) {
+    double n = (double)t->updates;
+    return t->learning_rate * sqrt(1 - pow(t->b, n)) / (1 - pow(t->a, n));
 }
 
 static void adam(const dn_trainer *t, const dn_step *s, size_t n, dn_real *p, const dn_real *g, dn_real *const *moments) {
@@ -43,7 +53,7 @@ static void adam(const dn_trainer *t, const dn_step *s, size_t n, dn_real *p, co
                     moments[1]);
 }
 
-static const dn_rule RULES[] = {[DN_RULE_SGD] = {0, sgd}, [DN_RULE_ADAM] = {2, adam}};
+static const dn_rule RULES[] = {[DN_RULE_SGD] = {0, plain_rate, sgd}, [DN_RULE_ADAM] = {2, adam_rate, adam}};
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
@@ -51,7 +61,7 @@ dn_trainer *dn_trainer_new(dn_root *root, int rule, double a, double b, double c
     if (rule < 0 || rule >= (int)(sizeof RULES / sizeof *RULES)) return NULL;
     dn_trainer *t = calloc(1, sizeof *t);
     if (!t) return NULL;
-    *t = (dn_trainer){.root = root, .rule = RULES[rule], .a = a, .b = b, .c = c, .sparse = 1, .n_selected = -1};
+    *t = (dn_trainer){.root = root, .rule = RULES[rule], .a = a, .b = b, .c = c, .decay = 1, .sparse = 1, .n_selected = -1};
     dn__root_retain(root);
     return t;
 }
@@ -66,10 +76,15 @@ int dn_trainer_select(dn_trainer *t, int n, dn_param *const *params) {
     return 0;
 }
 
-void dn_trainer_set(dn_trainer *t, double clip, int sparse) {
+void dn_trainer_set(dn_trainer *t, double rate, double clip, double decay, int sparse) {
+    t->learning_rate = rate;
     t->clip = clip;
+    t->decay = decay;
     t->sparse = sparse;
 }
+
+int64_t dn_trainer_updates(dn_trainer *t) { return t->updates; }
+void dn_trainer_set_updates(dn_trainer *t, int64_t updates) { t->updates = updates; }
 
 static void free_moments(dn_trainer *t) {
     for (int i = 0; i < t->n_chunks; i++)
@@ -203,9 +218,9 @@ double dn_trainer_norm(dn_trainer *t) {
     return result;
 }
 
-int dn_trainer_update(dn_trainer *t, double rate, double decay) {
+int dn_trainer_update(dn_trainer *t) {
     dn_param *const *params;
-    dn_step s = {.rate = rate, .scale = 1, .decay = decay};
+    dn_step s = {.scale = 1, .decay = t->decay};
     int error = 0;
     pthread_mutex_lock(&t->root->lock);
     int n = selection(t, &params);
@@ -214,7 +229,11 @@ int dn_trainer_update(dn_trainer *t, double rate, double decay) {
         if (!isfinite(length)) error = DN_ERROR_NONFINITE;
         else if (length > t->clip) s.scale = t->clip / length;
     }
-    if (!error) error = update(t, &s, n, params);
+    if (!error) {
+        t->updates++;
+        s.rate = t->rule.rate(t);
+        error = update(t, &s, n, params);
+    }
     pthread_mutex_unlock(&t->root->lock);
     return error;
 }

@@ -24,6 +24,7 @@ from .graph import (
     renew_cg,
     values,
 )
+from .io import load, load_generator, save
 from .nn import BiRNNBuilder, LSTMBuilder, RNNState, VanillaLSTMBuilder
 from .ops import *  # noqa: F403
 from .params import *  # noqa: F403
@@ -47,9 +48,12 @@ __all__ = [
     "cg_revert",
     "cg_version",
     "forward",
+    "load",
+    "load_generator",
     "npvalues",
     "renew_cg",
     "reset_random_seed",
+    "save",
     "values",
     *ops.__all__,
     *_params,

@@ -1,7 +1,7 @@
 """The wall: the only module that touches cffi.
 
 It chooses the number type (DIST_DYNET_DTYPE=float32|float64), loads the two extensions of that type, hands BLAS to the kernels, and turns the
-negative results of C calls into Python exceptions. It knows nothing of graphs, parameters or policy.
+negative results of C calls into Python exceptions. It knows nothing of parameters or policy.
 """
 
 from __future__ import annotations
@@ -98,12 +98,22 @@ _EXCEPTIONS: dict[int, type[Exception]] = {
 }
 
 
-def fail(tape: Any, code: int) -> NoReturn:
-    """Raises the exception that a negative result of a call on this tape stands for."""
+GRAPH_SHIFT: int = lib.DN_INDEX_BITS + lib.DN_EPOCH_BITS
+"""A node's handle >> GRAPH_SHIFT is its graph; a parameter's is larger than any graph."""
+
+
+def fail(code: int, *handles: int) -> NoReturn:
+    """Raises the exception that a negative result of a call with these handles stands for."""
+    graph = min((h >> GRAPH_SHIFT for h in handles), default=0)
+    fail_in(graph, code)
+
+
+def fail_in(graph: int, code: int) -> NoReturn:
+    """The same for a call on a graph."""
     if code == lib.DN_ERROR_BUSY:
         raise RuntimeError("this graph is being computed by another thread. Each thread has a graph of its own: call renew_cg() in it.")
     prefix = "Stale Expression: " if code == lib.DN_ERROR_STALE else ""
-    raise _EXCEPTIONS[code](prefix + ffi.string(lib.dn_message(tape)).decode(errors="replace"))
+    raise _EXCEPTIONS[code](prefix + ffi.string(lib.dn_message(graph)).decode(errors="replace"))
 
 
 # ---- memory --------------------------------------------------------------------------------------------------------------------------

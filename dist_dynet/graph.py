@@ -6,25 +6,21 @@ knows no operation: the modules of `dist_dynet.ops` hang their operators onto Ex
 
 from __future__ import annotations
 
-import itertools
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Sequence
+from math import nan
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _random
-from ._ffi import DIM, DTYPE, NULL, fail, ffi, lib, nodes, pointer, read
+from ._ffi import DIM, DTYPE, GRAPH_SHIFT, NULL, fail, fail_in, ffi, lib, nodes, pointer, read
 
-_EPOCHS = 1 << 12
-_epochs = itertools.count(1, _EPOCHS)
-"""Blocks of numbers unique in the process; the tape stamps nodes with them, so that a stale expression is always recognised."""
-
-_WORK = 1 << 26
-"""Numbers read and written between two looks at signals (Ctrl-C): tens of milliseconds."""
-
-_forward, _scalar, _backward, _renew = lib.dn_forward, lib.dn_scalar, lib.dn_backward, nodes.dn_renew
+NO_GRAPH: int = lib.DN_ERROR_NO_GRAPH
+_forward, _scalar, _backward = lib.dn_forward, lib.dn_scalar, lib.dn_backward
+_renew, _current, _resolve = nodes.dn_now_renew, nodes.dn_current, nodes.dn_resolve
 
 
 class ComputationGraph:
@@ -37,21 +33,25 @@ class ComputationGraph:
     True
     """
 
-    __slots__ = ("__weakref__", "_thread", "tape")
+    __slots__ = ("__weakref__", "_thread", "number")
 
     def __init__(self, _token: object = None) -> None:
         if _token is not _token_of_this_module:
             raise RuntimeError("ComputationGraph: cannot be made directly. Use renew_cg() or cg().")
-        tape = lib.dn_tape_new(next(_epochs), _EPOCHS)
-        if tape == NULL:
-            raise MemoryError("ComputationGraph: out of memory")
-        self.tape = ffi.gc(tape, lib.dn_tape_free)
+        self.number = lib.dn_graph_new()
+        if self.number < 0:
+            raise MemoryError(f"ComputationGraph: out of memory, or more than {1 << lib.DN_GRAPH_BITS} threads have a graph.")
+        weakref.finalize(self, lib.dn_graph_free, self.number)
         self._thread = _random.new_thread()
         self._seed()
         _random.on_reset(self)
 
     def _seed(self) -> None:
-        lib.dn_tape_seed(self.tape, *_random.key(self._thread))
+        lib.dn_graph_seed(self.number, *_random.key(self._thread))
+
+    def _check(self, code: int) -> None:
+        if code < 0:
+            fail_in(self.number, code)
 
     def renew(
         self, immediate_compute: bool = False, check_validity: bool = False, autobatching: bool | None = None
@@ -59,34 +59,33 @@ class ComputationGraph:
         """As renew_cg()."""
         if autobatching:
             raise NotImplementedError("renew_cg: autobatching is not there yet; leave it out, the values are the same without it.")
-        tape = self.tape
-        code = lib.dn_tape_renew(tape, next(_epochs), _EPOCHS, immediate_compute, check_validity)
-        if code < 0:
-            fail(tape, code)
+        self._check(lib.dn_graph_renew(self.number, immediate_compute, check_validity))
         return self
 
     def version(self) -> int:
         """The number of renewals of this graph."""
-        return int(lib.dn_tape_version(self.tape))
+        return int(lib.dn_graph_version(self.number))
 
     def checkpoint(self) -> None:
         """As cg_checkpoint()."""
-        _check(self.tape, lib.dn_tape_checkpoint(self.tape))
+        self._check(lib.dn_graph_checkpoint(self.number))
 
     def revert(self) -> None:
         """As cg_revert()."""
-        _check(self.tape, lib.dn_tape_revert(self.tape, next(_epochs), _EPOCHS))
+        self._check(lib.dn_graph_revert(self.number))
 
     def __len__(self) -> int:
-        return int(lib.dn_tape_size(self.tape))
+        return int(lib.dn_graph_size(self.number))
 
     def memory(self) -> int:
         """Bytes held for nodes, values and gradients; they are kept and used again by the next graph."""
-        return int(lib.dn_tape_bytes(self.tape))
+        return int(lib.dn_graph_bytes(self.number))
 
     def expression(self, index: int) -> Expression:
         """The expression of a node of this graph, by its index."""
-        return expression(self.tape, _checked(self.tape, lib.dn_tape_node(self.tape, index)))
+        handle = lib.dn_graph_node(self.number, index)
+        self._check(handle)
+        return expression(handle)
 
 
 _token_of_this_module = object()
@@ -104,7 +103,8 @@ def cg() -> ComputationGraph:
         return _local.graph  # type: ignore[no-any-return]
     except AttributeError:
         graph = ComputationGraph(_token_of_this_module)
-        _local.graph, _local.tape = graph, graph.tape
+        _local.graph = graph
+        nodes.dn_set_current(graph.number)
         return graph
 
 
@@ -124,13 +124,9 @@ def renew_cg(
     >>> dy.cg_version() - before
     1
     """
-    try:
-        graph: ComputationGraph = _local.graph
-    except AttributeError:
-        graph = cg()
-    if immediate_compute or check_validity or autobatching or _renew(graph.tape) < 0:
-        return graph.renew(immediate_compute, check_validity, autobatching)
-    return graph
+    if immediate_compute or check_validity or autobatching or _renew() < 0:
+        return cg().renew(immediate_compute, check_validity, autobatching)
+    return _local.graph  # type: ignore[no-any-return]
 
 
 def cg_version() -> int:
@@ -161,33 +157,10 @@ def cg_revert() -> None:
     cg().revert()
 
 
-def current_tape() -> Any:
-    """The tape of this thread's graph."""
-    try:
-        return _local.tape
-    except AttributeError:
-        return cg().tape
-
-
-def tape_of(e: Expression) -> Any:
-    """The tape of an expression; for a parameter, which belongs to no graph, the current one."""
-    try:
-        return e._tape or current_tape()
-    except AttributeError:
-        if not isinstance(e, Expression):
-            raise TypeError(f"takes expressions; got {type(e).__name__}.") from None
-        raise ValueError("this Expression stands for nothing: it was made by hand. Use inputs, parameters and functions.") from None
-
-
-def _check(tape: Any, code: int) -> None:
-    if code < 0:
-        fail(tape, code)
-
-
-def _checked(tape: Any, handle: int) -> int:
-    if handle < 0:
-        fail(tape, handle)
-    return handle
+def current_graph() -> int:
+    """The number of this thread's graph."""
+    number: int = _current()
+    return number if number >= 0 else cg().number
 
 
 class Expression:
@@ -204,32 +177,42 @@ class Expression:
     ((3,), 1)
     """
 
-    __slots__ = ("_h", "_tape")
+    __slots__ = ("_h",)
     # NumPy must leave `array * expression` to us instead of looping over its elements.
     __array_ufunc__ = None
 
-    _tape: Any  # None for parameters: they belong to no graph
-    _h: int
+    _h: int  # (graph, epoch, index); csrc/dn_api.h
+
+    def _node(self) -> int:
+        """The handle; a parameter's node in the current graph."""
+        try:
+            return self._h
+        except AttributeError:
+            raise ValueError("this Expression stands for nothing: it was made by hand. Use inputs, parameters and functions.") from None
 
     def dim(self) -> tuple[tuple[int, ...], int]:
         """((sizes), batch size)."""
-        tape, out = tape_of(self), ffi.new(DIM)
-        _check(tape, lib.dn_node_dim(tape, self._h, out))
+        h, out = self._node(), ffi.new(DIM)
+        code = lib.dn_node_dim(h, out)
+        if code < 0:
+            fail(code, h)
         return tuple(out.d[0 : out.nd]), out.batch
 
     def _computed(self, recalculate: bool) -> tuple[Any, tuple[int, ...], int]:
         """A pointer to the value, the sizes, the batch size."""
-        tape, h, out = tape_of(self), self._h, ffi.new(DIM)
-        if recalculate:
-            _check(tape, lib.dn_tape_invalidate(tape))
-        code = 1
-        while code > 0:
-            code = _forward(tape, h, _WORK)
-        if code < 0 or (code := lib.dn_node_dim(tape, h, out)) < 0:
-            fail(tape, code)
-        values = lib.dn_value(tape, h)
+        h, out = self._node(), ffi.new(DIM)
+        code = lib.dn_node_dim(h, out)
+        if code == 0 and recalculate:
+            code = lib.dn_graph_invalidate(h >> GRAPH_SHIFT)
+        more = 1
+        while code == 0 and more:
+            more = _forward(h)
+            code = min(more, 0)
+        if code < 0:
+            fail(code, h)
+        values = lib.dn_value(h)
         if values == NULL and out.size * out.batch:
-            fail(tape, lib.DN_ERROR_STATE)
+            fail(lib.DN_ERROR_STATE, h)
         return values, tuple(out.d[0 : out.nd]), out.batch
 
     def forward(self, recalculate: bool = False) -> None:
@@ -241,8 +224,11 @@ class Expression:
 
         Values are kept: a parameter changed after the first call is seen only with recalculate=True or in a new graph.
         """
-        if not recalculate and (tape := self._tape) is not None:
-            number = _scalar(tape, self._h, _WORK)
+        if not recalculate:
+            try:
+                number = _scalar(self._h)
+            except AttributeError:
+                number = nan
             if number == number:
                 return number  # type: ignore[no-any-return]
         values, dims, batch = self._computed(recalculate)
@@ -280,12 +266,17 @@ class Expression:
             ValueError: the expression is not one number (sum_batches() or esum() it first).
             RuntimeError: it is stale, or parameters were updated after it had been computed.
         """
-        tape, h = self._tape or tape_of(self), self._h
-        code = _backward(tape, h, full, _WORK)
+        if full:
+            self._computed(False)
+            h = self._node()
+            code = lib.dn_backward_begin(h, 1) or 1
+        else:
+            h = self._node()
+            code = _backward(h)
         while code > 0:
-            code = lib.dn_backward_step(tape, _WORK) if code == 1 else _backward(tape, h, full, _WORK)
+            code = lib.dn_backward_step(h >> GRAPH_SHIFT) if code == 1 else _backward(h)
         if code < 0:
-            fail(tape, code)
+            fail(code, h)
 
     def gradient(self) -> NDArray[np.float64]:
         """The derivative of the expression that backward() was last called on with respect to this one, in the form of npvalue().
@@ -295,16 +286,21 @@ class Expression:
         Raises:
             RuntimeError: no backward() since, or this node was made after the loss.
         """
-        tape = tape_of(self)
+        h = self._node()
         dims, batch = self.dim()
         out = np.empty(batch * int(np.prod(dims)), DTYPE)
-        _check(tape, lib.dn_gradient(tape, self._h, pointer(out)))
+        code = lib.dn_gradient(h, pointer(out))
+        if code < 0:
+            fail(code, h)
         return read(pointer(out), dims, batch)
 
     def index(self) -> int:
         """The number of this node in its graph."""
-        tape = tape_of(self)
-        return _checked(tape, lib.dn_index(tape, self._h))
+        h = self._node()
+        index: int = lib.dn_node_index(h)
+        if index < 0:
+            fail(index, h)
+        return index
 
     def __repr__(self) -> str:
         try:
@@ -318,12 +314,20 @@ class Expression:
         return True
 
 
-def expression(tape: Any, handle: int) -> Expression:
+def expression(handle: int) -> Expression:
     """An Expression for a handle that is known to be good."""
-    e = Expression.__new__(Expression)
-    e._tape = tape
+    e = Expression()
     e._h = handle
     return e
+
+
+def resolved(h: int) -> int:
+    """The node in the current graph that a parameter's handle stands for."""
+    graph = current_graph()
+    node: int = _resolve(graph, h)
+    if node < 0:
+        fail_in(graph, node)
+    return node
 
 
 def operator(*names: str) -> Callable[[Any], Any]:

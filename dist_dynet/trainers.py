@@ -5,7 +5,6 @@ update() clips, then passes once over all parameters in C. A trainer keeps its c
 
 from __future__ import annotations
 
-import math
 import sys
 from typing import ClassVar, NoReturn
 
@@ -34,7 +33,6 @@ class Trainer:
         self._learning_rate = float(learning_rate)
         self._clip_threshold = 5.0
         self._sparse = True
-        self._updates = 0
         trainer = lib.dn_trainer_new(m._root.c, self._rule, *constants, *(0.0,) * (3 - len(constants)))
         if trainer == NULL:
             raise MemoryError(f"{type(self).__name__}: out of memory")
@@ -43,7 +41,7 @@ class Trainer:
         self._set()
 
     def _set(self) -> None:
-        lib.dn_trainer_set(self._c, self._clip_threshold, self._sparse)
+        lib.dn_trainer_set(self._c, self._learning_rate, self._clip_threshold, 1.0, self._sparse)
 
     @property
     def collection(self) -> ParameterCollection:
@@ -68,6 +66,7 @@ class Trainer:
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
         self._learning_rate = float(value)
+        self._set()
 
     def set_learning_rate(self, value: float) -> None:
         """As `learning_rate = value`."""
@@ -102,10 +101,8 @@ class Trainer:
         """
         if self._collection._parent is not None:
             self._select()
-        self._updates = updates = self._updates + 1
-        code = _update(self._c, self._rate(updates), 1.0)
+        code = _update(self._c)
         if code < 0:
-            self._updates -= 1
             self._fail(code)
 
     def _fail(self, code: int) -> NoReturn:
@@ -115,10 +112,6 @@ class Trainer:
             )
         raise MemoryError(f"{type(self).__name__}: out of memory for the moments")
 
-    def _rate(self, t: int) -> float:
-        """What the rule's step is multiplied by in update number t."""
-        return self._learning_rate
-
     def restart(self, learning_rate: float | None = None) -> None:
         """Sets the moments to zero, and the learning rate if given. The count of updates goes on, as in DyNet."""
         lib.dn_trainer_restart(self._c)
@@ -127,7 +120,7 @@ class Trainer:
 
     def status(self) -> None:
         """Prints the learning rate and the number of updates on stderr."""
-        print(f"[lr={self._learning_rate:g} updates={self._updates}]", file=sys.stderr)
+        print(f"[lr={self._learning_rate:g} updates={lib.dn_trainer_updates(self._c)}]", file=sys.stderr)
 
     def whoami(self) -> str:
         """The name of the class."""
@@ -176,7 +169,3 @@ class AdamTrainer(Trainer):
         self, m: ParameterCollection, alpha: float = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, eps: float = 1e-8
     ) -> None:
         super().__init__(m, alpha, beta_1, beta_2, eps)
-        self._beta_1, self._beta_2 = float(beta_1), float(beta_2)
-
-    def _rate(self, t: int) -> float:
-        return self._learning_rate * math.sqrt(1 - self._beta_2**t) / (1 - self._beta_1**t)

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._ffi import OPS, fail, lib, nodes
-from ..graph import Expression, current_tape, expression
+from ..graph import Expression, current_graph, expression, resolved
 from ..ops import cmult, concatenate, dropout, inputTensor, ones, zeros
-from ..ops._nodes import listed
+from ..ops._nodes import listed, many_node
 from ..params.collection import ParameterCollection, Parameters
 
 _LSTM = OPS["lstm"]
-_node_many, _parts = nodes.dn_node_many, nodes.dn_parts
+_parts = nodes.dn_parts
 
 
 class RNNState:
@@ -54,8 +54,8 @@ class RNNState:
     def _cells(self) -> tuple[Expression, ...] | None:
         if self._c is None and self._later is not None:
             owners, block = self._later
-            tape, size = self._run.tape, self._run.builder.hidden_dim
-            self._c = tuple(expression(tape, _part(tape, owner, block, size)) for owner in owners)
+            size = self._run.builder.hidden_dim
+            self._c = tuple(expression(_part(owner, block, size)) for owner in owners)
         return self._c
 
     def add_input(self, x: Expression) -> RNNState:
@@ -104,21 +104,21 @@ class RNNState:
         return RNNState(self._run, self, parts[n:] or self._h or self._run.zeros(parts), parts[:n])
 
 
-def _part(tape: Any, owner: int, block: int, size: int) -> int:
-    h: int = _parts(tape, owner, block, 1, size)
+def _part(owner: int, block: int, size: int) -> int:
+    h: int = _parts(owner, block, 1, size)
     if h < 0:
-        fail(tape, h)
+        fail(h, owner)
     return h
 
 
 class _Run:
     """One sequence: what initial_state() starts. It owns the dropout masks, so that each sequence has its own."""
 
-    __slots__ = ("builder", "handles", "masks", "tape")
+    __slots__ = ("builder", "graph", "handles", "masks")
 
     def __init__(self, builder: VanillaLSTMBuilder, update: bool) -> None:
         self.builder = builder
-        self.tape = current_tape()
+        self.graph = current_graph()
         self.handles = [[p._h if update else lib.dn_param_handle(p._c, 1) for p in layer] for layer in builder._layers]
         self.masks: list[tuple[Expression | None, Expression | None]] | None = None
 
@@ -151,38 +151,35 @@ class _Run:
 
     def _node(self, layer: int, xs: list[Expression], h: Expression | None, c: Expression | None) -> int:
         """The node of one layer over these inputs: its handle."""
-        tape = self.tape
         state = [] if h is None or c is None else [h._h, c._h]
         try:
             inputs = [*self.handles[layer], *state, *[x._h for x in xs]]
         except AttributeError:
             raise TypeError(f"add_input: takes expressions; got {', '.join(type(x).__name__ for x in xs)}.") from None
-        node: int = _node_many(
-            tape, _LSTM, len(inputs), inputs, 2, (len(xs), 1 if state else 0), 1, (self.builder.forget_bias,)
-        )
+        node = many_node(_LSTM, inputs, (len(xs), 1 if state else 0), (self.builder.forget_bias,))
         if node < 0:
-            fail(tape, node)
+            fail(node, *inputs)
         return node
 
     def _sequence(self, state: RNNState, xs: list[Expression]) -> tuple[list[list[Expression]], list[int]]:
         """h after each input for each layer, and the owner node of each layer."""
-        steps, tape, size = len(xs), self.tape, self.builder.hidden_dim
+        steps, size = len(xs), self.builder.hidden_dim
         all_h, owners = [], []
         h0, c0 = state._h, state._cells()
         for layer, (mask, _) in enumerate(self._layer_masks(xs[0])):
             inputs = xs if mask is None else [cmult(x, mask) for x in xs]
             owner = self._node(layer, inputs, h0[layer] if h0 else None, c0[layer] if c0 else None)
-            first = _parts(tape, owner, 0, steps, size)
+            first = _parts(owner, 0, steps, size)
             if first < 0:
-                fail(tape, first)
-            xs = [expression(tape, first + t) for t in range(steps)]
+                fail(first, owner)
+            xs = [expression(first + t) for t in range(steps)]
             all_h.append(xs)
             owners.append(owner)
         return all_h, owners
 
     def step(self, state: RNNState, x: Expression) -> RNNState:
         h0, c0, h, owners = state._h, state._cells(), [], []
-        tape, size = self.tape, self.builder.hidden_dim
+        size = self.builder.hidden_dim
         for layer, (mask_x, mask_h) in enumerate(self._layer_masks(x)):
             if mask_x is not None:
                 x = cmult(x, mask_x)
@@ -190,7 +187,7 @@ class _Run:
             if mask_h is not None and before is not None:
                 before = cmult(before, mask_h)
             owner = self._node(layer, [x], before, c0[layer] if c0 else None)
-            x = expression(tape, _part(tape, owner, 0, size))
+            x = expression(_part(owner, 0, size))
             h.append(x)
             owners.append(owner)
         return RNNState(self, state, tuple(h), None, (owners, 1))
@@ -296,18 +293,9 @@ class VanillaLSTMBuilder:
             ValueError: no initial_state() in this graph before.
         """
         run = self._last_run
-        if run is None or run.tape is not current_tape():
+        if run is None or run.graph != current_graph():
             raise ValueError("get_parameter_expressions: call initial_state() in this graph first.")
-        tape, result = run.tape, []
-        for handles in run.handles:
-            layer = []
-            for h in handles:
-                node = lib.dn_resolve(tape, h)
-                if node < 0:
-                    fail(tape, node)
-                layer.append(expression(tape, node))
-            result.append(layer)
-        return result
+        return [[expression(resolved(h)) for h in layer] for layer in run.handles]
 
     def set_dropout(self, d: float) -> None:
         """The dropout rate of inputs and of h. Masks are drawn once per sequence and layer (Gal and Ghahramani 2016)."""
@@ -413,13 +401,13 @@ class BiRNNBuilder:
     @property
     def spec(self) -> tuple[Any, ...]:
         """What from_spec() makes an equal builder of."""
-        return self.num_layers, self.input_dim, self.hidden_dim, self.rnn_builder_factory
+        return self.num_layers, self.input_dim, self.hidden_dim, self.rnn_builder_factory, None
 
     @classmethod
     def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> BiRNNBuilder:
         """A builder of this spec, with new parameters in `model`."""
-        num_layers, input_dim, hidden_dim, factory = spec
-        return cls(num_layers, input_dim, hidden_dim, model, factory)
+        num_layers, input_dim, hidden_dim, factory, *rest = spec
+        return cls(num_layers, input_dim, hidden_dim, model, factory, *rest)
 
     def set_dropout(self, p: float) -> None:
         """The dropout rate of all layers and directions."""

@@ -11,13 +11,13 @@ import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from .._ffi import DTYPE, NULL, OPS, fail, nodes
-from ..graph import Expression, current_tape
+from .._ffi import DTYPE, NULL, OPS, fail, fail_in, nodes
+from ..graph import NO_GRAPH, Expression, current_graph, resolved
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_node1, _node2, _node_many, _node1_int, _node1_real = (
-    nodes.dn_node1, nodes.dn_node2, nodes.dn_node_many, nodes.dn_node1_int, nodes.dn_node1_real,
+_node2, _node_many, _node1_int, _node1_real, _leaf = (
+    nodes.dn_node2, nodes.dn_node_many, nodes.dn_node1_int, nodes.dn_node1_real, nodes.dn_leaf,
 )  # fmt: skip
 
 
@@ -26,52 +26,51 @@ def not_expression(what: str, *given: Any) -> TypeError:
     return TypeError(f"{what}: takes expressions; got {', '.join(type(g).__name__ for g in given)}.")
 
 
-def make(cls: type[Expression], tape: Any, handle: int) -> Any:
-    """An expression of a class for what a C call returned; raises what a negative handle stands for."""
+def make(cls: type[Expression], handle: int, *inputs: int) -> Any:
+    """An expression of a class for what a C call with these inputs returned; raises what a negative handle stands for."""
     if handle < 0:
-        fail(tape, handle)
+        fail(handle, *inputs)
     e = cls()
-    e._tape = tape
     e._h = handle
     return e
 
 
 def unary(function: F) -> F:
     """f(x) -> a node of the op that has the function's name."""
-    op = OPS[function.__name__]
+    node = getattr(nodes, f"dn_unary_{function.__name__}")
 
     @functools.wraps(function)
     def wrapper(x: Expression) -> Expression:
         try:
-            tape = x._tape or current_tape()
-            h = _node1(tape, op, x._h)
+            h = node(x._h)
         except AttributeError:
             raise not_expression(function.__name__, x) from None
         if h < 0:
-            fail(tape, h)
+            h = node(resolved(x._h)) if h == NO_GRAPH else h
+            return make(Expression, h, x._h)  # type: ignore[no-any-return]
         e = Expression()
-        e._tape = tape
         e._h = h
         return e
 
     return wrapper  # type: ignore[return-value]
 
 
-def binary(function: F) -> F:
-    """f(x, y) -> a node of the op that has the function's name."""
+def binary(function: F, other: Callable[[Any, Any], Any] | None = None) -> F:
+    """f(x, y) -> a node of the op that has the function's name; other(x, y) where y is no expression."""
     op = OPS[function.__name__]
 
     @functools.wraps(function)
     def wrapper(x: Expression, y: Expression) -> Expression:
         try:
-            tape = x._tape or y._tape or current_tape()
-            h = _node2(tape, op, x._h, y._h)
+            h = _node2(op, x._h, y._h)
         except AttributeError:
+            if other is not None:
+                return other(x, y)  # type: ignore[no-any-return]
             raise not_expression(function.__name__, x, y) from None
         if h < 0:
-            fail(tape, h)
+            h = _node2(op, resolved(x._h), y._h) if h == NO_GRAPH else h
+            return make(Expression, h, x._h, y._h)  # type: ignore[no-any-return]
         e = Expression()
-        e._tape = tape
         e._h = h
         return e
 
@@ -97,37 +96,50 @@ def many(op: int, what: str, exprs: Iterable[Expression], ints: Sequence[int] = 
     """A node of any number of inputs and attributes."""
     inputs = listed(exprs, what)
     try:
-        tape = inputs[-1]._tape or inputs[0]._tape or current_tape()
         handles = [e._h for e in inputs]
     except AttributeError:
         raise not_expression(what, *(e for e in inputs if not isinstance(e, Expression))) from None
-    h = _node_many(tape, op, len(handles), handles, len(ints), ints or NULL, len(reals), reals or NULL)
-    return make(Expression, tape, h)  # type: ignore[no-any-return]
+    return make(Expression, many_node(op, handles, ints, reals), *handles)  # type: ignore[no-any-return]
 
 
-def with_int(op: int, what: str, x: Expression, i: int) -> Expression:
+def many_node(op: int, handles: list[int], ints: Sequence[int] = (), reals: Sequence[float] = ()) -> int:
+    """The same from handles to a handle, or to a negative error."""
+    h: int = _node_many(op, len(handles), handles, len(ints), ints or NULL, len(reals), reals or NULL)
+    if h == NO_GRAPH:
+        handles[0] = resolved(handles[0])
+        h = _node_many(op, len(handles), handles, len(ints), ints or NULL, len(reals), reals or NULL)
+    return h
+
+
+def with_int(cls: type[Expression], op: int, what: str, x: Expression, i: int) -> Any:
     """A node of one input and one whole number."""
     try:
-        tape = x._tape or current_tape()
-        h = _node1_int(tape, op, x._h, i)
+        h = _node1_int(op, x._h, i)
     except AttributeError:
         raise not_expression(what, x) from None
-    return make(Expression, tape, h)  # type: ignore[no-any-return]
+    if h == NO_GRAPH:
+        h = _node1_int(op, resolved(x._h), i)
+    return make(cls, h, x._h)
 
 
 def with_reals(op: int, what: str, x: Expression, a: float, b: float) -> Expression:
     """A node of one input and two numbers."""
     try:
-        tape = x._tape or current_tape()
-        h = _node1_real(tape, op, x._h, a, b)
+        h = _node1_real(op, x._h, a, b)
     except AttributeError:
         raise not_expression(what, x) from None
-    return make(Expression, tape, h)  # type: ignore[no-any-return]
+    if h == NO_GRAPH:
+        h = _node1_real(op, resolved(x._h), a, b)
+    return make(Expression, h, x._h)  # type: ignore[no-any-return]
 
 
-def leaf(tape: Any, op: int, ints: Sequence[int], reals: Sequence[float] = ()) -> Expression:
-    """A node without inputs, from attributes alone."""
-    return make(Expression, tape, _node_many(tape, op, 0, NULL, len(ints), ints, len(reals), reals or NULL))  # type: ignore[no-any-return]
+def leaf(cls: type[Expression], op: int, ints: Sequence[int], reals: Sequence[float]) -> Any:
+    """A node without inputs in the current graph, from attributes alone."""
+    graph = current_graph()
+    h = _leaf(graph, op, len(ints), ints, len(reals), reals)
+    if h < 0:
+        fail_in(graph, h)
+    return make(cls, h)
 
 
 def indices(values: Iterable[int], what: str) -> list[int]:

@@ -7,36 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from .._ffi import OPS, fail, nodes
-from ..graph import Expression, current_tape, operator
+from .._ffi import OPS
+from ..graph import Expression, operator
 from ._nodes import binary, listed, many, with_reals
 from .inputs import inputTensor, scalarInput
 
 __all__ = ["average", "cdiv", "cmult", "colwise_add", "esum", "pow"]
 
-_node2, _SCALE_SHIFT = nodes.dn_node2, OPS["scale_shift"]
+_SCALE_SHIFT = OPS["scale_shift"]
 _NUMBERS = (int, float, np.number, np.bool_)
-
-
-def _operation(op_name: str, with_other: Callable[[Expression, Any], Any]) -> Callable[[Expression, Any], Any]:
-    """An operator: a node of the op for two expressions, with_other(x, y) for everything else."""
-    op = OPS[op_name]
-
-    def apply(x: Expression, y: Any) -> Any:
-        try:
-            other = y._h
-        except AttributeError:
-            return with_other(x, y)
-        tape = x._tape or y._tape or current_tape()
-        h = _node2(tape, op, x._h, other)
-        if h < 0:
-            fail(tape, h)
-        e = Expression()
-        e._tape = tape
-        e._h = h
-        return e
-
-    return apply
 
 
 def _scale_shift(x: Expression, a: float, b: float) -> Expression:
@@ -77,6 +56,16 @@ def _over_other(x: Expression, y: Any) -> Any:
 def _power_other(x: Expression, y: Any) -> Any:
     n = _number(y)
     return NotImplemented if n is None else pow(x, scalarInput(n))
+
+
+def _operation(op_name: str, with_other: Callable[[Expression, Any], Any]) -> Any:
+    """An operator: a node of the op for two expressions, with_other(x, y) for everything else."""
+
+    def named(x: Expression, y: Expression) -> Expression:
+        raise NotImplementedError
+
+    named.__name__ = op_name
+    return binary(named, with_other)
 
 
 operator("__add__")(_operation("add", _plus_other))

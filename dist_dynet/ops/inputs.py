@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._ffi import DTYPE, NULL, OPS, fail, lib, nodes, pointer
-from ..graph import Expression, current_tape
+from .._ffi import DTYPE, OPS, fail, fail_in, lib, nodes, pointer
+from ..graph import NO_GRAPH, Expression, current_graph
 from ..params.collection import LookupParameters, as_dims
 from ._nodes import indices, leaf, make, reals
 
@@ -19,16 +19,31 @@ __all__ = [
     "sparse_inputTensor", "vecInput", "zeroes", "zeros",
 ]  # fmt: skip
 
-_input, _input_scalar, _input_vector, _input_set, _lookup, _lookup_batch, _ints_set = (
-    nodes.dn_input, nodes.dn_input_scalar, nodes.dn_input_vector, nodes.dn_input_set, nodes.dn_lookup, nodes.dn_lookup_batch,
-    nodes.dn_ints_set,
+_input, _input_vector, _input_set, _lookup, _lookup_batch, _ints_set = (
+    nodes.dn_input, nodes.dn_input_vector, nodes.dn_input_set, nodes.dn_lookup, nodes.dn_lookup_batch, nodes.dn_ints_set,
 )  # fmt: skip
+_scalar, _zeros, _now_lookup = nodes.dn_now_scalar, nodes.dn_now_zeros, nodes.dn_now_lookup
+
+
+def _checked(call: Any, result: int, *arguments: Any) -> int:
+    """What to do with a negative result of a call on the current graph: try again when this thread had none yet, else raise."""
+    graph = current_graph()
+    handle: int = call(*arguments) if result == NO_GRAPH else result
+    if handle < 0:
+        fail_in(graph, handle)
+    return handle
+
+
+def _made(cls: Any, graph: int, handle: int) -> Any:
+    if handle < 0:
+        fail_in(graph, handle)
+    return make(cls, handle)
 
 
 def _set(e: Expression, n: int, data: Any) -> None:
-    code = _input_set(e._tape, e._h, n, data)
+    code = _input_set(e._h, n, data)
     if code < 0:
-        fail(e._tape, code)
+        fail(code, e._h)
 
 
 class _inputExpression(Expression):  # noqa: N801 - DyNet's name
@@ -49,9 +64,9 @@ class _vecInputExpression(Expression):  # noqa: N801
     def set(self, data: Sequence[float]) -> None:
         """New numbers, as many as before; all computed values of the graph are forgotten."""
         if type(data) is list or type(data) is tuple:
-            code = _input_set(self._tape, self._h, len(data), data)
+            code = _input_set(self._h, len(data), data)
             if code < 0:
-                fail(self._tape, code)
+                fail(code, self._h)
         else:
             data = reals(data, "set").ravel()
             _set(self, len(data), pointer(data))
@@ -87,9 +102,9 @@ class _lookupExpression(Expression):  # noqa: N801
 
     def set(self, i: int) -> None:
         """Another row; all computed values of the graph are forgotten."""
-        code = _ints_set(self._tape, self._h, 1, [operator.index(i)])
+        code = _ints_set(self._h, 1, [operator.index(i)])
         if code < 0:
-            fail(self._tape, code)
+            fail(code, self._h)
 
 
 class _lookupBatchExpression(Expression):  # noqa: N801
@@ -100,9 +115,9 @@ class _lookupBatchExpression(Expression):  # noqa: N801
     def set(self, i: Sequence[int]) -> None:
         """Other rows, as many; all computed values of the graph are forgotten."""
         rows = indices(i, "set")
-        code = _ints_set(self._tape, self._h, len(rows), rows)
+        code = _ints_set(self._h, len(rows), rows)
         if code < 0:
-            fail(self._tape, code)
+            fail(code, self._h)
 
 
 def scalarInput(s: float, device: str = "") -> _inputExpression:  # noqa: N802
@@ -118,24 +133,20 @@ def scalarInput(s: float, device: str = "") -> _inputExpression:  # noqa: N802
     >>> y.value()
     15.0
     """
-    tape = current_tape()
-    h = _input_scalar(tape, s)
+    h = _scalar(s)
     if h < 0:
-        fail(tape, h)
+        h = _checked(_scalar, h, s)
     e = _inputExpression()
-    e._tape = tape
     e._h = h
     return e
 
 
 def vecInput(dim: int, device: str = "") -> _vecInputExpression:  # noqa: N802
     """A vector of zeros to be `.set(list)`: dims (dim,)."""
-    tape = current_tape()
-    h = _input_vector(tape, dim, NULL)
+    h = _zeros(dim)
     if h < 0:
-        fail(tape, h)
+        h = _checked(_zeros, h, dim)
     e = _vecInputExpression()
-    e._tape = tape
     e._h = h
     return e
 
@@ -147,11 +158,11 @@ def inputVector(v: Sequence[float], device: str = "") -> _vecInputExpression:  #
     >>> dy.inputVector([1, 2]).value()
     [1.0, 2.0]
     """
-    tape = current_tape()
+    graph = current_graph()
     if type(v) is list:
-        return make(_vecInputExpression, tape, _input_vector(tape, len(v), v))  # type: ignore[no-any-return]
+        return _made(_vecInputExpression, graph, _input_vector(graph, len(v), v))  # type: ignore[no-any-return]
     data = reals(v, "inputVector").ravel()
-    return make(_vecInputExpression, tape, _input_vector(tape, data.size, pointer(data)))  # type: ignore[no-any-return]
+    return _made(_vecInputExpression, graph, _input_vector(graph, data.size, pointer(data)))  # type: ignore[no-any-return]
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:
@@ -159,10 +170,10 @@ def _flat(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _tensor(cls: type[Expression], array: NDArray[Any], batched: bool) -> Any:
-    tape = current_tape()
+    graph = current_graph()
     dims, batch = (array.shape[:-1] or (1,), array.shape[-1]) if batched else (array.shape, 1)
     flat = _flat(array)
-    return make(cls, tape, _input(tape, len(dims), dims, batch, pointer(flat)))
+    return _made(cls, graph, _input(graph, len(dims), dims, batch, pointer(flat)))
 
 
 def inputTensor(  # noqa: N802
@@ -202,8 +213,8 @@ def inputTensorTranspose(  # noqa: N802
     dims = (data.size // batch_size,) if dim is None else as_dims(dim, "inputTensorTranspose")
     if data.size != int(np.prod(dims)) * batch_size:
         raise ValueError(f"inputTensorTranspose: {data.size} numbers do not fill dims {dims} x {batch_size}.")
-    tape = current_tape()
-    return make(_vecInputExpression, tape, _input(tape, len(dims), dims, batch_size, pointer(data)))  # type: ignore[no-any-return]
+    graph = current_graph()
+    return _made(_vecInputExpression, graph, _input(graph, len(dims), dims, batch_size, pointer(data)))  # type: ignore[no-any-return]
 
 
 def sparse_inputTensor(
@@ -251,7 +262,7 @@ def one_hot(d: int, idx: int | Sequence[int], device: str = "") -> _fixedExpress
 
 def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expression:
     """All elements `val`: dims x batch_size."""
-    return leaf(current_tape(), OPS["fill"], (operator.index(batch_size), *as_dims(dim, "constant")), (float(val),))
+    return leaf(Expression, OPS["fill"], (operator.index(batch_size), *as_dims(dim, "constant")), (float(val),))  # type: ignore[no-any-return]
 
 
 def zeros(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
@@ -284,8 +295,8 @@ def lookup(p: LookupParameters, index: int = 0, update: bool = True) -> _lookupE
     Raises:
         ValueError: the index is outside the table.
     """
-    tape = current_tape()
-    return make(_lookupExpression, tape, _lookup(tape, _table_handle(p, update, "lookup"), operator.index(index)))  # type: ignore[no-any-return]
+    graph = current_graph()
+    return _made(_lookupExpression, graph, _lookup(graph, _table_handle(p, update, "lookup"), operator.index(index)))  # type: ignore[no-any-return]
 
 
 def lookup_batch(p: LookupParameters, indices_: Sequence[int], update: bool = True) -> _lookupBatchExpression:
@@ -297,18 +308,16 @@ def lookup_batch(p: LookupParameters, indices_: Sequence[int], update: bool = Tr
     >>> dy.lookup_batch(E, [1, 0, 1]).npvalue().tolist()
     [[3.0, 1.0, 3.0], [4.0, 2.0, 4.0]]
     """
-    tape = current_tape()
+    graph = current_graph()
     rows = indices(indices_, "lookup_batch")
-    return make(_lookupBatchExpression, tape, _lookup_batch(tape, _table_handle(p, update, "lookup_batch"), len(rows), rows))  # type: ignore[no-any-return]
+    return _made(_lookupBatchExpression, graph, _lookup_batch(graph, _table_handle(p, update, "lookup_batch"), len(rows), rows))  # type: ignore[no-any-return]
 
 
 def _getitem(self: LookupParameters, index: int) -> _lookupExpression:
-    tape = current_tape()
-    h = _lookup(tape, self._h, index)
+    h = _now_lookup(self._h, index)
     if h < 0:
-        fail(tape, h)
+        h = _checked(_now_lookup, h, self._h, index)
     e = _lookupExpression()
-    e._tape = tape
     e._h = h
     return e
 

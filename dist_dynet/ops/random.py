@@ -10,7 +10,7 @@ import operator
 from collections.abc import Sequence
 
 from .._ffi import OPS
-from ..graph import Expression, current_tape
+from ..graph import Expression
 from ..params.collection import as_dims
 from ._nodes import leaf, with_reals
 
@@ -31,7 +31,7 @@ def dropout(x: Expression, p: float) -> Expression:
 
 
 def _random(name: str, dim: int | Sequence[int], batch_size: int, a: float, b: float) -> Expression:
-    return leaf(current_tape(), OPS[name], (operator.index(batch_size), *as_dims(dim, name)), (float(a), float(b)))
+    return leaf(Expression, OPS[name], (operator.index(batch_size), *as_dims(dim, name)), (float(a), float(b)))  # type: ignore[no-any-return]
 
 
 def random_normal(dim: int | Sequence[int], mean: float = 0.0, stddev: float = 1.0, batch_size: int = 1) -> Expression:

@@ -83,14 +83,14 @@ class _pickerBatchExpression(Expression):  # noqa: N801
 
 
 def _set_indices(e: Expression, d: int, picked: list[int]) -> None:
-    code = nodes.dn_ints_set(e._tape, e._h, 1 + len(picked), [d, *picked])
+    code = nodes.dn_ints_set(e._h, 1 + len(picked), [d, *picked])
     if code < 0:
-        fail(e._tape, code)
+        fail(code, e._h)
 
 
 def _pick(cls: Any, what: str, e: Expression, d: int, picked: list[int]) -> Any:
     node = many(OPS["pick"], what, [e], (d, *picked))
-    picker = make(cls, node._tape, node._h)
+    picker = make(cls, node._h)
     picker._d = d
     return picker
 

@@ -6,13 +6,12 @@ import operator
 from collections.abc import Sequence
 
 from .._ffi import OPS, fail, nodes
-from ..graph import Expression, current_tape
-from ._nodes import indices, make, many, not_expression, with_int
+from ..graph import Expression
+from ._nodes import indices, many, with_int
 
 __all__ = ["hinge", "hinge_batch", "log_softmax", "pickneglogsoftmax", "pickneglogsoftmax_batch", "softmax"]
 
 _PICK = OPS["pickneglogsoftmax"]
-_node1_int = nodes.dn_node1_int
 
 
 def softmax(x: Expression, d: int = 0) -> Expression:
@@ -24,7 +23,7 @@ def softmax(x: Expression, d: int = 0) -> Expression:
     >>> dy.softmax(dy.inputVector([1, 1])).value()
     [0.5, 0.5]
     """
-    return with_int(OPS["softmax"], "softmax", x, operator.index(d))
+    return with_int(Expression, OPS["softmax"], "softmax", x, operator.index(d))
 
 
 def log_softmax(x: Expression, d: int = 0) -> Expression:
@@ -36,7 +35,7 @@ def log_softmax(x: Expression, d: int = 0) -> Expression:
     >>> dy.log_softmax(dy.inputVector([0, 0])).npvalue().round(4).tolist()
     [-0.6931, -0.6931]
     """
-    return with_int(OPS["log_softmax"], "log_softmax", x, operator.index(d))
+    return with_int(Expression, OPS["log_softmax"], "log_softmax", x, operator.index(d))
 
 
 class _pickedExpression(Expression):  # noqa: N801
@@ -46,9 +45,9 @@ class _pickedExpression(Expression):  # noqa: N801
 
     def set_index(self, v: int) -> None:
         """Another entry; all computed values of the graph are forgotten."""
-        code = nodes.dn_ints_set(self._tape, self._h, 1, [operator.index(v)])
+        code = nodes.dn_ints_set(self._h, 1, [operator.index(v)])
         if code < 0:
-            fail(self._tape, code)
+            fail(code, self._h)
 
 
 def pickneglogsoftmax(x: Expression, v: int) -> Expression:
@@ -62,12 +61,7 @@ def pickneglogsoftmax(x: Expression, v: int) -> Expression:
     >>> round(dy.pickneglogsoftmax(dy.inputVector([0, 0]), 1).value(), 4)
     0.6931
     """
-    try:
-        tape = x._tape or current_tape()
-        h = _node1_int(tape, _PICK, x._h, operator.index(v))
-    except AttributeError:
-        raise not_expression("pickneglogsoftmax", x) from None
-    return make(_pickedExpression, tape, h)  # type: ignore[no-any-return]
+    return with_int(_pickedExpression, _PICK, "pickneglogsoftmax", x, v)  # type: ignore[no-any-return]
 
 
 def pickneglogsoftmax_batch(x: Expression, vs: Sequence[int]) -> Expression:

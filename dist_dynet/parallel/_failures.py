@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -49,10 +50,8 @@ def report(text: str) -> None:
     launch = _State.launch
     prefix = f"[rank {launch.rank}/{launch.size} on {socket.gethostname()}] " if launch else ""
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with suppress(AttributeError, OSError, ValueError):
             stream.flush()
-        except (AttributeError, OSError, ValueError):
-            pass
     os.write(2, "".join(f"{prefix}{line}\n" for line in text.rstrip().splitlines()).encode(errors="replace"))
 
 

@@ -74,7 +74,7 @@ class MpiExchange:
 
     def _send_dense(self, agreed: Agreed) -> list[Any]:
         structure = agreed.structure
-        used: NDArray[np.bool_] = agreed.filled.any(axis=0)
+        used = np.logical_or.reduce(agreed.filled)
         for i in np.flatnonzero(used & ~agreed.filled[self._here.rank]).tolist():
             self._fill(structure, i)
         if structure is not self._structure:

@@ -33,7 +33,7 @@ class _Last:
 
 
 def last_step() -> Step | None:
-    """The step of the batch that this rank works on; None outside of a loop over shard()."""
+    """The step of the batch that this rank works on; None when no loop over shard() is under way."""
     return _Last.step
 
 
@@ -59,7 +59,7 @@ def _costs(examples: Sequence[Any], cost: Cost | None) -> list[float]:
 
 
 class Shard(Generic[T]):
-    """This rank's batches of an epoch; made by shard(). Each loop over it is one epoch, and the next one is shuffled anew."""
+    """The batches of an epoch for this rank; made by shard(). Each loop over it is one epoch, and the next one is shuffled anew."""
 
     def __init__(self, data: Sequence[T], batch_size: int, seed: int, epoch: int, cost: Cost | None, drop_last: bool, shuffle: bool) -> None:
         if batch_size < 1:
@@ -82,13 +82,17 @@ class Shard(Generic[T]):
     def __iter__(self) -> Iterator[list[T]]:
         here, order = world(), self._order()
         settings = (len(self._data), self._batch_size, self._seed, self.epoch, self._drop_last, self._shuffle)
-        for step in range(len(self)):
-            examples = [self._data[i] for i in order[step * self._batch_size : (step + 1) * self._batch_size]]
-            mine = [examples[i] for i in divide(_costs(examples, self._cost), here.size)[here.rank]]
-            _Last.step = Step(len(mine), (*settings, step))
-            yield mine
-        self.epoch += 1
-        _Last.step = None
+        present = None
+        try:
+            for step in range(len(self)):
+                examples = [self._data[i] for i in order[step * self._batch_size : (step + 1) * self._batch_size]]
+                mine = [examples[i] for i in divide(_costs(examples, self._cost), here.size)[here.rank]]
+                _Last.step = present = Step(len(mine), (*settings, step))
+                yield mine
+            self.epoch += 1
+        finally:  # the end of the loop, or a break: what follows is not weighed like this batch
+            if _Last.step is present:
+                _Last.step = None
 
 
 def shard(
@@ -100,17 +104,20 @@ def shard(
     drop_last: bool = False,
     shuffle: bool = True,
 ) -> Shard[T]:
-    """This rank's list of examples for each step of an epoch. All ranks get the same number of steps, every example goes to exactly one rank.
+    """For each step of an epoch, the list of examples of this rank; every example goes to exactly one rank.
 
-    The order depends on seed and epoch only, not on the number of ranks. At the end of an epoch a rank's list may be empty: call update() all
-    the same.
+    All ranks get the same number of steps. The order depends on seed and epoch only, not on the number of ranks. At the
+    end of an epoch a rank's list may be empty: call update() all the same.
 
     Args:
         data: all examples, in the same order on every rank.
         batch_size: examples of a step over all ranks.
+        seed: of the order; the same on all ranks.
+        epoch: number of the epoch of the first loop; each further loop is the next one.
         cost: work of an example, by which the ranks' parts of each step are balanced; with `len`, examples without a length count alike.
             None: all count alike.
         drop_last: leave out the last step if it is smaller.
+        shuffle: False keeps the order of the data.
 
     >>> from dist_dynet import parallel
     >>> [len(batch) for batch in parallel.shard(range(10), batch_size=4, seed=1, epoch=2)]

@@ -20,10 +20,10 @@ Average = Literal["mean", "weighted", "sum"]
 class DistributedTrainer:
     """Wraps a trainer, so that N ranks with B/N examples each do what one process does with B.
 
-    At construction all ranks get rank 0's values. Each update() replaces the gradients by g, then clips and updates as the wrapped trainer does:
+    At construction all ranks get rank 0's values. Each update() replaces the gradients by g, then clips and updates as ever:
 
-    - "mean": g = sum n_r g_r / sum n_r, for losses that are means over the rank's examples. n_r is the number of examples in the rank's last
-      batch from shard(), 1 where shard() is not used.
+    - "mean": g = sum n_r g_r / sum n_r, for losses that are means over the rank's examples. n_r is the number of examples in the rank's
+      present batch from shard(), 1 outside of a loop over shard().
     - "weighted": the same, with n_r the argument of update(weight), such as the number of words.
     - "sum": g = sum g_r, for losses that are sums over the rank's examples.
 
@@ -70,7 +70,8 @@ class DistributedTrainer:
             weight: n_r of this rank; needed with average="weighted", an error otherwise.
 
         Raises:
-            RuntimeError: the ranks have different parameters, learning rates, clip thresholds or steps, or the norm of the gradients is not finite.
+            RuntimeError: the ranks have different parameters, learning rates, clip thresholds or steps of shard(); the norm of the
+                gradients is not finite.
         """
         n = self._weight(weight)
         if self._agreement is not None and self._exchange is not None:

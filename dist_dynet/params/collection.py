@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, NULL, ffi, lib, pointer, view, view_ints
-from ..graph import Expression, current_tape, expression
+from ..graph import Expression, expression, resolved
 from . import initializers
 
 FileName = str | PathLike[str]
@@ -86,7 +86,8 @@ class _ParameterBase(Expression):
         self._c = root.new_parameter(dims, rows)
         self._h = lib.dn_param_handle(self._c, 0)
 
-    _tape = None
+    def _node(self) -> int:
+        return resolved(self._h)
 
     def name(self) -> str:
         """The full name, such as /encoder/W."""
@@ -224,13 +225,7 @@ class Parameters(_ParameterBase):
 
     def expr(self, update: bool = False) -> Expression:
         """Its node in the current graph; by default as a constant, without gradient."""
-        tape = current_tape()
-        handle = lib.dn_resolve(tape, lib.dn_param_handle(self._c, not update))
-        if handle < 0:
-            from .._ffi import fail
-
-            fail(tape, handle)
-        return expression(tape, handle)
+        return expression(resolved(lib.dn_param_handle(self._c, not update)))
 
     def __repr__(self) -> str:
         return f"Parameter {self._name}"

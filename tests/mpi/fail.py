@@ -20,9 +20,10 @@ if (how == "missing parameter" and rank != 1) or how == "other dims":
 trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(model))
 
 
-def step():
+def step(scale=1.0):
     dy.renew_cg()
-    dy.sum_elems(W).backward()
+    if W.is_updated():
+        (dy.sum_elems(W) * scale).backward()
     trainer.update()
 
 
@@ -52,6 +53,12 @@ for i in range(10):
                 pass
         if how == "order":
             parallel.barrier()
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "frozen":
+            W.set_updated(False)
+        if how == "nan":
+            step(float("nan"))
     if how == "barrier" and i == 5:
         if rank == 1:
             time.sleep(60)

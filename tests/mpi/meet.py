@@ -83,6 +83,19 @@ for _ in parallel.shard(words[rank:], batch_size=8):
     with pytest.raises(RuntimeError, match=r"step \(.*\) of shard\(\) here"):
         trainer.update()
     break
-frozen = parallel.DistributedTrainer(dy.SimpleSGDTrainer(model))
+
+# a trainer of a subcollection leaves the gradients of others alone
+left, right = model.add_subcollection("left"), model.add_subcollection("right")
+a, b, c = left.add_parameters(3, init=0), right.add_parameters(3, init=0), left.add_parameters(3, init=0)
+trainers = [parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, learning_rate=1)) for m in (left, right)]
+dy.renew_cg()
+(dy.sum_elems(a + b + c) * (rank + 1)).backward()
+for each in trainers:
+    each.set_clip_threshold(0)
+trainers[0].update()
+assert b.grad_as_array().tolist() == [rank + 1] * 3 and not a.grad_as_array().any()
+trainers[1].update()
+mean = (size + 1) / 2
+assert all(np.allclose(p.as_array(), -mean) for p in (a, b, c))
 threading.Thread(target=sys.exit).start()  # leaving a thread is no failure
 sys.exit(0)

@@ -1,0 +1,145 @@
+/* Computing values: nodes in the order they were made, what is computed is kept. */
+#include <math.h>
+#include <string.h>
+
+#include "rng.h"
+#include "tape.h"
+
+void dn__use_root(dn_tape *t, dn_root *root) {
+    for (int i = 0; i < t->n_roots; i++)
+        if (t->roots[i].root == root && t->roots[i].version < 0) t->roots[i].version = root->version;
+}
+
+void dn__forget_values(dn_tape *t) {
+    t->evaluated = 0;
+    t->counter++;
+    for (int i = 0; i < t->n_roots; i++) t->roots[i].version = -1;
+    /* marks that point above the bottom would keep what is now forgotten: let them begin at the bottom, too */
+    for (int i = 0; i < t->n_marks; i++) {
+        t->marks[i].evaluated = 0;
+        t->marks[i].values = (dn_arena_mark){0};
+    }
+    dn__arena_reset(&t->values, (dn_arena_mark){0});
+    dn__arena_reset(&t->copies, (dn_arena_mark){0});
+}
+
+void dn__prepare_call(dn_tape *t, dn_node *node, dn_call *c) {
+    const int32_t *args = t->args + node->args;
+    for (int k = 0; k < node->n_args; k++) {
+        const dn_node *x = &t->nodes[args[k]];
+        t->in[k] = (dn_in){&x->dim, x->value, x->dim.batch == 1 ? 0 : (size_t)x->dim.size};
+    }
+    *c = (dn_call){.n = node->n_args, .x = t->in, .dim = &node->dim, .total = dn__elements(&node->dim), .y = node->value,
+                   .saved = node->saved_memory, .ints = t->ints + node->ints, .reals = t->reals + node->reals, .n_ints = node->n_ints,
+                   .node = node, .tape = t};
+}
+
+enum { ALIGN_NUMBERS = 16 };
+
+static int compute(dn_tape *t, int i) {
+    dn_node *node = &t->nodes[i];
+    dn_call c;
+    dn__prepare_call(t, node, &c);
+    if (!(node->op->flags & DN_VIEW)) {
+        size_t y_size = (c.total + ALIGN_NUMBERS - 1) & ~(size_t)(ALIGN_NUMBERS - 1);
+        node->value = c.y = dn__arena_take(&t->values, (y_size + node->saved) * sizeof(dn_real));
+        if (!c.y) return dn__no_memory(t);
+        node->saved_memory = c.saved = c.y + y_size;
+    }
+    node->op->forward(&c);
+    if (node->op->flags & DN_VIEW) {
+        node->value = c.y;
+        node->copied = 0;
+    }
+    if (t->scratch.n_chunks) dn__arena_reset(&t->scratch, (dn_arena_mark){0});
+    if (t->out_of_memory) {
+        t->out_of_memory = 0;
+        return dn__no_memory(t);
+    }
+    return 0;
+}
+
+int64_t dn__work(const dn_tape *t, const dn_node *node) {
+    int64_t work = 64 + (int64_t)dn__elements(&node->dim);
+    for (int k = 0; k < node->n_args; k++) work += (int64_t)dn__elements(&t->nodes[t->args[node->args + k]].dim);
+    return work;
+}
+
+int dn__forward(dn_tape *t, int last) {
+    int64_t work = DN_WORK;
+    while (t->evaluated <= last) {
+        if (work <= 0) return 1;
+        work -= dn__work(t, &t->nodes[t->evaluated]);
+        int error = compute(t, t->evaluated);
+        if (error) return error;
+        t->evaluated++;
+    }
+    return 0;
+}
+
+int dn_forward(int64_t a) {
+    dn_tape *t = dn__handle_tape(a);
+    if (!t) return DN_ERROR_NO_GRAPH;
+    DN_ENTER(t);
+    int last = dn__find(t, a), result = last < 0 ? last : dn__forward(t, last);
+    dn__tape_leave(t);
+    return result;
+}
+
+double dn_scalar(int64_t a) {
+    dn_tape *t = dn__handle_tape(a);
+    double value = NAN;
+    if (!t || dn__tape_enter(t)) return value;
+    int i = dn__find(t, a);
+    if (i >= 0) {
+        const dn_node *node = &t->nodes[i];
+        /* parameters are left to dn_value, which copies what is read */
+        if (node->dim.size == 1 && node->dim.batch == 1 && node->dim.nd < 2 && !node->param && dn__forward(t, i) == 0)
+            value = (double)node->value[0];
+    }
+    dn__tape_leave(t);
+    return value;
+}
+
+int dn_graph_invalidate(int graph) {
+    dn_tape *t = dn__graph_tape(graph);
+    DN_ENTER(t);
+    dn__forget_values(t);
+    dn__tape_leave(t);
+    return 0;
+}
+
+const dn_real *dn_value(int64_t a) {
+    dn_tape *t = dn__handle_tape(a);
+    if (!t || dn__tape_enter(t)) return NULL;
+    int i = dn__find(t, a);
+    const dn_real *value = NULL;
+    if (i >= 0 && i < t->evaluated) {
+        dn_node *node = &t->nodes[i];
+        if (node->param && node->op->flags & DN_VIEW && !node->copied) {
+            /* What was read stays: later readers in this graph see the value of now, whatever becomes of the parameter. */
+            size_t bytes = dn__elements(&node->dim) * sizeof(dn_real);
+            dn_real *copy = dn__arena_take(&t->copies, bytes);
+            if (copy) {
+                node->value = memcpy(copy, node->value, bytes);
+                node->copied = 1;
+            }
+        }
+        value = node->value;
+    } else if (i >= 0) {
+        dn__tape_fail(t, DN_ERROR_STATE, "the value of this expression was not computed");
+    }
+    dn__tape_leave(t);
+    return value;
+}
+
+dn_real *dn__scratch(dn_call *c, size_t n) {
+    dn_real *p = dn__arena_take(&c->tape->scratch, n * sizeof *p);
+    if (!p) c->tape->out_of_memory = 1;
+    return p;
+}
+
+void dn__draw_key(const dn_call *c, struct dn_draw *out) {
+    *out = (struct dn_draw){.seed = c->tape->seed, .stream = c->tape->stream, .counter = c->tape->counter,
+                            .node = (uint32_t)c->node->ordinal};
+}

@@ -1,0 +1,342 @@
+/* Making nodes: dims are inferred, errors phrased, the node appended. These calls keep Python's lock; a tape that another thread computes with
+ * is busy. */
+#include "tape.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int dn__fail(dn_shape *s, int error, const char *format, ...) {
+    int n = snprintf(s->message, DN_MESSAGE, "%s: ", s->op);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(s->message + n, DN_MESSAGE - (size_t)n, format, args);
+    va_end(args);
+    return error;
+}
+
+dn_text dn__dims_text(const dn_dim *d) {
+    dn_text text;
+    int n = snprintf(text.s, sizeof text.s, "(");
+    for (int i = 0; i < d->nd; i++) n += snprintf(text.s + n, sizeof text.s - (size_t)n, i ? ", %d" : "%d", d->d[i]);
+    n += snprintf(text.s + n, sizeof text.s - (size_t)n, d->nd == 1 ? ",)" : ")");
+    if (d->batch != 1) snprintf(text.s + n, sizeof text.s - (size_t)n, " x %d", d->batch);
+    return text;
+}
+
+int dn__set_dims(dn_shape *s, int nd, const int *d, int batch) {
+    int64_t size = 1;
+    if (nd < 0 || nd > DN_MAX_DIMS) return dn__fail(s, DN_ERROR_VALUE, "at most %d dims; got %d.", DN_MAX_DIMS, nd);
+    if (batch < 0) return dn__fail(s, DN_ERROR_VALUE, "the batch size must not be negative; got %d.", batch);
+    s->y.nd = nd;
+    s->y.batch = batch;
+    for (int i = 0; i < nd; i++) {
+        if (d[i] < 0) return dn__fail(s, DN_ERROR_VALUE, "dims must not be negative; got %d as dim %d.", d[i], i);
+        s->y.d[i] = d[i];
+        size *= d[i];
+        if (size > INT32_MAX) break;
+    }
+    if (size > INT32_MAX || size * (batch ? batch : 1) > INT32_MAX)
+        return dn__fail(s, DN_ERROR_VALUE, "the result would have more than %d elements.", INT32_MAX);
+    s->y.size = (int)size;
+    return 0;
+}
+
+int dn__common_batch(dn_shape *s) {
+    int batch = 1;
+    for (int i = 0; i < s->n; i++) {
+        if (s->x[i]->batch == 1 || s->x[i]->batch == batch) continue;
+        if (batch != 1)
+            return dn__fail(s, DN_ERROR_VALUE, "batch sizes must be equal or 1; got %d and %d.", batch, s->x[i]->batch);
+        batch = s->x[i]->batch;
+    }
+    return batch;
+}
+
+int dn__same_sizes(const dn_dim *a, const dn_dim *b) {
+    int n = a->nd > b->nd ? a->nd : b->nd;
+    for (int i = 0; i < n; i++)
+        if ((i < a->nd ? a->d[i] : 1) != (i < b->nd ? b->d[i] : 1)) return 0;
+    return 1;
+}
+
+/* Appends a node. `inputs` are indices; `param` is NULL but for parameter and lookup nodes, whose dims are asked with the table's dim. */
+static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, const int *ints, int n_reals, const double *reals,
+                dn_param *param, int constant) {
+    if (t->n_nodes >= 1 << DN_INDEX_BITS)
+        return dn__tape_fail(t, DN_ERROR_VALUE, "a graph holds at most %d nodes. Call renew_cg() for each example or batch.",
+                             1 << DN_INDEX_BITS);
+    if (DN_GROW(t->nodes, t->nodes_capacity, t->n_nodes + 1) || DN_GROW(t->args, t->args_capacity, t->n_args + n) ||
+        DN_GROW(t->ints, t->ints_capacity, t->n_ints + n_ints) || DN_GROW(t->reals, t->reals_capacity, t->n_reals + n_reals))
+        return dn__no_memory(t);
+    if (n + 1 > t->call_capacity) {
+        int capacity = t->call_capacity;
+        if (DN_GROW(t->in, capacity, n + 1)) return dn__no_memory(t);
+        capacity = t->call_capacity;
+        if (DN_GROW(t->xdims, capacity, n + 1)) return dn__no_memory(t);
+        t->call_capacity = capacity;
+    }
+    dn_shape s = {.op = op->name, .n = n, .n_ints = n_ints, .n_reals = n_reals, .x = t->xdims, .ints = ints, .reals = reals,
+                  .message = t->message};
+    int needs_grad = 0;
+    for (int i = 0; i < n; i++) {
+        t->xdims[i] = &t->nodes[inputs[i]].dim;
+        needs_grad |= t->nodes[inputs[i]].needs_grad;
+    }
+    if (param) {
+        t->xdims[0] = &param->dim;
+        s.n = 1;
+        needs_grad = param->updated && !constant;
+    }
+    int error = op->dims(&s);
+    if (error < 0) return error;
+    if (s.y.size * (int64_t)s.y.batch + (int64_t)s.saved > PTRDIFF_MAX / (int64_t)sizeof(dn_real)) return dn__no_memory(t);
+
+    int index = t->n_nodes;
+    dn_node *node = &t->nodes[index];
+    *node = (dn_node){.op = op, .epoch = t->epoch, .dim = s.y, .n_args = n, .args = t->n_args, .n_ints = n_ints, .ints = t->n_ints,
+                      .n_reals = n_reals, .reals = t->n_reals, .ordinal = t->dropped + index, .products = -1, .saved = s.saved,
+                      .needs_grad = (uint8_t)(needs_grad && !(op->flags & DN_NO_GRAD)), .constant = (uint8_t)constant, .param = param};
+    for (int i = 0; i < n; i++) t->args[t->n_args++] = inputs[i];
+    for (int i = 0; i < n_ints; i++) t->ints[t->n_ints++] = ints[i];
+    for (int i = 0; i < n_reals; i++) t->reals[t->n_reals++] = reals[i];
+    t->n_nodes++;
+    return index;
+}
+
+/* The last step of each node-making call: immediate mode, and the handle. */
+static int64_t finish(dn_tape *t, int i) {
+    if (i < 0) return i;
+    if (t->immediate) {
+        int error;
+        while ((error = dn__forward(t, i)) > 0) {}
+        if (error) return error;
+        const dn_node *node = &t->nodes[i];
+        size_t total = dn__elements(&node->dim);
+        for (size_t j = 0; t->check_finite && j < total; j++)
+            if (!isfinite(node->value[j]))
+                return dn__tape_fail(t, DN_ERROR_NONFINITE, "%s: NaN or Inf detected at element %zu of %s.", node->op->name, j,
+                                     DIMS(&node->dim));
+    }
+    return dn__handle(t, i);
+}
+
+static const dn_op *checked_op(dn_tape *t, int op, int n) {
+    if (t->busy) return NULL;
+    if (op < 0 || op >= DN_OP_COUNT || dn_ops[op]->flags & DN_LEAF) {
+        dn__tape_fail(t, DN_ERROR_VALUE, "operation number %d does not exist or takes no inputs", op);
+        return NULL;
+    }
+    if (dn_ops[op]->inputs >= 0 ? n != dn_ops[op]->inputs : n < 1) {
+        dn__tape_fail(t, DN_ERROR_VALUE, "%s: takes %d inputs; got %d.", dn_ops[op]->name, dn_ops[op]->inputs, n);
+        return NULL;
+    }
+    return dn_ops[op];
+}
+static int64_t bad_op(const dn_tape *t) { return t->busy ? DN_ERROR_BUSY : DN_ERROR_VALUE; }
+
+/* The graph of the first input that is a node; parameters go along. */
+static dn_tape *tape_of(int n, const int64_t *handles) {
+    dn_tape *t = NULL;
+    for (int i = 0; i < n && !t; i++) t = dn__handle_tape(handles[i]);
+    return t;
+}
+
+/* Nodes of up to two inputs, the most frequent ones, without arrays on the way. */
+static int64_t make_small(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_reals,
+                          const double *reals) {
+    dn_tape *t = tape_of(n, handles);
+    if (!t) return DN_ERROR_NO_GRAPH;
+    const dn_op *o = checked_op(t, op, n);
+    if (!o) return bad_op(t);
+    int inputs[2];
+    for (int i = 0; i < n; i++)
+        if ((inputs[i] = dn__find(t, handles[i])) < 0) return inputs[i];
+    return finish(t, make(t, o, n, inputs, n_ints, ints, n_reals, reals, NULL, 0));
+}
+
+int64_t dn_node1(int op, int64_t a) { return make_small(op, 1, &a, 0, NULL, 0, NULL); }
+int64_t dn_node2(int op, int64_t a, int64_t b) { return make_small(op, 2, (int64_t[]){a, b}, 0, NULL, 0, NULL); }
+int64_t dn_node1_int(int op, int64_t a, int i) { return make_small(op, 1, &a, 1, &i, 0, NULL); }
+int64_t dn_node1_real(int op, int64_t a, double r, double s) { return make_small(op, 1, &a, 0, NULL, 2, (double[]){r, s}); }
+
+int64_t dn_node_many(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals) {
+    dn_tape *t = tape_of(n, handles);
+    if (!t) return DN_ERROR_NO_GRAPH;
+    const dn_op *o = checked_op(t, op, n);
+    if (!o) return bad_op(t);
+    int small[16], *inputs = n <= 16 ? small : malloc((size_t)n * sizeof *inputs);
+    if (!inputs) return dn__no_memory(t);
+    int i = 0;
+    for (; i < n; i++)
+        if ((inputs[i] = dn__find(t, handles[i])) < 0) break;
+    int64_t result = i < n ? inputs[i] : finish(t, make(t, o, n, inputs, n_ints, ints, n_reals, reals, NULL, 0));
+    if (inputs != small) free(inputs);
+    return result;
+}
+
+int64_t dn_leaf(int graph, int op, int n_ints, const int *ints, int n_reals, const double *reals) {
+    dn_tape *t = dn__graph_tape(graph);
+    if (t->busy) return DN_ERROR_BUSY;
+    if (op < 0 || op >= DN_OP_COUNT || dn_ops[op]->inputs) return dn__tape_fail(t, DN_ERROR_VALUE, "operation number %d takes inputs", op);
+    return finish(t, make(t, dn_ops[op], 0, NULL, n_ints, ints, n_reals, reals, NULL, 0));
+}
+
+int64_t dn_parts(int64_t owner, int first, int n, int size) {
+    dn_tape *t = dn__handle_tape(owner);
+    if (!t) return DN_ERROR_NO_GRAPH;
+    if (t->busy) return DN_ERROR_BUSY;
+    int i = dn__find(t, owner), begin = t->n_nodes;
+    if (i < 0) return i;
+    if (n < 1) return dn__tape_fail(t, DN_ERROR_VALUE, "part: takes at least one part; got %d.", n);
+    int batch = t->nodes[i].dim.batch;
+    int64_t handle = 0;
+    for (int k = 0; k < n && handle >= 0; k++) {
+        int64_t offset = (int64_t)(first + k) * size * batch;
+        int ints[] = {offset > INT32_MAX ? -1 : (int)offset, batch, size};
+        handle = finish(t, make(t, dn_ops[DN_OP_part], 1, &i, 3, ints, 0, NULL, NULL, 0));
+    }
+    return handle < 0 ? handle : dn__handle(t, begin);
+}
+
+int64_t dn_input(int graph, int n_dims, const int *dims, int batch, const dn_real *data) {
+    dn_tape *t = dn__graph_tape(graph);
+    if (t->busy) return DN_ERROR_BUSY;
+    int ints[DN_MAX_DIMS + 1] = {batch};
+    if (n_dims < 0 || n_dims > DN_MAX_DIMS) return dn__tape_fail(t, DN_ERROR_VALUE, "input: at most %d dims; got %d.", DN_MAX_DIMS, n_dims);
+    for (int i = 0; i < n_dims; i++) ints[i + 1] = dims[i];
+    int index = make(t, dn_ops[DN_OP_input], 0, NULL, n_dims + 1, ints, 0, NULL, NULL, 0);
+    if (index < 0) return index;
+    size_t bytes = dn__elements(&t->nodes[index].dim) * sizeof(dn_real);
+    dn_real *memory = dn__arena_take(&t->data, bytes);
+    if (!memory) {
+        t->n_nodes--;
+        return dn__no_memory(t);
+    }
+    if (data) memcpy(memory, data, bytes);
+    else memset(memory, 0, bytes);
+    t->nodes[index].data = memory;
+    return finish(t, index);
+}
+
+int64_t dn_input_vector(int graph, int n, const dn_real *data) { return dn_input(graph, 1, &n, 1, data); }
+
+int64_t dn_input_zeros(int graph, int n) { return dn_input(graph, 1, &n, 1, NULL); }
+
+int64_t dn_input_scalar(int graph, double value) {
+    dn_real x = (dn_real)value;
+    return dn_input(graph, 1, (int[]){1}, 1, &x);
+}
+
+int dn_input_set(int64_t a, int64_t n, const dn_real *data) {
+    dn_tape *t = dn__handle_tape(a);
+    if (!t) return DN_ERROR_NO_GRAPH;
+    if (t->busy) return DN_ERROR_BUSY;
+    int i = dn__find(t, a);
+    if (i < 0) return i;
+    dn_node *node = &t->nodes[i];
+    if (node->op != dn_ops[DN_OP_input])
+        return dn__tape_fail(t, DN_ERROR_STATE, "set: only inputs can be set; this is a node of %s.", node->op->name);
+    if (n != (int64_t)dn__elements(&node->dim))
+        return dn__tape_fail(t, DN_ERROR_VALUE, "set: the number of values must equal the size of the input; got %lld values for %s.",
+                             (long long)n, DIMS(&node->dim));
+    memcpy((dn_real *)node->data, data, (size_t)n * sizeof *data);
+    dn__forget_values(t);
+    return 0;
+}
+
+int dn_ints_set(int64_t a, int n, const int *ints) {
+    dn_tape *t = dn__handle_tape(a);
+    if (!t) return DN_ERROR_NO_GRAPH;
+    if (t->busy) return DN_ERROR_BUSY;
+    int i = dn__find(t, a);
+    if (i < 0) return i;
+    dn_node *node = &t->nodes[i];
+    if (n != node->n_ints)
+        return dn__tape_fail(t, DN_ERROR_VALUE, "%s: set takes as many indices as the node was made with (%d); got %d.", node->op->name,
+                             node->n_ints, n);
+    dn_shape s = {.op = node->op->name, .n = node->n_args, .n_ints = n, .n_reals = node->n_reals, .x = t->xdims, .ints = ints,
+                  .reals = t->reals + node->reals, .message = t->message};
+    for (int k = 0; k < node->n_args; k++) t->xdims[k] = &t->nodes[t->args[node->args + k]].dim;
+    if (node->param) {
+        t->xdims[0] = &node->param->dim;
+        s.n = 1;
+    }
+    int error = node->op->dims(&s);
+    if (error < 0) return error;
+    memcpy(t->ints + node->ints, ints, (size_t)n * sizeof *ints);
+    dn__forget_values(t);
+    return 0;
+}
+
+/* ---- parameters of this graph -------------------------------------------------------------------------------------- */
+
+static int retain_root(dn_tape *t, dn_root *root) {
+    for (int i = 0; i < t->n_roots; i++)
+        if (t->roots[i].root == root) return 0;
+    if (DN_GROW(t->roots, t->roots_capacity, t->n_roots + 1)) return dn__no_memory(t);
+    dn__root_retain(root);
+    t->roots[t->n_roots++] = (dn_used_root){root, -1};
+    return 0;
+}
+
+/* The slot of a parameter's handle in the table param_nodes, which has room. */
+static int param_slot(const dn_tape *t, int64_t handle) {
+    uint64_t h = (uint64_t)handle * 0x9E3779B97F4A7C15u;
+    int mask = t->param_capacity - 1, i = (int)(h >> 32) & mask;
+    while (t->param_nodes[i].epoch == t->param_epoch && t->param_nodes[i].handle != handle) i = (i + 1) & mask;
+    return i;
+}
+
+static int param_table_grow(dn_tape *t) {
+    int old_capacity = t->param_capacity;
+    void *old_memory = t->param_nodes;
+    __typeof__(t->param_nodes) old = old_memory, grown = calloc(old_capacity ? (size_t)old_capacity * 2 : 32, sizeof *old);
+    if (!grown) return dn__no_memory(t);
+    t->param_nodes = grown;
+    t->param_capacity = old_capacity ? old_capacity * 2 : 32;
+    for (int i = 0; i < old_capacity; i++)
+        if (old[i].epoch == t->param_epoch) t->param_nodes[param_slot(t, old[i].handle)] = old[i];
+    free(old_memory);
+    return 0;
+}
+
+int dn__param_node(dn_tape *t, int64_t handle, dn_param *p, int constant) {
+    if (t->param_count * 2 >= t->param_capacity && param_table_grow(t)) return DN_ERROR_MEMORY;
+    int slot = param_slot(t, handle);
+    if (t->param_nodes[slot].epoch == t->param_epoch) {
+        int i = t->param_nodes[slot].node;
+        /* after a revert the entry may be of a node that is gone */
+        if (i < t->n_nodes && t->nodes[i].op == dn_ops[DN_OP_parameter] && t->nodes[i].param == p && t->nodes[i].constant == constant)
+            return i;
+    } else {
+        t->param_count++;
+    }
+    if (retain_root(t, p->root)) return DN_ERROR_MEMORY;
+    int i = make(t, dn_ops[DN_OP_parameter], 0, NULL, 0, NULL, 0, NULL, p, constant);
+    t->param_nodes[slot].handle = handle;
+    t->param_nodes[slot].node = i < 0 ? INT32_MAX : i;
+    t->param_nodes[slot].epoch = t->param_epoch;
+    return i;
+}
+
+static int64_t make_lookup(dn_tape *t, int op, int64_t table, int n, const int *rows) {
+    if (t->busy) return DN_ERROR_BUSY;
+    int constant;
+    dn_param *p = dn__handle_param(table, &constant);
+    if (!p || !p->rows) return dn__tape_fail(t, DN_ERROR_VALUE, "lookup: the first argument must be a LookupParameters object");
+    if (retain_root(t, p->root)) return DN_ERROR_MEMORY;
+    return finish(t, make(t, dn_ops[op], 0, NULL, n, rows, 0, NULL, p, constant));
+}
+int64_t dn_lookup(int graph, int64_t table, int row) { return make_lookup(dn__graph_tape(graph), DN_OP_lookup, table, 1, &row); }
+int64_t dn_lookup_batch(int graph, int64_t table, int n, const int *rows) {
+    return make_lookup(dn__graph_tape(graph), DN_OP_lookup_batch, table, n, rows);
+}
+
+static const dn_node_calls NODE_CALLS = {
+#define DN_NODE_ADDRESS(result, name, params, args) dn_##name,
+    DN_NODE_CALLS(DN_NODE_ADDRESS)};
+void *dn_node_table(void) { return (void *)&NODE_CALLS; }
+
