@@ -50,6 +50,13 @@ def test_launcher_without_mpi4py_says_what_to_install():
     assert "rank 0 of 2" in result.stdout and "pip install 'dist-dynet[mpi]'" in result.stdout
 
 
+def test_import_under_a_launcher_installs_the_hooks_and_starts_no_mpi():
+    code = "import sys, threading; before = sys.excepthook, threading.excepthook; import dist_dynet.parallel;"
+    code += "print(before[0] is sys.excepthook, before[1] is threading.excepthook, 'mpi4py' in sys.modules)"
+    assert run_python(code, PMI_RANK="0", PMI_SIZE="2").stdout == "False False False\n"
+    assert run_python(code).stdout == "True True False\n"
+
+
 @pytest.mark.mpi
 @pytest.mark.skipif(not find_spec("mpi4py"), reason="mpi4py is not installed")
 def test_wrong_mpirun_is_named():

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Checks the sources without running them: ruff (style and docstrings), mypy (types of the package), the C compiler's strict warnings, and
+# shellcheck where it is installed.
+#
+#     scripts/lint.sh
+#
+# How long: half a minute after the first call, which installs the tools.
+# What to expect: no output but the verbs' own summaries; a non-zero status when something is to be mended.
+set -euo pipefail
+source "$(dirname "$0")/common.sh"
+
+make_venv dev
+cd "$ROOT"
+"$VENV/bin/ruff" check .
+"$VENV/bin/mypy"
+"$VENV/bin/python" -c 'import build_ffi'
+for source in csrc/*.c csrc/ops/*.c csrc/kernels/*.c; do
+    defines=()
+    [ "$source" = csrc/nodes.c ] && defines=(-DDN_NODES)
+    for type in "" -DDN_DOUBLE; do
+        # shellcheck disable=SC2086
+        $CC -std=gnu11 -O1 -Wall -Wextra -Wshadow -Wstrict-prototypes -Werror -fopenmp-simd -Icsrc -Ibuild/generated "${defines[@]}" $type \
+            -fsyntax-only "$source"
+    done
+done
+if command -v shellcheck >/dev/null; then
+    shellcheck -x scripts/*.sh .ci/run
+fi
+echo "nothing to mend"

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Runs the whole test suite from a fresh clone: makes .venv, installs the toolkit with its test extra (mpirun comes from the mpich wheel), then
+# pytest, MPI programs under mpirun -n 2 and 4 and the double-precision build included.
+#
+#     scripts/test.sh                    everything
+#     scripts/test.sh -m 'not slow' -x   arguments go to pytest
+#
+# How long: installing takes a minute or two at the first call, the tests under ten minutes on two cores.
+# What to expect: pytest's summary, all passed; a skip says its reason.
+# Needs: Python >= 3.10 with pip and venv, a C compiler.
+set -euo pipefail
+source "$(dirname "$0")/common.sh"
+
+make_venv test
+cd "$ROOT"
+# The installed package is tested, not the folder beside the tests: tests/ has no __init__.py, and -P (from 3.11) keeps the working folder out.
+export OMP_NUM_THREADS=1 PYTHONSAFEPATH=1 PATH="$VENV/bin:$PATH"
+exec "$VENV/bin/pytest" "$@"
