@@ -132,7 +132,6 @@ static void backward_node(dn_tape *t, int i) {
     if (node->op->flags & DN_NO_GRAD) return;
     dn_call c;
     dn__prepare_call(t, node, &c);
-    c.dy = node->grad;
     node->op->backward(&c);
     if (t->scratch.n_chunks) dn__arena_reset(&t->scratch, (dn_arena_mark){0});
 }

@@ -45,7 +45,6 @@ const char *dn_message(int graph) {
 }
 
 int dn__grow(void **array, int *capacity, int wanted, size_t element) {
-    if (wanted <= *capacity) return 0;
     int64_t n = *capacity ? (int64_t)*capacity * 2 : 64;
     if (n < wanted) n = wanted;
     void *p = n > INT32_MAX ? NULL : realloc(*array, (size_t)n * element);

@@ -16,7 +16,7 @@ struct dn_node {
     int32_t n_reals, reals;     /* tape->reals */
     int32_t ordinal;            /* nodes made before it in this graph, reverted ones included: the key of its random draws */
     int32_t products;           /* first pending weight-gradient product, or -1 */
-    uint32_t saved;             /* numbers kept from forward for backward */
+    size_t saved;               /* numbers kept from forward for backward */
     uint8_t needs_grad;         /* leads to a parameter that is updated */
     uint8_t constant;           /* a parameter or row used without gradient */
     uint8_t copied;             /* value is a copy of the parameter's, made when it was read */
@@ -97,7 +97,8 @@ int dn__forward(dn_tape *, int last);
 /* how many numbers a node reads and writes, and a constant */
 int64_t dn__work(const dn_tape *, const dn_node *);
 int dn__grow(void **array, int *capacity, int wanted, size_t element);
-#define DN_GROW(array, capacity, wanted) dn__grow((void **)&(array), &(capacity), wanted, sizeof *(array))
+#define DN_GROW(array, capacity, wanted) \
+    ((wanted) <= (capacity) ? 0 : dn__grow((void **)&(array), &(capacity), wanted, sizeof *(array)))
 static inline size_t dn__elements(const dn_dim *d) { return (size_t)d->size * (size_t)d->batch; }
 
 #endif

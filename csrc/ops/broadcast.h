@@ -14,7 +14,8 @@ typedef struct dn_plan {
 static inline int size_of(const dn_dim *d, int i) { return i == DN_MAX_DIMS ? d->batch : i < d->nd ? d->d[i] : 1; }
 
 static inline dn_plan make_plan(const dn_dim *x, const dn_dim *y) {
-    dn_plan p = {.nd = 0};
+    dn_plan p;
+    p.nd = 0;
     size_t sx = 1, sy = 1;
     for (int i = 0; i <= DN_MAX_DIMS; i++) {
         size_t nx = (size_t)size_of(x, i), ny = (size_t)size_of(y, i), n = nx == 1 ? ny : nx;
@@ -31,7 +32,10 @@ static inline dn_plan make_plan(const dn_dim *x, const dn_dim *y) {
             p.sy[p.nd++] = step_y;
         }
     }
-    if (!p.nd) p = (dn_plan){.nd = 1, .n = {1}, .sx = {1}, .sy = {1}};
+    if (!p.nd) {
+        p.nd = 1;
+        p.n[0] = p.sx[0] = p.sy[0] = 1;
+    }
     return p;
 }
 
