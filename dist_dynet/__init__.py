@@ -7,6 +7,7 @@ Build a graph per example, loss.backward(), trainer.update(); dist_dynet.paralle
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from . import ops
@@ -67,3 +68,8 @@ def __getattr__(name: str) -> Any:
 
         return import_module(".parallel", __name__)
     raise AttributeError(f"module 'dist_dynet' has no attribute {name!r}")
+
+
+if {"PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"} & os.environ.keys():
+    # Under a launcher: a failure on this rank must end the whole job.
+    from . import parallel  # noqa: F401

@@ -147,7 +147,7 @@ def cg_checkpoint() -> None:
     3.0
     >>> y.value()
     Traceback (most recent call last):
-    RuntimeError: Stale Expression: expression belongs to a graph that renew_cg() or cg_revert() closed, or to another thread. ...
+    RuntimeError: Stale Expression: expression belongs to a graph that renew_cg() or cg_revert() closed...
     """
     cg().checkpoint()
 

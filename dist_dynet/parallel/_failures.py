@@ -36,7 +36,6 @@ class _State:
 
     launch: _launcher.Launch | None = None
     process = 0
-    world: World | None = None
     watchdog: Watchdog | None = None
     previous: Any = None
     previous_thread: Any = None
@@ -98,7 +97,6 @@ def install() -> None:
 def guard(world: World) -> None:
     """Watches over a world whose MPI has just started. Collective."""
     install()
-    _State.world = world
     leaving = world.duplicate()
     processes = world.comm.allgather((world.host, world.process))
     if world.mpi.Query_thread() == world.mpi.THREAD_MULTIPLE:

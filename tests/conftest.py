@@ -1,0 +1,56 @@
+"""What all tests share: fixed seeds, printed on failure; a new graph for each test; tests of one build of the C code.
+
+`pytest` runs the float build; test_ops.py starts the double build as a process of its own (DIST_DYNET_DTYPE=float64). Tests marked `float32`
+or `float64` make sense in one of the two only and are not collected in the other.
+"""
+
+import random
+from zlib import crc32
+
+import numpy as np
+import pytest
+
+import dist_dynet as dy
+from dist_dynet._ffi import BLAS, DTYPE_NAME, SIMD
+
+
+def pytest_addoption(parser):
+    parser.addoption("--seed", type=int, default=0, help="mixed into the seed of each test; 0, the default, draws the same numbers each time")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "float32: only in the float build")
+    config.addinivalue_line("markers", "float64: only in the double build; test_ops.py starts it")
+
+
+def pytest_report_header():
+    return f"dist_dynet: {DTYPE_NAME}, BLAS {BLAS}, vector loops {SIMD}"
+
+
+def pytest_collection_modifyitems(config, items):
+    other = "float64" if DTYPE_NAME == "float32" else "float32"
+    deselected = [item for item in items if item.get_closest_marker(other)]
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if not item.get_closest_marker(other)]
+
+
+@pytest.fixture
+def seed(request):
+    """The seed of this test: depends on its name only, so that tests may be run alone and in any order."""
+    return (crc32(request.node.name.encode()) + request.config.getoption("--seed")) & 0x7FFFFFFF or 1
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds(request, seed):
+    dy.reset_random_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+    dy.renew_cg()
+    request.node.add_report_section("setup", "seed", f"{seed} (pytest --seed {request.config.getoption('--seed')})")
+
+
+@pytest.fixture
+def rng(seed):
+    """A NumPy generator of the test's seed."""
+    return np.random.default_rng(seed)

@@ -1,0 +1,11 @@
+"""The op table: one row per operation and use, one module per family, as in csrc/ops. tests/test_ops.py runs them all."""
+
+from . import arithmetic, elementwise, inputs, linear, losses, lstm, random, reductions, shape, softmax
+
+FAMILIES = {
+    "arithmetic": arithmetic, "elementwise": elementwise, "inputs": inputs, "linear": linear, "losses": losses, "lstm": lstm,
+    "random": random, "reductions": reductions, "shape": shape, "softmax": softmax,
+}  # fmt: skip
+
+NOT_IN_THE_TABLE: dict[str, str] = {}
+"""Public functions of dist_dynet.ops that no row calls, each with the reason."""
