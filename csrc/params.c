@@ -91,7 +91,7 @@ static int make_table(dn_param *p) {
 dn_param *dn_param_new(dn_root *r, int nd, const int *d, int64_t row_count) {
     dn_param *p = calloc(1, sizeof *p);
     if (!p) return NULL;
-    *p = (dn_param){.root = r, .rows = row_count, .row_size = 1, .chunk = -1, .updated = 1, .empty = 1, .id = r->n_params};
+    *p = (dn_param){.root = r, .rows = row_count, .row_size = 1, .chunk = -1, .updated = 1, .empty = 1, .factor = 1, .id = r->n_params};
     p->dim.nd = nd;
     p->dim.batch = 1;
     for (int i = 0; i < nd; i++) p->row_size *= p->dim.d[i] = d[i];
@@ -125,7 +125,19 @@ dn_param *dn__handle_param(int64_t handle, int *constant) {
     return (dn_param *)(intptr_t)(handle & ~(PARAM_TAG | CONSTANT_TAG));
 }
 
-dn_real *dn_param_values(dn_param *p) { return p->rows ? p->table : p->root->chunks[p->chunk].values + p->offset; }
+void dn__param_settle(dn_param *p) {
+    if (p->factor == 1) return;
+    dn__axpy((size_t)dn_param_size(p), (dn_real)p->factor, p->table, 0, p->table);
+    p->factor = 1;
+}
+
+dn_real *dn_param_values(dn_param *p) {
+    if (!p->rows) return p->root->chunks[p->chunk].values + p->offset;
+    pthread_mutex_lock(&p->root->lock);
+    dn__param_settle(p);
+    pthread_mutex_unlock(&p->root->lock);
+    return p->table;
+}
 int64_t dn_param_size(dn_param *p) { return p->row_size * (p->rows ? p->rows : 1); }
 int dn_param_updated(dn_param *p) { return p->updated; }
 int dn_param_empty(dn_param *p) { return p->empty; }

@@ -31,9 +31,9 @@ TEXTS = sorted(
     if not re.match(r"_(core|nodes)_", p.name)  # generated
 )
 DOCUMENTS = [p for p in TEXTS if p.suffix == ".md"]
-MODULES = ["dist_dynet"] + sorted(
-    m.name for m in pkgutil.walk_packages(dy.__path__, "dist_dynet.") if not re.match(r"dist_dynet\._(core|nodes)_", m.name)
-)
+MODULES = ["dist_dynet", *(m.name for m in pkgutil.walk_packages(dy.__path__, "dist_dynet.") if not re.search(r"\._(core|nodes)_", m.name))]
+# Programs run elsewhere with the package that is tested here.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(dy.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
 
 
 def relative(path):
@@ -71,7 +71,8 @@ def execute(source, target):
 
     notebook = nbformat.read(source, as_version=4)
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=ThisInterpreter())
-    NotebookClient(notebook, km=manager, timeout=120, record_timing=False, resources={"metadata": {"path": tempfile.gettempdir()}}).execute()
+    folder = {"metadata": {"path": tempfile.gettempdir()}}
+    NotebookClient(notebook, km=manager, timeout=120, record_timing=False, resources=folder).execute(env=ENVIRONMENT)
     notebook.metadata.pop("language_info", None)  # the version of Python
     nbformat.write(notebook, target)
 
@@ -130,8 +131,8 @@ PROGRAMS = [(path, *m.groups()) for path in DOCUMENTS for m in PROGRAM.finditer(
 @pytest.mark.parametrize(("path", "program", "output"), PROGRAMS, ids=[relative(p[0]) for p in PROGRAMS])
 def test_program_in_document_prints_what_follows_it(path, program, output, tmp_path):
     """A block of Python with a block of text right after it."""
-    environment = {**os.environ, "PYTHONWARNINGS": "error"}
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120, check=False)
+    command = [sys.executable, "-W", "error", "-c", program]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT, timeout=120, check=False)
     assert (ran.stdout, ran.returncode) == (output, 0), ran.stderr
 
 

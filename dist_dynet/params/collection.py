@@ -360,6 +360,27 @@ class ParameterCollection:
         self._lookups: list[LookupParameters] = []
         self._counts: dict[str, int] = {}
         self._subcollection_counts: dict[str, int] = {}
+        self._weight_decay: float = _parent._weight_decay if _parent is not None else 0.0
+
+    def get_weight_decay(self) -> float:
+        """The strength of weight decay; 0 at the start."""
+        return self._weight_decay
+
+    def set_weight_decay(self, lam: float) -> None:
+        """After each update by a trainer of this collection all its values are multiplied by 1 - lam (decoupled decay, whatever the learning rate).
+
+        Frozen parameters stay. Subcollections take the strength over when they are made.
+
+        Raises:
+            ValueError: lam is not in [0, 1).
+        """
+        if not 0 <= lam < 1:
+            raise ValueError(f"set_weight_decay: the strength must lie in [0, 1); got {lam}.")
+        self._weight_decay = float(lam)
+
+    def set_weight_decay_lambda(self, lam: float) -> None:
+        """As set_weight_decay()."""
+        self.set_weight_decay(lam)
 
     def name(self) -> str:
         """/ for the root, /name/ for a subcollection."""
