@@ -48,6 +48,9 @@ void dn__root_release(dn_root *);
 dn_param *dn__handle_param(int64_t handle, int *constant);   /* NULL: not a parameter's handle */
 /* Where a dense parameter's gradient goes: *beta is 0 if it was empty (the caller stores), else 1. */
 dn_real *dn__param_gradient(dn_param *, dn_real *beta);
+/* the same, zeroed if it was empty */
+dn_real *dn__param_filled(dn_param *);
+void dn__param_clear(dn_param *);
 /* multiplies a table's factor into its rows */
 void dn__param_settle(dn_param *);
 /* the gradient row of a table, zeroed if it is new; NULL: no memory */

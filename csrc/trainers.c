@@ -184,7 +184,7 @@ static int update(dn_trainer *t, const dn_step *s, int n, dn_param *const *param
             error = update_table(t, s, p);
             continue;
         }
-        dn_param_gradient(p); /* zero where it is empty */
+        dn__param_filled(p); /* zero where it is empty */
         if (p->chunk != chunk || p->offset - to >= DN_PARAM_ALIGN) { /* less: only padding lies between */
             if (chunk >= 0) update_range(t, s, chunk, from, to);
             chunk = p->chunk;
@@ -193,7 +193,7 @@ static int update(dn_trainer *t, const dn_step *s, int n, dn_param *const *param
         to = p->offset + p->row_size;
     }
     if (chunk >= 0 && !error) update_range(t, s, chunk, from, to);
-    for (int i = 0; i < n && !error; i++) dn_param_clear_gradient(params[i]);
+    for (int i = 0; i < n && !error; i++) dn__param_clear(params[i]);
     dn_root_changed(t->root);
     return error;
 }
