@@ -38,7 +38,8 @@ static dn_grad place(dn_tape *t, int i) {
         return (dn_grad){owner->grad + t->ints[node->ints], 1};
     }
     if (node->grad) return (dn_grad){node->grad, 1};
-    if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows && node->param->empty && !node->constant) {
+    if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows && node->param->empty && node->param->updated &&
+        !node->constant) {
         dn_real beta;
         node->grad = dn__param_gradient(node->param, &beta);
         node->in_chunk = 1;
@@ -51,7 +52,13 @@ static dn_grad place(dn_tape *t, int i) {
 dn_grad dn__dx(dn_call *c, int k) {
     dn_tape *t = c->tape;
     int i = t->args[c->node->args + k];
-    return wants(t, &t->nodes[i]) ? place(t, i) : (dn_grad){0};
+    if (!wants(t, &t->nodes[i])) return (dn_grad){0};
+    dn_grad g = place(t, i);
+    if (!c->total && g.dx && g.beta == 0) { /* nothing comes from an empty batch, so the op may not write at all */
+        dn__fill(dn__elements(&t->nodes[i].dim), 0, g.dx);
+        g.beta = 1;
+    }
+    return g;
 }
 
 dn_real *dn__dx_zeroed(dn_call *c, int k) {
@@ -80,8 +87,6 @@ static void flush_products(dn_tape *t, int i) {
     const dn_product *p = &t->products[first];
     int m = p->m, k = p->k;
     for (int j = first; j >= 0; j = t->products[j].next) columns += t->products[j].n;
-    dn_grad g = place(t, i);
-    if (!g.dx) return;
     const dn_real *dy = p->dy, *x = p->x;
     if (p->next >= 0) {
         dn_real *all_dy = dn__arena_take(&t->scratch, (size_t)columns * (size_t)m * sizeof *dy);
@@ -100,7 +105,8 @@ static void flush_products(dn_tape *t, int i) {
         dy = all_dy;
         x = all_x;
     }
-    dn__mm_dw(m, k, columns, dy, m, x, k, g.beta, g.dx, m);
+    dn_grad g = place(t, i); /* after all that may fail: a place must be written to */
+    if (g.dx) dn__mm_dw(m, k, columns, dy, m, x, k, g.beta, g.dx, m);
     dn__arena_reset(&t->scratch, (dn_arena_mark){0});
 }
 
@@ -142,7 +148,7 @@ static int begin(dn_tape *t, int i, int full) {
                              "sum_batches() or esum() first.", DIMS(&t->nodes[i].dim));
     if (i >= t->evaluated) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the value of the loss was not computed");
     for (int r = 0; r < t->n_roots; r++)
-        if (t->roots[r].version >= 0 && t->roots[r].version != t->roots[r].root->version)
+        if (t->roots[r].version >= 0 && t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED))
             return dn__tape_fail(t, DN_ERROR_STATE, "backward: parameters were changed after the values of this graph had been computed. "
                                  "Build the graph anew, or compute it again: value(recalculate=True).");
     for (int j = 0; j < t->n_nodes; j++) {
@@ -161,9 +167,26 @@ static int begin(dn_tape *t, int i, int full) {
     return 0;
 }
 
+/* Another thread may hold some of the same roots and wait for others: so nobody waits while holding one. */
+static void lock_roots(dn_tape *t) {
+    int first = 0, i = 0;
+    while (i < t->n_roots) {
+        pthread_mutex_lock(&t->roots[first].root->lock);
+        for (i = 0; i < t->n_roots; i++)
+            if (i != first && pthread_mutex_trylock(&t->roots[i].root->lock)) break;
+        if (i == t->n_roots) return;
+        for (int k = 0; k < i; k++)
+            if (k != first) pthread_mutex_unlock(&t->roots[k].root->lock);
+        pthread_mutex_unlock(&t->roots[first].root->lock);
+        first = i;
+        i = 0;
+    }
+}
+
 static int step(dn_tape *t) {
     int64_t work = DN_WORK;
-    for (int r = 0; r < t->n_roots; r++) pthread_mutex_lock(&t->roots[r].root->lock);
+    if (t->sweep < 0) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the graph was renewed, reverted or set anew meanwhile");
+    lock_roots(t);
     for (; t->sweep >= 0 && work > 0 && !t->out_of_memory; t->sweep--) {
         work -= dn__work(t, &t->nodes[t->sweep]);
         backward_node(t, t->sweep);
@@ -219,6 +242,11 @@ int dn_gradient(int64_t a, dn_real *out) {
     } else {
         const dn_node *node = &t->nodes[i];
         const dn_real *grad = node->grad;
+        pthread_mutex_t *lock = node->in_chunk ? &node->param->root->lock : NULL;
+        if (lock) { /* the chunk's gradients may have been moved since */
+            pthread_mutex_lock(lock);
+            grad = node->param->root->chunks[node->param->chunk].grads + node->param->offset;
+        }
         if (node->op == dn_ops[DN_OP_part]) {
             grad = t->nodes[t->args[node->args]].grad;
             if (grad) grad += t->ints[node->ints];
@@ -226,6 +254,7 @@ int dn_gradient(int64_t a, dn_real *out) {
         size_t n = dn__elements(&node->dim);
         if (grad) memcpy(out, grad, n * sizeof *out);
         else dn__fill(n, 0, out);
+        if (lock) pthread_mutex_unlock(lock);
     }
     dn__tape_leave(t);
     return error;

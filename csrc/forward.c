@@ -7,17 +7,21 @@
 
 void dn__use_root(dn_tape *t, dn_root *root) {
     for (int i = 0; i < t->n_roots; i++)
-        if (t->roots[i].root == root && t->roots[i].version < 0) t->roots[i].version = root->version;
+        if (t->roots[i].root == root && t->roots[i].version < 0) {
+            t->roots[i].version = __atomic_load_n(&root->version, __ATOMIC_RELAXED);
+            t->roots[i].reader = t->evaluated;
+        }
 }
 
 void dn__forget_values(dn_tape *t) {
     t->evaluated = 0;
+    t->sweep = -1;
     t->counter++;
     for (int i = 0; i < t->n_roots; i++) t->roots[i].version = -1;
     /* marks that point above the bottom would keep what is now forgotten: let them begin at the bottom, too */
     for (int i = 0; i < t->n_marks; i++) {
         t->marks[i].evaluated = 0;
-        t->marks[i].values = (dn_arena_mark){0};
+        t->marks[i].values = t->marks[i].copies = (dn_arena_mark){0};
     }
     dn__arena_reset(&t->values, (dn_arena_mark){0});
     dn__arena_reset(&t->copies, (dn_arena_mark){0});
@@ -133,6 +137,8 @@ const dn_real *dn_value(int64_t a) {
             if (copy) {
                 node->value = memcpy(copy, node->value, bytes);
                 node->copied = 1;
+                for (int m = 0; m < t->n_marks; m++) /* reverts that leave this value must leave the copy, too */
+                    if (i < t->marks[m].evaluated) t->marks[m].copies = dn__arena_mark(&t->copies);
             }
         }
         value = node->value;

@@ -14,7 +14,7 @@ struct dn_node {
     int32_t n_args, args;       /* tape->args[args ...] are the inputs' indices */
     int32_t n_ints, ints;       /* tape->ints */
     int32_t n_reals, reals;     /* tape->reals */
-    int32_t ordinal;            /* nodes made before it in this graph, reverted ones included: the key of its random draws */
+    uint32_t ordinal;           /* nodes made before it in this graph, reverted ones included: the key of its random draws */
     int32_t products;           /* first pending weight-gradient product, or -1 */
     size_t saved;               /* numbers kept from forward for backward */
     uint8_t needs_grad;         /* leads to a parameter that is updated */
@@ -31,10 +31,11 @@ typedef struct dn_product { int32_t next; int m, k, n; const dn_real *dy, *x; } 
 
 typedef struct dn_mark {
     int nodes, evaluated, args, ints, reals, roots;
-    dn_arena_mark values, data;
+    dn_arena_mark values, copies, data;
 } dn_mark;
 
-typedef struct dn_used_root { dn_root *root; int64_t version; } dn_used_root;
+/* A root, and what its version was when the first node that reads it, `reader`, was computed; version -1: none was. */
+typedef struct dn_used_root { dn_root *root; int64_t version; int reader; } dn_used_root;
 
 struct dn_tape {
     int graph;                  /* its slot */
@@ -43,7 +44,8 @@ struct dn_tape {
     int immediate, check_finite;
     int64_t epoch, version;     /* epoch: with the slot above it, as in handles */
     dn_node *nodes;
-    int n_nodes, nodes_capacity, evaluated, dropped;
+    int n_nodes, nodes_capacity, evaluated;
+    uint32_t dropped;           /* nodes that reverts have dropped from this graph */
     int32_t *args, *ints;
     double *reals;
     int n_args, args_capacity, n_ints, ints_capacity, n_reals, reals_capacity;

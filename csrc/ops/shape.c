@@ -104,9 +104,10 @@ static size_t run_of(const dn_dim *x, int d) {
 
 DN_OP(concatenate, -1, DN_BATCHES, "y = x_0, x_1, ... joined along dim d; the batch is repeated")
 static int concatenate_dims(dn_shape *s) {
-    int d = s->ints[0], batch = dn__common_batch(s), sizes[DN_MAX_DIMS], nd = d + 1;
+    int d = s->ints[0], batch = dn__common_batch(s), sizes[DN_MAX_DIMS];
     if (batch < 0) return batch;
     if (d < 0 || d >= DN_MAX_DIMS) return dn__fail(s, DN_ERROR_VALUE, "dim must be from 0 to %d; got %d.", DN_MAX_DIMS - 1, d);
+    int nd = d + 1;
     for (int i = 0; i < s->n; i++)
         if (s->x[i]->nd > nd) nd = s->x[i]->nd;
     for (int i = 0; i < nd; i++) sizes[i] = i < s->x[0]->nd ? s->x[0]->d[i] : 1;
@@ -173,6 +174,7 @@ static void pick_sizes(const dn_call *c, size_t *length, size_t *inner) {
 static void pick_forward(dn_call *c) {
     size_t length, inner, size = (size_t)c->dim->size;
     pick_sizes(c, &length, &inner);
+    if (!c->total) return; /* inner may be 0 */
     for (int b = 0; b < c->dim->batch; b++) {
         const dn_real *x = c->x[0].v + (size_t)b * c->x[0].stride + (size_t)c->ints[c->n_ints == 2 ? 1 : b + 1] * inner;
         for (size_t o = 0; o < size / inner; o++) memcpy(c->y + (size_t)b * size + o * inner, x + o * inner * length, inner * sizeof *x);
@@ -182,7 +184,7 @@ static void pick_backward(dn_call *c) {
     size_t length, inner, size = (size_t)c->dim->size;
     pick_sizes(c, &length, &inner);
     dn_real *all = dn__dx_zeroed(c, 0);
-    for (int b = 0; all && b < c->dim->batch; b++) {
+    for (int b = 0; all && c->total && b < c->dim->batch; b++) {
         dn_real *dx = all + (size_t)b * c->x[0].stride + (size_t)c->ints[c->n_ints == 2 ? 1 : b + 1] * inner;
         for (size_t o = 0; o < size / inner; o++) dn__axpy(inner, 1, c->dy + (size_t)b * size + o * inner, 1, dx + o * inner * length);
     }
@@ -200,7 +202,7 @@ static int slice_dims(dn_shape *s) {
         if (step < 1) return dn__fail(s, DN_ERROR_VALUE, "the step must be positive; got %d in dim %d.", step, i);
         if (from < 0 || to > n || from > to)
             return dn__fail(s, DN_ERROR_VALUE, "range %d:%d is outside dim %d of x = %s.", from, to, i, DIMS(x));
-        sizes[i] = (to - from + step - 1) / step;
+        sizes[i] = (to - from) / step + ((to - from) % step != 0);
     }
     return dn__set_dims(s, x->nd, sizes, sizes[x->nd]);
 }

@@ -9,7 +9,7 @@ from typing import Any
 from .._ffi import OPS, fail, nodes
 from ..graph import Expression, operator
 from ..params.collection import as_dims
-from ._nodes import indices, make, many
+from ._nodes import indices, make, many, not_expression
 
 __all__ = [
     "concatenate", "concatenate_cols", "pick", "pick_batch", "pick_batch_elem", "pick_range", "pickrange", "reshape", "transpose",
@@ -122,7 +122,9 @@ def _slice(x: Expression, ranges: list[tuple[int, int, int]]) -> Expression:
     return many(OPS["slice"], "slice", [x], [n for r in ranges for n in r])
 
 
-def _whole(x: Expression) -> list[tuple[int, int, int]]:
+def _whole(x: Expression, what: str) -> list[tuple[int, int, int]]:
+    if not isinstance(x, Expression):
+        raise not_expression(what, x)
     dims, batch = x.dim()
     return [(0, n, 1) for n in (*dims, batch)]
 
@@ -136,7 +138,7 @@ def pick_range(x: Expression, s: int, e: int, d: int = 0) -> Expression:
     >>> dy.pick_range(dy.inputVector([5, 6, 7]), 1, 3).value()
     [6.0, 7.0]
     """
-    ranges, s, e, d = _whole(x), op.index(s), op.index(e), op.index(d)
+    ranges, s, e, d = _whole(x, "pick_range"), op.index(s), op.index(e), op.index(d)
     if not 0 <= d < len(ranges) - 1:
         raise ValueError(f"pick_range: dim {d} is not a dim of x = {x.dim()[0]}.")
     if not 0 <= s < e <= ranges[d][1]:
@@ -155,7 +157,7 @@ def pick_batch_elem(x: Expression, v: int) -> Expression:
     >>> dy.pick_batch_elem(dy.inputTensor([[1, 2], [3, 4]], batched=True), 1).value()
     [2.0, 4.0]
     """
-    ranges, v = _whole(x), op.index(v)
+    ranges, v = _whole(x, "pick_batch_elem"), op.index(v)
     if not 0 <= v < ranges[-1][1]:
         raise ValueError(f"pick_batch_elem: batch element {v} is outside of the batch of {ranges[-1][1]}.")
     ranges[-1] = (v, v + 1, 1)
@@ -181,7 +183,7 @@ def _getitem(x: Expression, index: Any) -> Expression:
         raise IndexError(f"too many indices: {len(items)} for dims {dims} and the batch.")
     if len(items) == 1 and hasattr(index, "__index__"):
         return pick(x, _one_index(op.index(index), sizes[0], 0, dims), 0)
-    ranges, removed = _whole(x), []
+    ranges, removed = _whole(x, "slice"), []
     for d, item in enumerate(items):
         if isinstance(item, slice):
             if item.step is not None and op.index(item.step) < 1:

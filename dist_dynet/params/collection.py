@@ -99,7 +99,7 @@ class _ParameterBase(Expression):
 
     def storage(self) -> NDArray[Any]:
         """The values themselves, flat in storage order (no copy). After writing, call changed()."""
-        return view(lib.dn_param_values(self._c), lib.dn_param_size(self._c))
+        return view(lib.dn_param_values(self._c), lib.dn_param_size(self._c), self._root)
 
     def changed(self) -> None:
         """Says that storage() was written to."""
@@ -420,7 +420,7 @@ class ParameterCollection:
             name: without '/', '_' and blanks; _0, _1, ... if empty.
         """
         _check_device(device)
-        dims = tuple(init.shape) if isinstance(init, np.ndarray) else as_dims(dim, "add_parameters")
+        dims = as_dims(init.shape if isinstance(init, np.ndarray) else dim, "add_parameters")
         values = initializers.make(init, dims, scale, mean, std).values(dims, False)
         return self._add_parameters(dims, values, name)
 

@@ -46,7 +46,7 @@ def data(*dims, batch=1):
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs and the attributes that build and reference are called with as keywords. `extreme`: values given instead of drawn ones."""
+    """Inputs and the attributes that build and reference are called with as keywords."""
 
     inputs: tuple[Input, ...]
     attributes: dict[str, Any] = field(default_factory=dict)
