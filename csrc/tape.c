@@ -131,6 +131,7 @@ void dn__start_graph(dn_tape *t, int immediate, int check_finite) {
     t->n_nodes = t->evaluated = t->dropped = 0;
     t->n_args = t->n_ints = t->n_reals = t->n_marks = t->n_products = 0;
     t->swept_root = -1;
+    t->values_made++;
     t->param_epoch++;
     t->param_count = 0;
     t->counter++;
@@ -190,6 +191,7 @@ int dn_graph_revert(int graph) {
         t->n_reals = m.reals;
         /* Nodes from before the mark that were computed after it have their values above it: compute them again (the same draws). */
         if (t->evaluated > m.evaluated) t->evaluated = m.evaluated;
+        t->values_made++;
         dn__arena_reset(&t->values, m.values);
         dn__arena_reset(&t->data, m.data);
         release_roots(t, m.roots);
