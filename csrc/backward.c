@@ -1,5 +1,6 @@
 /* The backward sweep: from the root's index down to 0, without recursion. Products that give the gradient of one matrix are collected and
  * done as one when the sweep reaches that matrix: every use of it has passed by then. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "join.h"
@@ -155,13 +156,29 @@ static void backward_node(dn_tape *t, int i) {
     if (t->scratch.n_chunks) dn__arena_reset(&t->scratch, (dn_arena_mark){0});
 }
 
+/* Whether node i was computed from values of this root; 1 also where there is no memory to find out. */
+static int depends_on(dn_tape *t, int i, const dn_root *root) {
+    uint8_t *leads = calloc((size_t)i + 1, 1); /* to node i */
+    int found = !leads;
+    if (leads) leads[i] = 1;
+    for (; i >= 0 && !found; i--) {
+        const dn_node *node = &t->nodes[i];
+        if (!leads[i]) continue;
+        found = node->param && node->param->root == root;
+        for (int k = 0; k < node->n_args; k++) leads[t->args[node->args + k]] = 1;
+    }
+    free(leads);
+    return found;
+}
+
 static int begin(dn_tape *t, int i, int full) {
     if (dn__elements(&t->nodes[i].dim) != 1)
         return dn__tape_fail(t, DN_ERROR_VALUE, "backward: the loss must be one number, without a batch; got %s. Use sum_elems(), "
                              "sum_batches() or esum() first.", DIMS(&t->nodes[i].dim));
     if (i >= t->evaluated) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the value of the loss was not computed");
     for (int r = 0; r < t->n_roots; r++)
-        if (t->roots[r].version >= 0 && t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED))
+        if (t->roots[r].version >= 0 && t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED) &&
+            depends_on(t, i, t->roots[r].root))
             return dn__tape_fail(t, DN_ERROR_STATE, "backward: parameters were changed after the values of this graph had been computed. "
                                  "Build the graph anew, or compute it again: value(recalculate=True).");
     for (int j = 0; j < t->n_nodes; j++) {
@@ -265,7 +282,7 @@ int dn_gradient(int64_t a, dn_real *out) {
             if (grad) grad += t->ints[node->ints];
         }
         size_t n = dn__elements(&node->dim);
-        if (grad) memcpy(out, grad, n * sizeof *out);
+        if (grad && n) memcpy(out, grad, n * sizeof *out);
         else dn__fill(n, 0, out);
         if (lock) pthread_mutex_unlock(lock);
     }

@@ -278,7 +278,7 @@ static int input_set(dn_tape *t, int64_t a, int64_t n, const dn_real *data) {
     if (n != (int64_t)dn__elements(&node->dim))
         return dn__tape_fail(t, DN_ERROR_VALUE, "set: the number of values must equal the size of the input; got %lld values for %s.",
                              (long long)n, DIMS(&node->dim));
-    memcpy((dn_real *)node->data, data, (size_t)n * sizeof *data);
+    if (n) memcpy((dn_real *)node->data, data, (size_t)n * sizeof *data);
     dn__forget_values(t);
     return 0;
 }
@@ -306,7 +306,7 @@ static int ints_set(dn_tape *t, int64_t a, int n, const int *ints) {
     }
     int error = node->op->dims(&s);
     if (error < 0) return error;
-    memcpy(t->ints + node->ints, ints, (size_t)n * sizeof *ints);
+    if (n) memcpy(t->ints + node->ints, ints, (size_t)n * sizeof *ints);
     dn__forget_values(t);
     return 0;
 }

@@ -151,7 +151,7 @@ static void hinge_forward(dn_call *c) {
     for (int b = 0; b < c->n_ints; b++) {
         const dn_real *v = x->v + (size_t)b * x->stride;
         dn_real limit = m - v[c->ints[b]], sum = 0;
-        for (int j = 0; j < x->dim->size; j++) sum += j != c->ints[b] && limit + v[j] > 0 ? limit + v[j] : 0;
+        for (int j = 0; j < x->dim->size; j++) sum += j == c->ints[b] || limit + v[j] <= 0 ? 0 : limit + v[j]; /* NaN passes */
         c->y[b] = sum;
     }
 }

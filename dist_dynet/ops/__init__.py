@@ -1,7 +1,7 @@
 """The operations, by family. Each module turns function calls and operators into nodes; csrc/ops/<family>.c computes them.
 
-A new operation is three edits: its row and block in csrc/ops/<family>.c, its function here, its row in tests/op_table.py. The tests name what
-is missing.
+A new operation is three edits: its row and block in csrc/ops/<family>.c, its function here, its row in tests/op_table/<family>.py. The tests
+name what is missing.
 """
 
 from . import arithmetic, elementwise, inputs, linear, losses, random, reductions, shape, softmax

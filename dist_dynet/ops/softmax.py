@@ -88,5 +88,10 @@ def hinge(x: Expression, v: int, m: float = 1.0) -> Expression:
 
 
 def hinge_batch(x: Expression, vs: Sequence[int], m: float = 1.0) -> Expression:
-    """The same with one class per batch element; an unbatched x serves all classes."""
+    """The same with one class per batch element; an unbatched x serves all classes.
+
+    >>> import dist_dynet as dy
+    >>> dy.hinge_batch(dy.inputVector([1, 0.5, 3]), [0, 2]).value()
+    [3.5, 0.0]
+    """
     return many(OPS["hinge"], "hinge", [x], indices(vs, "hinge"), (float(m),))

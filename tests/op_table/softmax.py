@@ -153,6 +153,7 @@ ROWS = [
             extreme("right", [1000, -1000, 0], value=[0], gradients=([0, 0, 0],), v=0, m=1.0),
             extreme("wrong", [-1000, 1000], value=[2001], gradients=([-1, 1],), v=0, m=1.0),
             extreme("ties", [1, 1, 1], value=[2], gradients=([1, -2, 1],), v=1, m=1.0),
+            extreme("nan", [nan, 1, 2], value=[nan], v=1, m=1.0),
             extreme("no margin", [1, 1], value=[0], gradients=([0, 0],), v=1, m=0.0),
         ],
     ),
