@@ -88,6 +88,7 @@ static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_int
     s.ints = ints;
     s.reals = reals;
     s.saved = 0;
+    s.parts = 1;
     s.message = t->message;
     int needs_grad = 0;
     for (int i = 0; i < n; i++) {
@@ -123,9 +124,10 @@ static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_int
     node->copied = node->in_chunk = 0;
     node->param = param;
     node->data = NULL;
-    node->value = node->saved_memory = node->grad = node->joined_grads = NULL;
+    node->value = node->saved_memory = node->grad = node->group_grads = NULL;
     node->next_user = node->last_user = node->leader = node->next_member = -1;
-    node->joined = 0;
+    node->grouped = 0;
+    node->parts = s.parts;
     for (int i = 0; i < n; i++) t->args[t->n_args++] = inputs[i];
     for (int i = 0; i < n_ints; i++) t->ints[t->n_ints++] = ints[i];
     for (int i = 0; i < n_reals; i++) t->reals[t->n_reals++] = reals[i];

@@ -109,7 +109,7 @@ static int picked_dims(dn_shape *s) {
     return dn__set_dims(s, 1, (int[]){1}, s->n_ints);
 }
 
-DN_OP(pickneglogsoftmax, 1, DN_BATCHES, "y = log sum exp(x) - x_v")
+DN_OP(pickneglogsoftmax, 1, DN_BATCHES | DN_INTS_EACH, "y = log sum exp(x) - x_v")
 static int pickneglogsoftmax_dims(dn_shape *s) {
     s->saved = 2 * (size_t)s->x[0]->batch; /* log sum exp of each batch element, a dn_lse */
     return picked_dims(s);
@@ -140,7 +140,7 @@ static void pickneglogsoftmax_backward(dn_call *c) {
     for (int b = 0; b < c->n_ints; b++) g.dx[(size_t)b * x->stride + (size_t)c->ints[b]] -= c->dy[b];
 }
 
-DN_OP(hinge, 1, DN_BATCHES, "y = sum over j != v of max(0, m - x_v + x_j)")
+DN_OP(hinge, 1, DN_BATCHES | DN_INTS_EACH, "y = sum over j != v of max(0, m - x_v + x_j)")
 static int hinge_dims(dn_shape *s) {
     if (!(s->reals[0] >= 0)) return dn__fail(s, DN_ERROR_VALUE, "the margin must not be negative; got m = %g.", s->reals[0]);
     return picked_dims(s);
