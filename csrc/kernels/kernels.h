@@ -43,6 +43,44 @@ void dn__rectify_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real bet
 void dn__square_grad(size_t n, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx);
 void dn__abs_grad(size_t n, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx);      /* 0 at 0 */
 
+/* ---- rarer functions of one input (kernels/functions.c); y may be x. The gradient: dx = dy f'(.) + beta dx, from the
+ * input x or the result y, as named ------------------------------------------------------------------------------- */
+#define DN_FUNCTION(name, known) \
+    void dn__##name(size_t n, const dn_real *x, dn_real *y); \
+    void dn__##name##_grad(size_t n, const dn_real *known, const dn_real *dy, dn_real beta, dn_real *dx);
+DN_FUNCTION(sin, x)
+DN_FUNCTION(cos, x)
+DN_FUNCTION(tan, y)
+DN_FUNCTION(asin, x)
+DN_FUNCTION(acos, x)
+DN_FUNCTION(atan, x)
+DN_FUNCTION(sinh, x)
+DN_FUNCTION(cosh, x)
+DN_FUNCTION(asinh, x)
+DN_FUNCTION(acosh, x)
+DN_FUNCTION(atanh, x)
+DN_FUNCTION(sqrt, y)
+DN_FUNCTION(cube, x)
+DN_FUNCTION(erf, x)
+DN_FUNCTION(lgamma, x)
+DN_FUNCTION(log_sigmoid, x) /* -log(1 + exp(-x)) */
+DN_FUNCTION(softsign, x)    /* x / (1 + |x|) */
+DN_FUNCTION(gelu, x)        /* x Phi(x), Phi the distribution function of N(0, 1) */
+DN_FUNCTION(gelu_tanh, x)   /* x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2: Hendrycks and Gimpel 2016 */
+#undef DN_FUNCTION
+/* y = scale * (x where x > 0, else alpha (exp(x) - 1)) */
+void dn__elu(size_t n, dn_real scale, dn_real alpha, const dn_real *x, dn_real *y);
+void dn__elu_grad(size_t n, dn_real scale, dn_real alpha, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx);
+/* y = x logistic(slope x) */
+void dn__silu(size_t n, dn_real slope, const dn_real *x, dn_real *y);
+void dn__silu_grad(size_t n, dn_real slope, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx);
+/* to the nearest whole number, halves to the even one; up; down */
+void dn__round(size_t n, const dn_real *x, dn_real *y);
+void dn__ceil(size_t n, const dn_real *x, dn_real *y);
+void dn__floor(size_t n, const dn_real *x, dn_real *y);
+/* the derivative of log gamma; -inf at 0, nan at the negative whole numbers */
+double dn__digamma(double x);
+
 /* ---- elementwise, several arrays (kernels/elementwise.c); z may be x or y --------------------------------------- */
 void dn__fill(size_t n, dn_real a, dn_real *y);
 void dn__axpy(size_t n, dn_real a, const dn_real *x, dn_real beta, dn_real *y);             /* y = a x + beta y */
