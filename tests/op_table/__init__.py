@@ -1,10 +1,10 @@
 """The op table: one row per operation and use, one module per family, as in csrc/ops. tests/test_ops.py runs them all."""
 
-from . import arithmetic, elementwise, inputs, linear, losses, lstm, random, reductions, shape, softmax
+from . import arithmetic, elementwise, extremes, gradients, inputs, linear, losses, lstm, random, reductions, shape, softmax
 
 FAMILIES = {
-    "arithmetic": arithmetic, "elementwise": elementwise, "inputs": inputs, "linear": linear, "losses": losses, "lstm": lstm,
-    "random": random, "reductions": reductions, "shape": shape, "softmax": softmax,
+    "arithmetic": arithmetic, "elementwise": elementwise, "extremes": extremes, "gradients": gradients, "inputs": inputs, "linear": linear,
+    "losses": losses, "lstm": lstm, "random": random, "reductions": reductions, "shape": shape, "softmax": softmax,
 }  # fmt: skip
 
 NOT_IN_THE_TABLE: dict[str, str] = {}
