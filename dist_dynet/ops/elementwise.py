@@ -1,6 +1,5 @@
 """Functions of one expression, element by element: dims and batch stay."""
 
-# ruff: noqa: A001 - the module shadows builtins as DyNet's does
 from __future__ import annotations
 
 from .._ffi import OPS
@@ -8,8 +7,8 @@ from ..graph import Expression
 from ._nodes import many, unary, with_reals
 
 __all__ = [
-    "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh", "cube", "elu", "erf", "exp", "gelu", "lgamma", "log", "log_sigmoid",
-    "logistic", "rectify", "selu", "silu", "sin", "sinh", "softsign", "sqrt", "square", "tan", "tanh",
+    "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh", "cube", "elu", "erf", "exp", "gelu", "lgamma", "log",
+    "log_sigmoid", "logistic", "rectify", "selu", "silu", "sin", "sinh", "softsign", "sqrt", "square", "tan", "tanh",
 ]  # fmt: skip
 
 
@@ -365,8 +364,8 @@ def silu(x: Expression, beta: float = 1.0) -> Expression:
 def gelu(x: Expression, approximate: bool = False) -> Expression:
     """y_i = x_i Phi(x_i), where Phi is the distribution function of N(0, 1): Phi(x) = (1 + erf(x / sqrt 2)) / 2.
 
-    approximate=True: y_i = x_i (1 + tanh(sqrt(2 / pi) (x_i + 0.044715 x_i^3))) / 2, as models such as GPT-2 were trained with; the two differ by
-    less than 5e-4.
+    approximate=True: y_i = x_i (1 + tanh(sqrt(2 / pi) (x_i + 0.044715 x_i^3))) / 2, as models such as GPT-2 were trained with; the two differ
+    by less than 5e-4.
     Gradient: dx = dy (Phi(x) + x phi(x)), phi being the density of N(0, 1); of the approximate form, its own derivative.
 
     >>> import dist_dynet as dy

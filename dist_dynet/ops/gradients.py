@@ -1,6 +1,5 @@
 """Operations whose gradient is not the derivative of their value: another factor, none, or that of the identity."""
 
-# ruff: noqa: A001 - the module shadows a builtin as DyNet's does
 from __future__ import annotations
 
 import operator

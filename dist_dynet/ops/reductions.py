@@ -10,8 +10,8 @@ from ..graph import Expression
 from ._nodes import indices, many, unary, with_int
 
 __all__ = [
-    "cumsum", "l2_norm", "mean_batches", "mean_dim", "mean_elems", "moment_batches", "moment_dim", "moment_elems", "squared_norm", "std_batches",
-    "std_dim", "std_elems", "sum_batches", "sum_dim", "sum_elems",
+    "cumsum", "l2_norm", "mean_batches", "mean_dim", "mean_elems", "moment_batches", "moment_dim", "moment_elems", "squared_norm",
+    "std_batches", "std_dim", "std_elems", "sum_batches", "sum_dim", "sum_elems",
 ]  # fmt: skip
 
 

@@ -11,16 +11,19 @@ from .row import Row, aligned, case, extreme, refuses, tensor
 inf, nan = np.inf, np.nan
 
 TWO = [
-    case(tensor(1), tensor(1)), case(tensor(5), tensor(5)), case(tensor(3, 4), tensor(3, 4)), case(tensor(3, 4, batch=3), tensor(3, 4, batch=3)),
+    case(tensor(1), tensor(1)), case(tensor(5), tensor(5)), case(tensor(3, 4), tensor(3, 4)), case(tensor(3, 4, batch=3),
+    tensor(3, 4, batch=3)),
     case(tensor(5, batch=3), tensor(5)), case(tensor(5), tensor(5, batch=3)), case(tensor(67), tensor(67)), case(tensor(3, 1), tensor(3)),
     case(tensor(2, 3, 2, batch=3), tensor(2, 3, 2)),
 ]  # fmt: skip
 MANY = [
-    *TWO, case(tensor(1)), case(tensor(5), tensor(5), tensor(5)), case(tensor(3, 4, batch=3), tensor(3, 4), tensor(3, 4, batch=3), tensor(3, 4)),
+    *TWO, case(tensor(1)), case(tensor(5), tensor(5), tensor(5)), case(tensor(3, 4, batch=3), tensor(3, 4), tensor(3, 4, batch=3),
+    tensor(3, 4)),
     case(*[tensor(2)] * 20),
 ]  # fmt: skip
 ALONG = [
-    case(tensor(1), d=0), case(tensor(5), d=0), case(tensor(67), d=0), case(tensor(67, batch=3), d=0), case(tensor(3, 4), d=0), case(tensor(3, 4), d=1),
+    case(tensor(1), d=0), case(tensor(5), d=0), case(tensor(67), d=0), case(tensor(67, batch=3), d=0), case(tensor(3, 4), d=0),
+    case(tensor(3, 4), d=1),
     case(tensor(4, 3, batch=3), d=1), case(tensor(2, 3, 4), d=1), case(tensor(2, 3, 4, batch=3), d=2), case(tensor(40, 3, batch=2), d=0),
     case(tensor(3, 40, 2), d=1), case(tensor(1, 2, 1, 2, 1, 3, 1), d=5), case(tensor(3, 1), d=0),
 ]  # fmt: skip
@@ -62,7 +65,8 @@ def logsumexp(x, d):
 def refusals_of_two(name):
     f = getattr(dy, name)
     return [
-        refuses(lambda: f(dy.zeros(3), dy.zeros(4)), ValueError, rf"^{name}: all inputs must have the same dims; got x_0 = \(3,\), x_1 = \(4,\)"),
+        refuses(lambda: f(dy.zeros(3), dy.zeros(4)), ValueError,
+                rf"^{name}: all inputs must have the same dims; got x_0 = \(3,\), x_1 = \(4,\)"),
         refuses(lambda: f(dy.zeros(3, batch_size=2), dy.zeros(3, batch_size=3)), ValueError, f"^{name}: batch sizes must be equal or 1"),
         refuses(lambda: f(dy.zeros(3), 1), TypeError, f"^{name}: takes expressions"),
     ]
@@ -71,7 +75,8 @@ def refusals_of_two(name):
 def refusals_of_many(name):
     f = getattr(dy, name)
     return [
-        refuses(lambda: f([dy.zeros(3), dy.zeros(4)]), ValueError, rf"^{name}: all inputs must have the same dims; got x_0 = \(3,\), x_1 = \(4,\)"),
+        refuses(lambda: f([dy.zeros(3), dy.zeros(4)]), ValueError,
+                rf"^{name}: all inputs must have the same dims; got x_0 = \(3,\), x_1 = \(4,\)"),
         refuses(lambda: f([dy.zeros(3, batch_size=2), dy.zeros(3, batch_size=3)]), ValueError, f"^{name}: batch sizes must be equal or 1"),
         refuses(lambda: f([]), AssertionError, f"List is empty, nothing to {name}"),
         refuses(lambda: f(dy.zeros(3)), TypeError, f"^{name}: takes a list of expressions"),
@@ -110,7 +115,8 @@ ROWS = [
         extreme("nan", [nan, 1, nan], [1, nan, nan], value=[nan] * 3),
     ], errors=refusals_of_many("emax")),
     Row("logsumexp", "logsumexp", lambda *xs: dy.logsumexp(x for x in xs), folded(np.logaddexp), MANY, extremes=[
-        extreme("far apart", [1000, -1000, 0], [-1000, -1000, 0], value=[1000, -1000 + np.log(2), np.log(2)], gradients=[[1, 0.5, 0.5], [0, 0.5, 0.5]]),
+        extreme("far apart", [1000, -1000, 0], [-1000, -1000, 0], value=[1000, -1000 + np.log(2), np.log(2)], gradients=[[1, 0.5, 0.5],
+                [0, 0.5, 0.5]]),
         extreme("infinite", [-inf, -inf, inf, inf], [-inf, 2, 3, inf], value=[-inf, 2, inf, inf]),
         extreme("minus infinity", [-inf, -inf], [-inf, 2], value=[-inf, 2], gradients=[[0, 0], [0, 1]]),
         extreme("nan", [nan, 1, nan], [1, nan, nan], value=[nan] * 3),
@@ -121,7 +127,8 @@ ROWS = [
         extreme("infinite", [-inf, inf, 1], value=[inf], d=0),
         extreme("nan", [nan, 1], value=[nan], d=0),
     ], errors=refusals_of_dim("logsumexp_dim", empty=False)),
-    Row("logsumexp_dim", "logsumexp_dim of nothing", lambda: dy.logsumexp_dim(dy.zeros(3)[1:1]), None, [case()], check=empty_sum, has_gradient=False),
+    Row("logsumexp_dim", "logsumexp_dim of nothing", lambda: dy.logsumexp_dim(dy.zeros(3)[1:1]), None, [case()],
+        check=empty_sum, has_gradient=False),
     Row("max_dim", "max_dim", lambda x, d: dy.max_dim(x, d), along(np.max), ALONG, spaced, extremes=[
         extreme("tie", [1, 3, 3, -1000], value=[3], gradients=[[0, 1, 0, 0]], d=0),
         extreme("long tie", [1] * 20 + [3, -inf] * 10, value=[3], gradients=[[0] * 20 + [1] + [0] * 19], d=0),

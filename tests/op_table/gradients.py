@@ -13,7 +13,8 @@ CASES = [
     case(tensor(1)), case(tensor(5)), case(tensor(3, 4, batch=3)), case(tensor(67)), case(tensor(2, 3, 2)), case(tensor(1, 2, 1, 2, 1, 2, 1)),
 ]  # fmt: skip
 ALONG = [
-    case(tensor(1), d=0), case(tensor(5), d=0), case(tensor(40), d=0), case(tensor(5, batch=3), d=0), case(tensor(3, 4), d=1), case(tensor(3, 4, batch=3), d=0),
+    case(tensor(1), d=0), case(tensor(5), d=0), case(tensor(40), d=0), case(tensor(5, batch=3), d=0), case(tensor(3, 4), d=1),
+    case(tensor(3, 4, batch=3), d=0),
     case(tensor(2, 3, 2, batch=3), d=1),
 ]  # fmt: skip
 
@@ -48,7 +49,8 @@ def step(name, reference, value):
             refuses(lambda: f(dy.zeros(3), 1), ValueError, f"^{name}: gradient_mode must be"),
             refuses(lambda: f(dy.zeros(3), []), ValueError, f"^{name}: gradient_mode must be"),
             refuses(lambda: f(3, ZERO), TypeError, f"^{name}: takes expressions; got int")]),
-        Row(name, f"{name} straight through", lambda x: f(x, gradient_mode=THROUGH), reference, CASES, between_jumps, has_gradient=False, extremes=[
+        Row(name, f"{name} straight through", lambda x: f(x, gradient_mode=THROUGH),
+            reference, CASES, between_jumps, has_gradient=False, extremes=[
             extreme("halves", at, value=value, gradients=[[1] * len(at)])]),
     ]  # fmt: skip
 

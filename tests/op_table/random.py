@@ -92,7 +92,8 @@ def with_dims(**attributes):
 
 ROWS = [
     Row("dropout", "dropout", lambda x, p: dy.dropout(x, p), None,
-        [case(tensor(1), p=0.5), case(tensor(5), p=0.5), case(tensor(3, 4, batch=3), p=0.3), case(tensor(2, 3, 2), p=0.0), case(tensor(MANY // 2, batch=2), p=0.3),
+        [case(tensor(1), p=0.5), case(tensor(5), p=0.5), case(tensor(3, 4, batch=3), p=0.3), case(tensor(2, 3, 2), p=0.0),
+            case(tensor(MANY // 2, batch=2), p=0.3),
          case(tensor(1500), p=0.9)], check=dropped, per_element=False, extremes=[
         extreme("rate 0", [1000, -1000, 0], value=[1000, -1000, 0], gradients=([1, 1, 1],), p=0.0),
         extreme("rate 1", [1000, -1000, 0], value=[0, 0, 0], gradients=([0, 0, 0],), p=1.0),
@@ -103,9 +104,12 @@ ROWS = [
         refuses(lambda: dy.dropout(3, 0.5), TypeError, "^dropout: takes expressions; got int"),
     ]),
     Row("dropout_dim", "dropout_dim", lambda x, d, p: dy.dropout_dim(x, d, p), None, [
-        case(tensor(1), d=0, p=0.5), case(tensor(5), d=0, p=0.5), case(tensor(3, 4, batch=3), d=0, p=0.3), case(tensor(3, 4, batch=3), d=1, p=0.3),
-        case(tensor(2, 3, 4, batch=2), d=1, p=0.5), case(tensor(3, 2000), d=0, p=0.3), case(tensor(2000, 3), d=1, p=0.3), case(tensor(3, 4), d=0, p=0.0),
-        case(tensor(3, 4), d=1, p=1.0), case(tensor(1, 2, 1, 2, 1, 3, 2), d=5, p=0.5)], away_from_zero(), check=dropped_lines, per_element=False, extremes=[
+        case(tensor(1), d=0, p=0.5), case(tensor(5), d=0, p=0.5), case(tensor(3, 4, batch=3), d=0, p=0.3), case(tensor(3, 4, batch=3),
+        d=1, p=0.3),
+        case(tensor(2, 3, 4, batch=2), d=1, p=0.5), case(tensor(3, 2000), d=0, p=0.3), case(tensor(2000, 3), d=1, p=0.3), case(tensor(3, 4),
+        d=0, p=0.0),
+        case(tensor(3, 4), d=1, p=1.0), case(tensor(1, 2, 1, 2, 1, 3, 2), d=5, p=0.5)], away_from_zero(),
+        check=dropped_lines, per_element=False, extremes=[
         extreme("rate 0", [1000, -1000, 0], value=[1000, -1000, 0], gradients=([1, 1, 1],), d=0, p=0.0),
         extreme("rate 1", [1000, -1000, 0], value=[0, 0, 0], gradients=([0, 0, 0],), d=0, p=1.0),
     ], errors=[
@@ -115,28 +119,33 @@ ROWS = [
         refuses(lambda: dy.dropout_dim(3, 0, 0.5), TypeError, "^dropout_dim: takes expressions; got int"),
     ]),
     *(Row("dropout_batch", name, lambda x, p, name=name: getattr(dy, name)(x, p), None, [
-        case(tensor(1), p=0.5), case(tensor(5), p=0.5), case(tensor(3, 4, batch=3), p=0.3), case(tensor(2, batch=5000), p=0.3), case(tensor(3, 4), p=0.0),
+        case(tensor(1), p=0.5), case(tensor(5), p=0.5), case(tensor(3, 4, batch=3), p=0.3), case(tensor(2, batch=5000), p=0.3),
+        case(tensor(3, 4), p=0.0),
         case(tensor(3, 4, batch=2), p=1.0)], away_from_zero(), check=dropped_elements, per_element=False, extremes=[
         extreme("rate 0", [1000, -1000, 0], value=[1000, -1000, 0], gradients=([1, 1, 1],), p=0.0),
         extreme("rate 1", [1000, -1000, 0], value=[0, 0, 0], gradients=([0, 0, 0],), p=1.0),
     ], errors=[
-        refuses(lambda name=name: getattr(dy, name)(dy.zeros(3), 1.5), ValueError, rf"^{name}: the dropout rate must lie in \[0, 1\]; got p = 1.5"),
+        refuses(lambda name=name: getattr(dy, name)(dy.zeros(3), 1.5),
+                ValueError, rf"^{name}: the dropout rate must lie in \[0, 1\]; got p = 1.5"),
         refuses(lambda name=name: getattr(dy, name)(dy.zeros(3), -0.1), ValueError, f"^{name}: the dropout rate must lie"),
         refuses(lambda name=name: getattr(dy, name)(3, 0.5), TypeError, f"^{name}: takes expressions; got int"),
     ]) for name in ("dropout_batch", "block_dropout")),
     Row("noise", "noise", lambda x, stddev: dy.noise(x, stddev), None, [
-        case(tensor(1), stddev=1.0), case(tensor(3, 4, batch=3), stddev=0.5), case(tensor(MANY), stddev=0.5), case(tensor(5), stddev=0.0)], check=noisy,
+        case(tensor(1), stddev=1.0), case(tensor(3, 4, batch=3), stddev=0.5), case(tensor(MANY), stddev=0.5), case(tensor(5), stddev=0.0)],
+        check=noisy,
         per_element=False, extremes=[extreme("none", [1000, -1000, 0], value=[1000, -1000, 0], gradients=([1, 1, 1],), stddev=0.0)], errors=[
         refuses(lambda: dy.noise(dy.zeros(3), -1), ValueError, "^noise: the standard deviation must not be negative; got stddev = -1"),
         refuses(lambda: dy.noise(dy.zeros(3), float("nan")), ValueError, "^noise: the standard deviation must not be negative"),
         refuses(lambda: dy.noise(3, 1), TypeError, "^noise: takes expressions; got int"),
     ]),
     Row("random_normal", "random_normal", lambda dim, batch, mean, stddev: dy.random_normal(dim, mean, stddev, batch), None,
-        [*with_dims(mean=0.0, stddev=1.0), case(dim=MANY // 2, batch=2, mean=3.0, stddev=2.0), case(dim=3, batch=1, mean=3.0, stddev=0.0)], check=normal, **DRAWN, errors=[
+        [*with_dims(mean=0.0, stddev=1.0), case(dim=MANY // 2, batch=2, mean=3.0, stddev=2.0), case(dim=3, batch=1, mean=3.0, stddev=0.0)],
+            check=normal, **DRAWN, errors=[
         refuses(lambda: dy.random_normal("a"), TypeError, "^random_normal"),
         refuses(lambda: dy.random_normal(3, batch_size=-1), ValueError, "^random_normal: the batch size must not be negative"),
     ]),
-    Row("random_normal", "random_normal of the standard", lambda dim, batch: dy.random_normal(dim, batch_size=batch), None, [case(dim=MANY, batch=1)],
+    Row("random_normal", "random_normal of the standard", lambda dim, batch: dy.random_normal(dim, batch_size=batch),
+        None, [case(dim=MANY, batch=1)],
         check=lambda value, **dims: normal(value, 0, 1, **dims), **DRAWN),
     Row("random_uniform", "random_uniform", lambda dim, batch, left, right: dy.random_uniform(dim, left, right, batch), None,
         [*with_dims(left=-1.0, right=1.0), case(dim=MANY, batch=1, left=2.0, right=5.0)], check=uniform, **DRAWN,

@@ -26,11 +26,14 @@ def refusals(function):
 OVER = [
     case(tensor(1), d=[0]), case(tensor(5), d=[0]), case(tensor(67), d=(0,)), case(tensor(5, batch=3), d=[0]), case(tensor(3, 4), d=[0]),
     case(tensor(3, 4), d=[1]), case(tensor(3, 4, batch=3), d=[0]), case(tensor(3, 4, batch=3), d=[1]), case(tensor(3, 4, batch=3), d=[0, 1]),
-    case(tensor(2, 3, 4, batch=3), d=[1]), case(tensor(2, 3, 4, batch=3), d=[2, 0]), case(tensor(2, 3, 4), d=[0, 1, 2]), case(tensor(20, 3, 2), d=[0, 2]),
-    case(tensor(2, 1, 3, 2, 1, 2, 2), d=[2, 5, 0]), case(tensor(2, 20, 3, batch=2), d=[1, 2]), case(tensor(1, 4, batch=3), d=[0]), case(tensor(3, 4), d=np.int64(1)),
+    case(tensor(2, 3, 4, batch=3), d=[1]), case(tensor(2, 3, 4, batch=3), d=[2, 0]), case(tensor(2, 3, 4), d=[0, 1, 2]),
+    case(tensor(20, 3, 2), d=[0, 2]),
+    case(tensor(2, 1, 3, 2, 1, 2, 2), d=[2, 5, 0]), case(tensor(2, 20, 3, batch=2), d=[1, 2]), case(tensor(1, 4, batch=3), d=[0]),
+    case(tensor(3, 4), d=np.int64(1)),
 ]  # fmt: skip
 OVER_BATCH = [
-    case(tensor(1), d=[0], b=True), case(tensor(5, batch=3), d=[0], b=True), case(tensor(3, 4, batch=3), d=[0], b=True), case(tensor(3, 4, batch=3), d=[1], b=True),
+    case(tensor(1), d=[0], b=True), case(tensor(5, batch=3), d=[0], b=True), case(tensor(3, 4, batch=3), d=[0], b=True),
+    case(tensor(3, 4, batch=3), d=[1], b=True),
     case(tensor(3, 4, batch=3), d=[], b=True), case(tensor(2, 3, 4, batch=3), d=[1], b=True), case(tensor(2, 3, 4, batch=3), d=[2, 0], b=True),
     case(tensor(2, 3, 2, batch=20), d=[0, 1, 2], b=True), case(tensor(3, 4), d=[], b=True),
 ]  # fmt: skip
@@ -110,12 +113,15 @@ ROWS = [
         errors=refusals("sum_batches")),
     Row("mean_batches", "mean_batches", lambda x: dy.mean_batches(x), lambda x: x.mean(-1, keepdims=True), CASES, per_element=False,
         errors=refusals("mean_batches")),
-    Row("squared_norm", "squared_norm", lambda x: dy.squared_norm(x), elements(lambda x: (x**2).sum(0)), CASES, errors=refusals("squared_norm")),
+    Row("squared_norm", "squared_norm", lambda x: dy.squared_norm(x), elements(lambda x: (x**2).sum(0)),
+        CASES, errors=refusals("squared_norm")),
     Row("l2_norm", "l2_norm", lambda x: dy.l2_norm(x), elements(lambda x: np.sqrt((x**2).sum(0))), CASES, away_from_zero(), extremes=[
         extreme("zero", [0, 0, 0], value=[0], gradients=[[0, 0, 0]]), extreme("nan", [nan, 0], value=[nan])], errors=refusals("l2_norm")),
     Row("cumsum", "cumsum", lambda x, d: dy.cumsum(x, d), lambda x, d: np.cumsum(x, axis=d) if d < x.ndim - 1 else x, [
-        case(tensor(1), d=0), case(tensor(5), d=0), case(tensor(67, batch=3), d=0), case(tensor(3, 4), d=0), case(tensor(3, 4), d=1), case(tensor(3, 4), d=2),
-        case(tensor(3, 4, batch=3), d=1), case(tensor(2, 3, 4, batch=3), d=1), case(tensor(2, 3, 4), d=2), case(tensor(1, 2, 1, 2, 1, 3, 1), d=5)], errors=[
+        case(tensor(1), d=0), case(tensor(5), d=0), case(tensor(67, batch=3), d=0), case(tensor(3, 4), d=0), case(tensor(3, 4), d=1),
+        case(tensor(3, 4), d=2),
+        case(tensor(3, 4, batch=3), d=1), case(tensor(2, 3, 4, batch=3), d=1), case(tensor(2, 3, 4), d=2), case(tensor(1, 2, 1, 2, 1, 3, 1),
+        d=5)], errors=[
         refuses(lambda: dy.cumsum(dy.zeros(3), 2), ValueError, r"^cumsum: dim 2 is not a dim of x = \(3,\)"),
         refuses(lambda: dy.cumsum(dy.zeros(3), -1), ValueError, "^cumsum: dim -1 is not a dim"),
         refuses(lambda: dy.cumsum(3), TypeError, "^cumsum: takes expressions; got int")]),
@@ -124,11 +130,13 @@ ROWS = [
         errors=[refuses(lambda: dy.sum_dim(dy.zeros(3), [1], True), ValueError, r"^sum_dim: dim 1 is not a dim of x = \(3,\)")]),
     Row("mean_dim", "mean_dim", lambda x, d, n=0: dy.mean_dim(x, d, False, n), over(mean), [*OVER, *more(OVER[:9], n=7)],
         errors=[*refusals_over("mean_dim"), negative_n("mean_dim")]),
-    Row("mean_dim_and_batch", "mean_dim with the batch", lambda x, d, b, n=0: dy.mean_dim(x, d, b, n), over(mean), [*OVER_BATCH, *more(OVER_BATCH[:4], n=7)],
+    Row("mean_dim_and_batch", "mean_dim with the batch", lambda x, d, b, n=0: dy.mean_dim(x, d, b, n), over(mean),
+        [*OVER_BATCH, *more(OVER_BATCH[:4], n=7)],
         per_element=False),
     Row("moment_dim", "moment_dim", lambda x, d, r, n=0: dy.moment_dim(x, d, r, False, n), over(moment), [
         *more(OVER, r=2), *more(OVER[:9], r=1), *more(OVER[:9], r=3), *more(OVER[:9], r=5, n=7)], even(-1.5, 1.5),
-        errors=[*refusals_over("moment_dim", 2), negative_n("moment_dim", 2), no_order(lambda: dy.moment_dim(dy.zeros(3), [0], 0), "moment_dim")]),
+        errors=[*refusals_over("moment_dim", 2), negative_n("moment_dim", 2), no_order(lambda: dy.moment_dim(dy.zeros(3), [0], 0),
+            "moment_dim")]),
     Row("moment_dim_and_batch", "moment_dim with the batch", lambda x, d, r, b, n=0: dy.moment_dim(x, d, r, b, n), over(moment),
         [*more(OVER_BATCH, r=2), *more(OVER_BATCH[:4], r=3, n=7)], even(-1.5, 1.5), per_element=False),
     Row("std_dim", "std_dim", lambda x, d, n=0: dy.std_dim(x, d, False, n), over(std), [*OVER, *more(OVER[4:9], n=17)],
@@ -136,9 +144,11 @@ ROWS = [
         errors=[*refusals_over("std_dim"), negative_n("std_dim")]),
     Row("std_dim_and_batch", "std_dim with the batch", lambda x, d, b, n=0: dy.std_dim(x, d, b, n), over(std),
         [*OVER_BATCH[:3], *OVER_BATCH[4:8], *more(OVER_BATCH[1:4], n=17), case(tensor(1), d=[0], b=True, n=3)], per_element=False),
-    Row("std_dim", "std_elems", lambda x: dy.std_elems(x), elements(lambda x: x.std(0)), CASES, extremes=[CONSTANT], errors=refusals("std_elems")),
+    Row("std_dim", "std_elems", lambda x: dy.std_elems(x), elements(lambda x: x.std(0)), CASES, extremes=[CONSTANT],
+        errors=refusals("std_elems")),
     Row("moment_dim", "moment_elems", lambda x, r: dy.moment_elems(x, r), lambda x, r: elements(lambda x: (x**r).mean(0))(x),
-        [*more(CASES, r=2), *more(CASES, r=1), *more(CASES, r=3)], even(-1.5, 1.5), errors=[no_order(lambda: dy.moment_elems(dy.zeros(3), 0), "moment_elems")]),
+        [*more(CASES, r=2), *more(CASES, r=1), *more(CASES, r=3)], even(-1.5, 1.5), errors=[no_order(lambda: dy.moment_elems(dy.zeros(3), 0),
+            "moment_elems")]),
     Row("std_dim_and_batch", "std_batches", lambda x: dy.std_batches(x), lambda x: x.std(-1, keepdims=True), CASES, per_element=False,
         errors=refusals("std_batches")),
     Row("moment_dim_and_batch", "moment_batches", lambda x, r: dy.moment_batches(x, r), lambda x, r: (x**r).mean(-1, keepdims=True),
