@@ -2,6 +2,7 @@
  * done as one when the sweep reaches that matrix: every use of it has passed by then. */
 #include <string.h>
 
+#include "join.h"
 #include "kernels/kernels.h"
 #include "tape.h"
 
@@ -15,18 +16,19 @@ static dn_real *take(dn_tape *t, size_t n) {
 
 dn_real *dn__backward_memory(dn_call *c, size_t n) { return take(c->tape, n); }
 
-static int wants(const dn_tape *t, const dn_node *node) {
+int dn__node_wants(const dn_tape *t, const dn_node *node) {
     return t->full ? !node->constant : node->needs_grad && !(node->param && !node->param->updated);
 }
 
 int dn__wants(const dn_call *c, int k) {
     const dn_tape *t = c->tape;
-    return wants(t, &t->nodes[t->args[c->node->args + k]]);
+    if (c->joined_dx && k == c->n - 1) return 1;
+    return dn__node_wants(t, &t->nodes[t->args[c->node->args + k]]);
 }
 
 /* The place of node i's gradient. A parameter whose gradient is empty gets it where it belongs; one that already has a gradient, from an
  * earlier backward, keeps this one apart until the sweep adds it, so that gradient() shows this backward only. */
-static dn_grad place(dn_tape *t, int i) {
+dn_grad dn__place(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
     if (node->op == dn_ops[DN_OP_part]) {
         dn_node *owner = &t->nodes[t->args[node->args]];
@@ -44,16 +46,18 @@ static dn_grad place(dn_tape *t, int i) {
         node->grad = dn__param_gradient(node->param, &beta);
         node->in_chunk = 1;
     } else {
-        node->grad = take(t, dn__elements(&node->dim));
+        node->grad = node->op->flags & DN_JOINS ? dn__join_grad(t, i) : NULL;
+        if (!node->grad) node->grad = take(t, dn__elements(&node->dim));
     }
     return (dn_grad){node->grad, 0};
 }
 
 dn_grad dn__dx(dn_call *c, int k) {
     dn_tape *t = c->tape;
+    if (c->joined_dx && k == c->n - 1) return (dn_grad){c->joined_dx, 0};
     int i = t->args[c->node->args + k];
-    if (!wants(t, &t->nodes[i])) return (dn_grad){0};
-    dn_grad g = place(t, i);
+    if (!dn__node_wants(t, &t->nodes[i])) return (dn_grad){0};
+    dn_grad g = dn__place(t, i);
     if (!c->total && g.dx && g.beta == 0) { /* nothing comes from an empty batch, so the op may not write at all */
         dn__fill(dn__elements(&t->nodes[i].dim), 0, g.dx);
         g.beta = 1;
@@ -80,33 +84,38 @@ void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real 
     w->products = t->n_products++;
 }
 
-/* One product of all columns: dW = [dy_1 dy_2 ...] [x_1 x_2 ...]'. The list runs from the last use to the first. */
+/* The columns of all products of a list side by side, in the order of their nodes: where they are, if they lie so, else a copy. The list runs
+ * from the last node to the first. */
+static const dn_real *gather(dn_tape *t, int first, int columns, int rows, int of_x) {
+    const dn_real *from = NULL, *expected = NULL;
+    int j = first;
+    for (; j >= 0; j = t->products[j].next) {
+        const dn_product *p = &t->products[j];
+        from = of_x ? p->x : p->dy;
+        if (expected && from + (size_t)p->n * (size_t)rows != expected) break;
+        expected = from;
+    }
+    if (j < 0) return from;
+    dn_real *all = dn__arena_take(&t->scratch, (size_t)columns * (size_t)rows * sizeof *all), *to = all + (size_t)columns * (size_t)rows;
+    for (j = first; all && j >= 0; j = t->products[j].next) {
+        const dn_product *p = &t->products[j];
+        size_t n = (size_t)p->n * (size_t)rows;
+        to -= n;
+        memcpy(to, of_x ? p->x : p->dy, n * sizeof *to);
+    }
+    return all;
+}
+
+/* One product of all columns: dW = [dy_1 dy_2 ...] [x_1 x_2 ...]' */
 static void flush_products(dn_tape *t, int i) {
     int first = t->nodes[i].products, columns = 0;
     t->nodes[i].products = -1;
-    const dn_product *p = &t->products[first];
-    int m = p->m, k = p->k;
+    int m = t->products[first].m, k = t->products[first].k;
     for (int j = first; j >= 0; j = t->products[j].next) columns += t->products[j].n;
-    const dn_real *dy = p->dy, *x = p->x;
-    if (p->next >= 0) {
-        dn_real *all_dy = dn__arena_take(&t->scratch, (size_t)columns * (size_t)m * sizeof *dy);
-        dn_real *all_x = dn__arena_take(&t->scratch, (size_t)columns * (size_t)k * sizeof *x);
-        if (!all_dy || !all_x) {
-            t->out_of_memory = 1;
-            return;
-        }
-        size_t at = 0;
-        for (int j = first; j >= 0; j = t->products[j].next) {
-            p = &t->products[j];
-            memcpy(all_dy + at * (size_t)m, p->dy, (size_t)p->n * (size_t)m * sizeof *dy);
-            memcpy(all_x + at * (size_t)k, p->x, (size_t)p->n * (size_t)k * sizeof *x);
-            at += (size_t)p->n;
-        }
-        dy = all_dy;
-        x = all_x;
-    }
-    dn_grad g = place(t, i); /* after all that may fail: a place must be written to */
+    const dn_real *dy = gather(t, first, columns, m, 0), *x = gather(t, first, columns, k, 1);
+    dn_grad g = dy && x ? dn__place(t, i) : (dn_grad){0}; /* after all that may fail: a place must be written to */
     if (g.dx) dn__mm_dw(m, k, columns, dy, m, x, k, g.beta, g.dx, m);
+    else t->out_of_memory = 1;
     dn__arena_reset(&t->scratch, (dn_arena_mark){0});
 }
 
@@ -130,6 +139,10 @@ static void add_to_parameter(dn_tape *t, dn_node *node) {
 static void backward_node(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
     if (node->products >= 0) flush_products(t, i);
+    if (node->op->flags & DN_JOINS && dn__join_backward(t, i)) {
+        if (t->scratch.n_chunks) dn__arena_reset(&t->scratch, (dn_arena_mark){0});
+        return;
+    }
     if (!node->grad || t->out_of_memory) return;
     if (node->param && node->op == dn_ops[DN_OP_parameter]) {
         if (!node->constant && node->param->updated) add_to_parameter(t, node);
@@ -152,7 +165,7 @@ static int begin(dn_tape *t, int i, int full) {
             return dn__tape_fail(t, DN_ERROR_STATE, "backward: parameters were changed after the values of this graph had been computed. "
                                  "Build the graph anew, or compute it again: value(recalculate=True).");
     for (int j = 0; j < t->n_nodes; j++) {
-        t->nodes[j].grad = NULL;
+        t->nodes[j].grad = t->nodes[j].joined_grads = NULL;
         t->nodes[j].products = -1;
         t->nodes[j].in_chunk = 0;
     }
@@ -161,7 +174,7 @@ static int begin(dn_tape *t, int i, int full) {
     t->full = full;
     t->swept_root = t->sweep = i;
     dn__arena_reset(&t->grads, (dn_arena_mark){0});
-    dn_grad g = place(t, i);
+    dn_grad g = dn__place(t, i);
     if (!g.dx) return dn__tape_fail(t, DN_ERROR_MEMORY, "out of memory");
     g.dx[0] = 1;
     return 0;

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "join.h"
 #include "rng.h"
 #include "tape.h"
 
@@ -16,6 +17,7 @@ void dn__use_root(dn_tape *t, dn_root *root) {
 void dn__forget_values(dn_tape *t) {
     t->evaluated = 0;
     t->sweep = -1;
+    t->values_made++;
     t->counter++;
     for (int i = 0; i < t->n_roots; i++) t->roots[i].version = -1;
     /* marks that point above the bottom would keep what is now forgotten: let them begin at the bottom, too */
@@ -46,12 +48,18 @@ void dn__prepare_call(dn_tape *t, dn_node *node, dn_call *c) {
     c->dy = node->grad;
     c->node = node;
     c->tape = t;
+    c->joined_dx = NULL;
 }
 
 enum { ALIGN_NUMBERS = 16 };
 
-static int compute(dn_tape *t, int i) {
+static int compute(dn_tape *t, int i, int last) {
     dn_node *node = &t->nodes[i];
+    if (node->op->flags & DN_JOINS) {
+        if (dn__join_computed(t, node)) return 0;
+        int joined = dn__join_forward(t, i, last);
+        if (joined) return joined < 0 ? joined : 0;
+    }
     dn_call c;
     dn__prepare_call(t, node, &c);
     if (!(node->op->flags & DN_VIEW)) {
@@ -84,7 +92,7 @@ int dn__forward(dn_tape *t, int last) {
     while (t->evaluated <= last) {
         if (work <= 0) return 1;
         work -= dn__work(t, &t->nodes[t->evaluated]);
-        int error = compute(t, t->evaluated);
+        int error = compute(t, t->evaluated, last);
         if (error) return error;
         t->evaluated++;
     }

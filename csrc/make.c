@@ -1,5 +1,6 @@
 /* Making nodes: dims are inferred, errors phrased, the node appended. These calls keep Python's lock; a tape that another thread computes with
  * is busy. */
+#include "join.h"
 #include "tape.h"
 
 #include <math.h>
@@ -122,11 +123,14 @@ static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_int
     node->copied = node->in_chunk = 0;
     node->param = param;
     node->data = NULL;
-    node->value = node->saved_memory = node->grad = NULL;
+    node->value = node->saved_memory = node->grad = node->joined_grads = NULL;
+    node->next_user = node->last_user = node->leader = node->next_member = -1;
+    node->joined = 0;
     for (int i = 0; i < n; i++) t->args[t->n_args++] = inputs[i];
     for (int i = 0; i < n_ints; i++) t->ints[t->n_ints++] = ints[i];
     for (int i = 0; i < n_reals; i++) t->reals[t->n_reals++] = reals[i];
     t->n_nodes++;
+    if (op->flags & DN_JOINS) dn__join_made(t, index);
     return index;
 }
 

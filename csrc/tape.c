@@ -132,6 +132,7 @@ void dn__start_graph(dn_tape *t, int immediate, int check_finite) {
     t->dropped = 0;
     t->n_args = t->n_ints = t->n_reals = t->n_marks = t->n_products = 0;
     t->swept_root = t->sweep = -1;
+    t->values_made++;
     t->param_epoch++;
     t->param_count = 0;
     t->counter++;
@@ -193,6 +194,7 @@ int dn_graph_revert(int graph) {
         t->n_reals = m.reals;
         /* Nodes from before the mark that were computed after it have their values above it: compute them again (the same draws). */
         if (t->evaluated > m.evaluated) t->evaluated = m.evaluated;
+        t->values_made++;
         dn__arena_reset(&t->values, m.values);
         dn__arena_reset(&t->copies, m.copies);
         dn__arena_reset(&t->data, m.data);

@@ -50,8 +50,10 @@ def checked(build, rng):
     def f(*xs):
         return Run(row, c, xs).value()
 
-    return (gradients.directional_difference(f, arrays, w, run.gradients(w), rng),
-            gradients.jacobian_difference(f, arrays, lambda v: Run(row, c, arrays).gradients(v)))
+    return (
+        gradients.directional_difference(f, arrays, w, run.gradients(w), rng),
+        gradients.jacobian_difference(f, arrays, lambda v: Run(row, c, arrays).gradients(v)),
+    )
 
 
 @pytest.mark.float64

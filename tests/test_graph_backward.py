@@ -335,7 +335,7 @@ def test_parameters_dying_in_many_orders_never_crash():
 import gc, random, dist_dynet as dy
 random.seed(3)
 held = []
-for step in range(3000):
+for step in range(800):
     m = dy.ParameterCollection()
     w, t, s = m.add_parameters((8, 8)), m.add_lookup_parameters((9, 8)), m.add_subcollection("s")
     l = dy.VanillaLSTMBuilder(1, 8, 8, s)
@@ -347,7 +347,8 @@ for step in range(3000):
     held += random.sample([m, w, t, l, h, loss, trainer, w.expr(True), s.parameters_list()], 4)
     del m, w, t, s, l
     if random.random() < 0.2: gc.collect()
-    if random.random() < 0.7: loss.backward(); trainer.update()
+    try: loss.backward(); trainer.update()
+    except RuntimeError as error: assert "parameters were changed" in str(error), error  # by an older trainer
     del trainer, h, loss
     if random.random() < 0.2: dy.cg_revert()
     random.shuffle(held)

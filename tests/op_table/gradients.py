@@ -10,13 +10,22 @@ inf, nan = np.inf, np.nan
 ZERO, THROUGH = "zero_gradient", "straight_through_gradient"
 
 CASES = [
-    case(tensor(1)), case(tensor(5)), case(tensor(3, 4, batch=3)), case(tensor(67)), case(tensor(2, 3, 2)), case(tensor(1, 2, 1, 2, 1, 2, 1)),
-]  # fmt: skip
+    case(tensor(1)),
+    case(tensor(5)),
+    case(tensor(3, 4, batch=3)),
+    case(tensor(67)),
+    case(tensor(2, 3, 2)),
+    case(tensor(1, 2, 1, 2, 1, 2, 1)),
+]
 ALONG = [
-    case(tensor(1), d=0), case(tensor(5), d=0), case(tensor(40), d=0), case(tensor(5, batch=3), d=0), case(tensor(3, 4), d=1),
+    case(tensor(1), d=0),
+    case(tensor(5), d=0),
+    case(tensor(40), d=0),
+    case(tensor(5, batch=3), d=0),
+    case(tensor(3, 4), d=1),
     case(tensor(3, 4, batch=3), d=0),
     case(tensor(2, 3, 2, batch=3), d=1),
-]  # fmt: skip
+]
 
 
 def between_jumps(rng, inputs, **_):
@@ -30,9 +39,16 @@ def spaced(rng, inputs, **_):
 
 
 def view(name, build, factor, *, op):
-    return Row(op, name, build, lambda x: x, CASES, has_gradient=False, extremes=[
-        extreme("gradient", [0, 3, -1000, 1000], value=[0, 3, -1000, 1000], gradients=[[factor] * 4])],
-        errors=[refuses(lambda: build(3), TypeError, f"^{name.split()[0]}: takes expressions; got int")])  # fmt: skip
+    return Row(
+        op,
+        name,
+        build,
+        lambda x: x,
+        CASES,
+        has_gradient=False,
+        extremes=[extreme("gradient", [0, 3, -1000, 1000], value=[0, 3, -1000, 1000], gradients=[[factor] * 4])],
+        errors=[refuses(lambda: build(3), TypeError, f"^{name.split()[0]}: takes expressions; got int")],
+    )
 
 
 def step(name, reference, value):
@@ -43,16 +59,32 @@ def step(name, reference, value):
 
     at = [0.5, 1.5, -0.5, -2.5, 3, -1000.5, 1.2, -1.7, inf, -inf]
     return [
-        Row(name, name, lambda x: f(x, ZERO), reference, CASES, between_jumps, extremes=[
-            extreme("halves", at, value=value, gradients=[[0] * len(at)]), extreme("nan", [nan], value=[nan])], errors=[
-            refuses(lambda: f(dy.zeros(3), "none"), ValueError, f"^{name}: gradient_mode must be \"zero_gradient\" or .*; got 'none'"),
-            refuses(lambda: f(dy.zeros(3), 1), ValueError, f"^{name}: gradient_mode must be"),
-            refuses(lambda: f(dy.zeros(3), []), ValueError, f"^{name}: gradient_mode must be"),
-            refuses(lambda: f(3, ZERO), TypeError, f"^{name}: takes expressions; got int")]),
-        Row(name, f"{name} straight through", lambda x: f(x, gradient_mode=THROUGH),
-            reference, CASES, between_jumps, has_gradient=False, extremes=[
-            extreme("halves", at, value=value, gradients=[[1] * len(at)])]),
-    ]  # fmt: skip
+        Row(
+            name,
+            name,
+            lambda x: f(x, ZERO),
+            reference,
+            CASES,
+            between_jumps,
+            extremes=[extreme("halves", at, value=value, gradients=[[0] * len(at)]), extreme("nan", [nan], value=[nan])],
+            errors=[
+                refuses(lambda: f(dy.zeros(3), "none"), ValueError, f"^{name}: gradient_mode must be \"zero_gradient\" or .*; got 'none'"),
+                refuses(lambda: f(dy.zeros(3), 1), ValueError, f"^{name}: gradient_mode must be"),
+                refuses(lambda: f(dy.zeros(3), []), ValueError, f"^{name}: gradient_mode must be"),
+                refuses(lambda: f(3, ZERO), TypeError, f"^{name}: takes expressions; got int"),
+            ],
+        ),
+        Row(
+            name,
+            f"{name} straight through",
+            lambda x: f(x, gradient_mode=THROUGH),
+            reference,
+            CASES,
+            between_jumps,
+            has_gradient=False,
+            extremes=[extreme("halves", at, value=value, gradients=[[1] * len(at)])],
+        ),
+    ]
 
 
 def one_hot(x, d):
@@ -70,15 +102,32 @@ ROWS = [
     *step("round", np.round, [0, 2, 0, -2, 3, -1000, 1, -2, inf, -inf]),
     *step("ceil", np.ceil, [1, 2, 0, -2, 3, -1000, 2, -1, inf, -inf]),
     *step("floor", np.floor, [0, 1, -1, -3, 3, -1001, 1, -2, inf, -inf]),
-    Row("argmax", "argmax", lambda x, d: dy.argmax(x, ZERO, d), one_hot, ALONG, spaced, extremes=[
-        extreme("tie", [1, 3, 3, -1000], value=[0, 1, 0, 0], gradients=[[0] * 4], d=0),
-        extreme("nan", [1, nan, 3], value=[0, 1, 0], d=0),
-    ], errors=[
-        refuses(lambda: dy.argmax(dy.zeros(3), "none"), ValueError, "^argmax: gradient_mode must be"),
-        refuses(lambda: dy.argmax(dy.zeros(3), ZERO, 1), ValueError, r"^argmax: dim 1 is not a dim of x = \(3,\)"),
-        refuses(lambda: dy.argmax(dy.zeros(3), ZERO, -1), ValueError, "^argmax: dim -1 is not a dim"),
-        refuses(lambda: dy.argmax(3, ZERO), TypeError, "^argmax: takes expressions; got int"),
-    ]),
-    Row("argmax", "argmax straight through", lambda x, d: dy.argmax(x, THROUGH, d), one_hot, ALONG, spaced, has_gradient=False, extremes=[
-        extreme("tie", [1, 3, 3, -1000], value=[0, 1, 0, 0], gradients=[[1] * 4], d=0)]),
-]  # fmt: skip
+    Row(
+        "argmax",
+        "argmax",
+        lambda x, d: dy.argmax(x, ZERO, d),
+        one_hot,
+        ALONG,
+        spaced,
+        extremes=[
+            extreme("tie", [1, 3, 3, -1000], value=[0, 1, 0, 0], gradients=[[0] * 4], d=0),
+            extreme("nan", [1, nan, 3], value=[0, 1, 0], d=0),
+        ],
+        errors=[
+            refuses(lambda: dy.argmax(dy.zeros(3), "none"), ValueError, "^argmax: gradient_mode must be"),
+            refuses(lambda: dy.argmax(dy.zeros(3), ZERO, 1), ValueError, r"^argmax: dim 1 is not a dim of x = \(3,\)"),
+            refuses(lambda: dy.argmax(dy.zeros(3), ZERO, -1), ValueError, "^argmax: dim -1 is not a dim"),
+            refuses(lambda: dy.argmax(3, ZERO), TypeError, "^argmax: takes expressions; got int"),
+        ],
+    ),
+    Row(
+        "argmax",
+        "argmax straight through",
+        lambda x, d: dy.argmax(x, THROUGH, d),
+        one_hot,
+        ALONG,
+        spaced,
+        has_gradient=False,
+        extremes=[extreme("tie", [1, 3, 3, -1000], value=[0, 1, 0, 0], gradients=[[1] * 4], d=0)],
+    ),
+]

@@ -64,35 +64,103 @@ AFFINE = [
 ]
 
 ROWS = [
-    Row("matmul", "matmul", lambda a, b: dy.matmul(a, b), matmul, MATMUL, errors=[
-        refuses(lambda: dy.matmul(dy.zeros((3, 2)), 2), TypeError, "^matmul: takes expressions; got .*int"),
-    ]),
-    Row("matmul", "times", lambda a, b: a * b, matmul, MATMUL[:3], errors=[
-        refuses(lambda: dy.zeros((4, 3)) * dy.zeros((4, 2)), ValueError,
-                r"^matmul: columns of a must equal rows of b; got a = \(4, 3\), b = \(4, 2\). Did you mean transpose\(a\) \* b\?"),
-        refuses(lambda: dy.zeros((3, 4)) * dy.zeros((2, 4)), ValueError, r"^matmul: columns of a.*Did you mean a \* transpose\(b\)\?"),
-        refuses(lambda: dy.zeros(4) * dy.zeros(4), ValueError, r"^matmul: .*Did you mean transpose\(a\) \* b, dot_product\(a, b\) or cmult\(a, b\)\?"),
-        refuses(lambda: dy.zeros((2, 3)) * dy.zeros(7), ValueError, r"^matmul: columns of a must equal rows of b; got a = \(2, 3\), b = \(7,\)\.$"),
-        refuses(lambda: dy.zeros((2, 3, 4)) * dy.zeros(4), ValueError, r"^matmul: both inputs must be matrices or vectors; got a = \(2, 3, 4\)"),
-        refuses(lambda: dy.zeros((2, 3), batch_size=2) * dy.zeros(3, batch_size=3), ValueError, "^matmul: batch sizes must be equal or 1; got 2 and 3"),
-        refuses(lambda: dy.zeros(3) * "a", TypeError, "unsupported operand|can't multiply"),
-    ]),
+    Row(
+        "matmul",
+        "matmul",
+        lambda a, b: dy.matmul(a, b),
+        matmul,
+        MATMUL,
+        errors=[
+            refuses(lambda: dy.matmul(dy.zeros((3, 2)), 2), TypeError, "^matmul: takes expressions; got .*int"),
+        ],
+    ),
+    Row(
+        "matmul",
+        "times",
+        lambda a, b: a * b,
+        matmul,
+        MATMUL[:3],
+        errors=[
+            refuses(
+                lambda: dy.zeros((4, 3)) * dy.zeros((4, 2)),
+                ValueError,
+                r"^matmul: columns of a must equal rows of b; got a = \(4, 3\), b = \(4, 2\). Did you mean transpose\(a\) \* b\?",
+            ),
+            refuses(lambda: dy.zeros((3, 4)) * dy.zeros((2, 4)), ValueError, r"^matmul: columns of a.*Did you mean a \* transpose\(b\)\?"),
+            refuses(
+                lambda: dy.zeros(4) * dy.zeros(4),
+                ValueError,
+                r"^matmul: .*Did you mean transpose\(a\) \* b, dot_product\(a, b\) or cmult\(a, b\)\?",
+            ),
+            refuses(
+                lambda: dy.zeros((2, 3)) * dy.zeros(7),
+                ValueError,
+                r"^matmul: columns of a must equal rows of b; got a = \(2, 3\), b = \(7,\)\.$",
+            ),
+            refuses(
+                lambda: dy.zeros((2, 3, 4)) * dy.zeros(4), ValueError, r"^matmul: both inputs must be matrices or vectors; got a = \(2, 3, 4\)"
+            ),
+            refuses(
+                lambda: dy.zeros((2, 3), batch_size=2) * dy.zeros(3, batch_size=3),
+                ValueError,
+                "^matmul: batch sizes must be equal or 1; got 2 and 3",
+            ),
+            refuses(lambda: dy.zeros(3) * "a", TypeError, "unsupported operand|can't multiply"),
+        ],
+    ),
     Row("matmul", "at", lambda a, b: a @ b, matmul, MATMUL[:3]),
-    Row("matmul", "times an array", lambda x: x * np.eye(3) * 2.0, lambda x: 2 * x, [case(tensor(1, 3)), case(tensor(3, 3)), case(tensor(2, 3, batch=3))]),
-    Row("matmul", "an array times", lambda x: np.array([[1.0, 2, 3], [4, 5, 6]]) * x,
-        per_batch(lambda x: np.array([[1.0, 2, 3], [4, 5, 6]]) @ x), [case(tensor(3)), case(tensor(3, 2)), case(tensor(3, batch=3))]),
-    Row("affine_transform", "affine_transform", lambda *xs: dy.affine_transform(xs), affine, AFFINE, errors=[
-        refuses(lambda: dy.affine_transform([]), AssertionError, "List is empty, nothing to affine_transform"),
-        refuses(lambda: dy.affine_transform([dy.zeros(3), dy.zeros((3, 4))]), ValueError, "^affine_transform: takes an odd number of expressions.*got 2"),
-        refuses(lambda: dy.affine_transform([dy.zeros(3), dy.zeros((3, 4)), dy.zeros(5)]), ValueError,
-                r"^affine_transform: columns of W_1 must equal rows of x_1; got W_1 = \(3, 4\), x_1 = \(5,\)"),
-        refuses(lambda: dy.affine_transform([dy.zeros(2), dy.zeros((3, 4)), dy.zeros(4)]), ValueError,
-                r"^affine_transform: the bias must have the dims of the products.*b = \(2,\), products \(3, 1\)"),
-        refuses(lambda: dy.affine_transform([dy.zeros((3, 3)), dy.zeros((3, 4)), dy.zeros((4, 2))]), ValueError, "^affine_transform: the bias must"),
-        refuses(lambda: dy.affine_transform([dy.zeros(3), dy.zeros((3, 4)), dy.zeros(4), dy.zeros((2, 4)), dy.zeros(4)]), ValueError,
-                r"^affine_transform: all products must have the same dims; got \(3, 1\) and W_2 x_2 = \(2, 1\)"),
-        refuses(lambda: dy.affine_transform([dy.zeros(3), dy.zeros((3, 4, 2)), dy.zeros(4)]), ValueError, "^affine_transform: columns of W_1"),
-        refuses(lambda: dy.affine_transform([dy.zeros(3), 2, dy.zeros(4)]), TypeError, "^affine_transform: takes expressions; got int"),
-        refuses(lambda: dy.affine_transform(dy.zeros(3)), TypeError, "^affine_transform: takes a list of expressions"),
-    ]),
-]  # fmt: skip
+    Row(
+        "matmul",
+        "times an array",
+        lambda x: x * np.eye(3) * 2.0,
+        lambda x: 2 * x,
+        [case(tensor(1, 3)), case(tensor(3, 3)), case(tensor(2, 3, batch=3))],
+    ),
+    Row(
+        "matmul",
+        "an array times",
+        lambda x: np.array([[1.0, 2, 3], [4, 5, 6]]) * x,
+        per_batch(lambda x: np.array([[1.0, 2, 3], [4, 5, 6]]) @ x),
+        [case(tensor(3)), case(tensor(3, 2)), case(tensor(3, batch=3))],
+    ),
+    Row(
+        "affine_transform",
+        "affine_transform",
+        lambda *xs: dy.affine_transform(xs),
+        affine,
+        AFFINE,
+        errors=[
+            refuses(lambda: dy.affine_transform([]), AssertionError, "List is empty, nothing to affine_transform"),
+            refuses(
+                lambda: dy.affine_transform([dy.zeros(3), dy.zeros((3, 4))]),
+                ValueError,
+                "^affine_transform: takes an odd number of expressions.*got 2",
+            ),
+            refuses(
+                lambda: dy.affine_transform([dy.zeros(3), dy.zeros((3, 4)), dy.zeros(5)]),
+                ValueError,
+                r"^affine_transform: columns of W_1 must equal rows of x_1; got W_1 = \(3, 4\), x_1 = \(5,\)",
+            ),
+            refuses(
+                lambda: dy.affine_transform([dy.zeros(2), dy.zeros((3, 4)), dy.zeros(4)]),
+                ValueError,
+                r"^affine_transform: the bias must have the dims of the products.*b = \(2,\), products \(3, 1\)",
+            ),
+            refuses(
+                lambda: dy.affine_transform([dy.zeros((3, 3)), dy.zeros((3, 4)), dy.zeros((4, 2))]),
+                ValueError,
+                "^affine_transform: the bias must",
+            ),
+            refuses(
+                lambda: dy.affine_transform([dy.zeros(3), dy.zeros((3, 4)), dy.zeros(4), dy.zeros((2, 4)), dy.zeros(4)]),
+                ValueError,
+                r"^affine_transform: all products must have the same dims; got \(3, 1\) and W_2 x_2 = \(2, 1\)",
+            ),
+            refuses(
+                lambda: dy.affine_transform([dy.zeros(3), dy.zeros((3, 4, 2)), dy.zeros(4)]), ValueError, "^affine_transform: columns of W_1"
+            ),
+            refuses(lambda: dy.affine_transform([dy.zeros(3), 2, dy.zeros(4)]), TypeError, "^affine_transform: takes expressions; got int"),
+            refuses(lambda: dy.affine_transform(dy.zeros(3)), TypeError, "^affine_transform: takes a list of expressions"),
+        ],
+    ),
+]

@@ -49,8 +49,16 @@ def lstm(h, k, steps, batch=1, state=None, forget=1.0):
     """state: None, or the batch sizes of h_0 and c_0; batch: that of all inputs, or a list."""
     batches = [batch] * steps if isinstance(batch, int) else batch
     before = [] if state is None else [tensor(h, batch=state[0]), tensor(h, batch=state[1])]
-    return case(tensor(4 * h, k), tensor(4 * h, h), tensor(4 * h), *before, *[tensor(k, batch=b) for b in batches],
-                steps=steps, state=int(state is not None), forget=forget)
+    return case(
+        tensor(4 * h, k),
+        tensor(4 * h, h),
+        tensor(4 * h),
+        *before,
+        *[tensor(k, batch=b) for b in batches],
+        steps=steps,
+        state=int(state is not None),
+        forget=forget,
+    )
 
 
 def one_part(*inputs, at, **attributes):
@@ -68,24 +76,63 @@ def zeros(*dims):
 
 
 ROWS = [
-    Row("lstm", "lstm", build, reference, [
-        lstm(1, 1, 1), lstm(2, 3, 1), lstm(2, 3, 1, forget=0.0), lstm(2, 3, 1, state=(1, 1)), lstm(2, 3, 3), lstm(2, 3, 3, batch=3), lstm(2, 3, 3, batch=3, state=(3, 3)),
-        lstm(2, 3, 2, batch=3, state=(1, 3)), lstm(2, 3, 2, batch=[3, 1], state=(1, 1)), lstm(2, 3, 2, batch=1, state=(3, 1)), lstm(5, 4, 2, batch=[1, 3]),
-        lstm(33, 20, 4, batch=5, state=(5, 5)), lstm(20, 33, 1, batch=17), lstm(32, 32, 2),
-    ], errors=[
-        refuses(lambda: node(zeros((8, 3), (8, 2), 8, 4), 1, 0, 1.0), ValueError, r"^lstm: this network's inputs have dim \(3,\); got x_1 = \(4,\)"),
-        refuses(lambda: node(zeros((8, 3), (8, 3), 8, 3), 1, 0, 1.0), ValueError, r"^lstm: Wx must be \(4h, k\), Wh \(4h, h\) and b \(4h\)"),
-        refuses(lambda: node(zeros((8, 3), (8, 2), 8, 3), 2, 0, 1.0), ValueError, "^lstm: takes Wx, Wh, b and one x for each step; got 4 inputs"),
-        refuses(lambda: node(zeros((8, 3), (8, 2), 8, 5, 2, 3), 1, 1, 1.0), ValueError, r"^lstm: the state must be \(2,\); got \(5,\)"),
-        refuses(lambda: node([dy.zeros((8, 3), batch_size=2), *zeros((8, 2), 8, 3)], 1, 0, 1.0), ValueError, "^lstm: weights must not be batched; got input 0"),
-        refuses(lambda: node(zeros((8, 3), (8, 2)), 1, 0, 1.0), ValueError, "^lstm: takes Wx"),
-        refuses(lambda: node(zeros(8), 1, 0, 1.0), ValueError, "^lstm: takes Wx"),
-    ]),
-    Row("part", "part", one_part, part_reference,
-        [case(*c.inputs, **c.attributes, at=at) for c, at in [(lstm(1, 1, 1), 0), (lstm(2, 3, 1), 1), (lstm(2, 3, 3, batch=3), 1), (lstm(2, 3, 3, batch=3), 4)]], errors=[
-        refuses(lambda: parts(dy.zeros(6), 3, 1, 2), ValueError, r"^part: lies outside its owner, \(6,\)"),
-        refuses(lambda: parts(dy.zeros(6), -1, 1, 2), ValueError, "^part: lies outside its owner"),
-        refuses(lambda: parts(dy.zeros(6), 0, 0, 2), ValueError, "^part: takes at least one part; got 0"),
-        refuses(lambda: parts(dy.zeros(6), 1 << 30, 1, 1 << 20), ValueError, "^part: lies outside its owner"),
-    ]),
-]  # fmt: skip
+    Row(
+        "lstm",
+        "lstm",
+        build,
+        reference,
+        [
+            lstm(1, 1, 1),
+            lstm(2, 3, 1),
+            lstm(2, 3, 1, forget=0.0),
+            lstm(2, 3, 1, state=(1, 1)),
+            lstm(2, 3, 3),
+            lstm(2, 3, 3, batch=3),
+            lstm(2, 3, 3, batch=3, state=(3, 3)),
+            lstm(2, 3, 2, batch=3, state=(1, 3)),
+            lstm(2, 3, 2, batch=[3, 1], state=(1, 1)),
+            lstm(2, 3, 2, batch=1, state=(3, 1)),
+            lstm(5, 4, 2, batch=[1, 3]),
+            lstm(33, 20, 4, batch=5, state=(5, 5)),
+            lstm(20, 33, 1, batch=17),
+            lstm(32, 32, 2),
+        ],
+        errors=[
+            refuses(
+                lambda: node(zeros((8, 3), (8, 2), 8, 4), 1, 0, 1.0),
+                ValueError,
+                r"^lstm: this network's inputs have dim \(3,\); got x_1 = \(4,\)",
+            ),
+            refuses(
+                lambda: node(zeros((8, 3), (8, 3), 8, 3), 1, 0, 1.0), ValueError, r"^lstm: Wx must be \(4h, k\), Wh \(4h, h\) and b \(4h\)"
+            ),
+            refuses(
+                lambda: node(zeros((8, 3), (8, 2), 8, 3), 2, 0, 1.0), ValueError, "^lstm: takes Wx, Wh, b and one x for each step; got 4 inputs"
+            ),
+            refuses(lambda: node(zeros((8, 3), (8, 2), 8, 5, 2, 3), 1, 1, 1.0), ValueError, r"^lstm: the state must be \(2,\); got \(5,\)"),
+            refuses(
+                lambda: node([dy.zeros((8, 3), batch_size=2), *zeros((8, 2), 8, 3)], 1, 0, 1.0),
+                ValueError,
+                "^lstm: weights must not be batched; got input 0",
+            ),
+            refuses(lambda: node(zeros((8, 3), (8, 2)), 1, 0, 1.0), ValueError, "^lstm: takes Wx"),
+            refuses(lambda: node(zeros(8), 1, 0, 1.0), ValueError, "^lstm: takes Wx"),
+        ],
+    ),
+    Row(
+        "part",
+        "part",
+        one_part,
+        part_reference,
+        [
+            case(*c.inputs, **c.attributes, at=at)
+            for c, at in [(lstm(1, 1, 1), 0), (lstm(2, 3, 1), 1), (lstm(2, 3, 3, batch=3), 1), (lstm(2, 3, 3, batch=3), 4)]
+        ],
+        errors=[
+            refuses(lambda: parts(dy.zeros(6), 3, 1, 2), ValueError, r"^part: lies outside its owner, \(6,\)"),
+            refuses(lambda: parts(dy.zeros(6), -1, 1, 2), ValueError, "^part: lies outside its owner"),
+            refuses(lambda: parts(dy.zeros(6), 0, 0, 2), ValueError, "^part: takes at least one part; got 0"),
+            refuses(lambda: parts(dy.zeros(6), 1 << 30, 1, 1 << 20), ValueError, "^part: lies outside its owner"),
+        ],
+    ),
+]

@@ -9,14 +9,26 @@ from .row import Row, case, extreme, refuses, tensor
 inf, nan = np.inf, np.nan
 
 ALONG = [
-    case(tensor(1), d=0), case(tensor(5), d=0), case(tensor(67), d=0), case(tensor(5, batch=3), d=0), case(tensor(1, batch=3), d=0),
-    case(tensor(3, 4), d=0), case(tensor(3, 4), d=1), case(tensor(3, 4, batch=3), d=1), case(tensor(2, 3, 4), d=1), case(tensor(2, 3, 4, batch=3), d=2),
+    case(tensor(1), d=0),
+    case(tensor(5), d=0),
+    case(tensor(67), d=0),
+    case(tensor(5, batch=3), d=0),
+    case(tensor(1, batch=3), d=0),
+    case(tensor(3, 4), d=0),
+    case(tensor(3, 4), d=1),
+    case(tensor(3, 4, batch=3), d=1),
+    case(tensor(2, 3, 4), d=1),
+    case(tensor(2, 3, 4, batch=3), d=2),
     case(tensor(4, 40), d=1),
-]  # fmt: skip
+]
 PICKED = [case(tensor(1), v=0), case(tensor(5), v=3), case(tensor(67), v=66), case(tensor(5, 1), v=0)]
 PICKED_BATCH = [
-    case(tensor(1, batch=3), vs=[0, 0, 0]), case(tensor(5, batch=3), vs=[4, 0, 4]), case(tensor(5), vs=[1, 2, 2]), case(tensor(5), vs=[2]), case(tensor(40, batch=2), vs=[39, 0]),
-]  # fmt: skip
+    case(tensor(1, batch=3), vs=[0, 0, 0]),
+    case(tensor(5, batch=3), vs=[4, 0, 4]),
+    case(tensor(5), vs=[1, 2, 2]),
+    case(tensor(5), vs=[2]),
+    case(tensor(40, batch=2), vs=[39, 0]),
+]
 
 
 def log_softmax(x, d):
@@ -64,44 +76,85 @@ def bad_indices(name, function, batch_function):
         refuses(lambda: function(dy.zeros(5, batch_size=2), 0), ValueError, f"^{name}: takes one index per batch element; got 1 indices"),
         refuses(lambda: function(3, 0), TypeError, f"^{name}: takes expressions; got int"),
         refuses(lambda: function(dy.zeros(5), "a"), TypeError, "."),
-        refuses(lambda: batch_function(dy.zeros(5, batch_size=2), [0, 1, 2]), ValueError, rf"^{name}: takes one index per batch element; got 3 indices, x = \(5,\) x 2"),
+        refuses(
+            lambda: batch_function(dy.zeros(5, batch_size=2), [0, 1, 2]),
+            ValueError,
+            rf"^{name}: takes one index per batch element; got 3 indices, x = \(5,\) x 2",
+        ),
         refuses(lambda: batch_function(dy.zeros(5, batch_size=2), [0, 5]), ValueError, f"^{name}: index 5 is outside"),
         refuses(lambda: batch_function(dy.zeros(5), [0.5]), TypeError, "indices must be whole numbers"),
     ]
 
 
 ROWS = [
-    Row("softmax", "softmax", lambda x, d: dy.softmax(x, d), softmax, ALONG, errors=bad_dims("softmax"), extremes=[
-        extreme("ties", [1000, 1000], value=[0.5, 0.5], gradients=([0, 0],), d=0),
-        extreme("far apart", [1000, -1000], value=[1, 0], gradients=([0, 0],), d=0),
-        extreme("masked", [0, -inf, 0], value=[0.5, 0, 0.5], gradients=([0, 0, 0],), d=0),
-    ]),
+    Row(
+        "softmax",
+        "softmax",
+        lambda x, d: dy.softmax(x, d),
+        softmax,
+        ALONG,
+        errors=bad_dims("softmax"),
+        extremes=[
+            extreme("ties", [1000, 1000], value=[0.5, 0.5], gradients=([0, 0],), d=0),
+            extreme("far apart", [1000, -1000], value=[1, 0], gradients=([0, 0],), d=0),
+            extreme("masked", [0, -inf, 0], value=[0.5, 0, 0.5], gradients=([0, 0, 0],), d=0),
+        ],
+    ),
     Row("softmax", "softmax along dim 0", lambda x: dy.softmax(x), lambda x: softmax(x, 0), [case(tensor(1)), case(tensor(3, 4, batch=3))]),
-    Row("log_softmax", "log_softmax", lambda x, d: dy.log_softmax(x, d), log_softmax, ALONG, errors=bad_dims("log_softmax"), extremes=[
-        extreme("ties", [1000, 1000], value=[-np.log(2), -np.log(2)], gradients=([0, 0],), d=0),
-        extreme("far apart", [1000, -1000], value=[0, -2000], gradients=([-1, 1],), d=0),
-        extreme("masked", [0, -inf], value=[0, -inf], d=0),
-    ]),
-    Row("pickneglogsoftmax", "pickneglogsoftmax", lambda x, v: dy.pickneglogsoftmax(x, v), picked(lambda x, v: -log_softmax(x, 0)[v]), PICKED,
-        errors=bad_indices("pickneglogsoftmax", lambda x, v: dy.pickneglogsoftmax(x, v), lambda x, vs: dy.pickneglogsoftmax_batch(x, vs)), extremes=[
-        extreme("ties", [1000, 1000], value=[np.log(2)], gradients=([-0.5, 0.5],), v=0),
-        extreme("right", [1000, -1000], value=[0], gradients=([0, 0],), v=0),
-        extreme("wrong", [1000, -1000], value=[2000], gradients=([1, -1],), v=1),
-        extreme("masked", [0, -inf], value=[0], gradients=([0, 0],), v=0),
-        extreme("the masked one", [0, -inf], value=[inf], v=1),
-    ]),
-    Row("pickneglogsoftmax", "pickneglogsoftmax_batch", lambda x, vs: dy.pickneglogsoftmax_batch(x, vs), picked(lambda x, v: -log_softmax(x, 0)[v]),
-        PICKED_BATCH, batched_attributes=("vs",)),
-    Row("hinge", "hinge", lambda x, v, m: dy.hinge(x, v, m), picked(hinge), [case(*c.inputs, **c.attributes, m=m) for c in PICKED for m in (1.0, 2.5)],
-        sample=stepped, errors=[
-        *bad_indices("hinge", lambda x, v: dy.hinge(x, v), lambda x, vs: dy.hinge_batch(x, vs)),
-        refuses(lambda: dy.hinge(dy.zeros(5), 0, -1), ValueError, "^hinge: the margin must not be negative; got m = -1"),
-        refuses(lambda: dy.hinge(dy.zeros(5), 0, float("nan")), ValueError, "^hinge: the margin must not be negative"),
-    ], extremes=[
-        extreme("right", [1000, -1000, 0], value=[0], gradients=([0, 0, 0],), v=0, m=1.0),
-        extreme("wrong", [-1000, 1000], value=[2001], gradients=([-1, 1],), v=0, m=1.0),
-        extreme("ties", [1, 1, 1], value=[2], gradients=([1, -2, 1],), v=1, m=1.0),
-        extreme("no margin", [1, 1], value=[0], gradients=([0, 0],), v=1, m=0.0),
-    ]),
+    Row(
+        "log_softmax",
+        "log_softmax",
+        lambda x, d: dy.log_softmax(x, d),
+        log_softmax,
+        ALONG,
+        errors=bad_dims("log_softmax"),
+        extremes=[
+            extreme("ties", [1000, 1000], value=[-np.log(2), -np.log(2)], gradients=([0, 0],), d=0),
+            extreme("far apart", [1000, -1000], value=[0, -2000], gradients=([-1, 1],), d=0),
+            extreme("masked", [0, -inf], value=[0, -inf], d=0),
+        ],
+    ),
+    Row(
+        "pickneglogsoftmax",
+        "pickneglogsoftmax",
+        lambda x, v: dy.pickneglogsoftmax(x, v),
+        picked(lambda x, v: -log_softmax(x, 0)[v]),
+        PICKED,
+        errors=bad_indices("pickneglogsoftmax", lambda x, v: dy.pickneglogsoftmax(x, v), lambda x, vs: dy.pickneglogsoftmax_batch(x, vs)),
+        extremes=[
+            extreme("ties", [1000, 1000], value=[np.log(2)], gradients=([-0.5, 0.5],), v=0),
+            extreme("right", [1000, -1000], value=[0], gradients=([0, 0],), v=0),
+            extreme("wrong", [1000, -1000], value=[2000], gradients=([1, -1],), v=1),
+            extreme("masked", [0, -inf], value=[0], gradients=([0, 0],), v=0),
+            extreme("the masked one", [0, -inf], value=[inf], v=1),
+        ],
+    ),
+    Row(
+        "pickneglogsoftmax",
+        "pickneglogsoftmax_batch",
+        lambda x, vs: dy.pickneglogsoftmax_batch(x, vs),
+        picked(lambda x, v: -log_softmax(x, 0)[v]),
+        PICKED_BATCH,
+        batched_attributes=("vs",),
+    ),
+    Row(
+        "hinge",
+        "hinge",
+        lambda x, v, m: dy.hinge(x, v, m),
+        picked(hinge),
+        [case(*c.inputs, **c.attributes, m=m) for c in PICKED for m in (1.0, 2.5)],
+        sample=stepped,
+        errors=[
+            *bad_indices("hinge", lambda x, v: dy.hinge(x, v), lambda x, vs: dy.hinge_batch(x, vs)),
+            refuses(lambda: dy.hinge(dy.zeros(5), 0, -1), ValueError, "^hinge: the margin must not be negative; got m = -1"),
+            refuses(lambda: dy.hinge(dy.zeros(5), 0, float("nan")), ValueError, "^hinge: the margin must not be negative"),
+        ],
+        extremes=[
+            extreme("right", [1000, -1000, 0], value=[0], gradients=([0, 0, 0],), v=0, m=1.0),
+            extreme("wrong", [-1000, 1000], value=[2001], gradients=([-1, 1],), v=0, m=1.0),
+            extreme("ties", [1, 1, 1], value=[2], gradients=([1, -2, 1],), v=1, m=1.0),
+            extreme("no margin", [1, 1], value=[0], gradients=([0, 0],), v=1, m=0.0),
+        ],
+    ),
     Row("hinge", "hinge_batch", lambda x, vs: dy.hinge_batch(x, vs), picked(hinge), PICKED_BATCH, sample=stepped, batched_attributes=("vs",)),
-]  # fmt: skip
+]
