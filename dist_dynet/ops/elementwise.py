@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .._ffi import OPS
 from ..graph import Expression
-from ._nodes import many, unary, with_reals
+from ._nodes import one, unary, with_reals
 
 __all__ = [
     "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh", "cube", "elu", "erf", "exp", "gelu", "lgamma", "log",
@@ -374,4 +374,4 @@ def gelu(x: Expression, approximate: bool = False) -> Expression:
     >>> dy.gelu(dy.inputVector([-1, 2]), approximate=True).npvalue().round(4).tolist()
     [-0.1588, 1.9546]
     """
-    return many(OPS["gelu_tanh" if approximate else "gelu"], "gelu", [x])
+    return one(OPS["gelu_tanh" if approximate else "gelu"], "gelu", x)

@@ -6,7 +6,7 @@ import operator
 
 from .._ffi import OPS
 from ..graph import Expression
-from ._nodes import many, unary, with_int, with_reals
+from ._nodes import one, unary, with_int, with_reals
 
 __all__ = ["argmax", "ceil", "flip_gradient", "floor", "nobackprop", "round", "scale_gradient"]
 
@@ -104,4 +104,4 @@ def argmax(x: Expression, gradient_mode: str, d: int = 0) -> Expression:
     >>> dy.argmax(dy.inputVector([1, 3, 3]), "zero_gradient").value()
     [0.0, 1.0, 0.0]
     """
-    return many(OPS["argmax"], "argmax", [x], (_mode(gradient_mode, "argmax"), operator.index(d)))
+    return one(OPS["argmax"], "argmax", x, (_mode(gradient_mode, "argmax"), operator.index(d)))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from .._ffi import OPS
 from ..graph import Expression
 from ..params.collection import as_dims
-from ._nodes import leaf, many, with_reals
+from ._nodes import leaf, one, with_reals
 
 __all__ = [
     "block_dropout", "dropout", "dropout_batch", "dropout_dim", "noise", "random_bernoulli", "random_gumbel", "random_normal", "random_uniform",
@@ -42,7 +42,7 @@ def dropout_dim(x: Expression, d: int, p: float) -> Expression:
     >>> bool((dropped[0] == dropped[4]).all())
     True
     """
-    return many(OPS["dropout_dim"], "dropout_dim", [x], (operator.index(d),), (float(p),))
+    return one(OPS["dropout_dim"], "dropout_dim", x, (operator.index(d),), (float(p),))
 
 
 def dropout_batch(x: Expression, p: float) -> Expression:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from .._ffi import OPS
 from ..graph import Expression
-from ._nodes import indices, many, unary, with_int
+from ._nodes import indices, one, unary, with_int
 
 __all__ = [
     "cumsum", "l2_norm", "mean_batches", "mean_dim", "mean_elems", "moment_batches", "moment_dim", "moment_elems", "squared_norm",
@@ -108,7 +108,7 @@ def cumsum(x: Expression, d: int = 0) -> Expression:
 
 def _over(what: str, x: Expression, d: int | Iterable[int], b: bool, n: int, r: int = 1) -> Expression:
     dims = indices(d if isinstance(d, Iterable) else (d,), what)
-    return many(OPS[f"{what}_and_batch" if b else what], what, [x], (0, operator.index(n), operator.index(r), *dims))
+    return one(OPS[f"{what}_and_batch" if b else what], what, x, (0, operator.index(n), operator.index(r), *dims))
 
 
 def _order(r: int, what: str) -> int:
@@ -180,7 +180,7 @@ def std_elems(x: Expression) -> Expression:
     >>> dy.std_elems(dy.inputVector([1, 3])).value()
     1.0
     """
-    return many(OPS["std_dim"], "std_elems", [x], (1, 0, 1))
+    return one(OPS["std_dim"], "std_elems", x, (1, 0, 1))
 
 
 def moment_elems(x: Expression, r: int) -> Expression:
@@ -193,7 +193,7 @@ def moment_elems(x: Expression, r: int) -> Expression:
     >>> dy.moment_elems(dy.inputVector([1, 3]), 2).value()
     5.0
     """
-    return many(OPS["moment_dim"], "moment_elems", [x], (1, 0, _order(r, "moment_elems")))
+    return one(OPS["moment_dim"], "moment_elems", x, (1, 0, _order(r, "moment_elems")))
 
 
 def std_batches(x: Expression) -> Expression:
@@ -205,7 +205,7 @@ def std_batches(x: Expression) -> Expression:
     >>> dy.std_batches(dy.inputTensor([[1, 3], [2, 8]], batched=True)).value()
     [1.0, 3.0]
     """
-    return many(OPS["std_dim_and_batch"], "std_batches", [x], (0, 0, 1))
+    return one(OPS["std_dim_and_batch"], "std_batches", x, (0, 0, 1))
 
 
 def moment_batches(x: Expression, r: int) -> Expression:
@@ -218,4 +218,4 @@ def moment_batches(x: Expression, r: int) -> Expression:
     >>> dy.moment_batches(dy.inputTensor([[1, 3], [2, 8]], batched=True), 2).value()
     [5.0, 34.0]
     """
-    return many(OPS["moment_dim_and_batch"], "moment_batches", [x], (0, 0, _order(r, "moment_batches")))
+    return one(OPS["moment_dim_and_batch"], "moment_batches", x, (0, 0, _order(r, "moment_batches")))
