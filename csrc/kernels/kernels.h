@@ -43,6 +43,44 @@ void dn__rectify_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real bet
 void dn__square_grad(size_t n, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx);
 void dn__abs_grad(size_t n, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx);      /* 0 at 0 */
 
+/* ---- rarer functions of one input (kernels/functions.c); y may be x. The gradient: dx = dy f'(.) + beta dx, from the
+ * input x or the result y, as named ------------------------------------------------------------------------------- */
+#define DN_FUNCTION(name, known) \
+    void dn__##name(size_t n, const dn_real *x, dn_real *y); \
+    void dn__##name##_grad(size_t n, const dn_real *known, const dn_real *dy, dn_real beta, dn_real *dx);
+DN_FUNCTION(sin, x)
+DN_FUNCTION(cos, x)
+DN_FUNCTION(tan, y)
+DN_FUNCTION(asin, x)
+DN_FUNCTION(acos, x)
+DN_FUNCTION(atan, x)
+DN_FUNCTION(sinh, x)
+DN_FUNCTION(cosh, x)
+DN_FUNCTION(asinh, x)
+DN_FUNCTION(acosh, x)
+DN_FUNCTION(atanh, x)
+DN_FUNCTION(sqrt, y)
+DN_FUNCTION(cube, x)
+DN_FUNCTION(erf, x)
+DN_FUNCTION(lgamma, x)
+DN_FUNCTION(log_sigmoid, x) /* -log(1 + exp(-x)) */
+DN_FUNCTION(softsign, x)    /* x / (1 + |x|) */
+DN_FUNCTION(gelu, x)        /* x Phi(x), Phi the distribution function of N(0, 1) */
+DN_FUNCTION(gelu_tanh, x)   /* x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2: Hendrycks and Gimpel 2016 */
+#undef DN_FUNCTION
+/* y = scale * (x where x > 0, else alpha (exp(x) - 1)) */
+void dn__elu(size_t n, dn_real scale, dn_real alpha, const dn_real *x, dn_real *y);
+void dn__elu_grad(size_t n, dn_real scale, dn_real alpha, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx);
+/* y = x logistic(slope x) */
+void dn__silu(size_t n, dn_real slope, const dn_real *x, dn_real *y);
+void dn__silu_grad(size_t n, dn_real slope, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx);
+/* to the nearest whole number, halves to the even one; up; down */
+void dn__round(size_t n, const dn_real *x, dn_real *y);
+void dn__ceil(size_t n, const dn_real *x, dn_real *y);
+void dn__floor(size_t n, const dn_real *x, dn_real *y);
+/* the derivative of log gamma; -inf at 0, nan at the negative whole numbers */
+double dn__digamma(double x);
+
 /* ---- elementwise, several arrays (kernels/elementwise.c); z may be x or y --------------------------------------- */
 void dn__fill(size_t n, dn_real a, dn_real *y);
 void dn__axpy(size_t n, dn_real a, const dn_real *x, dn_real beta, dn_real *y);             /* y = a x + beta y */
@@ -63,6 +101,33 @@ dn_real dn__max(size_t n, const dn_real *x);                                    
 dn_real dn__squared_distance(size_t n, const dn_real *x, const dn_real *y);
 /* y (rows) = sum over the columns of x (rows x cols, dense) + beta y */
 void dn__sum_columns(int rows, int cols, const dn_real *x, dn_real beta, dn_real *y);
+
+/* y = a x^r, r >= 0; y may be x */
+void dn__power(size_t n, dn_real a, unsigned r, const dn_real *x, dn_real *y);
+/* dx_i = a_i ((x_i - m_i) - d_i) + beta dx_i, where a, m and d advance by `step`, 0 or 1 */
+void dn__centered(size_t n, int step, const dn_real *a, const dn_real *m, const dn_real *d, const dn_real *x, dn_real beta, dn_real *dx);
+/* y_i = x_0 + ... + x_i, summed in double; its gradient dx_i = dy_i + ... + dy_(n-1) + beta dx_i */
+void dn__cumsum(size_t n, const dn_real *x, dn_real *y);
+void dn__cumsum_grad(size_t n, const dn_real *dy, dn_real beta, dn_real *dx);
+
+/* ---- greatest and least (kernels/extremes.c); a nan counts as both --------------------------------------------------- */
+/* z = the greater, the less of x and y; z may be x or y */
+void dn__bmax(size_t n, const dn_real *x, const dn_real *y, dn_real *z);
+void dn__bmin(size_t n, const dn_real *x, const dn_real *y, dn_real *z);
+/* dx = dz + beta dx where x > y, or where not x > y; else 0 + beta dx */
+void dn__pass_greater(size_t n, const dn_real *x, const dn_real *y, const dn_real *dz, dn_real beta, dn_real *dx);
+void dn__pass_not_greater(size_t n, const dn_real *x, const dn_real *y, const dn_real *dz, dn_real beta, dn_real *dx);
+/* max_i = x_i and which_i = k where x_i is greater than max_i, else they stay */
+void dn__fold_max(size_t n, const dn_real *x, int32_t k, dn_real *max, int32_t *which);
+/* dx = dz + beta dx where which is k, else 0 + beta dx */
+void dn__pass_which(size_t n, const int32_t *which, int32_t k, const dn_real *dz, dn_real beta, dn_real *dx);
+/* Of each of the `inner` lines x[i], x[inner + i], x[2 inner + i], ...: the extreme number and the first index it is at; length >= 1 */
+void dn__max_lines(size_t length, size_t inner, const dn_real *x, dn_real *max, int32_t *which);
+void dn__min_lines(size_t length, size_t inner, const dn_real *x, dn_real *min, int32_t *which);
+/* log sum exp over several arrays, max being their maximum: sum += exp(x - max), and with log_sum = log(sum)
+ * dx = dy exp(x - max - log_sum) + beta dx (where x is -inf: 0) */
+void dn__add_exp(size_t n, const dn_real *x, const dn_real *max, dn_real *sum);
+void dn__add_exp_grad(size_t n, const dn_real *x, const dn_real *max, const dn_real *log_sum, const dn_real *dy, dn_real beta, dn_real *dx);
 
 /* ---- softmax of one column (kernels/softmax.c) ------------------------------------------------------------------- */
 /* log sum exp x = max + log_sum, kept apart: beside a large max their sum would lose the digits of log_sum */

@@ -2,35 +2,22 @@
 #include <string.h>
 
 #include "../kernels/kernels.h"
-#include "../op.h"
+#include "lines.h"
 
-/* x seen along dim d: `outer` blocks of `inner` lines, each of `length` numbers that lie `inner` apart. */
-typedef struct lines { int length; size_t inner, outer; } lines;
-static lines lines_of(const dn_dim *x, int d) {
-    lines l = {d < x->nd ? x->d[d] : 1, 1, (size_t)x->batch};
-    for (int i = 0; i < x->nd; i++) {
-        if (i < d) l.inner *= (size_t)x->d[i];
-        if (i > d) l.outer *= (size_t)x->d[i];
-    }
-    return l;
-}
-static void read_line(const lines *l, const dn_real *x, dn_real *line) {
+static void read_line(const dn_lines *l, const dn_real *x, dn_real *line) {
     for (int i = 0; i < l->length; i++) line[i] = x[(size_t)i * l->inner];
 }
-static void write_line(const lines *l, const dn_real *line, dn_real *y) {
+static void write_line(const dn_lines *l, const dn_real *line, dn_real *y) {
     for (int i = 0; i < l->length; i++) y[(size_t)i * l->inner] = line[i];
 }
 /* ints[0] is the dim; counted from the end when negative was resolved by the caller */
 static int along_dims(dn_shape *s) {
-    const dn_dim *x = s->x[0];
-    if (s->ints[0] < 0 || (s->ints[0] >= x->nd && s->ints[0] > 0))
-        return dn__fail(s, DN_ERROR_VALUE, "dim %d is not a dim of x = %s.", s->ints[0], DIMS(x));
-    s->y = *x;
-    return 0;
+    s->y = *s->x[0];
+    return dn__check_dim(s, s->ints[0]);
 }
 /* y = f(x), line by line */
 static void along_forward(dn_call *c, void (*f)(const dn_real *, int, dn_real *)) {
-    lines l = lines_of(c->x[0].dim, c->ints[0]);
+    dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
     dn_real *line = l.inner > 1 ? dn__scratch(c, (size_t)l.length) : NULL;
     if (l.inner > 1 && !line) return;
     for (size_t o = 0; o < l.outer; o++)
@@ -49,7 +36,7 @@ static void along_forward(dn_call *c, void (*f)(const dn_real *, int, dn_real *)
 static void along_backward(dn_call *c, void (*f)(const dn_real *, const dn_real *, int, dn_real, dn_real *)) {
     dn_grad g = dn__dx(c, 0);
     if (!g.dx) return;
-    lines l = lines_of(c->x[0].dim, c->ints[0]);
+    dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
     size_t n = (size_t)l.length;
     dn_real *buffer = l.inner > 1 ? dn__scratch(c, 3 * n) : NULL;
     if (l.inner > 1 && !buffer) return;

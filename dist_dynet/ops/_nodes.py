@@ -116,6 +116,15 @@ def many_node(op: int, handles: list[int], ints: Sequence[int] = (), reals: Sequ
     return h
 
 
+def one(op: int, what: str, x: Expression, ints: Sequence[int] = (), reals: Sequence[float] = ()) -> Expression:
+    """A node of one input and any number of attributes."""
+    try:
+        h = x._h
+    except AttributeError:
+        raise not_expression(what, x) from None
+    return make(Expression, many_node(op, [h], ints, reals), h)  # type: ignore[no-any-return]
+
+
 def with_int(cls: type[Expression], op: int, what: str, x: Expression, i: int) -> Any:
     """A node of one input and one whole number."""
     try:
