@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..graph import Expression
-from ._nodes import binary, listed, unary
+from ._nodes import binary, listed, not_expression, unary
 from .arithmetic import cmult
 from .linear import affine_transform
 from .random import random_normal
 from .shape import concatenate
 
 __all__ = [
-    "lstm_gates", "vanilla_lstm_c", "vanilla_lstm_gates", "vanilla_lstm_gates_concat", "vanilla_lstm_gates_dropout",
+    "vanilla_lstm_c", "vanilla_lstm_gates", "vanilla_lstm_gates_concat", "vanilla_lstm_gates_dropout",
     "vanilla_lstm_gates_dropout_concat", "vanilla_lstm_h",
 ]  # fmt: skip
 
@@ -25,18 +25,22 @@ def lstm_gates(x: Expression) -> Expression:
     Gradient: dx = dy y (1 - y) for i, f, o; dy (1 - y^2) for g.
 
     >>> import dist_dynet as dy
-    >>> dy.lstm_gates(dy.zeros(4)).npvalue().round(4).tolist()
+    >>> lstm_gates(dy.zeros(4)).npvalue().round(4).tolist()
     [0.5, 0.7311, 0.5, 0.0]
     """
     raise NotImplementedError
 
 
 def _noisy(w: Expression, std: float) -> Expression:
-    return w + random_normal(w.dim()[0], 0.0, std) if std else w
+    if not std:
+        return w
+    if not isinstance(w, Expression):
+        raise not_expression("vanilla_lstm_gates", w)
+    return w + random_normal(w.dim()[0], 0.0, std)
 
 
 def vanilla_lstm_gates(
-    x_t: Expression, h_tm1: Expression, Wx: Expression, Wh: Expression, b: Expression, weightnoise_std: float = 0.0  # noqa: N803
+    x_t: Expression, h_tm1: Expression, Wx: Expression, Wh: Expression, b: Expression, weightnoise_std: float = 0.0
 ) -> Expression:
     """y = (i, f, o, g): i, f, o = logistic(Wx x + Wh h + b), 1 being added for f; g = tanh(Wx x + Wh h + b).
 
@@ -62,7 +66,7 @@ def _joined(x_t: Iterable[Expression], what: str) -> Expression:
 
 
 def vanilla_lstm_gates_concat(
-    x_t: Iterable[Expression], h_tm1: Expression, Wx: Expression, Wh: Expression, b: Expression, weightnoise_std: float = 0.0  # noqa: N803
+    x_t: Iterable[Expression], h_tm1: Expression, Wx: Expression, Wh: Expression, b: Expression, weightnoise_std: float = 0.0
 ) -> Expression:
     """vanilla_lstm_gates() of concatenate(x_t).
 
@@ -77,8 +81,8 @@ def vanilla_lstm_gates_concat(
 def vanilla_lstm_gates_dropout(
     x_t: Expression,
     h_tm1: Expression,
-    Wx: Expression,  # noqa: N803
-    Wh: Expression,  # noqa: N803
+    Wx: Expression,
+    Wh: Expression,
     b: Expression,
     dropout_mask_x: Expression,
     dropout_mask_h: Expression,
@@ -100,8 +104,8 @@ def vanilla_lstm_gates_dropout(
 def vanilla_lstm_gates_dropout_concat(
     x_t: Iterable[Expression],
     h_tm1: Expression,
-    Wx: Expression,  # noqa: N803
-    Wh: Expression,  # noqa: N803
+    Wx: Expression,
+    Wh: Expression,
     b: Expression,
     dropout_mask_x: Expression,
     dropout_mask_h: Expression,

@@ -64,8 +64,8 @@ def masked_log_softmax(x: Expression, mask: Expression | ArrayLike, d: int = 0) 
 def masked_pickneglogsoftmax_batch(x: Expression, vs: Sequence[int], mask: Expression | ArrayLike) -> Expression:
     """y = m (log sum exp(x) - x_v) with one class v and one number m of the mask per batch element.
 
-    Shape: x a vector -> (1,). Numbers other than 0 and 1 are weights. Where a list's or array's number is 0, y = 0, no gradient flows, nothing is
-    computed, and the class is not looked at: it may be any padding.
+    Shape: x a vector -> (1,). Numbers other than 0 and 1 are weights. Where a list's or array's number is 0, y = 0, no gradient flows, nothing
+    is computed, and the class is not looked at: it may be any padding.
     Gradient: dx = dy m (softmax(x) - onehot(v)).
     Raises: ValueError for a class outside of x, or unlike numbers of classes, mask and batch elements.
 
