@@ -167,6 +167,8 @@ int dn_forward(int64_t a);
 double dn_scalar(int64_t a);
 /* The value of a computed node, column-major, batch last. Stays valid until the graph is renewed, reverted or recomputed. */
 const dn_real *dn_value(int64_t a);
+/* The indices that a computed node of topk or sample_categorical keeps: as many as its value has numbers, in the same order. Valid as dn_value. */
+const int *dn_saved_indices(int64_t a);
 
 /* Backward from node a, a single number: adds to the gradients of parameters. full = 1: gradients of all nodes, not only of those that
  * lead to parameters. begin, then step until it returns 0 (as dn_forward). */

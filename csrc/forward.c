@@ -159,6 +159,15 @@ const dn_real *dn_value(int64_t a) {
     return value;
 }
 
+const int *dn_saved_indices(int64_t a) {
+    dn_tape *t = dn__handle_tape(a);
+    if (!t || dn__tape_enter(t)) return NULL;
+    int i = dn__find(t, a);
+    const int *indices = i >= 0 && i < t->evaluated && t->nodes[i].saved ? (const int *)t->nodes[i].saved_memory : NULL;
+    dn__tape_leave(t);
+    return indices;
+}
+
 dn_real *dn__scratch(dn_call *c, size_t n) {
     dn_real *p = dn__arena_take(&c->tape->scratch, n * sizeof *p);
     if (!p) c->tape->out_of_memory = 1;
