@@ -4,9 +4,9 @@ A new operation is three edits: its row and block in csrc/ops/<family>.c, its fu
 is missing.
 """
 
-from . import arithmetic, elementwise, inputs, linear, losses, random, reductions, shape, softmax
+from . import arithmetic, convolution, elementwise, inputs, linear, losses, random, reductions, selection, shape, softmax
 
-FAMILIES = (inputs, arithmetic, elementwise, linear, softmax, losses, reductions, shape, random)
+FAMILIES = (inputs, arithmetic, elementwise, linear, softmax, losses, reductions, shape, selection, convolution, random)
 
 __all__ = [name for family in FAMILIES for name in family.__all__]
 for _family in FAMILIES:
