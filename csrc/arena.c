@@ -2,18 +2,30 @@
 #include "arena.h"
 
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
 
-enum { ALIGN = 64, FIRST_CHUNK = 256 << 10, LARGEST_CHUNK = 64 << 20, HUGE_PAGE = 2 << 20 };
+enum { ALIGN = 64, FIRST_CHUNK = 256 << 10, LARGEST_CHUNK = 64 << 20, HUGE_PAGE = 2 << 20, LARGE = 256 << 20 };
+
+/* Linux grants more memory than there is, and ends the process that uses it. So large requests ask whether it is there. */
+static int is_available(size_t bytes) {
+    FILE *file = bytes < LARGE ? NULL : fopen("/proc/meminfo", "r");
+    if (!file) return 1;
+    char line[128];
+    unsigned long long kilobytes = UINT64_MAX;
+    while (fgets(line, sizeof line, file) && sscanf(line, "MemAvailable: %llu", &kilobytes) != 1) {}
+    fclose(file);
+    return bytes / 1024 < kilobytes;
+}
 
 /* First touch of fresh memory costs 7 to 30 times a write into warm memory; huge pages make it four times cheaper. */
 static void *aligned_new(size_t bytes) {
     size_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : ALIGN;
-    if (bytes > SIZE_MAX - align) return NULL;
+    if (bytes > SIZE_MAX - align || !is_available(bytes)) return NULL;
     void *p = aligned_alloc(align, (bytes + align - 1) / align * align);
 #ifdef MADV_HUGEPAGE
     if (p && align == HUGE_PAGE) madvise(p, bytes, MADV_HUGEPAGE);

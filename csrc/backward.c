@@ -2,6 +2,7 @@
  * done as one when the sweep reaches that matrix: every use of it has passed by then. */
 #include <string.h>
 
+#include "join.h"
 #include "kernels/kernels.h"
 #include "tape.h"
 
@@ -15,18 +16,19 @@ static dn_real *take(dn_tape *t, size_t n) {
 
 dn_real *dn__backward_memory(dn_call *c, size_t n) { return take(c->tape, n); }
 
-static int wants(const dn_tape *t, const dn_node *node) {
+int dn__node_wants(const dn_tape *t, const dn_node *node) {
     return t->full ? !node->constant : node->needs_grad && !(node->param && !node->param->updated);
 }
 
 int dn__wants(const dn_call *c, int k) {
     const dn_tape *t = c->tape;
-    return wants(t, &t->nodes[t->args[c->node->args + k]]);
+    if (c->joined_dx && k == c->n - 1) return 1;
+    return dn__node_wants(t, &t->nodes[t->args[c->node->args + k]]);
 }
 
 /* The place of node i's gradient. A parameter whose gradient is empty gets it where it belongs; one that already has a gradient, from an
  * earlier backward, keeps this one apart until the sweep adds it, so that gradient() shows this backward only. */
-static dn_grad place(dn_tape *t, int i) {
+dn_grad dn__place(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
     if (node->op == dn_ops[DN_OP_part]) {
         dn_node *owner = &t->nodes[t->args[node->args]];
@@ -38,20 +40,29 @@ static dn_grad place(dn_tape *t, int i) {
         return (dn_grad){owner->grad + t->ints[node->ints], 1};
     }
     if (node->grad) return (dn_grad){node->grad, 1};
-    if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows && node->param->empty && !node->constant) {
+    if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows && node->param->empty && node->param->updated &&
+        !node->constant) {
         dn_real beta;
         node->grad = dn__param_gradient(node->param, &beta);
         node->in_chunk = 1;
     } else {
-        node->grad = take(t, dn__elements(&node->dim));
+        node->grad = node->op->flags & DN_JOINS ? dn__join_grad(t, i) : NULL;
+        if (!node->grad) node->grad = take(t, dn__elements(&node->dim));
     }
     return (dn_grad){node->grad, 0};
 }
 
 dn_grad dn__dx(dn_call *c, int k) {
     dn_tape *t = c->tape;
+    if (c->joined_dx && k == c->n - 1) return (dn_grad){c->joined_dx, 0};
     int i = t->args[c->node->args + k];
-    return wants(t, &t->nodes[i]) ? place(t, i) : (dn_grad){0};
+    if (!dn__node_wants(t, &t->nodes[i])) return (dn_grad){0};
+    dn_grad g = dn__place(t, i);
+    if (!c->total && g.dx && g.beta == 0) { /* nothing comes from an empty batch, so the op may not write at all */
+        dn__fill(dn__elements(&t->nodes[i].dim), 0, g.dx);
+        g.beta = 1;
+    }
+    return g;
 }
 
 dn_real *dn__dx_zeroed(dn_call *c, int k) {
@@ -73,34 +84,38 @@ void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real 
     w->products = t->n_products++;
 }
 
-/* One product of all columns: dW = [dy_1 dy_2 ...] [x_1 x_2 ...]'. The list runs from the last use to the first. */
+/* The columns of all products of a list side by side, in the order of their nodes: where they are, if they lie so, else a copy. The list runs
+ * from the last node to the first. */
+static const dn_real *gather(dn_tape *t, int first, int columns, int rows, int of_x) {
+    const dn_real *from = NULL, *expected = NULL;
+    int j = first;
+    for (; j >= 0; j = t->products[j].next) {
+        const dn_product *p = &t->products[j];
+        from = of_x ? p->x : p->dy;
+        if (expected && from + (size_t)p->n * (size_t)rows != expected) break;
+        expected = from;
+    }
+    if (j < 0) return from;
+    dn_real *all = dn__arena_take(&t->scratch, (size_t)columns * (size_t)rows * sizeof *all), *to = all + (size_t)columns * (size_t)rows;
+    for (j = first; all && j >= 0; j = t->products[j].next) {
+        const dn_product *p = &t->products[j];
+        size_t n = (size_t)p->n * (size_t)rows;
+        to -= n;
+        memcpy(to, of_x ? p->x : p->dy, n * sizeof *to);
+    }
+    return all;
+}
+
+/* One product of all columns: dW = [dy_1 dy_2 ...] [x_1 x_2 ...]' */
 static void flush_products(dn_tape *t, int i) {
     int first = t->nodes[i].products, columns = 0;
     t->nodes[i].products = -1;
-    const dn_product *p = &t->products[first];
-    int m = p->m, k = p->k;
+    int m = t->products[first].m, k = t->products[first].k;
     for (int j = first; j >= 0; j = t->products[j].next) columns += t->products[j].n;
-    dn_grad g = place(t, i);
-    if (!g.dx) return;
-    const dn_real *dy = p->dy, *x = p->x;
-    if (p->next >= 0) {
-        dn_real *all_dy = dn__arena_take(&t->scratch, (size_t)columns * (size_t)m * sizeof *dy);
-        dn_real *all_x = dn__arena_take(&t->scratch, (size_t)columns * (size_t)k * sizeof *x);
-        if (!all_dy || !all_x) {
-            t->out_of_memory = 1;
-            return;
-        }
-        size_t at = 0;
-        for (int j = first; j >= 0; j = t->products[j].next) {
-            p = &t->products[j];
-            memcpy(all_dy + at * (size_t)m, p->dy, (size_t)p->n * (size_t)m * sizeof *dy);
-            memcpy(all_x + at * (size_t)k, p->x, (size_t)p->n * (size_t)k * sizeof *x);
-            at += (size_t)p->n;
-        }
-        dy = all_dy;
-        x = all_x;
-    }
-    dn__mm_dw(m, k, columns, dy, m, x, k, g.beta, g.dx, m);
+    const dn_real *dy = gather(t, first, columns, m, 0), *x = gather(t, first, columns, k, 1);
+    dn_grad g = dy && x ? dn__place(t, i) : (dn_grad){0}; /* after all that may fail: a place must be written to */
+    if (g.dx) dn__mm_dw(m, k, columns, dy, m, x, k, g.beta, g.dx, m);
+    else t->out_of_memory = 1;
     dn__arena_reset(&t->scratch, (dn_arena_mark){0});
 }
 
@@ -124,6 +139,10 @@ static void add_to_parameter(dn_tape *t, dn_node *node) {
 static void backward_node(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
     if (node->products >= 0) flush_products(t, i);
+    if (node->op->flags & DN_JOINS && dn__join_backward(t, i)) {
+        if (t->scratch.n_chunks) dn__arena_reset(&t->scratch, (dn_arena_mark){0});
+        return;
+    }
     if (!node->grad || t->out_of_memory) return;
     if (node->param && node->op == dn_ops[DN_OP_parameter]) {
         if (!node->constant && node->param->updated) add_to_parameter(t, node);
@@ -142,11 +161,11 @@ static int begin(dn_tape *t, int i, int full) {
                              "sum_batches() or esum() first.", DIMS(&t->nodes[i].dim));
     if (i >= t->evaluated) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the value of the loss was not computed");
     for (int r = 0; r < t->n_roots; r++)
-        if (t->roots[r].version >= 0 && t->roots[r].version != t->roots[r].root->version)
+        if (t->roots[r].version >= 0 && t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED))
             return dn__tape_fail(t, DN_ERROR_STATE, "backward: parameters were changed after the values of this graph had been computed. "
                                  "Build the graph anew, or compute it again: value(recalculate=True).");
     for (int j = 0; j < t->n_nodes; j++) {
-        t->nodes[j].grad = NULL;
+        t->nodes[j].grad = t->nodes[j].joined_grads = NULL;
         t->nodes[j].products = -1;
         t->nodes[j].in_chunk = 0;
     }
@@ -155,15 +174,32 @@ static int begin(dn_tape *t, int i, int full) {
     t->full = full;
     t->swept_root = t->sweep = i;
     dn__arena_reset(&t->grads, (dn_arena_mark){0});
-    dn_grad g = place(t, i);
+    dn_grad g = dn__place(t, i);
     if (!g.dx) return dn__tape_fail(t, DN_ERROR_MEMORY, "out of memory");
     g.dx[0] = 1;
     return 0;
 }
 
+/* Another thread may hold some of the same roots and wait for others: so nobody waits while holding one. */
+static void lock_roots(dn_tape *t) {
+    int first = 0, i = 0;
+    while (i < t->n_roots) {
+        pthread_mutex_lock(&t->roots[first].root->lock);
+        for (i = 0; i < t->n_roots; i++)
+            if (i != first && pthread_mutex_trylock(&t->roots[i].root->lock)) break;
+        if (i == t->n_roots) return;
+        for (int k = 0; k < i; k++)
+            if (k != first) pthread_mutex_unlock(&t->roots[k].root->lock);
+        pthread_mutex_unlock(&t->roots[first].root->lock);
+        first = i;
+        i = 0;
+    }
+}
+
 static int step(dn_tape *t) {
     int64_t work = DN_WORK;
-    for (int r = 0; r < t->n_roots; r++) pthread_mutex_lock(&t->roots[r].root->lock);
+    if (t->sweep < 0) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the graph was renewed, reverted or set anew meanwhile");
+    lock_roots(t);
     for (; t->sweep >= 0 && work > 0 && !t->out_of_memory; t->sweep--) {
         work -= dn__work(t, &t->nodes[t->sweep]);
         backward_node(t, t->sweep);
@@ -219,6 +255,11 @@ int dn_gradient(int64_t a, dn_real *out) {
     } else {
         const dn_node *node = &t->nodes[i];
         const dn_real *grad = node->grad;
+        pthread_mutex_t *lock = node->in_chunk ? &node->param->root->lock : NULL;
+        if (lock) { /* the chunk's gradients may have been moved since */
+            pthread_mutex_lock(lock);
+            grad = node->param->root->chunks[node->param->chunk].grads + node->param->offset;
+        }
         if (node->op == dn_ops[DN_OP_part]) {
             grad = t->nodes[t->args[node->args]].grad;
             if (grad) grad += t->ints[node->ints];
@@ -226,6 +267,7 @@ int dn_gradient(int64_t a, dn_real *out) {
         size_t n = dn__elements(&node->dim);
         if (grad) memcpy(out, grad, n * sizeof *out);
         else dn__fill(n, 0, out);
+        if (lock) pthread_mutex_unlock(lock);
     }
     dn__tape_leave(t);
     return error;

@@ -120,7 +120,8 @@ enum dn_op_flag {
     DN_LEAF = 4,      /* has no inputs to send gradients to; what it owns (a parameter, a row) takes them */
     DN_VIEW = 8,      /* the value is memory that exists already; nothing is computed */
     DN_NO_GRAD = 16,  /* sends no gradient to its inputs */
-    DN_RANDOM = 32    /* draws random numbers */
+    DN_RANDOM = 32,   /* draws random numbers */
+    DN_JOINS = 64     /* nodes that differ in the last input alone are computed as one, see csrc/join.h */
 };
 
 /* ---- graphs ------------------------------------------------------------------------------------------------------------------------ */

@@ -2,22 +2,28 @@
 #include <math.h>
 #include <string.h>
 
+#include "join.h"
 #include "rng.h"
 #include "tape.h"
 
 void dn__use_root(dn_tape *t, dn_root *root) {
     for (int i = 0; i < t->n_roots; i++)
-        if (t->roots[i].root == root && t->roots[i].version < 0) t->roots[i].version = root->version;
+        if (t->roots[i].root == root && t->roots[i].version < 0) {
+            t->roots[i].version = __atomic_load_n(&root->version, __ATOMIC_RELAXED);
+            t->roots[i].reader = t->evaluated;
+        }
 }
 
 void dn__forget_values(dn_tape *t) {
     t->evaluated = 0;
+    t->sweep = -1;
+    t->values_made++;
     t->counter++;
     for (int i = 0; i < t->n_roots; i++) t->roots[i].version = -1;
     /* marks that point above the bottom would keep what is now forgotten: let them begin at the bottom, too */
     for (int i = 0; i < t->n_marks; i++) {
         t->marks[i].evaluated = 0;
-        t->marks[i].values = (dn_arena_mark){0};
+        t->marks[i].values = t->marks[i].copies = (dn_arena_mark){0};
     }
     dn__arena_reset(&t->values, (dn_arena_mark){0});
     dn__arena_reset(&t->copies, (dn_arena_mark){0});
@@ -42,12 +48,18 @@ void dn__prepare_call(dn_tape *t, dn_node *node, dn_call *c) {
     c->dy = node->grad;
     c->node = node;
     c->tape = t;
+    c->joined_dx = NULL;
 }
 
 enum { ALIGN_NUMBERS = 16 };
 
-static int compute(dn_tape *t, int i) {
+static int compute(dn_tape *t, int i, int last) {
     dn_node *node = &t->nodes[i];
+    if (node->op->flags & DN_JOINS) {
+        if (dn__join_computed(t, node)) return 0;
+        int joined = dn__join_forward(t, i, last);
+        if (joined) return joined < 0 ? joined : 0;
+    }
     dn_call c;
     dn__prepare_call(t, node, &c);
     if (!(node->op->flags & DN_VIEW)) {
@@ -80,7 +92,7 @@ int dn__forward(dn_tape *t, int last) {
     while (t->evaluated <= last) {
         if (work <= 0) return 1;
         work -= dn__work(t, &t->nodes[t->evaluated]);
-        int error = compute(t, t->evaluated);
+        int error = compute(t, t->evaluated, last);
         if (error) return error;
         t->evaluated++;
     }
@@ -133,6 +145,8 @@ const dn_real *dn_value(int64_t a) {
             if (copy) {
                 node->value = memcpy(copy, node->value, bytes);
                 node->copied = 1;
+                for (int m = 0; m < t->n_marks; m++) /* reverts that leave this value must leave the copy, too */
+                    if (i < t->marks[m].evaluated) t->marks[m].copies = dn__arena_mark(&t->copies);
             }
         }
         value = node->value;

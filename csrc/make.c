@@ -1,5 +1,6 @@
 /* Making nodes: dims are inferred, errors phrased, the node appended. These calls keep Python's lock; a tape that another thread computes with
  * is busy. */
+#include "join.h"
 #include "tape.h"
 
 #include <math.h>
@@ -114,7 +115,7 @@ static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_int
     node->ints = t->n_ints;
     node->n_reals = n_reals;
     node->reals = t->n_reals;
-    node->ordinal = t->dropped + index;
+    node->ordinal = t->dropped + (uint32_t)index;
     node->products = -1;
     node->saved = s.saved;
     node->needs_grad = (uint8_t)(needs_grad && !(op->flags & DN_NO_GRAD));
@@ -122,11 +123,14 @@ static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_int
     node->copied = node->in_chunk = 0;
     node->param = param;
     node->data = NULL;
-    node->value = node->saved_memory = node->grad = NULL;
+    node->value = node->saved_memory = node->grad = node->joined_grads = NULL;
+    node->next_user = node->last_user = node->leader = node->next_member = -1;
+    node->joined = 0;
     for (int i = 0; i < n; i++) t->args[t->n_args++] = inputs[i];
     for (int i = 0; i < n_ints; i++) t->ints[t->n_ints++] = ints[i];
     for (int i = 0; i < n_reals; i++) t->reals[t->n_reals++] = reals[i];
     t->n_nodes++;
+    if (op->flags & DN_JOINS) dn__join_made(t, index);
     return index;
 }
 
@@ -148,7 +152,6 @@ static int64_t finish(dn_tape *t, int i) {
 }
 
 static const dn_op *checked_op(dn_tape *t, int op, int n) {
-    if (t->busy) return NULL;
     if (op < 0 || op >= DN_OP_COUNT || dn_ops[op]->flags & DN_LEAF) {
         dn__tape_fail(t, DN_ERROR_VALUE, "operation number %d does not exist or takes no inputs", op);
         return NULL;
@@ -159,7 +162,12 @@ static const dn_op *checked_op(dn_tape *t, int op, int n) {
     }
     return dn_ops[op];
 }
-static int64_t bad_op(const dn_tape *t) { return t->busy ? DN_ERROR_BUSY : DN_ERROR_VALUE; }
+
+/* The end of each node-making call: like all calls it has entered the tape, because another thread may compute on it without Python's lock. */
+static int64_t left(dn_tape *t, int64_t result) {
+    dn__tape_leave(t);
+    return result;
+}
 
 /* The graph of the first input that is a node; parameters go along. */
 static dn_tape *tape_of(int n, const int64_t *handles) {
@@ -173,12 +181,13 @@ static int64_t make_small(int op, int n, const int64_t *handles, int n_ints, con
                           const double *reals) {
     dn_tape *t = tape_of(n, handles);
     if (!t) return DN_ERROR_NO_GRAPH;
+    DN_ENTER(t);
     const dn_op *o = checked_op(t, op, n);
-    if (!o) return bad_op(t);
+    if (!o) return left(t, DN_ERROR_VALUE);
     int inputs[2];
     for (int i = 0; i < n; i++)
-        if ((inputs[i] = dn__find(t, handles[i])) < 0) return inputs[i];
-    return finish(t, make(t, o, n, inputs, n_ints, ints, n_reals, reals, NULL, 0));
+        if ((inputs[i] = dn__find(t, handles[i])) < 0) return left(t, inputs[i]);
+    return left(t, finish(t, make(t, o, n, inputs, n_ints, ints, n_reals, reals, NULL, 0)));
 }
 
 int64_t dn_node1(int op, int64_t a) { return make_small(op, 1, &a, 0, NULL, 0, NULL); }
@@ -189,32 +198,34 @@ int64_t dn_node1_real(int op, int64_t a, double r, double s) { return make_small
 int64_t dn_node_many(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals) {
     dn_tape *t = tape_of(n, handles);
     if (!t) return DN_ERROR_NO_GRAPH;
+    DN_ENTER(t);
     const dn_op *o = checked_op(t, op, n);
-    if (!o) return bad_op(t);
+    if (!o) return left(t, DN_ERROR_VALUE);
     int small[16], *inputs = n <= 16 ? small : malloc((size_t)n * sizeof *inputs);
-    if (!inputs) return dn__no_memory(t);
+    if (!inputs) return left(t, dn__no_memory(t));
     int i = 0;
     for (; i < n; i++)
         if ((inputs[i] = dn__find(t, handles[i])) < 0) break;
     int64_t result = i < n ? inputs[i] : finish(t, make(t, o, n, inputs, n_ints, ints, n_reals, reals, NULL, 0));
     if (inputs != small) free(inputs);
-    return result;
+    return left(t, result);
 }
 
 int64_t dn_leaf(int graph, int op, int n_ints, const int *ints, int n_reals, const double *reals) {
     dn_tape *t = dn__graph_tape(graph);
-    if (t->busy) return DN_ERROR_BUSY;
-    if (op < 0 || op >= DN_OP_COUNT || dn_ops[op]->inputs) return dn__tape_fail(t, DN_ERROR_VALUE, "operation number %d takes inputs", op);
-    return finish(t, make(t, dn_ops[op], 0, NULL, n_ints, ints, n_reals, reals, NULL, 0));
+    DN_ENTER(t);
+    if (op < 0 || op >= DN_OP_COUNT || dn_ops[op]->inputs)
+        return left(t, dn__tape_fail(t, DN_ERROR_VALUE, "operation number %d takes inputs", op));
+    return left(t, finish(t, make(t, dn_ops[op], 0, NULL, n_ints, ints, n_reals, reals, NULL, 0)));
 }
 
 int64_t dn_parts(int64_t owner, int first, int n, int size) {
     dn_tape *t = dn__handle_tape(owner);
     if (!t) return DN_ERROR_NO_GRAPH;
-    if (t->busy) return DN_ERROR_BUSY;
+    DN_ENTER(t);
     int i = dn__find(t, owner), begin = t->n_nodes;
-    if (i < 0) return i;
-    if (n < 1) return dn__tape_fail(t, DN_ERROR_VALUE, "part: takes at least one part; got %d.", n);
+    if (i < 0) return left(t, i);
+    if (n < 1) return left(t, dn__tape_fail(t, DN_ERROR_VALUE, "part: takes at least one part; got %d.", n));
     int batch = t->nodes[i].dim.batch;
     int64_t handle = 0;
     for (int k = 0; k < n && handle >= 0; k++) {
@@ -222,12 +233,10 @@ int64_t dn_parts(int64_t owner, int first, int n, int size) {
         int ints[] = {offset > INT32_MAX ? -1 : (int)offset, batch, size};
         handle = finish(t, make(t, dn_ops[DN_OP_part], 1, &i, 3, ints, 0, NULL, NULL, 0));
     }
-    return handle < 0 ? handle : dn__handle(t, begin);
+    return left(t, handle < 0 ? handle : dn__handle(t, begin));
 }
 
-int64_t dn_input(int graph, int n_dims, const int *dims, int batch, const dn_real *data) {
-    dn_tape *t = dn__graph_tape(graph);
-    if (t->busy) return DN_ERROR_BUSY;
+static int64_t input(dn_tape *t, int n_dims, const int *dims, int batch, const dn_real *data) {
     int ints[DN_MAX_DIMS + 1] = {batch};
     if (n_dims < 0 || n_dims > DN_MAX_DIMS) return dn__tape_fail(t, DN_ERROR_VALUE, "input: at most %d dims; got %d.", DN_MAX_DIMS, n_dims);
     for (int i = 0; i < n_dims; i++) ints[i + 1] = dims[i];
@@ -245,6 +254,12 @@ int64_t dn_input(int graph, int n_dims, const int *dims, int batch, const dn_rea
     return finish(t, index);
 }
 
+int64_t dn_input(int graph, int n_dims, const int *dims, int batch, const dn_real *data) {
+    dn_tape *t = dn__graph_tape(graph);
+    DN_ENTER(t);
+    return left(t, input(t, n_dims, dims, batch, data));
+}
+
 int64_t dn_input_vector(int graph, int n, const dn_real *data) { return dn_input(graph, 1, &n, 1, data); }
 
 int64_t dn_input_zeros(int graph, int n) { return dn_input(graph, 1, &n, 1, NULL); }
@@ -254,10 +269,7 @@ int64_t dn_input_scalar(int graph, double value) {
     return dn_input(graph, 1, (int[]){1}, 1, &x);
 }
 
-int dn_input_set(int64_t a, int64_t n, const dn_real *data) {
-    dn_tape *t = dn__handle_tape(a);
-    if (!t) return DN_ERROR_NO_GRAPH;
-    if (t->busy) return DN_ERROR_BUSY;
+static int input_set(dn_tape *t, int64_t a, int64_t n, const dn_real *data) {
     int i = dn__find(t, a);
     if (i < 0) return i;
     dn_node *node = &t->nodes[i];
@@ -271,10 +283,14 @@ int dn_input_set(int64_t a, int64_t n, const dn_real *data) {
     return 0;
 }
 
-int dn_ints_set(int64_t a, int n, const int *ints) {
+int dn_input_set(int64_t a, int64_t n, const dn_real *data) {
     dn_tape *t = dn__handle_tape(a);
     if (!t) return DN_ERROR_NO_GRAPH;
-    if (t->busy) return DN_ERROR_BUSY;
+    DN_ENTER(t);
+    return (int)left(t, input_set(t, a, n, data));
+}
+
+static int ints_set(dn_tape *t, int64_t a, int n, const int *ints) {
     int i = dn__find(t, a);
     if (i < 0) return i;
     dn_node *node = &t->nodes[i];
@@ -295,6 +311,13 @@ int dn_ints_set(int64_t a, int n, const int *ints) {
     return 0;
 }
 
+int dn_ints_set(int64_t a, int n, const int *ints) {
+    dn_tape *t = dn__handle_tape(a);
+    if (!t) return DN_ERROR_NO_GRAPH;
+    DN_ENTER(t);
+    return (int)left(t, ints_set(t, a, n, ints));
+}
+
 /* ---- parameters of this graph -------------------------------------------------------------------------------------- */
 
 static int retain_root(dn_tape *t, dn_root *root) {
@@ -302,7 +325,7 @@ static int retain_root(dn_tape *t, dn_root *root) {
         if (t->roots[i].root == root) return 0;
     if (DN_GROW(t->roots, t->roots_capacity, t->n_roots + 1)) return dn__no_memory(t);
     dn__root_retain(root);
-    t->roots[t->n_roots++] = (dn_used_root){root, -1};
+    t->roots[t->n_roots++] = (dn_used_root){root, -1, 0};
     return 0;
 }
 
@@ -347,12 +370,12 @@ int dn__param_node(dn_tape *t, int64_t handle, dn_param *p, int constant) {
 }
 
 static int64_t make_lookup(dn_tape *t, int op, int64_t table, int n, const int *rows) {
-    if (t->busy) return DN_ERROR_BUSY;
     int constant;
     dn_param *p = dn__handle_param(table, &constant);
-    if (!p || !p->rows) return dn__tape_fail(t, DN_ERROR_VALUE, "lookup: the first argument must be a LookupParameters object");
-    if (retain_root(t, p->root)) return DN_ERROR_MEMORY;
-    return finish(t, make(t, dn_ops[op], 0, NULL, n, rows, 0, NULL, p, constant));
+    DN_ENTER(t);
+    if (!p || !p->rows) return left(t, dn__tape_fail(t, DN_ERROR_VALUE, "lookup: the first argument must be a LookupParameters object"));
+    if (retain_root(t, p->root)) return left(t, DN_ERROR_MEMORY);
+    return left(t, finish(t, make(t, dn_ops[op], 0, NULL, n, rows, 0, NULL, p, constant)));
 }
 int64_t dn_lookup(int graph, int64_t table, int row) { return make_lookup(dn__graph_tape(graph), DN_OP_lookup, table, 1, &row); }
 int64_t dn_lookup_batch(int graph, int64_t table, int n, const int *rows) {

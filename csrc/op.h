@@ -47,6 +47,7 @@ typedef struct dn_call {
     const dn_real *dy;
     dn_node *node;
     dn_tape *tape;
+    dn_real *joined_dx;                /* backward of joined nodes: where the last input's gradient goes; else NULL */
 } dn_call;
 
 typedef struct dn_op {

@@ -9,7 +9,7 @@
 
 /* Chunks start small and grow with the model, so that a tiny model is tiny and a large one has few chunks. Their boundaries depend on the
  * model alone: the same parameters in the same order give the same chunks on every rank. */
-enum { FIRST_CHUNK = 1 << 14, LARGEST_CHUNK = 1 << 22, TABLE_BLOCK_ROWS = 64 };
+enum { FIRST_CHUNK = 1 << 14, LARGEST_CHUNK = 1 << 22, MOST_CHUNKS = 1 << 12, TABLE_BLOCK_ROWS = 64 };
 
 static const int64_t PARAM_TAG = (int64_t)1 << 62, CONSTANT_TAG = (int64_t)1 << 61;
 
@@ -19,6 +19,12 @@ dn_root *dn_root_new(void) {
     dn_root *r = calloc(1, sizeof *r);
     if (!r) return NULL;
     r->references = 1;
+    /* Room for all chunks there may be (64 GB and more): readers of other threads go through this array without a lock, so it never moves. */
+    r->chunks = calloc(MOST_CHUNKS, sizeof *r->chunks);
+    if (!r->chunks) {
+        free(r);
+        return NULL;
+    }
     pthread_mutex_init(&r->lock, NULL);
     return r;
 }
@@ -60,10 +66,8 @@ static int place(dn_root *r, dn_param *p) {
         int64_t capacity = last ? last->capacity * 4 : FIRST_CHUNK;
         if (capacity > LARGEST_CHUNK) capacity = LARGEST_CHUNK;
         if (capacity < n) capacity = n;
-        dn_chunk *chunks = realloc(r->chunks, (size_t)(r->n_chunks + 1) * sizeof *chunks);
-        if (!chunks) return -1;
-        r->chunks = chunks;
-        last = &chunks[r->n_chunks];
+        if (r->n_chunks == MOST_CHUNKS) return -1;
+        last = &r->chunks[r->n_chunks];
         *last = (dn_chunk){.capacity = capacity};
         last->values = dn__block_new((size_t)capacity * sizeof(dn_real));
         last->private_grads = last->grads = dn__block_new((size_t)capacity * sizeof(dn_real));
@@ -91,7 +95,7 @@ static int make_table(dn_param *p) {
 dn_param *dn_param_new(dn_root *r, int nd, const int *d, int64_t row_count) {
     dn_param *p = calloc(1, sizeof *p);
     if (!p) return NULL;
-    *p = (dn_param){.root = r, .rows = row_count, .row_size = 1, .chunk = -1, .updated = 1, .empty = 1, .id = r->n_params};
+    *p = (dn_param){.root = r, .rows = row_count, .row_size = 1, .chunk = -1, .updated = 1, .empty = 1, .factor = 1, .id = r->n_params};
     p->dim.nd = nd;
     p->dim.batch = 1;
     for (int i = 0; i < nd; i++) p->row_size *= p->dim.d[i] = d[i];
@@ -125,7 +129,19 @@ dn_param *dn__handle_param(int64_t handle, int *constant) {
     return (dn_param *)(intptr_t)(handle & ~(PARAM_TAG | CONSTANT_TAG));
 }
 
-dn_real *dn_param_values(dn_param *p) { return p->rows ? p->table : p->root->chunks[p->chunk].values + p->offset; }
+void dn__param_settle(dn_param *p) {
+    if (p->factor == 1) return;
+    dn__axpy((size_t)dn_param_size(p), (dn_real)p->factor, p->table, 0, p->table);
+    p->factor = 1;
+}
+
+dn_real *dn_param_values(dn_param *p) {
+    if (!p->rows) return p->root->chunks[p->chunk].values + p->offset;
+    pthread_mutex_lock(&p->root->lock);
+    dn__param_settle(p);
+    pthread_mutex_unlock(&p->root->lock);
+    return p->table;
+}
 int64_t dn_param_size(dn_param *p) { return p->row_size * (p->rows ? p->rows : 1); }
 int dn_param_updated(dn_param *p) { return p->updated; }
 int dn_param_empty(dn_param *p) { return p->empty; }
@@ -138,8 +154,10 @@ dn_real *dn_chunk_values(dn_root *r, int chunk) { return r->chunks[chunk].values
 dn_real *dn_chunk_gradients(dn_root *r, int chunk) { return r->chunks[chunk].grads; }
 
 void dn_param_set_updated(dn_param *p, int updated) {
+    pthread_mutex_lock(&p->root->lock);
     p->updated = updated;
-    if (!updated) dn_param_clear_gradient(p);
+    if (!updated) dn__param_clear(p);
+    pthread_mutex_unlock(&p->root->lock);
 }
 
 void dn_root_changed(dn_root *r) { __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED); }
@@ -157,9 +175,16 @@ dn_real *dn__param_gradient(dn_param *p, dn_real *beta) {
     return p->root->chunks[p->chunk].grads + p->offset;
 }
 
-dn_real *dn_param_gradient(dn_param *p) {
+dn_real *dn__param_filled(dn_param *p) {
     dn_real beta, *g = dn__param_gradient(p, &beta);
     if (beta == 0) dn__fill((size_t)p->row_size, 0, g);
+    return g;
+}
+
+dn_real *dn_param_gradient(dn_param *p) {
+    pthread_mutex_lock(&p->root->lock);
+    dn_real *g = dn__param_filled(p);
+    pthread_mutex_unlock(&p->root->lock);
     return g;
 }
 
@@ -184,26 +209,35 @@ dn_real *dn__lookup_row(dn_param *p, int64_t row) {
     return p->block + p->slot[row] * p->row_size;
 }
 
-void dn_param_clear_gradient(dn_param *p) {
+void dn__param_clear(dn_param *p) {
     for (int64_t i = 0; i < p->n_touched; i++) p->slot[p->touched[i]] = -1;
     p->n_touched = 0;
     p->empty = 1;
 }
 
+void dn_param_clear_gradient(dn_param *p) {
+    pthread_mutex_lock(&p->root->lock);
+    dn__param_clear(p);
+    pthread_mutex_unlock(&p->root->lock);
+}
+
 void dn_param_copy_gradient(dn_param *p, dn_real *out) {
+    pthread_mutex_lock(&p->root->lock);
     if (p->rows || p->empty) memset(out, 0, (size_t)dn_param_size(p) * sizeof *out);
     if (p->rows)
         for (int64_t i = 0; i < p->n_touched; i++)
             memcpy(out + p->touched[i] * p->row_size, p->block + i * p->row_size, (size_t)p->row_size * sizeof *out);
     else if (!p->empty)
         memcpy(out, p->root->chunks[p->chunk].grads + p->offset, (size_t)p->row_size * sizeof *out);
+    pthread_mutex_unlock(&p->root->lock);
 }
 
 void dn_param_scale_gradient(dn_param *p, dn_real by) {
-    if (p->empty) return;
+    pthread_mutex_lock(&p->root->lock);
     dn_real *g = p->rows ? p->block : p->root->chunks[p->chunk].grads + p->offset;
     size_t n = (size_t)(p->row_size * (p->rows ? p->n_touched : 1));
-    dn__affine(n, by, 0, g, g);
+    if (!p->empty) dn__axpy(n, by, g, 0, g);
+    pthread_mutex_unlock(&p->root->lock);
 }
 
 int64_t dn_lookup_touched(dn_param *p, const int **rows, dn_real **block) {
@@ -213,14 +247,17 @@ int64_t dn_lookup_touched(dn_param *p, const int **rows, dn_real **block) {
 }
 
 int dn_lookup_add(dn_param *p, int64_t n, const int *rows, const dn_real *block) {
+    int error = 0;
     for (int64_t i = 0; i < n; i++)
         if (rows[i] < 0 || rows[i] >= p->rows) return -1;
-    for (int64_t i = 0; i < n; i++) {
+    pthread_mutex_lock(&p->root->lock);
+    for (int64_t i = 0; i < n && !error; i++) {
         dn_real *to = dn__lookup_row(p, rows[i]);
-        if (!to) return -1;
-        dn__add((size_t)p->row_size, to, block + i * p->row_size, to);
+        if (to) dn__add((size_t)p->row_size, to, block + i * p->row_size, to);
+        else error = -1;
     }
-    return 0;
+    pthread_mutex_unlock(&p->root->lock);
+    return error;
 }
 
 int dn_chunk_move_gradients(dn_root *r, int chunk, dn_real *memory) {

@@ -24,7 +24,8 @@ struct dn_param {
     int updated;
     int empty;                  /* dense: the gradient reads as zero. Table: no row has one */
     /* tables only */
-    dn_real *table;             /* values, rows * row_size */
+    dn_real *table;             /* values divided by `factor`, rows * row_size */
+    double factor;              /* weight decay of the whole table, so that it need not pass over all rows at each update */
     dn_real *block;             /* gradients of the touched rows, in the order of `touched` */
     int *touched, *slot;        /* row numbers; row -> position in touched, -1 */
     int64_t n_touched, touched_capacity;
@@ -47,6 +48,11 @@ void dn__root_release(dn_root *);
 dn_param *dn__handle_param(int64_t handle, int *constant);   /* NULL: not a parameter's handle */
 /* Where a dense parameter's gradient goes: *beta is 0 if it was empty (the caller stores), else 1. */
 dn_real *dn__param_gradient(dn_param *, dn_real *beta);
+/* the same, zeroed if it was empty */
+dn_real *dn__param_filled(dn_param *);
+void dn__param_clear(dn_param *);
+/* multiplies a table's factor into its rows */
+void dn__param_settle(dn_param *);
 /* the gradient row of a table, zeroed if it is new; NULL: no memory */
 dn_real *dn__lookup_row(dn_param *, int64_t row);
 

@@ -128,9 +128,11 @@ void dn__start_graph(dn_tape *t, int immediate, int check_finite) {
     t->version++;
     t->immediate = immediate;
     t->check_finite = check_finite;
-    t->n_nodes = t->evaluated = t->dropped = 0;
+    t->n_nodes = t->evaluated = 0;
+    t->dropped = 0;
     t->n_args = t->n_ints = t->n_reals = t->n_marks = t->n_products = 0;
-    t->swept_root = -1;
+    t->swept_root = t->sweep = -1;
+    t->values_made++;
     t->param_epoch++;
     t->param_count = 0;
     t->counter++;
@@ -143,8 +145,9 @@ void dn__start_graph(dn_tape *t, int immediate, int check_finite) {
 
 int dn_renew(int graph) {
     dn_tape *t = dn__graph_tape(graph);
-    if (t->busy) return DN_ERROR_BUSY;
+    DN_ENTER(t);
     dn__start_graph(t, 0, 0);
+    dn__tape_leave(t);
     return 0;
 }
 
@@ -171,7 +174,8 @@ int dn_graph_checkpoint(int graph) {
     int error = DN_GROW(t->marks, t->marks_capacity, t->n_marks + 1);
     if (!error)
         t->marks[t->n_marks++] = (dn_mark){t->n_nodes, t->evaluated, t->n_args, t->n_ints, t->n_reals, t->n_roots,
-                                           dn__arena_mark(&t->values), dn__arena_mark(&t->data)};
+                                           dn__arena_mark(&t->values), dn__arena_mark(&t->copies),
+                                           dn__arena_mark(&t->data)};
     else
         dn__no_memory(t);
     dn__tape_leave(t);
@@ -183,17 +187,21 @@ int dn_graph_revert(int graph) {
     DN_ENTER(t);
     if (t->n_marks) {
         dn_mark m = t->marks[--t->n_marks];
-        t->dropped += t->n_nodes - m.nodes;
+        t->dropped += (uint32_t)(t->n_nodes - m.nodes);
         t->n_nodes = m.nodes;
         t->n_args = m.args;
         t->n_ints = m.ints;
         t->n_reals = m.reals;
         /* Nodes from before the mark that were computed after it have their values above it: compute them again (the same draws). */
         if (t->evaluated > m.evaluated) t->evaluated = m.evaluated;
+        t->values_made++;
         dn__arena_reset(&t->values, m.values);
+        dn__arena_reset(&t->copies, m.copies);
         dn__arena_reset(&t->data, m.data);
         release_roots(t, m.roots);
-        t->swept_root = -1;
+        for (int i = 0; i < t->n_roots; i++)
+            if (t->roots[i].reader >= t->evaluated) t->roots[i].version = -1;
+        t->swept_root = t->sweep = -1;
         next_epoch(t);
     }
     dn__tape_leave(t);
@@ -229,9 +237,11 @@ int64_t dn_graph_node(int graph, int index) {
 
 int64_t dn_resolve(int graph, int64_t a) {
     dn_tape *t = dn__graph_tape(graph);
-    if (t->busy) return DN_ERROR_BUSY;
+    DN_ENTER(t);
     int i = dn__find(t, a);
-    return i < 0 ? i : dn__handle(t, i);
+    int64_t handle = i < 0 ? i : dn__handle(t, i);
+    dn__tape_leave(t);
+    return handle;
 }
 
 /* The tape of a node's handle, entered; *i is its index. */

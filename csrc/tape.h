@@ -14,9 +14,12 @@ struct dn_node {
     int32_t n_args, args;       /* tape->args[args ...] are the inputs' indices */
     int32_t n_ints, ints;       /* tape->ints */
     int32_t n_reals, reals;     /* tape->reals */
-    int32_t ordinal;            /* nodes made before it in this graph, reverted ones included: the key of its random draws */
+    uint32_t ordinal;           /* nodes made before it in this graph, reverted ones included: the key of its random draws */
     int32_t products;           /* first pending weight-gradient product, or -1 */
     size_t saved;               /* numbers kept from forward for backward */
+    int32_t next_user, last_user;   /* join.h: the next node that multiplies by the same matrix; of a matrix, the last one that does */
+    int32_t leader, next_member;    /* join.h: of joined nodes; -1 */
+    int32_t joined;                 /* join.h: the tape's `values_made` when the value was computed ahead */
     uint8_t needs_grad;         /* leads to a parameter that is updated */
     uint8_t constant;           /* a parameter or row used without gradient */
     uint8_t copied;             /* value is a copy of the parameter's, made when it was read */
@@ -24,6 +27,7 @@ struct dn_node {
     dn_param *param;            /* of parameter and lookup nodes */
     const dn_real *data;        /* of input nodes: what set() writes */
     dn_real *value, *saved_memory, *grad;
+    dn_real *joined_grads;      /* join.h: of a leader: the gradients of all members */
 };
 
 /* A pending product dW += dy x'. */
@@ -31,10 +35,11 @@ typedef struct dn_product { int32_t next; int m, k, n; const dn_real *dy, *x; } 
 
 typedef struct dn_mark {
     int nodes, evaluated, args, ints, reals, roots;
-    dn_arena_mark values, data;
+    dn_arena_mark values, copies, data;
 } dn_mark;
 
-typedef struct dn_used_root { dn_root *root; int64_t version; } dn_used_root;
+/* A root, and what its version was when the first node that reads it, `reader`, was computed; version -1: none was. */
+typedef struct dn_used_root { dn_root *root; int64_t version; int reader; } dn_used_root;
 
 struct dn_tape {
     int graph;                  /* its slot */
@@ -43,7 +48,9 @@ struct dn_tape {
     int immediate, check_finite;
     int64_t epoch, version;     /* epoch: with the slot above it, as in handles */
     dn_node *nodes;
-    int n_nodes, nodes_capacity, evaluated, dropped;
+    int n_nodes, nodes_capacity, evaluated;
+    uint32_t dropped;           /* nodes that reverts have dropped from this graph */
+    int32_t values_made;        /* rises when values are forgotten */
     int32_t *args, *ints;
     double *reals;
     int n_args, args_capacity, n_ints, ints_capacity, n_reals, reals_capacity;
@@ -90,6 +97,10 @@ void dn__start_graph(dn_tape *, int immediate, int check_finite);
 void dn__forget_values(dn_tape *);
 /* a parameter or row is read: its root's version is noted for the check before backward */
 void dn__use_root(dn_tape *, dn_root *);
+/* the place of node i's gradient; beta = 0: it holds nothing yet */
+dn_grad dn__place(dn_tape *, int i);
+/* whether node wants a gradient in this backward */
+int dn__node_wants(const dn_tape *, const dn_node *);
 /* fills the call's fields that forward and backward share */
 void dn__prepare_call(dn_tape *, dn_node *, dn_call *);
 /* computes nodes up to index `last` until about DN_WORK numbers were read and written; 0: done, 1: more to do */

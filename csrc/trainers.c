@@ -9,6 +9,7 @@
 #include "params.h"
 
 enum { MAX_MOMENTS = 3 };
+static const double SMALLEST_FACTOR = 0.25; /* of a table's decay, before it is multiplied into the rows: keeps all digits */
 
 /* One rule over n numbers: values, gradient, and the moments' places. */
 typedef struct dn_step { double rate, scale, decay; } dn_step;
@@ -146,15 +147,19 @@ static void update_range(dn_trainer *t, const dn_step *s, int chunk, int64_t fro
     t->rule.apply(t, s, (size_t)(to - from), c->values + from, c->grads + from, moments);
 }
 
+/* A table's values are factor * storage, so that decay is one number: storage moves by the step divided by the factor. */
 static int update_table(dn_trainer *t, const dn_step *s, dn_param *p) {
     dn_real *moments[MAX_MOMENTS];
+    dn_step in_storage = {.rate = s->rate / p->factor, .scale = s->scale, .decay = 1};
     for (int64_t row = 0; !t->sparse && row < p->rows; row++)
         if (!dn__lookup_row(p, row)) return DN_ERROR_MEMORY;
     for (int64_t i = 0; i < p->n_touched; i++) {
         int64_t offset = p->touched[i] * p->row_size;
         at(t->table_moments[p->id], t->rule.moments, offset, moments);
-        t->rule.apply(t, s, (size_t)p->row_size, p->table + offset, p->block + i * p->row_size, moments);
+        t->rule.apply(t, &in_storage, (size_t)p->row_size, p->table + offset, p->block + i * p->row_size, moments);
     }
+    p->factor *= s->decay;
+    if (p->factor < SMALLEST_FACTOR) dn__param_settle(p);
     return 0;
 }
 
@@ -163,7 +168,7 @@ static int update_table(dn_trainer *t, const dn_step *s, dn_param *p) {
 static int takes_part(const dn_trainer *t, const dn_step *s, const dn_param *p) {
     if (!p->updated) return 0;
     if (!p->empty) return 1;
-    return p->rows ? !t->sparse : t->rule.moments || s->decay != 1;
+    return s->decay != 1 || (p->rows ? !t->sparse : t->rule.moments > 0);
 }
 
 /* The parameters come in the order of the root, so that neighbours in a chunk follow one another. */
@@ -179,7 +184,7 @@ static int update(dn_trainer *t, const dn_step *s, int n, dn_param *const *param
             error = update_table(t, s, p);
             continue;
         }
-        dn_param_gradient(p); /* zero where it is empty */
+        dn__param_filled(p); /* zero where it is empty */
         if (p->chunk != chunk || p->offset - to >= DN_PARAM_ALIGN) { /* less: only padding lies between */
             if (chunk >= 0) update_range(t, s, chunk, from, to);
             chunk = p->chunk;
@@ -188,7 +193,7 @@ static int update(dn_trainer *t, const dn_step *s, int n, dn_param *const *param
         to = p->offset + p->row_size;
     }
     if (chunk >= 0 && !error) update_range(t, s, chunk, from, to);
-    for (int i = 0; i < n && !error; i++) dn_param_clear_gradient(params[i]);
+    for (int i = 0; i < n && !error; i++) dn__param_clear(params[i]);
     dn_root_changed(t->root);
     return error;
 }

@@ -105,7 +105,8 @@ GRAPH_SHIFT: int = lib.DN_INDEX_BITS + lib.DN_EPOCH_BITS
 def fail(code: int, *handles: int) -> NoReturn:
     """Raises the exception that a negative result of a call with these handles stands for."""
     graph = min((h >> GRAPH_SHIFT for h in handles), default=0)
-    fail_in(graph, code)
+    # parameters alone: the call was made on the current graph
+    fail_in(graph if graph >> lib.DN_GRAPH_BITS == 0 else nodes.dn_current(), code)
 
 
 def fail_in(graph: int, code: int) -> NoReturn:
@@ -119,10 +120,12 @@ def fail_in(graph: int, code: int) -> NoReturn:
 # ---- memory --------------------------------------------------------------------------------------------------------------------------
 
 
-def view(pointer: Any, size: int) -> NDArray[Any]:
-    """The numbers behind a C pointer as a NumPy array, without a copy. The caller keeps the owner alive."""
+def view(pointer: Any, size: int, owner: object = None) -> NDArray[Any]:
+    """The numbers behind a C pointer as a NumPy array, without a copy. The array keeps `owner` alive; without one the caller does."""
     if size == 0:
         return np.empty(0, DTYPE)
+    if owner is not None:
+        pointer = ffi.gc(pointer, lambda _, owner=owner: None)
     return np.frombuffer(ffi.buffer(pointer, size * DTYPE.itemsize), DTYPE)
 
 

@@ -38,10 +38,11 @@ class Trainer:
             raise MemoryError(f"{type(self).__name__}: out of memory")
         self._c = ffi.gc(trainer, lib.dn_trainer_free)
         self._count = -1
+        self._decay = m._weight_decay
         self._set()
 
     def _set(self) -> None:
-        lib.dn_trainer_set(self._c, self._learning_rate, self._clip_threshold, 1.0, self._sparse)
+        lib.dn_trainer_set(self._c, self._learning_rate, self._clip_threshold, 1 - self._decay, self._sparse)
 
     @property
     def collection(self) -> ParameterCollection:
@@ -99,8 +100,12 @@ class Trainer:
         Raises:
             RuntimeError: the norm of the gradients is not finite (with clipping on); nothing was changed then.
         """
-        if self._collection._parent is not None:
+        m = self._collection
+        if m._parent is not None:
             self._select()
+        if m._weight_decay != self._decay:
+            self._decay = m._weight_decay
+            self._set()
         code = _update(self._c)
         if code < 0:
             self._fail(code)

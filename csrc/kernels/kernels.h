@@ -75,13 +75,14 @@ dn_real dn__squared_distance(size_t n, const dn_real *x, const dn_real *y);
 void dn__sum_columns(int rows, int cols, const dn_real *x, dn_real beta, dn_real *y);
 
 /* ---- softmax of one column (kernels/softmax.c) ------------------------------------------------------------------- */
-/* log sum exp x, maximum subtracted first; -inf only if all are -inf */
-dn_real dn__logsumexp(size_t n, const dn_real *x);
+/* log sum exp x = max + log_sum, kept apart: beside a large max their sum would lose the digits of log_sum */
+typedef struct dn_lse { dn_real max, log_sum; } dn_lse;
+dn_lse dn__logsumexp(size_t n, const dn_real *x);
 void dn__softmax(size_t n, const dn_real *x, dn_real *y);
 /* dx = y * (dy - <y, dy>) + beta dx */
 void dn__softmax_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx);
 /* dx = scale * exp(x - lse) + beta dx: the softmax from the logits and their log-sum-exp */
-void dn__softmax_from_lse(size_t n, const dn_real *x, dn_real lse, dn_real scale, dn_real beta, dn_real *dx);
+void dn__softmax_from_lse(size_t n, const dn_real *x, dn_lse lse, dn_real scale, dn_real beta, dn_real *dx);
 
 /* ---- LSTM cell, gates in the order i, f, o, g (kernels/lstm.c); all arrays dense, h values a column, `batch` columns -- */
 /* gates (4h x batch): in, pre-activations; out, i = logistic, f = logistic(. + forget_bias), o = logistic, g = tanh.

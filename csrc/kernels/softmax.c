@@ -11,10 +11,10 @@ DN_MULTIVERSION static dn_real store_exp(size_t n, const dn_real *x, dn_real max
     return DN_SUM(y[i] = dn__exp_of(x[i] - max));
 }
 
-dn_real dn__logsumexp(size_t n, const dn_real *x) {
+dn_lse dn__logsumexp(size_t n, const dn_real *x) {
     dn_real max = dn__max(n, x);
-    if (!isfinite(max)) return max; /* all -inf, some inf, or nan: x - max would be nan */
-    return max + DN_MATH(log)(sum_exp(n, x, max));
+    if (!isfinite(max)) return (dn_lse){max, 0}; /* all -inf, some inf, or nan: x - max would be nan */
+    return (dn_lse){max, DN_MATH(log)(sum_exp(n, x, max))};
 }
 
 void dn__softmax(size_t n, const dn_real *x, dn_real *y) {
@@ -31,11 +31,11 @@ DN_MULTIVERSION void dn__softmax_grad(size_t n, const dn_real *y, const dn_real 
     }
 }
 
-DN_MULTIVERSION void dn__softmax_from_lse(size_t n, const dn_real *x, dn_real lse, dn_real scale, dn_real beta,
+DN_MULTIVERSION void dn__softmax_from_lse(size_t n, const dn_real *x, dn_lse lse, dn_real scale, dn_real beta,
                                           dn_real *dx) {
     if (beta == 0) {
-        DN_SIMD for (size_t i = 0; i < n; i++) dx[i] = scale * dn__exp_of(x[i] - lse);
+        DN_SIMD for (size_t i = 0; i < n; i++) dx[i] = scale * dn__exp_of(x[i] - lse.max - lse.log_sum);
     } else {
-        DN_SIMD for (size_t i = 0; i < n; i++) dx[i] += scale * dn__exp_of(x[i] - lse);
+        DN_SIMD for (size_t i = 0; i < n; i++) dx[i] += scale * dn__exp_of(x[i] - lse.max - lse.log_sum);
     }
 }

@@ -169,12 +169,12 @@ static void pow_forward(dn_call *c) {
     dn_real e = c->x[1].v[0];
     for (size_t i = 0; i < c->total; i++) c->y[i] = (dn_real)pow(c->x[0].v[i], e);
 }
-/* dx_0 = dy e x_0^(e-1);  de = sum dy y log x_0 (a zero base contributes nothing) */
+/* dx_0 = dy e x_0^(e-1), 0 where e is 0, a base of 0 included;  de = sum dy y log x_0 (a zero base contributes nothing) */
 static void pow_backward(dn_call *c) {
     const dn_real *x = c->x[0].v, e = c->x[1].v[0];
     dn_grad g = dn__dx(c, 0);
     for (size_t i = 0; g.dx && i < c->total; i++)
-        g.dx[i] = c->dy[i] * e * (dn_real)pow(x[i], e - 1) + (g.beta == 0 ? 0 : g.dx[i]);
+        g.dx[i] = (e == 0 ? 0 : c->dy[i] * e * (dn_real)pow(x[i], e - 1)) + (g.beta == 0 ? 0 : g.dx[i]);
     dn_real *de = dn__dx_zeroed(c, 1);
     if (!de) return;
     double sum = 0;

@@ -185,7 +185,7 @@ static void conv2d_backward(dn_call *c) { conv_backward(c); }
 DN_OP(conv2d_bias, 3, DN_BATCHES | DN_SHARES, "y[h, w, o] = b[o] + sum over i, j, c of x[h s + i, w s + j, c] f[i, j, c, o]")
 static int conv2d_bias_dims(dn_shape *s) { return conv_dims(s); }
 static void conv2d_bias_forward(dn_call *c) {
-    size_t channels = (size_t)c->x[2].dim->size, positions = (size_t)c->dim->size / channels;
+    size_t channels = (size_t)c->x[2].dim->size, positions = (size_t)c->dim->d[0] * (size_t)c->dim->d[1];
     for (size_t b = 0; b < (size_t)c->dim->batch; b++)
         for (size_t o = 0; o < channels; o++)
             dn__fill(positions, c->x[2].v[b * c->x[2].stride + o], c->y + (b * channels + o) * positions);
@@ -193,7 +193,7 @@ static void conv2d_bias_forward(dn_call *c) {
 }
 /* db[o] = sum over the positions of dy */
 static void conv2d_bias_backward(dn_call *c) {
-    size_t channels = (size_t)c->x[2].dim->size, positions = (size_t)c->dim->size / channels;
+    size_t channels = (size_t)c->x[2].dim->size, positions = (size_t)c->dim->d[0] * (size_t)c->dim->d[1];
     dn_real *db = dn__dx_zeroed(c, 2);
     for (size_t b = 0; db && b < (size_t)c->dim->batch; b++)
         for (size_t o = 0; o < channels; o++) db[b * c->x[2].stride + o] += dn__sum(positions, c->dy + (b * channels + o) * positions);
@@ -307,13 +307,13 @@ static int kmh_ngram_dims(dn_shape *s) {
 }
 static void kmh_ngram_forward(dn_call *c) {
     size_t rows = (size_t)c->dim->d[0], n = rows * (size_t)c->dim->d[1], n_x = rows * (size_t)c->x[0].dim->d[1];
-    for (size_t o = 0; o < c->total / n; o++)
+    for (size_t o = 0; o * n < c->total; o++)
         for (size_t l = 0; l < (size_t)c->ints[0]; l++) dn__axpy(n, 1, c->x[0].v + o * n_x + l * rows, l > 0, c->y + o * n);
 }
 static void kmh_ngram_backward(dn_call *c) {
     size_t rows = (size_t)c->dim->d[0], n = rows * (size_t)c->dim->d[1], n_x = rows * (size_t)c->x[0].dim->d[1];
     dn_real *dx = dn__dx_zeroed(c, 0);
-    for (size_t o = 0; dx && o < c->total / n; o++)
+    for (size_t o = 0; dx && o * n < c->total; o++)
         for (size_t l = 0; l < (size_t)c->ints[0]; l++) dn__axpy(n, 1, c->dy + o * n, 1, dx + o * n_x + l * rows);
 }
 

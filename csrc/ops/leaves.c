@@ -15,9 +15,18 @@ static int parameter_dims(dn_shape *s) {
     s->y = *s->x[0];
     return 0;
 }
+/* n numbers of a table times its factor: the memory itself, or a scaled copy */
+static dn_real *table_values(dn_call *c, const dn_param *p, int64_t from, int64_t n) {
+    if (p->factor == 1) return p->table + from;
+    dn_real *copy = dn__arena_take(&c->tape->values, (size_t)n * sizeof *copy);
+    if (copy) dn__axpy((size_t)n, (dn_real)p->factor, p->table + from, 0, copy);
+    else c->tape->out_of_memory = 1;
+    return copy;
+}
 static void parameter_forward(dn_call *c) {
-    c->y = dn_param_values(c->node->param);
-    dn__use_root(c->tape, c->node->param->root);
+    dn_param *p = c->node->param;
+    c->y = p->rows ? table_values(c, p, 0, dn_param_size(p)) : dn_param_values(p);
+    dn__use_root(c->tape, p->root);
 }
 static void parameter_backward(dn_call *c) { (void)c; } /* the sweep itself brings the gradient home */
 
@@ -49,7 +58,7 @@ DN_OP(lookup, 0, DN_LEAF | DN_VIEW, "y = row i of the table")
 static int lookup_dims(dn_shape *s) { return row_dims(s, 1); }
 static void lookup_forward(dn_call *c) {
     dn_param *p = c->node->param;
-    c->y = p->table + c->ints[0] * p->row_size;
+    c->y = table_values(c, p, c->ints[0] * p->row_size, p->row_size);
     dn__use_root(c->tape, p->root);
 }
 static void lookup_backward(dn_call *c) { rows_backward(c); }
@@ -60,6 +69,7 @@ static void lookup_batch_forward(dn_call *c) {
     dn_param *p = c->node->param;
     for (int i = 0; i < c->n_ints; i++)
         memcpy(c->y + i * p->row_size, p->table + c->ints[i] * p->row_size, (size_t)p->row_size * sizeof *c->y);
+    if (p->factor != 1) dn__axpy(c->total, (dn_real)p->factor, c->y, 0, c->y);
     dn__use_root(c->tape, p->root);
 }
 static void lookup_batch_backward(dn_call *c) { rows_backward(c); }

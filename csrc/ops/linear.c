@@ -50,7 +50,7 @@ static void product_backward(dn_call *c, int i) {
                   g.dx + (size_t)b * x->stride, k);
 }
 
-DN_OP(matmul, 2, DN_BATCHES | DN_SHARES, "y = a b, the matrix product; a vector is a column")
+DN_OP(matmul, 2, DN_BATCHES | DN_SHARES | DN_JOINS, "y = a b, the matrix product; a vector is a column")
 static int matmul_dims(dn_shape *s) {
     const dn_dim *a = s->x[0], *b = s->x[1];
     if (a->nd > 2 || b->nd > 2)
@@ -68,7 +68,7 @@ static int matmul_dims(dn_shape *s) {
 static void matmul_forward(dn_call *c) { product_forward(c, &c->x[0], &c->x[1], 0); }
 static void matmul_backward(dn_call *c) { product_backward(c, 0); }
 
-DN_OP(affine_transform, -1, DN_BATCHES | DN_SHARES, "y = b + W_1 x_1 + W_2 x_2 + ...; b is repeated over columns and batch")
+DN_OP(affine_transform, -1, DN_BATCHES | DN_SHARES | DN_JOINS, "y = b + W_1 x_1 + W_2 x_2 + ...; b is repeated over columns and batch")
 static int affine_transform_dims(dn_shape *s) {
     const dn_dim *b = s->x[0];
     int batch = dn__common_batch(s);

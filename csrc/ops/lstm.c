@@ -46,7 +46,7 @@ static int lstm_dims(dn_shape *s) {
     if (steps < 1 || s->n != first + steps)
         return dn__fail(s, DN_ERROR_VALUE, "takes Wx, Wh, b%s and one x for each step; got %d inputs.", state ? ", h, c" : "", s->n);
     int h = wx->d[0] / 4, k = wx->nd > 1 ? wx->d[1] : 1;
-    if (wx->nd > 2 || wx->d[0] != 4 * h || s->x[WH]->size != 4 * h * h || s->x[WH]->d[0] != 4 * h || s->x[BIAS]->size != 4 * h)
+    if (wx->nd > 2 || wx->d[0] != 4 * h || s->x[WH]->size != (int64_t)4 * h * h || s->x[WH]->d[0] != 4 * h || s->x[BIAS]->size != 4 * h)
         return dn__fail(s, DN_ERROR_VALUE, "Wx must be (4h, k), Wh (4h, h) and b (4h); got Wx = %s, Wh = %s, b = %s.", DIMS(wx), DIMS(s->x[WH]),
                         DIMS(s->x[BIAS]));
     for (int i = WX; i <= BIAS; i++)

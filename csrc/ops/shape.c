@@ -72,9 +72,10 @@ static void transpose_backward(dn_call *c) {
 
 DN_OP(concatenate, -1, DN_BATCHES, "y = x_0, x_1, ... joined along dim d; the batch is repeated")
 static int concatenate_dims(dn_shape *s) {
-    int d = s->ints[0], batch = dn__common_batch(s), sizes[DN_MAX_DIMS], nd = d + 1;
+    int d = s->ints[0], batch = dn__common_batch(s), sizes[DN_MAX_DIMS];
     if (batch < 0) return batch;
     if (d < 0 || d >= DN_MAX_DIMS) return dn__fail(s, DN_ERROR_VALUE, "dim must be from 0 to %d; got %d.", DN_MAX_DIMS - 1, d);
+    int nd = d + 1;
     for (int i = 0; i < s->n; i++)
         if (s->x[i]->nd > nd) nd = s->x[i]->nd;
     for (int i = 0; i < nd; i++) sizes[i] = i < s->x[0]->nd ? s->x[0]->d[i] : 1;

@@ -81,14 +81,16 @@ static void softmax_backward(dn_call *c) { along_backward(c, softmax_line_grad);
 DN_OP(log_softmax, 1, DN_BATCHES, "y = x - log sum exp(x) along dim d")
 static int log_softmax_dims(dn_shape *s) { return along_dims(s); }
 static void log_softmax_line(const dn_real *x, int n, dn_real *y) {
-    dn__affine((size_t)n, 1, -dn__logsumexp((size_t)n, x), x, y);
+    dn_lse lse = dn__logsumexp((size_t)n, x);
+    dn__affine((size_t)n, 1, -lse.max, x, y);
+    dn__affine((size_t)n, 1, -lse.log_sum, y, y);
 }
 static void log_softmax_forward(dn_call *c) { along_forward(c, log_softmax_line); }
 /* dx = dy - exp(y) sum dy */
 static void log_softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta, dn_real *dx) {
     dn_real sum = dn__sum((size_t)n, dy);
     dn__axpy((size_t)n, 1, dy, beta, dx);
-    dn__softmax_from_lse((size_t)n, y, 0, -sum, 1, dx);
+    dn__softmax_from_lse((size_t)n, y, (dn_lse){0, 0}, -sum, 1, dx);
 }
 static void log_softmax_backward(dn_call *c) { along_backward(c, log_softmax_line_grad); }
 
@@ -109,26 +111,31 @@ static int picked_dims(dn_shape *s) {
 
 DN_OP(pickneglogsoftmax, 1, DN_BATCHES, "y = log sum exp(x) - x_v")
 static int pickneglogsoftmax_dims(dn_shape *s) {
-    s->saved = (size_t)s->x[0]->batch; /* log sum exp of each batch element */
+    s->saved = 2 * (size_t)s->x[0]->batch; /* log sum exp of each batch element, a dn_lse */
     return picked_dims(s);
 }
 static void pickneglogsoftmax_forward(dn_call *c) {
     const dn_in *x = &c->x[0];
     size_t n = (size_t)x->dim->size;
-    for (int b = 0; b < x->dim->batch; b++) c->saved[b] = dn__logsumexp(n, x->v + (size_t)b * n);
-    for (int b = 0; b < c->n_ints; b++) c->y[b] = c->saved[x->stride ? b : 0] - x->v[(size_t)b * x->stride + (size_t)c->ints[b]];
+    dn_lse *lse = (dn_lse *)c->saved;
+    for (int b = 0; b < x->dim->batch; b++) lse[b] = dn__logsumexp(n, x->v + (size_t)b * n);
+    for (int b = 0; b < c->n_ints; b++) {
+        const dn_lse *l = &lse[x->stride ? b : 0];
+        c->y[b] = l->max - x->v[(size_t)b * x->stride + (size_t)c->ints[b]] + l->log_sum;
+    }
 }
 /* dx = dy (softmax(x) - onehot(v)) */
 static void pickneglogsoftmax_backward(dn_call *c) {
     const dn_in *x = &c->x[0];
+    const dn_lse *lse = (const dn_lse *)c->saved;
     size_t n = (size_t)x->dim->size;
     dn_grad g = dn__dx(c, 0);
     if (!g.dx) return;
     if (x->stride) {
         for (int b = 0; b < c->n_ints; b++)
-            dn__softmax_from_lse(n, x->v + (size_t)b * n, c->saved[b], c->dy[b], g.beta, g.dx + (size_t)b * n);
+            dn__softmax_from_lse(n, x->v + (size_t)b * n, lse[b], c->dy[b], g.beta, g.dx + (size_t)b * n);
     } else {
-        dn__softmax_from_lse(n, x->v, c->saved[0], dn__sum((size_t)c->n_ints, c->dy), g.beta, g.dx);
+        dn__softmax_from_lse(n, x->v, lse[0], dn__sum((size_t)c->n_ints, c->dy), g.beta, g.dx);
     }
     for (int b = 0; b < c->n_ints; b++) g.dx[(size_t)b * x->stride + (size_t)c->ints[b]] -= c->dy[b];
 }

@@ -11,6 +11,8 @@ import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
 from .._ffi import DTYPE, NULL, OPS, fail, fail_in, nodes
 from ..graph import NO_GRAPH, Expression, current_graph, resolved
 
@@ -164,9 +166,15 @@ def indices(values: Iterable[int], what: str) -> list[int]:
 
 def reals(values: Any, what: str) -> Any:
     """Numbers as something that C takes: a list as it is, anything else as an array of the build's type."""
-    import numpy as np
+    return np.ascontiguousarray(numbers(values, what), DTYPE)
 
+
+def numbers(values: Any, what: str, takes: str = "takes numbers") -> Any:
+    """An array of the build's type from arrays and nested sequences of numbers. NumPy itself would read None as NaN and text as a number."""
     try:
-        return np.ascontiguousarray(values, DTYPE)
+        array = np.asarray(values)
+        if array.dtype.kind not in "biufO" or (array.dtype.kind == "O" and any(isinstance(v, str | None) for v in array.flat)):
+            raise TypeError(f"got {values!r:.60}")
+        return np.asarray(array, DTYPE)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{what}: takes numbers; {error}.") from None
+        raise TypeError(f"{what}: {takes}; {error}.") from None

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from .._ffi import DTYPE, OPS, fail, fail_in, lib, nodes, pointer
 from ..graph import NO_GRAPH, Expression, current_graph
 from ..params.collection import LookupParameters, as_dims
-from ._nodes import indices, leaf, make, reals
+from ._nodes import indices, leaf, make, numbers, reals
 
 __all__ = [
     "constant", "inputTensor", "inputTensorTranspose", "inputVector", "lookup", "lookup_batch", "one_hot", "ones", "scalarInput",
@@ -192,10 +192,10 @@ def inputTensor(  # noqa: N802
     """
     stack = batched and isinstance(arr, list) and len(arr) > 0 and isinstance(arr[0], np.ndarray)
     try:
-        array = np.stack(arr, axis=-1) if stack else np.asarray(arr)  # type: ignore[arg-type]
-        array = np.asarray(array, DTYPE)
-    except (TypeError, ValueError) as error:
+        array = np.stack(arr, axis=-1) if stack else arr  # type: ignore[arg-type]
+    except ValueError as error:
         raise TypeError(f"inputTensor: takes an array or a nested list of numbers; {error}.") from None
+    array = numbers(array, "inputTensor", "takes an array or a nested list of numbers")
     if array.ndim == 0:
         raise TypeError("inputTensor: takes an array or a nested list; got a single number. Use scalarInput().")
     if array.size == 0:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .._ffi import NULL, OPS, fail, lib, nodes
 from ..graph import Expression, operator
-from ._nodes import indices, with_ints
+from ._nodes import indices, not_expression, with_ints
 from .shape import reshape
 
 __all__ = [
@@ -175,6 +175,8 @@ def strided_select(x: Expression, strides: Sequence[int], range_from: Sequence[i
     [1.0, 3.0]
     """
     steps, starts, stops = (indices(v, "strided_select") for v in (strides, range_from, range_to))
+    if not isinstance(x, Expression):
+        raise not_expression("strided_select", x)
     dims, batch = x.dim()
     sizes = (*dims, batch)
     n = max(len(steps), len(starts), len(stops))

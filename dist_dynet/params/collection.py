@@ -6,6 +6,7 @@ blocks of their own with a list of touched rows. A collection is a name and a li
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,12 @@ def as_dims(dims: Any, what: str) -> tuple[int, ...]:
     return tuple(result)
 
 
+def check_size(dims: tuple[int, ...], what: str) -> None:
+    """ValueError for more numbers than a parameter holds; to be called before they are drawn."""
+    if math.prod(dims) >= 1 << 31:
+        raise ValueError(f"{what}: a parameter holds at most {(1 << 31) - 1} numbers; got dims {dims}.")
+
+
 class Root:
     """The owner of all parameters of a tree of collections."""
 
@@ -52,8 +59,6 @@ class Root:
         self.c = ffi.gc(root, lib.dn_root_free)
 
     def new_parameter(self, dims: Sequence[int], rows: int = 0) -> Any:
-        if max(1, rows) * int(np.prod(dims, dtype=object)) >= 1 << 31:
-            raise ValueError(f"a parameter holds at most {(1 << 31) - 1} numbers; got dims {tuple(dims)} x {rows or 1} rows.")
         param = lib.dn_param_new(self.c, len(dims), ffi.new("int[]", list(dims)), rows)
         if param == NULL:
             raise MemoryError(f"parameters: out of memory for dims {tuple(dims)} x {rows or 1} rows")
@@ -99,7 +104,7 @@ class _ParameterBase(Expression):
 
     def storage(self) -> NDArray[Any]:
         """The values themselves, flat in storage order (no copy). After writing, call changed()."""
-        return view(lib.dn_param_values(self._c), lib.dn_param_size(self._c))
+        return view(lib.dn_param_values(self._c), lib.dn_param_size(self._c), self._root)
 
     def changed(self) -> None:
         """Says that storage() was written to."""
@@ -360,6 +365,27 @@ class ParameterCollection:
         self._lookups: list[LookupParameters] = []
         self._counts: dict[str, int] = {}
         self._subcollection_counts: dict[str, int] = {}
+        self._weight_decay: float = _parent._weight_decay if _parent is not None else 0.0
+
+    def get_weight_decay(self) -> float:
+        """The strength of weight decay; 0 at the start."""
+        return self._weight_decay
+
+    def set_weight_decay(self, lam: float) -> None:
+        """After each update by a trainer of this collection all its values are multiplied by 1 - lam (decoupled decay, whatever the learning rate).
+
+        Frozen parameters stay. Subcollections take the strength over when they are made.
+
+        Raises:
+            ValueError: lam is not in [0, 1).
+        """
+        if not 0 <= lam < 1:
+            raise ValueError(f"set_weight_decay: the strength must lie in [0, 1); got {lam}.")
+        self._weight_decay = float(lam)
+
+    def set_weight_decay_lambda(self, lam: float) -> None:
+        """As set_weight_decay()."""
+        self.set_weight_decay(lam)
 
     def name(self) -> str:
         """/ for the root, /name/ for a subcollection."""
@@ -399,7 +425,8 @@ class ParameterCollection:
             name: without '/', '_' and blanks; _0, _1, ... if empty.
         """
         _check_device(device)
-        dims = tuple(init.shape) if isinstance(init, np.ndarray) else as_dims(dim, "add_parameters")
+        dims = as_dims(init.shape if isinstance(init, np.ndarray) else dim, "add_parameters")
+        check_size(dims, "add_parameters")
         values = initializers.make(init, dims, scale, mean, std).values(dims, False)
         return self._add_parameters(dims, values, name)
 
@@ -427,6 +454,7 @@ class ParameterCollection:
         dims = dims if len(dims) > 1 else (*dims, 1)
         if len(dims) > MAX_DIMS or dims[0] < 1:
             raise ValueError(f"add_lookup_parameters: takes at least one row, of at most {MAX_DIMS - 1} dims; got {dims}.")
+        check_size(dims, "add_lookup_parameters")
         storage_dims = (*dims[1:], dims[0])
         return self._add_lookup(dims, initializers.make(init, dims, scale, mean, std).values(storage_dims, True), name)
 

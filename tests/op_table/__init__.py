@@ -3,9 +3,17 @@
 from . import arithmetic, elementwise, inputs, linear, losses, lstm, random, reductions, shape, softmax
 
 FAMILIES = {
-    "arithmetic": arithmetic, "elementwise": elementwise, "inputs": inputs, "linear": linear, "losses": losses, "lstm": lstm,
-    "random": random, "reductions": reductions, "shape": shape, "softmax": softmax,
-}  # fmt: skip
+    "arithmetic": arithmetic,
+    "elementwise": elementwise,
+    "inputs": inputs,
+    "linear": linear,
+    "losses": losses,
+    "lstm": lstm,
+    "random": random,
+    "reductions": reductions,
+    "shape": shape,
+    "softmax": softmax,
+}
 
 NOT_IN_THE_TABLE: dict[str, str] = {}
 """Public functions of dist_dynet.ops that no row calls, each with the reason."""

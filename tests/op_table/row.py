@@ -46,14 +46,15 @@ def data(*dims, batch=1):
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs and the attributes that build and reference are called with as keywords. `extreme`: values given instead of drawn ones."""
+    """Inputs and the attributes that build and reference are called with as keywords."""
 
     inputs: tuple[Input, ...]
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self):
-        parts = ["".join([i.kind[0] if i.kind != "tensor" else "", "x".join(map(str, i.dims)), f"b{i.batch}" * (i.batch != 1)])
-                 for i in self.inputs]
+        parts = [
+            "".join([i.kind[0] if i.kind != "tensor" else "", "x".join(map(str, i.dims)), f"b{i.batch}" * (i.batch != 1)]) for i in self.inputs
+        ]
         return ",".join([*parts, *(f"{k}={v}".replace(" ", "") for k, v in self.attributes.items())]) or "plain"
 
     @property
@@ -67,7 +68,7 @@ def case(*inputs, **attributes):
 
 @dataclass(frozen=True)
 class Extreme:
-    """Inputs of one-dimensional values (tensors without batch) at the edge, and the value and gradients (None: not looked at) they must give."""
+    """Inputs of one-dimensional values (tensors without batch) at the edge, and the value and gradients (None: any) they must give."""
 
     name: str
     inputs: tuple[list[float], ...]
@@ -98,6 +99,9 @@ def even(low=-2.0, high=2.0):
     return lambda rng, inputs, **_: [rng.uniform(low, high, i.shape) for i in inputs]
 
 
+EVEN = even()
+
+
 def away_from_zero(low=0.2, high=2.0):
     """Numbers of both signs that keep a distance from a kink or pole at 0."""
     return lambda rng, inputs, **_: [rng.uniform(low, high, i.shape) * rng.choice([-1, 1], i.shape) for i in inputs]
@@ -120,7 +124,7 @@ class Row:
     reference: Callable[..., Any] | None
     """None: random; then `check` looks at the value."""
     cases: tuple[Case, ...] | list[Case]
-    sample: Callable[..., list[np.ndarray]] = even()
+    sample: Callable[..., list[np.ndarray]] = EVEN
     extremes: tuple[Extreme, ...] | list[Extreme] = ()
     errors: tuple[Refusal, ...] | list[Refusal] = ()
     check: Callable[..., None] | None = None

@@ -1,0 +1,264 @@
+"""What users feed into a graph: numbers, vectors, tensors, constants, parameters, rows of tables."""
+
+import numpy as np
+
+import dist_dynet as dy
+
+from .row import Row, case, data, parameter, refuses, table, tensor
+
+
+def fixed(*value):
+    """A reference that is always this vector (or nested list: matrix), unbatched."""
+    return lambda: np.array(value, float)[..., None]
+
+
+def filled(value):
+    return lambda dim, batch: np.full((*([dim] if isinstance(dim, int) else dim), batch), float(value))
+
+
+def nested_dense(x):
+    """The array with the batch as last axis if it has one, as a Fortran-ordered and non-contiguous array."""
+    return np.repeat(np.asfortranarray(x), 2, axis=0)[::2]
+
+
+def flat_list(x, batch=1):
+    return dy.inputTensorTranspose(x.ravel("F").tolist(), x.shape[: x.ndim - (batch > 1)], batch)
+
+
+def a_table():
+    return dy.ParameterCollection().add_lookup_parameters((4, 2))
+
+
+DIMS = [case(dim=1, batch=1), case(dim=5, batch=1), case(dim=(2, 3), batch=1), case(dim=[2, 3, 2], batch=3), case(dim=1, batch=3)]
+ARRAYS = [case(data(1)), case(data(5)), case(data(3, 4)), case(data(2, 3, 2))]
+BATCHED = [case(data(1, batch=3)), case(data(5, batch=3)), case(data(3, 4, batch=3))]
+plain = {"has_gradient": False, "per_element": False}
+
+
+def lookup_rows(t, index):
+    return t[..., 0][..., list(index)]
+
+
+ROWS = [
+    Row(
+        "input",
+        "scalarInput",
+        lambda: dy.scalarInput(2.5),
+        fixed(2.5),
+        [case()],
+        **plain,
+        errors=[
+            refuses(lambda: dy.scalarInput("a"), TypeError, "."),
+            refuses(lambda: dy.scalarInput(None), TypeError, "."),
+        ],
+    ),
+    Row(
+        "input",
+        "vecInput",
+        lambda: dy.vecInput(3),
+        fixed(0, 0, 0),
+        [case()],
+        **plain,
+        errors=[
+            refuses(lambda: dy.vecInput(-1), ValueError, "^input: dims must not be negative; got -1"),
+            refuses(lambda: dy.vecInput("a"), TypeError, "."),
+            refuses(
+                lambda: dy.vecInput(3).set([1, 2]),
+                ValueError,
+                r"^set: the number of values must equal the size of the input; got 2 values for \(3,\)",
+            ),
+        ],
+    ),
+    Row(
+        "input",
+        "inputVector",
+        lambda: dy.inputVector([1, 2.5]),
+        fixed(1, 2.5),
+        [case()],
+        **plain,
+        errors=[
+            refuses(lambda: dy.inputVector(["a"]), TypeError, "."),
+            refuses(lambda: dy.inputVector(None), TypeError, "^inputVector: takes numbers"),
+            refuses(lambda: dy.inputVector("abc"), TypeError, "^inputVector: takes numbers"),
+        ],
+    ),
+    Row("input", "inputVector of an array", lambda x: dy.inputVector(x), lambda x: x, [case(data(1)), case(data(5))], **plain),
+    Row("input", "inputVector of a tuple", lambda: dy.inputVector((1, 2)), fixed(1, 2), [case()], **plain),
+    Row(
+        "input",
+        "inputTensor",
+        lambda x: dy.inputTensor(x),
+        lambda x: x,
+        ARRAYS,
+        **plain,
+        errors=[
+            refuses(lambda: dy.inputTensor(3.0), TypeError, "^inputTensor: takes an array or a nested list; got a single number"),
+            refuses(lambda: dy.inputTensor([]), ValueError, "^inputTensor: the array has no elements"),
+            refuses(lambda: dy.inputTensor([["a"]]), TypeError, "^inputTensor: takes an array or a nested list of numbers"),
+            refuses(lambda: dy.inputTensor([[1, 2], [3]]), TypeError, "^inputTensor: takes an array or a nested list of numbers"),
+            refuses(lambda: dy.inputTensor(np.zeros((1,) * 8)), ValueError, "^input: at most 7 dims; got 8"),
+            refuses(
+                lambda: dy.inputTensor([1, 2]).set([3, 4]),
+                ValueError,
+                r"^set: this tensor input was not made to be set anew.*reusable_expr=True",
+            ),
+            refuses(lambda: dy.inputTensor([1, 2], reusable_expr=True).set([3, 4, 5]), ValueError, "^set: the number of values"),
+        ],
+    ),
+    Row("input", "inputTensor with a batch", lambda x: dy.inputTensor(x, batched=True), lambda x: x, BATCHED, **plain),
+    Row("input", "inputTensor of integers", lambda: dy.inputTensor([[1, 2], [3, 4]]), fixed([1, 2], [3, 4]), [case()], **plain),
+    Row("input", "inputTensor of any memory order", lambda x: dy.inputTensor(nested_dense(x)), lambda x: x, ARRAYS, **plain),
+    Row(
+        "input",
+        "inputTensor of a list of arrays",
+        lambda x: dy.inputTensor([x[..., b] for b in range(x.shape[-1])], batched=True),
+        lambda x: x,
+        BATCHED,
+        **plain,
+    ),
+    Row(
+        "input",
+        "inputTensorTranspose",
+        lambda x: flat_list(x),
+        lambda x: x,
+        ARRAYS,
+        **plain,
+        errors=[
+            refuses(
+                lambda: dy.inputTensorTranspose([1, 2, 3], (2, 2)),
+                ValueError,
+                r"^inputTensorTranspose: 3 numbers do not fill dims \(2, 2\) x 1",
+            ),
+            refuses(lambda: dy.inputTensorTranspose([1, 2, 3], None, 2), ValueError, "^inputTensorTranspose: 3 numbers do not fill"),
+        ],
+    ),
+    Row("input", "inputTensorTranspose with a batch", lambda x: flat_list(x, x.shape[-1]), lambda x: x, BATCHED, **plain),
+    Row("input", "inputTensorTranspose of one vector", lambda: dy.inputTensorTranspose([1, 2, 3]), fixed(1, 2, 3), [case()], **plain),
+    Row(
+        "input",
+        "sparse_inputTensor",
+        lambda: dy.sparse_inputTensor([[0, 1, 0], [2, 0, 2]], [5, 6, 7], (2, 3), defval=-1),
+        fixed([-1, -1, 7], [6, -1, -1]),
+        [case()],
+        **plain,
+        errors=[
+            refuses(
+                lambda: dy.sparse_inputTensor([[0], [3]], [1], (2, 3)),
+                ValueError,
+                r"^sparse_inputTensor: an index is outside dim 1 of \(2, 3\)",
+            ),
+            refuses(lambda: dy.sparse_inputTensor([[-1], [0]], [1], (2, 3)), ValueError, "^sparse_inputTensor: an index is outside dim 0"),
+            refuses(
+                lambda: dy.sparse_inputTensor([[0]], [1], (2, 3)),
+                ValueError,
+                "^sparse_inputTensor: takes one index per dim and value; got 1 sequences",
+            ),
+            refuses(
+                lambda: dy.sparse_inputTensor([[0, 1], [0]], [1], (2, 3)), ValueError, "^sparse_inputTensor: takes one index per dim and value"
+            ),
+            refuses(lambda: dy.sparse_inputTensor([[0]], [1], (2,)).set([1, 2]), ValueError, "^set: this input cannot be set anew"),
+        ],
+    ),
+    Row(
+        "input",
+        "sparse_inputTensor with a batch",
+        lambda: dy.sparse_inputTensor([[0, 1], [2, 0]], [5, 6], (2, 3), batched=True),
+        lambda: np.array([[0.0, 0, 5], [6, 0, 0]]),
+        [case()],
+        **plain,
+    ),
+    Row(
+        "input",
+        "one_hot",
+        lambda: dy.one_hot(3, 1),
+        fixed(0, 1, 0),
+        [case()],
+        **plain,
+        errors=[
+            refuses(lambda: dy.one_hot(3, 3), ValueError, "^one_hot: index 3 is outside of 3 classes. Indices run from 0 to 2"),
+            refuses(lambda: dy.one_hot(3, [0, -1]), ValueError, "^one_hot: index -1 is outside"),
+            refuses(lambda: dy.one_hot(3, 0.5), TypeError, "^one_hot: indices must be whole numbers"),
+        ],
+    ),
+    Row("input", "one_hot with a batch", lambda: dy.one_hot(3, [1, 0]), lambda: np.array([[0.0, 1], [1, 0], [0, 0]]), [case()], **plain),
+    Row(
+        "fill",
+        "constant",
+        lambda dim, batch: dy.constant(dim, 2.5, batch_size=batch),
+        filled(2.5),
+        DIMS,
+        **plain,
+        errors=[
+            refuses(lambda: dy.constant(-1, 2), ValueError, "constant.*-1|fill.*-1"),
+            refuses(lambda: dy.constant("a", 2), TypeError, "^constant"),
+            refuses(lambda: dy.constant(2, "a"), (TypeError, ValueError), "."),
+            refuses(lambda: dy.constant(2, 1, -1), ValueError, "^fill: the batch size must not be negative; got -1"),
+            refuses(lambda: dy.constant((60000, 60000), 1), ValueError, "^fill: the result would have more than 2147483647 elements"),
+        ],
+    ),
+    Row("fill", "zeros", lambda dim, batch: dy.zeros(dim, batch_size=batch), filled(0), DIMS, **plain),
+    Row("fill", "zeroes", lambda dim, batch: dy.zeroes(dim, batch_size=batch), filled(0), DIMS, **plain),
+    Row("fill", "ones", lambda dim, batch: dy.ones(dim, batch_size=batch), filled(1), DIMS, **plain),
+    Row(
+        "parameter",
+        "a parameter",
+        lambda p: p,
+        lambda p: p,
+        [case(parameter(1)), case(parameter(5)), case(parameter(3, 4)), case(parameter(2, 3, 2))],
+    ),
+    Row("parameter", "a whole table", lambda t: t, lambda t: t, [case(table(1, 1)), case(table(3, 2)), case(table(3, 2, 2))]),
+    Row("input", "an input", lambda x: x, lambda x: x, [case(tensor(1)), case(tensor(3, 4, batch=3))]),
+    Row(
+        "lookup",
+        "lookup",
+        lambda t, index: dy.lookup(t, index),
+        lambda t, index: lookup_rows(t, [index]),
+        [case(table(1, 1), index=0), case(table(4, 3), index=0), case(table(4, 3), index=3), case(table(4, 2, 3), index=2)],
+        errors=[
+            refuses(lambda: dy.lookup(a_table(), 4), ValueError, "^lookup: index 4 is outside the table. Indices run from 0 to 3"),
+            refuses(lambda: dy.lookup(a_table(), -1), ValueError, "^lookup: index -1 is outside the table"),
+            refuses(lambda: dy.lookup(dy.zeros(3), 0), TypeError, "^lookup: takes LookupParameters; got Expression"),
+            refuses(lambda: dy.lookup(a_table(), 0.5), TypeError, "."),
+            refuses(lambda: dy.lookup(a_table(), 0).set(4), ValueError, "^lookup: index 4 is outside the table"),
+        ],
+    ),
+    Row(
+        "lookup",
+        "a row of a table",
+        lambda t, index: t[index],
+        lambda t, index: lookup_rows(t, [index]),
+        [case(table(1, 1), index=0), case(table(4, 3), index=2)],
+        errors=[refuses(lambda: a_table()[4], ValueError, "^lookup: index 4 is outside the table")],
+    ),
+    Row(
+        "lookup_batch",
+        "lookup_batch",
+        lambda t, index: dy.lookup_batch(t, index),
+        lookup_rows,
+        [case(table(1, 1), index=[0]), case(table(4, 3), index=[3, 0, 3]), case(table(4, 2, 3), index=[2, 1])],
+        batched_attributes=("index",),
+        errors=[
+            refuses(lambda: dy.lookup_batch(a_table(), [0, 4]), ValueError, "^lookup_batch: index 4 is outside the table"),
+            refuses(lambda: dy.lookup_batch(dy.zeros(3), [0]), TypeError, "^lookup_batch: takes LookupParameters; got Expression"),
+            refuses(
+                lambda: dy.lookup_batch(a_table(), [0, 1]).set([0]), ValueError, r"^lookup_batch: set takes as many indices .*\(2\); got 1"
+            ),
+            refuses(lambda: dy.lookup_batch(a_table(), 1), TypeError, "^lookup_batch: indices must be whole numbers"),
+        ],
+    ),
+    Row(
+        "lookup_batch",
+        "rows of a table",
+        lambda t, index: t.batch(index),
+        lookup_rows,
+        [case(table(1, 1), index=[0]), case(table(4, 3), index=[3, 0, 3])],
+        batched_attributes=("index",),
+    ),
+    Row(
+        "lookup",
+        "a row twice",
+        lambda t: dy.cmult(t[1], t[1]) + t[2],
+        lambda t: t[..., 1, :] ** 2 + t[..., 2, :],
+        [case(table(3, 1)), case(table(4, 3))],
+    ),
+]

@@ -1,0 +1,33 @@
+"""Starts Python in a process of its own: for what may end a process, or needs another build, limit or environment."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dist_dynet
+
+HERE = Path(__file__).parent
+PACKAGE = Path(dist_dynet.__file__).parent.parent
+
+
+def run_python(*arguments, timeout=120, **environment):
+    """`python ARGUMENTS` with the package under test and this folder on its path."""
+    path = os.pathsep.join(p for p in (str(PACKAGE), str(HERE), os.environ.get("PYTHONPATH", "")) if p)
+    return subprocess.run(
+        [sys.executable, *arguments], env={**os.environ, "PYTHONPATH": path, **environment}, capture_output=True, text=True,
+        timeout=timeout, check=False,
+    )  # fmt: skip
+
+
+def output_of(code, **options):
+    """What a program prints; AssertionError with all it said when it fails."""
+    result = run_python("-c", code, **options)
+    assert result.returncode == 0, f"exit status {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    return result.stdout
+
+
+def resident_megabytes():
+    """The memory of this process that is in use now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -1,0 +1,373 @@
+"""Backward: what gradient() shows, what parameters gather, products put off, parameters that die.
+
+How long: about three seconds.
+"""
+
+import gc
+import threading
+
+import numpy as np
+import pytest
+from processes import output_of
+from test_graph import close
+
+import dist_dynet as dy
+
+# ---- gradient() ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_gradient_before_backward_is_an_error():
+    x = dy.ParameterCollection().add_parameters(2) * 2
+    with pytest.raises(RuntimeError, match=r"Requested gradient for node 1, but backward\(\) has not been called"):
+        x.gradient()
+
+
+def test_gradient_of_a_node_made_after_the_loss_is_an_error():
+    w = dy.ParameterCollection().add_parameters(2)
+    loss = dy.sum_elems(w)
+    later = w * 2
+    loss.backward()
+    with pytest.raises(RuntimeError, match="made after the loss"):
+        later.gradient()
+    assert w.gradient().tolist() == [1, 1]
+
+
+def test_gradient_after_renew_revert_and_new_backward():
+    w = dy.ParameterCollection().add_parameters(2, init=1)
+    a, b = w * 2, w * 3
+    dy.sum_elems(a).backward()
+    assert (a.gradient().tolist(), b.gradient().tolist()) == ([1, 1], [0, 0])
+    dy.sum_elems(b).backward()
+    assert (a.gradient().tolist(), b.gradient().tolist()) == ([0, 0], [1, 1])
+    dy.cg_checkpoint()
+    dy.sum_elems(a).backward()
+    dy.cg_revert()
+    with pytest.raises(RuntimeError, match="has not been called"):
+        a.gradient()
+
+
+def test_gradient_of_inputs_only_with_full():
+    w = dy.ParameterCollection().add_parameters(2, init=3)
+    x = dy.inputVector([5, 6])
+    y = x * 2
+    loss = dy.dot_product(w, y)
+    loss.backward()
+    assert (x.gradient().tolist(), y.gradient().tolist(), w.gradient().tolist()) == ([0, 0], [0, 0], [10, 12])
+    loss.backward(full=True)
+    assert (x.gradient().tolist(), y.gradient().tolist(), w.gradient().tolist()) == ([6, 6], [3, 3], [10, 12])
+
+
+def test_node_gradients_are_replaced_parameter_gradients_accumulate():
+    w = dy.ParameterCollection().add_parameters(2, init=1)
+    loss = dy.sum_elems(dy.square(w))
+    for k in (1, 2, 3):
+        loss.backward()
+        assert (w.gradient().tolist(), w.grad_as_array().tolist()) == ([2, 2], [2 * k, 2 * k])
+
+
+def test_gradients_accumulate_over_graphs():
+    m = dy.ParameterCollection()
+    w, table = m.add_parameters(2, init=1), m.add_lookup_parameters((4, 2), init=1)
+    for k in (1, 2, 3):
+        dy.renew_cg()
+        dy.dot_product(w, table[k % 2]).backward()
+    assert w.grad_as_array().tolist() == [3, 3]
+    assert table.grad_as_array().tolist() == [[1, 1], [2, 2], [0, 0], [0, 0]]
+
+
+def test_gradient_of_the_loss_itself_and_of_shared_views():
+    w = dy.ParameterCollection().add_parameters(4, init=2)
+    v = dy.reshape(w, (2, 2))
+    loss = dy.sum_elems(dy.square(v))
+    loss.backward()
+    assert (loss.gradient().tolist(), v.gradient().tolist()) == ([1], [[4, 4], [4, 4]])
+
+
+def test_gradient_of_parts_of_a_node():
+    m = dy.ParameterCollection()
+    states = dy.VanillaLSTMBuilder(1, 2, 3, m).initial_state().add_inputs([dy.inputVector([1, 2])] * 3)
+    h = [s.output() for s in states]
+    dy.dot_product(h[1], dy.inputVector([1, 2, 3])).backward()
+    assert [e.gradient().tolist() for e in h] == [h[0].gradient().tolist(), [1, 2, 3], [0, 0, 0]]
+    assert np.abs(h[0].gradient()).max() == 0  # it went on inside of the node, not through this output
+    dy.esum([dy.sum_elems(h[0]), dy.sum_elems(h[2] * 2)]).backward()
+    assert [e.gradient().tolist() for e in h] == [[1, 1, 1], [0, 0, 0], [2, 2, 2]]
+
+
+def test_gradient_reads_moved_memory_of_no_chunk():
+    from dist_dynet._ffi import ffi, lib
+
+    m = dy.ParameterCollection()
+    w = m.add_parameters(1000, init=1)
+    dy.sum_elems(w).backward()
+    memory = np.zeros(lib.dn_chunk_capacity(m._root.c, 0) + 16, w.storage().dtype)
+    start = -memory.ctypes.data % 64 // memory.itemsize
+    assert lib.dn_chunk_move_gradients(m._root.c, 0, ffi.cast("dn_real *", memory[start:].ctypes.data)) == 0
+    assert w.gradient().tolist() == w.grad_as_array().tolist() == [1] * 1000
+    assert lib.dn_chunk_move_gradients(m._root.c, 0, ffi.NULL) == 0
+    memory[:] = np.nan
+    assert w.gradient().tolist() == [1] * 1000
+
+
+# ---- what backward() refuses -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [lambda: dy.zeros(2), lambda: dy.zeros((1, 1), batch_size=2), lambda: dy.zeros(0), lambda: dy.zeros(1, 0)])
+def test_backward_of_what_is_not_one_number_is_refused(make):
+    with pytest.raises(ValueError, match="backward: the loss must be one number"):
+        make().backward()
+
+
+def test_backward_of_constants_alone_does_nothing():
+    dy.sum_elems(dy.inputVector([1, 2])).backward()
+    w = dy.ParameterCollection().add_parameters(2)
+    dy.sum_elems(w.expr()).backward()
+    assert not w.has_gradient()
+
+
+@pytest.mark.parametrize("change", ["update", "set_value", "scale", "zero", "clip", "table"])
+def test_backward_after_a_change_without_new_forward_is_an_error(change):
+    m = dy.ParameterCollection()
+    w, table = m.add_parameters(2, init=1), m.add_lookup_parameters((3, 2), init=1)
+    trainer = dy.SimpleSGDTrainer(m)
+    loss = dy.sum_elems(dy.cmult(dy.square(w), table[0]))
+    loss.backward()
+    {
+        "update": trainer.update, "set_value": lambda: w.set_value([2, 2]), "scale": lambda: w.scale(2), "zero": w.zero,
+        "clip": lambda: w.clip_inplace(0, 0.5), "table": lambda: table.init_row(0, [2, 2]),
+    }[change]()  # fmt: skip
+    m.reset_gradients()
+    with pytest.raises(RuntimeError, match="backward: parameters were changed after the values of this graph had been computed"):
+        loss.backward()
+    assert not w.has_gradient()
+    loss.value(recalculate=True)
+    loss.backward()
+    close(w.grad_as_array(), 2 * w.as_array() * table.as_array()[0])
+
+
+def test_change_of_another_model_does_not_matter():
+    m, other = dy.ParameterCollection(), dy.ParameterCollection()
+    w, v = m.add_parameters(2, init=1), other.add_parameters(2, init=1)
+    loss = dy.sum_elems(dy.square(w))
+    loss.forward()
+    v.set_value([5, 5])
+    loss.backward()
+    assert w.grad_as_array().tolist() == [2, 2]
+
+
+# ---- constants and frozen parameters ---------------------------------------------------------------------------------------------------
+
+
+def test_parameter_as_constant_and_as_variable_in_one_graph():
+    w = dy.ParameterCollection().add_parameters(2, init=3)
+    dy.dot_product(w.expr(), w.expr(True)).backward()
+    assert w.grad_as_array().tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_frozen_parameter_gathers_nothing(full):
+    m = dy.ParameterCollection()
+    w, v, table = m.add_parameters(2, init=3), m.add_parameters(2, init=1), m.add_lookup_parameters((3, 2), init=2)
+    for p in (w, table):
+        p.set_updated(False)
+    dy.esum([dy.dot_product(w, v), dy.sum_elems(table[1]), dy.sum_elems(table)]).backward(full=full)
+    assert not w.has_gradient() and not table.has_gradient()
+    assert np.abs(w.grad_as_array()).max() == np.abs(table.grad_as_array()).max() == 0
+    assert v.grad_as_array().tolist() == [3, 3]
+    close(dy.SimpleSGDTrainer(m).gradient_norm(), np.sqrt(18))
+
+
+def test_parameter_frozen_between_forward_and_backward():
+    w = dy.ParameterCollection().add_parameters((2, 2), init=3)
+    loss = dy.sum_elems(w * dy.ones(2))
+    loss.forward()
+    w.set_updated(False)
+    loss.backward()
+    assert not w.has_gradient()
+    w.set_updated(True)
+    loss.backward()
+    assert w.grad_as_array().tolist() == [[1, 1], [1, 1]]
+
+
+def test_lookup_without_update_gathers_nothing():
+    table = dy.ParameterCollection().add_lookup_parameters((3, 2), init=2)
+    dy.esum([dy.sum_elems(dy.lookup(table, 0, update=False)), dy.sum_elems(table[1])]).backward()
+    assert table.touched_rows().tolist() == [1]
+    dy.sum_elems(dy.sum_batches(dy.lookup_batch(table, [0, 2], update=False))).backward(full=True)
+    assert table.touched_rows().tolist() == [1]
+
+
+def test_empty_batches_give_gradients_of_zero():
+    m = dy.ParameterCollection()
+    w, W = m.add_parameters(4, init=1), m.add_parameters((4, 4), init=1)
+    dy.tanh(dy.ones(5000) * float("nan")).forward()  # memory that is not zero
+    x = dy.zeros(4, batch_size=0)
+    losses = [
+        dy.dot_product(w * 1, x), dy.sum_elems(W * x), dy.sum_elems(dy.esum([w * 1, x])), dy.squared_distance(x, w * 1),
+        dy.sum_elems(dy.concatenate([w * 1, x])), dy.pickneglogsoftmax_batch(w * 1, []), dy.sum_elems(dy.affine_transform([w * 1, W, x])),
+    ]  # fmt: skip
+    for loss in losses:
+        dy.sum_batches(loss).backward()
+        assert np.array_equal(w.grad_as_array(), np.zeros(4)) and np.array_equal(W.grad_as_array(), np.zeros((4, 4)))
+        w.clear_gradient()
+        W.clear_gradient()
+
+
+# ---- products of one matrix are put off ------------------------------------------------------------------------------------------------
+
+
+def test_deferred_gradient_of_a_matrix_used_by_many_nodes(rng):
+    W = dy.ParameterCollection().add_parameters((5, 3))
+    xs = [rng.normal(size=(3, n)) for n in (1, 4, 2, 7, 1)]
+    gs = [rng.normal(size=(5, n)) for n in (1, 4, 2, 7, 1)]
+    dy.esum([dy.dot_product(W * dy.inputTensor(x), dy.inputTensor(g)) for x, g in zip(xs, gs, strict=True)]).backward()
+    close(W.grad_as_array(), sum(g @ x.T for x, g in zip(xs, gs, strict=True)))
+    close(W.gradient(), W.grad_as_array())
+
+
+def test_deferred_gradient_through_a_computed_matrix(rng):
+    m = dy.ParameterCollection()
+    A, B = m.add_parameters((5, 2)), m.add_parameters((2, 3))
+    W = A * B
+    xs, gs = rng.normal(size=(3, 4)), rng.normal(size=(5, 4))
+    dy.esum([dy.dot_product(W * dy.inputVector(x), dy.inputVector(g)) for x, g in zip(xs.T, gs.T, strict=True)]).backward()
+    dW = gs @ xs.T
+    close(W.gradient(), dW)
+    close(A.grad_as_array(), dW @ B.as_array().T)
+    close(B.grad_as_array(), A.as_array().T @ dW)
+
+
+def test_deferred_gradient_through_a_transposed_parameter(rng):
+    P = dy.ParameterCollection().add_parameters((3, 5))
+    T = dy.transpose(P)
+    xs, gs = rng.normal(size=(3, 4)), rng.normal(size=(5, 4))
+    dy.esum([dy.dot_product(T * dy.inputVector(x), dy.inputVector(g)) for x, g in zip(xs.T, gs.T, strict=True)]).backward()
+    close(P.grad_as_array(), (gs @ xs.T).T)
+
+
+def test_deferred_gradient_of_a_matrix_used_elementwise_too(rng):
+    W = dy.ParameterCollection().add_parameters((4, 4))
+    x, g, c = rng.normal(size=4), rng.normal(size=4), rng.normal(size=(4, 4))
+    first = dy.dot_product(W, dy.inputTensor(c))
+    product = dy.dot_product(W * dy.inputVector(x), dy.inputVector(g))
+    last = dy.sum_elems(dy.square(W))
+    chained = dy.dot_product(W * (W * dy.inputVector(x)), dy.inputVector(g))
+    w = W.as_array()
+    dy.esum([first, product, last, chained]).backward()
+    close(W.grad_as_array(), c + np.outer(g, x) + 2 * w + np.outer(g, w @ x) + np.outer(w.T @ g, x), 1e-4)
+
+
+def test_deferred_gradient_over_batches(rng):
+    m = dy.ParameterCollection()
+    W, b = m.add_parameters((4, 3)), m.add_parameters(4, init=0)
+    x, g = rng.normal(size=(3, 2, 5)), rng.normal(size=(4, 2, 5))
+    y = dy.affine_transform([b, W, dy.inputTensor(x, batched=True)])
+    dy.sum_batches(dy.dot_product(y, dy.inputTensor(g, batched=True))).backward()
+    close(W.grad_as_array(), np.einsum("inb,jnb->ij", g, x))
+    close(b.grad_as_array(), g.sum(axis=(1, 2)))
+
+
+def test_gradient_of_a_batched_matrix(rng):
+    W = dy.ParameterCollection().add_parameters((4, 3))
+    scale, x, g = rng.normal(size=5), rng.normal(size=(3, 2)), rng.normal(size=(4, 2, 5))
+    batched = dy.cmult(W, dy.inputTensor(scale[None], batched=True))
+    dy.sum_batches(dy.dot_product(batched * dy.inputTensor(x), dy.inputTensor(g, batched=True))).backward()
+    close(W.grad_as_array(), np.einsum("b,inb,jn->ij", scale, g, x))
+    close(batched.gradient(), np.einsum("inb,jn->ijb", g, x))
+
+
+def test_deferred_gradients_add_to_earlier_ones(rng):
+    W = dy.ParameterCollection().add_parameters((4, 3))
+    total = np.zeros((4, 3))
+    for _ in range(3):
+        dy.renew_cg()
+        x, g = rng.normal(size=(3, 2)), rng.normal(size=(4, 2))
+        dy.esum([dy.dot_product(W * dy.inputVector(x[:, j]), dy.inputVector(g[:, j])) for j in range(2)]).backward()
+        total += g @ x.T
+        close(W.gradient(), g @ x.T)
+    close(W.grad_as_array(), total)
+
+
+# ---- parameters that die ---------------------------------------------------------------------------------------------------------------
+
+
+def test_expressions_outlive_their_collection():
+    w = dy.ParameterCollection().add_parameters(1000, init=2)
+    table = dy.ParameterCollection().add_lookup_parameters((5, 1000), init=3)
+    loss = dy.dot_product(w, table[2])
+    half = w * 0.5
+    del w, table
+    gc.collect()
+    [dy.ParameterCollection().add_parameters(1000, init=7) for _ in range(20)]
+    assert loss.value() == 6000
+    loss.backward()
+    assert half.value() == [1] * 1000
+    dy.renew_cg()
+    with pytest.raises(RuntimeError, match="Stale"):
+        half.value()
+
+
+def test_trainer_and_builder_keep_what_they_need():
+    m = dy.ParameterCollection()
+    trainer, lstm = dy.AdamTrainer(m), dy.VanillaLSTMBuilder(2, 3, 4, m)
+    network = dy.BiRNNBuilder(1, 3, 4, m.add_subcollection("b"), dy.VanillaLSTMBuilder)
+    del m
+    gc.collect()
+    before = lstm.get_parameters()[0][0].as_array()
+    for _ in range(3):
+        dy.renew_cg()
+        xs = [dy.inputVector([1, 2, 3])] * 2
+        dy.sum_elems(lstm.initial_state().transduce(xs)[-1] + network.transduce(xs)[0]).backward()
+        trainer.update()
+    assert np.abs(lstm.get_parameters()[0][0].as_array() - before).max() > 1e-4
+
+
+def test_storage_outlives_its_parameter():
+    views = [dy.ParameterCollection().add_parameters(100_000, init=i).storage() for i in range(1, 5)]
+    views.append(dy.ParameterCollection().add_lookup_parameters((10, 10_000), init=5).storage())
+    gc.collect()
+    [dy.ParameterCollection().add_parameters(100_000, init=9) for _ in range(5)]
+    assert [(v.min(), v.max()) for v in views] == [(i, i) for i in range(1, 6)]
+
+
+def test_parameters_dying_in_many_orders_never_crash():
+    code = """
+import gc, random, dist_dynet as dy
+random.seed(3)
+held = []
+for step in range(800):
+    m = dy.ParameterCollection()
+    w, t, s = m.add_parameters((8, 8)), m.add_lookup_parameters((9, 8)), m.add_subcollection("s")
+    l = dy.VanillaLSTMBuilder(1, 8, 8, s)
+    trainer = dy.SimpleSGDTrainer(random.choice([m, s]))
+    if random.random() < 0.3: dy.renew_cg()
+    if random.random() < 0.2: dy.cg_checkpoint()
+    h = l.initial_state().transduce([t[1], w * t[3]])[-1]
+    loss = dy.sum_elems(h)
+    held += random.sample([m, w, t, l, h, loss, trainer, w.expr(True), s.parameters_list()], 4)
+    del m, w, t, s, l
+    if random.random() < 0.2: gc.collect()
+    try: loss.backward(); trainer.update()
+    except RuntimeError as error: assert "parameters were changed" in str(error), error  # by an older trainer
+    del trainer, h, loss
+    if random.random() < 0.2: dy.cg_revert()
+    random.shuffle(held)
+    del held[30:]
+    for e in held:
+        try:
+            if isinstance(e, dy.Expression): e.value()
+            elif isinstance(e, dy.Trainer): e.update()
+        except RuntimeError as error: assert "Stale" in str(error), error
+print("alive")
+"""
+    assert output_of(code) == "alive\n"
+
+
+def test_parameter_of_another_thread_dies_while_a_graph_holds_it():
+    made = []
+    thread = threading.Thread(target=lambda: made.append(dy.sum_elems(dy.ParameterCollection().add_parameters(500, init=2) * 2)))
+    thread.start()
+    thread.join()
+    gc.collect()
+    with pytest.raises(RuntimeError, match="Stale"):
+        made[0].value()

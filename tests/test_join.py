@@ -1,0 +1,145 @@
+"""Joined nodes (csrc/join.h) give what the same nodes give one by one. Immediate mode computes each node when it is made: nothing is joined there."""
+
+import numpy as np
+import pytest
+
+import dist_dynet as dy
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture
+def model():
+    m = dy.ParameterCollection()
+    return m, m.add_parameters((37, 20), name="W"), m.add_parameters(37, name="b"), m.add_lookup_parameters((9, 20))
+
+
+def inputs(E, batch=1):
+    """Five known vectors before any product: rows, and a function of rows."""
+    rows = [dy.lookup_batch(E, [(i + k) % 9 for k in range(batch)]) for i in range(5)]
+    return [*rows[:3], dy.tanh(rows[3] + rows[4]), rows[0]]
+
+
+def losses(kind, W, b, xs):
+    if kind == "affine":
+        ys = [dy.affine_transform([b, W, x]) for x in xs]
+    elif kind == "matmul":
+        ys = [W * x for x in xs]
+    else:  # a matrix that is computed, and the loss uses some of the products twice
+        V = dy.transpose(dy.transpose(W) * 0.5)
+        ys = [V * x for x in xs]
+    return ys, [dy.sum_batches(dy.pickneglogsoftmax_batch(y, [k] * y.dim()[1])) for k, y in enumerate(ys)]
+
+
+def run(model, kind, batch, immediate, used=None):
+    m, W, b, E = model
+    m.reset_gradients()
+    dy.renew_cg(immediate_compute=immediate)
+    ys, parts = losses(kind, W, b, inputs(E, batch))
+    loss = dy.esum([p for k, p in enumerate(parts) if used is None or k in used])
+    value = loss.value()
+    loss.backward()
+    return [value, *(y.npvalue() for y in ys), *(y.gradient() for y in ys), *(p.grad_as_array() for p in (W, b, E))]
+
+
+def assert_equal(a, b):
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_allclose(x, y, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("kind", ["affine", "matmul", "computed"])
+def test_join_equals_one_by_one(model, kind, batch):
+    assert_equal(run(model, kind, batch, True), run(model, kind, batch, False))
+
+
+@pytest.mark.parametrize("used", [{0}, {4}, {1, 3}])
+def test_join_with_unused_members_equals_one_by_one(model, used):
+    assert_equal(run(model, "affine", 1, True, used), run(model, "affine", 1, False, used))
+
+
+def test_join_waits_for_nothing_that_is_not_known(model):
+    m, W, b, E = model
+    P = m.add_parameters((20, 37))
+
+    def chain(immediate):
+        m.reset_gradients()
+        dy.renew_cg(immediate_compute=immediate)
+        x, total = E[0], []
+        for _ in range(4):  # each product needs the one before
+            y = dy.tanh(W * x + b)
+            x = dy.tanh(P * y)
+            total.append(dy.sum_elems(x))
+        loss = dy.esum(total)
+        loss.backward()
+        return [loss.value(), W.grad_as_array(), P.grad_as_array()]
+
+    assert_equal(chain(True), chain(False))
+
+
+def test_join_keeps_to_what_was_asked_for(model):
+    _, W, _, E = model
+    dy.renew_cg()
+    xs = [E[0], E[1], E[2]]
+    ys = [W * x for x in xs]
+    first = ys[0].npvalue()  # the others are not computed yet
+    E.init_row(1, [1.0] * 20)
+    np.testing.assert_allclose(ys[0].npvalue(), first)
+    np.testing.assert_allclose(ys[2].npvalue(), W.as_array() @ E.row_as_array(2), rtol=1e-4, atol=1e-5)
+
+
+def test_join_after_set_is_computed_anew(model):
+    _, W, _, _ = model
+    dy.renew_cg()
+    xs = [dy.inputVector([float(i)] * 20) for i in range(3)]
+    ys = [W * x for x in xs]
+    dy.forward(ys)
+    xs[1].set([5.0] * 20)
+    for x, y in zip(xs, ys, strict=True):
+        np.testing.assert_allclose(y.npvalue(), W.as_array() @ x.npvalue(), rtol=1e-4, atol=1e-5)
+
+
+def test_join_over_a_checkpoint_is_computed_anew(model):
+    m, W, _, E = model
+    dy.renew_cg()
+    xs = [E[i] for i in range(4)]
+    kept = [W * x for x in xs[:2]]
+    for evaluate_before in (False, True):
+        if evaluate_before:
+            dy.forward(kept)
+        dy.cg_checkpoint()
+        dropped = [W * x for x in xs]
+        dy.forward(dropped)
+        dy.cg_revert()
+        again = [W * x for x in xs[2:]]
+        m.reset_gradients()
+        loss = dy.esum([dy.sum_elems(dy.square(y)) for y in (*kept, *again)])
+        loss.backward()
+        X = np.stack([E.row_as_array(i) for i in range(4)], axis=1)
+        np.testing.assert_allclose(W.grad_as_array(), 2 * W.as_array() @ X @ X.T, rtol=1e-4, atol=1e-5)
+
+
+def test_join_does_not_mix_other_dims_or_weights(model):
+    m, W, _, E = model
+    V = m.add_parameters((37, 20))
+    dy.renew_cg()
+    wide = dy.concatenate_cols([E[0], E[1]])
+    batch = dy.lookup_batch(E, [2, 3])
+    exprs = [W * E[0], V * E[1], W * wide, W * batch, W * E[2], V * wide]
+    dy.forward(exprs)
+    expected = [W.as_array() @ E.row_as_array(0), V.as_array() @ E.row_as_array(1), W.as_array() @ wide.npvalue(),
+                W.as_array() @ batch.npvalue(), W.as_array() @ E.row_as_array(2), V.as_array() @ wide.npvalue()]  # fmt: skip
+    for e, x in zip(exprs, expected, strict=True):
+        np.testing.assert_allclose(e.npvalue(), x, rtol=1e-4, atol=1e-5)
+
+
+def test_join_of_many_products_stays_within_memory(model):
+    m, W, b, E = model
+    dy.renew_cg()
+    rows = [E[i % 9] for i in range(1000)]  # more columns than one product takes
+    loss = dy.esum([dy.sum_elems(dy.affine_transform([b, W, x])) for x in rows])
+    m.reset_gradients()
+    loss.backward()
+    X = sum(E.row_as_array(i % 9) for i in range(1000))
+    np.testing.assert_allclose(W.grad_as_array(), np.tile(X, (37, 1)), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(b.grad_as_array(), 1000)
