@@ -1,9 +1,10 @@
 """The op table: one row per operation and use, one module per family, as in csrc/ops. tests/test_ops.py runs them all."""
 
-from . import arithmetic, elementwise, inputs, linear, losses, lstm, random, reductions, shape, softmax
+from . import arithmetic, convolution, elementwise, inputs, linear, losses, lstm, random, reductions, selection, shape, softmax
 
 FAMILIES = {
     "arithmetic": arithmetic,
+    "convolution": convolution,
     "elementwise": elementwise,
     "inputs": inputs,
     "linear": linear,
@@ -11,6 +12,7 @@ FAMILIES = {
     "lstm": lstm,
     "random": random,
     "reductions": reductions,
+    "selection": selection,
     "shape": shape,
     "softmax": softmax,
 }
