@@ -3,12 +3,39 @@
 #include "math.h"
 #include "quad.h"
 
-/* Below this a call of memcpy costs more than a loop. */
+/* Below this a call of memcpy costs more than the copy. */
 enum { SHORT_RUN = 16 };
+typedef dn_real Oct __attribute__((vector_size(8 * sizeof(dn_real))));
 
+/* y = x, or y += x with add = 1, for 4 to 15 numbers: two vectors that overlap. Both are read before one is written. */
+#define TWO_VECTORS(Vector, n)                                          \
+    do {                                                                \
+        Vector first, second, old;                                      \
+        memcpy(&first, x, sizeof first);                                \
+        memcpy(&second, x + run - (n), sizeof second);                  \
+        if (add) {                                                      \
+            memcpy(&old, y, sizeof old);                                \
+            first += old;                                               \
+            memcpy(&old, y + run - (n), sizeof old);                    \
+            second += old;                                              \
+        }                                                               \
+        memcpy(y, &first, sizeof first);                                \
+        memcpy(y + run - (n), &second, sizeof second);                  \
+    } while (0)
+DN_INLINE void short_runs(size_t run, size_t count, const dn_real *x, size_t x_step, int add, dn_real *y, size_t y_step) {
+    if (run >= 8)
+        for (size_t o = 0; o < count; o++, x += x_step, y += y_step) TWO_VECTORS(Oct, 8);
+    else if (run >= 4)
+        for (size_t o = 0; o < count; o++, x += x_step, y += y_step) TWO_VECTORS(Quad, 4);
+    else
+        for (size_t o = 0; o < count; o++, x += x_step, y += y_step)
+            for (size_t i = 0; i < run; i++) y[i] = x[i] + (add ? y[i] : 0);
+}
 DN_MULTIVERSION static void copy_short(size_t run, size_t count, const dn_real *x, size_t x_step, dn_real *y, size_t y_step) {
-    for (size_t o = 0; o < count; o++, x += x_step, y += y_step)
-        for (size_t i = 0; i < run; i++) y[i] = x[i];
+    short_runs(run, count, x, x_step, 0, y, y_step);
+}
+DN_MULTIVERSION static void add_short(size_t run, size_t count, const dn_real *x, size_t x_step, dn_real *y, size_t y_step) {
+    short_runs(run, count, x, x_step, 1, y, y_step);
 }
 static void copy_numbers(size_t count, const dn_real *x, size_t x_step, dn_real *y, size_t y_step) {
     for (size_t o = 0; o < count; o++) y[o * y_step] = x[o * x_step];
@@ -41,6 +68,7 @@ void dn__add_blocks(size_t run, size_t count, const dn_real *x, size_t x_step, d
         count = 1;
     }
     if (run == 1) add_numbers(count, x, x_step, y, y_step);
+    else if (run < SHORT_RUN) add_short(run, count, x, x_step, y, y_step);
     else add_runs(run, count, x, x_step, y, y_step);
 }
 

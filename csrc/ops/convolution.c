@@ -84,55 +84,68 @@ static int conv_dims(dn_shape *s) {
     return batch < 0 ? batch : dn__set_dims(s, 3, (int[]){w.out[0], w.out[1], size_at(f, 3)}, batch);
 }
 
-/* The positions p in [from, to) of one column: runs of heights at one width. For each, first ... last - 1 are inside of the plane, with
- * `at` the place of the first in the plane. */
-typedef struct run { int p, n, first, last, at; } run;
-static run run_at(const conv *v, int p, int to, int kh, int kw) {
-    const windows *w = &v->w;
-    run r = {p, 0, 0, 0, 0};
-    int column = p / w->out[0], h = p % w->out[0], stride = w->stride[0], shift = kh - w->before[0];
-    r.n = w->out[0] - h < to - p ? w->out[0] - h : to - p;
-    int in_column = column * w->stride[1] + kw - w->before[1];
-    if (in_column < 0 || in_column >= w->in[1]) return r;
-    /* least and greatest heights with 0 <= height * stride + shift < in */
-    int64_t low = shift >= 0 ? 0 : ((int64_t)stride - shift - 1) / stride;
-    int64_t high = shift >= w->in[0] ? 0 : ((int64_t)w->in[0] - shift + stride - 1) / stride;
-    low = low < h ? h : low;
-    high = high > h + r.n ? h + r.n : high;
-    if (low >= high) return r;
-    r.first = (int)(low - h);
-    r.last = (int)(high - h);
-    r.at = in_column * w->in[0] + (int)low * stride + shift;
-    return r;
+/* A tile: heights h ... h + rows - 1 of widths w ... w + cols - 1, positions that follow one another; either all heights, or one width. */
+typedef struct tile { int h, w, rows, cols; } tile;
+static tile tile_at(const conv *v, int p) {
+    int height = v->w.out[0], width = v->w.out[1];
+    tile t = {p % height, p / height, height, 1};
+    if (v->tile < height) t.rows = v->tile < height - t.h ? v->tile : height - t.h;
+    else t.cols = v->tile / height < width - t.w ? v->tile / height : width - t.w;
+    return t;
 }
-static void make_columns(const conv *v, const dn_real *x, int from, int to, dn_real *columns) {
+/* The outputs of a tile in one dim, from ... from + n - 1, that see an input inside of the plane, `shift` behind their stride: first ... last - 1,
+ * counted from `from`. */
+static void inside(int in, int stride, int shift, int from, int n, int *first, int *last) {
+    int64_t low = shift >= 0 ? 0 : ((int64_t)stride - shift - 1) / stride, high = shift >= in ? 0 : ((int64_t)in - shift + stride - 1) / stride;
+    low -= from;
+    high -= from;
+    *first = low < 0 ? 0 : low > n ? n : (int)low;
+    *last = high > n ? n : high < *first ? *first : (int)high;
+}
+/* One column of a tile: the part inside of the plane, h0 ... h1 - 1 of w0 ... w1 - 1, begins at `at` in the plane. */
+typedef struct shifted { int h0, h1, w0, w1; size_t at; } shifted;
+static shifted shifted_by(const conv *v, const tile *t, int kh, int kw) {
+    const windows *w = &v->w;
+    shifted s;
+    inside(w->in[0], w->stride[0], kh - w->before[0], t->h, t->rows, &s.h0, &s.h1);
+    inside(w->in[1], w->stride[1], kw - w->before[1], t->w, t->cols, &s.w0, &s.w1);
+    s.at = 0;
+    if (s.h1 > s.h0 && s.w1 > s.w0)
+        s.at = (size_t)((t->w + s.w0) * w->stride[1] + kw - w->before[1]) * (size_t)w->in[0] +
+               (size_t)((t->h + s.h0) * w->stride[0] + kh - w->before[0]);
+    else s.h1 = s.h0, s.w1 = s.w0;
+    return s;
+}
+static void make_columns(const conv *v, const tile *t, const dn_real *x, dn_real *columns) {
+    size_t rows = (size_t)t->rows, step = (size_t)v->w.in[0] * (size_t)v->w.stride[1], stride = (size_t)v->w.stride[0];
     for (int ci = 0; ci < v->channels; ci++, x += v->in_size)
         for (int kw = 0; kw < v->w.window[1]; kw++)
-            for (int kh = 0; kh < v->w.window[0]; kh++)
-                for (int p = from; p < to;) {
-                    run r = run_at(v, p, to, kh, kw);
-                    size_t n = (size_t)(r.last - r.first), stride = (size_t)v->w.stride[0];
-                    for (int i = 0; i < r.first; i++) columns[i] = 0;
-                    if (stride == 1) dn__copy_blocks(n, 1, x + r.at, n, columns + r.first, n);
-                    else dn__copy_blocks(1, n, x + r.at, stride, columns + r.first, 1);
-                    for (int i = r.last; i < r.n; i++) columns[i] = 0;
-                    columns += r.n;
-                    p += r.n;
+            for (int kh = 0; kh < v->w.window[0]; kh++, columns += rows * (size_t)t->cols) {
+                shifted s = shifted_by(v, t, kh, kw);
+                size_t h0 = (size_t)s.h0, h1 = (size_t)s.h1, w0 = (size_t)s.w0, w1 = (size_t)s.w1;
+                memset(columns, 0, w0 * rows * sizeof *columns);
+                memset(columns + w1 * rows, 0, ((size_t)t->cols - w1) * rows * sizeof *columns);
+                for (size_t w = w0; w < w1 && h1 - h0 < rows; w++) {
+                    for (size_t h = 0; h < h0; h++) columns[w * rows + h] = 0;
+                    for (size_t h = h1; h < rows; h++) columns[w * rows + h] = 0;
                 }
+                if (stride == 1) dn__copy_blocks(h1 - h0, w1 - w0, x + s.at, step, columns + w0 * rows + h0, rows);
+                else for (size_t w = w0; w < w1; w++)
+                    dn__copy_blocks(1, h1 - h0, x + s.at + (w - w0) * step, stride, columns + w * rows + h0, 1);
+            }
 }
 /* the reverse: dx += dcolumns */
-static void add_columns(const conv *v, const dn_real *dcolumns, int from, int to, dn_real *dx) {
+static void add_columns(const conv *v, const tile *t, const dn_real *dcolumns, dn_real *dx) {
+    size_t rows = (size_t)t->rows, step = (size_t)v->w.in[0] * (size_t)v->w.stride[1], stride = (size_t)v->w.stride[0];
     for (int ci = 0; ci < v->channels; ci++, dx += v->in_size)
         for (int kw = 0; kw < v->w.window[1]; kw++)
-            for (int kh = 0; kh < v->w.window[0]; kh++)
-                for (int p = from; p < to;) {
-                    run r = run_at(v, p, to, kh, kw);
-                    size_t n = (size_t)(r.last - r.first), stride = (size_t)v->w.stride[0];
-                    if (stride == 1) dn__add_blocks(n, 1, dcolumns + r.first, n, 1, dx + r.at, n);
-                    else dn__add_blocks(1, n, dcolumns + r.first, 1, 1, dx + r.at, stride);
-                    dcolumns += r.n;
-                    p += r.n;
-                }
+            for (int kh = 0; kh < v->w.window[0]; kh++, dcolumns += rows * (size_t)t->cols) {
+                shifted s = shifted_by(v, t, kh, kw);
+                size_t h0 = (size_t)s.h0, h1 = (size_t)s.h1, w0 = (size_t)s.w0, w1 = (size_t)s.w1;
+                if (stride == 1) dn__add_blocks(h1 - h0, w1 - w0, dcolumns + w0 * rows + h0, rows, 1, dx + s.at, step);
+                else for (size_t w = w0; w < w1; w++)
+                    dn__add_blocks(1, h1 - h0, dcolumns + w * rows + h0, 1, 1, dx + s.at + (w - w0) * step, stride);
+            }
 }
 
 /* y = columns f + beta y */
@@ -143,9 +156,10 @@ static void conv_forward(dn_call *c, dn_real beta) {
     for (size_t b = 0; b < (size_t)c->dim->batch; b++) {
         const dn_real *x = c->x[0].v + b * c->x[0].stride, *f = c->x[1].v + b * c->x[1].stride;
         dn_real *y = c->y + b * (size_t)c->dim->size;
-        for (int p = 0; p < v.positions; p += v.tile) {
-            int n = v.positions - p < v.tile ? v.positions - p : v.tile;
-            if (!v.as_is) make_columns(&v, x, p, p + n, columns);
+        for (int p = 0, n; p < v.positions; p += n) {
+            tile t = tile_at(&v, p);
+            n = t.rows * t.cols;
+            if (!v.as_is) make_columns(&v, &t, x, columns);
             dn__mm(n, v.k, v.out_channels, v.as_is ? x + p : columns, v.as_is ? v.in_size : n, f, v.k, beta, y + p, v.positions);
         }
     }
@@ -159,10 +173,11 @@ static void conv_backward(dn_call *c) {
     if (!v.as_is && !columns) return;
     for (size_t b = 0; b < (size_t)c->dim->batch; b++) {
         const dn_real *x = c->x[0].v + b * c->x[0].stride, *f = c->x[1].v + b * c->x[1].stride, *dy = c->dy + b * (size_t)c->dim->size;
-        for (int p = 0; p < v.positions; p += v.tile) {
-            int n = v.positions - p < v.tile ? v.positions - p : v.tile;
+        for (int p = 0, n; p < v.positions; p += n) {
+            tile t = tile_at(&v, p);
+            n = t.rows * t.cols;
             if (df.dx) {
-                if (!v.as_is) make_columns(&v, x, p, p + n, columns);
+                if (!v.as_is) make_columns(&v, &t, x, columns);
                 dn__mm_dx(n, v.k, v.out_channels, v.as_is ? x + p : columns, v.as_is ? v.in_size : n, dy + p, v.positions,
                           p || (b && !c->x[1].stride) ? 1 : df.beta, df.dx + b * c->x[1].stride, v.k);
             }
@@ -171,7 +186,7 @@ static void conv_backward(dn_call *c) {
                 dn__mm_dw(n, v.k, v.out_channels, dy + p, v.positions, f, v.k, 1, dx + b * c->x[0].stride + p, v.in_size);
             } else {
                 dn__mm_dw(n, v.k, v.out_channels, dy + p, v.positions, f, v.k, 0, columns, n);
-                add_columns(&v, columns, p, p + n, dx + b * c->x[0].stride);
+                add_columns(&v, &t, columns, dx + b * c->x[0].stride);
             }
         }
     }
