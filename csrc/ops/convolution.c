@@ -47,7 +47,7 @@ typedef struct conv {
     windows w;
     int in_size, positions, channels, k, out_channels, tile, as_is; /* as_is: x itself is the columns */
 } conv;
-enum { TILE_NUMBERS = 1 << 18, LEAST_TILE = 256 };
+enum { TILE_NUMBERS = 1 << 18, LEAST_TILE = 256 }; /* half and double of it are slower */
 
 static conv conv_of(const dn_dim *x, const dn_dim *f, const int *ints) {
     conv v;
@@ -96,9 +96,8 @@ static tile tile_at(const conv *v, int p) {
 /* The outputs of a tile in one dim, from ... from + n - 1, that see an input inside of the plane, `shift` behind their stride: first ... last - 1,
  * counted from `from`. */
 static void inside(int in, int stride, int shift, int from, int n, int *first, int *last) {
-    int64_t low = shift >= 0 ? 0 : ((int64_t)stride - shift - 1) / stride, high = shift >= in ? 0 : ((int64_t)in - shift + stride - 1) / stride;
-    low -= from;
-    high -= from;
+    int64_t low = (shift >= 0 ? 0 : ((int64_t)stride - shift - 1) / stride) - from;
+    int64_t high = (shift >= in ? 0 : ((int64_t)in - shift + stride - 1) / stride) - from;
     *first = low < 0 ? 0 : low > n ? n : (int)low;
     *last = high > n ? n : high < *first ? *first : (int)high;
 }
