@@ -22,8 +22,18 @@ void dn__mm(int m, int k, int n, const dn_real *w, int ldw, const dn_real *x, in
 void dn__mm_dx(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy, int lddy, dn_real beta, dn_real *dx, int lddx);
 /* dW = dy x' + beta dW */
 void dn__mm_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x, int ldx, dn_real beta, dn_real *dw, int lddw);
-/* y = x', x is rows x cols and dense; y is cols x rows and dense. y += x' with beta = 1. */
+
+/* ---- numbers that change their places (kernels/strided.c) --------------------------------------------------------- */
+/* `count` blocks of `run` numbers each, the starts of neighbouring blocks x_step and y_step apart: y = x; y = x + beta y */
+void dn__copy_blocks(size_t run, size_t count, const dn_real *x, size_t x_step, dn_real *y, size_t y_step);
+void dn__add_blocks(size_t run, size_t count, const dn_real *x, size_t x_step, dn_real beta, dn_real *y, size_t y_step);
+/* y = x' + beta y, x is rows x cols and y is cols x rows; both dense in the first */
 void dn__transpose(int rows, int cols, const dn_real *x, dn_real beta, dn_real *y);
+void dn__transpose_plane(size_t rows, size_t cols, const dn_real *x, size_t ldx, dn_real beta, dn_real *y, size_t ldy);
+/* y, dense with sizes n[0], n[1], ... (at most 16), takes the numbers of x whose place moves by step[i] as y's index i rises; and the other
+ * way round, x = y + beta x at those places, which must differ from one another. */
+void dn__gather(int nd, const size_t *n, const size_t *step, const dn_real *x, dn_real *y);
+void dn__scatter(int nd, const size_t *n, const size_t *step, const dn_real *y, dn_real beta, dn_real *x);
 
 /* ---- LU with partial pivoting (kernels/lu.c): n x n, dense; `work` has dn__lu_work(n) numbers ---------------------- */
 size_t dn__lu_work(int n);

@@ -3,19 +3,8 @@
  * All thresholds are measured (OpenBLAS 0.3.34 on Zen 4, AVX-512 and AVX2 kernels). Without BLAS all works, slower. */
 #include "kernels.h"
 #include "math.h"
+#include "quad.h"
 
-#ifdef DN_DOUBLE
-typedef int64_t lane_int;
-#else
-typedef int32_t lane_int;
-#endif
-typedef dn_real Quad __attribute__((vector_size(4 * sizeof(dn_real))));
-#ifdef __clang__
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-typedef lane_int QuadIndex __attribute__((vector_size(4 * sizeof(dn_real))));
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (QuadIndex){__VA_ARGS__})
-#endif
 /* Keeps a vector in a register. Without it GCC 12 loads an operand again for every use (31 loads for 16 products). */
 #if defined(__x86_64__)
 #define KEEP(v) __asm__("" : "+v"(v))
@@ -218,24 +207,4 @@ void dn__mm_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *
         plain_dw(m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
     else
         gemm(COL_MAJOR, NO_TRANS, TRANS, m, k, n, 1, dy, lddy, x, ldx, beta, dw, lddw);
-}
-
-/* ---- transpose --------------------------------------------------------------------------------------------------- */
-/* In tiles, so that the lines that the strided side touches stay in L1. */
-void dn__transpose(int rows, int cols, const dn_real *x, dn_real beta, dn_real *y) {
-    enum { TILE = 16 };
-    for (int r0 = 0; r0 < rows; r0 += TILE) {
-        int r1 = rows - r0 < TILE ? rows : r0 + TILE;
-        for (int c0 = 0; c0 < cols; c0 += TILE) {
-            int c1 = cols - c0 < TILE ? cols : c0 + TILE;
-            for (int r = r0; r < r1; r++) {
-                const dn_real *from = x + r;
-                dn_real *to = y + (size_t)r * cols;
-                if (beta == 0)
-                    for (int c = c0; c < c1; c++) to[c] = from[(size_t)c * rows];
-                else
-                    for (int c = c0; c < c1; c++) to[c] += from[(size_t)c * rows];
-            }
-        }
-    }
 }

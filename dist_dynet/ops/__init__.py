@@ -7,6 +7,7 @@ name what is missing.
 from . import (
     arithmetic,
     choice,
+    convolution,
     elementwise,
     extremes,
     gradients,
@@ -17,12 +18,14 @@ from . import (
     masked,
     random,
     reductions,
+    selection,
     shape,
     softmax,
 )
 
 FAMILIES = (
-    inputs, arithmetic, elementwise, linear, softmax, masked, losses, reductions, extremes, shape, choice, gradients, lstm, random,
+    inputs, arithmetic, elementwise, linear, softmax, masked, losses, reductions, extremes, shape, selection,
+    convolution, choice, gradients, lstm, random,
 )  # fmt: skip
 
 __all__ = [name for family in FAMILIES for name in family.__all__]

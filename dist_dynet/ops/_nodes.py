@@ -136,6 +136,18 @@ def with_int(cls: type[Expression], op: int, what: str, x: Expression, i: int) -
     return make(cls, h, x._h)
 
 
+def with_ints(cls: type[Expression], op: int, what: str, x: Expression, ints: Sequence[int]) -> Any:
+    """A node of one input and any number of whole numbers."""
+    try:
+        handle = x._h
+    except AttributeError:
+        raise not_expression(what, x) from None
+    h = _node_many(op, 1, (handle,), len(ints), ints or NULL, 0, NULL)
+    if h == NO_GRAPH:
+        h = _node_many(op, 1, (resolved(handle),), len(ints), ints or NULL, 0, NULL)
+    return make(cls, h, handle)
+
+
 def with_reals(op: int, what: str, x: Expression, a: float, b: float) -> Expression:
     """A node of one input and two numbers."""
     try:

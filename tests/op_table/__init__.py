@@ -3,6 +3,7 @@
 from . import (
     arithmetic,
     choice,
+    convolution,
     elementwise,
     extremes,
     gradients,
@@ -14,6 +15,7 @@ from . import (
     masked,
     random,
     reductions,
+    selection,
     shape,
     softmax,
 )
@@ -21,6 +23,7 @@ from . import (
 FAMILIES = {
     "arithmetic": arithmetic,
     "choice": choice,
+    "convolution": convolution,
     "elementwise": elementwise,
     "extremes": extremes,
     "gradients": gradients,
@@ -32,6 +35,7 @@ FAMILIES = {
     "masked": masked,
     "random": random,
     "reductions": reductions,
+    "selection": selection,
     "shape": shape,
     "softmax": softmax,
 }

@@ -1,0 +1,250 @@
+/* Selection: some of the numbers, at places that are given or that the values decide. */
+#include <stdio.h>
+
+#include "../kernels/kernels.h"
+#include "../op.h"
+
+/* x seen along dim d: `outer` blocks of length x inner numbers. */
+typedef struct along { size_t length, inner, outer; } along;
+static along along_dim(const dn_dim *x, int d) {
+    along a = {d < x->nd ? (size_t)x->d[d] : 1, 1, 1};
+    for (int i = 0; i < x->nd; i++) {
+        if (i < d) a.inner *= (size_t)x->d[i];
+        if (i > d) a.outer *= (size_t)x->d[i];
+    }
+    return a;
+}
+static int size_along(const dn_dim *x, int d) { return d < x->nd ? x->d[d] : 1; }
+
+/* Is d a dim of x, and are the n indices in its range? */
+static int check_dim(dn_shape *s, int d) {
+    const dn_dim *x = s->x[0];
+    if (d >= 0 && (d < x->nd || d == 0)) return 0;
+    return dn__fail(s, DN_ERROR_VALUE, "dim %d is not a dim of x = %s. Dims are counted from 0.", d, DIMS(x));
+}
+static int check_indices(dn_shape *s, int d, int n, const int *indices) {
+    int size = size_along(s->x[0], d);
+    for (int i = 0; i < n; i++)
+        if (indices[i] < 0 || indices[i] >= size)
+            return dn__fail(s, DN_ERROR_VALUE, "index %d is outside dim %d of x = %s. Indices run from 0 to %d.", indices[i], d, DIMS(s->x[0]),
+                            size - 1);
+    return 0;
+}
+
+/* ---- pick: ints = dim, then one index, or one per batch element --------------------------------------------------------- */
+
+DN_OP(pick, 1, DN_BATCHES | DN_INTS_AFTER_FIRST, "y = x at index v of dim d; the dim goes. One index, or one per batch element")
+static int pick_dims(dn_shape *s) {
+    const dn_dim *x = s->x[0];
+    int d = s->ints[0], n = s->n_ints - 1, nd = 0, sizes[DN_MAX_DIMS], error = check_dim(s, d);
+    if (error) return error;
+    if (n != 1 && x->batch != 1 && n != x->batch)
+        return dn__fail(s, DN_ERROR_VALUE, "takes one index, or one per batch element; got %d indices, x = %s.", n, DIMS(x));
+    if ((error = check_indices(s, d, n, s->ints + 1))) return error;
+    for (int i = 0; i < x->nd; i++)
+        if (i != d) sizes[nd++] = x->d[i];
+    if (!nd) sizes[nd++] = 1;
+    return dn__set_dims(s, nd, sizes, n == 1 ? x->batch : n);
+}
+/* One index for all is one call of blocks over the whole batch. */
+static size_t picked_indices(const dn_call *c) { return c->n_ints == 2 ? 1 : (size_t)c->dim->batch; }
+static void pick_forward(dn_call *c) {
+    along a = along_dim(c->x[0].dim, c->ints[0]);
+    size_t size = a.inner * a.outer, n = picked_indices(c), blocks = n == 1 ? a.outer * (size_t)c->dim->batch : a.outer;
+    for (size_t b = 0; b < n; b++) {
+        const dn_real *x = c->x[0].v + b * c->x[0].stride + (size_t)c->ints[b + 1] * a.inner;
+        dn__copy_blocks(a.inner, blocks, x, a.inner * a.length, c->y + b * size, a.inner);
+    }
+}
+static void pick_backward(dn_call *c) {
+    along a = along_dim(c->x[0].dim, c->ints[0]);
+    size_t size = a.inner * a.outer, n = picked_indices(c), blocks = n == 1 ? a.outer * (size_t)c->dim->batch : a.outer;
+    dn_real *all = dn__dx_zeroed(c, 0);
+    for (size_t b = 0; all && b < n; b++) {
+        dn_real *dx = all + b * c->x[0].stride + (size_t)c->ints[b + 1] * a.inner;
+        dn__add_blocks(a.inner, blocks, c->dy + b * size, a.inner, 1, dx, a.inner * a.length);
+    }
+}
+
+/* ---- slice: ints = dim, from, to, step for each dim that is cut; slice_batch: the same, where dim -1 is the batch ---------------- */
+
+static int slice_any_dims(dn_shape *s, int batch_too) {
+    const dn_dim *x = s->x[0];
+    int sizes[DN_MAX_DIMS], batch = x->batch, seen = 0;
+    for (int i = 0; i < x->nd; i++) sizes[i] = x->d[i];
+    if (s->n_ints % 4) return dn__fail(s, DN_ERROR_VALUE, "takes dim, from, to, step for each dim that is cut; x = %s.", DIMS(x));
+    for (int i = 0; i < s->n_ints; i += 4) {
+        int d = s->ints[i], from = s->ints[i + 1], to = s->ints[i + 2], step = s->ints[i + 3];
+        if (d < (batch_too ? -1 : 0) || d >= x->nd)
+            return dn__fail(s, DN_ERROR_VALUE, "dim %d is not a dim of x = %s. Dims are counted from 0.", d, DIMS(x));
+        if (seen & 2 << d) return dn__fail(s, DN_ERROR_VALUE, "dim %d is cut twice; x = %s.", d, DIMS(x));
+        seen |= 2 << d;
+        int n = d < 0 ? x->batch : x->d[d], *size = d < 0 ? &batch : &sizes[d];
+        char where[32] = "the batch";
+        if (d >= 0) snprintf(where, sizeof where, "dim %d", d);
+        if (step < 1) return dn__fail(s, DN_ERROR_VALUE, "the step must be positive; got %d in %s.", step, where);
+        if (from < 0 || to > n || from > to)
+            return dn__fail(s, DN_ERROR_VALUE, "range %d:%d is outside %s of x = %s, which has size %d.", from, to, where, DIMS(x), n);
+        *size = (int)(((int64_t)to - from + step - 1) / step);
+    }
+    return dn__set_dims(s, x->nd, sizes, batch);
+}
+/* y walks in order; x begins at *from and moves with it */
+static int slice_walk(const dn_call *c, size_t *n, size_t *step, size_t *from) {
+    const dn_dim *x = c->x[0].dim;
+    size_t s = 1;
+    for (int i = 0; i < x->nd; i++) {
+        n[i] = (size_t)c->dim->d[i];
+        step[i] = s;
+        s *= (size_t)x->d[i];
+    }
+    n[x->nd] = (size_t)c->dim->batch;
+    step[x->nd] = s;
+    *from = 0;
+    for (int i = 0; i < c->n_ints; i += 4) {
+        int d = c->ints[i] < 0 ? x->nd : c->ints[i];
+        *from += (size_t)c->ints[i + 1] * step[d];
+        step[d] *= (size_t)c->ints[i + 3];
+    }
+    return x->nd + 1;
+}
+static void slice_any_forward(dn_call *c) {
+    size_t n[DN_MAX_DIMS + 1], step[DN_MAX_DIMS + 1], from;
+    int nd = slice_walk(c, n, step, &from);
+    dn__gather(nd, n, step, c->x[0].v + from, c->y);
+}
+static void slice_any_backward(dn_call *c) {
+    size_t n[DN_MAX_DIMS + 1], step[DN_MAX_DIMS + 1], from;
+    int nd = slice_walk(c, n, step, &from);
+    dn_real *dx = dn__dx_zeroed(c, 0);
+    if (dx) dn__scatter(nd, n, step, c->dy, 1, dx + from);
+}
+
+DN_OP(slice, 1, DN_BATCHES, "y = x[from:to:step] in some dims")
+static int slice_dims(dn_shape *s) { return slice_any_dims(s, 0); }
+static void slice_forward(dn_call *c) { slice_any_forward(c); }
+static void slice_backward(dn_call *c) { slice_any_backward(c); }
+
+DN_OP(slice_batch, 1, 0, "y = x[from:to:step] in the batch and in some dims")
+static int slice_batch_dims(dn_shape *s) { return slice_any_dims(s, 1); }
+static void slice_batch_forward(dn_call *c) { slice_any_forward(c); }
+static void slice_batch_backward(dn_call *c) { slice_any_backward(c); }
+
+/* ---- several indices of a dim, or of the batch ------------------------------------------------------------------------------ */
+
+DN_OP(select, 1, DN_BATCHES, "y = x at indices v_0, v_1, ... of dim d, each as often as it is named")
+static int select_dims(dn_shape *s) {
+    const dn_dim *x = s->x[0];
+    int d = s->ints[0], sizes[DN_MAX_DIMS], nd = x->nd ? x->nd : 1, error = check_dim(s, d);
+    if (error || (error = check_indices(s, d, s->n_ints - 1, s->ints + 1))) return error;
+    for (int i = 0; i < nd; i++) sizes[i] = i == d ? s->n_ints - 1 : x->d[i];
+    return dn__set_dims(s, nd, sizes, x->batch);
+}
+static void select_forward(dn_call *c) {
+    along a = along_dim(c->x[0].dim, c->ints[0]);
+    size_t n = (size_t)c->n_ints - 1, blocks = a.outer * (size_t)c->dim->batch;
+    if (a.inner > 1) {
+        for (size_t j = 0; j < n; j++)
+            dn__copy_blocks(a.inner, blocks, c->x[0].v + (size_t)c->ints[j + 1] * a.inner, a.inner * a.length, c->y + j * a.inner, a.inner * n);
+        return;
+    }
+    for (size_t o = 0; o < blocks; o++)
+        for (size_t j = 0; j < n; j++) c->y[o * n + j] = c->x[0].v[o * a.length + (size_t)c->ints[j + 1]];
+}
+static void select_backward(dn_call *c) {
+    along a = along_dim(c->x[0].dim, c->ints[0]);
+    size_t n = (size_t)c->n_ints - 1, blocks = a.outer * (size_t)c->dim->batch;
+    dn_real *dx = dn__dx_zeroed(c, 0);
+    if (!dx) return;
+    if (a.inner > 1) {
+        for (size_t j = 0; j < n; j++)
+            dn__add_blocks(a.inner, blocks, c->dy + j * a.inner, a.inner * n, 1, dx + (size_t)c->ints[j + 1] * a.inner, a.inner * a.length);
+        return;
+    }
+    for (size_t o = 0; o < blocks; o++)
+        for (size_t j = 0; j < n; j++) dx[o * a.length + (size_t)c->ints[j + 1]] += c->dy[o * n + j];
+}
+
+DN_OP(pick_batch_elems, 1, 0, "y = the batch elements v_0, v_1, ... of x, each as often as it is named")
+static int pick_batch_elems_dims(dn_shape *s) {
+    const dn_dim *x = s->x[0];
+    for (int i = 0; i < s->n_ints; i++)
+        if (s->ints[i] < 0 || s->ints[i] >= x->batch)
+            return dn__fail(s, DN_ERROR_VALUE, "index %d is outside the batch of x = %s. Batch elements are counted from 0 to %d.", s->ints[i],
+                            DIMS(x), x->batch - 1);
+    return dn__set_dims(s, x->nd, x->d, s->n_ints);
+}
+static void pick_batch_elems_forward(dn_call *c) {
+    size_t n = (size_t)c->dim->size;
+    for (int j = 0; j < c->n_ints; j++) dn__copy_blocks(n, 1, c->x[0].v + (size_t)c->ints[j] * n, n, c->y + (size_t)j * n, n);
+}
+static void pick_batch_elems_backward(dn_call *c) {
+    size_t n = (size_t)c->dim->size;
+    dn_real *dx = dn__dx_zeroed(c, 0);
+    for (int j = 0; dx && j < c->n_ints; j++) dn__add_blocks(n, 1, c->dy + (size_t)j * n, n, 1, dx + (size_t)c->ints[j] * n, n);
+}
+
+/* ---- kmax_pooling: ints = k, dim. Saved: the index along the dim of each number of y -------------------------------------------- */
+
+DN_OP(kmax_pooling, 1, DN_BATCHES, "y = the k greatest numbers along dim d, in the order of x; of equal ones the first")
+static int kmax_pooling_dims(dn_shape *s) {
+    const dn_dim *x = s->x[0];
+    int k = s->ints[0], d = s->ints[1], sizes[DN_MAX_DIMS], nd = x->nd ? x->nd : 1, error = check_dim(s, d);
+    if (error) return error;
+    if (k < 1 || k > size_along(x, d))
+        return dn__fail(s, DN_ERROR_VALUE, "k must be from 1 to the size of dim %d; got k = %d, x = %s.", d, k, DIMS(x));
+    for (int i = 0; i < nd; i++) sizes[i] = i == d ? k : x->d[i];
+    error = dn__set_dims(s, nd, sizes, x->batch);
+    s->saved = (size_t)s->y.size * (size_t)s->y.batch;
+    return error;
+}
+/* Does x[i] come after x[j] when the greatest come first? NaN counts as greatest; of equals the later one comes after. */
+static int comes_after(const dn_real *x, size_t step, int32_t i, int32_t j) {
+    dn_real a = x[(size_t)i * step], b = x[(size_t)j * step];
+    if (a < b || (a == a && b != b)) return 1;
+    if (a > b || (b == b && a != a)) return 0;
+    return i > j;
+}
+static void sift_down(const dn_real *x, size_t step, int32_t *heap, int n, int at) {
+    int32_t moved = heap[at];
+    for (int child; (child = 2 * at + 1) < n; at = child) {
+        if (child + 1 < n && comes_after(x, step, heap[child + 1], heap[child])) child++;
+        if (!comes_after(x, step, heap[child], moved)) break;
+        heap[at] = heap[child];
+    }
+    heap[at] = moved;
+}
+/* best (k indices) in rising order. A heap of the k best so far has the last of them on top; what it ends with is the threshold. */
+static void find_greatest(const dn_real *x, size_t step, int n, int k, int32_t *best) {
+    for (int i = 0; i < k; i++) best[i] = i;
+    for (int i = k / 2 - 1; i >= 0; i--) sift_down(x, step, best, k, i);
+    for (int i = k; i < n; i++)
+        if (comes_after(x, step, best[0], i)) {
+            best[0] = i;
+            sift_down(x, step, best, k, 0);
+        }
+    int32_t last = best[0];
+    for (int i = 0, found = 0; found < k; i++)
+        if (!comes_after(x, step, i, last)) best[found++] = i;
+}
+static void kmax_pooling_forward(dn_call *c) {
+    along a = along_dim(c->x[0].dim, c->ints[1]);
+    int k = c->ints[0];
+    int32_t *best = (int32_t *)c->saved; /* dn_real has at least as many bytes */
+    for (size_t o = 0; o < a.outer * (size_t)c->dim->batch; o++)
+        for (size_t i = 0; i < a.inner; i++, best += k) {
+            const dn_real *x = c->x[0].v + o * a.length * a.inner + i;
+            find_greatest(x, a.inner, (int)a.length, k, best);
+            for (int j = 0; j < k; j++) c->y[(o * (size_t)k + (size_t)j) * a.inner + i] = x[(size_t)best[j] * a.inner];
+        }
+}
+static void kmax_pooling_backward(dn_call *c) {
+    along a = along_dim(c->x[0].dim, c->ints[1]);
+    int k = c->ints[0];
+    const int32_t *best = (const int32_t *)c->saved;
+    dn_real *dx = dn__dx_zeroed(c, 0);
+    for (size_t o = 0; dx && o < a.outer * (size_t)c->dim->batch; o++)
+        for (size_t i = 0; i < a.inner; i++, best += k)
+            for (int j = 0; j < k; j++)
+                dx[(o * a.length + (size_t)best[j]) * a.inner + i] += c->dy[(o * (size_t)k + (size_t)j) * a.inner + i];
+}

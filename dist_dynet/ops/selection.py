@@ -1,0 +1,258 @@
+"""Selection by index, range or size; indexing of expressions."""
+
+from __future__ import annotations
+
+import operator as op
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from .._ffi import NULL, OPS, fail, lib, nodes
+from ..graph import Expression, operator
+from ._nodes import indices, not_expression, with_ints
+from .shape import reshape
+
+__all__ = [
+    "kmax_pooling", "pick", "pick_batch", "pick_batch_elem", "pick_batch_elems", "pick_range", "pickrange", "select_cols", "select_rows",
+    "strided_select",
+]  # fmt: skip
+
+_PICK, _SLICE, _SLICE_BATCH, _SELECT = OPS["pick"], OPS["slice"], OPS["slice_batch"], OPS["select"]
+_node_many, _BAD_VALUE = nodes.dn_node_many, lib.DN_ERROR_VALUE
+
+
+class _pickerExpression(Expression):  # noqa: N801 - DyNet's name
+    """One index of a dim; `.set_index(i)` chooses another."""
+
+    __slots__ = ("_d",)
+
+    def set_index(self, i: int) -> None:
+        """Another index; all computed values of the graph are forgotten."""
+        _set_indices(self, self._d, [op.index(i)])
+
+
+class _pickerBatchExpression(Expression):  # noqa: N801
+    """One index of a dim per batch element; `.set_index(list)` chooses others."""
+
+    __slots__ = ("_d",)
+
+    def set_index(self, i: Iterable[int]) -> None:
+        """Other indices, as many; all computed values of the graph are forgotten."""
+        _set_indices(self, self._d, indices(i, "set_index"))
+
+
+def _set_indices(e: Expression, d: int, picked: list[int]) -> None:
+    code = nodes.dn_ints_set(e._h, 1 + len(picked), [d, *picked])
+    if code < 0:
+        fail(code, e._h)
+
+
+def _pick(cls: Any, what: str, e: Expression, d: int, picked: list[int]) -> Any:
+    picker = with_ints(cls, _PICK, what, e, [d, *picked])
+    picker._d = d
+    return picker
+
+
+def pick(e: Expression, index: int = 0, dim: int = 0) -> _pickerExpression:
+    """y = e at `index` of `dim`; the dim goes. `.set_index(i)` chooses another.
+
+    Shape: the dims of e without `dim`; (1,) from a vector.
+    Gradient: dy at that place, zero elsewhere.
+    Raises: ValueError for an index outside of the dim.
+
+    >>> import dist_dynet as dy
+    >>> dy.pick(dy.inputVector([5, 6, 7]), 2).value()
+    7.0
+    """
+    return _pick(_pickerExpression, "pick", e, op.index(dim), [op.index(index)])  # type: ignore[no-any-return]
+
+
+def pick_batch(e: Expression, indices_: Iterable[int], dim: int = 0) -> _pickerBatchExpression:
+    """One index per batch element; an unbatched e serves all.
+
+    Shape: the dims of e without `dim`, a batch of as many as there are indices.
+    Gradient: dy of each batch element at its index.
+    Raises: ValueError for an index outside of the dim, or when e has another number of batch elements.
+
+    >>> import dist_dynet as dy
+    >>> dy.pick_batch(dy.inputVector([5, 6, 7]), [2, 0]).value()
+    [7.0, 5.0]
+    """
+    picked = indices(indices_, "pick_batch")
+    if len(picked) == 1 and isinstance(e, Expression) and e.dim()[1] != 1:
+        raise ValueError(f"pick_batch: takes one index per batch element; got 1 index for a batch of {e.dim()[1]}. Use pick() for all.")
+    return _pick(_pickerBatchExpression, "pick_batch", e, op.index(dim), picked)  # type: ignore[no-any-return]
+
+
+def pick_range(x: Expression, s: int, e: int, d: int = 0) -> Expression:
+    """y = x at [s, e) of dim d; the dim stays.
+
+    Gradient: dy at those places, zero elsewhere.
+    Raises: ValueError for an empty range or one outside of the dim.
+
+    >>> import dist_dynet as dy
+    >>> dy.pick_range(dy.inputVector([5, 6, 7]), 1, 3).value()
+    [6.0, 7.0]
+    """
+    s, e = op.index(s), op.index(e)
+    if s >= e:
+        raise ValueError(f"pick_range: s must be less than e; got s = {s}, e = {e}.")
+    return with_ints(Expression, _SLICE, "pick_range", x, (op.index(d), s, e, 1))  # type: ignore[no-any-return]
+
+
+pickrange = pick_range
+
+
+def pick_batch_elem(x: Expression, v: int) -> Expression:
+    """Batch element v alone: batch 1.
+
+    Gradient: dy at that batch element, zero elsewhere.
+    Raises: ValueError for an index outside of the batch.
+
+    >>> import dist_dynet as dy
+    >>> dy.pick_batch_elem(dy.inputTensor([[1, 2], [3, 4]], batched=True), 1).value()
+    [2.0, 4.0]
+    """
+    return pick_batch_elems(x, (v,))
+
+
+def pick_batch_elems(x: Expression, vs: Iterable[int]) -> Expression:
+    """The batch elements vs[0], vs[1], ... of x as a batch.
+
+    Gradient: dy of each; those of a batch element named twice add up.
+    Raises: ValueError for an index outside of the batch.
+
+    >>> import dist_dynet as dy
+    >>> dy.pick_batch_elems(dy.inputTensor([[1, 2], [3, 4]], batched=True), [1, 1, 0]).npvalue().tolist()
+    [[2.0, 2.0, 1.0], [4.0, 4.0, 3.0]]
+    """
+    return with_ints(Expression, OPS["pick_batch_elems"], "pick_batch_elems", x, indices(vs, "pick_batch_elems"))  # type: ignore[no-any-return]
+
+
+def select_rows(x: Expression, rs: Iterable[int]) -> Expression:
+    """y = the rows rs[0], rs[1], ... of x: of dim 0, in every batch element the same.
+
+    Shape: x with dim 0 of as many rows as are named.
+    Gradient: dy of each row; those of a row named twice add up.
+    Raises: ValueError for an index outside of the rows.
+
+    >>> import dist_dynet as dy
+    >>> dy.select_rows(dy.inputTensor([[1, 2], [3, 4]]), [1, 0, 1]).npvalue().tolist()
+    [[3.0, 4.0], [1.0, 2.0], [3.0, 4.0]]
+    """
+    return with_ints(Expression, _SELECT, "select_rows", x, [0, *indices(rs, "select_rows")])  # type: ignore[no-any-return]
+
+
+def select_cols(x: Expression, cs: Iterable[int]) -> Expression:
+    """y = the columns cs[0], cs[1], ... of x: of dim 1, in every batch element the same.
+
+    Shape: x with dim 1 of as many columns as are named.
+    Gradient: dy of each column; those of a column named twice add up.
+    Raises: ValueError for an index outside of the columns.
+
+    >>> import dist_dynet as dy
+    >>> dy.select_cols(dy.inputTensor([[1, 2], [3, 4]]), [1]).npvalue().tolist()
+    [[2.0], [4.0]]
+    """
+    return with_ints(Expression, _SELECT, "select_cols", x, [1, *indices(cs, "select_cols")])  # type: ignore[no-any-return]
+
+
+def _slice(x: Expression, ranges: list[tuple[int, int, int, int]]) -> Expression:
+    """Cuts the (dim, from, to, step); dim -1 is the batch."""
+    code = _SLICE_BATCH if ranges and ranges[-1][0] < 0 else _SLICE
+    return with_ints(Expression, code, "slice", x, [n for r in ranges for n in r])  # type: ignore[no-any-return]
+
+
+def strided_select(x: Expression, strides: Sequence[int], range_from: Sequence[int], range_to: Sequence[int]) -> Expression:
+    """y = x[from:to:stride] in each dim; the entry after those of the dims is the batch's.
+
+    Shape: ceil((to - from) / stride) in each dim, 0 where from is not below to. A list may be shorter: what it does not name is from 0, to
+    the end, with stride 1.
+    Gradient: dy at those places, zero elsewhere.
+    Raises: ValueError for a stride below 1, a range outside of the dim, more entries than dims and the batch.
+
+    >>> import dist_dynet as dy
+    >>> dy.strided_select(dy.inputVector([1, 2, 3, 4, 5]), [2], [0], [4]).value()
+    [1.0, 3.0]
+    """
+    steps, starts, stops = (indices(v, "strided_select") for v in (strides, range_from, range_to))
+    if not isinstance(x, Expression):
+        raise not_expression("strided_select", x)
+    dims, batch = x.dim()
+    sizes = (*dims, batch)
+    n = max(len(steps), len(starts), len(stops))
+    if n > len(sizes):
+        raise ValueError(f"strided_select: takes at most one entry per dim and one for the batch; got {n} entries, x = {dims}.")
+    ranges = []
+    for i in range(n):
+        start, stop = starts[i] if i < len(starts) else 0, stops[i] if i < len(stops) else sizes[i]
+        if 0 <= stop < start <= sizes[i]:
+            stop = start
+        ranges.append((i if i < len(dims) else -1, start, stop, steps[i] if i < len(steps) else 1))
+    return _slice(x, ranges)
+
+
+def kmax_pooling(x: Expression, k: int, d: int = 1) -> Expression:
+    """y = the k greatest numbers along dim d, in the order that they have in x; of equal ones the first.
+
+    Shape: x with dim d of size k. NaN counts as greatest.
+    Gradient: dy at the places that were chosen.
+    Raises: ValueError when k is not from 1 to the size of dim d.
+
+    >>> import dist_dynet as dy
+    >>> dy.kmax_pooling(dy.inputVector([3, 1, 5, 4]), 2, d=0).value()
+    [5.0, 4.0]
+    """
+    return with_ints(Expression, OPS["kmax_pooling"], "kmax_pooling", x, (op.index(k), op.index(d)))  # type: ignore[no-any-return]
+
+
+def _one_index(i: int, size: int, d: int, dims: tuple[int, ...]) -> int:
+    if i >= size:
+        raise IndexError(f"Index too large: {i} > {size - 1}, the last index of dim {d} of {dims}.")
+    if i < -size:
+        raise IndexError(f"Index too small: {i} < -{size}, the first index of dim {d} of {dims}.")
+    return i % size
+
+
+@operator("__getitem__")
+def _getitem(x: Expression, index: Any) -> Expression:
+    """x[i], x[a:b:s], x[i, a:b, ...]: as in Python, negative and clipped; an index of its own removes its dim; one more slice is the
+    batch's."""
+    if type(index) is int and index >= 0:  # the frequent case: no dims asked for
+        h = _node_many(_PICK, 1, (x._h,), 2, (0, index) if index < 0x7FFFFFFF else (0, 0x7FFFFFFF), 0, NULL)
+        if h >= 0:
+            e = _pickerExpression()
+            e._h = h
+            e._d = 0
+            return e
+    dims, batch = x.dim()
+    items = index if isinstance(index, tuple) else (index,)
+    sizes = (*dims, batch)
+    if len(items) > len(sizes):
+        raise IndexError(f"too many indices: {len(items)} for dims {dims} and the batch.")
+    if not isinstance(index, tuple) and hasattr(index, "__index__"):
+        return pick(x, _one_index(op.index(index), sizes[0], 0, dims), 0)
+    ranges, removed = [], []
+    for d, item in enumerate(items):
+        place = d if d < len(dims) else -1
+        if isinstance(item, slice):
+            if item.step is not None and op.index(item.step) < 1:
+                raise ValueError(f"slice: the step must be positive; got {item.step} in dim {d}.")
+            start, stop, step = item.indices(sizes[d])
+            ranges.append((place, start, max(start, stop), min(step, 0x7FFFFFFF)))
+        elif hasattr(item, "__index__"):
+            i = _one_index(op.index(item), sizes[d], d, dims)
+            ranges.append((place, i, i + 1, 1))
+            removed.append(d)
+        else:
+            raise TypeError(f"an index must be a whole number or a slice; got {item!r} for dim {d}. Use select_rows() for lists.")
+    result = _slice(x, ranges)
+    if not [d for d in removed if d < len(dims)]:
+        return result
+    kept, n = result.dim()
+    left = [size for d, size in enumerate(kept) if d not in removed]
+    return reshape(result, left or [1], n)
+
+
+@operator("__iter__")
+def _iter(x: Expression) -> Iterator[Expression]:
+    return (x[i] for i in range(x.dim()[0][0]))
