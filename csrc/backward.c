@@ -58,7 +58,11 @@ dn_grad dn__place(dn_tape *t, int i) {
 
 dn_grad dn__dx(dn_call *c, int k) {
     dn_tape *t = c->tape;
-    if (is_collected(c, k)) return c->places[k];
+    if (is_collected(c, k)) {
+        dn_grad g = c->places[k];
+        c->places[k].beta = DN_PLACE_TAKEN;
+        return g;
+    }
     int i = t->args[c->node->args + k];
     if (!dn__node_wants(t, &t->nodes[i])) return (dn_grad){0};
     dn_grad g = dn__place(t, i);

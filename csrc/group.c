@@ -230,6 +230,10 @@ void dn__group_backward(dn_tape *t, int leader) {
     }
     c.places = places;
     node->op->backward(&c);
-    for (int k = 0; k < node->n_args; k++)
-        if (places[k].dx && !direct[k]) scatter(t, leader, k, places[k].dx);
+    for (int k = 0; k < node->n_args; k++) {
+        if (!places[k].dx) continue;
+        int taken = places[k].beta == DN_PLACE_TAKEN;
+        if (!taken && direct[k] && places[k].beta == 0) dn__fill(dn__elements(t->in[k].dim), 0, places[k].dx);
+        if (taken && !direct[k]) scatter(t, leader, k, places[k].dx);
+    }
 }

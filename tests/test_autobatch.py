@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dist_dynet as dy
+from op_table import FAMILIES
+from op_table.run import Run, array_of, drawn
 
 TOLERANCE = 2e-5
 
@@ -169,3 +171,58 @@ def test_autobatch_with_checkpoints_equals_plain(model):
         results.append([loss.npvalue(), W.grad_as_array()])
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+# ---- every row of the op table: three nodes of each case in one graph, which may be computed as one ------------------------------------
+
+COPIES = 3
+
+
+def three_of_a_case(row, case, arrays, weights, autobatching):
+    dy.reset_random_seed(1)
+    dy.renew_cg(autobatching=autobatching)
+    m = dy.ParameterCollection()
+    own = {}
+    exprs, inputs, losses = [], [], []
+    for k in range(COPIES):
+        run = Run.__new__(Run)
+        run.row, run.case, run.collection = row, case, m
+        xs = []
+        for j, (spec, a) in enumerate(zip(case.inputs, arrays[k], strict=True)):
+            if spec.kind in ("parameter", "table"):  # shared by all, as weights are
+                if j not in own:
+                    own[j] = run._input(spec, arrays[0][j], False)
+                xs.append(own[j])
+            else:
+                xs.append(run._input(spec, a, False))
+        run.inputs = xs
+        run.expression = run.build()
+        exprs.append(run.expression)
+        inputs.append(xs)
+        losses.append(run.loss(weights[k]))
+    loss = dy.esum(losses)
+    loss.backward(full=True)
+    values = [array_of(e) for e in exprs]
+    gradients = [Run._gradient(spec, x) for xs in inputs for spec, x in zip(case.inputs, xs, strict=True)]
+    return values, gradients
+
+
+CASES = [
+    pytest.param(row, case, id=f"{row.name}-{case}")
+    for family in FAMILIES.values()
+    for row in family.ROWS
+    for case in row.cases
+    if row.has_gradient and all(spec.batch and all(spec.dims) for spec in case.inputs)
+]
+
+
+@pytest.mark.parametrize(("row", "case"), CASES)
+def test_autobatch_of_like_nodes_equals_plain(row, case):
+    rng = np.random.default_rng(5)
+    arrays = [drawn(row, case, rng) for _ in range(COPIES)]
+    dy.renew_cg()
+    shape = Run(row, case, arrays[0]).value().shape
+    weights = [rng.uniform(0.5, 1.5, shape) for _ in range(COPIES)]
+    plain, batched = (three_of_a_case(row, case, arrays, weights, a) for a in (False, True))
+    for a, b in zip([*plain[0], *plain[1]], [*batched[0], *batched[1]], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
