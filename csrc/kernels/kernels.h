@@ -25,6 +25,13 @@ void dn__mm_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *
 /* y = x', x is rows x cols and dense; y is cols x rows and dense. y += x' with beta = 1. */
 void dn__transpose(int rows, int cols, const dn_real *x, dn_real beta, dn_real *y);
 
+/* ---- LU with partial pivoting (kernels/lu.c): n x n, dense; `work` has dn__lu_work(n) numbers ---------------------- */
+size_t dn__lu_work(int n);
+/* P a = L U in place, L's diagonal is 1; row k was exchanged with row pivot[k]. 0: a is singular, and a and pivot are of no use. */
+int dn__lu(int n, dn_real *a, int *pivot, dn_real *work);
+/* x = A^-1 x from A's factors; x is n x columns */
+void dn__lu_solve(int n, int columns, const dn_real *lu, const int *pivot, dn_real *x, dn_real *work);
+
 /* ---- elementwise, one input (kernels/elementwise.c); y may be x ------------------------------------------------- */
 void dn__exp(size_t n, const dn_real *x, dn_real *y);
 void dn__log(size_t n, const dn_real *x, dn_real *y);       /* log 0 = -inf, log of a negative = nan, log inf = inf */
@@ -90,6 +97,11 @@ void dn__mul(size_t n, const dn_real *x, const dn_real *y, dn_real *z);         
 void dn__div(size_t n, const dn_real *x, const dn_real *y, dn_real *z);                      /* z = x / y */
 void dn__mul_add(size_t n, const dn_real *x, const dn_real *y, dn_real beta, dn_real *z);    /* z = x y + beta z */
 void dn__div_add(size_t n, const dn_real *x, const dn_real *y, dn_real beta, dn_real *z);    /* z = x / y + beta z */
+/* z = a x + b y + c + beta z */
+void dn__plane(size_t n, dn_real a, const dn_real *x, dn_real b, const dn_real *y, dn_real c, dn_real beta, dn_real *z);
+void dn__gumbel(size_t n, float *u);   /* -log(-log(1 - u)) in place, of draws u in [0, 1) with 24 bits: finite, from -2.9 to 17.4 */
+/* y_k = sum_i u_i v[k + sign i] + beta y_k, i and k from 0 to n - 1; v points into an array that has all these places */
+void dn__sliding_sum(int n, const dn_real *u, const dn_real *v, int sign, dn_real beta, dn_real *y);
 /* gradient of z = x / y to y: dy = -dz z / y + beta dy */
 void dn__div_grad(size_t n, const dn_real *z, const dn_real *y, const dn_real *dz, dn_real beta, dn_real *dy);
 
@@ -129,15 +141,37 @@ void dn__min_lines(size_t length, size_t inner, const dn_real *x, dn_real *min, 
 void dn__add_exp(size_t n, const dn_real *x, const dn_real *max, dn_real *sum);
 void dn__add_exp_grad(size_t n, const dn_real *x, const dn_real *max, const dn_real *log_sum, const dn_real *dy, dn_real beta, dn_real *dx);
 
+/* ---- distances (kernels/distances.c); the gradients are those to x, dy is one number -------------------------------- */
+dn_real dn__l1_distance(size_t n, const dn_real *x, const dn_real *y);                      /* sum |x - y| */
+void dn__l1_distance_grad(size_t n, const dn_real *x, const dn_real *y, dn_real dy, dn_real beta, dn_real *dx);  /* 0 where x = y */
+/* sum of d^2 / 2 where a = |d| = |x - y| < c, else c a - c^2 / 2 */
+dn_real dn__huber_distance(size_t n, dn_real c, const dn_real *x, const dn_real *y);
+void dn__huber_distance_grad(size_t n, dn_real c, const dn_real *x, const dn_real *y, dn_real dy, dn_real beta, dn_real *dx);
+void dn__rank_loss(size_t n, dn_real m, const dn_real *x, const dn_real *y, dn_real *z);    /* z = max(0, m - x + y) */
+/* dx = a dz where z > 0: the gradient to x with a = -1, to y with a = 1 */
+void dn__rank_loss_grad(size_t n, dn_real a, const dn_real *z, const dn_real *dz, dn_real beta, dn_real *dx);
+
 /* ---- softmax of one column (kernels/softmax.c) ------------------------------------------------------------------- */
 /* log sum exp x = max + log_sum, kept apart: beside a large max their sum would lose the digits of log_sum */
 typedef struct dn_lse { dn_real max, log_sum; } dn_lse;
 dn_lse dn__logsumexp(size_t n, const dn_real *x);
 void dn__softmax(size_t n, const dn_real *x, dn_real *y);
-/* dx = y * (dy - <y, dy>) + beta dx */
+/* dx = y * (dy - <y, dy>) + beta dx; with beta = 0, dx may be dy */
 void dn__softmax_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx);
 /* dx = scale * exp(x - lse) + beta dx: the softmax from the logits and their log-sum-exp */
 void dn__softmax_from_lse(size_t n, const dn_real *x, dn_lse lse, dn_real scale, dn_real beta, dn_real *dx);
+/* y = a (x - lse) + beta y; with beta = 0, y may be x */
+void dn__log_softmax(size_t n, dn_real a, const dn_real *x, dn_lse lse, dn_real beta, dn_real *y);
+/* sum lse - x */
+dn_real dn__sum_neg_log_softmax(size_t n, const dn_real *x, dn_lse lse);
+/* sum t (lse - x) over t != 0 */
+dn_real dn__cross_entropy(size_t n, const dn_real *t, const dn_real *x, dn_lse lse);
+/* y = x where mask is not 0, else -inf */
+void dn__keep(size_t n, const dn_real *x, const dn_real *mask, dn_real *y);
+/* y = max(0, x - t) with t such that sum y = 1 (Martins and Astudillo 2016); n >= 1 */
+void dn__sparsemax(size_t n, const dn_real *x, dn_real *y);
+/* dx = dy - (mean of dy over y > 0) where y > 0, else 0; + beta dx */
+void dn__sparsemax_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx);
 
 /* ---- LSTM cell, gates in the order i, f, o, g (kernels/lstm.c); all arrays dense, h values a column, `batch` columns -- */
 /* gates (4h x batch): in, pre-activations; out, i = logistic, f = logistic(. + forget_bias), o = logistic, g = tanh.

@@ -148,7 +148,7 @@ static void concatenate_backward(dn_call *c) {
 
 /* ---- pick: ints = dim, then one index, or one per batch element --------------------------------------------------------- */
 
-DN_OP(pick, 1, DN_BATCHES, "y = x at index v of dim d; the dim goes. One index, or one per batch element")
+DN_OP(pick, 1, DN_BATCHES | DN_INTS_AFTER_FIRST, "y = x at index v of dim d; the dim goes. One index, or one per batch element")
 static int pick_dims(dn_shape *s) {
     const dn_dim *x = s->x[0];
     int d = s->ints[0], n = s->n_ints - 1, nd = 0, sizes[DN_MAX_DIMS];

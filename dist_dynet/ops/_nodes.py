@@ -89,8 +89,11 @@ def listed(exprs: Iterable[Expression], what: str) -> list[Expression]:
         raise not_expression(what, exprs) from None
     if not result:
         raise AssertionError(f"List is empty, nothing to {what}.")
-    if None in result:
-        raise AssertionError(f"Empty element for {what}: item {result.index(None)} is None.")
+    try:
+        if None in result:
+            raise AssertionError(f"Empty element for {what}: item {result.index(None)} is None.")
+    except ValueError:  # an array in the list
+        raise not_expression(what, *result) from None
     return result
 
 

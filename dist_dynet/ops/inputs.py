@@ -142,7 +142,14 @@ def scalarInput(s: float, device: str = "") -> _inputExpression:  # noqa: N802
 
 
 def vecInput(dim: int, device: str = "") -> _vecInputExpression:  # noqa: N802
-    """A vector of zeros to be `.set(list)`: dims (dim,)."""
+    """A vector of zeros to be `.set(list)`: dims (dim,).
+
+    >>> import dist_dynet as dy
+    >>> x = dy.vecInput(2)
+    >>> x.set([1, 2])
+    >>> x.value()
+    [1.0, 2.0]
+    """
     h = _zeros(dim)
     if h < 0:
         h = _checked(_zeros, h, dim)
@@ -208,7 +215,12 @@ def inputTensor(  # noqa: N802
 def inputTensorTranspose(  # noqa: N802
     val: Sequence[float], dim: Any = None, batch_size: int = 1, device: str = ""
 ) -> _vecInputExpression:
-    """A tensor from a flat list: column-major, batch element after batch element."""
+    """A tensor from a flat list: column-major, batch element after batch element.
+
+    >>> import dist_dynet as dy
+    >>> dy.inputTensorTranspose([1, 2, 3, 4], (2, 2)).npvalue().tolist()
+    [[1.0, 3.0], [2.0, 4.0]]
+    """
     data = reals(val, "inputTensorTranspose").ravel()
     dims = (data.size // batch_size,) if dim is None else as_dims(dim, "inputTensorTranspose")
     if data.size != int(np.prod(dims)) * batch_size:
@@ -261,7 +273,12 @@ def one_hot(d: int, idx: int | Sequence[int], device: str = "") -> _fixedExpress
 
 
 def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expression:
-    """All elements `val`: dims x batch_size."""
+    """All elements `val`: dims x batch_size.
+
+    >>> import dist_dynet as dy
+    >>> dy.constant(2, 0.5).value()
+    [0.5, 0.5]
+    """
     return leaf(Expression, OPS["fill"], (operator.index(batch_size), *as_dims(dim, "constant")), (float(val),))  # type: ignore[no-any-return]
 
 
@@ -279,7 +296,12 @@ zeroes = zeros
 
 
 def ones(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
-    """All elements 1: dims x batch_size."""
+    """All elements 1: dims x batch_size.
+
+    >>> import dist_dynet as dy
+    >>> dy.ones((2, 3), batch_size=4).dim()
+    ((2, 3), 4)
+    """
     return constant(dim, 1, batch_size)
 
 
@@ -294,6 +316,13 @@ def lookup(p: LookupParameters, index: int = 0, update: bool = True) -> _lookupE
 
     Raises:
         ValueError: the index is outside the table.
+
+    >>> import dist_dynet as dy
+    >>> E = dy.ParameterCollection().lookup_parameters_from_numpy([[1, 2], [3, 4]])
+    >>> row = dy.lookup(E, 0)
+    >>> row.set(1)
+    >>> row.value()
+    [3.0, 4.0]
     """
     graph = current_graph()
     return _made(_lookupExpression, graph, _lookup(graph, _table_handle(p, update, "lookup"), operator.index(index)))  # type: ignore[no-any-return]

@@ -1,9 +1,26 @@
 """The op table: one row per operation and use, one module per family, as in csrc/ops. tests/test_ops.py runs them all."""
 
-from . import arithmetic, elementwise, extremes, gradients, inputs, linear, losses, lstm, random, reductions, shape, softmax
+from . import (
+    arithmetic,
+    choice,
+    elementwise,
+    extremes,
+    gradients,
+    inputs,
+    linear,
+    losses,
+    lstm,
+    lstm_gates,
+    masked,
+    random,
+    reductions,
+    shape,
+    softmax,
+)
 
 FAMILIES = {
     "arithmetic": arithmetic,
+    "choice": choice,
     "elementwise": elementwise,
     "extremes": extremes,
     "gradients": gradients,
@@ -11,6 +28,8 @@ FAMILIES = {
     "linear": linear,
     "losses": losses,
     "lstm": lstm,
+    "lstm_gates": lstm_gates,
+    "masked": masked,
     "random": random,
     "reductions": reductions,
     "shape": shape,

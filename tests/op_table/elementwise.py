@@ -131,6 +131,7 @@ ROWS = [
         lambda x: np.maximum(x, 0),
         away_from_zero(),
         extreme("kink", [0, 1000, -1000, inf, -inf], value=[0, 1000, 0, inf, 0], gradients=[[0, 1, 0, 1, 0]]),
+        extreme("nan", [nan], value=[nan]),
     ),
     unary(
         "exp",
@@ -148,7 +149,13 @@ ROWS = [
         undefined_gradient="the value is infinite at 0",
     ),
     unary("square", np.square, even(), extreme("large", [1000, -1000, 0], value=[1e6, 1e6, 0], gradients=[[2000, -2000, 0]])),
-    unary("abs", np.abs, away_from_zero(), extreme("kink", [0, 1000, -1000, -inf], value=[0, 1000, 1000, inf], gradients=[[0, 1, -1, -1]])),
+    unary(
+        "abs",
+        np.abs,
+        away_from_zero(),
+        extreme("kink", [0, 1000, -1000, -inf], value=[0, 1000, 1000, inf], gradients=[[0, 1, -1, -1]]),
+        extreme("nan", [nan], value=[nan]),
+    ),
     unary(
         "sin",
         np.sin,
