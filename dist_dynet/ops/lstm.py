@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ..graph import Expression
 from ._nodes import binary, listed, not_expression, unary
-from .arithmetic import cmult
+from .arithmetic import cmult, esum
 from .linear import affine_transform
 from .random import random_normal
 from .shape import concatenate
@@ -36,7 +36,7 @@ def _noisy(w: Expression, std: float) -> Expression:
         return w
     if not isinstance(w, Expression):
         raise not_expression("vanilla_lstm_gates", w)
-    return w + random_normal(w.dim()[0], 0.0, std)
+    return esum([w, random_normal(w.dim()[0], 0.0, std)])
 
 
 def vanilla_lstm_gates(
