@@ -163,7 +163,11 @@ const int *dn_saved_indices(int64_t a) {
     dn_tape *t = dn__handle_tape(a);
     if (!t || dn__tape_enter(t)) return NULL;
     int i = dn__find(t, a);
-    const int *indices = i >= 0 && i < t->evaluated && t->nodes[i].saved ? (const int *)t->nodes[i].saved_memory : NULL;
+    const int *indices = NULL;
+    if (i >= 0 && i < t->evaluated && t->nodes[i].saved) {
+        const dn_node *node = &t->nodes[i], *leader = dn__grouped(t, node) ? &t->nodes[node->leader] : node;
+        indices = (const int *)leader->saved_memory + (node->value - leader->value);
+    }
     dn__tape_leave(t);
     return indices;
 }
