@@ -30,18 +30,15 @@ from .nn import BiRNNBuilder, LSTMBuilder, RNNState, VanillaLSTMBuilder
 from .ops import *  # noqa: F403
 from .params import *  # noqa: F403
 from .params import __all__ as _params
-from .trainers import AdamTrainer, SimpleSGDTrainer, Trainer
-
+from .trainers import *  # noqa: F403
+from .trainers import __all__ as _trainers
 
 __all__ = [
-    "AdamTrainer",
     "BiRNNBuilder",
     "ComputationGraph",
     "Expression",
     "LSTMBuilder",
     "RNNState",
-    "SimpleSGDTrainer",
-    "Trainer",
     "VanillaLSTMBuilder",
     "__version__",
     "cg",
@@ -58,6 +55,7 @@ __all__ = [
     "values",
     *ops.__all__,
     *_params,
+    *_trainers,
 ]
 
 

@@ -105,11 +105,15 @@ class _ParameterBase(Expression):
         """Says that storage() was written to."""
         self._root.changed()
 
-    def _arrange(self, flat: NDArray[Any]) -> NDArray[np.float64]:
-        """Storage order -> an array of shape()."""
+    def _shaped(self, flat: NDArray[Any]) -> NDArray[Any]:
+        """A view, of shape(), of numbers in storage order."""
         if self._rows:
-            return np.moveaxis(flat.astype(np.float64).reshape((*self._dims, self._rows), order="F"), -1, 0)
-        return flat.astype(np.float64).reshape(self._dims, order="F")
+            return np.moveaxis(flat.reshape((*self._dims, self._rows), order="F"), -1, 0)
+        return flat.reshape(self._dims, order="F")
+
+    def _arrange(self, flat: NDArray[Any]) -> NDArray[np.float64]:
+        """Storage order -> a float64 copy of shape()."""
+        return self._shaped(flat.astype(np.float64))
 
     def as_array(self) -> NDArray[np.float64]:
         """A float64 copy of the values, of shape()."""
@@ -497,6 +501,26 @@ class ParameterCollection:
     def lookup_parameters_list(self) -> list[LookupParameters]:
         """The lookup tables in the order they were added, those of subcollections included."""
         return list(self._lookups)
+
+    def named_parameters(self) -> dict[str, Parameters | LookupParameters]:
+        """All parameters by name within this collection: its own name is taken off in front, so that models made alike have the same names.
+
+        Raises:
+            RuntimeError: two have the same name, as load_param() may bring about.
+
+        >>> import dist_dynet as dy
+        >>> encoder = dy.ParameterCollection().add_subcollection("encoder")
+        >>> W = encoder.add_parameters((2, 2), name="W")
+        >>> W.name(), list(encoder.named_parameters())
+        ('/encoder/W', ['/W'])
+        """
+        named: dict[str, Parameters | LookupParameters] = {}
+        for p in (*self._parameters, *self._lookups):
+            name = "/" + p._name.removeprefix(self._name).lstrip("/")
+            if name in named:
+                raise RuntimeError(f"named_parameters: names must differ; got {name} twice in the collection {self._name}.")
+            named[name] = p
+        return named
 
     def parameter_count(self) -> int:
         """How many numbers all parameters hold."""
