@@ -46,6 +46,9 @@ class ComputationGraph:
         self._seed()
         _random.on_reset(self)
 
+    def __reduce__(self) -> Any:
+        raise TypeError("ComputationGraph: cannot be copied or pickled. Each thread and process has a graph of its own: cg().")
+
     def _seed(self) -> None:
         lib.dn_graph_seed(self.number, *_random.key(self._thread))
 
@@ -182,6 +185,9 @@ class Expression:
     __array_ufunc__ = None
 
     _h: int  # (graph, epoch, index); csrc/dn_api.h
+
+    def __reduce__(self) -> Any:
+        raise TypeError("expressions cannot be copied or pickled: they belong to a graph. Take their value(), or copy the parameters.")
 
     def _node(self) -> int:
         """The handle; a parameter's node in the current graph."""

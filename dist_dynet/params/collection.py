@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, NULL, ffi, lib, pointer, view, view_ints
 from ..graph import Expression, expression, resolved
-from . import initializers
+from . import copying, initializers
 
 FileName = str | PathLike[str]
 MAX_DIMS: int = lib.DN_MAX_DIMS
@@ -50,13 +50,23 @@ class Root:
         if root == NULL:
             raise MemoryError("ParameterCollection: out of memory")
         self.c = ffi.gc(root, lib.dn_root_free)
+        self.made: list[tuple[Any, tuple[int, ...], int]] = []
+        """C's parameters in the order in which they were made, with dims and rows."""
+        self.places: dict[Any, int] = {}
+        """Where in `made`."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return copying.rebuilt_root, (type(self), copying.contents(self))
 
     def new_parameter(self, dims: Sequence[int], rows: int = 0) -> Any:
+        """C's parameter of these dims, or a table of so many rows."""
         if max(1, rows) * int(np.prod(dims, dtype=object)) >= 1 << 31:
             raise ValueError(f"a parameter holds at most {(1 << 31) - 1} numbers; got dims {tuple(dims)} x {rows or 1} rows.")
         param = lib.dn_param_new(self.c, len(dims), ffi.new("int[]", list(dims)), rows)
         if param == NULL:
             raise MemoryError(f"parameters: out of memory for dims {tuple(dims)} x {rows or 1} rows")
+        self.places[param] = len(self.made)
+        self.made.append((param, tuple(dims), rows))
         return param
 
     def chunks(self) -> int:
@@ -85,6 +95,9 @@ class _ParameterBase(Expression):
         self._root, self._name, self._dims, self._rows = root, name, dims, rows
         self._c = root.new_parameter(dims, rows)
         self._h = lib.dn_param_handle(self._c, 0)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return copying.rebuilt_parameter, (type(self), self._root, self._root.places[self._c], self._name)
 
     def _node(self) -> int:
         return resolved(self._h)
@@ -355,6 +368,10 @@ class ParameterCollection:
     ['/W', '/encoder/_0']
     >>> m.parameter_count()
     809
+
+    Collections can be pickled and copied by copy.deepcopy, with names, values, weight decay and frozen parameters, without gradients. Objects
+    that hold some of the parameters, and are copied in one go with the collection, hold the copied parameters afterwards. What is copied is
+    always the whole tree: a subcollection brings its parents along.
     """
 
     def __init__(self, _parent: ParameterCollection | None = None, _name: str = "/") -> None:
@@ -365,6 +382,26 @@ class ParameterCollection:
         self._counts: dict[str, int] = {}
         self._subcollection_counts: dict[str, int] = {}
         self._weight_decay: float = _parent._weight_decay if _parent is not None else 0.0
+
+    def copy_from(self, other: ParameterCollection, share: float = 1.0) -> None:
+        """p = (1 - share) p + share q: takes the values of a collection whose parameters, in order, have the same shapes.
+
+        For target networks: target = copy.deepcopy(model), then target.copy_from(model) now and then, or with a small share at each step.
+
+        Raises:
+            ValueError: numbers or shapes of parameters differ; nothing was changed then.
+
+        >>> import copy
+        >>> import dist_dynet as dy
+        >>> model = dy.ParameterCollection()
+        >>> w = model.add_parameters(1, init=1)
+        >>> target = copy.deepcopy(model)
+        >>> w.set_value([3])
+        >>> target.copy_from(model, share=0.25)
+        >>> target.parameters_list()[0].as_array().tolist()
+        [1.5]
+        """
+        copying.copy_values(self, other, share)
 
     def get_weight_decay(self) -> float:
         """The strength of weight decay; 0 at the start."""
