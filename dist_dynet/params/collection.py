@@ -298,8 +298,11 @@ class LookupParameters(_ParameterBase):
     def rows_as_array(self, rows: Sequence[int]) -> NDArray[np.float64]:
         """Copies of these rows, the row first."""
         self._range("rows_as_array", rows)
-        by_row = self.storage().reshape(self._rows, -1)[list(rows)].astype(np.float64)
-        return by_row.reshape(len(rows), *self._dims[::-1]).transpose(0, *range(len(self._dims), 0, -1))
+        return self._by_row(self.storage().reshape(self._rows, -1)[list(rows)].astype(np.float64))
+
+    def _by_row(self, flat: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Rows of numbers, each in storage order -> rows of the row's dims."""
+        return flat.reshape(len(flat), *self._dims[::-1]).transpose(0, *range(len(self._dims), 0, -1))
 
     def row_grad_as_array(self, row: int) -> NDArray[np.float64]:
         """A copy of one row's gradient."""
@@ -308,7 +311,12 @@ class LookupParameters(_ParameterBase):
     def rows_grad_as_array(self, rows: Sequence[int]) -> NDArray[np.float64]:
         """Copies of these rows' gradients."""
         self._range("rows_grad_as_array", rows)
-        return self.grad_as_array()[list(rows)]
+        place = {row: i for i, row in enumerate(self.touched_rows().tolist())}
+        block, out = self.touched_gradients(), np.zeros((len(rows), int(np.prod(self._dims))))
+        for i, row in enumerate(rows):
+            if row in place:
+                out[i] = block[place[row]]
+        return self._by_row(out)
 
     def touched_rows(self) -> NDArray[np.int32]:
         """The rows that have a gradient since the last update, in order of first use."""
