@@ -8,7 +8,6 @@ Prints seconds (the least of the rounds, wall clock; files in the system's cache
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -59,7 +58,7 @@ def measure(megabytes, rounds, folder):
     result["load text"] = least(min(2, rounds), lambda: n.populate(text))
     assert checked(m, n)
     result["read bytes"] = least(rounds, fast.read_bytes)
-    result["text megabytes"] = os.stat(text).st_size / 1e6
+    result["text megabytes"] = text.stat().st_size / 1e6
     return result
 
 

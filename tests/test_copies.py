@@ -136,7 +136,7 @@ def test_copy_from_takes_values(rng):
     n, *_ = model()
     before = [p.as_array() for p in (*n.parameters_list(), *n.lookup_parameters_list())]
     n.copy_from(m, share=0.25)
-    for p, q, b in zip((*m.parameters_list(), *m.lookup_parameters_list()), (*n.parameters_list(), *n.lookup_parameters_list()), before, strict=True):
+    for p, q, b in zip(m.named_parameters().values(), n.named_parameters().values(), before, strict=True):
         assert np.allclose(q.as_array(), 0.75 * b + 0.25 * p.as_array(), rtol=1e-6, atol=1e-7)
     n.copy_from(m)
     assert (n.parameters_list()[0].as_array() == m.parameters_list()[0].as_array()).all()
@@ -174,5 +174,5 @@ def test_values_changed_by_copy_from_are_seen():
     loss = dy.sum_elems(m.parameters_list()[0])
     loss.value()
     m.copy_from(n)
-    with pytest.raises(RuntimeError, match="update|changed"):
+    with pytest.raises(RuntimeError, match="parameters were changed"):
         loss.backward()

@@ -1,11 +1,11 @@
 """Accumulation and steps that are not finite, over ranks."""
 
 import pytest
+from processes import HERE, run_python
 from test_parallel import mpirun, needs_mpi
 
 import dist_dynet as dy
 from dist_dynet import parallel
-from processes import HERE, run_python
 
 
 @pytest.mark.mpi

@@ -89,7 +89,7 @@ def save_safetensors(
     if random:
         arrays |= {_RANDOM + name: array for name, array in random_state().items()}
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    texts[_CHECKSUMS] = json.dumps({name: zlib.crc32(array.reshape(-1).view(np.uint8)) for name, array in arrays.items()})
+    texts[_CHECKSUMS] = json.dumps({name: zlib.crc32(array.data) for name, array in arrays.items()})
     content = serialized(arrays, texts)
     with atomic_write(path) as file:
         file.write(content)
@@ -183,7 +183,7 @@ def _read(name: str) -> tuple[Arrays, dict[str, str]]:
     except OSError as error:
         raise RuntimeError(f"Could not read model from {name}: {error.strerror or error}") from error
     try:
-        entries = safetensors.deserialize(content)
+        entries = safetensors.deserialize(content)  # type: ignore[no-untyped-call]
         header = _header(content)
     except (safetensors.SafetensorError, ValueError) as error:
         _damaged(name, *_diagnosis(content, error))

@@ -560,7 +560,8 @@ class ParameterCollection:
         ('/encoder/W', ['/W'])
         """
         named: dict[str, Parameters | LookupParameters] = {}
-        for p in (*self._parameters, *self._lookups):
+        members: list[Parameters | LookupParameters] = [*self._parameters, *self._lookups]
+        for p in members:
             name = "/" + p._name.removeprefix(self._name).lstrip("/")
             if name in named:
                 raise RuntimeError(f"named_parameters: names must differ; got {name} twice in the collection {self._name}.")

@@ -6,7 +6,8 @@ one go (collection, subcollections, builders, a program's own objects that hold 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from .._ffi import DTYPE, lib, pointer, view
 
 if TYPE_CHECKING:
     from .collection import LookupParameters, ParameterCollection, Parameters, Root
+
+    AnyParameter: TypeAlias = Parameters | LookupParameters
 
 Content = tuple[tuple[int, ...], int, NDArray[Any], bool]
 """Dims, rows (0: dense), values in storage order, updated."""
@@ -51,11 +54,12 @@ def copy_values(to: ParameterCollection, other: ParameterCollection, share: floa
     """See ParameterCollection.copy_from()."""
     if not 0 <= share <= 1:
         raise ValueError(f"copy_from: share must lie in [0, 1]; got {share}.")
-    pairs: list[tuple[Parameters | LookupParameters, Parameters | LookupParameters]] = []
-    for kind, mine, theirs in (
+    kinds: list[tuple[str, Sequence[AnyParameter], Sequence[AnyParameter]]] = [
         ("parameters", to._parameters, other._parameters),
         ("lookup parameters", to._lookups, other._lookups),
-    ):
+    ]
+    pairs: list[tuple[AnyParameter, AnyParameter]] = []
+    for kind, mine, theirs in kinds:
         if len(mine) != len(theirs):
             raise ValueError(f"copy_from: both collections must have the same parameters; got {len(theirs)} {kind} for {len(mine)}.")
         for p, q in zip(mine, theirs, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from numpy import empty, zeros
 from numpy.typing import NDArray
@@ -56,15 +57,15 @@ class MovingAverage:
             raise ValueError(f"MovingAverage: every must be 1 or more; got {every}.")
         if isinstance(of, Trainer):
             self._collection = of.collection
-            of._followers.append(self)
+            of._follow(self)
         elif isinstance(of, ParameterCollection):
             self._collection = of
         else:
             raise TypeError(f"MovingAverage: takes a trainer or a ParameterCollection; got {type(of).__name__}.")
         self._decay, self._every, self._correct = decay, int(every), bias_correction
         self._calls = self._averaged = 0
-        self._averages: dict[AnyParameter, NDArray[object]] = {}
-        self._weights: dict[AnyParameter, NDArray[object]] | None = None
+        self._averages: dict[AnyParameter, NDArray[Any]] = {}
+        self._weights: dict[AnyParameter, NDArray[Any]] | None = None
 
     @property
     def is_in(self) -> bool:
@@ -89,7 +90,8 @@ class MovingAverage:
         bias = self._bias()
         self._averaged += 1
         share = 1 / self._averaged if self._decay is None else 1 - self._decay
-        for p in (*self._collection._parameters, *self._collection._lookups):
+        members: list[AnyParameter] = [*self._collection._parameters, *self._collection._lookups]
+        for p in members:
             average = self._averages.get(p)
             if average is None:
                 average = self._averages[p] = zeros(p.storage().size, DTYPE) if self._averaged == 1 else p.storage() * DTYPE.type(bias)

@@ -58,7 +58,7 @@ class CyclicalSGDTrainer(Trainer):
     [0.1, 0.1, 0.3, 0.5, 0.3, 0.1]
     """
 
-    _rule = lib.DN_RULE_SGD
+    _rule, _watches = lib.DN_RULE_SGD, True
 
     def __init__(
         self,
@@ -307,7 +307,7 @@ class EGTrainer(Trainer):
     [0.2689, 0.7311]
     """
 
-    _rule, _moments = lib.DN_RULE_EG, ("v",)
+    _rule, _moments, _watches = lib.DN_RULE_EG, ("v",), True
 
     def __init__(self, m: ParameterCollection, learning_rate: float = 0.1, mom: float = 0.9) -> None:
         _share(self, mom=mom)
