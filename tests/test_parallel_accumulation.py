@@ -34,6 +34,23 @@ def test_weights_of_all_passes_count():
     assert w.as_array().tolist() == [-0.5]
 
 
+def test_averages_and_files_take_the_wrapper(tmp_path):
+    m = dy.ParameterCollection()
+    w = m.add_parameters(1, name="w", init=1)
+    trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1.0))
+    average = dy.MovingAverage(trainer, decay=None)
+    for _ in range(2):
+        dy.renew_cg()
+        w.backward()
+        trainer.update()
+    dy.save_safetensors(m, tmp_path / "a", trainer)
+    with average.applied():
+        assert w.as_array().tolist() == [-0.5]
+    trainer.update()
+    dy.load_safetensors(m, tmp_path / "a", trainer=trainer)
+    assert trainer.updates == 2
+
+
 def test_state_is_the_wrapped_trainers():
     m = dy.ParameterCollection()
     m.add_parameters(1, name="w")

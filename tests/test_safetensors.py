@@ -1,5 +1,6 @@
 """Files in the safetensors format: round trips, other programs' files, damage, kills; random state; resuming bit for bit."""
 
+import copy
 import os
 import random
 import signal
@@ -61,6 +62,21 @@ def test_nan_and_infinity_survive(tmp_path):
     dy.save_safetensors(m, tmp_path / "a")
     dy.load_safetensors(n, tmp_path / "a")
     assert equal(values(m), values(n))
+
+
+def test_parameters_without_numbers(tmp_path):
+    m = dy.ParameterCollection()
+    m.add_parameters((0, 3), name="none")
+    one = m.add_parameters(1, init=1)
+    trainer = dy.AdamTrainer(m)
+    average = dy.MovingAverage(trainer)
+    trainer.update()
+    dy.save_safetensors(m, tmp_path / "a", trainer)
+    one.zero()
+    dy.load_safetensors(m, tmp_path / "a", trainer=trainer)
+    with average.applied():
+        assert one.as_array().tolist() == [1]
+    assert copy.deepcopy(m).parameter_count() == 1
 
 
 def test_an_empty_collection(tmp_path):

@@ -104,7 +104,7 @@ def load_safetensors(
         collection: what is read into.
         path: of the file.
         strict: False: takes what fits and reports the rest.
-        trainer: also its state.
+        trainer: also its state; made beforehand, as at the first start. A DistributedTrainer will do, on all ranks.
         random: also the random_state().
 
     Raises:

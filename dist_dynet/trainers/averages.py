@@ -24,7 +24,7 @@ class MovingAverage:
     Parameters added later join with their value of then for all the past.
 
     Args:
-        of: a trainer, or a collection.
+        of: a trainer (a DistributedTrainer, too), or a collection.
         decay: None: cumulative.
         every: average at every so many updates.
         bias_correction: False: a itself is used, which starts near zero.
@@ -55,6 +55,7 @@ class MovingAverage:
             raise ValueError(f"MovingAverage: decay must lie in [0, 1), or be None; got {decay}.")
         if every < 1:
             raise ValueError(f"MovingAverage: every must be 1 or more; got {every}.")
+        of = getattr(of, "inner", of)  # of a DistributedTrainer
         if isinstance(of, Trainer):
             self._collection = of.collection
             of._follow(self)

@@ -6,6 +6,7 @@ arrays, whoever writes them.
 
 from __future__ import annotations
 
+import operator
 import sys
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -75,7 +76,7 @@ class Trainer:
 
     def _set_plain(self) -> None:
         """Whether an update is one call of C and nothing else, which halves the time of tiny ones."""
-        self._is_plain = not (self._watches or self._followers or self._accumulation > 1 or self._collection._parent)
+        self._is_plain = not (self._watches or self._followers or self._accumulation > 1 or self._collection._parent is not None)
 
     def _follow(self, follower: Follower) -> None:
         self._followers.append(follower)
@@ -158,6 +159,7 @@ class Trainer:
 
         Raises:
             ValueError: k is below 1.
+            TypeError: k is no whole number.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -172,11 +174,12 @@ class Trainer:
         [0.0] 0
         [-2.0] 1
         """
-        if int(k) != k or k < 1:
-            raise ValueError(f"set_accumulation: k must be a whole number, 1 or more; got {k}.")
-        self._accumulation, self._gathered = int(k), 0
+        k = operator.index(k)
+        if k < 1:
+            raise ValueError(f"set_accumulation: k must be 1 or more; got {k}.")
+        self._accumulation, self._gathered = k, 0
         self._set_plain()
-        self._set(share=1 / int(k))
+        self._set(share=1 / k)
 
     @property
     def accumulation(self) -> int:
@@ -267,7 +270,9 @@ class Trainer:
         return False
 
     def update_subset(self, updated_params: Sequence[int | Parameters], updated_lookups: Sequence[int | LookupParameters]) -> None:
-        """As update(), for some parameters only: the others, their gradients and moments stay as they are. Clips by the norm of these alone.
+        """As update(), for some parameters only: the others, their gradients and moments stay as they are.
+
+        Clipping looks at the gradients of these alone, and weight decay is theirs alone.
 
         Args:
             updated_params: positions in collection.parameters_list(), or the parameters themselves.
@@ -309,8 +314,8 @@ class Trainer:
     def state(self) -> dict[str, NDArray[Any]]:
         """What is needed to go on as if nothing had happened: moments, counts, learning rate, schedule; as arrays by name.
 
-        Copies: "m:/W" is moment m of the parameter /W (named as in collection.named_parameters()), of its shape; parameters that were never
-        updated have none. Settings such as clipping are not part of it, nor are gradients gathered since the last update: with
+        Copies: "m:/W" is moment m of the parameter /W (named as in collection.named_parameters()), of its shape; parameters that were not
+        updated yet may have none. Settings such as clipping are not part of it, nor are gradients gathered since the last update: with
         set_accumulation(), save right after an update.
 
         >>> import dist_dynet as dy
@@ -363,8 +368,8 @@ def _chosen(wanted: Sequence[Any], members: Sequence[Any], what: str) -> list[An
     """The members that are wanted, by position or themselves, each once and in order."""
     positions = set()
     for w in wanted:
-        at = next((i for i, p in enumerate(members) if p is w), -1) if isinstance(w, Parameters | LookupParameters) else w
+        at = next((i for i, p in enumerate(members) if p is w), -1) if isinstance(w, Parameters | LookupParameters) else operator.index(w)
         if not 0 <= at < len(members):
             raise ValueError(f"update_subset: {what} must lie in the collection, which has {len(members)} of this kind; got {w!r}.")
-        positions.add(int(at))
+        positions.add(at)
     return [members[i] for i in sorted(positions)]
