@@ -38,7 +38,8 @@ static dn_grad place(dn_tape *t, int i) {
         return (dn_grad){owner->grad + t->ints[node->ints], 1};
     }
     if (node->grad) return (dn_grad){node->grad, 1};
-    if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows && node->param->empty && node->param->updated && !node->constant) {
+    if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows && node->param->empty && node->param->updated &&
+        !node->constant) {
         dn_real beta;
         node->grad = dn__param_gradient(node->param, &beta);
         node->in_chunk = 1;

@@ -67,7 +67,7 @@ void dn__sum_columns(int rows, int cols, const dn_real *x, dn_real beta, dn_real
 /* ---- softmax of one column (kernels/softmax.c) ------------------------------------------------------------------- */
 /* log sum exp x, maximum subtracted first; -inf only if all are -inf */
 dn_real dn__logsumexp(size_t n, const dn_real *x);
-void dn__softmax(size_t n, const dn_real *x, dn_real *y);   /* y may be x */
+void dn__softmax(size_t n, const dn_real *x, dn_real *y);
 /* dx = y * (dy - <y, dy>) + beta dx */
 void dn__softmax_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx);
 /* dx = scale * exp(x - lse) + beta dx: the softmax from the logits and their log-sum-exp */

@@ -59,7 +59,6 @@ class Root:
         return copying.rebuilt_root, (type(self), copying.contents(self))
 
     def new_parameter(self, dims: Sequence[int], rows: int = 0) -> Any:
-        """C's parameter of these dims, or a table of so many rows."""
         if max(1, rows) * int(np.prod(dims, dtype=object)) >= 1 << 31:
             raise ValueError(f"a parameter holds at most {(1 << 31) - 1} numbers; got dims {tuple(dims)} x {rows or 1} rows.")
         param = lib.dn_param_new(self.c, len(dims), ffi.new("int[]", list(dims)), rows)
