@@ -186,9 +186,6 @@ class Expression:
 
     _h: int  # (graph, epoch, index); csrc/dn_api.h
 
-    def __reduce__(self) -> Any:
-        raise TypeError("expressions cannot be copied or pickled: they belong to a graph. Take their value(), or copy the parameters.")
-
     def _node(self) -> int:
         """The handle; a parameter's node in the current graph."""
         try:

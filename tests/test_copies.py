@@ -124,11 +124,9 @@ def test_large_collections_are_copied_quickly():
 
 
 @pytest.mark.parametrize("copying", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_expressions_and_graphs_are_refused(copying):
-    graph = dy.renew_cg()
-    for thing in (dy.scalarInput(1), dy.tanh(dy.inputVector([1, 2])), dy.pick(dy.inputVector([1, 2]), 1), graph):
-        with pytest.raises(TypeError, match="graph"):
-            copying(thing)
+def test_graphs_are_refused(copying):
+    with pytest.raises(TypeError, match="graph"):
+        copying(dy.renew_cg())
 
 
 def test_copy_from_takes_values(rng):
@@ -156,6 +154,8 @@ def test_copy_from_refuses_other_models_and_changes_nothing():
     m.parameters_list()[0].zero()
     other = dy.ParameterCollection()
     other.add_parameters((3, 2))
+    with pytest.raises(TypeError, match="ParameterCollection"):
+        n.copy_from([1])
     for source, share in ((other, 1), (m, 1.5)):
         before = n.parameters_list()[0].as_array()
         with pytest.raises(ValueError, match="copy_from"):

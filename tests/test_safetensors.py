@@ -184,6 +184,13 @@ def test_not_strict_takes_the_moments_that_fit(tmp_path):
     assert (other.state()["m:/W"] == trainer.state()["m:/W"]).all()
 
 
+def test_other_things_than_models_are_refused(tmp_path):
+    for collection, trainer in (((), None), (model(), "adam")):
+        for call in (dy.save_safetensors, dy.load_safetensors):
+            with pytest.raises(TypeError, match="safetensors"):
+                call(collection, tmp_path / "a", trainer=trainer)
+
+
 def test_metadata_must_be_texts(tmp_path):
     with pytest.raises(TypeError, match=r"json\.dumps"):
         dy.save_safetensors(model(), tmp_path / "a", metadata={"epoch": 3})

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-import safetensors
 from numpy.typing import NDArray
-from safetensors.numpy import save as serialized
 
 from .._random_state import random_state, set_random_state
 from ..params.collection import LookupParameters, ParameterCollection, Parameters
@@ -66,7 +64,7 @@ def save_safetensors(
 
     Raises:
         RuntimeError: the file cannot be written; two parameters have one name.
-        TypeError: metadata is not of texts.
+        TypeError: metadata is not of texts; no collection or trainer.
 
     >>> import tempfile
     >>> import dist_dynet as dy
@@ -79,6 +77,9 @@ def save_safetensors(
     >>> bool((W.as_array() == V.as_array()).all()), report.metadata
     (True, {'epoch': '3'})
     """
+    from safetensors.numpy import save as serialized  # here, since few programs need it
+
+    _check("save_safetensors", collection, trainer)
     texts = dict(metadata or {})
     for key, value in texts.items():
         if not isinstance(key, str) or not isinstance(value, str):
@@ -112,6 +113,7 @@ def load_safetensors(
             model's. The model is as it was then.
         ValueError: the trainer's state is of another class of trainers.
     """
+    _check("load_safetensors", collection, trainer)
     name = os.fspath(path)
     arrays, texts = _read(name)
     parts = {prefix: _taken(arrays, prefix) for prefix in (_TRAINER, _RANDOM)}
@@ -137,6 +139,13 @@ def load_safetensors(
     for key in fits:
         _fill(named[key], arrays[key])
     return report
+
+
+def _check(what: str, collection: ParameterCollection, trainer: Trainer | None) -> None:
+    if not isinstance(collection, ParameterCollection):
+        raise TypeError(f"{what}: takes a ParameterCollection; got {type(collection).__name__}.")
+    if trainer is not None and not isinstance(getattr(trainer, "inner", trainer), Trainer):
+        raise TypeError(f"{what}: trainer must be a trainer such as AdamTrainer(m), or None; got {type(trainer).__name__}.")
 
 
 def _fill(parameter: Parameters | LookupParameters, array: NDArray[Any]) -> None:
@@ -178,6 +187,8 @@ def _refuse(name: str, report: LoadReport) -> NoReturn:
 
 def _read(name: str) -> tuple[Arrays, dict[str, str]]:
     """All arrays of a file, checked, and its metadata."""
+    import safetensors
+
     try:
         content = Path(name).read_bytes()
     except OSError as error:

@@ -397,6 +397,7 @@ class ParameterCollection:
 
         Raises:
             ValueError: numbers or shapes of parameters differ; nothing was changed then.
+            TypeError: other is no ParameterCollection.
 
         >>> import copy
         >>> import dist_dynet as dy
@@ -408,6 +409,8 @@ class ParameterCollection:
         >>> target.parameters_list()[0].as_array().tolist()
         [1.5]
         """
+        if not isinstance(other, ParameterCollection):
+            raise TypeError(f"copy_from: takes a ParameterCollection; got {type(other).__name__}.")
         copying.copy_values(self, other, share)
 
     def get_weight_decay(self) -> float:
