@@ -61,7 +61,10 @@ class _Schedule:
 
         Raises:
             ValueError: something is missing in it.
+            TypeError: it is no dict.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{type(self).__name__}.load_state_dict: takes a state_dict(); got {type(state).__name__}.")
         missing = self.state_dict().keys() - state.keys()
         if missing:
             raise ValueError(f"{type(self).__name__}.load_state_dict: the state must have {', '.join(sorted(missing))}; got {sorted(state)}.")

@@ -85,6 +85,9 @@ def test_state_lacking_something_is_refused_and_nothing_changes():
     for key in before[0]:
         with pytest.raises(ValueError, match=key):
             schedule.load_state_dict({k: v for k, v in before[0].items() if k != key})
+    for thing in (schedule.load_state_dict, trainer.load_state):
+        with pytest.raises(TypeError, match="takes"):
+            thing([1])
     with pytest.raises(ValueError, match="best"):
         trainer.load_state({**trainer_of().state(), "schedule:n": np.array(3.0), "schedule:base": np.array(1.0)})
     assert (schedule.state_dict(), trainer.learning_rate) == before

@@ -337,7 +337,10 @@ class Trainer:
 
         Raises:
             ValueError: it is of another class or another model; the trainer then is as it was.
+            TypeError: it is no dict.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"load_state: takes what state() gave; got {type(state).__name__}.")
         from .state import load_into
 
         load_into(self, state)
