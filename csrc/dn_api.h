@@ -145,6 +145,9 @@ int dn_graph_checkpoint(int graph);
 int dn_graph_revert(int graph);
 /* Random draws are keyed by (seed, stream, counter, node, element); this sets the counter to 0. It rises at renew and recalculation. */
 void dn_graph_seed(int graph, uint64_t seed, uint64_t stream);
+/* The draw counter, for saving and resuming. */
+uint64_t dn_graph_counter(int graph);
+void dn_graph_set_counter(int graph, uint64_t counter);
 const char *dn_message(int graph);
 int dn_graph_size(int graph);
 int64_t dn_graph_bytes(int graph);
@@ -220,28 +223,54 @@ int64_t dn_param_offset(dn_param *);
 void dn_root_on_ready(dn_root *, void (*ready)(void *context, dn_param *), void *context);
 
 /* ---- trainers ---------------------------------------------------------------------------------------------------------------------- */
-enum dn_rule_code { DN_RULE_SGD, DN_RULE_ADAM };
-/* A trainer updates the parameters of one root by a rule, whose moments it keeps beside each chunk and table. a, b, c: the rule's constants
- * (Adam: beta1, beta2, eps). */
-dn_trainer *dn_trainer_new(dn_root *, int rule, double a, double b, double c);
+enum dn_rule_code {
+    DN_RULE_SGD,        /* no constants */
+    DN_RULE_MOMENTUM,   /* mom */
+    DN_RULE_ADAGRAD,    /* eps */
+    DN_RULE_ADADELTA,   /* eps, rho */
+    DN_RULE_RMSPROP,    /* eps, rho */
+    DN_RULE_ADAM,       /* beta1, beta2, eps */
+    DN_RULE_AMSGRAD,    /* beta1, beta2, eps */
+    DN_RULE_ADAMW,      /* beta1, beta2, eps, decay */
+    DN_RULE_EG          /* mom */
+};
+/* A trainer updates the parameters of one root by a rule, whose moments it keeps beside each chunk and table. constants: the rule's, padded
+ * to 4. kernels.h has the formulas. */
+dn_trainer *dn_trainer_new(dn_root *, int rule, const double *constants);
 void dn_trainer_free(dn_trainer *);
 /* n < 0: all parameters of the root, later ones included; else these n, in the root's order. */
 int dn_trainer_select(dn_trainer *, int n, dn_param *const *params);
-/* rate: the learning rate. clip: the greatest norm of all gradients together, 0: none. decay: what the result of each update is multiplied by.
- * sparse = 0: all rows of a table take part, not only those that have a gradient. */
-void dn_trainer_set(dn_trainer *, double rate, double clip, double decay, int sparse);
-/* the L2 norm of all selected gradients together */
+/* ADAMW: these n parameters do not shrink. */
+int dn_trainer_exclude(dn_trainer *, int n, dn_param *const *params);
+typedef struct dn_settings {
+    double rate;         /* the learning rate */
+    double share;        /* gradients are multiplied by it first: 1 / k where k backward passes count as one */
+    double clip_value;   /* the greatest size of one element of a gradient, 0: none */
+    double clip;         /* then the greatest norm of all gradients together, 0: none */
+    double decay;        /* what the result of each update is multiplied by */
+    int sparse;          /* 0: all rows of a table take part, not only those that have a gradient */
+    int check;           /* 1: look for gradients that are not finite also where nothing is clipped */
+} dn_settings;
+void dn_trainer_set(dn_trainer *, const dn_settings *);
+/* the L2 norm of all selected gradients together, as they were gathered */
 double dn_trainer_norm(dn_trainer *);
 /* For every selected parameter that is not frozen, of tables for the rows that have a gradient: the rule, with gradients clipped; then the
  * gradients are empty. Dense parameters without a gradient count as having zero. DN_ERROR_NONFINITE: the norm is not finite, nothing was
  * done. */
 int dn_trainer_update(dn_trainer *);
+/* the same for these n parameters, in the root's order: no other counts or changes */
+int dn_trainer_update_these(dn_trainer *, int n, dn_param *const *params);
 /* the number of updates done; Adam's bias correction depends on it */
 int64_t dn_trainer_updates(dn_trainer *);
 void dn_trainer_set_updates(dn_trainer *, int64_t updates);
 /* moment k of a parameter: same size as its values; NULL: no such moment, or no memory */
 dn_real *dn_trainer_moment(dn_trainer *, dn_param *, int k);
+int dn_trainer_moments(dn_trainer *);                   /* how many moments the rule has */
+int dn_trainer_has_moments(dn_trainer *, dn_param *);   /* whether they were made; they count as zero before */
 void dn_trainer_restart(dn_trainer *);                  /* moments to zero */
+
+/* y = y + a (x - y): moving averages of values */
+void dn_blend(int64_t n, double a, const dn_real *x, dn_real *y);
 
 /* ---- random numbers: initial values and draws ---------------------------------------------------------------------------------------- */
 #include "rng.h"

@@ -170,6 +170,9 @@ void dn_graph_seed(int graph, uint64_t seed, uint64_t stream) {
     t->counter = 0;
 }
 
+uint64_t dn_graph_counter(int graph) { return dn__graph_tape(graph)->counter; }
+void dn_graph_set_counter(int graph, uint64_t counter) { dn__graph_tape(graph)->counter = counter; }
+
 int dn_graph_checkpoint(int graph) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);

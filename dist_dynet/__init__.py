@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from . import ops
+from . import ops, schedules
 from ._random import reset_random_seed
+from ._random_state import random_state, set_random_state
 from ._version import __version__
 from .graph import (
     ComputationGraph,
@@ -25,23 +26,20 @@ from .graph import (
     renew_cg,
     values,
 )
-from .io import load, load_generator, save
+from .io import load, load_generator, load_safetensors, save, save_safetensors
 from .nn import BiRNNBuilder, LSTMBuilder, RNNState, VanillaLSTMBuilder
 from .ops import *  # noqa: F403
 from .params import *  # noqa: F403
 from .params import __all__ as _params
-from .trainers import AdamTrainer, SimpleSGDTrainer, Trainer
-
+from .trainers import *  # noqa: F403
+from .trainers import __all__ as _trainers
 
 __all__ = [
-    "AdamTrainer",
     "BiRNNBuilder",
     "ComputationGraph",
     "Expression",
     "LSTMBuilder",
     "RNNState",
-    "SimpleSGDTrainer",
-    "Trainer",
     "VanillaLSTMBuilder",
     "__version__",
     "cg",
@@ -51,13 +49,19 @@ __all__ = [
     "forward",
     "load",
     "load_generator",
+    "load_safetensors",
     "npvalues",
+    "random_state",
     "renew_cg",
     "reset_random_seed",
     "save",
+    "save_safetensors",
+    "schedules",
+    "set_random_state",
     "values",
     *ops.__all__,
     *_params,
+    *_trainers,
 ]
 
 

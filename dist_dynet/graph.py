@@ -46,6 +46,9 @@ class ComputationGraph:
         self._seed()
         _random.on_reset(self)
 
+    def __reduce__(self) -> Any:
+        raise TypeError("ComputationGraph: cannot be copied or pickled. Each thread and process has a graph of its own: cg().")
+
     def _seed(self) -> None:
         lib.dn_graph_seed(self.number, *_random.key(self._thread))
 
