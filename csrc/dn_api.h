@@ -30,7 +30,7 @@ enum dn_limits {
     DN_WORK = 1 << 26     /* numbers read and written in one call: tens of milliseconds. The caller looks at signals in between. */
 };
 enum dn_error { DN_ERROR_VALUE = -1, DN_ERROR_STALE = -2, DN_ERROR_STATE = -3, DN_ERROR_MEMORY = -4, DN_ERROR_NONFINITE = -5,
-    DN_ERROR_BUSY = -6, DN_ERROR_NO_GRAPH = -7 };
+    DN_ERROR_BUSY = -6, DN_ERROR_NO_GRAPH = -7, DN_ERROR_PYTHON = -8 };
 
 /* d[0..nd-1] are the sizes of one batch element, `size` their product, `batch` the number of batch elements. */
 typedef struct dn_dim { int nd; int batch; int size; int d[7]; } dn_dim;
@@ -145,6 +145,8 @@ int dn_graph_checkpoint(int graph);
 int dn_graph_revert(int graph);
 /* Random draws are keyed by (seed, stream, counter, node, element); this sets the counter to 0. It rises at renew and recalculation. */
 void dn_graph_seed(int graph, uint64_t seed, uint64_t stream);
+uint64_t dn_graph_counter(int graph);
+void dn_graph_set_counter(int graph, uint64_t counter);
 const char *dn_message(int graph);
 int dn_graph_size(int graph);
 int64_t dn_graph_bytes(int graph);
@@ -152,6 +154,22 @@ int64_t dn_graph_bytes(int graph);
 int64_t dn_graph_node(int graph, int index);
 /* Forget all values (draws are made anew). */
 int dn_graph_invalidate(int graph);
+/* From now on nodes refer to Python objects that the caller keeps alive until the next renewal: dn_renew returns DN_ERROR_STATE,
+ * dn_graph_renew does it. */
+void dn_graph_hold(int graph);
+
+/* ---- operations written in Python ------------------------------------------------------------------------------------------------- */
+/* An input or the result: its dims, its value, its gradient. */
+typedef struct dn_python_array { const dn_dim *dim; dn_real *value, *gradient; } dn_python_array;
+/* A run of the function with this id. Forward: write y.value; all gradients are NULL. Backward: y.gradient is given, write x[k].gradient
+ * where it is not NULL. */
+typedef struct dn_python_call { int id, backward, n; const dn_python_array *x; dn_python_array y; } dn_python_call;
+/* What runs them: set once when the extension is loaded, like BLAS. It returns 0, or DN_ERROR_PYTHON after it has put the exception by.
+ * No lock is held in it but the graph's: calls on the graph return DN_ERROR_BUSY. */
+void dn_set_python(int (*run)(const dn_python_call *));
+#ifdef DN_CDEF
+extern "Python" int dn_python(const dn_python_call *);
+#endif
 
 /* ---- nodes ------------------------------------------------------------------------------------------------------------------------- */
 int dn_node_index(int64_t a);

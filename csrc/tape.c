@@ -135,6 +135,7 @@ void dn__start_graph(dn_tape *t, int immediate, int check_finite, int autobatch)
     t->n_args = t->n_ints = t->n_reals = t->n_marks = t->n_products = 0;
     t->swept_root = t->sweep = -1;
     t->values_made++;
+    t->holds = t->raised = t->any_failed = t->unreported = 0;
     t->param_epoch++;
     t->param_count = 0;
     t->counter++;
@@ -147,6 +148,7 @@ void dn__start_graph(dn_tape *t, int immediate, int check_finite, int autobatch)
 
 int dn_renew(int graph) {
     dn_tape *t = dn__graph_tape(graph);
+    if (t->holds) return DN_ERROR_STATE;
     DN_ENTER(t);
     dn__start_graph(t, 0, 0, 0);
     dn__tape_leave(t);
@@ -161,6 +163,8 @@ int dn_graph_renew(int graph, int immediate, int check_finite, int autobatch) {
     return 0;
 }
 
+void dn_graph_hold(int graph) { dn__graph_tape(graph)->holds = 1; }
+
 int64_t dn_graph_version(int graph) { return dn__graph_tape(graph)->version; }
 
 void dn_graph_seed(int graph, uint64_t seed, uint64_t stream) {
@@ -169,6 +173,9 @@ void dn_graph_seed(int graph, uint64_t seed, uint64_t stream) {
     t->stream = stream;
     t->counter = 0;
 }
+
+uint64_t dn_graph_counter(int graph) { return dn__graph_tape(graph)->counter; }
+void dn_graph_set_counter(int graph, uint64_t counter) { dn__graph_tape(graph)->counter = counter; }
 
 int dn_graph_checkpoint(int graph) {
     dn_tape *t = dn__graph_tape(graph);

@@ -13,6 +13,7 @@ from typing import Any
 from . import ops
 from ._random import reset_random_seed
 from ._version import __version__
+from .checking import GradientCheckError, check_gradient
 from .graph import (
     ComputationGraph,
     Expression,
@@ -38,6 +39,7 @@ __all__ = [
     "BiRNNBuilder",
     "ComputationGraph",
     "Expression",
+    "GradientCheckError",
     "LSTMBuilder",
     "RNNState",
     "SimpleSGDTrainer",
@@ -48,6 +50,7 @@ __all__ = [
     "cg_checkpoint",
     "cg_revert",
     "cg_version",
+    "check_gradient",
     "forward",
     "load",
     "load_generator",

@@ -6,6 +6,7 @@ knows no operation: the modules of `dist_dynet.ops` hang their operators onto Ex
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -33,7 +34,7 @@ class ComputationGraph:
     True
     """
 
-    __slots__ = ("__weakref__", "_thread", "number")
+    __slots__ = ("__weakref__", "_kept", "_thread", "number")
 
     def __init__(self, _token: object = None) -> None:
         if _token is not _token_of_this_module:
@@ -41,7 +42,9 @@ class ComputationGraph:
         self.number = lib.dn_graph_new()
         if self.number < 0:
             raise MemoryError(f"ComputationGraph: out of memory, or more than {1 << lib.DN_GRAPH_BITS} threads have a graph.")
-        weakref.finalize(self, lib.dn_graph_free, self.number)
+        self._kept: dict[Any, int] = {}
+        _graphs[self.number] = self
+        weakref.finalize(self, _free, self.number, self._kept)
         self._thread = _random.new_thread()
         self._seed()
         _random.on_reset(self)
@@ -59,6 +62,7 @@ class ComputationGraph:
         """As renew_cg()."""
         strategy = lib.DN_AUTOBATCH_AGENDA if autobatching else 0
         self._check(lib.dn_graph_renew(self.number, immediate_compute, check_validity, strategy))
+        _let_go(self._kept)
         return self
 
     def version(self) -> int:
@@ -80,6 +84,19 @@ class ComputationGraph:
         """Bytes held for nodes, values and gradients; they are kept and used again by the next graph."""
         return int(lib.dn_graph_bytes(self.number))
 
+    def keep(self, thing: Any) -> int:
+        """A number by which nodes of this graph refer to a Python object (see kept()); the graph keeps it alive until it is renewed."""
+        number = self._kept.get(thing)
+        if number is None:
+            lib.dn_graph_hold(self.number)
+            try:
+                number = _spare.pop()
+            except IndexError:
+                number = next(_numbers)
+            _things[number] = thing
+            self._kept[thing] = number
+        return number
+
     def expression(self, index: int) -> Expression:
         """The expression of a node of this graph, by its index."""
         handle = lib.dn_graph_node(self.number, index)
@@ -88,6 +105,34 @@ class ComputationGraph:
 
 
 _token_of_this_module = object()
+_graphs: weakref.WeakValueDictionary[int, ComputationGraph] = weakref.WeakValueDictionary()
+_things: dict[int, Any] = {}
+_spare: list[int] = []
+_numbers = itertools.count()
+
+
+def kept(number: int) -> Any:
+    """What a graph keeps under this number."""
+    return _things[number]
+
+
+def _let_go(kept_by_graph: dict[Any, int]) -> None:
+    while kept_by_graph:
+        _, number = kept_by_graph.popitem()
+        del _things[number]
+        _spare.append(number)
+
+
+def _free(number: int, kept_by_graph: dict[Any, int]) -> None:
+    lib.dn_graph_free(number)
+    _let_go(kept_by_graph)
+
+
+def graph_of(*handles: int) -> ComputationGraph:
+    """The graph of these nodes; the current one where there are only parameters."""
+    number = min((h >> GRAPH_SHIFT for h in handles), default=-1)
+    graph = _graphs.get(number)
+    return cg() if graph is None else graph
 _local = threading.local()
 
 

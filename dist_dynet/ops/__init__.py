@@ -4,9 +4,9 @@ A new operation is three edits: its row and block in csrc/ops/<family>.c, its fu
 name what is missing.
 """
 
-from . import arithmetic, elementwise, extremes, gradients, inputs, linear, losses, random, reductions, shape, softmax
+from . import arithmetic, elementwise, extremes, function, gradients, inputs, linear, losses, random, reductions, shape, softmax
 
-FAMILIES = (inputs, arithmetic, elementwise, linear, softmax, losses, reductions, extremes, shape, gradients, random)
+FAMILIES = (inputs, arithmetic, elementwise, linear, softmax, losses, reductions, extremes, shape, gradients, random, function)
 
 __all__ = [name for family in FAMILIES for name in family.__all__]
 for _family in FAMILIES:

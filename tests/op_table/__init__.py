@@ -1,11 +1,12 @@
 """The op table: one row per operation and use, one module per family, as in csrc/ops. tests/test_ops.py runs them all."""
 
-from . import arithmetic, elementwise, extremes, gradients, inputs, linear, losses, lstm, random, reductions, shape, softmax
+from . import arithmetic, elementwise, extremes, function, gradients, inputs, linear, losses, lstm, random, reductions, shape, softmax
 
 FAMILIES = {
     "arithmetic": arithmetic,
     "elementwise": elementwise,
     "extremes": extremes,
+    "function": function,
     "gradients": gradients,
     "inputs": inputs,
     "linear": linear,
