@@ -177,6 +177,10 @@ int dn_node_dim(int64_t a, dn_dim *out);
 int dn_node_op(int64_t a);
 /* its n-th input as a handle, negative when there are no more */
 int64_t dn_node_input(int64_t a, int n);
+/* copies at most n of the node's whole numbers (indices and the like) to out; returns how many it has */
+int dn_node_ints(int64_t a, int n, int *out);
+/* the handle of the parameter that a parameter or lookup node is of; 0: it is another node */
+int64_t dn_node_param(int64_t a);
 
 /* Compute values up to node a: 1 if there is more to do (call again), 0 when done. */
 int dn_forward(int64_t a);

@@ -300,3 +300,24 @@ int64_t dn_node_input(int64_t a, int n) {
     dn__tape_leave(t);
     return handle;
 }
+
+int dn_node_ints(int64_t a, int n, int *out) {
+    dn_tape *t;
+    int i, error = enter_node(a, &t, &i);
+    if (error) return error;
+    const dn_node *node = &t->nodes[i];
+    int count = node->n_ints;
+    if (count) memcpy(out, t->ints + node->ints, (size_t)(count < n ? count : n) * sizeof *out);
+    dn__tape_leave(t);
+    return count;
+}
+
+int64_t dn_node_param(int64_t a) {
+    dn_tape *t;
+    int i, error = enter_node(a, &t, &i);
+    if (error) return error;
+    const dn_node *node = &t->nodes[i];
+    int64_t handle = node->param ? dn_param_handle(node->param, 0) : 0;
+    dn__tape_leave(t);
+    return handle;
+}

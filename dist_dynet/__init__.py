@@ -26,11 +26,13 @@ from .graph import (
     renew_cg,
     values,
 )
+from .inspection import draw_graph, dump_cg, print_graphviz, print_text_graphviz
 from .io import load, load_generator, save
 from .nn import BiRNNBuilder, LSTMBuilder, RNNState, VanillaLSTMBuilder
 from .ops import *  # noqa: F403
 from .params import *  # noqa: F403
 from .params import __all__ as _params
+from .tensor import Tensor
 from .trainers import AdamTrainer, SimpleSGDTrainer, Trainer
 
 
@@ -43,6 +45,7 @@ __all__ = [
     "LSTMBuilder",
     "RNNState",
     "SimpleSGDTrainer",
+    "Tensor",
     "Trainer",
     "VanillaLSTMBuilder",
     "__version__",
@@ -51,10 +54,14 @@ __all__ = [
     "cg_revert",
     "cg_version",
     "check_gradient",
+    "draw_graph",
+    "dump_cg",
     "forward",
     "load",
     "load_generator",
     "npvalues",
+    "print_graphviz",
+    "print_text_graphviz",
     "renew_cg",
     "reset_random_seed",
     "save",

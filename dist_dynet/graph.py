@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from . import _random
 from ._ffi import DIM, DTYPE, GRAPH_SHIFT, NULL, fail, fail_in, ffi, lib, nodes, pointer, read
+from .tensor import Tensor
 
 NO_GRAPH: int = lib.DN_ERROR_NO_GRAPH
 _forward, _scalar, _backward = lib.dn_forward, lib.dn_scalar, lib.dn_backward
@@ -34,7 +35,7 @@ class ComputationGraph:
     True
     """
 
-    __slots__ = ("__weakref__", "_kept", "_thread", "number")
+    __slots__ = ("__weakref__", "_kept", "_samples", "_thread", "number")
 
     def __init__(self, _token: object = None) -> None:
         if _token is not _token_of_this_module:
@@ -51,6 +52,17 @@ class ComputationGraph:
 
     def _seed(self) -> None:
         lib.dn_graph_seed(self.number, *_random.key(self._thread))
+        self._samples = 0
+
+    def uniform(self, n: int) -> NDArray[np.float64]:
+        """Numbers drawn evenly from (0, 1), for sampling from values outside of the graph; new ones at each call."""
+        out = np.empty(n, np.float32)
+        seed, stream = _random.key(self._thread)
+        # Draws of nodes have counters and node numbers far below these.
+        draw = ffi.new("dn_draw *", {"seed": seed, "stream": stream, "counter": (1 << 63) + self._samples, "node": (1 << 32) - 1})
+        self._samples += 1
+        lib.dn_draw_uniform(draw, 0, n, ffi.from_buffer("float *", out) if n else NULL)
+        return out.astype(np.float64) + 2.0**-25
 
     def _check(self, code: int) -> None:
         if code < 0:
@@ -102,6 +114,34 @@ class ComputationGraph:
         handle = lib.dn_graph_node(self.number, index)
         self._check(handle)
         return expression(handle)
+
+    def forward(self, index: int) -> None:
+        """Computes all nodes up to this one anew."""
+        self.expression(index).forward(recalculate=True)
+
+    def inc_forward(self, index: int) -> None:
+        """Computes what is not computed yet, up to this node."""
+        self.expression(index).forward()
+
+    def forward_scalar(self, index: int) -> float:
+        """The value of a node that is one number, all computed anew."""
+        return self.expression(index).scalar_value(recalculate=True)
+
+    def inc_forward_scalar(self, index: int) -> float:
+        """The value of a node that is one number."""
+        return self.expression(index).scalar_value()
+
+    def forward_vec(self, index: int) -> list[float]:
+        """The value of a node as a flat list, all computed anew."""
+        return self.expression(index).vec_value(recalculate=True)
+
+    def inc_forward_vec(self, index: int) -> list[float]:
+        """The value of a node as a flat list."""
+        return self.expression(index).vec_value()
+
+    def backward(self, index: int, full: bool = False) -> None:
+        """As Expression.backward() of this node."""
+        self.expression(index).backward(full)
 
 
 _token_of_this_module = object()
@@ -201,6 +241,10 @@ def cg_revert() -> None:
     cg().revert()
 
 
+def _uniform(n: int) -> NDArray[np.float64]:
+    return cg().uniform(n)
+
+
 def current_graph() -> int:
     """The number of this thread's graph."""
     number: int = _current()
@@ -289,6 +333,12 @@ class Expression:
     def vec_value(self, recalculate: bool = False) -> list[float]:
         """The value as a flat list: column-major, batch element after batch element."""
         return read(*self._computed(recalculate)).ravel(order="F").tolist()  # type: ignore[no-any-return]
+
+    def tensor_value(self, recalculate: bool = False) -> Tensor:
+        """The value as a Tensor, for its largest entries and for samples."""
+        values, dims, batch = self._computed(recalculate)
+        array = read(values, dims or (1,), batch)
+        return Tensor(array if batch != 1 else array[..., None], _uniform)
 
     def scalar_value(self, recalculate: bool = False) -> float:
         """The value of an expression that is one number.

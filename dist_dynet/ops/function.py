@@ -135,7 +135,8 @@ def _copy(array: Any, gradient: bool = False) -> Array:
     """A copy, so that what the user keeps or changes is not the tape's memory."""
     shape = _shape(array.dim)
     memory = array.gradient if gradient else array.value
-    return view(memory, int(np.prod(shape))).reshape(shape, order="F").copy(order="F")
+    copy: Array = view(memory, int(np.prod(shape))).reshape(shape, order="F").copy(order="F")
+    return copy
 
 
 def _element(xs: list[Array], many_batches: list[bool], b: int) -> list[Array]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -57,6 +58,8 @@ class Root:
         if root == NULL:
             raise MemoryError("ParameterCollection: out of memory")
         self.c = ffi.gc(root, lib.dn_root_free)
+        self.names: dict[int, str] = {}
+        _roots.add(self)
 
     def new_parameter(self, dims: Sequence[int], rows: int = 0) -> Any:
         param = lib.dn_param_new(self.c, len(dims), ffi.new("int[]", list(dims)), rows)
@@ -80,6 +83,14 @@ class Root:
         lib.dn_root_changed(self.c)
 
 
+_roots: weakref.WeakSet[Root] = weakref.WeakSet()
+
+
+def name_of(handle: int) -> str:
+    """The full name of the parameter with this handle; empty where it is gone."""
+    return next((root.names[handle] for root in _roots if handle in root.names), "")
+
+
 class _ParameterBase(Expression):
     """What dense parameters and lookup tables have in common. Used where an expression is due, each stands for its node in the current
     graph."""
@@ -92,6 +103,7 @@ class _ParameterBase(Expression):
         self._root, self._name, self._dims, self._rows = root, name, dims, rows
         self._c = root.new_parameter(dims, rows)
         self._h = lib.dn_param_handle(self._c, 0)
+        root.names[self._h] = name
 
     def _node(self) -> int:
         return resolved(self._h)
