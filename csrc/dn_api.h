@@ -198,6 +198,10 @@ int dn_backward_step(int graph);
 int dn_backward(int64_t a);
 /* The gradient of node a in the last backward (copied to out, zeros where nothing arrived). */
 int dn_gradient(int64_t a, dn_real *out);
+/* Of what node a was computed from, itself included: the first node, in the order of forward, whose value is not finite; gradients = 1: in the
+ * order of backward, whose gradient is not. nan_only = 1: infinities are let pass. 1: found, *node is its index and *element where in it; 0: there
+ * is none, or no backward. */
+int dn_find_nonfinite(int64_t a, int gradients, int nan_only, int *node, int64_t *element);
 
 /* ---- parameters -------------------------------------------------------------------------------------------------------------------- */
 dn_root *dn_root_new(void);

@@ -29,6 +29,7 @@ from .graph import (
 from .inspection import draw_graph, dump_cg, print_graphviz, print_text_graphviz
 from .io import load, load_generator, save
 from .nn import BiRNNBuilder, LSTMBuilder, RNNState, VanillaLSTMBuilder
+from .nonfinite import NonFinite, NonFiniteError, find_nonfinite, trace_nonfinite
 from .ops import *  # noqa: F403
 from .params import *  # noqa: F403
 from .params import __all__ as _params
@@ -43,6 +44,8 @@ __all__ = [
     "Expression",
     "GradientCheckError",
     "LSTMBuilder",
+    "NonFinite",
+    "NonFiniteError",
     "RNNState",
     "SimpleSGDTrainer",
     "Tensor",
@@ -56,6 +59,7 @@ __all__ = [
     "check_gradient",
     "draw_graph",
     "dump_cg",
+    "find_nonfinite",
     "forward",
     "load",
     "load_generator",
@@ -65,6 +69,7 @@ __all__ = [
     "renew_cg",
     "reset_random_seed",
     "save",
+    "trace_nonfinite",
     "values",
     *ops.__all__,
     *_params,
