@@ -546,3 +546,71 @@ def test_many_graphs_need_no_more_memory():
 def test_interpreter_ends_cleanly_with_a_function_in_the_graph():
     code = "import dist_dynet as dy\ny = dy.function(lambda x: x, None, 1)(dy.scalarInput(3))\nprint(y.value())"
     assert output_of(code).split() == ["3.0"]
+
+
+# ---- with autobatching -----------------------------------------------------------------------------------------------------------------
+
+
+def batched_network(m, f):
+    W, b = m.parameters_list()
+    hidden = [dy.tanh(W * dy.inputVector([k, 1]) + b) for k in range(6)]
+    return [dy.square(f(h) if k % 2 else h) for k, h in enumerate(hidden)]
+
+
+@pytest.mark.parametrize("autobatching", [False, True])
+def test_functions_among_batched_nodes(rng, autobatching):
+    m = dy.ParameterCollection()
+    m.parameters_from_numpy(rng.normal(size=(3, 2)))
+    m.parameters_from_numpy(rng.normal(size=3))
+    results = []
+    for mode in (False, autobatching):
+        dy.renew_cg(autobatching=mode)
+        loss = dy.sum_elems(dy.esum(batched_network(m, cube)))
+        m.reset_gradients()
+        loss.backward()
+        results.append([loss.value(), *(p.grad_as_array() for p in m.parameters_list())])
+    for a, b in zip(*results, strict=True):
+        close(a, b)
+
+
+def test_graph_is_usable_after_an_error_among_batched_nodes(rng):
+    m = dy.ParameterCollection()
+    m.parameters_from_numpy(rng.normal(size=(3, 2)))
+    m.parameters_from_numpy(rng.normal(size=3))
+    switch = []
+
+    def forward(x):
+        if not switch and x[0] > 0:
+            raise MineError
+        return x**3
+
+    f = dy.function(forward, cube._backward, lambda d: d)
+    dy.renew_cg()
+    expected = dy.npvalues(batched_network(m, cube))
+    dy.renew_cg(autobatching=True)
+    noise = dy.random_normal(3)
+    ys = batched_network(m, f)
+    loss = dy.sum_elems(dy.esum(ys))
+    with pytest.raises(MineError):
+        loss.value()
+    drawn = noise.value()
+    failed = 0
+    for _ in range(3):
+        failed = 0
+        for y, e in zip(ys, expected, strict=True):
+            try:
+                close(y.npvalue(), e)
+            except MineError:
+                failed += 1
+    assert 0 < failed <= 3
+    switch.append(1)
+    for y, e in zip(ys, expected, strict=True):
+        close(y.npvalue(), e)
+    loss.backward()
+    gradients = [p.grad_as_array() for p in m.parameters_list()]
+    m.reset_gradients()
+    assert noise.value() == drawn
+    dy.renew_cg()
+    dy.sum_elems(dy.esum(batched_network(m, cube))).backward()
+    for p, g in zip(m.parameters_list(), gradients, strict=True):
+        close(p.grad_as_array(), g)
