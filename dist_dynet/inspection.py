@@ -117,9 +117,13 @@ def dot(
     expression_names: dict[Expression, str] | None = None,
 ) -> str:
     """The graph in the DOT language; with an expression, only what it is computed from."""
+    if not isinstance(e, Expression | None):
+        raise TypeError(f"a graph is drawn up to an expression; got {type(e).__name__}.")
+    if not isinstance(expression_names, dict | None):
+        raise TypeError(f"expression_names must be a dict of expressions and names; got {type(expression_names).__name__}.")
     graph = graph_of(e._node()) if e is not None else graph or cg()
     only = range(len(graph)) if e is None else sorted(_needed(e))
-    names = {x.index(): name for x, name in (expression_names or {}).items()}
+    names = {x.index(): str(name) for x, name in (expression_names or {}).items() if isinstance(x, Expression)}
     lines = ["digraph G {", "  rankdir=LR;", "  nodesep=.05;"]
     for n in (node(graph.expression(i)) for i in only):
         label = n.formula(names) + (f"\n{n.shape()}" if show_dims else "")

@@ -180,6 +180,8 @@ def find_nonfinite(expr: Expression, infinite: bool = True) -> NonFinite | None:
       made at a line that is not known: build the graph inside of trace_nonfinite()
       its input v0 = input(), value from 0 to 1
     """
+    if not isinstance(expr, Expression):
+        raise TypeError(f"find_nonfinite: takes an expression; got {type(expr).__name__}.")
     _computed_plainly(expr, False)
     return _find(expr, infinite)
 

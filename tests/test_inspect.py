@@ -284,6 +284,12 @@ def test_draw_graph_writes_dot_files(drawn, tmp_path):
         dy.draw_graph(tmp_path / "g.txt")
 
 
+def test_bad_arguments_of_draw_graph(drawn, tmp_path):
+    for call in (lambda: dy.draw_graph(tmp_path / "g.dot", 3), lambda: dy.print_graphviz(expression_names=[1])):
+        with pytest.raises(TypeError, match="got int|got list"):
+            call()
+
+
 def test_pictures_need_the_program_dot(drawn, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RuntimeError, match=r"^draw_graph: a .svg file needs Graphviz's program `dot`, which is not installed"):
