@@ -228,9 +228,9 @@ def document():
         "",
         "<!-- Written by scripts/make_ops_md.py from csrc/ops and dist_dynet/ops: change those, then run `python scripts/make_ops_md.py`. -->",
         "",
-        "All operations of `dist_dynet` (`import dist_dynet as dy`). y is the result, dy its gradient, dx the gradient of input x. Dims are written",
-        "(rows, columns); the batch is apart from them, and unless an entry says otherwise inputs have equal batch sizes or 1. Lists may be tuples",
-        "or generators, numbers may be NumPy's.",
+        "All operations of `dist_dynet` (`import dist_dynet as dy`). y is the result, dy its gradient, dx the gradient of input x. Dims are",
+        "written (rows, columns); the batch is apart from them, and unless an entry says otherwise inputs have equal batch sizes or 1. Lists",
+        "may be tuples or generators, numbers may be NumPy's.",
         "",
     ]
     return "\n".join([*head, *operators(), *body, *table]).rstrip() + "\n"
