@@ -138,6 +138,8 @@ enum dn_autobatch {
 /* As dn_renew, and from now on: immediate: compute nodes as they are made; check_finite: then a NaN or infinite value is an error;
  * autobatch: a dn_autobatch. */
 int dn_graph_renew(int graph, int immediate, int check_finite, int autobatch);
+/* The dn_autobatch of all later dn_renew, and of the present graph if it has no nodes yet. */
+void dn_graph_autobatch(int graph, int strategy);
 /* How many graphs this slot has started since dn_graph_new. */
 int64_t dn_graph_version(int graph);
 int dn_graph_checkpoint(int graph);

@@ -150,7 +150,7 @@ int dn_renew(int graph) {
     dn_tape *t = dn__graph_tape(graph);
     if (t->holds) return DN_ERROR_STATE;
     DN_ENTER(t);
-    dn__start_graph(t, 0, 0, 0);
+    dn__start_graph(t, 0, 0, t->usual_autobatch);
     dn__tape_leave(t);
     return 0;
 }
@@ -161,6 +161,12 @@ int dn_graph_renew(int graph, int immediate, int check_finite, int autobatch) {
     dn__start_graph(t, immediate, check_finite, autobatch);
     dn__tape_leave(t);
     return 0;
+}
+
+void dn_graph_autobatch(int graph, int strategy) {
+    dn_tape *t = dn__graph_tape(graph);
+    t->usual_autobatch = strategy;
+    if (!t->n_nodes) t->autobatch = strategy;
 }
 
 void dn_graph_hold(int graph) { dn__graph_tape(graph)->holds = 1; }

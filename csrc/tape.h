@@ -58,6 +58,7 @@ struct dn_tape {
     uint32_t dropped;           /* nodes that reverts have dropped from this graph */
     int32_t values_made;        /* rises when values are forgotten */
     int autobatch;              /* autobatch.h: 0, or the strategy */
+    int usual_autobatch;        /* the strategy of graphs for which none was named */
     int32_t *order;             /* autobatch.h: nodes and leaders in the order they were computed */
     int n_order, order_capacity, n_done, planned;
     int raised;                 /* set by an op that cannot go on: forward and backward stop with this error */

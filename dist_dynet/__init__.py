@@ -33,9 +33,10 @@ from .nonfinite import NonFinite, NonFiniteError, find_nonfinite, trace_nonfinit
 from .ops import *  # noqa: F403
 from .params import *  # noqa: F403
 from .params import __all__ as _params
+from .settings import *  # noqa: F403
+from .settings import __all__ as _settings
 from .tensor import Tensor
 from .trainers import AdamTrainer, SimpleSGDTrainer, Trainer
-
 
 __all__ = [
     "AdamTrainer",
@@ -73,6 +74,7 @@ __all__ = [
     "values",
     *ops.__all__,
     *_params,
+    *_settings,
 ]
 
 

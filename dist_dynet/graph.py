@@ -46,6 +46,7 @@ class ComputationGraph:
         self._kept: dict[Any, int] = {}
         _graphs[self.number] = self
         weakref.finalize(self, _free, self.number, self._kept)
+        lib.dn_graph_autobatch(self.number, lib.DN_AUTOBATCH_AGENDA if _defaults.autobatch else 0)
         self._thread = _random.new_thread()
         self._seed()
         _random.on_reset(self)
@@ -72,6 +73,8 @@ class ComputationGraph:
         self, immediate_compute: bool = False, check_validity: bool = False, autobatching: bool | None = None
     ) -> ComputationGraph:
         """As renew_cg()."""
+        if autobatching is None:
+            autobatching = _defaults.autobatch
         strategy = lib.DN_AUTOBATCH_AGENDA if autobatching else 0
         self._check(lib.dn_graph_renew(self.number, immediate_compute, check_validity, strategy))
         _let_go(self._kept)
@@ -151,6 +154,20 @@ _spare: list[int] = []
 _numbers = itertools.count()
 
 
+class _Defaults:
+    autobatch = False
+
+
+_defaults = _Defaults()
+
+
+def set_default_autobatch(on: bool) -> None:
+    """Whether graphs batch when renew_cg() does not say; counts from the next renewal."""
+    _defaults.autobatch = bool(on)
+    for graph in list(_graphs.values()):
+        lib.dn_graph_autobatch(graph.number, lib.DN_AUTOBATCH_AGENDA if on else 0)
+
+
 def kept(number: int) -> Any:
     """What a graph keeps under this number."""
     return _things[number]
@@ -200,7 +217,7 @@ def renew_cg(
     Args:
         immediate_compute: compute each node when it is made, so that errors show at its line.
         check_validity: with immediate_compute, raise RuntimeError when a value is NaN or infinite.
-        autobatching: compute like nodes together; the same values and gradients, to rounding.
+        autobatching: compute like nodes together; the same values and gradients, to rounding. None: as init(autobatch=...) says.
 
     >>> import dist_dynet as dy
     >>> before = dy.cg_version()
@@ -208,7 +225,7 @@ def renew_cg(
     >>> dy.cg_version() - before
     1
     """
-    if immediate_compute or check_validity or autobatching or _renew() < 0:
+    if immediate_compute or check_validity or autobatching is not None or _renew() < 0:
         return cg().renew(immediate_compute, check_validity, autobatching)
     return _local.graph  # type: ignore[no-any-return]
 

@@ -83,6 +83,25 @@ class Root:
         lib.dn_root_changed(self.c)
 
 
+class _Defaults:
+    weight_decay = 0.0
+
+
+_defaults = _Defaults()
+
+
+def check_weight_decay(what: str, lam: float) -> float:
+    """The strength as a float if it lies in [0, 1)."""
+    if not 0 <= lam < 1:
+        raise ValueError(f"{what}: the strength must lie in [0, 1); got {lam}.")
+    return float(lam)
+
+
+def set_default_weight_decay(lam: float) -> None:
+    """The strength that collections without a parent begin with."""
+    _defaults.weight_decay = check_weight_decay("weight decay", lam)
+
+
 _roots: weakref.WeakSet[Root] = weakref.WeakSet()
 
 
@@ -381,7 +400,7 @@ class ParameterCollection:
         self._lookups: list[LookupParameters] = []
         self._counts: dict[str, int] = {}
         self._subcollection_counts: dict[str, int] = {}
-        self._weight_decay: float = _parent._weight_decay if _parent is not None else 0.0
+        self._weight_decay: float = _parent._weight_decay if _parent is not None else _defaults.weight_decay
 
     def get_weight_decay(self) -> float:
         """The strength of weight decay; 0 at the start."""
@@ -395,9 +414,7 @@ class ParameterCollection:
         Raises:
             ValueError: lam is not in [0, 1).
         """
-        if not 0 <= lam < 1:
-            raise ValueError(f"set_weight_decay: the strength must lie in [0, 1); got {lam}.")
-        self._weight_decay = float(lam)
+        self._weight_decay = check_weight_decay("set_weight_decay", lam)
 
     def set_weight_decay_lambda(self, lam: float) -> None:
         """As set_weight_decay()."""
