@@ -30,7 +30,7 @@ enum dn_limits {
     DN_WORK = 1 << 26     /* numbers read and written in one call: tens of milliseconds. The caller looks at signals in between. */
 };
 enum dn_error { DN_ERROR_VALUE = -1, DN_ERROR_STALE = -2, DN_ERROR_STATE = -3, DN_ERROR_MEMORY = -4, DN_ERROR_NONFINITE = -5,
-    DN_ERROR_BUSY = -6, DN_ERROR_NO_GRAPH = -7 };
+    DN_ERROR_BUSY = -6, DN_ERROR_NO_GRAPH = -7, DN_ERROR_PYTHON = -8 };
 
 /* d[0..nd-1] are the sizes of one batch element, `size` their product, `batch` the number of batch elements. */
 typedef struct dn_dim { int nd; int batch; int size; int d[7]; } dn_dim;
@@ -138,6 +138,8 @@ enum dn_autobatch {
 /* As dn_renew, and from now on: immediate: compute nodes as they are made; check_finite: then a NaN or infinite value is an error;
  * autobatch: a dn_autobatch. */
 int dn_graph_renew(int graph, int immediate, int check_finite, int autobatch);
+/* The dn_autobatch of all later dn_renew, and of the present graph if it has no nodes yet. */
+void dn_graph_autobatch(int graph, int strategy);
 /* How many graphs this slot has started since dn_graph_new. */
 int64_t dn_graph_version(int graph);
 int dn_graph_checkpoint(int graph);
@@ -155,6 +157,22 @@ int64_t dn_graph_bytes(int graph);
 int64_t dn_graph_node(int graph, int index);
 /* Forget all values (draws are made anew). */
 int dn_graph_invalidate(int graph);
+/* From now on nodes refer to Python objects that the caller keeps alive until the next renewal: dn_renew returns DN_ERROR_STATE,
+ * dn_graph_renew does it. */
+void dn_graph_hold(int graph);
+
+/* ---- operations written in Python ------------------------------------------------------------------------------------------------- */
+/* An input or the result: its dims, its value, its gradient. */
+typedef struct dn_python_array { const dn_dim *dim; dn_real *value, *gradient; } dn_python_array;
+/* A run of the function with this id. Forward: write y.value; all gradients are NULL. Backward: y.gradient is given, write x[k].gradient
+ * where it is not NULL. */
+typedef struct dn_python_call { int id, backward, n; const dn_python_array *x; dn_python_array y; } dn_python_call;
+/* What runs them: set once when the extension is loaded, like BLAS. It returns 0, or DN_ERROR_PYTHON after it has put the exception by.
+ * No lock is held in it but the graph's: calls on the graph return DN_ERROR_BUSY. */
+void dn_set_python(int (*run)(const dn_python_call *));
+#ifdef DN_CDEF
+extern "Python" int dn_python(const dn_python_call *);
+#endif
 
 /* ---- nodes ------------------------------------------------------------------------------------------------------------------------- */
 int dn_node_index(int64_t a);
@@ -162,6 +180,10 @@ int dn_node_dim(int64_t a, dn_dim *out);
 int dn_node_op(int64_t a);
 /* its n-th input as a handle, negative when there are no more */
 int64_t dn_node_input(int64_t a, int n);
+/* copies at most n of the node's whole numbers (indices and the like) to out; returns how many it has */
+int dn_node_ints(int64_t a, int n, int *out);
+/* the handle of the parameter that a parameter or lookup node is of; 0: it is another node */
+int64_t dn_node_param(int64_t a);
 
 /* Compute values up to node a: 1 if there is more to do (call again), 0 when done. */
 int dn_forward(int64_t a);
@@ -181,6 +203,10 @@ int dn_backward_step(int graph);
 int dn_backward(int64_t a);
 /* The gradient of node a in the last backward (copied to out, zeros where nothing arrived). */
 int dn_gradient(int64_t a, dn_real *out);
+/* Of what node a was computed from, itself included: the first node, in the order of forward, whose value is not finite; gradients = 1: in the
+ * order of backward, whose gradient is not. nan_only = 1: infinities are let pass. 1: found, *node is its index and *element where in it; 0: there
+ * is none, or no backward. */
+int dn_find_nonfinite(int64_t a, int gradients, int nan_only, int *node, int64_t *element);
 
 /* ---- parameters -------------------------------------------------------------------------------------------------------------------- */
 dn_root *dn_root_new(void);

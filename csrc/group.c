@@ -113,6 +113,7 @@ int dn__group_forward(dn_tape *t, int leader) {
         dn_node *member = &t->nodes[j];
         member->leader = leader;
         member->grouped = t->values_made;
+        member->failed = 0;
         member->column = column;
         member->value = y + (size_t)column * (size_t)member->dim.size;
         column += member->dim.batch;

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -61,6 +62,9 @@ class Root:
         """C's parameters in the order in which they were made, with dims and rows."""
         self.places: dict[Any, int] = {}
         """Where in `made`."""
+        self.names: dict[int, str] = {}
+        """The name of each parameter's handle."""
+        _roots.add(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return copying.rebuilt_root, (type(self), copying.contents(self))
@@ -89,6 +93,33 @@ class Root:
         lib.dn_root_changed(self.c)
 
 
+class _Defaults:
+    weight_decay = 0.0
+
+
+_defaults = _Defaults()
+
+
+def check_weight_decay(what: str, lam: float) -> float:
+    """The strength as a float if it lies in [0, 1)."""
+    if not 0 <= lam < 1:
+        raise ValueError(f"{what}: the strength must lie in [0, 1); got {lam}.")
+    return float(lam)
+
+
+def set_default_weight_decay(lam: float) -> None:
+    """The strength that collections without a parent begin with."""
+    _defaults.weight_decay = check_weight_decay("weight decay", lam)
+
+
+_roots: weakref.WeakSet[Root] = weakref.WeakSet()
+
+
+def name_of(handle: int) -> str:
+    """The full name of the parameter with this handle; empty where it is gone."""
+    return next((root.names[handle] for root in _roots if handle in root.names), "")
+
+
 class _ParameterBase(Expression):
     """What dense parameters and lookup tables have in common. Used where an expression is due, each stands for its node in the current
     graph."""
@@ -101,6 +132,7 @@ class _ParameterBase(Expression):
         self._root, self._name, self._dims, self._rows = root, name, dims, rows
         self._c = root.new_parameter(dims, rows)
         self._h = lib.dn_param_handle(self._c, 0)
+        root.names[self._h] = name
 
     def __reduce__(self) -> tuple[Any, ...]:
         return copying.rebuilt_parameter, (type(self), self._root, self._root.places[self._c], self._name)
@@ -397,7 +429,7 @@ class ParameterCollection:
         self._lookups: list[LookupParameters] = []
         self._counts: dict[str, int] = {}
         self._subcollection_counts: dict[str, int] = {}
-        self._weight_decay: float = _parent._weight_decay if _parent is not None else 0.0
+        self._weight_decay: float = _parent._weight_decay if _parent is not None else _defaults.weight_decay
 
     def copy_from(self, other: ParameterCollection, share: float = 1.0) -> None:
         """p = (1 - share) p + share q: takes the values of a collection whose parameters, in order, have the same shapes.
@@ -434,9 +466,7 @@ class ParameterCollection:
         Raises:
             ValueError: lam is not in [0, 1).
         """
-        if not 0 <= lam < 1:
-            raise ValueError(f"set_weight_decay: the strength must lie in [0, 1); got {lam}.")
-        self._weight_decay = float(lam)
+        self._weight_decay = check_weight_decay("set_weight_decay", lam)
 
     def set_weight_decay_lambda(self, lam: float) -> None:
         """As set_weight_decay()."""
