@@ -15,7 +15,7 @@ __all__ = ["conv2d", "conv2d_bias", "filter1d_narrow", "fold_rows", "kmh_ngram",
 
 def _pair(values: Any, what: str, name: str) -> tuple[int, int]:
     """(height, width), as numbers that C can hold."""
-    pair = indices(values, what) if not hasattr(values, "__index__") else [op.index(values)]
+    pair = [values] if isinstance(values, int) else indices(values, what)
     if len(pair) != 2:
         raise ValueError(f"{what}: {name} must have two numbers, for height and width; got {values!r}.")
     return min(pair[0], 0x7FFFFFFF), min(pair[1], 0x7FFFFFFF)

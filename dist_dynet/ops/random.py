@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from .._ffi import OPS
 from ..graph import Expression
 from ..params.collection import as_dims
-from ._nodes import leaf, with_reals
+from ._nodes import leaf, real, with_reals
 
 __all__ = ["dropout", "random_bernoulli", "random_gumbel", "random_normal", "random_uniform"]
 
@@ -31,7 +31,7 @@ def dropout(x: Expression, p: float) -> Expression:
 
 
 def _random(name: str, dim: int | Sequence[int], batch_size: int, a: float, b: float) -> Expression:
-    return leaf(Expression, OPS[name], (operator.index(batch_size), *as_dims(dim, name)), (float(a), float(b)))  # type: ignore[no-any-return]
+    return leaf(Expression, OPS[name], (operator.index(batch_size), *as_dims(dim, name)), (real(a, name), real(b, name)))  # type: ignore[no-any-return]
 
 
 def random_normal(dim: int | Sequence[int], mean: float = 0.0, stddev: float = 1.0, batch_size: int = 1) -> Expression:
@@ -45,15 +45,32 @@ def random_normal(dim: int | Sequence[int], mean: float = 0.0, stddev: float = 1
 
 
 def random_uniform(dim: int | Sequence[int], left: float, right: float, batch_size: int = 1) -> Expression:
-    """y_i drawn evenly from [left, right): dims x batch_size."""
+    """y_i drawn evenly from [left, right): dims x batch_size.
+
+    >>> import dist_dynet as dy
+    >>> all(2 <= y <= 3 for y in dy.random_uniform(10, 2, 3).value())
+    True
+    """
     return _random("random_uniform", dim, batch_size, left, right)
 
 
 def random_bernoulli(dim: int | Sequence[int], p: float, scale: float = 1.0, batch_size: int = 1) -> Expression:
-    """y_i = scale with probability p, else 0: dims x batch_size."""
+    """y_i = scale with probability p, else 0: dims x batch_size.
+
+    Raises: ValueError for a probability outside of [0, 1].
+
+    >>> import dist_dynet as dy
+    >>> set(dy.random_bernoulli(100, 0.5, scale=3).value()) == {0.0, 3.0}
+    True
+    """
     return _random("random_bernoulli", dim, batch_size, p, scale)
 
 
 def random_gumbel(dim: int | Sequence[int], mu: float = 0.0, beta: float = 1.0, batch_size: int = 1) -> Expression:
-    """y_i = mu - beta log(-log u_i), u_i drawn evenly from (0, 1): dims x batch_size."""
+    """y_i = mu - beta log(-log u_i), u_i drawn evenly from (0, 1): dims x batch_size.
+
+    >>> import dist_dynet as dy
+    >>> dy.random_gumbel((2, 3)).dim()
+    ((2, 3), 1)
+    """
     return _random("random_gumbel", dim, batch_size, mu, beta)

@@ -37,7 +37,10 @@ class _pickerBatchExpression(Expression):  # noqa: N801
 
     def set_index(self, i: Iterable[int]) -> None:
         """Other indices, as many; all computed values of the graph are forgotten."""
-        _set_indices(self, self._d, indices(i, "set_index"))
+        picked, batch = indices(i, "set_index"), self.dim()[1]
+        if len(picked) != batch:
+            raise ValueError(f"pick: set takes as many indices as the node was made with; got {len(picked)} for a batch of {batch}.")
+        _set_indices(self, self._d, picked)
 
 
 def _set_indices(e: Expression, d: int, picked: list[int]) -> None:
