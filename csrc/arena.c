@@ -41,6 +41,15 @@ void *dn__block_new(size_t bytes) {
 
 void dn__block_free(void *p) { free(p); }
 
+static void *taken(void *p, size_t bytes) {
+#ifdef DN_POISON /* a build for tests: whatever is read before it is written is NaN */
+    memset(p, 0xff, bytes);
+#else
+    (void)bytes;
+#endif
+    return p;
+}
+
 void *dn__arena_take(dn_arena *a, size_t bytes) {
     if (bytes > SIZE_MAX / 2) return NULL;
     bytes = (bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1);
@@ -49,7 +58,7 @@ void *dn__arena_take(dn_arena *a, size_t bytes) {
         if (c->size - a->used >= bytes) {
             void *p = c->memory + a->used;
             a->used += bytes;
-            return p;
+            return taken(p, bytes);
         }
     }
     size_t size = a->n_chunks ? a->chunks[a->n_chunks - 1].size * 2 : FIRST_CHUNK;
@@ -62,7 +71,7 @@ void *dn__arena_take(dn_arena *a, size_t bytes) {
     if (!memory) return NULL;
     a->chunks[a->n_chunks++] = (dn_arena_chunk){memory, size};
     a->used = bytes;
-    return memory;
+    return taken(memory, bytes);
 }
 
 dn_arena_mark dn__arena_mark(const dn_arena *a) { return (dn_arena_mark){a->current, a->used}; }

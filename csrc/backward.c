@@ -1,8 +1,10 @@
-/* The backward sweep: from the root's index down to 0, without recursion. Products that give the gradient of one matrix are collected and
+/* The backward sweep: from the root's index down to 0, without recursion; in a graph that is batched on the fly, back through the order in which
+ * nodes were computed. Products that give the gradient of one matrix are collected and
  * done as one when the sweep reaches that matrix: every use of it has passed by then. */
+#include <stdlib.h>
 #include <string.h>
 
-#include "join.h"
+#include "group.h"
 #include "kernels/kernels.h"
 #include "tape.h"
 
@@ -20,9 +22,12 @@ int dn__node_wants(const dn_tape *t, const dn_node *node) {
     return t->full ? !node->constant : node->needs_grad && !(node->param && !node->param->updated);
 }
 
+/* whether input k is of a group and collected: dn__group_backward says where its gradient goes */
+static int is_collected(const dn_call *c, int k) { return c->places && (c->places[k].dx || c->places[k].beta < 0); }
+
 int dn__wants(const dn_call *c, int k) {
     const dn_tape *t = c->tape;
-    if (c->joined_dx && k == c->n - 1) return 1;
+    if (is_collected(c, k)) return c->places[k].dx != NULL;
     return dn__node_wants(t, &t->nodes[t->args[c->node->args + k]]);
 }
 
@@ -31,13 +36,12 @@ int dn__wants(const dn_call *c, int k) {
 dn_grad dn__place(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
     if (node->op == dn_ops[DN_OP_part]) {
-        dn_node *owner = &t->nodes[t->args[node->args]];
-        if (!owner->grad) {
-            size_t n = dn__elements(&owner->dim);
-            if (!(owner->grad = take(t, n))) return (dn_grad){0};
-            dn__fill(n, 0, owner->grad);
-        }
-        return (dn_grad){owner->grad + t->ints[node->ints], 1};
+        int i_owner = t->args[node->args];
+        dn_node *owner = &t->nodes[i_owner];
+        if (!dn__grouped(t, owner) && !owner->grad && (owner->grad = take(t, dn__elements(&owner->dim))))
+            dn__fill(dn__elements(&owner->dim), 0, owner->grad);
+        if (dn__grouped(t, owner) ? !dn__group_grad(t, i_owner) : !owner->grad) return (dn_grad){0};
+        return (dn_grad){dn__part_address(t, owner, t->ints[node->ints], 1), 1};
     }
     if (node->grad) return (dn_grad){node->grad, 1};
     if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows && node->param->empty && node->param->updated &&
@@ -46,15 +50,15 @@ dn_grad dn__place(dn_tape *t, int i) {
         node->grad = dn__param_gradient(node->param, &beta);
         node->in_chunk = 1;
     } else {
-        node->grad = node->op->flags & DN_JOINS ? dn__join_grad(t, i) : NULL;
-        if (!node->grad) node->grad = take(t, dn__elements(&node->dim));
+        node->grad = dn__grouped(t, node) ? dn__group_grad(t, i) : take(t, dn__elements(&node->dim));
+        if (!node->grad) t->out_of_memory = 1;
     }
     return (dn_grad){node->grad, 0};
 }
 
 dn_grad dn__dx(dn_call *c, int k) {
     dn_tape *t = c->tape;
-    if (c->joined_dx && k == c->n - 1) return (dn_grad){c->joined_dx, 0};
+    if (is_collected(c, k)) return c->places[k];
     int i = t->args[c->node->args + k];
     if (!dn__node_wants(t, &t->nodes[i])) return (dn_grad){0};
     dn_grad g = dn__place(t, i);
@@ -139,8 +143,12 @@ static void add_to_parameter(dn_tape *t, dn_node *node) {
 static void backward_node(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
     if (node->products >= 0) flush_products(t, i);
-    if (node->op->flags & DN_JOINS && dn__join_backward(t, i)) {
-        if (t->scratch.n_chunks) dn__arena_reset(&t->scratch, (dn_arena_mark){0});
+    if (dn__grouped(t, node)) {
+        if (node->leader != i) return;
+        for (int j = node->next_member; j >= 0; j = t->nodes[j].next_member)
+            if (t->nodes[j].products >= 0) flush_products(t, j);
+        if (!t->out_of_memory) dn__group_backward(t, i);
+        dn__arena_reset(&t->scratch, (dn_arena_mark){0});
         return;
     }
     if (!node->grad || t->out_of_memory) return;
@@ -155,24 +163,41 @@ static void backward_node(dn_tape *t, int i) {
     if (t->scratch.n_chunks) dn__arena_reset(&t->scratch, (dn_arena_mark){0});
 }
 
+/* Whether node i was computed from values of this root; 1 also where there is no memory to find out. */
+static int depends_on(dn_tape *t, int i, const dn_root *root) {
+    uint8_t *leads = calloc((size_t)i + 1, 1); /* to node i */
+    int found = !leads;
+    if (leads) leads[i] = 1;
+    for (; i >= 0 && !found; i--) {
+        const dn_node *node = &t->nodes[i];
+        if (!leads[i]) continue;
+        found = node->param && node->param->root == root;
+        for (int k = 0; k < node->n_args; k++) leads[t->args[node->args + k]] = 1;
+    }
+    free(leads);
+    return found;
+}
+
 static int begin(dn_tape *t, int i, int full) {
     if (dn__elements(&t->nodes[i].dim) != 1)
         return dn__tape_fail(t, DN_ERROR_VALUE, "backward: the loss must be one number, without a batch; got %s. Use sum_elems(), "
                              "sum_batches() or esum() first.", DIMS(&t->nodes[i].dim));
     if (i >= t->evaluated) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the value of the loss was not computed");
     for (int r = 0; r < t->n_roots; r++)
-        if (t->roots[r].version >= 0 && t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED))
+        if (t->roots[r].version >= 0 && t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED) &&
+            depends_on(t, i, t->roots[r].root))
             return dn__tape_fail(t, DN_ERROR_STATE, "backward: parameters were changed after the values of this graph had been computed. "
                                  "Build the graph anew, or compute it again: value(recalculate=True).");
     for (int j = 0; j < t->n_nodes; j++) {
-        t->nodes[j].grad = t->nodes[j].joined_grads = NULL;
+        t->nodes[j].grad = t->nodes[j].group_grads = NULL;
         t->nodes[j].products = -1;
         t->nodes[j].in_chunk = 0;
     }
     t->n_products = 0;
     t->out_of_memory = 0;
     t->full = full;
-    t->swept_root = t->sweep = i;
+    t->swept_root = i;
+    t->sweep = t->autobatch && !t->immediate ? t->n_done - 1 : i;
     dn__arena_reset(&t->grads, (dn_arena_mark){0});
     dn_grad g = dn__place(t, i);
     if (!g.dx) return dn__tape_fail(t, DN_ERROR_MEMORY, "out of memory");
@@ -201,8 +226,9 @@ static int step(dn_tape *t) {
     if (t->sweep < 0) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the graph was renewed, reverted or set anew meanwhile");
     lock_roots(t);
     for (; t->sweep >= 0 && work > 0 && !t->out_of_memory; t->sweep--) {
-        work -= dn__work(t, &t->nodes[t->sweep]);
-        backward_node(t, t->sweep);
+        int i = t->autobatch && !t->immediate ? t->order[t->sweep] : t->sweep;
+        work -= dn__work(t, &t->nodes[i]);
+        backward_node(t, i);
     }
     for (int r = t->n_roots - 1; r >= 0; r--) pthread_mutex_unlock(&t->roots[r].root->lock);
     if (t->out_of_memory) {
@@ -261,11 +287,12 @@ int dn_gradient(int64_t a, dn_real *out) {
             grad = node->param->root->chunks[node->param->chunk].grads + node->param->offset;
         }
         if (node->op == dn_ops[DN_OP_part]) {
-            grad = t->nodes[t->args[node->args]].grad;
-            if (grad) grad += t->ints[node->ints];
+            const dn_node *owner = &t->nodes[t->args[node->args]];
+            int arrived = dn__grouped(t, owner) ? t->nodes[owner->leader].group_grads != NULL : owner->grad != NULL;
+            grad = arrived ? dn__part_address(t, owner, t->ints[node->ints], 1) : NULL;
         }
         size_t n = dn__elements(&node->dim);
-        if (grad) memcpy(out, grad, n * sizeof *out);
+        if (grad && n) memcpy(out, grad, n * sizeof *out);
         else dn__fill(n, 0, out);
         if (lock) pthread_mutex_unlock(lock);
     }

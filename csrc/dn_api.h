@@ -115,21 +115,29 @@ const char *dn_op_name(int op);
 const char *dn_op_formula(int op);
 int dn_op_flags(int op);
 enum dn_op_flag {
-    DN_BATCHES = 1,   /* may be merged with nodes of equal signature: batch counts add up */
-    DN_SHARES = 2,    /* ... and inputs that are not batched (weights, biases) must be the same nodes in all members */
+    DN_BATCHES = 1,   /* batch elements do not meet: nodes of equal signature may be merged, batch counts add up */
     DN_LEAF = 4,      /* has no inputs to send gradients to; what it owns (a parameter, a row) takes them */
     DN_VIEW = 8,      /* the value is memory that exists already; nothing is computed */
     DN_NO_GRAD = 16,  /* sends no gradient to its inputs */
     DN_RANDOM = 32,   /* draws random numbers */
-    DN_JOINS = 64     /* nodes that differ in the last input alone are computed as one, see csrc/join.h */
+    DN_JOINS = 64,    /* nodes that differ in the last input alone are computed as one, see csrc/join.h */
+    DN_PARTS = 128,   /* has several outputs, blocks of (size x batch), read through `part` nodes */
+    DN_INTS_EACH = 256,        /* each int belongs to a batch element, ... */
+    DN_INTS_AFTER_FIRST = 512  /* ... or each after the first: what merged nodes have is joined */
 };
 
 /* ---- graphs ------------------------------------------------------------------------------------------------------------------------ */
 /* A slot for a graph; slots given back are used again. DN_ERROR_MEMORY: none is left. */
 int dn_graph_new(void);
 void dn_graph_free(int graph);
-/* As dn_renew, and from now on: immediate: compute nodes as they are made; check_finite: then a NaN or infinite value is an error. */
-int dn_graph_renew(int graph, int immediate, int check_finite);
+enum dn_autobatch {
+    DN_AUTOBATCH_OFF,
+    DN_AUTOBATCH_DEPTH,   /* groups of equal depth, in the order of depth (Looks et al. 2017) */
+    DN_AUTOBATCH_AGENDA   /* of the signatures that have nodes ready, the one of least average depth (Neubig et al. 2017) */
+};
+/* As dn_renew, and from now on: immediate: compute nodes as they are made; check_finite: then a NaN or infinite value is an error;
+ * autobatch: a dn_autobatch. */
+int dn_graph_renew(int graph, int immediate, int check_finite, int autobatch);
 /* How many graphs this slot has started since dn_graph_new. */
 int64_t dn_graph_version(int graph);
 int dn_graph_checkpoint(int graph);
@@ -159,6 +167,8 @@ int dn_forward(int64_t a);
 double dn_scalar(int64_t a);
 /* The value of a computed node, column-major, batch last. Stays valid until the graph is renewed, reverted or recomputed. */
 const dn_real *dn_value(int64_t a);
+/* The indices that a computed node of topk or sample_categorical keeps: as many as its value has numbers, in the same order. Valid as dn_value. */
+const int *dn_saved_indices(int64_t a);
 
 /* Backward from node a, a single number: adds to the gradients of parameters. full = 1: gradients of all nodes, not only of those that
  * lead to parameters. begin, then step until it returns 0 (as dn_forward). */

@@ -2,6 +2,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "autobatch.h"
+#include "group.h"
 #include "join.h"
 #include "rng.h"
 #include "tape.h"
@@ -18,11 +20,12 @@ void dn__forget_values(dn_tape *t) {
     t->evaluated = 0;
     t->sweep = -1;
     t->values_made++;
+    t->n_order = t->n_done = 0;
     t->counter++;
     for (int i = 0; i < t->n_roots; i++) t->roots[i].version = -1;
     /* marks that point above the bottom would keep what is now forgotten: let them begin at the bottom, too */
     for (int i = 0; i < t->n_marks; i++) {
-        t->marks[i].evaluated = 0;
+        t->marks[i].evaluated = t->marks[i].order = 0;
         t->marks[i].values = t->marks[i].copies = (dn_arena_mark){0};
     }
     dn__arena_reset(&t->values, (dn_arena_mark){0});
@@ -48,18 +51,13 @@ void dn__prepare_call(dn_tape *t, dn_node *node, dn_call *c) {
     c->dy = node->grad;
     c->node = node;
     c->tape = t;
-    c->joined_dx = NULL;
+    c->places = NULL;
 }
 
 enum { ALIGN_NUMBERS = 16 };
 
-static int compute(dn_tape *t, int i, int last) {
+int dn__compute(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
-    if (node->op->flags & DN_JOINS) {
-        if (dn__join_computed(t, node)) return 0;
-        int joined = dn__join_forward(t, i, last);
-        if (joined) return joined < 0 ? joined : 0;
-    }
     dn_call c;
     dn__prepare_call(t, node, &c);
     if (!(node->op->flags & DN_VIEW)) {
@@ -88,12 +86,16 @@ int64_t dn__work(const dn_tape *t, const dn_node *node) {
 }
 
 int dn__forward(dn_tape *t, int last) {
+    if (t->autobatch && !t->immediate) return dn__autobatch_forward(t, last);
     int64_t work = DN_WORK;
     while (t->evaluated <= last) {
         if (work <= 0) return 1;
         work -= dn__work(t, &t->nodes[t->evaluated]);
-        int error = compute(t, t->evaluated, last);
-        if (error) return error;
+        dn_node *node = &t->nodes[t->evaluated];
+        int joined = 0;
+        if (node->op->flags & DN_JOINS && (joined = dn__grouped(t, node)) == 0) joined = dn__join_forward(t, t->evaluated, last);
+        int error = joined ? joined : dn__compute(t, t->evaluated);
+        if (error < 0) return error;
         t->evaluated++;
     }
     return 0;
@@ -155,6 +157,15 @@ const dn_real *dn_value(int64_t a) {
     }
     dn__tape_leave(t);
     return value;
+}
+
+const int *dn_saved_indices(int64_t a) {
+    dn_tape *t = dn__handle_tape(a);
+    if (!t || dn__tape_enter(t)) return NULL;
+    int i = dn__find(t, a);
+    const int *indices = i >= 0 && i < t->evaluated && t->nodes[i].saved ? (const int *)t->nodes[i].saved_memory : NULL;
+    dn__tape_leave(t);
+    return indices;
 }
 
 dn_real *dn__scratch(dn_call *c, size_t n) {

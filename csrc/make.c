@@ -88,6 +88,7 @@ static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_int
     s.ints = ints;
     s.reals = reals;
     s.saved = 0;
+    s.parts = 1;
     s.message = t->message;
     int needs_grad = 0;
     for (int i = 0; i < n; i++) {
@@ -123,9 +124,10 @@ static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_int
     node->copied = node->in_chunk = 0;
     node->param = param;
     node->data = NULL;
-    node->value = node->saved_memory = node->grad = node->joined_grads = NULL;
+    node->value = node->saved_memory = node->grad = node->group_grads = NULL;
     node->next_user = node->last_user = node->leader = node->next_member = -1;
-    node->joined = 0;
+    node->grouped = 0;
+    node->parts = s.parts;
     for (int i = 0; i < n; i++) t->args[t->n_args++] = inputs[i];
     for (int i = 0; i < n_ints; i++) t->ints[t->n_ints++] = ints[i];
     for (int i = 0; i < n_reals; i++) t->reals[t->n_reals++] = reals[i];
@@ -278,7 +280,7 @@ static int input_set(dn_tape *t, int64_t a, int64_t n, const dn_real *data) {
     if (n != (int64_t)dn__elements(&node->dim))
         return dn__tape_fail(t, DN_ERROR_VALUE, "set: the number of values must equal the size of the input; got %lld values for %s.",
                              (long long)n, DIMS(&node->dim));
-    memcpy((dn_real *)node->data, data, (size_t)n * sizeof *data);
+    if (n) memcpy((dn_real *)node->data, data, (size_t)n * sizeof *data);
     dn__forget_values(t);
     return 0;
 }
@@ -306,7 +308,7 @@ static int ints_set(dn_tape *t, int64_t a, int n, const int *ints) {
     }
     int error = node->op->dims(&s);
     if (error < 0) return error;
-    memcpy(t->ints + node->ints, ints, (size_t)n * sizeof *ints);
+    if (n) memcpy(t->ints + node->ints, ints, (size_t)n * sizeof *ints);
     dn__forget_values(t);
     return 0;
 }

@@ -24,6 +24,7 @@ typedef struct dn_shape {
     const double *reals;
     dn_dim y;
     size_t saved;          /* numbers */
+    int parts;             /* blocks of a value with several outputs */
     char *message;         /* of DN_MESSAGE bytes, for dn__fail */
 } dn_shape;
 enum { DN_MESSAGE = 1024 };
@@ -47,7 +48,7 @@ typedef struct dn_call {
     const dn_real *dy;
     dn_node *node;
     dn_tape *tape;
-    dn_real *joined_dx;                /* backward of joined nodes: where the last input's gradient goes; else NULL */
+    const struct dn_grad *places;      /* backward of a group: where the gradients of collected inputs go (group.h); else NULL */
 } dn_call;
 
 typedef struct dn_op {
@@ -65,6 +66,10 @@ typedef struct dn_op {
     static void NAME##_forward(dn_call *);                                                                          \
     static void NAME##_backward(dn_call *);                                                                         \
     const dn_op dn_op_##NAME = {#NAME, INPUTS, FLAGS, FORMULA, NAME##_dims, NAME##_forward, NAME##_backward};
+
+/* Flag of inputs that cannot be batched: bit k for input k, k < 8. Nodes that differ in one of them are not merged. */
+enum { DN_SHARED_SHIFT = 16 };
+#define DN_SHARED(mask) ((mask) << DN_SHARED_SHIFT)
 
 extern const dn_op *const dn_ops[DN_OP_COUNT];
 

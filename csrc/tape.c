@@ -82,7 +82,7 @@ int dn_graph_new(void) {
     if (graph < SLOTS && (slots[graph] || (slots[graph] = new_tape(graph)))) {
         dn_tape *t = slots[graph];
         t->taken = 1;
-        dn__start_graph(t, 0, 0);
+        dn__start_graph(t, 0, 0, 0);
         t->version = 0;
         error = graph;
     }
@@ -98,20 +98,20 @@ static void release_roots(dn_tape *t, int from) {
 void dn_graph_free(int graph) {
     dn_tape *t = dn__graph_tape(graph);
     if (!t || dn__tape_enter(t)) return; /* still computed with by another thread: the slot stays taken */
-    dn__start_graph(t, 0, 0);
+    dn__start_graph(t, 0, 0, 0);
     dn__arena_free(&t->values);
     dn__arena_free(&t->copies);
     dn__arena_free(&t->grads);
     dn__arena_free(&t->data);
     dn__arena_free(&t->scratch);
     void **const memory[] = {(void **)&t->nodes, (void **)&t->args,  (void **)&t->ints,     (void **)&t->reals,
-                             (void **)&t->marks, (void **)&t->roots, (void **)&t->products, (void **)&t->param_nodes};
+                             (void **)&t->marks, (void **)&t->roots, (void **)&t->products, (void **)&t->param_nodes, (void **)&t->order};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) {
         free(*memory[i]);
         *memory[i] = NULL;
     }
     t->nodes_capacity = t->args_capacity = t->ints_capacity = t->reals_capacity = 0;
-    t->marks_capacity = t->roots_capacity = t->products_capacity = t->param_capacity = 0;
+    t->marks_capacity = t->roots_capacity = t->products_capacity = t->param_capacity = t->order_capacity = 0;
     pthread_mutex_lock(&slots_lock);
     t->taken = 0;
     pthread_mutex_unlock(&slots_lock);
@@ -123,11 +123,13 @@ static void next_epoch(dn_tape *t) {
     t->epoch = (int64_t)t->graph << DN_EPOCH_BITS | ((t->epoch + 1) & mask);
 }
 
-void dn__start_graph(dn_tape *t, int immediate, int check_finite) {
+void dn__start_graph(dn_tape *t, int immediate, int check_finite, int autobatch) {
     next_epoch(t);
     t->version++;
     t->immediate = immediate;
     t->check_finite = check_finite;
+    t->autobatch = autobatch;
+    t->n_order = t->n_done = 0;
     t->n_nodes = t->evaluated = 0;
     t->dropped = 0;
     t->n_args = t->n_ints = t->n_reals = t->n_marks = t->n_products = 0;
@@ -146,15 +148,15 @@ void dn__start_graph(dn_tape *t, int immediate, int check_finite) {
 int dn_renew(int graph) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);
-    dn__start_graph(t, 0, 0);
+    dn__start_graph(t, 0, 0, 0);
     dn__tape_leave(t);
     return 0;
 }
 
-int dn_graph_renew(int graph, int immediate, int check_finite) {
+int dn_graph_renew(int graph, int immediate, int check_finite, int autobatch) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);
-    dn__start_graph(t, immediate, check_finite);
+    dn__start_graph(t, immediate, check_finite, autobatch);
     dn__tape_leave(t);
     return 0;
 }
@@ -173,7 +175,7 @@ int dn_graph_checkpoint(int graph) {
     DN_ENTER(t);
     int error = DN_GROW(t->marks, t->marks_capacity, t->n_marks + 1);
     if (!error)
-        t->marks[t->n_marks++] = (dn_mark){t->n_nodes, t->evaluated, t->n_args, t->n_ints, t->n_reals, t->n_roots,
+        t->marks[t->n_marks++] = (dn_mark){t->n_nodes, t->evaluated, t->n_done, t->n_args, t->n_ints, t->n_reals, t->n_roots,
                                            dn__arena_mark(&t->values), dn__arena_mark(&t->copies),
                                            dn__arena_mark(&t->data)};
     else
@@ -194,7 +196,9 @@ int dn_graph_revert(int graph) {
         t->n_reals = m.reals;
         /* Nodes from before the mark that were computed after it have their values above it: compute them again (the same draws). */
         if (t->evaluated > m.evaluated) t->evaluated = m.evaluated;
-        t->values_made++;
+        for (int i = m.evaluated; i < m.nodes; i++) /* groups that were computed after the mark are no more */
+            if (t->nodes[i].leader >= m.evaluated) t->nodes[i].leader = -1;
+        t->n_order = t->n_done = m.order;
         dn__arena_reset(&t->values, m.values);
         dn__arena_reset(&t->copies, m.copies);
         dn__arena_reset(&t->data, m.data);

@@ -18,8 +18,10 @@ struct dn_node {
     int32_t products;           /* first pending weight-gradient product, or -1 */
     size_t saved;               /* numbers kept from forward for backward */
     int32_t next_user, last_user;   /* join.h: the next node that multiplies by the same matrix; of a matrix, the last one that does */
-    int32_t leader, next_member;    /* join.h: of joined nodes; -1 */
-    int32_t joined;                 /* join.h: the tape's `values_made` when the value was computed ahead */
+    int32_t leader, next_member;    /* group.h: -1 */
+    int32_t grouped;                /* group.h: the tape's `values_made` when the value was computed in a group */
+    int32_t column, group_batch;    /* group.h: the first batch element in the group; of a leader: how many the group has */
+    int32_t parts;                  /* blocks of a value with several outputs */
     uint8_t needs_grad;         /* leads to a parameter that is updated */
     uint8_t constant;           /* a parameter or row used without gradient */
     uint8_t copied;             /* value is a copy of the parameter's, made when it was read */
@@ -27,14 +29,14 @@ struct dn_node {
     dn_param *param;            /* of parameter and lookup nodes */
     const dn_real *data;        /* of input nodes: what set() writes */
     dn_real *value, *saved_memory, *grad;
-    dn_real *joined_grads;      /* join.h: of a leader: the gradients of all members */
+    dn_real *group_grads;       /* group.h: of a leader: the gradients of all members */
 };
 
 /* A pending product dW += dy x'. */
 typedef struct dn_product { int32_t next; int m, k, n; const dn_real *dy, *x; } dn_product;
 
 typedef struct dn_mark {
-    int nodes, evaluated, args, ints, reals, roots;
+    int nodes, evaluated, order, args, ints, reals, roots;
     dn_arena_mark values, copies, data;
 } dn_mark;
 
@@ -51,6 +53,9 @@ struct dn_tape {
     int n_nodes, nodes_capacity, evaluated;
     uint32_t dropped;           /* nodes that reverts have dropped from this graph */
     int32_t values_made;        /* rises when values are forgotten */
+    int autobatch;              /* autobatch.h: 0, or the strategy */
+    int32_t *order;             /* autobatch.h: nodes and leaders in the order they were computed */
+    int n_order, order_capacity, n_done, planned;
     int32_t *args, *ints;
     double *reals;
     int n_args, args_capacity, n_ints, ints_capacity, n_reals, reals_capacity;
@@ -93,7 +98,7 @@ int dn__find(dn_tape *, int64_t handle);
 int64_t dn__handle(const dn_tape *, int index);
 int dn__param_node(dn_tape *, int64_t handle, dn_param *, int constant);
 /* forget all nodes; forget all values */
-void dn__start_graph(dn_tape *, int immediate, int check_finite);
+void dn__start_graph(dn_tape *, int immediate, int check_finite, int autobatch);
 void dn__forget_values(dn_tape *);
 /* a parameter or row is read: its root's version is noted for the check before backward */
 void dn__use_root(dn_tape *, dn_root *);
@@ -105,6 +110,8 @@ int dn__node_wants(const dn_tape *, const dn_node *);
 void dn__prepare_call(dn_tape *, dn_node *, dn_call *);
 /* computes nodes up to index `last` until about DN_WORK numbers were read and written; 0: done, 1: more to do */
 int dn__forward(dn_tape *, int last);
+/* computes one node by itself; its inputs are known */
+int dn__compute(dn_tape *, int i);
 /* how many numbers a node reads and writes, and a constant */
 int64_t dn__work(const dn_tape *, const dn_node *);
 int dn__grow(void **array, int *capacity, int wanted, size_t element);

@@ -57,9 +57,8 @@ class ComputationGraph:
         self, immediate_compute: bool = False, check_validity: bool = False, autobatching: bool | None = None
     ) -> ComputationGraph:
         """As renew_cg()."""
-        if autobatching:
-            raise NotImplementedError("renew_cg: autobatching is not there yet; leave it out, the values are the same without it.")
-        self._check(lib.dn_graph_renew(self.number, immediate_compute, check_validity))
+        strategy = lib.DN_AUTOBATCH_AGENDA if autobatching else 0
+        self._check(lib.dn_graph_renew(self.number, immediate_compute, check_validity, strategy))
         return self
 
     def version(self) -> int:
@@ -116,7 +115,7 @@ def renew_cg(
     Args:
         immediate_compute: compute each node when it is made, so that errors show at its line.
         check_validity: with immediate_compute, raise RuntimeError when a value is NaN or infinite.
-        autobatching: not there yet; True raises NotImplementedError.
+        autobatching: compute like nodes together; the same values and gradients, to rounding.
 
     >>> import dist_dynet as dy
     >>> before = dy.cg_version()

@@ -16,7 +16,7 @@ def run_python(*arguments, timeout=120, **environment):
     path = os.pathsep.join(p for p in (str(PACKAGE), str(HERE), os.environ.get("PYTHONPATH", "")) if p)
     return subprocess.run(
         [sys.executable, *arguments], env={**os.environ, "PYTHONPATH": path, **environment}, capture_output=True, text=True,
-        timeout=timeout, check=False,
+        timeout=timeout, check=False, cwd=HERE,  # not the root: Python would take the package there first
     )  # fmt: skip
 
 

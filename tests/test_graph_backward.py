@@ -145,14 +145,25 @@ def test_backward_after_a_change_without_new_forward_is_an_error(change):
     close(w.grad_as_array(), 2 * w.as_array() * table.as_array()[0])
 
 
-def test_change_of_another_model_does_not_matter():
+@pytest.mark.parametrize("used", ["not at all", "in the graph", "in the loss", "as a constant"])
+def test_change_of_another_model_matters_where_the_loss_depends_on_it(used):
     m, other = dy.ParameterCollection(), dy.ParameterCollection()
     w, v = m.add_parameters(2, init=1), other.add_parameters(2, init=1)
     loss = dy.sum_elems(dy.square(w))
+    if used == "in the graph":
+        dy.dot_product(v, w).forward()
+    elif used == "in the loss":
+        loss = dy.cmult(loss, dy.dot_product(v, w))
+    elif used == "as a constant":
+        loss = dy.cmult(loss, dy.sum_elems(v.expr()))
     loss.forward()
     v.set_value([5, 5])
-    loss.backward()
-    assert w.grad_as_array().tolist() == [2, 2]
+    if used in ("in the loss", "as a constant"):
+        with pytest.raises(RuntimeError, match="parameters were changed"):
+            loss.backward()
+    else:
+        loss.backward()
+        assert w.grad_as_array().tolist() == [2, 2]
 
 
 # ---- constants and frozen parameters ---------------------------------------------------------------------------------------------------

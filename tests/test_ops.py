@@ -366,7 +366,7 @@ def run_again(*arguments, **environment):
 @pytest.mark.float32
 @pytest.mark.slow
 def test_double_build_passes():
-    run_again(str(HERE / "test_ops.py"), str(HERE / "test_checker.py"), str(HERE / "test_tiny.py"), DIST_DYNET_DTYPE="float64")
+    run_again(*(str(HERE / f"test_{name}.py") for name in ("ops", "ops_set", "checker", "tiny")), DIST_DYNET_DTYPE="float64")
 
 
 @pytest.mark.float32

@@ -81,3 +81,28 @@ DN_MULTIVERSION void dn__div_grad(size_t n, const dn_real *z, const dn_real *y, 
                                   dn_real *dy) {
     EACH_BETA(dy, -dz[i] * z[i] / y[i]); /* z = x / y */
 }
+
+DN_MULTIVERSION void dn__plane(size_t n, dn_real a, const dn_real *x, dn_real b, const dn_real *y, dn_real c, dn_real beta,
+                               dn_real *z) {
+    EACH_BETA(z, a * x[i] + b * y[i] + c);
+}
+
+/* 1 - u is exact and never 0; 2^-25, half a cell, keeps the inner logarithm away from 0 */
+DN_MULTIVERSION void dn__gumbel(size_t n, float *u) {
+    DN_SIMD for (size_t i = 0; i < n; i++) u[i] = (float)-dn__log_of((dn_real)0x1p-25 - dn__log_of((dn_real)(1 - u[i])));
+}
+
+/* Four terms at a time: y is read and written less. */
+DN_MULTIVERSION void dn__sliding_sum(int n, const dn_real *u, const dn_real *v, int sign, dn_real beta, dn_real *y) {
+    if (beta == 0) memset(y, 0, sizeof *y * (size_t)n);
+    int i = 0;
+    for (; i + 4 <= n; i += 4) {
+        dn_real a = u[i], b = u[i + 1], c = u[i + 2], d = u[i + 3];
+        const dn_real *v0 = v + sign * i, *v1 = v0 + sign, *v2 = v1 + sign, *v3 = v2 + sign;
+        DN_SIMD for (int k = 0; k < n; k++) y[k] += (a * v0[k] + b * v1[k]) + (c * v2[k] + d * v3[k]);
+    }
+    for (; i < n; i++) {
+        const dn_real *v0 = v + sign * i;
+        DN_SIMD for (int k = 0; k < n; k++) y[k] += u[i] * v0[k];
+    }
+}

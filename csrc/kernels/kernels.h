@@ -35,6 +35,13 @@ void dn__transpose_plane(size_t rows, size_t cols, const dn_real *x, size_t ldx,
 void dn__gather(int nd, const size_t *n, const size_t *step, const dn_real *x, dn_real *y);
 void dn__scatter(int nd, const size_t *n, const size_t *step, const dn_real *y, dn_real beta, dn_real *x);
 
+/* ---- LU with partial pivoting (kernels/lu.c): n x n, dense; `work` has dn__lu_work(n) numbers ---------------------- */
+size_t dn__lu_work(int n);
+/* P a = L U in place, L's diagonal is 1; row k was exchanged with row pivot[k]. 0: a is singular, and a and pivot are of no use. */
+int dn__lu(int n, dn_real *a, int *pivot, dn_real *work);
+/* x = A^-1 x from A's factors; x is n x columns */
+void dn__lu_solve(int n, int columns, const dn_real *lu, const int *pivot, dn_real *x, dn_real *work);
+
 /* ---- elementwise, one input (kernels/elementwise.c); y may be x ------------------------------------------------- */
 void dn__exp(size_t n, const dn_real *x, dn_real *y);
 void dn__log(size_t n, const dn_real *x, dn_real *y);       /* log 0 = -inf, log of a negative = nan, log inf = inf */
@@ -53,6 +60,44 @@ void dn__rectify_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real bet
 void dn__square_grad(size_t n, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx);
 void dn__abs_grad(size_t n, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx);      /* 0 at 0 */
 
+/* ---- rarer functions of one input (kernels/functions.c); y may be x. The gradient: dx = dy f'(.) + beta dx, from the
+ * input x or the result y, as named ------------------------------------------------------------------------------- */
+#define DN_FUNCTION(name, known) \
+    void dn__##name(size_t n, const dn_real *x, dn_real *y); \
+    void dn__##name##_grad(size_t n, const dn_real *known, const dn_real *dy, dn_real beta, dn_real *dx);
+DN_FUNCTION(sin, x)
+DN_FUNCTION(cos, x)
+DN_FUNCTION(tan, y)
+DN_FUNCTION(asin, x)
+DN_FUNCTION(acos, x)
+DN_FUNCTION(atan, x)
+DN_FUNCTION(sinh, x)
+DN_FUNCTION(cosh, x)
+DN_FUNCTION(asinh, x)
+DN_FUNCTION(acosh, x)
+DN_FUNCTION(atanh, x)
+DN_FUNCTION(sqrt, y)
+DN_FUNCTION(cube, x)
+DN_FUNCTION(erf, x)
+DN_FUNCTION(lgamma, x)
+DN_FUNCTION(log_sigmoid, x) /* -log(1 + exp(-x)) */
+DN_FUNCTION(softsign, x)    /* x / (1 + |x|) */
+DN_FUNCTION(gelu, x)        /* x Phi(x), Phi the distribution function of N(0, 1) */
+DN_FUNCTION(gelu_tanh, x)   /* x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2: Hendrycks and Gimpel 2016 */
+#undef DN_FUNCTION
+/* y = scale * (x where x > 0, else alpha (exp(x) - 1)) */
+void dn__elu(size_t n, dn_real scale, dn_real alpha, const dn_real *x, dn_real *y);
+void dn__elu_grad(size_t n, dn_real scale, dn_real alpha, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx);
+/* y = x logistic(slope x) */
+void dn__silu(size_t n, dn_real slope, const dn_real *x, dn_real *y);
+void dn__silu_grad(size_t n, dn_real slope, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx);
+/* to the nearest whole number, halves to the even one; up; down */
+void dn__round(size_t n, const dn_real *x, dn_real *y);
+void dn__ceil(size_t n, const dn_real *x, dn_real *y);
+void dn__floor(size_t n, const dn_real *x, dn_real *y);
+/* the derivative of log gamma; -inf at 0, nan at the negative whole numbers */
+double dn__digamma(double x);
+
 /* ---- elementwise, several arrays (kernels/elementwise.c); z may be x or y --------------------------------------- */
 void dn__fill(size_t n, dn_real a, dn_real *y);
 void dn__axpy(size_t n, dn_real a, const dn_real *x, dn_real beta, dn_real *y);             /* y = a x + beta y */
@@ -62,6 +107,11 @@ void dn__mul(size_t n, const dn_real *x, const dn_real *y, dn_real *z);         
 void dn__div(size_t n, const dn_real *x, const dn_real *y, dn_real *z);                      /* z = x / y */
 void dn__mul_add(size_t n, const dn_real *x, const dn_real *y, dn_real beta, dn_real *z);    /* z = x y + beta z */
 void dn__div_add(size_t n, const dn_real *x, const dn_real *y, dn_real beta, dn_real *z);    /* z = x / y + beta z */
+/* z = a x + b y + c + beta z */
+void dn__plane(size_t n, dn_real a, const dn_real *x, dn_real b, const dn_real *y, dn_real c, dn_real beta, dn_real *z);
+void dn__gumbel(size_t n, float *u);   /* -log(-log(1 - u)) in place, of draws u in [0, 1) with 24 bits: finite, from -2.9 to 17.4 */
+/* y_k = sum_i u_i v[k + sign i] + beta y_k, i and k from 0 to n - 1; v points into an array that has all these places */
+void dn__sliding_sum(int n, const dn_real *u, const dn_real *v, int sign, dn_real beta, dn_real *y);
 /* gradient of z = x / y to y: dy = -dz z / y + beta dy */
 void dn__div_grad(size_t n, const dn_real *z, const dn_real *y, const dn_real *dz, dn_real beta, dn_real *dy);
 
@@ -74,15 +124,64 @@ dn_real dn__squared_distance(size_t n, const dn_real *x, const dn_real *y);
 /* y (rows) = sum over the columns of x (rows x cols, dense) + beta y */
 void dn__sum_columns(int rows, int cols, const dn_real *x, dn_real beta, dn_real *y);
 
+/* y = a x^r, r >= 0; y may be x */
+void dn__power(size_t n, dn_real a, unsigned r, const dn_real *x, dn_real *y);
+/* dx_i = a_i ((x_i - m_i) - d_i) + beta dx_i, where a, m and d advance by `step`, 0 or 1 */
+void dn__centered(size_t n, int step, const dn_real *a, const dn_real *m, const dn_real *d, const dn_real *x, dn_real beta, dn_real *dx);
+/* y_i = x_0 + ... + x_i, summed in double; its gradient dx_i = dy_i + ... + dy_(n-1) + beta dx_i */
+void dn__cumsum(size_t n, const dn_real *x, dn_real *y);
+void dn__cumsum_grad(size_t n, const dn_real *dy, dn_real beta, dn_real *dx);
+
+/* ---- greatest and least (kernels/extremes.c); a nan counts as both --------------------------------------------------- */
+/* z = the greater, the less of x and y; z may be x or y */
+void dn__bmax(size_t n, const dn_real *x, const dn_real *y, dn_real *z);
+void dn__bmin(size_t n, const dn_real *x, const dn_real *y, dn_real *z);
+/* dx = dz + beta dx where x > y, or where not x > y; else 0 + beta dx */
+void dn__pass_greater(size_t n, const dn_real *x, const dn_real *y, const dn_real *dz, dn_real beta, dn_real *dx);
+void dn__pass_not_greater(size_t n, const dn_real *x, const dn_real *y, const dn_real *dz, dn_real beta, dn_real *dx);
+/* max_i = x_i and which_i = k where x_i is greater than max_i, else they stay */
+void dn__fold_max(size_t n, const dn_real *x, int32_t k, dn_real *max, int32_t *which);
+/* dx = dz + beta dx where which is k, else 0 + beta dx */
+void dn__pass_which(size_t n, const int32_t *which, int32_t k, const dn_real *dz, dn_real beta, dn_real *dx);
+/* Of each of the `inner` lines x[i], x[inner + i], x[2 inner + i], ...: the extreme number and the first index it is at; length >= 1 */
+void dn__max_lines(size_t length, size_t inner, const dn_real *x, dn_real *max, int32_t *which);
+void dn__min_lines(size_t length, size_t inner, const dn_real *x, dn_real *min, int32_t *which);
+/* log sum exp over several arrays, max being their maximum: sum += exp(x - max), and with log_sum = log(sum)
+ * dx = dy exp(x - max - log_sum) + beta dx (where x is -inf: 0) */
+void dn__add_exp(size_t n, const dn_real *x, const dn_real *max, dn_real *sum);
+void dn__add_exp_grad(size_t n, const dn_real *x, const dn_real *max, const dn_real *log_sum, const dn_real *dy, dn_real beta, dn_real *dx);
+
+/* ---- distances (kernels/distances.c); the gradients are those to x, dy is one number -------------------------------- */
+dn_real dn__l1_distance(size_t n, const dn_real *x, const dn_real *y);                      /* sum |x - y| */
+void dn__l1_distance_grad(size_t n, const dn_real *x, const dn_real *y, dn_real dy, dn_real beta, dn_real *dx);  /* 0 where x = y */
+/* sum of d^2 / 2 where a = |d| = |x - y| < c, else c a - c^2 / 2 */
+dn_real dn__huber_distance(size_t n, dn_real c, const dn_real *x, const dn_real *y);
+void dn__huber_distance_grad(size_t n, dn_real c, const dn_real *x, const dn_real *y, dn_real dy, dn_real beta, dn_real *dx);
+void dn__rank_loss(size_t n, dn_real m, const dn_real *x, const dn_real *y, dn_real *z);    /* z = max(0, m - x + y) */
+/* dx = a dz where z > 0: the gradient to x with a = -1, to y with a = 1 */
+void dn__rank_loss_grad(size_t n, dn_real a, const dn_real *z, const dn_real *dz, dn_real beta, dn_real *dx);
+
 /* ---- softmax of one column (kernels/softmax.c) ------------------------------------------------------------------- */
 /* log sum exp x = max + log_sum, kept apart: beside a large max their sum would lose the digits of log_sum */
 typedef struct dn_lse { dn_real max, log_sum; } dn_lse;
 dn_lse dn__logsumexp(size_t n, const dn_real *x);
 void dn__softmax(size_t n, const dn_real *x, dn_real *y);
-/* dx = y * (dy - <y, dy>) + beta dx */
+/* dx = y * (dy - <y, dy>) + beta dx; with beta = 0, dx may be dy */
 void dn__softmax_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx);
 /* dx = scale * exp(x - lse) + beta dx: the softmax from the logits and their log-sum-exp */
 void dn__softmax_from_lse(size_t n, const dn_real *x, dn_lse lse, dn_real scale, dn_real beta, dn_real *dx);
+/* y = a (x - lse) + beta y; with beta = 0, y may be x */
+void dn__log_softmax(size_t n, dn_real a, const dn_real *x, dn_lse lse, dn_real beta, dn_real *y);
+/* sum lse - x */
+dn_real dn__sum_neg_log_softmax(size_t n, const dn_real *x, dn_lse lse);
+/* sum t (lse - x) over t != 0 */
+dn_real dn__cross_entropy(size_t n, const dn_real *t, const dn_real *x, dn_lse lse);
+/* y = x where mask is not 0, else -inf */
+void dn__keep(size_t n, const dn_real *x, const dn_real *mask, dn_real *y);
+/* y = max(0, x - t) with t such that sum y = 1 (Martins and Astudillo 2016); n >= 1 */
+void dn__sparsemax(size_t n, const dn_real *x, dn_real *y);
+/* dx = dy - (mean of dy over y > 0) where y > 0, else 0; + beta dx */
+void dn__sparsemax_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx);
 
 /* ---- LSTM cell, gates in the order i, f, o, g (kernels/lstm.c); all arrays dense, h values a column, `batch` columns -- */
 /* gates (4h x batch): in, pre-activations; out, i = logistic, f = logistic(. + forget_bias), o = logistic, g = tanh.

@@ -1,4 +1,4 @@
-/* exp, log, tanh, logistic of one number, written so that GCC makes vector code of a loop over them on every
+/* exp, log, tanh, logistic, expm1, log1p of one number, written so that GCC makes vector code of a loop over them on every
  * instruction set. Float: own polynomials, at most 3 ulp, right for zeros, denormals, infinities and nan. Double, the
  * build in which gradients are checked: libm. Always inline, so that each clone of a DN_MULTIVERSION loop compiles its
  * own copy. And the macros that the kernels' loops share. */
@@ -43,6 +43,8 @@ DN_INLINE double dn__logistic_of(double x) {
     double e = exp(-fabs(x));
     return (x < 0 ? e : 1) / (1 + e);
 }
+DN_INLINE double dn__expm1_of(double x) { return expm1(x); }
+DN_INLINE double dn__log1p_of(double x) { return log1p(x); }
 
 #else
 
@@ -59,8 +61,8 @@ DN_INLINE float dn__from_bits(uint32_t u) {
     return x;
 }
 
-/* exp x = 2^n exp r with n = round(x / ln 2), |r| <= ln 2 / 2, and a polynomial for exp r, which is returned. */
-DN_INLINE float dn__exp_parts(float x, int32_t *n) {
+/* exp x = 2^n exp r with n = round(x / ln 2), |r| <= ln 2 / 2, and a polynomial for exp r - 1, which is returned. */
+DN_INLINE float dn__expm1_parts(float x, int32_t *n) {
     /* Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits: unlike rintf, vector code on SSE2 too. */
     float t = x * 1.44269504f + 12582912.f;
     float rounded = t - 12582912.f;
@@ -72,8 +74,9 @@ DN_INLINE float dn__exp_parts(float x, int32_t *n) {
     p = p * r + 4.16657962e-2f;
     p = p * r + 0.16666572f;
     p = p * r + 0.5f;
-    return p * r * r + r + 1.f;
+    return p * r * r + r;
 }
+DN_INLINE float dn__exp_parts(float x, int32_t *n) { return dn__expm1_parts(x, n) + 1.f; } /* exp r */
 DN_INLINE float dn__power_of_2(int32_t n) { return dn__from_bits((uint32_t)(n + 127) << 23); } /* -126 <= n <= 127 */
 
 DN_INLINE float dn__exp_of(float x) {
@@ -125,6 +128,21 @@ DN_INLINE float dn__log_of(float x) {
     y = m + (y - 0.5f * z) + n * 0.693359375f;
     y = x < INFINITY ? y : x;
     return x > 0 ? y : x == 0 ? -INFINITY : NAN;
+}
+
+/* exp(x) - 1 = 2^n (exp r - 1) + (2^n - 1), exact where x is small. For x <= 88: beyond, the power overflows. */
+DN_INLINE float dn__expm1_of(float x) {
+    x = x < -30.f ? -30.f : x; /* -1 to the last bit */
+    int32_t n;
+    float q = dn__expm1_parts(x, &n), power = dn__power_of_2(n);
+    return power * q + (power - 1.f);
+}
+
+/* log(1 + x): the rounding of w = 1 + x changes log w and w - 1 in the same proportion (Kahan). */
+DN_INLINE float dn__log1p_of(float x) {
+    float w = 1.f + x, d = w - 1.f;
+    float y = dn__log_of(w) * (x / d);
+    return d == 0 ? x : x < INFINITY ? y : x;
 }
 
 #endif

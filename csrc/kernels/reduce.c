@@ -45,3 +45,39 @@ DN_MULTIVERSION void dn__sum_columns(int rows, int cols, const dn_real *x, dn_re
         DN_SIMD for (int r = 0; r < rows; r++) y[r] += x[r];
     }
 }
+
+DN_MULTIVERSION void dn__power(size_t n, dn_real a, unsigned r, const dn_real *x, dn_real *y) {
+    enum { PART = 256 };
+    dn_real square[PART], product[PART];
+    for (size_t start = 0; start < n; start += PART) { /* x^r from x^1, x^2, x^4, ... as the bits of r say */
+        int m = (int)(n - start < PART ? n - start : PART);
+        DN_SIMD for (int i = 0; i < m; i++) square[i] = x[start + i], product[i] = a;
+        for (unsigned bits = r; bits; bits >>= 1) {
+            if (bits & 1) DN_SIMD for (int i = 0; i < m; i++) product[i] *= square[i];
+            if (bits > 1) DN_SIMD for (int i = 0; i < m; i++) square[i] *= square[i];
+        }
+        DN_SIMD for (int i = 0; i < m; i++) y[start + i] = product[i];
+    }
+}
+
+DN_MULTIVERSION void dn__centered(size_t n, int step, const dn_real *a, const dn_real *m, const dn_real *d, const dn_real *x, dn_real beta,
+                                  dn_real *dx) {
+    if (!step) {
+        dn_real a0 = a[0], m0 = m[0], d0 = d[0];
+        if (beta == 0) DN_SIMD for (size_t i = 0; i < n; i++) dx[i] = a0 * ((x[i] - m0) - d0);
+        else DN_SIMD for (size_t i = 0; i < n; i++) dx[i] += a0 * ((x[i] - m0) - d0);
+    } else {
+        if (beta == 0) DN_SIMD for (size_t i = 0; i < n; i++) dx[i] = a[i] * ((x[i] - m[i]) - d[i]);
+        else DN_SIMD for (size_t i = 0; i < n; i++) dx[i] += a[i] * ((x[i] - m[i]) - d[i]);
+    }
+}
+
+void dn__cumsum(size_t n, const dn_real *x, dn_real *y) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) y[i] = (dn_real)(sum += x[i]);
+}
+
+void dn__cumsum_grad(size_t n, const dn_real *dy, dn_real beta, dn_real *dx) {
+    double sum = 0;
+    for (size_t i = n; i-- > 0;) dx[i] = (dn_real)(sum += dy[i]) + (beta == 0 ? 0 : dx[i]);
+}

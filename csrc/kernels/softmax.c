@@ -39,3 +39,64 @@ DN_MULTIVERSION void dn__softmax_from_lse(size_t n, const dn_real *x, dn_lse lse
         DN_SIMD for (size_t i = 0; i < n; i++) dx[i] += scale * dn__exp_of(x[i] - lse.max - lse.log_sum);
     }
 }
+
+DN_MULTIVERSION void dn__keep(size_t n, const dn_real *x, const dn_real *mask, dn_real *y) {
+    DN_SIMD for (size_t i = 0; i < n; i++) y[i] = mask[i] != 0 ? x[i] : -INFINITY;
+}
+
+DN_MULTIVERSION void dn__log_softmax(size_t n, dn_real a, const dn_real *x, dn_lse lse, dn_real beta, dn_real *y) {
+    if (beta == 0) {
+        DN_SIMD for (size_t i = 0; i < n; i++) y[i] = a * (x[i] - lse.max - lse.log_sum);
+    } else {
+        DN_SIMD for (size_t i = 0; i < n; i++) y[i] += a * (x[i] - lse.max - lse.log_sum);
+    }
+}
+
+DN_MULTIVERSION dn_real dn__sum_neg_log_softmax(size_t n, const dn_real *x, dn_lse lse) { return DN_SUM(lse.max - x[i] + lse.log_sum); }
+
+DN_MULTIVERSION dn_real dn__cross_entropy(size_t n, const dn_real *t, const dn_real *x, dn_lse lse) {
+    return DN_SUM(t[i] == 0 ? 0 : t[i] * (lse.max - x[i] + lse.log_sum));
+}
+
+/* ---- sparsemax ----------------------------------------------------------------------------------------------------- */
+/* sum over x_i - max > t of x_i - max, and in *count how many there are */
+DN_MULTIVERSION static dn_real sum_above(size_t n, const dn_real *x, dn_real max, dn_real t, size_t *count) {
+    size_t above = 0;
+#pragma omp simd reduction(+ : above)
+    for (size_t i = 0; i < n; i++) above += x[i] - max > t;
+    *count = above;
+    return DN_SUM(x[i] - max > t ? x[i] - max : 0);
+}
+DN_MULTIVERSION static void store_above(size_t n, const dn_real *x, dn_real max, dn_real t, dn_real *y) {
+    DN_SIMD for (size_t i = 0; i < n; i++) {
+        dn_real d = x[i] - max - t;
+        y[i] = d <= 0 ? 0 : d; /* nan stays */
+    }
+}
+
+/* The threshold by repeated means (Michelot 1986): t rises from below, and what falls under it never counts again. It cannot be less
+ * than max - 1, so that most numbers fall at once. */
+void dn__sparsemax(size_t n, const dn_real *x, dn_real *y) {
+    dn_real max = dn__max(n, x), t = -1;
+    size_t count, before = n + 1;
+    dn_real sum = sum_above(n, x, max, t, &count);
+    while (count < before && count > 0) {
+        before = count;
+        t = (sum - 1) / (dn_real)count;
+        sum = sum_above(n, x, max, t, &count);
+    }
+    store_above(n, x, max, t, y);
+}
+
+DN_MULTIVERSION void dn__sparsemax_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx) {
+    dn_real sum = DN_SUM(y[i] > 0 ? dy[i] : 0);
+    size_t count = 0;
+#pragma omp simd reduction(+ : count)
+    for (size_t i = 0; i < n; i++) count += y[i] > 0;
+    dn_real mean = sum / (dn_real)(count ? count : 1);
+    if (beta == 0) {
+        DN_SIMD for (size_t i = 0; i < n; i++) dx[i] = y[i] > 0 ? dy[i] - mean : 0;
+    } else {
+        DN_SIMD for (size_t i = 0; i < n; i++) dx[i] += y[i] > 0 ? dy[i] - mean : 0;
+    }
+}

@@ -157,7 +157,7 @@ static void cdiv_backward(dn_call *c) {
 
 /* ---- power: the exponent is one number ------------------------------------------------------------------------------ */
 
-DN_OP(pow, 2, DN_BATCHES | DN_SHARES, "y_i = x_0i ^ x_1, x_1 one number")
+DN_OP(pow, 2, DN_BATCHES | DN_SHARED(1 << 1), "y_i = x_0i ^ x_1, x_1 one number")
 static int pow_dims(dn_shape *s) {
     const dn_dim *x = s->x[0], *y = s->x[1];
     if (y->size != 1 || y->batch != 1)

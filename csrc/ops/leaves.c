@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "../kernels/kernels.h"
+#include "../group.h"
 #include "../tape.h"
 
 DN_OP(input, 0, DN_LEAF | DN_VIEW | DN_NO_GRAD, "y = the data given")
@@ -83,7 +84,10 @@ static int part_dims(dn_shape *s) {
         return dn__fail(s, DN_ERROR_VALUE, "lies outside its owner, %s.", DIMS(s->x[0]));
     return 0;
 }
-static void part_forward(dn_call *c) { c->y = (dn_real *)c->x[0].v + c->ints[0]; }
+static void part_forward(dn_call *c) {
+    const dn_node *owner = &c->tape->nodes[c->tape->args[c->node->args]];
+    c->y = dn__part_address(c->tape, owner, c->ints[0], 0);
+}
 static void part_backward(dn_call *c) { (void)c; } /* its gradient is the owner's memory */
 
 DN_OP(fill, 0, DN_LEAF | DN_NO_GRAD, "y_i = a")

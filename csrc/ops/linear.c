@@ -1,8 +1,7 @@
 /* Linear algebra. */
 #include <string.h>
 
-#include "../kernels/kernels.h"
-#include "../op.h"
+#include "product.h"
 
 /* A vector is a column. */
 static int rows_of(const dn_dim *d) { return d->nd > 0 ? d->d[0] : 1; }
@@ -12,45 +11,17 @@ static int matrix_dims(dn_shape *s, int rows, int cols, int as_matrix, int batch
     return dn__set_dims(s, as_matrix ? 2 : 1, (int[]){rows, cols}, batch);
 }
 
-/* y = W x + beta y, batch element by batch element; an unbatched W sees the whole batch as more columns. */
-static void product_forward(dn_call *c, const dn_in *w, const dn_in *x, dn_real beta) {
-    int m = rows_of(w->dim), k = cols_of(w->dim), n = cols_of(x->dim), batch = c->dim->batch;
-    size_t size = (size_t)m * (size_t)n;
-    if (!w->stride && (x->stride || batch == 1)) {
-        dn__mm(m, k, n * batch, w->v, m, x->v, k, beta, c->y, m);
-        return;
-    }
-    for (int b = 0; b < batch; b++)
-        dn__mm(m, k, n, w->v + (size_t)b * w->stride, m, x->v + (size_t)b * x->stride, k, beta, c->y + (size_t)b * size, m);
-}
-
-/* y = W x:  dW = dy x',  dx = W' dy. Inputs i (W) and i + 1 (x). */
-static void product_backward(dn_call *c, int i) {
+/* inputs i and i + 1 as matrices */
+static void matrix_product(dn_call *c, int i, dn_real beta) {
     const dn_in *w = &c->x[i], *x = &c->x[i + 1];
-    int m = rows_of(w->dim), k = cols_of(w->dim), n = cols_of(x->dim), batch = c->dim->batch;
-    size_t size = (size_t)m * (size_t)n;
-    if (dn__wants(c, i)) {
-        if (!w->stride && (x->stride || batch == 1)) {
-            dn__weight_gradient(c, i, m, k, n * batch, c->dy, x->v);
-        } else {
-            dn_grad g = dn__dx(c, i);
-            for (int b = 0; g.dx && b < batch; b++)
-                dn__mm_dw(m, k, n, c->dy + (size_t)b * size, m, x->v + (size_t)b * x->stride, k, w->stride || !b ? g.beta : 1,
-                          g.dx + (size_t)b * w->stride, m);
-        }
-    }
-    dn_grad g = dn__dx(c, i + 1);
-    if (!g.dx) return;
-    if (!w->stride && (x->stride || batch == 1)) {
-        dn__mm_dx(m, k, n * batch, w->v, m, c->dy, m, g.beta, g.dx, k);
-        return;
-    }
-    for (int b = 0; b < batch; b++)
-        dn__mm_dx(m, k, n, w->v + (size_t)b * w->stride, m, c->dy + (size_t)b * size, m, x->stride || !b ? g.beta : 1,
-                  g.dx + (size_t)b * x->stride, k);
+    product_forward(c, w, x, rows_of(w->dim), cols_of(w->dim), cols_of(x->dim), beta);
+}
+static void matrix_product_backward(dn_call *c, int i) {
+    const dn_in *w = &c->x[i], *x = &c->x[i + 1];
+    product_backward(c, i, rows_of(w->dim), cols_of(w->dim), cols_of(x->dim));
 }
 
-DN_OP(matmul, 2, DN_BATCHES | DN_SHARES | DN_JOINS, "y = a b, the matrix product; a vector is a column")
+DN_OP(matmul, 2, DN_BATCHES | DN_JOINS, "y = a b, the matrix product; a vector is a column")
 static int matmul_dims(dn_shape *s) {
     const dn_dim *a = s->x[0], *b = s->x[1];
     if (a->nd > 2 || b->nd > 2)
@@ -65,10 +36,10 @@ static int matmul_dims(dn_shape *s) {
     int batch = dn__common_batch(s);
     return batch < 0 ? batch : matrix_dims(s, rows_of(a), cols_of(b), b->nd > 1, batch);
 }
-static void matmul_forward(dn_call *c) { product_forward(c, &c->x[0], &c->x[1], 0); }
-static void matmul_backward(dn_call *c) { product_backward(c, 0); }
+static void matmul_forward(dn_call *c) { matrix_product(c, 0, 0); }
+static void matmul_backward(dn_call *c) { matrix_product_backward(c, 0); }
 
-DN_OP(affine_transform, -1, DN_BATCHES | DN_SHARES | DN_JOINS, "y = b + W_1 x_1 + W_2 x_2 + ...; b is repeated over columns and batch")
+DN_OP(affine_transform, -1, DN_BATCHES | DN_JOINS, "y = b + W_1 x_1 + W_2 x_2 + ...; b is repeated over columns and batch")
 static int affine_transform_dims(dn_shape *s) {
     const dn_dim *b = s->x[0];
     int batch = dn__common_batch(s);
@@ -90,8 +61,8 @@ static int affine_transform_dims(dn_shape *s) {
                             i / 2 + 1, i / 2 + 1, rows_of(w), cols_of(x));
     }
     if (b->nd > 2 || rows_of(b) != rows || (cols_of(b) != cols && cols_of(b) != 1))
-        return dn__fail(s, DN_ERROR_VALUE, "the bias must have the dims of the products or be one column of them; got b = %s, products (%d, %d).",
-                        DIMS(b), rows, cols);
+        return dn__fail(s, DN_ERROR_VALUE, "the bias must have the dims of the products or be one column of them; got b = %s, products (%d, %d). "
+                        "Did you mean W * x + b, which repeats the products?", DIMS(b), rows, cols);
     return matrix_dims(s, rows, cols, cols > 1, batch);
 }
 static void affine_transform_forward(dn_call *c) {
@@ -100,7 +71,7 @@ static void affine_transform_forward(dn_call *c) {
     int repeat = n ? (int)((size_t)c->dim->size / n) : 0; /* columns that one bias column serves */
     for (int e = 0, at = 0; e < c->dim->batch; e++)
         for (int r = 0; r < repeat; r++, at++) memcpy(c->y + (size_t)at * n, b->v + (size_t)e * b->stride, n * sizeof *c->y);
-    for (int i = 1; i < c->n; i += 2) product_forward(c, &c->x[i], &c->x[i + 1], 1);
+    for (int i = 1; i < c->n; i += 2) matrix_product(c, i, 1);
 }
 static void affine_transform_backward(dn_call *c) {
     const dn_in *b = &c->x[0];
@@ -111,5 +82,35 @@ static void affine_transform_backward(dn_call *c) {
             dn__sum_columns(n, repeat, c->dy + (size_t)e * (size_t)c->dim->size, g.beta, g.dx + (size_t)e * b->stride);
     else if (g.dx)
         dn__sum_columns(n, repeat * c->dim->batch, c->dy, g.beta, g.dx);
-    for (int i = 1; i < c->n; i += 2) product_backward(c, i);
+    for (int i = 1; i < c->n; i += 2) matrix_product_backward(c, i);
+}
+
+/* ---- tensors of three dims --------------------------------------------------------------------------------------------- */
+
+/* x_0 is a matrix of (a b) rows and c columns. Inputs: x (a, b, c), y (c), and perhaps a bias (a, b). */
+DN_OP(contract3d_1d, -1, DN_BATCHES, "y_ij = sum_k x_0ijk x_1k (+ x_2ij)")
+static int contract3d_1d_dims(dn_shape *s) {
+    int batch = dn__common_batch(s);
+    if (batch < 0) return batch;
+    if (s->n != 2 && s->n != 3) return dn__fail(s, DN_ERROR_VALUE, "takes x, y and perhaps b; got %d inputs.", s->n);
+    const dn_dim *x = s->x[0], *y = s->x[1];
+    if (x->nd != 3 || y->size != x->d[2] || rows_of(y) != y->size)
+        return dn__fail(s, DN_ERROR_VALUE, "x must be (a, b, c) and y a vector (c,); got x = %s, y = %s.", DIMS(x), DIMS(y));
+    int error = dn__set_dims(s, 2, x->d, batch);
+    if (!error && s->n == 3 && !dn__same_sizes(s->x[2], &s->y))
+        return dn__fail(s, DN_ERROR_VALUE, "the bias must have the first two dims of x; got x = %s, b = %s.", DIMS(x), DIMS(s->x[2]));
+    return error;
+}
+static void contract3d_1d_forward(dn_call *c) {
+    size_t n = (size_t)c->dim->size;
+    for (int b = 0; c->n == 3 && b < c->dim->batch; b++)
+        memcpy(c->y + (size_t)b * n, c->x[2].v + (size_t)b * c->x[2].stride, n * sizeof *c->y);
+    product_forward(c, &c->x[0], &c->x[1], c->dim->size, c->x[0].dim->d[2], 1, c->n == 3);
+}
+static void contract3d_1d_backward(dn_call *c) {
+    product_backward(c, 0, c->dim->size, c->x[0].dim->d[2], 1);
+    if (c->n < 3) return;
+    dn_grad g = dn__dx(c, 2);
+    if (g.dx && c->x[2].stride) dn__axpy(c->total, 1, c->dy, g.beta, g.dx);
+    else if (g.dx) dn__sum_columns(c->dim->size, c->dim->batch, c->dy, g.beta, g.dx);
 }

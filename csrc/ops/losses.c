@@ -39,6 +39,40 @@ static void squared_distance_backward(dn_call *c) {
     pair_backward(c, 1, squared_distance_grad);
 }
 
+DN_OP(l1_distance, 2, DN_BATCHES, "y = sum |x_0i - x_1i|")
+static int l1_distance_dims(dn_shape *s) { return pair_dims(s); }
+static void l1_distance_forward(dn_call *c) {
+    for (int b = 0; b < c->dim->batch; b++)
+        c->y[b] = dn__l1_distance((size_t)c->x[0].dim->size, c->x[0].v + (size_t)b * c->x[0].stride, c->x[1].v + (size_t)b * c->x[1].stride);
+}
+/* dx_0 = dy sign(x_0 - x_1), and the same with the inputs exchanged */
+static void l1_distance_backward(dn_call *c) {
+    pair_backward(c, 0, dn__l1_distance_grad);
+    pair_backward(c, 1, dn__l1_distance_grad);
+}
+
+/* Huber 1964; DyNet's default c = 1.345 is the one with 95 % efficiency for normal errors */
+DN_OP(huber_distance, 2, DN_BATCHES, "y = sum of d_i^2 / 2 where |d_i| < c, else c |d_i| - c^2 / 2; d = x_0 - x_1")
+static int huber_distance_dims(dn_shape *s) {
+    if (!(s->reals[0] >= 0)) return dn__fail(s, DN_ERROR_VALUE, "c must not be negative; got c = %g.", s->reals[0]);
+    return pair_dims(s);
+}
+static void huber_distance_forward(dn_call *c) {
+    for (int b = 0; b < c->dim->batch; b++)
+        c->y[b] = dn__huber_distance((size_t)c->x[0].dim->size, (dn_real)c->reals[0], c->x[0].v + (size_t)b * c->x[0].stride,
+                                     c->x[1].v + (size_t)b * c->x[1].stride);
+}
+/* dx_0 = dy max(-c, min(c, x_0 - x_1)), and the same with the inputs exchanged */
+static void huber_distance_backward(dn_call *c) {
+    for (int k = 0; k < 2; k++) {
+        dn_grad g = dn__dx(c, k);
+        const dn_in *x = &c->x[k], *y = &c->x[1 - k];
+        for (int b = 0; g.dx && b < c->dim->batch; b++)
+            dn__huber_distance_grad((size_t)x->dim->size, (dn_real)c->reals[0], x->v + (size_t)b * x->stride, y->v + (size_t)b * y->stride,
+                                    c->dy[b], x->stride || !b ? g.beta : 1, g.dx + (size_t)b * x->stride);
+    }
+}
+
 DN_OP(dot_product, 2, DN_BATCHES, "y = sum x_0i x_1i")
 static int dot_product_dims(dn_shape *s) { return pair_dims(s); }
 static void dot_product_forward(dn_call *c) {
@@ -83,4 +117,59 @@ static void log_loss_target_grad(size_t n, const dn_real *t, const dn_real *x, d
 static void binary_log_loss_backward(dn_call *c) {
     pair_backward(c, 0, log_loss_grad);
     pair_backward(c, 1, log_loss_target_grad);
+}
+
+/* ---- losses that are not sums over pairs --------------------------------------------------------------------------------- */
+
+DN_OP(pairwise_rank_loss, 2, DN_BATCHES, "y_i = max(0, m - x_0i + x_1i)")
+static int pairwise_rank_loss_dims(dn_shape *s) {
+    int error = pair_dims(s);
+    return error ? error : dn__set_dims(s, s->x[0]->nd, s->x[0]->d, s->y.batch);
+}
+static void pairwise_rank_loss_forward(dn_call *c) {
+    size_t n = (size_t)c->dim->size;
+    for (int b = 0; b < c->dim->batch; b++)
+        dn__rank_loss(n, (dn_real)c->reals[0], c->x[0].v + (size_t)b * c->x[0].stride, c->x[1].v + (size_t)b * c->x[1].stride, c->y + (size_t)b * n);
+}
+/* where y > 0: dx_0 = -dy, dx_1 = dy */
+static void pairwise_rank_loss_backward(dn_call *c) {
+    size_t n = (size_t)c->dim->size;
+    for (int k = 0; k < 2; k++) {
+        dn_grad g = dn__dx(c, k);
+        for (int b = 0; g.dx && b < c->dim->batch; b++)
+            dn__rank_loss_grad(n, k ? 1 : -1, c->y + (size_t)b * n, c->dy + (size_t)b * n, c->x[k].stride || !b ? g.beta : 1,
+                               g.dx + (size_t)b * c->x[k].stride);
+    }
+}
+
+/* lgamma() writes to a global */
+static double lgamma_of(double x) {
+    int sign;
+    return lgamma_r(x, &sign);
+}
+
+/* ints: the counts k, one per batch element; an unbatched x serves all */
+DN_OP(poisson_loss, 1, DN_BATCHES, "y = exp x + log k! - k x")
+static int poisson_loss_dims(dn_shape *s) {
+    const dn_dim *x = s->x[0];
+    if (x->size != 1) return dn__fail(s, DN_ERROR_VALUE, "the logarithm of the rate must be one number; got %s.", DIMS(x));
+    if (s->n_ints != x->batch && x->batch != 1)
+        return dn__fail(s, DN_ERROR_VALUE, "takes one count per batch element; got %d counts for %s.", s->n_ints, DIMS(x));
+    for (int i = 0; i < s->n_ints; i++)
+        if (s->ints[i] < 0) return dn__fail(s, DN_ERROR_VALUE, "counts must not be negative; got %d.", s->ints[i]);
+    return dn__set_dims(s, 1, (int[]){1}, s->n_ints);
+}
+static void poisson_loss_forward(dn_call *c) {
+    for (int b = 0; b < c->n_ints; b++) {
+        double x = c->x[0].v[(size_t)b * c->x[0].stride], k = c->ints[b];
+        c->y[b] = (dn_real)(exp(x) + lgamma_of(k + 1) - (k == 0 ? 0 : k * x));
+    }
+}
+/* dx = dy (exp x - k) */
+static void poisson_loss_backward(dn_call *c) {
+    dn_real *dx = dn__dx_zeroed(c, 0);
+    for (int b = 0; dx && b < c->n_ints; b++) {
+        size_t at = (size_t)b * c->x[0].stride;
+        dx[at] += c->dy[b] * (dn_real)(exp((double)c->x[0].v[at]) - c->ints[b]);
+    }
 }

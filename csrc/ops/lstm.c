@@ -38,7 +38,7 @@ static kept kept_of(const dn_call *c, const sizes *z) {
     return s;
 }
 
-DN_OP(lstm, -1, DN_BATCHES | DN_SHARES, "(h_t, c_t) = LSTM(x_t, h_(t-1), c_(t-1)) for t = 1 ... T")
+DN_OP(lstm, -1, DN_BATCHES | DN_PARTS | DN_SHARED(1 << WX | 1 << WH | 1 << BIAS), "(h_t, c_t) = LSTM(x_t, h_(t-1), c_(t-1)) for t = 1 ... T")
 static int lstm_dims(dn_shape *s) {
     int batch = dn__common_batch(s), steps = s->ints[0], state = s->ints[1], first = state ? C0 + 1 : H0;
     if (batch < 0) return batch;
@@ -57,6 +57,7 @@ static int lstm_dims(dn_shape *s) {
         if (s->x[i]->size != k)
             return dn__fail(s, DN_ERROR_VALUE, "this network's inputs have dim (%d,); got x_%d = %s.", k, i - first + 1, DIMS(s->x[i]));
     sizes z = sizes_of(s->x, s->ints, batch);
+    s->parts = 2 * steps;
     s->saved = (size_t)steps * (z.xb + z.gb + z.hb) + 2 * z.hb;
     if ((int64_t)2 * steps * h > INT32_MAX) return dn__fail(s, DN_ERROR_VALUE, "the sequence is too long: %d steps.", steps);
     return dn__set_dims(s, 1, (int[]){2 * steps * h}, batch);

@@ -1,7 +1,7 @@
 /* Random draws: each a function of (seed, stream, counter, node, element), whatever the order of evaluation. */
 #include "../kernels/kernels.h"
-#include "../op.h"
 #include "../rng.h"
+#include "lines.h"
 
 /* Draws are float32 in both builds: fill y with f(key, first, n, ...) through a buffer where dn_real is double. */
 enum { BLOCK = 1024 };
@@ -9,31 +9,112 @@ static void widen(size_t n, const float *x, dn_real *y) {
     for (size_t i = 0; i < n; i++) y[i] = x[i];
 }
 
-DN_OP(dropout, 1, DN_BATCHES | DN_RANDOM, "y_i = x_i m_i; m_i = 1 / (1 - p) with probability 1 - p, else 0")
-static int dropout_dims(dn_shape *s) {
+/* ---- dropout: reals[0] is the rate; saved: one number of the mask for each element, line or batch element --------------------------- */
+
+static int dropout_rate(dn_shape *s) {
     if (!(s->reals[0] >= 0 && s->reals[0] <= 1))
         return dn__fail(s, DN_ERROR_VALUE, "the dropout rate must lie in [0, 1]; got p = %g.", s->reals[0]);
     s->y = *s->x[0];
-    s->saved = (size_t)s->y.size * (size_t)s->y.batch;
     return 0;
 }
-static void dropout_mask(const dn_draw *key, size_t first, size_t n, double keep, float *out) {
-    dn_draw_bernoulli_mask(key, first, n, (float)keep, keep > 0 ? (float)(1 / keep) : 0, out);
-}
-static void dropout_forward(dn_call *c) {
+/* saved_j = 1 / (1 - p) with probability 1 - p, else 0, for j < count */
+static void draw_mask(dn_call *c, size_t count) {
     dn_draw key;
-    float buffer[BLOCK];
+    float buffer[BLOCK], keep = (float)(1 - c->reals[0]), scale = c->reals[0] < 1 ? (float)(1 / (1 - c->reals[0])) : 0;
     dn__draw_key(c, &key);
-    for (size_t i = 0; i < c->total; i += BLOCK) {
-        size_t n = c->total - i < BLOCK ? c->total - i : BLOCK;
-        dropout_mask(&key, i, n, 1 - c->reals[0], buffer);
+    for (size_t i = 0; i < count; i += BLOCK) {
+        size_t n = count - i < BLOCK ? count - i : BLOCK;
+        dn_draw_bernoulli_mask(&key, i, n, keep, scale, buffer);
         widen(n, buffer, c->saved + i);
     }
+}
+
+DN_OP(dropout, 1, DN_BATCHES | DN_RANDOM, "y_i = x_i m_i; m_i = 1 / (1 - p) with probability 1 - p, else 0")
+static int dropout_dims(dn_shape *s) {
+    int error = dropout_rate(s);
+    if (!error) s->saved = (size_t)s->y.size * (size_t)s->y.batch;
+    return error;
+}
+static void dropout_forward(dn_call *c) {
+    draw_mask(c, c->total);
     dn__mul(c->total, c->x[0].v, c->saved, c->y);
 }
 static void dropout_backward(dn_call *c) {
     dn_grad g = dn__dx(c, 0);
     if (g.dx) dn__mul_add(c->total, c->dy, c->saved, g.beta, g.dx);
+}
+
+/* to = x m + beta to, where m is the same along each line of dim ints[0] */
+static void multiply_lines(const dn_call *c, const dn_real *x, dn_real beta, dn_real *to) {
+    dn_lines l = dn__lines_of(c->dim, c->ints[0]);
+    size_t length = (size_t)l.length, block = l.inner * length;
+    for (size_t o = 0; o < l.outer; o++) {
+        const dn_real *mask = c->saved + o * l.inner;
+        if (l.inner == 1) dn__axpy(length, mask[0], x + o * block, beta, to + o * block);
+        else for (size_t at = o * block; at < (o + 1) * block; at += l.inner) dn__mul_add(l.inner, x + at, mask, beta, to + at);
+    }
+}
+
+DN_OP(dropout_dim, 1, DN_BATCHES | DN_RANDOM, "y = x m, m the same along dim d; 1 / (1 - p) with probability 1 - p, else 0")
+static int dropout_dim_dims(dn_shape *s) {
+    int error = dn__check_dim(s, s->ints[0]);
+    if (!error) error = dropout_rate(s);
+    if (!error) {
+        dn_lines l = dn__lines_of(&s->y, s->ints[0]);
+        s->saved = s->y.size ? l.inner * l.outer : 0;
+    }
+    return error;
+}
+static void dropout_dim_forward(dn_call *c) {
+    dn_lines l = dn__lines_of(c->dim, c->ints[0]);
+    if (!c->total) return;
+    draw_mask(c, l.inner * l.outer);
+    multiply_lines(c, c->x[0].v, 0, c->y);
+}
+static void dropout_dim_backward(dn_call *c) {
+    dn_grad g = dn__dx(c, 0);
+    if (g.dx && c->total) multiply_lines(c, c->dy, g.beta, g.dx);
+}
+
+DN_OP(dropout_batch, 1, DN_BATCHES | DN_RANDOM, "y_b = x_b m_b; m_b = 1 / (1 - p) with probability 1 - p, else 0, for each batch element b")
+static int dropout_batch_dims(dn_shape *s) {
+    int error = dropout_rate(s);
+    if (!error) s->saved = (size_t)s->y.batch;
+    return error;
+}
+static void dropout_batch_forward(dn_call *c) {
+    size_t n = (size_t)c->dim->size;
+    draw_mask(c, (size_t)c->dim->batch);
+    for (int b = 0; b < c->dim->batch; b++) dn__axpy(n, c->saved[b], c->x[0].v + (size_t)b * n, 0, c->y + (size_t)b * n);
+}
+static void dropout_batch_backward(dn_call *c) {
+    dn_grad g = dn__dx(c, 0);
+    size_t n = (size_t)c->dim->size;
+    for (int b = 0; g.dx && b < c->dim->batch; b++) dn__axpy(n, c->saved[b], c->dy + (size_t)b * n, g.beta, g.dx + (size_t)b * n);
+}
+
+/* ---- noise: reals[0] is the standard deviation ----------------------------------------------------------------------------------- */
+
+DN_OP(noise, 1, DN_BATCHES | DN_RANDOM, "y_i = x_i + a draw from N(0, std^2)")
+static int noise_dims(dn_shape *s) {
+    if (!(s->reals[0] >= 0)) return dn__fail(s, DN_ERROR_VALUE, "the standard deviation must not be negative; got stddev = %g.", s->reals[0]);
+    s->y = *s->x[0];
+    return 0;
+}
+static void noise_forward(dn_call *c) {
+    dn_draw key;
+    float buffer[BLOCK];
+    dn_real stddev = (dn_real)c->reals[0];
+    dn__draw_key(c, &key);
+    for (size_t i = 0; i < c->total; i += BLOCK) {
+        size_t n = c->total - i < BLOCK ? c->total - i : BLOCK;
+        dn_draw_normal(&key, i, n, buffer);
+        for (size_t j = 0; j < n; j++) c->y[i + j] = c->x[0].v[i + j] + stddev * buffer[j];
+    }
+}
+static void noise_backward(dn_call *c) {
+    dn_grad g = dn__dx(c, 0);
+    if (g.dx) dn__axpy(c->total, 1, c->dy, g.beta, g.dx);
 }
 
 /* ---- random inputs: ints = batch, sizes... ---------------------------------------------------------------------------------- */

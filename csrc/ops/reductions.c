@@ -1,6 +1,8 @@
-/* Sums and means over elements, and over the batch. */
+/* Sums, means, moments and deviations: over elements, over the batch, over dims; norms; running sums. */
+#include <math.h>
+
 #include "../kernels/kernels.h"
-#include "../op.h"
+#include "lines.h"
 
 static int one_number_dims(dn_shape *s) { return dn__set_dims(s, 1, (int[]){1}, s->x[0]->batch); }
 
@@ -54,3 +56,76 @@ DN_OP(mean_batches, 1, 0, "y = sum over the batch of x_b / batch size")
 static int mean_batches_dims(dn_shape *s) { return over_batch_dims(s); }
 static void mean_batches_forward(dn_call *c) { over_batch_forward(c, (dn_real)1 / (dn_real)c->x[0].dim->batch); }
 static void mean_batches_backward(dn_call *c) { over_batch_backward(c, (dn_real)1 / (dn_real)c->x[0].dim->batch); }
+
+/* ---- norms ----------------------------------------------------------------------------------------------------------------------- */
+
+/* dx = a_b x_b with a_b = factor(dy_b, y_b) */
+static void norm_backward(dn_call *c, dn_real (*factor)(dn_real dy, dn_real y)) {
+    dn_grad g = dn__dx(c, 0);
+    size_t n = (size_t)c->x[0].dim->size;
+    for (int b = 0; g.dx && b < c->dim->batch; b++)
+        dn__axpy(n, factor(c->dy[b], c->y[b]), c->x[0].v + (size_t)b * n, g.beta, g.dx + (size_t)b * n);
+}
+static void norm_forward(dn_call *c) {
+    size_t n = (size_t)c->x[0].dim->size;
+    for (int b = 0; b < c->dim->batch; b++) c->y[b] = dn__dot(n, c->x[0].v + (size_t)b * n, c->x[0].v + (size_t)b * n);
+}
+
+DN_OP(squared_norm, 1, DN_BATCHES, "y = sum x_i^2")
+static int squared_norm_dims(dn_shape *s) { return one_number_dims(s); }
+static void squared_norm_forward(dn_call *c) { norm_forward(c); }
+static dn_real squared_norm_factor(dn_real dy, dn_real y) { return (void)y, 2 * dy; }
+static void squared_norm_backward(dn_call *c) { norm_backward(c, squared_norm_factor); }
+
+DN_OP(l2_norm, 1, DN_BATCHES, "y = sqrt sum x_i^2")
+static int l2_norm_dims(dn_shape *s) { return one_number_dims(s); }
+static void l2_norm_forward(dn_call *c) {
+    norm_forward(c);
+    for (size_t b = 0; b < c->total; b++) c->y[b] = (dn_real)sqrt(c->y[b]);
+}
+/* dx = dy x / y; at 0, where there is no derivative, 0 */
+static dn_real l2_norm_factor(dn_real dy, dn_real y) { return y == 0 ? 0 : dy / y; }
+static void l2_norm_backward(dn_call *c) { norm_backward(c, l2_norm_factor); }
+
+/* ---- running sums: ints[0] is the dim; one above the last has size 1 and leaves x as it is ---------------------------------------- */
+
+DN_OP(cumsum, 1, DN_BATCHES, "y_i = x_0 + ... + x_i along dim d")
+static int cumsum_dims(dn_shape *s) {
+    s->y = *s->x[0];
+    return s->ints[0] == s->x[0]->nd ? 0 : dn__check_dim(s, s->ints[0]);
+}
+static void cumsum_forward(dn_call *c) {
+    dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
+    size_t length = (size_t)l.length, block = l.inner * length;
+    for (size_t o = 0; c->total && o < l.outer; o++) {
+        const dn_real *x = c->x[0].v + o * block;
+        dn_real *y = c->y + o * block;
+        if (l.inner == 1) {
+            dn__cumsum(length, x, y);
+            continue;
+        }
+        dn__axpy(l.inner, 1, x, 0, y);
+        for (size_t k = l.inner; k < block; k += l.inner) dn__add(l.inner, y + k - l.inner, x + k, y + k);
+    }
+}
+/* dx_i = dy_i + dy_(i+1) + ... */
+static void cumsum_backward(dn_call *c) {
+    dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
+    size_t length = (size_t)l.length, block = l.inner * length;
+    dn_grad g = dn__dx(c, 0);
+    if (!g.dx || !c->total) return;
+    dn_real *sum = l.inner > 1 ? dn__scratch(c, l.inner) : NULL;
+    for (size_t o = 0; (sum || l.inner == 1) && o < l.outer; o++) {
+        const dn_real *dy = c->dy + o * block;
+        dn_real *dx = g.dx + o * block;
+        if (l.inner == 1) {
+            dn__cumsum_grad(length, dy, g.beta, dx);
+            continue;
+        }
+        dn__fill(l.inner, 0, sum);
+        for (size_t k = length; k-- > 0;) {
+            dn__add(l.inner, sum, dy + k * l.inner, sum);
+            dn__axpy(l.inner, 1, sum, g.beta, dx + k * l.inner);
+        }
+    }
+}

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from .._ffi import OPS, fail, lib, nodes
 from ..graph import Expression, current_graph, expression, resolved
 from ..ops import cmult, concatenate, dropout, inputTensor, ones, zeros
-from ..ops._nodes import listed, many_node
+from ..ops._nodes import listed, many_node, not_expression
 from ..params.collection import ParameterCollection, Parameters
 
 _LSTM = OPS["lstm"]
@@ -92,16 +92,29 @@ class RNNState:
 
     def set_h(self, es: Sequence[Expression] | None = None) -> RNNState:
         """A state with these h (one per layer); c stays."""
-        h = tuple(listed(es or [], "set_h"))
+        h = _expressions(es or [], "set_h")
         self._run.check_count("set_h", len(h), self._run.builder.layers)
         return RNNState(self._run, self, h, self._cells() or self._run.zeros(h))
 
     def set_s(self, es: Sequence[Expression] | None = None) -> RNNState:
         """A state with these parts: c of each layer, then h of each layer; with c alone, h stays."""
         n = self._run.builder.layers
-        parts = tuple(listed(es or [], "set_s"))
+        parts = _expressions(es or [], "set_s")
         self._run.check_count("set_s", len(parts), n, 2 * n)
         return RNNState(self._run, self, parts[n:] or self._h or self._run.zeros(parts), parts[:n])
+
+
+def _expressions(es: Iterable[Expression], what: str) -> tuple[Expression, ...]:
+    result = tuple(listed(es, what))
+    if not all(isinstance(e, Expression) for e in result):
+        raise not_expression(what, *result)
+    return result
+
+
+def _subcollection(model: ParameterCollection, name: str) -> ParameterCollection:
+    if not isinstance(model, ParameterCollection):
+        raise TypeError(f"{name}: model must be a ParameterCollection; got {type(model).__name__}.")
+    return model.add_subcollection(name)
 
 
 def _part(owner: int, block: int, size: int) -> int:
@@ -137,6 +150,8 @@ class _Run:
             if not b.dropout_x and not b.dropout_h:
                 self.masks = [(None, None)] * b.layers
             else:
+                if not isinstance(x, Expression):
+                    raise not_expression("add_input", x)
                 self.draw_masks(x.dim()[1])
         return self.masks  # type: ignore[return-value]
 
@@ -255,7 +270,7 @@ class VanillaLSTMBuilder:
             raise ValueError(f"VanillaLSTMBuilder: sizes must be positive; got layers={layers}, input_dim={input_dim}, hidden_dim={hidden_dim}.")
         self.forget_bias = float(forget_bias)
         self.dropout_x = self.dropout_h = 0.0
-        self._collection = model.add_subcollection("vanilla-lstm-builder")
+        self._collection = _subcollection(model, "vanilla-lstm-builder")
         self._layers = [self._layer(self.input_dim if i == 0 else self.hidden_dim) for i in range(self.layers)]
         self._last_run: _Run | None = None
 
@@ -335,7 +350,7 @@ class VanillaLSTMBuilder:
         run = self._last_run = _Run(self, update)
         if vecs is None:
             return RNNState(run, None, None, None, h_given=False)
-        parts = tuple(vecs)
+        parts = _expressions(vecs, "initial_state")
         run.check_count("initial_state", len(parts), self.layers, 2 * self.layers)
         return RNNState(run, None, parts[self.layers :] or run.zeros(parts), parts[: self.layers])
 
@@ -380,7 +395,7 @@ class BiRNNBuilder:
             raise AssertionError(f"BiRNNBuilder: hidden_dim must be even, half for each direction; got {hidden_dim}.")
         self.num_layers, self.input_dim, self.hidden_dim = int(num_layers), int(input_dim), int(hidden_dim)
         self.rnn_builder_factory = rnn_builder_factory
-        self._collection = model.add_subcollection("birnn")
+        self._collection = _subcollection(model, "birnn")
         self.builder_layers: list[tuple[Any, Any]] = []
         if builder_layers is not None:
             self.builder_layers = list(builder_layers)

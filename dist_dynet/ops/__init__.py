@@ -1,12 +1,32 @@
 """The operations, by family. Each module turns function calls and operators into nodes; csrc/ops/<family>.c computes them.
 
-A new operation is three edits: its row and block in csrc/ops/<family>.c, its function here, its row in tests/op_table.py. The tests name what
-is missing.
+A new operation is three edits: its row and block in csrc/ops/<family>.c, its function here, its row in tests/op_table/<family>.py. The tests
+name what is missing.
 """
 
-from . import arithmetic, convolution, elementwise, inputs, linear, losses, random, reductions, selection, shape, softmax
+from . import (
+    arithmetic,
+    choice,
+    convolution,
+    elementwise,
+    extremes,
+    gradients,
+    inputs,
+    linear,
+    losses,
+    lstm,
+    masked,
+    random,
+    reductions,
+    selection,
+    shape,
+    softmax,
+)
 
-FAMILIES = (inputs, arithmetic, elementwise, linear, softmax, losses, reductions, shape, selection, convolution, random)
+FAMILIES = (
+    inputs, arithmetic, elementwise, linear, softmax, masked, losses, reductions, extremes, shape, selection, choice, convolution, gradients,
+    lstm, random,
+)  # fmt: skip
 
 __all__ = [name for family in FAMILIES for name in family.__all__]
 for _family in FAMILIES:

@@ -89,8 +89,11 @@ def listed(exprs: Iterable[Expression], what: str) -> list[Expression]:
         raise not_expression(what, exprs) from None
     if not result:
         raise AssertionError(f"List is empty, nothing to {what}.")
-    if None in result:
-        raise AssertionError(f"Empty element for {what}: item {result.index(None)} is None.")
+    try:
+        if None in result:
+            raise AssertionError(f"Empty element for {what}: item {result.index(None)} is None.")
+    except ValueError:  # an array in the list
+        raise not_expression(what, *result) from None
     return result
 
 
@@ -113,6 +116,15 @@ def many_node(op: int, handles: list[int], ints: Sequence[int] = (), reals: Sequ
     return h
 
 
+def one(op: int, what: str, x: Expression, ints: Sequence[int] = (), reals: Sequence[float] = ()) -> Expression:
+    """A node of one input and any number of attributes."""
+    try:
+        h = x._h
+    except AttributeError:
+        raise not_expression(what, x) from None
+    return make(Expression, many_node(op, [h], ints, reals), h)  # type: ignore[no-any-return]
+
+
 def with_int(cls: type[Expression], op: int, what: str, x: Expression, i: int) -> Any:
     """A node of one input and one whole number."""
     try:
@@ -122,18 +134,6 @@ def with_int(cls: type[Expression], op: int, what: str, x: Expression, i: int) -
     if h == NO_GRAPH:
         h = _node1_int(op, resolved(x._h), i)
     return make(cls, h, x._h)
-
-
-def with_ints(cls: type[Expression], op: int, what: str, x: Expression, ints: Sequence[int]) -> Any:
-    """A node of one input and any number of whole numbers."""
-    try:
-        handle = x._h
-    except AttributeError:
-        raise not_expression(what, x) from None
-    h = _node_many(op, 1, (handle,), len(ints), ints or NULL, 0, NULL)
-    if h == NO_GRAPH:
-        h = _node_many(op, 1, (resolved(handle),), len(ints), ints or NULL, 0, NULL)
-    return make(cls, h, handle)
 
 
 def with_reals(op: int, what: str, x: Expression, a: float, b: float) -> Expression:

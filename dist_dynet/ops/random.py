@@ -1,4 +1,4 @@
-"""Random draws: dropout and random inputs.
+"""Random draws: dropout, noise and random inputs.
 
 A draw is a function of (seed, stream, draw counter, node, element): it depends neither on batching nor on the order of evaluation, and is the
 same at every look until the graph is renewed or recalculated.
@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from .._ffi import OPS
 from ..graph import Expression
 from ..params.collection import as_dims
-from ._nodes import leaf, real, with_reals
+from ._nodes import leaf, one, real, with_reals
 
-__all__ = ["dropout", "random_bernoulli", "random_gumbel", "random_normal", "random_uniform"]
+__all__ = [
+    "block_dropout", "dropout", "dropout_batch", "dropout_dim", "noise", "random_bernoulli", "random_gumbel", "random_normal", "random_uniform",
+]  # fmt: skip
 
 
 def dropout(x: Expression, p: float) -> Expression:
@@ -28,6 +30,58 @@ def dropout(x: Expression, p: float) -> Expression:
     True
     """
     return with_reals(OPS["dropout"], "dropout", x, float(p), 0)
+
+
+def dropout_dim(x: Expression, d: int, p: float) -> Expression:
+    """y = x m, where m is the same along dim d: 1 / (1 - p) with probability 1 - p, else 0. Each line along d is kept or dropped as a whole.
+
+    Raises: ValueError for a rate outside of [0, 1], for a dim that x does not have.
+
+    >>> import dist_dynet as dy
+    >>> dropped = dy.dropout_dim(dy.ones((5, 9)), 0, 0.5).npvalue()
+    >>> bool((dropped[0] == dropped[4]).all())
+    True
+    """
+    return one(OPS["dropout_dim"], "dropout_dim", x, (operator.index(d),), (float(p),))
+
+
+def dropout_batch(x: Expression, p: float) -> Expression:
+    """y_b = x_b m_b, where m_b = 1 / (1 - p) with probability 1 - p, else 0: each batch element is kept or dropped as a whole.
+
+    Raises: ValueError for a rate outside of [0, 1].
+
+    >>> import dist_dynet as dy
+    >>> dy.dropout_batch(dy.ones(2, batch_size=3), 0.5).dim()
+    ((2,), 3)
+    """
+    return with_reals(OPS["dropout_batch"], "dropout_batch", x, float(p), 0)
+
+
+def block_dropout(x: Expression, p: float) -> Expression:
+    """y = x m, where m = 1 / (1 - p) with probability 1 - p, else 0: all of x is kept or dropped. In a batch, each element by itself.
+
+    Raises: ValueError for a rate outside of [0, 1].
+
+    >>> import dist_dynet as dy
+    >>> dy.block_dropout(dy.ones(2), 0.5).value() in ([0.0, 0.0], [2.0, 2.0])
+    True
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"block_dropout: the dropout rate must lie in [0, 1]; got p = {p}.")
+    return with_reals(OPS["dropout_batch"], "block_dropout", x, float(p), 0)
+
+
+def noise(x: Expression, stddev: float) -> Expression:
+    """y_i = x_i + a draw from the normal distribution of mean 0.
+
+    Gradient: dx = dy.
+    Raises: ValueError for a negative standard deviation.
+
+    >>> import dist_dynet as dy
+    >>> dy.noise(dy.inputVector([1, 2]), 0.1).value() != [1, 2]
+    True
+    """
+    return with_reals(OPS["noise"], "noise", x, float(stddev), 0)
 
 
 def _random(name: str, dim: int | Sequence[int], batch_size: int, a: float, b: float) -> Expression:
@@ -57,10 +111,7 @@ def random_uniform(dim: int | Sequence[int], left: float, right: float, batch_si
 def random_bernoulli(dim: int | Sequence[int], p: float, scale: float = 1.0, batch_size: int = 1) -> Expression:
     """y_i = scale with probability p, else 0: dims x batch_size.
 
-    Raises: ValueError for a probability outside of [0, 1].
-
-    >>> import dist_dynet as dy
-    >>> set(dy.random_bernoulli(100, 0.5, scale=3).value()) == {0.0, 3.0}
+from ._nodes import leaf, one, real, with_reals
     True
     """
     return _random("random_bernoulli", dim, batch_size, p, scale)

@@ -1,11 +1,18 @@
-"""Sums and means over elements, and over the batch."""
+"""Sums, means, moments and deviations: over elements, over the batch, over dims; norms; running sums."""
 
 from __future__ import annotations
 
-from ..graph import Expression
-from ._nodes import unary
+import operator
+from collections.abc import Iterable
 
-__all__ = ["mean_batches", "mean_elems", "sum_batches", "sum_elems"]
+from .._ffi import OPS
+from ..graph import Expression
+from ._nodes import indices, one, unary, with_int
+
+__all__ = [
+    "cumsum", "l2_norm", "mean_batches", "mean_dim", "mean_elems", "moment_batches", "moment_dim", "moment_elems", "squared_norm",
+    "std_batches", "std_dim", "std_elems", "sum_batches", "sum_dim", "sum_elems",
+]  # fmt: skip
 
 
 @unary
@@ -54,3 +61,161 @@ def mean_batches(x: Expression) -> Expression:
     [1.5, 3.5]
     """
     raise NotImplementedError
+
+
+@unary
+def squared_norm(x: Expression) -> Expression:
+    """y = sum_i x_i^2, for each batch element: (1,).
+
+    Gradient: dx = 2 dy x.
+
+    >>> import dist_dynet as dy
+    >>> dy.squared_norm(dy.inputVector([3, 4])).value()
+    25.0
+    """
+    raise NotImplementedError
+
+
+@unary
+def l2_norm(x: Expression) -> Expression:
+    """y = sqrt(sum_i x_i^2), for each batch element: (1,).
+
+    Gradient: dx = dy x / y; 0 where y is 0.
+
+    >>> import dist_dynet as dy
+    >>> dy.l2_norm(dy.inputVector([3, 4])).value()
+    5.0
+    """
+    raise NotImplementedError
+
+
+def cumsum(x: Expression, d: int = 0) -> Expression:
+    """y_i = x_0 + ... + x_i along dim d.
+
+    Shape: dims stay. d = the number of dims leaves x as it is.
+    Gradient: dx_i = dy_i + dy_(i+1) + ...
+    Raises: ValueError for a dim that x does not have.
+
+    >>> import dist_dynet as dy
+    >>> dy.cumsum(dy.inputVector([1, 2, 3])).value()
+    [1.0, 3.0, 6.0]
+    """
+    return with_int(Expression, OPS["cumsum"], "cumsum", x, operator.index(d))  # type: ignore[no-any-return]
+
+
+# ---- over dims: the nodes' whole numbers are "all dims", n, the moment's order, the dims -----------------------------------------------
+
+
+def _over(what: str, x: Expression, d: int | Iterable[int], b: bool, n: int, r: int = 1) -> Expression:
+    dims = indices(d if isinstance(d, Iterable) else (d,), what)
+    return one(OPS[f"{what}_and_batch" if b else what], what, x, (0, operator.index(n), operator.index(r), *dims))
+
+
+def _order(r: int, what: str) -> int:
+    if operator.index(r) < 1:
+        raise ValueError(f"{what}: the order must be 1 or more; got r = {r}.")
+    return operator.index(r)
+
+
+def sum_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) -> Expression:
+    """y = the sum of x over the dims in the list d; they go. b=True: over the batch, too; its size becomes 1.
+
+    Shape: the other dims, in their order; (1,) if none is left. n is there for the likeness with mean_dim() and not used.
+    Gradient: dx = dy.
+    Raises: ValueError for a dim that x does not have or that is named twice, and for an empty list without b.
+
+    >>> import dist_dynet as dy
+    >>> dy.sum_dim(dy.inputTensor([[1, 2], [3, 4]]), [0]).value()
+    [4.0, 6.0]
+    """
+    return _over("sum_dim", x, d, b, 0)
+
+
+def mean_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) -> Expression:
+    """y = the sum of x over the dims in the list d (b=True: and over the batch), divided by n, or by how many numbers that is if n is 0.
+
+    Shape and errors: as sum_dim().
+    Gradient: dx = dy / n.
+
+    >>> import dist_dynet as dy
+    >>> dy.mean_dim(dy.inputTensor([[1, 2], [3, 4]]), [0]).value()
+    [2.0, 3.0]
+    """
+    return _over("mean_dim", x, d, b, n)
+
+
+def moment_dim(x: Expression, d: int | Iterable[int], r: int, b: bool = False, n: int = 0) -> Expression:
+    """y = the sum of x^r over the dims in the list d (b=True: and over the batch), divided by n, or by how many numbers that is if n is 0.
+
+    Shape and errors: as sum_dim(); r is a whole number, 1 or more.
+    Gradient: dx = dy r x^(r-1) / n.
+
+    >>> import dist_dynet as dy
+    >>> dy.moment_dim(dy.inputTensor([[1, 2], [3, 4]]), [0], 2).value()
+    [5.0, 10.0]
+    """
+    return _over("moment_dim", x, d, b, n, r)
+
+
+def std_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) -> Expression:
+    """y = sqrt(moment_dim(x, d, 2, b, n) - mean_dim(x, d, b, n)^2): the standard deviation of a population (no n - 1).
+
+    n: how many numbers count where x is padded with zeros; 0: all of them.
+    Shape and errors: as sum_dim().
+    Gradient: dx = dy (x - mean) / (n y); 0 where y is 0.
+
+    >>> import dist_dynet as dy
+    >>> dy.std_dim(dy.inputTensor([[1, 2], [3, 8]]), [0]).value()
+    [1.0, 3.0]
+    """
+    return _over("std_dim", x, d, b, n)
+
+
+def std_elems(x: Expression) -> Expression:
+    """y = the standard deviation of the elements of x, for each batch element: (1,).
+
+    Gradient: dx = dy (x - mean) / (n y); 0 where y is 0.
+
+    >>> import dist_dynet as dy
+    >>> dy.std_elems(dy.inputVector([1, 3])).value()
+    1.0
+    """
+    return one(OPS["std_dim"], "std_elems", x, (1, 0, 1))
+
+
+def moment_elems(x: Expression, r: int) -> Expression:
+    """y = sum_i x_i^r / n, for each batch element: (1,).
+
+    Gradient: dx = dy r x^(r-1) / n.
+    Raises: ValueError unless r is 1 or more.
+
+    >>> import dist_dynet as dy
+    >>> dy.moment_elems(dy.inputVector([1, 3]), 2).value()
+    5.0
+    """
+    return one(OPS["moment_dim"], "moment_elems", x, (1, 0, _order(r, "moment_elems")))
+
+
+def std_batches(x: Expression) -> Expression:
+    """y = the standard deviation over the batch, element by element: dims stay, batch 1.
+
+    Gradient: dx_b = dy (x_b - mean) / (batch size y); 0 where y is 0.
+
+    >>> import dist_dynet as dy
+    >>> dy.std_batches(dy.inputTensor([[1, 3], [2, 8]], batched=True)).value()
+    [1.0, 3.0]
+    """
+    return one(OPS["std_dim_and_batch"], "std_batches", x, (0, 0, 1))
+
+
+def moment_batches(x: Expression, r: int) -> Expression:
+    """y = sum over the batch of x_b^r / batch size: dims stay, batch 1.
+
+    Gradient: dx_b = dy r x_b^(r-1) / batch size.
+    Raises: ValueError unless r is 1 or more.
+
+    >>> import dist_dynet as dy
+    >>> dy.moment_batches(dy.inputTensor([[1, 3], [2, 8]], batched=True), 2).value()
+    [5.0, 34.0]
+    """
+    return one(OPS["moment_dim_and_batch"], "moment_batches", x, (0, 0, _order(r, "moment_batches")))

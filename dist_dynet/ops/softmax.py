@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from .._ffi import OPS, fail, nodes
+import numpy as np
+
+from .._ffi import DTYPE, OPS, fail, nodes
 from ..graph import Expression
-from ._nodes import indices, many, with_int
+from ._nodes import indices, many, not_expression, with_int
+from .masked import masked_log_softmax
 
-__all__ = ["hinge", "hinge_batch", "log_softmax", "pickneglogsoftmax", "pickneglogsoftmax_batch", "softmax"]
+__all__ = [
+    "constrained_softmax", "hinge", "hinge_batch", "hinge_dim", "log_softmax", "pickneglogsoftmax", "pickneglogsoftmax_batch", "softmax",
+    "sparsemax",
+]  # fmt: skip
 
 _PICK = OPS["pickneglogsoftmax"]
 
@@ -26,16 +32,72 @@ def softmax(x: Expression, d: int = 0) -> Expression:
     return with_int(Expression, OPS["softmax"], "softmax", x, operator.index(d))
 
 
-def log_softmax(x: Expression, d: int = 0) -> Expression:
-    """y = x - log sum exp(x) along dim d.
+def _nested(values: Iterable[int] | Iterable[Iterable[int]], what: str) -> list[list[int]]:
+    """One list of indices for all batch elements, or a list of lists, one for each."""
+    items = list(values)
+    if items and all(isinstance(i, Iterable) for i in items):
+        return [indices(i, what) for i in items]  # type: ignore[arg-type]
+    return [indices(items, what)]  # type: ignore[arg-type]
 
-    Gradient: dx = dy - exp(y) sum dy.
+
+def log_softmax(x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]] | None = None, d: int = 0) -> Expression:
+    """y = x - log sum exp(x) along dim d. With `restrict` only these entries of dim d compete; all others are -inf.
+
+    Shape: x -> x. restrict: a list of indices, or one list per batch element (then an unbatched x serves all).
+    Gradient: dx = dy - exp(y) sum dy, over the entries that compete.
+    Raises: ValueError for an empty list or an index outside of the dim.
 
     >>> import dist_dynet as dy
     >>> dy.log_softmax(dy.inputVector([0, 0])).npvalue().round(4).tolist()
     [-0.6931, -0.6931]
+    >>> dy.log_softmax(dy.inputVector([1, 1, 5]), [0, 1]).npvalue().round(4).tolist()
+    [-0.6931, -0.6931, -inf]
     """
-    return with_int(Expression, OPS["log_softmax"], "log_softmax", x, operator.index(d))
+    d = operator.index(d)
+    if restrict is None:
+        return with_int(Expression, OPS["log_softmax"], "log_softmax", x, d)  # type: ignore[no-any-return]
+    lists = _nested(restrict, "log_softmax")
+    if not isinstance(x, Expression):
+        raise not_expression("log_softmax", x)
+    dims = x.dim()[0] or (1,)
+    if not 0 <= d < len(dims):
+        raise ValueError(f"log_softmax: dim {d} is not a dim of x = {dims}.")
+    n = dims[d]
+    mask = np.zeros((n, len(lists)), DTYPE)
+    for b, kept in enumerate(lists):
+        if not kept:
+            raise ValueError("log_softmax: restrict must name at least one entry; got an empty list.")
+        outside = [i for i in kept if not 0 <= i < n]
+        if outside:
+            raise ValueError(f"log_softmax: index {outside[0]} of restrict is outside dim {d} of x = {dims}. Indices run from 0 to {n - 1}.")
+        mask[kept, b] = 1
+    return masked_log_softmax(x, mask.reshape((1,) * d + (n,) + (1,) * (len(dims) - 1 - d) + (len(lists),)), d)
+
+
+def sparsemax(x: Expression, d: int = 0) -> Expression:
+    """y = max(0, x - t) along dim d with t such that y sums to 1: the distribution nearest to x (Martins and Astudillo 2016).
+
+    Gradient: dx = dy - mean of dy, both over the entries where y > 0; 0 elsewhere.
+
+    >>> import dist_dynet as dy
+    >>> dy.sparsemax(dy.inputVector([1, 0.5, -1])).value()
+    [0.75, 0.25, 0.0]
+    """
+    return with_int(Expression, OPS["sparsemax"], "sparsemax", x, operator.index(d))  # type: ignore[no-any-return]
+
+
+def constrained_softmax(x: Expression, y: Expression) -> Expression:
+    """p_i = min(y_i, s exp x_i) with s such that p sums to 1: softmax with upper bounds y (Martins and Kreutzer 2017).
+
+    Shape: vectors of one size, batches equal or 1 -> the dims of x. Where the bounds sum to less than 1: p = y.
+    Gradient: with m the mean of dp, weighted by p, over the entries below their bounds: dx_i = p_i (dp_i - m) for these, dy_i = dp_i - m for
+    the others.
+
+    >>> import dist_dynet as dy
+    >>> dy.constrained_softmax(dy.inputVector([0, 0, 5]), dy.inputVector([1, 1, 0.5])).value()
+    [0.25, 0.25, 0.5]
+    """
+    return many(OPS["constrained_softmax"], "constrained_softmax", (x, y))
 
 
 class _pickedExpression(Expression):  # noqa: N801
@@ -88,5 +150,25 @@ def hinge(x: Expression, v: int, m: float = 1.0) -> Expression:
 
 
 def hinge_batch(x: Expression, vs: Sequence[int], m: float = 1.0) -> Expression:
-    """The same with one class per batch element; an unbatched x serves all classes."""
+    """The same with one class per batch element; an unbatched x serves all classes.
+
+    >>> import dist_dynet as dy
+    >>> dy.hinge_batch(dy.inputVector([1, 0.5, 3]), [0, 2]).value()
+    [3.5, 0.0]
+    """
     return many(OPS["hinge"], "hinge", [x], indices(vs, "hinge"), (float(m),))
+
+
+def hinge_dim(x: Expression, v: Sequence[int] | Sequence[Sequence[int]], d: int = 0, m: float = 1.0) -> Expression:
+    """The hinge of each line of x along dim d: y = sum over j != v of max(0, m - x_v + x_j). With d = 0 a line is a column.
+
+    Shape: x without dim d. v: one index per line, the same for all batch elements, or one such list per batch element.
+    Gradient: as hinge().
+    Raises: ValueError for an index outside of dim d, or the wrong number of them.
+
+    >>> import dist_dynet as dy
+    >>> dy.hinge_dim(dy.inputTensor([[1, 0], [0.5, 3]]), [0, 1]).value()
+    [0.5, 0.0]
+    """
+    lists = _nested(v, "hinge_dim")
+    return many(OPS["hinge_dim"], "hinge_dim", [x], (operator.index(d), *(i for line in lists for i in line)), (float(m),))

@@ -87,6 +87,8 @@ class _ParameterBase(Expression):
     __slots__ = ("_c", "_dims", "_name", "_root", "_rows")
 
     def __init__(self, root: Root, name: str, dims: tuple[int, ...], rows: int) -> None:
+        if not isinstance(root, Root):
+            raise TypeError(f"{type(self).__name__}: made by ParameterCollection.add_parameters() and add_lookup_parameters() only.")
         self._root, self._name, self._dims, self._rows = root, name, dims, rows
         self._c = root.new_parameter(dims, rows)
         self._h = lib.dn_param_handle(self._c, 0)
@@ -359,6 +361,8 @@ class ParameterCollection:
     """
 
     def __init__(self, _parent: ParameterCollection | None = None, _name: str = "/") -> None:
+        if not isinstance(_parent, ParameterCollection | None):
+            raise TypeError(f"ParameterCollection: takes no arguments; got {type(_parent).__name__}. Use add_subcollection().")
         self._parent, self._name = _parent, _name
         self._root: Root = _parent._root if _parent is not None else Root()
         self._parameters: list[Parameters] = []
@@ -392,6 +396,8 @@ class ParameterCollection:
         return self._name
 
     def _next_name(self, name: str, counts: dict[str, int]) -> str:
+        if not isinstance(name, str):
+            raise TypeError(f"names of parameters and collections are strings; got {type(name).__name__}.")
         if "/" in name or "_" in name:
             raise RuntimeError(f"parameter and collection names must not contain '/' or '_'; got {name!r}.")
         if any(c.isspace() or c == "#" for c in name):

@@ -1,15 +1,38 @@
 """The op table: one row per operation and use, one module per family, as in csrc/ops. tests/test_ops.py runs them all."""
 
-from . import arithmetic, convolution, elementwise, inputs, linear, losses, lstm, random, reductions, selection, shape, softmax
+from . import (
+    arithmetic,
+    choice,
+    convolution,
+    elementwise,
+    extremes,
+    gradients,
+    inputs,
+    linear,
+    losses,
+    lstm,
+    lstm_gates,
+    masked,
+    random,
+    reductions,
+    selection,
+    shape,
+    softmax,
+)
 
 FAMILIES = {
     "arithmetic": arithmetic,
+    "choice": choice,
     "convolution": convolution,
     "elementwise": elementwise,
+    "extremes": extremes,
+    "gradients": gradients,
     "inputs": inputs,
     "linear": linear,
     "losses": losses,
     "lstm": lstm,
+    "lstm_gates": lstm_gates,
+    "masked": masked,
     "random": random,
     "reductions": reductions,
     "selection": selection,

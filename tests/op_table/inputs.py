@@ -86,6 +86,8 @@ ROWS = [
             refuses(lambda: dy.inputVector(3), TypeError, "^inputVector: takes a vector of numbers; got one number"),
             refuses(lambda: dy.inputVector(np.ones((2, 1))), TypeError, r"^inputVector: takes a vector of numbers; got shape \(2, 1\)"),
             refuses(lambda: dy.inputVector([1], device="GPU:0"), ValueError, "^inputVector: everything is computed on the CPU"),
+            refuses(lambda: dy.inputVector([1, None]), TypeError, "."),
+            refuses(lambda: dy.inputVector((1, None)), TypeError, r"^inputVector: takes numbers; got \(1, None\)"),
         ],
     ),
     Row("input", "inputVector of an array", lambda x: dy.inputVector(x), lambda x: x, [case(data(1)), case(data(5))], **plain),
@@ -102,6 +104,9 @@ ROWS = [
         errors=[
             refuses(lambda: dy.inputTensor(3.0), TypeError, "^inputTensor: takes an array or a nested list; got a single number"),
             refuses(lambda: dy.inputTensor([]), ValueError, "^inputTensor: the array has no elements"),
+            refuses(lambda: dy.inputTensor([[1, None]]), TypeError, r"^inputTensor: takes .* numbers; got \[\[1, None\]\]"),
+            refuses(lambda: dy.inputTensor(["1.5"]), TypeError, "^inputTensor: takes an array or a nested list of numbers; got"),
+            refuses(lambda: dy.inputTensor(np.array([1j])), TypeError, "^inputTensor: takes an array or a nested list of numbers; got"),
             refuses(lambda: dy.inputTensor([["a"]]), TypeError, "^inputTensor: takes an array or a nested list of numbers"),
             refuses(lambda: dy.inputTensor([[1, 2], [3]]), TypeError, "^inputTensor: takes an array or a nested list of numbers"),
             refuses(lambda: dy.inputTensor(np.zeros((1,) * 8)), ValueError, "^input: at most 7 dims; got 8"),

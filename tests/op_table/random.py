@@ -4,7 +4,7 @@ import numpy as np
 
 import dist_dynet as dy
 
-from .row import Row, case, extreme, refuses, tensor
+from .row import Row, away_from_zero, case, extreme, refuses, tensor
 
 MANY = 20_000
 DIMS = [case(dim=1, batch=1), case(dim=(2, 3), batch=3)]
@@ -55,6 +55,32 @@ def dropped(value, x, p):
         assert abs((kept[:, 0] == kept[:, 1]).mean() - (p * p + (1 - p) ** 2)) < 5 / np.sqrt(len(kept))
 
 
+def one_factor(value, x, p, axes):
+    """The same factor, 0 or 1 / (1 - p), along these axes; where there are many, half and half."""
+    factor = value / x
+    first = factor
+    for a in axes:
+        first = first.take([0], axis=a)
+    np.testing.assert_allclose(factor, np.broadcast_to(first, factor.shape), rtol=1e-6)
+    assert (np.isclose(first, 0) | np.isclose(first, 1 / (1 - p) if p < 1 else 0)).all()
+    if first.size >= 2000:
+        assert abs((first != 0).mean() - (1 - p)) < 5 * np.sqrt(p * (1 - p) / first.size)
+
+
+def dropped_lines(value, x, d, p):
+    one_factor(value, x, p, [d])
+
+
+def dropped_elements(value, x, p):
+    one_factor(value, x, p, range(x.ndim - 1))
+
+
+def noisy(value, x, stddev):
+    if not stddev:
+        np.testing.assert_array_equal(value, x)
+    moments(value - x, 0, stddev)
+
+
 def not_one(value, p, scale, **dims):
     bernoulli(value, p, scale, **dims)
     assert (value == (scale if p == 1 else 0)).all()
@@ -89,6 +115,87 @@ ROWS = [
             refuses(lambda: dy.dropout(dy.zeros(3), -0.1), ValueError, "^dropout: the dropout rate must lie"),
             refuses(lambda: dy.dropout(dy.zeros(3), float("nan")), ValueError, "^dropout: the dropout rate must lie"),
             refuses(lambda: dy.dropout(3, 0.5), TypeError, "^dropout: takes expressions; got int"),
+        ],
+    ),
+    Row(
+        "dropout_dim",
+        "dropout_dim",
+        lambda x, d, p: dy.dropout_dim(x, d, p),
+        None,
+        [
+            case(tensor(1), d=0, p=0.5),
+            case(tensor(5), d=0, p=0.5),
+            case(tensor(3, 4, batch=3), d=0, p=0.3),
+            case(tensor(3, 4, batch=3), d=1, p=0.3),
+            case(tensor(2, 3, 4, batch=2), d=1, p=0.5),
+            case(tensor(3, 2000), d=0, p=0.3),
+            case(tensor(2000, 3), d=1, p=0.3),
+            case(tensor(3, 4), d=0, p=0.0),
+            case(tensor(3, 4), d=1, p=1.0),
+            case(tensor(1, 2, 1, 2, 1, 3, 2), d=5, p=0.5),
+        ],
+        away_from_zero(),
+        check=dropped_lines,
+        per_element=False,
+        extremes=[
+            extreme("rate 0", [1000, -1000, 0], value=[1000, -1000, 0], gradients=([1, 1, 1],), d=0, p=0.0),
+            extreme("rate 1", [1000, -1000, 0], value=[0, 0, 0], gradients=([0, 0, 0],), d=0, p=1.0),
+        ],
+        errors=[
+            refuses(
+                lambda: dy.dropout_dim(dy.zeros(3), 0, 1.5), ValueError, r"^dropout_dim: the dropout rate must lie in \[0, 1\]; got p = 1.5"
+            ),
+            refuses(lambda: dy.dropout_dim(dy.zeros(3), 0, float("nan")), ValueError, "^dropout_dim: the dropout rate must lie"),
+            refuses(lambda: dy.dropout_dim(dy.zeros(3), 1, 0.5), ValueError, r"^dropout_dim: dim 1 is not a dim of x = \(3,\)"),
+            refuses(lambda: dy.dropout_dim(3, 0, 0.5), TypeError, "^dropout_dim: takes expressions; got int"),
+        ],
+    ),
+    *(
+        Row(
+            "dropout_batch",
+            name,
+            lambda x, p, name=name: getattr(dy, name)(x, p),
+            None,
+            [
+                case(tensor(1), p=0.5),
+                case(tensor(5), p=0.5),
+                case(tensor(3, 4, batch=3), p=0.3),
+                case(tensor(2, batch=5000), p=0.3),
+                case(tensor(3, 4), p=0.0),
+                case(tensor(3, 4, batch=2), p=1.0),
+            ],
+            away_from_zero(),
+            check=dropped_elements,
+            per_element=False,
+            extremes=[
+                extreme("rate 0", [1000, -1000, 0], value=[1000, -1000, 0], gradients=([1, 1, 1],), p=0.0),
+                extreme("rate 1", [1000, -1000, 0], value=[0, 0, 0], gradients=([0, 0, 0],), p=1.0),
+            ],
+            errors=[
+                refuses(
+                    lambda name=name: getattr(dy, name)(dy.zeros(3), 1.5),
+                    ValueError,
+                    rf"^{name}: the dropout rate must lie in \[0, 1\]; got p = 1.5",
+                ),
+                refuses(lambda name=name: getattr(dy, name)(dy.zeros(3), -0.1), ValueError, f"^{name}: the dropout rate must lie"),
+                refuses(lambda name=name: getattr(dy, name)(3, 0.5), TypeError, f"^{name}: takes expressions; got int"),
+            ],
+        )
+        for name in ("dropout_batch", "block_dropout")
+    ),
+    Row(
+        "noise",
+        "noise",
+        lambda x, stddev: dy.noise(x, stddev),
+        None,
+        [case(tensor(1), stddev=1.0), case(tensor(3, 4, batch=3), stddev=0.5), case(tensor(MANY), stddev=0.5), case(tensor(5), stddev=0.0)],
+        check=noisy,
+        per_element=False,
+        extremes=[extreme("none", [1000, -1000, 0], value=[1000, -1000, 0], gradients=([1, 1, 1],), stddev=0.0)],
+        errors=[
+            refuses(lambda: dy.noise(dy.zeros(3), -1), ValueError, "^noise: the standard deviation must not be negative; got stddev = -1"),
+            refuses(lambda: dy.noise(dy.zeros(3), float("nan")), ValueError, "^noise: the standard deviation must not be negative"),
+            refuses(lambda: dy.noise(3, 1), TypeError, "^noise: takes expressions; got int"),
         ],
     ),
     Row(

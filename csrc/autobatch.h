@@ -1,0 +1,11 @@
+/* On-the-fly batching: nodes of like signature that wait for nothing but what is computed are computed as one group (group.h). The schedule is
+ * made in time linear in nodes and edges, without a string and without an allocation per node; it knows no op by name. */
+#ifndef DN_AUTOBATCH_H
+#define DN_AUTOBATCH_H
+
+#include "tape.h"
+
+/* As dn__forward: computes all nodes up to `last`; the order is kept for backward in tape->order. */
+int dn__autobatch_forward(dn_tape *, int last);
+
+#endif

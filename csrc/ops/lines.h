@@ -1,0 +1,97 @@
+/* A tensor seen along one of its dims: `outer` blocks of `inner` lines, each of `length` numbers that lie `inner` apart. */
+#ifndef DN_LINES_H
+#define DN_LINES_H
+
+#include "../op.h"
+
+typedef struct dn_lines { int length; size_t inner, outer; } dn_lines;
+
+static inline dn_lines dn__lines_of(const dn_dim *x, int d) {
+    dn_lines l = {d < x->nd ? x->d[d] : 1, 1, (size_t)x->batch};
+    for (int i = 0; i < x->nd; i++) {
+        if (i < d) l.inner *= (size_t)x->d[i];
+        if (i > d) l.outer *= (size_t)x->d[i];
+    }
+    return l;
+}
+
+/* Is d, an attribute of the op, a dim of its input? Dim 0 always is. */
+static inline int dn__check_dim(dn_shape *s, int d) {
+    if (d < 0 || (d >= s->x[0]->nd && d > 0))
+        return dn__fail(s, DN_ERROR_VALUE, "dim %d is not a dim of x = %s.", d, DIMS(s->x[0]));
+    return 0;
+}
+
+/* dims: those of the input without dim d; (1,) if none is left */
+static inline int dn__dims_without(dn_shape *s, int d) {
+    const dn_dim *x = s->x[0];
+    int nd = 0, sizes[DN_MAX_DIMS];
+    for (int i = 0; i < x->nd; i++)
+        if (i != d) sizes[nd++] = x->d[i];
+    if (!nd) sizes[nd++] = 1;
+    return dn__set_dims(s, nd, sizes, x->batch);
+}
+
+/* ---- functions of the lines along dim ints[0]: the softmax family and what resembles it -------------------------------------- */
+
+static inline void read_line(const dn_lines *l, const dn_real *x, dn_real *line) {
+    for (int i = 0; i < l->length; i++) line[i] = x[(size_t)i * l->inner];
+}
+static inline void write_line(const dn_lines *l, const dn_real *line, dn_real *y) {
+    for (int i = 0; i < l->length; i++) y[(size_t)i * l->inner] = line[i];
+}
+
+/* y = f(x), line by line; y may be x */
+static inline void map_lines(dn_call *c, const dn_lines *l, const dn_real *x, dn_real *y, void (*f)(const dn_real *, int, dn_real *)) {
+    dn_real *line = l->inner > 1 ? dn__scratch(c, (size_t)l->length) : NULL;
+    if (l->inner > 1 && !line) return;
+    for (size_t o = 0; o < l->outer; o++)
+        for (size_t i = 0; i < l->inner; i++) {
+            size_t at = o * l->inner * (size_t)l->length + i;
+            if (!line) {
+                f(x + at, l->length, y + at);
+                continue;
+            }
+            read_line(l, x + at, line);
+            f(line, l->length, line);
+            write_line(l, line, y + at);
+        }
+}
+/* dx = f(y, dy) + beta dx, line by line */
+static inline void map_lines_grad(dn_call *c, const dn_lines *l, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx,
+                                  void (*f)(const dn_real *, const dn_real *, int, dn_real, dn_real *)) {
+    size_t n = (size_t)l->length;
+    dn_real *buffer = l->inner > 1 ? dn__scratch(c, 3 * n) : NULL;
+    if (l->inner > 1 && !buffer) return;
+    for (size_t o = 0; o < l->outer; o++)
+        for (size_t i = 0; i < l->inner; i++) {
+            size_t at = o * l->inner * n + i;
+            if (!buffer) {
+                f(y + at, dy + at, l->length, beta, dx + at);
+                continue;
+            }
+            read_line(l, y + at, buffer);
+            read_line(l, dy + at, buffer + n);
+            if (beta != 0) read_line(l, dx + at, buffer + 2 * n);
+            f(buffer, buffer + n, l->length, beta, buffer + 2 * n);
+            write_line(l, buffer + 2 * n, dx + at);
+        }
+}
+
+/* ops of one input whose result has its dims */
+
+static inline int along_dims(dn_shape *s) {
+    s->y = *s->x[0];
+    return dn__check_dim(s, s->ints[0]);
+}
+static inline void along_forward(dn_call *c, void (*f)(const dn_real *, int, dn_real *)) {
+    dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
+    map_lines(c, &l, c->x[0].v, c->y, f);
+}
+static inline void along_backward(dn_call *c, void (*f)(const dn_real *, const dn_real *, int, dn_real, dn_real *)) {
+    dn_grad g = dn__dx(c, 0);
+    dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
+    if (g.dx) map_lines_grad(c, &l, c->y, c->dy, g.beta, g.dx, f);
+}
+
+#endif

@@ -1,0 +1,174 @@
+/* Softmax over part of the entries, and cross entropies: what padded batches need. A mask is 0 where an entry does not count; no gradient goes
+ * to it, and what stands at such a place (NaN included) does no harm. */
+#include <math.h>
+
+#include "broadcast.h"
+#include "lines.h"
+#include "../kernels/kernels.h"
+
+/* x_0 and a mask that is repeated over it; ints[0]: the dim */
+static int masked_dims(dn_shape *s) {
+    const dn_dim *x = s->x[0], *mask = s->x[1];
+    int batch = dn__common_batch(s);
+    if (batch < 0) return batch;
+    for (int i = 0; i < DN_MAX_DIMS; i++)
+        if (size_of(mask, i) != size_of(x, i) && size_of(mask, i) != 1)
+            return dn__fail(s, DN_ERROR_VALUE, "sizes of the mask must be those of x or 1, counted from the first; got x = %s, mask = %s.", DIMS(x),
+                            DIMS(mask));
+    int error = dn__check_dim(s, s->ints[0]);
+    return error ? error : dn__set_dims(s, x->nd, x->d, batch);
+}
+
+static void keep_segment(const dn_segment *s) {
+    if (s->sx == 1 && s->sy == 1) dn__keep(s->n, s->x, s->y, s->z);
+    else for (size_t i = 0; i < s->n; i++) s->z[i] = s->y[i * s->sy] != 0 ? s->x[i * s->sx] : -(dn_real)INFINITY;
+}
+/* y = f(x where the mask is not 0, else -inf) */
+static void masked_forward(dn_call *c, void (*f)(const dn_real *, int, dn_real *)) {
+    dn_plan p = make_plan(c->x[0].dim, c->x[1].dim);
+    for_segments(&p, c->x[0].v, c->x[1].v, NULL, NULL, c->y, keep_segment);
+    dn_lines l = dn__lines_of(c->dim, c->ints[0]);
+    map_lines(c, &l, c->y, c->y, f);
+}
+static void masked_backward(dn_call *c, void (*f)(const dn_real *, const dn_real *, int, dn_real, dn_real *)) {
+    dn_grad g = dn__dx(c, 0);
+    dn_lines l = dn__lines_of(c->dim, c->ints[0]);
+    size_t n = (size_t)c->dim->size;
+    if (!g.dx) return;
+    if (c->x[0].stride || c->dim->batch == 1) {
+        map_lines_grad(c, &l, c->y, c->dy, g.beta, g.dx, f);
+        return;
+    }
+    l.outer /= (size_t)(c->dim->batch ? c->dim->batch : 1);
+    for (int b = 0; b < c->dim->batch; b++) map_lines_grad(c, &l, c->y + (size_t)b * n, c->dy + (size_t)b * n, b ? 1 : g.beta, g.dx, f);
+}
+
+DN_OP(masked_softmax, 2, DN_BATCHES, "y = exp(x) / sum exp(x) along dim d over the entries where the mask is not 0; 0 elsewhere")
+static int masked_softmax_dims(dn_shape *s) { return masked_dims(s); }
+static void masked_softmax_line(const dn_real *x, int n, dn_real *y) {
+    if (dn__max((size_t)n, x) == -(dn_real)INFINITY) dn__fill((size_t)n, 0, y);
+    else dn__softmax((size_t)n, x, y);
+}
+static void masked_softmax_forward(dn_call *c) { masked_forward(c, masked_softmax_line); }
+/* dx = y (dy - <y, dy>) */
+static void masked_softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta, dn_real *dx) {
+    dn__softmax_grad((size_t)n, y, dy, beta, dx);
+}
+static void masked_softmax_backward(dn_call *c) { masked_backward(c, masked_softmax_line_grad); }
+
+DN_OP(masked_log_softmax, 2, DN_BATCHES, "y = x - log sum exp(x) along dim d over the entries where the mask is not 0; -inf elsewhere")
+static int masked_log_softmax_dims(dn_shape *s) { return masked_dims(s); }
+static void masked_log_softmax_line(const dn_real *x, int n, dn_real *y) {
+    dn_lse lse = dn__logsumexp((size_t)n, x);
+    if (lse.max == -(dn_real)INFINITY) dn__fill((size_t)n, lse.max, y);
+    else dn__log_softmax((size_t)n, 1, x, lse, 0, y);
+}
+static void masked_log_softmax_forward(dn_call *c) { masked_forward(c, masked_log_softmax_line); }
+/* dx = dy - exp(y) sum dy, all over the entries that count: the others are -inf */
+static void masked_log_softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta, dn_real *dx) {
+    const dn_real masked = -(dn_real)INFINITY;
+    dn_real sum = 0;
+    for (int i = 0; i < n; i++) {
+        dn_real d = y[i] == masked ? 0 : dy[i];
+        sum += d;
+        dx[i] = d + (beta == 0 ? 0 : dx[i]);
+    }
+    dn__softmax_from_lse((size_t)n, y, (dn_lse){0, 0}, -sum, 1, dx);
+}
+static void masked_log_softmax_backward(dn_call *c) { masked_backward(c, masked_log_softmax_line_grad); }
+
+/* ---- cross entropies ------------------------------------------------------------------------------------------------------- */
+
+static int is_vector(const dn_dim *x) { return x->size == (x->nd ? x->d[0] : 1); }
+
+/* ints: one class per batch element; an unbatched x serves all. reals: the smoothing e; whether there are weights, and then one per batch
+ * element. A weight of 0: y = 0 and no gradient, whatever x is. saved: log sum exp of each, a dn_lse. */
+DN_OP(cross_entropy, 1, 0, "y = w (log sum exp(x) - (1 - e) x_v - e mean x)")
+static int cross_entropy_dims(dn_shape *s) {
+    const dn_dim *x = s->x[0];
+    if (!is_vector(x)) return dn__fail(s, DN_ERROR_VALUE, "x must be a vector; got x = %s.", DIMS(x));
+    if (s->n_ints != x->batch && x->batch != 1)
+        return dn__fail(s, DN_ERROR_VALUE, "takes one class per batch element; got %d classes, x = %s.", s->n_ints, DIMS(x));
+    if (s->reals[1] != 0 && s->n_reals != s->n_ints + 2)
+        return dn__fail(s, DN_ERROR_VALUE, "the mask must have one number per class; got %d numbers, %d classes.", s->n_reals - 2, s->n_ints);
+    if (!(s->reals[0] >= 0 && s->reals[0] <= 1))
+        return dn__fail(s, DN_ERROR_VALUE, "label_smoothing must lie in [0, 1]; got %g.", s->reals[0]);
+    for (int i = 0; i < s->n_ints; i++)
+        if (s->ints[i] < 0 || s->ints[i] >= x->size)
+            return dn__fail(s, DN_ERROR_VALUE, "class %d is outside x = %s. Classes run from 0 to %d.", s->ints[i], DIMS(x), x->size - 1);
+    s->saved = 2 * (size_t)s->n_ints;
+    return dn__set_dims(s, 1, (int[]){1}, s->n_ints);
+}
+static dn_real weight_of(const dn_call *c, int b) { return c->reals[1] != 0 ? (dn_real)c->reals[2 + b] : 1; }
+static void cross_entropy_forward(dn_call *c) {
+    const dn_in *x = &c->x[0];
+    size_t n = (size_t)x->dim->size;
+    dn_real e = (dn_real)c->reals[0];
+    dn_lse *lse = (dn_lse *)c->saved;
+    for (int b = 0; b < c->n_ints; b++) {
+        const dn_real *v = x->v + (size_t)b * x->stride;
+        dn_real w = weight_of(c, b), loss = 0;
+        if (b && !x->stride) lse[b] = lse[0];
+        else if (w != 0 || !x->stride) lse[b] = dn__logsumexp(n, v);
+        /* a term of factor 0 is left out: x may be -inf there */
+        if (w != 0 && e != 1) loss += (1 - e) * (lse[b].max - v[c->ints[b]] + lse[b].log_sum);
+        if (w != 0 && e != 0) loss += e * dn__sum_neg_log_softmax(n, v, lse[b]) / (dn_real)n;
+        c->y[b] = w == 0 ? 0 : w * loss;
+    }
+}
+/* dx = dy w (softmax(x) - (1 - e) onehot(v) - e / n) */
+static void cross_entropy_backward(dn_call *c) {
+    const dn_in *x = &c->x[0];
+    size_t n = (size_t)x->dim->size;
+    dn_real e = (dn_real)c->reals[0];
+    dn_grad g = dn__dx(c, 0);
+    for (int b = 0; g.dx && b < c->n_ints; b++) {
+        dn_real w = weight_of(c, b), d = c->dy[b] * w, beta = x->stride || !b ? g.beta : 1, *dx = g.dx + (size_t)b * x->stride;
+        if (w == 0) {
+            if (beta == 0) dn__fill(n, 0, dx);
+            continue;
+        }
+        dn__softmax_from_lse(n, x->v + (size_t)b * x->stride, ((dn_lse *)c->saved)[b], d, beta, dx);
+        if (e != 0) dn__affine(n, 1, -d * e / (dn_real)n, dx, dx);
+        dx[c->ints[b]] -= (1 - e) * d;
+    }
+}
+
+DN_OP(cross_entropy_soft, 2, DN_BATCHES, "y = sum x_1i (log sum exp(x_0) - x_0i)")
+static int cross_entropy_soft_dims(dn_shape *s) {
+    int batch = dn__common_batch(s);
+    if (batch < 0) return batch;
+    if (!is_vector(s->x[0]) || !dn__same_sizes(s->x[0], s->x[1]))
+        return dn__fail(s, DN_ERROR_VALUE, "x and the target distribution must be vectors of the same size; got x = %s, target = %s.", DIMS(s->x[0]),
+                        DIMS(s->x[1]));
+    s->saved = 2 * (size_t)batch; /* log sum exp of each, a dn_lse */
+    return dn__set_dims(s, 1, (int[]){1}, batch);
+}
+static void cross_entropy_soft_forward(dn_call *c) {
+    const dn_in *x = &c->x[0], *t = &c->x[1];
+    size_t n = (size_t)x->dim->size;
+    dn_lse *lse = (dn_lse *)c->saved;
+    for (int b = 0; b < c->dim->batch; b++) {
+        lse[b] = dn__logsumexp(n, x->v + (size_t)b * x->stride);
+        c->y[b] = dn__cross_entropy(n, t->v + (size_t)b * t->stride, x->v + (size_t)b * x->stride, lse[b]);
+    }
+}
+/* dx = dy (softmax(x) sum t - t);  dt = dy (log sum exp(x) - x) */
+static void cross_entropy_soft_backward(dn_call *c) {
+    const dn_in *x = &c->x[0], *t = &c->x[1];
+    const dn_lse *lse = (const dn_lse *)c->saved;
+    size_t n = (size_t)x->dim->size;
+    dn_grad g = dn__dx(c, 0);
+    for (int b = 0; g.dx && b < c->dim->batch; b++) {
+        const dn_real *target = t->v + (size_t)b * t->stride;
+        dn_real *dx = g.dx + (size_t)b * x->stride;
+        dn__softmax_from_lse(n, x->v + (size_t)b * x->stride, lse[b], c->dy[b] * dn__sum(n, target), x->stride || !b ? g.beta : 1, dx);
+        dn__axpy(n, -c->dy[b], target, 1, dx);
+    }
+    g = dn__dx(c, 1);
+    for (int b = 0; g.dx && b < c->dim->batch; b++) {
+        dn_real *dt = g.dx + (size_t)b * t->stride, d = c->dy[b];
+        const dn_real *v = x->v + (size_t)b * x->stride;
+        dn__log_softmax(n, -d, v, lse[b], t->stride || !b ? g.beta : 1, dt);
+    }
+}

@@ -1,0 +1,171 @@
+"""On-the-fly batching gives the values, gradients and random draws of the same graph without it."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dist_dynet as dy
+
+TOLERANCE = 2e-5
+
+
+def both(build, parameters):
+    """[value, values of all nodes returned, gradients] without and with batching."""
+    results = []
+    for autobatching in (False, True):
+        for p in parameters:
+            p.clear_gradient()
+        dy.reset_random_seed(3)
+        dy.renew_cg(autobatching=autobatching)
+        loss, exprs = build()
+        values = [e.npvalue() for e in exprs] if not autobatching else None
+        total = loss.value()
+        loss.backward()
+        if autobatching:
+            values = [e.npvalue() for e in exprs]
+        results.append([np.array(total), *values, *(e.gradient() for e in exprs), *(p.grad_as_array() for p in parameters)])
+    return results
+
+
+def assert_equal(build, parameters):
+    plain, batched = both(build, parameters)
+    for a, b in zip(plain, batched, strict=True):
+        np.testing.assert_allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.fixture
+def model():
+    m = dy.ParameterCollection()
+    return m
+
+
+def test_autobatch_of_a_tagger_equals_plain(model):
+    E = model.add_lookup_parameters((30, 6))
+    network = dy.BiRNNBuilder(2, 6, 8, model, dy.VanillaLSTMBuilder)
+    W, b = model.add_parameters((5, 8)), model.add_parameters(5, init=0.1)
+    sentences = [[(7 * i + 3 * k) % 30 for k in range(n)] for i, n in enumerate([4, 7, 4, 1, 6])]
+
+    def build():
+        losses, hs = [], []
+        for words in sentences:
+            for h, w in zip(network.transduce([E[w] for w in words]), words, strict=True):
+                hs.append(h)
+                losses.append(dy.pickneglogsoftmax(dy.affine_transform([b, W, h]), w % 5))
+        return dy.esum(losses), hs
+
+    assert_equal(build, [*model.parameters_list(), *model.lookup_parameters_list()])
+
+
+def test_autobatch_of_stepwise_lstms_equals_plain(model):
+    E = model.add_lookup_parameters((30, 6))
+    lstm = dy.VanillaLSTMBuilder(2, 6, 5, model)
+    W = model.add_parameters((4, 5))
+    sentences = [[(5 * i + k) % 30 for k in range(n)] for i, n in enumerate([3, 5, 2, 5])]
+
+    def build():
+        losses, states = [], []
+        for words in sentences:
+            s = lstm.initial_state()
+            for w in words:
+                s = s.add_input(E[w])
+                states += s.s()
+                losses.append(dy.hinge(W * s.output(), w % 4))
+        return dy.average(losses), states
+
+    assert_equal(build, [*model.parameters_list(), *model.lookup_parameters_list()])
+
+
+def test_autobatch_of_trees_equals_plain(model):
+    E = model.add_lookup_parameters((20, 6))
+    Wl, Wr, b = model.add_parameters((6, 6)), model.add_parameters((6, 6)), model.add_parameters(6, init=0.1)
+    V = model.add_parameters((3, 6))
+    rng = np.random.default_rng(1)
+
+    def tree(n):
+        return int(rng.integers(20)) if n == 1 else (tree(k := int(rng.integers(1, n))), tree(n - k))
+
+    trees = [tree(n) for n in (5, 9, 3, 9, 1)]
+
+    def encode(t, exprs):
+        if isinstance(t, int):
+            return E[t]
+        left, right = (encode(x, exprs) for x in t)
+        exprs.append(dy.tanh(dy.affine_transform([b, Wl, left, Wr, right])) + dy.cmult(left, dy.logistic(right)))
+        return exprs[-1]
+
+    def build():
+        exprs = []
+        losses = [dy.pickneglogsoftmax(V * encode(t, exprs), i % 3) for i, t in enumerate(trees)]
+        return dy.esum(losses), exprs
+
+    assert_equal(build, [*model.parameters_list(), *model.lookup_parameters_list()])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_autobatch_of_random_graphs_equals_plain(data):
+    draw = data.draw
+    m = dy.ParameterCollection()
+    parameters = [m.add_parameters(4), m.add_parameters((4, 4)), m.add_parameters(4), m.add_parameters((4, 4))]
+    table = m.add_lookup_parameters((6, 4))
+    program = draw(st.lists(st.tuples(st.integers(0, 15), st.integers(0, 99), st.integers(0, 99)), min_size=3, max_size=40))
+
+    def build():
+        a, A, c, C = parameters
+        vectors = [table[0], table[1], dy.lookup_batch(table, [2, 3]), a, dy.inputVector([0.5, -1, 2, 0.1])]
+        for op, i, j in program:
+            x, y = vectors[i % len(vectors)], vectors[j % len(vectors)]
+            matrix = (A, C, dy.transpose(A))[j % 3]
+            vectors.append(
+                [
+                    lambda: x + y, lambda: x - y, lambda: dy.cmult(x, y), lambda: dy.tanh(x), lambda: dy.logistic(x) * 2 - 1,
+                    lambda: matrix * x, lambda: dy.affine_transform([c, matrix, x]), lambda: dy.softmax(x),
+                    lambda: dy.concatenate([dy.pick_range(x, 0, 2), dy.pick_range(y, 2, 4)]),
+                    lambda: dy.esum([x, y, x]), lambda: dy.average([x, y]), lambda: table[(i + j) % 6],
+                    lambda: dy.rectify(x) + dy.pick(y, j % 4), lambda: dy.dropout(x, 0.5),
+                    lambda: dy.reshape(dy.reshape(x, (2, 2)) * dy.reshape(y, (2, 2)), (4,)), lambda: dy.log_softmax(x),
+                ][op]()
+            )  # fmt: skip
+        losses = [dy.sum_batches(dy.sum_elems(dy.cmult(v, v))) if k % 2 else dy.sum_batches(
+            dy.pickneglogsoftmax_batch(v, [k % 4] * v.dim()[1])) for k, v in enumerate(vectors)]
+        # products of products grow: keep the loss of moderate size
+        return dy.log(1 + dy.esum([dy.rectify(x) for x in losses])), vectors
+
+    plain, batched = both(build, [*parameters, table])
+    for p, q in zip(plain, batched, strict=True):
+        np.testing.assert_allclose(p, q, rtol=1e-3, atol=1e-4 * (1 + np.abs(p).max()))
+
+
+def test_autobatch_goes_on_after_values_were_read(model):
+    W = model.add_parameters((3, 3))
+    dy.renew_cg(autobatching=True)
+    xs = [dy.inputVector([i, 1.0, -i]) for i in range(4)]
+    ys = [dy.tanh(W * x) for x in xs]
+    np.testing.assert_allclose(ys[1].npvalue(), np.tanh(W.as_array() @ xs[1].npvalue()), rtol=1e-5)
+    zs = [dy.tanh(W * y) for y in ys]
+    loss = dy.esum([dy.sum_elems(z) for z in zs])
+    loss.backward()
+    first = W.grad_as_array()
+    xs[2].set([9.0, 9.0, 9.0])
+    np.testing.assert_allclose(ys[2].npvalue(), np.tanh(W.as_array() @ [9, 9, 9]), rtol=1e-5, atol=1e-6)
+    assert np.abs(first).sum() > 0
+
+
+def test_autobatch_with_checkpoints_equals_plain(model):
+    W = model.add_parameters((3, 3))
+    results = []
+    for autobatching in (False, True):
+        W.clear_gradient()
+        dy.renew_cg(autobatching=autobatching)
+        ys = [dy.tanh(W * dy.inputVector([i, 1.0, -i])) for i in range(4)]
+        ys[0].forward()
+        dy.cg_checkpoint()
+        dy.forward([dy.tanh(W * y) for y in ys])
+        dy.cg_revert()
+        zs = [dy.logistic(W * y) for y in ys]
+        loss = dy.esum([dy.sum_elems(z) for z in zs])
+        loss.backward()
+        results.append([loss.npvalue(), W.grad_as_array()])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)

@@ -1,0 +1,133 @@
+"""The build: one header for C and cffi, names, warnings, and a build without function multiversioning that computes the same.
+
+How long: three seconds; the tests marked slow compile all sources, a minute.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from processes import PACKAGE, run_python
+
+from dist_dynet import _ffi
+
+ROOT = Path(__file__).resolve().parent.parent
+CSRC = ROOT / "csrc"
+GENERATED = ROOT / "build" / "generated"
+COMPILER = (os.environ.get("CC") or "cc").split()
+
+pytestmark = pytest.mark.skipif(not shutil.which(COMPILER[0]) or not GENERATED.exists(), reason="needs a C compiler and built sources")
+
+
+def sources():
+    return sorted(CSRC.rglob("*.c"))
+
+
+def preprocessed(*defines):
+    command = [*COMPILER, "-E", "-P", "-DDN_CDEF", *defines, f"-I{GENERATED}", str(CSRC / "dn_api.h")]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("defines", [[], ["-DDN_DOUBLE"], ["-DDN_NODES"], ["-DDN_NODES", "-DDN_DOUBLE"]])
+def test_header_has_nothing_left_for_cffi_to_stumble_over(defines):
+    text = preprocessed(*defines)
+    assert "#" not in text
+    names = re.findall(r"\b(\w+)\s*\([^()]*(?:\([^()]*\)[^()]*)*\)\s*;", text)
+    assert len(names) > 20
+    assert [n for n in names if not n.startswith("dn_") or n.startswith("dn__")] == []
+    constants = re.findall(r"\b([A-Z][A-Z0-9_]+)\b(?=\s*(?:=|,|\}))", text)
+    assert len(constants) > 10 and [c for c in constants if not c.startswith("DN_")] == []
+
+
+@pytest.mark.parametrize("module", [f"{part}_{dtype}" for part in ("_core", "_nodes") for dtype in ("float32", "float64")])
+def test_extensions_export_python_and_dn_names_only(module):
+    library = next((PACKAGE / "dist_dynet").glob(f"{module}*.so"))
+    if not shutil.which("nm"):
+        pytest.skip("needs nm")
+    lines = subprocess.run(["nm", "-D", "--defined-only", str(library)], capture_output=True, text=True, check=True).stdout.splitlines()
+    names = {line.split()[-1].split("@")[0] for line in lines}
+    assert {n for n in names if not n.startswith(("dn_", "PyInit_", "_cffi_pypyinit_"))} <= {"_init", "_fini", "_edata", "_end", "__bss_start"}
+    # GCC makes the names of functions with target_clones public, whatever -fvisibility says; all others are hidden
+    plain = {n.removesuffix(".resolver") for n in names if n.endswith(".resolver")}
+    assert {n for n in names if n.startswith("dn__")} <= plain | {f"{n}.resolver" for n in plain}
+
+
+def test_every_declared_function_is_there():
+    for text, lib in ((preprocessed(), _ffi.lib), (preprocessed("-DDN_NODES"), _ffi.nodes)):
+        for name in re.findall(r"\b(dn_\w+)\s*\(", text):
+            assert callable(getattr(lib, name)), name
+
+
+def test_functions_shared_between_files_are_dn__and_others_are_static(tmp_path):
+    if not shutil.which("nm"):
+        pytest.skip("needs nm")
+    declared = set(re.findall(r"\b(dn_\w+)\s*\(", preprocessed()))
+    for source in sources():
+        if source.name == "nodes.c":
+            continue
+        out = tmp_path / "out.o"
+        subprocess.run([*COMPILER, "-O0", "-std=gnu11", f"-I{CSRC}", f"-I{GENERATED}", "-c", str(source), "-o", str(out)], check=True)
+        lines = subprocess.run(["nm", "--defined-only", "-g", str(out)], capture_output=True, text=True, check=True).stdout.splitlines()
+        names = {line.split()[-1] for line in lines}
+        wrong = {n for n in names if not n.startswith(("dn__", "dn_op_")) and n not in declared and n != "dn_ops"}
+        assert not wrong, f"{source.name}: {wrong}"
+
+
+WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wstrict-prototypes", "-Wmissing-prototypes", "-Wshadow", "-Wundef", "-Wvla"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("defines", [["-DDN_TARGET_CLONES=2"], ["-DDN_DOUBLE"], ["-DDN_TARGET_CLONES=2", "-DDN_DOUBLE", "-DDN_NODES"]])
+def test_sources_compile_without_warnings(defines, tmp_path):
+    said = []
+    for source in sources():
+        if ("-DDN_NODES" in defines) != (source.name == "nodes.c"):
+            continue
+        command = [*COMPILER, "-O2", "-std=gnu11", "-fopenmp-simd", *WARNINGS, *defines, f"-I{CSRC}", f"-I{GENERATED}", "-c", str(source)]
+        result = subprocess.run([*command, "-o", str(tmp_path / "out.o")], capture_output=True, text=True, check=False)
+        said.append(result.stderr)
+    assert "".join(said) == ""
+
+
+def build(folder, **environment):
+    """All extensions, built into a folder, beside copies of the Python files."""
+    result = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(folder / "lib"), "--build-temp", str(folder / "temp")],
+        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    shutil.copytree(
+        ROOT / "dist_dynet", folder / "lib" / "dist_dynet", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.so", "*.c", "__pycache__")
+    )
+    return folder / "lib"
+
+
+@pytest.mark.slow
+def test_build_without_multiversioning_computes_the_same(tmp_path):
+    if not (ROOT / "setup.py").exists():
+        pytest.skip("needs the source tree")
+    library = build(tmp_path, DIST_DYNET_CLONES="0")
+    code = "import dist_dynet as dy, dist_dynet._ffi as f; print(dy.__file__, f.SIMD)"
+    path = {"PYTHONPATH": os.pathsep.join([str(library), str(ROOT / "tests")])}
+    out = subprocess.run([sys.executable, "-c", code], env={**os.environ, **path}, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert out == f"{library / 'dist_dynet' / '__init__.py'} default\n"
+    tests = [str(ROOT / "tests" / f"test_{name}.py") for name in ("kernels", "graph_backward", "trainers")]
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "not slow and not mpi", "-c", str(ROOT / "pyproject.toml"), *tests],
+        env={**os.environ, **path}, capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert "vector loops default" in result.stdout
+    assert result.returncode == 0, result.stdout[-3000:]
+    # the same numbers, to rounding, in both builds
+    program = (
+        "import dist_dynet as dy; dy.reset_random_seed(5); m = dy.ParameterCollection(); l = dy.VanillaLSTMBuilder(2, 8, 33, m); t = dy.AdamTrainer(m)\n"
+        "for i in range(9):\n dy.renew_cg(); h = l.initial_state().transduce([dy.dropout(dy.ones(8), 0.5)] * 4)[-1]\n"
+        " loss = dy.squared_distance(h, dy.ones(33)); print(f'{loss.value():.4f}'); loss.backward(); t.update()"
+    )
+    here = run_python("-c", program).stdout
+    there = subprocess.run([sys.executable, "-c", program], env={**os.environ, **path}, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert here == there.stdout and len(here.splitlines()) == 9

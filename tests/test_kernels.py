@@ -1,0 +1,174 @@
+"""Kernels through operations: accuracy of vector functions in units of the last place, matrix products of all sizes with and without BLAS.
+
+How long: about fifteen seconds.
+"""
+
+import numpy as np
+import pytest
+from processes import output_of
+
+import dist_dynet as dy
+from dist_dynet._ffi import BLAS, DTYPE
+
+# ---- exp, log, tanh, logistic ----------------------------------------------------------------------------------------------------------
+
+TINY = float(np.finfo(np.float32).tiny)
+FUNCTIONS = {
+    "exp": (dy.exp, np.exp),
+    "log": (dy.log, np.log),
+    "tanh": (dy.tanh, np.tanh),
+    "logistic": (dy.logistic, lambda x: np.where(x < 0, np.exp(-np.abs(x)), 1) / (1 + np.exp(-np.abs(x)))),
+}
+
+
+def float_patterns(rng, n):
+    """Floats of all sizes: random bit patterns, evenly spread numbers, neighbours of powers of two and of where functions change."""
+    bits = rng.integers(0, 1 << 32, size=n, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    even = rng.uniform(-100, 100, n).astype(np.float32)
+    small = rng.uniform(-1.5, 1.5, n).astype(np.float32)
+    edges = np.concatenate([2.0 ** np.arange(-126, 128), [0.625, 9.01, 88.3762626647949, 88.72283905206835, 87.33654475055310, 103.9720770839918]])
+    edges = edges.astype(np.float32)
+    edges = np.concatenate([edges, np.nextafter(edges, np.float32(0)), np.nextafter(edges, np.float32(np.inf))])
+    x = np.concatenate([bits, even, small, edges, -edges])
+    return x[np.isfinite(x)]
+
+
+def ulps(y, exact):
+    """|y - exact| in units of the last place of float32; below the least normal number its unit counts."""
+    unit = np.spacing(np.maximum(np.abs(exact), TINY).astype(np.float32)).astype(np.float64)
+    return np.abs(y - exact) / unit
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_vector_function_is_accurate_to_3_ulp(name, rng):
+    f, exact_f = FUNCTIONS[name]
+    x = float_patterns(rng, 300_000)
+    if name == "log":
+        x = np.abs(x)
+        x = x[x >= TINY]
+    with np.errstate(over="ignore", under="ignore"):
+        exact = exact_f(x.astype(np.float64))
+        rounded = exact.astype(np.float32)
+    y = f(dy.inputTensor(x)).npvalue()
+    normal = np.isfinite(rounded) & (np.abs(exact) >= TINY)
+    worst = ulps(y[normal], exact[normal])
+    assert worst.max() <= 3, f"{name}({x[normal][worst.argmax()]!r}): {worst.max():.2f} ulp"
+    # where the result is too small for a normal number it is that small; where it is too large, infinite
+    under = np.abs(exact) < TINY
+    assert (np.abs(y[under]) <= TINY * 1.001).all()
+    near_overflow = np.isinf(rounded) & (exact < float(np.finfo(np.float32).max) * 1.001)
+    assert np.isinf(y[np.isinf(rounded) & ~near_overflow]).all()
+
+
+@pytest.mark.parametrize("size", [1, 7, 16, 33])
+def test_vector_functions_at_special_values(size):
+    def at(f, x):
+        y = np.array(f(dy.inputTensor(np.full(size, x))).npvalue())
+        assert len(np.unique(y)) == 1 or np.isnan(y).all()
+        return y[0]
+
+    inf, nan = np.inf, np.nan
+    assert (at(dy.exp, -inf), at(dy.exp, 0), at(dy.exp, inf), at(dy.exp, 1e4), at(dy.exp, -1e4)) == (0, 1, inf, inf, 0)
+    assert (at(dy.log, 0), at(dy.log, 1), at(dy.log, inf)) == (-inf, 0, inf)
+    assert np.isnan(at(dy.log, -1)) and np.isnan(at(dy.log, -inf))
+    assert (at(dy.tanh, -inf), at(dy.tanh, 0), at(dy.tanh, inf), at(dy.tanh, 1e4)) == (-1, 0, 1, 1)
+    assert (at(dy.logistic, -inf), at(dy.logistic, 0), at(dy.logistic, inf)) == (0, 0.5, 1)
+    assert (at(dy.rectify, -inf), at(dy.rectify, inf)) == (0, inf)
+    for f in (dy.exp, dy.log, dy.tanh, dy.logistic, dy.rectify, dy.square, dy.abs):
+        assert np.isnan(at(f, nan))
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_vector_function_does_not_depend_on_the_place_in_the_array(name, rng):
+    f, _ = FUNCTIONS[name]
+    x = np.abs(rng.normal(size=257)).astype(np.float32)
+    whole = f(dy.inputTensor(x)).npvalue()
+    for start, end in ((0, 1), (3, 12), (16, 33), (100, 257), (256, 257)):
+        part = f(dy.inputTensor(x[start:end])).npvalue()
+        assert np.abs(part - whole[start:end]).max() <= 1e-7 * np.abs(whole[start:end]).max()
+
+
+# ---- matrix products -------------------------------------------------------------------------------------------------------------------
+
+
+def check_product(rng, m, k, n):
+    """y = W x, dx = W' dy, dW = dy x' against double; twice over, so that the second adds to the first. The errors' text, or None."""
+    w, x, dy_ = rng.normal(size=(m, k)), rng.normal(size=(k, n)), rng.normal(size=(m, n))
+    w, x, dy_ = (a.astype(DTYPE).astype(float) for a in (w, x, dy_))
+    dy.renew_cg()
+    W, X = dy.inputTensor(w), dy.inputTensor(x)
+    y, again = W * X, W * X
+    loss = dy.dot_product(y, dy.inputTensor(dy_)) + dy.dot_product(again, dy.inputTensor(dy_))
+    loss.backward(full=True)
+    eps = np.finfo(DTYPE).eps * 4
+    for name, got, exact, size in (
+        ("y", y.npvalue(), w @ x, np.abs(w) @ np.abs(x)),
+        ("dx", X.gradient(), 2 * w.T @ dy_, 2 * np.abs(w.T) @ np.abs(dy_)),
+        ("dW", W.gradient(), 2 * dy_ @ x.T, 2 * np.abs(dy_) @ np.abs(x.T)),
+    ):
+        error = np.abs(got.reshape(exact.shape) - exact) / (size * eps + 1e-300)
+        if not error.max() <= np.sqrt(m + k + n) + 4:
+            return f"{name} of m = {m}, k = {k}, n = {n}: error of {error.max():.1f} roundings at {np.unravel_index(error.argmax(), error.shape)}"
+    return None
+
+
+ROWS = [1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 48, 63, 65, 97]
+INNER = [1, 2, 3, 5, 8, 13, 33]
+LARGE = [(256, 128, n) for n in (1, 2, 3, 16, 17, 64, 65, 128, 129)] + [(515, 300, n) for n in (1, 4, 33)] + [(97, 1025, 3), (1030, 33, 40), (129, 700, 20)]
+
+
+def check_products(columns):
+    """The first failure over the grid of sizes, or None."""
+    rng = np.random.default_rng(17)
+    sizes = [(m, k, n) for m in ROWS for k in INNER for n in columns]
+    return next((text for size in (*sizes, *LARGE) if (text := check_product(rng, *size))), None)
+
+
+def test_matrix_products_of_all_sizes():
+    assert check_products(range(1, 131)) is None
+
+
+@pytest.mark.skipif(BLAS.startswith("none"), reason="this run has no BLAS: the test above was this one")
+def test_matrix_products_without_blas():
+    code = "import test_kernels, dist_dynet._ffi as f; print(f.BLAS, test_kernels.check_products([1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 33, 63, 65, 128, 130]))"
+    assert output_of(code, DIST_DYNET_BLAS="none") == "none (plain C) None\n"
+
+
+def test_blas_that_is_none_is_refused():
+    code = "try: import dist_dynet\nexcept ImportError as e: print(e)"
+    out = output_of(code, DIST_DYNET_BLAS="/nowhere/lib.so")
+    assert out.startswith("DIST_DYNET_BLAS=/nowhere/lib.so: not a BLAS library")
+
+
+@pytest.mark.parametrize("zero", [(0, 3, 2), (3, 0, 2), (3, 2, 0), (0, 0, 0), (1, 0, 1), (20, 0, 20)])
+def test_matrix_products_with_a_size_of_zero(zero):
+    m, k, n = zero
+    W, x = dy.zeros((m, k)), dy.zeros((k, n))
+    y = W * x
+    assert y.npvalue().shape == (m, n) and np.abs(y.npvalue()).sum() == 0
+    dy.sum_elems(y).backward(full=True)
+    assert np.abs(W.gradient()).sum() == np.abs(x.gradient()).sum() == 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 31, 63, 100, 1000, 4097])
+def test_sums_keep_their_digits(n, rng):
+    x = rng.normal(size=n).astype(DTYPE) + 1
+    exact = x.astype(float).sum()
+    eps = np.finfo(DTYPE).eps
+    assert abs(dy.sum_elems(dy.inputTensor(x)).value() - exact) <= 4 * eps * np.abs(x).sum()
+    assert abs(dy.mean_elems(dy.inputTensor(x)).value() - exact / n) <= 4 * eps * np.abs(x).sum() / n
+    y = rng.normal(size=n).astype(DTYPE)
+    assert abs(dy.dot_product(dy.inputTensor(x), dy.inputTensor(y)).value() - x.astype(float) @ y) <= 4 * eps * (np.abs(x) @ np.abs(y))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (16, 16), (17, 33), (40, 7), (3, 100)])
+def test_transpose_of_many_shapes(shape, rng):
+    x = rng.normal(size=(*shape, 3)).astype(DTYPE)
+    e = dy.inputTensor(x, batched=True)
+    t = dy.transpose(e)
+    assert np.array_equal(t.npvalue(), x.transpose(1, 0, 2))
+    g = rng.normal(size=(shape[1], shape[0], 3)).astype(DTYPE)
+    dy.sum_batches(dy.dot_product(t, dy.inputTensor(g, batched=True))).backward(full=True)
+    assert np.array_equal(e.gradient(), g.transpose(1, 0, 2))

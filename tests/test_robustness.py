@@ -1,0 +1,206 @@
+"""Nothing that Python can say crashes: nonsense arguments, random programs, sizes too large, interruptions. Messages name the op.
+
+The programs run in processes of their own (tests/fuzz.py), with 3 GB of address space. How long: about twenty seconds.
+"""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from processes import output_of, run_python
+from test_graph import close
+
+import dist_dynet as dy
+
+
+def fuzz(kind, tmp_path, n, dtype="float32"):
+    log = tmp_path / "log"
+    script = __file__.replace("test_robustness", "fuzz")
+    result = run_python("-W", "ignore", script, kind, str(log), "0", str(n), timeout=300, DIST_DYNET_DTYPE=dtype)
+    assert result.returncode == 0, f"status {result.returncode} in\n{log.read_text()}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
+    return result.stdout
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_nonsense_arguments_raise_the_usual_exceptions(tmp_path, dtype):
+    assert "exceptions" in fuzz("calls", tmp_path, 120, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_random_programs_raise_the_usual_exceptions(tmp_path, dtype):
+    assert "'ok'" in fuzz("programs", tmp_path, 1500, dtype)
+
+
+# ---- what crashed DyNet ----------------------------------------------------------------------------------------------------------------
+
+MATRIX, VECTOR = np.ones((2, 3)), np.ones(3)
+
+
+def _table():
+    return dy.ParameterCollection().add_lookup_parameters((4, 3))
+
+
+CRASHES = {
+    "scalar_value of a vector": (lambda: dy.inputVector([1, 2]).scalar_value(), ValueError, "scalar_value: the expression must be one number"),
+    "scalar_value of a batch": (lambda: dy.ones(1, batch_size=2).scalar_value(), ValueError, "scalar_value"),
+    "init_row of wrong length": (lambda: _table().init_row(0, [1]), ValueError, "init_row"),
+    "init_row out of range": (lambda: _table().init_row(4, VECTOR), ValueError, "init_row: row 4 is outside the table of 4 rows"),
+    "row_as_array out of range": (lambda: _table().row_as_array(-1), ValueError, "row -1 is outside"),
+    "rows_as_array out of range": (lambda: _table().rows_as_array([0, 9]), ValueError, "row 9 is outside"),
+    "negative weight decay": (lambda: dy.ParameterCollection().set_weight_decay(-1), ValueError, "set_weight_decay"),
+    "weight decay of 1": (lambda: dy.ParameterCollection().set_weight_decay(1), ValueError, "set_weight_decay"),
+    "negative dim": (lambda: dy.ParameterCollection().add_parameters((-1,)), ValueError, "add_parameters"),
+    "bare Expression": (lambda: dy.Expression().dim(), ValueError, "made by hand"),
+    "bare Trainer": (lambda: dy.Trainer().update(), TypeError, "Trainer"),
+    "set_h without vectors": (lambda: dy.VanillaLSTMBuilder(1, 2, 2, dy.ParameterCollection()).initial_state().set_h(), (ValueError, AssertionError), "set_h"),
+    "wide bias": (
+        lambda: dy.affine_transform([dy.zeros((3, 4)), dy.zeros((3, 2)), dy.zeros(2)]), ValueError, "affine_transform: the bias must have the dims"
+    ),
+    "tanh of None": (lambda: dy.tanh(None), TypeError, "tanh: takes expressions; got NoneType"),
+    "one_hot outside": (lambda: dy.one_hot(3, 3), ValueError, "one_hot: index 3 is outside of 3 classes"),
+    "lookup outside": (lambda: _table()[4], ValueError, "lookup: index 4 is outside the table. Indices run from 0 to 3."),
+    "lookup_batch outside": (lambda: dy.lookup_batch(_table(), [0, -1]), ValueError, "lookup_batch: index -1"),
+    "set of wrong length": (lambda: dy.vecInput(3).set([1]), ValueError, "set: the number of values must equal the size of the input; got 1 values"),
+    "pick outside": (lambda: dy.pick(dy.inputVector([1]), 1), ValueError, "pick: index 1 is outside dim 0 of x = (1,)"),
+    "class outside": (lambda: dy.pickneglogsoftmax(dy.inputVector([1]), -1), ValueError, "pickneglogsoftmax: index -1"),
+    "unbatched mismatch": (lambda: dy.inputTensor(MATRIX) * dy.inputTensor(MATRIX), ValueError, "matmul: columns of a must equal rows of b"),
+    "two parameters": (
+        lambda: dy.ParameterCollection().add_parameters((2, 3)) * dy.ParameterCollection().add_parameters((2, 3)), ValueError,
+        "matmul: columns of a must equal rows of b; got a = (2, 3), b = (2, 3). Did you mean transpose(a) * b?",
+    ),
+    "dropout of a parameter": (lambda: dy.dropout(dy.ParameterCollection().add_parameters(2), 7), ValueError, "dropout: the dropout rate"),
+    "pick in a dim of size zero": (lambda: dy.pick(dy.zeros((0, 3)), 1, 1).backward(), ValueError, "backward: the loss must be one number"),
+    "too many dims": (lambda: dy.zeros((1,) * 8), ValueError, "constant: takes 1 to 7 dims"),
+    "too many elements": (lambda: dy.zeros((1 << 16, 1 << 16)), ValueError, "fill: the result would have more than 2147483647 elements"),
+    "batches that differ": (lambda: dy.ones(2, 2) + dy.ones(2, 3), ValueError, "add: batch sizes must be equal or 1; got 2 and 3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("use", "error", "message"), CRASHES.values(), ids=list(CRASHES))
+def test_what_crashed_dynet_raises(use, error, message):
+    with pytest.raises(error) as caught:
+        use()
+    assert message in str(caught.value)
+    assert dy.scalarInput(3).value() == 3
+
+
+def test_slices_take_huge_steps_and_sizes_of_zero():
+    x = dy.inputVector([1, 2, 3])
+    assert x[:: (1 << 31) - 1].value() == 1
+    assert x[1::2].value() == 2
+    assert x[2:1].dim() == ((0,), 1)
+    assert x[-100:100].value() == [1, 2, 3]
+    assert dy.pick(dy.zeros((0, 3)), 1, 1).value() == []
+    assert dy.softmax(dy.zeros(0)).value() == []
+    with pytest.raises((OverflowError, ValueError)):
+        x[:: 1 << 40]
+
+
+def test_pickled_and_copied_expressions_do_no_harm():
+    x = dy.inputVector([1, 2])
+    assert copy.copy(x).value() == [1, 2]
+    old = pickle.dumps(x)
+    dy.renew_cg()
+    with pytest.raises(RuntimeError, match="Stale"):
+        pickle.loads(old).value()
+    code = f"import pickle, dist_dynet as dy\ntry: (pickle.loads({old!r}) + dy.zeros(2)).value()\nexcept RuntimeError as e: print(str(e)[:5])"
+    assert output_of(code) == "Stale\n"
+    m = dy.ParameterCollection()
+    for o in (m.add_parameters(2), m.add_lookup_parameters((2, 2)), m, dy.AdamTrainer(m), dy.VanillaLSTMBuilder(1, 2, 2, m)):
+        with pytest.raises(TypeError):
+            pickle.dumps(o)
+        with pytest.raises(TypeError):
+            copy.deepcopy(o)
+
+
+# ---- sizes too large -------------------------------------------------------------------------------------------------------------------
+
+HUGE = """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
+import numpy as np, dist_dynet as dy
+n = (1 << 31) - 1
+m = dy.ParameterCollection()
+w = m.add_parameters(3, init=1)
+def trained():
+    dy.renew_cg(); m.reset_gradients()
+    dy.sum_elems(dy.square(w)).backward()
+    return w.value() == [1, 1, 1] and w.grad_as_array().tolist() == [2, 2, 2]
+uses = [
+    lambda: dy.vecInput(n), lambda: dy.zeros(n).value(), lambda: dy.random_normal(n).forward(), lambda: dy.ones((1 << 15, 1 << 15)).value(),
+    lambda: m.add_parameters(n), lambda: m.add_parameters(n, init=0), lambda: m.add_lookup_parameters((n, 1)), lambda: m.add_lookup_parameters((1, n)),
+    lambda: m.add_parameters((1 << 15, 1 << 15), init="normal"), lambda: dy.one_hot(n, 0), lambda: dy.dropout(dy.ones(1 << 30), 0.5).value(),
+    lambda: dy.sum_elems(w + dy.zeros(3, batch_size=n // 3)).value(),
+    lambda: dy.lookup_batch(m.add_lookup_parameters((2, 3000)), [0] * 700_000).value(), lambda: dy.VanillaLSTMBuilder(1, 20000, 20000, m),
+    lambda: dy.inputTensor([1.0]) * dy.zeros((1, n)).value(), lambda: dy.sum_elems(dy.concatenate([dy.ones(1 << 29)] * 3)).value(),
+]
+for i, use in enumerate(uses):
+    try: use(); print(i, "was done")
+    except MemoryError: pass
+    assert trained(), i
+print("alive")
+"""
+
+
+def test_sizes_beyond_memory_raise_memory_error():
+    assert output_of(HUGE) == "alive\n"
+
+
+def test_backward_out_of_memory_leaves_the_graph_usable():
+    code = """
+import resource, dist_dynet as dy
+w = dy.ParameterCollection().add_parameters((1000, 1000), init=1)
+resource.setrlimit(resource.RLIMIT_AS, (3 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
+results = []
+for n in (400, 2):
+    dy.renew_cg()
+    y = w.expr(True)
+    try:
+        for _ in range(n): y = y * 1.0
+        loss = dy.sum_elems(y)
+        loss.value()
+        loss.backward()
+        results.append(float(w.gradient().max()))
+    except MemoryError: results.append("memory")
+print(results)
+"""
+    assert output_of(code) == "['memory', 1.0]\n"
+
+
+# ---- interruptions ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_long_computations_can_be_interrupted():
+    code = """
+import signal, time, dist_dynet as dy
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+w = dy.ParameterCollection().add_parameters(1_000_000, init=0.5)
+y = w.expr(True)
+for _ in range(400): y = dy.tanh(y)
+loss, late = dy.sum_elems(y), []
+for use in (loss.value, loss.backward, loss.backward):
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    start = time.monotonic()
+    try: use()
+    except KeyboardInterrupt: late.append(time.monotonic() - start)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+w.clear_gradient()
+loss.value(); loss.backward()
+print(all(t < 2 for t in late), len(late) > 0, loss.value() > 0, w.has_gradient())
+"""
+    assert output_of(code) == "True True True True\n"
+
+
+def test_error_in_the_middle_of_training_leaves_all_usable():
+    m = dy.ParameterCollection()
+    w, trainer = m.add_parameters(3, init=1), dy.SimpleSGDTrainer(m, 0.1)
+    for i in range(5):
+        dy.renew_cg()
+        try:
+            y = w * (2 if i != 2 else dy.zeros(5))
+            dy.sum_elems(y).backward()
+            trainer.update()
+        except ValueError as error:
+            assert i == 2 and "matmul" in str(error)
+    close(w.as_array(), 1 - 4 * 0.2)
