@@ -3,9 +3,9 @@
     export DIST_DYNET_BENCH_TORCH=~/peers/torch/bin/python
     python benchmarks/conv.py [--match 3x3] [--rounds 5] [--seconds 0.3]
 
-A minute for all shapes. Each line: CPU milliseconds for forward alone, and for forward and backward (of sum(y g), gradients of image and filter),
-and ours divided by PyTorch's, as median over the rounds (least - greatest); below 1 we are faster. Both sides start from the same numbers,
-and the gradients they find are compared.
+Four minutes for all shapes. Each line: CPU milliseconds for forward alone, and for forward and backward (of sum(y g), gradients of image
+and filter), and ours divided by PyTorch's, as median over the rounds (least - greatest); below 1 we are faster. Both sides start from the same
+numbers, and the gradients they find are compared.
 """
 
 import argparse

@@ -19,7 +19,7 @@ static int chosen_dims(dn_shape *s) {
 static int size_along(const dn_shape *s) { return s->ints[0] < s->x[0]->nd ? s->x[0]->d[s->ints[0]] : 1; }
 static int *indices_of(const dn_call *c) { return (int *)c->saved; }
 
-/* ---- topk ------------------------------------------------------------------------------------------------------------------- */
+/* ---- topk, kmax_pooling ------------------------------------------------------------------------------------------------------------------- */
 
 /* x at i comes after x at j: less, or equal and later; nan comes first */
 static int comes_after(const dn_real *x, size_t step, int i, int j) {
@@ -55,8 +55,15 @@ static void first_of(int n, int k, const dn_real *x, size_t step, int *heap) {
     }
 }
 
-DN_OP(topk, 1, DN_BATCHES, "y = the k largest entries of x along dim d, the largest first; the earlier of equal ones")
-static int topk_dims(dn_shape *s) {
+/* the same chosen, in the order that they have in x */
+static void first_in_place(int n, int k, const dn_real *x, size_t step, int *chosen) {
+    first_of(n, k, x, step, chosen);
+    int last = chosen[k - 1];
+    for (int i = 0, found = 0; found < k; i++)
+        if (!comes_after(x, step, i, last)) chosen[found++] = i;
+}
+
+static int greatest_dims(dn_shape *s) {
     int error = dn__check_dim(s, s->ints[0]);
     if (error) return error;
     if (s->ints[1] < 1 || s->ints[1] > size_along(s))
@@ -64,28 +71,38 @@ static int topk_dims(dn_shape *s) {
                         DIMS(s->x[0]), s->ints[1]);
     return chosen_dims(s);
 }
-static void topk_forward(dn_call *c) {
+static void greatest_forward(dn_call *c, void (*choose)(int, int, const dn_real *, size_t, int *)) {
     dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
-    int k = c->ints[1], *chosen = indices_of(c), *heap = (int *)dn__scratch(c, (size_t)k);
-    for (size_t o = 0; heap && o < l.outer; o++)
+    int k = c->ints[1], *chosen = indices_of(c), *best = (int *)dn__scratch(c, (size_t)k);
+    for (size_t o = 0; best && o < l.outer; o++)
         for (size_t i = 0; i < l.inner; i++) {
             const dn_real *x = c->x[0].v + o * l.inner * (size_t)l.length + i;
             size_t at = o * l.inner * (size_t)k + i;
-            first_of(l.length, k, x, l.inner, heap);
+            choose(l.length, k, x, l.inner, best);
             for (int j = 0; j < k; j++, at += l.inner) {
-                chosen[at] = heap[j];
-                c->y[at] = x[(size_t)heap[j] * l.inner];
+                chosen[at] = best[j];
+                c->y[at] = x[(size_t)best[j] * l.inner];
             }
         }
 }
 /* dx = dy at the chosen entries */
-static void topk_backward(dn_call *c) {
+static void greatest_backward(dn_call *c) {
     dn_real *dx = dn__dx_zeroed(c, 0);
     dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
     size_t block = l.inner * (size_t)c->ints[1];
     for (size_t at = 0; dx && at < c->total; at++)
         dx[at / block * l.inner * (size_t)l.length + (size_t)indices_of(c)[at] * l.inner + at % l.inner] += c->dy[at];
 }
+
+DN_OP(topk, 1, DN_BATCHES, "y = the k largest entries of x along dim d, the largest first; the earlier of equal ones")
+static int topk_dims(dn_shape *s) { return greatest_dims(s); }
+static void topk_forward(dn_call *c) { greatest_forward(c, first_of); }
+static void topk_backward(dn_call *c) { greatest_backward(c); }
+
+DN_OP(kmax_pooling, 1, DN_BATCHES, "y = the k largest entries of x along dim d, in the order that they have in x; the earlier of equal ones")
+static int kmax_pooling_dims(dn_shape *s) { return greatest_dims(s); }
+static void kmax_pooling_forward(dn_call *c) { greatest_forward(c, first_in_place); }
+static void kmax_pooling_backward(dn_call *c) { greatest_backward(c); }
 
 /* ---- sampling: Gumbel 1954; the largest of x_i + g_i falls on i with probability softmax(x)_i ---------------------------------- */
 

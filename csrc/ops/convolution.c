@@ -93,8 +93,8 @@ static tile tile_at(const conv *v, int p) {
     else t.cols = v->tile / height < width - t.w ? v->tile / height : width - t.w;
     return t;
 }
-/* The outputs of a tile in one dim, from ... from + n - 1, that see an input inside of the plane, `shift` behind their stride: first ... last - 1,
- * counted from `from`. */
+/* The outputs of a tile in one dim, from ... from + n - 1, that see an input inside of the plane, `shift` behind their stride:
+ * first ... last - 1, counted from `from`. */
 static void inside(int in, int stride, int shift, int from, int n, int *first, int *last) {
     int64_t low = (shift >= 0 ? 0 : ((int64_t)stride - shift - 1) / stride) - from;
     int64_t high = (shift >= in ? 0 : ((int64_t)in - shift + stride - 1) / stride) - from;
@@ -191,12 +191,13 @@ static void conv_backward(dn_call *c) {
     }
 }
 
-DN_OP(conv2d, 2, DN_BATCHES, "y[h, w, o] = sum over i, j, c of x[h s + i, w s + j, c] f[i, j, c, o]")
+DN_OP(conv2d, 2, DN_BATCHES | DN_SHARED(1 << 1), "y[h, w, o] = sum over i, j, c of x[h s + i, w s + j, c] f[i, j, c, o]")
 static int conv2d_dims(dn_shape *s) { return conv_dims(s); }
 static void conv2d_forward(dn_call *c) { conv_forward(c, 0); }
 static void conv2d_backward(dn_call *c) { conv_backward(c); }
 
-DN_OP(conv2d_bias, 3, DN_BATCHES, "y[h, w, o] = b[o] + sum over i, j, c of x[h s + i, w s + j, c] f[i, j, c, o]")
+DN_OP(conv2d_bias, 3, DN_BATCHES | DN_SHARED(1 << 1 | 1 << 2),
+      "y[h, w, o] = b[o] + sum over i, j, c of x[h s + i, w s + j, c] f[i, j, c, o]")
 static int conv2d_bias_dims(dn_shape *s) { return conv_dims(s); }
 static void conv2d_bias_forward(dn_call *c) {
     size_t channels = (size_t)c->x[2].dim->size, positions = (size_t)c->dim->d[0] * (size_t)c->dim->d[1];
@@ -277,7 +278,7 @@ static void maxpooling2d_backward(dn_call *c) {
 /* ---- windows over the columns of a matrix --------------------------------------------------------------------------------------- */
 
 /* x is r x n, f is r x width (x filters): y[k, j] = <f_k, columns j ... j + width - 1 of x>, as `width` products of matrices */
-DN_OP(filter1d_narrow, 2, DN_BATCHES, "y[k, j] = sum over i, l of x[i, j + l] f[i, l, k]")
+DN_OP(filter1d_narrow, 2, DN_BATCHES | DN_SHARED(1 << 1), "y[k, j] = sum over i, l of x[i, j + l] f[i, l, k]")
 static int filter1d_narrow_dims(dn_shape *s) {
     const dn_dim *x = s->x[0], *f = s->x[1];
     if (x->nd != 2 || f->nd < 2 || f->nd > 3 || f->d[0] != x->d[0])

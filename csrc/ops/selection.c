@@ -1,29 +1,12 @@
-/* Selection: some of the numbers, at places that are given or that the values decide. */
+/* Selection: some of the numbers, at places that are given. */
 #include <stdio.h>
 
 #include "../kernels/kernels.h"
-#include "../op.h"
+#include "lines.h"
 
-/* x seen along dim d: `outer` blocks of length x inner numbers. */
-typedef struct along { size_t length, inner, outer; } along;
-static along along_dim(const dn_dim *x, int d) {
-    along a = {d < x->nd ? (size_t)x->d[d] : 1, 1, 1};
-    for (int i = 0; i < x->nd; i++) {
-        if (i < d) a.inner *= (size_t)x->d[i];
-        if (i > d) a.outer *= (size_t)x->d[i];
-    }
-    return a;
-}
-static int size_along(const dn_dim *x, int d) { return d < x->nd ? x->d[d] : 1; }
-
-/* Is d a dim of x, and are the n indices in its range? */
-static int check_dim(dn_shape *s, int d) {
-    const dn_dim *x = s->x[0];
-    if (d >= 0 && (d < x->nd || d == 0)) return 0;
-    return dn__fail(s, DN_ERROR_VALUE, "dim %d is not a dim of x = %s. Dims are counted from 0.", d, DIMS(x));
-}
+/* Are the n indices in the range of dim d? */
 static int check_indices(dn_shape *s, int d, int n, const int *indices) {
-    int size = size_along(s->x[0], d);
+    int size = d < s->x[0]->nd ? s->x[0]->d[d] : 1;
     for (int i = 0; i < n; i++)
         if (indices[i] < 0 || indices[i] >= size)
             return dn__fail(s, DN_ERROR_VALUE, "index %d is outside dim %d of x = %s. Indices run from 0 to %d.", indices[i], d, DIMS(s->x[0]),
@@ -31,12 +14,19 @@ static int check_indices(dn_shape *s, int d, int n, const int *indices) {
     return 0;
 }
 
+/* One batch element of x seen along dim ints[0] */
+static dn_lines lines_of_element(const dn_call *c) {
+    dn_dim element = *c->x[0].dim;
+    element.batch = 1;
+    return dn__lines_of(&element, c->ints[0]);
+}
+
 /* ---- pick: ints = dim, then one index, or one per batch element --------------------------------------------------------- */
 
 DN_OP(pick, 1, DN_BATCHES | DN_INTS_AFTER_FIRST, "y = x at index v of dim d; the dim goes. One index, or one per batch element")
 static int pick_dims(dn_shape *s) {
     const dn_dim *x = s->x[0];
-    int d = s->ints[0], n = s->n_ints - 1, nd = 0, sizes[DN_MAX_DIMS], error = check_dim(s, d);
+    int d = s->ints[0], n = s->n_ints - 1, nd = 0, sizes[DN_MAX_DIMS], error = dn__check_dim(s, d);
     if (error) return error;
     if (n != 1 && x->batch != 1 && n != x->batch)
         return dn__fail(s, DN_ERROR_VALUE, "takes one index, or one per batch element; got %d indices, x = %s.", n, DIMS(x));
@@ -49,20 +39,22 @@ static int pick_dims(dn_shape *s) {
 /* One index for all is one call of blocks over the whole batch. */
 static size_t picked_indices(const dn_call *c) { return c->n_ints == 2 ? 1 : (size_t)c->dim->batch; }
 static void pick_forward(dn_call *c) {
-    along a = along_dim(c->x[0].dim, c->ints[0]);
-    size_t size = a.inner * a.outer, n = picked_indices(c), blocks = n == 1 ? a.outer * (size_t)c->dim->batch : a.outer;
+    dn_lines l = lines_of_element(c);
+    size_t step = l.inner * (size_t)l.length, size = l.inner * l.outer, n = picked_indices(c);
+    size_t blocks = n == 1 ? l.outer * (size_t)c->dim->batch : l.outer;
     for (size_t b = 0; b < n; b++) {
-        const dn_real *x = c->x[0].v + b * c->x[0].stride + (size_t)c->ints[b + 1] * a.inner;
-        dn__copy_blocks(a.inner, blocks, x, a.inner * a.length, c->y + b * size, a.inner);
+        const dn_real *x = c->x[0].v + b * c->x[0].stride + (size_t)c->ints[b + 1] * l.inner;
+        dn__copy_blocks(l.inner, blocks, x, step, c->y + b * size, l.inner);
     }
 }
 static void pick_backward(dn_call *c) {
-    along a = along_dim(c->x[0].dim, c->ints[0]);
-    size_t size = a.inner * a.outer, n = picked_indices(c), blocks = n == 1 ? a.outer * (size_t)c->dim->batch : a.outer;
+    dn_lines l = lines_of_element(c);
+    size_t step = l.inner * (size_t)l.length, size = l.inner * l.outer, n = picked_indices(c);
+    size_t blocks = n == 1 ? l.outer * (size_t)c->dim->batch : l.outer;
     dn_real *all = dn__dx_zeroed(c, 0);
     for (size_t b = 0; all && b < n; b++) {
-        dn_real *dx = all + b * c->x[0].stride + (size_t)c->ints[b + 1] * a.inner;
-        dn__add_blocks(a.inner, blocks, c->dy + b * size, a.inner, 1, dx, a.inner * a.length);
+        dn_real *dx = all + b * c->x[0].stride + (size_t)c->ints[b + 1] * l.inner;
+        dn__add_blocks(l.inner, blocks, c->dy + b * size, l.inner, 1, dx, step);
     }
 }
 
@@ -135,34 +127,34 @@ static void slice_batch_backward(dn_call *c) { slice_any_backward(c); }
 DN_OP(select, 1, DN_BATCHES, "y = x at indices v_0, v_1, ... of dim d, each as often as it is named")
 static int select_dims(dn_shape *s) {
     const dn_dim *x = s->x[0];
-    int d = s->ints[0], sizes[DN_MAX_DIMS], nd = x->nd ? x->nd : 1, error = check_dim(s, d);
+    int d = s->ints[0], sizes[DN_MAX_DIMS], nd = x->nd ? x->nd : 1, error = dn__check_dim(s, d);
     if (error || (error = check_indices(s, d, s->n_ints - 1, s->ints + 1))) return error;
     for (int i = 0; i < nd; i++) sizes[i] = i == d ? s->n_ints - 1 : x->d[i];
     return dn__set_dims(s, nd, sizes, x->batch);
 }
 static void select_forward(dn_call *c) {
-    along a = along_dim(c->x[0].dim, c->ints[0]);
-    size_t n = (size_t)c->n_ints - 1, blocks = a.outer * (size_t)c->dim->batch;
-    if (a.inner > 1) {
+    dn_lines l = lines_of_element(c);
+    size_t length = (size_t)l.length, n = (size_t)c->n_ints - 1, blocks = l.outer * (size_t)c->dim->batch;
+    if (l.inner > 1) {
         for (size_t j = 0; j < n; j++)
-            dn__copy_blocks(a.inner, blocks, c->x[0].v + (size_t)c->ints[j + 1] * a.inner, a.inner * a.length, c->y + j * a.inner, a.inner * n);
+            dn__copy_blocks(l.inner, blocks, c->x[0].v + (size_t)c->ints[j + 1] * l.inner, l.inner * length, c->y + j * l.inner, l.inner * n);
         return;
     }
     for (size_t o = 0; o < blocks; o++)
-        for (size_t j = 0; j < n; j++) c->y[o * n + j] = c->x[0].v[o * a.length + (size_t)c->ints[j + 1]];
+        for (size_t j = 0; j < n; j++) c->y[o * n + j] = c->x[0].v[o * length + (size_t)c->ints[j + 1]];
 }
 static void select_backward(dn_call *c) {
-    along a = along_dim(c->x[0].dim, c->ints[0]);
-    size_t n = (size_t)c->n_ints - 1, blocks = a.outer * (size_t)c->dim->batch;
+    dn_lines l = lines_of_element(c);
+    size_t length = (size_t)l.length, n = (size_t)c->n_ints - 1, blocks = l.outer * (size_t)c->dim->batch;
     dn_real *dx = dn__dx_zeroed(c, 0);
     if (!dx) return;
-    if (a.inner > 1) {
+    if (l.inner > 1) {
         for (size_t j = 0; j < n; j++)
-            dn__add_blocks(a.inner, blocks, c->dy + j * a.inner, a.inner * n, 1, dx + (size_t)c->ints[j + 1] * a.inner, a.inner * a.length);
+            dn__add_blocks(l.inner, blocks, c->dy + j * l.inner, l.inner * n, 1, dx + (size_t)c->ints[j + 1] * l.inner, l.inner * length);
         return;
     }
     for (size_t o = 0; o < blocks; o++)
-        for (size_t j = 0; j < n; j++) dx[o * a.length + (size_t)c->ints[j + 1]] += c->dy[o * n + j];
+        for (size_t j = 0; j < n; j++) dx[o * length + (size_t)c->ints[j + 1]] += c->dy[o * n + j];
 }
 
 DN_OP(pick_batch_elems, 1, 0, "y = the batch elements v_0, v_1, ... of x, each as often as it is named")
@@ -182,69 +174,4 @@ static void pick_batch_elems_backward(dn_call *c) {
     size_t n = (size_t)c->dim->size;
     dn_real *dx = dn__dx_zeroed(c, 0);
     for (int j = 0; dx && j < c->n_ints; j++) dn__add_blocks(n, 1, c->dy + (size_t)j * n, n, 1, dx + (size_t)c->ints[j] * n, n);
-}
-
-/* ---- kmax_pooling: ints = k, dim. Saved: the index along the dim of each number of y -------------------------------------------- */
-
-DN_OP(kmax_pooling, 1, DN_BATCHES, "y = the k greatest numbers along dim d, in the order of x; of equal ones the first")
-static int kmax_pooling_dims(dn_shape *s) {
-    const dn_dim *x = s->x[0];
-    int k = s->ints[0], d = s->ints[1], sizes[DN_MAX_DIMS], nd = x->nd ? x->nd : 1, error = check_dim(s, d);
-    if (error) return error;
-    if (k < 1 || k > size_along(x, d))
-        return dn__fail(s, DN_ERROR_VALUE, "k must be from 1 to the size of dim %d; got k = %d, x = %s.", d, k, DIMS(x));
-    for (int i = 0; i < nd; i++) sizes[i] = i == d ? k : x->d[i];
-    error = dn__set_dims(s, nd, sizes, x->batch);
-    s->saved = (size_t)s->y.size * (size_t)s->y.batch;
-    return error;
-}
-/* Does x[i] come after x[j] when the greatest come first? NaN counts as greatest; of equals the later one comes after. */
-static int comes_after(const dn_real *x, size_t step, int32_t i, int32_t j) {
-    dn_real a = x[(size_t)i * step], b = x[(size_t)j * step];
-    if (a < b || (a == a && b != b)) return 1;
-    if (a > b || (b == b && a != a)) return 0;
-    return i > j;
-}
-static void sift_down(const dn_real *x, size_t step, int32_t *heap, int n, int at) {
-    int32_t moved = heap[at];
-    for (int child; (child = 2 * at + 1) < n; at = child) {
-        if (child + 1 < n && comes_after(x, step, heap[child + 1], heap[child])) child++;
-        if (!comes_after(x, step, heap[child], moved)) break;
-        heap[at] = heap[child];
-    }
-    heap[at] = moved;
-}
-/* best (k indices) in rising order. A heap of the k best so far has the last of them on top; what it ends with is the threshold. */
-static void find_greatest(const dn_real *x, size_t step, int n, int k, int32_t *best) {
-    for (int i = 0; i < k; i++) best[i] = i;
-    for (int i = k / 2 - 1; i >= 0; i--) sift_down(x, step, best, k, i);
-    for (int i = k; i < n; i++)
-        if (comes_after(x, step, best[0], i)) {
-            best[0] = i;
-            sift_down(x, step, best, k, 0);
-        }
-    int32_t last = best[0];
-    for (int i = 0, found = 0; found < k; i++)
-        if (!comes_after(x, step, i, last)) best[found++] = i;
-}
-static void kmax_pooling_forward(dn_call *c) {
-    along a = along_dim(c->x[0].dim, c->ints[1]);
-    int k = c->ints[0];
-    int32_t *best = (int32_t *)c->saved; /* dn_real has at least as many bytes */
-    for (size_t o = 0; o < a.outer * (size_t)c->dim->batch; o++)
-        for (size_t i = 0; i < a.inner; i++, best += k) {
-            const dn_real *x = c->x[0].v + o * a.length * a.inner + i;
-            find_greatest(x, a.inner, (int)a.length, k, best);
-            for (int j = 0; j < k; j++) c->y[(o * (size_t)k + (size_t)j) * a.inner + i] = x[(size_t)best[j] * a.inner];
-        }
-}
-static void kmax_pooling_backward(dn_call *c) {
-    along a = along_dim(c->x[0].dim, c->ints[1]);
-    int k = c->ints[0];
-    const int32_t *best = (const int32_t *)c->saved;
-    dn_real *dx = dn__dx_zeroed(c, 0);
-    for (size_t o = 0; dx && o < a.outer * (size_t)c->dim->batch; o++)
-        for (size_t i = 0; i < a.inner; i++, best += k)
-            for (int j = 0; j < k; j++)
-                dx[(o * a.length + (size_t)best[j]) * a.inner + i] += c->dy[(o * (size_t)k + (size_t)j) * a.inner + i];
 }

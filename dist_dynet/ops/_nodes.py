@@ -136,18 +136,6 @@ def with_int(cls: type[Expression], op: int, what: str, x: Expression, i: int) -
     return make(cls, h, x._h)
 
 
-def with_ints(cls: type[Expression], op: int, what: str, x: Expression, ints: Sequence[int]) -> Any:
-    """A node of one input and any number of whole numbers."""
-    try:
-        handle = x._h
-    except AttributeError:
-        raise not_expression(what, x) from None
-    h = _node_many(op, 1, (handle,), len(ints), ints or NULL, 0, NULL)
-    if h == NO_GRAPH:
-        h = _node_many(op, 1, (resolved(handle),), len(ints), ints or NULL, 0, NULL)
-    return make(cls, h, handle)
-
-
 def with_reals(op: int, what: str, x: Expression, a: float, b: float) -> Expression:
     """A node of one input and two numbers."""
     try:
@@ -176,17 +164,28 @@ def indices(values: Iterable[int], what: str) -> list[int]:
         raise TypeError(f"{what}: indices must be whole numbers; got {values!r}.") from None
 
 
+def real(value: Any, what: str) -> float:
+    """One number as a float; text, which float() would read, is refused."""
+    if isinstance(value, str | bytes):
+        raise TypeError(f"{what}: takes numbers; got {value!r:.60}.")
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{what}: takes numbers; {error}.") from None
+
+
 def reals(values: Any, what: str) -> Any:
     """Numbers as something that C takes: a list as it is, anything else as an array of the build's type."""
     return np.ascontiguousarray(numbers(values, what), DTYPE)
 
 
-def numbers(values: Any, what: str, takes: str = "takes numbers") -> Any:
-    """An array of the build's type from arrays and nested sequences of numbers. NumPy itself would read None as NaN and text as a number."""
+def numbers(values: Any, what: str, takes: str = "takes numbers", order: Any = None) -> Any:
+    """An array of the build's type, in a memory order, from arrays and nested sequences of numbers. What is one is not copied. NumPy itself
+    would read None as NaN and text as a number."""
     try:
         array = np.asarray(values)
         if array.dtype.kind not in "biufO" or (array.dtype.kind == "O" and any(isinstance(v, str | None) for v in array.flat)):
             raise TypeError(f"got {values!r:.60}")
-        return np.asarray(array, DTYPE)
+        return np.asarray(array, DTYPE, order)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{what}: {takes}; {error}.") from None

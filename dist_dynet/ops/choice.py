@@ -11,7 +11,7 @@ from .._ffi import NULL, OPS, fail, lib, view_ints
 from ..graph import Expression
 from ._nodes import make, many
 
-__all__ = ["sample_categorical", "topk"]
+__all__ = ["kmax_pooling", "sample_categorical", "topk"]
 
 
 class _choiceExpression(Expression):  # noqa: N801 - as the other classes of nodes
@@ -47,6 +47,20 @@ def topk(x: Expression, k: int, d: int = 0) -> _choiceExpression:
     ([9.0, 7.0], [1, 3])
     """
     return _chosen("topk", x, d, k)
+
+
+def kmax_pooling(x: Expression, k: int, d: int = 1) -> _choiceExpression:
+    """y = the k greatest numbers along dim d, in the order that they have in x; of equal ones the first.
+
+    Shape: x with dim d of size k. NaN counts as greatest. `.indices()` gives their places in dim d as an array.
+    Gradient: dy at the places that were chosen.
+    Raises: ValueError when k is not from 1 to the size of dim d.
+
+    >>> import dist_dynet as dy
+    >>> dy.kmax_pooling(dy.inputVector([3, 1, 5, 4]), 2, d=0).value()
+    [5.0, 4.0]
+    """
+    return _chosen("kmax_pooling", x, d, k)
 
 
 def sample_categorical(x: Expression, n: int = 1, d: int = 0) -> _choiceExpression:

@@ -8,14 +8,14 @@ from typing import Any
 
 from .._ffi import OPS
 from ..graph import Expression
-from ._nodes import binary, indices, many, with_ints
+from ._nodes import binary, indices, many, one
 
 __all__ = ["conv2d", "conv2d_bias", "filter1d_narrow", "fold_rows", "kmh_ngram", "maxpooling2d"]
 
 
 def _pair(values: Any, what: str, name: str) -> tuple[int, int]:
     """(height, width), as numbers that C can hold."""
-    pair = indices(values, what) if not hasattr(values, "__index__") else [op.index(values)]
+    pair = [values] if isinstance(values, int) else indices(values, what)
     if len(pair) != 2:
         raise ValueError(f"{what}: {name} must have two numbers, for height and width; got {values!r}.")
     return min(pair[0], 0x7FFFFFFF), min(pair[1], 0x7FFFFFFF)
@@ -63,7 +63,7 @@ def maxpooling2d(x: Expression, ksize: Sequence[int], stride: Sequence[int], is_
     [[5.0, 6.0]]
     """
     ints = (*_pair(ksize, "maxpooling2d", "ksize"), *_pair(stride, "maxpooling2d", "stride"), bool(is_valid))
-    return with_ints(Expression, OPS["maxpooling2d"], "maxpooling2d", x, ints)  # type: ignore[no-any-return]
+    return one(OPS["maxpooling2d"], "maxpooling2d", x, ints)
 
 
 @binary
@@ -91,7 +91,7 @@ def kmh_ngram(x: Expression, v: int) -> Expression:
     >>> dy.kmh_ngram(dy.inputTensor([[1, 2, 3], [4, 5, 6]]), 2).npvalue().tolist()
     [[3.0, 5.0], [9.0, 11.0]]
     """
-    return with_ints(Expression, OPS["kmh_ngram"], "kmh_ngram", x, (op.index(v),))  # type: ignore[no-any-return]
+    return one(OPS["kmh_ngram"], "kmh_ngram", x, (op.index(v),))
 
 
 def fold_rows(x: Expression, nrows: int = 2) -> Expression:
@@ -105,4 +105,4 @@ def fold_rows(x: Expression, nrows: int = 2) -> Expression:
     >>> dy.fold_rows(dy.inputTensor([[1, 2], [3, 4]])).npvalue().tolist()
     [[4.0, 6.0]]
     """
-    return with_ints(Expression, OPS["fold_rows"], "fold_rows", x, (op.index(nrows),))  # type: ignore[no-any-return]
+    return one(OPS["fold_rows"], "fold_rows", x, (op.index(nrows),))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
-from typing import Any
+from math import prod
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,11 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from .._ffi import DTYPE, OPS, fail, fail_in, lib, nodes, pointer
 from ..graph import NO_GRAPH, ComputationGraph, Expression, current_graph
 from ..params.collection import LookupParameters, as_dims
-from ._nodes import indices, leaf, make, numbers, reals
+from ._nodes import indices, leaf, make, numbers, real, reals
 
 __all__ = [
-    "constant", "inputTensor", "inputTensorTranspose", "inputVector", "lookup", "lookup_batch", "one_hot", "ones", "scalarInput",
-    "sparse_inputTensor", "vecInput", "zeroes", "zeros",
+    "constant", "inputMatrix", "inputTensor", "inputTensorTranspose", "inputVector", "lookup", "lookup_batch", "matInput", "one_hot", "ones",
+    "scalarInput", "sparse_inputTensor", "vecInput", "zeroes", "zeros",
 ]  # fmt: skip
 
 _input, _input_vector, _input_set, _lookup, _lookup_batch, _ints_set = (
@@ -38,6 +39,19 @@ def _made(cls: Any, graph: int, handle: int) -> Any:
     if handle < 0:
         fail_in(graph, handle)
     return make(cls, handle)
+
+
+def _check_device(device: str, what: str) -> None:
+    if device not in ("", "CPU"):
+        raise ValueError(f"{what}: everything is computed on the CPU; got device = {device!r}. Leave it out.")
+
+
+def _vector(v: Any, what: str) -> NDArray[Any]:
+    """A vector of the build's type from any iterable of numbers."""
+    array = numbers(v if isinstance(v, np.ndarray | list | str) or not isinstance(v, Iterable) else list(v), what)
+    if array.ndim != 1:
+        raise TypeError(f"{what}: takes a vector of numbers; got {f'shape {array.shape}' if array.ndim else 'one number'}.")
+    return np.ascontiguousarray(array)
 
 
 def _set(e: Expression, n: int, data: Any) -> None:
@@ -81,12 +95,12 @@ class _tensorInputExpression(Expression):  # noqa: N801
         """New numbers: a flat column-major list, or an array of the same dims (the batch last)."""
         if not self._reusable:
             raise ValueError("set: this tensor input was not made to be set anew. Make it with inputTensor(..., reusable_expr=True).")
-        flat = _flat(np.asarray(data, DTYPE))
+        flat = _flat(data, "set")
         _set(self, flat.size, pointer(flat))
 
 
-class _fixedExpression(Expression):  # noqa: N801
-    """An input that cannot be set anew."""
+class _sparseInputExpression(Expression):  # noqa: N801
+    """A tensor of which some numbers were given; cannot be set anew."""
 
     __slots__ = ()
 
@@ -133,6 +147,8 @@ def scalarInput(s: float, device: str = "") -> _inputExpression:  # noqa: N802
     >>> y.value()
     15.0
     """
+    if device:
+        _check_device(device, "scalarInput")
     h = _scalar(s)
     if h < 0:
         h = _checked(_scalar, h, s)
@@ -146,10 +162,14 @@ def vecInput(dim: int, device: str = "") -> _vecInputExpression:  # noqa: N802
 
     >>> import dist_dynet as dy
     >>> x = dy.vecInput(2)
-    >>> x.set([1, 2])
+    >>> x.set([3, 4])
     >>> x.value()
-    [1.0, 2.0]
+    [3.0, 4.0]
     """
+    if device:
+        _check_device(device, "vecInput")
+    if type(dim) is float:
+        (dim,) = as_dims(dim, "vecInput")
     h = _zeros(dim)
     if h < 0:
         h = _checked(_zeros, h, dim)
@@ -165,49 +185,54 @@ def inputVector(v: Sequence[float], device: str = "") -> _vecInputExpression:  #
     >>> dy.inputVector([1, 2]).value()
     [1.0, 2.0]
     """
+    if device:
+        _check_device(device, "inputVector")
     graph = current_graph()
     if type(v) is list:
         return _made(_vecInputExpression, graph, _input_vector(graph, len(v), v))  # type: ignore[no-any-return]
-    data = reals(v, "inputVector").ravel()
+    data = _vector(v, "inputVector")
     return _made(_vecInputExpression, graph, _input_vector(graph, data.size, pointer(data)))  # type: ignore[no-any-return]
 
 
-def _flat(array: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(array.ravel(order="F"), DTYPE)
+def _flat(array: Any, what: str, takes: str = "takes numbers") -> NDArray[Any]:
+    """The numbers in column-major order; what lies so in the build's type is not copied."""
+    return numbers(array, what, takes, "F").ravel(order="F")  # type: ignore[no-any-return]
 
 
-def _tensor(cls: type[Expression], array: NDArray[Any], batched: bool) -> Any:
+def _tensor(cls: type[Expression], flat: NDArray[Any], shape: tuple[int, ...], batched: bool) -> Any:
     graph = current_graph()
-    dims, batch = (array.shape[:-1] or (1,), array.shape[-1]) if batched else (array.shape, 1)
-    flat = _flat(array)
+    dims, batch = (shape[:-1] or (1,), shape[-1]) if batched else (shape, 1)
     return _made(cls, graph, _input(graph, len(dims), dims, batch, pointer(flat)))
 
 
 def inputTensor(  # noqa: N802
     arr: ArrayLike, batched: bool = False, device: str = "", reusable_expr: bool = False
 ) -> _tensorInputExpression:
-    """A tensor from an array or nested list of any number type and memory order.
+    """A tensor from an array or nested list of any number type and memory order; a column-major array of the build's type is copied once.
 
     Args:
-        arr: dims as they are. A list of arrays with batched=True is stacked: one batch element each.
+        arr: dims as they are. A list of arrays is stacked: one batch element each.
         batched: the last axis is the batch.
+        device: "" or "CPU".
         reusable_expr: `.set(...)` may change the numbers.
 
     >>> import dist_dynet as dy
     >>> dy.inputTensor([[1, 2, 3], [4, 5, 6]], batched=True).dim()
     ((2,), 3)
     """
-    stack = batched and isinstance(arr, list) and len(arr) > 0 and isinstance(arr[0], np.ndarray)
-    try:
-        array = np.stack(arr, axis=-1) if stack else arr  # type: ignore[arg-type]
-    except ValueError as error:
-        raise TypeError(f"inputTensor: takes an array or a nested list of numbers; {error}.") from None
-    array = numbers(array, "inputTensor", "takes an array or a nested list of numbers")
+    if device:
+        _check_device(device, "inputTensor")
+    if isinstance(arr, list) and arr and isinstance(arr[0], np.ndarray) and arr[0].ndim:
+        try:
+            arr, batched = np.stack(arr, axis=-1), True
+        except ValueError as error:
+            raise ValueError(f"inputTensor: arrays that are to be one batch must have equal shapes; {error}.") from None
+    array = numbers(arr, "inputTensor", "takes an array or a nested list of numbers", "F")
     if array.ndim == 0:
         raise TypeError("inputTensor: takes an array or a nested list; got a single number. Use scalarInput().")
-    if array.size == 0:
+    if array.size == 0 and not isinstance(arr, np.ndarray):
         raise ValueError(f"inputTensor: the array has no elements; its shape is {array.shape}.")
-    e = _tensor(_tensorInputExpression, array, batched)
+    e = _tensor(_tensorInputExpression, array.ravel(order="F"), array.shape, batched)
     e._reusable = reusable_expr
     return e  # type: ignore[no-any-return]
 
@@ -217,21 +242,47 @@ def inputTensorTranspose(  # noqa: N802
 ) -> _vecInputExpression:
     """A tensor from a flat list: column-major, batch element after batch element.
 
+    Shape: dim x batch_size; without dim, vectors.
+    Raises: ValueError when there are more or fewer numbers.
+
     >>> import dist_dynet as dy
     >>> dy.inputTensorTranspose([1, 2, 3, 4], (2, 2)).npvalue().tolist()
     [[1.0, 3.0], [2.0, 4.0]]
     """
-    data = reals(val, "inputTensorTranspose").ravel()
-    dims = (data.size // batch_size,) if dim is None else as_dims(dim, "inputTensorTranspose")
-    if data.size != int(np.prod(dims)) * batch_size:
-        raise ValueError(f"inputTensorTranspose: {data.size} numbers do not fill dims {dims} x {batch_size}.")
+    _check_device(device, "inputTensorTranspose")
+    data, batch = _vector(val, "inputTensorTranspose"), operator.index(batch_size)
+    dims = (data.size // max(batch, 1),) if dim is None else as_dims(dim, "inputTensorTranspose")
+    if data.size != prod(dims) * batch:
+        raise ValueError(f"inputTensorTranspose: {data.size} numbers do not fill dims {dims} x {batch}.")
     graph = current_graph()
-    return _made(_vecInputExpression, graph, _input(graph, len(dims), dims, batch_size, pointer(data)))  # type: ignore[no-any-return]
+    return _made(_vecInputExpression, graph, _input(graph, len(dims), dims, batch, pointer(data)))  # type: ignore[no-any-return]
+
+
+def matInput(d1: int, d2: int) -> NoReturn:  # noqa: N802
+    """Raises DeprecationWarning, as in DyNet: use inputTensor().
+
+    >>> import dist_dynet as dy
+    >>> dy.matInput(2, 3)
+    Traceback (most recent call last):
+    DeprecationWarning: matInput: is no more. Use inputTensor().
+    """
+    raise DeprecationWarning("matInput: is no more. Use inputTensor().")
+
+
+def inputMatrix(v: Sequence[float], d: Sequence[int]) -> NoReturn:  # noqa: N802
+    """Raises DeprecationWarning, as in DyNet: use inputTensor(), or inputTensorTranspose() for flat lists.
+
+    >>> import dist_dynet as dy
+    >>> dy.inputMatrix([1, 2, 3, 4], (2, 2))
+    Traceback (most recent call last):
+    DeprecationWarning: inputMatrix: is no more. Use inputTensor(), or inputTensorTranspose() for a flat list.
+    """
+    raise DeprecationWarning("inputMatrix: is no more. Use inputTensor(), or inputTensorTranspose() for a flat list.")
 
 
 def sparse_inputTensor(
     idxs: Sequence[Sequence[int]], values: Sequence[float], shape: Sequence[int], batched: bool = False, defval: float = 0, device: str = ""
-) -> _fixedExpression:
+) -> _sparseInputExpression:
     """A tensor of `defval` with `values` at the places `idxs`: one sequence of indices per dim, the batch's last.
 
     Of values for one place the last counts.
@@ -243,33 +294,42 @@ def sparse_inputTensor(
     >>> dy.sparse_inputTensor([[0, 1], [2, 0]], [5, 6], (2, 3)).npvalue().tolist()
     [[0.0, 0.0, 5.0], [6.0, 0.0, 0.0]]
     """
-    dims = as_dims(tuple(shape), "sparse_inputTensor")
-    array = np.full(dims, defval, DTYPE)
-    columns = [np.asarray(i, np.int64) for i in idxs]
-    if len(columns) != len(dims) or any(c.shape != np.shape(values) for c in columns):
+    _check_device(device, "sparse_inputTensor")
+    dims, data = as_dims(shape, "sparse_inputTensor"), _vector(values, "sparse_inputTensor")
+    columns = [np.asarray(i if isinstance(i, np.ndarray) else list(i)) for i in idxs]
+    if len(columns) != len(dims) or any(c.shape != data.shape for c in columns):
         raise ValueError(f"sparse_inputTensor: takes one index per dim and value; got {len(columns)} sequences for dims {dims}.")
     for d, column in enumerate(columns):
-        if column.size and not (0 <= column.min() and column.max() < dims[d]):
+        if column.size and column.dtype.kind not in "iu":
+            raise TypeError(f"sparse_inputTensor: indices must be whole numbers; got {idxs[d]!r:.60} for dim {d}.")
+        if column.size and (column.min() < 0 or column.max() >= dims[d]):
             raise ValueError(f"sparse_inputTensor: an index is outside dim {d} of {dims}.")
-    array[tuple(columns)] = values
-    return _tensor(_fixedExpression, array, batched)  # type: ignore[no-any-return]
+    array = np.full(dims, real(defval, "sparse_inputTensor"), DTYPE, order="F")
+    array[tuple(c.astype(np.int64) for c in columns)] = data
+    return _tensor(_sparseInputExpression, array.ravel(order="F"), dims, batched)  # type: ignore[no-any-return]
 
 
-def one_hot(d: int, idx: int | Sequence[int], device: str = "") -> _fixedExpression:
+def one_hot(d: int, idx: int | Iterable[int], device: str = "") -> _sparseInputExpression:
     """A vector of d zeros with a 1 at `idx`; a list of indices makes a batch.
+
+    Raises: ValueError for an index outside of 0 ... d - 1.
 
     >>> import dist_dynet as dy
     >>> dy.one_hot(3, 1).value()
     [0.0, 1.0, 0.0]
     """
-    many = isinstance(idx, Iterable)
-    rows = indices(idx if many else [idx], "one_hot")  # type: ignore[arg-type, list-item]
+    _check_device(device, "one_hot")
+    (d,) = as_dims(d, "one_hot")
+    try:
+        rows = [operator.index(idx)]  # type: ignore[arg-type]
+    except TypeError:
+        rows = indices(idx, "one_hot")  # type: ignore[arg-type]
     for i in rows:
         if not 0 <= i < d:
             raise ValueError(f"one_hot: index {i} is outside of {d} classes. Indices run from 0 to {d - 1}.")
-    array = np.zeros((d, len(rows)), DTYPE)
-    array[rows, range(len(rows))] = 1
-    return _tensor(_fixedExpression, array, True)  # type: ignore[no-any-return]
+    array = np.zeros((len(rows), d), DTYPE)
+    array[range(len(rows)), rows] = 1
+    return _tensor(_sparseInputExpression, array.ravel(), (d, len(rows)), True)  # type: ignore[no-any-return]
 
 
 def _matrix_literal(self: ComputationGraph, v: Sequence[float], d: int | Sequence[int], batch_size: int = 1, device: str = "") -> Expression:
@@ -308,10 +368,10 @@ def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expre
     """All elements `val`: dims x batch_size.
 
     >>> import dist_dynet as dy
-    >>> dy.constant(2, 0.5).value()
-    [0.5, 0.5]
+    >>> dy.constant((2, 1), 3).npvalue().tolist()
+    [[3.0], [3.0]]
     """
-    return leaf(Expression, OPS["fill"], (operator.index(batch_size), *as_dims(dim, "constant")), (float(val),))  # type: ignore[no-any-return]
+    return leaf(Expression, OPS["fill"], (operator.index(batch_size), *as_dims(dim, "constant")), (real(val, "constant"),))  # type: ignore[no-any-return]
 
 
 def zeros(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
@@ -331,8 +391,8 @@ def ones(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
     """All elements 1: dims x batch_size.
 
     >>> import dist_dynet as dy
-    >>> dy.ones((2, 3), batch_size=4).dim()
-    ((2, 3), 4)
+    >>> dy.ones(2).value()
+    [1.0, 1.0]
     """
     return constant(dim, 1, batch_size)
 
@@ -351,9 +411,8 @@ def lookup(p: LookupParameters, index: int = 0, update: bool = True) -> _lookupE
 
     >>> import dist_dynet as dy
     >>> E = dy.ParameterCollection().lookup_parameters_from_numpy([[1, 2], [3, 4]])
-    >>> row = dy.lookup(E, 0)
-    >>> row.set(1)
-    >>> row.value()
+    >>> _ = dy.renew_cg()
+    >>> dy.lookup(E, 1).value()
     [3.0, 4.0]
     """
     graph = current_graph()

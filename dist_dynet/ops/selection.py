@@ -1,4 +1,4 @@
-"""Selection by index, range or size; indexing of expressions."""
+"""Selection by index and by range; indexing of expressions."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 
 from .._ffi import NULL, OPS, fail, lib, nodes
 from ..graph import Expression, operator
-from ._nodes import indices, not_expression, with_ints
+from ._nodes import indices, make, not_expression, one
 from .shape import reshape
 
 __all__ = [
-    "kmax_pooling", "pick", "pick_batch", "pick_batch_elem", "pick_batch_elems", "pick_range", "pickrange", "select_cols", "select_rows",
-    "strided_select",
+    "pick", "pick_batch", "pick_batch_elem", "pick_batch_elems", "pick_range", "pickrange", "select_cols", "select_rows", "strided_select",
 ]  # fmt: skip
 
 _PICK, _SLICE, _SLICE_BATCH, _SELECT = OPS["pick"], OPS["slice"], OPS["slice_batch"], OPS["select"]
@@ -37,7 +36,10 @@ class _pickerBatchExpression(Expression):  # noqa: N801
 
     def set_index(self, i: Iterable[int]) -> None:
         """Other indices, as many; all computed values of the graph are forgotten."""
-        _set_indices(self, self._d, indices(i, "set_index"))
+        picked, batch = indices(i, "set_index"), self.dim()[1]
+        if len(picked) != batch:
+            raise ValueError(f"pick: set takes as many indices as the node was made with; got {len(picked)} for a batch of {batch}.")
+        _set_indices(self, self._d, picked)
 
 
 def _set_indices(e: Expression, d: int, picked: list[int]) -> None:
@@ -47,7 +49,7 @@ def _set_indices(e: Expression, d: int, picked: list[int]) -> None:
 
 
 def _pick(cls: Any, what: str, e: Expression, d: int, picked: list[int]) -> Any:
-    picker = with_ints(cls, _PICK, what, e, [d, *picked])
+    picker = make(cls, one(_PICK, what, e, [d, *picked])._h)
     picker._d = d
     return picker
 
@@ -96,7 +98,7 @@ def pick_range(x: Expression, s: int, e: int, d: int = 0) -> Expression:
     s, e = op.index(s), op.index(e)
     if s >= e:
         raise ValueError(f"pick_range: s must be less than e; got s = {s}, e = {e}.")
-    return with_ints(Expression, _SLICE, "pick_range", x, (op.index(d), s, e, 1))  # type: ignore[no-any-return]
+    return one(_SLICE, "pick_range", x, (op.index(d), s, e, 1))
 
 
 pickrange = pick_range
@@ -125,7 +127,7 @@ def pick_batch_elems(x: Expression, vs: Iterable[int]) -> Expression:
     >>> dy.pick_batch_elems(dy.inputTensor([[1, 2], [3, 4]], batched=True), [1, 1, 0]).npvalue().tolist()
     [[2.0, 2.0, 1.0], [4.0, 4.0, 3.0]]
     """
-    return with_ints(Expression, OPS["pick_batch_elems"], "pick_batch_elems", x, indices(vs, "pick_batch_elems"))  # type: ignore[no-any-return]
+    return one(OPS["pick_batch_elems"], "pick_batch_elems", x, indices(vs, "pick_batch_elems"))
 
 
 def select_rows(x: Expression, rs: Iterable[int]) -> Expression:
@@ -139,7 +141,7 @@ def select_rows(x: Expression, rs: Iterable[int]) -> Expression:
     >>> dy.select_rows(dy.inputTensor([[1, 2], [3, 4]]), [1, 0, 1]).npvalue().tolist()
     [[3.0, 4.0], [1.0, 2.0], [3.0, 4.0]]
     """
-    return with_ints(Expression, _SELECT, "select_rows", x, [0, *indices(rs, "select_rows")])  # type: ignore[no-any-return]
+    return one(_SELECT, "select_rows", x, [0, *indices(rs, "select_rows")])
 
 
 def select_cols(x: Expression, cs: Iterable[int]) -> Expression:
@@ -153,13 +155,13 @@ def select_cols(x: Expression, cs: Iterable[int]) -> Expression:
     >>> dy.select_cols(dy.inputTensor([[1, 2], [3, 4]]), [1]).npvalue().tolist()
     [[2.0], [4.0]]
     """
-    return with_ints(Expression, _SELECT, "select_cols", x, [1, *indices(cs, "select_cols")])  # type: ignore[no-any-return]
+    return one(_SELECT, "select_cols", x, [1, *indices(cs, "select_cols")])
 
 
 def _slice(x: Expression, ranges: list[tuple[int, int, int, int]]) -> Expression:
     """Cuts the (dim, from, to, step); dim -1 is the batch."""
     code = _SLICE_BATCH if ranges and ranges[-1][0] < 0 else _SLICE
-    return with_ints(Expression, code, "slice", x, [n for r in ranges for n in r])  # type: ignore[no-any-return]
+    return one(code, "slice", x, [n for r in ranges for n in r])
 
 
 def strided_select(x: Expression, strides: Sequence[int], range_from: Sequence[int], range_to: Sequence[int]) -> Expression:
@@ -189,20 +191,6 @@ def strided_select(x: Expression, strides: Sequence[int], range_from: Sequence[i
             stop = start
         ranges.append((i if i < len(dims) else -1, start, stop, steps[i] if i < len(steps) else 1))
     return _slice(x, ranges)
-
-
-def kmax_pooling(x: Expression, k: int, d: int = 1) -> Expression:
-    """y = the k greatest numbers along dim d, in the order that they have in x; of equal ones the first.
-
-    Shape: x with dim d of size k. NaN counts as greatest.
-    Gradient: dy at the places that were chosen.
-    Raises: ValueError when k is not from 1 to the size of dim d.
-
-    >>> import dist_dynet as dy
-    >>> dy.kmax_pooling(dy.inputVector([3, 1, 5, 4]), 2, d=0).value()
-    [5.0, 4.0]
-    """
-    return with_ints(Expression, OPS["kmax_pooling"], "kmax_pooling", x, (op.index(k), op.index(d)))  # type: ignore[no-any-return]
 
 
 def _one_index(i: int, size: int, d: int, dims: tuple[int, ...]) -> int:

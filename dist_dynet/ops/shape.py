@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from .._ffi import OPS
 from ..graph import Expression
 from ..params.collection import as_dims
-from ._nodes import indices, many, with_ints
+from ._nodes import indices, many, one
 
 __all__ = ["concatenate", "concatenate_cols", "concatenate_to_batch", "reshape", "transpose"]
 
@@ -24,7 +24,7 @@ def reshape(x: Expression, d: int | Sequence[int], batch_size: int = 1) -> Expre
     >>> dy.reshape(dy.inputVector([1, 2, 3, 4]), (2, 2)).npvalue().tolist()
     [[1.0, 3.0], [2.0, 4.0]]
     """
-    return with_ints(Expression, OPS["reshape"], "reshape", x, (op.index(batch_size), *as_dims(d, "reshape")))  # type: ignore[no-any-return]
+    return one(OPS["reshape"], "reshape", x, (op.index(batch_size), *as_dims(d, "reshape")))
 
 
 def transpose(x: Expression, dims: Sequence[int] = (1, 0)) -> Expression:
@@ -38,7 +38,7 @@ def transpose(x: Expression, dims: Sequence[int] = (1, 0)) -> Expression:
     >>> dy.transpose(dy.inputVector([1, 2, 3])).dim()
     ((1, 3), 1)
     """
-    return with_ints(Expression, OPS["transpose"], "transpose", x, indices(dims, "transpose"))  # type: ignore[no-any-return]
+    return one(OPS["transpose"], "transpose", x, indices(dims, "transpose"))
 
 
 def concatenate(xs: Iterable[Expression], d: int = 0) -> Expression:

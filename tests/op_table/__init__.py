@@ -42,5 +42,8 @@ FAMILIES = {
     "softmax": softmax,
 }
 
-NOT_IN_THE_TABLE: dict[str, str] = {}
+NOT_IN_THE_TABLE: dict[str, str] = {
+    "inputMatrix": "raises DeprecationWarning, whatever it is given",
+    "matInput": "raises DeprecationWarning, whatever it is given",
+}
 """Public functions of dist_dynet.ops that no row calls, each with the reason."""

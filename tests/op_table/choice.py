@@ -29,6 +29,10 @@ def largest(x, k, d):
     return np.take_along_axis(x, order(x, d).take(range(k), axis=d), axis=d)
 
 
+def in_place(x, k, d):
+    return np.take_along_axis(x, np.sort(order(x, d).take(range(k), axis=d), axis=d), axis=d)
+
+
 def spread(rng, inputs, **_):
     """Numbers none of which are near one another."""
     return [0.05 * rng.permutation(np.prod(i.shape)).reshape(i.shape) for i in inputs]
@@ -91,6 +95,39 @@ ROWS = [
         [case(tensor(2))],
         sample=spread,
         extremes=[extreme("NaN comes first", [1, nan, 2], value=[nan, 2], gradients=([0, 1, 1],))],
+    ),
+    Row(
+        "kmax_pooling",
+        "kmax_pooling",
+        lambda x, k, d: dy.kmax_pooling(x, k, d),
+        in_place,
+        [
+            case(tensor(1), k=1, d=0),
+            case(tensor(5), k=2, d=0),
+            case(tensor(40), k=13, d=0),
+            case(tensor(3, 4), k=4, d=1),
+            case(tensor(3, 7), k=3, d=1),
+            case(tensor(7, 3, batch=3), k=2, d=0),
+            case(tensor(3, 7, batch=2), k=5, d=1),
+            case(tensor(2, 3, 5), k=2, d=2),
+            case(tensor(2, 1, 2, 3, 2, 1, 4), k=2, d=6),
+        ],
+        sample=spread,
+        extremes=[
+            extreme("ties", [1.0, 2, 2, 2, 0], value=[2.0, 2], gradients=([0, 1, 1, 0, 0],), k=2, d=0),
+            extreme("nan", [1.0, np.nan, 3, 2], value=[np.nan, 3], gradients=([0, 1, 1, 0],), k=2, d=0),
+            extreme("infinities", [-np.inf, np.inf, -np.inf, 0], value=[-np.inf, np.inf, 0], gradients=([1, 1, 0, 1],), k=3, d=0),
+        ],
+        errors=[
+            refuses(
+                lambda: dy.kmax_pooling(dy.zeros(5), 6, 0),
+                ValueError,
+                r"^kmax_pooling: k must be from 1 to 5, the size of dim 0 of x = \(5,\); got k = 6",
+            ),
+            refuses(lambda: dy.kmax_pooling(dy.zeros(5), 0, 0), ValueError, "^kmax_pooling: k must be from 1 to 5"),
+            refuses(lambda: dy.kmax_pooling(dy.zeros(5), 2), ValueError, r"^kmax_pooling: dim 1 is not a dim of x = \(5,\)"),
+            refuses(lambda: dy.kmax_pooling(3, 2), TypeError, "^kmax_pooling: takes expressions; got int"),
+        ],
     ),
     Row(
         "sample_categorical",

@@ -4,8 +4,8 @@ import numpy as np
 
 import dist_dynet as dy
 
+from .choice import spread
 from .row import Row, case, extreme, per_batch, refuses, tensor
-from .selection import apart
 
 
 def padded(x, window, stride, is_valid, value):
@@ -169,7 +169,7 @@ ROWS = [
             case(tensor(5, 4, 2, batch=3), ksize=[2, 2], stride=[2, 2], is_valid=True),
             case(tensor(5, 4, batch=3), ksize=[3, 3], stride=[1, 1], is_valid=False),
         ],
-        sample=apart,
+        sample=spread,
         errors=[
             refuses(lambda: dy.maxpooling2d(image(), [2, 2], [1, 0]), ValueError, "^maxpooling2d: strides must be 1 or more"),
             refuses(lambda: dy.maxpooling2d(image(), [0, 2], [1, 1]), ValueError, "^maxpooling2d: the window must be 1 or more in each dim"),
@@ -190,7 +190,7 @@ ROWS = [
         lambda x, n: dy.reshape(dy.maxpooling2d(dy.reshape(x, (n, 1)), [2, 1], [2, 1]), n // 2),
         lambda x, n: np.stack([x[2 * i : 2 * i + 2].max(0) for i in range(n // 2)]),
         [case(tensor(2), n=2), case(tensor(5), n=5)],
-        sample=apart,
+        sample=spread,
         extremes=[
             extreme("ties", [2.0, 2, 0, 0], value=[2.0, 0], gradients=([1, 0, 1, 0],), n=4),
             extreme("nan", [2.0, np.nan, np.nan, 3], value=[np.nan, np.nan], gradients=([0, 1, 1, 0],), n=4),

@@ -50,6 +50,7 @@ ROWS = [
         errors=[
             refuses(lambda: dy.scalarInput("a"), TypeError, "."),
             refuses(lambda: dy.scalarInput(None), TypeError, "."),
+            refuses(lambda: dy.scalarInput(1, device="GPU:0"), ValueError, "^scalarInput: everything is computed on the CPU; got .*GPU:0"),
         ],
     ),
     Row(
@@ -62,6 +63,8 @@ ROWS = [
         errors=[
             refuses(lambda: dy.vecInput(-1), ValueError, "^input: dims must not be negative; got -1"),
             refuses(lambda: dy.vecInput("a"), TypeError, "."),
+            refuses(lambda: dy.vecInput(2.5), TypeError, "^vecInput: sizes must be whole numbers"),
+            refuses(lambda: dy.vecInput(2, device="GPU:0"), ValueError, "^vecInput: everything is computed on the CPU"),
             refuses(
                 lambda: dy.vecInput(3).set([1, 2]),
                 ValueError,
@@ -80,12 +83,17 @@ ROWS = [
             refuses(lambda: dy.inputVector(["a"]), TypeError, "."),
             refuses(lambda: dy.inputVector(None), TypeError, "^inputVector: takes numbers"),
             refuses(lambda: dy.inputVector("abc"), TypeError, "^inputVector: takes numbers"),
+            refuses(lambda: dy.inputVector(3), TypeError, "^inputVector: takes a vector of numbers; got one number"),
+            refuses(lambda: dy.inputVector(np.ones((2, 1))), TypeError, r"^inputVector: takes a vector of numbers; got shape \(2, 1\)"),
+            refuses(lambda: dy.inputVector([1], device="GPU:0"), ValueError, "^inputVector: everything is computed on the CPU"),
             refuses(lambda: dy.inputVector([1, None]), TypeError, "."),
             refuses(lambda: dy.inputVector((1, None)), TypeError, r"^inputVector: takes numbers; got \(1, None\)"),
         ],
     ),
     Row("input", "inputVector of an array", lambda x: dy.inputVector(x), lambda x: x, [case(data(1)), case(data(5))], **plain),
     Row("input", "inputVector of a tuple", lambda: dy.inputVector((1, 2)), fixed(1, 2), [case()], **plain),
+    Row("input", "inputVector of a generator", lambda: dy.inputVector(i for i in range(3)), fixed(0, 1, 2), [case()], **plain),
+    Row("input", "vecInput of a whole float", lambda: dy.vecInput(2.0, device="CPU"), fixed(0, 0), [case()], **plain),
     Row(
         "input",
         "inputTensor",
@@ -102,6 +110,9 @@ ROWS = [
             refuses(lambda: dy.inputTensor([["a"]]), TypeError, "^inputTensor: takes an array or a nested list of numbers"),
             refuses(lambda: dy.inputTensor([[1, 2], [3]]), TypeError, "^inputTensor: takes an array or a nested list of numbers"),
             refuses(lambda: dy.inputTensor(np.zeros((1,) * 8)), ValueError, "^input: at most 7 dims; got 8"),
+            refuses(lambda: dy.inputTensor(np.array(3.0)), TypeError, "^inputTensor: takes an array or a nested list; got a single number"),
+            refuses(lambda: dy.inputTensor([np.ones(2), np.ones(3)]), ValueError, "^inputTensor: arrays that are to be one batch"),
+            refuses(lambda: dy.inputTensor([1, 2], device="GPU:0"), ValueError, "^inputTensor: everything is computed on the CPU"),
             refuses(
                 lambda: dy.inputTensor([1, 2]).set([3, 4]),
                 ValueError,
@@ -123,6 +134,23 @@ ROWS = [
     ),
     Row(
         "input",
+        "inputTensor of a list of arrays, which is always a batch",
+        lambda x: dy.inputTensor([x[..., b] for b in range(x.shape[-1])]),
+        lambda x: x,
+        BATCHED,
+        **plain,
+    ),
+    Row(
+        "input",
+        "inputTensor of other number types",
+        lambda dtype: dy.inputTensor(np.array([[1, 0, 3], [0, 5, 6]], dtype), batched=True),
+        lambda dtype: np.array([[1, 0, 3], [0, 5, 6]], dtype).astype(float),
+        [case(dtype=dtype) for dtype in ("bool", "i1", "u8", ">i4", "f2", "f4", ">f4", "f8", "g")],
+        **plain,
+    ),
+    Row("input", "inputTensor of one vector as a batch", lambda: dy.inputTensor([[1], [2]], batched=True), fixed(1, 2), [case()], **plain),
+    Row(
+        "input",
         "inputTensorTranspose",
         lambda x: flat_list(x),
         lambda x: x,
@@ -135,6 +163,8 @@ ROWS = [
                 r"^inputTensorTranspose: 3 numbers do not fill dims \(2, 2\) x 1",
             ),
             refuses(lambda: dy.inputTensorTranspose([1, 2, 3], None, 2), ValueError, "^inputTensorTranspose: 3 numbers do not fill"),
+            refuses(lambda: dy.inputTensorTranspose([1, 2], None, 0), ValueError, "^inputTensorTranspose: 2 numbers do not fill"),
+            refuses(lambda: dy.inputTensorTranspose(np.ones((2, 2))), TypeError, "^inputTensorTranspose: takes a vector of numbers; got shape"),
         ],
     ),
     Row("input", "inputTensorTranspose with a batch", lambda x: flat_list(x, x.shape[-1]), lambda x: x, BATCHED, **plain),
@@ -161,6 +191,9 @@ ROWS = [
             refuses(
                 lambda: dy.sparse_inputTensor([[0, 1], [0]], [1], (2, 3)), ValueError, "^sparse_inputTensor: takes one index per dim and value"
             ),
+            refuses(lambda: dy.sparse_inputTensor([[0.5]], [1], (2,)), TypeError, "^sparse_inputTensor: indices must be whole numbers; got"),
+            refuses(lambda: dy.sparse_inputTensor([[0]], ["a"], (2,)), TypeError, "^sparse_inputTensor: takes numbers"),
+            refuses(lambda: dy.sparse_inputTensor([[0]], [1], (2,), device="GPU:0"), ValueError, "^sparse_inputTensor: everything"),
             refuses(lambda: dy.sparse_inputTensor([[0]], [1], (2,)).set([1, 2]), ValueError, "^set: this input cannot be set anew"),
         ],
     ),
@@ -184,6 +217,16 @@ ROWS = [
             refuses(lambda: dy.one_hot(3, [0, -1]), ValueError, "^one_hot: index -1 is outside"),
             refuses(lambda: dy.one_hot(3, 0.5), TypeError, "^one_hot: indices must be whole numbers"),
         ],
+    ),
+    Row("input", "sparse_inputTensor of nothing", lambda: dy.sparse_inputTensor([[]], [], 2, defval=3), fixed(3, 3), [case()], **plain),
+    Row("input", "one_hot of NumPy's numbers", lambda: dy.one_hot(np.int64(3), np.int32(2)), fixed(0, 0, 1), [case()], **plain),
+    Row(
+        "input",
+        "one_hot of an array",
+        lambda: dy.one_hot(3, np.array([1, 0])),
+        lambda: np.array([[0.0, 1], [1, 0], [0, 0]]),
+        [case()],
+        **plain,
     ),
     Row("input", "one_hot with a batch", lambda: dy.one_hot(3, [1, 0]), lambda: np.array([[0.0, 1], [1, 0], [0, 0]]), [case()], **plain),
     Row(

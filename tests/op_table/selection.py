@@ -1,10 +1,10 @@
-"""Selection by index, range or size; indexing of expressions."""
+"""Selection by index and by range; indexing of expressions."""
 
 import numpy as np
 
 import dist_dynet as dy
 
-from .row import Row, case, extreme, refuses, tensor
+from .row import Row, case, refuses, tensor
 
 
 def picked(x, index, dim=0):
@@ -29,16 +29,6 @@ def strided(x, strides, start, stop):
         return values[d] if d < len(values) else None
 
     return x[tuple(slice(entry(start, d), entry(stop, d), entry(strides, d)) for d in range(x.ndim))]
-
-
-def greatest(x, k, d):
-    chosen = np.sort(np.argsort(-x, axis=d, kind="stable").take(range(k), axis=d), axis=d)
-    return np.take_along_axis(x, chosen, axis=d)
-
-
-def apart(rng, inputs, **_):
-    """Numbers that differ from one another by 0.1 at least."""
-    return [0.1 * rng.permutation(int(np.prod(i.shape))).reshape(i.shape) - 1 for i in inputs]
 
 
 INDEX_ONE = [
@@ -301,39 +291,6 @@ ROWS = [
                 r"^pick_batch_elems: index 3 is outside the batch of x = \(5,\) x 3. Batch elements are counted from 0 to 2",
             ),
             refuses(lambda: dy.pick_batch_elems(dy.zeros(5), 0), TypeError, "^pick_batch_elems: indices must be whole numbers"),
-        ],
-    ),
-    Row(
-        "kmax_pooling",
-        "kmax_pooling",
-        lambda x, k, d: dy.kmax_pooling(x, k, d),
-        greatest,
-        [
-            case(tensor(1), k=1, d=0),
-            case(tensor(5), k=2, d=0),
-            case(tensor(40), k=13, d=0),
-            case(tensor(3, 4), k=4, d=1),
-            case(tensor(3, 7), k=3, d=1),
-            case(tensor(7, 3, batch=3), k=2, d=0),
-            case(tensor(3, 7, batch=2), k=5, d=1),
-            case(tensor(2, 3, 5), k=2, d=2),
-            case(tensor(2, 1, 2, 3, 2, 1, 4), k=2, d=6),
-        ],
-        sample=apart,
-        extremes=[
-            extreme("ties", [1.0, 2, 2, 2, 0], value=[2.0, 2], gradients=([0, 1, 1, 0, 0],), k=2, d=0),
-            extreme("nan", [1.0, np.nan, 3, 2], value=[np.nan, 3], gradients=([0, 1, 1, 0],), k=2, d=0),
-            extreme("infinities", [-np.inf, np.inf, -np.inf, 0], value=[-np.inf, np.inf, 0], gradients=([1, 1, 0, 1],), k=3, d=0),
-        ],
-        errors=[
-            refuses(
-                lambda: dy.kmax_pooling(dy.zeros(5), 6, 0),
-                ValueError,
-                r"^kmax_pooling: k must be from 1 to the size of dim 0; got k = 6, x = \(5,\)",
-            ),
-            refuses(lambda: dy.kmax_pooling(dy.zeros(5), 0, 0), ValueError, "^kmax_pooling: k must be from 1"),
-            refuses(lambda: dy.kmax_pooling(dy.zeros(5), 2), ValueError, r"^kmax_pooling: dim 1 is not a dim of x = \(5,\)"),
-            refuses(lambda: dy.kmax_pooling(3, 2), TypeError, "^kmax_pooling: takes expressions; got int"),
         ],
     ),
 ]
