@@ -7,6 +7,7 @@ a checksum of each array, so that a damaged file is told from a whole one; files
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zlib
@@ -28,6 +29,8 @@ _TYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
     "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
 }  # fmt: skip
+_BLOCK = 1 << 20
+"""Bytes that are read at once for a checksum; they stay in the processor's cache."""
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -114,30 +117,30 @@ def load_safetensors(
         ValueError: the trainer's state is of another class of trainers.
     """
     _check("load_safetensors", collection, trainer)
-    name = os.fspath(path)
-    arrays, texts = _read(name)
-    parts = {prefix: _taken(arrays, prefix) for prefix in (_TRAINER, _RANDOM)}
-    named = collection.named_parameters()
-    fits = {key for key in named if key in arrays and arrays[key].shape == named[key].shape() and arrays[key].dtype.kind == "f"}
-    report = LoadReport(
-        missing=[key for key in named if key not in arrays],
-        unexpected=[key for key in arrays if key not in named],
-        mismatched=[
-            f"{key}: {arrays[key].dtype} {arrays[key].shape} in the file, {named[key].shape()} in the model"
-            for key in named
-            if key in arrays and key not in fits
-        ],
-        metadata=texts,
-    )
-    report.missing.extend(p for p, wanted in ((_TRAINER, trainer is not None), (_RANDOM, random)) if wanted and not parts[p])
-    if strict and (report.missing or report.unexpected or report.mismatched):
-        _refuse(name, report)
-    if trainer is not None and parts[_TRAINER]:
-        trainer.load_state(parts[_TRAINER] if strict else _of_members(parts[_TRAINER], trainer))
-    if random and parts[_RANDOM]:
-        set_random_state(parts[_RANDOM])
-    for key in fits:
-        _fill(named[key], arrays[key])
+    with _File(path) as file:
+        file.check()
+        named = collection.named_parameters()
+        own = [key for key in file.entries if not key.startswith((_TRAINER, _RANDOM))]
+        fits = [key for key in own if key in named and file.entries[key].fits(named[key])]
+        report = LoadReport(
+            missing=[key for key in named if key not in file.entries],
+            unexpected=[key for key in own if key not in named],
+            mismatched=[
+                f"{key}: {file.entries[key]} in the file, {named[key].shape()} in the model" for key in own if key in named and key not in fits
+            ],
+            metadata=file.texts,
+        )
+        state, draws = file.arrays(_TRAINER) if trainer is not None else {}, file.arrays(_RANDOM) if random else {}
+        report.missing.extend(_TRAINER for _ in range(trainer is not None and not state))
+        report.missing.extend(_RANDOM for _ in range(random and not draws))
+        if strict and (report.missing or report.unexpected or report.mismatched):
+            _refuse(file.name, report)
+        if trainer is not None and state:
+            trainer.load_state(state if strict else _of_members(state, trainer))
+        if draws:
+            set_random_state(draws)
+        for key in fits:
+            file.fill(named[key], key)
     return report
 
 
@@ -146,17 +149,6 @@ def _check(what: str, collection: ParameterCollection, trainer: Trainer | None) 
         raise TypeError(f"{what}: takes a ParameterCollection; got {type(collection).__name__}.")
     if trainer is not None and not isinstance(getattr(trainer, "inner", trainer), Trainer):
         raise TypeError(f"{what}: trainer must be a trainer such as AdamTrainer(m), or None; got {type(trainer).__name__}.")
-
-
-def _fill(parameter: Parameters | LookupParameters, array: NDArray[Any]) -> None:
-    parameter._shaped(parameter.storage())[...] = array
-    parameter.clear_gradient()
-    parameter.changed()
-
-
-def _taken(arrays: Arrays, prefix: str) -> Arrays:
-    """The arrays of this prefix, without it; they leave `arrays`."""
-    return {key.removeprefix(prefix): arrays.pop(key) for key in [key for key in arrays if key.startswith(prefix)]}
 
 
 def _of_members(state: Arrays, trainer: Trainer) -> Arrays:
@@ -185,35 +177,110 @@ def _refuse(name: str, report: LoadReport) -> NoReturn:
 # ---- reading ---------------------------------------------------------------------------------------------------------------------------
 
 
-def _read(name: str) -> tuple[Arrays, dict[str, str]]:
-    """All arrays of a file, checked, and its metadata."""
-    import safetensors
+class _Entry(NamedTuple):
+    """Where an array lies in a file."""
 
-    try:
-        content = Path(name).read_bytes()
-    except OSError as error:
-        raise RuntimeError(f"Could not read model from {name}: {error.strerror or error}") from error
-    try:
-        entries = safetensors.deserialize(content)  # type: ignore[no-untyped-call]
-        header = _header(content)
-    except (safetensors.SafetensorError, ValueError) as error:
-        _damaged(name, *_diagnosis(content, error))
-    texts = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
-    begin = 8 + int.from_bytes(content[:8], "little")
-    del content
-    checksums = _checksums(name, texts)
-    arrays: Arrays = {}
-    for key, entry in entries:
-        offset = begin + header[key]["data_offsets"][0]
-        if entry["dtype"] not in _TYPES:
-            _damaged(name, key, offset, f"its type {entry['dtype']} is none that can be read")
-        if key in checksums and zlib.crc32(entry["data"]) != checksums[key]:
-            _damaged(name, key, offset, "its numbers are not those that were written (checksum)")
-        arrays[key] = np.frombuffer(entry["data"], _TYPES[entry["dtype"]]).reshape(entry["shape"])
-    absent = [key for key in checksums if key not in arrays]
-    if absent:
-        _damaged(name, absent[0], 8, "it is not in the header")
-    return arrays, texts
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+    """in bytes"""
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.shape}"
+
+    def fits(self, parameter: Parameters | LookupParameters) -> bool:
+        return self.shape == parameter.shape() and self.dtype.kind == "f"
+
+
+class _File:
+    """A file, open for reading, whose header has been checked.
+
+    Its numbers are read twice, first for the checksums: that costs less than memory to hold them all, and nothing in a model changes before
+    all is known to be right.
+
+    Raises:
+        RuntimeError: it cannot be opened or its header is not right.
+    """
+
+    def __init__(self, path: FileName) -> None:
+        import safetensors  # here, since few programs need it
+
+        self.name = os.fspath(path)
+        try:
+            with Path(path).open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                length = int.from_bytes(file.read(8), "little")
+                head = file.read(length) if 8 + length <= size else b""
+            if not Path(path).is_file():
+                raise OSError(errno.EINVAL, "not a file")
+            with safetensors.safe_open(self.name, framework="numpy"):
+                header = json.loads(head)
+        except OSError as error:
+            raise RuntimeError(f"Could not read model from {self.name}: {error.strerror or error}") from error
+        except (safetensors.SafetensorError, ValueError) as error:
+            _damaged(self.name, *_diagnosis(head, length, size, error))
+        self.texts = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
+        self._checksums = _checksums(self.name, self.texts)
+        self.entries: dict[str, _Entry] = {}
+        for key, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            start, end = entry["data_offsets"]
+            if entry["dtype"] not in _TYPES:
+                _damaged(self.name, key, 8 + length + start, f"its type {entry['dtype']} is none that can be read")
+            self.entries[key] = _Entry(np.dtype(_TYPES[entry["dtype"]]), tuple(entry["shape"]), 8 + length + start, end - start)
+        self._file = Path(path).open("rb")  # noqa: SIM115 - closed by __exit__
+
+    def __enter__(self) -> _File:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def check(self) -> None:
+        """Compares all arrays with their checksums.
+
+        Raises:
+            RuntimeError: one is not what was written, or missing.
+        """
+        buffer = memoryview(bytearray(_BLOCK))
+        for key, expected in self._checksums.items():
+            if key not in self.entries:
+                _damaged(self.name, key, 8, "it is not in the header")
+            entry, found = self.entries[key], 0
+            for start in range(0, entry.size, _BLOCK):
+                block = buffer[: min(_BLOCK, entry.size - start)]
+                self._read(key, start, block)
+                found = zlib.crc32(block, found)
+            if found != expected:
+                _damaged(self.name, key, entry.offset, "its numbers are not those that were written (checksum)")
+
+    def _read(self, key: str, start: int, into: memoryview) -> None:
+        self._file.seek(self.entries[key].offset + start)
+        if self._file.readinto(into) != len(into):
+            _damaged(self.name, key, self.entries[key].offset, "the file became shorter while it was read")
+
+    def array(self, key: str) -> NDArray[Any]:
+        """A copy of an array."""
+        entry = self.entries[key]
+        flat = np.empty(entry.size // entry.dtype.itemsize, entry.dtype)
+        if flat.size:
+            self._read(key, 0, flat.data.cast("B"))
+        return flat.reshape(entry.shape)
+
+    def arrays(self, prefix: str) -> Arrays:
+        """Copies of all arrays whose names begin so, by the rest of their names."""
+        return {key.removeprefix(prefix): self.array(key) for key in self.entries if key.startswith(prefix)}
+
+    def fill(self, parameter: Parameters | LookupParameters, key: str) -> None:
+        """Gives a parameter its values."""
+        storage = parameter.storage()
+        shaped = parameter._shaped(storage)
+        if shaped.flags.c_contiguous and storage.size and self.entries[key].dtype == storage.dtype:
+            self._read(key, 0, storage.data.cast("B"))
+        else:
+            shaped[...] = self.array(key)
+        parameter.clear_gradient()
+        parameter.changed()
 
 
 def _checksums(name: str, texts: dict[str, str]) -> dict[str, int]:
@@ -232,22 +299,12 @@ def _damaged(name: str, entry: str, offset: int, what: str) -> NoReturn:
     )
 
 
-def _header(content: bytes) -> dict[str, Any]:
-    """The header of a file: name -> dtype, shape, data_offsets."""
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    if not isinstance(header, dict):
-        raise ValueError("the header is no table")
-    return header
-
-
-def _diagnosis(content: bytes, error: Exception) -> tuple[str, int, str]:
-    """Entry, byte and words for a file that cannot be read."""
-    size = len(content)
-    length = int.from_bytes(content[:8], "little")
+def _diagnosis(head: bytes, length: int, size: int, error: Exception) -> tuple[str, int, str]:
+    """Entry, byte and words for a file of `size` bytes that cannot be read; `head` are the `length` bytes of its header, if they are there."""
     if size < 8 or 8 + length > size:
         return "(header)", min(8, size), f"the file ends at byte {size}, within the header"
     try:
-        entries = _header(content).items()
+        entries = json.loads(head).items()
         placed = sorted((int(e["data_offsets"][0]), int(e["data_offsets"][1]), key) for key, e in entries if key != "__metadata__")
     except (ValueError, TypeError, LookupError, AttributeError) as fault:
         return "(header)", 8, f"the header cannot be read ({fault or error})"
