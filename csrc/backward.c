@@ -58,7 +58,11 @@ dn_grad dn__place(dn_tape *t, int i) {
 
 dn_grad dn__dx(dn_call *c, int k) {
     dn_tape *t = c->tape;
-    if (is_collected(c, k)) return c->places[k];
+    if (is_collected(c, k)) {
+        dn_grad g = c->places[k];
+        c->places[k].beta = DN_PLACE_TAKEN;
+        return g;
+    }
     int i = t->args[c->node->args + k];
     if (!dn__node_wants(t, &t->nodes[i])) return (dn_grad){0};
     dn_grad g = dn__place(t, i);
@@ -206,7 +210,7 @@ static int begin(dn_tape *t, int i, int full) {
 }
 
 /* Another thread may hold some of the same roots and wait for others: so nobody waits while holding one. */
-static void lock_roots(dn_tape *t) {
+void dn__lock_roots(dn_tape *t) {
     int first = 0, i = 0;
     while (i < t->n_roots) {
         pthread_mutex_lock(&t->roots[first].root->lock);
@@ -220,21 +224,25 @@ static void lock_roots(dn_tape *t) {
         i = 0;
     }
 }
+void dn__unlock_roots(dn_tape *t) {
+    for (int r = t->n_roots - 1; r >= 0; r--) pthread_mutex_unlock(&t->roots[r].root->lock);
+}
 
 static int step(dn_tape *t) {
     int64_t work = DN_WORK;
     if (t->sweep < 0) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the graph was renewed, reverted or set anew meanwhile");
-    lock_roots(t);
-    for (; t->sweep >= 0 && work > 0 && !t->out_of_memory; t->sweep--) {
+    dn__lock_roots(t);
+    for (; t->sweep >= 0 && work > 0 && !t->out_of_memory && !t->raised; t->sweep--) {
         int i = t->autobatch && !t->immediate ? t->order[t->sweep] : t->sweep;
         work -= dn__work(t, &t->nodes[i]);
         backward_node(t, i);
     }
-    for (int r = t->n_roots - 1; r >= 0; r--) pthread_mutex_unlock(&t->roots[r].root->lock);
-    if (t->out_of_memory) {
-        t->out_of_memory = 0;
-        t->sweep = -1;
-        return dn__tape_fail(t, DN_ERROR_MEMORY, "out of memory");
+    dn__unlock_roots(t);
+    if (t->raised || t->out_of_memory) {
+        int error = t->raised ? t->raised : dn__no_memory(t);
+        t->raised = t->out_of_memory = 0;
+        t->sweep = t->swept_root = -1;
+        return error;
     }
     return t->sweep >= 0;
 }

@@ -30,7 +30,7 @@ enum dn_limits {
     DN_WORK = 1 << 26     /* numbers read and written in one call: tens of milliseconds. The caller looks at signals in between. */
 };
 enum dn_error { DN_ERROR_VALUE = -1, DN_ERROR_STALE = -2, DN_ERROR_STATE = -3, DN_ERROR_MEMORY = -4, DN_ERROR_NONFINITE = -5,
-    DN_ERROR_BUSY = -6, DN_ERROR_NO_GRAPH = -7 };
+    DN_ERROR_BUSY = -6, DN_ERROR_NO_GRAPH = -7, DN_ERROR_PYTHON = -8 };
 
 /* d[0..nd-1] are the sizes of one batch element, `size` their product, `batch` the number of batch elements. */
 typedef struct dn_dim { int nd; int batch; int size; int d[7]; } dn_dim;
@@ -138,6 +138,8 @@ enum dn_autobatch {
 /* As dn_renew, and from now on: immediate: compute nodes as they are made; check_finite: then a NaN or infinite value is an error;
  * autobatch: a dn_autobatch. */
 int dn_graph_renew(int graph, int immediate, int check_finite, int autobatch);
+/* The dn_autobatch of all later dn_renew, and of the present graph if it has no nodes yet. */
+void dn_graph_autobatch(int graph, int strategy);
 /* How many graphs this slot has started since dn_graph_new. */
 int64_t dn_graph_version(int graph);
 int dn_graph_checkpoint(int graph);
@@ -145,6 +147,9 @@ int dn_graph_checkpoint(int graph);
 int dn_graph_revert(int graph);
 /* Random draws are keyed by (seed, stream, counter, node, element); this sets the counter to 0. It rises at renew and recalculation. */
 void dn_graph_seed(int graph, uint64_t seed, uint64_t stream);
+/* The draw counter, for saving and resuming. */
+uint64_t dn_graph_counter(int graph);
+void dn_graph_set_counter(int graph, uint64_t counter);
 const char *dn_message(int graph);
 int dn_graph_size(int graph);
 int64_t dn_graph_bytes(int graph);
@@ -152,6 +157,22 @@ int64_t dn_graph_bytes(int graph);
 int64_t dn_graph_node(int graph, int index);
 /* Forget all values (draws are made anew). */
 int dn_graph_invalidate(int graph);
+/* From now on nodes refer to Python objects that the caller keeps alive until the next renewal: dn_renew returns DN_ERROR_STATE,
+ * dn_graph_renew does it. */
+void dn_graph_hold(int graph);
+
+/* ---- operations written in Python ------------------------------------------------------------------------------------------------- */
+/* An input or the result: its dims, its value, its gradient. */
+typedef struct dn_python_array { const dn_dim *dim; dn_real *value, *gradient; } dn_python_array;
+/* A run of the function with this id. Forward: write y.value; all gradients are NULL. Backward: y.gradient is given, write x[k].gradient
+ * where it is not NULL. */
+typedef struct dn_python_call { int id, backward, n; const dn_python_array *x; dn_python_array y; } dn_python_call;
+/* What runs them: set once when the extension is loaded, like BLAS. It returns 0, or DN_ERROR_PYTHON after it has put the exception by.
+ * No lock is held in it but the graph's: calls on the graph return DN_ERROR_BUSY. */
+void dn_set_python(int (*run)(const dn_python_call *));
+#ifdef DN_CDEF
+extern "Python" int dn_python(const dn_python_call *);
+#endif
 
 /* ---- nodes ------------------------------------------------------------------------------------------------------------------------- */
 int dn_node_index(int64_t a);
@@ -159,6 +180,10 @@ int dn_node_dim(int64_t a, dn_dim *out);
 int dn_node_op(int64_t a);
 /* its n-th input as a handle, negative when there are no more */
 int64_t dn_node_input(int64_t a, int n);
+/* copies at most n of the node's whole numbers (indices and the like) to out; returns how many it has */
+int dn_node_ints(int64_t a, int n, int *out);
+/* the handle of the parameter that a parameter or lookup node is of; 0: it is another node */
+int64_t dn_node_param(int64_t a);
 
 /* Compute values up to node a: 1 if there is more to do (call again), 0 when done. */
 int dn_forward(int64_t a);
@@ -178,6 +203,10 @@ int dn_backward_step(int graph);
 int dn_backward(int64_t a);
 /* The gradient of node a in the last backward (copied to out, zeros where nothing arrived). */
 int dn_gradient(int64_t a, dn_real *out);
+/* Of what node a was computed from, itself included: the first node, in the order of forward, whose value is not finite; gradients = 1: in the
+ * order of backward, whose gradient is not. nan_only = 1: infinities are let pass. 1: found, *node is its index and *element where in it; 0: there
+ * is none, or no backward. */
+int dn_find_nonfinite(int64_t a, int gradients, int nan_only, int *node, int64_t *element);
 
 /* ---- parameters -------------------------------------------------------------------------------------------------------------------- */
 dn_root *dn_root_new(void);
@@ -220,28 +249,54 @@ int64_t dn_param_offset(dn_param *);
 void dn_root_on_ready(dn_root *, void (*ready)(void *context, dn_param *), void *context);
 
 /* ---- trainers ---------------------------------------------------------------------------------------------------------------------- */
-enum dn_rule_code { DN_RULE_SGD, DN_RULE_ADAM };
-/* A trainer updates the parameters of one root by a rule, whose moments it keeps beside each chunk and table. a, b, c: the rule's constants
- * (Adam: beta1, beta2, eps). */
-dn_trainer *dn_trainer_new(dn_root *, int rule, double a, double b, double c);
+enum dn_rule_code {
+    DN_RULE_SGD,        /* no constants */
+    DN_RULE_MOMENTUM,   /* mom */
+    DN_RULE_ADAGRAD,    /* eps */
+    DN_RULE_ADADELTA,   /* eps, rho */
+    DN_RULE_RMSPROP,    /* eps, rho */
+    DN_RULE_ADAM,       /* beta1, beta2, eps */
+    DN_RULE_AMSGRAD,    /* beta1, beta2, eps */
+    DN_RULE_ADAMW,      /* beta1, beta2, eps, decay */
+    DN_RULE_EG          /* mom */
+};
+/* A trainer updates the parameters of one root by a rule, whose moments it keeps beside each chunk and table. constants: the rule's, padded
+ * to 4. kernels.h has the formulas. */
+dn_trainer *dn_trainer_new(dn_root *, int rule, const double *constants);
 void dn_trainer_free(dn_trainer *);
 /* n < 0: all parameters of the root, later ones included; else these n, in the root's order. */
 int dn_trainer_select(dn_trainer *, int n, dn_param *const *params);
-/* rate: the learning rate. clip: the greatest norm of all gradients together, 0: none. decay: what the result of each update is multiplied by.
- * sparse = 0: all rows of a table take part, not only those that have a gradient. */
-void dn_trainer_set(dn_trainer *, double rate, double clip, double decay, int sparse);
-/* the L2 norm of all selected gradients together */
+/* ADAMW: these n parameters do not shrink. */
+int dn_trainer_exclude(dn_trainer *, int n, dn_param *const *params);
+typedef struct dn_settings {
+    double rate;         /* the learning rate */
+    double share;        /* gradients are multiplied by it first: 1 / k where k backward passes count as one */
+    double clip_value;   /* the greatest size of one element of a gradient, 0: none */
+    double clip;         /* then the greatest norm of all gradients together, 0: none */
+    double decay;        /* what the result of each update is multiplied by */
+    int sparse;          /* 0: all rows of a table take part, not only those that have a gradient */
+    int check;           /* 1: look for gradients that are not finite also where nothing is clipped */
+} dn_settings;
+void dn_trainer_set(dn_trainer *, const dn_settings *);
+/* the L2 norm of all selected gradients together, as they were gathered */
 double dn_trainer_norm(dn_trainer *);
 /* For every selected parameter that is not frozen, of tables for the rows that have a gradient: the rule, with gradients clipped; then the
  * gradients are empty. Dense parameters without a gradient count as having zero. DN_ERROR_NONFINITE: the norm is not finite, nothing was
  * done. */
 int dn_trainer_update(dn_trainer *);
+/* the same for these n parameters, in the root's order: no other counts or changes */
+int dn_trainer_update_these(dn_trainer *, int n, dn_param *const *params);
 /* the number of updates done; Adam's bias correction depends on it */
 int64_t dn_trainer_updates(dn_trainer *);
 void dn_trainer_set_updates(dn_trainer *, int64_t updates);
 /* moment k of a parameter: same size as its values; NULL: no such moment, or no memory */
 dn_real *dn_trainer_moment(dn_trainer *, dn_param *, int k);
+int dn_trainer_moments(dn_trainer *);                   /* how many moments the rule has */
+int dn_trainer_has_moments(dn_trainer *, dn_param *);   /* whether they were made; they count as zero before */
 void dn_trainer_restart(dn_trainer *);                  /* moments to zero */
+
+/* y = y + a (x - y): moving averages of values */
+void dn_blend(int64_t n, double a, const dn_real *x, dn_real *y);
 
 /* ---- random numbers: initial values and draws ---------------------------------------------------------------------------------------- */
 #include "rng.h"

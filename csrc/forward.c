@@ -1,5 +1,6 @@
 /* Computing values: nodes in the order they were made, what is computed is kept. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "autobatch.h"
@@ -17,7 +18,7 @@ void dn__use_root(dn_tape *t, dn_root *root) {
 }
 
 void dn__forget_values(dn_tape *t) {
-    t->evaluated = 0;
+    t->evaluated = t->any_failed = t->unreported = 0;
     t->sweep = -1;
     t->values_made++;
     t->n_order = t->n_done = 0;
@@ -56,8 +57,18 @@ void dn__prepare_call(dn_tape *t, dn_node *node, dn_call *c) {
 
 enum { ALIGN_NUMBERS = 16 };
 
+/* Whether a node cannot be computed because something above it failed, or it did itself a moment ago. */
+static int blocked(const dn_tape *t, const dn_node *node) {
+    if (node->failed == DN_FAILED_ALREADY) return 1;
+    for (int k = 0; k < node->n_args; k++)
+        if (t->nodes[t->args[node->args + k]].failed) return 1;
+    return 0;
+}
+
 int dn__compute(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
+    node->failed = (uint8_t)(t->any_failed && blocked(t, node));
+    if (node->failed) return 0;
     dn_call c;
     dn__prepare_call(t, node, &c);
     if (!(node->op->flags & DN_VIEW)) {
@@ -76,7 +87,34 @@ int dn__compute(dn_tape *t, int i) {
         t->out_of_memory = 0;
         return dn__no_memory(t);
     }
+    if (t->raised) {
+        int error = t->raised;
+        t->raised = 0;
+        node->failed = 1;
+        t->any_failed = 1;
+        return error;
+    }
     return 0;
+}
+
+/* What `last` needs of the nodes that failed before, once more in order. */
+static int retry(dn_tape *t, int last) {
+    uint8_t *needed = calloc((size_t)last + 1, 1);
+    if (!needed) return dn__no_memory(t);
+    needed[last] = 1;
+    for (int i = last; i >= 0; i--) {
+        const dn_node *node = &t->nodes[i];
+        for (int k = 0; needed[i] && node->failed && k < node->n_args; k++) needed[t->args[node->args + k]] = 1;
+    }
+    int error = 0;
+    for (int i = 0; i <= last && !error; i++) {
+        if (!needed[i] || !t->nodes[i].failed) continue;
+        error = dn__compute(t, i);
+        for (int m = 0; m < t->n_marks; m++) /* its value lies above them: a revert must forget it */
+            if (t->marks[m].evaluated > i) t->marks[m].evaluated = i;
+    }
+    free(needed);
+    return error;
 }
 
 int64_t dn__work(const dn_tape *t, const dn_node *node) {
@@ -85,27 +123,45 @@ int64_t dn__work(const dn_tape *t, const dn_node *node) {
     return work;
 }
 
+/* A node failed while nodes were computed in another order than they were made. All but what depends on it must stay usable: compute them again,
+ * node by node (the same draws), until the graph is renewed. */
+static void stop_batching(dn_tape *t) {
+    int failed = t->order[t->n_done];
+    uint64_t counter = t->counter;
+    dn__forget_values(t);
+    t->counter = counter;
+    t->autobatch = 0;
+    t->any_failed = 1;
+    t->nodes[failed].failed = DN_FAILED_ALREADY;
+}
+
 int dn__forward(dn_tape *t, int last) {
-    if (t->autobatch && !t->immediate) return dn__autobatch_forward(t, last);
+    if (t->autobatch && !t->immediate) {
+        int result = dn__autobatch_forward(t, last);
+        if (result == DN_ERROR_PYTHON) stop_batching(t);
+        return result;
+    }
     int64_t work = DN_WORK;
     while (t->evaluated <= last) {
         if (work <= 0) return 1;
         work -= dn__work(t, &t->nodes[t->evaluated]);
         dn_node *node = &t->nodes[t->evaluated];
         int joined = 0;
-        if (node->op->flags & DN_JOINS && (joined = dn__grouped(t, node)) == 0) joined = dn__join_forward(t, t->evaluated, last);
+        if (node->op->flags & DN_JOINS && !(t->any_failed && blocked(t, node)) && (joined = dn__grouped(t, node)) == 0)
+            joined = dn__join_forward(t, t->evaluated, last);
         int error = joined ? joined : dn__compute(t, t->evaluated);
+        if (error >= 0 || error == DN_ERROR_PYTHON) t->evaluated++; /* what failed blocks nothing but what depends on it */
         if (error < 0) return error;
-        t->evaluated++;
     }
-    return 0;
+    return t->any_failed && t->nodes[last].failed ? retry(t, last) : 0;
 }
 
 int dn_forward(int64_t a) {
     dn_tape *t = dn__handle_tape(a);
     if (!t) return DN_ERROR_NO_GRAPH;
     DN_ENTER(t);
-    int last = dn__find(t, a), result = last < 0 ? last : dn__forward(t, last);
+    int last = dn__find(t, a), result = last < 0 ? last : t->unreported ? t->unreported : dn__forward(t, last);
+    t->unreported = 0;
     dn__tape_leave(t);
     return result;
 }
@@ -118,8 +174,11 @@ double dn_scalar(int64_t a) {
     if (i >= 0) {
         const dn_node *node = &t->nodes[i];
         /* parameters are left to dn_value, which copies what is read */
-        if (node->dim.size == 1 && node->dim.batch == 1 && node->dim.nd < 2 && !node->param && dn__forward(t, i) == 0)
-            value = (double)node->value[0];
+        if (node->dim.size == 1 && node->dim.batch == 1 && node->dim.nd < 2 && !node->param) {
+            int result = dn__forward(t, i);
+            if (!result) value = (double)node->value[0];
+            if (result == DN_ERROR_PYTHON) t->unreported = result;
+        }
     }
     dn__tape_leave(t);
     return value;
@@ -138,7 +197,7 @@ const dn_real *dn_value(int64_t a) {
     if (!t || dn__tape_enter(t)) return NULL;
     int i = dn__find(t, a);
     const dn_real *value = NULL;
-    if (i >= 0 && i < t->evaluated) {
+    if (i >= 0 && i < t->evaluated && !(t->any_failed && t->nodes[i].failed)) {
         dn_node *node = &t->nodes[i];
         if (node->param && node->op->flags & DN_VIEW && !node->copied) {
             /* What was read stays: later readers in this graph see the value of now, whatever becomes of the parameter. */
@@ -163,7 +222,11 @@ const int *dn_saved_indices(int64_t a) {
     dn_tape *t = dn__handle_tape(a);
     if (!t || dn__tape_enter(t)) return NULL;
     int i = dn__find(t, a);
-    const int *indices = i >= 0 && i < t->evaluated && t->nodes[i].saved ? (const int *)t->nodes[i].saved_memory : NULL;
+    const int *indices = NULL;
+    if (i >= 0 && i < t->evaluated && t->nodes[i].saved) {
+        const dn_node *node = &t->nodes[i], *leader = dn__grouped(t, node) ? &t->nodes[node->leader] : node;
+        indices = (const int *)leader->saved_memory + (node->value - leader->value);
+    }
     dn__tape_leave(t);
     return indices;
 }

@@ -113,6 +113,7 @@ int dn__group_forward(dn_tape *t, int leader) {
         dn_node *member = &t->nodes[j];
         member->leader = leader;
         member->grouped = t->values_made;
+        member->failed = 0;
         member->column = column;
         member->value = y + (size_t)column * (size_t)member->dim.size;
         column += member->dim.batch;
@@ -230,6 +231,10 @@ void dn__group_backward(dn_tape *t, int leader) {
     }
     c.places = places;
     node->op->backward(&c);
-    for (int k = 0; k < node->n_args; k++)
-        if (places[k].dx && !direct[k]) scatter(t, leader, k, places[k].dx);
+    for (int k = 0; k < node->n_args; k++) {
+        if (!places[k].dx) continue;
+        int taken = places[k].beta == DN_PLACE_TAKEN;
+        if (!taken && direct[k] && places[k].beta == 0) dn__fill(dn__elements(t->in[k].dim), 0, places[k].dx);
+        if (taken && !direct[k]) scatter(t, leader, k, places[k].dx);
+    }
 }

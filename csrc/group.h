@@ -9,6 +9,9 @@
 
 #include "tape.h"
 
+/* beta of a collected input's place, once the op has asked for it: only then has it written there. */
+enum { DN_PLACE_TAKEN = 2 };
+
 /* Whether node i has a value that was computed as a member of a group. */
 static inline int dn__grouped(const dn_tape *t, const dn_node *node) { return node->leader >= 0 && node->grouped == t->values_made; }
 /* Computes the members: a list that begins at `leader` and goes on by next_member. */

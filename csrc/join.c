@@ -24,7 +24,8 @@ void dn__join_made(dn_tape *t, int i) {
 /* Whether node i is computed; inputs and rows, whose memory exists, are computed on the way. */
 static int is_known(dn_tape *t, int i) {
     const dn_op *op = t->nodes[i].op;
-    return i < t->evaluated || ((op == dn_ops[DN_OP_input] || op == dn_ops[DN_OP_lookup]) && !dn__compute(t, i));
+    if (i < t->evaluated) return !(t->any_failed && t->nodes[i].failed);
+    return (op == dn_ops[DN_OP_input] || op == dn_ops[DN_OP_lookup]) && !dn__compute(t, i);
 }
 
 /* Whether node j can be computed with the leader: equal but for the last input, which is known and of equal dims. */

@@ -135,6 +135,7 @@ void dn__start_graph(dn_tape *t, int immediate, int check_finite, int autobatch)
     t->n_args = t->n_ints = t->n_reals = t->n_marks = t->n_products = 0;
     t->swept_root = t->sweep = -1;
     t->values_made++;
+    t->holds = t->raised = t->any_failed = t->unreported = 0;
     t->param_epoch++;
     t->param_count = 0;
     t->counter++;
@@ -147,8 +148,9 @@ void dn__start_graph(dn_tape *t, int immediate, int check_finite, int autobatch)
 
 int dn_renew(int graph) {
     dn_tape *t = dn__graph_tape(graph);
+    if (t->holds) return DN_ERROR_STATE;
     DN_ENTER(t);
-    dn__start_graph(t, 0, 0, 0);
+    dn__start_graph(t, 0, 0, t->usual_autobatch);
     dn__tape_leave(t);
     return 0;
 }
@@ -161,6 +163,14 @@ int dn_graph_renew(int graph, int immediate, int check_finite, int autobatch) {
     return 0;
 }
 
+void dn_graph_autobatch(int graph, int strategy) {
+    dn_tape *t = dn__graph_tape(graph);
+    t->usual_autobatch = strategy;
+    if (!t->n_nodes) t->autobatch = strategy;
+}
+
+void dn_graph_hold(int graph) { dn__graph_tape(graph)->holds = 1; }
+
 int64_t dn_graph_version(int graph) { return dn__graph_tape(graph)->version; }
 
 void dn_graph_seed(int graph, uint64_t seed, uint64_t stream) {
@@ -169,6 +179,9 @@ void dn_graph_seed(int graph, uint64_t seed, uint64_t stream) {
     t->stream = stream;
     t->counter = 0;
 }
+
+uint64_t dn_graph_counter(int graph) { return dn__graph_tape(graph)->counter; }
+void dn_graph_set_counter(int graph, uint64_t counter) { dn__graph_tape(graph)->counter = counter; }
 
 int dn_graph_checkpoint(int graph) {
     dn_tape *t = dn__graph_tape(graph);
@@ -290,6 +303,27 @@ int64_t dn_node_input(int64_t a, int n) {
     if (error) return error;
     const dn_node *node = &t->nodes[i];
     int64_t handle = n >= 0 && n < node->n_args ? dn__handle(t, t->args[node->args + n]) : DN_ERROR_VALUE;
+    dn__tape_leave(t);
+    return handle;
+}
+
+int dn_node_ints(int64_t a, int n, int *out) {
+    dn_tape *t;
+    int i, error = enter_node(a, &t, &i);
+    if (error) return error;
+    const dn_node *node = &t->nodes[i];
+    int count = node->n_ints;
+    if (count) memcpy(out, t->ints + node->ints, (size_t)(count < n ? count : n) * sizeof *out);
+    dn__tape_leave(t);
+    return count;
+}
+
+int64_t dn_node_param(int64_t a) {
+    dn_tape *t;
+    int i, error = enter_node(a, &t, &i);
+    if (error) return error;
+    const dn_node *node = &t->nodes[i];
+    int64_t handle = node->param ? dn_param_handle(node->param, 0) : 0;
     dn__tape_leave(t);
     return handle;
 }

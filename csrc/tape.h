@@ -7,6 +7,8 @@
 #include "op.h"
 #include "params.h"
 
+enum dn_failed { DN_FAILED = 1, DN_FAILED_ALREADY };     /* the latter: when its turn comes, it is not tried again */
+
 struct dn_node {
     const dn_op *op;
     int64_t epoch;              /* graph and epoch: the upper part of its handle */
@@ -26,6 +28,7 @@ struct dn_node {
     uint8_t constant;           /* a parameter or row used without gradient */
     uint8_t copied;             /* value is a copy of the parameter's, made when it was read */
     uint8_t in_chunk;           /* backward: grad is the parameter's own gradient memory */
+    uint8_t failed;             /* dn_failed: has no value although its turn has passed, because an operation written in Python raised */
     dn_param *param;            /* of parameter and lookup nodes */
     const dn_real *data;        /* of input nodes: what set() writes */
     dn_real *value, *saved_memory, *grad;
@@ -48,14 +51,19 @@ struct dn_tape {
     int taken;                  /* the slot is somebody's graph */
     int busy;                   /* a call is running: 1 (atomic) */
     int immediate, check_finite;
+    int holds;                  /* nodes refer to Python objects */
     int64_t epoch, version;     /* epoch: with the slot above it, as in handles */
     dn_node *nodes;
     int n_nodes, nodes_capacity, evaluated;
     uint32_t dropped;           /* nodes that reverts have dropped from this graph */
     int32_t values_made;        /* rises when values are forgotten */
     int autobatch;              /* autobatch.h: 0, or the strategy */
+    int usual_autobatch;        /* the strategy of graphs for which none was named */
     int32_t *order;             /* autobatch.h: nodes and leaders in the order they were computed */
     int n_order, order_capacity, n_done, planned;
+    int raised;                 /* set by an op that cannot go on: forward and backward stop with this error */
+    int any_failed;             /* some node may be `failed` */
+    int unreported;             /* dn_scalar met this error and could not say so: dn_forward will */
     int32_t *args, *ints;
     double *reals;
     int n_args, args_capacity, n_ints, ints_capacity, n_reals, reals_capacity;
@@ -112,6 +120,9 @@ void dn__prepare_call(dn_tape *, dn_node *, dn_call *);
 int dn__forward(dn_tape *, int last);
 /* computes one node by itself; its inputs are known */
 int dn__compute(dn_tape *, int i);
+/* the locks of all roots that the graph uses: held while backward runs, but not by an op that calls out */
+void dn__lock_roots(dn_tape *);
+void dn__unlock_roots(dn_tape *);
 /* how many numbers a node reads and writes, and a constant */
 int64_t dn__work(const dn_tape *, const dn_node *);
 int dn__grow(void **array, int *capacity, int wanted, size_t element);

@@ -12,9 +12,9 @@ enum { MAX_MOMENTS = 3 };
 static const double SMALLEST_FACTOR = 0.25; /* of a table's decay, before it is multiplied into the rows: keeps all digits */
 
 /* One rule over n numbers: values, gradient, and the moments' places. */
-typedef struct dn_step { double rate, scale, decay; } dn_step;
 typedef struct dn_rule {
     int moments;
+    int whole;                                 /* needs each parameter, or row, by itself: neighbours are not joined */
     double (*rate)(const dn_trainer *);        /* what the step is multiplied by in update number `updates` */
     void (*apply)(const dn_trainer *, const dn_step *, size_t n, dn_real *p, const dn_real *g, dn_real *const *moments);
 } dn_rule;
@@ -22,12 +22,13 @@ typedef struct dn_rule {
 struct dn_trainer {
     dn_root *root;
     dn_rule rule;
-    double a, b, c;                            /* the rule's constants */
-    double learning_rate, clip, decay;
-    int sparse;
+    double c[4];                               /* the rule's constants */
+    dn_settings set;
     int64_t updates;
     int n_selected;                            /* -1: all of the root */
     dn_param **selected;
+    char *excluded;                            /* by parameter id, below n_excluded: from the decay of AdamW */
+    int n_excluded;
     dn_real *(*chunk_moments)[MAX_MOMENTS];    /* by chunk */
     int n_chunks;
     dn_real *(*table_moments)[MAX_MOMENTS];    /* by parameter id */
@@ -36,33 +37,55 @@ struct dn_trainer {
 
 /* ---- rules --------------------------------------------------------------------------------------------------------- */
 
-static double plain_rate(const dn_trainer *t) { return t->learning_rate; }
+static double plain_rate(const dn_trainer *t) { return t->set.rate; }
 
-static void sgd(const dn_trainer *t, const dn_step *s, size_t n, dn_real *p, const dn_real *g, dn_real *const *moments) {
-    (void)t, (void)moments;
-    dn__update_sgd(n, (dn_real)s->rate, (dn_real)s->scale, (dn_real)s->decay, p, g);
-}
+#define APPLY(name) \
+    static void name(const dn_trainer *t, const dn_step *s, size_t n, dn_real *p, const dn_real *g, dn_real *const *moments)
+#define C(k) ((dn_real)t->c[k])
+
+APPLY(sgd) { (void)t, (void)moments, dn__update_sgd(n, s, p, g); }
+APPLY(momentum) { dn__update_momentum(n, s, C(0), p, g, moments[0]); }
+APPLY(adagrad) { dn__update_adagrad(n, s, C(0), p, g, moments[0]); }
+APPLY(adadelta) { dn__update_adadelta(n, s, C(0), C(1), p, g, moments[0], moments[1]); }
+APPLY(rmsprop) { dn__update_rmsprop(n, s, C(0), C(1), p, g, moments[0]); }
 
 /* the bias correction of both moments */
 static double adam_rate(const dn_trainer *t) {
     double n = (double)t->updates;
-    return t->learning_rate * sqrt(1 - pow(t->b, n)) / (1 - pow(t->a, n));
+    return t->set.rate * sqrt(1 - pow(t->c[1], n)) / (1 - pow(t->c[0], n));
 }
+APPLY(adam) { dn__update_adam(n, s, C(0), C(1), C(2), p, g, moments[0], moments[1]); }
+APPLY(amsgrad) { dn__update_amsgrad(n, s, C(0), C(1), C(2), p, g, moments[0], moments[1], moments[2]); }
 
-static void adam(const dn_trainer *t, const dn_step *s, size_t n, dn_real *p, const dn_real *g, dn_real *const *moments) {
-    dn__update_adam(n, (dn_real)s->rate, (dn_real)t->a, (dn_real)t->b, (dn_real)t->c, (dn_real)s->scale, (dn_real)s->decay, p, g, moments[0],
-                    moments[1]);
+/* eps is added to the root of the *corrected* v, as in the paper: the correction that adam_rate has taken out is multiplied into eps */
+APPLY(adamw) {
+    double eps = t->c[2] * sqrt(1 - pow(t->c[1], (double)t->updates));
+    dn__update_adam(n, s, C(0), C(1), (dn_real)eps, p, g, moments[0], moments[1]);
 }
+APPLY(eg) { dn__update_eg(n, s, C(0), p, g, moments[0]); }
 
-static const dn_rule RULES[] = {[DN_RULE_SGD] = {0, plain_rate, sgd}, [DN_RULE_ADAM] = {2, adam_rate, adam}};
+static const dn_rule RULES[] = {
+    [DN_RULE_SGD] = {0, 0, plain_rate, sgd},           [DN_RULE_MOMENTUM] = {1, 0, plain_rate, momentum},
+    [DN_RULE_ADAGRAD] = {1, 0, plain_rate, adagrad},   [DN_RULE_ADADELTA] = {2, 0, plain_rate, adadelta},
+    [DN_RULE_RMSPROP] = {1, 0, plain_rate, rmsprop},   [DN_RULE_ADAM] = {2, 0, adam_rate, adam},
+    [DN_RULE_AMSGRAD] = {3, 0, adam_rate, amsgrad},    [DN_RULE_ADAMW] = {2, 0, adam_rate, adamw},
+    [DN_RULE_EG] = {1, 1, plain_rate, eg},
+};
+
+/* What AdamW multiplies the values of a parameter by. */
+static dn_real keep_of(const dn_trainer *t, const dn_param *p) {
+    int shrinks = t->c[3] != 0 && !(p->id < t->n_excluded && t->excluded[p->id]);
+    return (dn_real)(shrinks ? 1 - t->set.rate * t->c[3] : 1);
+}
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
-dn_trainer *dn_trainer_new(dn_root *root, int rule, double a, double b, double c) {
+dn_trainer *dn_trainer_new(dn_root *root, int rule, const double *constants) {
     if (rule < 0 || rule >= (int)(sizeof RULES / sizeof *RULES)) return NULL;
     dn_trainer *t = calloc(1, sizeof *t);
     if (!t) return NULL;
-    *t = (dn_trainer){.root = root, .rule = RULES[rule], .a = a, .b = b, .c = c, .decay = 1, .sparse = 1, .n_selected = -1};
+    *t = (dn_trainer){.root = root, .rule = RULES[rule], .set = {.share = 1, .decay = 1, .sparse = 1}, .n_selected = -1};
+    memcpy(t->c, constants, sizeof t->c);
     dn__root_retain(root);
     return t;
 }
@@ -77,12 +100,17 @@ int dn_trainer_select(dn_trainer *t, int n, dn_param *const *params) {
     return 0;
 }
 
-void dn_trainer_set(dn_trainer *t, double rate, double clip, double decay, int sparse) {
-    t->learning_rate = rate;
-    t->clip = clip;
-    t->decay = decay;
-    t->sparse = sparse;
+int dn_trainer_exclude(dn_trainer *t, int n, dn_param *const *params) {
+    char *excluded = calloc((size_t)t->root->n_params + 1, 1);
+    if (!excluded) return DN_ERROR_MEMORY;
+    for (int i = 0; i < n; i++) excluded[params[i]->id] = 1;
+    free(t->excluded);
+    t->excluded = excluded;
+    t->n_excluded = t->root->n_params;
+    return 0;
 }
+
+void dn_trainer_set(dn_trainer *t, const dn_settings *set) { t->set = *set; }
 
 int64_t dn_trainer_updates(dn_trainer *t) { return t->updates; }
 void dn_trainer_set_updates(dn_trainer *t, int64_t updates) { t->updates = updates; }
@@ -102,6 +130,7 @@ void dn_trainer_free(dn_trainer *t) {
     if (!t) return;
     free_moments(t);
     free(t->selected);
+    free(t->excluded);
     dn__root_release(t->root);
     free(t);
 }
@@ -134,79 +163,119 @@ dn_real *dn_trainer_moment(dn_trainer *t, dn_param *p, int k) {
     return p->rows ? t->table_moments[p->id][k] : t->chunk_moments[p->chunk][k] + p->offset;
 }
 
+int dn_trainer_moments(dn_trainer *t) { return t->rule.moments; }
+
+int dn_trainer_has_moments(dn_trainer *t, dn_param *p) {
+    if (!t->rule.moments) return 0;
+    return p->rows ? p->id < t->n_params && t->table_moments[p->id][0] : p->chunk < t->n_chunks && t->chunk_moments[p->chunk][0];
+}
+
 /* ---- ranges -------------------------------------------------------------------------------------------------------- */
+
+/* Neighbours in a chunk, so far. */
+typedef struct range { int chunk; int64_t from, to; dn_real keep; } range;
 
 static void at(dn_real *const *moments, int n, int64_t offset, dn_real **out) {
     for (int k = 0; k < n; k++) out[k] = moments[k] + offset;
 }
 
-static void update_range(dn_trainer *t, const dn_step *s, int chunk, int64_t from, int64_t to) {
-    const dn_chunk *c = &t->root->chunks[chunk];
+static void update_range(dn_trainer *t, const dn_step *s, const range *r) {
+    if (r->chunk < 0) return;
+    const dn_chunk *c = &t->root->chunks[r->chunk];
     dn_real *moments[MAX_MOMENTS];
-    at(t->chunk_moments[chunk], t->rule.moments, from, moments);
-    t->rule.apply(t, s, (size_t)(to - from), c->values + from, c->grads + from, moments);
+    dn_step step = *s;
+    step.keep = r->keep;
+    at(t->chunk_moments[r->chunk], t->rule.moments, r->from, moments);
+    t->rule.apply(t, &step, (size_t)(r->to - r->from), c->values + r->from, c->grads + r->from, moments);
 }
 
 /* A table's values are factor * storage, so that decay is one number: storage moves by the step divided by the factor. */
 static int update_table(dn_trainer *t, const dn_step *s, dn_param *p) {
     dn_real *moments[MAX_MOMENTS];
-    dn_step in_storage = {.rate = s->rate / p->factor, .scale = s->scale, .decay = 1};
-    for (int64_t row = 0; !t->sparse && row < p->rows; row++)
+    dn_step in_storage = {.rate = s->rate, .scale = s->scale, .push = (dn_real)(1 / p->factor), .keep = keep_of(t, p), .decay = 1};
+    for (int64_t row = 0; !t->set.sparse && row < p->rows; row++)
         if (!dn__lookup_row(p, row)) return DN_ERROR_MEMORY;
     for (int64_t i = 0; i < p->n_touched; i++) {
         int64_t offset = p->touched[i] * p->row_size;
         at(t->table_moments[p->id], t->rule.moments, offset, moments);
         t->rule.apply(t, &in_storage, (size_t)p->row_size, p->table + offset, p->block + i * p->row_size, moments);
     }
-    p->factor *= s->decay;
+    p->factor *= t->set.decay;
     if (p->factor < SMALLEST_FACTOR) dn__param_settle(p);
     return 0;
 }
 
 /* A dense parameter without a gradient is updated with zero, as in DyNet: its moments go on to move it. Rows of tables without one are left
  * alone; with dense updates, all rows move. Frozen parameters are never touched. */
-static int takes_part(const dn_trainer *t, const dn_step *s, const dn_param *p) {
+static int takes_part(const dn_trainer *t, const dn_param *p) {
     if (!p->updated) return 0;
     if (!p->empty) return 1;
-    return s->decay != 1 || (p->rows ? !t->sparse : t->rule.moments > 0);
+    return t->set.decay != 1 || (p->rows ? !t->set.sparse : t->rule.moments > 0);
 }
 
 /* The parameters come in the order of the root, so that neighbours in a chunk follow one another. */
 static int update(dn_trainer *t, const dn_step *s, int n, dn_param *const *params) {
-    int error = 0, chunk = -1;
-    int64_t from = 0, to = 0;
+    int error = 0;
+    range r = {.chunk = -1};
     for (int i = 0; i < n && !error; i++)
-        if (takes_part(t, s, params[i])) error = prepare(t, params[i]);
+        if (takes_part(t, params[i])) error = prepare(t, params[i]);
     for (int i = 0; i < n && !error; i++) {
         dn_param *p = params[i];
-        if (!takes_part(t, s, p)) continue;
+        if (!takes_part(t, p)) continue;
         if (p->rows) {
             error = update_table(t, s, p);
             continue;
         }
         dn__param_filled(p); /* zero where it is empty */
-        if (p->chunk != chunk || p->offset - to >= DN_PARAM_ALIGN) { /* less: only padding lies between */
-            if (chunk >= 0) update_range(t, s, chunk, from, to);
-            chunk = p->chunk;
-            from = p->offset;
+        dn_real keep = keep_of(t, p);
+        int joins = p->chunk == r.chunk && p->offset - r.to < DN_PARAM_ALIGN; /* only padding lies between */
+        if (!joins || keep != r.keep || t->rule.whole) {
+            update_range(t, s, &r);
+            r = (range){p->chunk, p->offset, p->offset, keep};
         }
-        to = p->offset + p->row_size;
+        r.to = p->offset + p->row_size;
     }
-    if (chunk >= 0 && !error) update_range(t, s, chunk, from, to);
+    if (!error) update_range(t, s, &r);
     for (int i = 0; i < n && !error; i++) dn__param_clear(params[i]);
     dn_root_changed(t->root);
     return error;
 }
 
-static double norm(const dn_root *r, int n, dn_param *const *params) {
+/* ---- gradients as a whole ------------------------------------------------------------------------------------------ */
+
+/* A parameter's gradient, of a table the touched rows. */
+static size_t gradient(const dn_param *p, dn_real **g) {
+    *g = p->rows ? p->block : p->root->chunks[p->chunk].grads + p->offset;
+    return p->empty ? 0 : (size_t)(p->rows ? p->n_touched * p->row_size : p->row_size);
+}
+
+static double norm(int n, dn_param *const *params) {
     double sum = 0;
+    dn_real *g;
     for (int i = 0; i < n; i++) {
-        const dn_param *p = params[i];
-        if (p->empty) continue;
-        if (p->rows) sum += dn__sum_squares((size_t)(p->n_touched * p->row_size), p->block);
-        else sum += dn__sum_squares((size_t)p->row_size, r->chunks[p->chunk].grads + p->offset);
+        size_t size = gradient(params[i], &g);
+        if (size) sum += dn__sum_squares(size, g);
     }
     return sqrt(sum);
+}
+
+/* Clips; *scale is what the gradients are to be multiplied by. */
+static int clip(const dn_trainer *t, int n, dn_param *const *params, double *scale) {
+    const dn_settings *set = &t->set;
+    double length = 0;
+    dn_real *g;
+    *scale = set->share;
+    if (set->check || set->clip > 0) length = norm(n, params);
+    if (!isfinite(length)) return DN_ERROR_NONFINITE;
+    if (set->clip_value > 0) {
+        for (int i = 0; i < n; i++) {
+            size_t size = gradient(params[i], &g);
+            dn__clamp(size, (dn_real)(set->clip_value / set->share), g);
+        }
+        if (set->clip > 0) length = norm(n, params);
+    }
+    if (set->clip > 0 && length * set->share > set->clip) *scale = set->clip / length;
+    return 0;
 }
 
 static int selection(const dn_trainer *t, dn_param *const **params) {
@@ -218,27 +287,26 @@ double dn_trainer_norm(dn_trainer *t) {
     dn_param *const *params;
     pthread_mutex_lock(&t->root->lock);
     int n = selection(t, &params);
-    double result = norm(t->root, n, params);
+    double result = norm(n, params);
     pthread_mutex_unlock(&t->root->lock);
     return result;
 }
 
-int dn_trainer_update(dn_trainer *t) {
-    dn_param *const *params;
-    dn_step s = {.scale = 1, .decay = t->decay};
-    int error = 0;
+/* n < 0: what is selected */
+int dn_trainer_update_these(dn_trainer *t, int n, dn_param *const *params) {
+    double scale;
     pthread_mutex_lock(&t->root->lock);
-    int n = selection(t, &params);
-    if (t->clip > 0) {
-        double length = norm(t->root, n, params);
-        if (!isfinite(length)) error = DN_ERROR_NONFINITE;
-        else if (length > t->clip) s.scale = t->clip / length;
-    }
+    if (n < 0) n = selection(t, &params);
+    int error = clip(t, n, params, &scale);
     if (!error) {
         t->updates++;
-        s.rate = t->rule.rate(t);
+        dn_step s = {(dn_real)t->rule.rate(t), (dn_real)scale, 1, 1, (dn_real)t->set.decay};
         error = update(t, &s, n, params);
     }
     pthread_mutex_unlock(&t->root->lock);
     return error;
 }
+
+int dn_trainer_update(dn_trainer *t) { return dn_trainer_update_these(t, -1, NULL); }
+
+void dn_blend(int64_t n, double a, const dn_real *x, dn_real *y) { dn__blend((size_t)n, (dn_real)a, x, y); }

@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from . import ops
+from . import ops, schedules
 from ._random import reset_random_seed
+from ._random_state import random_state, set_random_state
 from ._version import __version__
+from .checking import GradientCheckError, check_gradient
 from .graph import (
     ComputationGraph,
     Expression,
@@ -25,39 +27,59 @@ from .graph import (
     renew_cg,
     values,
 )
-from .io import load, load_generator, save
+from .inspection import draw_graph, dump_cg, print_graphviz, print_text_graphviz
+from .io import load, load_generator, load_safetensors, save, save_safetensors
 from .nn import BiRNNBuilder, LSTMBuilder, RNNState, VanillaLSTMBuilder
+from .nonfinite import NonFinite, NonFiniteError, find_nonfinite, trace_nonfinite
 from .ops import *  # noqa: F403
 from .params import *  # noqa: F403
 from .params import __all__ as _params
-from .trainers import AdamTrainer, SimpleSGDTrainer, Trainer
-
+from .settings import *  # noqa: F403
+from .settings import __all__ as _settings
+from .tensor import Tensor
+from .trainers import *  # noqa: F403
+from .trainers import __all__ as _trainers
 
 __all__ = [
-    "AdamTrainer",
     "BiRNNBuilder",
     "ComputationGraph",
     "Expression",
+    "GradientCheckError",
     "LSTMBuilder",
+    "NonFinite",
+    "NonFiniteError",
     "RNNState",
-    "SimpleSGDTrainer",
-    "Trainer",
+    "Tensor",
     "VanillaLSTMBuilder",
     "__version__",
     "cg",
     "cg_checkpoint",
     "cg_revert",
     "cg_version",
+    "check_gradient",
+    "draw_graph",
+    "dump_cg",
+    "find_nonfinite",
     "forward",
     "load",
     "load_generator",
+    "load_safetensors",
     "npvalues",
+    "print_graphviz",
+    "print_text_graphviz",
+    "random_state",
     "renew_cg",
     "reset_random_seed",
     "save",
+    "save_safetensors",
+    "schedules",
+    "set_random_state",
+    "trace_nonfinite",
     "values",
     *ops.__all__,
     *_params,
+    *_settings,
+    *_trainers,
 ]
 
 

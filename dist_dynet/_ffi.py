@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -98,6 +99,15 @@ _EXCEPTIONS: dict[int, type[Exception]] = {
 }
 
 
+class _Callback(threading.local):
+    """What this thread's C call is doing in Python: the operation of the user's own that runs now, and what it raised."""
+
+    running = ""
+    raised: BaseException | None = None
+
+
+callback = _Callback()
+
 GRAPH_SHIFT: int = lib.DN_INDEX_BITS + lib.DN_EPOCH_BITS
 """A node's handle >> GRAPH_SHIFT is its graph; a parameter's is larger than any graph."""
 
@@ -111,6 +121,16 @@ def fail(code: int, *handles: int) -> NoReturn:
 
 def fail_in(graph: int, code: int) -> NoReturn:
     """The same for a call on a graph."""
+    if code == lib.DN_ERROR_PYTHON:
+        raised, callback.raised = callback.raised, None
+        try:
+            raise raised or RuntimeError("an operation written in Python raised an exception in another thread.")
+        finally:
+            del raised
+    if code == lib.DN_ERROR_BUSY and callback.running:
+        raise RuntimeError(
+            f"graph busy: inside of forward and backward of {callback.running} no node can be made or read. Compute with the arrays given."
+        )
     if code == lib.DN_ERROR_BUSY:
         raise RuntimeError("this graph is being computed by another thread. Each thread has a graph of its own: call renew_cg() in it.")
     prefix = "Stale Expression: " if code == lib.DN_ERROR_STALE else ""

@@ -66,6 +66,17 @@ def reset_random_seed(seed: int) -> None:
     _state.reset(int(seed) or secrets.randbits(31) | 1)
 
 
+def seed() -> int:
+    """What was last given to reset_random_seed(), or drawn at start."""
+    return _state.seed
+
+
+def set_seed(seed: int) -> None:
+    """Keys all graphs by this seed, their counters at 0; the generator of initial values stays as it is."""
+    _state.seed = seed & _MASK
+    _state.tell()
+
+
 def generator() -> Any:
     """The process's mt19937; hold lock() while drawing."""
     return _state.generator

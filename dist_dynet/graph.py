@@ -6,6 +6,7 @@ knows no operation: the modules of `dist_dynet.ops` hang their operators onto Ex
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from . import _random
 from ._ffi import DIM, DTYPE, GRAPH_SHIFT, NULL, fail, fail_in, ffi, lib, nodes, pointer, read
+from .tensor import Tensor
 
 NO_GRAPH: int = lib.DN_ERROR_NO_GRAPH
 _forward, _scalar, _backward = lib.dn_forward, lib.dn_scalar, lib.dn_backward
@@ -33,7 +35,7 @@ class ComputationGraph:
     True
     """
 
-    __slots__ = ("__weakref__", "_thread", "number")
+    __slots__ = ("__weakref__", "_kept", "_samples", "_thread", "number")
 
     def __init__(self, _token: object = None) -> None:
         if _token is not _token_of_this_module:
@@ -41,13 +43,30 @@ class ComputationGraph:
         self.number = lib.dn_graph_new()
         if self.number < 0:
             raise MemoryError(f"ComputationGraph: out of memory, or more than {1 << lib.DN_GRAPH_BITS} threads have a graph.")
-        weakref.finalize(self, lib.dn_graph_free, self.number)
+        self._kept: dict[Any, int] = {}
+        _graphs[self.number] = self
+        weakref.finalize(self, _free, self.number, self._kept)
+        lib.dn_graph_autobatch(self.number, lib.DN_AUTOBATCH_AGENDA if _defaults.autobatch else 0)
         self._thread = _random.new_thread()
         self._seed()
         _random.on_reset(self)
 
+    def __reduce__(self) -> Any:
+        raise TypeError("ComputationGraph: cannot be copied or pickled. Each thread and process has a graph of its own: cg().")
+
     def _seed(self) -> None:
         lib.dn_graph_seed(self.number, *_random.key(self._thread))
+        self._samples = 0
+
+    def uniform(self, n: int) -> NDArray[np.float64]:
+        """Numbers drawn evenly from (0, 1), for sampling from values outside of the graph; new ones at each call."""
+        out = np.empty(n, np.float32)
+        seed, stream = _random.key(self._thread)
+        # Draws of nodes have counters and node numbers far below these.
+        draw = ffi.new("dn_draw *", {"seed": seed, "stream": stream, "counter": (1 << 63) + self._samples, "node": (1 << 32) - 1})
+        self._samples += 1
+        lib.dn_draw_uniform(draw, 0, n, ffi.from_buffer("float *", out) if n else NULL)
+        return out.astype(np.float64) + 2.0**-25
 
     def _check(self, code: int) -> None:
         if code < 0:
@@ -57,8 +76,11 @@ class ComputationGraph:
         self, immediate_compute: bool = False, check_validity: bool = False, autobatching: bool | None = None
     ) -> ComputationGraph:
         """As renew_cg()."""
+        if autobatching is None:
+            autobatching = _defaults.autobatch
         strategy = lib.DN_AUTOBATCH_AGENDA if autobatching else 0
         self._check(lib.dn_graph_renew(self.number, immediate_compute, check_validity, strategy))
+        _let_go(self._kept)
         return self
 
     def version(self) -> int:
@@ -80,14 +102,97 @@ class ComputationGraph:
         """Bytes held for nodes, values and gradients; they are kept and used again by the next graph."""
         return int(lib.dn_graph_bytes(self.number))
 
+    def keep(self, thing: Any) -> int:
+        """A number by which nodes of this graph refer to a Python object (see kept()); the graph keeps it alive until it is renewed."""
+        number = self._kept.get(thing)
+        if number is None:
+            lib.dn_graph_hold(self.number)
+            try:
+                number = _spare.pop()
+            except IndexError:
+                number = next(_numbers)
+            _things[number] = thing
+            self._kept[thing] = number
+        return number
+
     def expression(self, index: int) -> Expression:
         """The expression of a node of this graph, by its index."""
         handle = lib.dn_graph_node(self.number, index)
         self._check(handle)
         return expression(handle)
 
+    def forward(self, index: int) -> None:
+        """Computes all nodes up to this one anew."""
+        self.expression(index).forward(recalculate=True)
+
+    def inc_forward(self, index: int) -> None:
+        """Computes what is not computed yet, up to this node."""
+        self.expression(index).forward()
+
+    def forward_scalar(self, index: int) -> float:
+        """The value of a node that is one number, all computed anew."""
+        return self.expression(index).scalar_value(recalculate=True)
+
+    def inc_forward_scalar(self, index: int) -> float:
+        """The value of a node that is one number."""
+        return self.expression(index).scalar_value()
+
+    def forward_vec(self, index: int) -> list[float]:
+        """The value of a node as a flat list, all computed anew."""
+        return self.expression(index).vec_value(recalculate=True)
+
+    def inc_forward_vec(self, index: int) -> list[float]:
+        """The value of a node as a flat list."""
+        return self.expression(index).vec_value()
+
+    def backward(self, index: int, full: bool = False) -> None:
+        """As Expression.backward() of this node."""
+        self.expression(index).backward(full)
+
 
 _token_of_this_module = object()
+_graphs: weakref.WeakValueDictionary[int, ComputationGraph] = weakref.WeakValueDictionary()
+_things: dict[int, Any] = {}
+_spare: list[int] = []
+_numbers = itertools.count()
+
+
+class _Defaults:
+    autobatch = False
+
+
+_defaults = _Defaults()
+
+
+def set_default_autobatch(on: bool) -> None:
+    """Whether graphs batch when renew_cg() does not say; counts from the next renewal."""
+    _defaults.autobatch = bool(on)
+    for graph in list(_graphs.values()):
+        lib.dn_graph_autobatch(graph.number, lib.DN_AUTOBATCH_AGENDA if on else 0)
+
+
+def kept(number: int) -> Any:
+    """What a graph keeps under this number."""
+    return _things[number]
+
+
+def _let_go(kept_by_graph: dict[Any, int]) -> None:
+    while kept_by_graph:
+        _, number = kept_by_graph.popitem()
+        del _things[number]
+        _spare.append(number)
+
+
+def _free(number: int, kept_by_graph: dict[Any, int]) -> None:
+    lib.dn_graph_free(number)
+    _let_go(kept_by_graph)
+
+
+def graph_of(*handles: int) -> ComputationGraph:
+    """The graph of these nodes; the current one where there are only parameters."""
+    number = min((h >> GRAPH_SHIFT for h in handles), default=-1)
+    graph = _graphs.get(number)
+    return cg() if graph is None else graph
 _local = threading.local()
 
 
@@ -115,7 +220,7 @@ def renew_cg(
     Args:
         immediate_compute: compute each node when it is made, so that errors show at its line.
         check_validity: with immediate_compute, raise RuntimeError when a value is NaN or infinite.
-        autobatching: compute like nodes together; the same values and gradients, to rounding.
+        autobatching: compute like nodes together; the same values and gradients, to rounding. None: as init(autobatch=...) says.
 
     >>> import dist_dynet as dy
     >>> before = dy.cg_version()
@@ -123,7 +228,7 @@ def renew_cg(
     >>> dy.cg_version() - before
     1
     """
-    if immediate_compute or check_validity or autobatching or _renew() < 0:
+    if immediate_compute or check_validity or autobatching is not None or _renew() < 0:
         return cg().renew(immediate_compute, check_validity, autobatching)
     return _local.graph  # type: ignore[no-any-return]
 
@@ -154,6 +259,10 @@ def cg_checkpoint() -> None:
 def cg_revert() -> None:
     """Drops all nodes made since the last cg_checkpoint() and that mark. Without a mark: nothing."""
     cg().revert()
+
+
+def _uniform(n: int) -> NDArray[np.float64]:
+    return cg().uniform(n)
 
 
 def current_graph() -> int:
@@ -244,6 +353,12 @@ class Expression:
     def vec_value(self, recalculate: bool = False) -> list[float]:
         """The value as a flat list: column-major, batch element after batch element."""
         return read(*self._computed(recalculate)).ravel(order="F").tolist()  # type: ignore[no-any-return]
+
+    def tensor_value(self, recalculate: bool = False) -> Tensor:
+        """The value as a Tensor, for its largest entries and for samples."""
+        values, dims, batch = self._computed(recalculate)
+        array = read(values, dims or (1,), batch)
+        return Tensor(array if batch != 1 else array[..., None], _uniform)
 
     def scalar_value(self, recalculate: bool = False) -> float:
         """The value of an expression that is one number.

@@ -48,8 +48,9 @@ def consume(result):
 
 # ---- nonsense arguments ----------------------------------------------------------------------------------------------------------------
 
-SKIPPED = {"save", "load", "load_generator", "write_to_textfile", "populate", "populate_from_textfile", "load_param", "load_lookup_param"}
-"""Files: tests/test_io.py."""
+SKIPPED = {"save", "load", "load_generator", "write_to_textfile", "populate", "populate_from_textfile", "load_param", "load_lookup_param",
+           "draw_graph", "dump_cg", "dump"}  # fmt: skip
+"""Files: tests/test_io.py, tests/test_inspect.py."""
 
 
 class Odd:

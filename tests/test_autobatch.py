@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dist_dynet as dy
+from op_table import FAMILIES
+from op_table.run import Run, array_of, drawn
 
 TOLERANCE = 2e-5
 
@@ -169,3 +171,91 @@ def test_autobatch_with_checkpoints_equals_plain(model):
         results.append([loss.npvalue(), W.grad_as_array()])
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_autobatch_of_losses_and_attention_equals_plain(model):
+    W, b, K, V = model.add_parameters((5, 4)), model.add_parameters(5, init=0.1), model.add_parameters((4, 7)), model.add_parameters((4, 7))
+    G, U, R = model.add_parameters((5, 5), init=np.eye(5) + 0.1), model.add_parameters((20, 4)), model.add_parameters((20, 5))
+    rng = np.random.default_rng(1)
+    xs = rng.uniform(-1, 1, (6, 4))
+
+    def build():
+        hs, losses = [], []
+        for i, numbers in enumerate(xs):
+            x = dy.inputVector(numbers)
+            h = dy.layer_norm(W * dy.attention(dy.tanh(x), K, V) + dy.circ_conv(b, b), b, b)
+            gates = dy.vanilla_lstm_gates(x, h, U, R, dy.zeros(20))
+            p = dy.masked_softmax(h, [1, 1, 1, 0, i % 2])
+            best = dy.topk(h + p, 2)
+            hs += [h, p, best, dy.sparsemax(h), dy.constrained_softmax(h, p + 0.2), dy.weight_norm(h, dy.pick(h, 0)), gates]
+            losses += [
+                dy.cross_entropy(h, i % 5, 0.1), dy.masked_pickneglogsoftmax_batch(h, [i % 5], [i % 3]), dy.cross_entropy_soft(h, p),
+                dy.huber_distance(h, p, 0.5), dy.l1_distance(h, b), dy.poisson_loss(dy.pick(h, 1), i % 4), dy.sum_elems(best),
+                dy.sum_elems(dy.pairwise_rank_loss(h, p)), dy.logdet(G + dy.concatenate_cols([p] * 5)), dy.pick(dy.inverse(G) * h, 1),
+            ]  # fmt: skip
+            losses.append(dy.sum_elems(dy.cmult(dy.sparsemax(h), dy.constrained_softmax(h, p + 0.2))))
+            losses.append(dy.sum_elems(dy.vanilla_lstm_h(dy.vanilla_lstm_c(h, gates), gates)))
+        return dy.esum(losses), hs
+
+    assert_equal(build, model.parameters_list())
+    found = []
+    for autobatching in (False, True):
+        dy.renew_cg(autobatching=autobatching)
+        best = [dy.topk(W * dy.inputVector(x), 3) for x in xs]
+        found.append([e.indices().tolist() for e in best])
+    assert found[0] == found[1]
+
+
+# ---- every row of the op table: three nodes of each case in one graph, which may be computed as one ------------------------------------
+
+COPIES = 3
+
+
+def three_of_a_case(row, case, arrays, weights, autobatching):
+    dy.reset_random_seed(1)
+    dy.renew_cg(autobatching=autobatching)
+    m = dy.ParameterCollection()
+    own = {}
+    exprs, inputs, losses = [], [], []
+    for k in range(COPIES):
+        run = Run.__new__(Run)
+        run.row, run.case, run.collection = row, case, m
+        xs = []
+        for j, (spec, a) in enumerate(zip(case.inputs, arrays[k], strict=True)):
+            if spec.kind in ("parameter", "table"):  # shared by all, as weights are
+                if j not in own:
+                    own[j] = run._input(spec, arrays[0][j], False)
+                xs.append(own[j])
+            else:
+                xs.append(run._input(spec, a, False))
+        run.inputs = xs
+        run.expression = run.build()
+        exprs.append(run.expression)
+        inputs.append(xs)
+        losses.append(run.loss(weights[k]))
+    loss = dy.esum(losses)
+    loss.backward(full=True)
+    values = [array_of(e) for e in exprs]
+    gradients = [Run._gradient(spec, x) for xs in inputs for spec, x in zip(case.inputs, xs, strict=True)]
+    return values, gradients
+
+
+CASES = [
+    pytest.param(row, case, id=f"{row.name}-{case}")
+    for family in FAMILIES.values()
+    for row in family.ROWS
+    for case in row.cases
+    if row.has_gradient and all(spec.batch and all(spec.dims) for spec in case.inputs)
+]
+
+
+@pytest.mark.parametrize(("row", "case"), CASES)
+def test_autobatch_of_like_nodes_equals_plain(row, case):
+    rng = np.random.default_rng(5)
+    arrays = [drawn(row, case, rng) for _ in range(COPIES)]
+    dy.renew_cg()
+    shape = Run(row, case, arrays[0]).value().shape
+    weights = [rng.uniform(0.5, 1.5, shape) for _ in range(COPIES)]
+    plain, batched = (three_of_a_case(row, case, arrays, weights, a) for a in (False, True))
+    for a, b in zip([*plain[0], *plain[1]], [*batched[0], *batched[1]], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

@@ -16,7 +16,24 @@ DN_MULTIVERSION void dn__exp_grad(size_t n, const dn_real *y, const dn_real *dy,
     EACH_BETA(dx, dy[i] * y[i]); /* y = exp x */
 }
 
-DN_MULTIVERSION void dn__log(size_t n, const dn_real *x, dn_real *y) { EACH(y, dn__log_of(x[i])); }
+/* Two thirds of the time of the loop over dn__log_of; returns whether some x needs that one. */
+DN_MULTIVERSION static int log_normal(size_t n, const dn_real *x, dn_real *y) {
+    int special = 0;
+#pragma omp simd reduction(| : special)
+    for (size_t i = 0; i < n; i++) {
+        special |= dn__log_special(x[i]);
+        y[i] = dn__log_normal_of(x[i]);
+    }
+    return special;
+}
+DN_MULTIVERSION static void log_any(size_t n, const dn_real *x, dn_real *y) { EACH(y, dn__log_of(x[i])); }
+void dn__log(size_t n, const dn_real *x, dn_real *y) {
+    enum { BLOCK = 1024 };
+    for (; n; n -= n < BLOCK ? n : BLOCK, x += BLOCK, y += BLOCK) {
+        size_t m = n < BLOCK ? n : BLOCK;
+        if (x == y || log_normal(m, x, y)) log_any(m, x, y);
+    }
+}
 
 DN_MULTIVERSION void dn__log_grad(size_t n, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx) {
     EACH_BETA(dx, dy[i] / x[i]); /* y = log x */

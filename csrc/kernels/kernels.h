@@ -193,10 +193,35 @@ void dn__lstm_cell(int h, int batch, dn_real forget_bias, dn_real *gates, const 
 void dn__lstm_cell_grad(int h, int batch, const dn_real *gates, const dn_real *c_prev, int c_prev_stride, const dn_real *tanh_c,
                         const dn_real *dh, const dn_real *dc, dn_real *dgates, dn_real *dc_prev);
 
-/* ---- parameter updates (kernels/update.c): one pass; `g` is multiplied by `scale` (clipping) when read, the result by `decay` -- */
-void dn__update_sgd(size_t n, dn_real rate, dn_real scale, dn_real decay, dn_real *p, const dn_real *g);
-/* m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; p = decay (p - rate m / (sqrt(v) + eps)); `rate` holds the bias correction */
-void dn__update_adam(size_t n, dn_real rate, dn_real b1, dn_real b2, dn_real eps, dn_real scale, dn_real decay,
-                     dn_real *p, const dn_real *g, dn_real *m, dn_real *v);
+/* ---- parameter updates (kernels/update.c): one pass over values p, gradients g and moments ----------------------------
+ * Below, g stands for scale * g (clipping). Each ends in p = decay (p + push * step); with keep: decay (keep p + push * step). */
+typedef struct dn_step {
+    dn_real rate;    /* the learning rate, corrected for bias where the rule says so */
+    dn_real scale;   /* of the gradient */
+    dn_real push;    /* of the step: 1 / factor for a table that stores its values divided by a factor */
+    dn_real keep;    /* of the values, before the step; 1 but for AdamW */
+    dn_real decay;   /* of the result */
+} dn_step;
+/* step = -rate g */
+void dn__update_sgd(size_t n, const dn_step *s, dn_real *p, const dn_real *g);
+/* v = mom v - rate g; step = v */
+void dn__update_momentum(size_t n, const dn_step *s, dn_real mom, dn_real *p, const dn_real *g, dn_real *v);
+/* h = h + g^2; step = -rate g / sqrt(h + eps) */
+void dn__update_adagrad(size_t n, const dn_step *s, dn_real eps, dn_real *p, const dn_real *g, dn_real *h);
+/* G = rho G + (1 - rho) g^2; step = -g sqrt(D + eps) / sqrt(G + eps); D = rho D + (1 - rho) step^2 */
+void dn__update_adadelta(size_t n, const dn_step *s, dn_real eps, dn_real rho, dn_real *p, const dn_real *g, dn_real *G, dn_real *D);
+/* h = rho h + (1 - rho) g^2; step = -rate g / sqrt(h + eps) */
+void dn__update_rmsprop(size_t n, const dn_step *s, dn_real eps, dn_real rho, dn_real *p, const dn_real *g, dn_real *h);
+/* m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; step = -rate m / (sqrt(v) + eps). With keep. */
+void dn__update_adam(size_t n, const dn_step *s, dn_real b1, dn_real b2, dn_real eps, dn_real *p, const dn_real *g, dn_real *m, dn_real *v);
+/* the same with the greatest v so far in place of v: top = max(top, v) */
+void dn__update_amsgrad(size_t n, const dn_step *s, dn_real b1, dn_real b2, dn_real eps, dn_real *p, const dn_real *g, dn_real *m,
+                        dn_real *v, dn_real *top);
+/* v = mom v - rate g; p = softmax(log p + push v), p being one distribution */
+void dn__update_eg(size_t n, const dn_step *s, dn_real mom, dn_real *p, const dn_real *g, dn_real *v);
+/* x = min(max(x, -limit), limit); nan stays nan */
+void dn__clamp(size_t n, dn_real limit, dn_real *x);
+/* y = y + a (x - y) */
+void dn__blend(size_t n, dn_real a, const dn_real *x, dn_real *y);
 
 #endif

@@ -38,6 +38,8 @@ DN_INLINE dn_real dn__sum_lanes(dn_real *lane) {
 #define DN_MATH(name) name
 DN_INLINE double dn__exp_of(double x) { return exp(x); }
 DN_INLINE double dn__log_of(double x) { return log(x); }
+DN_INLINE double dn__log_normal_of(double x) { return log(x); }
+DN_INLINE int dn__log_special(double x) { return (void)x, 0; }
 DN_INLINE double dn__tanh_of(double x) { return tanh(x); }
 DN_INLINE double dn__logistic_of(double x) {
     double e = exp(-fabs(x));
@@ -106,14 +108,13 @@ DN_INLINE float dn__tanh_of(float x) {
     return copysignf(a < 0.625f ? p : t, x);
 }
 
-/* log x = e ln 2 + log m with m in [sqrt(1/2), sqrt 2), and the polynomial of Cephes' logf for log m. */
-DN_INLINE float dn__log_of(float x) {
-    float tiny = x < 1.17549435e-38f ? 1.f : 0.f; /* denormal: 2^23 x is not */
-    float scaled = x < 1.17549435e-38f ? x * 8388608.f : x;
-    uint32_t shifted = dn__bits(scaled) - 0x3f3504f3u; /* of sqrt(1/2) */
+/* log x = e ln 2 + log m with m in [sqrt(1/2), sqrt 2), and the polynomial of Cephes' logf for log m. For x with 24 digits: neither zero,
+ * denormal, negative, infinite nor nan. */
+DN_INLINE float dn__log_normal_of(float x) {
+    uint32_t shifted = dn__bits(x) - 0x3f3504f3u; /* of sqrt(1/2) */
     int32_t e = (int32_t)shifted >> 23;
     float m = dn__from_bits((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.f;
-    float n = (float)e - 23.f * tiny, z = m * m;
+    float n = (float)e, z = m * m;
     float y = 7.0376836292e-2f;
     y = y * m - 1.1514610310e-1f;
     y = y * m + 1.1676998740e-1f;
@@ -125,7 +126,15 @@ DN_INLINE float dn__log_of(float x) {
     y = y * m + 3.3333331174e-1f;
     y = y * m * z;
     y = y - n * 2.12194440e-4f;
-    y = m + (y - 0.5f * z) + n * 0.693359375f;
+    return m + (y - 0.5f * z) + n * 0.693359375f;
+}
+/* 0 if dn__log_normal_of serves */
+DN_INLINE int dn__log_special(float x) { return dn__bits(x) - 0x00800000u >= 0x7f000000u; }
+
+DN_INLINE float dn__log_of(float x) {
+    int tiny = x < 1.17549435e-38f; /* denormal: 2^23 x is not */
+    float y = dn__log_normal_of(tiny ? x * 8388608.f : x);
+    y = tiny ? y - 15.9423851f : y; /* 23 log 2 */
     y = x < INFINITY ? y : x;
     return x > 0 ? y : x == 0 ? -INFINITY : NAN;
 }
@@ -138,11 +147,12 @@ DN_INLINE float dn__expm1_of(float x) {
     return power * q + (power - 1.f);
 }
 
-/* log(1 + x): the rounding of w = 1 + x changes log w and w - 1 in the same proportion (Kahan). */
+/* log(1 + x) = log w + (x - (w - 1)) / w: the second term is what the rounding of w = 1 + x has lost. w is never denormal. */
 DN_INLINE float dn__log1p_of(float x) {
-    float w = 1.f + x, d = w - 1.f;
-    float y = dn__log_of(w) * (x / d);
-    return d == 0 ? x : x < INFINITY ? y : x;
+    float w = 1.f + x, lost = x - (w - 1.f);
+    float y = dn__log_normal_of(w) + lost / w;
+    y = w < INFINITY ? y : w;
+    return w > 0 ? y : w == 0 ? -INFINITY : NAN;
 }
 
 #endif

@@ -149,7 +149,7 @@ static double lgamma_of(double x) {
 }
 
 /* ints: the counts k, one per batch element; an unbatched x serves all */
-DN_OP(poisson_loss, 1, DN_BATCHES, "y = exp x + log k! - k x")
+DN_OP(poisson_loss, 1, DN_BATCHES | DN_INTS_EACH, "y = exp x + log k! - k x")
 static int poisson_loss_dims(dn_shape *s) {
     const dn_dim *x = s->x[0];
     if (x->size != 1) return dn__fail(s, DN_ERROR_VALUE, "the logarithm of the rate must be one number; got %s.", DIMS(x));

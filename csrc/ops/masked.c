@@ -81,16 +81,17 @@ static void masked_log_softmax_backward(dn_call *c) { masked_backward(c, masked_
 
 static int is_vector(const dn_dim *x) { return x->size == (x->nd ? x->d[0] : 1); }
 
-/* ints: one class per batch element; an unbatched x serves all. reals: the smoothing e; whether there are weights, and then one per batch
- * element. A weight of 0: y = 0 and no gradient, whatever x is. saved: log sum exp of each, a dn_lse. */
-DN_OP(cross_entropy, 1, 0, "y = w (log sum exp(x) - (1 - e) x_v - e mean x)")
+/* ints: one class per batch element; an unbatched x serves all. reals: the smoothing e. A second input holds weights w, one number for each batch
+ * element or for all; where it is 0, y is 0 whatever x is, and nothing is computed. saved: log sum exp of each, a dn_lse. */
+DN_OP(cross_entropy, -1, DN_BATCHES | DN_INTS_EACH, "y = log sum exp(x_0) - (1 - e) x_0v - e mean x_0, times the weight x_1 if there is one")
 static int cross_entropy_dims(dn_shape *s) {
-    const dn_dim *x = s->x[0];
+    const dn_dim *x = s->x[0], *w = s->x[s->n - 1];
+    if (s->n > 2) return dn__fail(s, DN_ERROR_VALUE, "takes x and perhaps weights; got %d inputs.", s->n);
     if (!is_vector(x)) return dn__fail(s, DN_ERROR_VALUE, "x must be a vector; got x = %s.", DIMS(x));
     if (s->n_ints != x->batch && x->batch != 1)
         return dn__fail(s, DN_ERROR_VALUE, "takes one class per batch element; got %d classes, x = %s.", s->n_ints, DIMS(x));
-    if (s->reals[1] != 0 && s->n_reals != s->n_ints + 2)
-        return dn__fail(s, DN_ERROR_VALUE, "the mask must have one number per class; got %d numbers, %d classes.", s->n_reals - 2, s->n_ints);
+    if (s->n == 2 && (w->size != 1 || (w->batch != 1 && w->batch != s->n_ints)))
+        return dn__fail(s, DN_ERROR_VALUE, "the mask must have one number per class; got %d classes, mask = %s.", s->n_ints, DIMS(w));
     if (!(s->reals[0] >= 0 && s->reals[0] <= 1))
         return dn__fail(s, DN_ERROR_VALUE, "label_smoothing must lie in [0, 1]; got %g.", s->reals[0]);
     for (int i = 0; i < s->n_ints; i++)
@@ -99,7 +100,7 @@ static int cross_entropy_dims(dn_shape *s) {
     s->saved = 2 * (size_t)s->n_ints;
     return dn__set_dims(s, 1, (int[]){1}, s->n_ints);
 }
-static dn_real weight_of(const dn_call *c, int b) { return c->reals[1] != 0 ? (dn_real)c->reals[2 + b] : 1; }
+static dn_real weight_of(const dn_call *c, int b) { return c->n == 2 ? c->x[1].v[(size_t)b * c->x[1].stride] : 1; }
 static void cross_entropy_forward(dn_call *c) {
     const dn_in *x = &c->x[0];
     size_t n = (size_t)x->dim->size;

@@ -90,24 +90,31 @@ static void for_tiles(const dn_call *c, int with_batch, const work *w, void (*f)
     }
 }
 
+enum { SHORT = 16 }; /* for fewer rows a call costs more than the sum */
+
 /* y += sum x */
 static void add_tile(const work *w, const tile *t) {
     const dn_real *x = w->x + t->x;
+    dn_real sum = 0;
     if (!t->reduced) {
         dn__sum_columns((int)t->rows, (int)t->cols, x, 1, w->to_y + t->y);
-    } else if (t->rows < 16) { /* a call would cost more */
-        dn_real sum = 0;
-        for (size_t i = 0; i < t->rows; i++) sum += x[i];
-        w->to_y[t->y] += sum;
-    } else {
-        w->to_y[t->y] += dn__sum(t->rows, x);
+        return;
     }
+    if (t->rows >= SHORT) sum = dn__sum(t->rows, x);
+    else for (size_t i = 0; i < t->rows; i++) sum += x[i];
+    w->to_y[t->y] += sum;
 }
 /* y += sum x^2 */
 static void add_squares_tile(const work *w, const tile *t) {
     const dn_real *x = w->x + t->x;
-    if (t->reduced) w->to_y[t->y] += dn__dot(t->rows, x, x);
-    else for (size_t i = 0; i < t->cols; i++) dn__mul_add(t->rows, x + i * t->rows, x + i * t->rows, 1, w->to_y + t->y);
+    dn_real sum = 0;
+    if (!t->reduced) {
+        for (size_t i = 0; i < t->cols; i++) dn__mul_add(t->rows, x + i * t->rows, x + i * t->rows, 1, w->to_y + t->y);
+        return;
+    }
+    if (t->rows >= SHORT) sum = dn__dot(t->rows, x, x);
+    else for (size_t i = 0; i < t->rows; i++) sum += x[i] * x[i];
+    w->to_y[t->y] += sum;
 }
 /* x' = x - y */
 static void subtract_tile(const work *w, const tile *t) {

@@ -1,5 +1,6 @@
-"""Saving and loading: DyNet's text format of parameters, and builders with their parameters in one go."""
+"""Saving and loading: DyNet's text format of parameters, builders with their parameters in one go, and safetensors, the fast format."""
 
 from .objects import load, load_generator, save
+from .safetensors import LoadReport, load_safetensors, save_safetensors
 
-__all__ = ["load", "load_generator", "save"]
+__all__ = ["LoadReport", "load", "load_generator", "load_safetensors", "save", "save_safetensors"]

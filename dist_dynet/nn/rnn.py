@@ -274,6 +274,9 @@ class VanillaLSTMBuilder:
         self._layers = [self._layer(self.input_dim if i == 0 else self.hidden_dim) for i in range(self.layers)]
         self._last_run: _Run | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last_run": None}  # a copy has begun no sequence
+
     def _layer(self, input_dim: int) -> tuple[Parameters, Parameters, Parameters]:
         add, h = self._collection.add_parameters, self.hidden_dim
         return add((4 * h, input_dim)), add((4 * h, h)), add(4 * h, init=0)

@@ -10,6 +10,7 @@ from . import (
     convolution,
     elementwise,
     extremes,
+    function,
     gradients,
     inputs,
     linear,
@@ -24,8 +25,8 @@ from . import (
 )
 
 FAMILIES = (
-    inputs, arithmetic, elementwise, linear, softmax, masked, losses, reductions, extremes, shape, selection, choice, convolution, gradients,
-    lstm, random,
+    inputs, arithmetic, elementwise, linear, softmax, masked, losses, reductions, extremes, shape, selection,
+    convolution, choice, gradients, lstm, random, function,
 )  # fmt: skip
 
 __all__ = [name for family in FAMILIES for name in family.__all__]

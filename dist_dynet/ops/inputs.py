@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, OPS, fail, fail_in, lib, nodes, pointer
-from ..graph import NO_GRAPH, Expression, current_graph
+from ..graph import NO_GRAPH, ComputationGraph, Expression, current_graph
 from ..params.collection import LookupParameters, as_dims
 from ._nodes import indices, leaf, make, numbers, real, reals
 
@@ -330,6 +330,38 @@ def one_hot(d: int, idx: int | Iterable[int], device: str = "") -> _sparseInputE
     array = np.zeros((len(rows), d), DTYPE)
     array[range(len(rows)), rows] = 1
     return _tensor(_sparseInputExpression, array.ravel(), (d, len(rows)), True)  # type: ignore[no-any-return]
+
+
+def _matrix_literal(self: ComputationGraph, v: Sequence[float], d: int | Sequence[int], batch_size: int = 1, device: str = "") -> Expression:
+    """As inputTensorTranspose(v, d, batch_size)."""
+    return inputTensorTranspose(v, d, batch_size, device)
+
+
+def _sparse_literal(
+    self: ComputationGraph,
+    idxs: Sequence[int],
+    v: Sequence[float],
+    dim: int | Sequence[int],
+    batch_size: int = 1,
+    defval: float = 0.0,
+    device: str = "",
+) -> Expression:
+    """A tensor of `defval` with the numbers v at the places idxs, counted column-major and batch element after batch element."""
+    dims, batch_size = as_dims(dim, "inputSparseTensor"), operator.index(batch_size)
+    flat = np.full(int(np.prod(dims)) * batch_size, defval, DTYPE)
+    places = indices(idxs, "inputSparseTensor")
+    data = numbers(v, "inputSparseTensor", "takes numbers").ravel()
+    if len(places) != data.size:
+        raise ValueError(f"inputSparseTensor: takes one index per number; got {len(places)} indices and {data.size} numbers.")
+    for i in places:
+        if not 0 <= i < flat.size:
+            raise ValueError(f"inputSparseTensor: index {i} is outside of {dims} x {batch_size}. Indices run from 0 to {flat.size - 1}.")
+    flat[places] = data
+    return inputTensorTranspose(flat, dims, batch_size, device)
+
+
+ComputationGraph.inputMatrixLiteral = _matrix_literal  # type: ignore[attr-defined]
+ComputationGraph.inputSparseTensor = _sparse_literal  # type: ignore[attr-defined]
 
 
 def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expression:

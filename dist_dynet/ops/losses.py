@@ -115,7 +115,7 @@ def cross_entropy(x: Expression, v: int | Sequence[int], label_smoothing: float 
     >>> round(dy.cross_entropy(dy.inputVector([2, 0]), 0, label_smoothing=0.1).value(), 4)
     0.2269
     """
-    return many(OPS["cross_entropy"], "cross_entropy", [x], _one_or_more(v, "cross_entropy"), (float(label_smoothing), 0.0))
+    return many(OPS["cross_entropy"], "cross_entropy", [x], _one_or_more(v, "cross_entropy"), (float(label_smoothing),))
 
 
 def cross_entropy_soft(x: Expression, target_distribution: Expression | ArrayLike) -> Expression:

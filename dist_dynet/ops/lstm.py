@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ..graph import Expression
 from ._nodes import binary, listed, not_expression, unary
-from .arithmetic import cmult
+from .arithmetic import cmult, esum
 from .linear import affine_transform
 from .random import random_normal
 from .shape import concatenate
@@ -36,7 +36,7 @@ def _noisy(w: Expression, std: float) -> Expression:
         return w
     if not isinstance(w, Expression):
         raise not_expression("vanilla_lstm_gates", w)
-    return w + random_normal(w.dim()[0], 0.0, std)
+    return esum([w, random_normal(w.dim()[0], 0.0, std)])
 
 
 def vanilla_lstm_gates(
@@ -111,7 +111,13 @@ def vanilla_lstm_gates_dropout_concat(
     dropout_mask_h: Expression,
     weightnoise_std: float = 0.0,
 ) -> Expression:
-    """vanilla_lstm_gates_dropout() of concatenate(x_t)."""
+    """vanilla_lstm_gates_dropout() of concatenate(x_t).
+
+    >>> import dist_dynet as dy
+    >>> xs, h, Wx, Wh, b = [dy.ones(1), dy.ones(2)], dy.zeros(1), dy.ones((4, 3)), dy.zeros((4, 1)), dy.zeros(4)
+    >>> dy.vanilla_lstm_gates_dropout_concat(xs, h, Wx, Wh, b, dy.zeros(3), dy.ones(1)).npvalue().round(4).tolist()
+    [0.5, 0.7311, 0.5, 0.0]
+    """
     x = _joined(x_t, "vanilla_lstm_gates_dropout_concat")
     return vanilla_lstm_gates_dropout(x, h_tm1, Wx, Wh, b, dropout_mask_x, dropout_mask_h, weightnoise_std)
 

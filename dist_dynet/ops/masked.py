@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike
 from .._ffi import OPS
 from ..graph import Expression
 from ._nodes import indices, many, not_expression, reals
-from .arithmetic import cmult
 from .inputs import inputTensor
 from .losses import cross_entropy
 
@@ -64,8 +63,8 @@ def masked_log_softmax(x: Expression, mask: Expression | ArrayLike, d: int = 0) 
 def masked_pickneglogsoftmax_batch(x: Expression, vs: Sequence[int], mask: Expression | ArrayLike) -> Expression:
     """y = m (log sum exp(x) - x_v) with one class v and one number m of the mask per batch element.
 
-    Shape: x a vector -> (1,). Numbers other than 0 and 1 are weights. Where a list's or array's number is 0, y = 0, no gradient flows, nothing
-    is computed, and the class is not looked at: it may be any padding.
+    Shape: x a vector -> (1,). Numbers other than 0 and 1 are weights. Where it is 0, y = 0, no gradient flows, and nothing is
+    computed; if the mask is a list or an array, the class is not looked at, either: it may be any padding.
     Gradient: dx = dy m (softmax(x) - onehot(v)).
     Raises: ValueError for a class outside of x, or unlike numbers of classes, mask and batch elements.
 
@@ -75,13 +74,15 @@ def masked_pickneglogsoftmax_batch(x: Expression, vs: Sequence[int], mask: Expre
     """
     what = "masked_pickneglogsoftmax_batch"
     classes = indices(vs, what)
-    if isinstance(mask, Expression):
-        return cmult(cross_entropy(x, classes), mask)
-    weights: list[float] = reals(mask, what).ravel().tolist()
-    if len(weights) != len(classes):
-        raise ValueError(f"{what}: the mask must have one number per class; got {len(weights)} numbers, {len(classes)} classes.")
-    looked_at = [v if w else 0 for v, w in zip(classes, weights, strict=True)]
-    return many(OPS["cross_entropy"], what, [x], looked_at, (0.0, 1.0, *weights))
+    if not isinstance(mask, Expression):
+        weights = reals(mask, what).ravel()
+        if len(weights) != len(classes):
+            raise ValueError(f"{what}: the mask must have one number per class; got {len(weights)} numbers, {len(classes)} classes.")
+        classes = [v if w else 0 for v, w in zip(classes, weights, strict=True)]
+        if not classes:
+            return cross_entropy(x, classes)
+        mask = inputTensor(weights, batched=True)
+    return many(OPS["cross_entropy"], what, (x, mask), classes, (0.0,))
 
 
 def attention(

@@ -5,9 +5,12 @@ It knows when to exchange and with what weights. The wrapped trainer knows the r
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from ..params.collection import ParameterCollection
+from numpy.typing import NDArray
+
+from ..params.collection import LookupParameters, ParameterCollection, Parameters
 from ..trainers import Trainer
 from ._session import world
 from .agreement import Agreement
@@ -55,6 +58,7 @@ class DistributedTrainer:
         if average not in ("mean", "weighted", "sum"):
             raise ValueError(f"DistributedTrainer: average must be mean, weighted or sum; got {average!r}.")
         self._inner, self._average = trainer, average
+        self._gathered = 0.0  # n_r of the passes since the last update
         self._world = here = world()
         self._agreement: Agreement | None = None
         self._exchange: Exchange | None = None
@@ -66,6 +70,8 @@ class DistributedTrainer:
     def update(self, weight: float | None = None) -> None:
         """Averages the gradients over the ranks, then updates as the wrapped trainer does. To be called on all ranks.
 
+        With set_accumulation(k) that happens at every k-th call, alike on all ranks; n_r is then the sum over the k calls.
+
         Args:
             weight: n_r of this rank; needed with average="weighted", an error otherwise.
 
@@ -73,14 +79,17 @@ class DistributedTrainer:
             RuntimeError: the ranks have different parameters, learning rates, clip thresholds or steps of shard(); the norm of the
                 gradients is not finite.
         """
-        n = self._weight(weight)
+        self._gathered += self._weight(weight)
+        if not self._inner._due():
+            return
+        n, self._gathered = self._gathered, 0.0
         if self._agreement is not None and self._exchange is not None:
             settings = (self._inner.learning_rate, self._inner.get_clip_threshold())
             agreed, what = self._agreement.reach(n, settings, last_step())
             self._exchange.sum(agreed, what)
         elif n == 0:
             self.collection.reset_gradients()
-        self._inner.update()
+        self._inner._apply()
 
     def _weight(self, weight: float | None) -> float:
         if (weight is not None) != (self._average == "weighted"):
@@ -124,6 +133,64 @@ class DistributedTrainer:
     def get_clip_threshold(self) -> float:
         """The greatest norm; 0: no clipping."""
         return self._inner.get_clip_threshold()
+
+    def set_clip_value(self, limit: float) -> None:
+        """Clips every element of the averaged gradients to [-limit, limit]. 0 or less: does not."""
+        self._inner.set_clip_value(limit)
+
+    def get_clip_value(self) -> float:
+        """The greatest size of one element of a gradient; 0: any."""
+        return self._inner.get_clip_value()
+
+    def set_accumulation(self, k: int) -> None:
+        """Exchanges and updates only at every k-th call of update(), by the mean of k backward passes. To be called on all ranks."""
+        self._gathered = 0.0
+        self._inner.set_accumulation(k)
+
+    @property
+    def accumulation(self) -> int:
+        """How many calls of update() make one update."""
+        return self._inner.accumulation
+
+    @property
+    def skip_nonfinite(self) -> bool:
+        """Whether steps whose averaged gradients hold NaN or infinity are left out, alike on all ranks. `skipped` counts them."""
+        return self._inner.skip_nonfinite
+
+    @skip_nonfinite.setter
+    def skip_nonfinite(self, skip: bool) -> None:
+        self._inner.skip_nonfinite = skip
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were left out."""
+        return self._inner.skipped
+
+    @property
+    def updates(self) -> int:
+        """How many updates were done."""
+        return self._inner.updates
+
+    def update_subset(self, updated_params: Sequence[int | Parameters], updated_lookups: Sequence[int | LookupParameters]) -> None:
+        """As Trainer.update_subset(), in one process.
+
+        Raises:
+            RuntimeError: there are several ranks.
+        """
+        if self._world.size > 1:
+            raise RuntimeError(
+                f"{self._world.name} update_subset: cannot exchange a part of the gradients; got {self._world.size} ranks. "
+                "Use update() and freeze the others by set_updated(False)."
+            )
+        self._inner.update_subset(updated_params, updated_lookups)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """As Trainer.state(): the same on all ranks."""
+        return self._inner.state()
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """As Trainer.load_state(). To be called on all ranks with the same state."""
+        self._inner.load_state(state)
 
     def set_sparse_updates(self, su: bool) -> None:
         """Whether of a lookup table only rows with a gradient, on any rank, are updated."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, NULL, ffi, lib, pointer, view, view_ints
 from ..graph import Expression, expression, resolved
-from . import initializers
+from . import copying, initializers
 
 FileName = str | PathLike[str]
 MAX_DIMS: int = lib.DN_MAX_DIMS
@@ -57,11 +58,23 @@ class Root:
         if root == NULL:
             raise MemoryError("ParameterCollection: out of memory")
         self.c = ffi.gc(root, lib.dn_root_free)
+        self.made: list[tuple[Any, tuple[int, ...], int]] = []
+        """C's parameters in the order in which they were made, with dims and rows."""
+        self.places: dict[Any, int] = {}
+        """Where in `made`."""
+        self.names: dict[int, str] = {}
+        """The name of each parameter's handle."""
+        _roots.add(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return copying.rebuilt_root, (type(self), copying.contents(self))
 
     def new_parameter(self, dims: Sequence[int], rows: int = 0) -> Any:
         param = lib.dn_param_new(self.c, len(dims), ffi.new("int[]", list(dims)), rows)
         if param == NULL:
             raise MemoryError(f"parameters: out of memory for dims {tuple(dims)} x {rows or 1} rows")
+        self.places[param] = len(self.made)
+        self.made.append((param, tuple(dims), rows))
         return param
 
     def chunks(self) -> int:
@@ -80,6 +93,33 @@ class Root:
         lib.dn_root_changed(self.c)
 
 
+class _Defaults:
+    weight_decay = 0.0
+
+
+_defaults = _Defaults()
+
+
+def check_weight_decay(what: str, lam: float) -> float:
+    """The strength as a float if it lies in [0, 1)."""
+    if not 0 <= lam < 1:
+        raise ValueError(f"{what}: the strength must lie in [0, 1); got {lam}.")
+    return float(lam)
+
+
+def set_default_weight_decay(lam: float) -> None:
+    """The strength that collections without a parent begin with."""
+    _defaults.weight_decay = check_weight_decay("weight decay", lam)
+
+
+_roots: weakref.WeakSet[Root] = weakref.WeakSet()
+
+
+def name_of(handle: int) -> str:
+    """The full name of the parameter with this handle; empty where it is gone."""
+    return next((root.names[handle] for root in _roots if handle in root.names), "")
+
+
 class _ParameterBase(Expression):
     """What dense parameters and lookup tables have in common. Used where an expression is due, each stands for its node in the current
     graph."""
@@ -92,6 +132,10 @@ class _ParameterBase(Expression):
         self._root, self._name, self._dims, self._rows = root, name, dims, rows
         self._c = root.new_parameter(dims, rows)
         self._h = lib.dn_param_handle(self._c, 0)
+        root.names[self._h] = name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return copying.rebuilt_parameter, (type(self), self._root, self._root.places[self._c], self._name)
 
     def _node(self) -> int:
         return resolved(self._h)
@@ -112,11 +156,15 @@ class _ParameterBase(Expression):
         """Says that storage() was written to."""
         self._root.changed()
 
-    def _arrange(self, flat: NDArray[Any]) -> NDArray[np.float64]:
-        """Storage order -> an array of shape()."""
+    def _shaped(self, flat: NDArray[Any]) -> NDArray[Any]:
+        """A view, of shape(), of numbers in storage order."""
         if self._rows:
-            return np.moveaxis(flat.astype(np.float64).reshape((*self._dims, self._rows), order="F"), -1, 0)
-        return flat.astype(np.float64).reshape(self._dims, order="F")
+            return np.moveaxis(flat.reshape((*self._dims, self._rows), order="F"), -1, 0)
+        return flat.reshape(self._dims, order="F")
+
+    def _arrange(self, flat: NDArray[Any]) -> NDArray[np.float64]:
+        """Storage order -> a float64 copy of shape()."""
+        return self._shaped(flat.astype(np.float64))
 
     def as_array(self) -> NDArray[np.float64]:
         """A float64 copy of the values, of shape()."""
@@ -288,8 +336,11 @@ class LookupParameters(_ParameterBase):
     def rows_as_array(self, rows: Sequence[int]) -> NDArray[np.float64]:
         """Copies of these rows, the row first."""
         self._range("rows_as_array", rows)
-        by_row = self.storage().reshape(self._rows, -1)[list(rows)].astype(np.float64)
-        return by_row.reshape(len(rows), *self._dims[::-1]).transpose(0, *range(len(self._dims), 0, -1))
+        return self._by_row(self.storage().reshape(self._rows, -1)[list(rows)].astype(np.float64))
+
+    def _by_row(self, flat: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Rows of numbers, each in storage order -> rows of the row's dims."""
+        return flat.reshape(len(flat), *self._dims[::-1]).transpose(0, *range(len(self._dims), 0, -1))
 
     def row_grad_as_array(self, row: int) -> NDArray[np.float64]:
         """A copy of one row's gradient."""
@@ -298,7 +349,12 @@ class LookupParameters(_ParameterBase):
     def rows_grad_as_array(self, rows: Sequence[int]) -> NDArray[np.float64]:
         """Copies of these rows' gradients."""
         self._range("rows_grad_as_array", rows)
-        return self.grad_as_array()[list(rows)]
+        place = {row: i for i, row in enumerate(self.touched_rows().tolist())}
+        block, out = self.touched_gradients(), np.zeros((len(rows), int(np.prod(self._dims))))
+        for i, row in enumerate(rows):
+            if row in place:
+                out[i] = block[place[row]]
+        return self._by_row(out)
 
     def touched_rows(self) -> NDArray[np.int32]:
         """The rows that have a gradient since the last update, in order of first use."""
@@ -358,6 +414,10 @@ class ParameterCollection:
     ['/W', '/encoder/_0']
     >>> m.parameter_count()
     809
+
+    Collections can be pickled and copied by copy.deepcopy, with names, values, weight decay and frozen parameters, without gradients. Objects
+    that hold some of the parameters, and are copied in one go with the collection, hold the copied parameters afterwards. What is copied is
+    always the whole tree: a subcollection brings its parents along.
     """
 
     def __init__(self, _parent: ParameterCollection | None = None, _name: str = "/") -> None:
@@ -369,7 +429,30 @@ class ParameterCollection:
         self._lookups: list[LookupParameters] = []
         self._counts: dict[str, int] = {}
         self._subcollection_counts: dict[str, int] = {}
-        self._weight_decay: float = _parent._weight_decay if _parent is not None else 0.0
+        self._weight_decay: float = _parent._weight_decay if _parent is not None else _defaults.weight_decay
+
+    def copy_from(self, other: ParameterCollection, share: float = 1.0) -> None:
+        """p = (1 - share) p + share q: takes the values of a collection whose parameters, in order, have the same shapes.
+
+        For target networks: target = copy.deepcopy(model), then target.copy_from(model) now and then, or with a small share at each step.
+
+        Raises:
+            ValueError: numbers or shapes of parameters differ; nothing was changed then.
+            TypeError: other is no ParameterCollection.
+
+        >>> import copy
+        >>> import dist_dynet as dy
+        >>> model = dy.ParameterCollection()
+        >>> w = model.add_parameters(1, init=1)
+        >>> target = copy.deepcopy(model)
+        >>> w.set_value([3])
+        >>> target.copy_from(model, share=0.25)
+        >>> target.parameters_list()[0].as_array().tolist()
+        [1.5]
+        """
+        if not isinstance(other, ParameterCollection):
+            raise TypeError(f"copy_from: takes a ParameterCollection; got {type(other).__name__}.")
+        copying.copy_values(self, other, share)
 
     def get_weight_decay(self) -> float:
         """The strength of weight decay; 0 at the start."""
@@ -383,9 +466,7 @@ class ParameterCollection:
         Raises:
             ValueError: lam is not in [0, 1).
         """
-        if not 0 <= lam < 1:
-            raise ValueError(f"set_weight_decay: the strength must lie in [0, 1); got {lam}.")
-        self._weight_decay = float(lam)
+        self._weight_decay = check_weight_decay("set_weight_decay", lam)
 
     def set_weight_decay_lambda(self, lam: float) -> None:
         """As set_weight_decay()."""
@@ -510,6 +591,27 @@ class ParameterCollection:
     def lookup_parameters_list(self) -> list[LookupParameters]:
         """The lookup tables in the order they were added, those of subcollections included."""
         return list(self._lookups)
+
+    def named_parameters(self) -> dict[str, Parameters | LookupParameters]:
+        """All parameters by name within this collection: its own name is taken off in front, so that models made alike have the same names.
+
+        Raises:
+            RuntimeError: two have the same name, as load_param() may bring about.
+
+        >>> import dist_dynet as dy
+        >>> encoder = dy.ParameterCollection().add_subcollection("encoder")
+        >>> W = encoder.add_parameters((2, 2), name="W")
+        >>> W.name(), list(encoder.named_parameters())
+        ('/encoder/W', ['/W'])
+        """
+        named: dict[str, Parameters | LookupParameters] = {}
+        members: list[Parameters | LookupParameters] = [*self._parameters, *self._lookups]
+        for p in members:
+            name = "/" + p._name.removeprefix(self._name).lstrip("/")
+            if name in named:
+                raise RuntimeError(f"named_parameters: names must differ; got {name} twice in the collection {self._name}.")
+            named[name] = p
+        return named
 
     def parameter_count(self) -> int:
         """How many numbers all parameters hold."""

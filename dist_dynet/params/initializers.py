@@ -92,6 +92,31 @@ class NormalInitializer(PyInitializer):
         return _normal(_size(dims), self.mean, float(np.sqrt(np.float32(self.var))))
 
 
+class HeInitializer(PyInitializer):
+    """Normal with mean 0 and variance gain^2 2 / fan_in, for layers with rectifiers (He et al. 2015, equation 10).
+
+    fan_in is the number of inputs of one output: the columns of a matrix, the size of a vector, d0 d1 d2 of a filter (height, width, channels
+    in, channels out). The string init='he' is DyNet's formula instead, of variance 1 / (2 times the last dim).
+
+    Raises:
+        ValueError: for lookup tables, whose rows are not sums of inputs.
+
+    >>> import dist_dynet as dy
+    >>> W = dy.ParameterCollection().add_parameters((500, 200), init=dy.HeInitializer())
+    >>> round(float(W.as_array().std()), 2)
+    0.1
+    """
+
+    def __init__(self, gain: float = 1.0) -> None:
+        self.gain = gain
+
+    def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
+        if is_lookup:
+            raise ValueError("HeInitializer: not for lookup tables, whose rows are not sums of inputs. Use NormalInitializer().")
+        fan_in = _size(dims[:-1] if len(dims) == 4 else dims[1:] or dims)
+        return _normal(_size(dims), 0.0, float(self.gain * np.sqrt(2 / fan_in)) if fan_in else 0.0)
+
+
 class ConstInitializer(PyInitializer):
     """All elements c."""
 

@@ -1,0 +1,69 @@
+/* The search for the first number that is not finite, for people who look for a fault: not fast. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "tape.h"
+
+/* The first element that is NaN, or infinite where that counts; n: none. */
+static size_t first_bad(const dn_real *x, size_t n, int nan_only) {
+    for (size_t i = 0; i < n; i++)
+        if (nan_only ? isnan(x[i]) : !isfinite(x[i])) return i;
+    return n;
+}
+
+static size_t bad_gradient(dn_tape *t, int i, int nan_only) {
+    const dn_node *node = &t->nodes[i];
+    const dn_real *grad = node->grad;
+    size_t n = dn__elements(&node->dim);
+    if (node->op == dn_ops[DN_OP_part]) {
+        grad = t->nodes[t->args[node->args]].grad;
+        if (grad) grad += t->ints[node->ints];
+    }
+    if (!grad) return n;
+    if (!node->in_chunk) return first_bad(grad, n, nan_only);
+    dn_root *root = node->param->root;
+    pthread_mutex_lock(&root->lock); /* the chunk's gradients may have been moved since */
+    size_t at = first_bad(root->chunks[node->param->chunk].grads + node->param->offset, n, nan_only);
+    pthread_mutex_unlock(&root->lock);
+    return at;
+}
+
+/* Marks what node i was computed from, itself included. */
+static uint8_t *ancestors(const dn_tape *t, int i) {
+    uint8_t *needed = calloc((size_t)i + 1, 1);
+    if (!needed) return NULL;
+    needed[i] = 1;
+    for (; i >= 0; i--)
+        for (int k = 0; needed[i] && k < t->nodes[i].n_args; k++) needed[t->args[t->nodes[i].args + k]] = 1;
+    return needed;
+}
+
+static int find(dn_tape *t, int last, int gradients, int nan_only, int *node, int64_t *element) {
+    uint8_t *needed = ancestors(t, last);
+    if (!needed) return dn__no_memory(t);
+    int found = 0;
+    for (int k = 0; k <= last && !found; k++) {
+        int i = gradients ? last - k : k;
+        size_t n = dn__elements(&t->nodes[i].dim), at = n;
+        if (needed[i]) at = gradients ? bad_gradient(t, i, nan_only) : first_bad(t->nodes[i].value, n, nan_only);
+        if (at == n) continue;
+        found = 1;
+        *node = i;
+        *element = (int64_t)at;
+    }
+    free(needed);
+    return found;
+}
+
+int dn_find_nonfinite(int64_t a, int gradients, int nan_only, int *node, int64_t *element) {
+    dn_tape *t = dn__handle_tape(a);
+    if (!t) return DN_ERROR_NO_GRAPH;
+    DN_ENTER(t);
+    int i = dn__find(t, a), result = i;
+    if (i >= 0 && gradients && t->swept_root < i) result = 0;
+    else if (i >= t->evaluated || (i >= 0 && t->any_failed && t->nodes[i].failed))
+        result = dn__tape_fail(t, DN_ERROR_STATE, "the value of this expression was not computed");
+    else if (i >= 0) result = find(t, i, gradients, nan_only, node, element);
+    dn__tape_leave(t);
+    return result;
+}

@@ -1,0 +1,65 @@
+"""The state of all random draws, to be stored with a model, so that a resumed run draws what an uninterrupted one would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _random
+from ._ffi import ffi, lib
+from .graph import cg
+
+
+def random_state() -> dict[str, NDArray[Any]]:
+    """What set_random_state() needs to repeat the draws from here on, as arrays by name.
+
+    It holds the generator of initial values, the seed, and how many graphs this thread has drawn for since the seed was set. Rank and thread
+    are not part of it: each keeps draws of its own.
+
+    >>> import dist_dynet as dy
+    >>> state = dy.random_state()
+    >>> m = dy.ParameterCollection()
+    >>> a = m.add_parameters(3).as_array()
+    >>> dy.set_random_state(state)
+    >>> bool((m.add_parameters(3).as_array() == a).all())
+    True
+    """
+    state = np.empty(lib.DN_RNG_STATE_WORDS, np.uint32)
+    with _random.lock():
+        lib.dn_rng_get_state(_random.generator(), ffi.from_buffer("uint32_t *", state))
+    counter = lib.dn_graph_counter(cg().number)
+    return {"mt19937": state, "seed": np.array(_random.seed(), np.uint64), "counter": np.array(counter, np.uint64)}
+
+
+def set_random_state(state: Mapping[str, NDArray[Any]]) -> None:
+    """Goes on drawing from a random_state().
+
+    Raises:
+        ValueError: the state is not one; nothing is changed then.
+
+    >>> import dist_dynet as dy
+    >>> state = dy.random_state()
+    >>> draws = []
+    >>> for _ in range(2):
+    ...     dy.set_random_state(state)
+    ...     _ = dy.renew_cg()
+    ...     draws.append(dy.random_normal(4).npvalue().tolist())
+    >>> draws[0] == draws[1]
+    True
+    """
+    try:
+        words = np.ascontiguousarray(state["mt19937"], np.uint32)
+        seed, counter = int(state["seed"]), int(state["counter"])
+        if words.shape != (lib.DN_RNG_STATE_WORDS,) or seed < 0 or counter < 0:
+            raise ValueError(f"mt19937 = {words.shape}, seed = {seed}, counter = {counter}")
+        with _random.lock():
+            if lib.dn_rng_set_state(_random.generator(), ffi.from_buffer("uint32_t *", words)):
+                raise ValueError("mt19937 is in no possible state")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"set_random_state: takes what random_state() gave; got {error!s:.200}. Nothing was changed.") from error
+    graph = cg()  # made before the seed is told to all graphs
+    _random.set_seed(seed)
+    lib.dn_graph_set_counter(graph.number, counter)

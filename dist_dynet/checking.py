@@ -1,0 +1,211 @@
+"""check_gradient(): whether the gradients that backward() gives are those of the loss.
+
+It knows parameters and losses; it knows no operation. Whoever writes an operation or a builder can call it on a loss made with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._ffi import DTYPE, DTYPE_NAME, GRAPH_SHIFT, lib
+from .graph import Expression, cg, renew_cg
+from .params.collection import LookupParameters, ParameterCollection, Parameters
+
+__all__ = ["GradientCheckError", "check_gradient"]
+
+EPSILON: float = {"float32": 3e-3, "float64": 1e-5}[DTYPE_NAME]
+TOLERANCE: float = {"float32": 1e-2, "float64": 1e-7}[DTYPE_NAME]
+SHOWN = 8
+
+Checked = Parameters | LookupParameters
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """The derivative of the loss with respect to one number of a parameter, found in two ways."""
+
+    parameter: str
+    index: tuple[int, ...]
+    """As in as_array()."""
+    backward: float
+    differences: float
+    excess: float
+    """How far the two are apart, in units of what is allowed."""
+
+    def __str__(self) -> str:
+        index = ", ".join(map(str, self.index))
+        return f"{self.parameter}[{index}]: backward() gives {self.backward:.9g}, differences give {self.differences:.9g}"
+
+
+class GradientCheckError(AssertionError):
+    """Gradients that differ from differences. `worst`: the derivatives in question, worst first; `compared`: how many were looked at."""
+
+    def __init__(self, worst: list[Derivative], compared: int, tolerance: float) -> None:
+        self.worst, self.compared, self.tolerance = worst, compared, tolerance
+        lines = [f"  {d}" for d in worst[:SHOWN]] + [f"  and {len(worst) - SHOWN} more"] * (len(worst) > SHOWN)
+        super().__init__(
+            f"check_gradient: {len(worst)} of {compared} derivatives differ by more than {tolerance:g} (1 + |differences|):\n"
+            + "\n".join(lines)
+        )
+
+
+class _Loss:
+    """Computes the loss again and again, with the same random draws each time."""
+
+    def __init__(self, expr_or_fn: Expression | Callable[[], Expression]) -> None:
+        if isinstance(expr_or_fn, Expression):
+            self._expression: Expression | None = expr_or_fn
+            self._graph = expr_or_fn._node() >> GRAPH_SHIFT
+        elif callable(expr_or_fn):
+            self._expression, self._build = None, expr_or_fn
+            self._graph = cg().number
+        else:
+            raise TypeError(f"check_gradient: takes an expression or a function that builds one; got {type(expr_or_fn).__name__}.")
+        # Each computation raises the counter of draws by one: it is set so that an expression keeps the draws it has.
+        self._counter = (lib.dn_graph_counter(self._graph) - 1) & (1 << 64) - 1
+
+    def expression(self) -> Expression:
+        """The loss, computed."""
+        lib.dn_graph_set_counter(self._graph, self._counter)
+        loss = self._expression
+        if loss is None:
+            renew_cg()
+            loss = self._build()
+            if not isinstance(loss, Expression):
+                raise TypeError(f"check_gradient: the function must return the loss, an expression; got {type(loss).__name__}.")
+        loss.forward(recalculate=self._expression is not None)
+        dims, batch = loss.dim()
+        if int(np.prod(dims)) * batch != 1:
+            raise ValueError(f"check_gradient: the loss must be one number; got {dims} x {batch}. Use sum_elems(), sum_batches() first.")
+        return loss
+
+    def value(self) -> float:
+        return self.expression().scalar_value()
+
+
+def _listed(parameters: ParameterCollection | Checked | Iterable[Checked]) -> list[Checked]:
+    if isinstance(parameters, ParameterCollection):
+        chosen: list[Checked] = [*parameters.parameters_list(), *parameters.lookup_parameters_list()]
+    elif isinstance(parameters, Checked):
+        chosen = [parameters]
+    else:
+        chosen = list(parameters)
+    for p in chosen:
+        if not isinstance(p, Checked):
+            raise TypeError(f"check_gradient: takes a collection, or parameters; got {type(p).__name__} among them.")
+    chosen = [p for p in chosen if p.is_updated()]
+    if not chosen:
+        raise ValueError("check_gradient: there is no parameter to check: none was given, or all are frozen.")
+    return chosen
+
+
+def _index(p: Checked, i: int) -> tuple[int, ...]:
+    """Where number i of the storage stands in as_array()."""
+    size = int(np.prod(p._dims))
+    within = tuple(int(k) for k in np.unravel_index(i % size, p._dims, order="F"))
+    return (i // size, *within) if isinstance(p, LookupParameters) else within
+
+
+def _chosen(p: Checked, most: int, rng: np.random.Generator) -> list[int]:
+    """The numbers of the storage to look at: of a table those of the rows that have a gradient, and of one row that has none."""
+    size = int(np.prod(p._dims))
+    rows = np.arange(1)
+    if isinstance(p, LookupParameters):
+        touched = p.touched_rows()
+        others = np.setdiff1d(np.arange(len(p)), touched)
+        rows = np.concatenate([touched, others[:1]])
+    numbers = (rows[:, None] * size + np.arange(size)).ravel()
+    if numbers.size > most:
+        numbers = rng.choice(numbers, most, replace=False)
+    return sorted(numbers.tolist())
+
+
+def _differences(loss: _Loss, p: Checked, numbers: list[int], epsilon: float) -> Iterator[tuple[float, float]]:
+    """(derivative by central differences, how wrong it may be by rounding) for these numbers of a parameter."""
+    storage = p.storage()
+    for i in numbers:
+        here = storage[i]
+        step = epsilon * max(1.0, abs(float(here)))
+        at = [DTYPE.type(here + step), DTYPE.type(here - step)]
+        f = []
+        try:
+            for x in at:
+                storage[i] = x
+                p.changed()
+                f.append(loss.value())
+        finally:
+            storage[i] = here
+            p.changed()
+        width = float(at[0]) - float(at[1])
+        yield (f[0] - f[1]) / width, 4 * float(np.finfo(DTYPE).eps) * max(map(abs, f)) / width
+
+
+def check_gradient(
+    expr_or_fn: Expression | Callable[[], Expression],
+    parameters: ParameterCollection | Checked | Iterable[Checked],
+    epsilon: float | None = None,
+    tolerance: float | None = None,
+    max_entries: int = 1000,
+) -> bool:
+    """Compares the gradients that backward() gives with central differences of the loss; True when they agree.
+
+    For each number p of the parameters: |g - d| <= tolerance (1 + |d|), d = (loss(p + h) - loss(p - h)) / 2h. The float build computes with
+    7 digits, so it can only see errors above tolerance = 1e-2 (h = 3e-3); the double build (DIST_DYNET_DTYPE=float64) has 1e-7 (h = 1e-5).
+
+    Values, gradients and random draws are afterwards as they were; only parameters that were not given have got the gradient of one more
+    backward().
+    Kinks (as of rectify at 0) within h of a value are reported: sample away from them.
+
+    Args:
+        expr_or_fn: the loss, one number, which is computed again; or a function without arguments that builds it in a new graph each time.
+        parameters: a collection, parameters and lookup tables, or one. Frozen ones are left out. Of tables, the rows that the loss uses are
+            checked, and that one other row gets no gradient.
+        epsilon: h, for numbers of size 1 and less; larger ones get it times their size.
+        tolerance: see above.
+        max_entries: of parameters with more numbers than this, so many at random places are checked.
+
+    Raises:
+        GradientCheckError: they differ; its message lists the worst.
+        ValueError: the loss is not one number, or changes from one evaluation to the next.
+
+    >>> import dist_dynet as dy
+    >>> W = dy.ParameterCollection().parameters_from_numpy([[0.5, -1.0], [2.0, 0.25]])
+    >>> _ = dy.renew_cg()
+    >>> loss = dy.sum_elems(dy.tanh(W * dy.inputVector([1, 2])))
+    >>> dy.check_gradient(loss, [W])
+    True
+    """
+    epsilon = EPSILON if epsilon is None else float(epsilon)
+    tolerance = TOLERANCE if tolerance is None else float(tolerance)
+    chosen, loss = _listed(parameters), _Loss(expr_or_fn)
+    rng = np.random.default_rng(0)
+    before = [p._flat_gradient() if p.has_gradient() else None for p in chosen]
+    wrong: list[Derivative] = []
+    compared = 0
+    try:
+        for p in chosen:
+            p.clear_gradient()
+        computed = loss.expression()
+        value = computed.scalar_value()
+        computed.backward()
+        gradients = [p._flat_gradient() for p in chosen]
+        numbers = [_chosen(p, max_entries, rng) for p in chosen]
+        if not np.array_equal(loss.value(), value, equal_nan=True):
+            raise ValueError("check_gradient: the loss differs from one evaluation to the next, with the same parameters and random draws.")
+        for p, gradient, places in zip(chosen, gradients, numbers, strict=True):
+            for i, (difference, rounding) in zip(places, _differences(loss, p, places, epsilon), strict=True):
+                g, allowed = float(gradient[i]), tolerance * (1 + abs(difference)) + rounding
+                compared += 1
+                if not abs(g - difference) <= allowed:
+                    excess = abs(g - difference) / allowed if np.isfinite(difference) else np.inf
+                    wrong.append(Derivative(p.name(), _index(p, i), g, difference, excess))
+    finally:
+        for p, gradient_before in zip(chosen, before, strict=True):
+            p._set_flat_gradient(gradient_before)
+    loss.expression()
+    if wrong:
+        raise GradientCheckError(sorted(wrong, key=lambda d: -np.nan_to_num(d.excess, nan=np.inf)), compared, tolerance)
+    return True

@@ -1,0 +1,317 @@
+"""Models in the safetensors format: fast, and read by other tools, too.
+
+Parameters are stored under their names within the collection (ParameterCollection.named_parameters()) with their shapes, row-major as the
+format demands; the arrays of a trainer's state() and of random_state() beside them, under "trainer:..." and "random:...". The metadata has
+a checksum of each array, so that a damaged file is told from a whole one; files of other programs, without checksums, are read as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._random_state import random_state, set_random_state
+from ..params.collection import LookupParameters, ParameterCollection, Parameters
+from ..trainers import Trainer
+from .files import FileName, atomic_write
+
+_CHECKSUMS = "dist_dynet.crc32"
+_TRAINER, _RANDOM = "trainer:", "random:"
+_TYPES = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
+    "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
+}  # fmt: skip
+_BLOCK = 1 << 20
+"""Bytes that are read at once for a checksum; they stay in the processor's cache."""
+Arrays = dict[str, NDArray[Any]]
+
+
+class LoadReport(NamedTuple):
+    """What load_safetensors() found, by names."""
+
+    missing: list[str]
+    """Parameters of the model that the file lacks; "trainer:" and "random:" if these were asked for."""
+    unexpected: list[str]
+    """Entries of the file that the model lacks."""
+    mismatched: list[str]
+    """Parameters whose shape in the file is another, with both shapes."""
+    metadata: dict[str, str]
+    """What save_safetensors() was given."""
+
+
+def save_safetensors(
+    collection: ParameterCollection,
+    path: FileName,
+    trainer: Trainer | None = None,
+    metadata: Mapping[str, str] | None = None,
+    random: bool = False,
+) -> None:
+    """Writes all parameters to a file in the safetensors format, in the number type of the build.
+
+    The file is written under a temporary name, flushed to disk, then renamed: a save that fails or is killed leaves the old file whole.
+
+    Args:
+        collection: what is written.
+        path: of the file.
+        trainer: also its state(), to resume training.
+        metadata: texts by name, which load_safetensors() returns.
+        random: also the random_state().
+
+    Raises:
+        RuntimeError: the file cannot be written; two parameters have one name.
+        TypeError: metadata is not of texts; no collection or trainer.
+
+    >>> import tempfile
+    >>> import dist_dynet as dy
+    >>> from dist_dynet.io import load_safetensors, save_safetensors
+    >>> m, n = dy.ParameterCollection(), dy.ParameterCollection()
+    >>> W, V = m.add_parameters((2, 3), name="W"), n.add_parameters((2, 3), name="W")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_safetensors(m, f"{folder}/m.safetensors", metadata={"epoch": "3"})
+    ...     report = load_safetensors(n, f"{folder}/m.safetensors")
+    >>> bool((W.as_array() == V.as_array()).all()), report.metadata
+    (True, {'epoch': '3'})
+    """
+    from safetensors.numpy import save as serialized  # here, since few programs need it
+
+    _check("save_safetensors", collection, trainer)
+    texts = dict(metadata or {})
+    for key, value in texts.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"save_safetensors: metadata must be texts by name; got {key!r}: {value!r}. Use json.dumps().")
+    arrays: Arrays = {name: p._shaped(p.storage()) for name, p in collection.named_parameters().items()}
+    if trainer is not None:
+        arrays |= {_TRAINER + name: array for name, array in trainer.state().items()}
+    if random:
+        arrays |= {_RANDOM + name: array for name, array in random_state().items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    texts[_CHECKSUMS] = json.dumps({name: zlib.crc32(array.data) for name, array in arrays.items()})
+    content = serialized(arrays, texts)
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def load_safetensors(
+    collection: ParameterCollection, path: FileName, strict: bool = True, trainer: Trainer | None = None, random: bool = False
+) -> LoadReport:
+    """Reads the values of all parameters, matched by name; gradients gathered before are dropped.
+
+    Args:
+        collection: what is read into.
+        path: of the file.
+        strict: False: takes what fits and reports the rest.
+        trainer: also its state; made beforehand, as at the first start. A DistributedTrainer will do, on all ranks.
+        random: also the random_state().
+
+    Raises:
+        RuntimeError: the file is missing or damaged (file, entry and byte are named); or strict, and its names or shapes are not the
+            model's. The model is as it was then.
+        ValueError: the trainer's state is of another class of trainers.
+    """
+    _check("load_safetensors", collection, trainer)
+    with _File(path) as file:
+        file.check()
+        named = collection.named_parameters()
+        own = [key for key in file.entries if not key.startswith((_TRAINER, _RANDOM))]
+        fits = [key for key in own if key in named and file.entries[key].fits(named[key])]
+        report = LoadReport(
+            missing=[key for key in named if key not in file.entries],
+            unexpected=[key for key in own if key not in named],
+            mismatched=[
+                f"{key}: {file.entries[key]} in the file, {named[key].shape()} in the model" for key in own if key in named and key not in fits
+            ],
+            metadata=file.texts,
+        )
+        state, draws = file.arrays(_TRAINER) if trainer is not None else {}, file.arrays(_RANDOM) if random else {}
+        report.missing.extend(_TRAINER for _ in range(trainer is not None and not state))
+        report.missing.extend(_RANDOM for _ in range(random and not draws))
+        if strict and (report.missing or report.unexpected or report.mismatched):
+            _refuse(file.name, report)
+        if trainer is not None and state:
+            trainer.load_state(state if strict else _of_members(state, trainer))
+        if draws:
+            set_random_state(draws)
+        for key in fits:
+            file.fill(named[key], key)
+    return report
+
+
+def _check(what: str, collection: ParameterCollection, trainer: Trainer | None) -> None:
+    if not isinstance(collection, ParameterCollection):
+        raise TypeError(f"{what}: takes a ParameterCollection; got {type(collection).__name__}.")
+    if trainer is not None and not isinstance(getattr(trainer, "inner", trainer), Trainer):
+        raise TypeError(f"{what}: trainer must be a trainer such as AdamTrainer(m), or None; got {type(trainer).__name__}.")
+
+
+def _of_members(state: Arrays, trainer: Trainer) -> Arrays:
+    """What of a trainer's state is of parameters that the trainer has, in the right shape."""
+    named = trainer.collection.named_parameters()
+
+    def fits(key: str) -> bool:
+        kind, _, name = key.partition(":")
+        return not name or kind == "schedule" or (name in named and named[name].shape() == state[key].shape)
+
+    return {key: array for key, array in state.items() if fits(key)}
+
+
+def _refuse(name: str, report: LoadReport) -> NoReturn:
+    found = [
+        f"{what} {', '.join(entries[:5])}{f' and {len(entries) - 5} more' if len(entries) > 5 else ''}"
+        for what, entries in (("missing", report.missing), ("unexpected", report.unexpected), ("of another shape", report.mismatched))
+        if entries
+    ]
+    raise RuntimeError(
+        f"load_safetensors: '{name}' must have the model's names and shapes; got {'; '.join(found)}. The model is as it was; "
+        "strict=False takes what fits."
+    )
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------------------------
+
+
+class _Entry(NamedTuple):
+    """Where an array lies in a file."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+    """in bytes"""
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.shape}"
+
+    def fits(self, parameter: Parameters | LookupParameters) -> bool:
+        return self.shape == parameter.shape() and self.dtype.kind == "f"
+
+
+class _File:
+    """A file, open for reading, whose header has been checked.
+
+    Its numbers are read twice, first for the checksums: that costs less than memory to hold them all, and nothing in a model changes before
+    all is known to be right.
+
+    Raises:
+        RuntimeError: it cannot be opened or its header is not right.
+    """
+
+    def __init__(self, path: FileName) -> None:
+        import safetensors  # here, since few programs need it
+
+        self.name = os.fspath(path)
+        try:
+            with Path(path).open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                length = int.from_bytes(file.read(8), "little")
+                head = file.read(length) if 8 + length <= size else b""
+            if not Path(path).is_file():
+                raise OSError(errno.EINVAL, "not a file")
+            with safetensors.safe_open(self.name, framework="numpy"):
+                header = json.loads(head)
+        except OSError as error:
+            raise RuntimeError(f"Could not read model from {self.name}: {error.strerror or error}") from error
+        except (safetensors.SafetensorError, ValueError) as error:
+            _damaged(self.name, *_diagnosis(head, length, size, error))
+        self.texts = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
+        self._checksums = _checksums(self.name, self.texts)
+        self.entries: dict[str, _Entry] = {}
+        for key, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            start, end = entry["data_offsets"]
+            if entry["dtype"] not in _TYPES:
+                _damaged(self.name, key, 8 + length + start, f"its type {entry['dtype']} is none that can be read")
+            self.entries[key] = _Entry(np.dtype(_TYPES[entry["dtype"]]), tuple(entry["shape"]), 8 + length + start, end - start)
+        self._file = Path(path).open("rb")  # noqa: SIM115 - closed by __exit__
+
+    def __enter__(self) -> _File:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def check(self) -> None:
+        """Compares all arrays with their checksums.
+
+        Raises:
+            RuntimeError: one is not what was written, or missing.
+        """
+        buffer = memoryview(bytearray(_BLOCK))
+        for key, expected in self._checksums.items():
+            if key not in self.entries:
+                _damaged(self.name, key, 8, "it is not in the header")
+            entry, found = self.entries[key], 0
+            for start in range(0, entry.size, _BLOCK):
+                block = buffer[: min(_BLOCK, entry.size - start)]
+                self._read(key, start, block)
+                found = zlib.crc32(block, found)
+            if found != expected:
+                _damaged(self.name, key, entry.offset, "its numbers are not those that were written (checksum)")
+
+    def _read(self, key: str, start: int, into: memoryview) -> None:
+        self._file.seek(self.entries[key].offset + start)
+        if self._file.readinto(into) != len(into):
+            _damaged(self.name, key, self.entries[key].offset, "the file became shorter while it was read")
+
+    def array(self, key: str) -> NDArray[Any]:
+        """A copy of an array."""
+        entry = self.entries[key]
+        flat = np.empty(entry.size // entry.dtype.itemsize, entry.dtype)
+        if flat.size:
+            self._read(key, 0, flat.data.cast("B"))
+        return flat.reshape(entry.shape)
+
+    def arrays(self, prefix: str) -> Arrays:
+        """Copies of all arrays whose names begin so, by the rest of their names."""
+        return {key.removeprefix(prefix): self.array(key) for key in self.entries if key.startswith(prefix)}
+
+    def fill(self, parameter: Parameters | LookupParameters, key: str) -> None:
+        """Gives a parameter its values."""
+        storage = parameter.storage()
+        shaped = parameter._shaped(storage)
+        if shaped.flags.c_contiguous and storage.size and self.entries[key].dtype == storage.dtype:
+            self._read(key, 0, storage.data.cast("B"))
+        else:
+            shaped[...] = self.array(key)
+        parameter.clear_gradient()
+        parameter.changed()
+
+
+def _checksums(name: str, texts: dict[str, str]) -> dict[str, int]:
+    text = texts.pop(_CHECKSUMS, "{}")
+    try:
+        checksums = json.loads(text)
+        return {str(key): int(value) for key, value in checksums.items()}
+    except (ValueError, TypeError, AttributeError):
+        _damaged(name, "__metadata__", 8, "the checksums cannot be read")
+
+
+def _damaged(name: str, entry: str, offset: int, what: str) -> NoReturn:
+    raise RuntimeError(
+        f"load_safetensors: all of a model file must be there; got '{name}', entry {entry} at byte {offset}: {what}. "
+        "The model is as it was; take another copy of the file."
+    )
+
+
+def _diagnosis(head: bytes, length: int, size: int, error: Exception) -> tuple[str, int, str]:
+    """Entry, byte and words for a file of `size` bytes that cannot be read; `head` are the `length` bytes of its header, if they are there."""
+    if size < 8 or 8 + length > size:
+        return "(header)", min(8, size), f"the file ends at byte {size}, within the header"
+    try:
+        entries = json.loads(head).items()
+        placed = sorted((int(e["data_offsets"][0]), int(e["data_offsets"][1]), key) for key, e in entries if key != "__metadata__")
+    except (ValueError, TypeError, LookupError, AttributeError) as fault:
+        return "(header)", 8, f"the header cannot be read ({fault or error})"
+    for start, end, key in placed:
+        if 8 + length + end > size:
+            return key, 8 + length + start, f"the file ends at byte {size}, before its end at byte {8 + length + end}"
+    return "(header)", 8, str(error)
+
+
+__all__ = ["LoadReport", "load_safetensors", "save_safetensors"]

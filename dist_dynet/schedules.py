@@ -1,0 +1,226 @@
+"""Learning-rate schedules: each sets trainer.learning_rate when it is made, and anew at each step().
+
+    schedule = dy.schedules.Cosine(trainer, steps=10_000, warmup=500)
+    for batch in batches:
+        ...
+        trainer.update()
+        schedule.step()
+
+n counts the calls of step(); `base` is the trainer's learning rate when the schedule is made, unless given. A schedule's state is part of
+trainer.state(). A DistributedTrainer is given as it is, or its inner trainer; all ranks step alike.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+
+class _Schedule:
+    """What all schedules share: a rate that depends on n, after a linear warm-up."""
+
+    def __init__(self, trainer: Any, base: float | None = None, warmup: int = 0) -> None:
+        if warmup < 0:
+            raise ValueError(f"{type(self).__name__}: warmup must be 0 or more steps; got {warmup}.")
+        self._trainer, self._warmup, self._n = trainer, int(warmup), 0
+        self._base = float(trainer.learning_rate if base is None else base)
+        getattr(trainer, "inner", trainer)._schedule = weakref.ref(self)
+        self._set()
+
+    @property
+    def steps_done(self) -> int:
+        """How often step() was called: n."""
+        return self._n
+
+    def _factor(self, n: int) -> float:
+        """What base is multiplied by after the warm-up, n counted from its end."""
+        raise NotImplementedError
+
+    def rate(self) -> float:
+        """The present learning rate: base (n + 1) / (warmup + 1) during the warm-up, then as the class says."""
+        if self._n < self._warmup:
+            return self._base * (self._n + 1) / (self._warmup + 1)
+        return self._base * self._factor(self._n - self._warmup)
+
+    def _set(self) -> None:
+        self._trainer.learning_rate = self.rate()
+
+    def step(self) -> None:
+        """To be called after each update: sets the learning rate of the next."""
+        self._n += 1
+        self._set()
+
+    def state_dict(self) -> dict[str, float]:
+        """What load_state_dict() needs to go on from here."""
+        return {"n": self._n, "base": self._base}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Goes on from a state_dict() of the same class; the other settings are those of this object.
+
+        Raises:
+            ValueError: something is missing in it.
+            TypeError: it is no dict.
+        """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{type(self).__name__}.load_state_dict: takes a state_dict(); got {type(state).__name__}.")
+        missing = self.state_dict().keys() - state.keys()
+        if missing:
+            raise ValueError(f"{type(self).__name__}.load_state_dict: the state must have {', '.join(sorted(missing))}; got {sorted(state)}.")
+        self._restore(state)
+        self._set()
+
+    def _restore(self, state: Mapping[str, float]) -> None:
+        self._n, self._base = int(state["n"]), float(state["base"])
+
+
+class Constant(_Schedule):
+    """rate = base, after a linear warm-up of `warmup` steps from base / (warmup + 1).
+
+    >>> import dist_dynet as dy
+    >>> trainer = dy.AdamTrainer(dy.ParameterCollection(), alpha=0.4)
+    >>> schedule, rates = dy.schedules.Constant(trainer, warmup=3), []
+    >>> for _ in range(5):
+    ...     rates.append(round(trainer.learning_rate, 3))
+    ...     schedule.step()
+    >>> rates
+    [0.1, 0.2, 0.3, 0.4, 0.4]
+    """
+
+    def _factor(self, n: int) -> float:
+        return 1.0
+
+
+class Linear(_Schedule):
+    """rate = base (1 - (1 - end) min(1, n / steps)): falls in a line to end * base in `steps` steps after the warm-up.
+
+    Raises:
+        ValueError: steps is below 1.
+
+    >>> import dist_dynet as dy
+    >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection(), learning_rate=1)
+    >>> schedule, rates = dy.schedules.Linear(trainer, steps=4), []
+    >>> for _ in range(6):
+    ...     rates.append(trainer.learning_rate)
+    ...     schedule.step()
+    >>> rates
+    [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    """
+
+    def __init__(self, trainer: Any, steps: int, end: float = 0.0, base: float | None = None, warmup: int = 0) -> None:
+        if steps < 1:
+            raise ValueError(f"{type(self).__name__}: steps must be 1 or more; got {steps}.")
+        self._steps, self._end = int(steps), float(end)
+        super().__init__(trainer, base, warmup)
+
+    def _factor(self, n: int) -> float:
+        return 1 - (1 - self._end) * min(1.0, n / self._steps)
+
+
+class Cosine(Linear):
+    """rate = base (end + (1 - end) (1 + cos(pi min(1, n / steps))) / 2): falls along a half wave (Loshchilov and Hutter 2017).
+
+    >>> import dist_dynet as dy
+    >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection(), learning_rate=1)
+    >>> schedule, rates = dy.schedules.Cosine(trainer, steps=4, end=0.1), []
+    >>> for _ in range(6):
+    ...     rates.append(round(trainer.learning_rate, 3))
+    ...     schedule.step()
+    >>> rates
+    [1.0, 0.868, 0.55, 0.232, 0.1, 0.1]
+    """
+
+    def _factor(self, n: int) -> float:
+        return self._end + (1 - self._end) * (1 + math.cos(math.pi * min(1.0, n / self._steps))) / 2
+
+
+class InverseSquareRoot(_Schedule):
+    """rate = base sqrt((warmup + 1) / (n + 1)): after a linear warm-up to base, falls as 1 / sqrt(n) (Vaswani et al. 2017).
+
+    >>> import dist_dynet as dy
+    >>> trainer = dy.AdamTrainer(dy.ParameterCollection(), alpha=1)
+    >>> schedule, rates = dy.schedules.InverseSquareRoot(trainer, warmup=3), []
+    >>> for _ in range(16):
+    ...     rates.append(trainer.learning_rate)
+    ...     schedule.step()
+    >>> rates[0], rates[3], rates[15]
+    (0.25, 1.0, 0.5)
+    """
+
+    def __init__(self, trainer: Any, base: float | None = None, warmup: int = 0) -> None:
+        super().__init__(trainer, base, warmup)
+
+    def _factor(self, n: int) -> float:
+        return math.sqrt((self._warmup + 1) / (n + self._warmup + 1))
+
+
+class Plateau(_Schedule):
+    """rate = base factor^k: multiplies the rate by `factor` whenever a measure has not got better for more than `patience` steps.
+
+    step(measure) is usually called once per epoch, with the loss on held-out data.
+
+    Args:
+        trainer: whose rate is set.
+        factor: of each cut, in (0, 1).
+        patience: so many steps without a better measure are borne.
+        threshold: a measure is better if it is better than the best by more than this.
+        greatest_is_best: the measure is an accuracy or the like.
+        least: the rate does not fall below.
+        base: the rate at the start.
+
+    Raises:
+        ValueError: factor is outside of (0, 1), or patience negative.
+
+    >>> import dist_dynet as dy
+    >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection(), learning_rate=1)
+    >>> schedule, rates = dy.schedules.Plateau(trainer, factor=0.5, patience=1), []
+    >>> for loss in (3.0, 2.0, 2.0, 2.1, 1.9):
+    ...     schedule.step(loss)
+    ...     rates.append(trainer.learning_rate)
+    >>> rates
+    [1.0, 1.0, 1.0, 0.5, 0.5]
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        factor: float = 0.5,
+        patience: int = 5,
+        threshold: float = 0.0,
+        greatest_is_best: bool = False,
+        least: float = 0.0,
+        base: float | None = None,
+    ) -> None:
+        if not 0 < factor < 1 or patience < 0:
+            raise ValueError(f"Plateau: factor must lie in (0, 1), patience be 0 or more; got factor {factor}, patience {patience}.")
+        self._cut, self._patience, self._threshold = float(factor), int(patience), float(threshold)
+        self._sign, self._least = (1 if greatest_is_best else -1), float(least)
+        self._best, self._bad, self._cuts = -math.inf, 0, 0
+        super().__init__(trainer, base)
+
+    def rate(self) -> float:
+        """The present learning rate."""
+        return max(self._least, self._base * self._cut**self._cuts)
+
+    def step(self, measure: float) -> None:  # type: ignore[override]
+        """To be called with each new measure; NaN counts as not better."""
+        score = self._sign * float(measure)
+        if score > self._best + self._threshold:
+            self._best, self._bad = score, 0
+        else:
+            self._bad += 1
+            if self._bad > self._patience:
+                self._cuts, self._bad = self._cuts + 1, 0
+        super().step()
+
+    def state_dict(self) -> dict[str, float]:
+        """As in the other schedules."""
+        return {**super().state_dict(), "best": self._best, "bad": self._bad, "cuts": self._cuts}
+
+    def _restore(self, state: Mapping[str, float]) -> None:
+        super()._restore(state)
+        self._best, self._bad, self._cuts = float(state["best"]), int(state["bad"]), int(state["cuts"])
+
+
+__all__ = ["Constant", "Cosine", "InverseSquareRoot", "Linear", "Plateau"]

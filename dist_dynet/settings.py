@@ -1,0 +1,432 @@
+"""Settings of this process: random seed, autobatching, weight decay; and what DyNet has around them (init, DynetParams, devices).
+
+There is nothing to initialise: importing the package is enough, and settings may be changed at any time. At import these variables of the
+environment are read: DIST_DYNET_SEED, DIST_DYNET_AUTOBATCH, DIST_DYNET_WEIGHT_DECAY (docs/settings.md). sys.argv is not read but by
+DynetParams.from_args().
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from . import _random
+from .graph import Expression, set_default_autobatch
+from .ops.gradients import nobackprop
+from .params.collection import check_weight_decay, set_default_weight_decay
+
+__all__ = [
+    "ERRMSG",
+    "HAVE_CUDA",
+    "DeviceInfo",
+    "DynetParams",
+    "FloatValue",
+    "FloatVectorValue",
+    "UnsignedValue",
+    "UnsignedVectorValue",
+    "available_devices",
+    "const_parameter",
+    "get_device_info",
+    "init",
+    "init_from_params",
+    "parameter",
+    "to_device",
+]
+
+HAVE_CUDA = False
+"""There is only the CPU."""
+ERRMSG = "dist_dynet computes on CPUs; there is no GPU support."
+"""What DyNet's programs print when HAVE_CUDA is missing."""
+
+_CONF = None
+
+
+def _flag(value: Any, what: str) -> bool:
+    """A switch from True, 1, "1" and the like."""
+    if isinstance(value, str) and value.strip().lower() in ("0", "1", "true", "false"):
+        return value.strip().lower() in ("1", "true")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if number not in (0, 1):
+        raise ValueError(f"{what}: takes 0 or 1; got {value!r}.")
+    return bool(number)
+
+
+def _whole(value: Any, what: str) -> int:
+    """A whole number, 0 or more, from a number or its text."""
+    try:
+        number = int(value.strip()) if isinstance(value, str) else operator.index(value)
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0:
+        raise ValueError(f"{what}: takes a whole number, 0 or more; got {value!r}.")
+    return number
+
+
+def _decay(value: Any, what: str) -> float:
+    try:
+        strength = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what}: takes a number in [0, 1); got {value!r}.") from None
+    return check_weight_decay(what, strength)
+
+
+def _memory(value: Any, what: str) -> None:
+    """Checks what is ignored: a number of MB, or four for DyNet's four pools."""
+    parts = value.split(",") if isinstance(value, str) else [value]
+    if len(parts) not in (1, 4):
+        raise ValueError(f"{what}: takes one number of MB, or four; got {value!r}.")
+    for part in parts:
+        _whole(part, what)
+
+
+def _no_gpus(value: Any, what: str) -> None:
+    if _whole(value, what):
+        raise RuntimeError(f"{what}: there is only the CPU; got {value!r}.")
+
+
+def init(
+    shared_parameters: Any = None,
+    *,
+    random_seed: int | None = None,
+    autobatch: bool | int | None = None,
+    weight_decay: float | None = None,
+    mem: int | str | None = None,
+    profiling: int | None = None,
+) -> None:
+    """Changes settings of this process; what is not given stays. It need not be called, and may be called again.
+
+    Args:
+        shared_parameters: accepted for DyNet's sake; has no effect.
+        random_seed: as reset_random_seed(); 0 leaves the seed as it is, which was drawn at random when the process began.
+        autobatch: what renew_cg() does when it is not told: batch like nodes (True), or not (False, as at the start).
+        weight_decay: what new collections begin with; see ParameterCollection.set_weight_decay().
+        mem: accepted for DyNet's sake; memory is taken as it is needed.
+        profiling: accepted for DyNet's sake; has no effect.
+
+    Raises:
+        ValueError: a value makes no sense; then nothing is changed.
+
+    >>> import dist_dynet as dy
+    >>> dy.init(weight_decay=0.01)
+    >>> dy.ParameterCollection().get_weight_decay()
+    0.01
+    >>> dy.init(weight_decay=0)
+    """
+    params = DynetParams()
+    params.set_shared_parameters(shared_parameters)
+    given: dict[Callable[[Any], None], Any] = {
+        params.set_random_seed: random_seed,
+        params.set_autobatch: autobatch,
+        params.set_weight_decay: weight_decay,
+        params.set_mem: mem,
+        params.set_profiling: profiling,
+    }
+    for setter, value in given.items():
+        if value is not None:
+            setter(value)
+    params.init()
+
+
+class DynetParams:
+    """Settings to be put in force by init(); only those that were set.
+
+    >>> import dist_dynet as dy
+    >>> settings = dy.DynetParams()
+    >>> settings.set_random_seed(5)
+    >>> settings.init()
+    >>> dy.ParameterCollection().add_parameters((2, 2)).as_array().round(4).tolist()
+    [[-0.681, 0.9081], [-1.0896, 0.8116]]
+    """
+
+    def __init__(self) -> None:
+        self._seed = 0
+        self._autobatch: bool | None = None
+        self._weight_decay: float | None = None
+
+    def from_args(self, shared_parameters: Any = None) -> None:
+        """Takes the --dynet-* options of sys.argv, which stays as it is: --dynet-seed N, --dynet-autobatch 0/1, --dynet-weight-decay X.
+
+        --dynet-mem and --dynet-profiling are accepted and ignored. `-` and `_` are the same, and so are `--dynet-seed 1` and `--dynet-seed=1`.
+
+        Raises:
+            ValueError: an option without a value, or with one that makes no sense.
+            RuntimeError: an option asks for a GPU.
+        """
+        self.set_shared_parameters(shared_parameters)
+        arguments = sys.argv[1:]
+        for i, argument in enumerate(arguments):
+            option, given, value = argument.partition("=")
+            if not option.replace("_", "-").startswith("--dynet-"):
+                continue
+            name = option.replace("_", "-").removeprefix("--dynet-")
+            if name in ("gpu", "viz"):
+                if name == "gpu":
+                    raise RuntimeError(f"{option}: there is only the CPU.")
+                continue
+            setter = self._options().get(name)
+            if setter is None:
+                print(f"dist_dynet: the option {option} is not known and has no effect.", file=sys.stderr)
+                continue
+            if not given and i + 1 == len(arguments):
+                raise ValueError(f"{option}: needs a value.")
+            setter(value if given else arguments[i + 1], option)
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "seed": self.set_random_seed, "autobatch": self.set_autobatch, "weight-decay": self.set_weight_decay, "mem": self.set_mem,
+            "memory": self.set_mem, "profiling": self.set_profiling, "gpus": self.set_requested_gpus, "devices": self._set_devices,
+        }  # fmt: skip
+
+    def from_config(self, conf: Any) -> None:
+        """Takes the attributes mem, seed, autobatch, profiling, weight_decay, shared_params, requested_gpus, gpu_mask, where there are."""
+        setters: dict[str, Callable[[Any], None]] = {
+            "mem": self.set_mem, "seed": self.set_random_seed, "autobatch": self.set_autobatch, "profiling": self.set_profiling,
+            "weight_decay": self.set_weight_decay, "shared_params": self.set_shared_parameters, "requested_gpus": self.set_requested_gpus,
+            "gpu_mask": self.set_gpu_mask,
+        }  # fmt: skip
+        for name, setter in setters.items():
+            value = getattr(conf, name, None)
+            if value is not None:
+                setter(value)
+
+    def init(self) -> None:
+        """Puts the settings in force. May be called again."""
+        if self._seed:
+            _random.reset_random_seed(self._seed)
+        if self._autobatch is not None:
+            set_default_autobatch(self._autobatch)
+        if self._weight_decay is not None:
+            set_default_weight_decay(self._weight_decay)
+
+    def set_mem(self, mem: int | str, what: str = "set_mem") -> None:
+        """Accepted and ignored: memory is taken as it is needed."""
+        _memory(mem, what)
+
+    def set_random_seed(self, random_seed: int, what: str = "set_random_seed") -> None:
+        """0: the seed stays as it is."""
+        self._seed = _whole(random_seed, what)
+
+    def set_autobatch(self, autobatch: bool | int, what: str = "set_autobatch") -> None:
+        """Whether renew_cg() batches when it is not told."""
+        self._autobatch = _flag(autobatch, what)
+
+    def set_profiling(self, profiling: int, what: str = "set_profiling") -> None:
+        """Accepted and ignored."""
+        _whole(profiling, what)
+
+    def set_weight_decay(self, weight_decay: float, what: str = "set_weight_decay") -> None:
+        """What new collections begin with."""
+        self._weight_decay = _decay(weight_decay, what)
+
+    def set_shared_parameters(self, shared_parameters: Any) -> None:
+        """Accepted and ignored."""
+
+    def set_requested_gpus(self, requested_gpus: int, what: str = "set_requested_gpus") -> None:
+        """Only 0: there is only the CPU."""
+        _no_gpus(requested_gpus, what)
+
+    def set_gpu_mask(self, gpu_mask: Iterable[int]) -> None:
+        """Only zeros: there is only the CPU."""
+        for item in gpu_mask:
+            if _flag(item, "set_gpu_mask"):
+                raise RuntimeError("set_gpu_mask: there is only the CPU.")
+
+    def set_cpu_mode(self) -> None:
+        """Has no effect: there is only the CPU."""
+
+    def _set_devices(self, devices: str, what: str) -> None:
+        if any(d.strip() not in ("", "CPU") for d in devices.split(",")):
+            raise RuntimeError(f"{what}: there is only the CPU; got {devices!r}.")
+
+
+def init_from_params(params: DynetParams) -> None:
+    """As params.init()."""
+    if not isinstance(params, DynetParams):
+        raise TypeError(f"init_from_params: takes DynetParams; got {type(params).__name__}.")
+    params.init()
+
+
+# ---- devices ---------------------------------------------------------------------------------------------------------------------------
+
+
+class DeviceInfo:
+    """What is known of a device: name (bytes, as in DyNet), id, type."""
+
+    def __init__(self, name: bytes = b"CPU", id: int = 0, type: int = -1) -> None:
+        self.name, self.id, self.type = name, id, type
+
+    def __repr__(self) -> str:
+        return f"DeviceInfo(name={self.name!r}, id={self.id}, type={self.type})"
+
+
+def available_devices() -> list[bytes]:
+    """The names of all devices: the CPU.
+
+    >>> import dist_dynet as dy
+    >>> dy.available_devices()
+    [b'CPU']
+    """
+    return [b"CPU"]
+
+
+def get_device_info(name: str | bytes) -> DeviceInfo:
+    """What is known of the device with this name.
+
+    Raises:
+        RuntimeError: there is no such device.
+    """
+    if name not in ("CPU", b"CPU"):
+        raise RuntimeError(f"get_device_info: there is no device {name!r}, only CPU.")
+    return DeviceInfo()
+
+
+def to_device(e: Expression, device_str: str) -> Expression:
+    """The expression on another device: itself, because there is only the CPU.
+
+    Raises:
+        ValueError: the device is not "CPU" or "".
+    """
+    if not isinstance(e, Expression):
+        raise TypeError(f"to_device: takes an expression; got {type(e).__name__}.")
+    if device_str not in ("", "CPU"):
+        raise ValueError(f"device {device_str!r}: there is only the CPU.")
+    return e
+
+
+# ---- parameters as expressions -----------------------------------------------------------------------------------------------------------
+
+_said: set[str] = set()
+
+
+def parameter(*args: Any) -> Any:
+    """Returns its argument, or a tuple of several: parameters are expressions by themselves. Deprecated, as in DyNet; says so once.
+
+    >>> import dist_dynet as dy
+    >>> W = dy.ParameterCollection().add_parameters((2, 2))
+    >>> dy.parameter(W) is W
+    True
+    """
+    if "parameter" not in _said:
+        _said.add("parameter")
+        print("dist_dynet: parameter(...) is deprecated: parameters are expressions by themselves. Leave it out.", file=sys.stderr)
+    return args[0] if len(args) == 1 else args
+
+
+def const_parameter(*args: Expression) -> Expression | list[Expression]:
+    """The parameters as constants, which no gradient is sent to: nobackprop() of each; a list if there are several.
+
+    >>> import dist_dynet as dy
+    >>> W = dy.ParameterCollection().add_parameters(2, init=1)
+    >>> dy.sum_elems(dy.const_parameter(W)).backward()
+    >>> W.has_gradient()
+    False
+    """
+    constants = [nobackprop(p) for p in args]
+    return constants[0] if len(constants) == 1 else constants
+
+
+# ---- holders ---------------------------------------------------------------------------------------------------------------------------
+
+
+class UnsignedValue:
+    """Holds a whole number, 0 or more."""
+
+    def __init__(self, val: int = 0) -> None:
+        self.set(val)
+
+    def get(self) -> int:
+        """The number."""
+        return self._value
+
+    def set(self, newval: int) -> None:
+        """Another number; OverflowError if it is negative."""
+        self._value = _unsigned(newval)
+
+
+class FloatValue:
+    """Holds a number."""
+
+    def __init__(self, val: float = 0) -> None:
+        self.set(val)
+
+    def get(self) -> float:
+        """The number."""
+        return self._value
+
+    def set(self, newval: float) -> None:
+        """Another number."""
+        self._value = float(newval)
+
+
+class UnsignedVectorValue:
+    """Holds whole numbers, 0 or more."""
+
+    def __init__(self, vals: Sequence[int]) -> None:
+        self.set(vals)
+
+    def get(self) -> list[int]:
+        """The numbers."""
+        return list(self._values)
+
+    def set(self, newval: Sequence[int]) -> None:
+        """Other numbers; OverflowError if one is negative."""
+        self._values = [_unsigned(v) for v in newval]
+
+    def size(self) -> int:
+        """How many there are."""
+        return len(self._values)
+
+
+class FloatVectorValue:
+    """Holds numbers."""
+
+    def __init__(self, vals: Sequence[float]) -> None:
+        self.set(vals)
+
+    def get(self) -> list[float]:
+        """The numbers."""
+        return list(self._values)
+
+    def set(self, newval: Sequence[float]) -> None:
+        """Other numbers."""
+        self._values = [float(v) for v in newval]
+
+    def size(self) -> int:
+        """How many there are."""
+        return len(self._values)
+
+
+def _unsigned(value: int) -> int:
+    number = operator.index(value)
+    if number < 0:
+        raise OverflowError(f"takes whole numbers, 0 or more; got {value}.")
+    return number
+
+
+# ---- the environment -------------------------------------------------------------------------------------------------------------------
+
+
+def _from_environment() -> None:
+    params = DynetParams()
+    setters: dict[str, Callable[[Any, str], None]] = {
+        "DIST_DYNET_SEED": params.set_random_seed,
+        "DIST_DYNET_AUTOBATCH": params.set_autobatch,
+        "DIST_DYNET_WEIGHT_DECAY": params.set_weight_decay,
+    }
+    for name, setter in setters.items():
+        value = os.environ.get(name, "")
+        if value:
+            try:
+                setter(value, name)
+            except ValueError as error:
+                raise ImportError(str(error)) from None
+    params.init()
+
+
+_from_environment()

@@ -1,0 +1,100 @@
+"""Tensor: a value that was read, with its largest entries and samples. It knows arrays, nothing of graphs."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Tensor"]
+
+
+class Tensor:
+    """The value of an expression at the time it was read: dims, and a batch. Made by Expression.tensor_value().
+
+    >>> import dist_dynet as dy
+    >>> _ = dy.renew_cg()
+    >>> t = dy.inputVector([1, 5, 3]).tensor_value()
+    >>> t.as_numpy().tolist(), t.argmax().as_numpy().tolist()
+    ([1.0, 5.0, 3.0], [1])
+    >>> values, indices = t.topk(num=2)
+    >>> values.as_numpy().tolist(), indices.as_numpy().tolist()
+    ([5.0, 3.0], [1, 2])
+    >>> print(t, indices)
+    <Dynet Tensor:float> <Dynet Tensor:int>
+    """
+
+    __slots__ = ("_array", "_uniform")
+
+    def __init__(self, _array: NDArray[Any] | None = None, _uniform: Callable[[int], NDArray[np.float64]] | None = None) -> None:
+        """`_array`: dims..., batch. `_uniform(n)`: n numbers drawn evenly from (0, 1)."""
+        if not isinstance(_array, np.ndarray) or _uniform is None:
+            raise TypeError("Tensor: cannot be made directly. Use Expression.tensor_value().")
+        self._array, self._uniform = _array, _uniform
+
+    def as_numpy(self) -> NDArray[Any]:
+        """A copy of the numbers (float64, or int64 where they are indices): the dims, and the batch as last axis if there is one."""
+        batched = self._array.shape[-1] != 1
+        return np.array(self._array if batched else self._array[..., 0])
+
+    def _axis(self, what: str, dim: int, num: int) -> tuple[int, int]:
+        dims = self._array.shape[:-1]
+        dim, num = operator.index(dim), operator.index(num)
+        if not 0 <= dim < len(dims):
+            raise ValueError(f"{what}: dim {dim} is not a dim of {dims}. Dims run from 0 to {len(dims) - 1}.")
+        if num < 1:
+            raise ValueError(f"{what}: num must be positive; got {num}.")
+        return dim, num
+
+    def _largest(self, what: str, dim: int, num: int) -> NDArray[np.int64]:
+        """Indices of the num largest entries along dim, in falling order; of equal ones the first; NaN is smaller than all numbers."""
+        dim, num = self._axis(what, dim, num)
+        if num > self._array.shape[dim]:
+            raise ValueError(f"{what}: num must be at most {self._array.shape[dim]}, the size of dim {dim}; got {num}.")
+        keys = np.where(np.isnan(self._array), -np.inf, self._array) if self._array.dtype.kind == "f" else self._array
+        if num == 1:
+            return np.asarray(np.argmax(keys, axis=dim, keepdims=True), np.int64)
+        return np.take(np.argsort(-keys, axis=dim, kind="stable"), range(num), axis=dim)
+
+    def argmax(self, dim: int = 0, num: int = 1) -> Tensor:
+        """The indices of the num largest entries along dim, in falling order: dim stays, with size num. Of equal entries the first counts.
+
+        Raises:
+            ValueError: there is no such dim, or num is not in 1 .. its size.
+        """
+        return Tensor(self._largest("argmax", dim, num), self._uniform)
+
+    def topk(self, dim: int = 0, num: int = 1) -> tuple[Tensor, Tensor]:
+        """The num largest entries along dim in falling order, and their indices: dim stays, with size num.
+
+        Raises:
+            ValueError: there is no such dim, or num is not in 1 .. its size.
+        """
+        indices = self._largest("topk", dim, num)
+        values = np.take_along_axis(self._array, indices, operator.index(dim))
+        return Tensor(values, self._uniform), Tensor(indices, self._uniform)
+
+    def categorical_sample_log_prob(self, dim: int = 0, num: int = 1) -> Tensor:
+        """Indices along dim drawn with probability exp(entry) / sum exp(entries), num of them, independently: dim stays, with size num.
+
+        As argmax(entry + g) with g = -log(-log u), u drawn evenly from (0, 1). reset_random_seed() repeats the draws.
+
+        Raises:
+            ValueError: there is no such dim; or NaN, or nothing but -inf, among the entries of a draw.
+        """
+        dim, num = self._axis("categorical_sample_log_prob", dim, num)
+        log_p = np.moveaxis(self._array, dim, -1)[..., None, :]
+        if log_p.shape[-1] == 0 or not (np.max(log_p, axis=-1, initial=-np.inf) > -np.inf).all():
+            raise ValueError("categorical_sample_log_prob: entries must be log probabilities, not all of them -inf, none NaN.")
+        shape = (*log_p.shape[:-2], num, log_p.shape[-1])
+        u = self._uniform(int(np.prod(shape))).reshape(shape)
+        drawn = np.argmax(log_p - np.log(-np.log(u)), axis=-1)
+        return Tensor(np.moveaxis(drawn, -1, dim), self._uniform)
+
+    def __repr__(self) -> str:
+        return f"<Dynet Tensor:{'int' if self._array.dtype.kind == 'i' else 'float'}>"
+
+    __str__ = __repr__

@@ -1,0 +1,139 @@
+"""Moving averages of parameters: what is evaluated and saved may be smoother than what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from numpy import empty, zeros
+from numpy.typing import NDArray
+
+from .._ffi import DTYPE, lib, pointer
+from ..params.collection import ParameterCollection
+from .base import AnyParameter, Trainer
+
+
+class MovingAverage:
+    """Averages of all values of a collection, to be swapped in for evaluating and saving, and out for training on.
+
+    Exponential: a = decay a + (1 - decay) p, from a = 0; after n updates a / (1 - decay^n) is used (bias correction). Cumulative
+    (decay=None): the mean of all values so far.
+
+    Given a trainer, it follows the trainer's updates; given a collection, call update() yourself. Frozen parameters are averaged, too.
+    Parameters added later join with their value of then for all the past.
+
+    Args:
+        of: a trainer (a DistributedTrainer, too), or a collection.
+        decay: None: cumulative.
+        every: average at every so many updates.
+        bias_correction: False: a itself is used, which starts near zero.
+
+    Raises:
+        ValueError: decay is outside of [0, 1), or every below 1.
+
+    >>> import dist_dynet as dy
+    >>> m = dy.ParameterCollection()
+    >>> w = m.add_parameters(1, init=0)
+    >>> trainer = dy.SimpleSGDTrainer(m, learning_rate=1)
+    >>> average = dy.MovingAverage(trainer, decay=None)
+    >>> for _ in range(3):
+    ...     _ = dy.renew_cg()
+    ...     w.backward()
+    ...     trainer.update()
+    >>> with average.applied():
+    ...     print(w.as_array().tolist())
+    [-2.0]
+    >>> w.as_array().tolist()
+    [-3.0]
+    """
+
+    def __init__(
+        self, of: Trainer | ParameterCollection, decay: float | None = 0.999, every: int = 1, bias_correction: bool = True
+    ) -> None:
+        if decay is not None and not 0 <= decay < 1:
+            raise ValueError(f"MovingAverage: decay must lie in [0, 1), or be None; got {decay}.")
+        if every < 1:
+            raise ValueError(f"MovingAverage: every must be 1 or more; got {every}.")
+        of = getattr(of, "inner", of)  # of a DistributedTrainer
+        if isinstance(of, Trainer):
+            self._collection = of.collection
+            of._follow(self)
+        elif isinstance(of, ParameterCollection):
+            self._collection = of
+        else:
+            raise TypeError(f"MovingAverage: takes a trainer or a ParameterCollection; got {type(of).__name__}.")
+        self._decay, self._every, self._correct = decay, int(every), bias_correction
+        self._calls = self._averaged = 0
+        self._averages: dict[AnyParameter, NDArray[Any]] = {}
+        self._weights: dict[AnyParameter, NDArray[Any]] | None = None
+
+    @property
+    def is_in(self) -> bool:
+        """Whether the averages are in the place of the values."""
+        return self._weights is not None
+
+    def _bias(self) -> float:
+        """What the averages are to be divided by."""
+        return 1.0 if self._decay is None else 1 - self._decay**self._averaged
+
+    def update(self) -> None:
+        """Takes the present values into the averages.
+
+        Raises:
+            RuntimeError: the averages are swapped in.
+        """
+        if self._weights is not None:
+            raise RuntimeError("MovingAverage: training must go on with the values; the averages are swapped in. Call swap_out() before.")
+        self._calls += 1
+        if self._calls % self._every:
+            return
+        bias = self._bias()
+        self._averaged += 1
+        share = 1 / self._averaged if self._decay is None else 1 - self._decay
+        members: list[AnyParameter] = [*self._collection._parameters, *self._collection._lookups]
+        for p in members:
+            average = self._averages.get(p)
+            if average is None:
+                average = self._averages[p] = zeros(p.storage().size, DTYPE) if self._averaged == 1 else p.storage() * DTYPE.type(bias)
+            if average.size:
+                lib.dn_blend(average.size, share, lib.dn_param_values(p._c), pointer(average))
+
+    def swap_in(self) -> None:
+        """Puts the averages in the place of the values, which are kept.
+
+        Raises:
+            RuntimeError: they are in already, or there was no update yet.
+        """
+        if self._weights is not None or not self._averaged:
+            state = "they are swapped in" if self._weights is not None else "there was no update yet"
+            raise RuntimeError(f"MovingAverage: swap_in needs averages and values in their places; got {state}.")
+        self._weights = {}
+        bias = self._bias() if self._correct else 1.0
+        for p, average in self._averages.items():
+            kept = self._weights[p] = empty(average.size, DTYPE)
+            kept[:] = p.storage()
+            p.storage()[:] = average / DTYPE.type(bias)
+            p.changed()
+
+    def swap_out(self) -> None:
+        """Puts the values back.
+
+        Raises:
+            RuntimeError: the averages are not in.
+        """
+        if self._weights is None:
+            raise RuntimeError("MovingAverage: swap_out needs averages that are swapped in. Call swap_in() before.")
+        for p, kept in self._weights.items():
+            p.storage()[:] = kept
+            p.changed()
+        self._weights = None
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Swaps in for the length of a with block."""
+        self.swap_in()
+        try:
+            yield
+        finally:
+            self.swap_out()

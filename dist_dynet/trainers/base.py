@@ -1,0 +1,378 @@
+"""Trainer: what all trainers have in common. The rules themselves are C (csrc/trainers.c); rules.py gives them names and constants.
+
+update() clips, then passes once over all parameters in C. A trainer keeps its collection alive. It knows nothing of files: state() gives
+arrays, whoever writes them.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NoReturn, Protocol
+
+from numpy.typing import NDArray
+
+from .._ffi import NULL, ffi, lib
+from ..params.collection import LookupParameters, ParameterCollection, Parameters
+
+_update = lib.dn_trainer_update
+AnyParameter = Parameters | LookupParameters
+
+
+class Follower(Protocol):
+    """What wants to know of each update that was done."""
+
+    def update(self) -> None:
+        """Called after it."""
+
+
+class Schedule(Protocol):
+    """What sets the learning rate, and is saved with the trainer."""
+
+    def state_dict(self) -> dict[str, float]:
+        """What a resumed run needs."""
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Goes on from there."""
+
+
+class Trainer:
+    """What all trainers have in common. Use a subclass.
+
+    Args:
+        m: the collection whose parameters, subcollections' included, are updated.
+        learning_rate: the rate of the rule.
+    """
+
+    _rule: ClassVar[int] = -1
+    _moments: ClassVar[tuple[str, ...]] = ()
+    """Names of the moments, for state()."""
+    _watches: ClassVar[bool] = False
+    """Whether a subclass has a _prepare() or _done() of its own."""
+
+    def __init__(self, m: ParameterCollection, learning_rate: float, *constants: float) -> None:
+        if not isinstance(m, ParameterCollection):
+            raise TypeError(f"{type(self).__name__}: takes a ParameterCollection; got {type(m).__name__}.")
+        if self._rule < 0:
+            raise NotImplementedError(f"{type(self).__name__}: not a trainer by itself. Use SimpleSGDTrainer, AdamTrainer, ...")
+        self._collection = m
+        self._count = -1
+        self._accumulation, self._gathered = 1, 0
+        self._skip_nonfinite, self._skipped = False, 0
+        self._followers: list[Follower] = []
+        self._schedule: weakref.ref[Schedule] | None = None
+        trainer = lib.dn_trainer_new(m._root.c, self._rule, ffi.new("double[4]", list(constants)))
+        if trainer == NULL:
+            raise MemoryError(f"{type(self).__name__}: out of memory")
+        self._c = ffi.gc(trainer, lib.dn_trainer_free)
+        self._decay = m._weight_decay
+        self._settings = ffi.new(
+            "dn_settings *", {"rate": float(learning_rate), "share": 1, "clip": 5.0, "decay": 1 - self._decay, "sparse": 1}
+        )
+        self._set()
+        self._set_plain()
+
+    def _set_plain(self) -> None:
+        """Whether an update is one call of C and nothing else, which halves the time of tiny ones."""
+        self._is_plain = not (self._watches or self._followers or self._accumulation > 1 or self._collection._parent is not None)
+
+    def _follow(self, follower: Follower) -> None:
+        self._followers.append(follower)
+        self._set_plain()
+
+    def _set(self, **settings: float) -> None:
+        for name, value in settings.items():
+            setattr(self._settings, name, value)
+        lib.dn_trainer_set(self._c, self._settings)
+
+    @property
+    def collection(self) -> ParameterCollection:
+        """The collection that is trained."""
+        return self._collection
+
+    def _members(self) -> tuple[AnyParameter, ...]:
+        return (*self._collection._parameters, *self._collection._lookups)
+
+    def _select(self) -> None:
+        """Names the parameters of a subcollection to C, anew when it has grown. A root needs no list."""
+        m = self._collection
+        count = len(m._parameters) + len(m._lookups)
+        if m._parent is not None and count != self._count:
+            if lib.dn_trainer_select(self._c, count, [p._c for p in self._members()]) < 0:
+                raise MemoryError(f"{type(self).__name__}: out of memory")
+            self._count = count
+
+    # ---- settings ----------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the next update."""
+        return float(self._settings.rate)
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._set(rate=float(value))
+
+    def set_learning_rate(self, value: float) -> None:
+        """As `learning_rate = value`."""
+        self.learning_rate = value
+
+    def set_clip_threshold(self, thr: float) -> None:
+        """The greatest L2 norm of all gradients together; longer ones are shortened to it. 0 or less: no clipping. 5 at the start."""
+        self._set(clip=max(0.0, float(thr)))
+
+    def get_clip_threshold(self) -> float:
+        """The greatest norm; 0: no clipping."""
+        return float(self._settings.clip)
+
+    def set_clip_value(self, limit: float) -> None:
+        """Clips every element of the gradients to [-limit, limit], before the norm is clipped. 0 or less: does not. Off at the start.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> w = m.add_parameters(2, init=0)
+        >>> trainer = dy.SimpleSGDTrainer(m, learning_rate=1)
+        >>> trainer.set_clip_value(0.5)
+        >>> _ = dy.renew_cg()
+        >>> dy.dot_product(w, dy.inputVector([0.25, 3])).backward()
+        >>> trainer.update()
+        >>> w.as_array().tolist()
+        [-0.25, -0.5]
+        """
+        self._set(clip_value=max(0.0, float(limit)))
+
+    def get_clip_value(self) -> float:
+        """The greatest size of one element of a gradient; 0: any."""
+        return float(self._settings.clip_value)
+
+    def set_sparse_updates(self, su: bool) -> None:
+        """True (at the start): of a lookup table only rows with a gradient are updated. False: all rows."""
+        self._set(sparse=bool(su))
+
+    def set_accumulation(self, k: int) -> None:
+        """Makes update() apply only at every k-th call, by the gradients of all k backward passes divided by k (before clipping).
+
+        So k batches of n examples, each with the mean as its loss, do what one batch of k n examples does. A change of k begins a new
+        accumulation. Gradients gathered so far are kept.
+
+        Raises:
+            ValueError: k is below 1.
+            TypeError: k is no whole number.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> w = m.add_parameters(1, init=0)
+        >>> trainer = dy.SimpleSGDTrainer(m, learning_rate=1)
+        >>> trainer.set_accumulation(2)
+        >>> for x in (1, 3):
+        ...     _ = dy.renew_cg()
+        ...     (w * dy.scalarInput(x)).backward()
+        ...     trainer.update()
+        ...     print(w.as_array().tolist(), trainer.updates)
+        [0.0] 0
+        [-2.0] 1
+        """
+        k = operator.index(k)
+        if k < 1:
+            raise ValueError(f"set_accumulation: k must be 1 or more; got {k}.")
+        self._accumulation, self._gathered = k, 0
+        self._set_plain()
+        self._set(share=1 / k)
+
+    @property
+    def accumulation(self) -> int:
+        """How many calls of update() make one update."""
+        return self._accumulation
+
+    @property
+    def skip_nonfinite(self) -> bool:
+        """Whether update() leaves out steps whose gradients hold NaN or infinity, rather than raising an error. `skipped` counts them."""
+        return self._skip_nonfinite
+
+    @skip_nonfinite.setter
+    def skip_nonfinite(self, skip: bool) -> None:
+        self._skip_nonfinite = bool(skip)
+        self._set(check=bool(skip))
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were left out because of gradients that are not finite."""
+        return self._skipped
+
+    @property
+    def updates(self) -> int:
+        """How many updates were done; the bias correction of Adam and its kin depends on it."""
+        return int(lib.dn_trainer_updates(self._c))
+
+    # ---- updates -----------------------------------------------------------------------------------------------------------------------
+
+    def gradient_norm(self) -> float:
+        """The L2 norm of all gradients gathered since the last update."""
+        self._select()
+        return float(lib.dn_trainer_norm(self._c))
+
+    def update(self) -> None:
+        """Changes the parameters by the gradients gathered since the last update, and forgets these.
+
+        Dense parameters without a gradient count as having zero, as in DyNet; rows of lookup tables without one are left alone.
+
+        Raises:
+            RuntimeError: the norm of the gradients is not finite (with clipping on, without skip_nonfinite); nothing was changed then.
+        """
+        if self._is_plain and self._collection._weight_decay == self._decay:  # nearly always
+            code = _update(self._c)
+            if code < 0:
+                self._fail(code, self._members())
+        elif self._accumulation == 1 or self._due():
+            self._apply()
+
+    def _due(self) -> bool:
+        """Counts a call of update(): whether it is the last of an accumulation."""
+        self._gathered = (self._gathered + 1) % self._accumulation
+        return self._gathered == 0
+
+    def _prepare(self) -> None:
+        """Before an update: tells C what has changed."""
+        m = self._collection
+        if m._parent is not None:
+            self._select()
+        if m._weight_decay != self._decay:
+            self._decay = m._weight_decay
+            self._set(decay=1 - self._decay)
+
+    def _apply(self) -> bool:
+        """Updates; False: the step was left out."""
+        self._prepare()
+        code = _update(self._c)
+        if code < 0:
+            return self._fail(code, self._members())
+        self._done()
+        return True
+
+    def _done(self) -> None:
+        """After each update."""
+        for follower in self._followers:
+            follower.update()
+
+    def _fail(self, code: int, members: Iterable[AnyParameter]) -> bool:
+        if code != lib.DN_ERROR_NONFINITE:
+            raise MemoryError(f"{type(self).__name__}: out of memory for the moments")
+        if not self._skip_nonfinite:
+            raise RuntimeError(
+                f"Magnitude of gradient is bad: {self.gradient_norm()}. A loss or a gradient of this step is not finite; nothing was updated. "
+                "Look for log(0) and 0/0, lower the learning rate, or set trainer.skip_nonfinite = True."
+            )
+        for p in members:
+            p.clear_gradient()
+        self._skipped += 1
+        return False
+
+    def update_subset(self, updated_params: Sequence[int | Parameters], updated_lookups: Sequence[int | LookupParameters]) -> None:
+        """As update(), for some parameters only: the others, their gradients and moments stay as they are.
+
+        Clipping looks at the gradients of these alone, and weight decay is theirs alone.
+
+        Args:
+            updated_params: positions in collection.parameters_list(), or the parameters themselves.
+            updated_lookups: positions in collection.lookup_parameters_list(), or the tables themselves.
+
+        Raises:
+            ValueError: there is no such parameter in the collection.
+            RuntimeError: as update(); or several calls of update() are to make one (set_accumulation).
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> v, w = m.add_parameters(1, init=0), m.add_parameters(1, init=0)
+        >>> trainer = dy.SimpleSGDTrainer(m, learning_rate=1)
+        >>> _ = dy.renew_cg()
+        >>> (v + w).backward()
+        >>> trainer.update_subset([1], [])
+        >>> v.as_array().tolist(), w.as_array().tolist(), v.has_gradient()
+        ([0.0], [-1.0], True)
+        """
+        if self._accumulation > 1:
+            raise RuntimeError(f"update_subset: takes no part in accumulation; got set_accumulation({self._accumulation}). Set it to 1.")
+        m = self._collection
+        chosen = [*_chosen(updated_params, m._parameters, "updated_params"), *_chosen(updated_lookups, m._lookups, "updated_lookups")]
+        self._prepare()
+        code = lib.dn_trainer_update_these(self._c, len(chosen), [p._c for p in chosen])
+        if code < 0:
+            self._fail(code, chosen)
+        else:
+            self._done()
+
+    def restart(self, learning_rate: float | None = None) -> None:
+        """Sets the moments to zero, and the learning rate if given. The count of updates goes on, as in DyNet."""
+        lib.dn_trainer_restart(self._c)
+        if learning_rate is not None:
+            self.learning_rate = learning_rate
+
+    # ---- state -------------------------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What is needed to go on as if nothing had happened: moments, counts, learning rate, schedule; as arrays by name.
+
+        Copies: "m:/W" is moment m of the parameter /W (named as in collection.named_parameters()), of its shape; parameters that were not
+        updated yet may have none. Settings such as clipping are not part of it, nor are gradients gathered since the last update: with
+        set_accumulation(), save right after an update.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> w = m.add_parameters(1, init=1, name="w")
+        >>> trainer = dy.MomentumSGDTrainer(m, learning_rate=0.5)
+        >>> _ = dy.renew_cg()
+        >>> w.backward()
+        >>> trainer.update()
+        >>> sorted(trainer.state()), trainer.state()["v:/w"].tolist()
+        (['learning_rate', 'trainer', 'updates', 'v:/w'], [-0.5])
+        """
+        from .state import state_of
+
+        return state_of(self)
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Goes on from a state() of a trainer of the same class on a collection with the same parameters.
+
+        Raises:
+            ValueError: it is of another class or another model; the trainer then is as it was.
+            TypeError: it is no dict.
+        """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"load_state: takes what state() gave; got {type(state).__name__}.")
+        from .state import load_into
+
+        load_into(self, state)
+
+    def _own_state(self) -> dict[str, float]:
+        """What a subclass adds to state()."""
+        return {}
+
+    def _load_own_state(self, state: Mapping[str, float]) -> None:
+        """Takes it back."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__}: trainers cannot be copied or pickled. Make a new one for the copied collection, then "
+            "new.load_state(trainer.state())."
+        )
+
+    def status(self) -> None:
+        """Prints the learning rate and the number of updates on stderr."""
+        print(f"[lr={self.learning_rate:g} updates={self.updates}]", file=sys.stderr)
+
+    def whoami(self) -> str:
+        """The name of the class."""
+        return type(self).__name__
+
+
+def _chosen(wanted: Sequence[Any], members: Sequence[Any], what: str) -> list[Any]:
+    """The members that are wanted, by position or themselves, each once and in order."""
+    positions = set()
+    for w in wanted:
+        at = next((i for i, p in enumerate(members) if p is w), -1) if isinstance(w, Parameters | LookupParameters) else operator.index(w)
+        if not 0 <= at < len(members):
+            raise ValueError(f"update_subset: {what} must lie in the collection, which has {len(members)} of this kind; got {w!r}.")
+        positions.add(at)
+    return [members[i] for i in sorted(positions)]

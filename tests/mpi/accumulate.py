@@ -1,0 +1,41 @@
+"""Accumulation under DistributedTrainer: N ranks of k passes over n examples do what one process does with N k n. Prints "ok" on rank 0.
+
+Steps that are not finite are left out on all ranks, though only one of them saw the bad number.
+"""
+
+import numpy as np
+
+import dist_dynet as dy
+from dist_dynet import parallel
+
+PASSES, EXAMPLES, STEPS, RATE = 3, 4, 5, 0.1
+size, rank = parallel.world_size(), parallel.rank()
+m = dy.ParameterCollection()
+w = m.add_parameters(2, init=0)
+trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, RATE))
+trainer.set_clip_threshold(0)
+trainer.set_accumulation(PASSES)
+trainer.skip_nonfinite = True
+data = np.random.default_rng(1).normal(size=(STEPS, size, PASSES, EXAMPLES, 2))
+data[2, size - 1, 1, 0, 0] = np.nan
+expected = np.zeros(2)
+for step in range(STEPS):
+    for i in range(PASSES):
+        dy.renew_cg()
+        losses = [dy.squared_distance(w, dy.inputVector(x)) for x in data[step, rank, i]]
+        (dy.esum(losses) / EXAMPLES).backward()
+        trainer.update()
+    if step != 2:
+        expected -= RATE * 2 * (expected - data[step].reshape(-1, 2).mean(axis=0))
+assert np.allclose(w.as_array(), expected, rtol=1e-5), (w.as_array(), expected)
+assert (trainer.updates, trainer.skipped, trainer.accumulation) == (STEPS - 1, 1, PASSES)
+if size > 1:
+    try:
+        trainer.update_subset([0], [])
+    except RuntimeError as error:
+        assert "several" in str(error) or f"{size} ranks" in str(error)
+    else:
+        raise AssertionError("update_subset with several ranks")
+parallel.assert_in_sync(m)
+if rank == 0:
+    print("ok")

@@ -1,0 +1,323 @@
+"""Settings, DynetParams, the environment, devices, holders, parameter() and const_parameter().
+
+How long: about five seconds.
+"""
+
+import re
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from processes import output_of, run_python
+
+import dist_dynet as dy
+from dist_dynet import graph, settings
+from dist_dynet.params import collection
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _as_before():
+    yield
+    dy.init(autobatch=False, weight_decay=0)
+
+
+def first_draws():
+    dy.renew_cg()
+    return dy.random_normal(3).value(), dy.ParameterCollection().add_parameters(3).as_array().tolist()
+
+
+def batches():
+    """Whether graphs of this thread batch: then nodes are computed in groups, which shows in the order of a function's runs."""
+    dy.renew_cg()
+    order = []
+    f = dy.function(lambda x: (order.append("f"), x)[1], None, 1)
+    g = dy.function(lambda x: (order.append("g"), x)[1], None, 1)
+    x = dy.scalarInput(1)
+    g(dy.tanh(dy.tanh(f(x)))).value()
+    a, b = g(f(x)), f(x)
+    dy.forward([a, b])
+    return order[2:] == ["f", "f", "g"]
+
+
+# ---- init ------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_init_without_arguments_changes_nothing():
+    dy.reset_random_seed(3)
+    expected = first_draws()
+    dy.reset_random_seed(3)
+    assert dy.init() is None
+    dy.init(shared_parameters=True, mem="512", profiling=1)
+    assert first_draws() == expected and not graph._defaults.autobatch and collection._defaults.weight_decay == 0
+
+
+def test_seed():
+    dy.reset_random_seed(3)
+    expected = first_draws()
+    dy.init(random_seed=3)
+    assert first_draws() == expected
+    dy.reset_random_seed(3)
+    dy.init(random_seed=0)
+    assert first_draws() == expected
+
+
+def test_weight_decay_is_that_of_new_collections():
+    before = dy.ParameterCollection()
+    dy.init(weight_decay=0.25)
+    m = dy.ParameterCollection()
+    assert (before.get_weight_decay(), m.get_weight_decay(), m.add_subcollection().get_weight_decay()) == (0, 0.25, 0.25)
+    assert before.add_subcollection().get_weight_decay() == 0
+    w = m.add_parameters(2, init=8)
+    dy.sum_elems(w * 0).backward()
+    dy.SimpleSGDTrainer(m).update()
+    assert w.as_array().tolist() == [6, 6]
+
+
+def test_autobatch_is_that_of_renew_cg():
+    assert not batches()
+    dy.init(autobatch=True)
+    assert batches()
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(batches()))
+    thread.start()
+    thread.join()
+    assert seen == [True]
+    dy.init(autobatch=0)
+    assert not batches()
+
+
+def test_renew_cg_has_the_last_word(monkeypatch):
+    asked = []
+    monkeypatch.setattr(graph, "lib", SimpleNamespace(**{n: getattr(graph.lib, n) for n in dir(graph.lib)}))
+    original = graph.lib.dn_graph_renew
+    monkeypatch.setattr(graph.lib, "dn_graph_renew", lambda *args: (asked.append(bool(args[3])), original(*args))[1])
+    dy.init(autobatch=True)
+    for given in (True, False, None):
+        dy.renew_cg(immediate_compute=True, autobatching=given)
+    dy.cg().renew()
+    dy.init(autobatch=False)
+    for given in (True, False, None):
+        dy.renew_cg(immediate_compute=True, autobatching=given)
+    assert asked == [True, False, True, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"random_seed": -1}, "^set_random_seed: takes a whole number, 0 or more; got -1"),
+        ({"random_seed": 1.5}, "^set_random_seed: takes a whole number"),
+        ({"random_seed": "x"}, "^set_random_seed: takes a whole number"),
+        ({"autobatch": 2}, "^set_autobatch: takes 0 or 1; got 2"),
+        ({"autobatch": "yes"}, "^set_autobatch: takes 0 or 1"),
+        ({"weight_decay": 1}, r"^set_weight_decay: the strength must lie in \[0, 1\); got 1"),
+        ({"weight_decay": -0.1}, "^set_weight_decay: the strength must lie"),
+        ({"weight_decay": float("nan")}, "^set_weight_decay: the strength must lie"),
+        ({"weight_decay": "x"}, "^set_weight_decay: takes a number"),
+        ({"mem": "1,2"}, "^set_mem: takes one number of MB, or four; got '1,2'"),
+        ({"mem": -1}, "^set_mem: takes a whole number"),
+        ({"profiling": -1}, "^set_profiling: takes a whole number"),
+    ],
+)
+def test_bad_settings_change_nothing(given, message):
+    dy.reset_random_seed(3)
+    expected = first_draws()
+    dy.reset_random_seed(3)
+    with pytest.raises(ValueError, match=message):
+        dy.init(**{"random_seed": 7, "autobatch": True, **given})
+    assert first_draws() == expected and not graph._defaults.autobatch
+
+
+# ---- DynetParams -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_params_take_effect_at_init():
+    params = dy.DynetParams()
+    params.set_random_seed(3)
+    params.set_autobatch(1)
+    params.set_weight_decay(0.5)
+    params.set_mem(1024)
+    params.set_mem("1,2,3,4")
+    params.set_profiling(2)
+    params.set_shared_parameters(True)
+    params.set_requested_gpus(0)
+    params.set_gpu_mask([0, 0])
+    params.set_cpu_mode()
+    assert collection._defaults.weight_decay == 0
+    for put in (params.init, lambda: dy.init_from_params(params)):
+        dy.init(autobatch=False, weight_decay=0)
+        put()
+        assert collection._defaults.weight_decay == 0.5 and graph._defaults.autobatch
+        dy.init(autobatch=False)
+        draws = first_draws()
+        dy.reset_random_seed(3)
+        assert draws == first_draws()
+
+
+def test_gpus_are_refused():
+    params = dy.DynetParams()
+    with pytest.raises(RuntimeError, match="there is only the CPU"):
+        params.set_requested_gpus(1)
+    with pytest.raises(RuntimeError, match="there is only the CPU"):
+        params.set_gpu_mask([0, 1])
+    with pytest.raises(ValueError, match=r"^set_gpu_mask: takes 0 or 1; got 2"):
+        params.set_gpu_mask([2])
+    with pytest.raises(TypeError, match=r"^init_from_params: takes DynetParams; got int"):
+        dy.init_from_params(3)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--dynet-seed 7 --dynet-weight-decay=0.5 --dynet-autobatch 1",
+        "x --dynet_seed=7 --dynet-mem 512 --dynet_weight_decay 0.5 --dynet-memory=1,2,3,4 --dynet-autobatch=1 --other 3",
+        "--dynet-profiling 1 --dynet-seed=7 --dynet-devices CPU --dynet-gpus=0 --dynet-autobatch=1 --dynet-weight_decay=.5 --dynet-viz",
+    ],
+)
+def test_options_are_taken_when_asked_for(monkeypatch, arguments):
+    arguments = arguments.split()
+    monkeypatch.setattr("sys.argv", ["program", *arguments])
+    params = dy.DynetParams()
+    params.from_args()
+    assert (params._seed, params._weight_decay, params._autobatch) == (7, 0.5, True)
+    assert settings.sys.argv == ["program", *arguments]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exception", "message"),
+    [
+        (["--dynet-seed"], ValueError, "^--dynet-seed: needs a value"),
+        (["--dynet-seed", "a"], ValueError, "^--dynet-seed: takes a whole number, 0 or more; got 'a'"),
+        (["--dynet-mem=a"], ValueError, "^--dynet-mem: takes a whole number"),
+        (["--dynet_weight_decay=1"], ValueError, "^--dynet_weight_decay: the strength must lie"),
+        (["--dynet-gpu"], RuntimeError, "^--dynet-gpu: there is only the CPU"),
+        (["--dynet-gpus", "1"], RuntimeError, "^--dynet-gpus: there is only the CPU; got '1'"),
+        (["--dynet-devices=CPU,GPU:0"], RuntimeError, "^--dynet-devices: there is only the CPU"),
+    ],
+)
+def test_bad_options(monkeypatch, arguments, exception, message):
+    monkeypatch.setattr("sys.argv", ["program", *arguments])
+    with pytest.raises(exception, match=message):
+        dy.DynetParams().from_args()
+
+
+def test_unknown_options_are_named(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["program", "--dynet-sed", "3"])
+    dy.DynetParams().from_args()
+    assert capsys.readouterr().err == "dist_dynet: the option --dynet-sed is not known and has no effect.\n"
+
+
+def test_config():
+    params = dy.DynetParams()
+    conf = SimpleNamespace(mem="512", seed=7, autobatch=0, profiling=0, weight_decay=0.5, shared_params=0, requested_gpus=0, gpu_mask=None)
+    params.from_config(conf)
+    assert (params._seed, params._weight_decay, params._autobatch) == (7, 0.5, False)
+    dy.DynetParams().from_config(SimpleNamespace())
+
+
+# ---- the environment -----------------------------------------------------------------------------------------------------------------------
+
+SHOW = """
+import dist_dynet as dy
+from dist_dynet import graph
+print(dy.ParameterCollection().add_parameters(2).as_array().tolist(), dy.ParameterCollection().get_weight_decay(), graph._defaults.autobatch)
+"""
+
+
+def test_environment_is_read_at_import():
+    dy.reset_random_seed(5)
+    drawn = dy.ParameterCollection().add_parameters(2).as_array().tolist()
+    shown = output_of(SHOW, DIST_DYNET_SEED="5", DIST_DYNET_WEIGHT_DECAY="0.5", DIST_DYNET_AUTOBATCH="1").strip()
+    assert shown == f"{drawn} 0.5 True"
+    assert output_of(SHOW, DIST_DYNET_SEED="", DIST_DYNET_WEIGHT_DECAY="", DIST_DYNET_AUTOBATCH="").endswith("] 0.0 False\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("DIST_DYNET_SEED", "x"), ("DIST_DYNET_SEED", "-1"), ("DIST_DYNET_AUTOBATCH", "maybe"), ("DIST_DYNET_WEIGHT_DECAY", "2")],
+)
+def test_bad_environment_is_an_import_error(name, value):
+    result = run_python("-c", "import dist_dynet", **{name: value})
+    assert result.returncode == 1 and re.search(rf"^ImportError: {name}: ", result.stderr, re.M)
+
+
+def test_command_line_is_not_read_at_import():
+    code = "import sys; sys.argv = ['p', '--dynet-seed', '5', '--dynet-gpu', '--dynet-weight-decay', '0.5']\nimport dist_dynet as dy\n"
+    code += "print(dy.ParameterCollection().get_weight_decay())"
+    assert output_of(code) == "0.0\n"
+
+
+def test_all_variables_are_documented():
+    text = (ROOT / "docs" / "settings.md").read_text()
+    sources = [*(ROOT / "dist_dynet").rglob("*.py"), ROOT / "build_ffi.py", *(ROOT / "csrc").rglob("*.[ch]")]
+    names = {name for p in sources for name in re.findall(r"DIST_DYNET_[A-Z_]+", p.read_text())}
+    assert not {n for n in names if f"`{n}=" not in text}
+
+
+# ---- what DyNet has beside -------------------------------------------------------------------------------------------------------------------
+
+
+def test_devices():
+    assert dy.available_devices() == [b"CPU"] and dy.HAVE_CUDA is False and isinstance(dy.ERRMSG, str)
+    for name in ("CPU", b"CPU", *dy.available_devices()):
+        info = dy.get_device_info(name)
+        assert isinstance(info, dy.DeviceInfo) and (info.name, info.id, info.type) == (b"CPU", 0, -1)
+    with pytest.raises(RuntimeError, match=r"^get_device_info: there is no device 'GPU:0', only CPU"):
+        dy.get_device_info("GPU:0")
+    x = dy.inputVector([1, 5, 3])
+    for device in ("", "CPU"):
+        assert dy.to_device(x, device).value() == [1, 5, 3]
+    with pytest.raises(ValueError, match=r"^device 'GPU:0': there is only the CPU"):
+        dy.to_device(x, "GPU:0")
+    with pytest.raises(TypeError, match=r"^to_device: takes an expression; got int"):
+        dy.to_device(3, "CPU")
+
+
+def test_parameter_returns_its_arguments_and_says_so_once():
+    code = """
+import dist_dynet as dy
+m = dy.ParameterCollection()
+W, E = m.add_parameters(2), m.add_lookup_parameters((2, 2))
+assert dy.parameter(W) is W and dy.parameter(W, E) == (W, E) and dy.parameter() == ()
+"""
+    result = run_python("-c", code)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == "dist_dynet: parameter(...) is deprecated: parameters are expressions by themselves. Leave it out.\n"
+
+
+def test_const_parameter_stops_gradients():
+    m = dy.ParameterCollection()
+    w, v = m.add_parameters(2, init=1), m.add_parameters(2, init=2)
+    a, (b, c) = dy.const_parameter(w), dy.const_parameter(w, v)
+    assert (a.value(), b.value(), c.value()) == ([1, 1], [1, 1], [2, 2])
+    dy.sum_elems(a + b + c + v).backward()
+    assert not w.has_gradient() or not w.grad_as_array().any()
+    assert v.grad_as_array().tolist() == [1, 1]
+    with pytest.raises(TypeError, match=r"^nobackprop: takes expressions; got int"):
+        dy.const_parameter(3)
+
+
+@pytest.mark.parametrize(("cls", "number"), [(dy.UnsignedValue, int), (dy.FloatValue, float)])
+def test_holders_of_one(cls, number):
+    assert cls().get() == 0 and isinstance(cls().get(), number)
+    holder = cls(3)
+    assert holder.get() == 3 and holder.set(np.int64(5)) is None and holder.get() == 5 and isinstance(holder.get(), number)
+
+
+@pytest.mark.parametrize(("cls", "number"), [(dy.UnsignedVectorValue, int), (dy.FloatVectorValue, float)])
+def test_holders_of_many(cls, number):
+    holder = cls([3, 4])
+    assert (holder.get(), holder.size()) == ([3, 4], 2)
+    assert holder.set((np.int64(5), 6, 7)) is None and (holder.get(), holder.size()) == ([5, 6, 7], 3)
+    assert all(isinstance(v, number) for v in holder.get())
+    holder.get().append(1)
+    assert holder.size() == 3
+
+
+def test_unsigned_holders_refuse_negative_numbers():
+    for make in (lambda: dy.UnsignedValue(-1), lambda: dy.UnsignedVectorValue([1, -1])):
+        with pytest.raises(OverflowError, match="0 or more; got -1"):
+            make()

@@ -1,0 +1,548 @@
+"""Every trainer against its formula in float64, 100 steps each; clipping, accumulation, subsets, what is not finite; state; averages."""
+
+import copy
+import json
+import pickle
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dist_dynet as dy
+from dist_dynet._ffi import DTYPE_NAME
+
+sys.path.insert(0, str(Path(__file__).parent / "oracle"))
+import replay
+
+DATA = Path(__file__).parent / "data" / "oracle"
+CASES = [case for name in ("trainers", "trainers_other") for case in json.loads((DATA / f"{name}.json").read_text())]
+TOLERANCE = 1e-5 if DTYPE_NAME == "float32" else 1e-12
+
+
+# ---- the formulas --------------------------------------------------------------------------------------------------------------------
+
+
+class Reference:
+    """A rule in float64: step(p, g, moments, t) -> p; moments is a dict of its own per parameter."""
+
+    def __init__(self, rate=0.1, **constants):
+        self.rate = rate
+        self.__dict__.update(constants)
+
+    def moment(self, moments, name, p):
+        return moments.setdefault(name, np.zeros_like(p))
+
+
+class Sgd(Reference):
+    def step(self, p, g, moments, t):
+        return p - self.rate * g
+
+
+class Cyclical(Reference):
+    def step(self, p, g, moments, t):
+        rate = self.low
+        if t > 1:
+            it = t - 2
+            cycle = np.floor(1 + it / (2 * self.size))
+            x = abs(it / self.size - 2 * cycle + 1)
+            rate = self.low + (self.high - self.low) * max(0, 1 - x) * self.gamma**it
+        return p - rate * g
+
+
+class Momentum(Reference):
+    def step(self, p, g, moments, t):
+        moments["v"] = self.mom * self.moment(moments, "v", p) - self.rate * g
+        return p + moments["v"]
+
+
+class Adagrad(Reference):
+    def step(self, p, g, moments, t):
+        moments["h"] = self.moment(moments, "h", p) + g**2
+        return p - self.rate * g / np.sqrt(moments["h"] + self.eps)
+
+
+class Adadelta(Reference):
+    def step(self, p, g, moments, t):
+        moments["h"] = self.rho * self.moment(moments, "h", p) + (1 - self.rho) * g**2
+        step = -g * np.sqrt(self.moment(moments, "d", p) + self.eps) / np.sqrt(moments["h"] + self.eps)
+        moments["d"] = self.rho * moments["d"] + (1 - self.rho) * step**2
+        return p + step
+
+
+class RmsProp(Reference):
+    def step(self, p, g, moments, t):
+        moments["h"] = self.rho * self.moment(moments, "h", p) + (1 - self.rho) * g**2
+        return p - self.rate * g / np.sqrt(moments["h"] + self.eps)
+
+
+class Adam(Reference):
+    def both(self, p, g, moments):
+        moments["m"] = self.b1 * self.moment(moments, "m", p) + (1 - self.b1) * g
+        moments["v"] = self.b2 * self.moment(moments, "v", p) + (1 - self.b2) * g**2
+
+    def step(self, p, g, moments, t):
+        self.both(p, g, moments)
+        rate = self.rate * np.sqrt(1 - self.b2**t) / (1 - self.b1**t)
+        return p - rate * moments["m"] / (np.sqrt(moments["v"]) + self.eps)
+
+
+class Amsgrad(Adam):
+    def step(self, p, g, moments, t):
+        self.both(p, g, moments)
+        moments["top"] = np.maximum(self.moment(moments, "top", p), moments["v"])
+        rate = self.rate * np.sqrt(1 - self.b2**t) / (1 - self.b1**t)
+        return p - rate * moments["m"] / (np.sqrt(moments["top"]) + self.eps)
+
+
+class AdamW(Adam):
+    def step(self, p, g, moments, t):
+        self.both(p, g, moments)
+        m, v = moments["m"] / (1 - self.b1**t), moments["v"] / (1 - self.b2**t)
+        return (1 - self.rate * self.decay) * p - self.rate * m / (np.sqrt(v) + self.eps)
+
+
+class ExponentiatedGradient(Reference):
+    def step(self, p, g, moments, t):
+        moments["v"] = self.mom * self.moment(moments, "v", p) - self.rate * g
+        q = p * np.exp(moments["v"])
+        return q / q.sum()
+
+
+ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
+RULES = {
+    "SimpleSGDTrainer": (lambda m: dy.SimpleSGDTrainer(m, 0.05), Sgd(0.05)),
+    "CyclicalSGDTrainer": (lambda m: dy.CyclicalSGDTrainer(m, 0.01, 0.1, 7, 0.99), Cyclical(low=0.01, high=0.1, size=7, gamma=0.99)),
+    "MomentumSGDTrainer": (lambda m: dy.MomentumSGDTrainer(m, 0.02, 0.8), Momentum(0.02, mom=0.8)),
+    "AdagradTrainer": (lambda m: dy.AdagradTrainer(m, 0.1), Adagrad(0.1, eps=1e-20)),
+    "AdadeltaTrainer": (lambda m: dy.AdadeltaTrainer(m, 1e-4, 0.9), Adadelta(eps=1e-4, rho=0.9)),
+    "RMSPropTrainer": (lambda m: dy.RMSPropTrainer(m, 0.01, 1e-6, 0.8), RmsProp(0.01, eps=1e-6, rho=0.8)),
+    "AdamTrainer": (lambda m: dy.AdamTrainer(m, 0.01), Adam(0.01, **ADAM)),
+    "AmsgradTrainer": (lambda m: dy.AmsgradTrainer(m, 0.01), Amsgrad(0.01, **ADAM)),
+    "AdamWTrainer": (lambda m: dy.AdamWTrainer(m, 0.01, weight_decay=0.2), AdamW(0.01, **ADAM, decay=0.2)),
+    "EGTrainer": (lambda m: dy.EGTrainer(m, 0.05, 0.8), ExponentiatedGradient(0.05, mom=0.8)),
+}
+STEPS = 100
+SHAPES = {"W": (3, 4), "b": (5,), "F": (2, 3, 2)}
+ROWS, ROW = 6, (2, 2)
+
+
+def start(rng, distributions=False):
+    """Values to start from: dense by name, and a table."""
+    values = {name: rng.uniform(0.1, 1, shape) for name, shape in SHAPES.items()}
+    table = rng.uniform(0.1, 1, (ROWS, *ROW))
+    if distributions:
+        values = {name: v / v.sum() for name, v in values.items()}
+        table /= table.sum(axis=(1, 2), keepdims=True)
+    as_stored = {name: v.astype(DTYPE_NAME).astype(np.float64) for name, v in values.items()}
+    return as_stored, table.astype(DTYPE_NAME).astype(np.float64)
+
+
+def collection_of(values, table):
+    m = dy.ParameterCollection()
+    dense = {name: m.parameters_from_numpy(v, name) for name, v in values.items()}
+    return m, dense, m.lookup_parameters_from_numpy(table, "E")
+
+
+def gradients_of_step(rng, t):
+    """Dense gradients by name (b is not always used), and (row, gradient) of the table."""
+    dense = {name: rng.normal(0, 0.3, shape).astype(np.float32).astype(np.float64) for name, shape in SHAPES.items()}
+    if t % 3 == 2:
+        del dense["b"]
+    rows = [] if t % 5 == 4 else rng.integers(0, ROWS, 3).tolist()
+    return dense, [(r, rng.normal(0, 0.3, ROW).astype(np.float32).astype(np.float64)) for r in rows]
+
+
+def backward(parameters, table, dense, rows):
+    dy.renew_cg()
+    terms = [dy.dot_product(parameters[name], dy.inputTensor(g)) for name, g in dense.items()]
+    terms += [dy.dot_product(table[r], dy.inputTensor(g)) for r, g in rows]
+    dy.esum(terms).backward()
+
+
+def reference_step(rule, values, table, moments, dense, rows, t, clip, decay, sparse, clip_value=0):
+    total = np.zeros_like(table)
+    for r, g in rows:
+        total[r] += g
+    g = {name: dense.get(name, np.zeros(shape)) for name, shape in SHAPES.items()}
+    if clip_value:
+        g, total = {name: np.clip(x, -clip_value, clip_value) for name, x in g.items()}, np.clip(total, -clip_value, clip_value)
+    norm = np.sqrt(sum((x**2).sum() for x in (*g.values(), total)))
+    scale = clip / norm if clip and norm > clip else 1
+    for name in values:
+        values[name] = (1 - decay) * rule.step(values[name], scale * g[name], moments.setdefault(name, {}), t)
+    for r in range(ROWS) if not sparse else sorted({r for r, _ in rows}):
+        table[r] = rule.step(table[r], scale * total[r], moments.setdefault(r, {}), t)
+    table *= 1 - decay
+
+
+def close(got, expected, tol=TOLERANCE):
+    return np.all(np.abs(got - expected) <= tol * (1 + np.abs(expected)))
+
+
+MODES = {
+    "plain": {"clip": 0, "decay": 0, "sparse": True},
+    "clipped": {"clip": 1.0, "decay": 0, "sparse": True},
+    "clipped by value": {"clip": 1.5, "decay": 0, "sparse": True, "clip_value": 0.3},
+    "decayed": {"clip": 5.0, "decay": 0.02, "sparse": True},
+    "dense": {"clip": 5.0, "decay": 0, "sparse": False},
+    "dense and decayed": {"clip": 2.0, "decay": 0.02, "sparse": False},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", RULES)
+def test_trainer_is_its_formula_for_100_steps(name, mode, rng):
+    make, rule = RULES[name]
+    settings = MODES[mode]
+    if name == "EGTrainer" and settings["decay"]:
+        pytest.skip("EGTrainer refuses weight decay")
+    values, table = start(rng, name == "EGTrainer")
+    m, parameters, lookup = collection_of(values, table)
+    m.set_weight_decay(settings["decay"])
+    trainer = make(m)
+    trainer.set_clip_threshold(settings["clip"])
+    trainer.set_clip_value(settings.get("clip_value", 0))
+    trainer.set_sparse_updates(settings["sparse"])
+    moments = {}
+    for t in range(1, STEPS + 1):
+        dense, rows = gradients_of_step(rng, t)
+        backward(parameters, lookup, dense, rows)
+        trainer.update()
+        reference_step(rule, values, table, moments, dense, rows, t, **settings)
+    for p in parameters.values():
+        assert close(p.as_array(), values[p.name()[1:]]), p
+    assert close(lookup.as_array(), table)
+    assert trainer.updates == STEPS and trainer.whoami() == name
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c["id"])
+def test_trainer_has_the_numbers_of_dynet(case):
+    assert not replay.differences(case["result"], replay.trainer(dy, case), 1e-5)
+
+
+# ---- AdamW, EG, Cyclical -------------------------------------------------------------------------------------------------------------
+
+
+def test_adamw_excluded_parameters_do_not_shrink(rng):
+    values, table = start(rng)
+    m, parameters, lookup = collection_of(values, table)
+    trainer = dy.AdamWTrainer(m, 0.1, weight_decay=0.5, no_decay=[parameters["b"]])
+    trainer.exclude_from_decay([lookup])
+    trainer.set_sparse_updates(False)
+    trainer.update()  # all gradients are zero
+    assert close(parameters["W"].as_array(), 0.95 * values["W"]) and close(parameters["F"].as_array(), 0.95 * values["F"])
+    assert close(parameters["b"].as_array(), values["b"]) and close(lookup.as_array(), table)
+    later = m.add_parameters(2, init=1)
+    trainer.update()
+    assert close(later.as_array(), 0.95 * np.ones(2))
+    with pytest.raises(ValueError, match="collection"):
+        trainer.exclude_from_decay([dy.ParameterCollection().add_parameters(1)])
+    trainer.update()
+
+
+def test_eg_refuses_what_is_no_distribution():
+    m = dy.ParameterCollection()
+    trainer = dy.EGTrainer(m)
+    p = m.add_parameters(2, init=0.5)
+    trainer.update()
+    assert p.as_array().tolist() == [0.5, 0.5]
+    m.add_parameters(2, init=np.array([1.0, 0.0]))
+    with pytest.raises(ValueError, match="positive"):
+        trainer.update()
+    m.set_weight_decay(0.1)
+    with pytest.raises(ValueError, match="weight decay"):
+        trainer.update()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda m: dy.MomentumSGDTrainer(m, mom=1), "mom"),
+        (lambda m: dy.AdamTrainer(m, beta_1=-0.1), "beta_1"),
+        (lambda m: dy.AmsgradTrainer(m, beta_2=1), "beta_2"),
+        (lambda m: dy.RMSPropTrainer(m, rho=2), "rho"),
+        (lambda m: dy.AdadeltaTrainer(m, rho=float("nan")), "rho"),
+        (lambda m: dy.AdamWTrainer(m, weight_decay=-1), "weight_decay"),
+        (lambda m: dy.CyclicalSGDTrainer(m, step_size=0), "step_size"),
+        (lambda m: dy.AdamTrainer(m).set_accumulation(0), "set_accumulation"),
+        (lambda m: dy.MovingAverage(m, decay=1), "decay"),
+        (lambda m: dy.MovingAverage(m, every=0), "every"),
+    ],
+)
+def test_constants_out_of_range_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make(dy.ParameterCollection())
+
+
+def test_restart_zeroes_the_moments_and_keeps_the_count():
+    m = dy.ParameterCollection()
+    w = m.add_parameters(1, init=0)
+    trainer = dy.MomentumSGDTrainer(m, 1.0, 0.5)
+    for _ in range(2):
+        dy.renew_cg()
+        dy.dot_product(w, dy.inputVector([1])).backward()
+        trainer.update()
+    trainer.restart(0.5)
+    before = w.as_array()
+    trainer.update()
+    assert (w.as_array() == before).all() and trainer.updates == 3 and trainer.learning_rate == 0.5
+
+
+# ---- subsets, accumulation, what is not finite ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_update_subset_changes_these_alone(name, rng):
+    make, rule = RULES[name]
+    values, table = start(rng, name == "EGTrainer")
+    m, parameters, lookup = collection_of(values, table)
+    trainer = make(m)
+    dense, rows = gradients_of_step(rng, 1)
+    backward(parameters, lookup, dense, rows)
+    pending = parameters["b"].grad_as_array(), lookup.grad_as_array()
+    trainer.set_clip_threshold(0)
+    trainer.update_subset([2, 0, 0], [])
+    for key in ("W", "F"):
+        assert close(parameters[key].as_array(), rule.step(values[key], dense[key], {}, 1)) and not parameters[key].has_gradient()
+    assert (parameters["b"].as_array() == values["b"]).all() and (lookup.as_array() == table).all()
+    assert (parameters["b"].grad_as_array() == pending[0]).all() and (lookup.grad_as_array() == pending[1]).all()
+    trainer.update_subset([parameters["b"]], [lookup])
+    assert not parameters["b"].has_gradient() and not lookup.has_gradient() and trainer.updates == 2
+    assert not (parameters["b"].as_array() == values["b"]).all() and not (lookup.as_array() == table).all()
+
+
+def test_update_subset_refuses_strangers():
+    m = dy.ParameterCollection()
+    m.add_parameters(1)
+    trainer = dy.SimpleSGDTrainer(m)
+    for params, lookups in (([1], []), ([-1], []), ([], [0]), ([dy.ParameterCollection().add_parameters(1)], [])):
+        with pytest.raises(ValueError, match="update_subset"):
+            trainer.update_subset(params, lookups)
+    with pytest.raises(TypeError):
+        trainer.update_subset([0.5], [])
+    with pytest.raises(TypeError):
+        trainer.set_accumulation(2.5)
+    trainer.set_accumulation(2)
+    with pytest.raises(RuntimeError, match="accumulation"):
+        trainer.update_subset([0], [])
+
+
+def test_update_subset_of_a_subcollection_counts_within_it():
+    m = dy.ParameterCollection()
+    first = m.add_parameters(1, init=0)
+    sub = m.add_subcollection("sub")
+    second = sub.add_parameters(1, init=0)
+    trainer = dy.SimpleSGDTrainer(sub, 1.0)
+    dy.renew_cg()
+    (first + second).backward()
+    trainer.update_subset([0], [])
+    assert second.as_array().tolist() == [-1] and first.as_array().tolist() == [0] and first.has_gradient()
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_accumulation_is_one_update_by_the_mean(name, rng):
+    """4 passes with set_accumulation(4) = one pass with a quarter of all gradients, clipping included."""
+    make, _ = RULES[name]
+    values, table = start(rng, name == "EGTrainer")
+    results = []
+    steps = [[gradients_of_step(rng, t) for t in range(4)] for _ in range(3)]
+    for accumulate in (True, False):
+        m, parameters, lookup = collection_of(values, table)
+        trainer = make(m)
+        trainer.set_clip_threshold(0.4)
+        trainer.set_clip_value(0.2)
+        if accumulate:
+            trainer.set_accumulation(4)
+        for step in steps:
+            for dense, rows in step:
+                backward(parameters, lookup, dense, rows)
+                if accumulate:
+                    trainer.update()
+            if not accumulate:
+                for p in (*parameters.values(), lookup):
+                    p.scale_gradient(0.25)
+                trainer.update()
+        assert trainer.updates == 3
+        results.append([p.as_array() for p in (*parameters.values(), lookup)])
+    assert all(close(a, b, 1e-6) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("clip", [0, 5])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_steps_that_are_not_finite_can_be_left_out(clip, bad):
+    m = dy.ParameterCollection()
+    w, v, table = m.add_parameters(3, init=1), m.add_parameters(2, init=1), m.add_lookup_parameters((4, 2), init=1)
+    trainer = dy.MomentumSGDTrainer(m, 0.1)
+    trainer.set_clip_threshold(clip)
+    trainer.skip_nonfinite = True
+    for number in (bad, 1.0, bad):
+        dy.renew_cg()
+        (dy.dot_product(w, dy.inputVector([1, number, 1])) + dy.sum_elems(v) + dy.sum_elems(table[1])).backward()
+        trainer.update()
+    assert (trainer.skipped, trainer.updates) == (2, 1)
+    assert close(w.as_array(), 0.9 * np.ones(3)) and close(v.as_array(), 0.9 * np.ones(2)) and not any(
+        p.has_gradient() for p in (w, v, table)
+    )
+    trainer.skip_nonfinite = False
+    dy.renew_cg()
+    dy.dot_product(w, dy.inputVector([1, bad, 1])).backward()
+    if clip:
+        with pytest.raises(RuntimeError, match="Magnitude of gradient is bad"):
+            trainer.update()
+        assert w.has_gradient() and close(w.as_array(), 0.9 * np.ones(3))
+
+
+def test_infinite_gradients_are_found_before_they_are_clipped_by_value():
+    m = dy.ParameterCollection()
+    w = m.add_parameters(2, init=0)
+    trainer = dy.SimpleSGDTrainer(m, 1.0)
+    trainer.set_clip_value(0.5)
+    dy.renew_cg()
+    dy.dot_product(w, dy.inputVector([float("inf"), 1])).backward()
+    with pytest.raises(RuntimeError, match="not finite"):
+        trainer.update()
+
+
+def test_clip_value_with_frozen_and_unused_parameters():
+    m = dy.ParameterCollection()
+    w, frozen, unused = (m.add_parameters(2, init=0) for _ in range(3))
+    frozen.set_updated(False)
+    trainer = dy.SimpleSGDTrainer(m, 1.0)
+    trainer.set_clip_value(0.5)
+    dy.renew_cg()
+    dy.dot_product(w + frozen, dy.inputVector([3, -4])).backward()
+    trainer.update()
+    assert w.as_array().tolist() == [-0.5, 0.5] and not frozen.as_array().any() and not unused.as_array().any()
+    assert trainer.get_clip_value() == 0.5
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_updates_of_tables_cost_what_the_touched_rows_cost(name):
+    """The norm, the update and clearing: a table of 400,000 rows of which 3 are touched beside one update of all rows."""
+    m = dy.ParameterCollection()
+    table = m.add_lookup_parameters((400_000, 16), init=1 / 16)
+    trainer = RULES[name][0](m)
+
+    def seconds(sparse):
+        dy.renew_cg()
+        dy.sum_elems(table[7] + table[9] + table[399_999]).backward()
+        trainer.set_sparse_updates(sparse)
+        start = time.perf_counter()
+        trainer.update()
+        return time.perf_counter() - start
+
+    seconds(True)
+    assert min(seconds(True) for _ in range(5)) < 0.05 * min(seconds(False) for _ in range(2))
+
+
+# ---- state -----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_training_goes_on_from_a_state_bit_for_bit(name, rng):
+    make, _ = RULES[name]
+    values, table = start(rng, name == "EGTrainer")
+    steps = [gradients_of_step(rng, t) for t in range(20)]
+    m, parameters, lookup = collection_of(values, table)
+    trainer = make(m)
+
+    def train(trainer, parameters, lookup, steps):
+        for dense, rows in steps:
+            backward(parameters, lookup, dense, rows)
+            trainer.update()
+
+    train(trainer, parameters, lookup, steps[:10])
+    state = trainer.state()
+    m2 = copy.deepcopy(m)
+    train(trainer, parameters, lookup, steps[10:])
+    resumed = make(m2)
+    resumed.load_state(state)
+    train(resumed, {p.name()[1:]: p for p in m2.parameters_list()}, m2.lookup_parameters_list()[0], steps[10:])
+    for p, q in zip((*m.parameters_list(), lookup), (*m2.parameters_list(), *m2.lookup_parameters_list()), strict=True):
+        assert (p.as_array() == q.as_array()).all()
+    end, end2 = trainer.state(), resumed.state()
+    assert end.keys() == end2.keys() and all((end[k] == end2[k]).all() for k in end)
+
+
+def test_state_is_a_copy_and_is_checked_before_anything_changes():
+    m = dy.ParameterCollection()
+    w = m.add_parameters((2, 3), init=1, name="w")
+    trainer = dy.AdamTrainer(m)
+    dy.renew_cg()
+    dy.sum_elems(w).backward()
+    trainer.update()
+    state = trainer.state()
+    kept = {k: a.copy() for k, a in state.items()}
+    trainer.update()
+    assert all((state[k] == kept[k]).all() for k in kept) and state["m:/w"].shape == (2, 3)
+    now = trainer.state()
+    bad = [
+        {},
+        {**state, "trainer": np.frombuffer(b"AmsgradTrainer", np.uint8)},
+        {**state, "m:/w": np.zeros((3, 2))},
+        {**state, "m:/x": np.zeros((3, 2))},
+        {**state, "top:/w": np.zeros((2, 3))},
+        {k: a for k, a in state.items() if k != "v:/w"},
+        {k: a for k, a in state.items() if k != "updates"},
+    ]
+    for wrong in bad:
+        with pytest.raises(ValueError, match="load_state"):
+            trainer.load_state(wrong)
+    after = trainer.state()
+    assert all((after[k] == now[k]).all() for k in now)
+
+
+@pytest.mark.parametrize("copying", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_trainers_are_not_copied(copying):
+    with pytest.raises(TypeError, match="load_state"):
+        copying(dy.AdamTrainer(dy.ParameterCollection()))
+
+
+# ---- moving averages ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("decay", [0.9, None])
+def test_moving_average_is_its_formula(decay, every, rng):
+    values, table = start(rng)
+    m, parameters, lookup = collection_of(values, table)
+    trainer = dy.AdamTrainer(m, 0.01)
+    average = dy.MovingAverage(trainer, decay, every)
+    seen = []
+    for t in range(1, 31):
+        backward(parameters, lookup, *gradients_of_step(rng, t))
+        trainer.update()
+        if t % every == 0:
+            seen.append([p.as_array() for p in (*parameters.values(), lookup)])
+    n = len(seen)
+    weights = [1 / n] * n if decay is None else [(1 - decay) * decay ** (n - 1 - i) / (1 - decay**n) for i in range(n)]
+    trained = [p.as_array() for p in (*parameters.values(), lookup)]
+    with average.applied():
+        for i, p in enumerate((*parameters.values(), lookup)):
+            assert close(p.as_array(), sum(w * s[i] for w, s in zip(weights, seen, strict=True)))
+        assert average.is_in
+        with pytest.raises(RuntimeError, match="swap_out"):
+            trainer.update()
+    assert all((p.as_array() == t).all() for p, t in zip((*parameters.values(), lookup), trained, strict=True))
+    with pytest.raises(RuntimeError, match="swap_out"):
+        average.swap_out()
+
+
+def test_moving_average_without_correction_starts_near_zero_and_takes_in_new_parameters():
+    m = dy.ParameterCollection()
+    w = m.add_parameters(1, init=2)
+    average = dy.MovingAverage(m, decay=0.75, bias_correction=False)
+    with pytest.raises(RuntimeError, match="no update"):
+        average.swap_in()
+    average.update()
+    with average.applied():
+        assert w.as_array().tolist() == [0.5]
+    corrected = dy.MovingAverage(m, decay=0.75)
+    corrected.update()
+    v = m.add_parameters(1, init=3)
+    corrected.update()
+    with corrected.applied():
+        assert close(w.as_array(), np.array([2])) and close(v.as_array(), np.array([3]))
