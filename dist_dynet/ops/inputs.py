@@ -48,7 +48,7 @@ def _check_device(device: str, what: str) -> None:
 
 def _vector(v: Any, what: str) -> NDArray[Any]:
     """A vector of the build's type from any iterable of numbers."""
-    array = numbers(v if isinstance(v, np.ndarray | list | str) or not isinstance(v, Iterable) else list(v), what)
+    array = numbers(v if isinstance(v, np.ndarray | list | tuple | str) or not isinstance(v, Iterable) else list(v), what)
     if array.ndim != 1:
         raise TypeError(f"{what}: takes a vector of numbers; got {f'shape {array.shape}' if array.ndim else 'one number'}.")
     return np.ascontiguousarray(array)

@@ -111,7 +111,10 @@ def random_uniform(dim: int | Sequence[int], left: float, right: float, batch_si
 def random_bernoulli(dim: int | Sequence[int], p: float, scale: float = 1.0, batch_size: int = 1) -> Expression:
     """y_i = scale with probability p, else 0: dims x batch_size.
 
-from ._nodes import leaf, one, real, with_reals
+    Raises: ValueError for a probability outside of [0, 1].
+
+    >>> import dist_dynet as dy
+    >>> set(dy.random_bernoulli(100, 0.5, scale=3).value()) == {0.0, 3.0}
     True
     """
     return _random("random_bernoulli", dim, batch_size, p, scale)
