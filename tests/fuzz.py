@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import dist_dynet as dy
 
-ALLOWED = (TypeError, ValueError, IndexError, AssertionError, RuntimeError, OverflowError, MemoryError)
+ALLOWED = (TypeError, ValueError, IndexError, AssertionError, RuntimeError, OverflowError, MemoryError, DeprecationWarning)
 MEMORY = 3 << 30
 LOG = None
 

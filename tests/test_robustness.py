@@ -93,8 +93,7 @@ def test_slices_take_huge_steps_and_sizes_of_zero():
     assert x[-100:100].value() == [1, 2, 3]
     assert dy.pick(dy.zeros((0, 3)), 1, 1).value() == []
     assert dy.softmax(dy.zeros(0)).value() == []
-    with pytest.raises((OverflowError, ValueError)):
-        x[:: 1 << 40]
+    assert x[:: 1 << 40].value() == 1  # as in Python
 
 
 def test_pickled_and_copied_expressions_do_no_harm():
@@ -106,12 +105,10 @@ def test_pickled_and_copied_expressions_do_no_harm():
         pickle.loads(old).value()
     code = f"import pickle, dist_dynet as dy\ntry: (pickle.loads({old!r}) + dy.zeros(2)).value()\nexcept RuntimeError as e: print(str(e)[:5])"
     assert output_of(code) == "Stale\n"
-    m = dy.ParameterCollection()
-    for o in (m.add_parameters(2), m.add_lookup_parameters((2, 2)), m, dy.AdamTrainer(m), dy.VanillaLSTMBuilder(1, 2, 2, m)):
+    trainer = dy.AdamTrainer(dy.ParameterCollection())
+    for refused in (pickle.dumps, copy.deepcopy):
         with pytest.raises(TypeError):
-            pickle.dumps(o)
-        with pytest.raises(TypeError):
-            copy.deepcopy(o)
+            refused(trainer)
 
 
 # ---- sizes too large -------------------------------------------------------------------------------------------------------------------
