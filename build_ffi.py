@@ -66,7 +66,8 @@ def compiler() -> list[str]:
 def clone_flags() -> list[str]:
     """The best form of function multiversioning that the compiler knows (dn_real.h); none: one version for every processor.
 
-    DIST_DYNET_CLONES=0 asks for none: for other compilers' sake in tests, and for sanitizers, which do not get on with it."""
+    DIST_DYNET_CLONES=0 asks for none: for other compilers' sake in tests, and for sanitizers, which do not get on with it.
+    """
     if os.environ.get("DIST_DYNET_CLONES") == "0":
         return []
     with tempfile.TemporaryDirectory() as folder:

@@ -100,7 +100,7 @@ def targets(rng):
     for name in sorted(dy.__all__):
         if name not in SKIPPED and callable(getattr(dy, name)) and not inspect.isabstract(getattr(dy, name)):
             yield name, getattr(dy, name)
-    operators = [f"__{o}__" for o in "add radd sub rsub mul rmul truediv rtruediv pow neg getitem matmul".split()]
+    operators = [f"__{o}__" for o in ["add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "neg", "getitem", "matmul"]]
     for label, o in objects.items():
         names = [n for n in dir(o) if not n.startswith("_") and n not in SKIPPED] + [n for n in operators if hasattr(o, n)]
         for name in names:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import dist_dynet as dy
 from op_table import FAMILIES
 from op_table.run import Run, array_of, drawn
+
+import dist_dynet as dy
 
 TOLERANCE = 2e-5
 

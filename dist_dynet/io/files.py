@@ -30,7 +30,8 @@ class Policy(Protocol):
 
     def finished(self, error: BaseException | None) -> None:
         """Called once at the end of a save on every process: the file is in place (None), or the save has failed. May wait for the others,
-        and may raise where another process failed."""
+        and may raise where another process failed.
+        """
 
 
 class OneProcess:
@@ -49,7 +50,7 @@ _policy: Policy = OneProcess()
 
 def set_policy(policy: Policy) -> Policy:
     """Replaces the policy; returns the former one."""
-    global _policy  # noqa: PLW0603 - the one hook of this module
+    global _policy
     former, _policy = _policy, policy
     return former
 

@@ -89,7 +89,7 @@ def _records(path: Path) -> list[tuple[Any, ...]]:
         offset = stream.tell()
         try:
             record = _Unpickler(stream).load()
-        except Exception as error:  # noqa: BLE001 - stray bytes can make a pickle raise anything
+        except Exception as error:
             raise RuntimeError(f"load: all of '{path}' must be readable; got, in object {len(records)} at byte {offset}: {error}.") from error
         if not _is_record(record):
             raise RuntimeError(f"load: '{path}' must describe objects; got {record!r} as object {len(records)} at byte {offset}.")

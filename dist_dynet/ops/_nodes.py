@@ -181,7 +181,8 @@ def reals(values: Any, what: str) -> Any:
 
 def numbers(values: Any, what: str, takes: str = "takes numbers", order: Any = None) -> Any:
     """An array of the build's type, in a memory order, from arrays and nested sequences of numbers. What is one is not copied. NumPy itself
-    would read None as NaN and text as a number."""
+    would read None as NaN and text as a number.
+    """
     try:
         array = np.asarray(values)
         if array.dtype.kind not in "biufO" or (array.dtype.kind == "O" and any(isinstance(v, str | None) for v in array.flat)):

@@ -204,7 +204,8 @@ def _one_index(i: int, size: int, d: int, dims: tuple[int, ...]) -> int:
 @operator("__getitem__")
 def _getitem(x: Expression, index: Any) -> Expression:
     """x[i], x[a:b:s], x[i, a:b, ...]: as in Python, negative and clipped; an index of its own removes its dim; one more slice is the
-    batch's."""
+    batch's.
+    """
     if type(index) is int and index >= 0:  # the frequent case: no dims asked for
         h = _node_many(_PICK, 1, (x._h,), 2, (0, index) if index < 0x7FFFFFFF else (0, 0x7FFFFFFF), 0, NULL)
         if h >= 0:

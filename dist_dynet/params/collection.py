@@ -122,7 +122,8 @@ def name_of(handle: int) -> str:
 
 class _ParameterBase(Expression):
     """What dense parameters and lookup tables have in common. Used where an expression is due, each stands for its node in the current
-    graph."""
+    graph.
+    """
 
     __slots__ = ("_c", "_dims", "_name", "_root", "_rows")
 
