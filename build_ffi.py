@@ -1,8 +1,8 @@
 """Builds the C extensions with cffi (API mode), from one header.
 
 Per number type (float, double) there are two extensions: `_core_*` holds all of csrc and gives Python's lock up around each call;
-`_nodes_*` has only the calls that make nodes and keeps the lock. setup.py names the four FFI objects below; `python setup.py build_ext --inplace` builds
-them for work on the sources.
+`_nodes_*` has only the calls that make nodes and keeps the lock. setup.py names the four FFI objects below; `python setup.py build_ext
+--inplace` builds them for work on the sources.
 """
 
 import os
@@ -105,6 +105,7 @@ def declarations(defines: list[str]) -> str:
 
 
 def make(name: str, sources: list[str], defines: list[str], prelude: str = "") -> FFI:
+    """The FFI of an extension of these sources, with these macros."""
     ffi = FFI()
     ffi.cdef(declarations(defines))
     ffi.set_source(

@@ -76,13 +76,15 @@ def nonsense(rng):
     dy.renew_cg()
     m = dy.ParameterCollection()
     return [
-        None, True, 0, 1, 2, -1, 3.7, float("nan"), float("inf"), 1 << 31, -(1 << 31), (1 << 31) - 1, 1 << 63, 10**30, "", "a", b"a", [], (), {}, set(),
-        [None], [1, 2], [1, "a"], [[1, 2], [3]], [1 << 31], [-1], [(1 << 31) - 1] * 2, (2, 3), (0, 3), (-1, 2), (1,) * 9, object(), Odd(), int, print,
-        np.zeros(0), np.zeros(3), np.array(2), np.ones((2, 2)), np.array(["a"]), np.array([None]), np.zeros((1,) * 9), np.float32(1), np.int64(2), 1j,
-        dy.scalarInput(1), dy.inputVector([1, 2]), dy.zeros((2, 2)), dy.zeros((2, 3, 4)), dy.zeros(0), dy.zeros((0, 3)), dy.ones(2, batch_size=3),
-        dy.zeros(2, batch_size=0), stale, dy.Expression(), m.add_parameters((2, 2)), m.add_parameters(2), m.add_lookup_parameters((3, 2)), m,
-        [dy.zeros(2), dy.ones(2)], [dy.zeros(2), None], [stale, dy.zeros(2)], [dy.zeros((2, 2)), 3], [m.add_parameters(2)], slice(None), slice(0, 5, 2),
-        slice(-1, 1 << 40), Ellipsis, (slice(1), 0), iter([1, 2]), (x for x in [1]), dy.VanillaLSTMBuilder(1, 2, 2, m).initial_state(),
+        None, True, 0, 1, 2, -1, 3.7, float("nan"), float("inf"), 1 << 31, -(1 << 31), (1 << 31) - 1, 1 << 63, 10**30, "", "a", b"a", [], (),
+        {}, set(), [None], [1, 2], [1, "a"], [[1, 2], [3]], [1 << 31], [-1], [(1 << 31) - 1] * 2, (2, 3), (0, 3), (-1, 2), (1,) * 9, object(),
+        Odd(), int, print, np.zeros(0), np.zeros(3), np.array(2), np.ones((2, 2)), np.array(["a"]), np.array([None]), np.zeros((1,) * 9),
+        np.float32(1), np.int64(2), 1j, dy.scalarInput(1), dy.inputVector([1, 2]), dy.zeros((2, 2)), dy.zeros((2, 3, 4)), dy.zeros(0),
+        dy.zeros((0, 3)), dy.ones(2, batch_size=3), dy.zeros(2, batch_size=0), stale, dy.Expression(), m.add_parameters((2, 2)),
+        m.add_parameters(2), m.add_lookup_parameters((3, 2)), m,
+        [dy.zeros(2), dy.ones(2)], [dy.zeros(2), None], [stale, dy.zeros(2)], [dy.zeros((2, 2)), 3], [m.add_parameters(2)], slice(None),
+        slice(0, 5, 2), slice(-1, 1 << 40), Ellipsis, (slice(1), 0), iter([1, 2]), (x for x in [1]),
+        dy.VanillaLSTMBuilder(1, 2, 2, m).initial_state(),
     ]  # fmt: skip
 
 
@@ -149,8 +151,8 @@ def show(a):
 
 # ---- random programs -------------------------------------------------------------------------------------------------------------------
 
-UNARY = ["tanh", "logistic", "rectify", "exp", "log", "square", "abs", "sum_elems", "mean_elems", "sum_batches", "mean_batches", "transpose", "softmax",
-         "log_softmax"]  # fmt: skip
+UNARY = ["tanh", "logistic", "rectify", "exp", "log", "square", "abs", "sum_elems", "mean_elems", "sum_batches", "mean_batches", "transpose",
+         "softmax", "log_softmax"]  # fmt: skip
 BINARY = ["cmult", "cdiv", "pow", "colwise_add", "squared_distance", "dot_product", "matmul", "binary_log_loss"]
 LISTS = ["esum", "average", "concatenate", "concatenate_cols", "affine_transform"]
 sizes = st.sampled_from([0, 1, 1, 2, 2, 3, 3, 4, 16, 17, -1, (1 << 31) - 1])

@@ -104,6 +104,18 @@ def test_autobatch_of_trees_equals_plain(model):
     assert_equal(build, [*model.parameters_list(), *model.lookup_parameters_list()])
 
 
+def step(op, table, x, y, c, matrix, i, j):
+    """The value of line `op` of a random program."""
+    return [
+        lambda: x + y, lambda: x - y, lambda: dy.cmult(x, y), lambda: dy.tanh(x), lambda: dy.logistic(x) * 2 - 1,
+        lambda: matrix * x, lambda: dy.affine_transform([c, matrix, x]), lambda: dy.softmax(x),
+        lambda: dy.concatenate([dy.pick_range(x, 0, 2), dy.pick_range(y, 2, 4)]),
+        lambda: dy.esum([x, y, x]), lambda: dy.average([x, y]), lambda: table[(i + j) % 6],
+        lambda: dy.rectify(x) + dy.pick(y, j % 4), lambda: dy.dropout(x, 0.5),
+        lambda: dy.reshape(dy.reshape(x, (2, 2)) * dy.reshape(y, (2, 2)), (4,)), lambda: dy.log_softmax(x),
+    ][op]()  # fmt: skip
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_autobatch_of_random_graphs_equals_plain(data):
@@ -119,16 +131,7 @@ def test_autobatch_of_random_graphs_equals_plain(data):
         for op, i, j in program:
             x, y = vectors[i % len(vectors)], vectors[j % len(vectors)]
             matrix = (A, C, dy.transpose(A))[j % 3]
-            vectors.append(
-                [
-                    lambda: x + y, lambda: x - y, lambda: dy.cmult(x, y), lambda: dy.tanh(x), lambda: dy.logistic(x) * 2 - 1,
-                    lambda: matrix * x, lambda: dy.affine_transform([c, matrix, x]), lambda: dy.softmax(x),
-                    lambda: dy.concatenate([dy.pick_range(x, 0, 2), dy.pick_range(y, 2, 4)]),
-                    lambda: dy.esum([x, y, x]), lambda: dy.average([x, y]), lambda: table[(i + j) % 6],
-                    lambda: dy.rectify(x) + dy.pick(y, j % 4), lambda: dy.dropout(x, 0.5),
-                    lambda: dy.reshape(dy.reshape(x, (2, 2)) * dy.reshape(y, (2, 2)), (4,)), lambda: dy.log_softmax(x),
-                ][op]()
-            )  # fmt: skip
+            vectors.append(step(op, table, x, y, c, matrix, i, j))
         losses = [dy.sum_batches(dy.sum_elems(dy.cmult(v, v))) if k % 2 else dy.sum_batches(
             dy.pickneglogsoftmax_batch(v, [k % 4] * v.dim()[1])) for k, v in enumerate(vectors)]
         # products of products grow: keep the loss of moderate size

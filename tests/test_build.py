@@ -77,7 +77,8 @@ def test_functions_shared_between_files_are_dn__and_others_are_static(tmp_path):
         assert not wrong, f"{source.name}: {wrong}"
 
 
-WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wstrict-prototypes", "-Wmissing-prototypes", "-Wshadow", "-Wundef", "-Wvla"]
+WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wstrict-prototypes", "-Wmissing-prototypes", "-Wshadow",
+            "-Wundef", "-Wvla"]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -113,7 +114,8 @@ def test_build_without_multiversioning_computes_the_same(tmp_path):
     library = build(tmp_path, DIST_DYNET_CLONES="0")
     code = "import dist_dynet as dy, dist_dynet._ffi as f; print(dy.__file__, f.SIMD)"
     path = {"PYTHONPATH": os.pathsep.join([str(library), str(ROOT / "tests")])}
-    out = subprocess.run([sys.executable, "-c", code], env={**os.environ, **path}, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    command, environment = [sys.executable, "-c", code], {**os.environ, **path}
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     assert out == f"{library / 'dist_dynet' / '__init__.py'} default\n"
     tests = [str(ROOT / "tests" / f"test_{name}.py") for name in ("kernels", "graph_backward", "trainers")]
     result = subprocess.run(
@@ -124,10 +126,12 @@ def test_build_without_multiversioning_computes_the_same(tmp_path):
     assert result.returncode == 0, result.stdout[-3000:]
     # the same numbers, to rounding, in both builds
     program = (
-        "import dist_dynet as dy; dy.reset_random_seed(5); m = dy.ParameterCollection(); l = dy.VanillaLSTMBuilder(2, 8, 33, m); t = dy.AdamTrainer(m)\n"
+        "import dist_dynet as dy; dy.reset_random_seed(5); m = dy.ParameterCollection()\n"
+        "l = dy.VanillaLSTMBuilder(2, 8, 33, m); t = dy.AdamTrainer(m)\n"
         "for i in range(9):\n dy.renew_cg(); h = l.initial_state().transduce([dy.dropout(dy.ones(8), 0.5)] * 4)[-1]\n"
         " loss = dy.squared_distance(h, dy.ones(33)); print(f'{loss.value():.4f}'); loss.backward(); t.update()"
     )
     here = run_python("-c", program).stdout
-    there = subprocess.run([sys.executable, "-c", program], env={**os.environ, **path}, capture_output=True, text=True, check=True, cwd=tmp_path)
+    environment = {**os.environ, **path}
+    there = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert here == there.stdout and len(here.splitlines()) == 9

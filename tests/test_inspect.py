@@ -286,7 +286,7 @@ def test_draw_graph_writes_dot_files(drawn, tmp_path):
 
 def test_bad_arguments_of_draw_graph(drawn, tmp_path):
     for call in (lambda: dy.draw_graph(tmp_path / "g.dot", 3), lambda: dy.print_graphviz(expression_names=[1])):
-        with pytest.raises(TypeError, match="got int|got list"):
+        with pytest.raises(TypeError, match=r"got int|got list"):
             call()
 
 

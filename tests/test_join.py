@@ -1,4 +1,7 @@
-"""Joined nodes (csrc/join.h) give what the same nodes give one by one. Immediate mode computes each node when it is made: nothing is joined there."""
+"""Joined nodes (csrc/join.h) give what the same nodes give one by one.
+
+Immediate mode computes each node when it is made: nothing is joined there.
+"""
 
 import numpy as np
 import pytest

@@ -55,7 +55,10 @@ def test_names_with_reserved_characters_are_refused(name):
 
 @pytest.mark.parametrize(
     ("dim", "shape"),
-    [(3, (3,)), (3.0, (3,)), (np.int64(3), (3,)), ((2, 3), (2, 3)), ([2, 3], (2, 3)), ((2.0, 3), (2, 3)), ((1,) * 7, (1,) * 7), (0, (0,)), ((2, 0), (2, 0))],
+    [
+        (3, (3,)), (3.0, (3,)), (np.int64(3), (3,)), ((2, 3), (2, 3)), ([2, 3], (2, 3)), ((2.0, 3), (2, 3)), ((1,) * 7, (1,) * 7), (0, (0,)),
+        ((2, 0), (2, 0)),
+    ],
 )
 def test_dims_may_be_numbers_tuples_and_lists(dim, shape):
     w = dy.ParameterCollection().add_parameters(dim)
@@ -242,8 +245,8 @@ def test_whole_table_as_expression_has_a_dense_gradient(rng):
 def test_table_refuses_rows_outside():
     t = dy.ParameterCollection().add_lookup_parameters((4, 3))
     for i in (-1, 4, 1 << 31, -(1 << 40)):
-        for use in (lambda i: t[i], lambda i: dy.lookup(t, i), lambda i: dy.lookup_batch(t, [0, i]), lambda i: t.init_row(i, [1, 2, 3]), t.row_as_array,
-                    lambda i: t.rows_as_array([0, i]), t.row_grad_as_array, lambda i: t[0].set(i)):  # fmt: skip
+        for use in (lambda i: t[i], lambda i: dy.lookup(t, i), lambda i: dy.lookup_batch(t, [0, i]), lambda i: t.init_row(i, [1, 2, 3]),
+                    t.row_as_array, lambda i: t.rows_as_array([0, i]), t.row_grad_as_array, lambda i: t[0].set(i)):  # fmt: skip
             with pytest.raises((ValueError, OverflowError)):
                 use(i)
     for row in ([1, 2], [1, 2, 3, 4], 5, []):

@@ -53,15 +53,20 @@ CRASHES = {
     "negative dim": (lambda: dy.ParameterCollection().add_parameters((-1,)), ValueError, "add_parameters"),
     "bare Expression": (lambda: dy.Expression().dim(), ValueError, "made by hand"),
     "bare Trainer": (lambda: dy.Trainer().update(), TypeError, "Trainer"),
-    "set_h without vectors": (lambda: dy.VanillaLSTMBuilder(1, 2, 2, dy.ParameterCollection()).initial_state().set_h(), (ValueError, AssertionError), "set_h"),
+    "set_h without vectors": (
+        lambda: dy.VanillaLSTMBuilder(1, 2, 2, dy.ParameterCollection()).initial_state().set_h(), (ValueError, AssertionError), "set_h"
+    ),
     "wide bias": (
-        lambda: dy.affine_transform([dy.zeros((3, 4)), dy.zeros((3, 2)), dy.zeros(2)]), ValueError, "affine_transform: the bias must have the dims"
+        lambda: dy.affine_transform([dy.zeros((3, 4)), dy.zeros((3, 2)), dy.zeros(2)]), ValueError,
+        "affine_transform: the bias must have the dims"
     ),
     "tanh of None": (lambda: dy.tanh(None), TypeError, "tanh: takes expressions; got NoneType"),
     "one_hot outside": (lambda: dy.one_hot(3, 3), ValueError, "one_hot: index 3 is outside of 3 classes"),
     "lookup outside": (lambda: _table()[4], ValueError, "lookup: index 4 is outside the table. Indices run from 0 to 3."),
     "lookup_batch outside": (lambda: dy.lookup_batch(_table(), [0, -1]), ValueError, "lookup_batch: index -1"),
-    "set of wrong length": (lambda: dy.vecInput(3).set([1]), ValueError, "set: the number of values must equal the size of the input; got 1 values"),
+    "set of wrong length": (
+        lambda: dy.vecInput(3).set([1]), ValueError, "set: the number of values must equal the size of the input; got 1 values"
+    ),
     "pick outside": (lambda: dy.pick(dy.inputVector([1]), 1), ValueError, "pick: index 1 is outside dim 0 of x = (1,)"),
     "class outside": (lambda: dy.pickneglogsoftmax(dy.inputVector([1]), -1), ValueError, "pickneglogsoftmax: index -1"),
     "unbatched mismatch": (lambda: dy.inputTensor(MATRIX) * dy.inputTensor(MATRIX), ValueError, "matmul: columns of a must equal rows of b"),
@@ -126,7 +131,8 @@ def trained():
     return w.value() == [1, 1, 1] and w.grad_as_array().tolist() == [2, 2, 2]
 uses = [
     lambda: dy.vecInput(n), lambda: dy.zeros(n).value(), lambda: dy.random_normal(n).forward(), lambda: dy.ones((1 << 15, 1 << 15)).value(),
-    lambda: m.add_parameters(n), lambda: m.add_parameters(n, init=0), lambda: m.add_lookup_parameters((n, 1)), lambda: m.add_lookup_parameters((1, n)),
+    lambda: m.add_parameters(n), lambda: m.add_parameters(n, init=0), lambda: m.add_lookup_parameters((n, 1)),
+    lambda: m.add_lookup_parameters((1, n)),
     lambda: m.add_parameters((1 << 15, 1 << 15), init="normal"), lambda: dy.one_hot(n, 0), lambda: dy.dropout(dy.ones(1 << 30), 0.5).value(),
     lambda: dy.sum_elems(w + dy.zeros(3, batch_size=n // 3)).value(),
     lambda: dy.lookup_batch(m.add_lookup_parameters((2, 3000)), [0] * 700_000).value(), lambda: dy.VanillaLSTMBuilder(1, 20000, 20000, m),

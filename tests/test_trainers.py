@@ -234,7 +234,7 @@ def test_gradient_that_is_not_finite_changes_nothing(rule, bad):
     before = w.storage().tobytes(), t.storage().tobytes()
     dy.renew_cg()
     dy.esum([dy.dot_product(w, dy.inputVector([1, bad, 1])), dy.sum_elems(t[1])]).backward()
-    with pytest.raises(RuntimeError, match="Magnitude of gradient is bad: (nan|inf)"):
+    with pytest.raises(RuntimeError, match=r"Magnitude of gradient is bad: (nan|inf)"):
         trainer.update()
     assert (w.storage().tobytes(), t.storage().tobytes()) == before
     m.reset_gradients()

@@ -29,8 +29,9 @@ class Policy(Protocol):
         """Whether this process writes. Where not, what it would write is discarded. Called once at the beginning of a save."""
 
     def finished(self, error: BaseException | None) -> None:
-        """Called once at the end of a save on every process: the file is in place (None), or the save has failed. May wait for the others,
-        and may raise where another process failed.
+        """Called once at the end of a save on every process: the file is in place (None), or the save has failed.
+
+        May wait for the others, and may raise where another process failed.
         """
 
 
@@ -120,7 +121,8 @@ def atomic_writes(paths: Sequence[FileName], append: bool = False) -> Iterator[l
     """Files open for writing that take their names at the end of the with block, one right after the other, if nothing failed.
 
     Raises:
-        RuntimeError: the operating system refused (its error is the cause). Other exceptions of the block pass through. The old files are whole.
+        RuntimeError: the operating system refused (its error is the cause). Other exceptions of the block pass through. The old files are
+            whole.
     """
     policy = _policy
     writes = policy.writes()
@@ -151,8 +153,9 @@ def atomic_writes(paths: Sequence[FileName], append: bool = False) -> Iterator[l
 
 @contextmanager
 def atomic_write(path: FileName, append: bool = False) -> Iterator[BinaryIO]:
-    """A file open for writing that takes its name at the end of the with block, if nothing failed; with `append`, what was there before
-    comes first. Temporary files (.name.*.tmp) outlive only a killed process.
+    """A file open for writing that takes its name at the end of the with block, if nothing failed.
+
+    With `append`, what was there before comes first. Temporary files (.name.*.tmp) outlive only a killed process.
 
     Raises:
         RuntimeError: the operating system refused (its error is the cause). Other exceptions of the block pass through. The old file is whole.

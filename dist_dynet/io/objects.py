@@ -134,6 +134,7 @@ def save(basename: FileName, objects: Iterable[Any]) -> None:
     Both files are written under temporary names, then renamed: a failed save leaves the old ones whole.
 
     Args:
+        basename: the path of the files without .data and .meta.
         objects: Parameters, LookupParameters, or objects of classes with `spec`, `from_spec(spec, model)` and `param_collection()`.
 
     Raises:

@@ -267,7 +267,9 @@ class VanillaLSTMBuilder:
             raise NotImplementedError("VanillaLSTMBuilder: layer normalisation (ln_lstm=True) is not there yet.")
         self.layers, self.input_dim, self.hidden_dim = int(layers), int(input_dim), int(hidden_dim)
         if self.layers < 0 or self.input_dim < 1 or self.hidden_dim < 1:
-            raise ValueError(f"VanillaLSTMBuilder: sizes must be positive; got layers={layers}, input_dim={input_dim}, hidden_dim={hidden_dim}.")
+            raise ValueError(
+                f"VanillaLSTMBuilder: sizes must be positive; got layers={layers}, input_dim={input_dim}, hidden_dim={hidden_dim}."
+            )
         self.forget_bias = float(forget_bias)
         self.dropout_x = self.dropout_h = 0.0
         self._collection = _subcollection(model, "vanilla-lstm-builder")

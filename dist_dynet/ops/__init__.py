@@ -4,13 +4,14 @@ A new operation is three edits: its row and block in csrc/ops/<family>.c, its fu
 name what is missing.
 """
 
+from typing import TYPE_CHECKING
+
 from . import (
     arithmetic,
     choice,
     convolution,
     elementwise,
     extremes,
-    function,
     gradients,
     inputs,
     linear,
@@ -21,12 +22,32 @@ from . import (
     reductions,
     selection,
     shape,
-    softmax,
 )
+from . import function as _function  # named apart: each has a function of its own name
+from . import softmax as _softmax
+
+if TYPE_CHECKING:  # what the loop at the end does, for type checkers
+    from .arithmetic import *  # noqa: F403 - the names are those of __all__
+    from .choice import *  # noqa: F403 - the names are those of __all__
+    from .convolution import *  # noqa: F403 - the names are those of __all__
+    from .elementwise import *  # noqa: F403 - the names are those of __all__
+    from .extremes import *  # noqa: F403 - the names are those of __all__
+    from .function import *  # noqa: F403 - the names are those of __all__
+    from .gradients import *  # noqa: F403 - the names are those of __all__
+    from .inputs import *  # noqa: F403 - the names are those of __all__
+    from .linear import *  # noqa: F403 - the names are those of __all__
+    from .losses import *  # noqa: F403 - the names are those of __all__
+    from .lstm import *  # noqa: F403 - the names are those of __all__
+    from .masked import *  # noqa: F403 - the names are those of __all__
+    from .random import *  # noqa: F403 - the names are those of __all__
+    from .reductions import *  # noqa: F403 - the names are those of __all__
+    from .selection import *  # noqa: F403 - the names are those of __all__
+    from .shape import *  # noqa: F403 - the names are those of __all__
+    from .softmax import *  # noqa: F403 - the names are those of __all__
 
 FAMILIES = (
-    inputs, arithmetic, elementwise, linear, softmax, masked, losses, reductions, extremes, shape, selection,
-    convolution, choice, gradients, lstm, random, function,
+    inputs, arithmetic, elementwise, linear, _softmax, masked, losses, reductions, extremes, shape, selection,
+    convolution, choice, gradients, lstm, random, _function,
 )  # fmt: skip
 
 __all__ = [name for family in FAMILIES for name in family.__all__]

@@ -84,7 +84,7 @@ def listed(exprs: Iterable[Expression], what: str) -> list[Expression]:
     if isinstance(exprs, Expression):
         raise TypeError(f"{what}: takes a list of expressions; got one expression. Write {what}([x]).")
     try:
-        result = list(exprs)
+        result: list[Any] = list(exprs)
     except TypeError:
         raise not_expression(what, exprs) from None
     if not result:
@@ -180,8 +180,9 @@ def reals(values: Any, what: str) -> Any:
 
 
 def numbers(values: Any, what: str, takes: str = "takes numbers", order: Any = None) -> Any:
-    """An array of the build's type, in a memory order, from arrays and nested sequences of numbers. What is one is not copied. NumPy itself
-    would read None as NaN and text as a number.
+    """An array of the build's type, in a memory order, from arrays and nested sequences of numbers. What is one is not copied.
+
+    NumPy itself would read None as NaN and text as a number.
     """
     try:
         array = np.asarray(values)

@@ -82,14 +82,16 @@ class _vecInputExpression(Expression):  # noqa: N801
             if code < 0:
                 fail(code, self._h)
         else:
-            data = reals(data, "set").ravel()
-            _set(self, len(data), pointer(data))
+            flat = reals(data, "set").ravel()
+            _set(self, len(flat), pointer(flat))
 
 
 class _tensorInputExpression(Expression):  # noqa: N801
     """A tensor; can be set anew when it was made with reusable_expr=True."""
 
     __slots__ = ("_reusable",)
+
+    _reusable: bool
 
     def set(self, data: ArrayLike) -> None:
         """New numbers: a flat column-major list, or an array of the same dims (the batch last)."""
@@ -238,7 +240,7 @@ def inputTensor(  # noqa: N802
 
 
 def inputTensorTranspose(  # noqa: N802
-    val: Sequence[float], dim: Any = None, batch_size: int = 1, device: str = ""
+    val: Sequence[float] | NDArray[Any], dim: Any = None, batch_size: int = 1, device: str = ""
 ) -> _vecInputExpression:
     """A tensor from a flat list: column-major, batch element after batch element.
 
@@ -280,7 +282,7 @@ def inputMatrix(v: Sequence[float], d: Sequence[int]) -> NoReturn:  # noqa: N802
     raise DeprecationWarning("inputMatrix: is no more. Use inputTensor(), or inputTensorTranspose() for a flat list.")
 
 
-def sparse_inputTensor(
+def sparse_inputTensor(  # noqa: N802 - DyNet's name
     idxs: Sequence[Sequence[int]], values: Sequence[float], shape: Sequence[int], batched: bool = False, defval: float = 0, device: str = ""
 ) -> _sparseInputExpression:
     """A tensor of `defval` with `values` at the places `idxs`: one sequence of indices per dim, the batch's last.

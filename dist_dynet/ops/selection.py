@@ -24,6 +24,8 @@ class _pickerExpression(Expression):  # noqa: N801 - DyNet's name
 
     __slots__ = ("_d",)
 
+    _d: int
+
     def set_index(self, i: int) -> None:
         """Another index; all computed values of the graph are forgotten."""
         _set_indices(self, self._d, [op.index(i)])
@@ -33,6 +35,8 @@ class _pickerBatchExpression(Expression):  # noqa: N801
     """One index of a dim per batch element; `.set_index(list)` chooses others."""
 
     __slots__ = ("_d",)
+
+    _d: int
 
     def set_index(self, i: Iterable[int]) -> None:
         """Other indices, as many; all computed values of the graph are forgotten."""
@@ -203,8 +207,9 @@ def _one_index(i: int, size: int, d: int, dims: tuple[int, ...]) -> int:
 
 @operator("__getitem__")
 def _getitem(x: Expression, index: Any) -> Expression:
-    """x[i], x[a:b:s], x[i, a:b, ...]: as in Python, negative and clipped; an index of its own removes its dim; one more slice is the
-    batch's.
+    """x[i], x[a:b:s], x[i, a:b, ...]: as in Python, negative and clipped.
+
+    An index of its own removes its dim; one more slice is the batch's.
     """
     if type(index) is int and index >= 0:  # the frequent case: no dims asked for
         h = _node_many(_PICK, 1, (x._h,), 2, (0, index) if index < 0x7FFFFFFF else (0, 0x7FFFFFFF), 0, NULL)

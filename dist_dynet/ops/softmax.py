@@ -29,7 +29,7 @@ def softmax(x: Expression, d: int = 0) -> Expression:
     >>> dy.softmax(dy.inputVector([1, 1])).value()
     [0.5, 0.5]
     """
-    return with_int(Expression, OPS["softmax"], "softmax", x, operator.index(d))
+    return with_int(Expression, OPS["softmax"], "softmax", x, operator.index(d))  # type: ignore[no-any-return]
 
 
 def _nested(values: Iterable[int] | Iterable[Iterable[int]], what: str) -> list[list[int]]:

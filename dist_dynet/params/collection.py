@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -70,6 +70,7 @@ class Root:
         return copying.rebuilt_root, (type(self), copying.contents(self))
 
     def new_parameter(self, dims: Sequence[int], rows: int = 0) -> Any:
+        """C's parameter of these dims; with rows, a table."""
         param = lib.dn_param_new(self.c, len(dims), ffi.new("int[]", list(dims)), rows)
         if param == NULL:
             raise MemoryError(f"parameters: out of memory for dims {tuple(dims)} x {rows or 1} rows")
@@ -78,6 +79,7 @@ class Root:
         return param
 
     def chunks(self) -> int:
+        """How many chunks the dense parameters fill."""
         return int(lib.dn_root_chunks(self.c))
 
     def chunk_gradients(self, chunk: int) -> NDArray[Any]:
@@ -121,8 +123,9 @@ def name_of(handle: int) -> str:
 
 
 class _ParameterBase(Expression):
-    """What dense parameters and lookup tables have in common. Used where an expression is due, each stands for its node in the current
-    graph.
+    """What dense parameters and lookup tables have in common.
+
+    Used where an expression is due, each stands for its node in the current graph.
     """
 
     __slots__ = ("_c", "_dims", "_name", "_root", "_rows")
@@ -209,7 +212,7 @@ class _ParameterBase(Expression):
         """Writes it to a text file under `key` (its name if empty)."""
         from ..io import text
 
-        text.save_parameters([(key or self._name, self)], fname, append)
+        text.save_parameters([(key or self._name, cast("Parameters | LookupParameters", self))], fname, append)
 
     def populate(self, fname: FileName, key: str = "") -> None:
         """Reads values (and gradient, if stored) of the entry named `key`, of equal dims.
@@ -219,7 +222,7 @@ class _ParameterBase(Expression):
         """
         from ..io import text
 
-        text.populate_parameter(self, fname, key or self._name)
+        text.populate_parameter(cast("Parameters | LookupParameters", self), fname, key or self._name)
 
     def write_to_textfile(self, fname: FileName, key: str = "", append: bool = False) -> None:
         """As save()."""
@@ -326,13 +329,15 @@ class LookupParameters(_ParameterBase):
         """Sets the first rows, as many as `arr` has."""
         array = np.asarray(arr, DTYPE)
         if array.shape[1:] != self._dims or array.ndim == 0 or array.shape[0] > self._rows:
-            raise ValueError(f"init_from_array: the array must be (at most {self._rows}, {', '.join(map(str, self._dims))}); got {array.shape}.")
+            sizes = ", ".join(map(str, self._dims))
+            raise ValueError(f"init_from_array: the array must be (at most {self._rows}, {sizes}); got {array.shape}.")
         self.storage()[: array.size] = np.moveaxis(array, 0, -1).ravel(order="F")
         self.changed()
 
     def row_as_array(self, row: int) -> NDArray[np.float64]:
         """A copy of one row."""
-        return self.rows_as_array([row])[0]
+        copied: NDArray[np.float64] = self.rows_as_array([row])[0]
+        return copied
 
     def rows_as_array(self, rows: Sequence[int]) -> NDArray[np.float64]:
         """Copies of these rows, the row first."""
@@ -341,11 +346,13 @@ class LookupParameters(_ParameterBase):
 
     def _by_row(self, flat: NDArray[np.float64]) -> NDArray[np.float64]:
         """Rows of numbers, each in storage order -> rows of the row's dims."""
-        return flat.reshape(len(flat), *self._dims[::-1]).transpose(0, *range(len(self._dims), 0, -1))
+        shaped: NDArray[np.float64] = flat.reshape(len(flat), *self._dims[::-1]).transpose(0, *range(len(self._dims), 0, -1))
+        return shaped
 
     def row_grad_as_array(self, row: int) -> NDArray[np.float64]:
         """A copy of one row's gradient."""
-        return self.rows_grad_as_array([row])[0]
+        copied: NDArray[np.float64] = self.rows_grad_as_array([row])[0]
+        return copied
 
     def rows_grad_as_array(self, rows: Sequence[int]) -> NDArray[np.float64]:
         """Copies of these rows' gradients."""
@@ -361,7 +368,8 @@ class LookupParameters(_ParameterBase):
         """The rows that have a gradient since the last update, in order of first use."""
         rows, block = ffi.new("const int **"), ffi.new("dn_real **")
         n = lib.dn_lookup_touched(self._c, rows, block)
-        return view_ints(rows[0], n).copy()
+        touched: NDArray[np.int32] = view_ints(rows[0], n).copy()
+        return touched
 
     def touched_gradients(self) -> NDArray[Any]:
         """Their gradients, one row of numbers each, without a copy; valid until the next backward or update."""
@@ -460,9 +468,9 @@ class ParameterCollection:
         return self._weight_decay
 
     def set_weight_decay(self, lam: float) -> None:
-        """After each update by a trainer of this collection all its values are multiplied by 1 - lam (decoupled decay, whatever the learning rate).
+        """After each update by a trainer of this collection all its values are multiplied by 1 - lam.
 
-        Frozen parameters stay. Subcollections take the strength over when they are made.
+        This is decoupled decay, whatever the learning rate. Frozen parameters stay. Subcollections take the strength over when they are made.
 
         Raises:
             ValueError: lam is not in [0, 1).
@@ -511,6 +519,10 @@ class ParameterCollection:
             init: None or 'glorot'; a number; 'uniform' (within +-scale); 'normal' (mean, std); 'identity'; 'saxe' (scale); 'he'; an array,
                 whose shape is then the dims; an initializer object.
             name: without '/', '_' and blanks; _0, _1, ... if empty.
+            device: "" or "CPU".
+            scale: of 'uniform' and 'saxe'.
+            mean: of 'normal'.
+            std: of 'normal'.
         """
         _check_device(device)
         dims = as_dims(init.shape if isinstance(init, np.ndarray) else dim, "add_parameters")
@@ -629,6 +641,7 @@ class ParameterCollection:
         The file is written under a temporary name, flushed to disk, then renamed: a failed save leaves the old file whole.
 
         Args:
+            fname: the path.
             name: replaces this collection's own name in front of the entries; must begin with '/'.
             append: add to the entries that the file holds.
 
@@ -644,6 +657,7 @@ class ParameterCollection:
         """Reads the values of all parameters from a file in DyNet's text format: paired in order, checked by dims.
 
         Args:
+            fname: the path.
             key: take only entries whose names begin with it.
 
         Raises:

@@ -62,6 +62,7 @@ class GlorotInitializer(PyInitializer):
         self.is_lookup, self.gain = is_lookup, gain
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
+        """The flat values, in storage order."""
         nd = len(dims) - bool(self.is_lookup and is_lookup)
         if nd == 0:
             raise ValueError("GlorotInitializer: with is_lookup=True the rows of the table must have a dim.")
@@ -77,6 +78,7 @@ class UniformInitializer(PyInitializer):
         self.scale = scale
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
+        """The flat values, in storage order."""
         return _uniform(_size(dims), -self.scale, self.scale)
 
 
@@ -89,6 +91,7 @@ class NormalInitializer(PyInitializer):
         self.mean, self.var = mean, var
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
+        """The flat values, in storage order."""
         return _normal(_size(dims), self.mean, float(np.sqrt(np.float32(self.var))))
 
 
@@ -111,6 +114,7 @@ class HeInitializer(PyInitializer):
         self.gain = gain
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
+        """The flat values, in storage order."""
         if is_lookup:
             raise ValueError("HeInitializer: not for lookup tables, whose rows are not sums of inputs. Use NormalInitializer().")
         fan_in = _size(dims[:-1] if len(dims) == 4 else dims[1:] or dims)
@@ -124,6 +128,7 @@ class ConstInitializer(PyInitializer):
         self.c = c
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
+        """The flat values, in storage order."""
         return np.full(_size(dims), self.c, np.float32)
 
 
@@ -131,6 +136,7 @@ class IdentityInitializer(PyInitializer):
     """The identity matrix."""
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
+        """The flat values, in storage order."""
         if len(dims) != 2 or dims[0] != dims[1]:
             raise ValueError(f"IdentityInitializer: the parameter must be a square matrix; got {dims}.")
         return np.eye(dims[0], dtype=np.float32).ravel()
@@ -146,6 +152,7 @@ class SaxeInitializer(PyInitializer):
         self.scale = scale
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
+        """The flat values, in storage order."""
         if len(dims) != 2 or dims[0] != dims[1]:
             raise RuntimeError(f"SaxeInitializer: the parameter must be a square matrix; got {dims}.")
         drawn = _uniform(dims[0] * dims[0], -1, 1).reshape(dims, order="F")
@@ -160,6 +167,7 @@ class FromFileInitializer(PyInitializer):
         self.path = Path(fname.decode() if isinstance(fname, bytes) else fname)
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
+        """The flat values, in storage order."""
         try:
             numbers = np.array(self.path.read_text().split(), np.float32)
         except OSError as error:
@@ -178,6 +186,7 @@ class NumpyInitializer(PyInitializer):
         self.array = np.asarray(array)
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> NDArray[Any]:
+        """The flat values, in storage order."""
         if is_lookup:
             raise ValueError("NumpyInitializer: not for lookup tables. Use lookup_parameters_from_numpy() or init_from_array().")
         if self.array.size != _size(dims):

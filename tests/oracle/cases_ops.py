@@ -7,20 +7,26 @@ is wrong, `no_grad` names the input and the gradient is not stored.
 from cases_small import rng_of, size
 
 # The ops of ops.json, beside the elementwise ones; all others go to ops_more.json.
-FIRST = set(["op.add", "op.sub", "op.mul", "op.div", "op.pow", "op.neg", "op.getitem", "cmult", "cdiv", "pow", "bmin", "bmax", "affine_transform", "dot_product", "squared_distance", "squared_norm", "colwise_add", "softmax", "log_softmax", "pickneglogsoftmax", "pickneglogsoftmax_batch", "hinge", "hinge_batch", "binary_log_loss", "logsumexp", "sum_elems", "mean_elems", "sum_batches", "mean_batches", "esum", "average", "emax", "sum_dim", "max_dim", "concatenate", "concatenate_cols", "pick", "pick_batch", "pick_range", "reshape", "transpose", "lookup", "lookup_batch"])
+FIRST = {
+    "op.add", "op.sub", "op.mul", "op.div", "op.pow", "op.neg", "op.getitem", "cmult", "cdiv", "pow", "bmin", "bmax", "affine_transform",
+    "dot_product", "squared_distance", "squared_norm", "colwise_add", "softmax", "log_softmax", "pickneglogsoftmax",
+    "pickneglogsoftmax_batch", "hinge", "hinge_batch", "binary_log_loss", "logsumexp", "sum_elems", "mean_elems", "sum_batches",
+    "mean_batches", "esum", "average", "emax", "sum_dim", "max_dim", "concatenate", "concatenate_cols", "pick", "pick_batch", "pick_range",
+    "reshape", "transpose", "lookup", "lookup_batch",
+}  # fmt: skip
 
 
-def P(*dim, **how):
+def P(*dim, **how):  # noqa: N802 - short names, as the cases are tables
     """A parameter."""
     return {"kind": "param", "dim": list(dim), "batch": 1, **how}
 
 
-def X(*dim, batch=2, **how):
+def X(*dim, batch=2, **how):  # noqa: N802
     """An input with a batch."""
     return {"kind": "input", "dim": list(dim), "batch": batch, **how}
 
 
-def T(rows, *dim, **how):
+def T(rows, *dim, **how):  # noqa: N802
     """A lookup table."""
     return {"kind": "table", "rows": rows, "dim": list(dim), **how}
 

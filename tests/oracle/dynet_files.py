@@ -134,9 +134,9 @@ def write(dy, folder):
         for p in builder.param_collection().parameters_list():
             p.set_value(array(uniform(rng, size(p.shape()), digits=4), p.shape()))
     dy.save(str(folder / "objects"), [lstm, w, t, birnn, simple, gru])
-    entries = (_entries(lstm.param_collection()) + [_entry(w, "Parameter", False), _entry(t, "LookupParameter", False)]
-               + _entries(birnn.param_collection()) + _entries(simple.param_collection())
-               + _entries(gru.param_collection()))
+    entries = [*_entries(lstm.param_collection()), _entry(w, "Parameter", False), _entry(t, "LookupParameter", False),
+               *_entries(birnn.param_collection()), *_entries(simple.param_collection()),
+               *_entries(gru.param_collection())]
     objects = [{"class": type(b).__name__, "spec": _spec(b), "collection": b.param_collection().name()}
                for b in (lstm, birnn, simple, gru)]
     objects[1:1] = [{"class": "Parameters", "name": w.name()}, {"class": "LookupParameters", "name": t.name()}]
