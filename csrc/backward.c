@@ -275,6 +275,16 @@ int dn_backward(int64_t a) {
     return result;
 }
 
+int dn_quick_backward(int64_t a) {
+    const dn_tape *t = dn__handle_tape(a);
+    if (!t || t->work_made > DN_QUICK) return DN_LONG_WAY;
+    for (int r = 0; r < t->n_roots; r++) { /* another thread may be at these parameters for longer than is good to wait here */
+        if (pthread_mutex_trylock(&t->roots[r].root->lock)) return DN_LONG_WAY;
+        pthread_mutex_unlock(&t->roots[r].root->lock);
+    }
+    return dn_backward(a);
+}
+
 int dn_gradient(int64_t a, dn_real *out) {
     dn_tape *t = dn__handle_tape(a);
     if (!t) return DN_ERROR_NO_GRAPH;

@@ -27,6 +27,8 @@ typedef float dn_real;
 enum dn_limits {
     DN_MAX_DIMS = 7,
     DN_INDEX_BITS = 23, DN_EPOCH_BITS = 29, DN_GRAPH_BITS = 10,   /* of a handle, from the lowest */
+    DN_QUICK = 1 << 14,   /* numbers read and written by a graph that is computed without giving Python's lock up: some microseconds */
+    DN_LONG_WAY = 3,
     DN_WORK = 1 << 26     /* numbers read and written in one call: tens of milliseconds. The caller looks at signals in between. */
 };
 enum dn_error { DN_ERROR_VALUE = -1, DN_ERROR_STALE = -2, DN_ERROR_STATE = -3, DN_ERROR_MEMORY = -4, DN_ERROR_NONFINITE = -5,
@@ -76,6 +78,10 @@ typedef struct dn_trainer dn_trainer;
     X(int, ints_set, (int64_t a, int n, const int *ints), (a, n, ints)) \
     /* the node of a parameter's handle in this graph, made if need be; other handles are checked and returned */ \
     X(int64_t, resolve, (int graph, int64_t a), (graph, a)) \
+    /* For graphs so small that to give the lock up would cost more than the work. The value of a node that is one number, computed if need
+     * be, else NaN; dn_backward, else DN_LONG_WAY. */ \
+    X(double, quick_scalar, (int64_t a), (a)) \
+    X(int, quick_backward, (int64_t a), (a)) \
     /* a new graph in this slot: forgets all nodes, keeps the memory */ \
     X(int, renew, (int graph), (graph))
 #ifdef DN_CDEF
@@ -187,9 +193,6 @@ int64_t dn_node_param(int64_t a);
 
 /* Compute values up to node a: 1 if there is more to do (call again), 0 when done. */
 int dn_forward(int64_t a);
-/* The value of a node that is one number, computed if need be; NaN for everything else, and when there is more to do: take the longer way
- * then. */
-double dn_scalar(int64_t a);
 /* The value of a computed node, column-major, batch last. Stays valid until the graph is renewed, reverted or recomputed. */
 const dn_real *dn_value(int64_t a);
 /* The indices that a computed node of topk or sample_categorical keeps: as many as its value has numbers, in the same order. Valid as dn_value. */

@@ -132,6 +132,7 @@ static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_int
     for (int i = 0; i < n_ints; i++) t->ints[t->n_ints++] = ints[i];
     for (int i = 0; i < n_reals; i++) t->reals[t->n_reals++] = reals[i];
     t->n_nodes++;
+    t->work_made += dn__work(t, node);
     if (op->flags & DN_JOINS) dn__join_made(t, index);
     return index;
 }

@@ -130,6 +130,7 @@ void dn__start_graph(dn_tape *t, int immediate, int check_finite, int autobatch)
     t->check_finite = check_finite;
     t->autobatch = autobatch;
     t->n_order = t->n_done = 0;
+    t->work_made = 0;
     t->n_nodes = t->evaluated = 0;
     t->dropped = 0;
     t->n_args = t->n_ints = t->n_reals = t->n_marks = t->n_products = 0;

@@ -56,6 +56,7 @@ struct dn_tape {
     dn_node *nodes;
     int n_nodes, nodes_capacity, evaluated;
     uint32_t dropped;           /* nodes that reverts have dropped from this graph */
+    int64_t work_made;          /* what computing all nodes made in this graph would read and write, about */
     int32_t values_made;        /* rises when values are forgotten */
     int autobatch;              /* autobatch.h: 0, or the strategy */
     int usual_autobatch;        /* the strategy of graphs for which none was named */
@@ -63,7 +64,7 @@ struct dn_tape {
     int n_order, order_capacity, n_done, planned;
     int raised;                 /* set by an op that cannot go on: forward and backward stop with this error */
     int any_failed;             /* some node may be `failed` */
-    int unreported;             /* dn_scalar met this error and could not say so: dn_forward will */
+    int unreported;             /* dn_quick_scalar met this error and could not say so: dn_forward will */
     int32_t *args, *ints;
     double *reals;
     int n_args, args_capacity, n_ints, ints_capacity, n_reals, reals_capacity;

@@ -21,8 +21,9 @@ from ._ffi import DIM, DTYPE, GRAPH_SHIFT, NULL, fail, fail_in, ffi, lib, nodes,
 from .tensor import Tensor
 
 NO_GRAPH: int = lib.DN_ERROR_NO_GRAPH
-_forward, _scalar, _backward = lib.dn_forward, lib.dn_scalar, lib.dn_backward
+_forward, _backward = lib.dn_forward, lib.dn_backward
 _renew, _current, _resolve = nodes.dn_now_renew, nodes.dn_current, nodes.dn_resolve
+_quick_scalar, _quick_backward, _LONG_WAY = nodes.dn_quick_scalar, nodes.dn_quick_backward, lib.DN_LONG_WAY
 
 
 class ComputationGraph:
@@ -351,7 +352,7 @@ class Expression:
         """
         if not recalculate:
             try:
-                number = _scalar(self._h)
+                number = _quick_scalar(self._h)
             except AttributeError:
                 number = nan
             if number == number:
@@ -402,8 +403,14 @@ class Expression:
             h = self._node()
             code = lib.dn_backward_begin(h, 1) or 1
         else:
-            h = self._node()
-            code = _backward(h)
+            try:
+                h = self._h
+                code = _quick_backward(h)
+            except AttributeError:
+                code = _LONG_WAY
+            if code == _LONG_WAY:
+                h = self._node()
+                code = _backward(h)
         while code > 0:
             code = lib.dn_backward_step(h >> GRAPH_SHIFT) if code == 1 else _backward(h)
         if code < 0:
