@@ -1,5 +1,21 @@
 """Builders: networks made of parameters and operations."""
 
-from .rnn import BiRNNBuilder, LSTMBuilder, RNNState, VanillaLSTMBuilder
+from .birnn import BiRNNBuilder, StackedRNNState
+from .lstms import CompactVanillaLSTMBuilder, CoupledLSTMBuilder, FastLSTMBuilder, SparseLSTMBuilder
+from .rnn import LSTMBuilder, VanillaLSTMBuilder
+from .simple import GRUBuilder, SimpleRNNBuilder
+from .state import RNNState
 
-__all__ = ["BiRNNBuilder", "LSTMBuilder", "RNNState", "VanillaLSTMBuilder"]
+__all__ = [
+    "BiRNNBuilder",
+    "CompactVanillaLSTMBuilder",
+    "CoupledLSTMBuilder",
+    "FastLSTMBuilder",
+    "GRUBuilder",
+    "LSTMBuilder",
+    "RNNState",
+    "SimpleRNNBuilder",
+    "SparseLSTMBuilder",
+    "StackedRNNState",
+    "VanillaLSTMBuilder",
+]
