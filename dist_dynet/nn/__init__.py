@@ -4,10 +4,12 @@ from .birnn import BiRNNBuilder, StackedRNNState
 from .lstms import CompactVanillaLSTMBuilder, CoupledLSTMBuilder, FastLSTMBuilder, SparseLSTMBuilder
 from .rnn import LSTMBuilder, VanillaLSTMBuilder
 from .simple import GRUBuilder, SimpleRNNBuilder
+from .softmax import ClassFactoredSoftmaxBuilder, SoftmaxBuilder, StandardSoftmaxBuilder
 from .state import RNNState
 
 __all__ = [
     "BiRNNBuilder",
+    "ClassFactoredSoftmaxBuilder",
     "CompactVanillaLSTMBuilder",
     "CoupledLSTMBuilder",
     "FastLSTMBuilder",
@@ -15,7 +17,9 @@ __all__ = [
     "LSTMBuilder",
     "RNNState",
     "SimpleRNNBuilder",
+    "SoftmaxBuilder",
     "SparseLSTMBuilder",
     "StackedRNNState",
+    "StandardSoftmaxBuilder",
     "VanillaLSTMBuilder",
 ]
