@@ -1,14 +1,19 @@
 """Builders: networks made of parameters and operations."""
 
+from .attention import AdditiveAttention
 from .birnn import BiRNNBuilder, StackedRNNState
 from .lstms import CompactVanillaLSTMBuilder, CoupledLSTMBuilder, FastLSTMBuilder, SparseLSTMBuilder
 from .rnn import LSTMBuilder, VanillaLSTMBuilder
 from .simple import GRUBuilder, SimpleRNNBuilder
 from .softmax import ClassFactoredSoftmaxBuilder, SoftmaxBuilder, StandardSoftmaxBuilder
 from .state import RNNState
+from .tree import BinaryTreeLSTMBuilder, ChildSumTreeLSTMBuilder
 
 __all__ = [
+    "AdditiveAttention",
     "BiRNNBuilder",
+    "BinaryTreeLSTMBuilder",
+    "ChildSumTreeLSTMBuilder",
     "ClassFactoredSoftmaxBuilder",
     "CompactVanillaLSTMBuilder",
     "CoupledLSTMBuilder",
