@@ -29,7 +29,8 @@ from .graph import (
 )
 from .inspection import draw_graph, dump_cg, print_graphviz, print_text_graphviz
 from .io import load, load_generator, load_safetensors, save, save_safetensors
-from .nn import BiRNNBuilder, LSTMBuilder, RNNState, VanillaLSTMBuilder
+from .nn import *  # noqa: F403
+from .nn import __all__ as _builders
 from .nonfinite import NonFinite, NonFiniteError, find_nonfinite, trace_nonfinite
 from .ops import *  # noqa: F403
 from .params import *  # noqa: F403
@@ -41,16 +42,12 @@ from .trainers import *  # noqa: F403
 from .trainers import __all__ as _trainers
 
 __all__ = [
-    "BiRNNBuilder",
     "ComputationGraph",
     "Expression",
     "GradientCheckError",
-    "LSTMBuilder",
     "NonFinite",
     "NonFiniteError",
-    "RNNState",
     "Tensor",
-    "VanillaLSTMBuilder",
     "__version__",
     "cg",
     "cg_checkpoint",
@@ -76,6 +73,7 @@ __all__ = [
     "set_random_state",
     "trace_nonfinite",
     "values",
+    *_builders,
     *ops.__all__,
     *_params,
     *_settings,

@@ -1,5 +1,30 @@
 """Builders: networks made of parameters and operations."""
 
-from .rnn import BiRNNBuilder, LSTMBuilder, RNNState, VanillaLSTMBuilder
+from .attention import AdditiveAttention
+from .birnn import BiRNNBuilder, StackedRNNState
+from .lstms import CompactVanillaLSTMBuilder, CoupledLSTMBuilder, FastLSTMBuilder, SparseLSTMBuilder
+from .rnn import LSTMBuilder, VanillaLSTMBuilder
+from .simple import GRUBuilder, SimpleRNNBuilder
+from .softmax import ClassFactoredSoftmaxBuilder, SoftmaxBuilder, StandardSoftmaxBuilder
+from .state import RNNState
+from .tree import BinaryTreeLSTMBuilder, ChildSumTreeLSTMBuilder
 
-__all__ = ["BiRNNBuilder", "LSTMBuilder", "RNNState", "VanillaLSTMBuilder"]
+__all__ = [
+    "AdditiveAttention",
+    "BiRNNBuilder",
+    "BinaryTreeLSTMBuilder",
+    "ChildSumTreeLSTMBuilder",
+    "ClassFactoredSoftmaxBuilder",
+    "CompactVanillaLSTMBuilder",
+    "CoupledLSTMBuilder",
+    "FastLSTMBuilder",
+    "GRUBuilder",
+    "LSTMBuilder",
+    "RNNState",
+    "SimpleRNNBuilder",
+    "SoftmaxBuilder",
+    "SparseLSTMBuilder",
+    "StackedRNNState",
+    "StandardSoftmaxBuilder",
+    "VanillaLSTMBuilder",
+]

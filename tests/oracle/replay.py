@@ -289,6 +289,11 @@ def rnn(dy, case):
     return result
 
 
+def rnn_expected(case):
+    """The stored result; without names where layers are normalised: DyNet puts those parameters outside of the builder's collection."""
+    return case["result"] | ({"names": None} if case["kwargs"].get("ln_lstm") else {})
+
+
 # ---- xor.json ----------------------------------------------------------------------------------------------------
 
 def xor(dy, case):

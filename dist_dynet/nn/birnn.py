@@ -1,0 +1,181 @@
+"""Networks of networks: the bidirectional network, and states stacked by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ..graph import Expression
+from ..ops import concatenate
+from ..ops._nodes import listed
+from ..params.collection import ParameterCollection
+from .state import RNNState, subcollection
+
+
+class BiRNNBuilder:
+    """A network that reads the sequence both ways; h is the forward h over the backward h, each of half the size.
+
+    Args:
+        num_layers: the number of layers, each fed with the h of the one below.
+        input_dim, hidden_dim: sizes of x and of h; hidden_dim must be even.
+        model: where the parameters go: subcollection birnn, per layer the forward, then the backward builder.
+        rnn_builder_factory: makes builders, such as VanillaLSTMBuilder.
+        builder_layers: ready pairs (forward, backward) instead.
+
+    >>> import dist_dynet as dy
+    >>> m = dy.ParameterCollection()
+    >>> network = dy.BiRNNBuilder(1, 2, 6, m, dy.VanillaLSTMBuilder)
+    >>> _ = dy.renew_cg()
+    >>> [h.dim() for h in network.transduce([dy.inputVector([1, 2])] * 2)]
+    [((6,), 1), ((6,), 1)]
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        input_dim: int,
+        hidden_dim: int,
+        model: ParameterCollection,
+        rnn_builder_factory: Callable[..., Any],
+        builder_layers: Sequence[tuple[Any, Any]] | None = None,
+    ) -> None:
+        if num_layers < 1:
+            raise AssertionError(f"BiRNNBuilder: takes at least one layer; got {num_layers}.")
+        if hidden_dim % 2:
+            raise AssertionError(f"BiRNNBuilder: hidden_dim must be even, half for each direction; got {hidden_dim}.")
+        self.num_layers, self.input_dim, self.hidden_dim = int(num_layers), int(input_dim), int(hidden_dim)
+        self.rnn_builder_factory = rnn_builder_factory
+        self._collection = subcollection(model, "birnn")
+        self.builder_layers: list[tuple[Any, Any]] = []
+        if builder_layers is not None:
+            self.builder_layers = list(builder_layers)
+            return
+        for layer in range(self.num_layers):
+            size = self.input_dim if layer == 0 else self.hidden_dim
+            forward = rnn_builder_factory(1, size, self.hidden_dim // 2, self._collection)
+            self.builder_layers.append((forward, rnn_builder_factory(1, size, self.hidden_dim // 2, self._collection)))
+
+    def whoami(self) -> str:
+        """The name of the class."""
+        return type(self).__name__
+
+    def param_collection(self) -> ParameterCollection:
+        """The subcollection of its parameters."""
+        return self._collection
+
+    @property
+    def spec(self) -> tuple[Any, ...]:
+        """What from_spec() makes an equal builder of."""
+        return self.num_layers, self.input_dim, self.hidden_dim, self.rnn_builder_factory, None
+
+    @classmethod
+    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> BiRNNBuilder:
+        """A builder of this spec, with new parameters in `model`."""
+        num_layers, input_dim, hidden_dim, factory, *rest = spec
+        return cls(num_layers, input_dim, hidden_dim, model, factory, *rest)
+
+    def set_dropout(self, p: float) -> None:
+        """The dropout rate of all layers and directions."""
+        for pair in self.builder_layers:
+            for builder in pair:
+                builder.set_dropout(p)
+
+    def disable_dropout(self) -> None:
+        """No dropout."""
+        for pair in self.builder_layers:
+            for builder in pair:
+                builder.disable_dropout()
+
+    def _below(self, es: Sequence[Expression]) -> list[Expression]:
+        """The inputs of the last layer."""
+        es = listed(es, "transduce")
+        for forward, backward in self.builder_layers[:-1]:
+            es = _both_ways(forward, backward, es)
+        return es
+
+    def add_inputs(self, es: Sequence[Expression]) -> list[tuple[RNNState, RNNState]]:
+        """(forward state, backward state) of the last layer at each position."""
+        es = self._below(es)
+        forward, backward = self.builder_layers[-1]
+        ahead = forward.initial_state().add_inputs(es)
+        back = backward.initial_state().add_inputs(es[::-1])
+        return list(zip(ahead, back[::-1], strict=True))
+
+    def transduce(self, es: Sequence[Expression]) -> list[Expression]:
+        """The h of the last layer at each position."""
+        return _both_ways(*self.builder_layers[-1], self._below(es))
+
+
+def _both_ways(forward: Any, backward: Any, es: list[Expression]) -> list[Expression]:
+    ahead = forward.initial_state().transduce(es)
+    back = backward.initial_state().transduce(es[::-1])
+    return [concatenate([f, b]) for f, b in zip(ahead, back[::-1], strict=True)]
+
+
+class StackedRNNState:
+    """States of several builders, one on top of the other: an input goes to the first, its output to the second, and so on.
+
+    Args:
+        states: from the lowest to the topmost.
+        prev: the state before, if any.
+
+    >>> import dist_dynet as dy
+    >>> m = dy.ParameterCollection()
+    >>> low, high = dy.GRUBuilder(1, 2, 3, m), dy.VanillaLSTMBuilder(1, 3, 4, m)
+    >>> _ = dy.renew_cg()
+    >>> start = StackedRNNState([low.initial_state(), high.initial_state()])
+    >>> state = start.add_input(dy.inputVector([1, 2]))
+    >>> state.output().dim(), state.prev() is start
+    (((4,), 1), True)
+    """
+
+    __slots__ = ("_prev", "states")
+
+    def __init__(self, states: Iterable[RNNState], prev: StackedRNNState | None = None) -> None:
+        self.states: list[RNNState] = list(states)
+        if not self.states:
+            raise ValueError("StackedRNNState: takes at least one state; got none.")
+        self._prev = prev
+
+    def add_input(self, x: Expression) -> StackedRNNState:
+        """The state after one more input."""
+        after: list[RNNState] = []
+        for state in self.states:
+            after.append(state.add_input(x))
+            x = after[-1].output()  # type: ignore[assignment]
+        return StackedRNNState(after, self)
+
+    def add_inputs(self, xs: Iterable[Expression]) -> list[StackedRNNState]:
+        """The states after each of these inputs; each network runs over the whole sequence before the next."""
+        layers: list[list[RNNState]] = []
+        for state in self.states:
+            layers.append(state.add_inputs(xs))
+            xs = [s.output() for s in layers[-1]]  # type: ignore[misc]
+        states, last = [], self
+        for column in zip(*layers, strict=True):
+            last = StackedRNNState(column, last)
+            states.append(last)
+        return states
+
+    def transduce(self, xs: Iterable[Expression]) -> list[Expression]:
+        """The outputs of the topmost network after each of these inputs."""
+        outputs = list(xs)
+        for state in self.states:
+            outputs = state.transduce(outputs)
+        return outputs
+
+    def output(self) -> Expression | None:
+        """The output of the topmost network."""
+        return self.states[-1].output()
+
+    def prev(self) -> StackedRNNState | None:
+        """The state before; None at the start."""
+        return self._prev
+
+    def h(self) -> list[tuple[Expression, ...]]:
+        """The h of each state."""
+        return [state.h() for state in self.states]
+
+    def s(self) -> list[tuple[Expression, ...]]:
+        """The s of each state."""
+        return [state.s() for state in self.states]

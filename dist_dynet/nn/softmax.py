@@ -1,0 +1,316 @@
+"""Output layers: distributions over many classes, computed from a vector by parameters of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..graph import Expression
+from ..ops import (
+    affine_transform,
+    concatenate,
+    concatenate_to_batch,
+    inputTensor,
+    log_softmax,
+    pick,
+    pick_batch_elems,
+    pickneglogsoftmax,
+    pickneglogsoftmax_batch,
+    select_rows,
+    zeros,
+)
+from ..ops._nodes import not_expression
+from ..params.collection import ParameterCollection, Parameters
+from .state import subcollection
+
+_Layer = tuple[Parameters, Parameters | None]
+"""A matrix and, with bias, a vector."""
+
+
+class SoftmaxBuilder:
+    """The base of output layers.
+
+    >>> import dist_dynet as dy
+    >>> issubclass(dy.StandardSoftmaxBuilder, dy.SoftmaxBuilder)
+    True
+    """
+
+    _subcollection: ClassVar[str]
+
+    def __init__(self, input_dim: int, pc: ParameterCollection, bias: bool) -> None:
+        self.input_dim, self.bias = int(input_dim), bool(bias)
+        if self.input_dim < 1:
+            raise ValueError(f"{type(self).__name__}: input_dim must be positive; got {input_dim}.")
+        self._collection = subcollection(pc, self._subcollection)
+
+    def _new_layer(self, size: int) -> _Layer:
+        add = self._collection.add_parameters
+        return add((size, self.input_dim)), add(size, init=0) if self.bias else None
+
+    def whoami(self) -> str:
+        """The name of the class."""
+        return type(self).__name__
+
+    def param_collection(self) -> ParameterCollection:
+        """The subcollection of its parameters."""
+        return self._collection
+
+    def neg_log_softmax(self, x: Expression, c: int, update: bool = True) -> Expression:
+        """The loss -log p(c | x); with update=False the parameters get no gradient."""
+        raise NotImplementedError
+
+    def neg_log_softmax_batch(self, x: Expression, c: Iterable[int], update: bool = True) -> Expression:
+        """The same with one class per batch element; an unbatched x serves all classes."""
+        raise NotImplementedError
+
+    def sample(self, x: Expression) -> int:
+        """A class drawn from p( . | x), for x without batch."""
+        raise NotImplementedError
+
+    def full_log_distribution(self, x: Expression, update: bool = True) -> Expression:
+        """The vector of log p(c | x) of all classes."""
+        raise NotImplementedError
+
+    def full_logits(self, x: Expression, update: bool = True) -> Expression:
+        """A vector whose softmax is the distribution over all classes."""
+        raise NotImplementedError
+
+
+def _logits(layer: _Layer, x: Expression, update: bool) -> Expression:
+    if not isinstance(x, Expression):
+        raise not_expression("softmax builder", x)
+    W, b = (p if p is None or update else p.expr() for p in layer)
+    return W * x if b is None else affine_transform([b, W, x])  # type: ignore[operator, no-any-return]
+
+
+def _draw(logits: Expression) -> int:
+    """An index, drawn with the softmax of logits as probabilities."""
+    if logits.dim()[1] > 1:
+        raise ValueError(f"sample: x must be without batch; got {logits.dim()[1]} batch elements. Pick one by pick_batch_elem().")
+    return int(logits.tensor_value().categorical_sample_log_prob().as_numpy().ravel()[0])
+
+
+class StandardSoftmaxBuilder(SoftmaxBuilder):
+    """The usual output layer: p(c | x) = softmax(W x + b)_c.
+
+    Parameters, in the subcollection standard-softmax-builder: W (num_classes, input_dim) and, with bias, b (num_classes).
+
+    Args:
+        input_dim: the size of x.
+        num_classes: the number of classes.
+        pc: where the parameters go.
+        bias: False: there is no b.
+
+    Raises:
+        ValueError: a size is not positive.
+
+    >>> import dist_dynet as dy
+    >>> m = dy.ParameterCollection()
+    >>> output = dy.StandardSoftmaxBuilder(3, 5, m)
+    >>> _ = dy.renew_cg()
+    >>> x = dy.zeros(3)
+    >>> round(output.neg_log_softmax(x, 2).value(), 4), output.full_log_distribution(x).dim()
+    (1.6094, ((5,), 1))
+    """
+
+    _subcollection: ClassVar[str] = "standard-softmax-builder"
+
+    def __init__(self, input_dim: int, num_classes: int, pc: ParameterCollection, bias: bool = True) -> None:
+        self.num_classes = int(num_classes)
+        if self.num_classes < 1:
+            raise ValueError(f"StandardSoftmaxBuilder: num_classes must be positive; got {num_classes}.")
+        super().__init__(input_dim, pc, bias)
+        self._layer = self._new_layer(self.num_classes)
+
+    @property
+    def spec(self) -> tuple[Any, ...]:
+        """What from_spec() makes an equal builder of."""
+        return self.input_dim, self.num_classes, self.bias
+
+    @classmethod
+    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> StandardSoftmaxBuilder:
+        """A builder of this spec, with new parameters in `model`."""
+        input_dim, num_classes, bias = spec
+        return cls(input_dim, num_classes, model, bias)
+
+    def neg_log_softmax(self, x: Expression, c: int, update: bool = True) -> Expression:
+        """The loss -log p(c | x); with update=False the parameters get no gradient."""
+        return pickneglogsoftmax(self.full_logits(x, update), c)
+
+    def neg_log_softmax_batch(self, x: Expression, c: Iterable[int], update: bool = True) -> Expression:
+        """The same with one class per batch element; an unbatched x serves all classes."""
+        return pickneglogsoftmax_batch(self.full_logits(x, update), list(c))
+
+    def sample(self, x: Expression) -> int:
+        """A class drawn from p( . | x), for x without batch."""
+        return _draw(self.full_logits(x, False))
+
+    def full_log_distribution(self, x: Expression, update: bool = True) -> Expression:
+        """The vector of log p(c | x) of all classes."""
+        return log_softmax(self.full_logits(x, update))
+
+    def full_logits(self, x: Expression, update: bool = True) -> Expression:
+        """The vector W x + b."""
+        return _logits(self._layer, x, update)
+
+
+def _clusters(cluster_file: str | PathLike[str], dic: Mapping[str, int]) -> list[tuple[str, list[int]]]:
+    """Name and word numbers of each class, in the order in which the file names them first."""
+    clusters: dict[str, list[int]] = {}
+    seen: set[int] = set()
+    for number, line in enumerate(Path(cluster_file).read_text(encoding="utf-8").splitlines(), 1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) < 2 or fields[1] not in dic:
+            rule = "lines must be CLASS WORD [COUNT], each word in dic"
+            raise ValueError(f"ClassFactoredSoftmaxBuilder: {rule}; got {line!r} in line {number} of {cluster_file}.")
+        word = int(dic[fields[1]])
+        if word in seen or word < 0:
+            raise ValueError(f"ClassFactoredSoftmaxBuilder: a word has one class; got {fields[1]!r} again in line {number} of {cluster_file}.")
+        seen.add(word)
+        clusters.setdefault(fields[0], []).append(word)
+    return list(clusters.items())
+
+
+class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
+    r"""Words in classes (Goodman 2001): p(w | x) = softmax(W x + b)_k softmax(W_k x + b_k)_i, where word w is number i of class k.
+
+    Parameters, in the subcollection class-factored-softmax-builder: W (classes, input_dim) and, with bias, b; then W_k and b_k of each class of
+    more than one word. Classes, and words within a class, have the order of the file.
+
+    Args:
+        input_dim: the size of x.
+        cluster_file: lines CLASS WORD or CLASS WORD COUNT.
+        dic: the number of each word. Words of it that are not in the file have probability zero.
+        pc: where the parameters go.
+        bias: False: there are no b.
+
+    Raises:
+        ValueError: a line has another form, or names a word that dic does not have or that already has a class.
+
+    >>> import pathlib, tempfile
+    >>> import dist_dynet as dy
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "clusters")
+    ...     _ = path.write_text("A the\nB cat\nB dog\n")
+    ...     output = dy.ClassFactoredSoftmaxBuilder(3, path, {"cat": 0, "dog": 1, "the": 2}, dy.ParameterCollection())
+    >>> _ = dy.renew_cg()
+    >>> dy.exp(output.full_log_distribution(dy.zeros(3))).npvalue().round(4).tolist()
+    [0.25, 0.25, 0.5]
+    """
+
+    _subcollection: ClassVar[str] = "class-factored-softmax-builder"
+
+    def __init__(
+        self, input_dim: int, cluster_file: str | PathLike[str], dic: Mapping[str, int], pc: ParameterCollection, bias: bool = True
+    ) -> None:
+        self._build(input_dim, _clusters(cluster_file, dic), max(dic.values(), default=-1) + 1, pc, bias)
+
+    def _build(self, input_dim: int, clusters: list[tuple[str, list[int]]], words: int, pc: ParameterCollection, bias: bool) -> None:
+        if not clusters:
+            raise ValueError("ClassFactoredSoftmaxBuilder: there must be a class; got an empty file.")
+        super().__init__(input_dim, pc, bias)
+        self.clusters, self.num_words = clusters, words
+        self._place = {w: (k, i) for k, (_, members) in enumerate(clusters) for i, w in enumerate(members)}
+        self._class_layer = self._new_layer(len(clusters))
+        self._layers = [self._new_layer(len(members)) if len(members) > 1 else None for _, members in clusters]
+        order = {w: row for row, w in enumerate(w for _, members in clusters for w in members)}
+        self._rows = [order.get(w, len(order)) for w in range(words)]  # of words without class: the row after the last
+
+    @property
+    def spec(self) -> tuple[Any, ...]:
+        """What from_spec() makes an equal builder of."""
+        return self.input_dim, self.clusters, self.num_words, self.bias
+
+    @classmethod
+    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> ClassFactoredSoftmaxBuilder:
+        """A builder of this spec, with new parameters in `model`."""
+        builder = cls.__new__(cls)
+        input_dim, clusters, words, bias = spec
+        builder._build(input_dim, clusters, words, model, bias)
+        return builder
+
+    def _where(self, c: int) -> tuple[int, int]:
+        """Class of a word, and its number there."""
+        try:
+            return self._place[c]
+        except (KeyError, TypeError):
+            raise ValueError(f"neg_log_softmax: c must be the number of a word of the cluster file; got {c!r}.") from None
+
+    def _class(self, classid: int) -> _Layer | None:
+        if not 0 <= classid < len(self._layers):
+            raise ValueError(f"subclass_logits: classid {classid} is outside of the {len(self._layers)} classes. They run from 0.")
+        return self._layers[classid]
+
+    def neg_log_softmax(self, x: Expression, c: int, update: bool = True) -> Expression:
+        """The loss -log p(c | x); with update=False the parameters get no gradient.
+
+        Raises:
+            ValueError: c is no word of the file.
+        """
+        k, i = self._where(c)
+        loss = pickneglogsoftmax(self.class_logits(x, update), k)
+        return loss if self._layers[k] is None else loss + pickneglogsoftmax(self.subclass_logits(x, k, update), i)
+
+    def neg_log_softmax_batch(self, x: Expression, c: Iterable[int], update: bool = True) -> Expression:
+        """The same with one word per batch element; an unbatched x serves all words. Each class is computed once, for its elements.
+
+        Raises:
+            ValueError: one of c is no word of the file.
+        """
+        places = [self._where(w) for w in c]
+        by_class = pickneglogsoftmax_batch(self.class_logits(x, update), [k for k, _ in places])
+        elements: dict[int, list[int]] = {}
+        for at, (k, _) in enumerate(places):
+            elements.setdefault(k, []).append(at)
+        losses, order = [], []
+        for k, where in elements.items():
+            order += where
+            if self._layers[k] is None:
+                losses.append(zeros(1, batch_size=len(where)))
+                continue
+            mine = pick_batch_elems(x, where) if x.dim()[1] > 1 else x
+            losses.append(pickneglogsoftmax_batch(self.subclass_logits(mine, k, update), [places[at][1] for at in where]))
+        within = losses[0] if len(losses) == 1 else pick_batch_elems(concatenate_to_batch(losses), np.argsort(order).tolist())
+        return by_class + within
+
+    def sample(self, x: Expression) -> int:
+        """A word drawn from p( . | x), for x without batch: first its class, then the word."""
+        k = _draw(self.class_logits(x, False))
+        members = self.clusters[k][1]
+        return members[0] if len(members) == 1 else members[_draw(self.subclass_logits(x, k, False))]
+
+    def full_log_distribution(self, x: Expression, update: bool = True) -> Expression:
+        """The vector of log p(w | x) by word number; -inf for words without class."""
+        classes = self.class_log_distribution(x, update)
+        rows = [pick(classes, k) + self.subclass_log_distribution(x, k, update) for k in range(len(self.clusters))]
+        if len(self._place) < self.num_words:
+            rows.append(inputTensor(np.full((1, x.dim()[1]), -np.inf), batched=True))
+        return select_rows(concatenate(rows), self._rows)
+
+    def full_logits(self, x: Expression, update: bool = True) -> Expression:
+        """The same as full_log_distribution(): its softmax is the distribution."""
+        return self.full_log_distribution(x, update)
+
+    def class_logits(self, x: Expression, update: bool = True) -> Expression:
+        """The vector W x + b over classes."""
+        return _logits(self._class_layer, x, update)
+
+    def class_log_distribution(self, x: Expression, update: bool = True) -> Expression:
+        """The vector of log p(class | x)."""
+        return log_softmax(self.class_logits(x, update))
+
+    def subclass_logits(self, x: Expression, classid: int, update: bool = True) -> Expression:
+        """The vector W_k x + b_k over the words of a class, in the order of the file; 0 for the only word of a class."""
+        layer = self._class(classid)
+        return zeros(1, batch_size=x.dim()[1]) if layer is None else _logits(layer, x, update)
+
+    def subclass_log_distribution(self, x: Expression, classid: int, update: bool = True) -> Expression:
+        """The vector of log p(word | class, x) over the words of a class."""
+        logits = self.subclass_logits(x, classid, update)
+        return logits if self._layers[classid] is None else log_softmax(logits)
