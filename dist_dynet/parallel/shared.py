@@ -36,7 +36,7 @@ Engine = Literal["auto", "mpi", "shared"]
 
 ENGINES = ("auto", "mpi", "shared")
 
-LIMIT = int(float(os.environ.get("DIST_DYNET_SHARED_LIMIT", "inf").replace("inf", "1e18")))
+LIMIT = float(os.environ.get("DIST_DYNET_SHARED_LIMIT", "inf"))
 """Bytes of shared memory that the gradients of one collection may take, over all ranks."""
 
 _LINE = 16
@@ -122,7 +122,7 @@ def _map(path: str, sizes: list[int], rank: int, ranks: int) -> list[tuple[Any, 
     steps = [_rounded(size) for size in sizes]
     total = sum(steps) * ranks
     if total > LIMIT:
-        raise OSError(errno.ENOSPC, f"{total} bytes are more than DIST_DYNET_SHARED_LIMIT={LIMIT}")
+        raise OSError(errno.ENOSPC, f"{total} bytes are more than DIST_DYNET_SHARED_LIMIT={LIMIT:.0f}")
     descriptor = os.open(path, os.O_RDWR)
     try:
         os.ftruncate(descriptor, total)  # all ranks say the same
