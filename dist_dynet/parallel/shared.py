@@ -69,6 +69,7 @@ class SharedMemory:
     @staticmethod
     def of(root: Root) -> SharedMemory:
         """The memory of this root: one, however many trainers it has."""
+        _bring_stuck_home()
         memory = _memories.get(root.c)
         if memory is None:
             memory = _memories[root.c] = SharedMemory(root)
@@ -80,16 +81,24 @@ class SharedMemory:
 
 
 _memories: weakref.WeakValueDictionary[Any, SharedMemory] = weakref.WeakValueDictionary()
-_stuck: list[tuple[Any, Segments]] = []
-"""Chunks that could not be moved because their root was in use. They stay mapped."""
+_stuck: list[tuple[Any, dict[int, Segments]]] = []
+"""Chunks that could not be moved because their root was in use; they stay mapped until they can be."""
 
 
 def _bring_home(root: Any, chunks: dict[int, Segments]) -> None:
-    for chunk, segments in chunks.items():
-        moved = lib.dn_chunk_gradients(root, chunk) != segments.mine
-        if not moved and lib.dn_chunk_move_gradients(root, chunk, NULL) != 0:
-            _stuck.append((root, segments))
-    chunks.clear()
+    for chunk, segments in list(chunks.items()):
+        if lib.dn_chunk_gradients(root, chunk) != segments.mine or lib.dn_chunk_move_gradients(root, chunk, NULL) == 0:
+            del chunks[chunk]
+    if chunks:
+        _stuck.append((root, dict(chunks)))
+        chunks.clear()
+
+
+def _bring_stuck_home() -> None:
+    late = _stuck[:]
+    _stuck.clear()
+    for root, chunks in late:
+        _bring_home(root, chunks)
 
 
 def _in_child() -> None:
@@ -97,6 +106,7 @@ def _in_child() -> None:
     for memory in list(_memories.values()):
         memory.bring_home()
     _memories.clear()
+    _bring_stuck_home()
 
 
 os.register_at_fork(after_in_child=_in_child)

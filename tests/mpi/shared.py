@@ -173,6 +173,50 @@ def test_memory_outlives_the_trainer_of_a_graph():
     loss.backward()  # the graph keeps the root, nobody the mapping
 
 
+def test_trainer_that_ends_inside_of_backward():
+    m, (w,) = model_of(3)
+    trainer = distributed(m)
+    step(w)
+    trainer.update()
+    trainers = [trainer]
+    del trainer
+
+    def backward(inputs, y, dy):
+        trainers.clear()
+        gc.collect()
+        return [dy]
+
+    dy.renew_cg()
+    loss = dy.sum_elems(dy.function(lambda x: x, backward, 3)(w))
+    loss.backward()
+    assert w.grad_as_array().tolist() == [1] * 3 and is_shared(m) == [False]
+
+
+class BusyLibrary:
+    """C's functions, where another thread always uses the root."""
+
+    def __getattr__(self, name):
+        return (lambda *_: lib.DN_ERROR_BUSY) if name == "dn_chunk_move_gradients" else getattr(lib, name)
+
+
+def test_trainer_that_ends_while_the_root_is_in_use():
+    m, (w,) = model_of(3)
+    trainer = distributed(m)
+    step(w)
+    trainer.update()
+    at = places(m)
+    shared.lib = BusyLibrary()
+    del trainer
+    gc.collect()
+    shared.lib = lib
+    step(w)
+    assert places(m) == at and len(shared._stuck) == 1
+    trainer = distributed(m)
+    trainer.update()
+    assert is_shared(m) == [True] and not shared._stuck
+    assert (w.as_array() == 0.5 - 1 - 1).all()
+
+
 def test_other_layout_falls_back():
     m = dy.ParameterCollection()
     if rank == 1:  # a tree's other collections take room in the chunks, too
@@ -191,6 +235,40 @@ def test_choice():
         assert type(parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange=engine)._exchange) is kind
     with pytest.raises(RuntimeError, match="exchange must be the same on all ranks; got mpi, shared"):
         parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange="shared" if rank else "mpi")
+
+
+def test_several_hosts():
+    m, _ = model_of(3)
+    shared._host = lambda: (str(rank),)
+    assert type(distributed(m)._exchange) is shared.MpiExchange
+    with pytest.raises(RuntimeError, match="needs all ranks on one Linux host"):
+        distributed(m, exchange="shared")
+    shared._host = lambda: None
+    assert type(distributed(m)._exchange) is shared.MpiExchange
+
+
+def test_file_in_dev_shm():
+    if hasattr(os, "memfd_create"):
+        del os.memfd_create
+    m, (w,) = model_of((30, 40))
+    trainer = distributed(m)
+    step(w, by=rank)
+    trainer.update()
+    assert is_shared(m) == [True] and np.allclose(w.as_array(), 0.5 - (size - 1) / 2)
+
+
+def test_no_file():
+    def refuse():
+        raise PermissionError("no files today")
+
+    shared._nameless_file = refuse
+    test_no_room()
+
+
+def test_no_room_on_one_rank():
+    if rank == 1:
+        shared.LIMIT = 1000
+    test_no_room()
 
 
 def test_killed():
