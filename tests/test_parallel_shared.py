@@ -1,6 +1,6 @@
 """The exchange of gradients in shared memory: the division of the work here, the rest in tests/mpi/shared.py, which mpirun starts.
 
-How long: about 30 seconds.
+How long: about a minute.
 """
 
 import random
