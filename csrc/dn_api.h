@@ -228,6 +228,8 @@ void dn_root_changed(dn_root *);
 int dn_param_empty(dn_param *);
 /* The gradient's memory (dense parameters). If it was empty it is zeroed first and counts as filled from then on. */
 dn_real *dn_param_gradient(dn_param *);
+/* The gradient counts as filled from now on (dense parameters); somebody else writes the memory. */
+void dn_param_mark_filled(dn_param *);
 /* Copies a dense parameter's gradient, or a whole table's (zeros where there is none). */
 void dn_param_copy_gradient(dn_param *, dn_real *out);
 void dn_param_clear_gradient(dn_param *);              /* back to empty */
@@ -244,8 +246,12 @@ int64_t dn_chunk_capacity(dn_root *, int chunk);
 dn_real *dn_chunk_values(dn_root *, int chunk);
 dn_real *dn_chunk_gradients(dn_root *, int chunk);
 /* Move a chunk's gradients into memory from outside (capacity elements, 64-byte aligned, outliving the root or the next move);
- * NULL: back into private memory. */
+ * NULL: back into private memory, which waits for nobody (a finaliser may run inside of backward): DN_ERROR_BUSY if the root is in use. */
 int dn_chunk_move_gradients(dn_root *, int chunk, dn_real *memory);
+/* The gradients of one chunk on several ranks, each a segment of memory that all of them see: elements [from, to) of every segment become the
+ * sum over ranks of factors[r] segments[r][i], in rank order. Ranks with filled[r] = 0 count as zero and are not read. The caller sees to it
+ * that nobody else writes or reads these elements meanwhile. DN_ERROR_VALUE: more than 4096 ranks. */
+int dn_sum_ranks(int ranks, dn_real *const *segments, const double *factors, const uint8_t *filled, int64_t from, int64_t to);
 int dn_param_chunk(dn_param *);                         /* -1 for tables */
 int64_t dn_param_offset(dn_param *);
 /* Called from dn_backward_step when a parameter's gradient is complete in this backward. NULL: nobody listens. */

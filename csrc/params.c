@@ -181,6 +181,12 @@ dn_real *dn__param_filled(dn_param *p) {
     return g;
 }
 
+void dn_param_mark_filled(dn_param *p) {
+    pthread_mutex_lock(&p->root->lock);
+    p->empty = 0;
+    pthread_mutex_unlock(&p->root->lock);
+}
+
 dn_real *dn_param_gradient(dn_param *p) {
     pthread_mutex_lock(&p->root->lock);
     dn_real *g = dn__param_filled(p);
@@ -260,8 +266,7 @@ int dn_lookup_add(dn_param *p, int64_t n, const int *rows, const dn_real *block)
     return error;
 }
 
-int dn_chunk_move_gradients(dn_root *r, int chunk, dn_real *memory) {
-    dn_chunk *c = &r->chunks[chunk];
+static int move_gradients(dn_chunk *c, dn_real *memory) {
     if (!memory) {
         if (!c->private_grads) c->private_grads = dn__block_new((size_t)c->capacity * sizeof(dn_real));
         if (!(memory = c->private_grads)) return DN_ERROR_MEMORY;
@@ -273,5 +278,24 @@ int dn_chunk_move_gradients(dn_root *r, int chunk, dn_real *memory) {
         c->private_grads = NULL;
     }
     c->grads = memory;
+    return 0;
+}
+
+int dn_chunk_move_gradients(dn_root *r, int chunk, dn_real *memory) {
+    if (memory) pthread_mutex_lock(&r->lock);
+    else if (pthread_mutex_trylock(&r->lock)) return DN_ERROR_BUSY;
+    int error = move_gradients(&r->chunks[chunk], memory);
+    pthread_mutex_unlock(&r->lock);
+    return error;
+}
+
+int dn_sum_ranks(int ranks, dn_real *const *segments, const double *factors, const uint8_t *filled, int64_t from, int64_t to) {
+    enum { MOST_RANKS = 4096 };
+    dn_real rounded[MOST_RANKS];
+    if (ranks > MOST_RANKS) return DN_ERROR_VALUE;
+    for (int r = 0; r < ranks; r++) rounded[r] = (dn_real)factors[r];
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* what others wrote before they said so is read, */
+    dn__sum_ranks(ranks, segments, rounded, filled, (size_t)from, (size_t)to);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* and what is written here is there before this rank says so */
     return 0;
 }

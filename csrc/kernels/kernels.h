@@ -224,4 +224,9 @@ void dn__clamp(size_t n, dn_real limit, dn_real *x);
 /* y = y + a (x - y) */
 void dn__blend(size_t n, dn_real a, const dn_real *x, dn_real *y);
 
+/* ---- gradients of several ranks (kernels/exchange.c) --------------------------------------------------------------- */
+/* s[i] = factors[0] segments[0][i] + factors[1] segments[1][i] + ..., added up in rank order over the ranks with filled[r], others count as
+ * zero and are not read; then segments[r][i] = s[i] for every rank; from <= i < to */
+void dn__sum_ranks(int ranks, dn_real *const *segments, const dn_real *factors, const uint8_t *filled, size_t from, size_t to);
+
 #endif

@@ -2,7 +2,7 @@
 
 Dense gradients are added up where they lie, in ranges of the root's chunks: nothing is packed. Of lookup tables only rows that some rank has
 touched are sent. Afterwards every rank holds the same bits. It knows where gradients lie and what the ranks have agreed on; averages, clipping
-and updates are not its business. An engine for shared memory takes this class's place (distributed.md 2.4).
+and updates are not its business. Where all ranks run on one host, shared.py adds the dense gradients up in memory that they share.
 """
 
 from __future__ import annotations
@@ -56,10 +56,8 @@ class MpiExchange:
 
     def sum(self, agreed: Agreed, what: str) -> None:
         """As Exchange.sum."""
-        factor = float(agreed.factors[self._here.rank])
-        for handle in agreed.structure.handles if factor != 1 else ():
-            lib.dn_param_scale_gradient(handle, factor)
-        requests = self._send_dense(agreed)
+        requests = self._send_dense(agreed, what)
+        self._scale(agreed, agreed.structure.handles[len(agreed.structure.dense) :])
         tables = self._send_rows(agreed, requests)
         self._here.wait(requests, what)
         requests, blocks = self._send_blocks([t for t in tables if t.gradients is None])
@@ -70,13 +68,20 @@ class MpiExchange:
             if lib.dn_lookup_add(rows.handle, len(ids), ffi.from_buffer("int *", ids), pointer(gradients)):
                 raise MemoryError(f"gradient exchange: out of memory for the rows of {rows.table.name()}")
 
+    def _scale(self, agreed: Agreed, handles: list[Any]) -> None:
+        factor = float(agreed.factors[self._here.rank])
+        for handle in handles if factor != 1 else ():
+            lib.dn_param_scale_gradient(handle, factor)
+
     # ---- dense parameters ------------------------------------------------------------------------------------------------------------
 
-    def _send_dense(self, agreed: Agreed) -> list[Any]:
+    def _send_dense(self, agreed: Agreed, what: str) -> list[Any]:
+        """Begins to add up the dense gradients; what is still to be waited for."""
         structure = agreed.structure
+        self._scale(agreed, structure.handles[: len(structure.dense)])
         used = np.logical_or.reduce(agreed.filled)
-        for i in np.flatnonzero(used & ~agreed.filled[self._here.rank]).tolist():
-            self._fill(structure, i)
+        for handle in self._filled_elsewhere(agreed, used):
+            lib.dn_param_gradient(handle)  # zeros
         if structure is not self._structure:
             self._structure, self._ranges = structure, {}
         key = used.tobytes()
@@ -90,15 +95,17 @@ class MpiExchange:
             chunks[chunk][start:end] = 0
         return [self._comm.Iallreduce(self._here.mpi.IN_PLACE, chunks[chunk][start:end]) for chunk, start, end in ranges]
 
-    def _fill(self, structure: Structure, i: int) -> None:
-        """Gives a parameter that only other ranks have used a gradient of zeros."""
-        parameter = structure.dense[i]
-        if not parameter.is_updated():
-            raise RuntimeError(
-                f'{self._here.name} gradient exchange: "{parameter.name()}" is frozen here, but not on all ranks. '
-                "Call set_updated() on all ranks alike."
-            )
-        lib.dn_param_gradient(structure.handles[i])
+    def _filled_elsewhere(self, agreed: Agreed, used: NDArray[np.bool_]) -> list[Any]:
+        """The parameters that only other ranks have used."""
+        structure = agreed.structure
+        missing: list[int] = np.flatnonzero(used & ~agreed.filled[self._here.rank]).tolist()
+        for parameter in [structure.dense[i] for i in missing]:
+            if not parameter.is_updated():
+                raise RuntimeError(
+                    f'{self._here.name} gradient exchange: "{parameter.name()}" is frozen here, but not on all ranks. '
+                    "Call set_updated() on all ranks alike."
+                )
+        return [structure.handles[i] for i in missing]
 
     # ---- lookup tables ---------------------------------------------------------------------------------------------------------------
 

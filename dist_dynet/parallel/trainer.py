@@ -14,8 +14,9 @@ from ..params.collection import LookupParameters, ParameterCollection, Parameter
 from ..trainers import Trainer
 from ._session import world
 from .agreement import Agreement
-from .exchange import Exchange, MpiExchange
+from .exchange import Exchange
 from .sampling import last_step
+from .shared import ENGINES, Engine, choose
 
 Average = Literal["mean", "weighted", "sum"]
 
@@ -35,6 +36,8 @@ class DistributedTrainer:
     Args:
         trainer: the trainer to wrap, made alike on all ranks.
         average: as above.
+        exchange: how dense gradients are added up: "shared", in memory that the ranks share, "mpi", by MPI's all-reduce, or "auto", the first
+            where all ranks run on one host. None: DIST_DYNET_EXCHANGE from the environment, "auto" by default.
 
     Raises:
         RuntimeError: the ranks hold different parameters; it names rank and parameter.
@@ -52,11 +55,13 @@ class DistributedTrainer:
     [1.4]
     """
 
-    def __init__(self, trainer: Trainer, average: Average = "mean") -> None:
+    def __init__(self, trainer: Trainer, average: Average = "mean", exchange: Engine | None = None) -> None:
         if not isinstance(trainer, Trainer):
             raise TypeError(f"DistributedTrainer: takes a trainer such as AdamTrainer(m); got {type(trainer).__name__}.")
         if average not in ("mean", "weighted", "sum"):
             raise ValueError(f"DistributedTrainer: average must be mean, weighted or sum; got {average!r}.")
+        if exchange is not None and exchange not in ENGINES:
+            raise ValueError(f"DistributedTrainer: exchange must be auto, mpi or shared; got {exchange!r}.")
         self._inner, self._average = trainer, average
         self._gathered = 0.0  # n_r of the passes since the last update
         self._world = here = world()
@@ -65,7 +70,7 @@ class DistributedTrainer:
         if here.size > 1:
             comm = here.duplicate()
             self._agreement = Agreement(here, comm, trainer.collection, average != "sum")
-            self._exchange = MpiExchange(here, comm)
+            self._exchange = choose(here, comm, exchange)
 
     def update(self, weight: float | None = None) -> None:
         """Averages the gradients over the ranks, then updates as the wrapped trainer does. To be called on all ranks.

@@ -1,0 +1,306 @@
+"""The exchange of dense gradients in memory that the ranks of one host share.
+
+The gradient chunks of all ranks lie there, so that nothing is copied: each rank adds up its share of the numbers over the segments of all
+ranks, in rank order, and writes the sums into every segment. One barrier ends it; none is needed to begin, because the agreement before it has
+heard from every rank, and gradients are complete by then. It knows memory and who may write where; lookup rows go as in exchange.py.
+
+The memory is a file without a name, which other ranks open through /proc: nothing is left over, however the job ends. It is not bounded by the
+size of /dev/shm where the system has memfd_create (Linux).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import mmap
+import os
+import pickle
+import socket
+import sys
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._ffi import DTYPE, NULL, ffi, lib
+from ..params.collection import Root
+from ._world import World
+from .agreement import Agreed
+from .exchange import Exchange, MpiExchange, Range
+from .structure import Structure
+
+Engine = Literal["auto", "mpi", "shared"]
+
+ENGINES = ("auto", "mpi", "shared")
+
+LIMIT = float(os.environ.get("DIST_DYNET_SHARED_LIMIT", "inf"))
+"""Bytes of shared memory that the gradients of one collection may take, over all ranks."""
+
+_LINE = 16
+"""Shares begin at multiples of so many numbers: two ranks do not write into one cache line."""
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Segments:
+    """One chunk's gradients on all ranks."""
+
+    pointers: Any
+    """dn_real *[ranks]"""
+    mine: Any
+    """This rank's."""
+    mapping: Any
+    """What keeps the memory mapped."""
+
+
+class SharedMemory:
+    """Where the gradient chunks of one root lie, as long as this object lives; then, and in a forked child, they return to private memory."""
+
+    def __init__(self, root: Root) -> None:
+        self.chunks: dict[int, Segments] = {}
+        self._finalizer = weakref.finalize(self, _bring_home, root.c, self.chunks)
+        self._finalizer.atexit = False  # at exit the mapping just goes with the process
+
+    @staticmethod
+    def of(root: Root) -> SharedMemory:
+        """The memory of this root: one, however many trainers it has."""
+        _bring_stuck_home()
+        memory = _memories.get(root.c)
+        if memory is None:
+            memory = _memories[root.c] = SharedMemory(root)
+        return memory
+
+    def bring_home(self) -> None:
+        """Moves the gradients into private memory."""
+        self._finalizer()
+
+
+_memories: weakref.WeakValueDictionary[Any, SharedMemory] = weakref.WeakValueDictionary()
+_stuck: list[tuple[Any, dict[int, Segments]]] = []
+"""Chunks that could not be moved because their root was in use; they stay mapped until they can be."""
+
+
+def _bring_home(root: Any, chunks: dict[int, Segments]) -> None:
+    for chunk, segments in list(chunks.items()):
+        if lib.dn_chunk_gradients(root, chunk) != segments.mine or lib.dn_chunk_move_gradients(root, chunk, NULL) == 0:
+            del chunks[chunk]
+    if chunks:
+        _stuck.append((root, dict(chunks)))
+        chunks.clear()
+
+
+def _bring_stuck_home() -> None:
+    late = _stuck[:]
+    _stuck.clear()
+    for root, chunks in late:
+        _bring_home(root, chunks)
+
+
+def _in_child() -> None:
+    """What a forked child does to its gradients is its own business."""
+    for memory in list(_memories.values()):
+        memory.bring_home()
+    _memories.clear()
+    _bring_stuck_home()
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
+def _nameless_file() -> int:
+    """The descriptor of an empty file in memory."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("dist_dynet gradients")
+    return os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR, 0o600)
+
+
+def _rounded(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def _map(path: str, sizes: list[int], rank: int, ranks: int) -> list[tuple[Any, list[int]]]:
+    """Maps segments of these sizes for all ranks, one size after the other; of each the whole mapping and where the segments begin.
+
+    Raises:
+        OSError: there is no room.
+    """
+    steps = [_rounded(size) for size in sizes]
+    total = sum(steps) * ranks
+    if total > LIMIT:
+        raise OSError(errno.ENOSPC, f"{total} bytes are more than DIST_DYNET_SHARED_LIMIT={LIMIT:.0f}")
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.ftruncate(descriptor, total)  # all ranks say the same
+        begin, starts = 0, []
+        for step in steps:
+            starts.append([begin + r * step for r in range(ranks)])
+            os.posix_fallocate(descriptor, starts[-1][rank], step)  # else writing where there is no room kills the process
+            begin += ranks * step
+        whole = ffi.from_buffer("char[]", mmap.mmap(descriptor, total))
+    finally:
+        os.close(descriptor)
+    return [(whole, start) for start in starts]
+
+
+# ---- the engine ------------------------------------------------------------------------------------------------------------------------
+
+
+class SharedExchange(MpiExchange):
+    """The engine for ranks of one host. Where there is no room in shared memory it goes on as MpiExchange, and rank 0 says so on stderr."""
+
+    def __init__(self, here: World, comm: Any) -> None:
+        super().__init__(here, comm)
+        self._memory: SharedMemory | None = None
+        self._placed: Structure | None = None
+        self._refused = False
+        self._shares: dict[bytes, list[tuple[Range, Any]]] = {}
+
+    def _send_dense(self, agreed: Agreed, what: str) -> list[Any]:
+        structure = agreed.structure
+        if structure is not self._placed and not self._refused:
+            self._place(structure, what)
+        memory = self._memory
+        if memory is None:
+            return super()._send_dense(agreed, what)
+        used = np.logical_or.reduce(agreed.filled)
+        for handle in self._filled_elsewhere(agreed, used):
+            lib.dn_param_mark_filled(handle)
+        key = agreed.filled.tobytes()
+        if key not in self._shares:
+            if len(self._shares) > 256:
+                self._shares.clear()
+            self._shares[key] = [
+                (place, ffi.from_buffer("uint8_t[]", np.ascontiguousarray(filled)))
+                for place, filled in share(structure.places, agreed.filled, self._here.rank)
+            ]
+        factors = ffi.from_buffer("double[]", np.ascontiguousarray(agreed.factors))
+        for (chunk, start, end), filled in self._shares[key]:
+            lib.dn_sum_ranks(self._here.size, memory.chunks[chunk].pointers, factors, filled, start, end)
+        return [self._comm.Ibarrier()]
+
+    def _place(self, structure: Structure, what: str) -> None:
+        """Moves the chunks of a new structure into shared memory, those that are not there. Collective."""
+        self._placed, self._shares = structure, {}
+        memory = SharedMemory.of(structure.root)
+        used = {chunk for chunk, _, _ in structure.places}
+        try:
+            self._share(structure, memory, used, what)
+        except OSError as error:
+            self._refused, self._memory = True, None
+            if self._here.rank == 0:
+                print(f"dist_dynet: gradients are exchanged by MPI instead of shared memory ({error})", file=sys.stderr, flush=True)
+        else:
+            self._memory = memory
+
+    def _share(self, structure: Structure, memory: SharedMemory, used: set[int], what: str) -> None:
+        """Raises OSError, with the same words on all ranks, where that is not possible."""
+        root, here = structure.root.c, self._here
+        capacities = [lib.dn_chunk_capacity(root, chunk) for chunk in range(max(used, default=-1) + 1)]
+        layout = hashlib.blake2b(repr((capacities, structure.places)).encode(), digest_size=8).digest()
+        descriptor, path, failure = -1, "", ""
+        if here.rank == 0:
+            try:
+                descriptor = _nameless_file()
+                path = f"/proc/{os.getpid()}/fd/{descriptor}"
+            except OSError as error:
+                failure = str(error)
+        try:
+            every = [pickle.loads(b) for b in here.exchange_bytes(self._comm, pickle.dumps((path, layout, used - memory.chunks.keys())), what)]
+            missing = sorted(set().union(*(chunks for _, _, chunks in every)))
+            if not missing:
+                return
+            mapped = []
+            try:
+                if failure:
+                    raise OSError(failure)
+                if any(theirs != every[0][1] for _, theirs, _ in every):
+                    raise OSError("the ranks have made other parameters beside these, so that gradients lie in different places")
+                mapped = _map(every[0][0], [capacities[chunk] * DTYPE.itemsize for chunk in missing], here.rank, here.size)
+            except (OSError, ValueError) as error:
+                failure = str(error)
+            failures = [b.decode() for b in here.exchange_bytes(self._comm, failure.encode(), what)]
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        rank = next((r for r, words in enumerate(failures) if words), None)
+        if rank is not None:
+            raise OSError(f"rank {rank}: {failures[rank]}")
+        for chunk, (whole, starts) in zip(missing, mapped, strict=True):
+            pointers = ffi.new("dn_real *[]", [ffi.cast("dn_real *", whole + start) for start in starts])
+            if lib.dn_chunk_move_gradients(root, chunk, pointers[here.rank]) != 0:
+                raise MemoryError("gradient exchange: out of memory")
+            memory.chunks[chunk] = Segments(pointers, pointers[here.rank], whole)
+        here.wait([self._comm.Ibarrier()], what)
+
+
+def share(places: list[Range], filled: NDArray[np.bool_], rank: int) -> list[tuple[Range, NDArray[np.bool_]]]:
+    """What this rank adds up: ranges, each with who has a gradient there. `filled` is (rank, parameter), `places` as in merge_ranges().
+
+    Neighbours that the same ranks have used are one range. All ranges together are cut into as many equal shares as there are ranks.
+
+    >>> filled = np.array([[True, True, False], [True, True, True]])
+    >>> [place for place, _ in share([(0, 0, 30), (0, 32, 8), (0, 48, 5)], filled, 0)]
+    [(0, 0, 32)]
+    >>> [place for place, _ in share([(0, 0, 30), (0, 32, 8), (0, 48, 5)], filled, 1)]
+    [(0, 32, 40), (0, 48, 53)]
+    """
+    ranges: list[tuple[int, int, int, NDArray[np.bool_]]] = []
+    for (chunk, offset, length), who in zip(places, filled.T, strict=True):
+        if not who.any():
+            continue
+        if ranges and ranges[-1][0] == chunk and 0 <= offset - ranges[-1][2] < _LINE and (ranges[-1][3] == who).all():
+            ranges[-1] = (chunk, ranges[-1][1], offset + length, who)
+        else:
+            ranges.append((chunk, offset, offset + length, who))
+    lines = [-(-(end - start) // _LINE) for _, start, end, _ in ranges]
+    ranks, total = len(filled), sum(lines)
+    first, last = total * rank // ranks, total * (rank + 1) // ranks
+    mine, passed = [], 0
+    for (chunk, start, end, who), n in zip(ranges, lines, strict=True):
+        low, high = max(first - passed, 0), min(last - passed, n)
+        if low < high:
+            mine.append(((chunk, start + low * _LINE, min(start + high * _LINE, end)), who))
+        passed += n
+    return mine
+
+
+# ---- the choice ------------------------------------------------------------------------------------------------------------------------
+
+
+def choose(here: World, comm: Any, engine: str | None = None) -> Exchange:
+    """The engine of this name; None: that of DIST_DYNET_EXCHANGE, by default "auto": "shared" if all ranks run on one host. Collective.
+
+    Raises:
+        ValueError: there is no engine of this name.
+        RuntimeError: the ranks have chosen differently; "shared" with several hosts.
+    """
+    name = engine or os.environ.get("DIST_DYNET_EXCHANGE", "auto")
+    if name not in ENGINES:
+        raise ValueError(f"DistributedTrainer: exchange must be auto, mpi or shared; got {name!r}.")
+    what = here.collective("DistributedTrainer")
+    every = [pickle.loads(b) for b in here.exchange_bytes(comm, pickle.dumps((name, _host())), what)]
+    names = [theirs for theirs, _ in every]
+    if len(set(names)) > 1:
+        raise RuntimeError(f"{here.name} {what}: exchange must be the same on all ranks; got {', '.join(names)} on ranks 0 to {here.size - 1}.")
+    hosts = {host for _, host in every}
+    one_host = len(hosts) == 1 and None not in hosts
+    if name == "shared" and not one_host:
+        raise RuntimeError(f'{here.name} {what}: exchange="shared" needs all ranks on one Linux host. Use "auto" or "mpi".')
+    return SharedExchange(here, comm) if one_host and name != "mpi" else MpiExchange(here, comm)
+
+
+def _host() -> tuple[str, ...] | None:
+    """Equal for processes that can see one another's open files; None where /proc does not tell.
+
+    Names alone would take two containers for one host, and the boot alone would take the namespaces of a kernel for one host.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return (socket.gethostname(), boot, *(str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in ("pid", "net")))
+    except OSError:
+        return None

@@ -1,0 +1,290 @@
+"""The exchange in shared memory, one property after the other on every rank: shared.py WHAT.
+
+Rank 0 prints "ok" in the end.
+"""
+
+import gc
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+
+import dist_dynet as dy
+from dist_dynet import parallel
+from dist_dynet._ffi import lib
+from dist_dynet.parallel import shared
+
+what = sys.argv[1]
+rank, size = parallel.rank(), parallel.world_size()
+
+
+def model_of(*shapes):
+    """A collection with these parameters, the same on all ranks."""
+    m = dy.ParameterCollection()
+    return m, [m.add_parameters(shape, init=0.5) for shape in shapes]
+
+
+def step(*parameters, by=1.0):
+    """A backward pass whose gradient of each of the parameters is `by` everywhere."""
+    dy.renew_cg()
+    dy.esum([dy.sum_elems(p) * by for p in parameters]).backward()
+
+
+def distributed(m, **options):
+    """A trainer that subtracts the averaged gradient."""
+    trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1.0), **options)
+    trainer.set_clip_threshold(0)
+    return trainer
+
+
+def places(m):
+    """Where the chunks' gradients are."""
+    return [lib.dn_chunk_gradients(m._root.c, chunk) for chunk in range(m._root.chunks())]
+
+
+def is_shared(m):
+    """For each chunk, whether its gradients are in memory that the ranks share."""
+    memory = shared._memories.get(m._root.c)
+    return [memory is not None and chunk in memory.chunks and memory.chunks[chunk].mine == at for chunk, at in enumerate(places(m))]
+
+
+def test_chunks_move_and_return():
+    m, (w,) = model_of((3, 4))
+    trainer = distributed(m)
+    assert is_shared(m) == [False]
+    step(w, by=rank)
+    trainer.update()
+    assert is_shared(m) == [True]
+    assert np.allclose(w.as_array(), 0.5 - (size - 1) / 2)
+    second = distributed(m)  # two trainers, one memory
+    step(w)
+    second.update()
+    at = places(m)
+    del trainer
+    gc.collect()
+    step(w)
+    assert is_shared(m) == [True] and places(m) == at
+    del second
+    gc.collect()
+    assert is_shared(m) == [False] and places(m) != at
+    assert w.grad_as_array().tolist() == np.ones((3, 4)).tolist()
+
+
+def test_late_parameters_and_chunks():
+    m, (w,) = model_of(5)
+    trainer = distributed(m)
+    for k in range(4):
+        step(w, by=rank)
+        trainer.update()
+        w = m.add_parameters((300, 100 + k), init=0.25 if rank == 0 else 9.0)
+        trainer.update()
+        step(w, by=rank + 1)
+        trainer.update()
+        assert np.allclose(w.as_array(), 0.25 - (size + 1) / 2)
+        w = m.add_parameters(2, init=1)
+        trainer.update()
+    assert len(is_shared(m)) > 1 and all(is_shared(m))
+    parallel.assert_in_sync(m)
+
+
+def test_used_on_one_rank_and_frozen():
+    m, (a, b, c, d) = model_of(40, (20, 30), 7, 5)
+    trainer = distributed(m, average="sum")
+    c.set_updated(False)
+    step(a, b, c, d)
+    trainer.update()  # all: so that old numbers lie in every gradient
+    expected = {p: 0.5 - size for p in (a, b, d)} | {c: 0.5}
+    for one in range(size):
+        step(*([a, b] if rank == one else [a]), by=one + 1)
+        trainer.update()
+        expected[a] -= size * (one + 1)
+        expected[b] -= one + 1
+        assert all((p.as_array() == expected[p]).all() for p in expected)
+        if rank == one:
+            assert not b.has_gradient()
+    trainer.update()  # nobody has used anything
+    assert all((p.as_array() == expected[p]).all() for p in expected)
+    c.set_updated(True)
+    step(c)
+    trainer.update()
+    assert (c.as_array() == 0.5 - size).all()
+    parallel.assert_in_sync(m)
+
+
+def test_fork():
+    m, (w,) = model_of((50, 50))
+    trainer = distributed(m)
+    step(w)
+    trainer.update()
+    step(w, by=rank + 1)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            assert not any(is_shared(m))
+            assert (w.grad_as_array() == rank + 1).all()
+            step(w, by=100)
+            trainer.inner.update()
+            assert (w.as_array() == -0.5 - (rank + 101)).all()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert all(is_shared(m)) and (w.grad_as_array() == rank + 1).all()
+    trainer.update()
+    assert (w.as_array() == -0.5 - (size + 1) / 2).all()
+
+
+def test_no_room():
+    m, (w,) = model_of((100, 30))
+    trainer = distributed(m)
+    for _ in range(3):
+        step(w, by=rank)
+        trainer.update()
+    assert isinstance(trainer._exchange, shared.SharedExchange)
+    assert not any(is_shared(m))
+    assert np.allclose(w.as_array(), 0.5 - 3 * (size - 1) / 2)
+
+
+def test_no_room_later():
+    m, (w,) = model_of((100, 30))
+    trainer = distributed(m)
+    step(w)
+    trainer.update()
+    assert is_shared(m) == [True]
+    v = m.add_parameters((1000, 400), init=0)
+    step(w, v)
+    trainer.update()
+    assert is_shared(m) == [False, False]
+    parallel.assert_in_sync(m)
+
+
+def test_memory_outlives_the_trainer_of_a_graph():
+    m, (w,) = model_of(3)
+    trainer = distributed(m)
+    step(w)
+    trainer.update()
+    dy.renew_cg()
+    loss = dy.sum_elems(w)
+    del m, w, trainer
+    gc.collect()
+    loss.backward()  # the graph keeps the root, nobody the mapping
+
+
+def test_trainer_that_ends_inside_of_backward():
+    m, (w,) = model_of(3)
+    trainer = distributed(m)
+    step(w)
+    trainer.update()
+    trainers = [trainer]
+    del trainer
+
+    def backward(inputs, y, dy):
+        trainers.clear()
+        gc.collect()
+        return [dy]
+
+    dy.renew_cg()
+    loss = dy.sum_elems(dy.function(lambda x: x, backward, 3)(w))
+    loss.backward()
+    assert w.grad_as_array().tolist() == [1] * 3 and is_shared(m) == [False]
+
+
+class BusyLibrary:
+    """C's functions, where another thread always uses the root."""
+
+    def __getattr__(self, name):
+        return (lambda *_: lib.DN_ERROR_BUSY) if name == "dn_chunk_move_gradients" else getattr(lib, name)
+
+
+def test_trainer_that_ends_while_the_root_is_in_use():
+    m, (w,) = model_of(3)
+    trainer = distributed(m)
+    step(w)
+    trainer.update()
+    at = places(m)
+    shared.lib = BusyLibrary()
+    del trainer
+    gc.collect()
+    shared.lib = lib
+    step(w)
+    assert places(m) == at and len(shared._stuck) == 1
+    trainer = distributed(m)
+    trainer.update()
+    assert is_shared(m) == [True] and not shared._stuck
+    assert (w.as_array() == 0.5 - 1 - 1).all()
+
+
+def test_other_layout_falls_back():
+    m = dy.ParameterCollection()
+    if rank == 1:  # a tree's other collections take room in the chunks, too
+        m.add_subcollection("other").add_parameters(100)
+    inner = m.add_subcollection("sub")
+    w = inner.add_parameters(3, init=0.5)
+    trainer = distributed(inner)
+    step(w)
+    trainer.update()
+    assert not any(is_shared(m)) and (w.as_array() != 0.5).all()
+
+
+def test_choice():
+    m, _ = model_of(3)
+    for engine, kind in (("mpi", shared.MpiExchange), ("shared", shared.SharedExchange), (None, shared.SharedExchange)):
+        assert type(parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange=engine)._exchange) is kind
+    with pytest.raises(RuntimeError, match="exchange must be the same on all ranks; got mpi, shared"):
+        parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange="shared" if rank else "mpi")
+
+
+def test_several_hosts():
+    m, _ = model_of(3)
+    shared._host = lambda: (str(rank),)
+    assert type(distributed(m)._exchange) is shared.MpiExchange
+    with pytest.raises(RuntimeError, match="needs all ranks on one Linux host"):
+        distributed(m, exchange="shared")
+    shared._host = lambda: None
+    assert type(distributed(m)._exchange) is shared.MpiExchange
+
+
+def test_file_in_dev_shm():
+    if hasattr(os, "memfd_create"):
+        del os.memfd_create
+    m, (w,) = model_of((30, 40))
+    trainer = distributed(m)
+    step(w, by=rank)
+    trainer.update()
+    assert is_shared(m) == [True] and np.allclose(w.as_array(), 0.5 - (size - 1) / 2)
+
+
+def test_no_file():
+    def refuse():
+        raise PermissionError("no files today")
+
+    shared._nameless_file = refuse
+    test_no_room()
+
+
+def test_no_room_on_one_rank():
+    if rank == 1:
+        shared.LIMIT = 1000
+    test_no_room()
+
+
+def test_killed():
+    m, (w,) = model_of((1000, 1000))
+    trainer = distributed(m)
+    for _ in range(3):
+        step(w)
+        trainer.update()
+    assert all(is_shared(m))
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    step(w)
+    trainer.update()
+    trainer.update()
+
+
+globals()[f"test_{what}"]()
+if rank == 0:
+    print("ok")

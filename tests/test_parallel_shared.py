@@ -1,0 +1,170 @@
+"""The exchange of gradients in shared memory: the division of the work here, the rest in tests/mpi/shared.py, which mpirun starts.
+
+How long: about a minute.
+"""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_parallel import mpirun, needs_mpi
+
+import dist_dynet as dy
+from dist_dynet import parallel
+from dist_dynet._ffi import DTYPE, ffi, lib, pointer
+from dist_dynet.parallel.shared import share
+
+PROPERTIES = (
+    "chunks_move_and_return",
+    "late_parameters_and_chunks",
+    "used_on_one_rank_and_frozen",
+    "fork",
+    "memory_outlives_the_trainer_of_a_graph",
+    "trainer_that_ends_inside_of_backward",
+    "trainer_that_ends_while_the_root_is_in_use",
+    "other_layout_falls_back",
+    "choice",
+    "several_hosts",
+    "file_in_dev_shm",
+)
+
+
+# ---- one process -----------------------------------------------------------------------------------------------------------------------
+
+
+def random_places(rng, count):
+    """Parameters as a root places them, now and then with a foreign one between them."""
+    places, chunk, at = [], 0, 0
+    for _ in range(count):
+        if rng.random() < 0.1:
+            chunk, at = chunk + 1, 0
+        elif rng.random() < 0.1:
+            at += 16 * rng.randrange(1, 5)
+        length = rng.choice([1, 5, 16, 33, 100, 3000])
+        places.append((chunk, at, length))
+        at += -(-length // 16) * 16
+    return places
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 7])
+def test_shares_cover_every_used_number_once(ranks, seed):
+    rng = random.Random(seed)
+    for count in (0, 1, 5, 40):
+        places = random_places(rng, count)
+        filled = np.array([[rng.random() < 0.7 for _ in places] for _ in range(ranks)], bool).reshape(ranks, count)
+        taken = {}
+        sizes = []
+        for rank in range(ranks):
+            mine = share(places, filled, rank)
+            sizes.append(sum(end - start for (_, start, end), _ in mine))
+            for (chunk, start, end), who in mine:
+                assert start % 16 == 0 and start < end
+                for i in range(start, end):
+                    assert (chunk, i) not in taken
+                    taken[chunk, i] = tuple(who)
+        for k, (chunk, offset, length) in enumerate(places):
+            who = tuple(filled[:, k])
+            for i in range(offset, offset + length):
+                assert taken.pop((chunk, i), None) == (who if any(who) else None)
+        ends = {(chunk, offset + length + i) for chunk, offset, length in places for i in range(-length % 16)}
+        assert taken.keys() <= ends  # the rest is padding
+        assert max(sizes) - min(sizes) <= 16 * (2 + count)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [1, 17, 1024, 5000])
+def test_sum_of_ranks(ranks, size, rng):
+    for filled in (np.ones(ranks, np.uint8), np.arange(ranks, dtype=np.uint8) % 2, np.zeros(ranks, np.uint8)):
+        segments = rng.normal(size=(ranks, size + 9)).astype(DTYPE)
+        segments[filled == 0] = np.nan  # must not be read
+        factors = rng.random(ranks)
+        expected = segments.copy()
+        expected[:, 4 : size + 4] = sum(factors[r] * segments[r, 4 : size + 4] for r in range(ranks) if filled[r])
+        pointers = ffi.new("dn_real *[]", [pointer(segment) for segment in segments])
+        assert lib.dn_sum_ranks(ranks, pointers, ffi.from_buffer("double[]", factors), ffi.from_buffer("uint8_t[]", filled), 4, size + 4) == 0
+        np.testing.assert_allclose(segments, expected, rtol=1e-5, atol=1e-6)
+        assert all(np.array_equal(segments[r, 4 : size + 4], segments[0, 4 : size + 4]) for r in range(ranks))
+
+
+def test_sum_of_too_many_ranks_is_refused():
+    assert lib.dn_sum_ranks(5000, ffi.NULL, ffi.NULL, ffi.NULL, 0, 0) == lib.DN_ERROR_VALUE
+
+
+def test_exchange_argument_is_checked():
+    with pytest.raises(ValueError, match="exchange must be auto, mpi or shared; got 'gloo'"):
+        parallel.DistributedTrainer(dy.SimpleSGDTrainer(dy.ParameterCollection()), exchange="gloo")
+
+
+# ---- several ---------------------------------------------------------------------------------------------------------------------------
+
+
+def in_shm():
+    """What lies in /dev/shm and would be ours."""
+    folder = Path("/dev/shm")
+    return {p.name for p in folder.iterdir() if "dynet" in p.name} if folder.exists() else set()
+
+
+def trained(ranks, engine, folder, trainer="adam", average="mean"):
+    """Each rank's parameters after train.py."""
+    folder.mkdir()
+    status, output, _ = mpirun(ranks, "train.py", trainer, average, folder, DIST_DYNET_EXCHANGE=engine)
+    assert (status, output) == (0, "")
+    return [dict(np.load(folder / f"{rank}.npz")) for rank in range(ranks)]
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize("average", ["mean", "weighted", "sum"])
+def test_engines_agree_with_one_process_and_with_themselves(average, tmp_path):
+    (alone,) = trained(1, "auto", tmp_path / "1", average=average)
+    for ranks in (2, 4):
+        first = trained(ranks, "shared", tmp_path / f"{ranks} first", average=average)
+        second = trained(ranks, "shared", tmp_path / f"{ranks} second", average=average)
+        by_mpi = trained(ranks, "mpi", tmp_path / f"{ranks} mpi", average=average)
+        for name, values in alone.items():
+            for other in (first[0], by_mpi[0]):
+                assert np.all(np.abs(other[name] - values) <= 1e-5 * (1 + np.abs(values))), (ranks, name)
+            assert all(np.array_equal(every[name], first[0][name]) for every in [*first, *second]), (ranks, name)
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("what", PROPERTIES)
+def test_shared_memory(what, ranks):
+    before = in_shm()
+    status, output, _ = mpirun(ranks, "shared.py", what)
+    if what == "other_layout_falls_back":
+        assert output.count("dist_dynet: gradients are exchanged by MPI instead of shared memory") == 1, output
+    else:
+        assert output == "ok\n"
+    assert status == 0 and "ok" in output.splitlines(), output
+    assert in_shm() == before
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize(("what", "limit"), [("no_room", "1000"), ("no_room_later", "1e6")])
+def test_without_room_mpi_takes_over_and_rank_0_says_so(what, limit):
+    status, output, _ = mpirun(2, "shared.py", what, DIST_DYNET_SHARED_LIMIT=limit)
+    assert status == 0, output
+    (note,) = [line for line in output.splitlines() if line != "ok"]
+    assert "by MPI instead of shared memory" in note and f"DIST_DYNET_SHARED_LIMIT={int(float(limit))}" in note
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize(("what", "words"), [("no_file", "(rank 0: no files today)"), ("no_room_on_one_rank", "(rank 1: [Errno 28]")])
+def test_what_one_rank_cannot_do_all_leave(what, words):
+    status, output, _ = mpirun(2, "shared.py", what)
+    assert status == 0 and output.count("by MPI instead of shared memory") == 1 and words in output, output
+
+
+@pytest.mark.mpi
+@needs_mpi
+def test_killed_rank_leaves_nothing():
+    before = in_shm()
+    status, output, seconds = mpirun(2, "shared.py", "killed")
+    assert status != 0 and seconds < 15, output
+    assert "Traceback" not in output and in_shm() == before
