@@ -60,13 +60,14 @@ class AdditiveAttention:
     @classmethod
     def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> AdditiveAttention:
         """A block of this spec, with new parameters in `model`."""
-        return cls(*spec, model)
+        query_dim, key_dim, hidden_dim = spec
+        return cls(query_dim, key_dim, hidden_dim, model)
 
     def project(self, keys: Expression) -> Expression:
         """The matrix Wk keys, to be computed once where many queries look at the same keys."""
         if not isinstance(keys, Expression):
             raise not_expression("project", keys)
-        return self._Wk * keys  # type: ignore[operator, no-any-return]
+        return self._Wk * keys
 
     def weights(
         self, query: Expression, keys: Expression, mask: Expression | ArrayLike | None = None, projected: Expression | None = None
@@ -83,7 +84,7 @@ class AdditiveAttention:
         if not isinstance(query, Expression):
             raise not_expression("weights", query)
         hidden = tanh(colwise_add(self.project(keys) if projected is None else projected, affine_transform([self._b, self._Wq, query])))
-        scores = self._v * hidden  # type: ignore[operator]
+        scores = self._v * hidden
         (_, *n), batch = scores.dim()
         scores = reshape(scores, tuple(n) or (1,), batch)
         return softmax(scores) if mask is None else masked_softmax(scores, mask)
@@ -97,4 +98,4 @@ class AdditiveAttention:
         projected: Expression | None = None,
     ) -> Expression:
         """The sum of the columns of values (of keys, if there are none), weighted by weights()."""
-        return (keys if values is None else values) * self.weights(query, keys, mask, projected)  # type: ignore[operator, no-any-return]
+        return (keys if values is None else values) * self.weights(query, keys, mask, projected)

@@ -70,7 +70,8 @@ class CompactVanillaLSTMBuilder(VanillaLSTMBuilder):
         """A step with noise."""
         size = self.hidden_dim
         h = zeros(size) if h is None else masked(h, masks[1])
-        gates = vanilla_lstm_gates(masked(x, masks[0]), h, *weights, self.weightnoise_std)
+        Wx, Wh, b = weights
+        gates = vanilla_lstm_gates(masked(x, masks[0]), h, Wx, Wh, b, self.weightnoise_std)
         c = vanilla_lstm_c(zeros(size) if c is None else c, gates)
         return vanilla_lstm_h(c, gates), c
 

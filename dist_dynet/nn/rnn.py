@@ -182,7 +182,7 @@ class VanillaLSTMBuilder(TwoRates):
         bias = np.zeros(4 * self.hidden_dim)
         bias[self.hidden_dim : 2 * self.hidden_dim] = self.forget_bias - 1  # lstm_gates() adds the 1
         Wx, Wh, b, *norms = parameters
-        return [Wx, Wh, b + inputVector(bias) if bias.any() else b, *norms]
+        return [Wx, Wh, b + inputVector(bias.tolist()) if bias.any() else b, *norms]
 
     def _cell(
         self, weights: list[Expression], masks: tuple[Expression | None, ...], x: Expression, h: Expression | None, c: Expression | None

@@ -86,7 +86,7 @@ class GRUBuilder(RecurrentBuilder):
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
         add, h = self._collection.add_parameters, self.hidden_dim
-        shapes = [((h, input_dim), None), ((h, h), None), (h, 0)]
+        shapes: list[tuple[int | tuple[int, int], int | None]] = [((h, input_dim), None), ((h, h), None), (h, 0)]
         return tuple(add(shape, init=init) for _ in range(3) for shape, init in shapes)
 
     def set_dropout(self, d: float) -> None:

@@ -83,8 +83,9 @@ class SoftmaxBuilder:
 def _logits(layer: _Layer, x: Expression, update: bool) -> Expression:
     if not isinstance(x, Expression):
         raise not_expression("softmax builder", x)
-    W, b = (p if p is None or update else p.expr() for p in layer)
-    return W * x if b is None else affine_transform([b, W, x])  # type: ignore[operator, no-any-return]
+    W, b = layer
+    weights = W if update else W.expr()
+    return weights * x if b is None else affine_transform([b if update else b.expr(), weights, x])
 
 
 def _draw(logits: Expression) -> int:

@@ -84,8 +84,8 @@ class _TreeBuilder:
     def _state(self, gates: Expression, kept: list[Expression]) -> TreeState:
         """The state from the sums of i, o and u, and f c of each child."""
         n = self.hidden_dim
-        i, o = logistic(gates[:n]), logistic(gates[n : 2 * n])  # type: ignore[index]
-        c = esum([cmult(i, tanh(gates[2 * n :])), *kept])  # type: ignore[index]
+        i, o = logistic(gates[:n]), logistic(gates[n : 2 * n])
+        c = esum([cmult(i, tanh(gates[2 * n :])), *kept])
         return TreeState(cmult(o, tanh(c)), c)
 
 
