@@ -39,9 +39,11 @@ class SoftmaxBuilder:
     True
     """
 
-    _subcollection: ClassVar[str]
+    _subcollection: ClassVar[str] = ""
 
     def __init__(self, input_dim: int, pc: ParameterCollection, bias: bool) -> None:
+        if not self._subcollection:
+            raise NotImplementedError(f"{type(self).__name__}: not a builder by itself. Use StandardSoftmaxBuilder, ClassFactoredSoftmaxBuilder.")
         self.input_dim, self.bias = int(input_dim), bool(bias)
         if self.input_dim < 1:
             raise ValueError(f"{type(self).__name__}: input_dim must be positive; got {input_dim}.")

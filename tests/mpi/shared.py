@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -119,7 +120,9 @@ def test_fork():
     step(w)
     trainer.update()
     step(w, by=rank + 1)
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12: of threads, here the watchdog's, which the child does not need
+        child = os.fork()
     if child == 0:
         status = 1
         try:
