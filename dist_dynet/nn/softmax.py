@@ -43,7 +43,7 @@ class SoftmaxBuilder:
 
     def __init__(self, input_dim: int, pc: ParameterCollection, bias: bool) -> None:
         if not self._subcollection:
-            raise NotImplementedError(f"{type(self).__name__}: not a builder by itself. Use StandardSoftmaxBuilder, ClassFactoredSoftmaxBuilder.")
+            raise NotImplementedError(f"{type(self).__name__}: not a builder by itself. Use StandardSoftmaxBuilder.")
         self.input_dim, self.bias = int(input_dim), bool(bias)
         if self.input_dim < 1:
             raise ValueError(f"{type(self).__name__}: input_dim must be positive; got {input_dim}.")
