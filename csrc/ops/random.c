@@ -165,12 +165,9 @@ static void random_bernoulli_backward(dn_call *c) { (void)c; }
 /* -log(-log u) with u in (0, 1) */
 DN_OP(random_gumbel, 0, DN_LEAF | DN_NO_GRAD | DN_RANDOM, "y_i = mu - beta log(-log u_i), u_i drawn evenly from (0, 1)")
 static int random_gumbel_dims(dn_shape *s) { return random_dims(s); }
-static void random_gumbel_forward(dn_call *c) {
-    /* the middle of each of the 2^24 cells that u falls into: never 0, never 1 */
-    random_forward(c, dn_draw_uniform, 1, (dn_real)0x1p-25);
-    dn__log(c->total, c->y, c->y);
-    dn__affine(c->total, -1, 0, c->y, c->y);
-    dn__log(c->total, c->y, c->y);
-    dn__affine(c->total, -(dn_real)c->reals[1], (dn_real)c->reals[0], c->y, c->y);
+static void draw_gumbel(const dn_draw *key, size_t first, size_t n, float *out) {
+    dn_draw_uniform(key, first, n, out);
+    dn__gumbel(n, out);
 }
+static void random_gumbel_forward(dn_call *c) { random_forward(c, draw_gumbel, (dn_real)c->reals[1], (dn_real)c->reals[0]); }
 static void random_gumbel_backward(dn_call *c) { (void)c; }
