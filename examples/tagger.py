@@ -180,11 +180,17 @@ class Metrics:
             print(json.dumps(values), file=self.file, flush=True)
 
 
+def number_of_words(sentence):
+    """How much work a sentence is."""
+    return len(sentence.words)
+
+
 def train_epoch(tagger, trainer, sentences, args, epoch, metrics, updates):
     """One pass over the training sentences; returns (mean loss of a word, words per second over all ranks)."""
     start, loss_sum, words = time.perf_counter(), 0.0, 0
     bar = tqdm(total=len(sentences), desc=f"epoch {epoch}", disable=None if parallel.is_main() else True)
-    for batch in parallel.shard(sentences, batch_size=args.batch_size, seed=args.seed, epoch=epoch):
+    # Of each batch of sentences every rank gets about the same number of words.
+    for batch in parallel.shard(sentences, batch_size=args.batch_size, seed=args.seed, epoch=epoch, cost=number_of_words):
         mine = np.zeros(3)  # of this rank: summed loss, sentences, words
         if batch:  # a rank may be left without sentences at the end of an epoch
             loss = tagger.loss(batch, args.seed, epoch)
