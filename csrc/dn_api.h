@@ -300,7 +300,6 @@ int64_t dn_trainer_updates(dn_trainer *);
 void dn_trainer_set_updates(dn_trainer *, int64_t updates);
 /* moment k of a parameter: same size as its values; NULL: no such moment, or no memory */
 dn_real *dn_trainer_moment(dn_trainer *, dn_param *, int k);
-int dn_trainer_moments(dn_trainer *);                   /* how many moments the rule has */
 int dn_trainer_has_moments(dn_trainer *, dn_param *);   /* whether they were made; they count as zero before */
 void dn_trainer_restart(dn_trainer *);                  /* moments to zero */
 

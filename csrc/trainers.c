@@ -163,8 +163,6 @@ dn_real *dn_trainer_moment(dn_trainer *t, dn_param *p, int k) {
     return p->rows ? t->table_moments[p->id][k] : t->chunk_moments[p->chunk][k] + p->offset;
 }
 
-int dn_trainer_moments(dn_trainer *t) { return t->rule.moments; }
-
 int dn_trainer_has_moments(dn_trainer *t, dn_param *p) {
     if (!t->rule.moments) return 0;
     return p->rows ? p->id < t->n_params && t->table_moments[p->id][0] : p->chunk < t->n_chunks && t->chunk_moments[p->chunk][0];
