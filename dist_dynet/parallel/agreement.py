@@ -31,6 +31,17 @@ class Agreed:
     """(rank, dense parameter): whether the rank has a gradient of it."""
     rows: NDArray[np.int32]
     """(rank, table): of how many rows the rank has a gradient."""
+    flags: NDArray[np.uint8]
+    """Of each rank a sum of Flag."""
+
+
+class Flag:
+    """What a rank tells the others beside numbers."""
+
+    ENDED = 1
+    """It has run out of data and only takes part."""
+    SAVE = 2
+    """It has been asked to save a checkpoint."""
 
 
 class Agreement:
@@ -50,6 +61,7 @@ class Agreement:
             [
                 ("structure", np.int64),
                 ("step", np.int64),
+                ("flags", np.uint8),
                 ("settings", np.float64, (2,)),
                 ("weight", np.float64),
                 ("rows", np.int32, (len(self._structure.tables),)),
@@ -57,13 +69,14 @@ class Agreement:
             ]
         )
 
-    def reach(self, weight: float, settings: tuple[float, float], step: Step | None) -> tuple[Agreed, str]:
+    def reach(self, weight: float, settings: tuple[float, float], step: Step | None, flags: int = 0) -> tuple[Agreed, str]:
         """What all ranks know before this update, and the name of the meeting. Collective.
 
         Args:
             weight: n_r of this rank.
             settings: the trainer's learning rate and clip threshold.
             step: of shard(), if it is used.
+            flags: a sum of Flag.
 
         Raises:
             RuntimeError: the ranks have different parameters or settings, or are at different steps of shard().
@@ -71,18 +84,20 @@ class Agreement:
         self._updates += 1
         what = self._here.collective(f"gradient exchange of update {self._updates}")
         current = self._structure if self._structure.fits(self._m) else Structure(self._m)
-        every = self._tell(current, weight, settings, step, what)
+        every = self._tell(current, weight, settings, step, flags, what)
         if (every["structure"] != self._structure.hash).any():
             known, self._structure = self._structure.parameters, current
             self._settle(what, known)
-            every = self._tell(current, weight, settings, step, what)
+            every = self._tell(current, weight, settings, step, flags, what)
         self._same(every["settings"], lambda: "learning rate {:g}, clip threshold {:g}".format(*settings), what)
         self._same(every["step"], lambda: f"step {step.description if step else None} of shard()", what)
         total = every["weight"].sum() if self._average else 1.0
         factors = every["weight"] / total if total > 0 else np.zeros(self._here.size)
-        return Agreed(self._structure, factors, every["filled"], every["rows"]), what
+        return Agreed(self._structure, factors, every["filled"], every["rows"], every["flags"]), what
 
-    def _tell(self, current: Structure, weight: float, settings: tuple[float, float], step: Step | None, what: str) -> NDArray[Any]:
+    def _tell(
+        self, current: Structure, weight: float, settings: tuple[float, float], step: Step | None, flags: int, what: str
+    ) -> NDArray[Any]:
         known = self._structure
         if weight == 0:
             self._m.reset_gradients()
@@ -90,7 +105,7 @@ class Agreement:
         tables = known.handles[len(known.dense) :]
         rows, block = ffi.new("const int **"), ffi.new("dn_real **")
         mine["structure"], mine["step"] = current.hash, hash(step.description) if step else 0
-        mine["settings"], mine["weight"] = settings, weight
+        mine["settings"], mine["weight"], mine["flags"] = settings, weight, flags
         mine["rows"] = [lib.dn_lookup_touched(table, rows, block) for table in tables]
         mine["filled"] = [not lib.dn_param_empty(parameter) for parameter in known.handles[: len(known.dense)]]
         self._here.wait([self._comm.Iallgather(mine.view(np.uint8), every.view(np.uint8))], what)
