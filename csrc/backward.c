@@ -141,11 +141,22 @@ static void add_to_parameter(dn_tape *t, dn_node *node) {
         dn_real beta, *to = dn__param_gradient(p, &beta);
         dn__axpy((size_t)p->row_size, 1, node->grad, beta, to);
     }
-    if (p->root->ready) p->root->ready(p->root->ready_context, p);
+}
+
+void dn__finish_parameter(dn_tape *t, int i) {
+    dn_node *node = &t->nodes[i];
+    if (node->products >= 0) flush_products(t, i);
+    if (node->grad && !t->out_of_memory && !node->constant && node->param->updated) add_to_parameter(t, node);
+    node->finished = 1;
 }
 
 static void backward_node(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
+    if (node->finished) return;
+    if (node->param && node->op == dn_ops[DN_OP_parameter]) {
+        dn__finish_parameter(t, i);
+        return;
+    }
     if (node->products >= 0) flush_products(t, i);
     if (dn__grouped(t, node)) {
         if (node->leader != i) return;
@@ -156,10 +167,6 @@ static void backward_node(dn_tape *t, int i) {
         return;
     }
     if (!node->grad || t->out_of_memory) return;
-    if (node->param && node->op == dn_ops[DN_OP_parameter]) {
-        if (!node->constant && node->param->updated) add_to_parameter(t, node);
-        return;
-    }
     if (node->op->flags & DN_NO_GRAD) return;
     dn_call c;
     dn__prepare_call(t, node, &c);
@@ -195,7 +202,7 @@ static int begin(dn_tape *t, int i, int full) {
     for (int j = 0; j < t->n_nodes; j++) {
         t->nodes[j].grad = t->nodes[j].group_grads = NULL;
         t->nodes[j].products = -1;
-        t->nodes[j].in_chunk = 0;
+        t->nodes[j].in_chunk = t->nodes[j].finished = 0;
     }
     t->n_products = 0;
     t->out_of_memory = 0;
@@ -206,7 +213,7 @@ static int begin(dn_tape *t, int i, int full) {
     dn_grad g = dn__place(t, i);
     if (!g.dx) return dn__tape_fail(t, DN_ERROR_MEMORY, "out of memory");
     g.dx[0] = 1;
-    return 0;
+    return dn__watch_begin(t) ? dn__no_memory(t) : 0;
 }
 
 /* Another thread may hold some of the same roots and wait for others: so nobody waits while holding one. */
@@ -236,7 +243,9 @@ static int step(dn_tape *t) {
         int i = t->autobatch && !t->immediate ? t->order[t->sweep] : t->sweep;
         work -= dn__work(t, &t->nodes[i]);
         backward_node(t, i);
+        if (t->watch.last_use) dn__watch_passed(t);
     }
+    if (t->sweep < 0 || t->raised || t->out_of_memory) dn__watch_end(t, t->sweep < 0 && !t->raised && !t->out_of_memory);
     dn__unlock_roots(t);
     if (t->raised || t->out_of_memory) {
         int error = t->raised ? t->raised : dn__no_memory(t);

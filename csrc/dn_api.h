@@ -254,8 +254,30 @@ int dn_chunk_move_gradients(dn_root *, int chunk, dn_real *memory);
 int dn_sum_ranks(int ranks, dn_real *const *segments, const double *factors, const uint8_t *filled, int64_t from, int64_t to);
 int dn_param_chunk(dn_param *);                         /* -1 for tables */
 int64_t dn_param_offset(dn_param *);
-/* Called from dn_backward_step when a parameter's gradient is complete in this backward. NULL: nobody listens. */
-void dn_root_on_ready(dn_root *, void (*ready)(void *context, dn_param *), void *context);
+
+/* Watching a backward from another thread (csrc/ready.c). Once a root is DN_WATCH_ARMED, the next backward that uses it makes it DN_WATCH_BEGUN
+ * and tells of each dense parameter when its gradient is complete: when the sweep has passed its last use, not only when it reaches its node. */
+enum dn_watch { DN_WATCH_OFF, DN_WATCH_ARMED, DN_WATCH_BEGUN, DN_WATCH_COMPLETE, DN_WATCH_FAILED };
+void dn_root_watch(dn_root *, int watch);              /* sets it; DN_WATCH_OFF ends every wait */
+/* Sleeps while it is DN_WATCH_ARMED, this many seconds at most; returns what it is. */
+int dn_root_await(dn_root *, double seconds);
+/* Whether the gradient is complete in the watched backward, or that does not write it. Then it may be read until the next one, without a lock. */
+int dn_param_ready(dn_param *);
+/* Whether nobody has written, cleared or scaled it since. */
+int dn_param_unchanged(dn_param *);
+
+/* Between hosts. out = factor g (zeros where the gradient is empty or factor is 0); takes no lock. g = factor in; it counts as filled then. */
+void dn_param_take(dn_param *, double factor, dn_real *out);
+void dn_param_put(dn_param *, double factor, const dn_real *in);
+/* sum = x[0] + x[1] + ..., in this order; sum may be one of them */
+void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum);
+/* bfloat16, the upper half of a float, rounded to nearest, ties to even. encode: code = x + rest rounded, and what that lacks is the new rest (0
+ * where x is not finite); rest may be NULL: 0, and it is forgotten. */
+void dn_bf16_encode(int64_t n, const dn_real *x, dn_real *rest, uint16_t *code);
+void dn_bf16_decode(int64_t n, const uint16_t *code, dn_real *x);
+/* A number in shared memory: what was written before it was set is there for whoever reads the new number. */
+void dn_flag_set(int64_t *flag, int64_t value);
+int64_t dn_flag_get(const int64_t *flag);
 
 /* ---- trainers ---------------------------------------------------------------------------------------------------------------------- */
 enum dn_rule_code {
