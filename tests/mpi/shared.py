@@ -114,6 +114,44 @@ def test_used_on_one_rank_and_frozen():
     parallel.assert_in_sync(m)
 
 
+def rows_step(table, *rows, by=1.0):
+    """A backward pass whose gradient is `by` in these rows."""
+    dy.renew_cg()
+    dy.esum([dy.sum_elems(table[row]) * by for row in rows]).backward()
+
+
+def test_rows_of_windows_that_grow():
+    m = dy.ParameterCollection()
+    first, second = (m.add_lookup_parameters((40, width), init=0) for width in (3, 5))
+    trainer = distributed(m, average="sum")
+    expected = np.zeros(40)
+    for used in (1, 2, 9, 40, 3):
+        rows = [(rank + k) % 40 for k in range(used + rank % 2)]
+        rows_step(first, *rows, by=rank + 1)
+        if rank == 1 and used == 9:
+            dy.sum_elems(second[7]).backward()  # a table that one rank has used
+        trainer.update()
+        for r in range(size):
+            for k in range(used + r % 2):
+                expected[(r + k) % 40] -= r + 1
+        assert (first.as_array() == expected[:, None]).all(), used
+    assert (second.as_array() == [[-1.0 * (row == 7)] * 5 for row in range(40)]).all()
+    assert {window.capacity for window in trainer._exchange._windows.values()} == {40, 2}
+    parallel.assert_in_sync(m)
+
+
+def test_no_room_for_rows():
+    m, (w,) = model_of(3)
+    table = m.add_lookup_parameters((100, 20000), init=0)
+    trainer = distributed(m, average="sum")
+    for k in range(3):
+        dy.renew_cg()
+        (dy.sum_elems(w) + dy.sum_elems(table[k + rank])).backward()
+        trainer.update()
+    assert (w.as_array() == 0.5 - 3 * size).all() and -table.as_array()[:, 0].sum() == 3 * size
+    parallel.assert_in_sync(m)
+
+
 def test_fork():
     m, (w,) = model_of((50, 50))
     trainer = distributed(m)
