@@ -4,25 +4,15 @@ The gradient chunks of all ranks lie there, so that nothing is copied: each rank
 ranks, in rank order, and writes the sums into every segment. One barrier ends it; none is needed to begin, because the agreement before it has
 heard from every rank, and gradients are complete by then. Touched rows of lookup tables each rank copies into a window before that barrier;
 after it each rank adds up the windows of all ranks, in rank order. It knows memory and who may write where.
-
-The memory is a file without a name, which other ranks open through /proc: nothing is left over, however the job ends. It is not bounded by the
-size of /dev/shm where the system has memfd_create (Linux).
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import mmap
 import os
-import pickle
-import socket
-import sys
 import weakref
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,15 +21,9 @@ from .._ffi import DTYPE, NULL, ffi, lib
 from ..params.collection import Root
 from ._world import World
 from .agreement import Agreed
-from .exchange import Exchange, MpiExchange, Range, Rows
+from .exchange import MpiExchange, Range, Rows
+from .memory import map_together, say_refused
 from .structure import Structure
-
-Engine = Literal["auto", "mpi", "shared"]
-
-ENGINES = ("auto", "mpi", "shared")
-
-LIMIT = float(os.environ.get("DIST_DYNET_SHARED_LIMIT", "inf"))
-"""Bytes of shared memory that the gradients of one collection may take, over all ranks."""
 
 _LINE = 16
 """Shares begin at multiples of so many numbers: two ranks do not write into one cache line."""
@@ -112,41 +96,6 @@ def _in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_in_child)
-
-
-def _nameless_file() -> int:
-    """The descriptor of an empty file in memory."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("dist_dynet gradients")
-    return os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR, 0o600)
-
-
-def _rounded(size: int) -> int:
-    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-
-
-def _map(path: str, sizes: list[int], rank: int, ranks: int) -> list[tuple[Any, list[int]]]:
-    """Maps segments of these sizes for all ranks, one size after the other; of each the whole mapping and where the segments begin.
-
-    Raises:
-        OSError: there is no room.
-    """
-    steps = [_rounded(size) for size in sizes]
-    total = sum(steps) * ranks
-    if total > LIMIT:
-        raise OSError(errno.ENOSPC, f"{total} bytes are more than DIST_DYNET_SHARED_LIMIT={LIMIT:.0f}")
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.ftruncate(descriptor, total)  # all ranks say the same
-        begin, starts = 0, []
-        for step in steps:
-            starts.append([begin + r * step for r in range(ranks)])
-            os.posix_fallocate(descriptor, starts[-1][rank], step)  # else writing where there is no room kills the process
-            begin += ranks * step
-        whole = ffi.from_buffer("char[]", mmap.mmap(descriptor, total))
-    finally:
-        os.close(descriptor)
-    return [(whole, start) for start in starts]
 
 
 class RowWindow:
@@ -232,45 +181,14 @@ class SharedExchange(MpiExchange):
                 raise OSError("the ranks have made other parameters beside these, so that gradients lie in different places")
             return [capacities[chunk] * DTYPE.itemsize for chunk in missing]
 
-        for chunk, (whole, starts) in zip(missing, self._map_together((layout, used - memory.chunks.keys()), sizes, what), strict=True):
+        here, mine = self._here, (layout, used - memory.chunks.keys())
+        mapped = map_together(here, self._comm, range(here.size), here.size, mine, sizes, what)
+        for chunk, (whole, starts) in zip(missing, mapped, strict=True):
             pointers = ffi.new("dn_real *[]", [ffi.cast("dn_real *", whole + start) for start in starts])
             if lib.dn_chunk_move_gradients(root, chunk, pointers[self._here.rank]) != 0:
                 raise MemoryError("gradient exchange: out of memory")
             memory.chunks[chunk] = Segments(pointers, pointers[self._here.rank], whole)
         self._here.wait([self._comm.Ibarrier()], what)
-
-    def _map_together(self, mine: Any, sizes: Callable[[list[Any]], list[int]], what: str) -> Iterator[tuple[Any, list[int]]]:
-        """New segments for all ranks, of the sizes that follow from what every rank has to say. Collective.
-
-        Raises:
-            OSError: there is no room on some rank, or `sizes` says so; with the same words on all ranks.
-        """
-        here, descriptor, path, failure = self._here, -1, "", ""
-        if here.rank == 0:
-            try:
-                descriptor = _nameless_file()
-                path = f"/proc/{os.getpid()}/fd/{descriptor}"
-            except OSError as error:
-                failure = str(error)
-        try:
-            every = [pickle.loads(b) for b in here.exchange_bytes(self._comm, pickle.dumps((path, mine)), what)]
-            mapped: list[tuple[Any, list[int]]] = []
-            try:
-                wanted = sizes([theirs for _, theirs in every])
-                if failure and wanted:
-                    raise OSError(failure)
-                if wanted:
-                    mapped = _map(every[0][0], wanted, here.rank, here.size)
-            except (OSError, ValueError) as error:
-                failure = str(error)
-            failures = [b.decode() for b in here.exchange_bytes(self._comm, failure.encode(), what)]
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
-        rank = next((r for r, words in enumerate(failures) if words), None)
-        if rank is not None:
-            raise OSError(f"rank {rank}: {failures[rank]}")
-        return iter(mapped)
 
     # ---- lookup tables ---------------------------------------------------------------------------------------------------------------
 
@@ -303,7 +221,7 @@ class SharedExchange(MpiExchange):
         widths = [int(np.prod(structure.tables[k].shape()[1:])) for k in tables]
         sizes = [n * (width * DTYPE.itemsize + np.dtype(np.int32).itemsize) for n, width in zip(capacities, widths, strict=True)]
         try:
-            mapped = self._map_together(None, lambda _: sizes, what)
+            mapped = map_together(self._here, self._comm, range(self._here.size), self._here.size, None, lambda _: sizes, what)
         except OSError as error:
             self._refuse(error)
             return False
@@ -312,10 +230,9 @@ class SharedExchange(MpiExchange):
         return True
 
     def _refuse(self, error: OSError) -> None:
-        """MPI from now on, and words on rank 0."""
+        """MPI from now on."""
         self._refused, self._memory = True, None
-        if self._here.rank == 0:
-            print(f"dist_dynet: gradients are exchanged by MPI instead of shared memory ({error})", file=sys.stderr, flush=True)
+        say_refused(self._here, error)
 
 
 def share(places: list[Range], filled: NDArray[np.bool_], rank: int) -> list[tuple[Range, NDArray[np.bool_]]]:
@@ -347,40 +264,3 @@ def share(places: list[Range], filled: NDArray[np.bool_], rank: int) -> list[tup
             mine.append(((chunk, start + low * _LINE, min(start + high * _LINE, end)), who))
         passed += n
     return mine
-
-
-# ---- the choice ------------------------------------------------------------------------------------------------------------------------
-
-
-def choose(here: World, comm: Any, engine: str | None = None) -> Exchange:
-    """The engine of this name; None: that of DIST_DYNET_EXCHANGE, by default "auto": "shared" if all ranks run on one host. Collective.
-
-    Raises:
-        ValueError: there is no engine of this name.
-        RuntimeError: the ranks have chosen differently; "shared" with several hosts.
-    """
-    name = engine or os.environ.get("DIST_DYNET_EXCHANGE", "auto")
-    if name not in ENGINES:
-        raise ValueError(f"DistributedTrainer: exchange must be auto, mpi or shared; got {name!r}.")
-    what = here.collective("DistributedTrainer")
-    every = [pickle.loads(b) for b in here.exchange_bytes(comm, pickle.dumps((name, _host())), what)]
-    names = [theirs for theirs, _ in every]
-    if len(set(names)) > 1:
-        raise RuntimeError(f"{here.name} {what}: exchange must be the same on all ranks; got {', '.join(names)} on ranks 0 to {here.size - 1}.")
-    hosts = {host for _, host in every}
-    one_host = len(hosts) == 1 and None not in hosts
-    if name == "shared" and not one_host:
-        raise RuntimeError(f'{here.name} {what}: exchange="shared" needs all ranks on one Linux host. Use "auto" or "mpi".')
-    return SharedExchange(here, comm) if one_host and name != "mpi" else MpiExchange(here, comm)
-
-
-def _host() -> tuple[str, ...] | None:
-    """Equal for processes that can see one another's open files; None where /proc does not tell.
-
-    Names alone would take two containers for one host, and the boot alone would take the namespaces of a kernel for one host.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return (socket.gethostname(), boot, *(str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in ("pid", "net")))
-    except OSError:
-        return None

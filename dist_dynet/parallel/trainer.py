@@ -20,9 +20,9 @@ from ..trainers import Trainer
 from ._session import world
 from ._world import World
 from .agreement import Agreement, Flag, Settings
+from .engines import ENGINES, Engine, choose
 from .exchange import Exchange
 from .sampling import last_step
-from .shared import ENGINES, Engine, choose
 
 Average = Literal["mean", "weighted", "sum"]
 

@@ -15,7 +15,7 @@ import pytest
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import lib
-from dist_dynet.parallel import shared
+from dist_dynet.parallel import engines, memory, shared
 
 what = sys.argv[1]
 rank, size = parallel.rank(), parallel.world_size()
@@ -272,7 +272,7 @@ def test_other_layout_falls_back():
 
 def test_choice():
     m, _ = model_of(3)
-    for engine, kind in (("mpi", shared.MpiExchange), ("shared", shared.SharedExchange), (None, shared.SharedExchange)):
+    for engine, kind in (("mpi", engines.MpiExchange), ("shared", shared.SharedExchange), (None, shared.SharedExchange)):
         assert type(parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange=engine)._exchange) is kind
     with pytest.raises(RuntimeError, match="exchange must be the same on all ranks; got mpi, shared"):
         parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange="shared" if rank else "mpi")
@@ -280,12 +280,12 @@ def test_choice():
 
 def test_several_hosts():
     m, _ = model_of(3)
-    shared._host = lambda: (str(rank),)
-    assert type(distributed(m)._exchange) is shared.MpiExchange
+    engines._host = lambda: (str(rank),)
+    assert type(distributed(m)._exchange) is engines.MpiExchange
     with pytest.raises(RuntimeError, match="needs all ranks on one Linux host"):
         distributed(m, exchange="shared")
-    shared._host = lambda: None
-    assert type(distributed(m)._exchange) is shared.MpiExchange
+    engines._host = lambda: None
+    assert type(distributed(m)._exchange) is engines.MpiExchange
 
 
 def test_file_in_dev_shm():
@@ -302,13 +302,13 @@ def test_no_file():
     def refuse():
         raise PermissionError("no files today")
 
-    shared._nameless_file = refuse
+    memory._nameless_file = refuse
     test_no_room()
 
 
 def test_no_room_on_one_rank():
     if rank == 1:
-        shared.LIMIT = 1000
+        memory.LIMIT = 1000
     test_no_room()
 
 
