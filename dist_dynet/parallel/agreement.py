@@ -42,7 +42,11 @@ class Agreed:
 
     structure: Structure
     factors: NDArray[np.float64]
-    """What each rank's gradients are multiplied by before they are added up."""
+    """What each rank's gradients are multiplied by before they are added up: weights times scale."""
+    weights: NDArray[np.float64]
+    """The same, known before the others' weights are: n_r, or 1 where no average is wanted; 0 of a rank that contributes nothing."""
+    scale: float
+    """What a sum of gradients that were multiplied by the weights is multiplied by."""
     filled: NDArray[np.bool_]
     """(rank, dense parameter): whether the rank has a gradient of it."""
     rows: NDArray[np.int32]
@@ -65,6 +69,8 @@ class Flag:
     """It has run out of data and only takes part."""
     SAVE = 2
     """It has been asked to save a checkpoint."""
+    EARLY = 4
+    """What it has sent while backward went on is what there is to be sent."""
 
 
 class Agreement:
@@ -118,12 +124,10 @@ class Agreement:
             self._agree(bool(unlike.any()), settings.words(unlike), flags, what)
             self._agree(len(set(going["step"].tolist())) > 1, f"step {step.description if step else None} of shard()", flags, what)
         total = every["weight"].sum()
-        if not self._average:
-            factors = (every["weight"] > 0).astype(np.float64)
-        else:
-            factors = every["weight"] / total if total > 0 else np.zeros(self._here.size)
+        weights = every["weight"] if self._average else (every["weight"] > 0).astype(np.float64)
+        scale = (1 / total if total > 0 else 0.0) if self._average else 1.0
         agreed = settings if not len(going) else Settings(*going["settings"][0].tolist())
-        return Agreed(self._structure, factors, every["filled"], every["rows"], every["flags"], agreed), what
+        return Agreed(self._structure, weights * scale, weights, scale, every["filled"], every["rows"], every["flags"], agreed), what
 
     def _agree(self, unlike: bool, words: str, flags: int, what: str) -> None:
         if unlike:
