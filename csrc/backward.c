@@ -117,6 +117,7 @@ static const dn_real *gather(dn_tape *t, int first, int columns, int rows, int o
 /* One product of all columns: dW = [dy_1 dy_2 ...] [x_1 x_2 ...]' */
 static void flush_products(dn_tape *t, int i) {
     int first = t->nodes[i].products, columns = 0;
+    dn_arena_mark mark = dn__arena_mark(&t->scratch);
     t->nodes[i].products = -1;
     int m = t->products[first].m, k = t->products[first].k;
     for (int j = first; j >= 0; j = t->products[j].next) columns += t->products[j].n;
@@ -124,7 +125,7 @@ static void flush_products(dn_tape *t, int i) {
     dn_grad g = dy && x ? dn__place(t, i) : (dn_grad){0}; /* after all that may fail: a place must be written to */
     if (g.dx) dn__mm_dw(m, k, columns, dy, m, x, k, g.beta, g.dx, m);
     else t->out_of_memory = 1;
-    dn__arena_reset(&t->scratch, (dn_arena_mark){0});
+    dn__arena_reset(&t->scratch, mark);
 }
 
 /* ---- the sweep ----------------------------------------------------------------------------------------------------- */

@@ -2,7 +2,7 @@
  *
  * A parameter's node is made at its first use, so the sweep reaches it last. Its gradient is complete earlier: when the use with the lowest place in
  * the sweep has passed. For one backward, places of last uses are found by one pass over nodes and inputs; nothing of it is done in a backward that
- * nobody watches. Knows nodes and parameters; who reads the gradients and why is the watcher's business. */
+ * nobody watches. A matrix whose last use is a product gets its gradient even before the product's other input: it is what takes longest to send. Knows nodes and parameters; who reads the gradients and why is the watcher's business. */
 #include <errno.h>
 #include <time.h>
 
@@ -143,6 +143,20 @@ int dn__watch_begin(dn_tape *t) {
 
 void dn__watch_passed(dn_tape *t) {
     for (int i = t->watch.last_use[t->sweep]; i >= 0; i = t->watch.next[i]) {
+        if (t->nodes[i].finished) continue;
+        dn__finish_parameter(t, i);
+        if (!t->out_of_memory) tell(t->nodes[i].param);
+    }
+}
+
+void dn__weight_gradient_done(dn_call *c, int k) {
+    dn_tape *t = c->tape;
+    if (!t->watch.last_use) return;
+    int w = t->args[c->node->args + k], uses = 0;
+    for (int i = 0; i < c->node->n_args; i++) uses += t->args[c->node->args + i] == w;
+    if (uses > 1) return;
+    for (int i = t->watch.last_use[t->sweep]; i >= 0; i = t->watch.next[i]) {
+        if (i != w || t->nodes[i].finished) continue;
         dn__finish_parameter(t, i);
         if (!t->out_of_memory) tell(t->nodes[i].param);
     }

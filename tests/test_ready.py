@@ -30,7 +30,7 @@ def network(m, seed, sentences=3):
         for _ in range(3):
             h = dy.tanh(dy.affine_transform([b, W, h])) + constant.expr(update=False)
         h = h + dy.reshape(shaped, (4,))
-        losses.append(dy.pickneglogsoftmax(V * h + V * b, 1) + dy.sum_elems(table))
+        losses.append(dy.pickneglogsoftmax(V * h + V * b, 1) + dy.sum_elems(table) + dy.sum_elems(W * W))
     return dy.esum(losses)
 
 

@@ -173,6 +173,7 @@ class Watchdog(threading.Thread):
         """Lets MPI go; to be called before it is finalised."""
         self._stopped = True
         self.join()
+        self._read()  # else MPI complains of messages that nobody wanted
 
     # What it says and hears.
 
