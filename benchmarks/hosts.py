@@ -2,19 +2,18 @@
 
     mpirun -n 2 --hosts a,b python benchmarks/hosts.py [--steps 30] [--rate 125] [--tasks tagger rnnlm] [--compression bf16]
 
-A minute. Started by mpirun over the hosts; --rate is that of a host's link in MB/s, each direction. Sizes as in tasks/tagger.py and tasks/rnnlm.py,
-one graph a step, batched on the fly. A line per task and way, ms, the median over the steps of the slowest rank:
+A minute. Started by mpirun over the hosts; --rate is that of a host's link in MB/s, each direction. Sizes as in tasks/tagger.py and
+tasks/rnnlm.py, one graph a step, batched on the fly. Ways of exchange ("early": overlapped with backward, "late": not) take turns of a few
+steps in one run. A line per task and way, ms of the slowest rank, median over the steps and, in brackets, the least:
 
     compute    the same step on every rank at once without an exchange
-    wire       2 (N - 1) / N of the bytes: dense parameters, and rows of tables that any host has used, over the rate
+    wire       2 (N - 1) / N of the bytes, dense parameters and rows of tables that any host has used, over the rate
     step       with the exchange
     ratio      step / max(compute, wire)
-
-Ways take turns of a few steps in one run.
 """
 
 import argparse
-import itertools
+import socket
 import sys
 import time
 from pathlib import Path
@@ -110,7 +109,7 @@ def work(task, options):
     order = np.random.default_rng(5).permutation(len(first.data)).tolist()
     batches = [order[i : i + SENTENCES * size] for i in range(0, len(order) - SENTENCES * size, SENTENCES * size)]
     rows = [len({w for i in batch for w in first.words(first.data[i])}) for batch in batches]
-    for k, turn in zip(range(-(-options.steps // TURN)), itertools.cycle(range(len(batches))), strict=False):
+    for turn in range(-(-options.steps // TURN)):
         for way in ways.values():
             for i in range(WARM + TURN):
                 parallel.barrier()
@@ -120,14 +119,15 @@ def work(task, options):
                     way.times.append(1e3 * seconds)
     dense = sum(p.as_array().size for p in first.m.parameters_list())
     width = first.m.lookup_parameters_list()[0].shape()[1]
-    hosts = len(set(parallel.gather(parallel.trainer.World(None).host)))
+    hosts = len(set(parallel.gather(socket.gethostname())))
     wire = 2 * (hosts - 1) / hosts * 4 * (dense + np.mean(rows) * width) / options.rate / 1e3
-    slowest = {name: np.median(parallel.all_reduce(way.times, "max")) for name, way in ways.items()}
-    least = max(slowest["compute"], wire)
-    if rank == 0:
-        for name, ms in slowest.items():
-            if name != "compute":
-                print(f"{task.__name__:7} {name:6} {slowest['compute']:8.1f} {wire:8.1f} {ms:8.1f} {ms / least:8.2f}", flush=True)
+    slowest = {name: parallel.all_reduce(way.times, "max") for name, way in ways.items()}
+    compute = slowest.pop("compute")
+    for name, times in slowest.items() if rank == 0 else ():
+        columns = []
+        for of in (np.median, np.min):
+            columns.append(f"{of(compute):8.1f} {wire:8.1f} {of(times):8.1f} {of(times) / max(of(compute), wire):8.2f}")
+        print(f"{task.__name__:7} {name:6} {columns[0]}   ({columns[1]} )", flush=True)
 
 
 def main():

@@ -52,10 +52,10 @@ int dn_root_await(dn_root *r, double seconds) {
 
 static void tell(dn_param *p) {
     p->watched_changes = p->changes;
-    __atomic_store_n(&p->ready, 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&p->ready, p->row_size, __ATOMIC_RELEASE);
 }
 
-int dn_param_ready(dn_param *p) { return __atomic_load_n(&p->ready, __ATOMIC_ACQUIRE); }
+int64_t dn_param_ready(dn_param *p) { return __atomic_load_n(&p->ready, __ATOMIC_ACQUIRE); }
 int dn_param_unchanged(dn_param *p) {
     pthread_mutex_lock(&p->root->lock);
     int unchanged = p->changes == p->watched_changes;
@@ -141,6 +141,11 @@ int dn__watch_begin(dn_tape *t) {
     return 0;
 }
 
+void dn__watch_tell(dn_tape *t, int i, int64_t numbers) {
+    const dn_node *node = &t->nodes[i];
+    if (t->watch.last_use && node->in_chunk && is_watched(t, node)) __atomic_store_n(&node->param->ready, numbers, __ATOMIC_RELEASE);
+}
+
 void dn__watch_passed(dn_tape *t) {
     for (int i = t->watch.last_use[t->sweep]; i >= 0; i = t->watch.next[i]) {
         if (t->nodes[i].finished) continue;
@@ -172,10 +177,10 @@ void dn__watch_end(dn_tape *t, int complete) {
 
 /* ---- the watcher's side, and sums between hosts -------------------------------------------------------------------- */
 
-void dn_param_take(dn_param *p, double factor, dn_real *out) {
-    size_t n = (size_t)p->row_size;
+void dn_param_take(dn_param *p, double factor, int64_t from, int64_t to, dn_real *out) {
+    size_t n = (size_t)(to - from);
     if (p->empty || factor == 0) dn__fill(n, 0, out);
-    else dn__axpy(n, (dn_real)factor, p->root->chunks[p->chunk].grads + p->offset, 0, out);
+    else dn__axpy(n, (dn_real)factor, p->root->chunks[p->chunk].grads + p->offset + from, 0, out);
 }
 
 void dn_param_put(dn_param *p, double factor, const dn_real *in) {
