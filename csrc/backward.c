@@ -114,7 +114,7 @@ static const dn_real *gather(dn_tape *t, int first, int columns, int rows, int o
     return all;
 }
 
-enum { PANEL = 64, LARGE = 1 << 20 }; /* columns; numbers of a matrix */
+enum { PANEL = 128, LARGE = 1 << 20 }; /* columns; numbers of a matrix */
 
 /* One product of all columns: dW = [dy_1 dy_2 ...] [x_1 x_2 ...]'. Of a large parameter that somebody watches the first columns are told first. */
 static void flush_products(dn_tape *t, int i) {

@@ -2,7 +2,8 @@
  *
  * A parameter's node is made at its first use, so the sweep reaches it last. Its gradient is complete earlier: when the use with the lowest place in
  * the sweep has passed. For one backward, places of last uses are found by one pass over nodes and inputs; nothing of it is done in a backward that
- * nobody watches. A matrix whose last use is a product gets its gradient even before the product's other input: it is what takes longest to send. Knows nodes and parameters; who reads the gradients and why is the watcher's business. */
+ * nobody watches. An operation may tell of an input before it goes on with another: a matrix gets its gradient
+ * before what it was multiplied by, since it takes long to send. Knows nodes and parameters; who reads the gradients and why is the watcher's business. */
 #include <errno.h>
 #include <time.h>
 
@@ -154,7 +155,7 @@ void dn__watch_passed(dn_tape *t) {
     }
 }
 
-void dn__weight_gradient_done(dn_call *c, int k) {
+void dn__input_done(dn_call *c, int k) {
     dn_tape *t = c->tape;
     if (!t->watch.last_use) return;
     int w = t->args[c->node->args + k], uses = 0;

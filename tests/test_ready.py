@@ -107,7 +107,7 @@ def test_a_large_matrix_is_told_in_parts(rng):
         results.append(W.grad_as_array())
     looking.join(60)
     assert np.array_equal(*results)
-    assert seen == sorted(seen) and all(n % (64 * 4096) == 0 or n == 4096 * 300 for n in seen)
+    assert seen == sorted(seen) and all(n % (128 * 4096) == 0 or n == 4096 * 300 for n in seen)
 
 
 def test_loss_that_is_a_parameter():
