@@ -20,7 +20,7 @@ static int whole_ints(const dn_node *node) {
 }
 
 static int can_be_grouped(const dn_tape *t, const dn_node *node) {
-    if (!(node->op->flags & DN_BATCHES) || node->op->flags & (DN_VIEW | DN_LEAF | DN_RANDOM) || !dn__elements(&node->dim)) return 0;
+    if (!(node->op->flags & DN_BATCHES) || node->op->flags & (DN_VIEW | DN_LEAF | DN_RANDOM) || node->alone || !dn__elements(&node->dim)) return 0;
     if (node->n_ints != whole_ints(node) && node->n_ints - whole_ints(node) != node->dim.batch) return 0;
     int collected = 0;
     for (int k = 0; k < node->n_args; k++) {

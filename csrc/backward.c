@@ -6,6 +6,7 @@
 
 #include "group.h"
 #include "kernels/kernels.h"
+#include "rows.h"
 #include "tape.h"
 
 /* ---- places for gradients ------------------------------------------------------------------------------------------ */
@@ -205,6 +206,7 @@ static int begin(dn_tape *t, int i, int full) {
         t->nodes[j].in_chunk = t->nodes[j].finished = 0;
     }
     t->n_products = 0;
+    t->late = NULL;
     t->out_of_memory = 0;
     t->full = full;
     t->swept_root = i;
@@ -321,6 +323,7 @@ int dn_gradient(int64_t a, dn_real *out) {
         size_t n = dn__elements(&node->dim);
         if (grad && n) memcpy(out, grad, n * sizeof *out);
         else dn__fill(n, 0, out);
+        if (t->late && node->param) error = dn__add_late(t, i, out);
         if (lock) pthread_mutex_unlock(lock);
     }
     dn__tape_leave(t);

@@ -37,6 +37,21 @@ enum dn_error { DN_ERROR_VALUE = -1, DN_ERROR_STALE = -2, DN_ERROR_STATE = -3, D
 /* d[0..nd-1] are the sizes of one batch element, `size` their product, `batch` the number of batch elements. */
 typedef struct dn_dim { int nd; int batch; int size; int d[7]; } dn_dim;
 
+/* How recurrent networks over sequences take x and give the result (csrc/ops/sequence.h); an option of the second int, with the form. */
+enum dn_sequence_option {
+    DN_SEQUENCE_STATE = 1, DN_SEQUENCE_H_MASK = 2, DN_SEQUENCE_C_MASK = 4,    /* these inputs are there */
+    DN_SEQUENCE_REVERSED = 8,   /* from the last position to the first */
+    DN_SEQUENCE_BY_ELEMENT = 16,
+    DN_SEQUENCE_MASK = 32       /* the ints after the second are a mask */
+};
+enum dn_sequence_form {
+    DN_SEQUENCE_LIST = 0,           /* T inputs, k x batch each */
+    DN_SEQUENCE_MATRIX = 64,        /* one input (k, T) x batch */
+    DN_SEQUENCE_SIDE_BY_SIDE = 128, /* one input (k) x (batch T): step after step */
+    DN_SEQUENCE_PACKED = 192,       /* one input (k) x (sum of lengths): sequence after sequence; T is the greatest length */
+    DN_SEQUENCE_FORMS = 192
+};
+
 /* The operations, in the order of the rows `DN_OP(...)` in csrc/ops. build_ffi.py writes op_list.h from those rows. */
 #define DN_OP_ENUM(name) DN_OP_##name,
 enum dn_op_code {

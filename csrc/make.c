@@ -89,6 +89,7 @@ static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_int
     s.reals = reals;
     s.saved = 0;
     s.parts = 1;
+    s.alone = 0;
     s.message = t->message;
     int needs_grad = 0;
     for (int i = 0; i < n; i++) {
@@ -128,6 +129,7 @@ static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_int
     node->next_user = node->last_user = node->leader = node->next_member = -1;
     node->grouped = 0;
     node->parts = s.parts;
+    node->alone = (uint8_t)(s.alone != 0);
     for (int i = 0; i < n; i++) t->args[t->n_args++] = inputs[i];
     for (int i = 0; i < n_ints; i++) t->ints[t->n_ints++] = ints[i];
     for (int i = 0; i < n_reals; i++) t->reals[t->n_reals++] = reals[i];

@@ -25,6 +25,7 @@ typedef struct dn_shape {
     dn_dim y;
     size_t saved;          /* numbers */
     int parts;             /* blocks of a value with several outputs */
+    int alone;             /* never a member of a group, although the op has DN_BATCHES */
     char *message;         /* of DN_MESSAGE bytes, for dn__fail */
 } dn_shape;
 enum { DN_MESSAGE = 1024 };

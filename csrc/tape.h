@@ -24,6 +24,7 @@ struct dn_node {
     int32_t grouped;                /* group.h: the tape's `values_made` when the value was computed in a group */
     int32_t column, group_batch;    /* group.h: the first batch element in the group; of a leader: how many the group has */
     int32_t parts;                  /* blocks of a value with several outputs */
+    uint8_t alone;              /* never a member of a group */
     uint8_t needs_grad;         /* leads to a parameter that is updated */
     uint8_t constant;           /* a parameter or row used without gradient */
     uint8_t copied;             /* value is a copy of the parameter's, made when it was read */
@@ -79,6 +80,7 @@ struct dn_tape {
     dn_used_root *roots;        /* used by nodes of this graph */
     int n_roots, roots_capacity;
     /* backward */
+    struct dn_late *late;       /* rows.h: gradients of rows that were added up, by input */
     dn_product *products;
     int n_products, products_capacity;
     int sweep, full, out_of_memory;
