@@ -18,10 +18,12 @@ static int whole_ints(const dn_node *node) {
     if (node->op->flags & DN_INTS_EACH) return 0;
     return node->op->flags & DN_INTS_AFTER_FIRST ? 1 : node->n_ints;
 }
+/* How many each batch element has, of a node with elements: members must agree. */
+static int ints_each(const dn_node *node) { return (node->n_ints - whole_ints(node)) / node->dim.batch; }
 
 static int can_be_grouped(const dn_tape *t, const dn_node *node) {
     if (!(node->op->flags & DN_BATCHES) || node->op->flags & (DN_VIEW | DN_LEAF | DN_RANDOM) || node->alone || !dn__elements(&node->dim)) return 0;
-    if (node->n_ints != whole_ints(node) && node->n_ints - whole_ints(node) != node->dim.batch) return 0;
+    if ((node->n_ints - whole_ints(node)) % node->dim.batch) return 0;
     int collected = 0;
     for (int k = 0; k < node->n_args; k++) {
         const dn_node *x = &t->nodes[t->args[node->args + k]];
@@ -53,6 +55,7 @@ static uint64_t hash(const dn_tape *t, const dn_node *node, int depth) {
         h = must_be_shared(t, node, k) ? mix(h, (uint64_t)x) : mix_dims(h, &t->nodes[x].dim);
     }
     for (int i = 0; i < whole_ints(node); i++) h = mix(h, (uint64_t)(uint32_t)t->ints[node->ints + i]);
+    h = mix(h, (uint64_t)ints_each(node));
     for (int i = 0; i < node->n_reals; i++) {
         uint64_t bits;
         memcpy(&bits, &t->reals[node->reals + i], sizeof bits);
@@ -64,7 +67,8 @@ static uint64_t hash(const dn_tape *t, const dn_node *node, int depth) {
 static int equal_dims(const dn_dim *a, const dn_dim *b) { return a->nd == b->nd && !memcmp(a->d, b->d, (size_t)a->nd * sizeof *a->d); }
 
 static int alike(const dn_tape *t, const dn_node *a, const dn_node *b) {
-    if (a->op != b->op || a->n_args != b->n_args || a->n_reals != b->n_reals || whole_ints(a) != whole_ints(b) || !equal_dims(&a->dim, &b->dim)) return 0;
+    if (a->op != b->op || a->n_args != b->n_args || a->n_reals != b->n_reals || whole_ints(a) != whole_ints(b)) return 0;
+    if (ints_each(a) != ints_each(b) || !equal_dims(&a->dim, &b->dim)) return 0;
     for (int k = 0; k < a->n_args; k++) {
         int x = t->args[a->args + k], y = t->args[b->args + k];
         if (must_be_shared(t, a, k) || must_be_shared(t, b, k) ? x != y : !equal_dims(&t->nodes[x].dim, &t->nodes[y].dim)) return 0;

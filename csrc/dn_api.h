@@ -143,7 +143,7 @@ enum dn_op_flag {
     DN_RANDOM = 32,   /* draws random numbers */
     DN_JOINS = 64,    /* nodes that differ in the last input alone are computed as one, see csrc/join.h */
     DN_PARTS = 128,   /* has several outputs, blocks of (size x batch), read through `part` nodes */
-    DN_INTS_EACH = 256,        /* each int belongs to a batch element, ... */
+    DN_INTS_EACH = 256,        /* each int belongs to a batch element, equally many to each, ... */
     DN_INTS_AFTER_FIRST = 512  /* ... or each after the first: what merged nodes have is joined */
 };
 
