@@ -55,6 +55,9 @@ typedef struct dn_trainer dn_trainer;
 #define DN_NODE_CALLS(X) \
     X(int64_t, node1, (int op, int64_t a), (op, a)) \
     X(int64_t, node2, (int op, int64_t a, int64_t b), (op, a, b)) \
+    /* the frequent forms of node_many: b + W x and b + W_1 x_1 + W_2 x_2; numbers are passed more quickly than arrays */ \
+    X(int64_t, node3, (int op, int64_t a, int64_t b, int64_t c), (op, a, b, c)) \
+    X(int64_t, node5, (int op, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e), (op, a, b, c, d, e)) \
     X(int64_t, node1_int, (int op, int64_t a, int i), (op, a, i)) \
     X(int64_t, node1_real, (int op, int64_t a, double r, double s), (op, a, r, s)) \
     X(int64_t, node_many, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals), \
