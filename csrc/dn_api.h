@@ -142,8 +142,15 @@ void dn_graph_free(int graph);
 enum dn_autobatch {
     DN_AUTOBATCH_OFF,
     DN_AUTOBATCH_DEPTH,   /* groups of equal depth, in the order of depth (Looks et al. 2017) */
-    DN_AUTOBATCH_AGENDA   /* of the signatures that have nodes ready, the one of least average depth (Neubig et al. 2017) */
+    DN_AUTOBATCH_AGENDA,  /* of the signatures that have nodes ready, the one of least average depth (Neubig et al. 2017) */
+    DN_AUTOBATCH_AUTO     /* by agenda where that promises to be faster than node by node, which is decided for each call that computes */
 };
+/* What batching has done in the present graph, all values computed since it began. */
+typedef struct dn_autobatch_counts {
+    int64_t nodes, batches;       /* nodes computed, and calls that computed them: groups and nodes by themselves */
+    int64_t copied, avoided;      /* inputs of groups that had to be laid side by side; that lay so, or had been laid so for another group */
+    double schedule, execution;   /* seconds */
+} dn_autobatch_counts;
 /* As dn_renew, and from now on: immediate: compute nodes as they are made; check_finite: then a NaN or infinite value is an error;
  * autobatch: a dn_autobatch. */
 int dn_graph_renew(int graph, int immediate, int check_finite, int autobatch);
@@ -161,6 +168,7 @@ uint64_t dn_graph_counter(int graph);
 void dn_graph_set_counter(int graph, uint64_t counter);
 const char *dn_message(int graph);
 int dn_graph_size(int graph);
+void dn_graph_autobatch_counts(int graph, dn_autobatch_counts *out);
 int64_t dn_graph_bytes(int graph);
 /* handle of the node with this index */
 int64_t dn_graph_node(int graph, int index);

@@ -124,8 +124,8 @@ static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_int
     node->copied = node->in_chunk = node->failed = 0;
     node->param = param;
     node->data = NULL;
-    node->value = node->saved_memory = node->grad = node->group_grads = NULL;
-    node->next_user = node->last_user = node->leader = node->next_member = -1;
+    node->value = node->saved_memory = node->grad = NULL;
+    node->next_user = node->last_user = node->gathers = -1;
     node->grouped = 0;
     node->parts = s.parts;
     for (int i = 0; i < n; i++) t->args[t->n_args++] = inputs[i];
