@@ -70,6 +70,9 @@ typedef struct dn_trainer dn_trainer;
 #define DN_NODE_CALLS(X) \
     X(int64_t, node1, (int op, int64_t a), (op, a)) \
     X(int64_t, node2, (int op, int64_t a, int64_t b), (op, a, b)) \
+    /* the frequent forms of node_many: b + W x and b + W_1 x_1 + W_2 x_2; numbers are passed more quickly than arrays */ \
+    X(int64_t, node3, (int op, int64_t a, int64_t b, int64_t c), (op, a, b, c)) \
+    X(int64_t, node5, (int op, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e), (op, a, b, c, d, e)) \
     X(int64_t, node1_int, (int op, int64_t a, int i), (op, a, i)) \
     X(int64_t, node1_real, (int op, int64_t a, double r, double s), (op, a, r, s)) \
     X(int64_t, node_many, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals), \
@@ -154,8 +157,15 @@ void dn_graph_free(int graph);
 enum dn_autobatch {
     DN_AUTOBATCH_OFF,
     DN_AUTOBATCH_DEPTH,   /* groups of equal depth, in the order of depth (Looks et al. 2017) */
-    DN_AUTOBATCH_AGENDA   /* of the signatures that have nodes ready, the one of least average depth (Neubig et al. 2017) */
+    DN_AUTOBATCH_AGENDA,  /* of the signatures that have nodes ready, the one of least average depth (Neubig et al. 2017) */
+    DN_AUTOBATCH_AUTO     /* by agenda where that promises to be faster than node by node, which is decided for each call that computes */
 };
+/* What batching has done in the present graph, all values computed since it began. */
+typedef struct dn_autobatch_counts {
+    int64_t nodes, batches;       /* nodes computed, and calls that computed them: groups and nodes by themselves */
+    int64_t copied, avoided;      /* inputs of groups that had to be laid side by side; that lay so, or had been laid so for another group */
+    double schedule, execution;   /* seconds */
+} dn_autobatch_counts;
 /* As dn_renew, and from now on: immediate: compute nodes as they are made; check_finite: then a NaN or infinite value is an error;
  * autobatch: a dn_autobatch. */
 int dn_graph_renew(int graph, int immediate, int check_finite, int autobatch);
@@ -173,6 +183,7 @@ uint64_t dn_graph_counter(int graph);
 void dn_graph_set_counter(int graph, uint64_t counter);
 const char *dn_message(int graph);
 int dn_graph_size(int graph);
+void dn_graph_autobatch_counts(int graph, dn_autobatch_counts *out);
 int64_t dn_graph_bytes(int graph);
 /* handle of the node with this index */
 int64_t dn_graph_node(int graph, int index);

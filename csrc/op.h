@@ -49,7 +49,7 @@ typedef struct dn_call {
     const dn_real *dy;
     dn_node *node;
     dn_tape *tape;
-    struct dn_grad *places;            /* backward of a group: where the gradients of collected inputs go (group.h); else NULL */
+    int group;                         /* the group (group.h) that this call computes, or -1 */
 } dn_call;
 
 typedef struct dn_op {
