@@ -19,7 +19,7 @@ static dn_real *take(dn_tape *t, size_t n) {
 dn_real *dn__backward_memory(dn_call *c, size_t n) { return take(c->tape, n); }
 
 int dn__node_wants(const dn_tape *t, const dn_node *node) {
-    return t->full ? !node->constant : node->needs_grad && !(node->param && !node->param->updated);
+    return t->full ? !node->constant : node->needs_grad && !(node->param && !dn__param_gathers(node->param));
 }
 
 /* whether input k is of a group and collected: dn__group_backward says where its gradient goes */
@@ -44,7 +44,7 @@ dn_grad dn__place(dn_tape *t, int i) {
         return (dn_grad){dn__part_address(t, owner, t->ints[node->ints], 1), 1};
     }
     if (node->grad) return (dn_grad){node->grad, 1};
-    if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows && node->param->empty && node->param->updated &&
+    if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows && node->param->empty && dn__param_gathers(node->param) &&
         !node->constant) {
         dn_real beta;
         node->grad = dn__param_gradient(node->param, &beta);
@@ -157,7 +157,7 @@ static void backward_node(dn_tape *t, int i) {
     }
     if (!node->grad || t->out_of_memory) return;
     if (node->param && node->op == dn_ops[DN_OP_parameter]) {
-        if (!node->constant && node->param->updated) add_to_parameter(t, node);
+        if (!node->constant && dn__param_gathers(node->param)) add_to_parameter(t, node);
         return;
     }
     if (node->op->flags & DN_NO_GRAD) return;
@@ -188,7 +188,7 @@ static int begin(dn_tape *t, int i, int full) {
                              "sum_batches() or esum() first.", DIMS(&t->nodes[i].dim));
     if (i >= t->evaluated) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the value of the loss was not computed");
     for (int r = 0; r < t->n_roots; r++)
-        if (t->roots[r].version >= 0 && t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED) &&
+        if (t->roots[r].version >= 0 && !t->roots[r].root->as_dynet && t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED) &&
             depends_on(t, i, t->roots[r].root))
             return dn__tape_fail(t, DN_ERROR_STATE, "backward: parameters were changed after the values of this graph had been computed. "
                                  "Build the graph anew, or compute it again: value(recalculate=True).");

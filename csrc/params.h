@@ -39,10 +39,13 @@ struct dn_root {
     int n_params, params_capacity;
     dn_chunk *chunks;
     int n_chunks;
+    int as_dynet;               /* see dn_root_as_dynet */
     void (*ready)(void *, dn_param *);
     void *ready_context;
 };
 
+/* Whether gradients are gathered for it. */
+static inline int dn__param_gathers(const dn_param *p) { return p->updated || p->root->as_dynet; }
 void dn__root_retain(dn_root *);
 void dn__root_release(dn_root *);
 dn_param *dn__handle_param(int64_t handle, int *constant);   /* NULL: not a parameter's handle */
