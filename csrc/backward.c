@@ -20,7 +20,7 @@ static dn_real *take(dn_tape *t, size_t n) {
 dn_real *dn__backward_memory(dn_call *c, size_t n) { return take(c->tape, n); }
 
 int dn__node_wants(const dn_tape *t, const dn_node *node) {
-    return t->full ? !node->constant : node->needs_grad && !(node->param && !node->param->updated);
+    return t->full ? !node->constant : node->needs_grad && !(node->param && !dn__param_gathers(node->param));
 }
 
 int dn__wants(const dn_call *c, int k) {
@@ -45,7 +45,7 @@ dn_grad dn__place(dn_tape *t, int i) {
         return (dn_grad){grads ? grads + (node->value - t->groups[node->group].value) : NULL, 1};
     }
     if (node->grad) return (dn_grad){node->grad, 1};
-    if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows && node->param->empty && node->param->updated &&
+    if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows && node->param->empty && dn__param_gathers(node->param) &&
         !node->constant) {
         dn_real beta;
         node->grad = dn__param_gradient(node->param, &beta);
@@ -144,7 +144,7 @@ static void add_to_parameter(dn_tape *t, dn_node *node) {
 void dn__finish_parameter(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
     if (node->products >= 0) flush_products(t, i);
-    if (node->grad && !t->out_of_memory && !node->constant && node->param->updated) add_to_parameter(t, node);
+    if (node->grad && !t->out_of_memory && !node->constant && dn__param_gathers(node->param)) add_to_parameter(t, node);
     node->finished = 1;
 }
 
@@ -197,7 +197,7 @@ static int begin(dn_tape *t, int i, int full) {
                              "sum_batches() or esum() first.", DIMS(&t->nodes[i].dim));
     if (i >= t->evaluated) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the value of the loss was not computed");
     for (int r = 0; r < t->n_roots; r++)
-        if (t->roots[r].version >= 0 && t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED) &&
+        if (t->roots[r].version >= 0 && !t->roots[r].root->as_dynet && t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED) &&
             depends_on(t, i, t->roots[r].root))
             return dn__tape_fail(t, DN_ERROR_STATE, "backward: parameters were changed after the values of this graph had been computed. "
                                  "Build the graph anew, or compute it again: value(recalculate=True).");

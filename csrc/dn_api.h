@@ -178,6 +178,10 @@ int dn_graph_checkpoint(int graph);
 int dn_graph_revert(int graph);
 /* Random draws are keyed by (seed, stream, counter, node, element); this sets the counter to 0. It rises at renew and recalculation. */
 void dn_graph_seed(int graph, uint64_t seed, uint64_t stream);
+/* From now on random nodes draw from this generator, as DyNet's do: each when it is computed, in the order of computation. The graph does not
+ * own it. NULL: draws are keyed, as at the start. */
+struct dn_rng;
+void dn_graph_generator(int graph, struct dn_rng *generator);
 /* The draw counter, for saving and resuming. */
 uint64_t dn_graph_counter(int graph);
 void dn_graph_set_counter(int graph, uint64_t counter);
@@ -247,6 +251,9 @@ dn_real *dn_param_values(dn_param *);    /* the storage itself; a table's rows f
 int64_t dn_param_size(dn_param *);
 void dn_param_set_updated(dn_param *, int updated);   /* 0 drops a pending gradient */
 int dn_param_updated(dn_param *);
+/* 1: what DyNet's numbers depend on. Parameters that are not updated gather gradients all the same, which count in the norm and are never
+ * cleared; graphs copy the values of parameters, so that those computed before an update may be followed by backward after it. */
+void dn_root_as_dynet(dn_root *, int on);
 /* Call after changing values from outside: a backward through values computed before is then an error. */
 void dn_root_changed(dn_root *);
 

@@ -99,7 +99,7 @@ static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_int
     if (param) {
         t->xdims[0] = &param->dim;
         s.n = 1;
-        needs_grad = param->updated && !constant;
+        needs_grad = dn__param_gathers(param) && !constant;
     }
     int error = op->dims(&s);
     if (error < 0) return error;

@@ -158,9 +158,11 @@ dn_real *dn_chunk_gradients(dn_root *r, int chunk) { return r->chunks[chunk].gra
 void dn_param_set_updated(dn_param *p, int updated) {
     pthread_mutex_lock(&p->root->lock);
     p->updated = updated;
-    if (!updated) dn__param_clear(p);
+    if (!dn__param_gathers(p)) dn__param_clear(p);
     pthread_mutex_unlock(&p->root->lock);
 }
+
+void dn_root_as_dynet(dn_root *r, int on) { r->as_dynet = on; }
 
 void dn_root_changed(dn_root *r) { __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED); }
 

@@ -116,6 +116,7 @@ struct dn_tape {
     struct { int32_t *last_use, *next; } watch;
     int swept_root;             /* root of the last finished or running backward, -1: none */
     uint64_t seed, stream, counter;
+    struct dn_rng *generator;   /* what random nodes draw from one after the other; NULL: their draws are keyed */
     /* inputs of the call at hand */
     dn_in *in;
     const dn_dim **xdims;
