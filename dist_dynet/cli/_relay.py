@@ -168,16 +168,25 @@ class Relay:
         self._pipes = {1: Pipe(1, rank), 2: Pipe(2, rank)}
         self._told = 0
         """The signal to end that this process got, and with it the whole rank."""
+        self._process = 0
+        self._leads = os.getpgid(0) == os.getpid()
+        """Whether launchers can signal to the rank's group, as mpirun does; else what comes here is handed on."""
         self._woken, wake = os.pipe()
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._tell)
-        for number in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):  # USR1 is for the script, which gets it, too
-            signal.signal(number, lambda *_: None)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, self._hand_on)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
 
-    def _tell(self, number: int, _: object) -> None:
+    def _tell(self, number: int, frame: object) -> None:
         self._told = number
+        self._hand_on(number, frame)
+
+    def _hand_on(self, number: int, _: object) -> None:
+        if not self._leads and self._process:
+            os.kill(self._process, number)
 
     def mark(self, **record: object) -> None:
         """Says something to the launcher."""
@@ -187,7 +196,7 @@ class Relay:
     def run(self, command: list[str], folder: str) -> int:
         """Until the script has ended; its status."""
         (out, out_of_script), (err, err_of_script), (end, end_of_script) = os.pipe(), os.pipe(), os.pipe()
-        process = start(command, folder, out_of_script, err_of_script, end_of_script)
+        process = self._process = start(command, folder, out_of_script, err_of_script, end_of_script)
         for descriptor in (out_of_script, err_of_script, end_of_script):
             os.close(descriptor)
         self.mark(process=process, relay=os.getpid(), host=socket.gethostname(), place=place())
@@ -231,6 +240,7 @@ class Relay:
             if code is None:
                 ended, status = os.waitpid(process, os.WNOHANG)
                 if ended:
+                    self._process = 0
                     code, limit = os.waitstatus_to_exitcode(status), time.monotonic() + _LINGER
         return code
 
