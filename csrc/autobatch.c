@@ -31,6 +31,8 @@ static int whole_ints(const dn_node *node) {
     if (node->op->flags & DN_INTS_EACH) return 0;
     return node->op->flags & DN_INTS_AFTER_FIRST ? 1 : node->n_ints;
 }
+/* How many each batch element has, of a node with elements: members must agree. */
+static int ints_each(const dn_node *node) { return (node->n_ints - whole_ints(node)) / node->dim.batch; }
 
 static uint64_t mix(uint64_t h, uint64_t x) {
     h = (h ^ x) * 0x9E3779B97F4A7C15u;
@@ -45,8 +47,8 @@ static uint64_t mix_dims(uint64_t h, const dn_dim *d) {
 /* What nodes must have in common to be members of one group, as a hash; 0: the node can be in no group. */
 static uint64_t hash(const dn_tape *t, const dn_node *node, int depth) {
     const int flags = node->op->flags, ints = whole_ints(node);
-    if (!(flags & DN_BATCHES) || flags & (DN_VIEW | DN_LEAF | DN_RANDOM) || !dn__elements(&node->dim)) return 0;
-    if (node->n_ints != ints && node->n_ints - ints != node->dim.batch) return 0;
+    if (!(flags & DN_BATCHES) || flags & (DN_VIEW | DN_LEAF | DN_RANDOM) || node->alone || !dn__elements(&node->dim)) return 0;
+    if ((node->n_ints - ints) % node->dim.batch) return 0;
     uint64_t h = mix((uint64_t)(uintptr_t)node->op, (uint64_t)(uint32_t)depth << 32 | (uint64_t)node->needs_grad << 31 | (uint32_t)node->n_args);
     h = mix_dims(h, &node->dim);
     int collected = 0;
@@ -63,6 +65,7 @@ static uint64_t hash(const dn_tape *t, const dn_node *node, int depth) {
         }
     }
     for (int i = 0; i < ints; i++) h = mix(h, (uint64_t)(uint32_t)t->ints[node->ints + i]);
+    h = mix(h, (uint64_t)ints_each(node));
     for (int i = 0; i < node->n_reals; i++) {
         uint64_t bits;
         memcpy(&bits, &t->reals[node->reals + i], sizeof bits);
@@ -81,7 +84,7 @@ static int equal_dims(const dn_dim *a, const dn_dim *b) {
 /* Whether nodes of equal hash are alike indeed. */
 static int alike(const dn_tape *t, const dn_node *a, const dn_node *b) {
     const int ints = whole_ints(a);
-    if (a->op != b->op || a->n_args != b->n_args || a->n_reals != b->n_reals || a->needs_grad != b->needs_grad || ints != whole_ints(b) ||
+    if (a->op != b->op || a->n_args != b->n_args || a->n_reals != b->n_reals || a->needs_grad != b->needs_grad || ints != whole_ints(b) || ints_each(a) != ints_each(b) ||
         !equal_dims(&a->dim, &b->dim))
         return 0;
     for (int k = 0; k < a->n_args; k++) {

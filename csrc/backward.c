@@ -6,6 +6,7 @@
 
 #include "group.h"
 #include "kernels/kernels.h"
+#include "rows.h"
 #include "tape.h"
 
 /* ---- places for gradients ------------------------------------------------------------------------------------------ */
@@ -19,7 +20,7 @@ static dn_real *take(dn_tape *t, size_t n) {
 dn_real *dn__backward_memory(dn_call *c, size_t n) { return take(c->tape, n); }
 
 int dn__node_wants(const dn_tape *t, const dn_node *node) {
-    return t->full ? !node->constant : node->needs_grad && !(node->param && !node->param->updated);
+    return t->full ? !node->constant : node->needs_grad && !(node->param && !dn__param_gathers(node->param));
 }
 
 int dn__wants(const dn_call *c, int k) {
@@ -44,7 +45,7 @@ dn_grad dn__place(dn_tape *t, int i) {
         return (dn_grad){grads ? grads + (node->value - t->groups[node->group].value) : NULL, 1};
     }
     if (node->grad) return (dn_grad){node->grad, 1};
-    if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows && node->param->empty && node->param->updated &&
+    if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows && node->param->empty && dn__param_gathers(node->param) &&
         !node->constant) {
         dn_real beta;
         node->grad = dn__param_gradient(node->param, &beta);
@@ -138,7 +139,13 @@ static void add_to_parameter(dn_tape *t, dn_node *node) {
         dn_real beta, *to = dn__param_gradient(p, &beta);
         dn__axpy((size_t)p->row_size, 1, node->grad, beta, to);
     }
-    if (p->root->ready) p->root->ready(p->root->ready_context, p);
+}
+
+void dn__finish_parameter(dn_tape *t, int i) {
+    dn_node *node = &t->nodes[i];
+    if (node->products >= 0) flush_products(t, i);
+    if (node->grad && !t->out_of_memory && !node->constant && dn__param_gathers(node->param)) add_to_parameter(t, node);
+    node->finished = 1;
 }
 
 static void backward_group(dn_tape *t, int group) {
@@ -151,16 +158,17 @@ static void backward_group(dn_tape *t, int group) {
 
 static void backward_node(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
+    if (node->finished) return;
+    if (node->param && node->op == dn_ops[DN_OP_parameter]) {
+        dn__finish_parameter(t, i);
+        return;
+    }
     if (node->products >= 0) flush_products(t, i);
     if (dn__grouped(t, node)) { /* by join.c: the leader comes last */
         if (t->members[t->groups[node->group].first] == i) backward_group(t, node->group);
         return;
     }
     if (!node->grad || t->out_of_memory) return;
-    if (node->param && node->op == dn_ops[DN_OP_parameter]) {
-        if (!node->constant && node->param->updated) add_to_parameter(t, node);
-        return;
-    }
     if (node->op->flags & DN_NO_GRAD) return;
     dn_call c;
     dn__prepare_call(t, node, &c);
@@ -189,14 +197,14 @@ static int begin(dn_tape *t, int i, int full) {
                              "sum_batches() or esum() first.", DIMS(&t->nodes[i].dim));
     if (i >= t->evaluated) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the value of the loss was not computed");
     for (int r = 0; r < t->n_roots; r++)
-        if (t->roots[r].version >= 0 && t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED) &&
+        if (t->roots[r].version >= 0 && !t->roots[r].root->as_dynet && t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED) &&
             depends_on(t, i, t->roots[r].root))
             return dn__tape_fail(t, DN_ERROR_STATE, "backward: parameters were changed after the values of this graph had been computed. "
                                  "Build the graph anew, or compute it again: value(recalculate=True).");
     for (int j = 0; j < t->n_nodes; j++) {
         t->nodes[j].grad = NULL;
         t->nodes[j].products = -1;
-        t->nodes[j].in_chunk = 0;
+        t->nodes[j].in_chunk = t->nodes[j].finished = 0;
     }
     for (int j = 0; j < t->n_groups; j++) {
         t->groups[j].grads = NULL;
@@ -204,6 +212,7 @@ static int begin(dn_tape *t, int i, int full) {
     }
     for (int j = 0; j < t->n_gathers; j++) t->gathers[j].grad = NULL;
     t->n_products = 0;
+    t->late = NULL;
     t->out_of_memory = 0;
     t->full = full;
     t->swept_root = i;
@@ -212,7 +221,7 @@ static int begin(dn_tape *t, int i, int full) {
     dn_grad g = dn__place(t, i);
     if (!g.dx) return dn__tape_fail(t, DN_ERROR_MEMORY, "out of memory");
     g.dx[0] = 1;
-    return 0;
+    return dn__watch_begin(t) ? dn__no_memory(t) : 0;
 }
 
 /* Another thread may hold some of the same roots and wait for others: so nobody waits while holding one. */
@@ -248,7 +257,9 @@ static int step(dn_tape *t) {
             work -= dn__work(t, &t->nodes[i]);
             backward_node(t, i);
         }
+        if (t->watch.last_use) dn__watch_passed(t);
     }
+    if (t->sweep < 0 || t->raised || t->out_of_memory) dn__watch_end(t, t->sweep < 0 && !t->raised && !t->out_of_memory);
     dn__unlock_roots(t);
     if (t->raised || t->out_of_memory) {
         int error = t->raised ? t->raised : dn__no_memory(t);
@@ -327,6 +338,7 @@ int dn_gradient(int64_t a, dn_real *out) {
         size_t n = dn__elements(&node->dim);
         if (grad && n) memcpy(out, grad, n * sizeof *out);
         else dn__fill(n, 0, out);
+        if (t->late && node->param) error = dn__add_late(t, i, out);
         if (lock) pthread_mutex_unlock(lock);
     }
     dn__tape_leave(t);

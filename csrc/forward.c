@@ -66,6 +66,19 @@ static int blocked(const dn_tape *t, const dn_node *node) {
     return 0;
 }
 
+/* Later readers in this graph see the value of now, whatever becomes of the parameter. */
+static int copy_parameter(dn_tape *t, int i) {
+    dn_node *node = &t->nodes[i];
+    size_t bytes = dn__elements(&node->dim) * sizeof(dn_real);
+    dn_real *copy = dn__arena_take(&t->copies, bytes);
+    if (!copy) return dn__no_memory(t);
+    node->value = memcpy(copy, node->value, bytes);
+    node->copied = 1;
+    for (int m = 0; m < t->n_marks; m++) /* reverts that leave this value must leave the copy, too */
+        if (i < t->marks[m].evaluated) t->marks[m].copies = dn__arena_mark(&t->copies);
+    return 0;
+}
+
 int dn__compute(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
     node->failed = (uint8_t)(t->any_failed && blocked(t, node));
@@ -87,6 +100,7 @@ int dn__compute(dn_tape *t, int i) {
     if (node->op->flags & DN_VIEW) {
         node->value = c.y;
         node->copied = 0;
+        if (node->param && node->param->root->as_dynet) t->out_of_memory |= copy_parameter(t, i) != 0;
     }
     if (t->scratch.n_chunks) dn__arena_reset(&t->scratch, (dn_arena_mark){0});
     if (t->out_of_memory) {
@@ -219,17 +233,7 @@ const dn_real *dn_value(int64_t a) {
     const dn_real *value = NULL;
     if (i >= 0 && i < t->evaluated && !(t->any_failed && t->nodes[i].failed)) {
         dn_node *node = &t->nodes[i];
-        if (node->param && node->op->flags & DN_VIEW && !node->copied) {
-            /* What was read stays: later readers in this graph see the value of now, whatever becomes of the parameter. */
-            size_t bytes = dn__elements(&node->dim) * sizeof(dn_real);
-            dn_real *copy = dn__arena_take(&t->copies, bytes);
-            if (copy) {
-                node->value = memcpy(copy, node->value, bytes);
-                node->copied = 1;
-                for (int m = 0; m < t->n_marks; m++) /* reverts that leave this value must leave the copy, too */
-                    if (i < t->marks[m].evaluated) t->marks[m].copies = dn__arena_mark(&t->copies);
-            }
-        }
+        if (node->param && node->op->flags & DN_VIEW && !node->copied) copy_parameter(t, i);
         value = node->value;
     } else if (i >= 0) {
         dn__tape_fail(t, DN_ERROR_STATE, "the value of this expression was not computed");
@@ -257,6 +261,8 @@ dn_real *dn__scratch(dn_call *c, size_t n) {
     if (!p) c->tape->out_of_memory = 1;
     return p;
 }
+
+struct dn_rng *dn__generator(const dn_call *c) { return c->tape->generator; }
 
 void dn__draw_key(const dn_call *c, struct dn_draw *out) {
     *out = (struct dn_draw){.seed = c->tape->seed, .stream = c->tape->stream, .counter = c->tape->counter,

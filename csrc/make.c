@@ -89,6 +89,7 @@ static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_int
     s.reals = reals;
     s.saved = 0;
     s.parts = 1;
+    s.alone = 0;
     s.message = t->message;
     int needs_grad = 0;
     for (int i = 0; i < n; i++) {
@@ -98,7 +99,7 @@ static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_int
     if (param) {
         t->xdims[0] = &param->dim;
         s.n = 1;
-        needs_grad = param->updated && !constant;
+        needs_grad = dn__param_gathers(param) && !constant;
     }
     int error = op->dims(&s);
     if (error < 0) return error;
@@ -128,6 +129,7 @@ static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_int
     node->next_user = node->last_user = node->gathers = -1;
     node->grouped = 0;
     node->parts = s.parts;
+    node->alone = (uint8_t)(s.alone != 0);
     for (int i = 0; i < n; i++) t->args[t->n_args++] = inputs[i];
     for (int i = 0; i < n_ints; i++) t->ints[t->n_ints++] = ints[i];
     for (int i = 0; i < n_reals; i++) t->reals[t->n_reals++] = reals[i];
@@ -332,7 +334,7 @@ static int retain_root(dn_tape *t, dn_root *root) {
         if (t->roots[i].root == root) return 0;
     if (DN_GROW(t->roots, t->roots_capacity, t->n_roots + 1)) return dn__no_memory(t);
     dn__root_retain(root);
-    t->roots[t->n_roots++] = (dn_used_root){root, -1, 0};
+    t->roots[t->n_roots++] = (dn_used_root){root, -1, 0, 0};
     return 0;
 }
 

@@ -184,6 +184,8 @@ void dn_graph_seed(int graph, uint64_t seed, uint64_t stream) {
     t->counter = 0;
 }
 
+void dn_graph_generator(int graph, struct dn_rng *generator) { dn__graph_tape(graph)->generator = generator; }
+
 uint64_t dn_graph_counter(int graph) { return dn__graph_tape(graph)->counter; }
 void dn_graph_set_counter(int graph, uint64_t counter) { dn__graph_tape(graph)->counter = counter; }
 

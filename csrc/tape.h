@@ -24,10 +24,12 @@ struct dn_node {
     int32_t group, column;          /* ... which one, and the first batch element in it */
     int32_t gathers;                /* group.h: the last gather that begins with this node; may be one that is no more */
     int32_t parts;                  /* blocks of a value with several outputs */
+    uint8_t alone;              /* never a member of a group */
     uint8_t needs_grad;         /* leads to a parameter that is updated */
     uint8_t constant;           /* a parameter or row used without gradient */
     uint8_t copied;             /* value is a copy of the parameter's, made when it was read */
     uint8_t in_chunk;           /* backward: grad is the parameter's own gradient memory */
+    uint8_t finished;           /* backward: the parameter has its gradient already; the sweep passes this node by */
     uint8_t failed;             /* dn_failed: has no value although its turn has passed, because an operation written in Python raised */
     dn_param *param;            /* of parameter and lookup nodes */
     const dn_real *data;        /* of input nodes: what set() writes */
@@ -65,7 +67,7 @@ typedef struct dn_mark {
 } dn_mark;
 
 /* A root, and what its version was when the first node that reads it, `reader`, was computed; version -1: none was. */
-typedef struct dn_used_root { dn_root *root; int64_t version; int reader; } dn_used_root;
+typedef struct dn_used_root { dn_root *root; int64_t version; int reader; int watched; /* ready.c: in the present backward */ } dn_used_root;
 
 struct dn_tape {
     int graph;                  /* its slot */
@@ -106,11 +108,15 @@ struct dn_tape {
     dn_used_root *roots;        /* used by nodes of this graph */
     int n_roots, roots_capacity;
     /* backward */
+    struct dn_late *late;       /* rows.h: gradients of rows that were added up, by input */
     dn_product *products;
     int n_products, products_capacity;
     int sweep, full, out_of_memory;
+    /* ready.c, in a backward that is watched, else NULL: the parameters' nodes that were last used at each place of the sweep, as lists */
+    struct { int32_t *last_use, *next; } watch;
     int swept_root;             /* root of the last finished or running backward, -1: none */
     uint64_t seed, stream, counter;
+    struct dn_rng *generator;   /* what random nodes draw from one after the other; NULL: their draws are keyed */
     /* inputs of the call at hand */
     dn_in *in;
     const dn_dim **xdims;
@@ -141,6 +147,12 @@ void dn__forget_values(dn_tape *);
 void dn__use_root(dn_tape *, dn_root *);
 /* the place of node i's gradient; beta = 0: it holds nothing yet */
 dn_grad dn__place(dn_tape *, int i);
+/* what is collected for a parameter's node, and its gradient, go to the parameter: once, when no use of it is left */
+void dn__finish_parameter(dn_tape *, int i);
+/* ready.c: a backward begins (-1: out of memory), has passed the place `sweep`, ends; locks are held in the latter two */
+int dn__watch_begin(dn_tape *);
+void dn__watch_passed(dn_tape *);
+void dn__watch_end(dn_tape *, int complete);
 /* whether node wants a gradient in this backward */
 int dn__node_wants(const dn_tape *, const dn_node *);
 /* fills the call's fields that forward and backward share */
