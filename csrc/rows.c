@@ -9,20 +9,24 @@ static int is_row(const dn_node *x, const dn_node *like) {
     return (x->op == dn_ops[DN_OP_lookup] || x->op == dn_ops[DN_OP_lookup_batch]) && x->param == like->param && x->constant == like->constant;
 }
 
-/* the next member of the group that the call stands for; NULL: there is none */
-static const dn_node *next_member(const dn_tape *t, const dn_node *node) {
-    return dn__grouped(t, node) && node->next_member >= 0 ? &t->nodes[node->next_member] : NULL;
+/* the nodes that a call of this node, the leader of a group or alone, stands for */
+static const int32_t *members_of(const dn_tape *t, const int *node, int *n) {
+    if (!dn__grouped(t, &t->nodes[*node])) return *n = 1, node;
+    const dn_group *g = &t->groups[t->nodes[*node].group];
+    *n = g->n;
+    return t->members + g->first;
 }
 
 int dn__table_rows(const dn_call *c, int first, int n, int room, int *rows) {
     const dn_tape *t = c->tape;
     const dn_node *like = input_of(t, c->node, first);
-    int count = c->x[first].dim->batch, at = 0;
+    int count = c->x[first].dim->batch, at = 0, leader = (int)(c->node - t->nodes), n_members;
+    const int32_t *members = members_of(t, &leader, &n_members);
     if (!is_row(like, like)) return 0;
     for (int k = first; k < first + n; k++) {
         if (c->x[k].dim->batch != count) return 0;
-        for (const dn_node *member = c->node; member; member = next_member(t, member)) {
-            const dn_node *x = input_of(t, member, k);
+        for (int m = 0; m < n_members; m++) {
+            const dn_node *x = input_of(t, &t->nodes[members[m]], k);
             if (!is_row(x, like) || at + x->n_ints > room) return 0;
             for (int i = 0; i < x->n_ints; i++) rows[at++] = t->ints[x->ints + i];
             if (at == count * (k - first + 1)) break; /* an input that all members share */
@@ -60,16 +64,17 @@ void dn__rows_gradient(dn_call *c, int first, int n, int count, int n_rows, cons
     *late = (struct dn_late){t->late, p->root, __atomic_load_n(&p->root->version, __ATOMIC_RELAXED), t->values_made,
                              (int)(c->node - t->nodes), first, n, count, *m};
     t->late = late;
-    if (p->root->ready) p->root->ready(p->root->ready_context, p);
 }
 
 /* Adds what one call would have given to node i, if it is an input of it. */
 static void add_late(const dn_tape *t, const struct dn_late *late, int i, dn_real *out) {
     const dn_row_products *m = &late->products;
+    int n_members;
+    const int32_t *members = members_of(t, &late->leader, &n_members);
     for (int k = 0; k < late->n; k++) {
         int at = late->count * k;
-        for (const dn_node *member = &t->nodes[late->leader]; member; member = next_member(t, member)) {
-            const dn_node *x = input_of(t, member, late->first + k);
+        for (int l = 0; l < n_members; l++) {
+            const dn_node *x = input_of(t, &t->nodes[members[l]], late->first + k);
             for (int b = 0; x == &t->nodes[i] && b < x->n_ints; b++)
                 for (int j = 0; m->column[at + b] >= 0 && j < m->m; j++)
                     dn__mm_dx(m->rows[j], m->k, 1, m->w[j], m->rows[j], m->dy[j] + (size_t)m->column[at + b] * (size_t)m->rows[j], m->rows[j], 1,
