@@ -9,27 +9,29 @@ static int is_row(const dn_node *x, const dn_node *like) {
     return (x->op == dn_ops[DN_OP_lookup] || x->op == dn_ops[DN_OP_lookup_batch]) && x->param == like->param && x->constant == like->constant;
 }
 
-/* the nodes that a call of this node, the leader of a group or alone, stands for */
-static const int32_t *members_of(const dn_tape *t, const int *node, int *n) {
-    if (!dn__grouped(t, &t->nodes[*node])) return *n = 1, node;
-    const dn_group *g = &t->groups[t->nodes[*node].group];
-    *n = g->n;
-    return t->members + g->first;
+/* The nodes that input k of a call stands for: one, or those that were gathered for a group. 0: there is no list of them. */
+static int sources_of(const dn_tape *t, int node, int group, int k, const int32_t **sources) {
+    *sources = t->args + t->nodes[node].args + k;
+    if (group < 0) return 1;
+    const int gather = t->group_inputs[t->groups[group].inputs + k].gather;
+    if (gather == DN_SHARED_INPUT) return 1;
+    if (gather == DN_MIRRORED) return 0; /* rows of a table have no group or owner */
+    *sources = t->sources + t->gathers[gather].first;
+    return t->gathers[gather].n;
 }
 
 int dn__table_rows(const dn_call *c, int first, int n, int room, int *rows) {
     const dn_tape *t = c->tape;
     const dn_node *like = input_of(t, c->node, first);
-    int count = c->x[first].dim->batch, at = 0, leader = (int)(c->node - t->nodes), n_members;
-    const int32_t *members = members_of(t, &leader, &n_members);
+    int count = c->x[first].dim->batch, at = 0;
     if (!is_row(like, like)) return 0;
     for (int k = first; k < first + n; k++) {
-        if (c->x[k].dim->batch != count) return 0;
-        for (int m = 0; m < n_members; m++) {
-            const dn_node *x = input_of(t, &t->nodes[members[m]], k);
+        const int32_t *sources;
+        const int n_sources = sources_of(t, (int)(c->node - t->nodes), c->group, k, &sources);
+        for (int m = 0; m < n_sources; m++) {
+            const dn_node *x = &t->nodes[sources[m]];
             if (!is_row(x, like) || at + x->n_ints > room) return 0;
             for (int i = 0; i < x->n_ints; i++) rows[at++] = t->ints[x->ints + i];
-            if (at == count * (k - first + 1)) break; /* an input that all members share */
         }
         if (at != count * (k - first + 1)) return 0;
     }
@@ -44,7 +46,7 @@ struct dn_late {
     const dn_root *root;
     int64_t version;        /* of the root, then */
     int32_t values_made;    /* the tape's, then */
-    int leader, first, n, count;
+    int node, group, first, n, count;
     dn_row_products products;
 };
 
@@ -62,25 +64,22 @@ void dn__rows_gradient(dn_call *c, int first, int n, int count, int n_rows, cons
     }
     if (t->out_of_memory) return;
     *late = (struct dn_late){t->late, p->root, __atomic_load_n(&p->root->version, __ATOMIC_RELAXED), t->values_made,
-                             (int)(c->node - t->nodes), first, n, count, *m};
+                             (int)(c->node - t->nodes), c->group, first, n, count, *m};
     t->late = late;
 }
 
 /* Adds what one call would have given to node i, if it is an input of it. */
 static void add_late(const dn_tape *t, const struct dn_late *late, int i, dn_real *out) {
     const dn_row_products *m = &late->products;
-    int n_members;
-    const int32_t *members = members_of(t, &late->leader, &n_members);
     for (int k = 0; k < late->n; k++) {
-        int at = late->count * k;
-        for (int l = 0; l < n_members; l++) {
-            const dn_node *x = input_of(t, &t->nodes[members[l]], late->first + k);
+        const int32_t *sources;
+        const int n_sources = sources_of(t, late->node, late->group, late->first + k, &sources);
+        for (int l = 0, at = late->count * k; l < n_sources; at += t->nodes[sources[l++]].n_ints) {
+            const dn_node *x = &t->nodes[sources[l]];
             for (int b = 0; x == &t->nodes[i] && b < x->n_ints; b++)
                 for (int j = 0; m->column[at + b] >= 0 && j < m->m; j++)
                     dn__mm_dx(m->rows[j], m->k, 1, m->w[j], m->rows[j], m->dy[j] + (size_t)m->column[at + b] * (size_t)m->rows[j], m->rows[j], 1,
                               out + (size_t)b * (size_t)m->k, m->k);
-            at += x->n_ints;
-            if (at == late->count * (k + 1)) break;
         }
     }
 }
