@@ -42,7 +42,8 @@ enum dn_sequence_option {
     DN_SEQUENCE_STATE = 1, DN_SEQUENCE_H_MASK = 2, DN_SEQUENCE_C_MASK = 4,    /* these inputs are there */
     DN_SEQUENCE_REVERSED = 8,   /* from the last position to the first */
     DN_SEQUENCE_BY_ELEMENT = 16,
-    DN_SEQUENCE_MASK = 32       /* the ints after the second are a mask */
+    DN_SEQUENCE_MASK = 32,      /* the ints after the second are a mask */
+    DN_SEQUENCE_EVERY_C = 256   /* with BY_ELEMENT: c of all positions follows, as h does, in place of the last h and c */
 };
 enum dn_sequence_form {
     DN_SEQUENCE_LIST = 0,           /* T inputs, k x batch each */
@@ -147,7 +148,8 @@ enum dn_op_flag {
     DN_JOINS = 64,    /* nodes that differ in the last input alone are computed as one, see csrc/join.h */
     DN_PARTS = 128,   /* has several outputs, blocks of (size x batch), read through `part` nodes */
     DN_INTS_EACH = 256,        /* each int belongs to a batch element, equally many to each, ... */
-    DN_INTS_AFTER_FIRST = 512  /* ... or each after the first: what merged nodes have is joined */
+    DN_INTS_AFTER_FIRST = 512, /* ... or each after the first: what merged nodes have is joined */
+    DN_RAGGED = 1024  /* the first int is T, the last T inputs are steps: nodes of any T are merged, as one node in the form DN_SEQUENCE_PACKED */
 };
 
 /* ---- graphs ------------------------------------------------------------------------------------------------------------------------ */
