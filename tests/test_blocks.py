@@ -23,10 +23,28 @@ def crf_losses(crf, xs):
     return dy.concatenate([crf.neg_log_likelihood(xs[0], tags, lengths), crf.log_partition(xs[0], lengths), crf.score(xs[0], tags, lengths)])
 
 
+def tree_states(tree, xs):
+    """Of a tree of five nodes: one with a child missing, if places count, and one without input."""
+    leaves = [tree.node(x) for x in xs[:2]]
+    inner = tree.node(xs[2], [leaves[0], None]) if hasattr(tree, "arity") else tree.node(xs[2], leaves[:1])
+    low = tree.node(None, [leaves[1], inner])
+    return dy.concatenate([*tree.node(xs[0], [low, leaves[0]]).s(), low.output()])
+
+
 CASES = {
     "crf": (lambda m: dy.CRF(m, 3, [(1, 1), (None, 2), (0, None)]), [(3, 4)], crf_losses),
     "crf without constraints": (lambda m: dy.CRF(m, ["a", "b", "c"]), [(3, 4)], lambda crf, xs: crf.log_partition([xs[0][:, 0], xs[0][:, 2]])),
-}
+    "child-sum tree": (lambda m: dy.ChildSumTreeLSTMBuilder(4, 3, m), [(4,)] * 3, tree_states),
+    "binary tree": (lambda m: dy.BinaryTreeLSTMBuilder(4, 3, m, 0.5), [(4,)] * 3, tree_states),
+    "ternary tree": (
+        lambda m: dy.NaryTreeLSTMBuilder(3, 2, 2, m), [(2,)] * 2,
+        lambda tree, xs: tree.node(xs[0], [tree.node(xs[1]), None, tree.node(xs[0])]).output(),
+    ),
+    "additive attention": (
+        lambda m: dy.AdditiveAttention(3, 2, 4, m), [(3,), (2, 5)],
+        lambda block, xs: block.attend(*xs, mask=[1, 0, 1, 1, 1]),
+    ),
+}  # fmt: skip
 """Name: (the block made in a collection, dims of its inputs, what is computed of them)."""
 
 PADDED = {"crf"}

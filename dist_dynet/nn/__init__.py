@@ -8,7 +8,7 @@ from .rnn import LSTMBuilder, VanillaLSTMBuilder
 from .simple import GRUBuilder, SimpleRNNBuilder
 from .softmax import ClassFactoredSoftmaxBuilder, SoftmaxBuilder, StandardSoftmaxBuilder
 from .state import RNNState
-from .tree import BinaryTreeLSTMBuilder, ChildSumTreeLSTMBuilder
+from .tree import BinaryTreeLSTMBuilder, ChildSumTreeLSTMBuilder, NaryTreeLSTMBuilder
 
 __all__ = [
     "CRF",
@@ -22,6 +22,7 @@ __all__ = [
     "FastLSTMBuilder",
     "GRUBuilder",
     "LSTMBuilder",
+    "NaryTreeLSTMBuilder",
     "RNNState",
     "SimpleRNNBuilder",
     "SoftmaxBuilder",

@@ -20,6 +20,7 @@ from . import (
     selection,
     shape,
     softmax,
+    tree_lstm,
 )
 
 FAMILIES = {
@@ -42,6 +43,7 @@ FAMILIES = {
     "selection": selection,
     "shape": shape,
     "softmax": softmax,
+    "tree_lstm": tree_lstm,
 }
 
 NOT_IN_THE_TABLE: dict[str, str] = {
