@@ -31,6 +31,13 @@ def tree_states(tree, xs):
     return dy.concatenate([*tree.node(xs[0], [low, leaves[0]]).s(), low.output()])
 
 
+def stack_summaries(stacks, xs):
+    """Of a stack that was pushed to after pops, of the one it came from, and of an empty one."""
+    two = stacks.empty().push(xs[0]).push(xs[1])
+    other = two.pop().push(xs[2]).push(xs[0])
+    return dy.concatenate([other.summary(), two.summary(), dy.zeros(3) + two.pop().pop().summary()])
+
+
 CASES = {
     "crf": (lambda m: dy.CRF(m, 3, [(1, 1), (None, 2), (0, None)]), [(3, 4)], crf_losses),
     "crf without constraints": (lambda m: dy.CRF(m, ["a", "b", "c"]), [(3, 4)], lambda crf, xs: crf.log_partition([xs[0][:, 0], xs[0][:, 2]])),
@@ -40,6 +47,8 @@ CASES = {
         lambda m: dy.NaryTreeLSTMBuilder(3, 2, 2, m), [(2,)] * 2,
         lambda tree, xs: tree.node(xs[0], [tree.node(xs[1]), None, tree.node(xs[0])]).output(),
     ),
+    "stack": (lambda m: dy.StackLSTM(2, 4, 3, m), [(4,)] * 3, stack_summaries),
+    "stack of a GRU": (lambda m: dy.StackLSTM(1, 2, 3, m, dy.GRUBuilder), [(2,)] * 3, stack_summaries),
     "additive attention": (
         lambda m: dy.AdditiveAttention(3, 2, 4, m), [(3,), (2, 5)],
         lambda block, xs: block.attend(*xs, mask=[1, 0, 1, 1, 1]),

@@ -7,6 +7,7 @@ from .lstms import CompactVanillaLSTMBuilder, CoupledLSTMBuilder, FastLSTMBuilde
 from .rnn import LSTMBuilder, VanillaLSTMBuilder
 from .simple import GRUBuilder, SimpleRNNBuilder
 from .softmax import ClassFactoredSoftmaxBuilder, SoftmaxBuilder, StandardSoftmaxBuilder
+from .stack import Stack, StackLSTM
 from .state import RNNState
 from .tree import BinaryTreeLSTMBuilder, ChildSumTreeLSTMBuilder, NaryTreeLSTMBuilder
 
@@ -27,6 +28,8 @@ __all__ = [
     "SimpleRNNBuilder",
     "SoftmaxBuilder",
     "SparseLSTMBuilder",
+    "Stack",
+    "StackLSTM",
     "StackedRNNState",
     "StandardSoftmaxBuilder",
     "VanillaLSTMBuilder",
