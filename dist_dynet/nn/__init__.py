@@ -3,8 +3,10 @@
 from .attention import AdditiveAttention
 from .birnn import BiRNNBuilder, StackedRNNState
 from .crf import CRF
+from .hierarchical import HierarchicalSoftmaxBuilder
 from .lstms import CompactVanillaLSTMBuilder, CoupledLSTMBuilder, FastLSTMBuilder, SparseLSTMBuilder
 from .rnn import LSTMBuilder, VanillaLSTMBuilder
+from .sampled import NoiseContrastiveEstimation, SampledSoftmax, Sampler
 from .simple import GRUBuilder, SimpleRNNBuilder
 from .softmax import ClassFactoredSoftmaxBuilder, SoftmaxBuilder, StandardSoftmaxBuilder
 from .stack import Stack, StackLSTM
@@ -22,9 +24,13 @@ __all__ = [
     "CoupledLSTMBuilder",
     "FastLSTMBuilder",
     "GRUBuilder",
+    "HierarchicalSoftmaxBuilder",
     "LSTMBuilder",
     "NaryTreeLSTMBuilder",
+    "NoiseContrastiveEstimation",
     "RNNState",
+    "SampledSoftmax",
+    "Sampler",
     "SimpleRNNBuilder",
     "SoftmaxBuilder",
     "SparseLSTMBuilder",
