@@ -53,6 +53,21 @@ CASES = {
         lambda m: dy.AdditiveAttention(3, 2, 4, m), [(3,), (2, 5)],
         lambda block, xs: block.attend(*xs, mask=[1, 0, 1, 1, 1]),
     ),
+    "linear": (lambda m: dy.Linear(3, 2, m), [(3,), (3, 4)], lambda f, xs: dy.concatenate([f(xs[0]), dy.reshape(f(xs[1]), 8, xs[1].dim()[1])])),
+    "linear without bias": (lambda m: dy.Linear(3, 2, m, False), [(3,)], lambda f, xs: f(xs[0])),
+    "mlp": (lambda m: dy.MLP([3, 4, 5, 2], m, dy.tanh), [(3,)], lambda f, xs: f(xs[0])),
+    "layer norm": (
+        lambda m: dy.LayerNorm(4, m), [(4,), (4, 3)],
+        lambda f, xs: dy.concatenate([f(xs[0]), dy.reshape(f(xs[1]), 12, xs[1].dim()[1])]),
+    ),
+    "dot attention": (
+        lambda m: dy.DotAttention(3, 2, 4, m), [(3,), (2, 5), (3, 2)],
+        lambda f, xs: dy.concatenate([f.attend(*xs[:2], mask=[1, 0, 1, 1, 1]), f.weights(*xs[:2]), f.weights(xs[2], xs[1])[:, 1]]),
+    ),
+    "multi-head attention": (
+        lambda m: dy.MultiHeadAttention(4, 2, m, 3), [(4,), (3, 5), (4, 3)],
+        lambda f, xs: dy.concatenate([f(*xs[:2]), f(xs[2], xs[1], mask=[1, 0, 1, 1, 1])[:, 2], f(xs[2], xs[1], xs[1] * 2)[:, 0]]),
+    ),
 }  # fmt: skip
 """Name: (the block made in a collection, dims of its inputs, what is computed of them)."""
 

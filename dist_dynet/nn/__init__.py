@@ -1,10 +1,12 @@
 """Builders: networks made of parameters and operations."""
 
-from .attention import AdditiveAttention
+from .attention import AdditiveAttention, DotAttention, MultiHeadAttention
 from .birnn import BiRNNBuilder, StackedRNNState
 from .crf import CRF
 from .hierarchical import HierarchicalSoftmaxBuilder
+from .linear import MLP, Linear
 from .lstms import CompactVanillaLSTMBuilder, CoupledLSTMBuilder, FastLSTMBuilder, SparseLSTMBuilder
+from .norm import LayerNorm
 from .rnn import LSTMBuilder, VanillaLSTMBuilder
 from .sampled import NoiseContrastiveEstimation, SampledSoftmax, Sampler
 from .simple import GRUBuilder, SimpleRNNBuilder
@@ -15,6 +17,7 @@ from .tree import BinaryTreeLSTMBuilder, ChildSumTreeLSTMBuilder, NaryTreeLSTMBu
 
 __all__ = [
     "CRF",
+    "MLP",
     "AdditiveAttention",
     "BiRNNBuilder",
     "BinaryTreeLSTMBuilder",
@@ -22,10 +25,14 @@ __all__ = [
     "ClassFactoredSoftmaxBuilder",
     "CompactVanillaLSTMBuilder",
     "CoupledLSTMBuilder",
+    "DotAttention",
     "FastLSTMBuilder",
     "GRUBuilder",
     "HierarchicalSoftmaxBuilder",
     "LSTMBuilder",
+    "LayerNorm",
+    "Linear",
+    "MultiHeadAttention",
     "NaryTreeLSTMBuilder",
     "NoiseContrastiveEstimation",
     "RNNState",
