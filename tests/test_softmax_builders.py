@@ -342,6 +342,9 @@ def test_bad_sizes_are_refused(clusters):
     builder = dy.ClassFactoredSoftmaxBuilder(2, clusters, WORDS, m)
     with pytest.raises(ValueError, match="classid 3"):
         builder.subclass_logits(dy.ones(2), 3)
+    for classid in range(3):  # of one word and of several
+        with pytest.raises(TypeError, match="takes expressions"):
+            builder.subclass_logits(None, classid)
 
 
 # ---- gradients in double -------------------------------------------------------------------------------------------------------------

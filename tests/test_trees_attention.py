@@ -121,7 +121,7 @@ def test_tree_refuses_what_is_no_tree(builder):
     for nothing in ([], [None, None]):
         with pytest.raises(ValueError, match="got neither"):
             tree.node(None, nothing)
-    for bad in (3, "x", [1.0] * 4):
+    for bad in (3, "x", [1.0] * 4, dy.Expression()):
         with pytest.raises(TypeError):
             tree.node(bad)
         with pytest.raises(TypeError, match="children must be states"):

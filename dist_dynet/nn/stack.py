@@ -30,6 +30,8 @@ class Stack:
     __slots__ = ("_below", "_item", "_size", "_state")
 
     def __init__(self, below: Stack | None, item: Any, state: RNNState) -> None:
+        if not isinstance(state, RNNState) or not isinstance(below, Stack | None):
+            raise TypeError("Stack: cannot be made directly. Get the empty one from StackLSTM.empty(), others by push().")
         self._below, self._item, self._state = below, item, state
         self._size: int = 0 if below is None else below._size + 1
 

@@ -86,7 +86,7 @@ class _TreeBuilder(Block):
 
 def _check(x: Expression | None, children: Iterable[TreeState | None]) -> list[TreeState | None]:
     """The children as a list."""
-    if x is not None and not isinstance(x, Expression):
+    if x is not None and not hasattr(x, "_h"):  # one made by hand has none
         raise not_expression("node", x)
     try:
         listed = list(children)
