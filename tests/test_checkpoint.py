@@ -289,10 +289,12 @@ def test_a_checkpoint_holds_settings_objects_and_extra(tmp_path):
         checkpointer = parallel.Checkpointer(tmp_path, m, trainer)
         second, generator = dy.MomentumSGDTrainer(m), np.random.default_rng(1)
         checkpointer.add("second", second)
-        checkpointer.add("generator", generator)
-        return m, trainer, checkpointer, second, generator
+        checkpointer.add("generator", generator, per_rank=True)
+        critic = model_of(extra=["c"])
+        checkpointer.add("critic", critic)
+        return m, trainer, checkpointer, second, generator, critic
 
-    m, trainer, checkpointer, second, generator = make()
+    m, trainer, checkpointer, second, generator, critic = make()
     W = m.parameters_list()[0]
     trainer.set_clip_threshold(0.5)
     trainer.set_clip_value(0.25)
@@ -312,14 +314,14 @@ def test_a_checkpoint_holds_settings_objects_and_extra(tmp_path):
     checkpointer.extra = {"best": float("inf"), "curve": [1, 2.5], "counts": np.arange(3)}
     assert checkpointer.save()
     following = generator.random()
-    n, other, resumed, second_, generator_ = make()
+    n, other, resumed, second_, generator_, critic_ = make()
     train(n, other)
     assert resumed.resume() and resumed.step == 1
     assert (other.get_clip_threshold(), other.get_clip_value(), other.accumulation, other.skipped) == (0.5, 0.25, 2, 1)
     assert (other.learning_rate, other.skip_nonfinite, n.get_weight_decay()) == (0.125, True, 0.01)
     assert not other._settings.sparse and not n.parameters_list()[0].is_updated() and n.lookup_parameters_list()[0].is_updated()
     assert equal(second_.state(), second.state()) and generator_.random() == following
-    assert equal(resumed.extra, checkpointer.extra) and equal(values(m), values(n))
+    assert equal(resumed.extra, checkpointer.extra) and equal(values(m), values(n)) and equal(values(critic), values(critic_))
 
 
 def test_no_checkpoint_while_gradients_wait(tmp_path):
@@ -463,6 +465,7 @@ def test_another_program_is_refused_by_name(tmp_path):
     same = model_of()
     assert "must be of a SimpleSGDTrainer; got one of AdamTrainer" in resume(same, dy.SimpleSGDTrainer(same))
     assert "whether there is a sampler" in resume(same, sampler=shard())
+    assert "names of added objects" in resume(same, change=lambda c: c.add("x", np.random.default_rng(), per_rank=True))
     assert "names of added objects" in resume(same, change=lambda c: c.add("x", np.random.default_rng()))
     averaged = dy.AdamTrainer(same)
     average = dy.MovingAverage(averaged)
@@ -472,7 +475,9 @@ def test_another_program_is_refused_by_name(tmp_path):
 def test_arguments_are_checked(tmp_path):
     m = model_of()
     trainer = dy.AdamTrainer(m)
-    for every in (0, -1, "x", "5", "5 days", "0s", 1.5):
+    with pytest.raises(TypeError, match="float"):
+        parallel.Checkpointer(tmp_path, m, trainer, every=1.5)
+    for every in (0, -1, "x", "5", "5 days", "0s"):
         with pytest.raises(ValueError, match="every must be a number of updates, a time such as"):
             parallel.Checkpointer(tmp_path, m, trainer, every=every)
     for arguments, words in (

@@ -25,7 +25,7 @@ class DamagedError(ValueError):
     """The bytes are not those that seal() made."""
 
 
-def seal(tree: Mapping[str, Any]) -> bytes:
+def seal(tree: Mapping[str, Any]) -> bytearray:
     """The tree as bytes: nested dicts and lists whose leaves are arrays, numbers, texts and None.
 
     An array is stored under its keys, joined by colons; an empty key is left out.
@@ -44,10 +44,10 @@ def seal(tree: Mapping[str, Any]) -> bytes:
     content = bytearray(serialized(arrays, texts))
     start = content.index(_MARK) + len(_MARK)
     content[start : start + _LENGTH] = _digest(content, start)
-    return bytes(content)
+    return content
 
 
-def unseal(content: bytes) -> dict[str, Any]:
+def unseal(content: bytes | bytearray) -> dict[str, Any]:
     """The tree that seal() was given; arrays are copies.
 
     Raises:
@@ -64,7 +64,7 @@ def unseal(content: bytes) -> dict[str, Any]:
         raise DamagedError(f"its {len(content)} bytes are not those that were written (checksum)")
     try:
         tree = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][_TREE])
-        whole: dict[str, Any] = _with_arrays(tree, deserialized(content))
+        whole: dict[str, Any] = _with_arrays(tree, deserialized(bytes(content)))
     except (SafetensorError, LookupError, ValueError, TypeError) as error:
         raise DamagedError(f"it was not written as a checkpoint ({error})") from error
     return whole

@@ -50,9 +50,9 @@ class Agreement:
     def __init__(self, here: World, comm: Any, m: ParameterCollection, average: bool) -> None:
         self._here, self._comm, self._m, self._average = here, comm, m, average
         self._updates = 0
-        self.asks: Callable[[], int] = lambda: 0
+        self.asks: list[Callable[[], int]] = []
         """Flags that this rank has to tell beside those that reach() is given."""
-        self.hears: Callable[[int], object] = lambda _: None
+        self.hears: list[Callable[[int], object]] = []
         """Told the flags of all ranks together, at each agreement."""
         self._structure = Structure(m)
         self._settle(here.collective("DistributedTrainer"), ())
@@ -87,7 +87,8 @@ class Agreement:
         """
         self._updates += 1
         what = self._here.collective(f"gradient exchange of update {self._updates}")
-        flags |= self.asks()
+        for ask in self.asks:
+            flags |= ask()
         current = self._structure if self._structure.fits(self._m) else Structure(self._m)
         every = self._tell(current, weight, settings, step, flags, what)
         if (every["structure"] != self._structure.hash).any():
@@ -96,7 +97,8 @@ class Agreement:
             every = self._tell(current, weight, settings, step, flags, what)
         self._same(every["settings"], lambda: "learning rate {:g}, clip threshold {:g}".format(*settings), what)
         self._same(every["step"], lambda: f"step {step.description if step else None} of shard()", what)
-        self.hears(int(np.bitwise_or.reduce(every["flags"])))
+        for hear in self.hears:
+            hear(int(np.bitwise_or.reduce(every["flags"])))
         total = every["weight"].sum() if self._average else 1.0
         factors = every["weight"] / total if total > 0 else np.zeros(self._here.size)
         return Agreed(self._structure, factors, every["filled"], every["rows"], every["flags"]), what

@@ -6,6 +6,7 @@ owners know: parameters, trainer, shard(), generators. Only rank 0 touches the d
 
 from __future__ import annotations
 
+import operator
 import os
 import pickle
 import re
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -37,16 +38,6 @@ _PIECE = 1 << 26
 """Bytes that are sent at once when a checkpoint is read."""
 _UNITS = {"s": 1, "min": 60, "h": 3600}
 R = TypeVar("R")
-
-
-class Stateful(Protocol):
-    """What can be part of a checkpoint: trainers, moving averages, schedules' owners, objects of a program."""
-
-    def state(self) -> Mapping[str, Any]:
-        """What load_state() needs: dicts and lists of arrays, numbers and texts."""
-
-    def load_state(self, state: Any) -> None:
-        """Goes on from there."""
 
 
 class Checkpointer:
@@ -127,7 +118,8 @@ class Checkpointer:
         if here.size > 1:
             if agreement is None:
                 raise TypeError(f"Checkpointer: with {here.size} ranks trainer must be a DistributedTrainer; got {type(trainer).__name__}.")
-            agreement.asks, agreement.hears = self._asks, self._hears
+            agreement.asks.append(self._asks)
+            agreement.hears.append(self._hears)
             self._comm = here.duplicate()
         if sampler is not None:
             sampler.listen(self)
@@ -141,7 +133,9 @@ class Checkpointer:
         return self._step
 
     def add(self, name: str, obj: Any, per_rank: bool = False) -> None:
-        """Makes an object part of all checkpoints: one with state() and load_state(), or a numpy.random.Generator. Before resume().
+        """Makes an object part of checkpoints: one with state() and load_state(), a collection, a numpy.random.Generator.
+
+        To be called before resume(), in the order of the first start.
 
         Args:
             name: of its own.
@@ -151,12 +145,16 @@ class Checkpointer:
 
         Raises:
             ValueError: the name is taken.
-            TypeError: the object has no state() or load_state().
+            TypeError: the object is none of these.
         """
         if name in self._objects:
             raise ValueError(f"Checkpointer.add: names must differ; got {name!r} twice.")
-        if not isinstance(obj, np.random.Generator) and not all(callable(getattr(obj, method, None)) for method in ("state", "load_state")):
-            raise TypeError(f"Checkpointer.add: takes objects with state() and load_state(), and NumPy's generators; got {type(obj).__name__}.")
+        stateful = all(callable(getattr(obj, method, None)) for method in ("state", "load_state"))
+        if not stateful and not isinstance(obj, np.random.Generator | ParameterCollection):
+            raise TypeError(
+                "Checkpointer.add: takes objects with state() and load_state(), collections and NumPy's generators; "
+                f"got {type(obj).__name__}."
+            )
         self._objects[name] = obj, per_rank
 
     # ---- when --------------------------------------------------------------------------------------------------------------------------
@@ -227,11 +225,11 @@ class Checkpointer:
         sampler = self._sampler_state()
         mine = {
             "at": [self._inner.updates, *(sampler[key] for key in ("epoch", "position") if sampler)],
-            "pending": self._inner._pending(),
+            "pending": self._trainer._pending(),
             "draws": draws(),
             "objects": {name: _state_of(obj) for name, (obj, per_rank) in self._objects.items() if per_rank},
         }
-        parts = self._exchange(seal(mine), what)
+        parts = self._exchange(bytes(seal(mine)), what)
         every = [unseal(part) for part in parts]
         for rank, other in enumerate(every):
             if other["at"] != every[0]["at"]:
@@ -348,11 +346,15 @@ class Checkpointer:
 
     def _load(self, tree: dict[str, Any], what: str) -> None:
         averages = [f for f in self._inner._followers if isinstance(f, MovingAverage)]
+        rank, ranks = self._world.rank, len(tree["ranks"])
+        mine = unseal(tree["ranks"][rank if rank < ranks else 0].tobytes())
+        objects = {**tree["objects"], **(mine["objects"] if ranks == self._world.size else {})}
+        expected = [name for name, (_, per_rank) in self._objects.items() if not per_rank or ranks == self._world.size]
         for part, there, here in (
-            ("format", tree.get("format"), _FORMAT),
+            ("format", tree["format"], _FORMAT),
             ("whether there is a sampler", tree["sampler"] is not None, self._sampler is not None),
             ("the number of moving averages", len(tree["averages"]), len(averages)),
-            ("the names of added objects", sorted(tree["objects"]), sorted(n for n, (_, per_rank) in self._objects.items() if not per_rank)),
+            ("the names of added objects", sorted(objects), sorted(expected)),
         ):
             if there != here:
                 raise ValueError(f"{what}: {part} must be as in this program, {here}; got {there}. Make everything as at the first start.")
@@ -368,26 +370,15 @@ class Checkpointer:
         set_settings(self._inner, tree["settings"])
         self._trainer.set_accumulation(self._inner.accumulation)  # nothing is gathered yet
         load_stored(self._model, tree)
-        for name, (obj, per_rank) in self._objects.items():
-            if not per_rank:
-                _load_state(obj, tree["objects"][name])
+        for name, state in objects.items():
+            _load_state(self._objects[name][0], state, f"{what}, {name}")
         self.extra = tree["extra"]
-        self._load_rank(tree["ranks"])
-        self._step, self._since = tree["step"], time.monotonic()
-        self._begun, self._owed = None, False
-
-    def _load_rank(self, parts: list[Any]) -> None:
-        """What is this rank's own."""
-        rank, known = self._world.rank, len(parts)
-        mine = unseal(parts[rank if rank < known else 0].tobytes())
-        if known == self._world.size:
-            for name, state in mine["objects"].items():
-                if name in self._objects:
-                    _load_state(self._objects[name][0], state)
-        if rank < known:
+        if rank < ranks:
             set_draws(mine["draws"])
         else:
             derive_draws(mine["draws"], rank)
+        self._step, self._since = tree["step"], time.monotonic()
+        self._begun, self._owed = None, False
 
     # ---- several ranks -----------------------------------------------------------------------------------------------------------------
 
@@ -441,7 +432,7 @@ def _checked(model: Any, trainer: Any, sampler: Any) -> Trainer:
 def _period(every: int | str | None) -> tuple[int, float, bool]:
     """(updates, seconds, at the end of each epoch); 0: not so."""
     match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*(s|min|h)", every) if isinstance(every, str) else None
-    updates = every if isinstance(every, int) else 0
+    updates = 0 if every is None or isinstance(every, str) else operator.index(every)
     seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
     if every is not None and every != "epoch" and not (updates > 0 or seconds > 0):
         raise ValueError(f'Checkpointer: every must be a number of updates, a time such as "30s", "10min", "2h", or "epoch"; got {every!r}.')
@@ -449,11 +440,16 @@ def _period(every: int | str | None) -> tuple[int, float, bool]:
 
 
 def _state_of(obj: Any) -> Any:
+    if isinstance(obj, ParameterCollection):
+        return stored(obj)
     return obj.bit_generator.state if isinstance(obj, np.random.Generator) else obj.state()
 
 
-def _load_state(obj: Any, state: Any) -> None:
-    if isinstance(obj, np.random.Generator):
+def _load_state(obj: Any, state: Any, what: str) -> None:
+    if isinstance(obj, ParameterCollection):
+        check_stored(obj, state, what)
+        load_stored(obj, state)
+    elif isinstance(obj, np.random.Generator):
         obj.bit_generator.state = state
     else:
         obj.load_state(state)

@@ -106,6 +106,10 @@ class DistributedTrainer:
         step = last_step() if self._average == "mean" else None
         return float(step.count) if step else 1.0
 
+    def _pending(self) -> bool:
+        """Whether gradients wait to be applied; nothing is saved then."""
+        return self._inner._pending()
+
     # ---- the wrapped trainer's interface ---------------------------------------------------------------------------------------------
 
     @property

@@ -62,7 +62,7 @@ class Trainer:
         self._accumulation, self._gathered = 1, 0
         self._skip_nonfinite, self._skipped = False, 0
         self._followers: list[Follower] = []
-        self._finally: Callable[[], None] | None = None  # called when all of an update is done
+        self._last: list[Callable[[], None]] = []  # called when all of an update is done
         self._schedule: weakref.ref[Schedule] | None = None
         trainer = lib.dn_trainer_new(m._root.c, self._rule, ffi.new("double[4]", list(constants)))
         if trainer == NULL:
@@ -78,7 +78,7 @@ class Trainer:
     def _set_plain(self) -> None:
         """Whether an update is one call of C and nothing else, which halves the time of tiny ones."""
         self._is_plain = not (
-            self._watches or self._followers or self._finally or self._accumulation > 1 or self._collection._parent is not None
+            self._watches or self._followers or self._last or self._accumulation > 1 or self._collection._parent is not None
         )
 
     def _follow(self, follower: Follower) -> None:
@@ -87,7 +87,7 @@ class Trainer:
 
     def _end_with(self, last: Callable[[], None]) -> None:
         """Calls `last` at the end of each update, after the followers."""
-        self._finally = last
+        self._last.append(last)
         self._set_plain()
 
     def _pending(self) -> bool:
@@ -261,14 +261,18 @@ class Trainer:
         if code < 0:
             return self._fail(code, self._members())
         self._done()
-        if self._finally:
-            self._finally()
+        self._end()
         return True
 
     def _done(self) -> None:
         """After each update."""
         for follower in self._followers:
             follower.update()
+
+    def _end(self) -> None:
+        """When all of an update is done."""
+        for last in self._last:
+            last()
 
     def _fail(self, code: int, members: Iterable[AnyParameter]) -> bool:
         if code != lib.DN_ERROR_NONFINITE:
@@ -316,8 +320,7 @@ class Trainer:
             self._fail(code, chosen)
             return
         self._done()
-        if self._finally:
-            self._finally()
+        self._end()
 
     def restart(self, learning_rate: float | None = None) -> None:
         """Sets the moments to zero, and the learning rate if given. The count of updates goes on, as in DyNet."""
