@@ -6,7 +6,7 @@ It knows the data's order, costs and the number of ranks. It sends nothing while
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -89,11 +89,13 @@ class Shard(Generic[T]):
     ([[2, 3], [4, 5]], 1)
     """
 
-    def __init__(self, data: Sequence[T], batch_size: int, seed: int, epoch: int, cost: Cost | None, drop_last: bool, shuffle: bool) -> None:
+    def __init__(
+        self, data: Sequence[T], batch_size: int, seed: int, epoch: int, cost: Cost | None, drop_last: bool, shuffle: bool, comm: Any
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"shard: batch_size, over all ranks, must be at least 1; got {batch_size}.")
         self._data, self._batch_size, self._seed, self._cost = data, int(batch_size), int(seed), cost
-        self._drop_last, self._shuffle = bool(drop_last), bool(shuffle)
+        self._drop_last, self._shuffle, self._comm = bool(drop_last), bool(shuffle), comm
         self._epoch, self._position = int(epoch), 0
         self._goes_on = False  # the next loop begins at _position
         self._listeners: list[Listener] = []
@@ -156,7 +158,7 @@ class Shard(Generic[T]):
         return np.random.default_rng((self._seed, self._epoch)).permutation(len(self._data)).tolist()  # type: ignore[no-any-return]
 
     def __iter__(self) -> Iterator[list[T]]:
-        here, order, epoch = world(), self._order(), self._epoch
+        here, order, epoch = world(self._comm), self._order(), self._epoch
         settings = (len(self._data), self._batch_size, self._seed, epoch, self._drop_last, self._shuffle)
         first = self._position if self._goes_on else 0
         self._position, self._goes_on = first, False
@@ -186,6 +188,7 @@ def shard(
     cost: Cost | None = len,
     drop_last: bool = False,
     shuffle: bool = True,
+    comm: Any = None,
 ) -> Shard[T]:
     """For each step of an epoch, the list of examples of this rank; every example goes to exactly one rank.
 
@@ -201,6 +204,7 @@ def shard(
             None: all count alike.
         drop_last: leave out the last step if it is smaller.
         shuffle: False keeps the order of the data.
+        comm: an mpi4py communicator whose ranks divide the data; None: all.
 
     >>> from dist_dynet import parallel
     >>> [len(batch) for batch in parallel.shard(range(10), batch_size=4, seed=1, epoch=2)]
@@ -208,22 +212,48 @@ def shard(
     >>> list(parallel.shard("abcde", batch_size=2, shuffle=False))
     [['a', 'b'], ['c', 'd'], ['e']]
     """
-    return Shard(data, batch_size, seed, epoch, cost, drop_last, shuffle)
+    return Shard(data, batch_size, seed, epoch, cost, drop_last, shuffle, comm)
 
 
-def evaluate(fn: Callable[[T], R], data: Sequence[T], cost: Cost | None = len) -> list[R]:
+def evaluate(fn: Callable[[T], R], data: Iterable[T], cost: Cost | None = len, comm: Any = None) -> list[R]:
     """[fn(example) for example in data] on every rank, computed by all of them together: each example once, results in data order.
+
+    Args:
+        fn: computes one result; results are pickled.
+        data: the same on all ranks. What is no sequence, such as a generator, is made a list first.
+        cost: work of an example, as in shard().
+        comm: an mpi4py communicator; None: all ranks.
+
+    Raises:
+        ValueError: the ranks hold unlike many examples.
+        RuntimeError: fn has raised an exception on another rank; here it passes through.
 
     >>> from dist_dynet import parallel
     >>> parallel.evaluate(len, ["a", "bcd"])
     [1, 3]
     """
-    here = world()
-    parts = divide(_costs(data, cost), here.size)
-    results: list[Any] = [None] * len(data)
-    for part, values in zip(parts, gather([fn(data[i]) for i in parts[here.rank]]), strict=True):
-        if len(part) != len(values):
-            raise ValueError(f"{here.name} evaluate: the data must be the same on all ranks; here are {len(data)} examples.")
-        for i, value in zip(part, values, strict=True):
+    here = world(comm)
+    examples: Any = data if hasattr(data, "__len__") and hasattr(data, "__getitem__") else list(data)
+    mine = divide(_costs(examples, cost), here.size)[here.rank]
+    failure: Exception | None = None
+    values: list[Any] = []
+    try:
+        values = [fn(examples[i]) for i in mine]
+    except Exception as error:
+        failure = error
+    every = gather((len(examples), mine, values, failure and f"{type(failure).__name__}: {failure}"), comm)
+    if failure:
+        raise failure
+    for rank, (count, _, _, words) in enumerate(every):
+        if words:
+            raise RuntimeError(f"{here.name} evaluate: on rank {here.members[rank]} fn has raised {words}")
+        if count != len(examples):
+            raise ValueError(
+                f"{here.name} evaluate: the data must be the same on all ranks; got {len(examples)} examples here, {count} on rank "
+                f"{here.members[rank]}."
+            )
+    results: list[Any] = [None] * len(examples)
+    for _, part, theirs, _ in every:
+        for i, value in zip(part, theirs, strict=True):
             results[i] = value
     return results
