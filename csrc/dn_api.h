@@ -251,6 +251,10 @@ dn_param *dn_param_new(dn_root *, int nd, const int *d, int64_t row_count);
 int64_t dn_param_handle(dn_param *, int constant);
 dn_real *dn_param_values(dn_param *);    /* the storage itself; a table's rows follow one another */
 int64_t dn_param_size(dn_param *);
+/* The storage as it is, and the factor that the values are it times: not 1 for a table whose weight decay was not multiplied in yet. Reading by
+ * dn_param_values multiplies it in, which rounds; a checkpoint must not change what comes after it. */
+dn_real *dn_param_storage(dn_param *, double *factor);
+void dn_param_set_factor(dn_param *, double factor);   /* tables; of dense ones it is 1. Call dn_root_changed */
 void dn_param_set_updated(dn_param *, int updated);   /* 0 drops a pending gradient */
 int dn_param_updated(dn_param *);
 /* 1: what DyNet's numbers depend on. Parameters that are not updated gather gradients all the same, which count in the norm and are never

@@ -9,6 +9,7 @@ say what it is to be one of several processes.
 """
 
 from . import _failures
+from .checkpoint import Checkpointer
 from .collectives import (
     all_reduce,
     assert_in_sync,
@@ -25,6 +26,7 @@ from .sampling import Shard, evaluate, shard
 from .trainer import DistributedTrainer
 
 __all__ = [
+    "Checkpointer",
     "DistributedTrainer",
     "Join",
     "Shard",

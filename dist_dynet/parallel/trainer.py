@@ -170,6 +170,10 @@ class DistributedTrainer:
         finally:
             self._silent = before
 
+    def _waits(self) -> bool:
+        """Whether gradients wait to be applied; then there is no checkpoint."""
+        return self._gathered > 0 or self._inner._waits()
+
     # ---- what Join needs ---------------------------------------------------------------------------------------------------------------
 
     def _take_part(self) -> bool:
