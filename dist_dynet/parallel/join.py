@@ -40,6 +40,8 @@ class Join:
     def __init__(self, trainer: DistributedTrainer) -> None:
         if not isinstance(trainer, DistributedTrainer):
             raise TypeError(f"Join: takes a DistributedTrainer; got {type(trainer).__name__}.")
+        if trainer._sum is not None:
+            raise ValueError("Join: with reproducible=True all ranks have the same number of batches, those of shard(); got such a trainer.")
         self._trainer = trainer
         self._calls = 0
 
