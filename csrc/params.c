@@ -143,6 +143,30 @@ dn_real *dn_param_values(dn_param *p) {
     return p->table;
 }
 int64_t dn_param_size(dn_param *p) { return p->row_size * (p->rows ? p->rows : 1); }
+double dn_lookup_factor(dn_param *p) { return p->factor; }
+
+/* Four lanes of multiply and shift, so that memory is the limit. The multiplier is the odd number nearest to 2^64 / golden ratio. */
+uint64_t dn_param_checksum(dn_param *p) {
+    enum { LANES = 4 };
+    const uint64_t by = 0x9e3779b97f4a7c15u;
+    uint64_t h[LANES] = {1, 2, 3, 4}, words[LANES];
+    pthread_mutex_lock(&p->root->lock);
+    const char *data = (const char *)(p->rows ? p->table : p->root->chunks[p->chunk].values + p->offset);
+    size_t bytes = (size_t)dn_param_size(p) * sizeof(dn_real);
+    for (size_t at = 0; at < bytes; at += sizeof words) {
+        size_t n = bytes - at < sizeof words ? bytes - at : sizeof words;
+        if (n < sizeof words) memset(words, 0, sizeof words);
+        memcpy(words, data + at, n);
+        for (int k = 0; k < LANES; k++) h[k] = (h[k] ^ words[k]) * by, h[k] ^= h[k] >> 29;
+    }
+    double factor = p->factor;
+    pthread_mutex_unlock(&p->root->lock);
+    memcpy(words, &factor, sizeof factor);
+    uint64_t result = words[0];
+    for (int k = 0; k < LANES; k++) result = (result ^ h[k]) * by, result ^= result >> 32;
+    return result;
+}
+
 int dn_param_updated(dn_param *p) { return p->updated; }
 int dn_param_empty(dn_param *p) { return p->empty; }
 int dn_param_chunk(dn_param *p) { return p->chunk; }

@@ -47,14 +47,18 @@ class Join:
 
     def __enter__(self) -> Join:
         self._calls = self._trainer._calls
+        self._trainer._joins += 1
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        trainer = self._trainer
+        try:
+            while kind is None and not trainer._take_part():
+                pass
+        finally:
+            trainer._joins -= 1
         if kind is not None:
             return
-        trainer = self._trainer
-        while not trainer._take_part():
-            pass
         here, schedule = trainer._world, _schedule(trainer)
         if here.size == 1:
             return

@@ -48,6 +48,8 @@ class DistributedTrainer:
             where all ranks run on one host. None: DIST_DYNET_EXCHANGE from the environment, "auto" by default.
         reproducible: the same bits whatever the number of ranks; needs `shard(..., micro_batches=G)`, and update() after each micro-batch. It
             keeps their gradients, and updates after the last of a step.
+        check: for finding faults: every meeting of these ranks, not only this trainer's, first compares what the ranks are about to do and on
+            which line of the program, and every update() the parameters, bit for bit.
         comm: an mpi4py communicator whose ranks train this model, such as MPI.COMM_WORLD.Split(color); give it to shard() as well. None: all.
         timeout: seconds that update() waits for ranks that are alive. None: DIST_DYNET_TIMEOUT, 600.
 
@@ -75,6 +77,7 @@ class DistributedTrainer:
         accumulate: int = 1,
         exchange: Engine | None = None,
         reproducible: bool = False,
+        check: bool = False,
         comm: Any = None,
         timeout: float | None = None,
     ) -> None:
@@ -90,6 +93,7 @@ class DistributedTrainer:
         self._calls = 0  # of update()
         self._gathered = 0.0  # n_r of the passes since the last update
         self._silent = False  # inside of no_sync()
+        self._joins = 0  # how many Joins it is inside of
         self._world = here = world(comm).patient(timeout)
         self._part: Part | None = None  # the last micro-batch
         self._agreement: Agreement | None = None
@@ -98,7 +102,9 @@ class DistributedTrainer:
         self._sum = ReproducibleSum(here, comm, trainer.collection) if reproducible else None
         if here.size > 1:
             what = here.collective("DistributedTrainer")
-            here.agree(comm, f"{trainer.whoami()} with average={average!r}, reproducible={bool(reproducible)}", what)
+            here.agree(comm, f"{trainer.whoami()} with average={average!r}, reproducible={bool(reproducible)}, check={bool(check)}", what)
+            if check:
+                here.check_from_now_on()
             if self._sum:
                 self._sum.check_hosts(what)
             self._agreement = Agreement(here, comm, trainer.collection, average != "sum")
@@ -131,6 +137,7 @@ class DistributedTrainer:
 
     def _step(self, flags: int = 0) -> tuple[bool, bool]:
         """Exchanges and applies what was gathered: whether parameters were updated, and whether all ranks have run out of data."""
+        flags |= Flag.JOIN if self._joins else 0
         n, self._gathered, over, what = self._gathered, 0.0, bool(flags & Flag.ENDED), ""
         if self._agreement is not None and self._exchange is not None:
             agreed, what = self._agreement.reach(n, self._settings(), last_step(), flags)

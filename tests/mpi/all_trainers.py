@@ -1,4 +1,4 @@
-"""Trains with every trainer for 50 updates, clipped and with weight decay, and writes the parameters to FOLDER/RANK.npz: all_trainers.py FOLDER.
+"""Trains with every trainer for 50 updates, clipped, with weight decay, and writes the parameters to FOLDER/RANK.npz: all_trainers.py FOLDER.
 
 The shards are uneven, and empty for some ranks at the end of an epoch; each step uses other rows of the tables.
 """
