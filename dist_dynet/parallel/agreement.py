@@ -120,7 +120,7 @@ class Agreement:
             unlike = (going["settings"] != going["settings"][0]).any(axis=0)
             self._agree(bool(unlike.any()), settings.words(unlike), flags, what)
             self._agree(len(set(going["step"].tolist())) > 1, f"step {step.description if step else None} of shard()", flags, what)
-        read = [bool(x) for x in every["settled"].any(axis=0) & ~every["settled"].all(axis=0)]
+        read = [0 < n < self._here.size for n in np.count_nonzero(every["settled"], axis=0)]
         if any(read):  # on some rank: what that has rounded, all round
             self._structure.settle(read)
         if self._here.checks:
