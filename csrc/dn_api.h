@@ -219,8 +219,10 @@ dn_param *dn_param_new(dn_root *, int nd, const int *d, int64_t row_count);
 int64_t dn_param_handle(dn_param *, int constant);
 dn_real *dn_param_values(dn_param *);    /* the storage itself; a table's rows follow one another */
 int64_t dn_param_size(dn_param *);
-/* What a table's stored rows are multiplied by whenever they are read: weight decay. dn_param_values() multiplies it into them: 1. */
-double dn_lookup_factor(dn_param *);
+/* The storage as it is, and the factor that the values are it times: not 1 for a table whose weight decay was not multiplied in yet. Reading by
+ * dn_param_values multiplies it in, which rounds; a checkpoint must not change what comes after it. */
+dn_real *dn_param_storage(dn_param *, double *factor);
+void dn_param_set_factor(dn_param *, double factor);   /* tables; of dense ones it is 1. Call dn_root_changed */
 /* A hash of the values as they are stored, and of the factor; nothing is changed. */
 uint64_t dn_param_checksum(dn_param *);
 void dn_param_set_updated(dn_param *, int updated);   /* 0 drops a pending gradient */

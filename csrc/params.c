@@ -142,9 +142,14 @@ dn_real *dn_param_values(dn_param *p) {
     pthread_mutex_unlock(&p->root->lock);
     return p->table;
 }
+dn_real *dn_param_storage(dn_param *p, double *factor) {
+    *factor = p->factor;
+    return p->rows ? p->table : p->root->chunks[p->chunk].values + p->offset;
+}
+void dn_param_set_factor(dn_param *p, double factor) {
+    if (p->rows) p->factor = factor;
+}
 int64_t dn_param_size(dn_param *p) { return p->row_size * (p->rows ? p->rows : 1); }
-double dn_lookup_factor(dn_param *p) { return p->factor; }
-
 /* Four lanes of multiply and shift, so that memory is the limit. The multiplier is the odd number nearest to 2^64 / golden ratio. */
 uint64_t dn_param_checksum(dn_param *p) {
     enum { LANES = 4 };

@@ -9,6 +9,7 @@ calls; _launcher, _world, _session, _failures and _saving say what it is to be o
 """
 
 from . import _failures
+from .checkpoint import Checkpointer
 from .collectives import (
     all_reduce,
     assert_in_sync,
@@ -25,6 +26,7 @@ from .sampling import Shard, evaluate, shard
 from .trainer import DistributedTrainer
 
 __all__ = [
+    "Checkpointer",
     "DistributedTrainer",
     "Join",
     "Shard",

@@ -6,6 +6,7 @@ many rows, which weights), so that whatever they decide on it, they decide alike
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -75,6 +76,10 @@ class Agreement:
     def __init__(self, here: World, comm: Any, m: ParameterCollection, average: bool) -> None:
         self._here, self._comm, self._m, self._average = here, comm, m, average
         self._updates, self._which = 0, here.number_trainer()
+        self.asks: list[Callable[[], int]] = []
+        """Flags that this rank has to tell beside those that reach() is given."""
+        self.hears: list[Callable[[int], object]] = []
+        """Told the flags of all ranks together, at each agreement."""
         self._structure = Structure(m)
         self._settle(here.collective("DistributedTrainer"), ())
 
@@ -109,6 +114,8 @@ class Agreement:
         """
         self._updates += 1
         what = self._here.collective(f"gradient exchange of update {self._updates}{self._which}", at_one_line=not flags & Flag.JOIN)
+        for ask in self.asks:
+            flags |= ask()
         current = self._structure if self._structure.fits(self._m) else Structure(self._m)
         every = self._tell(current, weight, settings, step, flags, what)
         if (every["structure"] != self._structure.hash).any():
@@ -125,6 +132,8 @@ class Agreement:
             self._structure.settle(read)
         if self._here.checks:
             self._structure.compare(self._here, self._comm, what)
+        for hear in self.hears:
+            hear(int(np.bitwise_or.reduce(every["flags"])))
         total = every["weight"].sum()
         if not self._average:
             factors = (every["weight"] > 0).astype(np.float64)

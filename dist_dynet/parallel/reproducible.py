@@ -175,6 +175,11 @@ class ReproducibleSum:
         self._release()
         self._first, self._weights, self._tree = 0, {}, Tree(self._layout, self._pool)
 
+    @property
+    def pending(self) -> bool:
+        """Whether gradients are kept."""
+        return bool(self._weights)
+
     def _release(self) -> None:
         self._pool += [node.dense for node in self._tree.nodes if node.dense is not None]
 

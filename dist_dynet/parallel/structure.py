@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .._ffi import lib
+from .._ffi import ffi, lib
 from ..params.collection import LookupParameters, ParameterCollection, Parameters
 from ._world import World, hash_of
 
@@ -60,7 +60,11 @@ class Structure:
 
     def settled(self) -> list[bool]:
         """Of each table, whether its weight decay is multiplied into its rows: an update does so now and then, and so does reading it."""
-        return [lib.dn_lookup_factor(table) == 1 for table in self.handles[len(self.dense) :]]
+        factor, settled = ffi.new("double *"), []
+        for table in self.handles[len(self.dense) :]:
+            lib.dn_param_storage(table, factor)
+            settled.append(factor[0] == 1)
+        return settled
 
     def settle(self, chosen: Iterable[bool] | None = None) -> None:
         """Multiplies the weight decay into the rows of these tables; None: of all."""

@@ -150,7 +150,7 @@ class DistributedTrainer:
             self.collection.reset_gradients()
         if self._sum is not None:
             self._sum.sum(what, self._average != "sum", self.accumulation if self._average != "sum" else 1)
-        if over and not self._pending():
+        if over and not self._inner._pending():
             return False, over
         return self._inner._apply(), over
 
@@ -220,6 +220,10 @@ class DistributedTrainer:
         finally:
             self._silent = before
 
+    def _pending(self) -> bool:
+        """Whether gradients wait to be applied; nothing is saved then."""
+        return self._inner._pending() or (self._sum is not None and self._sum.pending)
+
     # ---- what Join needs ---------------------------------------------------------------------------------------------------------------
 
     def _take_part(self) -> bool:
@@ -234,10 +238,6 @@ class DistributedTrainer:
                 lib.dn_param_scale_gradient(p._c, k / max(begun, 1))
         inner._gathered = 0
         return self._step(Flag.ENDED)[1]
-
-    def _pending(self) -> bool:
-        """Whether there are gradients."""
-        return any(not lib.dn_param_empty(p._c) for p in self._inner._members())
 
     def _settings(self) -> Settings:
         set_ = self._inner._settings
