@@ -231,3 +231,14 @@ def test_every_number_of_ranks_gives_the_same_bits():
 def test_micro_batches_of_ranks(ranks):
     status, output, _ = mpirun(ranks, "micro_batches.py")
     assert (status, output) == (0, "")
+
+
+@pytest.mark.mpi
+@needs_mpi
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
+    program = str(HERE / "mpi" / "elastic.py")
+    alone = run_python(program, str(tmp_path / "alone"), "13").stdout
+    for ranks, last in ((3, 6), (2, 10)):
+        status, output, _ = mpirun(ranks, "elastic.py", tmp_path / "ranks", last)
+        assert status == 0 and output.startswith(f"{last} ") and output != alone, output
+    assert run_python(program, str(tmp_path / "ranks"), "13").stdout == alone != ""

@@ -309,7 +309,8 @@ def evaluate(fn: Callable[[T], R], data: Iterable[T], cost: Cost | None = len, c
     [1, 3]
     """
     here = world(comm)
-    examples: Any = data if hasattr(data, "__len__") and hasattr(data, "__getitem__") else list(data)
+    is_indexed = hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, Mapping)
+    examples: Any = data if is_indexed else list(data)
     mine = divide(_costs(examples, cost), here.size)[here.rank]
     failure: Exception | None = None
     values: list[Any] = []
