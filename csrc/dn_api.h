@@ -255,6 +255,8 @@ int64_t dn_param_size(dn_param *);
  * dn_param_values multiplies it in, which rounds; a checkpoint must not change what comes after it. */
 dn_real *dn_param_storage(dn_param *, double *factor);
 void dn_param_set_factor(dn_param *, double factor);   /* tables; of dense ones it is 1. Call dn_root_changed */
+/* A hash of the values as they are stored, and of the factor; nothing is changed. */
+uint64_t dn_param_checksum(dn_param *);
 void dn_param_set_updated(dn_param *, int updated);   /* 0 drops a pending gradient */
 int dn_param_updated(dn_param *);
 /* 1: what DyNet's numbers depend on. Parameters that are not updated gather gradients all the same, which count in the norm and are never
@@ -277,6 +279,10 @@ void dn_param_scale_gradient(dn_param *, dn_real by);
 int64_t dn_lookup_touched(dn_param *, const int **rows, dn_real **block);
 /* Add n row gradients; -1 if a row is out of range or memory is short. */
 int dn_lookup_add(dn_param *, int64_t n, const int *rows, const dn_real *block);
+/* The union of two sets of rows of `width` numbers, each in rising order of row: rows that are in both are added up, a + b, others copied. out has
+ * room for all of a and b. Returns how many rows there are. */
+int64_t dn_merge_rows(int64_t width, int64_t n_a, const int *rows_a, const dn_real *a, int64_t n_b, const int *rows_b, const dn_real *b,
+                      int *rows_out, dn_real *out);
 
 /* Chunks: blocks that hold the dense parameters of a root, gradients at the same offsets as values. */
 int dn_root_chunks(dn_root *);
