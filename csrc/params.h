@@ -45,10 +45,13 @@ struct dn_root {
     pthread_mutex_t watch_lock; /* of `watch` alone; taken after `lock` where both are */
     pthread_cond_t watch_moved;
     int watch;                  /* a dn_watch */
+    int as_dynet;               /* see dn_root_as_dynet */
 };
 
 void dn__watch_init(dn_root *);
 void dn__watch_destroy(dn_root *);
+/* Whether gradients are gathered for it. */
+static inline int dn__param_gathers(const dn_param *p) { return p->updated || p->root->as_dynet; }
 void dn__root_retain(dn_root *);
 void dn__root_release(dn_root *);
 dn_param *dn__handle_param(int64_t handle, int *constant);   /* NULL: not a parameter's handle */

@@ -84,10 +84,10 @@ static int is_armed(const dn_tape *t) {
     return 0;
 }
 
-/* The place in the sweep where node i takes part, or -1: in a group, where its leader does. */
+/* The place in the sweep where node i takes part, or -1: in a group, where its first member does. */
 static int place_of(const dn_tape *t, const int32_t *places, int i) {
     const dn_node *node = &t->nodes[i];
-    if (dn__grouped(t, node)) i = node->leader;
+    if (dn__grouped(t, node)) i = t->members[t->groups[node->group].first];
     return places ? places[i] : i;
 }
 
@@ -100,10 +100,13 @@ int dn__watch_begin(dn_tape *t) {
     int32_t *last_use = dn__arena_take(&t->grads, places_in_sweep * sizeof *last_use), *next = dn__arena_take(&t->grads, n * sizeof *next);
     int32_t *at = dn__arena_take(&t->grads, n * sizeof *at), *places = NULL;
     if (!last_use || !next || !at) return -1;
-    if (t->autobatch && !t->immediate) {
+    if (t->n_order) {
         if (!(places = dn__arena_take(&t->grads, n * sizeof *places))) return -1;
         for (size_t i = 0; i < n; i++) places[i] = -1;
-        for (int s = 0; s <= t->sweep; s++) places[t->order[s]] = s;
+        for (int s = 0; s <= t->sweep; s++) {
+            int at = t->order[s];
+            places[at < 0 ? t->members[t->groups[-1 - at].first] : at] = s;
+        }
     }
     dn__lock_roots(t);
     for (int r = 0; r < t->n_roots; r++) {
