@@ -51,14 +51,14 @@ DN_MULTIVERSION NOT_INLINE static void cell_grad(int n, int h, const dn_real *ga
         di[j] = dc_ * g_ * (i_ * (1 - i_)); /* c = f c_prev + i g */
         df[j] = dc_ * c_prev[j] * (f_ * (1 - f_));
         dg[j] = dc_ * i_ * (1 - g_ * g_);
-        dc_prev[j] = dc_ * f_;
+        dc_prev[j] += dc_ * f_;
     }
 }
 
 void dn__lstm_cell_grad(int h, int batch, const dn_real *gates, const dn_real *c_prev, int c_prev_stride,
                         const dn_real *tanh_c, const dn_real *dh, const dn_real *dc, dn_real *dgates,
                         dn_real *dc_prev) {
-    dn_real scratch[BLOCK];
+    dn_real scratch[BLOCK] = {0}; /* for a dc_prev that nobody wants */
     for (int b = 0; b < batch; b++) {
         for (int j = 0; j < h; j += BLOCK) {
             int n = h - j < BLOCK ? h - j : BLOCK;
