@@ -84,8 +84,8 @@ static int equal_dims(const dn_dim *a, const dn_dim *b) {
 /* Whether nodes of equal hash are alike indeed. */
 static int alike(const dn_tape *t, const dn_node *a, const dn_node *b) {
     const int ints = whole_ints(a);
-    if (a->op != b->op || a->n_args != b->n_args || a->n_reals != b->n_reals || a->needs_grad != b->needs_grad || ints != whole_ints(b) || ints_each(a) != ints_each(b) ||
-        !equal_dims(&a->dim, &b->dim))
+    if (a->op != b->op || a->n_args != b->n_args || a->n_reals != b->n_reals || a->needs_grad != b->needs_grad || ints != whole_ints(b) ||
+        ints_each(a) != ints_each(b) || !equal_dims(&a->dim, &b->dim))
         return 0;
     for (int k = 0; k < a->n_args; k++) {
         const int i = t->args[a->args + k], j = t->args[b->args + k];
