@@ -193,17 +193,6 @@ void dn__lstm_cell(int h, int batch, dn_real forget_bias, dn_real *gates, const 
 void dn__lstm_cell_grad(int h, int batch, const dn_real *gates, const dn_real *c_prev, int c_prev_stride, const dn_real *tanh_c,
                         const dn_real *dh, const dn_real *dc, dn_real *dgates, dn_real *dc_prev);
 
-/* ---- TreeLSTM cell, gates in the order i, o, u, with n children (kernels/lstm.c); all arrays dense, `batch` columns; f, c_children and their
- * gradients have the n blocks of h numbers of a batch element side by side ------------------------------------------------- */
-/* gates (3h x batch), f (n h x batch): in, pre-activations; out, i, o, f = logistic, u = tanh.
- * c = i u + sum_k f_k c_k; tanh_c = tanh(c); h_out = o tanh_c. */
-void dn__tree_lstm_cell(int h, int n, int batch, dn_real *gates, dn_real *f, const dn_real *c_children, dn_real *c, dn_real *tanh_c,
-                        dn_real *h_out);
-/* From dh and dc: dgates and df, to the pre-activations, and dc_children; all are stored. */
-void dn__tree_lstm_cell_grad(int h, int n, int batch, const dn_real *gates, const dn_real *f, const dn_real *c_children,
-                             const dn_real *tanh_c, const dn_real *dh, const dn_real *dc, dn_real *dgates, dn_real *df,
-                             dn_real *dc_children);
-
 /* ---- recurrent networks over sequences of different lengths (kernels/recurrent.c) ---------------------------------------
  * The sequences are sorted by falling length: step s has the first active[s] of them, active[0] >= active[1] >= ... An array of n x columns
  * holds the columns of step 0, then those of step 1, ...; columns is the sum of active. So what step s reads of step s - 1 is the beginning
@@ -239,6 +228,17 @@ void dn__gru_sequence_grad(const dn_sequence *, const dn_real *const *w);
  * g = tanh(. + Wgh h_(s-1)), c_s = c_(s-1) + i (g - c_(s-1)), o = logistic(. + Woh h_(s-1) + Woc c_s), h_s = o tanh c_s. */
 void dn__coupled_sequence(const dn_sequence *, const dn_real *const *w);
 void dn__coupled_sequence_grad(const dn_sequence *, const dn_real *const *w);
+
+/* ---- TreeLSTM cell, gates in the order i, o, u, with n children (kernels/lstm.c); all arrays dense, `batch` columns; f, c_children and their
+ * gradients have the n blocks of h numbers of a batch element side by side ------------------------------------------------- */
+/* gates (3h x batch), f (n h x batch): in, pre-activations; out, i, o, f = logistic, u = tanh.
+ * c = i u + sum_k f_k c_k; tanh_c = tanh(c); h_out = o tanh_c. */
+void dn__tree_lstm_cell(int h, int n, int batch, dn_real *gates, dn_real *f, const dn_real *c_children, dn_real *c, dn_real *tanh_c,
+                        dn_real *h_out);
+/* From dh and dc: dgates and df, to the pre-activations, and dc_children; all are stored. */
+void dn__tree_lstm_cell_grad(int h, int n, int batch, const dn_real *gates, const dn_real *f, const dn_real *c_children,
+                             const dn_real *tanh_c, const dn_real *dh, const dn_real *dc, dn_real *dgates, dn_real *df,
+                             dn_real *dc_children);
 
 /* ---- parameter updates (kernels/update.c): one pass over values p, gradients g and moments ----------------------------
  * Below, g stands for scale * g (clipping). Each ends in p = decay (p + push * step); with keep: decay (keep p + push * step). */
