@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..io.files import FileName, OneProcess, atomic_write
-from ..io.sealed import DamagedError, seal, unseal
+from ..io.sealed import DamagedError, check, seal, sealed_pieces, unseal
 from ..params.collection import ParameterCollection
 from ..params.stored import check_stored, load_stored, stored
 from ..trainers import MovingAverage, Trainer
@@ -229,7 +229,7 @@ class Checkpointer:
             "draws": draws(),
             "objects": {name: _state_of(obj) for name, (obj, per_rank) in self._objects.items() if per_rank},
         }
-        parts = self._exchange(bytes(seal(mine)), what)
+        parts = self._exchange(seal(mine), what)
         every = [unseal(part) for part in parts]
         for rank, other in enumerate(every):
             if other["at"] != every[0]["at"]:
@@ -246,7 +246,7 @@ class Checkpointer:
 
     def _write(self, parts: list[bytes], sampler: Mapping[str, Any] | None) -> None:
         averages = [f for f in self._inner._followers if isinstance(f, MovingAverage)]
-        content = seal(
+        content = sealed_pieces(
             {
                 "format": _FORMAT,
                 "step": self._inner.updates,
@@ -265,7 +265,7 @@ class Checkpointer:
         path = self._directory / f"checkpoint-{serial:06d}-step-{self._inner.updates}.safetensors"
         try:
             with atomic_write(path, policy=OneProcess()) as file:
-                file.write(content)
+                file.writelines(content)
         except RuntimeError as error:
             cause = error.__cause__
             if not isinstance(cause, OSError):
@@ -332,7 +332,7 @@ class Checkpointer:
         for _, path in reversed(files):
             try:
                 content = path.read_bytes()
-                unseal(content)
+                check(content)
                 return path.name, content
             except OSError as error:
                 report(f"checkpoint: passes over '{path}', which cannot be read: {error.strerror}.")
