@@ -43,7 +43,11 @@ class Agreed:
 
     structure: Structure
     factors: NDArray[np.float64]
-    """What each rank's gradients are multiplied by before they are added up."""
+    """What each rank's gradients are multiplied by before they are added up: weights times scale."""
+    weights: NDArray[np.float64]
+    """The same, known before the others' weights are: n_r, or 1 where no average is wanted; 0 of a rank that contributes nothing."""
+    scale: float
+    """What a sum of gradients that were multiplied by the weights is multiplied by."""
     filled: NDArray[np.bool_]
     """(rank, dense parameter): whether the rank has a gradient of it."""
     rows: NDArray[np.int32]
@@ -66,6 +70,10 @@ class Flag:
     """It has run out of data and only takes part."""
     SAVE = 2
     """It has been asked to save a checkpoint."""
+    JOIN = 4
+    """It is inside of Join, where ranks that have ended call from another line."""
+    EARLY = 8
+    """What it has sent while backward went on is what there is to be sent."""
 
 
 class Agreement:
@@ -73,7 +81,7 @@ class Agreement:
 
     def __init__(self, here: World, comm: Any, m: ParameterCollection, average: bool) -> None:
         self._here, self._comm, self._m, self._average = here, comm, m, average
-        self._updates = 0
+        self._updates, self._which = 0, here.number_trainer()
         self.asks: list[Callable[[], int]] = []
         """Flags that this rank has to tell beside those that reach() is given."""
         self.hears: list[Callable[[int], object]] = []
@@ -93,6 +101,7 @@ class Agreement:
                 ("settings", np.float64, (len(Settings._fields),)),
                 ("weight", np.float64),
                 ("rows", np.int32, (len(self._structure.tables),)),
+                ("settled", np.bool_, (len(self._structure.tables),)),
                 ("filled", np.bool_, (len(self._structure.dense),)),
             ]
         )
@@ -110,7 +119,7 @@ class Agreement:
             RuntimeError: the ranks have different parameters or settings, or are at different steps of shard().
         """
         self._updates += 1
-        what = self._here.collective(f"gradient exchange of update {self._updates}")
+        what = self._here.collective(f"gradient exchange of update {self._updates}{self._which}", at_one_line=not flags & Flag.JOIN)
         for ask in self.asks:
             flags |= ask()
         current = self._structure if self._structure.fits(self._m) else Structure(self._m)
@@ -119,20 +128,23 @@ class Agreement:
             known, self._structure = self._structure.parameters, current
             self._settle(what, known)
             every = self._tell(current, weight, settings, step, flags, what)
-        for hear in self.hears:
-            hear(int(np.bitwise_or.reduce(every["flags"])))
         going = every[every["flags"] & Flag.ENDED == 0]
         if len(going):
             unlike = (going["settings"] != going["settings"][0]).any(axis=0)
             self._agree(bool(unlike.any()), settings.words(unlike), flags, what)
             self._agree(len(set(going["step"].tolist())) > 1, f"step {step.description if step else None} of shard()", flags, what)
+        read = [0 < n < self._here.size for n in np.count_nonzero(every["settled"], axis=0)]
+        if any(read):  # on some rank: what that has rounded, all round
+            self._structure.settle(read)
+        if self._here.checks:
+            self._structure.compare(self._here, self._comm, what)
+        for hear in self.hears:
+            hear(int(np.bitwise_or.reduce(every["flags"])))
         total = every["weight"].sum()
-        if not self._average:
-            factors = (every["weight"] > 0).astype(np.float64)
-        else:
-            factors = every["weight"] / total if total > 0 else np.zeros(self._here.size)
+        weights = every["weight"] if self._average else (every["weight"] > 0).astype(np.float64)
+        scale = (1 / total if total > 0 else 0.0) if self._average else 1.0
         agreed = settings if not len(going) else Settings(*going["settings"][0].tolist())
-        return Agreed(self._structure, factors, every["filled"], every["rows"], every["flags"], agreed), what
+        return Agreed(self._structure, weights * scale, weights, scale, every["filled"], every["rows"], every["flags"], agreed), what
 
     def _agree(self, unlike: bool, words: str, flags: int, what: str) -> None:
         if unlike:
@@ -148,6 +160,7 @@ class Agreement:
         mine["structure"], mine["step"] = current.hash, hash(step.description) if step else 0
         mine["settings"], mine["weight"], mine["flags"] = settings, weight, flags
         mine["rows"] = [lib.dn_lookup_touched(table, rows, block) for table in tables]
+        mine["settled"] = known.settled()
         mine["filled"] = [not lib.dn_param_empty(parameter) for parameter in known.handles[: len(known.dense)]]
         self._here.wait([self._comm.Iallgather(mine.view(np.uint8), every.view(np.uint8))], what)
         return every
