@@ -227,6 +227,7 @@ class Checkpointer:
             "at": [self._inner.updates, *(sampler[key] for key in ("epoch", "position") if sampler)],
             "pending": self._trainer._waits(),
             "draws": draws(),
+            "rests": self._rests(),  # of compressed messages
             "objects": {name: _state_of(obj) for name, (obj, per_rank) in self._objects.items() if per_rank},
         }
         parts = self._exchange(seal(mine), what)
@@ -244,6 +245,11 @@ class Checkpointer:
         self._step = self._inner.updates
         return True
 
+    def _rests(self) -> dict[str, Any]:
+        """What this rank's compressed messages have lacked so far."""
+        exchange = getattr(self._trainer, "_exchange", None)
+        return exchange.residuals() if exchange else {}
+
     def _write(self, parts: list[bytes], sampler: Mapping[str, Any] | None) -> None:
         averages = [f for f in self._inner._followers if isinstance(f, MovingAverage)]
         content = sealed_pieces(
@@ -251,7 +257,7 @@ class Checkpointer:
                 "format": _FORMAT,
                 "step": self._inner.updates,
                 **stored(self._model),
-                "trainer": self._trainer.state(),
+                "trainer": self._inner.state(),
                 "settings": settings_of(self._inner),
                 "averages": [average.state() for average in averages],
                 "sampler": sampler,
@@ -362,7 +368,8 @@ class Checkpointer:
         try:
             if self._sampler is not None:
                 self._sampler.load_state(tree["sampler"])
-            self._trainer.load_state(tree["trainer"])
+            rests = {f"rest:{name}": rest for name, rest in mine["rests"].items()} if ranks == self._world.size else {}
+            self._trainer.load_state({**tree["trainer"], **rests, **({"rest_rank": np.array(rank)} if rests else {})})
             for average, state in zip(averages, tree["averages"], strict=True):
                 average.load_state(state)
         except ValueError as error:
