@@ -149,9 +149,10 @@ def test_normal_end_says_nothing(python):
     assert (job.returncode, job.stdout, job.stderr) == (0, "", "")
 
 
-def started(python, ranks, *arguments):
+def started(python, ranks, *arguments, **options):
     """A job whose ranks sleep: the launcher, and the processes of the ranks and of their children."""
-    job = launch(python, "run", "-n", ranks, *arguments, SCRIPT, "-", "sleep", wait=False)
+    ours = [] if "program" in options else ["run", "-n", ranks, *arguments]
+    job = launch(python, *ours, SCRIPT, "-", "sleep", wait=False, **options)
     processes = []
     while len(processes) < 2 * ranks:
         line = job.stdout.readline()
@@ -390,8 +391,12 @@ echo "srun $*" >"$SEEN"
 while [ "${1#-}" != "$1" ]; do [ "$1" = -n ] && { n=$2; shift; }; shift; done
 for i in $(seq 0 $((n - 1))); do SLURM_PROCID=$i "$@" & pids="$pids $!"; done
 trap 'kill $pids' TERM
+trap 'kill -USR1 $pids' USR1
 status=0
-for p in $pids; do wait $p || status=$?; done
+for p in $pids; do
+    while wait $p || last=$?; kill -0 $p 2>/dev/null; do last=0; done  # a signal ends wait, too
+    status=$((status ? status : ${last:-0}))
+done
 exit $status"""
 
 
@@ -409,6 +414,23 @@ def test_slurm_is_used_in_its_allocations(python, tmp_path):
     assert job.returncode == 3 and "--mpi=" not in (tmp_path / "seen").read_text()
     job = launch(python, "run", "--mpi", "slurm", "--hosts", "a:2", SCRIPT, **variables)
     assert job.returncode == 2 and "the hosts are those of the allocation" in job.stderr
+
+
+@pytest.mark.mpi
+@every_mpi
+def test_batch_script_saves_before_the_time_is_up_and_queues_the_job_again(python, tmp_path):
+    """With stand-ins for srun and for scontrol, which ends the job as Slurm does when it queues it again."""
+    program(tmp_path / "srun", SRUN)
+    program(tmp_path / "scontrol", 'echo "$*" >"$SEEN.scontrol"; kill -TERM $PPID')
+    variables = {"SEEN": str(tmp_path / "seen"), "SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "PYTHON": python, "CHECKPOINT_SECONDS": "1"}
+    variables["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    script = HERE.parent / "scripts" / "launch_slurm.sbatch"
+    job, processes = started(None, 2, program=[script], **variables)
+    job.send_signal(signal.SIGUSR1)
+    out, err = job.communicate(timeout=60)
+    assert sorted(out.splitlines()) == ["[0] user signal", "[1] user signal"], err
+    assert job.returncode == 143 and (tmp_path / "seen.scontrol").read_text() == "requeue 7\n"
+    assert all_gone(processes)
 
 
 # ---- info --------------------------------------------------------------------------------------------------------------------------------
