@@ -157,7 +157,8 @@ int dn__network_dims(dn_shape *s, const dn_network *net) {
     s->alone = s->n_ints > 2 || options & ~(DN_SEQUENCE_STATE | DN_SEQUENCE_H_MASK | DN_SEQUENCE_C_MASK);
     int by_element = options & DN_SEQUENCE_BY_ELEMENT, ends = (1 + net->has_c) * z.batch;
     s->parts = by_element ? 1 : (1 + net->has_c) * z.steps;
-    int64_t numbers = by_element ? ((int64_t)z.positions + ends) * z.h : (int64_t)(1 + net->has_c) * (int64_t)z.positions * z.h;
+    int only_ends = by_element && !(options & DN_SEQUENCE_EVERY_C);
+    int64_t numbers = only_ends ? ((int64_t)z.positions + ends) * z.h : (int64_t)(1 + net->has_c) * (int64_t)z.positions * z.h;
     if (numbers > INT32_MAX) return dn__fail(s, DN_ERROR_VALUE, "the sequence is too long: %d steps.", z.steps);
     if (z.form == DN_SEQUENCE_PACKED && by_element) return dn__set_dims(s, 1, (int[]){(int)numbers}, 1);
     return dn__set_dims(s, 1, (int[]){(1 + net->has_c) * z.h * (by_element ? 1 : z.steps) + (by_element ? z.h * z.steps : 0)}, z.batch);
@@ -262,6 +263,8 @@ static size_t place_of(const sizes *z, const plan *p, int t, int b) {
     if (!(z->options & DN_SEQUENCE_BY_ELEMENT)) return (size_t)t * (size_t)z->batch + (size_t)b;
     return z->form == DN_SEQUENCE_PACKED ? (size_t)(p->start[b] + t) : (size_t)b * (size_t)z->steps + (size_t)t;
 }
+/* whether the last states follow h, rather than every c */
+static int ends_only(const sizes *z) { return z->options & DN_SEQUENCE_BY_ELEMENT && !(z->options & DN_SEQUENCE_EVERY_C); }
 static int has_place(const dn_call *c, const sizes *z, int t, int b) {
     return !(z->form == DN_SEQUENCE_PACKED && z->options & DN_SEQUENCE_BY_ELEMENT) || t < c->ints[2 + b];
 }
@@ -404,7 +407,7 @@ void dn__network_forward(dn_call *c, const dn_network *net) {
     }
     if (z.plain) return;
     show(c, &z, &p, s.h, s.h0, c->y);
-    if (z.options & DN_SEQUENCE_BY_ELEMENT) {
+    if (ends_only(&z)) {
         show_last(&z, &p, s.h, s.h0, c->y + main);
         if (net->has_c) show_last(&z, &p, s.c, s.c0, c->y + main + state);
     } else if (net->has_c) {
@@ -445,7 +448,7 @@ static void collect_all(const dn_call *c, const dn_network *net, const sizes *z,
     dn__fill(all, 0, q->dh);
     if (net->has_c) dn__fill(all, 0, q->dc);
     collect(c, z, p, c->dy, q->dh, q->dh0);
-    if (z->options & DN_SEQUENCE_BY_ELEMENT) {
+    if (ends_only(z)) {
         collect_last(z, p, c->dy + main, q->dh, q->dh0);
         if (net->has_c) collect_last(z, p, c->dy + main + state, q->dc, q->dc0);
     } else if (net->has_c) {
