@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import HERE, launch, mpi_pythons, output_of, run_python
 
@@ -277,6 +278,39 @@ def test_ranks_are_started_again_together(python):
     assert job.returncode == 0, job.stderr
     for rank in range(2):
         assert lines_of(job.stdout, rank)[-1] == "attempt 1"
+
+
+def scripts_of_ranks(folder):
+    """The processes of a job that run resume.py in this folder, without the relays."""
+    found = []
+    for process in (p for p in Path("/proc").iterdir() if p.name.isdigit()):
+        try:
+            command = (process / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "resume.py" in command[1:2] and str(folder) in command:
+            found.append(int(process.name))
+    return found
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+@every_mpi
+def test_rank_killed_at_a_random_moment_changes_no_bit_of_the_result(python, tmp_path, rng):
+    """One of two ranks is killed somewhere between the first checkpoint and the end; the job is started again by itself."""
+    folders = [tmp_path / name for name in ("undisturbed", "killed")]
+    assert launch(python, "run", "-n", 2, "resume.py", folders[0]).returncode == 0
+    job = launch(python, "run", "-n", 2, "--max-restarts", 1, "resume.py", folders[1], "rest=0.05", wait=False)
+    while job.poll() is None and not any(folders[1].glob("*")):
+        time.sleep(0.02)
+    time.sleep(rng.uniform(0, 1))  # of 24 steps with 0.05 s each
+    os.kill(rng.choice(scripts_of_ranks(folders[1])), signal.SIGKILL)
+    out, err = job.communicate(timeout=120)
+    assert job.returncode == 0, err
+    assert re.search(r"rank [01] \(process \d+ on \S+\) was killed by SIGKILL\.", err) and "starts again from the " in err
+    undisturbed, killed = (dict(np.load(folder / "end.npz")) for folder in folders)
+    assert undisturbed.keys() == killed.keys() and out
+    assert all(undisturbed[name].tobytes() == values.tobytes() for name, values in killed.items())
 
 
 # ---- what it is asked --------------------------------------------------------------------------------------------------------------------
