@@ -226,6 +226,17 @@ def test_sitecustomize_of_the_machine_is_run_and_children_find_nothing_of_ours(t
     assert job.returncode == 0
 
 
+def test_logs_that_cannot_be_written_are_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    job = alone("--log-dir", tmp_path / "file", SCRIPT, "-", "show", "HOME")
+    assert job.returncode == 2 and re.search(r"--log-dir: .*attempt-0 cannot be made: Not a directory\.$", job.stderr, re.M)
+    (tmp_path / "attempt-0").mkdir()
+    (tmp_path / "attempt-0" / "rank-0.log").symlink_to("/dev/full")
+    job = alone("--log-dir", tmp_path, SCRIPT, "-", "lines")
+    assert job.returncode == 0 and len(job.stdout.splitlines()) == 301
+    assert job.stderr.count("end here: No space left on device.") == 1
+
+
 # ---- restarts ----------------------------------------------------------------------------------------------------------------------------
 
 
