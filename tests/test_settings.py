@@ -182,7 +182,7 @@ def test_options_are_taken_when_asked_for(monkeypatch, arguments):
     monkeypatch.setattr("sys.argv", ["program", *arguments])
     params = dy.DynetParams()
     params.from_args()
-    assert (params._seed, params._weight_decay, params._autobatch) == (7, 0.5, True)
+    assert params.given() == {"seed": 7, "weight_decay": 0.5, "autobatch": True}
     assert settings.sys.argv == ["program", *arguments]
 
 
@@ -214,8 +214,11 @@ def test_config():
     params = dy.DynetParams()
     conf = SimpleNamespace(mem="512", seed=7, autobatch=0, profiling=0, weight_decay=0.5, shared_params=0, requested_gpus=0, gpu_mask=None)
     params.from_config(conf)
-    assert (params._seed, params._weight_decay, params._autobatch) == (7, 0.5, False)
+    assert params.given() == {"seed": 7, "weight_decay": 0.5, "autobatch": False}
     dy.DynetParams().from_config(SimpleNamespace())
+    as_dict = dy.DynetParams()
+    as_dict.from_config(vars(conf))
+    assert as_dict.given() == params.given()
 
 
 # ---- the environment -----------------------------------------------------------------------------------------------------------------------

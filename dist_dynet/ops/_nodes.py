@@ -99,6 +99,15 @@ def listed(exprs: Iterable[Expression], what: str) -> list[Expression]:
 
 def many(op: int, what: str, exprs: Iterable[Expression], ints: Sequence[int] = (), reals: Sequence[float] = ()) -> Expression:
     """A node of any number of inputs and attributes."""
+    if type(exprs) is list and exprs:  # the frequent case: nothing to find fault with
+        try:
+            h = _node_many(op, len(exprs), [e._h for e in exprs], len(ints), ints or NULL, len(reals), reals or NULL)
+        except AttributeError:
+            h = -1
+        if h >= 0:
+            e = Expression()
+            e._h = h
+            return e
     inputs = listed(exprs, what)
     try:
         handles = [e._h for e in inputs]
@@ -131,6 +140,9 @@ def with_int(cls: type[Expression], op: int, what: str, x: Expression, i: int) -
         h = _node1_int(op, x._h, i)
     except AttributeError:
         raise not_expression(what, x) from None
+    except TypeError:
+        i = whole(i)
+        h = _node1_int(op, x._h, i)
     if h == NO_GRAPH:
         h = _node1_int(op, resolved(x._h), i)
     return make(cls, h, x._h)
@@ -156,10 +168,20 @@ def leaf(cls: type[Expression], op: int, ints: Sequence[int], reals: Sequence[fl
     return make(cls, h)
 
 
+def whole(value: Any) -> int:
+    """A whole number, which may be a float as n / 2 gives it; TypeError for anything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        if isinstance(value, float | np.floating) and value.is_integer():
+            return int(value)
+        raise
+
+
 def indices(values: Iterable[int], what: str) -> list[int]:
     """Whole numbers from any iterable, NumPy's included."""
     try:
-        return [operator.index(v) for v in values]
+        return [whole(v) for v in values]
     except TypeError:
         raise TypeError(f"{what}: indices must be whole numbers; got {values!r}.") from None
 
