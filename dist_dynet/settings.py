@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from . import _random
+from .batching import strategy
 from .graph import Expression, set_default_autobatch
 from .ops.gradients import nobackprop
 from .params.collection import check_weight_decay, set_default_weight_decay, use_dynet_order
@@ -114,7 +115,7 @@ def init(
     Args:
         shared_parameters: accepted for DyNet's sake; has no effect.
         random_seed: as reset_random_seed(); 0 leaves the seed as it is, which was drawn at random when the process began.
-        autobatch: what renew_cg() does when it is not told: batch like nodes (True), or not (False, as at the start).
+        autobatch: what renew_cg() does when it is not told, in the same terms; 0 (no batching) at the start.
         weight_decay: what new collections begin with; see ParameterCollection.set_weight_decay().
         mem: accepted for DyNet's sake; memory is taken as it is needed.
         profiling: accepted for DyNet's sake; has no effect.
@@ -171,7 +172,7 @@ class DynetParams:
         self._values.update(settings)
 
     def from_args(self, shared_parameters: Any = None) -> None:
-        """Takes the --dynet-* options of sys.argv, which stays as it is: --dynet-seed N, --dynet-autobatch 0/1, --dynet-weight-decay X.
+        """Takes the --dynet-* options of sys.argv, which stays as it is: --dynet-seed N, --dynet-autobatch 0/1/2/3, --dynet-weight-decay X.
 
         --dynet-mem and --dynet-profiling are accepted and ignored. `-` and `_` are the same, and so are `--dynet-seed 1` and `--dynet-seed=1`.
 
@@ -244,8 +245,8 @@ class DynetParams:
         self._values["rng"] = rng
 
     def set_autobatch(self, autobatch: bool | int, what: str = "set_autobatch") -> None:
-        """Whether renew_cg() batches when it is not told."""
-        self._values["autobatch"] = _flag(autobatch, what)
+        """How renew_cg() batches when it is not told: as its argument `autobatching`."""
+        self._values["autobatch"] = strategy(autobatch, what)
 
     def set_profiling(self, profiling: int, what: str = "set_profiling") -> None:
         """Accepted and ignored."""

@@ -52,7 +52,6 @@ static void rows_backward(dn_call *c) {
         }
         dn__add((size_t)p->row_size, row, c->dy + i * p->row_size, row);
     }
-    if (p->root->ready) p->root->ready(p->root->ready_context, p);
 }
 
 DN_OP(lookup, 0, DN_LEAF | DN_VIEW, "y = row i of the table")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +20,47 @@ from .sampling import Step
 from .structure import Structure
 
 
+class Settings(NamedTuple):
+    """What of a trainer must be the same on all ranks in an update."""
+
+    learning_rate: float
+    clip_threshold: float
+    clip_value: float
+    weight_decay: float
+    sparse_updates: float
+    skip_nonfinite: float
+    accumulation: float
+
+    def words(self, of: NDArray[np.bool_]) -> str:
+        """Names and values of these."""
+        chosen = [f"{name.replace('_', ' ')} {value!r}".removesuffix(".0") for name, value in self._asdict().items()]
+        return ", ".join(text for text, wanted in zip(chosen, of, strict=True) if wanted)
+
+
 @dataclass(frozen=True)
 class Agreed:
     """One row per rank."""
 
     structure: Structure
     factors: NDArray[np.float64]
-    """What each rank's gradients are multiplied by before they are added up."""
+    """What each rank's gradients are multiplied by before they are added up: weights times scale."""
+    weights: NDArray[np.float64]
+    """The same, known before the others' weights are: n_r, or 1 where no average is wanted; 0 of a rank that contributes nothing."""
+    scale: float
+    """What a sum of gradients that were multiplied by the weights is multiplied by."""
     filled: NDArray[np.bool_]
     """(rank, dense parameter): whether the rank has a gradient of it."""
     rows: NDArray[np.int32]
     """(rank, table): of how many rows the rank has a gradient."""
     flags: NDArray[np.uint8]
     """Of each rank a sum of Flag."""
+    settings: Settings
+    """Those of the ranks that go on."""
+
+    @property
+    def over(self) -> bool:
+        """Whether all ranks have run out of data."""
+        return bool((self.flags & Flag.ENDED).all())
 
 
 class Flag:
@@ -42,6 +70,10 @@ class Flag:
     """It has run out of data and only takes part."""
     SAVE = 2
     """It has been asked to save a checkpoint."""
+    JOIN = 4
+    """It is inside of Join, where ranks that have ended call from another line."""
+    EARLY = 8
+    """What it has sent while backward went on is what there is to be sent."""
 
 
 class Agreement:
@@ -49,7 +81,11 @@ class Agreement:
 
     def __init__(self, here: World, comm: Any, m: ParameterCollection, average: bool) -> None:
         self._here, self._comm, self._m, self._average = here, comm, m, average
-        self._updates = 0
+        self._updates, self._which = 0, here.number_trainer()
+        self.asks: list[Callable[[], int]] = []
+        """Flags that this rank has to tell beside those that reach() is given."""
+        self.hears: list[Callable[[int], object]] = []
+        """Told the flags of all ranks together, at each agreement."""
         self._structure = Structure(m)
         self._settle(here.collective("DistributedTrainer"), ())
 
@@ -62,19 +98,20 @@ class Agreement:
                 ("structure", np.int64),
                 ("step", np.int64),
                 ("flags", np.uint8),
-                ("settings", np.float64, (2,)),
+                ("settings", np.float64, (len(Settings._fields),)),
                 ("weight", np.float64),
                 ("rows", np.int32, (len(self._structure.tables),)),
+                ("settled", np.bool_, (len(self._structure.tables),)),
                 ("filled", np.bool_, (len(self._structure.dense),)),
             ]
         )
 
-    def reach(self, weight: float, settings: tuple[float, float], step: Step | None, flags: int = 0) -> tuple[Agreed, str]:
+    def reach(self, weight: float, settings: Settings, step: Step | None, flags: int = 0) -> tuple[Agreed, str]:
         """What all ranks know before this update, and the name of the meeting. Collective.
 
         Args:
             weight: n_r of this rank.
-            settings: the trainer's learning rate and clip threshold.
+            settings: the trainer's. Those of a rank that has run out of data do not count, nor does its step.
             step: of shard(), if it is used.
             flags: a sum of Flag.
 
@@ -82,22 +119,38 @@ class Agreement:
             RuntimeError: the ranks have different parameters or settings, or are at different steps of shard().
         """
         self._updates += 1
-        what = self._here.collective(f"gradient exchange of update {self._updates}")
+        what = self._here.collective(f"gradient exchange of update {self._updates}{self._which}", at_one_line=not flags & Flag.JOIN)
+        for ask in self.asks:
+            flags |= ask()
         current = self._structure if self._structure.fits(self._m) else Structure(self._m)
         every = self._tell(current, weight, settings, step, flags, what)
         if (every["structure"] != self._structure.hash).any():
             known, self._structure = self._structure.parameters, current
             self._settle(what, known)
             every = self._tell(current, weight, settings, step, flags, what)
-        self._same(every["settings"], lambda: "learning rate {:g}, clip threshold {:g}".format(*settings), what)
-        self._same(every["step"], lambda: f"step {step.description if step else None} of shard()", what)
-        total = every["weight"].sum() if self._average else 1.0
-        factors = every["weight"] / total if total > 0 else np.zeros(self._here.size)
-        return Agreed(self._structure, factors, every["filled"], every["rows"], every["flags"]), what
+        going = every[every["flags"] & Flag.ENDED == 0]
+        if len(going):
+            unlike = (going["settings"] != going["settings"][0]).any(axis=0)
+            self._agree(bool(unlike.any()), settings.words(unlike), flags, what)
+            self._agree(len(set(going["step"].tolist())) > 1, f"step {step.description if step else None} of shard()", flags, what)
+        read = [0 < n < self._here.size for n in np.count_nonzero(every["settled"], axis=0)]
+        if any(read):  # on some rank: what that has rounded, all round
+            self._structure.settle(read)
+        if self._here.checks:
+            self._structure.compare(self._here, self._comm, what)
+        for hear in self.hears:
+            hear(int(np.bitwise_or.reduce(every["flags"])))
+        total = every["weight"].sum()
+        weights = every["weight"] if self._average else (every["weight"] > 0).astype(np.float64)
+        scale = (1 / total if total > 0 else 0.0) if self._average else 1.0
+        agreed = settings if not len(going) else Settings(*going["settings"][0].tolist())
+        return Agreed(self._structure, weights * scale, weights, scale, every["filled"], every["rows"], every["flags"], agreed), what
 
-    def _tell(
-        self, current: Structure, weight: float, settings: tuple[float, float], step: Step | None, flags: int, what: str
-    ) -> NDArray[Any]:
+    def _agree(self, unlike: bool, words: str, flags: int, what: str) -> None:
+        if unlike:
+            self._here.agree(self._comm, None if flags & Flag.ENDED else words, what)
+
+    def _tell(self, current: Structure, weight: float, settings: Settings, step: Step | None, flags: int, what: str) -> NDArray[Any]:
         known = self._structure
         if weight == 0:
             self._m.reset_gradients()
@@ -107,14 +160,7 @@ class Agreement:
         mine["structure"], mine["step"] = current.hash, hash(step.description) if step else 0
         mine["settings"], mine["weight"], mine["flags"] = settings, weight, flags
         mine["rows"] = [lib.dn_lookup_touched(table, rows, block) for table in tables]
+        mine["settled"] = known.settled()
         mine["filled"] = [not lib.dn_param_empty(parameter) for parameter in known.handles[: len(known.dense)]]
         self._here.wait([self._comm.Iallgather(mine.view(np.uint8), every.view(np.uint8))], what)
         return every
-
-    def _same(self, values: NDArray[Any], name: Callable[[], str], what: str) -> None:
-        if (values == values[0]).all():
-            return
-        names = [b.decode() for b in self._here.exchange_bytes(self._comm, name().encode(), what)]
-        mine = names[self._here.rank]
-        other = next((r for r, text in enumerate(names) if text != mine), 0)
-        raise RuntimeError(f"{self._here.name} {what}: all ranks must agree; {mine} here, {names[other]} on rank {other}.")

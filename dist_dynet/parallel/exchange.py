@@ -7,6 +7,7 @@ and updates are not its business. Where all ranks run on one host, shared.py add
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib, pointer
-from ..params.collection import LookupParameters
+from ..params.collection import LookupParameters, Parameters
 from ._world import World
 from .agreement import Agreed
 from .structure import Structure
@@ -29,21 +30,39 @@ Range = tuple[int, int, int]
 """(chunk, from, to)."""
 
 
+Weight = Callable[[], float | None]
+"""What a rank's gradients are to be multiplied by now; None: whoever wanted to know is gone."""
+
+
 class Exchange(Protocol):
     """Adds up gradients over the ranks."""
 
     def sum(self, agreed: Agreed, what: str) -> None:
         """G = sum over ranks of factor_r g_r, the same bits on every rank. Collective."""
 
+    def arm(self, weight: Weight) -> None:
+        """The next backward is the last before sum(): an exchange that can begins with it."""
+
+    def disarm(self) -> None:
+        """The next backward is not the last."""
+
+    def hasten(self, weight: float) -> bool:
+        """sum() will follow, with this weight: whether what was sent in backward holds (see Flag.EARLY)."""
+
+    def residuals(self) -> dict[str, NDArray[Any]]:
+        """What compression has left over on this rank, by parameter."""
+
+    def load_residuals(self, residuals: Mapping[str, NDArray[Any]]) -> None:
+        """Goes on with these."""
+
 
 @dataclass
-class _Rows:
-    """A table's touched rows on their way: the ids of all ranks, one after the other, and their gradients if these are sent as rows."""
+class Rows:
+    """A table's touched rows on their way: pieces of (ids, gradients), to be added up in this order. Without gradients: yet to be sent."""
 
     table: LookupParameters
     handle: Any
-    ids: NDArray[np.int32]
-    gradients: NDArray[Any] | None
+    pieces: list[tuple[NDArray[np.int32], NDArray[Any] | None]]
 
 
 class MpiExchange:
@@ -54,19 +73,36 @@ class MpiExchange:
         self._ranges: dict[bytes, tuple[list[Range], list[Range]]] = {}
         self._structure: Structure | None = None
 
+    def arm(self, weight: Weight) -> None:
+        """Nothing begins early."""
+
+    def disarm(self) -> None:
+        """Nothing begins early."""
+
+    def hasten(self, weight: float) -> bool:
+        """Nothing has begun early."""
+        return False
+
+    def residuals(self) -> dict[str, NDArray[Any]]:
+        """Nothing is compressed."""
+        return {}
+
+    def load_residuals(self, residuals: Mapping[str, NDArray[Any]]) -> None:
+        """Nothing is compressed."""
+
     def sum(self, agreed: Agreed, what: str) -> None:
         """As Exchange.sum."""
         requests = self._send_dense(agreed, what)
         self._scale(agreed, agreed.structure.handles[len(agreed.structure.dense) :])
-        tables = self._send_rows(agreed, requests)
+        tables = self._send_rows(agreed, requests, what)
         self._here.wait(requests, what)
-        requests, blocks = self._send_blocks([t for t in tables if t.gradients is None])
-        self._here.wait(requests, what)
+        self._here.wait(self._send_blocks(tables), what)
         for rows in tables:
-            ids, gradients = (rows.ids, rows.gradients) if rows.gradients is not None else blocks.pop(0)
             lib.dn_param_clear_gradient(rows.handle)
-            if lib.dn_lookup_add(rows.handle, len(ids), ffi.from_buffer("int *", ids), pointer(gradients)):
-                raise MemoryError(f"gradient exchange: out of memory for the rows of {rows.table.name()}")
+            for ids, gradients in rows.pieces:
+                assert gradients is not None
+                if lib.dn_lookup_add(rows.handle, len(ids), ffi.from_buffer("int *", ids), pointer(gradients)):
+                    raise MemoryError(f"gradient exchange: out of memory for the rows of {rows.table.name()}")
 
     def _scale(self, agreed: Agreed, handles: list[Any]) -> None:
         factor = float(agreed.factors[self._here.rank])
@@ -99,17 +135,13 @@ class MpiExchange:
         """The parameters that only other ranks have used."""
         structure = agreed.structure
         missing: list[int] = np.flatnonzero(used & ~agreed.filled[self._here.rank]).tolist()
-        for parameter in [structure.dense[i] for i in missing]:
-            if not parameter.is_updated():
-                raise RuntimeError(
-                    f'{self._here.name} gradient exchange: "{parameter.name()}" is frozen here, but not on all ranks. '
-                    "Call set_updated() on all ranks alike."
-                )
+        for i in missing:
+            check_not_frozen(self._here, structure.dense[i])
         return [structure.handles[i] for i in missing]
 
     # ---- lookup tables ---------------------------------------------------------------------------------------------------------------
 
-    def _send_rows(self, agreed: Agreed, requests: list[Any]) -> list[_Rows]:
+    def _send_rows(self, agreed: Agreed, requests: list[Any], what: str) -> list[Rows]:
         """Gathers the ids of touched rows; with them the rows if over all ranks they are fewer than half of the table."""
         tables, first = [], len(agreed.structure.dense)
         for k, table in enumerate(agreed.structure.tables):
@@ -117,26 +149,40 @@ class MpiExchange:
             total = int(counts.sum())
             if total == 0:
                 continue
-            rows = _Rows(table, agreed.structure.handles[first + k], np.empty(total, np.int32), None)
-            requests.append(self._comm.Iallgatherv(table.touched_rows(), (rows.ids, counts)))
+            ids, gradients = np.empty(total, np.int32), None
+            requests.append(self._comm.Iallgatherv(table.touched_rows(), (ids, counts)))
             if 2 * total < len(table):
                 block = table.touched_gradients()
-                rows.gradients = np.empty((total, block.shape[1]), DTYPE)
-                requests.append(self._comm.Iallgatherv(block, (rows.gradients, counts * block.shape[1])))
-            tables.append(rows)
+                gradients = np.empty((total, block.shape[1]), DTYPE)
+                requests.append(self._comm.Iallgatherv(block, (gradients, counts * block.shape[1])))
+            tables.append(Rows(table, agreed.structure.handles[first + k], [(ids, gradients)]))
         return tables
 
-    def _send_blocks(self, tables: list[_Rows]) -> tuple[list[Any], list[tuple[NDArray[np.int32], NDArray[Any]]]]:
-        """For tables of which much is used: adds up the union of the rows."""
-        requests, blocks = [], []
+    def _send_blocks(self, tables: list[Rows]) -> list[Any]:
+        """For tables of which much is used, so that only ids were sent: adds up the union of the rows."""
+        requests = []
         for rows in tables:
-            union = np.unique(rows.ids)
-            mine = rows.table.touched_gradients()
-            block = np.zeros((len(union), mine.shape[1]), DTYPE)
-            block[np.searchsorted(union, rows.table.touched_rows())] = mine
-            requests.append(self._comm.Iallreduce(self._here.mpi.IN_PLACE, block))
-            blocks.append((union, block))
-        return requests, blocks
+            ids, gradients = rows.pieces[0]
+            if gradients is None:
+                union = np.unique(ids)
+                mine = rows.table.touched_gradients()
+                block = np.zeros((len(union), mine.shape[1]), DTYPE)
+                block[np.searchsorted(union, rows.table.touched_rows())] = mine
+                requests.append(self._comm.Iallreduce(self._here.mpi.IN_PLACE, block))
+                rows.pieces = [(union.astype(np.int32), block)]
+        return requests
+
+
+def check_not_frozen(here: World, parameter: Parameters) -> None:
+    """A parameter of which some rank has a gradient must be updated here, too.
+
+    Raises:
+        RuntimeError: it is frozen here.
+    """
+    if not parameter.is_updated():
+        raise RuntimeError(
+            f'{here.name} gradient exchange: "{parameter.name()}" is frozen here, but not on all ranks. Call set_updated() on all ranks alike.'
+        )
 
 
 def merge_ranges(places: list[Range], used: list[bool]) -> tuple[list[Range], list[Range]]:

@@ -5,16 +5,15 @@ It knows names, dims and places in chunks, and nothing of gradients.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from .._ffi import lib
+from .._ffi import ffi, lib
 from ..params.collection import LookupParameters, ParameterCollection, Parameters
-from ._world import World
+from ._world import World, hash_of
 
 Parameter = Parameters | LookupParameters
 
@@ -32,8 +31,7 @@ class Structure:
         self.places = [(lib.dn_param_chunk(p._c), lib.dn_param_offset(p._c), lib.dn_param_size(p._c)) for p in self.dense]
         """(chunk, offset, length) of the dense parameters' values and gradients."""
         self._entries = [(p.name(), p.shape()) for p in self.parameters]
-        digest = hashlib.blake2b(repr(self._entries).encode(), digest_size=8).digest()
-        self.hash = int.from_bytes(digest, "little", signed=True)
+        self.hash = hash_of(repr(self._entries))
 
     def fits(self, m: ParameterCollection) -> bool:
         """Whether the collection has still these parameters; they can only become more."""
@@ -51,8 +49,8 @@ class Structure:
             return
         every = [pickle.loads(b) for b in here.exchange_bytes(comm, pickle.dumps(self._entries), what)]
         other = here.rank if every[here.rank] != every[0] else next(r for r, e in enumerate(every) if e != every[0])
-        who = "this rank" if other == here.rank else f"rank {other}"
-        raise RuntimeError(f"{here.name} {what}: {_difference(who, every[other], every[0])}")
+        who = "this rank" if other == here.rank else f"rank {here.members[other]}"
+        raise RuntimeError(f"{here.name} {what}: {_difference(who, every[other], every[0], f'rank {here.members[0]}')}")
 
     def broadcast(self, here: World, comm: Any, what: str, known: Iterable[Parameter] = ()) -> None:
         """Gives every rank rank 0's values, of all parameters but the known ones. Collective."""
@@ -60,15 +58,46 @@ class Structure:
         here.wait([comm.Ibcast(p.storage(), root=0) for p in self.parameters if p not in skip], what)
         self.root.changed()
 
+    def settled(self) -> list[bool]:
+        """Of each table, whether its weight decay is multiplied into its rows: an update does so now and then, and so does reading it."""
+        factor, settled = ffi.new("double *"), []
+        for table in self.handles[len(self.dense) :]:
+            lib.dn_param_storage(table, factor)
+            settled.append(factor[0] == 1)
+        return settled
 
-def _difference(who: str, theirs: list[Any], first: list[Any]) -> str:
+    def settle(self, chosen: Iterable[bool] | None = None) -> None:
+        """Multiplies the weight decay into the rows of these tables; None: of all."""
+        for table, wanted in zip(self.tables, chosen or [True] * len(self.tables), strict=True):
+            if wanted:
+                table.storage()
+
+    def compare(self, here: World, comm: Any, what: str) -> None:
+        """Makes sure that the values are equal over the ranks, bit for bit, as they are stored. Collective.
+
+        Raises:
+            RuntimeError: on all ranks, naming rank and parameter.
+        """
+        mine = np.array([lib.dn_param_checksum(handle) for handle in self.handles], np.uint64)
+        every = np.empty((here.size, len(mine)), np.uint64)
+        here.wait([comm.Iallgather(mine, every)], what)
+        wrong = np.argwhere(every != every[0])
+        if len(wrong):
+            other, parameter = wrong[0]
+            raise RuntimeError(
+                f"{here.name} {what}: rank {here.members[other]} and rank {here.members[0]} differ, first in "
+                f'"{self.parameters[parameter].name()}". Change parameters alike on all ranks.'
+            )
+
+
+def _difference(who: str, theirs: list[Any], first: list[Any], who_0: str) -> str:
     names, names_0 = {name for name, _ in theirs}, {name for name, _ in first}
-    counts = f"{who} has {len(theirs)} parameters, rank 0 has {len(first)}"
+    counts = f"{who} has {len(theirs)} parameters, {who_0} has {len(first)}"
     missing = next((name for name, _ in first if name not in names), None)
     if missing is not None:
         return f'{counts}; first missing "{missing}".'
     extra = next((name for name, _ in theirs if name not in names_0), None)
     if extra is not None:
-        return f'{counts}; first that rank 0 lacks "{extra}".'
+        return f'{counts}; first that {who_0} lacks "{extra}".'
     (name, dims), (name_0, dims_0) = next((a, b) for a, b in zip(theirs, first, strict=True) if a != b)
-    return f'parameters must be made in one order, with one shape; {who} has "{name}" {dims} where rank 0 has "{name_0}" {dims_0}.'
+    return f'parameters must be made in one order, with one shape; {who} has "{name}" {dims} where {who_0} has "{name_0}" {dims_0}.'
