@@ -32,7 +32,7 @@ enum dn_limits {
     DN_WORK = 1 << 26     /* numbers read and written in one call: tens of milliseconds. The caller looks at signals in between. */
 };
 enum dn_error { DN_ERROR_VALUE = -1, DN_ERROR_STALE = -2, DN_ERROR_STATE = -3, DN_ERROR_MEMORY = -4, DN_ERROR_NONFINITE = -5,
-    DN_ERROR_BUSY = -6, DN_ERROR_NO_GRAPH = -7, DN_ERROR_PYTHON = -8 };
+    DN_ERROR_BUSY = -6, DN_ERROR_NO_GRAPH = -7, DN_ERROR_PYTHON = -8, DN_ERROR_NEGATIVE = -9 /* an index */ };
 
 /* d[0..nd-1] are the sizes of one batch element, `size` their product, `batch` the number of batch elements. */
 typedef struct dn_dim { int nd; int batch; int size; int d[7]; } dn_dim;

@@ -404,8 +404,15 @@ class Expression:
         Raises:
             ValueError: it has more elements.
         """
+        if not recalculate:
+            try:
+                number = _quick_scalar(self._h)
+            except AttributeError:
+                number = nan
+            if number == number:
+                return number  # type: ignore[no-any-return]
         values, dims, batch = self._computed(recalculate)
-        if batch * int(np.prod(dims)) != 1:
+        if batch != 1 or any(d != 1 for d in dims):
             raise ValueError(f"scalar_value: the expression must be one number; got {dims} x {batch}. Use value() or npvalue().")
         return float(values[0])
 
