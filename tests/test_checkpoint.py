@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import launch, mpi_pythons
 from test_parallel import mpirun, mpirun_path, needs_mpi
 
 import dist_dynet as dy
@@ -612,6 +613,14 @@ def test_run_killed_at_random_moments_goes_on_to_the_same_bits(ranks, tmp_path, 
         kills += this.end() != 0
     assert kills and run(ranks, tmp_path, every=1).count("resumed=True") == ranks
     assert equal(end_of(tmp_path), undisturbed(ranks))
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("python", mpi_pythons())
+def test_restarted_job_goes_on_to_the_same_bits(python, tmp_path, undisturbed):
+    job = launch(python, "run", "-n", 2, "--max-restarts", 1, "resume.py", tmp_path, "die=13:1")
+    assert job.returncode == 0 and job.stdout.count("resumed=True step=12") == 2, job.stdout + job.stderr
+    assert equal(end_of(tmp_path), undisturbed(2))
 
 
 @pytest.mark.mpi

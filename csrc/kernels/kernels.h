@@ -188,10 +188,57 @@ void dn__sparsemax_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real b
  * c = f c_prev + i g; tanh_c = tanh(c); h_out = o tanh_c.  c_prev == NULL means zero; c_prev_stride is 0 or h. */
 void dn__lstm_cell(int h, int batch, dn_real forget_bias, dn_real *gates, const dn_real *c_prev, int c_prev_stride,
                    dn_real *c, dn_real *tanh_c, dn_real *h_out);
-/* From dh and dc (either may be NULL: zero): dgates (4h x batch), to the pre-activations, is stored; dc_prev (h x batch, stored)
- * is written if it is not NULL. dgates may be gates. */
+/* From dh and dc (either may be NULL: zero): dgates (4h x batch), to the pre-activations, is stored; dc_prev (h x batch) is added to if it is
+ * not NULL. dgates may be gates. */
 void dn__lstm_cell_grad(int h, int batch, const dn_real *gates, const dn_real *c_prev, int c_prev_stride, const dn_real *tanh_c,
                         const dn_real *dh, const dn_real *dc, dn_real *dgates, dn_real *dc_prev);
+
+/* ---- recurrent networks over sequences of different lengths (kernels/recurrent.c) ---------------------------------------
+ * The sequences are sorted by falling length: step s has the first active[s] of them, active[0] >= active[1] >= ... An array of n x columns
+ * holds the columns of step 0, then those of step 1, ...; columns is the sum of active. So what step s reads of step s - 1 is the beginning
+ * of its columns, and no column is computed that no sequence has. h_0 and c_0 (h x sequences) are always there; where they are `given`
+ * they may differ from zero. */
+typedef struct dn_sequence {
+    int h, steps;
+    const int *active;
+    size_t columns;
+    int given;
+    const dn_real *h0, *c0;
+    const dn_real *h_mask, *c_mask;  /* h x sequences: what multiplies h_(s-1) and c in products; NULL: nothing does */
+    dn_real *h_seen, *c_seen;        /* h x columns: h_(s-1) and c_(s-1) as products saw them; NULL: not kept */
+    dn_real *c_now;                  /* h x columns: c_s under c_mask; c itself without */
+    dn_real *gates;                  /* blocks of (rows x columns). In: Wx x + b; out: activated */
+    dn_real *h_out, *c, *extra;      /* h x columns; extra: what the network keeps for its gradient */
+    /* gradients; dh and dc hold what came from above to each column, and are changed; dh0 and dc0 are added to; dgates is stored */
+    dn_real *dh, *dc, *dgates, *dh0, *dc0;
+    dn_real *dh_mask, *dc_mask;      /* added to; NULL: not wanted */
+    dn_real *work;                   /* h x sequences */
+} dn_sequence;
+/* i, f, o, g in one block of 4h rows. extra: tanh c. w: Wh (4h, h). gates = Wx x + b + Wh h_(s-1), then as dn__lstm_cell. */
+void dn__lstm_sequence(const dn_sequence *, dn_real forget_bias, const dn_real *const *w);
+void dn__lstm_sequence_grad(const dn_sequence *, const dn_real *const *w);
+/* One block. w: Wh. h_s = tanh(Wx x + b + Wh h_(s-1)). */
+void dn__simple_sequence(const dn_sequence *, const dn_real *const *w);
+void dn__simple_sequence_grad(const dn_sequence *, const dn_real *const *w);
+/* Blocks z, r, n. extra: r h_(s-1). w: Wzh, Wrh, Wnh (h, h). z, r = logistic(. + W h_(s-1)), n = tanh(. + Wnh (r h_(s-1))),
+ * h_s = h_(s-1) + z (n - h_(s-1)). */
+void dn__gru_sequence(const dn_sequence *, const dn_real *const *w);
+void dn__gru_sequence_grad(const dn_sequence *, const dn_real *const *w);
+/* Blocks i, o, g. extra: tanh c. w: Wih, Woh, Wgh, and the peepholes Wic, Woc, which may be NULL. i = logistic(. + Wih h_(s-1) + Wic c_(s-1)),
+ * g = tanh(. + Wgh h_(s-1)), c_s = c_(s-1) + i (g - c_(s-1)), o = logistic(. + Woh h_(s-1) + Woc c_s), h_s = o tanh c_s. */
+void dn__coupled_sequence(const dn_sequence *, const dn_real *const *w);
+void dn__coupled_sequence_grad(const dn_sequence *, const dn_real *const *w);
+
+/* ---- TreeLSTM cell, gates in the order i, o, u, with n children (kernels/lstm.c); all arrays dense, `batch` columns; f, c_children and their
+ * gradients have the n blocks of h numbers of a batch element side by side ------------------------------------------------- */
+/* gates (3h x batch), f (n h x batch): in, pre-activations; out, i, o, f = logistic, u = tanh.
+ * c = i u + sum_k f_k c_k; tanh_c = tanh(c); h_out = o tanh_c. */
+void dn__tree_lstm_cell(int h, int n, int batch, dn_real *gates, dn_real *f, const dn_real *c_children, dn_real *c, dn_real *tanh_c,
+                        dn_real *h_out);
+/* From dh and dc: dgates and df, to the pre-activations, and dc_children; all are stored. */
+void dn__tree_lstm_cell_grad(int h, int n, int batch, const dn_real *gates, const dn_real *f, const dn_real *c_children,
+                             const dn_real *tanh_c, const dn_real *dh, const dn_real *dc, dn_real *dgates, dn_real *df,
+                             dn_real *dc_children);
 
 /* ---- parameter updates (kernels/update.c): one pass over values p, gradients g and moments ----------------------------
  * Below, g stands for scale * g (clipping). Each ends in p = decay (p + push * step); with keep: decay (keep p + push * step). */
@@ -228,5 +275,9 @@ void dn__blend(size_t n, dn_real a, const dn_real *x, dn_real *y);
 /* s[i] = factors[0] segments[0][i] + factors[1] segments[1][i] + ..., added up in rank order over the ranks with filled[r], others count as
  * zero and are not read; then segments[r][i] = s[i] for every rank; from <= i < to */
 void dn__sum_ranks(int ranks, dn_real *const *segments, const dn_real *factors, const uint8_t *filled, size_t from, size_t to);
+/* as dn_sum_arrays, dn_bf16_encode, dn_bf16_decode */
+void dn__sum_arrays(int count, dn_real *const *x, size_t n, dn_real *sum);
+void dn__bf16_encode(size_t n, const dn_real *x, dn_real *rest, uint16_t *code);
+void dn__bf16_decode(size_t n, const uint16_t *code, dn_real *x);
 
 #endif

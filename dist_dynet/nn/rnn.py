@@ -71,7 +71,7 @@ class LSTMRun(Run):
             x = expression(part(owner, 0, size))
             h.append(x)
             owners.append(owner)
-        return RNNState(self, state, tuple(h), None, (owners, 1))
+        return self.made(RNNState(self, state, tuple(h), None, (owners, 1)))
 
     def _stepwise(self, xs: list[Expression]) -> bool:
         """Whether the sequence must go step by step: a mask on h changes what each step sees."""
@@ -91,6 +91,7 @@ class LSTMRun(Run):
         for t, h in enumerate(zip(*all_h, strict=True)):
             state = RNNState(self, state, h, None, (owners, len(xs) + t))
             states.append(state)
+        self.made(state)
         return states
 
     def outputs(self, state: RNNState, xs: list[Expression]) -> list[Expression]:
@@ -99,7 +100,10 @@ class LSTMRun(Run):
             return []
         if self._stepwise(xs):
             return [s._h[-1] for s in self.steps(state, xs)]  # type: ignore[index]
-        return self._sequence(state, xs)[0][-1]
+        all_h, owners = self._sequence(state, xs)
+        if self.start is not None:
+            self.made(RNNState(self, state, tuple(h[-1] for h in all_h), None, (owners, 2 * len(xs) - 1)))
+        return all_h[-1]
 
 
 class VanillaLSTMBuilder(TwoRates):

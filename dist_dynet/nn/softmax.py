@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..graph import Expression
+from .. import _random
+from ..graph import Expression, cg
 from ..ops import (
     affine_transform,
     concatenate,
@@ -21,6 +22,7 @@ from ..ops import (
     pickneglogsoftmax,
     pickneglogsoftmax_batch,
     select_rows,
+    softmax,
     zeros,
 )
 from ..ops._nodes import not_expression
@@ -94,6 +96,9 @@ def _draw(logits: Expression) -> int:
     """An index, drawn with the softmax of logits as probabilities."""
     if logits.dim()[1] > 1:
         raise ValueError(f"sample: x must be without batch; got {logits.dim()[1]} batch elements. Pick one by pick_batch_elem().")
+    if _random.dynet_order():  # as DyNet does: one number, and along the distribution until it is used up
+        rest = cg().uniform(1)[0] - np.cumsum(softmax(logits).npvalue().ravel())
+        return int(np.argmax(rest < 0)) if rest[-1] < 0 else len(rest) - 1
     return int(logits.tensor_value().categorical_sample_log_prob().as_numpy().ravel()[0])
 
 
@@ -311,6 +316,8 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
     def subclass_logits(self, x: Expression, classid: int, update: bool = True) -> Expression:
         """The vector W_k x + b_k over the words of a class, in the order of the file; 0 for the only word of a class."""
         layer = self._class(classid)
+        if not isinstance(x, Expression):
+            raise not_expression("subclass_logits", x)
         return zeros(1, batch_size=x.dim()[1]) if layer is None else _logits(layer, x, update)
 
     def subclass_log_distribution(self, x: Expression, classid: int, update: bool = True) -> Expression:

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .. import _random
 from .._ffi import fail, lib, nodes
 from ..graph import Expression, cg_version, current_graph, expression, resolved
-from ..ops import cmult, dropout, inputTensor, ones, zeros
+from ..ops import cmult, dropout, inputTensor, ones, random_bernoulli, zeros
 from ..ops._nodes import listed, not_expression
 from ..params.collection import ParameterCollection, Parameters
 
@@ -98,18 +99,18 @@ class RNNState:
         h = expressions(es or [], "set_h")
         builder = self._run.builder
         check_count("set_h", len(h), builder.layers)
-        return RNNState(self._run, self, h, (self._cells() or self._run.zeros(h)) if builder._has_cells else None)
+        return self._run.made(RNNState(self._run, self, h, (self._run.rest(self)._cells() or self._run.zeros(h)) if builder._has_cells else None))
 
     def set_s(self, es: Sequence[Expression] | None = None) -> RNNState:
         """A state with these parts: of an LSTM c of each layer, then h of each layer (with c alone, h stays); of others h of each layer."""
         if not self._run.builder._has_cells:
             h = expressions(es or [], "set_s")
             check_count("set_s", len(h), self._run.builder.layers)
-            return RNNState(self._run, self, h, None)
+            return self._run.made(RNNState(self._run, self, h, None))
         n = self._run.builder.layers
         given = expressions(es or [], "set_s")
         check_count("set_s", len(given), n, 2 * n)
-        return RNNState(self._run, self, given[n:] or self._h or self._run.zeros(given), given[:n])
+        return self._run.made(RNNState(self._run, self, given[n:] or self._run.rest(self)._h or self._run.zeros(given), given[:n]))
 
 
 def expressions(es: Iterable[Expression], what: str) -> tuple[Expression, ...]:
@@ -162,9 +163,12 @@ class Masks:
 
 
 class Run:
-    """One sequence: what initial_state() starts. It owns the dropout masks, so that each sequence has its own."""
+    """One sequence: what initial_state() starts. It owns the dropout masks, so that each sequence has its own.
 
-    __slots__ = ("builder", "graph", "handles", "masks", "update")
+    In DyNet's order all sequences of a builder in one graph are one run, which has a `start` and knows the state made `last`.
+    """
+
+    __slots__ = ("builder", "graph", "handles", "last", "masks", "start", "update")
 
     def __init__(self, builder: RecurrentBuilder, update: bool, masks: Masks | None = None) -> None:
         self.builder: Any = builder
@@ -172,6 +176,18 @@ class Run:
         self.masks = masks or Masks()
         self.graph = self.masks.graph
         self.handles = [[self.handle(p) for p in layer] for layer in builder._layers]
+        self.start: RNNState | None = None
+        self.last: RNNState | None = None
+
+    def made(self, state: RNNState) -> RNNState:
+        """The state, which is noted as the last one."""
+        if self.start is not None:
+            self.last = state
+        return state
+
+    def rest(self, state: RNNState) -> RNNState:
+        """Where set_h() and set_s() take what is not given from: this state; in DyNet's order the one that was made last."""
+        return self.last or state
 
     def handle(self, p: Parameters) -> int:
         """The handle of a parameter's node; a constant where the run does not update."""
@@ -183,6 +199,8 @@ class Run:
 
     def layer_masks(self, x: Expression) -> list[tuple[Expression | None, ...]]:
         """The masks of each layer, None where nothing is dropped; drawn at the first input."""
+        if self.start is not None:
+            return self._dynet_masks(x)
         if self.masks.drawn is None:
             rates = self.builder._rates()
             if not any(rates):
@@ -193,11 +211,25 @@ class Run:
                 self.draw_masks(x.dim()[1])
         return self.masks.drawn  # type: ignore[return-value]
 
+    def _dynet_masks(self, x: Expression) -> list[tuple[Expression | None, ...]]:
+        """The same in DyNet's way: rates count at each step, masks are drawn at the first step that needs one."""
+        rates = self.builder._rates()
+        if not any(rates):
+            return [(None,) * len(rates)] * self.builder.layers
+        if self.masks.drawn is None:
+            if not isinstance(x, Expression):
+                raise not_expression("add_input", x)
+            self.draw_masks(x.dim()[1])
+        return [tuple(mask if rate else None for mask, rate in zip(masks, rates, strict=True)) for masks in self.masks.drawn or []]
+
     def draw_masks(self, batch_size: int) -> None:
         """Draws the masks anew for this batch size."""
         b = self.builder
 
         def mask(size: int, rate: float) -> Expression | None:
+            if self.start is not None:  # drawn also where the rate is 0, as in DyNet
+                keep = float(np.float32(1) - np.float32(rate))
+                return random_bernoulli(size, keep, 1 / keep if keep else 0.0, batch_size)
             return dropout(ones(size, batch_size=batch_size), rate) if rate else None
 
         sizes = [b.input_dim] + [b.hidden_dim] * (b.layers - 1)
@@ -241,7 +273,7 @@ class CellRun(Run):
             x, c = builder._cell(self.weights[layer], masks, x, h0[layer] if h0 else None, c0[layer] if c0 else None)
             hs.append(x)
             cs.append(c)
-        return RNNState(self, state, tuple(hs), tuple(cs) if builder._has_cells else None, output=builder._last(x) if hs else None)
+        return self.made(RNNState(self, state, tuple(hs), tuple(cs) if builder._has_cells else None, output=builder._last(x) if hs else None))
 
 
 class RecurrentBuilder:
@@ -356,6 +388,8 @@ class RecurrentBuilder:
         Raises:
             ValueError: a wrong number of vectors.
         """
+        if _random.dynet_order():
+            return self._dynet_initial_state(vecs, update)
         last = self._last_run
         shared = last.masks if share_masks and last is not None and last.masks.graph == this_graph() else None
         run = self._last_run = self._new_run(bool(update), shared)
@@ -367,6 +401,17 @@ class RecurrentBuilder:
             return RNNState(run, None, given, None)
         check_count("initial_state", len(given), n, 2 * n)
         return RNNState(run, None, given[n:] or run.zeros(given), given[:n])
+
+    def _dynet_initial_state(self, vecs: Sequence[Expression] | None, update: bool) -> RNNState:
+        """The same in DyNet's way: one run per graph, whose `update` the first call decides."""
+        run = self._last_run
+        if run is None or run.start is None or run.graph != this_graph():
+            if run is not None:
+                run.start = run.last = None  # nothing that holds itself is left behind
+            run = self._last_run = self._new_run(bool(update), None)
+            run.start = RNNState(run, None, None, None, h_given=False)
+        start: RNNState = run.start  # type: ignore[assignment]
+        return start if vecs is None else start.set_s(vecs)
 
     def initial_state_from_raw_vectors(self, vecs: Sequence[ArrayLike], update: bool = True) -> RNNState:
         """The same from lists of numbers or arrays."""

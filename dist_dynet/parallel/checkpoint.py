@@ -113,7 +113,7 @@ class Checkpointer:
         self._marked = False  # SIGUSR1 came
         self._owed = False  # all ranks know that a save is due
         self._cleaned = False
-        self._world = here = world()
+        self._world = here = trainer._world if isinstance(trainer, DistributedTrainer) else world()
         agreement = getattr(trainer, "_agreement", None)
         if here.size > 1:
             if agreement is None:
@@ -197,7 +197,7 @@ class Checkpointer:
     def _place(self) -> tuple[int, ...]:
         """Epoch and position; and counts that change whenever update() is called."""
         sampler = (self._sampler.epoch, self._sampler.position) if self._sampler is not None else (0, 0)
-        return *sampler, self._inner.updates, self._inner.skipped, self._inner._gathered
+        return *sampler, self._inner.updates, self._inner.skipped, self._inner._gathered, getattr(self._trainer, "_calls", 0)
 
     def _sampler_state(self) -> dict[str, int | bool] | None:
         """In the middle of a loop's body the step counts as done if update() was called in it."""
@@ -225,7 +225,7 @@ class Checkpointer:
         sampler = self._sampler_state()
         mine = {
             "at": [self._inner.updates, *(sampler[key] for key in ("epoch", "position") if sampler)],
-            "pending": self._trainer._pending(),
+            "pending": self._trainer._waits(),
             "draws": draws(),
             "objects": {name: _state_of(obj) for name, (obj, per_rank) in self._objects.items() if per_rank},
         }

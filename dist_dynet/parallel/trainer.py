@@ -20,10 +20,10 @@ from ..trainers import Trainer
 from ._session import world
 from ._world import World
 from .agreement import Agreement, Flag, Settings
+from .engines import ENGINES, Engine, choose
 from .exchange import Exchange
 from .reproducible import ReproducibleSum
 from .sampling import Part, last_step
-from .shared import ENGINES, Engine, choose
 
 Average = Literal["mean", "weighted", "sum"]
 
@@ -150,7 +150,7 @@ class DistributedTrainer:
             self.collection.reset_gradients()
         if self._sum is not None:
             self._sum.sum(what, self._average != "sum", self.accumulation if self._average != "sum" else 1)
-        if over and not self._inner._pending():
+        if over and not self._inner._waits():
             return False, over
         return self._inner._apply(), over
 
@@ -220,9 +220,9 @@ class DistributedTrainer:
         finally:
             self._silent = before
 
-    def _pending(self) -> bool:
-        """Whether gradients wait to be applied; nothing is saved then."""
-        return self._inner._pending() or (self._sum is not None and self._sum.pending)
+    def _waits(self) -> bool:
+        """Whether gradients wait to be applied; then there is no checkpoint."""
+        return self._gathered > 0 or self._inner._waits() or (self._sum is not None and self._sum.pending)
 
     # ---- what Join needs ---------------------------------------------------------------------------------------------------------------
 

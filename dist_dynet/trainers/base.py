@@ -90,7 +90,7 @@ class Trainer:
         self._last.append(last)
         self._set_plain()
 
-    def _pending(self) -> bool:
+    def _waits(self) -> bool:
         """Whether an accumulation is under way, or gradients wait to be applied."""
         return self._gathered > 0 or not all(lib.dn_param_empty(p._c) for p in self._members())
 

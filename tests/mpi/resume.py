@@ -54,7 +54,7 @@ checkpointer.add("own", own, per_rank=True)
 
 
 def event(name, step):
-    return options[name] == f"{step}:{rank}"
+    return options[name] == f"{step}:{rank}" and os.environ.get("DIST_DYNET_ATTEMPT", "0") == "0"  # not again after a restart
 
 
 def score(example):

@@ -4,6 +4,7 @@ from . import (
     arithmetic,
     choice,
     convolution,
+    crf,
     elementwise,
     extremes,
     function,
@@ -15,16 +16,19 @@ from . import (
     lstm_gates,
     masked,
     random,
+    recurrent,
     reductions,
     selection,
     shape,
     softmax,
+    tree_lstm,
 )
 
 FAMILIES = {
     "arithmetic": arithmetic,
     "choice": choice,
     "convolution": convolution,
+    "crf": crf,
     "elementwise": elementwise,
     "extremes": extremes,
     "function": function,
@@ -36,10 +40,12 @@ FAMILIES = {
     "lstm_gates": lstm_gates,
     "masked": masked,
     "random": random,
+    "recurrent": recurrent,
     "reductions": reductions,
     "selection": selection,
     "shape": shape,
     "softmax": softmax,
+    "tree_lstm": tree_lstm,
 }
 
 NOT_IN_THE_TABLE: dict[str, str] = {

@@ -1,0 +1,95 @@
+#include "rows.h"
+
+#include "group.h"
+#include "kernels/kernels.h"
+
+static const dn_node *input_of(const dn_tape *t, const dn_node *node, int k) { return &t->nodes[t->args[node->args + k]]; }
+
+static int is_row(const dn_node *x, const dn_node *like) {
+    return (x->op == dn_ops[DN_OP_lookup] || x->op == dn_ops[DN_OP_lookup_batch]) && x->param == like->param && x->constant == like->constant;
+}
+
+/* The nodes that input k of a call stands for: one, or those that were gathered for a group. 0: there is no list of them. */
+static int sources_of(const dn_tape *t, int node, int group, int k, const int32_t **sources) {
+    *sources = t->args + t->nodes[node].args + k;
+    if (group < 0) return 1;
+    const int gather = t->group_inputs[t->groups[group].inputs + k].gather;
+    if (gather == DN_SHARED_INPUT) return 1;
+    if (gather == DN_MIRRORED) return 0; /* rows of a table have no group or owner */
+    *sources = t->sources + t->gathers[gather].first;
+    return t->gathers[gather].n;
+}
+
+int dn__table_rows(const dn_call *c, int first, int n, int room, int *rows) {
+    const dn_tape *t = c->tape;
+    const dn_node *like = input_of(t, c->node, first);
+    int count = c->x[first].dim->batch, at = 0;
+    if (!is_row(like, like)) return 0;
+    for (int k = first; k < first + n; k++) {
+        const int32_t *sources;
+        const int n_sources = sources_of(t, (int)(c->node - t->nodes), c->group, k, &sources);
+        for (int m = 0; m < n_sources; m++) {
+            const dn_node *x = &t->nodes[sources[m]];
+            if (!is_row(x, like) || at + x->n_ints > room) return 0;
+            for (int i = 0; i < x->n_ints; i++) rows[at++] = t->ints[x->ints + i];
+        }
+        if (at != count * (k - first + 1)) return 0;
+    }
+    return count;
+}
+
+/* ---- gradients ---------------------------------------------------------------------------------------------------------- */
+
+/* A call whose inputs are rows that got no gradient of their own. */
+struct dn_late {
+    struct dn_late *next;
+    const dn_root *root;
+    int64_t version;        /* of the root, then */
+    int32_t values_made;    /* the tape's, then */
+    int node, group, first, n, count;
+    dn_row_products products;
+};
+
+int dn__wants_each(const dn_call *c) { return c->tape->full; }
+
+void dn__rows_gradient(dn_call *c, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx, const dn_row_products *m) {
+    dn_tape *t = c->tape;
+    dn_param *p = input_of(t, c->node, first)->param;
+    struct dn_late *late = dn__arena_take(&t->grads, sizeof *late);
+    t->out_of_memory |= !late;
+    for (int i = 0; i < n_rows && !t->out_of_memory; i++) {
+        dn_real *row = dn__lookup_row(p, rows[i]);
+        if (row) dn__add((size_t)p->row_size, row, dx + i * p->row_size, row);
+        else t->out_of_memory = 1;
+    }
+    if (t->out_of_memory) return;
+    *late = (struct dn_late){t->late, p->root, __atomic_load_n(&p->root->version, __ATOMIC_RELAXED), t->values_made,
+                             (int)(c->node - t->nodes), c->group, first, n, count, *m};
+    t->late = late;
+}
+
+/* Adds what one call would have given to node i, if it is an input of it. */
+static void add_late(const dn_tape *t, const struct dn_late *late, int i, dn_real *out) {
+    const dn_row_products *m = &late->products;
+    for (int k = 0; k < late->n; k++) {
+        const int32_t *sources;
+        const int n_sources = sources_of(t, late->node, late->group, late->first + k, &sources);
+        for (int l = 0, at = late->count * k; l < n_sources; at += t->nodes[sources[l++]].n_ints) {
+            const dn_node *x = &t->nodes[sources[l]];
+            for (int b = 0; x == &t->nodes[i] && b < x->n_ints; b++)
+                for (int j = 0; m->column[at + b] >= 0 && j < m->m; j++)
+                    dn__mm_dx(m->rows[j], m->k, 1, m->w[j], m->rows[j], m->dy[j] + (size_t)m->column[at + b] * (size_t)m->rows[j], m->rows[j], 1,
+                              out + (size_t)b * (size_t)m->k, m->k);
+        }
+    }
+}
+
+int dn__add_late(dn_tape *t, int i, dn_real *out) {
+    for (const struct dn_late *late = t->late; late; late = late->next) {
+        if (late->root->version != late->version || late->values_made != t->values_made)
+            return dn__tape_fail(t, DN_ERROR_STATE, "gradient: parameters or values have changed since backward(), which has added up the gradients of "
+                                 "equal rows. Ask before the update, or use backward(full=True).");
+        add_late(t, late, i, out);
+    }
+    return 0;
+}
