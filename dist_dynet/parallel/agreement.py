@@ -43,7 +43,11 @@ class Agreed:
 
     structure: Structure
     factors: NDArray[np.float64]
-    """What each rank's gradients are multiplied by before they are added up."""
+    """What each rank's gradients are multiplied by before they are added up: weights times scale."""
+    weights: NDArray[np.float64]
+    """The same, known before the others' weights are: n_r, or 1 where no average is wanted; 0 of a rank that contributes nothing."""
+    scale: float
+    """What a sum of gradients that were multiplied by the weights is multiplied by."""
     filled: NDArray[np.bool_]
     """(rank, dense parameter): whether the rank has a gradient of it."""
     rows: NDArray[np.int32]
@@ -68,6 +72,8 @@ class Flag:
     """It has been asked to save a checkpoint."""
     JOIN = 4
     """It is inside of Join, where ranks that have ended call from another line."""
+    EARLY = 8
+    """What it has sent while backward went on is what there is to be sent."""
 
 
 class Agreement:
@@ -133,12 +139,10 @@ class Agreement:
         for hear in self.hears:
             hear(int(np.bitwise_or.reduce(every["flags"])))
         total = every["weight"].sum()
-        if not self._average:
-            factors = (every["weight"] > 0).astype(np.float64)
-        else:
-            factors = every["weight"] / total if total > 0 else np.zeros(self._here.size)
+        weights = every["weight"] if self._average else (every["weight"] > 0).astype(np.float64)
+        scale = (1 / total if total > 0 else 0.0) if self._average else 1.0
         agreed = settings if not len(going) else Settings(*going["settings"][0].tolist())
-        return Agreed(self._structure, factors, every["filled"], every["rows"], every["flags"], agreed), what
+        return Agreed(self._structure, weights * scale, weights, scale, every["filled"], every["rows"], every["flags"], agreed), what
 
     def _compare(self, every: NDArray[Any], going: NDArray[Any], settings: Settings, step: Step | None, flags: int, what: str) -> None:
         """What differs is an error, but for flags, and for tables that a rank has read: what that has rounded, all round."""
