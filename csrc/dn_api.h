@@ -75,6 +75,7 @@ typedef struct dn_trainer dn_trainer;
     X(int64_t, node3, (int op, int64_t a, int64_t b, int64_t c), (op, a, b, c)) \
     X(int64_t, node5, (int op, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e), (op, a, b, c, d, e)) \
     X(int64_t, node1_int, (int op, int64_t a, int i), (op, a, i)) \
+    X(int64_t, node2_int, (int op, int64_t a, int64_t b, int i), (op, a, b, i)) \
     X(int64_t, node1_real, (int op, int64_t a, double r, double s), (op, a, r, s)) \
     X(int64_t, node_many, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals), \
       (op, n, inputs, n_ints, ints, n_reals, reals)) \
