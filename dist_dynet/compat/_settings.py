@@ -5,7 +5,6 @@ Each setting is put in force when it changes and not again: to seed twice would 
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from .. import settings
@@ -53,12 +52,6 @@ class DynetParams(settings.DynetParams):
         """Takes the --dynet-* options of sys.argv, as init() does by itself."""
         self.set_shared_parameters(shared_parameters)
         merged.read_command_line()
-
-    def from_config_dict(self, config: dict[str, Any]) -> None:
-        """Takes what dynet_config.get() gives. What has DyNet's default there counts as not said."""
-        defaults = {"seed": 0, "autobatch": 0, "weight_decay": 0}
-        said = {name: value for name, value in config.items() if name not in defaults or value != defaults[name]}
-        self.from_config(SimpleNamespace(**said))
 
     def set_requested_gpus(self, requested_gpus: int, what: str = "set_requested_gpus") -> None:
         """There is only the CPU: says so once."""
