@@ -32,7 +32,7 @@ enum dn_limits {
     DN_WORK = 1 << 26     /* numbers read and written in one call: tens of milliseconds. The caller looks at signals in between. */
 };
 enum dn_error { DN_ERROR_VALUE = -1, DN_ERROR_STALE = -2, DN_ERROR_STATE = -3, DN_ERROR_MEMORY = -4, DN_ERROR_NONFINITE = -5,
-    DN_ERROR_BUSY = -6, DN_ERROR_NO_GRAPH = -7, DN_ERROR_PYTHON = -8 };
+    DN_ERROR_BUSY = -6, DN_ERROR_NO_GRAPH = -7, DN_ERROR_PYTHON = -8, DN_ERROR_NEGATIVE = -9 /* an index */ };
 
 /* d[0..nd-1] are the sizes of one batch element, `size` their product, `batch` the number of batch elements. */
 typedef struct dn_dim { int nd; int batch; int size; int d[7]; } dn_dim;
@@ -252,10 +252,16 @@ dn_param *dn_param_new(dn_root *, int nd, const int *d, int64_t row_count);
 int64_t dn_param_handle(dn_param *, int constant);
 dn_real *dn_param_values(dn_param *);    /* the storage itself; a table's rows follow one another */
 int64_t dn_param_size(dn_param *);
+/* The storage as it is, and the factor that the values are it times: not 1 for a table whose weight decay was not multiplied in yet. Reading by
+ * dn_param_values multiplies it in, which rounds; a checkpoint must not change what comes after it. */
+dn_real *dn_param_storage(dn_param *, double *factor);
+void dn_param_set_factor(dn_param *, double factor);   /* tables; of dense ones it is 1. Call dn_root_changed */
+/* A hash of the values as they are stored, and of the factor; nothing is changed. */
+uint64_t dn_param_checksum(dn_param *);
 void dn_param_set_updated(dn_param *, int updated);   /* 0 drops a pending gradient */
 int dn_param_updated(dn_param *);
 /* 1: what DyNet's numbers depend on. Parameters that are not updated gather gradients all the same, which count in the norm and are never
- * cleared; graphs copy the values of parameters, so that those computed before an update may be followed by backward after it. */
+ * cleared, and decay; graphs copy the values of parameters, so that those computed before an update may be followed by backward after it. */
 void dn_root_as_dynet(dn_root *, int on);
 /* Call after changing values from outside: a backward through values computed before is then an error. */
 void dn_root_changed(dn_root *);
@@ -274,6 +280,10 @@ void dn_param_scale_gradient(dn_param *, dn_real by);
 int64_t dn_lookup_touched(dn_param *, const int **rows, dn_real **block);
 /* Add n row gradients; -1 if a row is out of range or memory is short. */
 int dn_lookup_add(dn_param *, int64_t n, const int *rows, const dn_real *block);
+/* The union of two sets of rows of `width` numbers, each in rising order of row: rows that are in both are added up, a + b, others copied. out has
+ * room for all of a and b. Returns how many rows there are. */
+int64_t dn_merge_rows(int64_t width, int64_t n_a, const int *rows_a, const dn_real *a, int64_t n_b, const int *rows_b, const dn_real *b,
+                      int *rows_out, dn_real *out);
 
 /* Chunks: blocks that hold the dense parameters of a root, gradients at the same offsets as values. */
 int dn_root_chunks(dn_root *);
@@ -297,13 +307,15 @@ enum dn_watch { DN_WATCH_OFF, DN_WATCH_ARMED, DN_WATCH_BEGUN, DN_WATCH_COMPLETE,
 void dn_root_watch(dn_root *, int watch);              /* sets it; DN_WATCH_OFF ends every wait */
 /* Sleeps while it is DN_WATCH_ARMED, this many seconds at most; returns what it is. */
 int dn_root_await(dn_root *, double seconds);
-/* Whether the gradient is complete in the watched backward, or that does not write it. Then it may be read until the next one, without a lock. */
-int dn_param_ready(dn_param *);
+/* How many of the gradient's numbers, from the first, are complete in the watched backward; all, if that does not write it. They may be read until
+ * the next one, without a lock. */
+int64_t dn_param_ready(dn_param *);
 /* Whether nobody has written, cleared or scaled it since. */
 int dn_param_unchanged(dn_param *);
 
-/* Between hosts. out = factor g (zeros where the gradient is empty or factor is 0); takes no lock. g = factor in; it counts as filled then. */
-void dn_param_take(dn_param *, double factor, dn_real *out);
+/* Between hosts. out = factor g (zeros where the gradient is empty or factor is 0), elements [from, to); takes no lock. g = factor in; it counts
+ * as filled then. */
+void dn_param_take(dn_param *, double factor, int64_t from, int64_t to, dn_real *out);
 void dn_param_put(dn_param *, double factor, const dn_real *in);
 /* sum = x[0] + x[1] + ..., in this order; sum may be one of them */
 void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum);

@@ -37,7 +37,7 @@ class ComputationGraph:
     True
     """
 
-    __slots__ = ("__weakref__", "_kept", "_samples", "_thread", "number")
+    __slots__ = ("__weakref__", "_kept", "_samples", "_stream", "_thread", "number")
 
     def __init__(self, _token: object = None) -> None:
         if _token is not _token_of_this_module:
@@ -50,16 +50,28 @@ class ComputationGraph:
         weakref.finalize(self, _free, self.number, self._kept)
         lib.dn_graph_autobatch(self.number, _defaults.autobatch)
         self._thread = _random.new_thread()
+        self._stream: int | None = None
         self._seed()
         _random.on_reset(self)
 
     def __reduce__(self) -> Any:
         raise TypeError("ComputationGraph: cannot be copied or pickled. Each thread and process has a graph of its own: cg().")
 
+    def _key(self) -> tuple[int, int]:
+        seed, stream = _random.key(self._thread)
+        return seed, stream if self._stream is None else self._stream
+
     def _seed(self) -> None:
-        lib.dn_graph_seed(self.number, *_random.key(self._thread))
+        lib.dn_graph_seed(self.number, *self._key())
         lib.dn_graph_generator(self.number, _random.node_generator(self._thread))
         self._samples = 0
+
+    def _draw_from(self, stream: int | None, counter: int) -> None:
+        """From now on draws have this stream, of a micro-batch, and counters from this one on; None: the stream of rank and thread."""
+        self._stream = stream
+        self._seed()
+        self._samples = counter
+        lib.dn_graph_set_counter(self.number, counter)
 
     def uniform(self, n: int) -> NDArray[np.float64]:
         """Numbers drawn evenly from (0, 1), for sampling from values outside of the graph; new ones at each call."""
@@ -68,7 +80,7 @@ class ComputationGraph:
         if generator != NULL:
             lib.dn_rng_uniform(generator, n, 0, 1, ffi.from_buffer("float *", out) if n else NULL)
             return out.astype(np.float64)
-        seed, stream = _random.key(self._thread)
+        seed, stream = self._key()
         # Draws of nodes have counters and node numbers far below these.
         draw = ffi.new("dn_draw *", {"seed": seed, "stream": stream, "counter": (1 << 63) + self._samples, "node": (1 << 32) - 1})
         self._samples += 1
@@ -393,8 +405,15 @@ class Expression:
         Raises:
             ValueError: it has more elements.
         """
+        if not recalculate:
+            try:
+                number = _quick_scalar(self._h)
+            except AttributeError:
+                number = nan
+            if number == number:
+                return number  # type: ignore[no-any-return]
         values, dims, batch = self._computed(recalculate)
-        if batch * int(np.prod(dims)) != 1:
+        if batch != 1 or any(d != 1 for d in dims):
             raise ValueError(f"scalar_value: the expression must be one number; got {dims} x {batch}. Use value() or npvalue().")
         return float(values[0])
 

@@ -1,8 +1,8 @@
 """Settings of this process: random seed, autobatching, weight decay; and what DyNet has around them (init, DynetParams, devices).
 
 There is nothing to initialise: importing the package is enough, and settings may be changed at any time. At import these variables of the
-environment are read: DIST_DYNET_SEED, DIST_DYNET_RNG, DIST_DYNET_AUTOBATCH, DIST_DYNET_WEIGHT_DECAY (docs/settings.md). sys.argv is not read but by
-DynetParams.from_args().
+environment are read: DIST_DYNET_SEED, DIST_DYNET_RNG, DIST_DYNET_AUTOBATCH, DIST_DYNET_WEIGHT_DECAY (docs/settings.md). sys.argv is not
+read but by DynetParams.from_args().
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from . import _random
@@ -43,6 +43,15 @@ ERRMSG = "dist_dynet computes on CPUs; there is no GPU support."
 """What DyNet's programs print when HAVE_CUDA is missing."""
 
 _CONF = None
+
+_said: set[str] = set()
+
+
+def say(what: str, text: str) -> None:
+    """A notice on stderr, once for each `what`."""
+    if what not in _said:
+        _said.add(what)
+        print(f"dist_dynet: {text}", file=sys.stderr)
 
 
 def _flag(value: Any, what: str) -> bool:
@@ -110,10 +119,10 @@ def init(
         weight_decay: what new collections begin with; see ParameterCollection.set_weight_decay().
         mem: accepted for DyNet's sake; memory is taken as it is needed.
         profiling: accepted for DyNet's sake; has no effect.
-        rng: "dynet": all that numbers depend on is as in DyNet, so that a program prints DyNet's losses if the seed is the same: every draw comes
-            from one generator in the order of computation, all sequences of a builder in one graph share their dropout masks, parameters that
-            are not updated count in the clipping norm, and a graph keeps the parameters' values over an update. Draws are made while nodes are
-            computed, so they depend on what is looked at when; under autobatching they are keyed. "keyed": back to independent draws.
+        rng: "dynet": all that numbers depend on is as in DyNet, so that a program prints DyNet's losses if the seed is the same. Every draw
+            comes from one generator in the order of computation (in threads beside the first, draws stay keyed); all sequences of a builder
+            in one graph share their dropout masks; parameters that are not updated count in the clipping norm, and decay; a graph keeps the
+            values of parameters over an update. "keyed": back to independent draws.
 
     Raises:
         ValueError: a value makes no sense; then nothing is changed.
@@ -152,10 +161,15 @@ class DynetParams:
     """
 
     def __init__(self) -> None:
-        self._seed = 0
-        self._autobatch: int | None = None
-        self._weight_decay: float | None = None
-        self._rng: str | None = None
+        self._values: dict[str, Any] = {}
+
+    def given(self) -> dict[str, Any]:
+        """The settings that were set, by name: rng, seed, autobatch, weight_decay."""
+        return dict(self._values)
+
+    def put(self, settings: Mapping[str, Any]) -> None:
+        """Takes what given() gave."""
+        self._values.update(settings)
 
     def from_args(self, shared_parameters: Any = None) -> None:
         """Takes the --dynet-* options of sys.argv, which stays as it is: --dynet-seed N, --dynet-autobatch 0/1/2/3, --dynet-weight-decay X.
@@ -179,7 +193,7 @@ class DynetParams:
                 continue
             setter = self._options().get(name)
             if setter is None:
-                print(f"dist_dynet: the option {option} is not known and has no effect.", file=sys.stderr)
+                say(option, f"the option {option} is not known and has no effect.")
                 continue
             if not given and i + 1 == len(arguments):
                 raise ValueError(f"{option}: needs a value.")
@@ -192,27 +206,29 @@ class DynetParams:
         }  # fmt: skip
 
     def from_config(self, conf: Any) -> None:
-        """Takes the attributes mem, seed, autobatch, profiling, weight_decay, shared_params, requested_gpus, gpu_mask, where there are."""
+        """Takes the attributes, or the items of a dict: mem, seed, autobatch, profiling, weight_decay, shared_params, requested_gpus,
+        gpu_mask, where there are."""
         setters: dict[str, Callable[[Any], None]] = {
             "mem": self.set_mem, "seed": self.set_random_seed, "autobatch": self.set_autobatch, "profiling": self.set_profiling,
             "weight_decay": self.set_weight_decay, "shared_params": self.set_shared_parameters, "requested_gpus": self.set_requested_gpus,
             "gpu_mask": self.set_gpu_mask,
         }  # fmt: skip
         for name, setter in setters.items():
-            value = getattr(conf, name, None)
+            value = conf.get(name) if isinstance(conf, Mapping) else getattr(conf, name, None)
             if value is not None:
                 setter(value)
 
     def init(self) -> None:
         """Puts the settings in force. May be called again."""
-        if self._rng is not None:
-            use_dynet_order(self._rng == "dynet")
-        if self._seed:
-            _random.reset_random_seed(self._seed)
-        if self._autobatch is not None:
-            set_default_autobatch(self._autobatch)
-        if self._weight_decay is not None:
-            set_default_weight_decay(self._weight_decay)
+        put_in_force: dict[str, Callable[[Any], None]] = {
+            "rng": lambda rng: use_dynet_order(rng == "dynet"),
+            "seed": lambda seed: _random.reset_random_seed(seed) if seed else None,
+            "autobatch": set_default_autobatch,
+            "weight_decay": set_default_weight_decay,
+        }
+        for name, put in put_in_force.items():
+            if name in self._values:
+                put(self._values[name])
 
     def set_mem(self, mem: int | str, what: str = "set_mem") -> None:
         """Accepted and ignored: memory is taken as it is needed."""
@@ -220,17 +236,17 @@ class DynetParams:
 
     def set_random_seed(self, random_seed: int, what: str = "set_random_seed") -> None:
         """0: the seed stays as it is."""
-        self._seed = _whole(random_seed, what)
+        self._values["seed"] = _whole(random_seed, what)
 
     def set_rng(self, rng: str, what: str = "set_rng") -> None:
         """Which random numbers: "keyed" or "dynet", see init()."""
         if rng not in ("keyed", "dynet"):
             raise ValueError(f"{what}: takes 'keyed' or 'dynet'; got {rng!r}.")
-        self._rng = rng
+        self._values["rng"] = rng
 
     def set_autobatch(self, autobatch: bool | int, what: str = "set_autobatch") -> None:
         """How renew_cg() batches when it is not told: as its argument `autobatching`."""
-        self._autobatch = strategy(autobatch, what)
+        self._values["autobatch"] = strategy(autobatch, what)
 
     def set_profiling(self, profiling: int, what: str = "set_profiling") -> None:
         """Accepted and ignored."""
@@ -238,7 +254,7 @@ class DynetParams:
 
     def set_weight_decay(self, weight_decay: float, what: str = "set_weight_decay") -> None:
         """What new collections begin with."""
-        self._weight_decay = _decay(weight_decay, what)
+        self._values["weight_decay"] = _decay(weight_decay, what)
 
     def set_shared_parameters(self, shared_parameters: Any) -> None:
         """Accepted and ignored."""
@@ -317,7 +333,6 @@ def to_device(e: Expression, device_str: str) -> Expression:
 
 # ---- parameters as expressions -----------------------------------------------------------------------------------------------------------
 
-_said: set[str] = set()
 
 
 def parameter(*args: Any) -> Any:
@@ -328,9 +343,7 @@ def parameter(*args: Any) -> Any:
     >>> dy.parameter(W) is W
     True
     """
-    if "parameter" not in _said:
-        _said.add("parameter")
-        print("dist_dynet: parameter(...) is deprecated: parameters are expressions by themselves. Leave it out.", file=sys.stderr)
+    say("parameter", "parameter(...) is deprecated: parameters are expressions by themselves. Leave it out.")
     return args[0] if len(args) == 1 else args
 
 
@@ -428,7 +441,12 @@ def _unsigned(value: int) -> int:
 # ---- the environment -------------------------------------------------------------------------------------------------------------------
 
 
-def _from_environment() -> None:
+def from_environment() -> DynetParams:
+    """What the DIST_DYNET_* variables say.
+
+    Raises:
+        ImportError: one has a value that makes no sense.
+    """
     params = DynetParams()
     setters: dict[str, Callable[[Any, str], None]] = {
         "DIST_DYNET_SEED": params.set_random_seed,
@@ -443,7 +461,7 @@ def _from_environment() -> None:
                 setter(value, name)
             except ValueError as error:
                 raise ImportError(str(error)) from None
-    params.init()
+    return params
 
 
-_from_environment()
+from_environment().init()

@@ -116,15 +116,30 @@ class _Draft:
                 self.temporary.unlink()
 
 
+class MissingFileError(RuntimeError, FileNotFoundError):
+    """A file or folder of a model that is not there. A FileNotFoundError, too, as some of DyNet's are."""
+
+
+def _of_kind(error: OSError) -> type[RuntimeError]:
+    return MissingFileError if isinstance(error, FileNotFoundError) else RuntimeError
+
+
+def unreadable(name: object, error: OSError) -> RuntimeError:
+    """The exception for a file that cannot be read."""
+    return _of_kind(error)(f"Could not read model from {name}: {error.strerror or error}")
+
+
 @contextmanager
-def atomic_writes(paths: Sequence[FileName], append: bool = False) -> Iterator[list[BinaryIO]]:
+def atomic_writes(paths: Sequence[FileName], append: bool = False, policy: Policy | None = None) -> Iterator[list[BinaryIO]]:
     """Files open for writing that take their names at the end of the with block, one right after the other, if nothing failed.
+
+    `policy` says who writes; None: what set_policy() was given.
 
     Raises:
         RuntimeError: the operating system refused (its error is the cause). Other exceptions of the block pass through. The old files are
             whole.
     """
-    policy = _policy
+    policy = policy or _policy
     writes = policy.writes()
     drafts: list[_Draft] = []
     failure: BaseException | None = None
@@ -137,7 +152,7 @@ def atomic_writes(paths: Sequence[FileName], append: bool = False) -> Iterator[l
             draft.publish()
     except OSError as error:
         names = " and ".join(f"'{os.fspath(path)}'" for path in paths)
-        failure = RuntimeError(
+        failure = _of_kind(error)(
             f"save: could not write {names}: {error.strerror or error}. Check the folder, its permissions and the free space; the file of "
             "before, if there was one, is untouched."
         )
@@ -152,10 +167,10 @@ def atomic_writes(paths: Sequence[FileName], append: bool = False) -> Iterator[l
 
 
 @contextmanager
-def atomic_write(path: FileName, append: bool = False) -> Iterator[BinaryIO]:
+def atomic_write(path: FileName, append: bool = False, policy: Policy | None = None) -> Iterator[BinaryIO]:
     """A file open for writing that takes its name at the end of the with block, if nothing failed.
 
-    With `append`, what was there before comes first. Temporary files (.name.*.tmp) outlive only a killed process.
+    With `append`, what was there before comes first; `policy` as in atomic_writes(). Temporary files (.name.*.tmp) outlive a kill.
 
     Raises:
         RuntimeError: the operating system refused (its error is the cause). Other exceptions of the block pass through. The old file is whole.
@@ -169,5 +184,5 @@ def atomic_write(path: FileName, append: bool = False) -> Iterator[BinaryIO]:
     ...     path.read_text(), [p.name for p in path.parent.iterdir()]
     ('one two', ['a.txt'])
     """
-    with atomic_writes([path], append) as (file,):
+    with atomic_writes([path], append, policy) as (file,):
         yield file

@@ -176,6 +176,9 @@ def with_int(cls: type[Expression], op: int, what: str, x: Expression, i: int) -
         h = _node1_int(op, x._h, i)
     except AttributeError:
         raise not_expression(what, x) from None
+    except TypeError:
+        i = whole(i)
+        h = _node1_int(op, x._h, i)
     if h == NO_GRAPH:
         h = _node1_int(op, resolved(x._h), i)
     return make(cls, h, x._h)
@@ -201,11 +204,24 @@ def leaf(cls: type[Expression], op: int, ints: Sequence[int], reals: Sequence[fl
     return make(cls, h)
 
 
+def whole(value: Any) -> int:
+    """A whole number, which may be a float as n / 2 gives it; TypeError for anything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        if isinstance(value, float | np.floating) and value.is_integer():
+            return int(value)
+        raise
+
+
 def indices(values: Iterable[int], what: str) -> list[int]:
     """Whole numbers from any iterable, NumPy's included."""
+    given = values if isinstance(values, list | tuple) else None
     try:
-        return [operator.index(v) for v in values]
+        return [operator.index(v) for v in values] if given is None else list(map(operator.index, given))
     except TypeError:
+        if given is not None and all(isinstance(v, int | float | np.number) for v in given) and all(float(v).is_integer() for v in given):
+            return [whole(v) for v in given]
         raise TypeError(f"{what}: indices must be whole numbers; got {values!r}.") from None
 
 

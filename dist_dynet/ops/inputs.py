@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from .._ffi import DTYPE, OPS, fail, fail_in, lib, nodes, pointer
 from ..graph import NO_GRAPH, ComputationGraph, Expression, current_graph
 from ..params.collection import LookupParameters, as_dims
-from ._nodes import indices, leaf, make, numbers, real, reals
+from ._nodes import indices, leaf, make, numbers, real, reals, whole
 
 __all__ = [
     "constant", "inputMatrix", "inputTensor", "inputTensorTranspose", "inputVector", "lookup", "lookup_batch", "matInput", "one_hot", "ones",
@@ -118,7 +118,7 @@ class _lookupExpression(Expression):  # noqa: N801
 
     def set(self, i: int) -> None:
         """Another row; all computed values of the graph are forgotten."""
-        code = _ints_set(self._h, 1, [operator.index(i)])
+        code = _ints_set(self._h, 1, [whole(i)])
         if code < 0:
             fail(code, self._h)
 
@@ -252,7 +252,7 @@ def inputTensorTranspose(  # noqa: N802
     [[1.0, 3.0], [2.0, 4.0]]
     """
     _check_device(device, "inputTensorTranspose")
-    data, batch = _vector(val, "inputTensorTranspose"), operator.index(batch_size)
+    data, batch = _vector(val, "inputTensorTranspose"), whole(batch_size)
     dims = (data.size // max(batch, 1),) if dim is None else as_dims(dim, "inputTensorTranspose")
     if data.size != prod(dims) * batch:
         raise ValueError(f"inputTensorTranspose: {data.size} numbers do not fill dims {dims} x {batch}.")
@@ -349,7 +349,7 @@ def _sparse_literal(
     device: str = "",
 ) -> Expression:
     """A tensor of `defval` with the numbers v at the places idxs, counted column-major and batch element after batch element."""
-    dims, batch_size = as_dims(dim, "inputSparseTensor"), operator.index(batch_size)
+    dims, batch_size = as_dims(dim, "inputSparseTensor"), whole(batch_size)
     flat = np.full(int(np.prod(dims)) * batch_size, defval, DTYPE)
     places = indices(idxs, "inputSparseTensor")
     data = numbers(v, "inputSparseTensor", "takes numbers").ravel()
@@ -373,7 +373,7 @@ def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expre
     >>> dy.constant((2, 1), 3).npvalue().tolist()
     [[3.0], [3.0]]
     """
-    return leaf(Expression, OPS["fill"], (operator.index(batch_size), *as_dims(dim, "constant")), (real(val, "constant"),))  # type: ignore[no-any-return]
+    return leaf(Expression, OPS["fill"], (whole(batch_size), *as_dims(dim, "constant")), (real(val, "constant"),))  # type: ignore[no-any-return]
 
 
 def zeros(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
@@ -418,7 +418,7 @@ def lookup(p: LookupParameters, index: int = 0, update: bool = True) -> _lookupE
     [3.0, 4.0]
     """
     graph = current_graph()
-    return _made(_lookupExpression, graph, _lookup(graph, _table_handle(p, update, "lookup"), operator.index(index)))  # type: ignore[no-any-return]
+    return _made(_lookupExpression, graph, _lookup(graph, _table_handle(p, update, "lookup"), whole(index)))  # type: ignore[no-any-return]
 
 
 def lookup_batch(p: LookupParameters, indices_: Sequence[int], update: bool = True) -> _lookupBatchExpression:
@@ -436,7 +436,11 @@ def lookup_batch(p: LookupParameters, indices_: Sequence[int], update: bool = Tr
 
 
 def _getitem(self: LookupParameters, index: int) -> _lookupExpression:
-    h = _now_lookup(self._h, index)
+    try:
+        h = _now_lookup(self._h, index)
+    except TypeError:
+        index = whole(index)
+        h = _now_lookup(self._h, index)
     if h < 0:
         h = _checked(_now_lookup, h, self._h, index)
     e = _lookupExpression()

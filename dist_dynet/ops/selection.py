@@ -8,7 +8,7 @@ from typing import Any
 
 from .._ffi import NULL, OPS, fail, lib, nodes
 from ..graph import Expression, operator
-from ._nodes import indices, make, not_expression, one
+from ._nodes import indices, make, not_expression, one, whole
 from .shape import reshape
 
 __all__ = [
@@ -17,6 +17,10 @@ __all__ = [
 
 _PICK, _SLICE, _SLICE_BATCH, _SELECT = OPS["pick"], OPS["slice"], OPS["slice_batch"], OPS["select"]
 _node_many, _BAD_VALUE = nodes.dn_node_many, lib.DN_ERROR_VALUE
+
+
+class IndexTypeError(TypeError, AssertionError):
+    """What x[...] does not take. An AssertionError, too, as in DyNet."""
 
 
 class _pickerExpression(Expression):  # noqa: N801 - DyNet's name
@@ -28,7 +32,7 @@ class _pickerExpression(Expression):  # noqa: N801 - DyNet's name
 
     def set_index(self, i: int) -> None:
         """Another index; all computed values of the graph are forgotten."""
-        _set_indices(self, self._d, [op.index(i)])
+        _set_indices(self, self._d, [whole(i)])
 
 
 class _pickerBatchExpression(Expression):  # noqa: N801
@@ -69,7 +73,7 @@ def pick(e: Expression, index: int = 0, dim: int = 0) -> _pickerExpression:
     >>> dy.pick(dy.inputVector([5, 6, 7]), 2).value()
     7.0
     """
-    return _pick(_pickerExpression, "pick", e, op.index(dim), [op.index(index)])  # type: ignore[no-any-return]
+    return _pick(_pickerExpression, "pick", e, op.index(dim), [whole(index)])  # type: ignore[no-any-return]
 
 
 def pick_batch(e: Expression, indices_: Iterable[int], dim: int = 0) -> _pickerBatchExpression:
@@ -99,7 +103,7 @@ def pick_range(x: Expression, s: int, e: int, d: int = 0) -> Expression:
     >>> dy.pick_range(dy.inputVector([5, 6, 7]), 1, 3).value()
     [6.0, 7.0]
     """
-    s, e = op.index(s), op.index(e)
+    s, e = whole(s), whole(e)
     if s >= e:
         raise ValueError(f"pick_range: s must be less than e; got s = {s}, e = {e}.")
     return one(_SLICE, "pick_range", x, (op.index(d), s, e, 1))
@@ -238,7 +242,7 @@ def _getitem(x: Expression, index: Any) -> Expression:
             ranges.append((place, i, i + 1, 1))
             removed.append(d)
         else:
-            raise TypeError(f"an index must be a whole number or a slice; got {item!r} for dim {d}. Use select_rows() for lists.")
+            raise IndexTypeError(f"an index must be a whole number or a slice; got {item!r} for dim {d}. Use select_rows() for lists.")
     result = _slice(x, ranges)
     if not [d for d in removed if d < len(dims)]:
         return result

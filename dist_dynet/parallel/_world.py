@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import faulthandler
+import hashlib
 import os
 import socket
 import sys
@@ -23,8 +24,8 @@ from ._launcher import Launch
 TIMEOUT = float(os.environ.get("DIST_DYNET_TIMEOUT", "600"))
 """Seconds that a rank waits for ranks that are alive but do not come."""
 
-_SPIN, _LONGEST_NAP = 1e-3, 1e-3
-"""Seconds of waiting without sleep; then a rank sleeps for a fiftieth of what it has waited, 20 us at first, at most this."""
+_SPIN, _SHORTEST_NAP, _LONGEST_NAP = 1e-3, 2e-5, 1e-3
+"""Seconds of waiting without sleep; then a rank sleeps for a fiftieth of the time since something has moved, 20 us at first, at most this."""
 
 _give_way: Callable[[], object] = getattr(os, "sched_yield", lambda: None)
 """Between two polls: with more ranks than cores it halves the time of an exchange (4 ranks on 2 cores), otherwise it costs nothing."""
@@ -78,6 +79,8 @@ class _Meetings:
 
     def __init__(self) -> None:
         self.count = 0
+        self.trainers = 0
+        self.checks = False
         self.barrier: tuple[Any, str] | None = None
 
 
@@ -155,11 +158,40 @@ class World:
         self.wait([request], "start of MPI")
         return new
 
-    def collective(self, what: str) -> str:
-        """Counts one more meeting of all ranks and names it; the numbers agree on all ranks as long as they call the same things."""
+    def number_trainer(self) -> str:
+        """How meetings of one more trainer are called, so that they can be told from those of others."""
+        self._meetings.trainers += 1
+        return f" of trainer {self._meetings.trainers}" if self._meetings.trainers > 1 else ""
+
+    @property
+    def checks(self) -> bool:
+        """Whether every meeting begins with a comparison of what the ranks are about to do, and where in the program."""
+        return self._meetings.checks
+
+    def check_from_now_on(self) -> None:
+        """Turns the comparison on. To be called on all ranks at one time."""
+        self._meetings.checks = True
+
+    def collective(self, what: str, at_one_line: bool = True) -> str:
+        """Counts one more meeting of all ranks and names it; the numbers agree on all ranks as long as they call the same things.
+
+        Args:
+            what: its kind.
+            at_one_line: whether all ranks call it from the same line of the program.
+
+        Raises:
+            RuntimeError: with checks, on all ranks: they meet for unlike things.
+        """
         self._meetings.count += 1
         whole = self.size == self._job.size
-        return f"{what} (meeting {self._meetings.count}{'' if whole else f' of {ranks_in_words(self.members)}'})"
+        name = f"{what} (meeting {self._meetings.count}{'' if whole else f' of {ranks_in_words(self.members)}'})"
+        if self.checks:
+            here = f"{name}{_line_of_user() if at_one_line else ''}"
+            mine, every = np.array([hash_of(here)]), np.empty(self.size, np.int64)
+            self.wait([self.comm.Iallgather(mine, every)], here)
+            if (every != mine).any():
+                self.agree(self.comm, here, "check=True")
+        return name
 
     def wait(self, requests: Sequence[Any], what: str, timeout: float | None = None) -> None:
         """Polls until all of these requests are complete.
@@ -167,18 +199,29 @@ class World:
         Raises:
             TimeoutError: the others did not come in time; it says where they are.
         """
-        limit = self.timeout if timeout is None else timeout
-        start = time.perf_counter()
         test = self.mpi.Request.Testall
+        self.wait_until(lambda: bool(test(requests)), what, timeout)
+
+    def wait_until(self, done: Callable[[], bool], what: str, timeout: float | None = None, moves: Callable[[], int] = int) -> None:
+        """Polls until done() says so, more often for as long as moves() rises: then it is not ranks that are waited for, but the wire.
+
+        Raises:
+            TimeoutError: as wait().
+        """
+        limit = self.timeout if timeout is None else timeout
+        start = moved = time.perf_counter()
+        seen = moves()
         self._job.place = Place(what, time.monotonic(), self.members)
         try:
-            while not test(requests):
-                passed = time.perf_counter() - start
-                if passed > limit:
+            while not done():
+                now, count = time.perf_counter(), moves()
+                if count != seen:
+                    seen, moved = count, now
+                if now - start > limit:
                     raise TimeoutError(f"{self.name} {what}: waited {limit:g} s for {self._missing(what)}.")
                 _give_way()
-                if passed > _SPIN:
-                    time.sleep(min(passed / 50, _LONGEST_NAP))
+                if now - start > _SPIN:
+                    time.sleep(min(max((now - moved) / 50, _SHORTEST_NAP), _LONGEST_NAP))
         finally:
             self._job.place = None
 
@@ -221,6 +264,19 @@ class World:
         answers = {rank: state for rank, state in sorted(self._job.where().items()) if rank in self.members}
         late = [rank for rank, state in answers.items() if state != f"waits in {what}"]
         return "; ".join([ranks_in_words(late) if late else "the other ranks", *(f"rank {rank} {state}" for rank, state in answers.items())])
+
+
+def _line_of_user() -> str:
+    """" at train.py:12": the innermost line outside of this package."""
+    frame = sys._getframe(1)
+    while frame.f_back and str(frame.f_globals.get("__name__", "")).startswith(f"{__package__.partition('.')[0]}."):
+        frame = frame.f_back
+    return f" at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+
+
+def hash_of(text: str) -> int:
+    """64 bits that are the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def ranks_in_words(ranks: Sequence[int]) -> str:

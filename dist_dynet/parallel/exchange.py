@@ -7,6 +7,7 @@ and updates are not its business. Where all ranks run on one host, shared.py add
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib, pointer
-from ..params.collection import LookupParameters
+from ..params.collection import LookupParameters, Parameters
 from ._world import World
 from .agreement import Agreed
 from .structure import Structure
@@ -29,11 +30,30 @@ Range = tuple[int, int, int]
 """(chunk, from, to)."""
 
 
+Weight = Callable[[], float | None]
+"""What a rank's gradients are to be multiplied by now; None: whoever wanted to know is gone."""
+
+
 class Exchange(Protocol):
     """Adds up gradients over the ranks."""
 
     def sum(self, agreed: Agreed, what: str) -> None:
         """G = sum over ranks of factor_r g_r, the same bits on every rank. Collective."""
+
+    def arm(self, weight: Weight) -> None:
+        """The next backward is the last before sum(): an exchange that can begins with it."""
+
+    def disarm(self) -> None:
+        """The next backward is not the last."""
+
+    def hasten(self, weight: float) -> bool:
+        """sum() will follow, with this weight: whether what was sent in backward holds (see Flag.EARLY)."""
+
+    def residuals(self) -> dict[str, NDArray[Any]]:
+        """What compression has left over on this rank, by parameter."""
+
+    def load_residuals(self, residuals: Mapping[str, NDArray[Any]]) -> None:
+        """Goes on with these."""
 
 
 @dataclass
@@ -52,6 +72,23 @@ class MpiExchange:
         self._here, self._comm = here, comm
         self._ranges: dict[bytes, tuple[list[Range], list[Range]]] = {}
         self._structure: Structure | None = None
+
+    def arm(self, weight: Weight) -> None:
+        """Nothing begins early."""
+
+    def disarm(self) -> None:
+        """Nothing begins early."""
+
+    def hasten(self, weight: float) -> bool:
+        """Nothing has begun early."""
+        return False
+
+    def residuals(self) -> dict[str, NDArray[Any]]:
+        """Nothing is compressed."""
+        return {}
+
+    def load_residuals(self, residuals: Mapping[str, NDArray[Any]]) -> None:
+        """Nothing is compressed."""
 
     def sum(self, agreed: Agreed, what: str) -> None:
         """As Exchange.sum."""
@@ -98,12 +135,8 @@ class MpiExchange:
         """The parameters that only other ranks have used."""
         structure = agreed.structure
         missing: list[int] = np.flatnonzero(used & ~agreed.filled[self._here.rank]).tolist()
-        for parameter in [structure.dense[i] for i in missing]:
-            if not parameter.is_updated():
-                raise RuntimeError(
-                    f'{self._here.name} gradient exchange: "{parameter.name()}" is frozen here, but not on all ranks. '
-                    "Call set_updated() on all ranks alike."
-                )
+        for i in missing:
+            check_not_frozen(self._here, structure.dense[i])
         return [structure.handles[i] for i in missing]
 
     # ---- lookup tables ---------------------------------------------------------------------------------------------------------------
@@ -138,6 +171,18 @@ class MpiExchange:
                 requests.append(self._comm.Iallreduce(self._here.mpi.IN_PLACE, block))
                 rows.pieces = [(union.astype(np.int32), block)]
         return requests
+
+
+def check_not_frozen(here: World, parameter: Parameters) -> None:
+    """A parameter of which some rank has a gradient must be updated here, too.
+
+    Raises:
+        RuntimeError: it is frozen here.
+    """
+    if not parameter.is_updated():
+        raise RuntimeError(
+            f'{here.name} gradient exchange: "{parameter.name()}" is frozen here, but not on all ranks. Call set_updated() on all ranks alike.'
+        )
 
 
 def merge_ranges(places: list[Range], used: list[bool]) -> tuple[list[Range], list[Range]]:
