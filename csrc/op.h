@@ -80,6 +80,9 @@ typedef struct dn_text { char s[96]; } dn_text;
 dn_text dn__dims_text(const dn_dim *d);
 #define DIMS(d) dn__dims_text(d).s
 
+/* the error of an index that is out of range */
+static inline int dn__bad_index(int index) { return index < 0 ? DN_ERROR_NEGATIVE : DN_ERROR_VALUE; }
+
 /* dims: y with these sizes; the product is checked. Returns 0, or the error of a size that does not fit into an int. */
 int dn__set_dims(dn_shape *s, int nd, const int *d, int batch);
 /* The batch count of a result: all inputs have it or 1. Negative error otherwise. */

@@ -39,7 +39,8 @@ def test_ranks_run_where_they_belong_with_the_environment(python):
 
 def test_training_ends_without_a_word(python):
     job = on_hosts(python, *FOUR, "fail.py", "nothing")
-    assert (job.returncode, job.stdout, job.stderr) == (0, "", "")
+    said = [line for line in job.stderr.splitlines() if "plm:ssh: Warning: setpgid" not in line]  # a race of Open MPI's with its own children
+    assert (job.returncode, job.stdout, said) == (0, "", [])
 
 
 def test_killed_rank_is_named_with_its_host(python):

@@ -88,7 +88,7 @@ class BiRNNBuilder:
 
     def _below(self, es: Sequence[Expression]) -> list[Expression]:
         """The inputs of the last layer."""
-        es = listed(es, "transduce")
+        es = listed(es, "transduce") if not isinstance(es, list | tuple) or es else []
         for forward, backward in self.builder_layers[:-1]:
             es = _both_ways(forward, backward, es)
         return es

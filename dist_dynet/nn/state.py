@@ -99,7 +99,8 @@ class RNNState:
         h = expressions(es or [], "set_h")
         builder = self._run.builder
         check_count("set_h", len(h), builder.layers)
-        return self._run.made(RNNState(self._run, self, h, (self._run.rest(self)._cells() or self._run.zeros(h)) if builder._has_cells else None))
+        c = (self._run.rest(self)._cells() or self._run.zeros(h)) if builder._has_cells else None
+        return self._run.made(RNNState(self._run, self, h, c))
 
     def set_s(self, es: Sequence[Expression] | None = None) -> RNNState:
         """A state with these parts: of an LSTM c of each layer, then h of each layer (with c alone, h stays); of others h of each layer."""
@@ -115,7 +116,7 @@ class RNNState:
 
 def expressions(es: Iterable[Expression], what: str) -> tuple[Expression, ...]:
     """A tuple of them; TypeError for anything else."""
-    result = tuple(listed(es, what))
+    result = tuple(listed(es, what)) if not isinstance(es, list | tuple) or es else ()
     if not all(isinstance(e, Expression) for e in result):
         raise not_expression(what, *result)
     return result
@@ -168,7 +169,7 @@ class Run:
     In DyNet's order all sequences of a builder in one graph are one run, which has a `start` and knows the state made `last`.
     """
 
-    __slots__ = ("builder", "graph", "handles", "last", "masks", "start", "update")
+    __slots__ = ("builder", "graph", "handles", "last", "masks", "start", "unmasked", "update")
 
     def __init__(self, builder: RecurrentBuilder, update: bool, masks: Masks | None = None) -> None:
         self.builder: Any = builder
@@ -176,6 +177,7 @@ class Run:
         self.masks = masks or Masks()
         self.graph = self.masks.graph
         self.handles = [[self.handle(p) for p in layer] for layer in builder._layers]
+        self.unmasked: list[tuple[Expression | None, ...]] = [(None,) * len(builder._rates())] * builder.layers
         self.start: RNNState | None = None
         self.last: RNNState | None = None
 
@@ -213,9 +215,10 @@ class Run:
 
     def _dynet_masks(self, x: Expression) -> list[tuple[Expression | None, ...]]:
         """The same in DyNet's way: rates count at each step, masks are drawn at the first step that needs one."""
-        rates = self.builder._rates()
-        if not any(rates):
-            return [(None,) * len(rates)] * self.builder.layers
+        builder = self.builder
+        if builder.dropout_x == 0 == builder.dropout_h or not any(builder._rates()):
+            return self.unmasked
+        rates = builder._rates()
         if self.masks.drawn is None:
             if not isinstance(x, Expression):
                 raise not_expression("add_input", x)
@@ -363,14 +366,14 @@ class RecurrentBuilder:
             if not 0 <= rate <= 1:
                 raise ValueError(f"set_dropout: the rate must lie in [0, 1]; got {rate}.")
 
-    def set_dropout(self, d: float) -> None:
+    def set_dropout(self, f: float) -> None:
         """The dropout rate of inputs and of h. Masks are drawn once per sequence and layer (Gal and Ghahramani 2016).
 
         Raises:
             ValueError: a rate outside of [0, 1].
         """
-        self._check_rates(d)
-        self.dropout_x = self.dropout_h = float(d)
+        self._check_rates(f)
+        self.dropout_x = self.dropout_h = float(f)
 
     def disable_dropout(self) -> None:
         """No dropout."""
@@ -410,8 +413,7 @@ class RecurrentBuilder:
                 run.start = run.last = None  # nothing that holds itself is left behind
             run = self._last_run = self._new_run(bool(update), None)
             run.start = RNNState(run, None, None, None, h_given=False)
-        start: RNNState = run.start  # type: ignore[assignment]
-        return start if vecs is None else start.set_s(vecs)
+        return run.start if vecs is None else run.start.set_s(vecs)
 
     def initial_state_from_raw_vectors(self, vecs: Sequence[ArrayLike], update: bool = True) -> RNNState:
         """The same from lists of numbers or arrays."""
