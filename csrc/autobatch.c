@@ -1,16 +1,29 @@
 #include "autobatch.h"
 
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "group.h"
 
-enum { MOST_NUMBERS = 1 << 22 }; /* of a group's value: larger groups only take memory */
+enum {
+    MOST_NUMBERS = 1 << 22, /* of a group's value: larger groups only take memory */
+    FEW_NODES = 24,         /* what the automatic choice does not look at */
+    LEAST_WIDTH = 2,        /* nodes that could be computed at a time, on average, for the automatic choice to batch */
+    WIDE_BATCH = 8          /* on average: batched by hand */
+};
+
+double dn__seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
 
 /* ---- signatures ---------------------------------------------------------------------------------------------------- */
 
 /* Whether input k must be the same node in all members: parameters are, and what the op says cannot be batched. */
-static int must_be_shared(const dn_tape *t, const dn_node *node, int k) {
-    return t->nodes[t->args[node->args + k]].op == dn_ops[DN_OP_parameter] || (k < 8 && node->op->flags >> DN_SHARED_SHIFT & 1 << k);
+static int must_be_shared(const dn_node *x, const dn_node *node, int k) {
+    return x->op == dn_ops[DN_OP_parameter] || (k < 8 && node->op->flags >> DN_SHARED_SHIFT & 1 << k);
 }
 
 /* How many ints belong to the node as a whole; the others belong to batch elements. */
@@ -18,145 +31,199 @@ static int whole_ints(const dn_node *node) {
     if (node->op->flags & DN_INTS_EACH) return 0;
     return node->op->flags & DN_INTS_AFTER_FIRST ? 1 : node->n_ints;
 }
-
-static int can_be_grouped(const dn_tape *t, const dn_node *node) {
-    if (!(node->op->flags & DN_BATCHES) || node->op->flags & (DN_VIEW | DN_LEAF | DN_RANDOM) || node->alone || !dn__elements(&node->dim)) return 0;
-    if (node->n_ints != whole_ints(node) && node->n_ints - whole_ints(node) != node->dim.batch) return 0;
-    int collected = 0;
-    for (int k = 0; k < node->n_args; k++) {
-        const dn_node *x = &t->nodes[t->args[node->args + k]];
-        if (must_be_shared(t, node, k)) {
-            if (x->dim.batch != 1) return 0;
-        } else {
-            if (x->dim.batch != node->dim.batch || !dn__elements(&x->dim)) return 0;
-            collected = 1;
-        }
-    }
-    return collected;
-}
+/* How many each batch element has, of a node with elements: members must agree. */
+static int ints_each(const dn_node *node) { return (node->n_ints - whole_ints(node)) / node->dim.batch; }
 
 static uint64_t mix(uint64_t h, uint64_t x) {
     h = (h ^ x) * 0x9E3779B97F4A7C15u;
     return h ^ h >> 29;
 }
 static uint64_t mix_dims(uint64_t h, const dn_dim *d) {
-    h = mix(h, (uint64_t)d->nd);
-    for (int i = 0; i < d->nd; i++) h = mix(h, (uint64_t)d->d[i]);
+    h = mix(h, (uint64_t)(uint32_t)d->size << 32 | (uint64_t)(uint32_t)d->nd);
+    for (int i = 1; i < d->nd; i++) h = mix(h, (uint64_t)(uint32_t)d->d[i]);
     return h;
 }
 
+/* What nodes must have in common to be members of one group, as a hash; 0: the node can be in no group. */
 static uint64_t hash(const dn_tape *t, const dn_node *node, int depth) {
-    uint64_t h = mix((uint64_t)(uintptr_t)node->op, (uint64_t)(uint32_t)depth << 32 | (uint32_t)node->n_args);
+    const int flags = node->op->flags, ints = whole_ints(node);
+    if (!(flags & DN_BATCHES) || flags & (DN_VIEW | DN_LEAF | DN_RANDOM) || node->alone || !dn__elements(&node->dim)) return 0;
+    if ((node->n_ints - ints) % node->dim.batch) return 0;
+    uint64_t h = mix((uint64_t)(uintptr_t)node->op, (uint64_t)(uint32_t)depth << 32 | (uint64_t)node->needs_grad << 31 | (uint32_t)node->n_args);
     h = mix_dims(h, &node->dim);
+    int collected = 0;
     for (int k = 0; k < node->n_args; k++) {
-        int x = t->args[node->args + k];
-        h = must_be_shared(t, node, k) ? mix(h, (uint64_t)x) : mix_dims(h, &t->nodes[x].dim);
+        const int at = t->args[node->args + k];
+        const dn_node *x = &t->nodes[at];
+        if (must_be_shared(x, node, k)) {
+            if (x->dim.batch != 1) return 0;
+            h = mix(h, (uint64_t)at);
+        } else {
+            if (x->dim.batch != node->dim.batch || !dn__elements(&x->dim)) return 0;
+            h = mix_dims(h, &x->dim);
+            collected = 1;
+        }
     }
-    for (int i = 0; i < whole_ints(node); i++) h = mix(h, (uint64_t)(uint32_t)t->ints[node->ints + i]);
+    for (int i = 0; i < ints; i++) h = mix(h, (uint64_t)(uint32_t)t->ints[node->ints + i]);
+    h = mix(h, (uint64_t)ints_each(node));
     for (int i = 0; i < node->n_reals; i++) {
         uint64_t bits;
         memcpy(&bits, &t->reals[node->reals + i], sizeof bits);
         h = mix(h, bits);
     }
-    return h;
+    return collected ? h | 1 : 0;
 }
 
-static int equal_dims(const dn_dim *a, const dn_dim *b) { return a->nd == b->nd && !memcmp(a->d, b->d, (size_t)a->nd * sizeof *a->d); }
+static int equal_dims(const dn_dim *a, const dn_dim *b) {
+    if (a->nd != b->nd) return 0;
+    for (int i = 0; i < a->nd; i++)
+        if (a->d[i] != b->d[i]) return 0;
+    return 1;
+}
 
+/* Whether nodes of equal hash are alike indeed. */
 static int alike(const dn_tape *t, const dn_node *a, const dn_node *b) {
-    if (a->op != b->op || a->n_args != b->n_args || a->n_reals != b->n_reals || whole_ints(a) != whole_ints(b) || !equal_dims(&a->dim, &b->dim)) return 0;
+    const int ints = whole_ints(a);
+    if (a->op != b->op || a->n_args != b->n_args || a->n_reals != b->n_reals || a->needs_grad != b->needs_grad || ints != whole_ints(b) || ints_each(a) != ints_each(b) ||
+        !equal_dims(&a->dim, &b->dim))
+        return 0;
     for (int k = 0; k < a->n_args; k++) {
-        int x = t->args[a->args + k], y = t->args[b->args + k];
-        if (must_be_shared(t, a, k) || must_be_shared(t, b, k) ? x != y : !equal_dims(&t->nodes[x].dim, &t->nodes[y].dim)) return 0;
+        const int i = t->args[a->args + k], j = t->args[b->args + k];
+        if (i == j) continue;
+        const dn_node *x = &t->nodes[i], *y = &t->nodes[j];
+        if (must_be_shared(x, a, k) || must_be_shared(y, b, k) || !equal_dims(&x->dim, &y->dim)) return 0;
     }
-    return !memcmp(t->ints + a->ints, t->ints + b->ints, (size_t)whole_ints(a) * sizeof *t->ints) &&
-           !memcmp(t->reals + a->reals, t->reals + b->reals, (size_t)a->n_reals * sizeof *t->reals);
+    for (int i = 0; i < ints; i++)
+        if (t->ints[a->ints + i] != t->ints[b->ints + i]) return 0;
+    return !a->n_reals || !memcmp(t->reals + a->reals, t->reals + b->reals, (size_t)a->n_reals * sizeof *t->reals);
 }
 
 /* ---- the schedule -------------------------------------------------------------------------------------------------- */
 
 /* The nodes of one signature: how deep they lie, and which of them are ready. */
-typedef struct signature { int node, depth, count, ready, last_ready; int64_t depths; } signature;
+typedef struct signature {
+    uint64_t hash;
+    int64_t depths;             /* added up */
+    int32_t node, depth, count, rank, ready, last_ready;
+} signature;
 
+/* Nodes first ... first + n - 1. Leaves need nothing but memory that exists: they come first, and nothing waits for them. */
 typedef struct schedule {
     dn_tape *t;
-    int first, n;               /* nodes first ... first + n - 1 */
-    int32_t *sign;              /* signature of a node; -1: computed alone */
+    int first, n, leaves, deepest;
+    int64_t batches;            /* batch sizes added up */
+    int32_t *sign;              /* signature of a node; ALONE, LEAF */
     int32_t *depth, *waits;     /* longest way from what is computed; how many inputs are not computed */
     int32_t *users, *user_at;   /* users[user_at[i] ... user_at[i + 1]] use node i */
     int32_t *next_ready;
-    signature *signatures;
+    signature *signatures, **by_rank;
     int n_signatures;
-    int32_t *active;            /* signatures that have nodes ready */
-    int n_active;
-    int alone, last_alone;      /* nodes ready that are computed alone */
+    uint64_t *active;           /* bit of a rank: the signature has nodes ready */
+    int lowest_active;          /* no lower word has a bit */
+    int alone, last_alone;      /* nodes ready that are computed by themselves */
 } schedule;
+enum { ALONE = -1, LEAF = -2 };
 
+static void *take(dn_tape *t, size_t n, size_t size) { return dn__arena_take(&t->scratch, (n + 1) * size); }
 static void *zeroed(dn_tape *t, size_t n, size_t size) {
-    void *p = dn__arena_take(&t->scratch, (n + 1) * size);
+    void *p = take(t, n, size);
     return p ? memset(p, 0, (n + 1) * size) : NULL;
 }
 
-static int allocate(schedule *s, int edges) {
-    size_t n = (size_t)s->n;
-    return (s->sign = zeroed(s->t, n, sizeof *s->sign)) && (s->depth = zeroed(s->t, n, sizeof *s->depth)) &&
-           (s->waits = zeroed(s->t, n, sizeof *s->waits)) && (s->users = zeroed(s->t, (size_t)edges, sizeof *s->users)) &&
-           (s->user_at = zeroed(s->t, n + 1, sizeof *s->user_at)) && (s->next_ready = zeroed(s->t, n, sizeof *s->next_ready)) &&
-           (s->signatures = zeroed(s->t, n, sizeof *s->signatures)) && (s->active = zeroed(s->t, n, sizeof *s->active));
-}
-
-static void link_users(schedule *s) {
+/* How deep each node lies, how many use it, what it waits for. */
+static int count_edges(schedule *s) {
     const dn_tape *t = s->t;
+    const size_t n = (size_t)s->n;
+    if (!(s->sign = take(s->t, n, sizeof *s->sign)) || !(s->depth = take(s->t, n, sizeof *s->depth)) ||
+        !(s->waits = take(s->t, n, sizeof *s->waits)) || !(s->user_at = zeroed(s->t, n + 1, sizeof *s->user_at)))
+        return DN_ERROR_MEMORY;
     for (int i = 0; i < s->n; i++) {
         const dn_node *node = &t->nodes[s->first + i];
+        int depth = 0, waits = 0;
         for (int k = 0; k < node->n_args; k++) {
-            int x = t->args[node->args + k] - s->first;
-            if (x < 0) continue;
+            const int x = t->args[node->args + k] - s->first;
+            if (x < 0 || s->sign[x] == LEAF) continue;
             s->user_at[x + 1]++;
-            s->waits[i]++;
-            if (s->depth[x] >= s->depth[i]) s->depth[i] = s->depth[x] + 1;
+            waits++;
+            if (s->depth[x] >= depth) depth = s->depth[x] + 1;
         }
+        s->sign[i] = node->op->flags & DN_LEAF ? LEAF : ALONE;
+        s->leaves += s->sign[i] == LEAF;
+        s->batches += s->sign[i] == LEAF ? 0 : node->dim.batch;
+        s->depth[i] = depth;
+        s->waits[i] = waits;
+        if (depth > s->deepest) s->deepest = depth;
     }
+    return 0;
+}
+
+static int link_users(schedule *s) {
+    const dn_tape *t = s->t;
     for (int i = 0; i < s->n; i++) s->user_at[i + 1] += s->user_at[i];
     int total = s->user_at[s->n];
+    if (!(s->users = take(s->t, (size_t)total, sizeof *s->users))) return DN_ERROR_MEMORY;
     for (int i = s->n - 1; i >= 0; i--) { /* backwards, so that filling each list from its end puts it in order */
+        if (!s->waits[i]) continue;
         const dn_node *node = &t->nodes[s->first + i];
         for (int k = 0; k < node->n_args; k++) {
-            int x = t->args[node->args + k] - s->first;
-            if (x >= 0) s->users[--s->user_at[x + 1]] = i;
+            const int x = t->args[node->args + k] - s->first;
+            if (x >= 0 && s->sign[x] != LEAF) s->users[--s->user_at[x + 1]] = i;
         }
     }
     /* user_at[x + 1] now is where x begins: move it into place */
     for (int i = 0; i < s->n; i++) s->user_at[i] = s->user_at[i + 1];
     s->user_at[s->n] = total;
+    return 0;
+}
+
+/* The signature of node i, a new one if there is none like it. */
+static int signature_of(schedule *s, int i, uint64_t h, int level, int32_t *table, size_t slots) {
+    const dn_tape *t = s->t;
+    size_t at = h >> 7 & (slots - 1);
+    for (; table[at]; at = (at + 1) & (slots - 1)) {
+        const signature *g = &s->signatures[table[at] - 1];
+        if (g->hash == h && g->depth == level && alike(t, &t->nodes[s->first + i], &t->nodes[g->node])) return table[at] - 1;
+    }
+    s->signatures[s->n_signatures] = (signature){.hash = h, .node = s->first + i, .depth = level, .ready = -1};
+    table[at] = ++s->n_signatures;
+    return s->n_signatures - 1;
 }
 
 static int find_signatures(schedule *s) {
     const dn_tape *t = s->t;
     size_t slots = 64;
-    while (slots < 2 * (size_t)s->n) slots *= 2;
+    while (slots < 2 * (size_t)(s->n - s->leaves)) slots *= 2;
     int32_t *table = zeroed(s->t, slots, sizeof *table); /* signature + 1 */
-    if (!table) return DN_ERROR_MEMORY;
+    s->signatures = take(s->t, (size_t)(s->n - s->leaves), sizeof *s->signatures);
+    if (!table || !s->signatures) return DN_ERROR_MEMORY;
     for (int i = 0; i < s->n; i++) {
-        const dn_node *node = &t->nodes[s->first + i];
-        if (!can_be_grouped(t, node)) {
-            s->sign[i] = -1;
-            continue;
-        }
-        int level = t->autobatch == DN_AUTOBATCH_DEPTH ? s->depth[i] : 0;
-        size_t at = hash(t, node, level) & (slots - 1);
-        for (; table[at]; at = (at + 1) & (slots - 1)) {
-            const signature *g = &s->signatures[table[at] - 1];
-            if (g->depth == level && alike(t, node, &t->nodes[g->node])) break;
-        }
-        if (!table[at]) {
-            s->signatures[s->n_signatures] = (signature){.node = s->first + i, .depth = level, .ready = -1};
-            table[at] = ++s->n_signatures;
-        }
-        s->sign[i] = table[at] - 1;
-        s->signatures[s->sign[i]].count++;
-        s->signatures[s->sign[i]].depths += s->depth[i];
+        if (s->sign[i] == LEAF) continue;
+        const int level = t->autobatch == DN_AUTOBATCH_DEPTH ? s->depth[i] : 0;
+        const uint64_t h = hash(t, &t->nodes[s->first + i], level);
+        if (!h) continue;
+        s->sign[i] = signature_of(s, i, h, level, table, slots);
+        signature *g = &s->signatures[s->sign[i]];
+        g->count++;
+        g->depths += s->depth[i];
     }
+    return 0;
+}
+
+static int by_depth(const void *a, const void *b) {
+    const signature *x = *(signature *const *)a, *y = *(signature *const *)b;
+    const int64_t p = x->depths * y->count, q = y->depths * x->count;
+    return p != q ? (p < q ? -1 : 1) : (x->node > y->node) - (x->node < y->node);
+}
+
+/* Those whose nodes lie least deep, on average, come first. */
+static int rank_signatures(schedule *s) {
+    s->by_rank = take(s->t, (size_t)s->n_signatures, sizeof *s->by_rank);
+    s->next_ready = take(s->t, (size_t)s->n, sizeof *s->next_ready);
+    s->active = zeroed(s->t, (size_t)s->n_signatures / 64 + 1, sizeof *s->active);
+    if (!s->by_rank || !s->next_ready || !s->active) return DN_ERROR_MEMORY;
+    for (int i = 0; i < s->n_signatures; i++) s->by_rank[i] = &s->signatures[i];
+    qsort(s->by_rank, (size_t)s->n_signatures, sizeof *s->by_rank, by_depth);
+    for (int i = 0; i < s->n_signatures; i++) s->by_rank[i]->rank = i;
     return 0;
 }
 
@@ -170,8 +237,10 @@ static void make_ready(schedule *s, int i) {
     }
     signature *g = &s->signatures[s->sign[i]];
     if (g->ready < 0) {
+        const int word = g->rank / 64;
         g->ready = i;
-        s->active[s->n_active++] = s->sign[i];
+        s->active[word] |= (uint64_t)1 << g->rank % 64;
+        if (word < s->lowest_active) s->lowest_active = word;
     } else {
         s->next_ready[g->last_ready] = i;
     }
@@ -183,61 +252,85 @@ static void done(schedule *s, int i) {
         if (--s->waits[s->users[u]] == 0) make_ready(s, s->users[u]);
 }
 
-/* The position in `active` of the signature whose nodes lie least deep on average. */
-static int next_signature(const schedule *s) {
-    int best = 0;
-    for (int a = 1; a < s->n_active; a++) {
-        const signature *g = &s->signatures[s->active[a]], *b = &s->signatures[s->active[best]];
-        if (g->depths * b->count < b->depths * g->count) best = a;
-    }
-    return best;
+/* The first signature by rank that has nodes ready, or NULL. */
+static signature *next_signature(schedule *s) {
+    const int words = s->n_signatures / 64 + 1;
+    while (s->lowest_active < words && !s->active[s->lowest_active]) s->lowest_active++;
+    if (s->lowest_active == words) return NULL;
+    return s->by_rank[s->lowest_active * 64 + __builtin_ctzll(s->active[s->lowest_active])];
 }
 
-/* Takes nodes that are ready off the front of a signature's list and links them as a group; returns the leader. */
-static int take_group(schedule *s, int position) {
+/* Takes nodes that are ready off the front of a signature's list: a group, or one node by itself. */
+static int take_group(schedule *s, signature *g) {
     dn_tape *t = s->t;
-    signature *g = &s->signatures[s->active[position]];
-    int i = g->ready, leader = s->first + i, tail = -1;
+    const int first = t->n_members;
+    const int64_t size = t->nodes[g->node].dim.size;
     int64_t numbers = 0;
-    while (i >= 0 && (tail < 0 || numbers < MOST_NUMBERS)) {
-        int node = s->first + i;
-        if (tail >= 0) t->nodes[tail].next_member = node;
-        t->nodes[node].next_member = -1;
-        tail = node;
-        numbers += (int64_t)dn__elements(&t->nodes[node].dim);
-        i = s->next_ready[i];
+    int i = g->ready;
+    for (; i >= 0 && numbers < MOST_NUMBERS; i = s->next_ready[i]) {
+        t->members[t->n_members++] = s->first + i;
+        numbers += size * t->nodes[s->first + i].dim.batch;
     }
     g->ready = i;
-    if (i < 0) s->active[position] = s->active[--s->n_active];
-    return leader;
+    if (i < 0) s->active[g->rank / 64] &= ~((uint64_t)1 << g->rank % 64);
+    const int n = t->n_members - first, last = t->n_members;
+    if (n == 1) {
+        t->order[t->n_order++] = t->members[--t->n_members];
+    } else {
+        t->n_members = first;
+        const int group = dn__group_new(t);
+        if (group < 0) return group;
+        t->groups[group].n = n;
+        t->n_members = last;
+        t->order[t->n_order++] = -1 - group;
+    }
+    for (int m = first; m < first + n; m++) done(s, t->members[m] - s->first);
+    return 0;
 }
 
-/* Appends the order of nodes first ... last to t->order. */
+/* Whether the nodes are better computed in the order in which they were made: too few, one after another, or batched already. */
+static int is_no_gain(const schedule *s) {
+    const int n = s->n - s->leaves;
+    return n < FEW_NODES || n < (LEAST_WIDTH) * (s->deepest + 1) || s->batches > (int64_t)WIDE_BATCH * n;
+}
+
+/* Appends the order of nodes first ... last to t->order; DN_IN_ORDER: they shall be computed as they were made. */
 static int plan(dn_tape *t, int first, int last) {
     schedule s = {.t = t, .first = first, .n = last - first + 1, .alone = -1};
-    int edges = 0, order = t->n_order;
-    for (int i = first; i <= last; i++) edges += t->nodes[i].n_args;
-    if (DN_GROW(t->order, t->order_capacity, t->n_order + s.n) || !allocate(&s, edges)) return dn__no_memory(t);
-    link_users(&s);
-    if (find_signatures(&s)) return dn__no_memory(t);
-    for (int i = 0; i < s.n; i++)
-        if (!s.waits[i]) make_ready(&s, i);
-    while (s.alone >= 0 || s.n_active) {
+    if (t->autobatch == DN_AUTOBATCH_AUTO && s.n < FEW_NODES) return DN_IN_ORDER;
+    if (count_edges(&s)) return dn__no_memory(t);
+    if (t->autobatch == DN_AUTOBATCH_AUTO && is_no_gain(&s)) return DN_IN_ORDER;
+    if (DN_GROW(t->order, t->order_capacity, (t->n_order ? t->n_order : first) + s.n) ||
+        DN_GROW(t->members, t->members_capacity, t->n_members + s.n) || link_users(&s) || find_signatures(&s) || rank_signatures(&s))
+        return dn__no_memory(t);
+    if (!t->n_order) { /* what came before was computed in the order of the nodes */
+        for (int i = 0; i < first; i++) t->order[i] = i;
+        t->n_order = t->n_done = first;
+    }
+    for (int i = 0; i < s.n; i++) {
+        if (s.sign[i] == LEAF) t->order[t->n_order++] = first + i;
+        else if (!s.waits[i]) make_ready(&s, i);
+    }
+    for (;;) {
         if (s.alone >= 0) {
             int i = s.alone;
             s.alone = s.next_ready[i];
-            t->nodes[first + i].leader = t->nodes[first + i].next_member = -1;
-            t->order[order++] = first + i;
+            t->order[t->n_order++] = first + i;
             done(&s, i);
             continue;
         }
-        int leader = take_group(&s, next_signature(&s));
-        t->order[order++] = leader;
-        for (int j = leader; j >= 0; j = t->nodes[j].next_member) done(&s, j - first);
+        signature *g = next_signature(&s);
+        if (!g) break;
+        if (take_group(&s, g)) return DN_ERROR_MEMORY;
     }
-    t->n_order = order;
     t->planned = last + 1;
-    dn__arena_reset(&t->scratch, (dn_arena_mark){0});
+    return 0;
+}
+
+int dn__append_to_order(dn_tape *t, int i) {
+    if (DN_GROW(t->order, t->order_capacity, t->n_order + 1)) return DN_ERROR_MEMORY;
+    t->order[t->n_order++] = i;
+    t->n_done = t->n_order;
     return 0;
 }
 
@@ -245,15 +338,21 @@ int dn__autobatch_forward(dn_tape *t, int last) {
     int64_t work = DN_WORK;
     while (t->evaluated <= last) {
         if (t->n_done == t->n_order) {
-            int error = plan(t, t->evaluated, last);
-            if (error) return error;
+            const double start = dn__seconds();
+            const int result = plan(t, t->evaluated, last);
+            dn__arena_reset(&t->scratch, (dn_arena_mark){0});
+            t->counts.schedule += dn__seconds() - start;
+            if (result) return result;
         }
         for (; t->n_done < t->n_order; t->n_done++) {
             if (work <= 0) return 1;
-            int i = t->order[t->n_done], error;
-            for (int j = i; j >= 0; j = t->nodes[j].next_member) work -= dn__work(t, &t->nodes[j]);
-            error = t->nodes[i].next_member >= 0 ? dn__group_forward(t, i) : dn__compute(t, i);
+            const int i = t->order[t->n_done];
+            const int n = i < 0 ? t->groups[-1 - i].n : 1;
+            work -= n * dn__work(t, &t->nodes[i < 0 ? t->members[t->groups[-1 - i].first] : i]);
+            const int error = i < 0 ? dn__group_forward(t, -1 - i) : dn__compute(t, i);
             if (error) return error;
+            t->counts.nodes += n;
+            t->counts.batches++;
         }
         t->evaluated = t->planned;
     }

@@ -5,7 +5,12 @@
 
 #include "tape.h"
 
-/* As dn__forward: computes all nodes up to `last`; the order is kept for backward in tape->order. */
+enum { DN_IN_ORDER = 2 };
+/* As dn__forward: computes all nodes up to `last`; the order is kept for backward in tape->order. DN_IN_ORDER: the strategy chooses to compute
+ * the nodes from tape->evaluated on in the order in which they were made. */
 int dn__autobatch_forward(dn_tape *, int last);
+/* Node i was computed by itself, after all that is in tape->order. */
+int dn__append_to_order(dn_tape *, int i);
+double dn__seconds(void);
 
 #endif

@@ -20,15 +20,12 @@ static dn_real *take(dn_tape *t, size_t n) {
 dn_real *dn__backward_memory(dn_call *c, size_t n) { return take(c->tape, n); }
 
 int dn__node_wants(const dn_tape *t, const dn_node *node) {
-    return t->full ? !node->constant : node->needs_grad && !(node->param && !node->param->updated);
+    return t->full ? !node->constant : node->needs_grad && !(node->param && !dn__param_gathers(node->param));
 }
-
-/* whether input k is of a group and collected: dn__group_backward says where its gradient goes */
-static int is_collected(const dn_call *c, int k) { return c->places && (c->places[k].dx || c->places[k].beta < 0); }
 
 int dn__wants(const dn_call *c, int k) {
     const dn_tape *t = c->tape;
-    if (is_collected(c, k)) return c->places[k].dx != NULL;
+    if (dn__group_collects(c, k)) return dn__group_wants(c, k);
     return dn__node_wants(t, &t->nodes[t->args[c->node->args + k]]);
 }
 
@@ -37,21 +34,24 @@ int dn__wants(const dn_call *c, int k) {
 dn_grad dn__place(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
     if (node->op == dn_ops[DN_OP_part]) {
-        int i_owner = t->args[node->args];
-        dn_node *owner = &t->nodes[i_owner];
+        dn_node *owner = &t->nodes[t->args[node->args]];
         if (!dn__grouped(t, owner) && !owner->grad && (owner->grad = take(t, dn__elements(&owner->dim))))
             dn__fill(dn__elements(&owner->dim), 0, owner->grad);
-        if (dn__grouped(t, owner) ? !dn__group_grad(t, i_owner) : !owner->grad) return (dn_grad){0};
+        if (dn__grouped(t, owner) ? !dn__group_grads(t, owner->group) : !owner->grad) return (dn_grad){0};
         return (dn_grad){dn__part_address(t, owner, t->ints[node->ints], 1), 1};
     }
+    if (dn__grouped(t, node)) {
+        dn_real *grads = dn__group_grads(t, node->group);
+        return (dn_grad){grads ? grads + (node->value - t->groups[node->group].value) : NULL, 1};
+    }
     if (node->grad) return (dn_grad){node->grad, 1};
-    if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows && node->param->empty && node->param->updated &&
+    if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows && node->param->empty && dn__param_gathers(node->param) &&
         !node->constant) {
         dn_real beta;
         node->grad = dn__param_gradient(node->param, &beta);
         node->in_chunk = 1;
     } else {
-        node->grad = dn__grouped(t, node) ? dn__group_grad(t, i) : take(t, dn__elements(&node->dim));
+        node->grad = take(t, dn__elements(&node->dim));
         if (!node->grad) t->out_of_memory = 1;
     }
     return (dn_grad){node->grad, 0};
@@ -59,11 +59,7 @@ dn_grad dn__place(dn_tape *t, int i) {
 
 dn_grad dn__dx(dn_call *c, int k) {
     dn_tape *t = c->tape;
-    if (is_collected(c, k)) {
-        dn_grad g = c->places[k];
-        c->places[k].beta = DN_PLACE_TAKEN;
-        return g;
-    }
+    if (dn__group_collects(c, k)) return dn__group_dx(c, k);
     int i = t->args[c->node->args + k];
     if (!dn__node_wants(t, &t->nodes[i])) return (dn_grad){0};
     dn_grad g = dn__place(t, i);
@@ -91,6 +87,7 @@ void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real 
     }
     t->products[t->n_products] = (dn_product){w->products, m, kk, n, dy, x};
     w->products = t->n_products++;
+    if (dn__grouped(t, w)) t->groups[w->group].weights = 1;
 }
 
 /* The columns of all products of a list side by side, in the order of their nodes: where they are, if they lie so, else a copy. The list runs
@@ -142,25 +139,36 @@ static void add_to_parameter(dn_tape *t, dn_node *node) {
         dn_real beta, *to = dn__param_gradient(p, &beta);
         dn__axpy((size_t)p->row_size, 1, node->grad, beta, to);
     }
-    if (p->root->ready) p->root->ready(p->root->ready_context, p);
+}
+
+void dn__finish_parameter(dn_tape *t, int i) {
+    dn_node *node = &t->nodes[i];
+    if (node->products >= 0) flush_products(t, i);
+    if (node->grad && !t->out_of_memory && !node->constant && dn__param_gathers(node->param)) add_to_parameter(t, node);
+    node->finished = 1;
+}
+
+static void backward_group(dn_tape *t, int group) {
+    const dn_group *g = &t->groups[group];
+    for (int m = 0; m < g->n && g->weights; m++)
+        if (t->nodes[t->members[g->first + m]].products >= 0) flush_products(t, t->members[g->first + m]);
+    if (!t->out_of_memory) dn__group_backward(t, group);
+    dn__arena_reset(&t->scratch, (dn_arena_mark){0});
 }
 
 static void backward_node(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
+    if (node->finished) return;
+    if (node->param && node->op == dn_ops[DN_OP_parameter]) {
+        dn__finish_parameter(t, i);
+        return;
+    }
     if (node->products >= 0) flush_products(t, i);
-    if (dn__grouped(t, node)) {
-        if (node->leader != i) return;
-        for (int j = node->next_member; j >= 0; j = t->nodes[j].next_member)
-            if (t->nodes[j].products >= 0) flush_products(t, j);
-        if (!t->out_of_memory) dn__group_backward(t, i);
-        dn__arena_reset(&t->scratch, (dn_arena_mark){0});
+    if (dn__grouped(t, node)) { /* by join.c: the leader comes last */
+        if (t->members[t->groups[node->group].first] == i) backward_group(t, node->group);
         return;
     }
     if (!node->grad || t->out_of_memory) return;
-    if (node->param && node->op == dn_ops[DN_OP_parameter]) {
-        if (!node->constant && node->param->updated) add_to_parameter(t, node);
-        return;
-    }
     if (node->op->flags & DN_NO_GRAD) return;
     dn_call c;
     dn__prepare_call(t, node, &c);
@@ -189,26 +197,31 @@ static int begin(dn_tape *t, int i, int full) {
                              "sum_batches() or esum() first.", DIMS(&t->nodes[i].dim));
     if (i >= t->evaluated) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the value of the loss was not computed");
     for (int r = 0; r < t->n_roots; r++)
-        if (t->roots[r].version >= 0 && t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED) &&
+        if (t->roots[r].version >= 0 && !t->roots[r].root->as_dynet && t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED) &&
             depends_on(t, i, t->roots[r].root))
             return dn__tape_fail(t, DN_ERROR_STATE, "backward: parameters were changed after the values of this graph had been computed. "
                                  "Build the graph anew, or compute it again: value(recalculate=True).");
     for (int j = 0; j < t->n_nodes; j++) {
-        t->nodes[j].grad = t->nodes[j].group_grads = NULL;
+        t->nodes[j].grad = NULL;
         t->nodes[j].products = -1;
-        t->nodes[j].in_chunk = 0;
+        t->nodes[j].in_chunk = t->nodes[j].finished = 0;
     }
+    for (int j = 0; j < t->n_groups; j++) {
+        t->groups[j].grads = NULL;
+        t->groups[j].weights = 0;
+    }
+    for (int j = 0; j < t->n_gathers; j++) t->gathers[j].grad = NULL;
     t->n_products = 0;
     t->late = NULL;
     t->out_of_memory = 0;
     t->full = full;
     t->swept_root = i;
-    t->sweep = t->autobatch && !t->immediate ? t->n_done - 1 : i;
+    t->sweep = t->n_order ? t->n_done - 1 : i;
     dn__arena_reset(&t->grads, (dn_arena_mark){0});
     dn_grad g = dn__place(t, i);
     if (!g.dx) return dn__tape_fail(t, DN_ERROR_MEMORY, "out of memory");
     g.dx[0] = 1;
-    return 0;
+    return dn__watch_begin(t) ? dn__no_memory(t) : 0;
 }
 
 /* Another thread may hold some of the same roots and wait for others: so nobody waits while holding one. */
@@ -235,10 +248,18 @@ static int step(dn_tape *t) {
     if (t->sweep < 0) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the graph was renewed, reverted or set anew meanwhile");
     dn__lock_roots(t);
     for (; t->sweep >= 0 && work > 0 && !t->out_of_memory && !t->raised; t->sweep--) {
-        int i = t->autobatch && !t->immediate ? t->order[t->sweep] : t->sweep;
-        work -= dn__work(t, &t->nodes[i]);
-        backward_node(t, i);
+        const int i = t->n_order ? t->order[t->sweep] : t->sweep;
+        if (i < 0) {
+            const dn_group *g = &t->groups[-1 - i];
+            work -= g->n * dn__work(t, &t->nodes[t->members[g->first]]);
+            backward_group(t, -1 - i);
+        } else {
+            work -= dn__work(t, &t->nodes[i]);
+            backward_node(t, i);
+        }
+        if (t->watch.last_use) dn__watch_passed(t);
     }
+    if (t->sweep < 0 || t->raised || t->out_of_memory) dn__watch_end(t, t->sweep < 0 && !t->raised && !t->out_of_memory);
     dn__unlock_roots(t);
     if (t->raised || t->out_of_memory) {
         int error = t->raised ? t->raised : dn__no_memory(t);
@@ -308,8 +329,11 @@ int dn_gradient(int64_t a, dn_real *out) {
         }
         if (node->op == dn_ops[DN_OP_part]) {
             const dn_node *owner = &t->nodes[t->args[node->args]];
-            int arrived = dn__grouped(t, owner) ? t->nodes[owner->leader].group_grads != NULL : owner->grad != NULL;
+            int arrived = dn__grouped(t, owner) ? t->groups[owner->group].grads != NULL : owner->grad != NULL;
             grad = arrived ? dn__part_address(t, owner, t->ints[node->ints], 1) : NULL;
+        } else if (dn__grouped(t, node)) {
+            const dn_group *g = &t->groups[node->group];
+            grad = g->grads ? g->grads + (node->value - g->value) : NULL;
         }
         size_t n = dn__elements(&node->dim);
         if (grad && n) memcpy(out, grad, n * sizeof *out);

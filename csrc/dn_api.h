@@ -69,6 +69,9 @@ typedef struct dn_trainer dn_trainer;
 #define DN_NODE_CALLS(X) \
     X(int64_t, node1, (int op, int64_t a), (op, a)) \
     X(int64_t, node2, (int op, int64_t a, int64_t b), (op, a, b)) \
+    /* the frequent forms of node_many: b + W x and b + W_1 x_1 + W_2 x_2; numbers are passed more quickly than arrays */ \
+    X(int64_t, node3, (int op, int64_t a, int64_t b, int64_t c), (op, a, b, c)) \
+    X(int64_t, node5, (int op, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e), (op, a, b, c, d, e)) \
     X(int64_t, node1_int, (int op, int64_t a, int i), (op, a, i)) \
     X(int64_t, node1_real, (int op, int64_t a, double r, double s), (op, a, r, s)) \
     X(int64_t, node_many, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals), \
@@ -142,7 +145,7 @@ enum dn_op_flag {
     DN_RANDOM = 32,   /* draws random numbers */
     DN_JOINS = 64,    /* nodes that differ in the last input alone are computed as one, see csrc/join.h */
     DN_PARTS = 128,   /* has several outputs, blocks of (size x batch), read through `part` nodes */
-    DN_INTS_EACH = 256,        /* each int belongs to a batch element, ... */
+    DN_INTS_EACH = 256,        /* each int belongs to a batch element, equally many to each, ... */
     DN_INTS_AFTER_FIRST = 512  /* ... or each after the first: what merged nodes have is joined */
 };
 
@@ -153,8 +156,15 @@ void dn_graph_free(int graph);
 enum dn_autobatch {
     DN_AUTOBATCH_OFF,
     DN_AUTOBATCH_DEPTH,   /* groups of equal depth, in the order of depth (Looks et al. 2017) */
-    DN_AUTOBATCH_AGENDA   /* of the signatures that have nodes ready, the one of least average depth (Neubig et al. 2017) */
+    DN_AUTOBATCH_AGENDA,  /* of the signatures that have nodes ready, the one of least average depth (Neubig et al. 2017) */
+    DN_AUTOBATCH_AUTO     /* by agenda where that promises to be faster than node by node, which is decided for each call that computes */
 };
+/* What batching has done in the present graph, all values computed since it began. */
+typedef struct dn_autobatch_counts {
+    int64_t nodes, batches;       /* nodes computed, and calls that computed them: groups and nodes by themselves */
+    int64_t copied, avoided;      /* inputs of groups that had to be laid side by side; that lay so, or had been laid so for another group */
+    double schedule, execution;   /* seconds */
+} dn_autobatch_counts;
 /* As dn_renew, and from now on: immediate: compute nodes as they are made; check_finite: then a NaN or infinite value is an error;
  * autobatch: a dn_autobatch. */
 int dn_graph_renew(int graph, int immediate, int check_finite, int autobatch);
@@ -167,11 +177,16 @@ int dn_graph_checkpoint(int graph);
 int dn_graph_revert(int graph);
 /* Random draws are keyed by (seed, stream, counter, node, element); this sets the counter to 0. It rises at renew and recalculation. */
 void dn_graph_seed(int graph, uint64_t seed, uint64_t stream);
+/* From now on random nodes draw from this generator, as DyNet's do: each when it is computed, in the order of computation. The graph does not
+ * own it. NULL: draws are keyed, as at the start. */
+struct dn_rng;
+void dn_graph_generator(int graph, struct dn_rng *generator);
 /* The draw counter, for saving and resuming. */
 uint64_t dn_graph_counter(int graph);
 void dn_graph_set_counter(int graph, uint64_t counter);
 const char *dn_message(int graph);
 int dn_graph_size(int graph);
+void dn_graph_autobatch_counts(int graph, dn_autobatch_counts *out);
 int64_t dn_graph_bytes(int graph);
 /* handle of the node with this index */
 int64_t dn_graph_node(int graph, int index);
@@ -235,6 +250,9 @@ dn_real *dn_param_values(dn_param *);    /* the storage itself; a table's rows f
 int64_t dn_param_size(dn_param *);
 void dn_param_set_updated(dn_param *, int updated);   /* 0 drops a pending gradient */
 int dn_param_updated(dn_param *);
+/* 1: what DyNet's numbers depend on. Parameters that are not updated gather gradients all the same, which count in the norm and are never
+ * cleared; graphs copy the values of parameters, so that those computed before an update may be followed by backward after it. */
+void dn_root_as_dynet(dn_root *, int on);
 /* Call after changing values from outside: a backward through values computed before is then an error. */
 void dn_root_changed(dn_root *);
 
@@ -268,8 +286,30 @@ int dn_chunk_move_gradients(dn_root *, int chunk, dn_real *memory);
 int dn_sum_ranks(int ranks, dn_real *const *segments, const double *factors, const uint8_t *filled, int64_t from, int64_t to);
 int dn_param_chunk(dn_param *);                         /* -1 for tables */
 int64_t dn_param_offset(dn_param *);
-/* Called from dn_backward_step when a parameter's gradient is complete in this backward. NULL: nobody listens. */
-void dn_root_on_ready(dn_root *, void (*ready)(void *context, dn_param *), void *context);
+
+/* Watching a backward from another thread (csrc/ready.c). Once a root is DN_WATCH_ARMED, the next backward that uses it makes it DN_WATCH_BEGUN
+ * and tells of each dense parameter when its gradient is complete: when the sweep has passed its last use, not only when it reaches its node. */
+enum dn_watch { DN_WATCH_OFF, DN_WATCH_ARMED, DN_WATCH_BEGUN, DN_WATCH_COMPLETE, DN_WATCH_FAILED };
+void dn_root_watch(dn_root *, int watch);              /* sets it; DN_WATCH_OFF ends every wait */
+/* Sleeps while it is DN_WATCH_ARMED, this many seconds at most; returns what it is. */
+int dn_root_await(dn_root *, double seconds);
+/* Whether the gradient is complete in the watched backward, or that does not write it. Then it may be read until the next one, without a lock. */
+int dn_param_ready(dn_param *);
+/* Whether nobody has written, cleared or scaled it since. */
+int dn_param_unchanged(dn_param *);
+
+/* Between hosts. out = factor g (zeros where the gradient is empty or factor is 0); takes no lock. g = factor in; it counts as filled then. */
+void dn_param_take(dn_param *, double factor, dn_real *out);
+void dn_param_put(dn_param *, double factor, const dn_real *in);
+/* sum = x[0] + x[1] + ..., in this order; sum may be one of them */
+void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum);
+/* bfloat16, the upper half of a float, rounded to nearest, ties to even. encode: code = x + rest rounded, and what that lacks is the new rest (0
+ * where x is not finite); rest may be NULL: 0, and it is forgotten. */
+void dn_bf16_encode(int64_t n, const dn_real *x, dn_real *rest, uint16_t *code);
+void dn_bf16_decode(int64_t n, const uint16_t *code, dn_real *x);
+/* A number in shared memory: what was written before it was set is there for whoever reads the new number. */
+void dn_flag_set(int64_t *flag, int64_t value);
+int64_t dn_flag_get(const int64_t *flag);
 
 /* ---- trainers ---------------------------------------------------------------------------------------------------------------------- */
 enum dn_rule_code {

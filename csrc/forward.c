@@ -21,12 +21,13 @@ void dn__forget_values(dn_tape *t) {
     t->evaluated = t->any_failed = t->unreported = 0;
     t->sweep = -1;
     t->values_made++;
-    t->n_order = t->n_done = 0;
+    dn__forget_groups(t);
     t->counter++;
     for (int i = 0; i < t->n_roots; i++) t->roots[i].version = -1;
     /* marks that point above the bottom would keep what is now forgotten: let them begin at the bottom, too */
     for (int i = 0; i < t->n_marks; i++) {
         t->marks[i].evaluated = t->marks[i].order = 0;
+        t->marks[i].groups = t->marks[i].members = t->marks[i].group_inputs = t->marks[i].gathers = t->marks[i].sources = 0;
         t->marks[i].values = t->marks[i].copies = (dn_arena_mark){0};
     }
     dn__arena_reset(&t->values, (dn_arena_mark){0});
@@ -52,7 +53,7 @@ void dn__prepare_call(dn_tape *t, dn_node *node, dn_call *c) {
     c->dy = node->grad;
     c->node = node;
     c->tape = t;
-    c->places = NULL;
+    c->group = -1;
 }
 
 enum { ALIGN_NUMBERS = 16 };
@@ -62,6 +63,19 @@ static int blocked(const dn_tape *t, const dn_node *node) {
     if (node->failed == DN_FAILED_ALREADY) return 1;
     for (int k = 0; k < node->n_args; k++)
         if (t->nodes[t->args[node->args + k]].failed) return 1;
+    return 0;
+}
+
+/* Later readers in this graph see the value of now, whatever becomes of the parameter. */
+static int copy_parameter(dn_tape *t, int i) {
+    dn_node *node = &t->nodes[i];
+    size_t bytes = dn__elements(&node->dim) * sizeof(dn_real);
+    dn_real *copy = dn__arena_take(&t->copies, bytes);
+    if (!copy) return dn__no_memory(t);
+    node->value = memcpy(copy, node->value, bytes);
+    node->copied = 1;
+    for (int m = 0; m < t->n_marks; m++) /* reverts that leave this value must leave the copy, too */
+        if (i < t->marks[m].evaluated) t->marks[m].copies = dn__arena_mark(&t->copies);
     return 0;
 }
 
@@ -86,6 +100,7 @@ int dn__compute(dn_tape *t, int i) {
     if (node->op->flags & DN_VIEW) {
         node->value = c.y;
         node->copied = 0;
+        if (node->param && node->param->root->as_dynet) t->out_of_memory |= copy_parameter(t, i) != 0;
     }
     if (t->scratch.n_chunks) dn__arena_reset(&t->scratch, (dn_arena_mark){0});
     if (t->out_of_memory) {
@@ -140,25 +155,39 @@ static void stop_batching(dn_tape *t) {
     t->nodes[failed].failed = DN_FAILED_ALREADY;
 }
 
-int dn__forward(dn_tape *t, int last) {
-    if (t->autobatch && !t->immediate) {
-        int result = dn__autobatch_forward(t, last);
-        if (result == DN_ERROR_PYTHON) stop_batching(t);
-        return result;
-    }
+/* In the order in which the nodes were made. */
+static int forward_in_order(dn_tape *t, int last) {
     int64_t work = DN_WORK;
     while (t->evaluated <= last) {
         if (work <= 0) return 1;
-        work -= dn__work(t, &t->nodes[t->evaluated]);
-        dn_node *node = &t->nodes[t->evaluated];
+        const int i = t->evaluated;
+        work -= dn__work(t, &t->nodes[i]);
+        dn_node *node = &t->nodes[i];
         int joined = 0;
         if (node->op->flags & DN_JOINS && !(t->any_failed && blocked(t, node)) && (joined = dn__grouped(t, node)) == 0)
-            joined = dn__join_forward(t, t->evaluated, last);
-        int error = joined ? joined : dn__compute(t, t->evaluated);
+            joined = dn__join_forward(t, i, last);
+        int error = joined ? joined : dn__compute(t, i);
         if (error >= 0 || error == DN_ERROR_PYTHON) t->evaluated++; /* what failed blocks nothing but what depends on it */
+        if (t->n_order && t->evaluated > i && dn__append_to_order(t, i)) return dn__no_memory(t);
         if (error < 0) return error;
     }
     return t->any_failed && t->nodes[last].failed ? retry(t, last) : 0;
+}
+
+int dn__forward(dn_tape *t, int last) {
+    if (!t->autobatch || t->immediate || t->any_failed) return forward_in_order(t, last);
+    if (t->evaluated > last) return 0;
+    const double start = dn__seconds(), schedule = t->counts.schedule;
+    int result = dn__autobatch_forward(t, last);
+    if (result == DN_IN_ORDER) {
+        t->counts.nodes += last + 1 - t->evaluated;
+        t->counts.batches += last + 1 - t->evaluated;
+        result = forward_in_order(t, last);
+    } else if (result == DN_ERROR_PYTHON) {
+        stop_batching(t);
+    }
+    t->counts.execution += dn__seconds() - start - (t->counts.schedule - schedule);
+    return result;
 }
 
 int dn_forward(int64_t a) {
@@ -204,17 +233,7 @@ const dn_real *dn_value(int64_t a) {
     const dn_real *value = NULL;
     if (i >= 0 && i < t->evaluated && !(t->any_failed && t->nodes[i].failed)) {
         dn_node *node = &t->nodes[i];
-        if (node->param && node->op->flags & DN_VIEW && !node->copied) {
-            /* What was read stays: later readers in this graph see the value of now, whatever becomes of the parameter. */
-            size_t bytes = dn__elements(&node->dim) * sizeof(dn_real);
-            dn_real *copy = dn__arena_take(&t->copies, bytes);
-            if (copy) {
-                node->value = memcpy(copy, node->value, bytes);
-                node->copied = 1;
-                for (int m = 0; m < t->n_marks; m++) /* reverts that leave this value must leave the copy, too */
-                    if (i < t->marks[m].evaluated) t->marks[m].copies = dn__arena_mark(&t->copies);
-            }
-        }
+        if (node->param && node->op->flags & DN_VIEW && !node->copied) copy_parameter(t, i);
         value = node->value;
     } else if (i >= 0) {
         dn__tape_fail(t, DN_ERROR_STATE, "the value of this expression was not computed");
@@ -229,8 +248,9 @@ const int *dn_saved_indices(int64_t a) {
     int i = dn__find(t, a);
     const int *indices = NULL;
     if (i >= 0 && i < t->evaluated && t->nodes[i].saved) {
-        const dn_node *node = &t->nodes[i], *leader = dn__grouped(t, node) ? &t->nodes[node->leader] : node;
-        indices = (const int *)leader->saved_memory + (node->value - leader->value);
+        const dn_node *node = &t->nodes[i];
+        const dn_group *g = dn__grouped(t, node) ? &t->groups[node->group] : NULL;
+        indices = g ? (const int *)g->saved + (node->value - g->value) : (const int *)node->saved_memory;
     }
     dn__tape_leave(t);
     return indices;
@@ -241,6 +261,8 @@ dn_real *dn__scratch(dn_call *c, size_t n) {
     if (!p) c->tape->out_of_memory = 1;
     return p;
 }
+
+struct dn_rng *dn__generator(const dn_call *c) { return c->tape->generator; }
 
 void dn__draw_key(const dn_call *c, struct dn_draw *out) {
     *out = (struct dn_draw){.seed = c->tape->seed, .stream = c->tape->stream, .counter = c->tape->counter,

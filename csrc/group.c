@@ -4,121 +4,207 @@
 
 #include "kernels/kernels.h"
 
-static int input_of(const dn_tape *t, int i, int k) { return t->args[t->nodes[i].args + k]; }
+enum { ALIGN_NUMBERS = 16 };
 
-static int is_same(const dn_tape *t, int leader, int k) {
-    int x = input_of(t, leader, k);
+static int input_of(const dn_tape *t, int i, int k) { return t->args[t->nodes[i].args + k]; }
+static const int32_t *members_of(const dn_tape *t, const dn_group *g) { return t->members + g->first; }
+static dn_node *leader_of(const dn_tape *t, const dn_group *g) { return &t->nodes[t->members[g->first]]; }
+
+void dn__forget_groups(dn_tape *t) {
+    t->n_order = t->n_done = 0;
+    t->n_groups = t->n_members = t->n_group_inputs = t->n_gathers = t->n_sources = 0;
+}
+
+int dn__group_new(dn_tape *t) {
+    if (DN_GROW(t->groups, t->groups_capacity, t->n_groups + 1)) return dn__no_memory(t);
+    t->groups[t->n_groups] = (dn_group){.first = t->n_members};
+    return t->n_groups++;
+}
+
+/* ---- inputs -------------------------------------------------------------------------------------------------------- */
+
+static int is_same(const dn_tape *t, const dn_group *g, int k) {
+    const int32_t *members = members_of(t, g);
+    int x = input_of(t, members[0], k);
     if (t->nodes[x].dim.batch != 1) return 0;
-    for (int j = t->nodes[leader].next_member; j >= 0; j = t->nodes[j].next_member)
-        if (input_of(t, j, k) != x) return 0;
+    if (!g->joined && t->nodes[x].op == dn_ops[DN_OP_parameter]) return 1; /* the members' signatures say so */
+    for (int m = 1; m < g->n; m++)
+        if (input_of(t, members[m], k) != x) return 0;
     return 1;
 }
 
-/* Which inputs are shared. One is always collected: from it the op learns how many batch elements there are. */
-static uint8_t *find_shared(dn_tape *t, int leader) {
-    const dn_node *node = &t->nodes[leader];
-    uint8_t *shared = dn__arena_take(&t->scratch, (size_t)node->n_args);
-    int collected = 0, last = -1;
-    for (int k = 0; shared && k < node->n_args; k++) {
-        shared[k] = (uint8_t)is_same(t, leader, k);
-        collected |= !shared[k];
-        if (k >= 8 || !(node->op->flags >> DN_SHARED_SHIFT & 1 << k)) last = k;
+/* The block of memory that holds a node's value and, in other memory laid out alike, its gradient: its group's, or its owner's. NULL: neither. */
+static const dn_real *block_of(const dn_tape *t, const dn_node *node, size_t *n) {
+    const dn_node *owner = node->op == dn_ops[DN_OP_part] ? &t->nodes[t->args[node->args]] : node;
+    if (dn__grouped(t, owner)) {
+        const dn_group *g = &t->groups[owner->group];
+        *n = (size_t)g->batch * (size_t)owner->dim.size;
+        return g->value;
     }
-    if (shared && !collected && last >= 0) shared[last] = 0;
-    return shared;
+    *n = dn__elements(&owner->dim);
+    return owner == node ? NULL : owner->value;
 }
 
-/* Input k of all members side by side: where they are, if they lie so, else a copy from `arena`. */
-static const dn_real *side_by_side(dn_tape *t, int leader, int k, dn_arena *arena) {
-    const dn_real *first = t->nodes[input_of(t, leader, k)].value, *expected = first;
+/* A gather of the same nodes that was made before, or -1. */
+static int find_gather(const dn_tape *t, const int32_t *sources, int n) {
+    int at = t->nodes[sources[0]].gathers;
+    while (at >= 0 && at < t->n_gathers && t->sources[t->gathers[at].first] == sources[0]) {
+        const dn_gather *gather = &t->gathers[at];
+        if (gather->n == n && !memcmp(t->sources + gather->first, sources, (size_t)n * sizeof *sources)) return at;
+        at = gather->next;
+    }
+    return -1;
+}
+
+/* Input k of all members side by side. */
+static int collect(dn_tape *t, int group, int k, dn_group_input *in) {
+    const dn_group *g = &t->groups[group];
+    const int32_t *members = members_of(t, g);
+    if (DN_GROW(t->sources, t->sources_capacity, t->n_sources + g->n)) return DN_ERROR_MEMORY;
+    int32_t *sources = t->sources + t->n_sources;
+    int apart = 0, mirrored = 1;
     size_t total = 0;
-    int apart = 0;
-    for (int j = leader; j >= 0; j = t->nodes[j].next_member) {
-        const dn_node *x = &t->nodes[input_of(t, j, k)];
-        size_t n = dn__elements(&x->dim);
-        apart |= x->value != expected;
-        expected += n;
+    const dn_real *first = t->nodes[input_of(t, members[0], k)].value, *expected = first;
+    for (int m = 0; m < g->n; m++) {
+        const int x = input_of(t, members[m], k);
+        const dn_node *node = &t->nodes[x];
+        const size_t n = dn__elements(&node->dim);
+        sources[m] = x;
+        apart |= node->value != expected;
+        mirrored &= node->op == dn_ops[DN_OP_part] || (dn__grouped(t, node) && !(node->op->flags & DN_VIEW));
+        expected = node->value + n;
         total += n;
     }
-    if (!apart) return first;
-    dn_real *copy = dn__arena_take(arena, total * sizeof *copy), *to = copy;
-    for (int j = leader; copy && j >= 0; j = t->nodes[j].next_member) {
-        const dn_node *x = &t->nodes[input_of(t, j, k)];
-        size_t n = dn__elements(&x->dim);
-        memcpy(to, x->value, n * sizeof *to);
-        to += n;
+    in->source = sources[0];
+    in->value = first;
+    if (!apart && mirrored) {
+        size_t n;
+        const dn_real *block = block_of(t, &t->nodes[sources[0]], &n);
+        if (block && first >= block && first + total <= block + n) {
+            in->gather = DN_MIRRORED;
+            t->counts.avoided++;
+            return 0;
+        }
     }
-    return copy;
+    in->gather = find_gather(t, sources, g->n);
+    if (in->gather >= 0) {
+        in->value = t->gathers[in->gather].value;
+        t->counts.avoided++;
+        return 0;
+    }
+    if (DN_GROW(t->gathers, t->gathers_capacity, t->n_gathers + 1)) return DN_ERROR_MEMORY;
+    if (apart) { /* kept as long as values: later groups and backward read it */
+        dn_real *copy = dn__arena_take(&t->values, total * sizeof *copy), *to = copy;
+        if (!copy) return DN_ERROR_MEMORY;
+        for (int m = 0; m < g->n; m++) {
+            const dn_node *node = &t->nodes[sources[m]];
+            const size_t n = dn__elements(&node->dim);
+            memcpy(to, node->value, n * sizeof *to);
+            to += n;
+        }
+        in->value = copy;
+        t->counts.copied++;
+    } else {
+        t->counts.avoided++;
+    }
+    in->gather = t->n_gathers++;
+    t->gathers[in->gather] = (dn_gather){.first = t->n_sources, .n = g->n, .next = t->nodes[sources[0]].gathers, .group = group,
+                                         .value = in->value, .total = total};
+    t->nodes[sources[0]].gathers = in->gather;
+    t->n_sources += g->n;
+    return 0;
+}
+
+/* Finds out what each input is. One is always collected: from it the op learns how many batch elements there are. */
+static int find_inputs(dn_tape *t, int group) {
+    dn_group *g = &t->groups[group];
+    const dn_node *node = leader_of(t, g);
+    if (DN_GROW(t->group_inputs, t->group_inputs_capacity, t->n_group_inputs + node->n_args)) return DN_ERROR_MEMORY;
+    g->inputs = t->n_group_inputs;
+    t->n_group_inputs += node->n_args;
+    dn_group_input *in = t->group_inputs + g->inputs;
+    int collected = 0, last = -1;
+    for (int k = 0; k < node->n_args; k++) {
+        const int never = k < 8 && node->op->flags >> DN_SHARED_SHIFT & 1 << k;
+        in[k].gather = DN_SHARED_INPUT;
+        if (!never) last = k;
+        if (never || is_same(t, g, k)) continue;
+        collected = 1;
+        if (collect(t, group, k, &in[k])) return DN_ERROR_MEMORY;
+    }
+    return collected || last < 0 ? 0 : collect(t, group, last, &in[last]);
 }
 
 /* Attributes that belong to batch elements are joined like these; others are the same in all members. */
-static const int *joined_ints(dn_tape *t, int leader, int *count) {
-    const dn_node *node = &t->nodes[leader];
+static const int *joined_ints(dn_tape *t, const dn_group *g, int *count) {
+    const dn_node *node = leader_of(t, g);
+    const int32_t *members = members_of(t, g);
     *count = node->n_ints;
     if (!(node->op->flags & (DN_INTS_EACH | DN_INTS_AFTER_FIRST))) return t->ints + node->ints;
     int first = (node->op->flags & DN_INTS_AFTER_FIRST) != 0, total = first;
-    for (int j = leader; j >= 0; j = t->nodes[j].next_member) total += t->nodes[j].n_ints - first;
+    for (int m = 0; m < g->n; m++) total += t->nodes[members[m]].n_ints - first;
     int *all = dn__arena_take(&t->scratch, (size_t)total * sizeof *all), *to = all;
     if (!all) return NULL;
     if (first) *to++ = t->ints[node->ints];
-    for (int j = leader; j >= 0; j = t->nodes[j].next_member) {
-        int n = t->nodes[j].n_ints - first;
-        memcpy(to, t->ints + t->nodes[j].ints + first, (size_t)n * sizeof *to);
-        to += n;
+    for (int m = 0; m < g->n; m++) {
+        const dn_node *member = &t->nodes[members[m]];
+        for (int i = first; i < member->n_ints; i++) *to++ = t->ints[member->ints + i];
     }
     *count = total;
     return all;
 }
 
 /* The call that stands for all members: the leader's, with the batch counts added up. */
-static int prepare(dn_tape *t, int leader, const uint8_t *shared, dn_call *c, dn_dim *y_dim, dn_arena *copies) {
-    dn_node *node = &t->nodes[leader];
+static int prepare(dn_tape *t, int group, dn_call *c, dn_dim *y_dim) {
+    const dn_group *g = &t->groups[group];
+    dn_node *node = leader_of(t, g);
     dn__prepare_call(t, node, c);
-    int batch = 0;
-    for (int j = leader; j >= 0; j = t->nodes[j].next_member) batch += t->nodes[j].dim.batch;
     dn_dim *x_dims = dn__arena_take(&t->scratch, (size_t)node->n_args * sizeof *x_dims);
-    c->ints = joined_ints(t, leader, &c->n_ints);
+    c->ints = joined_ints(t, g, &c->n_ints);
     if (!x_dims || (!c->ints && c->n_ints)) return DN_ERROR_MEMORY;
     *y_dim = node->dim;
-    y_dim->batch = batch;
+    y_dim->batch = g->batch;
     c->dim = y_dim;
     c->total = dn__elements(y_dim);
+    c->group = group;
     for (int k = 0; k < node->n_args; k++) {
-        if (shared[k]) continue;
-        const dn_real *x = side_by_side(t, leader, k, copies);
-        if (!x) return DN_ERROR_MEMORY;
+        const dn_group_input *in = &t->group_inputs[g->inputs + k];
+        if (in->gather == DN_SHARED_INPUT) continue;
         x_dims[k] = *t->in[k].dim;
-        x_dims[k].batch = batch;
-        t->in[k] = (dn_in){&x_dims[k], x, batch == 1 ? 0 : (size_t)x_dims[k].size};
+        x_dims[k].batch = g->batch;
+        t->in[k] = (dn_in){&x_dims[k], in->value, g->batch == 1 ? 0 : (size_t)x_dims[k].size};
     }
     return 0;
 }
 
-enum { ALIGN_NUMBERS = 16 };
+/* ---- forward ------------------------------------------------------------------------------------------------------- */
 
-int dn__group_forward(dn_tape *t, int leader) {
-    dn_node *node = &t->nodes[leader];
+int dn__group_forward(dn_tape *t, int group) {
+    dn_group *g = &t->groups[group];
+    const int32_t *members = members_of(t, g);
+    const dn_node *node = leader_of(t, g);
+    size_t saved = 0;
+    for (int m = 0; m < g->n; m++) {
+        dn_node *member = &t->nodes[members[m]];
+        member->group = group;
+        member->column = g->batch;
+        g->batch += member->dim.batch;
+        saved += member->saved;
+    }
     dn_call c;
     dn_dim y_dim;
-    const uint8_t *shared = find_shared(t, leader);
-    if (!shared || prepare(t, leader, shared, &c, &y_dim, &t->scratch)) return dn__no_memory(t);
-    size_t saved = 0, y_size = (c.total + ALIGN_NUMBERS - 1) & ~(size_t)(ALIGN_NUMBERS - 1);
-    for (int j = leader; j >= 0; j = t->nodes[j].next_member) saved += t->nodes[j].saved;
+    if (find_inputs(t, group) || prepare(t, group, &c, &y_dim)) return dn__no_memory(t);
+    size_t y_size = (c.total + ALIGN_NUMBERS - 1) & ~(size_t)(ALIGN_NUMBERS - 1);
     dn_real *y = dn__arena_take(&t->values, (y_size + saved) * sizeof *y);
     if (!y) return dn__no_memory(t);
-    c.y = y;
-    c.saved = node->saved_memory = y + y_size;
-    int column = 0;
-    for (int j = leader; j >= 0; j = t->nodes[j].next_member) {
-        dn_node *member = &t->nodes[j];
-        member->leader = leader;
+    c.y = g->value = y;
+    c.saved = g->saved = y + y_size;
+    for (int m = 0; m < g->n; m++) {
+        dn_node *member = &t->nodes[members[m]];
         member->grouped = t->values_made;
         member->failed = 0;
-        member->column = column;
-        member->value = y + (size_t)column * (size_t)member->dim.size;
-        column += member->dim.batch;
+        member->value = y + (size_t)member->column * (size_t)member->dim.size;
     }
-    node->group_batch = column;
     node->op->forward(&c);
     dn__arena_reset(&t->scratch, (dn_arena_mark){0});
     if (!t->out_of_memory) return 0;
@@ -128,46 +214,76 @@ int dn__group_forward(dn_tape *t, int leader) {
 
 dn_real *dn__part_address(dn_tape *t, const dn_node *owner, int offset, int gradient) {
     if (!dn__grouped(t, owner)) return (gradient ? owner->grad : owner->value) + offset;
-    /* The owner's blocks are (size x batch); the group's are (size x group_batch), and this member's part begins at its column. */
-    const dn_node *leader = &t->nodes[owner->leader];
-    dn_real *base = gradient ? leader->group_grads : leader->value;
+    /* The owner's blocks are (size x batch); the group's are (size x the group's batch), and this member's part begins at its column. */
+    const dn_group *g = &t->groups[owner->group];
+    dn_real *base = gradient ? g->grads : g->value;
     size_t batch = (size_t)owner->dim.batch, size = (size_t)(owner->dim.size / owner->parts), block = batch ? (size_t)offset / (size * batch) : 0;
-    return base + block * size * (size_t)leader->group_batch + size * (size_t)owner->column;
+    return base + block * size * (size_t)g->batch + size * (size_t)owner->column;
 }
 
-dn_real *dn__group_grad(dn_tape *t, int i) {
-    const dn_node *node = &t->nodes[i];
-    dn_node *leader = &t->nodes[node->leader];
-    if (!leader->group_grads) {
-        size_t n = (size_t)leader->group_batch * (size_t)leader->dim.size;
-        leader->group_grads = dn__arena_take(&t->grads, n * sizeof(dn_real));
-        if (leader->group_grads && leader->op->flags & DN_PARTS) dn__fill(n, 0, leader->group_grads);
-    }
-    return leader->group_grads ? leader->group_grads + (node->value - leader->value) : NULL;
+/* ---- backward ------------------------------------------------------------------------------------------------------ */
+
+static dn_real *new_grads(dn_tape *t, dn_group *g) {
+    return g->grads = dn__arena_take(&t->grads, (size_t)g->batch * (size_t)leader_of(t, g)->dim.size * sizeof(dn_real));
 }
 
-/* Whether the members' gradient places for input k are one piece of memory of one kind; then the op writes there itself. */
-static dn_grad in_place(dn_tape *t, int leader, int k) {
-    const dn_node *first = &t->nodes[input_of(t, leader, k)];
-    if (!dn__grouped(t, first) || first->op->flags & DN_PARTS || first->op->flags & DN_VIEW) return (dn_grad){0};
-    const dn_node *before = NULL;
-    int fresh = first->grad == NULL;
-    for (int j = leader; j >= 0; j = t->nodes[j].next_member) {
-        const dn_node *x = &t->nodes[input_of(t, j, k)];
-        if (x->leader != first->leader || !dn__grouped(t, x) || (x->grad == NULL) != fresh || !dn__node_wants(t, x)) return (dn_grad){0};
-        if (before && x->column != before->column + before->dim.batch) return (dn_grad){0};
-        before = x;
+dn_real *dn__group_grads(dn_tape *t, int group) {
+    dn_group *g = &t->groups[group];
+    if (!g->grads && new_grads(t, g)) dn__fill((size_t)g->batch * (size_t)leader_of(t, g)->dim.size, 0, g->grads);
+    return g->grads;
+}
+
+int dn__group_collects(const dn_call *c, int k) {
+    return c->group >= 0 && c->tape->group_inputs[c->tape->groups[c->group].inputs + k].gather != DN_SHARED_INPUT;
+}
+
+int dn__group_wants(const dn_call *c, int k) {
+    const dn_tape *t = c->tape;
+    const dn_group_input *in = &t->group_inputs[t->groups[c->group].inputs + k];
+    if (in->gather < 0) return dn__node_wants(t, &t->nodes[in->source]);
+    const dn_gather *gather = &t->gathers[in->gather];
+    for (int m = 0; m < gather->n; m++)
+        if (dn__node_wants(t, &t->nodes[t->sources[gather->first + m]])) return 1;
+    return 0;
+}
+
+/* The place of neighbours in one block, the first of which is node x: the part of the block's gradients that mirrors their values. */
+static dn_grad mirror_place(dn_tape *t, int x, size_t total) {
+    const dn_node *node = &t->nodes[x];
+    size_t n;
+    const dn_real *block = block_of(t, node, &n);
+    if (node->op == dn_ops[DN_OP_part]) { /* sees to it that the owner has gradients */
+        dn_grad first = dn__place(t, x);
+        return first;
     }
-    dn_grad g = {0};
-    for (int j = leader; j >= 0; j = t->nodes[j].next_member) {
-        dn_grad place = dn__place(t, input_of(t, j, k));
-        if (!place.dx) return (dn_grad){0};
-        if (!g.dx) g = place;
+    dn_group *g = &t->groups[node->group];
+    if (!g->grads && total == n) { /* all of it is written now: no need of zeros */
+        dn_real *dx = new_grads(t, g);
+        return (dn_grad){dx, 0};
     }
+    dn_real *grads = dn__group_grads(t, node->group);
+    return (dn_grad){grads ? grads + (node->value - block) : NULL, 1};
+}
+
+dn_grad dn__group_dx(dn_call *c, int k) {
+    dn_tape *t = c->tape;
+    const dn_group_input *in = &t->group_inputs[t->groups[c->group].inputs + k];
+    if (!dn__group_wants(c, k)) return (dn_grad){0};
+    dn_grad g;
+    if (in->gather < 0) {
+        g = mirror_place(t, in->source, dn__elements(c->x[k].dim));
+    } else {
+        dn_gather *gather = &t->gathers[in->gather];
+        g.beta = gather->grad != NULL;
+        if (!gather->grad) gather->grad = dn__arena_take(&t->grads, gather->total * sizeof(dn_real));
+        g.dx = gather->grad;
+    }
+    if (!g.dx) t->out_of_memory = 1;
     return g;
 }
 
-/* Rows that were looked up after the leader was made have been passed by a sweep in the order of the nodes: bring their gradient home here. */
+/* Rows that were looked up after the leader of joined products was made have been passed by the sweep, which goes in the order of the nodes there:
+ * bring their gradient home here. */
 static void add_to_row(dn_tape *t, int x, const dn_real *dx) {
     dn_call c;
     dn__prepare_call(t, &t->nodes[x], &c);
@@ -175,66 +291,51 @@ static void add_to_row(dn_tape *t, int x, const dn_real *dx) {
     c.node->op->backward(&c);
 }
 
-static void scatter(dn_tape *t, int leader, int k, const dn_real *dx) {
-    for (int j = leader; j >= 0; j = t->nodes[j].next_member) {
-        int x = input_of(t, j, k);
-        size_t n = dn__elements(&t->nodes[x].dim);
-        if (dn__node_wants(t, &t->nodes[x])) {
-            dn_grad g = dn__place(t, x);
-            if (g.dx) dn__axpy(n, 1, dx, g.beta, g.dx);
-            if (!t->autobatch && x > leader && t->nodes[x].param) add_to_row(t, x, dx);
+/* Brings the gradients of a gather home. */
+static void scatter(dn_tape *t, dn_gather *gather, const dn_group *g) {
+    const int leader = t->members[g->first];
+    dn_real *dx = gather->grad;
+    gather->grad = NULL;
+    for (int m = 0; m < gather->n && !t->out_of_memory; m++) {
+        const int x = t->sources[gather->first + m];
+        dn_node *node = &t->nodes[x];
+        const size_t n = dn__elements(&node->dim);
+        if (dn__node_wants(t, node)) {
+            if (!node->grad && !dn__grouped(t, node) && node->op != dn_ops[DN_OP_parameter] && node->op != dn_ops[DN_OP_part]) {
+                node->grad = dx; /* nobody else needs this memory any more */
+            } else {
+                dn_grad place = dn__place(t, x);
+                if (place.dx) dn__axpy(n, 1, dx, place.beta, place.dx);
+                else t->out_of_memory = 1;
+            }
+            if (g->joined && x > leader && node->param) add_to_row(t, x, dx);
         }
         dx += n;
     }
 }
 
-static int any_wants(const dn_tape *t, int leader, int k) {
-    for (int j = leader; j >= 0; j = t->nodes[j].next_member)
-        if (dn__node_wants(t, &t->nodes[input_of(t, j, k)])) return 1;
-    return 0;
-}
-
-void dn__group_backward(dn_tape *t, int leader) {
-    dn_node *node = &t->nodes[leader];
-    if (!node->group_grads) return;
-    for (int j = leader; j >= 0 && !(node->op->flags & DN_PARTS); j = t->nodes[j].next_member)
-        if (!t->nodes[j].grad) dn__fill(dn__elements(&t->nodes[j].dim), 0, dn__group_grad(t, j));
-    if (node->op->flags & DN_NO_GRAD) return;
+static void call_backward(dn_tape *t, int group) {
+    const dn_group *g = &t->groups[group];
+    const dn_node *node = leader_of(t, g);
     dn_call c;
     dn_dim y_dim;
-    dn_grad *places = dn__arena_take(&t->scratch, (size_t)node->n_args * sizeof *places);
-    /* copies of inputs outlive the call: the gradient of a shared matrix is put off */
-    const uint8_t *shared = find_shared(t, leader);
-    if (!places || !shared || prepare(t, leader, shared, &c, &y_dim, &t->grads)) {
+    if (prepare(t, group, &c, &y_dim)) {
         t->out_of_memory = 1;
         return;
     }
-    c.dy = node->group_grads;
-    c.y = node->value;
-    c.saved = node->saved_memory;
-    uint8_t *direct = dn__arena_take(&t->scratch, (size_t)node->n_args);
-    for (int k = 0; direct && k < node->n_args; k++) {
-        places[k] = (dn_grad){0};
-        direct[k] = 0;
-        if (shared[k]) continue;
-        places[k].beta = -1; /* collected; no gradient wanted while dx is NULL */
-        if (!any_wants(t, leader, k)) continue;
-        dn_grad g = in_place(t, leader, k);
-        direct[k] = g.dx != NULL;
-        if (!g.dx) g.dx = dn__arena_take(&t->scratch, dn__elements(t->in[k].dim) * sizeof *g.dx);
-        if (!g.dx) direct = NULL;
-        else places[k] = g;
-    }
-    if (!direct) {
-        t->out_of_memory = 1;
-        return;
-    }
-    c.places = places;
+    c.dy = g->grads;
+    c.y = g->value;
+    c.saved = g->saved;
     node->op->backward(&c);
+}
+
+void dn__group_backward(dn_tape *t, int group) {
+    const dn_group *g = &t->groups[group];
+    const dn_node *node = leader_of(t, g);
+    if (g->grads && !(node->op->flags & DN_NO_GRAD)) call_backward(t, group);
+    /* also where nothing came to this group: later users of its gathers may have got something */
     for (int k = 0; k < node->n_args; k++) {
-        if (!places[k].dx) continue;
-        int taken = places[k].beta == DN_PLACE_TAKEN;
-        if (!taken && direct[k] && places[k].beta == 0) dn__fill(dn__elements(t->in[k].dim), 0, places[k].dx);
-        if (taken && !direct[k]) scatter(t, leader, k, places[k].dx);
+        const int at = t->group_inputs[g->inputs + k].gather;
+        if (at >= 0 && t->gathers[at].group == group && t->gathers[at].grad) scatter(t, &t->gathers[at], g);
     }
 }

@@ -31,7 +31,7 @@ static int is_known(dn_tape *t, int i) {
 /* Whether node j can be computed with the leader: equal but for the last input, which is known and of equal dims. */
 static int fits(dn_tape *t, const dn_node *leader, int j) {
     const dn_node *node = &t->nodes[j];
-    if (node->op != leader->op || node->n_args != leader->n_args || dn__grouped(t, node)) return 0;
+    if (node->op != leader->op || node->n_args != leader->n_args || node->needs_grad != leader->needs_grad || dn__grouped(t, node)) return 0;
     const dn_dim *x = &t->nodes[last_input(t, leader)].dim, *other = &t->nodes[last_input(t, node)].dim;
     return !memcmp(t->args + node->args, t->args + leader->args, (size_t)(leader->n_args - 1) * sizeof *t->args) && x->nd == other->nd &&
            x->batch == other->batch && !memcmp(x->d, other->d, (size_t)x->nd * sizeof *x->d) && is_known(t, last_input(t, node));
@@ -45,17 +45,20 @@ static int shared_are_unbatched(const dn_tape *t, const dn_node *node) {
 
 int dn__join_forward(dn_tape *t, int i, int last) {
     dn_node *node = &t->nodes[i];
-    node->leader = node->next_member = -1;
     if (node->next_user < 0 || node->next_user > last || !dn__elements(&node->dim) || !shared_are_unbatched(t, node)) return 0;
-    int members = 1, tail = i, most = MOST_COLUMNS / node->dim.batch;
+    int members = 1, most = MOST_COLUMNS / node->dim.batch, first = t->n_members;
     for (int j = node->next_user, before = i; j > before && j <= last && members < most; before = j, j = t->nodes[j].next_user) {
         if (!fits(t, node, j)) continue;
-        t->nodes[tail].next_member = j;
-        t->nodes[j].next_member = -1;
-        tail = j;
-        members++;
+        if (DN_GROW(t->members, t->members_capacity, first + members + 1)) return dn__no_memory(t);
+        t->members[first + members++] = j;
     }
     if (members == 1) return 0;
-    int error = dn__group_forward(t, i);
+    t->members[first] = i;
+    int group = dn__group_new(t);
+    if (group < 0) return group;
+    t->n_members = first + members;
+    t->groups[group].n = members;
+    t->groups[group].joined = 1;
+    int error = dn__group_forward(t, group);
     return error ? error : 1;
 }

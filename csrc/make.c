@@ -99,7 +99,7 @@ static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_int
     if (param) {
         t->xdims[0] = &param->dim;
         s.n = 1;
-        needs_grad = param->updated && !constant;
+        needs_grad = dn__param_gathers(param) && !constant;
     }
     int error = op->dims(&s);
     if (error < 0) return error;
@@ -125,8 +125,8 @@ static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_int
     node->copied = node->in_chunk = node->failed = 0;
     node->param = param;
     node->data = NULL;
-    node->value = node->saved_memory = node->grad = node->group_grads = NULL;
-    node->next_user = node->last_user = node->leader = node->next_member = -1;
+    node->value = node->saved_memory = node->grad = NULL;
+    node->next_user = node->last_user = node->gathers = -1;
     node->grouped = 0;
     node->parts = s.parts;
     node->alone = (uint8_t)(s.alone != 0);
@@ -181,7 +181,7 @@ static dn_tape *tape_of(int n, const int64_t *handles) {
     return t;
 }
 
-/* Nodes of up to two inputs, the most frequent ones, without arrays on the way. */
+/* Nodes of a few inputs, the most frequent ones, without arrays on the way. */
 static int64_t make_small(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_reals,
                           const double *reals) {
     dn_tape *t = tape_of(n, handles);
@@ -189,7 +189,7 @@ static int64_t make_small(int op, int n, const int64_t *handles, int n_ints, con
     DN_ENTER(t);
     const dn_op *o = checked_op(t, op, n);
     if (!o) return left(t, DN_ERROR_VALUE);
-    int inputs[2];
+    int inputs[5];
     for (int i = 0; i < n; i++)
         if ((inputs[i] = dn__find(t, handles[i])) < 0) return left(t, inputs[i]);
     return left(t, finish(t, make(t, o, n, inputs, n_ints, ints, n_reals, reals, NULL, 0)));
@@ -197,6 +197,10 @@ static int64_t make_small(int op, int n, const int64_t *handles, int n_ints, con
 
 int64_t dn_node1(int op, int64_t a) { return make_small(op, 1, &a, 0, NULL, 0, NULL); }
 int64_t dn_node2(int op, int64_t a, int64_t b) { return make_small(op, 2, (int64_t[]){a, b}, 0, NULL, 0, NULL); }
+int64_t dn_node3(int op, int64_t a, int64_t b, int64_t c) { return make_small(op, 3, (int64_t[]){a, b, c}, 0, NULL, 0, NULL); }
+int64_t dn_node5(int op, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e) {
+    return make_small(op, 5, (int64_t[]){a, b, c, d, e}, 0, NULL, 0, NULL);
+}
 int64_t dn_node1_int(int op, int64_t a, int i) { return make_small(op, 1, &a, 1, &i, 0, NULL); }
 int64_t dn_node1_real(int op, int64_t a, double r, double s) { return make_small(op, 1, &a, 0, NULL, 2, (double[]){r, s}); }
 
@@ -330,7 +334,7 @@ static int retain_root(dn_tape *t, dn_root *root) {
         if (t->roots[i].root == root) return 0;
     if (DN_GROW(t->roots, t->roots_capacity, t->n_roots + 1)) return dn__no_memory(t);
     dn__root_retain(root);
-    t->roots[t->n_roots++] = (dn_used_root){root, -1, 0};
+    t->roots[t->n_roots++] = (dn_used_root){root, -1, 0, 0};
     return 0;
 }
 

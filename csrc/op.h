@@ -49,7 +49,7 @@ typedef struct dn_call {
     const dn_real *dy;
     dn_node *node;
     dn_tape *tape;
-    struct dn_grad *places;            /* backward of a group: where the gradients of collected inputs go (group.h); else NULL */
+    int group;                         /* the group (group.h) that this call computes, or -1 */
 } dn_call;
 
 typedef struct dn_op {
@@ -105,5 +105,7 @@ void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real 
 /* Random numbers in [0, 1) for the elements of this node; the same for every evaluation order. */
 struct dn_draw;
 void dn__draw_key(const dn_call *c, struct dn_draw *out);
+/* The generator to draw from instead, in the order of evaluation; NULL: there is none, draw with the key. */
+struct dn_rng *dn__generator(const dn_call *c);
 
 #endif

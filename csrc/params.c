@@ -26,6 +26,7 @@ dn_root *dn_root_new(void) {
         return NULL;
     }
     pthread_mutex_init(&r->lock, NULL);
+    dn__watch_init(r);
     return r;
 }
 
@@ -48,6 +49,7 @@ void dn__root_release(dn_root *r) {
     }
     free(r->params);
     free(r->chunks);
+    dn__watch_destroy(r);
     pthread_mutex_destroy(&r->lock);
     free(r);
 }
@@ -156,22 +158,20 @@ dn_real *dn_chunk_gradients(dn_root *r, int chunk) { return r->chunks[chunk].gra
 void dn_param_set_updated(dn_param *p, int updated) {
     pthread_mutex_lock(&p->root->lock);
     p->updated = updated;
-    if (!updated) dn__param_clear(p);
+    if (!dn__param_gathers(p)) dn__param_clear(p);
     pthread_mutex_unlock(&p->root->lock);
 }
 
-void dn_root_changed(dn_root *r) { __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED); }
+void dn_root_as_dynet(dn_root *r, int on) { r->as_dynet = on; }
 
-void dn_root_on_ready(dn_root *r, void (*ready)(void *, dn_param *), void *context) {
-    r->ready = ready;
-    r->ready_context = context;
-}
+void dn_root_changed(dn_root *r) { __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED); }
 
 /* ---- gradients ----------------------------------------------------------------------------------------------------- */
 
 dn_real *dn__param_gradient(dn_param *p, dn_real *beta) {
     *beta = !p->empty;
     p->empty = 0;
+    p->changes++;
     return p->root->chunks[p->chunk].grads + p->offset;
 }
 
@@ -184,6 +184,7 @@ dn_real *dn__param_filled(dn_param *p) {
 void dn_param_mark_filled(dn_param *p) {
     pthread_mutex_lock(&p->root->lock);
     p->empty = 0;
+    p->changes++;
     pthread_mutex_unlock(&p->root->lock);
 }
 
@@ -219,6 +220,7 @@ void dn__param_clear(dn_param *p) {
     for (int64_t i = 0; i < p->n_touched; i++) p->slot[p->touched[i]] = -1;
     p->n_touched = 0;
     p->empty = 1;
+    p->changes++;
 }
 
 void dn_param_clear_gradient(dn_param *p) {
@@ -243,6 +245,7 @@ void dn_param_scale_gradient(dn_param *p, dn_real by) {
     dn_real *g = p->rows ? p->block : p->root->chunks[p->chunk].grads + p->offset;
     size_t n = (size_t)(p->row_size * (p->rows ? p->n_touched : 1));
     if (!p->empty) dn__axpy(n, by, g, 0, g);
+    p->changes++;
     pthread_mutex_unlock(&p->root->lock);
 }
 

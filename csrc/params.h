@@ -22,6 +22,9 @@ struct dn_param {
     int64_t offset;
     int id;                     /* position in root->params */
     int updated;
+    int64_t changes;            /* of a dense parameter's gradient: rises whenever somebody may have written it */
+    int64_t watched_changes;    /* ready.c: what `changes` was when it was complete */
+    int ready;                  /* ready.c: complete in the watched backward (atomic) */
     int empty;                  /* dense: the gradient reads as zero. Table: no row has one */
     /* tables only */
     dn_real *table;             /* values divided by `factor`, rows * row_size */
@@ -39,10 +42,16 @@ struct dn_root {
     int n_params, params_capacity;
     dn_chunk *chunks;
     int n_chunks;
-    void (*ready)(void *, dn_param *);
-    void *ready_context;
+    pthread_mutex_t watch_lock; /* of `watch` alone; taken after `lock` where both are */
+    pthread_cond_t watch_moved;
+    int watch;                  /* a dn_watch */
+    int as_dynet;               /* see dn_root_as_dynet */
 };
 
+void dn__watch_init(dn_root *);
+void dn__watch_destroy(dn_root *);
+/* Whether gradients are gathered for it. */
+static inline int dn__param_gathers(const dn_param *p) { return p->updated || p->root->as_dynet; }
 void dn__root_retain(dn_root *);
 void dn__root_release(dn_root *);
 dn_param *dn__handle_param(int64_t handle, int *constant);   /* NULL: not a parameter's handle */

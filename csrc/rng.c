@@ -2,6 +2,7 @@
 #include "rng.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,22 +21,35 @@ enum { MT_N = 624, MT_M = 397 };
 struct dn_rng {
   uint32_t state[MT_N];
   uint32_t position; /* of the next word; MT_N: the state must be renewed first */
+  pthread_mutex_t lock;
 };
+
+static void lock(const dn_rng *rng) { pthread_mutex_lock((pthread_mutex_t *)&rng->lock); }
+static void unlock(const dn_rng *rng) { pthread_mutex_unlock((pthread_mutex_t *)&rng->lock); }
 
 void dn_rng_seed(dn_rng *rng, uint32_t seed) {
   uint32_t *x = rng->state;
+  lock(rng);
   x[0] = seed;
   for (uint32_t i = 1; i < MT_N; i++) x[i] = 1812433253u * (x[i - 1] ^ x[i - 1] >> 30) + i;
   rng->position = MT_N;
+  unlock(rng);
 }
+
+void dn_rng_forked(dn_rng *rng) { pthread_mutex_init(&rng->lock, NULL); }
 
 dn_rng *dn_rng_new(uint32_t seed) {
   dn_rng *rng = malloc(sizeof *rng);
-  if (rng) dn_rng_seed(rng, seed);
+  if (!rng) return NULL;
+  pthread_mutex_init(&rng->lock, NULL);
+  dn_rng_seed(rng, seed);
   return rng;
 }
 
-void dn_rng_free(dn_rng *rng) { free(rng); }
+void dn_rng_free(dn_rng *rng) {
+  if (rng) pthread_mutex_destroy(&rng->lock);
+  free(rng);
+}
 
 static inline uint32_t mt_twist(uint32_t far, uint32_t here, uint32_t next) {
   uint32_t y = (here & 0x80000000u) | (next & 0x7fffffffu);
@@ -60,11 +74,18 @@ static inline uint32_t mt_next(dn_rng *rng) {
   return y ^ y >> 18;
 }
 
-uint32_t dn_rng_next(dn_rng *rng) { return mt_next(rng); }
+uint32_t dn_rng_next(dn_rng *rng) {
+  lock(rng);
+  uint32_t word = mt_next(rng);
+  unlock(rng);
+  return word;
+}
 
 void dn_rng_get_state(const dn_rng *rng, uint32_t *state) {
+  lock(rng);
   memcpy(state, rng->state, sizeof rng->state);
   state[MT_N] = rng->position;
+  unlock(rng);
 }
 
 int dn_rng_set_state(dn_rng *rng, const uint32_t *state) {
@@ -72,8 +93,10 @@ int dn_rng_set_state(dn_rng *rng, const uint32_t *state) {
   uint32_t any = state[0] & 0x80000000u;
   for (int i = 1; i < MT_N; i++) any |= state[i];
   if (!any || state[MT_N] > MT_N) return -1;
+  lock(rng);
   memcpy(rng->state, state, sizeof rng->state);
   rng->position = state[MT_N];
+  unlock(rng);
   return 0;
 }
 
@@ -90,11 +113,14 @@ static void scale_shift(size_t n, float a, float b, float *out) {
 }
 
 void dn_rng_uniform(dn_rng *rng, size_t n, float lo, float hi, float *out) {
+  lock(rng);
   for (size_t i = 0; i < n; i++) out[i] = mt_canonical(rng);
+  unlock(rng);
   scale_shift(n, hi - lo, lo, out);
 }
 
 void dn_rng_normal(dn_rng *rng, size_t n, float mean, float std, float *out) {
+  lock(rng);
   for (size_t i = 0; i < n; i += 2) {
     float x, y, r2;
     do {
@@ -106,20 +132,25 @@ void dn_rng_normal(dn_rng *rng, size_t n, float mean, float std, float *out) {
     out[i] = y * factor;
     if (i + 1 < n) out[i + 1] = x * factor;
   }
+  unlock(rng);
   scale_shift(n, std, mean, out);
 }
 
 void dn_rng_bernoulli(dn_rng *rng, size_t n, float p, float scale, float *out) {
+  lock(rng);
   for (size_t i = 0; i < n; i++) {
     double low = mt_next(rng), high = mt_next(rng);
     double u = (low + high * 0x1p32) * 0x1p-64;
     if (u >= 1.0) u = 1.0 - 0x1p-53;
     out[i] = u < (double)p ? scale : 0.0f;
   }
+  unlock(rng);
 }
 
 void dn_rng_gumbel(dn_rng *rng, size_t n, float *out) {
+  lock(rng);
   for (size_t i = 0; i < n; i++) out[i] = -logf(-logf(fmaxf(mt_canonical(rng), 1e-20f)));
+  unlock(rng);
 }
 
 /* ---- Philox4x32-10 ----------------------------------------------------------------------------------------------- */

@@ -18,13 +18,15 @@
  * The fill functions do what DyNet does for one tensor: one new distribution object, out[0..n-1] in storage order. They
  * give the bits of the dyNET38 wheel, which was compiled with fused multiply-adds, written fma below (libstdc++ compiled
  * without them gives other last bits). */
-typedef struct dn_rng dn_rng;
+typedef struct dn_rng dn_rng; /* Its calls, each for itself, may come from several threads. */
 
 enum { DN_RNG_STATE_WORDS = 625 }; /* 624 words of state, then the position in it (0..624) */
 
 dn_rng *dn_rng_new(uint32_t seed); /* NULL: no memory */
 void dn_rng_free(dn_rng *rng);     /* NULL is allowed */
 void dn_rng_seed(dn_rng *rng, uint32_t seed);
+/* In a forked child, before all other calls: the parent's other threads, one of which may have been drawing, are not there. */
+void dn_rng_forked(dn_rng *rng);
 uint32_t dn_rng_next(dn_rng *rng);
 void dn_rng_get_state(const dn_rng *rng, uint32_t *state); /* state: uint32[DN_RNG_STATE_WORDS] */
 /* Returns 0; or -1, leaving rng as it was, if the position is above 624 or the state is the one that yields only zeros. */

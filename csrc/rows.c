@@ -9,9 +9,11 @@ static int is_row(const dn_node *x, const dn_node *like) {
     return (x->op == dn_ops[DN_OP_lookup] || x->op == dn_ops[DN_OP_lookup_batch]) && x->param == like->param && x->constant == like->constant;
 }
 
-/* the next member of the group that the call stands for; NULL: there is none */
-static const dn_node *next_member(const dn_tape *t, const dn_node *node) {
-    return dn__grouped(t, node) && node->next_member >= 0 ? &t->nodes[node->next_member] : NULL;
+/* member m of the group that the call of `node` stands for; NULL: there is none */
+static const dn_node *member_of(const dn_tape *t, const dn_node *node, int m) {
+    if (!dn__grouped(t, node)) return m ? NULL : node;
+    const dn_group *g = &t->groups[node->group];
+    return m < g->n ? &t->nodes[t->members[g->first + m]] : NULL;
 }
 
 int dn__table_rows(const dn_call *c, int first, int n, int room, int *rows) {
@@ -21,7 +23,8 @@ int dn__table_rows(const dn_call *c, int first, int n, int room, int *rows) {
     if (!is_row(like, like)) return 0;
     for (int k = first; k < first + n; k++) {
         if (c->x[k].dim->batch != count) return 0;
-        for (const dn_node *member = c->node; member; member = next_member(t, member)) {
+        const dn_node *member;
+        for (int m = 0; (member = member_of(t, c->node, m)); m++) {
             const dn_node *x = input_of(t, member, k);
             if (!is_row(x, like) || at + x->n_ints > room) return 0;
             for (int i = 0; i < x->n_ints; i++) rows[at++] = t->ints[x->ints + i];
@@ -57,7 +60,6 @@ void dn__rows_gradient(dn_call *c, int first, int n, int count, int n_rows, cons
     if (t->out_of_memory) return;
     *late = (struct dn_late){t->late, t->values_made, (int)(c->node - t->nodes), first, n, count, *m};
     t->late = late;
-    if (p->root->ready) p->root->ready(p->root->ready_context, p);
 }
 
 /* Adds what one call would have given to node i, if it is an input of it. */
@@ -65,7 +67,8 @@ static void add_late(const dn_tape *t, const struct dn_late *late, int i, dn_rea
     const dn_row_products *m = &late->products;
     for (int k = 0; k < late->n; k++) {
         int at = late->count * k;
-        for (const dn_node *member = &t->nodes[late->leader]; member; member = next_member(t, member)) {
+        const dn_node *member;
+        for (int i_member = 0; (member = member_of(t, &t->nodes[late->leader], i_member)); i_member++) {
             const dn_node *x = input_of(t, member, late->first + k);
             for (int b = 0; x == &t->nodes[i] && b < x->n_ints; b++)
                 for (int j = 0; m->column[at + b] >= 0 && j < m->m; j++)

@@ -1,5 +1,5 @@
 /* Life of graphs, handles, checkpoint and revert. Nodes are made in make.c, computed in forward.c and backward.c. */
-#include "tape.h"
+#include "group.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -105,13 +105,15 @@ void dn_graph_free(int graph) {
     dn__arena_free(&t->data);
     dn__arena_free(&t->scratch);
     void **const memory[] = {(void **)&t->nodes, (void **)&t->args,  (void **)&t->ints,     (void **)&t->reals,
-                             (void **)&t->marks, (void **)&t->roots, (void **)&t->products, (void **)&t->param_nodes, (void **)&t->order};
+                             (void **)&t->marks, (void **)&t->roots, (void **)&t->products, (void **)&t->param_nodes, (void **)&t->order,
+                             (void **)&t->groups, (void **)&t->members, (void **)&t->sources, (void **)&t->group_inputs, (void **)&t->gathers};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) {
         free(*memory[i]);
         *memory[i] = NULL;
     }
     t->nodes_capacity = t->args_capacity = t->ints_capacity = t->reals_capacity = 0;
     t->marks_capacity = t->roots_capacity = t->products_capacity = t->param_capacity = t->order_capacity = 0;
+    t->groups_capacity = t->members_capacity = t->sources_capacity = t->group_inputs_capacity = t->gathers_capacity = 0;
     pthread_mutex_lock(&slots_lock);
     t->taken = 0;
     pthread_mutex_unlock(&slots_lock);
@@ -129,7 +131,8 @@ void dn__start_graph(dn_tape *t, int immediate, int check_finite, int autobatch)
     t->immediate = immediate;
     t->check_finite = check_finite;
     t->autobatch = autobatch;
-    t->n_order = t->n_done = 0;
+    dn__forget_groups(t);
+    memset(&t->counts, 0, sizeof t->counts);
     t->work_made = 0;
     t->n_nodes = t->evaluated = 0;
     t->dropped = 0;
@@ -181,6 +184,8 @@ void dn_graph_seed(int graph, uint64_t seed, uint64_t stream) {
     t->counter = 0;
 }
 
+void dn_graph_generator(int graph, struct dn_rng *generator) { dn__graph_tape(graph)->generator = generator; }
+
 uint64_t dn_graph_counter(int graph) { return dn__graph_tape(graph)->counter; }
 void dn_graph_set_counter(int graph, uint64_t counter) { dn__graph_tape(graph)->counter = counter; }
 
@@ -189,9 +194,11 @@ int dn_graph_checkpoint(int graph) {
     DN_ENTER(t);
     int error = DN_GROW(t->marks, t->marks_capacity, t->n_marks + 1);
     if (!error)
-        t->marks[t->n_marks++] = (dn_mark){t->n_nodes, t->evaluated, t->n_done, t->n_args, t->n_ints, t->n_reals, t->n_roots,
-                                           dn__arena_mark(&t->values), dn__arena_mark(&t->copies),
-                                           dn__arena_mark(&t->data)};
+        t->marks[t->n_marks++] = (dn_mark){.nodes = t->n_nodes, .evaluated = t->evaluated, .order = t->n_done, .args = t->n_args,
+                                           .ints = t->n_ints, .reals = t->n_reals, .roots = t->n_roots, .groups = t->n_groups,
+                                           .members = t->n_members, .group_inputs = t->n_group_inputs, .gathers = t->n_gathers,
+                                           .sources = t->n_sources, .values = dn__arena_mark(&t->values),
+                                           .copies = dn__arena_mark(&t->copies), .data = dn__arena_mark(&t->data)};
     else
         dn__no_memory(t);
     dn__tape_leave(t);
@@ -211,8 +218,13 @@ int dn_graph_revert(int graph) {
         /* Nodes from before the mark that were computed after it have their values above it: compute them again (the same draws). */
         if (t->evaluated > m.evaluated) t->evaluated = m.evaluated;
         for (int i = m.evaluated; i < m.nodes; i++) /* groups that were computed after the mark are no more */
-            if (t->nodes[i].leader >= m.evaluated) t->nodes[i].leader = -1;
+            if (dn__grouped(t, &t->nodes[i]) && t->nodes[i].group >= m.groups) t->nodes[i].grouped = 0;
         t->n_order = t->n_done = m.order;
+        t->n_groups = m.groups;
+        t->n_members = m.members;
+        t->n_group_inputs = m.group_inputs;
+        t->n_gathers = m.gathers;
+        t->n_sources = m.sources;
         dn__arena_reset(&t->values, m.values);
         dn__arena_reset(&t->copies, m.copies);
         dn__arena_reset(&t->data, m.data);
@@ -225,6 +237,8 @@ int dn_graph_revert(int graph) {
     dn__tape_leave(t);
     return 0;
 }
+
+void dn_graph_autobatch_counts(int graph, dn_autobatch_counts *out) { *out = dn__graph_tape(graph)->counts; }
 
 int dn_graph_size(int graph) { return dn__graph_tape(graph)->n_nodes; }
 

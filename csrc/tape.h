@@ -20,32 +20,54 @@ struct dn_node {
     int32_t products;           /* first pending weight-gradient product, or -1 */
     size_t saved;               /* numbers kept from forward for backward */
     int32_t next_user, last_user;   /* join.h: the next node that multiplies by the same matrix; of a matrix, the last one that does */
-    int32_t leader, next_member;    /* group.h: -1 */
-    int32_t grouped;                /* group.h: the tape's `values_made` when the value was computed in a group */
-    int32_t column, group_batch;    /* group.h: the first batch element in the group; of a leader: how many the group has */
+    int32_t grouped;                /* group.h: the tape's `values_made` when the value was computed in a group, ... */
+    int32_t group, column;          /* ... which one, and the first batch element in it */
+    int32_t gathers;                /* group.h: the last gather that begins with this node; may be one that is no more */
     int32_t parts;                  /* blocks of a value with several outputs */
     uint8_t alone;              /* never a member of a group */
     uint8_t needs_grad;         /* leads to a parameter that is updated */
     uint8_t constant;           /* a parameter or row used without gradient */
     uint8_t copied;             /* value is a copy of the parameter's, made when it was read */
     uint8_t in_chunk;           /* backward: grad is the parameter's own gradient memory */
+    uint8_t finished;           /* backward: the parameter has its gradient already; the sweep passes this node by */
     uint8_t failed;             /* dn_failed: has no value although its turn has passed, because an operation written in Python raised */
     dn_param *param;            /* of parameter and lookup nodes */
     const dn_real *data;        /* of input nodes: what set() writes */
     dn_real *value, *saved_memory, *grad;
-    dn_real *group_grads;       /* group.h: of a leader: the gradients of all members */
 };
+
+/* Nodes computed as one (group.h): members[first ... first + n - 1], the first of which is the leader, and what each input of the call is. */
+typedef struct dn_group {
+    int32_t first, n;
+    int32_t batch;                  /* of all members together */
+    int32_t inputs;                 /* tape->group_inputs[inputs + k] */
+    uint8_t joined;                 /* made by join.c: the members were computed out of their order */
+    uint8_t weights;                /* in this backward a member has got products of a weight gradient */
+    dn_real *value, *saved, *grads; /* of all members; grads NULL: nothing has come yet */
+} dn_group;
+/* gather: an index; DN_SHARED_INPUT: one node for all; DN_MIRRORED: `source` and its neighbours in the memory of one group or owner, where
+ * their gradients lie as their values do. */
+enum { DN_SHARED_INPUT = -1, DN_MIRRORED = -2 };
+typedef struct dn_group_input { int32_t gather, source; const dn_real *value; } dn_group_input;
+/* Values of nodes side by side, sources[first ... first + n - 1], and their gradients on the way back to them. */
+typedef struct dn_gather {
+    int32_t first, n, next;         /* next: another gather that begins with the same node, or -1 */
+    int32_t group;                  /* the first that uses it; when its backward is done, the gradients are complete */
+    const dn_real *value;
+    dn_real *grad;                  /* NULL: nothing has come yet */
+    size_t total;
+} dn_gather;
 
 /* A pending product dW += dy x'. */
 typedef struct dn_product { int32_t next; int m, k, n; const dn_real *dy, *x; } dn_product;
 
 typedef struct dn_mark {
-    int nodes, evaluated, order, args, ints, reals, roots;
+    int nodes, evaluated, order, args, ints, reals, roots, groups, members, group_inputs, gathers, sources;
     dn_arena_mark values, copies, data;
 } dn_mark;
 
 /* A root, and what its version was when the first node that reads it, `reader`, was computed; version -1: none was. */
-typedef struct dn_used_root { dn_root *root; int64_t version; int reader; } dn_used_root;
+typedef struct dn_used_root { dn_root *root; int64_t version; int reader; int watched; /* ready.c: in the present backward */ } dn_used_root;
 
 struct dn_tape {
     int graph;                  /* its slot */
@@ -61,8 +83,15 @@ struct dn_tape {
     int32_t values_made;        /* rises when values are forgotten */
     int autobatch;              /* autobatch.h: 0, or the strategy */
     int usual_autobatch;        /* the strategy of graphs for which none was named */
-    int32_t *order;             /* autobatch.h: nodes and leaders in the order they were computed */
+    int32_t *order;             /* autobatch.h: nodes, and groups as -1 - group, in the order they were computed */
     int n_order, order_capacity, n_done, planned;
+    dn_group *groups;           /* group.h */
+    int32_t *members, *sources;
+    dn_group_input *group_inputs;
+    dn_gather *gathers;
+    int n_groups, groups_capacity, n_members, members_capacity, n_sources, sources_capacity, n_group_inputs, group_inputs_capacity;
+    int n_gathers, gathers_capacity;
+    dn_autobatch_counts counts; /* of this graph */
     int raised;                 /* set by an op that cannot go on: forward and backward stop with this error */
     int any_failed;             /* some node may be `failed` */
     int unreported;             /* dn_quick_scalar met this error and could not say so: dn_forward will */
@@ -83,8 +112,11 @@ struct dn_tape {
     dn_product *products;
     int n_products, products_capacity;
     int sweep, full, out_of_memory;
+    /* ready.c, in a backward that is watched, else NULL: the parameters' nodes that were last used at each place of the sweep, as lists */
+    struct { int32_t *last_use, *next; } watch;
     int swept_root;             /* root of the last finished or running backward, -1: none */
     uint64_t seed, stream, counter;
+    struct dn_rng *generator;   /* what random nodes draw from one after the other; NULL: their draws are keyed */
     /* inputs of the call at hand */
     dn_in *in;
     const dn_dim **xdims;
@@ -115,6 +147,12 @@ void dn__forget_values(dn_tape *);
 void dn__use_root(dn_tape *, dn_root *);
 /* the place of node i's gradient; beta = 0: it holds nothing yet */
 dn_grad dn__place(dn_tape *, int i);
+/* what is collected for a parameter's node, and its gradient, go to the parameter: once, when no use of it is left */
+void dn__finish_parameter(dn_tape *, int i);
+/* ready.c: a backward begins (-1: out of memory), has passed the place `sweep`, ends; locks are held in the latter two */
+int dn__watch_begin(dn_tape *);
+void dn__watch_passed(dn_tape *);
+void dn__watch_end(dn_tape *, int complete);
 /* whether node wants a gradient in this backward */
 int dn__node_wants(const dn_tape *, const dn_node *);
 /* fills the call's fields that forward and backward share */

@@ -234,7 +234,8 @@ static int update(dn_trainer *t, const dn_step *s, int n, dn_param *const *param
         r.to = p->offset + p->row_size;
     }
     if (!error) update_range(t, s, &r);
-    for (int i = 0; i < n && !error; i++) dn__param_clear(params[i]);
+    for (int i = 0; i < n && !error; i++)
+        if (params[i]->updated || !t->root->as_dynet) dn__param_clear(params[i]);
     dn_root_changed(t->root);
     return error;
 }

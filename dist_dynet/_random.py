@@ -1,7 +1,8 @@
 """Seeds and streams.
 
 Initial parameters come from one mt19937 per process, drawn as libstdc++ does. Draws inside graphs (dropout, noise) are keyed by
-(seed, stream, draw counter, node, element): the stream tells ranks, threads and forked children apart.
+(seed, stream, draw counter, node, element): the stream tells ranks, threads and forked children apart. In DyNet's order (use_dynet_order) the
+first thread's graph draws from the mt19937, too, node after node.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class _State:
         self.lineage = 0  # 0, or a number for this forked child
         self.forks = 0
         self.threads = 0
+        self.dynet_order = False
         self.graphs: weakref.WeakSet[Any] = weakref.WeakSet()  # to be told of new seeds
         self.seed = secrets.randbits(31) | 1
         self.generator: Any = ffi.gc(lib.dn_rng_new(self.seed), lib.dn_rng_free)
@@ -82,6 +84,26 @@ def generator() -> Any:
     return _state.generator
 
 
+def use_dynet_order(on: bool) -> None:
+    """Whether everything that a program's numbers depend on is as in DyNet: one generator, drawn from in the order of computation."""
+    if on != _state.dynet_order:
+        _state.dynet_order = on
+        _state.tell()
+
+
+def dynet_order() -> bool:
+    """Whether it is."""
+    return _state.dynet_order
+
+
+def node_generator(thread: int) -> Any:
+    """What the nodes of a thread's graph draw from, one after the other; NULL: their draws are keyed.
+
+    Threads beside the first keep keyed draws: what they drew from a common generator would depend on who comes first.
+    """
+    return _state.generator if _state.dynet_order and thread == 0 else ffi.NULL
+
+
 def lock() -> threading.Lock:
     return _state.lock
 
@@ -117,6 +139,7 @@ def _count_fork() -> None:
 
 def _become_child() -> None:
     _state.lock = threading.Lock()
+    lib.dn_rng_forked(_state.generator)
     _state.lineage = _mix(_state.lineage + 1, _state.forks)
     lib.dn_rng_seed(_state.generator, _mix(_state.seed, _state.lineage) & 0xFFFFFFFF)
     _state.tell()

@@ -57,11 +57,16 @@ class ComputationGraph:
 
     def _seed(self) -> None:
         lib.dn_graph_seed(self.number, *_random.key(self._thread))
+        lib.dn_graph_generator(self.number, _random.node_generator(self._thread))
         self._samples = 0
 
     def uniform(self, n: int) -> NDArray[np.float64]:
         """Numbers drawn evenly from (0, 1), for sampling from values outside of the graph; new ones at each call."""
         out = np.empty(n, np.float32)
+        generator = _random.node_generator(self._thread)
+        if generator != NULL:
+            lib.dn_rng_uniform(generator, n, 0, 1, ffi.from_buffer("float *", out) if n else NULL)
+            return out.astype(np.float64)
         seed, stream = _random.key(self._thread)
         # Draws of nodes have counters and node numbers far below these.
         draw = ffi.new("dn_draw *", {"seed": seed, "stream": stream, "counter": (1 << 63) + self._samples, "node": (1 << 32) - 1})

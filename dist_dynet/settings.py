@@ -1,7 +1,7 @@
 """Settings of this process: random seed, autobatching, weight decay; and what DyNet has around them (init, DynetParams, devices).
 
 There is nothing to initialise: importing the package is enough, and settings may be changed at any time. At import these variables of the
-environment are read: DIST_DYNET_SEED, DIST_DYNET_AUTOBATCH, DIST_DYNET_WEIGHT_DECAY (docs/settings.md). sys.argv is not read but by
+environment are read: DIST_DYNET_SEED, DIST_DYNET_RNG, DIST_DYNET_AUTOBATCH, DIST_DYNET_WEIGHT_DECAY (docs/settings.md). sys.argv is not read but by
 DynetParams.from_args().
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from . import _random
 from .graph import Expression, set_default_autobatch
 from .ops.gradients import nobackprop
-from .params.collection import check_weight_decay, set_default_weight_decay
+from .params.collection import check_weight_decay, set_default_weight_decay, use_dynet_order
 
 __all__ = [
     "ERRMSG",
@@ -98,6 +98,7 @@ def init(
     weight_decay: float | None = None,
     mem: int | str | None = None,
     profiling: int | None = None,
+    rng: str | None = None,
 ) -> None:
     """Changes settings of this process; what is not given stays. It need not be called, and may be called again.
 
@@ -108,6 +109,10 @@ def init(
         weight_decay: what new collections begin with; see ParameterCollection.set_weight_decay().
         mem: accepted for DyNet's sake; memory is taken as it is needed.
         profiling: accepted for DyNet's sake; has no effect.
+        rng: "dynet": all that numbers depend on is as in DyNet, so that a program prints DyNet's losses if the seed is the same: every draw comes
+            from one generator in the order of computation, all sequences of a builder in one graph share their dropout masks, parameters that
+            are not updated count in the clipping norm, and a graph keeps the parameters' values over an update. Draws are made while nodes are
+            computed, so they depend on what is looked at when; under autobatching they are keyed. "keyed": back to independent draws.
 
     Raises:
         ValueError: a value makes no sense; then nothing is changed.
@@ -126,6 +131,7 @@ def init(
         params.set_weight_decay: weight_decay,
         params.set_mem: mem,
         params.set_profiling: profiling,
+        params.set_rng: rng,
     }
     for setter, value in given.items():
         if value is not None:
@@ -148,6 +154,7 @@ class DynetParams:
         self._seed = 0
         self._autobatch: bool | None = None
         self._weight_decay: float | None = None
+        self._rng: str | None = None
 
     def from_args(self, shared_parameters: Any = None) -> None:
         """Takes the --dynet-* options of sys.argv, which stays as it is: --dynet-seed N, --dynet-autobatch 0/1, --dynet-weight-decay X.
@@ -197,6 +204,8 @@ class DynetParams:
 
     def init(self) -> None:
         """Puts the settings in force. May be called again."""
+        if self._rng is not None:
+            use_dynet_order(self._rng == "dynet")
         if self._seed:
             _random.reset_random_seed(self._seed)
         if self._autobatch is not None:
@@ -211,6 +220,12 @@ class DynetParams:
     def set_random_seed(self, random_seed: int, what: str = "set_random_seed") -> None:
         """0: the seed stays as it is."""
         self._seed = _whole(random_seed, what)
+
+    def set_rng(self, rng: str, what: str = "set_rng") -> None:
+        """Which random numbers: "keyed" or "dynet", see init()."""
+        if rng not in ("keyed", "dynet"):
+            raise ValueError(f"{what}: takes 'keyed' or 'dynet'; got {rng!r}.")
+        self._rng = rng
 
     def set_autobatch(self, autobatch: bool | int, what: str = "set_autobatch") -> None:
         """Whether renew_cg() batches when it is not told."""
@@ -416,6 +431,7 @@ def _from_environment() -> None:
     params = DynetParams()
     setters: dict[str, Callable[[Any, str], None]] = {
         "DIST_DYNET_SEED": params.set_random_seed,
+        "DIST_DYNET_RNG": params.set_rng,
         "DIST_DYNET_AUTOBATCH": params.set_autobatch,
         "DIST_DYNET_WEIGHT_DECAY": params.set_weight_decay,
     }

@@ -89,9 +89,10 @@ class Tensor:
         log_p = np.moveaxis(self._array, dim, -1)[..., None, :]
         if log_p.shape[-1] == 0 or not (np.max(log_p, axis=-1, initial=-np.inf) > -np.inf).all():
             raise ValueError("categorical_sample_log_prob: entries must be log probabilities, not all of them -inf, none NaN.")
-        shape = (*log_p.shape[:-2], num, log_p.shape[-1])
-        u = self._uniform(int(np.prod(shape))).reshape(shape)
-        drawn = np.argmax(log_p - np.log(-np.log(u)), axis=-1)
+        shape = (*self._array.shape, num)
+        u = np.moveaxis(self._uniform(int(np.prod(shape))).reshape(shape, order="F"), dim, -1)
+        with np.errstate(divide="ignore"):  # u may be 0, which wins never
+            drawn = np.argmax(log_p - np.log(-np.log(u)), axis=-1)
         return Tensor(np.moveaxis(drawn, -1, dim), self._uniform)
 
     def __repr__(self) -> str:

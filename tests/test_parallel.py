@@ -176,8 +176,8 @@ def test_meetings_with_one_process():
     assert parallel.all_reduce(True) == 1
     array = np.ones((2, 2))
     assert parallel.all_reduce(array) is not array
-    with pytest.raises(ValueError, match="op must be one of sum, mean, max, min; got 'prod'"):
-        parallel.all_reduce(1, "prod")
+    with pytest.raises(ValueError, match="op must be one of sum, mean, max, min, prod; got 'median'"):
+        parallel.all_reduce(1, "median")
     with pytest.raises(TypeError, match="takes numbers and arrays of numbers; got str"):
         parallel.all_reduce("a")
     parallel.barrier(timeout=0)
@@ -261,8 +261,8 @@ FAILURES = {
     "nan": "RuntimeError: Magnitude of gradient is bad: nan",
     "frozen": '"/W" is frozen here, but not on all ranks',
     "stop": "rank 1 .* gives no answer: it is stopped, stuck or dead",
-    "loop": "waited 8 s for the other ranks.*; rank 1 computes",
-    "barrier": r"TimeoutError: \[rank \d/\d\] barrier .*waited 1 s for the other ranks.*; rank 1 computes",
+    "loop": "waited 8 s for rank 1; rank 1 computes",
+    "barrier": r"TimeoutError: \[rank \d/\d\] barrier .*waited 1 s for rank 1; rank 1 computes",
     "missing parameter": r'\[rank 1/\d\] DistributedTrainer .*: this rank has 1 parameters, rank 0 has 2; first missing "/enc/V"',
     "other dims": r'rank 0 has "/enc/V" \(3,\)',
 }

@@ -19,6 +19,7 @@ PROPERTIES = (
     "chunks_move_and_return",
     "late_parameters_and_chunks",
     "used_on_one_rank_and_frozen",
+    "rows_of_windows_that_grow",
     "fork",
     "memory_outlives_the_trainer_of_a_graph",
     "trainer_that_ends_inside_of_backward",
@@ -145,7 +146,7 @@ def test_shared_memory(what, ranks):
 
 @pytest.mark.mpi
 @needs_mpi
-@pytest.mark.parametrize(("what", "limit"), [("no_room", "1000"), ("no_room_later", "1e6")])
+@pytest.mark.parametrize(("what", "limit"), [("no_room", "1000"), ("no_room_later", "1e6"), ("no_room_for_rows", "140000")])
 def test_without_room_mpi_takes_over_and_rank_0_says_so(what, limit):
     status, output, _ = mpirun(2, "shared.py", what, DIST_DYNET_SHARED_LIMIT=limit)
     assert status == 0, output

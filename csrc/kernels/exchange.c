@@ -1,4 +1,6 @@
-/* The sum of gradients over the ranks of a host, in memory that they share. */
+/* Sums of gradients over the ranks of a host, in memory that they share, and over hosts; what crosses the wire in half of the bytes. */
+#include <string.h>
+
 #include "kernels.h"
 #include "math.h"
 
@@ -34,4 +36,51 @@ DN_MULTIVERSION void dn__sum_ranks(int ranks, dn_real *const *segments, const dn
             DN_SIMD for (size_t i = 0; i < n; i++) g[i] = sum[i];
         }
     }
+}
+
+DN_MULTIVERSION void dn__sum_arrays(int count, dn_real *const *x, size_t n, dn_real *sum) {
+    dn_real block[BLOCK];
+    for (size_t from = 0; from < n; from += BLOCK) {
+        size_t m = n - from < BLOCK ? n - from : BLOCK;
+        const dn_real *first = x[0] + from;
+        DN_SIMD for (size_t i = 0; i < m; i++) block[i] = first[i];
+        for (int k = 1; k < count; k++) {
+            const dn_real *next = x[k] + from;
+            DN_SIMD for (size_t i = 0; i < m; i++) block[i] += next[i];
+        }
+        dn_real *to = sum + from;
+        DN_SIMD for (size_t i = 0; i < m; i++) to[i] = block[i];
+    }
+}
+
+static inline __attribute__((always_inline)) uint16_t to_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;         /* the last kept bit decides ties */
+    uint32_t nan = (bits >> 16) | 0x40;                                    /* rounding could make an infinity of it */
+    return (uint16_t)((bits & 0x7FFFFFFF) > 0x7F800000 ? nan : rounded);
+}
+
+static inline __attribute__((always_inline)) float from_bf16(uint16_t code) {
+    uint32_t bits = (uint32_t)code << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+DN_MULTIVERSION void dn__bf16_encode(size_t n, const dn_real *x, dn_real *rest, uint16_t *code) {
+    if (!rest) {
+        DN_SIMD for (size_t i = 0; i < n; i++) code[i] = to_bf16((float)x[i]);
+        return;
+    }
+    DN_SIMD for (size_t i = 0; i < n; i++) {
+        dn_real wanted = x[i] + rest[i];
+        code[i] = to_bf16((float)wanted);
+        dn_real lacking = wanted - from_bf16(code[i]);
+        rest[i] = lacking - lacking == 0 ? lacking : 0;
+    }
+}
+
+DN_MULTIVERSION void dn__bf16_decode(size_t n, const uint16_t *code, dn_real *x) {
+    DN_SIMD for (size_t i = 0; i < n; i++) x[i] = from_bf16(code[i]);
 }

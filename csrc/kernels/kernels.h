@@ -264,5 +264,9 @@ void dn__blend(size_t n, dn_real a, const dn_real *x, dn_real *y);
 /* s[i] = factors[0] segments[0][i] + factors[1] segments[1][i] + ..., added up in rank order over the ranks with filled[r], others count as
  * zero and are not read; then segments[r][i] = s[i] for every rank; from <= i < to */
 void dn__sum_ranks(int ranks, dn_real *const *segments, const dn_real *factors, const uint8_t *filled, size_t from, size_t to);
+/* as dn_sum_arrays, dn_bf16_encode, dn_bf16_decode */
+void dn__sum_arrays(int count, dn_real *const *x, size_t n, dn_real *sum);
+void dn__bf16_encode(size_t n, const dn_real *x, dn_real *rest, uint16_t *code);
+void dn__bf16_decode(size_t n, const uint16_t *code, dn_real *x);
 
 #endif

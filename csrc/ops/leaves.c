@@ -43,7 +43,7 @@ static int row_dims(dn_shape *s, int batch) {
 /* d(row) += dy, for each batch element's row */
 static void rows_backward(dn_call *c) {
     dn_param *p = c->node->param;
-    if (c->node->constant || !p->updated) return;
+    if (c->node->constant || !dn__param_gathers(p)) return;
     for (int i = 0; i < c->n_ints; i++) {
         dn_real *row = dn__lookup_row(p, c->ints[i]);
         if (!row) {
@@ -52,7 +52,6 @@ static void rows_backward(dn_call *c) {
         }
         dn__add((size_t)p->row_size, row, c->dy + i * p->row_size, row);
     }
-    if (p->root->ready) p->root->ready(p->root->ready_context, p);
 }
 
 DN_OP(lookup, 0, DN_LEAF | DN_VIEW, "y = row i of the table")

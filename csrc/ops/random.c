@@ -1,4 +1,5 @@
-/* Random draws: each a function of (seed, stream, counter, node, element), whatever the order of evaluation. */
+/* Random draws: each a function of (seed, stream, counter, node, element), whatever the order of evaluation; or, where the graph has a
+ * generator, DyNet's draws, in the order of evaluation. */
 #include "../kernels/kernels.h"
 #include "../rng.h"
 #include "lines.h"
@@ -17,16 +18,23 @@ static int dropout_rate(dn_shape *s) {
     s->y = *s->x[0];
     return 0;
 }
-/* saved_j = 1 / (1 - p) with probability 1 - p, else 0, for j < count */
-static void draw_mask(dn_call *c, size_t count) {
+/* y_j = scale with probability p, else 0, for j < count */
+static void draw_bernoulli(const dn_call *c, size_t count, float p, float scale, dn_real *y) {
+    dn_rng *generator = dn__generator(c);
     dn_draw key;
-    float buffer[BLOCK], keep = (float)(1 - c->reals[0]), scale = c->reals[0] < 1 ? (float)(1 / (1 - c->reals[0])) : 0;
+    float buffer[BLOCK];
     dn__draw_key(c, &key);
     for (size_t i = 0; i < count; i += BLOCK) {
         size_t n = count - i < BLOCK ? count - i : BLOCK;
-        dn_draw_bernoulli_mask(&key, i, n, keep, scale, buffer);
-        widen(n, buffer, c->saved + i);
+        if (generator) dn_rng_bernoulli(generator, n, p, scale, buffer);
+        else dn_draw_bernoulli_mask(&key, i, n, p, scale, buffer);
+        widen(n, buffer, y + i);
     }
+}
+/* saved_j = 1 / (1 - p) with probability 1 - p, else 0, for j < count */
+static void draw_mask(dn_call *c, size_t count) {
+    float keep = 1 - (float)c->reals[0];
+    draw_bernoulli(c, count, keep, keep > 0 ? 1 / keep : 0, c->saved);
 }
 
 DN_OP(dropout, 1, DN_BATCHES | DN_RANDOM, "y_i = x_i m_i; m_i = 1 / (1 - p) with probability 1 - p, else 0")
@@ -102,13 +110,15 @@ static int noise_dims(dn_shape *s) {
     return 0;
 }
 static void noise_forward(dn_call *c) {
+    dn_rng *generator = dn__generator(c);
     dn_draw key;
     float buffer[BLOCK];
     dn_real stddev = (dn_real)c->reals[0];
     dn__draw_key(c, &key);
     for (size_t i = 0; i < c->total; i += BLOCK) {
         size_t n = c->total - i < BLOCK ? c->total - i : BLOCK;
-        dn_draw_normal(&key, i, n, buffer);
+        if (generator) dn_rng_normal(generator, n, 0, 1, buffer);
+        else dn_draw_normal(&key, i, n, buffer);
         for (size_t j = 0; j < n; j++) c->y[i + j] = c->x[0].v[i + j] + stddev * buffer[j];
     }
 }
@@ -120,27 +130,34 @@ static void noise_backward(dn_call *c) {
 /* ---- random inputs: ints = batch, sizes... ---------------------------------------------------------------------------------- */
 
 static int random_dims(dn_shape *s) { return dn__set_dims(s, s->n_ints - 1, s->ints + 1, s->ints[0]); }
-static void random_forward(dn_call *c, void (*f)(const dn_draw *, size_t, size_t, float *), dn_real a, dn_real b) {
+typedef void keyed_draw(const dn_draw *, size_t first, size_t n, float *out);
+typedef void next_draw(dn_rng *, size_t n, float a, float b, float *out);
+/* y = keyed a + b, or what `next` gives with its own a and b */
+static void random_forward(dn_call *c, keyed_draw *keyed, double a, double b, next_draw *next, double next_a, double next_b) {
+    dn_rng *generator = dn__generator(c);
     dn_draw key;
     float buffer[BLOCK];
     dn__draw_key(c, &key);
     for (size_t i = 0; i < c->total; i += BLOCK) {
         size_t n = c->total - i < BLOCK ? c->total - i : BLOCK;
-        f(&key, i, n, buffer);
+        if (generator) next(generator, n, (float)next_a, (float)next_b, buffer);
+        else keyed(&key, i, n, buffer);
         widen(n, buffer, c->y + i);
     }
-    dn__affine(c->total, a, b, c->y, c->y);
+    if (!generator) dn__affine(c->total, (dn_real)a, (dn_real)b, c->y, c->y);
 }
 
 DN_OP(random_normal, 0, DN_LEAF | DN_NO_GRAD | DN_RANDOM, "y_i drawn from N(mean, std^2)")
 static int random_normal_dims(dn_shape *s) { return random_dims(s); }
-static void random_normal_forward(dn_call *c) { random_forward(c, dn_draw_normal, (dn_real)c->reals[1], (dn_real)c->reals[0]); }
+static void random_normal_forward(dn_call *c) {
+    random_forward(c, dn_draw_normal, c->reals[1], c->reals[0], dn_rng_normal, c->reals[0], c->reals[1]);
+}
 static void random_normal_backward(dn_call *c) { (void)c; }
 
 DN_OP(random_uniform, 0, DN_LEAF | DN_NO_GRAD | DN_RANDOM, "y_i drawn evenly from [left, right)")
 static int random_uniform_dims(dn_shape *s) { return random_dims(s); }
 static void random_uniform_forward(dn_call *c) {
-    random_forward(c, dn_draw_uniform, (dn_real)(c->reals[1] - c->reals[0]), (dn_real)c->reals[0]);
+    random_forward(c, dn_draw_uniform, c->reals[1] - c->reals[0], c->reals[0], dn_rng_uniform, c->reals[0], c->reals[1]);
 }
 static void random_uniform_backward(dn_call *c) { (void)c; }
 
@@ -150,16 +167,7 @@ static int random_bernoulli_dims(dn_shape *s) {
         return dn__fail(s, DN_ERROR_VALUE, "the probability must lie in [0, 1]; got p = %g.", s->reals[0]);
     return random_dims(s);
 }
-static void random_bernoulli_forward(dn_call *c) {
-    dn_draw key;
-    float buffer[BLOCK];
-    dn__draw_key(c, &key);
-    for (size_t i = 0; i < c->total; i += BLOCK) {
-        size_t n = c->total - i < BLOCK ? c->total - i : BLOCK;
-        dn_draw_bernoulli_mask(&key, i, n, (float)c->reals[0], (float)c->reals[1], buffer);
-        widen(n, buffer, c->y + i);
-    }
-}
+static void random_bernoulli_forward(dn_call *c) { draw_bernoulli(c, c->total, (float)c->reals[0], (float)c->reals[1], c->y); }
 static void random_bernoulli_backward(dn_call *c) { (void)c; }
 
 /* -log(-log u) with u in (0, 1) */
@@ -169,5 +177,11 @@ static void draw_gumbel(const dn_draw *key, size_t first, size_t n, float *out) 
     dn_draw_uniform(key, first, n, out);
     dn__gumbel(n, out);
 }
-static void random_gumbel_forward(dn_call *c) { random_forward(c, draw_gumbel, (dn_real)c->reals[1], (dn_real)c->reals[0]); }
+static void next_gumbel(dn_rng *generator, size_t n, float mu, float beta, float *out) {
+    dn_rng_gumbel(generator, n, out);
+    for (size_t i = 0; i < n; i++) out[i] = out[i] * beta + mu;
+}
+static void random_gumbel_forward(dn_call *c) {
+    random_forward(c, draw_gumbel, c->reals[1], c->reals[0], next_gumbel, c->reals[0], c->reals[1]);
+}
 static void random_gumbel_backward(dn_call *c) { (void)c; }

@@ -2,6 +2,7 @@
 
 from .attention import AdditiveAttention
 from .birnn import BiRNNBuilder, StackedRNNState
+from .crf import CRF
 from .lstms import CompactVanillaLSTMBuilder, CoupledLSTMBuilder, FastLSTMBuilder, SparseLSTMBuilder
 from .rnn import LSTMBuilder, VanillaLSTMBuilder
 from .simple import GRUBuilder, SimpleRNNBuilder
@@ -10,6 +11,7 @@ from .state import RNNState
 from .tree import BinaryTreeLSTMBuilder, ChildSumTreeLSTMBuilder
 
 __all__ = [
+    "CRF",
     "AdditiveAttention",
     "BiRNNBuilder",
     "BinaryTreeLSTMBuilder",

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .. import _random
 from ..graph import Expression, expression, resolved
 from ..ops import inputTensor
 from ..params.collection import ParameterCollection, Parameters
@@ -137,6 +138,8 @@ class RecurrentBuilder:
         Raises:
             ValueError: a wrong number of vectors.
         """
+        if _random.dynet_order():
+            return self._dynet_initial_state(vecs, update)
         last = self._last_run
         shared = last.masks if share_masks and last is not None and last.masks.graph == this_graph() else None
         run = self._last_run = self._new_run(bool(update), shared)
@@ -148,6 +151,17 @@ class RecurrentBuilder:
             return RNNState(run, None, given, None)
         check_count("initial_state", len(given), n, 2 * n)
         return RNNState(run, None, given[n:] or run.zeros(given), given[:n])
+
+    def _dynet_initial_state(self, vecs: Sequence[Expression] | None, update: bool) -> RNNState:
+        """The same in DyNet's way: one run per graph, whose `update` the first call decides."""
+        run = self._last_run
+        if run is None or run.start is None or run.graph != this_graph():
+            if run is not None:
+                run.start = run.last = None  # nothing that holds itself is left behind
+            run = self._last_run = self._new_run(bool(update), None)
+            run.start = RNNState(run, None, None, None, h_given=False)
+        start: RNNState = run.start
+        return start if vecs is None else start.set_s(vecs)
 
     def initial_state_from_raw_vectors(self, vecs: Sequence[ArrayLike], update: bool = True) -> RNNState:
         """The same from lists of numbers or arrays."""

@@ -77,12 +77,14 @@ class NodeRun(Run):
             return RNNState(self, state, (), () if self.builder._has_cells else None)
         h = tuple(h[0] for h in all_h)
         output = self._output(h[-1]) if self.builder._fresh_rate() else None
-        return RNNState(self, state, h, None, (owners, 1) if self.builder._has_cells else None, output=output)
+        return self.made(RNNState(self, state, h, None, (owners, 1) if self.builder._has_cells else None, output=output))
 
     def steps(self, state: RNNState, xs: Inputs) -> list[RNNState]:
         """One node per layer."""
         if not xs.steps or not self.builder.layers:
             return [state] * xs.steps
+        if self.start is not None and xs.plain and self.builder._fresh_rate():
+            return [state := self.step(state, x) for x in xs.inputs]  # draws step by step, as DyNet
         all_h, owners = self._listed(state, xs)
         columns = list(zip(*all_h, strict=True))
         states: list[Any] = [None] * xs.steps
@@ -91,12 +93,15 @@ class NodeRun(Run):
             h = columns[t]
             later = (owners, xs.steps + t) if has_cells else None
             state = states[t] = RNNState(self, state, h, None, later, output=self._output(h[-1]) if fresh else None)
+        self.made(state)
         return states
 
     def outputs(self, state: RNNState, xs: Inputs) -> list[Expression]:
         """As steps(), without the states."""
         if not xs.steps or not self.builder.layers:
             return []
+        if self.start is not None:
+            return [s.output() for s in self.steps(state, xs)]  # type: ignore[misc]
         h = self._listed(state, xs)[0][-1]
         return [self._output(e) for e in h] if self.builder._fresh_rate() else h
 
@@ -132,7 +137,7 @@ class CellRun(Run):
             x, c = builder._cell(self.weights[layer], masks, x, h0[layer] if h0 else None, c0[layer] if c0 else None)
             hs.append(x)
             cs.append(c)
-        return RNNState(self, state, tuple(hs), tuple(cs) if builder._has_cells else None)
+        return self.made(RNNState(self, state, tuple(hs), tuple(cs) if builder._has_cells else None))
 
     def steps(self, state: RNNState, xs: Inputs) -> list[RNNState]:
         """Step by step; where some batch elements are padding, their state is the one before."""

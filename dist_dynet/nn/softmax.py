@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..graph import Expression
+from .. import _random
+from ..graph import Expression, cg
 from ..ops import (
     affine_transform,
     concatenate,
@@ -21,6 +22,7 @@ from ..ops import (
     pickneglogsoftmax,
     pickneglogsoftmax_batch,
     select_rows,
+    softmax,
     zeros,
 )
 from ..ops._nodes import not_expression
@@ -94,6 +96,9 @@ def _draw(logits: Expression) -> int:
     """An index, drawn with the softmax of logits as probabilities."""
     if logits.dim()[1] > 1:
         raise ValueError(f"sample: x must be without batch; got {logits.dim()[1]} batch elements. Pick one by pick_batch_elem().")
+    if _random.dynet_order():  # as DyNet does: one number, and along the distribution until it is used up
+        rest = cg().uniform(1)[0] - np.cumsum(softmax(logits).npvalue().ravel())
+        return int(np.argmax(rest < 0)) if rest[-1] < 0 else len(rest) - 1
     return int(logits.tensor_value().categorical_sample_log_prob().as_numpy().ravel()[0])
 
 

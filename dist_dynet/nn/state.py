@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from .._ffi import fail, lib, nodes
 from ..graph import Expression, cg_version, current_graph, expression
-from ..ops import cmult, dropout, ones, zeros
+from ..ops import cmult, dropout, ones, random_bernoulli, zeros
 from ..ops._nodes import listed, not_expression
 from ..params.collection import ParameterCollection, Parameters
 from .sequences import Inputs, inputs_of, packed_inputs
@@ -161,18 +162,19 @@ class RNNState:
         h = expressions(es or [], "set_h")
         builder = self._run.builder
         check_count("set_h", len(h), builder.layers)
-        return RNNState(self._run, self, h, (self._cells() or self._run.zeros(h)) if builder._has_cells else None)
+        cells = (self._run.rest(self)._cells() or self._run.zeros(h)) if builder._has_cells else None
+        return self._run.made(RNNState(self._run, self, h, cells))
 
     def set_s(self, es: Sequence[Expression] | None = None) -> RNNState:
         """A state with these parts: of an LSTM c of each layer, then h of each layer (with c alone, h stays); of others h of each layer."""
         if not self._run.builder._has_cells:
             h = expressions(es or [], "set_s")
             check_count("set_s", len(h), self._run.builder.layers)
-            return RNNState(self._run, self, h, None)
+            return self._run.made(RNNState(self._run, self, h, None))
         n = self._run.builder.layers
         given = expressions(es or [], "set_s")
         check_count("set_s", len(given), n, 2 * n)
-        return RNNState(self._run, self, given[n:] or self._h or self._run.zeros(given), given[:n])
+        return self._run.made(RNNState(self._run, self, given[n:] or self._run.rest(self)._h or self._run.zeros(given), given[:n]))
 
 
 def expressions(es: Iterable[Expression], what: str) -> tuple[Expression, ...]:
@@ -225,9 +227,12 @@ class Masks:
 
 
 class Run:
-    """One sequence: what initial_state() starts. It owns the dropout masks, so that each sequence has its own."""
+    """One sequence: what initial_state() starts. It owns the dropout masks, so that each sequence has its own.
 
-    __slots__ = ("builder", "graph", "handles", "masks", "update")
+    In DyNet's order all sequences of a builder in one graph are one run, which has a `start` and knows the state made `last`.
+    """
+
+    __slots__ = ("builder", "graph", "handles", "last", "masks", "start", "update")
 
     def __init__(self, builder: Any, update: bool, masks: Masks | None = None) -> None:
         self.builder = builder
@@ -235,6 +240,18 @@ class Run:
         self.masks = masks or Masks()
         self.graph = self.masks.graph
         self.handles = [[self.handle(p) for p in layer] for layer in builder._layers]
+        self.start: RNNState | None = None
+        self.last: RNNState | None = None
+
+    def made(self, state: RNNState) -> RNNState:
+        """The state, which is noted as the last one."""
+        if self.start is not None:
+            self.last = state
+        return state
+
+    def rest(self, state: RNNState) -> RNNState:
+        """Where set_h() and set_s() take what is not given from: this state; in DyNet's order the one that was made last."""
+        return self.last or state
 
     def handle(self, p: Parameters) -> int:
         """The handle of a parameter's node; a constant where the run does not update."""
@@ -246,6 +263,8 @@ class Run:
 
     def layer_masks(self, x: Expression, batch_size: Callable[[], int] | None = None) -> list[tuple[Expression | None, ...]]:
         """The masks of each layer, None where nothing is dropped; drawn at the first input, for its batch size if none is given."""
+        if self.start is not None:
+            return self._dynet_masks(x, batch_size)
         if self.masks.drawn is None:
             rates = self.builder._rates()
             if not any(rates):
@@ -256,11 +275,25 @@ class Run:
                 self.draw_masks(batch_size() if batch_size else x.dim()[1])
         return self.masks.drawn  # type: ignore[return-value]
 
+    def _dynet_masks(self, x: Expression, batch_size: Callable[[], int] | None) -> list[tuple[Expression | None, ...]]:
+        """The same in DyNet's way: rates count at each step, masks are drawn at the first step that needs one."""
+        rates = self.builder._rates()
+        if not any(rates):
+            return [(None,) * len(rates)] * self.builder.layers
+        if self.masks.drawn is None:
+            if not isinstance(x, Expression):
+                raise not_expression("add_input", x)
+            self.draw_masks(batch_size() if batch_size else x.dim()[1])
+        return [tuple(mask if rate else None for mask, rate in zip(masks, rates, strict=True)) for masks in self.masks.drawn or []]
+
     def draw_masks(self, batch_size: int) -> None:
         """Draws the masks anew for this batch size."""
         b = self.builder
 
         def mask(size: int, rate: float) -> Expression | None:
+            if self.start is not None:  # drawn also where the rate is 0, as in DyNet
+                keep = float(np.float32(1) - np.float32(rate))
+                return random_bernoulli(size, keep, 1 / keep if keep else 0.0, batch_size)
             return dropout(ones(size, batch_size=batch_size), rate) if rate else None
 
         sizes = [b.input_dim] + [b.hidden_dim] * (b.layers - 1)

@@ -18,8 +18,8 @@ from ..graph import NO_GRAPH, Expression, current_graph, resolved
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_node2, _node_many, _node1_int, _node1_real, _leaf = (
-    nodes.dn_node2, nodes.dn_node_many, nodes.dn_node1_int, nodes.dn_node1_real, nodes.dn_leaf,
+_node2, _node3, _node5, _node_many, _node1_int, _node1_real, _leaf = (
+    nodes.dn_node2, nodes.dn_node3, nodes.dn_node5, nodes.dn_node_many, nodes.dn_node1_int, nodes.dn_node1_real, nodes.dn_leaf,
 )  # fmt: skip
 
 
@@ -99,12 +99,42 @@ def listed(exprs: Iterable[Expression], what: str) -> list[Expression]:
 
 def many(op: int, what: str, exprs: Iterable[Expression], ints: Sequence[int] = (), reals: Sequence[float] = ()) -> Expression:
     """A node of any number of inputs and attributes."""
-    inputs = listed(exprs, what)
+    inputs = exprs if type(exprs) is list and exprs else listed(exprs, what)
     try:
         handles = [e._h for e in inputs]
     except AttributeError:
-        raise not_expression(what, *(e for e in inputs if not isinstance(e, Expression))) from None
-    return make(Expression, many_node(op, handles, ints, reals), *handles)  # type: ignore[no-any-return]
+        raise not_expression(what, *(e for e in listed(inputs, what) if not isinstance(e, Expression))) from None
+    h = many_node(op, handles, ints, reals)
+    if h < 0:
+        fail(h, *handles)
+    e = Expression()
+    e._h = h
+    return e
+
+
+def few(op: int, what: str, exprs: Iterable[Expression]) -> Expression:
+    """As many(), without attributes; quick for lists of two, three and five."""
+    if type(exprs) is not list:
+        return many(op, what, exprs)
+    try:
+        if len(exprs) == 2:
+            a, b = exprs
+            h = _node2(op, a._h, b._h)
+        elif len(exprs) == 3:
+            a, b, c = exprs
+            h = _node3(op, a._h, b._h, c._h)
+        elif len(exprs) == 5:
+            a, b, c, d, f = exprs
+            h = _node5(op, a._h, b._h, c._h, d._h, f._h)
+        else:
+            return many(op, what, exprs)
+    except AttributeError:  # not of expressions
+        return many(op, what, exprs)
+    if h < 0:
+        return many(op, what, exprs) if h == NO_GRAPH else fail(h, *(e._h for e in exprs))
+    e = Expression()
+    e._h = h
+    return e
 
 
 def many_node(op: int, handles: list[int], ints: Sequence[int] = (), reals: Sequence[float] = ()) -> int:

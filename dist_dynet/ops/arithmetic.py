@@ -9,7 +9,7 @@ import numpy as np
 
 from .._ffi import OPS
 from ..graph import Expression, operator
-from ._nodes import binary, listed, many, with_reals
+from ._nodes import binary, few, listed, many, with_reals
 from .inputs import inputTensor, scalarInput
 
 __all__ = ["average", "cdiv", "cmult", "colwise_add", "esum", "pow"]
@@ -172,7 +172,7 @@ def esum(xs: Iterable[Expression]) -> Expression:
     3.0
     """
     xs = listed(xs, "esum")
-    return xs[0] if len(xs) == 1 and isinstance(xs[0], Expression) else many(OPS["sum"], "esum", xs)
+    return xs[0] if len(xs) == 1 and isinstance(xs[0], Expression) else few(OPS["sum"], "esum", xs)
 
 
 def average(xs: Iterable[Expression]) -> Expression:

@@ -20,11 +20,13 @@ from .collectives import (
     rank,
     world_size,
 )
+from .join import Join
 from .sampling import Shard, evaluate, shard
 from .trainer import DistributedTrainer
 
 __all__ = [
     "DistributedTrainer",
+    "Join",
     "Shard",
     "all_reduce",
     "assert_in_sync",

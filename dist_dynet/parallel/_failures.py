@@ -14,13 +14,14 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import _launcher
-from ._world import TIMEOUT, World, import_mpi
+from ._world import TIMEOUT, Place, World, import_mpi
 
 EXCEPTION, MISSING, LEFT = 1, 75, 76
 """Status of the job after an uncaught exception, after a rank that gives no answer, after one that left early."""
@@ -125,6 +126,27 @@ def _leave(comm: Any) -> None:
 # ---- the watchdog ----------------------------------------------------------------------------------------------------------------------
 
 
+class _Whereabouts(NamedTuple):
+    """What a rank answers: where its main thread is, for how many seconds it has been waiting there (0: it computes), and for whom."""
+
+    state: str
+    seconds: float
+    ranks: tuple[int, ...]
+
+
+def _all_waiting(ranks: Iterable[int], answers: Mapping[int, _Whereabouts]) -> list[int]:
+    """These ranks and those that they wait for, and so on, if all of them have been waiting for long; else none."""
+    closed: set[int] = set()
+    open_ = set(ranks)
+    while open_:
+        rank = open_.pop()
+        if rank not in answers or answers[rank].seconds <= SILENCE:
+            return []
+        closed.add(rank)
+        open_ |= set(answers[rank].ranks) - closed
+    return sorted(closed)
+
+
 class Watchdog(threading.Thread):
     """A thread per rank with a communicator of its own: answers "where are you?", and asks it when this rank has waited long."""
 
@@ -133,12 +155,12 @@ class Watchdog(threading.Thread):
         self._world, self._comm, self._processes = world, comm, processes
         self._sending = threading.Lock()
         self._sent: list[Any] = []
-        self._answers: dict[int, tuple[str, float, float]] = {}  # of each rank its last: state, seconds waited, time of arrival
+        self._answers: dict[int, tuple[_Whereabouts, float]] = {}  # of each rank the last, and its time of arrival
         self._left: dict[int, float] = {}
         self._leaving = self._stopped = False
         self._asked = 0.0
         self._work: dict[int, float] = {}
-        world.where = self.where
+        world.answers_by(self.where)
 
     def run(self) -> None:
         """Looks four times a second until stop()."""
@@ -165,18 +187,17 @@ class Watchdog(threading.Thread):
             rank = status.Get_source()
             kind, content = self._comm.recv(source=rank)
             if kind == "ask":
-                self._send(rank, "answer", self._here())
+                self._send(rank, "answer", tuple(self._here()))
             elif kind == "answer":
-                self._answers[rank] = (*content, time.monotonic())
+                self._answers[rank] = _Whereabouts(*content), time.monotonic()
             else:
                 self._left[rank] = time.monotonic()
 
-    def _here(self) -> tuple[str, float]:
-        """Where the main thread is, and for how many seconds it has been waiting there (0: it computes)."""
+    def _here(self) -> _Whereabouts:
         place = self._world.place
         if place:
-            return f"waits in {place[0]}", time.monotonic() - place[1]
-        return ("has left the program" if self._leaving else "computes"), 0.0
+            return _Whereabouts(f"waits in {place.what}", time.monotonic() - place.since, tuple(place.ranks))
+        return _Whereabouts("has left the program" if self._leaving else "computes", 0.0, ())
 
     def tell_leaving(self) -> None:
         """Says to all that this rank will meet them no more."""
@@ -192,8 +213,8 @@ class Watchdog(threading.Thread):
                 self._send(rank, "ask")
         return asked
 
-    def _answers_since(self, asked: float) -> dict[int, tuple[str, float]]:
-        return {rank: (state, seconds) for rank, (state, seconds, at) in sorted(self._answers.copy().items()) if at >= asked}
+    def _answers_since(self, asked: float) -> dict[int, _Whereabouts]:
+        return {rank: answer for rank, (answer, at) in sorted(self._answers.copy().items()) if at >= asked}
 
     def where(self) -> dict[int, str]:
         """Asks all other ranks where they are; for the main thread."""
@@ -201,7 +222,7 @@ class Watchdog(threading.Thread):
         while time.monotonic() < asked + _ANSWER and len(self._answers_since(asked)) < self._world.size - 1:
             time.sleep(_TICK / 5)
         answers = self._answers_since(asked)
-        return {r: answers[r][0] if r in answers else "gives no answer" for r in range(self._world.size) if r != self._world.rank}
+        return {r: answers[r].state if r in answers else "gives no answer" for r in range(self._world.size) if r != self._world.rank}
 
     # What it concludes.
 
@@ -210,34 +231,34 @@ class Watchdog(threading.Thread):
         if place is None:
             self._asked = 0.0
             return
-        waited = now - place[1]
-        gone = [rank for rank, since in self._left.items() if min(waited, now - since) > _GRACE]
+        waited = now - place.since
+        gone = [rank for rank, since in self._left.items() if rank in place.ranks and min(waited, now - since) > _GRACE]
         if gone:
-            self._end(LEFT, f"{place[0]}: waits for rank {gone[0]}, which left the program while other ranks still work.")
+            self._end(LEFT, f"{place.what}: waits for rank {gone[0]}, which left the program while other ranks still work.")
         if waited > SILENCE and not self._asked:
             self._work = {rank: self._cpu_seconds(rank) for rank in range(self._world.size)}
             self._asked = self._ask()
         elif self._asked and now - self._asked > _ANSWER:
-            self._judge(place[0], waited)
+            self._judge(place, waited)
             self._asked = 0.0
 
-    def _judge(self, what: str, waited: float) -> None:
-        answers, me = self._answers_since(self._asked), self._world.rank
-        silent = [r for r in range(self._world.size) if r != me and r not in answers and not self._works(r)]
+    def _judge(self, place: Place, waited: float) -> None:
+        answers, me, what = self._answers_since(self._asked), self._world.rank, place.what
+        silent = [r for r in place.ranks if r != me and r not in answers and not self._works(r)]
         if silent:
             host, process = self._processes[silent[0]]
-            known = "".join(f"\nrank {r} {state}" for r, (state, _) in answers.items())
+            known = "".join(f"\nrank {r} {answers[r].state}" for r in answers)
             self._end(
                 MISSING,
                 f"{what}: waited {waited:.0f} s; rank {silent[0]} (process {process} on {host}) gives no answer: it is stopped, stuck or "
                 f"dead.{known}",
             )
         here = f"waits in {what}"
-        if len(answers) == self._world.size - 1 and all(seconds > SILENCE for _, seconds in answers.values()):
-            others = {r: state for r, (state, _) in answers.items() if state != here}
-            if others:
-                places = "".join(f"\nrank {r} {state}" for r, state in others.items())
-                self._end(MISSING, f"the ranks wait for one another in different places; this one {here}{places}")
+        stuck = _all_waiting(place.ranks, {**answers, me: _Whereabouts(here, waited, tuple(place.ranks))})
+        others = {r: answers[r].state for r in stuck if r != me and answers[r].state != here}
+        if others:
+            places = "".join(f"\nrank {r} {state}" for r, state in others.items())
+            self._end(MISSING, f"the ranks wait for one another in different places; this one {here}{places}")
 
     def _cpu_seconds(self, rank: int) -> float:
         """Processor time of a rank's process; -1 if it cannot be seen (another host) or is stopped."""

@@ -6,16 +6,47 @@ It knows what else changes when there is more than one rank: failures are watche
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 from . import _failures, _launcher
 from ._world import World
 
 _lock = threading.Lock()
 _world: World | None = None
+_key: Any = None
+"""Under which a communicator keeps its world."""
 
 
-def world() -> World:
-    """All ranks of this job; a world of one without a launcher."""
+def world(comm: Any = None) -> World:
+    """All ranks of this job; a world of one without a launcher. With an mpi4py communicator: its ranks.
+
+    A communicator is duplicated at its first use, which is collective over its ranks.
+
+    Raises:
+        TypeError: not a communicator of mpi4py, or one between two groups.
+    """
+    whole = _whole()
+    return whole if comm is None else _part(whole, comm)
+
+
+def _part(whole: World, comm: Any) -> World:
+    global _key
+    if not callable(getattr(comm, "Get_size", None)) or comm.Is_inter():
+        raise TypeError(f"comm must be a communicator of mpi4py such as MPI.COMM_WORLD.Split(color); got {comm!r:.80}.")
+    if comm.Get_size() == 1:
+        return World(None)
+    if whole.size == 1:
+        raise RuntimeError(f"comm has {comm.Get_size()} ranks, but no launcher known here has started this program. Use mpirun or srun.")
+    if _key is None:
+        _key = whole.mpi.Comm.Create_keyval()
+    part: World | None = comm.Get_attr(_key)
+    if part is None:
+        part = whole.part(comm)
+        comm.Set_attr(_key, part)
+    return part
+
+
+def _whole() -> World:
     global _world
     if _world is None:
         with _lock:

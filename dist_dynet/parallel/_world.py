@@ -6,6 +6,7 @@ that gives its core away after a millisecond. What happens to the job when a ran
 
 from __future__ import annotations
 
+import copy
 import faulthandler
 import os
 import socket
@@ -13,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,20 +56,45 @@ def import_mpi(launch: Launch) -> Any:
     return MPI
 
 
+class Place(NamedTuple):
+    """What the main thread waits for, since when, and for which ranks of the job."""
+
+    what: str
+    since: float
+    ranks: Sequence[int]
+
+
+class _Job:
+    """What all worlds of this process share."""
+
+    def __init__(self) -> None:
+        self.size = 1
+        self.place: Place | None = None
+        self.where: Callable[[], dict[int, str]] = dict
+
+
+class _Meetings:
+    """What is counted for all views of one world."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.barrier: tuple[Any, str] | None = None
+
+
 class World:
-    """All ranks of the job. `size == 1` means alone: then `mpi` and `comm` are None and nothing may be sent."""
+    """All ranks of the job, or a part of them. `size == 1` means alone: then `comm` is None and nothing may be sent."""
 
     def __init__(self, launch: Launch | None) -> None:
         self.rank, self.size, self.local_rank = (launch.rank, launch.size, launch.local_rank) if launch else (0, 1, 0)
         self.host = socket.gethostname()
         self.process = os.getpid()
-        self.collectives = 0
-        self.place: tuple[str, float] | None = None
-        """What the main thread waits for, and since when; None while it computes."""
-        self.where: Callable[[], dict[int, str]] = dict
-        """Asks all ranks where they are; set by the watchdog."""
+        self.timeout = TIMEOUT
+        """Seconds that a rank waits for ranks that are alive."""
+        self.members: Sequence[int] = range(self.size)
+        """Of each rank here its rank in the job."""
         self.mpi: Any = None
         self.comm: Any = None
+        self._job, self._meetings = _Job(), _Meetings()
         if launch:
             self._start(launch)
 
@@ -82,12 +108,46 @@ class World:
             )
         self.mpi = mpi
         self.rank, self.size = mpi.COMM_WORLD.rank, mpi.COMM_WORLD.size
+        self.members, self._job.size = range(self.size), self.size
         self.comm = self.duplicate(mpi.COMM_WORLD)
+
+    def part(self, comm: Any) -> World:
+        """The ranks of this mpi4py communicator as a world of their own, which counts its own meetings. Collective over them."""
+        part = copy.copy(self)
+        part.rank, part.size = comm.Get_rank(), comm.Get_size()
+        part.members = self.mpi.Group.Translate_ranks(comm.Get_group(), list(range(part.size)), self.mpi.COMM_WORLD.Get_group())
+        part._meetings = _Meetings()
+        part.comm = part.duplicate(comm)
+        return part
+
+    def patient(self, timeout: float | None) -> World:
+        """The same ranks and meetings, waited for so many seconds; None: as here."""
+        if timeout is None:
+            return self
+        if not timeout > 0:
+            raise ValueError(f"timeout must be a number of seconds above 0; got {timeout}.")
+        other = copy.copy(self)
+        other.timeout = float(timeout)
+        return other
 
     @property
     def name(self) -> str:
-        """[rank 1/4], as errors begin."""
-        return f"[rank {self.rank}/{self.size}]"
+        """[rank 1/4], as errors begin: the rank in the job."""
+        return f"[rank {self.members[self.rank]}/{self._job.size}]"
+
+    @property
+    def collectives(self) -> int:
+        """How many meetings there were."""
+        return self._meetings.count
+
+    @property
+    def place(self) -> Place | None:
+        """What the main thread waits for; None while it computes."""
+        return self._job.place
+
+    def answers_by(self, where: Callable[[], dict[int, str]]) -> None:
+        """From now on this asks all ranks of the job where they are."""
+        self._job.where = where
 
     def duplicate(self, comm: Any = None) -> Any:
         """A communicator of its own for one purpose, so that messages of two purposes never meet. Collective."""
@@ -97,28 +157,55 @@ class World:
 
     def collective(self, what: str) -> str:
         """Counts one more meeting of all ranks and names it; the numbers agree on all ranks as long as they call the same things."""
-        self.collectives += 1
-        return f"{what} (meeting {self.collectives})"
+        self._meetings.count += 1
+        whole = self.size == self._job.size
+        return f"{what} (meeting {self._meetings.count}{'' if whole else f' of {ranks_in_words(self.members)}'})"
 
-    def wait(self, requests: Sequence[Any], what: str, timeout: float = TIMEOUT) -> None:
+    def wait(self, requests: Sequence[Any], what: str, timeout: float | None = None) -> None:
         """Polls until all of these requests are complete.
 
         Raises:
             TimeoutError: the others did not come in time; it says where they are.
         """
+        limit = self.timeout if timeout is None else timeout
         start = time.perf_counter()
         test = self.mpi.Request.Testall
-        self.place = what, time.monotonic()
+        self._job.place = Place(what, time.monotonic(), self.members)
         try:
             while not test(requests):
                 passed = time.perf_counter() - start
-                if passed > timeout:
-                    raise TimeoutError(f"{self.name} {what}: waited {timeout:g} s for the other ranks{self._others()}.")
+                if passed > limit:
+                    raise TimeoutError(f"{self.name} {what}: waited {limit:g} s for {self._missing(what)}.")
                 _give_way()
                 if passed > _SPIN:
                     time.sleep(min(passed / 50, _LONGEST_NAP))
         finally:
-            self.place = None
+            self._job.place = None
+
+    def barrier(self, timeout: float | None = None) -> None:
+        """Returns when all ranks have come here. After a TimeoutError, a second call goes on waiting for the same meeting."""
+        meetings = self._meetings
+        if meetings.barrier is None:
+            what = self.collective("barrier")
+            meetings.barrier = self.comm.Ibarrier(), what
+        request, what = meetings.barrier
+        self.wait([request], what, timeout)
+        meetings.barrier = None
+
+    def agree(self, comm: Any, mine: str | None, what: str) -> None:
+        """Makes sure that all ranks say the same, but for those that say nothing (None). Collective.
+
+        Raises:
+            RuntimeError: on all ranks; it has the words of this rank and of the first that says something else.
+        """
+        every = [text.decode() for text in self.exchange_bytes(comm, b"" if mine is None else b"=" + mine.encode(), what)]
+        said = {rank: text[1:] for rank, text in enumerate(every) if text}
+        if len(set(said.values())) <= 1:
+            return
+        me = self.rank if self.rank in said else min(said)
+        other = next(rank for rank, text in said.items() if text != said[me])
+        here = "here" if me == self.rank else f"on rank {self.members[me]}"
+        raise RuntimeError(f"{self.name} {what}: all ranks must agree; {said[me]} {here}, {said[other]} on rank {self.members[other]}.")
 
     def exchange_bytes(self, comm: Any, mine: bytes, what: str) -> list[bytes]:
         """The byte strings of all ranks, on all of them."""
@@ -129,6 +216,19 @@ class World:
         ends = np.cumsum(sizes)
         return [joined[end - size : end].tobytes() for end, size in zip(ends.tolist(), sizes.tolist(), strict=True)]
 
-    def _others(self) -> str:
-        answers = self.where()
-        return "".join(f"; rank {rank} {state}" for rank, state in sorted(answers.items()) if rank != self.rank)
+    def _missing(self, what: str) -> str:
+        """Which ranks have not come, and where all the others are."""
+        answers = {rank: state for rank, state in sorted(self._job.where().items()) if rank in self.members}
+        late = [rank for rank, state in answers.items() if state != f"waits in {what}"]
+        return "; ".join([ranks_in_words(late) if late else "the other ranks", *(f"rank {rank} {state}" for rank, state in answers.items())])
+
+
+def ranks_in_words(ranks: Sequence[int]) -> str:
+    """As errors name them.
+
+    >>> ranks_in_words([2]), ranks_in_words([0, 1, 4])
+    ('rank 2', 'ranks 0, 1 and 4')
+    """
+    if len(ranks) == 1:
+        return f"rank {ranks[0]}"
+    return f"ranks {', '.join(map(str, ranks[:-1]))} and {ranks[-1]}"

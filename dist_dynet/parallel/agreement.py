@@ -6,9 +6,8 @@ many rows, which weights), so that whatever they decide on it, they decide alike
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,23 @@ from ..params.collection import ParameterCollection
 from ._world import World
 from .sampling import Step
 from .structure import Structure
+
+
+class Settings(NamedTuple):
+    """What of a trainer must be the same on all ranks in an update."""
+
+    learning_rate: float
+    clip_threshold: float
+    clip_value: float
+    weight_decay: float
+    sparse_updates: float
+    skip_nonfinite: float
+    accumulation: float
+
+    def words(self, of: NDArray[np.bool_]) -> str:
+        """Names and values of these."""
+        chosen = [f"{name.replace('_', ' ')} {value!r}".removesuffix(".0") for name, value in self._asdict().items()]
+        return ", ".join(text for text, wanted in zip(chosen, of, strict=True) if wanted)
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,13 @@ class Agreed:
     """(rank, table): of how many rows the rank has a gradient."""
     flags: NDArray[np.uint8]
     """Of each rank a sum of Flag."""
+    settings: Settings
+    """Those of the ranks that go on."""
+
+    @property
+    def over(self) -> bool:
+        """Whether all ranks have run out of data."""
+        return bool((self.flags & Flag.ENDED).all())
 
 
 class Flag:
@@ -62,19 +85,19 @@ class Agreement:
                 ("structure", np.int64),
                 ("step", np.int64),
                 ("flags", np.uint8),
-                ("settings", np.float64, (2,)),
+                ("settings", np.float64, (len(Settings._fields),)),
                 ("weight", np.float64),
                 ("rows", np.int32, (len(self._structure.tables),)),
                 ("filled", np.bool_, (len(self._structure.dense),)),
             ]
         )
 
-    def reach(self, weight: float, settings: tuple[float, float], step: Step | None, flags: int = 0) -> tuple[Agreed, str]:
+    def reach(self, weight: float, settings: Settings, step: Step | None, flags: int = 0) -> tuple[Agreed, str]:
         """What all ranks know before this update, and the name of the meeting. Collective.
 
         Args:
             weight: n_r of this rank.
-            settings: the trainer's learning rate and clip threshold.
+            settings: the trainer's. Those of a rank that has run out of data do not count, nor does its step.
             step: of shard(), if it is used.
             flags: a sum of Flag.
 
@@ -89,15 +112,24 @@ class Agreement:
             known, self._structure = self._structure.parameters, current
             self._settle(what, known)
             every = self._tell(current, weight, settings, step, flags, what)
-        self._same(every["settings"], lambda: "learning rate {:g}, clip threshold {:g}".format(*settings), what)
-        self._same(every["step"], lambda: f"step {step.description if step else None} of shard()", what)
-        total = every["weight"].sum() if self._average else 1.0
-        factors = every["weight"] / total if total > 0 else np.zeros(self._here.size)
-        return Agreed(self._structure, factors, every["filled"], every["rows"], every["flags"]), what
+        going = every[every["flags"] & Flag.ENDED == 0]
+        if len(going):
+            unlike = (going["settings"] != going["settings"][0]).any(axis=0)
+            self._agree(bool(unlike.any()), settings.words(unlike), flags, what)
+            self._agree(len(set(going["step"].tolist())) > 1, f"step {step.description if step else None} of shard()", flags, what)
+        total = every["weight"].sum()
+        if not self._average:
+            factors = (every["weight"] > 0).astype(np.float64)
+        else:
+            factors = every["weight"] / total if total > 0 else np.zeros(self._here.size)
+        agreed = settings if not len(going) else Settings(*going["settings"][0].tolist())
+        return Agreed(self._structure, factors, every["filled"], every["rows"], every["flags"], agreed), what
 
-    def _tell(
-        self, current: Structure, weight: float, settings: tuple[float, float], step: Step | None, flags: int, what: str
-    ) -> NDArray[Any]:
+    def _agree(self, unlike: bool, words: str, flags: int, what: str) -> None:
+        if unlike:
+            self._here.agree(self._comm, None if flags & Flag.ENDED else words, what)
+
+    def _tell(self, current: Structure, weight: float, settings: Settings, step: Step | None, flags: int, what: str) -> NDArray[Any]:
         known = self._structure
         if weight == 0:
             self._m.reset_gradients()
@@ -110,11 +142,3 @@ class Agreement:
         mine["filled"] = [not lib.dn_param_empty(parameter) for parameter in known.handles[: len(known.dense)]]
         self._here.wait([self._comm.Iallgather(mine.view(np.uint8), every.view(np.uint8))], what)
         return every
-
-    def _same(self, values: NDArray[Any], name: Callable[[], str], what: str) -> None:
-        if (values == values[0]).all():
-            return
-        names = [b.decode() for b in self._here.exchange_bytes(self._comm, name().encode(), what)]
-        mine = names[self._here.rank]
-        other = next((r for r, text in enumerate(names) if text != mine), 0)
-        raise RuntimeError(f"{self._here.name} {what}: all ranks must agree; {mine} here, {names[other]} on rank {other}.")

@@ -1,21 +1,20 @@
 """Meetings of all ranks outside of training steps: sums, barriers, parameters made alike and compared.
 
-Every function here must be called on all ranks in the same order. With one process each is a plain local computation.
+Every function here must be called on all ranks in the same order; with `comm=`, an mpi4py communicator, on all of its ranks. With one process
+each is a plain local computation.
 """
 
 from __future__ import annotations
 
-import hashlib
 import pickle
-import zlib
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ..params.collection import ParameterCollection
 from ._session import world
-from ._world import TIMEOUT, World
+from ._world import World
 from .structure import Structure
 
 
@@ -47,24 +46,29 @@ def is_main() -> bool:
 # ---- values --------------------------------------------------------------------------------------------------------------------------
 
 
-def gather(obj: Any) -> list[Any]:
+def gather(obj: Any, comm: Any = None) -> list[Any]:
     """The objects of all ranks in rank order, on every rank. They are pickled.
 
     >>> from dist_dynet import parallel
     >>> parallel.gather("a")
     ['a']
     """
-    here = world()
+    here = world(comm)
     if here.size == 1:
         return [obj]
     return [pickle.loads(b) for b in here.exchange_bytes(here.comm, pickle.dumps(obj), here.collective("gather"))]
 
 
-_OPERATIONS = {"sum": "SUM", "mean": "SUM", "max": "MAX", "min": "MIN"}
+_OPERATIONS = {"sum": "SUM", "mean": "SUM", "max": "MAX", "min": "MIN", "prod": "PROD"}
 
 
-def all_reduce(value: ArrayLike, op: str = "sum") -> Any:
-    """The sum, "max", "min" or "mean" over the ranks, on every rank: of a number, or elementwise of an array (a new one is returned).
+def all_reduce(value: ArrayLike, op: str = "sum", comm: Any = None) -> Any:
+    """The sum, "mean", "max", "min" or "prod" (product) over the ranks, on every rank: of a number, or of arrays elementwise (in a new one).
+
+    Args:
+        value: a number, or an array of one shape and kind of number on all ranks. True and False count as 1 and 0.
+        op: as above.
+        comm: an mpi4py communicator; None: all ranks.
 
     Raises:
         ValueError: the shapes or kinds of number differ between the ranks; an unknown operation.
@@ -81,48 +85,57 @@ def all_reduce(value: ArrayLike, op: str = "sum") -> Any:
         array = array.astype(np.int64)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"all_reduce: takes numbers and arrays of numbers; got {type(value).__name__} of {array.dtype}.")
-    here = world()
+    if array.dtype == np.float16 or array.dtype.byteorder == ">":  # kinds that MPI does not add
+        array = array.astype(np.float32 if array.dtype == np.float16 else array.dtype.newbyteorder("="))
+    here = world(comm)
     if here.size > 1:
-        _sum_over_ranks(here, array, op)
+        what = here.collective(f"all_reduce {op}")
+        _same_kind(here, f"{array.dtype.str}{array.shape}", op, what)
+        operation = getattr(here.mpi, _OPERATIONS[op])
+        here.wait([here.comm.Iallreduce(here.mpi.IN_PLACE, array, op=operation)], what)
     if op == "mean":
         array = array / here.size
-    return array.item() if np.isscalar(value) else array
+    return array.item() if array.ndim == 0 and not isinstance(value, np.ndarray) else array
 
 
-def _sum_over_ranks(here: World, array: NDArray[Any], op: str) -> None:
-    what = here.collective(f"all_reduce {op}")
-    mine = f"{array.dtype.str}{array.shape}{op}"
-    marks = np.empty(here.size, np.int64)
-    here.wait([here.comm.Iallgather(np.array([zlib.crc32(mine.encode())]), marks)], what)
-    if (marks != marks[0]).any():
-        kinds = [b.decode() for b in here.exchange_bytes(here.comm, mine.encode(), what)]
-        other = next(r for r, kind in enumerate(kinds) if kind != mine)
-        raise ValueError(f"{here.name} {what}: all ranks must give the same kind of value; got {mine} here, {kinds[other]} on rank {other}.")
-    operation = getattr(here.mpi, _OPERATIONS[op])
-    here.wait([here.comm.Iallreduce(here.mpi.IN_PLACE, array, op=operation)], what)
+def _same_kind(here: World, kind: str, op: str, what: str) -> None:
+    every = [b.decode() for b in here.exchange_bytes(here.comm, f"{kind}{op}".encode(), what)]
+    mine = every[here.rank]
+    other = next((rank for rank, theirs in enumerate(every) if theirs != mine), None)
+    if other is not None:
+        raise ValueError(
+            f"{here.name} {what}: all ranks must give the same kind of value; got {mine} here, {every[other]} on rank {here.members[other]}."
+        )
 
 
-def barrier(timeout: float = TIMEOUT) -> None:
+def barrier(timeout: float | None = None, comm: Any = None) -> None:
     """Returns when all ranks have called it.
 
+    Args:
+        timeout: seconds; None: DIST_DYNET_TIMEOUT, 600.
+        comm: an mpi4py communicator; None: all ranks.
+
     Raises:
-        TimeoutError: some did not within `timeout` seconds; it says where they are.
+        TimeoutError: some did not come in time; it names them and says where they are. A second call goes on waiting for them.
+
+    >>> from dist_dynet import parallel
+    >>> parallel.barrier(timeout=10)
     """
-    here = world()
+    here = world(comm)
     if here.size > 1:
-        here.wait([here.comm.Ibarrier()], here.collective("barrier"), timeout)
+        here.barrier(timeout)
 
 
 # ---- parameters ----------------------------------------------------------------------------------------------------------------------
 
 
-def broadcast_parameters(m: ParameterCollection) -> None:
+def broadcast_parameters(m: ParameterCollection, comm: Any = None) -> None:
     """Gives every rank the values that rank 0's parameters have.
 
     Raises:
         RuntimeError: the ranks hold different parameters; it names the first.
     """
-    here = world()
+    here = world(comm)
     if here.size > 1:
         what = here.collective("broadcast_parameters")
         structure = Structure(m)
@@ -130,7 +143,7 @@ def broadcast_parameters(m: ParameterCollection) -> None:
         structure.broadcast(here, here.comm, what)
 
 
-def assert_in_sync(m: ParameterCollection) -> None:
+def assert_in_sync(m: ParameterCollection, comm: Any = None) -> None:
     """Compares the parameters' values over the ranks, bit for bit.
 
     Raises:
@@ -139,21 +152,9 @@ def assert_in_sync(m: ParameterCollection) -> None:
     >>> import dist_dynet as dy
     >>> dy.parallel.assert_in_sync(dy.ParameterCollection())
     """
-    here = world()
-    if here.size == 1:
-        return
-    what = here.collective("assert_in_sync")
-    structure = Structure(m)
-    structure.check(here, here.comm, what)
-    mine = np.array([_checksum(p.storage()) for p in structure.parameters], np.int64)
-    every = np.empty((here.size, len(mine)), np.int64)
-    here.wait([here.comm.Iallgather(mine, every)], what)
-    wrong = np.argwhere(every != every[0])
-    if len(wrong):
-        other, parameter = wrong[0]
-        name = structure.parameters[parameter].name()
-        raise RuntimeError(f'{here.name} {what}: rank {other} and rank 0 differ, first in "{name}". Change parameters alike on all ranks.')
-
-
-def _checksum(values: NDArray[Any]) -> int:
-    return int.from_bytes(hashlib.blake2b(values.tobytes(), digest_size=8).digest(), "little", signed=True)
+    here = world(comm)
+    if here.size > 1:
+        what = here.collective("assert_in_sync")
+        structure = Structure(m)
+        structure.check(here, here.comm, what)
+        structure.compare(here, here.comm, what)

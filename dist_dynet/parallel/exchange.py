@@ -37,13 +37,12 @@ class Exchange(Protocol):
 
 
 @dataclass
-class _Rows:
-    """A table's touched rows on their way: the ids of all ranks, one after the other, and their gradients if these are sent as rows."""
+class Rows:
+    """A table's touched rows on their way: pieces of (ids, gradients), to be added up in this order. Without gradients: yet to be sent."""
 
     table: LookupParameters
     handle: Any
-    ids: NDArray[np.int32]
-    gradients: NDArray[Any] | None
+    pieces: list[tuple[NDArray[np.int32], NDArray[Any] | None]]
 
 
 class MpiExchange:
@@ -58,15 +57,15 @@ class MpiExchange:
         """As Exchange.sum."""
         requests = self._send_dense(agreed, what)
         self._scale(agreed, agreed.structure.handles[len(agreed.structure.dense) :])
-        tables = self._send_rows(agreed, requests)
+        tables = self._send_rows(agreed, requests, what)
         self._here.wait(requests, what)
-        requests, blocks = self._send_blocks([t for t in tables if t.gradients is None])
-        self._here.wait(requests, what)
+        self._here.wait(self._send_blocks(tables), what)
         for rows in tables:
-            ids, gradients = (rows.ids, rows.gradients) if rows.gradients is not None else blocks.pop(0)
             lib.dn_param_clear_gradient(rows.handle)
-            if lib.dn_lookup_add(rows.handle, len(ids), ffi.from_buffer("int *", ids), pointer(gradients)):
-                raise MemoryError(f"gradient exchange: out of memory for the rows of {rows.table.name()}")
+            for ids, gradients in rows.pieces:
+                assert gradients is not None
+                if lib.dn_lookup_add(rows.handle, len(ids), ffi.from_buffer("int *", ids), pointer(gradients)):
+                    raise MemoryError(f"gradient exchange: out of memory for the rows of {rows.table.name()}")
 
     def _scale(self, agreed: Agreed, handles: list[Any]) -> None:
         factor = float(agreed.factors[self._here.rank])
@@ -109,7 +108,7 @@ class MpiExchange:
 
     # ---- lookup tables ---------------------------------------------------------------------------------------------------------------
 
-    def _send_rows(self, agreed: Agreed, requests: list[Any]) -> list[_Rows]:
+    def _send_rows(self, agreed: Agreed, requests: list[Any], what: str) -> list[Rows]:
         """Gathers the ids of touched rows; with them the rows if over all ranks they are fewer than half of the table."""
         tables, first = [], len(agreed.structure.dense)
         for k, table in enumerate(agreed.structure.tables):
@@ -117,26 +116,28 @@ class MpiExchange:
             total = int(counts.sum())
             if total == 0:
                 continue
-            rows = _Rows(table, agreed.structure.handles[first + k], np.empty(total, np.int32), None)
-            requests.append(self._comm.Iallgatherv(table.touched_rows(), (rows.ids, counts)))
+            ids, gradients = np.empty(total, np.int32), None
+            requests.append(self._comm.Iallgatherv(table.touched_rows(), (ids, counts)))
             if 2 * total < len(table):
                 block = table.touched_gradients()
-                rows.gradients = np.empty((total, block.shape[1]), DTYPE)
-                requests.append(self._comm.Iallgatherv(block, (rows.gradients, counts * block.shape[1])))
-            tables.append(rows)
+                gradients = np.empty((total, block.shape[1]), DTYPE)
+                requests.append(self._comm.Iallgatherv(block, (gradients, counts * block.shape[1])))
+            tables.append(Rows(table, agreed.structure.handles[first + k], [(ids, gradients)]))
         return tables
 
-    def _send_blocks(self, tables: list[_Rows]) -> tuple[list[Any], list[tuple[NDArray[np.int32], NDArray[Any]]]]:
-        """For tables of which much is used: adds up the union of the rows."""
-        requests, blocks = [], []
+    def _send_blocks(self, tables: list[Rows]) -> list[Any]:
+        """For tables of which much is used, so that only ids were sent: adds up the union of the rows."""
+        requests = []
         for rows in tables:
-            union = np.unique(rows.ids)
-            mine = rows.table.touched_gradients()
-            block = np.zeros((len(union), mine.shape[1]), DTYPE)
-            block[np.searchsorted(union, rows.table.touched_rows())] = mine
-            requests.append(self._comm.Iallreduce(self._here.mpi.IN_PLACE, block))
-            blocks.append((union, block))
-        return requests, blocks
+            ids, gradients = rows.pieces[0]
+            if gradients is None:
+                union = np.unique(ids)
+                mine = rows.table.touched_gradients()
+                block = np.zeros((len(union), mine.shape[1]), DTYPE)
+                block[np.searchsorted(union, rows.table.touched_rows())] = mine
+                requests.append(self._comm.Iallreduce(self._here.mpi.IN_PLACE, block))
+                rows.pieces = [(union.astype(np.int32), block)]
+        return requests
 
 
 def merge_ranges(places: list[Range], used: list[bool]) -> tuple[list[Range], list[Range]]:

@@ -6,9 +6,9 @@ It knows the data's order, costs and the number of ranks. It sends nothing while
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -58,16 +58,94 @@ def _costs(examples: Sequence[Any], cost: Cost | None) -> list[float]:
     return [float(cost(example)) for example in examples]
 
 
-class Shard(Generic[T]):
-    """The batches of an epoch for this rank; made by shard(). Each loop over it is one epoch, and the next one is shuffled anew."""
+class Listener(Protocol):
+    """What wants to know where a loop over a shard is."""
 
-    def __init__(self, data: Sequence[T], batch_size: int, seed: int, epoch: int, cost: Cost | None, drop_last: bool, shuffle: bool) -> None:
+    def step_begins(self) -> None:
+        """The loop is about to be given its next batch."""
+
+    def step_ends(self) -> None:
+        """The loop asks for the batch after it: all that its body does is done, and `position` counts the step."""
+
+
+class Shard(Generic[T]):
+    """The batches of an epoch for this rank; made by shard(). Each loop over it is one epoch, and the next one is shuffled anew.
+
+    A loop that is left by `break` has not ended its epoch: the next loop begins it anew. After load_state() the next loop goes on where
+    state() was taken, at the very end of an epoch with no batch at all, so that what stands behind the loop is done.
+
+    >>> from dist_dynet import parallel
+    >>> batches = parallel.shard(range(6), batch_size=2, shuffle=False)
+    >>> for batch in batches:
+    ...     print(batch, batches.epoch, batches.position)
+    ...     if batches.position == 1:
+    ...         state = batches.state()
+    [0, 1] 0 0
+    [2, 3] 0 1
+    [4, 5] 0 2
+    >>> resumed = parallel.shard(range(6), batch_size=2, shuffle=False)
+    >>> resumed.load_state(state)
+    >>> list(resumed), resumed.epoch
+    ([[2, 3], [4, 5]], 1)
+    """
+
+    def __init__(
+        self, data: Sequence[T], batch_size: int, seed: int, epoch: int, cost: Cost | None, drop_last: bool, shuffle: bool, comm: Any
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"shard: batch_size, over all ranks, must be at least 1; got {batch_size}.")
         self._data, self._batch_size, self._seed, self._cost = data, int(batch_size), int(seed), cost
-        self._drop_last, self._shuffle = bool(drop_last), bool(shuffle)
-        self.epoch = int(epoch)
-        """The epoch of the next loop."""
+        self._drop_last, self._shuffle, self._comm = bool(drop_last), bool(shuffle), comm
+        self._epoch, self._position = int(epoch), 0
+        self._goes_on = False  # the next loop begins at _position
+        self._listeners: list[Listener] = []
+
+    @property
+    def epoch(self) -> int:
+        """The present epoch; between two loops that of the next one. Another number begins that epoch."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            self._epoch, self._position, self._goes_on = int(epoch), 0, False
+
+    @property
+    def position(self) -> int:
+        """How many steps of the present epoch are done. A step is done when the loop asks for the next one."""
+        return self._position
+
+    def listen(self, listener: Listener) -> None:
+        """Tells the listener of each step from now on."""
+        self._listeners.append(listener)
+
+    def _settings(self) -> dict[str, int | bool]:
+        """What must be alike for a position to mean the same examples."""
+        return {
+            "examples": len(self._data), "batch_size": self._batch_size, "seed": self._seed, "drop_last": self._drop_last,
+            "shuffle": self._shuffle,
+        }  # fmt: skip
+
+    def state(self) -> dict[str, int | bool]:
+        """Epoch, position, and the settings that they depend on. The number of ranks is not among them."""
+        return {"epoch": self._epoch, "position": self._position, **self._settings()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Makes the next loop go on from a state(), with any number of ranks.
+
+        Raises:
+            ValueError: it is of a shard with other settings or other data; nothing is changed then.
+        """
+        for name, value in self._settings().items():
+            if state.get(name) != value:
+                raise ValueError(
+                    f"shard: {name} must be as it was when the state was taken, {state.get(name)}; got {value}. "
+                    "Make the shard as at the first start."
+                )
+        epoch, position = state.get("epoch"), state.get("position")
+        if not isinstance(epoch, int) or not isinstance(position, int) or not 0 <= position <= len(self):
+            raise ValueError(f"shard: position must lie between 0 and {len(self)}, epoch be a number; got {position!r}, {epoch!r}.")
+        self._epoch, self._position, self._goes_on = epoch, position, True
 
     def __len__(self) -> int:
         """The number of steps of an epoch, the same on all ranks."""
@@ -77,19 +155,26 @@ class Shard(Generic[T]):
     def _order(self) -> list[int]:
         if not self._shuffle:
             return list(range(len(self._data)))
-        return np.random.default_rng((self._seed, self.epoch)).permutation(len(self._data)).tolist()  # type: ignore[no-any-return]
+        return np.random.default_rng((self._seed, self._epoch)).permutation(len(self._data)).tolist()  # type: ignore[no-any-return]
 
     def __iter__(self) -> Iterator[list[T]]:
-        here, order = world(), self._order()
-        settings = (len(self._data), self._batch_size, self._seed, self.epoch, self._drop_last, self._shuffle)
+        here, order, epoch = world(self._comm), self._order(), self._epoch
+        settings = (len(self._data), self._batch_size, self._seed, epoch, self._drop_last, self._shuffle)
+        first = self._position if self._goes_on else 0
+        self._position, self._goes_on = first, False
         present = None
         try:
-            for step in range(len(self)):
+            for step in range(first, len(self)):
                 examples = [self._data[i] for i in order[step * self._batch_size : (step + 1) * self._batch_size]]
                 mine = [examples[i] for i in divide(_costs(examples, self._cost), here.size)[here.rank]]
                 _Last.step = present = Step(len(mine), (*settings, step))
+                for listener in self._listeners:
+                    listener.step_begins()
                 yield mine
-            self.epoch += 1
+                self._position = step + 1
+                for listener in self._listeners:
+                    listener.step_ends()
+            self._epoch, self._position = epoch + 1, 0
         finally:  # the end of the loop, or a break: what follows is not weighed like this batch
             if _Last.step is present:
                 _Last.step = None
@@ -103,6 +188,7 @@ def shard(
     cost: Cost | None = len,
     drop_last: bool = False,
     shuffle: bool = True,
+    comm: Any = None,
 ) -> Shard[T]:
     """For each step of an epoch, the list of examples of this rank; every example goes to exactly one rank.
 
@@ -118,6 +204,7 @@ def shard(
             None: all count alike.
         drop_last: leave out the last step if it is smaller.
         shuffle: False keeps the order of the data.
+        comm: an mpi4py communicator whose ranks divide the data; None: all.
 
     >>> from dist_dynet import parallel
     >>> [len(batch) for batch in parallel.shard(range(10), batch_size=4, seed=1, epoch=2)]
@@ -125,22 +212,48 @@ def shard(
     >>> list(parallel.shard("abcde", batch_size=2, shuffle=False))
     [['a', 'b'], ['c', 'd'], ['e']]
     """
-    return Shard(data, batch_size, seed, epoch, cost, drop_last, shuffle)
+    return Shard(data, batch_size, seed, epoch, cost, drop_last, shuffle, comm)
 
 
-def evaluate(fn: Callable[[T], R], data: Sequence[T], cost: Cost | None = len) -> list[R]:
+def evaluate(fn: Callable[[T], R], data: Iterable[T], cost: Cost | None = len, comm: Any = None) -> list[R]:
     """[fn(example) for example in data] on every rank, computed by all of them together: each example once, results in data order.
+
+    Args:
+        fn: computes one result; results are pickled.
+        data: the same on all ranks. What is no sequence, such as a generator, is made a list first.
+        cost: work of an example, as in shard().
+        comm: an mpi4py communicator; None: all ranks.
+
+    Raises:
+        ValueError: the ranks hold unlike many examples.
+        RuntimeError: fn has raised an exception on another rank; here it passes through.
 
     >>> from dist_dynet import parallel
     >>> parallel.evaluate(len, ["a", "bcd"])
     [1, 3]
     """
-    here = world()
-    parts = divide(_costs(data, cost), here.size)
-    results: list[Any] = [None] * len(data)
-    for part, values in zip(parts, gather([fn(data[i]) for i in parts[here.rank]]), strict=True):
-        if len(part) != len(values):
-            raise ValueError(f"{here.name} evaluate: the data must be the same on all ranks; here are {len(data)} examples.")
-        for i, value in zip(part, values, strict=True):
+    here = world(comm)
+    examples: Any = data if hasattr(data, "__len__") and hasattr(data, "__getitem__") else list(data)
+    mine = divide(_costs(examples, cost), here.size)[here.rank]
+    failure: Exception | None = None
+    values: list[Any] = []
+    try:
+        values = [fn(examples[i]) for i in mine]
+    except Exception as error:
+        failure = error
+    every = gather((len(examples), mine, values, failure and f"{type(failure).__name__}: {failure}"), comm)
+    if failure:
+        raise failure
+    for rank, (count, _, _, words) in enumerate(every):
+        if words:
+            raise RuntimeError(f"{here.name} evaluate: on rank {here.members[rank]} fn has raised {words}")
+        if count != len(examples):
+            raise ValueError(
+                f"{here.name} evaluate: the data must be the same on all ranks; got {len(examples)} examples here, {count} on rank "
+                f"{here.members[rank]}."
+            )
+    results: list[Any] = [None] * len(examples)
+    for _, part, theirs, _ in every:
+        for i, value in zip(part, theirs, strict=True):
             results[i] = value
     return results

@@ -1,26 +1,18 @@
-"""The exchange of dense gradients in memory that the ranks of one host share.
+"""The exchange of gradients in memory that the ranks of one host share.
 
 The gradient chunks of all ranks lie there, so that nothing is copied: each rank adds up its share of the numbers over the segments of all
 ranks, in rank order, and writes the sums into every segment. One barrier ends it; none is needed to begin, because the agreement before it has
-heard from every rank, and gradients are complete by then. It knows memory and who may write where; lookup rows go as in exchange.py.
-
-The memory is a file without a name, which other ranks open through /proc: nothing is left over, however the job ends. It is not bounded by the
-size of /dev/shm where the system has memfd_create (Linux).
+heard from every rank, and gradients are complete by then. Touched rows of lookup tables each rank copies into a window before that barrier;
+after it each rank adds up the windows of all ranks, in rank order. It knows memory and who may write where.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import mmap
 import os
-import pickle
-import socket
-import sys
 import weakref
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,15 +21,9 @@ from .._ffi import DTYPE, NULL, ffi, lib
 from ..params.collection import Root
 from ._world import World
 from .agreement import Agreed
-from .exchange import Exchange, MpiExchange, Range
+from .exchange import MpiExchange, Range, Rows
+from .memory import map_together, say_refused
 from .structure import Structure
-
-Engine = Literal["auto", "mpi", "shared"]
-
-ENGINES = ("auto", "mpi", "shared")
-
-LIMIT = float(os.environ.get("DIST_DYNET_SHARED_LIMIT", "inf"))
-"""Bytes of shared memory that the gradients of one collection may take, over all ranks."""
 
 _LINE = 16
 """Shares begin at multiples of so many numbers: two ranks do not write into one cache line."""
@@ -112,39 +98,25 @@ def _in_child() -> None:
 os.register_at_fork(after_in_child=_in_child)
 
 
-def _nameless_file() -> int:
-    """The descriptor of an empty file in memory."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("dist_dynet gradients")
-    return os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR, 0o600)
+class RowWindow:
+    """Where every rank puts its touched rows of one table, for the others to read until the next agreement."""
 
+    def __init__(self, capacity: int, width: int, whole: Any, starts: list[int]) -> None:
+        self.capacity = capacity
+        self._gradients, self._ids = [], []
+        for start in starts:
+            rows = np.frombuffer(ffi.buffer(whole), DTYPE, capacity * width, start)
+            self._gradients.append(rows.reshape(capacity, width))
+            self._ids.append(np.frombuffer(ffi.buffer(whole), np.int32, capacity, start + rows.nbytes))
 
-def _rounded(size: int) -> int:
-    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    def put(self, rank: int, ids: NDArray[np.int32], gradients: NDArray[Any]) -> None:
+        """Copies the rows of this rank."""
+        self._ids[rank][: len(ids)] = ids
+        self._gradients[rank][: len(ids)] = gradients
 
-
-def _map(path: str, sizes: list[int], rank: int, ranks: int) -> list[tuple[Any, list[int]]]:
-    """Maps segments of these sizes for all ranks, one size after the other; of each the whole mapping and where the segments begin.
-
-    Raises:
-        OSError: there is no room.
-    """
-    steps = [_rounded(size) for size in sizes]
-    total = sum(steps) * ranks
-    if total > LIMIT:
-        raise OSError(errno.ENOSPC, f"{total} bytes are more than DIST_DYNET_SHARED_LIMIT={LIMIT:.0f}")
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.ftruncate(descriptor, total)  # all ranks say the same
-        begin, starts = 0, []
-        for step in steps:
-            starts.append([begin + r * step for r in range(ranks)])
-            os.posix_fallocate(descriptor, starts[-1][rank], step)  # else writing where there is no room kills the process
-            begin += ranks * step
-        whole = ffi.from_buffer("char[]", mmap.mmap(descriptor, total))
-    finally:
-        os.close(descriptor)
-    return [(whole, start) for start in starts]
+    def get(self, rank: int, count: int) -> tuple[NDArray[np.int32], NDArray[Any]]:
+        """Where that rank's rows are, as soon as it has put them there."""
+        return self._ids[rank][:count], self._gradients[rank][:count]
 
 
 # ---- the engine ------------------------------------------------------------------------------------------------------------------------
@@ -159,6 +131,7 @@ class SharedExchange(MpiExchange):
         self._placed: Structure | None = None
         self._refused = False
         self._shares: dict[bytes, list[tuple[Range, Any]]] = {}
+        self._windows: dict[Any, RowWindow] = {}
 
     def _send_dense(self, agreed: Agreed, what: str) -> list[Any]:
         structure = agreed.structure
@@ -181,7 +154,7 @@ class SharedExchange(MpiExchange):
         factors = ffi.from_buffer("double[]", np.ascontiguousarray(agreed.factors))
         for (chunk, start, end), filled in self._shares[key]:
             lib.dn_sum_ranks(self._here.size, memory.chunks[chunk].pointers, factors, filled, start, end)
-        return [self._comm.Ibarrier()]
+        return []  # the barrier comes when the rows have been put out, too
 
     def _place(self, structure: Structure, what: str) -> None:
         """Moves the chunks of a new structure into shared memory, those that are not there. Collective."""
@@ -191,51 +164,75 @@ class SharedExchange(MpiExchange):
         try:
             self._share(structure, memory, used, what)
         except OSError as error:
-            self._refused, self._memory = True, None
-            if self._here.rank == 0:
-                print(f"dist_dynet: gradients are exchanged by MPI instead of shared memory ({error})", file=sys.stderr, flush=True)
+            self._refuse(error)
         else:
             self._memory = memory
 
     def _share(self, structure: Structure, memory: SharedMemory, used: set[int], what: str) -> None:
         """Raises OSError, with the same words on all ranks, where that is not possible."""
-        root, here = structure.root.c, self._here
+        root = structure.root.c
         capacities = [lib.dn_chunk_capacity(root, chunk) for chunk in range(max(used, default=-1) + 1)]
         layout = hashlib.blake2b(repr((capacities, structure.places)).encode(), digest_size=8).digest()
-        descriptor, path, failure = -1, "", ""
-        if here.rank == 0:
-            try:
-                descriptor = _nameless_file()
-                path = f"/proc/{os.getpid()}/fd/{descriptor}"
-            except OSError as error:
-                failure = str(error)
-        try:
-            every = [pickle.loads(b) for b in here.exchange_bytes(self._comm, pickle.dumps((path, layout, used - memory.chunks.keys())), what)]
-            missing = sorted(set().union(*(chunks for _, _, chunks in every)))
-            if not missing:
-                return
-            mapped = []
-            try:
-                if failure:
-                    raise OSError(failure)
-                if any(theirs != every[0][1] for _, theirs, _ in every):
-                    raise OSError("the ranks have made other parameters beside these, so that gradients lie in different places")
-                mapped = _map(every[0][0], [capacities[chunk] * DTYPE.itemsize for chunk in missing], here.rank, here.size)
-            except (OSError, ValueError) as error:
-                failure = str(error)
-            failures = [b.decode() for b in here.exchange_bytes(self._comm, failure.encode(), what)]
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
-        rank = next((r for r, words in enumerate(failures) if words), None)
-        if rank is not None:
-            raise OSError(f"rank {rank}: {failures[rank]}")
+        missing: list[int] = []
+
+        def sizes(every: list[tuple[bytes, set[int]]]) -> list[int]:
+            missing[:] = sorted(set().union(*(chunks for _, chunks in every)))
+            if missing and any(theirs != every[0][0] for theirs, _ in every):
+                raise OSError("the ranks have made other parameters beside these, so that gradients lie in different places")
+            return [capacities[chunk] * DTYPE.itemsize for chunk in missing]
+
+        here, mine = self._here, (layout, used - memory.chunks.keys())
+        mapped = map_together(here, self._comm, range(here.size), here.size, mine, sizes, what)
         for chunk, (whole, starts) in zip(missing, mapped, strict=True):
             pointers = ffi.new("dn_real *[]", [ffi.cast("dn_real *", whole + start) for start in starts])
-            if lib.dn_chunk_move_gradients(root, chunk, pointers[here.rank]) != 0:
+            if lib.dn_chunk_move_gradients(root, chunk, pointers[self._here.rank]) != 0:
                 raise MemoryError("gradient exchange: out of memory")
-            memory.chunks[chunk] = Segments(pointers, pointers[here.rank], whole)
-        here.wait([self._comm.Ibarrier()], what)
+            memory.chunks[chunk] = Segments(pointers, pointers[self._here.rank], whole)
+        self._here.wait([self._comm.Ibarrier()], what)
+
+    # ---- lookup tables ---------------------------------------------------------------------------------------------------------------
+
+    def _send_rows(self, agreed: Agreed, requests: list[Any], what: str) -> list[Rows]:
+        """Puts this rank's rows where the others read them. Then the barrier: behind it dense sums and rows are complete."""
+        if self._memory is None:
+            return super()._send_rows(agreed, requests, what)
+        structure, first = agreed.structure, len(agreed.structure.dense)
+        counts = agreed.rows.max(axis=0)
+        grown = [k for k, count in enumerate(counts.tolist()) if count > self._capacity(structure.handles[first + k])]
+        if grown and not self._grow(structure, grown, counts, what):
+            requests.append(self._comm.Ibarrier())
+            return super()._send_rows(agreed, requests, what)
+        tables = []
+        for k, table in enumerate(structure.tables):
+            if counts[k]:
+                handle = structure.handles[first + k]
+                window = self._windows[handle]
+                window.put(self._here.rank, table.touched_rows(), table.touched_gradients())
+                tables.append(Rows(table, handle, [window.get(r, n) for r, n in enumerate(agreed.rows[:, k].tolist())]))
+        requests.append(self._comm.Ibarrier())
+        return tables
+
+    def _capacity(self, table: Any) -> int:
+        return self._windows[table].capacity if table in self._windows else 0
+
+    def _grow(self, structure: Structure, tables: list[int], counts: NDArray[np.int32], what: str) -> bool:
+        """Windows for more rows of these tables; False: there is no room, and rows go by MPI from now on. Collective."""
+        capacities = [min(2 * int(counts[k]), len(structure.tables[k])) for k in tables]
+        widths = [int(np.prod(structure.tables[k].shape()[1:])) for k in tables]
+        sizes = [n * (width * DTYPE.itemsize + np.dtype(np.int32).itemsize) for n, width in zip(capacities, widths, strict=True)]
+        try:
+            mapped = map_together(self._here, self._comm, range(self._here.size), self._here.size, None, lambda _: sizes, what)
+        except OSError as error:
+            self._refuse(error)
+            return False
+        for k, capacity, width, (whole, starts) in zip(tables, capacities, widths, mapped, strict=True):
+            self._windows[structure.handles[len(structure.dense) + k]] = RowWindow(capacity, width, whole, starts)
+        return True
+
+    def _refuse(self, error: OSError) -> None:
+        """MPI from now on."""
+        self._refused, self._memory = True, None
+        say_refused(self._here, error)
 
 
 def share(places: list[Range], filled: NDArray[np.bool_], rank: int) -> list[tuple[Range, NDArray[np.bool_]]]:
@@ -267,40 +264,3 @@ def share(places: list[Range], filled: NDArray[np.bool_], rank: int) -> list[tup
             mine.append(((chunk, start + low * _LINE, min(start + high * _LINE, end)), who))
         passed += n
     return mine
-
-
-# ---- the choice ------------------------------------------------------------------------------------------------------------------------
-
-
-def choose(here: World, comm: Any, engine: str | None = None) -> Exchange:
-    """The engine of this name; None: that of DIST_DYNET_EXCHANGE, by default "auto": "shared" if all ranks run on one host. Collective.
-
-    Raises:
-        ValueError: there is no engine of this name.
-        RuntimeError: the ranks have chosen differently; "shared" with several hosts.
-    """
-    name = engine or os.environ.get("DIST_DYNET_EXCHANGE", "auto")
-    if name not in ENGINES:
-        raise ValueError(f"DistributedTrainer: exchange must be auto, mpi or shared; got {name!r}.")
-    what = here.collective("DistributedTrainer")
-    every = [pickle.loads(b) for b in here.exchange_bytes(comm, pickle.dumps((name, _host())), what)]
-    names = [theirs for theirs, _ in every]
-    if len(set(names)) > 1:
-        raise RuntimeError(f"{here.name} {what}: exchange must be the same on all ranks; got {', '.join(names)} on ranks 0 to {here.size - 1}.")
-    hosts = {host for _, host in every}
-    one_host = len(hosts) == 1 and None not in hosts
-    if name == "shared" and not one_host:
-        raise RuntimeError(f'{here.name} {what}: exchange="shared" needs all ranks on one Linux host. Use "auto" or "mpi".')
-    return SharedExchange(here, comm) if one_host and name != "mpi" else MpiExchange(here, comm)
-
-
-def _host() -> tuple[str, ...] | None:
-    """Equal for processes that can see one another's open files; None where /proc does not tell.
-
-    Names alone would take two containers for one host, and the boot alone would take the namespaces of a kernel for one host.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return (socket.gethostname(), boot, *(str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in ("pid", "net")))
-    except OSError:
-        return None

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .._ffi import lib
 from ..params.collection import LookupParameters, ParameterCollection, Parameters
@@ -51,8 +52,8 @@ class Structure:
             return
         every = [pickle.loads(b) for b in here.exchange_bytes(comm, pickle.dumps(self._entries), what)]
         other = here.rank if every[here.rank] != every[0] else next(r for r, e in enumerate(every) if e != every[0])
-        who = "this rank" if other == here.rank else f"rank {other}"
-        raise RuntimeError(f"{here.name} {what}: {_difference(who, every[other], every[0])}")
+        who = "this rank" if other == here.rank else f"rank {here.members[other]}"
+        raise RuntimeError(f"{here.name} {what}: {_difference(who, every[other], every[0], f'rank {here.members[0]}')}")
 
     def broadcast(self, here: World, comm: Any, what: str, known: Iterable[Parameter] = ()) -> None:
         """Gives every rank rank 0's values, of all parameters but the known ones. Collective."""
@@ -60,15 +61,36 @@ class Structure:
         here.wait([comm.Ibcast(p.storage(), root=0) for p in self.parameters if p not in skip], what)
         self.root.changed()
 
+    def compare(self, here: World, comm: Any, what: str) -> None:
+        """Makes sure that the values are equal over the ranks, bit for bit. Collective.
 
-def _difference(who: str, theirs: list[Any], first: list[Any]) -> str:
+        Raises:
+            RuntimeError: on all ranks, naming rank and parameter.
+        """
+        mine = np.array([_checksum(p.storage()) for p in self.parameters], np.int64)
+        every = np.empty((here.size, len(mine)), np.int64)
+        here.wait([comm.Iallgather(mine, every)], what)
+        wrong = np.argwhere(every != every[0])
+        if len(wrong):
+            other, parameter = wrong[0]
+            raise RuntimeError(
+                f"{here.name} {what}: rank {here.members[other]} and rank {here.members[0]} differ, first in "
+                f'"{self.parameters[parameter].name()}". Change parameters alike on all ranks.'
+            )
+
+
+def _checksum(values: NDArray[Any]) -> int:
+    return int.from_bytes(hashlib.blake2b(values.tobytes(), digest_size=8).digest(), "little", signed=True)
+
+
+def _difference(who: str, theirs: list[Any], first: list[Any], who_0: str) -> str:
     names, names_0 = {name for name, _ in theirs}, {name for name, _ in first}
-    counts = f"{who} has {len(theirs)} parameters, rank 0 has {len(first)}"
+    counts = f"{who} has {len(theirs)} parameters, {who_0} has {len(first)}"
     missing = next((name for name, _ in first if name not in names), None)
     if missing is not None:
         return f'{counts}; first missing "{missing}".'
     extra = next((name for name, _ in theirs if name not in names_0), None)
     if extra is not None:
-        return f'{counts}; first that rank 0 lacks "{extra}".'
+        return f'{counts}; first that {who_0} lacks "{extra}".'
     (name, dims), (name_0, dims_0) = next((a, b) for a, b in zip(theirs, first, strict=True) if a != b)
-    return f'parameters must be made in one order, with one shape; {who} has "{name}" {dims} where rank 0 has "{name_0}" {dims_0}.'
+    return f'parameters must be made in one order, with one shape; {who} has "{name}" {dims} where {who_0} has "{name_0}" {dims_0}.'

@@ -5,18 +5,24 @@ It knows when to exchange and with what weights. The wrapped trainer knows the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
+from .._ffi import lib
 from ..params.collection import LookupParameters, ParameterCollection, Parameters
 from ..trainers import Trainer
 from ._session import world
-from .agreement import Agreement
+from ._world import World
+from .agreement import Agreement, Flag, Settings
+from .engines import ENGINES, Engine, choose
 from .exchange import Exchange
 from .sampling import last_step
-from .shared import ENGINES, Engine, choose
 
 Average = Literal["mean", "weighted", "sum"]
 
@@ -24,7 +30,7 @@ Average = Literal["mean", "weighted", "sum"]
 class DistributedTrainer:
     """Wraps a trainer, so that N ranks with B/N examples each do what one process does with B.
 
-    At construction all ranks get rank 0's values. Each update() replaces the gradients by g, then clips and updates as ever:
+    At construction all ranks get rank 0's values and trainer state. Each update() replaces the gradients by g, then clips and updates as ever:
 
     - "mean": g = sum n_r g_r / sum n_r, for losses that are means over the rank's examples. n_r is the number of examples in the rank's
       present batch from shard(), 1 outside of a loop over shard().
@@ -36,11 +42,14 @@ class DistributedTrainer:
     Args:
         trainer: the trainer to wrap, made alike on all ranks.
         average: as above.
+        accumulate: exchange and update at every so many calls of update(); 1 leaves the wrapped trainer's set_accumulation() as it is.
         exchange: how dense gradients are added up: "shared", in memory that the ranks share, "mpi", by MPI's all-reduce, or "auto", the first
             where all ranks run on one host. None: DIST_DYNET_EXCHANGE from the environment, "auto" by default.
+        comm: an mpi4py communicator whose ranks train this model, such as MPI.COMM_WORLD.Split(color); give it to shard() as well. None: all.
+        timeout: seconds that update() waits for ranks that are alive. None: DIST_DYNET_TIMEOUT, 600.
 
     Raises:
-        RuntimeError: the ranks hold different parameters; it names rank and parameter.
+        RuntimeError: the ranks hold different parameters or trainers; it names rank and parameter.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
@@ -50,12 +59,21 @@ class DistributedTrainer:
     ...     _ = dy.renew_cg()
     ...     loss = dy.average([dy.squared_distance(w, dy.scalarInput(x)) for x in batch])
     ...     loss.backward()
-    ...     trainer.update()
+    ...     updated = trainer.update()
     >>> w.as_array().round(2).tolist()
     [1.4]
     """
 
-    def __init__(self, trainer: Trainer, average: Average = "mean", exchange: Engine | None = None) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        average: Average = "mean",
+        *,
+        accumulate: int = 1,
+        exchange: Engine | None = None,
+        comm: Any = None,
+        timeout: float | None = None,
+    ) -> None:
         if not isinstance(trainer, Trainer):
             raise TypeError(f"DistributedTrainer: takes a trainer such as AdamTrainer(m); got {type(trainer).__name__}.")
         if average not in ("mean", "weighted", "sum"):
@@ -63,38 +81,57 @@ class DistributedTrainer:
         if exchange is not None and exchange not in ENGINES:
             raise ValueError(f"DistributedTrainer: exchange must be auto, mpi or shared; got {exchange!r}.")
         self._inner, self._average = trainer, average
+        if operator.index(accumulate) != 1:
+            trainer.set_accumulation(accumulate)
+        self._calls = 0  # of update()
         self._gathered = 0.0  # n_r of the passes since the last update
-        self._world = here = world()
+        self._silent = False  # inside of no_sync()
+        self._world = here = world(comm).patient(timeout)
         self._agreement: Agreement | None = None
         self._exchange: Exchange | None = None
         if here.size > 1:
             comm = here.duplicate()
+            here.agree(comm, f"{trainer.whoami()} with average={average!r}", here.collective("DistributedTrainer"))
             self._agreement = Agreement(here, comm, trainer.collection, average != "sum")
             self._exchange = choose(here, comm, exchange)
+            _broadcast_state(here, comm, trainer)
 
-    def update(self, weight: float | None = None) -> None:
+    def update(self, weight: float | None = None) -> bool:
         """Averages the gradients over the ranks, then updates as the wrapped trainer does. To be called on all ranks.
 
-        With set_accumulation(k) that happens at every k-th call, alike on all ranks; n_r is then the sum over the k calls.
+        With accumulation over k calls that happens at every k-th, alike on all ranks; n_r is then the sum over the k calls.
 
         Args:
             weight: n_r of this rank; needed with average="weighted", an error otherwise.
 
+        Returns:
+            Whether parameters were updated: False within an accumulation or no_sync(), and for a step left out by skip_nonfinite.
+
         Raises:
-            RuntimeError: the ranks have different parameters, learning rates, clip thresholds or steps of shard(); the norm of the
-                gradients is not finite.
+            RuntimeError: the ranks have different parameters, settings of the trainer or steps of shard(); the norm of the gradients is not
+                finite.
         """
         self._gathered += self._weight(weight)
-        if not self._inner._due():
-            return
-        n, self._gathered = self._gathered, 0.0
+        self._calls += 1
+        if self._silent or not self._inner._due():
+            return False
+        return self._step()[0]
+
+    def _step(self, flags: int = 0) -> tuple[bool, bool]:
+        """Exchanges and applies what was gathered: whether parameters were updated, and whether all ranks have run out of data."""
+        n, self._gathered, over = self._gathered, 0.0, bool(flags & Flag.ENDED)
         if self._agreement is not None and self._exchange is not None:
-            settings = (self._inner.learning_rate, self._inner.get_clip_threshold())
-            agreed, what = self._agreement.reach(n, settings, last_step())
-            self._exchange.sum(agreed, what)
+            agreed, what = self._agreement.reach(n, self._settings(), last_step(), flags)
+            if not agreed.over and flags & Flag.ENDED:
+                self._take(agreed.settings)
+            over = agreed.over
+            if not over or agreed.factors.any():
+                self._exchange.sum(agreed, what)
         elif n == 0:
             self.collection.reset_gradients()
-        self._inner._apply()
+        if over and not self._pending():
+            return False, over
+        return self._inner._apply(), over
 
     def _weight(self, weight: float | None) -> float:
         if (weight is not None) != (self._average == "weighted"):
@@ -105,6 +142,69 @@ class DistributedTrainer:
             return float(weight)
         step = last_step() if self._average == "mean" else None
         return float(step.count) if step else 1.0
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """In `with trainer.no_sync():`, update() exchanges nothing: gradients and n_r add up, until the first update() outside.
+
+        The sum of the passes' gradients is then averaged over the ranks: divide the losses by the number of passes where a mean is wanted.
+        These calls do not count towards accumulate. All ranks leave it out alike, though each may make other passes.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> w = m.add_parameters(1, init=0)
+        >>> trainer = dy.parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, learning_rate=1))
+        >>> def one_pass():
+        ...     _ = dy.renew_cg()
+        ...     w.backward()
+        ...     return trainer.update()
+        >>> with trainer.no_sync():
+        ...     one_pass()
+        False
+        >>> one_pass(), w.as_array().tolist()
+        (True, [-2.0])
+        """
+        before, self._silent = self._silent, True
+        try:
+            yield
+        finally:
+            self._silent = before
+
+    # ---- what Join needs ---------------------------------------------------------------------------------------------------------------
+
+    def _take_part(self) -> bool:
+        """One update of the others after this rank has run out of data; True: all have.
+
+        Passes of an accumulation that it had begun go into the first one, where their mean counts as that of a whole accumulation would.
+        """
+        inner = self._inner
+        begun, k = inner._gathered, inner.accumulation
+        if self._gathered and begun < k > 1 and self._average != "sum":
+            for p in inner._members():
+                lib.dn_param_scale_gradient(p._c, k / max(begun, 1))
+        inner._gathered = 0
+        return self._step(Flag.ENDED)[1]
+
+    def _pending(self) -> bool:
+        """Whether there are gradients."""
+        return any(not lib.dn_param_empty(p._c) for p in self._inner._members())
+
+    def _settings(self) -> Settings:
+        set_ = self._inner._settings
+        return Settings(set_.rate, set_.clip, set_.clip_value, self.collection.get_weight_decay(), set_.sparse, set_.check, self.accumulation)
+
+    def _take(self, settings: Settings) -> None:
+        """Goes on as the ranks do that still have data."""
+        if settings == self._settings():
+            return
+        self.learning_rate = settings.learning_rate
+        self.set_clip_threshold(settings.clip_threshold)
+        self.set_clip_value(settings.clip_value)
+        self.collection.set_weight_decay(settings.weight_decay)
+        self.set_sparse_updates(bool(settings.sparse_updates))
+        self.skip_nonfinite = bool(settings.skip_nonfinite)
+        if settings.accumulation != self.accumulation:
+            self._inner.set_accumulation(int(settings.accumulation))
 
     # ---- the wrapped trainer's interface ---------------------------------------------------------------------------------------------
 
@@ -217,3 +317,19 @@ class DistributedTrainer:
     def whoami(self) -> str:
         """The name of the wrapped trainer's class."""
         return self._inner.whoami()
+
+
+def _broadcast_state(here: World, comm: Any, trainer: Trainer) -> None:
+    """Gives every rank rank 0's trainer state, if any rank has made updates. Collective."""
+    what = here.collective("DistributedTrainer")
+    updates = np.empty(here.size, np.int64)
+    here.wait([comm.Iallgather(np.array([trainer.updates]), updates)], what)
+    if not updates.any():
+        return
+    state = np.frombuffer(pickle.dumps(trainer.state()) if here.rank == 0 else b"", np.uint8)
+    size = np.array([len(state)])
+    here.wait([comm.Ibcast(size, root=0)], what)
+    received = state.copy() if here.rank == 0 else np.empty(int(size[0]), np.uint8)
+    here.wait([comm.Ibcast(received, root=0)], what)
+    if here.rank > 0:
+        trainer.load_state(pickle.loads(received.tobytes()))

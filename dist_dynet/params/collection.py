@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .. import _random
 from .._ffi import DTYPE, NULL, ffi, lib, pointer, view, view_ints
 from ..graph import Expression, expression, resolved
 from . import copying, initializers
@@ -64,7 +65,12 @@ class Root:
         """Where in `made`."""
         self.names: dict[int, str] = {}
         """The name of each parameter's handle."""
+        self.follow_order()
         _roots.add(self)
+
+    def follow_order(self) -> None:
+        """Lets C know whether the numbers are to be DyNet's."""
+        lib.dn_root_as_dynet(self.c, _random.dynet_order())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return copying.rebuilt_root, (type(self), copying.contents(self))
@@ -115,6 +121,13 @@ def set_default_weight_decay(lam: float) -> None:
 
 
 _roots: weakref.WeakSet[Root] = weakref.WeakSet()
+
+
+def use_dynet_order(on: bool) -> None:
+    """As _random.use_dynet_order(), for all collections."""
+    _random.use_dynet_order(on)
+    for root in list(_roots):
+        root.follow_order()
 
 
 def name_of(handle: int) -> str:

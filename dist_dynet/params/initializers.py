@@ -142,10 +142,54 @@ class IdentityInitializer(PyInitializer):
         return np.eye(dims[0], dtype=np.float32).ravel()
 
 
+def _left_vectors_by_jacobi(matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The left singular vectors with the signs that the cyclic two-sided Jacobi method gives them (Kogbetliantz 1955; sweeps row by row).
+
+    Each pair (p, q), q < p, gets a rotation that makes the 2 x 2 block symmetric, and one that makes it diagonal. Slow for large matrices.
+    """
+    w = matrix.astype(np.float64)
+    n = len(w)
+    w /= np.abs(w).max() or 1.0
+    u = np.eye(n)
+    rotated = True
+    while rotated:
+        rotated = False
+        for p in range(1, n):
+            for q in range(p):
+                if max(abs(w[p, q]), abs(w[q, p])) <= 1e-15 * np.abs(np.diag(w)).max():
+                    continue
+                rotated = True
+                left, right = _block_rotations(w[np.ix_([p, q], [p, q])])
+                w[[p, q]] = left @ w[[p, q]]
+                u[:, [p, q]] = u[:, [p, q]] @ left.T
+                w[:, [p, q]] = w[:, [p, q]] @ right
+    values = np.diag(w)
+    vectors: NDArray[np.float64] = (u * np.where(values < 0, -1.0, 1.0))[:, np.argsort(-np.abs(values), kind="stable")]
+    return vectors
+
+
+def _block_rotations(block: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rotations L, R such that L block R is diagonal."""
+    (a, b), (c, d) = block
+    cosine, sine = (1.0, 0.0) if c == b else ((a + d) / np.hypot(a + d, c - b), (c - b) / np.hypot(a + d, c - b))
+    if c < b:  # the sine is taken positive
+        cosine, sine = -cosine, -sine
+    symmetric = np.array([[cosine, sine], [-sine, cosine]])
+    (x, y), (_, z) = symmetric @ block
+    if y == 0:
+        return symmetric, np.eye(2)
+    tau = (x - z) / (2 * abs(y))
+    tangent = 1 / (tau + np.hypot(tau, 1.0)) if tau > 0 else 1 / (tau - np.hypot(tau, 1.0))
+    c2 = 1 / np.hypot(tangent, 1.0)
+    s2 = -np.sign(tangent) * np.sign(y) * abs(tangent) * c2
+    diagonal = np.array([[c2, s2], [-s2, c2]])
+    return diagonal.T @ symmetric, diagonal
+
+
 class SaxeInitializer(PyInitializer):
     """scale times an orthogonal matrix: U of the singular value decomposition of a matrix drawn uniformly from (-1, 1) (Saxe et al. 2014).
 
-    Columns equal DyNet's up to their signs, which depend on the library that decomposes.
+    Columns equal DyNet's up to their signs, which depend on the library that decomposes; in DyNet's order (dy.init(rng="dynet")) the signs, too.
     """
 
     def __init__(self, scale: float = 1.0) -> None:
@@ -156,7 +200,7 @@ class SaxeInitializer(PyInitializer):
         if len(dims) != 2 or dims[0] != dims[1]:
             raise RuntimeError(f"SaxeInitializer: the parameter must be a square matrix; got {dims}.")
         drawn = _uniform(dims[0] * dims[0], -1, 1).reshape(dims, order="F")
-        u = np.linalg.svd(drawn.astype(np.float64))[0]
+        u = _left_vectors_by_jacobi(drawn) if _random.dynet_order() else np.linalg.svd(drawn.astype(np.float64))[0]
         return (self.scale * u).astype(np.float32).ravel(order="F")
 
 

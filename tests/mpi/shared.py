@@ -15,7 +15,7 @@ import pytest
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import lib
-from dist_dynet.parallel import shared
+from dist_dynet.parallel import engines, memory, shared
 
 what = sys.argv[1]
 rank, size = parallel.rank(), parallel.world_size()
@@ -111,6 +111,44 @@ def test_used_on_one_rank_and_frozen():
     step(c)
     trainer.update()
     assert (c.as_array() == 0.5 - size).all()
+    parallel.assert_in_sync(m)
+
+
+def rows_step(table, *rows, by=1.0):
+    """A backward pass whose gradient is `by` in these rows."""
+    dy.renew_cg()
+    dy.esum([dy.sum_elems(table[row]) * by for row in rows]).backward()
+
+
+def test_rows_of_windows_that_grow():
+    m = dy.ParameterCollection()
+    first, second = (m.add_lookup_parameters((40, width), init=0) for width in (3, 5))
+    trainer = distributed(m, average="sum")
+    expected = np.zeros(40)
+    for used in (1, 2, 9, 40, 3):
+        rows = [(rank + k) % 40 for k in range(used + rank % 2)]
+        rows_step(first, *rows, by=rank + 1)
+        if rank == 1 and used == 9:
+            dy.sum_elems(second[7]).backward()  # a table that one rank has used
+        trainer.update()
+        for r in range(size):
+            for k in range(used + r % 2):
+                expected[(r + k) % 40] -= r + 1
+        assert (first.as_array() == expected[:, None]).all(), used
+    assert (second.as_array() == [[-1.0 * (row == 7)] * 5 for row in range(40)]).all()
+    assert {window.capacity for window in trainer._exchange._windows.values()} == {40, 2}
+    parallel.assert_in_sync(m)
+
+
+def test_no_room_for_rows():
+    m, (w,) = model_of(3)
+    table = m.add_lookup_parameters((100, 20000), init=0)
+    trainer = distributed(m, average="sum")
+    for k in range(3):
+        dy.renew_cg()
+        (dy.sum_elems(w) + dy.sum_elems(table[k + rank])).backward()
+        trainer.update()
+    assert (w.as_array() == 0.5 - 3 * size).all() and -table.as_array()[:, 0].sum() == 3 * size
     parallel.assert_in_sync(m)
 
 
@@ -234,7 +272,7 @@ def test_other_layout_falls_back():
 
 def test_choice():
     m, _ = model_of(3)
-    for engine, kind in (("mpi", shared.MpiExchange), ("shared", shared.SharedExchange), (None, shared.SharedExchange)):
+    for engine, kind in (("mpi", engines.MpiExchange), ("shared", shared.SharedExchange), (None, shared.SharedExchange)):
         assert type(parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange=engine)._exchange) is kind
     with pytest.raises(RuntimeError, match="exchange must be the same on all ranks; got mpi, shared"):
         parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange="shared" if rank else "mpi")
@@ -242,12 +280,12 @@ def test_choice():
 
 def test_several_hosts():
     m, _ = model_of(3)
-    shared._host = lambda: (str(rank),)
-    assert type(distributed(m)._exchange) is shared.MpiExchange
+    engines._host = lambda: (str(rank),)
+    assert type(distributed(m)._exchange) is engines.MpiExchange
     with pytest.raises(RuntimeError, match="needs all ranks on one Linux host"):
         distributed(m, exchange="shared")
-    shared._host = lambda: None
-    assert type(distributed(m)._exchange) is shared.MpiExchange
+    engines._host = lambda: None
+    assert type(distributed(m)._exchange) is engines.MpiExchange
 
 
 def test_file_in_dev_shm():
@@ -264,13 +302,13 @@ def test_no_file():
     def refuse():
         raise PermissionError("no files today")
 
-    shared._nameless_file = refuse
+    memory._nameless_file = refuse
     test_no_room()
 
 
 def test_no_room_on_one_rank():
     if rank == 1:
-        shared.LIMIT = 1000
+        memory.LIMIT = 1000
     test_no_room()
 
 

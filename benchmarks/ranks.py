@@ -1,0 +1,308 @@
+"""Data-parallel training on one host: N ranks beside N processes that exchange nothing, and beside PyTorch's DistributedDataParallel (gloo).
+
+    python benchmarks/ranks.py                          # tagger and rnnlm, 2 ranks, 5 rounds of 4 seconds: about 4 minutes
+    python benchmarks/ranks.py tagger --ranks 1 2 4 --rounds 3
+
+Every rank trains on 32 sentences a step, one thread each. In each round all variants run once, in turn, each as N processes of its own:
+
+    alone     N processes of dist_dynet, each with a plain trainer
+    ranks     N ranks of dist_dynet with DistributedTrainer
+    t-alone   N processes of PyTorch
+    t-ddp     N ranks of PyTorch with DistributedDataParallel
+
+PyTorch's interpreter comes from --torch-python or DIST_DYNET_BENCH_TORCH; without one its variants are left out. A line per variant says how
+many words a second all processes did together (wall time, median and span over the rounds). Then: efficiency = ranks / alone of the same round,
+the same for PyTorch, and ranks / t-ddp. `parts` is one more run of the ranks in which a barrier stands before each update, so that waiting for
+a slower rank is not counted as exchange: ms of a step (computing, waiting, agreement and exchange, update), of each the median.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE / "tasks")]
+
+TASKS = ("tagger", "rnnlm")
+BATCH = 32
+WARM = 8
+
+
+# ---- the models: one step over a list of sentences ---------------------------------------------------------------
+
+
+def dynet_model(task, m):
+    """step(batch) -> the summed loss, as an expression; in plain DyNet style, a sentence at a time."""
+    import common
+    import rnnlm
+    import tagger
+
+    import dist_dynet as dy
+
+    if task == "tagger":
+        embedding, forward, backward, w, bias = tagger.initial_values()
+        builder = dy.BiRNNBuilder(1, tagger.EMBEDDING, tagger.HIDDEN, m, dy.VanillaLSTMBuilder)
+        common.set_dynet_lstm(builder, forward, backward)
+    else:
+        embedding, lstm, w, bias = rnnlm.initial_values()
+        builder = dy.VanillaLSTMBuilder(1, rnnlm.EMBEDDING, rnnlm.HIDDEN, m)
+        common.set_dynet_lstm(builder, lstm)
+    table = m.lookup_parameters_from_numpy(embedding)
+    W, b = m.parameters_from_numpy(w), m.parameters_from_numpy(bias)
+
+    def loss_of(batch):
+        losses = []
+        for words, targets in batch:
+            xs = [table[i] for i in words]
+            hs = builder.transduce(xs) if task == "tagger" else builder.initial_state().transduce(xs)
+            losses += [dy.pickneglogsoftmax(dy.affine_transform([b, W, h]), t) for h, t in zip(hs, targets, strict=True)]
+        return dy.esum(losses)
+
+    return loss_of
+
+
+def corpus(task):
+    """(words, targets) of 2,000 sentences."""
+    import common
+    import rnnlm
+    import tagger
+
+    if task == "tagger":
+        return [(s, common.tags(s, tagger.TAGS, seed=i)) for i, s in enumerate(common.sentences(2000, 5, 40, tagger.VOCABULARY, seed=1))]
+    return [([rnnlm.START, *s[:-1]], s) for s in common.sentences(2000, 15, 35, rnnlm.VOCABULARY, seed=3)]
+
+
+def batches(task, ranks, rank):
+    """An endless stream of this process's part of steps of 32 sentences a rank, balanced by words."""
+    data, epoch = corpus(task), 0
+    while True:
+        order = np.random.default_rng(epoch).permutation(len(data))
+        for start in range(0, len(data) - BATCH * ranks + 1, BATCH * ranks):
+            step = [data[i] for i in order[start : start + BATCH * ranks]]
+            step.sort(key=lambda example: -len(example[0]))
+            yield [x for i, x in enumerate(step) if rank in (i % (2 * ranks), 2 * ranks - 1 - i % (2 * ranks))]  # there and back
+        epoch += 1
+
+
+# ---- what one process does ---------------------------------------------------------------------------------------
+
+
+def timed(step, meet, seconds, share):
+    """(words of this process, seconds) of as many steps as fit; `share(x)` gives all processes rank 0's number."""
+    for _ in range(WARM):
+        step()
+    meet()
+    start = time.perf_counter()
+    for _ in range(WARM):
+        step()
+    steps = max(4, int(share(seconds * WARM / (time.perf_counter() - start))))
+    meet()
+    start, words = time.perf_counter(), 0
+    for _ in range(steps):
+        words += step()
+    return words, time.perf_counter() - start
+
+
+def run_ours(variant, task, seconds):
+    """One process of `alone`, `ranks` or `parts`; rank 0 prints the JSON line."""
+    import dist_dynet as dy
+    from dist_dynet import parallel
+
+    rank, ranks = parallel.rank(), parallel.world_size()
+    m = dy.ParameterCollection()
+    loss_of = dynet_model(task, m)
+    trainer = dy.AdamTrainer(m)
+    if variant != "alone":
+        trainer = parallel.DistributedTrainer(trainer, average="sum")
+    stream = batches(task, ranks, rank)
+    parts = []
+
+    def step():
+        begin = time.perf_counter()
+        batch = next(stream)
+        dy.renew_cg()
+        loss = loss_of(batch)
+        loss.forward()
+        loss.backward()
+        if variant == "parts" and ranks > 1:
+            computed = time.perf_counter()
+            parallel.barrier()
+            met = time.perf_counter()
+            agreed, what = trainer._agreement.reach(1.0, (trainer.learning_rate, trainer.get_clip_threshold()), None)
+            trainer._exchange.sum(agreed, what)
+            exchanged = time.perf_counter()
+            trainer.inner._apply()
+            parts.append((computed - begin, met - computed, exchanged - met, time.perf_counter() - exchanged))
+        else:
+            trainer.update()
+        return sum(len(words) for words, _ in batch)
+
+    done, took = timed(step, parallel.barrier, seconds, lambda x: parallel.all_reduce(x if rank == 0 else 0.0, "sum"))
+    every = parallel.gather((done, took))
+    if rank == 0:
+        result = {"words": [w for w, _ in every], "seconds": [s for _, s in every]}
+        if parts:
+            result["parts"] = [1e3 * statistics.median(column) for column in zip(*parts[2 * WARM :], strict=True)]
+        print(json.dumps(result), flush=True)
+
+
+def run_torch(variant, task, seconds, rank, ranks, port):
+    """One process of `t-alone` or `t-ddp`."""
+    import rnnlm
+    import tagger
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    torch.set_num_interop_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
+    dist.init_process_group("gloo", rank=rank, world_size=ranks)
+    sizes = tagger if task == "tagger" else rnnlm
+    hidden = sizes.HIDDEN // 2 if task == "tagger" else sizes.HIDDEN
+    classes = tagger.TAGS if task == "tagger" else rnnlm.VOCABULARY
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = torch.nn.Embedding(sizes.VOCABULARY, sizes.EMBEDDING)
+            self.lstm = torch.nn.LSTM(sizes.EMBEDDING, hidden, bidirectional=task == "tagger", batch_first=True)
+            self.linear = torch.nn.Linear(sizes.HIDDEN, classes)
+
+        def forward(self, words, lengths, targets):
+            packed = torch.nn.utils.rnn.pack_padded_sequence(self.embedding(words), lengths, batch_first=True, enforce_sorted=False)
+            hs, _ = self.lstm(packed)
+            return torch.nn.functional.cross_entropy(self.linear(hs.data), targets, reduction="sum")
+
+    torch.manual_seed(1)
+    model = Model()
+    if variant == "t-ddp":
+        model = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    stream = batches(task, ranks, rank)
+
+    def step():
+        batch = next(stream)
+        lengths = torch.tensor([len(words) for words, _ in batch])
+        pad = int(lengths.max())
+        words = torch.tensor([w + [0] * (pad - len(w)) for w, _ in batch])
+        targets = torch.tensor([t + [0] * (pad - len(t)) for _, t in batch])
+        targets = torch.nn.utils.rnn.pack_padded_sequence(targets, lengths, batch_first=True, enforce_sorted=False).data
+        optimizer.zero_grad(set_to_none=variant != "t-ddp")
+        loss = model(words, lengths, targets)
+        loss.item()
+        loss.backward()
+        optimizer.step()
+        return int(lengths.sum())
+
+    def share(x):
+        value = torch.tensor([x if rank == 0 else 0.0])
+        dist.all_reduce(value)
+        return value.item()
+
+    done, took = timed(step, dist.barrier, seconds, share)
+    every = [None] * ranks
+    dist.all_gather_object(every, (done, took))
+    if rank == 0:
+        print(json.dumps({"words": [w for w, _ in every], "seconds": [s for _, s in every]}), flush=True)
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads sometimes abort a regular end
+
+
+# ---- the rounds --------------------------------------------------------------------------------------------------
+
+
+def free_port():
+    """A port of this host that nobody uses now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def launch(variant, task, ranks, options):
+    """The JSON line of one run."""
+    from run import environment
+
+    worker = [__file__, task, "--work", variant, "--seconds", str(options.seconds)]
+    if variant.startswith("t-"):
+        port = free_port()
+        commands = [[options.torch_python, *worker, "--rank", str(r), "--ranks", str(ranks), "--port", str(port)] for r in range(ranks)]
+    else:
+        beside = Path(options.python).with_name("mpirun")
+        commands = [[str(beside) if beside.exists() else "mpirun", "-n", str(ranks), options.python, *worker]]
+    processes = [subprocess.Popen(c, env=environment(), stdout=subprocess.PIPE, text=True) for c in commands]
+    outputs = [p.communicate()[0] for p in processes]
+    if any(p.returncode for p in processes):
+        raise RuntimeError(f"{variant} of {task} ended with status {[p.returncode for p in processes]}")
+    return json.loads(next(line for line in "".join(outputs).splitlines() if line.startswith("{")))
+
+
+def rate(result, variant):
+    """Words a second over all processes; those that exchange end together, so that the slowest counts."""
+    if variant in ("alone", "t-alone"):
+        return sum(w / s for w, s in zip(result["words"], result["seconds"], strict=True))
+    return sum(result["words"]) / max(result["seconds"])
+
+
+def span(values):
+    """Median (least - greatest)."""
+    return f"{statistics.median(values):.3g} ({min(values):.3g} - {max(values):.3g})"
+
+
+def compare(task, ranks, options, torch):
+    """All rounds of a task and a number of ranks, and their table."""
+    variants = ["alone", "ranks", *(["t-alone", "t-ddp"] if torch else [])]
+    rates = {variant: [] for variant in variants}
+    for _ in range(options.rounds):
+        for variant in variants:
+            rates[variant].append(rate(launch(variant, task, ranks, options), variant))
+    print(f"{task}, {ranks} ranks, {BATCH} sentences each")
+    for variant in variants:
+        print(f"  {variant:8} {span([x / 1e3 for x in rates[variant]])} k words/s")
+    quotients = [("efficiency", "ranks", "alone"), ("PyTorch's", "t-ddp", "t-alone"), ("ranks / t-ddp", "ranks", "t-ddp")]
+    for name, a, b in quotients if torch else quotients[:1]:
+        print(f"  {name}: {span([x / y for x, y in zip(rates[a], rates[b], strict=True)])}")
+    if ranks > 1:
+        parts = launch("parts", task, ranks, options)["parts"]
+        words = ", ".join(f"{name} {ms:.3g}" for name, ms in zip(("computing", "waiting", "exchange", "update"), parts, strict=True))
+        print(f"  parts, ms: {words}; exchange / step without waiting {parts[2] / (sum(parts) - parts[1]):.1%}", flush=True)
+
+
+def main():
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(TASKS)} (default: both)")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--torch-python", default=os.environ.get("DIST_DYNET_BENCH_TORCH"))
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        if options.work.startswith("t-"):
+            run_torch(options.work, options.tasks[0], options.seconds, options.rank, options.ranks[0], options.port)
+        else:
+            run_ours(options.work, options.tasks[0], options.seconds)
+        return
+    unknown = set(options.tasks) - set(TASKS)
+    if unknown:
+        parser.error(f"unknown task {', '.join(sorted(unknown))}; there are {', '.join(TASKS)}")
+    if not options.torch_python:
+        print("left out: PyTorch (no interpreter given)", file=sys.stderr)
+    for task in options.tasks or TASKS:
+        for ranks in options.ranks:
+            compare(task, ranks, options, options.torch_python)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""The command line: `dist-dynet run` starts a script as N ranks and looks after them, `dist-dynet info` says what is installed.
+
+In reading order: options (what is asked for), mpi (which MPI there is, and the commands of its launchers), run (the environment of the ranks),
+restarts (one attempt after the other), attempt (one job, from its start to its end), output (what the ranks say); _relay.py runs beside each
+rank. docs/launching.md is the manual.
+"""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+USAGE = """usage: dist-dynet run [options] script.py [arguments of the script]
+       dist-dynet info [--json]
+       dist-dynet --version
+
+`dist-dynet run --help` lists the options."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The program `dist-dynet`, also `python -m dist_dynet`: returns its exit status.
+
+    >>> main(["--version"])
+    dist-dynet ...
+    0
+    """
+    verb, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if verb == "run":
+        from .run import run
+
+        return run(rest)
+    if verb == "info":
+        from .info import info
+
+        return info(rest)
+    if verb == "--version":
+        from .._version import __version__
+
+        print(f"dist-dynet {__version__}")
+        return 0
+    if verb in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    print(f"dist-dynet: there is no command {verb!r}.\n{USAGE}", file=sys.stderr)
+    return 2

@@ -1,0 +1,255 @@
+"""Stands between mpirun and one rank's script: starts the script, passes its output on in frames, says how it ended.
+
+    python -I -S _relay.py RANK FOLDER COMMAND...
+
+RANK is a number, or the name of the variable of the environment that holds it. FOLDER has the sitecustomize.py that lets the script say that
+it ended of its own accord. This file is run by its path and imports nothing but the standard library, so that a rank costs 15 ms and 8 MB
+more, not a second NumPy.
+
+A frame is a line that begins with MARKER, rank and kind; what mpirun says itself has no MARKER. Programs write parts of lines, and mpirun
+forwards them as they come, mixed with those of other ranks; frames reach the launcher whole: see Pipe.
+
+The script stays in the process group that mpirun has made for the rank, so that signals to the rank reach both, and nobody is left over when
+the group is killed. If the relay is killed, the kernel kills the script; if the launcher is gone, the pipe breaks and the relay ends the rank.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+
+MARKER = b"\x1e"
+LINE, PART, BAR, MARK = b"l", b"p", b"b", b"m"
+"""Kinds of frames: a line (or the end of one); the beginning of a long line; the present state of a progress bar; a record."""
+
+LEFT = 76
+"""Status of a rank that ended with status 0 but not through the end of its program (os._exit(0)); as in dist_dynet/parallel/_failures.py."""
+
+_PIECE, _MOST = 1500, 4000
+"""Bytes of text in a frame, and bytes in a write: POSIX promises 4096 in one piece."""
+_LINGER = 1.0
+"""Seconds that the output of a script is read after its end, if a child of it keeps the pipe open."""
+
+
+def place() -> str:
+    """Which process ids these are: of which boot of which machine, in which PID namespace."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:  # noqa: PTH123 - pathlib takes longer to import than the rest
+            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115
+    except OSError:
+        return ""
+
+
+class Pipe:
+    """Writes frames to a descriptor of this process, several in one write.
+
+    A write of whole frames, no longer than a pipe takes in one piece, is passed on in one piece: MPICH's mpirun reads as much as a pipe can
+    hold, Open MPI's and srun keep back the beginning of a line.
+    """
+
+    def __init__(self, descriptor: int, rank: int) -> None:
+        self._descriptor, self._head = descriptor, MARKER + b"%d" % rank
+        self._frames = bytearray()
+
+    def put(self, kind: bytes, content: bytes) -> None:
+        """Content has no newline. What is long goes in pieces, whose last has the kind."""
+        while len(content) > _PIECE:
+            self._add(PART, content[:_PIECE])
+            content = content[_PIECE:]
+        self._add(kind, content)
+
+    def _add(self, kind: bytes, content: bytes) -> None:
+        frame = self._head + kind + content + b"\n"
+        if len(self._frames) + len(frame) > _MOST:
+            self.flush()
+        self._frames += frame
+
+    def flush(self) -> None:
+        """Writes what has been put; ends the rank if nobody reads any more."""
+        if not self._frames:
+            return
+        try:
+            os.write(self._descriptor, self._frames)
+        except OSError:
+            end_the_rank()
+        self._frames.clear()
+
+
+class Lines:
+    """Cuts what a script writes into lines; of what a progress bar writes over itself only the present state goes on."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe, self._text = pipe, b""
+
+    def feed(self, data: bytes) -> None:
+        """Passes on what is complete."""
+        *complete, self._text = (self._text + data).split(b"\n")
+        for line in complete:
+            self._pipe.put(LINE, visible(line))
+        if b"\r" in self._text:
+            self._pipe.put(BAR, visible(self._text))
+            self._text = self._text[self._text.rstrip(b"\r").rfind(b"\r") + 1 :]
+        while len(self._text) > _PIECE:
+            self._pipe.put(PART, self._text[:_PIECE])
+            self._text = self._text[_PIECE:]
+        self._pipe.flush()
+
+    def close(self) -> None:
+        """Passes on a last line without its newline."""
+        if self._text:
+            self._pipe.put(LINE, visible(self._text))
+            self._text = b""
+        self._pipe.flush()
+
+
+def visible(line: bytes) -> bytes:
+    r"""What stands in a line after its carriage returns.
+
+    >>> visible(b"\r10 %\r20 %"), visible(b"text\r"), visible(b"")
+    (b'20 %', b'text', b'')
+    """
+    return line.rstrip(b"\r").rpartition(b"\r")[2]
+
+
+def kill_the_others() -> None:
+    """Kills all processes of this rank's group but this one, which still has something to say."""
+    mine, group = os.getpid(), os.getpgid(0)
+    if group != mine:  # a launcher that makes no groups
+        return
+    for name in os.listdir("/proc"):  # noqa: PTH208 - as above
+        if name.isdigit() and int(name) != mine:
+            try:
+                if os.getpgid(int(name)) == group:
+                    os.kill(int(name), signal.SIGKILL)
+            except OSError:  # has ended
+                continue
+
+
+def end_the_rank() -> None:
+    """Kills the script and all that it started, this process included."""
+    if os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)  # then the kernel kills the script
+
+
+def start(command: list[str], folder: str, out: int, err: int, end: int) -> int:
+    """The process of the script, with these descriptors; it dies with this one."""
+    path = os.environ.get("PYTHONPATH", "")
+    environment = {**os.environ, "PYTHONPATH": folder + (os.pathsep + path if path else ""), "DIST_DYNET_END": str(end)}
+    library, parent = ctypes.CDLL(None), os.getpid()
+    child = os.fork()
+    if child:
+        return child
+    try:
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and a program inherits that
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # means "checkpoint now"; must not kill a script that is not ready for it yet
+        library.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() == parent:
+            os.dup2(out, 1)
+            os.dup2(err, 2)
+            os.set_inheritable(end, True)
+            os.execvpe(command[0], command, environment)
+    except OSError as error:
+        os.write(2, f"{command[0]}: {error.strerror}\n".encode())
+    os._exit(127)
+
+
+class Relay:
+    """One rank."""
+
+    def __init__(self, rank: int) -> None:
+        self._pipes = {1: Pipe(1, rank), 2: Pipe(2, rank)}
+        self._told = 0
+        """The signal to end that this process got, and with it the whole rank."""
+        self._process = 0
+        self._leads = os.getpgid(0) == os.getpid()
+        """Whether launchers can signal to the rank's group, as mpirun does; else what comes here is handed on."""
+        self._woken, wake = os.pipe()
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._tell)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, self._hand_on)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def _tell(self, number: int, frame: object) -> None:
+        self._told = number
+        self._hand_on(number, frame)
+
+    def _hand_on(self, number: int, _: object) -> None:
+        if not self._leads and self._process:
+            os.kill(self._process, number)
+
+    def mark(self, **record: object) -> None:
+        """Says something to the launcher."""
+        self._pipes[2].put(MARK, json.dumps(record).encode())
+        self._pipes[2].flush()
+
+    def run(self, command: list[str], folder: str) -> int:
+        """Until the script has ended; its status."""
+        (out, out_of_script), (err, err_of_script), (end, end_of_script) = os.pipe(), os.pipe(), os.pipe()
+        process = self._process = start(command, folder, out_of_script, err_of_script, end_of_script)
+        for descriptor in (out_of_script, err_of_script, end_of_script):
+            os.close(descriptor)
+        self.mark(process=process, relay=os.getpid(), host=socket.gethostname(), place=place())
+        lines = {out: Lines(self._pipes[1]), err: Lines(self._pipes[2])}
+        code = self._forward(process, lines)
+        for text in lines.values():
+            text.close()
+        os.set_blocking(end, False)
+        try:
+            finished = bool(os.read(end, 16))
+        except BlockingIOError:  # a child of the script keeps the pipe open
+            finished = False
+        self.mark(code=code, finished=finished, told=self._told)
+        if code == 0 and not finished:
+            code = LEFT
+        if code or self._told:
+            kill_the_others()  # Open MPI leaves alone what a rank has started and not ended
+        if code:
+            time.sleep(0.1)  # mpirun forwards what was said before it ends the job
+        return code if code >= 0 else 128 - code
+
+    def _forward(self, process: int, lines: dict[int, Lines]) -> int:
+        poll = select.poll()
+        for descriptor in (*lines, self._woken):
+            poll.register(descriptor, select.POLLIN)
+        for descriptor in (1, 2):
+            poll.register(descriptor, 0)  # an error: nobody reads any more
+        code, reading, limit = None, set(lines), 0.0
+        while code is None or (reading and time.monotonic() < limit):
+            for descriptor, event in poll.poll(None if code is None else 100):
+                if descriptor in (1, 2):
+                    if event & select.POLLERR:
+                        end_the_rank()
+                    continue
+                data = os.read(descriptor, 65536)
+                if descriptor in lines:
+                    lines[descriptor].feed(data)
+                    if not data:
+                        poll.unregister(descriptor)
+                        reading.discard(descriptor)
+            if code is None:
+                ended, status = os.waitpid(process, os.WNOHANG)
+                if ended:
+                    self._process = 0
+                    code, limit = os.waitstatus_to_exitcode(status), time.monotonic() + _LINGER
+        return code
+
+
+def main() -> int:
+    """The status is the script's: 128 + number if a signal has killed it, LEFT if it left without an end."""
+    rank, folder, *command = sys.argv[1:]
+    return Relay(int(rank if rank.isdigit() else os.environ[rank])).run(command, folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,285 @@
+"""One job, from its start to its end: starts mpirun, listens, learns which process is which rank, and leaves nothing running.
+
+It knows processes and signals; what the ranks write is the business of output, whether to start again of restarts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import _relay
+from .output import Frames, Logs, Screen
+
+WORDS, TERM = 2.0, 5.0
+"""Seconds that other ranks have for their own last words after one has failed, and that all have to end after SIGTERM."""
+_DRAIN = 2.0
+"""Seconds that output is awaited after the end of mpirun, if something still holds its pipes."""
+
+
+@dataclass
+class Rank:
+    """A rank that has started; `code` is None while it runs, negative if a signal has killed it."""
+
+    number: int
+    process: int
+    host: str
+    code: int | None = None
+    finished: bool = False
+    told: int = 0
+    handles: list[int] = field(default_factory=list)
+    """Of its processes on this machine, so that they can be killed; a process id might have gone to another process."""
+
+    @property
+    def failed(self) -> bool:
+        """It has ended, and not well, and not because it was told to."""
+        return self.code is not None and not self.told and (self.code != 0 or not self.finished)
+
+    @property
+    def status(self) -> int:
+        """Exit status of the job if this rank is to blame."""
+        code = self.code or 0
+        return 128 - code if code < 0 else code or _relay.LEFT
+
+    def __str__(self) -> str:
+        return f"rank {self.number} (process {self.process} on {self.host})"
+
+    def words(self) -> str:
+        """How it has ended."""
+        code = self.code or 0
+        if code < 0:
+            return f"{self} was killed by {signal.Signals(-code).name}."
+        if code == 0:
+            return f"{self} left with status 0, but not through the end of its program (os._exit)."
+        return f"{self} ended with status {code}."
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job has ended; `signal` is what the launcher was told to end by, else 0."""
+
+    status: int
+    words: str = ""
+    signal: int = 0
+
+
+class Signals:
+    """The signals to the launcher: makes select() return, and counts. SIGUSR1 goes on to the job."""
+
+    ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self.on_user_signal: Callable[[], None] | None = None
+        self.awake, self._wake = socket.socketpair()
+        self.awake.setblocking(False)
+        self._wake.setblocking(False)
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        for number in (*self.ENDING, signal.SIGUSR1, signal.SIGCHLD):
+            self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(-1)
+        self.awake.close()
+        self._wake.close()
+
+    def _receive(self, number: int, _: object) -> None:
+        if number in self.ENDING:
+            self.received.append(number)
+        elif number == signal.SIGUSR1 and self.on_user_signal:
+            self.on_user_signal()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is started: `launcher` (mpirun and its options; nothing for one rank without MPI) runs `relay` as each rank."""
+
+    launcher: tuple[str, ...]
+    relay: tuple[str, ...]
+    ranks: int
+
+
+class Attempt:
+    """One job. run() returns when nothing of it is left."""
+
+    def __init__(self, job: Job, environment: dict[str, str], signals: Signals, screen: Screen, logs: Logs | None) -> None:
+        self._signals, self._screen, self._logs = signals, screen, logs
+        self._count, self._grouped = job.ranks, not job.launcher
+        self._here = (socket.gethostname(), _relay.place())
+        self.ranks: dict[int, Rank] = {}
+        self._ended: list[Rank] = []
+        self._held: list[tuple[int, bytes]] = []
+        """What mpirun has said since all ranks have started: shown if no rank explains the end."""
+        self._frames = Frames(screen, logs, self._mark, self._own)
+        stdin = None if not sys.stdin or not sys.stdin.isatty() else subprocess.DEVNULL  # a session of its own cannot read a terminal
+        self._process = subprocess.Popen(
+            [*job.launcher, *job.relay], env=environment, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            preexec_fn=_die_with(os.getpid()),
+        )  # fmt: skip
+
+    # ---- what comes in
+
+    def _mark(self, number: int, record: dict[str, Any]) -> None:
+        if "process" in record:
+            rank = self.ranks[number] = Rank(number, record["process"], record["host"])
+            if (record["host"], record["place"]) == self._here and self._here[1]:
+                for process in (record["relay"], record["process"]):
+                    with suppress(OSError):
+                        rank.handles.append(os.pidfd_open(process))
+        elif number in self.ranks:
+            rank = self.ranks[number]
+            rank.code, rank.finished, rank.told = record["code"], record["finished"], record["told"]
+            self._ended.append(rank)
+
+    def _own(self, stream: int, text: bytes) -> None:
+        if len(self.ranks) < self._count:
+            self._screen.own(stream, text)
+        else:
+            self._held.append((stream, text))
+
+    # ---- the end
+
+    def _send(self, number: int) -> None:
+        """To the ranks: a launcher hands it on to their process groups; without one, the job is a group of its own."""
+        with suppress(ProcessLookupError):
+            if self._grouped:
+                os.killpg(self._process.pid, number)
+            else:
+                os.kill(self._process.pid, number)
+
+    def _kill(self) -> None:
+        """Kills what is left, by handle or session; on other hosts broken pipes do it."""
+        for rank in self.ranks.values():
+            for handle in rank.handles:
+                with suppress(OSError):
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def run(self) -> Outcome:
+        """Listens until the job is over; ends it if a rank has failed or the launcher is told to end."""
+        self._signals.on_user_signal = lambda: self._send(signal.SIGUSR1)
+        try:
+            self._listen()
+            with suppress(subprocess.TimeoutExpired):  # has closed its pipes, and will end
+                self._process.wait(_DRAIN)
+        except BrokenPipeError:  # nobody reads what the launcher writes
+            self._signals.received.append(signal.SIGPIPE)
+            self._screen.close()
+        finally:
+            self._signals.on_user_signal = None
+            self._kill()
+            self._process.wait()
+            for pipe in (self._process.stdout, self._process.stderr):
+                assert pipe is not None
+                pipe.close()
+            for rank in self.ranks.values():
+                for handle in rank.handles:
+                    os.close(handle)
+            if self._logs:
+                self._logs.close()
+        return self._outcome()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None and self._process.stderr is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ, 1)
+            selector.register(self._process.stderr, selectors.EVENT_READ, 2)
+            selector.register(self._signals.awake, selectors.EVENT_READ, 0)
+            limits = _Limits()
+            while len(selector.get_map()) > 1:
+                for key, _ in selector.select(limits.left()):
+                    if key.data == 0:
+                        with suppress(BlockingIOError):
+                            self._signals.awake.recv(4096)
+                        continue
+                    data = os.read(key.fd, 65536)
+                    self._frames.feed(key.data, data)
+                    if not data:
+                        selector.unregister(key.fileobj)
+                if not self._look(limits):
+                    return
+
+    def _look(self, limits: _Limits) -> bool:
+        """Ends what has to be ended; False when there is nothing more to wait for."""
+        received = len(self._signals.received)
+        if self._process.poll() is not None:
+            limits.set("drain", _DRAIN)
+        if any(rank.failed for rank in self._ended):
+            limits.set("words", WORDS)
+        if received:
+            limits.set("words", 0)
+        if limits.over("words") and limits.set("term", TERM):
+            self._send(signal.SIGTERM)
+        if (limits.over("term") or received > 1) and limits.set("kill", _DRAIN):
+            self._kill()
+        return not (limits.over("drain") or limits.over("kill"))
+
+    def _outcome(self) -> Outcome:
+        received = next(iter(self._signals.received), 0)
+        if received:
+            return Outcome(128 + received, signal=received)
+        failed = next((rank for rank in self._ended if rank.failed), None)
+        if failed:
+            return Outcome(failed.status, failed.words())
+        for stream, text in self._held:
+            self._screen.own(stream, text)
+        status = self._process.returncode
+        status = 128 - status if status < 0 else status
+        silent = [n for n in range(self._count) if n not in self.ranks or not self.ranks[n].finished]
+        if silent:
+            rank = self.ranks.get(silent[0])
+            words = f"{rank} did not say that it has finished." if rank else f"rank {silent[0]} did not start."
+            return Outcome(status or _relay.LEFT, words if not status else f"the job ended with status {status}.")
+        return Outcome(status, f"all ranks have finished, but their launcher ended with status {status}." if status else "")
+
+
+class _Limits:
+    """Moments after which something is to happen."""
+
+    def __init__(self) -> None:
+        self._at: dict[str, float] = {}
+
+    def set(self, name: str, seconds: float) -> bool:
+        """From now on; True the first time. A sooner moment takes the place of a later one."""
+        at = time.monotonic() + seconds
+        new = name not in self._at
+        self._at[name] = min(at, self._at.get(name, at))
+        return new
+
+    def over(self, name: str) -> bool:
+        """Whether its moment has come."""
+        return name in self._at and time.monotonic() >= self._at[name]
+
+    def left(self) -> float | None:
+        """Seconds until the next moment to come; None if there is none."""
+        now = time.monotonic()
+        return min((at - now for at in self._at.values() if at > now), default=None)
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """For a child between fork and exec: the kernel kills it when the launcher is killed."""
+    library = ctypes.CDLL(None)
+
+    def ask() -> None:
+        library.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask

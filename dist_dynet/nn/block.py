@@ -1,0 +1,59 @@
+"""What all blocks share: a subcollection for their parameters, the name of the class, what from_spec() needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from .._ffi import lib
+from ..graph import Expression, expression, resolved
+from ..params.collection import LookupParameters, ParameterCollection, Parameters
+from .state import subcollection
+
+
+class Block:
+    """A piece of a network with parameters of its own, saved and loaded by dy.save() and dy.load() like a builder.
+
+    A subclass names its subcollection, and says in `spec` what its constructor takes before the collection.
+
+    >>> import dist_dynet as dy
+    >>> crf = dy.CRF(dy.ParameterCollection(), 3)
+    >>> isinstance(crf, Block), crf.whoami(), crf.spec
+    (True, 'CRF', (3, []))
+    """
+
+    _subcollection: ClassVar[str]
+
+    def _begin(self, model: ParameterCollection, **sizes: int) -> None:
+        """Checks the sizes by their names and makes the subcollection."""
+        if any(size < 1 for size in sizes.values()):
+            given = ", ".join(f"{name}={size}" for name, size in sizes.items())
+            raise ValueError(f"{self.whoami()}: sizes must be positive; got {given}.")
+        self._collection = subcollection(model, self._subcollection)
+
+    def whoami(self) -> str:
+        """The name of the class."""
+        return type(self).__name__
+
+    def param_collection(self) -> ParameterCollection:
+        """The subcollection of its parameters."""
+        return self._collection
+
+    def get_parameters(self) -> list[Parameters]:
+        """The parameters, in the order that the class describes."""
+        return self._collection.parameters_list()
+
+    @property
+    def spec(self) -> tuple[Any, ...]:
+        """What from_spec() makes an equal block of."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> Any:
+        """A block of this spec, with new parameters in `model`."""
+        raise NotImplementedError
+
+
+def used(p: Parameters | LookupParameters, update: bool) -> Expression:
+    """A parameter as an expression; a constant where it is not to be updated."""
+    return p if update else expression(resolved(lib.dn_param_handle(p._c, 1)))

@@ -1,0 +1,70 @@
+"""Join: training on when some ranks have run out of data.
+
+A rank whose loop has ended takes part in the updates of the others, with nothing to add, until all have ended. It knows which rank goes on;
+what an update is, the trainer knows.
+"""
+
+from __future__ import annotations
+
+import pickle
+from types import TracebackType
+from typing import Any
+
+from .trainer import DistributedTrainer
+
+
+class Join:
+    """`with Join(trainer):` stands around a loop over this rank's own batches, of which the ranks may have unlike many, or none.
+
+    A rank whose loop has ended, or was left by break, waits at the end of the block: it makes the others' updates with n_r = 0 and with their
+    learning rate and other settings, so that parameters stay equal. When all have ended, the schedule and the learning rate are those of the
+    rank that made the most calls of update(). With accumulate=k, an accumulation that the end cuts short is exchanged: the mean of the passes
+    there are. An exception passes through.
+
+    Inside of the block the ranks meet in trainer.update() only: another meeting, or another trainer's update, would wait for ranks that have
+    ended. Loops over shard() need no Join.
+
+    >>> import dist_dynet as dy
+    >>> m = dy.ParameterCollection()
+    >>> w = m.add_parameters(1, init=0)
+    >>> trainer = dy.parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, learning_rate=1))
+    >>> with dy.parallel.Join(trainer):
+    ...     for batch in range(dy.parallel.rank() + 2):
+    ...         _ = dy.renew_cg()
+    ...         w.backward()
+    ...         updated = trainer.update()
+    >>> w.as_array().tolist()
+    [-2.0]
+    """
+
+    def __init__(self, trainer: DistributedTrainer) -> None:
+        if not isinstance(trainer, DistributedTrainer):
+            raise TypeError(f"Join: takes a DistributedTrainer; got {type(trainer).__name__}.")
+        self._trainer = trainer
+        self._calls = 0
+
+    def __enter__(self) -> Join:
+        self._calls = self._trainer._calls
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            return
+        trainer = self._trainer
+        while not trainer._take_part():
+            pass
+        here, schedule = trainer._world, _schedule(trainer)
+        if here.size == 1:
+            return
+        mine = (trainer._calls - self._calls, trainer.learning_rate, schedule.state_dict() if schedule else {})
+        every = [pickle.loads(b) for b in here.exchange_bytes(here.comm, pickle.dumps(mine), here.collective("end of Join"))]
+        calls, rate, state = max(every, key=lambda told: told[0])
+        if calls > mine[0]:
+            if schedule and state:
+                schedule.load_state_dict(state)
+            trainer.learning_rate = rate
+
+
+def _schedule(trainer: DistributedTrainer) -> Any:
+    reference = trainer.inner._schedule
+    return reference and reference()

@@ -1,0 +1,112 @@
+"""Memory that the ranks of one host share: a file without a name, which other ranks open through /proc.
+
+Nothing is left over, however the job ends. It is not bounded by the size of /dev/shm where the system has memfd_create (Linux). It knows files
+and mappings; what lies in them is the business of shared.py and hybrid.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import pickle
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .._ffi import ffi
+from ._world import World
+
+LIMIT = float(os.environ.get("DIST_DYNET_SHARED_LIMIT", "inf"))
+"""Bytes of shared memory that may be taken at a time, over all ranks of a host."""
+
+Mapped = tuple[Any, list[int]]
+"""A mapping, and where in it the segments of one size begin."""
+
+
+def map_together(
+    here: World, comm: Any, host: Sequence[int], segments: int, mine: Any, sizes: Callable[[list[Any]], list[int]], what: str
+) -> list[Mapped]:
+    """New segments that all ranks of this host see, of the sizes that follow from what every rank has to say. Collective over all hosts.
+
+    Args:
+        here: all ranks.
+        comm: their communicator.
+        host: the ranks of this host.
+        segments: how many there are of each size, at least as many as ranks on this host.
+        mine: what this rank has to say.
+        sizes: makes of it the sizes in bytes; may raise OSError. None: no memory is wanted.
+        what: the name of the meeting.
+
+    Raises:
+        OSError: there is no room on some rank, or `sizes` says so; with the same words on all ranks.
+    """
+    descriptor, path, failure = -1, "", ""
+    if here.rank == host[0]:
+        try:
+            descriptor = _nameless_file()
+            path = f"/proc/{os.getpid()}/fd/{descriptor}"
+        except OSError as error:
+            failure = str(error)
+    try:
+        every = [pickle.loads(b) for b in here.exchange_bytes(comm, pickle.dumps((path, mine)), what)]
+        mapped: list[Mapped] = []
+        try:
+            wanted = sizes([theirs for _, theirs in every])
+            if failure and wanted:
+                raise OSError(failure)
+            if wanted:
+                share = range(host.index(here.rank), segments, len(host))
+                mapped = _map(every[host[0]][0], wanted, segments, share)
+        except (OSError, ValueError) as error:
+            failure = str(error)
+        failures = [b.decode() for b in here.exchange_bytes(comm, failure.encode(), what)]
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    rank = next((r for r, words in enumerate(failures) if words), None)
+    if rank is not None:
+        raise OSError(f"rank {rank}: {failures[rank]}")
+    return mapped
+
+
+def say_refused(here: World, error: OSError) -> None:
+    """Tells the user, once, that the ranks do without it."""
+    if here.rank == 0:
+        print(f"dist_dynet: gradients are exchanged by MPI instead of shared memory ({error})", file=sys.stderr, flush=True)
+
+
+def _nameless_file() -> int:
+    """The descriptor of an empty file in memory."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("dist_dynet gradients")
+    return os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR, 0o600)
+
+
+def _rounded(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def _map(path: str, sizes: list[int], segments: int, share: Sequence[int]) -> list[Mapped]:
+    """Maps segments of these sizes, one size after the other, and takes room for this rank's share of them.
+
+    Raises:
+        OSError: there is no room.
+    """
+    steps = [_rounded(size) for size in sizes]
+    total = sum(steps) * segments
+    if total > LIMIT:
+        raise OSError(errno.ENOSPC, f"{total} bytes are more than DIST_DYNET_SHARED_LIMIT={LIMIT:.0f}")
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.ftruncate(descriptor, total)  # all ranks say the same
+        begin, starts = 0, []
+        for step in steps:
+            starts.append([begin + k * step for k in range(segments)])
+            for k in share:
+                os.posix_fallocate(descriptor, starts[-1][k], step)  # else writing where there is no room kills the process
+            begin += segments * step
+        whole = ffi.from_buffer("char[]", mmap.mmap(descriptor, total))
+    finally:
+        os.close(descriptor)
+    return [(whole, start) for start in starts]

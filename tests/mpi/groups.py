@@ -1,0 +1,50 @@
+"""Two disjoint groups of ranks train two models side by side, one for longer than the other: groups.py (four ranks)."""
+
+import time
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+import dist_dynet as dy
+from dist_dynet import parallel
+
+rank, size = parallel.rank(), parallel.world_size()
+color = rank % 2
+comm = MPI.COMM_WORLD.Split(color)
+model = dy.ParameterCollection()
+w = model.add_parameters(3 + color, name=f"w{color}", init=float(rank))
+trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(model, 0.1), comm=comm)
+assert (w.as_array() == color).all()  # that of the group's first rank
+
+data = list(range(10 + color))
+for epoch in range(2 + 3 * color):
+    seen = []
+    for batch in parallel.shard(data, batch_size=4, epoch=epoch, comm=comm):
+        seen += batch
+        if batch:
+            dy.renew_cg()
+            dy.average([dy.squared_distance(w, dy.inputVector([float(x)] * (3 + color))) for x in batch]).backward()
+        trainer.update()
+    assert sorted(x for part in parallel.gather(seen, comm=comm) for x in part) == data
+assert trainer.updates == (2 + 3 * color) * 3
+parallel.assert_in_sync(model, comm=comm)
+assert parallel.all_reduce(rank, comm=comm) == sum(range(color, size, 2))
+assert parallel.evaluate(lambda x: -x, data, comm=comm) == [-x for x in data]
+words = rf"\[rank {rank}/{size}\] assert_in_sync \(meeting \d+ of ranks {color} and {color + 2}\): rank {color + 2} and rank {color} differ"
+with pytest.raises(RuntimeError, match=words):
+    w.set_value(np.full(3 + color, float(rank)))
+    parallel.assert_in_sync(model, comm=comm)
+parallel.broadcast_parameters(model, comm=comm)
+
+# a group of one is a process alone
+alone = MPI.COMM_WORLD.Split(rank)
+assert parallel.gather(rank, comm=alone) == [rank] and parallel.all_reduce(2, comm=alone) == 2
+with pytest.raises(TypeError, match="comm must be a communicator of mpi4py"):
+    parallel.barrier(comm="world")
+
+# the other group has long left its loop; waiting longer than a watchdog's patience does not disturb it
+if color == 1:
+    if rank == 1:
+        time.sleep(5)
+    parallel.barrier(comm=comm)

@@ -1,0 +1,129 @@
+"""Ranks with unlike many batches, passes without an exchange, and trainer states that differ at the start, checked on every rank."""
+
+import numpy as np
+import pytest
+
+import dist_dynet as dy
+from dist_dynet import parallel
+
+rank, size = parallel.rank(), parallel.world_size()
+
+
+def new(rule=dy.SimpleSGDTrainer, average="mean", **options):
+    model = dy.ParameterCollection()
+    w = model.add_parameters(3, name="w", init=0)
+    table = model.add_lookup_parameters((20, 3), name="table", init=0)
+    trainer = parallel.DistributedTrainer(rule(model, 0.5), average=average, **options)
+    trainer.set_clip_threshold(0)
+    return model, w, table, trainer
+
+
+def a_pass(w, table, row, scale=1.0):
+    """dloss/dw = scale on every element, and the same in one row of the table."""
+    dy.renew_cg()
+    dy.sum_elems((w + table[row]) * scale).backward()
+
+
+# Join: rank r has 2 r batches, so that rank 0 has none; update u is made by the ranks with 2 r > u.
+model, w, table, trainer = new(dy.MomentumSGDTrainer)
+average = dy.MovingAverage(trainer, decay=None)
+schedule = dy.schedules.Linear(trainer, steps=100)
+with parallel.Join(trainer):
+    for batch in range(2 * rank):
+        a_pass(w, table, rank)
+        if batch == 2:
+            trainer.set_clip_value(0.25)
+            model.set_weight_decay(0.01)
+        assert trainer.update()
+        schedule.step()
+assert trainer.updates == 2 * (size - 1) == schedule.steps_done
+assert trainer.learning_rate == schedule.rate() and trainer.get_clip_value() == (0.25 if size > 2 else 0)
+assert len(set(parallel.gather(trainer.learning_rate))) == 1
+parallel.assert_in_sync(model)
+if size > 1:
+    with average.applied():
+        parallel.assert_in_sync(model)
+trainer.update()  # settings and structure agree again
+
+# what one process does that sees all batches: g = mean over the ranks that go on
+model, w, table, trainer = new()
+with parallel.Join(trainer):
+    for _ in range(rank + 1):
+        a_pass(w, table, rank, 1.0 + rank)
+        trainer.update()
+expected = -0.5 * sum(np.mean([1.0 + r for r in range(u, size)]) for u in range(size))
+assert np.allclose(w.as_array(), expected)
+rows = [-0.5 * (1 + r) * sum(1 / (size - u) for u in range(r + 1)) for r in range(size)]
+assert np.allclose(table.as_array()[:size, 0], rows) and not table.as_array()[size:].any()
+
+# with accumulation: the last one is cut short, on rank 0 sooner; the next begins on all ranks together
+for average in ("mean", "sum"):
+    model, w, table, trainer = new(average=average, accumulate=2)
+    with parallel.Join(trainer):
+        for _ in range(3 if rank == 0 else 4):
+            a_pass(w, table, rank)
+            trainer.update()
+    assert trainer.updates == 2
+    if average == "mean":
+        assert np.allclose(w.as_array(), -1), w.as_array()
+    else:  # sum g / k: 2 passes of all ranks; then 2 of all but rank 0, 1 of rank 0
+        assert np.allclose(w.as_array(), -0.5 * (2 * size + 2 * (size - 1) + 1) / 2), w.as_array()
+    for updated in (False, True):
+        a_pass(w, table, rank)
+        assert trainer.update() is updated
+    parallel.assert_in_sync(model)
+
+# all ranks end in the middle of an accumulation
+model, w, table, trainer = new(accumulate=4)
+with parallel.Join(trainer):
+    a_pass(w, table, rank)
+    assert not trainer.update()
+assert trainer.updates == 1 and np.allclose(w.as_array(), -0.5)
+
+# no batch anywhere; an exception passes through
+model, w, table, trainer = new()
+with parallel.Join(trainer):
+    pass
+assert trainer.updates == 0
+with pytest.raises(KeyError, match="mine"), parallel.Join(trainer):
+    raise KeyError("mine")
+
+# no_sync: gradients and weights add up
+for average, weight in (("mean", None), ("sum", None), ("weighted", 1.0 + rank)):
+    model, w, table, trainer = new(average=average)
+    with trainer.no_sync():
+        for _ in range(2):
+            a_pass(w, table, rank, 1.0 + rank)
+            assert trainer.update(weight) is False and not w.as_array().any()
+    a_pass(w, table, rank, 1.0 + rank)
+    assert trainer.update(weight) is True
+    scales = 1.0 + np.arange(size)
+    means = {"mean": scales.mean(), "sum": scales.sum(), "weighted": (scales**2).sum() / scales.sum()}
+    assert np.allclose(w.as_array(), -0.5 * 3 * means[average]), (average, w.as_array())
+
+# accumulate divides by k, whatever the average
+for average in ("mean", "sum"):
+    model, w, table, trainer = new(average=average, accumulate=3)
+    for i in range(3):
+        a_pass(w, table, rank)
+        assert trainer.update() is (i == 2)
+    assert np.allclose(w.as_array(), -0.5 * (size if average == "sum" else 1)), (average, w.as_array())
+
+# rank 0's trainer state is everybody's
+model = dy.ParameterCollection()
+w = model.add_parameters(3, name="w", init=1)
+inner = dy.AdamTrainer(model)
+for _ in range(2 * (rank == 0)):
+    dy.renew_cg()
+    dy.sum_elems(w).backward()
+    inner.update()
+trainer = parallel.DistributedTrainer(inner)
+assert trainer.updates == 2 and trainer.state()["m:/w"].any()
+dy.renew_cg()
+dy.sum_elems(w).backward()
+trainer.update()
+parallel.assert_in_sync(model)
+if size > 1:
+    other = dy.AdamTrainer(model) if rank else dy.SimpleSGDTrainer(model)
+    with pytest.raises(RuntimeError, match=r"all ranks must agree; \w+ with average='mean' here, \w+ with average='mean' on rank"):
+        parallel.DistributedTrainer(other)

