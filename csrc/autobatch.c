@@ -44,15 +44,25 @@ static uint64_t mix_dims(uint64_t h, const dn_dim *d) {
     return h;
 }
 
+/* Whether nodes like this one may differ in their number of steps. A single step is quicker as an ordinary group. */
+static int is_ragged(const dn_tape *t, const dn_node *node) {
+    return node->op->flags & DN_RAGGED && node->n_ints == 2 && node->dim.batch == 1 && t->ints[node->ints] > 1;
+}
+/* How many inputs count for the signature. */
+static int inputs_alike(const dn_tape *t, const dn_node *node) {
+    return is_ragged(t, node) ? node->n_args - t->ints[node->ints] : node->n_args;
+}
+
 /* What nodes must have in common to be members of one group, as a hash; 0: the node can be in no group. */
 static uint64_t hash(const dn_tape *t, const dn_node *node, int depth) {
     const int flags = node->op->flags, ints = whole_ints(node);
     if (!(flags & DN_BATCHES) || flags & (DN_VIEW | DN_LEAF | DN_RANDOM) || node->alone || !dn__elements(&node->dim)) return 0;
     if ((node->n_ints - ints) % node->dim.batch) return 0;
-    uint64_t h = mix((uint64_t)(uintptr_t)node->op, (uint64_t)(uint32_t)depth << 32 | (uint64_t)node->needs_grad << 31 | (uint32_t)node->n_args);
-    h = mix_dims(h, &node->dim);
-    int collected = 0;
-    for (int k = 0; k < node->n_args; k++) {
+    const int ragged = is_ragged(t, node), n = inputs_alike(t, node);
+    uint64_t h = mix((uint64_t)(uintptr_t)node->op, (uint64_t)(uint32_t)depth << 32 | (uint64_t)node->needs_grad << 31 | (uint32_t)n << 1 | (uint32_t)ragged);
+    if (!ragged) h = mix_dims(h, &node->dim);
+    int collected = ragged;
+    for (int k = 0; k < n; k++) {
         const int at = t->args[node->args + k];
         const dn_node *x = &t->nodes[at];
         if (must_be_shared(x, node, k)) {
@@ -64,7 +74,7 @@ static uint64_t hash(const dn_tape *t, const dn_node *node, int depth) {
             collected = 1;
         }
     }
-    for (int i = 0; i < ints; i++) h = mix(h, (uint64_t)(uint32_t)t->ints[node->ints + i]);
+    for (int i = ragged; i < ints; i++) h = mix(h, (uint64_t)(uint32_t)t->ints[node->ints + i]);
     h = mix(h, (uint64_t)ints_each(node));
     for (int i = 0; i < node->n_reals; i++) {
         uint64_t bits;
@@ -83,17 +93,17 @@ static int equal_dims(const dn_dim *a, const dn_dim *b) {
 
 /* Whether nodes of equal hash are alike indeed. */
 static int alike(const dn_tape *t, const dn_node *a, const dn_node *b) {
-    const int ints = whole_ints(a);
-    if (a->op != b->op || a->n_args != b->n_args || a->n_reals != b->n_reals || a->needs_grad != b->needs_grad || ints != whole_ints(b) || ints_each(a) != ints_each(b) ||
-        !equal_dims(&a->dim, &b->dim))
-        return 0;
-    for (int k = 0; k < a->n_args; k++) {
+    if (a->op != b->op || a->needs_grad != b->needs_grad || a->n_reals != b->n_reals) return 0;
+    const int ints = whole_ints(a), ragged = is_ragged(t, a), n = inputs_alike(t, a);
+    if (ragged != is_ragged(t, b) || n != inputs_alike(t, b) || ints != whole_ints(b) || ints_each(a) != ints_each(b)) return 0;
+    if (!ragged && !equal_dims(&a->dim, &b->dim)) return 0;
+    for (int k = 0; k < n; k++) {
         const int i = t->args[a->args + k], j = t->args[b->args + k];
         if (i == j) continue;
         const dn_node *x = &t->nodes[i], *y = &t->nodes[j];
         if (must_be_shared(x, a, k) || must_be_shared(y, b, k) || !equal_dims(&x->dim, &y->dim)) return 0;
     }
-    for (int i = 0; i < ints; i++)
+    for (int i = ragged; i < ints; i++)
         if (t->ints[a->ints + i] != t->ints[b->ints + i]) return 0;
     return !a->n_reals || !memcmp(t->reals + a->reals, t->reals + b->reals, (size_t)a->n_reals * sizeof *t->reals);
 }
@@ -264,12 +274,11 @@ static signature *next_signature(schedule *s) {
 static int take_group(schedule *s, signature *g) {
     dn_tape *t = s->t;
     const int first = t->n_members;
-    const int64_t size = t->nodes[g->node].dim.size;
     int64_t numbers = 0;
     int i = g->ready;
     for (; i >= 0 && numbers < MOST_NUMBERS; i = s->next_ready[i]) {
         t->members[t->n_members++] = s->first + i;
-        numbers += size * t->nodes[s->first + i].dim.batch;
+        numbers += (int64_t)dn__elements(&t->nodes[s->first + i].dim);
     }
     g->ready = i;
     if (i < 0) s->active[g->rank / 64] &= ~((uint64_t)1 << g->rank % 64);
@@ -281,6 +290,7 @@ static int take_group(schedule *s, signature *g) {
         const int group = dn__group_new(t);
         if (group < 0) return group;
         t->groups[group].n = n;
+        t->groups[group].ragged = (uint8_t)is_ragged(t, &t->nodes[g->node]);
         t->n_members = last;
         t->order[t->n_order++] = -1 - group;
     }

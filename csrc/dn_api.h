@@ -42,7 +42,8 @@ enum dn_sequence_option {
     DN_SEQUENCE_STATE = 1, DN_SEQUENCE_H_MASK = 2, DN_SEQUENCE_C_MASK = 4,    /* these inputs are there */
     DN_SEQUENCE_REVERSED = 8,   /* from the last position to the first */
     DN_SEQUENCE_BY_ELEMENT = 16,
-    DN_SEQUENCE_MASK = 32       /* the ints after the second are a mask */
+    DN_SEQUENCE_MASK = 32,      /* the ints after the second are a mask */
+    DN_SEQUENCE_EVERY_C = 256   /* with BY_ELEMENT: c of all positions follows, as h does, in place of the last h and c */
 };
 enum dn_sequence_form {
     DN_SEQUENCE_LIST = 0,           /* T inputs, k x batch each */
@@ -146,7 +147,8 @@ enum dn_op_flag {
     DN_JOINS = 64,    /* nodes that differ in the last input alone are computed as one, see csrc/join.h */
     DN_PARTS = 128,   /* has several outputs, blocks of (size x batch), read through `part` nodes */
     DN_INTS_EACH = 256,        /* each int belongs to a batch element, equally many to each, ... */
-    DN_INTS_AFTER_FIRST = 512  /* ... or each after the first: what merged nodes have is joined */
+    DN_INTS_AFTER_FIRST = 512, /* ... or each after the first: what merged nodes have is joined */
+    DN_RAGGED = 1024  /* the first int is T, the last T inputs are steps: nodes of any T are merged, as one node in the form DN_SEQUENCE_PACKED */
 };
 
 /* ---- graphs ------------------------------------------------------------------------------------------------------------------------ */
@@ -248,10 +250,16 @@ dn_param *dn_param_new(dn_root *, int nd, const int *d, int64_t row_count);
 int64_t dn_param_handle(dn_param *, int constant);
 dn_real *dn_param_values(dn_param *);    /* the storage itself; a table's rows follow one another */
 int64_t dn_param_size(dn_param *);
+/* The storage as it is, and the factor that the values are it times: not 1 for a table whose weight decay was not multiplied in yet. Reading by
+ * dn_param_values multiplies it in, which rounds; a checkpoint must not change what comes after it. */
+dn_real *dn_param_storage(dn_param *, double *factor);
+void dn_param_set_factor(dn_param *, double factor);   /* tables; of dense ones it is 1. Call dn_root_changed */
+/* A hash of the values as they are stored, and of the factor; nothing is changed. */
+uint64_t dn_param_checksum(dn_param *);
 void dn_param_set_updated(dn_param *, int updated);   /* 0 drops a pending gradient */
 int dn_param_updated(dn_param *);
 /* 1: what DyNet's numbers depend on. Parameters that are not updated gather gradients all the same, which count in the norm and are never
- * cleared; graphs copy the values of parameters, so that those computed before an update may be followed by backward after it. */
+ * cleared, and decay; graphs copy the values of parameters, so that those computed before an update may be followed by backward after it. */
 void dn_root_as_dynet(dn_root *, int on);
 /* Call after changing values from outside: a backward through values computed before is then an error. */
 void dn_root_changed(dn_root *);
@@ -270,6 +278,10 @@ void dn_param_scale_gradient(dn_param *, dn_real by);
 int64_t dn_lookup_touched(dn_param *, const int **rows, dn_real **block);
 /* Add n row gradients; -1 if a row is out of range or memory is short. */
 int dn_lookup_add(dn_param *, int64_t n, const int *rows, const dn_real *block);
+/* The union of two sets of rows of `width` numbers, each in rising order of row: rows that are in both are added up, a + b, others copied. out has
+ * room for all of a and b. Returns how many rows there are. */
+int64_t dn_merge_rows(int64_t width, int64_t n_a, const int *rows_a, const dn_real *a, int64_t n_b, const int *rows_b, const dn_real *b,
+                      int *rows_out, dn_real *out);
 
 /* Chunks: blocks that hold the dense parameters of a root, gradients at the same offsets as values. */
 int dn_root_chunks(dn_root *);

@@ -38,7 +38,7 @@ static const dn_real *block_of(const dn_tape *t, const dn_node *node, size_t *n)
     const dn_node *owner = node->op == dn_ops[DN_OP_part] ? &t->nodes[t->args[node->args]] : node;
     if (dn__grouped(t, owner)) {
         const dn_group *g = &t->groups[owner->group];
-        *n = (size_t)g->batch * (size_t)owner->dim.size;
+        *n = g->total;
         return g->value;
     }
     *n = dn__elements(&owner->dim);
@@ -56,20 +56,15 @@ static int find_gather(const dn_tape *t, const int32_t *sources, int n) {
     return -1;
 }
 
-/* Input k of all members side by side. */
-static int collect(dn_tape *t, int group, int k, dn_group_input *in) {
-    const dn_group *g = &t->groups[group];
-    const int32_t *members = members_of(t, g);
-    if (DN_GROW(t->sources, t->sources_capacity, t->n_sources + g->n)) return DN_ERROR_MEMORY;
-    int32_t *sources = t->sources + t->n_sources;
+/* sources[n_sources ...] side by side, `count` nodes. */
+static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
+    const int32_t *sources = t->sources + t->n_sources;
     int apart = 0, mirrored = 1;
     size_t total = 0;
-    const dn_real *first = t->nodes[input_of(t, members[0], k)].value, *expected = first;
-    for (int m = 0; m < g->n; m++) {
-        const int x = input_of(t, members[m], k);
-        const dn_node *node = &t->nodes[x];
+    const dn_real *first = t->nodes[sources[0]].value, *expected = first;
+    for (int m = 0; m < count; m++) {
+        const dn_node *node = &t->nodes[sources[m]];
         const size_t n = dn__elements(&node->dim);
-        sources[m] = x;
         apart |= node->value != expected;
         mirrored &= node->op == dn_ops[DN_OP_part] || (dn__grouped(t, node) && !(node->op->flags & DN_VIEW));
         expected = node->value + n;
@@ -86,7 +81,7 @@ static int collect(dn_tape *t, int group, int k, dn_group_input *in) {
             return 0;
         }
     }
-    in->gather = find_gather(t, sources, g->n);
+    in->gather = find_gather(t, sources, count);
     if (in->gather >= 0) {
         in->value = t->gathers[in->gather].value;
         t->counts.avoided++;
@@ -96,7 +91,7 @@ static int collect(dn_tape *t, int group, int k, dn_group_input *in) {
     if (apart) { /* kept as long as values: later groups and backward read it */
         dn_real *copy = dn__arena_take(&t->values, total * sizeof *copy), *to = copy;
         if (!copy) return DN_ERROR_MEMORY;
-        for (int m = 0; m < g->n; m++) {
+        for (int m = 0; m < count; m++) {
             const dn_node *node = &t->nodes[sources[m]];
             const size_t n = dn__elements(&node->dim);
             memcpy(to, node->value, n * sizeof *to);
@@ -108,23 +103,54 @@ static int collect(dn_tape *t, int group, int k, dn_group_input *in) {
         t->counts.avoided++;
     }
     in->gather = t->n_gathers++;
-    t->gathers[in->gather] = (dn_gather){.first = t->n_sources, .n = g->n, .next = t->nodes[sources[0]].gathers, .group = group,
+    t->gathers[in->gather] = (dn_gather){.first = t->n_sources, .n = count, .next = t->nodes[sources[0]].gathers, .group = group,
                                          .value = in->value, .total = total};
     t->nodes[sources[0]].gathers = in->gather;
-    t->n_sources += g->n;
+    t->n_sources += count;
     return 0;
+}
+
+/* Input k of all members side by side. */
+static int collect(dn_tape *t, int group, int k, dn_group_input *in) {
+    const dn_group *g = &t->groups[group];
+    const int32_t *members = members_of(t, g);
+    if (DN_GROW(t->sources, t->sources_capacity, t->n_sources + g->n)) return DN_ERROR_MEMORY;
+    for (int m = 0; m < g->n; m++) t->sources[t->n_sources + m] = input_of(t, members[m], k);
+    return lay_out(t, group, g->n, in);
+}
+
+/* The steps of all members, one after another: g->batch of them. */
+static int collect_steps(dn_tape *t, int group, dn_group_input *in) {
+    const dn_group *g = &t->groups[group];
+    const int32_t *members = members_of(t, g);
+    if (DN_GROW(t->sources, t->sources_capacity, t->n_sources + g->batch)) return DN_ERROR_MEMORY;
+    int32_t *to = t->sources + t->n_sources;
+    for (int m = 0; m < g->n; m++) {
+        const dn_node *member = &t->nodes[members[m]];
+        const int steps = t->ints[member->ints];
+        memcpy(to, t->args + member->args + member->n_args - steps, (size_t)steps * sizeof *to);
+        to += steps;
+    }
+    return lay_out(t, group, g->batch, in);
+}
+
+/* How many inputs the call has: of a ragged group the steps make one. */
+static int inputs_of(const dn_tape *t, const dn_group *g) {
+    const dn_node *node = leader_of(t, g);
+    return g->ragged ? node->n_args - t->ints[node->ints] + 1 : node->n_args;
 }
 
 /* Finds out what each input is. One is always collected: from it the op learns how many batch elements there are. */
 static int find_inputs(dn_tape *t, int group) {
     dn_group *g = &t->groups[group];
     const dn_node *node = leader_of(t, g);
-    if (DN_GROW(t->group_inputs, t->group_inputs_capacity, t->n_group_inputs + node->n_args)) return DN_ERROR_MEMORY;
+    const int n = inputs_of(t, g), each = n - g->ragged;
+    if (DN_GROW(t->group_inputs, t->group_inputs_capacity, t->n_group_inputs + n)) return DN_ERROR_MEMORY;
     g->inputs = t->n_group_inputs;
-    t->n_group_inputs += node->n_args;
+    t->n_group_inputs += n;
     dn_group_input *in = t->group_inputs + g->inputs;
     int collected = 0, last = -1;
-    for (int k = 0; k < node->n_args; k++) {
+    for (int k = 0; k < each; k++) {
         const int never = k < 8 && node->op->flags >> DN_SHARED_SHIFT & 1 << k;
         in[k].gather = DN_SHARED_INPUT;
         if (!never) last = k;
@@ -132,6 +158,7 @@ static int find_inputs(dn_tape *t, int group) {
         collected = 1;
         if (collect(t, group, k, &in[k])) return DN_ERROR_MEMORY;
     }
+    if (g->ragged) return collect_steps(t, group, &in[each]);
     return collected || last < 0 ? 0 : collect(t, group, last, &in[last]);
 }
 
@@ -154,27 +181,59 @@ static const int *joined_ints(dn_tape *t, const dn_group *g, int *count) {
     return all;
 }
 
+/* Of a ragged group: the greatest number of steps, options, the number of steps of each member. */
+static const int *packed_ints(dn_tape *t, const dn_group *g, int *count) {
+    const dn_node *node = leader_of(t, g);
+    const int32_t *members = members_of(t, g);
+    int *all = dn__arena_take(&t->scratch, (size_t)(g->n + 2) * sizeof *all);
+    if (!all) return NULL;
+    all[0] = 0;
+    all[1] = t->ints[node->ints + 1] | DN_SEQUENCE_PACKED | DN_SEQUENCE_BY_ELEMENT | DN_SEQUENCE_EVERY_C;
+    for (int m = 0; m < g->n; m++) {
+        all[2 + m] = t->ints[t->nodes[members[m]].ints];
+        if (all[2 + m] > all[0]) all[0] = all[2 + m];
+    }
+    *count = g->n + 2;
+    return all;
+}
+
 /* The call that stands for all members: the leader's, with the batch counts added up. */
 static int prepare(dn_tape *t, int group, dn_call *c, dn_dim *y_dim) {
     const dn_group *g = &t->groups[group];
     dn_node *node = leader_of(t, g);
     dn__prepare_call(t, node, c);
-    dn_dim *x_dims = dn__arena_take(&t->scratch, (size_t)node->n_args * sizeof *x_dims);
-    c->ints = joined_ints(t, g, &c->n_ints);
+    c->n = inputs_of(t, g);
+    dn_dim *x_dims = dn__arena_take(&t->scratch, (size_t)c->n * sizeof *x_dims);
+    c->ints = g->ragged ? packed_ints(t, g, &c->n_ints) : joined_ints(t, g, &c->n_ints);
     if (!x_dims || (!c->ints && c->n_ints)) return DN_ERROR_MEMORY;
     *y_dim = node->dim;
-    y_dim->batch = g->batch;
+    if (g->ragged) *y_dim = (dn_dim){.nd = 1, .batch = 1, .size = (int)g->total, .d = {(int)g->total}};
+    else y_dim->batch = g->batch;
     c->dim = y_dim;
     c->total = dn__elements(y_dim);
     c->group = group;
-    for (int k = 0; k < node->n_args; k++) {
+    for (int k = 0; k < c->n; k++) {
         const dn_group_input *in = &t->group_inputs[g->inputs + k];
         if (in->gather == DN_SHARED_INPUT) continue;
         x_dims[k] = *t->in[k].dim;
-        x_dims[k].batch = g->batch;
-        t->in[k] = (dn_in){&x_dims[k], in->value, g->batch == 1 ? 0 : (size_t)x_dims[k].size};
+        x_dims[k].batch = g->ragged && k < c->n - 1 ? g->n : g->batch;
+        t->in[k] = (dn_in){&x_dims[k], in->value, x_dims[k].batch == 1 ? 0 : (size_t)x_dims[k].size};
     }
     return 0;
+}
+
+/* What the op keeps from forward for backward, in numbers; of a ragged group it says so itself. */
+static size_t saved_of(dn_tape *t, const dn_group *g, const dn_call *c) {
+    const int32_t *members = members_of(t, g);
+    size_t saved = 0;
+    if (!g->ragged) {
+        for (int m = 0; m < g->n; m++) saved += t->nodes[members[m]].saved;
+        return saved;
+    }
+    dn_shape s = {.op = c->node->op->name, .n = c->n, .n_ints = c->n_ints, .n_reals = c->node->n_reals, .x = t->xdims, .ints = c->ints,
+                  .reals = c->reals, .parts = 1, .message = t->message};
+    for (int k = 0; k < c->n; k++) t->xdims[k] = c->x[k].dim;
+    return c->node->op->dims(&s) < 0 ? SIZE_MAX : s.saved;
 }
 
 /* ---- forward ------------------------------------------------------------------------------------------------------- */
@@ -183,19 +242,19 @@ int dn__group_forward(dn_tape *t, int group) {
     dn_group *g = &t->groups[group];
     const int32_t *members = members_of(t, g);
     const dn_node *node = leader_of(t, g);
-    size_t saved = 0;
     for (int m = 0; m < g->n; m++) {
         dn_node *member = &t->nodes[members[m]];
         member->group = group;
         member->column = g->batch;
-        g->batch += member->dim.batch;
-        saved += member->saved;
+        g->batch += g->ragged ? t->ints[member->ints] : member->dim.batch;
+        g->total += dn__elements(&member->dim);
     }
     dn_call c;
     dn_dim y_dim;
     if (find_inputs(t, group) || prepare(t, group, &c, &y_dim)) return dn__no_memory(t);
+    const size_t saved = saved_of(t, g, &c);
     size_t y_size = (c.total + ALIGN_NUMBERS - 1) & ~(size_t)(ALIGN_NUMBERS - 1);
-    dn_real *y = dn__arena_take(&t->values, (y_size + saved) * sizeof *y);
+    dn_real *y = saved > PTRDIFF_MAX / 16 ? NULL : dn__arena_take(&t->values, (y_size + saved) * sizeof *y);
     if (!y) return dn__no_memory(t);
     c.y = g->value = y;
     c.saved = g->saved = y + y_size;
@@ -203,7 +262,7 @@ int dn__group_forward(dn_tape *t, int group) {
         dn_node *member = &t->nodes[members[m]];
         member->grouped = t->values_made;
         member->failed = 0;
-        member->value = y + (size_t)member->column * (size_t)member->dim.size;
+        member->value = y + (size_t)member->column * (size_t)(g->ragged ? member->dim.size / member->parts : member->dim.size);
     }
     node->op->forward(&c);
     dn__arena_reset(&t->scratch, (dn_arena_mark){0});
@@ -218,18 +277,22 @@ dn_real *dn__part_address(dn_tape *t, const dn_node *owner, int offset, int grad
     const dn_group *g = &t->groups[owner->group];
     dn_real *base = gradient ? g->grads : g->value;
     size_t batch = (size_t)owner->dim.batch, size = (size_t)(owner->dim.size / owner->parts), block = batch ? (size_t)offset / (size * batch) : 0;
+    if (g->ragged) { /* h of all steps of all members, then c: of this member they begin at its column */
+        const size_t steps = (size_t)t->ints[owner->ints];
+        return base + (block / steps * (size_t)g->batch + (size_t)owner->column + block % steps) * size;
+    }
     return base + block * size * (size_t)g->batch + size * (size_t)owner->column;
 }
 
 /* ---- backward ------------------------------------------------------------------------------------------------------ */
 
 static dn_real *new_grads(dn_tape *t, dn_group *g) {
-    return g->grads = dn__arena_take(&t->grads, (size_t)g->batch * (size_t)leader_of(t, g)->dim.size * sizeof(dn_real));
+    return g->grads = dn__arena_take(&t->grads, g->total * sizeof(dn_real));
 }
 
 dn_real *dn__group_grads(dn_tape *t, int group) {
     dn_group *g = &t->groups[group];
-    if (!g->grads && new_grads(t, g)) dn__fill((size_t)g->batch * (size_t)leader_of(t, g)->dim.size, 0, g->grads);
+    if (!g->grads && new_grads(t, g)) dn__fill(g->total, 0, g->grads);
     return g->grads;
 }
 
@@ -334,7 +397,8 @@ void dn__group_backward(dn_tape *t, int group) {
     const dn_node *node = leader_of(t, g);
     if (g->grads && !(node->op->flags & DN_NO_GRAD)) call_backward(t, group);
     /* also where nothing came to this group: later users of its gathers may have got something */
-    for (int k = 0; k < node->n_args; k++) {
+    const int n = inputs_of(t, g);
+    for (int k = 0; k < n; k++) {
         const int at = t->group_inputs[g->inputs + k].gather;
         if (at >= 0 && t->gathers[at].group == group && t->gathers[at].grad) scatter(t, &t->gathers[at], g);
     }

@@ -144,7 +144,36 @@ dn_real *dn_param_values(dn_param *p) {
     pthread_mutex_unlock(&p->root->lock);
     return p->table;
 }
+dn_real *dn_param_storage(dn_param *p, double *factor) {
+    *factor = p->factor;
+    return p->rows ? p->table : p->root->chunks[p->chunk].values + p->offset;
+}
+void dn_param_set_factor(dn_param *p, double factor) {
+    if (p->rows) p->factor = factor;
+}
 int64_t dn_param_size(dn_param *p) { return p->row_size * (p->rows ? p->rows : 1); }
+/* Four lanes of multiply and shift, so that memory is the limit. The multiplier is the odd number nearest to 2^64 / golden ratio. */
+uint64_t dn_param_checksum(dn_param *p) {
+    enum { LANES = 4 };
+    const uint64_t by = 0x9e3779b97f4a7c15u;
+    uint64_t h[LANES] = {1, 2, 3, 4}, words[LANES];
+    pthread_mutex_lock(&p->root->lock);
+    const char *data = (const char *)(p->rows ? p->table : p->root->chunks[p->chunk].values + p->offset);
+    size_t bytes = (size_t)dn_param_size(p) * sizeof(dn_real);
+    for (size_t at = 0; at < bytes; at += sizeof words) {
+        size_t n = bytes - at < sizeof words ? bytes - at : sizeof words;
+        if (n < sizeof words) memset(words, 0, sizeof words);
+        memcpy(words, data + at, n);
+        for (int k = 0; k < LANES; k++) h[k] = (h[k] ^ words[k]) * by, h[k] ^= h[k] >> 29;
+    }
+    double factor = p->factor;
+    pthread_mutex_unlock(&p->root->lock);
+    memcpy(words, &factor, sizeof factor);
+    uint64_t result = words[0];
+    for (int k = 0; k < LANES; k++) result = (result ^ h[k]) * by, result ^= result >> 32;
+    return result;
+}
+
 int dn_param_updated(dn_param *p) { return p->updated; }
 int dn_param_empty(dn_param *p) { return p->empty; }
 int dn_param_chunk(dn_param *p) { return p->chunk; }
@@ -267,6 +296,21 @@ int dn_lookup_add(dn_param *p, int64_t n, const int *rows, const dn_real *block)
     }
     pthread_mutex_unlock(&p->root->lock);
     return error;
+}
+
+int64_t dn_merge_rows(int64_t width, int64_t n_a, const int *rows_a, const dn_real *a, int64_t n_b, const int *rows_b, const dn_real *b,
+                      int *rows_out, dn_real *out) {
+    int64_t i = 0, j = 0, n = 0;
+    size_t bytes = (size_t)width * sizeof *out;
+    for (; i < n_a || j < n_b; n++, out += width) {
+        int from_a = i < n_a && (j == n_b || rows_a[i] <= rows_b[j]), from_b = j < n_b && (i == n_a || rows_b[j] <= rows_a[i]);
+        rows_out[n] = from_a ? rows_a[i] : rows_b[j];
+        if (from_a && from_b) dn__add((size_t)width, a + i * width, b + j * width, out);
+        else memcpy(out, from_a ? a + i * width : b + j * width, bytes);
+        i += from_a;
+        j += from_b;
+    }
+    return n;
 }
 
 static int move_gradients(dn_chunk *c, dn_real *memory) {

@@ -9,11 +9,15 @@ static int is_row(const dn_node *x, const dn_node *like) {
     return (x->op == dn_ops[DN_OP_lookup] || x->op == dn_ops[DN_OP_lookup_batch]) && x->param == like->param && x->constant == like->constant;
 }
 
-/* member m of the group that the call of `node` stands for; NULL: there is none */
-static const dn_node *member_of(const dn_tape *t, const dn_node *node, int m) {
-    if (!dn__grouped(t, node)) return m ? NULL : node;
-    const dn_group *g = &t->groups[node->group];
-    return m < g->n ? &t->nodes[t->members[g->first + m]] : NULL;
+/* The nodes that input k of a call stands for: one, or those that were gathered for a group. 0: there is no list of them. */
+static int sources_of(const dn_tape *t, int node, int group, int k, const int32_t **sources) {
+    *sources = t->args + t->nodes[node].args + k;
+    if (group < 0) return 1;
+    const int gather = t->group_inputs[t->groups[group].inputs + k].gather;
+    if (gather == DN_SHARED_INPUT) return 1;
+    if (gather == DN_MIRRORED) return 0; /* rows of a table have no group or owner */
+    *sources = t->sources + t->gathers[gather].first;
+    return t->gathers[gather].n;
 }
 
 int dn__table_rows(const dn_call *c, int first, int n, int room, int *rows) {
@@ -22,13 +26,12 @@ int dn__table_rows(const dn_call *c, int first, int n, int room, int *rows) {
     int count = c->x[first].dim->batch, at = 0;
     if (!is_row(like, like)) return 0;
     for (int k = first; k < first + n; k++) {
-        if (c->x[k].dim->batch != count) return 0;
-        const dn_node *member;
-        for (int m = 0; (member = member_of(t, c->node, m)); m++) {
-            const dn_node *x = input_of(t, member, k);
+        const int32_t *sources;
+        const int n_sources = sources_of(t, (int)(c->node - t->nodes), c->group, k, &sources);
+        for (int m = 0; m < n_sources; m++) {
+            const dn_node *x = &t->nodes[sources[m]];
             if (!is_row(x, like) || at + x->n_ints > room) return 0;
             for (int i = 0; i < x->n_ints; i++) rows[at++] = t->ints[x->ints + i];
-            if (at == count * (k - first + 1)) break; /* an input that all members share */
         }
         if (at != count * (k - first + 1)) return 0;
     }
@@ -41,7 +44,7 @@ int dn__table_rows(const dn_call *c, int first, int n, int room, int *rows) {
 struct dn_late {
     struct dn_late *next;
     int32_t values_made;    /* the tape's, then */
-    int leader, first, n, count;
+    int node, group, first, n, count;
     dn_row_products products;
 };
 
@@ -58,7 +61,7 @@ void dn__rows_gradient(dn_call *c, int first, int n, int count, int n_rows, cons
         else t->out_of_memory = 1;
     }
     if (t->out_of_memory) return;
-    *late = (struct dn_late){t->late, t->values_made, (int)(c->node - t->nodes), first, n, count, *m};
+    *late = (struct dn_late){t->late, t->values_made, (int)(c->node - t->nodes), c->group, first, n, count, *m};
     t->late = late;
 }
 
@@ -66,16 +69,14 @@ void dn__rows_gradient(dn_call *c, int first, int n, int count, int n_rows, cons
 static void add_late(const dn_tape *t, const struct dn_late *late, int i, dn_real *out) {
     const dn_row_products *m = &late->products;
     for (int k = 0; k < late->n; k++) {
-        int at = late->count * k;
-        const dn_node *member;
-        for (int i_member = 0; (member = member_of(t, &t->nodes[late->leader], i_member)); i_member++) {
-            const dn_node *x = input_of(t, member, late->first + k);
+        const int32_t *sources;
+        const int n_sources = sources_of(t, late->node, late->group, late->first + k, &sources);
+        for (int l = 0, at = late->count * k; l < n_sources; at += t->nodes[sources[l++]].n_ints) {
+            const dn_node *x = &t->nodes[sources[l]];
             for (int b = 0; x == &t->nodes[i] && b < x->n_ints; b++)
                 for (int j = 0; m->column[at + b] >= 0 && j < m->m; j++)
                     dn__mm_dx(m->rows[j], m->k, 1, m->w[j], m->rows[j], m->dy[j] + (size_t)m->column[at + b] * (size_t)m->rows[j], m->rows[j], 1,
                               out + (size_t)b * (size_t)m->k, m->k);
-            at += x->n_ints;
-            if (at == late->count * (k + 1)) break;
         }
     }
 }

@@ -41,9 +41,11 @@ typedef struct dn_group {
     int32_t first, n;
     int32_t batch;                  /* of all members together */
     int32_t inputs;                 /* tape->group_inputs[inputs + k] */
+    uint8_t ragged;                 /* of DN_RAGGED nodes: computed as one in the packed form; `batch` is the number of steps of all */
     uint8_t joined;                 /* made by join.c: the members were computed out of their order */
     uint8_t weights;                /* in this backward a member has got products of a weight gradient */
     dn_real *value, *saved, *grads; /* of all members; grads NULL: nothing has come yet */
+    size_t total;                   /* numbers of `value` */
 } dn_group;
 /* gather: an index; DN_SHARED_INPUT: one node for all; DN_MIRRORED: `source` and its neighbours in the memory of one group or owner, where
  * their gradients lie as their values do. */

@@ -203,6 +203,17 @@ static int update_table(dn_trainer *t, const dn_step *s, dn_param *p) {
     return 0;
 }
 
+/* DyNet's decay, which spares nothing. */
+static void decay_frozen(const dn_trainer *t, dn_param *p) {
+    dn_real *values = p->rows ? NULL : t->root->chunks[p->chunk].values + p->offset;
+    if (values) {
+        dn__affine((size_t)p->row_size, (dn_real)t->set.decay, 0, values, values);
+        return;
+    }
+    p->factor *= t->set.decay;
+    if (p->factor < SMALLEST_FACTOR) dn__param_settle(p);
+}
+
 /* A dense parameter without a gradient is updated with zero, as in DyNet: its moments go on to move it. Rows of tables without one are left
  * alone; with dense updates, all rows move. Frozen parameters are never touched. */
 static int takes_part(const dn_trainer *t, const dn_param *p) {
@@ -219,6 +230,7 @@ static int update(dn_trainer *t, const dn_step *s, int n, dn_param *const *param
         if (takes_part(t, params[i])) error = prepare(t, params[i]);
     for (int i = 0; i < n && !error; i++) {
         dn_param *p = params[i];
+        if (!p->updated && t->root->as_dynet && t->set.decay != 1) decay_frozen(t, p);
         if (!takes_part(t, p)) continue;
         if (p->rows) {
             error = update_table(t, s, p);

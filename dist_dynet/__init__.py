@@ -14,6 +14,7 @@ from . import ops, schedules
 from ._random import reset_random_seed
 from ._random_state import random_state, set_random_state
 from ._version import __version__
+from .batching import AutobatchStats, autobatch_stats
 from .checking import GradientCheckError, check_gradient
 from .graph import (
     ComputationGraph,
@@ -42,6 +43,7 @@ from .trainers import *  # noqa: F403
 from .trainers import __all__ as _trainers
 
 __all__ = [
+    "AutobatchStats",
     "ComputationGraph",
     "Expression",
     "GradientCheckError",
@@ -49,6 +51,7 @@ __all__ = [
     "NonFiniteError",
     "Tensor",
     "__version__",
+    "autobatch_stats",
     "cg",
     "cg_checkpoint",
     "cg_revert",

@@ -63,11 +63,21 @@ def _load_blas() -> str:
             continue
         lib.dn_set_blas(*(ffi.cast("void *", ctypes.cast(f, ctypes.c_void_p).value) for f in functions))
         _limit_threads(library, prefix)
+        _blas["kernels"] = f"{Path(path).name} {_core_name(library, prefix)}".rstrip()
         return path
     if os.environ.get("DIST_DYNET_BLAS", "none") != "none":
         raise ImportError(f"DIST_DYNET_BLAS={os.environ['DIST_DYNET_BLAS']}: not a BLAS library with cblas functions.")
     lib.dn_set_blas(NULL, NULL, NULL)
     return "none (plain C)"
+
+
+def _core_name(library: Any, prefix: str) -> str:
+    """The processor for which OpenBLAS has chosen its kernels; they give other roundings on another."""
+    name = getattr(library, f"{prefix.removesuffix('cblas_')}openblas_get_corename", None)
+    if name is None:
+        return ""
+    name.restype = ctypes.c_char_p
+    return str(name().decode())
 
 
 def _limit_threads(library: Any, prefix: str) -> None:
@@ -79,7 +89,10 @@ def _limit_threads(library: Any, prefix: str) -> None:
             setter(threads)
 
 
+_blas = {"kernels": "plain C"}
 BLAS = _load_blas()
+BLAS_KERNELS = _blas["kernels"]
+"""What decides how BLAS rounds: the library and the kernels that it has chosen for this processor."""
 SIMD: str = ffi.string(lib.dn_simd_level()).decode()
 
 # ---- operations ----------------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from . import _random
 from ._ffi import DIM, DTYPE, GRAPH_SHIFT, NULL, fail, fail_in, ffi, lib, nodes, pointer, read
+from .batching import strategy
 from .tensor import Tensor
 
 NO_GRAPH: int = lib.DN_ERROR_NO_GRAPH
@@ -36,7 +37,7 @@ class ComputationGraph:
     True
     """
 
-    __slots__ = ("__weakref__", "_kept", "_samples", "_thread", "number")
+    __slots__ = ("__weakref__", "_kept", "_samples", "_stream", "_thread", "number")
 
     def __init__(self, _token: object = None) -> None:
         if _token is not _token_of_this_module:
@@ -47,18 +48,30 @@ class ComputationGraph:
         self._kept: dict[Any, int] = {}
         _graphs[self.number] = self
         weakref.finalize(self, _free, self.number, self._kept)
-        lib.dn_graph_autobatch(self.number, lib.DN_AUTOBATCH_AGENDA if _defaults.autobatch else 0)
+        lib.dn_graph_autobatch(self.number, _defaults.autobatch)
         self._thread = _random.new_thread()
+        self._stream: int | None = None
         self._seed()
         _random.on_reset(self)
 
     def __reduce__(self) -> Any:
         raise TypeError("ComputationGraph: cannot be copied or pickled. Each thread and process has a graph of its own: cg().")
 
+    def _key(self) -> tuple[int, int]:
+        seed, stream = _random.key(self._thread)
+        return seed, stream if self._stream is None else self._stream
+
     def _seed(self) -> None:
-        lib.dn_graph_seed(self.number, *_random.key(self._thread))
+        lib.dn_graph_seed(self.number, *self._key())
         lib.dn_graph_generator(self.number, _random.node_generator(self._thread))
         self._samples = 0
+
+    def _draw_from(self, stream: int | None, counter: int) -> None:
+        """From now on draws have this stream, of a micro-batch, and counters from this one on; None: the stream of rank and thread."""
+        self._stream = stream
+        self._seed()
+        self._samples = counter
+        lib.dn_graph_set_counter(self.number, counter)
 
     def uniform(self, n: int) -> NDArray[np.float64]:
         """Numbers drawn evenly from (0, 1), for sampling from values outside of the graph; new ones at each call."""
@@ -67,7 +80,7 @@ class ComputationGraph:
         if generator != NULL:
             lib.dn_rng_uniform(generator, n, 0, 1, ffi.from_buffer("float *", out) if n else NULL)
             return out.astype(np.float64)
-        seed, stream = _random.key(self._thread)
+        seed, stream = self._key()
         # Draws of nodes have counters and node numbers far below these.
         draw = ffi.new("dn_draw *", {"seed": seed, "stream": stream, "counter": (1 << 63) + self._samples, "node": (1 << 32) - 1})
         self._samples += 1
@@ -79,13 +92,11 @@ class ComputationGraph:
             fail_in(self.number, code)
 
     def renew(
-        self, immediate_compute: bool = False, check_validity: bool = False, autobatching: bool | None = None
+        self, immediate_compute: bool = False, check_validity: bool = False, autobatching: bool | int | None = None
     ) -> ComputationGraph:
         """As renew_cg()."""
-        if autobatching is None:
-            autobatching = _defaults.autobatch
-        strategy = lib.DN_AUTOBATCH_AGENDA if autobatching else 0
-        self._check(lib.dn_graph_renew(self.number, immediate_compute, check_validity, strategy))
+        number = _defaults.autobatch if autobatching is None else strategy(autobatching, "renew_cg: autobatching")
+        self._check(lib.dn_graph_renew(self.number, immediate_compute, check_validity, number))
         _let_go(self._kept)
         return self
 
@@ -164,17 +175,17 @@ _numbers = itertools.count()
 
 
 class _Defaults:
-    autobatch = False
+    autobatch = 0
 
 
 _defaults = _Defaults()
 
 
-def set_default_autobatch(on: bool) -> None:
-    """Whether graphs batch when renew_cg() does not say; counts from the next renewal."""
-    _defaults.autobatch = bool(on)
+def set_default_autobatch(number: int) -> None:
+    """How graphs batch when renew_cg() does not say: a strategy's number. Counts from the next renewal."""
+    _defaults.autobatch = number
     for graph in list(_graphs.values()):
-        lib.dn_graph_autobatch(graph.number, lib.DN_AUTOBATCH_AGENDA if on else 0)
+        lib.dn_graph_autobatch(graph.number, number)
 
 
 def kept(number: int) -> Any:
@@ -219,14 +230,18 @@ def cg() -> ComputationGraph:
 
 
 def renew_cg(
-    immediate_compute: bool = False, check_validity: bool = False, autobatching: bool | None = None
+    immediate_compute: bool = False, check_validity: bool = False, autobatching: bool | int | None = None
 ) -> ComputationGraph:
     """Starts a new graph; expressions of the old one become stale. Memory is kept and used again.
 
     Args:
         immediate_compute: compute each node when it is made, so that errors show at its line.
         check_validity: with immediate_compute, raise RuntimeError when a value is NaN or infinite.
-        autobatching: compute like nodes together; the same values and gradients, to rounding. None: as init(autobatch=...) says.
+        autobatching: compute like nodes together; the same values and gradients, to rounding. False or 0: no; 1: by depth; 2: by agenda;
+            True or 3: by agenda where that promises to be faster; None: as init(autobatch=...) says.
+
+    Raises:
+        ValueError: autobatching is none of these.
 
     >>> import dist_dynet as dy
     >>> before = dy.cg_version()

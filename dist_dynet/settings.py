@@ -10,10 +10,11 @@ from __future__ import annotations
 import operator
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from . import _random
+from .batching import strategy
 from .graph import Expression, set_default_autobatch
 from .ops.gradients import nobackprop
 from .params.collection import check_weight_decay, set_default_weight_decay, use_dynet_order
@@ -42,6 +43,15 @@ ERRMSG = "dist_dynet computes on CPUs; there is no GPU support."
 """What DyNet's programs print when HAVE_CUDA is missing."""
 
 _CONF = None
+
+_said: set[str] = set()
+
+
+def say(what: str, text: str) -> None:
+    """A notice on stderr, once for each `what`."""
+    if what not in _said:
+        _said.add(what)
+        print(f"dist_dynet: {text}", file=sys.stderr)
 
 
 def _flag(value: Any, what: str) -> bool:
@@ -105,7 +115,7 @@ def init(
     Args:
         shared_parameters: accepted for DyNet's sake; has no effect.
         random_seed: as reset_random_seed(); 0 leaves the seed as it is, which was drawn at random when the process began.
-        autobatch: what renew_cg() does when it is not told: batch like nodes (True), or not (False, as at the start).
+        autobatch: what renew_cg() does when it is not told, in the same terms; 0 (no batching) at the start.
         weight_decay: what new collections begin with; see ParameterCollection.set_weight_decay().
         mem: accepted for DyNet's sake; memory is taken as it is needed.
         profiling: accepted for DyNet's sake; has no effect.
@@ -151,13 +161,18 @@ class DynetParams:
     """
 
     def __init__(self) -> None:
-        self._seed = 0
-        self._autobatch: bool | None = None
-        self._weight_decay: float | None = None
-        self._rng: str | None = None
+        self._values: dict[str, Any] = {}
+
+    def given(self) -> dict[str, Any]:
+        """The settings that were set, by name: rng, seed, autobatch, weight_decay."""
+        return dict(self._values)
+
+    def put(self, settings: Mapping[str, Any]) -> None:
+        """Takes what given() gave."""
+        self._values.update(settings)
 
     def from_args(self, shared_parameters: Any = None) -> None:
-        """Takes the --dynet-* options of sys.argv, which stays as it is: --dynet-seed N, --dynet-autobatch 0/1, --dynet-weight-decay X.
+        """Takes the --dynet-* options of sys.argv, which stays as it is: --dynet-seed N, --dynet-autobatch 0/1/2/3, --dynet-weight-decay X.
 
         --dynet-mem and --dynet-profiling are accepted and ignored. `-` and `_` are the same, and so are `--dynet-seed 1` and `--dynet-seed=1`.
 
@@ -178,7 +193,7 @@ class DynetParams:
                 continue
             setter = self._options().get(name)
             if setter is None:
-                print(f"dist_dynet: the option {option} is not known and has no effect.", file=sys.stderr)
+                say(option, f"the option {option} is not known and has no effect.")
                 continue
             if not given and i + 1 == len(arguments):
                 raise ValueError(f"{option}: needs a value.")
@@ -204,14 +219,15 @@ class DynetParams:
 
     def init(self) -> None:
         """Puts the settings in force. May be called again."""
-        if self._rng is not None:
-            use_dynet_order(self._rng == "dynet")
-        if self._seed:
-            _random.reset_random_seed(self._seed)
-        if self._autobatch is not None:
-            set_default_autobatch(self._autobatch)
-        if self._weight_decay is not None:
-            set_default_weight_decay(self._weight_decay)
+        put_in_force: dict[str, Callable[[Any], None]] = {
+            "rng": lambda rng: use_dynet_order(rng == "dynet"),
+            "seed": lambda seed: _random.reset_random_seed(seed) if seed else None,
+            "autobatch": set_default_autobatch,
+            "weight_decay": set_default_weight_decay,
+        }
+        for name, put in put_in_force.items():
+            if name in self._values:
+                put(self._values[name])
 
     def set_mem(self, mem: int | str, what: str = "set_mem") -> None:
         """Accepted and ignored: memory is taken as it is needed."""
@@ -219,17 +235,17 @@ class DynetParams:
 
     def set_random_seed(self, random_seed: int, what: str = "set_random_seed") -> None:
         """0: the seed stays as it is."""
-        self._seed = _whole(random_seed, what)
+        self._values["seed"] = _whole(random_seed, what)
 
     def set_rng(self, rng: str, what: str = "set_rng") -> None:
         """Which random numbers: "keyed" or "dynet", see init()."""
         if rng not in ("keyed", "dynet"):
             raise ValueError(f"{what}: takes 'keyed' or 'dynet'; got {rng!r}.")
-        self._rng = rng
+        self._values["rng"] = rng
 
     def set_autobatch(self, autobatch: bool | int, what: str = "set_autobatch") -> None:
-        """Whether renew_cg() batches when it is not told."""
-        self._autobatch = _flag(autobatch, what)
+        """How renew_cg() batches when it is not told: as its argument `autobatching`."""
+        self._values["autobatch"] = strategy(autobatch, what)
 
     def set_profiling(self, profiling: int, what: str = "set_profiling") -> None:
         """Accepted and ignored."""
@@ -237,7 +253,7 @@ class DynetParams:
 
     def set_weight_decay(self, weight_decay: float, what: str = "set_weight_decay") -> None:
         """What new collections begin with."""
-        self._weight_decay = _decay(weight_decay, what)
+        self._values["weight_decay"] = _decay(weight_decay, what)
 
     def set_shared_parameters(self, shared_parameters: Any) -> None:
         """Accepted and ignored."""
@@ -316,7 +332,6 @@ def to_device(e: Expression, device_str: str) -> Expression:
 
 # ---- parameters as expressions -----------------------------------------------------------------------------------------------------------
 
-_said: set[str] = set()
 
 
 def parameter(*args: Any) -> Any:
@@ -327,9 +342,7 @@ def parameter(*args: Any) -> Any:
     >>> dy.parameter(W) is W
     True
     """
-    if "parameter" not in _said:
-        _said.add("parameter")
-        print("dist_dynet: parameter(...) is deprecated: parameters are expressions by themselves. Leave it out.", file=sys.stderr)
+    say("parameter", "parameter(...) is deprecated: parameters are expressions by themselves. Leave it out.")
     return args[0] if len(args) == 1 else args
 
 
@@ -427,7 +440,12 @@ def _unsigned(value: int) -> int:
 # ---- the environment -------------------------------------------------------------------------------------------------------------------
 
 
-def _from_environment() -> None:
+def from_environment() -> DynetParams:
+    """What the DIST_DYNET_* variables say.
+
+    Raises:
+        ImportError: one has a value that makes no sense.
+    """
     params = DynetParams()
     setters: dict[str, Callable[[Any, str], None]] = {
         "DIST_DYNET_SEED": params.set_random_seed,
@@ -442,7 +460,7 @@ def _from_environment() -> None:
                 setter(value, name)
             except ValueError as error:
                 raise ImportError(str(error)) from None
-    params.init()
+    return params
 
 
-_from_environment()
+from_environment().init()

@@ -6,6 +6,7 @@ one process and for many:
     python examples/tagger.py                    # one core
     mpirun -n 2 python examples/tagger.py        # two: each batch of 32 sentences is divided over the ranks
     python examples/tagger.py --quick            # one epoch on 4,000 sentences
+    python examples/tagger.py --checkpoint runs/checkpoints    # goes on from there when it is started again after a kill
 
 What makes it parallel are the lines that say `parallel`; with one process they change nothing. The number of ranks
 does not change what is learned: with --dropout 0 the losses of all updates agree to rounding.
@@ -169,15 +170,26 @@ def accuracy(tagger, sentences):
 
 
 class Metrics:
-    """A file of JSON objects, one per line, written by rank 0 only."""
+    """A file of JSON objects, one per line, written by rank 0 only. As part of a checkpoint it goes back to its length of then."""
 
     def __init__(self, path):
-        self.file = path.open("w", encoding="utf-8") if parallel.is_main() else None
+        self.file = path.open("ab") if parallel.is_main() else None
+        self.length = 0  # in bytes; what lies beyond is of a run of before
 
     def write(self, **values):
         """Append one object."""
         if self.file:
-            print(json.dumps(values), file=self.file, flush=True)
+            self.file.truncate(self.length)
+            self.length += self.file.write(f"{json.dumps(values)}\n".encode())
+            self.file.flush()
+
+    def state(self):
+        """For a checkpoint."""
+        return {"length": self.length}
+
+    def load_state(self, state):
+        """Go back to a state()."""
+        self.length = state["length"]
 
 
 def number_of_words(sentence):
@@ -185,12 +197,11 @@ def number_of_words(sentence):
     return len(sentence.words)
 
 
-def train_epoch(tagger, trainer, sentences, args, epoch, metrics, updates):
-    """One pass over the training sentences; returns (mean loss of a word, words per second over all ranks)."""
-    start, loss_sum, words = time.perf_counter(), 0.0, 0
-    bar = tqdm(total=len(sentences), desc=f"epoch {epoch}", disable=None if parallel.is_main() else True)
-    # Of each batch of sentences every rank gets about the same number of words.
-    for batch in parallel.shard(sentences, batch_size=args.batch_size, seed=args.seed, epoch=epoch, cost=number_of_words):
+def train_epoch(tagger, trainer, batches, args, metrics, record):
+    """One pass over the training sentences, or the rest of it; returns (mean loss of a word, words per second over all ranks)."""
+    start, epoch, words_now = time.perf_counter(), batches.epoch, 0
+    bar = tqdm(total=len(batches), initial=batches.position, desc=f"epoch {epoch}", disable=None if parallel.is_main() else True)
+    for batch in batches:
         mine = np.zeros(3)  # of this rank: summed loss, sentences, words
         if batch:  # a rank may be left without sentences at the end of an epoch
             loss = tagger.loss(batch, args.seed, epoch)
@@ -198,11 +209,13 @@ def train_epoch(tagger, trainer, sentences, args, epoch, metrics, updates):
             loss.backward()
         trainer.update()
         total = parallel.all_reduce(mine, "sum")
-        metrics.write(update=next(updates), epoch=epoch, loss=total[0] / total[1])
-        loss_sum, words = loss_sum + total[0], words + total[2]
-        bar.update(int(total[1]))
+        metrics.write(update=trainer.updates, epoch=epoch, loss=total[0] / total[1])
+        record["loss"], record["words"], words_now = record["loss"] + total[0], record["words"] + total[2], words_now + total[2]
+        bar.update()
     bar.close()
-    return loss_sum / words, words / (time.perf_counter() - start)
+    mean_loss = record["loss"] / record["words"]
+    record["loss"] = record["words"] = 0.0
+    return mean_loss, words_now / (time.perf_counter() - start)
 
 
 def plot_curve(history, path):
@@ -242,6 +255,8 @@ def parse_arguments():
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--limit", type=int, help="read only so many sentences of each file")
+    parser.add_argument("--checkpoint", type=Path, help="folder of checkpoints, to go on from and to save to")
+    parser.add_argument("--checkpoint-every", type=int, default=200, help="updates")
     parser.add_argument("--quick", action="store_true", help="one epoch, at most 4,000 sentences of each file")
     args = parser.parse_args()
     if args.quick:
@@ -267,15 +282,25 @@ def main():
     tagger = Tagger(model, vocabulary, args.dims, args.dropout)
     trainer = parallel.DistributedTrainer(dy.AdamTrainer(model, alpha=args.learning_rate))
 
-    history, best, updates = [], -1.0, itertools.count(1)
-    for epoch in range(1, args.epochs + 1):
-        loss, speed = train_epoch(tagger, trainer, train, args, epoch, metrics, updates)
+    # Of each batch of sentences every rank gets about the same number of words.
+    batches = parallel.shard(train, args.batch_size, seed=args.seed, epoch=1, cost=number_of_words)
+    record = {"history": [], "best": -1.0, "loss": 0.0, "words": 0.0}  # of the whole run, and the sums of the present epoch
+    if args.checkpoint:
+        checkpointer = parallel.Checkpointer(args.checkpoint, model, trainer, batches, every=args.checkpoint_every)
+        checkpointer.extra = record
+        checkpointer.add("metrics", metrics)
+        if checkpointer.resume() and parallel.is_main():
+            print(f"goes on after update {checkpointer.step}", flush=True)
+        record = checkpointer.extra
+
+    for epoch in range(batches.epoch, args.epochs + 1):
+        loss, speed = train_epoch(tagger, trainer, batches, args, metrics, record)
         dev_accuracy = accuracy(tagger, dev)
-        if dev_accuracy > best:  # the same on every rank
-            best = dev_accuracy
+        if dev_accuracy > record["best"]:  # the same on every rank
+            record["best"] = dev_accuracy
             model.save(model_file)
-        history.append({"epoch": epoch, "train_loss": loss, "dev_accuracy": dev_accuracy, "words_per_second": speed})
-        metrics.write(**history[-1])
+        record["history"].append({"epoch": epoch, "train_loss": loss, "dev_accuracy": dev_accuracy, "words_per_second": speed})
+        metrics.write(**record["history"][-1])
         if parallel.is_main():
             print(f"epoch {epoch}: loss {loss:.4f}, dev accuracy {dev_accuracy:.4f}, {speed:,.0f} words/s", flush=True)
 
@@ -284,7 +309,7 @@ def main():
     test_accuracy = accuracy(tagger, test)
     metrics.write(test_accuracy=test_accuracy)
     if parallel.is_main():
-        plot_curve(history, args.output / "curve.png")
+        plot_curve(record["history"], args.output / "curve.png")
         print(f"test accuracy {test_accuracy:.4f}")
 
 

@@ -6,6 +6,7 @@
 What is about to run is written to LOG first, so that a crash can be told. Any exception but the usual ones ends the program with status 1.
 """
 
+import functools
 import inspect
 import random
 import resource
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 import dist_dynet as dy
 
-ALLOWED = (TypeError, ValueError, IndexError, AssertionError, RuntimeError, OverflowError, MemoryError, DeprecationWarning)
+ALLOWED = (TypeError, ValueError, IndexError, AssertionError, RuntimeError, OverflowError, MemoryError, DeprecationWarning, OSError)
 MEMORY = 3 << 30
 LOG = None
 
@@ -88,6 +89,20 @@ def nonsense(rng):
     ]  # fmt: skip
 
 
+def blocks(m):
+    """One of each builder and block that is not among the objects by name."""
+    recurrent = [dy.SimpleRNNBuilder, dy.GRUBuilder, dy.CompactVanillaLSTMBuilder, dy.CoupledLSTMBuilder, dy.FastLSTMBuilder, dy.SparseLSTMBuilder]
+    return [
+        *[builder(1, 2, 2, m) for builder in recurrent],
+        dy.ChildSumTreeLSTMBuilder(2, 2, m), dy.BinaryTreeLSTMBuilder(2, 2, m), dy.NaryTreeLSTMBuilder(3, 2, 2, m), dy.StackLSTM(1, 2, 2, m),
+        dy.CRF(m, ["a", "b", "c"], [("a", "b")]), dy.StandardSoftmaxBuilder(2, 3, m), dy.SampledSoftmax(2, 3, m, 2),
+        dy.NoiseContrastiveEstimation(2, 3, m, 2), dy.ClassFactoredSoftmaxBuilder.from_spec((2, [("x", [0, 2]), ("y", [1])], 3, True), m),
+        dy.HierarchicalSoftmaxBuilder.from_spec((2, [(["x"], [0, 2]), (["y", "z"], [1])], 3, True), m),
+        dy.Linear(2, 3, m), dy.MLP([2, 3, 2], m), dy.LayerNorm(2, m), dy.AdditiveAttention(2, 2, 2, m), dy.DotAttention(2, 2, 2, m),
+        dy.MultiHeadAttention(2, 2, m),
+    ]  # fmt: skip
+
+
 def targets(rng):
     """(name, function) of everything public, bound to sensible objects."""
     m = dy.ParameterCollection()
@@ -99,10 +114,15 @@ def targets(rng):
         "sgd": dy.SimpleSGDTrainer(m), "adam": dy.AdamTrainer(m), "lstm": dy.VanillaLSTMBuilder(2, 2, 2, m),
         "state": dy.VanillaLSTMBuilder(1, 2, 2, m).initial_state(), "birnn": dy.BiRNNBuilder(1, 2, 2, m, dy.VanillaLSTMBuilder),
     }  # fmt: skip
+    objects |= {type(b).__name__: b for b in blocks(m)}
+    tree, stack, crf = dy.ChildSumTreeLSTMBuilder(2, 2, m), dy.StackLSTM(1, 2, 2, m), dy.CRF(m, 3)
+    objects |= {"tree state": tree.node(dy.zeros(2)), "stack state": stack.empty().push(dy.zeros(2)), "sampler": dy.Sampler(4)}
+    for name in ("neg_log_likelihood", "score", "log_partition", "viterbi", "decode"):  # nonsense, but for the emissions
+        yield f"crf.{name} of emissions", functools.partial(getattr(crf, name), dy.zeros((3, 2)))
     for name in sorted(dy.__all__):
         if name not in SKIPPED and callable(getattr(dy, name)) and not inspect.isabstract(getattr(dy, name)):
             yield name, getattr(dy, name)
-    operators = [f"__{o}__" for o in ["add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "neg", "getitem", "matmul"]]
+    operators = [f"__{o}__" for o in ["add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "neg", "getitem", "matmul", "call"]]
     for label, o in objects.items():
         names = [n for n in dir(o) if not n.startswith("_") and n not in SKIPPED] + [n for n in operators if hasattr(o, n)]
         for name in names:

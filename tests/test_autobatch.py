@@ -10,12 +10,14 @@ from op_table.run import Run, array_of, drawn
 import dist_dynet as dy
 
 TOLERANCE = 2e-5
+BY_DEPTH, BY_AGENDA, AUTO = 1, 2, 3
+STRATEGIES = (BY_DEPTH, BY_AGENDA, AUTO)
 
 
-def both(build, parameters):
-    """[value, values of all nodes returned, gradients] without and with batching."""
+def results_of(build, parameters):
+    """[value, values of all nodes returned, gradients] without batching, and by each strategy."""
     results = []
-    for autobatching in (False, True):
+    for autobatching in (0, *STRATEGIES):
         for p in parameters:
             p.clear_gradient()
         dy.reset_random_seed(3)
@@ -31,9 +33,10 @@ def both(build, parameters):
 
 
 def assert_equal(build, parameters):
-    plain, batched = both(build, parameters)
-    for a, b in zip(plain, batched, strict=True):
-        np.testing.assert_allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE)
+    plain, *batched = results_of(build, parameters)
+    for results in batched:
+        for a, b in zip(plain, results, strict=True):
+            np.testing.assert_allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @pytest.fixture
@@ -137,14 +140,16 @@ def test_autobatch_of_random_graphs_equals_plain(data):
         # products of products grow: keep the loss of moderate size
         return dy.log(1 + dy.esum([dy.rectify(x) for x in losses])), vectors
 
-    plain, batched = both(build, [*parameters, table])
-    for p, q in zip(plain, batched, strict=True):
-        np.testing.assert_allclose(p, q, rtol=1e-3, atol=1e-4 * (1 + np.abs(p).max()))
+    plain, *batched = results_of(build, [*parameters, table])
+    for results in batched:
+        for p, q in zip(plain, results, strict=True):
+            np.testing.assert_allclose(p, q, rtol=1e-3, atol=1e-4 * (1 + np.abs(p).max()))
 
 
-def test_autobatch_goes_on_after_values_were_read(model):
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_autobatch_goes_on_after_values_were_read(model, strategy):
     W = model.add_parameters((3, 3))
-    dy.renew_cg(autobatching=True)
+    dy.renew_cg(autobatching=strategy)
     xs = [dy.inputVector([i, 1.0, -i]) for i in range(4)]
     ys = [dy.tanh(W * x) for x in xs]
     np.testing.assert_allclose(ys[1].npvalue(), np.tanh(W.as_array() @ xs[1].npvalue()), rtol=1e-5)
@@ -160,7 +165,7 @@ def test_autobatch_goes_on_after_values_were_read(model):
 def test_autobatch_with_checkpoints_equals_plain(model):
     W = model.add_parameters((3, 3))
     results = []
-    for autobatching in (False, True):
+    for autobatching in (0, BY_AGENDA):
         W.clear_gradient()
         dy.renew_cg(autobatching=autobatching)
         ys = [dy.tanh(W * dy.inputVector([i, 1.0, -i])) for i in range(4)]
@@ -202,7 +207,7 @@ def test_autobatch_of_losses_and_attention_equals_plain(model):
 
     assert_equal(build, model.parameters_list())
     found = []
-    for autobatching in (False, True):
+    for autobatching in (0, BY_AGENDA):
         dy.renew_cg(autobatching=autobatching)
         best = [dy.topk(W * dy.inputVector(x), 3) for x in xs]
         found.append([e.indices().tolist() for e in best])
@@ -259,6 +264,6 @@ def test_autobatch_of_like_nodes_equals_plain(row, case):
     dy.renew_cg()
     shape = Run(row, case, arrays[0]).value().shape
     weights = [rng.uniform(0.5, 1.5, shape) for _ in range(COPIES)]
-    plain, batched = (three_of_a_case(row, case, arrays, weights, a) for a in (False, True))
+    plain, batched = (three_of_a_case(row, case, arrays, weights, a) for a in (0, BY_AGENDA))
     for a, b in zip([*plain[0], *plain[1]], [*batched[0], *batched[1]], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

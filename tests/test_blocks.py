@@ -23,10 +23,52 @@ def crf_losses(crf, xs):
     return dy.concatenate([crf.neg_log_likelihood(xs[0], tags, lengths), crf.log_partition(xs[0], lengths), crf.score(xs[0], tags, lengths)])
 
 
+def tree_states(tree, xs):
+    """Of a tree of five nodes: one with a child missing, if places count, and one without input."""
+    leaves = [tree.node(x) for x in xs[:2]]
+    inner = tree.node(xs[2], [leaves[0], None]) if hasattr(tree, "arity") else tree.node(xs[2], leaves[:1])
+    low = tree.node(None, [leaves[1], inner])
+    return dy.concatenate([*tree.node(xs[0], [low, leaves[0]]).s(), low.output()])
+
+
+def stack_summaries(stacks, xs):
+    """Of a stack that was pushed to after pops, of the one it came from, and of an empty one."""
+    two = stacks.empty().push(xs[0]).push(xs[1])
+    other = two.pop().push(xs[2]).push(xs[0])
+    return dy.concatenate([other.summary(), two.summary(), dy.zeros(3) + two.pop().pop().summary()])
+
+
 CASES = {
     "crf": (lambda m: dy.CRF(m, 3, [(1, 1), (None, 2), (0, None)]), [(3, 4)], crf_losses),
     "crf without constraints": (lambda m: dy.CRF(m, ["a", "b", "c"]), [(3, 4)], lambda crf, xs: crf.log_partition([xs[0][:, 0], xs[0][:, 2]])),
-}
+    "child-sum tree": (lambda m: dy.ChildSumTreeLSTMBuilder(4, 3, m), [(4,)] * 3, tree_states),
+    "binary tree": (lambda m: dy.BinaryTreeLSTMBuilder(4, 3, m, 0.5), [(4,)] * 3, tree_states),
+    "ternary tree": (
+        lambda m: dy.NaryTreeLSTMBuilder(3, 2, 2, m), [(2,)] * 2,
+        lambda tree, xs: tree.node(xs[0], [tree.node(xs[1]), None, tree.node(xs[0])]).output(),
+    ),
+    "stack": (lambda m: dy.StackLSTM(2, 4, 3, m), [(4,)] * 3, stack_summaries),
+    "stack of a GRU": (lambda m: dy.StackLSTM(1, 2, 3, m, dy.GRUBuilder), [(2,)] * 3, stack_summaries),
+    "additive attention": (
+        lambda m: dy.AdditiveAttention(3, 2, 4, m), [(3,), (2, 5)],
+        lambda block, xs: block.attend(*xs, mask=[1, 0, 1, 1, 1]),
+    ),
+    "linear": (lambda m: dy.Linear(3, 2, m), [(3,), (3, 4)], lambda f, xs: dy.concatenate([f(xs[0]), dy.reshape(f(xs[1]), 8, xs[1].dim()[1])])),
+    "linear without bias": (lambda m: dy.Linear(3, 2, m, False), [(3,)], lambda f, xs: f(xs[0])),
+    "mlp": (lambda m: dy.MLP([3, 4, 5, 2], m, dy.tanh), [(3,)], lambda f, xs: f(xs[0])),
+    "layer norm": (
+        lambda m: dy.LayerNorm(4, m), [(4,), (4, 3)],
+        lambda f, xs: dy.concatenate([f(xs[0]), dy.reshape(f(xs[1]), 12, xs[1].dim()[1])]),
+    ),
+    "dot attention": (
+        lambda m: dy.DotAttention(3, 2, 4, m), [(3,), (2, 5), (3, 2)],
+        lambda f, xs: dy.concatenate([f.attend(*xs[:2], mask=[1, 0, 1, 1, 1]), f.weights(*xs[:2]), f.weights(xs[2], xs[1])[:, 1]]),
+    ),
+    "multi-head attention": (
+        lambda m: dy.MultiHeadAttention(4, 2, m, 3), [(4,), (3, 5), (4, 3)],
+        lambda f, xs: dy.concatenate([f(*xs[:2]), f(xs[2], xs[1], mask=[1, 0, 1, 1, 1])[:, 2], f(xs[2], xs[1], xs[1] * 2)[:, 0]]),
+    ),
+}  # fmt: skip
 """Name: (the block made in a collection, dims of its inputs, what is computed of them)."""
 
 PADDED = {"crf"}

@@ -123,7 +123,7 @@ def test_notebook_outputs_are_those_of_today(executed):
 
 # ---- programs in documents -----------------------------------------------------------------------------------------------------------
 
-PROGRAM = re.compile(r"^```python\n(.*?)^```\n+```text\n(.*?)^```", re.M | re.S)
+PROGRAM = re.compile(r"^```python\n((?:(?!```).)*)^```\n+```text\n(.*?)^```", re.M | re.S)
 PROGRAMS = [(path, *m.groups()) for path in DOCUMENTS for m in PROGRAM.finditer(path.read_text())]
 
 

@@ -242,6 +242,23 @@ def test_ranks_do_what_one_process_does(trainer, average, tmp_path):
 
 
 @pytest.mark.mpi
+@pytest.mark.slow
+@needs_mpi
+def test_all_trainers_do_on_ranks_what_they_do_alone(tmp_path):
+    every = {}
+    for ranks in (1, 2, 3, 4):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        status, output, _ = mpirun(ranks, "all_trainers.py", folder)
+        assert (status, output) == (0, "")
+        every[ranks] = dict(np.load(folder / "0.npz"))
+    assert len({key.split()[0] for key in every[1]}) == 10
+    for ranks in (2, 3, 4):
+        for key, alone in every[1].items():
+            assert np.linalg.norm(every[ranks][key] - alone) <= 1e-5 * np.linalg.norm(alone), (ranks, key)
+
+
+@pytest.mark.mpi
 @needs_mpi
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_meetings_of_ranks(ranks, tmp_path):

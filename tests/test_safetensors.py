@@ -289,6 +289,7 @@ def test_random_state_repeats_initial_values_and_draws():
             dy.renew_cg()
             drawn.append(dy.random_normal(4).npvalue())
             drawn.append(dy.dropout(dy.ones(20), 0.5).npvalue())
+            drawn.append(dy.cg().uniform(3))
         results.append(drawn)
         dy.set_random_state(state)
     assert all((a == b).all() for a, b in zip(*results, strict=True)) and equal(state, kept)

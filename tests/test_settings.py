@@ -79,7 +79,7 @@ def test_weight_decay_is_that_of_new_collections():
 
 def test_autobatch_is_that_of_renew_cg():
     assert not batches()
-    dy.init(autobatch=True)
+    dy.init(autobatch=2)
     assert batches()
     seen = []
     thread = threading.Thread(target=lambda: seen.append(batches()))
@@ -88,6 +88,23 @@ def test_autobatch_is_that_of_renew_cg():
     assert seen == [True]
     dy.init(autobatch=0)
     assert not batches()
+
+
+@pytest.mark.parametrize(
+    ("given", "number"),
+    [(False, 0), (0, 0), ("0", 0), ("False", 0), (1, 1), ("1", 1), (2, 2), ("2", 2), (3, 3), (True, 3), ("true", 3), (np.int64(2), 2)],
+)
+def test_autobatch_strategies(given, number):
+    dy.init(autobatch=given)
+    assert graph._defaults.autobatch == number
+    if not isinstance(given, str):
+        assert dy.renew_cg(autobatching=given) is dy.cg()
+
+
+@pytest.mark.parametrize("given", [4, -1, 1.5, [1]])
+def test_renew_cg_refuses_other_strategies(given):
+    with pytest.raises(ValueError, match=r"^renew_cg: autobatching: takes 0 \(off\), 1 \(by depth\)"):
+        dy.renew_cg(autobatching=given)
 
 
 def test_renew_cg_has_the_last_word(monkeypatch):
@@ -111,8 +128,8 @@ def test_renew_cg_has_the_last_word(monkeypatch):
         ({"random_seed": -1}, "^set_random_seed: takes a whole number, 0 or more; got -1"),
         ({"random_seed": 1.5}, "^set_random_seed: takes a whole number"),
         ({"random_seed": "x"}, "^set_random_seed: takes a whole number"),
-        ({"autobatch": 2}, "^set_autobatch: takes 0 or 1; got 2"),
-        ({"autobatch": "yes"}, "^set_autobatch: takes 0 or 1"),
+        ({"autobatch": 4}, r"^set_autobatch: takes 0 \(off\), .* True or False; got 4"),
+        ({"autobatch": "yes"}, "^set_autobatch: takes 0"),
         ({"weight_decay": 1}, r"^set_weight_decay: the strength must lie in \[0, 1\); got 1"),
         ({"weight_decay": -0.1}, "^set_weight_decay: the strength must lie"),
         ({"weight_decay": float("nan")}, "^set_weight_decay: the strength must lie"),
@@ -182,7 +199,7 @@ def test_options_are_taken_when_asked_for(monkeypatch, arguments):
     monkeypatch.setattr("sys.argv", ["program", *arguments])
     params = dy.DynetParams()
     params.from_args()
-    assert (params._seed, params._weight_decay, params._autobatch) == (7, 0.5, True)
+    assert (params._seed, params._weight_decay, params._autobatch) == (7, 0.5, 1)
     assert settings.sys.argv == ["program", *arguments]
 
 
@@ -214,7 +231,7 @@ def test_config():
     params = dy.DynetParams()
     conf = SimpleNamespace(mem="512", seed=7, autobatch=0, profiling=0, weight_decay=0.5, shared_params=0, requested_gpus=0, gpu_mask=None)
     params.from_config(conf)
-    assert (params._seed, params._weight_decay, params._autobatch) == (7, 0.5, False)
+    assert (params._seed, params._weight_decay, params._autobatch) == (7, 0.5, 0)
     dy.DynetParams().from_config(SimpleNamespace())
 
 
@@ -231,8 +248,8 @@ def test_environment_is_read_at_import():
     dy.reset_random_seed(5)
     drawn = dy.ParameterCollection().add_parameters(2).as_array().tolist()
     shown = output_of(SHOW, DIST_DYNET_SEED="5", DIST_DYNET_WEIGHT_DECAY="0.5", DIST_DYNET_AUTOBATCH="1").strip()
-    assert shown == f"{drawn} 0.5 True"
-    assert output_of(SHOW, DIST_DYNET_SEED="", DIST_DYNET_WEIGHT_DECAY="", DIST_DYNET_AUTOBATCH="").endswith("] 0.0 False\n")
+    assert shown == f"{drawn} 0.5 1"
+    assert output_of(SHOW, DIST_DYNET_SEED="", DIST_DYNET_WEIGHT_DECAY="", DIST_DYNET_AUTOBATCH="").endswith("] 0.0 0\n")
 
 
 @pytest.mark.parametrize(

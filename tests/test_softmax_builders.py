@@ -22,21 +22,44 @@ def clusters(tmp_path):
     return path
 
 
-@pytest.fixture(params=["standard", "standard without bias", "factored", "factored without bias"])
-def output(request, clusters):
+PATHS = "0\ta\n1 0\tb 1\n1 1 x\tc\n\n1 1 x\td\t3\n1 1 y\te\n1 1 x\tf\n"
+"""Two branches at the root, at 1 and at 1 1; three words at 1 1 x, one at each other place."""
+
+
+@pytest.fixture
+def paths(tmp_path):
+    path = tmp_path / "paths"
+    path.write_text(PATHS)
+    return path
+
+
+BUILDERS = ["standard", "factored", "hierarchical", "sampled", "noise"]
+
+
+@pytest.fixture(params=[name + bias for name in BUILDERS for bias in ("", " without bias")])
+def output(request, clusters, paths):
     """A builder over six words with parameters off their initial values."""
     dy.renew_cg()
     bias = "without" not in request.param
     m = dy.ParameterCollection()
-    if request.param.startswith("standard"):
-        builder = dy.StandardSoftmaxBuilder(3, 6, m, bias)
-    else:
-        builder = dy.ClassFactoredSoftmaxBuilder(3, clusters, WORDS, m, bias)
+    builder = {
+        "standard": lambda: dy.StandardSoftmaxBuilder(3, 6, m, bias),
+        "factored": lambda: dy.ClassFactoredSoftmaxBuilder(3, clusters, WORDS, m, bias),
+        "hierarchical": lambda: dy.HierarchicalSoftmaxBuilder(3, paths, WORDS, m, bias),
+        "sampled": lambda: dy.SampledSoftmax(3, 6, m, 4, "log-uniform", bias),
+        "noise": lambda: dy.NoiseContrastiveEstimation(3, 6, m, 4, [5, 4, 3, 2, 1, 1], bias),
+    }[request.param.split()[0]]()
     rng = np.random.default_rng(2)
     for p in m.parameters_list():
         p.set_value(rng.normal(size=p.shape()))
+    for table in m.lookup_parameters_list():
+        table.init_from_array(rng.normal(size=table.shape()))
     builder.owner = m
     return builder
+
+
+def parameters_of(output):
+    return [*output.owner.parameters_list(), *output.owner.lookup_parameters_list()]
 
 
 # ---- values --------------------------------------------------------------------------------------------------------------------------
@@ -96,9 +119,10 @@ def test_update_false_gives_no_gradient(output):
     x = dy.ones(3, batch_size=2)
     loss = output.neg_log_softmax_batch(x, [0, 2], update=False) + output.neg_log_softmax(dy.ones(3), 4, False)
     dy.sum_batches(loss + dy.sum_elems(output.full_log_distribution(x, False))).backward()
-    assert not any(p.has_gradient() for p in output.owner.parameters_list())
+    parameters = parameters_of(output)
+    assert not any(p.has_gradient() for p in parameters)
     output.neg_log_softmax(dy.ones(3), 2).backward()
-    assert output.owner.parameters_list()[0].has_gradient()
+    assert parameters[0].has_gradient()
 
 
 def test_samples_follow_the_distribution(output):
@@ -109,6 +133,125 @@ def test_samples_follow_the_distribution(output):
     assert np.abs(counts / 2000 - p).max() < 0.05
     with pytest.raises(ValueError, match="without batch"):
         output.sample(dy.ones(3, batch_size=2))
+
+
+def test_hierarchical_softmax_is_the_product_of_its_choices(paths, rng):
+    m = dy.ParameterCollection()
+    output = dy.HierarchicalSoftmaxBuilder(3, paths, WORDS | {"g": 6}, m)
+    assert [p.shape() for p in m.parameters_list()] == [(1, 3), (1,), (1, 3), (1,), (1, 3), (1,), (3, 3), (3,)]
+    assert m.parameters_list()[0].name() == "/hierarchical-softmax-builder/_0"
+    for p in m.parameters_list():
+        p.set_value(rng.normal(size=p.shape()))
+    dy.renew_cg()
+    x = rng.normal(size=3)
+    root, one, two, three = (W.as_array() @ x + b.as_array() for W, b in zip(m.parameters_list()[::2], m.parameters_list()[1::2], strict=True))
+    (root,), (one,), (two,) = (1 / (1 + np.exp(-z)) for z in (root, one, two))
+    last = np.exp(three) / np.exp(three).sum()
+    rest = (1 - root) * (1 - one)
+    p = [root, (1 - root) * one, rest * two * last[0], rest * two * last[1], rest * (1 - two), rest * two * last[2]]
+    x = dy.inputVector(x)
+    close([np.exp(-output.neg_log_softmax(x, c).value()) for c in range(6)], p, 1e-5)
+    close(dy.exp(output.full_log_distribution(x)).npvalue(), [*p, 0], 1e-5)
+    with pytest.raises(ValueError, match="word of the cluster file; got 6"):
+        output.neg_log_softmax(x, 6)
+
+
+def test_hierarchy_of_one_word_is_certain(tmp_path):
+    path = tmp_path / "paths"
+    path.write_text("a b\tw\n")
+    output = dy.HierarchicalSoftmaxBuilder(2, path, {"w": 0}, dy.ParameterCollection())
+    x = dy.ones(2, batch_size=3)
+    assert output.neg_log_softmax(dy.ones(2), 0).value() == 0 and output.sample(dy.ones(2)) == 0
+    assert output.neg_log_softmax_batch(x, [0] * 3).npvalue().tolist() == [[0] * 3] == output.full_log_distribution(x).npvalue().tolist()
+
+
+def test_a_deep_hierarchy_is_read(tmp_path):
+    path = tmp_path / "paths"
+    path.write_text(f"{'0 ' * 5000}\tw\n{'0 ' * 4999}1\tv\n")
+    output = dy.HierarchicalSoftmaxBuilder(2, path, {"w": 0, "v": 1}, dy.ParameterCollection())
+    p = dy.exp(output.full_log_distribution(dy.ones(2))).npvalue()
+    close(p.sum(), 1)
+    close(np.exp(-output.neg_log_softmax(dy.ones(2), 1).value()), p[1])
+
+
+# ---- sampled classes -----------------------------------------------------------------------------------------------------------------
+
+
+def scores_of(output, x, classes):
+    W, b = (p.as_array() for p in output.owner.lookup_parameters_list())
+    return np.array([W[c] @ x + b[c, 0] for c in classes])
+
+
+@pytest.mark.parametrize("output", ["sampled"], indirect=True)
+def test_sampled_softmax_is_that_of_the_paper(output, rng):
+    x, negatives = rng.normal(size=(3, 2)), [1, 4, 4, 0]
+    found = output.loss_batch(dy.inputTensor(x, batched=True), [4, 2], negatives).npvalue().ravel()
+    q = np.log((np.arange(6) + 2) / (np.arange(6) + 1)) / np.log(7)
+    for k, c in enumerate([4, 2]):
+        kept = [j for j in negatives if j != c]
+        s = scores_of(output, x[:, k], [c, *kept]) - np.log(4 * q[[c, *kept]])
+        close(found[k], np.log(np.exp(s).sum()) - s[0], 1e-5)
+    close(output.loss(dy.inputVector(x[:, 1]), 2, negatives).value(), found[1], 1e-5)
+
+
+@pytest.mark.parametrize("output", ["noise"], indirect=True)
+def test_noise_contrastive_estimation_is_that_of_the_paper(output, rng):
+    x, negatives = rng.normal(size=(3, 2)), [1, 4, 4, 0]
+    found = output.loss_batch(dy.inputTensor(x, batched=True), [4, 2], negatives).npvalue().ravel()
+    q = np.array([5, 4, 3, 2, 1, 1]) / 16
+    for k, c in enumerate([4, 2]):
+        s = scores_of(output, x[:, k], [c, *negatives]) - np.log(4 * q[[c, *negatives]])
+        close(found[k], np.log1p(np.exp(-s[0])) + np.log1p(np.exp(s[1:])).sum(), 1e-5)
+    close(output.loss(dy.inputVector(x[:, 1]), 2, negatives).value(), found[1], 1e-5)
+
+
+@pytest.mark.parametrize("output", ["sampled", "noise without bias"], indirect=True)
+def test_a_sampled_loss_touches_the_rows_it_reads(output):
+    x = dy.ones(3, batch_size=3)
+    dy.sum_batches(output.loss_batch(x, [2, 3, 2], negatives=[5, 3, 5])).backward()
+    for table in output.owner.lookup_parameters_list():
+        assert sorted(table.touched_rows()) == [2, 3, 5]
+    output.owner.reset_gradients()
+    dy.sum_batches(output.loss_batch(x, [2, 3, 2], update=False)).backward()
+    close(output.loss_batch(dy.ones(3), [2, 3], [1]).npvalue().ravel(), [output.loss(dy.ones(3), c, [1]).value() for c in (2, 3)], 1e-5)
+    assert not any(p.has_gradient() for p in parameters_of(output))
+
+
+@pytest.mark.parametrize("output", ["sampled", "noise"], indirect=True)
+def test_sampled_losses_repeat_under_one_seed(output):
+    found = []
+    for seed in (5, 5, 6):
+        dy.reset_random_seed(seed)
+        dy.renew_cg()
+        found.append([output.loss(dy.ones(3), 1).value() for _ in range(8)])
+    assert found[0] == found[1] != found[2] and len(set(found[0])) > 1
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "log-uniform", [1, 2, 3, 4, 10, 0.5]])
+def test_sampler_draws_what_it_says(distribution):
+    dy.reset_random_seed(2)
+    sampler = dy.Sampler(6, distribution)
+    q = np.exp(sampler.log_probability(range(6)))
+    close(q.sum(), 1)
+    assert np.abs(np.bincount(sampler.draw(20_000), minlength=6) / 20_000 - q).max() < 0.015
+
+
+@pytest.mark.parametrize("kind", [dy.SampledSoftmax, dy.NoiseContrastiveEstimation])
+def test_training_on_samples_lowers_the_exact_loss(kind):
+    dy.reset_random_seed(4)
+    m = dy.ParameterCollection()
+    output, x = kind(4, 50, m, 20, "uniform"), np.eye(4)
+    trainer = dy.AdamTrainer(m, 0.05)
+    classes = [3, 20, 41, 8]
+    for _ in range(150):
+        dy.renew_cg()
+        dy.sum_batches(output.loss_batch(dy.inputTensor(x, batched=True), classes)).backward()
+        trainer.update()
+    dy.renew_cg()
+    exact = output.neg_log_softmax_batch(dy.inputTensor(x, batched=True), classes).npvalue()
+    assert exact.max() < 0.5
+    if kind is dy.NoiseContrastiveEstimation:  # its scores are log probabilities by themselves
+        assert abs(dy.logsumexp_dim(output.full_logits(dy.inputVector(x[0]))).value()) < 1
 
 
 def test_words_without_class_have_probability_zero(clusters):
@@ -154,9 +297,43 @@ def test_bad_cluster_files_are_refused(lines, what, tmp_path):
     assert not m.parameters_list()
 
 
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        ("a b\n", "lines must be SYMBOLS<tab>WORD"), ("\ta\n", "lines must be"), ("x\tq\n", "lines must be"), ("x\ta\ny\ta\n", "has one place"),
+        ("x\ta\nx\ta\n", "has one place"), ("x\ta\nx y\tb\n", "got both at 'x y'"), ("x y\ta\nx\tb\n", "got both at 'x'"), ("", "empty"),
+    ],
+)  # fmt: skip
+def test_bad_hierarchies_are_refused(lines, what, tmp_path):
+    path = tmp_path / "paths"
+    path.write_text(lines)
+    m = dy.ParameterCollection()
+    with pytest.raises(ValueError, match=what):
+        dy.HierarchicalSoftmaxBuilder(2, path, WORDS, m)
+    assert not m.parameters_list()
+
+
+def test_bad_samplers_and_samples_are_refused():
+    m = dy.ParameterCollection()
+    for distribution in ("zipf", [1, 2], [1, 0, 2], [1, np.inf, 2], [1, -1, 2], np.ones((3, 1))):
+        with pytest.raises(ValueError, match="Sampler: distribution must"):
+            dy.SampledSoftmax(2, 3, m, 2, distribution)
+    with pytest.raises(ValueError, match="there must be a class; got n=0"):
+        dy.Sampler(0)
+    output = dy.SampledSoftmax(2, 3, m, 2)
+    for c, negatives in (([3], [0]), ([-1], [0]), ([0], [3]), ([], [0]), ([0], [])):
+        with pytest.raises((ValueError, IndexError)):
+            output.loss_batch(dy.ones(2), c, negatives)
+    with pytest.raises(TypeError, match="takes expressions"):
+        output.loss(None, 1)
+    with pytest.raises(ValueError):
+        output.loss(dy.ones(5), 1)
+
+
 def test_bad_sizes_are_refused(clusters):
     m = dy.ParameterCollection()
     for make in (
+        lambda: dy.SampledSoftmax(2, 0, m), lambda: dy.NoiseContrastiveEstimation(2, 3, m, 0), lambda: dy.SampledSoftmax(0, 3, m),
         lambda: dy.StandardSoftmaxBuilder(0, 2, m), lambda: dy.StandardSoftmaxBuilder(2, 0, m),
         lambda: dy.ClassFactoredSoftmaxBuilder(0, clusters, WORDS, m),
     ):  # fmt: skip
@@ -165,6 +342,9 @@ def test_bad_sizes_are_refused(clusters):
     builder = dy.ClassFactoredSoftmaxBuilder(2, clusters, WORDS, m)
     with pytest.raises(ValueError, match="classid 3"):
         builder.subclass_logits(dy.ones(2), 3)
+    for classid in range(3):  # of one word and of several
+        with pytest.raises(TypeError, match="takes expressions"):
+            builder.subclass_logits(None, classid)
 
 
 # ---- gradients in double -------------------------------------------------------------------------------------------------------------
@@ -172,15 +352,18 @@ def test_bad_sizes_are_refused(clusters):
 
 @pytest.mark.float64
 def test_double_jacobian_of_softmax_builders(output, rng):
-    parameters = output.owner.parameters_list()
+    parameters = parameters_of(output)
     arrays = [p.as_array() for p in parameters] + [rng.normal(size=(3, 4))]
+    losses = [lambda x, *c: output.neg_log_softmax_batch(x, *c)]
+    if hasattr(output, "loss_batch"):
+        losses.append(lambda x, c: output.loss_batch(x, c, negatives=[1, 5, 0, 5]))
 
     def outputs(*arrays):
         dy.renew_cg()
         for p, a in zip(parameters, arrays, strict=False):
-            p.set_value(a)
+            p.init_from_array(a) if isinstance(p, dy.LookupParameters) else p.set_value(a)
         x = dy.inputTensor(arrays[-1], batched=True)
-        return dy.concatenate([output.neg_log_softmax_batch(x, [0, 2, 5, 2]), output.full_log_distribution(x)]), x
+        return dy.concatenate([*[loss(x, [0, 2, 5, 2]) for loss in losses], output.full_log_distribution(x)]), x
 
     def gradients_of(w):
         output.owner.reset_gradients()
@@ -196,4 +379,4 @@ def test_double_jacobian_of_softmax_builders(output, rng):
 def test_gradients_in_the_double_build():
     result = run_python("-m", "pytest", "-q", "-m", "float64", "-p", "no:cacheprovider", __file__, DIST_DYNET_DTYPE="float64")
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-1000:]
-    assert "4 passed" in result.stdout
+    assert "10 passed" in result.stdout

@@ -1,14 +1,12 @@
-"""TreeLSTMs and additive attention: values against NumPy, batches, masks, saving; gradients in double.
+"""TreeLSTMs and additive attention: values against NumPy, and against the same written op by op; masks. The rest: test_blocks.py.
 
-How long: about two seconds, most of them for the double build.
+How long: a second.
 """
 
 import numpy as np
 import pytest
-from gradients import jacobian_difference
-from processes import run_python
 from test_graph import close
-from test_rnn import as_expressions, logistic
+from test_rnn import logistic
 
 import dist_dynet as dy
 
@@ -28,8 +26,9 @@ def made(block, *sizes):
 
 def tree_reference(parameters, binary, x, children):
     """(h, c) of a node from the arrays of x (or None) and of (h, c) of each child (None: missing)."""
-    W, U, b, Wf, *Us, bf = parameters
+    W, U, b, Wf, Uf, bf = parameters
     n = len(bf)
+    Us = np.split(Uf, len(Uf) // n)
     gates, forget = b + (0 if x is None else W @ x), bf + (0 if x is None else Wf @ x)
     kept = np.zeros(n)
     if children:
@@ -59,38 +58,89 @@ def test_tree_states_are_those_of_the_paper(builder, rng):
     assert tree.get_parameters() == m.parameters_list()
 
 
+def node_by_ops(builder, x, children):
+    """(h, c) of a node, op by op, from the parameters, an input (or None) and (h, c) of each child (None: missing)."""
+    W, U, b, Wf, Uf, bf = builder.get_parameters()
+    n, present = builder.hidden_dim, [child for child in children if child is not None]
+    binary = isinstance(builder, dy.BinaryTreeLSTMBuilder)
+
+    def affine(bias, weights, *more):
+        return dy.affine_transform([bias, *([] if x is None else [weights, x]), *more]) if more or x is not None else bias
+
+    forget, gates = [], affine(b, W)
+    if present and binary:
+        s = dy.concatenate([dy.zeros(n) if child is None else child[0] for child in children])
+        gates, seen = affine(b, W, U, s), Uf * s
+        forget = [affine(bf, Wf) + seen[k * n : (k + 1) * n] for k, child in enumerate(children) if child is not None]
+    elif present:
+        gates, forget = affine(b, W, U, dy.esum([h for h, _ in present])), [affine(bf, Wf, Uf, h) for h, _ in present]
+    i, o, u = dy.logistic(gates[:n]), dy.logistic(gates[n : 2 * n]), dy.tanh(gates[2 * n :])
+    c = dy.esum([dy.cmult(i, u), *[dy.cmult(dy.logistic(f), c) for f, (_, c) in zip(forget, present, strict=True)]])
+    return dy.cmult(o, dy.tanh(c)), c
+
+
+@pytest.mark.parametrize("autobatching", [False, True])
 @pytest.mark.parametrize("builder", BUILDERS)
-def test_tree_batched_equals_unbatched(builder, rng):
-    _, tree = made(builder, 4, 3)
-    arrays = rng.normal(size=(3, 4, 5))
+def test_cell_gives_values_and_gradients_of_its_ops(builder, autobatching, rng):
+    m, tree = made(builder, 4, 3)
+    table = m.lookup_parameters_from_numpy(rng.normal(size=(7, 4)))
+    shapes = [(0, (1, 2)), ((3, 4), 5), (6, None) if builder is dy.BinaryTreeLSTMBuilder else ((6,), 1), ((0, 1), ((2, 3), 4))]
 
-    def top(xs):
-        return tree.node(xs[2], [tree.node(xs[0]), tree.node(xs[1])]).output().npvalue()
+    def by_ops(t):
+        return (
+            None
+            if t is None
+            else node_by_ops(tree, table[t], [])
+            if isinstance(t, int)
+            else node_by_ops(tree, inner(t), [by_ops(s) for s in t])
+        )
 
-    together = top(as_expressions(arrays))
-    for k in range(5):
-        close(together[:, k], top(as_expressions(arrays[:, :, k : k + 1])), 1e-5)
+    def by_cells(t):
+        return None if t is None else tree.node(table[t]) if isinstance(t, int) else tree.node(inner(t), [by_cells(s) for s in t])
+
+    def inner(t):
+        return table[len(str(t)) % 7] if len(str(t)) > 8 else None  # some inner nodes have an input
+
+    found = []
+    for encode in (lambda t: by_ops(t), lambda t: by_cells(t).s()[::-1]):
+        m.reset_gradients()
+        dy.renew_cg(autobatching=autobatching)
+        states = [encode(t) for t in shapes]
+        loss = dy.esum([dy.sum_elems(dy.square(h) + 2 * dy.tanh(c)) for h, c in states])
+        loss.backward()
+        found.append(
+            [loss.value(), *[e.npvalue() for state in states for e in state], *[p.grad_as_array() for p in (*m.parameters_list(), table)]]
+        )
+    for ops, cells in zip(*found, strict=True):
+        close(cells, ops, 1e-5)
 
 
 @pytest.mark.parametrize("builder", BUILDERS)
-def test_tree_is_saved_and_refuses_what_is_no_tree(builder, tmp_path):
+def test_tree_refuses_what_is_no_tree(builder):
     _, tree = made(builder, 4, 3)
-    dy.save(tmp_path / "tree", [tree])
-    (loaded,) = dy.load(tmp_path / "tree", dy.ParameterCollection())
-    close(*[t.node(children=[t.node(dy.ones(4))] * 2).output().npvalue() for t in (tree, loaded)])
-    assert loaded.spec == tree.spec and loaded.whoami() == builder.__name__
-    with pytest.raises(ValueError, match="got neither"):
-        tree.node()
-    for bad in (3, "x", [1.0] * 4):
+    for nothing in ([], [None, None]):
+        with pytest.raises(ValueError, match="got neither"):
+            tree.node(None, nothing)
+    for bad in (3, "x", [1.0] * 4, dy.Expression()):
         with pytest.raises(TypeError):
             tree.node(bad)
         with pytest.raises(TypeError, match="children must be states"):
             tree.node(dy.ones(4), [bad])
+    with pytest.raises(TypeError, match="children must be a list of states"):
+        tree.node(dy.ones(4), tree.node(dy.ones(4)))
+    with pytest.raises(ValueError, match="inputs have dim"):
+        tree.node(dy.ones(5))
     if builder is dy.BinaryTreeLSTMBuilder:
         with pytest.raises(ValueError, match="got 1"):
             tree.node(dy.ones(4), [tree.node(dy.ones(4))])
+    old = tree.node(dy.ones(4))
+    dy.renew_cg()
+    with pytest.raises(RuntimeError, match="Stale"):
+        tree.node(None, [old, old])
     with pytest.raises(ValueError, match="positive"):
         builder(0, 3, dy.ParameterCollection())
+    with pytest.raises(ValueError, match="arity=0"):
+        dy.NaryTreeLSTMBuilder(0, 2, 3, dy.ParameterCollection())
 
 
 def test_tree_forget_bias_is_where_it_starts():
@@ -125,67 +175,12 @@ def test_additive_attention_is_that_of_the_paper(masked, rng):
         close(projected.npvalue()[:, k], K[:, :, k] @ w, 1e-5)
 
 
-def test_additive_attention_is_saved_and_refuses_what_cannot_be(tmp_path):
+def test_additive_attention_refuses_what_cannot_be():
     _, block = made(dy.AdditiveAttention, 3, 2, 4)
-    dy.save(tmp_path / "block", [block])
-    (loaded,) = dy.load(tmp_path / "block", dy.ParameterCollection())
     keys = dy.inputTensor([[1, 2, 3], [4, 5, 7]])
-    close(*[b.attend(dy.ones(3), keys).npvalue() for b in (block, loaded)])
-    assert loaded.spec == block.spec and loaded.whoami() == "AdditiveAttention"
     close(block.attend(dy.ones(3), dy.inputVector([4, 5])).npvalue(), [4, 5])
     for use in (lambda: block.weights(None, keys), lambda: block.weights(dy.ones(3), None)):
         with pytest.raises(TypeError):
             use()
     with pytest.raises(ValueError, match="positive"):
         dy.AdditiveAttention(3, 0, 4, dy.ParameterCollection())
-
-
-# ---- gradients in double -------------------------------------------------------------------------------------------------------------
-
-
-def use_tree(tree, xs):
-    leaves = [tree.node(x) for x in xs[:2]]
-    low = tree.node(None, leaves)
-    return dy.concatenate([*tree.node(xs[2], [leaves[0], low]).s(), low.output()])
-
-
-CASES = {
-    "child-sum": (dy.ChildSumTreeLSTMBuilder, (4, 3), [(4, 2)] * 3, use_tree),
-    "binary": (dy.BinaryTreeLSTMBuilder, (4, 3), [(4, 2)] * 3, use_tree),
-    "attention": (
-        dy.AdditiveAttention, (3, 2, 4), [(3, 2), (2, 5, 2)],
-        lambda block, xs: block.attend(*xs, mask=[[1, 1], [1, 0], [0, 1], [1, 1], [1, 1]]),
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.float64
-@pytest.mark.parametrize("case", CASES)
-def test_double_jacobian_of_blocks(case, rng):
-    block, sizes, shapes, use = CASES[case]
-    m, built = made(block, *sizes)
-    parameters = m.parameters_list()
-    arrays = [p.as_array() for p in parameters] + [rng.normal(size=shape) for shape in shapes]
-
-    def outputs(*arrays):
-        dy.renew_cg()
-        for p, a in zip(parameters, arrays, strict=False):
-            p.set_value(a)
-        xs = as_expressions(arrays[len(parameters) :])
-        return use(built, xs), xs
-
-    def gradients_of(w):
-        m.reset_gradients()
-        y, xs = outputs(*arrays)
-        dy.sum_batches(dy.dot_product(y, dy.inputTensor(w.reshape(-1, 2), batched=True))).backward(full=True)
-        return [p.grad_as_array() for p in parameters] + [e.gradient() for e in xs]
-
-    difference = jacobian_difference(lambda *a: outputs(*a)[0].npvalue(), arrays, gradients_of)
-    assert difference is None, difference
-
-
-@pytest.mark.float32
-def test_gradients_in_the_double_build():
-    result = run_python("-m", "pytest", "-q", "-m", "float64", "-p", "no:cacheprovider", __file__, DIST_DYNET_DTYPE="float64")
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-1000:]
-    assert "3 passed" in result.stdout

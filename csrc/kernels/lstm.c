@@ -68,3 +68,68 @@ void dn__lstm_cell_grad(int h, int batch, const dn_real *gates, const dn_real *c
         }
     }
 }
+
+/* ---- the TreeLSTM's cell ------------------------------------------------------------------------------------------- */
+
+DN_MULTIVERSION NOT_INLINE static void tree_cell(int h, int n, dn_real *gates, dn_real *f, const dn_real *c_children, dn_real *c,
+                                                 dn_real *tanh_c, dn_real *h_out) {
+    dn_real *i = gates, *o = i + h, *u = o + h;
+    DN_SIMD for (int j = 0; j < h; j++) {
+        i[j] = dn__logistic_of(i[j]);
+        o[j] = dn__logistic_of(o[j]);
+        u[j] = dn__tanh_of(u[j]);
+        c[j] = i[j] * u[j];
+    }
+    for (int k = 0; k < n; k++) {
+        dn_real *f_k = f + (size_t)k * (size_t)h;
+        const dn_real *c_k = c_children + (size_t)k * (size_t)h;
+        DN_SIMD for (int j = 0; j < h; j++) {
+            f_k[j] = dn__logistic_of(f_k[j]);
+            c[j] += f_k[j] * c_k[j];
+        }
+    }
+    DN_SIMD for (int j = 0; j < h; j++) {
+        tanh_c[j] = dn__tanh_of(c[j]);
+        h_out[j] = o[j] * tanh_c[j];
+    }
+}
+
+void dn__tree_lstm_cell(int h, int n, int batch, dn_real *gates, dn_real *f, const dn_real *c_children, dn_real *c, dn_real *tanh_c,
+                        dn_real *h_out) {
+    for (int b = 0; b < batch; b++) {
+        size_t at = (size_t)b * (size_t)h, child = at * (size_t)n;
+        tree_cell(h, n, gates + 3 * at, f + child, c_children + child, c + at, tanh_c + at, h_out + at);
+    }
+}
+
+DN_MULTIVERSION NOT_INLINE static void tree_cell_grad(int h, int n, const dn_real *gates, const dn_real *f, const dn_real *c_children,
+                                                      const dn_real *tanh_c, const dn_real *dh, const dn_real *dc, dn_real *dgates,
+                                                      dn_real *df, dn_real *dc_children) {
+    const dn_real *i = gates, *o = i + h, *u = o + h;
+    dn_real *di = dgates, *d_o = di + h, *du = d_o + h;
+    for (int k = 0; k < n; k++) {
+        const dn_real *f_k = f + (size_t)k * (size_t)h, *c_k = c_children + (size_t)k * (size_t)h;
+        dn_real *df_k = df + (size_t)k * (size_t)h, *dc_k = dc_children + (size_t)k * (size_t)h;
+        DN_SIMD for (int j = 0; j < h; j++) {
+            dn_real dc_ = dc[j] + dh[j] * o[j] * (1 - tanh_c[j] * tanh_c[j]); /* h = o tanh(c) */
+            df_k[j] = dc_ * c_k[j] * (f_k[j] * (1 - f_k[j]));                 /* c = ... + f_k c_k */
+            dc_k[j] = dc_ * f_k[j];
+        }
+    }
+    DN_SIMD for (int j = 0; j < h; j++) {
+        dn_real dc_ = dc[j] + dh[j] * o[j] * (1 - tanh_c[j] * tanh_c[j]);
+        d_o[j] = dh[j] * tanh_c[j] * (o[j] * (1 - o[j]));
+        di[j] = dc_ * u[j] * (i[j] * (1 - i[j])); /* c = i u + ... */
+        du[j] = dc_ * i[j] * (1 - u[j] * u[j]);
+    }
+}
+
+void dn__tree_lstm_cell_grad(int h, int n, int batch, const dn_real *gates, const dn_real *f, const dn_real *c_children,
+                             const dn_real *tanh_c, const dn_real *dh, const dn_real *dc, dn_real *dgates, dn_real *df,
+                             dn_real *dc_children) {
+    for (int b = 0; b < batch; b++) {
+        size_t at = (size_t)b * (size_t)h, child = at * (size_t)n;
+        tree_cell_grad(h, n, gates + 3 * at, f + child, c_children + child, tanh_c + at, dh + at, dc + at, dgates + 3 * at, df + child,
+                       dc_children + child);
+    }
+}

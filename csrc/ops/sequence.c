@@ -7,7 +7,8 @@
 /* ---- sizes ----------------------------------------------------------------------------------------------------------------- */
 
 typedef struct sizes {
-    int h, k, steps, batch, options, form, by_element;
+    int h, k, steps, batch, options, form;
+    int by_element, ends_only;  /* h element by element; and after it the last states, rather than every c */
     int state, mask, first;     /* the inputs h_0, the masks, x begin at; state and mask where there are some */
     int plain;                  /* every position is real and in its place: columns are positions, kernels write h into the result */
     int direct;                 /* and x lies as the kernels want it */
@@ -31,6 +32,7 @@ static sizes sizes_of(const dn_network *net, const dn_dim *wx, const int *ints, 
     }
     z.positions = z.form == DN_SEQUENCE_PACKED && z.options & DN_SEQUENCE_BY_ELEMENT ? z.columns : (size_t)z.steps * (size_t)z.batch;
     z.by_element = z.options & DN_SEQUENCE_BY_ELEMENT;
+    z.ends_only = z.by_element && !(z.options & DN_SEQUENCE_EVERY_C);
     z.plain = z.columns == (size_t)z.steps * (size_t)z.batch && !(z.options & DN_SEQUENCE_REVERSED) &&
               (z.batch == 1 || !(z.by_element || z.form == DN_SEQUENCE_PACKED));
     z.direct = z.plain && z.batch == 1 && z.form != DN_SEQUENCE_LIST;
@@ -59,7 +61,7 @@ static size_t carve(const dn_network *net, const sizes *z, dn_real *memory, kept
     TAKE(1, h0, state)
     TAKE(1, c0, net->has_c ? state : 0)
     TAKE(apart, h, column)
-    TAKE((apart || z->by_element) && net->has_c, c, column)
+    TAKE((apart || z->ends_only) && net->has_c, c, column)
     TAKE(h_mask, h_mask, state)
     TAKE(c_mask, c_mask, state)
     TAKE(h_mask || apart, h_seen, column)
@@ -152,10 +154,12 @@ int dn__network_dims(dn_shape *s, const dn_network *net) {
     s->alone = s->n_ints > 2 || options & ~(DN_SEQUENCE_STATE | DN_SEQUENCE_H_MASK | DN_SEQUENCE_C_MASK);
     int by_element = options & DN_SEQUENCE_BY_ELEMENT, ends = (1 + net->has_c) * z.batch;
     s->parts = by_element ? 1 : (1 + net->has_c) * z.steps;
-    int64_t numbers = by_element ? ((int64_t)z.positions + ends) * z.h : (int64_t)(1 + net->has_c) * (int64_t)z.positions * z.h;
+    int only_ends = by_element && !(options & DN_SEQUENCE_EVERY_C);
+    int64_t numbers = only_ends ? ((int64_t)z.positions + ends) * z.h : (int64_t)(1 + net->has_c) * (int64_t)z.positions * z.h;
     if (numbers > INT32_MAX) return dn__fail(s, DN_ERROR_VALUE, "the sequence is too long: %d steps.", z.steps);
     if (z.form == DN_SEQUENCE_PACKED && by_element) return dn__set_dims(s, 1, (int[]){(int)numbers}, 1);
-    return dn__set_dims(s, 1, (int[]){(1 + net->has_c) * z.h * (by_element ? 1 : z.steps) + (by_element ? z.h * z.steps : 0)}, z.batch);
+    int blocks = only_ends ? z.steps + 1 + net->has_c : (1 + net->has_c) * z.steps;
+    return dn__set_dims(s, 1, (int[]){blocks * z.h}, z.batch);
 }
 
 /* ---- which column is which position ---------------------------------------------------------------------------------------- */
@@ -406,11 +410,11 @@ void dn__network_forward(dn_call *c, const dn_network *net) {
         *s.distinct = 0;
     }
     if (z.plain) {
-        if (z.by_element) show_end(net, &z, s.c, c->y);
+        if (z.ends_only) show_end(net, &z, s.c, c->y);
         return;
     }
     show(c, &z, &p, s.h, s.h0, c->y);
-    if (z.by_element) {
+    if (z.ends_only) {
         show_last(&z, &p, s.h, s.h0, c->y + main);
         if (net->has_c) show_last(&z, &p, s.c, s.c0, c->y + main + state);
     } else if (net->has_c) {
@@ -446,7 +450,7 @@ static void collect_all(const dn_call *c, const dn_network *net, const sizes *z,
     if (z->plain) {
         size_t before = all - state; /* of the last step */
         memcpy(q->dh, c->dy, all * sizeof *q->dh);
-        if (!z->by_element) {
+        if (!z->ends_only) {
             if (net->has_c) memcpy(q->dc, c->dy + all, all * sizeof *q->dc);
             return;
         }
@@ -458,7 +462,7 @@ static void collect_all(const dn_call *c, const dn_network *net, const sizes *z,
     dn__fill(all, 0, q->dh);
     if (net->has_c) dn__fill(all, 0, q->dc);
     collect(c, z, p, c->dy, q->dh, q->dh0);
-    if (z->by_element) {
+    if (z->ends_only) {
         collect_last(z, p, c->dy + main, q->dh, q->dh0);
         if (net->has_c) collect_last(z, p, c->dy + main + state, q->dc, q->dc0);
     } else if (net->has_c) {

@@ -235,9 +235,11 @@ class Attempt:
         received = next(iter(self._signals.received), 0)
         if received:
             return Outcome(128 + received, signal=received)
-        failed = next((rank for rank in self._ended if rank.failed), None)
+        failed = [rank for rank in self._ended if rank.failed]
         if failed:
-            return Outcome(failed.status, failed.words())
+            # Between hosts the news of a death may be late: others have already ended with an error because a connection broke.
+            cause = next((rank for rank in failed if not rank.code or rank.code < 0), failed[0])
+            return Outcome(cause.status, cause.words())
         for stream, text in self._held:
             self._screen.own(stream, text)
         status = self._process.returncode

@@ -117,14 +117,16 @@ class _Draft:
 
 
 @contextmanager
-def atomic_writes(paths: Sequence[FileName], append: bool = False) -> Iterator[list[BinaryIO]]:
+def atomic_writes(paths: Sequence[FileName], append: bool = False, policy: Policy | None = None) -> Iterator[list[BinaryIO]]:
     """Files open for writing that take their names at the end of the with block, one right after the other, if nothing failed.
+
+    `policy` says who writes; None: what set_policy() was given.
 
     Raises:
         RuntimeError: the operating system refused (its error is the cause). Other exceptions of the block pass through. The old files are
             whole.
     """
-    policy = _policy
+    policy = policy or _policy
     writes = policy.writes()
     drafts: list[_Draft] = []
     failure: BaseException | None = None
@@ -152,10 +154,10 @@ def atomic_writes(paths: Sequence[FileName], append: bool = False) -> Iterator[l
 
 
 @contextmanager
-def atomic_write(path: FileName, append: bool = False) -> Iterator[BinaryIO]:
+def atomic_write(path: FileName, append: bool = False, policy: Policy | None = None) -> Iterator[BinaryIO]:
     """A file open for writing that takes its name at the end of the with block, if nothing failed.
 
-    With `append`, what was there before comes first. Temporary files (.name.*.tmp) outlive only a killed process.
+    With `append`, what was there before comes first; `policy` as in atomic_writes(). Temporary files (.name.*.tmp) outlive a kill.
 
     Raises:
         RuntimeError: the operating system refused (its error is the cause). Other exceptions of the block pass through. The old file is whole.
@@ -169,5 +171,5 @@ def atomic_write(path: FileName, append: bool = False) -> Iterator[BinaryIO]:
     ...     path.read_text(), [p.name for p in path.parent.iterdir()]
     ('one two', ['a.txt'])
     """
-    with atomic_writes([path], append) as (file,):
+    with atomic_writes([path], append, policy) as (file,):
         yield file

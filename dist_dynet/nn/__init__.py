@@ -1,17 +1,23 @@
 """Builders: networks made of parameters and operations."""
 
-from .attention import AdditiveAttention
+from .attention import AdditiveAttention, DotAttention, MultiHeadAttention
 from .birnn import BiRNNBuilder, StackedRNNState
 from .crf import CRF
+from .hierarchical import HierarchicalSoftmaxBuilder
+from .linear import MLP, Linear
 from .lstms import CompactVanillaLSTMBuilder, CoupledLSTMBuilder, FastLSTMBuilder, SparseLSTMBuilder
+from .norm import LayerNorm
 from .rnn import LSTMBuilder, VanillaLSTMBuilder
+from .sampled import NoiseContrastiveEstimation, SampledSoftmax, Sampler
 from .simple import GRUBuilder, SimpleRNNBuilder
 from .softmax import ClassFactoredSoftmaxBuilder, SoftmaxBuilder, StandardSoftmaxBuilder
+from .stack import Stack, StackLSTM
 from .state import RNNState
-from .tree import BinaryTreeLSTMBuilder, ChildSumTreeLSTMBuilder
+from .tree import BinaryTreeLSTMBuilder, ChildSumTreeLSTMBuilder, NaryTreeLSTMBuilder
 
 __all__ = [
     "CRF",
+    "MLP",
     "AdditiveAttention",
     "BiRNNBuilder",
     "BinaryTreeLSTMBuilder",
@@ -19,13 +25,24 @@ __all__ = [
     "ClassFactoredSoftmaxBuilder",
     "CompactVanillaLSTMBuilder",
     "CoupledLSTMBuilder",
+    "DotAttention",
     "FastLSTMBuilder",
     "GRUBuilder",
+    "HierarchicalSoftmaxBuilder",
     "LSTMBuilder",
+    "LayerNorm",
+    "Linear",
+    "MultiHeadAttention",
+    "NaryTreeLSTMBuilder",
+    "NoiseContrastiveEstimation",
     "RNNState",
+    "SampledSoftmax",
+    "Sampler",
     "SimpleRNNBuilder",
     "SoftmaxBuilder",
     "SparseLSTMBuilder",
+    "Stack",
+    "StackLSTM",
     "StackedRNNState",
     "StandardSoftmaxBuilder",
     "VanillaLSTMBuilder",

@@ -1,20 +1,34 @@
-"""Additive attention as a block with parameters. Dot-product attention needs none: it is the operation attention()."""
+"""Attention as blocks with parameters: additive, dot-product, and with several heads. attention() is the operation without any."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from ..graph import Expression
-from ..ops import affine_transform, colwise_add, masked_softmax, reshape, softmax, tanh
-from ..ops._nodes import not_expression
+from ..ops import (
+    affine_transform,
+    attention,
+    colwise_add,
+    inputTensor,
+    masked_softmax,
+    pick_batch_elems,
+    reshape,
+    softmax,
+    tanh,
+    transpose,
+)
+from ..ops._nodes import not_expression, numbers
 from ..params.collection import ParameterCollection
-from .state import subcollection
+from .block import Block
+
+_Mask = Expression | ArrayLike | None
 
 
-class AdditiveAttention:
+class AdditiveAttention(Block):
     """Attention by a small network (Bahdanau, Cho and Bengio 2015): weights = softmax over j of v tanh(Wq q + Wk k_j + b).
 
     Parameters, in the subcollection additive-attention: Wq (hidden, query), Wk (hidden, key), b (hidden), v (1, hidden).
@@ -35,22 +49,14 @@ class AdditiveAttention:
     [1.0, 2.0]
     """
 
+    _subcollection: ClassVar[str] = "additive-attention"
+
     def __init__(self, query_dim: int, key_dim: int, hidden_dim: int, model: ParameterCollection) -> None:
-        sizes = self.query_dim, self.key_dim, self.hidden_dim = int(query_dim), int(key_dim), int(hidden_dim)
-        if min(sizes) < 1:
-            raise ValueError(f"AdditiveAttention: sizes must be positive; got query_dim, key_dim, hidden_dim = {sizes}.")
-        self._collection = subcollection(model, "additive-attention")
+        self.query_dim, self.key_dim, self.hidden_dim = int(query_dim), int(key_dim), int(hidden_dim)
+        self._begin(model, query_dim=self.query_dim, key_dim=self.key_dim, hidden_dim=self.hidden_dim)
         add = self._collection.add_parameters
         self._Wq, self._Wk = add((self.hidden_dim, self.query_dim)), add((self.hidden_dim, self.key_dim))
         self._b, self._v = add(self.hidden_dim, init=0), add((1, self.hidden_dim))
-
-    def whoami(self) -> str:
-        """The name of the class."""
-        return type(self).__name__
-
-    def param_collection(self) -> ParameterCollection:
-        """The subcollection of its parameters."""
-        return self._collection
 
     @property
     def spec(self) -> tuple[int, ...]:
@@ -69,9 +75,7 @@ class AdditiveAttention:
             raise not_expression("project", keys)
         return self._Wk * keys
 
-    def weights(
-        self, query: Expression, keys: Expression, mask: Expression | ArrayLike | None = None, projected: Expression | None = None
-    ) -> Expression:
+    def weights(self, query: Expression, keys: Expression, mask: _Mask = None, projected: Expression | None = None) -> Expression:
         """A weight for each key; they sum to 1.
 
         Args:
@@ -94,8 +98,166 @@ class AdditiveAttention:
         query: Expression,
         keys: Expression,
         values: Expression | None = None,
-        mask: Expression | ArrayLike | None = None,
+        mask: _Mask = None,
         projected: Expression | None = None,
     ) -> Expression:
         """The sum of the columns of values (of keys, if there are none), weighted by weights()."""
         return (keys if values is None else values) * self.weights(query, keys, mask, projected)
+
+
+class DotAttention(Block):
+    """Scaled dot-product attention with projections: weights = softmax over j of (Wk k_j)' Wq q / sqrt(hidden) (Vaswani et al. 2017).
+
+    Parameters, in the subcollection dot-attention: Wq (hidden, query), Wk (hidden, key).
+
+    Args:
+        query_dim, key_dim: sizes of a query and of a key.
+        hidden_dim: the size of the space in which they are compared.
+        model: where the parameters go.
+
+    Raises:
+        ValueError: a size is not positive.
+
+    >>> import dist_dynet as dy
+    >>> block = dy.DotAttention(3, 2, 4, dy.ParameterCollection())
+    >>> _ = dy.renew_cg()
+    >>> keys = dy.inputTensor([[1, 1, 4], [2, 2, 8]])  # three keys
+    >>> block.attend(dy.zeros(3), keys).npvalue().round(4).tolist(), block.attend(dy.zeros(3), keys, mask=[1, 1, 0]).value()
+    ([2.0, 4.0], [1.0, 2.0])
+    """
+
+    _subcollection: ClassVar[str] = "dot-attention"
+
+    def __init__(self, query_dim: int, key_dim: int, hidden_dim: int, model: ParameterCollection) -> None:
+        self.query_dim, self.key_dim, self.hidden_dim = int(query_dim), int(key_dim), int(hidden_dim)
+        self._begin(model, query_dim=self.query_dim, key_dim=self.key_dim, hidden_dim=self.hidden_dim)
+        add = self._collection.add_parameters
+        self._Wq, self._Wk = add((self.hidden_dim, self.query_dim)), add((self.hidden_dim, self.key_dim))
+
+    @property
+    def spec(self) -> tuple[int, ...]:
+        """What from_spec() makes an equal block of."""
+        return self.query_dim, self.key_dim, self.hidden_dim
+
+    @classmethod
+    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> DotAttention:
+        """A block of this spec, with new parameters in `model`."""
+        query_dim, key_dim, hidden_dim = spec
+        return cls(query_dim, key_dim, hidden_dim, model)
+
+    def project(self, keys: Expression) -> Expression:
+        """The matrix Wk keys, to be computed once where many queries look at the same keys."""
+        if not isinstance(keys, Expression):
+            raise not_expression("project", keys)
+        return self._Wk * keys
+
+    def weights(self, query: Expression, keys: Expression, mask: _Mask = None, projected: Expression | None = None) -> Expression:
+        """A weight for each key; they sum to 1. Of several queries, a column for each.
+
+        Args:
+            query: a vector (query,), or a matrix (query, m) of m queries.
+            keys: a matrix (key, n): n keys.
+            mask: (n,) or (n, m), the next axis of an array being the batch: 0 for keys that do not count. Where it leaves none, all weights
+                are 0.
+            projected: project(keys), if it is there already.
+        """
+        if not isinstance(query, Expression):
+            raise not_expression("weights", query)
+        k = self.project(keys) if projected is None else projected
+        scores = transpose(k) * (self._Wq * query) * self.hidden_dim**-0.5
+        return softmax(scores) if mask is None else masked_softmax(scores, mask)
+
+    def attend(
+        self, query: Expression, keys: Expression, values: Expression | None = None, mask: _Mask = None, projected: Expression | None = None
+    ) -> Expression:
+        """The sum of the columns of values (of keys, if there are none), weighted by weights(); as one node after the projections.
+
+        An array's third axis is the mask's batch: (n, 1, B) masks the padding of B sentences.
+        """
+        if not isinstance(query, Expression):
+            raise not_expression("attend", query)
+        k = self.project(keys) if projected is None else projected
+        return attention(self._Wq * query, k, keys if values is None else values, mask)
+
+
+class MultiHeadAttention(Block):
+    """Attention with several heads: y = Wo (head_1, ..., head_n), head_i = v_i softmax(k_i' q_i / sqrt(dim / n)) (Vaswani et al. 2017).
+
+    q_i are the rows of Wq q that belong to head i, and likewise k_i of Wk k and v_i of Wv v. All heads are one node.
+    Parameters, in the subcollection multi-head-attention: Wq (dim, dim), Wk (dim, key), Wv (dim, key), Wo (dim, dim).
+
+    Args:
+        dim: the size of queries and results.
+        heads: how many; dim must be a multiple of it.
+        model: where the parameters go.
+        key_dim: the size of keys and values; None: dim.
+
+    Raises:
+        ValueError: a size is not positive, or dim no multiple of heads.
+
+    >>> import dist_dynet as dy
+    >>> block = dy.MultiHeadAttention(4, 2, dy.ParameterCollection())
+    >>> _ = dy.renew_cg()
+    >>> words = dy.random_normal((4, 7))
+    >>> block(words, words).dim()
+    ((4, 7), 1)
+    """
+
+    _subcollection: ClassVar[str] = "multi-head-attention"
+
+    def __init__(self, dim: int, heads: int, model: ParameterCollection, key_dim: int | None = None) -> None:
+        self.dim, self.heads, self.key_dim = int(dim), int(heads), int(dim if key_dim is None else key_dim)
+        if self.heads > 0 and self.dim % self.heads:
+            raise ValueError(f"MultiHeadAttention: dim must be a multiple of heads; got dim={dim}, heads={heads}.")
+        self._begin(model, dim=self.dim, heads=self.heads, key_dim=self.key_dim)
+        add = self._collection.add_parameters
+        self._Wq, self._Wk, self._Wv = add((self.dim, self.dim)), add((self.dim, self.key_dim)), add((self.dim, self.key_dim))
+        self._Wo = add((self.dim, self.dim))
+
+    @property
+    def spec(self) -> tuple[int, ...]:
+        """What from_spec() makes an equal block of."""
+        return self.dim, self.heads, self.key_dim
+
+    @classmethod
+    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> MultiHeadAttention:
+        """A block of this spec, with new parameters in `model`."""
+        dim, heads, key_dim = spec
+        return cls(dim, heads, model, key_dim)
+
+    def _split(self, x: Expression) -> Expression:
+        """(dim, n) x batch -> (dim / heads, n) x (heads batch): the heads of one batch element side by side."""
+        (_, *more), batch = x.dim()
+        n, size = more[0] if more else 1, self.dim // self.heads
+        return reshape(transpose(reshape(x, (size, self.heads, n), batch), (0, 2, 1)), (size, n), self.heads * batch)
+
+    def __call__(self, query: Expression, keys: Expression, values: Expression | None = None, mask: _Mask = None) -> Expression:
+        """The result for each query.
+
+        Args:
+            query: a vector (dim,), or a matrix (dim, m) of m queries.
+            keys: a matrix (key_dim, n).
+            values: a matrix (key_dim, n); None: the keys.
+            mask: (n,) or (n, m), 0 for keys that do not count; an array's third axis is the batch: (n, 1, B) masks the padding of B sentences,
+                and np.triu(np.ones((n, n))) lets each position see itself and those before.
+
+        Shape: that of the query.
+        """
+        for e in (query, keys, keys if values is None else values):
+            if not isinstance(e, Expression):
+                raise not_expression("MultiHeadAttention", e)
+        if mask is not None and not isinstance(mask, Expression):
+            array = np.asarray(numbers(mask, "MultiHeadAttention"))
+            mask = inputTensor(array, batched=array.ndim > 2)
+        projected = [self._Wq * query, self._Wk * keys, self._Wv * (keys if values is None else values)]
+        sizes = [e.dim()[1] for e in (*projected, *([] if mask is None else [mask]))]
+        batch = max(sizes)
+        if not all(size in (1, batch) for size in sizes):
+            raise ValueError(f"MultiHeadAttention: batch sizes of query, keys, values and mask must be equal or 1; got {sizes}.")
+        q, k, v = (self._split(e if e.dim()[1] == batch else pick_batch_elems(e, [0] * batch)) for e in projected)
+        if mask is not None and mask.dim()[1] > 1:
+            mask = pick_batch_elems(mask, [b for b in range(batch) for _ in range(self.heads)])
+        heads, (_, *columns) = attention(q, k, v, mask), query.dim()[0]
+        n = columns[0] if columns else 1
+        joined = transpose(reshape(heads, (self.dim // self.heads, n, self.heads), batch), (0, 2, 1))
+        return self._Wo * reshape(joined, (self.dim, *columns), batch)

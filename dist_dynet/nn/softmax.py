@@ -316,6 +316,8 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
     def subclass_logits(self, x: Expression, classid: int, update: bool = True) -> Expression:
         """The vector W_k x + b_k over the words of a class, in the order of the file; 0 for the only word of a class."""
         layer = self._class(classid)
+        if not isinstance(x, Expression):
+            raise not_expression("subclass_logits", x)
         return zeros(1, batch_size=x.dim()[1]) if layer is None else _logits(layer, x, update)
 
     def subclass_log_distribution(self, x: Expression, classid: int, update: bool = True) -> Expression:

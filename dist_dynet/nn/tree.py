@@ -1,15 +1,19 @@
-"""TreeLSTMs (Tai, Socher and Manning 2015): a node's state from its input and the states of its children."""
+"""TreeLSTMs (Tai, Socher and Manning 2015): a node's state from its input and the states of its children. A cell is one node of the graph."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from ..graph import Expression
-from ..ops import affine_transform, cmult, concatenate, esum, logistic, tanh, zeros
-from ..ops._nodes import not_expression
-from ..params.collection import ParameterCollection, Parameters
-from .state import subcollection
+from .._ffi import OPS, fail
+from ..graph import Expression, expression
+from ..ops import zeros
+from ..ops._nodes import many_node, not_expression
+from ..params.collection import ParameterCollection
+from .block import Block
+from .state import part
+
+_CELL = OPS["tree_lstm"]
 
 
 class TreeState:
@@ -23,10 +27,12 @@ class TreeState:
     (((3,), 1), 2)
     """
 
-    __slots__ = ("_c", "_h")
+    __slots__ = ("_c", "_h", "_owner")
 
-    def __init__(self, h: Expression, c: Expression) -> None:
-        self._h, self._c = h, c
+    def __init__(self, owner: int, size: int) -> None:
+        self._owner = owner
+        self._h = expression(part(owner, 0, size))
+        self._c: Expression | None = None  # made when it is asked for: the root's never is
 
     def output(self) -> Expression:
         """The h of the node."""
@@ -34,33 +40,26 @@ class TreeState:
 
     def s(self) -> tuple[Expression, Expression]:
         """All of the state: c, then h."""
+        if self._c is None:
+            self._c = expression(part(self._owner, 1, self._h.dim()[0][0]))
         return self._c, self._h
 
 
-class _TreeBuilder:
-    """What both builders share: parameters, saving, and the cell once its sums are known."""
+class _TreeBuilder(Block):
+    """What the builders share: parameters and the node of a cell."""
 
-    _subcollection: ClassVar[str]
-    _gates: list[Parameters]
-    _forget: list[Parameters]
+    _n_ary: ClassVar[bool]
 
     def __init__(self, input_dim: int, hidden_dim: int, model: ParameterCollection, forget_bias: float = 1.0) -> None:
+        self._build(1, input_dim, hidden_dim, model, forget_bias)
+
+    def _build(self, arity: int, input_dim: int, hidden_dim: int, model: ParameterCollection, forget_bias: float) -> None:
+        """arity: how many children U and Uf see at once."""
         self.input_dim, self.hidden_dim, self.forget_bias = int(input_dim), int(hidden_dim), float(forget_bias)
-        if self.input_dim < 1 or self.hidden_dim < 1:
-            raise ValueError(f"{self.whoami()}: sizes must be positive; got input_dim={input_dim}, hidden_dim={hidden_dim}.")
-        self._collection = subcollection(model, self._subcollection)
-        self._add()
-
-    def _add(self) -> None:
-        raise NotImplementedError
-
-    def whoami(self) -> str:
-        """The name of the class."""
-        return type(self).__name__
-
-    def param_collection(self) -> ParameterCollection:
-        """The subcollection of its parameters."""
-        return self._collection
+        self._begin(model, input_dim=self.input_dim, hidden_dim=self.hidden_dim)
+        add, n, k = self._collection.add_parameters, self.hidden_dim, self.input_dim
+        gates = add((3 * n, k)), add((3 * n, arity * n)), add(3 * n, init=0)
+        self._parameters = (*gates, add((n, k)), add((arity * n, arity * n)), add(n, init=self.forget_bias))
 
     @property
     def spec(self) -> tuple[Any, ...]:
@@ -70,33 +69,33 @@ class _TreeBuilder:
     @classmethod
     def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> Any:
         """A builder of this spec, with new parameters in `model`."""
-        input_dim, hidden_dim, forget_bias = spec
-        return cls(input_dim, hidden_dim, model, forget_bias)
+        *sizes, forget_bias = spec
+        return cls(*sizes, model, forget_bias)  # type: ignore[call-arg]  # NaryTreeLSTMBuilder has one more
 
-    def get_parameters(self) -> list[Parameters]:
-        """The parameters, in the order that the class describes."""
-        return [*self._gates, *self._forget]
-
-    def _sum(self, b: Parameters, W: Parameters, x: Expression | None, *more: Expression) -> Expression:
-        terms = [b, *more] if x is None else [b, W, x, *more]
-        return affine_transform(terms) if len(terms) > 1 else b
-
-    def _state(self, gates: Expression, kept: list[Expression]) -> TreeState:
-        """The state from the sums of i, o and u, and f c of each child."""
-        n = self.hidden_dim
-        i, o = logistic(gates[:n]), logistic(gates[n : 2 * n])
-        c = esum([cmult(i, tanh(gates[2 * n :])), *kept])
-        return TreeState(cmult(o, tanh(c)), c)
+    def _state(self, x: Expression | None, children: Iterable[TreeState]) -> TreeState:
+        states = [child.s() for child in children]
+        if x is None and not states:
+            raise ValueError("node: takes an input or children; got neither.")
+        given = [] if x is None else [x]
+        inputs = [e._h for e in (*self._parameters, *given, *(h for _, h in states), *(c for c, _ in states))]
+        owner = many_node(_CELL, inputs, (len(states), len(given), self._n_ary))
+        if owner < 0:
+            fail(owner, *inputs)
+        return TreeState(owner, self.hidden_dim)
 
 
-def _check(x: Expression | None, children: Sequence[TreeState | None]) -> None:
-    if x is not None and not isinstance(x, Expression):
+def _check(x: Expression | None, children: Iterable[TreeState | None]) -> list[TreeState | None]:
+    """The children as a list."""
+    if x is not None and not hasattr(x, "_h"):  # one made by hand has none
         raise not_expression("node", x)
-    for child in children:
+    try:
+        listed = list(children)
+    except TypeError:
+        raise TypeError(f"node: children must be a list of states made by node(); got {type(children).__name__}.") from None
+    for child in listed:
         if child is not None and not isinstance(child, TreeState):
             raise TypeError(f"node: children must be states made by node(); got {type(child).__name__}.")
-    if x is None and not any(children):
-        raise ValueError("node: takes an input or children; got neither.")
+    return listed
 
 
 class ChildSumTreeLSTMBuilder(_TreeBuilder):
@@ -124,13 +123,9 @@ class ChildSumTreeLSTMBuilder(_TreeBuilder):
     """
 
     _subcollection: ClassVar[str] = "child-sum-tree-lstm-builder"
+    _n_ary: ClassVar[bool] = False
 
-    def _add(self) -> None:
-        add, n, m = self._collection.add_parameters, self.hidden_dim, self.input_dim
-        self._gates = [add((3 * n, m)), add((3 * n, n)), add(3 * n, init=0)]
-        self._forget = [add((n, m)), add((n, n)), add(n, init=self.forget_bias)]
-
-    def node(self, x: Expression | None = None, children: Sequence[TreeState] = ()) -> TreeState:
+    def node(self, x: Expression | None = None, children: Iterable[TreeState] = ()) -> TreeState:
         """The state of a node.
 
         Args:
@@ -140,22 +135,81 @@ class ChildSumTreeLSTMBuilder(_TreeBuilder):
         Raises:
             ValueError: neither input nor children.
         """
-        _check(x, children)
-        W, U, b = self._gates
-        if not children:
-            return self._state(self._sum(b, W, x), [])
-        Wf, Uf, bf = self._forget
-        gates = self._sum(b, W, x, U, esum([child._h for child in children]))
-        return self._state(gates, [cmult(logistic(self._sum(bf, Wf, x, Uf, child._h)), child._c) for child in children])
+        return self._state(x, [child for child in _check(x, children) if child is not None])
 
 
-class BinaryTreeLSTMBuilder(_TreeBuilder):
-    """The TreeLSTM for a left and a right child, as in constituency trees in Chomsky normal form.
+class NaryTreeLSTMBuilder(_TreeBuilder):
+    """The TreeLSTM for at most n children, each with a place of its own.
 
-    With s = (h_l, h_r): i, o = logistic(W x + U s + b), u = tanh(W x + U s + b), f_l = logistic(Wf x + Ul s + bf), f_r likewise with Ur;
-    c = i u + f_l c_l + f_r c_r, h = o tanh c.
-    Parameters, in the subcollection binary-tree-lstm-builder: W (3h, input), U (3h, 2h), b (3h) in the order i, o, u; Wf (h, input),
-    Ul (h, 2h), Ur (h, 2h), bf (h), which starts at forget_bias.
+    With s = (h_1, ..., h_n), 0 for a child that is missing: i, o = logistic(W x + U s + b), u = tanh(W x + U s + b),
+    f_k = logistic(Wf x + (Uf s)_k + bf); c = i u + sum f_k c_k, h = o tanh c.
+    Parameters, in the subcollection nary-tree-lstm-builder: W (3h, input), U (3h, n h), b (3h) in the order i, o, u; Wf (h, input),
+    Uf (n h, n h), the rows of f_1 first, bf (h), which starts at forget_bias.
+
+    Args:
+        arity: n.
+        input_dim, hidden_dim: sizes of x and h.
+        model: where the parameters go.
+        forget_bias: where bf starts.
+
+    Raises:
+        ValueError: a size is not positive.
+
+    >>> import dist_dynet as dy
+    >>> tree = dy.NaryTreeLSTMBuilder(3, 2, 4, dy.ParameterCollection())
+    >>> _ = dy.renew_cg()
+    >>> left, right = tree.node(dy.inputVector([1, 0])), tree.node(dy.inputVector([0, 1]))
+    >>> tree.node(children=[left, None, right]).output().dim()
+    ((4,), 1)
+    """
+
+    _subcollection: ClassVar[str] = "nary-tree-lstm-builder"
+    _n_ary: ClassVar[bool] = True
+
+    def __init__(self, arity: int, input_dim: int, hidden_dim: int, model: ParameterCollection, forget_bias: float = 1.0) -> None:
+        self.arity = int(arity)
+        if self.arity < 1:
+            raise ValueError(f"{self.whoami()}: sizes must be positive; got arity={arity}.")
+        self._build(self.arity, input_dim, hidden_dim, model, forget_bias)
+
+    @property
+    def spec(self) -> tuple[Any, ...]:
+        """What from_spec() makes an equal builder of."""
+        return self.arity, *super().spec
+
+    def node(self, x: Expression | None = None, children: Iterable[TreeState | None] = ()) -> TreeState:
+        """The state of a node.
+
+        Args:
+            x: the input; None: there is none, as in inner nodes.
+            children: nothing: a leaf; or a state for each place, None for one that is missing.
+
+        Raises:
+            ValueError: neither input nor children, or another number of children.
+        """
+        given = _check(x, children)
+        present = [child for child in given if child is not None]
+        if present and len(given) != self.arity:
+            raise ValueError(f"node: takes no children or {self.arity}, None for a missing one; got {len(given)}.")
+        if len(present) in (0, self.arity):
+            return self._state(x, present)
+        missing = _Missing(zeros(self.hidden_dim, batch_size=present[0]._h.dim()[1]))
+        return self._state(x, [missing if child is None else child for child in given])
+
+
+class _Missing(TreeState):
+    """The state of a child that is not there: h and c are zero."""
+
+    __slots__ = ()
+
+    def __init__(self, zero: Expression) -> None:
+        self._h = self._c = zero
+
+
+class BinaryTreeLSTMBuilder(NaryTreeLSTMBuilder):
+    """The TreeLSTM for a left and a right child, as in constituency trees in Chomsky normal form: NaryTreeLSTMBuilder with n = 2.
+
+    Parameters, in the subcollection binary-tree-lstm-builder: those of NaryTreeLSTMBuilder.
 
     Args:
         input_dim, hidden_dim: sizes of x and h.
@@ -175,31 +229,10 @@ class BinaryTreeLSTMBuilder(_TreeBuilder):
 
     _subcollection: ClassVar[str] = "binary-tree-lstm-builder"
 
-    def _add(self) -> None:
-        add, n, m = self._collection.add_parameters, self.hidden_dim, self.input_dim
-        self._gates = [add((3 * n, m)), add((3 * n, 2 * n)), add(3 * n, init=0)]
-        self._forget = [add((n, m)), add((n, 2 * n)), add((n, 2 * n)), add(n, init=self.forget_bias)]
+    def __init__(self, input_dim: int, hidden_dim: int, model: ParameterCollection, forget_bias: float = 1.0) -> None:
+        super().__init__(2, input_dim, hidden_dim, model, forget_bias)
 
-    def node(self, x: Expression | None = None, children: Sequence[TreeState | None] = ()) -> TreeState:
-        """The state of a node.
-
-        Args:
-            x: the input; None: there is none, as in inner nodes.
-            children: nothing: a leaf; or left and right, None for one that is missing.
-
-        Raises:
-            ValueError: neither input nor children, or not two children.
-        """
-        _check(x, children)
-        W, U, b = self._gates
-        if not any(children):
-            return self._state(self._sum(b, W, x), [])
-        if len(children) != 2:
-            raise ValueError(f"node: takes no children or two, None for a missing one; got {len(children)}.")
-        batch = next(child for child in children if child is not None)._h.dim()[1]
-        s = concatenate([zeros(self.hidden_dim, batch_size=batch) if child is None else child._h for child in children])
-        Wf, Ul, Ur, bf = self._forget
-        kept = [
-            cmult(logistic(self._sum(bf, Wf, x, Uk, s)), child._c) for Uk, child in zip((Ul, Ur), children, strict=True) if child is not None
-        ]
-        return self._state(self._sum(b, W, x, U, s), kept)
+    @property
+    def spec(self) -> tuple[Any, ...]:
+        """What from_spec() makes an equal builder of."""
+        return self.input_dim, self.hidden_dim, self.forget_bias

@@ -170,9 +170,16 @@ class Watchdog(threading.Thread):
             time.sleep(_TICK)
 
     def stop(self) -> None:
-        """Lets MPI go; to be called before it is finalised."""
+        """Lets MPI go; to be called before it is finalised, when all ranks have said that they leave.
+
+        Takes what the others have said: MPI libraries complain at their end of messages that nobody has received.
+        """
         self._stopped = True
         self.join()
+        limit = time.monotonic() + _ANSWER
+        while len(self._left) < self._world.size - 1 and time.monotonic() < limit:
+            self._read()
+            time.sleep(1e-3)
 
     # What it says and hears.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import faulthandler
+import hashlib
 import os
 import socket
 import sys
@@ -78,6 +79,8 @@ class _Meetings:
 
     def __init__(self) -> None:
         self.count = 0
+        self.trainers = 0
+        self.checks = False
         self.barrier: tuple[Any, str] | None = None
 
 
@@ -155,11 +158,40 @@ class World:
         self.wait([request], "start of MPI")
         return new
 
-    def collective(self, what: str) -> str:
-        """Counts one more meeting of all ranks and names it; the numbers agree on all ranks as long as they call the same things."""
+    def number_trainer(self) -> str:
+        """How meetings of one more trainer are called, so that they can be told from those of others."""
+        self._meetings.trainers += 1
+        return f" of trainer {self._meetings.trainers}" if self._meetings.trainers > 1 else ""
+
+    @property
+    def checks(self) -> bool:
+        """Whether every meeting begins with a comparison of what the ranks are about to do, and where in the program."""
+        return self._meetings.checks
+
+    def check_from_now_on(self) -> None:
+        """Turns the comparison on. To be called on all ranks at one time."""
+        self._meetings.checks = True
+
+    def collective(self, what: str, at_one_line: bool = True) -> str:
+        """Counts one more meeting of all ranks and names it; the numbers agree on all ranks as long as they call the same things.
+
+        Args:
+            what: its kind.
+            at_one_line: whether all ranks call it from the same line of the program.
+
+        Raises:
+            RuntimeError: with checks, on all ranks: they meet for unlike things.
+        """
         self._meetings.count += 1
         whole = self.size == self._job.size
-        return f"{what} (meeting {self._meetings.count}{'' if whole else f' of {ranks_in_words(self.members)}'})"
+        name = f"{what} (meeting {self._meetings.count}{'' if whole else f' of {ranks_in_words(self.members)}'})"
+        if self.checks:
+            here = f"{name}{_line_of_user() if at_one_line else ''}"
+            mine, every = np.array([hash_of(here)]), np.empty(self.size, np.int64)
+            self.wait([self.comm.Iallgather(mine, every)], here)
+            if (every != mine).any():
+                self.agree(self.comm, here, "check=True")
+        return name
 
     def wait(self, requests: Sequence[Any], what: str, timeout: float | None = None) -> None:
         """Polls until all of these requests are complete.
@@ -221,6 +253,19 @@ class World:
         answers = {rank: state for rank, state in sorted(self._job.where().items()) if rank in self.members}
         late = [rank for rank, state in answers.items() if state != f"waits in {what}"]
         return "; ".join([ranks_in_words(late) if late else "the other ranks", *(f"rank {rank} {state}" for rank, state in answers.items())])
+
+
+def _line_of_user() -> str:
+    """" at train.py:12": the innermost line outside of this package."""
+    frame = sys._getframe(1)
+    while frame.f_back and str(frame.f_globals.get("__name__", "")).startswith(f"{__package__.partition('.')[0]}."):
+        frame = frame.f_back
+    return f" at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+
+
+def hash_of(text: str) -> int:
+    """64 bits that are the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def ranks_in_words(ranks: Sequence[int]) -> str:

@@ -6,6 +6,7 @@ many rows, which weights), so that whatever they decide on it, they decide alike
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -65,6 +66,8 @@ class Flag:
     """It has run out of data and only takes part."""
     SAVE = 2
     """It has been asked to save a checkpoint."""
+    JOIN = 4
+    """It is inside of Join, where ranks that have ended call from another line."""
 
 
 class Agreement:
@@ -72,7 +75,11 @@ class Agreement:
 
     def __init__(self, here: World, comm: Any, m: ParameterCollection, average: bool) -> None:
         self._here, self._comm, self._m, self._average = here, comm, m, average
-        self._updates = 0
+        self._updates, self._which = 0, here.number_trainer()
+        self.asks: list[Callable[[], int]] = []
+        """Flags that this rank has to tell beside those that reach() is given."""
+        self.hears: list[Callable[[int], object]] = []
+        """Told the flags of all ranks together, at each agreement."""
         self._structure = Structure(m)
         self._settle(here.collective("DistributedTrainer"), ())
 
@@ -88,6 +95,7 @@ class Agreement:
                 ("settings", np.float64, (len(Settings._fields),)),
                 ("weight", np.float64),
                 ("rows", np.int32, (len(self._structure.tables),)),
+                ("settled", np.bool_, (len(self._structure.tables),)),
                 ("filled", np.bool_, (len(self._structure.dense),)),
             ]
         )
@@ -105,7 +113,9 @@ class Agreement:
             RuntimeError: the ranks have different parameters or settings, or are at different steps of shard().
         """
         self._updates += 1
-        what = self._here.collective(f"gradient exchange of update {self._updates}")
+        what = self._here.collective(f"gradient exchange of update {self._updates}{self._which}", at_one_line=not flags & Flag.JOIN)
+        for ask in self.asks:
+            flags |= ask()
         current = self._structure if self._structure.fits(self._m) else Structure(self._m)
         every = self._tell(current, weight, settings, step, flags, what)
         if (every["structure"] != self._structure.hash).any():
@@ -117,6 +127,13 @@ class Agreement:
             unlike = (going["settings"] != going["settings"][0]).any(axis=0)
             self._agree(bool(unlike.any()), settings.words(unlike), flags, what)
             self._agree(len(set(going["step"].tolist())) > 1, f"step {step.description if step else None} of shard()", flags, what)
+        read = [0 < n < self._here.size for n in np.count_nonzero(every["settled"], axis=0)]
+        if any(read):  # on some rank: what that has rounded, all round
+            self._structure.settle(read)
+        if self._here.checks:
+            self._structure.compare(self._here, self._comm, what)
+        for hear in self.hears:
+            hear(int(np.bitwise_or.reduce(every["flags"])))
         total = every["weight"].sum()
         if not self._average:
             factors = (every["weight"] > 0).astype(np.float64)
@@ -139,6 +156,7 @@ class Agreement:
         mine["structure"], mine["step"] = current.hash, hash(step.description) if step else 0
         mine["settings"], mine["weight"], mine["flags"] = settings, weight, flags
         mine["rows"] = [lib.dn_lookup_touched(table, rows, block) for table in tables]
+        mine["settled"] = known.settled()
         mine["filled"] = [not lib.dn_param_empty(parameter) for parameter in known.handles[: len(known.dense)]]
         self._here.wait([self._comm.Iallgather(mine.view(np.uint8), every.view(np.uint8))], what)
         return every

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from ..params.collection import ParameterCollection
 from ._session import world
-from ._world import World
+from ._world import World, hash_of
 from .structure import Structure
 
 
@@ -90,7 +90,7 @@ def all_reduce(value: ArrayLike, op: str = "sum", comm: Any = None) -> Any:
     here = world(comm)
     if here.size > 1:
         what = here.collective(f"all_reduce {op}")
-        _same_kind(here, f"{array.dtype.str}{array.shape}", op, what)
+        _same_kind(here, f"{array.dtype.str}{array.shape}", op, what)  # without check=True, too: unlike lengths may kill a process
         operation = getattr(here.mpi, _OPERATIONS[op])
         here.wait([here.comm.Iallreduce(here.mpi.IN_PLACE, array, op=operation)], what)
     if op == "mean":
@@ -99,13 +99,15 @@ def all_reduce(value: ArrayLike, op: str = "sum", comm: Any = None) -> Any:
 
 
 def _same_kind(here: World, kind: str, op: str, what: str) -> None:
-    every = [b.decode() for b in here.exchange_bytes(here.comm, f"{kind}{op}".encode(), what)]
-    mine = every[here.rank]
-    other = next((rank for rank, theirs in enumerate(every) if theirs != mine), None)
-    if other is not None:
-        raise ValueError(
-            f"{here.name} {what}: all ranks must give the same kind of value; got {mine} here, {every[other]} on rank {here.members[other]}."
-        )
+    mine, marks = f"{kind}{op}", np.empty(here.size, np.int64)
+    here.wait([here.comm.Iallgather(np.array([hash_of(mine)]), marks)], what)
+    if (marks == marks[0]).all():
+        return
+    every = [b.decode() for b in here.exchange_bytes(here.comm, mine.encode(), what)]
+    other = next(rank for rank, theirs in enumerate(every) if theirs != mine)
+    raise ValueError(
+        f"{here.name} {what}: all ranks must give the same kind of value; got {mine} here, {every[other]} on rank {here.members[other]}."
+    )
 
 
 def barrier(timeout: float | None = None, comm: Any = None) -> None:
@@ -157,4 +159,5 @@ def assert_in_sync(m: ParameterCollection, comm: Any = None) -> None:
         what = here.collective("assert_in_sync")
         structure = Structure(m)
         structure.check(here, here.comm, what)
+        structure.settle()
         structure.compare(here, here.comm, what)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib, pointer
-from ..params.collection import LookupParameters
+from ..params.collection import LookupParameters, Parameters
 from ._world import World
 from .agreement import Agreed
 from .structure import Structure
@@ -98,12 +98,8 @@ class MpiExchange:
         """The parameters that only other ranks have used."""
         structure = agreed.structure
         missing: list[int] = np.flatnonzero(used & ~agreed.filled[self._here.rank]).tolist()
-        for parameter in [structure.dense[i] for i in missing]:
-            if not parameter.is_updated():
-                raise RuntimeError(
-                    f'{self._here.name} gradient exchange: "{parameter.name()}" is frozen here, but not on all ranks. '
-                    "Call set_updated() on all ranks alike."
-                )
+        for i in missing:
+            check_not_frozen(self._here, structure.dense[i])
         return [structure.handles[i] for i in missing]
 
     # ---- lookup tables ---------------------------------------------------------------------------------------------------------------
@@ -138,6 +134,18 @@ class MpiExchange:
                 requests.append(self._comm.Iallreduce(self._here.mpi.IN_PLACE, block))
                 rows.pieces = [(union.astype(np.int32), block)]
         return requests
+
+
+def check_not_frozen(here: World, parameter: Parameters) -> None:
+    """A parameter of which some rank has a gradient must be updated here, too.
+
+    Raises:
+        RuntimeError: it is frozen here.
+    """
+    if not parameter.is_updated():
+        raise RuntimeError(
+            f'{here.name} gradient exchange: "{parameter.name()}" is frozen here, but not on all ranks. Call set_updated() on all ranks alike.'
+        )
 
 
 def merge_ranges(places: list[Range], used: list[bool]) -> tuple[list[Range], list[Range]]:

@@ -40,19 +40,25 @@ class Join:
     def __init__(self, trainer: DistributedTrainer) -> None:
         if not isinstance(trainer, DistributedTrainer):
             raise TypeError(f"Join: takes a DistributedTrainer; got {type(trainer).__name__}.")
+        if trainer._sum is not None:
+            raise ValueError("Join: with reproducible=True all ranks have the same number of batches, those of shard(); got such a trainer.")
         self._trainer = trainer
         self._calls = 0
 
     def __enter__(self) -> Join:
         self._calls = self._trainer._calls
+        self._trainer._joins += 1
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        trainer = self._trainer
+        try:
+            while kind is None and not trainer._take_part():
+                pass
+        finally:
+            trainer._joins -= 1
         if kind is not None:
             return
-        trainer = self._trainer
-        while not trainer._take_part():
-            pass
         here, schedule = trainer._world, _schedule(trainer)
         if here.size == 1:
             return

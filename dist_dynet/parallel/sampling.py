@@ -6,18 +6,23 @@ It knows the data's order, costs and the number of ranks. It sends nothing while
 from __future__ import annotations
 
 import heapq
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from ..graph import cg
 from ._session import world
 from .collectives import gather
 
 T = TypeVar("T")
 R = TypeVar("R")
 Cost = Callable[[Any], float]
+
+_GRAPHS_BITS = 24
+"""A micro-batch may have 2^24 graphs before its random draws meet those of the next step."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,20 @@ class Step:
 
     count: int
     description: tuple[int, ...]
+    part: Part | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which of a step's micro-batches this is: the turn-th of `turns` that this rank is given."""
+
+    number: int | None
+    """Among those of all ranks, from 0 to of - 1; None: none is left for this turn."""
+    of: int
+    turn: int
+    turns: int
+    loop: object
+    """The loop over the shard that it comes from."""
 
 
 class _Last:
@@ -50,6 +69,28 @@ def divide(costs: Sequence[float], ranks: int) -> list[list[int]]:
         parts[rank].append(i)
         heapq.heapreplace(loads, (load + costs[i], count + 1, rank))
     return [sorted(part) for part in parts]
+
+
+def deal(micro_batches: int, rank: int, ranks: int) -> list[int | None]:
+    """The numbers of a rank's micro-batches: neighbours, so that most of the tree over the numbers is added up within the rank.
+
+    All ranks get equally long lists; None: nothing to do.
+
+    >>> [deal(8, rank, 3) for rank in range(3)]
+    [[0, 1, None], [2, 3, 4], [5, 6, 7]]
+    """
+    numbers: list[int | None] = [*range(micro_batches * rank // ranks, micro_batches * (rank + 1) // ranks)]
+    return numbers + [None] * (-(-micro_batches // ranks) - len(numbers))
+
+
+def spread(n: int) -> list[int]:
+    """0 to n - 1 in an order of which each beginning is spread evenly over them: that of the reversed bits.
+
+    >>> spread(6)
+    [0, 4, 2, 1, 5, 3]
+    """
+    bits = max(n - 1, 1).bit_length()
+    return sorted(range(n), key=lambda i: f"{i:0{bits}b}"[::-1])
 
 
 def _costs(examples: Sequence[Any], cost: Cost | None) -> list[float]:
@@ -90,10 +131,22 @@ class Shard(Generic[T]):
     """
 
     def __init__(
-        self, data: Sequence[T], batch_size: int, seed: int, epoch: int, cost: Cost | None, drop_last: bool, shuffle: bool, comm: Any
+        self,
+        data: Sequence[T],
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        cost: Cost | None,
+        drop_last: bool,
+        shuffle: bool,
+        micro_batches: int | None,
+        comm: Any,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"shard: batch_size, over all ranks, must be at least 1; got {batch_size}.")
+        if micro_batches is not None and operator.index(micro_batches) < 1:
+            raise ValueError(f"shard: micro_batches, over all ranks, must be at least 1; got {micro_batches}.")
+        self._micro_batches = micro_batches
         self._data, self._batch_size, self._seed, self._cost = data, int(batch_size), int(seed), cost
         self._drop_last, self._shuffle, self._comm = bool(drop_last), bool(shuffle), comm
         self._epoch, self._position = int(epoch), 0
@@ -123,7 +176,7 @@ class Shard(Generic[T]):
         """What must be alike for a position to mean the same examples."""
         return {
             "examples": len(self._data), "batch_size": self._batch_size, "seed": self._seed, "drop_last": self._drop_last,
-            "shuffle": self._shuffle,
+            "shuffle": self._shuffle, "micro_batches": self._micro_batches or 0,
         }  # fmt: skip
 
     def state(self) -> dict[str, int | bool]:
@@ -159,18 +212,19 @@ class Shard(Generic[T]):
 
     def __iter__(self) -> Iterator[list[T]]:
         here, order, epoch = world(self._comm), self._order(), self._epoch
-        settings = (len(self._data), self._batch_size, self._seed, epoch, self._drop_last, self._shuffle)
         first = self._position if self._goes_on else 0
         self._position, self._goes_on = first, False
-        present = None
+        present, loop = None, object()
         try:
             for step in range(first, len(self)):
-                examples = [self._data[i] for i in order[step * self._batch_size : (step + 1) * self._batch_size]]
-                mine = [examples[i] for i in divide(_costs(examples, self._cost), here.size)[here.rank]]
-                _Last.step = present = Step(len(mine), (*settings, step))
-                for listener in self._listeners:
-                    listener.step_begins()
-                yield mine
+                for batch, part in self._batches(order, step, here.rank, here.size, loop):
+                    _Last.step = present = Step(len(batch), (*self._settings().values(), epoch, step), part)
+                    if part:
+                        cg()._draw_from(part.of if part.number is None else part.number, self._counter(epoch, step))
+                    if not part or part.turn == 0:
+                        for listener in self._listeners:
+                            listener.step_begins()
+                    yield batch
                 self._position = step + 1
                 for listener in self._listeners:
                     listener.step_ends()
@@ -178,6 +232,25 @@ class Shard(Generic[T]):
         finally:  # the end of the loop, or a break: what follows is not weighed like this batch
             if _Last.step is present:
                 _Last.step = None
+            if self._micro_batches:
+                cg()._draw_from(None, self._counter(self._epoch, self._position))
+
+    def _batches(self, order: list[int], step: int, rank: int, ranks: int, loop: object) -> Iterator[tuple[list[T], Part | None]]:
+        """What this rank is given in a step: one batch, or micro-batches one after the other."""
+        examples = [self._data[i] for i in order[step * self._batch_size : (step + 1) * self._batch_size]]
+        costs = _costs(examples, self._cost)
+        if not self._micro_batches:
+            yield [examples[i] for i in divide(costs, ranks)[rank]], None
+            return
+        parts = dict(zip(spread(self._micro_batches), divide(costs, self._micro_batches), strict=True))
+        mine = deal(self._micro_batches, rank, ranks)
+        for turn, number in enumerate(mine):
+            batch = [] if number is None else [examples[i] for i in parts[number]]
+            yield batch, Part(number, self._micro_batches, turn, len(mine), loop)
+
+    def _counter(self, epoch: int, step: int) -> int:
+        """Of random draws: a number of the step that does not depend on the ranks, with room for the graphs of a micro-batch."""
+        return (epoch * len(self) + step) << _GRAPHS_BITS
 
 
 def shard(
@@ -188,6 +261,7 @@ def shard(
     cost: Cost | None = len,
     drop_last: bool = False,
     shuffle: bool = True,
+    micro_batches: int | None = None,
     comm: Any = None,
 ) -> Shard[T]:
     """For each step of an epoch, the list of examples of this rank; every example goes to exactly one rank.
@@ -204,6 +278,8 @@ def shard(
             None: all count alike.
         drop_last: leave out the last step if it is smaller.
         shuffle: False keeps the order of the data.
+        micro_batches: for DistributedTrainer(reproducible=True): each step is cut into so many micro-batches, whatever the number of ranks, and
+            the loop gives this rank's one after the other; the last of them may be empty. len() still counts steps.
         comm: an mpi4py communicator whose ranks divide the data; None: all.
 
     >>> from dist_dynet import parallel
@@ -212,7 +288,7 @@ def shard(
     >>> list(parallel.shard("abcde", batch_size=2, shuffle=False))
     [['a', 'b'], ['c', 'd'], ['e']]
     """
-    return Shard(data, batch_size, seed, epoch, cost, drop_last, shuffle, comm)
+    return Shard(data, batch_size, seed, epoch, cost, drop_last, shuffle, micro_batches, comm)
 
 
 def evaluate(fn: Callable[[T], R], data: Iterable[T], cost: Cost | None = len, comm: Any = None) -> list[R]:
@@ -233,7 +309,8 @@ def evaluate(fn: Callable[[T], R], data: Iterable[T], cost: Cost | None = len, c
     [1, 3]
     """
     here = world(comm)
-    examples: Any = data if hasattr(data, "__len__") and hasattr(data, "__getitem__") else list(data)
+    is_indexed = hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, Mapping)
+    examples: Any = data if is_indexed else list(data)
     mine = divide(_costs(examples, cost), here.size)[here.rank]
     failure: Exception | None = None
     values: list[Any] = []

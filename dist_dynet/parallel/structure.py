@@ -5,17 +5,15 @@ It knows names, dims and places in chunks, and nothing of gradients.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .._ffi import lib
+from .._ffi import ffi, lib
 from ..params.collection import LookupParameters, ParameterCollection, Parameters
-from ._world import World
+from ._world import World, hash_of
 
 Parameter = Parameters | LookupParameters
 
@@ -33,8 +31,7 @@ class Structure:
         self.places = [(lib.dn_param_chunk(p._c), lib.dn_param_offset(p._c), lib.dn_param_size(p._c)) for p in self.dense]
         """(chunk, offset, length) of the dense parameters' values and gradients."""
         self._entries = [(p.name(), p.shape()) for p in self.parameters]
-        digest = hashlib.blake2b(repr(self._entries).encode(), digest_size=8).digest()
-        self.hash = int.from_bytes(digest, "little", signed=True)
+        self.hash = hash_of(repr(self._entries))
 
     def fits(self, m: ParameterCollection) -> bool:
         """Whether the collection has still these parameters; they can only become more."""
@@ -61,14 +58,28 @@ class Structure:
         here.wait([comm.Ibcast(p.storage(), root=0) for p in self.parameters if p not in skip], what)
         self.root.changed()
 
+    def settled(self) -> list[bool]:
+        """Of each table, whether its weight decay is multiplied into its rows: an update does so now and then, and so does reading it."""
+        factor, settled = ffi.new("double *"), []
+        for table in self.handles[len(self.dense) :]:
+            lib.dn_param_storage(table, factor)
+            settled.append(factor[0] == 1)
+        return settled
+
+    def settle(self, chosen: Iterable[bool] | None = None) -> None:
+        """Multiplies the weight decay into the rows of these tables; None: of all."""
+        for table, wanted in zip(self.tables, chosen or [True] * len(self.tables), strict=True):
+            if wanted:
+                table.storage()
+
     def compare(self, here: World, comm: Any, what: str) -> None:
-        """Makes sure that the values are equal over the ranks, bit for bit. Collective.
+        """Makes sure that the values are equal over the ranks, bit for bit, as they are stored. Collective.
 
         Raises:
             RuntimeError: on all ranks, naming rank and parameter.
         """
-        mine = np.array([_checksum(p.storage()) for p in self.parameters], np.int64)
-        every = np.empty((here.size, len(mine)), np.int64)
+        mine = np.array([lib.dn_param_checksum(handle) for handle in self.handles], np.uint64)
+        every = np.empty((here.size, len(mine)), np.uint64)
         here.wait([comm.Iallgather(mine, every)], what)
         wrong = np.argwhere(every != every[0])
         if len(wrong):
@@ -77,10 +88,6 @@ class Structure:
                 f"{here.name} {what}: rank {here.members[other]} and rank {here.members[0]} differ, first in "
                 f'"{self.parameters[parameter].name()}". Change parameters alike on all ranks.'
             )
-
-
-def _checksum(values: NDArray[Any]) -> int:
-    return int.from_bytes(hashlib.blake2b(values.tobytes(), digest_size=8).digest(), "little", signed=True)
 
 
 def _difference(who: str, theirs: list[Any], first: list[Any], who_0: str) -> str:

@@ -22,7 +22,8 @@ from ._world import World
 from .agreement import Agreement, Flag, Settings
 from .engines import ENGINES, Engine, choose
 from .exchange import Exchange
-from .sampling import last_step
+from .reproducible import ReproducibleSum
+from .sampling import Part, last_step
 
 Average = Literal["mean", "weighted", "sum"]
 
@@ -45,6 +46,10 @@ class DistributedTrainer:
         accumulate: exchange and update at every so many calls of update(); 1 leaves the wrapped trainer's set_accumulation() as it is.
         exchange: how dense gradients are added up: "shared", in memory that the ranks share, "mpi", by MPI's all-reduce, or "auto", the first
             where all ranks run on one host. None: DIST_DYNET_EXCHANGE from the environment, "auto" by default.
+        reproducible: the same bits whatever the number of ranks; needs `shard(..., micro_batches=G)`, and update() after each micro-batch. It
+            keeps their gradients, and updates after the last of a step.
+        check: for finding faults: every meeting of these ranks, not only this trainer's, first compares what the ranks are about to do and on
+            which line of the program, and every update() the parameters, bit for bit.
         comm: an mpi4py communicator whose ranks train this model, such as MPI.COMM_WORLD.Split(color); give it to shard() as well. None: all.
         timeout: seconds that update() waits for ranks that are alive. None: DIST_DYNET_TIMEOUT, 600.
 
@@ -71,6 +76,8 @@ class DistributedTrainer:
         *,
         accumulate: int = 1,
         exchange: Engine | None = None,
+        reproducible: bool = False,
+        check: bool = False,
         comm: Any = None,
         timeout: float | None = None,
     ) -> None:
@@ -86,12 +93,20 @@ class DistributedTrainer:
         self._calls = 0  # of update()
         self._gathered = 0.0  # n_r of the passes since the last update
         self._silent = False  # inside of no_sync()
+        self._joins = 0  # how many Joins it is inside of
         self._world = here = world(comm).patient(timeout)
+        self._part: Part | None = None  # the last micro-batch
         self._agreement: Agreement | None = None
         self._exchange: Exchange | None = None
+        comm = here.duplicate() if here.size > 1 else None
+        self._sum = ReproducibleSum(here, comm, trainer.collection) if reproducible else None
         if here.size > 1:
-            comm = here.duplicate()
-            here.agree(comm, f"{trainer.whoami()} with average={average!r}", here.collective("DistributedTrainer"))
+            what = here.collective("DistributedTrainer")
+            here.agree(comm, f"{trainer.whoami()} with average={average!r}, reproducible={bool(reproducible)}, check={bool(check)}", what)
+            if check:
+                here.check_from_now_on()
+            if self._sum:
+                self._sum.check_hosts(what)
             self._agreement = Agreement(here, comm, trainer.collection, average != "sum")
             self._exchange = choose(here, comm, exchange)
             _broadcast_state(here, comm, trainer)
@@ -111,25 +126,31 @@ class DistributedTrainer:
             RuntimeError: the ranks have different parameters, settings of the trainer or steps of shard(); the norm of the gradients is not
                 finite.
         """
-        self._gathered += self._weight(weight)
+        weight = self._weight(weight)
         self._calls += 1
+        if not self._keep(weight):
+            return False
+        self._gathered += weight
         if self._silent or not self._inner._due():
             return False
         return self._step()[0]
 
     def _step(self, flags: int = 0) -> tuple[bool, bool]:
         """Exchanges and applies what was gathered: whether parameters were updated, and whether all ranks have run out of data."""
-        n, self._gathered, over = self._gathered, 0.0, bool(flags & Flag.ENDED)
+        flags |= Flag.JOIN if self._joins else 0
+        n, self._gathered, over, what = self._gathered, 0.0, bool(flags & Flag.ENDED), ""
         if self._agreement is not None and self._exchange is not None:
             agreed, what = self._agreement.reach(n, self._settings(), last_step(), flags)
             if not agreed.over and flags & Flag.ENDED:
                 self._take(agreed.settings)
             over = agreed.over
-            if not over or agreed.factors.any():
+            if self._sum is None and (not over or agreed.factors.any()):
                 self._exchange.sum(agreed, what)
         elif n == 0:
             self.collection.reset_gradients()
-        if over and not self._pending():
+        if self._sum is not None:
+            self._sum.sum(what, self._average != "sum", self.accumulation if self._average != "sum" else 1)
+        if over and not self._inner._waits():
             return False, over
         return self._inner._apply(), over
 
@@ -142,6 +163,33 @@ class DistributedTrainer:
             return float(weight)
         step = last_step() if self._average == "mean" else None
         return float(step.count) if step else 1.0
+
+    def _keep(self, weight: float) -> bool:
+        """With reproducible=True: puts the gradient of a micro-batch by; whether it was the last of the step. Otherwise True."""
+        step = last_step()
+        part = step.part if step else None
+        if self._sum is None:
+            if part:
+                raise RuntimeError("update: batches of shard(..., micro_batches=G) need DistributedTrainer(..., reproducible=True).")
+            return True
+        if part is None:
+            raise RuntimeError("update: with reproducible=True each call belongs to a batch of shard(..., micro_batches=G); got one outside.")
+        before = self._part
+        goes_on = before is not None and before.loop is part.loop
+        if part.turn != ((before.turn + 1) % before.turns if before and goes_on else 0):
+            raise RuntimeError(
+                "update: with reproducible=True it is called once after each batch of shard(), empty ones too; got two calls for one, or none."
+            )
+        if before and not goes_on and before.turn < before.turns - 1:  # that loop was left within a step
+            self._inner._gathered = 0
+            self._sum.clear()
+        if part.number is not None:
+            self._sum.keep(part.number, weight, 1.0 if self._average == "sum" else weight)
+        self._part = part
+        if part.turn < part.turns - 1:
+            return False
+        self._sum.end_step(part.of)
+        return True
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -164,11 +212,17 @@ class DistributedTrainer:
         >>> one_pass(), w.as_array().tolist()
         (True, [-2.0])
         """
+        if self._sum is not None:
+            raise RuntimeError("no_sync: with reproducible=True update() exchanges once a step by itself. Use accumulate=k for several steps.")
         before, self._silent = self._silent, True
         try:
             yield
         finally:
             self._silent = before
+
+    def _waits(self) -> bool:
+        """Whether gradients wait to be applied; then there is no checkpoint."""
+        return self._gathered > 0 or self._inner._waits() or (self._sum is not None and self._sum.pending)
 
     # ---- what Join needs ---------------------------------------------------------------------------------------------------------------
 
@@ -184,10 +238,6 @@ class DistributedTrainer:
                 lib.dn_param_scale_gradient(p._c, k / max(begun, 1))
         inner._gathered = 0
         return self._step(Flag.ENDED)[1]
-
-    def _pending(self) -> bool:
-        """Whether there are gradients."""
-        return any(not lib.dn_param_empty(p._c) for p in self._inner._members())
 
     def _settings(self) -> Settings:
         set_ = self._inner._settings

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from numpy import empty, zeros
 from numpy.typing import NDArray
 
@@ -137,3 +138,56 @@ class MovingAverage:
             yield
         finally:
             self.swap_out()
+
+    # ---- state -------------------------------------------------------------------------------------------------------------------------
+
+    def _settings(self) -> dict[str, NDArray[Any]]:
+        return {"decay": np.array(-1.0 if self._decay is None else self._decay), "every": np.array(self._every, np.int64)}
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What is needed to go on averaging: counts, and "average:/W" of the parameter /W, of its shape; copies.
+
+        Raises:
+            RuntimeError: the averages are swapped in: values and averages are not in their places.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> w = m.add_parameters(1, init=2)
+        >>> average, other = dy.MovingAverage(m, decay=None), dy.MovingAverage(m, decay=None)
+        >>> average.update()
+        >>> sorted(average.state())
+        ['average:/_0', 'averaged', 'calls', 'decay', 'every']
+        >>> other.load_state(average.state())
+        >>> other.state()["average:/_0"].tolist()
+        [2.0]
+        """
+        if self._weights is not None:
+            raise RuntimeError("MovingAverage: state needs averages and values in their places; they are swapped in. Call swap_out() before.")
+        counts = {"calls": np.array(self._calls, np.int64), "averaged": np.array(self._averaged, np.int64)}
+        named = self._collection.named_parameters().items()
+        averages = {f"average:{name}": p._shaped(self._averages[p].copy()) for name, p in named if p in self._averages}
+        return {**self._settings(), **counts, **averages}
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Goes on from a state() of an average with the same settings, of the same parameters.
+
+        Raises:
+            ValueError: it is of another; nothing is changed then.
+            RuntimeError: the averages are swapped in.
+        """
+        if self._weights is not None:
+            raise RuntimeError("MovingAverage: load_state must not be called while the averages are swapped in. Call swap_out() before.")
+        for name, value in self._settings().items():
+            if name not in state or np.size(state[name]) != 1 or float(state[name]) != float(value):
+                raise ValueError(f"MovingAverage: {name} of a state must be this one's, {value}; got {state.get(name)}.")
+        named = self._collection.named_parameters()
+        averages: dict[AnyParameter, NDArray[Any]] = {}
+        for key in (key for key in state if key.startswith("average:")):
+            name = key.removeprefix("average:")
+            if name not in named or np.shape(state[key]) != named[name].shape():
+                raise ValueError(f"MovingAverage: {key!r} of a state must be of a parameter of the collection; got {np.shape(state[key])}.")
+            p = named[name]
+            averages[p] = empty(int(lib.dn_param_size(p._c)), DTYPE)
+            p._shaped(averages[p])[...] = state[key]
+        self._calls, self._averaged = int(state["calls"]), int(state["averaged"])
+        self._averages = averages

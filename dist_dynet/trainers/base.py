@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import sys
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn, Protocol
 
 from numpy.typing import NDArray
@@ -62,6 +62,7 @@ class Trainer:
         self._accumulation, self._gathered = 1, 0
         self._skip_nonfinite, self._skipped = False, 0
         self._followers: list[Follower] = []
+        self._last: list[Callable[[], None]] = []  # called when all of an update is done
         self._schedule: weakref.ref[Schedule] | None = None
         trainer = lib.dn_trainer_new(m._root.c, self._rule, ffi.new("double[4]", list(constants)))
         if trainer == NULL:
@@ -76,11 +77,22 @@ class Trainer:
 
     def _set_plain(self) -> None:
         """Whether an update is one call of C and nothing else, which halves the time of tiny ones."""
-        self._is_plain = not (self._watches or self._followers or self._accumulation > 1 or self._collection._parent is not None)
+        self._is_plain = not (
+            self._watches or self._followers or self._last or self._accumulation > 1 or self._collection._parent is not None
+        )
 
     def _follow(self, follower: Follower) -> None:
         self._followers.append(follower)
         self._set_plain()
+
+    def _end_with(self, last: Callable[[], None]) -> None:
+        """Calls `last` at the end of each update, after the followers."""
+        self._last.append(last)
+        self._set_plain()
+
+    def _waits(self) -> bool:
+        """Whether an accumulation is under way, or gradients wait to be applied."""
+        return self._gathered > 0 or not all(lib.dn_param_empty(p._c) for p in self._members())
 
     def _set(self, **settings: float) -> None:
         for name, value in settings.items():
@@ -249,12 +261,18 @@ class Trainer:
         if code < 0:
             return self._fail(code, self._members())
         self._done()
+        self._end()
         return True
 
     def _done(self) -> None:
         """After each update."""
         for follower in self._followers:
             follower.update()
+
+    def _end(self) -> None:
+        """When all of an update is done."""
+        for last in self._last:
+            last()
 
     def _fail(self, code: int, members: Iterable[AnyParameter]) -> bool:
         if code != lib.DN_ERROR_NONFINITE:
@@ -300,8 +318,9 @@ class Trainer:
         code = lib.dn_trainer_update_these(self._c, len(chosen), [p._c for p in chosen])
         if code < 0:
             self._fail(code, chosen)
-        else:
-            self._done()
+            return
+        self._done()
+        self._end()
 
     def restart(self, learning_rate: float | None = None) -> None:
         """Sets the moments to zero, and the learning rate if given. The count of updates goes on, as in DyNet."""

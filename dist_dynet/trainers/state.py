@@ -1,4 +1,4 @@
-"""Trainer.state() and load_state(): moments and counts as named arrays."""
+"""Trainer.state() and load_state(): moments and counts as named arrays. Beside them the settings, which a checkpoint holds, too."""
 
 from __future__ import annotations
 
@@ -68,3 +68,27 @@ def load_into(trainer: Trainer, state: Mapping[str, NDArray[Any]]) -> None:
     lib.dn_trainer_set_updates(trainer._c, int(state["updates"]))
     trainer.learning_rate = float(state["learning_rate"])
     trainer._load_own_state(own)
+
+
+def settings_of(trainer: Trainer) -> dict[str, float]:
+    """What the program may have set since the trainer was made, and the count of skipped steps."""
+    return {
+        "clip_threshold": trainer.get_clip_threshold(),
+        "clip_value": trainer.get_clip_value(),
+        "sparse_updates": bool(trainer._settings.sparse),
+        "accumulation": trainer.accumulation,
+        "skip_nonfinite": trainer.skip_nonfinite,
+        "skipped": trainer.skipped,
+        "weight_decay": trainer.collection.get_weight_decay(),
+    }
+
+
+def set_settings(trainer: Trainer, settings: Mapping[str, float]) -> None:
+    """Sets them as they were."""
+    trainer.set_clip_threshold(settings["clip_threshold"])
+    trainer.set_clip_value(settings["clip_value"])
+    trainer.set_sparse_updates(bool(settings["sparse_updates"]))
+    trainer.set_accumulation(int(settings["accumulation"]))
+    trainer.skip_nonfinite = bool(settings["skip_nonfinite"])
+    trainer._skipped = int(settings["skipped"])
+    trainer.collection.set_weight_decay(settings["weight_decay"])

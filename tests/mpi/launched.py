@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,8 +18,8 @@ if how == "lines":  # parts of lines, long and short ones, on both streams
         if i % 3 == 0:
             print(f"{rank}:{i}:" + "y" * (i * 91 % 5000), file=sys.stderr)
     print(rest, flush=True)
-elif how == "show":
-    print(*(os.environ.get(name) for name in rest), flush=True)
+elif how in ("show", "host"):
+    print(*([socket.gethostname()] if how == "host" else []), *(os.environ.get(name) for name in rest), flush=True)
 elif how == "sleep":  # with a child, which is to go, too
     child = subprocess.Popen(["sleep", "60"])
     signal.signal(signal.SIGUSR1, lambda *_: print("user signal", flush=True))

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,14 @@ assert size > 1 and parallel.is_main() == (rank == 0)
 # sums
 assert parallel.all_reduce(rank + 1) == size * (size + 1) // 2
 assert parallel.all_reduce(float(rank), "mean") == (size - 1) / 2
+assert parallel.all_reduce(2, "prod") == 2**size and isinstance(parallel.all_reduce(rank, "max"), int)
+assert parallel.all_reduce(rank % 2 == 1) == size // 2  # how many
+assert parallel.all_reduce(np.arange(6.0).reshape(2, 3, order="F")[:, ::2] * (rank + 1)).tolist() == (
+    np.arange(6.0).reshape(2, 3, order="F")[:, ::2] * (size * (size + 1) / 2)
+).tolist()
+for kind in (np.float16, np.uint8, ">f8", np.int64):
+    assert parallel.all_reduce(np.ones(3, kind)).tolist() == [size] * 3
+assert parallel.all_reduce(np.empty((0, 2))).shape == (0, 2) and parallel.all_reduce(np.array(2.0)).shape == ()
 assert parallel.all_reduce([rank, -rank], "max").tolist() == [size - 1, 0]
 assert parallel.all_reduce(np.full((2, 3), rank, np.float32), "min").dtype == np.float32
 with pytest.raises(ValueError, match=r"\[rank \d/\d\] all_reduce sum .*same kind of value"):
@@ -31,6 +40,34 @@ words = ["w" * (i % 7) for i in range(23)]
 assert parallel.evaluate(lambda word: calls.append(1) or len(word), words) == list(map(len, words))
 assert parallel.all_reduce(len(calls)) == len(words)
 assert parallel.evaluate(len, words[:1]) == [0] and parallel.evaluate(len, []) == []
+assert parallel.evaluate(lambda x: x * x, (x for x in range(5))) == [0, 1, 4, 9, 16]
+assert parallel.evaluate(float, np.arange(size + 1)) == [float(x) for x in range(size + 1)]
+assert parallel.evaluate(len, {"a": 1, "bc": 2}) == [1, 2]  # as a loop over it
+
+
+def fails_on_two(x):
+    if x == 2:
+        raise KeyError("two")
+    return x
+
+
+(holder,) = [r for r in range(size) if 2 in parallel.sampling.divide([1.0] * 9, size)[r]]
+with pytest.raises(KeyError if rank == holder else RuntimeError, match="two"):
+    parallel.evaluate(fails_on_two, range(9))
+with pytest.raises(ValueError, match=rf"same on all ranks; got {3 + (rank == 0)} examples here, {3 + (rank != 0)} on rank"):
+    parallel.evaluate(float, range(3 + (rank == 0)))
+
+# a barrier that one rank misses names it; waiting for it again meets the same barrier
+if rank == 1:
+    while len(list(folder.glob("missed rank 1 *"))) < size - 1:
+        time.sleep(0.1)
+    parallel.barrier()
+else:
+    with pytest.raises(TimeoutError, match=r"waited 0.1 s for rank 1; .*rank 1 computes"):
+        parallel.barrier(timeout=0.1)
+    Path(folder, f"missed rank 1 {rank}").touch()
+    parallel.barrier()
+assert parallel.gather(parallel.all_reduce(1)) == [size] * size
 
 # shards: every example once, costs balanced
 steps = list(parallel.shard(words, batch_size=8, seed=1))

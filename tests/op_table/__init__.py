@@ -21,6 +21,7 @@ from . import (
     selection,
     shape,
     softmax,
+    tree_lstm,
 )
 
 FAMILIES = {
@@ -44,6 +45,7 @@ FAMILIES = {
     "selection": selection,
     "shape": shape,
     "softmax": softmax,
+    "tree_lstm": tree_lstm,
 }
 
 NOT_IN_THE_TABLE: dict[str, str] = {

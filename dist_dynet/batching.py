@@ -1,0 +1,68 @@
+"""On-the-fly batching: its strategies by number, and what it has done in this thread's graph. Below graph.py, so it knows no expression."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, NamedTuple
+
+from ._ffi import ffi, lib, nodes
+
+__all__ = ["AutobatchStats", "autobatch_stats"]
+
+AUTO: int = lib.DN_AUTOBATCH_AUTO
+
+
+def strategy(value: Any, what: str) -> int:
+    """The number of a strategy from True (the automatic choice), False, 0 to 3, or the text of one of them.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(value, str):
+        text = value.strip().lower()
+        value = {"true": True, "false": False}.get(text, int(text) if text.isdecimal() else text)
+    if value is True:
+        return AUTO
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if not 0 <= number <= AUTO:
+        raise ValueError(f"{what}: takes 0 (off), 1 (by depth), 2 (by agenda), 3 (automatic choice), True or False; got {value!r}.")
+    return number
+
+
+class AutobatchStats(NamedTuple):
+    """What autobatch_stats() returns."""
+
+    nodes: int
+    """nodes computed since the graph began"""
+    batches: int
+    """calls that computed them: a group of like nodes, or a node by itself, is one"""
+    gathers_copied: int
+    """inputs of groups that had to be copied to lie side by side"""
+    gathers_avoided: int
+    """inputs of groups that lay side by side already, or had been copied so for another group"""
+    schedule_seconds: float
+    """time in which groups were found"""
+    execution_seconds: float
+    """time in which values were computed; backward is not in it"""
+
+
+def autobatch_stats() -> AutobatchStats:
+    """What on-the-fly batching has done in the current graph of this thread; zeros where it is off.
+
+    >>> import dist_dynet as dy
+    >>> W = dy.ParameterCollection().add_parameters((3, 3))
+    >>> _ = dy.renew_cg(autobatching=2)
+    >>> ys = [dy.tanh(W * dy.inputVector([i, 1, 2])) for i in range(5)]
+    >>> dy.forward(ys)
+    >>> stats = dy.autobatch_stats()
+    >>> stats.nodes, stats.batches  # W, five inputs; one product and one tanh for all
+    (16, 8)
+    """
+    graph = nodes.dn_current()
+    counts = ffi.new("dn_autobatch_counts *")
+    if graph >= 0:
+        lib.dn_graph_autobatch_counts(graph, counts)
+    return AutobatchStats(counts.nodes, counts.batches, counts.copied, counts.avoided, counts.schedule, counts.execution)

@@ -1,0 +1,55 @@
+"""Programs written for DyNet run on dist_dynet: `import dynet` means this package, in this process and its children.
+
+    python -m dist_dynet.compat train.py --dynet-seed 1        a program, unchanged
+    import dist_dynet.compat; dist_dynet.compat.install()      from within: a sitecustomize.py, a conftest.py
+
+`dynet`, `_dynet`, `dynet_config` and `dynet_viz` resolve to modules made of this package's names; a real DyNet, if there is one, is hidden.
+Numbers are DyNet's (dy.init(rng="dynet")). docs/migrating.md says what is the same, what is better and what differs.
+
+This module knows how Python finds modules; what is in them is said in `_modules`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from . import _finder
+
+__all__ = ["install", "uninstall"]
+
+SITE = str(Path(__file__).parent / "site")
+"""Holds the sitecustomize.py that child processes start with."""
+
+
+def install() -> None:
+    """From now on `import dynet` (and `_dynet`, `dynet_config`, `dynet_viz`) means dist_dynet, here and in processes that are started from here.
+
+    Modules of a real DyNet that were imported before are forgotten. Children learn of it by a folder on PYTHONPATH, whose sitecustomize.py
+    hands on to an existing one. Calling it again does nothing.
+
+    >>> import dist_dynet.compat
+    >>> dist_dynet.compat.install()
+    >>> import dynet
+    >>> dynet.__version__
+    '2.1'
+    >>> dynet.Expression is dist_dynet.Expression
+    True
+    >>> dist_dynet.compat.uninstall()
+    """
+    _finder.install()
+    path = os.environ.get("PYTHONPATH", "")
+    if SITE not in path.split(os.pathsep):
+        os.environ["PYTHONPATH"] = os.pathsep.join(p for p in (SITE, path) if p)
+
+
+def uninstall() -> None:
+    """Takes install() back; random numbers stay DyNet's if a program has imported dynet: `dist_dynet.init(rng="keyed")`."""
+    _finder.uninstall()
+    path = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != SITE]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path)
+    if not path:
+        del os.environ["PYTHONPATH"]
+    for name in _finder.NAMES:
+        sys.modules.pop(name, None)

@@ -1,0 +1,141 @@
+"""What is in the modules `dynet`, `_dynet`, `dynet_config` and `dynet_viz` of a program that was written for DyNet.
+
+`dynet` and `_dynet` have this package's names under DyNet's, the modules that DyNet's leave lying about, and what old versions had. `from dynet
+import *` gives DyNet's names only, so that no name of the program's own is overwritten. Importing `dynet` reads the command line; `_dynet` waits
+for init().
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+import dist_dynet
+
+from ..nn.builder import RecurrentBuilder
+from ..ops import inputs, selection
+from ..settings import ERRMSG, HAVE_CUDA, say
+from . import _old, _settings
+from ._names import NAMES
+
+VERSION, GIT_VERSION = "2.1", "2.1-167-g79e80bfa"
+"""What the last release that could be installed calls itself."""
+
+_EXPRESSIONS = {
+    name: getattr(module, name)
+    for module in (inputs, selection)
+    for name in vars(module)
+    if name.startswith("_") and name.endswith("Expression")
+}
+
+
+def _names() -> dict[str, Any]:
+    """What `dynet` and `_dynet` have in common."""
+    names = {name: getattr(dist_dynet, name) for name in dist_dynet.__all__}
+    names |= {f.__name__: f for f in _old.FUNCTIONS}
+    names |= {name: getattr(_settings, name) for name in ("DynetParams", "init", "init_from_params")}
+    return names | _EXPRESSIONS | {"np": np, "os": os, "sys": sys, "pickle": pickle, "_RNNBuilder": RecurrentBuilder}
+
+
+def _of_package(module: ModuleType) -> Callable[[str], Any]:
+    """A module's __getattr__ for what is new here, such as `parallel`."""
+
+    def get(name: str) -> Any:
+        if not name.startswith("_"):
+            try:
+                return getattr(dist_dynet, name)
+            except AttributeError:
+                pass
+        raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+
+    return get
+
+
+def _fill_common(module: ModuleType) -> None:
+    _old.hang()
+    module.__dict__.update(_names(), __getattr__=_of_package(module))
+    module.__doc__ = f"{module.__name__}: dist_dynet under DyNet's name."
+    _settings.merged.use_dynet_order()
+
+
+def _fill_low(module: ModuleType) -> None:
+    _fill_common(module)
+    module.__dict__["__all__"] = [name for name in NAMES if name in module.__dict__]
+
+
+def _fill_dynet(module: ModuleType) -> None:
+    viz = "--dynet-viz" in sys.argv
+    if viz:
+        sys.argv.remove("--dynet-viz")
+    _fill_common(module)
+    config = import_module("dynet_config")
+    module.__dict__.update(
+        HAVE_CUDA=HAVE_CUDA, ERRMSG=ERRMSG, __version__=VERSION, __gitversion__=GIT_VERSION, dynet_config=config, _CONF=config.get(),
+        print_function=import_module("__future__").print_function, __all__=list(NAMES),
+    )  # fmt: skip
+    params = _settings.DynetParams()
+    if config.get() is not None:
+        params.from_config_dict(config.get())
+    params.init()
+
+
+# ---- dynet_config ---------------------------------------------------------------------------------------------------------------------------
+
+
+class _Config:
+    """What `dynet_config` holds: settings for the import of dynet that follows."""
+
+    values: dict[str, Any] | None = None
+    wants_gpu: bool | None = None
+
+
+def _config_set(
+    mem: Any = "512", random_seed: int = 0, autobatch: int = 0, profiling: int = 0, weight_decay: float = 0, shared_parameters: Any = 0,
+    requested_gpus: int = 0, gpu_mask: Any = None,
+) -> None:  # fmt: skip
+    """Settings for `import dynet`; the environment and the command line win over them."""
+    _Config.values = {
+        "mem": mem, "seed": random_seed, "autobatch": autobatch, "profiling": profiling, "weight_decay": weight_decay,
+        "shared_params": shared_parameters, "requested_gpus": requested_gpus, "gpu_mask": gpu_mask or [],
+    }  # fmt: skip
+
+
+def _config_set_gpu(flag: bool = True) -> None:
+    """There is only the CPU: says so once."""
+    _Config.wants_gpu = flag
+    if flag:
+        say("gpu", "there is only the CPU; it is used in place of the GPU that the program asks for.")
+    if _Config.values is None:
+        _config_set()
+
+
+def _config_gpu() -> bool | None:
+    """What set_gpu() was told."""
+    return _Config.wants_gpu
+
+
+def _config_get() -> dict[str, Any] | None:
+    """What set() was told; None: it was not called."""
+    return _Config.values
+
+
+def _fill_config(module: ModuleType) -> None:
+    functions = {"set": _config_set, "set_gpu": _config_set_gpu, "gpu": _config_gpu, "get": _config_get}
+    module.__dict__.update(functions)
+
+
+_FILL: dict[str, Callable[[ModuleType], None]] = {
+    "dynet": _fill_dynet, "_dynet": _fill_low, "dynet_config": _fill_config, "dynet_viz": _fill_low,
+}  # fmt: skip
+
+
+def fill(module: ModuleType) -> None:
+    """Fills a new module of one of these names."""
+    _FILL[module.__name__](module)

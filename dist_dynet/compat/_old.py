@@ -1,0 +1,168 @@
+"""What DyNet 1.x and 2.0 had and 2.1 has no more: hung onto this package's classes when a program imports dynet. Each says so once.
+
+Files that 1.x wrote (Boost archives) cannot be read; what load() reads here was written by save().
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+from .. import ops, trainers
+from ..graph import Expression
+from ..io import load as load_objects
+from ..io import save as save_objects
+from ..params import LookupParameters, ParameterCollection, Parameters
+from ..settings import say
+
+_TRAINER_ARGUMENTS = {"e0": "learning_rate", "e0_min": "learning_rate_min", "e0_max": "learning_rate_max"}
+
+
+def _old(name: str, instead: str) -> None:
+    say(f"old {name}", f"{name} is of an old DyNet and still works. Today: {instead}.")
+
+
+# ---- functions -----------------------------------------------------------------------------------------------------------------------------
+
+
+def cwise_multiply(x: Expression, y: Expression) -> Expression:
+    """As cmult()."""
+    _old("cwise_multiply", "cmult(x, y)")
+    return ops.cmult(x, y)
+
+
+def sum_cols(x: Expression) -> Expression:
+    """The sum of the columns of a matrix."""
+    _old("sum_cols", "sum_dim(x, [1])")
+    return ops.sum_dim(x, [1])
+
+
+def sum_rows(x: Expression) -> Expression:
+    """The sum of the rows of a matrix, as a row."""
+    _old("sum_rows", "sum_dim(x, [0])")
+    return ops.transpose(ops.sum_dim(x, [0]))
+
+
+def average_cols(x: Expression) -> Expression:
+    """The mean of the columns of a matrix."""
+    _old("average_cols", "mean_dim(x, [1], False)")
+    return ops.mean_dim(x, [1], False)
+
+
+def conv1d_narrow(x: Expression, f: Expression) -> Expression:
+    """Each row of x (r, n) filtered by the same row of f (r, w): (r, n - w + 1)."""
+    _old("conv1d_narrow", "filter1d_narrow(x, f) or conv2d(x, f, stride)")
+    (_, n), (_, w) = x.dim()[0], f.dim()[0]
+    return ops.esum([ops.cmult(ops.pick_range(x, k, k + n - w + 1, 1), ops.pick(f, k, 1)) for k in range(w)])
+
+
+def conv1d_wide(x: Expression, f: Expression) -> Expression:
+    """The same with x between w - 1 columns of zeros on either side: (r, n + w - 1)."""
+    (r, _), (_, w) = x.dim()[0], f.dim()[0]
+    margin = [ops.zeros((r, w - 1))] if w > 1 else []
+    return conv1d_narrow(ops.concatenate_cols([*margin, x, *margin]), f)
+
+
+FUNCTIONS: tuple[Callable[..., Any], ...] = (cwise_multiply, sum_cols, sum_rows, average_cols, conv1d_narrow, conv1d_wide)
+
+# ---- methods -------------------------------------------------------------------------------------------------------------------------------
+
+
+def _load_array(self: Parameters | LookupParameters, arr: Any) -> None:
+    """Sets the values."""
+    _old("load_array", "set_value(arr), init_from_array(arr)")
+    if isinstance(self, LookupParameters):
+        self.init_from_array(arr)
+    else:
+        self.set_value(arr)
+
+
+def _is_list(components: Any) -> bool:
+    return isinstance(components, list | tuple)
+
+
+def _save(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def save(self: ParameterCollection, fname: Any, name: Any = "", append: bool = False) -> None:
+        if not _is_list(name):
+            original(self, fname, name or "", append)
+            return
+        _old("ParameterCollection.save with a list", "dy.save(basename, objects)")
+        save_objects(fname, name)
+
+    return save
+
+
+def _load(self: ParameterCollection, fname: Any) -> Any:
+    """Reads what save() wrote: the list of objects it was given, made anew in this collection; without one, all values."""
+    if Path(f"{fname}.meta").exists() and not Path(fname).exists():
+        _old("ParameterCollection.load", "dy.load(basename, collection)")
+        objects = load_objects(fname, self)
+        return objects[0] if len(objects) == 1 else objects
+    _old("ParameterCollection.load", "populate(fname)")
+    self.populate(fname)
+    return None
+
+
+def _update_epoch(self: Any, r: float = 1.0) -> None:
+    """What DyNet 2.1 does: nothing. After `edecay`, the learning rate falls as in 1.x: rate / (1 + edecay epochs)."""
+    decay = getattr(self, "_epoch_decay", None)
+    if decay is None:
+        say("update_epoch", "update_epoch(...) is deprecated and does nothing. Set trainer.learning_rate.")
+        return
+    decay["epochs"] += r
+    self.learning_rate = decay["rate"] / (1 + decay["edecay"] * decay["epochs"])
+
+
+def _update(original: Callable[[Any], Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def update(self: Any, s: float = 1.0) -> Any:
+        if s != 1.0:
+            _old("trainer.update(s)", "a loss that is multiplied by s")
+            for p in self._members():
+                p.scale_gradient(s)
+        return original(self)
+
+    return update
+
+
+def _with_old_arguments(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def init(self: Any, *arguments: Any, **named: Any) -> None:
+        for old in _TRAINER_ARGUMENTS.keys() & named.keys():
+            _old(f"the trainers' argument {old}", _TRAINER_ARGUMENTS[old])
+            named[_TRAINER_ARGUMENTS[old]] = named.pop(old)
+        edecay = named.pop("edecay", None)
+        original(self, *arguments, **named)
+        if edecay is not None:
+            _old("the trainers' argument edecay", "set trainer.learning_rate after each epoch")
+            self._epoch_decay = {"edecay": edecay, "rate": self.learning_rate, "epochs": 0.0}
+
+    return init
+
+
+_hung: list[bool] = []
+
+
+def hang() -> None:
+    """Hangs the methods onto the classes, once."""
+    if _hung:
+        return
+    _hung.append(True)
+    collection: Any = ParameterCollection
+    collection.save, collection.load = _save(collection.save), _load
+    parameters: Sequence[Any] = (Parameters, LookupParameters)
+    for cls in parameters:
+        cls.load_array = _load_array
+    base: Any = trainers.Trainer
+    base.update, base.update_epoch = _update(base.update), _update_epoch
+    for name in trainers.__all__:
+        trainer: Any = getattr(trainers, name)
+        if isinstance(trainer, type) and issubclass(trainer, base) and "__init__" in trainer.__dict__ and trainer is not base:
+            trainer.__init__ = _with_old_arguments(trainer.__init__)
+
+
+__all__ = ["FUNCTIONS", "hang"]

@@ -1,0 +1,81 @@
+"""Settings of a program that was written for DyNet: what it says itself, then the environment, then the command line; later ones win.
+
+Each setting is put in force when it changes and not again: to seed twice would repeat draws.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from .. import settings
+
+
+class Merged:
+    """Settings by source, and what of them is in force."""
+
+    def __init__(self) -> None:
+        self.program: dict[str, Any] = {"rng": "dynet"}
+        self.command_line: dict[str, Any] = {}
+        self.in_force: dict[str, Any] = {}
+
+    def use_dynet_order(self) -> None:
+        """Numbers are DyNet's from the import on, whatever waits for init(); unless the environment says otherwise."""
+        rng = settings.from_environment().given().get("rng", self.program["rng"])
+        if rng != self.in_force.get("rng"):
+            settings.init(rng=rng)
+            self.in_force["rng"] = rng
+
+    def read_command_line(self) -> None:
+        """Takes the --dynet-* options of sys.argv."""
+        params = settings.DynetParams()
+        params.from_args()
+        self.command_line = params.given()
+
+    def start(self) -> None:
+        """Puts all settings in force."""
+        self.read_command_line()
+        merged = {**self.program, **settings.from_environment().given(), **self.command_line}
+        changed = {name: value for name, value in merged.items() if value != self.in_force.get(name)}
+        self.in_force.update(changed)
+        params = settings.DynetParams()
+        params.put(changed)
+        params.init()
+
+
+merged = Merged()
+
+
+class DynetParams(settings.DynetParams):
+    """As dist_dynet.DynetParams; the environment and the command line win over what a program sets."""
+
+    def from_args(self, shared_parameters: Any = None) -> None:
+        """Takes the --dynet-* options of sys.argv, as init() does by itself."""
+        self.set_shared_parameters(shared_parameters)
+        merged.read_command_line()
+
+    def from_config_dict(self, config: dict[str, Any]) -> None:
+        """Takes what dynet_config.get() gives. What has DyNet's default there counts as not said."""
+        defaults = {"seed": 0, "autobatch": 0, "weight_decay": 0}
+        said = {name: value for name, value in config.items() if name not in defaults or value != defaults[name]}
+        self.from_config(SimpleNamespace(**said))
+
+    def set_requested_gpus(self, requested_gpus: int, what: str = "set_requested_gpus") -> None:
+        """There is only the CPU: says so once."""
+        if requested_gpus:
+            settings.say("gpu", "there is only the CPU; it is used in place of the GPU that the program asks for.")
+
+    def init(self) -> None:
+        """Puts the settings in force. DyNet does this once and warns later; here it may be called again."""
+        merged.program.update(self.given())
+        merged.start()
+
+
+def init(shared_parameters: Any = None) -> None:
+    """Reads the command line and puts the settings in force."""
+    merged.start()
+
+
+def init_from_params(params: settings.DynetParams) -> None:
+    """As params.init()."""
+    params.init()

@@ -1,0 +1,135 @@
+"""Layers of feed-forward networks: the affine map, and several with a function between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from .. import ops
+from ..graph import Expression
+from ..ops import affine_transform, dropout
+from ..ops._nodes import not_expression
+from ..params.collection import ParameterCollection
+from .block import Block, used
+
+
+class Linear(Block):
+    """y = W x + b.
+
+    Parameters, in the subcollection linear: W (output_dim, input_dim) and, with bias, b (output_dim), which starts at 0.
+
+    Args:
+        input_dim, output_dim: sizes of x and y.
+        model: where the parameters go.
+        bias: False: there is no b.
+
+    Raises:
+        ValueError: a size is not positive.
+
+    >>> import dist_dynet as dy
+    >>> layer = dy.Linear(2, 3, dy.ParameterCollection())
+    >>> _ = dy.renew_cg()
+    >>> layer(dy.zeros(2)).value(), layer(dy.zeros((2, 5))).dim()
+    ([0.0, 0.0, 0.0], ((3, 5), 1))
+    """
+
+    _subcollection: ClassVar[str] = "linear"
+
+    def __init__(self, input_dim: int, output_dim: int, model: ParameterCollection, bias: bool = True) -> None:
+        self.input_dim, self.output_dim, self.bias = int(input_dim), int(output_dim), bool(bias)
+        self._begin(model, input_dim=self.input_dim, output_dim=self.output_dim)
+        self._W = self._collection.add_parameters((self.output_dim, self.input_dim))
+        self._b = self._collection.add_parameters(self.output_dim, init=0) if self.bias else None
+
+    @property
+    def spec(self) -> tuple[Any, ...]:
+        """What from_spec() makes an equal block of."""
+        return self.input_dim, self.output_dim, self.bias
+
+    @classmethod
+    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> Linear:
+        """A block of this spec, with new parameters in `model`."""
+        input_dim, output_dim, bias = spec
+        return cls(input_dim, output_dim, model, bias)
+
+    def __call__(self, x: Expression, update: bool = True) -> Expression:
+        """The result for a vector (input_dim,), or for each column of a matrix; with update=False the parameters get no gradient."""
+        if not isinstance(x, Expression):
+            raise not_expression("Linear", x)
+        W = used(self._W, update)
+        return W * x if self._b is None else affine_transform([used(self._b, update), W, x])
+
+
+class MLP(Block):
+    """Linear layers with a function between them: x_(k + 1) = f(W_k x_k + b_k), the last layer without f.
+
+    Parameters, in the subcollection mlp: those of each Linear layer in turn.
+
+    Args:
+        sizes: of the input, of each hidden layer, of the output.
+        model: where the parameters go.
+        activation: f: an operation of one expression, or its name.
+        dropout: the rate at which what f gives is dropped; set_dropout() changes it.
+
+    Raises:
+        ValueError: fewer than two sizes, one that is not positive, an operation that is not there, or a rate outside of [0, 1].
+
+    >>> import dist_dynet as dy
+    >>> network = dy.MLP([2, 8, 8, 3], dy.ParameterCollection(), activation="tanh", dropout=0.1)
+    >>> _ = dy.renew_cg()
+    >>> network(dy.inputVector([1, 2])).dim()
+    ((3,), 1)
+    """
+
+    _subcollection: ClassVar[str] = "mlp"
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        model: ParameterCollection,
+        activation: str | Callable[[Expression], Expression] = "rectify",
+        dropout: float = 0,
+    ) -> None:
+        self.sizes = [int(size) for size in sizes]
+        if len(self.sizes) < 2:
+            raise ValueError(f"MLP: sizes must be of the input and of at least one layer; got {self.sizes}.")
+        self.activation = activation if isinstance(activation, str) else getattr(activation, "__name__", "")
+        self._f: Any = getattr(ops, self.activation, None) if self.activation in ops.__all__ else None
+        if self._f is None or activation not in (self.activation, self._f):
+            raise ValueError(f"MLP: activation must be an operation of one expression, or its name; got {activation!r:.80}.")
+        self.set_dropout(dropout)
+        self._begin(model, **{f"sizes[{k}]": size for k, size in enumerate(self.sizes)})
+        self._layers = [Linear(m, n, self._collection) for m, n in zip(self.sizes, self.sizes[1:], strict=False)]
+
+    @property
+    def spec(self) -> tuple[Any, ...]:
+        """What from_spec() makes an equal block of."""
+        return self.sizes, self.activation, self.dropout_rate
+
+    @classmethod
+    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> MLP:
+        """A block of this spec, with new parameters in `model`."""
+        sizes, activation, rate = spec
+        return cls(sizes, model, activation, rate)
+
+    def set_dropout(self, d: float) -> None:
+        """The dropout rate of hidden layers.
+
+        Raises:
+            ValueError: a rate outside of [0, 1].
+        """
+        if not 0 <= d <= 1:
+            raise ValueError(f"set_dropout: the rate must lie in [0, 1]; got {d}.")
+        self.dropout_rate = float(d)
+
+    def disable_dropout(self) -> None:
+        """No dropout."""
+        self.set_dropout(0)
+
+    def __call__(self, x: Expression, update: bool = True) -> Expression:
+        """The result for a vector (sizes[0],), or for each column of a matrix; with update=False the parameters get no gradient."""
+        for layer in self._layers[:-1]:
+            x = self._f(layer(x, update))
+            if self.dropout_rate:
+                x = dropout(x, self.dropout_rate)
+        return self._layers[-1](x, update)

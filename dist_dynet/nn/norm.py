@@ -1,0 +1,61 @@
+"""Layer normalisation as a block with parameters of its own. layer_norm() is the operation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from ..graph import Expression
+from ..ops import layer_norm, reshape
+from ..ops._nodes import not_expression
+from ..params.collection import ParameterCollection
+from .block import Block, used
+
+
+class LayerNorm(Block):
+    """y = g (x - mean) / std + b, elementwise; mean and std over the elements of x (Ba, Kiros and Hinton 2016).
+
+    Parameters, in the subcollection layer-norm: g (dim), which starts at 1, b (dim), which starts at 0.
+
+    Args:
+        dim: the size of x.
+        model: where the parameters go.
+
+    Raises:
+        ValueError: the size is not positive.
+
+    >>> import dist_dynet as dy
+    >>> norm = dy.LayerNorm(2, dy.ParameterCollection())
+    >>> _ = dy.renew_cg()
+    >>> norm(dy.inputVector([1, 3])).npvalue().round(4).tolist()
+    [-1.0, 1.0]
+    """
+
+    _subcollection: ClassVar[str] = "layer-norm"
+
+    def __init__(self, dim: int, model: ParameterCollection) -> None:
+        self.dim = int(dim)
+        self._begin(model, dim=self.dim)
+        self._g, self._b = self._collection.add_parameters(self.dim, init=1), self._collection.add_parameters(self.dim, init=0)
+
+    @property
+    def spec(self) -> tuple[int, ...]:
+        """What from_spec() makes an equal block of."""
+        return (self.dim,)
+
+    @classmethod
+    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> LayerNorm:
+        """A block of this spec, with new parameters in `model`."""
+        (dim,) = spec
+        return cls(dim, model)
+
+    def __call__(self, x: Expression, update: bool = True) -> Expression:
+        """The result for a vector (dim,), or for each column of a matrix by itself; with update=False the parameters get no gradient."""
+        if not isinstance(x, Expression):
+            raise not_expression("LayerNorm", x)
+        g, b = used(self._g, update), used(self._b, update)
+        dims, batch = x.dim()
+        if len(dims) != 2 or dims[1] == 1:
+            return layer_norm(x, g, b)
+        rows, columns = dims
+        return reshape(layer_norm(reshape(x, rows, columns * batch), g, b), dims, batch)

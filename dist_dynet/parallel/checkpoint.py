@@ -1,0 +1,466 @@
+"""Checkpointer: saves all that a run depends on, and goes on from there bit for bit.
+
+It knows when to save, that all ranks save at the same step, and which file is the newest good one. What the parts of a state are, their
+owners know: parameters, trainer, shard(), generators. Only rank 0 touches the directory; it sends the others what it reads.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import pickle
+import re
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..io.files import FileName, OneProcess, atomic_write
+from ..io.sealed import DamagedError, seal, unseal
+from ..params.collection import ParameterCollection
+from ..params.stored import check_stored, load_stored, stored
+from ..trainers import MovingAverage, Trainer
+from ..trainers.state import set_settings, settings_of
+from ._draws import derive_draws, draws, set_draws
+from ._failures import report
+from ._session import world
+from ._signals import tell_of_usr1
+from .agreement import Flag
+from .sampling import Shard
+from .trainer import DistributedTrainer
+
+_FORMAT = 1
+_NAME = re.compile(r"checkpoint-(\d{6,})-step-(\d+)\.safetensors")
+_PIECE = 1 << 26
+"""Bytes that are sent at once when a checkpoint is read."""
+_UNITS = {"s": 1, "min": 60, "h": 3600}
+R = TypeVar("R")
+
+
+class Checkpointer:
+    """Saves a run into a directory, and makes a run that was stopped at any moment go on as if it had not been.
+
+    Part of a checkpoint: parameters, frozen or not; the trainer's moments, counts, learning rate, schedule and settings; moving averages that
+    follow it; random states (ours, Python's `random`, NumPy's global one) of every rank; epoch and position of `sampler`; `extra`; what
+    add() was given. A save changes nothing in the run. The files of killed saves are never taken for checkpoints.
+
+    Make model, trainer, schedule and sampler as at the first start, then resume(). With `every`, saving happens by itself when the loop over
+    the sampler asks for its next batch, the last time at its end, or, without a sampler, at the end of update(). After SIGUSR1, to whichever
+    rank, all save at their next step and go on.
+
+    Args:
+        directory: of the files; made if need be.
+        model: all parameters.
+        trainer: with several ranks a DistributedTrainer.
+        sampler: what shard() gave.
+        keep: how many checkpoints stay.
+        every: updates (500), a time ("10min"; units s, min, h) or "epoch". None: only save() and SIGUSR1.
+
+    Raises:
+        ValueError: a setting makes no sense.
+        TypeError: one of the objects is of another kind.
+
+    >>> import tempfile
+    >>> import dist_dynet as dy
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> def run(epochs):
+    ...     dy.reset_random_seed(1)
+    ...     m = dy.ParameterCollection()
+    ...     w = m.add_parameters(2, init=0)
+    ...     trainer = dy.AdamTrainer(m, alpha=0.1)
+    ...     batches = dy.parallel.shard(range(6), batch_size=2)
+    ...     checkpointer = dy.parallel.Checkpointer(folder.name, m, trainer, batches, every=2)
+    ...     resumed = checkpointer.resume()
+    ...     steps = 0
+    ...     while batches.epoch < epochs:
+    ...         for batch in batches:
+    ...             _ = dy.renew_cg()
+    ...             dy.squared_distance(dy.dropout(w, 0.5), dy.inputVector(batch)).backward()
+    ...             trainer.update()
+    ...             steps += 1
+    ...     return resumed, steps, checkpointer.step
+    >>> run(epochs=3), run(epochs=4)
+    ((False, 9, 8), (True, 4, 12))
+    >>> folder.cleanup()
+    """
+
+    def __init__(
+        self,
+        directory: FileName,
+        model: ParameterCollection,
+        trainer: Trainer | DistributedTrainer,
+        sampler: Shard[Any] | None = None,
+        keep: int = 3,
+        every: int | str | None = None,
+    ) -> None:
+        self._inner = _checked(model, trainer, sampler)
+        if keep < 1:
+            raise ValueError(f"Checkpointer: keep must be 1 or more; got {keep}.")
+        self._updates, self._seconds, self._epochs = _period(every)
+        if self._epochs and sampler is None:
+            raise ValueError('Checkpointer: every="epoch" needs a sampler; got none. Call save() at the end of an epoch, or use shard().')
+        self._directory, self._model, self._trainer, self._sampler = Path(directory), model, trainer, sampler
+        self._keep, self._saves_first = int(keep), every is not None
+        self.extra: dict[str, Any] = {}
+        """What the program wants to keep beside, such as the best score so far: texts as keys, arrays, numbers, texts, dicts and lists of them.
+        Rank 0's is saved, and given to all ranks by resume()."""
+        self._objects: dict[str, tuple[Any, bool]] = {}
+        self._step, self._since = self._inner.updates, time.monotonic()
+        self._begun: tuple[int, ...] | None = None
+        self._marked = False  # SIGUSR1 came
+        self._owed = False  # all ranks know that a save is due
+        self._cleaned = False
+        self._world = here = trainer._world if isinstance(trainer, DistributedTrainer) else world()
+        agreement = getattr(trainer, "_agreement", None)
+        if here.size > 1:
+            if agreement is None:
+                raise TypeError(f"Checkpointer: with {here.size} ranks trainer must be a DistributedTrainer; got {type(trainer).__name__}.")
+            agreement.asks.append(self._asks)
+            agreement.hears.append(self._hears)
+            self._comm = here.duplicate()
+        if sampler is not None:
+            sampler.listen(self)
+        else:
+            self._inner._end_with(self._save_if_due)
+        tell_of_usr1(self)
+
+    @property
+    def step(self) -> int:
+        """How many updates had been done at the last checkpoint that was saved or resumed from."""
+        return self._step
+
+    def add(self, name: str, obj: Any, per_rank: bool = False) -> None:
+        """Makes an object part of checkpoints: one with state() and load_state(), a collection, a numpy.random.Generator.
+
+        To be called before resume(), in the order of the first start.
+
+        Args:
+            name: of its own.
+            obj: the object.
+            per_rank: its state differs from rank to rank; otherwise rank 0's is saved, and given to all. A checkpoint of another number of
+                ranks leaves such objects as they are.
+
+        Raises:
+            ValueError: the name is taken.
+            TypeError: the object is none of these.
+        """
+        if name in self._objects:
+            raise ValueError(f"Checkpointer.add: names must differ; got {name!r} twice.")
+        stateful = all(callable(getattr(obj, method, None)) for method in ("state", "load_state"))
+        if not stateful and not isinstance(obj, np.random.Generator | ParameterCollection):
+            raise TypeError(
+                "Checkpointer.add: takes objects with state() and load_state(), collections and NumPy's generators; "
+                f"got {type(obj).__name__}."
+            )
+        self._objects[name] = obj, per_rank
+
+    # ---- when --------------------------------------------------------------------------------------------------------------------------
+
+    def mark(self) -> None:
+        """Asks for a save at the next step, on all ranks; what SIGUSR1 does."""
+        self._marked = True
+
+    def _asks(self) -> int:
+        return Flag.SAVE if self._wishes() else 0
+
+    def _hears(self, flags: int) -> None:
+        self._owed |= bool(flags & Flag.SAVE)
+
+    def _wishes(self) -> bool:
+        """Whether this rank wants a save: it was told to, or rank 0's clock says so."""
+        return self._marked or (0 < self._seconds < time.monotonic() - self._since and self._world.rank == 0)
+
+    def _due(self) -> bool:
+        """The same on all ranks."""
+        if self._owed or (self._world.size == 1 and self._wishes()):
+            return True
+        return 0 < self._updates <= self._inner.updates - self._step
+
+    def _save_if_due(self) -> None:
+        if self._due():
+            self.save()
+
+    def step_begins(self) -> None:
+        """Told by the sampler."""
+        self._begun = self._place()
+
+    def step_ends(self) -> None:
+        """Told by the sampler when all of a step is done."""
+        self._begun = None
+        assert self._sampler is not None
+        if self._due() or (self._epochs and self._sampler.position == len(self._sampler)):
+            self.save()
+
+    def _place(self) -> tuple[int, ...]:
+        """Epoch and position; and counts that change whenever update() is called."""
+        sampler = (self._sampler.epoch, self._sampler.position) if self._sampler is not None else (0, 0)
+        return *sampler, self._inner.updates, self._inner.skipped, self._inner._gathered, getattr(self._trainer, "_calls", 0)
+
+    def _sampler_state(self) -> dict[str, int | bool] | None:
+        """In the middle of a loop's body the step counts as done if update() was called in it."""
+        if self._sampler is None:
+            return None
+        state, place = self._sampler.state(), self._place()
+        done = self._begun is not None and place[:2] == self._begun[:2] and place != self._begun
+        return {**state, "position": state["position"] + done}
+
+    # ---- saving ------------------------------------------------------------------------------------------------------------------------
+
+    def save(self) -> bool:
+        """Saves now. To be called on all ranks, at the end of a loop's body: what the body does after it is not done again after resume().
+
+        Returns:
+            False: gradients wait to be applied (set_accumulation). It is made up for at the end of the first step where none do.
+
+        Raises:
+            OSError: the file cannot be written, on all ranks; the checkpoints of before are whole.
+            RuntimeError: the ranks are at different steps; moving averages are swapped in.
+            TypeError: `extra` or the state of an object holds something that cannot be saved.
+        """
+        self._marked, self._since = False, time.monotonic()
+        what = self._meeting("checkpoint")
+        sampler = self._sampler_state()
+        mine = {
+            "at": [self._inner.updates, *(sampler[key] for key in ("epoch", "position") if sampler)],
+            "pending": self._trainer._waits(),
+            "draws": draws(),
+            "objects": {name: _state_of(obj) for name, (obj, per_rank) in self._objects.items() if per_rank},
+        }
+        parts = self._exchange(bytes(seal(mine)), what)
+        every = [unseal(part) for part in parts]
+        for rank, other in enumerate(every):
+            if other["at"] != every[0]["at"]:
+                raise RuntimeError(
+                    f"{self._world.name} {what}: all ranks must be at one place; got update, epoch, position {other['at']} on rank {rank}, "
+                    f"{every[0]['at']} on rank 0. Call save() on all ranks alike."
+                )
+        self._owed = any(part["pending"] for part in every)
+        if self._owed:
+            return False
+        self._from_main(lambda: self._write(parts, sampler), what)
+        self._step = self._inner.updates
+        return True
+
+    def _write(self, parts: list[bytes], sampler: Mapping[str, Any] | None) -> None:
+        averages = [f for f in self._inner._followers if isinstance(f, MovingAverage)]
+        content = seal(
+            {
+                "format": _FORMAT,
+                "step": self._inner.updates,
+                **stored(self._model),
+                "trainer": self._trainer.state(),
+                "settings": settings_of(self._inner),
+                "averages": [average.state() for average in averages],
+                "sampler": sampler,
+                "objects": {name: _state_of(obj) for name, (obj, per_rank) in self._objects.items() if not per_rank},
+                "extra": self.extra,
+                "ranks": [np.frombuffer(part, np.uint8) for part in parts],
+            }
+        )
+        self._clean()
+        serial = max((number for number, _ in self._files()), default=0) + 1
+        path = self._directory / f"checkpoint-{serial:06d}-step-{self._inner.updates}.safetensors"
+        try:
+            with atomic_write(path, policy=OneProcess()) as file:
+                file.write(content)
+        except RuntimeError as error:
+            cause = error.__cause__
+            if not isinstance(cause, OSError):
+                raise
+            words = f"checkpoint: the file must be written to the end; got: {cause.strerror}. Those of before are whole; make room, start again"
+            raise OSError(cause.errno, words, str(path)) from cause
+        for _, old in self._files()[: -self._keep]:
+            with suppress(OSError):  # it is there for longer, then
+                old.unlink()
+        _tell_launcher(self._inner.updates)
+
+    def _clean(self) -> None:
+        """Makes the directory, and takes away what killed saves have left."""
+        if not self._cleaned:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            for left in self._directory.glob(".checkpoint-*.tmp"):
+                with suppress(OSError):
+                    left.unlink()
+            self._cleaned = True
+
+    def _files(self) -> list[tuple[int, Path]]:
+        """Number and path of all files with a checkpoint's name, the oldest first."""
+        named = [(_NAME.fullmatch(path.name), path) for path in self._directory.iterdir()]
+        return sorted((int(match[1]), path) for match, path in named if match)
+
+    # ---- resuming ----------------------------------------------------------------------------------------------------------------------
+
+    def resume(self) -> bool:
+        """Goes on from the newest good checkpoint, if there is one. To be called on all ranks, before the loop.
+
+        A newer one that is damaged is passed over, with a line on stderr. If there is none and `every` was given, the initial state is saved.
+        Another number of ranks will do: ranks that were there go on with their random draws, further ones get other draws.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            ValueError: it is of another model, trainer or sampler; the difference is named.
+            RuntimeError: there are checkpoints, and all are damaged.
+            OSError: the directory cannot be read.
+        """
+        what = self._meeting("resume")
+        content = b""
+
+        def look() -> tuple[str, int]:
+            nonlocal content
+            name, content = self._newest()
+            return name, len(content)
+
+        name, size = self._from_main(look, what)
+        if not name:
+            if self._saves_first:
+                self.save()
+            return False
+        if self._world.size > 1:
+            content = self._broadcast(content, size, what)
+        self._load(unseal(content), f"checkpoint {name}")
+        return True
+
+    def _newest(self) -> tuple[str, bytes]:
+        """Name and content of the newest good file; nothing if there is no file."""
+        self._clean()
+        files = self._files()
+        for _, path in reversed(files):
+            try:
+                content = path.read_bytes()
+                unseal(content)
+                return path.name, content
+            except OSError as error:
+                report(f"checkpoint: passes over '{path}', which cannot be read: {error.strerror}.")
+            except DamagedError as error:
+                report(f"checkpoint: passes over '{path}', which is damaged: {error}.")
+        if files:
+            raise RuntimeError(
+                f"checkpoint: one of the {len(files)} files in '{self._directory}' must be whole; all are damaged. Take them away."
+            )
+        return "", b""
+
+    def _load(self, tree: dict[str, Any], what: str) -> None:
+        averages = [f for f in self._inner._followers if isinstance(f, MovingAverage)]
+        rank, ranks = self._world.rank, len(tree["ranks"])
+        mine = unseal(tree["ranks"][rank if rank < ranks else 0].tobytes())
+        objects = {**tree["objects"], **(mine["objects"] if ranks == self._world.size else {})}
+        expected = [name for name, (_, per_rank) in self._objects.items() if not per_rank or ranks == self._world.size]
+        for part, there, here in (
+            ("format", tree["format"], _FORMAT),
+            ("whether there is a sampler", tree["sampler"] is not None, self._sampler is not None),
+            ("the number of moving averages", len(tree["averages"]), len(averages)),
+            ("the names of added objects", sorted(objects), sorted(expected)),
+        ):
+            if there != here:
+                raise ValueError(f"{what}: {part} must be as in this program, {here}; got {there}. Make everything as at the first start.")
+        check_stored(self._model, tree, what)
+        try:
+            if self._sampler is not None:
+                self._sampler.load_state(tree["sampler"])
+            self._trainer.load_state(tree["trainer"])
+            for average, state in zip(averages, tree["averages"], strict=True):
+                average.load_state(state)
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from error
+        set_settings(self._inner, tree["settings"])
+        self._trainer.set_accumulation(self._inner.accumulation)  # nothing is gathered yet
+        load_stored(self._model, tree)
+        for name, state in objects.items():
+            _load_state(self._objects[name][0], state, f"{what}, {name}")
+        self.extra = tree["extra"]
+        if rank < ranks:
+            set_draws(mine["draws"])
+        else:
+            derive_draws(mine["draws"], rank)
+        self._step, self._since = tree["step"], time.monotonic()
+        self._begun, self._owed = None, False
+
+    # ---- several ranks -----------------------------------------------------------------------------------------------------------------
+
+    def _meeting(self, what: str) -> str:
+        return self._world.collective(what) if self._world.size > 1 else what
+
+    def _exchange(self, mine: bytes, what: str) -> list[bytes]:
+        return self._world.exchange_bytes(self._comm, mine, what) if self._world.size > 1 else [mine]
+
+    def _from_main(self, action: Callable[[], R], what: str) -> R:
+        """What rank 0's action returns or raises, on every rank."""
+        if self._world.size == 1:
+            return action()
+        answer: tuple[Any, Exception | None] | None = None
+        if self._world.rank == 0:
+            try:
+                answer = action(), None
+            except Exception as error:
+                answer = None, error
+        told = self._exchange(b"" if answer is None else pickle.dumps(answer), what)
+        result, failure = answer or pickle.loads(told[0])
+        if failure is not None:
+            raise failure
+        value: R = result
+        return value
+
+    def _broadcast(self, content: bytes, size: int, what: str) -> bytes:
+        """Rank 0's content on every rank: no other needs to see its disk."""
+        buffer = np.frombuffer(content, np.uint8).copy() if self._world.rank == 0 else np.empty(size, np.uint8)
+        for start in range(0, size, _PIECE):
+            self._world.wait([self._comm.Ibcast(buffer[start : start + _PIECE], root=0)], what)
+        return buffer.tobytes()
+
+
+def _checked(model: Any, trainer: Any, sampler: Any) -> Trainer:
+    """The inner trainer, if all three are what they should be."""
+    inner = getattr(trainer, "inner", trainer)
+    if not isinstance(model, ParameterCollection):
+        raise TypeError(f"Checkpointer: model must be a ParameterCollection; got {type(model).__name__}.")
+    if not isinstance(inner, Trainer):
+        raise TypeError(f"Checkpointer: trainer must be a trainer such as AdamTrainer(m); got {type(trainer).__name__}.")
+    if sampler is not None and not isinstance(sampler, Shard):
+        raise TypeError(f"Checkpointer: sampler must be what parallel.shard() gave; got {type(sampler).__name__}.")
+    members = {*model.parameters_list(), *model.lookup_parameters_list()}
+    for p in inner._members():
+        if p not in members:
+            raise ValueError(f"Checkpointer: model must have all parameters that are trained; got one without {p.name()}.")
+    return inner
+
+
+def _period(every: int | str | None) -> tuple[int, float, bool]:
+    """(updates, seconds, at the end of each epoch); 0: not so."""
+    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*(s|min|h)", every) if isinstance(every, str) else None
+    updates = 0 if every is None or isinstance(every, str) else operator.index(every)
+    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if every is not None and every != "epoch" and not (updates > 0 or seconds > 0):
+        raise ValueError(f'Checkpointer: every must be a number of updates, a time such as "30s", "10min", "2h", or "epoch"; got {every!r}.')
+    return updates, seconds, every == "epoch"
+
+
+def _state_of(obj: Any) -> Any:
+    if isinstance(obj, ParameterCollection):
+        return stored(obj)
+    return obj.bit_generator.state if isinstance(obj, np.random.Generator) else obj.state()
+
+
+def _load_state(obj: Any, state: Any, what: str) -> None:
+    if isinstance(obj, ParameterCollection):
+        check_stored(obj, state, what)
+        load_stored(obj, state)
+    elif isinstance(obj, np.random.Generator):
+        obj.bit_generator.state = state
+    else:
+        obj.load_state(state)
+
+
+def _tell_launcher(step: int) -> None:
+    """A restarting launcher wants to know whether a job that failed had got any further."""
+    name = os.environ.get("DIST_DYNET_PROGRESS")
+    if name:
+        try:
+            with Path(name).open("a") as file:
+                file.write(f"{step}\n")
+        except OSError as error:  # the checkpoint is there all the same
+            report(f"checkpoint: could not write to DIST_DYNET_PROGRESS='{name}': {error.strerror}.")

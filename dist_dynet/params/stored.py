@@ -1,0 +1,74 @@
+"""The values of a collection as they are stored, bit for bit: reading them changes nothing.
+
+`as_array()`, `save()` and all else that reads a table's values multiply the decay into it that has gathered since it was last read, which
+rounds. That is right for everybody but a checkpoint, which must not make a difference to what comes after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._ffi import DTYPE, ffi, lib, view
+
+if TYPE_CHECKING:
+    from .collection import LookupParameters, ParameterCollection, Parameters
+
+
+def _storage(p: Parameters | LookupParameters) -> tuple[NDArray[Any], float]:
+    """The storage, of shape(), without a copy, and the factor that the values are it times."""
+    factor = ffi.new("double *")
+    storage = lib.dn_param_storage(p._c, factor)
+    return p._shaped(view(storage, lib.dn_param_size(p._c), p._root)), float(factor[0])
+
+
+def stored(m: ParameterCollection) -> dict[str, Any]:
+    """What is needed to give all parameters these values again; without a copy where the values are the storage.
+
+    "": all values by name; "undecayed": the storage of tables that have a factor; "factors": these; "frozen": names.
+    """
+    values, undecayed, factors, frozen = {}, {}, {}, []
+    for name, p in m.named_parameters().items():
+        storage, factor = _storage(p)
+        values[name] = storage
+        if factor != 1:
+            values[name], undecayed[name], factors[name] = (storage * factor).astype(DTYPE), storage, factor
+        if not p.is_updated():
+            frozen.append(name)
+    return {"": values, "undecayed": undecayed, "factors": factors, "frozen": frozen}
+
+
+def check_stored(m: ParameterCollection, state: Mapping[str, Any], what: str) -> None:
+    """Makes sure that the collection has exactly the parameters of a stored().
+
+    Raises:
+        ValueError: naming the first parameter that differs.
+    """
+    named, values = m.named_parameters(), state[""]
+    for name, p in named.items():
+        if name not in values:
+            raise ValueError(f'{what}: it must hold all parameters of the model; got none of "{name}" {p.shape()}. Make the model as it was.')
+        shape, dtype = np.shape(values[name]), values[name].dtype
+        if shape != p.shape() or dtype != DTYPE:
+            raise ValueError(
+                f'{what}: parameters must have the shapes and the number type of the model; got "{name}" {shape} of {dtype}, '
+                f"in the model {p.shape()} of {DTYPE}. Make the model as it was."
+            )
+    for name in values:
+        if name not in named:
+            raise ValueError(f'{what}: the model must have all of its parameters; "{name}" {np.shape(values[name])} is missing. '
+                             "Make the model as it was.")  # fmt: skip
+
+
+def load_stored(m: ParameterCollection, state: Mapping[str, Any]) -> None:
+    """Gives all parameters what a stored() of them says; gradients are dropped. To be checked before."""
+    for name, p in m.named_parameters().items():
+        storage, _ = _storage(p)
+        storage[...] = state["undecayed"].get(name, state[""][name])
+        lib.dn_param_set_factor(p._c, float(state["factors"].get(name, 1)))
+        p.set_updated(name not in state["frozen"])
+        p.clear_gradient()
+    m._root.changed()

