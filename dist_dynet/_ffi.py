@@ -102,8 +102,14 @@ OPS: dict[str, int] = {ffi.string(lib.dn_op_name(i)).decode(): i for i in range(
 
 # ---- errors --------------------------------------------------------------------------------------------------------------------------
 
+
+class NegativeIndexError(ValueError, OverflowError):
+    """An index below 0 where there is nothing to count from the end. An OverflowError, too, as in DyNet."""
+
+
 _EXCEPTIONS: dict[int, type[Exception]] = {
     lib.DN_ERROR_VALUE: ValueError,
+    lib.DN_ERROR_NEGATIVE: NegativeIndexError,
     lib.DN_ERROR_STALE: RuntimeError,
     lib.DN_ERROR_STATE: RuntimeError,
     lib.DN_ERROR_MEMORY: MemoryError,

@@ -1,8 +1,8 @@
 """Settings of this process: random seed, autobatching, weight decay; and what DyNet has around them (init, DynetParams, devices).
 
 There is nothing to initialise: importing the package is enough, and settings may be changed at any time. At import these variables of the
-environment are read: DIST_DYNET_SEED, DIST_DYNET_RNG, DIST_DYNET_AUTOBATCH, DIST_DYNET_WEIGHT_DECAY (docs/settings.md). sys.argv is not read but by
-DynetParams.from_args().
+environment are read: DIST_DYNET_SEED, DIST_DYNET_RNG, DIST_DYNET_AUTOBATCH, DIST_DYNET_WEIGHT_DECAY (docs/settings.md). sys.argv is not
+read but by DynetParams.from_args().
 """
 
 from __future__ import annotations
@@ -119,10 +119,10 @@ def init(
         weight_decay: what new collections begin with; see ParameterCollection.set_weight_decay().
         mem: accepted for DyNet's sake; memory is taken as it is needed.
         profiling: accepted for DyNet's sake; has no effect.
-        rng: "dynet": all that numbers depend on is as in DyNet, so that a program prints DyNet's losses if the seed is the same: every draw comes
-            from one generator in the order of computation, all sequences of a builder in one graph share their dropout masks, parameters that
-            are not updated count in the clipping norm, and a graph keeps the parameters' values over an update. Draws are made while nodes are
-            computed, so they depend on what is looked at when; under autobatching they are keyed. "keyed": back to independent draws.
+        rng: "dynet": all that numbers depend on is as in DyNet, so that a program prints DyNet's losses if the seed is the same. Every draw
+            comes from one generator in the order of computation (in threads beside the first, draws stay keyed); all sequences of a builder
+            in one graph share their dropout masks; parameters that are not updated count in the clipping norm, and decay; a graph keeps the
+            values of parameters over an update. "keyed": back to independent draws.
 
     Raises:
         ValueError: a value makes no sense; then nothing is changed.
@@ -206,14 +206,17 @@ class DynetParams:
         }  # fmt: skip
 
     def from_config(self, conf: Any) -> None:
-        """Takes the attributes mem, seed, autobatch, profiling, weight_decay, shared_params, requested_gpus, gpu_mask, where there are."""
+        """Takes the attributes, or the items of a dict, where there are.
+
+        Their names: mem, seed, autobatch, profiling, weight_decay, shared_params, requested_gpus, gpu_mask.
+        """
         setters: dict[str, Callable[[Any], None]] = {
             "mem": self.set_mem, "seed": self.set_random_seed, "autobatch": self.set_autobatch, "profiling": self.set_profiling,
             "weight_decay": self.set_weight_decay, "shared_params": self.set_shared_parameters, "requested_gpus": self.set_requested_gpus,
             "gpu_mask": self.set_gpu_mask,
         }  # fmt: skip
         for name, setter in setters.items():
-            value = getattr(conf, name, None)
+            value = conf.get(name) if isinstance(conf, Mapping) else getattr(conf, name, None)
             if value is not None:
                 setter(value)
 
@@ -372,9 +375,9 @@ class UnsignedValue:
         """The number."""
         return self._value
 
-    def set(self, newval: int) -> None:
+    def set(self, val: int) -> None:
         """Another number; OverflowError if it is negative."""
-        self._value = _unsigned(newval)
+        self._value = _unsigned(val)
 
 
 class FloatValue:
@@ -387,9 +390,9 @@ class FloatValue:
         """The number."""
         return self._value
 
-    def set(self, newval: float) -> None:
+    def set(self, val: float) -> None:
         """Another number."""
-        self._value = float(newval)
+        self._value = float(val)
 
 
 class UnsignedVectorValue:

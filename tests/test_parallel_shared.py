@@ -93,7 +93,7 @@ def test_sum_of_too_many_ranks_is_refused():
 
 
 def test_exchange_argument_is_checked():
-    with pytest.raises(ValueError, match="exchange must be auto, mpi or shared; got 'gloo'"):
+    with pytest.raises(ValueError, match="exchange must be auto, hybrid, mpi or shared; got 'gloo'"):
         parallel.DistributedTrainer(dy.SimpleSGDTrainer(dy.ParameterCollection()), exchange="gloo")
 
 

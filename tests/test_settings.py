@@ -199,7 +199,7 @@ def test_options_are_taken_when_asked_for(monkeypatch, arguments):
     monkeypatch.setattr("sys.argv", ["program", *arguments])
     params = dy.DynetParams()
     params.from_args()
-    assert (params._seed, params._weight_decay, params._autobatch) == (7, 0.5, 1)
+    assert params.given() == {"seed": 7, "weight_decay": 0.5, "autobatch": 1}
     assert settings.sys.argv == ["program", *arguments]
 
 
@@ -231,8 +231,11 @@ def test_config():
     params = dy.DynetParams()
     conf = SimpleNamespace(mem="512", seed=7, autobatch=0, profiling=0, weight_decay=0.5, shared_params=0, requested_gpus=0, gpu_mask=None)
     params.from_config(conf)
-    assert (params._seed, params._weight_decay, params._autobatch) == (7, 0.5, 0)
+    assert params.given() == {"seed": 7, "weight_decay": 0.5, "autobatch": 0}
     dy.DynetParams().from_config(SimpleNamespace())
+    as_dict = dy.DynetParams()
+    as_dict.from_config(vars(conf))
+    assert as_dict.given() == params.given()
 
 
 # ---- the environment -----------------------------------------------------------------------------------------------------------------------

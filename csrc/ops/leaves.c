@@ -37,7 +37,7 @@ static int row_dims(dn_shape *s, int batch) {
     int rows = table->d[table->nd - 1];
     for (int i = 0; i < s->n_ints; i++)
         if (s->ints[i] < 0 || s->ints[i] >= rows)
-            return dn__fail(s, DN_ERROR_VALUE, "index %d is outside the table. Indices run from 0 to %d.", s->ints[i], rows - 1);
+            return dn__fail(s, dn__bad_index(s->ints[i]), "index %d is outside the table. Indices run from 0 to %d.", s->ints[i], rows - 1);
     return dn__set_dims(s, table->nd - 1, table->d, batch);
 }
 /* d(row) += dy, for each batch element's row */

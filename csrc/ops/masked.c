@@ -96,7 +96,7 @@ static int cross_entropy_dims(dn_shape *s) {
         return dn__fail(s, DN_ERROR_VALUE, "label_smoothing must lie in [0, 1]; got %g.", s->reals[0]);
     for (int i = 0; i < s->n_ints; i++)
         if (s->ints[i] < 0 || s->ints[i] >= x->size)
-            return dn__fail(s, DN_ERROR_VALUE, "class %d is outside x = %s. Classes run from 0 to %d.", s->ints[i], DIMS(x), x->size - 1);
+            return dn__fail(s, dn__bad_index(s->ints[i]), "class %d is outside x = %s. Classes run from 0 to %d.", s->ints[i], DIMS(x), x->size - 1);
     s->saved = 2 * (size_t)s->n_ints;
     return dn__set_dims(s, 1, (int[]){1}, s->n_ints);
 }

@@ -37,7 +37,7 @@ static int picked_dims(dn_shape *s) {
         return dn__fail(s, DN_ERROR_VALUE, "takes one index per batch element; got %d indices, x = %s.", s->n_ints, DIMS(x));
     for (int i = 0; i < s->n_ints; i++)
         if (s->ints[i] < 0 || s->ints[i] >= n)
-            return dn__fail(s, DN_ERROR_VALUE, "index %d is outside x = %s. Indices run from 0 to %d.", s->ints[i], DIMS(x), n - 1);
+            return dn__fail(s, dn__bad_index(s->ints[i]), "index %d is outside x = %s. Indices run from 0 to %d.", s->ints[i], DIMS(x), n - 1);
     return dn__set_dims(s, 1, (int[]){1}, s->n_ints);
 }
 
@@ -119,7 +119,7 @@ static int hinge_dim_dims(dn_shape *s) {
     int n = s->ints[0] < x->nd ? x->d[s->ints[0]] : 1;
     for (int i = 1; i < s->n_ints; i++)
         if (s->ints[i] < 0 || s->ints[i] >= n)
-            return dn__fail(s, DN_ERROR_VALUE, "index %d is outside dim %d of x = %s. Indices run from 0 to %d.", s->ints[i], s->ints[0], DIMS(x), n - 1);
+            return dn__fail(s, dn__bad_index(s->ints[i]), "index %d is outside dim %d of x = %s. Indices run from 0 to %d.", s->ints[i], s->ints[0], DIMS(x), n - 1);
     return 0;
 }
 /* forward: y of each line. backward (dx != NULL): each j beyond the margin: dx_j += dy, dx_v -= dy */

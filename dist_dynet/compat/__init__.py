@@ -24,7 +24,7 @@ SITE = str(Path(__file__).parent / "site")
 
 
 def install() -> None:
-    """From now on `import dynet` (and `_dynet`, `dynet_config`, `dynet_viz`) means dist_dynet, here and in processes that are started from here.
+    """From now on `import dynet` (`_dynet`, `dynet_config`, `dynet_viz`) means dist_dynet, here and in processes started from here.
 
     Modules of a real DyNet that were imported before are forgotten. Children learn of it by a folder on PYTHONPATH, whose sitecustomize.py
     hands on to an existing one. Calling it again does nothing.

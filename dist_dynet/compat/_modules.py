@@ -1,8 +1,8 @@
 """What is in the modules `dynet`, `_dynet`, `dynet_config` and `dynet_viz` of a program that was written for DyNet.
 
-`dynet` and `_dynet` have this package's names under DyNet's, the modules that DyNet's leave lying about, and what old versions had. `from dynet
-import *` gives DyNet's names only, so that no name of the program's own is overwritten. Importing `dynet` reads the command line; `_dynet` waits
-for init().
+`dynet` and `_dynet` have this package's names under DyNet's, the modules that DyNet's leave lying about, and what old versions had. `from
+dynet import *` gives DyNet's names only, so that no name of the program's own is overwritten. Importing `dynet` reads the command line;
+`_dynet` waits for init().
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _fill_dynet(module: ModuleType) -> None:
     )  # fmt: skip
     params = _settings.DynetParams()
     if config.get() is not None:
-        params.from_config_dict(config.get())
+        params.from_config(config.get())
     params.init()
 
 

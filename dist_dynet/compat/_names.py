@@ -1,6 +1,6 @@
-"""The public names of the module `dynet` of DyNet 2.1: what `from dynet import *` gives. tests/test_compat.py compares them with the real one."""
+"""The public names of the module `dynet` of DyNet 2.1, what `from dynet import *` gives; a test compares them with the real one."""
 
-NAMES = """
+_TEXT = """
 AdadeltaTrainer AdagradTrainer AdamTrainer AmsgradTrainer BiRNNBuilder ClassFactoredSoftmaxBuilder CompactVanillaLSTMBuilder
 ComputationGraph ConstInitializer CoupledLSTMBuilder CyclicalSGDTrainer DeviceInfo DynetParams ERRMSG Expression FastLSTMBuilder
 FloatValue FloatVectorValue FromFileInitializer GRUBuilder GlorotInitializer HAVE_CUDA IdentityInitializer LSTMBuilder LookupParameters
@@ -21,4 +21,6 @@ scale_gradient select_cols select_rows selu silu sin sinh softmax softsign spars
 squared_norm std_batches std_dim std_elems strided_select sum_batches sum_dim sum_elems sys tan tanh to_device trace_of_product transpose
 values vanilla_lstm_c vanilla_lstm_gates vanilla_lstm_gates_concat vanilla_lstm_gates_dropout vanilla_lstm_gates_dropout_concat
 vanilla_lstm_h vecInput weight_norm zeroes zeros
-""".split()
+"""
+NAMES = _TEXT.split()
+

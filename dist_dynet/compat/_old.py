@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-
 from .. import ops, trainers
 from ..graph import Expression
 from ..io import load as load_objects
@@ -162,7 +161,7 @@ def hang() -> None:
     for name in trainers.__all__:
         trainer: Any = getattr(trainers, name)
         if isinstance(trainer, type) and issubclass(trainer, base) and "__init__" in trainer.__dict__ and trainer is not base:
-            trainer.__init__ = _with_old_arguments(trainer.__init__)
+            trainer.__init__ = _with_old_arguments(vars(trainer)["__init__"])  # type: ignore[misc]
 
 
 __all__ = ["FUNCTIONS", "hang"]

@@ -5,7 +5,6 @@ Each setting is put in force when it changes and not again: to seed twice would 
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from .. import settings
@@ -15,16 +14,13 @@ class Merged:
     """Settings by source, and what of them is in force."""
 
     def __init__(self) -> None:
-        self.program: dict[str, Any] = {"rng": "dynet"}
+        self.program: dict[str, Any] = {}
         self.command_line: dict[str, Any] = {}
         self.in_force: dict[str, Any] = {}
 
     def use_dynet_order(self) -> None:
         """Numbers are DyNet's from the import on, whatever waits for init(); unless the environment says otherwise."""
-        rng = settings.from_environment().given().get("rng", self.program["rng"])
-        if rng != self.in_force.get("rng"):
-            settings.init(rng=rng)
-            self.in_force["rng"] = rng
+        settings.init(rng=settings.from_environment().given().get("rng", "dynet"))
 
     def read_command_line(self) -> None:
         """Takes the --dynet-* options of sys.argv."""
@@ -36,6 +32,7 @@ class Merged:
         """Puts all settings in force."""
         self.read_command_line()
         merged = {**self.program, **settings.from_environment().given(), **self.command_line}
+        merged.pop("rng", None)  # in force since the import
         changed = {name: value for name, value in merged.items() if value != self.in_force.get(name)}
         self.in_force.update(changed)
         params = settings.DynetParams()
@@ -53,12 +50,6 @@ class DynetParams(settings.DynetParams):
         """Takes the --dynet-* options of sys.argv, as init() does by itself."""
         self.set_shared_parameters(shared_parameters)
         merged.read_command_line()
-
-    def from_config_dict(self, config: dict[str, Any]) -> None:
-        """Takes what dynet_config.get() gives. What has DyNet's default there counts as not said."""
-        defaults = {"seed": 0, "autobatch": 0, "weight_decay": 0}
-        said = {name: value for name, value in config.items() if name not in defaults or value != defaults[name]}
-        self.from_config(SimpleNamespace(**said))
 
     def set_requested_gpus(self, requested_gpus: int, what: str = "set_requested_gpus") -> None:
         """There is only the CPU: says so once."""

@@ -116,6 +116,19 @@ class _Draft:
                 self.temporary.unlink()
 
 
+class MissingFileError(RuntimeError, FileNotFoundError):
+    """A file or folder of a model that is not there. A FileNotFoundError, too, as some of DyNet's are."""
+
+
+def _of_kind(error: OSError) -> type[RuntimeError]:
+    return MissingFileError if isinstance(error, FileNotFoundError) else RuntimeError
+
+
+def unreadable(name: object, error: OSError) -> RuntimeError:
+    """The exception for a file that cannot be read."""
+    return _of_kind(error)(f"Could not read model from {name}: {error.strerror or error}")
+
+
 @contextmanager
 def atomic_writes(paths: Sequence[FileName], append: bool = False, policy: Policy | None = None) -> Iterator[list[BinaryIO]]:
     """Files open for writing that take their names at the end of the with block, one right after the other, if nothing failed.
@@ -139,7 +152,7 @@ def atomic_writes(paths: Sequence[FileName], append: bool = False, policy: Polic
             draft.publish()
     except OSError as error:
         names = " and ".join(f"'{os.fspath(path)}'" for path in paths)
-        failure = RuntimeError(
+        failure = _of_kind(error)(
             f"save: could not write {names}: {error.strerror or error}. Check the folder, its permissions and the free space; the file of "
             "before, if there was one, is untouched."
         )

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..params.collection import LookupParameters, ParameterCollection, Parameters
 from . import text
-from .files import FileName, atomic_writes
+from .files import FileName, atomic_writes, unreadable
 
 _PACKAGE = __name__.partition(".")[0]
 _KINDS: dict[str, type[text.AnyParameter]] = {"Parameters": Parameters, "LookupParameters": LookupParameters}
@@ -82,7 +82,7 @@ def _records(path: Path) -> list[tuple[Any, ...]]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise RuntimeError(f"Could not read model from {path}: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
     stream = io.BytesIO(content)
     records: list[tuple[Any, ...]] = []
     while stream.tell() < len(content):

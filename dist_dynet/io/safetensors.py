@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from .._random_state import random_state, set_random_state
 from ..params.collection import LookupParameters, ParameterCollection, Parameters
 from ..trainers import Trainer
-from .files import FileName, atomic_write
+from .files import FileName, atomic_write, unreadable
 
 _CHECKSUMS = "dist_dynet.crc32"
 _TRAINER, _RANDOM = "trainer:", "random:"
@@ -217,7 +217,7 @@ class _File:
             with safetensors.safe_open(self.name, framework="numpy"):
                 header = json.loads(head)
         except OSError as error:
-            raise RuntimeError(f"Could not read model from {self.name}: {error.strerror or error}") from error
+            raise unreadable(self.name, error) from error
         except (safetensors.SafetensorError, ValueError) as error:
             _damaged(self.name, *_diagnosis(head, length, size, error))
         self.texts = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}

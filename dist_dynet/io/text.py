@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from .._ffi import DTYPE
 from ..params.collection import MAX_DIMS, LookupParameters, ParameterCollection, Parameters
-from .files import BUFFER, FileName, atomic_write
+from .files import BUFFER, FileName, atomic_write, unreadable
 
 AnyParameter = Parameters | LookupParameters
 _MAX_SIZE = (1 << 31) - 1
@@ -174,7 +174,7 @@ class ModelFile:
         self._file.close()
 
     def _unreadable(self, error: OSError) -> RuntimeError:
-        return RuntimeError(f"Could not read model from {self.name}: {error.strerror or error}")
+        return unreadable(self.name, error)
 
     def _damaged(self, name: str, offset: int, what: str) -> NoReturn:
         raise RuntimeError(

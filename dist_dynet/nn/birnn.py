@@ -152,7 +152,8 @@ class BiRNNBuilder:
 
 
 def _inputs(es: Iterable[Expression] | Expression, mask: ArrayLike | None, lengths: Iterable[int] | None, what: str) -> Inputs:
-    return inputs_of(es if isinstance(es, Expression) else listed(es, what), mask, lengths, what)
+    one_or_none = isinstance(es, Expression) or (isinstance(es, list | tuple) and not es)
+    return inputs_of(es if one_or_none else listed(es, what), mask, lengths, what)
 
 
 def _both_ways(forward: Any, backward: Any, xs: Inputs) -> list[Expression]:

@@ -113,14 +113,14 @@ class RecurrentBuilder:
             if not 0 <= rate <= 1:
                 raise ValueError(f"set_dropout: the rate must lie in [0, 1]; got {rate}.")
 
-    def set_dropout(self, d: float) -> None:
+    def set_dropout(self, f: float) -> None:
         """The dropout rate of inputs and of h. Masks are drawn once per sequence and layer (Gal and Ghahramani 2016).
 
         Raises:
             ValueError: a rate outside of [0, 1].
         """
-        self._check_rates(d)
-        self.dropout_x = self.dropout_h = float(d)
+        self._check_rates(f)
+        self.dropout_x = self.dropout_h = float(f)
 
     def disable_dropout(self) -> None:
         """No dropout."""

@@ -79,13 +79,13 @@ class GRUBuilder(RecurrentBuilder):
         shapes: list[tuple[int | tuple[int, int], int | None]] = [((h, input_dim), None), ((h, h), None), (h, 0)]
         return tuple(add(shape, init=init) for _ in range(3) for shape, init in shapes)
 
-    def set_dropout(self, d: float) -> None:
+    def set_dropout(self, f: float) -> None:
         """The dropout rate of each layer's input and of the output; drawn anew at each step.
 
         Raises:
             ValueError: a rate outside of [0, 1].
         """
-        super().set_dropout(d)
+        super().set_dropout(f)
 
     def _rates(self) -> tuple[float, ...]:
         return ()

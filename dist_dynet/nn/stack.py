@@ -9,8 +9,8 @@ from ..graph import Expression
 from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection, Parameters
 from .block import Block, used
-from .rnn import VanillaLSTMBuilder
 from .builder import RecurrentBuilder
+from .rnn import VanillaLSTMBuilder
 from .state import RNNState
 
 

@@ -179,7 +179,7 @@ class RNNState:
 
 def expressions(es: Iterable[Expression], what: str) -> tuple[Expression, ...]:
     """A tuple of them; TypeError for anything else."""
-    result = tuple(listed(es, what))
+    result = tuple(listed(es, what)) if not isinstance(es, list | tuple) or es else ()
     if not all(isinstance(e, Expression) for e in result):
         raise not_expression(what, *result)
     return result
@@ -232,7 +232,7 @@ class Run:
     In DyNet's order all sequences of a builder in one graph are one run, which has a `start` and knows the state made `last`.
     """
 
-    __slots__ = ("builder", "graph", "handles", "last", "masks", "start", "update")
+    __slots__ = ("builder", "graph", "handles", "last", "masks", "start", "unmasked", "update")
 
     def __init__(self, builder: Any, update: bool, masks: Masks | None = None) -> None:
         self.builder = builder
@@ -240,6 +240,7 @@ class Run:
         self.masks = masks or Masks()
         self.graph = self.masks.graph
         self.handles = [[self.handle(p) for p in layer] for layer in builder._layers]
+        self.unmasked: list[tuple[Expression | None, ...]] = [(None,) * len(builder._rates())] * builder.layers
         self.start: RNNState | None = None
         self.last: RNNState | None = None
 
@@ -277,9 +278,10 @@ class Run:
 
     def _dynet_masks(self, x: Expression, batch_size: Callable[[], int] | None) -> list[tuple[Expression | None, ...]]:
         """The same in DyNet's way: rates count at each step, masks are drawn at the first step that needs one."""
-        rates = self.builder._rates()
-        if not any(rates):
-            return [(None,) * len(rates)] * self.builder.layers
+        builder = self.builder
+        if builder.dropout_x == 0 == builder.dropout_h or not any(builder._rates()):
+            return self.unmasked
+        rates = builder._rates()
         if self.masks.drawn is None:
             if not isinstance(x, Expression):
                 raise not_expression("add_input", x)

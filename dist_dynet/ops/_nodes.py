@@ -18,9 +18,8 @@ from ..graph import NO_GRAPH, Expression, current_graph, resolved
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_node2, _node3, _node5, _node_many, _node1_int, _node1_real, _leaf = (
-    nodes.dn_node2, nodes.dn_node3, nodes.dn_node5, nodes.dn_node_many, nodes.dn_node1_int, nodes.dn_node1_real, nodes.dn_leaf,
-)  # fmt: skip
+_node2, _node3, _node5, _node_many = nodes.dn_node2, nodes.dn_node3, nodes.dn_node5, nodes.dn_node_many
+_node1_int, _node2_int, _node1_real, _leaf = nodes.dn_node1_int, nodes.dn_node2_int, nodes.dn_node1_real, nodes.dn_leaf
 
 
 def not_expression(what: str, *given: Any) -> TypeError:
@@ -137,6 +136,22 @@ def few(op: int, what: str, exprs: Iterable[Expression]) -> Expression:
     return e
 
 
+def joined(op: int, what: str, exprs: Iterable[Expression], i: int) -> Expression:
+    """As many(), with one whole number; quick for lists of two."""
+    if type(exprs) is not list or len(exprs) != 2:
+        return many(op, what, exprs, (i,))
+    a, b = exprs
+    try:
+        h = _node2_int(op, a._h, b._h, i)
+    except AttributeError:  # not of expressions
+        return many(op, what, exprs, (i,))
+    if h < 0:
+        return many(op, what, exprs, (i,)) if h == NO_GRAPH else fail(h, a._h, b._h)
+    e = Expression()
+    e._h = h
+    return e
+
+
 def many_node(op: int, handles: list[int], ints: Sequence[int] = (), reals: Sequence[float] = ()) -> int:
     """The same from handles to a handle, or to a negative error."""
     h: int = _node_many(op, len(handles), handles, len(ints), ints or NULL, len(reals), reals or NULL)
@@ -161,6 +176,9 @@ def with_int(cls: type[Expression], op: int, what: str, x: Expression, i: int) -
         h = _node1_int(op, x._h, i)
     except AttributeError:
         raise not_expression(what, x) from None
+    except TypeError:
+        i = whole(i)
+        h = _node1_int(op, x._h, i)
     if h == NO_GRAPH:
         h = _node1_int(op, resolved(x._h), i)
     return make(cls, h, x._h)
@@ -186,11 +204,24 @@ def leaf(cls: type[Expression], op: int, ints: Sequence[int], reals: Sequence[fl
     return make(cls, h)
 
 
+def whole(value: Any) -> int:
+    """A whole number, which may be a float as n / 2 gives it; TypeError for anything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        if isinstance(value, float | np.floating) and value.is_integer():
+            return int(value)
+        raise
+
+
 def indices(values: Iterable[int], what: str) -> list[int]:
     """Whole numbers from any iterable, NumPy's included."""
+    given = values if isinstance(values, list | tuple) else None
     try:
-        return [operator.index(v) for v in values]
+        return [operator.index(v) for v in values] if given is None else list(map(operator.index, given))
     except TypeError:
+        if given is not None and all(isinstance(v, int | float | np.number) for v in given) and all(float(v).is_integer() for v in given):
+            return [whole(v) for v in given]
         raise TypeError(f"{what}: indices must be whole numbers; got {values!r}.") from None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._ffi import DTYPE, OPS, fail, nodes
 from ..graph import Expression
-from ._nodes import indices, many, not_expression, with_int
+from ._nodes import indices, many, not_expression, whole, with_int
 from .masked import masked_log_softmax
 
 __all__ = [
@@ -107,7 +107,7 @@ class _pickedExpression(Expression):  # noqa: N801
 
     def set_index(self, v: int) -> None:
         """Another entry; all computed values of the graph are forgotten."""
-        code = nodes.dn_ints_set(self._h, 1, [operator.index(v)])
+        code = nodes.dn_ints_set(self._h, 1, [whole(v)])
         if code < 0:
             fail(code, self._h)
 

@@ -24,8 +24,8 @@ from ._launcher import Launch
 TIMEOUT = float(os.environ.get("DIST_DYNET_TIMEOUT", "600"))
 """Seconds that a rank waits for ranks that are alive but do not come."""
 
-_SPIN, _LONGEST_NAP = 1e-3, 1e-3
-"""Seconds of waiting without sleep; then a rank sleeps for a fiftieth of what it has waited, 20 us at first, at most this."""
+_SPIN, _SHORTEST_NAP, _LONGEST_NAP = 1e-3, 2e-5, 1e-3
+"""Seconds of waiting without sleep; then a rank sleeps for a fiftieth of the time since something has moved, 20 us at first, at most this."""
 
 _give_way: Callable[[], object] = getattr(os, "sched_yield", lambda: None)
 """Between two polls: with more ranks than cores it halves the time of an exchange (4 ranks on 2 cores), otherwise it costs nothing."""
@@ -199,18 +199,29 @@ class World:
         Raises:
             TimeoutError: the others did not come in time; it says where they are.
         """
-        limit = self.timeout if timeout is None else timeout
-        start = time.perf_counter()
         test = self.mpi.Request.Testall
+        self.wait_until(lambda: bool(test(requests)), what, timeout)
+
+    def wait_until(self, done: Callable[[], bool], what: str, timeout: float | None = None, moves: Callable[[], int] = int) -> None:
+        """Polls until done() says so, more often for as long as moves() rises: then it is not ranks that are waited for, but the wire.
+
+        Raises:
+            TimeoutError: as wait().
+        """
+        limit = self.timeout if timeout is None else timeout
+        start = moved = time.perf_counter()
+        seen = moves()
         self._job.place = Place(what, time.monotonic(), self.members)
         try:
-            while not test(requests):
-                passed = time.perf_counter() - start
-                if passed > limit:
+            while not done():
+                now, count = time.perf_counter(), moves()
+                if count != seen:
+                    seen, moved = count, now
+                if now - start > limit:
                     raise TimeoutError(f"{self.name} {what}: waited {limit:g} s for {self._missing(what)}.")
                 _give_way()
-                if passed > _SPIN:
-                    time.sleep(min(passed / 50, _LONGEST_NAP))
+                if now - start > _SPIN:
+                    time.sleep(min(max((now - moved) / 50, _SHORTEST_NAP), _LONGEST_NAP))
         finally:
             self._job.place = None
 

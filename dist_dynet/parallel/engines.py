@@ -10,15 +10,21 @@ from typing import Any, Literal
 
 from ._world import World
 from .exchange import Exchange, MpiExchange
+from .hybrid import HybridExchange
 from .shared import SharedExchange
+from .wire import Hosts
 
-Engine = Literal["auto", "mpi", "shared"]
+Engine = Literal["auto", "hybrid", "mpi", "shared"]
 
-ENGINES = ("auto", "mpi", "shared")
+ENGINES = ("auto", "hybrid", "mpi", "shared")
+
+Compression = Literal["bf16"]
 
 
-def choose(here: World, comm: Any, engine: str | None = None) -> Exchange:
-    """The engine of this name; None: that of DIST_DYNET_EXCHANGE, by default "auto": "shared" if all ranks run on one host. Collective.
+def choose(here: World, comm: Any, engine: str | None = None, overlap: bool = True, compression: Compression | None = None) -> Exchange:
+    """The engine of this name; None: that of DIST_DYNET_EXCHANGE, by default "auto". Collective.
+
+    "auto" and "hybrid": with one host "shared", with several the exchange between hosts; where the system does not tell hosts apart, "mpi".
 
     Raises:
         ValueError: there is no engine of this name.
@@ -26,17 +32,22 @@ def choose(here: World, comm: Any, engine: str | None = None) -> Exchange:
     """
     name = engine or os.environ.get("DIST_DYNET_EXCHANGE", "auto")
     if name not in ENGINES:
-        raise ValueError(f"DistributedTrainer: exchange must be auto, mpi or shared; got {name!r}.")
+        raise ValueError(f"DistributedTrainer: exchange must be auto, hybrid, mpi or shared; got {name!r}.")
     what = here.collective("DistributedTrainer")
-    every = [pickle.loads(b) for b in here.exchange_bytes(comm, pickle.dumps((name, _host())), what)]
-    names = [theirs for theirs, _ in every]
-    if len(set(names)) > 1:
-        raise RuntimeError(f"{here.name} {what}: exchange must be the same on all ranks; got {', '.join(names)} on ranks 0 to {here.size - 1}.")
-    hosts = {host for _, host in every}
-    one_host = len(hosts) == 1 and None not in hosts
-    if name == "shared" and not one_host:
-        raise RuntimeError(f'{here.name} {what}: exchange="shared" needs all ranks on one Linux host. Use "auto" or "mpi".')
-    return SharedExchange(here, comm) if one_host and name != "mpi" else MpiExchange(here, comm)
+    every = [pickle.loads(b) for b in here.exchange_bytes(comm, pickle.dumps((name, overlap, compression, _host())), what)]
+    if any(theirs[:3] != every[0][:3] for theirs in every):
+        said = "; ".join(f"rank {here.members[r]}: {theirs[0]}, {theirs[1]}, {theirs[2]}" for r, theirs in enumerate(every))
+        raise RuntimeError(f"{here.name} {what}: exchange, overlap and compression must be the same on all ranks; got {said}.")
+    names = [theirs[3] for theirs in every]
+    if name == "mpi" or (None in names and name != "shared"):
+        return MpiExchange(here, comm)
+    if len(set(names)) == 1 and None not in names:
+        return SharedExchange(here, comm)
+    if name == "shared":
+        raise RuntimeError(f'{here.name} {what}: exchange="shared" needs all ranks on one Linux host. Use "auto".')
+    ranks = [[r for r, theirs in enumerate(names) if theirs == host] for host in dict.fromkeys(names)]
+    host = next(h for h, members in enumerate(ranks) if here.rank in members)
+    return HybridExchange(here, comm, Hosts(ranks, host, ranks[host].index(here.rank)), overlap, compression is not None)
 
 
 def _host() -> tuple[str, ...] | None:

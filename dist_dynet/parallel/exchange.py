@@ -7,6 +7,7 @@ and updates are not its business. Where all ranks run on one host, shared.py add
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,11 +30,30 @@ Range = tuple[int, int, int]
 """(chunk, from, to)."""
 
 
+Weight = Callable[[], float | None]
+"""What a rank's gradients are to be multiplied by now; None: whoever wanted to know is gone."""
+
+
 class Exchange(Protocol):
     """Adds up gradients over the ranks."""
 
     def sum(self, agreed: Agreed, what: str) -> None:
         """G = sum over ranks of factor_r g_r, the same bits on every rank. Collective."""
+
+    def arm(self, weight: Weight) -> None:
+        """The next backward is the last before sum(): an exchange that can begins with it."""
+
+    def disarm(self) -> None:
+        """The next backward is not the last."""
+
+    def hasten(self, weight: float) -> bool:
+        """sum() will follow, with this weight: whether what was sent in backward holds (see Flag.EARLY)."""
+
+    def residuals(self) -> dict[str, NDArray[Any]]:
+        """What compression has left over on this rank, by parameter."""
+
+    def load_residuals(self, residuals: Mapping[str, NDArray[Any]]) -> None:
+        """Goes on with these."""
 
 
 @dataclass
@@ -52,6 +72,23 @@ class MpiExchange:
         self._here, self._comm = here, comm
         self._ranges: dict[bytes, tuple[list[Range], list[Range]]] = {}
         self._structure: Structure | None = None
+
+    def arm(self, weight: Weight) -> None:
+        """Nothing begins early."""
+
+    def disarm(self) -> None:
+        """Nothing begins early."""
+
+    def hasten(self, weight: float) -> bool:
+        """Nothing has begun early."""
+        return False
+
+    def residuals(self) -> dict[str, NDArray[Any]]:
+        """Nothing is compressed."""
+        return {}
+
+    def load_residuals(self, residuals: Mapping[str, NDArray[Any]]) -> None:
+        """Nothing is compressed."""
 
     def sum(self, agreed: Agreed, what: str) -> None:
         """As Exchange.sum."""

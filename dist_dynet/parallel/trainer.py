@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 import pickle
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -17,10 +18,11 @@ from numpy.typing import NDArray
 from .._ffi import lib
 from ..params.collection import LookupParameters, ParameterCollection, Parameters
 from ..trainers import Trainer
+from . import _saving
 from ._session import world
 from ._world import World
 from .agreement import Agreement, Flag, Settings
-from .engines import ENGINES, Engine, choose
+from .engines import ENGINES, Compression, Engine, choose
 from .exchange import Exchange
 from .reproducible import ReproducibleSum
 from .sampling import Part, last_step
@@ -44,13 +46,18 @@ class DistributedTrainer:
         trainer: the trainer to wrap, made alike on all ranks.
         average: as above.
         accumulate: exchange and update at every so many calls of update(); 1 leaves the wrapped trainer's set_accumulation() as it is.
-        exchange: how dense gradients are added up: "shared", in memory that the ranks share, "mpi", by MPI's all-reduce, or "auto", the first
-            where all ranks run on one host. None: DIST_DYNET_EXCHANGE from the environment, "auto" by default.
+        overlap: between hosts: send gradients while backward goes on, with the same result, bit for bit. One host gains nothing by it; with
+            average="weighted" it is left out, since weights come with update().
+        compression: "bf16": what crosses the wire between hosts is rounded to bfloat16; what rounding takes away is added at the next update.
+        exchange: how gradients are added up: "shared", in memory that the ranks of one host share, "hybrid", so within each host and over
+            the wire between hosts, "mpi", by MPI's all-reduce, or "auto", the first of these that is possible. None: DIST_DYNET_EXCHANGE from
+            the environment, "auto" by default.
         reproducible: the same bits whatever the number of ranks; needs `shard(..., micro_batches=G)`, and update() after each micro-batch. It
             keeps their gradients, and updates after the last of a step.
         check: for finding faults: every meeting of these ranks, not only this trainer's, first compares what the ranks are about to do and on
             which line of the program, and every update() the parameters, bit for bit.
-        comm: an mpi4py communicator whose ranks train this model, such as MPI.COMM_WORLD.Split(color); give it to shard() as well. None: all.
+        comm: an mpi4py communicator whose ranks train this model, such as MPI.COMM_WORLD.Split(color); give it to shard() as well. From then
+            on the first of them writes the files. None: all.
         timeout: seconds that update() waits for ranks that are alive. None: DIST_DYNET_TIMEOUT, 600.
 
     Raises:
@@ -75,6 +82,8 @@ class DistributedTrainer:
         average: Average = "mean",
         *,
         accumulate: int = 1,
+        overlap: bool = True,
+        compression: Compression | None = None,
         exchange: Engine | None = None,
         reproducible: bool = False,
         check: bool = False,
@@ -86,7 +95,9 @@ class DistributedTrainer:
         if average not in ("mean", "weighted", "sum"):
             raise ValueError(f"DistributedTrainer: average must be mean, weighted or sum; got {average!r}.")
         if exchange is not None and exchange not in ENGINES:
-            raise ValueError(f"DistributedTrainer: exchange must be auto, mpi or shared; got {exchange!r}.")
+            raise ValueError(f"DistributedTrainer: exchange must be auto, hybrid, mpi or shared; got {exchange!r}.")
+        if compression not in (None, "bf16"):
+            raise ValueError(f"DistributedTrainer: compression must be None or 'bf16'; got {compression!r}.")
         self._inner, self._average = trainer, average
         if operator.index(accumulate) != 1:
             trainer.set_accumulation(accumulate)
@@ -95,6 +106,8 @@ class DistributedTrainer:
         self._silent = False  # inside of no_sync()
         self._joins = 0  # how many Joins it is inside of
         self._world = here = world(comm).patient(timeout)
+        if comm is not None:
+            _saving.install(here)
         self._part: Part | None = None  # the last micro-batch
         self._agreement: Agreement | None = None
         self._exchange: Exchange | None = None
@@ -108,7 +121,7 @@ class DistributedTrainer:
             if self._sum:
                 self._sum.check_hosts(what)
             self._agreement = Agreement(here, comm, trainer.collection, average != "sum")
-            self._exchange = choose(here, comm, exchange)
+            self._exchange = choose(here, comm, exchange, overlap and average != "weighted" and not reproducible, compression)
             _broadcast_state(here, comm, trainer)
 
     def update(self, weight: float | None = None) -> bool:
@@ -128,23 +141,27 @@ class DistributedTrainer:
         """
         weight = self._weight(weight)
         self._calls += 1
-        if not self._keep(weight):
-            return False
+        updated = self._keep(weight) and self._gather(weight)
+        self._arm()
+        return updated
+
+    def _gather(self, weight: float) -> bool:
+        """Counts a pass of this weight, and ends the step if it was the last: whether parameters were updated."""
         self._gathered += weight
-        if self._silent or not self._inner._due():
-            return False
-        return self._step()[0]
+        return not self._silent and self._inner._due() and self._step()[0]
 
     def _step(self, flags: int = 0) -> tuple[bool, bool]:
         """Exchanges and applies what was gathered: whether parameters were updated, and whether all ranks have run out of data."""
         flags |= Flag.JOIN if self._joins else 0
         n, self._gathered, over, what = self._gathered, 0.0, bool(flags & Flag.ENDED), ""
         if self._agreement is not None and self._exchange is not None:
+            if self._exchange.hasten(self._factor(n)):
+                flags |= Flag.EARLY
             agreed, what = self._agreement.reach(n, self._settings(), last_step(), flags)
             if not agreed.over and flags & Flag.ENDED:
                 self._take(agreed.settings)
             over = agreed.over
-            if self._sum is None and (not over or agreed.factors.any()):
+            if self._sum is None:
                 self._exchange.sum(agreed, what)
         elif n == 0:
             self.collection.reset_gradients()
@@ -191,6 +208,25 @@ class DistributedTrainer:
         self._sum.end_step(part.of)
         return True
 
+    # ---- while backward goes on --------------------------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        """Lets the exchange begin in the next backward if that is the last before an update, and only then."""
+        if self._exchange is None or self._average == "weighted" or self._sum is not None:
+            return
+        inner, present = self._inner, weakref.WeakMethod(self._present_factor)
+        if self._silent or (inner._gathered + 1) % inner.accumulation:
+            self._exchange.disarm()
+        else:
+            self._exchange.arm(lambda: method() if (method := present()) else None)
+
+    def _present_factor(self) -> float:
+        """What update() would multiply the gradients by if it were called now."""
+        return self._factor(self._gathered + self._weight(None))
+
+    def _factor(self, n: float) -> float:
+        return n if self._average != "sum" else float(n > 0)
+
     @contextmanager
     def no_sync(self) -> Iterator[None]:
         """In `with trainer.no_sync():`, update() exchanges nothing: gradients and n_r add up, until the first update() outside.
@@ -215,10 +251,12 @@ class DistributedTrainer:
         if self._sum is not None:
             raise RuntimeError("no_sync: with reproducible=True update() exchanges once a step by itself. Use accumulate=k for several steps.")
         before, self._silent = self._silent, True
+        self._arm()
         try:
             yield
         finally:
             self._silent = before
+            self._arm()
 
     def _waits(self) -> bool:
         """Whether gradients wait to be applied; then there is no checkpoint."""
@@ -301,6 +339,7 @@ class DistributedTrainer:
         """Exchanges and updates only at every k-th call of update(), by the mean of k backward passes. To be called on all ranks."""
         self._gathered = 0.0
         self._inner.set_accumulation(k)
+        self._arm()
 
     @property
     def accumulation(self) -> int:
@@ -340,12 +379,21 @@ class DistributedTrainer:
         self._inner.update_subset(updated_params, updated_lookups)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """As Trainer.state(): the same on all ranks."""
-        return self._inner.state()
+        """As Trainer.state(): the same on all ranks.
+
+        With compression there is also what this rank's messages have lacked so far, "rest:/w" and so on, which differs from rank to rank, and
+        "rest_rank", the rank that it belongs to.
+        """
+        rests = self._exchange.residuals() if self._exchange else {}
+        named = {f"rest:{name}": rest for name, rest in rests.items()}
+        return {**self._inner.state(), **named, **({"rest_rank": np.array(self._world.rank)} if named else {})}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """As Trainer.load_state(). To be called on all ranks with the same state."""
-        self._inner.load_state(state)
+        """As Trainer.load_state(). To be called on all ranks with the same state; what another rank's messages lacked is left out."""
+        rests = {name.removeprefix("rest:"): rest for name, rest in state.items() if name.startswith("rest:")}
+        self._inner.load_state({name: values for name, values in state.items() if not name.startswith(("rest:", "rest_rank"))})
+        if self._exchange:
+            self._exchange.load_residuals(rests if int(state.get("rest_rank", -1)) == self._world.rank else {})
 
     def set_sparse_updates(self, su: bool) -> None:
         """Whether of a lookup table only rows with a gradient, on any rank, are updated."""

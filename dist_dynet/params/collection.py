@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import _random
-from .._ffi import DTYPE, NULL, ffi, lib, pointer, view, view_ints
+from .._ffi import DTYPE, NULL, ffi, lib, nodes, pointer, view, view_ints
 from ..graph import Expression, expression, resolved
 from . import copying, initializers
 
 FileName = str | PathLike[str]
+_resolve, _current = nodes.dn_resolve, nodes.dn_current
 MAX_DIMS: int = lib.DN_MAX_DIMS
 
 
@@ -297,7 +298,10 @@ class Parameters(_ParameterBase):
 
     def expr(self, update: bool = False) -> Expression:
         """Its node in the current graph; by default as a constant, without gradient."""
-        return expression(resolved(lib.dn_param_handle(self._c, not update)))
+        constant_or_not = self._h if update else lib.dn_param_handle(self._c, 1)
+        graph = _current()
+        h = _resolve(graph, constant_or_not) if graph >= 0 else graph
+        return expression(h if h >= 0 else resolved(constant_or_not))
 
     def __repr__(self) -> str:
         return f"Parameter {self._name}"

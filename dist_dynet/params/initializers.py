@@ -189,7 +189,7 @@ def _block_rotations(block: NDArray[np.float64]) -> tuple[NDArray[np.float64], N
 class SaxeInitializer(PyInitializer):
     """scale times an orthogonal matrix: U of the singular value decomposition of a matrix drawn uniformly from (-1, 1) (Saxe et al. 2014).
 
-    Columns equal DyNet's up to their signs, which depend on the library that decomposes; in DyNet's order (dy.init(rng="dynet")) the signs, too.
+    Columns equal DyNet's up to their signs, which depend on the library that decomposes; with dy.init(rng="dynet") the signs are DyNet's, too.
     """
 
     def __init__(self, scale: float = 1.0) -> None:

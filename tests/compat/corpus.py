@@ -1,6 +1,12 @@
-"""Small made-up corpora for the programs here: drawn from a grammar with a seed of their own, the same everywhere."""
+"""Small made-up corpora for the programs here: drawn from a grammar with a seed of their own, the same everywhere.
 
+SCALE=10 in the environment makes them ten times as large, for timing.
+"""
+
+import os
 import random
+
+SCALE = int(os.environ.get("SCALE", "1"))
 
 NOUNS = ["dog", "cat", "bird", "fish", "child", "teacher", "king", "river"]
 VERBS = ["sees", "likes", "chases", "feeds", "hears"]
@@ -46,7 +52,7 @@ def sentence(rng):
 
 def treebank(n, seed=1):
     rng = random.Random(seed)
-    return [sentence(rng) for _ in range(n)]
+    return [sentence(rng) for _ in range(n * SCALE)]
 
 
 def tagged(n, seed=2):
@@ -57,7 +63,7 @@ def pairs(n, seed=3):
     """(source, target) strings: the target is the source backwards, its vowels doubled."""
     rng = random.Random(seed)
     result = []
-    for _ in range(n):
+    for _ in range(n * SCALE):
         source = "".join(rng.choice("abcdeiou") for _ in range(rng.randint(2, 5)))
         result.append((source, "".join(c * 2 if c in "aeiou" else c for c in reversed(source))))
     return result
@@ -76,4 +82,4 @@ def trees(n, seed=4):
         cut = rng.randint(1, len(words) - 1)
         return (label, grow(words[:cut]), grow(words[cut:]))
 
-    return [grow([rng.choice(good + bad + ["film", "plot", "very"]) for _ in range(rng.randint(2, 7))]) for _ in range(n)]
+    return [grow([rng.choice(good + bad + ["film", "plot", "very"]) for _ in range(rng.randint(2, 7))]) for _ in range(n * SCALE)]

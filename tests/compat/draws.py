@@ -29,8 +29,8 @@ for name, make in [
     e = make()
     show(name, e.npvalue())
     show(name + " once more", e.npvalue(recalculate=True))
-for builder in (dy.VanillaLSTMBuilder, dy.SimpleRNNBuilder, dy.GRUBuilder, dy.CoupledLSTMBuilder, dy.CompactVanillaLSTMBuilder, dy.FastLSTMBuilder,
-                dy.SparseLSTMBuilder):
+for builder in (dy.VanillaLSTMBuilder, dy.SimpleRNNBuilder, dy.GRUBuilder, dy.CoupledLSTMBuilder, dy.CompactVanillaLSTMBuilder,
+                dy.FastLSTMBuilder, dy.SparseLSTMBuilder):
     rnn = builder(2, 3, 4, pc)
     rnn.set_dropout(0.4)
     dy.renew_cg()

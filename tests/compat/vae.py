@@ -1,5 +1,6 @@
 """A variational auto-encoder over minibatches: batched inputs, the reparametrisation with random_normal, an annealed KL term, sampling."""
 
+import corpus
 import dynet as dy
 import numpy as np
 
@@ -24,7 +25,7 @@ encoder, decoder = MLP(pc, DIM, HID, 2 * LATENT), MLP(pc, LATENT, HID, DIM, dy.t
 trainer = dy.AdamTrainer(pc, alpha=0.01, beta_1=0.9, beta_2=0.999, eps=1e-8)
 rng = np.random.RandomState(4)
 patterns = (rng.rand(4, DIM) > 0.5).astype(float)
-data = np.abs(patterns[rng.randint(4, size=64)] - (rng.rand(64, DIM) < 0.05))
+data = np.abs(patterns[rng.randint(4, size=64 * corpus.SCALE)] - (rng.rand(64 * corpus.SCALE, DIM) < 0.05))
 
 
 def elbo(x, batch, weight, drop=0.1):

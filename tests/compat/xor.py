@@ -1,5 +1,6 @@
 """The first program of everybody: xor, once in one graph whose inputs are set, once with a graph for each example."""
 
+import corpus
 import dynet as dy
 
 m = dy.Model()
@@ -16,7 +17,7 @@ output = dy.logistic(V * (dy.tanh((W * x) + b)))
 loss = dy.binary_log_loss(output, y)
 
 questions = [((0, 0), 0), ((0, 1), 1), ((1, 0), 1), ((1, 1), 0)]
-for epoch in range(60):
+for epoch in range(60 * corpus.SCALE):
     total = 0
     for question, answer in questions:
         x.set(question)
@@ -27,7 +28,7 @@ for epoch in range(60):
     if epoch % 10 == 9:
         print("static", epoch, total / 4)
 
-for epoch in range(60):
+for epoch in range(60 * corpus.SCALE):
     total = 0
     for question, answer in questions:
         dy.renew_cg()

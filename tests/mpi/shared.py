@@ -274,14 +274,14 @@ def test_choice():
     m, _ = model_of(3)
     for engine, kind in (("mpi", engines.MpiExchange), ("shared", shared.SharedExchange), (None, shared.SharedExchange)):
         assert type(parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange=engine)._exchange) is kind
-    with pytest.raises(RuntimeError, match="exchange must be the same on all ranks; got mpi, shared"):
+    with pytest.raises(RuntimeError, match="must be the same on all ranks; got rank 0: mpi, True, None; rank 1: shared, True, None"):
         parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange="shared" if rank else "mpi")
 
 
 def test_several_hosts():
     m, _ = model_of(3)
     engines._host = lambda: (str(rank),)
-    assert type(distributed(m)._exchange) is engines.MpiExchange
+    assert type(distributed(m)._exchange) is engines.HybridExchange
     with pytest.raises(RuntimeError, match="needs all ranks on one Linux host"):
         distributed(m, exchange="shared")
     engines._host = lambda: None

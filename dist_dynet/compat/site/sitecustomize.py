@@ -7,11 +7,12 @@ import importlib.util
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 
 
-def load(name, spec):
+def load(name: str, spec: Any) -> Any:
     """The module of a spec, under this name."""
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

@@ -1,0 +1,103 @@
+"""What is sent between hosts, and where it lies: dense gradients side by side, last made parameters first, in pieces.
+
+Backward comes to the last made parameters first, so these are sent first. Everything here follows from the model, the hosts, and which
+parameters are used: it is the same on all ranks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._ffi import DTYPE, ffi, lib, pointer
+from .structure import Structure
+from .wire import PIECE, Hosts, Piece
+
+_ALIGN = 16
+_GROUP = 1 << 16
+"""Parameters are sent together until they have so many numbers: smaller messages cost more than they bring."""
+
+_GAP = 1 << 12
+"""Unused parameters of up to so many numbers are sent along as zeros rather than cutting a piece in two."""
+
+
+class Layout:
+    """Where each dense parameter lies in the array of what is sent."""
+
+    def __init__(self, structure: Structure, hosts: Hosts) -> None:
+        self.structure, self._hosts = structure, hosts
+        self.order = list(range(len(structure.dense)))[::-1]
+        self.sizes = [length for _, _, length in structure.places]
+        self.at = [0] * len(self.order)
+        self.size = 0
+        for i in self.order:
+            self.at[i] = self.size
+            self.size += -(-self.sizes[i] // _ALIGN) * _ALIGN
+        self._pieces: dict[bytes, list[Piece]] = {}
+
+    def pieces(self, used: NDArray[np.bool_]) -> list[Piece]:
+        """What is sent where these parameters are used: the same on all ranks."""
+        key = used.tobytes()
+        if key not in self._pieces:
+            if len(self._pieces) > 256:
+                self._pieces.clear()
+            self._pieces[key] = self._divide(used.tolist())
+        return self._pieces[key]
+
+    def _divide(self, used: list[bool]) -> list[Piece]:
+        groups: list[list[int]] = []
+        gap: list[int] = []  # unused ones behind the last group
+        for i in self.order:
+            if not used[i]:
+                gap.append(i)
+                continue
+            numbers = sum(self.sizes[j] for j in groups[-1]) if groups else _GROUP
+            if numbers < _GROUP and sum(self.sizes[j] for j in gap) <= _GAP:
+                groups[-1] += [*gap, i]
+            else:
+                groups.append([i])
+            gap = []
+        pieces: list[Piece] = []
+        for group in groups:
+            spans = [(i, self.at[i], self.at[i] + self.sizes[i]) for i in group]
+            for start in range(spans[0][1], spans[-1][2], PIECE):
+                end = min(start + PIECE, spans[-1][2])
+                parts = [(i, max(start, a) - a, min(end, b) - a, max(start, a)) for i, a, b in spans if a < end and start < b]
+                pieces.append(Piece(self._hosts, len(pieces), start, end, parts))
+        return pieces
+
+
+FILLED, SUMMED, READ = range(3)
+"""What ranks of a host tell one another: pieces filled, rounds summed, rounds whose sums were read; each counted from the first."""
+
+
+class Arrays:
+    """The arrays of the ranks of this host, and of their sum; and how far each rank is."""
+
+    def __init__(self, hosts: Hosts, size: int, mapped: list[Any]) -> None:
+        self.hosts, self.size = hosts, size
+        self.rounds = self.pieces = 0
+        """How many were begun before the present round."""
+        self._flags: list[Any] = []
+        if mapped:
+            (whole, starts), (flags, places) = mapped
+            arrays = [np.frombuffer(ffi.buffer(whole), DTYPE, size, start) for start in starts]
+            self.mine, self.sum = arrays[hosts.local], arrays[-1]
+            self.locals = arrays[:-1]
+            self._flags = [[ffi.cast("int64_t *", flags + place + 64 * kind) for place in places[:-1]] for kind in range(3)]
+            self._mapping = whole
+        else:
+            self.mine = self.sum = np.zeros(size, DTYPE)
+            self.locals = [self.mine]
+        self.pointer, self.sum_pointer = pointer(self.mine), pointer(self.sum)
+
+    def tell(self, kind: int, value: int) -> None:
+        """Says to the other ranks that this one has come to this point."""
+        if self._flags:
+            lib.dn_flag_set(self._flags[kind][self.hosts.local], value)
+
+    def have(self, kind: int, value: int) -> bool:
+        """Whether all ranks of this host have come to it."""
+        return not self._flags or all(lib.dn_flag_get(flag) >= value for flag in self._flags[kind])

@@ -1,0 +1,186 @@
+"""One exchange of dense gradients between hosts under way, and the thread that drives it while backward goes on.
+
+Round.advance() does what can be done and returns; who calls it is either the thread or, from update() on, the main thread.
+"""
+
+from __future__ import annotations
+
+import atexit
+import queue
+import threading
+import time
+import weakref
+from typing import Any
+
+from .._ffi import ffi, lib, pointer
+from ..params.collection import Root
+from .compression import Bf16
+from .exchange import Weight
+from .layout import FILLED, READ, SUMMED, Arrays
+from .structure import Structure
+from .wire import Hosts, Piece, Sum
+
+_NAP = 3e-4
+"""Seconds between two looks of the thread: what the wire brings meanwhile, 40 kB at 1 Gbit/s, waits in the kernel's buffers."""
+
+
+_PATIENCE = 3.0
+"""Seconds that the end of the program waits for a round that all hosts have begun and no update() has asked for."""
+
+
+class Round:
+    """Adds up the gradients of some parameters over all ranks, in arrays.sum.
+
+    Args:
+        comm: a communicator for this alone.
+        hosts: the ranks.
+        structure: of the parameters.
+        arrays: where it happens.
+        pieces: what is sent.
+        compression: of messages.
+        all_come: all ranks are in update(): nobody need be asked, and all gradients are complete.
+    """
+
+    def __init__(
+        self, comm: Any, hosts: Hosts, structure: Structure, arrays: Arrays, pieces: list[Piece], compression: Bf16 | None, all_come: bool
+    ) -> None:
+        self.lock = threading.Lock()
+        """Of whoever advances it."""
+        self.weight: float | None = None
+        """What gradients are multiplied by; None: not open yet."""
+        self.complete = all_come
+        """All gradients are complete, whatever the watch says."""
+        self.taken_over = False
+        self.error: BaseException | None = None
+        self._comm, self._hosts, self._arrays, self._pieces = comm, hosts, arrays, pieces
+        self._handles, self._root, self._compression, self._all_come = structure.handles, structure.root, compression, all_come
+        self._sum: Sum | None = None
+        self._filled = self._sent = 0
+        self._told = False
+        arrays.rounds += 1
+        self._number, self._first = arrays.rounds, arrays.pieces
+        arrays.pieces += len(pieces)
+
+    def open(self, weight: float) -> None:
+        """From now on complete gradients are taken, times this weight, and sent. Again: nothing."""
+        if self.weight is None:
+            self.weight = weight
+            self._sum = Sum(self._comm, self._hosts, self._arrays.sum, self._compression, self._all_come)
+
+    @property
+    def moves(self) -> int:
+        """Rises with everything that is done."""
+        return self._filled + self._sent + (self._sum.moves if self._sum else 0)
+
+    def advance(self) -> bool:
+        """Whether arrays.sum holds the sums."""
+        if self._sum is None:
+            return False
+        arrays, pieces = self._arrays, self._pieces
+        while self._filled < len(pieces) and self._is_complete(pieces[self._filled]):
+            self._fill(pieces[self._filled])
+            self._filled += 1
+            arrays.tell(FILLED, self._first + self._filled)
+        while self._sent < self._filled and arrays.have(FILLED, self._first + self._sent + 1) and arrays.have(READ, self._number - 1):
+            self._send(pieces[self._sent])
+            self._sent += 1
+        if not self._sum.advance() or self._sent < len(pieces):
+            return False
+        if not self._told:
+            arrays.tell(SUMMED, self._number)
+            self._told = True
+        return arrays.have(SUMMED, self._number)
+
+    def end(self) -> None:
+        """arrays.sum is not read any more."""
+        self._arrays.tell(READ, self._number)
+
+    def stop(self, patience: float) -> None:
+        """The program ends without an update(): what is under way gets so many seconds, what never began is taken back."""
+        until = time.monotonic() + patience
+        if self._sum is None:
+            return
+        while self._sum.met and not self._sum.advance() and time.monotonic() < until:
+            time.sleep(_NAP)
+        self._sum.abandon()
+
+    def _is_complete(self, piece: Piece) -> bool:
+        return self.complete or all(lib.dn_param_ready(self._handles[i]) >= end for i, _, end, _ in piece.parts)
+
+    def _fill(self, piece: Piece) -> None:
+        assert self.weight is not None
+        for i, start, end, at in piece.parts:
+            lib.dn_param_take(self._handles[i], self.weight, start, end, self._arrays.pointer + at)
+
+    def _send(self, piece: Piece) -> None:
+        assert self._sum is not None
+        arrays, stripe = self._arrays, slice(piece.start, piece.end)
+        if self._hosts.local >= self._hosts.stripes:
+            return
+        if len(arrays.locals) > 1:
+            parts = ffi.new("dn_real *[]", [pointer(each[stripe]) for each in arrays.locals])
+            lib.dn_sum_arrays(len(parts), parts, piece.end - piece.start, pointer(arrays.sum[stripe]))
+        self._sum.begin(piece)
+
+
+class Helper(threading.Thread):
+    """Drives rounds while the main thread is in backward, which needs no lock of Python's."""
+
+    def __init__(self) -> None:
+        super().__init__(name="dist_dynet exchange", daemon=True)
+        self._jobs: queue.SimpleQueue[tuple[Round, Root, Weight] | None] = queue.SimpleQueue()
+        self._present: tuple[Round, Root] | None = None
+        self._stopped = False
+        if not _helpers:
+            atexit.register(_stop_all)  # after MPI was started: runs before the ranks take leave of one another
+        _helpers.add(self)
+
+    def watch(self, round_: Round, root: Root, weight: Weight) -> None:
+        """Opens the round when the armed root's backward begins, with the weight of that time."""
+        self._jobs.put((round_, root, weight))
+
+    def run(self) -> None:
+        """One round after the other until stop()."""
+        while (job := self._jobs.get()) is not None and not self._stopped:
+            self._present = job[:2]
+            try:
+                self._drive(*job)
+            except BaseException as error:  # the main thread raises it
+                job[0].error = error
+            del job
+
+    def stop(self) -> None:
+        """Ends the thread, and what it has begun."""
+        self._stopped = True
+        if self._present:
+            lib.dn_root_watch(self._present[1].c, lib.DN_WATCH_OFF)
+        self._jobs.put(None)
+        self.join()
+        if self._present and not self._present[0].taken_over:
+            self._present[0].stop(_PATIENCE)
+        self._present = None
+
+    def _drive(self, round_: Round, root: Root, weight: Weight) -> None:
+        while (state := lib.dn_root_await(root.c, 1.0)) == lib.DN_WATCH_ARMED and not self._stopped:
+            pass
+        with round_.lock:
+            value = weight() if round_.weight is None and state != lib.DN_WATCH_OFF else round_.weight
+            if value is None or round_.taken_over:
+                return
+            round_.open(value)
+        while not self._stopped:
+            with round_.lock:
+                before = round_.moves
+                if round_.taken_over or round_.advance():
+                    return
+                moved = round_.moves != before
+            if not moved:
+                time.sleep(_NAP)
+
+
+_helpers: weakref.WeakSet[Helper] = weakref.WeakSet()
+
+
+def _stop_all() -> None:
+    for helper in list(_helpers):
+        helper.stop()

@@ -1,0 +1,208 @@
+"""The sum of an array over hosts: reduce-scatter and all-gather out of MPI's messages from one rank to another.
+
+The array is cut into pieces, each piece into one slice for each host. A host sends its numbers of a slice to the slice's owner; the owner
+adds them up in the order of hosts and sends the sum to the others. That is 2 (N - 1) / N of the array's bytes through each host's link, in
+two hops, and the same bits on all hosts. Pieces follow one another without waiting, so that the link is never idle. Where a host has
+several ranks, each has its share of every slice (a *stripe*) and its counterpart on the other hosts.
+
+Nothing here waits: Sum.advance() does what can be done and returns. A rank that has begun sends numbers only when its counterparts have
+begun, too: so nothing is under way to a rank that never comes. It knows arrays and ranks; gradients and who is ready are hybrid.py's
+business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._ffi import ffi, lib, pointer
+from .compression import Bf16, decoded
+
+PIECE = 1 << 17
+"""Numbers of a piece: large enough for the wire's full speed, small enough that sums and sending overlap."""
+
+_LINE = 16
+_BEGUN = 0
+"""Tag of the message that says that a rank has begun. Piece k's numbers have tag 2 k + 1, its sums 2 k + 2."""
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """Which rank runs where."""
+
+    ranks: list[list[int]]
+    """Of each host."""
+    host: int
+    """This rank's."""
+    local: int
+    """This rank's place on it."""
+
+    @property
+    def mine(self) -> list[int]:
+        """The ranks of this host."""
+        return self.ranks[self.host]
+
+    @property
+    def stripes(self) -> int:
+        """How many ranks of each host share the wire: as many as the host with the fewest has."""
+        return min(len(ranks) for ranks in self.ranks)
+
+    @property
+    def counterparts(self) -> list[int]:
+        """The ranks that sum this rank's stripe, by host; none where it has no stripe."""
+        return [ranks[self.local] for ranks in self.ranks] if self.local < self.stripes else []
+
+
+def cut(start: int, end: int, parts: int, part: int) -> tuple[int, int]:
+    """One of so many about equal parts of a range, cut at multiples of 16 from its start.
+
+    >>> [cut(0, 100, 3, k) for k in range(3)]
+    [(0, 32), (32, 64), (64, 100)]
+    """
+    lines = -(-(end - start) // _LINE)
+    at = [start + lines * k // parts * _LINE for k in (part, part + 1)]
+    return min(at[0], end), min(at[1], end)
+
+
+class Piece:
+    """What this rank does of one piece: the slices of its stripe, by owner.
+
+    Args:
+        hosts: the ranks.
+        number: of the piece in its sum.
+        start: where it begins in the array.
+        end: where it ends.
+        parts: (parameter, from, to, place in the array) of what is put there.
+    """
+
+    def __init__(self, hosts: Hosts, number: int, start: int, end: int, parts: Sequence[tuple[int, int, int, int]] = ()) -> None:
+        self.number, self.parts = number, parts
+        self.start, self.end = cut(start, end, hosts.stripes, hosts.local)
+        owners = range(len(hosts.ranks))
+        self.slices = [cut(self.start, self.end, len(owners), owner) for owner in owners]
+
+
+@dataclass
+class _Arriving:
+    """The other hosts' numbers of a slice that this host owns."""
+
+    numbers: list[NDArray[Any]]
+    left: int
+
+
+class Sum:
+    """One sum under way.
+
+    Args:
+        comm: a communicator in which nothing else is said.
+        hosts: the ranks.
+        array: what is summed, in place, piece by piece.
+        pieces: what is sent of it, the same on all hosts; begin(piece) lets one go.
+        compression: makes what crosses the wire smaller.
+        all_come: all counterparts are known to begin, so that nothing need be asked.
+    """
+
+    def __init__(
+        self, comm: Any, hosts: Hosts, array: NDArray[Any], compression: Bf16 | None = None, all_come: bool = False
+    ) -> None:
+        self._comm, self._hosts, self._array, self._compression = comm, hosts, array, compression
+        self._peers = [(host, rank) for host, rank in enumerate(hosts.counterparts) if host != hosts.host]
+        self._sent = array if compression is None else compression.code
+        self._requests: list[Any] = []
+        self._then: list[Callable[[], object] | None] = []
+        self._held: list[Piece] = []
+        self._absent = 0 if all_come else len(self._peers)
+        """Counterparts that have not begun."""
+        self.moves = 0
+        """Rises with all that comes and goes."""
+        for _, rank in self._peers if not all_come else ():
+            self._add(comm.Isend(np.empty(0, np.uint8), rank, _BEGUN))
+            self._add(comm.Irecv(np.empty(0, np.uint8), rank, _BEGUN), self._met)
+
+    def begin(self, piece: Piece) -> None:
+        """Lets a piece go: this rank's numbers of it are in the array."""
+        if self._absent:
+            self._held.append(piece)
+        else:
+            self._send_numbers(piece)
+
+    def advance(self) -> bool:
+        """Whether all that has begun is done."""
+        while self._requests:
+            done = type(self._requests[0]).Testsome(self._requests)
+            if not done:
+                return False
+            self.moves += len(done)
+            then = [self._then[i] for i in done]
+            for i in sorted(done, reverse=True):
+                del self._requests[i], self._then[i]
+            for act in then:
+                if act is not None:
+                    act()
+        return True
+
+    @property
+    def met(self) -> bool:
+        """Whether all counterparts have begun."""
+        return not self._absent
+
+    def abandon(self) -> None:
+        """Takes back what waits for counterparts that will not come."""
+        for request, then in zip(self._requests, self._then, strict=True):
+            if then is not None:
+                request.Cancel()
+            request.Free()
+        self._requests, self._then = [], []
+
+    def _add(self, request: Any, then: Callable[[], object] | None = None) -> None:
+        self._requests.append(request)
+        self._then.append(then)
+
+    def _met(self) -> None:
+        self._absent -= 1
+        if not self._absent:
+            held, self._held = self._held, []
+            for piece in held:
+                self._send_numbers(piece)
+
+    def _send_numbers(self, piece: Piece) -> None:
+        """The first hop: each slice to its owner."""
+        tag, (start, end) = 2 * piece.number + 1, piece.slices[self._hosts.host]
+        if end > start:
+            arriving = _Arriving([np.empty(end - start, self._sent.dtype) for _ in self._peers], len(self._peers))
+            for (_, rank), place in zip(self._peers, arriving.numbers, strict=True):
+                self._add(self._comm.Irecv(place, rank, tag), partial(self._came, piece, arriving))
+        for host, rank in self._peers:
+            a, b = piece.slices[host]
+            if b > a:
+                if self._compression is not None:
+                    self._compression.encode(self._array, a, b)
+                # the sum comes to the place from which the numbers leave
+                self._add(self._comm.Isend(self._sent[a:b], rank, tag), partial(self._await_sum, rank, a, b, tag + 1))
+
+    def _came(self, piece: Piece, arriving: _Arriving) -> None:
+        arriving.left -= 1
+        if not arriving.left:
+            self._send_sum(piece, arriving.numbers)
+
+    def _send_sum(self, piece: Piece, numbers: list[NDArray[Any]]) -> None:
+        """The second hop: the sum of the slice that this host owns, to all others."""
+        start, end = piece.slices[self._hosts.host]
+        mine = self._array[start:end]
+        parts = numbers if self._compression is None else [decoded(code) for code in numbers]
+        parts.insert(self._hosts.host, mine)
+        lib.dn_sum_arrays(len(parts), ffi.new("dn_real *[]", [pointer(part) for part in parts]), end - start, pointer(mine))
+        if self._compression is not None:  # what the others get is what this host goes on with
+            self._compression.encode(self._array, start, end)
+            decoded(self._sent[start:end], mine)
+        for _, rank in self._peers:
+            self._add(self._comm.Isend(self._sent[start:end], rank, 2 * piece.number + 2))
+
+    def _await_sum(self, rank: int, start: int, end: int, tag: int) -> None:
+        then = None if self._compression is None else partial(decoded, self._sent[start:end], self._array[start:end])
+        self._add(self._comm.Irecv(self._sent[start:end], rank, tag), then)

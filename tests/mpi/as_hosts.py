@@ -1,0 +1,17 @@
+"""Runs a program of this folder as if its ranks ran on several hosts: as_hosts.py LAYOUT PROGRAM ARGUMENTS...
+
+LAYOUT has a letter for each rank, the same for ranks of one host: "aab" are two hosts with two ranks and one.
+"""
+
+import runpy
+import sys
+from pathlib import Path
+
+from dist_dynet import parallel
+from dist_dynet.parallel import engines
+
+layout, program = sys.argv[1:3]
+host = engines._host()
+engines._host = lambda: (layout[parallel.rank()], *host)
+sys.argv[:] = sys.argv[2:]
+runpy.run_path(str(Path(__file__).with_name(program)), run_name="__main__")

@@ -1,0 +1,160 @@
+"""The exchange between hosts: the division of the work here, the rest in tests/mpi/hosts.py, which mpirun starts as if on several hosts.
+
+How long: about a minute.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from test_parallel import mpirun, needs_mpi
+
+import dist_dynet as dy
+from dist_dynet import parallel
+from dist_dynet._ffi import DTYPE
+from dist_dynet.parallel.compression import Bf16
+from dist_dynet.parallel.layout import Layout
+from dist_dynet.parallel.structure import Structure
+from dist_dynet.parallel.wire import Hosts, Piece, cut
+
+PROPERTIES = (
+    "sums_are_those_of_one_process",
+    "overlap_changes_nothing",
+    "second_backward_before_the_update",
+    "gradients_changed_after_backward",
+    "ranks_use_different_parameters",
+    "empty_batches_and_weights",
+    "accumulation_and_no_sync",
+    "join",
+    "nan_on_one_rank",
+    "parameters_added_later",
+    "compression_is_bounded_and_loses_nothing",
+    "compressed_runs_go_on_from_their_state",
+    "backward_without_an_update_at_the_end",
+    "backward_without_an_update_everywhere",
+    "trainer_that_goes",
+    "interrupted_backward",
+    "choice",
+)
+
+
+# ---- one process -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+@pytest.mark.parametrize("end", [32, 33, 64, 100, 5000])
+def test_parts_of_a_range_cover_it(parts, end):
+    ranges = [cut(32, end, parts, k) for k in range(parts)]
+    assert ranges[0][0] == 32 and ranges[-1][1] == end
+    assert all(a[1] == b[0] for a, b in pairwise(ranges))
+    assert max(b - a for a, b in ranges) - min(b - a for a, b in ranges) <= 2 * 16
+
+
+@pytest.mark.parametrize("layout", [[[0], [1]], [[0, 1], [2]], [[0, 2], [1, 3], [4, 5, 6]]])
+def test_each_number_of_a_piece_has_one_stripe_and_one_owner(layout):
+    seen = np.zeros(1000, int)
+    for host in range(len(layout)):
+        for local in range(min(map(len, layout))):
+            hosts = Hosts(layout, host, local)
+            piece = Piece(hosts, 0, 100, 1000)
+            assert [hosts.ranks[h][local] for h in range(len(layout))] == hosts.counterparts
+            a, b = piece.slices[host]
+            seen[a:b] += 1
+            assert piece.slices[0][0] == piece.start and piece.slices[-1][1] == piece.end
+    assert (seen[100:] == 1).all() and not seen[:100].any()
+    assert all(Hosts(layout, h, len(ranks) - 1).counterparts == [] for h, ranks in enumerate(layout) if len(ranks) > min(map(len, layout)))
+
+
+def test_pieces_hold_what_is_used_and_little_else(seed):
+    rng = np.random.default_rng(seed)
+    m = dy.ParameterCollection()
+    for size in [*rng.integers(1, 3000, 40).tolist(), 200_000, 5, 300_000, *rng.integers(1, 30, 40).tolist()]:
+        m.add_parameters(size, init=0)
+    structure = Structure(m)
+    layout = Layout(structure, Hosts([[0], [1]], 0, 0))
+    places = sorted((at, at + size) for at, size in zip(layout.at, layout.sizes, strict=True))
+    assert all(a[1] <= b[0] for a, b in pairwise(places)) and places[-1][1] <= layout.size
+    assert layout.at[-1] == 0  # last made, first sent
+    for share in (0.0, 0.2, 0.8, 1.0):
+        used = rng.random(len(structure.dense)) < share
+        pieces = layout.pieces(used)
+        assert [piece.number for piece in pieces] == list(range(len(pieces)))
+        filled = np.zeros(layout.size, bool)
+        for piece in pieces:
+            assert piece.end - piece.start <= 1 << 17
+            for i, start, end, place in piece.parts:
+                assert 0 <= start < end <= layout.sizes[i] and place == layout.at[i] + start
+                assert piece.start <= place and place + end - start <= piece.end and not filled[place : place + end - start].any()
+                filled[place : place + end - start] = True
+        sent = {i for piece in pieces for i, *_ in piece.parts}
+        assert all(filled[layout.at[i] : layout.at[i] + layout.sizes[i]].all() == (i in sent) for i in range(len(used)))
+        assert set(np.flatnonzero(used).tolist()) <= sent
+        assert sum(layout.sizes[i] for i in sent if not used[i]) <= 4096 * len(sent)
+    assert layout.pieces(used) is pieces
+
+
+def test_compression_keeps_what_it_takes_away(rng):
+    compression = Bf16(100)
+    x = rng.normal(size=100).astype(DTYPE)
+    compression.encode(x, 10, 60)
+    assert not compression.rest[:10].any() and not compression.rest[60:].any() and compression.rest[10:60].any()
+
+
+def test_arguments_are_checked():
+    trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
+    with pytest.raises(ValueError, match="compression must be None or 'bf16'; got 'zip'"):
+        parallel.DistributedTrainer(trainer, compression="zip")
+    assert parallel.DistributedTrainer(trainer, overlap=False, compression="bf16", exchange="hybrid").update()
+
+
+# ---- several ---------------------------------------------------------------------------------------------------------------------------
+
+
+def on_hosts(layout, program, *arguments, **environment):
+    """Runs a program of tests/mpi as if its ranks were on hosts a, b, c."""
+    return mpirun(len(layout), "as_hosts.py", layout, program, *arguments, **environment)
+
+
+def trained(layout, folder, average):
+    """Each rank's parameters after train.py."""
+    folder.mkdir()
+    status, output, _ = on_hosts(layout, "train.py", "adam", average, folder)
+    assert (status, output) == (0, "")
+    return [dict(np.load(folder / f"{rank}.npz")) for rank in range(len(layout))]
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize("average", ["mean", "weighted", "sum"])
+def test_hosts_agree_with_one_process_and_with_themselves(average, tmp_path):
+    (alone,) = trained("a", tmp_path / "1", average)
+    for layout in ("aab", "abc"):
+        first = trained(layout, tmp_path / layout, average)
+        second = trained(layout, tmp_path / f"{layout} again", average) if average == "mean" else first
+        for name, values in alone.items():
+            assert np.all(np.abs(first[0][name] - values) <= 1e-5 * (1 + np.abs(values))), (layout, name)
+            assert all(np.array_equal(every[name], first[0][name]) for every in [*first, *second]), (layout, name)
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize("what", PROPERTIES)
+def test_between_hosts(what):
+    status, output, _ = on_hosts("aab", "hosts.py", what)
+    assert (status, output) == (0, "ok\n")
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize("layout", ["ab", "abab", "abc"])
+@pytest.mark.parametrize("what", ["sums_are_those_of_one_process", "overlap_changes_nothing"])
+def test_other_numbers_of_hosts_and_ranks(what, layout):
+    status, output, _ = on_hosts(layout, "hosts.py", what)
+    assert (status, output) == (0, "ok\n")
+
+
+@pytest.mark.mpi
+@needs_mpi
+def test_without_room_on_a_host_mpi_takes_over():
+    status, output, _ = on_hosts("aab", "hosts.py", "no_room")
+    assert status == 0 and output.count("gradients are exchanged by MPI instead of shared memory") == 1 and "ok" in output.splitlines()
