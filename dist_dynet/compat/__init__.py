@@ -37,6 +37,7 @@ def install() -> None:
     >>> dynet.Expression is dist_dynet.Expression
     True
     >>> dist_dynet.compat.uninstall()
+    >>> dist_dynet.init(rng="keyed")
     """
     _finder.install()
     path = os.environ.get("PYTHONPATH", "")
