@@ -409,6 +409,19 @@ def test_sequences_of_one_graph_share_their_start_and_their_masks(installed):
     assert lstm.initial_state().add_input(dy.ones(3)).output().value() != first
 
 
+@pytest.mark.parametrize("draw", [lambda: dy.dropout(dy.ones(64), 0.5), lambda: dy.random_normal(8), lambda: dy.noise(dy.ones(8), 1.0)])
+def test_draws_do_not_depend_on_the_order_that_batching_chooses(installed, draw):
+    """In a graph that is batched, the values of two draws are the same whichever is asked for first."""
+    seen = []
+    for first in (0, 1):
+        dy.reset_random_seed(3)
+        dy.renew_cg(autobatching=True)
+        a, b = draw(), draw()
+        _ = (a, b)[first].value()
+        seen.append((a.value(), b.value()))
+    assert seen[0] == seen[1]
+
+
 def test_keyed_draws_come_back(installed):
     dy.init(rng="keyed")
     lstm = dy.LSTMBuilder(1, 3, 4, dy.ParameterCollection())
