@@ -118,8 +118,12 @@ def row(task, by_peer):
 def table(results):
     """Markdown."""
     head = ["task, unit", *SHOWN.values(), "us / dyNET38", "us / best", "loss (us / dyNET38 / PyTorch)", "peak MiB"]
-    rows = [head, *(row(task, by_peer) for task, by_peer in results.items())]
-    widths = [max(len(r[i]) for r in rows) for i in range(len(head))]
+    return markdown([head, *(row(task, by_peer) for task, by_peer in results.items())])
+
+
+def markdown(rows):
+    """A table of text, the first row being the head."""
+    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |" for r in rows]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     return "\n".join(lines)

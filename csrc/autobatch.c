@@ -56,7 +56,7 @@ static int inputs_alike(const dn_tape *t, const dn_node *node) {
 /* What nodes must have in common to be members of one group, as a hash; 0: the node can be in no group. */
 static uint64_t hash(const dn_tape *t, const dn_node *node, int depth) {
     const int flags = node->op->flags, ints = whole_ints(node);
-    if (!(flags & DN_BATCHES) || flags & (DN_VIEW | DN_LEAF | DN_RANDOM) || node->alone || !dn__elements(&node->dim)) return 0;
+    if (!(flags & DN_BATCHES) || flags & (DN_VIEW | DN_LEAF) || node->alone || !dn__elements(&node->dim)) return 0;
     if ((node->n_ints - ints) % node->dim.batch) return 0;
     const int ragged = is_ragged(t, node), n = inputs_alike(t, node);
     uint64_t h = mix((uint64_t)(uintptr_t)node->op, (uint64_t)(uint32_t)depth << 32 | (uint64_t)node->needs_grad << 31 | (uint32_t)n << 1 | (uint32_t)ragged);

@@ -112,17 +112,25 @@ static const dn_real *gather(dn_tape *t, int first, int columns, int rows, int o
     return all;
 }
 
-/* One product of all columns: dW = [dy_1 dy_2 ...] [x_1 x_2 ...]' */
+enum { PANEL = 128, LARGE = 1 << 20 }; /* columns; numbers of a matrix */
+
+/* One product of all columns: dW = [dy_1 dy_2 ...] [x_1 x_2 ...]'. Of a large parameter that somebody watches the first columns are told first. */
 static void flush_products(dn_tape *t, int i) {
     int first = t->nodes[i].products, columns = 0;
+    dn_arena_mark mark = dn__arena_mark(&t->scratch);
     t->nodes[i].products = -1;
     int m = t->products[first].m, k = t->products[first].k;
     for (int j = first; j >= 0; j = t->products[j].next) columns += t->products[j].n;
     const dn_real *dy = gather(t, first, columns, m, 0), *x = gather(t, first, columns, k, 1);
     dn_grad g = dy && x ? dn__place(t, i) : (dn_grad){0}; /* after all that may fail: a place must be written to */
-    if (g.dx) dn__mm_dw(m, k, columns, dy, m, x, k, g.beta, g.dx, m);
-    else t->out_of_memory = 1;
-    dn__arena_reset(&t->scratch, (dn_arena_mark){0});
+    int panel = t->watch.last_use && (int64_t)m * k >= LARGE ? PANEL : k;
+    if (!g.dx) t->out_of_memory = 1;
+    for (int from = 0; g.dx && from < k; from += panel) {
+        int n = k - from < panel ? k - from : panel;
+        dn__mm_dw(m, n, columns, dy, m, x + from, k, g.beta, g.dx + (size_t)from * (size_t)m, m);
+        if (panel < k) dn__watch_tell(t, i, (int64_t)(from + n) * m);
+    }
+    dn__arena_reset(&t->scratch, mark);
 }
 
 /* ---- the sweep ----------------------------------------------------------------------------------------------------- */

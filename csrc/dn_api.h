@@ -75,6 +75,7 @@ typedef struct dn_trainer dn_trainer;
     X(int64_t, node3, (int op, int64_t a, int64_t b, int64_t c), (op, a, b, c)) \
     X(int64_t, node5, (int op, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e), (op, a, b, c, d, e)) \
     X(int64_t, node1_int, (int op, int64_t a, int i), (op, a, i)) \
+    X(int64_t, node2_int, (int op, int64_t a, int64_t b, int i), (op, a, b, i)) \
     X(int64_t, node1_real, (int op, int64_t a, double r, double s), (op, a, r, s)) \
     X(int64_t, node_many, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals), \
       (op, n, inputs, n_ints, ints, n_reals, reals)) \
@@ -306,13 +307,15 @@ enum dn_watch { DN_WATCH_OFF, DN_WATCH_ARMED, DN_WATCH_BEGUN, DN_WATCH_COMPLETE,
 void dn_root_watch(dn_root *, int watch);              /* sets it; DN_WATCH_OFF ends every wait */
 /* Sleeps while it is DN_WATCH_ARMED, this many seconds at most; returns what it is. */
 int dn_root_await(dn_root *, double seconds);
-/* Whether the gradient is complete in the watched backward, or that does not write it. Then it may be read until the next one, without a lock. */
-int dn_param_ready(dn_param *);
+/* How many of the gradient's numbers, from the first, are complete in the watched backward; all, if that does not write it. They may be read until
+ * the next one, without a lock. */
+int64_t dn_param_ready(dn_param *);
 /* Whether nobody has written, cleared or scaled it since. */
 int dn_param_unchanged(dn_param *);
 
-/* Between hosts. out = factor g (zeros where the gradient is empty or factor is 0); takes no lock. g = factor in; it counts as filled then. */
-void dn_param_take(dn_param *, double factor, dn_real *out);
+/* Between hosts. out = factor g (zeros where the gradient is empty or factor is 0), elements [from, to); takes no lock. g = factor in; it counts
+ * as filled then. */
+void dn_param_take(dn_param *, double factor, int64_t from, int64_t to, dn_real *out);
 void dn_param_put(dn_param *, double factor, const dn_real *in);
 /* sum = x[0] + x[1] + ..., in this order; sum may be one of them */
 void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum);

@@ -238,6 +238,32 @@ static size_t saved_of(dn_tape *t, const dn_group *g, const dn_call *c) {
 
 /* ---- forward ------------------------------------------------------------------------------------------------------- */
 
+/* Draws belong to nodes: each member makes its own, into its part of the group's memory. */
+static void draw_each(dn_tape *t, const dn_group *g, const dn_call *all) {
+    const int32_t *members = members_of(t, g);
+    dn_real *saved = all->saved;
+    dn_in *in = dn__arena_take(&t->scratch, (size_t)all->n * sizeof *in);
+    if (!in) t->out_of_memory = 1;
+    for (int m = 0; in && m < g->n; m++) {
+        dn_node *member = &t->nodes[members[m]];
+        const size_t column = (size_t)member->column;
+        dn_call c = *all;
+        c.node = member;
+        c.dim = &member->dim;
+        c.total = dn__elements(&member->dim);
+        c.y = member->value;
+        c.saved = saved;
+        saved += member->saved;
+        for (int k = 0; k < c.n; k++) {
+            const dn_in *x = &all->x[k];
+            const int shared = t->group_inputs[g->inputs + k].gather == DN_SHARED_INPUT;
+            in[k] = shared ? *x : (dn_in){&t->nodes[input_of(t, members[m], k)].dim, x->v + column * (size_t)x->dim->size, x->stride};
+        }
+        c.x = in;
+        member->op->forward(&c);
+    }
+}
+
 int dn__group_forward(dn_tape *t, int group) {
     dn_group *g = &t->groups[group];
     const int32_t *members = members_of(t, g);
@@ -264,7 +290,8 @@ int dn__group_forward(dn_tape *t, int group) {
         member->failed = 0;
         member->value = y + (size_t)member->column * (size_t)(g->ragged ? member->dim.size / member->parts : member->dim.size);
     }
-    node->op->forward(&c);
+    if (node->op->flags & DN_RANDOM) draw_each(t, g, &c);
+    else node->op->forward(&c);
     dn__arena_reset(&t->scratch, (dn_arena_mark){0});
     if (!t->out_of_memory) return 0;
     t->out_of_memory = 0;

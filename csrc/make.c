@@ -202,6 +202,7 @@ int64_t dn_node5(int op, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e) 
     return make_small(op, 5, (int64_t[]){a, b, c, d, e}, 0, NULL, 0, NULL);
 }
 int64_t dn_node1_int(int op, int64_t a, int i) { return make_small(op, 1, &a, 1, &i, 0, NULL); }
+int64_t dn_node2_int(int op, int64_t a, int64_t b, int i) { return make_small(op, 2, (int64_t[]){a, b}, 1, &i, 0, NULL); }
 int64_t dn_node1_real(int op, int64_t a, double r, double s) { return make_small(op, 1, &a, 0, NULL, 2, (double[]){r, s}); }
 
 int64_t dn_node_many(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals) {

@@ -24,7 +24,7 @@ struct dn_param {
     int updated;
     int64_t changes;            /* of a dense parameter's gradient: rises whenever somebody may have written it */
     int64_t watched_changes;    /* ready.c: what `changes` was when it was complete */
-    int ready;                  /* ready.c: complete in the watched backward (atomic) */
+    int64_t ready;              /* ready.c: so many numbers, from the first, are complete in the watched backward (atomic) */
     int empty;                  /* dense: the gradient reads as zero. Table: no row has one */
     /* tables only */
     dn_real *table;             /* values divided by `factor`, rows * row_size */

@@ -2,7 +2,8 @@
  *
  * A parameter's node is made at its first use, so the sweep reaches it last. Its gradient is complete earlier: when the use with the lowest place in
  * the sweep has passed. For one backward, places of last uses are found by one pass over nodes and inputs; nothing of it is done in a backward that
- * nobody watches. Knows nodes and parameters; who reads the gradients and why is the watcher's business. */
+ * nobody watches. An operation may tell of an input before it goes on with another: a matrix gets its gradient
+ * before what it was multiplied by, since it takes long to send. Knows nodes and parameters; who reads the gradients and why is the watcher's business. */
 #include <errno.h>
 #include <time.h>
 
@@ -52,10 +53,10 @@ int dn_root_await(dn_root *r, double seconds) {
 
 static void tell(dn_param *p) {
     p->watched_changes = p->changes;
-    __atomic_store_n(&p->ready, 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&p->ready, p->row_size, __ATOMIC_RELEASE);
 }
 
-int dn_param_ready(dn_param *p) { return __atomic_load_n(&p->ready, __ATOMIC_ACQUIRE); }
+int64_t dn_param_ready(dn_param *p) { return __atomic_load_n(&p->ready, __ATOMIC_ACQUIRE); }
 int dn_param_unchanged(dn_param *p) {
     pthread_mutex_lock(&p->root->lock);
     int unchanged = p->changes == p->watched_changes;
@@ -144,8 +145,27 @@ int dn__watch_begin(dn_tape *t) {
     return 0;
 }
 
+void dn__watch_tell(dn_tape *t, int i, int64_t numbers) {
+    const dn_node *node = &t->nodes[i];
+    if (t->watch.last_use && node->in_chunk && is_watched(t, node)) __atomic_store_n(&node->param->ready, numbers, __ATOMIC_RELEASE);
+}
+
 void dn__watch_passed(dn_tape *t) {
     for (int i = t->watch.last_use[t->sweep]; i >= 0; i = t->watch.next[i]) {
+        if (t->nodes[i].finished) continue;
+        dn__finish_parameter(t, i);
+        if (!t->out_of_memory) tell(t->nodes[i].param);
+    }
+}
+
+void dn__input_done(dn_call *c, int k) {
+    dn_tape *t = c->tape;
+    if (!t->watch.last_use) return;
+    int w = t->args[c->node->args + k], uses = 0;
+    for (int i = 0; i < c->node->n_args; i++) uses += t->args[c->node->args + i] == w;
+    if (uses > 1) return;
+    for (int i = t->watch.last_use[t->sweep]; i >= 0; i = t->watch.next[i]) {
+        if (i != w || t->nodes[i].finished) continue;
         dn__finish_parameter(t, i);
         if (!t->out_of_memory) tell(t->nodes[i].param);
     }
@@ -161,10 +181,10 @@ void dn__watch_end(dn_tape *t, int complete) {
 
 /* ---- the watcher's side, and sums between hosts -------------------------------------------------------------------- */
 
-void dn_param_take(dn_param *p, double factor, dn_real *out) {
-    size_t n = (size_t)p->row_size;
+void dn_param_take(dn_param *p, double factor, int64_t from, int64_t to, dn_real *out) {
+    size_t n = (size_t)(to - from);
     if (p->empty || factor == 0) dn__fill(n, 0, out);
-    else dn__axpy(n, (dn_real)factor, p->root->chunks[p->chunk].grads + p->offset, 0, out);
+    else dn__axpy(n, (dn_real)factor, p->root->chunks[p->chunk].grads + p->offset + from, 0, out);
 }
 
 void dn_param_put(dn_param *p, double factor, const dn_real *in) {

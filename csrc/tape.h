@@ -151,7 +151,9 @@ void dn__use_root(dn_tape *, dn_root *);
 dn_grad dn__place(dn_tape *, int i);
 /* what is collected for a parameter's node, and its gradient, go to the parameter: once, when no use of it is left */
 void dn__finish_parameter(dn_tape *, int i);
-/* ready.c: a backward begins (-1: out of memory), has passed the place `sweep`, ends; locks are held in the latter two */
+/* ready.c: of parameter node i, whose last use has passed, so many numbers have their gradient; told if it is watched */
+void dn__watch_tell(dn_tape *, int i, int64_t numbers);
+/* a backward begins (-1: out of memory), has passed the place `sweep`, ends; locks are held in the latter two */
 int dn__watch_begin(dn_tape *);
 void dn__watch_passed(dn_tape *);
 void dn__watch_end(dn_tape *, int complete);

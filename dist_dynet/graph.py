@@ -382,7 +382,8 @@ class Expression:
             return read(values, dims, batch)
         if batch == 1 and (not dims or dims[0] == 1):
             return float(values[0])
-        return read(values, dims, batch).ravel(order="F").tolist()  # type: ignore[no-any-return]
+        n = batch * (dims[0] if dims else 1)
+        return ffi.unpack(values, n) if n else []
 
     def npvalue(self, recalculate: bool = False) -> NDArray[np.float64]:
         """The value as a float64 array: the dims, and the batch as last axis if there is one. One number has shape (1,)."""

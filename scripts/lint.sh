@@ -24,6 +24,6 @@ for source in csrc/*.c csrc/ops/*.c csrc/kernels/*.c; do
     done
 done
 if command -v shellcheck >/dev/null; then
-    shellcheck -x scripts/*.sh .ci/run
+    shellcheck -x scripts/*.sh scripts/*.sbatch .ci/run
 fi
 echo "nothing to mend"

@@ -112,6 +112,9 @@ for ((i = 0; i < hosts; i++)); do
     limit env "to-node$i"
 done
 
+# Open MPI names folders by host and process, which here are the same in each run.
+mkdir "$folder/tmp"
+export TMPDIR=$folder/tmp
 export DIST_DYNET_LAUNCH_AGENT=$folder/agent DIST_DYNET_INTERFACE=eth0
 status=0
 nsenter --target "$(cat "$folder/node0.process")" --net --uts --ipc --mount --wd="$PWD" -- "$@" || status=$?

@@ -91,9 +91,9 @@ def nonsense(rng):
 
 def blocks(m):
     """One of each builder and block that is not among the objects by name."""
-    recurrent = [dy.SimpleRNNBuilder, dy.GRUBuilder, dy.CompactVanillaLSTMBuilder, dy.CoupledLSTMBuilder, dy.FastLSTMBuilder, dy.SparseLSTMBuilder]
     return [
-        *[builder(1, 2, 2, m) for builder in recurrent],
+        dy.SimpleRNNBuilder(1, 2, 2, m), dy.GRUBuilder(1, 2, 2, m), dy.CompactVanillaLSTMBuilder(1, 2, 2, m), dy.CoupledLSTMBuilder(1, 2, 2, m),
+        dy.FastLSTMBuilder(1, 2, 2, m), dy.SparseLSTMBuilder(1, 2, 2, m),
         dy.ChildSumTreeLSTMBuilder(2, 2, m), dy.BinaryTreeLSTMBuilder(2, 2, m), dy.NaryTreeLSTMBuilder(3, 2, 2, m), dy.StackLSTM(1, 2, 2, m),
         dy.CRF(m, ["a", "b", "c"], [("a", "b")]), dy.StandardSoftmaxBuilder(2, 3, m), dy.SampledSoftmax(2, 3, m, 2),
         dy.NoiseContrastiveEstimation(2, 3, m, 2), dy.ClassFactoredSoftmaxBuilder.from_spec((2, [("x", [0, 2]), ("y", [1])], 3, True), m),
@@ -122,7 +122,8 @@ def targets(rng):
     for name in sorted(dy.__all__):
         if name not in SKIPPED and callable(getattr(dy, name)) and not inspect.isabstract(getattr(dy, name)):
             yield name, getattr(dy, name)
-    operators = [f"__{o}__" for o in ["add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "neg", "getitem", "matmul", "call"]]
+    names = ["add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "neg", "getitem", "matmul", "call"]
+    operators = [f"__{name}__" for name in names]
     for label, o in objects.items():
         names = [n for n in dir(o) if not n.startswith("_") and n not in SKIPPED] + [n for n in operators if hasattr(o, n)]
         for name in names:

@@ -39,14 +39,15 @@ def mpi_pythons():
 def launch(python, *arguments, wait=True, before=(), program=("-m", "dist_dynet"), **environment):
     """`python -m dist_dynet ARGUMENTS` as a user calls it: status and both streams, or, without waiting, the process.
 
-    `before` is a command that runs it, `program` what Python runs instead.
+    `before` is a command that runs it, `program` what Python runs instead; without a Python it runs itself.
     """
     # beside the sources there is no other copy; installed, each venv has its own
     sources = PACKAGE if (PACKAGE / "pyproject.toml").exists() or python == sys.executable else ""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PMI", "HYDI", "OMPI_", "PMIX", "PRTE", "SLURM_", "DIST_DYNET_"))}
     path = os.pathsep.join(str(p) for p in (sources, os.environ.get("PYTHONPATH", "")) if p)
+    command = [*before, *([python] if python else []), *program, *map(str, arguments)]
     job = subprocess.Popen(
-        [*before, python, *program, *map(str, arguments)], env={**clean, "PYTHONPATH": path, **environment}, cwd=HERE / "mpi",
+        command, env={**clean, "PYTHONPATH": path, **environment}, cwd=HERE / "mpi",
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     if not wait:

@@ -1,12 +1,15 @@
 """The CRF as a block: constraints, names of tags, padded batches, the best sequence, what is refused. Its values: tests/op_table/crf.py.
 
-How long: a second.
+How long: three seconds, most of them for the example.
 """
 
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import run_python
 from test_graph import close
 
 import dist_dynet as dy
@@ -177,3 +180,12 @@ def test_crf_refuses_what_it_cannot_do(use, error, message):
     crf = made()
     with pytest.raises(error, match=message):
         use(crf, dy.zeros((3, 3)))
+
+
+@pytest.mark.float32
+def test_the_example_learns(tmp_path):
+    script = Path(__file__).parents[1] / "examples" / "crf_tagger.py"
+    result = run_python(str(script), "--epochs", "2", "--size", "32", "--output", str(tmp_path / "model"), timeout=120)
+    assert result.returncode == 0, result.stderr
+    f1 = [float(x) for x in re.findall(r"F1 (\S+)", result.stdout)]
+    assert len(f1) == 3 and f1[0] < f1[1] and f1[2] > 0.2, result.stdout

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import HERE, launch, mpi_pythons, output_of, run_python
 
@@ -149,9 +150,10 @@ def test_normal_end_says_nothing(python):
     assert (job.returncode, job.stdout, job.stderr) == (0, "", "")
 
 
-def started(python, ranks, *arguments):
+def started(python, ranks, *arguments, **options):
     """A job whose ranks sleep: the launcher, and the processes of the ranks and of their children."""
-    job = launch(python, "run", "-n", ranks, *arguments, SCRIPT, "-", "sleep", wait=False)
+    ours = [] if "program" in options else ["run", "-n", ranks, *arguments]
+    job = launch(python, *ours, SCRIPT, "-", "sleep", wait=False, **options)
     processes = []
     while len(processes) < 2 * ranks:
         line = job.stdout.readline()
@@ -224,6 +226,17 @@ def test_sitecustomize_of_the_machine_is_run_and_children_find_nothing_of_ours(t
     assert job.returncode == 0
 
 
+def test_logs_that_cannot_be_written_are_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    job = alone("--log-dir", tmp_path / "file", SCRIPT, "-", "show", "HOME")
+    assert job.returncode == 2 and re.search(r"--log-dir: .*attempt-0 cannot be made: Not a directory\.$", job.stderr, re.M)
+    (tmp_path / "attempt-0").mkdir()
+    (tmp_path / "attempt-0" / "rank-0.log").symlink_to("/dev/full")
+    job = alone("--log-dir", tmp_path, SCRIPT, "-", "lines")
+    assert job.returncode == 0 and len(job.stdout.splitlines()) == 301
+    assert job.stderr.count("end here: No space left on device.") == 1
+
+
 # ---- restarts ----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -276,6 +289,39 @@ def test_ranks_are_started_again_together(python):
     assert job.returncode == 0, job.stderr
     for rank in range(2):
         assert lines_of(job.stdout, rank)[-1] == "attempt 1"
+
+
+def scripts_of_ranks(folder):
+    """The processes of a job that run resume.py in this folder, without the relays."""
+    found = []
+    for process in (p for p in Path("/proc").iterdir() if p.name.isdigit()):
+        try:
+            command = (process / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "resume.py" in command[1:2] and str(folder) in command:
+            found.append(int(process.name))
+    return found
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+@every_mpi
+def test_rank_killed_at_a_random_moment_changes_no_bit_of_the_result(python, tmp_path, rng):
+    """One of two ranks is killed somewhere between the first checkpoint and the end; the job is started again by itself."""
+    folders = [tmp_path / name for name in ("undisturbed", "killed")]
+    assert launch(python, "run", "-n", 2, "resume.py", folders[0]).returncode == 0
+    job = launch(python, "run", "-n", 2, "--max-restarts", 1, "resume.py", folders[1], "rest=0.05", wait=False)
+    while job.poll() is None and not any(folders[1].glob("*")):
+        time.sleep(0.02)
+    time.sleep(rng.uniform(0, 1))  # of 24 steps with 0.05 s each
+    os.kill(rng.choice(scripts_of_ranks(folders[1])), signal.SIGKILL)
+    out, err = job.communicate(timeout=120)
+    assert job.returncode == 0, err
+    assert re.search(r"rank [01] \(process \d+ on \S+\) was killed by SIGKILL\.", err) and "starts again from the " in err
+    undisturbed, killed = (dict(np.load(folder / "end.npz")) for folder in folders)
+    assert undisturbed.keys() == killed.keys() and out
+    assert all(undisturbed[name].tobytes() == values.tobytes() for name, values in killed.items())
 
 
 # ---- what it is asked --------------------------------------------------------------------------------------------------------------------
@@ -390,8 +436,12 @@ echo "srun $*" >"$SEEN"
 while [ "${1#-}" != "$1" ]; do [ "$1" = -n ] && { n=$2; shift; }; shift; done
 for i in $(seq 0 $((n - 1))); do SLURM_PROCID=$i "$@" & pids="$pids $!"; done
 trap 'kill $pids' TERM
+trap 'kill -USR1 $pids' USR1
 status=0
-for p in $pids; do wait $p || status=$?; done
+for p in $pids; do
+    while wait $p || last=$?; kill -0 $p 2>/dev/null; do last=0; done  # a signal ends wait, too
+    status=$((status ? status : ${last:-0}))
+done
 exit $status"""
 
 
@@ -409,6 +459,23 @@ def test_slurm_is_used_in_its_allocations(python, tmp_path):
     assert job.returncode == 3 and "--mpi=" not in (tmp_path / "seen").read_text()
     job = launch(python, "run", "--mpi", "slurm", "--hosts", "a:2", SCRIPT, **variables)
     assert job.returncode == 2 and "the hosts are those of the allocation" in job.stderr
+
+
+@pytest.mark.mpi
+@every_mpi
+def test_batch_script_saves_before_the_time_is_up_and_queues_the_job_again(python, tmp_path):
+    """With stand-ins for srun and for scontrol, which ends the job as Slurm does when it queues it again."""
+    program(tmp_path / "srun", SRUN)
+    program(tmp_path / "scontrol", 'echo "$*" >"$SEEN.scontrol"; kill -TERM $PPID')
+    variables = {"SEEN": str(tmp_path / "seen"), "SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "PYTHON": python, "CHECKPOINT_SECONDS": "1"}
+    variables["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    script = HERE.parent / "scripts" / "launch_slurm.sbatch"
+    job, processes = started(None, 2, program=[script], **variables)
+    job.send_signal(signal.SIGUSR1)
+    out, err = job.communicate(timeout=60)
+    assert sorted(out.splitlines()) == ["[0] user signal", "[1] user signal"], err
+    assert job.returncode == 143 and (tmp_path / "seen.scontrol").read_text() == "requeue 7\n"
+    assert all_gone(processes)
 
 
 # ---- info --------------------------------------------------------------------------------------------------------------------------------

@@ -39,7 +39,8 @@ def test_ranks_run_where_they_belong_with_the_environment(python):
 
 def test_training_ends_without_a_word(python):
     job = on_hosts(python, *FOUR, "fail.py", "nothing")
-    assert (job.returncode, job.stdout, job.stderr) == (0, "", "")
+    said = [line for line in job.stderr.splitlines() if "plm:ssh: Warning: setpgid" not in line]  # a race of Open MPI's with its own children
+    assert (job.returncode, job.stdout, said) == (0, "", [])
 
 
 def test_killed_rank_is_named_with_its_host(python):
@@ -81,3 +82,9 @@ def test_end_of_the_launcher_is_the_end_on_all_hosts(python, number, status):
     """All hosts have the same processes, so that one can see those of the others."""
     job = on_hosts(python, number, *FOUR, "launched.py", "-", "sleep", program=["-c", END])
     assert job.stdout.endswith(f"True {status} 0\n"), (job.stdout, job.stderr)
+
+
+@pytest.mark.parametrize("what", ["sums_are_those_of_one_process", "overlap_changes_nothing", "compression_is_bounded_and_loses_nothing"])
+def test_gradients_are_exchanged_between_hosts(python, what):
+    job = on_hosts(python, *FOUR, "hosts.py", what)
+    assert job.returncode == 0 and re.fullmatch(r"(\[0\] )?ok\n", job.stdout), (job.stdout, job.stderr)

@@ -65,7 +65,7 @@ def test_each_number_of_a_piece_has_one_stripe_and_one_owner(layout):
     assert all(Hosts(layout, h, len(ranks) - 1).counterparts == [] for h, ranks in enumerate(layout) if len(ranks) > min(map(len, layout)))
 
 
-def test_buckets_hold_what_is_used_and_little_else(seed):
+def test_pieces_hold_what_is_used_and_little_else(seed):
     rng = np.random.default_rng(seed)
     m = dy.ParameterCollection()
     for size in [*rng.integers(1, 3000, 40).tolist(), 200_000, 5, 300_000, *rng.integers(1, 30, 40).tolist()]:
@@ -77,17 +77,20 @@ def test_buckets_hold_what_is_used_and_little_else(seed):
     assert layout.at[-1] == 0  # last made, first sent
     for share in (0.0, 0.2, 0.8, 1.0):
         used = rng.random(len(structure.dense)) < share
-        buckets = layout.buckets(used)
-        sent = [i for bucket in buckets for i in bucket.parameters]
-        assert len(set(sent)) == len(sent) and set(np.flatnonzero(used)) <= set(sent)
-        assert sum(layout.sizes[i] for i in set(sent) - set(np.flatnonzero(used).tolist())) <= 4096 * max(1, len(buckets) + len(sent))
-        numbers = [piece.number for bucket in buckets for piece in bucket.pieces]
-        assert numbers == list(range(len(numbers)))
-        for bucket in buckets:
-            assert bucket.pieces[0].start == bucket.places[0]
-            assert bucket.pieces[-1].end >= bucket.places[-1] + layout.sizes[bucket.parameters[-1]]
-            assert bucket.places == [layout.at[i] for i in bucket.parameters]
-    assert layout.buckets(used) is buckets
+        pieces = layout.pieces(used)
+        assert [piece.number for piece in pieces] == list(range(len(pieces)))
+        filled = np.zeros(layout.size, bool)
+        for piece in pieces:
+            assert piece.end - piece.start <= 1 << 17
+            for i, start, end, place in piece.parts:
+                assert 0 <= start < end <= layout.sizes[i] and place == layout.at[i] + start
+                assert piece.start <= place and place + end - start <= piece.end and not filled[place : place + end - start].any()
+                filled[place : place + end - start] = True
+        sent = {i for piece in pieces for i, *_ in piece.parts}
+        assert all(filled[layout.at[i] : layout.at[i] + layout.sizes[i]].all() == (i in sent) for i in range(len(used)))
+        assert set(np.flatnonzero(used).tolist()) <= sent
+        assert sum(layout.sizes[i] for i in sent if not used[i]) <= 4096 * len(sent)
+    assert layout.pieces(used) is pieces
 
 
 def test_compression_keeps_what_it_takes_away(rng):

@@ -12,7 +12,7 @@ from processes import HERE, run_python
 from test_parallel import mpirun, needs_mpi
 
 import dist_dynet as dy
-from dist_dynet import parallel
+from dist_dynet import _random, parallel
 from dist_dynet._ffi import DTYPE
 from dist_dynet.parallel.reproducible import Layout, Node, Tree
 from dist_dynet.parallel.sampling import deal, spread
@@ -204,6 +204,13 @@ def test_calls_that_do_not_fit_are_errors():
         (2 * w).backward()
         trainer.update()
     assert w.as_array() == [-2]
+    _random.use_dynet_order(True)
+    try:
+        for _ in parallel.shard([1], batch_size=1, micro_batches=1):
+            with pytest.raises(RuntimeError, match="got DyNet's order of draws"):
+                trainer.update()
+    finally:
+        _random.use_dynet_order(False)
     _, other = new_trainer()
     for _ in parallel.shard([1, 2], batch_size=2, micro_batches=2):
         with pytest.raises(RuntimeError, match="need DistributedTrainer"):

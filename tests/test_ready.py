@@ -30,7 +30,7 @@ def network(m, seed, sentences=3):
         for _ in range(3):
             h = dy.tanh(dy.affine_transform([b, W, h])) + constant.expr(update=False)
         h = h + dy.reshape(shaped, (4,))
-        losses.append(dy.pickneglogsoftmax(V * h + V * b, 1) + dy.sum_elems(table))
+        losses.append(dy.pickneglogsoftmax(V * h + V * b, 1) + dy.sum_elems(table) + dy.sum_elems(W * W))
     return dy.esum(losses)
 
 
@@ -80,7 +80,34 @@ def test_ready_when_the_last_use_has_passed(autobatching):
     h = dy.function(lambda x: x.copy(), look, 3)(h)
     loss = dy.sum_elems(both * (upper * h))
     assert watched(m, loss) == lib.DN_WATCH_COMPLETE
-    assert seen == [[0, 1, 0, 1]]
+    assert seen == [[0, 9, 0, 9]]
+
+
+def test_a_large_matrix_is_told_in_parts(rng):
+    m = dy.ParameterCollection()
+    W = m.add_parameters((4096, 300))
+    seen, results = [], []
+    for watch in (False, True):
+        m.reset_gradients()
+        dy.renew_cg()
+        x = dy.inputTensor(np.random.default_rng(1).normal(size=(300, 64)))
+        loss = dy.sum_elems(dy.square(W * x))
+        loss.value()
+        if watch:
+            lib.dn_root_watch(m._root.c, lib.DN_WATCH_ARMED)
+
+            def look():
+                lib.dn_root_await(m._root.c, 60.0)
+                while not seen or seen[-1] < 4096 * 300:
+                    seen.append(lib.dn_param_ready(W._c))
+
+            looking = threading.Thread(target=look)
+            looking.start()
+        loss.backward()
+        results.append(W.grad_as_array())
+    looking.join(60)
+    assert np.array_equal(*results)
+    assert seen == sorted(seen) and all(n % (128 * 4096) == 0 or n == 4096 * 300 for n in seen)
 
 
 def test_loss_that_is_a_parameter():
@@ -165,13 +192,15 @@ def test_take_and_put(rng):
     m = dy.ParameterCollection()
     w = m.add_parameters(5)
     out = np.full(5, np.nan, DTYPE)
-    lib.dn_param_take(w._c, 2.0, pointer(out))
+    lib.dn_param_take(w._c, 2.0, 0, 5, pointer(out))
     assert out.tolist() == [0] * 5
     w._set_flat_gradient(np.arange(5, dtype=DTYPE))
-    lib.dn_param_take(w._c, 2.0, pointer(out))
+    lib.dn_param_take(w._c, 2.0, 0, 5, pointer(out))
     assert out.tolist() == [0, 2, 4, 6, 8]
+    lib.dn_param_take(w._c, 1.0, 2, 4, pointer(out))
+    assert out.tolist() == [2, 3, 4, 6, 8]
     w._set_flat_gradient(np.full(5, np.nan, DTYPE))
-    lib.dn_param_take(w._c, 0.0, pointer(out))
+    lib.dn_param_take(w._c, 0.0, 0, 5, pointer(out))
     assert out.tolist() == [0] * 5
     w.clear_gradient()
     lib.dn_param_put(w._c, 0.5, pointer(np.arange(5, dtype=DTYPE)))

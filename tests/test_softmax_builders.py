@@ -227,6 +227,25 @@ def test_sampled_losses_repeat_under_one_seed(output):
     assert found[0] == found[1] != found[2] and len(set(found[0])) > 1
 
 
+def test_a_resumed_run_draws_what_an_uninterrupted_one_does():
+    dy.reset_random_seed(3)
+    sampler = dy.Sampler(1000, "uniform")
+
+    def step():
+        dy.renew_cg()
+        return [sampler.draw(5) for _ in range(3)]
+
+    first = step()
+    state = dy.random_state()
+    second, third = step(), step()
+    drawn = {tuple(d) for draws in (first, second, third) for d in draws}
+    assert len(drawn) == 9
+    dy.reset_random_seed(4)
+    step()
+    dy.set_random_state(state)
+    assert [step(), step()] == [second, third]
+
+
 @pytest.mark.parametrize("distribution", ["uniform", "log-uniform", [1, 2, 3, 4, 10, 0.5]])
 def test_sampler_draws_what_it_says(distribution):
     dy.reset_random_seed(2)

@@ -44,6 +44,9 @@ def main(task, unit, dynet_task, torch_task, loss_steps, loss_of="unit", options
         loss += value
     result = {"task": task, "peer": args.peer, "unit": unit, "loss": loss / units}
     result.update(measure(step, args.seconds))
+    statistics = getattr(step, "statistics", None)
+    if statistics is not None:
+        result["autobatch"] = statistics()._asdict()  # of the last graph
     print(json.dumps(result), flush=True)
 
 

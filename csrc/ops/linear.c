@@ -82,6 +82,7 @@ static void affine_transform_backward(dn_call *c) {
             dn__sum_columns(n, repeat, c->dy + (size_t)e * (size_t)c->dim->size, g.beta, g.dx + (size_t)e * b->stride);
     else if (g.dx)
         dn__sum_columns(n, repeat * c->dim->batch, c->dy, g.beta, g.dx);
+    dn__input_done(c, 0);
     for (int i = 1; i < c->n; i += 2) matrix_product_backward(c, i);
 }
 

@@ -28,6 +28,7 @@ static inline void product_backward(dn_call *c, int i, int m, int k, int n) {
     if (dn__wants(c, i)) {
         if (one) {
             dn__weight_gradient(c, i, m, k, n * batch, c->dy, x->v);
+            dn__input_done(c, i);
         } else {
             dn_grad g = dn__dx(c, i);
             for (int b = 0; g.dx && b < batch; b++)

@@ -93,7 +93,7 @@ class Lines:
         for line in complete:
             self._pipe.put(LINE, visible(line))
         if b"\r" in self._text:
-            self._pipe.put(BAR, visible(self._text))
+            self._pipe.put(BAR, visible(self._text)[:_PIECE])
             self._text = self._text[self._text.rstrip(b"\r").rfind(b"\r") + 1 :]
         while len(self._text) > _PIECE:
             self._pipe.put(PART, self._text[:_PIECE])

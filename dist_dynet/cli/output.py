@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ._relay import BAR, LINE, MARK, MARKER, PART
+from ._words import RefusedError, say
 
 _BAR_EVERY = 10.0
 """Seconds between two states of a progress bar where they are written one below the other."""
@@ -74,19 +75,29 @@ class Screen:
 
 
 class Logs:
-    """A file per rank with both of its streams, in a folder of the attempt."""
+    """A file per rank with both of its streams, in a folder of the attempt. A disk that is full ends the logs, not the job."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RefusedError(f"--log-dir: {folder} cannot be made: {error.strerror}.") from None
+        self._broken = False
         self._files: dict[int, BinaryIO] = {}
         self._shown: dict[tuple[int, int], float] = {}
 
     def line(self, rank: int, text: bytes) -> None:
         """Adds one line."""
-        if rank not in self._files:
-            self._files[rank] = (self._folder / f"rank-{rank}.log").open("wb", buffering=0)
-        self._files[rank].write(text + b"\n")
+        if self._broken:
+            return
+        try:
+            if rank not in self._files:
+                self._files[rank] = (self._folder / f"rank-{rank}.log").open("wb", buffering=0)
+            self._files[rank].write(text + b"\n")
+        except OSError as error:
+            self._broken = True
+            say(f"the logs in {self._folder} end here: {error.strerror}.")
 
     def bar(self, rank: int, stream: int, text: bytes) -> None:
         """Adds the state of a progress bar, now and then."""

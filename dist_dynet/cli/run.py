@@ -30,10 +30,15 @@ def run(arguments: list[str]) -> int:
         _check(os.environ)
         if options.ranks == 1 and not options.hosts and options.mpi is None:
             return _alone(options)
-        launcher = find_launcher(options.mpi, bool(options.hosts))
+        return _together(options)
     except RefusedError as refusal:
         say(f"run: {refusal}")
         return REFUSED
+
+
+def _together(options: Options) -> int:
+    """Ranks that a launcher of MPI starts."""
+    launcher = find_launcher(options.mpi, bool(options.hosts))
     bound = options.bind and not crowded(options)
     environment = {**_defaults(), **environment_for(launcher, bound), **os.environ, **_chosen(options)}
     # restarts add these two; Open MPI hands on to other hosts only what it is told to

@@ -1,31 +1,31 @@
 """Trees of arrays and JSON values as one string of bytes that is whole or is refused: what a checkpoint's file holds.
 
-The form is that of safetensors, so that other tools can look into it: arrays as tensors, everything else as JSON in the metadata. A digest of
+The form is that of safetensors, so that other tools can look into it: arrays as tensors, everything else as JSON in the metadata. A checksum of
 all bytes, header included, stands in the header; it was computed with zeros in its place. Knows nothing of files and of what the tree means.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-_TREE, _DIGEST = "dist_dynet.tree", "dist_dynet.digest"
+_TREE, _CHECKSUM = "dist_dynet.tree", "dist_dynet.checksum"
 _ARRAY = "__array__"
-_LENGTH = 32
-_MARK = f'"{_DIGEST}":"'.encode()
-"""What stands before the digest. Within a text of the header each quotation mark has a backslash in front, so that it stands nowhere else."""
+_NONE = b"00000000"
+_MARK = f'"{_CHECKSUM}":"'.encode()
+"""What stands before the checksum. Within a text of the header each quotation mark has a backslash in front, so that it stands nowhere else."""
 
 
 class DamagedError(ValueError):
     """The bytes are not those that seal() made."""
 
 
-def seal(tree: Mapping[str, Any]) -> bytearray:
+def seal(tree: Mapping[str, Any]) -> bytes:
     """The tree as bytes: nested dicts and lists whose leaves are arrays, numbers, texts and None.
 
     An array is stored under its keys, joined by colons; an empty key is left out.
@@ -37,17 +37,36 @@ def seal(tree: Mapping[str, Any]) -> bytearray:
     >>> unseal(seal(tree))
     {'step': 3, 'trainer': {'rates': array([0.5 , 0.25])}}
     """
+    return b"".join(sealed_pieces(tree))
+
+
+def sealed_pieces(tree: Mapping[str, Any]) -> list[memoryview]:
+    """What seal() returns, in pieces to be written one after the other: large trees are not copied once more."""
     from safetensors.numpy import save as serialized  # here, since few programs need it
 
     arrays: dict[str, NDArray[Any]] = {}
-    texts = {_TREE: json.dumps(_without_arrays(tree, "", arrays)), _DIGEST: "0" * _LENGTH}
-    content = bytearray(serialized(arrays, texts))
+    texts = {_TREE: json.dumps(_without_arrays(tree, "", arrays)), _CHECKSUM: _NONE.decode()}
+    content = serialized(arrays, texts)
     start = content.index(_MARK) + len(_MARK)
-    content[start : start + _LENGTH] = _digest(content, start)
-    return content
+    view = memoryview(content)
+    return [view[:start], memoryview(_checksum(content, start)), view[start + len(_NONE) :]]
 
 
-def unseal(content: bytes | bytearray) -> dict[str, Any]:
+def check(content: bytes) -> None:
+    """Makes sure that this is what seal() made.
+
+    Raises:
+        DamagedError: a byte is another, or missing.
+    """
+    length = int.from_bytes(content[:8], "little")
+    start = content.find(_MARK, 8, 8 + length) + len(_MARK)
+    if start < len(_MARK):
+        raise DamagedError(f"its header is not one of a checkpoint, or it ends too early, at byte {len(content)}")
+    if _checksum(content, start) != content[start : start + len(_NONE)]:
+        raise DamagedError(f"its {len(content)} bytes are not those that were written (checksum)")
+
+
+def unseal(content: bytes) -> dict[str, Any]:
     """The tree that seal() was given; arrays are copies.
 
     Raises:
@@ -56,26 +75,21 @@ def unseal(content: bytes | bytearray) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.numpy import load as deserialized
 
+    check(content)
     length = int.from_bytes(content[:8], "little")
-    start = content.find(_MARK, 8, 8 + length) + len(_MARK)
-    if start < len(_MARK):
-        raise DamagedError(f"its header is not one of a checkpoint, or it ends too early, at byte {len(content)}")
-    if _digest(content, start) != content[start : start + _LENGTH]:
-        raise DamagedError(f"its {len(content)} bytes are not those that were written (checksum)")
     try:
         tree = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][_TREE])
-        whole: dict[str, Any] = _with_arrays(tree, deserialized(bytes(content)))
+        whole: dict[str, Any] = _with_arrays(tree, deserialized(content))
     except (SafetensorError, LookupError, ValueError, TypeError) as error:
         raise DamagedError(f"it was not written as a checkpoint ({error})") from error
     return whole
 
 
-def _digest(content: bytes | bytearray, start: int) -> bytes:
+def _checksum(content: bytes, start: int) -> bytes:
+    """CRC-32 of all bytes, with zeros in its own place."""
     view = memoryview(content)
-    digest = hashlib.blake2b(view[:start], digest_size=_LENGTH // 2)
-    digest.update(b"0" * _LENGTH)
-    digest.update(view[start + _LENGTH :])
-    return digest.hexdigest().encode()
+    value = zlib.crc32(view[start + len(_NONE) :], zlib.crc32(_NONE, zlib.crc32(view[:start])))
+    return f"{value:08x}".encode()
 
 
 def _without_arrays(leaf: Any, place: str, arrays: dict[str, NDArray[Any]]) -> Any:
@@ -123,4 +137,4 @@ def _with_arrays(leaf: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     return [_with_arrays(value, arrays) for value in leaf] if isinstance(leaf, list) else leaf
 
 
-__all__ = ["DamagedError", "seal", "unseal"]
+__all__ = ["DamagedError", "check", "seal", "sealed_pieces", "unseal"]

@@ -18,9 +18,8 @@ from ..graph import NO_GRAPH, Expression, current_graph, resolved
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_node2, _node3, _node5, _node_many, _node1_int, _node1_real, _leaf = (
-    nodes.dn_node2, nodes.dn_node3, nodes.dn_node5, nodes.dn_node_many, nodes.dn_node1_int, nodes.dn_node1_real, nodes.dn_leaf,
-)  # fmt: skip
+_node2, _node3, _node5, _node_many = nodes.dn_node2, nodes.dn_node3, nodes.dn_node5, nodes.dn_node_many
+_node1_int, _node2_int, _node1_real, _leaf = nodes.dn_node1_int, nodes.dn_node2_int, nodes.dn_node1_real, nodes.dn_leaf
 
 
 def not_expression(what: str, *given: Any) -> TypeError:
@@ -132,6 +131,22 @@ def few(op: int, what: str, exprs: Iterable[Expression]) -> Expression:
         return many(op, what, exprs)
     if h < 0:
         return many(op, what, exprs) if h == NO_GRAPH else fail(h, *(e._h for e in exprs))
+    e = Expression()
+    e._h = h
+    return e
+
+
+def joined(op: int, what: str, exprs: Iterable[Expression], i: int) -> Expression:
+    """As many(), with one whole number; quick for lists of two."""
+    if type(exprs) is not list or len(exprs) != 2:
+        return many(op, what, exprs, (i,))
+    a, b = exprs
+    try:
+        h = _node2_int(op, a._h, b._h, i)
+    except AttributeError:  # not of expressions
+        return many(op, what, exprs, (i,))
+    if h < 0:
+        return many(op, what, exprs, (i,)) if h == NO_GRAPH else fail(h, a._h, b._h)
     e = Expression()
     e._h = h
     return e

@@ -4,8 +4,8 @@
     for batch in dy.parallel.shard(data, batch_size=32): ...
 
 Without a launcher all of it works with one process and mpi4py is not imported. In reading order: structure, agreement, exchange and trainer
-say how an update is made together, join and reproducible what some programs ask for beside it; sampling and collectives are what else user code
-calls; _launcher, _world, _session, _failures and _saving say what it is to be one of several processes.
+say how an update is made together, join and reproducible what some programs ask for beside it; sampling, collectives and checkpoint are what
+else user code calls; _launcher, _world, _session, _failures and _saving say what it is to be one of several processes.
 """
 
 from . import _failures

@@ -97,14 +97,16 @@ class Agreement:
             [
                 ("structure", np.int64),
                 ("step", np.int64),
-                ("flags", np.uint8),
                 ("settings", np.float64, (len(Settings._fields),)),
+                ("settled", np.bool_, (len(self._structure.tables),)),
+                ("flags", np.uint8),  # up to here ranks say the same in nearly every update
                 ("weight", np.float64),
                 ("rows", np.int32, (len(self._structure.tables),)),
-                ("settled", np.bool_, (len(self._structure.tables),)),
                 ("filled", np.bool_, (len(self._structure.dense),)),
             ]
         )
+        assert self._message.fields is not None
+        self._alike = self._message.fields["weight"][1]
 
     def reach(self, weight: float, settings: Settings, step: Step | None, flags: int = 0) -> tuple[Agreed, str]:
         """What all ranks know before this update, and the name of the meeting. Collective.
@@ -129,13 +131,9 @@ class Agreement:
             self._settle(what, known)
             every = self._tell(current, weight, settings, step, flags, what)
         going = every[every["flags"] & Flag.ENDED == 0]
-        if len(going):
-            unlike = (going["settings"] != going["settings"][0]).any(axis=0)
-            self._agree(bool(unlike.any()), settings.words(unlike), flags, what)
-            self._agree(len(set(going["step"].tolist())) > 1, f"step {step.description if step else None} of shard()", flags, what)
-        read = [0 < n < self._here.size for n in np.count_nonzero(every["settled"], axis=0)]
-        if any(read):  # on some rank: what that has rounded, all round
-            self._structure.settle(read)
+        beginnings = every.view(np.uint8).reshape(self._here.size, -1)[:, : self._alike]
+        if (beginnings != beginnings[0]).any():
+            self._compare(every, going, settings, step, flags, what)
         if self._here.checks:
             self._structure.compare(self._here, self._comm, what)
         for hear in self.hears:
@@ -146,9 +144,16 @@ class Agreement:
         agreed = settings if not len(going) else Settings(*going["settings"][0].tolist())
         return Agreed(self._structure, weights * scale, weights, scale, every["filled"], every["rows"], every["flags"], agreed), what
 
-    def _agree(self, unlike: bool, words: str, flags: int, what: str) -> None:
-        if unlike:
-            self._here.agree(self._comm, None if flags & Flag.ENDED else words, what)
+    def _compare(self, every: NDArray[Any], going: NDArray[Any], settings: Settings, step: Step | None, flags: int, what: str) -> None:
+        """What differs is an error, but for flags, and for tables that a rank has read: what that has rounded, all round."""
+        unlike = (going["settings"] != going["settings"][:1]).any(axis=0)
+        said = [settings.words(unlike)] if unlike.any() else []
+        if len(set(going["step"].tolist())) > 1:
+            said.append(f"step {step.description if step else None} of shard()")
+        if said:
+            self._here.agree(self._comm, None if flags & Flag.ENDED else ", ".join(said), what)
+        read = [0 < n < self._here.size for n in np.count_nonzero(every["settled"], axis=0)]
+        self._structure.settle(read)
 
     def _tell(self, current: Structure, weight: float, settings: Settings, step: Step | None, flags: int, what: str) -> NDArray[Any]:
         known = self._structure

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..io.files import FileName, OneProcess, atomic_write
-from ..io.sealed import DamagedError, seal, unseal
+from ..io.sealed import DamagedError, check, seal, sealed_pieces, unseal
 from ..params.collection import ParameterCollection
 from ..params.stored import check_stored, load_stored, stored
 from ..trainers import MovingAverage, Trainer
@@ -227,9 +227,10 @@ class Checkpointer:
             "at": [self._inner.updates, *(sampler[key] for key in ("epoch", "position") if sampler)],
             "pending": self._trainer._waits(),
             "draws": draws(),
+            "rests": self._rests(),  # of compressed messages
             "objects": {name: _state_of(obj) for name, (obj, per_rank) in self._objects.items() if per_rank},
         }
-        parts = self._exchange(bytes(seal(mine)), what)
+        parts = self._exchange(seal(mine), what)
         every = [unseal(part) for part in parts]
         for rank, other in enumerate(every):
             if other["at"] != every[0]["at"]:
@@ -244,14 +245,19 @@ class Checkpointer:
         self._step = self._inner.updates
         return True
 
+    def _rests(self) -> dict[str, Any]:
+        """What this rank's compressed messages have lacked so far."""
+        exchange = getattr(self._trainer, "_exchange", None)
+        return exchange.residuals() if exchange else {}
+
     def _write(self, parts: list[bytes], sampler: Mapping[str, Any] | None) -> None:
         averages = [f for f in self._inner._followers if isinstance(f, MovingAverage)]
-        content = seal(
+        content = sealed_pieces(
             {
                 "format": _FORMAT,
                 "step": self._inner.updates,
                 **stored(self._model),
-                "trainer": self._trainer.state(),
+                "trainer": self._inner.state(),
                 "settings": settings_of(self._inner),
                 "averages": [average.state() for average in averages],
                 "sampler": sampler,
@@ -265,7 +271,7 @@ class Checkpointer:
         path = self._directory / f"checkpoint-{serial:06d}-step-{self._inner.updates}.safetensors"
         try:
             with atomic_write(path, policy=OneProcess()) as file:
-                file.write(content)
+                file.writelines(content)
         except RuntimeError as error:
             cause = error.__cause__
             if not isinstance(cause, OSError):
@@ -332,7 +338,7 @@ class Checkpointer:
         for _, path in reversed(files):
             try:
                 content = path.read_bytes()
-                unseal(content)
+                check(content)
                 return path.name, content
             except OSError as error:
                 report(f"checkpoint: passes over '{path}', which cannot be read: {error.strerror}.")
@@ -362,7 +368,8 @@ class Checkpointer:
         try:
             if self._sampler is not None:
                 self._sampler.load_state(tree["sampler"])
-            self._trainer.load_state(tree["trainer"])
+            rests = {f"rest:{name}": rest for name, rest in mine["rests"].items()} if ranks == self._world.size else {}
+            self._trainer.load_state({**tree["trainer"], **rests, **({"rest_rank": np.array(rank)} if rests else {})})
             for average, state in zip(averages, tree["averages"], strict=True):
                 average.load_state(state)
         except ValueError as error:

@@ -151,7 +151,7 @@ class HybridExchange(MpiExchange):
     def _round(self, used: NDArray[np.bool_], all_come: bool) -> Round:
         assert self._layout is not None and self._arrays is not None
         layout = self._layout
-        return Round(self._wire, self._hosts, layout.structure, self._arrays, layout.buckets(used), self._compression, all_come)
+        return Round(self._wire, self._hosts, layout.structure, self._arrays, layout.pieces(used), self._compression, all_come)
 
     def _drive(self, round_: Round | None, steps: Iterator[Done], what: str) -> None:
         """Drives a round and the exchange of rows side by side."""

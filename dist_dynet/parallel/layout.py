@@ -1,4 +1,4 @@
-"""What is sent between hosts, and where it lies: dense gradients side by side, last made parameters first, in buckets and pieces.
+"""What is sent between hosts, and where it lies: dense gradients side by side, last made parameters first, in pieces.
 
 Backward comes to the last made parameters first, so these are sent first. Everything here follows from the model, the hosts, and which
 parameters are used: it is the same on all ranks.
@@ -6,7 +6,6 @@ parameters are used: it is the same on all ranks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,21 +16,11 @@ from .structure import Structure
 from .wire import PIECE, Hosts, Piece
 
 _ALIGN = 16
-_BUCKET = 1 << 16
+_GROUP = 1 << 16
 """Parameters are sent together until they have so many numbers: smaller messages cost more than they bring."""
 
 _GAP = 1 << 12
-"""Unused parameters of up to so many numbers are sent along as zeros rather than cutting a bucket in two."""
-
-
-@dataclass
-class Bucket:
-    """Neighbours in the array, sent as soon as all of them are complete."""
-
-    parameters: list[int]
-    places: list[int]
-    """Where each begins."""
-    pieces: list[Piece]
+"""Unused parameters of up to so many numbers are sent along as zeros rather than cutting a piece in two."""
 
 
 class Layout:
@@ -46,42 +35,42 @@ class Layout:
         for i in self.order:
             self.at[i] = self.size
             self.size += -(-self.sizes[i] // _ALIGN) * _ALIGN
-        self._buckets: dict[bytes, list[Bucket]] = {}
+        self._pieces: dict[bytes, list[Piece]] = {}
 
-    def buckets(self, used: NDArray[np.bool_]) -> list[Bucket]:
+    def pieces(self, used: NDArray[np.bool_]) -> list[Piece]:
         """What is sent where these parameters are used: the same on all ranks."""
         key = used.tobytes()
-        if key not in self._buckets:
-            if len(self._buckets) > 256:
-                self._buckets.clear()
-            self._buckets[key] = self._divide(used.tolist())
-        return self._buckets[key]
+        if key not in self._pieces:
+            if len(self._pieces) > 256:
+                self._pieces.clear()
+            self._pieces[key] = self._divide(used.tolist())
+        return self._pieces[key]
 
-    def _divide(self, used: list[bool]) -> list[Bucket]:
+    def _divide(self, used: list[bool]) -> list[Piece]:
         groups: list[list[int]] = []
         gap: list[int] = []  # unused ones behind the last group
         for i in self.order:
             if not used[i]:
                 gap.append(i)
                 continue
-            numbers = sum(self.sizes[j] for j in groups[-1]) if groups else _BUCKET
-            if numbers < _BUCKET and sum(self.sizes[j] for j in gap) <= _GAP:
+            numbers = sum(self.sizes[j] for j in groups[-1]) if groups else _GROUP
+            if numbers < _GROUP and sum(self.sizes[j] for j in gap) <= _GAP:
                 groups[-1] += [*gap, i]
             else:
                 groups.append([i])
             gap = []
-        buckets, number = [], 0
+        pieces: list[Piece] = []
         for group in groups:
-            start, end = self.at[group[0]], self.at[group[-1]] + -(-self.sizes[group[-1]] // _ALIGN) * _ALIGN
-            ranges = [(a, min(a + PIECE, end)) for a in range(start, end, PIECE)]
-            pieces = [Piece(self._hosts, number + k, a, b) for k, (a, b) in enumerate(ranges)]
-            number += len(pieces)
-            buckets.append(Bucket(group, [self.at[i] for i in group], pieces))
-        return buckets
+            spans = [(i, self.at[i], self.at[i] + self.sizes[i]) for i in group]
+            for start in range(spans[0][1], spans[-1][2], PIECE):
+                end = min(start + PIECE, spans[-1][2])
+                parts = [(i, max(start, a) - a, min(end, b) - a, max(start, a)) for i, a, b in spans if a < end and start < b]
+                pieces.append(Piece(self._hosts, len(pieces), start, end, parts))
+        return pieces
 
 
 FILLED, SUMMED, READ = range(3)
-"""What ranks of a host tell one another: buckets filled, rounds summed, rounds whose sums were read; each counted from the first."""
+"""What ranks of a host tell one another: pieces filled, rounds summed, rounds whose sums were read; each counted from the first."""
 
 
 class Arrays:
@@ -89,7 +78,7 @@ class Arrays:
 
     def __init__(self, hosts: Hosts, size: int, mapped: list[Any]) -> None:
         self.hosts, self.size = hosts, size
-        self.rounds = self.buckets = 0
+        self.rounds = self.pieces = 0
         """How many were begun before the present round."""
         self._flags: list[Any] = []
         if mapped:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import _random
 from .._ffi import BLAS_KERNELS, DTYPE, SIMD, ffi, lib, pointer
 from ..params.collection import ParameterCollection
 from ._world import World
@@ -191,8 +192,13 @@ class ReproducibleSum:
         """Takes the gradient of micro-batch `number` of the step, times factor, out of the collection.
 
         Raises:
-            RuntimeError: parameters were added between two micro-batches of a step.
+            RuntimeError: parameters were added between two micro-batches of a step; draws come from one generator, as in DyNet.
         """
+        if _random.dynet_order():
+            raise RuntimeError(
+                "update: with reproducible=True draws depend on step and micro-batch alone; got DyNet's order of draws, in which each depends "
+                "on all before it. Leave one of the two out."
+            )
         if not self._layout.structure.fits(self._m):
             if self._weights:
                 raise RuntimeError("update: parameters were added within a step of several micro-batches. Add them between two steps.")

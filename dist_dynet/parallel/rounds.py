@@ -16,9 +16,9 @@ from .._ffi import ffi, lib, pointer
 from ..params.collection import Root
 from .compression import Bf16
 from .exchange import Weight
-from .layout import FILLED, READ, SUMMED, Arrays, Bucket
+from .layout import FILLED, READ, SUMMED, Arrays
 from .structure import Structure
-from .wire import Hosts, Sum
+from .wire import Hosts, Piece, Sum
 
 _NAP = 3e-4
 """Seconds between two looks of the thread: what the wire brings meanwhile, 40 kB at 1 Gbit/s, waits in the kernel's buffers."""
@@ -36,13 +36,13 @@ class Round:
         hosts: the ranks.
         structure: of the parameters.
         arrays: where it happens.
-        buckets: what is sent.
+        pieces: what is sent.
         compression: of messages.
         all_come: all ranks are in update(): nobody need be asked, and all gradients are complete.
     """
 
     def __init__(
-        self, comm: Any, hosts: Hosts, structure: Structure, arrays: Arrays, buckets: list[Bucket], compression: Bf16 | None, all_come: bool
+        self, comm: Any, hosts: Hosts, structure: Structure, arrays: Arrays, pieces: list[Piece], compression: Bf16 | None, all_come: bool
     ) -> None:
         self.lock = threading.Lock()
         """Of whoever advances it."""
@@ -52,14 +52,14 @@ class Round:
         """All gradients are complete, whatever the watch says."""
         self.taken_over = False
         self.error: BaseException | None = None
-        self._comm, self._hosts, self._arrays, self._buckets = comm, hosts, arrays, buckets
+        self._comm, self._hosts, self._arrays, self._pieces = comm, hosts, arrays, pieces
         self._handles, self._root, self._compression, self._all_come = structure.handles, structure.root, compression, all_come
         self._sum: Sum | None = None
         self._filled = self._sent = 0
         self._told = False
         arrays.rounds += 1
-        self._number, self._first = arrays.rounds, arrays.buckets
-        arrays.buckets += len(buckets)
+        self._number, self._first = arrays.rounds, arrays.pieces
+        arrays.pieces += len(pieces)
 
     def open(self, weight: float) -> None:
         """From now on complete gradients are taken, times this weight, and sent. Again: nothing."""
@@ -76,15 +76,15 @@ class Round:
         """Whether arrays.sum holds the sums."""
         if self._sum is None:
             return False
-        arrays, buckets = self._arrays, self._buckets
-        while self._filled < len(buckets) and self._is_complete(buckets[self._filled]):
-            self._fill(buckets[self._filled])
+        arrays, pieces = self._arrays, self._pieces
+        while self._filled < len(pieces) and self._is_complete(pieces[self._filled]):
+            self._fill(pieces[self._filled])
             self._filled += 1
             arrays.tell(FILLED, self._first + self._filled)
         while self._sent < self._filled and arrays.have(FILLED, self._first + self._sent + 1) and arrays.have(READ, self._number - 1):
-            self._send(buckets[self._sent])
+            self._send(pieces[self._sent])
             self._sent += 1
-        if not self._sum.advance() or self._sent < len(buckets):
+        if not self._sum.advance() or self._sent < len(pieces):
             return False
         if not self._told:
             arrays.tell(SUMMED, self._number)
@@ -104,23 +104,23 @@ class Round:
             time.sleep(_NAP)
         self._sum.abandon()
 
-    def _is_complete(self, bucket: Bucket) -> bool:
-        return self.complete or all(lib.dn_param_ready(self._handles[i]) for i in bucket.parameters)
+    def _is_complete(self, piece: Piece) -> bool:
+        return self.complete or all(lib.dn_param_ready(self._handles[i]) >= end for i, _, end, _ in piece.parts)
 
-    def _fill(self, bucket: Bucket) -> None:
+    def _fill(self, piece: Piece) -> None:
         assert self.weight is not None
-        for i, at in zip(bucket.parameters, bucket.places, strict=True):
-            lib.dn_param_take(self._handles[i], self.weight, self._arrays.pointer + at)
+        for i, start, end, at in piece.parts:
+            lib.dn_param_take(self._handles[i], self.weight, start, end, self._arrays.pointer + at)
 
-    def _send(self, bucket: Bucket) -> None:
+    def _send(self, piece: Piece) -> None:
         assert self._sum is not None
-        arrays = self._arrays
-        for piece in bucket.pieces if self._hosts.local < self._hosts.stripes else ():
-            if len(arrays.locals) > 1:
-                stripe = slice(piece.start, piece.end)
-                parts = ffi.new("dn_real *[]", [pointer(each[stripe]) for each in arrays.locals])
-                lib.dn_sum_arrays(len(parts), parts, piece.end - piece.start, pointer(arrays.sum[stripe]))
-            self._sum.begin(piece)
+        arrays, stripe = self._arrays, slice(piece.start, piece.end)
+        if self._hosts.local >= self._hosts.stripes:
+            return
+        if len(arrays.locals) > 1:
+            parts = ffi.new("dn_real *[]", [pointer(each[stripe]) for each in arrays.locals])
+            lib.dn_sum_arrays(len(parts), parts, piece.end - piece.start, pointer(arrays.sum[stripe]))
+        self._sum.begin(piece)
 
 
 class Helper(threading.Thread):

@@ -12,7 +12,7 @@ business.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -70,10 +70,18 @@ def cut(start: int, end: int, parts: int, part: int) -> tuple[int, int]:
 
 
 class Piece:
-    """What this rank does of one piece: the slices of its stripe, by owner."""
+    """What this rank does of one piece: the slices of its stripe, by owner.
 
-    def __init__(self, hosts: Hosts, number: int, start: int, end: int) -> None:
-        self.number = number
+    Args:
+        hosts: the ranks.
+        number: of the piece in its sum.
+        start: where it begins in the array.
+        end: where it ends.
+        parts: (parameter, from, to, place in the array) of what is put there.
+    """
+
+    def __init__(self, hosts: Hosts, number: int, start: int, end: int, parts: Sequence[tuple[int, int, int, int]] = ()) -> None:
+        self.number, self.parts = number, parts
         self.start, self.end = cut(start, end, hosts.stripes, hosts.local)
         owners = range(len(hosts.ranks))
         self.slices = [cut(self.start, self.end, len(owners), owner) for owner in owners]

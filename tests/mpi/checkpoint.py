@@ -69,6 +69,15 @@ elif how == "damaged":
         newest.write_bytes(newest.read_bytes()[:-1])
     assert checkpointer.resume() and trainer.updates == 2
     parallel.assert_in_sync(model)
+elif how == "join":  # rank 0 has run out, and saves with the other
+    each = parallel.Checkpointer(folder / "each", model, trainer, every=1, keep=9)
+    with parallel.Join(trainer):
+        for _ in range(1 + 2 * rank):
+            step()
+    assert each.step == trainer.updates == 7, (each.step, trainer.updates)
+    assert rank > 0 or len(list((folder / "each").iterdir())) == 3
+    assert each.resume()
+    parallel.assert_in_sync(model)
 elif how == "no MPI trainer":
     parallel.Checkpointer(folder, model, trainer.inner)
 else:

@@ -10,6 +10,7 @@ and decisions behind the loop over an epoch.
     die=7:1 where=body     rank 1 kills itself in that step: in its body, or behind the loop of the epoch
     usr1=7:1               rank 1 gets SIGUSR1 in that step
     accumulate=1
+    compression=           bf16: of messages between hosts, each rank then taking itself for a host of its own
     average=no             yes: a moving average, which reads the table in each update
 """
 
@@ -24,9 +25,10 @@ import numpy as np
 
 import dist_dynet as dy
 from dist_dynet import parallel
+from dist_dynet.parallel import engines
 
 folder = Path(sys.argv[1])
-options = {"every": "3", "keep": "3", "epochs": "4", "loop": "for", "rest": "0", "accumulate": "1", "average": "no"}
+options = {"every": "3", "keep": "3", "epochs": "4", "loop": "for", "rest": "0", "accumulate": "1", "average": "no", "compression": ""}
 options |= {"die": "", "where": "body", "usr1": ""} | dict(argument.split("=") for argument in sys.argv[2:])
 every = None if options["every"] == "none" else int(options["every"]) if options["every"].isdigit() else options["every"]
 
@@ -42,7 +44,9 @@ encoder = model.add_subcollection("encoder")
 W, b = encoder.add_parameters((8, 6), name="W"), encoder.add_parameters(8, name="b", init=0)
 V = model.add_parameters((3, 8), name="V")
 b.set_updated(False)
-trainer = parallel.DistributedTrainer(dy.AdamTrainer(model, alpha=0.05))
+if options["compression"]:
+    engines._host = lambda: (str(rank),)
+trainer = parallel.DistributedTrainer(dy.AdamTrainer(model, alpha=0.05), compression=options["compression"] or None)
 trainer.set_accumulation(int(options["accumulate"]))
 schedule = dy.schedules.Cosine(trainer, steps=60, warmup=5)
 average = dy.MovingAverage(trainer, decay=0.9) if options["average"] == "yes" else None
