@@ -422,6 +422,19 @@ def test_draws_do_not_depend_on_the_order_that_batching_chooses(installed, draw)
     assert seen[0] == seen[1]
 
 
+def test_reading_a_parameter_takes_as_many_draws_as_making_it(installed, tmp_path):
+    m = dy.ParameterCollection()
+    m.add_parameters((2, 3), name="W")
+    m.add_lookup_parameters((4, 2), name="E")
+    m.save(tmp_path / "m")
+    for read, key, size in (m.load_param, "/W", 6), (m.load_lookup_param, "/E", 8):
+        dy.reset_random_seed(5)
+        drawn = m.add_parameters(size + 1, init="uniform").as_array()
+        dy.reset_random_seed(5)
+        read(tmp_path / "m", key)
+        assert m.add_parameters(1, init="uniform").as_array()[0] == drawn[-1]
+
+
 def test_keyed_draws_come_back(installed):
     dy.init(rng="keyed")
     lstm = dy.LSTMBuilder(1, 3, 4, dy.ParameterCollection())
