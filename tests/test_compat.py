@@ -68,7 +68,6 @@ def installed():
     compat.install()
     yield importlib.import_module("dynet")
     compat.uninstall()
-    dy.init(rng="keyed")
 
 
 
