@@ -87,6 +87,9 @@ typedef struct dn_trainer dn_trainer;
     /* n outputs of a node that has several: blocks first, first + 1, ... of (size) x the node's batch. They get consecutive handles; the
      * first is returned. */ \
     X(int64_t, parts, (int64_t owner, int first, int n, int size), (owner, first, n, size)) \
+    /* node_many, and the first `parts` outputs of that node: consecutive handles, the first of which is returned */ \
+    X(int64_t, node_parts, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals, int parts), \
+      (op, n, inputs, n_ints, ints, n_reals, reals, parts)) \
     /* an input node of the given dims (n_dims sizes); `data` may be NULL: zeros */ \
     X(int64_t, input, (int graph, int n_dims, const int *dims, int batch, const dn_real *data), (graph, n_dims, dims, batch, data)) \
     X(int64_t, input_scalar, (int graph, double value), (graph, value)) \
