@@ -27,7 +27,7 @@ typedef float dn_real;
 enum dn_limits {
     DN_MAX_DIMS = 7,
     DN_INDEX_BITS = 23, DN_EPOCH_BITS = 29, DN_GRAPH_BITS = 10,   /* of a handle, from the lowest */
-    DN_QUICK = 1 << 14,   /* numbers read and written by a graph that is computed without giving Python's lock up: some microseconds */
+    DN_QUICK = 1 << 14,   /* numbers read and written by what is computed without giving Python's lock up: some microseconds */
     DN_LONG_WAY = 3,
     DN_WORK = 1 << 26     /* numbers read and written in one call: tens of milliseconds. The caller looks at signals in between. */
 };
@@ -100,8 +100,8 @@ typedef struct dn_trainer dn_trainer;
     X(int, ints_set, (int64_t a, int n, const int *ints), (a, n, ints)) \
     /* the node of a parameter's handle in this graph, made if need be; other handles are checked and returned */ \
     X(int64_t, resolve, (int graph, int64_t a), (graph, a)) \
-    /* For graphs so small that to give the lock up would cost more than the work. The value of a node that is one number, computed if need
-     * be, else NaN; dn_backward, else DN_LONG_WAY. */ \
+    /* Where the work is so small that to give the lock up would cost more. The value of a node that is one number, computed if need be, else
+     * NaN; dn_backward, for small graphs, else DN_LONG_WAY. */ \
     X(double, quick_scalar, (int64_t a), (a)) \
     X(int, quick_backward, (int64_t a), (a)) \
     /* a new graph in this slot: forgets all nodes, keeps the memory */ \

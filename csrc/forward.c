@@ -200,12 +200,21 @@ int dn_forward(int64_t a) {
     return result;
 }
 
+/* Whether computing up to node i takes some microseconds at most: the graph is small, or little of it is left to compute. */
+static int is_quick(const dn_tape *t, int i) {
+    if (t->work_made <= DN_QUICK) return 1;
+    if (t->any_failed) return 0;
+    int64_t work = 0;
+    for (int k = t->evaluated; k <= i && work <= DN_QUICK; k++) work += dn__work(t, &t->nodes[k]);
+    return work <= DN_QUICK;
+}
+
 double dn_quick_scalar(int64_t a) {
     dn_tape *t = dn__handle_tape(a);
     double value = NAN;
-    if (!t || t->work_made > DN_QUICK || dn__tape_enter(t)) return value;
+    if (!t || dn__tape_enter(t)) return value;
     int i = dn__find(t, a);
-    if (i >= 0) {
+    if (i >= 0 && is_quick(t, i)) {
         const dn_node *node = &t->nodes[i];
         /* parameters are left to dn_value, which copies what is read */
         if (node->dim.size == 1 && node->dim.batch == 1 && node->dim.nd < 2 && !node->param) {

@@ -10,10 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import PACKAGE, run_python
 
+import dist_dynet as dy
 from dist_dynet import _ffi
+from dist_dynet._ffi import NULL, OPS, nodes
+from dist_dynet.graph import expression
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
@@ -135,3 +139,20 @@ def test_build_without_multiversioning_computes_the_same(tmp_path):
     environment = {**os.environ, **path}
     there = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert here == there.stdout and len(here.splitlines()) == 9
+
+
+def test_lists_of_numbers_reach_c_as_cffi_itself_passes_them():
+    """The short way for lists of Python's own numbers, and what must not go it."""
+    graph, leaf, op = dy.cg().number, nodes.dn_leaf, OPS["fill"]  # ints: batch, sizes; reals: a
+    for ints, reals in (((1, 3), (2.5,)), ([True, 3], [2.5]), ([1, np.int64(3)], [np.float64(2.5)])):
+        handle = leaf(graph, op, 2, ints, 1, reals)
+        assert expression(handle).value() == [2.5] * 3
+    assert expression(leaf(graph, op, 2, [1, 3], 1, [2])).value() == [2.0] * 3
+    assert expression(leaf(graph, op, 2, [1] + [2] * 1000, 1, [2.0])).value() == [2.0] * 2
+    for wrong, error in ((1 << 31, OverflowError), (1 << 80, OverflowError), (1.0, TypeError), ("1", TypeError), (None, TypeError)):
+        with pytest.raises(error):
+            leaf(graph, op, 2, [1, wrong], 1, [2.0])
+    with pytest.raises(TypeError):
+        leaf(graph, op, 2, [1, 3], 1, ["2.0"])
+    with pytest.raises(OverflowError):
+        nodes.dn_node_many(OPS["concatenate"], 1, [1 << 63], 1, [0], 0, NULL)

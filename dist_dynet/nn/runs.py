@@ -10,7 +10,7 @@ import numpy as np
 from .._ffi import fail, lib
 from ..graph import Expression, expression, resolved
 from ..ops import cmult, concatenate_to_batch, dropout, inputTensor, pick_batch_elems, zeros
-from ..ops._nodes import many_node, not_expression
+from ..ops._nodes import many_node, node_parts, not_expression
 from .sequences import BY_ELEMENT, LIST, Inputs
 from .state import Masks, RNNState, Run, parts
 
@@ -26,22 +26,30 @@ class NodeRun(Run):
         super().__init__(builder, update, masks)
         self.weights = [builder._node_inputs(layer) for layer in self.handles]
 
-    def _node(self, layer: int, xs: Inputs, state: RNNState, masks: tuple[Expression | None, ...], options: int = 0) -> int:
-        """The node of one layer over these inputs: its handle. masks: of x, which were multiplied already, of h, of c."""
-        before: list[Expression] = []
+    def _inputs(self, layer: int, state: RNNState, masks: tuple[Expression | None, ...], xs: list[Expression]) -> tuple[list[int], int]:
+        """The handles of a node's inputs, and which of them there are. masks: of x, which were multiplied already, of h, of c."""
+        inputs, options = [*self.weights[layer]], 0
         if state._h:
+            inputs.append(state._h[layer]._h)
             cells = state._cells()
-            before = [state._h[layer], cells[layer]] if cells else [state._h[layer]]
-            options |= _STATE
+            if cells:
+                inputs.append(cells[layer]._h)
+            options = _STATE
         for mask, bit in zip(masks[1:], (_H_MASK, _C_MASK), strict=False):
             if mask is not None:
-                before.append(mask)
+                inputs.append(mask._h)
                 options |= bit
         try:
-            inputs = [*self.weights[layer], *[e._h for e in before], *[x._h for x in xs.inputs]]
+            for x in xs:
+                inputs.append(x._h)
         except AttributeError:
-            raise not_expression("add_input", *xs.inputs) from None
-        node = many_node(self.builder._op, inputs, xs.ints(options), self.builder._reals())
+            raise not_expression("add_input", *xs) from None
+        return inputs, options
+
+    def _node(self, layer: int, xs: Inputs, state: RNNState, masks: tuple[Expression | None, ...], options: int = 0) -> int:
+        """The node of one layer over these inputs: its handle."""
+        inputs, given = self._inputs(layer, state, masks, xs.inputs)
+        node = many_node(self.builder._op, inputs, xs.ints(options | given), self.builder._reals())
         if node < 0:
             fail(node, *inputs)
         return node
@@ -71,13 +79,26 @@ class NodeRun(Run):
         return all_h, owners
 
     def step(self, state: RNNState, x: Expression) -> RNNState:
-        """One node per layer."""
-        all_h, owners = self._listed(state, Inputs([x], 1))
-        if not owners:
-            return RNNState(self, state, (), () if self.builder._has_cells else None)
-        h = tuple(h[0] for h in all_h)
-        output = self._output(h[-1]) if self.builder._fresh_rate() else None
-        return self.made(RNNState(self, state, h, None, (owners, 1) if self.builder._has_cells else None, output=output))
+        """One node per layer, made with its h and c."""
+        builder = self.builder
+        has_cells, rate = builder._has_cells, builder._fresh_rate()
+        hs, cs = [], []
+        for layer, masks in enumerate(self.layer_masks(x)):
+            if rate:
+                x = dropout(x, rate)
+            elif masks and masks[0] is not None:
+                x = cmult(x, masks[0])
+            inputs, options = self._inputs(layer, state, masks, [x])
+            first = node_parts(builder._op, 1 + has_cells, inputs, (1, options), builder._reals())
+            if first < 0:
+                fail(first, *inputs)
+            x = expression(first)
+            hs.append(x)
+            if has_cells:
+                cs.append(expression(first + 1))
+        if not hs:
+            return RNNState(self, state, (), () if has_cells else None)
+        return self.made(RNNState(self, state, tuple(hs), tuple(cs) if has_cells else None, None, True, self._output(x) if rate else None))
 
     def steps(self, state: RNNState, xs: Inputs) -> list[RNNState]:
         """One node per layer."""

@@ -67,34 +67,39 @@ class _TreeBuilder(Block):
         *sizes, forget_bias = spec
         return cls(*sizes, model, forget_bias)  # type: ignore[call-arg]  # NaryTreeLSTMBuilder has one more
 
-    def _state(self, x: Expression | None, children: Sequence[TreeState]) -> TreeState:
+    def _state(self, x: Expression | None, children: list[Any]) -> TreeState:
         W, U, b, Wf, Uf, bf = self._parameters
         handles = [W._h, U._h, b._h, Wf._h, Uf._h, bf._h]
-        if x is not None:
-            handles.append(x._h)
-        elif not children:
-            raise ValueError("node: takes an input or children; got neither.")
-        if children:
-            handles += [child._hidden for child in children]
-            handles += [child._cell for child in children]
+        try:
+            if x is not None:
+                handles.append(x._h)
+            elif not children:
+                raise ValueError("node: takes an input or children; got neither.")
+            if children:
+                handles += [child._hidden for child in children]
+                handles += [child._cell for child in children]
+        except AttributeError:
+            if x is not None and not hasattr(x, "_h"):  # one made by hand has none
+                raise not_expression("node", x) from None
+            _check(children)
+            raise
         h = node_parts(_CELL, 2, handles, (len(children), x is not None, self._n_ary))
         if h < 0:
             fail(h, *handles)
         return TreeState(h, h + 1)
 
 
-def _check(x: Expression | None, children: Iterable[TreeState | None]) -> list[TreeState | None]:
-    """The children as a list."""
-    if x is not None and not hasattr(x, "_h"):  # one made by hand has none
-        raise not_expression("node", x)
+def _listed(children: Iterable[TreeState | None]) -> list[Any]:
     try:
-        listed = list(children)
+        return list(children)
     except TypeError:
         raise TypeError(f"node: children must be a list of states made by node(); got {type(children).__name__}.") from None
-    for child in listed:
-        if child is not None and not isinstance(child, TreeState):
+
+
+def _check(children: list[Any]) -> None:
+    for child in children:
+        if not isinstance(child, TreeState):
             raise TypeError(f"node: children must be states made by node(); got {type(child).__name__}.")
-    return listed
 
 
 class ChildSumTreeLSTMBuilder(_TreeBuilder):
@@ -134,7 +139,7 @@ class ChildSumTreeLSTMBuilder(_TreeBuilder):
         Raises:
             ValueError: neither input nor children.
         """
-        return self._state(x, [child for child in _check(x, children) if child is not None])
+        return self._state(x, [child for child in _listed(children) if child is not None])
 
 
 class NaryTreeLSTMBuilder(_TreeBuilder):
@@ -186,12 +191,14 @@ class NaryTreeLSTMBuilder(_TreeBuilder):
         Raises:
             ValueError: neither input nor children, or another number of children.
         """
-        given = _check(x, children)
+        given = _listed(children)
         present = [child for child in given if child is not None]
         if present and len(given) != self.arity:
+            _check(present)
             raise ValueError(f"node: takes no children or {self.arity}, None for a missing one; got {len(given)}.")
         if len(present) in (0, self.arity):
             return self._state(x, present)
+        _check(present)
         zero = zeros(self.hidden_dim, batch_size=present[0].output().dim()[1])._h
         missing = TreeState(zero, zero)
         return self._state(x, [missing if child is None else child for child in given])
