@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from .._ffi import OPS, fail
-from ..graph import Expression, expression
+from .._ffi import NULL, OPS, fail, nodes
+from ..graph import NO_GRAPH, Expression, expression
 from ..ops import zeros
 from ..ops._nodes import node_parts, not_expression
 from ..params.collection import ParameterCollection
 from .block import Block
 
 _CELL = OPS["tree_lstm"]
+_node_parts = nodes.dn_node_parts
 
 
 class TreeState:
@@ -28,8 +29,8 @@ class TreeState:
 
     __slots__ = ("_cell", "_hidden")
 
-    def __init__(self, hidden: int, cell: int) -> None:
-        self._hidden, self._cell = hidden, cell  # handles of h and c: an Expression is made when it is asked for
+    _hidden: int  # handles of h and c: an Expression is made when it is asked for
+    _cell: int
 
     def output(self) -> Expression:
         """The h of the node."""
@@ -83,10 +84,15 @@ class _TreeBuilder(Block):
                 raise not_expression("node", x) from None
             _check(children)
             raise
-        h = node_parts(_CELL, 2, handles, (len(children), x is not None, self._n_ary))
+        ints = len(children), x is not None, self._n_ary
+        h = _node_parts(_CELL, len(handles), handles, 3, ints, 0, NULL, 2)
         if h < 0:
-            fail(h, *handles)
-        return TreeState(h, h + 1)
+            h = node_parts(_CELL, 2, handles, ints) if h == NO_GRAPH else h
+            if h < 0:
+                fail(h, *handles)
+        state = TreeState()
+        state._hidden, state._cell = h, h + 1
+        return state
 
 
 def _listed(children: Iterable[TreeState | None]) -> list[Any]:
@@ -199,8 +205,8 @@ class NaryTreeLSTMBuilder(_TreeBuilder):
         if len(present) in (0, self.arity):
             return self._state(x, present)
         _check(present)
-        zero = zeros(self.hidden_dim, batch_size=present[0].output().dim()[1])._h
-        missing = TreeState(zero, zero)
+        missing = TreeState()
+        missing._hidden = missing._cell = zeros(self.hidden_dim, batch_size=present[0].output().dim()[1])._h
         return self._state(x, [missing if child is None else child for child in given])
 
 

@@ -104,9 +104,11 @@ def many(op: int, what: str, exprs: Iterable[Expression], ints: Sequence[int] = 
         handles = [e._h for e in inputs]
     except AttributeError:
         raise not_expression(what, *(e for e in listed(inputs, what) if not isinstance(e, Expression))) from None
-    h = many_node(op, handles, ints, reals)
+    h = _node_many(op, len(handles), handles, len(ints), ints or NULL, len(reals), reals or NULL)
     if h < 0:
-        fail(h, *handles)
+        h = many_node(op, handles, ints, reals) if h == NO_GRAPH else h
+        if h < 0:
+            fail(h, *handles)
     e = Expression()
     e._h = h
     return e
@@ -173,11 +175,22 @@ def node_parts(op: int, parts: int, handles: list[int], ints: Sequence[int] = ()
 
 def one(op: int, what: str, x: Expression, ints: Sequence[int] = (), reals: Sequence[float] = ()) -> Expression:
     """A node of one input and any number of attributes."""
+    return one_as(Expression, op, what, x, ints, reals)  # type: ignore[no-any-return]
+
+
+def one_as(cls: type[Expression], op: int, what: str, x: Expression, ints: Sequence[int], reals: Sequence[float] = ()) -> Any:
+    """As one(), as an expression of a class."""
     try:
-        h = x._h
+        given = x._h
     except AttributeError:
         raise not_expression(what, x) from None
-    return make(Expression, many_node(op, [h], ints, reals), h)  # type: ignore[no-any-return]
+    h = _node_many(op, 1, (given,), len(ints), ints or NULL, len(reals), reals or NULL)
+    if h < 0:
+        h = many_node(op, [given], ints, reals) if h == NO_GRAPH else h
+        return make(cls, h, given)
+    e = cls()
+    e._h = h
+    return e
 
 
 def with_int(cls: type[Expression], op: int, what: str, x: Expression, i: int) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from .._ffi import NULL, OPS, fail, lib, nodes
 from ..graph import Expression, operator
 from ._nodes import indices as whole_numbers
-from ._nodes import make, not_expression, one, whole
+from ._nodes import not_expression, one, one_as, whole
 from .shape import reshape
 
 __all__ = [
@@ -58,7 +58,7 @@ def _set_indices(e: Expression, d: int, picked: list[int]) -> None:
 
 
 def _pick(cls: Any, what: str, e: Expression, d: int, picked: list[int]) -> Any:
-    picker = make(cls, one(_PICK, what, e, [d, *picked])._h)
+    picker = one_as(cls, _PICK, what, e, [d, *picked])
     picker._d = d
     return picker
 
@@ -74,7 +74,10 @@ def pick(e: Expression, index: int = 0, dim: int = 0) -> _pickerExpression:
     >>> dy.pick(dy.inputVector([5, 6, 7]), 2).value()
     7.0
     """
-    return _pick(_pickerExpression, "pick", e, op.index(dim), [whole(index)])  # type: ignore[no-any-return]
+    ints = op.index(dim), whole(index)
+    picker = one_as(_pickerExpression, _PICK, "pick", e, ints)
+    picker._d = ints[0]
+    return picker  # type: ignore[no-any-return]
 
 
 def pick_batch(e: Expression, indices: Iterable[int], dim: int = 0) -> _pickerBatchExpression:
