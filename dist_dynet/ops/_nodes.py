@@ -202,9 +202,12 @@ def with_int(cls: type[Expression], op: int, what: str, x: Expression, i: int) -
     except TypeError:
         i = whole(i)
         h = _node1_int(op, x._h, i)
-    if h == NO_GRAPH:
-        h = _node1_int(op, resolved(x._h), i)
-    return make(cls, h, x._h)
+    if h < 0:
+        h = _node1_int(op, resolved(x._h), i) if h == NO_GRAPH else h
+        return make(cls, h, x._h)
+    e = cls()
+    e._h = h
+    return e
 
 
 def with_reals(op: int, what: str, x: Expression, a: float, b: float) -> Expression:
@@ -213,9 +216,12 @@ def with_reals(op: int, what: str, x: Expression, a: float, b: float) -> Express
         h = _node1_real(op, x._h, a, b)
     except AttributeError:
         raise not_expression(what, x) from None
-    if h == NO_GRAPH:
-        h = _node1_real(op, resolved(x._h), a, b)
-    return make(Expression, h, x._h)  # type: ignore[no-any-return]
+    if h < 0:
+        h = _node1_real(op, resolved(x._h), a, b) if h == NO_GRAPH else h
+        return make(Expression, h, x._h)  # type: ignore[no-any-return]
+    e = Expression()
+    e._h = h
+    return e
 
 
 def leaf(cls: type[Expression], op: int, ints: Sequence[int], reals: Sequence[float]) -> Any:

@@ -14,7 +14,7 @@ from .inputs import inputTensor, scalarInput
 
 __all__ = ["average", "cdiv", "cmult", "colwise_add", "esum", "pow"]
 
-_SCALE_SHIFT = OPS["scale_shift"]
+_SCALE_SHIFT, _SUM = OPS["scale_shift"], OPS["sum"]
 _NUMBERS = (int, float, np.number, np.bool_)
 
 
@@ -24,6 +24,8 @@ def _scale_shift(x: Expression, a: float, b: float) -> Expression:
 
 def _number(y: Any) -> float | None:
     """A Python or NumPy number (an array of no dims included) as a float."""
+    if type(y) is float:
+        return y
     if isinstance(y, _NUMBERS) or (isinstance(y, np.ndarray) and y.ndim == 0):
         return float(y)
     return None
@@ -171,8 +173,11 @@ def esum(xs: Iterable[Expression]) -> Expression:
     >>> dy.esum([dy.scalarInput(1), dy.scalarInput(2)]).value()
     3.0
     """
-    xs = listed(xs, "esum")
-    return xs[0] if len(xs) == 1 and isinstance(xs[0], Expression) else few(OPS["sum"], "esum", xs)
+    if type(xs) is not list or len(xs) < 2:
+        xs = listed(xs, "esum")
+        if len(xs) == 1 and isinstance(xs[0], Expression):
+            return xs[0]
+    return few(_SUM, "esum", xs)
 
 
 def average(xs: Iterable[Expression]) -> Expression:
