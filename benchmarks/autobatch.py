@@ -1,7 +1,7 @@
 """On-the-fly batching: programs written for one example, unbatched and batched, beside dyNET38's. Prints a table of speeds and ratios.
 
     export DIST_DYNET_BENCH_DYNET=~/peers/dynet/bin/python
-    python benchmarks/autobatch.py                                    # all, 3 rounds of 2 CPU seconds: 4 minutes
+    python benchmarks/autobatch.py                                    # all, 3 rounds of 2 CPU seconds: 10 minutes
     python benchmarks/autobatch.py batch_treelstm --batch 1 --rounds 5
     python benchmarks/autobatch.py --strategies off depth agenda auto
 

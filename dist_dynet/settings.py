@@ -206,8 +206,10 @@ class DynetParams:
         }  # fmt: skip
 
     def from_config(self, conf: Any) -> None:
-        """Takes the attributes, or the items of a dict: mem, seed, autobatch, profiling, weight_decay, shared_params, requested_gpus,
-        gpu_mask, where there are."""
+        """Takes the attributes, or the items of a dict, where there are.
+
+        Their names: mem, seed, autobatch, profiling, weight_decay, shared_params, requested_gpus, gpu_mask.
+        """
         setters: dict[str, Callable[[Any], None]] = {
             "mem": self.set_mem, "seed": self.set_random_seed, "autobatch": self.set_autobatch, "profiling": self.set_profiling,
             "weight_decay": self.set_weight_decay, "shared_params": self.set_shared_parameters, "requested_gpus": self.set_requested_gpus,
@@ -373,9 +375,9 @@ class UnsignedValue:
         """The number."""
         return self._value
 
-    def set(self, newval: int) -> None:
+    def set(self, val: int) -> None:
         """Another number; OverflowError if it is negative."""
-        self._value = _unsigned(newval)
+        self._value = _unsigned(val)
 
 
 class FloatValue:
@@ -388,9 +390,9 @@ class FloatValue:
         """The number."""
         return self._value
 
-    def set(self, newval: float) -> None:
+    def set(self, val: float) -> None:
         """Another number."""
-        self._value = float(newval)
+        self._value = float(val)
 
 
 class UnsignedVectorValue:
