@@ -37,7 +37,7 @@ void dn_cell_free(dn_cell *cell) {
     free(cell);
 }
 
-const dn_program *dn__program_of(const dn_tape *t, const dn_node *node) { return t->programs[t->ints[node->ints]]; }
+const dn_program *dn__program_of(const dn_tape *t, const dn_node *node) { return t->programs[t->ints[node->ints]].program; }
 
 const dn_cell_output *dn__cell_output(const dn_program *p, size_t offset) {
     int k = p->n_outputs - 1;
@@ -105,12 +105,19 @@ static int mark_needed(trace *r, const int *given, const int *outputs) {
     return 0;
 }
 
+/* How many ints belong to the node as a whole, not to batch elements. */
+static int whole_ints(const dn_node *node) {
+    if (node->op->flags & DN_INTS_EACH) return 0;
+    return node->op->flags & DN_INTS_AFTER_FIRST ? 1 : node->n_ints;
+}
+
 /* Whether the node's batch elements can be joined by those of other members of a group. */
 static int joins(const trace *r, int i, int batch) {
     const dn_tape *t = r->t;
     const dn_node *node = &t->nodes[i];
     const int flags = node->op->flags;
     if (node->dim.batch != (r->varies[i] ? batch : 1) || node->alone || !dn__elements(&node->dim)) return 0;
+    if ((node->n_ints - whole_ints(node)) % node->dim.batch) return 0;
     if (node->op == dn_ops[DN_OP_input] || node->op == dn_ops[DN_OP_fill]) return 1;
     if (flags & DN_LEAF || (flags & DN_RANDOM && !r->varies[i])) return 0;
     if (!(flags & (DN_BATCHES | DN_VIEW))) return 0;
@@ -123,10 +130,9 @@ static void copy_node(trace *r, int i, int *n_nodes, int *n_args, int *n_ints, i
     const dn_tape *t = r->t;
     const dn_node *node = &t->nodes[i];
     dn_program *p = r->p;
-    const int whole = node->op->flags & DN_INTS_EACH ? 0 : node->op->flags & DN_INTS_AFTER_FIRST ? 1 : node->n_ints;
     dn_inner *inner = &p->nodes[(*n_nodes)++];
     *inner = (dn_inner){.op = node->op, .dim = node->dim, .n_args = node->n_args, .args = *n_args, .n_ints = node->n_ints, .ints = *n_ints,
-                        .n_reals = node->n_reals, .reals = *n_reals, .parts = node->parts, .each = whole, .output = -1, .saved = node->saved};
+                        .n_reals = node->n_reals, .reals = *n_reals, .parts = node->parts, .each = whole_ints(node), .output = -1, .saved = node->saved};
     for (int k = 0; k < node->n_args; k++) {
         const int32_t x = r->place[t->args[node->args + k]];
         p->args[(*n_args)++] = x;
@@ -286,10 +292,11 @@ static dn_program *matching(const dn_cell *cell, const dn_tape *t, int n, const 
 /* The number of the program in this graph, which keeps it until it is renewed. */
 static int number_of(dn_tape *t, dn_program *p) {
     for (int i = t->n_programs - 1; i >= 0; i--)
-        if (t->programs[i] == p) return i;
+        if (t->programs[i].program == p) return i;
     if (DN_GROW(t->programs, t->programs_capacity, t->n_programs + 1)) return dn__no_memory(t);
     __atomic_add_fetch(&p->references, 1, __ATOMIC_RELAXED);
-    t->programs[t->n_programs] = p;
+    t->programs[t->n_programs].program = p;
+    t->programs[t->n_programs].last = -1;
     return t->n_programs++;
 }
 
@@ -301,6 +308,21 @@ static int captured_node(dn_tape *t, const dn_program *p, const dn_captured *cap
     return dn__make(t, captured->op, 0, NULL, captured->n_rows, p->ints + captured->rows, 0, NULL, param, constant);
 }
 
+/* The last node of this program in the graph, or -1. */
+static int last_node(const dn_tape *t, int number) {
+    const int i = t->programs[number].last;
+    const int is_one = i >= 0 && i < t->n_nodes && t->nodes[i].op == dn_ops[DN_OP_cell] && t->ints[t->nodes[i].ints] == number;
+    return is_one ? i : -1; /* a revert may have dropped it */
+}
+
+static int find_captured(dn_tape *t, const dn_program *p, int last, int *inputs) {
+    for (int k = 0; k < p->n_captured; k++) {
+        if (last >= 0 && p->captured[k].op == dn_ops[DN_OP_parameter]) inputs[k] = t->args[t->nodes[last].args + k];
+        else if ((inputs[k] = captured_node(t, p, &p->captured[k])) < 0) return inputs[k];
+    }
+    return 0;
+}
+
 static int make_part(dn_tape *t, int owner, const dn_cell_output *output) {
     int ints[DN_MAX_DIMS + 2] = {(int)output->at, output->dim.batch};
     for (int d = 0; d < output->dim.nd; d++) ints[d + 2] = output->dim.d[d];
@@ -308,17 +330,22 @@ static int make_part(dn_tape *t, int owner, const dn_cell_output *output) {
 }
 
 static int64_t call(dn_tape *t, const dn_cell *cell, int n, const int64_t *handles, int *inputs) {
-    for (int k = 0; k < n; k++)
+    if (t->tracing) return DN_ERROR_UNTRACED;
+    for (int k = 0; k < n; k++) {
+        if (!dn__handle_tape(handles[k])) return DN_ERROR_UNTRACED; /* parameters belong to the signature */
         if ((inputs[DN_MOST_CAPTURED + k] = dn__find(t, handles[k])) < 0) return inputs[DN_MOST_CAPTURED + k];
+    }
     dn_program *p = matching(cell, t, n, inputs + DN_MOST_CAPTURED);
     if (!p) return DN_ERROR_UNTRACED;
     const int number = number_of(t, p);
     if (number < 0) return number;
     int *first = inputs + DN_MOST_CAPTURED - p->n_captured;
-    for (int k = 0; k < p->n_captured; k++)
-        if ((first[k] = captured_node(t, p, &p->captured[k])) < 0) return first[k];
+    const int last = last_node(t, number), error = find_captured(t, p, last, first);
+    if (error) return error;
     const int owner = dn__make(t, dn_ops[DN_OP_cell], p->n_captured + n, first, 1, &number, 0, NULL, NULL, 0);
     if (owner < 0) return owner;
+    if (last >= 0 && !p->alone) t->nodes[last].next_user = owner; /* join.h */
+    t->programs[number].last = owner;
     t->dropped += (uint32_t)p->draws; /* its own draws have the ordinals between its and the next node's */
     if (p->n_outputs == 1) return dn__finish(t, owner);
     int64_t result = 0;

@@ -141,7 +141,7 @@ static int retry(dn_tape *t, int last) {
 
 int64_t dn__work(const dn_tape *t, const dn_node *node) {
     int64_t work = 64 + (int64_t)dn__elements(&node->dim);
-    if (node->op == dn_ops[DN_OP_cell]) work += dn__program_of(t, node)->work;
+    if (node->op == dn_ops[DN_OP_cell]) return work + dn__program_of(t, node)->work;
     for (int k = 0; k < node->n_args; k++) work += (int64_t)dn__elements(&t->nodes[t->args[node->args + k]].dim);
     return work;
 }
@@ -167,7 +167,7 @@ static int forward_in_order(dn_tape *t, int last) {
         work -= dn__work(t, &t->nodes[i]);
         dn_node *node = &t->nodes[i];
         int joined = 0;
-        if (node->op->flags & DN_JOINS && !(t->any_failed && blocked(t, node)) && (joined = dn__grouped(t, node)) == 0)
+        if ((node->op->flags & DN_JOINS || node->op == dn_ops[DN_OP_cell]) && !(t->any_failed && blocked(t, node)) && (joined = dn__grouped(t, node)) == 0)
             joined = dn__join_forward(t, i, last);
         int error = joined ? joined : dn__compute(t, i);
         if (error >= 0 || error == DN_ERROR_PYTHON) t->evaluated++; /* what failed blocks nothing but what depends on it */

@@ -89,7 +89,7 @@ int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, 
     s.saved = 0;
     s.parts = 1;
     s.alone = 0;
-    s.program = op == dn_ops[DN_OP_cell] ? t->programs[ints[0]] : NULL;
+    s.program = op == dn_ops[DN_OP_cell] ? t->programs[ints[0]].program : NULL;
     s.message = t->message;
     int needs_grad = 0;
     for (int i = 0; i < n; i++) {

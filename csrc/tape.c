@@ -149,7 +149,7 @@ void dn__start_graph(dn_tape *t, int immediate, int check_finite, int autobatch)
     t->param_count = 0;
     t->counter++;
     release_roots(t, 0);
-    while (t->n_programs) dn__program_release(t->programs[--t->n_programs]);
+    while (t->n_programs) dn__program_release(t->programs[--t->n_programs].program);
     dn__arena_reset(&t->values, (dn_arena_mark){0});
     dn__arena_reset(&t->copies, (dn_arena_mark){0});
     dn__arena_reset(&t->grads, (dn_arena_mark){0});

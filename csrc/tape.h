@@ -77,7 +77,7 @@ struct dn_tape {
     int busy;                   /* a call is running: 1 (atomic) */
     int immediate, check_finite;
     int tracing;                /* cell.h: a function is being traced on it; there are no values */
-    struct dn_program **programs; /* cell.h: of the cells called in this graph */
+    struct { struct dn_program *program; int32_t last; /* node of it */ } *programs; /* cell.h: of the cells called in this graph */
     int n_programs, programs_capacity;
     int holds;                  /* nodes refer to Python objects */
     int64_t epoch, version;     /* epoch: with the slot above it, as in handles */

@@ -145,7 +145,7 @@ class _Cell:
     def _flatten(self, given: Any, handles: list[int], key: list[Any]) -> None:
         """Appends the nodes in an argument to `handles`, and what it is besides to `key`."""
         if isinstance(given, Expression):
-            h = given._node()
+            h: int = getattr(given, "_h", 0) or given._node()  # which raises an error for one made by hand
             if 0 <= h < _FIRST_PARAMETER:
                 handles.append(h)
                 key.append(Expression)

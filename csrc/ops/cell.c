@@ -88,7 +88,7 @@ static void fill_member(const dn_cell_run *run, const dn_call *all, int member, 
 static void *scratch(dn_call *c, size_t n, size_t size) { return dn__scratch(c, ((n + 1) * size + sizeof(dn_real) - 1) / sizeof(dn_real)); }
 
 static int begin(dn_cell_run *run, dn_call *c) {
-    const dn_program *p = c->tape->programs[c->ints[0]];
+    const dn_program *p = c->tape->programs[c->ints[0]].program;
     const size_t n = (size_t)p->n_nodes;
     *run = (dn_cell_run){.outer = c, .program = p, .members = 1};
     if (c->group >= 0) {
