@@ -32,7 +32,7 @@ _lock = threading.RLock()
 class _Variant:
     """What a function returns for arguments of one form: C's cell, which holds the programs for their dims."""
 
-    __slots__ = ("c", "form", "handle", "kept", "outputs")
+    __slots__ = ("c", "form", "handle", "is_pair", "kept", "outputs")
 
     def __init__(self) -> None:
         c = lib.dn_cell_new()
@@ -44,6 +44,8 @@ class _Variant:
         """How many; 0: not known yet."""
         self.form: Any = None
         """What makes the result of a list of them; None: it is the only one itself."""
+        self.is_pair = False
+        """Whether it is a tuple of two, as of trees and recurrent networks."""
         self.kept: Any = None
         """The arguments of the first call, whose identity the form may depend on."""
 
@@ -55,7 +57,7 @@ class _Cell:
         functools.update_wrapper(self, function)
         self._function, self._name, self._instance = function, name, instance
         self._variants: dict[Any, _Variant] = {}
-        self._plain: dict[int, _Variant] = {}  # of arguments that are nodes, by their number
+        self._plain: dict[int, _Variant] = {}  # for arguments that are nodes, by their number; -1 is none
         self.traces = 0
         """How often the function was traced."""
 
@@ -66,7 +68,10 @@ class _Cell:
         """The cell of an instance: traces belong to it, since what the function reads from it may be its own."""
         if instance is None:
             return self
-        known = instance.__dict__
+        try:
+            known = instance.__dict__
+        except AttributeError:
+            raise TypeError(f"{self._what()}: objects of {type(instance).__name__} cannot keep traces: __slots__ leaves no __dict__.") from None
         shadowed = getattr(type(instance), self._name, None) is not self  # it was asked for by super()
         name = f"{self.__qualname__} of {self._name}" if shadowed else self._name  # type: ignore[attr-defined]
         bound = known.get(name)
@@ -88,10 +93,8 @@ class _Cell:
     def __call__(self, *args: Any, **options: Any) -> Any:
         """The function's expressions for these arguments."""
         n = len(args)
-        variant = self._plain.get(n)
-        if variant is None or options:
-            return self._general(args, options)
         try:
+            variant = self._plain[n] if not options else self._plain[-1]
             if n == 1:
                 h = _call(variant.handle, 1, args[0]._h, 0, 0, 0)
             elif n == 2:
@@ -103,10 +106,14 @@ class _Cell:
                 h = _call(variant.handle, 4, a._h, b._h, c._h, d._h)
             else:
                 h = _many(variant.handle, n, [a._h for a in args])
-        except AttributeError:
+        except (KeyError, AttributeError):
             return self._general(args, options)
         if h < 0:
             return self._general(args, options)
+        if variant.is_pair:
+            e, f = Expression(), Expression()
+            e._h, f._h = h, h + 1
+            return e, f
         return _results(variant, h)
 
     def _general(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -161,7 +168,7 @@ class _Cell:
     def _trace(self, variant: _Variant, handles: list[int], args: tuple[Any, ...], options: dict[str, Any]) -> None:
         """Runs the function on a graph of its own, and adds a program to C's cell."""
         dims = [expression(h).dim() for h in handles]
-        drawn = random.getstate(), np.random.get_state()[1:3]
+        before = _generators()
         outer = graph_of(*handles)
         try:
             with trace_graph(outer) as graph:
@@ -171,9 +178,9 @@ class _Cell:
                 stand = [_replaced(a, rest) for a in args]
                 options = {o: _replaced(options[o], rest) for o in sorted(options)}
                 result = self._function(*self._instance, *stand, **options)
-                if random.getstate() != drawn[0] or any(np.any(a != b) for a, b in zip(np.random.get_state()[1:3], drawn[1], strict=True)):
-                    raise RuntimeError(f"{self._what()}: the function draws random numbers in Python, once for all calls. Draw outside and pass "
-                                       "what depends on it, or use dropout(), noise() and the like.")
+                if _generators() != before:
+                    raise RuntimeError(f"{self._what()}: the function draws random numbers in Python, once for all calls. Draw outside and "
+                                       "pass what depends on it, or use dropout(), noise() and the like.")
                 outputs = self._outputs(variant, result)
                 code = lib.dn_cell_add(variant.c, graph.number, len(given), [e._h for e in given], len(outputs), [e._h for e in outputs])
                 if code < 0:
@@ -192,8 +199,14 @@ class _Cell:
         if variant.outputs and (variant.outputs, variant.form) != (len(outputs), form):
             raise ValueError(f"{self._what()}: the function must return as many expressions for all dims of its arguments; got "
                              f"{len(outputs)}, before {variant.outputs}.")
-        variant.outputs, variant.form = len(outputs), form
+        variant.outputs, variant.form, variant.is_pair = len(outputs), form, form is tuple and len(outputs) == 2
         return outputs
+
+
+def _generators() -> tuple[Any, ...]:
+    """The states of Python's and NumPy's generators."""
+    state: Any = np.random.get_state()
+    return random.getstate(), state[1].tobytes(), state[2:]
 
 
 def _placeholder(graph: int, dims: tuple[int, ...], batch: int) -> Expression:
@@ -218,10 +231,6 @@ def _results(variant: _Variant, h: int) -> Any:
         e = Expression()
         e._h = h
         return e
-    if variant.outputs == 2 and variant.form is tuple:
-        e, f = Expression(), Expression()
-        e._h, f._h = h, h + 1
-        return e, f
     return variant.form([expression(h + k) for k in range(variant.outputs)])
 
 
@@ -234,15 +243,16 @@ def cell(function: F) -> F:
 
     Args:
         function: takes expressions, lists and tuples of them, and whatever else is hashable; returns an expression, or a list or tuple of
-            them. Its signature is the dims and batch sizes of its expressions, and the values of all else. Parameters may be arguments, but need
-            not be: what it reads from outside, such as attributes of its object, is read while it is traced, so it must not change. Up to
-            256 signatures are traced; with others the function is called as if it were not decorated.
+            them. Its signature is the dims and batch sizes of its expressions, and the values of all else. Parameters may be arguments, but
+            need not be. What it reads from outside, such as attributes of its object, is read while it is traced, so it must not change. Up
+            to 256 signatures are traced; with others the function is called as if it were not decorated.
 
     Shape: whatever the function makes.
     Gradient: as of the plain function. Random operations in it make draws of their own, the same with batching and without.
+
     Raises:
-        RuntimeError: the function reads a value, uses an expression of the graph that is not among its arguments, or draws from Python's or NumPy's
-            generators.
+        RuntimeError: the function reads a value, uses an expression of the graph that is not among its arguments, or draws from
+            Python's or NumPy's generators.
         ValueError: it uses an operation written in Python (function()), or returns other numbers of expressions for other dims.
         TypeError: it returns something else than expressions, or is given something that is neither an expression nor hashable.
 

@@ -4,6 +4,7 @@ import copy
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_table import FAMILIES
 from op_table.run import NAMES, Run, array_of, drawn
+from processes import run_python
 
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE_NAME, lib
@@ -432,6 +434,11 @@ class Network:
         return self.scale * (self.W * x)
 
 
+class Slotted:
+    __slots__ = ()
+    layer = Network.layer
+
+
 class Deeper(Network):
     @dy.cell
     def layer(self, x):
@@ -450,6 +457,8 @@ def test_methods_are_traced_for_each_object(model):
     assert [n.layer(x).value() for n in (a, b, c, a)] == [[3, 3], [30, 30], [301, 301], [3, 3]]
     assert a.layer.traces == 1 and Network.layer.__doc__ == a.layer.__doc__ == "W x, scaled."
     assert (c.layer(x) + a.layer(x)).value() == [304, 304]
+    with pytest.raises(TypeError, match="__slots__"):
+        Slotted().layer(x)
 
 
 def test_cells_and_objects_with_cells_can_be_pickled_and_copied(model):
@@ -494,3 +503,12 @@ def test_double_build_passes():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__))]
     run = subprocess.run(command, cwd=root, env={**os.environ, "DIST_DYNET_DTYPE": "float64"}, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-4000:]
+
+
+@pytest.mark.float32
+def test_the_example_learns():
+    script = Path(__file__).parents[1] / "examples" / "treelstm.py"
+    result = run_python(str(script), "--epochs", "2", "--size", "32", "--limit", "1500", timeout=120)
+    assert result.returncode == 0, result.stderr
+    accuracy = [float(x) for x in re.findall(r"accuracy (\S+)", result.stdout)]
+    assert len(accuracy) == 3 and accuracy[0] < accuracy[1] and accuracy[2] > 0.3, result.stdout
