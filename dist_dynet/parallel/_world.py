@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,13 +66,20 @@ class Place(NamedTuple):
     ranks: Sequence[int]
 
 
+class Answer(NamedTuple):
+    """Where another rank is: what it does, and the same in words that name rank, process, host and line."""
+
+    state: str
+    words: str
+
+
 class _Job:
     """What all worlds of this process share."""
 
     def __init__(self) -> None:
         self.size = 1
         self.place: Place | None = None
-        self.where: Callable[[], dict[int, str]] = dict
+        self.where: Callable[[], dict[int, Answer]] = dict
 
 
 class _Meetings:
@@ -148,7 +156,7 @@ class World:
         """What the main thread waits for; None while it computes."""
         return self._job.place
 
-    def answers_by(self, where: Callable[[], dict[int, str]]) -> None:
+    def answers_by(self, where: Callable[[], dict[int, Answer]]) -> None:
         """From now on this asks all ranks of the job where they are."""
         self._job.where = where
 
@@ -186,7 +194,7 @@ class World:
         whole = self.size == self._job.size
         name = f"{what} (meeting {self._meetings.count}{'' if whole else f' of {ranks_in_words(self.members)}'})"
         if self.checks:
-            here = f"{name}{_line_of_user() if at_one_line else ''}"
+            here = f"{name}{line_of_user(sys._getframe()) if at_one_line else ''}"
             mine, every = np.array([hash_of(here)]), np.empty(self.size, np.int64)
             self.wait([self.comm.Iallgather(mine, every)], here)
             if (every != mine).any():
@@ -261,14 +269,13 @@ class World:
 
     def _missing(self, what: str) -> str:
         """Which ranks have not come, and where all the others are."""
-        answers = {rank: state for rank, state in sorted(self._job.where().items()) if rank in self.members}
-        late = [rank for rank, state in answers.items() if state != f"waits in {what}"]
-        return "; ".join([ranks_in_words(late) if late else "the other ranks", *(f"rank {rank} {state}" for rank, state in answers.items())])
+        answers = {rank: answer for rank, answer in sorted(self._job.where().items()) if rank in self.members}
+        late = [rank for rank, answer in answers.items() if answer.state != f"waits in {what}"]
+        return "; ".join([ranks_in_words(late) if late else "the other ranks", *(answer.words for answer in answers.values())])
 
 
-def _line_of_user() -> str:
-    """" at train.py:12": the innermost line outside of this package."""
-    frame = sys._getframe(1)
+def line_of_user(frame: FrameType) -> str:
+    """" at train.py:12": the innermost line outside of this package that this frame is in."""
     while frame.f_back and str(frame.f_globals.get("__name__", "")).startswith(f"{__package__.partition('.')[0]}."):
         frame = frame.f_back
     return f" at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
