@@ -4,10 +4,13 @@ with nothing left over (tests/jobs.py sees to that). Checkpoints on full disks a
 How long: a minute and a half for each MPI; most of it is waiting, and the limits are shorter here than by default.
 """
 
+import os
 import re
+import signal
+import time
 
 import pytest
-from jobs import launch, mpirun
+from jobs import PROGRAMS, launch, mpirun, start
 
 LIMIT = 15
 """Seconds in which a job with a failed rank is over."""
@@ -72,6 +75,19 @@ def test_killed_rank_ends_the_job(how, mpi):
 def test_normal_end_is_not_disturbed(how, mpi):
     status, output, _ = mpirun(4 if how == "nothing" else 2, "fail.py", how, mpi=mpi, **SHORT)
     assert (status, output) == (0, "")
+
+
+def test_job_that_is_suspended_goes_on(mpi):
+    """All of it, for longer than any limit, while a rank waits: a batch system, or Ctrl-Z. The time counts for nothing."""
+    job = start(2, "fail.py", "slow", mpi=mpi, **SHORT, DIST_DYNET_TIMEOUT="3")
+    assert job.process.stdout.readline() == "slow\n"
+    time.sleep(0.5)
+    ranks = [process for process, command in job.processes().items() if command == f"{mpi.python} {PROGRAMS / 'fail.py'} slow"]
+    for number, pause in ((signal.SIGSTOP, 4), (signal.SIGCONT, 0)):
+        for process in ranks:
+            os.kill(process, number)
+        time.sleep(pause)
+    assert len(ranks) == 2 and job.end()[:2] == (0, "")
 
 
 LAUNCHED = {

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from . import _launcher
-from ._world import TIMEOUT, Answer, Place, World, import_mpi, line_of_user
+from ._world import TIMEOUT, Answer, Place, World, import_mpi, line_of_user, pause
 
 EXCEPTION, MISSING, LEFT = 1, 75, 76
 """Status of the job after an uncaught exception, after a rank that gives no answer, after one that left early."""
@@ -114,9 +114,12 @@ def _leave(comm: Any) -> None:
     if watchdog:
         watchdog.tell_leaving()
     request, start = comm.Ibarrier(), time.monotonic()
+    polled = start
     while not request.Test():
         time.sleep(1e-3)
-        if time.monotonic() - start > TIMEOUT:
+        now = time.monotonic()
+        start, polled = start + pause(polled, now), now
+        if now - start > TIMEOUT:
             report(f"left the program {TIMEOUT:g} s ago, while other ranks still work. End all ranks together.")
             abort(LEFT)
     if watchdog:
@@ -160,6 +163,7 @@ class Watchdog(threading.Thread):
         self._left: dict[int, float] = {}
         self._leaving = self._stopped = False
         self._asked = 0.0
+        self._looked = self._awake = time.monotonic()  # the last time; since when this process has not been stopped
         self._work: dict[int, float] = {}
         world.answers_by(self.where)
 
@@ -206,7 +210,7 @@ class Watchdog(threading.Thread):
         line = line_of_user(frame) if frame and not self._leaving else ""
         place = self._world.place
         if place:
-            return _Whereabouts(f"waits in {place.what}", time.monotonic() - place.since, tuple(place.ranks), line)
+            return _Whereabouts(f"waits in {place.what}", self._waited(place), tuple(place.ranks), line)
         return _Whereabouts("has left the program" if self._leaving else "computes", 0.0, (), line)
 
     def tell_leaving(self) -> None:
@@ -245,12 +249,18 @@ class Watchdog(threading.Thread):
 
     # What it concludes.
 
+    def _waited(self, place: Place) -> float:
+        return time.monotonic() - max(place.since, self._awake)
+
     def _look(self) -> None:
         place, now = self._world.place, time.monotonic()
+        if pause(self._looked, now):
+            self._awake, self._asked = now, 0.0
+        self._looked = now
         if place is None:
             self._asked = 0.0
             return
-        waited = now - place.since
+        waited = self._waited(place)
         gone = [rank for rank, since in self._left.items() if rank in place.ranks and min(waited, now - since) > _GRACE]
         if gone:
             self._end(LEFT, f"{place.what}: waits for {self._in_words(gone[0])}, which left the program while other ranks still work.")

@@ -28,6 +28,9 @@ TIMEOUT = float(os.environ.get("DIST_DYNET_TIMEOUT", "600"))
 _SPIN, _SHORTEST_NAP, _LONGEST_NAP = 1e-3, 2e-5, 1e-3
 """Seconds of waiting without sleep; then a rank sleeps for a fiftieth of the time since something has moved, 20 us at first, at most this."""
 
+_PAUSE = 2.0
+"""Seconds without a poll after which a process must have been stopped, by a batch system or Ctrl-Z: they are no waiting."""
+
 _give_way: Callable[[], object] = getattr(os, "sched_yield", lambda: None)
 """Between two polls: with more ranks than cores it halves the time of an exchange (4 ranks on 2 cores), otherwise it costs nothing."""
 
@@ -217,7 +220,7 @@ class World:
             TimeoutError: as wait().
         """
         limit = self.timeout if timeout is None else timeout
-        start = moved = time.perf_counter()
+        start = moved = polled = time.perf_counter()
         seen = moves()
         self._job.place = Place(what, time.monotonic(), self.members)
         try:
@@ -225,6 +228,7 @@ class World:
                 now, count = time.perf_counter(), moves()
                 if count != seen:
                     seen, moved = count, now
+                start, polled = start + pause(polled, now), now
                 if now - start > limit:
                     raise TimeoutError(f"{self.name} {what}: waited {limit:g} s for {self._missing(what)}.")
                 _give_way()
@@ -272,6 +276,11 @@ class World:
         answers = {rank: answer for rank, answer in sorted(self._job.where().items()) if rank in self.members}
         late = [rank for rank, answer in answers.items() if answer.state != f"waits in {what}"]
         return "; ".join([ranks_in_words(late) if late else "the other ranks", *(answer.words for answer in answers.values())])
+
+
+def pause(polled: float, now: float) -> float:
+    """For how many of the seconds between two polls this process was stopped."""
+    return now - polled if now - polled > _PAUSE else 0.0
 
 
 def line_of_user(frame: FrameType) -> str:

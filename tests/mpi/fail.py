@@ -54,6 +54,9 @@ for i in range(10):
         if how == "loop":
             while True:
                 pass
+        if how == "slow":
+            print("slow", flush=True)
+            time.sleep(1.5)
         if how == "long call":  # computes, and holds Python's lock
             sum(range(1 << 60))
         if how == "stuck call":  # sleeps, and holds Python's lock
