@@ -71,7 +71,7 @@ def test_killed_rank_ends_the_job(how, mpi):
     assert seconds < LIMIT, output
 
 
-@pytest.mark.parametrize("how", ["nothing", "late end"])
+@pytest.mark.parametrize("how", ["nothing", "late end", "fork"])
 def test_normal_end_is_not_disturbed(how, mpi):
     status, output, _ = mpirun(4 if how == "nothing" else 2, "fail.py", how, mpi=mpi, **SHORT)
     assert (status, output) == (0, "")

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from . import _launcher
-from ._world import TIMEOUT, Answer, Place, World, import_mpi, line_of_user, pause
+from ._world import TIMEOUT, Answer, Place, World, finalize_mpi, import_mpi, line_of_user, pause
 
 EXCEPTION, MISSING, LEFT = 1, 75, 76
 """Status of the job after an uncaught exception, after a rank that gives no answer, after one that left early."""
@@ -107,7 +107,7 @@ def guard(world: World) -> None:
 
 
 def _leave(comm: Any) -> None:
-    """The end of the program, before mpi4py's: waits until all others have come here, too. A rank that waits for this one aborts."""
+    """The end of the program, and of MPI: waits until all others have come here, too. A rank that waits for this one aborts."""
     if _State.process != os.getpid():
         return
     watchdog = _State.watchdog
@@ -124,6 +124,7 @@ def _leave(comm: Any) -> None:
             abort(LEFT)
     if watchdog:
         watchdog.stop()
+    finalize_mpi()
 
 
 # ---- the watchdog ----------------------------------------------------------------------------------------------------------------------

@@ -31,6 +31,9 @@ _SPIN, _SHORTEST_NAP, _LONGEST_NAP = 1e-3, 2e-5, 1e-3
 _PAUSE = 2.0
 """Seconds without a poll after which a process must have been stopped, by a batch system or Ctrl-Z: they are no waiting."""
 
+_finalizes = False
+"""Whether MPI is ended here, not by mpi4py."""
+
 _give_way: Callable[[], object] = getattr(os, "sched_yield", lambda: None)
 """Between two polls: with more ranks than cores it halves the time of an exchange (4 ranks on 2 cores), otherwise it costs nothing."""
 
@@ -41,12 +44,17 @@ def import_mpi(launch: Launch) -> Any:
     Raises:
         ImportError: mpi4py is not installed.
     """
+    global _finalizes
     if launch.launcher == "Open MPI":
         os.environ.setdefault("OMPI_MCA_btl", "^ofi")  # takes a second off the start
     alone = "mpi4py.MPI" not in sys.modules
     if alone:  # MPI_Init holds Python's lock: only a timer in C can end it
         faulthandler.dump_traceback_later(TIMEOUT, exit=True, file=sys.__stderr__ or 2)
     try:
+        import mpi4py
+
+        if alone and mpi4py.rc.finalize is None:
+            mpi4py.rc.finalize, _finalizes = False, True  # mpi4py would do it in a forked child, too, which then hangs
         from mpi4py import MPI
     except ImportError as error:
         raise ImportError(
@@ -59,6 +67,13 @@ def import_mpi(launch: Launch) -> Any:
     if not MPI.Is_initialized():
         MPI.Init_thread(MPI.THREAD_MULTIPLE)
     return MPI
+
+
+def finalize_mpi() -> None:
+    """Ends MPI, at the end of the program; unless the program started it by itself, or said who ends it (mpi4py.rc.finalize)."""
+    mpi = sys.modules["mpi4py.MPI"]
+    if _finalizes and not mpi.Is_finalized():
+        mpi.Finalize()
 
 
 class Place(NamedTuple):

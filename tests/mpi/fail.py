@@ -54,6 +54,11 @@ for i in range(10):
         if how == "loop":
             while True:
                 pass
+        if how == "fork":
+            child = os.fork()
+            if not child:
+                sys.exit(0)
+            os.waitpid(child, 0)
         if how == "slow":
             print("slow", flush=True)
             time.sleep(1.5)
