@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs import launch
+from jobs import launch, start_launcher
 from processes import HERE, output_of, run_python
 
 from dist_dynet import cli
@@ -129,12 +129,6 @@ def test_rank_that_fails_is_named_and_gives_the_status(python, how):
     assert re.search(f"^dist-dynet: {words}", job.stderr, re.M) and re.search(also, job.stderr, re.M), job.stderr
 
 
-def test_killed_rank_of_a_training_job_is_named(python):
-    job = launch(python, "run", "-n", 2, "fail.py", "kill")
-    assert job.returncode == 137, job.stderr
-    assert re.search(r"^dist-dynet: rank 1 \(process \d+ on \S+\) was killed by SIGKILL\.$", job.stderr, re.M)
-
-
 def test_normal_end_says_nothing(python):
     job = launch(python, "run", "-n", 3, "fail.py", "nothing")
     assert (job.returncode, job.stdout, job.stderr) == (0, "", "")
@@ -162,6 +156,16 @@ def test_signal_to_the_launcher_ends_everything(python, number):
     out, err = job.communicate(timeout=60)
     assert job.returncode == ENDING[number], (out, err)
     assert all_gone(processes)
+
+
+def test_killed_mpirun_is_named_and_nothing_is_left(python):
+    job = start_launcher(python, "run", "-n", 2, SCRIPT, "-", "sleep")
+    for _ in range(2):
+        assert "processes" in job.process.stdout.readline()
+    (mpirun,) = [process for process, command in job.processes().items() if re.match(r"\S*(mpirun|prterun) -n 2 ", command)]
+    os.kill(mpirun, signal.SIGKILL)
+    status, _, err, _ = job.end()
+    assert status == 137 and re.search(rf"^dist-dynet: mpirun \(process {mpirun}\) was killed by SIGKILL\.$", err, re.M), err
 
 
 def test_user_signal_goes_on_to_the_ranks(python):

@@ -1,6 +1,6 @@
 """Data-parallel training: the logic in this process, the rest in programs of tests/mpi that mpirun starts.
 
-How long: about a minute and a half; the failures that only a limit can find take 10 seconds each.
+How long: half a minute for each MPI.
 """
 
 import os
