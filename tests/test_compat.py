@@ -409,6 +409,33 @@ def test_sequences_of_one_graph_share_their_start_and_their_masks(installed):
     assert lstm.initial_state().add_input(dy.ones(3)).output().value() != first
 
 
+def test_reading_parameters_draws_as_dynet_does(installed, tmp_path):
+    """DyNet gives them initial values first. Numbers: the real DyNet's."""
+    dy.reset_random_seed(5)
+    m, n = dy.ParameterCollection(), dy.ParameterCollection()
+    dy.save(str(tmp_path / "objects"), [m.add_parameters((2, 3)), m.add_lookup_parameters((4, 3))])
+    m.save(tmp_path / "model")
+    numbers = []
+    for read in (
+        lambda: dy.load(str(tmp_path / "objects"), n), lambda: n.load_param(tmp_path / "model", "/_0"),
+        lambda: n.load_lookup_param(tmp_path / "model", "/_1"),
+    ):  # fmt: skip
+        read()
+        numbers.append(dy.random_uniform(1, 0, 1).value())
+    assert numbers == pytest.approx([0.62878793, 0.01458075, 0.96022671])
+
+
+def test_refused_names_draw_nothing():
+    m = dy.ParameterCollection()
+    dy.reset_random_seed(5)
+    for add in (m.add_parameters, m.add_lookup_parameters):
+        with pytest.raises(RuntimeError, match="must not contain"):
+            add((2, 2), name="a_b")
+    first = m.add_parameters(4).as_array()
+    dy.reset_random_seed(5)
+    assert (m.add_parameters(4).as_array() == first).all()
+
+
 def test_keyed_draws_come_back(installed):
     dy.init(rng="keyed")
     lstm = dy.LSTMBuilder(1, 3, 4, dy.ParameterCollection())
