@@ -48,8 +48,7 @@ enum dn_sequence_option {
 enum dn_sequence_form {
     DN_SEQUENCE_LIST = 0,           /* T inputs, k x batch each */
     DN_SEQUENCE_MATRIX = 64,        /* one input (k, T) x batch */
-    DN_SEQUENCE_SIDE_BY_SIDE = 128, /* one input (k) x (batch T): step after step */
-    DN_SEQUENCE_PACKED = 192,       /* one input (k) x (sum of lengths): sequence after sequence; T is the greatest length */
+    DN_SEQUENCE_PACKED = 128,       /* one input (k) x (sum of lengths): sequence after sequence; T is the greatest length */
     DN_SEQUENCE_FORMS = 192
 };
 

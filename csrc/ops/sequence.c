@@ -8,8 +8,9 @@
 
 typedef struct sizes {
     int h, k, steps, batch, options, form;
+    int by_element, ends_only;  /* h element by element; and after it the last states, rather than every c */
     int state, mask, first;     /* the inputs h_0, the masks, x begin at; state and mask where there are some */
-    int plain;                  /* every position is real and in its place: columns are positions, kernels write the result itself */
+    int plain;                  /* every position is real and in its place: columns are positions, kernels write h into the result */
     int direct;                 /* and x lies as the kernels want it */
     size_t columns, positions;  /* real positions; those of the result */
 } sizes;
@@ -30,8 +31,11 @@ static sizes sizes_of(const dn_network *net, const dn_dim *wx, const int *ints, 
         for (int i = 2; i < n_ints; i++) z.columns += (size_t)ints[i];
     }
     z.positions = z.form == DN_SEQUENCE_PACKED && z.options & DN_SEQUENCE_BY_ELEMENT ? z.columns : (size_t)z.steps * (size_t)z.batch;
-    z.plain = n_ints == 2 && !(z.options & (DN_SEQUENCE_REVERSED | DN_SEQUENCE_BY_ELEMENT));
-    z.direct = z.plain && (z.form == DN_SEQUENCE_SIDE_BY_SIDE || (z.form == DN_SEQUENCE_MATRIX && z.batch == 1));
+    z.by_element = z.options & DN_SEQUENCE_BY_ELEMENT;
+    z.ends_only = z.by_element && !(z.options & DN_SEQUENCE_EVERY_C);
+    z.plain = z.columns == (size_t)z.steps * (size_t)z.batch && !(z.options & DN_SEQUENCE_REVERSED) &&
+              (z.batch == 1 || !(z.by_element || z.form == DN_SEQUENCE_PACKED));
+    z.direct = z.plain && z.batch == 1 && z.form != DN_SEQUENCE_LIST;
     return z;
 }
 
@@ -57,7 +61,7 @@ static size_t carve(const dn_network *net, const sizes *z, dn_real *memory, kept
     TAKE(1, h0, state)
     TAKE(1, c0, net->has_c ? state : 0)
     TAKE(apart, h, column)
-    TAKE(apart && net->has_c, c, column)
+    TAKE((apart || z->ends_only) && net->has_c, c, column)
     TAKE(h_mask, h_mask, state)
     TAKE(c_mask, c_mask, state)
     TAKE(h_mask || apart, h_seen, column)
@@ -95,17 +99,10 @@ static int check_weights(dn_shape *s, const dn_network *net) {
 
 /* the batch count of the sequences; negative: an error */
 static int find_batch(dn_shape *s, const sizes *z) {
-    int first = z->first, whole = z->form == DN_SEQUENCE_SIDE_BY_SIDE || z->form == DN_SEQUENCE_PACKED;
-    const dn_dim *x = s->x[first];
     dn_shape others = *s;
-    others.n = whole ? first : s->n;
+    others.n = z->form == DN_SEQUENCE_PACKED ? z->first : s->n;
     int batch = dn__common_batch(&others), lengths = s->n_ints > 2 && !(z->options & DN_SEQUENCE_MASK);
     if (batch < 0) return batch;
-    if (z->form == DN_SEQUENCE_SIDE_BY_SIDE) {
-        if (x->batch % z->steps || (batch != 1 && x->batch != batch * z->steps))
-            return dn__fail(s, DN_ERROR_VALUE, "x must hold %d steps for each batch element; got x = %s.", z->steps, DIMS(x));
-        batch = x->batch / z->steps;
-    }
     if (lengths && batch != 1 && batch != s->n_ints - 2)
         return dn__fail(s, DN_ERROR_VALUE, "takes one length for each batch element; got %d for a batch of %d.", s->n_ints - 2, batch);
     if (lengths) batch = s->n_ints - 2;
@@ -161,7 +158,8 @@ int dn__network_dims(dn_shape *s, const dn_network *net) {
     int64_t numbers = only_ends ? ((int64_t)z.positions + ends) * z.h : (int64_t)(1 + net->has_c) * (int64_t)z.positions * z.h;
     if (numbers > INT32_MAX) return dn__fail(s, DN_ERROR_VALUE, "the sequence is too long: %d steps.", z.steps);
     if (z.form == DN_SEQUENCE_PACKED && by_element) return dn__set_dims(s, 1, (int[]){(int)numbers}, 1);
-    return dn__set_dims(s, 1, (int[]){(1 + net->has_c) * z.h * (by_element ? 1 : z.steps) + (by_element ? z.h * z.steps : 0)}, z.batch);
+    int blocks = only_ends ? z.steps + 1 + net->has_c : (1 + net->has_c) * z.steps;
+    return dn__set_dims(s, 1, (int[]){blocks * z.h}, z.batch);
 }
 
 /* ---- which column is which position ---------------------------------------------------------------------------------------- */
@@ -242,14 +240,16 @@ static int make_plan(dn_call *c, const sizes *z, plan *p) {
     return 1;
 }
 
+/* where a packed sequence begins; one alone begins at 0 */
+static int start_of(const plan *p, int b) { return p->start ? p->start[b] : 0; }
+
 static const dn_real *x_at(const dn_call *c, const sizes *z, const plan *p, int t, int b) {
     const dn_in *x = &c->x[z->first];
     size_t k = (size_t)z->k;
     switch (z->form) {
     case DN_SEQUENCE_LIST: return x[t].v + (size_t)b * x[t].stride;
     case DN_SEQUENCE_MATRIX: return x->v + (size_t)b * x->stride + (size_t)t * k;
-    case DN_SEQUENCE_SIDE_BY_SIDE: return x->v + ((size_t)t * (size_t)z->batch + (size_t)b) * k;
-    default: return x->v + (size_t)(p->start[b] + t) * k;
+    default: return x->v + (size_t)(start_of(p, b) + t) * k;
     }
 }
 
@@ -260,13 +260,11 @@ static void whose(const sizes *z, const plan *p, size_t column, int *t, int *b) 
 
 /* the place of a position in the result, counted in h */
 static size_t place_of(const sizes *z, const plan *p, int t, int b) {
-    if (!(z->options & DN_SEQUENCE_BY_ELEMENT)) return (size_t)t * (size_t)z->batch + (size_t)b;
-    return z->form == DN_SEQUENCE_PACKED ? (size_t)(p->start[b] + t) : (size_t)b * (size_t)z->steps + (size_t)t;
+    if (!z->by_element) return (size_t)t * (size_t)z->batch + (size_t)b;
+    return z->form == DN_SEQUENCE_PACKED ? (size_t)(start_of(p, b) + t) : (size_t)b * (size_t)z->steps + (size_t)t;
 }
-/* whether the last states follow h, rather than every c */
-static int ends_only(const sizes *z) { return z->options & DN_SEQUENCE_BY_ELEMENT && !(z->options & DN_SEQUENCE_EVERY_C); }
 static int has_place(const dn_call *c, const sizes *z, int t, int b) {
-    return !(z->form == DN_SEQUENCE_PACKED && z->options & DN_SEQUENCE_BY_ELEMENT) || t < c->ints[2 + b];
+    return !(z->form == DN_SEQUENCE_PACKED && z->by_element) || t < c->ints[2 + b];
 }
 
 /* ---- forward ---------------------------------------------------------------------------------------------------------------- */
@@ -280,9 +278,8 @@ static void by_place(const dn_in *x, const sizes *z, const plan *p, dn_real *to)
 
 /* where dn__table_rows, which gave `count`, has the row of a position */
 static size_t row_at(const sizes *z, const plan *p, int count, int t, int b) {
-    if (z->form == DN_SEQUENCE_PACKED) return (size_t)(p->start[b] + t);
-    if (z->form == DN_SEQUENCE_LIST) return (size_t)t * (size_t)count + (size_t)(count > 1 ? b : 0);
-    return (size_t)t * (size_t)z->batch + (size_t)b;
+    if (z->form == DN_SEQUENCE_PACKED) return (size_t)(start_of(p, b) + t);
+    return (size_t)t * (size_t)count + (size_t)(count > 1 ? b : 0);
 }
 
 /* Finds columns of equal rows of a table: slots[column] and the number of distinct ones; 0: x are no rows, or too few are equal to gain. */
@@ -355,7 +352,7 @@ static dn_sequence sequence_of(const dn_call *c, const dn_network *net, const si
     dn_sequence q = {.h = z->h, .steps = p->steps, .active = p->active, .columns = z->columns, .given = z->options & DN_SEQUENCE_STATE,
                      .h0 = s->h0, .c0 = s->c0, .h_mask = s->h_mask, .c_mask = s->c_mask, .h_seen = s->h_seen, .c_seen = s->c_seen,
                      .gates = s->gates, .extra = s->extra, .h_out = z->plain ? c->y : s->h};
-    if (net->has_c) q.c = z->plain ? c->y + all : s->c;
+    if (net->has_c) q.c = s->c ? s->c : c->y + all;
     q.c_now = s->c_now ? s->c_now : q.c;
     return q;
 }
@@ -382,6 +379,13 @@ static void show_last(const sizes *z, const plan *p, const dn_real *h, const dn_
     }
 }
 
+/* the last h, and c, of the one plain sequence whose h have been written to y */
+static void show_end(const dn_network *net, const sizes *z, const dn_real *cells, dn_real *y) {
+    size_t n = (size_t)z->h, before = n * (z->columns - 1);
+    memcpy(y + n * z->columns, y + before, n * sizeof *y);
+    if (net->has_c) memcpy(y + n * (z->columns + 1), cells + before, n * sizeof *y);
+}
+
 void dn__network_forward(dn_call *c, const dn_network *net) {
     sizes z = call_sizes(c, net);
     kept s;
@@ -405,9 +409,12 @@ void dn__network_forward(dn_call *c, const dn_network *net) {
     } else {
         *s.distinct = 0;
     }
-    if (z.plain) return;
+    if (z.plain) {
+        if (z.ends_only) show_end(net, &z, s.c, c->y);
+        return;
+    }
     show(c, &z, &p, s.h, s.h0, c->y);
-    if (ends_only(&z)) {
+    if (z.ends_only) {
         show_last(&z, &p, s.h, s.h0, c->y + main);
         if (net->has_c) show_last(&z, &p, s.c, s.c0, c->y + main + state);
     } else if (net->has_c) {
@@ -441,14 +448,21 @@ static void collect_all(const dn_call *c, const dn_network *net, const sizes *z,
     dn__fill(state, 0, q->dh0);
     if (net->has_c) dn__fill(state, 0, q->dc0);
     if (z->plain) {
+        size_t before = all - state; /* of the last step */
         memcpy(q->dh, c->dy, all * sizeof *q->dh);
-        if (net->has_c) memcpy(q->dc, c->dy + all, all * sizeof *q->dc);
+        if (!z->ends_only) {
+            if (net->has_c) memcpy(q->dc, c->dy + all, all * sizeof *q->dc);
+            return;
+        }
+        dn__add(state, q->dh + before, c->dy + all, q->dh + before);
+        if (net->has_c) dn__fill(before, 0, q->dc);
+        if (net->has_c) memcpy(q->dc + before, c->dy + all + state, state * sizeof *q->dc);
         return;
     }
     dn__fill(all, 0, q->dh);
     if (net->has_c) dn__fill(all, 0, q->dc);
     collect(c, z, p, c->dy, q->dh, q->dh0);
-    if (ends_only(z)) {
+    if (z->ends_only) {
         collect_last(z, p, c->dy + main, q->dh, q->dh0);
         if (net->has_c) collect_last(z, p, c->dy + main + state, q->dc, q->dc0);
     } else if (net->has_c) {
