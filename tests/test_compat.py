@@ -318,6 +318,40 @@ print(W.as_array().tolist(), type(again).__name__, V.shape())
     assert sum("edecay" in line for line in said) == 1
 
 
+def test_saveables_of_old_are_read_back(tmp_path):
+    text = """
+import numpy as np
+import _gdynet as dy
+class Layer(dy.Saveable):
+    def __init__(self, model, n, activation):
+        self.model, self.n, self.activation, self.table = model, n, activation, np.arange(3)
+        self.W, self.b = model.add_parameters((n, 2)), model.add_parameters(n)
+    def get_components(self): return [self.W, self.b]
+    def restore_components(self, components): self.W, self.b = components
+    def __call__(self, x): return self.activation(dy.parameter(self.W, update=False) * x + dy.parameter(self.b))
+class Net(dy.Saveable):
+    def __init__(self, model):
+        self.layers, self.lstm = [Layer(model, 2, dy.tanh), Layer(model, 3, dy.rectify)], dy.LSTMBuilder(1, 2, 2, model)
+    def get_components(self): return (*self.layers, self.lstm)
+    def restore_components(self, components): *self.layers, self.lstm = components
+    def __call__(self, x): return self.layers[1](self.lstm.initial_state().add_input(self.layers[0](x)).output())
+dy.init()
+m, m2 = dy.Model(), dy.Model()
+net, E = Net(m), m.add_lookup_parameters((5, 2))
+m.save("FILE", [net, E])
+net2, E2 = m2.load("FILE")
+m.save("FILE2", [net])
+net3 = dy.Model().load("FILE2")
+y, y2, y3 = [n(e[3]) for n, e in ((net, E), (net2, E2), (net3, E))]
+print(y.value() == y2.value() == y3.value(), net2.layers[1].n, net2.layers[0].table.tolist(), net2.layers[0].model is m2)
+dy.sum_elems(y).backward()
+print(not net.layers[0].W.grad_as_array().any(), net.layers[0].b.grad_as_array().any())
+"""
+    for name in ("FILE2", "FILE"):
+        text = text.replace(f'"{name}"', repr(str(tmp_path / name)))
+    assert run_program(program(tmp_path, text)).stdout.splitlines() == ["True 3 [0, 1, 2] True", "True True"]
+
+
 def test_pickles_name_dynet_and_are_read_back(tmp_path):
     text = """
 import pickle, dynet as dy
