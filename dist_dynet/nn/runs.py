@@ -15,16 +15,20 @@ from .sequences import BY_ELEMENT, LIST, Inputs
 from .state import Masks, RNNState, Run, parts
 
 _STATE, _H_MASK, _C_MASK = lib.DN_SEQUENCE_STATE, lib.DN_SEQUENCE_H_MASK, lib.DN_SEQUENCE_C_MASK
+_ONE_STEP, _ONE_STEP_ON = (1, LIST), (1, LIST | _STATE)
+"""The whole numbers of a node of one step, without and with a state before it."""
 
 
 class NodeRun(Run):
     """A sequence in nodes that hold a layer's step, or a layer's sequence: the operation `builder._op`."""
 
-    __slots__ = ("weights",)
+    __slots__ = ("reals", "undropped", "weights")
 
     def __init__(self, builder: Any, update: bool, masks: Masks | None = None) -> None:
         super().__init__(builder, update, masks)
         self.weights = [builder._node_inputs(layer) for layer in self.handles]
+        self.reals = builder._reals()
+        self.undropped: Any = ()  # what masks.drawn was when it was seen to hold no mask
 
     def _node(self, layer: int, xs: Inputs, state: RNNState, masks: tuple[Expression | None, ...], options: int = 0) -> int:
         """The node of one layer over these inputs: its handle. masks: of x, which were multiplied already, of h, of c."""
@@ -41,7 +45,7 @@ class NodeRun(Run):
             inputs = [*self.weights[layer], *[e._h for e in before], *[x._h for x in xs.inputs]]
         except AttributeError:
             raise not_expression("add_input", *xs.inputs) from None
-        node = many_node(self.builder._op, inputs, xs.ints(options), self.builder._reals())
+        node = many_node(self.builder._op, inputs, xs.ints(options), self.reals)
         if node < 0:
             fail(node, *inputs)
         return node
@@ -72,12 +76,49 @@ class NodeRun(Run):
 
     def step(self, state: RNNState, x: Expression) -> RNNState:
         """One node per layer."""
+        builder = self.builder
+        if builder.dropout_x == 0 == builder.dropout_h and (self.start is not None or self.masks.drawn is self.undropped):
+            return self._undropped_step(state, x)
         all_h, owners = self._listed(state, Inputs([x], 1))
         if not owners:
             return RNNState(self, state, (), () if self.builder._has_cells else None)
+        if not any(any(masks) for masks in self.masks.drawn or ()):
+            self.undropped = self.masks.drawn
         h = tuple(h[0] for h in all_h)
         output = self._output(h[-1]) if self.builder._fresh_rate() else None
         return self.made(RNNState(self, state, h, None, (owners, 1) if self.builder._has_cells else None, output=output))
+
+    def _undropped_step(self, state: RNNState, x: Expression) -> RNNState:
+        """The same without dropout, on the shortest way: with small networks Python is most of the time."""
+        builder = self.builder
+        op, size, has_cells, given = builder._op, builder.hidden_dim, builder._has_cells, state._h
+        cells = state._cells() if given else None
+        options = _ONE_STEP_ON if given else _ONE_STEP
+        all_h, owners = [], []
+        for layer, weights in enumerate(self.weights):
+            try:
+                if not given:
+                    inputs = [*weights, x._h]
+                elif cells:
+                    inputs = [*weights, given[layer]._h, cells[layer]._h, x._h]
+                else:
+                    inputs = [*weights, given[layer]._h, x._h]
+            except AttributeError:
+                raise not_expression("add_input", x) from None
+            owner = many_node(op, inputs, options, self.reals)
+            if owner < 0:
+                fail(owner, *inputs)
+            first = parts(owner, 0, 1, size)
+            if first < 0:
+                fail(first, owner)
+            x = Expression()
+            x._h = first
+            all_h.append(x)
+            owners.append(owner)
+        new = RNNState(self, state, tuple(all_h), None, (owners, 1) if has_cells else None)
+        if self.start is not None:
+            self.last = new
+        return new
 
     def steps(self, state: RNNState, xs: Inputs) -> list[RNNState]:
         """One node per layer."""
