@@ -128,7 +128,7 @@ def trained(layout, folder, average):
 @pytest.mark.parametrize("average", ["mean", "weighted", "sum"])
 def test_hosts_agree_with_one_process_and_with_themselves(average, tmp_path):
     (alone,) = trained("a", tmp_path / "1", average)
-    for layout in ("aab", "abc"):
+    for layout in ("aab", "abc") if average == "mean" else ("aab",):
         first = trained(layout, tmp_path / layout, average)
         second = trained(layout, tmp_path / f"{layout} again", average) if average == "mean" else first
         for name, values in alone.items():

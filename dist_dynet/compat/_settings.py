@@ -22,6 +22,11 @@ class Merged:
         """Numbers are DyNet's from the import on, whatever waits for init(); unless the environment says otherwise."""
         settings.init(rng=settings.from_environment().given().get("rng", "dynet"))
 
+    def leave(self) -> None:
+        """Back to the numbers of this package."""
+        settings.init(rng=settings.from_environment().given().get("rng", "keyed"))
+        self.in_force.clear()
+
     def read_command_line(self) -> None:
         """Takes the --dynet-* options of sys.argv."""
         params = settings.DynetParams()

@@ -340,7 +340,7 @@ def new_parameter(collection: ParameterCollection, file: ModelFile, entry: Entry
     """Adds to the collection the parameter that an entry describes."""
     values, gradient = file.numbers(entry)
     parameter: AnyParameter
-    if _random.dynet_order():  # DyNet gives it initial values before it reads
+    if _random.dynet_order():  # there the parameter is made with values drawn for it, then read
         GlorotInitializer().values(entry.dims, entry.is_of(LookupParameters))
     if entry.is_of(LookupParameters):
         parameter = LookupParameters(collection._root, entry.name, entry.dims[:-1], entry.dims[-1])

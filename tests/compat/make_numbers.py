@@ -15,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = [
-    "attention", "classify", "crf_tagger", "draws", "graph_parser", "inflection", "mixing", "rnnlm", "transition_parser", "treelstm",
+    "attention", "classify", "crf_tagger", "draws", "graph_parser", "idioms", "inflection", "mixing", "rnnlm", "transition_parser", "treelstm",
     "vae", "xor",
 ]  # fmt: skip
 SEED = 1
