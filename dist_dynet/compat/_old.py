@@ -111,6 +111,18 @@ def _load(self: ParameterCollection, fname: Any) -> Any:
     return None
 
 
+def _save_all(self: ParameterCollection, fname: Any) -> None:
+    """All values."""
+    _old("ParameterCollection.save_all", "save(fname)")
+    self.save(fname)
+
+
+def _load_all(self: ParameterCollection, fname: Any) -> None:
+    """Reads what save_all() wrote."""
+    _old("ParameterCollection.load_all", "populate(fname)")
+    self.populate(fname)
+
+
 def _update_epoch(self: Any, r: float = 1.0) -> None:
     """What DyNet 2.1 does: nothing. After `edecay`, the learning rate falls as in 1.x: rate / (1 + edecay epochs)."""
     decay = getattr(self, "_epoch_decay", None)
@@ -158,6 +170,7 @@ def hang() -> None:
     _hung.append(True)
     collection: Any = ParameterCollection
     collection.save, collection.load = _save(collection.save), _load
+    collection.save_all, collection.load_all = _save_all, _load_all
     parameters: Sequence[Any] = (Parameters, LookupParameters)
     for cls in parameters:
         cls.load_array = _load_array
