@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from math import nan
+from math import nan, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -407,7 +407,9 @@ class Expression:
 
     def vec_value(self, recalculate: bool = False) -> list[float]:
         """The value as a flat list: column-major, batch element after batch element."""
-        return read(*self._computed(recalculate)).ravel(order="F").tolist()  # type: ignore[no-any-return]
+        values, dims, batch = self._computed(recalculate)
+        n = batch * prod(dims)
+        return ffi.unpack(values, n) if n else []
 
     def tensor_value(self, recalculate: bool = False) -> Tensor:
         """The value as a Tensor, for its largest entries and for samples."""
