@@ -48,7 +48,7 @@ typedef struct dn_call {
     const double *reals;
     int n_ints;
     const dn_real *dy;
-    dn_node *node;
+    dn_node *node;                     /* inside of a cell: the cell's */
     dn_tape *tape;
     int group;                         /* the group (group.h) that this call computes, or -1 */
     struct dn_inner_call *inner;       /* this is an operation inside of a cell (cell.h); NULL: of a node */
