@@ -21,7 +21,13 @@ if DTYPE_NAME not in ("float32", "float64"):
     raise ImportError(f"DIST_DYNET_DTYPE must be float32 or float64; got {DTYPE_NAME!r}.")
 DTYPE = np.dtype(DTYPE_NAME)
 
-_core: Any = import_module(f"dist_dynet._core_{DTYPE_NAME}")
+try:
+    _core: Any = import_module(f"dist_dynet._core_{DTYPE_NAME}")
+except ModuleNotFoundError as error:
+    raise ImportError(
+        f"dist_dynet: the package must be compiled; got sources alone, in {Path(__file__).parent}. If it is installed, run Python from "
+        "another folder than the checkout; if not: pip install . or, to work on it, pip install -e ."
+    ) from error
 _nodes: Any = import_module(f"dist_dynet._nodes_{DTYPE_NAME}")
 ffi: Any = _core.ffi
 lib: Any = _core.lib
