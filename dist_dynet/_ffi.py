@@ -190,4 +190,5 @@ def read(pointer_to_values: Any, dims: tuple[int, ...], batch: int) -> NDArray[n
     for d in dims:
         size *= d
     shape = (*dims, batch) if batch != 1 else (dims or (1,))
-    return view(pointer_to_values, size).astype(np.float64).reshape(shape, order="F")
+    values = view(pointer_to_values, size).astype(np.float64)
+    return values if len(shape) == 1 else values.reshape(shape, order="F")
