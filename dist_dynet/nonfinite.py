@@ -232,8 +232,11 @@ def _checking_backward(self: Expression, full: bool = False) -> None:
 
 
 _REPLACEMENTS = {
-    "_computed": _checking_computed, "value": _checking_value, "scalar_value": _checking_scalar_value, "backward": _checking_backward,
-}  # fmt: skip
+    "_computed": _checking_computed,
+    "value": _checking_value,
+    "scalar_value": _checking_scalar_value,
+    "backward": _checking_backward,
+}
 
 
 def _switch_on() -> None:

@@ -174,10 +174,16 @@ def test_children_that_do_not_ask_for_dynet_stay_light():
 
 
 def test_uninstall_leaves_nothing(monkeypatch):
+    classes = (dy.ParameterCollection, dy.Parameters, dy.LookupParameters, dy.Trainer, dy.AdamTrainer)
+    before = [dict(vars(cls)) for cls in classes]
     monkeypatch.setenv("PYTHONPATH", "somewhere")
     compat.install()
     assert os.environ["PYTHONPATH"].split(os.pathsep) == [compat.SITE, "somewhere"]
+    importlib.import_module("dynet")
+    assert [dict(vars(cls)) for cls in classes] != before
     compat.uninstall()
+    dy.init(rng="keyed")
+    assert [dict(vars(cls)) for cls in classes] == before
     assert os.environ["PYTHONPATH"] == "somewhere"
     with pytest.raises(ImportError):
         importlib.import_module("dynet_viz")

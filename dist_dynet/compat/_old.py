@@ -160,26 +160,45 @@ def _with_old_arguments(original: Callable[..., None]) -> Callable[..., None]:
     return init
 
 
-_hung: list[bool] = []
+_ABSENT = object()
+_before: list[tuple[type, str, Any]] = []
+"""What the classes had of their own under the names that were hung onto them, in that order."""
+
+
+def _put(cls: type, name: str, value: Any) -> None:
+    _before.append((cls, name, vars(cls).get(name, _ABSENT)))
+    setattr(cls, name, value)
 
 
 def hang() -> None:
     """Hangs the methods onto the classes, once."""
-    if _hung:
+    if _before:
         return
-    _hung.append(True)
     collection: Any = ParameterCollection
-    collection.save, collection.load = _save(collection.save), _load
-    collection.save_all, collection.load_all = _save_all, _load_all
-    parameters: Sequence[Any] = (Parameters, LookupParameters)
+    _put(collection, "save", _save(collection.save))
+    _put(collection, "load", _load)
+    _put(collection, "save_all", _save_all)
+    _put(collection, "load_all", _load_all)
+    parameters: Sequence[type] = (Parameters, LookupParameters)
     for cls in parameters:
-        cls.load_array = _load_array
+        _put(cls, "load_array", _load_array)
     base: Any = trainers.Trainer
-    base.update, base.update_epoch = _update(base.update), _update_epoch
+    _put(base, "update", _update(base.update))
+    _put(base, "update_epoch", _update_epoch)
     for name in trainers.__all__:
         trainer: Any = getattr(trainers, name)
         if isinstance(trainer, type) and issubclass(trainer, base) and "__init__" in trainer.__dict__ and trainer is not base:
-            trainer.__init__ = _with_old_arguments(vars(trainer)["__init__"])  # type: ignore[misc]
+            _put(trainer, "__init__", _with_old_arguments(vars(trainer)["__init__"]))
 
 
-__all__ = ["CLASSES", "FUNCTIONS", "hang"]
+def unhang() -> None:
+    """Takes hang() back."""
+    while _before:
+        cls, name, value = _before.pop()
+        if value is _ABSENT:
+            delattr(cls, name)
+        else:
+            setattr(cls, name, value)
+
+
+__all__ = ["CLASSES", "FUNCTIONS", "hang", "unhang"]
