@@ -137,13 +137,16 @@ class _Cell:
             if self.traces >= MOST_TRACES:
                 return self._function(*self._instance, *args, **options)
             with _lock:
-                variant = self._variants.get(form) or _Variant()
-                self._trace(variant, handles, args, options)
-                variant.kept = variant.kept or (args, options)
-                self._variants[form] = variant
-                if all(mark is Expression for mark in form):
-                    self._plain[len(form)] = variant
-            h = _many(variant.handle, len(handles), handles)
+                variant = self._variants.get(form)
+                h = _many(variant.handle, len(handles), handles) if variant else _UNTRACED  # another thread may have traced it by now
+                if h == _UNTRACED:
+                    variant = variant or _Variant()
+                    self._trace(variant, handles, args, options)
+                    variant.kept = variant.kept or (args, options)
+                    self._variants[form] = variant
+                    if all(mark is Expression for mark in form):
+                        self._plain[len(form)] = variant
+                    h = _many(variant.handle, len(handles), handles)
         if h < 0:
             fail(h, *handles)
         assert variant is not None
