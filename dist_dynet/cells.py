@@ -138,8 +138,9 @@ class _Cell:
                 return self._function(*self._instance, *args, **options)
             with _lock:
                 variant = self._variants.get(form)
-                h = _many(variant.handle, len(handles), handles) if variant else _UNTRACED  # another thread may have traced it by now
-                if h == _UNTRACED:
+                if variant:  # another thread may have traced it meanwhile
+                    h = _many(variant.handle, len(handles), handles)
+                if not variant or h == _UNTRACED:
                     variant = variant or _Variant()
                     self._trace(variant, handles, args, options)
                     variant.kept = variant.kept or (args, options)
