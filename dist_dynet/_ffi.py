@@ -21,7 +21,13 @@ if DTYPE_NAME not in ("float32", "float64"):
     raise ImportError(f"DIST_DYNET_DTYPE must be float32 or float64; got {DTYPE_NAME!r}.")
 DTYPE = np.dtype(DTYPE_NAME)
 
-_core: Any = import_module(f"dist_dynet._core_{DTYPE_NAME}")
+try:
+    _core: Any = import_module(f"dist_dynet._core_{DTYPE_NAME}")
+except ModuleNotFoundError as error:
+    raise ImportError(
+        f"dist_dynet: the package must be compiled; got sources alone, in {Path(__file__).parent}. If it is installed, run Python from "
+        "another folder than the checkout; if not: pip install . or, to work on it, pip install -e ."
+    ) from error
 _nodes: Any = import_module(f"dist_dynet._nodes_{DTYPE_NAME}")
 ffi: Any = _core.ffi
 lib: Any = _core.lib
@@ -191,4 +197,5 @@ def read(pointer_to_values: Any, dims: tuple[int, ...], batch: int) -> NDArray[n
     for d in dims:
         size *= d
     shape = (*dims, batch) if batch != 1 else (dims or (1,))
-    return view(pointer_to_values, size).astype(np.float64).reshape(shape, order="F")
+    values = view(pointer_to_values, size).astype(np.float64)
+    return values if len(shape) == 1 else values.reshape(shape, order="F")

@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from processes import output_of, run_python
 
 import dist_dynet as dy
 from dist_dynet import compat
+from dist_dynet.cli import options
 
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "compat"
@@ -198,6 +200,22 @@ def test_the_runner_is_as_python(tmp_path):
     assert result.returncode == 7
     result = run_python("-m", "dist_dynet.compat", str(program(tmp_path, "def f(): raise KeyError('x')\nf()\n")))
     assert result.returncode == 1 and re.search(r'program.py", line 1, in f\n.*\nKeyError', result.stderr, re.S)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python has the option -P since 3.11")
+def test_a_checkout_that_is_not_compiled_does_not_stand_in_the_way(tmp_path):
+    shutil.copytree(Path(dy.__file__).parent, tmp_path / "dist_dynet", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    program(tmp_path / "dist_dynet", "import sys, dynet as dy; print(dy.Expression.__name__, len(sys.argv), sys.path[0])\n")
+    environment = {**os.environ, "PYTHONPATH": PACKAGE}
+
+    def run(*arguments):
+        return subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    bare = run("-c", "import dist_dynet")
+    assert f"ImportError: dist_dynet: the package must be compiled; got sources alone, in {tmp_path / 'dist_dynet'}. If" in bare.stderr
+    script = ("dist_dynet/program.py", "x")
+    result = run(*options.parse(["--as-dynet", *script]).command[1:])
+    assert result.stdout == f"Expression 2 {tmp_path / 'dist_dynet'}\n", result.stderr
 
 
 def test_the_runner_says_what_it_takes(tmp_path):

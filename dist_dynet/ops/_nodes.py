@@ -103,9 +103,11 @@ def many(op: int, what: str, exprs: Iterable[Expression], ints: Sequence[int] = 
         handles = [e._h for e in inputs]
     except AttributeError:
         raise not_expression(what, *(e for e in listed(inputs, what) if not isinstance(e, Expression))) from None
-    h = many_node(op, handles, ints, reals)
+    h = _node_many(op, len(handles), handles, len(ints), ints or NULL, len(reals), reals or NULL)
     if h < 0:
-        fail(h, *handles)
+        h = many_node(op, handles, ints, reals) if h == NO_GRAPH else h
+        if h < 0:
+            fail(h, *handles)
     e = Expression()
     e._h = h
     return e
