@@ -18,7 +18,10 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-TASKS = ("xor", "tanh_chain", "tagger", "rnnlm")
+TASKS = {
+    "xor": [], "tanh_chain": [], "tagger": [], "tagger_32": ["--batch=32"], "rnnlm": [], "rnnlm_16": ["--batch=16"], "rnnlm_64": ["--batch=64"],
+}
+"""Each with its options; the program is what stands before the underscore of a number."""
 US, DYNET, TORCH = "dist_dynet", "dynet", "torch"
 SHOWN = {US: "dist_dynet", DYNET: "dyNET38", TORCH: "PyTorch"}
 PACKAGES = {DYNET: ["dyNET38", "numpy"], TORCH: ["torch", "numpy"]}
@@ -46,7 +49,8 @@ def fault_of(python, module):
 
 def run_once(python, task, peer, seconds, extra):
     """The task program's JSON line."""
-    command = [python, str(HERE / "tasks" / f"{task}.py"), "--peer", peer, "--seconds", str(seconds), *extra]
+    program = task.rstrip("0123456789").rstrip("_")
+    command = [python, str(HERE / "tasks" / f"{program}.py"), "--peer", peer, "--seconds", str(seconds), *TASKS[task], *extra]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{task} of {peer} ended with status {done.returncode}:\n{done.stderr[-2000:]}")

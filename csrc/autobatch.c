@@ -59,7 +59,8 @@ static uint64_t hash(const dn_tape *t, const dn_node *node, int depth) {
     if (!(flags & DN_BATCHES) || flags & (DN_VIEW | DN_LEAF) || node->alone || !dn__elements(&node->dim)) return 0;
     if ((node->n_ints - ints) % node->dim.batch) return 0;
     const int ragged = is_ragged(t, node), n = inputs_alike(t, node);
-    uint64_t h = mix((uint64_t)(uintptr_t)node->op, (uint64_t)(uint32_t)depth << 32 | (uint64_t)node->needs_grad << 31 | (uint32_t)n << 1 | (uint32_t)ragged);
+    uint64_t h = mix((uint64_t)(uintptr_t)node->op, (uint64_t)(uint32_t)depth << 32 | (uint32_t)n);
+    h = mix(h, (uint64_t)node->needs_grad << 1 | (uint64_t)ragged);
     if (!ragged) h = mix_dims(h, &node->dim);
     int collected = ragged;
     for (int k = 0; k < n; k++) {
@@ -301,7 +302,7 @@ static int take_group(schedule *s, signature *g) {
 /* Whether the nodes are better computed in the order in which they were made: too few, one after another, or batched already. */
 static int is_no_gain(const schedule *s) {
     const int n = s->n - s->leaves;
-    return n < FEW_NODES || n < (LEAST_WIDTH) * (s->deepest + 1) || s->batches > (int64_t)WIDE_BATCH * n;
+    return n < FEW_NODES || n < LEAST_WIDTH * (s->deepest + 1) || s->batches > (int64_t)WIDE_BATCH * n;
 }
 
 /* Appends the order of nodes first ... last to t->order; DN_IN_ORDER: they shall be computed as they were made. */

@@ -48,8 +48,7 @@ enum dn_sequence_option {
 enum dn_sequence_form {
     DN_SEQUENCE_LIST = 0,           /* T inputs, k x batch each */
     DN_SEQUENCE_MATRIX = 64,        /* one input (k, T) x batch */
-    DN_SEQUENCE_SIDE_BY_SIDE = 128, /* one input (k) x (batch T): step after step */
-    DN_SEQUENCE_PACKED = 192,       /* one input (k) x (sum of lengths): sequence after sequence; T is the greatest length */
+    DN_SEQUENCE_PACKED = 128,       /* one input (k) x (sum of lengths): sequence after sequence; T is the greatest length */
     DN_SEQUENCE_FORMS = 192
 };
 
@@ -181,8 +180,8 @@ int dn_graph_checkpoint(int graph);
 int dn_graph_revert(int graph);
 /* Random draws are keyed by (seed, stream, counter, node, element); this sets the counter to 0. It rises at renew and recalculation. */
 void dn_graph_seed(int graph, uint64_t seed, uint64_t stream);
-/* From now on random nodes draw from this generator, as DyNet's do: each when it is computed, in the order of computation. The graph does not
- * own it. NULL: draws are keyed, as at the start. */
+/* From now on random nodes draw from this generator, as DyNet's do: each when it is computed, in the order of computation; graphs that are batched
+ * keep keyed draws. The graph does not own it. NULL: draws are keyed, as at the start. */
 struct dn_rng;
 void dn_graph_generator(int graph, struct dn_rng *generator);
 /* The draw counter, for saving and resuming. */

@@ -262,7 +262,11 @@ dn_real *dn__scratch(dn_call *c, size_t n) {
     return p;
 }
 
-struct dn_rng *dn__generator(const dn_call *c) { return c->tape->generator; }
+/* Batching computes in another order: draws in the order of computation would depend on it. */
+struct dn_rng *dn__generator(const dn_call *c) {
+    const dn_tape *t = c->tape;
+    return t->autobatch && !t->immediate ? NULL : t->generator;
+}
 
 void dn__draw_key(const dn_call *c, struct dn_draw *out) {
     *out = (struct dn_draw){.seed = c->tape->seed, .stream = c->tape->stream, .counter = c->tape->counter,

@@ -43,8 +43,6 @@ int dn__table_rows(const dn_call *c, int first, int n, int room, int *rows) {
 /* A call whose inputs are rows that got no gradient of their own. */
 struct dn_late {
     struct dn_late *next;
-    const dn_root *root;
-    int64_t version;        /* of the root, then */
     int32_t values_made;    /* the tape's, then */
     int node, group, first, n, count;
     dn_row_products products;
@@ -63,8 +61,7 @@ void dn__rows_gradient(dn_call *c, int first, int n, int count, int n_rows, cons
         else t->out_of_memory = 1;
     }
     if (t->out_of_memory) return;
-    *late = (struct dn_late){t->late, p->root, __atomic_load_n(&p->root->version, __ATOMIC_RELAXED), t->values_made,
-                             (int)(c->node - t->nodes), c->group, first, n, count, *m};
+    *late = (struct dn_late){t->late, t->values_made, (int)(c->node - t->nodes), c->group, first, n, count, *m};
     t->late = late;
 }
 
@@ -84,11 +81,18 @@ static void add_late(const dn_tape *t, const struct dn_late *late, int i, dn_rea
     }
 }
 
+/* Whether the weights are those of backward. */
+static int has_changed(const dn_tape *t, const struct dn_late *late) {
+    for (int r = 0; r < t->n_roots; r++)
+        if (t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED)) return 1;
+    return late->values_made != t->values_made;
+}
+
 int dn__add_late(dn_tape *t, int i, dn_real *out) {
     for (const struct dn_late *late = t->late; late; late = late->next) {
-        if (late->root->version != late->version || late->values_made != t->values_made)
-            return dn__tape_fail(t, DN_ERROR_STATE, "gradient: parameters or values have changed since backward(), which has added up the gradients of "
-                                 "equal rows. Ask before the update, or use backward(full=True).");
+        if (has_changed(t, late))
+            return dn__tape_fail(t, DN_ERROR_STATE, "gradient: parameters or values have changed since backward(), which has added up the "
+                                 "gradients of equal rows. Ask before the update, or use backward(full=True).");
         add_late(t, late, i, out);
     }
     return 0;

@@ -238,7 +238,10 @@ int dn_graph_revert(int graph) {
     return 0;
 }
 
-void dn_graph_autobatch_counts(int graph, dn_autobatch_counts *out) { *out = dn__graph_tape(graph)->counts; }
+void dn_graph_autobatch_counts(int graph, dn_autobatch_counts *out) {
+    const dn_tape *t = dn__graph_tape(graph);
+    *out = t->autobatch ? t->counts : (dn_autobatch_counts){0};
+}
 
 int dn_graph_size(int graph) { return dn__graph_tape(graph)->n_nodes; }
 

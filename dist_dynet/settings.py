@@ -120,9 +120,9 @@ def init(
         mem: accepted for DyNet's sake; memory is taken as it is needed.
         profiling: accepted for DyNet's sake; has no effect.
         rng: "dynet": all that numbers depend on is as in DyNet, so that a program prints DyNet's losses if the seed is the same. Every draw
-            comes from one generator in the order of computation (in threads beside the first, draws stay keyed); all sequences of a builder
-            in one graph share their dropout masks; parameters that are not updated count in the clipping norm, and decay; a graph keeps the
-            values of parameters over an update. "keyed": back to independent draws.
+            comes from one generator in the order of computation (graphs that are batched, and threads beside the first, keep keyed
+            draws); all sequences of a builder in one graph share their dropout masks; parameters that are not updated count in the
+            clipping norm, and decay; a graph keeps the values of parameters over an update. "keyed": back to independent draws.
 
     Raises:
         ValueError: a value makes no sense; then nothing is changed.
@@ -206,8 +206,10 @@ class DynetParams:
         }  # fmt: skip
 
     def from_config(self, conf: Any) -> None:
-        """Takes the attributes, or the items of a dict: mem, seed, autobatch, profiling, weight_decay, shared_params, requested_gpus,
-        gpu_mask, where there are."""
+        """Takes the attributes, or the items of a dict, where there are.
+
+        Their names: mem, seed, autobatch, profiling, weight_decay, shared_params, requested_gpus, gpu_mask.
+        """
         setters: dict[str, Callable[[Any], None]] = {
             "mem": self.set_mem, "seed": self.set_random_seed, "autobatch": self.set_autobatch, "profiling": self.set_profiling,
             "weight_decay": self.set_weight_decay, "shared_params": self.set_shared_parameters, "requested_gpus": self.set_requested_gpus,
@@ -373,9 +375,9 @@ class UnsignedValue:
         """The number."""
         return self._value
 
-    def set(self, newval: int) -> None:
+    def set(self, val: int) -> None:
         """Another number; OverflowError if it is negative."""
-        self._value = _unsigned(newval)
+        self._value = _unsigned(val)
 
 
 class FloatValue:
@@ -388,9 +390,9 @@ class FloatValue:
         """The number."""
         return self._value
 
-    def set(self, newval: float) -> None:
+    def set(self, val: float) -> None:
         """Another number."""
-        self._value = float(newval)
+        self._value = float(val)
 
 
 class UnsignedVectorValue:

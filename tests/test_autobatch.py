@@ -8,6 +8,7 @@ from op_table import FAMILIES
 from op_table.run import Run, array_of, drawn
 
 import dist_dynet as dy
+from dist_dynet._ffi import OPS, lib
 
 TOLERANCE = 2e-5
 BY_DEPTH, BY_AGENDA, AUTO = 1, 2, 3
@@ -267,3 +268,95 @@ def test_autobatch_of_like_nodes_equals_plain(row, case):
     plain, batched = (three_of_a_case(row, case, arrays, weights, a) for a in (0, BY_AGENDA))
     for a, b in zip([*plain[0], *plain[1]], [*batched[0], *batched[1]], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+# ---- which operations run singly -----------------------------------------------------------------------------------------------------
+
+ALONE = {
+    "concatenate_to_batch": "its result is a batch made of other batches",
+    "function": "Python sees one node at a time",
+    "hinge_dim": "its indices belong to lines, not to batch elements",
+    "mean_batches": "batch elements meet",
+    "mean_dim_and_batch": "batch elements meet",
+    "moment_dim_and_batch": "batch elements meet",
+    "pick_batch_elems": "its result is another choice of batch elements",
+    "slice_batch": "its result is another choice of batch elements",
+    "std_dim_and_batch": "batch elements meet",
+    "sum_batches": "batch elements meet",
+    "sum_dim_and_batch": "batch elements meet",
+}
+"""Operations that never become members of a group, each with the reason. Leaves and views have nothing to compute."""
+
+
+def test_operations_that_run_singly():
+    flags = {name: lib.dn_op_flags(number) for name, number in OPS.items()}
+    nothing_to_compute = lib.DN_LEAF | lib.DN_VIEW
+    assert {name for name, f in flags.items() if not f & (lib.DN_BATCHES | nothing_to_compute)} == set(ALONE)
+
+
+# ---- statistics, memory, the automatic choice -----------------------------------------------------------------------------------------
+
+
+def products(model, n):
+    W = model.add_parameters((3, 3))
+    return [dy.tanh(W * dy.inputVector([i, 1.0, -i])) for i in range(n)]
+
+
+def test_autobatch_stats_count_nodes_batches_and_gathers(model):
+    dy.renew_cg(autobatching=BY_AGENDA)
+    assert dy.autobatch_stats()[:4] == (0, 0, 0, 0)
+    ys = products(model, 10)
+    dy.forward(ys)
+    stats = dy.autobatch_stats()
+    assert (stats.nodes, stats.batches) == (31, 13)  # W, ten inputs, a product, a tanh
+    assert (stats.gathers_copied, stats.gathers_avoided) == (1, 1)
+    assert stats.schedule_seconds > 0 and stats.execution_seconds > 0
+    dy.esum(ys[::-1]).forward()
+    assert dy.autobatch_stats()[:2] == (32, 14)
+    dy.renew_cg()
+    dy.forward(products(model, 10))
+    assert dy.autobatch_stats() == (0, 0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(("n", "batches"), [(3, 10), (40, 43)])
+def test_automatic_choice_batches_what_is_wide(model, n, batches):
+    dy.renew_cg(autobatching=AUTO)
+    dy.forward(products(model, n))
+    assert dy.autobatch_stats()[:2] == (3 * n + 1, batches)
+
+
+def test_automatic_choice_leaves_chains_as_they_are():
+    dy.renew_cg(autobatching=AUTO)
+    x = dy.inputVector([1, 2])
+    for _ in range(100):
+        x = dy.tanh(x)
+    x.forward()
+    assert dy.autobatch_stats()[:2] == (101, 101)
+
+
+def test_sequences_of_different_lengths_are_one_batch(model):
+    E, lstm = model.add_lookup_parameters((9, 4)), dy.VanillaLSTMBuilder(1, 4, 3, model)
+    dy.renew_cg(autobatching=BY_AGENDA)
+    ends = [lstm.initial_state().transduce([E[(i + k) % 9] for k in range(n)])[-1] for i, n in enumerate([5, 2, 7, 3])]
+    dy.forward(ends)
+    stats = dy.autobatch_stats()
+    assert stats.nodes - stats.batches == 3
+
+
+def test_inputs_are_gathered_once_for_all_that_read_them(model):
+    W, V = model.add_parameters((3, 3)), model.add_parameters((3, 3))
+    dy.renew_cg(autobatching=BY_AGENDA)
+    xs = [dy.inputVector([i, 1.0, -i]) for i in range(8)]
+    dy.forward([f(w * x) for x in xs for w, f in ((W, dy.tanh), (V, dy.logistic))])
+    assert dy.autobatch_stats()[2:4] == (1, 3)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_draws_of_batched_nodes_are_those_of_single_ones(strategy):
+    drawn = []
+    for autobatching in (0, strategy):
+        dy.reset_random_seed(4)
+        dy.renew_cg(autobatching=autobatching)
+        xs = [dy.inputVector([1.0] * 5) for _ in range(30)]
+        drawn.append([f(x, 0.5).npvalue() for x in xs for f in (dy.dropout, dy.noise)])
+    np.testing.assert_array_equal(*drawn)

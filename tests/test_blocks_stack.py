@@ -1,10 +1,14 @@
 """The stack LSTM: what pushes and pops give, over every builder; depth, sharing, refusals. Gradients and saving: test_blocks.py.
 
-How long: a second.
+How long: three seconds, most of them for the example.
 """
+
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import run_python
 from test_graph import close
 
 import dist_dynet as dy
@@ -94,3 +98,13 @@ def test_stack_refuses_what_it_cannot_do():
     for factory in (3, int, dy.BiRNNBuilder, lambda *a: None):
         with pytest.raises(TypeError, match="rnn_builder_factory must be the class of a recurrent builder"):
             dy.StackLSTM(1, 2, 3, dy.ParameterCollection(), factory)
+
+
+@pytest.mark.float32
+def test_the_example_learns(tmp_path):
+    script = Path(__file__).parents[1] / "examples" / "stack_parser.py"
+    result = run_python(str(script), "--limit", "200", "--epochs", "3", "--size", "32", "--output", str(tmp_path / "model"), timeout=120)
+    assert result.returncode == 0, result.stderr
+    right = [float(x) for x in re.findall(r"right on (?:dev|test) (\S+)", result.stdout)]
+    losses = [float(x) for x in re.findall(r"loss of an action ([\d.]+)", result.stdout)]
+    assert losses == sorted(losses, reverse=True) and len(losses) == 3 and len(right) == 4 and right[-1] > 0.3, result.stdout

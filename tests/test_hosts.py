@@ -82,3 +82,9 @@ def test_end_of_the_launcher_is_the_end_on_all_hosts(python, number, status):
     """All hosts have the same processes, so that one can see those of the others."""
     job = on_hosts(python, number, *FOUR, "launched.py", "-", "sleep", program=["-c", END])
     assert job.stdout.endswith(f"True {status} 0\n"), (job.stdout, job.stderr)
+
+
+@pytest.mark.parametrize("what", ["sums_are_those_of_one_process", "overlap_changes_nothing", "compression_is_bounded_and_loses_nothing"])
+def test_gradients_are_exchanged_between_hosts(python, what):
+    job = on_hosts(python, *FOUR, "hosts.py", what)
+    assert job.returncode == 0 and re.fullmatch(r"(\[0\] )?ok\n", job.stdout), (job.stdout, job.stderr)

@@ -24,8 +24,8 @@ def test_uneven_program_in_one_process():
 
 @pytest.mark.mpi
 @needs_mpi
-def test_groups_of_ranks_train_side_by_side():
-    status, output, _ = mpirun(4, "groups.py")
+def test_groups_of_ranks_train_side_by_side(tmp_path):
+    status, output, _ = mpirun(4, "groups.py", tmp_path)
     assert (status, output) == (0, "")
 
 

@@ -17,7 +17,7 @@ import dist_dynet as dy
 from dist_dynet._ffi import OPS, lib
 from dist_dynet.ops._nodes import many
 
-FORMS = {"list": 0, "matrix": lib.DN_SEQUENCE_MATRIX, "side by side": lib.DN_SEQUENCE_SIDE_BY_SIDE, "packed": lib.DN_SEQUENCE_PACKED}
+FORMS = {"list": 0, "matrix": lib.DN_SEQUENCE_MATRIX, "packed": lib.DN_SEQUENCE_PACKED}
 NETWORKS = ["lstm", *recurrent.STEPS]
 H, K, STEPS = 2, 3, 4
 LENGTHS = [2, 4, 0, 3, 4]
@@ -72,8 +72,6 @@ class Case:
             return [a.T for a in x]
         if self.form == "matrix":
             return [x.transpose(2, 0, 1)]
-        if self.form == "side by side":
-            return [x.reshape(-1, K).T]
         return [np.array([x[t, b] for b in range(self.batch) for t in range(self.steps) if real[t, b]]).reshape(-1, K).T]
 
     def arrays(self):
@@ -134,7 +132,7 @@ def cases(op, rng, forms=FORMS):
 def test_every_form_gives_what_steps_give(op, rng):
     for name, case in cases(op, rng):
         dy.renew_cg()
-        masks = [True] if name.startswith(("list, holes", "matrix, holes", "side by side, holes")) else [False]
+        masks = [True] if name.startswith(("list, holes", "matrix, holes")) else [False]
         if case.form != "packed" and not masks[0]:
             masks.append(True)
         for as_mask in masks:

@@ -1,6 +1,7 @@
 """A binary TreeLSTM over labelled trees, written for one tree, the losses of 32 in one graph: 128 inputs, 128 hidden. Unit: sentences.
 
---style=ops: each gate by operations; builder: dist_dynet's BinaryTreeLSTMBuilder (which dyNET38 has not).
+--style=ops: each gate by operations; cells: dist_dynet's BinaryTreeLSTMBuilder, one node for a cell (dyNET38, which has none, goes by
+operations). The same numbers are trained either way.
 """
 
 import itertools
@@ -29,27 +30,39 @@ def trees(count, shortest, longest, seed):
 class Model:
     """A state and a loss at each node of the tree."""
 
+    style = "ops"
+
     def __init__(self, dy, m):
         rng = np.random.default_rng(5)
         self.dy = dy
         self.E = m.add_lookup_parameters((VOCABULARY, EMBEDDING))
         self.E.init_from_array(common.glorot(rng, VOCABULARY, EMBEDDING))
 
-        def matrix(rows, columns):
-            p = m.add_parameters((rows, columns))
-            p.set_value(common.glorot(rng, rows, columns))
-            return p
-
-        def bias(n, value=0.0):
-            p = m.add_parameters(n)
-            p.set_value(np.full(n, value, np.float32))
-            return p
-
         h = HIDDEN
-        self.leaf = [(bias(h), matrix(h, EMBEDDING)) for _ in range(3)]
-        self.inner = [(bias(h), matrix(h, h), matrix(h, h)) for _ in range(3)]
-        self.forget = [(bias(h, 1.0), matrix(h, h), matrix(h, h)) for _ in range(2)]
-        self.W, self.b = matrix(LABELS, h), bias(LABELS)
+        leaf = [common.glorot(rng, h, EMBEDDING) for _ in range(3)]
+        left, right = ([common.glorot(rng, h, h) for _ in range(5)] for _ in range(2))  # gates i, o, u, f left, f right
+        biases = [np.full(h, 1.0 if gate == 3 else 0.0, np.float32) for gate in range(4)]
+        if Model.style == "cells" and hasattr(dy, "BinaryTreeLSTMBuilder"):
+            self.cells = dy.BinaryTreeLSTMBuilder(EMBEDDING, h, m)
+            both = [np.concatenate(pair, axis=1) for pair in zip(left, right, strict=True)]
+            W, U, b, _, Uf, bf = self.cells.get_parameters()
+            for p, values in ((W, leaf), (U, both[:3]), (b, biases[:3]), (Uf, both[3:]), (bf, biases[3:])):
+                p.set_value(np.concatenate(values))
+        else:
+            self.cells = None
+
+            def parameter(value):
+                p = m.add_parameters(value.shape)
+                p.set_value(value)
+                return p
+
+            leaf, left, right, biases = ([parameter(v) for v in values] for values in (leaf, left, right, biases))
+            self.leaf = list(zip(biases, leaf, strict=False))
+            self.inner = list(zip(biases, left, right, strict=False))[:3]
+            self.forget = [(biases[3], left[k], right[k]) for k in (3, 4)]
+        self.W, self.b = m.add_parameters((LABELS, h)), m.add_parameters(LABELS)
+        self.W.set_value(common.glorot(rng, LABELS, h))
+        self.b.set_value(np.zeros(LABELS, np.float32))
 
     @staticmethod
     def data():
@@ -58,6 +71,23 @@ class Model:
 
     def losses(self, tree):
         """One per node of the tree."""
+        return self.losses_by_cells(tree) if self.cells else self.losses_by_operations(tree)
+
+    def losses_by_cells(self, tree):
+        """A node for each cell."""
+        dy, W, b, E, cell = self.dy, self.W, self.b, self.E, self.cells.node
+        losses = []
+
+        def visit(t):
+            state = cell(E[t[1]]) if len(t) == 2 else cell(children=[visit(t[1]), visit(t[2])])
+            losses.append(dy.pickneglogsoftmax(dy.affine_transform([b, W, state.output()]), t[0]))
+            return state
+
+        visit(tree)
+        return losses
+
+    def losses_by_operations(self, tree):
+        """A node for each gate, activation and product."""
         dy, W, b = self.dy, self.W, self.b
         affine, logistic, tanh, cmult = dy.affine_transform, dy.logistic, dy.tanh, dy.cmult
         losses = []
@@ -88,4 +118,5 @@ class Model:
 
 
 if __name__ == "__main__":
-    batching.main("batch_treelstm", "sentences", Model, batch=32, loss_steps=4)
+    batching.main("batch_treelstm", "sentences", Model, batch=32, loss_steps=4, options={
+        "--style": {"choices": ["ops", "cells"], "default": "ops", "help": "how a cell is written"}})

@@ -14,9 +14,11 @@ def flag(peer, strategy):
     return STRATEGIES.index(strategy) if peer == "dist_dynet" else strategy != "off"
 
 
-def main(task, unit, model_class, batch, loss_steps, torch_task=None, seed_of=None):
-    """As common.main, for a model class."""
+def main(task, unit, model_class, batch, loss_steps, torch_task=None, options=None):
+    """As common.main, for a model class, which finds the values of its own options as attributes."""
     def dynet_task(dy, args):
+        for name in options or {}:
+            setattr(model_class, name.lstrip("-"), getattr(args, name.lstrip("-")))
         collection = dy.ParameterCollection()
         model = model_class(dy, collection)
         trainer = dy.AdamTrainer(collection)
@@ -37,5 +39,6 @@ def main(task, unit, model_class, batch, loss_steps, torch_task=None, seed_of=No
         return step
 
     common.main(task, unit, dynet_task, torch_task, loss_steps=loss_steps, options={
+        **(options or {}),
         "--batch": {"type": int, "default": batch, "help": "examples in a graph"},
         "--strategy": {"choices": STRATEGIES, "default": "auto", "help": "of batching; a peer that has only one takes it for all but off"}})

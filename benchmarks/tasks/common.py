@@ -83,6 +83,40 @@ def tags(words, count, seed):
     return [w % count if rng.random() < 0.9 else rng.randrange(count) for w in words]
 
 
+def training_step(dy, collection, stream, trainer, loss_of, units_of):
+    """step() of a DyNet task: a graph for the next example, or batch, of the stream."""
+    def step(model=collection):  # holds the collection: dynet's trainer does not
+        example = next(stream)
+        dy.renew_cg()
+        loss = loss_of(example)
+        value = loss.value()
+        loss.backward()
+        trainer.update()
+        return units_of(example), value
+
+    return step
+
+
+def batches(corpus, size, length_of, seed):
+    """The corpus in batches of about equal length, as one makes them by hand to have little padding, in random order."""
+    in_order = sorted(corpus, key=length_of)
+    result = [in_order[i:i + size] for i in range(0, len(in_order) - size + 1, size)]
+    random.Random(seed).shuffle(result)
+    return result
+
+
+def padded(rows, pad=0):
+    """One list for each position: what each row has there, and 1 or 0 for whether it has anything there."""
+    columns = [[row[t] if t < len(row) else pad for row in rows] for t in range(max(map(len, rows)))]
+    return columns, [[float(t < len(row)) for row in rows] for t in range(len(columns))]
+
+
+def sum_of_losses(dy, losses, real):
+    """The sum of batched losses, one expression for each position, over what is real."""
+    masked = [x if all(r) else dy.cmult(x, dy.inputTensor([r], batched=True)) for x, r in zip(losses, real, strict=True)]
+    return dy.sum_batches(dy.esum(masked))
+
+
 # ---- equal initial values ----------------------------------------------------------------------------------------
 
 def glorot(rng, *shape):
@@ -144,5 +178,16 @@ def torch_adam(torch, embedding, others, kind):
     return update
 
 
+def style_of(args, dy):
+    """How the sequences are given: what was asked for, else the fastest that the peer has."""
+    if args.style != "best":
+        return args.style
+    return "packed" if args.batch > 1 and hasattr(dy, "RNNState") and hasattr(dy.RNNState, "transduce_packed") else "transduce"
+
+
+SEQUENCE_OPTIONS = {
+    "--batch": {"type": int, "default": 1, "help": "sentences in a step, batched by hand"},
+    "--style": {"choices": ["best", "packed", "transduce", "add_input"], "default": "best",
+                "help": "DyNet's API only: sentences one after another (ours alone), a sequence at once, or state by state"}}
 EMBEDDING_OPTION = {"--embedding": {"choices": ["sparse", "dense"], "default": "sparse",
                                     "help": "PyTorch only: how the embedding is updated"}}

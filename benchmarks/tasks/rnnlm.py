@@ -1,4 +1,4 @@
-"""A language model, one sentence a step: embedding 128, LSTM 256, softmax over 10,000 words, Adam. Unit: words."""
+"""A language model, one sentence a step or --batch of them: embedding 128, LSTM 256, softmax over 10,000 words, Adam. Unit: words."""
 
 import itertools
 
@@ -12,6 +12,11 @@ START = 0
 def data():
     """An endless stream of sentences (15 to 35 words)."""
     return itertools.cycle(common.sentences(1000, 15, 35, VOCABULARY, seed=3))
+
+
+def batch_data(size):
+    """The same in batches."""
+    return itertools.cycle(common.batches(common.sentences(1000, 15, 35, VOCABULARY, seed=3), size, len, seed=5))
 
 
 def initial_values():
@@ -36,10 +41,11 @@ def dynet_task(dy, args):
     trainer = dy.AdamTrainer(m)
     stream = data()
 
-    def outputs(words):
+    style = common.style_of(args, dy)
+
+    def outputs(xs):
         state = lstm.initial_state()
-        xs = [E[i] for i in (START, *words[:-1])]
-        if args.style == "transduce":
+        if style == "transduce":
             return state.transduce(xs)
         hs = []
         for x in xs:
@@ -47,18 +53,22 @@ def dynet_task(dy, args):
             hs.append(state.output())
         return hs
 
-    def step(model=m):
-        words = next(stream)
-        dy.renew_cg()
-        losses = [dy.pickneglogsoftmax(dy.affine_transform([b, W, h]), i)
-                  for h, i in zip(outputs(words), words, strict=True)]
-        loss = dy.esum(losses)
-        value = loss.value()
-        loss.backward()
-        trainer.update()
-        return len(words), value
+    def loss_of(words):
+        hs = outputs([E[i] for i in (START, *words[:-1])])
+        return dy.esum([dy.pickneglogsoftmax(dy.affine_transform([b, W, h]), i) for h, i in zip(hs, words, strict=True)])
 
-    return step
+    def loss_of_batch(sentences):
+        if style == "packed":
+            x = dy.lookup_batch(E, [i for s in sentences for i in (START, *s[:-1])])
+            h, _ = lstm.initial_state().transduce_packed(x, [len(s) for s in sentences])
+            return dy.sum_batches(dy.pickneglogsoftmax_batch(dy.affine_transform([b, W, h]), [i for s in sentences for i in s]))
+        targets, real = common.padded(sentences)
+        hs = outputs([dy.lookup_batch(E, column) for column in [[START] * len(sentences), *targets[:-1]]])
+        losses = [dy.pickneglogsoftmax_batch(dy.affine_transform([b, W, h]), column) for h, column in zip(hs, targets, strict=True)]
+        return common.sum_of_losses(dy, losses, real)
+
+    return common.training_step(dy, m, stream if args.batch == 1 else batch_data(args.batch), trainer,
+                                loss_of if args.batch == 1 else loss_of_batch, len if args.batch == 1 else lambda b: sum(map(len, b)))
 
 
 def torch_task(torch, args):
@@ -74,22 +84,21 @@ def torch_task(torch, args):
         linear.bias.copy_(torch.from_numpy(bias))
     others = [p for p in [*lstm.parameters(), *linear.parameters()] if p.requires_grad]
     update = common.torch_adam(torch, E, others, args.embedding)
-    stream = data()
+    stream = data() if args.batch == 1 else batch_data(args.batch)
 
     def step():
-        words = next(stream)
-        hs, _ = lstm(E(torch.tensor([START, *words[:-1]])))
-        loss = torch.nn.functional.cross_entropy(linear(hs), torch.tensor(words), reduction="sum")
+        sentences = [next(stream)] if args.batch == 1 else next(stream)
+        targets, _ = common.padded(sentences, -100)
+        words, _ = common.padded([(START, *s[:-1]) for s in sentences])
+        hs, _ = lstm(E(torch.tensor(words)))
+        loss = torch.nn.functional.cross_entropy(linear(hs).flatten(0, 1), torch.tensor(targets).flatten(), reduction="sum")
         value = loss.item()
         loss.backward()
         update()
-        return len(words), value
+        return sum(map(len, sentences)), value
 
     return step
 
 
 if __name__ == "__main__":
-    common.main("rnnlm", "words", dynet_task, torch_task, loss_steps=20, options={
-        **common.EMBEDDING_OPTION,
-        "--style": {"choices": ["transduce", "add_input"], "default": "transduce",
-                    "help": "DyNet's API only: how the states are made"}})
+    common.main("rnnlm", "words", dynet_task, torch_task, loss_steps=20, options={**common.EMBEDDING_OPTION, **common.SEQUENCE_OPTIONS})

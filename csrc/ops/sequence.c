@@ -3,52 +3,21 @@
 #include <string.h>
 
 #include "../rows.h"
+#include "sequence_plan.h"
 
-/* ---- sizes ----------------------------------------------------------------------------------------------------------------- */
-
-typedef struct sizes {
-    int h, k, steps, batch, options, form;
-    int state, mask, first;     /* the inputs h_0, the masks, x begin at; state and mask where there are some */
-    int plain;                  /* every position is real and in its place: columns are positions, kernels write the result itself */
-    int direct;                 /* and x lies as the kernels want it */
-    size_t columns, positions;  /* real positions; those of the result */
-} sizes;
-
-static int form_of(int options) { return options & DN_SEQUENCE_FORMS; }
-static int count_bits(int options, int bits) { return !!(options & bits & DN_SEQUENCE_H_MASK) + !!(options & bits & DN_SEQUENCE_C_MASK); }
-
-static sizes sizes_of(const dn_network *net, const dn_dim *wx, const int *ints, int n_ints, int batch) {
-    sizes z = {.steps = ints[0], .batch = batch, .options = ints[1], .form = form_of(ints[1]), .state = net->weights};
-    z.h = wx->d[0] / net->blocks[0].rows;
-    z.k = wx->nd > 1 ? wx->d[1] : 1;
-    z.mask = z.state + (z.options & DN_SEQUENCE_STATE ? 1 + net->has_c : 0);
-    z.first = z.mask + count_bits(z.options, DN_SEQUENCE_H_MASK | DN_SEQUENCE_C_MASK);
-    z.columns = (size_t)z.steps * (size_t)batch;
-    if (n_ints > 2) {
-        if (!(z.options & DN_SEQUENCE_MASK)) z.batch = n_ints - 2;
-        z.columns = 0;
-        for (int i = 2; i < n_ints; i++) z.columns += (size_t)ints[i];
-    }
-    z.positions = z.form == DN_SEQUENCE_PACKED && z.options & DN_SEQUENCE_BY_ELEMENT ? z.columns : (size_t)z.steps * (size_t)z.batch;
-    z.plain = n_ints == 2 && !(z.options & (DN_SEQUENCE_REVERSED | DN_SEQUENCE_BY_ELEMENT));
-    z.direct = z.plain && (z.form == DN_SEQUENCE_SIDE_BY_SIDE || (z.form == DN_SEQUENCE_MATRIX && z.batch == 1));
-    return z;
+static dn_sizes call_sizes(const dn_call *c, const dn_network *net) {
+    return dn__sizes_of(net, c->x[net->blocks[0].wx].dim, c->ints, c->n_ints, c->dim->batch);
 }
-
-static sizes call_sizes(const dn_call *c, const dn_network *net) {
-    return sizes_of(net, c->x[net->blocks[0].wx].dim, c->ints, c->n_ints, c->dim->batch);
-}
-
 /* What is kept for backward. Sequences are in the order of the plan; x are the columns that were multiplied, distinct rows where `slots` says so. */
 typedef struct kept { dn_real *x, *gates, *extra, *h0, *c0, *h, *c, *h_mask, *c_mask, *h_seen, *c_seen, *c_now; int *distinct, *slots; } kept;
 
-static size_t carve(const dn_network *net, const sizes *z, dn_real *memory, kept *s) {
+static size_t carve(const dn_network *net, const dn_sizes *z, dn_real *memory, kept *s) {
     size_t used = 0, column = (size_t)z->h * z->columns, state = (size_t)z->h * (size_t)z->batch;
     int h_mask = z->options & DN_SEQUENCE_H_MASK, c_mask = z->options & DN_SEQUENCE_C_MASK, apart = !z->plain;
     *s = (kept){0};
 #define TAKE(wanted, field, n) \
     if (wanted) { \
-        s->field = memory + used; \
+        s->field = memory ? (void *)(memory + used) : NULL; \
         used += (n); \
     }
     TAKE(1, x, (size_t)z->k * z->columns)
@@ -57,102 +26,23 @@ static size_t carve(const dn_network *net, const sizes *z, dn_real *memory, kept
     TAKE(1, h0, state)
     TAKE(1, c0, net->has_c ? state : 0)
     TAKE(apart, h, column)
-    TAKE(apart && net->has_c, c, column)
+    TAKE((apart || z->ends_only) && net->has_c, c, column)
     TAKE(h_mask, h_mask, state)
     TAKE(c_mask, c_mask, state)
     TAKE(h_mask || apart, h_seen, column)
     TAKE(net->has_peepholes && (c_mask || apart), c_seen, column)
     TAKE(net->has_peepholes && c_mask, c_now, column)
+    TAKE(1, slots, z->columns + 1) /* an int is no longer than a number */
+    s->distinct = memory ? s->slots + z->columns : NULL;
 #undef TAKE
-    s->distinct = (int *)(memory + used); /* an int is no longer than a number */
-    s->slots = s->distinct + 1;
-    return used + 1 + z->columns;
-}
-
-/* ---- dims ------------------------------------------------------------------------------------------------------------------ */
-
-static int wrong_weight(dn_shape *s, const dn_network *net, int i) {
-    return dn__fail(s, DN_ERROR_VALUE, "%s; got input %d = %s.", net->rule, i, DIMS(s->x[i]));
-}
-
-static int check_weights(dn_shape *s, const dn_network *net) {
-    const dn_dim *wx = s->x[net->blocks[0].wx];
-    int h = wx->d[0] / net->blocks[0].rows, k = wx->nd > 1 ? wx->d[1] : 1;
-    for (int i = 0; i < net->weights; i++)
-        if (s->x[i]->batch != 1) return dn__fail(s, DN_ERROR_VALUE, "weights must not be batched; got input %d = %s.", i, DIMS(s->x[i]));
-    for (int i = 0; i < net->n_blocks; i++) {
-        int rows = net->blocks[i].rows * h, x = net->blocks[i].wx, b = net->blocks[i].b;
-        if (s->x[x]->nd > 2 || s->x[x]->d[0] != rows || s->x[x]->size != (int64_t)rows * k || !h) return wrong_weight(s, net, x);
-        if (s->x[b]->size != rows) return wrong_weight(s, net, b);
-    }
-    for (int i = 0; i < net->n_products; i++) {
-        const dn_dim *w = s->x[net->products[i].w];
-        int rows = net->blocks[net->products[i].block].rows * h;
-        if (w->d[0] != rows || w->size != (int64_t)rows * h) return wrong_weight(s, net, net->products[i].w);
-    }
-    return 0;
-}
-
-/* the batch count of the sequences; negative: an error */
-static int find_batch(dn_shape *s, const sizes *z) {
-    int first = z->first, whole = z->form == DN_SEQUENCE_SIDE_BY_SIDE || z->form == DN_SEQUENCE_PACKED;
-    const dn_dim *x = s->x[first];
-    dn_shape others = *s;
-    others.n = whole ? first : s->n;
-    int batch = dn__common_batch(&others), lengths = s->n_ints > 2 && !(z->options & DN_SEQUENCE_MASK);
-    if (batch < 0) return batch;
-    if (z->form == DN_SEQUENCE_SIDE_BY_SIDE) {
-        if (x->batch % z->steps || (batch != 1 && x->batch != batch * z->steps))
-            return dn__fail(s, DN_ERROR_VALUE, "x must hold %d steps for each batch element; got x = %s.", z->steps, DIMS(x));
-        batch = x->batch / z->steps;
-    }
-    if (lengths && batch != 1 && batch != s->n_ints - 2)
-        return dn__fail(s, DN_ERROR_VALUE, "takes one length for each batch element; got %d for a batch of %d.", s->n_ints - 2, batch);
-    if (lengths) batch = s->n_ints - 2;
-    return batch;
-}
-
-static int check_positions(dn_shape *s, const sizes *z, int batch) {
-    int mask = z->options & DN_SEQUENCE_MASK, most = mask ? 1 : z->steps;
-    if (mask && s->n_ints - 2 != (int64_t)z->steps * batch)
-        return dn__fail(s, DN_ERROR_VALUE, "the mask must be (%d, %d): steps, batch elements; got %d numbers.", z->steps, batch, s->n_ints - 2);
-    int64_t total = 0;
-    for (int i = 2; i < s->n_ints; i++) {
-        if (s->ints[i] < 0 || s->ints[i] > most)
-            return mask ? dn__fail(s, DN_ERROR_VALUE, "a mask holds zeros and ones; got %d.", s->ints[i])
-                        : dn__fail(s, DN_ERROR_VALUE, "lengths must lie between 0 and the number of steps, %d; got %d.", most, s->ints[i]);
-        total += s->ints[i];
-    }
-    if (z->form == DN_SEQUENCE_PACKED && (s->n_ints == 2 || mask || total != s->x[z->first]->batch))
-        return dn__fail(s, DN_ERROR_VALUE, "the lengths must add up to the batch of x; got %lld for x = %s.", (long long)total,
-                        DIMS(s->x[z->first]));
-    return 0;
-}
-
-static int wrong_count(dn_shape *s, const dn_network *net, const char *state, int list) {
-    return dn__fail(s, DN_ERROR_VALUE, "takes %s%s and %s; got %d inputs.", net->takes, state, list ? "one x for each step" : "one x for all steps", s->n);
+    return used;
 }
 
 int dn__network_dims(dn_shape *s, const dn_network *net) {
-    int error, options = s->ints[1], list = form_of(options) == DN_SEQUENCE_LIST;
-    if (s->n < net->weights || s->ints[0] < 1) return wrong_count(s, net, "", list);
-    if ((error = check_weights(s, net)) < 0) return error;
-    sizes z = sizes_of(net, s->x[net->blocks[0].wx], s->ints, 2, 1);
-    if (s->n != z.first + (list ? z.steps : 1))
-        return wrong_count(s, net, z.mask > z.state ? net->has_c ? ", h, c" : ", h" : "", list);
-    for (int i = z.state; i < z.first; i++)
-        if (s->x[i]->size != z.h) return dn__fail(s, DN_ERROR_VALUE, "the state must be (%d,); got %s.", z.h, DIMS(s->x[i]));
-    int size = z.form == DN_SEQUENCE_MATRIX ? z.k * z.steps : z.k;
-    for (int i = z.first; i < s->n; i++)
-        if (s->x[i]->size != size || (z.form == DN_SEQUENCE_MATRIX && s->x[i]->d[0] != z.k))
-            return z.form == DN_SEQUENCE_MATRIX
-                ? dn__fail(s, DN_ERROR_VALUE, "this network's inputs are the columns of a matrix (%d, %d); got x = %s.", z.k, z.steps, DIMS(s->x[i]))
-                : dn__fail(s, DN_ERROR_VALUE, "this network's inputs have dim (%d,); got x_%d = %s.", z.k, i - z.first + 1, DIMS(s->x[i]));
-    int batch = find_batch(s, &z);
-    if (batch < 0) return batch;
-    if ((error = check_positions(s, &z, batch)) < 0) return error;
-    z = sizes_of(net, s->x[net->blocks[0].wx], s->ints, s->n_ints, batch);
+    dn_sizes z;
     kept s_kept;
+    int error = dn__check_sequence(s, net, &z), options = s->ints[1];
+    if (error < 0) return error;
     s->saved = carve(net, &z, NULL, &s_kept);
     s->alone = s->n_ints > 2 || options & ~(DN_SEQUENCE_STATE | DN_SEQUENCE_H_MASK | DN_SEQUENCE_C_MASK);
     int by_element = options & DN_SEQUENCE_BY_ELEMENT, ends = (1 + net->has_c) * z.batch;
@@ -161,143 +51,38 @@ int dn__network_dims(dn_shape *s, const dn_network *net) {
     int64_t numbers = only_ends ? ((int64_t)z.positions + ends) * z.h : (int64_t)(1 + net->has_c) * (int64_t)z.positions * z.h;
     if (numbers > INT32_MAX) return dn__fail(s, DN_ERROR_VALUE, "the sequence is too long: %d steps.", z.steps);
     if (z.form == DN_SEQUENCE_PACKED && by_element) return dn__set_dims(s, 1, (int[]){(int)numbers}, 1);
-    return dn__set_dims(s, 1, (int[]){(1 + net->has_c) * z.h * (by_element ? 1 : z.steps) + (by_element ? z.h * z.steps : 0)}, z.batch);
-}
-
-/* ---- which column is which position ---------------------------------------------------------------------------------------- */
-
-/* Batch elements in the order of falling length; `step` of a column is its place within its own sequence. In `shown`, a column, or -1 - (place of the
- * batch element): the initial state. Where z.plain only `active` is there. */
-typedef struct plan {
-    int steps;              /* of the longest */
-    int *active;            /* steps: how many sequences have this step */
-    int *element;           /* columns: the batch element */
-    int *position;          /* columns: the position */
-    int *order;             /* batch: batch elements by place */
-    int *start;             /* batch: where a packed sequence begins */
-    int *shown, *last;      /* steps x batch, batch: whose state a position, the end shows */
-} plan;
-
-static int *take_ints(dn_call *c, size_t n) {
-    return (int *)dn__scratch(c, n + 1);
-}
-
-static int is_real(const dn_call *c, const sizes *z, int t, int b) {
-    if (c->n_ints == 2) return 1;
-    return z->options & DN_SEQUENCE_MASK ? c->ints[2 + (size_t)t * (size_t)z->batch + (size_t)b] : t < c->ints[2 + b];
-}
-
-/* Sorts by falling length, equal ones in their order; fills active. */
-static int sort(dn_call *c, const sizes *z, plan *p) {
-    int *length = take_ints(c, (size_t)z->batch), *place = take_ints(c, (size_t)z->steps + 2);
-    if (!length || !place) return 0;
-    memset(place, 0, ((size_t)z->steps + 2) * sizeof *place);
-    for (int b = 0; b < z->batch; b++) {
-        length[b] = 0;
-        for (int t = 0; t < z->steps; t++) length[b] += is_real(c, z, t, b);
-        place[length[b]]++;
-    }
-    int longer = 0; /* place[n]: how many are longer than n */
-    for (int n = z->steps; n >= 0; n--) {
-        int equal = place[n];
-        if (n < z->steps) p->active[n] = longer;
-        place[n] = longer;
-        longer += equal;
-    }
-    for (p->steps = 0; p->steps < z->steps && p->active[p->steps];) p->steps++;
-    for (int b = 0; b < z->batch; b++) p->order[place[length[b]]++] = b;
-    return 1;
-}
-
-static int make_plan(dn_call *c, const sizes *z, plan *p) {
-    size_t cells = (size_t)z->steps * (size_t)z->batch;
-    *p = (plan){.steps = z->steps, .active = take_ints(c, (size_t)z->steps)};
-    if (!p->active) return 0;
-    for (int t = 0; t < z->steps; t++) p->active[t] = z->batch;
-    if (z->plain) return 1;
-    p->element = take_ints(c, z->columns);
-    p->position = take_ints(c, z->columns);
-    p->order = take_ints(c, (size_t)z->batch);
-    p->start = take_ints(c, (size_t)z->batch);
-    p->shown = take_ints(c, cells);
-    p->last = take_ints(c, (size_t)z->batch);
-    int *at = take_ints(c, (size_t)z->steps);
-    if (!p->element || !p->position || !p->order || !p->start || !p->shown || !p->last || !at || !sort(c, z, p)) return 0;
-    for (int s = 0, next = 0; s < p->steps; next += p->active[s++]) at[s] = next;
-    for (int b = 0, next = 0; z->form == DN_SEQUENCE_PACKED && b < z->batch; next += c->ints[2 + b++]) p->start[b] = next;
-    int reversed = z->options & DN_SEQUENCE_REVERSED;
-    for (int place = 0; place < z->batch; place++) {
-        int b = p->order[place], column = -1 - place, step = 0;
-        for (int i = 0; i < z->steps; i++) {
-            int t = reversed ? z->steps - 1 - i : i;
-            if (is_real(c, z, t, b)) {
-                column = at[step++] + place;
-                p->element[column] = b;
-                p->position[column] = t;
-            }
-            p->shown[(size_t)t * (size_t)z->batch + (size_t)b] = column;
-        }
-        p->last[b] = column;
-    }
-    return 1;
-}
-
-static const dn_real *x_at(const dn_call *c, const sizes *z, const plan *p, int t, int b) {
-    const dn_in *x = &c->x[z->first];
-    size_t k = (size_t)z->k;
-    switch (z->form) {
-    case DN_SEQUENCE_LIST: return x[t].v + (size_t)b * x[t].stride;
-    case DN_SEQUENCE_MATRIX: return x->v + (size_t)b * x->stride + (size_t)t * k;
-    case DN_SEQUENCE_SIDE_BY_SIDE: return x->v + ((size_t)t * (size_t)z->batch + (size_t)b) * k;
-    default: return x->v + (size_t)(p->start[b] + t) * k;
-    }
-}
-
-static void whose(const sizes *z, const plan *p, size_t column, int *t, int *b) {
-    *t = z->plain ? (int)(column / (size_t)z->batch) : p->position[column];
-    *b = z->plain ? (int)(column % (size_t)z->batch) : p->element[column];
-}
-
-/* the place of a position in the result, counted in h */
-static size_t place_of(const sizes *z, const plan *p, int t, int b) {
-    if (!(z->options & DN_SEQUENCE_BY_ELEMENT)) return (size_t)t * (size_t)z->batch + (size_t)b;
-    return z->form == DN_SEQUENCE_PACKED ? (size_t)(p->start[b] + t) : (size_t)b * (size_t)z->steps + (size_t)t;
-}
-/* whether the last states follow h, rather than every c */
-static int ends_only(const sizes *z) { return z->options & DN_SEQUENCE_BY_ELEMENT && !(z->options & DN_SEQUENCE_EVERY_C); }
-static int has_place(const dn_call *c, const sizes *z, int t, int b) {
-    return !(z->form == DN_SEQUENCE_PACKED && z->options & DN_SEQUENCE_BY_ELEMENT) || t < c->ints[2 + b];
+    int blocks = only_ends ? z.steps + 1 + net->has_c : (1 + net->has_c) * z.steps;
+    return dn__set_dims(s, 1, (int[]){blocks * z.h}, z.batch);
 }
 
 /* ---- forward ---------------------------------------------------------------------------------------------------------------- */
 
 /* x (h x batch, or one for all) in the order of the plan */
-static void by_place(const dn_in *x, const sizes *z, const plan *p, dn_real *to) {
+static void by_place(const dn_in *x, const dn_sizes *z, const dn_plan *p, dn_real *to) {
     size_t n = (size_t)z->h;
     if (z->plain && x->stride) memcpy(to, x->v, n * (size_t)z->batch * sizeof *to);
     else for (int i = 0; i < z->batch; i++) memcpy(to + (size_t)i * n, x->v + (size_t)(z->plain ? i : p->order[i]) * x->stride, n * sizeof *to);
 }
 
 /* where dn__table_rows, which gave `count`, has the row of a position */
-static size_t row_at(const sizes *z, const plan *p, int count, int t, int b) {
-    if (z->form == DN_SEQUENCE_PACKED) return (size_t)(p->start[b] + t);
-    if (z->form == DN_SEQUENCE_LIST) return (size_t)t * (size_t)count + (size_t)(count > 1 ? b : 0);
-    return (size_t)t * (size_t)z->batch + (size_t)b;
+static size_t row_at(const dn_sizes *z, const dn_plan *p, int count, int t, int b) {
+    if (z->form == DN_SEQUENCE_PACKED) return (size_t)(dn__start_of(p, b) + t);
+    return (size_t)t * (size_t)count + (size_t)(count > 1 ? b : 0);
 }
 
 /* Finds columns of equal rows of a table: slots[column] and the number of distinct ones; 0: x are no rows, or too few are equal to gain. */
-static int find_distinct(dn_call *c, const sizes *z, const plan *p, int *slots) {
+static int find_distinct(dn_call *c, const dn_sizes *z, const dn_plan *p, int *slots) {
     size_t columns = z->columns, size = 16, places = (size_t)z->steps * (size_t)z->batch;
     if (z->form == DN_SEQUENCE_MATRIX || columns < 16) return 0;
     while (size < 2 * columns) size *= 2;
-    int *rows = take_ints(c, places), *table = take_ints(c, size), *row_of = take_ints(c, columns);
+    int *rows = dn__take_ints(c, places), *table = dn__take_ints(c, size), *row_of = dn__take_ints(c, columns);
     if (!rows || !table || !row_of) return 0;
     int n_x = z->form == DN_SEQUENCE_LIST ? z->steps : 1, count = dn__table_rows(c, z->first, n_x, (int)places, rows), distinct = 0;
     if (!count) return 0;
     memset(table, 0, size * sizeof *table); /* slot + 1 */
     for (size_t j = 0; j < columns; j++) {
         int t, b;
-        whose(z, p, j, &t, &b);
+        dn__whose(z, p, j, &t, &b);
         int row = rows[row_at(z, p, count, t, b)];
         size_t i = (uint32_t)row * 0x9E3779B1u & (size - 1);
         while (table[i] && row_of[table[i] - 1] != row) i = (i + 1) & (size - 1);
@@ -311,7 +96,7 @@ static int find_distinct(dn_call *c, const sizes *z, const plan *p, int *slots) 
 }
 
 /* Wx x + b of `columns` columns, block after block */
-static void project(dn_call *c, const dn_network *net, const sizes *z, size_t columns, const dn_real *x, dn_real *to) {
+static void project(dn_call *c, const dn_network *net, const dn_sizes *z, size_t columns, const dn_real *x, dn_real *to) {
     for (int i = 0; i < net->n_blocks; i++) {
         int rows = net->blocks[i].rows * z->h;
         for (size_t j = 0; j < columns; j++) memcpy(to + j * (size_t)rows, c->x[net->blocks[i].b].v, (size_t)rows * sizeof *to);
@@ -321,7 +106,7 @@ static void project(dn_call *c, const dn_network *net, const sizes *z, size_t co
 }
 
 /* The input projections of all columns, from those of distinct rows where it pays. */
-static void project_inputs(dn_call *c, const dn_network *net, const sizes *z, const plan *p, kept *s) {
+static void project_inputs(dn_call *c, const dn_network *net, const dn_sizes *z, const dn_plan *p, kept *s) {
     size_t k = (size_t)z->k;
     *s->distinct = find_distinct(c, z, p, s->slots);
     if (z->direct && !*s->distinct) {
@@ -332,8 +117,8 @@ static void project_inputs(dn_call *c, const dn_network *net, const sizes *z, co
     for (size_t j = 0; j < z->columns; j++) {
         int t, b;
         if (distinct && s->slots[j] != next) continue; /* not the first of its row */
-        whose(z, p, j, &t, &b);
-        memcpy(s->x + k * (distinct ? (size_t)next++ : j), x_at(c, z, p, t, b), k * sizeof *s->x);
+        dn__whose(z, p, j, &t, &b);
+        memcpy(s->x + k * (distinct ? (size_t)next++ : j), dn__x_at(c, z, p, t, b), k * sizeof *s->x);
     }
     if (!distinct) {
         project(c, net, z, z->columns, s->x, s->gates);
@@ -350,12 +135,12 @@ static void project_inputs(dn_call *c, const dn_network *net, const sizes *z, co
     }
 }
 
-static dn_sequence sequence_of(const dn_call *c, const dn_network *net, const sizes *z, const plan *p, const kept *s) {
+static dn_sequence sequence_of(const dn_call *c, const dn_network *net, const dn_sizes *z, const dn_plan *p, const kept *s) {
     size_t all = z->columns * (size_t)z->h;
     dn_sequence q = {.h = z->h, .steps = p->steps, .active = p->active, .columns = z->columns, .given = z->options & DN_SEQUENCE_STATE,
                      .h0 = s->h0, .c0 = s->c0, .h_mask = s->h_mask, .c_mask = s->c_mask, .h_seen = s->h_seen, .c_seen = s->c_seen,
                      .gates = s->gates, .extra = s->extra, .h_out = z->plain ? c->y : s->h};
-    if (net->has_c) q.c = z->plain ? c->y + all : s->c;
+    if (net->has_c) q.c = s->c ? s->c : c->y + all;
     q.c_now = s->c_now ? s->c_now : q.c;
     return q;
 }
@@ -365,16 +150,16 @@ static void weights_of(const dn_call *c, const dn_network *net, const dn_real **
     for (int i = 0; i < net->n_products; i++) w[i] = c->x[net->products[i].w].v;
 }
 
-static void show(const dn_call *c, const sizes *z, const plan *p, const dn_real *h, const dn_real *initial, dn_real *to) {
+static void show(const dn_call *c, const dn_sizes *z, const dn_plan *p, const dn_real *h, const dn_real *initial, dn_real *to) {
     size_t n = (size_t)z->h;
     for (int b = 0; b < z->batch; b++)
         for (int t = 0; t < z->steps; t++) {
-            if (!has_place(c, z, t, b)) break;
+            if (!dn__has_place(c, z, t, b)) break;
             int column = p->shown[(size_t)t * (size_t)z->batch + (size_t)b];
-            memcpy(to + n * place_of(z, p, t, b), column < 0 ? initial + n * (size_t)(-1 - column) : h + n * (size_t)column, n * sizeof *to);
+            memcpy(to + n * dn__place_of(z, p, t, b), column < 0 ? initial + n * (size_t)(-1 - column) : h + n * (size_t)column, n * sizeof *to);
         }
 }
-static void show_last(const sizes *z, const plan *p, const dn_real *h, const dn_real *initial, dn_real *to) {
+static void show_last(const dn_sizes *z, const dn_plan *p, const dn_real *h, const dn_real *initial, dn_real *to) {
     size_t n = (size_t)z->h;
     for (int b = 0; b < z->batch; b++) {
         int column = p->last[b];
@@ -382,14 +167,21 @@ static void show_last(const sizes *z, const plan *p, const dn_real *h, const dn_
     }
 }
 
+/* the last h, and c, of the one plain sequence whose h have been written to y */
+static void show_end(const dn_network *net, const dn_sizes *z, const dn_real *cells, dn_real *y) {
+    size_t n = (size_t)z->h, before = n * (z->columns - 1);
+    memcpy(y + n * z->columns, y + before, n * sizeof *y);
+    if (net->has_c) memcpy(y + n * (z->columns + 1), cells + before, n * sizeof *y);
+}
+
 void dn__network_forward(dn_call *c, const dn_network *net) {
-    sizes z = call_sizes(c, net);
+    dn_sizes z = call_sizes(c, net);
     kept s;
-    plan p;
+    dn_plan p;
     const dn_real *w[5];
     size_t state = (size_t)z.h * (size_t)z.batch, main = (size_t)z.h * z.positions;
     carve(net, &z, c->saved, &s);
-    if (!make_plan(c, &z, &p)) return;
+    if (!dn__make_plan(c, &z, &p)) return;
     int given = z.options & DN_SEQUENCE_STATE, mask = z.mask;
     if (given) by_place(&c->x[z.state], &z, &p, s.h0);
     else dn__fill(state, 0, s.h0);
@@ -405,9 +197,12 @@ void dn__network_forward(dn_call *c, const dn_network *net) {
     } else {
         *s.distinct = 0;
     }
-    if (z.plain) return;
+    if (z.plain) {
+        if (z.ends_only) show_end(net, &z, s.c, c->y);
+        return;
+    }
     show(c, &z, &p, s.h, s.h0, c->y);
-    if (ends_only(&z)) {
+    if (z.ends_only) {
         show_last(&z, &p, s.h, s.h0, c->y + main);
         if (net->has_c) show_last(&z, &p, s.c, s.c0, c->y + main + state);
     } else if (net->has_c) {
@@ -417,17 +212,17 @@ void dn__network_forward(dn_call *c, const dn_network *net) {
 
 /* ---- backward ----------------------------------------------------------------------------------------------------------------- */
 
-static void collect(const dn_call *c, const sizes *z, const plan *p, const dn_real *dy, dn_real *dh, dn_real *initial) {
+static void collect(const dn_call *c, const dn_sizes *z, const dn_plan *p, const dn_real *dy, dn_real *dh, dn_real *initial) {
     size_t n = (size_t)z->h;
     for (int b = 0; b < z->batch; b++)
         for (int t = 0; t < z->steps; t++) {
-            if (!has_place(c, z, t, b)) break;
+            if (!dn__has_place(c, z, t, b)) break;
             int column = p->shown[(size_t)t * (size_t)z->batch + (size_t)b];
             dn_real *to = column < 0 ? initial + n * (size_t)(-1 - column) : dh + n * (size_t)column;
-            dn__add(n, to, dy + n * place_of(z, p, t, b), to);
+            dn__add(n, to, dy + n * dn__place_of(z, p, t, b), to);
         }
 }
-static void collect_last(const sizes *z, const plan *p, const dn_real *dy, dn_real *dh, dn_real *initial) {
+static void collect_last(const dn_sizes *z, const dn_plan *p, const dn_real *dy, dn_real *dh, dn_real *initial) {
     size_t n = (size_t)z->h;
     for (int b = 0; b < z->batch; b++) {
         dn_real *to = p->last[b] < 0 ? initial + n * (size_t)(-1 - p->last[b]) : dh + n * (size_t)p->last[b];
@@ -436,19 +231,26 @@ static void collect_last(const sizes *z, const plan *p, const dn_real *dy, dn_re
 }
 
 /* The gradients that the result has got, by column. */
-static void collect_all(const dn_call *c, const dn_network *net, const sizes *z, const plan *p, dn_sequence *q) {
+static void collect_all(const dn_call *c, const dn_network *net, const dn_sizes *z, const dn_plan *p, dn_sequence *q) {
     size_t all = z->columns * (size_t)z->h, state = (size_t)z->h * (size_t)z->batch, main = (size_t)z->h * z->positions;
     dn__fill(state, 0, q->dh0);
     if (net->has_c) dn__fill(state, 0, q->dc0);
     if (z->plain) {
+        size_t before = all - state; /* of the last step */
         memcpy(q->dh, c->dy, all * sizeof *q->dh);
-        if (net->has_c) memcpy(q->dc, c->dy + all, all * sizeof *q->dc);
+        if (!z->ends_only) {
+            if (net->has_c) memcpy(q->dc, c->dy + all, all * sizeof *q->dc);
+            return;
+        }
+        dn__add(state, q->dh + before, c->dy + all, q->dh + before);
+        if (net->has_c) dn__fill(before, 0, q->dc);
+        if (net->has_c) memcpy(q->dc + before, c->dy + all + state, state * sizeof *q->dc);
         return;
     }
     dn__fill(all, 0, q->dh);
     if (net->has_c) dn__fill(all, 0, q->dc);
     collect(c, z, p, c->dy, q->dh, q->dh0);
-    if (ends_only(z)) {
+    if (z->ends_only) {
         collect_last(z, p, c->dy + main, q->dh, q->dh0);
         if (net->has_c) collect_last(z, p, c->dy + main + state, q->dc, q->dc0);
     } else if (net->has_c) {
@@ -457,7 +259,7 @@ static void collect_all(const dn_call *c, const dn_network *net, const sizes *z,
 }
 
 /* Adds `from` (h x batch, in the order of the plan) to input i's gradient, summed over the batch where the input is not batched. */
-static void give_back(dn_call *c, const sizes *z, const plan *p, int i, const dn_real *from) {
+static void give_back(dn_call *c, const dn_sizes *z, const dn_plan *p, int i, const dn_real *from) {
     dn_grad g = dn__dx(c, i);
     if (!g.dx) return;
     size_t n = (size_t)z->h;
@@ -475,7 +277,7 @@ static dn_real *mask_gradient(dn_call *c, int i, size_t n) {
 }
 
 /* Gradients of matrices that multiply the state. */
-static void recurrent_gradients(dn_call *c, const dn_network *net, const sizes *z, const dn_sequence *q) {
+static void recurrent_gradients(dn_call *c, const dn_network *net, const dn_sizes *z, const dn_sequence *q) {
     size_t h = (size_t)z->h, begun = (size_t)q->active[0];
     for (int i = 0; i < net->n_products; i++) {
         int w = net->products[i].w, block = net->products[i].block, rows = net->blocks[block].rows * z->h;
@@ -501,7 +303,7 @@ static void recurrent_gradients(dn_call *c, const dn_network *net, const sizes *
 }
 
 /* dx of all columns = sum over blocks of Wx' dgates */
-static void input_products(dn_call *c, const dn_network *net, const sizes *z, size_t columns, const dn_real *dgates, dn_real beta, dn_real *dx) {
+static void input_products(dn_call *c, const dn_network *net, const dn_sizes *z, size_t columns, const dn_real *dgates, dn_real beta, dn_real *dx) {
     for (int i = 0; i < net->n_blocks; i++) {
         int rows = net->blocks[i].rows * z->h;
         dn__mm_dx(rows, z->k, (int)columns, c->x[net->blocks[i].wx].v, rows, dgates, rows, i ? 1 : beta, dx, z->k);
@@ -510,7 +312,7 @@ static void input_products(dn_call *c, const dn_network *net, const sizes *z, si
 }
 
 /* Gradients of Wx and b: gates = Wx x + b. */
-static void projection_gradients(dn_call *c, const dn_network *net, const sizes *z, size_t columns, const dn_real *dgates, const dn_real *x) {
+static void projection_gradients(dn_call *c, const dn_network *net, const dn_sizes *z, size_t columns, const dn_real *dgates, const dn_real *x) {
     for (int i = 0; i < net->n_blocks; i++) {
         int rows = net->blocks[i].rows * z->h;
         if (dn__wants(c, net->blocks[i].wx)) dn__weight_gradient(c, net->blocks[i].wx, rows, z->k, (int)columns, dgates, x);
@@ -520,7 +322,7 @@ static void projection_gradients(dn_call *c, const dn_network *net, const sizes 
     }
 }
 
-static void give_back_inputs(dn_call *c, const sizes *z, const plan *p, const dn_real *dx) {
+static void give_back_inputs(dn_call *c, const dn_sizes *z, const dn_plan *p, const dn_real *dx) {
     size_t k = (size_t)z->k;
     if (z->plain && z->form == DN_SEQUENCE_LIST) { /* the columns of a step are one input */
         for (int t = 0; t < z->steps; t++) {
@@ -538,22 +340,22 @@ static void give_back_inputs(dn_call *c, const sizes *z, const plan *p, const dn
     for (int i = 0; i < n; i++) to[i] = dn__dx_zeroed(c, z->first + i);
     for (size_t j = 0; j < z->columns; j++) {
         int t, b;
-        whose(z, p, j, &t, &b);
+        dn__whose(z, p, j, &t, &b);
         dn_real *base = to[list ? t : 0];
         if (!base) continue;
-        base += x_at(c, z, p, t, b) - c->x[z->first + (list ? t : 0)].v; /* a gradient lies as its input does */
+        base += dn__x_at(c, z, p, t, b) - c->x[z->first + (list ? t : 0)].v; /* a gradient lies as its input does */
         dn__add(k, base, dx + j * k, base);
     }
 }
 
-static int wants_inputs(const dn_call *c, const sizes *z) {
+static int wants_inputs(const dn_call *c, const dn_sizes *z) {
     for (int i = z->first; i < c->n; i++)
         if (dn__wants(c, i)) return 1;
     return 0;
 }
 
 /* Gradients of gates added up for each distinct row: (rows x distinct) blocks. */
-static dn_real *sum_by_row(dn_call *c, const dn_network *net, const sizes *z, const kept *s, const dn_real *dgates) {
+static dn_real *sum_by_row(dn_call *c, const dn_network *net, const dn_sizes *z, const kept *s, const dn_real *dgates) {
     size_t distinct = (size_t)*s->distinct, total = (size_t)net->gates * (size_t)z->h * distinct;
     dn_real *sums = dn__backward_memory(c, total), *to = sums;
     if (!sums) return NULL;
@@ -571,16 +373,16 @@ static dn_real *sum_by_row(dn_call *c, const dn_network *net, const sizes *z, co
 }
 
 /* Brings dx (k x distinct) to the rows of the table. */
-static void give_back_rows(dn_call *c, const dn_network *net, const sizes *z, const plan *p, const kept *s, const dn_real *dgates, const dn_real *dx) {
+static void give_back_rows(dn_call *c, const dn_network *net, const dn_sizes *z, const dn_plan *p, const kept *s, const dn_real *dgates, const dn_real *dx) {
     int n = z->form == DN_SEQUENCE_LIST ? z->steps : 1;
     size_t places = (size_t)z->steps * (size_t)z->batch;
-    int *rows = take_ints(c, places), *distinct_rows = take_ints(c, (size_t)*s->distinct), *column = (int *)dn__backward_memory(c, places + 1);
+    int *rows = dn__take_ints(c, places), *distinct_rows = dn__take_ints(c, (size_t)*s->distinct), *column = (int *)dn__backward_memory(c, places + 1);
     if (!rows || !distinct_rows || !column) return;
     int count = dn__table_rows(c, z->first, n, (int)places, rows);
     for (size_t i = 0; i < places; i++) column[i] = -1;
     for (size_t j = 0; j < z->columns; j++) {
         int t, b;
-        whose(z, p, j, &t, &b);
+        dn__whose(z, p, j, &t, &b);
         size_t at = row_at(z, p, count, t, b);
         distinct_rows[s->slots[j]] = rows[at];
         column[at] = (int)j;
@@ -596,13 +398,13 @@ static void give_back_rows(dn_call *c, const dn_network *net, const sizes *z, co
 }
 
 void dn__network_backward(dn_call *c, const dn_network *net) {
-    sizes z = call_sizes(c, net);
+    dn_sizes z = call_sizes(c, net);
     kept s;
-    plan p;
+    dn_plan p;
     const dn_real *w[5];
     size_t all = z.columns * (size_t)z.h, state = (size_t)z.h * (size_t)z.batch, k = (size_t)z.k;
     carve(net, &z, c->saved, &s);
-    if (!make_plan(c, &z, &p)) return;
+    if (!dn__make_plan(c, &z, &p)) return;
     dn_sequence q = sequence_of(c, net, &z, &p, &s);
     q.dgates = dn__backward_memory(c, (size_t)net->gates * all);
     q.dh = dn__scratch(c, all);

@@ -37,6 +37,7 @@ def install() -> None:
     >>> dynet.Expression is dist_dynet.Expression
     True
     >>> dist_dynet.compat.uninstall()
+    >>> dist_dynet.init(rng="keyed")
     """
     _finder.install()
     path = os.environ.get("PYTHONPATH", "")
@@ -45,8 +46,12 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Takes install() back; random numbers stay DyNet's if a program has imported dynet: `dist_dynet.init(rng="keyed")`."""
+    """Takes install() back. Old names that it hung onto classes stay."""
     _finder.uninstall()
+    if any(name in sys.modules for name in ("dynet", "_dynet", "dynet_viz")):
+        from ._settings import merged
+
+        merged.leave()
     path = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != SITE]
     os.environ["PYTHONPATH"] = os.pathsep.join(path)
     if not path:

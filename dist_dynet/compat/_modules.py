@@ -19,7 +19,7 @@ import numpy as np
 
 import dist_dynet
 
-from ..nn.state import RecurrentBuilder
+from ..nn.builder import RecurrentBuilder
 from ..ops import inputs, selection
 from ..settings import ERRMSG, HAVE_CUDA, say
 from . import _old, _settings

@@ -14,16 +14,18 @@ class Merged:
     """Settings by source, and what of them is in force."""
 
     def __init__(self) -> None:
-        self.program: dict[str, Any] = {"rng": "dynet"}
+        self.program: dict[str, Any] = {}
         self.command_line: dict[str, Any] = {}
         self.in_force: dict[str, Any] = {}
 
     def use_dynet_order(self) -> None:
         """Numbers are DyNet's from the import on, whatever waits for init(); unless the environment says otherwise."""
-        rng = settings.from_environment().given().get("rng", self.program["rng"])
-        if rng != self.in_force.get("rng"):
-            settings.init(rng=rng)
-            self.in_force["rng"] = rng
+        settings.init(rng=settings.from_environment().given().get("rng", "dynet"))
+
+    def leave(self) -> None:
+        """Back to the numbers of this package."""
+        settings.init(rng=settings.from_environment().given().get("rng", "keyed"))
+        self.in_force.clear()
 
     def read_command_line(self) -> None:
         """Takes the --dynet-* options of sys.argv."""
@@ -35,6 +37,7 @@ class Merged:
         """Puts all settings in force."""
         self.read_command_line()
         merged = {**self.program, **settings.from_environment().given(), **self.command_line}
+        merged.pop("rng", None)  # in force since the import
         changed = {name: value for name, value in merged.items() if value != self.in_force.get(name)}
         self.in_force.update(changed)
         params = settings.DynetParams()

@@ -25,8 +25,10 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import _random
 from .._ffi import DTYPE
 from ..params.collection import MAX_DIMS, LookupParameters, ParameterCollection, Parameters
+from ..params.initializers import GlorotInitializer
 from .files import BUFFER, FileName, atomic_write, unreadable
 
 AnyParameter = Parameters | LookupParameters
@@ -338,6 +340,8 @@ def new_parameter(collection: ParameterCollection, file: ModelFile, entry: Entry
     """Adds to the collection the parameter that an entry describes."""
     values, gradient = file.numbers(entry)
     parameter: AnyParameter
+    if _random.dynet_order():  # there the parameter is made with values drawn for it, then read
+        GlorotInitializer().values(entry.dims, entry.is_of(LookupParameters))
     if entry.is_of(LookupParameters):
         parameter = LookupParameters(collection._root, entry.name, entry.dims[:-1], entry.dims[-1])
     else:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from numpy.typing import ArrayLike
+
 from ..graph import Expression
 from ..ops import concatenate
-from ..ops._nodes import listed
+from ..ops._nodes import listed, not_expression
 from ..params.collection import ParameterCollection
+from .sequences import LIST, Inputs, inputs_of, packed_inputs
 from .state import RNNState, subcollection
 
 
@@ -86,30 +89,80 @@ class BiRNNBuilder:
             for builder in pair:
                 builder.disable_dropout()
 
-    def _below(self, es: Sequence[Expression]) -> list[Expression]:
+    def _below(self, xs: Inputs) -> Inputs:
         """The inputs of the last layer."""
-        es = listed(es, "transduce") if not isinstance(es, list | tuple) or es else []
         for forward, backward in self.builder_layers[:-1]:
-            es = _both_ways(forward, backward, es)
-        return es
+            xs = xs.replaced(_both_ways(forward, backward, xs), LIST)
+        return xs
 
-    def add_inputs(self, es: Sequence[Expression]) -> list[tuple[RNNState, RNNState]]:
-        """(forward state, backward state) of the last layer at each position."""
-        es = self._below(es)
-        forward, backward = self.builder_layers[-1]
-        ahead = forward.initial_state().add_inputs(es)
-        back = backward.initial_state().add_inputs(es[::-1])
-        return list(zip(ahead, back[::-1], strict=True))
+    def _joined(self, xs: Inputs) -> tuple[Expression, tuple[RNNState, RNNState]]:
+        for forward, backward in self.builder_layers:
+            f, b = forward.initial_state(), backward.initial_state()
+            (y_ahead, ahead), (y_back, back) = f._run.joined(f, xs), b._run.joined(b, xs.backwards())
+            xs = xs.replaced([concatenate([y_ahead, y_back])])
+        return xs.inputs[0], (ahead, back)
 
-    def transduce(self, es: Sequence[Expression]) -> list[Expression]:
-        """The h of the last layer at each position."""
-        return _both_ways(*self.builder_layers[-1], self._below(es))
+    def add_inputs(
+        self, es: Iterable[Expression] | Expression, mask: ArrayLike | None = None, lengths: Iterable[int] | None = None
+    ) -> list[tuple[RNNState, RNNState]]:
+        """(forward state, backward state) of the last layer at each position; arguments as of RNNState.add_inputs().
+
+        The backward state at a position has read all that follows: where padding follows, it begins at the sentence's own end.
+        """
+        xs = self._below(_inputs(es, mask, lengths, "add_inputs"))
+        f, b = (builder.initial_state() for builder in self.builder_layers[-1])
+        if xs.plain:
+            ahead, back = f.add_inputs(xs.inputs), b.add_inputs(xs.inputs[::-1])[::-1]
+        else:
+            ahead, back = f._run.steps(f, xs), b._run.steps(b, xs.backwards())
+        return list(zip(ahead, back, strict=True))
+
+    def transduce(
+        self, es: Iterable[Expression] | Expression, mask: ArrayLike | None = None, lengths: Iterable[int] | None = None
+    ) -> list[Expression]:
+        """The h of the last layer at each position; arguments as of RNNState.add_inputs()."""
+        return _both_ways(*self.builder_layers[-1], self._below(_inputs(es, mask, lengths, "transduce")))
+
+    def transduce_matrix(
+        self, x: Expression, mask: ArrayLike | None = None, lengths: Iterable[int] | None = None
+    ) -> tuple[Expression, tuple[RNNState, RNNState]]:
+        """The h of the last layer at all positions as one matrix, and (forward state, backward state) after all has been read.
+
+        Shape: (input size, steps) -> (h, steps); batches alike. Arguments as of RNNState.add_inputs().
+        """
+        if not isinstance(x, Expression):
+            raise not_expression("transduce_matrix", x)
+        return self._joined(inputs_of(x, mask, lengths, "transduce_matrix"))
+
+    def transduce_packed(self, x: Expression, lengths: Iterable[int]) -> tuple[Expression, tuple[RNNState, RNNState]]:
+        """The h of the last layer for sequences laid one after another as a batch of words, and (forward state, backward state).
+
+        Shape: (input size,) x (sum of lengths) -> (h,) x (sum of lengths); the states have a batch element for each sequence. The fastest way
+        to tag a batch of sentences: nothing is padded, and of looked-up words each distinct one is projected once.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> E, network = m.add_lookup_parameters((10, 2)), dy.BiRNNBuilder(1, 2, 6, m, dy.VanillaLSTMBuilder)
+        >>> _ = dy.renew_cg()
+        >>> y, (ahead, back) = network.transduce_packed(dy.lookup_batch(E, [1, 2, 3, 1, 2]), [3, 2])
+        >>> y.dim(), ahead.output().dim()
+        (((6,), 5), ((3,), 2))
+        """
+        return self._joined(packed_inputs(x, lengths, "transduce_packed"))
 
 
-def _both_ways(forward: Any, backward: Any, es: list[Expression]) -> list[Expression]:
-    ahead = forward.initial_state().transduce(es)
-    back = backward.initial_state().transduce(es[::-1])
-    return [concatenate([f, b]) for f, b in zip(ahead, back[::-1], strict=True)]
+def _inputs(es: Iterable[Expression] | Expression, mask: ArrayLike | None, lengths: Iterable[int] | None, what: str) -> Inputs:
+    one_or_none = isinstance(es, Expression) or (isinstance(es, list | tuple) and not es)
+    return inputs_of(es if one_or_none else listed(es, what), mask, lengths, what)
+
+
+def _both_ways(forward: Any, backward: Any, xs: Inputs) -> list[Expression]:
+    f, b = forward.initial_state(), backward.initial_state()
+    if xs.plain:  # a list turned round costs nothing
+        ahead, back = f.transduce(xs.inputs), b.transduce(xs.inputs[::-1])[::-1]
+    else:
+        ahead, back = f._run.outputs(f, xs), b._run.outputs(b, xs.backwards())
+    return [concatenate(pair) for pair in zip(ahead, back, strict=True)]
 
 
 class StackedRNNState:
@@ -145,11 +198,13 @@ class StackedRNNState:
             x = after[-1].output()  # type: ignore[assignment]
         return StackedRNNState(after, self)
 
-    def add_inputs(self, xs: Iterable[Expression]) -> list[StackedRNNState]:
-        """The states after each of these inputs; each network runs over the whole sequence before the next."""
+    def add_inputs(
+        self, xs: Iterable[Expression] | Expression, mask: ArrayLike | None = None, lengths: Iterable[int] | None = None
+    ) -> list[StackedRNNState]:
+        """The states after each of these inputs; each network runs over the whole sequence before the next. Arguments as of RNNState."""
         layers: list[list[RNNState]] = []
         for state in self.states:
-            layers.append(state.add_inputs(xs))
+            layers.append(state.add_inputs(xs, mask, lengths))
             xs = [s.output() for s in layers[-1]]  # type: ignore[misc]
         states, last = [], self
         for column in zip(*layers, strict=True):
@@ -157,12 +212,13 @@ class StackedRNNState:
             states.append(last)
         return states
 
-    def transduce(self, xs: Iterable[Expression]) -> list[Expression]:
-        """The outputs of the topmost network after each of these inputs."""
-        outputs = list(xs)
+    def transduce(
+        self, xs: Iterable[Expression] | Expression, mask: ArrayLike | None = None, lengths: Iterable[int] | None = None
+    ) -> list[Expression]:
+        """The outputs of the topmost network after each of these inputs. Arguments as of RNNState.add_inputs()."""
         for state in self.states:
-            outputs = state.transduce(outputs)
-        return outputs
+            xs = state.transduce(xs, mask, lengths)
+        return list(xs)
 
     def output(self) -> Expression | None:
         """The output of the topmost network."""

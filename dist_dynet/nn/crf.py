@@ -167,7 +167,16 @@ class CRF(Block):
             raise TypeError(f"CRF: takes a list of tags, or of lists of tags; got {tags!r:.100}.") from None
         if not rows or not isinstance(rows[0], list):
             rows = [rows]
-        return [[self._number(tag) for tag in row] for row in rows]
+        return [self._numbers(row) for row in rows]
+
+    def _numbers(self, row: list[Tag]) -> list[int]:
+        """The numbers of these tags; those that are numbers already are looked at all at once."""
+        if any(isinstance(tag, str) for tag in row):
+            return [self._number(tag) for tag in row]
+        numbers = indices(row, "CRF")  # type: ignore[arg-type]
+        if numbers and not 0 <= min(numbers) <= max(numbers) < self.tags:
+            raise ValueError(f"CRF: tags run from 0 to {self.tags - 1}; got {next(k for k in numbers if not 0 <= k < self.tags)}.")
+        return numbers
 
     # ---- losses and scores ---------------------------------------------------------------------------------------------------------
 

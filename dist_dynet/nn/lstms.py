@@ -1,6 +1,6 @@
 """Other LSTMs: compact, sparse, and those with coupled gates and peepholes.
 
-Compact and sparse are the LSTM of rnn.py with other parameters; a step of the coupled ones is composed of several nodes.
+Compact and sparse are the LSTM of rnn.py with other parameters; the coupled ones are operations of their own.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .._ffi import OPS
 from ..graph import Expression, expression, resolved
-from ..ops import affine_transform, cmult, logistic, tanh, vanilla_lstm_c, vanilla_lstm_gates, vanilla_lstm_h, zeros
+from ..ops import cmult, vanilla_lstm_c, vanilla_lstm_gates, vanilla_lstm_h, zeros
 from ..params.collection import ParameterCollection, Parameters
+from .builder import RecurrentBuilder
 from .rnn import VanillaLSTMBuilder
-from .state import CellRun, Masks, RecurrentBuilder, Run, masked
+from .runs import CellRun
+from .state import Masks, Run, masked
 
 _Optional = Expression | None
 
@@ -175,6 +178,7 @@ class CoupledLSTMBuilder(RecurrentBuilder):
 
     _subcollection: ClassVar[str] = "lstm-builder"
     _has_cells: ClassVar[bool] = True
+    _op: ClassVar[int] = OPS["coupled_lstm"]
     _peephole_columns: ClassVar[int] = 0
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
@@ -188,26 +192,6 @@ class CoupledLSTMBuilder(RecurrentBuilder):
 
     def _rates(self) -> tuple[float, ...]:
         return self.dropout_x, self.dropout_h, self.dropout_h
-
-    def _cell(
-        self, weights: list[Expression], masks: tuple[_Optional, ...], x: Expression, h: _Optional, c: _Optional
-    ) -> tuple[Expression, Expression]:
-        Wix, Wih, Wic, bi, Wox, Woh, Woc, bo, Wcx, Wch, bc = weights
-        x = masked(x, masks[0])
-        h = None if h is None else masked(h, masks[1])
-
-        def total(b: Expression, Wx: Expression, Wh: Expression, Wc: _Optional = None, c: _Optional = None) -> Expression:
-            terms = [b, Wx, x]
-            if h is not None:
-                terms += [Wh, h]
-            if Wc is not None and c is not None and not self._peephole_columns:
-                terms += [Wc, masked(c, masks[2])]
-            return affine_transform(terms)
-
-        i = logistic(total(bi, Wix, Wih, Wic, c))
-        candidate = tanh(total(bc, Wcx, Wch))
-        c = cmult(i, candidate) if c is None else c + cmult(i, candidate - c)
-        return cmult(logistic(total(bo, Wox, Woh, Woc, c)), tanh(c)), c
 
 
 class FastLSTMBuilder(CoupledLSTMBuilder):
@@ -231,7 +215,11 @@ class FastLSTMBuilder(CoupledLSTMBuilder):
     """
 
     _subcollection: ClassVar[str] = "fast-lstm-builder"
+    _op: ClassVar[int] = OPS["fast_lstm"]
     _peephole_columns: ClassVar[int] = 1
 
     def _rates(self) -> tuple[float, ...]:
         return 0.0, 0.0, 0.0
+
+    def _node_inputs(self, handles: list[int]) -> list[int]:
+        return [h for i, h in enumerate(handles) if i not in (2, 6)]  # without Wic and Woc

@@ -9,101 +9,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._ffi import OPS, fail
-from ..graph import Expression, expression
+from .._ffi import OPS
+from ..graph import Expression
 from ..ops import cmult, inputVector, layer_norm, tanh, vanilla_lstm_c, zeros
-from ..ops._nodes import many_node
 from ..ops.lstm import lstm_gates
 from ..params.collection import ParameterCollection, Parameters
-from .state import CellRun, Masks, RNNState, Run, TwoRates, masked, part, parts
-
-_LSTM = OPS["lstm"]
-
-
-class LSTMRun(Run):
-    """A sequence of an LSTM in nodes that hold a layer's cell, or a layer's sequence."""
-
-    __slots__ = ("weights",)
-
-    def __init__(self, builder: VanillaLSTMBuilder, update: bool, masks: Masks | None = None) -> None:
-        super().__init__(builder, update, masks)
-        self.weights = [builder._node_inputs(layer) for layer in self.handles]
-
-    def _node(self, layer: int, xs: list[Expression], h: Expression | None, c: Expression | None) -> int:
-        """The node of one layer over these inputs: its handle."""
-        state = [] if h is None or c is None else [h._h, c._h]
-        try:
-            inputs = [*self.weights[layer], *state, *[x._h for x in xs]]
-        except AttributeError:
-            raise TypeError(f"add_input: takes expressions; got {', '.join(type(x).__name__ for x in xs)}.") from None
-        node = many_node(_LSTM, inputs, (len(xs), 1 if state else 0), (self.builder.forget_bias,))
-        if node < 0:
-            fail(node, *inputs)
-        return node
-
-    def _sequence(self, state: RNNState, xs: list[Expression]) -> tuple[list[list[Expression]], list[int]]:
-        """The h after each input for each layer, and the owner node of each layer."""
-        steps, size = len(xs), self.builder.hidden_dim
-        all_h, owners = [], []
-        h0, c0 = state._h, state._cells()
-        for layer, (mask, _) in enumerate(self.layer_masks(xs[0])):
-            inputs = xs if mask is None else [cmult(x, mask) for x in xs]
-            owner = self._node(layer, inputs, h0[layer] if h0 else None, c0[layer] if c0 else None)
-            first = parts(owner, 0, steps, size)
-            if first < 0:
-                fail(first, owner)
-            xs = [expression(first + t) for t in range(steps)]
-            all_h.append(xs)
-            owners.append(owner)
-        return all_h, owners
-
-    def step(self, state: RNNState, x: Expression) -> RNNState:
-        """One node per layer."""
-        h0, c0, h, owners = state._h, state._cells(), [], []
-        size = self.builder.hidden_dim
-        for layer, (mask_x, mask_h) in enumerate(self.layer_masks(x)):
-            if mask_x is not None:
-                x = cmult(x, mask_x)
-            before = h0[layer] if h0 else None
-            if mask_h is not None and before is not None:
-                before = cmult(before, mask_h)
-            owner = self._node(layer, [x], before, c0[layer] if c0 else None)
-            x = expression(part(owner, 0, size))
-            h.append(x)
-            owners.append(owner)
-        return self.made(RNNState(self, state, tuple(h), None, (owners, 1)))
-
-    def _stepwise(self, xs: list[Expression]) -> bool:
-        """Whether the sequence must go step by step: a mask on h changes what each step sees."""
-        return any(mask_h is not None for _, mask_h in self.layer_masks(xs[0]))
-
-    def steps(self, state: RNNState, xs: list[Expression]) -> list[RNNState]:
-        """One node per layer; with masks on h, one per layer and step."""
-        if not xs or not self.builder.layers:
-            return [state for _ in xs]
-        states = []
-        if self._stepwise(xs):
-            for x in xs:
-                state = self.step(state, x)
-                states.append(state)
-            return states
-        all_h, owners = self._sequence(state, xs)
-        for t, h in enumerate(zip(*all_h, strict=True)):
-            state = RNNState(self, state, h, None, (owners, len(xs) + t))
-            states.append(state)
-        self.made(state)
-        return states
-
-    def outputs(self, state: RNNState, xs: list[Expression]) -> list[Expression]:
-        """As steps(), without the states."""
-        if not xs or not self.builder.layers:
-            return []
-        if self._stepwise(xs):
-            return [s._h[-1] for s in self.steps(state, xs)]  # type: ignore[index]
-        all_h, owners = self._sequence(state, xs)
-        if self.start is not None:
-            self.made(RNNState(self, state, tuple(h[-1] for h in all_h), None, (owners, 2 * len(xs) - 1)))
-        return all_h[-1]
+from .builder import TwoRates
+from .runs import CellRun
+from .state import Masks, Run, masked
 
 
 class VanillaLSTMBuilder(TwoRates):
@@ -134,6 +47,7 @@ class VanillaLSTMBuilder(TwoRates):
 
     _subcollection: ClassVar[str] = "vanilla-lstm-builder"
     _has_cells: ClassVar[bool] = True
+    _op: ClassVar[int] = OPS["lstm"]
 
     def __init__(
         self,
@@ -176,11 +90,10 @@ class VanillaLSTMBuilder(TwoRates):
         return [layer[:3] for layer in super().get_parameter_expressions()]
 
     def _new_run(self, update: bool, masks: Masks | None) -> Run:
-        return CellRun(self, update, masks) if self.ln_lstm else LSTMRun(self, update, masks)
+        return CellRun(self, update, masks) if self.ln_lstm else super()._new_run(update, masks)
 
-    def _node_inputs(self, handles: list[int]) -> list[int]:
-        """Wx, Wh, b of a layer's node."""
-        return handles
+    def _reals(self) -> tuple[float, ...]:
+        return (self.forget_bias,)
 
     def _weights(self, parameters: list[Expression]) -> list[Expression]:
         bias = np.zeros(4 * self.hidden_dim)

@@ -1,15 +1,12 @@
-"""The simple recurrent network and the GRU, a step composed of a few nodes."""
+"""The simple recurrent network and the GRU."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from ..graph import Expression
-from ..ops import affine_transform, cmult, dropout, logistic, tanh
+from .._ffi import OPS
 from ..params.collection import Parameters
-from .state import RecurrentBuilder, TwoRates, masked
-
-_Optional = Expression | None
+from .builder import RecurrentBuilder, TwoRates
 
 
 class SimpleRNNBuilder(TwoRates):
@@ -34,6 +31,7 @@ class SimpleRNNBuilder(TwoRates):
     """
 
     _subcollection: ClassVar[str] = "simple-rnn-builder"
+    _op: ClassVar[int] = OPS["simple_rnn"]
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
         add, h = self._collection.add_parameters, self.hidden_dim
@@ -46,15 +44,6 @@ class SimpleRNNBuilder(TwoRates):
             ValueError: a rate outside of [0, 1].
         """
         super().set_dropouts(d, d_h)
-
-    def _cell(
-        self, weights: list[Expression], masks: tuple[_Optional, ...], x: Expression, h: _Optional, c: _Optional
-    ) -> tuple[Expression, None]:
-        Wx, Wh, b = weights
-        terms = [b, Wx, masked(x, masks[0])]
-        if h is not None:
-            terms += [Wh, masked(h, masks[1])]
-        return tanh(affine_transform(terms)), None
 
 
 class GRUBuilder(RecurrentBuilder):
@@ -83,35 +72,23 @@ class GRUBuilder(RecurrentBuilder):
     """
 
     _subcollection: ClassVar[str] = "gru-builder"
+    _op: ClassVar[int] = OPS["gru"]
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
         add, h = self._collection.add_parameters, self.hidden_dim
         shapes: list[tuple[int | tuple[int, int], int | None]] = [((h, input_dim), None), ((h, h), None), (h, 0)]
         return tuple(add(shape, init=init) for _ in range(3) for shape, init in shapes)
 
-    def set_dropout(self, d: float) -> None:
+    def set_dropout(self, f: float) -> None:
         """The dropout rate of each layer's input and of the output; drawn anew at each step.
 
         Raises:
             ValueError: a rate outside of [0, 1].
         """
-        super().set_dropout(d)
+        super().set_dropout(f)
 
     def _rates(self) -> tuple[float, ...]:
         return ()
 
-    def _cell(
-        self, weights: list[Expression], masks: tuple[_Optional, ...], x: Expression, h: _Optional, c: _Optional
-    ) -> tuple[Expression, None]:
-        Wzx, Wzh, bz, Wrx, Wrh, br, Whx, Whh, bh = weights
-        if self.dropout_x:
-            x = dropout(x, self.dropout_x)
-        if h is None:
-            return cmult(logistic(affine_transform([bz, Wzx, x])), tanh(affine_transform([bh, Whx, x]))), None
-        z = logistic(affine_transform([bz, Wzx, x, Wzh, h]))
-        r = logistic(affine_transform([br, Wrx, x, Wrh, h]))
-        candidate = tanh(affine_transform([bh, Whx, x, Whh, cmult(r, h)]))
-        return h + cmult(z, candidate - h), None
-
-    def _last(self, h: Expression) -> Expression | None:
-        return dropout(h, self.dropout_x) if self.dropout_x else None
+    def _fresh_rate(self) -> float:
+        return self.dropout_x

@@ -9,8 +9,9 @@ from ..graph import Expression
 from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection, Parameters
 from .block import Block, used
+from .builder import RecurrentBuilder
 from .rnn import VanillaLSTMBuilder
-from .state import RecurrentBuilder, RNNState
+from .state import RNNState
 
 
 class Stack:

@@ -1,23 +1,23 @@
-"""What all recurrent builders share: the state, the sequence it belongs to, and the builder's common methods.
+"""The state of a recurrent network, and the sequence it belongs to.
 
 A state is what a network has after an input; states share what they have in common, so branching from any earlier one costs nothing. How a
-step is computed is the builder's business: it names a class of runs, whose `step` this module calls and does not know.
+step is computed is the business of runs (runs.py), whose methods this module calls and does not know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .. import _random
 from .._ffi import fail, lib, nodes
-from ..graph import Expression, cg_version, current_graph, expression, resolved
-from ..ops import cmult, dropout, inputTensor, ones, random_bernoulli, zeros
+from ..graph import Expression, cg_version, current_graph, expression
+from ..ops import cmult, dropout, ones, random_bernoulli, zeros
 from ..ops._nodes import listed, not_expression
 from ..params.collection import ParameterCollection, Parameters
+from .sequences import Inputs, inputs_of, packed_inputs
 
 parts = nodes.dn_parts
 
@@ -64,13 +64,76 @@ class RNNState:
         """The state after one more input."""
         return self._run.step(self, x)
 
-    def add_inputs(self, xs: Iterable[Expression]) -> list[RNNState]:
-        """The states after each of these inputs; of an LSTM, computed as one node per layer."""
-        return self._run.steps(self, list(xs))
+    def add_inputs(
+        self, xs: Iterable[Expression] | Expression, mask: ArrayLike | None = None, lengths: Iterable[int] | None = None
+    ) -> list[RNNState]:
+        """The states after each of these inputs, computed as one node per layer.
 
-    def transduce(self, xs: Iterable[Expression]) -> list[Expression]:
-        """The outputs after each of these inputs."""
-        return self._run.outputs(self, list(xs))
+        Args:
+            xs: a list of inputs; or one matrix (input size, steps), whose columns are the inputs.
+            mask: (steps, batch size) of ones and zeros: where it is 0, a batch element is padding.
+            lengths: the number of inputs that each batch element has; what follows is padding.
+
+        At padding the state stays what it was: x is not read there, and no gradient comes from it.
+
+        Raises:
+            ValueError: a mask or lengths that do not fit, or both.
+        """
+        return self._run.steps(self, inputs_of(xs, mask, lengths, "add_inputs"))
+
+    def transduce(
+        self, xs: Iterable[Expression] | Expression, mask: ArrayLike | None = None, lengths: Iterable[int] | None = None
+    ) -> list[Expression]:
+        """The outputs after each of these inputs; arguments as of add_inputs(). At padding it is the output of the state that stays.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> lstm = dy.VanillaLSTMBuilder(1, 2, 3, m)
+        >>> _ = dy.renew_cg()
+        >>> xs = [dy.inputTensor([[1, 2], [3, 4]], batched=True)] * 3
+        >>> outputs = lstm.initial_state().transduce(xs, lengths=[3, 1])
+        >>> last = outputs[2].npvalue()
+        >>> bool((last[:, 1] == outputs[0].npvalue()[:, 1]).all())
+        True
+        """
+        return self._run.outputs(self, inputs_of(xs, mask, lengths, "transduce"))
+
+    def transduce_matrix(
+        self, x: Expression, mask: ArrayLike | None = None, lengths: Iterable[int] | None = None
+    ) -> tuple[Expression, RNNState]:
+        """The outputs at all positions as one matrix, and the state at the end; x and arguments as of add_inputs().
+
+        Shape: (input size, steps) -> (h, steps); batches alike. Nothing is cut or put together: an affine_transform() of the result is one
+        product for all positions.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> gru = dy.GRUBuilder(1, 2, 3, m)
+        >>> _ = dy.renew_cg()
+        >>> y, state = gru.initial_state().transduce_matrix(dy.inputTensor([[1, 2, 3, 4], [5, 6, 7, 8]]))
+        >>> y.dim(), state.output().dim()
+        (((3, 4), 1), ((3,), 1))
+        """
+        if not isinstance(x, Expression):
+            raise not_expression("transduce_matrix", x)
+        return self._run.joined(self, inputs_of(x, mask, lengths, "transduce_matrix"))
+
+    def transduce_packed(self, x: Expression, lengths: Iterable[int]) -> tuple[Expression, RNNState]:
+        """The outputs for sequences of different lengths laid one after another as a batch of words, and the states at their ends.
+
+        Shape: (input size,) x (sum of lengths) -> (h,) x (sum of lengths); the state has a batch element for each sequence. Nothing is padded.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> E, lstm = m.add_lookup_parameters((10, 2)), dy.VanillaLSTMBuilder(1, 2, 3, m)
+        >>> sentences = [[1, 2, 3], [4], [2, 3]]
+        >>> _ = dy.renew_cg()
+        >>> words = dy.lookup_batch(E, [w for s in sentences for w in s])
+        >>> y, state = lstm.initial_state().transduce_packed(words, [len(s) for s in sentences])
+        >>> y.dim(), state.output().dim()
+        (((3,), 6), ((3,), 3))
+        """
+        return self._run.joined(self, packed_inputs(x, lengths, "transduce_packed"))
 
     def output(self) -> Expression | None:
         """The h of the top layer (of a GRU with dropout: after dropout); None at the start without given vectors."""
@@ -99,8 +162,8 @@ class RNNState:
         h = expressions(es or [], "set_h")
         builder = self._run.builder
         check_count("set_h", len(h), builder.layers)
-        c = (self._run.rest(self)._cells() or self._run.zeros(h)) if builder._has_cells else None
-        return self._run.made(RNNState(self._run, self, h, c))
+        cells = (self._run.rest(self)._cells() or self._run.zeros(h)) if builder._has_cells else None
+        return self._run.made(RNNState(self._run, self, h, cells))
 
     def set_s(self, es: Sequence[Expression] | None = None) -> RNNState:
         """A state with these parts: of an LSTM c of each layer, then h of each layer (with c alone, h stays); of others h of each layer."""
@@ -171,8 +234,8 @@ class Run:
 
     __slots__ = ("builder", "graph", "handles", "last", "masks", "start", "unmasked", "update")
 
-    def __init__(self, builder: RecurrentBuilder, update: bool, masks: Masks | None = None) -> None:
-        self.builder: Any = builder
+    def __init__(self, builder: Any, update: bool, masks: Masks | None = None) -> None:
+        self.builder = builder
         self.update = update
         self.masks = masks or Masks()
         self.graph = self.masks.graph
@@ -199,10 +262,10 @@ class Run:
         """A zero vector for each layer, with the batch sizes of these."""
         return tuple(zeros(self.builder.hidden_dim, batch_size=e.dim()[1]) for e in like)
 
-    def layer_masks(self, x: Expression) -> list[tuple[Expression | None, ...]]:
-        """The masks of each layer, None where nothing is dropped; drawn at the first input."""
+    def layer_masks(self, x: Expression, batch_size: Callable[[], int] | None = None) -> list[tuple[Expression | None, ...]]:
+        """The masks of each layer, None where nothing is dropped; drawn at the first input, for its batch size if none is given."""
         if self.start is not None:
-            return self._dynet_masks(x)
+            return self._dynet_masks(x, batch_size)
         if self.masks.drawn is None:
             rates = self.builder._rates()
             if not any(rates):
@@ -210,10 +273,10 @@ class Run:
             else:
                 if not isinstance(x, Expression):
                     raise not_expression("add_input", x)
-                self.draw_masks(x.dim()[1])
+                self.draw_masks(batch_size() if batch_size else x.dim()[1])
         return self.masks.drawn  # type: ignore[return-value]
 
-    def _dynet_masks(self, x: Expression) -> list[tuple[Expression | None, ...]]:
+    def _dynet_masks(self, x: Expression, batch_size: Callable[[], int] | None) -> list[tuple[Expression | None, ...]]:
         """The same in DyNet's way: rates count at each step, masks are drawn at the first step that needs one."""
         builder = self.builder
         if builder.dropout_x == 0 == builder.dropout_h or not any(builder._rates()):
@@ -222,7 +285,7 @@ class Run:
         if self.masks.drawn is None:
             if not isinstance(x, Expression):
                 raise not_expression("add_input", x)
-            self.draw_masks(x.dim()[1])
+            self.draw_masks(batch_size() if batch_size else x.dim()[1])
         return [tuple(mask if rate else None for mask, rate in zip(masks, rates, strict=True)) for masks in self.masks.drawn or []]
 
     def draw_masks(self, batch_size: int) -> None:
@@ -242,203 +305,14 @@ class Run:
         """The state after x."""
         raise NotImplementedError
 
-    def steps(self, state: RNNState, xs: list[Expression]) -> list[RNNState]:
-        """The states after each of xs."""
-        states = []
-        for x in xs:
-            state = self.step(state, x)
-            states.append(state)
-        return states
-
-    def outputs(self, state: RNNState, xs: list[Expression]) -> list[Expression]:
-        """The outputs after each of xs."""
-        if not self.builder.layers:
-            return []
-        return [s.output() for s in self.steps(state, xs)]  # type: ignore[misc]
-
-
-class CellRun(Run):
-    """A sequence computed step by step by the builder's `_cell(weights, masks, x, h, c)`, which gives h and c (None: has none) of a layer."""
-
-    __slots__ = ("weights",)
-
-    def __init__(self, builder: RecurrentBuilder, update: bool, masks: Masks | None = None) -> None:
-        super().__init__(builder, update, masks)
-        self.weights = [builder._weights([expression(resolved(h)) for h in layer]) for layer in self.handles]
-
-    def step(self, state: RNNState, x: Expression) -> RNNState:
-        """The cells of all layers, from the lowest up."""
-        if not isinstance(x, Expression):
-            raise not_expression("add_input", x)
-        builder, h0, c0 = self.builder, state._h, state._cells()
-        hs, cs = [], []
-        for layer, masks in enumerate(self.layer_masks(x)):
-            x, c = builder._cell(self.weights[layer], masks, x, h0[layer] if h0 else None, c0[layer] if c0 else None)
-            hs.append(x)
-            cs.append(c)
-        return self.made(RNNState(self, state, tuple(hs), tuple(cs) if builder._has_cells else None, output=builder._last(x) if hs else None))
-
-
-class RecurrentBuilder:
-    """The base of recurrent builders: sizes, parameters, dropout rates, and the start of sequences.
-
-    A subclass names its subcollection, makes the parameters of a layer in `_layer`, and either has `_cell` or a class of runs of its own.
-
-    >>> import dist_dynet as dy
-    >>> [issubclass(b, RecurrentBuilder) for b in (dy.VanillaLSTMBuilder, dy.GRUBuilder)]
-    [True, True]
-    """
-
-    _subcollection: ClassVar[str]
-    _has_cells: ClassVar[bool] = False
-
-    def __init__(self, layers: int, input_dim: int, hidden_dim: int, model: ParameterCollection) -> None:
-        self.layers, self.input_dim, self.hidden_dim = int(layers), int(input_dim), int(hidden_dim)
-        if self.layers < 0 or self.input_dim < 1 or self.hidden_dim < 1:
-            raise ValueError(
-                f"{self.whoami()}: sizes must be positive; got layers={layers}, input_dim={input_dim}, hidden_dim={hidden_dim}."
-            )
-        self.dropout_x = self.dropout_h = 0.0
-        self._collection = subcollection(model, self._subcollection)
-        self._layers = [self._layer(self.input_dim if i == 0 else self.hidden_dim) for i in range(self.layers)]
-        self._last_run: Run | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last_run": None}  # a copy has begun no sequence
-
-    def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
+    def steps(self, state: RNNState, xs: Inputs) -> list[RNNState]:
+        """The state at each position."""
         raise NotImplementedError
 
-    def _new_run(self, update: bool, masks: Masks | None) -> Run:
-        return CellRun(self, update, masks)
+    def outputs(self, state: RNNState, xs: Inputs) -> list[Expression]:
+        """The output at each position."""
+        raise NotImplementedError
 
-    def _weights(self, parameters: list[Expression]) -> list[Expression]:
-        """What `_cell` gets of a layer's parameters, once per sequence."""
-        return parameters
-
-    def _last(self, h: Expression) -> Expression | None:
-        """The output where it is not h of the top layer."""
-        return None
-
-    def _rates(self) -> tuple[float, ...]:
-        """The rates of the masks that a sequence holds: of the input, then of parts of the state."""
-        return self.dropout_x, self.dropout_h
-
-    def whoami(self) -> str:
-        """The name of the class."""
-        return type(self).__name__
-
-    def param_collection(self) -> ParameterCollection:
-        """The subcollection of its parameters."""
-        return self._collection
-
-    @property
-    def spec(self) -> tuple[Any, ...]:
-        """What from_spec() makes an equal builder of."""
-        return self.layers, self.input_dim, self.hidden_dim
-
-    @classmethod
-    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> Any:
-        """A builder of this spec, with new parameters in `model`."""
-        layers, input_dim, hidden_dim, *rest = spec
-        return cls(layers, input_dim, hidden_dim, model, *rest)
-
-    def get_parameters(self) -> list[list[Parameters]]:
-        """The parameters of each layer, in the order that the class describes."""
-        return [list(layer) for layer in self._layers]
-
-    def _begun(self) -> Run:
-        run = self._last_run
-        if run is None or run.graph != this_graph():
-            raise ValueError("get_parameter_expressions: call initial_state() in this graph first.")
-        return run
-
-    def get_parameter_expressions(self) -> list[list[Expression]]:
-        """The same as expressions of the current graph.
-
-        Raises:
-            ValueError: no initial_state() in this graph before.
-        """
-        return [[expression(resolved(h)) for h in layer] for layer in self._begun().handles]
-
-    def _check_rates(self, *rates: float) -> None:
-        for rate in rates:
-            if not 0 <= rate <= 1:
-                raise ValueError(f"set_dropout: the rate must lie in [0, 1]; got {rate}.")
-
-    def set_dropout(self, d: float) -> None:
-        """The dropout rate of inputs and of h. Masks are drawn once per sequence and layer (Gal and Ghahramani 2016).
-
-        Raises:
-            ValueError: a rate outside of [0, 1].
-        """
-        self._check_rates(d)
-        self.dropout_x = self.dropout_h = float(d)
-
-    def disable_dropout(self) -> None:
-        """No dropout."""
-        self.set_dropout(0)
-
-    def initial_state(self, vecs: Sequence[Expression] | None = None, update: bool = True, share_masks: bool = False) -> RNNState:
-        """Starts a sequence, with dropout masks of its own.
-
-        Args:
-            vecs: nothing: zeros. Of an LSTM: c of each layer (h is zero then), or c of each layer, then h of each layer. Of others: h of each
-                layer.
-            update: False: the parameters get no gradient.
-            share_masks: True: the masks are those of the sequence before, if it is of this graph.
-
-        Raises:
-            ValueError: a wrong number of vectors.
-        """
-        if _random.dynet_order():
-            return self._dynet_initial_state(vecs, update)
-        last = self._last_run
-        shared = last.masks if share_masks and last is not None and last.masks.graph == this_graph() else None
-        run = self._last_run = self._new_run(bool(update), shared)
-        if vecs is None:
-            return RNNState(run, None, None, None, h_given=False)
-        given, n = expressions(vecs, "initial_state"), self.layers
-        if not self._has_cells:
-            check_count("initial_state", len(given), n)
-            return RNNState(run, None, given, None)
-        check_count("initial_state", len(given), n, 2 * n)
-        return RNNState(run, None, given[n:] or run.zeros(given), given[:n])
-
-    def _dynet_initial_state(self, vecs: Sequence[Expression] | None, update: bool) -> RNNState:
-        """The same in DyNet's way: one run per graph, whose `update` the first call decides."""
-        run = self._last_run
-        if run is None or run.start is None or run.graph != this_graph():
-            if run is not None:
-                run.start = run.last = None  # nothing that holds itself is left behind
-            run = self._last_run = self._new_run(bool(update), None)
-            run.start = RNNState(run, None, None, None, h_given=False)
-        return run.start if vecs is None else run.start.set_s(vecs)
-
-    def initial_state_from_raw_vectors(self, vecs: Sequence[ArrayLike], update: bool = True) -> RNNState:
-        """The same from lists of numbers or arrays."""
-        return self.initial_state([inputTensor(np.asarray(v, float)) for v in vecs], update)
-
-
-class TwoRates(RecurrentBuilder):
-    """A builder whose inputs and h have dropout rates of their own.
-
-    >>> import dist_dynet as dy
-    >>> issubclass(dy.SimpleRNNBuilder, TwoRates), issubclass(dy.GRUBuilder, TwoRates)
-    (True, False)
-    """
-
-    def set_dropouts(self, d: float, d_r: float) -> None:
-        """The dropout rates of inputs (d) and of h (d_r).
-
-        Raises:
-            ValueError: a rate outside of [0, 1].
-        """
-        self._check_rates(d, d_r)
-        self.dropout_x, self.dropout_h = float(d), float(d_r)
-
-    def set_dropout_masks(self, batch_size: int = 1) -> None:
-        """Draws the masks of the sequence that the last initial_state() started, for this batch size."""
-        if self._last_run is None:
-            raise ValueError("set_dropout_masks: call initial_state() first.")
-        self._last_run.draw_masks(batch_size)
+    def joined(self, state: RNNState, xs: Inputs) -> tuple[Expression, RNNState]:
+        """The outputs at all positions as one expression in the form of the inputs, and the last state."""
+        raise NotImplementedError

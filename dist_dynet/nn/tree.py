@@ -27,10 +27,10 @@ class TreeState:
     (((3,), 1), 2)
     """
 
-    __slots__ = ("_c", "_h", "_owner")
+    __slots__ = ("_c", "_h", "_owner", "_size")
 
     def __init__(self, owner: int, size: int) -> None:
-        self._owner = owner
+        self._owner, self._size = owner, size
         self._h = expression(part(owner, 0, size))
         self._c: Expression | None = None  # made when it is asked for: the root's never is
 
@@ -41,7 +41,7 @@ class TreeState:
     def s(self) -> tuple[Expression, Expression]:
         """All of the state: c, then h."""
         if self._c is None:
-            self._c = expression(part(self._owner, 1, self._h.dim()[0][0]))
+            self._c = expression(part(self._owner, 1, self._size))
         return self._c, self._h
 
 

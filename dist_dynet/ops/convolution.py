@@ -67,11 +67,11 @@ def maxpooling2d(x: Expression, ksize: Sequence[int], stride: Sequence[int], is_
 
 
 @binary
-def filter1d_narrow(x: Expression, f: Expression) -> Expression:
-    """y[k, j] = sum over i, l of x[i, j + l] f[i, l, k]: filters that move over the columns of x.
+def filter1d_narrow(x: Expression, y: Expression) -> Expression:
+    """z[k, j] = sum over i, l of x[i, j + l] y[i, l, k]: filters y that move over the columns of x.
 
-    Shape: x (r, n), f (r, w) or (r, w, k), y (k, n - w + 1); batches equal or 1.
-    Gradient: dx[i, j + l] and df[i, l, k] are the sums of dy[k, j] f[i, l, k] and of dy[k, j] x[i, j + l].
+    Shape: x (r, n), y (r, w) or (r, w, k), z (k, n - w + 1); batches equal or 1.
+    Gradient: dx[i, j + l] and dy[i, l, k] are the sums of dz[k, j] y[i, l, k] and of dz[k, j] x[i, j + l].
 
     >>> import dist_dynet as dy
     >>> dy.filter1d_narrow(dy.inputTensor([[1, 2, 3]]), dy.inputTensor([[1, 10]])).npvalue().tolist()

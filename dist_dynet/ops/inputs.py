@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from .._ffi import DTYPE, OPS, fail, fail_in, lib, nodes, pointer
 from ..graph import NO_GRAPH, ComputationGraph, Expression, current_graph
 from ..params.collection import LookupParameters, as_dims
-from ._nodes import indices, leaf, make, numbers, real, reals, whole
+from ._nodes import indices as whole_numbers
+from ._nodes import leaf, make, numbers, real, reals, whole
 
 __all__ = [
     "constant", "inputMatrix", "inputTensor", "inputTensorTranspose", "inputVector", "lookup", "lookup_batch", "matInput", "one_hot", "ones",
@@ -130,7 +131,7 @@ class _lookupBatchExpression(Expression):  # noqa: N801
 
     def set(self, i: Sequence[int]) -> None:
         """Other rows, as many; all computed values of the graph are forgotten."""
-        rows = indices(i, "set")
+        rows = whole_numbers(i, "set")
         code = _ints_set(self._h, len(rows), rows)
         if code < 0:
             fail(code, self._h)
@@ -325,7 +326,7 @@ def one_hot(d: int, idx: int | Iterable[int], device: str = "") -> _sparseInputE
     try:
         rows = [operator.index(idx)]  # type: ignore[arg-type]
     except TypeError:
-        rows = indices(idx, "one_hot")  # type: ignore[arg-type]
+        rows = whole_numbers(idx, "one_hot")  # type: ignore[arg-type]
     for i in rows:
         if not 0 <= i < d:
             raise ValueError(f"one_hot: index {i} is outside of {d} classes. Indices run from 0 to {d - 1}.")
@@ -351,7 +352,7 @@ def _sparse_literal(
     """A tensor of `defval` with the numbers v at the places idxs, counted column-major and batch element after batch element."""
     dims, batch_size = as_dims(dim, "inputSparseTensor"), whole(batch_size)
     flat = np.full(int(np.prod(dims)) * batch_size, defval, DTYPE)
-    places = indices(idxs, "inputSparseTensor")
+    places = whole_numbers(idxs, "inputSparseTensor")
     data = numbers(v, "inputSparseTensor", "takes numbers").ravel()
     if len(places) != data.size:
         raise ValueError(f"inputSparseTensor: takes one index per number; got {len(places)} indices and {data.size} numbers.")
@@ -421,7 +422,7 @@ def lookup(p: LookupParameters, index: int = 0, update: bool = True) -> _lookupE
     return _made(_lookupExpression, graph, _lookup(graph, _table_handle(p, update, "lookup"), whole(index)))  # type: ignore[no-any-return]
 
 
-def lookup_batch(p: LookupParameters, indices_: Sequence[int], update: bool = True) -> _lookupBatchExpression:
+def lookup_batch(p: LookupParameters, indices: Sequence[int], update: bool = True) -> _lookupBatchExpression:
     """A batch of rows of a table. Gradients of repeated rows add up.
 
     >>> import dist_dynet as dy
@@ -431,7 +432,7 @@ def lookup_batch(p: LookupParameters, indices_: Sequence[int], update: bool = Tr
     [[3.0, 1.0, 3.0], [4.0, 2.0, 4.0]]
     """
     graph = current_graph()
-    rows = indices(indices_, "lookup_batch")
+    rows = whole_numbers(indices, "lookup_batch")
     return _made(_lookupBatchExpression, graph, _lookup_batch(graph, _table_handle(p, update, "lookup_batch"), len(rows), rows))  # type: ignore[no-any-return]
 
 
@@ -448,9 +449,9 @@ def _getitem(self: LookupParameters, index: int) -> _lookupExpression:
     return e
 
 
-def _batch(self: LookupParameters, indices_: Sequence[int], update: bool = True) -> _lookupBatchExpression:
+def _batch(self: LookupParameters, i: Sequence[int], update: bool = True) -> _lookupBatchExpression:
     """As lookup_batch()."""
-    return lookup_batch(self, indices_, update)
+    return lookup_batch(self, i, update)
 
 
 LookupParameters.__getitem__ = _getitem  # type: ignore[assignment]

@@ -8,7 +8,8 @@ from typing import Any
 
 from .._ffi import NULL, OPS, fail, lib, nodes
 from ..graph import Expression, operator
-from ._nodes import indices, make, not_expression, one, whole
+from ._nodes import indices as whole_numbers
+from ._nodes import make, not_expression, one, whole
 from .shape import reshape
 
 __all__ = [
@@ -44,7 +45,7 @@ class _pickerBatchExpression(Expression):  # noqa: N801
 
     def set_index(self, i: Iterable[int]) -> None:
         """Other indices, as many; all computed values of the graph are forgotten."""
-        picked, batch = indices(i, "set_index"), self.dim()[1]
+        picked, batch = whole_numbers(i, "set_index"), self.dim()[1]
         if len(picked) != batch:
             raise ValueError(f"pick: set takes as many indices as the node was made with; got {len(picked)} for a batch of {batch}.")
         _set_indices(self, self._d, picked)
@@ -76,7 +77,7 @@ def pick(e: Expression, index: int = 0, dim: int = 0) -> _pickerExpression:
     return _pick(_pickerExpression, "pick", e, op.index(dim), [whole(index)])  # type: ignore[no-any-return]
 
 
-def pick_batch(e: Expression, indices_: Iterable[int], dim: int = 0) -> _pickerBatchExpression:
+def pick_batch(e: Expression, indices: Iterable[int], dim: int = 0) -> _pickerBatchExpression:
     """One index per batch element; an unbatched e serves all.
 
     Shape: the dims of e without `dim`, a batch of as many as there are indices.
@@ -87,7 +88,7 @@ def pick_batch(e: Expression, indices_: Iterable[int], dim: int = 0) -> _pickerB
     >>> dy.pick_batch(dy.inputVector([5, 6, 7]), [2, 0]).value()
     [7.0, 5.0]
     """
-    picked = indices(indices_, "pick_batch")
+    picked = whole_numbers(indices, "pick_batch")
     if len(picked) == 1 and isinstance(e, Expression) and e.dim()[1] != 1:
         raise ValueError(f"pick_batch: takes one index per batch element; got 1 index for a batch of {e.dim()[1]}. Use pick() for all.")
     return _pick(_pickerBatchExpression, "pick_batch", e, op.index(dim), picked)  # type: ignore[no-any-return]
@@ -135,7 +136,7 @@ def pick_batch_elems(x: Expression, vs: Iterable[int]) -> Expression:
     >>> dy.pick_batch_elems(dy.inputTensor([[1, 2], [3, 4]], batched=True), [1, 1, 0]).npvalue().tolist()
     [[2.0, 2.0, 1.0], [4.0, 4.0, 3.0]]
     """
-    return one(OPS["pick_batch_elems"], "pick_batch_elems", x, indices(vs, "pick_batch_elems"))
+    return one(OPS["pick_batch_elems"], "pick_batch_elems", x, whole_numbers(vs, "pick_batch_elems"))
 
 
 def select_rows(x: Expression, rs: Iterable[int]) -> Expression:
@@ -149,7 +150,7 @@ def select_rows(x: Expression, rs: Iterable[int]) -> Expression:
     >>> dy.select_rows(dy.inputTensor([[1, 2], [3, 4]]), [1, 0, 1]).npvalue().tolist()
     [[3.0, 4.0], [1.0, 2.0], [3.0, 4.0]]
     """
-    return one(_SELECT, "select_rows", x, [0, *indices(rs, "select_rows")])
+    return one(_SELECT, "select_rows", x, [0, *whole_numbers(rs, "select_rows")])
 
 
 def select_cols(x: Expression, cs: Iterable[int]) -> Expression:
@@ -163,7 +164,7 @@ def select_cols(x: Expression, cs: Iterable[int]) -> Expression:
     >>> dy.select_cols(dy.inputTensor([[1, 2], [3, 4]]), [1]).npvalue().tolist()
     [[2.0], [4.0]]
     """
-    return one(_SELECT, "select_cols", x, [1, *indices(cs, "select_cols")])
+    return one(_SELECT, "select_cols", x, [1, *whole_numbers(cs, "select_cols")])
 
 
 def _slice(x: Expression, ranges: list[tuple[int, int, int, int]]) -> Expression:
@@ -184,7 +185,7 @@ def strided_select(x: Expression, strides: Sequence[int], range_from: Sequence[i
     >>> dy.strided_select(dy.inputVector([1, 2, 3, 4, 5]), [2], [0], [4]).value()
     [1.0, 3.0]
     """
-    steps, starts, stops = (indices(v, "strided_select") for v in (strides, range_from, range_to))
+    steps, starts, stops = (whole_numbers(v, "strided_select") for v in (strides, range_from, range_to))
     if not isinstance(x, Expression):
         raise not_expression("strided_select", x)
     dims, batch = x.dim()

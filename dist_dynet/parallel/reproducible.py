@@ -196,8 +196,8 @@ class ReproducibleSum:
         """
         if _random.dynet_order():
             raise RuntimeError(
-                "update: with reproducible=True draws depend on step and micro-batch alone; got DyNet's order of draws, in which each depends on "
-                "those before it. Leave one of the two out."
+                "update: with reproducible=True draws depend on step and micro-batch alone; got DyNet's order of draws, in which each depends "
+                "on all before it. Leave one of the two out."
             )
         if not self._layout.structure.fits(self._m):
             if self._weights:

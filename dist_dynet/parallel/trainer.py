@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .._ffi import lib
 from ..params.collection import LookupParameters, ParameterCollection, Parameters
 from ..trainers import Trainer
+from . import _saving
 from ._session import world
 from ._world import World
 from .agreement import Agreement, Flag, Settings
@@ -55,7 +56,8 @@ class DistributedTrainer:
             keeps their gradients, and updates after the last of a step.
         check: for finding faults: every meeting of these ranks, not only this trainer's, first compares what the ranks are about to do and on
             which line of the program, and every update() the parameters, bit for bit.
-        comm: an mpi4py communicator whose ranks train this model, such as MPI.COMM_WORLD.Split(color); give it to shard() as well. None: all.
+        comm: an mpi4py communicator whose ranks train this model, such as MPI.COMM_WORLD.Split(color); give it to shard() as well. From then
+            on the first of them writes the files. None: all.
         timeout: seconds that update() waits for ranks that are alive. None: DIST_DYNET_TIMEOUT, 600.
 
     Raises:
@@ -104,6 +106,8 @@ class DistributedTrainer:
         self._silent = False  # inside of no_sync()
         self._joins = 0  # how many Joins it is inside of
         self._world = here = world(comm).patient(timeout)
+        if comm is not None:
+            _saving.install(here)
         self._part: Part | None = None  # the last micro-batch
         self._agreement: Agreement | None = None
         self._exchange: Exchange | None = None

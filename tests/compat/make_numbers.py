@@ -15,7 +15,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = [
-    "attention", "classify", "crf_tagger", "draws", "graph_parser", "inflection", "mixing", "rnnlm", "transition_parser", "treelstm", "vae", "xor",
+    "attention", "classify", "crf_tagger", "draws", "graph_parser", "idioms", "inflection", "mixing", "rnnlm", "transition_parser", "treelstm",
+    "vae", "xor",
 ]  # fmt: skip
 SEED = 1
 
@@ -73,10 +74,8 @@ def main():
     if args.time:
         print(f"{'program':20} {'real':>7} {'here':>7}  seconds of the processor, the best of 3, start included")
         for program in PROGRAMS:
-            turns = [
-                (output(sys.executable, program, scale=args.scale)[1], output(args.time, program, "-m", "dist_dynet.compat", scale=args.scale)[1])
-                for _ in range(3)
-            ]
+            commands = [(sys.executable, program), (args.time, program, "-m", "dist_dynet.compat")]
+            turns = [[output(*command, scale=args.scale)[1] for command in commands] for _ in range(3)]
             real, here = (min(seconds) for seconds in zip(*turns, strict=True))
             print(f"{program:20} {real:7.2f} {here:7.2f}  {real / here:5.2f} times as fast")
     return 0

@@ -1,6 +1,8 @@
-"""Two disjoint groups of ranks train two models side by side, one for longer than the other: groups.py (four ranks)."""
+"""Two disjoint groups of ranks train two models side by side, one for longer than the other: groups.py FOLDER (four ranks)."""
 
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +31,9 @@ for epoch in range(2 + 3 * color):
     assert sorted(x for part in parallel.gather(seen, comm=comm) for x in part) == data
 assert trainer.updates == (2 + 3 * color) * 3
 parallel.assert_in_sync(model, comm=comm)
+file = Path(sys.argv[1], f"model of group {color}.txt")
+model.save(str(file))  # on return the group's first rank has written it
+assert f"#Parameter# /w{color} " in file.read_text()
 assert parallel.all_reduce(rank, comm=comm) == sum(range(color, size, 2))
 assert parallel.evaluate(lambda x: -x, data, comm=comm) == [-x for x in data]
 words = rf"\[rank {rank}/{size}\] assert_in_sync \(meeting \d+ of ranks {color} and {color + 2}\): rank {color + 2} and rank {color} differ"
@@ -39,6 +44,9 @@ parallel.broadcast_parameters(model, comm=comm)
 
 # a group of one is a process alone
 alone = MPI.COMM_WORLD.Split(rank)
+parallel.DistributedTrainer(dy.SimpleSGDTrainer(model), comm=alone)
+model.save(str(Path(sys.argv[1], f"alone {rank}.txt")))
+assert Path(sys.argv[1], f"alone {rank}.txt").exists()
 assert parallel.gather(rank, comm=alone) == [rank] and parallel.all_reduce(2, comm=alone) == 2
 with pytest.raises(TypeError, match="comm must be a communicator of mpi4py"):
     parallel.barrier(comm="world")

@@ -1,0 +1,63 @@
+/* Which column of the kernels' arrays is which position of a sequence: sizes, checks, and the order of batch elements. For sequence.c. */
+#ifndef DN_SEQUENCE_PLAN_H
+#define DN_SEQUENCE_PLAN_H
+
+#include "sequence.h"
+
+typedef struct dn_sizes {
+    int h, k, steps, batch, options, form;
+    int by_element, ends_only;  /* h element by element; and after it the last states, rather than every c */
+    int state, mask, first;     /* the inputs h_0, the masks, x begin at; state and mask where there are some */
+    int plain;                  /* every position is real and in its place: columns are positions, kernels write h into the result */
+    int direct;                 /* and x lies as the kernels want it */
+    size_t columns, positions;  /* real positions; those of the result */
+} dn_sizes;
+
+/* Batch elements in the order of falling length; `step` of a column is its place within its own sequence. In `shown`, a column, or -1 - (place of the
+ * batch element): the initial state. Where z.plain only `active` is there. */
+typedef struct dn_plan {
+    int steps;              /* of the longest */
+    int *active;            /* steps: how many sequences have this step */
+    int *element;           /* columns: the batch element */
+    int *position;          /* columns: the position */
+    int *order;             /* batch: batch elements by place */
+    int *start;             /* batch: where a packed sequence begins */
+    int *shown, *last;      /* steps x batch, batch: whose state a position, the end shows */
+} dn_plan;
+
+dn_sizes dn__sizes_of(const dn_network *net, const dn_dim *wx, const int *ints, int n_ints, int batch);
+/* Checks the inputs of a node and fills its sizes. Negative: an error. */
+int dn__check_sequence(dn_shape *, const dn_network *net, dn_sizes *);
+/* 0: no memory */
+int dn__make_plan(dn_call *, const dn_sizes *, dn_plan *);
+/* for the length of the call; NULL: no memory */
+int *dn__take_ints(dn_call *, size_t n);
+
+/* where a packed sequence begins; one alone begins at 0 */
+static inline int dn__start_of(const dn_plan *p, int b) { return p->start ? p->start[b] : 0; }
+
+static inline const dn_real *dn__x_at(const dn_call *c, const dn_sizes *z, const dn_plan *p, int t, int b) {
+    const dn_in *x = &c->x[z->first];
+    size_t k = (size_t)z->k;
+    switch (z->form) {
+    case DN_SEQUENCE_LIST: return x[t].v + (size_t)b * x[t].stride;
+    case DN_SEQUENCE_MATRIX: return x->v + (size_t)b * x->stride + (size_t)t * k;
+    default: return x->v + (size_t)(dn__start_of(p, b) + t) * k;
+    }
+}
+
+static inline void dn__whose(const dn_sizes *z, const dn_plan *p, size_t column, int *t, int *b) {
+    *t = z->plain ? (int)(column / (size_t)z->batch) : p->position[column];
+    *b = z->plain ? (int)(column % (size_t)z->batch) : p->element[column];
+}
+
+/* the place of a position in the result, counted in h */
+static inline size_t dn__place_of(const dn_sizes *z, const dn_plan *p, int t, int b) {
+    if (!z->by_element) return (size_t)t * (size_t)z->batch + (size_t)b;
+    return z->form == DN_SEQUENCE_PACKED ? (size_t)(dn__start_of(p, b) + t) : (size_t)b * (size_t)z->steps + (size_t)t;
+}
+static inline int dn__has_place(const dn_call *c, const dn_sizes *z, int t, int b) {
+    return !(z->form == DN_SEQUENCE_PACKED && z->by_element) || t < c->ints[2 + b];
+}
+
+#endif
