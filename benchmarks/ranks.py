@@ -136,7 +136,7 @@ def run_ours(variant, task, seconds):
             computed = time.perf_counter()
             parallel.barrier()
             met = time.perf_counter()
-            agreed, what = trainer._agreement.reach(1.0, (trainer.learning_rate, trainer.get_clip_threshold()), None)
+            agreed, what = trainer._agreement.reach(1.0, trainer._settings(), None)
             trainer._exchange.sum(agreed, what)
             exchanged = time.perf_counter()
             trainer.inner._apply()

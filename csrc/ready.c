@@ -104,8 +104,8 @@ int dn__watch_begin(dn_tape *t) {
         if (!(places = dn__arena_take(&t->grads, n * sizeof *places))) return -1;
         for (size_t i = 0; i < n; i++) places[i] = -1;
         for (int s = 0; s <= t->sweep; s++) {
-            int at = t->order[s];
-            places[at < 0 ? t->members[t->groups[-1 - at].first] : at] = s;
+            int i = t->order[s];
+            places[i < 0 ? t->members[t->groups[-1 - i].first] : i] = s;
         }
     }
     dn__lock_roots(t);
@@ -160,7 +160,7 @@ void dn__watch_passed(dn_tape *t) {
 
 void dn__input_done(dn_call *c, int k) {
     dn_tape *t = c->tape;
-    if (!t->watch.last_use) return;
+    if (!t->watch.last_use || c->inner) return;
     int w = t->args[c->node->args + k], uses = 0;
     for (int i = 0; i < c->node->n_args; i++) uses += t->args[c->node->args + i] == w;
     if (uses > 1) return;

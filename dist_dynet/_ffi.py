@@ -122,6 +122,8 @@ class _Callback(threading.local):
     """What this thread's C call is doing in Python: the operation of the user's own that runs now, and what it raised."""
 
     running = ""
+    tracing = ""
+    """The cell whose function runs now, to be traced."""
     raised: BaseException | None = None
 
 
@@ -146,6 +148,11 @@ def fail_in(graph: int, code: int) -> NoReturn:
             raise raised or RuntimeError("an operation written in Python raised an exception in another thread.")
         finally:
             del raised
+    if code in (lib.DN_ERROR_BUSY, lib.DN_ERROR_STALE) and callback.tracing:
+        raise RuntimeError(
+            f"{callback.tracing}: the function uses an expression of the graph that is not among its arguments, or the graph itself. "
+            "Pass as arguments what it needs."
+        )
     if code == lib.DN_ERROR_BUSY and callback.running:
         raise RuntimeError(
             f"graph busy: inside of forward and backward of {callback.running} no node can be made or read. Compute with the arrays given."

@@ -218,6 +218,11 @@ def _checking_value(self: Expression, recalculate: bool = False) -> Any:
     return _plain["value"](self)
 
 
+def _checking_scalar_value(self: Expression, recalculate: bool = False) -> Any:
+    self._computed(recalculate)
+    return _plain["scalar_value"](self)
+
+
 def _checking_backward(self: Expression, full: bool = False) -> None:
     self._computed(False)
     _plain["backward"](self, full)
@@ -226,7 +231,12 @@ def _checking_backward(self: Expression, full: bool = False) -> None:
         raise NonFiniteError(report)
 
 
-_REPLACEMENTS = {"_computed": _checking_computed, "value": _checking_value, "backward": _checking_backward}
+_REPLACEMENTS = {
+    "_computed": _checking_computed,
+    "value": _checking_value,
+    "scalar_value": _checking_scalar_value,
+    "backward": _checking_backward,
+}
 
 
 def _switch_on() -> None:

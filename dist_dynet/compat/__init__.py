@@ -46,12 +46,14 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Takes install() back. Old names that it hung onto classes stay."""
+    """Takes install() back. Random numbers stay in DyNet's order: `init(rng="keyed")`."""
     _finder.uninstall()
     if any(name in sys.modules for name in ("dynet", "_dynet", "dynet_viz")):
+        from ._old import unhang
         from ._settings import merged
 
         merged.leave()
+        unhang()
     path = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != SITE]
     os.environ["PYTHONPATH"] = os.pathsep.join(path)
     if not path:

@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import ops, trainers
+from .. import ops, settings, trainers
 from ..graph import Expression
-from ..io import load as load_objects
-from ..io import save as save_objects
 from ..params import LookupParameters, ParameterCollection, Parameters
 from ..settings import say
+from . import _saveable
 
 _TRAINER_ARGUMENTS = {"e0": "learning_rate", "e0_min": "learning_rate_min", "e0_max": "learning_rate_max"}
 
@@ -65,7 +64,13 @@ def conv1d_wide(x: Expression, f: Expression) -> Expression:
     return conv1d_narrow(ops.concatenate_cols([*margin, x, *margin]), f)
 
 
-FUNCTIONS: tuple[Callable[..., Any], ...] = (cwise_multiply, sum_cols, sum_rows, average_cols, conv1d_narrow, conv1d_wide)
+def parameter(*args: Any, update: bool = True) -> Any:
+    """What DyNet 2.1 does: nothing. With update=False, as in 2.0: without gradient."""
+    return settings.parameter(*args) if update else settings.const_parameter(*args)
+
+
+FUNCTIONS: tuple[Callable[..., Any], ...] = (cwise_multiply, sum_cols, sum_rows, average_cols, conv1d_narrow, conv1d_wide, parameter)
+CLASSES: tuple[type, ...] = (_saveable.Saveable,)
 
 # ---- methods -------------------------------------------------------------------------------------------------------------------------------
 
@@ -90,7 +95,7 @@ def _save(original: Callable[..., None]) -> Callable[..., None]:
             original(self, fname, name or "", append)
             return
         _old("ParameterCollection.save with a list", "dy.save(basename, objects)")
-        save_objects(fname, name)
+        _saveable.save(fname, name)
 
     return save
 
@@ -99,11 +104,23 @@ def _load(self: ParameterCollection, fname: Any) -> Any:
     """Reads what save() wrote: the list of objects it was given, made anew in this collection; without one, all values."""
     if Path(f"{fname}.meta").exists() and not Path(fname).exists():
         _old("ParameterCollection.load", "dy.load(basename, collection)")
-        objects = load_objects(fname, self)
+        objects = _saveable.load(fname, self)
         return objects[0] if len(objects) == 1 else objects
     _old("ParameterCollection.load", "populate(fname)")
     self.populate(fname)
     return None
+
+
+def _save_all(self: ParameterCollection, fname: Any) -> None:
+    """All values."""
+    _old("ParameterCollection.save_all", "save(fname)")
+    self.save(fname)
+
+
+def _load_all(self: ParameterCollection, fname: Any) -> None:
+    """Reads what save_all() wrote."""
+    _old("ParameterCollection.load_all", "populate(fname)")
+    self.populate(fname)
 
 
 def _update_epoch(self: Any, r: float = 1.0) -> None:
@@ -143,25 +160,45 @@ def _with_old_arguments(original: Callable[..., None]) -> Callable[..., None]:
     return init
 
 
-_hung: list[bool] = []
+_ABSENT = object()
+_before: list[tuple[type, str, Any]] = []
+"""What the classes had of their own under the names that were hung onto them, in that order."""
+
+
+def _put(cls: type, name: str, value: Any) -> None:
+    _before.append((cls, name, vars(cls).get(name, _ABSENT)))
+    setattr(cls, name, value)
 
 
 def hang() -> None:
     """Hangs the methods onto the classes, once."""
-    if _hung:
+    if _before:
         return
-    _hung.append(True)
     collection: Any = ParameterCollection
-    collection.save, collection.load = _save(collection.save), _load
-    parameters: Sequence[Any] = (Parameters, LookupParameters)
+    _put(collection, "save", _save(collection.save))
+    _put(collection, "load", _load)
+    _put(collection, "save_all", _save_all)
+    _put(collection, "load_all", _load_all)
+    parameters: Sequence[type] = (Parameters, LookupParameters)
     for cls in parameters:
-        cls.load_array = _load_array
+        _put(cls, "load_array", _load_array)
     base: Any = trainers.Trainer
-    base.update, base.update_epoch = _update(base.update), _update_epoch
+    _put(base, "update", _update(base.update))
+    _put(base, "update_epoch", _update_epoch)
     for name in trainers.__all__:
         trainer: Any = getattr(trainers, name)
         if isinstance(trainer, type) and issubclass(trainer, base) and "__init__" in trainer.__dict__ and trainer is not base:
-            trainer.__init__ = _with_old_arguments(vars(trainer)["__init__"])  # type: ignore[misc]
+            _put(trainer, "__init__", _with_old_arguments(vars(trainer)["__init__"]))
 
 
-__all__ = ["FUNCTIONS", "hang"]
+def unhang() -> None:
+    """Takes hang() back."""
+    while _before:
+        cls, name, value = _before.pop()
+        if value is _ABSENT:
+            delattr(cls, name)
+        else:
+            setattr(cls, name, value)
+
+
+__all__ = ["CLASSES", "FUNCTIONS", "hang", "unhang"]

@@ -15,16 +15,20 @@ from .sequences import BY_ELEMENT, LIST, Inputs
 from .state import Masks, RNNState, Run, parts
 
 _STATE, _H_MASK, _C_MASK = lib.DN_SEQUENCE_STATE, lib.DN_SEQUENCE_H_MASK, lib.DN_SEQUENCE_C_MASK
+_ONE_STEP, _ONE_STEP_ON = (1, LIST), (1, LIST | _STATE)
+"""The whole numbers of a node of one step, without and with a state before it."""
 
 
 class NodeRun(Run):
     """A sequence in nodes that hold a layer's step, or a layer's sequence: the operation `builder._op`."""
 
-    __slots__ = ("weights",)
+    __slots__ = ("reals", "undropped", "weights")
 
     def __init__(self, builder: Any, update: bool, masks: Masks | None = None) -> None:
         super().__init__(builder, update, masks)
         self.weights = [builder._node_inputs(layer) for layer in self.handles]
+        self.reals = builder._reals()
+        self.undropped: Any = ()  # what masks.drawn was when it was seen to hold no mask
 
     def _node(self, layer: int, xs: Inputs, state: RNNState, masks: tuple[Expression | None, ...], options: int = 0) -> int:
         """The node of one layer over these inputs: its handle. masks: of x, which were multiplied already, of h, of c."""
@@ -41,7 +45,7 @@ class NodeRun(Run):
             inputs = [*self.weights[layer], *[e._h for e in before], *[x._h for x in xs.inputs]]
         except AttributeError:
             raise not_expression("add_input", *xs.inputs) from None
-        node = many_node(self.builder._op, inputs, xs.ints(options), self.builder._reals())
+        node = many_node(self.builder._op, inputs, xs.ints(options), self.reals)
         if node < 0:
             fail(node, *inputs)
         return node
@@ -71,13 +75,61 @@ class NodeRun(Run):
         return all_h, owners
 
     def step(self, state: RNNState, x: Expression) -> RNNState:
-        """One node per layer."""
-        all_h, owners = self._listed(state, Inputs([x], 1))
-        if not owners:
-            return RNNState(self, state, (), () if self.builder._has_cells else None)
-        h = tuple(h[0] for h in all_h)
-        output = self._output(h[-1]) if self.builder._fresh_rate() else None
-        return self.made(RNNState(self, state, h, None, (owners, 1) if self.builder._has_cells else None, output=output))
+        """One node per layer. On the shortest way, apart from _listed(): with small networks Python is most of the time."""
+        builder = self.builder
+        undropped = builder.dropout_x == 0 == builder.dropout_h and (self.start is not None or self.masks.drawn is self.undropped)
+        all_masks = None if undropped else self._step_masks(x)
+        rate = 0.0 if undropped else builder._fresh_rate()
+        op, size, has_cells, given = builder._op, builder.hidden_dim, builder._has_cells, state._h
+        cells = state._cells() if given else None
+        all_h, owners = [], []
+        for layer, weights in enumerate(self.weights):
+            options = _ONE_STEP_ON if given else _ONE_STEP
+            try:
+                before = [*weights, given[layer]._h] if given else [*weights]
+                if cells:
+                    before.append(cells[layer]._h)
+                if all_masks:
+                    x, options = self._masked(x, all_masks[layer], before, options)
+                if rate:
+                    x = dropout(x, rate)
+                before.append(x._h)
+            except AttributeError:
+                raise not_expression("add_input", x) from None
+            owner = many_node(op, before, options, self.reals)
+            if owner < 0:
+                fail(owner, *before)
+            first = parts(owner, 0, 1, size)
+            if first < 0:
+                fail(first, owner)
+            x = Expression()
+            x._h = first
+            all_h.append(x)
+            owners.append(owner)
+        output = dropout(x, rate) if rate and owners else None
+        new = RNNState(self, state, tuple(all_h), None, (owners, 1) if has_cells else None, output=output)
+        if self.start is not None and owners:
+            self.last = new
+        return new
+
+    def _step_masks(self, x: Expression) -> list[tuple[Expression | None, ...]] | None:
+        """layer_masks(); None if there are none."""
+        all_masks = self.layer_masks(x)
+        if any(mask is not None for masks in all_masks for mask in masks):
+            return all_masks
+        self.undropped = self.masks.drawn
+        return None
+
+    def _masked(
+        self, x: Expression, masks: tuple[Expression | None, ...], before: list[int], options: tuple[int, int]
+    ) -> tuple[Expression, tuple[int, int]]:
+        """x under its mask, and a step's options with the masks of h and c, which are put after the state before."""
+        more = options[1]
+        for mask, bit in zip(masks[1:], (_H_MASK, _C_MASK), strict=False):
+            if mask is not None:
+                before.append(mask._h)
+                more |= bit
+        return x if masks[0] is None else cmult(x, masks[0]), (1, more)
 
     def steps(self, state: RNNState, xs: Inputs) -> list[RNNState]:
         """One node per layer."""

@@ -190,9 +190,12 @@ def with_reals(op: int, what: str, x: Expression, a: float, b: float) -> Express
         h = _node1_real(op, x._h, a, b)
     except AttributeError:
         raise not_expression(what, x) from None
-    if h == NO_GRAPH:
-        h = _node1_real(op, resolved(x._h), a, b)
-    return make(Expression, h, x._h)  # type: ignore[no-any-return]
+    if h < 0:
+        h = _node1_real(op, resolved(x._h), a, b) if h == NO_GRAPH else h
+        return make(Expression, h, x._h)  # type: ignore[no-any-return]
+    e = Expression()
+    e._h = h
+    return e
 
 
 def leaf(cls: type[Expression], op: int, ints: Sequence[int], reals: Sequence[float]) -> Any:

@@ -24,6 +24,8 @@ def _scale_shift(x: Expression, a: float, b: float) -> Expression:
 
 def _number(y: Any) -> float | None:
     """A Python or NumPy number (an array of no dims included) as a float."""
+    if type(y) is float:
+        return y
     if isinstance(y, _NUMBERS) or (isinstance(y, np.ndarray) and y.ndim == 0):
         return float(y)
     return None
