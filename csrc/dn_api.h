@@ -93,6 +93,9 @@ typedef struct dn_cell dn_cell;
      DN_ERROR_UNTRACED: there is no program for arguments of these dims. The first: up to four arguments. */ \
     X(int64_t, cell_call, (int64_t cell, int n, int64_t a, int64_t b, int64_t c, int64_t d), (cell, n, a, b, c, d)) \
     X(int64_t, cell_many, (int64_t cell, int n, const int64_t *inputs), (cell, n, inputs)) \
+    /* node_many, and the first `parts` outputs of that node: consecutive handles, the first of which is returned */ \
+    X(int64_t, node_parts, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals, int parts), \
+      (op, n, inputs, n_ints, ints, n_reals, reals, parts)) \
     /* an input node of the given dims (n_dims sizes); `data` may be NULL: zeros */ \
     X(int64_t, input, (int graph, int n_dims, const int *dims, int batch, const dn_real *data), (graph, n_dims, dims, batch, data)) \
     X(int64_t, input_scalar, (int graph, double value), (graph, value)) \

@@ -204,7 +204,20 @@ int64_t dn_node1_int(int op, int64_t a, int i) { return make_small(op, 1, &a, 1,
 int64_t dn_node2_int(int op, int64_t a, int64_t b, int i) { return make_small(op, 2, (int64_t[]){a, b}, 1, &i, 0, NULL); }
 int64_t dn_node1_real(int op, int64_t a, double r, double s) { return make_small(op, 1, &a, 0, NULL, 2, (double[]){r, s}); }
 
-int64_t dn_node_many(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals) {
+/* Outputs first, first + 1, ... of node i, `size` numbers each; the index of the first. */
+static int make_parts(dn_tape *t, int i, int first, int n, int size) {
+    const int begin = t->n_nodes, batch = t->nodes[i].dim.batch;
+    for (int k = 0; k < n; k++) {
+        int64_t offset = (int64_t)(first + k) * size * batch;
+        int ints[] = {offset > INT32_MAX ? -1 : (int)offset, batch, size};
+        int64_t handle = dn__finish(t, dn__make(t, dn_ops[DN_OP_part], 1, &i, 3, ints, 0, NULL, NULL, 0));
+        if (handle < 0) return (int)handle;
+    }
+    return begin;
+}
+
+/* parts: how many outputs are made, too, the first of which is the result; 0: none */
+static int64_t make_many(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts) {
     dn_tape *t = tape_of(n, handles);
     if (!t) return DN_ERROR_NO_GRAPH;
     DN_ENTER(t);
@@ -215,9 +228,21 @@ int64_t dn_node_many(int op, int n, const int64_t *handles, int n_ints, const in
     int i = 0;
     for (; i < n; i++)
         if ((inputs[i] = dn__find(t, handles[i])) < 0) break;
-    int64_t result = i < n ? inputs[i] : dn__finish(t, dn__make(t, o, n, inputs, n_ints, ints, n_reals, reals, NULL, 0));
+    int64_t result = i < n ? inputs[i] : dn__make(t, o, n, inputs, n_ints, ints, n_reals, reals, NULL, 0);
     if (inputs != small) free(inputs);
-    return left(t, result);
+    const int owner = (int)result;
+    result = dn__finish(t, owner);
+    if (result < 0 || !parts) return left(t, result);
+    const int first = make_parts(t, owner, 0, parts, t->nodes[owner].dim.size / t->nodes[owner].parts);
+    return left(t, first < 0 ? first : dn__handle(t, first));
+}
+
+int64_t dn_node_many(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals) {
+    return make_many(op, n, handles, n_ints, ints, n_reals, reals, 0);
+}
+
+int64_t dn_node_parts(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts) {
+    return make_many(op, n, handles, n_ints, ints, n_reals, reals, parts);
 }
 
 int64_t dn_leaf(int graph, int op, int n_ints, const int *ints, int n_reals, const double *reals) {
@@ -232,17 +257,11 @@ int64_t dn_parts(int64_t owner, int first, int n, int size) {
     dn_tape *t = dn__handle_tape(owner);
     if (!t) return DN_ERROR_NO_GRAPH;
     DN_ENTER(t);
-    int i = dn__find(t, owner), begin = t->n_nodes;
+    int i = dn__find(t, owner);
     if (i < 0) return left(t, i);
     if (n < 1) return left(t, dn__tape_fail(t, DN_ERROR_VALUE, "part: takes at least one part; got %d.", n));
-    int batch = t->nodes[i].dim.batch;
-    int64_t handle = 0;
-    for (int k = 0; k < n && handle >= 0; k++) {
-        int64_t offset = (int64_t)(first + k) * size * batch;
-        int ints[] = {offset > INT32_MAX ? -1 : (int)offset, batch, size};
-        handle = dn__finish(t, dn__make(t, dn_ops[DN_OP_part], 1, &i, 3, ints, 0, NULL, NULL, 0));
-    }
-    return left(t, handle < 0 ? handle : dn__handle(t, begin));
+    const int begin = make_parts(t, i, first, n, size);
+    return left(t, begin < 0 ? begin : dn__handle(t, begin));
 }
 
 static int64_t input(dn_tape *t, int n_dims, const int *dims, int batch, const dn_real *data) {

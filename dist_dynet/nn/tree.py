@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 from .._ffi import OPS, fail
 from ..graph import Expression, expression
 from ..ops import zeros
-from ..ops._nodes import many_node, not_expression
+from ..ops._nodes import node_parts, not_expression
 from ..params.collection import ParameterCollection
 from .block import Block
-from .state import part
 
 _CELL = OPS["tree_lstm"]
 
@@ -27,22 +26,18 @@ class TreeState:
     (((3,), 1), 2)
     """
 
-    __slots__ = ("_c", "_h", "_owner", "_size")
+    __slots__ = ("_cell", "_hidden")
 
-    def __init__(self, owner: int, size: int) -> None:
-        self._owner, self._size = owner, size
-        self._h = expression(part(owner, 0, size))
-        self._c: Expression | None = None  # made when it is asked for: the root's never is
+    def __init__(self, hidden: int, cell: int) -> None:
+        self._hidden, self._cell = hidden, cell  # handles of h and c: an Expression is made when it is asked for
 
     def output(self) -> Expression:
         """The h of the node."""
-        return self._h
+        return expression(self._hidden)
 
     def s(self) -> tuple[Expression, Expression]:
         """All of the state: c, then h."""
-        if self._c is None:
-            self._c = expression(part(self._owner, 1, self._size))
-        return self._c, self._h
+        return expression(self._cell), expression(self._hidden)
 
 
 class _TreeBuilder(Block):
@@ -72,16 +67,20 @@ class _TreeBuilder(Block):
         *sizes, forget_bias = spec
         return cls(*sizes, model, forget_bias)  # type: ignore[call-arg]  # NaryTreeLSTMBuilder has one more
 
-    def _state(self, x: Expression | None, children: Iterable[TreeState]) -> TreeState:
-        states = [child.s() for child in children]
-        if x is None and not states:
+    def _state(self, x: Expression | None, children: Sequence[TreeState]) -> TreeState:
+        W, U, b, Wf, Uf, bf = self._parameters
+        handles = [W._h, U._h, b._h, Wf._h, Uf._h, bf._h]
+        if x is not None:
+            handles.append(x._h)
+        elif not children:
             raise ValueError("node: takes an input or children; got neither.")
-        given = [] if x is None else [x]
-        inputs = [e._h for e in (*self._parameters, *given, *(h for _, h in states), *(c for c, _ in states))]
-        owner = many_node(_CELL, inputs, (len(states), len(given), self._n_ary))
-        if owner < 0:
-            fail(owner, *inputs)
-        return TreeState(owner, self.hidden_dim)
+        if children:
+            handles += [child._hidden for child in children]
+            handles += [child._cell for child in children]
+        h = node_parts(_CELL, 2, handles, (len(children), x is not None, self._n_ary))
+        if h < 0:
+            fail(h, *handles)
+        return TreeState(h, h + 1)
 
 
 def _check(x: Expression | None, children: Iterable[TreeState | None]) -> list[TreeState | None]:
@@ -193,17 +192,9 @@ class NaryTreeLSTMBuilder(_TreeBuilder):
             raise ValueError(f"node: takes no children or {self.arity}, None for a missing one; got {len(given)}.")
         if len(present) in (0, self.arity):
             return self._state(x, present)
-        missing = _Missing(zeros(self.hidden_dim, batch_size=present[0]._h.dim()[1]))
+        zero = zeros(self.hidden_dim, batch_size=present[0].output().dim()[1])._h
+        missing = TreeState(zero, zero)
         return self._state(x, [missing if child is None else child for child in given])
-
-
-class _Missing(TreeState):
-    """The state of a child that is not there: h and c are zero."""
-
-    __slots__ = ()
-
-    def __init__(self, zero: Expression) -> None:
-        self._h = self._c = zero
 
 
 class BinaryTreeLSTMBuilder(NaryTreeLSTMBuilder):

@@ -19,6 +19,7 @@ from ..graph import NO_GRAPH, Expression, current_graph, resolved
 F = TypeVar("F", bound=Callable[..., Any])
 
 _node2, _node3, _node5, _node_many = nodes.dn_node2, nodes.dn_node3, nodes.dn_node5, nodes.dn_node_many
+_node_parts = nodes.dn_node_parts
 _node1_int, _node2_int, _node1_real, _leaf = nodes.dn_node1_int, nodes.dn_node2_int, nodes.dn_node1_real, nodes.dn_leaf
 
 
@@ -160,6 +161,15 @@ def many_node(op: int, handles: list[int], ints: Sequence[int] = (), reals: Sequ
     if h == NO_GRAPH:
         handles[0] = resolved(handles[0])
         h = _node_many(op, len(handles), handles, len(ints), ints or NULL, len(reals), reals or NULL)
+    return h
+
+
+def node_parts(op: int, parts: int, handles: list[int], ints: Sequence[int] = (), reals: Sequence[float] = ()) -> int:
+    """As many_node(), for an op with several outputs: the handle of the first of its first `parts` outputs. The others' follow it."""
+    h: int = _node_parts(op, len(handles), handles, len(ints), ints or NULL, len(reals), reals or NULL, parts)
+    if h == NO_GRAPH:
+        handles[0] = resolved(handles[0])
+        h = _node_parts(op, len(handles), handles, len(ints), ints or NULL, len(reals), reals or NULL, parts)
     return h
 
 
