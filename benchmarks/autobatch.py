@@ -22,6 +22,7 @@ from run import DYNET, SHOWN, US
 
 TASKS = {
     "batch_tagger": (32, 1), "batch_rnnlm": (16, 1), "batch_treelstm": (32, 1), "batch_treelstm --style=cells": (32, 1),
+    "batch_treelstm --style=traced": (32, 1),
     "batch_attention": (16, 1), "batch_characters": (32, 1), "parser_bilstm": (1, 16), "parser_stack": (1, 16),
 }  # fmt: skip
 """Tasks, with an option where there is one, and the numbers of examples in a graph."""

@@ -50,7 +50,7 @@ def fault_of(python, module):
 def run_once(python, task, peer, seconds, extra):
     """The task program's JSON line."""
     program = task.rstrip("0123456789").rstrip("_")
-    command = [python, str(HERE / "tasks" / f"{program}.py"), "--peer", peer, "--seconds", str(seconds), *TASKS[task], *extra]
+    command = [python, str(HERE / "tasks" / f"{program}.py"), "--peer", peer, "--seconds", str(seconds), *TASKS.get(task, ()), *extra]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{task} of {peer} ended with status {done.returncode}:\n{done.stderr[-2000:]}")

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cell.h"
 #include "group.h"
 #include "kernels/kernels.h"
 #include "rows.h"
@@ -25,6 +26,7 @@ int dn__node_wants(const dn_tape *t, const dn_node *node) {
 
 int dn__wants(const dn_call *c, int k) {
     const dn_tape *t = c->tape;
+    if (c->inner) return dn__inner_wants(c, k);
     if (dn__group_collects(c, k)) return dn__group_wants(c, k);
     return dn__node_wants(t, &t->nodes[t->args[c->node->args + k]]);
 }
@@ -59,6 +61,7 @@ dn_grad dn__place(dn_tape *t, int i) {
 
 dn_grad dn__dx(dn_call *c, int k) {
     dn_tape *t = c->tape;
+    if (c->inner) return dn__inner_dx(c, k);
     if (dn__group_collects(c, k)) return dn__group_dx(c, k);
     int i = t->args[c->node->args + k];
     if (!dn__node_wants(t, &t->nodes[i])) return (dn_grad){0};
@@ -80,6 +83,10 @@ dn_real *dn__dx_zeroed(dn_call *c, int k) {
 
 void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x) {
     dn_tape *t = c->tape;
+    if (c->inner) {
+        dn__inner_weight_gradient(c, k, m, kk, n, dy, x);
+        return;
+    }
     dn_node *w = &t->nodes[t->args[c->node->args + k]];
     if (DN_GROW(t->products, t->products_capacity, t->n_products + 1)) {
         t->out_of_memory = 1;
@@ -200,6 +207,7 @@ static int depends_on(dn_tape *t, int i, const dn_root *root) {
 }
 
 static int begin(dn_tape *t, int i, int full) {
+    if (t->tracing) return dn__no_values(t);
     if (dn__elements(&t->nodes[i].dim) != 1)
         return dn__tape_fail(t, DN_ERROR_VALUE, "backward: the loss must be one number, without a batch; got %s. Use sum_elems(), "
                              "sum_batches() or esum() first.", DIMS(&t->nodes[i].dim));

@@ -32,7 +32,8 @@ enum dn_limits {
     DN_WORK = 1 << 26     /* numbers read and written in one call: tens of milliseconds. The caller looks at signals in between. */
 };
 enum dn_error { DN_ERROR_VALUE = -1, DN_ERROR_STALE = -2, DN_ERROR_STATE = -3, DN_ERROR_MEMORY = -4, DN_ERROR_NONFINITE = -5,
-    DN_ERROR_BUSY = -6, DN_ERROR_NO_GRAPH = -7, DN_ERROR_PYTHON = -8, DN_ERROR_NEGATIVE = -9 /* an index */ };
+    DN_ERROR_BUSY = -6, DN_ERROR_NO_GRAPH = -7, DN_ERROR_PYTHON = -8, DN_ERROR_NEGATIVE = -9 /* an index */,
+    DN_ERROR_UNTRACED = -10 };
 
 /* d[0..nd-1] are the sizes of one batch element, `size` their product, `batch` the number of batch elements. */
 typedef struct dn_dim { int nd; int batch; int size; int d[7]; } dn_dim;
@@ -64,6 +65,7 @@ enum dn_op_code {
 typedef struct dn_root dn_root;
 typedef struct dn_param dn_param;
 typedef struct dn_trainer dn_trainer;
+typedef struct dn_cell dn_cell;
 
 /* ---- calls that make nodes, and renew: they keep Python's lock, in an extension of their own. Each infers the dims, appends a node and
  * returns its handle. ---------------------------------------------------------------------------------------------------------------- */
@@ -87,6 +89,10 @@ typedef struct dn_trainer dn_trainer;
     /* n outputs of a node that has several: blocks first, first + 1, ... of (size) x the node's batch. They get consecutive handles; the
      * first is returned. */ \
     X(int64_t, parts, (int64_t owner, int first, int n, int size), (owner, first, n, size)) \
+    /* A call of a cell, given by its handle, with n arguments: the handle of its output; several outputs have consecutive ones.
+     DN_ERROR_UNTRACED: there is no program for arguments of these dims. The first: up to four arguments. */ \
+    X(int64_t, cell_call, (int64_t cell, int n, int64_t a, int64_t b, int64_t c, int64_t d), (cell, n, a, b, c, d)) \
+    X(int64_t, cell_many, (int64_t cell, int n, const int64_t *inputs), (cell, n, inputs)) \
     /* node_many, and the first `parts` outputs of that node: consecutive handles, the first of which is returned */ \
     X(int64_t, node_parts, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals, int parts), \
       (op, n, inputs, n_ints, ints, n_reals, reals, parts)) \
@@ -201,6 +207,17 @@ int dn_graph_invalidate(int graph);
 /* From now on nodes refer to Python objects that the caller keeps alive until the next renewal: dn_renew returns DN_ERROR_STATE,
  * dn_graph_renew does it. */
 void dn_graph_hold(int graph);
+
+/* ---- cells (csrc/cell.h) ------------------------------------------------------------------------------------------------------------- */
+/* A function that is traced: programs, one for each combination of the arguments' dims. NULL: no memory. Freed when no graph uses it any more. */
+dn_cell *dn_cell_new(void);
+void dn_cell_free(dn_cell *);
+int64_t dn_cell_handle(dn_cell *);
+/* Between these calls a function runs on `graph`: no value can be read there, and no call made on the graph `outer`. */
+int dn_trace_begin(int graph, int outer);
+void dn_trace_end(int graph, int outer);
+/* Makes a program of what was traced: inputs of `graph` that stand for the arguments, and the outputs. */
+int dn_cell_add(dn_cell *, int graph, int n_given, const int64_t *given, int n_outputs, const int64_t *outputs);
 
 /* ---- operations written in Python ------------------------------------------------------------------------------------------------- */
 /* An input or the result: its dims, its value, its gradient. */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "autobatch.h"
+#include "cell.h"
 #include "group.h"
 #include "join.h"
 #include "rng.h"
@@ -54,6 +55,7 @@ void dn__prepare_call(dn_tape *t, dn_node *node, dn_call *c) {
     c->node = node;
     c->tape = t;
     c->group = -1;
+    c->inner = NULL;
 }
 
 enum { ALIGN_NUMBERS = 16 };
@@ -139,6 +141,7 @@ static int retry(dn_tape *t, int last) {
 
 int64_t dn__work(const dn_tape *t, const dn_node *node) {
     int64_t work = 64 + (int64_t)dn__elements(&node->dim);
+    if (node->op == dn_ops[DN_OP_cell]) return work + dn__program_of(t, node)->work;
     for (int k = 0; k < node->n_args; k++) work += (int64_t)dn__elements(&t->nodes[t->args[node->args + k]].dim);
     return work;
 }
@@ -164,7 +167,7 @@ static int forward_in_order(dn_tape *t, int last) {
         work -= dn__work(t, &t->nodes[i]);
         dn_node *node = &t->nodes[i];
         int joined = 0;
-        if (node->op->flags & DN_JOINS && !(t->any_failed && blocked(t, node)) && (joined = dn__grouped(t, node)) == 0)
+        if ((node->op->flags & DN_JOINS || node->op == dn_ops[DN_OP_cell]) && !(t->any_failed && blocked(t, node)) && (joined = dn__grouped(t, node)) == 0)
             joined = dn__join_forward(t, i, last);
         int error = joined ? joined : dn__compute(t, i);
         if (error >= 0 || error == DN_ERROR_PYTHON) t->evaluated++; /* what failed blocks nothing but what depends on it */
@@ -175,6 +178,7 @@ static int forward_in_order(dn_tape *t, int last) {
 }
 
 int dn__forward(dn_tape *t, int last) {
+    if (t->tracing) return dn__no_values(t);
     if (!t->autobatch || t->immediate || t->any_failed) return forward_in_order(t, last);
     if (t->evaluated > last) return 0;
     const double start = dn__seconds(), schedule = t->counts.schedule;
@@ -279,5 +283,5 @@ struct dn_rng *dn__generator(const dn_call *c) {
 
 void dn__draw_key(const dn_call *c, struct dn_draw *out) {
     *out = (struct dn_draw){.seed = c->tape->seed, .stream = c->tape->stream, .counter = c->tape->counter,
-                            .node = (uint32_t)c->node->ordinal};
+                            .node = c->inner ? dn__inner_ordinal(c) : c->node->ordinal};
 }

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "cell.h"
 #include "kernels/kernels.h"
 
 enum { ALIGN_NUMBERS = 16 };
@@ -304,6 +305,10 @@ dn_real *dn__part_address(dn_tape *t, const dn_node *owner, int offset, int grad
     const dn_group *g = &t->groups[owner->group];
     dn_real *base = gradient ? g->grads : g->value;
     size_t batch = (size_t)owner->dim.batch, size = (size_t)(owner->dim.size / owner->parts), block = batch ? (size_t)offset / (size * batch) : 0;
+    if (owner->op == dn_ops[DN_OP_cell]) { /* outputs of any sizes */
+        const dn_cell_output *output = dn__cell_output(dn__program_of(t, owner), (size_t)offset);
+        return base + output->at * (size_t)g->n + (size_t)output->dim.size * (size_t)owner->column;
+    }
     if (g->ragged) { /* h of all steps of all members, then c: of this member they begin at its column */
         const size_t steps = (size_t)t->ints[owner->ints];
         return base + (block / steps * (size_t)g->batch + (size_t)owner->column + block % steps) * size;

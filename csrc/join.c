@@ -4,7 +4,10 @@
 
 #include "group.h"
 
-enum { MOST_COLUMNS = 256 }; /* of one product: more would only take memory */
+enum {
+    MOST_COLUMNS = 256, /* of one product: more would only take memory */
+    MOST_MISFITS = 128  /* in a row that are looked at: in a long chain none is known */
+};
 
 static int last_input(const dn_tape *t, const dn_node *node) { return t->args[node->args + node->n_args - 1]; }
 
@@ -37,8 +40,20 @@ static int fits(dn_tape *t, const dn_node *leader, int j) {
            x->batch == other->batch && !memcmp(x->d, other->d, (size_t)x->nd * sizeof *x->d) && is_known(t, last_input(t, node));
 }
 
+/* The same for cells: each argument is known. Parameters are the same nodes for all. */
+static int cell_fits(dn_tape *t, const dn_node *leader, int j) {
+    const dn_node *node = &t->nodes[j];
+    if (node->op != leader->op || t->ints[node->ints] != t->ints[leader->ints] || node->needs_grad != leader->needs_grad || dn__grouped(t, node)) return 0;
+    for (int k = 0; k < node->n_args; k++) {
+        const int x = t->args[node->args + k], y = t->args[leader->args + k];
+        const int is_parameter = t->nodes[x].op == dn_ops[DN_OP_parameter];
+        if (is_parameter ? x != y : t->nodes[x].dim.batch != node->dim.batch || !is_known(t, x)) return 0;
+    }
+    return 1;
+}
+
 static int shared_are_unbatched(const dn_tape *t, const dn_node *node) {
-    for (int k = 0; k < node->n_args - 1; k++)
+    for (int k = 0; k < node->n_args - 1 && node->op != dn_ops[DN_OP_cell]; k++)
         if (t->nodes[t->args[node->args + k]].dim.batch != 1) return 0;
     return 1;
 }
@@ -47,8 +62,15 @@ int dn__join_forward(dn_tape *t, int i, int last) {
     dn_node *node = &t->nodes[i];
     if (node->next_user < 0 || node->next_user > last || !dn__elements(&node->dim) || !shared_are_unbatched(t, node)) return 0;
     int members = 1, most = MOST_COLUMNS / node->dim.batch, first = t->n_members;
-    for (int j = node->next_user, before = i; j > before && j <= last && members < most; before = j, j = t->nodes[j].next_user) {
-        if (!fits(t, node, j)) continue;
+    const int is_cell = node->op == dn_ops[DN_OP_cell];
+    if (is_cell && !cell_fits(t, node, i)) return 0;
+    int misfits = 0;
+    for (int j = node->next_user, before = i; j > before && j <= last && members < most && misfits < MOST_MISFITS; before = j, j = t->nodes[j].next_user) {
+        if (is_cell ? !cell_fits(t, node, j) : !fits(t, node, j)) {
+            misfits++;
+            continue;
+        }
+        misfits = 0;
         if (DN_GROW(t->members, t->members_capacity, first + members + 1)) return dn__no_memory(t);
         t->members[first + members++] = j;
     }

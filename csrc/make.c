@@ -63,9 +63,8 @@ int dn__same_sizes(const dn_dim *a, const dn_dim *b) {
     return 1;
 }
 
-/* Appends a node. `inputs` are indices; `param` is NULL but for parameter and lookup nodes, whose dims are asked with the table's dim. */
-static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, const int *ints, int n_reals, const double *reals,
-                dn_param *param, int constant) {
+int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, const int *ints, int n_reals, const double *reals,
+             dn_param *param, int constant) {
     if (t->n_nodes >= 1 << DN_INDEX_BITS)
         return dn__tape_fail(t, DN_ERROR_VALUE, "a graph holds at most %d nodes. Call renew_cg() for each example or batch.",
                              1 << DN_INDEX_BITS);
@@ -90,6 +89,7 @@ static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_int
     s.saved = 0;
     s.parts = 1;
     s.alone = 0;
+    s.program = op == dn_ops[DN_OP_cell] ? t->programs[ints[0]].program : NULL;
     s.message = t->message;
     int needs_grad = 0;
     for (int i = 0; i < n; i++) {
@@ -139,8 +139,7 @@ static int make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_int
     return index;
 }
 
-/* The last step of each node-making call: immediate mode, and the handle. */
-static int64_t finish(dn_tape *t, int i) {
+int64_t dn__finish(dn_tape *t, int i) {
     if (i < 0) return i;
     if (t->immediate) {
         int error;
@@ -157,7 +156,7 @@ static int64_t finish(dn_tape *t, int i) {
 }
 
 static const dn_op *checked_op(dn_tape *t, int op, int n) {
-    if (op < 0 || op >= DN_OP_COUNT || dn_ops[op]->flags & DN_LEAF) {
+    if (op < 0 || op >= DN_OP_COUNT || dn_ops[op]->flags & DN_LEAF || op == DN_OP_cell) {
         dn__tape_fail(t, DN_ERROR_VALUE, "operation number %d does not exist or takes no inputs", op);
         return NULL;
     }
@@ -192,7 +191,7 @@ static int64_t make_small(int op, int n, const int64_t *handles, int n_ints, con
     int inputs[5];
     for (int i = 0; i < n; i++)
         if ((inputs[i] = dn__find(t, handles[i])) < 0) return left(t, inputs[i]);
-    return left(t, finish(t, make(t, o, n, inputs, n_ints, ints, n_reals, reals, NULL, 0)));
+    return left(t, dn__finish(t, dn__make(t, o, n, inputs, n_ints, ints, n_reals, reals, NULL, 0)));
 }
 
 int64_t dn_node1(int op, int64_t a) { return make_small(op, 1, &a, 0, NULL, 0, NULL); }
@@ -211,7 +210,7 @@ static int make_parts(dn_tape *t, int i, int first, int n, int size) {
     for (int k = 0; k < n; k++) {
         int64_t offset = (int64_t)(first + k) * size * batch;
         int ints[] = {offset > INT32_MAX ? -1 : (int)offset, batch, size};
-        int64_t handle = finish(t, make(t, dn_ops[DN_OP_part], 1, &i, 3, ints, 0, NULL, NULL, 0));
+        int64_t handle = dn__finish(t, dn__make(t, dn_ops[DN_OP_part], 1, &i, 3, ints, 0, NULL, NULL, 0));
         if (handle < 0) return (int)handle;
     }
     return begin;
@@ -229,10 +228,10 @@ static int64_t make_many(int op, int n, const int64_t *handles, int n_ints, cons
     int i = 0;
     for (; i < n; i++)
         if ((inputs[i] = dn__find(t, handles[i])) < 0) break;
-    int64_t result = i < n ? inputs[i] : make(t, o, n, inputs, n_ints, ints, n_reals, reals, NULL, 0);
+    int64_t result = i < n ? inputs[i] : dn__make(t, o, n, inputs, n_ints, ints, n_reals, reals, NULL, 0);
     if (inputs != small) free(inputs);
     const int owner = (int)result;
-    result = finish(t, owner);
+    result = dn__finish(t, owner);
     if (result < 0 || !parts) return left(t, result);
     const int first = make_parts(t, owner, 0, parts, t->nodes[owner].dim.size / t->nodes[owner].parts);
     return left(t, first < 0 ? first : dn__handle(t, first));
@@ -251,7 +250,7 @@ int64_t dn_leaf(int graph, int op, int n_ints, const int *ints, int n_reals, con
     DN_ENTER(t);
     if (op < 0 || op >= DN_OP_COUNT || dn_ops[op]->inputs)
         return left(t, dn__tape_fail(t, DN_ERROR_VALUE, "operation number %d takes inputs", op));
-    return left(t, finish(t, make(t, dn_ops[op], 0, NULL, n_ints, ints, n_reals, reals, NULL, 0)));
+    return left(t, dn__finish(t, dn__make(t, dn_ops[op], 0, NULL, n_ints, ints, n_reals, reals, NULL, 0)));
 }
 
 int64_t dn_parts(int64_t owner, int first, int n, int size) {
@@ -269,7 +268,7 @@ static int64_t input(dn_tape *t, int n_dims, const int *dims, int batch, const d
     int ints[DN_MAX_DIMS + 1] = {batch};
     if (n_dims < 0 || n_dims > DN_MAX_DIMS) return dn__tape_fail(t, DN_ERROR_VALUE, "input: at most %d dims; got %d.", DN_MAX_DIMS, n_dims);
     for (int i = 0; i < n_dims; i++) ints[i + 1] = dims[i];
-    int index = make(t, dn_ops[DN_OP_input], 0, NULL, n_dims + 1, ints, 0, NULL, NULL, 0);
+    int index = dn__make(t, dn_ops[DN_OP_input], 0, NULL, n_dims + 1, ints, 0, NULL, NULL, 0);
     if (index < 0) return index;
     size_t bytes = dn__elements(&t->nodes[index].dim) * sizeof(dn_real);
     dn_real *memory = dn__arena_take(&t->data, bytes);
@@ -280,7 +279,7 @@ static int64_t input(dn_tape *t, int n_dims, const int *dims, int batch, const d
     if (data) memcpy(memory, data, bytes);
     else memset(memory, 0, bytes);
     t->nodes[index].data = memory;
-    return finish(t, index);
+    return dn__finish(t, index);
 }
 
 int64_t dn_input(int graph, int n_dims, const int *dims, int batch, const dn_real *data) {
@@ -349,7 +348,7 @@ int dn_ints_set(int64_t a, int n, const int *ints) {
 
 /* ---- parameters of this graph -------------------------------------------------------------------------------------- */
 
-static int retain_root(dn_tape *t, dn_root *root) {
+int dn__retain_root(dn_tape *t, dn_root *root) {
     for (int i = 0; i < t->n_roots; i++)
         if (t->roots[i].root == root) return 0;
     if (DN_GROW(t->roots, t->roots_capacity, t->n_roots + 1)) return dn__no_memory(t);
@@ -390,8 +389,8 @@ int dn__param_node(dn_tape *t, int64_t handle, dn_param *p, int constant) {
     } else {
         t->param_count++;
     }
-    if (retain_root(t, p->root)) return DN_ERROR_MEMORY;
-    int i = make(t, dn_ops[DN_OP_parameter], 0, NULL, 0, NULL, 0, NULL, p, constant);
+    if (dn__retain_root(t, p->root)) return DN_ERROR_MEMORY;
+    int i = dn__make(t, dn_ops[DN_OP_parameter], 0, NULL, 0, NULL, 0, NULL, p, constant);
     t->param_nodes[slot].handle = handle;
     t->param_nodes[slot].node = i < 0 ? INT32_MAX : i;
     t->param_nodes[slot].epoch = t->param_epoch;
@@ -403,8 +402,8 @@ static int64_t make_lookup(dn_tape *t, int op, int64_t table, int n, const int *
     dn_param *p = dn__handle_param(table, &constant);
     DN_ENTER(t);
     if (!p || !p->rows) return left(t, dn__tape_fail(t, DN_ERROR_VALUE, "lookup: the first argument must be a LookupParameters object"));
-    if (retain_root(t, p->root)) return left(t, DN_ERROR_MEMORY);
-    return left(t, finish(t, make(t, dn_ops[op], 0, NULL, n, rows, 0, NULL, p, constant)));
+    if (dn__retain_root(t, p->root)) return left(t, DN_ERROR_MEMORY);
+    return left(t, dn__finish(t, dn__make(t, dn_ops[op], 0, NULL, n, rows, 0, NULL, p, constant)));
 }
 int64_t dn_lookup(int graph, int64_t table, int row) { return make_lookup(dn__graph_tape(graph), DN_OP_lookup, table, 1, &row); }
 int64_t dn_lookup_batch(int graph, int64_t table, int n, const int *rows) {

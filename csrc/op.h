@@ -26,6 +26,7 @@ typedef struct dn_shape {
     size_t saved;          /* numbers */
     int parts;             /* blocks of a value with several outputs */
     int alone;             /* never a member of a group, although the op has DN_BATCHES */
+    const struct dn_program *program; /* of a cell (cell.h) */
     char *message;         /* of DN_MESSAGE bytes, for dn__fail */
 } dn_shape;
 enum { DN_MESSAGE = 1024 };
@@ -47,9 +48,10 @@ typedef struct dn_call {
     const double *reals;
     int n_ints;
     const dn_real *dy;
-    dn_node *node;
+    dn_node *node;                     /* inside of a cell: the cell's */
     dn_tape *tape;
     int group;                         /* the group (group.h) that this call computes, or -1 */
+    struct dn_inner_call *inner;       /* this is an operation inside of a cell (cell.h); NULL: of a node */
 } dn_call;
 
 typedef struct dn_op {

@@ -160,7 +160,7 @@ void dn__watch_passed(dn_tape *t) {
 
 void dn__input_done(dn_call *c, int k) {
     dn_tape *t = c->tape;
-    if (!t->watch.last_use) return;
+    if (!t->watch.last_use || c->inner) return;
     int w = t->args[c->node->args + k], uses = 0;
     for (int i = 0; i < c->node->n_args; i++) uses += t->args[c->node->args + i] == w;
     if (uses > 1) return;

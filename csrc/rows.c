@@ -22,6 +22,7 @@ static int sources_of(const dn_tape *t, int node, int group, int k, const int32_
 
 int dn__table_rows(const dn_call *c, int first, int n, int room, int *rows) {
     const dn_tape *t = c->tape;
+    if (c->inner) return 0;
     const dn_node *like = input_of(t, c->node, first);
     int count = c->x[first].dim->batch, at = 0;
     if (!is_row(like, like)) return 0;

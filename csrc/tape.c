@@ -1,4 +1,5 @@
 /* Life of graphs, handles, checkpoint and revert. Nodes are made in make.c, computed in forward.c and backward.c. */
+#include "cell.h"
 #include "group.h"
 
 #include <stdarg.h>
@@ -35,6 +36,10 @@ int dn__tape_fail(dn_tape *t, int error, const char *format, ...) {
     vsnprintf(t->message, DN_MESSAGE, format, args);
     va_end(args);
     return error;
+}
+
+int dn__no_values(dn_tape *t) {
+    return dn__tape_fail(t, DN_ERROR_STATE, "cell: no value is known and no graph begun while a function is traced. Do it outside of the cell.");
 }
 
 int dn__no_memory(dn_tape *t) { return dn__tape_fail(t, DN_ERROR_MEMORY, "out of memory"); }
@@ -106,14 +111,14 @@ void dn_graph_free(int graph) {
     dn__arena_free(&t->scratch);
     void **const memory[] = {(void **)&t->nodes, (void **)&t->args,  (void **)&t->ints,     (void **)&t->reals,
                              (void **)&t->marks, (void **)&t->roots, (void **)&t->products, (void **)&t->param_nodes, (void **)&t->order,
-                             (void **)&t->groups, (void **)&t->members, (void **)&t->sources, (void **)&t->group_inputs, (void **)&t->gathers};
+                             (void **)&t->groups, (void **)&t->members, (void **)&t->sources, (void **)&t->group_inputs, (void **)&t->gathers, (void **)&t->programs};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) {
         free(*memory[i]);
         *memory[i] = NULL;
     }
     t->nodes_capacity = t->args_capacity = t->ints_capacity = t->reals_capacity = 0;
     t->marks_capacity = t->roots_capacity = t->products_capacity = t->param_capacity = t->order_capacity = 0;
-    t->groups_capacity = t->members_capacity = t->sources_capacity = t->group_inputs_capacity = t->gathers_capacity = 0;
+    t->groups_capacity = t->members_capacity = t->sources_capacity = t->group_inputs_capacity = t->gathers_capacity = t->programs_capacity = 0;
     pthread_mutex_lock(&slots_lock);
     t->taken = 0;
     pthread_mutex_unlock(&slots_lock);
@@ -144,6 +149,7 @@ void dn__start_graph(dn_tape *t, int immediate, int check_finite, int autobatch)
     t->param_count = 0;
     t->counter++;
     release_roots(t, 0);
+    while (t->n_programs) dn__program_release(t->programs[--t->n_programs].program);
     dn__arena_reset(&t->values, (dn_arena_mark){0});
     dn__arena_reset(&t->copies, (dn_arena_mark){0});
     dn__arena_reset(&t->grads, (dn_arena_mark){0});
@@ -152,7 +158,7 @@ void dn__start_graph(dn_tape *t, int immediate, int check_finite, int autobatch)
 
 int dn_renew(int graph) {
     dn_tape *t = dn__graph_tape(graph);
-    if (t->holds) return DN_ERROR_STATE;
+    if (t->holds || t->tracing) return DN_ERROR_STATE;
     DN_ENTER(t);
     dn__start_graph(t, 0, 0, t->usual_autobatch);
     dn__tape_leave(t);
@@ -161,6 +167,7 @@ int dn_renew(int graph) {
 
 int dn_graph_renew(int graph, int immediate, int check_finite, int autobatch) {
     dn_tape *t = dn__graph_tape(graph);
+    if (t->tracing) return dn__no_values(t);
     DN_ENTER(t);
     dn__start_graph(t, immediate, check_finite, autobatch);
     dn__tape_leave(t);

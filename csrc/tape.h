@@ -76,6 +76,9 @@ struct dn_tape {
     int taken;                  /* the slot is somebody's graph */
     int busy;                   /* a call is running: 1 (atomic) */
     int immediate, check_finite;
+    int tracing;                /* cell.h: a function is being traced on it; there are no values */
+    struct { struct dn_program *program; int32_t last; /* node of it */ } *programs; /* cell.h: of the cells called in this graph */
+    int n_programs, programs_capacity;
     int holds;                  /* nodes refer to Python objects */
     int64_t epoch, version;     /* epoch: with the slot above it, as in handles */
     dn_node *nodes;
@@ -138,10 +141,19 @@ void dn__tape_leave(dn_tape *);
     } while (0)
 int dn__tape_fail(dn_tape *, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));
 int dn__no_memory(dn_tape *);
+int dn__no_values(dn_tape *);                   /* the error while a function is traced */
 /* index of a live handle; a parameter's handle gives its node, made if need be; negative error */
 int dn__find(dn_tape *, int64_t handle);
 int64_t dn__handle(const dn_tape *, int index);
 int dn__param_node(dn_tape *, int64_t handle, dn_param *, int constant);
+/* Appends a node and returns its index. `inputs` are indices; `param` is NULL but for parameter and lookup nodes, whose dims are asked with the
+ * table's dim. */
+int dn__make(dn_tape *, const dn_op *, int n, const int *inputs, int n_ints, const int *ints, int n_reals, const double *reals, dn_param *param,
+             int constant);
+/* The last step of each node-making call: immediate mode, and the handle; an error is passed on. */
+int64_t dn__finish(dn_tape *, int i);
+/* The graph uses parameters of this root, and keeps it until it is renewed. */
+int dn__retain_root(dn_tape *, dn_root *);
 /* forget all nodes; forget all values */
 void dn__start_graph(dn_tape *, int immediate, int check_finite, int autobatch);
 void dn__forget_values(dn_tape *);

@@ -15,6 +15,7 @@ from ._random import reset_random_seed
 from ._random_state import random_state, set_random_state
 from ._version import __version__
 from .batching import AutobatchStats, autobatch_stats
+from .cells import cell
 from .checking import GradientCheckError, check_gradient
 from .graph import (
     ComputationGraph,
@@ -52,6 +53,7 @@ __all__ = [
     "Tensor",
     "__version__",
     "autobatch_stats",
+    "cell",
     "cg",
     "cg_checkpoint",
     "cg_revert",

@@ -21,7 +21,13 @@ if DTYPE_NAME not in ("float32", "float64"):
     raise ImportError(f"DIST_DYNET_DTYPE must be float32 or float64; got {DTYPE_NAME!r}.")
 DTYPE = np.dtype(DTYPE_NAME)
 
-_core: Any = import_module(f"dist_dynet._core_{DTYPE_NAME}")
+try:
+    _core: Any = import_module(f"dist_dynet._core_{DTYPE_NAME}")
+except ModuleNotFoundError as error:
+    raise ImportError(
+        f"dist_dynet: the package must be compiled; got sources alone, in {Path(__file__).parent}. If it is installed, run Python from "
+        "another folder than the checkout; if not: pip install . or, to work on it, pip install -e ."
+    ) from error
 _nodes: Any = import_module(f"dist_dynet._nodes_{DTYPE_NAME}")
 ffi: Any = _core.ffi
 lib: Any = _core.lib
@@ -122,6 +128,8 @@ class _Callback(threading.local):
     """What this thread's C call is doing in Python: the operation of the user's own that runs now, and what it raised."""
 
     running = ""
+    tracing = ""
+    """The cell whose function runs now, to be traced."""
     raised: BaseException | None = None
 
 
@@ -146,6 +154,11 @@ def fail_in(graph: int, code: int) -> NoReturn:
             raise raised or RuntimeError("an operation written in Python raised an exception in another thread.")
         finally:
             del raised
+    if code in (lib.DN_ERROR_BUSY, lib.DN_ERROR_STALE) and callback.tracing:
+        raise RuntimeError(
+            f"{callback.tracing}: the function uses an expression of the graph that is not among its arguments, or the graph itself. "
+            "Pass as arguments what it needs."
+        )
     if code == lib.DN_ERROR_BUSY and callback.running:
         raise RuntimeError(
             f"graph busy: inside of forward and backward of {callback.running} no node can be made or read. Compute with the arrays given."
@@ -184,4 +197,5 @@ def read(pointer_to_values: Any, dims: tuple[int, ...], batch: int) -> NDArray[n
     for d in dims:
         size *= d
     shape = (*dims, batch) if batch != 1 else (dims or (1,))
-    return view(pointer_to_values, size).astype(np.float64).reshape(shape, order="F")
+    values = view(pointer_to_values, size).astype(np.float64)
+    return values if len(shape) == 1 else values.reshape(shape, order="F")

@@ -10,7 +10,8 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from math import nan
+from contextlib import contextmanager
+from math import nan, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class ComputationGraph:
 
     __slots__ = ("__weakref__", "_kept", "_samples", "_stream", "_thread", "number")
 
-    def __init__(self, _token: object = None) -> None:
+    def __init__(self, _token: object = None, _thread: int | None = None) -> None:
         if _token is not _token_of_this_module:
             raise RuntimeError("ComputationGraph: cannot be made directly. Use renew_cg() or cg().")
         self.number = lib.dn_graph_new()
@@ -49,7 +50,7 @@ class ComputationGraph:
         _graphs[self.number] = self
         weakref.finalize(self, _free, self.number, self._kept)
         lib.dn_graph_autobatch(self.number, _defaults.autobatch)
-        self._thread = _random.new_thread()
+        self._thread = _random.new_thread() if _thread is None else _thread
         self._stream: int | None = None
         self._seed()
         _random.on_reset(self)
@@ -229,6 +230,21 @@ def cg() -> ComputationGraph:
         return graph
 
 
+@contextmanager
+def trace_graph(outer: ComputationGraph) -> Iterator[ComputationGraph]:
+    """A graph on which a function is traced: this thread's current one meanwhile. `outer` cannot be used, and no value be read."""
+    before, graph = cg(), ComputationGraph(_token_of_this_module, outer._thread)
+    outer._check(lib.dn_trace_begin(graph.number, outer.number))
+    _local.graph = graph
+    nodes.dn_set_current(graph.number)
+    try:
+        yield graph
+    finally:
+        _local.graph = before
+        nodes.dn_set_current(before.number)
+        lib.dn_trace_end(graph.number, outer.number)
+
+
 def renew_cg(
     immediate_compute: bool = False, check_validity: bool = False, autobatching: bool | int | None = None
 ) -> ComputationGraph:
@@ -391,7 +407,9 @@ class Expression:
 
     def vec_value(self, recalculate: bool = False) -> list[float]:
         """The value as a flat list: column-major, batch element after batch element."""
-        return read(*self._computed(recalculate)).ravel(order="F").tolist()  # type: ignore[no-any-return]
+        values, dims, batch = self._computed(recalculate)
+        n = batch * prod(dims)
+        return ffi.unpack(values, n) if n else []
 
     def tensor_value(self, recalculate: bool = False) -> Tensor:
         """The value as a Tensor, for its largest entries and for samples."""

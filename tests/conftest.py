@@ -9,6 +9,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
+from jobs import MPIS
 
 import dist_dynet as dy
 from dist_dynet._ffi import BLAS, DTYPE_NAME, SIMD
@@ -54,3 +55,15 @@ def _fixed_seeds(request, seed):
 def rng(seed):
     """A NumPy generator of the test's seed."""
     return np.random.default_rng(seed)
+
+
+@pytest.fixture(params=MPIS)
+def mpi(request):
+    """Each MPI that there is, in turn; a test that takes it is marked `mpi`."""
+    return request.param
+
+
+@pytest.fixture
+def python(mpi):
+    """The Python of each MPI."""
+    return mpi.python

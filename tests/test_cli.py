@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import HERE, launch, mpi_pythons, output_of, run_python
+from jobs import launch, start_launcher
+from processes import HERE, output_of, run_python
 
 from dist_dynet import cli
 from dist_dynet.cli import _relay, mpi, options, output
 from dist_dynet.cli._words import RefusedError
 
 SCRIPT = "launched.py"
-every_mpi = pytest.mark.parametrize("python", mpi_pythons())
 
 
 def lines_of(text, rank):
@@ -46,8 +46,6 @@ def all_gone(processes, seconds=10):
 # ---- what ranks write --------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.mpi
-@every_mpi
 def test_lines_have_their_rank_and_are_never_mixed(python, tmp_path):
     job = launch(python, "run", "-n", 3, "--log-dir", tmp_path, SCRIPT, "-", "lines", "-n", "5", "--", "--help")
     assert job.returncode == 0, job.stderr
@@ -60,8 +58,6 @@ def test_lines_have_their_rank_and_are_never_mixed(python, tmp_path):
     assert len(job.stdout.splitlines()) == 3 * 301 and len(job.stderr.splitlines()) == 3 * 100
 
 
-@pytest.mark.mpi
-@every_mpi
 def test_ranks_get_one_thread_each_unless_something_else_is_said(python):
     names = ["OMP_NUM_THREADS", "DIST_DYNET_THREADS", "PYTHONUNBUFFERED", "DIST_DYNET_TIMEOUT", "DIST_DYNET_END", "PYTHONPATH"]
     job = launch(python, "run", "-n", 2, "--timeout", 9, "--no-bind", SCRIPT, "-", "show", *names, OMP_NUM_THREADS="3")
@@ -125,8 +121,6 @@ ENDS = {
 }
 
 
-@pytest.mark.mpi
-@every_mpi
 @pytest.mark.parametrize("how", ENDS)
 def test_rank_that_fails_is_named_and_gives_the_status(python, how):
     job = launch(python, "run", "-n", 3, SCRIPT, 1, how)
@@ -135,16 +129,6 @@ def test_rank_that_fails_is_named_and_gives_the_status(python, how):
     assert re.search(f"^dist-dynet: {words}", job.stderr, re.M) and re.search(also, job.stderr, re.M), job.stderr
 
 
-@pytest.mark.mpi
-@every_mpi
-def test_killed_rank_of_a_training_job_is_named(python):
-    job = launch(python, "run", "-n", 2, "fail.py", "kill")
-    assert job.returncode == 137, job.stderr
-    assert re.search(r"^dist-dynet: rank 1 \(process \d+ on \S+\) was killed by SIGKILL\.$", job.stderr, re.M)
-
-
-@pytest.mark.mpi
-@every_mpi
 def test_normal_end_says_nothing(python):
     job = launch(python, "run", "-n", 3, "fail.py", "nothing")
     assert (job.returncode, job.stdout, job.stderr) == (0, "", "")
@@ -165,8 +149,6 @@ def started(python, ranks, *arguments, **options):
 ENDING = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
 
 
-@pytest.mark.mpi
-@every_mpi
 @pytest.mark.parametrize("number", ENDING)
 def test_signal_to_the_launcher_ends_everything(python, number):
     job, processes = started(python, 2)
@@ -176,8 +158,16 @@ def test_signal_to_the_launcher_ends_everything(python, number):
     assert all_gone(processes)
 
 
-@pytest.mark.mpi
-@every_mpi
+def test_killed_mpirun_is_named_and_nothing_is_left(python):
+    job = start_launcher(python, "run", "-n", 2, SCRIPT, "-", "sleep")
+    for _ in range(2):
+        assert "processes" in job.process.stdout.readline()
+    (mpirun,) = [process for process, command in job.processes().items() if re.match(r"\S*(mpirun|prterun) -n 2 ", command)]
+    os.kill(mpirun, signal.SIGKILL)
+    status, _, err, _ = job.end()
+    assert status == 137 and re.search(rf"^dist-dynet: mpirun \(process {mpirun}\) was killed by SIGKILL\.$", err, re.M), err
+
+
 def test_user_signal_goes_on_to_the_ranks(python):
     job, processes = started(python, 2)
     job.send_signal(signal.SIGUSR1)
@@ -282,8 +272,6 @@ def test_job_ended_by_a_signal_is_not_started_again():
     assert (job.returncode, out) == (143, "") and all_gone(processes)
 
 
-@pytest.mark.mpi
-@every_mpi
 def test_ranks_are_started_again_together(python):
     job = launch(python, "run", "-n", 2, "--max-restarts", 1, SCRIPT, "-", "attempts", 1)
     assert job.returncode == 0, job.stderr
@@ -304,9 +292,7 @@ def scripts_of_ranks(folder):
     return found
 
 
-@pytest.mark.mpi
 @pytest.mark.slow
-@every_mpi
 def test_rank_killed_at_a_random_moment_changes_no_bit_of_the_result(python, tmp_path, rng):
     """One of two ranks is killed somewhere between the first checkpoint and the end; the job is started again by itself."""
     folders = [tmp_path / name for name in ("undisturbed", "killed")]
@@ -335,7 +321,8 @@ def test_hosts_are_read(tmp_path):
     parsed = options.parse(["--hosts", "a:2,b", "-n", "2", "-m", "pkg.train", "-n", "9"])
     assert (parsed.hosts, parsed.ranks, parsed.command[1:]) == ((("a", 2), ("b", 1)), 2, ("-m", "pkg.train", "-n", "9"))
     parsed = options.parse(["--as-dynet", "tag.py", "--dynet-seed", "1"])
-    assert parsed.command[1:] == ("-m", "dist_dynet.compat", "tag.py", "--dynet-seed", "1")
+    assert parsed.command[-5:] == ("-m", "dist_dynet.compat", "tag.py", "--dynet-seed", "1")
+    assert options.parse(["--as-dynet", "-m", "pkg.tag", "x"]).command[-5:] == ("-m", "dist_dynet.compat", "-m", "pkg.tag", "x")
 
 
 @pytest.mark.parametrize(
@@ -351,7 +338,6 @@ def test_hosts_are_read(tmp_path):
         ("--max-restarts -1 train.py", r"argument --max-restarts: takes a whole number, at least 0; got '-1'"),
         ("-n 2", r"there is no script to run"),
         ("-n 2 --mpi lam train.py", r"argument --mpi: invalid choice"),
-        ("--as-dynet -m train", r"--as-dynet: takes a script"),
     ],
 )
 def test_bad_options(arguments, words, capsys):
@@ -445,8 +431,6 @@ done
 exit $status"""
 
 
-@pytest.mark.mpi
-@every_mpi
 def test_slurm_is_used_in_its_allocations(python, tmp_path):
     """With a stand-in for srun, which starts processes and tells them their number."""
     program(tmp_path / "srun", SRUN)
@@ -461,8 +445,6 @@ def test_slurm_is_used_in_its_allocations(python, tmp_path):
     assert job.returncode == 2 and "the hosts are those of the allocation" in job.stderr
 
 
-@pytest.mark.mpi
-@every_mpi
 def test_batch_script_saves_before_the_time_is_up_and_queues_the_job_again(python, tmp_path):
     """With stand-ins for srun and for scontrol, which ends the job as Slurm does when it queues it again."""
     program(tmp_path / "srun", SRUN)

@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from processes import output_of, run_python
 
 import dist_dynet as dy
 from dist_dynet import compat
+from dist_dynet.cli import options
 
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "compat"
@@ -200,6 +202,22 @@ def test_the_runner_is_as_python(tmp_path):
     assert result.returncode == 1 and re.search(r'program.py", line 1, in f\n.*\nKeyError', result.stderr, re.S)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python has the option -P since 3.11")
+def test_a_checkout_that_is_not_compiled_does_not_stand_in_the_way(tmp_path):
+    shutil.copytree(Path(dy.__file__).parent, tmp_path / "dist_dynet", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    program(tmp_path / "dist_dynet", "import sys, dynet as dy; print(dy.Expression.__name__, len(sys.argv), sys.path[0])\n")
+    environment = {**os.environ, "PYTHONPATH": PACKAGE}
+
+    def run(*arguments):
+        return subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    bare = run("-c", "import dist_dynet")
+    assert f"ImportError: dist_dynet: the package must be compiled; got sources alone, in {tmp_path / 'dist_dynet'}. If" in bare.stderr
+    script = ("dist_dynet/program.py", "x")
+    result = run(*options.parse(["--as-dynet", *script]).command[1:])
+    assert result.stdout == f"Expression 2 {tmp_path / 'dist_dynet'}\n", result.stderr
+
+
 def test_the_runner_says_what_it_takes(tmp_path):
     nothing = run_python("-m", "dist_dynet.compat")
     assert nothing.returncode == 2 and nothing.stderr.startswith("usage: python -m dist_dynet.compat PROGRAM.py")
@@ -304,6 +322,9 @@ print(narrow.value().tolist(), wide.dim())
 m.save("FILE")
 W.zero()
 m.load("FILE")
+m.save_all("FILE")
+W.zero()
+m.load_all("FILE")
 lstm = dy.LSTMBuilder(1, 2, 2, m)
 m.save("OBJECTS", [lstm, W])
 again, V = dy.Model().load("OBJECTS")
@@ -321,6 +342,40 @@ print(W.as_array().tolist(), type(again).__name__, V.shape())
     said = result.stderr.splitlines()
     assert len(said) == len(set(said)) and all(line.startswith("dist_dynet: ") for line in said)
     assert sum("edecay" in line for line in said) == 1
+
+
+def test_saveables_of_old_are_read_back(tmp_path):
+    text = """
+import numpy as np
+import _gdynet as dy
+class Layer(dy.Saveable):
+    def __init__(self, model, n, activation):
+        self.model, self.n, self.activation, self.table = model, n, activation, np.arange(3)
+        self.W, self.b = model.add_parameters((n, 2)), model.add_parameters(n)
+    def get_components(self): return [self.W, self.b]
+    def restore_components(self, components): self.W, self.b = components
+    def __call__(self, x): return self.activation(dy.parameter(self.W, update=False) * x + dy.parameter(self.b))
+class Net(dy.Saveable):
+    def __init__(self, model):
+        self.layers, self.lstm = [Layer(model, 2, dy.tanh), Layer(model, 3, dy.rectify)], dy.LSTMBuilder(1, 2, 2, model)
+    def get_components(self): return (*self.layers, self.lstm)
+    def restore_components(self, components): *self.layers, self.lstm = components
+    def __call__(self, x): return self.layers[1](self.lstm.initial_state().add_input(self.layers[0](x)).output())
+dy.init()
+m, m2 = dy.Model(), dy.Model()
+net, E = Net(m), m.add_lookup_parameters((5, 2))
+m.save("FILE", [net, E])
+net2, E2 = m2.load("FILE")
+m.save("FILE2", [net])
+net3 = dy.Model().load("FILE2")
+y, y2, y3 = [n(e[3]) for n, e in ((net, E), (net2, E2), (net3, E))]
+print(y.value() == y2.value() == y3.value(), net2.layers[1].n, net2.layers[0].table.tolist(), net2.layers[0].model is m2)
+dy.sum_elems(y).backward()
+print(not net.layers[0].W.grad_as_array().any(), net.layers[0].b.grad_as_array().any())
+"""
+    for name in ("FILE2", "FILE"):
+        text = text.replace(f'"{name}"', repr(str(tmp_path / name)))
+    assert run_program(program(tmp_path, text)).stdout.splitlines() == ["True 3 [0, 1, 2] True", "True True"]
 
 
 def test_pickles_name_dynet_and_are_read_back(tmp_path):
@@ -438,6 +493,17 @@ def test_reading_a_parameter_takes_as_many_draws_as_making_it(installed, tmp_pat
         dy.reset_random_seed(5)
         read(tmp_path / "m", key)
         assert m.add_parameters(1, init="uniform").as_array()[0] == drawn[-1]
+
+
+def test_refused_names_draw_nothing():
+    m = dy.ParameterCollection()
+    dy.reset_random_seed(5)
+    for add in (m.add_parameters, m.add_lookup_parameters):
+        with pytest.raises(RuntimeError, match="must not contain"):
+            add((2, 2), name="a_b")
+    first = m.add_parameters(4).as_array()
+    dy.reset_random_seed(5)
+    assert (m.add_parameters(4).as_array() == first).all()
 
 
 def test_keyed_draws_come_back(installed):

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from processes import launch, mpi_pythons
+from jobs import launch
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "namespace_hosts.sh"
 
@@ -22,7 +22,7 @@ def hosts():
     assert tried.returncode == 0, tried.stderr
 
 
-pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("hosts"), pytest.mark.parametrize("python", mpi_pythons())]
+pytestmark = pytest.mark.usefixtures("hosts")
 FOUR = ("run", "--no-bind", "--hosts", "node0:1,node1:2,node2:1")
 
 

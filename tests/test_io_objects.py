@@ -112,6 +112,28 @@ def test_objects_round_trip(tmp_path):
         assert (tmp_path / f"o{suffix}").read_bytes() == (tmp_path / f"p{suffix}").read_bytes()
 
 
+class Encoder(dy.VanillaLSTMBuilder):
+    """A builder's subclass with arguments of its own."""
+
+    def __init__(self, model):
+        super().__init__(1, 2, 3, model)
+
+
+class Reader(dy.GRUBuilder):
+    """One with the builder's arguments."""
+
+
+def test_subclasses_of_builders_are_loaded(tmp_path):
+    m = dy.ParameterCollection()
+    encoder, reader = Encoder(m), Reader(1, 2, 3, m)
+    save(tmp_path / "x", [encoder, reader])
+    encoder2, reader2 = load(tmp_path / "x", dy.ParameterCollection())
+    assert (type(encoder2), type(reader2)) == (dy.VanillaLSTMBuilder, Reader)
+    x = dy.ones(2)
+    for a, b in ((encoder, encoder2), (reader, reader2)):
+        assert a.initial_state().add_input(x).output().value() == b.initial_state().add_input(x).output().value()
+
+
 def test_objects_of_equal_names_are_kept_apart(tmp_path):
     models = [dy.ParameterCollection() for _ in range(3)]
     things = [Affine(m, 2) for m in models] + [m.load_param(saved(m, tmp_path), "/affine/_0") for m in models]

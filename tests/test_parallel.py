@@ -1,30 +1,22 @@
 """Data-parallel training: the logic in this process, the rest in programs of tests/mpi that mpirun starts.
 
-How long: about a minute and a half; the failures that only a limit can find take 10 seconds each.
+How long: half a minute for each MPI.
 """
 
 import os
-import re
-import shutil
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
+from jobs import mpirun, needs_mpi, run_program
 
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet.parallel import _launcher
 from dist_dynet.parallel.exchange import merge_ranges
 from dist_dynet.parallel.sampling import divide, last_step
-
-HERE = Path(__file__).parent
-LIMIT = 15
-"""Seconds in which a job with a failed rank is over."""
-
 
 # ---- one process -----------------------------------------------------------------------------------------------------------------------
 
@@ -187,58 +179,35 @@ def test_meetings_with_one_process():
 
 # ---- several -----------------------------------------------------------------------------------------------------------------------------
 
-
-def mpirun_path():
-    beside = Path(sys.executable).with_name("mpirun")
-    return str(beside) if beside.exists() else shutil.which("mpirun")
+WAYS = [f"{trainer} {average}" for trainer in ("sgd", "adam") for average in ("mean", "weighted", "sum")]
+ENGINES = ("shared", "mpi")
 
 
-needs_mpi = pytest.mark.skipif(not find_spec("mpi4py") or not mpirun_path(), reason="needs mpi4py and mpirun: pip install 'dist-dynet[mpi]'")
-
-
-def mpirun(ranks, program, *args, limit=60, **environment):
-    """Runs a program of tests/mpi; (status, what it wrote, seconds)."""
-    assert mpirun_path() is not None
-    oversubscribe = {
-        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    }
-    path = os.pathsep.join(filter(None, [str(Path(dy.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PMI", "HYDI"))}
-    command = [mpirun_path(), "-n", str(ranks), sys.executable, str(HERE / "mpi" / program), *map(str, args)]
-    start = time.monotonic()
-    job = subprocess.run(
-        command,
-        env={**clean, **oversubscribe, "PYTHONPATH": path, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=limit,
-        check=False,
-    )
-    return job.returncode, job.stdout, time.monotonic() - start
-
-
-def trained(ranks, trainer, average, folder):
+def trained(folder, ranks, ways, **options):
+    """The parameters after train.py, by way and rank."""
     folder.mkdir()
-    status, output, _ = mpirun(ranks, "train.py", trainer, average, folder)
-    assert status == 0, output
-    return [dict(np.load(folder / f"{rank}.npz")) for rank in range(ranks)]
+    status, output, _ = mpirun(ranks, "train.py", folder, *ways, **options)
+    assert (status, output) == (0, "")
+    return {way: [dict(np.load(folder / f"{way} {rank}.npz")) for rank in range(ranks)] for way in ways}
 
 
-@pytest.mark.mpi
-@needs_mpi
-@pytest.mark.parametrize("average", ["mean", "weighted", "sum"])
-@pytest.mark.parametrize("trainer", ["sgd", "adam"])
-def test_ranks_do_what_one_process_does(trainer, average, tmp_path):
-    (alone,) = trained(1, trainer, average, tmp_path / "1")
-    for ranks in (2, 4):
-        every = trained(ranks, trainer, average, tmp_path / str(ranks))
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_do_what_one_process_does(ranks, mpi, tmp_path):
+    """With each engine; and all ranks, and a second run, have the same bits."""
+    folder = tmp_path / "1"
+    folder.mkdir()
+    result = run_program("train.py", folder, *WAYS)
+    assert result.returncode == 0, result.stderr
+    ways = [f"{way} {engine}" for way in WAYS for engine in ENGINES]
+    first = trained(tmp_path / "first", ranks, ways, mpi=mpi)
+    second = trained(tmp_path / "second", ranks, ways[:4], mpi=mpi) if ranks == 2 else {}
+    for way in WAYS:
+        alone = dict(np.load(folder / f"{way} 0.npz"))
         for name, values in alone.items():
-            assert np.all(np.abs(every[0][name] - values) <= 1e-5 * (1 + np.abs(values))), (ranks, name)
-            assert all(np.array_equal(parameters[name], every[0][name]) for parameters in every), (ranks, name)
+            for engine in ENGINES:
+                every = first[f"{way} {engine}"] + second.get(f"{way} {engine}", [])
+                assert np.all(np.abs(every[0][name] - values) <= 1e-5 * (1 + np.abs(values))), (way, engine, name)
+                assert all(np.array_equal(parameters[name], every[0][name]) for parameters in every), (way, engine, name)
 
 
 @pytest.mark.mpi
@@ -258,55 +227,7 @@ def test_all_trainers_do_on_ranks_what_they_do_alone(tmp_path):
             assert np.linalg.norm(every[ranks][key] - alone) <= 1e-5 * np.linalg.norm(alone), (ranks, key)
 
 
-@pytest.mark.mpi
-@needs_mpi
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_meetings_of_ranks(ranks, tmp_path):
-    status, output, _ = mpirun(ranks, "meet.py", tmp_path)
+def test_meetings_of_ranks(ranks, mpi, tmp_path):
+    status, output, _ = mpirun(ranks, "meet.py", tmp_path, mpi=mpi)
     assert status == 0, output
-
-
-FAILURES = {
-    "raise": "ValueError: words of the exception",
-    "thread": "ValueError: words of the thread",
-    "interrupt": "KeyboardInterrupt",
-    "exit": "waits for rank 1, which left the program while other ranks still work",
-    "early end": "waits for rank 1, which left the program while other ranks still work",
-    "extra": "waits for rank 1, which left the program while other ranks still work",
-    "before start": "RuntimeError: bad data file",
-    "order": "the ranks wait for one another in different places",
-    "nan": "RuntimeError: Magnitude of gradient is bad: nan",
-    "frozen": '"/W" is frozen here, but not on all ranks',
-    "stop": "rank 1 .* gives no answer: it is stopped, stuck or dead",
-    "loop": "waited 8 s for rank 1; rank 1 computes",
-    "barrier": r"TimeoutError: \[rank \d/\d\] barrier .*waited 1 s for rank 1; rank 1 computes",
-    "missing parameter": r'\[rank 1/\d\] DistributedTrainer .*: this rank has 1 parameters, rank 0 has 2; first missing "/enc/V"',
-    "other dims": r'rank 0 has "/enc/V" \(3,\)',
-}
-
-
-@pytest.mark.mpi
-@needs_mpi
-@pytest.mark.parametrize("how", FAILURES)
-def test_failure_of_one_rank_ends_the_job_with_words(how):
-    status, output, seconds = mpirun(2, "fail.py", how, limit=4 * LIMIT, DIST_DYNET_TIMEOUT="8" if how == "loop" else "600")
-    assert status != 0, output
-    assert re.search(FAILURES[how], output), output
-    assert re.search(r"^\[rank \d/2 on ", output, re.MULTILINE), output
-    assert seconds < LIMIT, output
-
-
-@pytest.mark.mpi
-@needs_mpi
-def test_killed_rank_ends_the_job():
-    status, output, seconds = mpirun(2, "fail.py", "kill")
-    assert status != 0, output
-    assert seconds < LIMIT, output
-
-
-@pytest.mark.mpi
-@needs_mpi
-@pytest.mark.parametrize("how", ["nothing", "late end"])
-def test_normal_end_is_not_disturbed(how):
-    status, output, _ = mpirun(4 if how == "nothing" else 2, "fail.py", how)
-    assert (status, output) == (0, "")

@@ -1,8 +1,8 @@
 """Accumulation and steps that are not finite, over ranks."""
 
 import pytest
+from jobs import mpirun, needs_mpi
 from processes import HERE, run_python
-from test_parallel import mpirun, needs_mpi
 
 import dist_dynet as dy
 from dist_dynet import parallel

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from test_parallel import mpirun, needs_mpi
+from jobs import mpirun, needs_mpi
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -115,25 +115,28 @@ def on_hosts(layout, program, *arguments, **environment):
     return mpirun(len(layout), "as_hosts.py", layout, program, *arguments, **environment)
 
 
-def trained(layout, folder, average):
-    """Each rank's parameters after train.py."""
+WAYS = [f"adam {average}" for average in ("mean", "weighted", "sum")]
+
+
+def trained(folder, layout):
+    """Each rank's parameters after train.py, by way."""
     folder.mkdir()
-    status, output, _ = on_hosts(layout, "train.py", "adam", average, folder)
+    status, output, _ = on_hosts(layout, "train.py", folder, *WAYS)
     assert (status, output) == (0, "")
-    return [dict(np.load(folder / f"{rank}.npz")) for rank in range(len(layout))]
+    return {way: [dict(np.load(folder / f"{way} {rank}.npz")) for rank in range(len(layout))] for way in WAYS}
 
 
 @pytest.mark.mpi
 @needs_mpi
-@pytest.mark.parametrize("average", ["mean", "weighted", "sum"])
-def test_hosts_agree_with_one_process_and_with_themselves(average, tmp_path):
-    (alone,) = trained("a", tmp_path / "1", average)
-    for layout in ("aab", "abc") if average == "mean" else ("aab",):
-        first = trained(layout, tmp_path / layout, average)
-        second = trained(layout, tmp_path / f"{layout} again", average) if average == "mean" else first
+@pytest.mark.parametrize("layout", ["aab", "abc"])
+def test_hosts_agree_with_one_process_and_with_themselves(layout, tmp_path):
+    every = {name: trained(tmp_path / name, hosts) for name, hosts in (("alone", "a"), ("first", layout), ("second", layout))}
+    for way in WAYS:
+        (alone,) = every["alone"][way]
+        ranks = every["first"][way] + every["second"][way]
         for name, values in alone.items():
-            assert np.all(np.abs(first[0][name] - values) <= 1e-5 * (1 + np.abs(values))), (layout, name)
-            assert all(np.array_equal(every[name], first[0][name]) for every in [*first, *second]), (layout, name)
+            assert np.all(np.abs(ranks[0][name] - values) <= 1e-5 * (1 + np.abs(values))), (way, name)
+            assert all(np.array_equal(rank[name], ranks[0][name]) for rank in ranks), (way, name)
 
 
 @pytest.mark.mpi

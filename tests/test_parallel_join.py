@@ -4,18 +4,16 @@ How long: half a minute.
 """
 
 import pytest
+from jobs import mpirun, needs_mpi
 from processes import HERE, run_python
-from test_parallel import mpirun, needs_mpi
 
 import dist_dynet as dy
 from dist_dynet import parallel
 
 
-@pytest.mark.mpi
-@needs_mpi
 @pytest.mark.parametrize(("ranks", "engine"), [(1, "auto"), (2, "shared"), (3, "mpi"), (4, "shared")])
-def test_uneven_ranks(ranks, engine):
-    status, output, _ = mpirun(ranks, "uneven.py", DIST_DYNET_EXCHANGE=engine)
+def test_uneven_ranks(ranks, engine, mpi):
+    status, output, _ = mpirun(ranks, "uneven.py", mpi=mpi, DIST_DYNET_EXCHANGE=engine)
     assert (status, output) == (0, "")
 
 
@@ -31,10 +29,8 @@ def test_groups_of_ranks_train_side_by_side(tmp_path):
     assert (status, output) == (0, "")
 
 
-@pytest.mark.mpi
-@needs_mpi
-def test_unlike_meetings_are_named():
-    status, output, _ = mpirun(3, "checked.py")
+def test_unlike_meetings_are_named(mpi):
+    status, output, _ = mpirun(3, "checked.py", mpi=mpi)
     assert (status, output) == (0, "")
 
 

@@ -8,8 +8,8 @@ import random
 
 import numpy as np
 import pytest
+from jobs import mpirun, needs_mpi
 from processes import HERE, run_python
-from test_parallel import mpirun, needs_mpi
 
 import dist_dynet as dy
 from dist_dynet import _random, parallel
@@ -221,14 +221,12 @@ def test_calls_that_do_not_fit_are_errors():
 # ---- several ---------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.mpi
-@needs_mpi
-def test_every_number_of_ranks_gives_the_same_bits():
+def test_every_number_of_ranks_gives_the_same_bits(mpi):
     alone = run_python(str(HERE / "mpi" / "reproducible.py"))
     ways = dict(line.rsplit(" ", 1) for line in alone.stdout.splitlines())
     assert len(ways) == len(set(ways.values())) == 8, alone.stdout + alone.stderr
     for ranks, engine in ((2, "shared"), (3, "mpi"), (4, "shared")):
-        status, output, _ = mpirun(ranks, "reproducible.py", engine)
+        status, output, _ = mpirun(ranks, "reproducible.py", engine, mpi=mpi)
         assert (status, output) == (0, alone.stdout), ranks
 
 

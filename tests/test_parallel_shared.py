@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_parallel import mpirun, needs_mpi
+from jobs import mpirun, needs_mpi
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -104,29 +104,6 @@ def in_shm():
     """What lies in /dev/shm and would be ours."""
     folder = Path("/dev/shm")
     return {p.name for p in folder.iterdir() if "dynet" in p.name} if folder.exists() else set()
-
-
-def trained(ranks, engine, folder, trainer="adam", average="mean"):
-    """Each rank's parameters after train.py."""
-    folder.mkdir()
-    status, output, _ = mpirun(ranks, "train.py", trainer, average, folder, DIST_DYNET_EXCHANGE=engine)
-    assert (status, output) == (0, "")
-    return [dict(np.load(folder / f"{rank}.npz")) for rank in range(ranks)]
-
-
-@pytest.mark.mpi
-@needs_mpi
-@pytest.mark.parametrize("average", ["mean", "weighted", "sum"])
-def test_engines_agree_with_one_process_and_with_themselves(average, tmp_path):
-    (alone,) = trained(1, "auto", tmp_path / "1", average=average)
-    for ranks in (2, 4):
-        first = trained(ranks, "shared", tmp_path / f"{ranks} first", average=average)
-        second = trained(ranks, "shared", tmp_path / f"{ranks} second", average=average)
-        by_mpi = trained(ranks, "mpi", tmp_path / f"{ranks} mpi", average=average)
-        for name, values in alone.items():
-            for other in (first[0], by_mpi[0]):
-                assert np.all(np.abs(other[name] - values) <= 1e-5 * (1 + np.abs(values))), (ranks, name)
-            assert all(np.array_equal(every[name], first[0][name]) for every in [*first, *second]), (ranks, name)
 
 
 @pytest.mark.mpi

@@ -1,7 +1,7 @@
 """A binary TreeLSTM over labelled trees, written for one tree, the losses of 32 in one graph: 128 inputs, 128 hidden. Unit: sentences.
 
 --style=ops: each gate by operations; cells: dist_dynet's BinaryTreeLSTMBuilder, one node for a cell (dyNET38, which has none, goes by
-operations). The same numbers are trained either way.
+operations); traced: leaves and inner nodes by operations in functions decorated with dist_dynet's @cell. The same numbers are trained each way.
 """
 
 import itertools
@@ -60,6 +60,8 @@ class Model:
             self.leaf = list(zip(biases, leaf, strict=False))
             self.inner = list(zip(biases, left, right, strict=False))[:3]
             self.forget = [(biases[3], left[k], right[k]) for k in (3, 4)]
+        traced = getattr(dy, "cell", None) if Model.style == "traced" else None
+        self.of_word, self.of_children = (traced(f) if traced else f for f in (self.leaf_state, self.inner_state))
         self.W, self.b = m.add_parameters((LABELS, h)), m.add_parameters(LABELS)
         self.W.set_value(common.glorot(rng, LABELS, h))
         self.b.set_value(np.zeros(LABELS, np.float32))
@@ -86,27 +88,32 @@ class Model:
         visit(tree)
         return losses
 
+    def leaf_state(self, x):
+        """h and c of a word."""
+        affine, logistic, tanh, cmult = self.dy.affine_transform, self.dy.logistic, self.dy.tanh, self.dy.cmult
+        (bi, Wi), (bo, Wo), (bu, Wu) = self.leaf
+        i, o, u = logistic(affine([bi, Wi, x])), logistic(affine([bo, Wo, x])), tanh(affine([bu, Wu, x]))
+        c = cmult(i, u)
+        return cmult(o, tanh(c)), c
+
+    def inner_state(self, hl, cl, hr, cr):
+        """h and c of a node with two children."""
+        affine, logistic, tanh, cmult = self.dy.affine_transform, self.dy.logistic, self.dy.tanh, self.dy.cmult
+        (bi, Li, Ri), (bo, Lo, Ro), (bu, Lu, Ru) = self.inner
+        i, o = logistic(affine([bi, Li, hl, Ri, hr])), logistic(affine([bo, Lo, hl, Ro, hr]))
+        u = tanh(affine([bu, Lu, hl, Ru, hr]))
+        fl, fr = (logistic(affine([bf, L, hl, R, hr])) for bf, L, R in self.forget)
+        c = cmult(i, u) + cmult(fl, cl) + cmult(fr, cr)
+        return cmult(o, tanh(c)), c
+
     def losses_by_operations(self, tree):
-        """A node for each gate, activation and product."""
+        """A node for each gate, activation and product, or for each call of the two functions above."""
         dy, W, b = self.dy, self.W, self.b
-        affine, logistic, tanh, cmult = dy.affine_transform, dy.logistic, dy.tanh, dy.cmult
         losses = []
 
         def visit(t):
-            if len(t) == 2:
-                x = self.E[t[1]]
-                (bi, Wi), (bo, Wo), (bu, Wu) = self.leaf
-                i, o, u = logistic(affine([bi, Wi, x])), logistic(affine([bo, Wo, x])), tanh(affine([bu, Wu, x]))
-                c = cmult(i, u)
-            else:
-                (hl, cl), (hr, cr) = visit(t[1]), visit(t[2])
-                (bi, Li, Ri), (bo, Lo, Ro), (bu, Lu, Ru) = self.inner
-                i, o = logistic(affine([bi, Li, hl, Ri, hr])), logistic(affine([bo, Lo, hl, Ro, hr]))
-                u = tanh(affine([bu, Lu, hl, Ru, hr]))
-                fl, fr = (logistic(affine([bf, L, hl, R, hr])) for bf, L, R in self.forget)
-                c = cmult(i, u) + cmult(fl, cl) + cmult(fr, cr)
-            h = cmult(o, tanh(c))
-            losses.append(dy.pickneglogsoftmax(affine([b, W, h]), t[0]))
+            h, c = self.of_word(self.E[t[1]]) if len(t) == 2 else self.of_children(*visit(t[1]), *visit(t[2]))
+            losses.append(dy.pickneglogsoftmax(dy.affine_transform([b, W, h]), t[0]))
             return h, c
 
         visit(tree)
@@ -119,4 +126,4 @@ class Model:
 
 if __name__ == "__main__":
     batching.main("batch_treelstm", "sentences", Model, batch=32, loss_steps=4, options={
-        "--style": {"choices": ["ops", "cells"], "default": "ops", "help": "how a cell is written"}})
+        "--style": {"choices": ["ops", "cells", "traced"], "default": "ops", "help": "how a cell is written"}})

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from . import _relay
@@ -121,6 +122,7 @@ class Attempt:
     def __init__(self, job: Job, environment: dict[str, str], signals: Signals, screen: Screen, logs: Logs | None) -> None:
         self._signals, self._screen, self._logs = signals, screen, logs
         self._count, self._grouped = job.ranks, not job.launcher
+        self._launcher = Path((job.launcher or job.relay)[0]).name
         self._here = (socket.gethostname(), _relay.place())
         self.ranks: dict[int, Rank] = {}
         self._ended: list[Rank] = []
@@ -243,7 +245,8 @@ class Attempt:
         for stream, text in self._held:
             self._screen.own(stream, text)
         status = self._process.returncode
-        status = 128 - status if status < 0 else status
+        if status < 0:  # not by a rank: those that end mpirun have said so
+            return Outcome(128 - status, f"{self._launcher} (process {self._process.pid}) was killed by {signal.Signals(-status).name}.")
         silent = [n for n in range(self._count) if n not in self.ranks or not self.ranks[n].finished]
         if silent:
             rank = self.ranks.get(silent[0])

@@ -108,15 +108,17 @@ def parse(arguments: list[str]) -> Options:
                       f"Write more: --hosts {hosts[0][0]}:{given.ranks},...")  # fmt: skip
     if given.quiet and not given.log_dir:
         raise RefusedError("--quiet: what the ranks write would be lost. Give --log-dir, too.")
-    if program[0] == "-m" and given.as_dynet:
-        raise RefusedError("--as-dynet: takes a script, not -m.")
     return Options(
         ranks=given.ranks or places or 1, hosts=hosts, max_restarts=given.max_restarts, log_dir=given.log_dir, quiet=given.quiet,
         mpi=given.mpi, bind=given.bind, threads=given.threads, timeout=given.timeout,
         launch_agent=given.launch_agent or os.environ.get("DIST_DYNET_LAUNCH_AGENT", ""),
         interface=given.interface or os.environ.get("DIST_DYNET_INTERFACE", ""),
-        command=(sys.executable, *(["-m", "dist_dynet.compat"] if given.as_dynet else []), *program),
+        command=(sys.executable, *(_AS_DYNET if given.as_dynet else ()), *program),
     )  # fmt: skip
+
+
+# Without -P a checkout that one stands in, not compiled, would be found before the package that is installed.
+_AS_DYNET = (*(("-P",) if sys.version_info >= (3, 11) else ()), "-m", "dist_dynet.compat")
 
 
 def _hosts(text: str | None, file: Path | None) -> tuple[tuple[str, int], ...]:

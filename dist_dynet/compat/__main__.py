@@ -12,6 +12,14 @@ from . import install
 USAGE = "usage: python -m dist_dynet.compat PROGRAM.py [ARGUMENTS...]\n       python -m dist_dynet.compat -m MODULE [ARGUMENTS...]"
 
 
+def _look_in(folder: str) -> None:
+    """Imports look here first, as Python does it; with -P sys.path has no place that is kept for it."""
+    if getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, folder)
+    else:
+        sys.path[0] = folder
+
+
 def run(arguments: list[str]) -> int:
     """Runs a program in this process as Python would; arguments: its path, or -m and its name, and its own arguments."""
     if not arguments or arguments == ["-m"] or arguments[0] in ("-h", "--help"):
@@ -20,6 +28,7 @@ def run(arguments: list[str]) -> int:
     install()
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
+        _look_in(str(Path.cwd()))
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
         return 0
     path = Path(arguments[0])
@@ -34,7 +43,7 @@ def run(arguments: list[str]) -> int:
     main = ModuleType("__main__")
     main.__dict__.update(__file__=str(path), __builtins__=__builtins__)
     sys.modules["__main__"] = main
-    sys.path[0] = str(path.resolve().parent)
+    _look_in(str(path.resolve().parent))
     exec(compile(path.read_bytes(), str(path), "exec"), main.__dict__)
     return 0
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-NAMES = ("dynet", "_dynet", "dynet_config", "dynet_viz")
+NAMES = ("dynet", "_dynet", "_gdynet", "dynet_config", "dynet_viz")
 PACKAGE = "dist_dynet"
 
 

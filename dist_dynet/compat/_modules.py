@@ -1,4 +1,4 @@
-"""What is in the modules `dynet`, `_dynet`, `dynet_config` and `dynet_viz` of a program that was written for DyNet.
+"""What is in the modules `dynet`, `_dynet`, `_gdynet` (1.x with a GPU), `dynet_config` and `dynet_viz` of a program that was written for DyNet.
 
 `dynet` and `_dynet` have this package's names under DyNet's, the modules that DyNet's leave lying about, and what old versions had. `from
 dynet import *` gives DyNet's names only, so that no name of the program's own is overwritten. Importing `dynet` reads the command line;
@@ -39,7 +39,7 @@ _EXPRESSIONS = {
 def _names() -> dict[str, Any]:
     """What `dynet` and `_dynet` have in common."""
     names = {name: getattr(dist_dynet, name) for name in dist_dynet.__all__}
-    names |= {f.__name__: f for f in _old.FUNCTIONS}
+    names |= {f.__name__: f for f in _old.FUNCTIONS} | {cls.__name__: cls for cls in _old.CLASSES}
     names |= {name: getattr(_settings, name) for name in ("DynetParams", "init", "init_from_params")}
     return names | _EXPRESSIONS | {"np": np, "os": os, "sys": sys, "pickle": pickle, "_RNNBuilder": RecurrentBuilder}
 
@@ -132,7 +132,7 @@ def _fill_config(module: ModuleType) -> None:
 
 
 _FILL: dict[str, Callable[[ModuleType], None]] = {
-    "dynet": _fill_dynet, "_dynet": _fill_low, "dynet_config": _fill_config, "dynet_viz": _fill_low,
+    "dynet": _fill_dynet, "_dynet": _fill_low, "_gdynet": _fill_low, "dynet_config": _fill_config, "dynet_viz": _fill_low,
 }  # fmt: skip
 
 

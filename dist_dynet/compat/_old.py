@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import ops, trainers
+from .. import ops, settings, trainers
 from ..graph import Expression
-from ..io import load as load_objects
-from ..io import save as save_objects
 from ..params import LookupParameters, ParameterCollection, Parameters
 from ..settings import say
+from . import _saveable
 
 _TRAINER_ARGUMENTS = {"e0": "learning_rate", "e0_min": "learning_rate_min", "e0_max": "learning_rate_max"}
 
@@ -65,7 +64,13 @@ def conv1d_wide(x: Expression, f: Expression) -> Expression:
     return conv1d_narrow(ops.concatenate_cols([*margin, x, *margin]), f)
 
 
-FUNCTIONS: tuple[Callable[..., Any], ...] = (cwise_multiply, sum_cols, sum_rows, average_cols, conv1d_narrow, conv1d_wide)
+def parameter(*args: Any, update: bool = True) -> Any:
+    """What DyNet 2.1 does: nothing. With update=False, as in 2.0: without gradient."""
+    return settings.parameter(*args) if update else settings.const_parameter(*args)
+
+
+FUNCTIONS: tuple[Callable[..., Any], ...] = (cwise_multiply, sum_cols, sum_rows, average_cols, conv1d_narrow, conv1d_wide, parameter)
+CLASSES: tuple[type, ...] = (_saveable.Saveable,)
 
 # ---- methods -------------------------------------------------------------------------------------------------------------------------------
 
@@ -90,7 +95,7 @@ def _save(original: Callable[..., None]) -> Callable[..., None]:
             original(self, fname, name or "", append)
             return
         _old("ParameterCollection.save with a list", "dy.save(basename, objects)")
-        save_objects(fname, name)
+        _saveable.save(fname, name)
 
     return save
 
@@ -99,11 +104,23 @@ def _load(self: ParameterCollection, fname: Any) -> Any:
     """Reads what save() wrote: the list of objects it was given, made anew in this collection; without one, all values."""
     if Path(f"{fname}.meta").exists() and not Path(fname).exists():
         _old("ParameterCollection.load", "dy.load(basename, collection)")
-        objects = load_objects(fname, self)
+        objects = _saveable.load(fname, self)
         return objects[0] if len(objects) == 1 else objects
     _old("ParameterCollection.load", "populate(fname)")
     self.populate(fname)
     return None
+
+
+def _save_all(self: ParameterCollection, fname: Any) -> None:
+    """All values."""
+    _old("ParameterCollection.save_all", "save(fname)")
+    self.save(fname)
+
+
+def _load_all(self: ParameterCollection, fname: Any) -> None:
+    """Reads what save_all() wrote."""
+    _old("ParameterCollection.load_all", "populate(fname)")
+    self.populate(fname)
 
 
 def _update_epoch(self: Any, r: float = 1.0) -> None:
@@ -160,6 +177,8 @@ def hang() -> None:
     collection: Any = ParameterCollection
     _put(collection, "save", _save(collection.save))
     _put(collection, "load", _load)
+    _put(collection, "save_all", _save_all)
+    _put(collection, "load_all", _load_all)
     parameters: Sequence[type] = (Parameters, LookupParameters)
     for cls in parameters:
         _put(cls, "load_array", _load_array)
@@ -182,4 +201,4 @@ def unhang() -> None:
             setattr(cls, name, value)
 
 
-__all__ = ["FUNCTIONS", "hang", "unhang"]
+__all__ = ["CLASSES", "FUNCTIONS", "hang", "unhang"]

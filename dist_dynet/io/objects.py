@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import itertools
 import os
 import pickle
 from collections.abc import Iterable, Iterator
@@ -110,6 +111,14 @@ def _path(basename: FileName, suffix: str) -> Path:
     return Path(f"{os.fspath(basename)}{suffix}")
 
 
+def _stored_class(cls: Any) -> Any:
+    """The class whose from_spec() fits: a builder's subclass with an __init__ of its own, but no from_spec, is stored as that builder."""
+    own = list(itertools.takewhile(lambda c: c.__module__.partition(".")[0] != _PACKAGE, inspect.getmro(cls)))
+    if any("from_spec" in vars(c) for c in own) or not any("__init__" in vars(c) for c in own):
+        return cls
+    return inspect.getmro(cls)[len(own)]
+
+
 def _described(thing: Any) -> tuple[bytes, list[tuple[str, text.AnyParameter]]]:
     """The pickle of an object, and its parameters by name."""
     for kind, cls in _KINDS.items():
@@ -125,7 +134,7 @@ def _described(thing: Any) -> tuple[bytes, list[tuple[str, text.AnyParameter]]]:
             f"got {type(thing).__name__}, which has no {' and no '.join(missing)}.{hint}"
         )
     collection = thing.param_collection()
-    return _dumped((type(thing), thing.spec, collection.name())), text.collection_entries(collection)
+    return _dumped((_stored_class(type(thing)), thing.spec, collection.name())), text.collection_entries(collection)
 
 
 def save(basename: FileName, objects: Iterable[Any]) -> None:

@@ -15,41 +15,37 @@ from .sequences import BY_ELEMENT, LIST, Inputs
 from .state import Masks, RNNState, Run, parts
 
 _STATE, _H_MASK, _C_MASK = lib.DN_SEQUENCE_STATE, lib.DN_SEQUENCE_H_MASK, lib.DN_SEQUENCE_C_MASK
+_ONE_STEP, _ONE_STEP_ON = (1, LIST), (1, LIST | _STATE)
+"""The whole numbers of a node of one step, without and with a state before it."""
 
 
 class NodeRun(Run):
     """A sequence in nodes that hold a layer's step, or a layer's sequence: the operation `builder._op`."""
 
-    __slots__ = ("weights",)
+    __slots__ = ("reals", "undropped", "weights")
 
     def __init__(self, builder: Any, update: bool, masks: Masks | None = None) -> None:
         super().__init__(builder, update, masks)
         self.weights = [builder._node_inputs(layer) for layer in self.handles]
-
-    def _inputs(self, layer: int, state: RNNState, masks: tuple[Expression | None, ...], xs: list[Expression]) -> tuple[list[int], int]:
-        """The handles of a node's inputs, and which of them there are. masks: of x, which were multiplied already, of h, of c."""
-        inputs, options = [*self.weights[layer]], 0
-        if state._h:
-            inputs.append(state._h[layer]._h)
-            cells = state._cells()
-            if cells:
-                inputs.append(cells[layer]._h)
-            options = _STATE
-        for mask, bit in zip(masks[1:], (_H_MASK, _C_MASK), strict=False):
-            if mask is not None:
-                inputs.append(mask._h)
-                options |= bit
-        try:
-            for x in xs:
-                inputs.append(x._h)
-        except AttributeError:
-            raise not_expression("add_input", *xs) from None
-        return inputs, options
+        self.reals = builder._reals()
+        self.undropped: Any = ()  # what masks.drawn was when it was seen to hold no mask
 
     def _node(self, layer: int, xs: Inputs, state: RNNState, masks: tuple[Expression | None, ...], options: int = 0) -> int:
-        """The node of one layer over these inputs: its handle."""
-        inputs, given = self._inputs(layer, state, masks, xs.inputs)
-        node = many_node(self.builder._op, inputs, xs.ints(options | given), self.builder._reals())
+        """The node of one layer over these inputs: its handle. masks: of x, which were multiplied already, of h, of c."""
+        before: list[Expression] = []
+        if state._h:
+            cells = state._cells()
+            before = [state._h[layer], cells[layer]] if cells else [state._h[layer]]
+            options |= _STATE
+        for mask, bit in zip(masks[1:], (_H_MASK, _C_MASK), strict=False):
+            if mask is not None:
+                before.append(mask)
+                options |= bit
+        try:
+            inputs = [*self.weights[layer], *[e._h for e in before], *[x._h for x in xs.inputs]]
+        except AttributeError:
+            raise not_expression("add_input", *xs.inputs) from None
+        node = many_node(self.builder._op, inputs, xs.ints(options), self.reals)
         if node < 0:
             fail(node, *inputs)
         return node
@@ -79,26 +75,61 @@ class NodeRun(Run):
         return all_h, owners
 
     def step(self, state: RNNState, x: Expression) -> RNNState:
-        """One node per layer, made with its h and c."""
+        """One node per layer. On the shortest way, apart from _listed(): with small networks Python is most of the time."""
         builder = self.builder
-        has_cells, rate = builder._has_cells, builder._fresh_rate()
-        hs, cs = [], []
-        for layer, masks in enumerate(self.layer_masks(x)):
-            if rate:
-                x = dropout(x, rate)
-            elif masks and masks[0] is not None:
-                x = cmult(x, masks[0])
-            inputs, options = self._inputs(layer, state, masks, [x])
-            first = node_parts(builder._op, 1 + has_cells, inputs, (1, options), builder._reals())
+        undropped = builder.dropout_x == 0 == builder.dropout_h and (self.start is not None or self.masks.drawn is self.undropped)
+        all_masks = None if undropped else self._step_masks(x)
+        rate = 0.0 if undropped else builder._fresh_rate()
+        op, has_cells, given = builder._op, builder._has_cells, state._h
+        cells = state._cells() if given else None
+        all_h, all_c = [], []
+        for layer, weights in enumerate(self.weights):
+            options = _ONE_STEP_ON if given else _ONE_STEP
+            try:
+                before = [*weights, given[layer]._h] if given else [*weights]
+                if cells:
+                    before.append(cells[layer]._h)
+                if all_masks:
+                    x, options = self._masked(x, all_masks[layer], before, options)
+                if rate:
+                    x = dropout(x, rate)
+                before.append(x._h)
+            except AttributeError:
+                raise not_expression("add_input", x) from None
+            first = node_parts(op, 2 if has_cells else 1, before, options, self.reals)
             if first < 0:
-                fail(first, *inputs)
-            x = expression(first)
-            hs.append(x)
+                fail(first, *before)
+            x = Expression()
+            x._h = first
+            all_h.append(x)
             if has_cells:
-                cs.append(expression(first + 1))
-        if not hs:
-            return RNNState(self, state, (), () if has_cells else None)
-        return self.made(RNNState(self, state, tuple(hs), tuple(cs) if has_cells else None, None, True, self._output(x) if rate else None))
+                c = Expression()
+                c._h = first + 1
+                all_c.append(c)
+        output = dropout(x, rate) if rate and all_h else None
+        new = RNNState(self, state, tuple(all_h), tuple(all_c) if has_cells else None, output=output)
+        if self.start is not None and all_h:
+            self.last = new
+        return new
+
+    def _step_masks(self, x: Expression) -> list[tuple[Expression | None, ...]] | None:
+        """layer_masks(); None if there are none."""
+        all_masks = self.layer_masks(x)
+        if any(mask is not None for masks in all_masks for mask in masks):
+            return all_masks
+        self.undropped = self.masks.drawn
+        return None
+
+    def _masked(
+        self, x: Expression, masks: tuple[Expression | None, ...], before: list[int], options: tuple[int, int]
+    ) -> tuple[Expression, tuple[int, int]]:
+        """x under its mask, and a step's options with the masks of h and c, which are put after the state before."""
+        more = options[1]
+        for mask, bit in zip(masks[1:], (_H_MASK, _C_MASK), strict=False):
+            if mask is not None:
+                before.append(mask._h)
+                more |= bit
+        return x if masks[0] is None else cmult(x, masks[0]), (1, more)
 
     def steps(self, state: RNNState, xs: Inputs) -> list[RNNState]:
         """One node per layer."""

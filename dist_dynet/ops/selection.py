@@ -57,6 +57,17 @@ def _set_indices(e: Expression, d: int, picked: list[int]) -> None:
         fail(code, e._h)
 
 
+def _first_dim(x: Expression, index: int) -> _pickerExpression | None:
+    """The entry at this index of dim 0, on the shortest way; None if the long one is needed, which knows the errors."""
+    h = _node_many(_PICK, 1, (x._h,), 2, (0, index) if index < 0x7FFFFFFF else (0, 0x7FFFFFFF), 0, NULL)
+    if h < 0:
+        return None
+    e = _pickerExpression()
+    e._h = h
+    e._d = 0
+    return e
+
+
 def _pick(cls: Any, what: str, e: Expression, d: int, picked: list[int]) -> Any:
     picker = one_as(cls, _PICK, what, e, [d, *picked])
     picker._d = d
@@ -74,10 +85,14 @@ def pick(e: Expression, index: int = 0, dim: int = 0) -> _pickerExpression:
     >>> dy.pick(dy.inputVector([5, 6, 7]), 2).value()
     7.0
     """
-    ints = op.index(dim), whole(index)
-    picker = one_as(_pickerExpression, _PICK, "pick", e, ints)
-    picker._d = ints[0]
-    return picker  # type: ignore[no-any-return]
+    if dim == 0 and type(index) is int and index >= 0:  # the frequent case, as in _getitem()
+        try:
+            picked = _first_dim(e, index)
+        except AttributeError:
+            raise not_expression("pick", e) from None
+        if picked is not None:
+            return picked
+    return _pick(_pickerExpression, "pick", e, op.index(dim), [whole(index)])  # type: ignore[no-any-return]
 
 
 def pick_batch(e: Expression, indices: Iterable[int], dim: int = 0) -> _pickerBatchExpression:
@@ -220,12 +235,9 @@ def _getitem(x: Expression, index: Any) -> Expression:
     An index of its own removes its dim; one more slice is the batch's.
     """
     if type(index) is int and index >= 0:  # the frequent case: no dims asked for
-        h = _node_many(_PICK, 1, (x._h,), 2, (0, index) if index < 0x7FFFFFFF else (0, 0x7FFFFFFF), 0, NULL)
-        if h >= 0:
-            e = _pickerExpression()
-            e._h = h
-            e._d = 0
-            return e
+        picked = _first_dim(x, index)
+        if picked is not None:
+            return picked
     dims, batch = x.dim()
     items = index if isinstance(index, tuple) else (index,)
     sizes = (*dims, batch)

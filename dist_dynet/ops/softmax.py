@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from .._ffi import DTYPE, OPS, fail, nodes
 from ..graph import Expression
-from ._nodes import indices, many, not_expression, whole, with_int
+from ._nodes import indices, joined, many, not_expression, whole, with_int
+from .inputs import inputVector
 from .masked import masked_log_softmax
 
 __all__ = [
@@ -17,7 +19,7 @@ __all__ = [
     "sparsemax",
 ]  # fmt: skip
 
-_PICK = OPS["pickneglogsoftmax"]
+_PICK, _MASKED = OPS["pickneglogsoftmax"], OPS["masked_log_softmax"]
 
 
 def softmax(x: Expression, d: int = 0) -> Expression:
@@ -56,10 +58,20 @@ def log_softmax(x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]]
     d = operator.index(d)
     if restrict is None:
         return with_int(Expression, OPS["log_softmax"], "log_softmax", x, d)  # type: ignore[no-any-return]
-    lists = _nested(restrict, "log_softmax")
     if not isinstance(x, Expression):
         raise not_expression("log_softmax", x)
     dims = x.dim()[0] or (1,)
+    if type(restrict) is list and len(dims) == 1 and restrict and d == 0:  # the frequent case, without arrays
+        chosen: Any = restrict
+        competes = [0.0] * dims[0]
+        try:
+            if min(chosen) >= 0:
+                for i in chosen:
+                    competes[i] = 1.0
+                return joined(_MASKED, "log_softmax", [x, inputVector(competes)], 0)
+        except (IndexError, TypeError):
+            pass  # the long way knows what is wrong
+    lists = _nested(restrict, "log_softmax")
     if not 0 <= d < len(dims):
         raise ValueError(f"log_softmax: dim {d} is not a dim of x = {dims}.")
     n = dims[d]

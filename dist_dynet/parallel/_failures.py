@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from . import _launcher
-from ._world import TIMEOUT, Place, World, import_mpi
+from ._world import TIMEOUT, Answer, Place, World, finalize_mpi, import_mpi, line_of_user, pause
 
 EXCEPTION, MISSING, LEFT = 1, 75, 76
 """Status of the job after an uncaught exception, after a rank that gives no answer, after one that left early."""
@@ -29,7 +29,7 @@ EXCEPTION, MISSING, LEFT = 1, 75, 76
 SILENCE = float(os.environ.get("DIST_DYNET_SILENCE", "8"))
 """Seconds of waiting after which the watchdog asks."""
 
-_ANSWER, _GRACE, _TICK = 2.0, 3.0, 0.25
+_ANSWER, _GRACE, _TICK = 2.0, min(3.0, SILENCE), 0.25
 
 
 class _State:
@@ -107,31 +107,36 @@ def guard(world: World) -> None:
 
 
 def _leave(comm: Any) -> None:
-    """The end of the program, before mpi4py's: waits until all others have come here, too. A rank that waits for this one aborts."""
+    """The end of the program, and of MPI: waits until all others have come here, too. A rank that waits for this one aborts."""
     if _State.process != os.getpid():
         return
     watchdog = _State.watchdog
     if watchdog:
         watchdog.tell_leaving()
     request, start = comm.Ibarrier(), time.monotonic()
+    polled = start
     while not request.Test():
         time.sleep(1e-3)
-        if time.monotonic() - start > TIMEOUT:
+        now = time.monotonic()
+        start, polled = start + pause(polled, now), now
+        if now - start > TIMEOUT:
             report(f"left the program {TIMEOUT:g} s ago, while other ranks still work. End all ranks together.")
             abort(LEFT)
     if watchdog:
         watchdog.stop()
+    finalize_mpi()
 
 
 # ---- the watchdog ----------------------------------------------------------------------------------------------------------------------
 
 
 class _Whereabouts(NamedTuple):
-    """What a rank answers: where its main thread is, for how many seconds it has been waiting there (0: it computes), and for whom."""
+    """What a rank answers: what its main thread does, for how many seconds it has waited (0: it computes), for whom, in which line."""
 
     state: str
     seconds: float
     ranks: tuple[int, ...]
+    line: str = ""
 
 
 def _all_waiting(ranks: Iterable[int], answers: Mapping[int, _Whereabouts]) -> list[int]:
@@ -159,6 +164,7 @@ class Watchdog(threading.Thread):
         self._left: dict[int, float] = {}
         self._leaving = self._stopped = False
         self._asked = 0.0
+        self._looked = self._awake = time.monotonic()  # the last time; since when this process has not been stopped
         self._work: dict[int, float] = {}
         world.answers_by(self.where)
 
@@ -201,10 +207,12 @@ class Watchdog(threading.Thread):
                 self._left[rank] = time.monotonic()
 
     def _here(self) -> _Whereabouts:
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        line = line_of_user(frame) if frame and not self._leaving else ""
         place = self._world.place
         if place:
-            return _Whereabouts(f"waits in {place.what}", time.monotonic() - place.since, tuple(place.ranks))
-        return _Whereabouts("has left the program" if self._leaving else "computes", 0.0, ())
+            return _Whereabouts(f"waits in {place.what}", self._waited(place), tuple(place.ranks), line)
+        return _Whereabouts("has left the program" if self._leaving else "computes", 0.0, (), line)
 
     def tell_leaving(self) -> None:
         """Says to all that this rank will meet them no more."""
@@ -223,25 +231,40 @@ class Watchdog(threading.Thread):
     def _answers_since(self, asked: float) -> dict[int, _Whereabouts]:
         return {rank: answer for rank, (answer, at) in sorted(self._answers.copy().items()) if at >= asked}
 
-    def where(self) -> dict[int, str]:
+    def _in_words(self, rank: int) -> str:
+        host, process = self._processes[rank]
+        return f"rank {rank} (process {process} on {host})"
+
+    def where(self) -> dict[int, Answer]:
         """Asks all other ranks where they are; for the main thread."""
+        others = [rank for rank in range(self._world.size) if rank != self._world.rank]
+        before = {rank: self._cpu_seconds(rank) for rank in others}
         asked = self._ask()
-        while time.monotonic() < asked + _ANSWER and len(self._answers_since(asked)) < self._world.size - 1:
+        while time.monotonic() < asked + _ANSWER and len(self._answers_since(asked)) < len(others):
             time.sleep(_TICK / 5)
         answers = self._answers_since(asked)
-        return {r: answers[r].state if r in answers else "gives no answer" for r in range(self._world.size) if r != self._world.rank}
+        silent = _Whereabouts("gives no answer", 0.0, ())
+        busy = _Whereabouts("gives no answer, but computes: it is in a call that holds Python's lock", 0.0, ())
+        answers |= {rank: busy if self._works(rank, before[rank]) else silent for rank in others if rank not in answers}
+        return {rank: Answer(answers[rank].state, f"{self._in_words(rank)} {answers[rank].state}{answers[rank].line}") for rank in others}
 
     # What it concludes.
 
+    def _waited(self, place: Place) -> float:
+        return time.monotonic() - max(place.since, self._awake)
+
     def _look(self) -> None:
         place, now = self._world.place, time.monotonic()
+        if pause(self._looked, now):
+            self._awake, self._asked = now, 0.0
+        self._looked = now
         if place is None:
             self._asked = 0.0
             return
-        waited = now - place.since
+        waited = self._waited(place)
         gone = [rank for rank, since in self._left.items() if rank in place.ranks and min(waited, now - since) > _GRACE]
         if gone:
-            self._end(LEFT, f"{place.what}: waits for rank {gone[0]}, which left the program while other ranks still work.")
+            self._end(LEFT, f"{place.what}: waits for {self._in_words(gone[0])}, which left the program while other ranks still work.")
         if waited > SILENCE and not self._asked:
             self._work = {rank: self._cpu_seconds(rank) for rank in range(self._world.size)}
             self._asked = self._ask()
@@ -251,21 +274,18 @@ class Watchdog(threading.Thread):
 
     def _judge(self, place: Place, waited: float) -> None:
         answers, me, what = self._answers_since(self._asked), self._world.rank, place.what
-        silent = [r for r in place.ranks if r != me and r not in answers and not self._works(r)]
+        silent = [r for r in place.ranks if r != me and r not in answers and not self._works(r, self._work.get(r, -1.0))]
         if silent:
-            host, process = self._processes[silent[0]]
-            known = "".join(f"\nrank {r} {answers[r].state}" for r in answers)
-            self._end(
-                MISSING,
-                f"{what}: waited {waited:.0f} s; rank {silent[0]} (process {process} on {host}) gives no answer: it is stopped, stuck or "
-                f"dead.{known}",
-            )
+            known = "".join(f"\nrank {r} {answer.state}{answer.line}" for r, answer in answers.items())
+            who = self._in_words(silent[0])
+            self._end(MISSING, f"{what}: waited {waited:.0f} s; {who} gives no answer: it is stopped, stuck or dead.{known}")
         here = f"waits in {what}"
-        stuck = _all_waiting(place.ranks, {**answers, me: _Whereabouts(here, waited, tuple(place.ranks))})
-        others = {r: answers[r].state for r in stuck if r != me and answers[r].state != here}
+        mine = self._here()._replace(state=here, seconds=waited, ranks=tuple(place.ranks))
+        stuck = _all_waiting(place.ranks, {**answers, me: mine})
+        others = {r: answers[r] for r in stuck if r != me and answers[r].state != here}
         if others:
-            places = "".join(f"\nrank {r} {state}" for r, state in others.items())
-            self._end(MISSING, f"the ranks wait for one another in different places; this one {here}{places}")
+            places = "".join(f"\n{self._in_words(r)} {answer.state}{answer.line}" for r, answer in others.items())
+            self._end(MISSING, f"the ranks wait for one another in different places; this one {here}{mine.line}{places}")
 
     def _cpu_seconds(self, rank: int) -> float:
         """Processor time of a rank's process; -1 if it cannot be seen (another host) or is stopped."""
@@ -278,10 +298,9 @@ class Watchdog(threading.Thread):
             return -1.0
         return -1.0 if fields[0] in "TtZX" else (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def _works(self, rank: int) -> bool:
+    def _works(self, rank: int, before: float) -> bool:
         """Whether a silent rank computes all the same: a long call into C that holds Python's lock looks like silence."""
-        before, now = self._work.get(rank, -1.0), self._cpu_seconds(rank)
-        return before >= 0 and now - before > _ANSWER / 10
+        return before >= 0 and self._cpu_seconds(rank) - before > _ANSWER / 10
 
     def _end(self, code: int, text: str) -> None:
         report(text)

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,12 @@ TIMEOUT = float(os.environ.get("DIST_DYNET_TIMEOUT", "600"))
 _SPIN, _SHORTEST_NAP, _LONGEST_NAP = 1e-3, 2e-5, 1e-3
 """Seconds of waiting without sleep; then a rank sleeps for a fiftieth of the time since something has moved, 20 us at first, at most this."""
 
+_PAUSE = 2.0
+"""Seconds without a poll after which a process must have been stopped, by a batch system or Ctrl-Z: they are no waiting."""
+
+_finalizes = False
+"""Whether MPI is ended here, not by mpi4py."""
+
 _give_way: Callable[[], object] = getattr(os, "sched_yield", lambda: None)
 """Between two polls: with more ranks than cores it halves the time of an exchange (4 ranks on 2 cores), otherwise it costs nothing."""
 
@@ -37,12 +44,17 @@ def import_mpi(launch: Launch) -> Any:
     Raises:
         ImportError: mpi4py is not installed.
     """
+    global _finalizes
     if launch.launcher == "Open MPI":
         os.environ.setdefault("OMPI_MCA_btl", "^ofi")  # takes a second off the start
     alone = "mpi4py.MPI" not in sys.modules
     if alone:  # MPI_Init holds Python's lock: only a timer in C can end it
         faulthandler.dump_traceback_later(TIMEOUT, exit=True, file=sys.__stderr__ or 2)
     try:
+        import mpi4py
+
+        if alone and mpi4py.rc.finalize is None:
+            mpi4py.rc.finalize, _finalizes = False, True  # mpi4py would do it in a forked child, too, which then hangs
         from mpi4py import MPI
     except ImportError as error:
         raise ImportError(
@@ -57,6 +69,13 @@ def import_mpi(launch: Launch) -> Any:
     return MPI
 
 
+def finalize_mpi() -> None:
+    """Ends MPI, at the end of the program; unless the program started it by itself, or said who ends it (mpi4py.rc.finalize)."""
+    mpi = sys.modules["mpi4py.MPI"]
+    if _finalizes and not mpi.Is_finalized():
+        mpi.Finalize()
+
+
 class Place(NamedTuple):
     """What the main thread waits for, since when, and for which ranks of the job."""
 
@@ -65,13 +84,20 @@ class Place(NamedTuple):
     ranks: Sequence[int]
 
 
+class Answer(NamedTuple):
+    """Where another rank is: what it does, and the same in words that name rank, process, host and line."""
+
+    state: str
+    words: str
+
+
 class _Job:
     """What all worlds of this process share."""
 
     def __init__(self) -> None:
         self.size = 1
         self.place: Place | None = None
-        self.where: Callable[[], dict[int, str]] = dict
+        self.where: Callable[[], dict[int, Answer]] = dict
 
 
 class _Meetings:
@@ -148,7 +174,7 @@ class World:
         """What the main thread waits for; None while it computes."""
         return self._job.place
 
-    def answers_by(self, where: Callable[[], dict[int, str]]) -> None:
+    def answers_by(self, where: Callable[[], dict[int, Answer]]) -> None:
         """From now on this asks all ranks of the job where they are."""
         self._job.where = where
 
@@ -186,7 +212,7 @@ class World:
         whole = self.size == self._job.size
         name = f"{what} (meeting {self._meetings.count}{'' if whole else f' of {ranks_in_words(self.members)}'})"
         if self.checks:
-            here = f"{name}{_line_of_user() if at_one_line else ''}"
+            here = f"{name}{line_of_user(sys._getframe()) if at_one_line else ''}"
             mine, every = np.array([hash_of(here)]), np.empty(self.size, np.int64)
             self.wait([self.comm.Iallgather(mine, every)], here)
             if (every != mine).any():
@@ -209,7 +235,7 @@ class World:
             TimeoutError: as wait().
         """
         limit = self.timeout if timeout is None else timeout
-        start = moved = time.perf_counter()
+        start = moved = polled = time.perf_counter()
         seen = moves()
         self._job.place = Place(what, time.monotonic(), self.members)
         try:
@@ -217,6 +243,7 @@ class World:
                 now, count = time.perf_counter(), moves()
                 if count != seen:
                     seen, moved = count, now
+                start, polled = start + pause(polled, now), now
                 if now - start > limit:
                     raise TimeoutError(f"{self.name} {what}: waited {limit:g} s for {self._missing(what)}.")
                 _give_way()
@@ -261,14 +288,18 @@ class World:
 
     def _missing(self, what: str) -> str:
         """Which ranks have not come, and where all the others are."""
-        answers = {rank: state for rank, state in sorted(self._job.where().items()) if rank in self.members}
-        late = [rank for rank, state in answers.items() if state != f"waits in {what}"]
-        return "; ".join([ranks_in_words(late) if late else "the other ranks", *(f"rank {rank} {state}" for rank, state in answers.items())])
+        answers = {rank: answer for rank, answer in sorted(self._job.where().items()) if rank in self.members}
+        late = [rank for rank, answer in answers.items() if answer.state != f"waits in {what}"]
+        return "; ".join([ranks_in_words(late) if late else "the other ranks", *(answer.words for answer in answers.values())])
 
 
-def _line_of_user() -> str:
-    """" at train.py:12": the innermost line outside of this package."""
-    frame = sys._getframe(1)
+def pause(polled: float, now: float) -> float:
+    """For how many of the seconds between two polls this process was stopped."""
+    return now - polled if now - polled > _PAUSE else 0.0
+
+
+def line_of_user(frame: FrameType) -> str:
+    """" at train.py:12": the innermost line outside of this package that this frame is in."""
     while frame.f_back and str(frame.f_globals.get("__name__", "")).startswith(f"{__package__.partition('.')[0]}."):
         frame = frame.f_back
     return f" at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

@@ -503,12 +503,7 @@ class ParameterCollection:
         return self._name
 
     def _next_name(self, name: str, counts: dict[str, int]) -> str:
-        if not isinstance(name, str):
-            raise TypeError(f"names of parameters and collections are strings; got {type(name).__name__}.")
-        if "/" in name or "_" in name:
-            raise RuntimeError(f"parameter and collection names must not contain '/' or '_'; got {name!r}.")
-        if any(c.isspace() or c == "#" for c in name):
-            raise RuntimeError(f"parameter and collection names must not contain blanks or '#'; got {name!r}.")
+        _check_name(name)
         n = counts.get(name, 0)
         counts[name] = n + 1
         return self._name + (f"{name}_{n}" if n or not name else name)
@@ -544,6 +539,7 @@ class ParameterCollection:
         _check_device(device)
         dims = as_dims(init.shape if isinstance(init, np.ndarray) else dim, "add_parameters")
         check_size(dims, "add_parameters")
+        _check_name(name)  # before anything is drawn
         values = initializers.make(init, dims, scale, mean, std).values(dims, False)
         return self._add_parameters(dims, values, name)
 
@@ -572,6 +568,7 @@ class ParameterCollection:
         if len(dims) > MAX_DIMS or dims[0] < 1:
             raise ValueError(f"add_lookup_parameters: takes at least one row, of at most {MAX_DIMS - 1} dims; got {dims}.")
         check_size(dims, "add_lookup_parameters")
+        _check_name(name)
         storage_dims = (*dims[1:], dims[0])
         return self._add_lookup(dims, initializers.make(init, dims, scale, mean, std).values(storage_dims, True), name)
 
@@ -707,6 +704,15 @@ class ParameterCollection:
 
 Model = ParameterCollection
 """An older name of ParameterCollection."""
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"names of parameters and collections are strings; got {type(name).__name__}.")
+    if "/" in name or "_" in name:
+        raise RuntimeError(f"parameter and collection names must not contain '/' or '_'; got {name!r}.")
+    if any(c.isspace() or c == "#" for c in name):
+        raise RuntimeError(f"parameter and collection names must not contain blanks or '#'; got {name!r}.")
 
 
 def _check_device(device: str) -> None:

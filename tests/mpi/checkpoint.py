@@ -1,4 +1,4 @@
-"""What happens around checkpoints when something is wrong: checkpoint.py FOLDER HOW."""
+"""What happens around checkpoints when something is wrong, in one way after the other: checkpoint.py FOLDER HOW..."""
 
 import os
 import resource
@@ -10,75 +10,87 @@ import numpy as np
 import dist_dynet as dy
 from dist_dynet import parallel
 
-folder, how = Path(sys.argv[1]), sys.argv[2]
 rank = parallel.rank()
-model = dy.ParameterCollection()
-W = model.add_parameters((100, 100), name="W")
-trainer = parallel.DistributedTrainer(dy.AdamTrainer(model))
-checkpointer = parallel.Checkpointer(folder, model, trainer)
 
 
-def step():
+def step(model, trainer):
+    (W,) = model.parameters_list()
     dy.renew_cg()
     dy.squared_norm(W * dy.inputVector([1.0] * 100)).backward()
     trainer.update()
 
 
-for i in range(4):
-    step()
-    if i == 1:
+def go(how, folder):
+    model = dy.ParameterCollection()
+    model.add_parameters((100, 100), name="W")
+    trainer = parallel.DistributedTrainer(dy.AdamTrainer(model))
+    checkpointer = parallel.Checkpointer(folder, model, trainer)
+    for i in range(4):
+        step(model, trainer)
+        if i == 1:
+            checkpointer.save()
+    if how == "full disk":
+        if rank == 0:
+            limit_files(50_000)
+        try:
+            checkpointer.save()
+        except OSError as error:
+            os.write(2, f"rank {rank}: {error}\n".encode())
+        if rank == 0:
+            limit_files(resource.RLIM_INFINITY)
+        parallel.barrier()
+        checkpointer.resume()  # the one before
+        assert trainer.updates == checkpointer.step == 2
+    elif how.startswith("save on"):  # "save on 1 alone": that rank alone
+        if how == f"save on {rank} alone":
+            checkpointer.save()
+        step(model, trainer)
+    elif how.startswith("resume on"):
+        if how == f"resume on {rank} alone":
+            checkpointer.resume()
+        step(model, trainer)
+    elif how.startswith("last save on"):
+        if how == f"last save on {rank} alone":
+            checkpointer.save()
+    elif how == "unlike places":
+        if rank == 1:
+            trainer.inner.update()
         checkpointer.save()
-if how == "full disk":
-    if rank == 0:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
-    try:
+    elif how == "unlike extra":  # rank 0's counts
+        checkpointer.extra = {"rank": rank, "array": np.arange(3) + rank}
         checkpointer.save()
-    except OSError as error:
-        os.write(2, f"rank {rank}: {error}\n".encode())
-    parallel.barrier()
-    checkpointer.resume()  # the one before
-    assert trainer.updates == checkpointer.step == 2
-elif how.startswith("save on"):  # "save on 1 alone": that rank alone
-    if how == f"save on {rank} alone":
+        checkpointer.extra = {}
+        assert checkpointer.resume() and checkpointer.extra["rank"] == 0 and checkpointer.extra["array"].tolist() == [0, 1, 2]
+    elif how == "bad extra":
+        if rank == 0:
+            checkpointer.extra["here"] = {"deep": object()}
         checkpointer.save()
-    step()
-elif how.startswith("resume on"):
-    if how == f"resume on {rank} alone":
-        checkpointer.resume()
-    step()
-elif how.startswith("last save on"):
-    if how == f"last save on {rank} alone":
+    elif how == "damaged":
         checkpointer.save()
-elif how == "unlike places":
-    if rank == 1:
-        trainer.inner.update()
-    checkpointer.save()
-elif how == "unlike extra":  # rank 0's counts
-    checkpointer.extra = {"rank": rank, "array": np.arange(3) + rank}
-    checkpointer.save()
-    checkpointer.extra = {}
-    assert checkpointer.resume() and checkpointer.extra["rank"] == 0 and checkpointer.extra["array"].tolist() == [0, 1, 2]
-elif how == "bad extra":
-    if rank == 0:
-        checkpointer.extra["here"] = {"deep": object()}
-    checkpointer.save()
-elif how == "damaged":
-    checkpointer.save()
-    if rank == 0:
-        newest = max(folder.iterdir())
-        newest.write_bytes(newest.read_bytes()[:-1])
-    assert checkpointer.resume() and trainer.updates == 2
-    parallel.assert_in_sync(model)
-elif how == "join":  # rank 0 has run out, and saves with the other
-    each = parallel.Checkpointer(folder / "each", model, trainer, every=1, keep=9)
-    with parallel.Join(trainer):
-        for _ in range(1 + 2 * rank):
-            step()
-    assert each.step == trainer.updates == 7, (each.step, trainer.updates)
-    assert rank > 0 or len(list((folder / "each").iterdir())) == 3
-    assert each.resume()
-    parallel.assert_in_sync(model)
-elif how == "no MPI trainer":
-    parallel.Checkpointer(folder, model, trainer.inner)
-else:
-    raise ValueError(how)
+        if rank == 0:
+            newest = max(folder.iterdir())
+            newest.write_bytes(newest.read_bytes()[:-1])
+        assert checkpointer.resume() and trainer.updates == 2
+        parallel.assert_in_sync(model)
+    elif how == "join":  # rank 0 has run out, and saves with the other
+        each = parallel.Checkpointer(folder / "each", model, trainer, every=1, keep=9)
+        with parallel.Join(trainer):
+            for _ in range(1 + 2 * rank):
+                step(model, trainer)
+        assert each.step == trainer.updates == 7, (each.step, trainer.updates)
+        assert rank > 0 or len(list((folder / "each").iterdir())) == 3
+        assert each.resume()
+        parallel.assert_in_sync(model)
+    elif how == "no MPI trainer":
+        parallel.Checkpointer(folder, model, trainer.inner)
+    else:
+        raise ValueError(how)
+
+
+def limit_files(size):
+    """A disk that is full for whatever is longer."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+for how in sys.argv[2:]:
+    go(how, Path(sys.argv[1], how))

@@ -1,5 +1,6 @@
 """Fails in the way that argv[1] names, on rank 1, while the other ranks go on."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ model = dy.ParameterCollection()
 W = model.add_parameters((3, 3), name="W")
 if (how == "missing parameter" and rank != 1) or how == "other dims":
     model.add_subcollection("enc").add_parameters(3 + (how == "other dims" and rank == 1), name="V")
-trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(model))
+trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(model), check=how == "checked")
 
 
 def step(scale=1.0):
@@ -36,8 +37,10 @@ for i in range(10):
     if i == 5 and rank == 1:
         if how == "raise":
             raise ValueError("words of the exception")
-        if how == "exit":
-            sys.exit(3)
+        if how.startswith("exit"):
+            sys.exit(int(how.split()[1]))
+        if how.startswith("leave"):
+            os._exit(int(how.split()[1]))
         if how == "early end":
             break
         if how == "thread":
@@ -51,14 +54,34 @@ for i in range(10):
         if how == "loop":
             while True:
                 pass
+        if how == "fork":
+            child = os.fork()
+            if not child:
+                sys.exit(0)
+            os.waitpid(child, 0)
+        if how == "slow":
+            print("slow", flush=True)
+            time.sleep(1.5)
+        if how == "long call":  # computes, and holds Python's lock
+            sum(range(1 << 60))
+        if how == "stuck call":  # sleeps, and holds Python's lock
+            ctypes.PyDLL(None).sleep(60)
         if how == "order":
             parallel.barrier()
-        if how == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
+        if how in ("kill", "segv"):
+            os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGSEGV)
         if how == "frozen":
             W.set_updated(False)
         if how == "nan":
             step(float("nan"))
+    if how == "checked" and i == 5:
+        a, b = 1.0, 2.0
+        if rank == 0:
+            parallel.all_reduce(a)
+            parallel.all_reduce(b)
+        else:
+            parallel.all_reduce(b)
+            parallel.all_reduce(a)
     if how == "barrier" and i == 5:
         if rank == 1:
             time.sleep(60)
@@ -66,4 +89,4 @@ for i in range(10):
 if how == "extra" and rank == 0:
     step()
 if how == "late end" and rank == 0:
-    time.sleep(5)  # work of rank 0 alone, after the others have ended
+    time.sleep(3)  # work of rank 0 alone, after the others have ended

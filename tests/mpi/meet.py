@@ -63,7 +63,7 @@ if rank == 1:
         time.sleep(0.1)
     parallel.barrier()
 else:
-    with pytest.raises(TimeoutError, match=r"waited 0.1 s for rank 1; .*rank 1 computes"):
+    with pytest.raises(TimeoutError, match=r"waited 0.1 s for rank 1; .*rank 1 \(process \d+ on \S+\) computes at meet.py:\d+"):
         parallel.barrier(timeout=0.1)
     Path(folder, f"missed rank 1 {rank}").touch()
     parallel.barrier()

@@ -2,6 +2,7 @@
 
 from . import (
     arithmetic,
+    cell,
     choice,
     convolution,
     crf,
@@ -26,6 +27,7 @@ from . import (
 
 FAMILIES = {
     "arithmetic": arithmetic,
+    "cell": cell,
     "choice": choice,
     "convolution": convolution,
     "crf": crf,

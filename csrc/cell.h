@@ -1,0 +1,73 @@
+/* Cells: a function of expressions, traced once, from then on one node per call. Python runs the function on a graph of its own, whose inputs
+ * stand for the arguments; what it made there becomes a *program* here. A node of the operation `cell` runs its program (csrc/ops/cell.c), for all
+ * members of a group at once: the values of an inner operation lie side by side for all of them.
+ *
+ * Parameters and rows of tables that the function uses are *captured*: each call finds their nodes in its graph and has them as its first inputs,
+ * so that gradients, versions and locks are theirs as ever. Inputs that the function makes are constants of the program. */
+#ifndef DN_CELL_H
+#define DN_CELL_H
+
+#include "tape.h"
+
+/* An operation of a program. Its inputs: a value >= 0 is a node of the program, -1 - k input k of the cell. */
+typedef struct dn_inner {
+    const dn_op *op;
+    dn_dim dim;                     /* as traced; in a group the batch is larger */
+    int32_t n_args, args, n_ints, ints, n_reals, reals, parts;
+    int32_t each;                   /* the ints from this one on belong to batch elements; n_ints: none does */
+    int32_t draws;                  /* of random operations: which one, from 1; 0: it draws nothing */
+    int32_t output;                 /* the output that it is computed into, or -1 */
+    uint8_t consumed;               /* has uses in the program, or is several outputs */
+    size_t saved, value_at, saved_at;   /* in what the cell keeps for backward, for one member */
+    dn_real *data;                  /* of constants */
+} dn_inner;
+
+typedef struct dn_cell_output { int32_t source; dn_dim dim; size_t at; /* in the cell's value, for one member */ } dn_cell_output;
+
+typedef struct dn_captured { const dn_op *op; int64_t handle; dn_root *root; int32_t n_rows, rows; /* in program->ints */ } dn_captured;
+
+typedef struct dn_program {
+    struct dn_program *next;        /* of the same cell, for other dims */
+    int references;                 /* (atomic) its cell, and graphs that have called it */
+    int n_given, n_captured, n_nodes, n_outputs, n_args, n_ints, n_reals;
+    int most_inputs;                /* of one of its operations */
+    int alone;                      /* its nodes are never members of groups */
+    int draws;                      /* random operations */
+    dn_dim *given;                  /* dims of the arguments */
+    dn_captured *captured;
+    dn_inner *nodes;
+    dn_cell_output *outputs;
+    int32_t *args;
+    int *ints;
+    double *reals;
+    dn_dim dim;                     /* of the cell's node: of its one output, or of all of them together */
+    size_t saved;
+    int64_t work;
+} dn_program;
+
+enum { DN_MOST_CAPTURED = 1000 };
+struct dn_cell { dn_program *programs; };
+
+void dn__program_release(dn_program *);
+/* The program of a node of the operation `cell`. */
+const dn_program *dn__program_of(const dn_tape *, const dn_node *);
+/* The output that begins `offset` numbers into the node's value, where the node is by itself. */
+const dn_cell_output *dn__cell_output(const dn_program *, size_t offset);
+
+/* One run of a program, and one operation of it: what dn_call.inner leads to. The functions below are what dn__wants and its like do for those. */
+typedef struct dn_cell_run {
+    dn_call *outer;
+    const dn_program *program;
+    int members;
+    dn_dim *dims;
+    dn_real **values, **saved, **grads;
+    uint8_t *wants;
+    int32_t *members_at;            /* of the group, NULL: the node is by itself */
+} dn_cell_run;
+typedef struct dn_inner_call { dn_cell_run *run; int at, member; /* -1: all members */ } dn_inner_call;
+int dn__inner_wants(const dn_call *, int k);
+dn_grad dn__inner_dx(dn_call *, int k);
+void dn__inner_weight_gradient(dn_call *, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x);
+uint32_t dn__inner_ordinal(const dn_call *);
+
+#endif

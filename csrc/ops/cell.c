@@ -1,0 +1,328 @@
+/* Cells: the program of a traced function (csrc/cell.h), run as one operation. In a group it runs once for all members: each inner operation is one
+ * call with their batch elements side by side. What depends on nothing that differs between the members is computed once for all of them. */
+#include "../cell.h"
+
+#include <string.h>
+
+#include "../kernels/kernels.h"
+
+DN_OP(cell, -1, DN_BATCHES | DN_PARTS, "y = f(x_1, x_2, ...), f a traced function: one output, or several")
+
+static int cell_dims(dn_shape *s) {
+    if (!s->program) return dn__fail(s, DN_ERROR_VALUE, "what it was called with cannot be changed.");
+    s->y = s->program->dim;
+    s->saved = s->program->saved;
+    s->alone = s->program->alone;
+    return 0;
+}
+
+/* ---- one inner operation as a call ----------------------------------------------------------------------------------- */
+
+static int input_of(const dn_program *p, int at, int k) { return p->args[p->nodes[at].args + k]; }
+
+static dn_in value_of(const dn_cell_run *run, int32_t source) {
+    if (source < 0) return run->outer->x[-1 - source];
+    const dn_dim *d = &run->dims[source];
+    return (dn_in){d, run->values[source], d->batch == 1 ? 0 : (size_t)d->size};
+}
+
+/* Attributes of batch elements, once for each member where the members' elements lie side by side. NULL: no memory. */
+static const int *ints_of(dn_call *outer, const dn_inner *inner, const dn_program *p, int members, int *n) {
+    const int *ints = p->ints + inner->ints;
+    const int each = inner->n_ints - inner->each;
+    *n = inner->n_ints;
+    if (members == 1 || !each) return ints;
+    int *all = (int *)dn__scratch(outer, (size_t)(inner->each + each * members));
+    if (!all) return NULL;
+    *n = inner->each + each * members;
+    memcpy(all, ints, (size_t)inner->each * sizeof *all);
+    for (int m = 0; m < members; m++) memcpy(all + inner->each + m * each, ints + inner->each, (size_t)each * sizeof *all);
+    return all;
+}
+
+/* How many members the node's own batch elements are of. */
+static int members_in(const dn_cell_run *run, int at) {
+    const int traced = run->program->nodes[at].dim.batch;
+    return traced && run->dims[at].batch != traced ? run->members : 1;
+}
+
+static int fill_call(dn_cell_run *run, dn_inner_call *ic, dn_call *c, dn_in *in) {
+    const dn_program *p = run->program;
+    const dn_inner *inner = &p->nodes[ic->at];
+    const dn_dim *dim = &run->dims[ic->at];
+    for (int k = 0; k < inner->n_args; k++) in[k] = value_of(run, input_of(p, ic->at, k));
+    *c = (dn_call){.n = inner->n_args, .x = in, .dim = dim, .total = dn__elements(dim), .y = run->values[ic->at], .saved = run->saved[ic->at],
+                   .reals = p->reals + inner->reals, .dy = run->grads ? run->grads[ic->at] : NULL, .node = run->outer->node,
+                   .tape = run->outer->tape, .group = -1, .inner = ic};
+    c->ints = ints_of(run->outer, inner, p, members_in(run, ic->at), &c->n_ints);
+    return c->ints || !c->n_ints ? 0 : DN_ERROR_MEMORY;
+}
+
+/* The same for one member of a group: of an operation that draws. */
+static void fill_member(const dn_cell_run *run, const dn_call *all, int member, dn_call *c, dn_in *in, dn_dim *dims) {
+    const dn_program *p = run->program;
+    const int at = all->inner->at;
+    const dn_inner *inner = &p->nodes[at];
+    *c = *all;
+    c->x = in;
+    c->dim = &inner->dim;
+    c->total = dn__elements(&inner->dim);
+    c->y += (size_t)member * c->total;
+    c->dy = all->dy ? all->dy + (size_t)member * c->total : NULL;
+    c->saved += (size_t)member * inner->saved;
+    c->ints = p->ints + inner->ints;
+    c->n_ints = inner->n_ints;
+    for (int k = 0; k < c->n; k++) {
+        in[k] = all->x[k];
+        dims[k] = *in[k].dim;
+        if (!in[k].stride) continue;
+        dims[k].batch /= run->members;
+        in[k].dim = &dims[k];
+        in[k].v += (size_t)member * (size_t)dims[k].batch * in[k].stride;
+        if (dims[k].batch == 1) in[k].stride = 0;
+    }
+}
+
+/* ---- where everything lies ------------------------------------------------------------------------------------------- */
+
+static void *scratch(dn_call *c, size_t n, size_t size) { return dn__scratch(c, ((n + 1) * size + sizeof(dn_real) - 1) / sizeof(dn_real)); }
+
+static int begin(dn_cell_run *run, dn_call *c) {
+    const dn_program *p = c->tape->programs[c->ints[0]].program;
+    const size_t n = (size_t)p->n_nodes;
+    *run = (dn_cell_run){.outer = c, .program = p, .members = 1};
+    if (c->group >= 0) {
+        const dn_group *g = &c->tape->groups[c->group];
+        run->members = g->n;
+        run->members_at = c->tape->members + g->first;
+    }
+    run->dims = scratch(c, n, sizeof *run->dims);
+    run->values = scratch(c, n, sizeof *run->values);
+    run->saved = scratch(c, n, sizeof *run->saved);
+    return run->dims && run->values && run->saved ? 0 : DN_ERROR_MEMORY;
+}
+
+/* The dims of an inner node in this run. */
+static int find_dim(dn_cell_run *run, int at) {
+    const dn_program *p = run->program;
+    const dn_inner *inner = &p->nodes[at];
+    dn_dim *d = &run->dims[at];
+    *d = inner->dim;
+    if (run->members == 1) return 0;
+    if (inner->draws) { /* each member draws for itself, also where they have the same input */
+        d->batch *= run->members;
+        return 0;
+    }
+    int batch = 1;
+    for (int k = 0; k < inner->n_args; k++) {
+        const int32_t source = input_of(p, at, k);
+        const int of_input = source < 0 ? run->outer->x[-1 - source].dim->batch : run->dims[source].batch;
+        if (of_input != 1) batch = of_input;
+    }
+    d->batch = batch;
+    return 0;
+}
+
+static size_t place_of(const dn_cell_run *run, size_t at) { return at * (size_t)run->members; }
+
+/* Where an inner node's value lies or, if it is a view, is to be found. */
+static void find_value(dn_cell_run *run, dn_inner_call *ic, dn_in *in) {
+    const dn_program *p = run->program;
+    const dn_inner *inner = &p->nodes[ic->at];
+    const int at = ic->at;
+    if (inner->op == dn_ops[DN_OP_input]) {
+        run->values[at] = inner->data;
+    } else if (inner->op == dn_ops[DN_OP_part]) {
+        const int owner = input_of(p, at, 0);
+        const dn_inner *whole = &p->nodes[owner];
+        const size_t block = (size_t)(whole->dim.size / whole->parts);
+        const size_t offset = (size_t)p->ints[inner->ints], traced = block * (size_t)whole->dim.batch;
+        run->values[at] = run->values[owner] + (traced ? offset / traced * block * (size_t)run->dims[owner].batch + offset % traced : 0);
+    } else if (inner->op->flags & DN_VIEW) {
+        dn_call c;
+        if (fill_call(run, ic, &c, in)) return;
+        inner->op->forward(&c);
+        run->values[at] = c.y;
+    } else {
+        const int complete = run->dims[at].batch == inner->dim.batch * run->members;
+        run->values[at] = inner->output >= 0 && complete ? run->outer->y + place_of(run, p->outputs[inner->output].at)
+                                                         : run->outer->saved + place_of(run, inner->value_at);
+        run->saved[at] = run->outer->saved + place_of(run, inner->saved_at);
+    }
+}
+
+/* ---- forward --------------------------------------------------------------------------------------------------------- */
+
+static void compute(dn_cell_run *run, dn_inner_call *ic, dn_in *in, dn_in *member_in, dn_dim *member_dims) {
+    const dn_inner *inner = &run->program->nodes[ic->at];
+    if (inner->op->flags & DN_VIEW) return;
+    dn_call c;
+    if (fill_call(run, ic, &c, in)) return;
+    if (!inner->draws || run->members == 1) {
+        inner->op->forward(&c);
+        return;
+    }
+    for (ic->member = 0; ic->member < run->members; ic->member++) {
+        dn_call one;
+        fill_member(run, &c, ic->member, &one, member_in, member_dims);
+        inner->op->forward(&one);
+    }
+    ic->member = -1;
+}
+
+/* y of an output: what was not computed into it. */
+static void copy_output(const dn_cell_run *run, const dn_cell_output *output) {
+    const dn_in x = value_of(run, output->source);
+    dn_real *y = run->outer->y + place_of(run, output->at);
+    if (x.v == y) return;
+    const size_t n = dn__elements(x.dim), all = dn__elements(&output->dim) * (size_t)run->members;
+    for (size_t from = 0; n && from < all; from += n) memcpy(y + from, x.v, n * sizeof *y);
+}
+
+static void cell_forward(dn_call *c) {
+    dn_cell_run run;
+    if (begin(&run, c)) return;
+    const dn_program *p = run.program;
+    const size_t n = (size_t)p->most_inputs;
+    dn_in *in = scratch(c, 2 * n, sizeof *in);
+    dn_dim *member_dims = scratch(c, n, sizeof *member_dims);
+    if (!in || !member_dims) return;
+    dn_inner_call ic = {&run, 0, -1};
+    const dn_arena_mark mark = dn__arena_mark(&c->tape->scratch);
+    for (ic.at = 0; ic.at < p->n_nodes && !c->tape->out_of_memory; ic.at++) {
+        find_dim(&run, ic.at);
+        find_value(&run, &ic, in);
+        compute(&run, &ic, in, in + n, member_dims);
+        dn__arena_reset(&c->tape->scratch, mark);
+    }
+    for (int k = 0; k < p->n_outputs && !c->tape->out_of_memory; k++) copy_output(&run, &p->outputs[k]);
+}
+
+/* ---- backward -------------------------------------------------------------------------------------------------------- */
+
+/* The place of the gradient of an inner node. */
+static dn_grad place(dn_cell_run *run, int at) {
+    const dn_program *p = run->program;
+    const dn_inner *inner = &p->nodes[at];
+    if (inner->op == dn_ops[DN_OP_part]) {
+        const int owner = input_of(p, at, 0);
+        dn_grad whole = place(run, owner);
+        if (whole.dx && whole.beta == 0) dn__fill(dn__elements(&run->dims[owner]), 0, whole.dx);
+        return (dn_grad){whole.dx ? whole.dx + (run->values[at] - run->values[owner]) : NULL, 1};
+    }
+    if (run->grads[at]) return (dn_grad){run->grads[at], 1};
+    run->grads[at] = dn__backward_memory(run->outer, dn__elements(&run->dims[at]));
+    return (dn_grad){run->grads[at], 0};
+}
+
+static dn_grad source_place(dn_cell_run *run, int32_t source) {
+    if (source < 0) return dn__dx(run->outer, -1 - source);
+    return run->wants[source] ? place(run, source) : (dn_grad){0};
+}
+
+int dn__inner_wants(const dn_call *c, int k) {
+    const dn_cell_run *run = c->inner->run;
+    const int32_t source = input_of(run->program, c->inner->at, k);
+    return source < 0 ? dn__wants(run->outer, -1 - source) : run->wants[source];
+}
+
+dn_grad dn__inner_dx(dn_call *c, int k) {
+    dn_cell_run *run = c->inner->run;
+    const int32_t source = input_of(run->program, c->inner->at, k);
+    const dn_dim *dim = value_of(run, source).dim;
+    dn_grad g = source_place(run, source);
+    if (g.dx && g.beta == 0 && (c->inner->member >= 0 || !c->total)) { /* not all of it is written now */
+        dn__fill(dn__elements(dim), 0, g.dx);
+        g.beta = 1;
+    }
+    if (g.dx && c->inner->member >= 0 && dim->batch != 1)
+        g.dx += (size_t)c->inner->member * (dn__elements(dim) / (size_t)run->members);
+    return g;
+}
+
+void dn__inner_weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x) {
+    dn_cell_run *run = c->inner->run;
+    const int32_t source = input_of(run->program, c->inner->at, k);
+    if (source < 0) {
+        dn__weight_gradient(run->outer, -1 - source, m, kk, n, dy, x);
+        return;
+    }
+    dn_grad g = place(run, source);
+    if (g.dx) dn__mm_dw(m, kk, n, dy, m, x, kk, g.beta, g.dx, m);
+}
+
+uint32_t dn__inner_ordinal(const dn_call *c) {
+    const dn_cell_run *run = c->inner->run;
+    const dn_node *node = c->inner->member < 0 ? c->node : &c->tape->nodes[run->members_at[c->inner->member]];
+    return node->ordinal + (uint32_t)run->program->nodes[c->inner->at].draws;
+}
+
+/* What came to an output goes to what it was computed from: a sum over the members where that is one for all of them. */
+static void add_output(dn_cell_run *run, const dn_cell_output *output) {
+    const int32_t source = output->source;
+    const dn_real *dy = run->outer->dy + place_of(run, output->at);
+    const size_t n = dn__elements(value_of(run, source).dim), all = dn__elements(&output->dim) * (size_t)run->members;
+    if (!n) return;
+    if (source >= 0 && run->wants[source] && !run->program->nodes[source].consumed && n == all && !run->grads[source] &&
+        run->program->nodes[source].op != dn_ops[DN_OP_part]) {
+        run->grads[source] = (dn_real *)dy; /* only read from now on */
+        return;
+    }
+    dn_grad g = source_place(run, source);
+    for (size_t from = 0; g.dx && from < all; from += n, g.beta = 1) dn__axpy(n, 1, dy + from, g.beta, g.dx);
+}
+
+static void find_wanted(dn_cell_run *run) {
+    const dn_program *p = run->program;
+    for (int at = 0; at < p->n_nodes; at++) {
+        const dn_inner *inner = &p->nodes[at];
+        run->wants[at] = 0;
+        run->grads[at] = NULL;
+        if (inner->op->flags & DN_NO_GRAD) continue;
+        for (int k = 0; k < inner->n_args; k++) {
+            const int32_t source = input_of(p, at, k);
+            run->wants[at] |= source < 0 ? dn__wants(run->outer, -1 - source) != 0 : run->wants[source];
+        }
+    }
+}
+
+static void propagate(dn_cell_run *run, dn_inner_call *ic, dn_in *in, dn_in *member_in, dn_dim *member_dims) {
+    const dn_inner *inner = &run->program->nodes[ic->at];
+    if (!run->grads[ic->at] || !run->wants[ic->at] || inner->op == dn_ops[DN_OP_part]) return;
+    dn_call c;
+    if (fill_call(run, ic, &c, in)) return;
+    if (!inner->draws || run->members == 1) {
+        inner->op->backward(&c);
+        return;
+    }
+    for (ic->member = 0; ic->member < run->members; ic->member++) {
+        dn_call one;
+        fill_member(run, &c, ic->member, &one, member_in, member_dims);
+        inner->op->backward(&one);
+    }
+    ic->member = -1;
+}
+
+static void cell_backward(dn_call *c) {
+    dn_cell_run run;
+    if (begin(&run, c)) return;
+    const dn_program *p = run.program;
+    const size_t n = (size_t)p->most_inputs;
+    dn_in *in = scratch(c, 2 * n, sizeof *in);
+    dn_dim *member_dims = scratch(c, n, sizeof *member_dims);
+    run.wants = scratch(c, (size_t)p->n_nodes, sizeof *run.wants);
+    run.grads = scratch(c, (size_t)p->n_nodes, sizeof *run.grads);
+    if (!in || !member_dims || !run.wants || !run.grads) return;
+    find_wanted(&run);
+    dn_inner_call ic = {&run, 0, -1};
+    for (ic.at = 0; ic.at < p->n_nodes && !c->tape->out_of_memory; ic.at++) {
+        find_dim(&run, ic.at);
+        find_value(&run, &ic, in);
+    }
+    for (int k = 0; k < p->n_outputs && !c->tape->out_of_memory; k++) add_output(&run, &p->outputs[k]);
+    const dn_arena_mark mark = dn__arena_mark(&c->tape->scratch);
+    for (ic.at = p->n_nodes - 1; ic.at >= 0 && !c->tape->out_of_memory; ic.at--) {
+        propagate(&run, &ic, in, in + n, member_dims);
+        dn__arena_reset(&c->tape->scratch, mark);
+    }
+}

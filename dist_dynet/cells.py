@@ -1,0 +1,278 @@
+"""@cell: functions of expressions that are traced once and from then on make one node per call.
+
+csrc/cell.h says what becomes of the traced nodes; this module knows signatures, and what a function may not do while it is traced.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ._ffi import callback, fail, fail_in, ffi, lib, nodes
+from .graph import Expression, expression, graph_of, trace_graph
+
+__all__ = ["cell"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_call, _many = nodes.dn_cell_call, nodes.dn_cell_many
+_UNTRACED: int = lib.DN_ERROR_UNTRACED
+_FIRST_PARAMETER = 1 << 62  # handles from here on, and negative ones, are no nodes
+MOST_TRACES = 256
+"""Of one cell; what comes after them is called without a trace, as if it were not decorated."""
+
+_lock = threading.RLock()
+
+
+class _Variant:
+    """What a function returns for arguments of one form: C's cell, which holds the programs for their dims."""
+
+    __slots__ = ("c", "form", "handle", "is_pair", "kept", "outputs")
+
+    def __init__(self) -> None:
+        c = lib.dn_cell_new()
+        if c == ffi.NULL:
+            raise MemoryError("cell: out of memory")
+        self.c = ffi.gc(c, lib.dn_cell_free)
+        self.handle = lib.dn_cell_handle(self.c)
+        self.outputs = 0
+        """How many; 0: not known yet."""
+        self.form: Any = None
+        """What makes the result of a list of them; None: it is the only one itself."""
+        self.is_pair = False
+        """Whether it is a tuple of two, as of trees and recurrent networks."""
+        self.kept: Any = None
+        """The arguments of the first call, whose identity the form may depend on."""
+
+
+class _Cell:
+    """A function that makes one node per call. Made by cell()."""
+
+    def __init__(self, function: Callable[..., Any], name: str, instance: tuple[Any, ...] = ()) -> None:
+        functools.update_wrapper(self, function)
+        self._function, self._name, self._instance = function, name, instance
+        self._variants: dict[Any, _Variant] = {}
+        self._plain: dict[int, _Variant] = {}  # for arguments that are nodes, by their number; -1 is none
+        self.traces = 0
+        """How often the function was traced."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """The cell of an instance: traces belong to it, since what the function reads from it may be its own."""
+        if instance is None:
+            return self
+        try:
+            known = instance.__dict__
+        except AttributeError:
+            raise TypeError(f"{self._what()}: objects of {type(instance).__name__} cannot keep traces: __slots__ leaves no __dict__.") from None
+        shadowed = getattr(type(instance), self._name, None) is not self  # it was asked for by super()
+        name = f"{self.__qualname__} of {self._name}" if shadowed else self._name  # type: ignore[attr-defined]
+        bound = known.get(name)
+        if not isinstance(bound, _Cell):
+            bound = known[name] = _Cell(self._function, self._name, (instance,))
+        return bound
+
+    def __reduce__(self) -> Any:
+        if self._instance:
+            return getattr, (self._instance[0], self._name)
+        return self.__qualname__  # type: ignore[attr-defined]
+
+    def __repr__(self) -> str:
+        return f"<{self._what()}, traced {self.traces} times>"
+
+    def _what(self) -> str:
+        return f"cell {self._name}"
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """The function's expressions for these arguments."""
+        n = len(args)
+        try:
+            variant = self._plain[n] if not options else self._plain[-1]
+            if n == 1:
+                h = _call(variant.handle, 1, args[0]._h, 0, 0, 0)
+            elif n == 2:
+                h = _call(variant.handle, 2, args[0]._h, args[1]._h, 0, 0)
+            elif n == 3:
+                h = _call(variant.handle, 3, args[0]._h, args[1]._h, args[2]._h, 0)
+            elif n == 4:
+                a, b, c, d = args
+                h = _call(variant.handle, 4, a._h, b._h, c._h, d._h)
+            else:
+                h = _many(variant.handle, n, [a._h for a in args])
+        except (KeyError, AttributeError):
+            return self._general(args, options)
+        if h < 0:
+            return self._general(args, options)
+        if variant.is_pair:
+            e, f = Expression(), Expression()
+            e._h, f._h = h, h + 1
+            return e, f
+        return _results(variant, h)
+
+    def _general(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Arguments of any form, or not traced yet."""
+        handles: list[int] = []
+        key: list[Any] = []
+        for a in args:
+            self._flatten(a, handles, key)
+        for option in sorted(options):
+            key.append(option)
+            self._flatten(options[option], handles, key)
+        if callback.tracing or not handles:  # the cell within becomes part of the one around it
+            return self._function(*self._instance, *args, **options)
+        form = tuple(key)
+        try:
+            variant = self._variants.get(form)
+        except TypeError:
+            raise TypeError(f"{self._what()}: arguments must be expressions, lists of them, or hashable; got {args!r:.200}.") from None
+        h = _many(variant.handle, len(handles), handles) if variant else _UNTRACED
+        if h == _UNTRACED:
+            if self.traces >= MOST_TRACES:
+                return self._function(*self._instance, *args, **options)
+            with _lock:
+                variant = self._variants.get(form)
+                if variant:  # another thread may have traced it meanwhile
+                    h = _many(variant.handle, len(handles), handles)
+                if not variant or h == _UNTRACED:
+                    variant = variant or _Variant()
+                    self._trace(variant, handles, args, options)
+                    variant.kept = variant.kept or (args, options)
+                    self._variants[form] = variant
+                    if all(mark is Expression for mark in form):
+                        self._plain[len(form)] = variant
+                    h = _many(variant.handle, len(handles), handles)
+        if h < 0:
+            fail(h, *handles)
+        assert variant is not None
+        return _results(variant, h)
+
+    def _flatten(self, given: Any, handles: list[int], key: list[Any]) -> None:
+        """Appends the nodes in an argument to `handles`, and what it is besides to `key`."""
+        if isinstance(given, Expression):
+            h: int = getattr(given, "_h", 0) or given._node()  # which raises an error for one made by hand
+            if 0 <= h < _FIRST_PARAMETER:
+                handles.append(h)
+                key.append(Expression)
+            else:
+                key.append(("parameter", h))
+        elif type(given) in (list, tuple):
+            key.append((type(given), len(given)))
+            for one in given:
+                self._flatten(one, handles, key)
+        else:
+            key.append((type(given), given))
+
+    def _trace(self, variant: _Variant, handles: list[int], args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        """Runs the function on a graph of its own, and adds a program to C's cell."""
+        dims = [expression(h).dim() for h in handles]
+        before = _generators()
+        outer = graph_of(*handles)
+        try:
+            with trace_graph(outer) as graph:
+                callback.tracing = self._what()
+                given = [_placeholder(graph.number, d, batch) for d, batch in dims]
+                rest = iter(given)
+                stand = [_replaced(a, rest) for a in args]
+                options = {o: _replaced(options[o], rest) for o in sorted(options)}
+                result = self._function(*self._instance, *stand, **options)
+                if _generators() != before:
+                    raise RuntimeError(f"{self._what()}: the function draws random numbers in Python, once for all calls. Draw outside and "
+                                       "pass what depends on it, or use dropout(), noise() and the like.")
+                outputs = self._outputs(variant, result)
+                code = lib.dn_cell_add(variant.c, graph.number, len(given), [e._h for e in given], len(outputs), [e._h for e in outputs])
+                if code < 0:
+                    fail_in(graph.number, code)
+        finally:
+            callback.tracing = ""
+        self.traces += 1
+
+    def _outputs(self, variant: _Variant, result: Any) -> list[Expression]:
+        """The expressions in what the function returned; its form is noted."""
+        several = isinstance(result, list | tuple)
+        outputs = list(result) if several else [result]
+        if not outputs or not all(isinstance(e, Expression) for e in outputs):
+            raise TypeError(f"{self._what()}: the function must return an expression, or a list or tuple of them; got {result!r:.200}.")
+        form = None if not several else getattr(type(result), "_make", type(result))
+        if variant.outputs and (variant.outputs, variant.form) != (len(outputs), form):
+            raise ValueError(f"{self._what()}: the function must return as many expressions for all dims of its arguments; got "
+                             f"{len(outputs)}, before {variant.outputs}.")
+        variant.outputs, variant.form, variant.is_pair = len(outputs), form, form is tuple and len(outputs) == 2
+        return outputs
+
+
+def _generators() -> tuple[Any, ...]:
+    """The states of Python's and NumPy's generators."""
+    state: Any = np.random.get_state()
+    return random.getstate(), state[1].tobytes(), state[2:]
+
+
+def _placeholder(graph: int, dims: tuple[int, ...], batch: int) -> Expression:
+    h = nodes.dn_input(graph, len(dims), dims, batch, ffi.NULL)
+    if h < 0:
+        fail_in(graph, h)
+    return expression(h)
+
+
+def _replaced(given: Any, placeholders: Any) -> Any:
+    """The argument with its nodes replaced by the placeholders."""
+    if isinstance(given, Expression):
+        return next(placeholders) if 0 <= given._h < _FIRST_PARAMETER else given
+    if type(given) in (list, tuple):
+        return type(given)(_replaced(one, placeholders) for one in given)
+    return given
+
+
+def _results(variant: _Variant, h: int) -> Any:
+    """What the function would return: its expressions have consecutive handles."""
+    if variant.form is None:
+        e = Expression()
+        e._h = h
+        return e
+    return variant.form([expression(h + k) for k in range(variant.outputs)])
+
+
+def cell(function: F) -> F:
+    """y, ... = f(x, ...): a function of expressions as a cell, which makes one node per call.
+
+    The function runs once for each signature of its arguments; what it did is then repeated in C, for all calls of the graph at once where the
+    graph batches. Values and gradients are those of the plain function. For what is called often and always does the same: the step of a
+    recurrent network, a node of a tree, a layer. Works for methods, too.
+
+    Args:
+        function: takes expressions, lists and tuples of them, and whatever else is hashable; returns an expression, or a list or tuple of
+            them. Its signature is the dims and batch sizes of its expressions, and the values of all else. Parameters may be arguments, but
+            need not be. What it reads from outside, such as attributes of its object, is read while it is traced, so it must not change. Up
+            to 256 signatures are traced; with others the function is called as if it were not decorated.
+
+    Shape: whatever the function makes.
+    Gradient: as of the plain function. Random operations in it make draws of their own, the same with batching and without.
+
+    Raises:
+        RuntimeError: the function reads a value, uses an expression of the graph that is not among its arguments, or draws from
+            Python's or NumPy's generators.
+        ValueError: it uses an operation written in Python (function()), or returns other numbers of expressions for other dims.
+        TypeError: it returns something else than expressions, or is given something that is neither an expression nor hashable.
+
+    >>> import dist_dynet as dy
+    >>> m = dy.ParameterCollection()
+    >>> W, U = m.add_parameters((3, 3)), m.add_parameters((3, 3))
+    >>> @dy.cell
+    ... def step(x, h):
+    ...     return dy.tanh(W * x + U * h)
+    >>> _ = dy.renew_cg()
+    >>> h = dy.zeros(3)
+    >>> for x in ([1, 0, 0], [0, 1, 0], [0, 0, 1]):
+    ...     h = step(dy.inputVector(x), h)
+    >>> h.dim()
+    ((3,), 1)
+    """
+    if not callable(function):
+        raise TypeError(f"cell: takes a function; got {type(function).__name__}.")
+    return _Cell(function, getattr(function, "__name__", type(function).__name__))  # type: ignore[return-value]

@@ -1,0 +1,137 @@
+"""Trees: a binary TreeLSTM written by hand, whose nodes are cells (dy.cell), learns to evaluate nested MAX, MIN and SUM.
+
+One script for one process and for many:
+
+    python examples/treelstm.py
+    mpirun -n 2 python examples/treelstm.py
+
+Each tree is another network. The functions `leaf` and `inner` say what one node does; as cells they are one node of the graph per call, and
+with autobatching all calls that can be made together are.
+
+How long: 6 epochs take 10 s on one core. What to expect: 0.99 or more of the roots are right on dev and test.
+"""
+
+import argparse
+import gzip
+import re
+from pathlib import Path
+
+import numpy as np
+
+import dist_dynet as dy
+from dist_dynet import parallel
+
+
+def parse(line):
+    """A tree from brackets: (label, word) or (label, left, right)."""
+    stack = [[]]
+    for token in re.findall(r"[()]|[^\s()]+", line):
+        if token == "(":
+            stack.append([])
+        elif token == ")":
+            done = tuple(stack.pop())
+            stack[-1].append(done)
+        else:  # a label stands first, then a word may
+            stack[-1].append(token if stack[-1] else int(token))
+    return stack[0][0]
+
+
+def read(path):
+    """The trees of a gzipped file, one a line."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [parse(line) for line in file]
+
+
+def size(tree):
+    """The number of nodes: each is a step and a loss."""
+    return 1 + sum(size(child) for child in tree[1:] if isinstance(child, tuple))
+
+
+class Network:
+    """A TreeLSTM (Tai, Socher and Manning 2015) with a forget gate per child, and a classifier for every node."""
+
+    LABELS = 5
+
+    def __init__(self, model, words, n):
+        self.words = {w: k for k, w in enumerate(words)}
+        self.table = model.add_lookup_parameters((len(words), n))
+        matrix, bias = (lambda: model.add_parameters((n, n))), (lambda start=0: model.add_parameters(n, init=start))
+        self.of_leaf = [(bias(), matrix()) for _ in "iou"]
+        self.of_inner = [(bias(), matrix(), matrix()) for _ in "iou"]
+        self.forget = [(bias(1), matrix(), matrix()) for _ in "lr"]
+        self.V, self.c = model.add_parameters((self.LABELS, n)), model.add_parameters(self.LABELS)
+
+    @dy.cell
+    def leaf(self, x):
+        """The state (h, c) of a word."""
+        i, o, u = (dy.affine_transform([b, W, x]) for b, W in self.of_leaf)
+        c = dy.cmult(dy.logistic(i), dy.tanh(u))
+        return dy.cmult(dy.logistic(o), dy.tanh(c)), c
+
+    @dy.cell
+    def inner(self, hl, cl, hr, cr):
+        """The state of a node from those of its children."""
+        i, o, u = (dy.affine_transform([b, L, hl, R, hr]) for b, L, R in self.of_inner)
+        fl, fr = (dy.logistic(dy.affine_transform([b, L, hl, R, hr])) for b, L, R in self.forget)
+        c = dy.cmult(dy.logistic(i), dy.tanh(u)) + dy.cmult(fl, cl) + dy.cmult(fr, cr)
+        return dy.cmult(dy.logistic(o), dy.tanh(c)), c
+
+    def states(self, tree, labelled):
+        """The state of a tree's root; appends (h, label) of all nodes to `labelled`."""
+        if isinstance(tree[1], str):
+            h, c = self.leaf(self.table[self.words[tree[1]]])
+        else:
+            h, c = self.inner(*self.states(tree[1], labelled), *self.states(tree[2], labelled))
+        labelled.append((h, tree[0]))
+        return h, c
+
+    def loss(self, batch):
+        """Mean over trees of the sum over nodes of -log p(label)."""
+        dy.renew_cg(autobatching=True)
+        labelled = []
+        for tree in batch:
+            self.states(tree, labelled)
+        return dy.esum([dy.pickneglogsoftmax(dy.affine_transform([self.c, self.V, h]), label) for h, label in labelled]) / len(batch)
+
+    def is_right(self, tree):
+        """Whether the label of the root is found."""
+        dy.renew_cg()
+        h, _ = self.states(tree, [])
+        return int(dy.affine_transform([self.c, self.V, h]).npvalue().argmax() == tree[0])
+
+
+def main():
+    """Train, print the share of roots that are right after each epoch, and on the test set."""
+    parser = argparse.ArgumentParser(description="TreeLSTM for nested operations, made of cells.")
+    parser.add_argument("--data", type=Path, default=Path(__file__).parent / "data" / "listops", help="folder")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--batch-size", type=int, default=32, help="trees of one update, over all ranks")
+    parser.add_argument("--size", type=int, default=64, help="of states and embeddings")
+    parser.add_argument("--limit", type=int, default=None, help="this many training trees")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    train, dev, test = (read(args.data / f"{part}.txt.gz") for part in ("train", "dev", "test"))
+    train = train[: args.limit]
+    dy.reset_random_seed(args.seed)
+    model = dy.ParameterCollection()
+    network = Network(model, ["MAX", "MIN", "SUM", *map(str, range(Network.LABELS))], args.size)
+    trainer = parallel.DistributedTrainer(dy.AdamTrainer(model, 0.003))
+    for epoch in range(1, args.epochs + 1):
+        total = np.zeros(2)
+        for batch in parallel.shard(train, batch_size=args.batch_size, seed=args.seed, epoch=epoch, cost=size):
+            if batch:  # a rank may be left without trees at the end of an epoch
+                loss = network.loss(batch)
+                total += loss.value() * len(batch), len(batch)
+                loss.backward()
+            trainer.update()
+        loss_sum, trees = parallel.all_reduce(total, "sum")
+        accuracy = np.mean(parallel.evaluate(network.is_right, dev))
+        if parallel.is_main():
+            print(f"epoch {epoch}: loss {loss_sum / trees:.3f}, dev accuracy {accuracy:.3f}", flush=True)
+    accuracy = np.mean(parallel.evaluate(network.is_right, test))
+    if parallel.is_main():
+        print(f"test accuracy {accuracy:.3f}")
+
+
+if __name__ == "__main__":
+    main()

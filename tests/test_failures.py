@@ -1,0 +1,107 @@
+"""How a job ends when one rank fails, with each MPI: in time, with a status that is not 0, words that name rank, host, place and cause, and
+with nothing left over (tests/jobs.py sees to that). Checkpoints on full disks and damaged ones: test_checkpoint.py; restarts: test_cli.py.
+
+How long: a minute for each MPI; most of it is waiting, with limits that are shorter than by default.
+"""
+
+import os
+import re
+import signal
+import time
+
+import pytest
+from jobs import PROGRAMS, launch, mpirun, start
+
+LIMIT = 15
+"""Seconds in which a job with a failed rank is over."""
+SHORT = {"DIST_DYNET_SILENCE": "1"}
+RANK = r"rank 1 \(process \d+ on \S+\)"
+LEFT = rf"waits for {RANK}, which left the program while other ranks still work"
+PLACE = r"gradient exchange of update \d+ \(meeting \d+\)"
+
+FAILURES = {
+    # by itself
+    "raise": (1, r"^\[rank 1/2 on \S+\] ValueError: words of the exception"),
+    "thread": (1, r"^\[rank 1/2 on \S+\] in thread .*\n(.*\n)*\[rank 1/2 on \S+\] ValueError: words of the thread"),
+    "interrupt": (130, r"^\[rank 1/2 on \S+\] KeyboardInterrupt"),
+    "before start": (1, r"^\[rank 1/2 on \S+\] RuntimeError: bad data file"),
+    "nan": (1, r"^\[rank 1/2 on \S+\] RuntimeError: Magnitude of gradient is bad: nan"),
+    # leaves
+    "exit 0": (76, rf"{PLACE}: {LEFT}"),
+    "exit 3": (76, rf"{PLACE}: {LEFT}"),
+    "early end": (76, rf"{PLACE}: {LEFT}"),
+    "extra": (76, rf"{PLACE}: {LEFT}"),
+    # gives no sign, or works for ever
+    "stop": (75, rf"{PLACE}: waited \d s; {RANK} gives no answer: it is stopped, stuck or dead"),
+    "stuck call": (75, rf"{PLACE}: waited \d s; {RANK} gives no answer: it is stopped, stuck or dead"),
+    "long call": (1, rf"{PLACE}: waited 3 s for rank 1; {RANK} gives no answer, but computes: it is in a call that holds Python's lock"),
+    "loop": (1, rf"{PLACE}: waited 3 s for rank 1; {RANK} computes at fail\.py:\d+"),
+    "barrier": (1, rf"TimeoutError: \[rank 0/2\] barrier \(meeting \d+\): waited 1 s for rank 1; {RANK} computes at fail\.py:\d+"),
+    # does something else
+    "order": (
+        75,
+        r"in different places; this one waits in .* at fail\.py:\d+\n\[.*\] rank \d \(process \d+ on \S+\) waits in .* at fail\.py:\d+",
+    ),
+    "checked": (
+        1,
+        r"all ranks must agree; all_reduce sum \(meeting \d+\) at fail\.py:\d+ here, all_reduce sum \(meeting \d+\) at fail\.py:\d+ on",
+    ),
+    "frozen": (1, '"/W" is frozen here, but not on all ranks'),
+    "missing parameter": (1, r'\[rank 1/2\] DistributedTrainer .*: this rank has 1 parameters, rank 0 has 2; first missing "/enc/V"'),
+    "other dims": (1, r'rank 0 has "/enc/V" \(3,\)'),
+}
+
+
+@pytest.mark.parametrize("how", FAILURES)
+def test_failure_of_one_rank_ends_the_job_with_words(how, mpi):
+    patience = {"DIST_DYNET_TIMEOUT": "3"} if how in ("loop", "long call") else {}
+    status, output, seconds = mpirun(2, "fail.py", how, mpi=mpi, **SHORT, **patience)
+    expected, words = FAILURES[how]
+    assert status == expected, output
+    assert re.search(words, output, re.MULTILINE), output
+    assert re.search(r"^\[rank \d/2 on ", output, re.MULTILINE), output
+    assert seconds < LIMIT, output
+
+
+@pytest.mark.parametrize("how", ["kill", "segv", "leave 1", "leave 0"])
+def test_killed_rank_ends_the_job(how, mpi):
+    """The launcher ends it, and gives the status; MPICH's takes os._exit(0) for a good end."""
+    status, output, seconds = mpirun(2, "fail.py", how, mpi=mpi)
+    assert status != 0 or (how, mpi.name) == ("leave 0", "mpich"), output
+    assert seconds < LIMIT, output
+
+
+@pytest.mark.parametrize("how", ["nothing", "late end", "fork"])
+def test_normal_end_is_not_disturbed(how, mpi):
+    status, output, _ = mpirun(4 if how == "nothing" else 2, "fail.py", how, mpi=mpi, **SHORT)
+    assert (status, output) == (0, "")
+
+
+def test_job_that_is_suspended_goes_on(mpi):
+    """All of it, for longer than any limit, while a rank waits: a batch system, or Ctrl-Z. The time counts for nothing."""
+    job = start(2, "fail.py", "slow", mpi=mpi, **SHORT, DIST_DYNET_TIMEOUT="3")
+    assert job.process.stdout.readline() == "slow\n"
+    time.sleep(0.5)
+    ranks = [process for process, command in job.processes().items() if command == f"{mpi.python} {PROGRAMS / 'fail.py'} slow"]
+    for number, pause in ((signal.SIGSTOP, 4), (signal.SIGCONT, 0)):
+        for process in ranks:
+            os.kill(process, number)
+        time.sleep(pause)
+    assert len(ranks) == 2 and job.end()[:2] == (0, "")
+
+
+LAUNCHED = {
+    "kill": (137, rf"^dist-dynet: {RANK} was killed by SIGKILL\.$"),
+    "segv": (139, rf"^dist-dynet: {RANK} was killed by SIGSEGV\.$"),
+    "leave 0": (76, rf"^dist-dynet: {RANK} left with status 0, but not through the end of its program"),
+    "raise": (1, r"^\[1\] \[rank 1/2 on \S+\] ValueError: words of the exception$"),
+    "stop": (75, rf"^\[0\] \[rank 0/2 on \S+\] {PLACE}: waited \d s; {RANK} gives no answer: it is stopped, stuck or dead"),
+}
+
+
+@pytest.mark.parametrize("how", LAUNCHED)
+def test_launcher_names_the_rank_that_fails(how, python):
+    job = launch(python, "run", "-n", 2, "fail.py", how, limit=LIMIT, **SHORT)
+    status, words = LAUNCHED[how]
+    assert job.returncode == status, job.stderr
+    assert re.search(words, job.stderr, re.MULTILINE), job.stderr
