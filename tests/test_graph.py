@@ -511,3 +511,17 @@ dy.renew_cg()
 print(set(seen) <= {"done", "Stale", "backw"}, dy.scalarInput(3).value(), seen)
 """
     assert output_of(code).startswith("True 3.0")
+
+
+@pytest.mark.parametrize("autobatching", [0, 3])
+def test_numbers_of_a_large_graph_are_read_one_by_one(autobatching):
+    """The first read has much to compute, the others little or nothing; all are equal, also after set() and recalculate."""
+    dy.renew_cg(autobatching=autobatching)
+    x = dy.inputVector([1.0] * 1000)
+    scores = [dy.sum_elems(x * k) + k for k in range(100)]
+    assert [s.scalar_value() for s in scores[::-1]] == [1001.0 * k for k in range(100)][::-1]
+    x.set([2.0] * 1000)
+    assert [s.value() for s in scores] == [2001.0 * k for k in range(100)]
+    assert scores[3].scalar_value(recalculate=True) == 6003.0
+    more = dy.esum(scores) * 2
+    assert more.scalar_value() == 2 * 2001.0 * 4950
