@@ -141,9 +141,9 @@ GRAPH_SHIFT: int = lib.DN_INDEX_BITS + lib.DN_EPOCH_BITS
 
 def fail(code: int, *handles: int) -> NoReturn:
     """Raises the exception that a negative result of a call with these handles stands for."""
-    graph = min((h >> GRAPH_SHIFT for h in handles), default=0)
-    # parameters alone: the call was made on the current graph
-    fail_in(graph if graph >> lib.DN_GRAPH_BITS == 0 else nodes.dn_current(), code)
+    # calls are made on the graph of the first input that is a node; of parameters alone, on the current graph
+    graphs = (h >> GRAPH_SHIFT for h in handles)
+    fail_in(next((g for g in graphs if g >> lib.DN_GRAPH_BITS == 0), nodes.dn_current()), code)
 
 
 def fail_in(graph: int, code: int) -> NoReturn:
