@@ -206,7 +206,7 @@ def test_the_runner_is_as_python(tmp_path):
 def test_a_checkout_that_is_not_compiled_does_not_stand_in_the_way(tmp_path):
     shutil.copytree(Path(dy.__file__).parent, tmp_path / "dist_dynet", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     program(tmp_path / "dist_dynet", "import sys, dynet as dy; print(dy.Expression.__name__, len(sys.argv), sys.path[0])\n")
-    environment = {**os.environ, "PYTHONPATH": PACKAGE}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"} | {"PYTHONPATH": PACKAGE}
 
     def run(*arguments):
         return subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

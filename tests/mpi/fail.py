@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -55,7 +56,9 @@ for i in range(10):
             while True:
                 pass
         if how == "fork":
-            child = os.fork()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12: of threads, which this child does not need
+                child = os.fork()
             if not child:
                 sys.exit(0)
             os.waitpid(child, 0)
