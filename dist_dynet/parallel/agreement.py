@@ -6,6 +6,7 @@ many rows, which weights), so that whatever they decide on it, they decide alike
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -107,6 +108,9 @@ class Agreement:
         )
         assert self._message.fields is not None
         self._alike = self._message.fields["weight"][1]
+        tables, dense = len(self._structure.tables), len(self._structure.dense)
+        # The same layout for struct, which fills a message in a tenth of the time that NumPy takes for its fields.
+        self._pack = struct.Struct(f"=qq{len(Settings._fields)}d{tables}?Bd{tables}i{dense}?").pack
 
     def reach(self, weight: float, settings: Settings, step: Step | None, flags: int = 0) -> tuple[Agreed, str]:
         """What all ranks know before this update, and the name of the meeting. Collective.
@@ -126,14 +130,17 @@ class Agreement:
             flags |= ask()
         current = self._structure if self._structure.fits(self._m) else Structure(self._m)
         every = self._tell(current, weight, settings, step, flags, what)
-        if (every["structure"] != self._structure.hash).any():
+        alike = self._begin_alike(every)
+        if current.hash != self._structure.hash or (not alike and (every["structure"] != self._structure.hash).any()):
             known, self._structure = self._structure.parameters, current
             self._settle(what, known)
             every = self._tell(current, weight, settings, step, flags, what)
-        going = every[every["flags"] & Flag.ENDED == 0]
-        beginnings = every.view(np.uint8).reshape(self._here.size, -1)[:, : self._alike]
-        if (beginnings != beginnings[0]).any():
+            alike = self._begin_alike(every)
+        agreed = settings
+        if not alike:
+            going = every[every["flags"] & Flag.ENDED == 0]
             self._compare(every, going, settings, step, flags, what)
+            agreed = settings if not len(going) else Settings(*going["settings"][0].tolist())
         if self._here.checks:
             self._structure.compare(self._here, self._comm, what)
         for hear in self.hears:
@@ -141,8 +148,13 @@ class Agreement:
         total = every["weight"].sum()
         weights = every["weight"] if self._average else (every["weight"] > 0).astype(np.float64)
         scale = (1 / total if total > 0 else 0.0) if self._average else 1.0
-        agreed = settings if not len(going) else Settings(*going["settings"][0].tolist())
         return Agreed(self._structure, weights * scale, weights, scale, every["filled"], every["rows"], every["flags"], agreed), what
+
+    def _begin_alike(self, every: NDArray[Any]) -> bool:
+        """Whether all ranks say the same in what they nearly always say alike."""
+        said, length = every.tobytes(), self._message.itemsize
+        first = said[: self._alike]
+        return all(said[at : at + self._alike] == first for at in range(length, len(said), length))
 
     def _compare(self, every: NDArray[Any], going: NDArray[Any], settings: Settings, step: Step | None, flags: int, what: str) -> None:
         """What differs is an error, but for flags, and for tables that a rank has read: what that has rounded, all round."""
@@ -159,13 +171,18 @@ class Agreement:
         known = self._structure
         if weight == 0:
             self._m.reset_gradients()
-        mine, every = np.zeros(1, self._message), np.empty(self._here.size, self._message)
-        tables = known.handles[len(known.dense) :]
+        dense = len(known.dense)
         rows, block = ffi.new("const int **"), ffi.new("dn_real **")
-        mine["structure"], mine["step"] = current.hash, hash(step.description) if step else 0
-        mine["settings"], mine["weight"], mine["flags"] = settings, weight, flags
-        mine["rows"] = [lib.dn_lookup_touched(table, rows, block) for table in tables]
-        mine["settled"] = known.settled()
-        mine["filled"] = [not lib.dn_param_empty(parameter) for parameter in known.handles[: len(known.dense)]]
-        self._here.wait([self._comm.Iallgather(mine.view(np.uint8), every.view(np.uint8))], what)
+        mine = self._pack(
+            current.hash,
+            hash(step.description) if step else 0,
+            *settings,
+            *known.settled(),
+            flags,
+            weight,
+            *[lib.dn_lookup_touched(table, rows, block) for table in known.handles[dense:]],
+            *[not lib.dn_param_empty(parameter) for parameter in known.handles[:dense]],
+        )
+        every = np.empty(self._here.size, self._message)
+        self._here.wait([self._comm.Iallgather(np.frombuffer(mine, np.uint8), every.view(np.uint8))], what)
         return every
