@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 import run
-from run import DYNET, SHOWN, US
+from run import DYNET, SHOWN, TORCH, US
 
 TASKS = {
     "batch_tagger": (32, 1), "batch_rnnlm": (16, 1), "batch_treelstm": (32, 1), "batch_treelstm --style=cells": (32, 1),
@@ -26,12 +26,15 @@ TASKS = {
     "batch_attention": (16, 1), "batch_characters": (32, 1), "parser_bilstm": (1, 16), "parser_stack": (1, 16),
 }  # fmt: skip
 """Tasks, with an option where there is one, and the numbers of examples in a graph."""
+WITH_TORCH = ("batch_treelstm",)
+"""Programs that have a twin in PyTorch, batched by hand."""
 
 
 def sides(pythons, strategies):
     """The runs of a round: (name, peer, strategy)."""
     ours = [(f"{SHOWN[US]} {s}", US, s) for s in strategies]
-    return ours + [(f"{SHOWN[DYNET]} {'on' if s == 'auto' else s}", DYNET, s) for s in ("off", "auto") if DYNET in pythons]
+    theirs = [(f"{SHOWN[DYNET]} {'on' if s == 'auto' else s}", DYNET, s) for s in ("off", "auto") if DYNET in pythons]
+    return ours + theirs + [(SHOWN[TORCH], TORCH, "auto") for _ in range(TORCH in pythons)]
 
 
 def median(results, key="per_cpu_second"):
@@ -50,6 +53,8 @@ def cells(name, by_side, all_sides):
     off, auto = named.get((US, "off")), named.get((US, "auto"))
     line.append(run.ratio(run.speeds(auto), run.speeds(off)) if off and auto else "-")
     ours, theirs = best(by_side, US), best(by_side, DYNET)
+    line.append(run.ratio(run.speeds(by_side[ours]), run.speeds(by_side[theirs])) if ours and theirs else "-")
+    theirs = best(by_side, TORCH)
     line.append(run.ratio(run.speeds(by_side[ours]), run.speeds(by_side[theirs])) if ours and theirs else "-")
     line.append(f"{median(auto, 'peak_mib') / median(off, 'peak_mib'):.2f}" if off and auto else "-")
     counts = auto[-1].get("autobatch") if auto else None
@@ -70,26 +75,28 @@ def main():
     parser.add_argument("--batch", type=int, help="examples in a graph, in place of the usual numbers")
     parser.add_argument("--strategies", nargs="+", default=["off", "auto"], choices=["off", "depth", "agenda", "auto"], help="ours")
     parser.add_argument("--dynet-python", default=os.environ.get("DIST_DYNET_BENCH_DYNET"))
+    parser.add_argument("--torch-python", default=os.environ.get("DIST_DYNET_BENCH_TORCH"))
     parser.add_argument("--json", type=Path, help="also write all results to this file")
     args = parser.parse_args()
     unknown = set(args.names) - TASKS.keys()
     if unknown:
         parser.error(f"unknown task {', '.join(sorted(unknown))}; there are {', '.join(TASKS)}")
     pythons = {US: sys.executable}
-    fault = run.fault_of(args.dynet_python, DYNET)
-    if fault:
-        print(f"left out: {SHOWN[DYNET]} ({fault})", file=sys.stderr)
-    else:
-        pythons[DYNET] = args.dynet_python
+    for peer, python in ((DYNET, args.dynet_python), (TORCH, args.torch_python)):
+        fault = run.fault_of(python, peer)
+        if fault:
+            print(f"left out: {SHOWN[peer]} ({fault})", file=sys.stderr)
+        else:
+            pythons[peer] = python
     all_sides = sides(pythons, args.strategies)
-    rest = ["auto / off", "us / dyNET38", "memory", "schedule", "batches; copied, avoided"]
+    rest = ["auto / off", "us / dyNET38", "us / PyTorch", "memory", "schedule", "batches; copied, avoided"]
     rows = [["task, examples", *(side[0] for side in all_sides), *rest]]
     everything = {}
     for task in args.names or TASKS:
         for batch in [args.batch] if args.batch else TASKS[task]:
-            by_side = {side: [] for side in all_sides}
+            by_side = {side: [] for side in all_sides if side[1] != TORCH or task.split()[0] in WITH_TORCH}
             for _ in range(args.rounds):
-                for side in all_sides:
+                for side in by_side:
                     program, *option = task.split()
                     extra = ["--strategy", side[2], "--batch", str(batch), *option]
                     by_side[side].append(run.run_once(pythons[side[1]], program, side[1], args.seconds, extra))

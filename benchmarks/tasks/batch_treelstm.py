@@ -124,6 +124,61 @@ class Model:
         return 1
 
 
+def levels(examples):
+    """The nodes of trees by height: (words, labels) of the leaves, then (left, right, labels) of each height above.
+
+    Nodes are numbered in this order; left and right are such numbers.
+    """
+    by_height = []
+
+    def visit(t):
+        height, entry = 0, t
+        if len(t) == 3:
+            left, right = visit(t[1]), visit(t[2])
+            height, entry = 1 + max(left[0], right[0]), (t[0], left, right)
+        if height == len(by_height):
+            by_height.append([])
+        by_height[height].append(entry)
+        return height, len(by_height[height]) - 1
+
+    for tree in examples:
+        visit(tree)
+    first = [0, *itertools.accumulate(len(nodes) for nodes in by_height)]
+    leaves, *above = by_height
+    number = [[[first[h] + i for h, i in (entry[side] for entry in nodes)] for side in (1, 2)] for nodes in above]
+    return ([word for _, word in leaves], [label for label, _ in leaves]), [
+        (left, right, [entry[0] for entry in nodes]) for nodes, (left, right) in zip(above, number, strict=True)]
+
+
+def torch_task(torch, args):
+    """All nodes of a height at once, over all trees: one product for the leaves, one for each height above."""
+    h = HIDDEN
+    E = torch.nn.Embedding(VOCABULARY, EMBEDDING, sparse=True)
+    leaf, inner, linear = torch.nn.Linear(EMBEDDING, 3 * h), torch.nn.Linear(2 * h, 5 * h), torch.nn.Linear(h, LABELS)
+    update = common.torch_adam(torch, E, [p for layer in (leaf, inner, linear) for p in layer.parameters()], "sparse")
+    stream = Model.data()
+
+    def step():
+        (words, labels), above = levels([next(stream) for _ in range(args.batch)])
+        labels = list(labels)
+        i, o, u = leaf(E(torch.tensor(words))).chunk(3, 1)
+        c = torch.sigmoid(i) * torch.tanh(u)
+        hs, cs = torch.sigmoid(o) * torch.tanh(c), c
+        for left, right, more in above:
+            labels += more
+            left, right = torch.tensor(left), torch.tensor(right)
+            i, o, u, fl, fr = inner(torch.cat([hs[left], hs[right]], 1)).chunk(5, 1)
+            c = torch.sigmoid(i) * torch.tanh(u) + torch.sigmoid(fl) * cs[left] + torch.sigmoid(fr) * cs[right]
+            hs, cs = torch.cat([hs, torch.sigmoid(o) * torch.tanh(c)]), torch.cat([cs, c])
+        loss = torch.nn.functional.cross_entropy(linear(hs), torch.tensor(labels), reduction="sum")
+        value = loss.item()
+        loss.backward()
+        update()
+        return args.batch, value
+
+    return step
+
+
 if __name__ == "__main__":
-    batching.main("batch_treelstm", "sentences", Model, batch=32, loss_steps=4, options={
+    batching.main("batch_treelstm", "sentences", Model, batch=32, loss_steps=4, torch_task=torch_task, options={
         "--style": {"choices": ["ops", "cells", "traced"], "default": "ops", "help": "how a cell is written"}})
