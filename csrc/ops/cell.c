@@ -153,21 +153,26 @@ static void find_value(dn_cell_run *run, dn_inner_call *ic, dn_in *in) {
 
 /* ---- forward --------------------------------------------------------------------------------------------------------- */
 
+/* `pass`, forward or backward, of an inner node: once for all members, or one by one where each has draws of its own. */
+static void for_members(dn_cell_run *run, dn_inner_call *ic, void (*pass)(dn_call *), dn_call *c, dn_in *member_in, dn_dim *member_dims) {
+    if (!run->program->nodes[ic->at].draws || run->members == 1) {
+        pass(c);
+        return;
+    }
+    for (ic->member = 0; ic->member < run->members; ic->member++) {
+        dn_call one;
+        fill_member(run, c, ic->member, &one, member_in, member_dims);
+        pass(&one);
+    }
+    ic->member = -1;
+}
+
 static void compute(dn_cell_run *run, dn_inner_call *ic, dn_in *in, dn_in *member_in, dn_dim *member_dims) {
     const dn_inner *inner = &run->program->nodes[ic->at];
     if (inner->op->flags & DN_VIEW) return;
     dn_call c;
     if (fill_call(run, ic, &c, in)) return;
-    if (!inner->draws || run->members == 1) {
-        inner->op->forward(&c);
-        return;
-    }
-    for (ic->member = 0; ic->member < run->members; ic->member++) {
-        dn_call one;
-        fill_member(run, &c, ic->member, &one, member_in, member_dims);
-        inner->op->forward(&one);
-    }
-    ic->member = -1;
+    for_members(run, ic, inner->op->forward, &c, member_in, member_dims);
 }
 
 /* y of an output: what was not computed into it. */
@@ -291,16 +296,7 @@ static void propagate(dn_cell_run *run, dn_inner_call *ic, dn_in *in, dn_in *mem
     if (!run->grads[ic->at] || !run->wants[ic->at] || inner->op == dn_ops[DN_OP_part]) return;
     dn_call c;
     if (fill_call(run, ic, &c, in)) return;
-    if (!inner->draws || run->members == 1) {
-        inner->op->backward(&c);
-        return;
-    }
-    for (ic->member = 0; ic->member < run->members; ic->member++) {
-        dn_call one;
-        fill_member(run, &c, ic->member, &one, member_in, member_dims);
-        inner->op->backward(&one);
-    }
-    ic->member = -1;
+    for_members(run, ic, inner->op->backward, &c, member_in, member_dims);
 }
 
 static void cell_backward(dn_call *c) {
