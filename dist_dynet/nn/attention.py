@@ -28,7 +28,34 @@ from .block import Block
 _Mask = Expression | ArrayLike | None
 
 
-class AdditiveAttention(Block):
+class _Projections(Block):
+    """A block that compares Wq q with Wk k, for a query q and keys k."""
+
+    def __init__(self, query_dim: int, key_dim: int, hidden_dim: int, model: ParameterCollection) -> None:
+        self.query_dim, self.key_dim, self.hidden_dim = int(query_dim), int(key_dim), int(hidden_dim)
+        self._begin(model, query_dim=self.query_dim, key_dim=self.key_dim, hidden_dim=self.hidden_dim)
+        add = self._collection.add_parameters
+        self._Wq, self._Wk = add((self.hidden_dim, self.query_dim)), add((self.hidden_dim, self.key_dim))
+
+    @property
+    def spec(self) -> tuple[int, ...]:
+        """What from_spec() makes an equal block of."""
+        return self.query_dim, self.key_dim, self.hidden_dim
+
+    @classmethod
+    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> Any:
+        """A block of this spec, with new parameters in `model`."""
+        query_dim, key_dim, hidden_dim = spec
+        return cls(query_dim, key_dim, hidden_dim, model)
+
+    def project(self, keys: Expression) -> Expression:
+        """The matrix Wk keys, to be computed once where many queries look at the same keys."""
+        if not isinstance(keys, Expression):
+            raise not_expression("project", keys)
+        return self._Wk * keys
+
+
+class AdditiveAttention(_Projections):
     """Attention by a small network (Bahdanau, Cho and Bengio 2015): weights = softmax over j of v tanh(Wq q + Wk k_j + b).
 
     Parameters, in the subcollection additive-attention: Wq (hidden, query), Wk (hidden, key), b (hidden), v (1, hidden).
@@ -52,28 +79,9 @@ class AdditiveAttention(Block):
     _subcollection: ClassVar[str] = "additive-attention"
 
     def __init__(self, query_dim: int, key_dim: int, hidden_dim: int, model: ParameterCollection) -> None:
-        self.query_dim, self.key_dim, self.hidden_dim = int(query_dim), int(key_dim), int(hidden_dim)
-        self._begin(model, query_dim=self.query_dim, key_dim=self.key_dim, hidden_dim=self.hidden_dim)
-        add = self._collection.add_parameters
-        self._Wq, self._Wk = add((self.hidden_dim, self.query_dim)), add((self.hidden_dim, self.key_dim))
-        self._b, self._v = add(self.hidden_dim, init=0), add((1, self.hidden_dim))
-
-    @property
-    def spec(self) -> tuple[int, ...]:
-        """What from_spec() makes an equal block of."""
-        return self.query_dim, self.key_dim, self.hidden_dim
-
-    @classmethod
-    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> AdditiveAttention:
-        """A block of this spec, with new parameters in `model`."""
-        query_dim, key_dim, hidden_dim = spec
-        return cls(query_dim, key_dim, hidden_dim, model)
-
-    def project(self, keys: Expression) -> Expression:
-        """The matrix Wk keys, to be computed once where many queries look at the same keys."""
-        if not isinstance(keys, Expression):
-            raise not_expression("project", keys)
-        return self._Wk * keys
+        super().__init__(query_dim, key_dim, hidden_dim, model)
+        self._b = self._collection.add_parameters(self.hidden_dim, init=0)
+        self._v = self._collection.add_parameters((1, self.hidden_dim))
 
     def weights(self, query: Expression, keys: Expression, mask: _Mask = None, projected: Expression | None = None) -> Expression:
         """A weight for each key; they sum to 1.
@@ -105,7 +113,7 @@ class AdditiveAttention(Block):
         return (keys if values is None else values) * self.weights(query, keys, mask, projected)
 
 
-class DotAttention(Block):
+class DotAttention(_Projections):
     """Scaled dot-product attention with projections: weights = softmax over j of (Wk k_j)' Wq q / sqrt(hidden) (Vaswani et al. 2017).
 
     Parameters, in the subcollection dot-attention: Wq (hidden, query), Wk (hidden, key).
@@ -127,29 +135,6 @@ class DotAttention(Block):
     """
 
     _subcollection: ClassVar[str] = "dot-attention"
-
-    def __init__(self, query_dim: int, key_dim: int, hidden_dim: int, model: ParameterCollection) -> None:
-        self.query_dim, self.key_dim, self.hidden_dim = int(query_dim), int(key_dim), int(hidden_dim)
-        self._begin(model, query_dim=self.query_dim, key_dim=self.key_dim, hidden_dim=self.hidden_dim)
-        add = self._collection.add_parameters
-        self._Wq, self._Wk = add((self.hidden_dim, self.query_dim)), add((self.hidden_dim, self.key_dim))
-
-    @property
-    def spec(self) -> tuple[int, ...]:
-        """What from_spec() makes an equal block of."""
-        return self.query_dim, self.key_dim, self.hidden_dim
-
-    @classmethod
-    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> DotAttention:
-        """A block of this spec, with new parameters in `model`."""
-        query_dim, key_dim, hidden_dim = spec
-        return cls(query_dim, key_dim, hidden_dim, model)
-
-    def project(self, keys: Expression) -> Expression:
-        """The matrix Wk keys, to be computed once where many queries look at the same keys."""
-        if not isinstance(keys, Expression):
-            raise not_expression("project", keys)
-        return self._Wk * keys
 
     def weights(self, query: Expression, keys: Expression, mask: _Mask = None, projected: Expression | None = None) -> Expression:
         """A weight for each key; they sum to 1. Of several queries, a column for each.
