@@ -2,7 +2,8 @@
 
 The array is cut into pieces, each piece into one slice for each host. A host sends its numbers of a slice to the slice's owner; the owner
 adds them up in the order of hosts and sends the sum to the others. That is 2 (N - 1) / N of the array's bytes through each host's link, in
-two hops, and the same bits on all hosts. Pieces follow one another without waiting, so that the link is never idle. Where a host has
+two hops, and the same bits on all hosts. A piece that is small, and any piece between two hosts, goes in one hop: each host sends all of it to
+each other, and all add it up, in the same order. Between two hosts that is not a byte more. Pieces follow one another without waiting, so that the link is never idle. Where a host has
 several ranks, each has its share of every slice (a *stripe*) and its counterpart on the other hosts.
 
 Nothing here waits: Sum.advance() does what can be done and returns. A rank that has begun sends numbers only when its counterparts have
@@ -27,6 +28,9 @@ PIECE = 1 << 17
 """Numbers of a piece: large enough for the wire's full speed, small enough that sums and sending overlap."""
 
 _LINE = 16
+_HOP = 1 << 12
+"""A second hop takes as long as so many numbers need at 1 Gbit/s: a piece goes in one hop if that is not more in addition."""
+
 _BEGUN = 0
 """Tag of the message that says that a rank has begun. Piece k's numbers have tag 2 k + 1, its sums 2 k + 2."""
 
@@ -83,16 +87,18 @@ class Piece:
     def __init__(self, hosts: Hosts, number: int, start: int, end: int, parts: Sequence[tuple[int, int, int, int]] = ()) -> None:
         self.number, self.parts = number, parts
         self.start, self.end = cut(start, end, hosts.stripes, hosts.local)
-        owners = range(len(hosts.ranks))
-        self.slices = [cut(self.start, self.end, len(owners), owner) for owner in owners]
+        owners = len(hosts.ranks)
+        self.slices = [cut(self.start, self.end, owners, owner) for owner in range(owners)]
+        self.one_hop = (owners - 1) * (owners - 2) * (self.end - self.start) <= owners * _HOP
 
 
 @dataclass
 class _Arriving:
-    """The other hosts' numbers of a slice that this host owns."""
+    """The other hosts' numbers of a slice, or of a piece, that this host adds up."""
 
     numbers: list[NDArray[Any]]
     left: int
+    """So many messages must yet come, or leave, before that."""
 
 
 class Sum:
@@ -126,10 +132,15 @@ class Sum:
 
     def begin(self, piece: Piece) -> None:
         """Lets a piece go: this rank's numbers of it are in the array."""
-        if self._absent:
+        if self._absent > 0:
             self._held.append(piece)
         else:
-            self._send_numbers(piece)
+            self._send(piece)
+
+    def trust(self) -> None:
+        """Counterparts that have not begun will: nothing need wait for that any more."""
+        self._absent = 0
+        self._send_held()
 
     def advance(self) -> bool:
         """Whether all that has begun is done."""
@@ -149,7 +160,7 @@ class Sum:
     @property
     def met(self) -> bool:
         """Whether all counterparts have begun."""
-        return not self._absent
+        return self._absent <= 0
 
     def abandon(self) -> None:
         """Takes back what waits for counterparts that will not come."""
@@ -165,13 +176,50 @@ class Sum:
 
     def _met(self) -> None:
         self._absent -= 1
-        if not self._absent:
-            held, self._held = self._held, []
-            for piece in held:
-                self._send_numbers(piece)
+        if self._absent <= 0:
+            self._send_held()
+
+    def _send_held(self) -> None:
+        held, self._held = self._held, []
+        for piece in held:
+            self._send(piece)
+
+    def _send(self, piece: Piece) -> None:
+        if piece.one_hop:
+            self._send_whole(piece)
+        else:
+            self._send_numbers(piece)
+
+    def _send_whole(self, piece: Piece) -> None:
+        """The only hop: all numbers to everybody. The sum takes their place, so that they must have left."""
+        start, end, tag = piece.start, piece.end, 2 * piece.number + 1
+        if start == end:
+            return
+        if self._compression is not None:
+            self._compression.encode(self._array, start, end)
+        arriving = _Arriving([np.empty(end - start, self._sent.dtype) for _ in self._peers], 2 * len(self._peers))
+        moved = partial(self._moved, piece, arriving)
+        for (_, rank), place in zip(self._peers, arriving.numbers, strict=True):
+            self._add(self._comm.Irecv(place, rank, tag), moved)
+        for _, rank in self._peers:
+            self._add(self._comm.Isend(self._sent[start:end], rank, tag), moved)
+
+    def _moved(self, piece: Piece, arriving: _Arriving) -> None:
+        arriving.left -= 1
+        if not arriving.left:
+            mine = self._array[piece.start : piece.end]
+            if self._compression is not None:  # what the others get is what this host goes on with
+                decoded(self._sent[piece.start : piece.end], mine)
+            self._add_up(mine, arriving.numbers)
+
+    def _add_up(self, mine: NDArray[Any], numbers: list[NDArray[Any]]) -> None:
+        """mine += those of the other hosts, in the order of hosts."""
+        parts = numbers if self._compression is None else [decoded(code) for code in numbers]
+        parts.insert(self._hosts.host, mine)
+        lib.dn_sum_arrays(len(parts), ffi.new("dn_real *[]", [pointer(part) for part in parts]), mine.size, pointer(mine))
 
     def _send_numbers(self, piece: Piece) -> None:
-        """The first hop: each slice to its owner."""
+        """The first of two hops: each slice to its owner."""
         tag, (start, end) = 2 * piece.number + 1, piece.slices[self._hosts.host]
         if end > start:
             arriving = _Arriving([np.empty(end - start, self._sent.dtype) for _ in self._peers], len(self._peers))
@@ -194,9 +242,7 @@ class Sum:
         """The second hop: the sum of the slice that this host owns, to all others."""
         start, end = piece.slices[self._hosts.host]
         mine = self._array[start:end]
-        parts = numbers if self._compression is None else [decoded(code) for code in numbers]
-        parts.insert(self._hosts.host, mine)
-        lib.dn_sum_arrays(len(parts), ffi.new("dn_real *[]", [pointer(part) for part in parts]), end - start, pointer(mine))
+        self._add_up(mine, numbers)
         if self._compression is not None:  # what the others get is what this host goes on with
             self._compression.encode(self._array, start, end)
             decoded(self._sent[start:end], mine)
