@@ -74,7 +74,9 @@ class Flag:
     JOIN = 4
     """It is inside of Join, where ranks that have ended call from another line."""
     EARLY = 8
-    """What it has sent while backward went on is what there is to be sent."""
+    """What it has sent before the agreement is what there is to be sent."""
+    AHEAD = 16
+    """Of that some was complete long before the end of backward."""
 
 
 class Agreement:

@@ -46,8 +46,11 @@ class Exchange(Protocol):
     def disarm(self) -> None:
         """The next backward is not the last."""
 
-    def hasten(self, weight: float) -> bool:
-        """sum() will follow, with this weight: whether what was sent in backward holds (see Flag.EARLY)."""
+    def hasten(self, weight: float) -> int:
+        """The agreement and sum() will follow, with this weight, on all ranks. What of Flag.EARLY and Flag.AHEAD is so."""
+
+    def drop(self, what: str) -> None:
+        """The ranks have not agreed: what hasten() has begun is brought to its end, and gradients stay as they are. Collective."""
 
     def residuals(self) -> dict[str, NDArray[Any]]:
         """What compression has left over on this rank, by parameter."""
@@ -79,9 +82,12 @@ class MpiExchange:
     def disarm(self) -> None:
         """Nothing begins early."""
 
-    def hasten(self, weight: float) -> bool:
-        """Nothing has begun early."""
-        return False
+    def hasten(self, weight: float) -> int:
+        """Nothing begins early."""
+        return 0
+
+    def drop(self, what: str) -> None:
+        """Nothing has begun."""
 
     def residuals(self) -> dict[str, NDArray[Any]]:
         """Nothing is compressed."""

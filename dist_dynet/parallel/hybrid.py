@@ -5,15 +5,17 @@ memory and are added up by stripes, in rank order; wire.py adds up the hosts' su
 gradient. Since gradients stay as they are until update(), another backward() in between does no harm: what was sent early is dropped then,
 and sent again.
 
-Which parameters will be used is not known when backward begins: those of the last update are sent early, as zeros where they are not used
-now; the rest follows in update(). A round is the same whether it begins in backward or in update(), so that both give the same bits. This
-module knows what was agreed on; averages and updates are not its business.
+Which parameters will be used is not known when backward begins: those of the last two updates are sent early, as zeros where they are not
+used now; the rest follows in update(). A round is the same whether it begins in backward or in update(), so that both give the same bits. What is
+not under way when update() comes, rows of tables too, leaves then at once, before the ranks agree on anything: the agreement only says whether
+that was all. A thread that sends during backward pays where large gradients are complete long before its end: it is used after steps in which
+on some rank that was so, and tried anew more and more seldom. This module knows what was agreed on; averages and updates are not its business.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,11 +29,14 @@ from .exchange import MpiExchange, Weight
 from .layout import Arrays, Layout
 from .memory import map_together, say_refused
 from .rounds import Helper, Round
-from .rows import Done, RowsBetweenHosts
+from .rows import RowsBetweenHosts, RowsRound
 from .structure import Structure
 from .wire import Hosts
 
 _MOST_SKIPPED = 1024
+
+WORTH = 5e-3
+"""Seconds before the end of backward at which the first gradients must be complete for the thread to pay: it costs a millisecond or two."""
 
 
 class HybridExchange(MpiExchange):
@@ -41,7 +46,7 @@ class HybridExchange(MpiExchange):
         here: all ranks.
         comm: their communicator.
         hosts: which of them runs where.
-        overlap: send gradients while backward goes on, if MPI can be used by two threads.
+        overlap: send gradients while backward goes on, where it pays, if MPI can be used by two threads.
         compressed: send bfloat16.
     """
 
@@ -57,17 +62,19 @@ class HybridExchange(MpiExchange):
         self._compression: Bf16 | None = None
         self._refused = False
         self._early: Round | None = None
-        self._early_used: NDArray[np.bool_] = np.zeros(0, bool)
+        self._early_used = self._used = np.zeros(0, bool)
+        self._armed = False  # whether the thread drives it
+        self._rows_round: RowsRound | None = None
         self._vain = self._skip = 0
         self.held = self.dropped = 0
-        """How many rounds that began before update() were of use, and how many were not."""
+        """How many rounds that began before the agreement were of use, and how many were not."""
         self._kept: dict[str, NDArray[Any]] = {}
 
     # ---- while backward goes on --------------------------------------------------------------------------------------------------------
 
     def arm(self, weight: Weight) -> None:
         """The next backward is the last before update(): what is complete may be sent, times this weight."""
-        if self._early is None or self._layout is None or self._early.weight is not None:
+        if self._early is None or self._layout is None or self._early.weight is not None or not self._overlap or self._skip > 0:
             return
         if self._helper is None:
             self._helper = Helper()
@@ -75,102 +82,137 @@ class HybridExchange(MpiExchange):
             weakref.finalize(self, self._helper.stop).atexit = False  # at exit rounds.py sees to it
         root = self._layout.structure.root
         lib.dn_root_watch(root.c, lib.DN_WATCH_ARMED)
+        self._armed = True
         self._helper.watch(self._early, root, weight)
 
     def disarm(self) -> None:
         """The next backward is not the last."""
-        if self._early is not None and self._early.weight is None and self._layout is not None:
+        if self._armed and self._early is not None and self._early.weight is None and self._layout is not None:
             lib.dn_root_watch(self._layout.structure.root.c, lib.DN_WATCH_OFF)
 
-    def hasten(self, weight: float) -> bool:
-        """update() has come: all gradients are complete, and this is their weight. Whether what was sent early is what there is to be sent."""
-        early = self._early
-        if early is None or self._layout is None:
-            return False
-        structure = self._layout.structure
-        with early.lock:
-            state = lib.dn_root_await(structure.root.c, 0.0)
-            lib.dn_root_watch(structure.root.c, lib.DN_WATCH_OFF)
-            good = early.weight is None or (
-                early.weight == weight
-                and state == lib.DN_WATCH_COMPLETE
-                and all(lib.dn_param_unchanged(handle) for handle in structure.handles[: len(structure.dense)])
+    def hasten(self, weight: float) -> int:
+        """update() has come: all gradients are complete, and this is their weight. What of Flag.EARLY and Flag.AHEAD is so."""
+        if self._layout is None:
+            return 0
+        if self._rows_round is not None:
+            raise RuntimeError(
+                f"{self._here.name} gradient exchange: an update() was interrupted, so that this rank is out of step with the others. "
+                "Start the job again from a checkpoint."
             )
-            early.complete = True
-            early.open(weight)
-        return good
+        early, structure, flags = self._early, self._layout.structure, 0
+        if early is not None:
+            with early.lock:
+                if self._is_good(early, structure, weight):
+                    flags |= Flag.EARLY
+                if early.head_start() >= WORTH:
+                    flags |= Flag.AHEAD
+                early.hurry(weight)
+        self._rows_round = self._rows.begin(structure, weight)
+        return flags
+
+    def _is_good(self, early: Round, structure: Structure, weight: float) -> bool:
+        """Whether what has been sent early is what the gradients are now."""
+        if not self._armed:
+            return True
+        state = lib.dn_root_await(structure.root.c, 0.0)
+        lib.dn_root_watch(structure.root.c, lib.DN_WATCH_OFF)
+        return early.weight is None or (
+            early.weight == weight
+            and state == lib.DN_WATCH_COMPLETE
+            and all(lib.dn_param_unchanged(handle) for handle in structure.handles[: len(structure.dense)])
+        )
 
     # ---- in update() -------------------------------------------------------------------------------------------------------------------
 
     def sum(self, agreed: Agreed, what: str) -> None:
         """As Exchange.sum."""
-        held = self._finish_early(agreed, what)
         structure = agreed.structure
-        if (self._layout is None or structure is not self._layout.structure) and not self._refused:
+        is_known = self._layout is not None and structure is self._layout.structure
+        held, rows = self._finish_early(agreed, is_known, what)
+        if not is_known and not self._refused:
             self._place(structure, what)
-            held = np.zeros(len(structure.dense), bool)
         if self._refused or self._layout is None:
             super().sum(agreed, what)
             return
         used = np.logical_or.reduce(agreed.filled)
         self._filled_elsewhere(agreed, used)
-        rest = used & ~held
+        rest, weight = used & ~held, float(agreed.weights[self._here.rank])
         round_ = self._round(rest, all_come=True) if rest.any() else None
         if round_:
-            round_.open(float(agreed.weights[self._here.rank]))
-        self._scale(agreed, structure.handles[len(structure.dense) :])
-        self._drive(round_, self._rows.steps(agreed), what)
+            round_.open(weight)
+        if rows is None:
+            rows = self._rows.begin(structure, weight)
+        self._drive(round_, rows, what)
         if round_:
             self._put(rest, agreed.scale)
             round_.end()
+        if rows:
+            rows.put(agreed.scale)
         self._prepare(used)
 
-    def _finish_early(self, agreed: Agreed, what: str) -> NDArray[np.bool_]:
-        """Waits for what was sent early; the parameters whose gradients are summed by it."""
-        early, self._early = self._early, None
+    def drop(self, what: str) -> None:
+        """As Exchange.drop."""
+        early, rows = self._take()
+        self._drive(early, rows, what)
+        if early:
+            early.end()
+
+    def _take(self) -> tuple[Round | None, RowsRound | None]:
+        """What began before the agreement; nothing is left here."""
+        taken = self._early, self._rows_round
+        self._early = self._rows_round = None
+        self._armed = False
+        return taken
+
+    def _finish_early(self, agreed: Agreed, is_known: bool, what: str) -> tuple[NDArray[np.bool_], RowsRound | None]:
+        """Puts down what was sent early: the parameters whose gradients are summed now, and the rows under way, if they are those wanted."""
+        was_armed = self._armed
+        early, rows = self._take()
         none = np.zeros(len(agreed.structure.dense), bool)
+        if early is not None or not is_known:
+            self._drive(early, rows, what)
+        if not is_known:
+            rows = None
         if early is None:
-            return none
-        self._drive(early, iter(()), what)
-        is_known = self._layout is not None and agreed.structure is self._layout.structure
+            return none, rows
         good = is_known and bool((agreed.flags & Flag.EARLY).all())
         held = self._early_used & np.logical_or.reduce(agreed.filled) if good else none
         self._put(held, agreed.scale)
         early.end()
         self.held, self.dropped = self.held + good, self.dropped + (not good)
-        self._vain = 0 if good else min(max(2 * self._vain, 1), _MOST_SKIPPED)
-        self._skip = self._vain
-        return held
+        if was_armed:
+            pays = good and bool((agreed.flags & Flag.AHEAD).any())
+            self._vain = 0 if pays else min(max(2 * self._vain, 1), _MOST_SKIPPED)
+            self._skip = self._vain + 1
+        return held, rows
 
     def _prepare(self, used: NDArray[np.bool_]) -> None:
-        """What the next backward may send early. Where two backward() a step are the rule, that is tried more and more seldom."""
-        self._skip -= 1
-        if self._overlap and self._skip < 0 and used.any():
-            self._early, self._early_used = self._round(used, all_come=False), used
+        """What the next step sends early: what both of the last two have used."""
+        self._skip -= self._skip > 0
+        likely = used & self._used if self._used.size == used.size else used
+        self._used = used
+        if likely.any():
+            self._early, self._early_used = self._round(likely, all_come=False), likely
 
     def _round(self, used: NDArray[np.bool_], all_come: bool) -> Round:
         assert self._layout is not None and self._arrays is not None
         layout = self._layout
         return Round(self._wire, self._hosts, layout.structure, self._arrays, layout.pieces(used), self._compression, all_come)
 
-    def _drive(self, round_: Round | None, steps: Iterator[Done], what: str) -> None:
-        """Drives a round and the exchange of rows side by side."""
+    def _drive(self, round_: Round | None, rows: RowsRound | None, what: str) -> None:
+        """Drives a round and the exchange of rows side by side to their ends."""
         if round_:
             round_.taken_over = True
             round_.lock.acquire()  # the thread leaves it alone from now on
             round_.lock.release()
             if round_.error:
                 raise round_.error
-        ready = next(steps, None)
 
         def done() -> bool:
-            nonlocal ready
             is_summed = round_ is None or round_.advance()
-            while ready is not None and ready():
-                ready = next(steps, None)
-            return is_summed and ready is None
+            return (rows is None or rows.advance()) and is_summed
 
-        self._here.wait_until(done, what, moves=lambda: (round_.moves if round_ else 0) + self._rows.moves)
+        self._here.wait_until(done, what, moves=lambda: (round_.moves if round_ else 0) + (rows.moves if rows else 0))
 
     def _put(self, used: NDArray[np.bool_], scale: float) -> None:
         assert self._layout is not None and self._arrays is not None

@@ -56,6 +56,7 @@ class Round:
         self._handles, self._root, self._compression, self._all_come = structure.handles, structure.root, compression, all_come
         self._sum: Sum | None = None
         self._filled = self._sent = 0
+        self._began: float | None = None
         self._told = False
         arrays.rounds += 1
         self._number, self._first = arrays.rounds, arrays.pieces
@@ -66,6 +67,18 @@ class Round:
         if self.weight is None:
             self.weight = weight
             self._sum = Sum(self._comm, self._hosts, self._arrays.sum, self._compression, self._all_come)
+
+    def hurry(self, weight: float) -> None:
+        """update() has come, so that all gradients are complete, and all ranks will come to it: what can be sent is sent now."""
+        self.complete = True
+        self.open(weight)
+        assert self._sum is not None
+        self._sum.trust()
+        self.advance()
+
+    def head_start(self) -> float:
+        """For how many seconds there has been something complete."""
+        return 0.0 if self._began is None else time.monotonic() - self._began
 
     @property
     def moves(self) -> int:
@@ -78,6 +91,8 @@ class Round:
             return False
         arrays, pieces = self._arrays, self._pieces
         while self._filled < len(pieces) and self._is_complete(pieces[self._filled]):
+            if self._began is None:
+                self._began = time.monotonic()
             self._fill(pieces[self._filled])
             self._filled += 1
             arrays.tell(FILLED, self._first + self._filled)

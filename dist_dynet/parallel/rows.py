@@ -1,9 +1,12 @@
 """Touched rows of lookup tables between hosts: each crosses the wire once for each pair of hosts, or as part of a sum.
 
 The first rank of a host adds up the rows of all its ranks, exchanges them with the first ranks of the other hosts, adds up what came in the
-order of hosts, and gives the result to its ranks: the same bits everywhere. Ids travel first; then every host knows whether it is less to
-send its rows to all others, or to add up the union of the rows as an array: the former if the hosts' rows together are no more than twice
-the union.
+order of hosts, and gives the result to its ranks: the same bits everywhere. A message says itself how many rows of which tables it holds, so
+that it can leave before the ranks have agreed on anything.
+
+It is less to send the rows to all others than to add up their union as an array if the hosts' rows together are no more than twice the union.
+Between two hosts that is always so. Between more, tables of which it was so in the last exchange are taken to be so again: their rows travel
+with their ids. For the others the ids travel first, and what is less is known when all are there.
 """
 
 from __future__ import annotations
@@ -17,16 +20,20 @@ from numpy.typing import NDArray
 from .._ffi import DTYPE, ffi, lib, pointer
 from ..params.collection import LookupParameters
 from ._world import World
-from .agreement import Agreed
-from .compression import Bf16, decoded
+from .compression import CODE, Bf16, decoded
+from .structure import Structure
 from .wire import PIECE, Hosts, Piece, Sum
 
 Done = Callable[[], bool]
 
-_ROWS = 1 << 14
-"""Tag of ids and rows; smaller ones are those of sums of unions."""
-
 Ids = NDArray[np.int32]
+
+Message = NDArray[np.int32]
+
+_TO_FIRST, _TO_OTHERS, _BETWEEN, _ROWS = range(1 << 14, (1 << 14) + 4)
+"""Tags; smaller ones are those of sums of unions."""
+
+_LINE = 4
 
 
 class RowsBetweenHosts:
@@ -40,137 +47,48 @@ class RowsBetweenHosts:
     """
 
     def __init__(self, here: World, comm: Any, hosts: Hosts, compressed: bool) -> None:
-        self._here, self._comm, self._hosts, self._compressed = here, comm, hosts, compressed
-        self._leaders = [ranks[0] for ranks in hosts.ranks]
-        self._between = Hosts([[rank] for rank in self._leaders], hosts.host, 0)
+        self.here, self.comm, self.hosts, self.compressed = here, comm, hosts, compressed
         self._rest: dict[LookupParameters, NDArray[Any]] = {}
-        self.moves = 0
-        """Rises with everything that has come."""
+        self._few: set[LookupParameters] = set()
+        """Of which the rows of all hosts were no more than twice their union: known alike to the first ranks of all hosts."""
 
-    def steps(self, agreed: Agreed) -> Iterator[Done]:
-        """Makes each table's gradient the sum over all ranks; at each step, go on when the function says so."""
-        structure = agreed.structure
-        chosen = np.flatnonzero(agreed.rows.any(axis=0)).tolist()
-        if not chosen:
-            return
-        tables = [structure.tables[k] for k in chosen]
-        handles = [structure.handles[len(structure.dense) + k] for k in chosen]
-        mine = self._hosts.mine
-        if self._here.rank == mine[0]:
-            yield from self._gather(tables, handles, agreed.rows[mine][:, chosen])
-            yield from self._exchange(tables, handles)
-            yield from self._give(tables)
-        else:
-            yield self._all([self._send(part, mine[0]) for table in tables for part in (table.touched_rows(), table.touched_gradients())])
-            yield from self._take(tables, handles, mine[0])
+    def begin(self, structure: Structure, weight: float) -> RowsRound | None:
+        """Sends this rank's rows, times weight, or the first part of them. To be called on all ranks; None: there are no tables."""
+        return RowsRound(self, structure, weight) if structure.tables else None
 
-    # ---- within a host -----------------------------------------------------------------------------------------------------------------
+    def rows_first(self, tables: Sequence[LookupParameters]) -> list[bool]:
+        """Whether these tables' rows travel with the ids. What a checkpoint does not hold must not decide on rounding."""
+        if len(self.hosts.ranks) == 2:
+            return [True] * len(tables)
+        return [table in self._few and not self.compressed for table in tables]
 
-    def _gather(self, tables: Sequence[LookupParameters], handles: Sequence[Any], counts: NDArray[np.int32]) -> Iterator[Done]:
-        """Adds the rows of this host's other ranks to those of this one. counts: (rank of this host, table)."""
-        pieces, requests = [], []
-        for rank, row in zip(self._hosts.mine[1:], counts[1:].tolist(), strict=True):
-            for table, handle, count in zip(tables, handles, row, strict=True):
-                ids, rows = np.empty(count, np.int32), np.empty((count, _width(table)), DTYPE)
-                requests += [self._receive(ids, rank), self._receive(rows, rank)]
-                pieces.append((table, handle, ids, rows))
-        if requests:
-            yield self._all(requests)
-        for table, handle, ids, rows in pieces:
-            _add(table, handle, ids, rows)
-
-    def _give(self, tables: Sequence[LookupParameters]) -> Iterator[Done]:
-        """The result, to the other ranks of this host."""
-        if len(self._hosts.mine) == 1:
-            return
-        counts = np.array([len(table.touched_rows()) for table in tables], np.int32)
-        parts = [counts, *(part for table in tables for part in (table.touched_rows(), table.touched_gradients()))]
-        yield self._all([self._send(part, rank) for rank in self._hosts.mine[1:] for part in parts])
-
-    def _take(self, tables: Sequence[LookupParameters], handles: Sequence[Any], leader: int) -> Iterator[Done]:
-        counts = np.empty(len(tables), np.int32)
-        yield self._all([self._receive(counts, leader)])
-        parts = [
-            (np.empty(count, np.int32), np.empty((count, _width(table)), DTYPE)) for table, count in zip(tables, counts.tolist(), strict=True)
-        ]
-        yield self._all([self._receive(part, leader) for pair in parts for part in pair])
-        for table, handle, (ids, rows) in zip(tables, handles, parts, strict=True):
-            lib.dn_param_clear_gradient(handle)
-            _add(table, handle, ids, rows)
-
-    # ---- between hosts -----------------------------------------------------------------------------------------------------------------
-
-    def _exchange(self, tables: Sequence[LookupParameters], handles: Sequence[Any]) -> Iterator[Done]:
-        """Adds up the rows of all hosts, on their first ranks."""
-        mine = [table.touched_rows().copy() for table in tables]
-        message = np.concatenate([np.array([len(ids) for ids in mine], np.int32), *mine])
-        longest = len(tables) + sum(len(table) for table in tables)
-        inbox = {rank: np.empty(longest, np.int32) for rank in self._leaders if rank != self._here.rank}
-        yield self._all([self._receive(place, rank) for rank, place in inbox.items()] + [self._send(message, rank) for rank in inbox])
-        inbox[self._here.rank] = message
-        every = [_ids(inbox[rank], len(tables)) for rank in self._leaders]  # by host, then table
-        requests, rows, sums = [], [], []
-        for k, (table, ids) in enumerate(zip(tables, mine, strict=True)):
-            union = np.unique(np.concatenate([theirs[k] for theirs in every]))
-            if sum(len(theirs[k]) for theirs in every) <= 2 * len(union):
-                sent, own = self._encoded(table, ids, table.touched_gradients())
-                places = [np.empty((len(theirs[k]), _width(table)), sent.dtype) for theirs in every]
-                for rank, place in zip(self._leaders, places, strict=True):
-                    if rank != self._here.rank:
-                        requests += [self._receive(place, rank), self._send(sent, rank)]
-                rows.append((k, places, own))
-            else:
-                block = np.zeros((len(union), _width(table)), DTYPE)
-                block[np.searchsorted(union, ids)] = table.touched_gradients()
-                sums.append((k, union.astype(np.int32), block))
-        if requests:
-            yield self._all(requests)
-        for k, places, own in rows:
-            lib.dn_param_clear_gradient(handles[k])
-            for rank, theirs, place in zip(self._leaders, every, places, strict=True):
-                _add(tables[k], handles[k], theirs[k], own if rank == self._here.rank else _numbers(place))
-        for k, union, block in sums:
-            yield from self._sum(tables[k], union, block)
-            lib.dn_param_clear_gradient(handles[k])
-            _add(tables[k], handles[k], union, block)
-
-    def _encoded(self, table: LookupParameters, ids: Ids, rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """What is sent of these rows, and the numbers that it stands for."""
-        rows = rows.copy()
-        if not self._compressed or not rows.size:
-            return rows, rows
-        compression = self._compression(table, ids)
-        compression.encode(rows.reshape(-1), 0, rows.size)
-        self._keep(table, ids, compression)
-        return compression.code.reshape(rows.shape), decoded(compression.code).reshape(rows.shape)
-
-    def _sum(self, table: LookupParameters, union: Ids, block: NDArray[Any]) -> Iterator[Done]:
-        """Adds up a block of rows over the hosts, in place."""
-        compression = self._compression(table, union) if self._compressed else None
-        summing = Sum(self._comm, self._between, block.reshape(-1), compression, all_come=True)
-        for number, start in enumerate(range(0, block.size, PIECE)):
-            summing.begin(Piece(self._between, number, start, min(start + PIECE, block.size)))
-
-        def done() -> bool:
-            before = summing.moves
-            finished = summing.advance()
-            self.moves += summing.moves - before
-            return finished
-
-        yield done
-        if compression is not None:
-            self._keep(table, union, compression)
+    def are_few(self, table: LookupParameters, ids: Sequence[Ids]) -> bool:
+        """Whether it is less to send the rows, with these ids on each host, than to add up their union. What it was is kept in mind."""
+        few = sum(map(len, ids)) <= 2 * len(_union(ids))
+        (self._few.add if few else self._few.discard)(table)
+        return few
 
     # ---- what rounding has taken away --------------------------------------------------------------------------------------------------
 
-    def _compression(self, table: LookupParameters, ids: Ids) -> Bf16:
+    def encoded(self, table: LookupParameters, ids: Ids, rows: NDArray[Any]) -> NDArray[Any]:
+        """What is sent of these rows."""
+        if not self.compressed or not rows.size:
+            return rows
+        compression = self.compression(table, ids)
+        compression.encode(rows.reshape(-1), 0, rows.size)
+        self.keep(table, ids, compression)
+        return compression.code.reshape(rows.shape)
+
+    def compression(self, table: LookupParameters, ids: Ids) -> Bf16:
+        """Codes for these rows, with what earlier messages lacked of them."""
         compression = Bf16(len(ids) * _width(table))
         if table not in self._rest:
             self._rest[table] = np.zeros((len(table), _width(table)), DTYPE)
         compression.rest[:] = self._rest[table][ids].reshape(-1)
         return compression
 
-    def _keep(self, table: LookupParameters, ids: Ids, compression: Bf16) -> None:
+    def keep(self, table: LookupParameters, ids: Ids, compression: Bf16) -> None:
+        """Keeps what they lack now."""
         self._rest[table][ids] = compression.rest.reshape(len(ids), -1)
 
     def residuals(self) -> dict[str, NDArray[Any]]:
@@ -185,40 +103,230 @@ class RowsBetweenHosts:
             if rest is not None and rest.size == len(table) * _width(table):
                 self._rest[table] = rest.reshape(len(table), -1).astype(DTYPE)
 
-    # ---- messages ----------------------------------------------------------------------------------------------------------------------
 
-    def _send(self, part: NDArray[Any], rank: int) -> Any:
-        return self._comm.Isend(np.ascontiguousarray(part), rank, _ROWS)
+class RowsRound:
+    """One exchange under way. Gradients stay as they are until put().
 
-    def _receive(self, place: NDArray[Any], rank: int) -> Any:
-        return self._comm.Irecv(place, rank, _ROWS)
+    Args:
+        rows: where it belongs.
+        structure: of the tables.
+        weight: what this rank's rows are multiplied by.
+    """
 
-    def _all(self, requests: list[Any]) -> Done:
-        test = self._here.mpi.Request.Testall
+    def __init__(self, rows: RowsBetweenHosts, structure: Structure, weight: float) -> None:
+        self.structure = structure
+        self.moves = 0
+        """Rises with everything that has come."""
+        self._all, self._here, self._comm, self._hosts = rows, rows.here, rows.comm, rows.hosts
+        self._tables, self._handles = structure.tables, structure.handles[len(structure.dense) :]
+        self._leaders = [ranks[0] for ranks in rows.hosts.ranks]
+        self._parts: list[list[tuple[Ids, NDArray[Any]]]] = [[] for _ in self._tables]
+        """Of each table what its gradient becomes the sum of, in this order."""
+        ids = [table.touched_rows() if weight else np.empty(0, np.int32) for table in self._tables]
+        gradients = [table.touched_gradients()[: len(own)] for table, own in zip(self._tables, ids, strict=True)]
+        if weight not in (0, 1):
+            gradients = [rows * DTYPE.type(weight) for rows in gradients]
+        self._steps = self._lead(ids, gradients) if self._here.rank in self._leaders else self._follow(ids, gradients)
+        self._next = next(self._steps, None)
+
+    def advance(self) -> bool:
+        """Does what can be done; whether all is there."""
+        while self._next is not None and self._next():
+            self.moves += 1
+            self._next = next(self._steps, None)
+        return self._next is None
+
+    def put(self, scale: float) -> None:
+        """Each table's gradient becomes the sum over all ranks of the weighted ones, times scale."""
+        for table, handle, parts in zip(self._tables, self._handles, self._parts, strict=True):
+            if not any(len(ids) for ids, _ in parts):
+                continue
+            lib.dn_param_clear_gradient(handle)
+            for ids, rows in parts:
+                _add(table, handle, ids, _numbers(rows))
+            if scale != 1:
+                lib.dn_param_scale_gradient(handle, scale)
+
+    # ---- within a host -----------------------------------------------------------------------------------------------------------------
+
+    def _follow(self, ids: list[Ids], gradients: list[NDArray[Any]]) -> Iterator[Done]:
+        """What a rank does that is not the first of its host. Rows in rising order can be merged."""
+        orders = [np.argsort(own) for own in ids]
+        gradients = [rows[order] for rows, order in zip(gradients, orders, strict=True)]
+        message = self._message([own[order] for own, order in zip(ids, orders, strict=True)], gradients)
+        inbox: dict[int, Message] = {}
+        first = self._hosts.mine[0]
+        yield self._swapped(inbox, [first], _TO_OTHERS, [(message, first, _TO_FIRST)])
+        for parts, part in zip(self._parts, self._read(inbox[first], [DTYPE] * len(self._tables)), strict=True):
+            parts.append(part)
+
+    def _lead(self, ids: list[Ids], gradients: list[NDArray[Any]]) -> Iterator[Done]:
+        """What the first rank of a host does."""
+        others = self._hosts.mine[1:]
+        if others:
+            orders = [np.argsort(own) for own in ids]
+            mine = [(own[order], rows[order]) for own, rows, order in zip(ids, gradients, orders, strict=True)]
+            inbox: dict[int, Message] = {}
+            yield self._swapped(inbox, others, _TO_FIRST, [])
+            for rank in others:
+                mine = [_merged(*pair) for pair in zip(mine, self._read(inbox[rank], [DTYPE] * len(mine)), strict=True)]
+            ids, gradients = [part[0] for part in mine], [part[1] for part in mine]
+        yield from self._exchange(ids, gradients)
+        if others:
+            sums = [_added_up(parts, _width(table)) for table, parts in zip(self._tables, self._parts, strict=True)]
+            self._parts = [[part] for part in sums]
+            message = self._message([part[0] for part in sums], [part[1] for part in sums])
+            yield self._swapped({}, [], _TO_OTHERS, [(message, rank, _TO_OTHERS) for rank in others])
+
+    # ---- between hosts -----------------------------------------------------------------------------------------------------------------
+
+    def _exchange(self, ids: list[Ids], gradients: list[NDArray[Any]]) -> Iterator[Done]:
+        """Adds up the rows of all hosts, on their first ranks."""
+        every = self._all
+        first = every.rows_first(self._tables)
+        kinds: list[np.dtype[Any] | None] = [(CODE if every.compressed else DTYPE) if is_first else None for is_first in first]
+        sent = [every.encoded(*row) if is_first else None for is_first, *row in zip(first, self._tables, ids, gradients, strict=True)]
+        message = self._message(ids, sent)
+        others = [rank for rank in self._leaders if rank != self._here.rank]
+        inbox: dict[int, Message] = {}
+        yield self._swapped(inbox, others, _BETWEEN, [(message, rank, _BETWEEN) for rank in others])
+        inbox[self._here.rank] = message
+        read = [self._read(inbox[rank], kinds) for rank in self._leaders]  # by host, then table
+        requests, sums = [], []
+        for k, (table, is_first) in enumerate(zip(self._tables, first, strict=True)):
+            theirs = [of[k][0] for of in read]
+            few = len(self._leaders) == 2 or every.are_few(table, theirs)
+            if is_first:
+                self._parts[k] = [of[k] for of in read]
+            elif few:
+                code = every.encoded(table, ids[k], gradients[k].copy())
+                for rank, of in zip(self._leaders, theirs, strict=True):
+                    place = code if rank == self._here.rank else np.empty((len(of), _width(table)), code.dtype)
+                    self._parts[k].append((of, place))
+                    if rank != self._here.rank:
+                        requests += [self._comm.Irecv(place, rank, _ROWS), self._comm.Isend(code, rank, _ROWS)]
+            else:
+                union = _union(theirs)
+                block = np.zeros((len(union), _width(table)), DTYPE)
+                block[np.searchsorted(union, ids[k])] = gradients[k]
+                sums.append((k, union.astype(np.int32), block))
+        if requests:
+            yield self._done(requests)
+        for k, union, block in sums:
+            yield self._summed(self._tables[k], union, block)
+            self._parts[k] = [(union, block)]
+
+    def _summed(self, table: LookupParameters, union: Ids, block: NDArray[Any]) -> Done:
+        """Adds up a block of rows over the hosts, in place."""
+        between = Hosts([[rank] for rank in self._leaders], self._hosts.host, 0)
+        compression = self._all.compression(table, union) if self._all.compressed else None
+        summing = Sum(self._comm, between, block.reshape(-1), compression, all_come=True)
+        for number, start in enumerate(range(0, block.size, PIECE)):
+            summing.begin(Piece(between, number, start, min(start + PIECE, block.size)))
 
         def done() -> bool:
-            if not test(requests):
-                return False
-            self.moves += len(requests)
-            return True
+            before = summing.moves
+            finished = summing.advance()
+            self.moves += summing.moves - before
+            if finished and compression is not None:
+                self._all.keep(table, union, compression)
+            return finished
 
         return done
+
+    # ---- messages ----------------------------------------------------------------------------------------------------------------------
+
+    def _message(self, ids: Sequence[Ids], rows: Sequence[NDArray[Any] | None]) -> Message:
+        """Of each table the number of its rows, then all ids, then rows, where they are given."""
+        starts, size = self._starts([len(own) for own in ids], [None if part is None else part.dtype for part in rows])
+        message = np.empty(size, np.int32)
+        np.concatenate([np.array([len(own) for own in ids], np.int32), *ids], out=message[: len(ids) + sum(map(len, ids))])
+        for part, start in zip(rows, starts, strict=True):
+            if part is not None and part.size:
+                message[start:].view(part.dtype)[: part.size] = part.reshape(-1)
+        return message
+
+    def _read(self, message: Message, kinds: Sequence[np.dtype[Any] | None]) -> list[tuple[Ids, NDArray[Any]]]:
+        """Of each table ids and rows, of these types; None: there are only ids."""
+        counts = message[: len(kinds)].tolist()
+        starts, _ = self._starts(counts, kinds)
+        parts, at = [], len(kinds)
+        for table, count, kind, start in zip(self._tables, counts, kinds, starts, strict=True):
+            width = _width(table)
+            rows = np.empty((0, width), DTYPE) if kind is None or not count else message[start:].view(kind)[: count * width].reshape(count, width)
+            parts.append((message[at : at + count], rows))
+            at += count
+        return parts
+
+    def _starts(self, counts: Sequence[int], kinds: Sequence[np.dtype[Any] | None]) -> tuple[list[int], int]:
+        """Where in a message each table's rows begin, and its length."""
+        starts, at = [], len(counts) + sum(counts)
+        for table, count, kind in zip(self._tables, counts, kinds, strict=True):
+            at = -(-at // _LINE) * _LINE
+            starts.append(at)
+            at += -(-count * _width(table) * (kind.itemsize if kind else 0) // 4)
+        return starts, -(-at // _LINE) * _LINE
+
+    def _swapped(self, inbox: dict[int, Message], sources: Sequence[int], tag: int, outbox: Sequence[tuple[Message, int, int]]) -> Done:
+        """Sends what is in the outbox, as (message, rank, tag), and receives a message from each source, of whatever length."""
+        requests = [self._comm.Isend(message, rank, tag_) for message, rank, tag_ in outbox]
+        awaited, status, integer = list(sources), self._here.mpi.Status(), self._here.mpi.INT
+        left = self._done(requests)
+
+        def done() -> bool:
+            for rank in list(awaited):
+                coming = self._comm.Improbe(rank, tag, status)
+                if coming is not None:
+                    inbox[rank] = np.empty(status.Get_count(integer), np.int32)
+                    requests.append(coming.Irecv(inbox[rank]))
+                    awaited.remove(rank)
+            return left() and not awaited
+
+        return done
+
+    def _done(self, requests: list[Any]) -> Done:
+        test = self._here.mpi.Request.Testall
+        return lambda: bool(test(requests))
 
 
 def _width(table: LookupParameters) -> int:
     return int(np.prod(table.shape()[1:]))
 
 
-def _ids(message: Ids, tables: int) -> list[Ids]:
-    """Of each table the ids in a message of counts and ids."""
-    ends = tables + np.cumsum(message[:tables])
-    return [message[end - count : end] for end, count in zip(ends.tolist(), message[:tables].tolist(), strict=True)]
+def _union(ids: Sequence[Ids]) -> NDArray[Any]:
+    return np.unique(np.concatenate(ids))
 
 
-def _numbers(place: NDArray[Any]) -> NDArray[Any]:
-    return place if place.dtype == DTYPE else decoded(place.reshape(-1)).reshape(place.shape)
+def _merged(a: tuple[Ids, NDArray[Any]], b: tuple[Ids, NDArray[Any]]) -> tuple[Ids, NDArray[Any]]:
+    """The union of two sets of rows in rising order; of rows in both the sum a + b."""
+    room, width = len(a[0]) + len(b[0]), a[1].shape[1]
+    ids, rows = np.empty(room, np.int32), np.empty((room, width), DTYPE)
+    n = lib.dn_merge_rows(
+        width, len(a[0]), _integers(a[0]), pointer(a[1]), len(b[0]), _integers(b[0]), pointer(b[1]), _integers(ids), pointer(rows)
+    )
+    return ids[:n], rows[:n]
+
+
+def _added_up(parts: Sequence[tuple[Ids, NDArray[Any]]], width: int) -> tuple[Ids, NDArray[Any]]:
+    """The sum of all, in the order in which put() would come to the rows: a norm is added up in that order, and must be the same everywhere."""
+    union, first = np.unique(np.concatenate([ids for ids, _ in parts]), return_index=True)
+    order = np.argsort(first)
+    place = np.empty(len(union), np.intp)
+    place[order] = np.arange(len(union))
+    block = np.zeros((len(union), width), DTYPE)
+    for ids, rows in parts:
+        block[place[np.searchsorted(union, ids)]] += _numbers(rows)
+    return union[order].astype(np.int32), block
+
+
+def _numbers(rows: NDArray[Any]) -> NDArray[Any]:
+    return rows if rows.dtype == DTYPE else decoded(rows.reshape(-1)).reshape(rows.shape)
+
+
+def _integers(ids: Ids) -> Any:
+    return ffi.from_buffer("int *", np.ascontiguousarray(ids))
 
 
 def _add(table: LookupParameters, handle: Any, ids: Ids, rows: NDArray[Any]) -> None:
-    if len(ids) and lib.dn_lookup_add(handle, len(ids), ffi.from_buffer("int *", np.ascontiguousarray(ids)), pointer(rows)):
+    if len(ids) and lib.dn_lookup_add(handle, len(ids), _integers(ids), pointer(rows)):
         raise MemoryError(f"gradient exchange: out of memory for the rows of {table.name()}")

@@ -155,9 +155,12 @@ class DistributedTrainer:
         flags |= Flag.JOIN if self._joins else 0
         n, self._gathered, over, what = self._gathered, 0.0, bool(flags & Flag.ENDED), ""
         if self._agreement is not None and self._exchange is not None:
-            if self._exchange.hasten(self._factor(n)):
-                flags |= Flag.EARLY
-            agreed, what = self._agreement.reach(n, self._settings(), last_step(), flags)
+            flags |= self._exchange.hasten(self._factor(n))
+            try:
+                agreed, what = self._agreement.reach(n, self._settings(), last_step(), flags)
+            except RuntimeError:  # on all ranks
+                self._exchange.drop("gradient exchange that was given up")
+                raise
             if not agreed.over and flags & Flag.ENDED:
                 self._take(agreed.settings)
             over = agreed.over
