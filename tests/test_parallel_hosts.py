@@ -20,6 +20,9 @@ from dist_dynet.parallel.wire import Hosts, Piece, cut
 PROPERTIES = (
     "sums_are_those_of_one_process",
     "overlap_changes_nothing",
+    "thread_is_left_out_where_it_does_not_pay",
+    "ranks_that_disagree_keep_their_gradients",
+    "only_what_is_used_again_and_again_is_sent_early",
     "second_backward_before_the_update",
     "gradients_changed_after_backward",
     "ranks_use_different_parameters",
@@ -61,6 +64,7 @@ def test_each_number_of_a_piece_has_one_stripe_and_one_owner(layout):
             a, b = piece.slices[host]
             seen[a:b] += 1
             assert piece.slices[0][0] == piece.start and piece.slices[-1][1] == piece.end
+            assert piece.one_hop and Piece(hosts, 0, 0, 1 << 17).one_hop == (len(layout) == 2)
     assert (seen[100:] == 1).all() and not seen[:100].any()
     assert all(Hosts(layout, h, len(ranks) - 1).counterparts == [] for h, ranks in enumerate(layout) if len(ranks) > min(map(len, layout)))
 
@@ -149,9 +153,12 @@ def test_between_hosts(what):
 
 @pytest.mark.mpi
 @needs_mpi
-@pytest.mark.parametrize("layout", ["ab", "abab", "abc"])
-@pytest.mark.parametrize("what", ["sums_are_those_of_one_process", "overlap_changes_nothing"])
-def test_other_numbers_of_hosts_and_ranks(what, layout):
+@pytest.mark.parametrize(
+    ("layout", "what"),
+    [(layout, what) for layout in ("ab", "abab", "abc") for what in ("sums_are_those_of_one_process", "overlap_changes_nothing")]
+    + [("abc", "compressed_runs_go_on_from_their_state"), ("abc", "ranks_that_disagree_keep_their_gradients")],
+)
+def test_other_numbers_of_hosts_and_ranks(layout, what):
     status, output, _ = on_hosts(layout, "hosts.py", what)
     assert (status, output) == (0, "ok\n")
 

@@ -6,10 +6,12 @@ gradient. Since gradients stay as they are until update(), another backward() in
 and sent again.
 
 Which parameters will be used is not known when backward begins: those of the last two updates are sent early, as zeros where they are not
-used now; the rest follows in update(). A round is the same whether it begins in backward or in update(), so that both give the same bits. What is
-not under way when update() comes, rows of tables too, leaves then at once, before the ranks agree on anything: the agreement only says whether
-that was all. A thread that sends during backward pays where large gradients are complete long before its end: it is used after steps in which
-on some rank that was so, and tried anew more and more seldom. This module knows what was agreed on; averages and updates are not its business.
+used now; the rest follows in update(). A round is the same whether it begins in backward or in update(), so that both give the same bits.
+What is not under way when update() comes, rows of tables too, leaves then at once, before the ranks agree on anything: the agreement only
+says whether that was all.
+
+A thread that sends during backward pays where gradients are complete long before its end: it is used as long as that is so on some rank,
+otherwise tried more and more seldom. This module knows what was agreed on; averages and updates are not its business.
 """
 
 from __future__ import annotations

@@ -185,7 +185,10 @@ class RowsRound:
         every = self._all
         first = every.rows_first(self._tables)
         kinds: list[np.dtype[Any] | None] = [(CODE if every.compressed else DTYPE) if is_first else None for is_first in first]
-        sent = [every.encoded(*row) if is_first else None for is_first, *row in zip(first, self._tables, ids, gradients, strict=True)]
+        sent = [
+            every.encoded(table, own, rows) if is_first else None
+            for is_first, table, own, rows in zip(first, self._tables, ids, gradients, strict=True)
+        ]
         message = self._message(ids, sent)
         others = [rank for rank in self._leaders if rank != self._here.rank]
         inbox: dict[int, Message] = {}
@@ -253,8 +256,8 @@ class RowsRound:
         parts, at = [], len(kinds)
         for table, count, kind, start in zip(self._tables, counts, kinds, starts, strict=True):
             width = _width(table)
-            rows = np.empty((0, width), DTYPE) if kind is None or not count else message[start:].view(kind)[: count * width].reshape(count, width)
-            parts.append((message[at : at + count], rows))
+            numbers = np.empty(0, DTYPE) if kind is None or not count else message[start:].view(kind)[: count * width]
+            parts.append((message[at : at + count], numbers.reshape(-1, width)))
             at += count
         return parts
 

@@ -2,13 +2,14 @@
 
 The array is cut into pieces, each piece into one slice for each host. A host sends its numbers of a slice to the slice's owner; the owner
 adds them up in the order of hosts and sends the sum to the others. That is 2 (N - 1) / N of the array's bytes through each host's link, in
-two hops, and the same bits on all hosts. A piece that is small, and any piece between two hosts, goes in one hop: each host sends all of it to
-each other, and all add it up, in the same order. Between two hosts that is not a byte more. Pieces follow one another without waiting, so that the link is never idle. Where a host has
-several ranks, each has its share of every slice (a *stripe*) and its counterpart on the other hosts.
+two hops, and the same bits on all hosts. A piece that is small, and any piece between two hosts, goes in one hop: each host sends all of it
+to each other, and all add it up, in the same order. Between two hosts that is not a byte more. Pieces follow one another without waiting, so
+that the link is never idle. Where a host has several ranks, each has its share of every slice (a *stripe*) and its counterpart on the other
+hosts.
 
 Nothing here waits: Sum.advance() does what can be done and returns. A rank that has begun sends numbers only when its counterparts have
-begun, too: so nothing is under way to a rank that never comes. It knows arrays and ranks; gradients and who is ready are hybrid.py's
-business.
+begun, too, or are known to come: so nothing is under way to a rank that never comes. It knows arrays and ranks; gradients and who is ready
+are hybrid.py's business.
 """
 
 from __future__ import annotations

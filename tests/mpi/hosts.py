@@ -110,6 +110,46 @@ def test_overlap_changes_nothing():
     assert np.array_equal(early, late) and np.array_equal(early, again)
 
 
+def test_thread_is_left_out_where_it_does_not_pay():
+    hybrid.WORTH = 1e9
+    left_out, exchange = trained(overlap=True, updates=9)
+    assert (exchange.held, exchange.dropped) == (8, 0)
+    assert exchange._vain == 4  # tried in the second update, the fourth, and the seventh
+    hybrid.WORTH = 0.0
+    used, exchange = trained(overlap=True, updates=9)
+    assert exchange._vain == 0 and np.array_equal(left_out, used)
+
+
+def test_ranks_that_disagree_keep_their_gradients():
+    m, (w,), (table,) = model_of((70, 80), tables=((50, 3),))
+    trainer, expected = distributed(m), np.array([0.5, 0.5])
+    for k in range(4):
+        dy.renew_cg()
+        (dy.sum_elems(w) * (rank + 1) + dy.sum_elems(table[k]) * size).backward()
+        if k % 2:
+            trainer.learning_rate = 1.0 + (rank == size - 1)
+            for _ in range(2):
+                with pytest.raises(RuntimeError, match="all ranks must agree; learning rate"):
+                    trainer.update()
+            trainer.learning_rate = 1.0
+        trainer.update()
+        expected -= [(size + 1) / 2, 0]
+        assert np.allclose(w.as_array(), expected[0])
+        assert np.allclose(table.as_array()[: k + 1], 0.5 - size) and np.allclose(table.as_array()[k + 1 :], 0.5)
+    parallel.assert_in_sync(m)
+
+
+def test_only_what_is_used_again_and_again_is_sent_early():
+    m, (a, b, both), _ = model_of((300, 300), (300, 300), 5)
+    trainer = distributed(m, overlap=False)
+    for k in range(6):
+        step((a, b)[k % 2], both)
+        trainer.update()
+        if k:
+            assert trainer._exchange._early_used.tolist() == [False, False, True]
+    assert np.allclose(a.as_array(), -2.5) and np.allclose(b.as_array(), -2.5) and np.allclose(both.as_array(), -5.5)
+
+
 def test_second_backward_before_the_update():
     m, (a, b), _ = model_of((50, 40), 5)
     trainer = distributed(m)
