@@ -274,6 +274,8 @@ static int step(dn_tape *t) {
             backward_node(t, i);
         }
         if (t->watch.last_use) dn__watch_passed(t);
+        if (t->watch.told && t->watch.steps) work = 0;
+        t->watch.told = 0;
     }
     if (t->sweep < 0 || t->raised || t->out_of_memory) dn__watch_end(t, t->sweep < 0 && !t->raised && !t->out_of_memory);
     dn__unlock_roots(t);

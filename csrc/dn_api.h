@@ -320,9 +320,10 @@ int dn_sum_ranks(int ranks, dn_real *const *segments, const double *factors, con
 int dn_param_chunk(dn_param *);                         /* -1 for tables */
 int64_t dn_param_offset(dn_param *);
 
-/* Watching a backward from another thread (csrc/ready.c). Once a root is DN_WATCH_ARMED, the next backward that uses it makes it DN_WATCH_BEGUN
- * and tells of each dense parameter when its gradient is complete: when the sweep has passed its last use, not only when it reaches its node. */
-enum dn_watch { DN_WATCH_OFF, DN_WATCH_ARMED, DN_WATCH_BEGUN, DN_WATCH_COMPLETE, DN_WATCH_FAILED };
+/* Watching a backward, from another thread or between its steps (csrc/ready.c). Once a root is DN_WATCH_ARMED, the next backward that uses it makes
+ * it DN_WATCH_BEGUN and tells of each dense parameter when its gradient is complete: when the sweep has passed its last use, not only when it
+ * reaches its node. DN_WATCH_STEPS: the same, and a step of backward ends when it has told something. */
+enum dn_watch { DN_WATCH_OFF, DN_WATCH_ARMED, DN_WATCH_STEPS, DN_WATCH_BEGUN, DN_WATCH_COMPLETE, DN_WATCH_FAILED };
 void dn_root_watch(dn_root *, int watch);              /* sets it; DN_WATCH_OFF ends every wait */
 /* Sleeps while it is DN_WATCH_ARMED, this many seconds at most; returns what it is. */
 int dn_root_await(dn_root *, double seconds);

@@ -79,9 +79,15 @@ static int is_watched(const dn_tape *t, const dn_node *node) {
 }
 
 static int is_armed(const dn_tape *t) {
-    for (int r = 0; r < t->n_roots; r++)
-        if (__atomic_load_n(&t->roots[r].root->watch, __ATOMIC_ACQUIRE) == DN_WATCH_ARMED) return 1;
+    for (int r = 0; r < t->n_roots; r++) {
+        int watch = __atomic_load_n(&t->roots[r].root->watch, __ATOMIC_ACQUIRE);
+        if (watch == DN_WATCH_ARMED || watch == DN_WATCH_STEPS) return 1;
+    }
     return 0;
+}
+
+static int begins(dn_root *root, int watch) {
+    return __atomic_compare_exchange_n(&root->watch, &watch, DN_WATCH_BEGUN, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
 
 /* The place in the sweep where node i takes part, or -1: in a group, where its first member does. */
@@ -95,6 +101,7 @@ enum { NO_USE = INT32_MAX };
 
 int dn__watch_begin(dn_tape *t) {
     t->watch.last_use = t->watch.next = NULL;
+    t->watch.steps = t->watch.told = 0;
     if (!is_armed(t)) return 0;
     size_t places_in_sweep = (size_t)t->sweep + 1, n = (size_t)t->n_nodes;
     int32_t *last_use = dn__arena_take(&t->grads, places_in_sweep * sizeof *last_use), *next = dn__arena_take(&t->grads, n * sizeof *next);
@@ -111,8 +118,9 @@ int dn__watch_begin(dn_tape *t) {
     dn__lock_roots(t);
     for (int r = 0; r < t->n_roots; r++) {
         dn_root *root = t->roots[r].root;
-        int armed = DN_WATCH_ARMED;
-        t->roots[r].watched = __atomic_compare_exchange_n(&root->watch, &armed, DN_WATCH_BEGUN, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+        int steps = begins(root, DN_WATCH_STEPS);
+        t->watch.steps |= steps;
+        t->roots[r].watched = steps || begins(root, DN_WATCH_ARMED);
         for (int k = 0; t->roots[r].watched && k < root->n_params; k++) tell(root->params[k]); /* until they are found to be used */
     }
     for (size_t i = 0; i < n; i++) at[i] = NO_USE;
@@ -154,7 +162,9 @@ void dn__watch_passed(dn_tape *t) {
     for (int i = t->watch.last_use[t->sweep]; i >= 0; i = t->watch.next[i]) {
         if (t->nodes[i].finished) continue;
         dn__finish_parameter(t, i);
-        if (!t->out_of_memory) tell(t->nodes[i].param);
+        if (t->out_of_memory) continue;
+        tell(t->nodes[i].param);
+        t->watch.told = 1;
     }
 }
 
@@ -167,7 +177,9 @@ void dn__input_done(dn_call *c, int k) {
     for (int i = t->watch.last_use[t->sweep]; i >= 0; i = t->watch.next[i]) {
         if (i != w || t->nodes[i].finished) continue;
         dn__finish_parameter(t, i);
-        if (!t->out_of_memory) tell(t->nodes[i].param);
+        if (t->out_of_memory) continue;
+        tell(t->nodes[i].param);
+        t->watch.told = 1;
     }
 }
 

@@ -118,7 +118,7 @@ struct dn_tape {
     int n_products, products_capacity;
     int sweep, full, out_of_memory;
     /* ready.c, in a backward that is watched, else NULL: the parameters' nodes that were last used at each place of the sweep, as lists */
-    struct { int32_t *last_use, *next; } watch;
+    struct { int32_t *last_use, *next; int steps, told; /* whether a step ends when it has told something; whether it has */ } watch;
     int swept_root;             /* root of the last finished or running backward, -1: none */
     uint64_t seed, stream, counter;
     struct dn_rng *generator;   /* what random nodes draw from one after the other; NULL: their draws are keyed */

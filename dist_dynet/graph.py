@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import nan, prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,17 @@ NO_GRAPH: int = lib.DN_ERROR_NO_GRAPH
 _forward, _backward = lib.dn_forward, lib.dn_backward
 _renew, _current, _resolve = nodes.dn_now_renew, nodes.dn_current, nodes.dn_resolve
 _quick_scalar, _quick_backward, _LONG_WAY = nodes.dn_quick_scalar, nodes.dn_quick_backward, lib.DN_LONG_WAY
+
+
+class Watcher(Protocol):
+    """Watches parameters' gradients while a backward goes on."""
+
+    def look(self) -> None:
+        """A step of some backward, of any thread, has ended, and others follow."""
+
+
+watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
+"""All that want to be told."""
 
 
 class ComputationGraph:
@@ -458,6 +469,8 @@ class Expression:
                 h = self._node()
                 code = _backward(h)
         while code > 0:
+            for watcher in list(watchers):
+                watcher.look()
             code = lib.dn_backward_step(h >> GRAPH_SHIFT) if code == 1 else _backward(h)
         if code < 0:
             fail(code, h)

@@ -21,10 +21,13 @@ PROPERTIES = (
     "sums_are_those_of_one_process",
     "overlap_changes_nothing",
     "thread_is_left_out_where_it_does_not_pay",
+    "gradients_leave_between_the_steps_of_backward",
     "ranks_that_disagree_keep_their_gradients",
     "only_what_is_used_again_and_again_is_sent_early",
     "second_backward_before_the_update",
+    "second_backward_before_the_update_in_steps",
     "gradients_changed_after_backward",
+    "gradients_changed_after_backward_in_steps",
     "ranks_use_different_parameters",
     "empty_batches_and_weights",
     "accumulation_and_no_sync",
@@ -37,6 +40,8 @@ PROPERTIES = (
     "backward_without_an_update_everywhere",
     "trainer_that_goes",
     "interrupted_backward",
+    "interrupted_backward_in_steps",
+    "backward_without_an_update_at_the_end_in_steps",
     "choice",
 )
 

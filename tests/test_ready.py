@@ -7,11 +7,12 @@ import pytest
 
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE, ffi, lib, pointer
+from dist_dynet.graph import watchers
 
 
-def watched(m, loss):
+def watched(m, loss, watch=lib.DN_WATCH_ARMED):
     """Runs a watched backward; the root's state after it."""
-    lib.dn_root_watch(m._root.c, lib.DN_WATCH_ARMED)
+    lib.dn_root_watch(m._root.c, watch)
     loss.backward()
     return lib.dn_root_await(m._root.c, 0.0)
 
@@ -46,20 +47,45 @@ def model():
 def test_a_watched_backward_gives_the_same_gradients(autobatching, passes, seed):
     m = model()
     results = []
-    for watch in (False, True):
+    for watch in (lib.DN_WATCH_OFF, lib.DN_WATCH_ARMED, lib.DN_WATCH_STEPS):
         for p in m.parameters_list():
             p.clear_gradient()
         for k in range(passes):
             dy.renew_cg(autobatching=autobatching)
             loss = network(m, seed + k)
-            if watch:
-                assert watched(m, loss) == lib.DN_WATCH_COMPLETE
+            if watch != lib.DN_WATCH_OFF:
+                assert watched(m, loss, watch) == lib.DN_WATCH_COMPLETE
                 assert all(lib.dn_param_ready(p._c) and lib.dn_param_unchanged(p._c) for p in m.parameters_list())
             else:
                 loss.backward()
         results.append(gradients(m))
-    assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
+    assert all(np.array_equal(first, other) for rest in results[1:] for first, other in zip(results[0], rest, strict=True))
     assert any(g.any() for g in results[0])
+
+
+class Looks:
+    """Of each step of backward how many numbers of these parameters were complete."""
+
+    def __init__(self, *parameters):
+        self.parameters, self.seen = parameters, []
+
+    def look(self):
+        self.seen.append([lib.dn_param_ready(p._c) for p in self.parameters])
+
+
+def test_a_step_of_backward_ends_when_something_is_complete():
+    m = dy.ParameterCollection()
+    first, second, third = (m.add_parameters(4) for _ in range(3))
+    looks = Looks(third, second, first)
+    watchers.add(looks)
+    for watch, expected in ((lib.DN_WATCH_STEPS, [[4, 0, 0], [4, 4, 0]]), (lib.DN_WATCH_ARMED, []), (lib.DN_WATCH_OFF, [])):
+        dy.renew_cg()
+        h = first * 2.0
+        for p in (second, third):
+            h = dy.tanh(dy.cmult(h, p))
+        watched(m, dy.sum_elems(h), watch)
+        assert looks.seen[: len(expected)] == expected and len(looks.seen) <= len(expected) + 1, looks.seen
+        looks.seen.clear()
 
 
 @pytest.mark.parametrize("autobatching", [False, True])

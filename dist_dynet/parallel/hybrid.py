@@ -10,8 +10,9 @@ used now; the rest follows in update(). A round is the same whether it begins in
 What is not under way when update() comes, rows of tables too, leaves then at once, before the ranks agree on anything: the agreement only
 says whether that was all.
 
-A thread that sends during backward pays where gradients are complete long before its end: it is used as long as that is so on some rank,
-otherwise tried more and more seldom. This module knows what was agreed on; averages and updates are not its business.
+While backward goes on the main thread sends what is complete between its steps. Where some gradients are complete long before its end a
+second thread does, which need not wait for a step to end; otherwise that would cost more than it brings. This module knows what was agreed
+on; averages and updates are not its business.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, lib
+from ..graph import watchers
+from ..params.collection import Root
 from ._world import World
 from .agreement import Agreed, Flag
 from .compression import Bf16
 from .exchange import MpiExchange, Weight
 from .layout import Arrays, Layout
 from .memory import map_together, say_refused
-from .rounds import Helper, Round
+from .rounds import Helper, Round, stop_at_exit
 from .rows import RowsBetweenHosts, RowsRound
 from .structure import Structure
 from .wire import Hosts
@@ -38,7 +41,7 @@ from .wire import Hosts
 _MOST_SKIPPED = 1024
 
 WORTH = 5e-3
-"""Seconds before the end of backward at which the first gradients must be complete for the thread to pay: it costs a millisecond or two."""
+"""Seconds before update() at which the first gradients must be complete on some rank for the thread to pay: it costs a millisecond or two."""
 
 
 class HybridExchange(MpiExchange):
@@ -65,7 +68,9 @@ class HybridExchange(MpiExchange):
         self._refused = False
         self._early: Round | None = None
         self._early_used = self._used = np.zeros(0, bool)
-        self._armed = False  # whether the thread drives it
+        self._armed = self._threaded = False  # whether it may begin in backward; whether the thread drives it
+        self._weight: Weight | None = None
+        self._pays = False  # whether the thread would have paid in the last step
         self._rows_round: RowsRound | None = None
         self._vain = self._skip = 0
         self.held = self.dropped = 0
@@ -78,14 +83,35 @@ class HybridExchange(MpiExchange):
         """The next backward is the last before update(): what is complete may be sent, times this weight."""
         if self._early is None or self._layout is None or self._early.weight is not None or not self._overlap or self._skip > 0:
             return
+        root, self._armed, self._threaded, self._weight = self._layout.structure.root, True, self._pays, weight
+        lib.dn_root_watch(root.c, lib.DN_WATCH_ARMED if self._threaded else lib.DN_WATCH_STEPS)
+        if not self._threaded:
+            if self not in watchers:
+                watchers.add(self)
+                weakref.finalize(self, _leave, root).atexit = False
+            return
         if self._helper is None:
             self._helper = Helper()
             self._helper.start()
             weakref.finalize(self, self._helper.stop).atexit = False  # at exit rounds.py sees to it
-        root = self._layout.structure.root
-        lib.dn_root_watch(root.c, lib.DN_WATCH_ARMED)
-        self._armed = True
         self._helper.watch(self._early, root, weight)
+
+    def look(self) -> None:
+        """A step of a backward has ended, perhaps of ours: sends what is complete."""
+        early = self._early
+        if early is None or self._layout is None or not self._armed or self._threaded or not early.lock.acquire(blocking=False):
+            return
+        try:
+            if early.weight is None and lib.dn_root_await(self._layout.structure.root.c, 0.0) == lib.DN_WATCH_BEGUN:
+                weight = self._weight() if self._weight else None
+                if weight is not None:
+                    early.open(weight)
+                    stop_at_exit(early)
+            early.advance()
+        except Exception as error:  # update() raises it
+            early.error = error
+        finally:
+            early.lock.release()
 
     def disarm(self) -> None:
         """The next backward is not the last."""
@@ -163,13 +189,14 @@ class HybridExchange(MpiExchange):
         """What began before the agreement; nothing is left here."""
         taken = self._early, self._rows_round
         self._early = self._rows_round = None
-        self._armed = False
+        self._armed = self._threaded = False
         return taken
 
     def _finish_early(self, agreed: Agreed, is_known: bool, what: str) -> tuple[NDArray[np.bool_], RowsRound | None]:
         """Puts down what was sent early: the parameters whose gradients are summed now, and the rows under way, if they are those wanted."""
         was_armed = self._armed
         early, rows = self._take()
+        self._skip -= self._skip > 0
         none = np.zeros(len(agreed.structure.dense), bool)
         if early is not None or not is_known:
             self._drive(early, rows, what)
@@ -183,14 +210,12 @@ class HybridExchange(MpiExchange):
         early.end()
         self.held, self.dropped = self.held + good, self.dropped + (not good)
         if was_armed:
-            pays = good and bool((agreed.flags & Flag.AHEAD).any())
-            self._vain = 0 if pays else min(max(2 * self._vain, 1), _MOST_SKIPPED)
-            self._skip = self._vain + 1
+            self._pays = bool((agreed.flags & Flag.AHEAD).any())
+            self._skip = self._vain = 0 if good else min(max(2 * self._vain, 1), _MOST_SKIPPED)
         return held, rows
 
     def _prepare(self, used: NDArray[np.bool_]) -> None:
-        """What the next step sends early: what both of the last two have used."""
-        self._skip -= self._skip > 0
+        """What the next step sends early: what both of the last two have used. Where two backward() a step are the rule, not in backward."""
         likely = used & self._used if self._used.size == used.size else used
         self._used = used
         if likely.any():
@@ -204,7 +229,7 @@ class HybridExchange(MpiExchange):
     def _drive(self, round_: Round | None, rows: RowsRound | None, what: str) -> None:
         """Drives a round and the exchange of rows side by side to their ends."""
         if round_:
-            round_.taken_over = True
+            round_.take_over()
             round_.lock.acquire()  # the thread leaves it alone from now on
             round_.lock.release()
             if round_.error:
@@ -263,3 +288,7 @@ class HybridExchange(MpiExchange):
             if residuals.get(p.name(), rest[:0]).size == n:
                 rest[at : at + n] = residuals[p.name()]
         self._rows.load_residuals(layout.structure.tables, residuals)
+
+
+def _leave(root: Root) -> None:
+    lib.dn_root_watch(root.c, lib.DN_WATCH_OFF)

@@ -16,7 +16,7 @@ from .structure import Structure
 from .wire import PIECE, Hosts, Piece
 
 _ALIGN = 16
-_GROUP = 1 << 16
+_GROUP = 1 << 15
 """Parameters are sent together until they have so many numbers: smaller messages cost more than they bring."""
 
 _GAP = 1 << 12

@@ -106,6 +106,11 @@ class Round:
             self._told = True
         return arrays.have(SUMMED, self._number)
 
+    def take_over(self) -> None:
+        """From now on it is driven to its end by the main thread alone."""
+        self.taken_over = True
+        _unfinished.discard(self)
+
     def end(self) -> None:
         """arrays.sum is not read any more."""
         self._arrays.tell(READ, self._number)
@@ -146,8 +151,7 @@ class Helper(threading.Thread):
         self._jobs: queue.SimpleQueue[tuple[Round, Root, Weight] | None] = queue.SimpleQueue()
         self._present: tuple[Round, Root] | None = None
         self._stopped = False
-        if not _helpers:
-            atexit.register(_stop_all)  # after MPI was started: runs before the ranks take leave of one another
+        _stop_before_mpi()
         _helpers.add(self)
 
     def watch(self, round_: Round, root: Root, weight: Weight) -> None:
@@ -194,8 +198,24 @@ class Helper(threading.Thread):
 
 
 _helpers: weakref.WeakSet[Helper] = weakref.WeakSet()
+_unfinished: set[Round] = set()
+_registered: list[object] = []
+
+
+def stop_at_exit(round_: Round) -> None:
+    """A round that was opened in backward without a thread: the program may end without an update()."""
+    _stop_before_mpi()
+    _unfinished.add(round_)
+
+
+def _stop_before_mpi() -> None:
+    if not _registered:  # after MPI was started: runs before the ranks take leave of one another
+        _registered.append(atexit.register(_stop_all))
 
 
 def _stop_all() -> None:
     for helper in list(_helpers):
         helper.stop()
+    for round_ in list(_unfinished):
+        round_.stop(_PATIENCE)
+    _unfinished.clear()
