@@ -9,6 +9,8 @@ steps in one run. A line per task and way, ms of the slowest rank, median over t
     compute    the same step on every rank at once without an exchange
     wire       2 (N - 1) / N of the bytes, dense parameters and rows of tables that any host has used, over the rate
     step       with the exchange
+    after      update() alone, of the rank that came to it last: what of exchange and update did not fit beside backward; on a busy machine the
+               one figure to compare
     ratio      step / max(compute, wire)
 """
 
@@ -81,17 +83,19 @@ class Way:
         self.loss_of, self.data, self.words = task(dy, self.m)
         trainer = dy.AdamTrainer(self.m)
         self.trainer = dy.parallel.DistributedTrainer(trainer, average="sum", **options) if options else trainer
-        self.times = []
+        self.times, self.after = [], []
 
     def step(self, sentences):
-        """One step; seconds."""
+        """One step; seconds, and those of update()."""
         start = time.perf_counter()
         self.dy.renew_cg(autobatching=True)
         loss = self.loss_of(sentences)
         loss.value()
         loss.backward()
+        middle = time.perf_counter()
         self.trainer.update()
-        return time.perf_counter() - start
+        end = time.perf_counter()
+        return end - start, end - middle
 
 
 def work(task, options):
@@ -114,19 +118,22 @@ def work(task, options):
             for i in range(WARM + TURN):
                 parallel.barrier()
                 mine = batches[(turn * TURN + i) % len(batches)][rank::size]
-                seconds = way.step([way.data[j] for j in mine])
+                seconds, after = way.step([way.data[j] for j in mine])
                 if i >= WARM:
                     way.times.append(1e3 * seconds)
+                    way.after.append(1e3 * after)
     dense = sum(p.as_array().size for p in first.m.parameters_list())
     width = first.m.lookup_parameters_list()[0].shape()[1]
     hosts = len(set(parallel.gather(socket.gethostname())))
     wire = 2 * (hosts - 1) / hosts * 4 * (dense + np.mean(rows) * width) / options.rate / 1e3
     slowest = {name: parallel.all_reduce(way.times, "max") for name, way in ways.items()}
+    last = {name: parallel.all_reduce(way.after, "min") for name, way in ways.items()}
     compute = slowest.pop("compute")
     for name, times in slowest.items() if rank == 0 else ():
         columns = []
         for of in (np.median, np.min):
-            columns.append(f"{of(compute):8.1f} {wire:8.1f} {of(times):8.1f} {of(times) / max(of(compute), wire):8.2f}")
+            ratio = of(times) / max(of(compute), wire)
+            columns.append(f"{of(compute):8.1f} {wire:8.1f} {of(times):8.1f} {of(last[name]):8.1f} {ratio:8.2f}")
         print(f"{task.__name__:7} {name:6} {columns[0]}   ({columns[1]} )", flush=True)
 
 
@@ -142,7 +149,8 @@ def main():
     from dist_dynet import parallel
 
     if parallel.is_main():
-        print(f"{parallel.world_size()} ranks\n{'task':7} {'way':6} {'compute':>8} {'wire':>8} {'step':>8} {'ratio':>8}", flush=True)
+        columns = " ".join(f"{name:>8}" for name in ("compute", "wire", "step", "after", "ratio"))
+        print(f"{parallel.world_size()} ranks\n{'task':7} {'way':6} {columns}", flush=True)
     for name in options.tasks:
         work({"tagger": tagger, "rnnlm": rnnlm}[name], options)
 

@@ -23,6 +23,7 @@ PROPERTIES = (
     "thread_is_left_out_where_it_does_not_pay",
     "gradients_leave_between_the_steps_of_backward",
     "ranks_that_disagree_keep_their_gradients",
+    "exchange_goes_on_while_the_agreement_is_waited_for",
     "only_what_is_used_again_and_again_is_sent_early",
     "second_backward_before_the_update",
     "second_backward_before_the_update_in_steps",

@@ -219,14 +219,14 @@ class World:
                 self.agree(self.comm, here, "check=True")
         return name
 
-    def wait(self, requests: Sequence[Any], what: str, timeout: float | None = None) -> None:
-        """Polls until all of these requests are complete.
+    def wait(self, requests: Sequence[Any], what: str, timeout: float | None = None, moves: Callable[[], int] = int) -> None:
+        """Polls until all of these requests are complete; moves as for wait_until().
 
         Raises:
             TimeoutError: the others did not come in time; it says where they are.
         """
         test = self.mpi.Request.Testall
-        self.wait_until(lambda: bool(test(requests)), what, timeout)
+        self.wait_until(lambda: bool(test(requests)), what, timeout, moves)
 
     def wait_until(self, done: Callable[[], bool], what: str, timeout: float | None = None, moves: Callable[[], int] = int) -> None:
         """Polls until done() says so, more often for as long as moves() rises: then it is not ranks that are waited for, but the wire.

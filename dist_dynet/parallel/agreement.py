@@ -89,6 +89,8 @@ class Agreement:
         """Flags that this rank has to tell beside those that reach() is given."""
         self.hears: list[Callable[[int], object]] = []
         """Told the flags of all ranks together, at each agreement."""
+        self.meanwhile: Callable[[], int] = int
+        """Called again and again while the ranks are waited for; rises while it has something to do."""
         self._structure = Structure(m)
         self._settle(here.collective("DistributedTrainer"), ())
 
@@ -186,5 +188,5 @@ class Agreement:
             *[not lib.dn_param_empty(parameter) for parameter in known.handles[:dense]],
         )
         every = np.empty(self._here.size, self._message)
-        self._here.wait([self._comm.Iallgather(np.frombuffer(mine, np.uint8), every.view(np.uint8))], what)
+        self._here.wait([self._comm.Iallgather(np.frombuffer(mine, np.uint8), every.view(np.uint8))], what, moves=self.meanwhile)
         return every

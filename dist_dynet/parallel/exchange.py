@@ -49,6 +49,9 @@ class Exchange(Protocol):
     def hasten(self, weight: float) -> int:
         """The agreement and sum() will follow, with this weight, on all ranks. What of Flag.EARLY and Flag.AHEAD is so."""
 
+    def advance(self) -> int:
+        """Goes on with what hasten() has begun, while the agreement is waited for; rises with all that is done."""
+
     def drop(self, what: str) -> None:
         """The ranks have not agreed: what hasten() has begun is brought to its end, and gradients stay as they are. Collective."""
 
@@ -84,6 +87,10 @@ class MpiExchange:
 
     def hasten(self, weight: float) -> int:
         """Nothing begins early."""
+        return 0
+
+    def advance(self) -> int:
+        """Nothing has begun."""
         return 0
 
     def drop(self, what: str) -> None:

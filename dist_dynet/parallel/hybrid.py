@@ -178,6 +178,20 @@ class HybridExchange(MpiExchange):
             rows.put(agreed.scale)
         self._prepare(used)
 
+    def advance(self) -> int:
+        """As Exchange.advance: MPI moves large messages only while somebody looks at it."""
+        early, rows, moves = self._early, self._rows_round, 0
+        if early is not None and early.lock.acquire(blocking=False):
+            try:
+                early.advance()
+            finally:
+                early.lock.release()
+            moves += early.moves
+        if rows is not None:
+            rows.advance()
+            moves += rows.moves
+        return moves
+
     def drop(self, what: str) -> None:
         """As Exchange.drop."""
         early, rows = self._take()

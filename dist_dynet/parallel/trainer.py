@@ -122,6 +122,7 @@ class DistributedTrainer:
                 self._sum.check_hosts(what)
             self._agreement = Agreement(here, comm, trainer.collection, average != "sum")
             self._exchange = choose(here, comm, exchange, overlap and average != "weighted" and not reproducible, compression)
+            self._agreement.meanwhile = self._exchange.advance
             _broadcast_state(here, comm, trainer)
 
     def update(self, weight: float | None = None) -> bool:

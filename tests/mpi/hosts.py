@@ -154,6 +154,27 @@ def test_ranks_that_disagree_keep_their_gradients():
     parallel.assert_in_sync(m)
 
 
+def test_exchange_goes_on_while_the_agreement_is_waited_for():
+    m, (w,), (table,) = model_of((20, 30), tables=((50, 3),))
+    trainer, summed = distributed(m, overlap=False), []
+    exchange, reach = trainer._exchange, trainer._agreement.reach
+
+    def late(*arguments):
+        if rank == size - 1:
+            time.sleep(0.3)
+        agreed = reach(*arguments)
+        summed.append(exchange._early is not None and exchange._early._told and exchange._rows_round._next is None)
+        return agreed
+
+    trainer._agreement.reach = late
+    for k in range(4):
+        dy.renew_cg()
+        (dy.sum_elems(w) + dy.sum_elems(table[k])).backward()
+        trainer.update()
+    assert rank != 0 or summed == [False, True, True, True]  # rank 0 sums with the last rank
+    assert np.allclose(w.as_array(), 0.5 - 4)
+
+
 def test_only_what_is_used_again_and_again_is_sent_early():
     m, (a, b, both), _ = model_of((300, 300), (300, 300), 5)
     trainer = distributed(m, overlap=False)
