@@ -136,8 +136,9 @@ def run_ours(variant, task, seconds):
             computed = time.perf_counter()
             parallel.barrier()
             met = time.perf_counter()
-            agreed, what = trainer._agreement.reach(1.0, trainer._settings(), None)
-            trainer._exchange.sum(agreed, what)
+            agreed, what = trainer._agreement.reach(trainer._exchange, 1.0, trainer._settings(), None)
+            if agreed is not None:  # else it is done
+                trainer._exchange.sum(agreed, what)
             exchanged = time.perf_counter()
             trainer.inner._apply()
             parts.append((computed - begin, met - computed, exchanged - met, time.perf_counter() - exchanged))
