@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, OPS, fail, fail_in, lib, nodes, pointer
 from ..graph import NO_GRAPH, ComputationGraph, Expression, current_graph
-from ..params.collection import LookupParameters, as_dims
+from ..params.dims import as_dims
+from ..params.parameters import LookupParameters
 from ._nodes import indices as whole_numbers
 from ._nodes import leaf, make, numbers, real, reals, whole
 

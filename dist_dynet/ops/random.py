@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .._ffi import OPS
 from ..graph import Expression
-from ..params.collection import as_dims
+from ..params.dims import as_dims
 from ._nodes import leaf, one, real, whole, with_reals
 
 __all__ = [

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import lib
-from ..params.collection import LookupParameters, ParameterCollection, Parameters
+from ..params.collection import ParameterCollection
+from ..params.parameters import LookupParameters, Parameters
 from ..trainers import Trainer
 from . import _saving
 from ._session import world

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from .._ffi import lib, view
 
 if TYPE_CHECKING:
-    from .base import AnyParameter, Trainer
+    from ..params.parameters import AnyParameter
+    from .base import Trainer
 
 
 def _moment(trainer: Trainer, parameter: AnyParameter, k: int) -> NDArray[Any]:
