@@ -9,33 +9,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import ffi, lib
 from ..params.collection import ParameterCollection
+from ..trainers.state import Settings
 from ._world import World
 from .sampling import Step
 from .structure import Structure
-
-
-class Settings(NamedTuple):
-    """What of a trainer must be the same on all ranks in an update."""
-
-    learning_rate: float
-    clip_threshold: float
-    clip_value: float
-    weight_decay: float
-    sparse_updates: float
-    skip_nonfinite: float
-    accumulation: float
-
-    def words(self, of: NDArray[np.bool_]) -> str:
-        """Names and values of these."""
-        chosen = [f"{name.replace('_', ' ')} {value!r}".removesuffix(".0") for name, value in self._asdict().items()]
-        return ", ".join(text for text, wanted in zip(chosen, of, strict=True) if wanted)
 
 
 @dataclass(frozen=True)
