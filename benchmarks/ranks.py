@@ -11,9 +11,13 @@ Every rank trains on 32 sentences a step, one thread each. In each round all var
     t-ddp     N ranks of PyTorch with DistributedDataParallel
 
 PyTorch's interpreter comes from --torch-python or DIST_DYNET_BENCH_TORCH; without one its variants are left out. A line per variant says how
-many words a second all processes did together (wall time, median and span over the rounds). Then, of the same round: efficiency = ranks / alone;
-lockstep / alone, where `lockstep` is what `alone` would have reached had its processes waited for one another after each step, and exchanged
-nothing: as the time of a step varies from core to core and from step to step, no exchange can do better; PyTorch's efficiency, and ranks / t-ddp.
+many words a second all processes did together (wall time, median and span over the rounds). Then, of the same round:
+
+    efficiency          ranks / alone, and the same for PyTorch
+    lockstep / alone    what `alone` would have reached had its processes waited for one another after each step, and exchanged nothing: as the
+                        time of a step varies from core to core and from step to step, no exchange can do better
+    ranks / t-ddp
+
 `parts` is one more run of the ranks in which a barrier stands before each update, so that waiting for a slower rank is not counted as exchange:
 ms of a step (computing, waiting, agreement and exchange, update), of each the median.
 """
@@ -118,6 +122,7 @@ def run_ours(variant, task, seconds):
     """One process of `alone`, `ranks` or `parts`; rank 0 prints the JSON line."""
     import dist_dynet as dy
     from dist_dynet import parallel
+    from dist_dynet.trainers.state import Settings
 
     rank, ranks = parallel.rank(), parallel.world_size()
     m = dy.ParameterCollection()
@@ -139,7 +144,7 @@ def run_ours(variant, task, seconds):
             computed = time.perf_counter()
             parallel.barrier()
             met = time.perf_counter()
-            agreed, what = trainer._agreement.reach(trainer._exchange, 1.0, trainer._settings(), None)
+            agreed, what = trainer._agreement.reach(trainer._exchange, 1.0, Settings.of(trainer.inner), None)
             if agreed is not None:  # else it is done
                 trainer._exchange.sum(agreed, what)
             exchanged = time.perf_counter()

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..params.collection import ParameterCollection
+from ..trainers.state import Settings
 from ._world import World
-from .report import Flag, Form, Report, Settings, pack_head
+from .report import Flag, Form, Report, pack_head
 from .sampling import Step
 from .structure import Structure
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib, pointer
-from ..params.collection import LookupParameters, Parameters
+from ..params.parameters import LookupParameters, Parameters
 from ._world import World
 from .agreement import Agreed, Messenger
 from .report import Report

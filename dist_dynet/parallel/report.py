@@ -4,30 +4,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import ffi, lib
+from ..trainers.state import Settings
 from .structure import Structure
-
-
-class Settings(NamedTuple):
-    """What of a trainer must be the same on all ranks in an update."""
-
-    learning_rate: float
-    clip_threshold: float
-    clip_value: float
-    weight_decay: float
-    sparse_updates: float
-    skip_nonfinite: float
-    accumulation: float
-
-    def words(self, of: NDArray[np.bool_]) -> str:
-        """Names and values of these."""
-        chosen = [f"{name.replace('_', ' ')} {value!r}".removesuffix(".0") for name, value in self._asdict().items()]
-        return ", ".join(text for text, wanted in zip(chosen, of, strict=True) if wanted)
 
 
 class Flag:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, NULL, ffi, lib
-from ..params.collection import Root
+from ..params.root import Root
 from ._world import World
 from .agreement import Agreed
 from .exchange import MpiExchange, Range, Rows

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from .._ffi import lib
-from ..params.collection import LookupParameters, ParameterCollection, Parameters
+from ..params.collection import ParameterCollection
+from ..params.parameters import LookupParameters, Parameters
 from ._world import World, hash_of
 
 Parameter = Parameters | LookupParameters
