@@ -15,9 +15,7 @@ from ..ops import (
     dot_product,
     inputTensor,
     log_sigmoid,
-    log_softmax,
     lookup_batch,
-    pickneglogsoftmax,
     pickneglogsoftmax_batch,
     reshape,
     sum_elems,
@@ -27,7 +25,7 @@ from ..ops._nodes import indices, not_expression
 from ..params import ConstInitializer, UniformInitializer
 from ..params.collection import ParameterCollection
 from .block import used
-from .softmax import SoftmaxBuilder, _draw
+from .softmax import SoftmaxBuilder
 
 
 class Sampler:
@@ -155,22 +153,6 @@ class _SampledBuilder(SoftmaxBuilder):
         raise NotImplementedError
 
     # ---- the exact distribution ----------------------------------------------------------------------------------------------------
-
-    def neg_log_softmax(self, x: Expression, c: int, update: bool = True) -> Expression:
-        """The exact loss -log p(c | x), over all classes: for evaluation."""
-        return pickneglogsoftmax(self.full_logits(x, update), c)
-
-    def neg_log_softmax_batch(self, x: Expression, c: Iterable[int], update: bool = True) -> Expression:
-        """The same with one class per batch element; an unbatched x serves all classes."""
-        return pickneglogsoftmax_batch(self.full_logits(x, update), list(c))
-
-    def sample(self, x: Expression) -> int:
-        """A class drawn from p( . | x), for x without batch."""
-        return _draw(self.full_logits(x, False))
-
-    def full_log_distribution(self, x: Expression, update: bool = True) -> Expression:
-        """The vector of log p(c | x) of all classes."""
-        return log_softmax(self.full_logits(x, update))
 
     def full_logits(self, x: Expression, update: bool = True) -> Expression:
         """The scores of all classes. It reads all of W; in training, its gradient fills all rows."""
