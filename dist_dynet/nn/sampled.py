@@ -207,16 +207,7 @@ class NoiseContrastiveEstimation(_SampledBuilder):
     Parameters, in the subcollection noise-contrastive-estimation, are lookup tables, so that a step touches n + 1 rows: W (num_classes
     rows of input_dim) and, with bias, b (num_classes rows of one number), which starts at -log num_classes.
 
-    Args:
-        input_dim: the size of x.
-        num_classes: the number of classes.
-        pc: where the parameters go.
-        num_samples: n.
-        distribution: q, as Sampler takes it: "log-uniform" for classes sorted by falling frequency, "uniform", or counts.
-        bias: False: there is no b.
-
-    Raises:
-        ValueError: a size is not positive, or another distribution.
+    Arguments and errors are those of SampledSoftmax; q is where the noise is drawn from.
 
     >>> import dist_dynet as dy
     >>> output = dy.NoiseContrastiveEstimation(3, 4, dy.ParameterCollection(), 5, [10, 5, 2, 1])
