@@ -23,9 +23,10 @@ from ..trainers.state import Settings
 from . import _saving
 from ._session import world
 from ._world import World
-from .agreement import Agreement, Flag
+from .agreement import Agreement
 from .engines import ENGINES, Compression, Engine, choose
 from .exchange import Exchange
+from .report import Flag
 from .reproducible import ReproducibleSum
 from .sampling import Part, last_step
 
@@ -159,11 +160,11 @@ class DistributedTrainer:
         if self._agreement is not None and self._exchange is not None:
             if self._exchange.hasten(self._factor(n)):
                 flags |= Flag.EARLY
-            agreed, what = self._agreement.reach(n, Settings.of(self._inner), last_step(), flags)
-            if not agreed.over and flags & Flag.ENDED:
+            agreed, what = self._agreement.reach(self._exchange, n, Settings.of(self._inner), last_step(), flags)
+            over = agreed is not None and agreed.over
+            if agreed is not None and not over and flags & Flag.ENDED:
                 agreed.settings.set_on(self._inner)  # goes on as the ranks do that still have data
-            over = agreed.over
-            if self._sum is None:
+            if agreed is not None and self._sum is None:
                 self._exchange.sum(agreed, what)
         elif n == 0:
             self.collection.reset_gradients()
