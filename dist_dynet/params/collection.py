@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import _random
-from .._ffi import DTYPE, NULL, ffi, lib, nodes, pointer, view, view_ints
+from .._ffi import DTYPE, NULL, calls, ffi, lib, nodes, pointer, view, view_ints
 from ..graph import Expression, expression, resolved
 from . import copying, initializers
 
 FileName = str | PathLike[str]
-_resolve, _current = nodes.dn_resolve, nodes.dn_current
+_resolve, _current = nodes.dn_resolve, calls.current
 MAX_DIMS: int = lib.DN_MAX_DIMS
 
 
