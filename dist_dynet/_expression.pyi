@@ -1,7 +1,9 @@
 """What csrc/python/expression.c has: the base of Expression, and the calls on expressions that are made most often."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+N = TypeVar("N", bound=Node)
 
 class Node:
     """The base of Expression: its handle and its operators."""
@@ -26,7 +28,7 @@ Kind = Literal[
 ]
 
 def bind(table: int) -> None: ...
-def call(kind: Kind, op: int, cls: type[Node], otherwise: Callable[..., Any], /) -> Callable[..., Any]: ...
+def call(kind: Kind, op: int, cls: type[N], otherwise: Callable[..., Any], /) -> Callable[..., N]: ...
 def operator(name: str, function: Callable[..., Any], reflected: Callable[[Any, Any], Any] | None, /) -> None: ...
 def set_current(graph: int, /) -> None: ...
 def current() -> int: ...

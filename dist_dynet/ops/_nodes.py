@@ -18,6 +18,7 @@ from .._ffi import DTYPE, NULL, OPS, calls, fail, fail_in, nodes
 from ..graph import NO_GRAPH, Expression, current_graph, resolved
 
 F = TypeVar("F", bound=Callable[..., Any])
+E = TypeVar("E", bound=Expression)
 
 NOT_TAKEN = calls.NOT_TAKEN
 _node1, _node2, _node_many, _node_parts = nodes.dn_node1, nodes.dn_node2, nodes.dn_node_many, nodes.dn_node_parts
@@ -34,7 +35,7 @@ def has_handle(x: Any) -> bool:
     return isinstance(x, Expression) and hasattr(x, "_h")
 
 
-def make(cls: type[Expression], handle: int, *inputs: int) -> Any:
+def make(cls: type[E], handle: int, *inputs: int) -> E:
     """An expression of a class for what a C call with these inputs returned; raises what a negative handle stands for."""
     if handle < 0:
         fail(handle, *inputs)
@@ -43,7 +44,7 @@ def make(cls: type[Expression], handle: int, *inputs: int) -> Any:
     return e
 
 
-def after_all(code: int, cls: type[Expression], retry: Callable[[int], int], *inputs: Expression) -> Any:
+def after_all(code: int, cls: type[E], retry: Callable[[int], int], *inputs: Expression) -> E:
     """What a quick call does for an error: tries again with the current graph's node where the inputs are parameters, else raises.
 
     retry(handle of the first input) is the call.
@@ -65,7 +66,7 @@ def unary(function: F) -> F:
 
     @functools.wraps(function)
     def wrapper(x: Expression) -> Expression:
-        return node(x)  # type: ignore[no-any-return]
+        return node(x)
 
     return wrapper  # type: ignore[return-value]
 
@@ -170,10 +171,10 @@ def node_parts(op: int, parts: int, handles: list[int], ints: Sequence[int] = ()
 
 def one(op: int, what: str, x: Expression, ints: Sequence[int] = (), reals: Sequence[float] = ()) -> Expression:
     """A node of one input and any number of attributes."""
-    return one_as(Expression, op, what, x, ints, reals)  # type: ignore[no-any-return]
+    return one_as(Expression, op, what, x, ints, reals)
 
 
-def one_as(cls: type[Expression], op: int, what: str, x: Expression, ints: Sequence[int], reals: Sequence[float] = ()) -> Any:
+def one_as(cls: type[E], op: int, what: str, x: Expression, ints: Sequence[int], reals: Sequence[float] = ()) -> E:
     """As one(), as an expression of a class."""
     try:
         given = x._h
@@ -188,7 +189,7 @@ def one_as(cls: type[Expression], op: int, what: str, x: Expression, ints: Seque
     return e
 
 
-def with_int(op_name: str, what: str, cls: type[Expression] = Expression) -> Callable[[Expression, int], Any]:
+def with_int(op_name: str, what: str, cls: type[E]) -> Callable[[Expression, int], E]:
     """f(x, i) -> a node of one input and one whole number."""
     op = OPS[op_name]
 
@@ -217,7 +218,7 @@ def with_reals(op_name: str, what: str) -> Callable[[Expression, float, float], 
     return calls.call("with_reals", op, Expression, otherwise)
 
 
-def leaf(cls: type[Expression], op: int, ints: Sequence[int], reals: Sequence[float]) -> Any:
+def leaf(cls: type[E], op: int, ints: Sequence[int], reals: Sequence[float]) -> E:
     """A node without inputs in the current graph, from attributes alone."""
     graph = current_graph()
     h = _leaf(graph, op, len(ints), ints, len(reals), reals)

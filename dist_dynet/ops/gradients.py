@@ -11,7 +11,7 @@ from ._nodes import one, unary, with_int, with_reals
 __all__ = ["argmax", "ceil", "flip_gradient", "floor", "nobackprop", "round", "scale_gradient"]
 
 _scale, _flip = with_reals("scale_gradient", "scale_gradient"), with_reals("scale_gradient", "flip_gradient")
-_round, _ceil, _floor = (with_int(name, name) for name in ("round", "ceil", "floor"))
+_round, _ceil, _floor = (with_int(name, name, Expression) for name in ("round", "ceil", "floor"))
 _MODES = {"zero_gradient": 0, "straight_through_gradient": 1}
 
 
@@ -69,7 +69,7 @@ def round(x: Expression, gradient_mode: str) -> Expression:
     >>> dy.round(dy.inputVector([0.5, 1.5, -1.2]), "zero_gradient").value()
     [0.0, 2.0, -1.0]
     """
-    return _round(x, _mode(gradient_mode, "round"))  # type: ignore[no-any-return]
+    return _round(x, _mode(gradient_mode, "round"))
 
 
 def ceil(x: Expression, gradient_mode: str) -> Expression:
@@ -81,7 +81,7 @@ def ceil(x: Expression, gradient_mode: str) -> Expression:
     >>> dy.ceil(dy.inputVector([0.5, 2, -1.2]), "zero_gradient").value()
     [1.0, 2.0, -1.0]
     """
-    return _ceil(x, _mode(gradient_mode, "ceil"))  # type: ignore[no-any-return]
+    return _ceil(x, _mode(gradient_mode, "ceil"))
 
 
 def floor(x: Expression, gradient_mode: str) -> Expression:
@@ -93,7 +93,7 @@ def floor(x: Expression, gradient_mode: str) -> Expression:
     >>> dy.floor(dy.inputVector([0.5, 2, -1.2]), "zero_gradient").value()
     [0.0, 2.0, -2.0]
     """
-    return _floor(x, _mode(gradient_mode, "floor"))  # type: ignore[no-any-return]
+    return _floor(x, _mode(gradient_mode, "floor"))
 
 
 def argmax(x: Expression, gradient_mode: str, d: int = 0) -> Expression:

@@ -77,7 +77,7 @@ def pick(e: Expression, index: int = 0, dim: int = 0) -> _pickerExpression:
     if dim == 0 and type(index) is int and index >= 0:  # the frequent case, as in _getitem()
         picked = _first_dim(e, index)
         if picked is not None:
-            return picked  # type: ignore[no-any-return]
+            return picked
     return _pick(_pickerExpression, "pick", e, op.index(dim), [whole(index)])  # type: ignore[no-any-return]
 
 
@@ -223,7 +223,7 @@ def _getitem(x: Expression, index: Any) -> Expression:
     if type(index) is int and index >= 0:  # the frequent case: no dims asked for
         picked = _first_dim(x, index)
         if picked is not None:
-            return picked  # type: ignore[no-any-return]
+            return picked
     dims, batch = x.dim()
     items = index if isinstance(index, tuple) else (index,)
     sizes = (*dims, batch)

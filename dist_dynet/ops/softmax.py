@@ -20,7 +20,7 @@ __all__ = [
 ]  # fmt: skip
 
 _PICK = OPS["pickneglogsoftmax"]
-_softmax, _log_softmax, _sparsemax = (with_int(name, name) for name in ("softmax", "log_softmax", "sparsemax"))
+_softmax, _log_softmax, _sparsemax = (with_int(name, name, Expression) for name in ("softmax", "log_softmax", "sparsemax"))
 _masked = of_list_with_int("masked_log_softmax", "log_softmax")
 
 
@@ -33,7 +33,7 @@ def softmax(x: Expression, d: int = 0) -> Expression:
     >>> dy.softmax(dy.inputVector([1, 1])).value()
     [0.5, 0.5]
     """
-    return _softmax(x, operator.index(d))  # type: ignore[no-any-return]
+    return _softmax(x, operator.index(d))
 
 
 def _nested(values: Iterable[int] | Iterable[Iterable[int]], what: str) -> list[list[int]]:
@@ -59,7 +59,7 @@ def log_softmax(x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]]
     """
     d = operator.index(d)
     if restrict is None:
-        return _log_softmax(x, d)  # type: ignore[no-any-return]
+        return _log_softmax(x, d)
     if not isinstance(x, Expression):
         raise not_expression("log_softmax", x)
     dims = x.dim()[0] or (1,)
@@ -97,7 +97,7 @@ def sparsemax(x: Expression, d: int = 0) -> Expression:
     >>> dy.sparsemax(dy.inputVector([1, 0.5, -1])).value()
     [0.75, 0.25, 0.0]
     """
-    return _sparsemax(x, operator.index(d))  # type: ignore[no-any-return]
+    return _sparsemax(x, operator.index(d))
 
 
 def constrained_softmax(x: Expression, y: Expression) -> Expression:
@@ -140,7 +140,7 @@ def pickneglogsoftmax(x: Expression, v: int) -> Expression:
     >>> round(dy.pickneglogsoftmax(dy.inputVector([0, 0]), 1).value(), 4)
     0.6931
     """
-    return _picked(x, v)  # type: ignore[no-any-return]
+    return _picked(x, v)
 
 
 def pickneglogsoftmax_batch(x: Expression, vs: Sequence[int]) -> Expression:
