@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from processes import run_python
+from processes import passing_tests
 
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE_NAME
@@ -199,5 +199,4 @@ def test_the_random_graphs_run_in_double():
 
 @pytest.mark.float32
 def test_random_graphs_in_double():
-    result = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, DIST_DYNET_DTYPE="float64")
-    assert result.returncode == 0 and " passed" in result.stdout, result.stdout[-3000:]
+    assert passing_tests(__file__, DIST_DYNET_DTYPE="float64")
