@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib, pointer
-from ..params.collection import LookupParameters, Parameters
+from ..params.parameters import LookupParameters, Parameters
 from ._world import World
-from .agreement import Agreed
+from .agreement import Agreed, Messenger
+from .report import Report
 from .structure import Structure
 
 _PADDING = 16
@@ -34,7 +35,7 @@ Weight = Callable[[], float | None]
 """What a rank's gradients are to be multiplied by now; None: whoever wanted to know is gone."""
 
 
-class Exchange(Protocol):
+class Exchange(Messenger, Protocol):
     """Adds up gradients over the ranks."""
 
     def sum(self, agreed: Agreed, what: str) -> None:
@@ -48,9 +49,6 @@ class Exchange(Protocol):
 
     def hasten(self, weight: float) -> int:
         """The agreement and sum() will follow, with this weight, on all ranks. What of Flag.EARLY and Flag.AHEAD is so."""
-
-    def advance(self) -> int:
-        """Goes on with what hasten() has begun, while the agreement is waited for; rises with all that is done."""
 
     def drop(self, what: str) -> None:
         """The ranks have not agreed: what hasten() has begun is brought to its end, and gradients stay as they are. Collective."""
@@ -89,8 +87,8 @@ class MpiExchange:
         """Nothing begins early."""
         return 0
 
-    def advance(self) -> int:
-        """Nothing has begun."""
+    def _advance(self) -> int:
+        """Goes on with what hasten() has begun, while the agreement is waited for; rises with all that is done."""
         return 0
 
     def drop(self, what: str) -> None:
@@ -102,6 +100,13 @@ class MpiExchange:
 
     def load_residuals(self, residuals: Mapping[str, NDArray[Any]]) -> None:
         """Nothing is compressed."""
+
+    def tell(self, report: Report, what: str) -> NDArray[Any] | None:
+        """As Messenger.tell, without a way for updates that are like the last one."""
+        every = np.empty(self._here.size, report.form.dtype)
+        mine = report.form.fill(report.head, report.weight)
+        self._here.wait([self._comm.Iallgather(mine, every.view(np.uint8))], what, moves=self._advance)
+        return every
 
     def sum(self, agreed: Agreed, what: str) -> None:
         """As Exchange.sum."""

@@ -26,13 +26,14 @@ from numpy.typing import NDArray
 
 from .._ffi import DTYPE, lib
 from ..graph import watchers
-from ..params.collection import Root
+from ..params.root import Root
 from ._world import World
-from .agreement import Agreed, Flag
+from .agreement import Agreed
 from .compression import Bf16
 from .exchange import MpiExchange, Weight
 from .layout import Arrays, Layout
 from .memory import map_together, say_refused
+from .report import Flag
 from .rounds import Helper, Round, stop_at_exit
 from .rows import RowsBetweenHosts, RowsRound
 from .structure import Structure
@@ -178,8 +179,8 @@ class HybridExchange(MpiExchange):
             rows.put(agreed.scale)
         self._prepare(used)
 
-    def advance(self) -> int:
-        """As Exchange.advance: MPI moves large messages only while somebody looks at it."""
+    def _advance(self) -> int:
+        """As MpiExchange._advance: MPI moves large messages only while somebody looks at it."""
         early, rows, moves = self._early, self._rows_round, 0
         if early is not None and early.lock.acquire(blocking=False):
             try:
