@@ -105,9 +105,10 @@ typedef struct dn_cell dn_cell;
     X(int, ints_set, (int64_t a, int n, const int *ints), (a, n, ints)) \
     /* the node of a parameter's handle in this graph, made if need be; other handles are checked and returned */ \
     X(int64_t, resolve, (int graph, int64_t a), (graph, a)) \
-    /* Where the work is so small that to give the lock up would cost more. The value of a node that is one number, computed if need be, else
-     * NaN; dn_backward, for small graphs, else DN_LONG_WAY. */ \
-    X(double, quick_scalar, (int64_t a), (a)) \
+    X(int, node_dim, (int64_t a, dn_dim *out), (a, out)) \
+    /* Where the work is so small that to give the lock up would cost more, else DN_LONG_WAY: the value of a node, computed if need be, as `room`
+     * numbers at most; dn_backward. */ \
+    X(int, quick_value, (int64_t a, dn_dim *dim, int room, double *out), (a, dim, room, out)) \
     X(int, quick_backward, (int64_t a), (a)) \
     /* a new graph in this slot: forgets all nodes, keeps the memory */ \
     X(int, renew, (int graph), (graph))
@@ -222,7 +223,6 @@ extern "Python" int dn_python(const dn_python_call *);
 
 /* ---- nodes ------------------------------------------------------------------------------------------------------------------------- */
 int dn_node_index(int64_t a);
-int dn_node_dim(int64_t a, dn_dim *out);
 int dn_node_op(int64_t a);
 /* its n-th input as a handle, negative when there are no more */
 int64_t dn_node_input(int64_t a, int n);
