@@ -63,6 +63,15 @@ int dn__same_sizes(const dn_dim *a, const dn_dim *b) {
     return 1;
 }
 
+int dn__alike_dims(dn_shape *s) {
+    int batch = dn__common_batch(s);
+    if (batch < 0) return batch;
+    for (int i = 1; i < s->n; i++)
+        if (!dn__same_sizes(s->x[0], s->x[i]))
+            return dn__fail(s, DN_ERROR_VALUE, "all inputs must have the same dims; got x_0 = %s, x_%d = %s.", DIMS(s->x[0]), i, DIMS(s->x[i]));
+    return dn__set_dims(s, s->x[0]->nd, s->x[0]->d, batch);
+}
+
 int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, const int *ints, int n_reals, const double *reals,
              dn_param *param, int constant) {
     if (t->n_nodes >= 1 << DN_INDEX_BITS)
