@@ -17,7 +17,6 @@ from dist_dynet._ffi import DTYPE_NAME
 DOUBLE = DTYPE_NAME == "float64"
 TOLERANCE = 1e-9 if DOUBLE else 1e-5
 STRATEGIES = (1, 2, 3)
-BATCHES = (1, 1, 1, 2)
 SIZE, LEAVES = 4, 4
 
 
