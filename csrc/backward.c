@@ -217,7 +217,7 @@ static int begin(dn_tape *t, int i, int full) {
             depends_on(t, i, t->roots[r].root))
             return dn__tape_fail(t, DN_ERROR_STATE, "backward: parameters were changed after the values of this graph had been computed. "
                                  "Build the graph anew, or compute it again: value(recalculate=True).");
-    for (int j = 0; j < t->n_nodes; j++) {
+    for (int j = 0; j < t->swept_nodes && j < t->n_nodes; j++) {
         t->nodes[j].grad = NULL;
         t->nodes[j].products = -1;
         t->nodes[j].in_chunk = t->nodes[j].finished = 0;
@@ -227,6 +227,7 @@ static int begin(dn_tape *t, int i, int full) {
         t->groups[j].weights = 0;
     }
     for (int j = 0; j < t->n_gathers; j++) t->gathers[j].grad = NULL;
+    t->swept_nodes = t->n_nodes;
     t->n_products = 0;
     t->late = NULL;
     t->out_of_memory = 0;

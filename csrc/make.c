@@ -122,7 +122,7 @@ int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, 
     node->saved = s.saved;
     node->needs_grad = (uint8_t)(needs_grad && !(op->flags & DN_NO_GRAD));
     node->constant = (uint8_t)constant;
-    node->copied = node->in_chunk = node->failed = 0;
+    node->copied = node->in_chunk = node->finished = node->failed = 0;
     node->param = param;
     node->data = NULL;
     node->value = node->saved_memory = node->grad = NULL;

@@ -139,7 +139,7 @@ void dn__start_graph(dn_tape *t, int immediate, int check_finite, int autobatch)
     dn__forget_groups(t);
     memset(&t->counts, 0, sizeof t->counts);
     t->work_made = 0;
-    t->n_nodes = t->evaluated = 0;
+    t->n_nodes = t->evaluated = t->swept_nodes = 0;
     t->dropped = 0;
     t->n_args = t->n_ints = t->n_reals = t->n_marks = t->n_products = 0;
     t->swept_root = t->sweep = -1;

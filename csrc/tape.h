@@ -120,6 +120,7 @@ struct dn_tape {
     /* ready.c, in a backward that is watched, else NULL: the parameters' nodes that were last used at each place of the sweep, as lists */
     struct { int32_t *last_use, *next; } watch;
     int swept_root;             /* root of the last finished or running backward, -1: none */
+    int swept_nodes;            /* nodes from this one on are as they were made: no backward has seen them */
     uint64_t seed, stream, counter;
     struct dn_rng *generator;   /* what random nodes draw from one after the other; NULL: their draws are keyed */
     /* inputs of the call at hand */
