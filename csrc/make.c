@@ -110,7 +110,10 @@ int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, 
     /* Field by field: GCC clears a whole struct with `rep stos`, which costs more than all the rest. */
     node->op = op;
     node->epoch = t->epoch;
-    node->dim = s.y;
+    node->dim.nd = s.y.nd; /* number by number, as dims() has just written them: wider loads would wait for those stores to reach the cache */
+    node->dim.batch = s.y.batch;
+    node->dim.size = s.y.size;
+    for (int i = 0; i < s.y.nd; i++) node->dim.d[i] = s.y.d[i];
     node->n_args = n;
     node->args = t->n_args;
     node->n_ints = n_ints;
@@ -378,23 +381,27 @@ static int param_table_grow(dn_tape *t) {
     return 0;
 }
 
-int dn__param_node(dn_tape *t, int64_t handle, dn_param *p, int constant) {
+static int new_param_node(dn_tape *t, int64_t handle, dn_param *p, int constant) {
     if (t->param_count * 2 >= t->param_capacity && param_table_grow(t)) return DN_ERROR_MEMORY;
     int slot = param_slot(t, handle);
-    if (t->param_nodes[slot].epoch == t->param_epoch) {
-        int i = t->param_nodes[slot].node;
-        /* after a revert the entry may be of a node that is gone */
-        if (i < t->n_nodes && t->nodes[i].op == dn_ops[DN_OP_parameter] && t->nodes[i].param == p && t->nodes[i].constant == constant)
-            return i;
-    } else {
-        t->param_count++;
-    }
+    t->param_count += t->param_nodes[slot].epoch != t->param_epoch;
     if (dn__retain_root(t, p->root)) return DN_ERROR_MEMORY;
     int i = dn__make(t, dn_ops[DN_OP_parameter], 0, NULL, 0, NULL, 0, NULL, p, constant);
     t->param_nodes[slot].handle = handle;
     t->param_nodes[slot].node = i < 0 ? INT32_MAX : i;
     t->param_nodes[slot].epoch = t->param_epoch;
     return i;
+}
+
+int dn__param_node(dn_tape *t, int64_t handle, dn_param *p, int constant) {
+    const int slot = t->param_capacity ? param_slot(t, handle) : -1;
+    if (slot >= 0 && t->param_nodes[slot].epoch == t->param_epoch) {
+        const int i = t->param_nodes[slot].node;
+        /* after a revert the entry may be of a node that is gone */
+        if (i < t->n_nodes && t->nodes[i].op == dn_ops[DN_OP_parameter] && t->nodes[i].param == p && t->nodes[i].constant == constant)
+            return i;
+    }
+    return new_param_node(t, handle, p, constant);
 }
 
 static int64_t make_lookup(dn_tape *t, int op, int64_t table, int n, const int *rows) {

@@ -27,9 +27,6 @@ int dn_op_flags(int op) { return op >= 0 && op < DN_OP_COUNT ? dn_ops[op]->flags
 static const char STALE[] = "expression belongs to a graph that renew_cg() or cg_revert() closed, or that ended with its thread. "
                             "Build it again in this graph.";
 
-int dn__tape_enter(dn_tape *t) { return __atomic_exchange_n(&t->busy, 1, __ATOMIC_ACQUIRE) ? DN_ERROR_BUSY : 0; }
-void dn__tape_leave(dn_tape *t) { __atomic_store_n(&t->busy, 0, __ATOMIC_RELEASE); }
-
 int dn__tape_fail(dn_tape *t, int error, const char *format, ...) {
     va_list args;
     va_start(args, format);
@@ -260,11 +257,7 @@ int64_t dn_graph_bytes(int graph) {
 
 /* ---- handles ------------------------------------------------------------------------------------------------------- */
 
-int64_t dn__handle(const dn_tape *t, int i) { return t->nodes[i].epoch << DN_INDEX_BITS | i; }
-
-int dn__find(dn_tape *t, int64_t handle) {
-    int64_t i = handle & (((int64_t)1 << DN_INDEX_BITS) - 1);
-    if (handle >= 0 && i < t->n_nodes && t->nodes[i].epoch == handle >> DN_INDEX_BITS) return (int)i;
+int dn__find_parameter(dn_tape *t, int64_t handle) {
     int constant;
     dn_param *p = dn__handle_param(handle, &constant);
     if (p) return dn__param_node(t, handle, p, constant);

@@ -132,8 +132,8 @@ struct dn_tape {
 
 dn_tape *dn__graph_tape(int graph);             /* NULL: no such graph */
 dn_tape *dn__handle_tape(int64_t a);            /* NULL: a parameter's handle, or no handle at all */
-int dn__tape_enter(dn_tape *);
-void dn__tape_leave(dn_tape *);
+static inline int dn__tape_enter(dn_tape *t) { return __atomic_exchange_n(&t->busy, 1, __ATOMIC_ACQUIRE) ? DN_ERROR_BUSY : 0; }
+static inline void dn__tape_leave(dn_tape *t) { __atomic_store_n(&t->busy, 0, __ATOMIC_RELEASE); }
 /* For calls that give Python's lock up: `t` is used by this thread until dn__tape_leave. */
 #define DN_ENTER(t)                                  \
     do {                                             \
@@ -143,9 +143,6 @@ void dn__tape_leave(dn_tape *);
 int dn__tape_fail(dn_tape *, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));
 int dn__no_memory(dn_tape *);
 int dn__no_values(dn_tape *);                   /* the error while a function is traced */
-/* index of a live handle; a parameter's handle gives its node, made if need be; negative error */
-int dn__find(dn_tape *, int64_t handle);
-int64_t dn__handle(const dn_tape *, int index);
 int dn__param_node(dn_tape *, int64_t handle, dn_param *, int constant);
 /* Appends a node and returns its index. `inputs` are indices; `param` is NULL but for parameter and lookup nodes, whose dims are asked with the
  * table's dim. */
@@ -186,6 +183,14 @@ int64_t dn__work(const dn_tape *, const dn_node *);
 int dn__grow(void **array, int *capacity, int wanted, size_t element);
 #define DN_GROW(array, capacity, wanted) \
     ((wanted) <= (capacity) ? 0 : dn__grow((void **)&(array), &(capacity), wanted, sizeof *(array)))
+/* the same for a handle that is no node's of this graph: a parameter's, or none */
+int dn__find_parameter(dn_tape *, int64_t handle);
+/* index of a live handle; a parameter's handle gives its node, made if need be; negative error */
+static inline int dn__find(dn_tape *t, int64_t handle) {
+    const int64_t i = handle & (((int64_t)1 << DN_INDEX_BITS) - 1);
+    return i < t->n_nodes && t->nodes[i].epoch == handle >> DN_INDEX_BITS ? (int)i : dn__find_parameter(t, handle);
+}
+static inline int64_t dn__handle(const dn_tape *t, int i) { return t->nodes[i].epoch << DN_INDEX_BITS | i; }
 static inline size_t dn__elements(const dn_dim *d) { return (size_t)d->size * (size_t)d->batch; }
 
 #endif

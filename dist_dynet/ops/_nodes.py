@@ -115,7 +115,7 @@ def many(op: int, what: str, exprs: Iterable[Expression], ints: Sequence[int] = 
 
 
 def few(op: int, what: str, exprs: Iterable[Expression]) -> Expression:
-    """As many(), without attributes; quick for lists of two, three and five."""
+    """As many(), without attributes; quick for lists of two and three."""
     if type(exprs) is not list:
         return many(op, what, exprs)
     try:
@@ -125,9 +125,6 @@ def few(op: int, what: str, exprs: Iterable[Expression]) -> Expression:
         elif len(exprs) == 3:
             a, b, c = exprs
             h = _node3(op, a._h, b._h, c._h)
-        elif len(exprs) == 5:
-            a, b, c, d, f = exprs
-            h = _node5(op, a._h, b._h, c._h, d._h, f._h)
         else:
             return many(op, what, exprs)
     except AttributeError:  # not of expressions
@@ -137,6 +134,35 @@ def few(op: int, what: str, exprs: Iterable[Expression]) -> Expression:
     e = Expression()
     e._h = h
     return e
+
+
+def products(function: F) -> F:
+    """f([b, W_1, x_1, ...]) -> a node of the op that has the function's name; quick for one and for two products."""
+    op, what = OPS[function.__name__], function.__name__
+
+    @functools.wraps(function)
+    def wrapper(exprs: Iterable[Expression]) -> Expression:
+        if type(exprs) is not list:
+            return many(op, what, exprs)
+        n = len(exprs)
+        try:
+            if n == 3:
+                b, w, x = exprs
+                h = _node3(op, b._h, w._h, x._h)
+            elif n == 5:
+                b, w, x, v, y = exprs
+                h = _node5(op, b._h, w._h, x._h, v._h, y._h)
+            else:
+                return many(op, what, exprs)
+        except AttributeError:  # not of expressions
+            return many(op, what, exprs)
+        if h < 0:
+            return many(op, what, exprs) if h == NO_GRAPH else fail(h, *(e._h for e in exprs))
+        e = Expression()
+        e._h = h
+        return e
+
+    return wrapper  # type: ignore[return-value]
 
 
 def joined(op: int, what: str, exprs: Iterable[Expression], i: int) -> Expression:

@@ -6,14 +6,12 @@ from collections.abc import Iterable
 
 from .._ffi import OPS
 from ..graph import Expression
-from ._nodes import binary, few, many, unary
+from ._nodes import binary, many, products, unary
 
 __all__ = [
     "affine_transform", "circ_conv", "circ_corr", "contract3d_1d", "contract3d_1d_1d", "contract3d_1d_1d_bias", "contract3d_1d_bias",
     "dot_product", "inverse", "layer_norm", "logdet", "matmul", "trace_of_product", "weight_norm",
 ]  # fmt: skip
-
-_AFFINE = OPS["affine_transform"]
 
 
 @binary
@@ -30,6 +28,7 @@ def matmul(x: Expression, y: Expression) -> Expression:
     raise NotImplementedError
 
 
+@products
 def affine_transform(exprs: Iterable[Expression]) -> Expression:
     """y = b + W_1 x_1 + W_2 x_2 + ... for [b, W_1, x_1, W_2, x_2, ...].
 
@@ -42,7 +41,7 @@ def affine_transform(exprs: Iterable[Expression]) -> Expression:
     >>> dy.affine_transform([b, W, x]).value()
     [4.0, 8.0]
     """
-    return few(_AFFINE, "affine_transform", exprs)
+    raise NotImplementedError
 
 
 @binary
