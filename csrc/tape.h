@@ -63,6 +63,10 @@ typedef struct dn_gather {
 /* A pending product dW += dy x'. */
 typedef struct dn_product { int32_t next; int m, k, n; const dn_real *dy, *x; } dn_product;
 
+/* The dy or the x of a list of products side by side, kept for other matrices that belong to the same outputs or multiply the same inputs. */
+typedef struct dn_columns { int32_t first; int of_x; int64_t used; dn_real *all; dn_arena memory; } dn_columns;
+enum { DN_COLUMNS = 4 };
+
 typedef struct dn_mark {
     int nodes, evaluated, order, args, ints, reals, roots, groups, members, group_inputs, gathers, sources;
     dn_arena_mark values, copies, data;
@@ -116,6 +120,8 @@ struct dn_tape {
     struct dn_late *late;       /* rows.h: gradients of rows that were added up, by input */
     dn_product *products;
     int n_products, products_capacity;
+    dn_columns columns[DN_COLUMNS];
+    int64_t columns_used;       /* counts their uses */
     int sweep, full, out_of_memory;
     /* ready.c, in a backward that is watched, else NULL: the parameters' nodes that were last used at each place of the sweep, as lists */
     struct { int32_t *last_use, *next; } watch;
