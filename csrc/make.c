@@ -1,5 +1,6 @@
 /* Making nodes: dims are inferred, errors phrased, the node appended. These calls keep Python's lock; a tape that another thread computes with
  * is busy. */
+#include "cell.h"
 #include "join.h"
 #include "tape.h"
 
@@ -92,10 +93,13 @@ int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, 
     s.program = op == dn_ops[DN_OP_cell] ? t->programs[ints[0]].program : NULL;
     s.message = t->message;
     int needs_grad = 0;
+    int64_t work = 64;
     for (int i = 0; i < n; i++) {
         t->xdims[i] = &t->nodes[inputs[i]].dim;
         needs_grad |= t->nodes[inputs[i]].needs_grad;
+        work += (int64_t)dn__elements(t->xdims[i]);
     }
+    if (s.program) work = 64 + s.program->work;
     if (param) {
         t->xdims[0] = &param->dim;
         s.n = 1;
@@ -137,7 +141,7 @@ int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, 
     for (int i = 0; i < n_ints; i++) t->ints[t->n_ints++] = ints[i];
     for (int i = 0; i < n_reals; i++) t->reals[t->n_reals++] = reals[i];
     t->n_nodes++;
-    t->work_made += dn__work(t, node);
+    t->work_made += node->work = work + (int64_t)dn__elements(&s.y);
     if (op->flags & DN_JOINS) dn__join_made(t, index);
     return index;
 }
