@@ -97,7 +97,7 @@ void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real 
     if (dn__grouped(t, w)) t->groups[w->group].weights = 1;
 }
 
-enum { MOST_KEPT = 1 << 20 }; /* numbers: larger copies are made anew for each matrix, which has more to compute then */
+enum { MOST_KEPT = 1 << 17 }; /* numbers: larger copies are made anew for each matrix, in memory that is in the cache */
 
 static int rows_of(const dn_product *p, int of_x) { return of_x ? p->k : p->m; }
 

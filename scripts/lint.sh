@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks the sources without running them: ruff (style and docstrings), mypy (types of the package), the C compiler's strict warnings, and
-# shellcheck where it is installed.
+# the shell checker (shellcheck).
 #
 #     scripts/lint.sh
 #
@@ -14,16 +14,16 @@ cd "$ROOT"
 "$VENV/bin/ruff" check .
 "$VENV/bin/mypy"
 "$VENV/bin/python" -c 'import build_ffi'
-for source in csrc/*.c csrc/ops/*.c csrc/kernels/*.c; do
+include="$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')"
+for source in csrc/*.c csrc/ops/*.c csrc/kernels/*.c csrc/python/*.c; do
     defines=()
     [ "$source" = csrc/nodes.c ] && defines=(-DDN_NODES)
+    [ "$source" = csrc/python/expression.c ] && defines=(-DDN_NODES -DPy_LIMITED_API=0x030A0000 -isystem "$include")
     for type in "" -DDN_DOUBLE; do
         # shellcheck disable=SC2086
         $CC -std=gnu11 -O1 -Wall -Wextra -Wshadow -Wstrict-prototypes -Werror -fopenmp-simd -Icsrc -Ibuild/generated "${defines[@]}" $type \
             -fsyntax-only "$source"
     done
 done
-if command -v shellcheck >/dev/null; then
-    shellcheck -x scripts/*.sh scripts/*.sbatch .ci/run
-fi
+"$VENV/bin/shellcheck" -x -P SCRIPTDIR scripts/*.sh scripts/*.sbatch .ci/run
 echo "nothing to mend"

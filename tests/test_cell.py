@@ -1,12 +1,9 @@
 """A cell gives the values and gradients of the function that it was made of: by itself, joined, and batched on the fly."""
 
 import copy
-import os
 import pickle
 import random
 import re
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -16,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_table import FAMILIES
 from op_table.run import NAMES, Run, array_of, drawn
-from processes import run_python
+from processes import passing_tests, run_python
 
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE_NAME, lib
@@ -497,12 +494,39 @@ def test_threads_share_a_cell(model, step):
     assert not wrong and f.traces == 1
 
 
+def test_a_trace_in_one_thread_is_none_in_another():
+    tracing, done, ran = threading.Event(), threading.Event(), []
+
+    @dy.cell
+    def slow(x):
+        tracing.set()
+        assert done.wait(30)
+        return dy.tanh(x)
+
+    @dy.cell
+    def several(xs):
+        ran.append(1)
+        return dy.esum(xs)
+
+    def meet(values):
+        dy.renew_cg()
+        return several([dy.inputVector(v) for v in values]).value()
+
+    meet([[0], [0]])
+    other = threading.Thread(target=lambda: (dy.renew_cg(), slow(dy.ones(1))))
+    other.start()
+    try:
+        assert tracing.wait(30)
+        assert meet([[1], [2]]) == 3 and len(ran) == several.traces == 1
+    finally:
+        done.set()
+        other.join()
+    assert slow.traces == 1
+
+
 @pytest.mark.float32
 def test_double_build_passes():
-    root = Path(__file__).parents[1]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__))]
-    run = subprocess.run(command, cwd=root, env={**os.environ, "DIST_DYNET_DTYPE": "float64"}, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout[-4000:]
+    assert passing_tests(__file__, DIST_DYNET_DTYPE="float64")
 
 
 @pytest.mark.float32

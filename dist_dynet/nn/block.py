@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 
 from .._ffi import lib
 from ..graph import Expression, expression, resolved
-from ..params.collection import LookupParameters, ParameterCollection, Parameters
+from ..params.collection import ParameterCollection
+from ..params.parameters import AnyParameter, Parameters
+from .owner import Owner
 from .state import subcollection
 
 
-class Block:
+class Block(Owner):
     """A piece of a network with parameters of its own, saved and loaded by dy.save() and dy.load() like a builder.
 
     A subclass names its subcollection, and says in `spec` what its constructor takes before the collection.
@@ -31,14 +33,6 @@ class Block:
             raise ValueError(f"{self.whoami()}: sizes must be positive; got {given}.")
         self._collection = subcollection(model, self._subcollection)
 
-    def whoami(self) -> str:
-        """The name of the class."""
-        return type(self).__name__
-
-    def param_collection(self) -> ParameterCollection:
-        """The subcollection of its parameters."""
-        return self._collection
-
     def get_parameters(self) -> list[Parameters]:
         """The parameters, in the order that the class describes."""
         return self._collection.parameters_list()
@@ -54,6 +48,6 @@ class Block:
         raise NotImplementedError
 
 
-def used(p: Parameters | LookupParameters, update: bool) -> Expression:
+def used(p: AnyParameter, update: bool) -> Expression:
     """A parameter as an expression; a constant where it is not to be updated."""
     return p if update else expression(resolved(lib.dn_param_handle(p._c, 1)))
