@@ -29,7 +29,7 @@ static int whole_ints(const dn_node *node) {
     if (node->op->flags & DN_INTS_EACH) return 0;
     return node->op->flags & DN_INTS_AFTER_FIRST ? 1 : node->n_ints;
 }
-/* How many each batch element has, of a node with elements: members must agree. Most have none, and a division takes longer than all else here. */
+/* How many each batch element has, of a node with elements: members must agree. Most have none; a division takes longer than all else here. */
 static int ints_each(const dn_node *node) {
     const int rest = node->n_ints - whole_ints(node);
     return rest ? rest / node->dim.batch : 0;
@@ -214,8 +214,8 @@ static int find_signatures(schedule *s) {
     int32_t *seen = take(s->t, (size_t)(s->n - s->leaves), sizeof *seen); /* the signatures of nodes that have one, one after another */
     s->signatures = take(s->t, (size_t)(s->n - s->leaves), sizeof *s->signatures);
     if (!table || !seen || !s->signatures) return DN_ERROR_MEMORY;
-    /* Programs make the same sequences of nodes again and again. `at` follows an earlier one in `seen`: the guess is what stood there, and where
-     * it is wrong, the sequence that began like this the last time is followed from now on. To confirm a guess takes half the time of a hash. */
+    /* Programs make the same sequences of nodes again and again. `at` follows an earlier one in `seen`: the guess is what stood there. Where it
+     * is wrong, the sequence that began like this the last time is followed from now on. To confirm a guess takes half the time of a hash. */
     for (int i = 0, n = 0, at = 0; i < s->n; i++) {
         if (s->sign[i] == LEAF) continue;
         const dn_node *node = &t->nodes[s->first + i];

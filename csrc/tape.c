@@ -256,8 +256,8 @@ int64_t dn_graph_bytes(int graph) {
     const dn_tape *t = dn__graph_tape(graph);
     size_t columns = 0;
     for (int i = 0; i < DN_COLUMNS; i++) columns += dn__arena_bytes(&t->columns[i].memory);
-    return (int64_t)(columns + dn__arena_bytes(&t->values) + dn__arena_bytes(&t->copies) + dn__arena_bytes(&t->grads) + dn__arena_bytes(&t->data) +
-                     dn__arena_bytes(&t->scratch) + (size_t)t->nodes_capacity * sizeof(dn_node));
+    return (int64_t)(columns + dn__arena_bytes(&t->values) + dn__arena_bytes(&t->copies) + dn__arena_bytes(&t->grads) +
+                     dn__arena_bytes(&t->data) + dn__arena_bytes(&t->scratch) + (size_t)t->nodes_capacity * sizeof(dn_node));
 }
 
 /* ---- handles ------------------------------------------------------------------------------------------------------- */
