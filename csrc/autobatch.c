@@ -21,18 +21,19 @@ double dn__seconds(void) {
 
 /* ---- signatures ---------------------------------------------------------------------------------------------------- */
 
-/* Whether input k must be the same node in all members: parameters are, and what the op says cannot be batched. */
-static int must_be_shared(const dn_node *x, const dn_node *node, int k) {
-    return x->op == dn_ops[DN_OP_parameter] || (k < 8 && node->op->flags >> DN_SHARED_SHIFT & 1 << k);
-}
+/* Whether x as input k must be the same node in all members: parameters are, and what the op says cannot be batched, bit k of `shared`. */
+static int must_be_shared(const dn_node *x, int shared, int k) { return x->op == dn_ops[DN_OP_parameter] || (k < 8 && shared & 1 << k); }
 
 /* How many ints belong to the node as a whole; the others belong to batch elements. */
 static int whole_ints(const dn_node *node) {
     if (node->op->flags & DN_INTS_EACH) return 0;
     return node->op->flags & DN_INTS_AFTER_FIRST ? 1 : node->n_ints;
 }
-/* How many each batch element has, of a node with elements: members must agree. */
-static int ints_each(const dn_node *node) { return (node->n_ints - whole_ints(node)) / node->dim.batch; }
+/* How many each batch element has, of a node with elements: members must agree. Most have none; a division takes longer than all else here. */
+static int ints_each(const dn_node *node) {
+    const int rest = node->n_ints - whole_ints(node);
+    return rest ? rest / node->dim.batch : 0;
+}
 
 static uint64_t mix(uint64_t h, uint64_t x) {
     h = (h ^ x) * 0x9E3779B97F4A7C15u;
@@ -66,7 +67,7 @@ static uint64_t hash(const dn_tape *t, const dn_node *node, int depth) {
     for (int k = 0; k < n; k++) {
         const int at = t->args[node->args + k];
         const dn_node *x = &t->nodes[at];
-        if (must_be_shared(x, node, k)) {
+        if (must_be_shared(x, flags >> DN_SHARED_SHIFT, k)) {
             if (x->dim.batch != 1) return 0;
             h = mix(h, (uint64_t)at);
         } else {
@@ -85,24 +86,28 @@ static uint64_t hash(const dn_tape *t, const dn_node *node, int depth) {
     return collected ? h | 1 : 0;
 }
 
-static int equal_dims(const dn_dim *a, const dn_dim *b) {
-    if (a->nd != b->nd) return 0;
-    for (int i = 0; i < a->nd; i++)
+/* Whether the sizes of values that are not empty are equal. */
+static int equal_sizes(const dn_dim *a, const dn_dim *b) {
+    if (a->nd != b->nd || a->size != b->size) return 0;
+    for (int i = 1; i < a->nd; i++) /* as their product is equal, so is the first */
         if (a->d[i] != b->d[i]) return 0;
     return 1;
 }
 
-/* Whether nodes of equal hash are alike indeed. */
+/* Whether node b, of which nothing is known, is like node a, which can be in a group: then so can b. */
 static int alike(const dn_tape *t, const dn_node *a, const dn_node *b) {
-    if (a->op != b->op || a->needs_grad != b->needs_grad || a->n_reals != b->n_reals) return 0;
-    const int ints = whole_ints(a), ragged = is_ragged(t, a), n = inputs_alike(t, a);
-    if (ragged != is_ragged(t, b) || n != inputs_alike(t, b) || ints != whole_ints(b) || ints_each(a) != ints_each(b)) return 0;
-    if (!ragged && !equal_dims(&a->dim, &b->dim)) return 0;
+    if (a->op != b->op || a->needs_grad != b->needs_grad || b->alone || a->n_reals != b->n_reals || !dn__elements(&b->dim)) return 0;
+    const int ints = whole_ints(a), ragged = is_ragged(t, a), n = inputs_alike(t, a), shared = a->op->flags >> DN_SHARED_SHIFT;
+    if (ragged != is_ragged(t, b) || n != inputs_alike(t, b) || ints != whole_ints(b)) return 0;
+    if (b->n_ints - ints != ints_each(a) * b->dim.batch) return 0;
+    if (!ragged && !equal_sizes(&a->dim, &b->dim)) return 0;
     for (int k = 0; k < n; k++) {
         const int i = t->args[a->args + k], j = t->args[b->args + k];
-        if (i == j) continue;
+        if (i == j && a->dim.batch == b->dim.batch) continue;
         const dn_node *x = &t->nodes[i], *y = &t->nodes[j];
-        if (must_be_shared(x, a, k) || must_be_shared(y, b, k) || !equal_dims(&x->dim, &y->dim)) return 0;
+        if (must_be_shared(x, shared, k) ? i != j
+                                         : y->dim.batch != b->dim.batch || must_be_shared(y, shared, k) || !equal_sizes(&x->dim, &y->dim))
+            return 0;
     }
     for (int i = ragged; i < ints; i++)
         if (t->ints[a->ints + i] != t->ints[b->ints + i]) return 0;
@@ -116,6 +121,7 @@ typedef struct signature {
     uint64_t hash;
     int64_t depths;             /* added up */
     int32_t node, depth, count, rank, ready, last_ready;
+    int32_t last;               /* where it stood last in what find_signatures has seen */
 } signature;
 
 /* Nodes first ... first + n - 1. Leaves need nothing but memory that exists: they come first, and nothing waits for them. */
@@ -195,7 +201,7 @@ static int signature_of(schedule *s, int i, uint64_t h, int level, int32_t *tabl
         const signature *g = &s->signatures[table[at] - 1];
         if (g->hash == h && g->depth == level && alike(t, &t->nodes[s->first + i], &t->nodes[g->node])) return table[at] - 1;
     }
-    s->signatures[s->n_signatures] = (signature){.hash = h, .node = s->first + i, .depth = level, .ready = -1};
+    s->signatures[s->n_signatures] = (signature){.hash = h, .node = s->first + i, .depth = level, .ready = -1, .last = -1};
     table[at] = ++s->n_signatures;
     return s->n_signatures - 1;
 }
@@ -205,15 +211,25 @@ static int find_signatures(schedule *s) {
     size_t slots = 64;
     while (slots < 2 * (size_t)(s->n - s->leaves)) slots *= 2;
     int32_t *table = zeroed(s->t, slots, sizeof *table); /* signature + 1 */
+    int32_t *seen = take(s->t, (size_t)(s->n - s->leaves), sizeof *seen); /* the signatures of nodes that have one, one after another */
     s->signatures = take(s->t, (size_t)(s->n - s->leaves), sizeof *s->signatures);
-    if (!table || !s->signatures) return DN_ERROR_MEMORY;
-    for (int i = 0; i < s->n; i++) {
+    if (!table || !seen || !s->signatures) return DN_ERROR_MEMORY;
+    /* Programs make the same sequences of nodes again and again. `at` follows an earlier one in `seen`: the guess is what stood there. Where it
+     * is wrong, the sequence that began like this the last time is followed from now on. To confirm a guess takes half the time of a hash. */
+    for (int i = 0, n = 0, at = 0; i < s->n; i++) {
         if (s->sign[i] == LEAF) continue;
+        const dn_node *node = &t->nodes[s->first + i];
         const int level = t->autobatch == DN_AUTOBATCH_DEPTH ? s->depth[i] : 0;
-        const uint64_t h = hash(t, &t->nodes[s->first + i], level);
-        if (!h) continue;
-        s->sign[i] = signature_of(s, i, h, level, table, slots);
-        signature *g = &s->signatures[s->sign[i]];
+        signature *g = at < n ? &s->signatures[seen[at]] : NULL;
+        if (!g || g->depth != level || !alike(t, &t->nodes[g->node], node)) {
+            const uint64_t h = hash(t, node, level);
+            if (!h) continue;
+            g = &s->signatures[signature_of(s, i, h, level, table, slots)];
+            at = g->last;
+        }
+        at++;
+        g->last = n;
+        s->sign[i] = seen[n++] = (int32_t)(g - s->signatures);
         g->count++;
         g->depths += s->depth[i];
     }

@@ -97,9 +97,48 @@ void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real 
     if (dn__grouped(t, w)) t->groups[w->group].weights = 1;
 }
 
+enum { MOST_KEPT = 1 << 17 }; /* numbers: larger copies are made anew for each matrix, in memory that is in the cache */
+
+static int rows_of(const dn_product *p, int of_x) { return of_x ? p->k : p->m; }
+
+/* Whether two lists of products have the same columns. */
+static int equal_columns(const dn_tape *t, int a, int b, int of_x) {
+    if (rows_of(&t->products[a], of_x) != rows_of(&t->products[b], of_x)) return 0;
+    for (; a >= 0 && b >= 0; a = t->products[a].next, b = t->products[b].next) {
+        const dn_product *p = &t->products[a], *q = &t->products[b];
+        if (p->n != q->n || (of_x ? p->x != q->x : p->dy != q->dy)) return 0;
+    }
+    return a < 0 && b < 0;
+}
+
+/* A copy of the columns of a list that was made before, or NULL. */
+static const dn_real *find_columns(dn_tape *t, int first, int of_x) {
+    for (dn_columns *c = t->columns; c < t->columns + DN_COLUMNS; c++) {
+        if (c->first < 0 || c->of_x != of_x || !equal_columns(t, c->first, first, of_x)) continue;
+        c->used = ++t->columns_used;
+        return c->all;
+    }
+    return NULL;
+}
+
+/* Memory for n numbers, kept as the columns of a list in place of those that were not used for longest. */
+static dn_real *new_columns(dn_tape *t, int first, int of_x, size_t n) {
+    if (n > MOST_KEPT) return dn__arena_take(&t->scratch, n * sizeof(dn_real));
+    dn_columns *c = t->columns;
+    for (int i = 1; i < DN_COLUMNS; i++)
+        if (t->columns[i].used < c->used) c = &t->columns[i];
+    dn__arena_reset(&c->memory, (dn_arena_mark){0});
+    c->all = dn__arena_take(&c->memory, n * sizeof *c->all);
+    c->first = c->all ? first : -1;
+    c->of_x = of_x;
+    c->used = ++t->columns_used;
+    return c->all;
+}
+
 /* The columns of all products of a list side by side, in the order of their nodes: where they are, if they lie so, else a copy. The list runs
  * from the last node to the first. */
-static const dn_real *gather(dn_tape *t, int first, int columns, int rows, int of_x) {
+static const dn_real *gather(dn_tape *t, int first, int columns, int of_x) {
+    const int rows = rows_of(&t->products[first], of_x);
     const dn_real *from = NULL, *expected = NULL;
     int j = first;
     for (; j >= 0; j = t->products[j].next) {
@@ -109,7 +148,9 @@ static const dn_real *gather(dn_tape *t, int first, int columns, int rows, int o
         expected = from;
     }
     if (j < 0) return from;
-    dn_real *all = dn__arena_take(&t->scratch, (size_t)columns * (size_t)rows * sizeof *all), *to = all + (size_t)columns * (size_t)rows;
+    const dn_real *known = find_columns(t, first, of_x);
+    if (known) return known;
+    dn_real *all = new_columns(t, first, of_x, (size_t)columns * (size_t)rows), *to = all + (size_t)columns * (size_t)rows;
     for (j = first; all && j >= 0; j = t->products[j].next) {
         const dn_product *p = &t->products[j];
         size_t n = (size_t)p->n * (size_t)rows;
@@ -128,7 +169,7 @@ static void flush_products(dn_tape *t, int i) {
     t->nodes[i].products = -1;
     int m = t->products[first].m, k = t->products[first].k;
     for (int j = first; j >= 0; j = t->products[j].next) columns += t->products[j].n;
-    const dn_real *dy = gather(t, first, columns, m, 0), *x = gather(t, first, columns, k, 1);
+    const dn_real *dy = gather(t, first, columns, 0), *x = gather(t, first, columns, 1);
     dn_grad g = dy && x ? dn__place(t, i) : (dn_grad){0}; /* after all that may fail: a place must be written to */
     int panel = t->watch.last_use && (int64_t)m * k >= LARGE ? PANEL : k;
     if (!g.dx) t->out_of_memory = 1;
@@ -217,7 +258,7 @@ static int begin(dn_tape *t, int i, int full) {
             depends_on(t, i, t->roots[r].root))
             return dn__tape_fail(t, DN_ERROR_STATE, "backward: parameters were changed after the values of this graph had been computed. "
                                  "Build the graph anew, or compute it again: value(recalculate=True).");
-    for (int j = 0; j < t->n_nodes; j++) {
+    for (int j = 0; j < t->swept_nodes && j < t->n_nodes; j++) {
         t->nodes[j].grad = NULL;
         t->nodes[j].products = -1;
         t->nodes[j].in_chunk = t->nodes[j].finished = 0;
@@ -227,7 +268,9 @@ static int begin(dn_tape *t, int i, int full) {
         t->groups[j].weights = 0;
     }
     for (int j = 0; j < t->n_gathers; j++) t->gathers[j].grad = NULL;
+    t->swept_nodes = t->n_nodes;
     t->n_products = 0;
+    for (int j = 0; j < DN_COLUMNS; j++) t->columns[j].first = -1;
     t->late = NULL;
     t->out_of_memory = 0;
     t->full = full;

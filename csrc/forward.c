@@ -139,13 +139,6 @@ static int retry(dn_tape *t, int last) {
     return error;
 }
 
-int64_t dn__work(const dn_tape *t, const dn_node *node) {
-    int64_t work = 64 + (int64_t)dn__elements(&node->dim);
-    if (node->op == dn_ops[DN_OP_cell]) return work + dn__program_of(t, node)->work;
-    for (int k = 0; k < node->n_args; k++) work += (int64_t)dn__elements(&t->nodes[t->args[node->args + k]].dim);
-    return work;
-}
-
 /* A node failed while nodes were computed in another order than they were made. All but what depends on it must stay usable: compute them again,
  * node by node (the same draws), until the graph is renewed. */
 static void stop_batching(dn_tape *t) {

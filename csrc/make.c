@@ -1,5 +1,6 @@
 /* Making nodes: dims are inferred, errors phrased, the node appended. These calls keep Python's lock; a tape that another thread computes with
  * is busy. */
+#include "cell.h"
 #include "join.h"
 #include "tape.h"
 
@@ -101,10 +102,13 @@ int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, 
     s.program = op == dn_ops[DN_OP_cell] ? t->programs[ints[0]].program : NULL;
     s.message = t->message;
     int needs_grad = 0;
+    int64_t work = 64;
     for (int i = 0; i < n; i++) {
         t->xdims[i] = &t->nodes[inputs[i]].dim;
         needs_grad |= t->nodes[inputs[i]].needs_grad;
+        work += (int64_t)dn__elements(t->xdims[i]);
     }
+    if (s.program) work = 64 + s.program->work;
     if (param) {
         t->xdims[0] = &param->dim;
         s.n = 1;
@@ -119,7 +123,10 @@ int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, 
     /* Field by field: GCC clears a whole struct with `rep stos`, which costs more than all the rest. */
     node->op = op;
     node->epoch = t->epoch;
-    node->dim = s.y;
+    node->dim.nd = s.y.nd; /* number by number, as dims() has just written them: wider loads would wait for those stores to reach the cache */
+    node->dim.batch = s.y.batch;
+    node->dim.size = s.y.size;
+    for (int i = 0; i < s.y.nd; i++) node->dim.d[i] = s.y.d[i];
     node->n_args = n;
     node->args = t->n_args;
     node->n_ints = n_ints;
@@ -131,7 +138,7 @@ int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, 
     node->saved = s.saved;
     node->needs_grad = (uint8_t)(needs_grad && !(op->flags & DN_NO_GRAD));
     node->constant = (uint8_t)constant;
-    node->copied = node->in_chunk = node->failed = 0;
+    node->copied = node->in_chunk = node->finished = node->failed = 0;
     node->param = param;
     node->data = NULL;
     node->value = node->saved_memory = node->grad = NULL;
@@ -143,7 +150,7 @@ int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, 
     for (int i = 0; i < n_ints; i++) t->ints[t->n_ints++] = ints[i];
     for (int i = 0; i < n_reals; i++) t->reals[t->n_reals++] = reals[i];
     t->n_nodes++;
-    t->work_made += dn__work(t, node);
+    t->work_made += node->work = work + (int64_t)dn__elements(&s.y);
     if (op->flags & DN_JOINS) dn__join_made(t, index);
     return index;
 }
@@ -415,23 +422,27 @@ static int param_table_grow(dn_tape *t) {
     return 0;
 }
 
-int dn__param_node(dn_tape *t, int64_t handle, dn_param *p, int constant) {
+static int new_param_node(dn_tape *t, int64_t handle, dn_param *p, int constant) {
     if (t->param_count * 2 >= t->param_capacity && param_table_grow(t)) return DN_ERROR_MEMORY;
     int slot = param_slot(t, handle);
-    if (t->param_nodes[slot].epoch == t->param_epoch) {
-        int i = t->param_nodes[slot].node;
-        /* after a revert the entry may be of a node that is gone */
-        if (i < t->n_nodes && t->nodes[i].op == dn_ops[DN_OP_parameter] && t->nodes[i].param == p && t->nodes[i].constant == constant)
-            return i;
-    } else {
-        t->param_count++;
-    }
+    t->param_count += t->param_nodes[slot].epoch != t->param_epoch;
     if (dn__retain_root(t, p->root)) return DN_ERROR_MEMORY;
     int i = dn__make(t, dn_ops[DN_OP_parameter], 0, NULL, 0, NULL, 0, NULL, p, constant);
     t->param_nodes[slot].handle = handle;
     t->param_nodes[slot].node = i < 0 ? INT32_MAX : i;
     t->param_nodes[slot].epoch = t->param_epoch;
     return i;
+}
+
+int dn__param_node(dn_tape *t, int64_t handle, dn_param *p, int constant) {
+    const int slot = t->param_capacity ? param_slot(t, handle) : -1;
+    if (slot >= 0 && t->param_nodes[slot].epoch == t->param_epoch) {
+        const int i = t->param_nodes[slot].node;
+        /* after a revert the entry may be of a node that is gone */
+        if (i < t->n_nodes && t->nodes[i].op == dn_ops[DN_OP_parameter] && t->nodes[i].param == p && t->nodes[i].constant == constant)
+            return i;
+    }
+    return new_param_node(t, handle, p, constant);
 }
 
 static int64_t make_lookup(dn_tape *t, int op, int64_t table, int n, const int *rows) {

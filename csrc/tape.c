@@ -27,9 +27,6 @@ int dn_op_flags(int op) { return op >= 0 && op < DN_OP_COUNT ? dn_ops[op]->flags
 static const char STALE[] = "expression belongs to a graph that renew_cg() or cg_revert() closed, or that ended with its thread. "
                             "Build it again in this graph.";
 
-int dn__tape_enter(dn_tape *t) { return __atomic_exchange_n(&t->busy, 1, __ATOMIC_ACQUIRE) ? DN_ERROR_BUSY : 0; }
-void dn__tape_leave(dn_tape *t) { __atomic_store_n(&t->busy, 0, __ATOMIC_RELEASE); }
-
 int dn__tape_fail(dn_tape *t, int error, const char *format, ...) {
     va_list args;
     va_start(args, format);
@@ -110,6 +107,7 @@ void dn_graph_free(int graph) {
     dn__arena_free(&t->grads);
     dn__arena_free(&t->data);
     dn__arena_free(&t->scratch);
+    for (int i = 0; i < DN_COLUMNS; i++) dn__arena_free(&t->columns[i].memory);
     void **const memory[] = {(void **)&t->nodes, (void **)&t->args,  (void **)&t->ints,     (void **)&t->reals,
                              (void **)&t->marks, (void **)&t->roots, (void **)&t->products, (void **)&t->param_nodes, (void **)&t->order,
                              (void **)&t->groups, (void **)&t->members, (void **)&t->sources, (void **)&t->group_inputs, (void **)&t->gathers,
@@ -141,7 +139,7 @@ void dn__start_graph(dn_tape *t, int immediate, int check_finite, int autobatch)
     dn__forget_groups(t);
     memset(&t->counts, 0, sizeof t->counts);
     t->work_made = 0;
-    t->n_nodes = t->evaluated = 0;
+    t->n_nodes = t->evaluated = t->swept_nodes = 0;
     t->dropped = 0;
     t->n_args = t->n_ints = t->n_reals = t->n_marks = t->n_products = 0;
     t->swept_root = t->sweep = -1;
@@ -256,17 +254,15 @@ int dn_graph_size(int graph) { return dn__graph_tape(graph)->n_nodes; }
 
 int64_t dn_graph_bytes(int graph) {
     const dn_tape *t = dn__graph_tape(graph);
-    return (int64_t)(dn__arena_bytes(&t->values) + dn__arena_bytes(&t->copies) + dn__arena_bytes(&t->grads) + dn__arena_bytes(&t->data) +
-                     dn__arena_bytes(&t->scratch) + (size_t)t->nodes_capacity * sizeof(dn_node));
+    size_t columns = 0;
+    for (int i = 0; i < DN_COLUMNS; i++) columns += dn__arena_bytes(&t->columns[i].memory);
+    return (int64_t)(columns + dn__arena_bytes(&t->values) + dn__arena_bytes(&t->copies) + dn__arena_bytes(&t->grads) +
+                     dn__arena_bytes(&t->data) + dn__arena_bytes(&t->scratch) + (size_t)t->nodes_capacity * sizeof(dn_node));
 }
 
 /* ---- handles ------------------------------------------------------------------------------------------------------- */
 
-int64_t dn__handle(const dn_tape *t, int i) { return t->nodes[i].epoch << DN_INDEX_BITS | i; }
-
-int dn__find(dn_tape *t, int64_t handle) {
-    int64_t i = handle & (((int64_t)1 << DN_INDEX_BITS) - 1);
-    if (handle >= 0 && i < t->n_nodes && t->nodes[i].epoch == handle >> DN_INDEX_BITS) return (int)i;
+int dn__find_parameter(dn_tape *t, int64_t handle) {
     int constant;
     dn_param *p = dn__handle_param(handle, &constant);
     if (p) return dn__param_node(t, handle, p, constant);

@@ -24,6 +24,7 @@ struct dn_node {
     int32_t group, column;          /* ... which one, and the first batch element in it */
     int32_t gathers;                /* group.h: the last gather that begins with this node; may be one that is no more */
     int32_t parts;                  /* blocks of a value with several outputs */
+    int64_t work;               /* dn__work */
     uint8_t alone;              /* never a member of a group */
     uint8_t needs_grad;         /* leads to a parameter that is updated */
     uint8_t constant;           /* a parameter or row used without gradient */
@@ -62,6 +63,10 @@ typedef struct dn_gather {
 
 /* A pending product dW += dy x'. */
 typedef struct dn_product { int32_t next; int m, k, n; const dn_real *dy, *x; } dn_product;
+
+/* The dy or the x of a list of products side by side, kept for other matrices that belong to the same outputs or multiply the same inputs. */
+typedef struct dn_columns { int32_t first; int of_x; int64_t used; dn_real *all; dn_arena memory; } dn_columns;
+enum { DN_COLUMNS = 4 };
 
 typedef struct dn_mark {
     int nodes, evaluated, order, args, ints, reals, roots, groups, members, group_inputs, gathers, sources;
@@ -116,10 +121,13 @@ struct dn_tape {
     struct dn_late *late;       /* rows.h: gradients of rows that were added up, by input */
     dn_product *products;
     int n_products, products_capacity;
+    dn_columns columns[DN_COLUMNS];
+    int64_t columns_used;       /* counts their uses */
     int sweep, full, out_of_memory;
     /* ready.c, in a backward that is watched, else NULL: the parameters' nodes that were last used at each place of the sweep, as lists */
     struct { int32_t *last_use, *next; int steps, told; /* whether a step ends when it has told something; whether it has */ } watch;
     int swept_root;             /* root of the last finished or running backward, -1: none */
+    int swept_nodes;            /* nodes from this one on are as they were made: no backward has seen them */
     uint64_t seed, stream, counter;
     struct dn_rng *generator;   /* what random nodes draw from one after the other; NULL: their draws are keyed */
     /* inputs of the call at hand */
@@ -131,8 +139,8 @@ struct dn_tape {
 
 dn_tape *dn__graph_tape(int graph);             /* NULL: no such graph */
 dn_tape *dn__handle_tape(int64_t a);            /* NULL: a parameter's handle, or no handle at all */
-int dn__tape_enter(dn_tape *);
-void dn__tape_leave(dn_tape *);
+static inline int dn__tape_enter(dn_tape *t) { return __atomic_exchange_n(&t->busy, 1, __ATOMIC_ACQUIRE) ? DN_ERROR_BUSY : 0; }
+static inline void dn__tape_leave(dn_tape *t) { __atomic_store_n(&t->busy, 0, __ATOMIC_RELEASE); }
 /* For calls that give Python's lock up: `t` is used by this thread until dn__tape_leave. */
 #define DN_ENTER(t)                                  \
     do {                                             \
@@ -142,9 +150,6 @@ void dn__tape_leave(dn_tape *);
 int dn__tape_fail(dn_tape *, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));
 int dn__no_memory(dn_tape *);
 int dn__no_values(dn_tape *);                   /* the error while a function is traced */
-/* index of a live handle; a parameter's handle gives its node, made if need be; negative error */
-int dn__find(dn_tape *, int64_t handle);
-int64_t dn__handle(const dn_tape *, int index);
 int dn__param_node(dn_tape *, int64_t handle, dn_param *, int constant);
 /* Appends a node and returns its index. `inputs` are indices; `param` is NULL but for parameter and lookup nodes, whose dims are asked with the
  * table's dim. */
@@ -181,10 +186,18 @@ int dn__compute(dn_tape *, int i);
 void dn__lock_roots(dn_tape *);
 void dn__unlock_roots(dn_tape *);
 /* how many numbers a node reads and writes, and a constant */
-int64_t dn__work(const dn_tape *, const dn_node *);
+static inline int64_t dn__work(const dn_tape *t, const dn_node *node) { return (void)t, node->work; }
 int dn__grow(void **array, int *capacity, int wanted, size_t element);
 #define DN_GROW(array, capacity, wanted) \
     ((wanted) <= (capacity) ? 0 : dn__grow((void **)&(array), &(capacity), wanted, sizeof *(array)))
+/* the same for a handle that is no node's of this graph: a parameter's, or none */
+int dn__find_parameter(dn_tape *, int64_t handle);
+/* index of a live handle; a parameter's handle gives its node, made if need be; negative error */
+static inline int dn__find(dn_tape *t, int64_t handle) {
+    const int64_t i = handle & (((int64_t)1 << DN_INDEX_BITS) - 1);
+    return i < t->n_nodes && t->nodes[i].epoch == handle >> DN_INDEX_BITS ? (int)i : dn__find_parameter(t, handle);
+}
+static inline int64_t dn__handle(const dn_tape *t, int i) { return t->nodes[i].epoch << DN_INDEX_BITS | i; }
 static inline size_t dn__elements(const dn_dim *d) { return (size_t)d->size * (size_t)d->batch; }
 
 #endif

@@ -278,6 +278,27 @@ def test_deferred_gradient_over_batches(rng):
     close(b.grad_as_array(), g.sum(axis=(1, 2)))
 
 
+@pytest.mark.parametrize(("size", "batch"), [(4, 5), (128, 400)], ids=["kept", "too large to be kept"])
+def test_deferred_gradients_of_matrices_that_share_outputs_and_inputs(rng, size, batch):
+    gates, times = 6, 3  # more lists of columns than are kept
+    m = dy.ParameterCollection()
+    b = m.add_parameters(size, init=0)
+    L, R = ([m.add_parameters((size, size)) for _ in range(gates)] for _ in range(2))
+    xs, zs, gs = (rng.normal(size=shape) for shape in ((times, size, batch), (times, size, batch), (gates, times, size, batch)))
+    losses = []
+    for t in range(times):
+        x, z = dy.inputTensor(xs[t], batched=True), dy.inputTensor(zs[t], batched=True)
+        for k in range(gates):
+            y = dy.affine_transform([b, L[k], x, R[k], z])
+            losses.append(dy.sum_batches(dy.dot_product(y, dy.inputTensor(gs[k, t], batched=True))))
+    loss = dy.esum(losses)
+    for again in (1, 2):  # the second backward of a graph begins anew
+        loss.backward()
+        for k in range(gates):
+            close(L[k].grad_as_array(), again * np.einsum("tib,tjb->ij", gs[k], xs, optimize=True), 1e-3)
+            close(R[k].grad_as_array(), again * np.einsum("tib,tjb->ij", gs[k], zs, optimize=True), 1e-3)
+
+
 def test_gradient_of_a_batched_matrix(rng):
     W = dy.ParameterCollection().add_parameters((4, 3))
     scale, x, g = rng.normal(size=5), rng.normal(size=(3, 2)), rng.normal(size=(4, 2, 5))
