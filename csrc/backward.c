@@ -97,13 +97,14 @@ void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real 
     if (dn__grouped(t, w)) t->groups[w->group].weights = 1;
 }
 
-/* The columns of all products of a list side by side, in the order of their nodes: where they are, if they lie so, else a copy. The list runs
- * from the last node to the first. */
-static const dn_real *gather(dn_tape *t, int first, int columns, int rows, int of_x) {
+/* The columns of a list's products with fewer than `wide` columns side by side, in the order of their nodes: where they are, if they lie so, else
+ * a copy. The list runs from the last node to the first. */
+static const dn_real *gather(dn_tape *t, int first, int wide, int columns, int rows, int of_x) {
     const dn_real *from = NULL, *expected = NULL;
     int j = first;
     for (; j >= 0; j = t->products[j].next) {
         const dn_product *p = &t->products[j];
+        if (p->n >= wide) continue;
         from = of_x ? p->x : p->dy;
         if (expected && from + (size_t)p->n * (size_t)rows != expected) break;
         expected = from;
@@ -112,6 +113,7 @@ static const dn_real *gather(dn_tape *t, int first, int columns, int rows, int o
     dn_real *all = dn__arena_take(&t->scratch, (size_t)columns * (size_t)rows * sizeof *all), *to = all + (size_t)columns * (size_t)rows;
     for (j = first; all && j >= 0; j = t->products[j].next) {
         const dn_product *p = &t->products[j];
+        if (p->n >= wide) continue;
         size_t n = (size_t)p->n * (size_t)rows;
         to -= n;
         memcpy(to, of_x ? p->x : p->dy, n * sizeof *to);
@@ -119,22 +121,38 @@ static const dn_real *gather(dn_tape *t, int first, int columns, int rows, int o
     return all;
 }
 
-enum { PANEL = 128, LARGE = 1 << 20 }; /* columns; numbers of a matrix */
+enum { WIDE = 64, PANEL = 128, LARGE = 1 << 20 }; /* columns; columns; numbers of a matrix */
 
-/* One product of all columns: dW = [dy_1 dy_2 ...] [x_1 x_2 ...]'. Of a large parameter that somebody watches the first columns are told first. */
+/* From how many columns on a product is better done by itself than copied to others: then dW, which it reads and writes once more, is no larger
+ * than its columns. */
+static int wide_columns(int m, int k) {
+    const int64_t columns = (int64_t)m * k / (m + k);
+    return columns < WIDE ? WIDE : columns > INT32_MAX ? INT32_MAX : (int)columns;
+}
+
+/* dW = sum of dy x' over a list of products: one product of all columns that lie side by side or are few, and each that is wide by itself. Of a
+ * large parameter that somebody watches the first columns are told first. */
 static void flush_products(dn_tape *t, int i) {
-    int first = t->nodes[i].products, columns = 0;
+    const int first = t->nodes[i].products;
     dn_arena_mark mark = dn__arena_mark(&t->scratch);
     t->nodes[i].products = -1;
-    int m = t->products[first].m, k = t->products[first].k;
-    for (int j = first; j >= 0; j = t->products[j].next) columns += t->products[j].n;
-    const dn_real *dy = gather(t, first, columns, m, 0), *x = gather(t, first, columns, k, 1);
-    dn_grad g = dy && x ? dn__place(t, i) : (dn_grad){0}; /* after all that may fail: a place must be written to */
-    int panel = t->watch.last_use && (int64_t)m * k >= LARGE ? PANEL : k;
+    const int m = t->products[first].m, k = t->products[first].k, wide = wide_columns(m, k);
+    int columns = 0;
+    for (int j = first; j >= 0; j = t->products[j].next) columns += t->products[j].n < wide ? t->products[j].n : 0;
+    const dn_real *dy = gather(t, first, wide, columns, m, 0), *x = gather(t, first, wide, columns, k, 1);
+    dn_grad g = !columns || (dy && x) ? dn__place(t, i) : (dn_grad){0}; /* after all that may fail: a place must be written to */
+    const int panel = t->watch.last_use && (int64_t)m * k >= LARGE ? PANEL : k;
     if (!g.dx) t->out_of_memory = 1;
     for (int from = 0; g.dx && from < k; from += panel) {
-        int n = k - from < panel ? k - from : panel;
-        dn__mm_dw(m, n, columns, dy, m, x + from, k, g.beta, g.dx + (size_t)from * (size_t)m, m);
+        const int n = k - from < panel ? k - from : panel;
+        dn_real *dw = g.dx + (size_t)from * (size_t)m, beta = g.beta;
+        for (int j = first; j >= 0; j = t->products[j].next) {
+            const dn_product *p = &t->products[j];
+            if (p->n < wide) continue;
+            dn__mm_dw(m, n, p->n, p->dy, m, p->x + from, k, beta, dw, m);
+            beta = 1;
+        }
+        if (columns || beta == 0) dn__mm_dw(m, n, columns, dy, m, x + from, k, beta, dw, m);
         if (panel < k) dn__watch_tell(t, i, (int64_t)(from + n) * m);
     }
     dn__arena_reset(&t->scratch, mark);
