@@ -27,8 +27,8 @@ int dn__node_wants(const dn_tape *t, const dn_node *node) {
 int dn__wants(const dn_call *c, int k) {
     const dn_tape *t = c->tape;
     if (c->inner) return dn__inner_wants(c, k);
-    if (dn__group_collects(c, k)) return dn__group_wants(c, k);
-    return dn__node_wants(t, &t->nodes[t->args[c->node->args + k]]);
+    if (dn__group_collects(c, k)) return t->only != DN_ONLY_SHARED && dn__group_wants(c, k);
+    return t->only != DN_ONLY_COLLECTED && dn__node_wants(t, &t->nodes[t->args[c->node->args + k]]);
 }
 
 /* The place of node i's gradient. A parameter whose gradient is empty gets it where it belongs; one that already has a gradient, from an
@@ -62,8 +62,9 @@ dn_grad dn__place(dn_tape *t, int i) {
 dn_grad dn__dx(dn_call *c, int k) {
     dn_tape *t = c->tape;
     if (c->inner) return dn__inner_dx(c, k);
-    if (dn__group_collects(c, k)) return dn__group_dx(c, k);
-    int i = t->args[c->node->args + k];
+    const int i = t->args[c->node->args + k], collects = dn__group_collects(c, k);
+    if (t->only == (collects ? DN_ONLY_SHARED : DN_ONLY_COLLECTED)) return (dn_grad){0};
+    if (collects) return dn__group_dx(c, k);
     if (!dn__node_wants(t, &t->nodes[i])) return (dn_grad){0};
     dn_grad g = dn__place(t, i);
     if (!c->total && g.dx && g.beta == 0) { /* nothing comes from an empty batch, so the op may not write at all */
@@ -247,6 +248,7 @@ static int begin(dn_tape *t, int i, int full) {
     for (int j = 0; j < t->n_gathers; j++) t->gathers[j].grad = NULL;
     t->n_products = 0;
     t->late = NULL;
+    t->only = DN_ALL_INPUTS;
     t->out_of_memory = 0;
     t->full = full;
     t->swept_root = i;

@@ -245,6 +245,17 @@ int64_t dn_node_parts(int op, int n, const int64_t *handles, int n_ints, const i
     return make_many(op, n, handles, n_ints, ints, n_reals, reals, parts);
 }
 
+int64_t dn_tree_node(const int64_t *weights, int n_ary, int64_t x, int n, int64_t first, int64_t second) {
+    const int64_t children[] = {first, second}, states[] = {first + 1, second + 1};
+    int64_t handles[11];
+    int at = 6, ints[] = {n > 2 ? 2 : n < 0 ? 0 : n, x != 0, n_ary};
+    memcpy(handles, weights, 6 * sizeof *handles);
+    if (x) handles[at++] = x;
+    for (int i = 0; i < ints[0]; i++) handles[at++] = children[i];
+    for (int i = 0; i < ints[0]; i++) handles[at++] = states[i];
+    return make_many(DN_OP_tree_lstm, at, handles, 3, ints, 0, NULL, 2);
+}
+
 int64_t dn_leaf(int graph, int op, int n_ints, const int *ints, int n_reals, const double *reals) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);

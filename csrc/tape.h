@@ -45,6 +45,7 @@ typedef struct dn_group {
     uint8_t joined;                 /* made by join.c: the members were computed out of their order */
     uint8_t weights;                /* in this backward a member has got products of a weight gradient */
     dn_real *value, *saved, *grads; /* of all members; grads NULL: nothing has come yet */
+    struct dn_once *once;           /* once.h: equal members are computed once, and `saved` is of the distinct ones; NULL: no */
     size_t total;                   /* numbers of `value` */
 } dn_group;
 /* gather: an index; DN_SHARED_INPUT: one node for all; DN_MIRRORED: `source` and its neighbours in the memory of one group or owner, where
@@ -54,11 +55,14 @@ typedef struct dn_group_input { int32_t gather, source; const dn_real *value; } 
 /* Values of nodes side by side, sources[first ... first + n - 1], and their gradients on the way back to them. */
 typedef struct dn_gather {
     int32_t first, n, next;         /* next: another gather that begins with the same node, or -1 */
+    int32_t once;                   /* of a group's distinct members, for it alone: gradients go to rows of tables, not to nodes */
     int32_t group;                  /* the first that uses it; when its backward is done, the gradients are complete */
     const dn_real *value;
     dn_real *grad;                  /* NULL: nothing has come yet */
     size_t total;
 } dn_gather;
+
+enum dn_only { DN_ALL_INPUTS, DN_ONLY_SHARED, DN_ONLY_COLLECTED };
 
 /* A pending product dW += dy x'. */
 typedef struct dn_product { int32_t next; int m, k, n; const dn_real *dy, *x; } dn_product;
@@ -117,6 +121,7 @@ struct dn_tape {
     dn_product *products;
     int n_products, products_capacity;
     int sweep, full, out_of_memory;
+    int only;                   /* which inputs of a group's call want gradients: dn_only */
     /* ready.c, in a backward that is watched, else NULL: the parameters' nodes that were last used at each place of the sweep, as lists */
     struct { int32_t *last_use, *next; } watch;
     int swept_root;             /* root of the last finished or running backward, -1: none */

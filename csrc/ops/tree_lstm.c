@@ -45,7 +45,7 @@ static sizes call_sizes(const dn_call *c) { return sizes_of(c->x[B].dim, c->ints
 
 static int is_matrix(const dn_dim *d, int rows, int64_t cols) { return d->nd <= 2 && (d->nd ? d->d[0] : 1) == rows && d->size == rows * cols; }
 
-DN_OP(tree_lstm, -1, DN_BATCHES | DN_PARTS | DN_SHARED(1 << W | 1 << U | 1 << B | 1 << WF | 1 << UF | 1 << BF),
+DN_OP(tree_lstm, -1, DN_BATCHES | DN_PARTS | DN_ROWS_ONCE | DN_SHARED(1 << W | 1 << U | 1 << B | 1 << WF | 1 << UF | 1 << BF),
       "(h, c) = the TreeLSTM's state from x and the children's h_j and c_j")
 static int tree_lstm_dims(dn_shape *s) {
     int batch = dn__common_batch(s), n = s->ints[0], has_x = s->ints[1];
