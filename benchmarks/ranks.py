@@ -11,9 +11,15 @@ Every rank trains on 32 sentences a step, one thread each. In each round all var
     t-ddp     N ranks of PyTorch with DistributedDataParallel
 
 PyTorch's interpreter comes from --torch-python or DIST_DYNET_BENCH_TORCH; without one its variants are left out. A line per variant says how
-many words a second all processes did together (wall time, median and span over the rounds). Then: efficiency = ranks / alone of the same round,
-the same for PyTorch, and ranks / t-ddp. `parts` is one more run of the ranks in which a barrier stands before each update, so that waiting for
-a slower rank is not counted as exchange: ms of a step (computing, waiting, agreement and exchange, update), of each the median.
+many words a second all processes did together (wall time, median and span over the rounds). Then, of the same round:
+
+    efficiency          ranks / alone, and the same for PyTorch
+    lockstep / alone    what `alone` would have reached had its processes waited for one another after each step, and exchanged nothing: as the
+                        time of a step varies from core to core and from step to step, no exchange can do better
+    ranks / t-ddp
+
+`parts` is one more run of the ranks in which a barrier stands before each update, so that waiting for a slower rank is not counted as exchange:
+ms of a step (computing, waiting, agreement and exchange, update), of each the median.
 """
 
 import argparse
@@ -96,7 +102,7 @@ def batches(task, ranks, rank):
 
 
 def timed(step, meet, seconds, share):
-    """(words of this process, seconds) of as many steps as fit; `share(x)` gives all processes rank 0's number."""
+    """(words of this process, seconds of each step) of as many steps as fit; `share(x)` gives all processes rank 0's number."""
     for _ in range(WARM):
         step()
     meet()
@@ -105,16 +111,18 @@ def timed(step, meet, seconds, share):
         step()
     steps = max(4, int(share(seconds * WARM / (time.perf_counter() - start))))
     meet()
-    start, words = time.perf_counter(), 0
+    words, clock = 0, [time.perf_counter()]
     for _ in range(steps):
         words += step()
-    return words, time.perf_counter() - start
+        clock.append(time.perf_counter())
+    return words, np.diff(clock)
 
 
 def run_ours(variant, task, seconds):
     """One process of `alone`, `ranks` or `parts`; rank 0 prints the JSON line."""
     import dist_dynet as dy
     from dist_dynet import parallel
+    from dist_dynet.trainers.state import Settings
 
     rank, ranks = parallel.rank(), parallel.world_size()
     m = dy.ParameterCollection()
@@ -136,8 +144,9 @@ def run_ours(variant, task, seconds):
             computed = time.perf_counter()
             parallel.barrier()
             met = time.perf_counter()
-            agreed, what = trainer._agreement.reach(1.0, trainer._settings(), None)
-            trainer._exchange.sum(agreed, what)
+            agreed, what = trainer._agreement.reach(trainer._exchange, 1.0, Settings.of(trainer.inner), None)
+            if agreed is not None:  # else it is done
+                trainer._exchange.sum(agreed, what)
             exchanged = time.perf_counter()
             trainer.inner._apply()
             parts.append((computed - begin, met - computed, exchanged - met, time.perf_counter() - exchanged))
@@ -148,10 +157,11 @@ def run_ours(variant, task, seconds):
     done, took = timed(step, parallel.barrier, seconds, lambda x: parallel.all_reduce(x if rank == 0 else 0.0, "sum"))
     every = parallel.gather((done, took))
     if rank == 0:
-        result = {"words": [w for w, _ in every], "seconds": [s for _, s in every]}
+        result = {"words": [w for w, _ in every], "seconds": [s.sum() for _, s in every]}
+        result["lockstep"] = np.max([s for _, s in every], axis=0).sum()
         if parts:
             result["parts"] = [1e3 * statistics.median(column) for column in zip(*parts[2 * WARM :], strict=True)]
-        print(json.dumps(result), flush=True)
+        print(json.dumps(result, default=float), flush=True)
 
 
 def run_torch(variant, task, seconds, rank, ranks, port):
@@ -211,7 +221,7 @@ def run_torch(variant, task, seconds, rank, ranks, port):
     every = [None] * ranks
     dist.all_gather_object(every, (done, took))
     if rank == 0:
-        print(json.dumps({"words": [w for w, _ in every], "seconds": [s for _, s in every]}), flush=True)
+        print(json.dumps({"words": [w for w, _ in every], "seconds": [s.sum() for _, s in every]}, default=float), flush=True)
     sys.stdout.flush()
     os._exit(0)  # gloo's threads sometimes abort a regular end
 
@@ -259,15 +269,19 @@ def span(values):
 def compare(task, ranks, options, torch):
     """All rounds of a task and a number of ranks, and their table."""
     variants = ["alone", "ranks", *(["t-alone", "t-ddp"] if torch else [])]
-    rates = {variant: [] for variant in variants}
+    rates = {variant: [] for variant in [*variants, "lockstep"]}
     for _ in range(options.rounds):
         for variant in variants:
-            rates[variant].append(rate(launch(variant, task, ranks, options), variant))
+            result = launch(variant, task, ranks, options)
+            rates[variant].append(rate(result, variant))
+            if variant == "alone":
+                rates["lockstep"].append(sum(result["words"]) / result["lockstep"])
     print(f"{task}, {ranks} ranks, {BATCH} sentences each")
     for variant in variants:
         print(f"  {variant:8} {span([x / 1e3 for x in rates[variant]])} k words/s")
-    quotients = [("efficiency", "ranks", "alone"), ("PyTorch's", "t-ddp", "t-alone"), ("ranks / t-ddp", "ranks", "t-ddp")]
-    for name, a, b in quotients if torch else quotients[:1]:
+    quotients = [("efficiency", "ranks", "alone"), ("lockstep / alone", "lockstep", "alone")]
+    quotients += [("PyTorch's", "t-ddp", "t-alone"), ("ranks / t-ddp", "ranks", "t-ddp")] if torch else []
+    for name, a, b in quotients:
         print(f"  {name}: {span([x / y for x, y in zip(rates[a], rates[b], strict=True)])}")
     if ranks > 1:
         parts = launch("parts", task, ranks, options)["parts"]

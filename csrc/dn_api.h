@@ -163,7 +163,7 @@ enum dn_op_flag {
     DN_INTS_EACH = 256,        /* each int belongs to a batch element, equally many to each, ... */
     DN_INTS_AFTER_FIRST = 512, /* ... or each after the first: what merged nodes have is joined */
     DN_ROWS_ONCE = 2048,       /* merged nodes whose inputs are equal rows of tables are computed once, see csrc/once.h */
-    DN_RAGGED = 1024  /* the first int is T, the last T inputs are steps: nodes of any T are merged, as one node in the form DN_SEQUENCE_PACKED */
+    DN_RAGGED = 1024  /* the first int is T, the last T inputs are steps: nodes of any T are merged, as one in the form DN_SEQUENCE_PACKED */
 };
 
 /* ---- graphs ------------------------------------------------------------------------------------------------------------------------ */
@@ -194,8 +194,8 @@ int dn_graph_checkpoint(int graph);
 int dn_graph_revert(int graph);
 /* Random draws are keyed by (seed, stream, counter, node, element); this sets the counter to 0. It rises at renew and recalculation. */
 void dn_graph_seed(int graph, uint64_t seed, uint64_t stream);
-/* From now on random nodes draw from this generator, as DyNet's do: each when it is computed, in the order of computation; graphs that are batched
- * keep keyed draws. The graph does not own it. NULL: draws are keyed, as at the start. */
+/* From now on random nodes draw from this generator, as DyNet's do: each when it is computed, in the order of computation; graphs that are
+ * batched keep keyed draws. The graph does not own it. NULL: draws are keyed, as at the start. */
 struct dn_rng;
 void dn_graph_generator(int graph, struct dn_rng *generator);
 /* The draw counter, for saving and resuming. */
@@ -214,7 +214,8 @@ int dn_graph_invalidate(int graph);
 void dn_graph_hold(int graph);
 
 /* ---- cells (csrc/cell.h) ------------------------------------------------------------------------------------------------------------- */
-/* A function that is traced: programs, one for each combination of the arguments' dims. NULL: no memory. Freed when no graph uses it any more. */
+/* A function that is traced: programs, one for each combination of the arguments' dims. NULL: no memory. Freed when no graph uses it any
+ * more. */
 dn_cell *dn_cell_new(void);
 void dn_cell_free(dn_cell *);
 int64_t dn_cell_handle(dn_cell *);
@@ -252,7 +253,8 @@ int64_t dn_node_param(int64_t a);
 int dn_forward(int64_t a);
 /* The value of a computed node, column-major, batch last. Stays valid until the graph is renewed, reverted or recomputed. */
 const dn_real *dn_value(int64_t a);
-/* The indices that a computed node of topk or sample_categorical keeps: as many as its value has numbers, in the same order. Valid as dn_value. */
+/* The indices that a computed node of topk or sample_categorical keeps: as many as its value has numbers, in the same order. Valid as
+ * dn_value. */
 const int *dn_saved_indices(int64_t a);
 
 /* Backward from node a, a single number: adds to the gradients of parameters. full = 1: gradients of all nodes, not only of those that
@@ -264,8 +266,8 @@ int dn_backward(int64_t a);
 /* The gradient of node a in the last backward (copied to out, zeros where nothing arrived). */
 int dn_gradient(int64_t a, dn_real *out);
 /* Of what node a was computed from, itself included: the first node, in the order of forward, whose value is not finite; gradients = 1: in the
- * order of backward, whose gradient is not. nan_only = 1: infinities are let pass. 1: found, *node is its index and *element where in it; 0: there
- * is none, or no backward. */
+ * order of backward, whose gradient is not. nan_only = 1: infinities are let pass. 1: found, *node is its index and *element where in it; 0:
+ * there is none, or no backward. */
 int dn_find_nonfinite(int64_t a, int gradients, int nan_only, int *node, int64_t *element);
 
 /* ---- parameters -------------------------------------------------------------------------------------------------------------------- */
@@ -304,8 +306,8 @@ void dn_param_scale_gradient(dn_param *, dn_real by);
 int64_t dn_lookup_touched(dn_param *, const int **rows, dn_real **block);
 /* Add n row gradients; -1 if a row is out of range or memory is short. */
 int dn_lookup_add(dn_param *, int64_t n, const int *rows, const dn_real *block);
-/* The union of two sets of rows of `width` numbers, each in rising order of row: rows that are in both are added up, a + b, others copied. out has
- * room for all of a and b. Returns how many rows there are. */
+/* The union of two sets of rows of `width` numbers, each in rising order of row: rows that are in both are added up, a + b, others copied. out
+ * has room for all of a and b. Returns how many rows there are. */
 int64_t dn_merge_rows(int64_t width, int64_t n_a, const int *rows_a, const dn_real *a, int64_t n_b, const int *rows_b, const dn_real *b,
                       int *rows_out, dn_real *out);
 
@@ -326,30 +328,66 @@ int dn_param_chunk(dn_param *);                         /* -1 for tables */
 int64_t dn_param_offset(dn_param *);
 
 /* Watching a backward from another thread (csrc/ready.c). Once a root is DN_WATCH_ARMED, the next backward that uses it makes it DN_WATCH_BEGUN
- * and tells of each dense parameter when its gradient is complete: when the sweep has passed its last use, not only when it reaches its node. */
+ * and tells of each dense parameter when its gradient is complete: when the sweep has passed its last use, not only when it reaches its
+ * node. */
 enum dn_watch { DN_WATCH_OFF, DN_WATCH_ARMED, DN_WATCH_BEGUN, DN_WATCH_COMPLETE, DN_WATCH_FAILED };
 void dn_root_watch(dn_root *, int watch);              /* sets it; DN_WATCH_OFF ends every wait */
 /* Sleeps while it is DN_WATCH_ARMED, this many seconds at most; returns what it is. */
 int dn_root_await(dn_root *, double seconds);
-/* How many of the gradient's numbers, from the first, are complete in the watched backward; all, if that does not write it. They may be read until
- * the next one, without a lock. */
+/* How many of the gradient's numbers, from the first, are complete in the watched backward; all, if that does not write it. They may be read
+ * until the next one, without a lock. */
 int64_t dn_param_ready(dn_param *);
 /* Whether nobody has written, cleared or scaled it since. */
 int dn_param_unchanged(dn_param *);
 
-/* Between hosts. out = factor g (zeros where the gradient is empty or factor is 0), elements [from, to); takes no lock. g = factor in; it counts
- * as filled then. */
+/* Between hosts. out = factor g (zeros where the gradient is empty or factor is 0), elements [from, to); takes no lock. g = factor in; it
+ * counts as filled then. */
 void dn_param_take(dn_param *, double factor, int64_t from, int64_t to, dn_real *out);
 void dn_param_put(dn_param *, double factor, const dn_real *in);
 /* sum = x[0] + x[1] + ..., in this order; sum may be one of them */
 void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum);
-/* bfloat16, the upper half of a float, rounded to nearest, ties to even. encode: code = x + rest rounded, and what that lacks is the new rest (0
- * where x is not finite); rest may be NULL: 0, and it is forgotten. */
+/* bfloat16, the upper half of a float, rounded to nearest, ties to even. encode: code = x + rest rounded, and what that lacks is the new rest
+ * (0 where x is not finite); rest may be NULL: 0, and it is forgotten. */
 void dn_bf16_encode(int64_t n, const dn_real *x, dn_real *rest, uint16_t *code);
 void dn_bf16_decode(int64_t n, const uint16_t *code, dn_real *x);
 /* A number in shared memory: what was written before it was set is there for whoever reads the new number. */
 void dn_flag_set(int64_t *flag, int64_t value);
 int64_t dn_flag_get(const int64_t *flag);
+
+/* ---- the ranks of one host (csrc/team.c) ------------------------------------------------------------------------------------------- */
+/* What a rank has to say of its gradients before they are added up, in the layout of dist_dynet/parallel/report.py: `head` as it is; of each table
+ * whether its weight decay is multiplied into its rows (1 byte); the weight (8); of each table how many rows have a gradient (4); of each dense
+ * parameter whether it has one (1). `params` are the dense ones, then the tables. */
+void dn_report(const void *head, int64_t n_head, double weight, int n_dense, int n_tables, dn_param *const *params, uint8_t *report);
+
+/* A team says and hears messages in memory that its ranks share. What the others have said may be read until this rank says the next. */
+typedef struct dn_team dn_team;
+int64_t dn_team_bytes(int ranks, int64_t most);   /* of that memory, for messages of up to so many bytes; it begins as zeros, at a multiple of 64 */
+dn_team *dn_team_new(int ranks, int rank, void *memory, int64_t most);   /* NULL: out of memory */
+void dn_team_free(dn_team *);
+/* Whether all ranks have said as much as this one; looks for so many seconds. */
+int dn_team_heard(dn_team *, double seconds);
+const uint8_t *dn_team_said(dn_team *, int rank);
+
+/* How gradients are added up, for an update that is like the last one: dense ones in shares, each of segments of all ranks (see dn_sum_ranks),
+ * rows of tables through windows, into which each rank puts its rows and ids. */
+typedef struct dn_team_share { dn_real *const *segments; const uint8_t *filled; int64_t from, to; } dn_team_share;
+typedef struct dn_team_window { dn_real *const *rows; int *const *ids; int64_t capacity; } dn_team_window;
+/* From now on updates may be like this one: `filled` (ranks x n_dense) says who has which gradients, there is a window per table. What shares and
+ * windows point to stays the caller's, and must stay. DN_ERROR_MEMORY: none may. */
+int dn_team_learn(dn_team *, int n_dense, int n_tables, const uint8_t *filled, int n_shares, const dn_team_share *, const dn_team_window *);
+void dn_team_forget(dn_team *);
+/* One update's exchange, as far as it goes without waiting for longer than `seconds`: this rank's report is said, and if all ranks say the same
+ * in head and tables, and who has gradients is what was learnt, then the gradients become their sums, times weight / sum of weights with `average`,
+ * else times 1 or, for weight 0, 0. All ranks come to the same outcome. Call it again with the same arguments where it waits. */
+enum dn_team_outcome {
+    DN_TEAM_DONE,
+    DN_TEAM_WAITS,        /* for another rank: call again when dn_team_heard */
+    DN_TEAM_NEWS,         /* not like the last one, or not `usual`: the reports can be read, and nothing was added up */
+    DN_TEAM_FROZEN        /* a parameter is frozen here that other ranks have a gradient of: nothing was added up */
+};
+int dn_team_exchange(dn_team *, const void *head, int64_t n_head, double weight, int n_dense, int n_tables, dn_param *const *params, int average,
+                     int usual, double seconds);   /* or DN_ERROR_MEMORY; DN_ERROR_VALUE: the report is too long */
 
 /* ---- trainers ---------------------------------------------------------------------------------------------------------------------- */
 enum dn_rule_code {

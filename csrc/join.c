@@ -43,7 +43,8 @@ static int fits(dn_tape *t, const dn_node *leader, int j) {
 /* The same for cells: each argument is known. Parameters are the same nodes for all. */
 static int cell_fits(dn_tape *t, const dn_node *leader, int j) {
     const dn_node *node = &t->nodes[j];
-    if (node->op != leader->op || t->ints[node->ints] != t->ints[leader->ints] || node->needs_grad != leader->needs_grad || dn__grouped(t, node)) return 0;
+    if (node->op != leader->op || t->ints[node->ints] != t->ints[leader->ints]) return 0;
+    if (node->needs_grad != leader->needs_grad || dn__grouped(t, node)) return 0;
     for (int k = 0; k < node->n_args; k++) {
         const int x = t->args[node->args + k], y = t->args[leader->args + k];
         const int is_parameter = t->nodes[x].op == dn_ops[DN_OP_parameter];
@@ -64,8 +65,8 @@ int dn__join_forward(dn_tape *t, int i, int last) {
     int members = 1, most = MOST_COLUMNS / node->dim.batch, first = t->n_members;
     const int is_cell = node->op == dn_ops[DN_OP_cell];
     if (is_cell && !cell_fits(t, node, i)) return 0;
-    int misfits = 0;
-    for (int j = node->next_user, before = i; j > before && j <= last && members < most && misfits < MOST_MISFITS; before = j, j = t->nodes[j].next_user) {
+    int misfits = 0, before = i;
+    for (int j = node->next_user; j > before && j <= last && members < most && misfits < MOST_MISFITS; before = j, j = t->nodes[j].next_user) {
         if (is_cell ? !cell_fits(t, node, j) : !fits(t, node, j)) {
             misfits++;
             continue;

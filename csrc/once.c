@@ -53,7 +53,8 @@ static int are_equal(const dn_tape *t, const dn_group *g, int a, int b, int n_in
 }
 
 /* Numbers the distinct members by a table of their hashes. */
-static void number(const dn_tape *t, const dn_group *g, int n_inputs, struct dn_once *once, int32_t *members, int32_t *column, int32_t *table, size_t slots) {
+static void number(const dn_tape *t, const dn_group *g, int n_inputs, struct dn_once *once, int32_t *members, int32_t *column, int32_t *table,
+                   size_t slots) {
     memset(table, 0, slots * sizeof *table);
     for (int m = 0; m < g->n; m++) {
         const int member = t->members[g->first + m];
@@ -136,7 +137,8 @@ static void put(const dn_tape *t, const dn_group *g, int m, dn_real *dy) {
     const dn_node *node = &t->nodes[t->members[g->first]];
     for (int k = 0; k < blocks_of(t, node); k++) {
         const block b = block_of(t, node, k);
-        memcpy(dy + b.at * (size_t)g->once->n + b.size * (size_t)g->once->column[m], g->grads + b.at * (size_t)g->n + b.size * (size_t)m, b.size * sizeof *dy);
+        memcpy(dy + b.at * (size_t)g->once->n + b.size * (size_t)g->once->column[m], g->grads + b.at * (size_t)g->n + b.size * (size_t)m,
+               b.size * sizeof *dy);
     }
 }
 
@@ -155,7 +157,8 @@ static void call(dn_call *c, int only) {
 static const dn_real *arrived(const dn_tape *t, const dn_group *g, int m, int k) {
     const dn_group_input *in = &t->group_inputs[g->inputs + k];
     const dn_real *dx = in->gather < 0 ? NULL : t->gathers[in->gather].grad;
-    return dx ? dx + (size_t)g->once->column[m] * dn__elements(&t->nodes[input_of(t, t->members[g->first + m], k)].dim) : NULL;
+    const size_t n = dn__elements(&t->nodes[input_of(t, t->members[g->first + m], k)].dim);
+    return dx ? dx + (size_t)g->once->column[m] * n : NULL;
 }
 
 static void forget_arrived(dn_tape *t, const dn_group *g, int n_inputs) {

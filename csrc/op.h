@@ -106,7 +106,8 @@ dn_real *dn__dx_zeroed(dn_call *c, int k);
 /* dW_k += dy x' (W_k is m x kk, dy m x n, x kk x n, all dense) for input k, an unbatched matrix that dn__wants(). Put off: the products of
  * one matrix are done as one when the sweep reaches its node, so dy and x must outlive the call (values, dy, dn__backward_memory). */
 void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x);
-/* Nothing more comes for input k in this call. Somebody may wait for it: then what was put off is computed now, before other inputs' gradients. */
+/* Nothing more comes for input k in this call. Somebody may wait for it: then what was put off is computed now, before other inputs'
+ * gradients. */
 void dn__input_done(dn_call *c, int k);
 
 /* Random numbers in [0, 1) for the elements of this node; the same for every evaluation order. */

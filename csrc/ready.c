@@ -1,9 +1,10 @@
 /* Watching a backward: which parameters have their gradients, told while the sweep goes on, so that another thread can send them.
  *
- * A parameter's node is made at its first use, so the sweep reaches it last. Its gradient is complete earlier: when the use with the lowest place in
- * the sweep has passed. For one backward, places of last uses are found by one pass over nodes and inputs; nothing of it is done in a backward that
- * nobody watches. An operation may tell of an input before it goes on with another: a matrix gets its gradient
- * before what it was multiplied by, since it takes long to send. Knows nodes and parameters; who reads the gradients and why is the watcher's business. */
+ * A parameter's node is made at its first use, so the sweep reaches it last. Its gradient is complete earlier: when the use with the lowest
+ * place in the sweep has passed. For one backward, places of last uses are found by one pass over nodes and inputs; nothing of it is done in a
+ * backward that nobody watches. An operation may tell of an input before it goes on with another: a matrix gets its gradient
+ * before what it was multiplied by, since it takes long to send. Knows nodes and parameters; who reads the gradients and why is the watcher's
+ * business. */
 #include <errno.h>
 #include <time.h>
 

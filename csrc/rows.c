@@ -88,8 +88,8 @@ static void add_late(const dn_tape *t, const struct dn_late *late, int i, dn_rea
             const dn_node *x = &t->nodes[sources[l]];
             for (int b = 0; x == &t->nodes[i] && b < x->n_ints; b++)
                 for (int j = 0; m->column[at + b] >= 0 && j < m->m; j++)
-                    dn__mm_dx(m->rows[j], m->k, 1, m->w[j], m->rows[j], m->dy[j] + (size_t)m->column[at + b] * (size_t)m->rows[j], m->rows[j], 1,
-                              out + (size_t)b * (size_t)m->k, m->k);
+                    dn__mm_dx(m->rows[j], m->k, 1, m->w[j], m->rows[j], m->dy[j] + (size_t)m->column[at + b] * (size_t)m->rows[j], m->rows[j],
+                              1, out + (size_t)b * (size_t)m->k, m->k);
         }
     }
 }

@@ -5,13 +5,13 @@
 
 #include "op.h"
 
-/* Whether inputs first ... first + n - 1 are rows of one table, used alike, with equal batch counts. If so: that count, and rows[count k + b] is
- * the row of batch element b of input first + k; the capacity of rows is `room`. Else 0. */
+/* Whether inputs first ... first + n - 1 are rows of one table, used alike, with equal batch counts. If so: that count, and rows[count k + b]
+ * is the row of batch element b of input first + k; the capacity of rows is `room`. Else 0. */
 int dn__table_rows(const dn_call *c, int first, int n, int room, int *rows);
 
 /* d(row) += dx for these rows of the table of input `first`: in place of gradients of the inputs themselves. `m` products of rows[i] x k
- * matrices w[i] with the columns of dy[i] are what those would be: dx = sum_i w[i]' dy[i], column[count j + b] being the column of batch element b
- * of input first + j, or -1. If somebody asks for one of them after all (dn_gradient), it is computed then. */
+ * matrices w[i] with the columns of dy[i] are what those would be: dx = sum_i w[i]' dy[i], column[count j + b] being the column of batch
+ * element b of input first + j, or -1. If somebody asks for one of them after all (dn_gradient), it is computed then. */
 typedef struct dn_row_products { int m, k; int rows[3]; const dn_real *w[3], *dy[3]; const int *column; } dn_row_products;
 void dn__rows_gradient(dn_call *c, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx, const dn_row_products *);
 

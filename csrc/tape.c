@@ -39,7 +39,8 @@ int dn__tape_fail(dn_tape *t, int error, const char *format, ...) {
 }
 
 int dn__no_values(dn_tape *t) {
-    return dn__tape_fail(t, DN_ERROR_STATE, "cell: no value is known and no graph begun while a function is traced. Do it outside of the cell.");
+    return dn__tape_fail(t, DN_ERROR_STATE,
+                         "cell: no value is known and no graph begun while a function is traced. Do it outside of the cell.");
 }
 
 int dn__no_memory(dn_tape *t) { return dn__tape_fail(t, DN_ERROR_MEMORY, "out of memory"); }
@@ -111,7 +112,8 @@ void dn_graph_free(int graph) {
     dn__arena_free(&t->scratch);
     void **const memory[] = {(void **)&t->nodes, (void **)&t->args,  (void **)&t->ints,     (void **)&t->reals,
                              (void **)&t->marks, (void **)&t->roots, (void **)&t->products, (void **)&t->param_nodes, (void **)&t->order,
-                             (void **)&t->groups, (void **)&t->members, (void **)&t->sources, (void **)&t->group_inputs, (void **)&t->gathers, (void **)&t->programs};
+                             (void **)&t->groups, (void **)&t->members, (void **)&t->sources, (void **)&t->group_inputs, (void **)&t->gathers,
+                             (void **)&t->programs};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) {
         free(*memory[i]);
         *memory[i] = NULL;

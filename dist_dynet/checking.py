@@ -12,15 +12,14 @@ import numpy as np
 
 from ._ffi import DTYPE, DTYPE_NAME, GRAPH_SHIFT, lib
 from .graph import Expression, cg, renew_cg
-from .params.collection import LookupParameters, ParameterCollection, Parameters
+from .params.collection import ParameterCollection
+from .params.parameters import AnyParameter, LookupParameters
 
 __all__ = ["GradientCheckError", "check_gradient"]
 
 EPSILON: float = {"float32": 3e-3, "float64": 1e-5}[DTYPE_NAME]
 TOLERANCE: float = {"float32": 1e-2, "float64": 1e-7}[DTYPE_NAME]
 SHOWN = 8
-
-Checked = Parameters | LookupParameters
 
 
 @dataclass(frozen=True)
@@ -86,15 +85,15 @@ class _Loss:
         return self.expression().scalar_value()
 
 
-def _listed(parameters: ParameterCollection | Checked | Iterable[Checked]) -> list[Checked]:
+def _listed(parameters: ParameterCollection | AnyParameter | Iterable[AnyParameter]) -> list[AnyParameter]:
     if isinstance(parameters, ParameterCollection):
-        chosen: list[Checked] = [*parameters.parameters_list(), *parameters.lookup_parameters_list()]
-    elif isinstance(parameters, Checked):
+        chosen: list[AnyParameter] = [*parameters.parameters_list(), *parameters.lookup_parameters_list()]
+    elif isinstance(parameters, AnyParameter):
         chosen = [parameters]
     else:
         chosen = list(parameters)
     for p in chosen:
-        if not isinstance(p, Checked):
+        if not isinstance(p, AnyParameter):
             raise TypeError(f"check_gradient: takes a collection, or parameters; got {type(p).__name__} among them.")
     chosen = [p for p in chosen if p.is_updated()]
     if not chosen:
@@ -102,14 +101,14 @@ def _listed(parameters: ParameterCollection | Checked | Iterable[Checked]) -> li
     return chosen
 
 
-def _index(p: Checked, i: int) -> tuple[int, ...]:
+def _index(p: AnyParameter, i: int) -> tuple[int, ...]:
     """Where number i of the storage stands in as_array()."""
     size = int(np.prod(p._dims))
     within = tuple(int(k) for k in np.unravel_index(i % size, p._dims, order="F"))
     return (i // size, *within) if isinstance(p, LookupParameters) else within
 
 
-def _chosen(p: Checked, most: int, rng: np.random.Generator) -> list[int]:
+def _chosen(p: AnyParameter, most: int, rng: np.random.Generator) -> list[int]:
     """The numbers of the storage to look at: of a table those of the rows that have a gradient, and of one row that has none."""
     size = int(np.prod(p._dims))
     rows = np.arange(1)
@@ -123,7 +122,7 @@ def _chosen(p: Checked, most: int, rng: np.random.Generator) -> list[int]:
     return sorted(numbers.tolist())
 
 
-def _differences(loss: _Loss, p: Checked, numbers: list[int], epsilon: float) -> Iterator[tuple[float, float]]:
+def _differences(loss: _Loss, p: AnyParameter, numbers: list[int], epsilon: float) -> Iterator[tuple[float, float]]:
     """(derivative by central differences, how wrong it may be by rounding) for these numbers of a parameter."""
     storage = p.storage()
     for i in numbers:
@@ -145,7 +144,7 @@ def _differences(loss: _Loss, p: Checked, numbers: list[int], epsilon: float) ->
 
 def check_gradient(
     expr_or_fn: Expression | Callable[[], Expression],
-    parameters: ParameterCollection | Checked | Iterable[Checked],
+    parameters: ParameterCollection | AnyParameter | Iterable[AnyParameter],
     epsilon: float | None = None,
     tolerance: float | None = None,
     max_entries: int = 1000,

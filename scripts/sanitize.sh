@@ -10,7 +10,10 @@
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-PYTHON="${PYTHON:-$([ -x "$ROOT/.venv/bin/python" ] && echo "$ROOT/.venv/bin/python" || command -v python3)}"
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON="$ROOT/.venv/bin/python"
+    [ -x "$PYTHON" ] || PYTHON="$(command -v python3)"
+fi
 CC="${CC:-gcc}"
 FOLDER="$(mktemp -d)"
 trap 'rm -rf "$FOLDER"' EXIT

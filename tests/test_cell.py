@@ -497,6 +497,36 @@ def test_threads_share_a_cell(model, step):
     assert not wrong and f.traces == 1
 
 
+def test_a_trace_in_one_thread_is_none_in_another():
+    tracing, done, ran = threading.Event(), threading.Event(), []
+
+    @dy.cell
+    def slow(x):
+        tracing.set()
+        assert done.wait(30)
+        return dy.tanh(x)
+
+    @dy.cell
+    def several(xs):
+        ran.append(1)
+        return dy.esum(xs)
+
+    def meet(values):
+        dy.renew_cg()
+        return several([dy.inputVector(v) for v in values]).value()
+
+    meet([[0], [0]])
+    other = threading.Thread(target=lambda: (dy.renew_cg(), slow(dy.ones(1))))
+    other.start()
+    try:
+        assert tracing.wait(30)
+        assert meet([[1], [2]]) == 3 and len(ran) == several.traces == 1
+    finally:
+        done.set()
+        other.join()
+    assert slow.traces == 1
+
+
 @pytest.mark.float32
 def test_double_build_passes():
     root = Path(__file__).parents[1]

@@ -116,6 +116,17 @@ def test_pickles_are_read_in_another_process(tmp_path):
     assert ran.stdout.split() == [str(m.parameter_count()), "/sub/_1"]
 
 
+def test_pickles_that_name_the_collections_module_are_read():
+    m, *_ = model()
+    text = pickle.dumps(m, 0)
+    for module in (b"dist_dynet.params.parameters", b"dist_dynet.params.root"):
+        assert module in text
+        text = text.replace(module, b"dist_dynet.params.collection")  # where earlier versions had these classes
+    n = pickle.loads(text)
+    assert [p.name() for p in n.parameters_list()] == [p.name() for p in m.parameters_list()]
+    assert type(n.parameters_list()[0]) is dy.Parameters and type(n._root) is type(m._root)
+
+
 def test_large_collections_are_copied_quickly():
     m = dy.ParameterCollection()
     for _ in range(3000):

@@ -20,6 +20,9 @@ PROPERTIES = (
     "late_parameters_and_chunks",
     "used_on_one_rank_and_frozen",
     "rows_of_windows_that_grow",
+    "updates_like_the_last_one",
+    "usual_updates_between_other_meetings",
+    "report_that_outgrows_the_team",
     "fork",
     "memory_outlives_the_trainer_of_a_graph",
     "trainer_that_ends_inside_of_backward",
@@ -137,6 +140,17 @@ def test_without_room_mpi_takes_over_and_rank_0_says_so(what, limit):
 def test_what_one_rank_cannot_do_all_leave(what, words):
     status, output, _ = mpirun(2, "shared.py", what)
     assert status == 0 and output.count("by MPI instead of shared memory") == 1 and words in output, output
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize(("what", "words"), [
+    ("usual_update_of_a_parameter_that_was_frozen", 'is frozen here, but not on all ranks'),
+    ("usual_updates_with_settings_that_change", "all ranks must agree; learning rate"),
+])  # fmt: skip
+def test_what_is_wrong_is_found_in_usual_updates_too(what, words):
+    status, output, seconds = mpirun(2, "shared.py", what)
+    assert status != 0 and words in output and seconds < 15, output
 
 
 @pytest.mark.mpi

@@ -78,7 +78,8 @@ void dn__lstm_sequence_grad(const dn_sequence *q, const dn_real *const *w) {
         int past = has_past(q, t);
         dn__lstm_cell_grad(q->h, t.n, q->gates + 4 * at, c_before(q, t), q->h, q->extra + at, q->dh + at, q->dc + at, q->dgates + 4 * at,
                            past ? dc_before(q, t) : NULL);
-        if (past) send(q, t, rows, w[0], q->dgates + 4 * at, q->h_mask, dh_before(q, t), h_before(q, t), q->dh_mask); /* gates = ... + Wh h_(s-1) */
+        /* gates = ... + Wh h_(s-1) */
+        if (past) send(q, t, rows, w[0], q->dgates + 4 * at, q->h_mask, dh_before(q, t), h_before(q, t), q->dh_mask);
         if (!t.s) return;
     }
 }

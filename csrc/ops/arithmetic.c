@@ -13,7 +13,8 @@ static int broadcast_dims(dn_shape *s) {
     for (int i = 0; i < nd; i++) {
         int a = size_of(x, i), b = size_of(y, i);
         if (a != b && a != 1 && b != 1)
-            return dn__fail(s, DN_ERROR_VALUE, "sizes must be equal or 1 in each dim, counted from the first; got x = %s, y = %s.", DIMS(x), DIMS(y));
+            return dn__fail(s, DN_ERROR_VALUE, "sizes must be equal or 1 in each dim, counted from the first; got x = %s, y = %s.", DIMS(x),
+                            DIMS(y));
         d[i] = a == 1 ? b : a;
     }
     return dn__set_dims(s, nd, d, batch);

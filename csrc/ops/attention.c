@@ -4,8 +4,8 @@
 #include "../kernels/kernels.h"
 #include "../op.h"
 
-/* Queries (d, nq), keys (d, nk), values (dv, nk), and perhaps a mask (nk) or (nk, nq). reals: the scale. saved: the weights p, (nk, nq) for each
- * batch element. Where neither keys nor values are batched the batch's queries are nothing but more columns: `batch` is 1 then. */
+/* Queries (d, nq), keys (d, nk), values (dv, nk), and perhaps a mask (nk) or (nk, nq). reals: the scale. saved: the weights p, (nk, nq) for
+ * each batch element. Where neither keys nor values are batched the batch's queries are nothing but more columns: `batch` is 1 then. */
 enum { QUERY, KEY, VALUE, MASK };
 typedef struct sizes { int d, dv, nk, nq, batch; size_t p; } sizes;
 
@@ -29,12 +29,14 @@ static int attention_dims(dn_shape *s) {
     if (s->n != 3 && s->n != 4) return dn__fail(s, DN_ERROR_VALUE, "takes q, k, v and perhaps a mask; got %d inputs.", s->n);
     const dn_dim *q = s->x[QUERY], *k = s->x[KEY], *v = s->x[VALUE];
     if (q->nd > 2 || k->nd > 2 || v->nd > 2 || rows_of(q) != rows_of(k) || cols_of(k) != cols_of(v))
-        return dn__fail(s, DN_ERROR_VALUE, "q must be (d, nq), k (d, nk) and v (dv, nk); got q = %s, k = %s, v = %s.", DIMS(q), DIMS(k), DIMS(v));
+        return dn__fail(s, DN_ERROR_VALUE, "q must be (d, nq), k (d, nk) and v (dv, nk); got q = %s, k = %s, v = %s.", DIMS(q), DIMS(k),
+                        DIMS(v));
     int nk = cols_of(k), nq = cols_of(q);
     if (s->n == 4) {
         const dn_dim *mask = s->x[MASK];
         if (mask->nd > 2 || rows_of(mask) != nk || (cols_of(mask) != nq && cols_of(mask) != 1))
-            return dn__fail(s, DN_ERROR_VALUE, "the mask must be (nk,) or (nk, nq); got k = %s, q = %s, mask = %s.", DIMS(k), DIMS(q), DIMS(mask));
+            return dn__fail(s, DN_ERROR_VALUE, "the mask must be (nk,) or (nk, nq); got k = %s, q = %s, mask = %s.", DIMS(k), DIMS(q),
+                            DIMS(mask));
     }
     int error = dn__set_dims(s, 2, (int[]){nk, nq}, batch); /* the weights must not be too many */
     if (error) return error;

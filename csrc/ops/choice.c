@@ -19,7 +19,7 @@ static int chosen_dims(dn_shape *s) {
 static int size_along(const dn_shape *s) { return s->ints[0] < s->x[0]->nd ? s->x[0]->d[s->ints[0]] : 1; }
 static int *indices_of(const dn_call *c) { return (int *)c->saved; }
 
-/* ---- topk, kmax_pooling ------------------------------------------------------------------------------------------------------------------- */
+/* ---- topk, kmax_pooling ------------------------------------------------------------------------------------------------------------------ */
 
 /* x at i comes after x at j: less, or equal and later; nan comes first */
 static int comes_after(const dn_real *x, size_t step, int i, int j) {

@@ -18,8 +18,10 @@ static int chain_dims(dn_shape *s) {
     int k = e->nd ? e->d[0] : 1, steps = steps_of(e);
     for (int i = A; i <= STOP; i++)
         if (s->x[i]->batch != 1) return dn__fail(s, DN_ERROR_VALUE, "transitions must not be batched; got input %d = %s.", i, DIMS(s->x[i]));
-    if (e->nd > 2 || a->nd > 2 || k < 1 || a->size != (int64_t)k * k || (a->nd ? a->d[0] : 1) != k || s->x[START]->size != k || s->x[STOP]->size != k)
-        return dn__fail(s, DN_ERROR_VALUE, "emissions must be (tags, steps), transitions (tags, tags), start and stop (tags,); got %s, %s, %s, %s.", DIMS(e),
+    if (e->nd > 2 || a->nd > 2 || k < 1 || a->size != (int64_t)k * k || (a->nd ? a->d[0] : 1) != k || s->x[START]->size != k ||
+        s->x[STOP]->size != k)
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "emissions must be (tags, steps), transitions (tags, tags), start and stop (tags,); got %s, %s, %s, %s.", DIMS(e),
                         DIMS(a), DIMS(s->x[START]), DIMS(s->x[STOP]));
     if (steps < 1) return dn__fail(s, DN_ERROR_VALUE, "a sequence must have a step; got emissions = %s.", DIMS(e));
     if (s->n_ints && s->n_ints != (int64_t)steps * e->batch)
@@ -114,7 +116,8 @@ static double score(const chain *z) {
 }
 
 /* reals: a and b. The log likelihood of the tags is a = -1, b = 1; a = 0 needs no sum over sequences, b = 0 asks only where they end. */
-DN_OP(crf, 4, DN_BATCHES | DN_INTS_EACH | SHARED, "y = a log Z + b score(v): a linear-chain CRF with transitions x_0, start x_1, stop x_2, emissions x_3")
+DN_OP(crf, 4, DN_BATCHES | DN_INTS_EACH | SHARED,
+      "y = a log Z + b score(v): a linear-chain CRF with transitions x_0, start x_1, stop x_2, emissions x_3")
 static int crf_dims(dn_shape *s) {
     int error = chain_dims(s);
     if (error) return error;

@@ -27,10 +27,11 @@ static int matmul_dims(dn_shape *s) {
     if (a->nd > 2 || b->nd > 2)
         return dn__fail(s, DN_ERROR_VALUE, "both inputs must be matrices or vectors; got a = %s, b = %s.", DIMS(a), DIMS(b));
     if (cols_of(a) != rows_of(b)) {
-        const char *hint = a->nd == 1 && b->nd <= 1 && rows_of(a) == rows_of(b) ? " Did you mean transpose(a) * b, dot_product(a, b) or cmult(a, b)?"
-                           : rows_of(a) == rows_of(b)                           ? " Did you mean transpose(a) * b?"
-                           : cols_of(a) == cols_of(b)                           ? " Did you mean a * transpose(b)?"
-                                                                                : "";
+        const char *hint = "";
+        if (rows_of(a) == rows_of(b))
+            hint = a->nd == 1 && b->nd <= 1 ? " Did you mean transpose(a) * b, dot_product(a, b) or cmult(a, b)?"
+                                            : " Did you mean transpose(a) * b?";
+        else if (cols_of(a) == cols_of(b)) hint = " Did you mean a * transpose(b)?";
         return dn__fail(s, DN_ERROR_VALUE, "columns of a must equal rows of b; got a = %s, b = %s.%s", DIMS(a), DIMS(b), hint);
     }
     int batch = dn__common_batch(s);
@@ -61,7 +62,8 @@ static int affine_transform_dims(dn_shape *s) {
                             i / 2 + 1, i / 2 + 1, rows_of(w), cols_of(x));
     }
     if (b->nd > 2 || rows_of(b) != rows || (cols_of(b) != cols && cols_of(b) != 1))
-        return dn__fail(s, DN_ERROR_VALUE, "the bias must have the dims of the products or be one column of them; got b = %s, products (%d, %d). "
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "the bias must have the dims of the products or be one column of them; got b = %s, products (%d, %d). "
                         "Did you mean W * x + b, which repeats the products?", DIMS(b), rows, cols);
     return matrix_dims(s, rows, cols, cols > 1, batch);
 }

@@ -27,7 +27,8 @@ DN_OP(squared_distance, 2, DN_BATCHES, "y = sum (x_0i - x_1i)^2")
 static int squared_distance_dims(dn_shape *s) { return pair_dims(s); }
 static void squared_distance_forward(dn_call *c) {
     for (int b = 0; b < c->dim->batch; b++)
-        c->y[b] = dn__squared_distance((size_t)c->x[0].dim->size, c->x[0].v + (size_t)b * c->x[0].stride, c->x[1].v + (size_t)b * c->x[1].stride);
+        c->y[b] = dn__squared_distance((size_t)c->x[0].dim->size, c->x[0].v + (size_t)b * c->x[0].stride,
+                                       c->x[1].v + (size_t)b * c->x[1].stride);
 }
 /* dx_0 = 2 dy (x_0 - x_1), and the same with the inputs exchanged */
 static void squared_distance_grad(size_t n, const dn_real *x, const dn_real *y, dn_real dy, dn_real beta, dn_real *dx) {
@@ -129,7 +130,8 @@ static int pairwise_rank_loss_dims(dn_shape *s) {
 static void pairwise_rank_loss_forward(dn_call *c) {
     size_t n = (size_t)c->dim->size;
     for (int b = 0; b < c->dim->batch; b++)
-        dn__rank_loss(n, (dn_real)c->reals[0], c->x[0].v + (size_t)b * c->x[0].stride, c->x[1].v + (size_t)b * c->x[1].stride, c->y + (size_t)b * n);
+        dn__rank_loss(n, (dn_real)c->reals[0], c->x[0].v + (size_t)b * c->x[0].stride, c->x[1].v + (size_t)b * c->x[1].stride,
+                      c->y + (size_t)b * n);
 }
 /* where y > 0: dx_0 = -dy, dx_1 = dy */
 static void pairwise_rank_loss_backward(dn_call *c) {

@@ -1,5 +1,5 @@
-/* The LSTM (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000) over T steps as one node (T = 1: a step of a network that
- * decides as it goes). Gates in the order i, f, o, g.
+/* The LSTM (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000) over T steps as one node (T = 1: a step of a network
+ * that decides as it goes). Gates in the order i, f, o, g.
  *
  * inputs: Wx (4h, k), Wh (4h, h), b (4h), then as sequence.h says;  reals: forget bias
  *   (i, f, o) = logistic(Wx x_t + Wh h_(t-1) + b + (0, forget bias, 0)),  g = tanh(...),  c_t = f c_(t-1) + i g,  h_t = o tanh c_t */

@@ -39,7 +39,8 @@ static int state_dims(dn_shape *s) {
     int batch = dn__common_batch(s);
     if (batch < 0) return batch;
     if (x->nd < 1 || x->size != x->d[0] || gates->nd < 1 || gates->size != gates->d[0] || gates->size != 4 * (int64_t)x->size)
-        return dn__fail(s, DN_ERROR_VALUE, "the state must be a vector (h,) and the gates (4 h,); got state = %s, gates = %s.", DIMS(x), DIMS(gates));
+        return dn__fail(s, DN_ERROR_VALUE, "the state must be a vector (h,) and the gates (4 h,); got state = %s, gates = %s.", DIMS(x),
+                        DIMS(gates));
     return dn__set_dims(s, 1, x->d, batch);
 }
 enum { I, F, O, G };

@@ -13,8 +13,8 @@ static int masked_dims(dn_shape *s) {
     if (batch < 0) return batch;
     for (int i = 0; i < DN_MAX_DIMS; i++)
         if (size_of(mask, i) != size_of(x, i) && size_of(mask, i) != 1)
-            return dn__fail(s, DN_ERROR_VALUE, "sizes of the mask must be those of x or 1, counted from the first; got x = %s, mask = %s.", DIMS(x),
-                            DIMS(mask));
+            return dn__fail(s, DN_ERROR_VALUE, "sizes of the mask must be those of x or 1, counted from the first; got x = %s, mask = %s.",
+                            DIMS(x), DIMS(mask));
     int error = dn__check_dim(s, s->ints[0]);
     return error ? error : dn__set_dims(s, x->nd, x->d, batch);
 }
@@ -81,8 +81,8 @@ static void masked_log_softmax_backward(dn_call *c) { masked_backward(c, masked_
 
 static int is_vector(const dn_dim *x) { return x->size == (x->nd ? x->d[0] : 1); }
 
-/* ints: one class per batch element; an unbatched x serves all. reals: the smoothing e. A second input holds weights w, one number for each batch
- * element or for all; where it is 0, y is 0 whatever x is, and nothing is computed. saved: log sum exp of each, a dn_lse. */
+/* ints: one class per batch element; an unbatched x serves all. reals: the smoothing e. A second input holds weights w, one number for each
+ * batch element or for all; where it is 0, y is 0 whatever x is, and nothing is computed. saved: log sum exp of each, a dn_lse. */
 DN_OP(cross_entropy, -1, DN_BATCHES | DN_INTS_EACH, "y = log sum exp(x_0) - (1 - e) x_0v - e mean x_0, times the weight x_1 if there is one")
 static int cross_entropy_dims(dn_shape *s) {
     const dn_dim *x = s->x[0], *w = s->x[s->n - 1];
@@ -96,7 +96,8 @@ static int cross_entropy_dims(dn_shape *s) {
         return dn__fail(s, DN_ERROR_VALUE, "label_smoothing must lie in [0, 1]; got %g.", s->reals[0]);
     for (int i = 0; i < s->n_ints; i++)
         if (s->ints[i] < 0 || s->ints[i] >= x->size)
-            return dn__fail(s, dn__bad_index(s->ints[i]), "class %d is outside x = %s. Classes run from 0 to %d.", s->ints[i], DIMS(x), x->size - 1);
+            return dn__fail(s, dn__bad_index(s->ints[i]), "class %d is outside x = %s. Classes run from 0 to %d.", s->ints[i], DIMS(x),
+                            x->size - 1);
     s->saved = 2 * (size_t)s->n_ints;
     return dn__set_dims(s, 1, (int[]){1}, s->n_ints);
 }
@@ -140,8 +141,8 @@ static int cross_entropy_soft_dims(dn_shape *s) {
     int batch = dn__common_batch(s);
     if (batch < 0) return batch;
     if (!is_vector(s->x[0]) || !dn__same_sizes(s->x[0], s->x[1]))
-        return dn__fail(s, DN_ERROR_VALUE, "x and the target distribution must be vectors of the same size; got x = %s, target = %s.", DIMS(s->x[0]),
-                        DIMS(s->x[1]));
+        return dn__fail(s, DN_ERROR_VALUE, "x and the target distribution must be vectors of the same size; got x = %s, target = %s.",
+                        DIMS(s->x[0]), DIMS(s->x[1]));
     s->saved = 2 * (size_t)batch; /* log sum exp of each, a dn_lse */
     return dn__set_dims(s, 1, (int[]){1}, batch);
 }

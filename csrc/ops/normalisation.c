@@ -52,8 +52,8 @@ static int layer_norm_dims(dn_shape *s) {
     int batch = dn__common_batch(s);
     if (batch < 0) return batch;
     if (!leading_dims(x, g) || !leading_dims(x, b))
-        return dn__fail(s, DN_ERROR_VALUE, "g and b must have the dims of x, or the first ones of them; got x = %s, g = %s, b = %s.", DIMS(x), DIMS(g),
-                        DIMS(b));
+        return dn__fail(s, DN_ERROR_VALUE, "g and b must have the dims of x, or the first ones of them; got x = %s, g = %s, b = %s.", DIMS(x),
+                        DIMS(g), DIMS(b));
     int error = dn__set_dims(s, x->nd, x->d, batch);
     s->saved = error ? 0 : (size_t)s->y.size * (size_t)batch + 2 * (size_t)batch; /* z of all elements; std and 1 / (std + 1e-8) */
     return error;

@@ -1,7 +1,7 @@
 /* Sum, mean, moment and standard deviation over any set of dims, with or without the batch.
  *
- * Each has two rows, because members of a merged batch must not be summed over; errors name the function, which is the same for both. ints: 1 for "all dims", else 0; n, the number to divide by
- * (0: the count); r, the order of the moment; then the dims. */
+ * Each has two rows, because members of a merged batch must not be summed over; errors name the function, which is the same for both. ints: 1
+ * for "all dims", else 0; n, the number to divide by (0: the count); r, the order of the moment; then the dims. */
 #include <float.h>
 #include <math.h>
 
@@ -30,7 +30,8 @@ static int over_dims(dn_shape *s, int with_batch) {
     unsigned seen = 0;
     for (int i = FIRST_DIM; i < s->n_ints; i++) {
         int d = s->ints[i];
-        if (d < 0 || d >= DN_MAX_DIMS || (d >= x->nd && d > 0)) return dn__fail(s, DN_ERROR_VALUE, "dim %d is not a dim of x = %s.", d, DIMS(x));
+        if (d < 0 || d >= DN_MAX_DIMS || (d >= x->nd && d > 0))
+            return dn__fail(s, DN_ERROR_VALUE, "dim %d is not a dim of x = %s.", d, DIMS(x));
         if (seen & 1u << d) return dn__fail(s, DN_ERROR_VALUE, "each dim may be named once; dim %d is named twice.", d);
         seen |= 1u << d;
     }
@@ -207,8 +208,8 @@ static void moment_backward(dn_call *c, int with_batch) {
     for_tiles(c, with_batch, &(work){.x = slope, .y = c->dy, .to_x = g.dx, .beta = g.beta}, multiply_tile);
 }
 
-/* With N numbers of x for each of y, y = sqrt(sum x^2 / n - m^2), m = sum x / n: n = N, the default, gives the deviation of x; another n that of
- * x with zeros taken away or added, which is what n is for.
+/* With N numbers of x for each of y, y = sqrt(sum x^2 / n - m^2), m = sum x / n: n = N, the default, gives the deviation of x; another n that
+ * of x with zeros taken away or added, which is what n is for.
  *
  * saved: m in two parts. The sum of x - (sum x / N) is 0 but for rounding; taken off again it makes the differences right to the last bit,
  * so that numbers which are all equal have a deviation of 0 and not of some rounding error. */

@@ -9,8 +9,8 @@ static void run_simple(const dn_sequence *q, const dn_real *const *w, const doub
     dn__simple_sequence(q, w);
 }
 static const dn_network SIMPLE = {
-    .takes = "Wx, Wh, b", .rule = "Wx must be (h, k), Wh (h, h) and b (h)", .weights = 3, .gates = 1, .n_blocks = 1, .blocks = {{1, 0, 2}}, .n_products = 1,
-    .products = {{1, 0, DN_OF_H_BEFORE}}, .forward = run_simple, .backward = dn__simple_sequence_grad};
+    .takes = "Wx, Wh, b", .rule = "Wx must be (h, k), Wh (h, h) and b (h)", .weights = 3, .gates = 1, .n_blocks = 1,
+    .blocks = {{1, 0, 2}}, .n_products = 1, .products = {{1, 0, DN_OF_H_BEFORE}}, .forward = run_simple, .backward = dn__simple_sequence_grad};
 static int simple_rnn_dims(dn_shape *s) { return dn__network_dims(s, &SIMPLE); }
 static void simple_rnn_forward(dn_call *c) { dn__network_forward(c, &SIMPLE); }
 static void simple_rnn_backward(dn_call *c) { dn__network_backward(c, &SIMPLE); }
@@ -24,8 +24,8 @@ static void run_gru(const dn_sequence *q, const dn_real *const *w, const double 
     dn__gru_sequence(q, w);
 }
 static const dn_network GRU = {
-    .takes = "Wx, Wh, b of z, r, n", .rule = "each gate has Wx (h, k), Wh (h, h) and b (h)", .weights = 9, .has_extra = 1, .gates = 3, .n_blocks = 3,
-    .blocks = {{1, 0, 2}, {1, 3, 5}, {1, 6, 8}}, .n_products = 3,
+    .takes = "Wx, Wh, b of z, r, n", .rule = "each gate has Wx (h, k), Wh (h, h) and b (h)", .weights = 9, .has_extra = 1,
+    .gates = 3, .n_blocks = 3, .blocks = {{1, 0, 2}, {1, 3, 5}, {1, 6, 8}}, .n_products = 3,
     .products = {{1, 0, DN_OF_H_BEFORE}, {4, 1, DN_OF_H_BEFORE}, {7, 2, DN_OF_EXTRA}}, .forward = run_gru, .backward = dn__gru_sequence_grad};
 static int gru_dims(dn_shape *s) { return dn__network_dims(s, &GRU); }
 static void gru_forward(dn_call *c) { dn__network_forward(c, &GRU); }
@@ -55,8 +55,8 @@ static void coupled_lstm_backward(dn_call *c) { dn__network_backward(c, &COUPLED
 
 DN_OP(fast_lstm, -1, DN_BATCHES | DN_PARTS | DN_RAGGED | DN_SHARED(255), "(h_t, c_t) = LSTM with f = 1 - i for t = 1 ... T")
 static const dn_network FAST = {
-    .takes = "Wx, Wh, b of i, o, g", .rule = "each gate has Wx (h, k), Wh (h, h) and b (h)", .weights = 9, .has_c = 1, .has_extra = 1, .gates = 3, .n_blocks = 3,
-    .blocks = {{1, 0, 2}, {1, 3, 5}, {1, 6, 8}}, .n_products = 3,
+    .takes = "Wx, Wh, b of i, o, g", .rule = "each gate has Wx (h, k), Wh (h, h) and b (h)", .weights = 9, .has_c = 1,
+    .has_extra = 1, .gates = 3, .n_blocks = 3, .blocks = {{1, 0, 2}, {1, 3, 5}, {1, 6, 8}}, .n_products = 3,
     .products = {{1, 0, DN_OF_H_BEFORE}, {4, 1, DN_OF_H_BEFORE}, {7, 2, DN_OF_H_BEFORE}}, .forward = run_coupled,
     .backward = dn__coupled_sequence_grad};
 static int fast_lstm_dims(dn_shape *s) { return dn__network_dims(s, &FAST); }

@@ -9,8 +9,8 @@ static int check_indices(dn_shape *s, int d, int n, const int *indices) {
     int size = d < s->x[0]->nd ? s->x[0]->d[d] : 1;
     for (int i = 0; i < n; i++)
         if (indices[i] < 0 || indices[i] >= size)
-            return dn__fail(s, dn__bad_index(indices[i]), "index %d is outside dim %d of x = %s. Indices run from 0 to %d.", indices[i], d, DIMS(s->x[0]),
-                            size - 1);
+            return dn__fail(s, dn__bad_index(indices[i]), "index %d is outside dim %d of x = %s. Indices run from 0 to %d.", indices[i], d,
+                            DIMS(s->x[0]), size - 1);
     return 0;
 }
 
@@ -162,8 +162,8 @@ static int pick_batch_elems_dims(dn_shape *s) {
     const dn_dim *x = s->x[0];
     for (int i = 0; i < s->n_ints; i++)
         if (s->ints[i] < 0 || s->ints[i] >= x->batch)
-            return dn__fail(s, dn__bad_index(s->ints[i]), "index %d is outside the batch of x = %s. Batch elements are counted from 0 to %d.", s->ints[i],
-                            DIMS(x), x->batch - 1);
+            return dn__fail(s, dn__bad_index(s->ints[i]), "index %d is outside the batch of x = %s. Batch elements are counted from 0 to %d.",
+                            s->ints[i], DIMS(x), x->batch - 1);
     return dn__set_dims(s, x->nd, x->d, s->n_ints);
 }
 static void pick_batch_elems_forward(dn_call *c) {

@@ -8,7 +8,8 @@
 static dn_sizes call_sizes(const dn_call *c, const dn_network *net) {
     return dn__sizes_of(net, c->x[net->blocks[0].wx].dim, c->ints, c->n_ints, c->dim->batch);
 }
-/* What is kept for backward. Sequences are in the order of the plan; x are the columns that were multiplied, distinct rows where `slots` says so. */
+/* What is kept for backward. Sequences are in the order of the plan; x are the columns that were multiplied, distinct rows where `slots` says
+ * so. */
 typedef struct kept { dn_real *x, *gates, *extra, *h0, *c0, *h, *c, *h_mask, *c_mask, *h_seen, *c_seen, *c_now; int *distinct, *slots; } kept;
 
 static size_t carve(const dn_network *net, const dn_sizes *z, dn_real *memory, kept *s) {
@@ -156,7 +157,8 @@ static void show(const dn_call *c, const dn_sizes *z, const dn_plan *p, const dn
         for (int t = 0; t < z->steps; t++) {
             if (!dn__has_place(c, z, t, b)) break;
             int column = p->shown[(size_t)t * (size_t)z->batch + (size_t)b];
-            memcpy(to + n * dn__place_of(z, p, t, b), column < 0 ? initial + n * (size_t)(-1 - column) : h + n * (size_t)column, n * sizeof *to);
+            memcpy(to + n * dn__place_of(z, p, t, b), column < 0 ? initial + n * (size_t)(-1 - column) : h + n * (size_t)column,
+                   n * sizeof *to);
         }
 }
 static void show_last(const dn_sizes *z, const dn_plan *p, const dn_real *h, const dn_real *initial, dn_real *to) {
@@ -303,7 +305,8 @@ static void recurrent_gradients(dn_call *c, const dn_network *net, const dn_size
 }
 
 /* dx of all columns = sum over blocks of Wx' dgates */
-static void input_products(dn_call *c, const dn_network *net, const dn_sizes *z, size_t columns, const dn_real *dgates, dn_real beta, dn_real *dx) {
+static void input_products(dn_call *c, const dn_network *net, const dn_sizes *z, size_t columns, const dn_real *dgates, dn_real beta,
+                           dn_real *dx) {
     for (int i = 0; i < net->n_blocks; i++) {
         int rows = net->blocks[i].rows * z->h;
         dn__mm_dx(rows, z->k, (int)columns, c->x[net->blocks[i].wx].v, rows, dgates, rows, i ? 1 : beta, dx, z->k);
@@ -312,7 +315,8 @@ static void input_products(dn_call *c, const dn_network *net, const dn_sizes *z,
 }
 
 /* Gradients of Wx and b: gates = Wx x + b. */
-static void projection_gradients(dn_call *c, const dn_network *net, const dn_sizes *z, size_t columns, const dn_real *dgates, const dn_real *x) {
+static void projection_gradients(dn_call *c, const dn_network *net, const dn_sizes *z, size_t columns, const dn_real *dgates,
+                                 const dn_real *x) {
     for (int i = 0; i < net->n_blocks; i++) {
         int rows = net->blocks[i].rows * z->h;
         if (dn__wants(c, net->blocks[i].wx)) dn__weight_gradient(c, net->blocks[i].wx, rows, z->k, (int)columns, dgates, x);
@@ -373,10 +377,12 @@ static dn_real *sum_by_row(dn_call *c, const dn_network *net, const dn_sizes *z,
 }
 
 /* Brings dx (k x distinct) to the rows of the table. */
-static void give_back_rows(dn_call *c, const dn_network *net, const dn_sizes *z, const dn_plan *p, const kept *s, const dn_real *dgates, const dn_real *dx) {
+static void give_back_rows(dn_call *c, const dn_network *net, const dn_sizes *z, const dn_plan *p, const kept *s, const dn_real *dgates,
+                           const dn_real *dx) {
     int n = z->form == DN_SEQUENCE_LIST ? z->steps : 1;
     size_t places = (size_t)z->steps * (size_t)z->batch;
-    int *rows = dn__take_ints(c, places), *distinct_rows = dn__take_ints(c, (size_t)*s->distinct), *column = (int *)dn__backward_memory(c, places + 1);
+    int *rows = dn__take_ints(c, places), *distinct_rows = dn__take_ints(c, (size_t)*s->distinct);
+    int *column = (int *)dn__backward_memory(c, places + 1);
     if (!rows || !distinct_rows || !column) return;
     int count = dn__table_rows(c, z->first, n, (int)places, rows);
     for (size_t i = 0; i < places; i++) column[i] = -1;

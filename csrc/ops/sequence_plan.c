@@ -82,7 +82,8 @@ static int check_positions(dn_shape *s, const dn_sizes *z, int batch) {
 }
 
 static int wrong_count(dn_shape *s, const dn_network *net, const char *state, int list) {
-    return dn__fail(s, DN_ERROR_VALUE, "takes %s%s and %s; got %d inputs.", net->takes, state, list ? "one x for each step" : "one x for all steps", s->n);
+    return dn__fail(s, DN_ERROR_VALUE, "takes %s%s and %s; got %d inputs.", net->takes, state,
+                    list ? "one x for each step" : "one x for all steps", s->n);
 }
 
 int dn__check_sequence(dn_shape *s, const dn_network *net, dn_sizes *z) {
@@ -98,7 +99,8 @@ int dn__check_sequence(dn_shape *s, const dn_network *net, dn_sizes *z) {
     for (int i = z->first; i < s->n; i++)
         if (s->x[i]->size != size || (z->form == DN_SEQUENCE_MATRIX && s->x[i]->d[0] != z->k))
             return z->form == DN_SEQUENCE_MATRIX
-                ? dn__fail(s, DN_ERROR_VALUE, "this network's inputs are the columns of a matrix (%d, %d); got x = %s.", z->k, z->steps, DIMS(s->x[i]))
+                ? dn__fail(s, DN_ERROR_VALUE, "this network's inputs are the columns of a matrix (%d, %d); got x = %s.", z->k, z->steps,
+                           DIMS(s->x[i]))
                 : dn__fail(s, DN_ERROR_VALUE, "this network's inputs have dim (%d,); got x_%d = %s.", z->k, i - z->first + 1, DIMS(s->x[i]));
     int batch = find_batch(s, z);
     if (batch < 0) return batch;

@@ -13,8 +13,8 @@ typedef struct dn_sizes {
     size_t columns, positions;  /* real positions; those of the result */
 } dn_sizes;
 
-/* Batch elements in the order of falling length; `step` of a column is its place within its own sequence. In `shown`, a column, or -1 - (place of the
- * batch element): the initial state. Where z.plain only `active` is there. */
+/* Batch elements in the order of falling length; `step` of a column is its place within its own sequence. In `shown`, a column, or -1 - (place
+ * of the batch element): the initial state. Where z.plain only `active` is there. */
 typedef struct dn_plan {
     int steps;              /* of the longest */
     int *active;            /* steps: how many sequences have this step */

@@ -114,12 +114,13 @@ static int hinge_dim_dims(dn_shape *s) {
     error = dn__set_dims(s, nd ? nd : 1, kept, x->batch);
     if (error) return error;
     if (s->n_ints - 1 != s->y.size && s->n_ints - 1 != (int64_t)s->y.size * s->y.batch)
-        return dn__fail(s, DN_ERROR_VALUE, "takes %d indices, one per line along dim %d of x = %s, once or for each batch element; got %d.", s->y.size,
-                        s->ints[0], DIMS(x), s->n_ints - 1);
+        return dn__fail(s, DN_ERROR_VALUE, "takes %d indices, one per line along dim %d of x = %s, once or for each batch element; got %d.",
+                        s->y.size, s->ints[0], DIMS(x), s->n_ints - 1);
     int n = s->ints[0] < x->nd ? x->d[s->ints[0]] : 1;
     for (int i = 1; i < s->n_ints; i++)
         if (s->ints[i] < 0 || s->ints[i] >= n)
-            return dn__fail(s, dn__bad_index(s->ints[i]), "index %d is outside dim %d of x = %s. Indices run from 0 to %d.", s->ints[i], s->ints[0], DIMS(x), n - 1);
+            return dn__fail(s, dn__bad_index(s->ints[i]), "index %d is outside dim %d of x = %s. Indices run from 0 to %d.", s->ints[i],
+                            s->ints[0], DIMS(x), n - 1);
     return 0;
 }
 /* forward: y of each line. backward (dx != NULL): each j beyond the margin: dx_j += dy, dx_v -= dy */

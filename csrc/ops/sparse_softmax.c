@@ -56,7 +56,8 @@ static void constrain(size_t n, const dn_real *x, const dn_real *u, dn_real *y, 
 static void constrained_softmax_forward(dn_call *c) {
     size_t n = (size_t)c->dim->size;
     for (int b = 0; b < c->dim->batch; b++)
-        constrain(n, c->x[0].v + (size_t)b * c->x[0].stride, c->x[1].v + (size_t)b * c->x[1].stride, c->y + (size_t)b * n, c->saved + (size_t)b * n);
+        constrain(n, c->x[0].v + (size_t)b * c->x[0].stride, c->x[1].v + (size_t)b * c->x[1].stride, c->y + (size_t)b * n,
+                  c->saved + (size_t)b * n);
 }
 /* m = sum of weight dy over those below their bounds:  dx = y (dy - m) for them, du = dy - m for the others */
 static void constrained_softmax_backward(dn_call *c) {

@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from ..params.collection import LookupParameters, ParameterCollection, Parameters
+from ..params.collection import ParameterCollection
+from ..params.parameters import AnyParameter, LookupParameters, Parameters
 from . import text
 from .files import FileName, atomic_writes, unreadable
 
 _PACKAGE = __name__.partition(".")[0]
-_KINDS: dict[str, type[text.AnyParameter]] = {"Parameters": Parameters, "LookupParameters": LookupParameters}
+_KINDS: dict[str, type[AnyParameter]] = {"Parameters": Parameters, "LookupParameters": LookupParameters}
 _PROTOCOL = 4
 """Of pickle; what DyNet writes."""
 
@@ -119,7 +120,7 @@ def _stored_class(cls: Any) -> Any:
     return inspect.getmro(cls)[len(own)]
 
 
-def _described(thing: Any) -> tuple[bytes, list[tuple[str, text.AnyParameter]]]:
+def _described(thing: Any) -> tuple[bytes, list[tuple[str, AnyParameter]]]:
     """The pickle of an object, and its parameters by name."""
     for kind, cls in _KINDS.items():
         if isinstance(thing, cls):
@@ -223,7 +224,7 @@ def load_generator(basename: FileName, params: ParameterCollection) -> Iterator[
 
 def _load_parameter(
     params: ParameterCollection, file: text.ModelFile, entries: list[text.Entry], at: int, kind: str, name: str
-) -> tuple[text.AnyParameter, int]:
+) -> tuple[AnyParameter, int]:
     entry = text.find(file, _KINDS[kind], name, entries[at:] + entries[:at])
     return text.new_parameter(params, file, entry), entry.number + 1
 

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._random_state import random_state, set_random_state
-from ..params.collection import LookupParameters, ParameterCollection, Parameters
+from ..params.collection import ParameterCollection
+from ..params.parameters import AnyParameter
 from ..trainers import Trainer
 from .files import FileName, atomic_write, unreadable
 
@@ -189,7 +190,7 @@ class _Entry(NamedTuple):
     def __str__(self) -> str:
         return f"{self.dtype} {self.shape}"
 
-    def fits(self, parameter: Parameters | LookupParameters) -> bool:
+    def fits(self, parameter: AnyParameter) -> bool:
         return self.shape == parameter.shape() and self.dtype.kind == "f"
 
 
@@ -271,7 +272,7 @@ class _File:
         """Copies of all arrays whose names begin so, by the rest of their names."""
         return {key.removeprefix(prefix): self.array(key) for key in self.entries if key.startswith(prefix)}
 
-    def fill(self, parameter: Parameters | LookupParameters, key: str) -> None:
+    def fill(self, parameter: AnyParameter, key: str) -> None:
         """Gives a parameter its values."""
         storage = parameter.storage()
         shaped = parameter._shaped(storage)

@@ -27,11 +27,12 @@ from numpy.typing import NDArray
 
 from .. import _random
 from .._ffi import DTYPE
-from ..params.collection import MAX_DIMS, LookupParameters, ParameterCollection, Parameters
+from ..params.collection import ParameterCollection
+from ..params.dims import MAX_DIMS
 from ..params.initializers import GlorotInitializer
+from ..params.parameters import AnyParameter, LookupParameters, Parameters
 from .files import BUFFER, FileName, atomic_write, unreadable
 
-AnyParameter = Parameters | LookupParameters
 _MAX_SIZE = (1 << 31) - 1
 
 # ---- writing -------------------------------------------------------------------------------------------------------------------------

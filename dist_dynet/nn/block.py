@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from .._ffi import lib
 from ..graph import Expression, expression, resolved
-from ..params.collection import LookupParameters, ParameterCollection, Parameters
+from ..params.collection import ParameterCollection
+from ..params.parameters import AnyParameter, Parameters
 from .state import subcollection
 
 
@@ -54,6 +55,6 @@ class Block:
         raise NotImplementedError
 
 
-def used(p: Parameters | LookupParameters, update: bool) -> Expression:
+def used(p: AnyParameter, update: bool) -> Expression:
     """A parameter as an expression; a constant where it is not to be updated."""
     return p if update else expression(resolved(lib.dn_param_handle(p._c, 1)))

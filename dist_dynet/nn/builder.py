@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from .. import _random
 from ..graph import Expression, expression, resolved
 from ..ops import inputTensor
-from ..params.collection import ParameterCollection, Parameters
+from ..params.collection import ParameterCollection
+from ..params.parameters import Parameters
 from .runs import NodeRun
 from .state import Masks, RNNState, Run, check_count, expressions, subcollection, this_graph
 

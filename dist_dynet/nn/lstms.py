@@ -12,7 +12,8 @@ import numpy as np
 from .._ffi import OPS
 from ..graph import Expression, expression, resolved
 from ..ops import cmult, vanilla_lstm_c, vanilla_lstm_gates, vanilla_lstm_h, zeros
-from ..params.collection import ParameterCollection, Parameters
+from ..params.collection import ParameterCollection
+from ..params.parameters import Parameters
 from .builder import RecurrentBuilder
 from .rnn import VanillaLSTMBuilder
 from .runs import CellRun

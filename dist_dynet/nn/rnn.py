@@ -13,7 +13,8 @@ from .._ffi import OPS
 from ..graph import Expression
 from ..ops import cmult, inputVector, layer_norm, tanh, vanilla_lstm_c, zeros
 from ..ops.lstm import lstm_gates
-from ..params.collection import ParameterCollection, Parameters
+from ..params.collection import ParameterCollection
+from ..params.parameters import Parameters
 from .builder import TwoRates
 from .runs import CellRun
 from .state import Masks, Run, masked

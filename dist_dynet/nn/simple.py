@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from .._ffi import OPS
-from ..params.collection import Parameters
+from ..params.parameters import Parameters
 from .builder import RecurrentBuilder, TwoRates
 
 

@@ -26,7 +26,8 @@ from ..ops import (
     zeros,
 )
 from ..ops._nodes import not_expression
-from ..params.collection import ParameterCollection, Parameters
+from ..params.collection import ParameterCollection
+from ..params.parameters import Parameters
 from .state import subcollection
 
 _Layer = tuple[Parameters, Parameters | None]

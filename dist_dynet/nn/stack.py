@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from ..graph import Expression
 from ..ops._nodes import not_expression
-from ..params.collection import ParameterCollection, Parameters
+from ..params.collection import ParameterCollection
+from ..params.parameters import Parameters
 from .block import Block, used
 from .builder import RecurrentBuilder
 from .rnn import VanillaLSTMBuilder

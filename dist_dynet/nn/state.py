@@ -16,7 +16,8 @@ from .._ffi import fail, lib, nodes
 from ..graph import Expression, cg_version, current_graph, expression
 from ..ops import cmult, dropout, ones, random_bernoulli, zeros
 from ..ops._nodes import listed, not_expression
-from ..params.collection import ParameterCollection, Parameters
+from ..params.collection import ParameterCollection
+from ..params.parameters import Parameters
 from .sequences import Inputs, inputs_of, packed_inputs
 
 parts = nodes.dn_parts

@@ -17,6 +17,7 @@ from .._ffi import DTYPE, NULL, OPS, fail, fail_in, nodes
 from ..graph import NO_GRAPH, Expression, current_graph, resolved
 
 F = TypeVar("F", bound=Callable[..., Any])
+E = TypeVar("E", bound=Expression)
 
 _node2, _node3, _node5, _node_many = nodes.dn_node2, nodes.dn_node3, nodes.dn_node5, nodes.dn_node_many
 _node_parts = nodes.dn_node_parts
@@ -28,7 +29,7 @@ def not_expression(what: str, *given: Any) -> TypeError:
     return TypeError(f"{what}: takes expressions; got {', '.join(type(g).__name__ for g in given)}.")
 
 
-def make(cls: type[Expression], handle: int, *inputs: int) -> Any:
+def make(cls: type[E], handle: int, *inputs: int) -> E:
     """An expression of a class for what a C call with these inputs returned; raises what a negative handle stands for."""
     if handle < 0:
         fail(handle, *inputs)
@@ -49,7 +50,7 @@ def unary(function: F) -> F:
             raise not_expression(function.__name__, x) from None
         if h < 0:
             h = node(resolved(x._h)) if h == NO_GRAPH else h
-            return make(Expression, h, x._h)  # type: ignore[no-any-return]
+            return make(Expression, h, x._h)
         e = Expression()
         e._h = h
         return e
@@ -71,7 +72,7 @@ def binary(function: F, other: Callable[[Any, Any], Any] | None = None) -> F:
             raise not_expression(function.__name__, x, y) from None
         if h < 0:
             h = _node2(op, resolved(x._h), y._h) if h == NO_GRAPH else h
-            return make(Expression, h, x._h, y._h)  # type: ignore[no-any-return]
+            return make(Expression, h, x._h, y._h)
         e = Expression()
         e._h = h
         return e
@@ -175,10 +176,10 @@ def node_parts(op: int, parts: int, handles: list[int], ints: Sequence[int] = ()
 
 def one(op: int, what: str, x: Expression, ints: Sequence[int] = (), reals: Sequence[float] = ()) -> Expression:
     """A node of one input and any number of attributes."""
-    return one_as(Expression, op, what, x, ints, reals)  # type: ignore[no-any-return]
+    return one_as(Expression, op, what, x, ints, reals)
 
 
-def one_as(cls: type[Expression], op: int, what: str, x: Expression, ints: Sequence[int], reals: Sequence[float] = ()) -> Any:
+def one_as(cls: type[E], op: int, what: str, x: Expression, ints: Sequence[int], reals: Sequence[float] = ()) -> E:
     """As one(), as an expression of a class."""
     try:
         given = x._h
@@ -193,7 +194,7 @@ def one_as(cls: type[Expression], op: int, what: str, x: Expression, ints: Seque
     return e
 
 
-def with_int(cls: type[Expression], op: int, what: str, x: Expression, i: int) -> Any:
+def with_int(cls: type[E], op: int, what: str, x: Expression, i: int) -> E:
     """A node of one input and one whole number."""
     try:
         h = _node1_int(op, x._h, i)
@@ -218,13 +219,13 @@ def with_reals(op: int, what: str, x: Expression, a: float, b: float) -> Express
         raise not_expression(what, x) from None
     if h < 0:
         h = _node1_real(op, resolved(x._h), a, b) if h == NO_GRAPH else h
-        return make(Expression, h, x._h)  # type: ignore[no-any-return]
+        return make(Expression, h, x._h)
     e = Expression()
     e._h = h
     return e
 
 
-def leaf(cls: type[Expression], op: int, ints: Sequence[int], reals: Sequence[float]) -> Any:
+def leaf(cls: type[E], op: int, ints: Sequence[int], reals: Sequence[float]) -> E:
     """A node without inputs in the current graph, from attributes alone."""
     graph = current_graph()
     h = _leaf(graph, op, len(ints), ints, len(reals), reals)

@@ -31,7 +31,7 @@ class _choiceExpression(Expression):  # noqa: N801 - as the other classes of nod
 
 def _chosen(what: str, x: Expression, d: int, n: int) -> _choiceExpression:
     node = many(OPS[what], what, [x], (operator.index(d), operator.index(n)))
-    return make(_choiceExpression, node._h)  # type: ignore[no-any-return]
+    return make(_choiceExpression, node._h)
 
 
 def topk(x: Expression, k: int, d: int = 0) -> _choiceExpression:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .._ffi import DTYPE, OPS, callback, ffi, lib, view
 from ..graph import Expression, graph_of, kept
-from ..params.collection import as_dims
+from ..params.dims import as_dims
 from ._nodes import listed, many, not_expression
 
 __all__ = ["function"]

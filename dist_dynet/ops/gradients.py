@@ -67,7 +67,7 @@ def round(x: Expression, gradient_mode: str) -> Expression:
     >>> dy.round(dy.inputVector([0.5, 1.5, -1.2]), "zero_gradient").value()
     [0.0, 2.0, -1.0]
     """
-    return with_int(Expression, OPS["round"], "round", x, _mode(gradient_mode, "round"))  # type: ignore[no-any-return]
+    return with_int(Expression, OPS["round"], "round", x, _mode(gradient_mode, "round"))
 
 
 def ceil(x: Expression, gradient_mode: str) -> Expression:
@@ -79,7 +79,7 @@ def ceil(x: Expression, gradient_mode: str) -> Expression:
     >>> dy.ceil(dy.inputVector([0.5, 2, -1.2]), "zero_gradient").value()
     [1.0, 2.0, -1.0]
     """
-    return with_int(Expression, OPS["ceil"], "ceil", x, _mode(gradient_mode, "ceil"))  # type: ignore[no-any-return]
+    return with_int(Expression, OPS["ceil"], "ceil", x, _mode(gradient_mode, "ceil"))
 
 
 def floor(x: Expression, gradient_mode: str) -> Expression:
@@ -91,7 +91,7 @@ def floor(x: Expression, gradient_mode: str) -> Expression:
     >>> dy.floor(dy.inputVector([0.5, 2, -1.2]), "zero_gradient").value()
     [0.0, 2.0, -2.0]
     """
-    return with_int(Expression, OPS["floor"], "floor", x, _mode(gradient_mode, "floor"))  # type: ignore[no-any-return]
+    return with_int(Expression, OPS["floor"], "floor", x, _mode(gradient_mode, "floor"))
 
 
 def argmax(x: Expression, gradient_mode: str, d: int = 0) -> Expression:

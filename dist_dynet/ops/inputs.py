@@ -12,9 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, OPS, fail, fail_in, lib, nodes, pointer
 from ..graph import NO_GRAPH, ComputationGraph, Expression, current_graph
-from ..params.collection import LookupParameters, as_dims
+from ..params.dims import as_dims
+from ..params.parameters import LookupParameters
+from ._nodes import E, leaf, make, numbers, real, reals, whole
 from ._nodes import indices as whole_numbers
-from ._nodes import leaf, make, numbers, real, reals, whole
 
 __all__ = [
     "constant", "inputMatrix", "inputTensor", "inputTensorTranspose", "inputVector", "lookup", "lookup_batch", "matInput", "one_hot", "ones",
@@ -36,7 +37,7 @@ def _checked(call: Any, result: int, *arguments: Any) -> int:
     return handle
 
 
-def _made(cls: Any, graph: int, handle: int) -> Any:
+def _made(cls: type[E], graph: int, handle: int) -> E:
     if handle < 0:
         fail_in(graph, handle)
     return make(cls, handle)
@@ -192,9 +193,9 @@ def inputVector(v: Sequence[float], device: str = "") -> _vecInputExpression:  #
         _check_device(device, "inputVector")
     graph = current_graph()
     if type(v) is list:
-        return _made(_vecInputExpression, graph, _input_vector(graph, len(v), v))  # type: ignore[no-any-return]
+        return _made(_vecInputExpression, graph, _input_vector(graph, len(v), v))
     data = _vector(v, "inputVector")
-    return _made(_vecInputExpression, graph, _input_vector(graph, data.size, pointer(data)))  # type: ignore[no-any-return]
+    return _made(_vecInputExpression, graph, _input_vector(graph, data.size, pointer(data)))
 
 
 def _flat(array: Any, what: str, takes: str = "takes numbers") -> NDArray[Any]:
@@ -202,7 +203,7 @@ def _flat(array: Any, what: str, takes: str = "takes numbers") -> NDArray[Any]:
     return numbers(array, what, takes, "F").ravel(order="F")  # type: ignore[no-any-return]
 
 
-def _tensor(cls: type[Expression], flat: NDArray[Any], shape: tuple[int, ...], batched: bool) -> Any:
+def _tensor(cls: type[E], flat: NDArray[Any], shape: tuple[int, ...], batched: bool) -> E:
     graph = current_graph()
     dims, batch = (shape[:-1] or (1,), shape[-1]) if batched else (shape, 1)
     return _made(cls, graph, _input(graph, len(dims), dims, batch, pointer(flat)))
@@ -237,7 +238,7 @@ def inputTensor(  # noqa: N802
         raise ValueError(f"inputTensor: the array has no elements; its shape is {array.shape}.")
     e = _tensor(_tensorInputExpression, array.ravel(order="F"), array.shape, batched)
     e._reusable = reusable_expr
-    return e  # type: ignore[no-any-return]
+    return e
 
 
 def inputTensorTranspose(  # noqa: N802
@@ -258,7 +259,7 @@ def inputTensorTranspose(  # noqa: N802
     if data.size != prod(dims) * batch:
         raise ValueError(f"inputTensorTranspose: {data.size} numbers do not fill dims {dims} x {batch}.")
     graph = current_graph()
-    return _made(_vecInputExpression, graph, _input(graph, len(dims), dims, batch, pointer(data)))  # type: ignore[no-any-return]
+    return _made(_vecInputExpression, graph, _input(graph, len(dims), dims, batch, pointer(data)))
 
 
 def matInput(d1: int, d2: int) -> NoReturn:  # noqa: N802
@@ -309,7 +310,7 @@ def sparse_inputTensor(  # noqa: N802 - DyNet's name
             raise ValueError(f"sparse_inputTensor: an index is outside dim {d} of {dims}.")
     array = np.full(dims, real(defval, "sparse_inputTensor"), DTYPE, order="F")
     array[tuple(c.astype(np.int64) for c in columns)] = data
-    return _tensor(_sparseInputExpression, array.ravel(order="F"), dims, batched)  # type: ignore[no-any-return]
+    return _tensor(_sparseInputExpression, array.ravel(order="F"), dims, batched)
 
 
 def one_hot(d: int, idx: int | Iterable[int], device: str = "") -> _sparseInputExpression:
@@ -332,7 +333,7 @@ def one_hot(d: int, idx: int | Iterable[int], device: str = "") -> _sparseInputE
             raise ValueError(f"one_hot: index {i} is outside of {d} classes. Indices run from 0 to {d - 1}.")
     array = np.zeros((len(rows), d), DTYPE)
     array[range(len(rows)), rows] = 1
-    return _tensor(_sparseInputExpression, array.ravel(), (d, len(rows)), True)  # type: ignore[no-any-return]
+    return _tensor(_sparseInputExpression, array.ravel(), (d, len(rows)), True)
 
 
 def _matrix_literal(self: ComputationGraph, v: Sequence[float], d: int | Sequence[int], batch_size: int = 1, device: str = "") -> Expression:
@@ -374,7 +375,7 @@ def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expre
     >>> dy.constant((2, 1), 3).npvalue().tolist()
     [[3.0], [3.0]]
     """
-    return leaf(Expression, OPS["fill"], (whole(batch_size), *as_dims(dim, "constant")), (real(val, "constant"),))  # type: ignore[no-any-return]
+    return leaf(Expression, OPS["fill"], (whole(batch_size), *as_dims(dim, "constant")), (real(val, "constant"),))
 
 
 def zeros(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
@@ -419,7 +420,7 @@ def lookup(p: LookupParameters, index: int = 0, update: bool = True) -> _lookupE
     [3.0, 4.0]
     """
     graph = current_graph()
-    return _made(_lookupExpression, graph, _lookup(graph, _table_handle(p, update, "lookup"), whole(index)))  # type: ignore[no-any-return]
+    return _made(_lookupExpression, graph, _lookup(graph, _table_handle(p, update, "lookup"), whole(index)))
 
 
 def lookup_batch(p: LookupParameters, indices: Sequence[int], update: bool = True) -> _lookupBatchExpression:
@@ -433,7 +434,7 @@ def lookup_batch(p: LookupParameters, indices: Sequence[int], update: bool = Tru
     """
     graph = current_graph()
     rows = whole_numbers(indices, "lookup_batch")
-    return _made(_lookupBatchExpression, graph, _lookup_batch(graph, _table_handle(p, update, "lookup_batch"), len(rows), rows))  # type: ignore[no-any-return]
+    return _made(_lookupBatchExpression, graph, _lookup_batch(graph, _table_handle(p, update, "lookup_batch"), len(rows), rows))
 
 
 def _getitem(self: LookupParameters, index: int) -> _lookupExpression:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .._ffi import OPS
 from ..graph import Expression
-from ..params.collection import as_dims
+from ..params.dims import as_dims
 from ._nodes import leaf, one, real, whole, with_reals
 
 __all__ = [
@@ -85,7 +85,7 @@ def noise(x: Expression, stddev: float) -> Expression:
 
 
 def _random(name: str, dim: int | Sequence[int], batch_size: int, a: float, b: float) -> Expression:
-    return leaf(Expression, OPS[name], (whole(batch_size), *as_dims(dim, name)), (real(a, name), real(b, name)))  # type: ignore[no-any-return]
+    return leaf(Expression, OPS[name], (whole(batch_size), *as_dims(dim, name)), (real(a, name), real(b, name)))
 
 
 def random_normal(dim: int | Sequence[int], mean: float = 0.0, stddev: float = 1.0, batch_size: int = 1) -> Expression:

@@ -100,7 +100,7 @@ def cumsum(x: Expression, d: int = 0) -> Expression:
     >>> dy.cumsum(dy.inputVector([1, 2, 3])).value()
     [1.0, 3.0, 6.0]
     """
-    return with_int(Expression, OPS["cumsum"], "cumsum", x, operator.index(d))  # type: ignore[no-any-return]
+    return with_int(Expression, OPS["cumsum"], "cumsum", x, operator.index(d))
 
 
 # ---- over dims: the nodes' whole numbers are "all dims", n, the moment's order, the dims -----------------------------------------------

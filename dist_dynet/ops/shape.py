@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from .._ffi import OPS
 from ..graph import Expression
-from ..params.collection import as_dims
+from ..params.dims import as_dims
 from ._nodes import indices, joined, many, one
 
 __all__ = ["concatenate", "concatenate_cols", "concatenate_to_batch", "reshape", "transpose"]

@@ -31,7 +31,7 @@ def softmax(x: Expression, d: int = 0) -> Expression:
     >>> dy.softmax(dy.inputVector([1, 1])).value()
     [0.5, 0.5]
     """
-    return with_int(Expression, OPS["softmax"], "softmax", x, operator.index(d))  # type: ignore[no-any-return]
+    return with_int(Expression, OPS["softmax"], "softmax", x, operator.index(d))
 
 
 def _nested(values: Iterable[int] | Iterable[Iterable[int]], what: str) -> list[list[int]]:
@@ -57,7 +57,7 @@ def log_softmax(x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]]
     """
     d = operator.index(d)
     if restrict is None:
-        return with_int(Expression, OPS["log_softmax"], "log_softmax", x, d)  # type: ignore[no-any-return]
+        return with_int(Expression, OPS["log_softmax"], "log_softmax", x, d)
     if not isinstance(x, Expression):
         raise not_expression("log_softmax", x)
     dims = x.dim()[0] or (1,)
@@ -95,7 +95,7 @@ def sparsemax(x: Expression, d: int = 0) -> Expression:
     >>> dy.sparsemax(dy.inputVector([1, 0.5, -1])).value()
     [0.75, 0.25, 0.0]
     """
-    return with_int(Expression, OPS["sparsemax"], "sparsemax", x, operator.index(d))  # type: ignore[no-any-return]
+    return with_int(Expression, OPS["sparsemax"], "sparsemax", x, operator.index(d))
 
 
 def constrained_softmax(x: Expression, y: Expression) -> Expression:
@@ -135,7 +135,7 @@ def pickneglogsoftmax(x: Expression, v: int) -> Expression:
     >>> round(dy.pickneglogsoftmax(dy.inputVector([0, 0]), 1).value(), 4)
     0.6931
     """
-    return with_int(_pickedExpression, _PICK, "pickneglogsoftmax", x, v)  # type: ignore[no-any-return]
+    return with_int(_pickedExpression, _PICK, "pickneglogsoftmax", x, v)
 
 
 def pickneglogsoftmax_batch(x: Expression, vs: Sequence[int]) -> Expression:

@@ -28,7 +28,7 @@ from ._draws import derive_draws, draws, set_draws
 from ._failures import report
 from ._session import world
 from ._signals import tell_of_usr1
-from .agreement import Flag
+from .report import Flag
 from .sampling import Shard
 from .trainer import DistributedTrainer
 

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from .._ffi import DTYPE, lib
 from ._world import World
-from .agreement import Agreed, Flag
+from .agreement import Agreed
 from .compression import Bf16
 from .exchange import MpiExchange, Weight
 from .layout import Arrays, Layout
 from .memory import map_together, say_refused
+from .report import Flag
 from .rounds import Helper, Round
 from .rows import Done, RowsBetweenHosts
 from .structure import Structure

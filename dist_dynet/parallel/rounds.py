@@ -13,7 +13,7 @@ import weakref
 from typing import Any
 
 from .._ffi import ffi, lib, pointer
-from ..params.collection import Root
+from ..params.root import Root
 from .compression import Bf16
 from .exchange import Weight
 from .layout import FILLED, READ, SUMMED, Arrays

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib, pointer
-from ..params.collection import LookupParameters
+from ..params.parameters import LookupParameters
 from ._world import World
 from .agreement import Agreed
 from .compression import Bf16, decoded

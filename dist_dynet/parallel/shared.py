@@ -3,7 +3,8 @@
 The gradient chunks of all ranks lie there, so that nothing is copied: each rank adds up its share of the numbers over the segments of all
 ranks, in rank order, and writes the sums into every segment. One barrier ends it; none is needed to begin, because the agreement before it has
 heard from every rank, and gradients are complete by then. Touched rows of lookup tables each rank copies into a window before that barrier;
-after it each rank adds up the windows of all ranks, in rank order. It knows memory and who may write where.
+after it each rank adds up the windows of all ranks, in rank order. What was done so once, team.py repeats. It knows memory and who may write
+where.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, NULL, ffi, lib
-from ..params.collection import Root
+from ..params.root import Root
 from ._world import World
 from .agreement import Agreed
 from .exchange import MpiExchange, Range, Rows
 from .memory import map_together, say_refused
+from .report import Report
 from .structure import Structure
+from .team import Share, Team, Window
 
 _LINE = 16
 """Shares begin at multiples of so many numbers: two ranks do not write into one cache line."""
@@ -118,6 +121,14 @@ class RowWindow:
         """Where that rank's rows are, as soon as it has put them there."""
         return self._ids[rank][:count], self._gradients[rank][:count]
 
+    def in_c(self) -> Window:
+        """The same memory for C."""
+        return Window(self.capacity, _pointers("dn_real *", self._gradients), _pointers("int *", self._ids))
+
+
+def _pointers(kind: str, arrays: list[NDArray[Any]]) -> Any:
+    return ffi.new(f"{kind}[]", [ffi.from_buffer(kind, array) for array in arrays])
+
 
 # ---- the engine ------------------------------------------------------------------------------------------------------------------------
 
@@ -130,8 +141,32 @@ class SharedExchange(MpiExchange):
         self._memory: SharedMemory | None = None
         self._placed: Structure | None = None
         self._refused = False
-        self._shares: dict[bytes, list[tuple[Range, Any]]] = {}
+        self._shares: dict[bytes, list[Share]] = {}
         self._windows: dict[Any, RowWindow] = {}
+        self._team: Team | None = None
+        self._learnt: tuple[Any, ...] = ()  # by what the team adds up
+
+    def tell(self, report: Report, what: str) -> NDArray[Any] | None:
+        """As Messenger.tell."""
+        if not self._refused and (self._team is None or self._team.most < report.form.dtype.itemsize):
+            self._team, self._learnt = None, ()
+            try:
+                self._team = Team(self._here, self._comm, report, what)
+            except OSError as error:
+                self._refuse(error)
+        return super().tell(report, what) if self._team is None else self._team.tell(report, what)
+
+    def sum(self, agreed: Agreed, what: str) -> None:
+        """As Exchange.sum."""
+        super().sum(agreed, what)
+        if self._memory is None or self._team is None:
+            return
+        windows = [self._windows.get(table) for table in agreed.structure.handles[len(agreed.structure.dense) :]]
+        learnt = (agreed.structure, agreed.filled.tobytes(), *windows)
+        if learnt != self._learnt:
+            shares = self._shares_of(agreed, self._memory)
+            self._team.learn(agreed.structure, agreed.filled, shares, [window.in_c() if window else None for window in windows])
+            self._learnt = learnt
 
     def _send_dense(self, agreed: Agreed, what: str) -> list[Any]:
         structure = agreed.structure
@@ -143,22 +178,28 @@ class SharedExchange(MpiExchange):
         used = np.logical_or.reduce(agreed.filled)
         for handle in self._filled_elsewhere(agreed, used):
             lib.dn_param_mark_filled(handle)
+        factors = ffi.from_buffer("double[]", np.ascontiguousarray(agreed.factors))
+        for (_, start, end), filled, segments in self._shares_of(agreed, memory):
+            lib.dn_sum_ranks(self._here.size, segments, factors, filled, start, end)
+        return []  # the barrier comes when the rows have been put out, too
+
+    def _shares_of(self, agreed: Agreed, memory: SharedMemory) -> list[Share]:
+        """What this rank adds up."""
         key = agreed.filled.tobytes()
         if key not in self._shares:
             if len(self._shares) > 256:
                 self._shares.clear()
             self._shares[key] = [
-                (place, ffi.from_buffer("uint8_t[]", np.ascontiguousarray(filled)))
-                for place, filled in share(structure.places, agreed.filled, self._here.rank)
+                Share(place, ffi.from_buffer("uint8_t[]", np.ascontiguousarray(filled)), memory.chunks[place[0]].pointers)
+                for place, filled in share(agreed.structure.places, agreed.filled, self._here.rank)
             ]
-        factors = ffi.from_buffer("double[]", np.ascontiguousarray(agreed.factors))
-        for (chunk, start, end), filled in self._shares[key]:
-            lib.dn_sum_ranks(self._here.size, memory.chunks[chunk].pointers, factors, filled, start, end)
-        return []  # the barrier comes when the rows have been put out, too
+        return self._shares[key]
 
     def _place(self, structure: Structure, what: str) -> None:
         """Moves the chunks of a new structure into shared memory, those that are not there. Collective."""
-        self._placed, self._shares = structure, {}
+        self._placed, self._shares, self._learnt = structure, {}, ()
+        if self._team:
+            self._team.forget()
         memory = SharedMemory.of(structure.root)
         used = {chunk for chunk, _, _ in structure.places}
         try:
@@ -232,6 +273,8 @@ class SharedExchange(MpiExchange):
     def _refuse(self, error: OSError) -> None:
         """MPI from now on."""
         self._refused, self._memory = True, None
+        if self._team:
+            self._team.forget()
         say_refused(self._here, error)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from .._ffi import ffi, lib
-from ..params.collection import LookupParameters, ParameterCollection, Parameters
+from .._ffi import lib
+from ..params.collection import ParameterCollection
+from ..params.parameters import LookupParameters, Parameters
 from ._world import World, hash_of
 
 Parameter = Parameters | LookupParameters
@@ -58,16 +59,8 @@ class Structure:
         here.wait([comm.Ibcast(p.storage(), root=0) for p in self.parameters if p not in skip], what)
         self.root.changed()
 
-    def settled(self) -> list[bool]:
-        """Of each table, whether its weight decay is multiplied into its rows: an update does so now and then, and so does reading it."""
-        factor, settled = ffi.new("double *"), []
-        for table in self.handles[len(self.dense) :]:
-            lib.dn_param_storage(table, factor)
-            settled.append(factor[0] == 1)
-        return settled
-
     def settle(self, chosen: Iterable[bool] | None = None) -> None:
-        """Multiplies the weight decay into the rows of these tables; None: of all."""
+        """Multiplies the weight decay into the rows of these tables, as an update does now and then and reading does; None: of all."""
         for table, wanted in zip(self.tables, chosen or [True] * len(self.tables), strict=True):
             if wanted:
                 table.storage()

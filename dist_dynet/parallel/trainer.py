@@ -16,14 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import lib
-from ..params.collection import LookupParameters, ParameterCollection, Parameters
+from ..params.collection import ParameterCollection
+from ..params.parameters import LookupParameters, Parameters
 from ..trainers import Trainer
+from ..trainers.state import Settings
 from . import _saving
 from ._session import world
 from ._world import World
-from .agreement import Agreement, Flag, Settings
+from .agreement import Agreement
 from .engines import ENGINES, Compression, Engine, choose
 from .exchange import Exchange
+from .report import Flag
 from .reproducible import ReproducibleSum
 from .sampling import Part, last_step
 
@@ -157,11 +160,11 @@ class DistributedTrainer:
         if self._agreement is not None and self._exchange is not None:
             if self._exchange.hasten(self._factor(n)):
                 flags |= Flag.EARLY
-            agreed, what = self._agreement.reach(n, self._settings(), last_step(), flags)
-            if not agreed.over and flags & Flag.ENDED:
-                self._take(agreed.settings)
-            over = agreed.over
-            if self._sum is None:
+            agreed, what = self._agreement.reach(self._exchange, n, Settings.of(self._inner), last_step(), flags)
+            over = agreed is not None and agreed.over
+            if agreed is not None and not over and flags & Flag.ENDED:
+                agreed.settings.set_on(self._inner)  # goes on as the ranks do that still have data
+            if agreed is not None and self._sum is None:
                 self._exchange.sum(agreed, what)
         elif n == 0:
             self.collection.reset_gradients()
@@ -276,23 +279,6 @@ class DistributedTrainer:
                 lib.dn_param_scale_gradient(p._c, k / max(begun, 1))
         inner._gathered = 0
         return self._step(Flag.ENDED)[1]
-
-    def _settings(self) -> Settings:
-        set_ = self._inner._settings
-        return Settings(set_.rate, set_.clip, set_.clip_value, self.collection.get_weight_decay(), set_.sparse, set_.check, self.accumulation)
-
-    def _take(self, settings: Settings) -> None:
-        """Goes on as the ranks do that still have data."""
-        if settings == self._settings():
-            return
-        self.learning_rate = settings.learning_rate
-        self.set_clip_threshold(settings.clip_threshold)
-        self.set_clip_value(settings.clip_value)
-        self.collection.set_weight_decay(settings.weight_decay)
-        self.set_sparse_updates(bool(settings.sparse_updates))
-        self.skip_nonfinite = bool(settings.skip_nonfinite)
-        if settings.accumulation != self.accumulation:
-            self._inner.set_accumulation(int(settings.accumulation))
 
     # ---- the wrapped trainer's interface ---------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """Parameters: collections, the parameters in them, and their initial values."""
 
-from .collection import LookupParameters, Model, ParameterCollection, Parameters
+from .collection import Model, ParameterCollection
 from .initializers import (
     ConstInitializer,
     FromFileInitializer,
@@ -13,6 +13,7 @@ from .initializers import (
     SaxeInitializer,
     UniformInitializer,
 )
+from .parameters import LookupParameters, Parameters
 
 __all__ = [
     "ConstInitializer",

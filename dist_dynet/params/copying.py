@@ -7,7 +7,7 @@ one go (collection, subcollections, builders, a program's own objects that hold 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from .._ffi import DTYPE, lib, pointer, view
 
 if TYPE_CHECKING:
-    from .collection import LookupParameters, ParameterCollection, Parameters, Root
+    from .collection import ParameterCollection
+    from .parameters import AnyParameter
+    from .root import Root
 
-    AnyParameter: TypeAlias = Parameters | LookupParameters
 
 Content = tuple[tuple[int, ...], int, NDArray[Any], bool]
 """Dims, rows (0: dense), values in storage order, updated."""

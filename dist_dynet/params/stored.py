@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from .._ffi import DTYPE, ffi, lib, view
 
 if TYPE_CHECKING:
-    from .collection import LookupParameters, ParameterCollection, Parameters
+    from .collection import ParameterCollection
+    from .parameters import AnyParameter
 
 
-def _storage(p: Parameters | LookupParameters) -> tuple[NDArray[Any], float]:
+def _storage(p: AnyParameter) -> tuple[NDArray[Any], float]:
     """The storage, of shape(), without a copy, and the factor that the values are it times."""
     factor = ffi.new("double *")
     storage = lib.dn_param_storage(p._c, factor)

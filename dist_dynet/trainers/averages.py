@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from .._ffi import DTYPE, lib, pointer
 from ..params.collection import ParameterCollection
-from .base import AnyParameter, Trainer
+from ..params.parameters import AnyParameter
+from .base import Trainer
 
 
 class MovingAverage:

@@ -15,10 +15,10 @@ from typing import Any, ClassVar, NoReturn, Protocol
 from numpy.typing import NDArray
 
 from .._ffi import NULL, ffi, lib
-from ..params.collection import LookupParameters, ParameterCollection, Parameters
+from ..params.collection import ParameterCollection
+from ..params.parameters import AnyParameter, LookupParameters, Parameters
 
 _update = lib.dn_trainer_update
-AnyParameter = Parameters | LookupParameters
 
 
 class Follower(Protocol):

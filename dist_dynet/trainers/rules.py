@@ -12,7 +12,8 @@ import numpy as np
 
 from .._ffi import lib
 from ..params.collection import ParameterCollection
-from .base import AnyParameter, Trainer
+from ..params.parameters import AnyParameter
+from .base import Trainer
 
 
 def _share(trainer: Trainer, **constants: float) -> None:

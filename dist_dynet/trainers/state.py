@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from .._ffi import lib, view
 
 if TYPE_CHECKING:
-    from .base import AnyParameter, Trainer
+    from ..params.parameters import AnyParameter
+    from .base import Trainer
 
 
 def _moment(trainer: Trainer, parameter: AnyParameter, k: int) -> NDArray[Any]:
@@ -70,25 +71,49 @@ def load_into(trainer: Trainer, state: Mapping[str, NDArray[Any]]) -> None:
     trainer._load_own_state(own)
 
 
+class Settings(NamedTuple):
+    """What the program may have set since the trainer was made, as numbers. It must be the same on all ranks; a checkpoint holds it, too."""
+
+    learning_rate: float
+    clip_threshold: float
+    clip_value: float
+    weight_decay: float
+    sparse_updates: float
+    skip_nonfinite: float
+    accumulation: float
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> Settings:
+        """Those of a trainer."""
+        c = trainer._settings
+        return cls(c.rate, c.clip, c.clip_value, trainer.collection.get_weight_decay(), c.sparse, c.check, trainer.accumulation)
+
+    def set_on(self, trainer: Trainer) -> None:
+        """Gives them to a trainer. A new accumulation begins only if it is another."""
+        if self == Settings.of(trainer):
+            return
+        trainer.learning_rate = self.learning_rate
+        trainer.set_clip_threshold(self.clip_threshold)
+        trainer.set_clip_value(self.clip_value)
+        trainer.collection.set_weight_decay(self.weight_decay)
+        trainer.set_sparse_updates(bool(self.sparse_updates))
+        trainer.skip_nonfinite = bool(self.skip_nonfinite)
+        if self.accumulation != trainer.accumulation:
+            trainer.set_accumulation(int(self.accumulation))
+
+    def words(self, of: NDArray[np.bool_]) -> str:
+        """Names and values of these."""
+        chosen = [f"{name.replace('_', ' ')} {value!r}".removesuffix(".0") for name, value in self._asdict().items()]
+        return ", ".join(text for text, wanted in zip(chosen, of, strict=True) if wanted)
+
+
 def settings_of(trainer: Trainer) -> dict[str, float]:
-    """What the program may have set since the trainer was made, and the count of skipped steps."""
-    return {
-        "clip_threshold": trainer.get_clip_threshold(),
-        "clip_value": trainer.get_clip_value(),
-        "sparse_updates": bool(trainer._settings.sparse),
-        "accumulation": trainer.accumulation,
-        "skip_nonfinite": trainer.skip_nonfinite,
-        "skipped": trainer.skipped,
-        "weight_decay": trainer.collection.get_weight_decay(),
-    }
+    """The settings by name, and the count of skipped steps."""
+    return {**Settings.of(trainer)._asdict(), "skipped": trainer.skipped}
 
 
 def set_settings(trainer: Trainer, settings: Mapping[str, float]) -> None:
-    """Sets them as they were."""
-    trainer.set_clip_threshold(settings["clip_threshold"])
-    trainer.set_clip_value(settings["clip_value"])
-    trainer.set_sparse_updates(bool(settings["sparse_updates"]))
+    """Sets them as they were; what is not among them stays. An accumulation begins anew."""
     trainer.set_accumulation(int(settings["accumulation"]))
-    trainer.skip_nonfinite = bool(settings["skip_nonfinite"])
+    Settings.of(trainer)._replace(**{name: settings[name] for name in Settings._fields if name in settings}).set_on(trainer)
     trainer._skipped = int(settings["skipped"])
-    trainer.collection.set_weight_decay(settings["weight_decay"])

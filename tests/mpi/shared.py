@@ -140,6 +140,106 @@ def test_rows_of_windows_that_grow():
     parallel.assert_in_sync(m)
 
 
+PATTERNS = [[True, True, True], [True, False, True], [False, True, False], [False, False, False]]
+
+
+def random_updates(seed, count):
+    """For each update: of each rank the dense parameters it uses, its rows with their gradients, and its weight. The same on all ranks."""
+    rng = np.random.default_rng(seed)
+    used, most = [PATTERNS[0]] * size, 4
+    for k in range(count):
+        if rng.random() < 0.3:
+            used = [PATTERNS[rng.integers(len(PATTERNS))] for _ in range(size)]
+        most = 25 if k > count / 2 else most
+        weights = rng.choice(4, size, p=[0.04, 0.32, 0.32, 0.32]).tolist()
+        yield [(used[r], rng.integers(0, 30, rng.integers(0, most)), weights[r]) for r in range(size)]
+
+
+def usual_updates(average):
+    """Updates like the ones before and others, against sums in NumPy; returns how often the sums went the long way."""
+    m, parameters = model_of(40, (20, 30), 7)
+    table = m.add_lookup_parameters((30, 5), init=0)
+    trainer = distributed(m, average=average)
+    long = []
+    by_steps = trainer._exchange.sum
+    trainer._exchange.sum = lambda agreed, what: (long.append(agreed), by_steps(agreed, what))
+    expected, of_rows = [0.5] * 3, np.zeros(30)
+    for update in random_updates(7, 60):
+        total = sum(weight for _, _, weight in update) if average == "weighted" else 1
+        for r, (used, rows, weight) in enumerate(update):
+            factor = (r + 1) * (weight / total if total and average == "weighted" else average == "sum")
+            expected = [value - factor * is_used for value, is_used in zip(expected, used, strict=True)]
+            np.subtract.at(of_rows, rows, factor)
+        used, rows, weight = update[rank]
+        dy.renew_cg()
+        terms = [dy.sum_elems(p) for p, is_used in zip(parameters, used, strict=True) if is_used]
+        terms += [dy.sum_elems(table[int(row)]) for row in rows]
+        if terms:
+            (dy.esum(terms) * (rank + 1)).backward()
+        trainer.update(*([weight] if average == "weighted" else []))
+        for p, value in zip(parameters, expected, strict=True):
+            assert np.allclose(p.as_array(), value, atol=1e-4)
+        assert np.allclose(table.as_array(), of_rows[:, None], atol=1e-4)
+        assert not any(p.has_gradient() for p in [*parameters, table])
+    parallel.assert_in_sync(m)
+    return len(long)
+
+
+def test_updates_like_the_last_one():
+    for average in ("sum", "weighted"):
+        assert 5 < usual_updates(average) < 50
+
+
+def test_usual_update_of_a_parameter_that_was_frozen():
+    m, (a, b) = model_of(4, 5)
+    trainer = distributed(m, average="sum")
+    for _ in range(3):
+        step(*([a, b] if rank else [a]))
+        trainer.update()
+    b.set_updated(rank > 0)
+    step(*([a, b] if rank else [a]))
+    trainer.update()
+
+
+def test_usual_updates_with_settings_that_change():
+    m, (w,) = model_of(4)
+    trainer = distributed(m, average="sum")
+    for k in range(4):
+        step(w)
+        if k == 3 and rank == 1:
+            trainer.learning_rate = 0.5
+        trainer.update()
+
+
+def test_usual_updates_between_other_meetings():
+    m, (w,) = model_of(4)
+    trainer, second = distributed(m, average="sum"), distributed(m, average="mean")
+    for k in range(6):
+        step(w)
+        (trainer, second)[k % 2].update()
+        assert parallel.all_reduce(k, "sum") == k * size
+        if k == 3:
+            parallel.barrier()
+    assert np.allclose(w.as_array(), 0.5 - 3 * size - 3)
+    extra = m.add_parameters(9, init=0)
+    for _ in range(3):
+        step(w, extra)
+        trainer.update()
+    assert np.allclose(extra.as_array(), -3 * size)
+
+
+def test_report_that_outgrows_the_team():
+    m, (w,) = model_of(4)
+    trainer = distributed(m, average="sum")
+    step(w)
+    trainer.update()
+    many = [m.add_parameters(1, init=0) for _ in range(2000)]
+    for _ in range(3):
+        step(*many)
+        trainer.update()
+    assert all(p.as_array() == -3 * size for p in many)
+
+
 def test_no_room_for_rows():
     m, (w,) = model_of(3)
     table = m.add_lookup_parameters((100, 20000), init=0)

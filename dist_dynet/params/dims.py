@@ -1,0 +1,37 @@
+"""Sizes that users give: what counts as dims, and how many numbers a parameter may hold."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+from .._ffi import lib
+
+MAX_DIMS: int = lib.DN_MAX_DIMS
+
+
+def as_dims(dims: Any, what: str) -> tuple[int, ...]:
+    """Sizes from a number or a sequence of numbers; floats are taken where they are whole."""
+    if isinstance(dims, str | bytes) or dims is None:
+        raise TypeError(f"{what}: dims must be a number or a tuple of numbers; got {dims!r}.")
+    sizes = tuple(dims) if isinstance(dims, Iterable) else (dims,)
+    result = []
+    for size in sizes:
+        try:
+            whole = int(size) if isinstance(size, float) and size.is_integer() else operator.index(size)
+        except TypeError:
+            raise TypeError(f"{what}: sizes must be whole numbers; got {size!r} in {dims!r}.") from None
+        if whole < 0:
+            raise ValueError(f"{what}: sizes must not be negative; got {dims!r}.")
+        result.append(whole)
+    if not 0 < len(result) <= MAX_DIMS:
+        raise ValueError(f"{what}: takes 1 to {MAX_DIMS} dims; got {dims!r}.")
+    return tuple(result)
+
+
+def check_size(dims: tuple[int, ...], what: str) -> None:
+    """ValueError for more numbers than a parameter holds; to be called before they are drawn."""
+    if math.prod(dims) >= 1 << 31:
+        raise ValueError(f"{what}: a parameter holds at most {(1 << 31) - 1} numbers; got dims {dims}.")

@@ -1,0 +1,312 @@
+"""Parameters and LookupParameters: a dense parameter, a table of rows. Each is a place in a root, and an expression in every graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .._ffi import DTYPE, ffi, lib, nodes, pointer, view, view_ints
+from ..graph import Expression, expression, resolved
+from . import copying
+from .root import Root
+
+FileName = str | PathLike[str]
+_resolve, _current = nodes.dn_resolve, nodes.dn_current
+
+
+class _ParameterBase(Expression):
+    """What dense parameters and lookup tables have in common.
+
+    Used where an expression is due, each stands for its node in the current graph.
+    """
+
+    __slots__ = ("_c", "_dims", "_name", "_root", "_rows")
+
+    def __init__(self, root: Root, name: str, dims: tuple[int, ...], rows: int) -> None:
+        if not isinstance(root, Root):
+            raise TypeError(f"{type(self).__name__}: made by ParameterCollection.add_parameters() and add_lookup_parameters() only.")
+        self._root, self._name, self._dims, self._rows = root, name, dims, rows
+        self._c = root.new_parameter(dims, rows)
+        self._h = lib.dn_param_handle(self._c, 0)
+        root.names[self._h] = name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return copying.rebuilt_parameter, (type(self), self._root, self._root.places[self._c], self._name)
+
+    def _node(self) -> int:
+        return resolved(self._h)
+
+    def name(self) -> str:
+        """The full name, such as /encoder/W."""
+        return self._name
+
+    def shape(self) -> tuple[int, ...]:
+        """The dims; of a table, the number of rows first."""
+        return (self._rows, *self._dims) if self._rows else self._dims
+
+    def storage(self) -> NDArray[Any]:
+        """The values themselves, flat in storage order (no copy). After writing, call changed()."""
+        return view(lib.dn_param_values(self._c), lib.dn_param_size(self._c), self._root)
+
+    def changed(self) -> None:
+        """Says that storage() was written to."""
+        self._root.changed()
+
+    def _shaped(self, flat: NDArray[Any]) -> NDArray[Any]:
+        """A view, of shape(), of numbers in storage order."""
+        if self._rows:
+            return np.moveaxis(flat.reshape((*self._dims, self._rows), order="F"), -1, 0)
+        return flat.reshape(self._dims, order="F")
+
+    def _arrange(self, flat: NDArray[Any]) -> NDArray[np.float64]:
+        """Storage order -> a float64 copy of shape()."""
+        return self._shaped(flat.astype(np.float64))
+
+    def as_array(self) -> NDArray[np.float64]:
+        """A float64 copy of the values, of shape()."""
+        return self._arrange(self.storage())
+
+    def _flat_gradient(self) -> NDArray[Any]:
+        out = np.empty(lib.dn_param_size(self._c), DTYPE)
+        lib.dn_param_copy_gradient(self._c, pointer(out))
+        return out
+
+    def grad_as_array(self) -> NDArray[np.float64]:
+        """A float64 copy of the gradient gathered since the last update, of shape(); zeros where there is none."""
+        return self._arrange(self._flat_gradient())
+
+    def has_gradient(self) -> bool:
+        """Whether a gradient was gathered since the last update."""
+        return not lib.dn_param_empty(self._c)
+
+    def scale(self, s: float) -> None:
+        """Multiplies the values by s."""
+        self.storage()[:] *= DTYPE.type(s)
+        self.changed()
+
+    def scale_gradient(self, s: float) -> None:
+        """Multiplies the gradient by s."""
+        lib.dn_param_scale_gradient(self._c, s)
+
+    def clear_gradient(self) -> None:
+        """Forgets the gradient gathered since the last update."""
+        lib.dn_param_clear_gradient(self._c)
+
+    def is_updated(self) -> bool:
+        """Whether trainers change it."""
+        return bool(lib.dn_param_updated(self._c))
+
+    def set_updated(self, b: bool) -> None:
+        """False freezes it: no gradient is gathered or counted, trainers leave it; a pending gradient is dropped."""
+        lib.dn_param_set_updated(self._c, bool(b))
+
+    def save(self, fname: FileName, key: str = "", append: bool = False) -> None:
+        """Writes it to a text file under `key` (its name if empty)."""
+        from ..io import text
+
+        text.save_parameters([(key or self._name, cast("AnyParameter", self))], fname, append)
+
+    def populate(self, fname: FileName, key: str = "") -> None:
+        """Reads values (and gradient, if stored) of the entry named `key`, of equal dims.
+
+        Raises:
+            RuntimeError: the file, the key or the numbers cannot be read; the parameter then is as it was.
+        """
+        from ..io import text
+
+        text.populate_parameter(cast("AnyParameter", self), fname, key or self._name)
+
+    def write_to_textfile(self, fname: FileName, key: str = "", append: bool = False) -> None:
+        """As save()."""
+        self.save(fname, key, append)
+
+    def populate_from_textfile(self, fname: FileName, key: str = "") -> None:
+        """As populate()."""
+        self.populate(fname, key)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class Parameters(_ParameterBase):
+    """A dense parameter; made by ParameterCollection.add_parameters().
+
+    >>> import dist_dynet as dy
+    >>> W = dy.ParameterCollection().add_parameters((2, 3), init=0.5, name="W")
+    >>> W.name(), W.shape(), W.is_updated()
+    ('/W', (2, 3), True)
+    >>> _ = dy.renew_cg()
+    >>> (W * dy.inputVector([1, 2, 3])).value()
+    [3.0, 3.0]
+    """
+
+    __slots__ = ()
+
+    def set_value(self, arr: ArrayLike) -> None:
+        """Sets the values. Graphs that have computed with the old ones do not see it.
+
+        Raises:
+            ValueError: the shape differs.
+        """
+        array = np.asarray(arr, DTYPE)
+        if array.shape != self._dims:
+            raise ValueError(f"set_value: the array must have the parameter's shape; got array {array.shape}, parameter {self._dims}.")
+        self.storage()[:] = array.ravel(order="F")
+        self.changed()
+
+    def zero(self) -> None:
+        """Sets values and gradient to zero."""
+        self.storage()[:] = 0
+        self.clear_gradient()
+        self.changed()
+
+    def clip_inplace(self, left: float, right: float) -> None:
+        """Clips the values to [left, right]."""
+        np.clip(self.storage(), left, right, out=self.storage())
+        self.changed()
+
+    def _set_flat_gradient(self, gradient: NDArray[Any] | None) -> None:
+        """Replaces the gradient; None empties it. A frozen parameter has none."""
+        self.clear_gradient()
+        if gradient is not None and self.is_updated():
+            view(lib.dn_param_gradient(self._c), gradient.size)[:] = gradient
+
+    def expr(self, update: bool = False) -> Expression:
+        """Its node in the current graph; by default as a constant, without gradient."""
+        constant_or_not = self._h if update else lib.dn_param_handle(self._c, 1)
+        graph = _current()
+        h = _resolve(graph, constant_or_not) if graph >= 0 else graph
+        return expression(h if h >= 0 else resolved(constant_or_not))
+
+    def __repr__(self) -> str:
+        return f"Parameter {self._name}"
+
+    __str__ = __repr__
+
+
+class LookupParameters(_ParameterBase):
+    """A table of rows, of which a graph uses and a trainer changes a few; made by ParameterCollection.add_lookup_parameters().
+
+    >>> import dist_dynet as dy
+    >>> E = dy.ParameterCollection().add_lookup_parameters((10, 2), init=0.25)
+    >>> _ = dy.renew_cg()
+    >>> E[3].value(), len(E)
+    ([0.25, 0.25], 10)
+    """
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __iter__(self) -> Iterator[Expression]:
+        return (self[i] for i in range(self._rows))
+
+    def _range(self, what: str, rows: Sequence[int]) -> None:
+        for i in rows:
+            if not 0 <= i < self._rows:
+                raise ValueError(f"{what}: row {i} is outside the table of {self._rows} rows.")
+
+    def init_row(self, i: int, row: ArrayLike) -> None:
+        """Sets row i to these numbers, column-major."""
+        self._range("init_row", [i])
+        size = int(np.prod(self._dims))
+        values = np.asarray(row, DTYPE).ravel(order="F")
+        if values.size != size:
+            raise ValueError(f"init_row: a row has {size} numbers; got {values.size}.")
+        self.storage()[i * size : (i + 1) * size] = values
+        self.changed()
+
+    def init_from_array(self, arr: ArrayLike) -> None:
+        """Sets the first rows, as many as `arr` has."""
+        array = np.asarray(arr, DTYPE)
+        if array.shape[1:] != self._dims or array.ndim == 0 or array.shape[0] > self._rows:
+            sizes = ", ".join(map(str, self._dims))
+            raise ValueError(f"init_from_array: the array must be (at most {self._rows}, {sizes}); got {array.shape}.")
+        self.storage()[: array.size] = np.moveaxis(array, 0, -1).ravel(order="F")
+        self.changed()
+
+    def row_as_array(self, row: int) -> NDArray[np.float64]:
+        """A copy of one row."""
+        copied: NDArray[np.float64] = self.rows_as_array([row])[0]
+        return copied
+
+    def rows_as_array(self, rows: Sequence[int]) -> NDArray[np.float64]:
+        """Copies of these rows, the row first."""
+        self._range("rows_as_array", rows)
+        return self._by_row(self.storage().reshape(self._rows, -1)[list(rows)].astype(np.float64))
+
+    def _by_row(self, flat: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Rows of numbers, each in storage order -> rows of the row's dims."""
+        shaped: NDArray[np.float64] = flat.reshape(len(flat), *self._dims[::-1]).transpose(0, *range(len(self._dims), 0, -1))
+        return shaped
+
+    def row_grad_as_array(self, row: int) -> NDArray[np.float64]:
+        """A copy of one row's gradient."""
+        copied: NDArray[np.float64] = self.rows_grad_as_array([row])[0]
+        return copied
+
+    def rows_grad_as_array(self, rows: Sequence[int]) -> NDArray[np.float64]:
+        """Copies of these rows' gradients."""
+        self._range("rows_grad_as_array", rows)
+        place = {row: i for i, row in enumerate(self.touched_rows().tolist())}
+        block, out = self.touched_gradients(), np.zeros((len(rows), int(np.prod(self._dims))))
+        for i, row in enumerate(rows):
+            if row in place:
+                out[i] = block[place[row]]
+        return self._by_row(out)
+
+    def touched_rows(self) -> NDArray[np.int32]:
+        """The rows that have a gradient since the last update, in order of first use."""
+        rows, block = ffi.new("const int **"), ffi.new("dn_real **")
+        n = lib.dn_lookup_touched(self._c, rows, block)
+        touched: NDArray[np.int32] = view_ints(rows[0], n).copy()
+        return touched
+
+    def touched_gradients(self) -> NDArray[Any]:
+        """Their gradients, one row of numbers each, without a copy; valid until the next backward or update."""
+        rows, block = ffi.new("const int **"), ffi.new("dn_real **")
+        n = lib.dn_lookup_touched(self._c, rows, block)
+        return view(block[0], n * int(np.prod(self._dims))).reshape(n, -1) if n else np.empty((0, int(np.prod(self._dims))), DTYPE)
+
+    def add_gradients(self, rows: ArrayLike, gradients: ArrayLike) -> None:
+        """Adds row gradients, one row of numbers each."""
+        index = np.ascontiguousarray(rows, np.int32)
+        block = np.ascontiguousarray(gradients, DTYPE)
+        if block.size != index.size * int(np.prod(self._dims)):
+            raise ValueError(f"add_gradients: {index.size} rows need {index.size * int(np.prod(self._dims))} numbers; got {block.size}.")
+        self._range("add_gradients", index.tolist())
+        if index.size and lib.dn_lookup_add(self._c, index.size, ffi.from_buffer("int *", index), pointer(block)):
+            raise MemoryError("add_gradients: out of memory")
+
+    def _set_flat_gradient(self, gradient: NDArray[Any] | None) -> None:
+        """Replaces the gradient by that of a whole table, of which rows of zeros count as not touched; None empties it."""
+        self.clear_gradient()
+        if gradient is not None and self.is_updated():
+            by_row = gradient.reshape(self._rows, -1)
+            touched = np.flatnonzero(by_row.any(axis=1))
+            self.add_gradients(touched, by_row[touched])
+
+    def zero(self) -> None:
+        """Sets the values to zero."""
+        self.storage()[:] = 0
+        self.changed()
+
+    def expr(self) -> LookupParameters:
+        """The whole table as an expression of dims (d..., rows): itself."""
+        return self
+
+    def __repr__(self) -> str:
+        return f"LookupParameter {self._name}"
+
+    __str__ = __repr__
+
+
+AnyParameter: TypeAlias = Parameters | LookupParameters

@@ -1,0 +1,92 @@
+"""Where a loop over shard() is, and how it goes on from there."""
+
+import pytest
+from checkpoints import shard
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+@pytest.mark.parametrize("loop", ["while", "for"])
+def test_shard_goes_on_where_its_state_was_taken(loop, done):
+    def run(batches, epochs, stop=None):
+        seen = []
+        for _ in range(batches.epoch, epochs) if loop == "for" else iter(lambda: batches.epoch < epochs, False):
+            for batch in batches:
+                if (batches.epoch, batches.position) == stop:
+                    return seen, batches.state()
+                seen.append((batches.epoch, batches.position, batch))
+            seen.append("behind the loop")
+        return seen, batches.state()
+
+    whole, end = run(shard(), 3)
+    assert (end["epoch"], end["position"], whole.count("behind the loop")) == (3, 0, 3)
+    before, state = run(shard(), 3, stop=(1, done))
+    resumed = shard()
+    resumed.load_state(state)
+    assert (resumed.epoch, resumed.position) == (1, done)
+    after, _ = run(resumed, 3)
+    assert before + after == whole
+
+
+def test_shard_at_the_very_end_of_an_epoch_goes_on_with_an_empty_rest():
+    batches = shard()
+    batches.load_state({**batches.state(), "epoch": 4, "position": len(batches)})
+    assert (list(batches), batches.epoch, batches.position) == ([], 5, 0)
+    assert list(batches) == list(shard(epoch=5))
+
+
+def test_shard_begins_anew_after_a_break():
+    batches, first = shard(), next(iter(shard()))
+    for _ in range(2):
+        for batch in batches:
+            if batches.position == 0:
+                assert batch == first
+            if batches.position == 1:
+                break
+        assert (batches.epoch, batches.position) == (0, 1)
+    batches.load_state(batches.state())
+    assert list(batches) == list(shard())[1:]
+
+
+def test_shard_given_another_epoch_begins_it():
+    batches = shard()
+    batches.load_state({**batches.state(), "position": 2})
+    batches.epoch = 0  # the one it has
+    assert batches.position == 2
+    batches.epoch = 7
+    assert batches.position == 0 and list(batches) == list(shard(epoch=7))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"seed": 4}, "seed must be as it was when the state was taken, 3; got 4"),
+        ({"batch_size": 2}, "batch_size must be as it was when the state was taken, 4; got 2"),
+        ({"drop_last": True}, "drop_last must be .* False; got True"),
+        ({"shuffle": False}, "shuffle must be .* True; got False"),
+    ],
+)
+def test_shard_refuses_a_state_of_another(changed, words):
+    other = shard(**changed)
+    with pytest.raises(ValueError, match=rf"^shard: {words}"):
+        other.load_state(shard().state())
+    with pytest.raises(ValueError, match=r"^shard: examples must be .* 9; got 10"):
+        shard().load_state({**shard().state(), "examples": 9})
+    for bad in ({"position": 4}, {"position": -1}, {"epoch": "x"}):
+        with pytest.raises(ValueError, match=r"^shard: position must lie between 0 and 3"):
+            shard().load_state({**shard().state(), **bad})
+
+
+def test_shard_tells_listeners_of_each_step():
+    heard = []
+
+    class Listener:
+        def step_begins(self):
+            heard.append(("begins", batches.position))
+
+        def step_ends(self):
+            heard.append(("ends", batches.position, batches.epoch))
+
+    batches = shard(drop_last=True)
+    batches.listen(Listener())
+    list(batches)
+    assert heard == [("begins", 0), ("ends", 1, 0), ("begins", 1), ("ends", 2, 0)]

@@ -1,0 +1,102 @@
+"""What a checkpoint is made of: sealed files, stored values, random draws, moving averages; each goes on as if it had not been away."""
+
+import random
+
+import numpy as np
+import pytest
+from checkpoints import equal, model_of, train, values
+
+import dist_dynet as dy
+from dist_dynet.io.sealed import DamagedError, seal, unseal
+from dist_dynet.parallel import _draws
+from dist_dynet.params.stored import load_stored, stored
+
+
+def test_sealed_tree_is_the_tree(rng):
+    tree = {
+        "": {"/W": rng.random((2, 3), np.float32).T}, "empty": np.zeros((0, 3)), "number": np.array(3, np.uint64), "text": 'a"b\\',
+        "list": [1, 2.5, None, True, [rng.random(2)]], "a": {"b": np.arange(2)}, "a:b": np.arange(3), "great": 1 << 100,
+    }  # fmt: skip
+    assert equal(unseal(seal(tree)), tree)
+    assert unseal(seal({"x": np.float32(0.5), "y": (1,)})) == {"x": 0.5, "y": [1]}
+
+
+def test_each_changed_or_missing_byte_of_a_sealed_tree_is_found(rng):
+    content = seal({"step": 3, "array": rng.random(5), "text": '"dist_dynet.checksum":"'})
+    for i in range(len(content)):
+        changed = bytearray(content)
+        changed[i] ^= 1 << int(rng.integers(8))
+        for damaged in (bytes(changed), content[:i]):
+            with pytest.raises(DamagedError):
+                unseal(damaged)
+    with pytest.raises(DamagedError):
+        unseal(content + b"x")
+
+
+def test_what_cannot_be_sealed_is_named():
+    for leaf, place in (({"b": [object()]}, "object at a:b:0"), (np.array(["x"]), "ndarray at a"), ({1: 2}, "int at a, a key")):
+        with pytest.raises(TypeError, match=f"^checkpoint: .*; got {place}"):
+            seal({"a": leaf})
+
+
+def test_reading_stored_values_changes_no_later_bit():
+    results = []
+    for reads in (False, True):
+        dy.reset_random_seed(3)
+        m = model_of()
+        m.set_weight_decay(0.03)
+        trainer = dy.AdamTrainer(m)
+        for step in range(20):
+            train(m, trainer, row=step % 3)
+            if reads:
+                state = unseal(seal(stored(m)))
+        results.append(values(m))
+    assert equal(*results)
+    assert state["factors"]["/E"] < 1  # the decay was pending, or this says nothing
+    other = model_of()
+    load_stored(other, state)
+    assert equal(values(other), results[0])
+
+
+def test_draws_go_on_and_derived_ones_differ():
+    def some():
+        return [random.random(), random.gauss(0, 1), *np.random.randn(3), *np.random.permutation(5), *dy.cg().uniform(2)]
+
+    random.gauss(0, 1)
+    np.random.randn(1)  # the other number of each pair is kept
+    state = unseal(seal(_draws.draws()))
+    first = some()
+    _draws.set_draws(state)
+    assert some() == first
+    derived = []
+    for rank in (1, 2):
+        _draws.derive_draws(state, rank)
+        derived.append(some())
+    _draws.derive_draws(state, 1)
+    assert some() == derived[0] != derived[1] and first != derived[0]
+
+
+@pytest.mark.parametrize("decay", [0.9, None])
+def test_moving_average_goes_on(decay):
+    m, other = model_of(), model_of()
+    averages = []
+    for model in (m, other):
+        trainer = dy.AdamTrainer(model)
+        averages.append(dy.MovingAverage(trainer, decay, every=2))
+        train(model, trainer, 3)
+    averages[1].load_state(averages[0].state())
+    other.copy_from(m)
+    for average in averages:
+        average.update()
+        average.swap_in()
+    assert equal(values(m), values(other))
+    with pytest.raises(RuntimeError, match="swapped in"):
+        averages[0].state()
+    with pytest.raises(RuntimeError, match="swapped in"):
+        averages[0].load_state({})
+    averages[0].swap_out()
+    state = averages[0].state()
+    for wrong in ({**state, "decay": np.array(0.5)}, {**state, "average:/W": np.zeros(2)}, {**state, "average:/X": np.zeros(2)}, {}):
+        with pytest.raises(ValueError, match=r"^MovingAverage: "):
+            averages[0].load_state(wrong)
+    assert equal(averages[0].state(), state)
