@@ -287,10 +287,10 @@ static int step(dn_tape *t) {
         const int i = t->n_order ? t->order[t->sweep] : t->sweep;
         if (i < 0) {
             const dn_group *g = &t->groups[-1 - i];
-            work -= g->n * dn__work(t, &t->nodes[t->members[g->first]]);
+            work -= (int64_t)g->n * t->nodes[t->members[g->first]].work;
             backward_group(t, -1 - i);
         } else {
-            work -= dn__work(t, &t->nodes[i]);
+            work -= t->nodes[i].work;
             backward_node(t, i);
         }
         if (t->watch.last_use) dn__watch_passed(t);

@@ -1,5 +1,6 @@
 /* Making nodes: dims are inferred, errors phrased, the node appended. These calls keep Python's lock; a tape that another thread computes with
  * is busy. */
+#include "cell.h"
 #include "join.h"
 #include "tape.h"
 
@@ -61,6 +62,15 @@ int dn__same_sizes(const dn_dim *a, const dn_dim *b) {
     for (int i = 0; i < n; i++)
         if ((i < a->nd ? a->d[i] : 1) != (i < b->nd ? b->d[i] : 1)) return 0;
     return 1;
+}
+
+/* How many numbers a node reads and writes, and a constant. */
+static int32_t work_of(const dn_tape *t, const dn_node *node) {
+    int64_t work = 64 + (int64_t)dn__elements(&node->dim);
+    if (node->op == dn_ops[DN_OP_cell]) work += dn__program_of(t, node)->work;
+    else
+        for (int k = 0; k < node->n_args; k++) work += (int64_t)dn__elements(&t->nodes[t->args[node->args + k]].dim);
+    return work < INT32_MAX ? (int32_t)work : INT32_MAX;
 }
 
 int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, const int *ints, int n_reals, const double *reals,
@@ -134,7 +144,8 @@ int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, 
     for (int i = 0; i < n_ints; i++) t->ints[t->n_ints++] = ints[i];
     for (int i = 0; i < n_reals; i++) t->reals[t->n_reals++] = reals[i];
     t->n_nodes++;
-    t->work_made += dn__work(t, node);
+    node->work = work_of(t, node);
+    t->work_made += node->work;
     if (op->flags & DN_JOINS) dn__join_made(t, index);
     return index;
 }

@@ -24,6 +24,7 @@ struct dn_node {
     int32_t group, column;          /* ... which one, and the first batch element in it */
     int32_t gathers;                /* group.h: the last gather that begins with this node; may be one that is no more */
     int32_t parts;                  /* blocks of a value with several outputs */
+    int32_t work;                   /* how many numbers computing it reads and writes, about; INT32_MAX: that many or more */
     uint8_t alone;              /* never a member of a group */
     uint8_t needs_grad;         /* leads to a parameter that is updated */
     uint8_t constant;           /* a parameter or row used without gradient */
@@ -185,8 +186,6 @@ int dn__compute(dn_tape *, int i);
 /* the locks of all roots that the graph uses: held while backward runs, but not by an op that calls out */
 void dn__lock_roots(dn_tape *);
 void dn__unlock_roots(dn_tape *);
-/* how many numbers a node reads and writes, and a constant */
-int64_t dn__work(const dn_tape *, const dn_node *);
 int dn__grow(void **array, int *capacity, int wanted, size_t element);
 #define DN_GROW(array, capacity, wanted) \
     ((wanted) <= (capacity) ? 0 : dn__grow((void **)&(array), &(capacity), wanted, sizeof *(array)))
