@@ -134,15 +134,12 @@ def clone_flags() -> list[str]:
 
 def write_op_list() -> None:
     """Gathers the rows DN_OP(name, ...) of csrc/ops into op_list.h: the one list of operations."""
-    row = re.compile(r"^(?:DN_OP\((\w+), (-?\d+),|ELEMENTWISE\((\w+),)", re.M)
-    rows = [(m[1] or m[3], int(m[2] or 1)) for p in sorted((CSRC / "ops").glob("*.c")) for m in row.finditer(p.read_text())]
-    names = [name for name, _ in rows]
+    row = re.compile(r"^(?:DN_OP|ELEMENTWISE)\((\w+),", re.M)
+    names = [m[1] for p in sorted((CSRC / "ops").glob("*.c")) for m in row.finditer(p.read_text())]
     twice = {n for n in names if names.count(n) > 1}
     if twice:
         raise SystemExit(f"csrc/ops: these operations have two rows: {', '.join(sorted(twice))}")
-    every = "".join(f"DN_OP_ITEM({name})\n" for name in names)
-    unary = "".join(f"DN_UNARY_ITEM({name})\n" for name, inputs in rows if inputs == 1)
-    text = f"#ifdef DN_OP_ITEM\n{every}#endif\n#ifdef DN_UNARY_ITEM\n{unary}#endif\n"
+    text = "".join(f"DN_OP_ITEM({name})\n" for name in names)
     GENERATED.mkdir(parents=True, exist_ok=True)
     path = GENERATED / "op_list.h"
     if not path.exists() or path.read_text() != text:

@@ -1,13 +1,14 @@
-"""On-the-fly batching: programs written for one example, unbatched and batched, beside dyNET38's. Prints a table of speeds and ratios.
+"""On-the-fly batching: programs written for one example, unbatched and batched, beside dyNET38's, and PyTorch's batched by hand.
 
-    export DIST_DYNET_BENCH_DYNET=~/peers/dynet/bin/python
-    python benchmarks/autobatch.py                                    # all, 3 rounds of 2 CPU seconds: 10 minutes
+    export DIST_DYNET_BENCH_DYNET=~/peers/dynet/bin/python DIST_DYNET_BENCH_TORCH=~/peers/torch/bin/python
+    python benchmarks/autobatch.py                                    # all, 3 rounds of 2 CPU seconds: 20 minutes
     python benchmarks/autobatch.py batch_treelstm --batch 1 --rounds 5
     python benchmarks/autobatch.py --strategies off depth agenda auto
 
 Runs take turns as in run.py. `auto / off`: how the automatic choice compares with the same program unbatched; `us / dyNET38`: our best
-beside its best of batching on and off. `memory`: peak of the process, batched / unbatched. `schedule`: ns per node of the last graph;
-`batches`: how many calls computed its nodes, and how many inputs had to be copied to lie side by side, and had not.
+beside its best of batching on and off; `us / PyTorch`: beside PyTorch's. `memory`: peak of the process, batched / unbatched. `schedule`: ns per
+node of the last graph; `batches`: how many calls computed its nodes, and how many inputs had to be copied to lie side by side, and had not.
+All sides start from the same numbers: the loss before the first update must agree, else the exit status is 1.
 """
 
 import argparse
@@ -26,8 +27,8 @@ TASKS = {
     "batch_attention": (16, 1), "batch_characters": (32, 1), "parser_bilstm": (1, 16), "parser_stack": (1, 16),
 }  # fmt: skip
 """Tasks, with an option where there is one, and the numbers of examples in a graph."""
-WITH_TORCH = ("batch_treelstm",)
-"""Programs that have a twin in PyTorch, batched by hand."""
+LOSS_TOLERANCE = 1e-4
+"""Relative, of the loss before the first update."""
 
 
 def sides(pythons, strategies):
@@ -44,6 +45,13 @@ def median(results, key="per_cpu_second"):
 def best(by_side, peer):
     """The side of a peer that is fastest."""
     return max((side for side in by_side if side[1] == peer), key=lambda side: median(by_side[side]), default=None)
+
+
+def unlike(by_side):
+    """The sides whose first loss is not that of the first side, with it."""
+    losses = {side[0]: results[0]["first_loss"] for side, results in by_side.items()}
+    right = next(iter(losses.values()))
+    return [f"{name} {loss:.7g} (not {right:.7g})" for name, loss in losses.items() if not abs(loss - right) <= LOSS_TOLERANCE * abs(right)]
 
 
 def cells(name, by_side, all_sides):
@@ -91,10 +99,10 @@ def main():
     all_sides = sides(pythons, args.strategies)
     rest = ["auto / off", "us / dyNET38", "us / PyTorch", "memory", "schedule", "batches; copied, avoided"]
     rows = [["task, examples", *(side[0] for side in all_sides), *rest]]
-    everything = {}
+    everything, disagree = {}, False
     for task in args.names or TASKS:
         for batch in [args.batch] if args.batch else TASKS[task]:
-            by_side = {side: [] for side in all_sides if side[1] != TORCH or task.split()[0] in WITH_TORCH}
+            by_side = {side: [] for side in all_sides}
             for _ in range(args.rounds):
                 for side in by_side:
                     program, *option = task.split()
@@ -104,10 +112,13 @@ def main():
             rows.append(cells(f"{task} {batch}, {unit}/s", by_side, all_sides))
             everything[f"{task} {batch}"] = {side[0]: results for side, results in by_side.items()}
             print("; ".join(rows[-1]), file=sys.stderr, flush=True)
+            for fault in unlike(by_side):
+                disagree = True
+                print(f"{task} {batch}: another first loss: {fault}", file=sys.stderr)
     if args.json:
         args.json.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
     print(run.markdown(rows))
-    return 0
+    return 1 if disagree else 0
 
 
 if __name__ == "__main__":

@@ -72,11 +72,7 @@ typedef struct dn_cell dn_cell;
 #define DN_NODE_CALLS(X) \
     X(int64_t, node1, (int op, int64_t a), (op, a)) \
     X(int64_t, node2, (int op, int64_t a, int64_t b), (op, a, b)) \
-    /* the frequent forms of node_many: b + W x and b + W_1 x_1 + W_2 x_2; numbers are passed more quickly than arrays */ \
-    X(int64_t, node3, (int op, int64_t a, int64_t b, int64_t c), (op, a, b, c)) \
-    X(int64_t, node5, (int op, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e), (op, a, b, c, d, e)) \
     X(int64_t, node1_int, (int op, int64_t a, int i), (op, a, i)) \
-    X(int64_t, node2_int, (int op, int64_t a, int64_t b, int i), (op, a, b, i)) \
     X(int64_t, node1_real, (int op, int64_t a, double r, double s), (op, a, r, s)) \
     X(int64_t, node_many, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals), \
       (op, n, inputs, n_ints, ints, n_reals, reals)) \
@@ -105,6 +101,9 @@ typedef struct dn_cell dn_cell;
     X(int64_t, input_scalar, (int graph, double value), (graph, value)) \
     X(int64_t, input_zeros, (int graph, int n), (graph, n)) \
     X(int64_t, input_vector, (int graph, int n, const dn_real *data), (graph, n, data)) \
+    /* input_vector and input_set from numbers of Python's own type */ \
+    X(int64_t, input_numbers, (int graph, int n, const double *data), (graph, n, data)) \
+    X(int, input_set_numbers, (int64_t a, int64_t n, const double *data), (a, n, data)) \
     /* new contents of an input node, n = its number of elements; new ints (row, index) of a node. Both forget all values. */ \
     X(int, input_set, (int64_t a, int64_t n, const dn_real *data), (a, n, data)) \
     X(int, ints_set, (int64_t a, int n, const int *ints), (a, n, ints)) \
@@ -129,18 +128,6 @@ DN_NODE_CALLS(DN_NODE_PROTOTYPE)
 
 #ifdef DN_NODES /* ---- only in the extension that keeps the lock ---- */
 void dn_bind(void *table);
-/* dn_node1 for each op that takes one input and nothing else: calls of one argument are the cheapest of all */
-#define DN_UNARY_PROTOTYPE(name) int64_t dn_unary_##name(int64_t a);
-#define DN_UNARY_ITEM DN_UNARY_PROTOTYPE
-#include "op_list.h"
-#undef DN_UNARY_ITEM
-/* The graph of this thread, once dn_set_current() has told; -1 before. dn_now_*: calls on it that are made often, DN_ERROR_NO_GRAPH before. */
-void dn_set_current(int graph);
-int dn_current(void);
-int dn_now_renew(void);
-int64_t dn_now_scalar(double value);
-int64_t dn_now_zeros(int n);
-int64_t dn_now_lookup(int64_t table, int row);
 #else
 void *dn_node_table(void);
 

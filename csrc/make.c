@@ -64,6 +64,15 @@ int dn__same_sizes(const dn_dim *a, const dn_dim *b) {
     return 1;
 }
 
+int dn__alike_dims(dn_shape *s) {
+    int batch = dn__common_batch(s);
+    if (batch < 0) return batch;
+    for (int i = 1; i < s->n; i++)
+        if (!dn__same_sizes(s->x[0], s->x[i]))
+            return dn__fail(s, DN_ERROR_VALUE, "all inputs must have the same dims; got x_0 = %s, x_%d = %s.", DIMS(s->x[0]), i, DIMS(s->x[i]));
+    return dn__set_dims(s, s->x[0]->nd, s->x[0]->d, batch);
+}
+
 /* How many numbers a node reads and writes, and a constant. */
 static int32_t work_of(const dn_tape *t, const dn_node *node) {
     int64_t work = 64 + (int64_t)dn__elements(&node->dim);
@@ -199,7 +208,7 @@ static int64_t make_small(int op, int n, const int64_t *handles, int n_ints, con
     DN_ENTER(t);
     const dn_op *o = checked_op(t, op, n);
     if (!o) return left(t, DN_ERROR_VALUE);
-    int inputs[5];
+    int inputs[2];
     for (int i = 0; i < n; i++)
         if ((inputs[i] = dn__find(t, handles[i])) < 0) return left(t, inputs[i]);
     return left(t, dn__finish(t, dn__make(t, o, n, inputs, n_ints, ints, n_reals, reals, NULL, 0)));
@@ -207,12 +216,7 @@ static int64_t make_small(int op, int n, const int64_t *handles, int n_ints, con
 
 int64_t dn_node1(int op, int64_t a) { return make_small(op, 1, &a, 0, NULL, 0, NULL); }
 int64_t dn_node2(int op, int64_t a, int64_t b) { return make_small(op, 2, (int64_t[]){a, b}, 0, NULL, 0, NULL); }
-int64_t dn_node3(int op, int64_t a, int64_t b, int64_t c) { return make_small(op, 3, (int64_t[]){a, b, c}, 0, NULL, 0, NULL); }
-int64_t dn_node5(int op, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e) {
-    return make_small(op, 5, (int64_t[]){a, b, c, d, e}, 0, NULL, 0, NULL);
-}
 int64_t dn_node1_int(int op, int64_t a, int i) { return make_small(op, 1, &a, 1, &i, 0, NULL); }
-int64_t dn_node2_int(int op, int64_t a, int64_t b, int i) { return make_small(op, 2, (int64_t[]){a, b}, 1, &i, 0, NULL); }
 int64_t dn_node1_real(int op, int64_t a, double r, double s) { return make_small(op, 1, &a, 0, NULL, 2, (double[]){r, s}); }
 
 /* Outputs first, first + 1, ... of node i, `size` numbers each; the index of the first. */
@@ -286,7 +290,12 @@ int64_t dn_parts(int64_t owner, int first, int n, int size) {
     return left(t, begin < 0 ? begin : dn__handle(t, begin));
 }
 
-static int64_t input(dn_tape *t, int n_dims, const int *dims, int batch, const dn_real *data) {
+static void copy_numbers(int64_t n, const double *from, dn_real *to) {
+    for (int64_t i = 0; i < n; i++) to[i] = (dn_real)from[i];
+}
+
+/* What it holds comes from data or from numbers; both NULL: zeros. */
+static int64_t input(dn_tape *t, int n_dims, const int *dims, int batch, const dn_real *data, const double *numbers) {
     int ints[DN_MAX_DIMS + 1] = {batch};
     if (n_dims < 0 || n_dims > DN_MAX_DIMS) return dn__tape_fail(t, DN_ERROR_VALUE, "input: at most %d dims; got %d.", DN_MAX_DIMS, n_dims);
     for (int i = 0; i < n_dims; i++) ints[i + 1] = dims[i];
@@ -299,6 +308,7 @@ static int64_t input(dn_tape *t, int n_dims, const int *dims, int batch, const d
         return dn__no_memory(t);
     }
     if (data) memcpy(memory, data, bytes);
+    else if (numbers) copy_numbers((int64_t)dn__elements(&t->nodes[index].dim), numbers, memory);
     else memset(memory, 0, bytes);
     t->nodes[index].data = memory;
     return dn__finish(t, index);
@@ -307,7 +317,7 @@ static int64_t input(dn_tape *t, int n_dims, const int *dims, int batch, const d
 int64_t dn_input(int graph, int n_dims, const int *dims, int batch, const dn_real *data) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);
-    return left(t, input(t, n_dims, dims, batch, data));
+    return left(t, input(t, n_dims, dims, batch, data, NULL));
 }
 
 int64_t dn_input_vector(int graph, int n, const dn_real *data) { return dn_input(graph, 1, &n, 1, data); }
@@ -319,25 +329,52 @@ int64_t dn_input_scalar(int graph, double value) {
     return dn_input(graph, 1, (int[]){1}, 1, &x);
 }
 
-static int input_set(dn_tape *t, int64_t a, int64_t n, const dn_real *data) {
+int64_t dn_input_numbers(int graph, int n, const double *data) {
+    dn_tape *t = dn__graph_tape(graph);
+    DN_ENTER(t);
+    return left(t, input(t, 1, &n, 1, NULL, data));
+}
+
+/* An input whose n numbers are to be written; values are forgotten. NULL: *error. */
+static dn_real *to_set(dn_tape *t, int64_t a, int64_t n, int *error) {
     int i = dn__find(t, a);
-    if (i < 0) return i;
+    if (i < 0) {
+        *error = i;
+        return NULL;
+    }
     dn_node *node = &t->nodes[i];
-    if (node->op != dn_ops[DN_OP_input])
-        return dn__tape_fail(t, DN_ERROR_STATE, "set: only inputs can be set; this is a node of %s.", node->op->name);
-    if (n != (int64_t)dn__elements(&node->dim))
-        return dn__tape_fail(t, DN_ERROR_VALUE, "set: the number of values must equal the size of the input; got %lld values for %s.",
-                             (long long)n, DIMS(&node->dim));
-    if (n) memcpy((dn_real *)node->data, data, (size_t)n * sizeof *data);
+    if (node->op != dn_ops[DN_OP_input]) {
+        *error = dn__tape_fail(t, DN_ERROR_STATE, "set: only inputs can be set; this is a node of %s.", node->op->name);
+        return NULL;
+    }
+    if (n != (int64_t)dn__elements(&node->dim)) {
+        *error = dn__tape_fail(t, DN_ERROR_VALUE, "set: the number of values must equal the size of the input; got %lld values for %s.",
+                               (long long)n, DIMS(&node->dim));
+        return NULL;
+    }
     dn__forget_values(t);
-    return 0;
+    *error = 0;
+    return (dn_real *)node->data;
 }
 
 int dn_input_set(int64_t a, int64_t n, const dn_real *data) {
     dn_tape *t = dn__handle_tape(a);
     if (!t) return DN_ERROR_NO_GRAPH;
     DN_ENTER(t);
-    return (int)left(t, input_set(t, a, n, data));
+    int error;
+    dn_real *out = to_set(t, a, n, &error);
+    if (out && n) memcpy(out, data, (size_t)n * sizeof *data);
+    return (int)left(t, error);
+}
+
+int dn_input_set_numbers(int64_t a, int64_t n, const double *data) {
+    dn_tape *t = dn__handle_tape(a);
+    if (!t) return DN_ERROR_NO_GRAPH;
+    DN_ENTER(t);
+    int error;
+    dn_real *out = to_set(t, a, n, &error);
+    if (out) copy_numbers(n, data, out);
+    return (int)left(t, error);
 }
 
 static int ints_set(dn_tape *t, int64_t a, int n, const int *ints) {

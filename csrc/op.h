@@ -90,6 +90,8 @@ int dn__set_dims(dn_shape *s, int nd, const int *d, int batch);
 /* The batch count of a result: all inputs have it or 1. Negative error otherwise. */
 int dn__common_batch(dn_shape *s);
 int dn__same_sizes(const dn_dim *a, const dn_dim *b);       /* equal but for trailing 1s */
+/* The dims() of an op whose inputs have the same dims but for trailing 1s; the batch is repeated. */
+int dn__alike_dims(dn_shape *s);
 
 /* Memory for the length of one call; NULL: no memory (the tape then reports the call as failed). */
 dn_real *dn__scratch(dn_call *c, size_t n);

@@ -1,6 +1,6 @@
 """The wall: the only module that touches cffi.
 
-It chooses the number type (DIST_DYNET_DTYPE=float32|float64), loads the two extensions of that type, hands BLAS to the kernels, and turns the
+It chooses the number type (DIST_DYNET_DTYPE=float32|float64), loads the extensions, hands BLAS to the kernels, and turns the
 negative results of C calls into Python exceptions. It knows nothing of parameters or policy.
 """
 
@@ -22,6 +22,8 @@ if DTYPE_NAME not in ("float32", "float64"):
 DTYPE = np.dtype(DTYPE_NAME)
 
 try:
+    from . import _expression
+
     _core: Any = import_module(f"dist_dynet._core_{DTYPE_NAME}")
 except ModuleNotFoundError as error:
     raise ImportError(
@@ -34,6 +36,9 @@ lib: Any = _core.lib
 nodes: Any = _nodes.lib
 """The calls that make nodes; they keep Python's lock."""
 nodes.dn_bind(lib.dn_node_table())
+calls = _expression
+"""The most frequent of these calls, on expressions."""
+calls.bind(int(ffi.cast("uintptr_t", lib.dn_node_table())))
 
 NULL = ffi.NULL
 DIM = ffi.typeof("dn_dim *")
@@ -143,7 +148,7 @@ def fail(code: int, *handles: int) -> NoReturn:
     """Raises the exception that a negative result of a call with these handles stands for."""
     # calls are made on the graph of the first input that is a node; of parameters alone, on the current graph
     graphs = (h >> GRAPH_SHIFT for h in handles)
-    fail_in(next((g for g in graphs if g >> lib.DN_GRAPH_BITS == 0), nodes.dn_current()), code)
+    fail_in(next((g for g in graphs if g >> lib.DN_GRAPH_BITS == 0), calls.current()), code)
 
 
 def fail_in(graph: int, code: int) -> NoReturn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any, NamedTuple
 
-from ._ffi import ffi, lib, nodes
+from ._ffi import calls, ffi, lib
 
 __all__ = ["AutobatchStats", "autobatch_stats"]
 
@@ -61,7 +61,7 @@ def autobatch_stats() -> AutobatchStats:
     >>> stats.nodes, stats.batches  # W, five inputs; one product and one tanh for all
     (16, 8)
     """
-    graph = nodes.dn_current()
+    graph = calls.current()
     counts = ffi.new("dn_autobatch_counts *")
     if graph >= 0:
         lib.dn_graph_autobatch_counts(graph, counts)

@@ -11,21 +11,21 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from math import nan, prod
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _random
-from ._ffi import DIM, DTYPE, GRAPH_SHIFT, NULL, fail, fail_in, ffi, lib, nodes, pointer, read
+from ._ffi import DIM, DTYPE, GRAPH_SHIFT, NULL, calls, fail, fail_in, ffi, lib, nodes, pointer, read
 from .batching import strategy
 from .tensor import Tensor
 
 NO_GRAPH: int = lib.DN_ERROR_NO_GRAPH
 _forward, _backward = lib.dn_forward, lib.dn_backward
-_renew, _current, _resolve = nodes.dn_now_renew, nodes.dn_current, nodes.dn_resolve
-_quick_scalar, _quick_backward, _LONG_WAY = nodes.dn_quick_scalar, nodes.dn_quick_backward, lib.DN_LONG_WAY
+_current, _resolve = calls.current, nodes.dn_resolve
+_quick_renew, _quick_scalar, _quick_backward, _LONG_WAY = calls.quick_renew, calls.quick_scalar, calls.quick_backward, lib.DN_LONG_WAY
 
 
 class ComputationGraph:
@@ -226,7 +226,7 @@ def cg() -> ComputationGraph:
     except AttributeError:
         graph = ComputationGraph(_token_of_this_module)
         _local.graph = graph
-        nodes.dn_set_current(graph.number)
+        calls.set_current(graph.number)
         return graph
 
 
@@ -236,12 +236,12 @@ def trace_graph(outer: ComputationGraph) -> Iterator[ComputationGraph]:
     before, graph = cg(), ComputationGraph(_token_of_this_module, outer._thread)
     outer._check(lib.dn_trace_begin(graph.number, outer.number))
     _local.graph = graph
-    nodes.dn_set_current(graph.number)
+    calls.set_current(graph.number)
     try:
         yield graph
     finally:
         _local.graph = before
-        nodes.dn_set_current(before.number)
+        calls.set_current(before.number)
         lib.dn_trace_end(graph.number, outer.number)
 
 
@@ -265,7 +265,7 @@ def renew_cg(
     >>> dy.cg_version() - before
     1
     """
-    if immediate_compute or check_validity or autobatching is not None or _renew() < 0:
+    if immediate_compute or check_validity or autobatching is not None or not _quick_renew():
         return cg().renew(immediate_compute, check_validity, autobatching)
     return _local.graph  # type: ignore[no-any-return]
 
@@ -304,11 +304,11 @@ def _uniform(n: int) -> NDArray[np.float64]:
 
 def current_graph() -> int:
     """The number of this thread's graph."""
-    number: int = _current()
+    number = _current()
     return number if number >= 0 else cg().number
 
 
-class Expression:
+class Expression(calls.Node):
     """A node of a graph. Made by inputs, parameters, functions and operators; computed when a value is asked for.
 
     `*` is the matrix product, cmult() the elementwise one; dims are column-major, the batch is separate and comes last in arrays.
@@ -322,13 +322,12 @@ class Expression:
     ((3,), 1)
     """
 
-    __slots__ = ("_h",)
+    __slots__ = ()
     # NumPy must leave `array * expression` to us instead of looping over its elements.
     __array_ufunc__ = None
 
-    _h: int  # (graph, epoch, index); csrc/dn_api.h
-
-    if TYPE_CHECKING:  # what operator() hangs on, for type checkers
+    if TYPE_CHECKING:  # the operators that the base has, and what operator() hangs on, for type checkers
+        _h: int  # (graph, epoch, index); csrc/dn_api.h
         def __add__(self, other: Any) -> Expression: ...
         def __radd__(self, other: Any) -> Expression: ...
         def __sub__(self, other: Any) -> Expression: ...
@@ -387,12 +386,9 @@ class Expression:
         Values are kept: a parameter changed after the first call is seen only with recalculate=True or in a new graph.
         """
         if not recalculate:
-            try:
-                number = _quick_scalar(self._h)
-            except AttributeError:
-                number = nan
-            if number == number:
-                return number  # type: ignore[no-any-return]
+            number = _quick_scalar(self)
+            if number is not None:
+                return number
         values, dims, batch = self._computed(recalculate)
         if len(dims) > 1:
             return read(values, dims, batch)
@@ -424,12 +420,9 @@ class Expression:
             ValueError: it has more elements.
         """
         if not recalculate:
-            try:
-                number = _quick_scalar(self._h)
-            except AttributeError:
-                number = nan
-            if number == number:
-                return number  # type: ignore[no-any-return]
+            number = _quick_scalar(self)
+            if number is not None:
+                return number
         values, dims, batch = self._computed(recalculate)
         if batch != 1 or any(d != 1 for d in dims):
             raise ValueError(f"scalar_value: the expression must be one number; got {dims} x {batch}. Use value() or npvalue().")
@@ -449,13 +442,11 @@ class Expression:
             h = self._node()
             code = lib.dn_backward_begin(h, 1) or 1
         else:
-            try:
-                h = self._h
-                code = _quick_backward(h)
-            except AttributeError:
-                code = _LONG_WAY
+            code = _quick_backward(self)
+            if code == 0:
+                return
+            h = self._node()
             if code == _LONG_WAY:
-                h = self._node()
                 code = _backward(h)
         while code > 0:
             code = lib.dn_backward_step(h >> GRAPH_SHIFT) if code == 1 else _backward(h)
@@ -496,6 +487,11 @@ class Expression:
 
     def __bool__(self) -> bool:
         return True
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        """For copies of the handle: what a class with __slots__ alone would have."""
+        names = [name for cls in type(self).__mro__ for name in cls.__dict__.get("__slots__", ())]
+        return None, {name: getattr(self, name) for name in ("_h", *names) if hasattr(self, name)}
 
 
 def expression(handle: int) -> Expression:

@@ -1,7 +1,7 @@
 """The search for NaN and infinity: which node has the first one, and which line of the program made that node.
 
-While trace_nonfinite() is on, the methods of Expression that make, compute and differentiate are replaced by ones that note and look; when
-it is off nothing is in the way.
+While trace_nonfinite() is on, the making of expressions is watched, and their methods that compute and differentiate are replaced by ones that
+look; when it is off nothing is in the way.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import inspection
-from ._ffi import fail, ffi, lib, read
-from ._ffi import nodes as node_calls
+from ._ffi import calls, fail, ffi, lib, read
 from .graph import ComputationGraph, Expression, cg, graph_of
 
 __all__ = ["NonFinite", "NonFiniteError", "find_nonfinite", "trace_nonfinite"]
@@ -201,8 +200,8 @@ def _check(e: Expression) -> None:
         raise NonFiniteError(report)
 
 
-def _noting_init(self: Expression, *_: Any, **__: Any) -> None:
-    graph = node_calls.dn_current()
+def _note_new() -> None:
+    graph = calls.current()
     if graph >= 0:
         _note(graph, _users_place())
 
@@ -243,13 +242,13 @@ def _switch_on() -> None:
     for name, method in _REPLACEMENTS.items():
         _plain[name] = getattr(Expression, name)
         setattr(Expression, name, method)
-    Expression.__init__ = _noting_init  # type: ignore[assignment, method-assign]
+    calls.watch(_note_new)
 
 
 def _switch_off() -> None:
     for name, method in _plain.items():
         setattr(Expression, name, method)
-    del Expression.__init__
+    calls.watch(None)
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def consume(result):
 
 SKIPPED = {"save", "load", "load_generator", "write_to_textfile", "populate", "populate_from_textfile", "load_param", "load_lookup_param",
            "draw_graph", "dump_cg", "dump", "GradientCheckError", "NonFiniteError"}  # fmt: skip
-"""Files: tests/test_io.py, tests/test_inspect.py."""
+"""Files: tests/test_io_failures.py, tests/test_inspect.py."""
 
 
 class Odd:

@@ -1,6 +1,7 @@
 """Starts Python in a process of its own: for what may end a process, or needs another build, limit or environment."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,13 @@ def output_of(code, **options):
     result = run_python("-c", code, **options)
     assert result.returncode == 0, f"exit status {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
     return result.stdout
+
+
+def passing_tests(*arguments, timeout=300, **environment):
+    """How many tests pass when pytest runs with these arguments, in another build or environment; AssertionError if one fails."""
+    result = run_python("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments, timeout=timeout, **environment)
+    assert result.returncode == 0, f"{environment}: {arguments}\n{result.stdout[-6000:]}\n{result.stderr[-2000:]}"
+    return int(re.search(r"(\d+) passed", result.stdout)[1])
 
 
 def resident_megabytes():

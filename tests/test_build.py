@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,12 @@ COMPILER = (os.environ.get("CC") or "cc").split()
 pytestmark = pytest.mark.skipif(not shutil.which(COMPILER[0]) or not GENERATED.exists(), reason="needs a C compiler and built sources")
 
 
+EXPRESSION = CSRC / "python" / "expression.c"
+"""Compiled against Python, by setup.py."""
+
+
 def sources():
-    return sorted(CSRC.rglob("*.c"))
+    return sorted(set(CSRC.rglob("*.c")) - {EXPRESSION})
 
 
 def preprocessed(*defines):
@@ -47,7 +52,10 @@ def test_header_has_nothing_left_for_cffi_to_stumble_over(defines):
     assert len(constants) > 10 and [c for c in constants if not c.startswith("DN_")] == []
 
 
-@pytest.mark.parametrize("module", [f"{part}_{dtype}" for part in ("_core", "_nodes") for dtype in ("float32", "float64")])
+EXTENSIONS = ["_expression", *(f"{part}_{dtype}" for part in ("_core", "_nodes") for dtype in ("float32", "float64"))]
+
+
+@pytest.mark.parametrize("module", EXTENSIONS)
 def test_extensions_export_python_and_dn_names_only(module):
     library = next((PACKAGE / "dist_dynet").glob(f"{module}*.so"))
     if not shutil.which("nm"):
@@ -96,6 +104,14 @@ def test_sources_compile_without_warnings(defines, tmp_path):
         result = subprocess.run([*command, "-o", str(tmp_path / "out.o")], capture_output=True, text=True, check=False)
         said.append(result.stderr)
     assert "".join(said) == ""
+
+
+@pytest.mark.slow
+def test_extension_type_compiles_without_warnings(tmp_path):
+    defines = ["-DDN_NODES", "-DPy_LIMITED_API=0x030A0000"]
+    include = ["-isystem", sysconfig.get_path("include"), f"-I{CSRC}", f"-I{GENERATED}"]
+    command = [*COMPILER, "-O2", "-std=gnu11", *WARNINGS, *defines, *include, "-c", str(EXPRESSION), "-o", str(tmp_path / "out.o")]
+    assert subprocess.run(command, capture_output=True, text=True, check=False).stderr == ""
 
 
 def build(folder, **environment):

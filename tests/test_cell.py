@@ -1,12 +1,9 @@
 """A cell gives the values and gradients of the function that it was made of: by itself, joined, and batched on the fly."""
 
 import copy
-import os
 import pickle
 import random
 import re
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -16,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_table import FAMILIES
 from op_table.run import NAMES, Run, array_of, drawn
-from processes import run_python
+from processes import passing_tests, run_python
 
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE_NAME, lib
@@ -529,10 +526,7 @@ def test_a_trace_in_one_thread_is_none_in_another():
 
 @pytest.mark.float32
 def test_double_build_passes():
-    root = Path(__file__).parents[1]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__))]
-    run = subprocess.run(command, cwd=root, env={**os.environ, "DIST_DYNET_DTYPE": "float64"}, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout[-4000:]
+    assert passing_tests(__file__, DIST_DYNET_DTYPE="float64")
 
 
 @pytest.mark.float32

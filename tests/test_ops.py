@@ -3,9 +3,6 @@
 `pytest` runs the float build, and starts the double build and plain C instead of BLAS as processes of their own. How long: about a minute.
 """
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import op_table
 import pytest
 from op_table.row import Case, tensor
 from op_table.run import Run, array_of, drawn, element, expected
+from processes import passing_tests
 
 import dist_dynet as dy
 from dist_dynet import ops
@@ -355,21 +353,13 @@ def test_input_that_is_no_expression_is_refused(row, case, thing, rng):
 # ---- the other builds ----------------------------------------------------------------------------------------------------------------------
 
 
-def run_again(*arguments, **environment):
-    """pytest on these arguments in a process of its own; its report if anything fails."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", *arguments]
-    done = subprocess.run(command, cwd=HERE.parent, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, f"{environment}: {' '.join(command)}\n{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
-    assert " passed" in done.stdout
-
-
 @pytest.mark.float32
 @pytest.mark.slow
 def test_double_build_passes():
-    run_again(*(str(HERE / f"test_{name}.py") for name in ("ops", "ops_set", "checker", "tiny")), DIST_DYNET_DTYPE="float64")
+    assert passing_tests(*(str(HERE / f"test_{name}.py") for name in ("ops", "ops_set", "checker", "tiny")), DIST_DYNET_DTYPE="float64")
 
 
 @pytest.mark.float32
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_plain_c_instead_of_blas_passes(dtype):
-    run_again(str(HERE / "test_ops.py"), "-k", "(linear or lstm) and not instead", DIST_DYNET_DTYPE=dtype, DIST_DYNET_BLAS="none")
+    assert passing_tests(str(HERE / "test_ops.py"), "-k", "(linear or lstm) and not instead", DIST_DYNET_DTYPE=dtype, DIST_DYNET_BLAS="none")

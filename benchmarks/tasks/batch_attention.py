@@ -8,32 +8,34 @@ import itertools
 import batching
 import common
 import numpy as np
+import twins
 
 VOCABULARY, EMBEDDING, HIDDEN, ATTENTION = 5_000, 128, 256, 128
 START = 0
+
+
+def initial_values():
+    """By name; two LSTMs for the encoder, one for the decoder."""
+    rng = np.random.default_rng(7)
+    values = {name: common.glorot(rng, VOCABULARY, EMBEDDING) for name in ("source", "target")}
+    values["encoder"] = [common.lstm_values(rng, EMBEDDING, HIDDEN // 2) for _ in range(2)]
+    values["decoder"] = common.lstm_values(rng, EMBEDDING + HIDDEN, HIDDEN)
+    shapes = {"K": (ATTENTION, HIDDEN), "Q": (ATTENTION, HIDDEN), "v": (1, ATTENTION), "C": (HIDDEN, 2 * HIDDEN), "W": (VOCABULARY, HIDDEN)}
+    return {**values, **{name: common.glorot(rng, *shape) for name, shape in shapes.items()}, "b": np.zeros(VOCABULARY, np.float32)}
 
 
 class Model:
     """A decoder's step: attend with the state, then a word."""
 
     def __init__(self, dy, m):
-        rng = np.random.default_rng(7)
+        values = initial_values()
         self.dy = dy
-
-        def given(add, *shape, zero=False):
-            value = np.zeros(shape, np.float32) if zero else common.glorot(rng, *shape)
-            p = add(shape)
-            (p.init_from_array if add == m.add_lookup_parameters else p.set_value)(value)
-            return p
-
-        self.source, self.target = (given(m.add_lookup_parameters, VOCABULARY, EMBEDDING) for _ in range(2))
+        self.source, self.target = (batching.table(m, values[name]) for name in ("source", "target"))
         self.encoder = dy.BiRNNBuilder(1, EMBEDDING, HIDDEN, m, dy.VanillaLSTMBuilder)
-        common.set_dynet_lstm(self.encoder, *(common.lstm_values(rng, EMBEDDING, HIDDEN // 2) for _ in range(2)))
+        common.set_dynet_lstm(self.encoder, *values["encoder"])
         self.decoder = dy.VanillaLSTMBuilder(1, EMBEDDING + HIDDEN, HIDDEN, m)
-        common.set_dynet_lstm(self.decoder, common.lstm_values(rng, EMBEDDING + HIDDEN, HIDDEN))
-        add = m.add_parameters
-        self.K, self.Q, self.v = given(add, ATTENTION, HIDDEN), given(add, ATTENTION, HIDDEN), given(add, 1, ATTENTION)
-        self.C, self.W, self.b = given(add, HIDDEN, 2 * HIDDEN), given(add, VOCABULARY, HIDDEN), given(add, VOCABULARY, zero=True)
+        common.set_dynet_lstm(self.decoder, values["decoder"])
+        self.K, self.Q, self.v, self.C, self.W, self.b = (batching.parameter(m, values[name]) for name in ("K", "Q", "v", "C", "W", "b"))
 
     @staticmethod
     def data():
@@ -64,5 +66,34 @@ class Model:
         return len(example[1])
 
 
+def torch_task(torch, args):
+    """All pairs padded, a decoder's step for all at once; what the recurrence does not need, for all target words at once."""
+    values = initial_values()
+    source, target = (twins.embedding(torch, values[name]) for name in ("source", "target"))
+    encoder, decoder = [twins.lstm(torch, v) for v in values["encoder"]], twins.Cell(torch, values["decoder"])
+    K, Q, v, C = (twins.linear(torch, values[name]) for name in ("K", "Q", "v", "C"))
+    linear = twins.linear(torch, values["W"], values["b"])
+
+    def loss_of(examples):
+        sources, targets = zip(*examples, strict=True)
+        read, write = twins.Padded(torch, sources), twins.Padded(torch, targets)
+        H = read.padded(read.outputs(torch, encoder, source(torch.tensor(twins.flat(sources))))).transpose(0, 1).contiguous()
+        keys, nowhere = K(H), torch.zeros(read.real.shape).masked_fill(~read.real, -torch.inf).T
+        of_word, of_state = decoder.wx[:, :EMBEDDING], torch.cat([decoder.wx[:, EMBEDDING:], decoder.wh], 1).T
+        before = target(torch.tensor(twins.flat([(START, *words[:-1]) for words in targets])))
+        gates = write.padded(torch.nn.functional.linear(before, of_word, decoder.b))
+        h = c = context = torch.zeros(len(examples), HIDDEN)
+        outs = []
+        for gate in gates.unbind():
+            h, c = decoder.step(torch.addmm(gate, torch.cat([context, h], 1), of_state), c)
+            scores = v(torch.tanh(keys + Q(h).unsqueeze(1))).squeeze(2) + nowhere
+            context = torch.bmm(torch.softmax(scores, 1).unsqueeze(1), H).squeeze(1)
+            outs.append(torch.cat([h, context], 1))
+        out = torch.tanh(C(torch.cat(outs).index_select(0, write.items[0])))
+        return len(out), twins.cross_entropy(torch, linear(out), twins.flat(targets))
+
+    return twins.task(torch, args, Model, [source, target], twins.trained(*encoder, decoder, K, Q, v, C, linear), loss_of)
+
+
 if __name__ == "__main__":
-    batching.main("batch_attention", "words", Model, batch=16, loss_steps=2)
+    batching.main("batch_attention", "words", Model, batch=16, loss_steps=2, torch_task=torch_task)

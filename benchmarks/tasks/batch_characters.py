@@ -3,20 +3,32 @@
 Embeddings of words 128 and of letters 20; 64 per direction over letters, 50 over words. Rare words are a fifth of all.
 """
 
+import functools
 import random
 
 import batching
 import common
 import numpy as np
 import tagger
+import twins
 
-LETTERS, LETTER_EMBEDDING, LETTER_HIDDEN, FREQUENT = 60, 20, 128, 1500
+EMBEDDING, LETTERS, LETTER_EMBEDDING, FREQUENT = 128, 60, 20, 1500
 
 
+@functools.cache
 def spelling(word):
     """3 to 12 letters, the same for each use of a word."""
     rng = random.Random(word)
     return [rng.randrange(1, LETTERS) for _ in range(rng.randint(3, 12))]
+
+
+def initial_values():
+    """(words, letters, LSTMs over letters, LSTMs over words, W, b); of the LSTMs, one per direction."""
+    rng = np.random.default_rng(10)
+    words, letters = common.glorot(rng, tagger.VOCABULARY, EMBEDDING), common.glorot(rng, LETTERS, LETTER_EMBEDDING)
+    over_letters = [common.lstm_values(rng, LETTER_EMBEDDING, EMBEDDING // 2) for _ in range(2)]
+    over_words = [common.lstm_values(rng, EMBEDDING, tagger.HIDDEN // 2) for _ in range(2)]
+    return words, letters, over_letters, over_words, common.glorot(rng, tagger.TAGS, tagger.HIDDEN), np.zeros(tagger.TAGS, np.float32)
 
 
 class Model:
@@ -25,21 +37,16 @@ class Model:
     data = staticmethod(tagger.data)
 
     def __init__(self, dy, m):
-        rng = np.random.default_rng(10)
+        words, letters, over_letters, over_words, w, bias = initial_values()
         self.dy = dy
-        self.E = m.add_lookup_parameters((tagger.VOCABULARY, 128))
-        self.E.init_from_array(common.glorot(rng, tagger.VOCABULARY, 128))
-        self.L = m.add_lookup_parameters((LETTERS, LETTER_EMBEDDING))
-        self.L.init_from_array(common.glorot(rng, LETTERS, LETTER_EMBEDDING))
+        self.E, self.L = batching.table(m, words), batching.table(m, letters)
         lstm = dy.VanillaLSTMBuilder
-        self.forward, self.backward = lstm(1, LETTER_EMBEDDING, LETTER_HIDDEN // 2, m), lstm(1, LETTER_EMBEDDING, LETTER_HIDDEN // 2, m)
-        self.birnn = dy.BiRNNBuilder(1, 128, tagger.HIDDEN, m, lstm)
-        for one in (self.forward, self.backward):
-            common.set_dynet_lstm(one, common.lstm_values(rng, LETTER_EMBEDDING, LETTER_HIDDEN // 2))
-        common.set_dynet_lstm(self.birnn, *(common.lstm_values(rng, 128, tagger.HIDDEN // 2) for _ in range(2)))
-        self.W, self.b = m.add_parameters((tagger.TAGS, tagger.HIDDEN)), m.add_parameters(tagger.TAGS)
-        self.W.set_value(common.glorot(rng, tagger.TAGS, tagger.HIDDEN))
-        self.b.set_value(np.zeros(tagger.TAGS, np.float32))
+        self.forward, self.backward = (lstm(1, LETTER_EMBEDDING, EMBEDDING // 2, m) for _ in range(2))
+        self.birnn = dy.BiRNNBuilder(1, EMBEDDING, tagger.HIDDEN, m, lstm)
+        for one, values in zip((self.forward, self.backward), over_letters, strict=True):
+            common.set_dynet_lstm(one, values)
+        common.set_dynet_lstm(self.birnn, *over_words)
+        self.W, self.b = batching.parameter(m, w), batching.parameter(m, bias)
 
     def word(self, w):
         """A row of the table, or the last states of both directions over the letters."""
@@ -61,5 +68,28 @@ class Model:
         return len(example[0])
 
 
+def torch_task(torch, args):
+    """The rare words of all sentences padded letter by letter, then the sentences; the letters' table, all of it used, is dense."""
+    words, letters, over_letters, over_words, w, bias = initial_values()
+    E, L, linear = twins.embedding(torch, words), twins.embedding(torch, letters, sparse=False), twins.linear(torch, w, bias)
+    spell, lstms = ([twins.lstm(torch, values) for values in over] for over in (over_letters, over_words))
+
+    def vectors_of(ids):
+        """A row for each word: those of the table and those that are spelt are made apart, then brought to their places."""
+        is_rare = np.array(ids) > FREQUENT
+        rows, spellings = E(torch.tensor(ids)[torch.from_numpy(~is_rare)]), [spelling(i) for i in ids if i > FREQUENT]
+        if not spellings:
+            return rows
+        ends = twins.Padded(torch, spellings).last(torch, spell, L(torch.tensor(twins.flat(spellings))))
+        return torch.cat([rows, ends]).index_select(0, torch.from_numpy(is_rare.argsort(kind="stable").argsort()))
+
+    def loss_of(examples):
+        words, tags = zip(*examples, strict=True)
+        hs = twins.Padded(torch, words).outputs(torch, lstms, vectors_of(twins.flat(words)))
+        return len(hs), twins.cross_entropy(torch, linear(hs), twins.flat(tags))
+
+    return twins.task(torch, args, Model, [E], twins.trained(L, *spell, *lstms, linear), loss_of)
+
+
 if __name__ == "__main__":
-    batching.main("batch_characters", "words", Model, batch=32, loss_steps=4)
+    batching.main("batch_characters", "words", Model, batch=32, loss_steps=4, torch_task=torch_task)

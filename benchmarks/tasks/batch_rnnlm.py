@@ -3,6 +3,7 @@
 import batching
 import common
 import rnnlm
+import twins
 
 
 class Model:
@@ -13,13 +14,10 @@ class Model:
     def __init__(self, dy, m):
         embedding, lstm_values, w, bias = rnnlm.initial_values()
         self.dy = dy
-        self.E = m.add_lookup_parameters(embedding.shape)
-        self.E.init_from_array(embedding)
+        self.E = batching.table(m, embedding)
         self.lstm = dy.VanillaLSTMBuilder(1, rnnlm.EMBEDDING, rnnlm.HIDDEN, m)
         common.set_dynet_lstm(self.lstm, lstm_values)
-        self.W, self.b = m.add_parameters(w.shape), m.add_parameters(bias.shape)
-        self.W.set_value(w)
-        self.b.set_value(bias)
+        self.W, self.b = batching.parameter(m, w), batching.parameter(m, bias)
 
     def losses(self, words):
         """One per word."""
@@ -32,5 +30,18 @@ class Model:
         return len(words)
 
 
+def torch_task(torch, args):
+    """The sentences padded, one product for the scores of all words."""
+    embedding, lstm_values, w, bias = rnnlm.initial_values()
+    E, lstm, linear = twins.embedding(torch, embedding), twins.lstm(torch, lstm_values), twins.linear(torch, w, bias)
+
+    def loss_of(sentences):
+        before = torch.tensor(twins.flat([(rnnlm.START, *words[:-1]) for words in sentences]))
+        hs = twins.Padded(torch, sentences).outputs(torch, [lstm], E(before))
+        return len(hs), twins.cross_entropy(torch, linear(hs), twins.flat(sentences))
+
+    return twins.task(torch, args, Model, [E], twins.trained(lstm, linear), loss_of)
+
+
 if __name__ == "__main__":
-    batching.main("batch_rnnlm", "words", Model, batch=16, loss_steps=2)
+    batching.main("batch_rnnlm", "words", Model, batch=16, loss_steps=2, torch_task=torch_task)

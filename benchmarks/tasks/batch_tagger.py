@@ -3,6 +3,7 @@
 import batching
 import common
 import tagger
+import twins
 
 
 class Model:
@@ -13,13 +14,10 @@ class Model:
     def __init__(self, dy, m):
         embedding, forward, backward, w, bias = tagger.initial_values()
         self.dy = dy
-        self.E = m.add_lookup_parameters(embedding.shape)
-        self.E.init_from_array(embedding)
+        self.E = batching.table(m, embedding)
         self.birnn = dy.BiRNNBuilder(1, tagger.EMBEDDING, tagger.HIDDEN, m, dy.VanillaLSTMBuilder)
         common.set_dynet_lstm(self.birnn, forward, backward)
-        self.W, self.b = m.add_parameters(w.shape), m.add_parameters(bias.shape)
-        self.W.set_value(w)
-        self.b.set_value(bias)
+        self.W, self.b = batching.parameter(m, w), batching.parameter(m, bias)
 
     def losses(self, example):
         """One per word."""
@@ -33,5 +31,19 @@ class Model:
         return len(example[0])
 
 
+def torch_task(torch, args):
+    """The sentences padded for each direction, one product for the scores of all words."""
+    embedding, forward, backward, w, bias = tagger.initial_values()
+    E, linear = twins.embedding(torch, embedding), twins.linear(torch, w, bias)
+    lstms = [twins.lstm(torch, values) for values in (forward, backward)]
+
+    def loss_of(examples):
+        words, tags = zip(*examples, strict=True)
+        hs = twins.Padded(torch, words).outputs(torch, lstms, E(torch.tensor(twins.flat(words))))
+        return len(hs), twins.cross_entropy(torch, linear(hs), twins.flat(tags))
+
+    return twins.task(torch, args, Model, [E], twins.trained(*lstms, linear), loss_of)
+
+
 if __name__ == "__main__":
-    batching.main("batch_tagger", "words", Model, batch=32, loss_steps=4)
+    batching.main("batch_tagger", "words", Model, batch=32, loss_steps=4, torch_task=torch_task)

@@ -10,6 +10,7 @@ import random
 import batching
 import common
 import numpy as np
+import twins
 
 VOCABULARY, EMBEDDING, HIDDEN, LABELS = 10_000, 128, 128, 5
 
@@ -27,44 +28,39 @@ def trees(count, shortest, longest, seed):
     return [tree(words) for words in common.sentences(count, shortest, longest, VOCABULARY, seed)]
 
 
+def initial_values():
+    """By name: the gates i, o, u of a leaf; i, o, u and twice f of a node with children; biases of i, o, u, f for both."""
+    rng, h = np.random.default_rng(5), HIDDEN
+    return {"E": common.glorot(rng, VOCABULARY, EMBEDDING), "leaf": [common.glorot(rng, h, EMBEDDING) for _ in range(3)],
+            "left": [common.glorot(rng, h, h) for _ in range(5)], "right": [common.glorot(rng, h, h) for _ in range(5)],
+            "biases": [np.full(h, 1.0 if gate == 3 else 0.0, np.float32) for gate in range(4)],
+            "W": common.glorot(rng, LABELS, h), "b": np.zeros(LABELS, np.float32)}
+
+
 class Model:
     """A state and a loss at each node of the tree."""
 
     style = "ops"
 
     def __init__(self, dy, m):
-        rng = np.random.default_rng(5)
+        values = initial_values()
         self.dy = dy
-        self.E = m.add_lookup_parameters((VOCABULARY, EMBEDDING))
-        self.E.init_from_array(common.glorot(rng, VOCABULARY, EMBEDDING))
-
-        h = HIDDEN
-        leaf = [common.glorot(rng, h, EMBEDDING) for _ in range(3)]
-        left, right = ([common.glorot(rng, h, h) for _ in range(5)] for _ in range(2))  # gates i, o, u, f left, f right
-        biases = [np.full(h, 1.0 if gate == 3 else 0.0, np.float32) for gate in range(4)]
+        self.E, self.W, self.b = batching.table(m, values["E"]), batching.parameter(m, values["W"]), batching.parameter(m, values["b"])
+        leaf, left, right, biases = (values[name] for name in ("leaf", "left", "right", "biases"))
         if Model.style == "cells" and hasattr(dy, "BinaryTreeLSTMBuilder"):
-            self.cells = dy.BinaryTreeLSTMBuilder(EMBEDDING, h, m)
+            self.cells = dy.BinaryTreeLSTMBuilder(EMBEDDING, HIDDEN, m)
             both = [np.concatenate(pair, axis=1) for pair in zip(left, right, strict=True)]
             W, U, b, _, Uf, bf = self.cells.get_parameters()
-            for p, values in ((W, leaf), (U, both[:3]), (b, biases[:3]), (Uf, both[3:]), (bf, biases[3:])):
-                p.set_value(np.concatenate(values))
+            for p, parts in ((W, leaf), (U, both[:3]), (b, biases[:3]), (Uf, both[3:]), (bf, biases[3:])):
+                p.set_value(np.concatenate(parts))
         else:
             self.cells = None
-
-            def parameter(value):
-                p = m.add_parameters(value.shape)
-                p.set_value(value)
-                return p
-
-            leaf, left, right, biases = ([parameter(v) for v in values] for values in (leaf, left, right, biases))
+            leaf, left, right, biases = ([batching.parameter(m, v) for v in part] for part in (leaf, left, right, biases))
             self.leaf = list(zip(biases, leaf, strict=False))
             self.inner = list(zip(biases, left, right, strict=False))[:3]
             self.forget = [(biases[3], left[k], right[k]) for k in (3, 4)]
         traced = getattr(dy, "cell", None) if Model.style == "traced" else None
         self.of_word, self.of_children = (traced(f) if traced else f for f in (self.leaf_state, self.inner_state))
-        self.W, self.b = m.add_parameters((LABELS, h)), m.add_parameters(LABELS)
-        self.W.set_value(common.glorot(rng, LABELS, h))
-        self.b.set_value(np.zeros(LABELS, np.float32))
 
     @staticmethod
     def data():
@@ -152,31 +148,26 @@ def levels(examples):
 
 def torch_task(torch, args):
     """All nodes of a height at once, over all trees: one product for the leaves, one for each height above."""
-    h = HIDDEN
-    E = torch.nn.Embedding(VOCABULARY, EMBEDDING, sparse=True)
-    leaf, inner, linear = torch.nn.Linear(EMBEDDING, 3 * h), torch.nn.Linear(2 * h, 5 * h), torch.nn.Linear(h, LABELS)
-    update = common.torch_adam(torch, E, [p for layer in (leaf, inner, linear) for p in layer.parameters()], "sparse")
-    stream = Model.data()
+    h, values, F = HIDDEN, initial_values(), torch.nn.functional
+    E, linear = twins.embedding(torch, values["E"]), twins.linear(torch, values["W"], values["b"])
+    both = [np.concatenate(pair, axis=1) for pair in zip(values["left"], values["right"], strict=True)]
+    leaf, inner, bias = (torch.nn.Parameter(torch.from_numpy(np.concatenate(parts))) for parts in (values["leaf"], both, values["biases"]))
 
-    def step():
-        (words, labels), above = levels([next(stream) for _ in range(args.batch)])
-        labels = list(labels)
-        i, o, u = leaf(E(torch.tensor(words))).chunk(3, 1)
+    def loss_of(examples):
+        (words, labels), above = levels(examples)
+        i, o, u = F.linear(E(torch.tensor(words)), leaf, bias[:3 * h]).chunk(3, 1)
         c = torch.sigmoid(i) * torch.tanh(u)
         hs, cs = torch.sigmoid(o) * torch.tanh(c), c
+        biases = torch.cat([bias, bias[3 * h:]])
         for left, right, more in above:
-            labels += more
+            labels = labels + more
             left, right = torch.tensor(left), torch.tensor(right)
-            i, o, u, fl, fr = inner(torch.cat([hs[left], hs[right]], 1)).chunk(5, 1)
-            c = torch.sigmoid(i) * torch.tanh(u) + torch.sigmoid(fl) * cs[left] + torch.sigmoid(fr) * cs[right]
+            i, o, u, fl, fr = F.linear(torch.cat([hs.index_select(0, left), hs.index_select(0, right)], 1), inner, biases).chunk(5, 1)
+            c = torch.sigmoid(i) * torch.tanh(u) + torch.sigmoid(fl) * cs.index_select(0, left) + torch.sigmoid(fr) * cs.index_select(0, right)
             hs, cs = torch.cat([hs, torch.sigmoid(o) * torch.tanh(c)]), torch.cat([cs, c])
-        loss = torch.nn.functional.cross_entropy(linear(hs), torch.tensor(labels), reduction="sum")
-        value = loss.item()
-        loss.backward()
-        update()
-        return args.batch, value
+        return len(examples), twins.cross_entropy(torch, linear(hs), labels)
 
-    return step
+    return twins.task(torch, args, Model, [E], [leaf, inner, bias, *twins.trained(linear)], loss_of)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What the tasks for on-the-fly batching share: the losses of some examples summed in one graph, by a program that knows one example.
 
 A task gives a class: `Model(dy, collection)` with `data()`, an endless stream of examples, `losses(example)`, a list of expressions, and
-`units(example)`. Programs that decide as they go give `advance(runs)` instead of losses: see parser_bilstm.py.
+`units(example)`. Programs that decide as they go give `losses_of(examples)` instead: see parser_bilstm.py.
 """
 
 import common
@@ -12,6 +12,20 @@ STRATEGIES = ("off", "depth", "agenda", "auto")
 def flag(peer, strategy):
     """What renew_cg(autobatching=) takes for it: DyNet knows on and off."""
     return STRATEGIES.index(strategy) if peer == "dist_dynet" else strategy != "off"
+
+
+def parameter(m, value):
+    """A parameter of the collection that starts so."""
+    p = m.add_parameters(value.shape)
+    p.set_value(value)
+    return p
+
+
+def table(m, value):
+    """A table of rows that starts so."""
+    p = m.add_lookup_parameters(value.shape)
+    p.init_from_array(value)
+    return p
 
 
 def main(task, unit, model_class, batch, loss_steps, torch_task=None, options=None):

@@ -22,7 +22,7 @@ def main(task, unit, dynet_task, torch_task, loss_steps, loss_of="unit", options
 
     `dynet_task(dy, args)` and `torch_task(torch, args)` build the model and return `step()`, which does one training
     step and returns (units done, loss as a float). The first `loss_steps` steps are the warm-up; their loss per unit
-    (or per step) is printed, to show that the peers compute the same.
+    (or per step) is printed, to show that the peers compute the same; so is that of the first, which no update has touched.
     """
     parser = argparse.ArgumentParser(description=f"Benchmark task {task}; unit: {unit}.")
     parser.add_argument("--peer", default="dist_dynet", help="dist_dynet, dynet, torch, or another such module")
@@ -37,12 +37,12 @@ def main(task, unit, dynet_task, torch_task, loss_steps, loss_of="unit", options
         step = torch_task(module, args)
     else:
         step = dynet_task(module, args)
-    units, loss = 0, 0.0
+    units, losses = 0, []
     for _ in range(loss_steps):
         n, value = step()
         units += n if loss_of == "unit" else 1
-        loss += value
-    result = {"task": task, "peer": args.peer, "unit": unit, "loss": loss / units}
+        losses.append(value)
+    result = {"task": task, "peer": args.peer, "unit": unit, "loss": sum(losses) / units, "first_loss": losses[0]}
     result.update(measure(step, args.seconds))
     statistics = getattr(step, "statistics", None)
     if statistics is not None:
@@ -159,16 +159,17 @@ def set_torch_lstm(torch, lstm, values, suffix="l0"):
     getattr(lstm, "bias_hh_" + suffix).requires_grad_(False)
 
 
-def torch_adam(torch, embedding, others, kind):
+def torch_adam(torch, embeddings, others, kind):
     """A function that updates all and clears the gradients.
 
-    kind "sparse": SparseAdam for the embedding's used rows and fused Adam for the rest (what DyNet does, and the
+    kind "sparse": SparseAdam for the embeddings' used rows and fused Adam for the rest (what DyNet does, and the
     faster one); "dense": fused Adam for everything.
     """
+    weights = [e.weight for e in embeddings]
     if kind == "sparse":
-        optimizers = [torch.optim.SparseAdam([embedding.weight]), torch.optim.Adam(others, fused=True)]
+        optimizers = [torch.optim.SparseAdam(weights), torch.optim.Adam(others, fused=True)]
     else:
-        optimizers = [torch.optim.Adam([embedding.weight, *others], fused=True)]
+        optimizers = [torch.optim.Adam([*weights, *others], fused=True)]
 
     def update():
         for o in optimizers:

@@ -9,9 +9,18 @@ import itertools
 import batching
 import common
 import numpy as np
+import twins
 
 VOCABULARY, EMBEDDING, HIDDEN, LAYER, ACTIONS = 10_000, 100, 250, 100, 3
 SHIFT = 0
+
+
+def initial_values():
+    """By name; an LSTM for each direction."""
+    rng = np.random.default_rng(11)
+    return {"E": common.glorot(rng, VOCABULARY, EMBEDDING), "lstms": [common.lstm_values(rng, EMBEDDING, HIDDEN // 2) for _ in range(2)],
+            "padding": common.glorot(rng, HIDDEN, 1)[:, 0], "W1": common.glorot(rng, LAYER, 4 * HIDDEN), "b1": np.zeros(LAYER, np.float32),
+            "W2": common.glorot(rng, ACTIONS, LAYER), "b2": np.zeros(ACTIONS, np.float32)}
 
 
 class Run:
@@ -45,19 +54,13 @@ class Model:
     """All sentences of the step advance by an action each, whose scores are read together."""
 
     def __init__(self, dy, m):
-        rng = np.random.default_rng(11)
+        values = initial_values()
         self.dy = dy
-        self.E = m.add_lookup_parameters((VOCABULARY, EMBEDDING))
-        self.E.init_from_array(common.glorot(rng, VOCABULARY, EMBEDDING))
+        self.E = batching.table(m, values["E"])
         self.birnn = dy.BiRNNBuilder(1, EMBEDDING, HIDDEN, m, dy.VanillaLSTMBuilder)
-        common.set_dynet_lstm(self.birnn, *(common.lstm_values(rng, EMBEDDING, HIDDEN // 2) for _ in range(2)))
-        self.padding = m.add_parameters(HIDDEN)
-        self.W1, self.b1 = m.add_parameters((LAYER, 4 * HIDDEN)), m.add_parameters(LAYER)
-        self.W2, self.b2 = m.add_parameters((ACTIONS, LAYER)), m.add_parameters(ACTIONS)
-        for p, shape in ((self.padding, (HIDDEN, 1)), (self.W1, (LAYER, 4 * HIDDEN)), (self.W2, (ACTIONS, LAYER))):
-            p.set_value(common.glorot(rng, *shape).reshape(p.shape()))
-        for p in (self.b1, self.b2):
-            p.set_value(np.zeros(p.shape(), np.float32))
+        common.set_dynet_lstm(self.birnn, *values["lstms"])
+        names = ("padding", "W1", "b1", "W2", "b2")
+        self.padding, self.W1, self.b1, self.W2, self.b2 = (batching.parameter(m, values[name]) for name in names)
 
     @staticmethod
     def data():
@@ -91,5 +94,38 @@ class Model:
         return len(example[0])
 
 
+def torch_task(torch, args):
+    """Decisions without gradients, those of all sentences at once; then all scores again at once, for the loss.
+
+    A state is its row in an array of all words' states, which the padding begins.
+    """
+    values = initial_values()
+    E, lstms = twins.embedding(torch, values["E"]), [twins.lstm(torch, v) for v in values["lstms"]]
+    padding = torch.nn.Parameter(torch.from_numpy(values["padding"]))
+    first, second = twins.linear(torch, values["W1"], values["b1"]), twins.linear(torch, values["W2"], values["b2"])
+
+    def scores_of(H, features):
+        return second(torch.tanh(first(H.index_select(0, torch.tensor(features)).view(-1, 4 * HIDDEN))))
+
+    def loss_of(examples):
+        words = [words for words, _ in examples]
+        states = twins.Padded(torch, words).outputs(torch, lstms, E(torch.tensor(twins.flat(words))))
+        H = torch.cat([padding.unsqueeze(0), states])
+        ends = itertools.accumulate(map(len, words))
+        runs = [Run(range(1 + end - len(golden) // 2, 1 + end), golden) for end, (_, golden) in zip(ends, examples, strict=True)]
+        features, labels = [], []
+        with torch.no_grad():
+            while runs:
+                now = [i for run in runs for i in run.features(0)]
+                features += now
+                labels += [run.golden[run.step] for run in runs]
+                for run, scores in zip(runs, scores_of(H, now).tolist(), strict=True):
+                    run.act(scores)
+                runs = [run for run in runs if not run.done()]
+        return len(states), twins.cross_entropy(torch, scores_of(H, features), labels)
+
+    return twins.task(torch, args, Model, [E], [padding, *twins.trained(*lstms, first, second)], loss_of)
+
+
 if __name__ == "__main__":
-    batching.main("parser_bilstm", "words", Model, batch=1, loss_steps=10)
+    batching.main("parser_bilstm", "words", Model, batch=1, loss_steps=10, torch_task=torch_task)

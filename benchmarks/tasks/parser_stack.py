@@ -8,9 +8,21 @@ import itertools
 import batching
 import common
 import numpy as np
+import twins
 
 VOCABULARY, EMBEDDING, HIDDEN, ACTIONS = 10_000, 100, 128, 3
 SHIFT = 0
+
+
+def initial_values():
+    """By name; two LSTMs."""
+    rng = np.random.default_rng(13)
+    values = {"E": common.glorot(rng, VOCABULARY, EMBEDDING)}
+    values.update((name, common.lstm_values(rng, EMBEDDING, HIDDEN)) for name in ("stack", "buffer"))
+    values.update((name, common.glorot(rng, EMBEDDING, 1)[:, 0]) for name in ("root", "end"))
+    shapes = {"compose": (EMBEDDING, 2 * EMBEDDING), "W1": (HIDDEN, 2 * HIDDEN), "W2": (ACTIONS, HIDDEN)}
+    values.update((name, common.glorot(rng, *shape)) for name, shape in shapes.items())
+    return {**values, **{name: np.zeros(n, np.float32) for name, n in (("bc", EMBEDDING), ("b1", HIDDEN), ("b2", ACTIONS))}}
 
 
 class Run:
@@ -23,25 +35,29 @@ class Run:
         """Nothing to shift, one tree on the stack."""
         return len(self.buffer) == 1 and len(self.stack) < 3
 
+    def take(self, scores):
+        """Takes off what the best legal action works on: one input to shift, or two for composing, the head first."""
+        legal = ([SHIFT] if len(self.buffer) > 1 else []) + ([1, 2] if len(self.stack) >= 3 else [])
+        action = max(legal, key=lambda a: scores[a])
+        self.step += 1
+        if action == SHIFT:
+            return [self.buffer.pop()[1]]
+        right, left = self.stack.pop()[1], self.stack.pop()[1]
+        return [right, left] if action == 1 else [left, right]
+
 
 class Model:
     """All sentences of the step advance by an action each, whose scores are read together."""
 
     def __init__(self, dy, m):
-        rng = np.random.default_rng(13)
+        values = initial_values()
         self.dy = dy
-        self.E = m.add_lookup_parameters((VOCABULARY, EMBEDDING))
-        self.E.init_from_array(common.glorot(rng, VOCABULARY, EMBEDDING))
+        self.E = batching.table(m, values["E"])
         self.stack_lstm, self.buffer_lstm = (dy.VanillaLSTMBuilder(1, EMBEDDING, HIDDEN, m) for _ in range(2))
-        for lstm in (self.stack_lstm, self.buffer_lstm):
-            common.set_dynet_lstm(lstm, common.lstm_values(rng, EMBEDDING, HIDDEN))
-        shapes = ((EMBEDDING, 1), (EMBEDDING, 1), (EMBEDDING, 2 * EMBEDDING), (HIDDEN, 2 * HIDDEN), (ACTIONS, HIDDEN))
-        self.root, self.end, self.compose, self.W1, self.W2 = (m.add_parameters(s if s[1] > 1 else s[0]) for s in shapes)
-        for p, shape in zip((self.root, self.end, self.compose, self.W1, self.W2), shapes, strict=True):
-            p.set_value(common.glorot(rng, *shape).reshape(p.shape()))
-        self.bc, self.b1, self.b2 = (m.add_parameters(n) for n in (EMBEDDING, HIDDEN, ACTIONS))
-        for p in (self.bc, self.b1, self.b2):
-            p.set_value(np.zeros(p.shape(), np.float32))
+        for lstm, name in ((self.stack_lstm, "stack"), (self.buffer_lstm, "buffer")):
+            common.set_dynet_lstm(lstm, values[name])
+        self.root, self.end, self.compose, self.bc = (batching.parameter(m, values[name]) for name in ("root", "end", "compose", "bc"))
+        self.W1, self.b1, self.W2, self.b2 = (batching.parameter(m, values[name]) for name in ("W1", "b1", "W2", "b2"))
 
     @staticmethod
     def data():
@@ -61,16 +77,10 @@ class Model:
 
     def act(self, run, scores):
         """Does the best legal action."""
-        legal = ([SHIFT] if len(run.buffer) > 1 else []) + ([1, 2] if len(run.stack) >= 3 else [])
-        action = max(legal, key=lambda a: scores[a])
-        if action == SHIFT:
-            x = run.buffer.pop()[1]
-        else:
-            right, left = run.stack.pop()[1], run.stack.pop()[1]
-            pair = [right, left] if action == 1 else [left, right]
-            x = self.dy.tanh(self.dy.affine_transform([self.bc, self.compose, self.dy.concatenate(pair)]))
+        x, *other = run.take(scores)
+        if other:
+            x = self.dy.tanh(self.dy.affine_transform([self.bc, self.compose, self.dy.concatenate([x, *other])]))
         run.stack.append((run.stack[-1][0].add_input(x), x))
-        run.step += 1
 
     def losses_of(self, examples):
         """A loss for each action of each sentence."""
@@ -95,5 +105,56 @@ class Model:
         return len(example[0])
 
 
+def torch_task(torch, args):
+    """An action of all sentences at once: states are rows, which are put together for a step and taken apart after it."""
+    values = initial_values()
+    E, buffer_lstm, stack_cell = twins.embedding(torch, values["E"]), twins.lstm(torch, values["buffer"]), twins.Cell(torch, values["stack"])
+    root, end = (torch.nn.Parameter(torch.from_numpy(values[name])) for name in ("root", "end"))
+    compose, first, second = (twins.linear(torch, values[w], values[b]) for w, b in (("compose", "bc"), ("W1", "b1"), ("W2", "b2")))
+
+    def together(rows):
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+    def runs_of(examples, push):
+        """The runs at their start: the buffers' LSTM reads all words, the last first."""
+        words = [words[::-1] for words, _ in examples]
+        xs = E(torch.tensor(twins.flat(words)))
+        places = iter(range(1, 1 + len(xs)))
+        read = [[0, *(next(places) for _ in ids)] for ids in words]
+        inputs = torch.cat([end.unsqueeze(0), xs]).index_select(0, torch.tensor(twins.flat(read)))
+        states = iter(twins.Padded(torch, read).outputs(torch, [buffer_lstm], inputs).split(1))
+        rows = [None, *xs.split(1)]
+        (h,), (c,) = push(root.unsqueeze(0), torch.zeros(1, HIDDEN), torch.zeros(1, HIDDEN))
+        return [Run((h, c), [(next(states), rows[k]) for k in of], golden) for of, (_, golden) in zip(read, examples, strict=True)]
+
+    def loss_of(examples):
+        w = torch.cat([stack_cell.wx, stack_cell.wh], 1).T
+
+        def push(x, h, c):
+            h, c = stack_cell.step(torch.addmm(stack_cell.b, torch.cat([x, h], 1), w), c)
+            return h.split(1), c.split(1)
+
+        runs, all_scores, labels = runs_of(examples, push), [], []
+        while runs:
+            state = torch.cat([together([run.stack[-1][0][0] for run in runs]), together([run.buffer[-1][0] for run in runs])], 1)
+            scores = second(torch.relu(first(state)))
+            all_scores.append(scores)
+            labels += [run.golden[run.step] for run in runs]
+            taken = [run.take(s) for run, s in zip(runs, scores.tolist(), strict=True)]
+            going = [(run, xs) for run, xs in zip(runs, taken, strict=True) if len(run.buffer) > 1 or len(run.stack) > 1]
+            pairs = [xs for _, xs in going if len(xs) == 2]
+            if pairs:
+                heads, others = zip(*pairs, strict=True)
+                composed = iter(torch.tanh(compose(torch.cat([together(heads), together(others)], 1))).split(1))
+            runs, xs = [run for run, _ in going], [xs[0] if len(xs) == 1 else next(composed) for _, xs in going]
+            if runs:
+                hs, cs = push(together(xs), *(together([run.stack[-1][0][k] for run in runs]) for k in (0, 1)))
+                for run, x, h, c in zip(runs, xs, hs, cs, strict=True):
+                    run.stack.append(((h, c), x))
+        return sum(len(words) for words, _ in examples), twins.cross_entropy(torch, torch.cat(all_scores), labels)
+
+    return twins.task(torch, args, Model, [E], [root, end, *twins.trained(stack_cell, buffer_lstm, compose, first, second)], loss_of)
+
+
 if __name__ == "__main__":
-    batching.main("parser_stack", "words", Model, batch=1, loss_steps=10)
+    batching.main("parser_stack", "words", Model, batch=1, loss_steps=10, torch_task=torch_task)

@@ -83,7 +83,7 @@ def torch_task(torch, args):
         linear.weight.copy_(torch.from_numpy(w))
         linear.bias.copy_(torch.from_numpy(bias))
     others = [p for p in [*lstm.parameters(), *linear.parameters()] if p.requires_grad]
-    update = common.torch_adam(torch, E, others, args.embedding)
+    update = common.torch_adam(torch, [E], others, args.embedding)
     stream = data() if args.batch == 1 else batch_data(args.batch)
 
     def step():

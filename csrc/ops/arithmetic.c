@@ -199,15 +199,6 @@ static void scale_shift_backward(dn_call *c) {
 
 /* ---- sums of many --------------------------------------------------------------------------------------------------- */
 
-/* inputs of equal sizes but for trailing 1s; the batch is repeated */
-static int many_dims(dn_shape *s) {
-    int batch = dn__common_batch(s);
-    if (batch < 0) return batch;
-    for (int i = 1; i < s->n; i++)
-        if (!dn__same_sizes(s->x[0], s->x[i]))
-            return dn__fail(s, DN_ERROR_VALUE, "all inputs must have the same dims; got x_0 = %s, x_%d = %s.", DIMS(s->x[0]), i, DIMS(s->x[i]));
-    return dn__set_dims(s, s->x[0]->nd, s->x[0]->d, batch);
-}
 /* y = a (x_0 + x_1 + ...) */
 static void many_forward(dn_call *c, dn_real a) {
     size_t n = (size_t)c->dim->size;
@@ -231,11 +222,11 @@ static void many_backward(dn_call *c, dn_real a) {
 }
 
 DN_OP(sum, -1, DN_BATCHES, "y = x_0 + x_1 + ...")
-static int sum_dims(dn_shape *s) { return many_dims(s); }
+static int sum_dims(dn_shape *s) { return dn__alike_dims(s); }
 static void sum_forward(dn_call *c) { many_forward(c, 1); }
 static void sum_backward(dn_call *c) { many_backward(c, 1); }
 
 DN_OP(average, -1, DN_BATCHES, "y = (x_0 + ... + x_(n-1)) / n")
-static int average_dims(dn_shape *s) { return many_dims(s); }
+static int average_dims(dn_shape *s) { return dn__alike_dims(s); }
 static void average_forward(dn_call *c) { many_forward(c, (dn_real)1 / (dn_real)c->n); }
 static void average_backward(dn_call *c) { many_backward(c, (dn_real)1 / (dn_real)c->n); }

@@ -5,16 +5,6 @@
 #include "../kernels/kernels.h"
 #include "lines.h"
 
-/* Inputs of equal sizes but for trailing 1s; the batch is repeated. */
-static int equal_dims(dn_shape *s) {
-    int batch = dn__common_batch(s);
-    if (batch < 0) return batch;
-    for (int i = 1; i < s->n; i++)
-        if (!dn__same_sizes(s->x[0], s->x[i]))
-            return dn__fail(s, DN_ERROR_VALUE, "all inputs must have the same dims; got x_0 = %s, x_%d = %s.", DIMS(s->x[0]), i, DIMS(s->x[i]));
-    return dn__set_dims(s, s->x[0]->nd, s->x[0]->d, batch);
-}
-
 /* How the inputs are read beside y: in `count` pieces of `n` numbers, one for each batch element if some input is repeated, else one. */
 typedef struct pieces { size_t n; int count; } pieces;
 static pieces pieces_of(const dn_call *c) {
@@ -42,12 +32,12 @@ static void two_backward(dn_call *c, int greater) {
 }
 
 DN_OP(bmax, 2, DN_BATCHES, "y_i = max(x_0i, x_1i)")
-static int bmax_dims(dn_shape *s) { return equal_dims(s); }
+static int bmax_dims(dn_shape *s) { return dn__alike_dims(s); }
 static void bmax_forward(dn_call *c) { two_forward(c, dn__bmax); }
 static void bmax_backward(dn_call *c) { two_backward(c, 0); }
 
 DN_OP(bmin, 2, DN_BATCHES, "y_i = min(x_0i, x_1i)")
-static int bmin_dims(dn_shape *s) { return equal_dims(s); }
+static int bmin_dims(dn_shape *s) { return dn__alike_dims(s); }
 static void bmin_forward(dn_call *c) { two_forward(c, dn__bmin); }
 static void bmin_backward(dn_call *c) { two_backward(c, 1); }
 
@@ -55,7 +45,7 @@ static void bmin_backward(dn_call *c) { two_backward(c, 1); }
 
 DN_OP(emax, -1, DN_BATCHES, "y_i = max(x_0i, x_1i, ...)")
 static int emax_dims(dn_shape *s) {
-    int error = equal_dims(s);
+    int error = dn__alike_dims(s);
     if (!error) s->saved = (size_t)s->y.size * (size_t)s->y.batch; /* which input each maximum came from, as int32_t */
     return error;
 }
@@ -83,7 +73,7 @@ static void emax_backward(dn_call *c) {
 /* saved: the maxima, then the logs of the sums of exp(x - max), which the sum of both has fewer digits of */
 DN_OP(logsumexp, -1, DN_BATCHES, "y_i = log(exp x_0i + exp x_1i + ...)")
 static int logsumexp_dims(dn_shape *s) {
-    int error = equal_dims(s);
+    int error = dn__alike_dims(s);
     if (!error) s->saved = 2 * (size_t)s->y.size * (size_t)s->y.batch;
     return error;
 }

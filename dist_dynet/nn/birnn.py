@@ -11,11 +11,12 @@ from ..graph import Expression
 from ..ops import concatenate
 from ..ops._nodes import listed, not_expression
 from ..params.collection import ParameterCollection
+from .owner import Owner
 from .sequences import LIST, Inputs, inputs_of, packed_inputs
 from .state import RNNState, subcollection
 
 
-class BiRNNBuilder:
+class BiRNNBuilder(Owner):
     """A network that reads the sequence both ways; h is the forward h over the backward h, each of half the size.
 
     Args:
@@ -57,14 +58,6 @@ class BiRNNBuilder:
             size = self.input_dim if layer == 0 else self.hidden_dim
             forward = rnn_builder_factory(1, size, self.hidden_dim // 2, self._collection)
             self.builder_layers.append((forward, rnn_builder_factory(1, size, self.hidden_dim // 2, self._collection)))
-
-    def whoami(self) -> str:
-        """The name of the class."""
-        return type(self).__name__
-
-    def param_collection(self) -> ParameterCollection:
-        """The subcollection of its parameters."""
-        return self._collection
 
     @property
     def spec(self) -> tuple[Any, ...]:

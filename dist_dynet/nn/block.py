@@ -9,10 +9,11 @@ from .._ffi import lib
 from ..graph import Expression, expression, resolved
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, Parameters
+from .owner import Owner
 from .state import subcollection
 
 
-class Block:
+class Block(Owner):
     """A piece of a network with parameters of its own, saved and loaded by dy.save() and dy.load() like a builder.
 
     A subclass names its subcollection, and says in `spec` what its constructor takes before the collection.
@@ -31,14 +32,6 @@ class Block:
             given = ", ".join(f"{name}={size}" for name, size in sizes.items())
             raise ValueError(f"{self.whoami()}: sizes must be positive; got {given}.")
         self._collection = subcollection(model, self._subcollection)
-
-    def whoami(self) -> str:
-        """The name of the class."""
-        return type(self).__name__
-
-    def param_collection(self) -> ParameterCollection:
-        """The subcollection of its parameters."""
-        return self._collection
 
     def get_parameters(self) -> list[Parameters]:
         """The parameters, in the order that the class describes."""

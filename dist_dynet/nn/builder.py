@@ -13,11 +13,12 @@ from ..graph import Expression, expression, resolved
 from ..ops import inputTensor
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
+from .owner import Owner
 from .runs import NodeRun
 from .state import Masks, RNNState, Run, check_count, expressions, subcollection, this_graph
 
 
-class RecurrentBuilder:
+class RecurrentBuilder(Owner):
     """The base of recurrent builders: sizes, parameters, dropout rates, and the start of sequences.
 
     A subclass names its subcollection, makes the parameters of a layer in `_layer`, and either names the operation that computes a step and a
@@ -71,14 +72,6 @@ class RecurrentBuilder:
     def _rates(self) -> tuple[float, ...]:
         """The rates of the masks that a sequence holds: of the input, then of parts of the state."""
         return self.dropout_x, self.dropout_h
-
-    def whoami(self) -> str:
-        """The name of the class."""
-        return type(self).__name__
-
-    def param_collection(self) -> ParameterCollection:
-        """The subcollection of its parameters."""
-        return self._collection
 
     @property
     def spec(self) -> tuple[Any, ...]:

@@ -27,13 +27,7 @@ class CompactVanillaLSTMBuilder(VanillaLSTMBuilder):
 
     Parameters of each layer, in the subcollection compact-vanilla-lstm-builder: Wx (4h, input), Wh (4h, h), b (4h).
 
-    Args:
-        layers: the number of layers, each fed with the h of the one below.
-        input_dim, hidden_dim: sizes of x and h.
-        model: where the parameters go.
-
-    Raises:
-        ValueError: a size is not positive.
+    Arguments and errors are those of VanillaLSTMBuilder, up to the model.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
@@ -87,15 +81,7 @@ class SparseLSTMBuilder(VanillaLSTMBuilder):
     then those of layer normalisation. The masks hold ones and are not trained; set_sparsity() sets them, to be called with growing sparsity
     in training.
 
-    Args:
-        layers: the number of layers, each fed with the h of the one below.
-        input_dim, hidden_dim: sizes of x and h.
-        model: where the parameters go.
-        ln_lstm: whether to normalise layers.
-        forget_bias: added to the forget gate when it is computed.
-
-    Raises:
-        ValueError: a size is not positive.
+    Arguments and errors are those of VanillaLSTMBuilder.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
@@ -200,13 +186,7 @@ class FastLSTMBuilder(CoupledLSTMBuilder):
 
     As in DyNet, Wic and Woc (h, 1) exist, in the subcollection fast-lstm-builder, and are not used; dropout drops nothing.
 
-    Args:
-        layers: the number of layers, each fed with the h of the one below.
-        input_dim, hidden_dim: sizes of x and h.
-        model: where the parameters go.
-
-    Raises:
-        ValueError: a size is not positive.
+    Arguments and errors are those of CoupledLSTMBuilder.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()

@@ -34,6 +34,9 @@ class VanillaLSTMBuilder(TwoRates):
         ln_lstm: whether to normalise layers.
         forget_bias: added to the forget gate when it is computed; b itself starts at 0.
 
+    Raises:
+        ValueError: a size is not positive.
+
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
     >>> lstm = dy.VanillaLSTMBuilder(2, 4, 3, m)
@@ -41,9 +44,6 @@ class VanillaLSTMBuilder(TwoRates):
     >>> outputs = lstm.initial_state().transduce([dy.inputVector([1, 2, 3, 4])] * 5)
     >>> len(outputs), outputs[0].dim()
     (5, ((3,), 1))
-
-    Raises:
-        ValueError: a size is not positive.
     """
 
     _subcollection: ClassVar[str] = "vanilla-lstm-builder"

@@ -15,9 +15,7 @@ from ..ops import (
     dot_product,
     inputTensor,
     log_sigmoid,
-    log_softmax,
     lookup_batch,
-    pickneglogsoftmax,
     pickneglogsoftmax_batch,
     reshape,
     sum_elems,
@@ -27,7 +25,7 @@ from ..ops._nodes import indices, not_expression
 from ..params import ConstInitializer, UniformInitializer
 from ..params.collection import ParameterCollection
 from .block import used
-from .softmax import SoftmaxBuilder, _draw
+from .softmax import SoftmaxBuilder
 
 
 class Sampler:
@@ -156,22 +154,6 @@ class _SampledBuilder(SoftmaxBuilder):
 
     # ---- the exact distribution ----------------------------------------------------------------------------------------------------
 
-    def neg_log_softmax(self, x: Expression, c: int, update: bool = True) -> Expression:
-        """The exact loss -log p(c | x), over all classes: for evaluation."""
-        return pickneglogsoftmax(self.full_logits(x, update), c)
-
-    def neg_log_softmax_batch(self, x: Expression, c: Iterable[int], update: bool = True) -> Expression:
-        """The same with one class per batch element; an unbatched x serves all classes."""
-        return pickneglogsoftmax_batch(self.full_logits(x, update), list(c))
-
-    def sample(self, x: Expression) -> int:
-        """A class drawn from p( . | x), for x without batch."""
-        return _draw(self.full_logits(x, False))
-
-    def full_log_distribution(self, x: Expression, update: bool = True) -> Expression:
-        """The vector of log p(c | x) of all classes."""
-        return log_softmax(self.full_logits(x, update))
-
     def full_logits(self, x: Expression, update: bool = True) -> Expression:
         """The scores of all classes. It reads all of W; in training, its gradient fills all rows."""
         if not isinstance(x, Expression):
@@ -225,16 +207,7 @@ class NoiseContrastiveEstimation(_SampledBuilder):
     Parameters, in the subcollection noise-contrastive-estimation, are lookup tables, so that a step touches n + 1 rows: W (num_classes
     rows of input_dim) and, with bias, b (num_classes rows of one number), which starts at -log num_classes.
 
-    Args:
-        input_dim: the size of x.
-        num_classes: the number of classes.
-        pc: where the parameters go.
-        num_samples: n.
-        distribution: q, as Sampler takes it: "log-uniform" for classes sorted by falling frequency, "uniform", or counts.
-        bias: False: there is no b.
-
-    Raises:
-        ValueError: a size is not positive, or another distribution.
+    Arguments and errors are those of SampledSoftmax; q is where the noise is drawn from.
 
     >>> import dist_dynet as dy
     >>> output = dy.NoiseContrastiveEstimation(3, 4, dy.ParameterCollection(), 5, [10, 5, 2, 1])

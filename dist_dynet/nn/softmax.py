@@ -28,14 +28,15 @@ from ..ops import (
 from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
+from .owner import Owner
 from .state import subcollection
 
 _Layer = tuple[Parameters, Parameters | None]
 """A matrix and, with bias, a vector."""
 
 
-class SoftmaxBuilder:
-    """The base of output layers.
+class SoftmaxBuilder(Owner):
+    """The base of output layers: what follows from full_logits(), unless a subclass has a shorter way.
 
     >>> import dist_dynet as dy
     >>> issubclass(dy.StandardSoftmaxBuilder, dy.SoftmaxBuilder)
@@ -56,29 +57,21 @@ class SoftmaxBuilder:
         add = self._collection.add_parameters
         return add((size, self.input_dim)), add(size, init=0) if self.bias else None
 
-    def whoami(self) -> str:
-        """The name of the class."""
-        return type(self).__name__
-
-    def param_collection(self) -> ParameterCollection:
-        """The subcollection of its parameters."""
-        return self._collection
-
     def neg_log_softmax(self, x: Expression, c: int, update: bool = True) -> Expression:
         """The loss -log p(c | x); with update=False the parameters get no gradient."""
-        raise NotImplementedError
+        return pickneglogsoftmax(self.full_logits(x, update), c)
 
     def neg_log_softmax_batch(self, x: Expression, c: Iterable[int], update: bool = True) -> Expression:
         """The same with one class per batch element; an unbatched x serves all classes."""
-        raise NotImplementedError
+        return pickneglogsoftmax_batch(self.full_logits(x, update), list(c))
 
     def sample(self, x: Expression) -> int:
         """A class drawn from p( . | x), for x without batch."""
-        raise NotImplementedError
+        return _draw(self.full_logits(x, False))
 
     def full_log_distribution(self, x: Expression, update: bool = True) -> Expression:
         """The vector of log p(c | x) of all classes."""
-        raise NotImplementedError
+        return log_softmax(self.full_logits(x, update))
 
     def full_logits(self, x: Expression, update: bool = True) -> Expression:
         """A vector whose softmax is the distribution over all classes."""
@@ -145,22 +138,6 @@ class StandardSoftmaxBuilder(SoftmaxBuilder):
         """A builder of this spec, with new parameters in `model`."""
         input_dim, num_classes, bias = spec
         return cls(input_dim, num_classes, model, bias)
-
-    def neg_log_softmax(self, x: Expression, c: int, update: bool = True) -> Expression:
-        """The loss -log p(c | x); with update=False the parameters get no gradient."""
-        return pickneglogsoftmax(self.full_logits(x, update), c)
-
-    def neg_log_softmax_batch(self, x: Expression, c: Iterable[int], update: bool = True) -> Expression:
-        """The same with one class per batch element; an unbatched x serves all classes."""
-        return pickneglogsoftmax_batch(self.full_logits(x, update), list(c))
-
-    def sample(self, x: Expression) -> int:
-        """A class drawn from p( . | x), for x without batch."""
-        return _draw(self.full_logits(x, False))
-
-    def full_log_distribution(self, x: Expression, update: bool = True) -> Expression:
-        """The vector of log p(c | x) of all classes."""
-        return log_softmax(self.full_logits(x, update))
 
     def full_logits(self, x: Expression, update: bool = True) -> Expression:
         """The vector W x + b."""

@@ -236,13 +236,7 @@ class BinaryTreeLSTMBuilder(NaryTreeLSTMBuilder):
 
     Parameters, in the subcollection binary-tree-lstm-builder: those of NaryTreeLSTMBuilder.
 
-    Args:
-        input_dim, hidden_dim: sizes of x and h.
-        model: where the parameters go.
-        forget_bias: where bf starts.
-
-    Raises:
-        ValueError: a size is not positive.
+    Arguments and errors are those of NaryTreeLSTMBuilder without arity.
 
     >>> import dist_dynet as dy
     >>> tree = dy.BinaryTreeLSTMBuilder(2, 3, dy.ParameterCollection())

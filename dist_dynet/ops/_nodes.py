@@ -1,6 +1,7 @@
 """How an operation's Python function becomes a node.
 
-The functions made here are closures over one op number and one C call: a node costs 0.2 us, most of it Python, so there is no layer to spare.
+Frequent operations are calls of csrc/python/expression.c, which take expressions and return one; what such a call does not know (a parameter
+alone, errors, other types) comes back to an `otherwise` function here. All else is made from lists of handles, by many().
 This module knows the C calls; it knows no operation.
 """
 
@@ -13,20 +14,25 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .._ffi import DTYPE, NULL, OPS, fail, fail_in, nodes
+from .._ffi import DTYPE, NULL, OPS, calls, fail, fail_in, nodes
 from ..graph import NO_GRAPH, Expression, current_graph, resolved
 
 F = TypeVar("F", bound=Callable[..., Any])
 E = TypeVar("E", bound=Expression)
 
-_node2, _node3, _node5, _node_many = nodes.dn_node2, nodes.dn_node3, nodes.dn_node5, nodes.dn_node_many
-_node_parts = nodes.dn_node_parts
-_node1_int, _node2_int, _node1_real, _leaf = nodes.dn_node1_int, nodes.dn_node2_int, nodes.dn_node1_real, nodes.dn_leaf
+NOT_TAKEN = calls.NOT_TAKEN
+_node1, _node2, _node_many, _node_parts = nodes.dn_node1, nodes.dn_node2, nodes.dn_node_many, nodes.dn_node_parts
+_node1_int, _node1_real, _leaf = nodes.dn_node1_int, nodes.dn_node1_real, nodes.dn_leaf
 
 
 def not_expression(what: str, *given: Any) -> TypeError:
     """The error for arguments that are no expressions."""
     return TypeError(f"{what}: takes expressions; got {', '.join(type(g).__name__ for g in given)}.")
+
+
+def has_handle(x: Any) -> bool:
+    """Whether it is an expression, and was not made by hand."""
+    return isinstance(x, Expression) and hasattr(x, "_h")
 
 
 def make(cls: type[E], handle: int, *inputs: int) -> E:
@@ -38,44 +44,54 @@ def make(cls: type[E], handle: int, *inputs: int) -> E:
     return e
 
 
+def after_all(code: int, cls: type[E], retry: Callable[[int], int], *inputs: Expression) -> E:
+    """What a quick call does for an error: tries again with the current graph's node where the inputs are parameters, else raises.
+
+    retry(handle of the first input) is the call.
+    """
+    given = [x._h for x in inputs]
+    return make(cls, retry(resolved(given[0])) if code == NO_GRAPH else code, *given)
+
+
 def unary(function: F) -> F:
     """f(x) -> a node of the op that has the function's name."""
-    node = getattr(nodes, f"dn_unary_{function.__name__}")
+    op, name = OPS[function.__name__], function.__name__
+
+    def otherwise(code: int, x: Any) -> Any:
+        if code == NOT_TAKEN:
+            raise not_expression(name, x)
+        return after_all(code, Expression, lambda h: _node1(op, h), x)
+
+    node = calls.call("unary", op, Expression, otherwise)
 
     @functools.wraps(function)
     def wrapper(x: Expression) -> Expression:
-        try:
-            h = node(x._h)
-        except AttributeError:
-            raise not_expression(function.__name__, x) from None
-        if h < 0:
-            h = node(resolved(x._h)) if h == NO_GRAPH else h
-            return make(Expression, h, x._h)
-        e = Expression()
-        e._h = h
-        return e
+        return node(x)
 
     return wrapper  # type: ignore[return-value]
 
 
-def binary(function: F, other: Callable[[Any, Any], Any] | None = None) -> F:
-    """f(x, y) -> a node of the op that has the function's name; other(x, y) where y is no expression."""
-    op = OPS[function.__name__]
+def binary_call(op_name: str, other: Callable[[Any, Any], Any] | None = None) -> Callable[[Any, Any], Any]:
+    """f(x, y) -> a node of the op; other(x, y) where y is no expression."""
+    op = OPS[op_name]
+
+    def otherwise(code: int, x: Any, y: Any) -> Any:
+        if code == NOT_TAKEN:
+            if other is not None:
+                return other(x, y)
+            raise not_expression(op_name, x, y)
+        return after_all(code, Expression, lambda h: _node2(op, h, y._h), x, y)
+
+    return calls.call("binary", op, Expression, otherwise)
+
+
+def binary(function: F) -> F:
+    """f(x, y) -> a node of the op that has the function's name."""
+    node = binary_call(function.__name__)
 
     @functools.wraps(function)
     def wrapper(x: Expression, y: Expression) -> Expression:
-        try:
-            h = _node2(op, x._h, y._h)
-        except AttributeError:
-            if other is not None:
-                return other(x, y)  # type: ignore[no-any-return]
-            raise not_expression(function.__name__, x, y) from None
-        if h < 0:
-            h = _node2(op, resolved(x._h), y._h) if h == NO_GRAPH else h
-            return make(Expression, h, x._h, y._h)
-        e = Expression()
-        e._h = h
-        return e
+        return node(x, y)  # type: ignore[no-any-return]
 
     return wrapper  # type: ignore[return-value]
 
@@ -115,45 +131,24 @@ def many(op: int, what: str, exprs: Iterable[Expression], ints: Sequence[int] = 
     return e
 
 
-def few(op: int, what: str, exprs: Iterable[Expression]) -> Expression:
-    """As many(), without attributes; quick for lists of two, three and five."""
-    if type(exprs) is not list:
-        return many(op, what, exprs)
-    try:
-        if len(exprs) == 2:
-            a, b = exprs
-            h = _node2(op, a._h, b._h)
-        elif len(exprs) == 3:
-            a, b, c = exprs
-            h = _node3(op, a._h, b._h, c._h)
-        elif len(exprs) == 5:
-            a, b, c, d, f = exprs
-            h = _node5(op, a._h, b._h, c._h, d._h, f._h)
-        else:
-            return many(op, what, exprs)
-    except AttributeError:  # not of expressions
-        return many(op, what, exprs)
-    if h < 0:
-        return many(op, what, exprs) if h == NO_GRAPH else fail(h, *(e._h for e in exprs))
-    e = Expression()
-    e._h = h
-    return e
+def of_list(op_name: str, what: str) -> Callable[[Iterable[Expression]], Expression]:
+    """f(expressions) -> as many() without attributes; quick for lists."""
+    op = OPS[op_name]
+
+    def otherwise(code: int, exprs: Any) -> Expression:
+        return many(op, what, exprs) if code in (NOT_TAKEN, NO_GRAPH) else fail(code, *(e._h for e in exprs))
+
+    return calls.call("of_list", op, Expression, otherwise)
 
 
-def joined(op: int, what: str, exprs: Iterable[Expression], i: int) -> Expression:
-    """As many(), with one whole number; quick for lists of two."""
-    if type(exprs) is not list or len(exprs) != 2:
-        return many(op, what, exprs, (i,))
-    a, b = exprs
-    try:
-        h = _node2_int(op, a._h, b._h, i)
-    except AttributeError:  # not of expressions
-        return many(op, what, exprs, (i,))
-    if h < 0:
-        return many(op, what, exprs, (i,)) if h == NO_GRAPH else fail(h, a._h, b._h)
-    e = Expression()
-    e._h = h
-    return e
+def of_list_with_int(op_name: str, what: str) -> Callable[[Iterable[Expression], int], Expression]:
+    """f(expressions, i) -> as many() with one whole number; quick for lists."""
+    op = OPS[op_name]
+
+    def otherwise(code: int, exprs: Any, i: int) -> Expression:
+        return many(op, what, exprs, (i,)) if code in (NOT_TAKEN, NO_GRAPH) else fail(code, *(e._h for e in exprs))
+
+    return calls.call("of_list_with_int", op, Expression, otherwise)
 
 
 def many_node(op: int, handles: list[int], ints: Sequence[int] = (), reals: Sequence[float] = ()) -> int:
@@ -194,35 +189,33 @@ def one_as(cls: type[E], op: int, what: str, x: Expression, ints: Sequence[int],
     return e
 
 
-def with_int(cls: type[E], op: int, what: str, x: Expression, i: int) -> E:
-    """A node of one input and one whole number."""
-    try:
-        h = _node1_int(op, x._h, i)
-    except AttributeError:
-        raise not_expression(what, x) from None
-    except TypeError:
+def with_int(op_name: str, what: str, cls: type[E]) -> Callable[[Expression, int], E]:
+    """f(x, i) -> a node of one input and one whole number."""
+    op = OPS[op_name]
+
+    def otherwise(code: int, x: Any, i: Any) -> Any:
+        if code != NOT_TAKEN:
+            return after_all(code, cls, lambda h: _node1_int(op, h, i), x)
+        if not has_handle(x):
+            raise not_expression(what, x)
         i = whole(i)
-        h = _node1_int(op, x._h, i)
-    if h < 0:
-        h = _node1_int(op, resolved(x._h), i) if h == NO_GRAPH else h
-        return make(cls, h, x._h)
-    e = cls()
-    e._h = h
-    return e
+        return after_all(_node1_int(op, x._h, i), cls, lambda h: _node1_int(op, h, i), x)
+
+    return calls.call("with_int", op, cls, otherwise)
 
 
-def with_reals(op: int, what: str, x: Expression, a: float, b: float) -> Expression:
-    """A node of one input and two numbers."""
-    try:
-        h = _node1_real(op, x._h, a, b)
-    except AttributeError:
-        raise not_expression(what, x) from None
-    if h < 0:
-        h = _node1_real(op, resolved(x._h), a, b) if h == NO_GRAPH else h
-        return make(Expression, h, x._h)
-    e = Expression()
-    e._h = h
-    return e
+def with_reals(op_name: str, what: str) -> Callable[[Expression, float, float], Expression]:
+    """f(x, a, b) -> a node of one input and two numbers."""
+    op = OPS[op_name]
+
+    def otherwise(code: int, x: Any, a: float, b: float) -> Any:
+        if code != NOT_TAKEN:
+            return after_all(code, Expression, lambda h: _node1_real(op, h, a, b), x)
+        if not has_handle(x):
+            raise not_expression(what, x)
+        return after_all(_node1_real(op, x._h, a, b), Expression, lambda h: _node1_real(op, h, a, b), x)
+
+    return calls.call("with_reals", op, Expression, otherwise)
 
 
 def leaf(cls: type[E], op: int, ints: Sequence[int], reals: Sequence[float]) -> E:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from .._ffi import OPS
-from ..graph import Expression, operator
-from ._nodes import binary, few, listed, many, with_reals
+from .._ffi import OPS, calls
+from ..graph import Expression
+from ._nodes import binary, binary_call, listed, many, of_list, with_reals
 from .inputs import inputTensor, scalarInput
 
 __all__ = ["average", "cdiv", "cmult", "colwise_add", "esum", "pow"]
 
-_SCALE_SHIFT, _SUM = OPS["scale_shift"], OPS["sum"]
+_scale_shift, _sum = with_reals("scale_shift", "arithmetic"), of_list("sum", "esum")
 _NUMBERS = (int, float, np.number, np.bool_)
-
-
-def _scale_shift(x: Expression, a: float, b: float) -> Expression:
-    return with_reals(_SCALE_SHIFT, "arithmetic", x, a, b)
 
 
 def _number(y: Any) -> float | None:
@@ -60,55 +56,37 @@ def _power_other(x: Expression, y: Any) -> Any:
     return NotImplemented if n is None else pow(x, scalarInput(n))
 
 
-def _operation(op_name: str, with_other: Callable[[Expression, Any], Any]) -> Any:
-    """An operator: a node of the op for two expressions, with_other(x, y) for everything else."""
-
-    def named(x: Expression, y: Expression) -> Expression:
-        raise NotImplementedError
-
-    named.__name__ = op_name
-    return binary(named, with_other)
-
-
-operator("__add__")(_operation("add", _plus_other))
-operator("__sub__")(_operation("subtract", _minus_other))
-operator("__mul__", "__matmul__")(_operation("matmul", _times_other))
-operator("__truediv__")(_operation("cdiv", _over_other))
-operator("__pow__")(_operation("pow", _power_other))
-
-
-@operator("__radd__")
 def _reflected_add(x: Expression, y: Any) -> Any:
     n = _number(y)
     return _scale_shift(x, 1, n) if n is not None else inputTensor(y) + x if isinstance(y, np.ndarray) else NotImplemented
 
 
-@operator("__rsub__")
 def _reflected_subtract(x: Expression, y: Any) -> Any:
     n = _number(y)
     return _scale_shift(x, -1, n) if n is not None else inputTensor(y) - x if isinstance(y, np.ndarray) else NotImplemented
 
 
-@operator("__rmul__", "__rmatmul__")
 def _reflected_multiply(x: Expression, y: Any) -> Any:
     n = _number(y)
     return _scale_shift(x, n, 0) if n is not None else inputTensor(y) * x if isinstance(y, np.ndarray) else NotImplemented
 
 
-@operator("__rtruediv__")
 def _reflected_divide(x: Expression, y: Any) -> Any:
     n = _number(y)
     return NotImplemented if n is None else cdiv(scalarInput(n), x)
 
 
-@operator("__neg__")
-def _negate(x: Expression) -> Expression:
-    return _scale_shift(x, -1, 0)
+def _reflected_power(x: Expression, y: Any) -> Any:
+    return NotImplemented
 
 
-@operator("__pos__")
-def _plus(x: Expression) -> Expression:
-    return x
+# The operators of two expressions, and of one and a number, are in csrc/python/expression.c; these functions do the rest.
+calls.operator("scale_shift", _scale_shift, None)
+calls.operator("add", binary_call("add", _plus_other), _reflected_add)
+calls.operator("subtract", binary_call("subtract", _minus_other), _reflected_subtract)
+calls.operator("multiply", binary_call("matmul", _times_other), _reflected_multiply)
+calls.operator("divide", binary_call("cdiv", _over_other), _reflected_divide)
+calls.operator("power", binary_call("pow", _power_other), _reflected_power)
 
 
 @binary
@@ -177,7 +155,7 @@ def esum(xs: Iterable[Expression]) -> Expression:
         xs = listed(xs, "esum")
         if len(xs) == 1 and isinstance(xs[0], Expression):
             return xs[0]
-    return few(_SUM, "esum", xs)
+    return _sum(xs)
 
 
 def average(xs: Iterable[Expression]) -> Expression:

@@ -11,6 +11,8 @@ __all__ = [
     "log_sigmoid", "logistic", "rectify", "selu", "silu", "sin", "sinh", "softsign", "sqrt", "square", "tan", "tanh",
 ]  # fmt: skip
 
+_elu, _silu = with_reals("elu", "elu"), with_reals("silu", "silu")
+
 
 @unary
 def tanh(x: Expression) -> Expression:
@@ -346,7 +348,7 @@ def elu(x: Expression, alpha: float = 1.0) -> Expression:
     >>> dy.elu(dy.inputVector([-1, 2])).npvalue().round(4).tolist()
     [-0.6321, 2.0]
     """
-    return with_reals(OPS["elu"], "elu", x, float(alpha), 0)
+    return _elu(x, float(alpha), 0)
 
 
 def silu(x: Expression, beta: float = 1.0) -> Expression:
@@ -358,7 +360,7 @@ def silu(x: Expression, beta: float = 1.0) -> Expression:
     >>> dy.silu(dy.inputVector([-1, 2])).npvalue().round(4).tolist()
     [-0.2689, 1.7616]
     """
-    return with_reals(OPS["silu"], "silu", x, float(beta), 0)
+    return _silu(x, float(beta), 0)
 
 
 def gelu(x: Expression, approximate: bool = False) -> Expression:

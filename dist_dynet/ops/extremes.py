@@ -11,6 +11,8 @@ from ._nodes import binary, many, with_int
 
 __all__ = ["bmax", "bmin", "emax", "logsumexp", "logsumexp_dim", "max_dim", "min_dim"]
 
+_logsumexp_dim, _max_dim, _min_dim = (with_int(name, name, Expression) for name in ("logsumexp_dim", "max_dim", "min_dim"))
+
 
 @binary
 def bmax(x: Expression, y: Expression) -> Expression:
@@ -77,7 +79,7 @@ def logsumexp_dim(x: Expression, d: int = 0) -> Expression:
     >>> round(dy.logsumexp_dim(dy.inputVector([0, 0])).value(), 4)
     0.6931
     """
-    return with_int(Expression, OPS["logsumexp_dim"], "logsumexp_dim", x, operator.index(d))
+    return _logsumexp_dim(x, operator.index(d))
 
 
 def max_dim(x: Expression, d: int = 0) -> Expression:
@@ -91,7 +93,7 @@ def max_dim(x: Expression, d: int = 0) -> Expression:
     >>> dy.max_dim(dy.inputTensor([[1, 2], [4, 3]])).value()
     [4.0, 3.0]
     """
-    return with_int(Expression, OPS["max_dim"], "max_dim", x, operator.index(d))
+    return _max_dim(x, operator.index(d))
 
 
 def min_dim(x: Expression, d: int = 0) -> Expression:
@@ -105,4 +107,4 @@ def min_dim(x: Expression, d: int = 0) -> Expression:
     >>> dy.min_dim(dy.inputTensor([[1, 2], [4, 3]])).value()
     [1.0, 2.0]
     """
-    return with_int(Expression, OPS["min_dim"], "min_dim", x, operator.index(d))
+    return _min_dim(x, operator.index(d))

@@ -10,6 +10,8 @@ from ._nodes import one, unary, with_int, with_reals
 
 __all__ = ["argmax", "ceil", "flip_gradient", "floor", "nobackprop", "round", "scale_gradient"]
 
+_scale, _flip = with_reals("scale_gradient", "scale_gradient"), with_reals("scale_gradient", "flip_gradient")
+_round, _ceil, _floor = (with_int(name, name, Expression) for name in ("round", "ceil", "floor"))
 _MODES = {"zero_gradient": 0, "straight_through_gradient": 1}
 
 
@@ -42,7 +44,7 @@ def flip_gradient(x: Expression) -> Expression:
     >>> dy.flip_gradient(dy.scalarInput(3)).value()
     3.0
     """
-    return with_reals(OPS["scale_gradient"], "flip_gradient", x, -1, 0)
+    return _flip(x, -1, 0)
 
 
 def scale_gradient(x: Expression, lambd: float = 1.0) -> Expression:
@@ -54,7 +56,7 @@ def scale_gradient(x: Expression, lambd: float = 1.0) -> Expression:
     >>> dy.scale_gradient(dy.scalarInput(3), 0.1).value()
     3.0
     """
-    return with_reals(OPS["scale_gradient"], "scale_gradient", x, float(lambd), 0)
+    return _scale(x, float(lambd), 0)
 
 
 def round(x: Expression, gradient_mode: str) -> Expression:
@@ -67,7 +69,7 @@ def round(x: Expression, gradient_mode: str) -> Expression:
     >>> dy.round(dy.inputVector([0.5, 1.5, -1.2]), "zero_gradient").value()
     [0.0, 2.0, -1.0]
     """
-    return with_int(Expression, OPS["round"], "round", x, _mode(gradient_mode, "round"))
+    return _round(x, _mode(gradient_mode, "round"))
 
 
 def ceil(x: Expression, gradient_mode: str) -> Expression:
@@ -79,7 +81,7 @@ def ceil(x: Expression, gradient_mode: str) -> Expression:
     >>> dy.ceil(dy.inputVector([0.5, 2, -1.2]), "zero_gradient").value()
     [1.0, 2.0, -1.0]
     """
-    return with_int(Expression, OPS["ceil"], "ceil", x, _mode(gradient_mode, "ceil"))
+    return _ceil(x, _mode(gradient_mode, "ceil"))
 
 
 def floor(x: Expression, gradient_mode: str) -> Expression:
@@ -91,7 +93,7 @@ def floor(x: Expression, gradient_mode: str) -> Expression:
     >>> dy.floor(dy.inputVector([0.5, 2, -1.2]), "zero_gradient").value()
     [0.0, 2.0, -2.0]
     """
-    return with_int(Expression, OPS["floor"], "floor", x, _mode(gradient_mode, "floor"))
+    return _floor(x, _mode(gradient_mode, "floor"))
 
 
 def argmax(x: Expression, gradient_mode: str, d: int = 0) -> Expression:

@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._ffi import DTYPE, OPS, fail, fail_in, lib, nodes, pointer
-from ..graph import NO_GRAPH, ComputationGraph, Expression, current_graph
+from .._ffi import DTYPE, OPS, calls, fail, fail_in, lib, nodes, pointer
+from ..graph import ComputationGraph, Expression, current_graph
 from ..params.dims import as_dims
 from ..params.parameters import LookupParameters
-from ._nodes import E, leaf, make, numbers, real, reals, whole
+from ._nodes import NOT_TAKEN, E, leaf, make, numbers, real, reals, whole
 from ._nodes import indices as whole_numbers
 
 __all__ = [
@@ -25,16 +25,7 @@ __all__ = [
 _input, _input_vector, _input_set, _lookup, _lookup_batch, _ints_set = (
     nodes.dn_input, nodes.dn_input_vector, nodes.dn_input_set, nodes.dn_lookup, nodes.dn_lookup_batch, nodes.dn_ints_set,
 )  # fmt: skip
-_scalar, _zeros, _now_lookup = nodes.dn_now_scalar, nodes.dn_now_zeros, nodes.dn_now_lookup
-
-
-def _checked(call: Any, result: int, *arguments: Any) -> int:
-    """What to do with a negative result of a call on the current graph: try again when this thread had none yet, else raise."""
-    graph = current_graph()
-    handle: int = call(*arguments) if result == NO_GRAPH else result
-    if handle < 0:
-        fail_in(graph, handle)
-    return handle
+_set_input, _LONG_WAY = calls.set_input, lib.DN_LONG_WAY
 
 
 def _made(cls: type[E], graph: int, handle: int) -> E:
@@ -79,10 +70,13 @@ class _vecInputExpression(Expression):  # noqa: N801
 
     def set(self, data: Sequence[float]) -> None:
         """New numbers, as many as before; all computed values of the graph are forgotten."""
+        code = _set_input(self, data)
+        if code == 0:
+            return
+        if code != _LONG_WAY:
+            fail(code, self._h)
         if type(data) is list or type(data) is tuple:
-            code = _input_set(self._h, len(data), data)
-            if code < 0:
-                fail(code, self._h)
+            _set(self, len(data), data)
         else:
             flat = reals(data, "set").ravel()
             _set(self, len(flat), pointer(flat))
@@ -138,6 +132,33 @@ class _lookupBatchExpression(Expression):  # noqa: N801
             fail(code, self._h)
 
 
+def _long_scalar(code: int, s: Any) -> Any:
+    graph = current_graph()
+    return _made(_inputExpression, graph, nodes.dn_input_scalar(graph, s) if code == NOT_TAKEN else code)
+
+
+def _long_zeros(code: int, n: Any) -> Any:
+    if type(n) is float:
+        (n,) = as_dims(n, "vecInput")
+    graph = current_graph()
+    return _made(_vecInputExpression, graph, nodes.dn_input_zeros(graph, n) if code == NOT_TAKEN else code)
+
+
+def _long_vector(code: int, v: Any) -> Any:
+    graph = current_graph()
+    if code == NOT_TAKEN and type(v) is list:
+        code = _input_vector(graph, len(v), v)
+    elif code == NOT_TAKEN:
+        data = _vector(v, "inputVector")
+        code = _input_vector(graph, data.size, pointer(data))
+    return _made(_vecInputExpression, graph, code)
+
+
+_scalar = calls.call("scalar", OPS["input"], _inputExpression, _long_scalar)
+_zeros = calls.call("zeros", OPS["input"], _vecInputExpression, _long_zeros)
+_numbers = calls.call("vector", OPS["input"], _vecInputExpression, _long_vector)
+
+
 def scalarInput(s: float, device: str = "") -> _inputExpression:  # noqa: N802
     """A number: dims (1,). `.set(number)` changes it.
 
@@ -153,12 +174,7 @@ def scalarInput(s: float, device: str = "") -> _inputExpression:  # noqa: N802
     """
     if device:
         _check_device(device, "scalarInput")
-    h = _scalar(s)
-    if h < 0:
-        h = _checked(_scalar, h, s)
-    e = _inputExpression()
-    e._h = h
-    return e
+    return _scalar(s)
 
 
 def vecInput(dim: int, device: str = "") -> _vecInputExpression:  # noqa: N802
@@ -172,14 +188,7 @@ def vecInput(dim: int, device: str = "") -> _vecInputExpression:  # noqa: N802
     """
     if device:
         _check_device(device, "vecInput")
-    if type(dim) is float:
-        (dim,) = as_dims(dim, "vecInput")
-    h = _zeros(dim)
-    if h < 0:
-        h = _checked(_zeros, h, dim)
-    e = _vecInputExpression()
-    e._h = h
-    return e
+    return _zeros(dim)
 
 
 def inputVector(v: Sequence[float], device: str = "") -> _vecInputExpression:  # noqa: N802
@@ -191,11 +200,7 @@ def inputVector(v: Sequence[float], device: str = "") -> _vecInputExpression:  #
     """
     if device:
         _check_device(device, "inputVector")
-    graph = current_graph()
-    if type(v) is list:
-        return _made(_vecInputExpression, graph, _input_vector(graph, len(v), v))
-    data = _vector(v, "inputVector")
-    return _made(_vecInputExpression, graph, _input_vector(graph, data.size, pointer(data)))
+    return _numbers(v)
 
 
 def _flat(array: Any, what: str, takes: str = "takes numbers") -> NDArray[Any]:
@@ -437,17 +442,16 @@ def lookup_batch(p: LookupParameters, indices: Sequence[int], update: bool = Tru
     return _made(_lookupBatchExpression, graph, _lookup_batch(graph, _table_handle(p, update, "lookup_batch"), len(rows), rows))
 
 
+def _long_row(code: int, table: LookupParameters, index: Any) -> Any:
+    graph = current_graph()
+    return _made(_lookupExpression, graph, _lookup(graph, table._h, whole(index)) if code == NOT_TAKEN else code)
+
+
+_row = calls.call("row", OPS["lookup"], _lookupExpression, _long_row)
+
+
 def _getitem(self: LookupParameters, index: int) -> _lookupExpression:
-    try:
-        h = _now_lookup(self._h, index)
-    except TypeError:
-        index = whole(index)
-        h = _now_lookup(self._h, index)
-    if h < 0:
-        h = _checked(_now_lookup, h, self._h, index)
-    e = _lookupExpression()
-    e._h = h
-    return e
+    return _row(self, index)
 
 
 def _batch(self: LookupParameters, i: Sequence[int], update: bool = True) -> _lookupBatchExpression:

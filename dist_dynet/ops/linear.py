@@ -6,14 +6,14 @@ from collections.abc import Iterable
 
 from .._ffi import OPS
 from ..graph import Expression
-from ._nodes import binary, few, many, unary
+from ._nodes import binary, many, of_list, unary
 
 __all__ = [
     "affine_transform", "circ_conv", "circ_corr", "contract3d_1d", "contract3d_1d_1d", "contract3d_1d_1d_bias", "contract3d_1d_bias",
     "dot_product", "inverse", "layer_norm", "logdet", "matmul", "trace_of_product", "weight_norm",
 ]  # fmt: skip
 
-_AFFINE = OPS["affine_transform"]
+_affine_transform = of_list("affine_transform", "affine_transform")
 
 
 @binary
@@ -42,7 +42,7 @@ def affine_transform(exprs: Iterable[Expression]) -> Expression:
     >>> dy.affine_transform([b, W, x]).value()
     [4.0, 8.0]
     """
-    return few(_AFFINE, "affine_transform", exprs)
+    return _affine_transform(exprs)
 
 
 @binary

@@ -18,6 +18,9 @@ __all__ = [
     "block_dropout", "dropout", "dropout_batch", "dropout_dim", "noise", "random_bernoulli", "random_gumbel", "random_normal", "random_uniform",
 ]  # fmt: skip
 
+_dropout, _noise = with_reals("dropout", "dropout"), with_reals("noise", "noise")
+_dropout_batch, _block_dropout = with_reals("dropout_batch", "dropout_batch"), with_reals("dropout_batch", "block_dropout")
+
 
 def dropout(x: Expression, p: float) -> Expression:
     """y_i = x_i m_i, where m_i = 1 / (1 - p) with probability 1 - p, else 0: a mask of its own for each element and batch element.
@@ -29,7 +32,7 @@ def dropout(x: Expression, p: float) -> Expression:
     >>> set(dy.dropout(dy.ones(100), 0.5).value()) == {0.0, 2.0}
     True
     """
-    return with_reals(OPS["dropout"], "dropout", x, float(p), 0)
+    return _dropout(x, float(p), 0)
 
 
 def dropout_dim(x: Expression, d: int, p: float) -> Expression:
@@ -54,7 +57,7 @@ def dropout_batch(x: Expression, p: float) -> Expression:
     >>> dy.dropout_batch(dy.ones(2, batch_size=3), 0.5).dim()
     ((2,), 3)
     """
-    return with_reals(OPS["dropout_batch"], "dropout_batch", x, float(p), 0)
+    return _dropout_batch(x, float(p), 0)
 
 
 def block_dropout(x: Expression, p: float) -> Expression:
@@ -68,7 +71,7 @@ def block_dropout(x: Expression, p: float) -> Expression:
     """
     if not 0 <= p <= 1:
         raise ValueError(f"block_dropout: the dropout rate must lie in [0, 1]; got p = {p}.")
-    return with_reals(OPS["dropout_batch"], "block_dropout", x, float(p), 0)
+    return _block_dropout(x, float(p), 0)
 
 
 def noise(x: Expression, stddev: float) -> Expression:
@@ -81,7 +84,7 @@ def noise(x: Expression, stddev: float) -> Expression:
     >>> dy.noise(dy.inputVector([1, 2]), 0.1).value() != [1, 2]
     True
     """
-    return with_reals(OPS["noise"], "noise", x, float(stddev), 0)
+    return _noise(x, float(stddev), 0)
 
 
 def _random(name: str, dim: int | Sequence[int], batch_size: int, a: float, b: float) -> Expression:

@@ -14,6 +14,8 @@ __all__ = [
     "std_batches", "std_dim", "std_elems", "sum_batches", "sum_dim", "sum_elems",
 ]  # fmt: skip
 
+_cumsum = with_int("cumsum", "cumsum", Expression)
+
 
 @unary
 def sum_elems(x: Expression) -> Expression:
@@ -100,7 +102,7 @@ def cumsum(x: Expression, d: int = 0) -> Expression:
     >>> dy.cumsum(dy.inputVector([1, 2, 3])).value()
     [1.0, 3.0, 6.0]
     """
-    return with_int(Expression, OPS["cumsum"], "cumsum", x, operator.index(d))
+    return _cumsum(x, operator.index(d))
 
 
 # ---- over dims: the nodes' whole numbers are "all dims", n, the moment's order, the dims -----------------------------------------------

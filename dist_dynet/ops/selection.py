@@ -6,7 +6,7 @@ import operator as op
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from .._ffi import NULL, OPS, fail, lib, nodes
+from .._ffi import OPS, calls, fail, ffi, lib, nodes
 from ..graph import Expression, operator
 from ._nodes import indices as whole_numbers
 from ._nodes import not_expression, one, one_as, whole
@@ -17,7 +17,6 @@ __all__ = [
 ]  # fmt: skip
 
 _PICK, _SLICE, _SLICE_BATCH, _SELECT = OPS["pick"], OPS["slice"], OPS["slice_batch"], OPS["select"]
-_node_many, _BAD_VALUE = nodes.dn_node_many, lib.DN_ERROR_VALUE
 
 
 class IndexTypeError(TypeError, AssertionError):
@@ -27,51 +26,41 @@ class IndexTypeError(TypeError, AssertionError):
 class _pickerExpression(Expression):  # noqa: N801 - DyNet's name
     """One index of a dim; `.set_index(i)` chooses another."""
 
-    __slots__ = ("_d",)
-
-    _d: int
+    __slots__ = ()
 
     def set_index(self, i: int) -> None:
         """Another index; all computed values of the graph are forgotten."""
-        _set_indices(self, self._d, [whole(i)])
+        _set_indices(self, [whole(i)])
 
 
 class _pickerBatchExpression(Expression):  # noqa: N801
     """One index of a dim per batch element; `.set_index(list)` chooses others."""
 
-    __slots__ = ("_d",)
-
-    _d: int
+    __slots__ = ()
 
     def set_index(self, i: Iterable[int]) -> None:
         """Other indices, as many; all computed values of the graph are forgotten."""
         picked, batch = whole_numbers(i, "set_index"), self.dim()[1]
         if len(picked) != batch:
             raise ValueError(f"pick: set takes as many indices as the node was made with; got {len(picked)} for a batch of {batch}.")
-        _set_indices(self, self._d, picked)
+        _set_indices(self, picked)
 
 
-def _set_indices(e: Expression, d: int, picked: list[int]) -> None:
-    code = nodes.dn_ints_set(e._h, 1 + len(picked), [d, *picked])
+def _set_indices(e: Expression, picked: list[int]) -> None:
+    h, d = e._h, ffi.new("int[1]")
+    code = lib.dn_node_ints(h, 1, d)  # the first one is the dim
+    if code >= 0:
+        code = nodes.dn_ints_set(h, 1 + len(picked), [d[0], *picked])
     if code < 0:
         fail(code, e._h)
 
 
-def _first_dim(x: Expression, index: int) -> _pickerExpression | None:
-    """The entry at this index of dim 0, on the shortest way; None if the long one is needed, which knows the errors."""
-    h = _node_many(_PICK, 1, (x._h,), 2, (0, index) if index < 0x7FFFFFFF else (0, 0x7FFFFFFF), 0, NULL)
-    if h < 0:
-        return None
-    e = _pickerExpression()
-    e._h = h
-    e._d = 0
-    return e
+# The entry at this index of dim 0, on the shortest way; None if the long one is needed, which knows the errors.
+_first_dim = calls.call("at_index", _PICK, _pickerExpression, lambda code, x, index: None)
 
 
 def _pick(cls: Any, what: str, e: Expression, d: int, picked: list[int]) -> Any:
-    picker = one_as(cls, _PICK, what, e, [d, *picked])
-    picker._d = d
-    return picker
+    return one_as(cls, _PICK, what, e, [d, *picked])
 
 
 def pick(e: Expression, index: int = 0, dim: int = 0) -> _pickerExpression:
@@ -86,10 +75,7 @@ def pick(e: Expression, index: int = 0, dim: int = 0) -> _pickerExpression:
     7.0
     """
     if dim == 0 and type(index) is int and index >= 0:  # the frequent case, as in _getitem()
-        try:
-            picked = _first_dim(e, index)
-        except AttributeError:
-            raise not_expression("pick", e) from None
+        picked = _first_dim(e, index)
         if picked is not None:
             return picked
     return _pick(_pickerExpression, "pick", e, op.index(dim), [whole(index)])  # type: ignore[no-any-return]

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from .._ffi import OPS
 from ..graph import Expression
 from ..params.dims import as_dims
-from ._nodes import indices, joined, many, one
+from ._nodes import indices, many, of_list_with_int, one
 
 __all__ = ["concatenate", "concatenate_cols", "concatenate_to_batch", "reshape", "transpose"]
 
-_CONCATENATE = OPS["concatenate"]
+_concatenate, _concatenate_cols = of_list_with_int("concatenate", "concatenate"), of_list_with_int("concatenate", "concatenate_cols")
 
 
 def reshape(x: Expression, d: int | Sequence[int], batch_size: int = 1) -> Expression:
@@ -53,7 +53,7 @@ def concatenate(xs: Iterable[Expression], d: int = 0) -> Expression:
     >>> dy.concatenate([dy.inputVector([1, 2]), dy.inputVector([3])]).value()
     [1.0, 2.0, 3.0]
     """
-    return joined(_CONCATENATE, "concatenate", xs, op.index(d))
+    return _concatenate(xs, op.index(d))
 
 
 def concatenate_cols(xs: Iterable[Expression]) -> Expression:
@@ -65,7 +65,7 @@ def concatenate_cols(xs: Iterable[Expression]) -> Expression:
     >>> dy.concatenate_cols([dy.inputVector([1, 2]), dy.inputVector([3, 4])]).npvalue().tolist()
     [[1.0, 3.0], [2.0, 4.0]]
     """
-    return joined(_CONCATENATE, "concatenate_cols", xs, 1)
+    return _concatenate_cols(xs, 1)
 
 
 def concatenate_to_batch(xs: Iterable[Expression]) -> Expression:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._ffi import DTYPE, OPS, fail, nodes
 from ..graph import Expression
-from ._nodes import indices, joined, many, not_expression, whole, with_int
+from ._nodes import indices, many, not_expression, of_list_with_int, whole, with_int
 from .inputs import inputVector
 from .masked import masked_log_softmax
 
@@ -19,7 +19,9 @@ __all__ = [
     "sparsemax",
 ]  # fmt: skip
 
-_PICK, _MASKED = OPS["pickneglogsoftmax"], OPS["masked_log_softmax"]
+_PICK = OPS["pickneglogsoftmax"]
+_softmax, _log_softmax, _sparsemax = (with_int(name, name, Expression) for name in ("softmax", "log_softmax", "sparsemax"))
+_masked = of_list_with_int("masked_log_softmax", "log_softmax")
 
 
 def softmax(x: Expression, d: int = 0) -> Expression:
@@ -31,7 +33,7 @@ def softmax(x: Expression, d: int = 0) -> Expression:
     >>> dy.softmax(dy.inputVector([1, 1])).value()
     [0.5, 0.5]
     """
-    return with_int(Expression, OPS["softmax"], "softmax", x, operator.index(d))
+    return _softmax(x, operator.index(d))
 
 
 def _nested(values: Iterable[int] | Iterable[Iterable[int]], what: str) -> list[list[int]]:
@@ -57,7 +59,7 @@ def log_softmax(x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]]
     """
     d = operator.index(d)
     if restrict is None:
-        return with_int(Expression, OPS["log_softmax"], "log_softmax", x, d)
+        return _log_softmax(x, d)
     if not isinstance(x, Expression):
         raise not_expression("log_softmax", x)
     dims = x.dim()[0] or (1,)
@@ -68,7 +70,7 @@ def log_softmax(x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]]
             if min(chosen) >= 0:
                 for i in chosen:
                     competes[i] = 1.0
-                return joined(_MASKED, "log_softmax", [x, inputVector(competes)], 0)
+                return _masked([x, inputVector(competes)], 0)
         except (IndexError, TypeError):
             pass  # the long way knows what is wrong
     lists = _nested(restrict, "log_softmax")
@@ -95,7 +97,7 @@ def sparsemax(x: Expression, d: int = 0) -> Expression:
     >>> dy.sparsemax(dy.inputVector([1, 0.5, -1])).value()
     [0.75, 0.25, 0.0]
     """
-    return with_int(Expression, OPS["sparsemax"], "sparsemax", x, operator.index(d))
+    return _sparsemax(x, operator.index(d))
 
 
 def constrained_softmax(x: Expression, y: Expression) -> Expression:
@@ -124,6 +126,9 @@ class _pickedExpression(Expression):  # noqa: N801
             fail(code, self._h)
 
 
+_picked = with_int("pickneglogsoftmax", "pickneglogsoftmax", _pickedExpression)
+
+
 def pickneglogsoftmax(x: Expression, v: int) -> Expression:
     """y = -log softmax(x)_v = log sum exp(x) - x_v: the cross entropy of class v.
 
@@ -135,7 +140,7 @@ def pickneglogsoftmax(x: Expression, v: int) -> Expression:
     >>> round(dy.pickneglogsoftmax(dy.inputVector([0, 0]), 1).value(), 4)
     0.6931
     """
-    return with_int(_pickedExpression, _PICK, "pickneglogsoftmax", x, v)
+    return _picked(x, v)
 
 
 def pickneglogsoftmax_batch(x: Expression, vs: Sequence[int]) -> Expression:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from . import _launcher
 from ._world import TIMEOUT, Answer, Place, World, finalize_mpi, import_mpi, line_of_user, pause
@@ -28,6 +28,9 @@ EXCEPTION, MISSING, LEFT = 1, 75, 76
 
 SILENCE = float(os.environ.get("DIST_DYNET_SILENCE", "8"))
 """Seconds of waiting after which the watchdog asks."""
+
+_exit = os._exit
+"""The system's: ends this process and nothing else."""
 
 _ANSWER, _GRACE, _TICK = 2.0, min(3.0, SILENCE), 0.25
 
@@ -62,7 +65,7 @@ def abort(code: int) -> None:
     try:
         import_mpi(_State.launch).COMM_WORLD.Abort(code)
     finally:
-        os._exit(code)
+        _exit(code)
 
 
 def _on_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -95,6 +98,14 @@ def install() -> None:
 # ---- leaving ---------------------------------------------------------------------------------------------------------------------------
 
 
+def _on_quick_exit(status: int) -> NoReturn:
+    """What os._exit is in a rank: the others would wait for it in vain, and MPICH's launcher takes status 0 for a good end of the job."""
+    if _State.process == os.getpid():
+        report(f"leaves by os._exit({status}){line_of_user(sys._getframe(1))}, not through the end of the program. All ranks end.")
+        abort(status or LEFT)
+    _exit(status)
+
+
 def guard(world: World) -> None:
     """Watches over a world whose MPI has just started. Collective."""
     install()
@@ -104,6 +115,7 @@ def guard(world: World) -> None:
         _State.watchdog = Watchdog(world, world.duplicate(), processes)
         _State.watchdog.start()
     atexit.register(_leave, leaving)
+    os._exit = _on_quick_exit
 
 
 def _leave(comm: Any) -> None:
@@ -124,6 +136,7 @@ def _leave(comm: Any) -> None:
             abort(LEFT)
     if watchdog:
         watchdog.stop()
+    os._exit = _exit
     finalize_mpi()
 
 

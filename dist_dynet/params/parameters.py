@@ -9,13 +9,13 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._ffi import DTYPE, ffi, lib, nodes, pointer, view, view_ints
+from .._ffi import DTYPE, calls, ffi, lib, nodes, pointer, view, view_ints
 from ..graph import Expression, expression, resolved
 from . import copying
 from .root import Root
 
 FileName = str | PathLike[str]
-_resolve, _current = nodes.dn_resolve, nodes.dn_current
+_resolve, _current = nodes.dn_resolve, calls.current
 
 
 class _ParameterBase(Expression):

@@ -40,8 +40,10 @@ for i in range(10):
             raise ValueError("words of the exception")
         if how.startswith("exit"):
             sys.exit(int(how.split()[1]))
-        if how.startswith("leave"):
+        if how in ("leave 0", "leave 3"):
             os._exit(int(how.split()[1]))
+        if how.startswith("vanish"):
+            ctypes.CDLL(None)._exit(int(how.split()[1]))
         if how == "early end":
             break
         if how == "thread":
@@ -55,12 +57,12 @@ for i in range(10):
         if how == "loop":
             while True:
                 pass
-        if how == "fork":
+        if how.startswith("fork"):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12: of threads, which this child does not need
                 child = os.fork()
             if not child:
-                sys.exit(0)
+                (os._exit if how == "fork leave" else sys.exit)(0)
             os.waitpid(child, 0)
         if how == "slow":
             print("slow", flush=True)

@@ -1,0 +1,270 @@
+"""Model files are written whole or not at all, and damaged ones are refused: nothing is ever half written or half read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import resource
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from text_files import members, small, state
+
+import dist_dynet as dy
+from dist_dynet._ffi import DTYPE
+from dist_dynet.io import files, save
+
+ENOSPC = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+# ---- damaged files -------------------------------------------------------------------------------------------------------------------
+
+
+def unreadable(path, m, match=None):
+    """Every way of reading the file fails and changes nothing."""
+    before = state(m)
+    with pytest.raises(RuntimeError, match=match) as info:
+        m.populate(path)
+    assert os.fspath(path) in str(info.value)
+    assert state(m) == before
+    return str(info.value)
+
+
+def test_truncation_anywhere_is_found(tmp_path):
+    m = small()
+    path = tmp_path / "m"
+    m.save(path)
+    content = path.read_bytes()
+    for p in members(m):
+        p.scale(2)
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        unreadable(path, m)
+
+
+def test_missing_line_or_number_is_named_with_its_place(tmp_path):
+    m = small()
+    path = tmp_path / "m"
+    m.save(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    for i in range(len(lines)):
+        path.write_bytes(b"".join(lines[:i] + lines[i + 1 :]))
+        unreadable(path, m)
+    at = len(b"".join(lines[:3])) + len(lines[3])
+    for line, match in (
+        (b"+1.00000000e+00 \n", f"entry /b at byte {at}: there are 1 numbers where {{2}} needs 2"),
+        (b"1 2 3\n", "there are 3 numbers"),
+        (b"\n", "there are 0 numbers"),
+        (b"+1.00000000e+00 +2.0000x000e+00 \n", "could not convert"),
+        (b"1 2,\n", "could not convert"),
+        (b"+1.00000000e+00 +2.0\0\0\0\0\0\0\0\0\0\0\0 \n", "could not convert"),
+        (b"+1.00000000e+00 " + b"\0" * 16 + b"\n", "there are|could not convert"),
+        (b"1 2_0\n", "'_'"),
+        (b"+1.00000000e+00 +2.00000_00e+00 \n", "'_'"),
+    ):
+        path.write_bytes(b"".join(lines[:4]) + line + b"".join(lines[5:]))
+        assert "/b" in unreadable(path, m, re.escape(match) if "{" in match else match)
+
+
+@pytest.mark.skipif(DTYPE.name != "float32", reason="the number fits double")
+def test_number_too_large_for_float_is_refused(tmp_path):
+    path = tmp_path / "m"
+    path.write_bytes(b"#Parameter# /a {1} 17 ZERO_GRAD\n1e39 \n")
+    m = dy.ParameterCollection()
+    m.add_parameters(1)
+    unreadable(path, m, "too large")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"garbage",
+        b"",
+        b"\x80\x04\x95 pickle",
+        b"#Foo# /a {1} 17 ZERO_GRAD",
+        b"#Parameter# /a {1 17 ZERO_GRAD",
+        b"#Parameter# /a {} 17 ZERO_GRAD",
+        b"#Parameter# /a {-1} 17 ZERO_GRAD",
+        b"#Parameter# /a {1,} 17 ZERO_GRAD",
+        b"#Parameter# /a {1} x ZERO_GRAD",
+        b"#Parameter# /a {1} 17 HALF_GRAD",
+        b"#Parameter# {1} 17 ZERO_GRAD",
+        b"#Parameter# /\xff {1} 17 ZERO_GRAD",
+        b"#Parameter# /a {1,1,1,1,1,1,1,1,1} 17 ZERO_GRAD",
+        b"#Parameter# /a {9999999999,9999999999} 17 ZERO_GRAD",
+        b"#LookupParameter# /a {1} 17 ZERO_GRAD",
+        b"#LookupParameter# /a {1,0} 17 ZERO_GRAD",
+    ],
+)
+def test_bad_header_is_refused(header, tmp_path):
+    path = tmp_path / "m"
+    path.write_bytes(header + b"\n+1.00000000e+00 \n")
+    m = dy.ParameterCollection()
+    m.add_parameters(1)
+    unreadable(path, m, "Bad parameter specification in model")
+    with pytest.raises(RuntimeError, match="Bad parameter specification"):
+        m.load_param(path, "/a")
+    assert len(members(m)) == 1
+
+
+def test_size_without_numbers_takes_no_memory(tmp_path):
+    path = tmp_path / "m"
+    path.write_bytes(b"#Parameter# /a {2000000000} 17 ZERO_GRAD\n+1.00000000e+00 \n")
+    with pytest.raises(RuntimeError, match="there are 1 numbers"):
+        dy.ParameterCollection().load_param(path, "/a")
+
+
+def test_missing_file_and_folder_cannot_be_read(tmp_path):
+    m = small()
+    for path in (tmp_path / "none", tmp_path / "no" / "folder", tmp_path):
+        unreadable(path, m, "Could not read model from")
+        with pytest.raises(RuntimeError, match="Could not read model from"):
+            m.load_param(path, "/w")
+
+
+# ---- writing whole or not at all -----------------------------------------------------------------------------------------------------
+
+
+def refuse(*args, **kwargs):
+    raise ENOSPC
+
+
+class Full:
+    """A parameter whose numbers cannot be fetched."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def name(self):
+        return "/full"
+
+    def storage(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("append", [False, True])
+@pytest.mark.parametrize("fails", ["fsync", "replace", "write", "memory", "interrupt"])
+def test_failed_save_leaves_the_old_file(fails, append, tmp_path, monkeypatch):
+    m, path = small(), tmp_path / "m"
+    m.save(path)
+    old = path.read_bytes()
+    big = dy.ParameterCollection()
+    big.add_parameters((400, 1000))
+    expected, cause = RuntimeError, True
+    if fails in ("fsync", "replace"):
+        monkeypatch.setattr(os, fails, refuse)
+    elif fails == "write":
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, limits[1]))
+    else:
+        expected, cause = (MemoryError, False) if fails == "memory" else (KeyboardInterrupt, False)
+        monkeypatch.setattr(big, "lookup_parameters_list", lambda: [Full(expected())])
+    try:
+        with pytest.raises(expected) as info:
+            big.save(path, append=append)
+    finally:
+        if fails == "write":
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    if cause:
+        assert "could not write" in str(info.value)
+        assert str(path) in str(info.value)
+        assert isinstance(info.value.__cause__, OSError)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_places_that_cannot_be_written_are_refused(tmp_path):
+    m = small()
+    occupied = tmp_path / "file"
+    occupied.write_text("x")
+    for path in (tmp_path / "no" / "folder", tmp_path, occupied / "below", tmp_path / ("n" * 300), "/dev/full"):
+        with pytest.raises(RuntimeError, match="could not write"):
+            m.save(path)
+    assert list(tmp_path.iterdir()) == [occupied]
+    m.save("/dev/null")
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_append_to_a_truncated_file_is_refused(tmp_path):
+    path = tmp_path / "m"
+    small().save(path)
+    content = path.read_bytes()[:-5]
+    path.write_bytes(content)
+    with pytest.raises(RuntimeError, match="cut short"):
+        small().save(path, append=True)
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_append_adds_and_makes(tmp_path):
+    m, path = small(), tmp_path / "m"
+    m.save(path, "/a", append=True)
+    first = path.read_bytes()
+    m.save(path, "/b", append=True)
+    assert path.read_bytes() == first + first.replace(b" /a/", b" /b/")
+    m.populate(path, "/b")
+
+
+def test_links_and_permissions_are_kept(tmp_path):
+    m, path, link = small(), tmp_path / "m", tmp_path / "link"
+    path.touch()
+    path.chmod(0o640)
+    link.symlink_to(path)
+    m.save(link)
+    assert link.is_symlink()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    m.populate(path)
+
+
+def test_save_killed_at_any_time_leaves_a_whole_file(tmp_path):
+    path = tmp_path / "m"
+    program = (
+        "import sys, dist_dynet as dy\nm = dy.ParameterCollection(); w = m.add_parameters((300, 1000), init=1)\n"
+        "m.save(sys.argv[1]); print(flush=True)\nwhile True: m.save(sys.argv[1])"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE, cwd=Path(dy.__file__).parents[1]) as process:
+        process.stdout.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.1)
+        process.kill()
+    m = dy.ParameterCollection()
+    m.add_parameters((300, 1000))
+    m.populate(path)
+
+
+class Recorder:
+    """A policy that writes or not, and remembers."""
+
+    def __init__(self, writes):
+        self._writes, self.errors = writes, []
+
+    def writes(self):
+        return self._writes
+
+    def finished(self, error):
+        self.errors.append(error)
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_policy_decides_who_writes_and_hears_of_the_end(writes, tmp_path):
+    policy = Recorder(writes)
+    former = files.set_policy(policy)
+    try:
+        m = small()
+        m.save(tmp_path / "m")
+        m.save(tmp_path / "m", append=True)
+        save(tmp_path / "o", m.parameters_list())
+        assert policy.errors == [None] * 3
+        assert sorted(p.name for p in tmp_path.iterdir()) == (["m", "o.data", "o.meta"] if writes else [])
+        with pytest.raises(ZeroDivisionError), files.atomic_write(tmp_path / "m"):
+            1 / 0  # noqa: B018
+        assert isinstance(policy.errors[-1], ZeroDivisionError)
+        if writes:
+            with pytest.raises(RuntimeError, match="could not write"):
+                m.save(tmp_path)
+            assert isinstance(policy.errors[-1], RuntimeError)
+    finally:
+        assert files.set_policy(former) is policy
