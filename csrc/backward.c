@@ -98,8 +98,8 @@ void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real 
     if (dn__grouped(t, w)) t->groups[w->group].weights = 1;
 }
 
-/* The columns of a list's products with fewer than `wide` columns side by side, in the order of their nodes: where they are, if they lie so, else
- * a copy. The list runs from the last node to the first. */
+/* The columns of a list's products with fewer than `wide` columns side by side, in the order of their nodes: where they are, if they lie so,
+ * else a copy. The list runs from the last node to the first. */
 static const dn_real *gather(dn_tape *t, int first, int wide, int columns, int rows, int of_x) {
     const dn_real *from = NULL, *expected = NULL;
     int j = first;

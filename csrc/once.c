@@ -166,7 +166,7 @@ static void forget_arrived(dn_tape *t, const dn_group *g, int n_inputs) {
         if (is_collected(t, g, k)) t->gathers[t->group_inputs[g->inputs + k].gather].grad = NULL;
 }
 
-/* The gradients of all members' own inputs: as many calls as the most frequent member occurs times, the r-th of them for the r-th of equal ones. */
+/* The gradients of all members' own inputs: as many calls as the most frequent member occurs times, the r-th for the r-th of equal ones. */
 static void for_each_member(dn_tape *t, const dn_group *g, dn_call *c, dn_real *dy) {
     int32_t *times = (int32_t *)dn__scratch(c, 2 * (size_t)g->n), *rank = times + g->n; /* dn_real is as large */
     if (!times) return;
@@ -205,7 +205,8 @@ void dn__once_backward(dn_tape *t, int group, dn_call *c) {
         return;
     }
     call(c, DN_ONLY_SHARED);
-    if ((c->dy = dy = dn__backward_memory(c, c->total))) for_each_member(t, g, c, dy); /* what was put off still needs the sums */
+    c->dy = dy = dn__backward_memory(c, c->total); /* what was put off still needs the sums */
+    if (dy) for_each_member(t, g, c, dy);
 }
 
 void dn__once_add(dn_tape *t, int group, int i, dn_real *out) {

@@ -1,8 +1,8 @@
-/* Equal members of a group, computed once. Where all that differs between the members are rows of tables (the leaves of trees, the words
- * of sentences), members with equal rows have equal values: an operation with DN_ROWS_ONCE then sees each *distinct* member once.
- * Its values are copied to all members; the gradients of equal ones are added up before backward sees them, and their sum goes to the table's row, not to the
- * nodes of the lookups. If somebody asks for the gradient of such a node it is computed then (rows.h), and in a backward that was asked for all gradients
- * it is computed at once. */
+/* Equal members of a group, computed once. Where all that differs between the members are rows of tables (the leaves of trees, the words of
+ * sentences), members with equal rows have equal values: an operation with DN_ROWS_ONCE then sees each *distinct* member once. Its values are
+ * copied to all members; the gradients of equal ones are added up before backward sees them, and their sum goes to the table's row, not to the
+ * nodes of the lookups. If somebody asks for the gradient of such a node it is computed then (rows.h), and in a backward that was asked for all
+ * gradients it is computed at once. */
 #ifndef DN_ONCE_H
 #define DN_ONCE_H
 

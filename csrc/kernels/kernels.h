@@ -237,8 +237,8 @@ typedef struct dn_columns { const dn_real *x; size_t stride; } dn_columns;
 typedef struct dn_column_grads { dn_real *dx, beta; size_t stride; } dn_column_grads;
 /* gates (3h x batch), f (n h x batch): in, pre-activations without the biases b (3h) and bf (h); out, i, o, f = logistic, u = tanh.
  * c = i u + sum_k f_k c_k, with c_k the columns of child k; tanh_c = tanh(c); h_out = o tanh_c. */
-void dn__tree_lstm_cell(int h, int n, int batch, const dn_real *b, dn_columns bf, const dn_columns *children, dn_real *gates, dn_real *f, dn_real *c,
-                        dn_real *tanh_c, dn_real *h_out);
+void dn__tree_lstm_cell(int h, int n, int batch, const dn_real *b, dn_columns bf, const dn_columns *children, dn_real *gates, dn_real *f,
+                        dn_real *c, dn_real *tanh_c, dn_real *h_out);
 /* From dh and dc: dgates and df, to the pre-activations, which are stored, and the dc_k. */
 void dn__tree_lstm_cell_grad(int h, int n, int batch, const dn_real *gates, const dn_real *f, const dn_columns *children, const dn_real *tanh_c,
                              const dn_real *dh, const dn_real *dc, dn_real *dgates, dn_real *df, const dn_column_grads *dc_children);

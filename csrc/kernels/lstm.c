@@ -95,16 +95,17 @@ DN_MULTIVERSION NOT_INLINE static void tree_cell(int h, int n, size_t at, const 
     }
 }
 
-void dn__tree_lstm_cell(int h, int n, int batch, const dn_real *b, dn_columns bf, const dn_columns *children, dn_real *gates, dn_real *f, dn_real *c,
-                        dn_real *tanh_c, dn_real *h_out) {
+void dn__tree_lstm_cell(int h, int n, int batch, const dn_real *b, dn_columns bf, const dn_columns *children, dn_real *gates, dn_real *f,
+                        dn_real *c, dn_real *tanh_c, dn_real *h_out) {
     for (size_t e = 0; e < (size_t)batch; e++) {
         const size_t at = e * (size_t)h;
         tree_cell(h, n, e, b, bf.x + e * bf.stride, children, gates + 3 * at, f + at * (size_t)n, c + at, tanh_c + at, h_out + at);
     }
 }
 
-DN_MULTIVERSION NOT_INLINE static void tree_cell_grad(int h, int n, size_t at, const dn_real *gates, const dn_real *f, const dn_columns *children,
-                                                      const dn_real *tanh_c, const dn_real *dh, const dn_real *dc, dn_real *dgates, dn_real *df,
+DN_MULTIVERSION NOT_INLINE static void tree_cell_grad(int h, int n, size_t at, const dn_real *gates, const dn_real *f,
+                                                      const dn_columns *children, const dn_real *tanh_c, const dn_real *dh,
+                                                      const dn_real *dc, dn_real *dgates, dn_real *df,
                                                       const dn_column_grads *dc_children) {
     const dn_real *i = gates, *o = i + h, *u = o + h;
     dn_real *di = dgates, *d_o = di + h, *du = d_o + h;

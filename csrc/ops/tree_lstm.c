@@ -88,7 +88,9 @@ static void repeat(size_t n, int times, const dn_real *x, dn_real *y) {
 
 /* Whether an input has a column for each batch element. */
 static int is_dense(const dn_call *c, int k, int batch) { return batch == 1 || c->x[k].stride; }
-static const dn_real *dense_x(const dn_call *c, const sizes *z, const kept *s) { return z->k && is_dense(c, z->x, z->batch) ? c->x[z->x].v : s->x; }
+static const dn_real *dense_x(const dn_call *c, const sizes *z, const kept *s) {
+    return z->k && is_dense(c, z->x, z->batch) ? c->x[z->x].v : s->x;
+}
 
 /* The c of the children, where they are. NULL: no memory. */
 static dn_columns *children_of(dn_call *c, const sizes *z) {
