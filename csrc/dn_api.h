@@ -109,9 +109,10 @@ typedef struct dn_cell dn_cell;
     X(int, ints_set, (int64_t a, int n, const int *ints), (a, n, ints)) \
     /* the node of a parameter's handle in this graph, made if need be; other handles are checked and returned */ \
     X(int64_t, resolve, (int graph, int64_t a), (graph, a)) \
-    /* Where the work is so small that to give the lock up would cost more. The value of a node that is one number, computed if need be, else
-     * NaN; dn_backward, for small graphs, else DN_LONG_WAY. */ \
-    X(double, quick_scalar, (int64_t a), (a)) \
+    X(int, node_dim, (int64_t a, dn_dim *out), (a, out)) \
+    /* Where the work is so small that to give the lock up would cost more, else DN_LONG_WAY: the value of a node, computed if need be, as `room`
+     * numbers at most; dn_backward. */ \
+    X(int, quick_value, (int64_t a, dn_dim *dim, int room, double *out), (a, dim, room, out)) \
     X(int, quick_backward, (int64_t a), (a)) \
     /* a new graph in this slot: forgets all nodes, keeps the memory */ \
     X(int, renew, (int graph), (graph))
@@ -227,7 +228,6 @@ extern "Python" int dn_python(const dn_python_call *);
 
 /* ---- nodes ------------------------------------------------------------------------------------------------------------------------- */
 int dn_node_index(int64_t a);
-int dn_node_dim(int64_t a, dn_dim *out);
 int dn_node_op(int64_t a);
 /* its n-th input as a handle, negative when there are no more */
 int64_t dn_node_input(int64_t a, int n);
@@ -342,14 +342,14 @@ void dn_flag_set(int64_t *flag, int64_t value);
 int64_t dn_flag_get(const int64_t *flag);
 
 /* ---- the ranks of one host (csrc/team.c) ------------------------------------------------------------------------------------------- */
-/* What a rank has to say of its gradients before they are added up, in the layout of dist_dynet/parallel/report.py: `head` as it is; of each table
- * whether its weight decay is multiplied into its rows (1 byte); the weight (8); of each table how many rows have a gradient (4); of each dense
- * parameter whether it has one (1). `params` are the dense ones, then the tables. */
+/* What a rank has to say of its gradients before they are added up, in the layout of dist_dynet/parallel/report.py: `head` as it is; of each
+ * table whether its weight decay is multiplied into its rows (1 byte); the weight (8); of each table how many rows have a gradient (4); of each
+ * dense parameter whether it has one (1). `params` are the dense ones, then the tables. */
 void dn_report(const void *head, int64_t n_head, double weight, int n_dense, int n_tables, dn_param *const *params, uint8_t *report);
 
 /* A team says and hears messages in memory that its ranks share. What the others have said may be read until this rank says the next. */
 typedef struct dn_team dn_team;
-int64_t dn_team_bytes(int ranks, int64_t most);   /* of that memory, for messages of up to so many bytes; it begins as zeros, at a multiple of 64 */
+int64_t dn_team_bytes(int ranks, int64_t most);   /* of that memory, for messages of up to so many bytes; it begins as zeros, 64-aligned */
 dn_team *dn_team_new(int ranks, int rank, void *memory, int64_t most);   /* NULL: out of memory */
 void dn_team_free(dn_team *);
 /* Whether all ranks have said as much as this one; looks for so many seconds. */
@@ -360,21 +360,21 @@ const uint8_t *dn_team_said(dn_team *, int rank);
  * rows of tables through windows, into which each rank puts its rows and ids. */
 typedef struct dn_team_share { dn_real *const *segments; const uint8_t *filled; int64_t from, to; } dn_team_share;
 typedef struct dn_team_window { dn_real *const *rows; int *const *ids; int64_t capacity; } dn_team_window;
-/* From now on updates may be like this one: `filled` (ranks x n_dense) says who has which gradients, there is a window per table. What shares and
- * windows point to stays the caller's, and must stay. DN_ERROR_MEMORY: none may. */
+/* From now on updates may be like this one: `filled` (ranks x n_dense) says who has which gradients, there is a window per table. What shares
+ * and windows point to stays the caller's, and must stay. DN_ERROR_MEMORY: none may. */
 int dn_team_learn(dn_team *, int n_dense, int n_tables, const uint8_t *filled, int n_shares, const dn_team_share *, const dn_team_window *);
 void dn_team_forget(dn_team *);
 /* One update's exchange, as far as it goes without waiting for longer than `seconds`: this rank's report is said, and if all ranks say the same
- * in head and tables, and who has gradients is what was learnt, then the gradients become their sums, times weight / sum of weights with `average`,
- * else times 1 or, for weight 0, 0. All ranks come to the same outcome. Call it again with the same arguments where it waits. */
+ * in head and tables, and who has gradients is what was learnt, then the gradients become their sums, times weight / sum of weights with
+ * `average`, else times 1 or, for weight 0, 0. All ranks come to the same outcome. Call it again with the same arguments where it waits. */
 enum dn_team_outcome {
     DN_TEAM_DONE,
     DN_TEAM_WAITS,        /* for another rank: call again when dn_team_heard */
     DN_TEAM_NEWS,         /* not like the last one, or not `usual`: the reports can be read, and nothing was added up */
     DN_TEAM_FROZEN        /* a parameter is frozen here that other ranks have a gradient of: nothing was added up */
 };
-int dn_team_exchange(dn_team *, const void *head, int64_t n_head, double weight, int n_dense, int n_tables, dn_param *const *params, int average,
-                     int usual, double seconds);   /* or DN_ERROR_MEMORY; DN_ERROR_VALUE: the report is too long */
+int dn_team_exchange(dn_team *, const void *head, int64_t n_head, double weight, int n_dense, int n_tables, dn_param *const *params,
+                     int average, int usual, double seconds);   /* or DN_ERROR_MEMORY; DN_ERROR_VALUE: the report is too long */
 
 /* ---- trainers ---------------------------------------------------------------------------------------------------------------------- */
 enum dn_rule_code {

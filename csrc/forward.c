@@ -206,22 +206,27 @@ static int is_quick(const dn_tape *t, int i) {
     return work <= DN_QUICK;
 }
 
-double dn_quick_scalar(int64_t a) {
+int dn_quick_value(int64_t a, dn_dim *dim, int room, double *out) {
     dn_tape *t = dn__handle_tape(a);
-    double value = NAN;
-    if (!t || dn__tape_enter(t)) return value;
+    int result = DN_LONG_WAY;
+    if (!t || dn__tape_enter(t)) return result;
     int i = dn__find(t, a);
     if (i >= 0 && is_quick(t, i)) {
         const dn_node *node = &t->nodes[i];
+        const size_t n = dn__elements(&node->dim);
         /* parameters are left to dn_value, which copies what is read */
-        if (node->dim.size == 1 && node->dim.batch == 1 && node->dim.nd < 2 && !node->param) {
-            int result = dn__forward(t, i);
-            if (!result) value = (double)node->value[0];
-            if (result == DN_ERROR_PYTHON) t->unreported = result;
+        if (n && n <= (size_t)room && !node->param) {
+            int error = dn__forward(t, i);
+            if (!error && !(t->any_failed && node->failed)) {
+                for (size_t k = 0; k < n; k++) out[k] = (double)node->value[k];
+                *dim = node->dim;
+                result = 0;
+            }
+            if (error == DN_ERROR_PYTHON) t->unreported = error;
         }
     }
     dn__tape_leave(t);
-    return value;
+    return result;
 }
 
 int dn_graph_invalidate(int graph) {

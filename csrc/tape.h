@@ -104,7 +104,7 @@ struct dn_tape {
     dn_autobatch_counts counts; /* of this graph */
     int raised;                 /* set by an op that cannot go on: forward and backward stop with this error */
     int any_failed;             /* some node may be `failed` */
-    int unreported;             /* dn_quick_scalar met this error and could not say so: dn_forward will */
+    int unreported;             /* dn_quick_value met this error and could not say so: dn_forward will */
     int32_t *args, *ints;
     double *reals;
     int n_args, args_capacity, n_ints, ints_capacity, n_reals, reals_capacity;

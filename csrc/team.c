@@ -225,8 +225,8 @@ static int take_rows(dn_team *team, dn_param *const *params) {
     return DN_TEAM_DONE;
 }
 
-int dn_team_exchange(dn_team *team, const void *head, int64_t n_head, double weight, int n_dense, int n_tables, dn_param *const *params, int average,
-                     int usual, double seconds) {
+int dn_team_exchange(dn_team *team, const void *head, int64_t n_head, double weight, int n_dense, int n_tables, dn_param *const *params,
+                     int average, int usual, double seconds) {
     const layout l = layout_of(n_head, n_dense, n_tables);
     if (l.size > (size_t)team->most) return DN_ERROR_VALUE;
     if (team->stage == TO_SAY) {

@@ -168,10 +168,11 @@ def fail_in(graph: int, code: int) -> NoReturn:
         raise RuntimeError(
             f"graph busy: inside of forward and backward of {callback.running} no node can be made or read. Compute with the arrays given."
         )
-    if code == lib.DN_ERROR_BUSY:
+    message = ffi.string(lib.dn_message(graph)).decode(errors="replace")
+    if code == lib.DN_ERROR_BUSY or not message:  # without words: dn_value() found no way in
         raise RuntimeError("this graph is being computed by another thread. Each thread has a graph of its own: call renew_cg() in it.")
     prefix = "Stale Expression: " if code == lib.DN_ERROR_STALE else ""
-    raise _EXCEPTIONS[code](prefix + ffi.string(lib.dn_message(graph)).decode(errors="replace"))
+    raise _EXCEPTIONS[code](prefix + message)
 
 
 # ---- memory --------------------------------------------------------------------------------------------------------------------------
@@ -201,6 +202,10 @@ def read(pointer_to_values: Any, dims: tuple[int, ...], batch: int) -> NDArray[n
     size = batch
     for d in dims:
         size *= d
+    return shaped(view(pointer_to_values, size).astype(np.float64), dims, batch)
+
+
+def shaped(values: NDArray[np.float64], dims: tuple[int, ...], batch: int) -> NDArray[np.float64]:
+    """Flat numbers in DyNet's form."""
     shape = (*dims, batch) if batch != 1 else (dims or (1,))
-    values = view(pointer_to_values, size).astype(np.float64)
     return values if len(shape) == 1 else values.reshape(shape, order="F")

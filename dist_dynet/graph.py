@@ -18,14 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _random
-from ._ffi import DIM, DTYPE, GRAPH_SHIFT, NULL, calls, fail, fail_in, ffi, lib, nodes, pointer, read
+from ._ffi import DIM, DTYPE, GRAPH_SHIFT, NULL, calls, fail, fail_in, ffi, lib, nodes, pointer, read, shaped
 from .batching import strategy
 from .tensor import Tensor
 
 NO_GRAPH: int = lib.DN_ERROR_NO_GRAPH
 _forward, _backward = lib.dn_forward, lib.dn_backward
 _current, _resolve = calls.current, nodes.dn_resolve
-_quick_renew, _quick_scalar, _quick_backward, _LONG_WAY = calls.quick_renew, calls.quick_scalar, calls.quick_backward, lib.DN_LONG_WAY
+_quick_renew, _quick_backward, _LONG_WAY = calls.quick_renew, calls.quick_backward, lib.DN_LONG_WAY
+_quick_scalar, _quick_value, _quick_array, _quick_dim = calls.quick_scalar, calls.quick_value, calls.quick_array, calls.quick_dim
 
 
 class ComputationGraph:
@@ -353,6 +354,9 @@ class Expression(calls.Node):
 
     def dim(self) -> tuple[tuple[int, ...], int]:
         """((sizes), batch size)."""
+        found = _quick_dim(self)
+        if found is not None:
+            return found
         h, out = self._node(), ffi.new(DIM)
         code = lib.dn_node_dim(h, out)
         if code < 0:
@@ -386,9 +390,9 @@ class Expression(calls.Node):
         Values are kept: a parameter changed after the first call is seen only with recalculate=True or in a new graph.
         """
         if not recalculate:
-            number = _quick_scalar(self)
-            if number is not None:
-                return number
+            value = _quick_value(self)
+            if value is not None:
+                return value
         values, dims, batch = self._computed(recalculate)
         if len(dims) > 1:
             return read(values, dims, batch)
@@ -399,6 +403,11 @@ class Expression(calls.Node):
 
     def npvalue(self, recalculate: bool = False) -> NDArray[np.float64]:
         """The value as a float64 array: the dims, and the batch as last axis if there is one. One number has shape (1,)."""
+        if not recalculate:
+            found = _quick_array(self)
+            if found is not None:
+                numbers, dims, batch = found
+                return shaped(np.frombuffer(numbers), dims, batch)
         return read(*self._computed(recalculate))
 
     def vec_value(self, recalculate: bool = False) -> list[float]:

@@ -217,6 +217,11 @@ def _checking_value(self: Expression, recalculate: bool = False) -> Any:
     return _plain["value"](self)
 
 
+def _checking_npvalue(self: Expression, recalculate: bool = False) -> Any:
+    self._computed(recalculate)
+    return _plain["npvalue"](self)
+
+
 def _checking_scalar_value(self: Expression, recalculate: bool = False) -> Any:
     self._computed(recalculate)
     return _plain["scalar_value"](self)
@@ -233,6 +238,7 @@ def _checking_backward(self: Expression, full: bool = False) -> None:
 _REPLACEMENTS = {
     "_computed": _checking_computed,
     "value": _checking_value,
+    "npvalue": _checking_npvalue,
     "scalar_value": _checking_scalar_value,
     "backward": _checking_backward,
 }

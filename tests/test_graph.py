@@ -525,3 +525,20 @@ def test_numbers_of_a_large_graph_are_read_one_by_one(autobatching):
     assert scores[3].scalar_value(recalculate=True) == 6003.0
     more = dy.esum(scores) * 2
     assert more.scalar_value() == 2 * 2001.0 * 4950
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (1, 1), (2, 3), (1, 5), (256,), (257,), (16, 17), (0,), (2, 0)])
+@pytest.mark.parametrize("batched", [False, True])
+def test_quick_reading_gives_what_the_long_way_gives(shape, batched):
+    """recalculate=True always takes the long way."""
+    dy.renew_cg()
+    array = np.arange(np.prod(shape), dtype=float).reshape(shape)
+    array[..., :1] = np.nan
+    x = -dy.inputTensor(array, batched=batched)
+    for read in (x.value, x.npvalue):
+        quick, slow = read(), read(recalculate=True)
+        assert type(quick) is type(slow)
+        assert np.shape(quick) == np.shape(slow)
+        np.testing.assert_array_equal(quick, slow)
+    x.npvalue()[...] = 7  # a copy that can be written to
+    np.testing.assert_array_equal(x.npvalue(), x.npvalue(recalculate=True))

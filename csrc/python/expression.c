@@ -8,7 +8,6 @@
 
 #include "dn_api.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -290,13 +289,68 @@ static PyObject *positive(PyObject *x) {
 
 /* ---- values and gradients: the quick ways of csrc/forward.c and backward.c ----------------------------------------------------------- */
 
-/* The value of a node that is one number; None: ask the longer way. */
+enum { ROOM = 256 }; /* numbers of a value that are read at once; a longer one takes its time anyway */
+
+static int quick_numbers(PyObject *x, dn_dim *dim, int room, double *out) {
+    const int64_t a = handle_of(x);
+    return a < 0 ? DN_LONG_WAY : calls->quick_value(a, dim, room, out);
+}
+
+/* The value of a node that is one number; None, here and below: ask the longer way. */
 static PyObject *quick_scalar(PyObject *module, PyObject *x) {
     (void)module;
-    const int64_t a = handle_of(x);
-    const double value = a < 0 ? NAN : calls->quick_scalar(a);
-    if (isnan(value)) Py_RETURN_NONE;
+    dn_dim dim;
+    double value;
+    if (quick_numbers(x, &dim, 1, &value)) Py_RETURN_NONE;
     return PyFloat_FromDouble(value);
+}
+
+/* A number, or a list of the numbers of vectors. */
+static PyObject *quick_value(PyObject *module, PyObject *x) {
+    (void)module;
+    dn_dim dim;
+    double values[ROOM];
+    if (quick_numbers(x, &dim, ROOM, values) || dim.nd > 1) Py_RETURN_NONE;
+    const Py_ssize_t n = (Py_ssize_t)dim.size * dim.batch;
+    if (n == 1) return PyFloat_FromDouble(values[0]);
+    PyObject *list = PyList_New(n);
+    for (Py_ssize_t i = 0; list && i < n; i++) {
+        PyObject *number = PyFloat_FromDouble(values[i]);
+        if (number && !PyList_SetItem(list, i, number)) continue;
+        Py_DECREF(list);
+        return NULL;
+    }
+    return list;
+}
+
+static PyObject *sizes(const dn_dim *dim) {
+    PyObject *result = PyTuple_New(dim->nd);
+    for (int i = 0; result && i < dim->nd; i++) {
+        PyObject *size = PyLong_FromLong(dim->d[i]);
+        if (size && !PyTuple_SetItem(result, i, size)) continue;
+        Py_DECREF(result);
+        return NULL;
+    }
+    return result;
+}
+
+/* (the numbers as doubles in a bytearray, the sizes, the batch size) */
+static PyObject *quick_array(PyObject *module, PyObject *x) {
+    (void)module;
+    dn_dim dim;
+    double values[ROOM];
+    if (quick_numbers(x, &dim, ROOM, values)) Py_RETURN_NONE;
+    const Py_ssize_t bytes = (Py_ssize_t)sizeof *values * dim.size * dim.batch;
+    return Py_BuildValue("NNi", PyByteArray_FromStringAndSize((const char *)values, bytes), sizes(&dim), dim.batch);
+}
+
+/* ((sizes), batch size) */
+static PyObject *quick_dim(PyObject *module, PyObject *x) {
+    (void)module;
+    dn_dim dim;
+    const int64_t a = handle_of(x);
+    if (a < 0 || calls->node_dim(a, &dim)) Py_RETURN_NONE;
+    return Py_BuildValue("Ni", sizes(&dim), dim.batch);
 }
 
 /* What dn_quick_backward() returns. */
@@ -405,7 +459,9 @@ static PyObject *set_operator(PyObject *module, PyObject *args) {
 static PyMethodDef functions[] = {
     {"bind", bind, METH_O, NULL}, {"set_current", set_current, METH_O, NULL}, {"current", get_current, METH_NOARGS, NULL},
     {"watch", set_watch, METH_O, NULL}, {"call", call, METH_VARARGS, NULL}, {"operator", set_operator, METH_VARARGS, NULL}, {"set_input", FAST(set_input)},
-    {"quick_scalar", quick_scalar, METH_O, NULL}, {"quick_backward", quick_backward, METH_O, NULL},
+    {"quick_scalar", quick_scalar, METH_O, NULL},
+    {"quick_value", quick_value, METH_O, NULL}, {"quick_array", quick_array, METH_O, NULL}, {"quick_dim", quick_dim, METH_O, NULL},
+    {"quick_backward", quick_backward, METH_O, NULL},
     {"quick_renew", quick_renew, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL},
 };
 
