@@ -375,7 +375,7 @@ int dn__autobatch_forward(dn_tape *t, int last) {
             if (work <= 0) return 1;
             const int i = t->order[t->n_done];
             const int n = i < 0 ? t->groups[-1 - i].n : 1;
-            work -= n * dn__work(t, &t->nodes[i < 0 ? t->members[t->groups[-1 - i].first] : i]);
+            work -= (int64_t)n * t->nodes[i < 0 ? t->members[t->groups[-1 - i].first] : i].work;
             const int error = i < 0 ? dn__group_forward(t, -1 - i) : dn__compute(t, i);
             if (error) return error;
             t->counts.nodes += n;

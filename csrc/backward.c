@@ -27,8 +27,8 @@ int dn__node_wants(const dn_tape *t, const dn_node *node) {
 int dn__wants(const dn_call *c, int k) {
     const dn_tape *t = c->tape;
     if (c->inner) return dn__inner_wants(c, k);
-    if (dn__group_collects(c, k)) return dn__group_wants(c, k);
-    return dn__node_wants(t, &t->nodes[t->args[c->node->args + k]]);
+    if (dn__group_collects(c, k)) return t->only != DN_ONLY_SHARED && dn__group_wants(c, k);
+    return t->only != DN_ONLY_COLLECTED && dn__node_wants(t, &t->nodes[t->args[c->node->args + k]]);
 }
 
 /* The place of node i's gradient. A parameter whose gradient is empty gets it where it belongs; one that already has a gradient, from an
@@ -62,8 +62,9 @@ dn_grad dn__place(dn_tape *t, int i) {
 dn_grad dn__dx(dn_call *c, int k) {
     dn_tape *t = c->tape;
     if (c->inner) return dn__inner_dx(c, k);
-    if (dn__group_collects(c, k)) return dn__group_dx(c, k);
-    int i = t->args[c->node->args + k];
+    const int i = t->args[c->node->args + k], collects = dn__group_collects(c, k);
+    if (t->only == (collects ? DN_ONLY_SHARED : DN_ONLY_COLLECTED)) return (dn_grad){0};
+    if (collects) return dn__group_dx(c, k);
     if (!dn__node_wants(t, &t->nodes[i])) return (dn_grad){0};
     dn_grad g = dn__place(t, i);
     if (!c->total && g.dx && g.beta == 0) { /* nothing comes from an empty batch, so the op may not write at all */
@@ -112,9 +113,9 @@ static int equal_columns(const dn_tape *t, int a, int b, int of_x) {
 }
 
 /* A copy of the columns of a list that was made before, or NULL. */
-static const dn_real *find_columns(dn_tape *t, int first, int of_x) {
-    for (dn_columns *c = t->columns; c < t->columns + DN_COLUMNS; c++) {
-        if (c->first < 0 || c->of_x != of_x || !equal_columns(t, c->first, first, of_x)) continue;
+static const dn_real *find_columns(dn_tape *t, int first, int wide, int of_x) {
+    for (dn_kept_columns *c = t->columns; c < t->columns + DN_KEPT_COLUMNS; c++) {
+        if (c->first < 0 || c->wide != wide || c->of_x != of_x || !equal_columns(t, c->first, first, of_x)) continue;
         c->used = ++t->columns_used;
         return c->all;
     }
@@ -122,37 +123,40 @@ static const dn_real *find_columns(dn_tape *t, int first, int of_x) {
 }
 
 /* Memory for n numbers, kept as the columns of a list in place of those that were not used for longest. */
-static dn_real *new_columns(dn_tape *t, int first, int of_x, size_t n) {
+static dn_real *new_columns(dn_tape *t, int first, int wide, int of_x, size_t n) {
     if (n > MOST_KEPT) return dn__arena_take(&t->scratch, n * sizeof(dn_real));
-    dn_columns *c = t->columns;
-    for (int i = 1; i < DN_COLUMNS; i++)
+    dn_kept_columns *c = t->columns;
+    for (int i = 1; i < DN_KEPT_COLUMNS; i++)
         if (t->columns[i].used < c->used) c = &t->columns[i];
     dn__arena_reset(&c->memory, (dn_arena_mark){0});
     c->all = dn__arena_take(&c->memory, n * sizeof *c->all);
     c->first = c->all ? first : -1;
+    c->wide = wide;
     c->of_x = of_x;
     c->used = ++t->columns_used;
     return c->all;
 }
 
-/* The columns of all products of a list side by side, in the order of their nodes: where they are, if they lie so, else a copy. The list runs
- * from the last node to the first. */
-static const dn_real *gather(dn_tape *t, int first, int columns, int of_x) {
+/* The columns of a list's products with fewer than `wide` columns side by side, in the order of their nodes: where they are, if they lie so,
+ * else a copy. The list runs from the last node to the first. */
+static const dn_real *gather(dn_tape *t, int first, int wide, int columns, int of_x) {
     const int rows = rows_of(&t->products[first], of_x);
     const dn_real *from = NULL, *expected = NULL;
     int j = first;
     for (; j >= 0; j = t->products[j].next) {
         const dn_product *p = &t->products[j];
+        if (p->n >= wide) continue;
         from = of_x ? p->x : p->dy;
         if (expected && from + (size_t)p->n * (size_t)rows != expected) break;
         expected = from;
     }
     if (j < 0) return from;
-    const dn_real *known = find_columns(t, first, of_x);
+    const dn_real *known = find_columns(t, first, wide, of_x);
     if (known) return known;
-    dn_real *all = new_columns(t, first, of_x, (size_t)columns * (size_t)rows), *to = all + (size_t)columns * (size_t)rows;
+    dn_real *all = new_columns(t, first, wide, of_x, (size_t)columns * (size_t)rows), *to = all + (size_t)columns * (size_t)rows;
     for (j = first; all && j >= 0; j = t->products[j].next) {
         const dn_product *p = &t->products[j];
+        if (p->n >= wide) continue;
         size_t n = (size_t)p->n * (size_t)rows;
         to -= n;
         memcpy(to, of_x ? p->x : p->dy, n * sizeof *to);
@@ -160,22 +164,38 @@ static const dn_real *gather(dn_tape *t, int first, int columns, int of_x) {
     return all;
 }
 
-enum { PANEL = 128, LARGE = 1 << 20 }; /* columns; numbers of a matrix */
+enum { WIDE = 64, PANEL = 128, LARGE = 1 << 20 }; /* columns; columns; numbers of a matrix */
 
-/* One product of all columns: dW = [dy_1 dy_2 ...] [x_1 x_2 ...]'. Of a large parameter that somebody watches the first columns are told first. */
+/* From how many columns on a product is better done by itself than copied to others: then dW, which it reads and writes once more, is no larger
+ * than its columns. */
+static int wide_columns(int m, int k) {
+    const int64_t columns = (int64_t)m * k / (m + k);
+    return columns < WIDE ? WIDE : columns > INT32_MAX ? INT32_MAX : (int)columns;
+}
+
+/* dW = sum of dy x' over a list of products: one product of all columns that lie side by side or are few, and each that is wide by itself. Of a
+ * large parameter that somebody watches the first columns are told first. */
 static void flush_products(dn_tape *t, int i) {
-    int first = t->nodes[i].products, columns = 0;
+    const int first = t->nodes[i].products;
     dn_arena_mark mark = dn__arena_mark(&t->scratch);
     t->nodes[i].products = -1;
-    int m = t->products[first].m, k = t->products[first].k;
-    for (int j = first; j >= 0; j = t->products[j].next) columns += t->products[j].n;
-    const dn_real *dy = gather(t, first, columns, 0), *x = gather(t, first, columns, 1);
-    dn_grad g = dy && x ? dn__place(t, i) : (dn_grad){0}; /* after all that may fail: a place must be written to */
-    int panel = t->watch.last_use && (int64_t)m * k >= LARGE ? PANEL : k;
+    const int m = t->products[first].m, k = t->products[first].k, wide = wide_columns(m, k);
+    int columns = 0;
+    for (int j = first; j >= 0; j = t->products[j].next) columns += t->products[j].n < wide ? t->products[j].n : 0;
+    const dn_real *dy = gather(t, first, wide, columns, 0), *x = gather(t, first, wide, columns, 1);
+    dn_grad g = !columns || (dy && x) ? dn__place(t, i) : (dn_grad){0}; /* after all that may fail: a place must be written to */
+    const int panel = t->watch.last_use && (int64_t)m * k >= LARGE ? PANEL : k;
     if (!g.dx) t->out_of_memory = 1;
     for (int from = 0; g.dx && from < k; from += panel) {
-        int n = k - from < panel ? k - from : panel;
-        dn__mm_dw(m, n, columns, dy, m, x + from, k, g.beta, g.dx + (size_t)from * (size_t)m, m);
+        const int n = k - from < panel ? k - from : panel;
+        dn_real *dw = g.dx + (size_t)from * (size_t)m, beta = g.beta;
+        for (int j = first; j >= 0; j = t->products[j].next) {
+            const dn_product *p = &t->products[j];
+            if (p->n < wide) continue;
+            dn__mm_dw(m, n, p->n, p->dy, m, p->x + from, k, beta, dw, m);
+            beta = 1;
+        }
+        if (columns || beta == 0) dn__mm_dw(m, n, columns, dy, m, x + from, k, beta, dw, m);
         if (panel < k) dn__watch_tell(t, i, (int64_t)(from + n) * m);
     }
     dn__arena_reset(&t->scratch, mark);
@@ -270,8 +290,9 @@ static int begin(dn_tape *t, int i, int full) {
     for (int j = 0; j < t->n_gathers; j++) t->gathers[j].grad = NULL;
     t->swept_nodes = t->n_nodes;
     t->n_products = 0;
-    for (int j = 0; j < DN_COLUMNS; j++) t->columns[j].first = -1;
+    for (int j = 0; j < DN_KEPT_COLUMNS; j++) t->columns[j].first = -1;
     t->late = NULL;
+    t->only = DN_ALL_INPUTS;
     t->out_of_memory = 0;
     t->full = full;
     t->swept_root = i;
@@ -310,10 +331,10 @@ static int step(dn_tape *t) {
         const int i = t->n_order ? t->order[t->sweep] : t->sweep;
         if (i < 0) {
             const dn_group *g = &t->groups[-1 - i];
-            work -= g->n * dn__work(t, &t->nodes[t->members[g->first]]);
+            work -= (int64_t)g->n * t->nodes[t->members[g->first]].work;
             backward_group(t, -1 - i);
         } else {
-            work -= dn__work(t, &t->nodes[i]);
+            work -= t->nodes[i].work;
             backward_node(t, i);
         }
         if (t->watch.last_use) dn__watch_passed(t);

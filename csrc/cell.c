@@ -148,7 +148,7 @@ static void copy_node(trace *r, int i, int *n_nodes, int *n_args, int *n_ints, i
         inner->saved_at = p->saved + aligned(dn__elements(&node->dim));
         p->saved = inner->saved_at + aligned(node->saved);
     }
-    p->work += dn__work(t, node);
+    p->work += node->work;
 }
 
 /* Nodes and captured parameters, in the order in which they were made. Negative: no memory. */

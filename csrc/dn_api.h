@@ -92,6 +92,10 @@ typedef struct dn_cell dn_cell;
     /* node_many, and the first `parts` outputs of that node: consecutive handles, the first of which is returned */ \
     X(int64_t, node_parts, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals, int parts), \
       (op, n, inputs, n_ints, ints, n_reals, reals, parts)) \
+    /* The h of a TreeLSTM's cell (csrc/ops/tree_lstm.c) with the six weights, x (0: none) and n <= 2 children, given by their h; the handle after
+     * that of an h is its c's. */ \
+    X(int64_t, tree_node, (const int64_t *weights, int n_ary, int64_t x, int n, int64_t first, int64_t second), \
+      (weights, n_ary, x, n, first, second)) \
     /* an input node of the given dims (n_dims sizes); `data` may be NULL: zeros */ \
     X(int64_t, input, (int graph, int n_dims, const int *dims, int batch, const dn_real *data), (graph, n_dims, dims, batch, data)) \
     X(int64_t, input_scalar, (int graph, double value), (graph, value)) \
@@ -146,6 +150,7 @@ enum dn_op_flag {
     DN_PARTS = 128,   /* has several outputs, blocks of (size x batch), read through `part` nodes */
     DN_INTS_EACH = 256,        /* each int belongs to a batch element, equally many to each, ... */
     DN_INTS_AFTER_FIRST = 512, /* ... or each after the first: what merged nodes have is joined */
+    DN_ROWS_ONCE = 2048,       /* merged nodes whose inputs are equal rows of tables are computed once, see csrc/once.h */
     DN_RAGGED = 1024  /* the first int is T, the last T inputs are steps: nodes of any T are merged, as one in the form DN_SEQUENCE_PACKED */
 };
 

@@ -157,7 +157,7 @@ static int forward_in_order(dn_tape *t, int last) {
     while (t->evaluated <= last) {
         if (work <= 0) return 1;
         const int i = t->evaluated;
-        work -= dn__work(t, &t->nodes[i]);
+        work -= t->nodes[i].work;
         dn_node *node = &t->nodes[i];
         int joined = 0;
         if ((node->op->flags & DN_JOINS || node->op == dn_ops[DN_OP_cell]) && !(t->any_failed && blocked(t, node)) && (joined = dn__grouped(t, node)) == 0)
@@ -202,7 +202,7 @@ static int is_quick(const dn_tape *t, int i) {
     if (t->work_made <= DN_QUICK) return 1;
     if (t->any_failed) return 0;
     int64_t work = 0;
-    for (int k = t->evaluated; k <= i && work <= DN_QUICK; k++) work += dn__work(t, &t->nodes[k]);
+    for (int k = t->evaluated; k <= i && work <= DN_QUICK; k++) work += t->nodes[k].work;
     return work <= DN_QUICK;
 }
 

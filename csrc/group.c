@@ -4,8 +4,10 @@
 
 #include "cell.h"
 #include "kernels/kernels.h"
+#include "once.h"
 
 enum { ALIGN_NUMBERS = 16 };
+static size_t aligned(size_t n) { return (n + ALIGN_NUMBERS - 1) & ~(size_t)(ALIGN_NUMBERS - 1); }
 
 static int input_of(const dn_tape *t, int i, int k) { return t->args[t->nodes[i].args + k]; }
 static const int32_t *members_of(const dn_tape *t, const dn_group *g) { return t->members + g->first; }
@@ -60,7 +62,7 @@ static int find_gather(const dn_tape *t, const int32_t *sources, int n) {
     int at = t->nodes[sources[0]].gathers;
     while (at >= 0 && at < t->n_gathers && t->sources[t->gathers[at].first] == sources[0]) {
         const dn_gather *gather = &t->gathers[at];
-        if (gather->n == n && !memcmp(t->sources + gather->first, sources, (size_t)n * sizeof *sources)) return at;
+        if (gather->n == n && !gather->once && !memcmp(t->sources + gather->first, sources, (size_t)n * sizeof *sources)) return at;
         at = gather->next;
     }
     return -1;
@@ -92,7 +94,8 @@ static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
             return 0;
         }
     }
-    in->gather = find_gather(t, sources, count);
+    const int once = t->groups[group].once != NULL;
+    in->gather = once ? -1 : find_gather(t, sources, count); /* equal members may differ in which of their inputs are one node */
     if (in->gather >= 0) {
         in->value = t->gathers[in->gather].value;
         t->counts.avoided++;
@@ -114,20 +117,21 @@ static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
         t->counts.avoided++;
     }
     in->gather = t->n_gathers++;
-    t->gathers[in->gather] = (dn_gather){.first = t->n_sources, .n = count, .next = t->nodes[sources[0]].gathers, .group = group,
+    t->gathers[in->gather] = (dn_gather){.first = t->n_sources, .n = count, .next = t->nodes[sources[0]].gathers, .once = once, .group = group,
                                          .value = in->value, .total = total};
     t->nodes[sources[0]].gathers = in->gather;
     t->n_sources += count;
     return 0;
 }
 
-/* Input k of all members side by side. */
+/* Input k of all members side by side, or of all distinct ones. */
 static int collect(dn_tape *t, int group, int k, dn_group_input *in) {
     const dn_group *g = &t->groups[group];
-    const int32_t *members = members_of(t, g);
-    if (DN_GROW(t->sources, t->sources_capacity, t->n_sources + g->n)) return DN_ERROR_MEMORY;
-    for (int m = 0; m < g->n; m++) t->sources[t->n_sources + m] = input_of(t, members[m], k);
-    return lay_out(t, group, g->n, in);
+    const int32_t *members = g->once ? g->once->members : members_of(t, g);
+    const int n = g->once ? g->once->n : g->n;
+    if (DN_GROW(t->sources, t->sources_capacity, t->n_sources + n)) return DN_ERROR_MEMORY;
+    for (int m = 0; m < n; m++) t->sources[t->n_sources + m] = input_of(t, members[m], k);
+    return lay_out(t, group, n, in);
 }
 
 /* The steps of all members, one after another: g->batch of them. */
@@ -162,13 +166,14 @@ static int find_inputs(dn_tape *t, int group) {
     dn_group_input *in = t->group_inputs + g->inputs;
     int collected = 0, last = -1;
     for (int k = 0; k < each; k++) {
-        const int never = k < 8 && node->op->flags >> DN_SHARED_SHIFT & 1 << k;
-        in[k].gather = DN_SHARED_INPUT;
+        const int never = k < 8 && node->op->flags >> DN_SHARED_SHIFT & 1 << k, shared = never || is_same(t, g, k);
+        in[k].gather = shared ? DN_SHARED_INPUT : DN_MIRRORED;
         if (!never) last = k;
-        if (never || is_same(t, g, k)) continue;
-        collected = 1;
-        if (collect(t, group, k, &in[k])) return DN_ERROR_MEMORY;
+        collected |= !shared;
     }
+    if (collected && dn__once_find(t, group, each)) return DN_ERROR_MEMORY;
+    for (int k = 0; k < each; k++)
+        if (in[k].gather != DN_SHARED_INPUT && collect(t, group, k, &in[k])) return DN_ERROR_MEMORY;
     if (g->ragged) return collect_steps(t, group, &in[each]);
     return collected || last < 0 ? 0 : collect(t, group, last, &in[last]);
 }
@@ -208,9 +213,10 @@ static const int *packed_ints(dn_tape *t, const dn_group *g, int *count) {
     return all;
 }
 
-/* The call that stands for all members: the leader's, with the batch counts added up. */
+/* The leader's, with the batch counts added up. */
 static int prepare(dn_tape *t, int group, dn_call *c, dn_dim *y_dim) {
     const dn_group *g = &t->groups[group];
+    const int batch = g->once ? g->once->n : g->batch;
     dn_node *node = leader_of(t, g);
     dn__prepare_call(t, node, c);
     c->n = inputs_of(t, g);
@@ -219,7 +225,7 @@ static int prepare(dn_tape *t, int group, dn_call *c, dn_dim *y_dim) {
     if (!x_dims || (!c->ints && c->n_ints)) return DN_ERROR_MEMORY;
     *y_dim = node->dim;
     if (g->ragged) *y_dim = (dn_dim){.nd = 1, .batch = 1, .size = (int)g->total, .d = {(int)g->total}};
-    else y_dim->batch = g->batch;
+    else y_dim->batch = batch;
     c->dim = y_dim;
     c->total = dn__elements(y_dim);
     c->group = group;
@@ -227,7 +233,7 @@ static int prepare(dn_tape *t, int group, dn_call *c, dn_dim *y_dim) {
         const dn_group_input *in = &t->group_inputs[g->inputs + k];
         if (in->gather == DN_SHARED_INPUT) continue;
         x_dims[k] = *t->in[k].dim;
-        x_dims[k].batch = g->ragged && k < c->n - 1 ? g->n : g->batch;
+        x_dims[k].batch = g->ragged && k < c->n - 1 ? g->n : batch;
         t->in[k] = (dn_in){&x_dims[k], in->value, x_dims[k].batch == 1 ? 0 : (size_t)x_dims[k].size};
     }
     return 0;
@@ -237,6 +243,7 @@ static int prepare(dn_tape *t, int group, dn_call *c, dn_dim *y_dim) {
 static size_t saved_of(dn_tape *t, const dn_group *g, const dn_call *c) {
     const int32_t *members = members_of(t, g);
     size_t saved = 0;
+    if (g->once) return (size_t)g->once->n * leader_of(t, g)->saved;
     if (!g->ragged) {
         for (int m = 0; m < g->n; m++) saved += t->nodes[members[m]].saved;
         return saved;
@@ -291,11 +298,12 @@ int dn__group_forward(dn_tape *t, int group) {
     dn_dim y_dim;
     if (find_inputs(t, group) || prepare(t, group, &c, &y_dim)) return dn__no_memory(t);
     const size_t saved = saved_of(t, g, &c);
-    size_t y_size = (c.total + ALIGN_NUMBERS - 1) & ~(size_t)(ALIGN_NUMBERS - 1);
-    dn_real *y = saved > PTRDIFF_MAX / 16 ? NULL : dn__arena_take(&t->values, (y_size + saved) * sizeof *y);
+    const size_t y_size = aligned(g->total), distinct = g->once ? aligned(c.total) : 0;
+    dn_real *y = saved > PTRDIFF_MAX / 16 ? NULL : dn__arena_take(&t->values, (y_size + distinct + saved) * sizeof *y);
     if (!y) return dn__no_memory(t);
     c.y = g->value = y;
-    c.saved = g->saved = y + y_size;
+    c.saved = g->saved = y + y_size + distinct;
+    if (g->once) c.y = g->once->value = y + y_size;
     for (int m = 0; m < g->n; m++) {
         dn_node *member = &t->nodes[members[m]];
         member->grouped = t->values_made;
@@ -304,6 +312,7 @@ int dn__group_forward(dn_tape *t, int group) {
     }
     if (node->op->flags & DN_RANDOM) draw_each(t, g, &c);
     else node->op->forward(&c);
+    if (g->once) dn__once_spread(t, g);
     dn__arena_reset(&t->scratch, (dn_arena_mark){0});
     if (!t->out_of_memory) return 0;
     t->out_of_memory = 0;
@@ -408,7 +417,9 @@ static void scatter(dn_tape *t, dn_gather *gather, const dn_group *g) {
         dn_node *node = &t->nodes[x];
         const size_t n = dn__elements(&node->dim);
         if (dn__node_wants(t, node)) {
-            if (!node->grad && !dn__grouped(t, node) && node->op != dn_ops[DN_OP_parameter] && node->op != dn_ops[DN_OP_part]) {
+            if (gather->once) {
+                add_to_row(t, x, dx);
+            } else if (!node->grad && !dn__grouped(t, node) && node->op != dn_ops[DN_OP_parameter] && node->op != dn_ops[DN_OP_part]) {
                 node->grad = dx; /* nobody else needs this memory any more */
             } else {
                 dn_grad place = dn__place(t, x);
@@ -421,19 +432,25 @@ static void scatter(dn_tape *t, dn_gather *gather, const dn_group *g) {
     }
 }
 
+int dn__group_prepare(dn_tape *t, int group, dn_call *c, dn_dim *y) {
+    const dn_group *g = &t->groups[group];
+    if (prepare(t, group, c, y)) return dn__no_memory(t);
+    c->y = g->once ? g->once->value : g->value;
+    c->saved = g->saved;
+    return 0;
+}
+
 static void call_backward(dn_tape *t, int group) {
     const dn_group *g = &t->groups[group];
-    const dn_node *node = leader_of(t, g);
     dn_call c;
     dn_dim y_dim;
-    if (prepare(t, group, &c, &y_dim)) {
+    if (dn__group_prepare(t, group, &c, &y_dim)) {
         t->out_of_memory = 1;
         return;
     }
     c.dy = g->grads;
-    c.y = g->value;
-    c.saved = g->saved;
-    node->op->backward(&c);
+    if (g->once) dn__once_backward(t, group, &c);
+    else c.node->op->backward(&c);
 }
 
 void dn__group_backward(dn_tape *t, int group) {

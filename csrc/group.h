@@ -16,6 +16,8 @@ static inline int dn__grouped(const dn_tape *t, const dn_node *node) { return no
 /* A new group, of the members that are appended to tape->members behind it; negative: out of memory. */
 int dn__group_new(dn_tape *);
 int dn__group_forward(dn_tape *, int group);
+/* The call that stands for all members, without y and dy for all of them; negative: out of memory. */
+int dn__group_prepare(dn_tape *, int group, dn_call *, dn_dim *y);
 /* The memory of a group's gradients, zeros before anything has come; NULL: out of memory. */
 dn_real *dn__group_grads(dn_tape *, int group);
 /* Backward of the whole group; to be called when the gradients of all members are complete. */

@@ -102,7 +102,7 @@ int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, 
     s.program = op == dn_ops[DN_OP_cell] ? t->programs[ints[0]].program : NULL;
     s.message = t->message;
     int needs_grad = 0;
-    int64_t work = 64;
+    int64_t work = 64; /* see dn_node */
     for (int i = 0; i < n; i++) {
         t->xdims[i] = &t->nodes[inputs[i]].dim;
         needs_grad |= t->nodes[inputs[i]].needs_grad;
@@ -150,7 +150,9 @@ int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, 
     for (int i = 0; i < n_ints; i++) t->ints[t->n_ints++] = ints[i];
     for (int i = 0; i < n_reals; i++) t->reals[t->n_reals++] = reals[i];
     t->n_nodes++;
-    t->work_made += node->work = work + (int64_t)dn__elements(&s.y);
+    work += (int64_t)dn__elements(&s.y);
+    node->work = work < INT32_MAX ? (int32_t)work : INT32_MAX;
+    t->work_made += node->work;
     if (op->flags & DN_JOINS) dn__join_made(t, index);
     return index;
 }
@@ -254,6 +256,17 @@ int64_t dn_node_many(int op, int n, const int64_t *handles, int n_ints, const in
 
 int64_t dn_node_parts(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts) {
     return make_many(op, n, handles, n_ints, ints, n_reals, reals, parts);
+}
+
+int64_t dn_tree_node(const int64_t *weights, int n_ary, int64_t x, int n, int64_t first, int64_t second) {
+    const int64_t children[] = {first, second}, states[] = {first + 1, second + 1};
+    int64_t handles[11];
+    int at = 6, ints[] = {n > 2 ? 2 : n < 0 ? 0 : n, x != 0, n_ary};
+    memcpy(handles, weights, 6 * sizeof *handles);
+    if (x) handles[at++] = x;
+    for (int i = 0; i < ints[0]; i++) handles[at++] = children[i];
+    for (int i = 0; i < ints[0]; i++) handles[at++] = states[i];
+    return make_many(DN_OP_tree_lstm, at, handles, 3, ints, 0, NULL, 2);
 }
 
 int64_t dn_leaf(int graph, int op, int n_ints, const int *ints, int n_reals, const double *reals) {

@@ -2,6 +2,7 @@
 
 #include "group.h"
 #include "kernels/kernels.h"
+#include "once.h"
 
 static const dn_node *input_of(const dn_tape *t, const dn_node *node, int k) { return &t->nodes[t->args[node->args + k]]; }
 
@@ -45,7 +46,7 @@ int dn__table_rows(const dn_call *c, int first, int n, int room, int *rows) {
 struct dn_late {
     struct dn_late *next;
     int32_t values_made;    /* the tape's, then */
-    int node, group, first, n, count;
+    int node, group, first, n, count; /* count = 0: of a group by once.h */
     dn_row_products products;
 };
 
@@ -63,6 +64,17 @@ void dn__rows_gradient(dn_call *c, int first, int n, int count, int n_rows, cons
     }
     if (t->out_of_memory) return;
     *late = (struct dn_late){t->late, t->values_made, (int)(c->node - t->nodes), c->group, first, n, count, *m};
+    t->late = late;
+}
+
+void dn__late_group(dn_call *c) {
+    dn_tape *t = c->tape;
+    struct dn_late *late = dn__arena_take(&t->grads, sizeof *late);
+    if (!late) {
+        t->out_of_memory = 1;
+        return;
+    }
+    *late = (struct dn_late){.next = t->late, .values_made = t->values_made, .node = (int)(c->node - t->nodes), .group = c->group};
     t->late = late;
 }
 
@@ -90,11 +102,15 @@ static int has_changed(const dn_tape *t, const struct dn_late *late) {
 }
 
 int dn__add_late(dn_tape *t, int i, dn_real *out) {
+    if (t->nodes[i].op == dn_ops[DN_OP_parameter]) return 0;
     for (const struct dn_late *late = t->late; late; late = late->next) {
         if (has_changed(t, late))
             return dn__tape_fail(t, DN_ERROR_STATE, "gradient: parameters or values have changed since backward(), which has added up the "
                                  "gradients of equal rows. Ask before the update, or use backward(full=True).");
-        add_late(t, late, i, out);
+        if (late->count) add_late(t, late, i, out);
+        else dn__once_add(t, late->group, i, out);
     }
-    return 0;
+    const int failed = t->out_of_memory;
+    t->out_of_memory = 0;
+    return failed ? dn__no_memory(t) : 0;
 }

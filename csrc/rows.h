@@ -15,10 +15,13 @@ int dn__table_rows(const dn_call *c, int first, int n, int room, int *rows);
 typedef struct dn_row_products { int m, k; int rows[3]; const dn_real *w[3], *dy[3]; const int *column; } dn_row_products;
 void dn__rows_gradient(dn_call *c, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx, const dn_row_products *);
 
+/* The call was of a group whose equal members were computed once (once.h): the same holds for the gradients of its inputs. */
+void dn__late_group(dn_call *c);
+
 /* Whether this backward was asked for the gradients of all nodes. */
 int dn__wants_each(const dn_call *c);
 
-/* Adds to `out`, of the dims of node i, a row of a table, what dn__rows_gradient has kept from it. Negative: an error. */
+/* Adds to `out`, of the dims of node i, a row of a table, what dn__rows_gradient and dn__late_group have kept from it. Negative: an error. */
 int dn__add_late(dn_tape *t, int i, dn_real *out);
 
 #endif

@@ -107,7 +107,7 @@ void dn_graph_free(int graph) {
     dn__arena_free(&t->grads);
     dn__arena_free(&t->data);
     dn__arena_free(&t->scratch);
-    for (int i = 0; i < DN_COLUMNS; i++) dn__arena_free(&t->columns[i].memory);
+    for (int i = 0; i < DN_KEPT_COLUMNS; i++) dn__arena_free(&t->columns[i].memory);
     void **const memory[] = {(void **)&t->nodes, (void **)&t->args,  (void **)&t->ints,     (void **)&t->reals,
                              (void **)&t->marks, (void **)&t->roots, (void **)&t->products, (void **)&t->param_nodes, (void **)&t->order,
                              (void **)&t->groups, (void **)&t->members, (void **)&t->sources, (void **)&t->group_inputs, (void **)&t->gathers,
@@ -255,7 +255,7 @@ int dn_graph_size(int graph) { return dn__graph_tape(graph)->n_nodes; }
 int64_t dn_graph_bytes(int graph) {
     const dn_tape *t = dn__graph_tape(graph);
     size_t columns = 0;
-    for (int i = 0; i < DN_COLUMNS; i++) columns += dn__arena_bytes(&t->columns[i].memory);
+    for (int i = 0; i < DN_KEPT_COLUMNS; i++) columns += dn__arena_bytes(&t->columns[i].memory);
     return (int64_t)(columns + dn__arena_bytes(&t->values) + dn__arena_bytes(&t->copies) + dn__arena_bytes(&t->grads) +
                      dn__arena_bytes(&t->data) + dn__arena_bytes(&t->scratch) + (size_t)t->nodes_capacity * sizeof(dn_node));
 }

@@ -24,7 +24,7 @@ struct dn_node {
     int32_t group, column;          /* ... which one, and the first batch element in it */
     int32_t gathers;                /* group.h: the last gather that begins with this node; may be one that is no more */
     int32_t parts;                  /* blocks of a value with several outputs */
-    int64_t work;               /* dn__work */
+    int32_t work;                   /* how many numbers computing it reads and writes, about; INT32_MAX: that many or more */
     uint8_t alone;              /* never a member of a group */
     uint8_t needs_grad;         /* leads to a parameter that is updated */
     uint8_t constant;           /* a parameter or row used without gradient */
@@ -46,6 +46,7 @@ typedef struct dn_group {
     uint8_t joined;                 /* made by join.c: the members were computed out of their order */
     uint8_t weights;                /* in this backward a member has got products of a weight gradient */
     dn_real *value, *saved, *grads; /* of all members; grads NULL: nothing has come yet */
+    struct dn_once *once;           /* once.h: equal members are computed once, and `saved` is of the distinct ones; NULL: no */
     size_t total;                   /* numbers of `value` */
 } dn_group;
 /* gather: an index; DN_SHARED_INPUT: one node for all; DN_MIRRORED: `source` and its neighbours in the memory of one group or owner, where
@@ -55,18 +56,21 @@ typedef struct dn_group_input { int32_t gather, source; const dn_real *value; } 
 /* Values of nodes side by side, sources[first ... first + n - 1], and their gradients on the way back to them. */
 typedef struct dn_gather {
     int32_t first, n, next;         /* next: another gather that begins with the same node, or -1 */
+    int32_t once;                   /* of a group's distinct members, for it alone: gradients go to rows of tables, not to nodes */
     int32_t group;                  /* the first that uses it; when its backward is done, the gradients are complete */
     const dn_real *value;
     dn_real *grad;                  /* NULL: nothing has come yet */
     size_t total;
 } dn_gather;
 
+enum dn_only { DN_ALL_INPUTS, DN_ONLY_SHARED, DN_ONLY_COLLECTED };
+
 /* A pending product dW += dy x'. */
 typedef struct dn_product { int32_t next; int m, k, n; const dn_real *dy, *x; } dn_product;
 
 /* The dy or the x of a list of products side by side, kept for other matrices that belong to the same outputs or multiply the same inputs. */
-typedef struct dn_columns { int32_t first; int of_x; int64_t used; dn_real *all; dn_arena memory; } dn_columns;
-enum { DN_COLUMNS = 4 };
+typedef struct dn_kept_columns { int32_t first; int wide, of_x; int64_t used; dn_real *all; dn_arena memory; } dn_kept_columns;
+enum { DN_KEPT_COLUMNS = 4 };
 
 typedef struct dn_mark {
     int nodes, evaluated, order, args, ints, reals, roots, groups, members, group_inputs, gathers, sources;
@@ -121,9 +125,10 @@ struct dn_tape {
     struct dn_late *late;       /* rows.h: gradients of rows that were added up, by input */
     dn_product *products;
     int n_products, products_capacity;
-    dn_columns columns[DN_COLUMNS];
+    dn_kept_columns columns[DN_KEPT_COLUMNS];
     int64_t columns_used;       /* counts their uses */
     int sweep, full, out_of_memory;
+    int only;                   /* which inputs of a group's call want gradients: dn_only */
     /* ready.c, in a backward that is watched, else NULL: the parameters' nodes that were last used at each place of the sweep, as lists */
     struct { int32_t *last_use, *next; int steps, told; /* whether a step ends when it has told something; whether it has */ } watch;
     int swept_root;             /* root of the last finished or running backward, -1: none */
@@ -185,8 +190,6 @@ int dn__compute(dn_tape *, int i);
 /* the locks of all roots that the graph uses: held while backward runs, but not by an op that calls out */
 void dn__lock_roots(dn_tape *);
 void dn__unlock_roots(dn_tape *);
-/* how many numbers a node reads and writes, and a constant */
-static inline int64_t dn__work(const dn_tape *t, const dn_node *node) { return (void)t, node->work; }
 int dn__grow(void **array, int *capacity, int wanted, size_t element);
 #define DN_GROW(array, capacity, wanted) \
     ((wanted) <= (capacity) ? 0 : dn__grow((void **)&(array), &(capacity), wanted, sizeof *(array)))

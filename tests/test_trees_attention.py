@@ -3,6 +3,9 @@
 How long: a second.
 """
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from test_graph import close
@@ -184,3 +187,56 @@ def test_additive_attention_refuses_what_cannot_be():
             use()
     with pytest.raises(ValueError, match="positive"):
         dy.AdditiveAttention(3, 0, 4, dy.ParameterCollection())
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_trees_of_one_child_twice_and_of_unbatched_children_have_the_gradients_of_operations(builder, rng):
+    m, tree = made(builder, 4, 3)
+    binary = builder is dy.BinaryTreeLSTMBuilder
+    W, U, b, Wf, Uf, bf = tree.get_parameters()
+    E = m.add_lookup_parameters((2, 4))
+    batch = rng.normal(size=(4, 5))
+
+    def by_operations(x, children=()):
+        hs, cs = [h for _, h in children], [c for c, _ in children]
+        gates, forget = b + W * x, bf + Wf * x
+        if hs:
+            s = dy.concatenate(hs) if binary else dy.esum(hs)
+            gates = gates + U * s
+            both = Uf * s if binary else None
+        kept = [dy.cmult(dy.logistic(forget + (dy.pick_range(both, 3 * k, 3 * k + 3) if binary else Uf * h)), cs[k]) for k, h in enumerate(hs)]
+        i, o, u = (dy.pick_range(gates, 3 * k, 3 * k + 3) for k in range(3))
+        c = dy.esum([dy.cmult(dy.logistic(i), dy.tanh(u)), *kept])
+        return c, dy.cmult(dy.logistic(o), dy.tanh(c))
+
+    def gradients(node, both):
+        """The loss and all gradients; both(state): its c and h."""
+        for p in (*m.parameters_list(), E):
+            p.clear_gradient()
+        dy.renew_cg()
+        x = dy.inputTensor(batch, batched=True)
+        leaf = node(E[1])
+        twice = node(x, [leaf, leaf])  # of one unbatched child
+        c, h = both(node(E[0], [twice, twice]))
+        loss = dy.sum_batches(dy.sum_elems(h) + dy.squared_norm(c))
+        loss.backward()
+        return [loss.npvalue(), *(p.grad_as_array() for p in (*m.parameters_list(), E))]
+
+    by_builder = gradients(tree.node, lambda state: state.s())
+    for got, want in zip(by_builder, gradients(by_operations, tuple), strict=True):
+        close(got, want, 1e-4)
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_copies_of_tree_builders_compute_with_their_own_parameters(builder):
+    _, tree = made(builder, 4, 3)
+    for twin in (copy.deepcopy(tree), pickle.loads(pickle.dumps(tree))):
+        for p in twin.get_parameters():
+            p.set_value(2 * p.as_array())
+        for k in range(2):  # the first call finds the weights, the second knows them
+            dy.renew_cg()
+            x = dy.inputVector([1, 2, -1, k])
+            a, b = tree.node(x), twin.node(x)
+            want = tree_reference([p.as_array() for p in twin.get_parameters()], builder is dy.BinaryTreeLSTMBuilder, x.npvalue(), [])[0]
+            close(b.output().npvalue(), want, 1e-5)
+            assert not np.allclose(a.output().npvalue(), want)

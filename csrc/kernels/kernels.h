@@ -229,16 +229,19 @@ void dn__gru_sequence_grad(const dn_sequence *, const dn_real *const *w);
 void dn__coupled_sequence(const dn_sequence *, const dn_real *const *w);
 void dn__coupled_sequence_grad(const dn_sequence *, const dn_real *const *w);
 
-/* ---- TreeLSTM cell, gates in the order i, o, u, with n children (kernels/lstm.c); all arrays dense, `batch` columns; f, c_children and their
- * gradients have the n blocks of h numbers of a batch element side by side ------------------------------------------------- */
-/* gates (3h x batch), f (n h x batch): in, pre-activations; out, i, o, f = logistic, u = tanh.
- * c = i u + sum_k f_k c_k; tanh_c = tanh(c); h_out = o tanh_c. */
-void dn__tree_lstm_cell(int h, int n, int batch, dn_real *gates, dn_real *f, const dn_real *c_children, dn_real *c, dn_real *tanh_c,
-                        dn_real *h_out);
-/* From dh and dc: dgates and df, to the pre-activations, and dc_children; all are stored. */
-void dn__tree_lstm_cell_grad(int h, int n, int batch, const dn_real *gates, const dn_real *f, const dn_real *c_children,
-                             const dn_real *tanh_c, const dn_real *dh, const dn_real *dc, dn_real *dgates, dn_real *df,
-                             dn_real *dc_children);
+/* ---- TreeLSTM cell, gates in the order i, o, u, with n children (kernels/lstm.c); arrays are dense but where they are dn_columns, `batch`
+ * columns; f and df have the n blocks of h numbers of a batch element side by side ------------------------------------------- */
+/* Columns that are `stride` numbers apart; 0: one for all. */
+typedef struct dn_columns { const dn_real *x; size_t stride; } dn_columns;
+/* A place for their gradients: dx = (gradient) + beta dx, a sum over the batch where stride is 0. dx = NULL: none is wanted. */
+typedef struct dn_column_grads { dn_real *dx, beta; size_t stride; } dn_column_grads;
+/* gates (3h x batch), f (n h x batch): in, pre-activations without the biases b (3h) and bf (h); out, i, o, f = logistic, u = tanh.
+ * c = i u + sum_k f_k c_k, with c_k the columns of child k; tanh_c = tanh(c); h_out = o tanh_c. */
+void dn__tree_lstm_cell(int h, int n, int batch, const dn_real *b, dn_columns bf, const dn_columns *children, dn_real *gates, dn_real *f,
+                        dn_real *c, dn_real *tanh_c, dn_real *h_out);
+/* From dh and dc: dgates and df, to the pre-activations, which are stored, and the dc_k. */
+void dn__tree_lstm_cell_grad(int h, int n, int batch, const dn_real *gates, const dn_real *f, const dn_columns *children, const dn_real *tanh_c,
+                             const dn_real *dh, const dn_real *dc, dn_real *dgates, dn_real *df, const dn_column_grads *dc_children);
 
 /* ---- parameter updates (kernels/update.c): one pass over values p, gradients g and moments ----------------------------
  * Below, g stands for scale * g (clipping). Each ends in p = decay (p + push * step); with keep: decay (keep p + push * step). */

@@ -71,20 +71,21 @@ void dn__lstm_cell_grad(int h, int batch, const dn_real *gates, const dn_real *c
 
 /* ---- the TreeLSTM's cell ------------------------------------------------------------------------------------------- */
 
-DN_MULTIVERSION NOT_INLINE static void tree_cell(int h, int n, dn_real *gates, dn_real *f, const dn_real *c_children, dn_real *c,
-                                                 dn_real *tanh_c, dn_real *h_out) {
+DN_MULTIVERSION NOT_INLINE static void tree_cell(int h, int n, size_t at, const dn_real *b, const dn_real *bf, const dn_columns *children,
+                                                 dn_real *gates, dn_real *f, dn_real *c, dn_real *tanh_c, dn_real *h_out) {
     dn_real *i = gates, *o = i + h, *u = o + h;
+    const dn_real *bi = b, *bo = bi + h, *bu = bo + h;
     DN_SIMD for (int j = 0; j < h; j++) {
-        i[j] = dn__logistic_of(i[j]);
-        o[j] = dn__logistic_of(o[j]);
-        u[j] = dn__tanh_of(u[j]);
+        i[j] = dn__logistic_of(i[j] + bi[j]);
+        o[j] = dn__logistic_of(o[j] + bo[j]);
+        u[j] = dn__tanh_of(u[j] + bu[j]);
         c[j] = i[j] * u[j];
     }
     for (int k = 0; k < n; k++) {
         dn_real *f_k = f + (size_t)k * (size_t)h;
-        const dn_real *c_k = c_children + (size_t)k * (size_t)h;
+        const dn_real *c_k = children[k].x + at * children[k].stride;
         DN_SIMD for (int j = 0; j < h; j++) {
-            f_k[j] = dn__logistic_of(f_k[j]);
+            f_k[j] = dn__logistic_of(f_k[j] + bf[j]);
             c[j] += f_k[j] * c_k[j];
         }
     }
@@ -94,26 +95,32 @@ DN_MULTIVERSION NOT_INLINE static void tree_cell(int h, int n, dn_real *gates, d
     }
 }
 
-void dn__tree_lstm_cell(int h, int n, int batch, dn_real *gates, dn_real *f, const dn_real *c_children, dn_real *c, dn_real *tanh_c,
-                        dn_real *h_out) {
-    for (int b = 0; b < batch; b++) {
-        size_t at = (size_t)b * (size_t)h, child = at * (size_t)n;
-        tree_cell(h, n, gates + 3 * at, f + child, c_children + child, c + at, tanh_c + at, h_out + at);
+void dn__tree_lstm_cell(int h, int n, int batch, const dn_real *b, dn_columns bf, const dn_columns *children, dn_real *gates, dn_real *f,
+                        dn_real *c, dn_real *tanh_c, dn_real *h_out) {
+    for (size_t e = 0; e < (size_t)batch; e++) {
+        const size_t at = e * (size_t)h;
+        tree_cell(h, n, e, b, bf.x + e * bf.stride, children, gates + 3 * at, f + at * (size_t)n, c + at, tanh_c + at, h_out + at);
     }
 }
 
-DN_MULTIVERSION NOT_INLINE static void tree_cell_grad(int h, int n, const dn_real *gates, const dn_real *f, const dn_real *c_children,
-                                                      const dn_real *tanh_c, const dn_real *dh, const dn_real *dc, dn_real *dgates,
-                                                      dn_real *df, dn_real *dc_children) {
+DN_MULTIVERSION NOT_INLINE static void tree_cell_grad(int h, int n, size_t at, const dn_real *gates, const dn_real *f,
+                                                      const dn_columns *children, const dn_real *tanh_c, const dn_real *dh,
+                                                      const dn_real *dc, dn_real *dgates, dn_real *df,
+                                                      const dn_column_grads *dc_children) {
     const dn_real *i = gates, *o = i + h, *u = o + h;
     dn_real *di = dgates, *d_o = di + h, *du = d_o + h;
     for (int k = 0; k < n; k++) {
-        const dn_real *f_k = f + (size_t)k * (size_t)h, *c_k = c_children + (size_t)k * (size_t)h;
-        dn_real *df_k = df + (size_t)k * (size_t)h, *dc_k = dc_children + (size_t)k * (size_t)h;
+        const dn_real *f_k = f + (size_t)k * (size_t)h, *c_k = children[k].x + at * children[k].stride;
+        const dn_column_grads *to = &dc_children[k];
+        dn_real *df_k = df + (size_t)k * (size_t)h, *dc_k = to->dx ? to->dx + at * to->stride : NULL;
         DN_SIMD for (int j = 0; j < h; j++) {
             dn_real dc_ = dc[j] + dh[j] * o[j] * (1 - tanh_c[j] * tanh_c[j]); /* h = o tanh(c) */
             df_k[j] = dc_ * c_k[j] * (f_k[j] * (1 - f_k[j]));                 /* c = ... + f_k c_k */
-            dc_k[j] = dc_ * f_k[j];
+        }
+        if (dc_k && to->beta == 0 && (to->stride || !at)) {
+            DN_SIMD for (int j = 0; j < h; j++) dc_k[j] = (dc[j] + dh[j] * o[j] * (1 - tanh_c[j] * tanh_c[j])) * f_k[j];
+        } else if (dc_k) {
+            DN_SIMD for (int j = 0; j < h; j++) dc_k[j] += (dc[j] + dh[j] * o[j] * (1 - tanh_c[j] * tanh_c[j])) * f_k[j];
         }
     }
     DN_SIMD for (int j = 0; j < h; j++) {
@@ -124,12 +131,10 @@ DN_MULTIVERSION NOT_INLINE static void tree_cell_grad(int h, int n, const dn_rea
     }
 }
 
-void dn__tree_lstm_cell_grad(int h, int n, int batch, const dn_real *gates, const dn_real *f, const dn_real *c_children,
-                             const dn_real *tanh_c, const dn_real *dh, const dn_real *dc, dn_real *dgates, dn_real *df,
-                             dn_real *dc_children) {
-    for (int b = 0; b < batch; b++) {
-        size_t at = (size_t)b * (size_t)h, child = at * (size_t)n;
-        tree_cell_grad(h, n, gates + 3 * at, f + child, c_children + child, tanh_c + at, dh + at, dc + at, dgates + 3 * at, df + child,
-                       dc_children + child);
+void dn__tree_lstm_cell_grad(int h, int n, int batch, const dn_real *gates, const dn_real *f, const dn_columns *children, const dn_real *tanh_c,
+                             const dn_real *dh, const dn_real *dc, dn_real *dgates, dn_real *df, const dn_column_grads *dc_children) {
+    for (size_t e = 0; e < (size_t)batch; e++) {
+        const size_t at = e * (size_t)h, child = at * (size_t)n;
+        tree_cell_grad(h, n, e, gates + 3 * at, f + child, children, tanh_c + at, dh + at, dc + at, dgates + 3 * at, df + child, dc_children);
     }
 }

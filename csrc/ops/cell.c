@@ -5,8 +5,9 @@
 #include <string.h>
 
 #include "../kernels/kernels.h"
+#include "../once.h"
 
-DN_OP(cell, -1, DN_BATCHES | DN_PARTS, "y = f(x_1, x_2, ...), f a traced function: one output, or several")
+DN_OP(cell, -1, DN_BATCHES | DN_PARTS | DN_ROWS_ONCE, "y = f(x_1, x_2, ...), f a traced function: one output, or several")
 
 static int cell_dims(dn_shape *s) {
     if (!s->program) return dn__fail(s, DN_ERROR_VALUE, "what it was called with cannot be changed.");
@@ -93,7 +94,7 @@ static int begin(dn_cell_run *run, dn_call *c) {
     *run = (dn_cell_run){.outer = c, .program = p, .members = 1};
     if (c->group >= 0) {
         const dn_group *g = &c->tape->groups[c->group];
-        run->members = g->n;
+        run->members = g->once ? g->once->n : g->n;
         run->members_at = c->tape->members + g->first;
     }
     run->dims = scratch(c, n, sizeof *run->dims);

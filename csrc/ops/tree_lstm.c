@@ -28,14 +28,13 @@ static sizes sizes_of(const dn_dim *b, const dn_dim *x, const int *ints, int bat
     return z;
 }
 
-/* What is kept for backward: x, the children's h and c with those of one batch element side by side, the sum of h if that is what U sees,
- * activated gates, and tanh c. */
-typedef struct kept { dn_real *x, *h, *c, *sum, *gates, *f, *tanh_c; } kept;
+/* What is kept for backward: x where its columns are not dense, the children's h with those of one batch element side by side, the sum of h if
+ * that is what U sees, activated gates, and tanh c. */
+typedef struct kept { dn_real *x, *h, *sum, *gates, *f, *tanh_c; } kept;
 static kept kept_of(const dn_call *c, const sizes *z) {
     kept s = {.x = c->saved};
     s.h = s.x + (size_t)z->k * (size_t)z->batch;
-    s.c = s.h + z->nhb;
-    s.sum = s.c + z->nhb;
+    s.sum = s.h + z->nhb;
     s.gates = s.sum + z->hb;
     s.f = s.gates + 3 * z->hb;
     s.tanh_c = s.f + z->nhb;
@@ -45,7 +44,7 @@ static sizes call_sizes(const dn_call *c) { return sizes_of(c->x[B].dim, c->ints
 
 static int is_matrix(const dn_dim *d, int rows, int64_t cols) { return d->nd <= 2 && (d->nd ? d->d[0] : 1) == rows && d->size == rows * cols; }
 
-DN_OP(tree_lstm, -1, DN_BATCHES | DN_PARTS | DN_SHARED(1 << W | 1 << U | 1 << B | 1 << WF | 1 << UF | 1 << BF),
+DN_OP(tree_lstm, -1, DN_BATCHES | DN_PARTS | DN_ROWS_ONCE | DN_SHARED(1 << W | 1 << U | 1 << B | 1 << WF | 1 << UF | 1 << BF),
       "(h, c) = the TreeLSTM's state from x and the children's h_j and c_j")
 static int tree_lstm_dims(dn_shape *s) {
     int batch = dn__common_batch(s), n = s->ints[0], has_x = s->ints[1];
@@ -65,7 +64,7 @@ static int tree_lstm_dims(dn_shape *s) {
     for (int i = FIRST + (has_x ? 1 : 0); i < s->n; i++)
         if (s->x[i]->size != h) return dn__fail(s, DN_ERROR_VALUE, "the children's states must be (%d,); got %s.", h, DIMS(s->x[i]));
     s->parts = 2;
-    s->saved = (size_t)batch * ((size_t)(has_x ? k : 0) + (size_t)h * (5 + 3 * (size_t)n));
+    s->saved = (size_t)batch * ((size_t)(has_x ? k : 0) + (size_t)h * (5 + 2 * (size_t)n));
     return dn__set_dims(s, 1, (int[]){2 * h}, batch);
 }
 
@@ -87,42 +86,92 @@ static void repeat(size_t n, int times, const dn_real *x, dn_real *y) {
     for (int i = 0; i < times; i++) memcpy(y + (size_t)i * n, x, n * sizeof *y);
 }
 
+/* Whether an input has a column for each batch element. */
+static int is_dense(const dn_call *c, int k, int batch) { return batch == 1 || c->x[k].stride; }
+static const dn_real *dense_x(const dn_call *c, const sizes *z, const kept *s) {
+    return z->k && is_dense(c, z->x, z->batch) ? c->x[z->x].v : s->x;
+}
+
+/* The c of the children, where they are. NULL: no memory. */
+static dn_columns *children_of(dn_call *c, const sizes *z) {
+    dn_columns *children = (dn_columns *)dn__scratch(c, ((size_t)z->n + 1) * sizeof *children / sizeof(dn_real));
+    for (int j = 0; children && j < z->n; j++) children[j] = (dn_columns){c->x[z->first_c + j].v, c->x[z->first_c + j].stride};
+    return children;
+}
+
 static void tree_lstm_forward(dn_call *c) {
-    sizes z = call_sizes(c);
-    kept s = kept_of(c, &z);
-    int h = z.h, batch = z.batch, columns = z.n * batch;
-    size_t size = (size_t)h;
-    if (z.k) collect(c, z.x, 1, z.k, batch, s.x);
-    collect(c, z.first_h, z.n, h, batch, s.h);
-    collect(c, z.first_c, z.n, h, batch, s.c);
-    repeat(3 * size, batch, c->x[B].v, s.gates);
-    if (z.k) dn__mm(3 * h, z.k, batch, c->x[W].v, 3 * h, s.x, z.k, 1, s.gates, 3 * h);
+    const sizes z = call_sizes(c);
+    const kept s = kept_of(c, &z);
+    const int h = z.h, batch = z.batch, columns = z.n * batch;
+    const size_t size = (size_t)h;
+    const dn_columns *children = children_of(c, &z);
+    dn_columns bf = {c->x[BF].v, 0};
+    if (!children) return;
+    const dn_real *x = dense_x(c, &z, &s);
+    if (x == s.x && z.k) collect(c, z.x, 1, z.k, batch, s.x);
+    if (z.k) dn__mm(3 * h, z.k, batch, c->x[W].v, 3 * h, x, z.k, 0, s.gates, 3 * h);
     if (z.n) {
+        collect(c, z.first_h, z.n, h, batch, s.h);
         if (!z.n_ary)
             for (int b = 0; b < batch; b++) dn__sum_columns(h, z.n, s.h + (size_t)b * (size_t)z.n * size, 0, s.sum + (size_t)b * size);
-        dn__mm(3 * h, z.s, batch, c->x[U].v, 3 * h, z.n_ary ? s.h : s.sum, z.s, 1, s.gates, 3 * h);
-        dn_real *fx = dn__scratch(c, z.hb); /* bf + Wf x, the same for all children */
-        if (!fx) return;
-        repeat(size, batch, c->x[BF].v, fx);
-        if (z.k) dn__mm(h, z.k, batch, c->x[WF].v, h, s.x, z.k, 1, fx, h);
-        for (int b = 0; b < batch; b++) repeat(size, z.n, fx + (size_t)b * size, s.f + (size_t)b * (size_t)z.n * size);
-        if (z.n_ary) dn__mm(z.s, z.s, batch, c->x[UF].v, z.s, s.h, z.s, 1, s.f, z.s);
-        else dn__mm(h, h, columns, c->x[UF].v, h, s.h, h, 1, s.f, h);
+        dn__mm(3 * h, z.s, batch, c->x[U].v, 3 * h, z.n_ary ? s.h : s.sum, z.s, z.k ? 1 : 0, s.gates, 3 * h);
+        if (z.n_ary) dn__mm(z.s, z.s, batch, c->x[UF].v, z.s, s.h, z.s, 0, s.f, z.s);
+        else dn__mm(h, h, columns, c->x[UF].v, h, s.h, h, 0, s.f, h);
+        if (z.k) { /* bf + Wf x, the same for all children */
+            dn_real *fx = dn__scratch(c, z.hb);
+            if (!fx) return;
+            repeat(size, batch, c->x[BF].v, fx);
+            dn__mm(h, z.k, batch, c->x[WF].v, h, x, z.k, 1, fx, h);
+            bf = (dn_columns){fx, size};
+        }
     }
-    dn__tree_lstm_cell(h, z.n, batch, s.gates, s.f, s.c, c->y + z.hb, s.tanh_c, c->y);
+    dn__tree_lstm_cell(h, z.n, batch, c->x[B].v, bf, children, s.gates, s.f, c->y + z.hb, s.tanh_c, c->y);
+}
+
+/* dh_j = U_j' dgates + Uf_j' df, with the columns of U and Uf that see child j. dh: scratch memory. */
+static void send_to_places(dn_call *c, const sizes *z, const dn_real *dgates, const dn_real *df, dn_real *dh) {
+    const int h = z->h, batch = z->batch;
+    for (int j = 0; j < z->n; j++) {
+        const size_t from = (size_t)j * (size_t)h;
+        const int is_place = is_dense(c, z->first_h + j, batch);
+        const dn_grad g = dn__dx(c, z->first_h + j);
+        if (!g.dx) continue;
+        dn_real *to = is_place ? g.dx : dh;
+        dn__mm_dx(3 * h, h, batch, c->x[U].v + from * 3 * (size_t)h, 3 * h, dgates, 3 * h, is_place ? g.beta : 0, to, h);
+        dn__mm_dx(z->s, h, batch, c->x[UF].v + from * (size_t)z->s, z->s, df, z->s, 1, to, h);
+        if (!is_place) dn__sum_columns(h, batch, dh, g.beta, g.dx);
+    }
+}
+
+/* dh_j = U' dgates + Uf' df_j */
+static void send_to_all(dn_call *c, const sizes *z, const dn_real *dgates, const dn_real *df, dn_real *dh) {
+    const int h = z->h, batch = z->batch;
+    dn_real *ds = dn__scratch(c, z->hb);
+    if (!ds) return;
+    dn__mm_dx(3 * h, h, batch, c->x[U].v, 3 * h, dgates, 3 * h, 0, ds, h);
+    for (int b = 0; b < batch; b++) repeat((size_t)h, z->n, ds + (size_t)b * (size_t)h, dh + (size_t)b * (size_t)z->n * (size_t)h);
+    dn__mm_dx(h, h, z->n * batch, c->x[UF].v, h, df, h, 1, dh, h);
+    hand_out(c, z->first_h, z->n, h, batch, dh);
 }
 
 static void tree_lstm_backward(dn_call *c) {
-    sizes z = call_sizes(c);
-    kept s = kept_of(c, &z);
-    int h = z.h, batch = z.batch, columns = z.n * batch;
+    const sizes z = call_sizes(c);
+    const kept s = kept_of(c, &z);
+    const int h = z.h, batch = z.batch, columns = z.n * batch;
+    const dn_columns *children = children_of(c, &z);
+    dn_column_grads *dc = (dn_column_grads *)dn__scratch(c, ((size_t)z.n + 1) * sizeof *dc / sizeof(dn_real));
     dn_real *dgates = dn__backward_memory(c, 3 * z.hb), *df = dn__backward_memory(c, z.nhb), *dfx = dn__backward_memory(c, z.hb);
-    dn_real *dh = dn__scratch(c, z.nhb), *dc = dn__scratch(c, z.nhb), *ds = dn__scratch(c, z.hb), *dx = dn__scratch(c, (size_t)z.k * (size_t)batch);
-    if (!dgates || !df || !dfx || !dh || !dc || !ds || !dx) return;
-    dn__tree_lstm_cell_grad(h, z.n, batch, s.gates, s.f, s.c, s.tanh_c, c->dy, c->dy + z.hb, dgates, df, dc);
+    dn_real *dh = dn__scratch(c, z.nhb), *dx = dn__scratch(c, (size_t)z.k * (size_t)batch);
+    if (!children || !dc || !dgates || !df || !dfx || !dh || !dx) return;
+    for (int j = 0; j < z.n; j++) { /* one child may be two: then column by column what the first stores is there when the second adds */
+        const dn_grad g = dn__dx(c, z.first_c + j);
+        dc[j] = (dn_column_grads){g.dx, g.beta, children[j].stride};
+    }
+    dn__tree_lstm_cell_grad(h, z.n, batch, s.gates, s.f, children, s.tanh_c, c->dy, c->dy + z.hb, dgates, df, dc);
 
     /* gates = b + W x + U s */
-    if (z.k && dn__wants(c, W)) dn__weight_gradient(c, W, 3 * h, z.k, batch, dgates, s.x);
+    const dn_real *x = dense_x(c, &z, &s);
+    if (z.k && dn__wants(c, W)) dn__weight_gradient(c, W, 3 * h, z.k, batch, dgates, x);
     if (z.n && dn__wants(c, U)) dn__weight_gradient(c, U, 3 * h, z.s, batch, dgates, z.n_ary ? s.h : s.sum);
     dn_grad g = dn__dx(c, B);
     if (g.dx) dn__sum_columns(3 * h, batch, dgates, g.beta, g.dx);
@@ -130,7 +179,7 @@ static void tree_lstm_backward(dn_call *c) {
     if (z.n) {
         /* f_j = bf + Wf x + Uf h_j, or Uf s */
         for (int b = 0; b < batch; b++) dn__sum_columns(h, z.n, df + (size_t)b * (size_t)z.n * (size_t)h, 0, dfx + (size_t)b * (size_t)h);
-        if (z.k && dn__wants(c, WF)) dn__weight_gradient(c, WF, h, z.k, batch, dfx, s.x);
+        if (z.k && dn__wants(c, WF)) dn__weight_gradient(c, WF, h, z.k, batch, dfx, x);
         if (dn__wants(c, UF)) {
             if (z.n_ary) dn__weight_gradient(c, UF, z.s, z.s, batch, df, s.h);
             else dn__weight_gradient(c, UF, h, h, columns, df, s.h);
@@ -138,16 +187,8 @@ static void tree_lstm_backward(dn_call *c) {
         g = dn__dx(c, BF);
         if (g.dx) dn__sum_columns(h, batch, dfx, g.beta, g.dx);
         if (z.k) dn__mm_dx(h, z.k, batch, c->x[WF].v, h, dfx, h, 1, dx, z.k);
-        if (z.n_ary) {
-            dn__mm_dx(3 * h, z.s, batch, c->x[U].v, 3 * h, dgates, 3 * h, 0, dh, z.s);
-            dn__mm_dx(z.s, z.s, batch, c->x[UF].v, z.s, df, z.s, 1, dh, z.s);
-        } else {
-            dn__mm_dx(3 * h, h, batch, c->x[U].v, 3 * h, dgates, 3 * h, 0, ds, h);
-            for (int b = 0; b < batch; b++) repeat((size_t)h, z.n, ds + (size_t)b * (size_t)h, dh + (size_t)b * (size_t)z.n * (size_t)h);
-            dn__mm_dx(h, h, columns, c->x[UF].v, h, df, h, 1, dh, h);
-        }
-        hand_out(c, z.first_h, z.n, h, batch, dh);
-        hand_out(c, z.first_c, z.n, h, batch, dc);
+        if (z.n_ary) send_to_places(c, &z, dgates, df, dh);
+        else send_to_all(c, &z, dgates, df, dh);
     }
     if (z.k) hand_out(c, z.x, 1, z.k, batch, dx);
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from .._ffi import NULL, OPS, fail, nodes
+from .._ffi import NULL, OPS, fail, ffi, nodes
 from ..graph import NO_GRAPH, Expression, expression
 from ..ops import zeros
 from ..ops._nodes import node_parts, not_expression
@@ -13,7 +13,7 @@ from ..params.collection import ParameterCollection
 from .block import Block
 
 _CELL = OPS["tree_lstm"]
-_node_parts = nodes.dn_node_parts
+_node_parts, _tree_node = nodes.dn_node_parts, nodes.dn_tree_node
 
 
 class TreeState:
@@ -27,10 +27,9 @@ class TreeState:
     (((3,), 1), 2)
     """
 
-    __slots__ = ("_cell", "_hidden")
+    __slots__ = ("_hidden",)
 
-    _hidden: int  # handles of h and c: an Expression is made when it is asked for
-    _cell: int
+    _hidden: int  # the handle of h: an Expression is made when it is asked for. The next handle is that of c
 
     def output(self) -> Expression:
         """The h of the node."""
@@ -38,7 +37,7 @@ class TreeState:
 
     def s(self) -> tuple[Expression, Expression]:
         """All of the state: c, then h."""
-        return expression(self._cell), expression(self._hidden)
+        return expression(self._hidden + 1), expression(self._hidden)
 
 
 class _TreeBuilder(Block):
@@ -49,6 +48,38 @@ class _TreeBuilder(Block):
     def __init__(self, input_dim: int, hidden_dim: int, model: ParameterCollection, forget_bias: float = 1.0) -> None:
         self._build(1, input_dim, hidden_dim, model, forget_bias)
 
+    def node(self, x: Expression | None = None, children: Iterable[TreeState | None] = ()) -> TreeState:
+        """The state of a node.
+
+        Args:
+            x: the input; None: there is none.
+            children: states of the children; none: a leaf. A builder with places for them takes a state for each place, None for one that
+                is missing.
+
+        Raises:
+            ValueError: neither input nor children, or not as many children as places.
+        """
+        try:
+            n = len(children)  # type: ignore[arg-type]  # what has no length is no frequent form
+            if n == 0:
+                h = _tree_node(self._weights, self._n_ary, x._h, 0, 0, 0)  # type: ignore[union-attr]
+            elif n == self._quick:
+                a, b = children
+                h = _tree_node(self._weights, self._n_ary, 0 if x is None else x._h, 2, a._hidden, b._hidden)  # type: ignore[union-attr]
+            else:
+                return self._any_node(x, children)
+        except (AttributeError, TypeError):
+            return self._any_node(x, children)
+        if h < 0:
+            return self._any_node(x, children)
+        state = TreeState()
+        state._hidden = h
+        return state
+
+    def _any_node(self, x: Expression | None, children: Iterable[TreeState | None]) -> TreeState:
+        """The state of a node with any number of children; or what is wrong with them."""
+        raise NotImplementedError
+
     def _build(self, arity: int, input_dim: int, hidden_dim: int, model: ParameterCollection, forget_bias: float) -> None:
         """arity: how many children U and Uf see at once."""
         self.input_dim, self.hidden_dim, self.forget_bias = int(input_dim), int(hidden_dim), float(forget_bias)
@@ -56,6 +87,13 @@ class _TreeBuilder(Block):
         add, n, k = self._collection.add_parameters, self.hidden_dim, self.input_dim
         gates = add((3 * n, k)), add((3 * n, arity * n)), add(3 * n, init=0)
         self._parameters = (*gates, add((n, k)), add((arity * n, arity * n)), add(n, init=self.forget_bias))
+        self._weights: Any = None
+        """Their handles in C's memory; None: not there yet, as in a copy."""
+        self._quick = 2 if arity == 2 or not self._n_ary else -1
+        """How many children there is a call of its own for."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_weights": None}
 
     @property
     def spec(self) -> tuple[Any, ...]:
@@ -69,8 +107,8 @@ class _TreeBuilder(Block):
         return cls(*sizes, model, forget_bias)  # type: ignore[call-arg]  # NaryTreeLSTMBuilder has one more
 
     def _state(self, x: Expression | None, children: list[Any]) -> TreeState:
-        W, U, b, Wf, Uf, bf = self._parameters
-        handles = [W._h, U._h, b._h, Wf._h, Uf._h, bf._h]
+        handles = [p._h for p in self._parameters]
+        self._weights = self._weights or ffi.new("int64_t[]", handles)
         try:
             if x is not None:
                 handles.append(x._h)
@@ -78,7 +116,7 @@ class _TreeBuilder(Block):
                 raise ValueError("node: takes an input or children; got neither.")
             if children:
                 handles += [child._hidden for child in children]
-                handles += [child._cell for child in children]
+                handles += [child._hidden + 1 for child in children]
         except AttributeError:
             if x is not None and not hasattr(x, "_h"):  # one made by hand has none
                 raise not_expression("node", x) from None
@@ -91,7 +129,7 @@ class _TreeBuilder(Block):
             if h < 0:
                 fail(h, *handles)
         state = TreeState()
-        state._hidden, state._cell = h, h + 1
+        state._hidden = h
         return state
 
 
@@ -135,16 +173,7 @@ class ChildSumTreeLSTMBuilder(_TreeBuilder):
     _subcollection: ClassVar[str] = "child-sum-tree-lstm-builder"
     _n_ary: ClassVar[bool] = False
 
-    def node(self, x: Expression | None = None, children: Iterable[TreeState] = ()) -> TreeState:
-        """The state of a node.
-
-        Args:
-            x: the input; None: there is none.
-            children: states of the children; none: a leaf.
-
-        Raises:
-            ValueError: neither input nor children.
-        """
+    def _any_node(self, x: Expression | None, children: Iterable[TreeState | None]) -> TreeState:
         return self._state(x, [child for child in _listed(children) if child is not None])
 
 
@@ -187,16 +216,7 @@ class NaryTreeLSTMBuilder(_TreeBuilder):
         """What from_spec() makes an equal builder of."""
         return self.arity, *super().spec
 
-    def node(self, x: Expression | None = None, children: Iterable[TreeState | None] = ()) -> TreeState:
-        """The state of a node.
-
-        Args:
-            x: the input; None: there is none, as in inner nodes.
-            children: nothing: a leaf; or a state for each place, None for one that is missing.
-
-        Raises:
-            ValueError: neither input nor children, or another number of children.
-        """
+    def _any_node(self, x: Expression | None, children: Iterable[TreeState | None]) -> TreeState:
         given = _listed(children)
         present = [child for child in given if child is not None]
         if present and len(given) != self.arity:
@@ -206,7 +226,8 @@ class NaryTreeLSTMBuilder(_TreeBuilder):
             return self._state(x, present)
         _check(present)
         missing = TreeState()
-        missing._hidden = missing._cell = zeros(self.hidden_dim, batch_size=present[0].output().dim()[1])._h
+        batch = present[0].output().dim()[1]
+        missing._hidden, _ = [zeros(self.hidden_dim, batch_size=batch)._h for _ in range(2)]  # h, c: consecutive handles
         return self._state(x, [missing if child is None else child for child in given])
 
 
