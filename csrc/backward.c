@@ -1,6 +1,6 @@
-/* The backward sweep: from the root's index down to 0, without recursion; in a graph that is batched on the fly, back through the order in which
- * nodes were computed. Products that give the gradient of one matrix are collected and
- * done as one when the sweep reaches that matrix: every use of it has passed by then. */
+/* The backward sweep: from the root's index down to 0, without recursion; in a graph that is batched on the fly, back through the order in
+ * which nodes were computed. Products that give the gradient of one matrix are collected and done as one when the sweep reaches that matrix:
+ * every use of it has passed by then. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -274,8 +274,8 @@ static int begin(dn_tape *t, int i, int full) {
                              "sum_batches() or esum() first.", DIMS(&t->nodes[i].dim));
     if (i >= t->evaluated) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the value of the loss was not computed");
     for (int r = 0; r < t->n_roots; r++)
-        if (t->roots[r].version >= 0 && !t->roots[r].root->as_dynet && t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED) &&
-            depends_on(t, i, t->roots[r].root))
+        if (t->roots[r].version >= 0 && !t->roots[r].root->as_dynet &&
+            t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED) && depends_on(t, i, t->roots[r].root))
             return dn__tape_fail(t, DN_ERROR_STATE, "backward: parameters were changed after the values of this graph had been computed. "
                                  "Build the graph anew, or compute it again: value(recalculate=True).");
     for (int j = 0; j < t->swept_nodes && j < t->n_nodes; j++) {

@@ -132,7 +132,8 @@ static void copy_node(trace *r, int i, int *n_nodes, int *n_args, int *n_ints, i
     dn_program *p = r->p;
     dn_inner *inner = &p->nodes[(*n_nodes)++];
     *inner = (dn_inner){.op = node->op, .dim = node->dim, .n_args = node->n_args, .args = *n_args, .n_ints = node->n_ints, .ints = *n_ints,
-                        .n_reals = node->n_reals, .reals = *n_reals, .parts = node->parts, .each = whole_ints(node), .output = -1, .saved = node->saved};
+                        .n_reals = node->n_reals, .reals = *n_reals, .parts = node->parts, .each = whole_ints(node), .output = -1,
+                        .saved = node->saved};
     for (int k = 0; k < node->n_args; k++) {
         const int32_t x = r->place[t->args[node->args + k]];
         p->args[(*n_args)++] = x;
@@ -160,7 +161,8 @@ static int copy_nodes(trace *r) {
         const dn_node *node = &t->nodes[i];
         if (r->place[i] == NOT_NEEDED || r->place[i] < -p->n_captured) continue;
         if (is_captured(node)) {
-            p->captured[n_captured++] = (dn_captured){node->op, dn_param_handle(node->param, node->constant), node->param->root, node->n_ints, n_ints};
+            p->captured[n_captured++] = (dn_captured){node->op, dn_param_handle(node->param, node->constant), node->param->root, node->n_ints,
+                                                      n_ints};
             dn__root_retain(node->param->root);
             memcpy(p->ints + n_ints, t->ints + node->ints, (size_t)node->n_ints * sizeof *p->ints);
             n_ints += node->n_ints;

@@ -1,9 +1,9 @@
 /* Cells: a function of expressions, traced once, from then on one node per call. Python runs the function on a graph of its own, whose inputs
- * stand for the arguments; what it made there becomes a *program* here. A node of the operation `cell` runs its program (csrc/ops/cell.c), for all
- * members of a group at once: the values of an inner operation lie side by side for all of them.
+ * stand for the arguments; what it made there becomes a *program* here. A node of the operation `cell` runs its program (csrc/ops/cell.c), for
+ * all members of a group at once: the values of an inner operation lie side by side for all of them.
  *
- * Parameters and rows of tables that the function uses are *captured*: each call finds their nodes in its graph and has them as its first inputs,
- * so that gradients, versions and locks are theirs as ever. Inputs that the function makes are constants of the program. */
+ * Parameters and rows of tables that the function uses are *captured*: each call finds their nodes in its graph and has them as its first
+ * inputs, so that gradients, versions and locks are theirs as ever. Inputs that the function makes are constants of the program. */
 #ifndef DN_CELL_H
 #define DN_CELL_H
 
@@ -54,7 +54,8 @@ const dn_program *dn__program_of(const dn_tape *, const dn_node *);
 /* The output that begins `offset` numbers into the node's value, where the node is by itself. */
 const dn_cell_output *dn__cell_output(const dn_program *, size_t offset);
 
-/* One run of a program, and one operation of it: what dn_call.inner leads to. The functions below are what dn__wants and its like do for those. */
+/* One run of a program, and one operation of it: what dn_call.inner leads to. The functions below are what dn__wants and its like do for
+ * those. */
 typedef struct dn_cell_run {
     dn_call *outer;
     const dn_program *program;

@@ -92,8 +92,8 @@ typedef struct dn_cell dn_cell;
     /* node_many, and the first `parts` outputs of that node: consecutive handles, the first of which is returned */ \
     X(int64_t, node_parts, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals, int parts), \
       (op, n, inputs, n_ints, ints, n_reals, reals, parts)) \
-    /* The h of a TreeLSTM's cell (csrc/ops/tree_lstm.c) with the six weights, x (0: none) and n <= 2 children, given by their h; the handle after
-     * that of an h is its c's. */ \
+    /* The h of a TreeLSTM's cell (csrc/ops/tree_lstm.c) with the six weights, x (0: none) and n <= 2 children, given by their h; the handle
+     * after that of an h is its c's. */ \
     X(int64_t, tree_node, (const int64_t *weights, int n_ary, int64_t x, int n, int64_t first, int64_t second), \
       (weights, n_ary, x, n, first, second)) \
     /* an input node of the given dims (n_dims sizes); `data` may be NULL: zeros */ \
@@ -110,8 +110,8 @@ typedef struct dn_cell dn_cell;
     /* the node of a parameter's handle in this graph, made if need be; other handles are checked and returned */ \
     X(int64_t, resolve, (int graph, int64_t a), (graph, a)) \
     X(int, node_dim, (int64_t a, dn_dim *out), (a, out)) \
-    /* Where the work is so small that to give the lock up would cost more, else DN_LONG_WAY: the value of a node, computed if need be, as `room`
-     * numbers at most; dn_backward. */ \
+    /* Where the work is so small that to give the lock up would cost more, else DN_LONG_WAY: the value of a node, computed if need be, as
+     * `room` numbers at most; dn_backward. */ \
     X(int, quick_value, (int64_t a, dn_dim *dim, int room, double *out), (a, dim, room, out)) \
     X(int, quick_backward, (int64_t a), (a)) \
     /* a new graph in this slot: forgets all nodes, keeps the memory */ \
@@ -314,9 +314,9 @@ int dn_sum_ranks(int ranks, dn_real *const *segments, const double *factors, con
 int dn_param_chunk(dn_param *);                         /* -1 for tables */
 int64_t dn_param_offset(dn_param *);
 
-/* Watching a backward, from another thread or between its steps (csrc/ready.c). Once a root is DN_WATCH_ARMED, the next backward that uses it makes
- * it DN_WATCH_BEGUN and tells of each dense parameter when its gradient is complete: when the sweep has passed its last use, not only when it
- * reaches its node. DN_WATCH_STEPS: the same, and a step of backward ends when it has told something. */
+/* Watching a backward, from another thread or between its steps (csrc/ready.c). Once a root is DN_WATCH_ARMED, the next backward that uses it
+ * makes it DN_WATCH_BEGUN and tells of each dense parameter when its gradient is complete: when the sweep has passed its last use, not only
+ * when it reaches its node. DN_WATCH_STEPS: the same, and a step of backward ends when it has told something. */
 enum dn_watch { DN_WATCH_OFF, DN_WATCH_ARMED, DN_WATCH_STEPS, DN_WATCH_BEGUN, DN_WATCH_COMPLETE, DN_WATCH_FAILED };
 void dn_root_watch(dn_root *, int watch);              /* sets it; DN_WATCH_OFF ends every wait */
 /* Sleeps while it is DN_WATCH_ARMED, this many seconds at most; returns what it is. */

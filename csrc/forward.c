@@ -139,8 +139,8 @@ static int retry(dn_tape *t, int last) {
     return error;
 }
 
-/* A node failed while nodes were computed in another order than they were made. All but what depends on it must stay usable: compute them again,
- * node by node (the same draws), until the graph is renewed. */
+/* A node failed while nodes were computed in another order than they were made. All but what depends on it must stay usable: compute them
+ * again, node by node (the same draws), until the graph is renewed. */
 static void stop_batching(dn_tape *t) {
     int failed = t->order[t->n_done];
     uint64_t counter = t->counter;
@@ -160,7 +160,8 @@ static int forward_in_order(dn_tape *t, int last) {
         work -= t->nodes[i].work;
         dn_node *node = &t->nodes[i];
         int joined = 0;
-        if ((node->op->flags & DN_JOINS || node->op == dn_ops[DN_OP_cell]) && !(t->any_failed && blocked(t, node)) && (joined = dn__grouped(t, node)) == 0)
+        if ((node->op->flags & DN_JOINS || node->op == dn_ops[DN_OP_cell]) && !(t->any_failed && blocked(t, node)) &&
+            (joined = dn__grouped(t, node)) == 0)
             joined = dn__join_forward(t, i, last);
         int error = joined ? joined : dn__compute(t, i);
         if (error >= 0 || error == DN_ERROR_PYTHON) t->evaluated++; /* what failed blocks nothing but what depends on it */

@@ -45,7 +45,8 @@ static int is_same(const dn_tape *t, const dn_group *g, int k) {
     return 1;
 }
 
-/* The block of memory that holds a node's value and, in other memory laid out alike, its gradient: its group's, or its owner's. NULL: neither. */
+/* The block of memory that holds a node's value and, in other memory laid out alike, its gradient: its group's, or its owner's. NULL:
+ * neither. */
 static const dn_real *block_of(const dn_tape *t, const dn_node *node, size_t *n) {
     const dn_node *owner = node->op == dn_ops[DN_OP_part] ? &t->nodes[t->args[node->args]] : node;
     if (dn__grouped(t, owner)) {
@@ -324,7 +325,8 @@ dn_real *dn__part_address(dn_tape *t, const dn_node *owner, int offset, int grad
     /* The owner's blocks are (size x batch); the group's are (size x the group's batch), and this member's part begins at its column. */
     const dn_group *g = &t->groups[owner->group];
     dn_real *base = gradient ? g->grads : g->value;
-    size_t batch = (size_t)owner->dim.batch, size = (size_t)(owner->dim.size / owner->parts), block = batch ? (size_t)offset / (size * batch) : 0;
+    size_t batch = (size_t)owner->dim.batch, size = (size_t)(owner->dim.size / owner->parts);
+    size_t block = batch ? (size_t)offset / (size * batch) : 0;
     if (owner->op == dn_ops[DN_OP_cell]) { /* outputs of any sizes */
         const dn_cell_output *output = dn__cell_output(dn__program_of(t, owner), (size_t)offset);
         return base + output->at * (size_t)g->n + (size_t)output->dim.size * (size_t)owner->column;
@@ -397,8 +399,8 @@ dn_grad dn__group_dx(dn_call *c, int k) {
     return g;
 }
 
-/* Rows that were looked up after the leader of joined products was made have been passed by the sweep, which goes in the order of the nodes there:
- * bring their gradient home here. */
+/* Rows that were looked up after the leader of joined products was made have been passed by the sweep, which goes in the order of the nodes
+ * there: bring their gradient home here. */
 static void add_to_row(dn_tape *t, int x, const dn_real *dx) {
     dn_call c;
     dn__prepare_call(t, &t->nodes[x], &c);

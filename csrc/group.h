@@ -1,11 +1,11 @@
 /* Groups: nodes of one op that are computed as one call with their batch counts added up. The members' values lie side by side, and so do their
- * gradients; the leader, the first member, stands for all. Which nodes make a group is decided by join.c (products with one matrix, in the order of
- * the nodes) and autobatch.c (everything that fits); here it is done.
+ * gradients; the leader, the first member, stands for all. Which nodes make a group is decided by join.c (products with one matrix, in the
+ * order of the nodes) and autobatch.c (everything that fits); here it is done.
  *
- * An input is *shared* when it is the same unbatched node in all members (a weight, a bias): the call sees it once, with stride 0. Any other input is
- * *collected*: the members' ones side by side. Where they lie so in the memory of one group or owner, their gradients do, too, and both are used in
- * place. Otherwise they are copied: a *gather*, which later groups with the same inputs use again. Its gradient is brought home once, after the
- * backward of the group that made it: that is the first user in forward, so the last in backward. */
+ * An input is *shared* when it is the same unbatched node in all members (a weight, a bias): the call sees it once, with stride 0. Any other
+ * input is *collected*: the members' ones side by side. Where they lie so in the memory of one group or owner, their gradients do, too, and
+ * both are used in place. Otherwise they are copied: a *gather*, which later groups with the same inputs use again. Its gradient is brought
+ * home once, after the backward of the group that made it: that is the first user in forward, so the last in backward. */
 #ifndef DN_GROUP_H
 #define DN_GROUP_H
 

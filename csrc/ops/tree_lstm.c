@@ -55,7 +55,8 @@ static int tree_lstm_dims(dn_shape *s) {
     int64_t seen = (int64_t)states * h;
     if (h < 1 || s->x[B]->size != 3 * (int64_t)h || s->x[BF]->size != h || !is_matrix(s->x[W], 3 * h, k) || !is_matrix(s->x[WF], h, k) ||
         (n && (seen > INT32_MAX || !is_matrix(s->x[U], 3 * h, seen) || !is_matrix(s->x[UF], (int)seen, seen))))
-        return dn__fail(s, DN_ERROR_VALUE, "weights must be W (3h, k), U (3h, %d h), b (3h), Wf (h, k), Uf (%d h, %d h), bf (h); got %s, %s, %s, %s, %s, %s.",
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "weights must be W (3h, k), U (3h, %d h), b (3h), Wf (h, k), Uf (%d h, %d h), bf (h); got %s, %s, %s, %s, %s, %s.",
                         states, states, states, DIMS(s->x[W]), DIMS(s->x[U]), DIMS(s->x[B]), DIMS(s->x[WF]), DIMS(s->x[UF]), DIMS(s->x[BF]));
     for (int i = W; i <= BF; i++)
         if (s->x[i]->batch != 1) return dn__fail(s, DN_ERROR_VALUE, "weights must not be batched; got input %d = %s.", i, DIMS(s->x[i]));
@@ -79,7 +80,8 @@ static void hand_out(dn_call *c, int first, int n, int size, int batch, const dn
         dn_grad g = dn__dx(c, first + j);
         size_t stride = c->x[first + j].stride;
         for (int b = 0; g.dx && b < batch; b++)
-            dn__axpy((size_t)size, 1, from + ((size_t)b * (size_t)n + (size_t)j) * (size_t)size, stride || !b ? g.beta : 1, g.dx + (size_t)b * stride);
+            dn__axpy((size_t)size, 1, from + ((size_t)b * (size_t)n + (size_t)j) * (size_t)size, stride || !b ? g.beta : 1,
+                     g.dx + (size_t)b * stride);
     }
 }
 static void repeat(size_t n, int times, const dn_real *x, dn_real *y) {

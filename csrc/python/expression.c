@@ -1,8 +1,8 @@
 /* The Python extension _expression: the base of class Expression, and the calls that are made most often, as Python's own fast calls.
  *
- * A cffi call takes numbers; around it Python reads a handle from each argument, compares the result with zero and makes an object for it, which
- * costs three times what the node does. The functions here take expressions and return one. They know the quick way only: whatever else can
- * happen (an error, a parameter alone, an array, a wrong type) goes to a function in Python, which was given with the call. */
+ * A cffi call takes numbers; around it Python reads a handle from each argument, compares the result with zero and makes an object for it,
+ * which costs three times what the node does. The functions here take expressions and return one. They know the quick way only: whatever else
+ * can happen (an error, a parameter alone, an array, a wrong type) goes to a function in Python, which was given with the call. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -39,7 +39,8 @@ static PyObject *new_node(PyTypeObject *cls, int64_t handle) {
 }
 
 static PyObject *node_new(PyTypeObject *cls, PyObject *args, PyObject *named) {
-    if ((PyTuple_Size(args) || (named && PyDict_Size(named))) && PyType_GetSlot(cls, Py_tp_init) == PyType_GetSlot(&PyBaseObject_Type, Py_tp_init))
+    if ((PyTuple_Size(args) || (named && PyDict_Size(named))) &&
+        PyType_GetSlot(cls, Py_tp_init) == PyType_GetSlot(&PyBaseObject_Type, Py_tp_init))
         return PyErr_Format(PyExc_TypeError, "an expression takes no arguments. Use inputs, parameters and functions.");
     return new_node(cls, -1);
 }
@@ -66,8 +67,8 @@ static int set_handle(PyObject *o, PyObject *value, void *unused) {
 
 /* ---- functions that make nodes ------------------------------------------------------------------------------------------------------- */
 
-/* What a function made by call() makes: an expression of a class; otherwise(code, *arguments) does what the quick way does not: code is the error
- * of C, or NOT_TAKEN for arguments that this way does not take. It is the `self` of a built-in function. */
+/* What a function made by call() makes: an expression of a class; otherwise(code, *arguments) does what the quick way does not: code is the
+ * error of C, or NOT_TAKEN for arguments that this way does not take. It is the `self` of a built-in function. */
 typedef struct { PyObject_HEAD int op; PyTypeObject *cls; PyObject *otherwise; } Maker;
 static PyTypeObject *maker_type;
 enum { NOT_TAKEN = -1000 };
@@ -199,7 +200,8 @@ static PyObject *row(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     return made((Maker *)self, current < 0 || table < 0 || !whole(args[1], &i) ? NOT_TAKEN : calls->lookup(current, table, i), 2, args);
 }
 
-/* The numbers of a list or tuple of Python's own numbers, in `few` (64 of them) or in memory to be freed; NULL: it is none, or there is no memory. */
+/* The numbers of a list or tuple of Python's own numbers, in `few` (64 of them) or in memory to be freed; NULL: it is none, or there is no
+ * memory. */
 static double *numbers(PyObject *from, double *few, Py_ssize_t *n) {
     const int is_list = PyList_CheckExact(from);
     if (!is_list && !PyTuple_CheckExact(from)) return NULL;
@@ -457,12 +459,20 @@ static PyObject *set_operator(PyObject *module, PyObject *args) {
 }
 
 static PyMethodDef functions[] = {
-    {"bind", bind, METH_O, NULL}, {"set_current", set_current, METH_O, NULL}, {"current", get_current, METH_NOARGS, NULL},
-    {"watch", set_watch, METH_O, NULL}, {"call", call, METH_VARARGS, NULL}, {"operator", set_operator, METH_VARARGS, NULL}, {"set_input", FAST(set_input)},
+    {"bind", bind, METH_O, NULL},
+    {"set_current", set_current, METH_O, NULL},
+    {"current", get_current, METH_NOARGS, NULL},
+    {"watch", set_watch, METH_O, NULL},
+    {"call", call, METH_VARARGS, NULL},
+    {"operator", set_operator, METH_VARARGS, NULL},
+    {"set_input", FAST(set_input)},
     {"quick_scalar", quick_scalar, METH_O, NULL},
-    {"quick_value", quick_value, METH_O, NULL}, {"quick_array", quick_array, METH_O, NULL}, {"quick_dim", quick_dim, METH_O, NULL},
+    {"quick_value", quick_value, METH_O, NULL},
+    {"quick_array", quick_array, METH_O, NULL},
+    {"quick_dim", quick_dim, METH_O, NULL},
     {"quick_backward", quick_backward, METH_O, NULL},
-    {"quick_renew", quick_renew, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL},
+    {"quick_renew", quick_renew, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef node_attributes[] = {{"_h", get_handle, set_handle, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
@@ -475,7 +485,8 @@ static PyType_Slot node_slots[] = {
 static PyType_Spec node_spec = {"dist_dynet._expression.Node", sizeof(Node), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, node_slots};
 static PyType_Slot maker_slots[] = {SLOT(Py_tp_dealloc, maker_dealloc), {0, NULL}};
 static PyType_Spec maker_spec = {"dist_dynet._expression.Maker", sizeof(Maker), 0, Py_TPFLAGS_DEFAULT, maker_slots};
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_expression", "Fast calls on expressions.", -1, functions, NULL, NULL, NULL, NULL};
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_expression", "Fast calls on expressions.", -1, functions, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__expression(void);
 PyMODINIT_FUNC PyInit__expression(void) {
