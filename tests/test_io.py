@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from text_files import members, model_of, small, state
+from text_files import CONTENTS, DYNET_FILES, members, model_of, small, state
 
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE
 
-DYNET_FILES = Path(__file__).parent / "data" / "dynet_files"
-CONTENTS = json.loads((DYNET_FILES / "contents.json").read_text())
 MODELS = sorted(name for name in CONTENTS if name.endswith(".model"))
 
 # ---- files of DyNet ------------------------------------------------------------------------------------------------------------------

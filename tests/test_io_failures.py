@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import resource
@@ -12,13 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from text_files import members, small, state
+from text_files import members, refuse, small, state
 
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE
 from dist_dynet.io import files, save
-
-ENOSPC = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 # ---- damaged files -------------------------------------------------------------------------------------------------------------------
 
@@ -126,10 +123,6 @@ def test_missing_file_and_folder_cannot_be_read(tmp_path):
 
 
 # ---- writing whole or not at all -----------------------------------------------------------------------------------------------------
-
-
-def refuse(*args, **kwargs):
-    raise ENOSPC
 
 
 class Full:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_io import CONTENTS, DYNET_FILES, exact, members, refuse, small, state
+from text_files import CONTENTS, DYNET_FILES, exact, members, refuse, small, state
 
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+from pathlib import Path
+
 import numpy as np
 
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE
+
+DYNET_FILES = Path(__file__).parent / "data" / "dynet_files"
+CONTENTS = json.loads((DYNET_FILES / "contents.json").read_text())
+ENOSPC = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def model_of(entries):
@@ -43,3 +52,7 @@ def small():
     assert b.has_gradient() is False
     exact(w, b, e)
     return m
+
+
+def refuse(*args, **kwargs):
+    raise ENOSPC
