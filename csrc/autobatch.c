@@ -7,7 +7,7 @@
 #include "group.h"
 
 enum {
-    MOST_NUMBERS = 1 << 22, /* of a group's value: larger groups only take memory */
+    MOST_NUMBERS = 1 << 24, /* of a group's value. Larger groups gain nothing; two in place of one keep a matrix's gradient back (ready.c) */
     FEW_NODES = 24,         /* what the automatic choice does not look at */
     LEAST_WIDTH = 2,        /* nodes that could be computed at a time, on average, for the automatic choice to batch */
     WIDE_BATCH = 8          /* on average: batched by hand */

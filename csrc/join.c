@@ -5,7 +5,7 @@
 #include "group.h"
 
 enum {
-    MOST_COLUMNS = 256, /* of one product: more would only take memory */
+    MOST_COLUMNS = 1024, /* of one product, as MOST_NUMBERS of autobatch.c */
     MOST_MISFITS = 128  /* in a row that are looked at: in a long chain none is known */
 };
 
