@@ -169,7 +169,7 @@ enum { WIDE = 64, PANEL = 128, LARGE = 1 << 20 }; /* columns; columns; numbers o
 /* From how many columns on a product is better done by itself than copied to others: then dW, which it reads and writes once more, is no larger
  * than its columns. */
 static int wide_columns(int m, int k) {
-    const int64_t columns = (int64_t)m * k / (m + k);
+    const int64_t both = (int64_t)m + k, columns = both ? (int64_t)m * k / both : 0;
     return columns < WIDE ? WIDE : columns > INT32_MAX ? INT32_MAX : (int)columns;
 }
 

@@ -204,7 +204,8 @@ static void give(dn_team *team, dn_param *const *params) {
     }
     for (int k = 0; k < team->n_tables; k++) {
         dn_param *table = params[team->n_dense + k];
-        const size_t rows = (size_t)table->n_touched;
+        const int32_t reported = team->rows[team->rank * team->n_tables + k];
+        const size_t rows = (size_t)(reported < table->n_touched ? reported : table->n_touched); /* never more than there is room for */
         if (!rows) continue;
         memcpy(team->windows[k].ids[team->rank], table->touched, rows * sizeof *table->touched);
         dn__axpy(rows * (size_t)table->row_size, (dn_real)team->factors[team->rank], table->block, 0, team->windows[k].rows[team->rank]);

@@ -23,6 +23,7 @@ PROPERTIES = (
     "updates_like_the_last_one",
     "usual_updates_between_other_meetings",
     "report_that_outgrows_the_team",
+    "update_after_an_interrupted_one",
     "fork",
     "memory_outlives_the_trainer_of_a_graph",
     "trainer_that_ends_inside_of_backward",

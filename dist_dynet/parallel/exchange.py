@@ -191,6 +191,14 @@ class MpiExchange:
         return requests
 
 
+def out_of_step(here: World) -> RuntimeError:
+    """What a rank hears that goes on after an update() that was interrupted in the middle."""
+    return RuntimeError(
+        f"{here.name} gradient exchange: an update() was interrupted, so that this rank is out of step with the others. "
+        "Start the job again from a checkpoint."
+    )
+
+
 def check_not_frozen(here: World, parameter: Parameters) -> None:
     """A parameter of which some rank has a gradient must be updated here, too.
 

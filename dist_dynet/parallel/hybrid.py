@@ -30,7 +30,7 @@ from ..params.root import Root
 from ._world import World
 from .agreement import Agreed
 from .compression import Bf16
-from .exchange import MpiExchange, Weight
+from .exchange import MpiExchange, Weight, out_of_step
 from .layout import Arrays, Layout
 from .memory import map_together, say_refused
 from .report import Flag
@@ -124,10 +124,7 @@ class HybridExchange(MpiExchange):
         if self._layout is None:
             return 0
         if self._rows_round is not None:
-            raise RuntimeError(
-                f"{self._here.name} gradient exchange: an update() was interrupted, so that this rank is out of step with the others. "
-                "Start the job again from a checkpoint."
-            )
+            raise out_of_step(self._here)
         early, structure, flags = self._early, self._layout.structure, 0
         if early is not None:
             with early.lock:

@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+import time
 import warnings
 
 import numpy as np
@@ -226,6 +227,26 @@ def test_usual_updates_between_other_meetings():
         step(w, extra)
         trainer.update()
     assert np.allclose(extra.as_array(), -3 * size)
+
+
+def test_update_after_an_interrupted_one():
+    m, (w,) = model_of(4)
+    trainer = distributed(m, average="sum", timeout=0.5)
+    for _ in range(2):
+        step(w)
+        trainer.update()
+    step(w)
+    if rank == 0:
+        with pytest.raises(TimeoutError, match=r"waited 0\.5 s for"):
+            trainer.update()
+        with pytest.raises(RuntimeError, match="interrupted, so that this rank is out of step with the others"):
+            trainer.update()
+        print("ok", flush=True)
+        parallel.barrier()
+    else:
+        time.sleep(1.5)
+        parallel.barrier()
+    sys.exit(0)
 
 
 def test_report_that_outgrows_the_team():
