@@ -73,7 +73,9 @@ def map_together(
 def say_refused(here: World, error: OSError) -> None:
     """Tells the user, once, that the ranks do without it."""
     if here.rank == 0:
-        print(f"dist_dynet: gradients are exchanged by MPI instead of shared memory ({error})", file=sys.stderr, flush=True)
+        # in one write, which the other ranks' lines do not come between
+        sys.stderr.write(f"dist_dynet: gradients are exchanged by MPI instead of shared memory ({error})\n")
+        sys.stderr.flush()
 
 
 def _nameless_file() -> int:
