@@ -22,9 +22,9 @@ if DTYPE_NAME not in ("float32", "float64"):
 DTYPE = np.dtype(DTYPE_NAME)
 
 try:
-    from . import _expression
-
     _core: Any = import_module(f"dist_dynet._core_{DTYPE_NAME}")
+
+    from . import _expression
 except ModuleNotFoundError as error:
     raise ImportError(
         f"dist_dynet: the package must be compiled; got sources alone, in {Path(__file__).parent}. If it is installed, run Python from "
