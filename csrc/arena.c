@@ -50,9 +50,17 @@ static void *taken(void *p, size_t bytes) {
     return p;
 }
 
+/* Gives back chunks from `first` on, in which nothing lies and which a large request does not fit: else blocks that grow a little from graph to
+ * graph would leave all smaller ones behind. */
+static void drop_unused(dn_arena *a, int first) {
+    while (a->n_chunks > first) free(a->chunks[--a->n_chunks].memory);
+    a->current = a->n_chunks;
+}
+
 void *dn__arena_take(dn_arena *a, size_t bytes) {
     if (bytes > SIZE_MAX / 2) return NULL;
     bytes = (bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1);
+    const int unused = a->current + (a->used > 0);
     for (; a->current < a->n_chunks; a->current++, a->used = 0) {
         dn_arena_chunk *c = &a->chunks[a->current];
         if (c->size - a->used >= bytes) {
@@ -63,11 +71,14 @@ void *dn__arena_take(dn_arena *a, size_t bytes) {
     }
     size_t size = a->n_chunks ? a->chunks[a->n_chunks - 1].size * 2 : FIRST_CHUNK;
     if (size > LARGEST_CHUNK) size = LARGEST_CHUNK;
-    if (size < bytes) size = bytes;
+    if (bytes > LARGEST_CHUNK) drop_unused(a, unused);
+    if (size < bytes) size = bytes > LARGEST_CHUNK ? bytes + bytes / 8 : bytes; /* the next one may be larger */
     dn_arena_chunk *chunks = realloc(a->chunks, (size_t)(a->n_chunks + 1) * sizeof *chunks);
     if (!chunks) return NULL;
     a->chunks = chunks;
     char *memory = aligned_new(size);
+    if (!memory && size > bytes) memory = aligned_new(size = bytes);
+    a->starved |= !memory;
     if (!memory) return NULL;
     a->chunks[a->n_chunks++] = (dn_arena_chunk){memory, size};
     a->used = bytes;
@@ -79,6 +90,7 @@ dn_arena_mark dn__arena_mark(const dn_arena *a) { return (dn_arena_mark){a->curr
 void dn__arena_reset(dn_arena *a, dn_arena_mark m) {
     a->current = m.current;
     a->used = m.used;
+    if (a->starved && !m.current && !m.used) dn__arena_free(a);
 }
 
 size_t dn__arena_bytes(const dn_arena *a) {

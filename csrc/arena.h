@@ -10,6 +10,7 @@ typedef struct dn_arena {
     dn_arena_chunk *chunks;
     int n_chunks, current;      /* chunks[current] is being filled */
     size_t used;                /* bytes of it */
+    int starved;                /* a request has failed: everything is given back at the next return to the bottom */
 } dn_arena;
 /* A place to return to. */
 typedef struct dn_arena_mark { int current; size_t used; } dn_arena_mark;

@@ -10,6 +10,7 @@ import pytest
 from processes import output_of
 
 import dist_dynet as dy
+from dist_dynet._ffi import DTYPE
 
 
 def close(a, b, tolerance=2e-5):
@@ -542,3 +543,11 @@ def test_quick_reading_gives_what_the_long_way_gives(shape, batched):
         np.testing.assert_array_equal(quick, slow)
     x.npvalue()[...] = 7  # a copy that can be written to
     np.testing.assert_array_equal(x.npvalue(), x.npvalue(recalculate=True))
+
+
+def test_large_values_that_grow_from_graph_to_graph_do_not_pile_up():
+    before = dy.renew_cg().memory()
+    for megabytes in range(65, 81):
+        graph = dy.renew_cg()
+        dy.zeros((megabytes << 20) // DTYPE.itemsize).forward()
+    assert graph.memory() - before < 200 << 20
