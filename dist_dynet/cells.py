@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ._ffi import callback, fail, fail_in, ffi, lib, nodes
-from .graph import Expression, expression, graph_of, trace_graph
+from .graph import Expression, expression, expressions_from, graph_of, trace_graph
 
 __all__ = ["cell"]
 
@@ -235,7 +235,7 @@ def _results(variant: _Variant, h: int) -> Any:
         e = Expression()
         e._h = h
         return e
-    return variant.form([expression(h + k) for k in range(variant.outputs)])
+    return variant.form(expressions_from(h, variant.outputs))
 
 
 def cell(function: F) -> F:

@@ -523,6 +523,11 @@ def expression(handle: int) -> Expression:
     return e
 
 
+def expressions_from(handle: int, n: int) -> list[Expression]:
+    """Expressions for n handles that follow one another and are known to be good."""
+    return calls.consecutive(Expression, handle, n)
+
+
 def resolved(h: int) -> int:
     """The node in the current graph that a parameter's handle stands for."""
     graph = current_graph()

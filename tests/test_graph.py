@@ -10,7 +10,8 @@ import pytest
 from processes import output_of
 
 import dist_dynet as dy
-from dist_dynet._ffi import DTYPE
+from dist_dynet._ffi import DTYPE, calls
+from dist_dynet.graph import expressions_from
 
 
 def close(a, b, tolerance=2e-5):
@@ -551,3 +552,19 @@ def test_large_values_that_grow_from_graph_to_graph_do_not_pile_up():
         graph = dy.renew_cg()
         dy.zeros((megabytes << 20) // DTYPE.itemsize).forward()
     assert graph.memory() - before < 200 << 20
+
+
+def test_expressions_of_handles_that_follow_one_another():
+    dy.renew_cg()
+    first, *others = [dy.scalarInput(x) for x in (1, 2, 3)]
+    same = expressions_from(first._h, 3)
+    assert [type(e) for e in same] == [dy.Expression] * 3 and [e.value() for e in same] == [1, 2, 3]
+    assert [e._h for e in same] == [e._h for e in (first, *others)] and expressions_from(first._h, 0) == []
+    for nonsense in ((int, 1, 1), (dy.Expression, 1, -1), (dy.Expression, 1, 1 << 40), (dy.Expression, 1, "2"), (1, 1, 1)):
+        with pytest.raises(TypeError, match="takes a class of expressions, a handle and a number"):
+            calls.consecutive(*nonsense)
+    with pytest.raises(TypeError, match="integer"):
+        calls.consecutive(dy.Expression, "1", 1)
+    dy.renew_cg()
+    with pytest.raises(RuntimeError, match="Stale"):
+        expressions_from(first._h, 1)[0].value()

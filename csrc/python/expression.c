@@ -385,6 +385,25 @@ static PyObject *set_current(PyObject *module, PyObject *graph) {
     Py_RETURN_NONE;
 }
 
+/* consecutive(cls, handle, n): a list of n expressions, whose handles follow one another */
+static PyObject *consecutive(PyObject *module, PyObject *const *args, Py_ssize_t n_args) {
+    (void)module;
+    int n;
+    if (!counted(n_args, 3)) return NULL;
+    const int64_t first = PyLong_AsLongLong(args[1]);
+    if (PyErr_Occurred()) return NULL;
+    if (!PyType_Check(args[0]) || !PyType_IsSubtype((PyTypeObject *)args[0], node_type) || !whole(args[2], &n) || n < 0)
+        return PyErr_Format(PyExc_TypeError, "consecutive: takes a class of expressions, a handle and a number; got %R, %R.", args[0], args[2]);
+    PyObject *list = PyList_New(n);
+    for (int i = 0; list && i < n; i++) {
+        PyObject *node = new_node((PyTypeObject *)args[0], first + i);
+        if (node && !PyList_SetItem(list, i, node)) continue;
+        Py_DECREF(list);
+        return NULL;
+    }
+    return list;
+}
+
 /* The function to be called after each expression is made, without arguments; None: no more. */
 static PyObject *set_watch(PyObject *module, PyObject *function) {
     (void)module;
@@ -466,6 +485,7 @@ static PyMethodDef functions[] = {
     {"call", call, METH_VARARGS, NULL},
     {"operator", set_operator, METH_VARARGS, NULL},
     {"set_input", FAST(set_input)},
+    {"consecutive", FAST(consecutive)},
     {"quick_scalar", quick_scalar, METH_O, NULL},
     {"quick_value", quick_value, METH_O, NULL},
     {"quick_array", quick_array, METH_O, NULL},

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._ffi import fail, lib
-from ..graph import Expression, expression, resolved
+from ..graph import Expression, expression, expressions_from, resolved
 from ..ops import cmult, concatenate_to_batch, dropout, inputTensor, pick_batch_elems, zeros
 from ..ops._nodes import many_node, node_parts, not_expression
 from .sequences import BY_ELEMENT, LIST, Inputs
@@ -68,7 +68,7 @@ class NodeRun(Run):
             first = parts(owner, 0, xs.steps, size)
             if first < 0:
                 fail(first, owner)
-            h = [expression(first + t) for t in range(xs.steps)]
+            h = expressions_from(first, xs.steps)
             xs = xs.replaced(h, LIST)
             all_h.append(h)
             owners.append(owner)

@@ -233,15 +233,17 @@ class Run:
     In DyNet's order all sequences of a builder in one graph are one run, which has a `start` and knows the state made `last`.
     """
 
-    __slots__ = ("builder", "graph", "handles", "last", "masks", "start", "unmasked", "update")
+    __slots__ = ("builder", "graph", "handles", "last", "masks", "start", "update")
 
     def __init__(self, builder: Any, update: bool, masks: Masks | None = None) -> None:
         self.builder = builder
         self.update = update
         self.masks = masks or Masks()
         self.graph = self.masks.graph
-        self.handles = [[self.handle(p) for p in layer] for layer in builder._layers]
-        self.unmasked: list[tuple[Expression | None, ...]] = [(None,) * len(builder._rates())] * builder.layers
+        if update:
+            self.handles = [[p._h for p in layer] for layer in builder._layers]
+        else:
+            self.handles = [[self.handle(p) for p in layer] for layer in builder._layers]
         self.start: RNNState | None = None
         self.last: RNNState | None = None
 
@@ -280,9 +282,9 @@ class Run:
     def _dynet_masks(self, x: Expression, batch_size: Callable[[], int] | None) -> list[tuple[Expression | None, ...]]:
         """The same in DyNet's way: rates count at each step, masks are drawn at the first step that needs one."""
         builder = self.builder
-        if builder.dropout_x == 0 == builder.dropout_h or not any(builder._rates()):
-            return self.unmasked
         rates = builder._rates()
+        if builder.dropout_x == 0 == builder.dropout_h or not any(rates):
+            return [(None,) * len(rates)] * builder.layers
         if self.masks.drawn is None:
             if not isinstance(x, Expression):
                 raise not_expression("add_input", x)
