@@ -154,14 +154,20 @@ static PyObject *with_reals(PyObject *self, PyObject *const *args, Py_ssize_t n)
     return made(m, a < 0 || !real(args[1], &r) || !real(args[2], &s) ? NOT_TAKEN : calls->node1_real(m->op, a, r, s), 3, args);
 }
 
+/* A list or tuple of Python's own: how many items it has, and one of them; 0: it is none. */
+static Py_ssize_t length(PyObject *from) {
+    return PyList_CheckExact(from) ? PyList_Size(from) : PyTuple_CheckExact(from) ? PyTuple_Size(from) : 0;
+}
+static PyObject *item(PyObject *from, Py_ssize_t i) { return PyList_CheckExact(from) ? PyList_GetItem(from, i) : PyTuple_GetItem(from, i); }
+
 /* A node of the expressions in a list and at most one whole number. Handles are read without calling Python: the list stays as it is. */
 static int64_t node_of_list(int op, PyObject *list, int n_ints, const int *ints) {
-    const Py_ssize_t n = PyList_CheckExact(list) ? PyList_Size(list) : 0;
+    const Py_ssize_t n = length(list);
     if (n < 1 || n > INT32_MAX) return NOT_TAKEN;
     int64_t few[16], *handles = n <= 16 ? few : malloc((size_t)n * sizeof *handles), result = NOT_TAKEN;
     Py_ssize_t i = 0;
     for (; handles && i < n; i++)
-        if ((handles[i] = handle_of(PyList_GetItem(list, i))) < 0) break;
+        if ((handles[i] = handle_of(item(list, i))) < 0) break;
     if (i == n) result = calls->node_many(op, (int)n, handles, n_ints, ints, 0, NULL);
     if (handles != few) free(handles);
     return result;
@@ -203,12 +209,11 @@ static PyObject *row(PyObject *self, PyObject *const *args, Py_ssize_t n) {
 /* The numbers of a list or tuple of Python's own numbers, in `few` (64 of them) or in memory to be freed; NULL: it is none, or there is no
  * memory. */
 static double *numbers(PyObject *from, double *few, Py_ssize_t *n) {
-    const int is_list = PyList_CheckExact(from);
-    if (!is_list && !PyTuple_CheckExact(from)) return NULL;
-    *n = is_list ? PyList_Size(from) : PyTuple_Size(from);
+    if (!PyList_CheckExact(from) && !PyTuple_CheckExact(from)) return NULL;
+    *n = length(from);
     double *out = *n <= 64 ? few : malloc((size_t)*n * sizeof *out);
     for (Py_ssize_t i = 0; out && i < *n; i++)
-        if (!real(is_list ? PyList_GetItem(from, i) : PyTuple_GetItem(from, i), &out[i])) {
+        if (!real(item(from, i), &out[i])) {
             if (out != few) free(out);
             return NULL;
         }
