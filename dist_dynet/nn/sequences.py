@@ -182,4 +182,5 @@ def _flat(mask: Any, steps: int, what: str) -> list[int]:
         array = array[:, None]
     if array.ndim != 2 or len(array) != steps or not np.isin(array, (0, 1)).all():
         raise ValueError(f"{what}: the mask must be (steps, batch size) = ({steps}, ...) of zeros and ones; got shape {np.shape(mask)}.")
-    return array.astype(int).ravel().tolist()  # type: ignore[no-any-return]
+    flat: list[int] = array.astype(int).ravel().tolist()
+    return flat
