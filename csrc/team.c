@@ -161,7 +161,7 @@ int dn_team_learn(dn_team *team, int n_dense, int n_tables, const uint8_t *fille
 
 /* What this comes to is the same on all ranks: it is made of what all have said, and of what all have learnt. */
 static int is_like_the_last(const dn_team *team, const layout *l) {
-    const uint8_t *mine = dn_team_said((dn_team *)team, team->rank);
+    const uint8_t *mine = message_of(team, team->rank, team->spoken);
     for (int r = 0; r < team->ranks; r++) {
         const uint8_t *theirs = message_of(team, r, team->spoken);
         if (memcmp(theirs, mine, l->weight)) return 0;

@@ -13,10 +13,8 @@ import numpy as np
 
 from .._ffi import lib
 from ..params.collection import ParameterCollection
-from ..params.parameters import LookupParameters, Parameters
+from ..params.parameters import AnyParameter
 from ._world import World, hash_of
-
-Parameter = Parameters | LookupParameters
 
 
 class Structure:
@@ -25,7 +23,7 @@ class Structure:
     def __init__(self, m: ParameterCollection) -> None:
         self.dense = m.parameters_list()
         self.tables = m.lookup_parameters_list()
-        self.parameters: list[Parameter] = [*self.dense, *self.tables]
+        self.parameters: list[AnyParameter] = [*self.dense, *self.tables]
         self.root = m._root
         self.handles = [p._c for p in self.parameters]
         """What C calls take."""
@@ -53,7 +51,7 @@ class Structure:
         who = "this rank" if other == here.rank else f"rank {here.members[other]}"
         raise RuntimeError(f"{here.name} {what}: {_difference(who, every[other], every[0], f'rank {here.members[0]}')}")
 
-    def broadcast(self, here: World, comm: Any, what: str, known: Iterable[Parameter] = ()) -> None:
+    def broadcast(self, here: World, comm: Any, what: str, known: Iterable[AnyParameter] = ()) -> None:
         """Gives every rank rank 0's values, of all parameters but the known ones. Collective."""
         skip = set(known)
         here.wait([comm.Ibcast(p.storage(), root=0) for p in self.parameters if p not in skip], what)
