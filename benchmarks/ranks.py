@@ -1,17 +1,20 @@
 """Data-parallel training on one host: N ranks beside N processes that exchange nothing, and beside PyTorch's DistributedDataParallel (gloo).
 
-    python benchmarks/ranks.py                          # tagger and rnnlm, 2 ranks, 5 rounds of 4 seconds: about 4 minutes
+    python benchmarks/ranks.py                          # tagger and rnnlm, 2 ranks, 5 rounds: about 4 minutes
     python benchmarks/ranks.py tagger --ranks 1 2 4 --rounds 3
 
-Every rank trains on 32 sentences a step, one thread each. In each round all variants run once, in turn, each as N processes of its own:
+Every rank trains on 32 sentences a step, one thread each. In each round these run once, in turn:
 
     alone     N processes of dist_dynet, each with a plain trainer
     ranks     N ranks of dist_dynet with DistributedTrainer
     t-alone   N processes of PyTorch
     t-ddp     N ranks of PyTorch with DistributedDataParallel
 
-PyTorch's interpreter comes from --torch-python or DIST_DYNET_BENCH_TORCH; without one its variants are left out. A line per variant says how
-many words a second all processes did together (wall time, median and span over the rounds). Then, of the same round:
+The speed of a core of a shared machine changes from second to second, by more than what is to be measured. So `alone` and `ranks` take turns in
+the same N processes, which have a model for each: a block of steps alone, two of ranks, one alone, and so on. In a block of `alone` no process
+knows of the others. The variants of PyTorch are processes of their own; its interpreter comes from --torch-python or DIST_DYNET_BENCH_TORCH,
+without one they are left out. A line per variant says how many words a second all processes did together (wall time, median and span over the
+rounds). Then, of the same round:
 
     efficiency          ranks / alone, and the same for PyTorch
     lockstep / alone    what `alone` would have reached had its processes waited for one another after each step, and exchanged nothing: as the
@@ -40,6 +43,7 @@ sys.path[:0] = [str(HERE), str(HERE / "tasks")]
 TASKS = ("tagger", "rnnlm")
 BATCH = 32
 WARM = 8
+BLOCKS = 12  # of `alone`, and of `ranks`, in a round
 
 
 # ---- the models: one step over a list of sentences ---------------------------------------------------------------
@@ -101,15 +105,19 @@ def batches(task, ranks, rank):
 # ---- what one process does ---------------------------------------------------------------------------------------
 
 
-def timed(step, meet, seconds, share):
-    """(words of this process, seconds of each step) of as many steps as fit; `share(x)` gives all processes rank 0's number."""
+def warmed(step, meet, seconds, share):
+    """How many steps fit in that time, after some to warm up; `share(x)` gives all processes rank 0's number."""
     for _ in range(WARM):
         step()
     meet()
     start = time.perf_counter()
     for _ in range(WARM):
         step()
-    steps = max(4, int(share(seconds * WARM / (time.perf_counter() - start))))
+    return max(4, int(share(seconds * WARM / (time.perf_counter() - start))))
+
+
+def timed(step, meet, steps):
+    """(words of this process, seconds of each step)."""
     meet()
     words, clock = 0, [time.perf_counter()]
     for _ in range(steps):
@@ -119,46 +127,68 @@ def timed(step, meet, seconds, share):
 
 
 def run_ours(variant, task, seconds):
-    """One process of `alone`, `ranks` or `parts`; rank 0 prints the JSON line."""
+    """One process of `ours` (`alone` and `ranks` in turn) or `parts`; rank 0 prints the JSON line."""
     import dist_dynet as dy
     from dist_dynet import parallel
     from dist_dynet.trainers.state import Settings
 
     rank, ranks = parallel.rank(), parallel.world_size()
-    m = dy.ParameterCollection()
-    loss_of = dynet_model(task, m)
-    trainer = dy.AdamTrainer(m)
-    if variant != "alone":
-        trainer = parallel.DistributedTrainer(trainer, average="sum")
-    stream = batches(task, ranks, rank)
     parts = []
 
-    def step():
-        begin = time.perf_counter()
-        batch = next(stream)
-        dy.renew_cg()
-        loss = loss_of(batch)
-        loss.forward()
-        loss.backward()
-        if variant == "parts" and ranks > 1:
-            computed = time.perf_counter()
-            parallel.barrier()
-            met = time.perf_counter()
-            agreed, what = trainer._agreement.reach(trainer._exchange, 1.0, Settings.of(trainer.inner), None)
-            if agreed is not None:  # else it is done
-                trainer._exchange.sum(agreed, what)
-            exchanged = time.perf_counter()
-            trainer.inner._apply()
-            parts.append((computed - begin, met - computed, exchanged - met, time.perf_counter() - exchanged))
-        else:
-            trainer.update()
-        return sum(len(words) for words, _ in batch)
+    def update(trainer, begin):
+        """Instead of trainer.update(): notes what it takes."""
+        computed = time.perf_counter()
+        parallel.barrier()
+        met = time.perf_counter()
+        agreed, what = trainer._agreement.reach(trainer._exchange, 1.0, Settings.of(trainer.inner), None)
+        if agreed is not None:  # else it is done
+            trainer._exchange.sum(agreed, what)
+        exchanged = time.perf_counter()
+        trainer.inner._apply()
+        parts.append((computed - begin, met - computed, exchanged - met, time.perf_counter() - exchanged))
 
-    done, took = timed(step, parallel.barrier, seconds, lambda x: parallel.all_reduce(x if rank == 0 else 0.0, "sum"))
-    every = parallel.gather((done, took))
+    def program(wrap):
+        """A model's training step."""
+        m = dy.ParameterCollection()
+        loss_of, trainer, stream = dynet_model(task, m), wrap(dy.AdamTrainer(m)), batches(task, ranks, rank)
+
+        def step():
+            begin = time.perf_counter()
+            batch = next(stream)
+            dy.renew_cg()
+            loss = loss_of(batch)
+            loss.forward()
+            loss.backward()
+            if variant == "parts":
+                update(trainer, begin)
+            else:
+                trainer.update()
+            return sum(len(words) for words, _ in batch)
+
+        return step
+
+    steps_of = {"ranks": program(lambda trainer: parallel.DistributedTrainer(trainer, average="sum"))}
+    if variant == "ours":
+        steps_of["alone"] = program(lambda trainer: trainer)
+        seconds /= BLOCKS
+    counts = {}
+    for name, step in steps_of.items():
+        counts[name] = warmed(step, parallel.barrier, seconds, lambda x: parallel.all_reduce(x if rank == 0 else 0.0, "sum"))
+    steps = min(counts.values())
+    blocks = {name: [] for name in steps_of}
+    for k in range(BLOCKS if variant == "ours" else 1):
+        for name in ("alone", "ranks") if k % 2 == 0 else ("ranks", "alone"):
+            if name in steps_of:
+                blocks[name].append(timed(steps_of[name], parallel.barrier, steps))
+    result = {}
+    for name, mine in blocks.items():
+        every = parallel.gather([(words, took.tolist()) for words, took in mine])
+        if rank == 0:  # by process, over all blocks
+            took = np.array([[seconds for _, seconds in of] for of in every])
+            result[name] = {"words": [sum(words for words, _ in of) for of in every], "seconds": took.sum((1, 2)).tolist()}
+            result[name]["lockstep"] = took.max(0).sum()
+            result[name]["last"] = took.sum(2).max(0).sum()
     if rank == 0:
-        result = {"words": [w for w, _ in every], "seconds": [s.sum() for _, s in every]}
-        result["lockstep"] = np.max([s for _, s in every], axis=0).sum()
         if parts:
             result["parts"] = [1e3 * statistics.median(column) for column in zip(*parts[2 * WARM :], strict=True)]
         print(json.dumps(result, default=float), flush=True)
@@ -217,11 +247,12 @@ def run_torch(variant, task, seconds, rank, ranks, port):
         dist.all_reduce(value)
         return value.item()
 
-    done, took = timed(step, dist.barrier, seconds, share)
+    done, took = timed(step, dist.barrier, warmed(step, dist.barrier, seconds, share))
     every = [None] * ranks
-    dist.all_gather_object(every, (done, took))
+    dist.all_gather_object(every, (done, took.sum()))
     if rank == 0:
-        print(json.dumps({"words": [w for w, _ in every], "seconds": [s.sum() for _, s in every]}, default=float), flush=True)
+        result = {"words": [w for w, _ in every], "seconds": [s for _, s in every], "last": max(s for _, s in every)}
+        print(json.dumps({variant: result}, default=float), flush=True)
     sys.stdout.flush()
     os._exit(0)  # gloo's threads sometimes abort a regular end
 
@@ -258,7 +289,7 @@ def rate(result, variant):
     """Words a second over all processes; those that exchange end together, so that the slowest counts."""
     if variant in ("alone", "t-alone"):
         return sum(w / s for w, s in zip(result["words"], result["seconds"], strict=True))
-    return sum(result["words"]) / max(result["seconds"])
+    return sum(result["words"]) / result["last"]
 
 
 def span(values):
@@ -271,11 +302,11 @@ def compare(task, ranks, options, torch):
     variants = ["alone", "ranks", *(["t-alone", "t-ddp"] if torch else [])]
     rates = {variant: [] for variant in [*variants, "lockstep"]}
     for _ in range(options.rounds):
-        for variant in variants:
-            result = launch(variant, task, ranks, options)
-            rates[variant].append(rate(result, variant))
-            if variant == "alone":
-                rates["lockstep"].append(sum(result["words"]) / result["lockstep"])
+        for run in ["ours", *variants[2:]]:
+            for variant, result in launch(run, task, ranks, options).items():
+                rates[variant].append(rate(result, variant))
+                if variant == "alone":
+                    rates["lockstep"].append(sum(result["words"]) / result["lockstep"])
     print(f"{task}, {ranks} ranks, {BATCH} sentences each")
     for variant in variants:
         print(f"  {variant:8} {span([x / 1e3 for x in rates[variant]])} k words/s")

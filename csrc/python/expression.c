@@ -26,9 +26,12 @@ static int64_t handle_of(PyObject *o) { return is_node(o) ? ((Node *)o)->handle 
 /* What is called after each expression is made, in all threads: a search's, else NULL. */
 static PyObject *watch;
 
+/* A node refers to nothing, so it is in no cycle, and Python's collector need not walk over the nodes of a graph: without them its full
+ * collections, 10 ms each, become rare. */
 static PyObject *new_node(PyTypeObject *cls, int64_t handle) {
     PyObject *node = PyType_GenericAlloc(cls, 0);
     if (!node) return NULL;
+    if (PyType_GetFlags(cls) & Py_TPFLAGS_HAVE_GC) PyObject_GC_UnTrack(node);
     ((Node *)node)->handle = handle;
     if (!watch) return node;
     PyObject *told = PyObject_CallFunctionObjArgs(watch, NULL);
@@ -42,7 +45,9 @@ static PyObject *node_new(PyTypeObject *cls, PyObject *args, PyObject *named) {
     if ((PyTuple_Size(args) || (named && PyDict_Size(named))) &&
         PyType_GetSlot(cls, Py_tp_init) == PyType_GetSlot(&PyBaseObject_Type, Py_tp_init))
         return PyErr_Format(PyExc_TypeError, "an expression takes no arguments. Use inputs, parameters and functions.");
-    return new_node(cls, -1);
+    PyObject *node = new_node(cls, -1);
+    if (node && PyType_GetFlags(cls) & Py_TPFLAGS_HAVE_GC) PyObject_GC_Track(node); /* a class of the user's, which may refer to anything */
+    return node;
 }
 
 static void node_dealloc(PyObject *o) {
