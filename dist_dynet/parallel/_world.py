@@ -208,9 +208,7 @@ class World:
         Raises:
             RuntimeError: with checks, on all ranks: they meet for unlike things.
         """
-        self._meetings.count += 1
-        whole = self.size == self._job.size
-        name = f"{what} (meeting {self._meetings.count}{'' if whole else f' of {ranks_in_words(self.members)}'})"
+        name = self.name_of(what, self.count())
         if self.checks:
             here = f"{name}{line_of_user(sys._getframe()) if at_one_line else ''}"
             mine, every = np.array([hash_of(here)]), np.empty(self.size, np.int64)
@@ -218,6 +216,16 @@ class World:
             if (every != mine).any():
                 self.agree(self.comm, here, "check=True")
         return name
+
+    def count(self) -> int:
+        """Counts one more meeting of all ranks, as collective() does, without checks and without a name."""
+        self._meetings.count += 1
+        return self._meetings.count
+
+    def name_of(self, what: str, number: int) -> str:
+        """The name of a meeting of this kind that was the number-th."""
+        whole = self.size == self._job.size
+        return f"{what} (meeting {number}{'' if whole else f' of {ranks_in_words(self.members)}'})"
 
     def wait(self, requests: Sequence[Any], what: str, timeout: float | None = None, moves: Callable[[], int] = int) -> None:
         """Polls until all of these requests are complete; moves as for wait_until().

@@ -51,8 +51,11 @@ class Agreed:
 class Messenger(Protocol):
     """Passes reports on."""
 
-    def tell(self, report: Report, what: str) -> NDArray[Any] | None:
-        """The reports of all ranks, in the report's form; None: this update is like the last one, and gradients are added up already."""
+    def tell(self, report: Report, name: Callable[[], str]) -> NDArray[Any] | None:
+        """The reports of all ranks, in the report's form; None: this update is like the last one, and gradients are added up already.
+
+        name() names the meeting; nobody asks in an update that goes as ever.
+        """
 
 
 class Agreement:
@@ -66,6 +69,9 @@ class Agreement:
         self.hears: list[Callable[[int], object]] = []
         """Told the flags of all ranks together, at each agreement."""
         self._structure = Structure(m)
+        self._said: Any = None
+        self._head = b""
+        """What was said in the last update, and its bytes."""
         self._settle(here.collective("DistributedTrainer"), ())
 
     def _settle(self, what: str, known: Any) -> None:
@@ -85,30 +91,35 @@ class Agreement:
             flags: a sum of Flag.
 
         Returns:
-            What was agreed on; None if the messenger found that the update is like the last one, and has added up the gradients.
+            What was agreed on; None if the messenger found that the update is like the last one, and has added up the gradients: then the
+            meeting has no name.
 
         Raises:
             RuntimeError: the ranks have different parameters or settings, or are at different steps of shard().
         """
         self._updates += 1
-        what = self._here.collective(f"gradient exchange of update {self._updates}{self._which}", at_one_line=not flags & Flag.JOIN)
+        name = self._meet(flags)
         for ask in self.asks:
             flags |= ask()
         if weight == 0:
             self._m.reset_gradients()
         current = self._structure if self._structure.fits(self._m) else Structure(self._m)
-        head = pack_head(current.hash, hash(step.description) if step else 0, *settings, flags)
+        said = current, step, settings, flags
+        if said != self._said:  # objects that stay the same in a loop
+            self._said, self._head = said, pack_head(current.hash, hash(step.description) if step else 0, *settings, flags)
+        head = self._head
         usual = current is self._structure and not flags & Flag.ENDED and not self._here.checks
-        every = messenger.tell(Report(self._form, head, weight, self._average, usual), what)
+        every = messenger.tell(Report(self._form, head, weight, self._average, usual), name)
         if every is None:
             for hear in self.hears:
                 hear(flags)
-            return None, what
+            return None, ""
+        what = name()
         alike = self._begin_alike(every)
         if current.hash != self._structure.hash or (not alike and (every["structure"] != self._structure.hash).any()):
             known, self._structure = self._structure.parameters, current
             self._settle(what, known)
-            told = messenger.tell(Report(self._form, head, weight, self._average, False), what)
+            told = messenger.tell(Report(self._form, head, weight, self._average, False), name)
             assert told is not None, "an update that is not usual was taken for one"
             every, alike = told, self._begin_alike(told)
         agreed = settings
@@ -124,6 +135,16 @@ class Agreement:
         weights = every["weight"] if self._average else (every["weight"] > 0).astype(np.float64)
         scale = (1 / total if total > 0 else 0.0) if self._average else 1.0
         return Agreed(self._structure, weights * scale, weights, scale, every["filled"], every["rows"], every["flags"], agreed), what
+
+    def _meet(self, flags: int) -> Callable[[], str]:
+        """One more meeting. Its name is made when somebody asks for it: after a backward that takes a tenth of an exchange."""
+        here, update = self._here, self._updates
+        kind = "gradient exchange of update {}{}".format
+        if here.checks:
+            what = here.collective(kind(update, self._which), at_one_line=not flags & Flag.JOIN)
+            return lambda: what
+        number = here.count()
+        return lambda: here.name_of(kind(update, self._which), number)
 
     def _begin_alike(self, every: NDArray[Any]) -> bool:
         """Whether all ranks say the same in what they nearly always say alike."""

@@ -38,6 +38,9 @@ Weight = Callable[[], float | None]
 class Exchange(Messenger, Protocol):
     """Adds up gradients over the ranks."""
 
+    begins_early: bool
+    """Whether arm(), disarm() and hasten() do anything."""
+
     def sum(self, agreed: Agreed, what: str) -> None:
         """G = sum over ranks of factor_r g_r, the same bits on every rank. Collective."""
 
@@ -72,6 +75,8 @@ class Rows:
 class MpiExchange:
     """The engine that works everywhere."""
 
+    begins_early = False
+
     def __init__(self, here: World, comm: Any) -> None:
         self._here, self._comm = here, comm
         self._ranges: dict[bytes, tuple[list[Range], list[Range]]] = {}
@@ -101,11 +106,11 @@ class MpiExchange:
     def load_residuals(self, residuals: Mapping[str, NDArray[Any]]) -> None:
         """Nothing is compressed."""
 
-    def tell(self, report: Report, what: str) -> NDArray[Any] | None:
+    def tell(self, report: Report, name: Callable[[], str]) -> NDArray[Any] | None:
         """As Messenger.tell, without a way for updates that are like the last one."""
         every = np.empty(self._here.size, report.form.dtype)
         mine = report.form.fill(report.head, report.weight)
-        self._here.wait([self._comm.Iallgather(mine, every.view(np.uint8))], what, moves=self._advance)
+        self._here.wait([self._comm.Iallgather(mine, every.view(np.uint8))], name(), moves=self._advance)
         return every
 
     def sum(self, agreed: Agreed, what: str) -> None:

@@ -56,6 +56,8 @@ class HybridExchange(MpiExchange):
         compressed: send bfloat16.
     """
 
+    begins_early = True
+
     def __init__(self, here: World, comm: Any, hosts: Hosts, overlap: bool, compressed: bool) -> None:
         super().__init__(here, comm)
         self._hosts, self._compressed = hosts, compressed

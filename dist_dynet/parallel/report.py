@@ -69,7 +69,7 @@ class Form:
         return report
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Report:
     """What is to be told, and what of it the way it is told may depend on."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,15 +147,15 @@ class SharedExchange(MpiExchange):
         self._team: Team | None = None
         self._learnt: tuple[Any, ...] = ()  # by what the team adds up
 
-    def tell(self, report: Report, what: str) -> NDArray[Any] | None:
+    def tell(self, report: Report, name: Callable[[], str]) -> NDArray[Any] | None:
         """As Messenger.tell."""
         if not self._refused and (self._team is None or self._team.most < report.form.dtype.itemsize):
             self._team, self._learnt = None, ()
             try:
-                self._team = Team(self._here, self._comm, report, what)
+                self._team = Team(self._here, self._comm, report, name())
             except OSError as error:
                 self._refuse(error)
-        return super().tell(report, what) if self._team is None else self._team.tell(report, what)
+        return super().tell(report, name) if self._team is None else self._team.tell(report, name)
 
     def sum(self, agreed: Agreed, what: str) -> None:
         """As Exchange.sum."""

@@ -7,7 +7,7 @@ learning are the business of shared.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,7 +76,7 @@ class Team:
         self._kept: Any = None
         self._waits = False
 
-    def tell(self, report: Report, what: str) -> NDArray[Any] | None:
+    def tell(self, report: Report, name: Callable[[], str]) -> NDArray[Any] | None:
         """As Messenger.tell."""
         if self._waits:
             raise out_of_step(self._here)
@@ -86,7 +86,7 @@ class Team:
         self._waits = True  # an exception leaves it so
         outcome = lib.dn_team_exchange(self._c, *arguments)
         while outcome == lib.DN_TEAM_WAITS:
-            self._here.wait_until(lambda: lib.dn_team_heard(self._c, 0), what)
+            self._here.wait_until(lambda: lib.dn_team_heard(self._c, 0), name())
             outcome = lib.dn_team_exchange(self._c, *arguments)
         self._waits = False
         if outcome == lib.DN_TEAM_DONE:

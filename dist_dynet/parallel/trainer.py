@@ -28,7 +28,7 @@ from .engines import ENGINES, Compression, Engine, choose
 from .exchange import Exchange
 from .report import Flag
 from .reproducible import ReproducibleSum
-from .sampling import Part, last_step
+from .sampling import Part, Step, last_step
 
 Average = Literal["mean", "weighted", "sum"]
 
@@ -142,33 +142,35 @@ class DistributedTrainer:
             RuntimeError: the ranks have different parameters, settings of the trainer or steps of shard(); the norm of the gradients is not
                 finite.
         """
-        weight = self._weight(weight)
+        step = last_step()
+        weight = self._weight(weight, step)
         self._calls += 1
-        updated = self._keep(weight) and self._gather(weight)
-        self._arm()
+        updated = False
+        if self._keep(weight, step):
+            self._gathered += weight
+            updated = not self._silent and (self._inner._accumulation == 1 or self._inner._due()) and self._step(step)[0]
+        if self._exchange is not None and self._exchange.begins_early:
+            self._arm()
         return updated
 
-    def _gather(self, weight: float) -> bool:
-        """Counts a pass of this weight, and ends the step if it was the last: whether parameters were updated."""
-        self._gathered += weight
-        return not self._silent and self._inner._due() and self._step()[0]
-
-    def _step(self, flags: int = 0) -> tuple[bool, bool]:
+    def _step(self, step: Step | None, flags: int = 0) -> tuple[bool, bool]:
         """Exchanges and applies what was gathered: whether parameters were updated, and whether all ranks have run out of data."""
         flags |= Flag.JOIN if self._joins else 0
         n, self._gathered, over, what = self._gathered, 0.0, bool(flags & Flag.ENDED), ""
-        if self._agreement is not None and self._exchange is not None:
-            flags |= self._exchange.hasten(self._factor(n))
+        exchange = self._exchange
+        if self._agreement is not None and exchange is not None:
+            if exchange.begins_early:
+                flags |= exchange.hasten(self._factor(n))
             try:
-                agreed, what = self._agreement.reach(self._exchange, n, Settings.of(self._inner), last_step(), flags)
+                agreed, what = self._agreement.reach(exchange, n, Settings.of(self._inner), step, flags)
             except RuntimeError:  # on all ranks
-                self._exchange.drop("gradient exchange that was given up")
+                exchange.drop("gradient exchange that was given up")
                 raise
             over = agreed is not None and agreed.over
             if agreed is not None and not over and flags & Flag.ENDED:
                 agreed.settings.set_on(self._inner)  # goes on as the ranks do that still have data
             if agreed is not None and self._sum is None:
-                self._exchange.sum(agreed, what)
+                exchange.sum(agreed, what)
         elif n == 0:
             self.collection.reset_gradients()
         if self._sum is not None:
@@ -177,19 +179,17 @@ class DistributedTrainer:
             return False, over
         return self._inner._apply(), over
 
-    def _weight(self, weight: float | None) -> float:
+    def _weight(self, weight: float | None, step: Step | None) -> float:
         if (weight is not None) != (self._average == "weighted"):
             raise ValueError(f'update: takes a weight exactly if average="weighted"; got weight {weight} with average="{self._average}".')
         if weight is not None:
             if not 0 <= weight < float("inf"):
                 raise ValueError(f"update: weight must be a number, 0 or more; got {weight}.")
             return float(weight)
-        step = last_step() if self._average == "mean" else None
-        return float(step.count) if step else 1.0
+        return float(step.count) if step and self._average == "mean" else 1.0
 
-    def _keep(self, weight: float) -> bool:
+    def _keep(self, weight: float, step: Step | None) -> bool:
         """With reproducible=True: puts the gradient of a micro-batch by; whether it was the last of the step. Otherwise True."""
-        step = last_step()
         part = step.part if step else None
         if self._sum is None:
             if part:
@@ -228,7 +228,7 @@ class DistributedTrainer:
 
     def _present_factor(self) -> float:
         """What update() would multiply the gradients by if it were called now."""
-        return self._factor(self._gathered + self._weight(None))
+        return self._factor(self._gathered + self._weight(None, last_step()))
 
     def _factor(self, n: float) -> float:
         return n if self._average != "sum" else float(n > 0)
@@ -281,7 +281,7 @@ class DistributedTrainer:
             for p in inner._members():
                 lib.dn_param_scale_gradient(p._c, k / max(begun, 1))
         inner._gathered = 0
-        return self._step(Flag.ENDED)[1]
+        return self._step(last_step(), Flag.ENDED)[1]
 
     # ---- the wrapped trainer's interface ---------------------------------------------------------------------------------------------
 

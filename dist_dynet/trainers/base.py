@@ -10,13 +10,16 @@ import operator
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 from numpy.typing import NDArray
 
 from .._ffi import NULL, ffi, lib
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
+
+if TYPE_CHECKING:
+    from .state import Settings
 
 _update = lib.dn_trainer_update
 
@@ -69,6 +72,7 @@ class Trainer:
             raise MemoryError(f"{type(self).__name__}: out of memory")
         self._c = ffi.gc(trainer, lib.dn_trainer_free)
         self._decay = m._weight_decay
+        self._known_settings: Settings | None = None  # state.Settings.of() of the present ones
         self._settings = ffi.new(
             "dn_settings *", {"rate": float(learning_rate), "share": 1, "clip": 5.0, "decay": 1 - self._decay, "sparse": 1}
         )
@@ -97,6 +101,7 @@ class Trainer:
     def _set(self, **settings: float) -> None:
         for name, value in settings.items():
             setattr(self._settings, name, value)
+        self._known_settings = None
         lib.dn_trainer_set(self._c, self._settings)
 
     @property

@@ -85,8 +85,11 @@ class Settings(NamedTuple):
     @classmethod
     def of(cls, trainer: Trainer) -> Settings:
         """Those of a trainer."""
-        c = trainer._settings
-        return cls(c.rate, c.clip, c.clip_value, trainer.collection.get_weight_decay(), c.sparse, c.check, trainer.accumulation)
+        known, decay = trainer._known_settings, trainer._collection._weight_decay
+        if known is None or known.weight_decay != decay:
+            c = trainer._settings
+            known = trainer._known_settings = cls(c.rate, c.clip, c.clip_value, decay, c.sparse, c.check, trainer.accumulation)
+        return known
 
     def set_on(self, trainer: Trainer) -> None:
         """Gives them to a trainer. A new accumulation begins only if it is another."""
