@@ -343,8 +343,8 @@ int64_t dn_flag_get(const int64_t *flag);
 
 /* ---- the ranks of one host (csrc/team.c) ------------------------------------------------------------------------------------------- */
 /* What a rank has to say of its gradients before they are added up, in the layout of dist_dynet/parallel/report.py: `head` as it is; of each
- * table whether its weight decay is multiplied into its rows (1 byte); the weight (8); of each table how many rows have a gradient (4); of each
- * dense parameter whether it has one (1). `params` are the dense ones, then the tables. */
+ * parameter whether it is frozen (1 byte); of each table whether its weight decay is multiplied into its rows (1); the weight (8); of each
+ * table how many rows have a gradient (4); of each dense parameter whether it has one (1). `params` are the dense ones, then the tables. */
 void dn_report(const void *head, int64_t n_head, double weight, int n_dense, int n_tables, dn_param *const *params, uint8_t *report);
 
 /* A team says and hears messages in memory that its ranks share. What the others have said may be read until this rank says the next. */
@@ -365,13 +365,12 @@ typedef struct dn_team_window { dn_real *const *rows; int *const *ids; int64_t c
 int dn_team_learn(dn_team *, int n_dense, int n_tables, const uint8_t *filled, int n_shares, const dn_team_share *, const dn_team_window *);
 void dn_team_forget(dn_team *);
 /* One update's exchange, as far as it goes without waiting for longer than `seconds`: this rank's report is said, and if all ranks say the same
- * in head and tables, and who has gradients is what was learnt, then the gradients become their sums, times weight / sum of weights with
+ * before the weight, and who has gradients is what was learnt, then the gradients become their sums, times weight / sum of weights with
  * `average`, else times 1 or, for weight 0, 0. All ranks come to the same outcome. Call it again with the same arguments where it waits. */
 enum dn_team_outcome {
     DN_TEAM_DONE,
     DN_TEAM_WAITS,        /* for another rank: call again when dn_team_heard */
-    DN_TEAM_NEWS,         /* not like the last one, or not `usual`: the reports can be read, and nothing was added up */
-    DN_TEAM_FROZEN        /* a parameter is frozen here that other ranks have a gradient of: nothing was added up */
+    DN_TEAM_NEWS          /* not like the last one, or not `usual`: the reports can be read, and nothing was added up */
 };
 int dn_team_exchange(dn_team *, const void *head, int64_t n_head, double weight, int n_dense, int n_tables, dn_param *const *params,
                      int average, int usual, double seconds);   /* or DN_ERROR_MEMORY; DN_ERROR_VALUE: the report is too long */

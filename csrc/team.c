@@ -33,9 +33,10 @@ struct dn_team {
 
 /* ---- reports ------------------------------------------------------------------------------------------------------- */
 
-typedef struct layout { size_t settled, weight, rows, filled, size; } layout;
+typedef struct layout { size_t frozen, settled, weight, rows, filled, size; } layout;
 static layout layout_of(int64_t n_head, int n_dense, int n_tables) {
-    layout l = {.settled = (size_t)n_head};
+    layout l = {.frozen = (size_t)n_head};
+    l.settled = l.frozen + (size_t)n_dense + (size_t)n_tables;
     l.weight = l.settled + (size_t)n_tables;
     l.rows = l.weight + sizeof(double);
     l.filled = l.rows + (size_t)n_tables * sizeof(int32_t);
@@ -47,6 +48,7 @@ void dn_report(const void *head, int64_t n_head, double weight, int n_dense, int
     const layout l = layout_of(n_head, n_dense, n_tables);
     memcpy(report, head, (size_t)n_head);
     memcpy(report + l.weight, &weight, sizeof weight);
+    for (int k = 0; k < n_dense + n_tables; k++) report[l.frozen + (size_t)k] = !params[k]->updated;
     for (int k = 0; k < n_tables; k++) {
         const dn_param *table = params[n_dense + k];
         const int32_t touched = (int32_t)table->n_touched;
@@ -184,16 +186,13 @@ static void find_factors(dn_team *team, const layout *l, int average) {
 }
 
 /* Parameters of which only other ranks have a gradient get one here. */
-static int fill_missing(dn_team *team, dn_param *const *params) {
+static void fill_missing(const dn_team *team, dn_param *const *params) {
     const uint8_t *mine = team->filled + (size_t)team->rank * (size_t)team->n_dense;
-    for (int pass = 0; pass < 2; pass++)
-        for (int k = 0; k < team->n_dense; k++) {
-            int elsewhere = 0;
-            for (int r = 0; r < team->ranks && !mine[k]; r++) elsewhere |= team->filled[(size_t)r * (size_t)team->n_dense + (size_t)k];
-            if (elsewhere && pass == 0 && !params[k]->updated) return DN_TEAM_FROZEN;
-            if (elsewhere && pass == 1) dn_param_mark_filled(params[k]);
-        }
-    return DN_TEAM_DONE;
+    for (int k = 0; k < team->n_dense; k++) {
+        int elsewhere = 0;
+        for (int r = 0; r < team->ranks && !mine[k]; r++) elsewhere |= team->filled[(size_t)r * (size_t)team->n_dense + (size_t)k];
+        if (elsewhere) dn_param_mark_filled(params[k]);
+    }
 }
 
 /* Adds up this rank's shares, and puts its rows where the others read them. */
@@ -239,8 +238,7 @@ int dn_team_exchange(dn_team *team, const void *head, int64_t n_head, double wei
     if (team->stage == TO_HEAR) {
         team->stage = TO_SAY;
         if (!usual || team->n_shares < 0 || !is_like_the_last(team, &l)) return DN_TEAM_NEWS;
-        const int outcome = fill_missing(team, params);
-        if (outcome) return outcome;
+        fill_missing(team, params);
         find_factors(team, &l, average);
         give(team, params);
         speak(team); /* behind it sums and rows are complete */

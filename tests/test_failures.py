@@ -48,7 +48,7 @@ FAILURES = {
         1,
         r"all ranks must agree; all_reduce sum \(meeting \d+\) at fail\.py:\d+ here, all_reduce sum \(meeting \d+\) at fail\.py:\d+ on",
     ),
-    "frozen": (1, '"/W" is frozen here, but not on all ranks'),
+    "frozen": (1, '"/W" is frozen on rank 1, but not on all'),
     "missing parameter": (1, r'\[rank 1/2\] DistributedTrainer .*: this rank has 1 parameters, rank 0 has 2; first missing "/enc/V"'),
     "other dims": (1, r'rank 0 has "/enc/V" \(3,\)'),
 }

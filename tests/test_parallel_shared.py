@@ -146,7 +146,7 @@ def test_what_one_rank_cannot_do_all_leave(what, words):
 @pytest.mark.mpi
 @needs_mpi
 @pytest.mark.parametrize(("what", "words"), [
-    ("usual_update_of_a_parameter_that_was_frozen", 'is frozen here, but not on all ranks'),
+    ("usual_update_of_a_parameter_that_was_frozen", 'is frozen on rank 0, but not on all'),
     ("usual_updates_with_settings_that_change", "all ranks must agree; learning rate"),
 ])  # fmt: skip
 def test_what_is_wrong_is_found_in_usual_updates_too(what, words):

@@ -34,6 +34,9 @@ _PAUSE = 2.0
 _finalizes = False
 """Whether MPI is ended here, not by mpi4py."""
 
+_abandoned: list[Sequence[Any]] = []
+"""Requests that nobody waits for any more, since an exception came. MPI may still write into their buffers, which they keep alive."""
+
 _give_way: Callable[[], object] = getattr(os, "sched_yield", lambda: None)
 """Between two polls: with more ranks than cores it halves the time of an exchange (4 ranks on 2 cores), otherwise it costs nothing."""
 
@@ -98,6 +101,14 @@ class _Job:
         self.size = 1
         self.place: Place | None = None
         self.where: Callable[[], dict[int, Answer]] = dict
+        self.is_forked = False
+
+    def begins(self) -> None:
+        """From now on there are other ranks."""
+        os.register_at_fork(after_in_child=self._in_child)
+
+    def _in_child(self) -> None:
+        self.is_forked = True
 
 
 class _Meetings:
@@ -138,6 +149,7 @@ class World:
         self.mpi = mpi
         self.rank, self.size = mpi.COMM_WORLD.rank, mpi.COMM_WORLD.size
         self.members, self._job.size = range(self.size), self.size
+        self._job.begins()
         self.comm = self.duplicate(mpi.COMM_WORLD)
 
     def part(self, comm: Any) -> World:
@@ -219,8 +231,21 @@ class World:
 
     def count(self) -> int:
         """Counts one more meeting of all ranks, as collective() does, without checks and without a name."""
+        self.refuse_child()
         self._meetings.count += 1
         return self._meetings.count
+
+    def refuse_child(self) -> None:
+        """Only the ranks themselves meet.
+
+        Raises:
+            RuntimeError: in a forked child: if it spoke in its parent's name the others would take it for the parent.
+        """
+        if self._job.is_forked:
+            raise RuntimeError(
+                f"{self.name} process {os.getpid()}, which this rank has forked, takes no part in the job; got a call that meets the other "
+                "ranks. Call it in the rank itself; a child may train by a trainer that is not distributed."
+            )
 
     def name_of(self, what: str, number: int) -> str:
         """The name of a meeting of this kind that was the number-th."""
@@ -234,7 +259,11 @@ class World:
             TimeoutError: the others did not come in time; it says where they are.
         """
         test = self.mpi.Request.Testall
-        self.wait_until(lambda: bool(test(requests)), what, timeout, moves)
+        try:
+            self.wait_until(lambda: bool(test(requests)), what, timeout, moves)
+        except BaseException:
+            _abandoned.append(requests)
+            raise
 
     def wait_until(self, done: Callable[[], bool], what: str, timeout: float | None = None, moves: Callable[[], int] = int) -> None:
         """Polls until done() says so, more often for as long as moves() rises: then it is not ranks that are waited for, but the wire.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..params.collection import ParameterCollection
 from ..trainers.state import Settings
-from ._world import World
+from ._world import World, ranks_in_words
 from .report import Flag, Form, Report, pack_head
 from .sampling import Step
 from .structure import Structure
@@ -68,17 +68,16 @@ class Agreement:
         """Flags that this rank has to tell beside those that reach() is given."""
         self.hears: list[Callable[[int], object]] = []
         """Told the flags of all ranks together, at each agreement."""
-        self._structure = Structure(m)
         self._said: Any = None
         self._head = b""
         """What was said in the last update, and its bytes."""
-        self._settle(here.collective("DistributedTrainer"), ())
+        self._settle(Structure(m), here.collective("DistributedTrainer"), ())
 
-    def _settle(self, what: str, known: Any) -> None:
-        """The ranks hold the same parameters, with the same values where they are not known to be."""
-        self._structure.check(self._here, self._comm, what)
-        self._structure.broadcast(self._here, self._comm, what, known)
-        self._form = Form(self._structure)
+    def _settle(self, structure: Structure, what: str, known: Any) -> None:
+        """The ranks hold the same parameters, with the same values where they are not known to be. Else all is as it was."""
+        structure.check(self._here, self._comm, what)
+        structure.broadcast(self._here, self._comm, what, known)
+        self._structure, self._form = structure, Form(structure)
 
     def reach(self, messenger: Messenger, weight: float, settings: Settings, step: Step | None, flags: int = 0) -> tuple[Agreed | None, str]:
         """What all ranks know before this update, and the name of the meeting. Collective.
@@ -95,7 +94,8 @@ class Agreement:
             meeting has no name.
 
         Raises:
-            RuntimeError: the ranks have different parameters or settings, or are at different steps of shard().
+            RuntimeError: on all ranks: they have different parameters or settings, have frozen different parameters, or are at different steps
+                of shard().
         """
         self._updates += 1
         name = self._meet(flags)
@@ -117,8 +117,7 @@ class Agreement:
         what = name()
         alike = self._begin_alike(every)
         if current.hash != self._structure.hash or (not alike and (every["structure"] != self._structure.hash).any()):
-            known, self._structure = self._structure.parameters, current
-            self._settle(what, known)
+            self._settle(current, what, self._structure.parameters)
             told = messenger.tell(Report(self._form, head, weight, self._average, False), name)
             assert told is not None, "an update that is not usual was taken for one"
             every, alike = told, self._begin_alike(told)
@@ -160,5 +159,16 @@ class Agreement:
             said.append(f"step {step.description if step else None} of shard()")
         if said:
             self._here.agree(self._comm, None if flags & Flag.ENDED else ", ".join(said), what)
+        self._compare_frozen(every["frozen"], what)
         read = [0 < n < self._here.size for n in np.count_nonzero(every["settled"], axis=0)]
         self._structure.settle(read)
+
+    def _compare_frozen(self, frozen: NDArray[np.bool_], what: str) -> None:
+        """What one rank leaves as it is, none may update."""
+        unlike = np.flatnonzero((frozen != frozen[0]).any(axis=0))
+        if len(unlike):
+            name, members = self._structure.parameters[unlike[0]].name(), self._here.members
+            ranks = ranks_in_words([members[rank] for rank in np.flatnonzero(frozen[:, unlike[0]]).tolist()])
+            raise RuntimeError(
+                f'{self._here.name} {what}: "{name}" is frozen on {ranks}, but not on all. Call set_updated() on all ranks alike.'
+            )

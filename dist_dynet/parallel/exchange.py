@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib, pointer
-from ..params.parameters import LookupParameters, Parameters
+from ..params.parameters import LookupParameters
 from ._world import World
 from .agreement import Agreed, Messenger
 from .report import Report
@@ -157,10 +157,7 @@ class MpiExchange:
     def _filled_elsewhere(self, agreed: Agreed, used: NDArray[np.bool_]) -> list[Any]:
         """The parameters that only other ranks have used."""
         structure = agreed.structure
-        missing: list[int] = np.flatnonzero(used & ~agreed.filled[self._here.rank]).tolist()
-        for i in missing:
-            check_not_frozen(self._here, structure.dense[i])
-        return [structure.handles[i] for i in missing]
+        return [structure.handles[i] for i in np.flatnonzero(used & ~agreed.filled[self._here.rank]).tolist()]
 
     # ---- lookup tables ---------------------------------------------------------------------------------------------------------------
 
@@ -194,26 +191,6 @@ class MpiExchange:
                 requests.append(self._comm.Iallreduce(self._here.mpi.IN_PLACE, block))
                 rows.pieces = [(union.astype(np.int32), block)]
         return requests
-
-
-def out_of_step(here: World) -> RuntimeError:
-    """What a rank hears that goes on after an update() that was interrupted in the middle."""
-    return RuntimeError(
-        f"{here.name} gradient exchange: an update() was interrupted, so that this rank is out of step with the others. "
-        "Start the job again from a checkpoint."
-    )
-
-
-def check_not_frozen(here: World, parameter: Parameters) -> None:
-    """A parameter of which some rank has a gradient must be updated here, too.
-
-    Raises:
-        RuntimeError: it is frozen here.
-    """
-    if not parameter.is_updated():
-        raise RuntimeError(
-            f'{here.name} gradient exchange: "{parameter.name()}" is frozen here, but not on all ranks. Call set_updated() on all ranks alike.'
-        )
 
 
 def merge_ranges(places: list[Range], used: list[bool]) -> tuple[list[Range], list[Range]]:

@@ -17,6 +17,7 @@ on; averages and updates are not its business.
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +31,7 @@ from ..params.root import Root
 from ._world import World
 from .agreement import Agreed
 from .compression import Bf16
-from .exchange import MpiExchange, Weight, out_of_step
+from .exchange import MpiExchange, Weight
 from .layout import Arrays, Layout
 from .memory import map_together, say_refused
 from .report import Flag
@@ -125,8 +126,6 @@ class HybridExchange(MpiExchange):
         """update() has come: all gradients are complete, and this is their weight. What of Flag.EARLY and Flag.AHEAD is so."""
         if self._layout is None:
             return 0
-        if self._rows_round is not None:
-            raise out_of_step(self._here)
         early, structure, flags = self._early, self._layout.structure, 0
         if early is not None:
             with early.lock:
@@ -163,7 +162,6 @@ class HybridExchange(MpiExchange):
             super().sum(agreed, what)
             return
         used = np.logical_or.reduce(agreed.filled)
-        self._filled_elsewhere(agreed, used)
         rest, weight = used & ~held, float(agreed.weights[self._here.rank])
         round_ = self._round(rest, all_come=True) if rest.any() else None
         if round_:
@@ -302,6 +300,9 @@ class HybridExchange(MpiExchange):
             if residuals.get(p.name(), rest[:0]).size == n:
                 rest[at : at + n] = residuals[p.name()]
         self._rows.load_residuals(layout.structure.tables, residuals)
+
+
+os.register_at_fork(after_in_child=watchers.clear)  # a child's gradients go nowhere
 
 
 def _leave(root: Root) -> None:

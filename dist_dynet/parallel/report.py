@@ -41,7 +41,7 @@ class Form:
     >>> m = dy.ParameterCollection()
     >>> _ = m.add_parameters(2), m.add_lookup_parameters((3, 1))
     >>> Form(Structure(m)).dtype.names
-    ('structure', 'step', 'settings', 'flags', 'settled', 'weight', 'rows', 'filled')
+    ('structure', 'step', 'settings', 'flags', 'frozen', 'settled', 'weight', 'rows', 'filled')
     """
 
     def __init__(self, structure: Structure) -> None:
@@ -52,6 +52,7 @@ class Form:
         self.dtype = np.dtype(
             [
                 *_HEAD,
+                ("frozen", np.bool_, (self.dense + self.tables,)),
                 ("settled", np.bool_, (self.tables,)),  # up to here ranks say the same in nearly every update
                 ("weight", np.float64),
                 ("rows", np.int32, (self.tables,)),

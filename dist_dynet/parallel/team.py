@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .._ffi import NULL, ffi, lib
 from ._world import World
-from .exchange import Range, check_not_frozen, out_of_step
+from .exchange import Range
 from .memory import map_together
 from .report import Report
 from .structure import Structure
@@ -74,31 +74,21 @@ class Team:
         self._c = ffi.gc(team, lib.dn_team_free)
         self._learnt: Structure | None = None
         self._kept: Any = None
-        self._waits = False
 
     def tell(self, report: Report, name: Callable[[], str]) -> NDArray[Any] | None:
         """As Messenger.tell."""
-        if self._waits:
-            raise out_of_step(self._here)
         form, head = report.form, report.head
         usual = report.usual and self._learnt is form.structure
         arguments = head, len(head), report.weight, form.dense, form.tables, form.params, report.average, usual, _LOOK
-        self._waits = True  # an exception leaves it so
         outcome = lib.dn_team_exchange(self._c, *arguments)
         while outcome == lib.DN_TEAM_WAITS:
             self._here.wait_until(lambda: lib.dn_team_heard(self._c, 0), name())
             outcome = lib.dn_team_exchange(self._c, *arguments)
-        self._waits = False
         if outcome == lib.DN_TEAM_DONE:
             return None
         if outcome == lib.DN_ERROR_MEMORY:
             raise MemoryError("gradient exchange: out of memory for the rows of lookup tables")
-        every = self._reports(report)
-        if outcome == lib.DN_TEAM_FROZEN:
-            missing = every["filled"].any(axis=0) & ~every["filled"][self._here.rank]
-            for i in np.flatnonzero(missing).tolist():
-                check_not_frozen(self._here, form.structure.dense[i])
-        return every
+        return self._reports(report)
 
     def _reports(self, report: Report) -> NDArray[Any]:
         size = report.form.dtype.itemsize

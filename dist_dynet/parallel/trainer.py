@@ -108,6 +108,7 @@ class DistributedTrainer:
         self._gathered = 0.0  # n_r of the passes since the last update
         self._silent = False  # inside of no_sync()
         self._joins = 0  # how many Joins it is inside of
+        self._is_amid = False  # an update has begun that is not done: so it stays if an exception comes that other ranks do not have
         self._world = here = world(comm).patient(timeout)
         if comm is not None:
             _saving.install(here)
@@ -157,27 +158,45 @@ class DistributedTrainer:
         """Exchanges and applies what was gathered: whether parameters were updated, and whether all ranks have run out of data."""
         flags |= Flag.JOIN if self._joins else 0
         n, self._gathered, over, what = self._gathered, 0.0, bool(flags & Flag.ENDED), ""
-        exchange = self._exchange
+        inner, exchange = self._inner, self._exchange
         if self._agreement is not None and exchange is not None:
+            if self._is_amid:
+                raise RuntimeError(
+                    f"{self._world.name} update: one before it was interrupted, so that this rank is out of step with the others. "
+                    "Start the job again from a checkpoint."
+                )
+            self._world.refuse_child()
+            self._is_amid = True
             if exchange.begins_early:
                 flags |= exchange.hasten(self._factor(n))
             try:
-                agreed, what = self._agreement.reach(exchange, n, Settings.of(self._inner), step, flags)
+                agreed, what = self._agreement.reach(exchange, n, Settings.of(inner), step, flags)
             except RuntimeError:  # on all ranks
                 exchange.drop("gradient exchange that was given up")
+                self._is_amid = False
                 raise
             over = agreed is not None and agreed.over
             if agreed is not None and not over and flags & Flag.ENDED:
-                agreed.settings.set_on(self._inner)  # goes on as the ranks do that still have data
+                agreed.settings.set_on(inner)  # goes on as the ranks do that still have data
             if agreed is not None and self._sum is None:
                 exchange.sum(agreed, what)
         elif n == 0:
             self.collection.reset_gradients()
         if self._sum is not None:
             self._sum.sum(what, self._average != "sum", self.accumulation if self._average != "sum" else 1)
-        if over and not self._inner._waits():
+        if over and not inner._waits():
+            self._is_amid = False
             return False, over
-        return self._inner._apply(), over
+        try:
+            updated = inner._change()
+        except RuntimeError:  # of gradients that are not finite, on all ranks
+            self._is_amid = False
+            raise
+        self._is_amid = False
+        if updated:
+            inner._done()
+            inner._end()
+        return updated, over
 
     def _weight(self, weight: float | None, step: Step | None) -> float:
         if (weight is not None) != (self._average == "weighted"):

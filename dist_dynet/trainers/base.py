@@ -261,13 +261,17 @@ class Trainer:
 
     def _apply(self) -> bool:
         """Updates; False: the step was left out."""
-        self._prepare()
-        code = _update(self._c)
-        if code < 0:
-            return self._fail(code, self._members())
+        if not self._change():
+            return False
         self._done()
         self._end()
         return True
+
+    def _change(self) -> bool:
+        """The part of an update that changes parameters; False: the step was left out."""
+        self._prepare()
+        code = _update(self._c)
+        return code >= 0 or self._fail(code, self._members())
 
     def _done(self) -> None:
         """After each update."""

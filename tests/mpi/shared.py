@@ -239,7 +239,7 @@ def test_update_after_an_interrupted_one():
     if rank == 0:
         with pytest.raises(TimeoutError, match=r"waited 0\.5 s for"):
             trainer.update()
-        with pytest.raises(RuntimeError, match="interrupted, so that this rank is out of step with the others"):
+        with pytest.raises(RuntimeError, match="was interrupted, so that this rank is out of step with the others"):
             trainer.update()
         print("ok", flush=True)
         parallel.barrier()

@@ -1,0 +1,223 @@
+"""Errors and interruptions that a program catches, to go on: caught.py ENGINE WHAT..., each rank a host of its own for the engine "hybrid".
+
+Rank 0 prints "ok" in the end.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+
+import pytest
+
+import dist_dynet as dy
+from dist_dynet import parallel
+from dist_dynet.parallel import engines
+
+engine, *whats = sys.argv[1:]
+rank, size = parallel.rank(), parallel.world_size()
+if engine == "hybrid":
+    engines._host = lambda: (str(rank),)
+
+
+def set_up():
+    """A new model and a trainer that subtracts the sum of the gradients."""
+    m = dy.ParameterCollection()
+    a, b = m.add_parameters(4, init=0, name="a"), m.add_parameters(5, init=0, name="b")
+    table = m.add_lookup_parameters((6, 3), init=0, name="table")
+    trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1.0), average="sum", exchange=engine)
+    trainer.set_clip_threshold(0)
+    return m, a, b, table, trainer
+
+
+def step(*parameters, rows=()):
+    """A backward pass and an update, by 1 where something is used; True."""
+    m.reset_gradients()
+    dy.renew_cg()
+    dy.esum([dy.sum_elems(p) for p in parameters] + [dy.sum_elems(table[row]) for row in rows]).backward()
+    return trainer.update()
+
+
+def refused(words, *parameters, **rows):
+    """As step(), when the update is refused on all ranks with these words and leaves everything as it was."""
+    before = [p.as_array() for p in m.parameters_list()], trainer.updates
+    with pytest.raises(RuntimeError, match=words):
+        step(*parameters, **rows)
+    assert all((p.as_array() == values).all() for p, values in zip(m.parameters_list(), before[0], strict=True))
+    assert trainer.updates == before[1]
+
+
+def check(p, value):
+    """Rank by rank the same values."""
+    assert (p.as_array() == value).all(), p.as_array()
+    parallel.assert_in_sync(m)
+
+
+def test_frozen():
+    for _ in range(3):
+        step(a, b) if rank else step(a)
+    b.set_updated(rank > 0)
+    for _ in range(3):
+        refused(r'"/b" is frozen on rank 0, but not on all\. Call set_updated\(\) on all ranks alike', *([a, b] if rank else [a]))
+    b.set_updated(False)
+    for _ in range(3):
+        step(a, b)
+    b.set_updated(True)
+    for _ in range(3):
+        step(a, b)
+    check(a, -9 * size)
+    check(b, -3 * (size - 1) - 3 * size)
+
+
+def test_frozen_without_gradient():
+    momentum = parallel.DistributedTrainer(dy.MomentumSGDTrainer(m, 1.0), exchange=engine)
+    step(a)
+    dy.renew_cg()
+    (dy.sum_elems(a) + dy.sum_elems(b)).backward()
+    momentum.update()
+    b.set_updated(rank != 1)  # nobody uses it now, but momentum moves it
+    dy.renew_cg()
+    dy.sum_elems(a).backward()
+    with pytest.raises(RuntimeError, match='"/b" is frozen on rank 1, but not on all'):
+        momentum.update()
+
+
+def test_frozen_table():
+    for _ in range(3):
+        step(a, rows=[rank])
+    table.set_updated(rank == 0)
+    refused(f'"/table" is frozen on {"rank 1" if size == 2 else "ranks 1 and 2"}, but not on all', a, rows=[rank])
+    table.set_updated(True)
+    step(a, rows=[rank])
+    check(table, [[-4.0 * (row < size)] * 3 for row in range(6)])
+
+
+def test_settings():
+    for _ in range(3):
+        step(a, rows=[rank])
+    trainer.learning_rate = 0.5 if rank == 1 else 1.0
+    refused("all ranks must agree; learning rate", a, rows=[rank])
+    trainer.learning_rate = float("nan") if rank == 1 else 1.0
+    refused("all ranks must agree; learning rate", a, rows=[rank])
+    trainer.learning_rate = 1.0
+    m.set_weight_decay(0.5 if rank == 0 else 0.0)
+    refused("all ranks must agree; weight decay", a)
+    m.set_weight_decay(0.0)
+    trainer.inner.skip_nonfinite = rank == 0
+    refused("all ranks must agree; skip nonfinite", a)
+    trainer.inner.skip_nonfinite = False
+    step(a)
+    check(a, -4 * size)
+
+
+def test_parameters():
+    for _ in range(2):
+        step(a, rows=[rank])
+    added = m.add_parameters(3, init=7, name="added") if rank == 1 else None
+    for _ in range(2):
+        refused(r"rank 0 has 3; first that rank 0 lacks \"/added\"", a)
+    added = added or m.add_parameters(3, init=8, name="added")
+    for _ in range(3):
+        step(a, added, rows=[rank])
+    check(a, -5 * size)
+    check(added, 8 - 3 * size)
+
+
+def test_interrupted():
+    """One rank leaves a wait by Ctrl-C. Others would take what it sends next for what they wait for."""
+    step(a)
+    if rank:
+        time.sleep(1)
+    else:
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            step(a)
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="was interrupted, so that this rank is out of step with the others"):
+                step(a)
+        assert trainer.updates == 1
+        print("ok", flush=True)
+    step(a)  # nobody can: the job ends
+
+
+def test_interrupted_after_the_exchange():
+    step(a)
+    if rank == 0:
+
+        def interrupt(agreed, what):
+            by_steps(agreed, what)
+            raise KeyboardInterrupt
+
+        by_steps, trainer._exchange.sum = trainer._exchange.sum, interrupt
+        with pytest.raises(KeyboardInterrupt):
+            step(a, b)
+        with pytest.raises(RuntimeError, match="was interrupted, so that this rank is out of step with the others"):
+            step(a, b)
+    else:
+        step(a, b)
+    assert trainer.updates == (2 if rank else 1)
+
+
+def test_gradients_that_are_not_finite():
+    for _ in range(2):
+        step(a)
+        for skips in (False, True):
+            trainer.set_clip_threshold(5)
+            trainer.skip_nonfinite = skips
+            dy.renew_cg()
+            (dy.sum_elems(a) * (float("nan") if rank else 1)).backward()
+            if skips:
+                assert not trainer.update()
+            else:
+                with pytest.raises(RuntimeError, match="Magnitude of gradient is bad: nan"):
+                    trainer.update()
+            m.reset_gradients()
+            trainer.set_clip_threshold(0)
+    check(a, -2 * size)
+    assert trainer.skipped == 2
+
+
+def test_error_after_the_update():
+    """Whatever comes when parameters have been changed does no harm, such as a full disk of a checkpoint."""
+    errors = [OSError("no room today")] * 2
+
+    def last():
+        if errors:
+            raise errors.pop()
+
+    trainer.inner._end_with(last)
+    for _ in range(2):
+        with pytest.raises(OSError, match="no room today"):
+            step(a)
+    step(a)
+    check(a, -3 * size)
+
+
+def test_forked():
+    step(a)
+    if rank == 0:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12: of threads, which this child does not need
+            child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                for meet in (lambda: step(a, b), parallel.barrier, lambda: parallel.gather(1)):
+                    with pytest.raises(RuntimeError, match="which this rank has forked, takes no part in the job"):
+                        meet()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    step(a)
+    check(a, -2 * size)
+
+
+for what in whats:
+    m, a, b, table, trainer = set_up()
+    globals()[f"test_{what}"]()
+if rank == 0:
+    print("ok")

@@ -1,0 +1,33 @@
+"""Errors that a program catches, to go on: updates that all ranks refuse alike, and ranks that were interrupted (tests/mpi/caught.py).
+
+How long: about 10 s.
+"""
+
+import pytest
+from jobs import mpirun, needs_mpi
+
+CAUGHT = (
+    "error_after_the_update",
+    "forked",
+    "frozen",
+    "frozen_table",
+    "frozen_without_gradient",
+    "gradients_that_are_not_finite",
+    "parameters",
+    "settings",
+    "interrupted_after_the_exchange",
+)
+
+pytestmark = [pytest.mark.mpi, needs_mpi]
+
+
+@pytest.mark.parametrize(("engine", "ranks"), [("shared", 3), ("mpi", 2), ("hybrid", 2)])
+def test_program_goes_on(engine, ranks):
+    assert mpirun(ranks, "caught.py", engine, *CAUGHT)[:2] == (0, "ok\n")
+
+
+@pytest.mark.parametrize("engine", ["shared", "mpi"])
+def test_interrupted_rank_is_out_of_step(engine):
+    status, output, seconds = mpirun(2, "caught.py", engine, "interrupted", DIST_DYNET_SILENCE="1")
+    assert status != 0 and "ok" in output.splitlines() and seconds < 15, output
+    assert "out of step with the others" in output
