@@ -79,6 +79,10 @@ def test_normal_end_is_not_disturbed(how, mpi):
     assert (status, output) == (0, "")
 
 
+def test_what_a_rank_starts_is_no_rank(mpi):
+    assert mpirun(2, "children.py", mpi=mpi)[:2] == (0, "ok\n")
+
+
 def test_job_that_is_suspended_goes_on(mpi):
     """All of it, for longer than any limit, while a rank waits: a batch system, or Ctrl-Z. The time counts for nothing."""
     job = start(2, "fail.py", "slow", mpi=mpi, **SHORT, DIST_DYNET_TIMEOUT="3")

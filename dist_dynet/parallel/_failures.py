@@ -90,6 +90,7 @@ def install() -> None:
     launch = _launcher.find()
     if launch is None or _State.launch is not None:
         return
+    _launcher.claim()
     _State.launch, _State.process = launch, os.getpid()
     _State.previous, sys.excepthook = sys.excepthook, _on_exception
     _State.previous_thread, threading.excepthook = threading.excepthook, _on_thread_exception

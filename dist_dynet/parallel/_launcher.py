@@ -26,6 +26,8 @@ _VARIABLES = (
 )
 """Launcher, and its names for rank, size and local rank."""
 
+_CLAIM = "DIST_DYNET_RANK"
+
 
 def find(environment: Mapping[str, str] = os.environ) -> Launch | None:
     """The launch of this process; None when it was started alone.
@@ -52,8 +54,20 @@ def _variables(environment: Mapping[str, str]) -> list[tuple[str, str, str, str]
     return rows
 
 
+def claim() -> None:
+    """Says to the programs that this rank starts that they are not the rank. To be called in the rank."""
+    if "PMIX_NAMESPACE" in os.environ:
+        os.environ[_CLAIM] = f"{os.environ['PMIX_NAMESPACE']} {os.getpid()}"
+
+
 def _is_rank(environment: Mapping[str, str]) -> bool:
-    """False in a program that a rank started: it inherits MPICH's variables, but not the open descriptor they name."""
+    """False in a program that a rank started.
+
+    It inherits MPICH's variables, but not the open descriptor they name; of a job of Open MPI or Slurm it inherits all, and the rank's claim.
+    """
+    job, _, process = os.environ.get(_CLAIM, "").rpartition(" ")
+    if environment is os.environ and process and job == os.environ.get("PMIX_NAMESPACE") and process != str(os.getpid()):
+        return False
     descriptor = environment.get("PMI_FD", "")
     if not descriptor.isdigit() or environment is not os.environ:
         return True
