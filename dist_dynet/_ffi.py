@@ -16,9 +16,9 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-DTYPE_NAME = os.environ.get("DIST_DYNET_DTYPE", "float32")
-if DTYPE_NAME not in ("float32", "float64"):
-    raise ImportError(f"DIST_DYNET_DTYPE must be float32 or float64; got {DTYPE_NAME!r}.")
+from ._environment import choice, whole
+
+DTYPE_NAME = choice("DIST_DYNET_DTYPE", ("float32", "float64"))
 DTYPE = np.dtype(DTYPE_NAME)
 
 try:
@@ -76,7 +76,7 @@ def _load_blas() -> str:
         _limit_threads(library, prefix)
         _blas["kernels"] = f"{Path(path).name} {_core_name(library, prefix)}".rstrip()
         return path
-    if os.environ.get("DIST_DYNET_BLAS", "none") != "none":
+    if os.environ.get("DIST_DYNET_BLAS", "none") not in ("", "none"):
         raise ImportError(f"DIST_DYNET_BLAS={os.environ['DIST_DYNET_BLAS']}: not a BLAS library with cblas functions.")
     lib.dn_set_blas(NULL, NULL, NULL)
     return "none (plain C)"
@@ -93,7 +93,7 @@ def _core_name(library: Any, prefix: str) -> str:
 
 def _limit_threads(library: Any, prefix: str) -> None:
     """One thread per process by default: ranks are the parallelism."""
-    threads = int(os.environ.get("DIST_DYNET_THREADS", "1"))
+    threads = whole("DIST_DYNET_THREADS", 1)
     for name in (f"{prefix.removesuffix('cblas_')}openblas_set_num_threads", "MKL_Set_Num_Threads", "bli_thread_set_num_threads"):
         setter = getattr(library, name, None)
         if setter is not None:

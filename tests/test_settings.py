@@ -255,12 +255,31 @@ def test_environment_is_read_at_import():
     assert output_of(SHOW, DIST_DYNET_SEED="", DIST_DYNET_WEIGHT_DECAY="", DIST_DYNET_AUTOBATCH="").endswith("] 0.0 0\n")
 
 
+def test_empty_environment_says_nothing():
+    names = ("DTYPE", "BLAS", "THREADS", "TIMEOUT", "SILENCE", "SHARED_LIMIT", "EXCHANGE")
+    code = "import dist_dynet as dy; w = dy.ParameterCollection(); dy.parallel.DistributedTrainer(dy.SimpleSGDTrainer(w)); print('ok')"
+    assert output_of(code, **{f"DIST_DYNET_{name}": "" for name in names}) == "ok\n"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("DIST_DYNET_SEED", "x"), ("DIST_DYNET_SEED", "-1"), ("DIST_DYNET_AUTOBATCH", "maybe"), ("DIST_DYNET_WEIGHT_DECAY", "2")],
+    [
+        ("DIST_DYNET_SEED", "x"),
+        ("DIST_DYNET_SEED", "-1"),
+        ("DIST_DYNET_AUTOBATCH", "maybe"),
+        ("DIST_DYNET_WEIGHT_DECAY", "2"),
+        ("DIST_DYNET_DTYPE", "float16"),
+        ("DIST_DYNET_THREADS", "two"),
+        ("DIST_DYNET_THREADS", "0"),
+        ("DIST_DYNET_TIMEOUT", "10 s"),
+        ("DIST_DYNET_TIMEOUT", "nan"),
+        ("DIST_DYNET_SILENCE", "-1"),
+        ("DIST_DYNET_SHARED_LIMIT", "1GB"),
+        ("DIST_DYNET_EXCHANGE", "gloo"),
+    ],
 )
 def test_bad_environment_is_an_import_error(name, value):
-    result = run_python("-c", "import dist_dynet", **{name: value})
+    result = run_python("-c", "import dist_dynet.parallel", **{name: value})
     assert result.returncode == 1 and re.search(rf"^ImportError: {name}: ", result.stderr, re.M)
 
 

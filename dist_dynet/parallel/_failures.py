@@ -20,13 +20,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
+from .._environment import number
 from . import _launcher
 from ._world import TIMEOUT, Answer, Place, World, finalize_mpi, import_mpi, line_of_user, pause
 
 EXCEPTION, MISSING, LEFT = 1, 75, 76
 """Status of the job after an uncaught exception, after a rank that gives no answer, after one that left early."""
 
-SILENCE = float(os.environ.get("DIST_DYNET_SILENCE", "8"))
+SILENCE = number("DIST_DYNET_SILENCE", 8)
 """Seconds of waiting after which the watchdog asks."""
 
 _exit = os._exit

@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._environment import number
 from ._launcher import Launch
 
-TIMEOUT = float(os.environ.get("DIST_DYNET_TIMEOUT", "600"))
+TIMEOUT = number("DIST_DYNET_TIMEOUT", 600)
 """Seconds that a rank waits for ranks that are alive but do not come."""
 
 _SPIN, _SHORTEST_NAP, _LONGEST_NAP = 1e-3, 2e-5, 1e-3
@@ -30,6 +31,9 @@ _SPIN, _SHORTEST_NAP, _LONGEST_NAP = 1e-3, 2e-5, 1e-3
 
 _PAUSE = 2.0
 """Seconds without a poll after which a process must have been stopped, by a batch system or Ctrl-Z: they are no waiting."""
+
+_LONGEST = 1e9
+"""Seconds that a timer of the system can be set to."""
 
 _finalizes = False
 """Whether MPI is ended here, not by mpi4py."""
@@ -52,7 +56,7 @@ def import_mpi(launch: Launch) -> Any:
         os.environ.setdefault("OMPI_MCA_btl", "^ofi")  # takes a second off the start
     alone = "mpi4py.MPI" not in sys.modules
     if alone:  # MPI_Init holds Python's lock: only a timer in C can end it
-        faulthandler.dump_traceback_later(TIMEOUT, exit=True, file=sys.__stderr__ or 2)
+        faulthandler.dump_traceback_later(min(TIMEOUT, _LONGEST), exit=True, file=sys.__stderr__ or 2)
     try:
         import mpi4py
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import socket
 from pathlib import Path
 from typing import Any, Literal
 
+from .._environment import choice
 from ._world import World
 from .exchange import Exchange, MpiExchange
 from .hybrid import HybridExchange
@@ -18,21 +18,20 @@ Engine = Literal["auto", "hybrid", "mpi", "shared"]
 
 ENGINES = ("auto", "hybrid", "mpi", "shared")
 
+DEFAULT = choice("DIST_DYNET_EXCHANGE", ENGINES)
+
 Compression = Literal["bf16"]
 
 
 def choose(here: World, comm: Any, engine: str | None = None, overlap: bool = True, compression: Compression | None = None) -> Exchange:
-    """The engine of this name; None: that of DIST_DYNET_EXCHANGE, by default "auto". Collective.
+    """The engine of this name, one of ENGINES; None: DEFAULT. Collective.
 
     "auto" and "hybrid": with one host "shared", with several the exchange between hosts; where the system does not tell hosts apart, "mpi".
 
     Raises:
-        ValueError: there is no engine of this name.
         RuntimeError: the ranks have chosen differently; "shared" with several hosts.
     """
-    name = engine or os.environ.get("DIST_DYNET_EXCHANGE", "auto")
-    if name not in ENGINES:
-        raise ValueError(f"DistributedTrainer: exchange must be auto, hybrid, mpi or shared; got {name!r}.")
+    name = engine or DEFAULT
     what = here.collective("DistributedTrainer")
     every = [pickle.loads(b) for b in here.exchange_bytes(comm, pickle.dumps((name, overlap, compression, _host())), what)]
     if any(theirs[:3] != every[0][:3] for theirs in every):

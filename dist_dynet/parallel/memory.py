@@ -14,10 +14,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .._environment import number
 from .._ffi import ffi
 from ._world import World
 
-LIMIT = float(os.environ.get("DIST_DYNET_SHARED_LIMIT", "inf"))
+LIMIT = number("DIST_DYNET_SHARED_LIMIT", float("inf"), least=0)
 """Bytes of shared memory that may be taken at a time, over all ranks of a host."""
 
 Mapped = tuple[Any, list[int]]

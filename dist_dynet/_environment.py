@@ -1,0 +1,49 @@
+"""The DIST_DYNET_* variables of the environment as what they mean: read once, at import. A value that makes no sense is an ImportError.
+
+An empty value counts as none. It knows what values look like, and not what they are for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+
+def number(name: str, default: float, *, least: float | None = None) -> float:
+    """A number above 0, or, with `least`, of at least that; infinity is one.
+
+    >>> number("NOT_SET", 2.5)
+    2.5
+    """
+    text = os.environ.get(name) or str(default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not (value > 0 if least is None else value >= least):
+        raise ImportError(f"{name}: takes a number {'above 0' if least is None else f'of {least:g} or more'}; got {text!r}.")
+    return value
+
+
+def whole(name: str, default: int) -> int:
+    """A whole number, 1 or more.
+
+    >>> whole("NOT_SET", 3)
+    3
+    """
+    text = os.environ.get(name) or str(default)
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ImportError(f"{name}: takes a whole number, 1 or more; got {text!r}.")
+    return int(text)
+
+
+def choice(name: str, choices: Sequence[str]) -> str:
+    """One of these; the first where nothing is said.
+
+    >>> choice("NOT_SET", ["left", "right"])
+    'left'
+    """
+    text = os.environ.get(name) or choices[0]
+    if text not in choices:
+        raise ImportError(f"{name}: must be {', '.join(choices[:-1])} or {choices[-1]}; got {text!r}.")
+    return text
