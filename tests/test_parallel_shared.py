@@ -27,6 +27,7 @@ PROPERTIES = (
     "fork",
     "memory_outlives_the_trainer_of_a_graph",
     "trainer_that_ends_inside_of_backward",
+    "trainers_that_end_give_back_what_they_had",
     "trainer_that_ends_while_the_root_is_in_use",
     "other_layout_falls_back",
     "choice",

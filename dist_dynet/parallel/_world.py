@@ -10,11 +10,15 @@ import copy
 import faulthandler
 import hashlib
 import os
+import pickle
 import socket
 import sys
 import time
+import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -121,8 +125,12 @@ class _Meetings:
     def __init__(self) -> None:
         self.count = 0
         self.trainers = 0
+        self.loans = 0
         self.checks = False
         self.barrier: tuple[Any, str] | None = None
+        self.lent: dict[int, Any] = {}
+        self.returned: SimpleQueue[int] = SimpleQueue()  # filled by Python's collector, at any time
+        self.gone: set[int] = set()
 
 
 class World:
@@ -199,6 +207,24 @@ class World:
         new, request = (comm or self.comm).Idup()
         self.wait([request], "start of MPI")
         return new
+
+    def lend(self, owner: object) -> Any:
+        """A communicator as duplicate() makes it, for as long as the owner lives: MPI libraries have two thousand or so. Collective.
+
+        Only all ranks together can give one back: they do so here, with those whose owners are gone on all ranks.
+        """
+        meetings = self._meetings
+        with suppress(Empty):
+            while True:
+                meetings.gone.add(meetings.returned.get_nowait())
+        every = [pickle.loads(b) for b in self.exchange_bytes(self.comm, pickle.dumps(meetings.gone), "start of MPI")]
+        for loan in sorted(set[int].intersection(*every)):
+            meetings.gone.remove(loan)
+            meetings.lent.pop(loan).Free()
+        meetings.loans += 1
+        meetings.lent[meetings.loans] = comm = self.duplicate()
+        weakref.finalize(owner, meetings.returned.put, meetings.loans).atexit = False
+        return comm
 
     def number_trainer(self) -> str:
         """How meetings of one more trainer are called, so that they can be told from those of others."""

@@ -115,7 +115,7 @@ class DistributedTrainer:
         self._part: Part | None = None  # the last micro-batch
         self._agreement: Agreement | None = None
         self._exchange: Exchange | None = None
-        comm = here.duplicate() if here.size > 1 else None
+        comm = here.lend(self) if here.size > 1 else None
         self._sum = ReproducibleSum(here, comm, trainer.collection) if reproducible else None
         if here.size > 1:
             what = here.collective("DistributedTrainer")

@@ -16,7 +16,7 @@ import pytest
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import lib
-from dist_dynet.parallel import engines, memory, shared
+from dist_dynet.parallel import _session, engines, memory, shared
 
 what = sys.argv[1]
 rank, size = parallel.rank(), parallel.world_size()
@@ -352,6 +352,19 @@ def test_trainer_that_ends_inside_of_backward():
     loss = dy.sum_elems(dy.function(lambda x: x, backward, 3)(w))
     loss.backward()
     assert w.grad_as_array().tolist() == [1] * 3 and is_shared(m) == [False]
+
+
+def test_trainers_that_end_give_back_what_they_had():
+    m, (w,) = model_of(3)
+    kept = distributed(m, average="sum")
+    for _ in range(20):
+        trainer = distributed(m, average="sum")
+        step(w)
+        trainer.update()
+        step(w)
+        kept.update()
+    assert len(_session.world()._meetings.lent) < 5
+    assert (w.as_array() == 0.5 - 40 * size).all()
 
 
 class BusyLibrary:
