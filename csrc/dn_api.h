@@ -321,6 +321,8 @@ enum dn_watch { DN_WATCH_OFF, DN_WATCH_ARMED, DN_WATCH_STEPS, DN_WATCH_BEGUN, DN
 void dn_root_watch(dn_root *, int watch);              /* sets it; DN_WATCH_OFF ends every wait */
 /* Sleeps while it is DN_WATCH_ARMED, this many seconds at most; returns what it is. */
 int dn_root_await(dn_root *, double seconds);
+/* How many backwards were watched, those of all watchers of the root: whether what was read is of the last one. */
+int64_t dn_root_watched(dn_root *);
 /* How many of the gradient's numbers, from the first, are complete in the watched backward; all, if that does not write it. They may be read
  * until the next one, without a lock. */
 int64_t dn_param_ready(dn_param *);

@@ -45,6 +45,7 @@ struct dn_root {
     pthread_mutex_t watch_lock; /* of `watch` alone; taken after `lock` where both are */
     pthread_cond_t watch_moved;
     int watch;                  /* a dn_watch */
+    int64_t watched;            /* how many backwards were watched (atomic) */
     int as_dynet;               /* see dn_root_as_dynet */
 };
 

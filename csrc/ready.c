@@ -52,6 +52,8 @@ int dn_root_await(dn_root *r, double seconds) {
     return watch;
 }
 
+int64_t dn_root_watched(dn_root *r) { return __atomic_load_n(&r->watched, __ATOMIC_ACQUIRE); }
+
 static void tell(dn_param *p) {
     p->watched_changes = p->changes;
     __atomic_store_n(&p->ready, p->row_size, __ATOMIC_RELEASE);
@@ -119,9 +121,12 @@ int dn__watch_begin(dn_tape *t) {
     dn__lock_roots(t);
     for (int r = 0; r < t->n_roots; r++) {
         dn_root *root = t->roots[r].root;
+        pthread_mutex_lock(&root->watch_lock); /* nobody sees that it has begun before `ready` is of this backward */
         int steps = begins(root, DN_WATCH_STEPS);
         t->watch.steps |= steps;
         t->roots[r].watched = steps || begins(root, DN_WATCH_ARMED);
+        if (t->roots[r].watched) __atomic_add_fetch(&root->watched, 1, __ATOMIC_ACQ_REL);
+        else pthread_mutex_unlock(&root->watch_lock);
         for (int k = 0; t->roots[r].watched && k < root->n_params; k++) tell(root->params[k]); /* until they are found to be used */
     }
     for (size_t i = 0; i < n; i++) at[i] = NO_USE;
@@ -144,13 +149,12 @@ int dn__watch_begin(dn_tape *t) {
     }
     t->watch.last_use = last_use;
     t->watch.next = next;
-    dn__unlock_roots(t);
     for (int r = 0; r < t->n_roots; r++) {
         if (!t->roots[r].watched) continue;
-        pthread_mutex_lock(&t->roots[r].root->watch_lock);
         pthread_cond_broadcast(&t->roots[r].root->watch_moved);
         pthread_mutex_unlock(&t->roots[r].root->watch_lock);
     }
+    dn__unlock_roots(t);
     return 0;
 }
 

@@ -146,6 +146,7 @@ class HybridExchange(MpiExchange):
         return early.weight is None or (
             early.weight == weight
             and state == lib.DN_WATCH_COMPLETE
+            and early.watched == lib.dn_root_watched(structure.root.c)  # not of a backward before the last, for another trainer's update
             and all(lib.dn_param_unchanged(handle) for handle in structure.handles[: len(structure.dense)])
         )
 

@@ -49,6 +49,8 @@ class Round:
         """Of whoever advances it."""
         self.weight: float | None = None
         """What gradients are multiplied by; None: not open yet."""
+        self.watched = 0
+        """The number of the watched backward in which it was opened."""
         self.complete = all_come
         """All gradients are complete, whatever the watch says."""
         self.taken_over = False
@@ -66,6 +68,7 @@ class Round:
     def open(self, weight: float) -> None:
         """From now on complete gradients are taken, times this weight, and sent. Again: nothing."""
         if self.weight is None:
+            self.watched = lib.dn_root_watched(self._root.c)
             self.weight = weight
             self._sum = Sum(self._comm, self._hosts, self._arrays.sum, self._compression, self._all_come)
 
