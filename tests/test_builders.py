@@ -437,3 +437,19 @@ def test_both_directions_of_inputs_of_any_kind():
     np.testing.assert_array_equal([e.npvalue() for e in builder.transduce(xs)], expected)
     np.testing.assert_array_equal([e.npvalue() for e in builder.transduce(x for x in xs)], expected)
     assert builder.transduce([]) == []
+
+
+def test_both_directions_by_builders_of_the_users_own():
+    class Twice:
+        """Each input twice as large, as any sequence."""
+
+        def initial_state(self):
+            return self
+
+        def transduce(self, xs):
+            return tuple(2 * x for x in xs)
+
+    m = dy.ParameterCollection()
+    builder = dy.BiRNNBuilder(1, 1, 2, m, None, builder_layers=[(Twice(), Twice())])
+    dy.renew_cg()
+    assert [e.value() for e in builder.transduce([dy.scalarInput(1), dy.scalarInput(3)])] == [[2, 2], [6, 6]]

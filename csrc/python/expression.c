@@ -259,7 +259,7 @@ static PyObject *pairs(PyObject *self, PyObject *const *args, Py_ssize_t n_args)
     const int zero = 0;
     if (!counted(n_args, 2)) return NULL;
     const Py_ssize_t n = length(args[0]);
-    int64_t handle = n == length(args[1]) ? 0 : NOT_TAKEN;
+    int64_t handle = n > 0 && n == length(args[1]) ? 0 : NOT_TAKEN;
     PyObject *list = PyList_New(n);
     for (Py_ssize_t i = 0; list && handle >= 0 && i < n; i++) {
         const int64_t pair[] = {handle_of(item(args[0], i)), handle_of(item(args[1], i))};
