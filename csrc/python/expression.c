@@ -165,6 +165,20 @@ static Py_ssize_t length(PyObject *from) {
 }
 static PyObject *item(PyObject *from, Py_ssize_t i) { return PyList_CheckExact(from) ? PyList_GetItem(from, i) : PyTuple_GetItem(from, i); }
 
+/* The numbers of a list or tuple of Python's own numbers, in `few` (64 of them) or in memory to be freed; NULL: it is none, or there is no
+ * memory. */
+static double *numbers(PyObject *from, double *few, Py_ssize_t *n) {
+    if (!PyList_CheckExact(from) && !PyTuple_CheckExact(from)) return NULL;
+    *n = length(from);
+    double *out = *n <= 64 ? few : malloc((size_t)*n * sizeof *out);
+    for (Py_ssize_t i = 0; out && i < *n; i++)
+        if (!real(item(from, i), &out[i])) {
+            if (out != few) free(out);
+            return NULL;
+        }
+    return out;
+}
+
 /* A node of the expressions in a list and at most one whole number. Handles are read without calling Python: the list stays as it is. */
 static int64_t node_of_list(int op, PyObject *list, int n_ints, const int *ints) {
     const Py_ssize_t n = length(list);
@@ -191,6 +205,110 @@ static PyObject *of_list_with_int(PyObject *self, PyObject *const *args, Py_ssiz
     return made(m, whole(args[1], &i) ? node_of_list(m->op, args[0], 1, &i) : NOT_TAKEN, 2, args);
 }
 
+/* ---- many nodes in one call ---------------------------------------------------------------------------------------------------------- */
+
+/* A list of n expressions, whose handles follow one another. */
+static PyObject *nodes_from(PyTypeObject *cls, int64_t first, Py_ssize_t n) {
+    PyObject *list = PyList_New(n);
+    for (Py_ssize_t i = 0; list && i < n; i++) {
+        PyObject *node = new_node(cls, first + i);
+        if (node && !PyList_SetItem(list, i, node)) continue;
+        Py_DECREF(list);
+        return NULL;
+    }
+    return list;
+}
+
+/* The handles in `weights`, of which the first is a parameter's, and those of the expressions in `inputs`: in `few` (64 of them) or in memory
+ * to be freed; NULL: something else is among them, or there is no memory. */
+static int64_t *handles_in(PyObject *weights, PyObject *inputs, int64_t *few, Py_ssize_t *n) {
+    const Py_ssize_t n_weights = length(weights), n_inputs = length(inputs);
+    *n = n_weights + n_inputs;
+    if (n_weights < 1 || n_inputs < 1 || *n > INT32_MAX) return NULL;
+    int64_t *handles = *n <= 64 ? few : malloc((size_t)*n * sizeof *handles);
+    for (Py_ssize_t i = 0; handles && i < *n; i++) {
+        PyObject *o = i < n_weights ? item(weights, i) : item(inputs, i - n_weights);
+        handles[i] = i >= n_weights ? handle_of(o) : PyLong_Check(o) ? PyLong_AsLongLong(o) : -1;
+        if (handles[i] >= 0) continue;
+        PyErr_Clear();
+        if (handles != few) free(handles);
+        return NULL;
+    }
+    return handles;
+}
+
+/* node_parts, or node_many where parts is 0; parameters alone belong to no graph: then the first is looked up in the current one. */
+static int64_t layer_node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts) {
+    int64_t h;
+    for (int again = 0;; again = 1) {
+        h = parts ? calls->node_parts(op, n, handles, n_ints, ints, n_reals, reals, parts)
+                  : calls->node_many(op, n, handles, n_ints, ints, n_reals, reals);
+        if (h != DN_ERROR_NO_GRAPH || again || current < 0) return h;
+        const int64_t resolved = calls->resolve(current, handles[0]);
+        if (resolved < 0) return h;
+        handles[0] = resolved;
+    }
+}
+
+/* f(weights, inputs, reals, size): the outputs, vectors of that size, of a layer's node over a list of inputs */
+static PyObject *sequence(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
+    const Maker *m = (Maker *)self;
+    double few_reals[64];
+    int64_t few[64], first = NOT_TAKEN;
+    Py_ssize_t n, n_reals;
+    int size;
+    if (!counted(n_args, 4)) return NULL;
+    double *reals = whole(args[3], &size) ? numbers(args[2], few_reals, &n_reals) : NULL;
+    int64_t *handles = reals ? handles_in(args[0], args[1], few, &n) : NULL;
+    if (handles) {
+        const int ints[] = {(int)length(args[1]), DN_SEQUENCE_LIST};
+        first = layer_node(m->op, (int)n, handles, 2, ints, (int)n_reals, reals, 0);
+        if (first >= 0) first = calls->parts(first, 0, ints[0], size);
+    }
+    if (handles != few) free(handles);
+    if (reals != few_reals) free(reals);
+    return first >= 0 ? nodes_from(m->cls, first, length(args[1])) : other_way(m, first, n_args, args);
+}
+
+/* f(weights, inputs, ints, reals, n): the first n outputs of a node of several, as a list */
+static PyObject *outputs(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
+    const Maker *m = (Maker *)self;
+    double few_reals[64];
+    int64_t few[64], first = NOT_TAKEN;
+    Py_ssize_t n, n_reals;
+    int parts, ints[4];
+    if (!counted(n_args, 5)) return NULL;
+    const Py_ssize_t n_ints = length(args[2]);
+    int good = n_ints <= 4 && whole(args[4], &parts) && parts > 0;
+    for (Py_ssize_t i = 0; good && i < n_ints; i++) good = whole(item(args[2], i), &ints[i]);
+    double *reals = good ? numbers(args[3], few_reals, &n_reals) : NULL;
+    int64_t *handles = reals ? handles_in(args[0], args[1], few, &n) : NULL;
+    if (handles) first = layer_node(m->op, (int)n, handles, (int)n_ints, ints, (int)n_reals, reals, parts);
+    if (handles != few) free(handles);
+    if (reals != few_reals) free(reals);
+    return first >= 0 ? nodes_from(m->cls, first, parts) : other_way(m, first, n_args, args);
+}
+
+/* f(xs, ys): [g([x, y], 0) for x, y in zip(xs, ys)] */
+static PyObject *pairs(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
+    const Maker *m = (Maker *)self;
+    const int zero = 0;
+    if (!counted(n_args, 2)) return NULL;
+    const Py_ssize_t n = length(args[0]);
+    int64_t handle = n > 0 && n == length(args[1]) ? 0 : NOT_TAKEN;
+    PyObject *list = PyList_New(n);
+    for (Py_ssize_t i = 0; list && handle >= 0 && i < n; i++) {
+        const int64_t pair[] = {handle_of(item(args[0], i)), handle_of(item(args[1], i))};
+        handle = pair[0] < 0 || pair[1] < 0 ? NOT_TAKEN : calls->node_many(m->op, 2, pair, 1, &zero, 0, NULL);
+        PyObject *node = handle < 0 ? NULL : new_node(m->cls, handle);
+        if (node) PyList_SetItem(list, i, node);
+        else if (handle >= 0) Py_CLEAR(list);
+    }
+    if (!list || handle >= 0) return list;
+    Py_DECREF(list);
+    return other_way(m, handle, 2, args);
+}
+
 /* ---- inputs: nodes of the current graph ---------------------------------------------------------------------------------------------- */
 
 static PyObject *scalar(PyObject *self, PyObject *x) {
@@ -209,20 +327,6 @@ static PyObject *row(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     if (!counted(n, 2)) return NULL;
     const int64_t table = handle_of(args[0]);
     return made((Maker *)self, current < 0 || table < 0 || !whole(args[1], &i) ? NOT_TAKEN : calls->lookup(current, table, i), 2, args);
-}
-
-/* The numbers of a list or tuple of Python's own numbers, in `few` (64 of them) or in memory to be freed; NULL: it is none, or there is no
- * memory. */
-static double *numbers(PyObject *from, double *few, Py_ssize_t *n) {
-    if (!PyList_CheckExact(from) && !PyTuple_CheckExact(from)) return NULL;
-    *n = length(from);
-    double *out = *n <= 64 ? few : malloc((size_t)*n * sizeof *out);
-    for (Py_ssize_t i = 0; out && i < *n; i++)
-        if (!real(item(from, i), &out[i])) {
-            if (out != few) free(out);
-            return NULL;
-        }
-    return out;
 }
 
 static PyObject *vector(PyObject *self, PyObject *from) {
@@ -404,14 +508,7 @@ static PyObject *consecutive(PyObject *module, PyObject *const *args, Py_ssize_t
     if (PyErr_Occurred()) return NULL;
     if (!PyType_Check(args[0]) || !PyType_IsSubtype((PyTypeObject *)args[0], node_type) || !whole(args[2], &n) || n < 0)
         return PyErr_Format(PyExc_TypeError, "consecutive: takes a class of expressions, a handle and a number; got %R, %R.", args[0], args[2]);
-    PyObject *list = PyList_New(n);
-    for (int i = 0; list && i < n; i++) {
-        PyObject *node = new_node((PyTypeObject *)args[0], first + i);
-        if (node && !PyList_SetItem(list, i, node)) continue;
-        Py_DECREF(list);
-        return NULL;
-    }
-    return list;
+    return nodes_from((PyTypeObject *)args[0], first, n);
 }
 
 /* The function to be called after each expression is made, without arguments; None: no more. */
@@ -429,11 +526,18 @@ static PyObject *get_current(PyObject *module, PyObject *unused) {
     return PyLong_FromLong(current);
 }
 
+/* A number that tells this thread's present graph from all others; negative: it has none. */
+static PyObject *this_graph(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    return PyLong_FromLongLong(current < 0 ? current : calls->graph_version(current) << DN_GRAPH_BITS | current);
+}
+
 #define FAST(f) (PyCFunction)(void (*)(void))(f), METH_FASTCALL, NULL
 static PyMethodDef kinds[] = {
     {"unary", unary, METH_O, NULL}, {"binary", FAST(binary)}, {"with_int", FAST(with_int)}, {"at_index", FAST(at_index)},
     {"with_reals", FAST(with_reals)}, {"of_list", of_list, METH_O, NULL}, {"of_list_with_int", FAST(of_list_with_int)},
     {"scalar", scalar, METH_O, NULL}, {"zeros", zeros, METH_O, NULL}, {"vector", vector, METH_O, NULL}, {"row", FAST(row)},
+    {"sequence", FAST(sequence)}, {"outputs", FAST(outputs)}, {"pairs", FAST(pairs)},
     {NULL, NULL, 0, NULL},
 };
 
@@ -491,6 +595,7 @@ static PyMethodDef functions[] = {
     {"bind", bind, METH_O, NULL},
     {"set_current", set_current, METH_O, NULL},
     {"current", get_current, METH_NOARGS, NULL},
+    {"this_graph", this_graph, METH_NOARGS, NULL},
     {"watch", set_watch, METH_O, NULL},
     {"call", call, METH_VARARGS, NULL},
     {"operator", set_operator, METH_VARARGS, NULL},

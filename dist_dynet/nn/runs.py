@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .._ffi import fail, lib
+from .._ffi import calls, fail, lib
 from ..graph import Expression, expression, expressions_from, resolved
 from ..ops import cmult, concatenate_to_batch, dropout, inputTensor, pick_batch_elems, zeros
 from ..ops._nodes import many_node, node_parts, not_expression
@@ -19,6 +20,22 @@ _ONE_STEP, _ONE_STEP_ON = (1, LIST), (1, LIST | _STATE)
 """The whole numbers of a node of one step, without and with a state before it."""
 
 
+@functools.cache
+def _sequence_call(op: int) -> Callable[..., list[Expression] | None]:
+    """f(weights, inputs, reals, size): the outputs of a layer's node of this op; None where only the longer way can say what is wrong."""
+    return calls.call("sequence", op, Expression, _unknown)
+
+
+@functools.cache
+def _step_call(op: int) -> Callable[..., list[Expression] | None]:
+    """f(weights, inputs, ints, reals, n): the n outputs of a layer's node of this op for one step; None as before."""
+    return calls.call("outputs", op, Expression, _unknown)
+
+
+def _unknown(code: int, *arguments: Any) -> None:
+    return None
+
+
 class NodeRun(Run):
     """A sequence in nodes that hold a layer's step, or a layer's sequence: the operation `builder._op`."""
 
@@ -26,7 +43,7 @@ class NodeRun(Run):
 
     def __init__(self, builder: Any, update: bool, masks: Masks | None = None) -> None:
         super().__init__(builder, update, masks)
-        self.weights = [builder._node_inputs(layer) for layer in self.handles]
+        self.weights = builder._node_weights(self.handles)
         self.reals = builder._reals()
         self.undropped: Any = ()  # what masks.drawn was when it was seen to hold no mask
 
@@ -80,37 +97,40 @@ class NodeRun(Run):
         undropped = builder.dropout_x == 0 == builder.dropout_h and (self.start is not None or self.masks.drawn is self.undropped)
         all_masks = None if undropped else self._step_masks(x)
         rate = 0.0 if undropped else builder._fresh_rate()
-        op, has_cells, given = builder._op, builder._has_cells, state._h
+        call, has_cells, given = _step_call(builder._op), builder._has_cells, state._h
         cells = state._cells() if given else None
         all_h, all_c = [], []
         for layer, weights in enumerate(self.weights):
-            options = _ONE_STEP_ON if given else _ONE_STEP
-            try:
-                before = [*weights, given[layer]._h] if given else [*weights]
-                if cells:
-                    before.append(cells[layer]._h)
-                if all_masks:
-                    x, options = self._masked(x, all_masks[layer], before, options)
-                if rate:
-                    x = dropout(x, rate)
-                before.append(x._h)
-            except AttributeError:
-                raise not_expression("add_input", x) from None
-            first = node_parts(op, 2 if has_cells else 1, before, options, self.reals)
-            if first < 0:
-                fail(first, *before)
-            x = Expression()
-            x._h = first
+            options, inputs = _ONE_STEP, []
+            if given:
+                options, inputs = _ONE_STEP_ON, [given[layer], cells[layer]] if cells else [given[layer]]
+            if all_masks:
+                x, options = self._masked(x, all_masks[layer], inputs, options)
+            if rate:
+                x = dropout(x, rate)
+            inputs.append(x)
+            made = call(weights, inputs, options, self.reals, 2 if has_cells else 1) or self._long_step(weights, inputs, options)
+            x = made[0]
             all_h.append(x)
             if has_cells:
-                c = Expression()
-                c._h = first + 1
-                all_c.append(c)
+                all_c.append(made[1])
         output = dropout(x, rate) if rate and all_h else None
         new = RNNState(self, state, tuple(all_h), tuple(all_c) if has_cells else None, output=output)
         if self.start is not None and all_h:
             self.last = new
         return new
+
+    def _long_step(self, weights: list[int], inputs: list[Expression], options: tuple[int, int]) -> list[Expression]:
+        """As _step_call(), or the error."""
+        try:
+            handles = [*weights, *[e._h for e in inputs]]
+        except AttributeError:
+            raise not_expression("add_input", inputs[-1]) from None
+        n = 2 if self.builder._has_cells else 1
+        first = node_parts(self.builder._op, n, handles, options, self.reals)
+        if first < 0:
+            fail(first, *handles)
+        return expressions_from(first, n)
 
     def _step_masks(self, x: Expression) -> list[tuple[Expression | None, ...]] | None:
         """layer_masks(); None if there are none."""
@@ -121,13 +141,13 @@ class NodeRun(Run):
         return None
 
     def _masked(
-        self, x: Expression, masks: tuple[Expression | None, ...], before: list[int], options: tuple[int, int]
+        self, x: Expression, masks: tuple[Expression | None, ...], before: list[Expression], options: tuple[int, int]
     ) -> tuple[Expression, tuple[int, int]]:
         """x under its mask, and a step's options with the masks of h and c, which are put after the state before."""
         more = options[1]
         for mask, bit in zip(masks[1:], (_H_MASK, _C_MASK), strict=False):
             if mask is not None:
-                before.append(mask._h)
+                before.append(mask)
                 more |= bit
         return x if masks[0] is None else cmult(x, masks[0]), (1, more)
 
@@ -154,8 +174,31 @@ class NodeRun(Run):
             return []
         if self.start is not None:
             return [s.output() for s in self.steps(state, xs)]  # type: ignore[misc]
+        if xs.plain and state._h is None and self._drops_nothing():
+            h = self._quick_outputs(xs.inputs)
+            if h is not None:
+                return h
         h = self._listed(state, xs)[0][-1]
         return [self._output(e) for e in h] if self.builder._fresh_rate() else h
+
+    def _drops_nothing(self) -> bool:
+        """Whether nothing is dropped in this sequence."""
+        drawn = self.masks.drawn
+        if drawn is None:
+            if any(self.builder._rates()):
+                return False
+            drawn = self.masks.drawn = self.no_masks()
+        return not self.builder._fresh_rate() and all(mask is None for masks in drawn for mask in masks)
+
+    def _quick_outputs(self, h: list[Expression]) -> list[Expression] | None:
+        """The h of the top layer, from the start and in one call per layer; None as _sequence_call() says."""
+        call, size = _sequence_call(self.builder._op), self.builder.hidden_dim
+        for weights in self.weights:
+            after = call(weights, h, self.reals, size)
+            if after is None:
+                return None
+            h = after
+        return h
 
     def joined(self, state: RNNState, xs: Inputs) -> tuple[Expression, RNNState]:
         """One node per layer; the outputs are one piece of the last one's memory."""

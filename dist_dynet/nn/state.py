@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._ffi import fail, lib, nodes
-from ..graph import Expression, cg_version, current_graph, expression
+from .._ffi import calls, fail, lib, nodes
+from ..graph import Expression, cg, expression
 from ..ops import cmult, dropout, ones, random_bernoulli, zeros
 from ..ops._nodes import listed, not_expression
 from ..params.collection import ParameterCollection
@@ -212,9 +212,13 @@ def masked(x: Expression, mask: Expression | None) -> Expression:
     return x if mask is None else cmult(x, mask)
 
 
-def this_graph() -> tuple[int, int]:
-    """What tells this thread's graph from all others: its number, and how often it was renewed."""
-    return current_graph(), cg_version()
+def this_graph() -> int:
+    """What tells this thread's graph from all others, also from earlier ones."""
+    number = calls.this_graph()
+    if number < 0:
+        cg()
+        number = calls.this_graph()
+    return number
 
 
 class Masks:
@@ -241,7 +245,7 @@ class Run:
         self.masks = masks or Masks()
         self.graph = self.masks.graph
         if update:
-            self.handles = [[p._h for p in layer] for layer in builder._layers]
+            self.handles = builder._handles()
         else:
             self.handles = [[self.handle(p) for p in layer] for layer in builder._layers]
         self.start: RNNState | None = None
@@ -272,7 +276,7 @@ class Run:
         if self.masks.drawn is None:
             rates = self.builder._rates()
             if not any(rates):
-                self.masks.drawn = [(None,) * len(rates)] * self.builder.layers
+                self.masks.drawn = self.no_masks()
             else:
                 if not isinstance(x, Expression):
                     raise not_expression("add_input", x)
@@ -284,12 +288,16 @@ class Run:
         builder = self.builder
         rates = builder._rates()
         if builder.dropout_x == 0 == builder.dropout_h or not any(rates):
-            return [(None,) * len(rates)] * builder.layers
+            return self.no_masks()
         if self.masks.drawn is None:
             if not isinstance(x, Expression):
                 raise not_expression("add_input", x)
             self.draw_masks(batch_size() if batch_size else x.dim()[1])
         return [tuple(mask if rate else None for mask, rate in zip(masks, rates, strict=True)) for masks in self.masks.drawn or []]
+
+    def no_masks(self) -> list[tuple[Expression | None, ...]]:
+        """The masks of each layer where nothing is dropped."""
+        return [(None,) * len(self.builder._rates())] * self.builder.layers
 
     def draw_masks(self, batch_size: int) -> None:
         """Draws the masks anew for this batch size."""
