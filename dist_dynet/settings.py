@@ -18,6 +18,7 @@ from .batching import strategy
 from .graph import Expression, set_default_autobatch
 from .ops.gradients import nobackprop
 from .params.collection import check_weight_decay, set_default_weight_decay
+from .params.dims import check_device
 from .params.root import use_dynet_order
 
 __all__ = [
@@ -329,8 +330,7 @@ def to_device(e: Expression, device_str: str) -> Expression:
     """
     if not isinstance(e, Expression):
         raise TypeError(f"to_device: takes an expression; got {type(e).__name__}.")
-    if device_str not in ("", "CPU"):
-        raise ValueError(f"device {device_str!r}: there is only the CPU.")
+    check_device(device_str, "to_device")
     return e
 
 

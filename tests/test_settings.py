@@ -290,7 +290,7 @@ def test_devices():
     x = dy.inputVector([1, 5, 3])
     for device in ("", "CPU"):
         assert dy.to_device(x, device).value() == [1, 5, 3]
-    with pytest.raises(ValueError, match=r"^device 'GPU:0': there is only the CPU"):
+    with pytest.raises(ValueError, match=r"^to_device: everything is computed on the CPU; got device = 'GPU:0'. Leave it out."):
         dy.to_device(x, "GPU:0")
     with pytest.raises(TypeError, match=r"^to_device: takes an expression; got int"):
         dy.to_device(3, "CPU")
