@@ -151,6 +151,10 @@ def init(
     params.init()
 
 
+_INSTEAD = {"l2": " Its name today is --dynet-weight-decay.", "gpu-ids": " There is only the CPU."}
+"""What to say of options of old versions."""
+
+
 class DynetParams:
     """Settings to be put in force by init(); only those that were set.
 
@@ -195,7 +199,7 @@ class DynetParams:
                 continue
             setter = self._options().get(name)
             if setter is None:
-                say(option, f"the option {option} is not known and has no effect.")
+                say(option, f"the option {option} is not known and has no effect.{_INSTEAD.get(name, '')}")
                 continue
             if not given and i + 1 == len(arguments):
                 raise ValueError(f"{option}: needs a value.")

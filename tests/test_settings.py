@@ -225,6 +225,9 @@ def test_unknown_options_are_named(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["program", "--dynet-sed", "3"])
     dy.DynetParams().from_args()
     assert capsys.readouterr().err == "dist_dynet: the option --dynet-sed is not known and has no effect.\n"
+    monkeypatch.setattr("sys.argv", ["program", "--dynet_l2=1e-6"])
+    dy.DynetParams().from_args()
+    assert "--dynet_l2 is not known and has no effect. Its name today is --dynet-weight-decay." in capsys.readouterr().err
 
 
 def test_config():
