@@ -417,6 +417,7 @@ int dn_trainer_update(dn_trainer *);
 int dn_trainer_update_these(dn_trainer *, int n, dn_param *const *params);
 /* the number of updates done; Adam's bias correction depends on it */
 int64_t dn_trainer_updates(dn_trainer *);
+int64_t dn_trainer_clips(dn_trainer *);                 /* how many updates, of this object, shortened longer gradients to `clip` */
 void dn_trainer_set_updates(dn_trainer *, int64_t updates);
 /* moment k of a parameter: same size as its values; NULL: no such moment, or no memory */
 dn_real *dn_trainer_moment(dn_trainer *, dn_param *, int k);

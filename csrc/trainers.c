@@ -24,7 +24,7 @@ struct dn_trainer {
     dn_rule rule;
     double c[4];                               /* the rule's constants */
     dn_settings set;
-    int64_t updates;
+    int64_t updates, clips;
     int n_selected;                            /* -1: all of the root */
     dn_param **selected;
     char *excluded;                            /* by parameter id, below n_excluded: from the decay of AdamW */
@@ -113,6 +113,7 @@ int dn_trainer_exclude(dn_trainer *t, int n, dn_param *const *params) {
 void dn_trainer_set(dn_trainer *t, const dn_settings *set) { t->set = *set; }
 
 int64_t dn_trainer_updates(dn_trainer *t) { return t->updates; }
+int64_t dn_trainer_clips(dn_trainer *t) { return t->clips; }
 void dn_trainer_set_updates(dn_trainer *t, int64_t updates) { t->updates = updates; }
 
 static void free_moments(dn_trainer *t) {
@@ -271,7 +272,7 @@ static double norm(int n, dn_param *const *params) {
 }
 
 /* Clips; *scale is what the gradients are to be multiplied by. */
-static int clip(const dn_trainer *t, int n, dn_param *const *params, double *scale) {
+static int clip(dn_trainer *t, int n, dn_param *const *params, double *scale) {
     const dn_settings *set = &t->set;
     double length = 0;
     dn_real *g;
@@ -285,7 +286,10 @@ static int clip(const dn_trainer *t, int n, dn_param *const *params, double *sca
         }
         if (set->clip > 0) length = norm(n, params);
     }
-    if (set->clip > 0 && length * set->share > set->clip) *scale = set->clip / length;
+    if (set->clip > 0 && length * set->share > set->clip) {
+        *scale = set->clip / length;
+        t->clips++;
+    }
     return 0;
 }
 

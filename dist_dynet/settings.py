@@ -18,6 +18,7 @@ from .batching import strategy
 from .graph import Expression, set_default_autobatch
 from .ops.gradients import nobackprop
 from .params.collection import check_weight_decay, set_default_weight_decay
+from .params.dims import check_device
 from .params.root import use_dynet_order
 
 __all__ = [
@@ -150,6 +151,10 @@ def init(
     params.init()
 
 
+_INSTEAD = {"l2": " Its name today is --dynet-weight-decay.", "gpu-ids": " There is only the CPU."}
+"""What to say of options of old versions."""
+
+
 class DynetParams:
     """Settings to be put in force by init(); only those that were set.
 
@@ -194,7 +199,7 @@ class DynetParams:
                 continue
             setter = self._options().get(name)
             if setter is None:
-                say(option, f"the option {option} is not known and has no effect.")
+                say(option, f"the option {option} is not known and has no effect.{_INSTEAD.get(name, '')}")
                 continue
             if not given and i + 1 == len(arguments):
                 raise ValueError(f"{option}: needs a value.")
@@ -329,8 +334,7 @@ def to_device(e: Expression, device_str: str) -> Expression:
     """
     if not isinstance(e, Expression):
         raise TypeError(f"to_device: takes an expression; got {type(e).__name__}.")
-    if device_str not in ("", "CPU"):
-        raise ValueError(f"device {device_str!r}: there is only the CPU.")
+    check_device(device_str, "to_device")
     return e
 
 

@@ -75,6 +75,19 @@ def test_objects_of_dynet_are_loaded():
         np.testing.assert_allclose(got[e["name"]].storage(), e["v"], rtol=1e-7)
 
 
+def test_objects_of_dynet_are_saved_as_dynet_saves_them(tmp_path):
+    save(tmp_path / "o", load(DYNET_FILES / "objects", dy.ParameterCollection()))
+    for suffix in (".data", ".meta"):
+        assert (tmp_path / f"o{suffix}").read_bytes() == (DYNET_FILES / f"objects{suffix}").read_bytes()
+
+
+def test_operations_are_stored_under_dynets_names_and_other_classes_under_their_own(tmp_path):
+    save(tmp_path / "o", [Affine(dy.ParameterCollection(), 2, dy.rectify)])
+    meta = (tmp_path / "o.meta").read_bytes()
+    assert b"_dynet\x94\x8c\x07rectify" in meta and b"dist_dynet" not in meta
+    assert Affine.__module__.encode() in meta and type(load(tmp_path / "o", dy.ParameterCollection())[0]) is Affine
+
+
 def test_missing_class_is_named_and_nothing_is_added(monkeypatch):
     monkeypatch.delattr(dy, "GRUBuilder", raising=False)
     m = dy.ParameterCollection()

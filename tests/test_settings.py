@@ -225,6 +225,9 @@ def test_unknown_options_are_named(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["program", "--dynet-sed", "3"])
     dy.DynetParams().from_args()
     assert capsys.readouterr().err == "dist_dynet: the option --dynet-sed is not known and has no effect.\n"
+    monkeypatch.setattr("sys.argv", ["program", "--dynet_l2=1e-6"])
+    dy.DynetParams().from_args()
+    assert "--dynet_l2 is not known and has no effect. Its name today is --dynet-weight-decay." in capsys.readouterr().err
 
 
 def test_config():
@@ -309,7 +312,7 @@ def test_devices():
     x = dy.inputVector([1, 5, 3])
     for device in ("", "CPU"):
         assert dy.to_device(x, device).value() == [1, 5, 3]
-    with pytest.raises(ValueError, match=r"^device 'GPU:0': there is only the CPU"):
+    with pytest.raises(ValueError, match=r"^to_device: everything is computed on the CPU; got device = 'GPU:0'. Leave it out."):
         dy.to_device(x, "GPU:0")
     with pytest.raises(TypeError, match=r"^to_device: takes an expression; got int"):
         dy.to_device(3, "CPU")

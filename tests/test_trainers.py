@@ -267,7 +267,38 @@ def test_settings_read_back(capfd):
     assert trainer.get_clip_threshold() == 0
     trainer.update()
     trainer.status()
-    assert capfd.readouterr().err == "[lr=0.001 updates=1]\n"
+    assert capfd.readouterr().err == "[lr=0.001 clips=0 updates=1]\n"
+
+
+def test_status_counts_updates_and_clips_since_the_last_one(capfd):
+    m = dy.ParameterCollection()
+    w = m.add_parameters(1, init=0)
+
+    def update(trainer, gradient):
+        dy.renew_cg()
+        (w * dy.scalarInput(gradient)).backward()
+        trainer.update()
+
+    trainer = dy.SimpleSGDTrainer(m, learning_rate=0.5)
+    for gradient in (6, 4, 7):
+        update(trainer, gradient)
+    trainer.status()
+    update(trainer, 8)
+    trainer.status()
+    trainer.status()
+    shown = ["[lr=0.5 clips=2 updates=3]", "[lr=0.5 clips=1 updates=1]", "[lr=0.5 clips=0 updates=0]"]
+    assert capfd.readouterr().err.splitlines() == shown
+    assert (trainer.clips, trainer.updates) == (3, 4)
+
+    resumed = dy.SimpleSGDTrainer(m)
+    resumed.load_state(trainer.state())
+    update(resumed, 9)
+    resumed.status()
+    assert capfd.readouterr().err == "[lr=0.5 clips=1 updates=1]\n"
+    assert resumed.updates == 5
+    resumed.set_clip_threshold(0)
+    update(resumed, 9)
+    assert resumed.clips == 1
 
 
 def test_trainer_of_nothing_is_refused():

@@ -1,8 +1,8 @@
 """What is in the modules `dynet`, `_dynet`, `_gdynet` (1.x with a GPU), `dynet_config` and `dynet_viz` of a program that was written for DyNet.
 
 `dynet` and `_dynet` have this package's names under DyNet's, the modules that DyNet's leave lying about, and what old versions had. `from
-dynet import *` gives DyNet's names only, so that no name of the program's own is overwritten. Importing `dynet` reads the command line;
-`_dynet` waits for init().
+dynet import *` gives DyNet's names only, those of old versions included, so that no name of the program's own is overwritten. Importing
+`dynet` reads the command line; `_dynet` waits for init().
 """
 
 from __future__ import annotations
@@ -36,10 +36,15 @@ _EXPRESSIONS = {
 }
 
 
+_OLD: dict[str, Any] = {f.__name__: f for f in _old.FUNCTIONS} | {cls.__name__: cls for cls in _old.CLASSES}
+_STARRED = sorted({*NAMES, *_OLD})
+"""What `from dynet import *` gives."""
+
+
 def _names() -> dict[str, Any]:
     """What `dynet` and `_dynet` have in common."""
     names = {name: getattr(dist_dynet, name) for name in dist_dynet.__all__}
-    names |= {f.__name__: f for f in _old.FUNCTIONS} | {cls.__name__: cls for cls in _old.CLASSES}
+    names |= _OLD
     names |= {name: getattr(_settings, name) for name in ("DynetParams", "init", "init_from_params")}
     return names | _EXPRESSIONS | {"np": np, "os": os, "sys": sys, "pickle": pickle, "_RNNBuilder": RecurrentBuilder}
 
@@ -67,7 +72,7 @@ def _fill_common(module: ModuleType) -> None:
 
 def _fill_low(module: ModuleType) -> None:
     _fill_common(module)
-    module.__dict__["__all__"] = [name for name in NAMES if name in module.__dict__]
+    module.__dict__["__all__"] = [name for name in _STARRED if name in module.__dict__]
 
 
 def _fill_dynet(module: ModuleType) -> None:
@@ -78,7 +83,7 @@ def _fill_dynet(module: ModuleType) -> None:
     config = import_module("dynet_config")
     module.__dict__.update(
         HAVE_CUDA=HAVE_CUDA, ERRMSG=ERRMSG, __version__=VERSION, __gitversion__=GIT_VERSION, dynet_config=config, _CONF=config.get(),
-        print_function=import_module("__future__").print_function, __all__=list(NAMES),
+        print_function=import_module("__future__").print_function, __all__=list(_STARRED),
     )  # fmt: skip
     params = _settings.DynetParams()
     if config.get() is not None:

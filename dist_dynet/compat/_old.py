@@ -111,6 +111,13 @@ def _load(self: ParameterCollection, fname: Any) -> Any:
     return None
 
 
+def _from_file(cls: type[ParameterCollection], fname: Any) -> tuple[ParameterCollection, Any]:
+    """A new collection, and what load() makes in it."""
+    _old("ParameterCollection.from_file", "collection = dy.ParameterCollection(); dy.load(basename, collection)")
+    collection: Any = cls()
+    return collection, collection.load(fname)
+
+
 def _save_all(self: ParameterCollection, fname: Any) -> None:
     """All values."""
     _old("ParameterCollection.save_all", "save(fname)")
@@ -177,6 +184,7 @@ def hang() -> None:
     collection: Any = ParameterCollection
     _put(collection, "save", _save(collection.save))
     _put(collection, "load", _load)
+    _put(collection, "from_file", classmethod(_from_file))
     _put(collection, "save_all", _save_all)
     _put(collection, "load_all", _load_all)
     parameters: Sequence[type] = (Parameters, LookupParameters)

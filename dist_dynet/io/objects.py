@@ -13,10 +13,11 @@ import io
 import itertools
 import os
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import FunctionType
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -66,10 +67,33 @@ class _Unpickler(pickle.Unpickler):
         return found
 
 
+class _Pickler(pickle._Pickler):
+    """Writes this package's builders and operations under DyNet's names, so that the real DyNet reads them, too.
+
+    Only the pickler in Python lets a subclass say how a class is named.
+    """
+
+    def save_global(self, obj: Any, name: str | None = None) -> None:
+        """A class or function: by module and name."""
+        this, base = cast(Any, self), cast(Any, super())  # the stubs of pickle leave out what subclasses use
+        public = getattr(obj, "__qualname__", "")
+        if getattr(import_module(_PACKAGE), public, None) is not obj:
+            base.save_global(obj, name)
+            return
+        this.save("_dynet")
+        this.save(public)
+        this.write(pickle.STACK_GLOBAL)
+        this.memoize(obj)
+
+    dispatch: ClassVar[dict[type, Callable[..., None]]] = {**pickle._Pickler.dispatch, FunctionType: save_global}
+
+
 def _dumped(record: tuple[Any, ...]) -> bytes:
     """A pickle of the record that can be read back."""
+    stream = io.BytesIO()
     try:
-        dumped = pickle.dumps(record, _PROTOCOL)
+        _Pickler(stream, _PROTOCOL).dump(record)
+        dumped = stream.getvalue()
         _Unpickler(io.BytesIO(dumped)).load()
     except (pickle.PickleError, AttributeError, TypeError) as error:
         raise TypeError(

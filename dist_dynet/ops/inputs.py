@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, OPS, calls, fail, fail_in, lib, nodes, pointer
 from ..graph import ComputationGraph, Expression, current_graph
-from ..params.dims import as_dims
+from ..params.dims import as_dims, check_device
 from ..params.parameters import LookupParameters
 from ._nodes import NOT_TAKEN, E, leaf, make, numbers, real, reals, whole
 from ._nodes import indices as whole_numbers
@@ -32,11 +32,6 @@ def _made(cls: type[E], graph: int, handle: int) -> E:
     if handle < 0:
         fail_in(graph, handle)
     return make(cls, handle)
-
-
-def _check_device(device: str, what: str) -> None:
-    if device not in ("", "CPU"):
-        raise ValueError(f"{what}: everything is computed on the CPU; got device = {device!r}. Leave it out.")
 
 
 def _vector(v: Any, what: str) -> NDArray[Any]:
@@ -173,7 +168,7 @@ def scalarInput(s: float, device: str = "") -> _inputExpression:  # noqa: N802
     15.0
     """
     if device:
-        _check_device(device, "scalarInput")
+        check_device(device, "scalarInput")
     return _scalar(s)
 
 
@@ -187,7 +182,7 @@ def vecInput(dim: int, device: str = "") -> _vecInputExpression:  # noqa: N802
     [3.0, 4.0]
     """
     if device:
-        _check_device(device, "vecInput")
+        check_device(device, "vecInput")
     return _zeros(dim)
 
 
@@ -199,7 +194,7 @@ def inputVector(v: Sequence[float], device: str = "") -> _vecInputExpression:  #
     [1.0, 2.0]
     """
     if device:
-        _check_device(device, "inputVector")
+        check_device(device, "inputVector")
     return _numbers(v)
 
 
@@ -230,8 +225,8 @@ def inputTensor(  # noqa: N802
     ((2,), 3)
     """
     if device:
-        _check_device(device, "inputTensor")
-    if isinstance(arr, list) and arr and isinstance(arr[0], np.ndarray) and arr[0].ndim:
+        check_device(device, "inputTensor")
+    if isinstance(arr, list) and arr and all(isinstance(a, np.ndarray) for a in arr):
         try:
             arr, batched = np.stack(arr, axis=-1), True
         except ValueError as error:
@@ -258,7 +253,7 @@ def inputTensorTranspose(  # noqa: N802
     >>> dy.inputTensorTranspose([1, 2, 3, 4], (2, 2)).npvalue().tolist()
     [[1.0, 3.0], [2.0, 4.0]]
     """
-    _check_device(device, "inputTensorTranspose")
+    check_device(device, "inputTensorTranspose")
     data, batch = _vector(val, "inputTensorTranspose"), whole(batch_size)
     dims = (data.size // max(batch, 1),) if dim is None else as_dims(dim, "inputTensorTranspose")
     if data.size != prod(dims) * batch:
@@ -303,7 +298,7 @@ def sparse_inputTensor(  # noqa: N802 - DyNet's name
     >>> dy.sparse_inputTensor([[0, 1], [2, 0]], [5, 6], (2, 3)).npvalue().tolist()
     [[0.0, 0.0, 5.0], [6.0, 0.0, 0.0]]
     """
-    _check_device(device, "sparse_inputTensor")
+    check_device(device, "sparse_inputTensor")
     dims, data = as_dims(shape, "sparse_inputTensor"), _vector(values, "sparse_inputTensor")
     columns = [np.asarray(i if isinstance(i, np.ndarray) else list(i)) for i in idxs]
     if len(columns) != len(dims) or any(c.shape != data.shape for c in columns):
@@ -327,7 +322,7 @@ def one_hot(d: int, idx: int | Iterable[int], device: str = "") -> _sparseInputE
     >>> dy.one_hot(3, 1).value()
     [0.0, 1.0, 0.0]
     """
-    _check_device(device, "one_hot")
+    check_device(device, "one_hot")
     (d,) = as_dims(d, "one_hot")
     try:
         rows = [operator.index(idx)]  # type: ignore[arg-type]

@@ -373,6 +373,11 @@ class DistributedTrainer:
         """How many updates were done."""
         return self._inner.updates
 
+    @property
+    def clips(self) -> int:
+        """In how many updates the averaged gradients were longer than the clip threshold."""
+        return self._inner.clips
+
     def update_subset(self, updated_params: Sequence[int | Parameters], updated_lookups: Sequence[int | LookupParameters]) -> None:
         """As Trainer.update_subset(), in one process.
 
@@ -416,7 +421,7 @@ class DistributedTrainer:
         self._inner.restart(learning_rate)
 
     def status(self) -> None:
-        """Prints the learning rate and the number of updates on stderr, on rank 0."""
+        """Prints on stderr, on rank 0, the learning rate, and how many updates were clipped and done since the last call."""
         if self._world.rank == 0:
             self._inner.status()
 

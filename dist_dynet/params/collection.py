@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import lib
 from . import copying, initializers
-from .dims import MAX_DIMS, as_dims, check_size
+from .dims import MAX_DIMS, as_dims, check_device, check_size
 from .parameters import AnyParameter, FileName, LookupParameters, Parameters
 from .root import Root
 
@@ -147,7 +147,7 @@ class ParameterCollection:
             mean: of 'normal'.
             std: of 'normal'.
         """
-        _check_device(device)
+        check_device(device, "add_parameters")
         dims = as_dims(init.shape if isinstance(init, np.ndarray) else dim, "add_parameters")
         check_size(dims, "add_parameters")
         _check_name(name)  # before anything is drawn
@@ -171,7 +171,7 @@ class ParameterCollection:
         std: float = 1.0,
     ) -> LookupParameters:
         """Adds a lookup table: dim = (rows, size, ...); one number n means (n, 1). `init` as in add_parameters()."""
-        _check_device(device)
+        check_device(device, "add_lookup_parameters")
         if isinstance(init, np.ndarray):
             return self.lookup_parameters_from_numpy(init, name, device)
         dims = as_dims(dim, "add_lookup_parameters")
@@ -212,7 +212,7 @@ class ParameterCollection:
 
     def lookup_parameters_from_numpy(self, array: ArrayLike, name: str = "", device: str = "") -> LookupParameters:
         """Adds a lookup table with the rows of an array (its first axis)."""
-        _check_device(device)
+        check_device(device, "lookup_parameters_from_numpy")
         values = np.asarray(array)
         if not 2 <= values.ndim <= MAX_DIMS or not len(values):
             raise ValueError(f"lookup_parameters_from_numpy: the array must have rows, at most {MAX_DIMS} dims; got {values.shape}.")
@@ -324,8 +324,3 @@ def _check_name(name: str) -> None:
         raise RuntimeError(f"parameter and collection names must not contain '/' or '_'; got {name!r}.")
     if any(c.isspace() or c == "#" for c in name):
         raise RuntimeError(f"parameter and collection names must not contain blanks or '#'; got {name!r}.")
-
-
-def _check_device(device: str) -> None:
-    if device not in ("", "CPU"):
-        raise ValueError(f"device {device!r}: there is only the CPU.")

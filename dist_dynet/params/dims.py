@@ -1,4 +1,4 @@
-"""Sizes that users give: what counts as dims, and how many numbers a parameter may hold."""
+"""Arguments of parameters and inputs: what counts as dims, how many numbers a parameter may hold, which device there is."""
 
 from __future__ import annotations
 
@@ -35,3 +35,9 @@ def check_size(dims: tuple[int, ...], what: str) -> None:
     """ValueError for more numbers than a parameter holds; to be called before they are drawn."""
     if math.prod(dims) >= 1 << 31:
         raise ValueError(f"{what}: a parameter holds at most {(1 << 31) - 1} numbers; got dims {dims}.")
+
+
+def check_device(device: str, what: str) -> None:
+    """Raises a ValueError for any device but the CPU."""
+    if device not in ("", "CPU"):
+        raise ValueError(f"{what}: everything is computed on the CPU; got device = {device!r}. Leave it out.")

@@ -64,6 +64,7 @@ class Trainer:
         self._count = -1
         self._accumulation, self._gathered = 1, 0
         self._skip_nonfinite, self._skipped = False, 0
+        self._shown = (0, 0)  # updates and clips at the last status()
         self._followers: list[Follower] = []
         self._last: list[Callable[[], None]] = []  # called when all of an update is done
         self._schedule: weakref.ref[Schedule] | None = None
@@ -222,6 +223,23 @@ class Trainer:
     def updates(self) -> int:
         """How many updates were done; the bias correction of Adam and its kin depends on it."""
         return int(lib.dn_trainer_updates(self._c))
+
+    @property
+    def clips(self) -> int:
+        """In how many updates of this trainer the gradients were longer than the clip threshold, and were shortened to it.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> w = m.add_parameters(1, init=0)
+        >>> trainer = dy.SimpleSGDTrainer(m, learning_rate=0.1)
+        >>> for x in (4, 6):
+        ...     _ = dy.renew_cg()
+        ...     (w * dy.scalarInput(x)).backward()
+        ...     trainer.update()
+        >>> trainer.clips, trainer.updates
+        (1, 2)
+        """
+        return int(lib.dn_trainer_clips(self._c))
 
     # ---- updates -----------------------------------------------------------------------------------------------------------------------
 
@@ -387,8 +405,10 @@ class Trainer:
         )
 
     def status(self) -> None:
-        """Prints the learning rate and the number of updates on stderr."""
-        print(f"[lr={self.learning_rate:g} updates={self.updates}]", file=sys.stderr)
+        """Prints on stderr the learning rate, and how many updates were clipped and done since the last call, as DyNet does."""
+        updates, clips = self.updates, self.clips
+        print(f"[lr={self.learning_rate:g} clips={clips - self._shown[1]} updates={updates - self._shown[0]}]", file=sys.stderr)
+        self._shown = updates, clips
 
     def whoami(self) -> str:
         """The name of the class."""

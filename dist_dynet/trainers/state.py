@@ -67,6 +67,7 @@ def load_into(trainer: Trainer, state: Mapping[str, NDArray[Any]]) -> None:
         memory = _moment(trainer, named[name], trainer._moments.index(moment))
         named[name]._shaped(memory)[...] = array
     lib.dn_trainer_set_updates(trainer._c, int(state["updates"]))
+    trainer._shown = trainer.updates, trainer.clips
     trainer.learning_rate = float(state["learning_rate"])
     trainer._load_own_state(own)
 

@@ -142,6 +142,22 @@ ROWS = [
     ),
     Row(
         "input",
+        "inputTensor of a list of arrays without dims, a batch of numbers",
+        lambda: dy.inputTensor([np.array(k) for k in (1.5, 2, 3)]),
+        lambda: np.array([[1.5, 2, 3]]),
+        [case()],
+        **plain,
+    ),
+    Row(
+        "input",
+        "inputTensor of a list of arrays and lists, which is one matrix",
+        lambda: dy.inputTensor([np.array([1, 2, 3]), [4, 5, 6]]),
+        fixed([1, 2, 3], [4, 5, 6]),
+        [case()],
+        **plain,
+    ),
+    Row(
+        "input",
         "inputTensor of other number types",
         lambda dtype: dy.inputTensor(np.array([[1, 0, 3], [0, 5, 6]], dtype), batched=True),
         lambda dtype: np.array([[1, 0, 3], [0, 5, 6]], dtype).astype(float),
