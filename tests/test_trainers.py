@@ -321,3 +321,17 @@ def test_weight_decay_multiplies_values_after_each_update(rule, rng):
             close(parameters["T"].row_as_array(1), reference.p["T"][1], 5e-5)
     for k, p in parameters.items():
         close(p.as_array(), reference.p[k], 5e-5)
+
+
+def test_rows_that_were_looked_up_only_stay():
+    """The loss does not depend on row 1 in the second step: its moments stay, and do not move it."""
+    pc = dy.ParameterCollection()
+    table = pc.add_lookup_parameters((3, 2))
+    trainer = dy.AdamTrainer(pc)
+    for used in ([0, 1], [0]):
+        dy.renew_cg()
+        rows = [table[i] for i in range(2)]
+        dy.esum([dy.squared_norm(rows[i]) for i in used]).backward()
+        before = table.as_array()
+        trainer.update()
+    assert (table.as_array() != before).any(axis=1).tolist() == [True, False, False]

@@ -1,4 +1,4 @@
-"""What is looked up and then not used: the word read last, candidates that were dropped, rows of frozen tables. Rules with moments move such rows."""
+"""What is looked up and then not used: the word read last, dropped candidates, rows of frozen tables. Rules with moments move such rows."""
 
 import dynet as dy
 import numpy as np
