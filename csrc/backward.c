@@ -323,6 +323,19 @@ void dn__unlock_roots(dn_tape *t) {
     for (int r = t->n_roots - 1; r >= 0; r--) pthread_mutex_unlock(&t->roots[r].root->lock);
 }
 
+/* In DyNet a row has a gradient if it was looked up before the loss, be it zero because the loss does not depend on it: rules with moments
+ * move it. */
+static void touch_rows_as_dynet(dn_tape *t) {
+    int wanted = 0;
+    for (int r = 0; r < t->n_roots; r++) wanted |= t->roots[r].root->as_dynet;
+    for (int i = 0; wanted && i <= t->swept_root; i++) {
+        const dn_node *node = &t->nodes[i];
+        if (!node->param || !node->param->root->as_dynet || node->constant || node->op == dn_ops[DN_OP_parameter]) continue;
+        for (int k = 0; k < node->n_ints; k++)
+            if (!dn__lookup_row(node->param, t->ints[node->ints + k])) t->out_of_memory = 1;
+    }
+}
+
 static int step(dn_tape *t) {
     int64_t work = DN_WORK;
     if (t->sweep < 0) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the graph was renewed, reverted or set anew meanwhile");
@@ -341,6 +354,7 @@ static int step(dn_tape *t) {
         if (t->watch.told && t->watch.steps) work = 0;
         t->watch.told = 0;
     }
+    if (t->sweep < 0 && !t->raised && !t->out_of_memory) touch_rows_as_dynet(t);
     if (t->sweep < 0 || t->raised || t->out_of_memory) dn__watch_end(t, t->sweep < 0 && !t->raised && !t->out_of_memory);
     dn__unlock_roots(t);
     if (t->raised || t->out_of_memory) {

@@ -274,7 +274,8 @@ uint64_t dn_param_checksum(dn_param *);
 void dn_param_set_updated(dn_param *, int updated);   /* 0 drops a pending gradient */
 int dn_param_updated(dn_param *);
 /* 1: what DyNet's numbers depend on. Parameters that are not updated gather gradients all the same, which count in the norm and are never
- * cleared, and decay; graphs copy the values of parameters, so that those computed before an update may be followed by backward after it. */
+ * cleared, and decay; rows that were looked up before the loss have a gradient, if only zero; graphs copy the values of parameters, so that
+ * those computed before an update may be followed by backward after it. */
 void dn_root_as_dynet(dn_root *, int on);
 /* Call after changing values from outside: a backward through values computed before is then an error. */
 void dn_root_changed(dn_root *);

@@ -334,6 +334,11 @@ lstm = dy.LSTMBuilder(1, 2, 2, m)
 m.save("OBJECTS", [lstm, W])
 again, V = dy.Model().load("OBJECTS")
 print(W.as_array().tolist(), type(again).__name__, V.shape())
+m2, [lstm, V] = dy.Model.from_file("OBJECTS")
+print(type(m2) is dy.Model, m2.parameter_count(), V.as_array().tolist() == W.as_array().tolist())
+x, y = dy.inputMatrix([1, 2, 3, 4, 5, 6], (2, 3)), dy.matInput(2, 2)
+y.set([1, 0, 5, 1])
+print(x.npvalue().tolist(), (y * x).npvalue().tolist(), dy.__file__ == __import__("_dynet").__file__)
 """
     path = program(tmp_path, text.replace("FILE", str(tmp_path / "file")).replace("OBJECTS", str(tmp_path / "objects")))
     result = run_program(path)
@@ -344,6 +349,8 @@ print(W.as_array().tolist(), type(again).__name__, V.shape())
     assert lines[3] == "[[-0.5, 0.5, 1.5], [2.5, 3.5, 4.5]] 0.16666666666666666"
     assert lines[4] == "[[1.0, 3.0], [11.0, 14.0]] ((2, 4), 1)"  # of the values before the update, which this graph keeps
     assert lines[5] == "[[-0.5, 0.5, 1.5], [2.5, 3.5, 4.5]] VanillaLSTMBuilder (2, 3)"
+    assert lines[6] == "True 46 True"
+    assert lines[7] == "[[1.0, 3.0, 5.0], [2.0, 4.0, 6.0]] [[11.0, 23.0, 35.0], [2.0, 4.0, 6.0]] True"
     said = result.stderr.splitlines()
     assert len(said) == len(set(said)) and all(line.startswith("dist_dynet: ") for line in said)
     assert sum("edecay" in line for line in said) == 1
@@ -374,7 +381,7 @@ m.save("FILE", [net, E])
 net2, E2 = m2.load("FILE")
 m4, (net4, E4) = dy.Model.from_file("FILE")
 m.save("FILE2", [net])
-net3 = dy.Model().load("FILE2")
+[net3] = dy.Model().load("FILE2")
 y, y2, y3, y4 = [n(e[3]) for n, e in ((net, E), (net2, E2), (net3, E), (net4, E4))]
 print(y.value() == y2.value() == y3.value() == y4.value(), m4.parameter_count() == m2.parameter_count())
 print(net2.layers[1].n, net2.layers[0].table.tolist(), net2.layers[0].model is m2)

@@ -352,3 +352,37 @@ def test_weight_decay_multiplies_values_after_each_update(rule, rng):
             close(parameters["T"].row_as_array(1), reference.p["T"][1], 5e-5)
     for k, p in parameters.items():
         close(p.as_array(), reference.p[k], 5e-5)
+
+
+def test_rows_that_were_looked_up_only_stay():
+    """The loss does not depend on row 1 in the second step: its moments stay, and do not move it."""
+    pc = dy.ParameterCollection()
+    table = pc.add_lookup_parameters((3, 2))
+    trainer = dy.AdamTrainer(pc)
+    for used in ([0, 1], [0]):
+        dy.renew_cg()
+        rows = [table[i] for i in range(2)]
+        dy.esum([dy.squared_norm(rows[i]) for i in used]).backward()
+        before = table.as_array()
+        trainer.update()
+    assert (table.as_array() != before).any(axis=1).tolist() == [True, False, False]
+
+
+def test_values_that_are_set_or_read_after_decay_stay(tmp_path):
+    dy.init(weight_decay=0.1)
+    try:
+        pc = dy.ParameterCollection()
+    finally:
+        dy.init(weight_decay=0)
+    W, table = pc.add_parameters(2, init=1.0), pc.add_lookup_parameters((3, 2), init=1.0)
+    trainer = dy.SimpleSGDTrainer(pc, 0.0)
+    for _ in range(3):
+        trainer.update()
+    close(W.as_array(), np.full(2, 0.9**3))
+    W.set_value([5, 6])
+    table.init_row(1, [7, 8])
+    pc.save(tmp_path / "model")
+    pc.populate(tmp_path / "model")
+    dy.renew_cg()
+    close(W.value(), [5, 6])
+    close([table[i].value() for i in range(3)], [[0.9**3] * 2, [7, 8], [0.9**3] * 2])

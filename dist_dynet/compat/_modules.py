@@ -66,6 +66,7 @@ def _of_package(module: ModuleType) -> Callable[[str], Any]:
 def _fill_common(module: ModuleType) -> None:
     _old.hang()
     module.__dict__.update(_names(), __getattr__=_of_package(module))
+    module.__file__ = dist_dynet.__file__
     module.__doc__ = f"{module.__name__}: dist_dynet under DyNet's name."
     _settings.merged.use_dynet_order()
 

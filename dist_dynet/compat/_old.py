@@ -64,12 +64,26 @@ def conv1d_wide(x: Expression, f: Expression) -> Expression:
     return conv1d_narrow(ops.concatenate_cols([*margin, x, *margin]), f)
 
 
+def matInput(d1: int, d2: int) -> Expression:  # noqa: N802 - DyNet's name
+    """A matrix of zeros, whose set() takes a flat column-major list."""
+    _old("matInput", "inputTensor(array, reusable_expr=True)")
+    return ops.inputTensorTranspose([0.0] * (d1 * d2), (d1, d2))
+
+
+def inputMatrix(v: Sequence[float], d: Sequence[int]) -> Expression:  # noqa: N802
+    """A matrix from a flat column-major list."""
+    _old("inputMatrix", "inputTensor(array), or inputTensorTranspose(v, d)")
+    return ops.inputTensorTranspose(v, d)
+
+
 def parameter(*args: Any, update: bool = True) -> Any:
     """What DyNet 2.1 does: nothing. With update=False, as in 2.0: without gradient."""
     return settings.parameter(*args) if update else settings.const_parameter(*args)
 
 
-FUNCTIONS: tuple[Callable[..., Any], ...] = (cwise_multiply, sum_cols, sum_rows, average_cols, conv1d_narrow, conv1d_wide, parameter)
+FUNCTIONS: tuple[Callable[..., Any], ...] = (
+    cwise_multiply, sum_cols, sum_rows, average_cols, conv1d_narrow, conv1d_wide, matInput, inputMatrix, parameter,
+)  # fmt: skip
 CLASSES: tuple[type, ...] = (_saveable.Saveable,)
 
 # ---- methods -------------------------------------------------------------------------------------------------------------------------------
@@ -104,8 +118,7 @@ def _load(self: ParameterCollection, fname: Any) -> Any:
     """Reads what save() wrote: the list of objects it was given, made anew in this collection; without one, all values."""
     if Path(f"{fname}.meta").exists() and not Path(fname).exists():
         _old("ParameterCollection.load", "dy.load(basename, collection)")
-        objects = _saveable.load(fname, self)
-        return objects[0] if len(objects) == 1 else objects
+        return _saveable.load(fname, self)
     _old("ParameterCollection.load", "populate(fname)")
     self.populate(fname)
     return None

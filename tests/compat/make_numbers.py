@@ -15,8 +15,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = [
-    "attention", "classify", "crf_tagger", "draws", "graph_parser", "idioms", "inflection", "mixing", "rnnlm", "transition_parser", "treelstm",
-    "vae", "xor",
+    "attention", "classify", "crf_tagger", "draws", "graph_parser", "idioms", "inflection", "leftovers", "mixing", "rnnlm", "transition_parser",
+    "treelstm", "vae", "xor",
 ]  # fmt: skip
 SEED = 1
 
