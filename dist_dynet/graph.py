@@ -510,10 +510,15 @@ class Expression(calls.Node):
     def __bool__(self) -> bool:
         return True
 
-    def __getstate__(self) -> tuple[None, dict[str, Any]]:
-        """For copies of the handle: what a class with __slots__ alone would have."""
-        names = [name for cls in type(self).__mro__ for name in cls.__dict__.get("__slots__", ())]
-        return None, {name: getattr(self, name) for name in ("_h", *names) if hasattr(self, name)}
+    def _same(self, memo: Any = None) -> Any:
+        return self
+
+    __copy__: Any = _same  # an expression names a node: its copy names the same
+    __deepcopy__: Any = _same
+
+    def __reduce__(self) -> Any:
+        # elsewhere the same handle may name another node
+        raise TypeError("an expression cannot be pickled: its graph lives in this process. Take its numbers, by value() or npvalue().")
 
 
 def expression(handle: int) -> Expression:

@@ -32,6 +32,43 @@ MISTAKES = [
     ("dy.MLP([3, 2.5], m)", TypeError, "MLP: sizes must be whole numbers; got 2.5."),
     ("dy.CRF(m, 2.5)", TypeError, "CRF: sizes must be whole numbers; got 2.5."),
     ("dy.BiRNNBuilder(1, 3, 4, m, lstm)", TypeError, "BiRNNBuilder: rnn_builder_factory must make builders"),
+    # indices
+    ("E['dog']", TypeError, "lookup: the index must be a whole number; got 'dog'."),
+    ("E[None]", TypeError, "lookup: the index must be a whole number; got None."),
+    ("E[1.5]", TypeError, "lookup: the index must be a whole number; got 1.5."),
+    ("E[1:3]", TypeError, "lookup: the index must be a whole number; got slice(1, 3, None)."),
+    ("E[[1, 2]]", TypeError, "lookup: the index must be a whole number; got [1, 2]. For several: lookup_batch()."),
+    ("dy.lookup(E, (1, 2))", TypeError, "lookup: the index must be a whole number; got (1, 2). For several: lookup_batch()."),
+    ("E[10 ** 20]", OverflowError, "lookup: the index must have at most 31 bits; got 100000000000000000000."),
+    ("dy.pick(x, 'a')", TypeError, "pick: the index must be a whole number; got 'a'."),
+    ("dy.pick(x, [0])", TypeError, "pick: the index must be a whole number; got [0]. For several: pick_batch()."),
+    ("dy.pick(x, 1, dim='a')", TypeError, "pick: a dim must be a whole number; got 'a'."),
+    ("dy.pickneglogsoftmax(x, 'NOUN')", TypeError, "pickneglogsoftmax: the index must be a whole number; got 'NOUN'."),
+    ("dy.pickneglogsoftmax(x, [1])", TypeError, "got [1]. For several: pickneglogsoftmax_batch()."),
+    ("x[np.array([0, 1])]", TypeError, "an index must be a whole number or a slice; got array([0, 1]). Use select_rows() for lists."),
+    ("dy.softmax(M, d='rows')", TypeError, "softmax: a dim must be a whole number; got 'rows'."),
+    ("dy.concatenate(x, y)", TypeError, "Expressions go into one list: concatenate([x, y])."),
+    # numbers
+    ("dy.inputVector([1, 'a'])", TypeError, "inputVector: takes numbers; got [1, 'a']."),
+    ("dy.inputVector([1, None])", TypeError, "inputVector: takes numbers; got [1, None]."),
+    ("dy.inputVector([1 + 2j])", TypeError, "inputVector: takes numbers; got [(1+2j)]."),
+    ("dy.inputVector([[1, 2], [3, 4]])", TypeError, "inputVector: takes a vector of numbers; got shape (2, 2). Use inputTensor()."),
+    ("dy.inputVector({1, 2})", TypeError, "inputVector: takes numbers in their order; got a set. Make a list of it."),
+    ("dy.inputVector({1: 2})", TypeError, "inputVector: takes numbers in their order; got a dict. Make a list of it."),
+    ("dy.inputVector([s, s])", TypeError, "inputVector: takes numbers; got expressions. To join expressions: concatenate()."),
+    ("dy.inputTensor(x)", TypeError, "got expressions. To join expressions: concatenate()."),
+    ("dy.inputTensor([[1, 2], [3]])", TypeError, "The detected shape was (2,) + inhomogeneous part."),
+    ("dy.scalarInput('3')", TypeError, "scalarInput: takes numbers; got '3'."),
+    ("dy.scalarInput(None)", TypeError, "scalarInput: takes numbers; "),
+    ("x.set(['a', 1, 2])", TypeError, "set: takes numbers; got ['a', 1, 2]."),
+    ("dy.dropout(x, '0.5')", TypeError, "dropout: takes numbers; got '0.5'."),
+    ("dy.dropout(x, None)", TypeError, "dropout: takes numbers; "),
+    ("dy.tanh(2)", TypeError, "tanh: takes expressions; got int. Make one of numbers by scalarInput(), inputVector() or inputTensor()."),
+    ("lstm.initial_state().add_input([1, 2, 3])", TypeError, "got list. Make one of numbers by scalarInput(), "),
+    ("dy.tanh(None)", TypeError, "tanh: takes expressions; got NoneType."),
+    # expressions belong to a graph of this process
+    ("pickle.dumps(x)", TypeError, "an expression cannot be pickled: its graph lives in this process."),
+    ("pickle.dumps({'loss': s})", TypeError, "Take its numbers, by value() or npvalue()."),
 ]
 
 
@@ -45,6 +82,14 @@ def test_mistake_is_an_error_in_words(line, error, words):
 MEANT = [
     ("dy.Linear(6 / 2, np.int64(2), m).spec", (3, 2, True)),
     ("dy.VanillaLSTMBuilder(1, 3, 4 / 2, m).spec[:3]", (1, 3, 2)),
+    ("E[2.0].value() == E[np.int64(2)].value() == E[np.array(2)].value()", True),
+    ("dy.pickneglogsoftmax(x, np.array(1)).value() == dy.pickneglogsoftmax(x, 1.0).value()", True),
+    ("dy.inputVector(range(3)).value()", [0, 1, 2]),
+    ("dy.inputVector((k for k in (1, True, np.float32(3)))).value()", [1, 1, 3]),
+    ("dy.inputVector([np.float64(1), np.array(2)]).value()", [1, 2]),
+    ("copy.copy(x).value(), copy.deepcopy([x])[0].value()", ([1, 2, 3], [1, 2, 3])),
+    ("copy.deepcopy(W).as_array().tolist() == W.as_array().tolist() and copy.deepcopy(W) is not W", True),
+    ("pickle.loads(pickle.dumps(W)).shape()", (2, 3)),
 ]
 
 
