@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import dist_dynet as dy
+from dist_dynet._habits import WRITTEN_HERE
 
 
 def surroundings():
@@ -66,6 +67,22 @@ MISTAKES = [
     ("dy.tanh(2)", TypeError, "tanh: takes expressions; got int. Make one of numbers by scalarInput(), inputVector() or inputTensor()."),
     ("lstm.initial_state().add_input([1, 2, 3])", TypeError, "got list. Make one of numbers by scalarInput(), "),
     ("dy.tanh(None)", TypeError, "tanh: takes expressions; got NoneType."),
+    # trainers
+    ("trainer.lr = 0.1", AttributeError, "lr"),
+    ("dy.AdamWTrainer(m).learning_rte = 0.1", AttributeError, "learning_rte"),
+    ("dy.parallel.DistributedTrainer(trainer).learning_rte = 0.1", AttributeError, "learning_rte"),
+    ("trainer.learning_rate = 'fast'", TypeError, "learning_rate: the rate must be a number; got 'fast'."),
+    ("trainer.learning_rate = float('nan')", ValueError, "learning_rate: the rate must be a number; got nan."),
+    ("dy.AdamTrainer(m, None)", TypeError, "AdamTrainer: the learning rate must be a number; got None."),
+    ("dy.AdamTrainer(m, float('nan'))", ValueError, "AdamTrainer: the learning rate must be a number; got nan."),
+    ("trainer.set_clip_threshold(None)", TypeError, "set_clip_threshold: the norm must be a number; got None."),
+    ("trainer.set_clip_threshold(float('nan'))", ValueError, "set_clip_threshold: the norm must be a number; got nan."),
+    ("dy.schedules.Cosine(m, 3)", TypeError, "Cosine: takes a trainer; got ParameterCollection."),
+    # names of other toolkits
+    ("dy.relu(x)", AttributeError, "module 'dist_dynet' has no attribute 'relu'. Write dy.rectify() here."),
+    ("dy.cat([x, y])", AttributeError, "Write dy.concatenate() here."),
+    ("dy.Embedding(10, 3)", AttributeError, "Write m.add_lookup_parameters() here."),
+    ("dy.nonsense(x)", AttributeError, "module 'dist_dynet' has no attribute 'nonsense'."),
     # expressions belong to a graph of this process
     ("pickle.dumps(x)", TypeError, "an expression cannot be pickled: its graph lives in this process."),
     ("pickle.dumps({'loss': s})", TypeError, "Take its numbers, by value() or npvalue()."),
@@ -96,3 +113,11 @@ MEANT = [
 @pytest.mark.parametrize(("line", "result"), MEANT, ids=[line for line, _ in MEANT])
 def test_habit_has_the_result_that_was_meant(line, result):
     assert eval(line, surroundings()) == result
+
+
+def test_names_of_other_toolkits_lead_to_names_that_there_are():
+    owners = {"m": dy.ParameterCollection, "x": dy.Expression, "loss": dy.Expression, "parallel": dy.parallel}
+    for theirs, here in WRITTEN_HERE.items():
+        assert not hasattr(dy, theirs), theirs
+        owner, _, name = here.rpartition(".")
+        assert hasattr(owners.get(owner, dy), name), here
