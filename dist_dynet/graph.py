@@ -283,7 +283,14 @@ def renew_cg(
 
 
 def cg_version() -> int:
-    """The number of renewals of this thread's graph."""
+    """The number of renewals of this thread's graph.
+
+    >>> import dist_dynet as dy
+    >>> before = dy.cg_version()
+    >>> _ = dy.renew_cg()
+    >>> dy.cg_version() - before
+    1
+    """
     return cg().version()
 
 
@@ -306,7 +313,17 @@ def cg_checkpoint() -> None:
 
 
 def cg_revert() -> None:
-    """Drops all nodes made since the last cg_checkpoint() and that mark. Without a mark: nothing."""
+    """Drops all nodes made since the last cg_checkpoint() and that mark. Without a mark: nothing.
+
+    >>> import dist_dynet as dy
+    >>> _ = dy.renew_cg()
+    >>> dy.cg_checkpoint()
+    >>> x = dy.scalarInput(3)
+    >>> dy.cg_revert()
+    >>> x.value()
+    Traceback (most recent call last):
+    RuntimeError: Stale Expression: ...
+    """
     cg().revert()
 
 
@@ -561,7 +578,12 @@ def _last(exps: Sequence[Expression]) -> Expression:
 
 
 def forward(exps: Iterable[Expression], recalculate: bool = False) -> None:
-    """Computes all of these expressions in one pass; returns nothing."""
+    """Computes all of these expressions in one pass; returns nothing.
+
+    >>> import dist_dynet as dy
+    >>> x, y = dy.scalarInput(3), dy.scalarInput(4)
+    >>> dy.forward([x + y, x * y])
+    """
     exps = list(exps)
     if exps:
         _last(exps).forward(recalculate)
@@ -581,7 +603,13 @@ def values(exps: Iterable[Expression], recalculate: bool = False) -> list[Any]:
 
 
 def npvalues(exps: Iterable[Expression], recalculate: bool = False) -> list[NDArray[np.float64]]:
-    """The npvalue() of each expression, computed in one pass."""
+    """The npvalue() of each expression, computed in one pass.
+
+    >>> import dist_dynet as dy
+    >>> x = dy.inputVector([1, 2])
+    >>> [a.tolist() for a in dy.npvalues([x, 2 * x])]
+    [[1.0, 2.0], [2.0, 4.0]]
+    """
     exps = list(exps)
     forward(exps, recalculate)
     return [e.npvalue() for e in exps]

@@ -67,6 +67,8 @@ MISTAKES = [
     ("dy.tanh(2)", TypeError, "tanh: takes expressions; got int. Make one of numbers by scalarInput(), inputVector() or inputTensor()."),
     ("lstm.initial_state().add_input([1, 2, 3])", TypeError, "got list. Make one of numbers by scalarInput(), "),
     ("dy.tanh(None)", TypeError, "tanh: takes expressions; got NoneType."),
+    # initial values
+    ("m.add_parameters((2, 3), init=dy.NumpyInitializer(np.ones((3, 2))))", ValueError, "the array must have the parameter's dims; got"),
     # trainers
     ("trainer.lr = 0.1", AttributeError, "lr"),
     ("dy.AdamWTrainer(m).learning_rte = 0.1", AttributeError, "learning_rte"),
@@ -99,6 +101,8 @@ def test_mistake_is_an_error_in_words(line, error, words):
 MEANT = [
     ("dy.Linear(6 / 2, np.int64(2), m).spec", (3, 2, True)),
     ("dy.VanillaLSTMBuilder(1, 3, 4 / 2, m).spec[:3]", (1, 3, 2)),
+    ("m.add_parameters((2, 3), init=dy.NumpyInitializer(np.arange(6))).as_array().tolist()", [[0, 2, 4], [1, 3, 5]]),
+    ("m.add_parameters(3, init=dy.NumpyInitializer([[1], [2], [3]])).as_array().tolist()", [1, 2, 3]),
     ("E[2.0].value() == E[np.int64(2)].value() == E[np.array(2)].value()", True),
     ("dy.pickneglogsoftmax(x, np.array(1)).value() == dy.pickneglogsoftmax(x, 1.0).value()", True),
     ("dy.inputVector(range(3)).value()", [0, 1, 2]),
