@@ -59,6 +59,9 @@ MISTAKES = [
     ("dy.inputVector([s, s])", TypeError, "inputVector: takes numbers; got expressions. To join expressions: concatenate()."),
     ("dy.inputTensor(x)", TypeError, "got expressions. To join expressions: concatenate()."),
     ("dy.inputTensor([[1, 2], [3]])", TypeError, "The detected shape was (2,) + inhomogeneous part."),
+    ("dy.inputTensor(np.ma.array([1, 2], mask=[0, 1]))", TypeError, "got masked ones. Say what stands for them: array.filled(0)."),
+    ("dy.lookup_batch(E, np.array([True, False]))", TypeError, "lookup_batch: indices must be whole numbers; got array([ True, False])."),
+    ("dy.lookup_batch(E, np.array([1.5, 2]))", TypeError, "lookup_batch: indices must be whole numbers; got array([1.5, 2. ])."),
     ("dy.scalarInput('3')", TypeError, "scalarInput: takes numbers; got '3'."),
     ("dy.scalarInput(None)", TypeError, "scalarInput: takes numbers; "),
     ("x.set(['a', 1, 2])", TypeError, "set: takes numbers; got ['a', 1, 2]."),
@@ -85,6 +88,9 @@ MISTAKES = [
     ("dy.cat([x, y])", AttributeError, "Write dy.concatenate() here."),
     ("dy.Embedding(10, 3)", AttributeError, "Write m.add_lookup_parameters() here."),
     ("dy.nonsense(x)", AttributeError, "module 'dist_dynet' has no attribute 'nonsense'."),
+    ("dy.esum([[x]])", TypeError, "esum: takes expressions; got list."),
+    # a graph for each example
+    ("for _ in range(2): loss = dy.squared_norm(W * x); loss.backward(); trainer.update()", RuntimeError, "renew_cg()"),
     # expressions belong to a graph of this process
     ("pickle.dumps(x)", TypeError, "an expression cannot be pickled: its graph lives in this process."),
     ("pickle.dumps({'loss': s})", TypeError, "Take its numbers, by value() or npvalue()."),
@@ -103,6 +109,8 @@ MEANT = [
     ("dy.VanillaLSTMBuilder(1, 3, 4 / 2, m).spec[:3]", (1, 3, 2)),
     ("m.add_parameters((2, 3), init=dy.NumpyInitializer(np.arange(6))).as_array().tolist()", [[0, 2, 4], [1, 3, 5]]),
     ("m.add_parameters(3, init=dy.NumpyInitializer([[1], [2], [3]])).as_array().tolist()", [1, 2, 3]),
+    ("dy.lookup_batch(E, np.array([1.0, 2.0])).vec_value() == dy.lookup_batch(E, [1, 2]).vec_value()", True),
+    ("dy.inputTensor(np.ma.array([1, 2])).value()", [1, 2]),
     ("E[2.0].value() == E[np.int64(2)].value() == E[np.array(2)].value()", True),
     ("dy.pickneglogsoftmax(x, np.array(1)).value() == dy.pickneglogsoftmax(x, 1.0).value()", True),
     ("dy.inputVector(range(3)).value()", [0, 1, 2]),

@@ -27,7 +27,8 @@ _node1_int, _node1_real, _leaf = nodes.dn_node1_int, nodes.dn_node1_real, nodes.
 
 def not_expression(what: str, *given: Any) -> TypeError:
     """The error for arguments that are no expressions."""
-    numbers = any(isinstance(g, int | float | list | tuple | np.ndarray | np.number) for g in given)
+    lists = [g for g in given if isinstance(g, list | tuple) and not any(isinstance(item, Expression) for item in g)]
+    numbers = lists or any(isinstance(g, int | float | np.ndarray | np.number) for g in given)
     hint = " Make one of numbers by scalarInput(), inputVector() or inputTensor()." if numbers else ""
     return TypeError(f"{what}: takes expressions; got {', '.join(type(g).__name__ for g in given)}.{hint}")
 
@@ -258,6 +259,8 @@ def indices(values: Iterable[int], what: str) -> list[int]:
     try:
         return [operator.index(v) for v in values] if given is None else list(map(operator.index, given))
     except TypeError:
+        if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind == "f":
+            given = values.tolist()
         if given is not None and all(isinstance(v, int | float | np.number) for v in given) and all(float(v).is_integer() for v in given):
             return [whole(v, what) for v in given]
         raise TypeError(f"{what}: indices must be whole numbers; got {values!r}.") from None
@@ -287,6 +290,8 @@ def numbers(values: Any, what: str, takes: str = "takes numbers", order: Any = N
     """
     if isinstance(values, Expression) or (isinstance(values, list | tuple) and any(isinstance(v, Expression) for v in values)):
         raise TypeError(f"{what}: {takes}; got expressions. To join expressions: concatenate().")
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise TypeError(f"{what}: {takes}; got masked ones. Say what stands for them: array.filled(0).")
     try:
         array = np.asarray(values)
         if array.dtype.kind not in "biufO" or (array.dtype.kind == "O" and any(isinstance(v, str | None) for v in array.flat)):
