@@ -1,6 +1,6 @@
 """Data-parallel training on one host: N ranks beside N processes that exchange nothing, and beside PyTorch's DistributedDataParallel (gloo).
 
-    python benchmarks/ranks.py                          # tagger and rnnlm, 2 ranks, 5 rounds: about 4 minutes
+    python benchmarks/ranks.py                          # tagger and rnnlm, 2 ranks, 5 rounds: about 6 minutes
     python benchmarks/ranks.py tagger --ranks 1 2 4 --rounds 3
 
 Every rank trains on 32 sentences a step, one thread each. In each round these run once, in turn:
@@ -159,7 +159,7 @@ def run_ours(variant, task, seconds):
             loss = loss_of(batch)
             loss.forward()
             loss.backward()
-            if variant == "parts":
+            if variant == "parts" and ranks > 1:
                 update(trainer, begin)
             else:
                 trainer.update()

@@ -130,7 +130,7 @@ def main():
     for n, size, t in points:
         print(f"  {n:5} {size:9} {1e3 * t:9.3f} {1e3 * 2 * (n - 1) * (alpha + size * beta / n):11.3f}")
     for task in bench.TASKS:
-        alone = bench.launch("parts", task, 1, options)
+        alone = bench.launch("parts", task, 1, options)["ranks"]
         compute = sum(alone["seconds"]) / sum(alone["words"]) * np.mean([len(w) for w, _ in bench.corpus(task)]) * bench.BATCH
         dense = work_of_cached(task)[0]
         parts = {n: bench.launch("parts", task, n, options)["parts"] for n in (2, 4)}

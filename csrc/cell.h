@@ -64,6 +64,8 @@ typedef struct dn_cell_run {
     dn_real **values, **saved, **grads;
     uint8_t *wants;
     int32_t *members_at;            /* of the group, NULL: the node is by itself */
+    dn_in *in, *member_in;          /* room for the inputs of one inner operation, and for those of one member */
+    dn_dim *member_dims;
 } dn_cell_run;
 typedef struct dn_inner_call { dn_cell_run *run; int at, member; /* -1: all members */ } dn_inner_call;
 int dn__inner_wants(const dn_call *, int k);

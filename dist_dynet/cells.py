@@ -26,6 +26,9 @@ _FIRST_PARAMETER = 1 << 62  # handles from here on, and negative ones, are no no
 MOST_TRACES = 256
 """Of one cell; what comes after them is called without a trace, as if it were not decorated."""
 
+_ATTEMPTS = 8
+"""At tracing a function, beside other threads: these may draw random numbers meanwhile."""
+
 _lock = threading.RLock()
 
 
@@ -170,28 +173,36 @@ class _Cell:
             key.append((type(given), given))
 
     def _trace(self, variant: _Variant, handles: list[int], args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        """Runs the function on a graph of its own, and adds a program to C's cell."""
+        """Adds a program to C's cell."""
         dims = [expression(h).dim() for h in handles]
-        before = _generators()
         outer = graph_of(*handles)
-        try:
-            with trace_graph(outer) as graph:
-                callback.tracing = self._what()
-                given = [_placeholder(graph.number, d, batch) for d, batch in dims]
-                rest = iter(given)
-                stand = [_replaced(a, rest) for a in args]
-                options = {o: _replaced(options[o], rest) for o in sorted(options)}
-                result = self._function(*self._instance, *stand, **options)
-                if _generators() != before:
-                    raise RuntimeError(f"{self._what()}: the function draws random numbers in Python, once for all calls. Draw outside and "
-                                       "pass what depends on it, or use dropout(), noise() and the like.")
-                outputs = self._outputs(variant, result)
-                code = lib.dn_cell_add(variant.c, graph.number, len(given), [e._h for e in given], len(outputs), [e._h for e in outputs])
-                if code < 0:
-                    fail_in(graph.number, code)
-        finally:
-            callback.tracing = ""
-        self.traces += 1
+        for _ in range(_ATTEMPTS if threading.active_count() > 1 else 1):
+            try:
+                with trace_graph(outer) as graph:
+                    callback.tracing = self._what()
+                    if self._traced(graph.number, variant, dims, args, options):
+                        self.traces += 1
+                        return
+            finally:
+                callback.tracing = ""
+        raise RuntimeError(f"{self._what()}: the function draws random numbers in Python, once for all calls. Draw outside and pass what "
+                           "depends on it, or use dropout(), noise() and the like.")
+
+    def _traced(self, graph: int, variant: _Variant, dims: list[Any], args: tuple[Any, ...], options: dict[str, Any]) -> bool:
+        """Runs the function on a graph of its own; False, and nothing is added: somebody has drawn from Python's or NumPy's generators."""
+        before = _generators()
+        given = [_placeholder(graph, d, batch) for d, batch in dims]
+        rest = iter(given)
+        stand = [_replaced(a, rest) for a in args]
+        options = {o: _replaced(options[o], rest) for o in sorted(options)}
+        result = self._function(*self._instance, *stand, **options)
+        if _generators() != before:
+            return False
+        outputs = self._outputs(variant, result)
+        code = lib.dn_cell_add(variant.c, graph, len(given), [e._h for e in given], len(outputs), [e._h for e in outputs])
+        if code < 0:
+            fail_in(graph, code)
+        return True
 
     def _outputs(self, variant: _Variant, result: Any) -> list[Expression]:
         """The expressions in what the function returned; its form is noted."""

@@ -1,8 +1,9 @@
 """Builders beside the LSTM's node: numbers of the real DyNet, all ways alike, dropout, saving, initial values; gradients in double.
 
-How long: about four seconds, two of them for the double build.
+How long: about five seconds, two of them for the double build.
 """
 
+import copy
 import json
 from pathlib import Path
 
@@ -353,3 +354,102 @@ def test_double_jacobian_of_builders(make, vecs, rng):
 @pytest.mark.float32
 def test_gradients_in_the_double_build():
     assert passing_tests("-m", "float64", __file__, DIST_DYNET_DTYPE="float64") == 18
+
+
+# ---- sequences in one call ---------------------------------------------------------------------------------------------------------------
+
+ALL = [dy.SimpleRNNBuilder, dy.GRUBuilder, dy.VanillaLSTMBuilder, dy.CompactVanillaLSTMBuilder, dy.CoupledLSTMBuilder, dy.SparseLSTMBuilder]
+
+
+def network(kind, layers=2):
+    m = dy.ParameterCollection()
+    builder = kind(layers, 3, 4, m)
+    dy.renew_cg()
+    return builder, [dy.inputVector([i, 1, -i]) for i in range(5)]
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_transduce_of_lists_and_tuples_is_what_steps_give(kind):
+    builder, xs = network(kind)
+    expected = [state.output().npvalue() for state in builder.initial_state().add_inputs(xs)]
+    for given_as in (list, tuple, iter):
+        outputs = builder.initial_state().transduce(given_as(xs))
+        np.testing.assert_array_equal([e.npvalue() for e in outputs], expected)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_rates_of_the_first_input_count_for_the_whole_sequence(kind):
+    builder, xs = network(kind)
+    plain = [e.npvalue() for e in builder.initial_state().transduce(xs)]
+    undropped = builder.initial_state()
+    first = undropped.transduce(xs[:1])
+    if kind is not dy.GRUBuilder:  # which draws at each step
+        builder.set_dropout(0.5)
+        np.testing.assert_array_equal(undropped.transduce(xs)[-1].npvalue(), plain[-1])
+    builder.set_dropout(0.9)
+    dropped = [e.npvalue() for e in builder.initial_state().transduce(xs)]
+    assert not np.array_equal(dropped, plain)
+    builder.disable_dropout()
+    np.testing.assert_array_equal([e.npvalue() for e in builder.initial_state().transduce(xs)], plain)
+    np.testing.assert_array_equal(first[0].npvalue(), plain[0])
+
+
+def test_shared_masks_are_used_by_the_second_sequence():
+    builder, xs = network(dy.VanillaLSTMBuilder)
+    builder.set_dropout(0.5)
+    one = builder.initial_state().transduce(xs)
+    builder.disable_dropout()
+    two = builder.initial_state(share_masks=True).transduce(xs)
+    np.testing.assert_array_equal([e.npvalue() for e in two], [e.npvalue() for e in one])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "words"),
+    [
+        (lambda xs: [*xs, 3], TypeError, "takes expressions; got .*int"),
+        (lambda xs: [*xs, dy.inputVector([1, 2])], ValueError, r"x_6 = \(2,\)"),
+        (lambda xs: (dy.renew_cg(), xs)[1], RuntimeError, "Stale"),
+        (lambda xs: [xs[0], None], TypeError, "takes expressions; got .*NoneType"),
+    ],
+)
+def test_what_cannot_be_transduced(spoil, error, words):
+    builder, xs = network(dy.VanillaLSTMBuilder)
+    with pytest.raises(error, match=words):
+        builder.initial_state().transduce(spoil(xs))
+
+
+def test_a_copied_builder_uses_parameters_of_its_own():
+    builder, xs = network(dy.VanillaLSTMBuilder, layers=1)
+    builder.initial_state().transduce(xs)
+    copied = copy.deepcopy(builder)
+    for p in copied.get_parameters()[0]:
+        p.zero()
+    assert not any(e.npvalue().any() for e in copied.initial_state().transduce(xs))
+    assert builder.initial_state().transduce(xs)[0].npvalue().any()
+
+
+def test_both_directions_of_inputs_of_any_kind():
+    m = dy.ParameterCollection()
+    table, builder = m.add_lookup_parameters((5, 3)), dy.BiRNNBuilder(2, 3, 8, m, dy.VanillaLSTMBuilder)
+    dy.renew_cg()
+    xs = [table[i] for i in (1, 4, 2)]
+    expected = [dy.concatenate([f.output(), b.output()]).npvalue() for f, b in builder.add_inputs(xs)]
+    np.testing.assert_array_equal([e.npvalue() for e in builder.transduce(xs)], expected)
+    np.testing.assert_array_equal([e.npvalue() for e in builder.transduce(x for x in xs)], expected)
+    assert builder.transduce([]) == []
+
+
+def test_both_directions_by_builders_of_the_users_own():
+    class Twice:
+        """Each input twice as large, as any sequence."""
+
+        def initial_state(self):
+            return self
+
+        def transduce(self, xs):
+            return tuple(2 * x for x in xs)
+
+    m = dy.ParameterCollection()
+    builder = dy.BiRNNBuilder(1, 1, 2, m, None, builder_layers=[(Twice(), Twice())])
+    dy.renew_cg()
+    assert [e.value() for e in builder.transduce([dy.scalarInput(1), dy.scalarInput(3)])] == [[2, 2], [6, 6]]

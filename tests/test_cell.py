@@ -258,6 +258,27 @@ def test_cells_within_cells_become_part_of_them():
     assert (inner.traces, outer.traces, nodes_of("cell")) == (0, 1, 1)
 
 
+def test_other_threads_may_draw_while_a_function_is_traced():
+    done, draws = threading.Event(), iter([1])
+    lives_on = threading.Thread(target=done.wait)
+    lives_on.start()
+
+    @dy.cell
+    def double(x):
+        for _ in draws:  # while it is traced for the first time
+            other = threading.Thread(target=random.random)
+            other.start()
+            other.join()
+        return 2 * x
+
+    try:
+        dy.renew_cg()
+        assert double(dy.scalarInput(3)).value() == 6 and double.traces == 1
+    finally:
+        done.set()
+        lives_on.join()
+
+
 # ---- what cannot be traced -----------------------------------------------------------------------------------------------------------------
 
 

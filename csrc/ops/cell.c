@@ -48,12 +48,12 @@ static int members_in(const dn_cell_run *run, int at) {
     return traced && run->dims[at].batch != traced ? run->members : 1;
 }
 
-static int fill_call(dn_cell_run *run, dn_inner_call *ic, dn_call *c, dn_in *in) {
+static int fill_call(dn_cell_run *run, dn_inner_call *ic, dn_call *c) {
     const dn_program *p = run->program;
     const dn_inner *inner = &p->nodes[ic->at];
     const dn_dim *dim = &run->dims[ic->at];
-    for (int k = 0; k < inner->n_args; k++) in[k] = value_of(run, input_of(p, ic->at, k));
-    *c = (dn_call){.n = inner->n_args, .x = in, .dim = dim, .total = dn__elements(dim), .y = run->values[ic->at], .saved = run->saved[ic->at],
+    for (int k = 0; k < inner->n_args; k++) run->in[k] = value_of(run, input_of(p, ic->at, k));
+    *c = (dn_call){.n = inner->n_args, .x = run->in, .dim = dim, .total = dn__elements(dim), .y = run->values[ic->at], .saved = run->saved[ic->at],
                    .reals = p->reals + inner->reals, .dy = run->grads ? run->grads[ic->at] : NULL, .node = run->outer->node,
                    .tape = run->outer->tape, .group = -1, .inner = ic};
     c->ints = ints_of(run->outer, inner, p, members_in(run, ic->at), &c->n_ints);
@@ -61,8 +61,10 @@ static int fill_call(dn_cell_run *run, dn_inner_call *ic, dn_call *c, dn_in *in)
 }
 
 /* The same for one member of a group: of an operation that draws. */
-static void fill_member(const dn_cell_run *run, const dn_call *all, int member, dn_call *c, dn_in *in, dn_dim *dims) {
+static void fill_member(dn_cell_run *run, const dn_call *all, int member, dn_call *c) {
     const dn_program *p = run->program;
+    dn_in *in = run->member_in;
+    dn_dim *dims = run->member_dims;
     const int at = all->inner->at;
     const dn_inner *inner = &p->nodes[at];
     *c = *all;
@@ -91,7 +93,7 @@ static void *scratch(dn_call *c, size_t n, size_t size) { return dn__scratch(c, 
 
 static int begin(dn_cell_run *run, dn_call *c) {
     const dn_program *p = c->tape->programs[c->ints[0]].program;
-    const size_t n = (size_t)p->n_nodes;
+    const size_t n = (size_t)p->n_nodes, most = (size_t)p->most_inputs;
     *run = (dn_cell_run){.outer = c, .program = p, .members = 1};
     if (c->group >= 0) {
         const dn_group *g = &c->tape->groups[c->group];
@@ -101,7 +103,11 @@ static int begin(dn_cell_run *run, dn_call *c) {
     run->dims = scratch(c, n, sizeof *run->dims);
     run->values = scratch(c, n, sizeof *run->values);
     run->saved = scratch(c, n, sizeof *run->saved);
-    return run->dims && run->values && run->saved ? 0 : DN_ERROR_MEMORY;
+    run->in = scratch(c, 2 * most, sizeof *run->in);
+    run->member_dims = scratch(c, most, sizeof *run->member_dims);
+    if (!run->dims || !run->values || !run->saved || !run->in || !run->member_dims) return DN_ERROR_MEMORY;
+    run->member_in = run->in + most;
+    return 0;
 }
 
 /* The dims of an inner node in this run. */
@@ -128,7 +134,7 @@ static int find_dim(dn_cell_run *run, int at) {
 static size_t place_of(const dn_cell_run *run, size_t at) { return at * (size_t)run->members; }
 
 /* Where an inner node's value lies or, if it is a view, is to be found. */
-static void find_value(dn_cell_run *run, dn_inner_call *ic, dn_in *in) {
+static void find_value(dn_cell_run *run, dn_inner_call *ic) {
     const dn_program *p = run->program;
     const dn_inner *inner = &p->nodes[ic->at];
     const int at = ic->at;
@@ -142,7 +148,7 @@ static void find_value(dn_cell_run *run, dn_inner_call *ic, dn_in *in) {
         run->values[at] = run->values[owner] + (traced ? offset / traced * block * (size_t)run->dims[owner].batch + offset % traced : 0);
     } else if (inner->op->flags & DN_VIEW) {
         dn_call c;
-        if (fill_call(run, ic, &c, in)) return;
+        if (fill_call(run, ic, &c)) return;
         inner->op->forward(&c);
         run->values[at] = c.y;
     } else {
@@ -156,25 +162,25 @@ static void find_value(dn_cell_run *run, dn_inner_call *ic, dn_in *in) {
 /* ---- forward --------------------------------------------------------------------------------------------------------- */
 
 /* `pass`, forward or backward, of an inner node: once for all members, or one by one where each has draws of its own. */
-static void for_members(dn_cell_run *run, dn_inner_call *ic, void (*pass)(dn_call *), dn_call *c, dn_in *member_in, dn_dim *member_dims) {
+static void for_members(dn_cell_run *run, dn_inner_call *ic, void (*pass)(dn_call *), dn_call *c) {
     if (!run->program->nodes[ic->at].draws || run->members == 1) {
         pass(c);
         return;
     }
     for (ic->member = 0; ic->member < run->members; ic->member++) {
         dn_call one;
-        fill_member(run, c, ic->member, &one, member_in, member_dims);
+        fill_member(run, c, ic->member, &one);
         pass(&one);
     }
     ic->member = -1;
 }
 
-static void compute(dn_cell_run *run, dn_inner_call *ic, dn_in *in, dn_in *member_in, dn_dim *member_dims) {
+static void compute(dn_cell_run *run, dn_inner_call *ic) {
     const dn_inner *inner = &run->program->nodes[ic->at];
     if (inner->op->flags & DN_VIEW) return;
     dn_call c;
-    if (fill_call(run, ic, &c, in)) return;
-    for_members(run, ic, inner->op->forward, &c, member_in, member_dims);
+    if (fill_call(run, ic, &c)) return;
+    for_members(run, ic, inner->op->forward, &c);
 }
 
 /* y of an output: what was not computed into it. */
@@ -190,16 +196,12 @@ static void cell_forward(dn_call *c) {
     dn_cell_run run;
     if (begin(&run, c)) return;
     const dn_program *p = run.program;
-    const size_t n = (size_t)p->most_inputs;
-    dn_in *in = scratch(c, 2 * n, sizeof *in);
-    dn_dim *member_dims = scratch(c, n, sizeof *member_dims);
-    if (!in || !member_dims) return;
     dn_inner_call ic = {&run, 0, -1};
     const dn_arena_mark mark = dn__arena_mark(&c->tape->scratch);
     for (ic.at = 0; ic.at < p->n_nodes && !c->tape->out_of_memory; ic.at++) {
         find_dim(&run, ic.at);
-        find_value(&run, &ic, in);
-        compute(&run, &ic, in, in + n, member_dims);
+        find_value(&run, &ic);
+        compute(&run, &ic);
         dn__arena_reset(&c->tape->scratch, mark);
     }
     for (int k = 0; k < p->n_outputs && !c->tape->out_of_memory; k++) copy_output(&run, &p->outputs[k]);
@@ -293,34 +295,31 @@ static void find_wanted(dn_cell_run *run) {
     }
 }
 
-static void propagate(dn_cell_run *run, dn_inner_call *ic, dn_in *in, dn_in *member_in, dn_dim *member_dims) {
+static void propagate(dn_cell_run *run, dn_inner_call *ic) {
     const dn_inner *inner = &run->program->nodes[ic->at];
     if (!run->grads[ic->at] || !run->wants[ic->at] || inner->op == dn_ops[DN_OP_part]) return;
     dn_call c;
-    if (fill_call(run, ic, &c, in)) return;
-    for_members(run, ic, inner->op->backward, &c, member_in, member_dims);
+    if (fill_call(run, ic, &c)) return;
+    for_members(run, ic, inner->op->backward, &c);
 }
 
 static void cell_backward(dn_call *c) {
     dn_cell_run run;
     if (begin(&run, c)) return;
     const dn_program *p = run.program;
-    const size_t n = (size_t)p->most_inputs;
-    dn_in *in = scratch(c, 2 * n, sizeof *in);
-    dn_dim *member_dims = scratch(c, n, sizeof *member_dims);
     run.wants = scratch(c, (size_t)p->n_nodes, sizeof *run.wants);
     run.grads = scratch(c, (size_t)p->n_nodes, sizeof *run.grads);
-    if (!in || !member_dims || !run.wants || !run.grads) return;
+    if (!run.wants || !run.grads) return;
     find_wanted(&run);
     dn_inner_call ic = {&run, 0, -1};
     for (ic.at = 0; ic.at < p->n_nodes && !c->tape->out_of_memory; ic.at++) {
         find_dim(&run, ic.at);
-        find_value(&run, &ic, in);
+        find_value(&run, &ic);
     }
     for (int k = 0; k < p->n_outputs && !c->tape->out_of_memory; k++) add_output(&run, &p->outputs[k]);
     const dn_arena_mark mark = dn__arena_mark(&c->tape->scratch);
     for (ic.at = p->n_nodes - 1; ic.at >= 0 && !c->tape->out_of_memory; ic.at--) {
-        propagate(&run, &ic, in, in + n, member_dims);
+        propagate(&run, &ic);
         dn__arena_reset(&c->tape->scratch, mark);
     }
 }

@@ -165,6 +165,20 @@ static Py_ssize_t length(PyObject *from) {
 }
 static PyObject *item(PyObject *from, Py_ssize_t i) { return PyList_CheckExact(from) ? PyList_GetItem(from, i) : PyTuple_GetItem(from, i); }
 
+/* The numbers of a list or tuple of Python's own numbers, in `few` (64 of them) or in memory to be freed; NULL: it is none, or there is no
+ * memory. */
+static double *numbers(PyObject *from, double *few, Py_ssize_t *n) {
+    if (!PyList_CheckExact(from) && !PyTuple_CheckExact(from)) return NULL;
+    *n = length(from);
+    double *out = *n <= 64 ? few : malloc((size_t)*n * sizeof *out);
+    for (Py_ssize_t i = 0; out && i < *n; i++)
+        if (!real(item(from, i), &out[i])) {
+            if (out != few) free(out);
+            return NULL;
+        }
+    return out;
+}
+
 /* A node of the expressions in a list and at most one whole number. Handles are read without calling Python: the list stays as it is. */
 static int64_t node_of_list(int op, PyObject *list, int n_ints, const int *ints) {
     const Py_ssize_t n = length(list);
@@ -191,6 +205,74 @@ static PyObject *of_list_with_int(PyObject *self, PyObject *const *args, Py_ssiz
     return made(m, whole(args[1], &i) ? node_of_list(m->op, args[0], 1, &i) : NOT_TAKEN, 2, args);
 }
 
+/* ---- many nodes in one call ---------------------------------------------------------------------------------------------------------- */
+
+/* A list of n expressions, whose handles follow one another. */
+static PyObject *nodes_from(PyTypeObject *cls, int64_t first, Py_ssize_t n) {
+    PyObject *list = PyList_New(n);
+    for (Py_ssize_t i = 0; list && i < n; i++) {
+        PyObject *node = new_node(cls, first + i);
+        if (node && !PyList_SetItem(list, i, node)) continue;
+        Py_DECREF(list);
+        return NULL;
+    }
+    return list;
+}
+
+/* The node of a layer over a whole list of inputs, the first of its weights being a parameter's handle: the handle of its first output. */
+static int64_t sequence_of(int op, PyObject *weights, PyObject *inputs, int n_reals, const double *reals, int size) {
+    const Py_ssize_t n_weights = length(weights), steps = length(inputs), n = n_weights + steps;
+    if (n_weights < 1 || steps < 1 || n > INT32_MAX) return NOT_TAKEN;
+    int64_t few[64], *handles = n <= 64 ? few : malloc((size_t)n * sizeof *handles), owner = NOT_TAKEN;
+    Py_ssize_t i = 0;
+    for (; handles && i < n; i++) {
+        PyObject *o = i < n_weights ? item(weights, i) : item(inputs, i - n_weights);
+        if ((handles[i] = i >= n_weights ? handle_of(o) : PyLong_Check(o) ? PyLong_AsLongLong(o) : -1) < 0) break;
+    }
+    if (i == n) {
+        const int ints[] = {(int)steps, DN_SEQUENCE_LIST};
+        owner = calls->node_many(op, (int)n, handles, 2, ints, n_reals, reals);
+        if (owner == DN_ERROR_NO_GRAPH && current >= 0 && (handles[0] = calls->resolve(current, handles[0])) >= 0)
+            owner = calls->node_many(op, (int)n, handles, 2, ints, n_reals, reals);
+    }
+    if (handles != few) free(handles);
+    PyErr_Clear();
+    return owner < 0 ? owner : calls->parts(owner, 0, (int)steps, size);
+}
+
+/* f(weights, inputs, reals, size): the outputs, vectors of that size, of a layer's node over a list of inputs */
+static PyObject *sequence(PyObject *self, PyObject *const *args, Py_ssize_t n) {
+    const Maker *m = (Maker *)self;
+    double few[64];
+    Py_ssize_t n_reals;
+    int size;
+    if (!counted(n, 4)) return NULL;
+    double *reals = whole(args[3], &size) ? numbers(args[2], few, &n_reals) : NULL;
+    const int64_t first = reals ? sequence_of(m->op, args[0], args[1], (int)n_reals, reals, size) : NOT_TAKEN;
+    if (reals != few) free(reals);
+    return first >= 0 ? nodes_from(m->cls, first, length(args[1])) : other_way(m, first, n, args);
+}
+
+/* f(xs, ys): [g([x, y], 0) for x, y in zip(xs, ys)] */
+static PyObject *pairs(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
+    const Maker *m = (Maker *)self;
+    const int zero = 0;
+    if (!counted(n_args, 2)) return NULL;
+    const Py_ssize_t n = length(args[0]);
+    int64_t handle = n > 0 && n == length(args[1]) ? 0 : NOT_TAKEN;
+    PyObject *list = PyList_New(n);
+    for (Py_ssize_t i = 0; list && handle >= 0 && i < n; i++) {
+        const int64_t pair[] = {handle_of(item(args[0], i)), handle_of(item(args[1], i))};
+        handle = pair[0] < 0 || pair[1] < 0 ? NOT_TAKEN : calls->node_many(m->op, 2, pair, 1, &zero, 0, NULL);
+        PyObject *node = handle < 0 ? NULL : new_node(m->cls, handle);
+        if (node) PyList_SetItem(list, i, node);
+        else if (handle >= 0) Py_CLEAR(list);
+    }
+    if (!list || handle >= 0) return list;
+    Py_DECREF(list);
+    return other_way(m, handle, 2, args);
+}
+
 /* ---- inputs: nodes of the current graph ---------------------------------------------------------------------------------------------- */
 
 static PyObject *scalar(PyObject *self, PyObject *x) {
@@ -209,20 +291,6 @@ static PyObject *row(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     if (!counted(n, 2)) return NULL;
     const int64_t table = handle_of(args[0]);
     return made((Maker *)self, current < 0 || table < 0 || !whole(args[1], &i) ? NOT_TAKEN : calls->lookup(current, table, i), 2, args);
-}
-
-/* The numbers of a list or tuple of Python's own numbers, in `few` (64 of them) or in memory to be freed; NULL: it is none, or there is no
- * memory. */
-static double *numbers(PyObject *from, double *few, Py_ssize_t *n) {
-    if (!PyList_CheckExact(from) && !PyTuple_CheckExact(from)) return NULL;
-    *n = length(from);
-    double *out = *n <= 64 ? few : malloc((size_t)*n * sizeof *out);
-    for (Py_ssize_t i = 0; out && i < *n; i++)
-        if (!real(item(from, i), &out[i])) {
-            if (out != few) free(out);
-            return NULL;
-        }
-    return out;
 }
 
 static PyObject *vector(PyObject *self, PyObject *from) {
@@ -404,14 +472,7 @@ static PyObject *consecutive(PyObject *module, PyObject *const *args, Py_ssize_t
     if (PyErr_Occurred()) return NULL;
     if (!PyType_Check(args[0]) || !PyType_IsSubtype((PyTypeObject *)args[0], node_type) || !whole(args[2], &n) || n < 0)
         return PyErr_Format(PyExc_TypeError, "consecutive: takes a class of expressions, a handle and a number; got %R, %R.", args[0], args[2]);
-    PyObject *list = PyList_New(n);
-    for (int i = 0; list && i < n; i++) {
-        PyObject *node = new_node((PyTypeObject *)args[0], first + i);
-        if (node && !PyList_SetItem(list, i, node)) continue;
-        Py_DECREF(list);
-        return NULL;
-    }
-    return list;
+    return nodes_from((PyTypeObject *)args[0], first, n);
 }
 
 /* The function to be called after each expression is made, without arguments; None: no more. */
@@ -434,6 +495,7 @@ static PyMethodDef kinds[] = {
     {"unary", unary, METH_O, NULL}, {"binary", FAST(binary)}, {"with_int", FAST(with_int)}, {"at_index", FAST(at_index)},
     {"with_reals", FAST(with_reals)}, {"of_list", of_list, METH_O, NULL}, {"of_list_with_int", FAST(of_list_with_int)},
     {"scalar", scalar, METH_O, NULL}, {"zeros", zeros, METH_O, NULL}, {"vector", vector, METH_O, NULL}, {"row", FAST(row)},
+    {"sequence", FAST(sequence)}, {"pairs", FAST(pairs)},
     {NULL, NULL, 0, NULL},
 };
 

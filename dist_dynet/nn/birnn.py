@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from ..graph import Expression
 from ..ops import concatenate
 from ..ops._nodes import listed, not_expression
+from ..ops.shape import concatenate_pairs
 from ..params.collection import ParameterCollection
 from .owner import Owner
 from .sequences import LIST, Inputs, inputs_of, packed_inputs
@@ -160,7 +161,7 @@ def _both_ways(forward: Any, backward: Any, xs: Inputs) -> list[Expression]:
         ahead, back = f.transduce(xs.inputs), b.transduce(xs.inputs[::-1])[::-1]
     else:
         ahead, back = f._run.outputs(f, xs), b._run.outputs(b, xs.backwards())
-    return [concatenate(pair) for pair in zip(ahead, back, strict=True)]
+    return concatenate_pairs(ahead, back)
 
 
 class StackedRNNState:

@@ -32,6 +32,8 @@ class RecurrentBuilder(Owner):
     _subcollection: ClassVar[str]
     _has_cells: ClassVar[bool] = False
     _op: ClassVar[int]
+    _known_handles: tuple[Any, list[list[int]]] = (None, [])
+    """_layers, and what _handles() said of it."""
 
     def __init__(self, layers: int, input_dim: int, hidden_dim: int, model: ParameterCollection) -> None:
         self.layers, self.input_dim, self.hidden_dim = self._sizes(layers, input_dim, hidden_dim)
@@ -45,7 +47,15 @@ class RecurrentBuilder(Owner):
         self._last_run: Run | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last_run": None}  # a copy has begun no sequence
+        return {**self.__dict__, "_last_run": None, "_known_handles": (None, [])}  # a copy has begun no sequence
+
+    def _handles(self) -> list[list[int]]:
+        """The handles of each layer's parameters: not to be changed."""
+        layers, known = self._known_handles
+        if layers is not self._layers:
+            known = [[p._h for p in layer] for layer in self._layers]
+            self._known_handles = self._layers, known
+        return known
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
         raise NotImplementedError

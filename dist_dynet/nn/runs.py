@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .._ffi import fail, lib
+from .._ffi import calls, fail, lib
 from ..graph import Expression, expression, expressions_from, resolved
 from ..ops import cmult, concatenate_to_batch, dropout, inputTensor, pick_batch_elems, zeros
 from ..ops._nodes import many_node, node_parts, not_expression
@@ -17,6 +18,12 @@ from .state import Masks, RNNState, Run, parts
 _STATE, _H_MASK, _C_MASK = lib.DN_SEQUENCE_STATE, lib.DN_SEQUENCE_H_MASK, lib.DN_SEQUENCE_C_MASK
 _ONE_STEP, _ONE_STEP_ON = (1, LIST), (1, LIST | _STATE)
 """The whole numbers of a node of one step, without and with a state before it."""
+
+
+@functools.cache
+def _sequence_call(op: int) -> Callable[..., list[Expression] | None]:
+    """f(weights, inputs, reals, size): the outputs of a layer's node of this op; None where only the longer way can say what is wrong."""
+    return calls.call("sequence", op, Expression, lambda *_: None)
 
 
 class NodeRun(Run):
@@ -154,8 +161,31 @@ class NodeRun(Run):
             return []
         if self.start is not None:
             return [s.output() for s in self.steps(state, xs)]  # type: ignore[misc]
+        if xs.plain and state._h is None and self._drops_nothing():
+            h = self._quick_outputs(xs.inputs)
+            if h is not None:
+                return h
         h = self._listed(state, xs)[0][-1]
         return [self._output(e) for e in h] if self.builder._fresh_rate() else h
+
+    def _drops_nothing(self) -> bool:
+        """Whether nothing is dropped in this sequence."""
+        drawn = self.masks.drawn
+        if drawn is None:
+            if any(self.builder._rates()):
+                return False
+            drawn = self.masks.drawn = self.no_masks()
+        return not self.builder._fresh_rate() and all(mask is None for masks in drawn for mask in masks)
+
+    def _quick_outputs(self, h: list[Expression]) -> list[Expression] | None:
+        """The h of the top layer, from the start and in one call per layer; None as _sequence_call() says."""
+        call, size = _sequence_call(self.builder._op), self.builder.hidden_dim
+        for weights in self.weights:
+            after = call(weights, h, self.reals, size)
+            if after is None:
+                return None
+            h = after
+        return h
 
     def joined(self, state: RNNState, xs: Inputs) -> tuple[Expression, RNNState]:
         """One node per layer; the outputs are one piece of the last one's memory."""

@@ -241,7 +241,7 @@ class Run:
         self.masks = masks or Masks()
         self.graph = self.masks.graph
         if update:
-            self.handles = [[p._h for p in layer] for layer in builder._layers]
+            self.handles = builder._handles()
         else:
             self.handles = [[self.handle(p) for p in layer] for layer in builder._layers]
         self.start: RNNState | None = None
@@ -272,7 +272,7 @@ class Run:
         if self.masks.drawn is None:
             rates = self.builder._rates()
             if not any(rates):
-                self.masks.drawn = [(None,) * len(rates)] * self.builder.layers
+                self.masks.drawn = self.no_masks()
             else:
                 if not isinstance(x, Expression):
                     raise not_expression("add_input", x)
@@ -284,12 +284,16 @@ class Run:
         builder = self.builder
         rates = builder._rates()
         if builder.dropout_x == 0 == builder.dropout_h or not any(rates):
-            return [(None,) * len(rates)] * builder.layers
+            return self.no_masks()
         if self.masks.drawn is None:
             if not isinstance(x, Expression):
                 raise not_expression("add_input", x)
             self.draw_masks(batch_size() if batch_size else x.dim()[1])
         return [tuple(mask if rate else None for mask, rate in zip(masks, rates, strict=True)) for masks in self.masks.drawn or []]
+
+    def no_masks(self) -> list[tuple[Expression | None, ...]]:
+        """The masks of each layer where nothing is dropped."""
+        return [(None,) * len(self.builder._rates())] * self.builder.layers
 
     def draw_masks(self, batch_size: int) -> None:
         """Draws the masks anew for this batch size."""

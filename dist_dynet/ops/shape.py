@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator as op
 from collections.abc import Iterable, Sequence
 
-from .._ffi import OPS
+from .._ffi import OPS, calls
 from ..graph import Expression
 from ..params.dims import as_dims
 from ._nodes import dim_number, indices, many, of_list_with_int, one
@@ -13,6 +13,13 @@ from ._nodes import dim_number, indices, many, of_list_with_int, one
 __all__ = ["concatenate", "concatenate_cols", "concatenate_to_batch", "reshape", "transpose"]
 
 _concatenate, _concatenate_cols = of_list_with_int("concatenate", "concatenate"), of_list_with_int("concatenate", "concatenate_cols")
+
+
+def _each_pair(code: int, xs: list[Expression], ys: list[Expression]) -> list[Expression]:
+    return [concatenate(pair) for pair in zip(xs, ys, strict=True)]
+
+
+_concatenate_pairs = calls.call("pairs", OPS["concatenate"], Expression, _each_pair)
 
 
 def reshape(x: Expression, d: int | Sequence[int], batch_size: int = 1) -> Expression:
@@ -54,6 +61,11 @@ def concatenate(xs: Iterable[Expression], d: int = 0) -> Expression:
     [1.0, 2.0, 3.0]
     """
     return _concatenate(xs, dim_number(d, "concatenate"))
+
+
+def concatenate_pairs(xs: list[Expression], ys: list[Expression]) -> list[Expression]:
+    """[concatenate([x, y]) for x, y in zip(xs, ys)], of two lists of one length, in one call."""
+    return _concatenate_pairs(xs, ys)
 
 
 def concatenate_cols(xs: Iterable[Expression]) -> Expression:
