@@ -18,7 +18,8 @@ EXTENSIONS = ["_expression", "_core_float32", "_core_float64", "_nodes_float32",
 DESCRIBE = """
 import json, warnings
 warnings.simplefilter("ignore")
-from setuptools._distutils.core import run_setup
+import setuptools  # brings distutils where Python has none
+from distutils.core import run_setup
 d = run_setup("setup.py", stop_after="config")
 m = d.metadata
 print(json.dumps({

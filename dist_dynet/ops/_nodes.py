@@ -256,6 +256,8 @@ def dim_number(d: Any, what: str) -> int:
 def indices(values: Iterable[int], what: str) -> list[int]:
     """Whole numbers from any iterable, NumPy's included."""
     given = values if isinstance(values, list | tuple) else None
+    if isinstance(values, np.ndarray) and values.dtype.kind == "b":  # older NumPys would give 0 and 1
+        raise TypeError(f"{what}: indices must be whole numbers; got {values!r}.")
     try:
         return [operator.index(v) for v in values] if given is None else list(map(operator.index, given))
     except TypeError:
