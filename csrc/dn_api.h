@@ -114,6 +114,8 @@ typedef struct dn_cell dn_cell;
      * `room` numbers at most; dn_backward. */ \
     X(int, quick_value, (int64_t a, dn_dim *dim, int room, double *out), (a, dim, room, out)) \
     X(int, quick_backward, (int64_t a), (a)) \
+    /* how many graphs this slot has started since dn_graph_new */ \
+    X(int64_t, graph_version, (int graph), (graph)) \
     /* a new graph in this slot: forgets all nodes, keeps the memory */ \
     X(int, renew, (int graph), (graph))
 #ifdef DN_CDEF
@@ -175,8 +177,6 @@ typedef struct dn_autobatch_counts {
 int dn_graph_renew(int graph, int immediate, int check_finite, int autobatch);
 /* The dn_autobatch of all later dn_renew, and of the present graph if it has no nodes yet. */
 void dn_graph_autobatch(int graph, int strategy);
-/* How many graphs this slot has started since dn_graph_new. */
-int64_t dn_graph_version(int graph);
 int dn_graph_checkpoint(int graph);
 /* Back to the last checkpoint; nodes made since are closed. Without a checkpoint: nothing. */
 int dn_graph_revert(int graph);

@@ -115,7 +115,7 @@ class ComputationGraph:
 
     def version(self) -> int:
         """The number of renewals of this graph."""
-        return int(lib.dn_graph_version(self.number))
+        return int(nodes.dn_graph_version(self.number))
 
     def checkpoint(self) -> None:
         """As cg_checkpoint()."""

@@ -219,38 +219,74 @@ static PyObject *nodes_from(PyTypeObject *cls, int64_t first, Py_ssize_t n) {
     return list;
 }
 
-/* The node of a layer over a whole list of inputs, the first of its weights being a parameter's handle: the handle of its first output. */
-static int64_t sequence_of(int op, PyObject *weights, PyObject *inputs, int n_reals, const double *reals, int size) {
-    const Py_ssize_t n_weights = length(weights), steps = length(inputs), n = n_weights + steps;
-    if (n_weights < 1 || steps < 1 || n > INT32_MAX) return NOT_TAKEN;
-    int64_t few[64], *handles = n <= 64 ? few : malloc((size_t)n * sizeof *handles), owner = NOT_TAKEN;
-    Py_ssize_t i = 0;
-    for (; handles && i < n; i++) {
+/* The handles in `weights`, of which the first is a parameter's, and those of the expressions in `inputs`: in `few` (64 of them) or in memory
+ * to be freed; NULL: something else is among them, or there is no memory. */
+static int64_t *handles_in(PyObject *weights, PyObject *inputs, int64_t *few, Py_ssize_t *n) {
+    const Py_ssize_t n_weights = length(weights), n_inputs = length(inputs);
+    *n = n_weights + n_inputs;
+    if (n_weights < 1 || n_inputs < 1 || *n > INT32_MAX) return NULL;
+    int64_t *handles = *n <= 64 ? few : malloc((size_t)*n * sizeof *handles);
+    for (Py_ssize_t i = 0; handles && i < *n; i++) {
         PyObject *o = i < n_weights ? item(weights, i) : item(inputs, i - n_weights);
-        if ((handles[i] = i >= n_weights ? handle_of(o) : PyLong_Check(o) ? PyLong_AsLongLong(o) : -1) < 0) break;
+        handles[i] = i >= n_weights ? handle_of(o) : PyLong_Check(o) ? PyLong_AsLongLong(o) : -1;
+        if (handles[i] >= 0) continue;
+        PyErr_Clear();
+        if (handles != few) free(handles);
+        return NULL;
     }
-    if (i == n) {
-        const int ints[] = {(int)steps, DN_SEQUENCE_LIST};
-        owner = calls->node_many(op, (int)n, handles, 2, ints, n_reals, reals);
-        if (owner == DN_ERROR_NO_GRAPH && current >= 0 && (handles[0] = calls->resolve(current, handles[0])) >= 0)
-            owner = calls->node_many(op, (int)n, handles, 2, ints, n_reals, reals);
+    return handles;
+}
+
+/* node_parts, or node_many where parts is 0; parameters alone belong to no graph: then the first is looked up in the current one. */
+static int64_t layer_node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts) {
+    int64_t h;
+    for (int again = 0;; again = 1) {
+        h = parts ? calls->node_parts(op, n, handles, n_ints, ints, n_reals, reals, parts)
+                  : calls->node_many(op, n, handles, n_ints, ints, n_reals, reals);
+        if (h != DN_ERROR_NO_GRAPH || again || current < 0) return h;
+        const int64_t resolved = calls->resolve(current, handles[0]);
+        if (resolved < 0) return h;
+        handles[0] = resolved;
     }
-    if (handles != few) free(handles);
-    PyErr_Clear();
-    return owner < 0 ? owner : calls->parts(owner, 0, (int)steps, size);
 }
 
 /* f(weights, inputs, reals, size): the outputs, vectors of that size, of a layer's node over a list of inputs */
-static PyObject *sequence(PyObject *self, PyObject *const *args, Py_ssize_t n) {
+static PyObject *sequence(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
     const Maker *m = (Maker *)self;
-    double few[64];
-    Py_ssize_t n_reals;
+    double few_reals[64];
+    int64_t few[64], first = NOT_TAKEN;
+    Py_ssize_t n, n_reals;
     int size;
-    if (!counted(n, 4)) return NULL;
-    double *reals = whole(args[3], &size) ? numbers(args[2], few, &n_reals) : NULL;
-    const int64_t first = reals ? sequence_of(m->op, args[0], args[1], (int)n_reals, reals, size) : NOT_TAKEN;
-    if (reals != few) free(reals);
-    return first >= 0 ? nodes_from(m->cls, first, length(args[1])) : other_way(m, first, n, args);
+    if (!counted(n_args, 4)) return NULL;
+    double *reals = whole(args[3], &size) ? numbers(args[2], few_reals, &n_reals) : NULL;
+    int64_t *handles = reals ? handles_in(args[0], args[1], few, &n) : NULL;
+    if (handles) {
+        const int ints[] = {(int)length(args[1]), DN_SEQUENCE_LIST};
+        first = layer_node(m->op, (int)n, handles, 2, ints, (int)n_reals, reals, 0);
+        if (first >= 0) first = calls->parts(first, 0, ints[0], size);
+    }
+    if (handles != few) free(handles);
+    if (reals != few_reals) free(reals);
+    return first >= 0 ? nodes_from(m->cls, first, length(args[1])) : other_way(m, first, n_args, args);
+}
+
+/* f(weights, inputs, ints, reals, n): the first n outputs of a node of several, as a list */
+static PyObject *outputs(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
+    const Maker *m = (Maker *)self;
+    double few_reals[64];
+    int64_t few[64], first = NOT_TAKEN;
+    Py_ssize_t n, n_reals;
+    int parts, ints[4];
+    if (!counted(n_args, 5)) return NULL;
+    const Py_ssize_t n_ints = length(args[2]);
+    int good = n_ints <= 4 && whole(args[4], &parts) && parts > 0;
+    for (Py_ssize_t i = 0; good && i < n_ints; i++) good = whole(item(args[2], i), &ints[i]);
+    double *reals = good ? numbers(args[3], few_reals, &n_reals) : NULL;
+    int64_t *handles = reals ? handles_in(args[0], args[1], few, &n) : NULL;
+    if (handles) first = layer_node(m->op, (int)n, handles, (int)n_ints, ints, (int)n_reals, reals, parts);
+    if (handles != few) free(handles);
+    if (reals != few_reals) free(reals);
+    return first >= 0 ? nodes_from(m->cls, first, parts) : other_way(m, first, n_args, args);
 }
 
 /* f(xs, ys): [g([x, y], 0) for x, y in zip(xs, ys)] */
@@ -490,12 +526,18 @@ static PyObject *get_current(PyObject *module, PyObject *unused) {
     return PyLong_FromLong(current);
 }
 
+/* A number that tells this thread's present graph from all others; negative: it has none. */
+static PyObject *this_graph(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    return PyLong_FromLongLong(current < 0 ? current : calls->graph_version(current) << DN_GRAPH_BITS | current);
+}
+
 #define FAST(f) (PyCFunction)(void (*)(void))(f), METH_FASTCALL, NULL
 static PyMethodDef kinds[] = {
     {"unary", unary, METH_O, NULL}, {"binary", FAST(binary)}, {"with_int", FAST(with_int)}, {"at_index", FAST(at_index)},
     {"with_reals", FAST(with_reals)}, {"of_list", of_list, METH_O, NULL}, {"of_list_with_int", FAST(of_list_with_int)},
     {"scalar", scalar, METH_O, NULL}, {"zeros", zeros, METH_O, NULL}, {"vector", vector, METH_O, NULL}, {"row", FAST(row)},
-    {"sequence", FAST(sequence)}, {"pairs", FAST(pairs)},
+    {"sequence", FAST(sequence)}, {"outputs", FAST(outputs)}, {"pairs", FAST(pairs)},
     {NULL, NULL, 0, NULL},
 };
 
@@ -553,6 +595,7 @@ static PyMethodDef functions[] = {
     {"bind", bind, METH_O, NULL},
     {"set_current", set_current, METH_O, NULL},
     {"current", get_current, METH_NOARGS, NULL},
+    {"this_graph", this_graph, METH_NOARGS, NULL},
     {"watch", set_watch, METH_O, NULL},
     {"call", call, METH_VARARGS, NULL},
     {"operator", set_operator, METH_VARARGS, NULL},

@@ -63,8 +63,8 @@ class RecurrentBuilder(Owner):
     def _new_run(self, update: bool, masks: Masks | None) -> Run:
         return NodeRun(self, update, masks)
 
-    def _node_inputs(self, handles: list[int]) -> list[int]:
-        """The weights of a layer's node."""
+    def _node_weights(self, handles: list[list[int]]) -> list[list[int]]:
+        """The weights of each layer's node; the first is a parameter."""
         return handles
 
     def _reals(self) -> tuple[float, ...]:

@@ -110,7 +110,7 @@ class SparseLSTMBuilder(VanillaLSTMBuilder):
         Raises:
             ValueError: no initial_state() in this graph before.
         """
-        return [[expression(resolved(h)) for h in self._node_inputs(layer)] for layer in self._begun().handles]
+        return [[expression(resolved(h)) for h in layer] for layer in self._node_weights(self._begun().handles)]
 
     def set_sparsity(self, sparsity: float) -> None:
         """Prunes this share of all weights of Wx and Wh, those of smallest magnitude over all layers.
@@ -130,8 +130,10 @@ class SparseLSTMBuilder(VanillaLSTMBuilder):
         for (w, mask), values in zip(pairs, np.split(kept, ends), strict=True):
             mask.set_value(values.reshape(w.shape()))
 
-    def _node_inputs(self, handles: list[int]) -> list[int]:
-        Wx, Wh, b, mask_x, mask_h = map(expression, handles[:5])
+    def _node_weights(self, handles: list[list[int]]) -> list[list[int]]:
+        return [self._pruned(*map(expression, layer[:5])) for layer in handles]
+
+    def _pruned(self, Wx: Expression, Wh: Expression, b: Expression, mask_x: Expression, mask_h: Expression) -> list[int]:
         return [cmult(Wx, mask_x)._h, cmult(Wh, mask_h)._h, b._h]
 
     def _weights(self, parameters: list[Expression]) -> list[Expression]:
@@ -202,5 +204,5 @@ class FastLSTMBuilder(CoupledLSTMBuilder):
     def _rates(self) -> tuple[float, ...]:
         return 0.0, 0.0, 0.0
 
-    def _node_inputs(self, handles: list[int]) -> list[int]:
-        return [h for i, h in enumerate(handles) if i not in (2, 6)]  # without Wic and Woc
+    def _node_weights(self, handles: list[list[int]]) -> list[list[int]]:
+        return [[h for i, h in enumerate(layer) if i not in (2, 6)] for layer in handles]  # without Wic and Woc

@@ -23,7 +23,17 @@ _ONE_STEP, _ONE_STEP_ON = (1, LIST), (1, LIST | _STATE)
 @functools.cache
 def _sequence_call(op: int) -> Callable[..., list[Expression] | None]:
     """f(weights, inputs, reals, size): the outputs of a layer's node of this op; None where only the longer way can say what is wrong."""
-    return calls.call("sequence", op, Expression, lambda *_: None)
+    return calls.call("sequence", op, Expression, _unknown)
+
+
+@functools.cache
+def _step_call(op: int) -> Callable[..., list[Expression] | None]:
+    """f(weights, inputs, ints, reals, n): the n outputs of a layer's node of this op for one step; None as before."""
+    return calls.call("outputs", op, Expression, _unknown)
+
+
+def _unknown(code: int, *arguments: Any) -> None:
+    return None
 
 
 class NodeRun(Run):
@@ -33,7 +43,7 @@ class NodeRun(Run):
 
     def __init__(self, builder: Any, update: bool, masks: Masks | None = None) -> None:
         super().__init__(builder, update, masks)
-        self.weights = [builder._node_inputs(layer) for layer in self.handles]
+        self.weights = builder._node_weights(self.handles)
         self.reals = builder._reals()
         self.undropped: Any = ()  # what masks.drawn was when it was seen to hold no mask
 
@@ -87,37 +97,40 @@ class NodeRun(Run):
         undropped = builder.dropout_x == 0 == builder.dropout_h and (self.start is not None or self.masks.drawn is self.undropped)
         all_masks = None if undropped else self._step_masks(x)
         rate = 0.0 if undropped else builder._fresh_rate()
-        op, has_cells, given = builder._op, builder._has_cells, state._h
+        call, has_cells, given = _step_call(builder._op), builder._has_cells, state._h
         cells = state._cells() if given else None
         all_h, all_c = [], []
         for layer, weights in enumerate(self.weights):
-            options = _ONE_STEP_ON if given else _ONE_STEP
-            try:
-                before = [*weights, given[layer]._h] if given else [*weights]
-                if cells:
-                    before.append(cells[layer]._h)
-                if all_masks:
-                    x, options = self._masked(x, all_masks[layer], before, options)
-                if rate:
-                    x = dropout(x, rate)
-                before.append(x._h)
-            except AttributeError:
-                raise not_expression("add_input", x) from None
-            first = node_parts(op, 2 if has_cells else 1, before, options, self.reals)
-            if first < 0:
-                fail(first, *before)
-            x = Expression()
-            x._h = first
+            options, inputs = _ONE_STEP, []
+            if given:
+                options, inputs = _ONE_STEP_ON, [given[layer], cells[layer]] if cells else [given[layer]]
+            if all_masks:
+                x, options = self._masked(x, all_masks[layer], inputs, options)
+            if rate:
+                x = dropout(x, rate)
+            inputs.append(x)
+            made = call(weights, inputs, options, self.reals, 2 if has_cells else 1) or self._long_step(weights, inputs, options)
+            x = made[0]
             all_h.append(x)
             if has_cells:
-                c = Expression()
-                c._h = first + 1
-                all_c.append(c)
+                all_c.append(made[1])
         output = dropout(x, rate) if rate and all_h else None
         new = RNNState(self, state, tuple(all_h), tuple(all_c) if has_cells else None, output=output)
         if self.start is not None and all_h:
             self.last = new
         return new
+
+    def _long_step(self, weights: list[int], inputs: list[Expression], options: tuple[int, int]) -> list[Expression]:
+        """As _step_call(), or the error."""
+        try:
+            handles = [*weights, *[e._h for e in inputs]]
+        except AttributeError:
+            raise not_expression("add_input", inputs[-1]) from None
+        n = 2 if self.builder._has_cells else 1
+        first = node_parts(self.builder._op, n, handles, options, self.reals)
+        if first < 0:
+            fail(first, *handles)
+        return expressions_from(first, n)
 
     def _step_masks(self, x: Expression) -> list[tuple[Expression | None, ...]] | None:
         """layer_masks(); None if there are none."""
@@ -128,13 +141,13 @@ class NodeRun(Run):
         return None
 
     def _masked(
-        self, x: Expression, masks: tuple[Expression | None, ...], before: list[int], options: tuple[int, int]
+        self, x: Expression, masks: tuple[Expression | None, ...], before: list[Expression], options: tuple[int, int]
     ) -> tuple[Expression, tuple[int, int]]:
         """x under its mask, and a step's options with the masks of h and c, which are put after the state before."""
         more = options[1]
         for mask, bit in zip(masks[1:], (_H_MASK, _C_MASK), strict=False):
             if mask is not None:
-                before.append(mask._h)
+                before.append(mask)
                 more |= bit
         return x if masks[0] is None else cmult(x, masks[0]), (1, more)
 

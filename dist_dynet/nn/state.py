@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._ffi import fail, lib, nodes
-from ..graph import Expression, cg_version, current_graph, expression
+from .._ffi import calls, fail, lib, nodes
+from ..graph import Expression, cg, expression
 from ..ops import cmult, dropout, ones, random_bernoulli, zeros
 from ..ops._nodes import listed, not_expression
 from ..params.collection import ParameterCollection
@@ -212,9 +212,13 @@ def masked(x: Expression, mask: Expression | None) -> Expression:
     return x if mask is None else cmult(x, mask)
 
 
-def this_graph() -> tuple[int, int]:
-    """What tells this thread's graph from all others: its number, and how often it was renewed."""
-    return current_graph(), cg_version()
+def this_graph() -> int:
+    """What tells this thread's graph from all others, also from earlier ones."""
+    number = calls.this_graph()
+    if number < 0:
+        cg()
+        number = calls.this_graph()
+    return number
 
 
 class Masks:

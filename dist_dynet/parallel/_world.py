@@ -34,6 +34,9 @@ _PAUSE = 2.0
 _finalizes = False
 """Whether MPI is ended here, not by mpi4py."""
 
+_TAKEN = 5e-5
+"""Seconds after which a core that was given way has been taken: there are more ranks than cores, and a rank that waits lets the others work."""
+
 _give_way: Callable[[], object] = getattr(os, "sched_yield", lambda: None)
 """Between two polls: with more ranks than cores it halves the time of an exchange (4 ranks on 2 cores), otherwise it costs nothing."""
 
@@ -254,8 +257,9 @@ class World:
                 start, polled = start + pause(polled, now), now
                 if now - start > limit:
                     raise TimeoutError(f"{self.name} {what}: waited {limit:g} s for {self._missing(what)}.")
+                given = time.perf_counter()
                 _give_way()
-                if now - start > _SPIN:
+                if now - start > _SPIN or time.perf_counter() - given > _TAKEN:
                     time.sleep(min(max((now - moved) / 50, _SHORTEST_NAP), _LONGEST_NAP))
         finally:
             self._job.place = None
