@@ -1,8 +1,12 @@
 """Builds the package; all but the C extensions (build_ffi.py, and the one that is written by hand) is in pyproject.toml."""
 
 import os
+import sysconfig
 
 from setuptools import Extension, setup
+
+if sysconfig.get_config_var("Py_GIL_DISABLED"):
+    raise SystemExit("dist_dynet: needs a Python with its global lock; got a free-threaded build. Use python3.13, say, not python3.13t.")
 
 expression = Extension(
     "dist_dynet._expression",
@@ -16,4 +20,5 @@ expression = Extension(
 setup(
     cffi_modules=[f"build_ffi.py:{name}" for name in ("core_float", "core_double", "nodes_float", "nodes_double")],
     ext_modules=[expression],
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},  # the extensions keep to the stable ABI: one wheel serves this Python and later ones
 )

@@ -277,7 +277,7 @@ static int begin(dn_tape *t, int i, int full) {
         if (t->roots[r].version >= 0 && !t->roots[r].root->as_dynet &&
             t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED) && depends_on(t, i, t->roots[r].root))
             return dn__tape_fail(t, DN_ERROR_STATE, "backward: parameters were changed after the values of this graph had been computed. "
-                                 "Build the graph anew, or compute it again: value(recalculate=True).");
+                                 "Build the graph anew, after renew_cg(), or compute it again: value(recalculate=True).");
     for (int j = 0; j < t->swept_nodes && j < t->n_nodes; j++) {
         t->nodes[j].grad = NULL;
         t->nodes[j].products = -1;

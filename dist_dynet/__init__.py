@@ -92,7 +92,9 @@ def __getattr__(name: str) -> Any:
         from importlib import import_module
 
         return import_module(".parallel", __name__)
-    raise AttributeError(f"module 'dist_dynet' has no attribute {name!r}")
+    from ._habits import hint
+
+    raise AttributeError(f"module 'dist_dynet' has no attribute {name!r}.{hint(name)}")
 
 
 if {"PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"} & os.environ.keys():

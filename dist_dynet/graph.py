@@ -283,7 +283,14 @@ def renew_cg(
 
 
 def cg_version() -> int:
-    """The number of renewals of this thread's graph."""
+    """The number of renewals of this thread's graph.
+
+    >>> import dist_dynet as dy
+    >>> before = dy.cg_version()
+    >>> _ = dy.renew_cg()
+    >>> dy.cg_version() - before
+    1
+    """
     return cg().version()
 
 
@@ -306,7 +313,17 @@ def cg_checkpoint() -> None:
 
 
 def cg_revert() -> None:
-    """Drops all nodes made since the last cg_checkpoint() and that mark. Without a mark: nothing."""
+    """Drops all nodes made since the last cg_checkpoint() and that mark. Without a mark: nothing.
+
+    >>> import dist_dynet as dy
+    >>> _ = dy.renew_cg()
+    >>> dy.cg_checkpoint()
+    >>> x = dy.scalarInput(3)
+    >>> dy.cg_revert()
+    >>> x.value()
+    Traceback (most recent call last):
+    RuntimeError: Stale Expression: ...
+    """
     cg().revert()
 
 
@@ -510,10 +527,15 @@ class Expression(calls.Node):
     def __bool__(self) -> bool:
         return True
 
-    def __getstate__(self) -> tuple[None, dict[str, Any]]:
-        """For copies of the handle: what a class with __slots__ alone would have."""
-        names = [name for cls in type(self).__mro__ for name in cls.__dict__.get("__slots__", ())]
-        return None, {name: getattr(self, name) for name in ("_h", *names) if hasattr(self, name)}
+    def _same(self, memo: Any = None) -> Any:
+        return self
+
+    __copy__: Any = _same  # an expression names a node: its copy names the same
+    __deepcopy__: Any = _same
+
+    def __reduce__(self) -> Any:
+        # elsewhere the same handle may name another node
+        raise TypeError("an expression cannot be pickled: its graph lives in this process. Take its numbers, by value() or npvalue().")
 
 
 def expression(handle: int) -> Expression:
@@ -556,7 +578,12 @@ def _last(exps: Sequence[Expression]) -> Expression:
 
 
 def forward(exps: Iterable[Expression], recalculate: bool = False) -> None:
-    """Computes all of these expressions in one pass; returns nothing."""
+    """Computes all of these expressions in one pass; returns nothing.
+
+    >>> import dist_dynet as dy
+    >>> x, y = dy.scalarInput(3), dy.scalarInput(4)
+    >>> dy.forward([x + y, x * y])
+    """
     exps = list(exps)
     if exps:
         _last(exps).forward(recalculate)
@@ -576,7 +603,13 @@ def values(exps: Iterable[Expression], recalculate: bool = False) -> list[Any]:
 
 
 def npvalues(exps: Iterable[Expression], recalculate: bool = False) -> list[NDArray[np.float64]]:
-    """The npvalue() of each expression, computed in one pass."""
+    """The npvalue() of each expression, computed in one pass.
+
+    >>> import dist_dynet as dy
+    >>> x = dy.inputVector([1, 2])
+    >>> [a.tolist() for a in dy.npvalues([x, 2 * x])]
+    [[1.0, 2.0], [2.0, 4.0]]
+    """
     exps = list(exps)
     forward(exps, recalculate)
     return [e.npvalue() for e in exps]

@@ -24,6 +24,8 @@ class _Schedule:
     def __init__(self, trainer: Any, base: float | None = None, warmup: int = 0) -> None:
         if warmup < 0:
             raise ValueError(f"{type(self).__name__}: warmup must be 0 or more steps; got {warmup}.")
+        if not hasattr(trainer, "learning_rate"):
+            raise TypeError(f"{type(self).__name__}: takes a trainer; got {type(trainer).__name__}.")
         self._trainer, self._warmup, self._n = trainer, int(warmup), 0
         self._base = float(trainer.learning_rate if base is None else base)
         getattr(trainer, "inner", trainer)._schedule = weakref.ref(self)

@@ -148,7 +148,7 @@ def test_failed_save_leaves_the_old_file(fails, append, tmp_path, monkeypatch):
     big.add_parameters((400, 1000))
     expected, cause = RuntimeError, True
     if fails in ("fsync", "replace"):
-        monkeypatch.setattr(os, fails, refuse)
+        monkeypatch.setattr(os if fails == "fsync" else Path, fails, refuse)
     elif fails == "write":
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, limits[1]))

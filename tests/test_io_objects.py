@@ -213,9 +213,9 @@ def test_failed_save_of_objects_leaves_both_files(tmp_path, monkeypatch):
     save(tmp_path / "o", m.parameters_list())
     old = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     m.parameters_list()[0].scale(2)
-    for name in ("fsync", "replace"):
+    for owner, name in ((os, "fsync"), (Path, "replace")):
         with monkeypatch.context() as patch:
-            patch.setattr(os, name, refuse)
+            patch.setattr(owner, name, refuse)
             with pytest.raises(RuntimeError, match=r"could not write '.*o\.data' and '.*o\.meta'"):
                 save(tmp_path / "o", members(m))
         assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == old

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from .. import ops, settings, trainers
 from ..graph import Expression
@@ -143,9 +144,13 @@ def _load_all(self: ParameterCollection, fname: Any) -> None:
     self.populate(fname)
 
 
+_epoch_decays: WeakKeyDictionary[Any, dict[str, float]] = WeakKeyDictionary()
+"""Of trainers that were made with edecay."""
+
+
 def _update_epoch(self: Any, r: float = 1.0) -> None:
     """What DyNet 2.1 does: nothing. After `edecay`, the learning rate falls as in 1.x: rate / (1 + edecay epochs)."""
-    decay = getattr(self, "_epoch_decay", None)
+    decay = _epoch_decays.get(self)
     if decay is None:
         say("update_epoch", "update_epoch(...) is deprecated and does nothing. Set trainer.learning_rate.")
         return
@@ -175,7 +180,7 @@ def _with_old_arguments(original: Callable[..., None]) -> Callable[..., None]:
         original(self, *arguments, **named)
         if edecay is not None:
             _old("the trainers' argument edecay", "set trainer.learning_rate after each epoch")
-            self._epoch_decay = {"edecay": edecay, "rate": self.learning_rate, "epochs": 0.0}
+            _epoch_decays[self] = {"edecay": edecay, "rate": self.learning_rate, "epochs": 0.0}
 
     return init
 

@@ -116,6 +116,15 @@ def load_safetensors(
         RuntimeError: the file is missing or damaged (file, entry and byte are named); or strict, and its names or shapes are not the
             model's. The model is as it was then.
         ValueError: the trainer's state is of another class of trainers.
+
+    >>> import dist_dynet as dy, tempfile
+    >>> m, other = dy.ParameterCollection(), dy.ParameterCollection()
+    >>> W, V = m.add_parameters(3, init=2), other.add_parameters(3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     dy.save_safetensors(m, f"{folder}/model.safetensors")
+    ...     report = dy.load_safetensors(other, f"{folder}/model.safetensors")
+    >>> V.as_array().tolist(), report.missing
+    ([2.0, 2.0, 2.0], [])
     """
     _check("load_safetensors", collection, trainer)
     with _File(path) as file:

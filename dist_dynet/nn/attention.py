@@ -32,7 +32,7 @@ class _Projections(Block):
     """A block that compares Wq q with Wk k, for a query q and keys k."""
 
     def __init__(self, query_dim: int, key_dim: int, hidden_dim: int, model: ParameterCollection) -> None:
-        self.query_dim, self.key_dim, self.hidden_dim = int(query_dim), int(key_dim), int(hidden_dim)
+        self.query_dim, self.key_dim, self.hidden_dim = self._sizes(query_dim, key_dim, hidden_dim)
         self._begin(model, query_dim=self.query_dim, key_dim=self.key_dim, hidden_dim=self.hidden_dim)
         add = self._collection.add_parameters
         self._Wq, self._Wk = add((self.hidden_dim, self.query_dim)), add((self.hidden_dim, self.key_dim))
@@ -191,7 +191,7 @@ class MultiHeadAttention(Block):
     _subcollection: ClassVar[str] = "multi-head-attention"
 
     def __init__(self, dim: int, heads: int, model: ParameterCollection, key_dim: int | None = None) -> None:
-        self.dim, self.heads, self.key_dim = int(dim), int(heads), int(dim if key_dim is None else key_dim)
+        self.dim, self.heads, self.key_dim = self._sizes(dim, heads, dim if key_dim is None else key_dim)
         if self.heads > 0 and self.dim % self.heads:
             raise ValueError(f"MultiHeadAttention: dim must be a multiple of heads; got dim={dim}, heads={heads}.")
         self._begin(model, dim=self.dim, heads=self.heads, key_dim=self.key_dim)

@@ -44,11 +44,16 @@ class BiRNNBuilder(Owner):
         rnn_builder_factory: Callable[..., Any],
         builder_layers: Sequence[tuple[Any, Any]] | None = None,
     ) -> None:
+        self.num_layers, self.input_dim, self.hidden_dim = self._sizes(num_layers, input_dim, hidden_dim)
+        if not callable(rnn_builder_factory) and builder_layers is None:
+            raise TypeError(
+                "BiRNNBuilder: rnn_builder_factory must make builders, as a class of builders does; "
+                f"got {rnn_builder_factory!r:.60}. Write dy.VanillaLSTMBuilder, without ()."
+            )
         if num_layers < 1:
             raise AssertionError(f"BiRNNBuilder: takes at least one layer; got {num_layers}.")
         if hidden_dim % 2:
             raise AssertionError(f"BiRNNBuilder: hidden_dim must be even, half for each direction; got {hidden_dim}.")
-        self.num_layers, self.input_dim, self.hidden_dim = int(num_layers), int(input_dim), int(hidden_dim)
         self.rnn_builder_factory = rnn_builder_factory
         self._collection = subcollection(model, "birnn")
         self.builder_layers: list[tuple[Any, Any]] = []

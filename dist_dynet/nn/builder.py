@@ -36,7 +36,7 @@ class RecurrentBuilder(Owner):
     """_layers, and what _handles() said of it."""
 
     def __init__(self, layers: int, input_dim: int, hidden_dim: int, model: ParameterCollection) -> None:
-        self.layers, self.input_dim, self.hidden_dim = int(layers), int(input_dim), int(hidden_dim)
+        self.layers, self.input_dim, self.hidden_dim = self._sizes(layers, input_dim, hidden_dim)
         if self.layers < 0 or self.input_dim < 1 or self.hidden_dim < 1:
             raise ValueError(
                 f"{self.whoami()}: sizes must be positive; got layers={layers}, input_dim={input_dim}, hidden_dim={hidden_dim}."

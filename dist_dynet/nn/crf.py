@@ -51,8 +51,8 @@ class CRF(Block):
     _subcollection: ClassVar[str] = "crf"
 
     def __init__(self, model: ParameterCollection, tags: int | Sequence[str], forbidden: Iterable[tuple[Tag | None, Tag | None]] = ()) -> None:
-        self.names = None if isinstance(tags, int | np.integer) else list(tags)
-        self.tags = int(tags) if isinstance(tags, int | np.integer) else len(tags)
+        self.names = list(tags) if isinstance(tags, Iterable) else None
+        (self.tags,) = self._sizes(tags if self.names is None else len(self.names))
         self._by_name = {name: k for k, name in enumerate(self.names or ())}
         if self.names is not None and (len(self._by_name) < self.tags or not all(isinstance(name, str) for name in self.names)):
             raise ValueError(f"CRF: each tag must have a name of its own; got {self.names!r:.200}.")

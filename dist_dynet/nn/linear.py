@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 from .. import ops
@@ -36,7 +36,7 @@ class Linear(Block):
     _subcollection: ClassVar[str] = "linear"
 
     def __init__(self, input_dim: int, output_dim: int, model: ParameterCollection, bias: bool = True) -> None:
-        self.input_dim, self.output_dim, self.bias = int(input_dim), int(output_dim), bool(bias)
+        (self.input_dim, self.output_dim), self.bias = self._sizes(input_dim, output_dim), bool(bias)
         self._begin(model, input_dim=self.input_dim, output_dim=self.output_dim)
         self._W = self._collection.add_parameters((self.output_dim, self.input_dim))
         self._b = self._collection.add_parameters(self.output_dim, init=0) if self.bias else None
@@ -90,7 +90,9 @@ class MLP(Block):
         activation: str | Callable[[Expression], Expression] = "rectify",
         dropout: float = 0,
     ) -> None:
-        self.sizes = [int(size) for size in sizes]
+        if not isinstance(sizes, Iterable):
+            raise TypeError(f"MLP: sizes must be a list, of the input and of each layer; got {sizes!r}. Write MLP([input, hidden, output], m).")
+        self.sizes = list(self._sizes(*sizes))
         if len(self.sizes) < 2:
             raise ValueError(f"MLP: sizes must be of the input and of at least one layer; got {self.sizes}.")
         self.activation = activation if isinstance(activation, str) else getattr(activation, "__name__", "")

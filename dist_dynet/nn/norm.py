@@ -34,7 +34,7 @@ class LayerNorm(Block):
     _subcollection: ClassVar[str] = "layer-norm"
 
     def __init__(self, dim: int, model: ParameterCollection) -> None:
-        self.dim = int(dim)
+        (self.dim,) = self._sizes(dim)
         self._begin(model, dim=self.dim)
         self._g, self._b = self._collection.add_parameters(self.dim, init=1), self._collection.add_parameters(self.dim, init=0)
 

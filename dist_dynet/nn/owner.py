@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..params.collection import ParameterCollection
+from ..params.dims import size
 
 
 class Owner:
     """Has parameters in a subcollection, `_collection`."""
 
     _collection: ParameterCollection
+
+    def _sizes(self, *given: Any) -> tuple[int, ...]:
+        """Sizes as whole numbers; 2.5 is an error, not 2."""
+        return tuple(size(n, self.whoami()) for n in given)
 
     def whoami(self) -> str:
         """The name of the class."""

@@ -85,7 +85,7 @@ class _SampledBuilder(SoftmaxBuilder):
         distribution: str | ArrayLike = "log-uniform",
         bias: bool = True,
     ) -> None:
-        self.num_classes, self.num_samples = int(num_classes), int(num_samples)
+        self.num_classes, self.num_samples = self._sizes(num_classes, num_samples)
         if self.num_classes < 1 or self.num_samples < 1:
             raise ValueError(f"{self.whoami()}: sizes must be positive; got num_classes={num_classes}, num_samples={num_samples}.")
         self.sampler = Sampler(self.num_classes, distribution)

@@ -48,7 +48,7 @@ class SoftmaxBuilder(Owner):
     def __init__(self, input_dim: int, pc: ParameterCollection, bias: bool) -> None:
         if not self._subcollection:
             raise NotImplementedError(f"{type(self).__name__}: not a builder by itself. Use StandardSoftmaxBuilder.")
-        self.input_dim, self.bias = int(input_dim), bool(bias)
+        (self.input_dim,), self.bias = self._sizes(input_dim), bool(bias)
         if self.input_dim < 1:
             raise ValueError(f"{type(self).__name__}: input_dim must be positive; got {input_dim}.")
         self._collection = subcollection(pc, self._subcollection)
@@ -122,7 +122,7 @@ class StandardSoftmaxBuilder(SoftmaxBuilder):
     _subcollection: ClassVar[str] = "standard-softmax-builder"
 
     def __init__(self, input_dim: int, num_classes: int, pc: ParameterCollection, bias: bool = True) -> None:
-        self.num_classes = int(num_classes)
+        (self.num_classes,) = self._sizes(num_classes)
         if self.num_classes < 1:
             raise ValueError(f"StandardSoftmaxBuilder: num_classes must be positive; got {num_classes}.")
         super().__init__(input_dim, pc, bias)

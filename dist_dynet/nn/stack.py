@@ -122,7 +122,7 @@ class StackLSTM(Block):
     ) -> None:
         if not (isinstance(rnn_builder_factory, type) and issubclass(rnn_builder_factory, RecurrentBuilder)):
             raise TypeError(f"StackLSTM: rnn_builder_factory must be the class of a recurrent builder; got {rnn_builder_factory!r:.100}.")
-        self.layers, self.input_dim, self.hidden_dim = int(layers), int(input_dim), int(hidden_dim)
+        self.layers, self.input_dim, self.hidden_dim = self._sizes(layers, input_dim, hidden_dim)
         self.rnn_builder_factory = rnn_builder_factory
         self._begin(model, layers=self.layers, input_dim=self.input_dim, hidden_dim=self.hidden_dim)
         self._empty = self._collection.add_parameters(self.input_dim)

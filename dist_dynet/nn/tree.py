@@ -82,7 +82,7 @@ class _TreeBuilder(Block):
 
     def _build(self, arity: int, input_dim: int, hidden_dim: int, model: ParameterCollection, forget_bias: float) -> None:
         """arity: how many children U and Uf see at once."""
-        self.input_dim, self.hidden_dim, self.forget_bias = int(input_dim), int(hidden_dim), float(forget_bias)
+        (self.input_dim, self.hidden_dim), self.forget_bias = self._sizes(input_dim, hidden_dim), float(forget_bias)
         self._begin(model, input_dim=self.input_dim, hidden_dim=self.hidden_dim)
         add, n, k = self._collection.add_parameters, self.hidden_dim, self.input_dim
         gates = add((3 * n, k)), add((3 * n, arity * n)), add(3 * n, init=0)
@@ -206,7 +206,7 @@ class NaryTreeLSTMBuilder(_TreeBuilder):
     _n_ary: ClassVar[bool] = True
 
     def __init__(self, arity: int, input_dim: int, hidden_dim: int, model: ParameterCollection, forget_bias: float = 1.0) -> None:
-        self.arity = int(arity)
+        (self.arity,) = self._sizes(arity)
         if self.arity < 1:
             raise ValueError(f"{self.whoami()}: sizes must be positive; got arity={arity}.")
         self._build(self.arity, input_dim, hidden_dim, model, forget_bias)

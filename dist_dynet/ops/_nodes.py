@@ -27,7 +27,10 @@ _node1_int, _node1_real, _leaf = nodes.dn_node1_int, nodes.dn_node1_real, nodes.
 
 def not_expression(what: str, *given: Any) -> TypeError:
     """The error for arguments that are no expressions."""
-    return TypeError(f"{what}: takes expressions; got {', '.join(type(g).__name__ for g in given)}.")
+    lists = [g for g in given if isinstance(g, list | tuple) and not any(isinstance(item, Expression) for item in g)]
+    numbers = lists or any(isinstance(g, int | float | np.ndarray | np.number) for g in given)
+    hint = " Make one of numbers by scalarInput(), inputVector() or inputTensor()." if numbers else ""
+    return TypeError(f"{what}: takes expressions; got {', '.join(type(g).__name__ for g in given)}.{hint}")
 
 
 def has_handle(x: Any) -> bool:
@@ -189,8 +192,8 @@ def one_as(cls: type[E], op: int, what: str, x: Expression, ints: Sequence[int],
     return e
 
 
-def with_int(op_name: str, what: str, cls: type[E]) -> Callable[[Expression, int], E]:
-    """f(x, i) -> a node of one input and one whole number."""
+def with_int(op_name: str, what: str, cls: type[E], several: str = "") -> Callable[[Expression, int], E]:
+    """f(x, i) -> a node of one input and one whole number; `several` as in whole()."""
     op = OPS[op_name]
 
     def otherwise(code: int, x: Any, i: Any) -> Any:
@@ -198,7 +201,7 @@ def with_int(op_name: str, what: str, cls: type[E]) -> Callable[[Expression, int
             return after_all(code, cls, lambda h: _node1_int(op, h, i), x)
         if not has_handle(x):
             raise not_expression(what, x)
-        i = whole(i)
+        i = whole(i, what, several)
         return after_all(_node1_int(op, x._h, i), cls, lambda h: _node1_int(op, h, i), x)
 
     return calls.call("with_int", op, cls, otherwise)
@@ -227,29 +230,48 @@ def leaf(cls: type[E], op: int, ints: Sequence[int], reals: Sequence[float]) -> 
     return make(cls, h)
 
 
-def whole(value: Any) -> int:
-    """A whole number, which may be a float as n / 2 gives it; TypeError for anything else."""
+def whole(value: Any, what: str, several: str = "") -> int:
+    """A whole number of 32 bits, which may be a float as n / 2 gives it. `several` is the function that takes lists of them."""
     try:
-        return operator.index(value)
+        n = operator.index(value)
     except TypeError:
-        if isinstance(value, float | np.floating) and value.is_integer():
-            return int(value)
-        raise
+        if not (isinstance(value, float | np.floating) and value.is_integer()):
+            hint = f" For several: {several}()." if several and isinstance(value, Iterable) and not isinstance(value, str) else ""
+            raise TypeError(f"{what}: the index must be a whole number; got {value!r:.60}.{hint}") from None
+        n = int(value)
+    if not -(1 << 31) <= n < 1 << 31:
+        raise OverflowError(f"{what}: the index must have at most 31 bits; got {n}.")
+    return n
+
+
+def dim_number(d: Any, what: str) -> int:
+    """The number of a dim; whether there is such a dim is for the operation to say."""
+    try:
+        return operator.index(d)
+    except TypeError:
+        hint = f" Expressions go into one list: {what}([x, y])." if isinstance(d, Expression) else ""
+        raise TypeError(f"{what}: a dim must be a whole number; got {d!r:.60}.{hint}") from None
 
 
 def indices(values: Iterable[int], what: str) -> list[int]:
     """Whole numbers from any iterable, NumPy's included."""
     given = values if isinstance(values, list | tuple) else None
+    if isinstance(values, np.ndarray) and values.dtype.kind == "b":  # older NumPys would give 0 and 1
+        raise TypeError(f"{what}: indices must be whole numbers; got {values!r}.")
     try:
         return [operator.index(v) for v in values] if given is None else list(map(operator.index, given))
     except TypeError:
+        if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind == "f":
+            given = values.tolist()
         if given is not None and all(isinstance(v, int | float | np.number) for v in given) and all(float(v).is_integer() for v in given):
-            return [whole(v) for v in given]
+            return [whole(v, what) for v in given]
         raise TypeError(f"{what}: indices must be whole numbers; got {values!r}.") from None
 
 
 def real(value: Any, what: str) -> float:
     """One number as a float; text, which float() would read, is refused."""
+    if type(value) is float:
+        return value
     if isinstance(value, str | bytes):
         raise TypeError(f"{what}: takes numbers; got {value!r:.60}.")
     try:
@@ -268,10 +290,14 @@ def numbers(values: Any, what: str, takes: str = "takes numbers", order: Any = N
 
     NumPy itself would read None as NaN and text as a number.
     """
+    if isinstance(values, Expression) or (isinstance(values, list | tuple) and any(isinstance(v, Expression) for v in values)):
+        raise TypeError(f"{what}: {takes}; got expressions. To join expressions: concatenate().")
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise TypeError(f"{what}: {takes}; got masked ones. Say what stands for them: array.filled(0).")
     try:
         array = np.asarray(values)
         if array.dtype.kind not in "biufO" or (array.dtype.kind == "O" and any(isinstance(v, str | None) for v in array.flat)):
             raise TypeError(f"got {values!r:.60}")
         return np.asarray(array, DTYPE, order)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{what}: {takes}; {error}.") from None
+        raise TypeError(f"{what}: {takes}; {str(error).rstrip('.')}.") from None

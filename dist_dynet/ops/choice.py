@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .._ffi import NULL, OPS, fail, lib, view_ints
 from ..graph import Expression
-from ._nodes import make, many
+from ._nodes import dim_number, make, many
 
 __all__ = ["kmax_pooling", "sample_categorical", "topk"]
 
@@ -30,7 +30,7 @@ class _choiceExpression(Expression):  # noqa: N801 - as the other classes of nod
 
 
 def _chosen(what: str, x: Expression, d: int, n: int) -> _choiceExpression:
-    node = many(OPS[what], what, [x], (operator.index(d), operator.index(n)))
+    node = many(OPS[what], what, [x], (dim_number(d, what), operator.index(n)))
     return make(_choiceExpression, node._h)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 
 from .._ffi import OPS
 from ..graph import Expression
-from ._nodes import binary, many, with_int
+from ._nodes import binary, dim_number, many, with_int
 
 __all__ = ["bmax", "bmin", "emax", "logsumexp", "logsumexp_dim", "max_dim", "min_dim"]
 
@@ -79,7 +78,7 @@ def logsumexp_dim(x: Expression, d: int = 0) -> Expression:
     >>> round(dy.logsumexp_dim(dy.inputVector([0, 0])).value(), 4)
     0.6931
     """
-    return _logsumexp_dim(x, operator.index(d))
+    return _logsumexp_dim(x, dim_number(d, "logsumexp_dim"))
 
 
 def max_dim(x: Expression, d: int = 0) -> Expression:
@@ -93,7 +92,7 @@ def max_dim(x: Expression, d: int = 0) -> Expression:
     >>> dy.max_dim(dy.inputTensor([[1, 2], [4, 3]])).value()
     [4.0, 3.0]
     """
-    return _max_dim(x, operator.index(d))
+    return _max_dim(x, dim_number(d, "max_dim"))
 
 
 def min_dim(x: Expression, d: int = 0) -> Expression:
@@ -107,4 +106,4 @@ def min_dim(x: Expression, d: int = 0) -> Expression:
     >>> dy.min_dim(dy.inputTensor([[1, 2], [4, 3]])).value()
     [1.0, 2.0]
     """
-    return _min_dim(x, operator.index(d))
+    return _min_dim(x, dim_number(d, "min_dim"))

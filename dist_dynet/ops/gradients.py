@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import operator
-
 from .._ffi import OPS
 from ..graph import Expression
-from ._nodes import one, unary, with_int, with_reals
+from ._nodes import dim_number, one, real, unary, with_int, with_reals
 
 __all__ = ["argmax", "ceil", "flip_gradient", "floor", "nobackprop", "round", "scale_gradient"]
 
@@ -56,7 +54,7 @@ def scale_gradient(x: Expression, lambd: float = 1.0) -> Expression:
     >>> dy.scale_gradient(dy.scalarInput(3), 0.1).value()
     3.0
     """
-    return _scale(x, float(lambd), 0)
+    return _scale(x, real(lambd, "scale_gradient"), 0)
 
 
 def round(x: Expression, gradient_mode: str) -> Expression:
@@ -106,4 +104,4 @@ def argmax(x: Expression, gradient_mode: str, d: int = 0) -> Expression:
     >>> dy.argmax(dy.inputVector([1, 3, 3]), "zero_gradient").value()
     [0.0, 1.0, 0.0]
     """
-    return one(OPS["argmax"], "argmax", x, (_mode(gradient_mode, "argmax"), operator.index(d)))
+    return one(OPS["argmax"], "argmax", x, (_mode(gradient_mode, "argmax"), dim_number(d, "argmax")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from math import prod
 from typing import Any, NoReturn
 
@@ -36,9 +36,11 @@ def _made(cls: type[E], graph: int, handle: int) -> E:
 
 def _vector(v: Any, what: str) -> NDArray[Any]:
     """A vector of the build's type from any iterable of numbers."""
+    if isinstance(v, Mapping | Set):
+        raise TypeError(f"{what}: takes numbers in their order; got a {type(v).__name__}. Make a list of it.")
     array = numbers(v if isinstance(v, np.ndarray | list | tuple | str) or not isinstance(v, Iterable) else list(v), what)
     if array.ndim != 1:
-        raise TypeError(f"{what}: takes a vector of numbers; got {f'shape {array.shape}' if array.ndim else 'one number'}.")
+        raise TypeError(f"{what}: takes a vector of numbers; got {f'shape {array.shape}. Use inputTensor()' if array.ndim else 'one number'}.")
     return np.ascontiguousarray(array)
 
 
@@ -70,11 +72,8 @@ class _vecInputExpression(Expression):  # noqa: N801
             return
         if code != _LONG_WAY:
             fail(code, self._h)
-        if type(data) is list or type(data) is tuple:
-            _set(self, len(data), data)
-        else:
-            flat = reals(data, "set").ravel()
-            _set(self, len(flat), pointer(flat))
+        flat = _vector(data, "set") if type(data) is list or type(data) is tuple else reals(data, "set").ravel()
+        _set(self, len(flat), pointer(flat))
 
 
 class _tensorInputExpression(Expression):  # noqa: N801
@@ -109,7 +108,7 @@ class _lookupExpression(Expression):  # noqa: N801
 
     def set(self, i: int) -> None:
         """Another row; all computed values of the graph are forgotten."""
-        code = _ints_set(self._h, 1, [whole(i)])
+        code = _ints_set(self._h, 1, [whole(i, "set")])
         if code < 0:
             fail(code, self._h)
 
@@ -129,7 +128,7 @@ class _lookupBatchExpression(Expression):  # noqa: N801
 
 def _long_scalar(code: int, s: Any) -> Any:
     graph = current_graph()
-    return _made(_inputExpression, graph, nodes.dn_input_scalar(graph, s) if code == NOT_TAKEN else code)
+    return _made(_inputExpression, graph, nodes.dn_input_scalar(graph, real(s, "scalarInput")) if code == NOT_TAKEN else code)
 
 
 def _long_zeros(code: int, n: Any) -> Any:
@@ -141,9 +140,7 @@ def _long_zeros(code: int, n: Any) -> Any:
 
 def _long_vector(code: int, v: Any) -> Any:
     graph = current_graph()
-    if code == NOT_TAKEN and type(v) is list:
-        code = _input_vector(graph, len(v), v)
-    elif code == NOT_TAKEN:
+    if code == NOT_TAKEN:
         data = _vector(v, "inputVector")
         code = _input_vector(graph, data.size, pointer(data))
     return _made(_vecInputExpression, graph, code)
@@ -254,7 +251,7 @@ def inputTensorTranspose(  # noqa: N802
     [[1.0, 3.0], [2.0, 4.0]]
     """
     check_device(device, "inputTensorTranspose")
-    data, batch = _vector(val, "inputTensorTranspose"), whole(batch_size)
+    data, batch = _vector(val, "inputTensorTranspose"), whole(batch_size, "batch_size")
     dims = (data.size // max(batch, 1),) if dim is None else as_dims(dim, "inputTensorTranspose")
     if data.size != prod(dims) * batch:
         raise ValueError(f"inputTensorTranspose: {data.size} numbers do not fill dims {dims} x {batch}.")
@@ -351,7 +348,7 @@ def _sparse_literal(
     device: str = "",
 ) -> Expression:
     """A tensor of `defval` with the numbers v at the places idxs, counted column-major and batch element after batch element."""
-    dims, batch_size = as_dims(dim, "inputSparseTensor"), whole(batch_size)
+    dims, batch_size = as_dims(dim, "inputSparseTensor"), whole(batch_size, "batch_size")
     flat = np.full(int(np.prod(dims)) * batch_size, defval, DTYPE)
     places = whole_numbers(idxs, "inputSparseTensor")
     data = numbers(v, "inputSparseTensor", "takes numbers").ravel()
@@ -375,7 +372,7 @@ def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expre
     >>> dy.constant((2, 1), 3).npvalue().tolist()
     [[3.0], [3.0]]
     """
-    return leaf(Expression, OPS["fill"], (whole(batch_size), *as_dims(dim, "constant")), (real(val, "constant"),))
+    return leaf(Expression, OPS["fill"], (whole(batch_size, "batch_size"), *as_dims(dim, "constant")), (real(val, "constant"),))
 
 
 def zeros(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
@@ -420,7 +417,7 @@ def lookup(p: LookupParameters, index: int = 0, update: bool = True) -> _lookupE
     [3.0, 4.0]
     """
     graph = current_graph()
-    return _made(_lookupExpression, graph, _lookup(graph, _table_handle(p, update, "lookup"), whole(index)))
+    return _made(_lookupExpression, graph, _lookup(graph, _table_handle(p, update, "lookup"), whole(index, "lookup", "lookup_batch")))
 
 
 def lookup_batch(p: LookupParameters, indices: Sequence[int], update: bool = True) -> _lookupBatchExpression:
@@ -439,7 +436,7 @@ def lookup_batch(p: LookupParameters, indices: Sequence[int], update: bool = Tru
 
 def _long_row(code: int, table: LookupParameters, index: Any) -> Any:
     graph = current_graph()
-    return _made(_lookupExpression, graph, _lookup(graph, table._h, whole(index)) if code == NOT_TAKEN else code)
+    return _made(_lookupExpression, graph, _lookup(graph, table._h, whole(index, "lookup", "lookup_batch")) if code == NOT_TAKEN else code)
 
 
 _row = calls.call("row", OPS["lookup"], _lookupExpression, _long_row)

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from .._ffi import OPS
 from ..graph import Expression
-from ._nodes import binary, indices, many, reals
+from ._nodes import binary, indices, many, real, reals
 from .inputs import inputTensor
 
 __all__ = [
@@ -70,7 +70,7 @@ def huber_distance(x: Expression, y: Expression, c: float = 1.345) -> Expression
     >>> dy.huber_distance(dy.inputVector([1, 5]), dy.inputVector([2, 2]), c=1).value()
     3.0
     """
-    return many(OPS["huber_distance"], "huber_distance", (x, y), (), (float(c),))
+    return many(OPS["huber_distance"], "huber_distance", (x, y), (), (real(c, "huber_distance"),))
 
 
 def pairwise_rank_loss(x: Expression, y: Expression, m: float = 1.0) -> Expression:
@@ -83,7 +83,7 @@ def pairwise_rank_loss(x: Expression, y: Expression, m: float = 1.0) -> Expressi
     >>> dy.pairwise_rank_loss(dy.inputVector([1, 5]), dy.inputVector([2, 2])).value()
     [2.0, 0.0]
     """
-    return many(OPS["pairwise_rank_loss"], "pairwise_rank_loss", (x, y), (), (float(m),))
+    return many(OPS["pairwise_rank_loss"], "pairwise_rank_loss", (x, y), (), (real(m, "pairwise_rank_loss"),))
 
 
 def _one_or_more(v: int | Iterable[int], what: str) -> list[int]:
@@ -115,7 +115,7 @@ def cross_entropy(x: Expression, v: int | Sequence[int], label_smoothing: float 
     >>> round(dy.cross_entropy(dy.inputVector([2, 0]), 0, label_smoothing=0.1).value(), 4)
     0.2269
     """
-    return many(OPS["cross_entropy"], "cross_entropy", [x], _one_or_more(v, "cross_entropy"), (float(label_smoothing),))
+    return many(OPS["cross_entropy"], "cross_entropy", [x], _one_or_more(v, "cross_entropy"), (real(label_smoothing, "cross_entropy"),))
 
 
 def cross_entropy_soft(x: Expression, target_distribution: Expression | ArrayLike) -> Expression:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..graph import Expression
-from ._nodes import binary, listed, not_expression, unary
+from ._nodes import binary, listed, not_expression, real, unary
 from .arithmetic import cmult, esum
 from .linear import affine_transform
 from .random import random_normal
@@ -54,7 +54,7 @@ def vanilla_lstm_gates(
     >>> dy.vanilla_lstm_gates(x, h, Wx, Wh, b).npvalue().round(4).tolist()
     [0.5, 0.7311, 0.5, 0.0]
     """
-    std = float(weightnoise_std)
+    std = real(weightnoise_std, "vanilla_lstm_gates")
     if not std >= 0:
         raise ValueError(f"vanilla_lstm_gates: weightnoise_std must not be negative; got {std}.")
     return lstm_gates(affine_transform([_noisy(b, std), _noisy(Wx, std), x_t, _noisy(Wh, std), h_tm1]))

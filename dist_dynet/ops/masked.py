@@ -5,14 +5,13 @@ A mask is an expression, an array or a list: 0 where an entry does not count, an
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 
 from numpy.typing import ArrayLike
 
 from .._ffi import OPS
 from ..graph import Expression
-from ._nodes import indices, many, not_expression, reals
+from ._nodes import dim_number, indices, many, not_expression, real, reals
 from .inputs import inputTensor
 from .losses import cross_entropy
 
@@ -30,7 +29,7 @@ def _mask(mask: Expression | ArrayLike, what: str, dims: int) -> Expression:
 def _masked(what: str, x: Expression, mask: Expression | ArrayLike, d: int) -> Expression:
     if not isinstance(x, Expression):
         raise not_expression(what, x)
-    return many(OPS[what], what, (x, _mask(mask, what, max(len(x.dim()[0]), 1))), (operator.index(d),))
+    return many(OPS[what], what, (x, _mask(mask, what, max(len(x.dim()[0]), 1))), (dim_number(d, what),))
 
 
 def masked_softmax(x: Expression, mask: Expression | ArrayLike, d: int = 0) -> Expression:
@@ -107,4 +106,4 @@ def attention(
         dims, _ = q.dim()
         scale = (dims[0] if dims and dims[0] else 1) ** -0.5
     inputs = (q, k, v) if mask is None else (q, k, v, _mask(mask, "attention", 2))
-    return many(OPS["attention"], "attention", inputs, (), (float(scale),))
+    return many(OPS["attention"], "attention", inputs, (), (real(scale, "attention"),))

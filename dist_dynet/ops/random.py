@@ -6,13 +6,12 @@ same at every look until the graph is renewed or recalculated.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 
 from .._ffi import OPS
 from ..graph import Expression
 from ..params.dims import as_dims
-from ._nodes import leaf, one, real, whole, with_reals
+from ._nodes import dim_number, leaf, one, real, whole, with_reals
 
 __all__ = [
     "block_dropout", "dropout", "dropout_batch", "dropout_dim", "noise", "random_bernoulli", "random_gumbel", "random_normal", "random_uniform",
@@ -32,7 +31,7 @@ def dropout(x: Expression, p: float) -> Expression:
     >>> set(dy.dropout(dy.ones(100), 0.5).value()) == {0.0, 2.0}
     True
     """
-    return _dropout(x, float(p), 0)
+    return _dropout(x, real(p, "dropout"), 0)
 
 
 def dropout_dim(x: Expression, d: int, p: float) -> Expression:
@@ -45,7 +44,7 @@ def dropout_dim(x: Expression, d: int, p: float) -> Expression:
     >>> bool((dropped[0] == dropped[4]).all())
     True
     """
-    return one(OPS["dropout_dim"], "dropout_dim", x, (operator.index(d),), (float(p),))
+    return one(OPS["dropout_dim"], "dropout_dim", x, (dim_number(d, "dropout_dim"),), (real(p, "dropout_dim"),))
 
 
 def dropout_batch(x: Expression, p: float) -> Expression:
@@ -57,7 +56,7 @@ def dropout_batch(x: Expression, p: float) -> Expression:
     >>> dy.dropout_batch(dy.ones(2, batch_size=3), 0.5).dim()
     ((2,), 3)
     """
-    return _dropout_batch(x, float(p), 0)
+    return _dropout_batch(x, real(p, "dropout_batch"), 0)
 
 
 def block_dropout(x: Expression, p: float) -> Expression:
@@ -71,7 +70,7 @@ def block_dropout(x: Expression, p: float) -> Expression:
     """
     if not 0 <= p <= 1:
         raise ValueError(f"block_dropout: the dropout rate must lie in [0, 1]; got p = {p}.")
-    return _block_dropout(x, float(p), 0)
+    return _block_dropout(x, real(p, "block_dropout"), 0)
 
 
 def noise(x: Expression, stddev: float) -> Expression:
@@ -84,11 +83,11 @@ def noise(x: Expression, stddev: float) -> Expression:
     >>> dy.noise(dy.inputVector([1, 2]), 0.1).value() != [1, 2]
     True
     """
-    return _noise(x, float(stddev), 0)
+    return _noise(x, real(stddev, "noise"), 0)
 
 
 def _random(name: str, dim: int | Sequence[int], batch_size: int, a: float, b: float) -> Expression:
-    return leaf(Expression, OPS[name], (whole(batch_size), *as_dims(dim, name)), (real(a, name), real(b, name)))
+    return leaf(Expression, OPS[name], (whole(batch_size, "batch_size"), *as_dims(dim, name)), (real(a, name), real(b, name)))
 
 
 def random_normal(dim: int | Sequence[int], mean: float = 0.0, stddev: float = 1.0, batch_size: int = 1) -> Expression:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from .._ffi import OPS
 from ..graph import Expression
-from ._nodes import indices, one, unary, with_int
+from ._nodes import dim_number, indices, one, unary, with_int
 
 __all__ = [
     "cumsum", "l2_norm", "mean_batches", "mean_dim", "mean_elems", "moment_batches", "moment_dim", "moment_elems", "squared_norm",
@@ -102,7 +102,7 @@ def cumsum(x: Expression, d: int = 0) -> Expression:
     >>> dy.cumsum(dy.inputVector([1, 2, 3])).value()
     [1.0, 3.0, 6.0]
     """
-    return _cumsum(x, operator.index(d))
+    return _cumsum(x, dim_number(d, "cumsum"))
 
 
 # ---- over dims: the nodes' whole numbers are "all dims", n, the moment's order, the dims -----------------------------------------------

@@ -6,10 +6,12 @@ import operator as op
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from .._ffi import OPS, calls, fail, ffi, lib, nodes
 from ..graph import Expression, operator
+from ._nodes import dim_number, not_expression, one, one_as, whole
 from ._nodes import indices as whole_numbers
-from ._nodes import not_expression, one, one_as, whole
 from .shape import reshape
 
 __all__ = [
@@ -30,7 +32,7 @@ class _pickerExpression(Expression):  # noqa: N801 - DyNet's name
 
     def set_index(self, i: int) -> None:
         """Another index; all computed values of the graph are forgotten."""
-        _set_indices(self, [whole(i)])
+        _set_indices(self, [whole(i, "set_index")])
 
 
 class _pickerBatchExpression(Expression):  # noqa: N801
@@ -78,7 +80,7 @@ def pick(e: Expression, index: int = 0, dim: int = 0) -> _pickerExpression:
         picked = _first_dim(e, index)
         if picked is not None:
             return picked
-    return _pick(_pickerExpression, "pick", e, op.index(dim), [whole(index)])  # type: ignore[no-any-return]
+    return _pick(_pickerExpression, "pick", e, dim_number(dim, "pick"), [whole(index, "pick", "pick_batch")])  # type: ignore[no-any-return]
 
 
 def pick_batch(e: Expression, indices: Iterable[int], dim: int = 0) -> _pickerBatchExpression:
@@ -95,7 +97,7 @@ def pick_batch(e: Expression, indices: Iterable[int], dim: int = 0) -> _pickerBa
     picked = whole_numbers(indices, "pick_batch")
     if len(picked) == 1 and isinstance(e, Expression) and e.dim()[1] != 1:
         raise ValueError(f"pick_batch: takes one index per batch element; got 1 index for a batch of {e.dim()[1]}. Use pick() for all.")
-    return _pick(_pickerBatchExpression, "pick_batch", e, op.index(dim), picked)  # type: ignore[no-any-return]
+    return _pick(_pickerBatchExpression, "pick_batch", e, dim_number(dim, "pick_batch"), picked)  # type: ignore[no-any-return]
 
 
 def pick_range(x: Expression, s: int, e: int, d: int = 0) -> Expression:
@@ -108,10 +110,10 @@ def pick_range(x: Expression, s: int, e: int, d: int = 0) -> Expression:
     >>> dy.pick_range(dy.inputVector([5, 6, 7]), 1, 3).value()
     [6.0, 7.0]
     """
-    s, e = whole(s), whole(e)
+    s, e = whole(s, "pick_range"), whole(e, "pick_range")
     if s >= e:
         raise ValueError(f"pick_range: s must be less than e; got s = {s}, e = {e}.")
-    return one(_SLICE, "pick_range", x, (op.index(d), s, e, 1))
+    return one(_SLICE, "pick_range", x, (dim_number(d, "pick_range"), s, e, 1))
 
 
 pickrange = pick_range
@@ -229,6 +231,8 @@ def _getitem(x: Expression, index: Any) -> Expression:
     sizes = (*dims, batch)
     if len(items) > len(sizes):
         raise IndexError(f"too many indices: {len(items)} for dims {dims} and the batch.")
+    if isinstance(index, np.ndarray) and index.ndim:
+        raise IndexTypeError(f"an index must be a whole number or a slice; got {index!r:.60}. Use select_rows() for lists.")
     if not isinstance(index, tuple) and hasattr(index, "__index__"):
         return pick(x, _one_index(op.index(index), sizes[0], 0, dims), 0)
     ranges, removed = [], []

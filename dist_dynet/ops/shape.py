@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from .._ffi import OPS, calls
 from ..graph import Expression
 from ..params.dims import as_dims
-from ._nodes import indices, many, of_list_with_int, one
+from ._nodes import dim_number, indices, many, of_list_with_int, one
 
 __all__ = ["concatenate", "concatenate_cols", "concatenate_to_batch", "reshape", "transpose"]
 
@@ -60,7 +60,7 @@ def concatenate(xs: Iterable[Expression], d: int = 0) -> Expression:
     >>> dy.concatenate([dy.inputVector([1, 2]), dy.inputVector([3])]).value()
     [1.0, 2.0, 3.0]
     """
-    return _concatenate(xs, op.index(d))
+    return _concatenate(xs, dim_number(d, "concatenate"))
 
 
 def concatenate_pairs(xs: list[Expression], ys: list[Expression]) -> list[Expression]:

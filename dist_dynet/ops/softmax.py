@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from .._ffi import DTYPE, OPS, fail, nodes
 from ..graph import Expression
-from ._nodes import indices, many, not_expression, of_list_with_int, whole, with_int
+from ._nodes import dim_number, indices, many, not_expression, of_list_with_int, real, whole, with_int
 from .inputs import inputVector
 from .masked import masked_log_softmax
 
@@ -33,7 +32,7 @@ def softmax(x: Expression, d: int = 0) -> Expression:
     >>> dy.softmax(dy.inputVector([1, 1])).value()
     [0.5, 0.5]
     """
-    return _softmax(x, operator.index(d))
+    return _softmax(x, dim_number(d, "softmax"))
 
 
 def _nested(values: Iterable[int] | Iterable[Iterable[int]], what: str) -> list[list[int]]:
@@ -57,7 +56,7 @@ def log_softmax(x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]]
     >>> dy.log_softmax(dy.inputVector([1, 1, 5]), [0, 1]).npvalue().round(4).tolist()
     [-0.6931, -0.6931, -inf]
     """
-    d = operator.index(d)
+    d = dim_number(d, "log_softmax")
     if restrict is None:
         return _log_softmax(x, d)
     if not isinstance(x, Expression):
@@ -97,7 +96,7 @@ def sparsemax(x: Expression, d: int = 0) -> Expression:
     >>> dy.sparsemax(dy.inputVector([1, 0.5, -1])).value()
     [0.75, 0.25, 0.0]
     """
-    return _sparsemax(x, operator.index(d))
+    return _sparsemax(x, dim_number(d, "sparsemax"))
 
 
 def constrained_softmax(x: Expression, y: Expression) -> Expression:
@@ -121,12 +120,12 @@ class _pickedExpression(Expression):  # noqa: N801
 
     def set_index(self, v: int) -> None:
         """Another entry; all computed values of the graph are forgotten."""
-        code = nodes.dn_ints_set(self._h, 1, [whole(v)])
+        code = nodes.dn_ints_set(self._h, 1, [whole(v, "set")])
         if code < 0:
             fail(code, self._h)
 
 
-_picked = with_int("pickneglogsoftmax", "pickneglogsoftmax", _pickedExpression)
+_picked = with_int("pickneglogsoftmax", "pickneglogsoftmax", _pickedExpression, several="pickneglogsoftmax_batch")
 
 
 def pickneglogsoftmax(x: Expression, v: int) -> Expression:
@@ -173,7 +172,7 @@ def hinge_batch(x: Expression, vs: Sequence[int], m: float = 1.0) -> Expression:
     >>> dy.hinge_batch(dy.inputVector([1, 0.5, 3]), [0, 2]).value()
     [3.5, 0.0]
     """
-    return many(OPS["hinge"], "hinge", [x], indices(vs, "hinge"), (float(m),))
+    return many(OPS["hinge"], "hinge", [x], indices(vs, "hinge"), (real(m, "hinge_batch"),))
 
 
 def hinge_dim(x: Expression, v: Sequence[int] | Sequence[Sequence[int]], d: int = 0, m: float = 1.0) -> Expression:
@@ -188,4 +187,4 @@ def hinge_dim(x: Expression, v: Sequence[int] | Sequence[Sequence[int]], d: int 
     [0.5, 0.0]
     """
     lists = _nested(v, "hinge_dim")
-    return many(OPS["hinge_dim"], "hinge_dim", [x], (operator.index(d), *(i for line in lists for i in line)), (float(m),))
+    return many(OPS["hinge_dim"], "hinge_dim", [x], (dim_number(d, "hinge_dim"), *(i for line in lists for i in line)), (real(m, "hinge_dim"),))

@@ -29,17 +29,33 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes the job has; 1 without a launcher."""
+    """How many processes the job has; 1 without a launcher.
+
+    >>> from dist_dynet import parallel
+    >>> parallel.world_size()
+    1
+    """
     return world().size
 
 
 def local_rank() -> int:
-    """The number of this process among those of its host."""
+    """The number of this process among those of its host.
+
+    >>> from dist_dynet import parallel
+    >>> parallel.local_rank()
+    0
+    """
     return world().local_rank
 
 
 def is_main() -> bool:
-    """Whether this is rank 0: the one that prints and shows progress. save() needs no such question."""
+    """Whether this is rank 0: the one that prints and shows progress. save() needs no such question.
+
+    >>> from dist_dynet import parallel
+    >>> if parallel.is_main():
+    ...     print("epoch 1")
+    epoch 1
+    """
     return world().rank == 0
 
 
@@ -136,6 +152,11 @@ def broadcast_parameters(m: ParameterCollection, comm: Any = None) -> None:
 
     Raises:
         RuntimeError: the ranks hold different parameters; it names the first.
+
+    >>> import dist_dynet as dy
+    >>> m = dy.ParameterCollection()
+    >>> W = m.add_parameters(3)
+    >>> dy.parallel.broadcast_parameters(m)
     """
     here = world(comm)
     if here.size > 1:

@@ -79,6 +79,10 @@ class DistributedTrainer:
     [1.4]
     """
 
+    __slots__ = (
+        "__weakref__", "_agreement", "_average", "_calls", "_exchange", "_gathered", "_inner", "_joins", "_part", "_silent", "_sum", "_world",
+    )  # fmt: skip
+
     def __init__(
         self,
         trainer: Trainer,

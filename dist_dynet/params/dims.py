@@ -18,17 +18,22 @@ def as_dims(dims: Any, what: str) -> tuple[int, ...]:
         raise TypeError(f"{what}: dims must be a number or a tuple of numbers; got {dims!r}.")
     sizes = tuple(dims) if isinstance(dims, Iterable) else (dims,)
     result = []
-    for size in sizes:
-        try:
-            whole = int(size) if isinstance(size, float) and size.is_integer() else operator.index(size)
-        except TypeError:
-            raise TypeError(f"{what}: sizes must be whole numbers; got {size!r} in {dims!r}.") from None
+    for given in sizes:
+        whole = size(given, what, f" in {dims!r}")
         if whole < 0:
             raise ValueError(f"{what}: sizes must not be negative; got {dims!r}.")
         result.append(whole)
     if not 0 < len(result) <= MAX_DIMS:
         raise ValueError(f"{what}: takes 1 to {MAX_DIMS} dims; got {dims!r}.")
     return tuple(result)
+
+
+def size(value: Any, what: str, where: str = "") -> int:
+    """One size, which may be a float as n / 2 gives it where that is whole."""
+    try:
+        return int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
+    except TypeError:
+        raise TypeError(f"{what}: sizes must be whole numbers; got {value!r}{where}.") from None
 
 
 def check_size(dims: tuple[int, ...], what: str) -> None:

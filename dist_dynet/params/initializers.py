@@ -72,7 +72,13 @@ class GlorotInitializer(PyInitializer):
 
 
 class UniformInitializer(PyInitializer):
-    """Uniform in (-scale, scale)."""
+    """Uniform in (-scale, scale).
+
+    >>> import dist_dynet as dy
+    >>> W = dy.ParameterCollection().add_parameters((3, 2), init=dy.UniformInitializer(0.1))
+    >>> bool((abs(W.as_array()) < 0.1).all())
+    True
+    """
 
     def __init__(self, scale: float) -> None:
         self.scale = scale
@@ -83,7 +89,13 @@ class UniformInitializer(PyInitializer):
 
 
 class NormalInitializer(PyInitializer):
-    """Normal with this mean and this *variance* (the string init='normal' takes mean and std instead)."""
+    """Normal with this mean and this *variance* (the string init='normal' takes mean and std instead).
+
+    >>> import dist_dynet as dy
+    >>> W = dy.ParameterCollection().add_parameters((500, 200), init=dy.NormalInitializer(mean=3, var=4))
+    >>> round(float(W.as_array().std()), 1)
+    2.0
+    """
 
     def __init__(self, mean: float = 0, var: float = 1) -> None:
         if not var >= 0:
@@ -122,7 +134,12 @@ class HeInitializer(PyInitializer):
 
 
 class ConstInitializer(PyInitializer):
-    """All elements c."""
+    """All elements c.
+
+    >>> import dist_dynet as dy
+    >>> dy.ParameterCollection().add_parameters(2, init=dy.ConstInitializer(0.5)).as_array().tolist()
+    [0.5, 0.5]
+    """
 
     def __init__(self, c: float) -> None:
         self.c = c
@@ -133,7 +150,15 @@ class ConstInitializer(PyInitializer):
 
 
 class IdentityInitializer(PyInitializer):
-    """The identity matrix."""
+    """The identity matrix.
+
+    Raises:
+        ValueError: the parameter is no square matrix.
+
+    >>> import dist_dynet as dy
+    >>> dy.ParameterCollection().add_parameters((2, 2), init=dy.IdentityInitializer()).as_array().tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
         """The flat values, in storage order."""
@@ -190,6 +215,14 @@ class SaxeInitializer(PyInitializer):
     """scale times an orthogonal matrix: U of the singular value decomposition of a matrix drawn uniformly from (-1, 1) (Saxe et al. 2014).
 
     Columns equal DyNet's up to their signs, which depend on the library that decomposes; with dy.init(rng="dynet") the signs are DyNet's, too.
+
+    Raises:
+        RuntimeError: the parameter is no square matrix.
+
+    >>> import dist_dynet as dy
+    >>> W = dy.ParameterCollection().add_parameters((3, 3), init=dy.SaxeInitializer()).as_array()
+    >>> (W.T @ W).round(4).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    True
     """
 
     def __init__(self, scale: float = 1.0) -> None:
@@ -205,7 +238,20 @@ class SaxeInitializer(PyInitializer):
 
 
 class FromFileInitializer(PyInitializer):
-    """Numbers divided by white space, column-major, from a text file."""
+    """Numbers divided by white space, column-major, from a text file.
+
+    Raises:
+        RuntimeError: the file cannot be read, or holds something else than numbers.
+        ValueError: it holds more or fewer numbers.
+
+    >>> import dist_dynet as dy, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "numbers")
+    ...     _ = file.write_text("1 2 3 4")
+    ...     W = dy.ParameterCollection().add_parameters((2, 2), init=dy.FromFileInitializer(file))
+    >>> W.as_array().tolist()
+    [[1.0, 3.0], [2.0, 4.0]]
+    """
 
     def __init__(self, fname: str | bytes | Path) -> None:
         self.path = Path(fname.decode() if isinstance(fname, bytes) else fname)
@@ -224,7 +270,15 @@ class FromFileInitializer(PyInitializer):
 
 
 class NumpyInitializer(PyInitializer):
-    """The values of an array of the parameter's dims."""
+    """The values of an array of the parameter's dims, or of a flat one in column-major order.
+
+    Raises:
+        ValueError: another shape, or a lookup table.
+
+    >>> import dist_dynet as dy
+    >>> dy.ParameterCollection().add_parameters((2, 1), init=dy.NumpyInitializer([[1], [2]])).as_array().tolist()
+    [[1.0], [2.0]]
+    """
 
     def __init__(self, array: ArrayLike) -> None:
         self.array = np.asarray(array)
@@ -233,8 +287,9 @@ class NumpyInitializer(PyInitializer):
         """The flat values, in storage order."""
         if is_lookup:
             raise ValueError("NumpyInitializer: not for lookup tables. Use lookup_parameters_from_numpy() or init_from_array().")
-        if self.array.size != _size(dims):
-            raise ValueError(f"NumpyInitializer: the array must have the parameter's size; got array {self.array.shape}, dims {dims}.")
+        given, wanted = ([d for d in shape if d != 1] for shape in (self.array.shape, dims))
+        if self.array.size != _size(dims) or (len(given) > 1 and given != wanted):
+            raise ValueError(f"NumpyInitializer: the array must have the parameter's dims; got array {self.array.shape}, dims {dims}.")
         return self.array.ravel(order="F")
 
 

@@ -34,6 +34,8 @@ class _ParameterBase(Expression):
         self._h = lib.dn_param_handle(self._c, 0)
         root.names[self._h] = name
 
+    __copy__ = __deepcopy__ = None  # as __reduce__ says
+
     def __reduce__(self) -> tuple[Any, ...]:
         return copying.rebuilt_parameter, (type(self), self._root, self._root.places[self._c], self._name)
 

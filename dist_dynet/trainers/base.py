@@ -6,6 +6,7 @@ arrays, whoever writes them.
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 import weakref
@@ -41,6 +42,17 @@ class Schedule(Protocol):
         """Goes on from there."""
 
 
+def _number(value: Any, what: str) -> float:
+    """A setting as a float. NaN is refused: it would spread to all parameters, or pass for "off"."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{what} must be a number; got {value!r:.60}.") from None
+    if math.isnan(number):
+        raise ValueError(f"{what} must be a number; got nan.")
+    return number
+
+
 class Trainer:
     """What all trainers have in common. Use a subclass.
 
@@ -49,6 +61,10 @@ class Trainer:
         learning_rate: the rate of the rule.
     """
 
+    __slots__ = (  # so that a misspelt setting is an error
+        "__weakref__", "_accumulation", "_c", "_collection", "_count", "_decay", "_followers", "_gathered", "_is_plain", "_known_settings",
+        "_last", "_schedule", "_settings", "_skip_nonfinite", "_skipped",
+    )  # fmt: skip
     _rule: ClassVar[int] = -1
     _moments: ClassVar[tuple[str, ...]] = ()
     """Names of the moments, for state()."""
@@ -74,9 +90,8 @@ class Trainer:
         self._c = ffi.gc(trainer, lib.dn_trainer_free)
         self._decay = m._weight_decay
         self._known_settings: Settings | None = None  # state.Settings.of() of the present ones
-        self._settings = ffi.new(
-            "dn_settings *", {"rate": float(learning_rate), "share": 1, "clip": 5.0, "decay": 1 - self._decay, "sparse": 1}
-        )
+        rate = _number(learning_rate, f"{type(self).__name__}: the learning rate")
+        self._settings = ffi.new("dn_settings *", {"rate": rate, "share": 1, "clip": 5.0, "decay": 1 - self._decay, "sparse": 1})
         self._set()
         self._set_plain()
 
@@ -131,7 +146,7 @@ class Trainer:
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        self._set(rate=float(value))
+        self._set(rate=_number(value, "learning_rate: the rate"))
 
     def set_learning_rate(self, value: float) -> None:
         """As `learning_rate = value`."""
@@ -139,7 +154,7 @@ class Trainer:
 
     def set_clip_threshold(self, thr: float) -> None:
         """The greatest L2 norm of all gradients together; longer ones are shortened to it. 0 or less: no clipping. 5 at the start."""
-        self._set(clip=max(0.0, float(thr)))
+        self._set(clip=max(0.0, _number(thr, "set_clip_threshold: the norm")))
 
     def get_clip_threshold(self) -> float:
         """The greatest norm; 0: no clipping."""
@@ -159,7 +174,7 @@ class Trainer:
         >>> w.as_array().tolist()
         [-0.25, -0.5]
         """
-        self._set(clip_value=max(0.0, float(limit)))
+        self._set(clip_value=max(0.0, _number(limit, "set_clip_value: the limit")))
 
     def get_clip_value(self) -> float:
         """The greatest size of one element of a gradient; 0: any."""

@@ -36,6 +36,7 @@ class SimpleSGDTrainer(Trainer):
     [1.4]
     """
 
+    __slots__ = ()
     _rule = lib.DN_RULE_SGD
 
     def __init__(self, m: ParameterCollection, learning_rate: float = 0.1) -> None:
@@ -59,6 +60,7 @@ class CyclicalSGDTrainer(Trainer):
     [0.1, 0.1, 0.3, 0.5, 0.3, 0.1]
     """
 
+    __slots__ = ("_bounds", "_gamma", "_iteration", "_step_size")
     _rule, _watches = lib.DN_RULE_SGD, True
 
     def __init__(
@@ -108,6 +110,7 @@ class MomentumSGDTrainer(Trainer):
     [0.75]
     """
 
+    __slots__ = ()
     _rule, _moments = lib.DN_RULE_MOMENTUM, ("v",)
 
     def __init__(self, m: ParameterCollection, learning_rate: float = 0.01, mom: float = 0.9) -> None:
@@ -129,6 +132,7 @@ class AdagradTrainer(Trainer):
     [0.9]
     """
 
+    __slots__ = ()
     _rule, _moments = lib.DN_RULE_ADAGRAD, ("h",)
 
     def __init__(self, m: ParameterCollection, learning_rate: float = 0.1, eps: float = 1e-20) -> None:
@@ -151,6 +155,7 @@ class AdadeltaTrainer(Trainer):
     [0.9955]
     """
 
+    __slots__ = ()
     _rule, _moments = lib.DN_RULE_ADADELTA, ("h", "d")
 
     def __init__(self, m: ParameterCollection, eps: float = 1e-6, rho: float = 0.95) -> None:
@@ -172,6 +177,7 @@ class RMSPropTrainer(Trainer):
     [0.8]
     """
 
+    __slots__ = ()
     _rule, _moments = lib.DN_RULE_RMSPROP, ("h",)
 
     def __init__(self, m: ParameterCollection, learning_rate: float = 0.001, eps: float = 1e-8, rho: float = 0.9) -> None:
@@ -196,6 +202,7 @@ class AdamTrainer(Trainer):
     [1.1]
     """
 
+    __slots__ = ()
     _rule, _moments = lib.DN_RULE_ADAM, ("m", "v")
 
     def __init__(
@@ -219,6 +226,7 @@ class AmsgradTrainer(Trainer):
     [1.1]
     """
 
+    __slots__ = ()
     _rule, _moments = lib.DN_RULE_AMSGRAD, ("m", "v", "top")
 
     def __init__(
@@ -253,6 +261,7 @@ class AdamWTrainer(Trainer):
     ([[0.95]], [1.0])
     """
 
+    __slots__ = ("_excluded",)
     _rule, _moments = lib.DN_RULE_ADAMW, ("m", "v")
 
     def __init__(
@@ -308,6 +317,7 @@ class EGTrainer(Trainer):
     [0.2689, 0.7311]
     """
 
+    __slots__ = ("_checked",)
     _rule, _moments, _watches = lib.DN_RULE_EG, ("v",), True
 
     def __init__(self, m: ParameterCollection, learning_rate: float = 0.1, mom: float = 0.9) -> None:

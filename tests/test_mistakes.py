@@ -1,0 +1,135 @@
+"""What beginners write, many of them by habit from PyTorch and NumPy: each is an error in words, or has the result that was meant.
+
+How long: three seconds.
+"""
+
+import copy
+import pickle
+import re
+
+import numpy as np
+import pytest
+
+import dist_dynet as dy
+from dist_dynet._habits import WRITTEN_HERE
+
+
+def surroundings():
+    """The names that a line below may use."""
+    m = dy.ParameterCollection()
+    names = {"dy": dy, "np": np, "copy": copy, "pickle": pickle, "m": m, "W": m.add_parameters((2, 3)), "b": m.add_parameters(2)}
+    names |= {"E": m.add_lookup_parameters((10, 3)), "lstm": dy.VanillaLSTMBuilder(1, 3, 2, m), "trainer": dy.SimpleSGDTrainer(m)}
+    names |= {"x": dy.inputVector([1, 2, 3]), "y": dy.inputVector([3, 2, 1]), "M": dy.inputTensor([[0, 1, 2], [3, 4, 5]])}
+    return names | {"xb": dy.inputTensor(np.ones((3, 2)), batched=True), "s": dy.sum_elems(names["W"] * names["x"])}
+
+
+MISTAKES = [
+    # sizes that are no whole numbers
+    ("dy.Linear(5 / 2, 2, m)", TypeError, "Linear: sizes must be whole numbers; got 2.5."),
+    ("dy.Linear('3', 2, m)", TypeError, "Linear: sizes must be whole numbers; got '3'."),
+    ("dy.VanillaLSTMBuilder(1, 3, 5 / 2, m)", TypeError, "VanillaLSTMBuilder: sizes must be whole numbers; got 2.5."),
+    ("dy.BiRNNBuilder(1, 3, '4', m, dy.GRUBuilder)", TypeError, "BiRNNBuilder: sizes must be whole numbers; got '4'."),
+    ("dy.MLP(3, m)", TypeError, "MLP: sizes must be a list, of the input and of each layer; got 3."),
+    ("dy.MLP([3, 2.5], m)", TypeError, "MLP: sizes must be whole numbers; got 2.5."),
+    ("dy.CRF(m, 2.5)", TypeError, "CRF: sizes must be whole numbers; got 2.5."),
+    ("dy.BiRNNBuilder(1, 3, 4, m, lstm)", TypeError, "BiRNNBuilder: rnn_builder_factory must make builders"),
+    # indices
+    ("E['dog']", TypeError, "lookup: the index must be a whole number; got 'dog'."),
+    ("E[None]", TypeError, "lookup: the index must be a whole number; got None."),
+    ("E[1.5]", TypeError, "lookup: the index must be a whole number; got 1.5."),
+    ("E[1:3]", TypeError, "lookup: the index must be a whole number; got slice(1, 3, None)."),
+    ("E[[1, 2]]", TypeError, "lookup: the index must be a whole number; got [1, 2]. For several: lookup_batch()."),
+    ("dy.lookup(E, (1, 2))", TypeError, "lookup: the index must be a whole number; got (1, 2). For several: lookup_batch()."),
+    ("E[10 ** 20]", OverflowError, "lookup: the index must have at most 31 bits; got 100000000000000000000."),
+    ("dy.pick(x, 'a')", TypeError, "pick: the index must be a whole number; got 'a'."),
+    ("dy.pick(x, [0])", TypeError, "pick: the index must be a whole number; got [0]. For several: pick_batch()."),
+    ("dy.pick(x, 1, dim='a')", TypeError, "pick: a dim must be a whole number; got 'a'."),
+    ("dy.pickneglogsoftmax(x, 'NOUN')", TypeError, "pickneglogsoftmax: the index must be a whole number; got 'NOUN'."),
+    ("dy.pickneglogsoftmax(x, [1])", TypeError, "got [1]. For several: pickneglogsoftmax_batch()."),
+    ("x[np.array([0, 1])]", TypeError, "an index must be a whole number or a slice; got array([0, 1]). Use select_rows() for lists."),
+    ("dy.softmax(M, d='rows')", TypeError, "softmax: a dim must be a whole number; got 'rows'."),
+    ("dy.concatenate(x, y)", TypeError, "Expressions go into one list: concatenate([x, y])."),
+    # numbers
+    ("dy.inputVector([1, 'a'])", TypeError, "inputVector: takes numbers; got [1, 'a']."),
+    ("dy.inputVector([1, None])", TypeError, "inputVector: takes numbers; got [1, None]."),
+    ("dy.inputVector([1 + 2j])", TypeError, "inputVector: takes numbers; got [(1+2j)]."),
+    ("dy.inputVector([[1, 2], [3, 4]])", TypeError, "inputVector: takes a vector of numbers; got shape (2, 2). Use inputTensor()."),
+    ("dy.inputVector({1, 2})", TypeError, "inputVector: takes numbers in their order; got a set. Make a list of it."),
+    ("dy.inputVector({1: 2})", TypeError, "inputVector: takes numbers in their order; got a dict. Make a list of it."),
+    ("dy.inputVector([s, s])", TypeError, "inputVector: takes numbers; got expressions. To join expressions: concatenate()."),
+    ("dy.inputTensor(x)", TypeError, "got expressions. To join expressions: concatenate()."),
+    ("dy.inputTensor([[1, 2], [3]])", TypeError, "The detected shape was (2,) + inhomogeneous part."),
+    ("dy.inputTensor(np.ma.array([1, 2], mask=[0, 1]))", TypeError, "got masked ones. Say what stands for them: array.filled(0)."),
+    ("dy.lookup_batch(E, np.array([True, False]))", TypeError, "lookup_batch: indices must be whole numbers; got array([ True, False])."),
+    ("dy.lookup_batch(E, np.array([1.5, 2]))", TypeError, "lookup_batch: indices must be whole numbers; got array([1.5, 2. ])."),
+    ("dy.scalarInput('3')", TypeError, "scalarInput: takes numbers; got '3'."),
+    ("dy.scalarInput(None)", TypeError, "scalarInput: takes numbers; "),
+    ("x.set(['a', 1, 2])", TypeError, "set: takes numbers; got ['a', 1, 2]."),
+    ("dy.dropout(x, '0.5')", TypeError, "dropout: takes numbers; got '0.5'."),
+    ("dy.dropout(x, None)", TypeError, "dropout: takes numbers; "),
+    ("dy.tanh(2)", TypeError, "tanh: takes expressions; got int. Make one of numbers by scalarInput(), inputVector() or inputTensor()."),
+    ("lstm.initial_state().add_input([1, 2, 3])", TypeError, "got list. Make one of numbers by scalarInput(), "),
+    ("dy.tanh(None)", TypeError, "tanh: takes expressions; got NoneType."),
+    # initial values
+    ("m.add_parameters((2, 3), init=dy.NumpyInitializer(np.ones((3, 2))))", ValueError, "the array must have the parameter's dims; got"),
+    # trainers
+    ("trainer.lr = 0.1", AttributeError, "lr"),
+    ("dy.AdamWTrainer(m).learning_rte = 0.1", AttributeError, "learning_rte"),
+    ("dy.parallel.DistributedTrainer(trainer).learning_rte = 0.1", AttributeError, "learning_rte"),
+    ("trainer.learning_rate = 'fast'", TypeError, "learning_rate: the rate must be a number; got 'fast'."),
+    ("trainer.learning_rate = float('nan')", ValueError, "learning_rate: the rate must be a number; got nan."),
+    ("dy.AdamTrainer(m, None)", TypeError, "AdamTrainer: the learning rate must be a number; got None."),
+    ("dy.AdamTrainer(m, float('nan'))", ValueError, "AdamTrainer: the learning rate must be a number; got nan."),
+    ("trainer.set_clip_threshold(None)", TypeError, "set_clip_threshold: the norm must be a number; got None."),
+    ("trainer.set_clip_threshold(float('nan'))", ValueError, "set_clip_threshold: the norm must be a number; got nan."),
+    ("dy.schedules.Cosine(m, 3)", TypeError, "Cosine: takes a trainer; got ParameterCollection."),
+    # names of other toolkits
+    ("dy.relu(x)", AttributeError, "module 'dist_dynet' has no attribute 'relu'. Write dy.rectify() here."),
+    ("dy.cat([x, y])", AttributeError, "Write dy.concatenate() here."),
+    ("dy.Embedding(10, 3)", AttributeError, "Write m.add_lookup_parameters() here."),
+    ("dy.nonsense(x)", AttributeError, "module 'dist_dynet' has no attribute 'nonsense'."),
+    ("dy.esum([[x]])", TypeError, "esum: takes expressions; got list."),
+    # a graph for each example
+    ("for _ in range(2): loss = dy.squared_norm(W * x); loss.backward(); trainer.update()", RuntimeError, "renew_cg()"),
+    # expressions belong to a graph of this process
+    ("pickle.dumps(x)", TypeError, "an expression cannot be pickled: its graph lives in this process."),
+    ("pickle.dumps({'loss': s})", TypeError, "Take its numbers, by value() or npvalue()."),
+]
+
+
+@pytest.mark.parametrize(("line", "error", "words"), MISTAKES, ids=[line for line, *_ in MISTAKES])
+def test_mistake_is_an_error_in_words(line, error, words):
+    with pytest.raises(error, match=re.escape(words)):
+        exec(line, surroundings())
+    assert dy.inputVector([1, 2]).value() == [1, 2]  # and all goes on
+
+
+MEANT = [
+    ("dy.Linear(6 / 2, np.int64(2), m).spec", (3, 2, True)),
+    ("dy.VanillaLSTMBuilder(1, 3, 4 / 2, m).spec[:3]", (1, 3, 2)),
+    ("m.add_parameters((2, 3), init=dy.NumpyInitializer(np.arange(6))).as_array().tolist()", [[0, 2, 4], [1, 3, 5]]),
+    ("m.add_parameters(3, init=dy.NumpyInitializer([[1], [2], [3]])).as_array().tolist()", [1, 2, 3]),
+    ("dy.lookup_batch(E, np.array([1.0, 2.0])).vec_value() == dy.lookup_batch(E, [1, 2]).vec_value()", True),
+    ("dy.inputTensor(np.ma.array([1, 2])).value()", [1, 2]),
+    ("E[2.0].value() == E[np.int64(2)].value() == E[np.array(2)].value()", True),
+    ("dy.pickneglogsoftmax(x, np.array(1)).value() == dy.pickneglogsoftmax(x, 1.0).value()", True),
+    ("dy.inputVector(range(3)).value()", [0, 1, 2]),
+    ("dy.inputVector((k for k in (1, True, np.float32(3)))).value()", [1, 1, 3]),
+    ("dy.inputVector([np.float64(1), np.array(2)]).value()", [1, 2]),
+    ("copy.copy(x).value(), copy.deepcopy([x])[0].value()", ([1, 2, 3], [1, 2, 3])),
+    ("copy.deepcopy(W).as_array().tolist() == W.as_array().tolist() and copy.deepcopy(W) is not W", True),
+    ("pickle.loads(pickle.dumps(W)).shape()", (2, 3)),
+]
+
+
+@pytest.mark.parametrize(("line", "result"), MEANT, ids=[line for line, _ in MEANT])
+def test_habit_has_the_result_that_was_meant(line, result):
+    assert eval(line, surroundings()) == result
+
+
+def test_names_of_other_toolkits_lead_to_names_that_there_are():
+    owners = {"m": dy.ParameterCollection, "x": dy.Expression, "loss": dy.Expression, "parallel": dy.parallel}
+    for theirs, here in WRITTEN_HERE.items():
+        assert not hasattr(dy, theirs), theirs
+        owner, _, name = here.rpartition(".")
+        assert hasattr(owners.get(owner, dy), name), here

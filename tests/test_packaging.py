@@ -1,0 +1,75 @@
+"""What the package says of itself to installers: one wheel for all Pythons from the oldest on, metadata that is true.
+
+How long: two seconds. The wheel itself is made and installed by scripts/test.sh.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from processes import PACKAGE, output_of
+
+ROOT = Path(__file__).resolve().parent.parent
+EXTENSIONS = ["_expression", "_core_float32", "_core_float64", "_nodes_float32", "_nodes_float64"]
+
+DESCRIBE = """
+import json, warnings
+warnings.simplefilter("ignore")
+import setuptools  # brings distutils where Python has none
+from distutils.core import run_setup
+d = run_setup("setup.py", stop_after="config")
+m = d.metadata
+print(json.dumps({
+    "options": {k: v[1] for k, v in d.command_options.get("bdist_wheel", {}).items()},
+    "extensions": {e.name: [e.py_limited_api, dict(e.define_macros).get("Py_LIMITED_API")] for e in d.ext_modules},
+    "python": str(d.python_requires), "packages": d.packages, "classifiers": m.get_classifiers(), "extras": sorted(d.extras_require),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def project():
+    ran = subprocess.run([sys.executable, "-c", DESCRIBE], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def test_one_wheel_serves_all_pythons_from_the_oldest_on(project):
+    (minor,) = re.findall(r">=\s*3\.(\d+)", project["python"])
+    assert project["options"] == {"py_limited_api": f"cp3{minor}"}
+    assert all(limited for limited, _ in project["extensions"].values())
+    assert project["extensions"]["dist_dynet._expression"] == [True, f"0x03{int(minor):02X}0000"]
+    assert f"Programming Language :: Python :: 3.{minor}" in project["classifiers"]
+
+
+@pytest.mark.parametrize("module", EXTENSIONS)
+def test_extensions_are_built_for_the_stable_abi(module):
+    assert [path.name for path in (PACKAGE / "dist_dynet").glob(f"{module}.*so")] == [f"{module}.abi3.so"]
+
+
+def test_all_packages_are_listed(project):
+    folders = {p.parent.relative_to(ROOT) for p in (ROOT / "dist_dynet").rglob("*.py")}
+    assert {".".join(folder.parts) for folder in folders} - set(project["packages"]) == {"dist_dynet.compat.site"}  # package data
+
+
+def test_documents_name_extras_that_there_are(project):
+    named = {e for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")] for e in re.findall(r"'\.\[([\w,]+)\]'", path.read_text())}
+    assert named and {part for e in named for part in e.split(",")} <= set(project["extras"])
+
+
+@pytest.mark.parametrize("flag", ["-O", "-OO"])
+def test_works_without_assertions_and_docstrings(flag):
+    program = """
+import dist_dynet as dy
+m = dy.ParameterCollection()
+W = m.add_parameters((2, 3), init=1)
+loss = dy.squared_norm(dy.VanillaLSTMBuilder(1, 2, 2, m).initial_state().transduce([dy.tanh(W * dy.inputVector([1, 2, 3]))])[0])
+loss.backward()
+dy.AdamTrainer(m).update()
+print((W.as_array() != 1).all(), dy.tanh.__doc__ is None, dy.parallel.rank())
+"""
+    code = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, {flag!r}, '-W', 'error', '-c', {program!r}]).returncode)"
+    assert output_of(code) == f"True {flag == '-OO'} 0\n"
