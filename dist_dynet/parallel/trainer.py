@@ -80,7 +80,8 @@ class DistributedTrainer:
     """
 
     __slots__ = (
-        "__weakref__", "_agreement", "_average", "_calls", "_exchange", "_gathered", "_inner", "_joins", "_part", "_silent", "_sum", "_world",
+        "__weakref__", "_agreement", "_average", "_calls", "_exchange", "_gathered", "_inner", "_is_amid", "_joins", "_part", "_silent", "_sum",
+        "_world",
     )  # fmt: skip
 
     def __init__(

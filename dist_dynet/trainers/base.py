@@ -63,7 +63,7 @@ class Trainer:
 
     __slots__ = (  # so that a misspelt setting is an error
         "__weakref__", "_accumulation", "_c", "_collection", "_count", "_decay", "_followers", "_gathered", "_is_plain", "_known_settings",
-        "_last", "_schedule", "_settings", "_skip_nonfinite", "_skipped",
+        "_last", "_schedule", "_settings", "_shown", "_skip_nonfinite", "_skipped",
     )  # fmt: skip
     _rule: ClassVar[int] = -1
     _moments: ClassVar[tuple[str, ...]] = ()
