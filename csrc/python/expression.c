@@ -397,6 +397,38 @@ static PyObject *power(PyObject *x, PyObject *y, PyObject *modulus) {
     Py_INCREF(Py_NotImplemented);
     return Py_NotImplemented;
 }
+/* x[i] by a call of at_index, x[from:to:step] of the first dim by a node of this op; otherwise(x, index) does all else. */
+static struct { Maker *index; int slice; PyTypeObject *cls; PyObject *otherwise; } subscripts;
+
+/* The range of a slice as a node's whole numbers; 0: it is something else. */
+static int range_of(int64_t x, PyObject *slice, int ints[4]) {
+    dn_dim d;
+    Py_ssize_t start, stop, step;
+    if (!PySlice_Check(slice) || calls->node_dim(x, &d) || d.nd < 1) return 0;
+    if (PySlice_Unpack(slice, &start, &stop, &step)) {
+        PyErr_Clear();
+        return 0;
+    }
+    if (step < 1 || step > INT32_MAX) return 0;
+    PySlice_AdjustIndices(d.d[0], &start, &stop, step);
+    ints[0] = 0, ints[1] = (int)start, ints[2] = (int)(stop < start ? start : stop), ints[3] = (int)step;
+    return 1;
+}
+
+static PyObject *subscript(PyObject *x, PyObject *index) {
+    const int64_t a = handle_of(x);
+    int ints[4] = {0};
+    if (!subscripts.otherwise) return PyErr_Format(PyExc_RuntimeError, "indices have no operation");
+    if (a >= 0 && PyLong_CheckExact(index) && whole(index, &ints[1]) && ints[1] >= 0) {
+        const int64_t handle = calls->node_many(subscripts.index->op, 1, &a, 2, ints, 0, NULL);
+        if (handle >= 0) return new_node(subscripts.index->cls, handle);
+    } else if (a >= 0 && range_of(a, index, ints)) {
+        const int64_t handle = calls->node_many(subscripts.slice, 1, &a, 4, ints, 0, NULL);
+        if (handle >= 0) return new_node(subscripts.cls, handle);
+    }
+    return PyObject_CallFunctionObjArgs(subscripts.otherwise, x, index, NULL);
+}
+
 static PyObject *negative(PyObject *x) { return scaled(x, -1, 0); }
 static PyObject *positive(PyObject *x) {
     Py_INCREF(x);
@@ -591,6 +623,22 @@ static PyObject *set_operator(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* subscript(function of call("at_index", ...), op of slices, class of slices, otherwise) */
+static PyObject *set_subscript(PyObject *module, PyObject *args) {
+    (void)module;
+    PyObject *function, *cls, *otherwise;
+    int slice;
+    if (!PyArg_ParseTuple(args, "O!iO!O", &PyCFunction_Type, &function, &slice, &PyType_Type, &cls, &otherwise)) return NULL;
+    PyObject *maker = PyCFunction_GetSelf(function);
+    if (!maker || !Py_IS_TYPE(maker, maker_type) || !PyType_IsSubtype((PyTypeObject *)cls, node_type))
+        return PyErr_Format(PyExc_ValueError, "subscript: takes a function of call() and a class of expressions; got %R, %R.", function, cls);
+    Py_INCREF(maker); /* for the life of the process */
+    Py_INCREF(cls);
+    Py_INCREF(otherwise);
+    subscripts.index = (Maker *)maker, subscripts.slice = slice, subscripts.cls = (PyTypeObject *)cls, subscripts.otherwise = otherwise;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
     {"bind", bind, METH_O, NULL},
     {"set_current", set_current, METH_O, NULL},
@@ -599,6 +647,7 @@ static PyMethodDef functions[] = {
     {"watch", set_watch, METH_O, NULL},
     {"call", call, METH_VARARGS, NULL},
     {"operator", set_operator, METH_VARARGS, NULL},
+    {"subscript", set_subscript, METH_VARARGS, NULL},
     {"set_input", FAST(set_input)},
     {"consecutive", FAST(consecutive)},
     {"quick_scalar", quick_scalar, METH_O, NULL},
@@ -615,7 +664,7 @@ static PyGetSetDef node_attributes[] = {{"_h", get_handle, set_handle, NULL, NUL
 static PyType_Slot node_slots[] = {
     SLOT(Py_tp_new, node_new), SLOT(Py_tp_dealloc, node_dealloc), SLOT(Py_tp_getset, node_attributes), SLOT(Py_nb_add, add),
     SLOT(Py_nb_subtract, subtract), SLOT(Py_nb_multiply, multiply), SLOT(Py_nb_matrix_multiply, multiply), SLOT(Py_nb_true_divide, divide),
-    SLOT(Py_nb_power, power), SLOT(Py_nb_negative, negative), SLOT(Py_nb_positive, positive), {0, NULL},
+    SLOT(Py_nb_power, power), SLOT(Py_nb_negative, negative), SLOT(Py_nb_positive, positive), SLOT(Py_mp_subscript, subscript), {0, NULL},
 };
 static PyType_Spec node_spec = {"dist_dynet._expression.Node", sizeof(Node), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, node_slots};
 static PyType_Slot maker_slots[] = {SLOT(Py_tp_dealloc, maker_dealloc), {0, NULL}};

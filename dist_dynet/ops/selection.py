@@ -216,16 +216,12 @@ def _one_index(i: int, size: int, d: int, dims: tuple[int, ...]) -> int:
     return i % size
 
 
-@operator("__getitem__")
 def _getitem(x: Expression, index: Any) -> Expression:
     """x[i], x[a:b:s], x[i, a:b, ...]: as in Python, negative and clipped.
 
-    An index of its own removes its dim; one more slice is the batch's.
+    An index of its own removes its dim; one more slice is the batch's. The frequent cases, an index from the left and a slice of the first
+    dim, do not come here unless there is something wrong with them.
     """
-    if type(index) is int and index >= 0:  # the frequent case: no dims asked for
-        picked = _first_dim(x, index)
-        if picked is not None:
-            return picked
     dims, batch = x.dim()
     items = index if isinstance(index, tuple) else (index,)
     sizes = (*dims, batch)
@@ -255,6 +251,9 @@ def _getitem(x: Expression, index: Any) -> Expression:
     kept, n = result.dim()
     left = [size for d, size in enumerate(kept) if d not in removed]
     return reshape(result, left or [1], n)
+
+
+calls.subscript(_first_dim, _SLICE, Expression, _getitem)
 
 
 @operator("__iter__")
