@@ -290,6 +290,8 @@ def numbers(values: Any, what: str, takes: str = "takes numbers", order: Any = N
 
     NumPy itself would read None as NaN and text as a number.
     """
+    if type(values) is np.ndarray and values.dtype.kind == "f":  # nearly always
+        return np.asarray(values, DTYPE, order)
     if isinstance(values, Expression) or (isinstance(values, list | tuple) and any(isinstance(v, Expression) for v in values)):
         raise TypeError(f"{what}: {takes}; got expressions. To join expressions: concatenate().")
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):

@@ -14,6 +14,8 @@ MAX_DIMS: int = lib.DN_MAX_DIMS
 
 def as_dims(dims: Any, what: str) -> tuple[int, ...]:
     """Sizes from a number or a sequence of numbers; floats are taken where they are whole."""
+    if type(dims) is int and dims >= 0:  # nearly always
+        return (dims,)
     if isinstance(dims, str | bytes) or dims is None:
         raise TypeError(f"{what}: dims must be a number or a tuple of numbers; got {dims!r}.")
     sizes = tuple(dims) if isinstance(dims, Iterable) else (dims,)
