@@ -30,8 +30,9 @@ ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPEN
 
 
 def environment():
-    """The children's environment: one thread, and this tree's dist_dynet before an installed one."""
-    path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    """The children's environment: one thread, and this tree's dist_dynet, where it is compiled there, before an installed one."""
+    tree = [str(HERE.parent)] if any((HERE.parent / "dist_dynet").glob("_core_*.so")) else []
+    path = os.pathsep.join([*tree, *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, **ONE_THREAD, "PYTHONPATH": path}
 
 

@@ -15,7 +15,8 @@ NUMBER = r"[\d.]+(?:e[+-]\d+)?"
 
 def printed(program, *arguments):
     """What a benchmark prints, beside no peers."""
-    result = run_python(str(FOLDER / program), *arguments, DIST_DYNET_BENCH_DYNET="", DIST_DYNET_BENCH_TORCH="", OMP_NUM_THREADS="1")
+    environment = {"DIST_DYNET_BENCH_DYNET": "", "DIST_DYNET_BENCH_TORCH": "", "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": ""}
+    result = run_python(str(FOLDER / program), *arguments, **environment)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
