@@ -45,9 +45,6 @@ _finalizes = False
 _abandoned: list[Sequence[Any]] = []
 """Requests that nobody waits for any more, since an exception came. MPI may still write into their buffers, which they keep alive."""
 
-_TAKEN = 5e-5
-"""Seconds after which a core that was given way has been taken: there are more ranks than cores, and a rank that waits lets the others work."""
-
 _give_way: Callable[[], object] = getattr(os, "sched_yield", lambda: None)
 """Between two polls: with more ranks than cores it halves the time of an exchange (4 ranks on 2 cores), otherwise it costs nothing."""
 
@@ -316,9 +313,8 @@ class World:
                 start, polled = start + pause(polled, now), now
                 if now - start > limit:
                     raise TimeoutError(f"{self.name} {what}: waited {limit:g} s for {self._missing(what)}.")
-                given = time.perf_counter()
                 _give_way()
-                if now - start > _SPIN or time.perf_counter() - given > _TAKEN:
+                if now - start > _SPIN:
                     time.sleep(min(max((now - moved) / 50, _SHORTEST_NAP), _LONGEST_NAP))
         finally:
             self._job.place = None
