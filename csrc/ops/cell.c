@@ -54,8 +54,8 @@ static int fill_call(dn_cell_run *run, dn_inner_call *ic, dn_call *c) {
     const dn_dim *dim = &run->dims[ic->at];
     for (int k = 0; k < inner->n_args; k++) run->in[k] = value_of(run, input_of(p, ic->at, k));
     *c = (dn_call){.n = inner->n_args, .x = run->in, .dim = dim, .total = dn__elements(dim), .y = run->values[ic->at],
-                   .saved = run->saved[ic->at], .reals = p->reals + inner->reals, .dy = run->grads ? run->grads[ic->at] : NULL, .node = run->outer->node,
-                   .tape = run->outer->tape, .group = -1, .inner = ic};
+                   .saved = run->saved[ic->at], .reals = p->reals + inner->reals, .dy = run->grads ? run->grads[ic->at] : NULL,
+                   .node = run->outer->node, .tape = run->outer->tape, .group = -1, .inner = ic};
     c->ints = ints_of(run->outer, inner, p, members_in(run, ic->at), &c->n_ints);
     return c->ints || !c->n_ints ? 0 : DN_ERROR_MEMORY;
 }
