@@ -60,9 +60,14 @@ END = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
 
+def command_of(process):
+    try:
+        return (process / "cmdline").read_bytes().split(b"\\0")
+    except OSError:  # has ended meanwhile
+        return [b""]
+
 def left():
-    names = [p for p in Path("/proc").iterdir() if p.name.isdigit()]
-    commands = [(p / "cmdline").read_bytes().split(b"\\0") for p in names if int(p.name) != os.getpid()]
+    commands = [command_of(p) for p in Path("/proc").iterdir() if p.name.isdigit() and int(p.name) != os.getpid()]
     return sum(b"python" in command[0] and command[-4:] == [b"launched.py", b"-", b"sleep", b""] for command in commands)
 
 job = subprocess.Popen([sys.executable, "-m", "dist_dynet", *sys.argv[2:]], stdout=subprocess.PIPE, text=True)
