@@ -20,6 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 TASKS = {
     "xor": [], "tanh_chain": [], "tagger": [], "tagger_32": ["--batch=32"], "rnnlm": [], "rnnlm_16": ["--batch=16"], "rnnlm_64": ["--batch=64"],
+    "mlp_64": ["--batch=64"], "attention_16": ["--batch=16"],
 }
 """Each with its options; the program is what stands before the underscore of a number."""
 US, DYNET, TORCH = "dist_dynet", "dynet", "torch"

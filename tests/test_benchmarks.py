@@ -22,8 +22,8 @@ def printed(program, *arguments):
 
 
 def test_run_prints_a_line_per_task():
-    table = printed("run.py", "xor", "tagger", "--rounds", "1", "--seconds", "0.02")
-    assert len(re.findall(rf"\| (?:xor|tagger), \w+/s +\| +{NUMBER} k? ", table)) == 2, table
+    table = printed("run.py", "xor", "mlp_64", "attention_16", "--rounds", "1", "--seconds", "0.02")
+    assert len(re.findall(rf"\| (?:xor|mlp_64|attention_16), \w+/s +\| +{NUMBER} k? ", table)) == 3, table
 
 
 def test_autobatch_prints_each_strategy():

@@ -66,7 +66,7 @@ class Model:
         return len(example[1])
 
 
-def torch_task(torch, args):
+def torch_task(torch, args, batches=None):
     """All pairs padded, a decoder's step for all at once; what the recurrence does not need, for all target words at once."""
     values = initial_values()
     source, target = (twins.embedding(torch, values[name]) for name in ("source", "target"))
@@ -92,7 +92,7 @@ def torch_task(torch, args):
         out = torch.tanh(C(torch.cat(outs).index_select(0, write.items[0])))
         return len(out), twins.cross_entropy(torch, linear(out), twins.flat(targets))
 
-    return twins.task(torch, args, Model, [source, target], twins.trained(*encoder, decoder, K, Q, v, C, linear), loss_of)
+    return twins.task(torch, args, Model, [source, target], twins.trained(*encoder, decoder, K, Q, v, C, linear), loss_of, batches)
 
 
 if __name__ == "__main__":

@@ -36,11 +36,11 @@ def main(task, unit, model_class, batch, loss_steps, torch_task=None, options=No
         collection = dy.ParameterCollection()
         model = model_class(dy, collection)
         trainer = dy.AdamTrainer(collection)
-        stream = model.data()
+        stream = common.together(model.data(), args.batch)
         how = flag(args.peer, args.strategy)
 
         def step(keep=collection):
-            examples = [next(stream) for _ in range(args.batch)]
+            examples = next(stream)
             dy.renew_cg(autobatching=how)
             losses = model.losses_of(examples) if hasattr(model, "losses_of") else [x for e in examples for x in model.losses(e)]
             loss = dy.esum(losses)

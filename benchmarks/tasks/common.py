@@ -105,6 +105,12 @@ def batches(corpus, size, length_of, seed):
     return result
 
 
+def together(stream, size):
+    """The examples of a stream in lists of this size, as they come."""
+    while True:
+        yield list(itertools.islice(stream, size))
+
+
 def padded(rows, pad=0):
     """One list for each position: what each row has there, and 1 or 0 for whether it has anything there."""
     columns = [[row[t] if t < len(row) else pad for row in rows] for t in range(max(map(len, rows)))]

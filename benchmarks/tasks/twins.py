@@ -100,12 +100,15 @@ def cross_entropy(torch, scores, labels):
     return torch.nn.functional.cross_entropy(scores, torch.tensor(labels), reduction="sum")
 
 
-def task(torch, args, model, embeddings, others, loss_of):
-    """step() of a twin: `loss_of(examples)` gives (units, loss); sparse embeddings and all else are updated."""
-    update, stream = common.torch_adam(torch, embeddings, others, "sparse"), model.data()
+def task(torch, args, model, embeddings, others, loss_of, batches=None):
+    """step() of a twin: `loss_of(examples)` gives (units, loss); sparse embeddings and all else are updated.
+
+    The examples come from a stream of batches, or else from the model's data.
+    """
+    update, stream = common.torch_adam(torch, embeddings, others, "sparse"), batches or common.together(model.data(), args.batch)
 
     def step():
-        units, loss = loss_of([next(stream) for _ in range(args.batch)])
+        units, loss = loss_of(next(stream))
         value = loss.item()
         loss.backward()
         update()
