@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -158,6 +160,36 @@ def test_any_spelling_of_numbers_is_read(tmp_path):
     np.testing.assert_allclose(m.load_param(path, "/a").as_array(), [1, -0.5, 2, 0.325], rtol=1e-7)
     old = m.load_param(path, "/old")  # no flag: a line of gradients follows
     assert (old.as_array().tolist(), old.grad_as_array().tolist()) == ([1.0], [2.0])
+
+
+@pytest.mark.parametrize("spelling", ["%+.8e ", "%.9g\t ", " %r"])
+@pytest.mark.parametrize("buffer", [32, 33, 64])
+def test_lines_longer_than_the_buffer_are_read(buffer, spelling, tmp_path, monkeypatch, rng):
+    """Whatever number lies across the end of what is read at once."""
+    monkeypatch.setattr("dist_dynet.io.text.BUFFER", buffer)
+    numbers = rng.normal(size=150).tolist()
+    line = "".join(spelling % x for x in numbers)
+    (tmp_path / "m").write_text(f"#Parameter# /w {{3,50}} 1 FULL_GRAD\n{line}\n{line}\n#Parameter# /last {{1}} 2 ZERO_GRAD\n7\n")
+    m = dy.ParameterCollection()
+    w, last = m.load_param(tmp_path / "m", "/w"), m.load_param(tmp_path / "m", "/last")
+    np.testing.assert_allclose(w.as_array().T.ravel(), numbers, rtol=2e-7)
+    assert np.array_equal(w.grad_as_array(), w.as_array()) and last.as_array().tolist() == [7]
+
+
+def test_reading_needs_little_more_memory_than_the_numbers(tmp_path):
+    m = dy.ParameterCollection()
+    table = m.add_lookup_parameters((20_000, 100), init=dy.NormalInitializer())
+    m.save(tmp_path / "m")
+    before = table.as_array()
+    table.zero()
+    tracemalloc.start()
+    try:
+        m.populate(tmp_path / "m")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_allclose(table.as_array(), before, rtol=1e-7)
+    assert peak < 2 * before.nbytes
 
 
 def test_populate_restores_gradients_and_clears_others(tmp_path):

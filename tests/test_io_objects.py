@@ -139,6 +139,7 @@ class Reader(dy.GRUBuilder):
 def test_subclasses_of_builders_are_loaded(tmp_path):
     m = dy.ParameterCollection()
     encoder, reader = Encoder(m), Reader(1, 2, 3, m)
+    exact(*members(m))
     save(tmp_path / "x", [encoder, reader])
     encoder2, reader2 = load(tmp_path / "x", dy.ParameterCollection())
     assert (type(encoder2), type(reader2)) == (dy.VanillaLSTMBuilder, Reader)

@@ -185,9 +185,9 @@ class ModelFile:
             "The model is as it was; take another copy of the file."
         )
 
-    def _line(self) -> bytes:
+    def _line(self, most: int = -1) -> bytes:
         try:
-            return self._file.readline()
+            return self._file.readline(most)
         except OSError as error:
             raise self._unreadable(error) from error
 
@@ -211,7 +211,7 @@ class ModelFile:
             self._file.seek(entry.body)
             offset = entry.body
             for _ in range(1 + entry.has_gradient):
-                offset += len(self._body_line(entry, offset))
+                offset += sum(map(len, self._pieces(entry, offset)))
 
     @staticmethod
     def _entry(match: re.Match[bytes], number: int, offset: int) -> Entry | None:
@@ -225,53 +225,69 @@ class ModelFile:
         ok = entry.size <= _MAX_SIZE and len(entry.dims) <= MAX_DIMS and not (is_table and (len(entry.dims) < 2 or not entry.dims[-1]))
         return entry if ok else None
 
-    def _body_line(self, entry: Entry, offset: int) -> bytes:
-        line = self._line()
-        what = "values" if offset == entry.body else "gradients"
-        if line.startswith(b"#"):
-            self._damaged(entry.name, offset, f"the line of {what} is missing")
-        if not line.endswith(b"\n"):
-            self._damaged(entry.name, offset + len(line), f"the file ends within the {what}")
-        return line
+    def _pieces(self, entry: Entry, offset: int) -> Iterator[bytes]:
+        """A line of numbers, a buffer at a time: a line of a large table needs much more memory than its numbers."""
+        what, start, piece = "values" if offset == entry.body else "gradients", offset, b""
+        while not piece.endswith(b"\n"):
+            piece = self._line(BUFFER)
+            if offset == start and piece.startswith(b"#"):
+                self._damaged(entry.name, offset, f"the line of {what} is missing")
+            if not piece:
+                self._damaged(entry.name, offset, f"the file ends within the {what}")
+            offset += len(piece)
+            yield piece
 
     def numbers(self, entry: Entry) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Values and gradients (None if there are none) of an entry, in storage order."""
         self._file.seek(entry.body)
-        line = self._body_line(entry, entry.body)
-        values = self._parsed(entry, entry.body, line)
-        if not entry.has_gradient:
-            return values, None
-        offset = entry.body + len(line)
-        return values, self._parsed(entry, offset, self._body_line(entry, offset))
+        values = self._parsed(entry, entry.body)
+        return values, self._parsed(entry, self._file.tell()) if entry.has_gradient else None
 
-    def _parsed(self, entry: Entry, offset: int, line: bytes) -> NDArray[Any]:
-        size = entry.size
-        numbers = _fixed_width(line, size)
-        if numbers is None:
-            words = line.split()
-            if len(words) != size:
-                self._damaged(entry.name, offset, f"there are {len(words)} numbers where {_dims_text(entry.dims)} needs {size}")
-            try:
-                numbers = np.fromiter(map(float, words), np.float64, size)
-            except ValueError as error:
-                self._damaged(entry.name, offset, str(error))
-            if b"_" in line:
-                self._damaged(entry.name, offset, "a number holds '_'")
-        with np.errstate(over="ignore"):
-            result = numbers.astype(DTYPE)
-        if result.dtype != numbers.dtype and bool((np.isinf(result) & np.isfinite(numbers)).any()):
-            self._damaged(entry.name, offset, f"a number is too large for {DTYPE}")
+    def _parsed(self, entry: Entry, offset: int) -> NDArray[Any]:
+        """The numbers of the line that comes next, at this offset."""
+        room = (os.fstat(self._file.fileno()).st_size - offset + 1) // 2  # however many the header promises
+        result = np.empty(min(entry.size, room), DTYPE)
+        count, fault, rest = 0, "", b""
+        for piece in self._pieces(entry, offset):
+            numbers: Any = None if rest else _fixed_width(piece)
+            if numbers is None:
+                words = (rest + piece).split()
+                rest = words.pop() if not piece[-1:].isspace() else b""
+                if len(rest) > BUFFER:
+                    self._damaged(entry.name, offset, f"a number is longer than {BUFFER} characters")
+                numbers, wrong = _spelt(words)
+                fault = fault or wrong
+            with np.errstate(over="ignore"):
+                stored = numbers.astype(DTYPE)
+            if not fault and stored.dtype != numbers.dtype and bool((np.isinf(stored) & np.isfinite(numbers)).any()):
+                fault = f"a number is too large for {DTYPE}"
+            result[count : count + numbers.size] = stored[: max(result.size - count, 0)]
+            count += numbers.size
+        if count != entry.size:
+            fault = f"there are {count} numbers where {_dims_text(entry.dims)} needs {entry.size}"
+        if fault:
+            self._damaged(entry.name, offset, fault)
         return result
 
 
-def _fixed_width(line: bytes, size: int) -> NDArray[np.float64] | None:
-    """The numbers of a line as it is written; None if it is another kind of line. Half as long as splitting it."""
-    if len(line) != size * _WIDTH + 1 or line[_WIDTH - 1 : -1 : _WIDTH] != b" " * size or b"_" in line:
+def _fixed_width(piece: bytes) -> NDArray[np.float64] | None:
+    """The numbers of (a piece of) a line as it is written; None if it is another kind of line. Half as long as splitting it."""
+    size, more = divmod(len(piece), _WIDTH)
+    if more != piece.endswith(b"\n") or piece[_WIDTH - 1 :: _WIDTH] != b" " * size or b"_" in piece:
         return None
     try:
-        return np.frombuffer(line, f"S{_WIDTH}", size).astype(np.float64)
+        return np.frombuffer(piece, f"S{_WIDTH}", size).astype(np.float64)
     except ValueError:
         return None
+
+
+def _spelt(words: Sequence[bytes]) -> tuple[NDArray[np.float64], str]:
+    """The numbers in any spelling, and what is wrong with them; then there are as many all the same."""
+    try:
+        numbers = np.fromiter(map(float, words), np.float64, len(words))
+    except ValueError as error:
+        return np.zeros(len(words)), str(error)
+    return numbers, "a number holds '_'" if any(b"_" in word for word in words) else ""
 
 
 def find(file: ModelFile, kind: type[AnyParameter], key: str, entries: Iterable[Entry]) -> Entry:
