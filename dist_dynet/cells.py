@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ._ffi import callback, fail, fail_in, ffi, lib, nodes
-from .graph import Expression, expression, expressions_from, graph_of, trace_graph
+from .expression import Expression, expression, expressions_from
+from .graph import graph_of, trace_graph
 
 __all__ = ["cell"]
 

@@ -14,7 +14,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from ._ffi import OPS, fail, ffi, lib
-from .graph import ComputationGraph, Expression, cg, graph_of, kept
+from .expression import Expression
+from .graph import ComputationGraph, cg, graph_of, kept
 from .params.root import name_of
 
 __all__ = ["draw_graph", "dump_cg", "print_graphviz", "print_text_graphviz"]

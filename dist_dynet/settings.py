@@ -15,7 +15,8 @@ from typing import Any
 
 from . import _random
 from .batching import strategy
-from .graph import Expression, set_default_autobatch
+from .expression import Expression
+from .graph import set_default_autobatch
 from .ops.gradients import nobackprop
 from .params.collection import check_weight_decay, set_default_weight_decay
 from .params.dims import check_device

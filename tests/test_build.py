@@ -18,7 +18,7 @@ from processes import PACKAGE, run_python
 import dist_dynet as dy
 from dist_dynet import _ffi
 from dist_dynet._ffi import NULL, OPS, nodes
-from dist_dynet.graph import expression
+from dist_dynet.expression import expression
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"

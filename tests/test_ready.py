@@ -7,7 +7,7 @@ import pytest
 
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE, ffi, lib, pointer
-from dist_dynet.graph import watchers
+from dist_dynet.expression import watchers
 
 
 def watched(m, loss, watch=lib.DN_WATCH_ARMED):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..graph import Expression
+from ..expression import Expression
 from ..ops import (
     concatenate,
     concatenate_to_batch,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 from .. import ops
-from ..graph import Expression
+from ..expression import Expression
 from ..ops import affine_transform, dropout
 from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._ffi import calls, fail, lib
-from ..graph import Expression, expression, expressions_from, resolved
+from ..expression import Expression, expression, expressions_from, resolved
 from ..ops import cmult, concatenate_to_batch, dropout, inputTensor, pick_batch_elems, zeros
 from ..ops._nodes import many_node, node_parts, not_expression
 from .sequences import BY_ELEMENT, LIST, Inputs

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _random
-from ..graph import Expression, cg
+from ..expression import Expression
+from ..graph import cg
 from ..ops import (
     affine_transform,
     concatenate,

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .._ffi import DTYPE, NULL, OPS, calls, fail, fail_in, nodes
-from ..graph import NO_GRAPH, Expression, current_graph, resolved
+from ..expression import NO_GRAPH, Expression, resolved
+from ..graph import current_graph
 
 F = TypeVar("F", bound=Callable[..., Any])
 E = TypeVar("E", bound=Expression)

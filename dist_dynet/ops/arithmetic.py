@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._ffi import OPS, calls
-from ..graph import Expression
+from ..expression import Expression
 from ._nodes import binary, binary_call, listed, many, of_list, with_reals
 from .inputs import inputTensor, scalarInput
 

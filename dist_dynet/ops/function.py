@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, OPS, callback, ffi, lib, view
-from ..graph import Expression, graph_of, kept
+from ..expression import Expression
+from ..graph import graph_of, kept
 from ..params.dims import as_dims
 from ._nodes import listed, many, not_expression
 

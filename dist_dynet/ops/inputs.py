@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, OPS, calls, fail, fail_in, lib, nodes, pointer
-from ..graph import ComputationGraph, Expression, current_graph
+from ..expression import Expression
+from ..graph import ComputationGraph, current_graph
 from ..params.dims import as_dims, check_device
 from ..params.parameters import LookupParameters
 from ._nodes import NOT_TAKEN, E, leaf, make, numbers, real, reals, whole

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from numpy.typing import ArrayLike
 
 from .._ffi import OPS
-from ..graph import Expression
+from ..expression import Expression
 from ._nodes import dim_number, indices, many, not_expression, real, reals
 from .inputs import inputTensor
 from .losses import cross_entropy

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._ffi import OPS, calls, fail, ffi, lib, nodes
-from ..graph import Expression, operator
+from ..expression import Expression, operator
 from ._nodes import dim_number, not_expression, one, one_as, whole
 from ._nodes import indices as whole_numbers
 from .shape import reshape

@@ -6,7 +6,7 @@ import operator as op
 from collections.abc import Iterable, Sequence
 
 from .._ffi import OPS, calls
-from ..graph import Expression
+from ..expression import Expression
 from ..params.dims import as_dims
 from ._nodes import dim_number, indices, many, of_list_with_int, one
 

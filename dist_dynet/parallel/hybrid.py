@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, lib
-from ..graph import watchers
+from ..expression import watchers
 from ..params.root import Root
 from ._world import World
 from .agreement import Agreed
