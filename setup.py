@@ -10,9 +10,9 @@ if sysconfig.get_config_var("Py_GIL_DISABLED"):
 
 expression = Extension(
     "dist_dynet._expression",
-    ["csrc/python/expression.c"],
+    [f"csrc/python/{name}.c" for name in ("expression", "makers", "values")],
     include_dirs=["csrc", "build/generated"],
-    depends=["csrc/dn_api.h"],
+    depends=["csrc/dn_api.h", "csrc/python/expression.h"],
     define_macros=[("DN_NODES", None), ("Py_LIMITED_API", "0x030A0000")],
     extra_compile_args=["-O3", "-std=gnu11", "-fvisibility=hidden", *os.environ.get("DIST_DYNET_CFLAGS", "").split()],
     py_limited_api=True,

@@ -1,4 +1,4 @@
-"""What csrc/python/expression.c has: the base of Expression, and the calls on expressions that are made most often."""
+"""What csrc/python has: the base of Expression, and the calls on expressions that are made most often."""
 
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, overload

@@ -1,6 +1,6 @@
 """How an operation's Python function becomes a node.
 
-Frequent operations are calls of csrc/python/expression.c, which take expressions and return one; what such a call does not know (a parameter
+Frequent operations are calls of csrc/python/makers.c, which take expressions and return one; what such a call does not know (a parameter
 alone, errors, other types) comes back to an `otherwise` function here. All else is made from lists of handles, by many().
 This module knows the C calls; it knows no operation.
 """
