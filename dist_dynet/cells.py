@@ -261,7 +261,9 @@ def cell(function: F) -> F:
         function: takes expressions, lists and tuples of them, and whatever else is hashable; returns an expression, or a list or tuple of
             them. Its signature is the dims and batch sizes of its expressions, and the values of all else. Parameters may be arguments, but
             need not be. What it reads from outside, such as attributes of its object, is read while it is traced, so it must not change. Up
-            to 256 signatures are traced; with others the function is called as if it were not decorated.
+            to 256 signatures are traced; with others the function is called as if it were not decorated. While other threads draw from
+            Python's or NumPy's generators, nobody can tell who drew: then the function runs up to 8 times for a signature. It should have
+            no effect but the expressions it makes.
 
     Shape: whatever the function makes.
     Gradient: as of the plain function. Random operations in it make draws of their own, the same with batching and without.
