@@ -63,8 +63,10 @@ class Join:
         if here.size == 1:
             return
         mine = (trainer._calls - self._calls, trainer.learning_rate, schedule.state_dict() if schedule else {})
-        every = [pickle.loads(b) for b in here.exchange_bytes(here.comm, pickle.dumps(mine), here.collective("end of Join"))]
-        calls, rate, state = max(every, key=lambda told: told[0])
+        what = here.collective("end of Join")
+        with here.whole(what):
+            every = here.exchange_bytes(here.comm, pickle.dumps(mine), what)
+        calls, rate, state = max(map(pickle.loads, every), key=lambda told: told[0])
         if calls > mine[0]:
             if schedule and state:
                 schedule.load_state_dict(state)
