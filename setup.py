@@ -1,4 +1,4 @@
-"""Builds the package; all but the C extensions (build_ffi.py, and the one that is written by hand) is in pyproject.toml."""
+"""Builds the package: the C extensions (build_ffi.py, and the one that is written by hand), and the licence. All else is in pyproject.toml."""
 
 import os
 import sysconfig
@@ -18,6 +18,7 @@ expression = Extension(
     py_limited_api=True,
 )
 setup(
+    license="Apache-2.0",  # here, since older setuptools refuse the string in pyproject.toml that newer ones demand, and these any other form
     cffi_modules=[f"build_ffi.py:{name}" for name in ("core_float", "core_double", "nodes_float", "nodes_double")],
     ext_modules=[expression],
     options={"bdist_wheel": {"py_limited_api": "cp310"}},  # the extensions keep to the stable ABI: one wheel serves this Python and later ones
