@@ -6,7 +6,7 @@ It knows graphs but no operation: the modules of `dist_dynet.ops` hang their ope
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -270,11 +270,15 @@ def operator(*names: str) -> Callable[[Any], Any]:
     return attach
 
 
-def _last(exps: Sequence[Expression]) -> Expression:
+def _computed(exps: Iterable[Expression], recalculate: bool, what: str) -> list[Expression]:
+    """A list of these expressions, all of which are computed in one pass."""
+    exps = list(exps)
     for e in exps:
         if not isinstance(e, Expression):
-            raise TypeError(f"a list of expressions is needed; got {type(e).__name__} in it.")
-    return max(exps, key=lambda e: e.index())
+            raise TypeError(f"{what}: takes a list of expressions; got {type(e).__name__} in it.")
+    if exps:
+        max(exps, key=lambda e: e.index()).forward(recalculate)
+    return exps
 
 
 def forward(exps: Iterable[Expression], recalculate: bool = False) -> None:
@@ -284,9 +288,7 @@ def forward(exps: Iterable[Expression], recalculate: bool = False) -> None:
     >>> x, y = dy.scalarInput(3), dy.scalarInput(4)
     >>> dy.forward([x + y, x * y])
     """
-    exps = list(exps)
-    if exps:
-        _last(exps).forward(recalculate)
+    _computed(exps, recalculate, "forward")
 
 
 def values(exps: Iterable[Expression], recalculate: bool = False) -> list[Any]:
@@ -297,9 +299,7 @@ def values(exps: Iterable[Expression], recalculate: bool = False) -> list[Any]:
     >>> dy.values([dy.scalarInput(1), dy.inputVector([2, 3])])
     [1.0, [2.0, 3.0]]
     """
-    exps = list(exps)
-    forward(exps, recalculate)
-    return [e.value() for e in exps]
+    return [e.value() for e in _computed(exps, recalculate, "values")]
 
 
 def npvalues(exps: Iterable[Expression], recalculate: bool = False) -> list[NDArray[np.float64]]:
@@ -310,6 +310,4 @@ def npvalues(exps: Iterable[Expression], recalculate: bool = False) -> list[NDAr
     >>> [a.tolist() for a in dy.npvalues([x, 2 * x])]
     [[1.0, 2.0], [2.0, 4.0]]
     """
-    exps = list(exps)
-    forward(exps, recalculate)
-    return [e.npvalue() for e in exps]
+    return [e.npvalue() for e in _computed(exps, recalculate, "npvalues")]

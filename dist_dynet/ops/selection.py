@@ -228,7 +228,7 @@ def _getitem(x: Expression, index: Any) -> Expression:
     if len(items) > len(sizes):
         raise IndexError(f"too many indices: {len(items)} for dims {dims} and the batch.")
     if isinstance(index, np.ndarray) and index.ndim:
-        raise IndexTypeError(f"an index must be a whole number or a slice; got {index!r:.60}. Use select_rows() for lists.")
+        raise IndexTypeError(f"x[i]: an index must be a whole number or a slice; got {index!r:.60}. Use select_rows() for lists.")
     if not isinstance(index, tuple) and hasattr(index, "__index__"):
         return pick(x, _one_index(op.index(index), sizes[0], 0, dims), 0)
     ranges, removed = [], []
@@ -244,7 +244,7 @@ def _getitem(x: Expression, index: Any) -> Expression:
             ranges.append((place, i, i + 1, 1))
             removed.append(d)
         else:
-            raise IndexTypeError(f"an index must be a whole number or a slice; got {item!r} for dim {d}. Use select_rows() for lists.")
+            raise IndexTypeError(f"x[i]: an index must be a whole number or a slice; got {item!r} for dim {d}. Use select_rows() for lists.")
     result = _slice(x, ranges)
     if not [d for d in removed if d < len(dims)]:
         return result

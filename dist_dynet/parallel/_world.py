@@ -179,7 +179,7 @@ class World:
         if timeout is None:
             return self
         if not timeout > 0:
-            raise ValueError(f"timeout must be a number of seconds above 0; got {timeout}.")
+            raise ValueError(f"DistributedTrainer: timeout must be a number of seconds above 0; got {timeout}.")
         other = copy.copy(self)
         other.timeout = float(timeout)
         return other
@@ -250,7 +250,7 @@ class World:
             at_one_line: whether all ranks call it from the same line of the program.
 
         Raises:
-            RuntimeError: with checks, on all ranks: they meet for unlike things. This rank has left a meeting half done: see whole().
+            RuntimeError: with checks, on all ranks: they meet for different things. This rank has left a meeting half done: see whole().
         """
         self._refuse_interrupted()
         name = self.name_of(what, self.count())
