@@ -272,7 +272,7 @@ def cell(function: F) -> F:
         RuntimeError: the function reads a value, uses an expression of the graph that is not among its arguments, or draws from
             Python's or NumPy's generators.
         ValueError: it uses an operation written in Python (function()), or returns other numbers of expressions for other dims.
-        TypeError: it returns something else than expressions, or is given something that is neither an expression nor hashable.
+        TypeError: it returns something other than expressions, or is given something that is neither an expression nor hashable.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()

@@ -187,7 +187,7 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
         """The loss -log p(c | x); with update=False the parameters get no gradient.
 
         Raises:
-            ValueError: c is no word of the file.
+            ValueError: c is not a word of the file.
         """
         losses = [self._losses(cluster, x, [branch], update) for cluster, branch in self._decisions(c)]
         return esum(losses) if losses else zeros(1)
@@ -196,7 +196,7 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
         """The same with one word per batch element; an unbatched x serves all words. Each cluster of a level is computed once.
 
         Raises:
-            ValueError: one of c is no word of the file.
+            ValueError: one of c is not a word of the file.
         """
         _check(x)
         ways = [self._decisions(w) for w in c]

@@ -238,7 +238,7 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         """The loss -log p(c | x); with update=False the parameters get no gradient.
 
         Raises:
-            ValueError: c is no word of the file.
+            ValueError: c is not a word of the file.
         """
         k, i = self._where(c)
         loss = pickneglogsoftmax(self.class_logits(x, update), k)
@@ -248,7 +248,7 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         """The same with one word per batch element; an unbatched x serves all words. Each class is computed once, for its elements.
 
         Raises:
-            ValueError: one of c is no word of the file.
+            ValueError: one of c is not a word of the file.
         """
         places = [self._where(w) for w in c]
         by_class = pickneglogsoftmax_batch(self.class_logits(x, update), [k for k, _ in places])

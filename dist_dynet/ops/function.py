@@ -152,7 +152,7 @@ def _write(memory: Any, array: Array) -> None:
 
 @ffi.def_extern(name="dn_python", error=lib.DN_ERROR_PYTHON)  # type: ignore[untyped-decorator]
 def _run(call: Any) -> int:
-    """C calls this for each forward and backward of such a node. Exceptions are put by for the Python call that C will return to."""
+    """C calls this for each forward and backward of such a node. Exceptions are kept for the Python call that C will return to."""
     outer = callback.running
     try:
         f = kept(call.id)

@@ -266,9 +266,9 @@ def matInput(d1: int, d2: int) -> NoReturn:  # noqa: N802
     >>> import dist_dynet as dy
     >>> dy.matInput(2, 3)
     Traceback (most recent call last):
-    DeprecationWarning: matInput: is no more. Use inputTensor().
+    DeprecationWarning: matInput: no longer exists. Use inputTensor().
     """
-    raise DeprecationWarning("matInput: is no more. Use inputTensor().")
+    raise DeprecationWarning("matInput: no longer exists. Use inputTensor().")
 
 
 def inputMatrix(v: Sequence[float], d: Sequence[int]) -> NoReturn:  # noqa: N802
@@ -277,9 +277,9 @@ def inputMatrix(v: Sequence[float], d: Sequence[int]) -> NoReturn:  # noqa: N802
     >>> import dist_dynet as dy
     >>> dy.inputMatrix([1, 2, 3, 4], (2, 2))
     Traceback (most recent call last):
-    DeprecationWarning: inputMatrix: is no more. Use inputTensor(), or inputTensorTranspose() for a flat list.
+    DeprecationWarning: inputMatrix: no longer exists. Use inputTensor(), or inputTensorTranspose() for a flat list.
     """
-    raise DeprecationWarning("inputMatrix: is no more. Use inputTensor(), or inputTensorTranspose() for a flat list.")
+    raise DeprecationWarning("inputMatrix: no longer exists. Use inputTensor(), or inputTensorTranspose() for a flat list.")
 
 
 def sparse_inputTensor(  # noqa: N802 - DyNet's name
@@ -290,7 +290,7 @@ def sparse_inputTensor(  # noqa: N802 - DyNet's name
     Of values for one place the last counts.
 
     Raises:
-        ValueError: sequences of unlike length, or an index outside of shape.
+        ValueError: sequences of different lengths, or an index outside of shape.
 
     >>> import dist_dynet as dy
     >>> dy.sparse_inputTensor([[0, 1], [2, 0]], [5, 6], (2, 3)).npvalue().tolist()

@@ -14,7 +14,7 @@ from .trainer import DistributedTrainer
 
 
 class Join:
-    """`with Join(trainer):` stands around a loop over this rank's own batches, of which the ranks may have unlike many, or none.
+    """`with Join(trainer):` stands around a loop over this rank's own batches, of which each rank may have a different number, or none.
 
     A rank whose loop has ended, or was left by break, waits at the end of the block: it makes the others' updates with n_r = 0 and with their
     learning rate and other settings, so that parameters stay equal. When all have ended, the schedule and the learning rate are those of the

@@ -193,7 +193,7 @@ class Trainer(TrainerHabits):
 
         Raises:
             ValueError: k is below 1.
-            TypeError: k is no whole number.
+            TypeError: k is not a whole number.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -399,7 +399,7 @@ class Trainer(TrainerHabits):
 
         Raises:
             ValueError: it is of another class or another model; the trainer then is as it was.
-            TypeError: it is no dict.
+            TypeError: it is not a dict.
         """
         if not isinstance(state, Mapping):
             raise TypeError(f"load_state: takes what state() gave; got {type(state).__name__}.")
