@@ -225,6 +225,13 @@ def leaf(cls: type[E], op: int, ints: Sequence[int], reals: Sequence[float]) -> 
     return make(cls, h)
 
 
+def set_ints(e: Expression, ints: Sequence[int]) -> None:
+    """Other whole numbers for a node that looks rows or places up; all computed values of the graph are forgotten."""
+    code = nodes.dn_ints_set(e._h, len(ints), ints)
+    if code < 0:
+        fail(code, e._h)
+
+
 def whole(value: Any, what: str, several: str = "") -> int:
     """A whole number of 32 bits, which may be a float as n / 2 gives it. `several` is the function that takes lists of them."""
     try:

@@ -15,7 +15,7 @@ from ..expression import Expression
 from ..graph import ComputationGraph, current_graph
 from ..params.dims import as_dims, check_device
 from ..params.parameters import LookupParameters
-from ._nodes import NOT_TAKEN, E, leaf, make, numbers, real, reals, whole
+from ._nodes import NOT_TAKEN, E, leaf, make, numbers, real, reals, set_ints, whole
 from ._nodes import indices as whole_numbers
 
 __all__ = [
@@ -23,8 +23,8 @@ __all__ = [
     "scalarInput", "sparse_inputTensor", "vecInput", "zeroes", "zeros",
 ]  # fmt: skip
 
-_input, _input_vector, _input_set, _lookup, _lookup_batch, _ints_set = (
-    nodes.dn_input, nodes.dn_input_vector, nodes.dn_input_set, nodes.dn_lookup, nodes.dn_lookup_batch, nodes.dn_ints_set,
+_input, _input_vector, _input_set, _lookup, _lookup_batch = (
+    nodes.dn_input, nodes.dn_input_vector, nodes.dn_input_set, nodes.dn_lookup, nodes.dn_lookup_batch,
 )  # fmt: skip
 _set_input, _LONG_WAY = calls.set_input, lib.DN_LONG_WAY
 
@@ -109,9 +109,7 @@ class _lookupExpression(Expression):  # noqa: N801
 
     def set(self, i: int) -> None:
         """Another row; all computed values of the graph are forgotten."""
-        code = _ints_set(self._h, 1, [whole(i, "set")])
-        if code < 0:
-            fail(code, self._h)
+        set_ints(self, [whole(i, "set")])
 
 
 class _lookupBatchExpression(Expression):  # noqa: N801
@@ -121,10 +119,7 @@ class _lookupBatchExpression(Expression):  # noqa: N801
 
     def set(self, i: Sequence[int]) -> None:
         """Other rows, as many; all computed values of the graph are forgotten."""
-        rows = whole_numbers(i, "set")
-        code = _ints_set(self._h, len(rows), rows)
-        if code < 0:
-            fail(code, self._h)
+        set_ints(self, whole_numbers(i, "set"))
 
 
 def _long_scalar(code: int, s: Any) -> Any:

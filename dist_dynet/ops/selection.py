@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .._ffi import OPS, calls, fail, ffi, lib, nodes
+from .._ffi import OPS, calls, fail, ffi, lib
 from ..expression import Expression, operator
-from ._nodes import dim_number, not_expression, one, one_as, whole
+from ._nodes import dim_number, not_expression, one, one_as, set_ints, whole
 from ._nodes import indices as whole_numbers
 from .shape import reshape
 
@@ -51,10 +51,9 @@ class _pickerBatchExpression(Expression):  # noqa: N801
 def _set_indices(e: Expression, picked: list[int]) -> None:
     h, d = e._h, ffi.new("int[1]")
     code = lib.dn_node_ints(h, 1, d)  # the first one is the dim
-    if code >= 0:
-        code = nodes.dn_ints_set(h, 1 + len(picked), [d[0], *picked])
     if code < 0:
-        fail(code, e._h)
+        fail(code, h)
+    set_ints(e, [d[0], *picked])
 
 
 # The entry at this index of dim 0, on the shortest way; None if the long one is needed, which knows the errors.
