@@ -55,6 +55,9 @@ MISTAKES = [
     ("dy.draw_graph('graph.dot', 3)", TypeError, "draw_graph: expr must be an expression; got int."),
     ("dy.print_graphviz(expression_names=['x'])", TypeError, "print_graphviz: expression_names must be a dict of expressions and names"),
     ("dy.UnsignedVectorValue([1, -1])", OverflowError, "UnsignedVectorValue: takes whole numbers, 0 or more; got -1."),
+    ("lstm.set_dropout(1.5)", ValueError, "set_dropout: the rate must lie in [0, 1]; got 1.5."),
+    ("lstm.set_dropouts(0.5, -1)", ValueError, "set_dropouts: the rate must lie in [0, 1]; got -1."),
+    ("dy.MLP([2, 3], m).set_dropout(2)", ValueError, "set_dropout: the rate must lie in [0, 1]; got 2."),
     # numbers
     ("dy.inputVector([1, 'a'])", TypeError, "inputVector: takes numbers; got [1, 'a']."),
     ("dy.inputVector([1, None])", TypeError, "inputVector: takes numbers; got [1, None]."),
