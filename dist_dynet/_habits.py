@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 WRITTEN_HERE = {
     "Adam": "AdamTrainer",
@@ -52,7 +52,10 @@ def hint(name: str) -> str:
 
 
 class NotHere:
-    """A name that a class does not have, though users of other toolkits look for it there: reading and setting it says what to do instead."""
+    """A name that a class does not have, though users of other toolkits look for it there: reading and setting it says what to do instead.
+
+    Objects of subclasses without __slots__ may have an attribute of that name.
+    """
 
     def __init__(self, instead: str) -> None:
         self._instead = instead
@@ -61,11 +64,16 @@ class NotHere:
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, thing: object, owner: type) -> NoReturn:
-        raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r}. {self._instead}", name=self._name, obj=thing)
+    def __get__(self, thing: object, owner: type) -> Any:
+        own: dict[str, Any] = getattr(thing, "__dict__", {})
+        if self._name not in own:
+            raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r}. {self._instead}", name=self._name, obj=thing)
+        return own[self._name]
 
-    def __set__(self, thing: object, value: Any) -> NoReturn:
-        self.__get__(thing, type(thing))
+    def __set__(self, thing: object, value: Any) -> None:
+        if not hasattr(thing, "__dict__"):
+            self.__get__(thing, type(thing))
+        vars(thing)[self._name] = value
 
 
 class TrainerHabits:

@@ -140,6 +140,21 @@ def test_habit_has_the_result_that_was_meant(line, result):
     assert eval(line, surroundings()) == result
 
 
+def test_subclasses_of_trainers_may_use_names_of_other_toolkits():
+    class Warm(dy.SimpleSGDTrainer):
+        def __init__(self, m):
+            super().__init__(m)
+            self.step = 3
+
+        def zero_grad(self):
+            return "mine"
+
+    trainer = Warm(dy.ParameterCollection())
+    assert trainer.step == 3 and trainer.zero_grad() == "mine" and not hasattr(trainer, "lr")
+    trainer.lr = 0.5
+    assert trainer.lr == 0.5
+
+
 def test_names_of_other_toolkits_lead_to_names_that_there_are():
     owners = {"m": dy.ParameterCollection, "x": dy.Expression, "loss": dy.Expression, "parallel": dy.parallel}
     for theirs, here in WRITTEN_HERE.items():
