@@ -24,24 +24,15 @@ double dn__seconds(void) {
 /* Whether x as input k must be the same node in all members: parameters are, and what the op says cannot be batched, bit k of `shared`. */
 static int must_be_shared(const dn_node *x, int shared, int k) { return x->op == dn_ops[DN_OP_parameter] || (k < 8 && shared & 1 << k); }
 
-/* How many ints belong to the node as a whole; the others belong to batch elements. */
-static int whole_ints(const dn_node *node) {
-    if (node->op->flags & DN_INTS_EACH) return 0;
-    return node->op->flags & DN_INTS_AFTER_FIRST ? 1 : node->n_ints;
-}
 /* How many each batch element has, of a node with elements: members must agree. Most have none; a division takes longer than all else here. */
 static int ints_each(const dn_node *node) {
-    const int rest = node->n_ints - whole_ints(node);
+    const int rest = node->n_ints - dn__whole_ints(node);
     return rest ? rest / node->dim.batch : 0;
 }
 
-static uint64_t mix(uint64_t h, uint64_t x) {
-    h = (h ^ x) * 0x9E3779B97F4A7C15u;
-    return h ^ h >> 29;
-}
 static uint64_t mix_dims(uint64_t h, const dn_dim *d) {
-    h = mix(h, (uint64_t)(uint32_t)d->size << 32 | (uint64_t)(uint32_t)d->nd);
-    for (int i = 1; i < d->nd; i++) h = mix(h, (uint64_t)(uint32_t)d->d[i]);
+    h = dn__mix(h, (uint64_t)(uint32_t)d->size << 32 | (uint64_t)(uint32_t)d->nd);
+    for (int i = 1; i < d->nd; i++) h = dn__mix(h, (uint64_t)(uint32_t)d->d[i]);
     return h;
 }
 
@@ -56,12 +47,12 @@ static int inputs_alike(const dn_tape *t, const dn_node *node) {
 
 /* What nodes must have in common to be members of one group, as a hash; 0: the node can be in no group. */
 static uint64_t hash(const dn_tape *t, const dn_node *node, int depth) {
-    const int flags = node->op->flags, ints = whole_ints(node);
+    const int flags = node->op->flags, ints = dn__whole_ints(node);
     if (!(flags & DN_BATCHES) || flags & (DN_VIEW | DN_LEAF) || node->alone || !dn__elements(&node->dim)) return 0;
     if ((node->n_ints - ints) % node->dim.batch) return 0;
     const int ragged = is_ragged(t, node), n = inputs_alike(t, node);
-    uint64_t h = mix((uint64_t)(uintptr_t)node->op, (uint64_t)(uint32_t)depth << 32 | (uint32_t)n);
-    h = mix(h, (uint64_t)node->needs_grad << 1 | (uint64_t)ragged);
+    uint64_t h = dn__mix((uint64_t)(uintptr_t)node->op, (uint64_t)(uint32_t)depth << 32 | (uint32_t)n);
+    h = dn__mix(h, (uint64_t)node->needs_grad << 1 | (uint64_t)ragged);
     if (!ragged) h = mix_dims(h, &node->dim);
     int collected = ragged;
     for (int k = 0; k < n; k++) {
@@ -69,19 +60,19 @@ static uint64_t hash(const dn_tape *t, const dn_node *node, int depth) {
         const dn_node *x = &t->nodes[at];
         if (must_be_shared(x, flags >> DN_SHARED_SHIFT, k)) {
             if (x->dim.batch != 1) return 0;
-            h = mix(h, (uint64_t)at);
+            h = dn__mix(h, (uint64_t)at);
         } else {
             if (x->dim.batch != node->dim.batch || !dn__elements(&x->dim)) return 0;
             h = mix_dims(h, &x->dim);
             collected = 1;
         }
     }
-    for (int i = ragged; i < ints; i++) h = mix(h, (uint64_t)(uint32_t)t->ints[node->ints + i]);
-    h = mix(h, (uint64_t)ints_each(node));
+    for (int i = ragged; i < ints; i++) h = dn__mix(h, (uint64_t)(uint32_t)t->ints[node->ints + i]);
+    h = dn__mix(h, (uint64_t)ints_each(node));
     for (int i = 0; i < node->n_reals; i++) {
         uint64_t bits;
         memcpy(&bits, &t->reals[node->reals + i], sizeof bits);
-        h = mix(h, bits);
+        h = dn__mix(h, bits);
     }
     return collected ? h | 1 : 0;
 }
@@ -97,8 +88,8 @@ static int equal_sizes(const dn_dim *a, const dn_dim *b) {
 /* Whether node b, of which nothing is known, is like node a, which can be in a group: then so can b. */
 static int alike(const dn_tape *t, const dn_node *a, const dn_node *b) {
     if (a->op != b->op || a->needs_grad != b->needs_grad || b->alone || a->n_reals != b->n_reals || !dn__elements(&b->dim)) return 0;
-    const int ints = whole_ints(a), ragged = is_ragged(t, a), n = inputs_alike(t, a), shared = a->op->flags >> DN_SHARED_SHIFT;
-    if (ragged != is_ragged(t, b) || n != inputs_alike(t, b) || ints != whole_ints(b)) return 0;
+    const int ints = dn__whole_ints(a), ragged = is_ragged(t, a), n = inputs_alike(t, a), shared = a->op->flags >> DN_SHARED_SHIFT;
+    if (ragged != is_ragged(t, b) || n != inputs_alike(t, b) || ints != dn__whole_ints(b)) return 0;
     if (b->n_ints - ints != ints_each(a) * b->dim.batch) return 0;
     if (!ragged && !equal_sizes(&a->dim, &b->dim)) return 0;
     for (int k = 0; k < n; k++) {

@@ -299,7 +299,7 @@ static int begin(dn_tape *t, int i, int full) {
     t->sweep = t->n_order ? t->n_done - 1 : i;
     dn__arena_reset(&t->grads, (dn_arena_mark){0});
     dn_grad g = dn__place(t, i);
-    if (!g.dx) return dn__tape_fail(t, DN_ERROR_MEMORY, "out of memory");
+    if (!g.dx) return dn__no_memory(t);
     g.dx[0] = 1;
     return dn__watch_begin(t) ? dn__no_memory(t) : 0;
 }

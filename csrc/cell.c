@@ -4,8 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIGN_NUMBERS = 16, NOT_NEEDED = INT32_MAX };
-static size_t aligned(size_t n) { return (n + ALIGN_NUMBERS - 1) & ~(size_t)(ALIGN_NUMBERS - 1); }
+enum { NOT_NEEDED = INT32_MAX };
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
@@ -105,19 +104,13 @@ static int mark_needed(trace *r, const int *given, const int *outputs) {
     return 0;
 }
 
-/* How many ints belong to the node as a whole, not to batch elements. */
-static int whole_ints(const dn_node *node) {
-    if (node->op->flags & DN_INTS_EACH) return 0;
-    return node->op->flags & DN_INTS_AFTER_FIRST ? 1 : node->n_ints;
-}
-
 /* Whether the node's batch elements can be joined by those of other members of a group. */
 static int joins(const trace *r, int i, int batch) {
     const dn_tape *t = r->t;
     const dn_node *node = &t->nodes[i];
     const int flags = node->op->flags;
     if (node->dim.batch != (r->varies[i] ? batch : 1) || node->alone || !dn__elements(&node->dim)) return 0;
-    if ((node->n_ints - whole_ints(node)) % node->dim.batch) return 0;
+    if ((node->n_ints - dn__whole_ints(node)) % node->dim.batch) return 0;
     if (node->op == dn_ops[DN_OP_input] || node->op == dn_ops[DN_OP_fill]) return 1;
     if (flags & DN_LEAF || (flags & DN_RANDOM && !r->varies[i])) return 0;
     if (!(flags & (DN_BATCHES | DN_VIEW))) return 0;
@@ -132,7 +125,7 @@ static void copy_node(trace *r, int i, int *n_nodes, int *n_args, int *n_ints, i
     dn_program *p = r->p;
     dn_inner *inner = &p->nodes[(*n_nodes)++];
     *inner = (dn_inner){.op = node->op, .dim = node->dim, .n_args = node->n_args, .args = *n_args, .n_ints = node->n_ints, .ints = *n_ints,
-                        .n_reals = node->n_reals, .reals = *n_reals, .parts = node->parts, .each = whole_ints(node), .output = -1,
+                        .n_reals = node->n_reals, .reals = *n_reals, .parts = node->parts, .each = dn__whole_ints(node), .output = -1,
                         .saved = node->saved};
     for (int k = 0; k < node->n_args; k++) {
         const int32_t x = r->place[t->args[node->args + k]];
@@ -146,8 +139,8 @@ static void copy_node(trace *r, int i, int *n_nodes, int *n_args, int *n_ints, i
     if (node->op->flags & DN_RANDOM) inner->draws = ++p->draws;
     if (!(node->op->flags & DN_VIEW)) {
         inner->value_at = p->saved;
-        inner->saved_at = p->saved + aligned(dn__elements(&node->dim));
-        p->saved = inner->saved_at + aligned(node->saved);
+        inner->saved_at = p->saved + dn__aligned(dn__elements(&node->dim));
+        p->saved = inner->saved_at + dn__aligned(node->saved);
     }
     p->work += node->work;
 }

@@ -118,10 +118,8 @@ typedef struct dn_cell dn_cell;
     X(int64_t, graph_version, (int graph), (graph)) \
     /* a new graph in this slot: forgets all nodes, keeps the memory */ \
     X(int, renew, (int graph), (graph))
-#ifdef DN_CDEF
 #define DN_NODE_PROTOTYPE(result, name, params, args) result dn_##name params;
-#else
-#define DN_NODE_PROTOTYPE(result, name, params, args) result dn_##name params;
+#ifndef DN_CDEF
 #define DN_NODE_FIELD(result, name, params, args) result(*name) params;
 typedef struct dn_node_calls {
     DN_NODE_CALLS(DN_NODE_FIELD)
@@ -152,8 +150,8 @@ enum dn_op_flag {
     DN_PARTS = 128,   /* has several outputs, blocks of (size x batch), read through `part` nodes */
     DN_INTS_EACH = 256,        /* each int belongs to a batch element, equally many to each, ... */
     DN_INTS_AFTER_FIRST = 512, /* ... or each after the first: what merged nodes have is joined */
-    DN_ROWS_ONCE = 2048,       /* merged nodes whose inputs are equal rows of tables are computed once, see csrc/once.h */
-    DN_RAGGED = 1024  /* the first int is T, the last T inputs are steps: nodes of any T are merged, as one in the form DN_SEQUENCE_PACKED */
+    DN_RAGGED = 1024, /* the first int is T, the last T inputs are steps: nodes of any T are merged, as one in the form DN_SEQUENCE_PACKED */
+    DN_ROWS_ONCE = 2048        /* merged nodes whose inputs are equal rows of tables are computed once, see csrc/once.h */
 };
 
 /* ---- graphs ------------------------------------------------------------------------------------------------------------------------ */

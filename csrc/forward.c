@@ -58,8 +58,6 @@ void dn__prepare_call(dn_tape *t, dn_node *node, dn_call *c) {
     c->inner = NULL;
 }
 
-enum { ALIGN_NUMBERS = 16 };
-
 /* Whether a node cannot be computed because something above it failed, or it did itself a moment ago. */
 static int blocked(const dn_tape *t, const dn_node *node) {
     if (node->failed == DN_FAILED_ALREADY) return 1;
@@ -93,7 +91,7 @@ int dn__compute(dn_tape *t, int i) {
     dn_call c;
     dn__prepare_call(t, node, &c);
     if (!(node->op->flags & DN_VIEW)) {
-        size_t y_size = (c.total + ALIGN_NUMBERS - 1) & ~(size_t)(ALIGN_NUMBERS - 1);
+        const size_t y_size = dn__aligned(c.total);
         node->value = c.y = dn__arena_take(&t->values, (y_size + node->saved) * sizeof(dn_real));
         if (!c.y) return dn__no_memory(t);
         node->saved_memory = c.saved = c.y + y_size;

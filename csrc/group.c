@@ -6,10 +6,6 @@
 #include "kernels/kernels.h"
 #include "once.h"
 
-enum { ALIGN_NUMBERS = 16 };
-static size_t aligned(size_t n) { return (n + ALIGN_NUMBERS - 1) & ~(size_t)(ALIGN_NUMBERS - 1); }
-
-static int input_of(const dn_tape *t, int i, int k) { return t->args[t->nodes[i].args + k]; }
 static const int32_t *members_of(const dn_tape *t, const dn_group *g) { return t->members + g->first; }
 static dn_node *leader_of(const dn_tape *t, const dn_group *g) { return &t->nodes[t->members[g->first]]; }
 
@@ -37,11 +33,11 @@ int dn__group_new(dn_tape *t) {
 
 static int is_same(const dn_tape *t, const dn_group *g, int k) {
     const int32_t *members = members_of(t, g);
-    int x = input_of(t, members[0], k);
+    int x = dn__input(t, members[0], k);
     if (t->nodes[x].dim.batch != 1) return 0;
     if (!g->joined && t->nodes[x].op == dn_ops[DN_OP_parameter]) return 1; /* the members' signatures say so */
     for (int m = 1; m < g->n; m++)
-        if (input_of(t, members[m], k) != x) return 0;
+        if (dn__input(t, members[m], k) != x) return 0;
     return 1;
 }
 
@@ -131,7 +127,7 @@ static int collect(dn_tape *t, int group, int k, dn_group_input *in) {
     const int32_t *members = g->once ? g->once->members : members_of(t, g);
     const int n = g->once ? g->once->n : g->n;
     if (DN_GROW(t->sources, t->sources_capacity, t->n_sources + n)) return DN_ERROR_MEMORY;
-    for (int m = 0; m < n; m++) t->sources[t->n_sources + m] = input_of(t, members[m], k);
+    for (int m = 0; m < n; m++) t->sources[t->n_sources + m] = dn__input(t, members[m], k);
     return lay_out(t, group, n, in);
 }
 
@@ -276,7 +272,7 @@ static void draw_each(dn_tape *t, const dn_group *g, const dn_call *all) {
         for (int k = 0; k < c.n; k++) {
             const dn_in *x = &all->x[k];
             const int shared = t->group_inputs[g->inputs + k].gather == DN_SHARED_INPUT;
-            in[k] = shared ? *x : (dn_in){&t->nodes[input_of(t, members[m], k)].dim, x->v + column * (size_t)x->dim->size, x->stride};
+            in[k] = shared ? *x : (dn_in){&t->nodes[dn__input(t, members[m], k)].dim, x->v + column * (size_t)x->dim->size, x->stride};
         }
         c.x = in;
         member->op->forward(&c);
@@ -299,7 +295,7 @@ int dn__group_forward(dn_tape *t, int group) {
     dn_dim y_dim;
     if (find_inputs(t, group) || prepare(t, group, &c, &y_dim)) return dn__no_memory(t);
     const size_t saved = saved_of(t, g, &c);
-    const size_t y_size = aligned(g->total), distinct = g->once ? aligned(c.total) : 0;
+    const size_t y_size = dn__aligned(g->total), distinct = g->once ? dn__aligned(c.total) : 0;
     dn_real *y = saved > PTRDIFF_MAX / 16 ? NULL : dn__arena_take(&t->values, (y_size + distinct + saved) * sizeof *y);
     if (!y) return dn__no_memory(t);
     c.y = g->value = y;
@@ -367,12 +363,9 @@ int dn__group_wants(const dn_call *c, int k) {
 /* The place of neighbours in one block, the first of which is node x: the part of the block's gradients that mirrors their values. */
 static dn_grad mirror_place(dn_tape *t, int x, size_t total) {
     const dn_node *node = &t->nodes[x];
+    if (node->op == dn_ops[DN_OP_part]) return dn__place(t, x); /* which sees to it that the owner has gradients */
     size_t n;
     const dn_real *block = block_of(t, node, &n);
-    if (node->op == dn_ops[DN_OP_part]) { /* sees to it that the owner has gradients */
-        dn_grad first = dn__place(t, x);
-        return first;
-    }
     dn_group *g = &t->groups[node->group];
     if (!g->grads && total == n) { /* all of it is written now: no need of zeros */
         dn_real *dx = new_grads(t, g);

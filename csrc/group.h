@@ -31,4 +31,10 @@ void dn__forget_groups(dn_tape *);
 /* Where a `part` node's value (or, in the gradient's memory, gradient) lies: `offset` numbers into its owner, as if that were no member. */
 dn_real *dn__part_address(dn_tape *, const dn_node *owner, int offset, int gradient);
 
+/* A hash of what was hashed before, h, and of x. */
+static inline uint64_t dn__mix(uint64_t h, uint64_t x) {
+    h = (h ^ x) * 0x9E3779B97F4A7C15u;
+    return h ^ h >> 29;
+}
+
 #endif

@@ -7,8 +7,6 @@
 #include "kernels/kernels.h"
 #include "rows.h"
 
-static int input_of(const dn_tape *t, int i, int k) { return t->args[t->nodes[i].args + k]; }
-
 /* ---- finding them ---------------------------------------------------------------------------------------------------- */
 
 /* Whether the values of members are functions of their inputs, one batch element each. */
@@ -26,27 +24,22 @@ static int takes_rows(const dn_tape *t, const dn_group *g, int n_inputs) {
         if (!is_collected(t, g, k)) continue;
         collected = 1;
         for (int m = 0; m < g->n; m++)
-            if (t->nodes[input_of(t, t->members[g->first + m], k)].op != dn_ops[DN_OP_lookup]) return 0;
+            if (t->nodes[dn__input(t, t->members[g->first + m], k)].op != dn_ops[DN_OP_lookup]) return 0;
     }
     return collected;
-}
-
-static uint64_t mix(uint64_t h, uint64_t x) {
-    h = (h ^ x) * 0x9E3779B97F4A7C15u;
-    return h ^ h >> 29;
 }
 
 static uint64_t hash(const dn_tape *t, const dn_group *g, int member, int n_inputs) {
     uint64_t h = 0;
     for (int k = 0; k < n_inputs; k++)
-        if (is_collected(t, g, k)) h = mix(h, (uint64_t)(uint32_t)t->ints[t->nodes[input_of(t, member, k)].ints]);
+        if (is_collected(t, g, k)) h = dn__mix(h, (uint64_t)(uint32_t)t->ints[t->nodes[dn__input(t, member, k)].ints]);
     return h;
 }
 
 static int are_equal(const dn_tape *t, const dn_group *g, int a, int b, int n_inputs) {
     for (int k = 0; k < n_inputs; k++) {
         if (!is_collected(t, g, k)) continue;
-        const dn_node *x = &t->nodes[input_of(t, a, k)], *y = &t->nodes[input_of(t, b, k)];
+        const dn_node *x = &t->nodes[dn__input(t, a, k)], *y = &t->nodes[dn__input(t, b, k)];
         if (x->param != y->param || x->constant != y->constant || t->ints[x->ints] != t->ints[y->ints]) return 0;
     }
     return 1;
@@ -157,7 +150,7 @@ static void call(dn_call *c, int only) {
 static const dn_real *arrived(const dn_tape *t, const dn_group *g, int m, int k) {
     const dn_group_input *in = &t->group_inputs[g->inputs + k];
     const dn_real *dx = in->gather < 0 ? NULL : t->gathers[in->gather].grad;
-    const size_t n = dn__elements(&t->nodes[input_of(t, t->members[g->first + m], k)].dim);
+    const size_t n = dn__elements(&t->nodes[dn__input(t, t->members[g->first + m], k)].dim);
     return dx ? dx + (size_t)g->once->column[m] * n : NULL;
 }
 
@@ -183,7 +176,7 @@ static void for_each_member(dn_tape *t, const dn_group *g, dn_call *c, dn_real *
         call(c, DN_ONLY_COLLECTED);
         for (int k = 0; k < c->n; k++) {
             for (int m = 0; m < g->n && !t->out_of_memory && is_collected(t, g, k); m++) {
-                const int x = input_of(t, t->members[g->first + m], k);
+                const int x = dn__input(t, t->members[g->first + m], k);
                 const dn_real *dx = rank[m] == r && dn__node_wants(t, &t->nodes[x]) ? arrived(t, g, m, k) : NULL;
                 const dn_grad to = dx ? dn__place(t, x) : (dn_grad){0};
                 if (to.dx) dn__axpy(dn__elements(&t->nodes[x].dim), 1, dx, to.beta, to.dx);
@@ -218,7 +211,7 @@ void dn__once_add(dn_tape *t, int group, int i, dn_real *out) {
     if (dn__group_prepare(t, group, &c, &y_dim)) t->out_of_memory = 1;
     for (int m = 0; m < g->n; m++) {
         int uses = 0;
-        for (int k = 0; k < c.n; k++) uses |= is_collected(t, g, k) && input_of(t, t->members[g->first + m], k) == i;
+        for (int k = 0; k < c.n; k++) uses |= is_collected(t, g, k) && dn__input(t, t->members[g->first + m], k) == i;
         dn_real *dy = uses && !t->out_of_memory ? dn__backward_memory(&c, c.total) : NULL;
         if (!dy) continue;
         dn__fill(c.total, 0, dy);
@@ -226,7 +219,7 @@ void dn__once_add(dn_tape *t, int group, int i, dn_real *out) {
         c.dy = dy;
         call(&c, DN_ONLY_COLLECTED);
         for (int k = 0; k < c.n && !t->out_of_memory; k++) {
-            const dn_real *dx = input_of(t, t->members[g->first + m], k) == i && is_collected(t, g, k) ? arrived(t, g, m, k) : NULL;
+            const dn_real *dx = dn__input(t, t->members[g->first + m], k) == i && is_collected(t, g, k) ? arrived(t, g, m, k) : NULL;
             if (dx) dn__add(n, out, dx, out);
         }
         forget_arrived(t, g, c.n);

@@ -163,14 +163,17 @@ void dn__watch_tell(dn_tape *t, int i, int64_t numbers) {
     if (t->watch.last_use && node->in_chunk && is_watched(t, node)) __atomic_store_n(&node->param->ready, numbers, __ATOMIC_RELEASE);
 }
 
+/* Parameter node i has no further use: its gradient is completed and told, once. */
+static void finish(dn_tape *t, int i) {
+    if (t->nodes[i].finished) return;
+    dn__finish_parameter(t, i);
+    if (t->out_of_memory) return;
+    tell(t->nodes[i].param);
+    t->watch.told = 1;
+}
+
 void dn__watch_passed(dn_tape *t) {
-    for (int i = t->watch.last_use[t->sweep]; i >= 0; i = t->watch.next[i]) {
-        if (t->nodes[i].finished) continue;
-        dn__finish_parameter(t, i);
-        if (t->out_of_memory) continue;
-        tell(t->nodes[i].param);
-        t->watch.told = 1;
-    }
+    for (int i = t->watch.last_use[t->sweep]; i >= 0; i = t->watch.next[i]) finish(t, i);
 }
 
 void dn__input_done(dn_call *c, int k) {
@@ -179,13 +182,8 @@ void dn__input_done(dn_call *c, int k) {
     int w = t->args[c->node->args + k], uses = 0;
     for (int i = 0; i < c->node->n_args; i++) uses += t->args[c->node->args + i] == w;
     if (uses > 1) return;
-    for (int i = t->watch.last_use[t->sweep]; i >= 0; i = t->watch.next[i]) {
-        if (i != w || t->nodes[i].finished) continue;
-        dn__finish_parameter(t, i);
-        if (t->out_of_memory) continue;
-        tell(t->nodes[i].param);
-        t->watch.told = 1;
-    }
+    for (int i = t->watch.last_use[t->sweep]; i >= 0; i = t->watch.next[i])
+        if (i == w) finish(t, i);
 }
 
 void dn__watch_end(dn_tape *t, int complete) {

@@ -49,10 +49,10 @@ void dn_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]
 
 /* What a draw depends on, beside the element's index. */
 typedef struct dn_draw {
-  uint64_t seed;    /* of reset_random_seed */
-  uint64_t stream;  /* rank, thread or micro-batch */
-  uint64_t counter; /* rises at every renew_cg and recalculation */
-  uint32_t node;    /* index of the node in its graph */
+    uint64_t seed;    /* of reset_random_seed */
+    uint64_t stream;  /* rank, thread or micro-batch */
+    uint64_t counter; /* rises at every renew_cg and recalculation */
+    uint32_t node;    /* index of the node in its graph */
 } dn_draw;
 
 /* Each fills out[0..n-1] with the draws of the elements first..first+n-1. A draw is a function of (key, element) alone:

@@ -56,6 +56,7 @@ int dn__grow(void **array, int *capacity, int wanted, size_t element) {
     *capacity = (int)n;
     return 0;
 }
+
 /* ---- slots --------------------------------------------------------------------------------------------------------- */
 
 /* Tapes stay where they are for the life of the process; a slot that is given back goes to the next graph with its epoch raised, so that a

@@ -202,5 +202,14 @@ static inline int dn__find(dn_tape *t, int64_t handle) {
 }
 static inline int64_t dn__handle(const dn_tape *t, int i) { return t->nodes[i].epoch << DN_INDEX_BITS | i; }
 static inline size_t dn__elements(const dn_dim *d) { return (size_t)d->size * (size_t)d->batch; }
+/* The index of node i's input k. */
+static inline int dn__input(const dn_tape *t, int i, int k) { return t->args[t->nodes[i].args + k]; }
+/* How many ints belong to the node as a whole; the others belong to batch elements. */
+static inline int dn__whole_ints(const dn_node *node) {
+    if (node->op->flags & DN_INTS_EACH) return 0;
+    return node->op->flags & DN_INTS_AFTER_FIRST ? 1 : node->n_ints;
+}
+/* n numbers, rounded up so that what follows them begins on a cache line. */
+static inline size_t dn__aligned(size_t n) { return (n + 15) & ~(size_t)15; }
 
 #endif

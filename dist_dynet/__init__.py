@@ -17,18 +17,8 @@ from ._version import __version__
 from .batching import AutobatchStats, autobatch_stats
 from .cells import cell
 from .checking import GradientCheckError, check_gradient
-from .graph import (
-    ComputationGraph,
-    Expression,
-    cg,
-    cg_checkpoint,
-    cg_revert,
-    cg_version,
-    forward,
-    npvalues,
-    renew_cg,
-    values,
-)
+from .expression import Expression, forward, npvalues, values
+from .graph import ComputationGraph, cg, cg_checkpoint, cg_revert, cg_version, renew_cg
 from .inspection import draw_graph, dump_cg, print_graphviz, print_text_graphviz
 from .io import load, load_generator, load_safetensors, save, save_safetensors
 from .nn import *  # noqa: F403

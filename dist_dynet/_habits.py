@@ -1,6 +1,8 @@
-"""Names that other toolkits have, and what is written here in their place: read when somebody asks `dy` for a name that it does not have."""
+"""Names that other toolkits have, and what is written here in their place: read when somebody asks for a name that is not there."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 WRITTEN_HERE = {
     "Adam": "AdamTrainer",
@@ -47,3 +49,39 @@ def hint(name: str) -> str:
     if not here:
         return ""
     return f" Write {here if here.split('.')[0] in ('m', 'x', 'loss') else f'dy.{here}'}() here."
+
+
+class NotHere:
+    """A name that a class does not have, though users of other toolkits look for it there: reading and setting it says what to do instead.
+
+    Objects of subclasses without __slots__ may have an attribute of that name.
+    """
+
+    def __init__(self, instead: str) -> None:
+        self._instead = instead
+        self._name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, thing: object, owner: type) -> Any:
+        own: dict[str, Any] = getattr(thing, "__dict__", {})
+        if self._name not in own:
+            raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r}. {self._instead}", name=self._name, obj=thing)
+        return own[self._name]
+
+    def __set__(self, thing: object, value: Any) -> None:
+        if not hasattr(thing, "__dict__"):
+            self.__get__(thing, type(thing))
+        vars(thing)[self._name] = value
+
+
+class TrainerHabits:
+    """What trainers do not have."""
+
+    __slots__ = ()
+    if not TYPE_CHECKING:  # type checkers say so by themselves
+        lr = NotHere("Write learning_rate.")
+        step = NotHere("Write update().")
+        update_epoch = NotHere("Leave it out: in DyNet it does nothing.")
+        zero_grad = NotHere("Leave it out: update() forgets the gradients.")

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ._ffi import callback, fail, fail_in, ffi, lib, nodes
-from .graph import Expression, expression, expressions_from, graph_of, trace_graph
+from .expression import Expression, expression, expressions_from
+from .graph import graph_of, trace_graph
 
 __all__ = ["cell"]
 
@@ -260,7 +261,9 @@ def cell(function: F) -> F:
         function: takes expressions, lists and tuples of them, and whatever else is hashable; returns an expression, or a list or tuple of
             them. Its signature is the dims and batch sizes of its expressions, and the values of all else. Parameters may be arguments, but
             need not be. What it reads from outside, such as attributes of its object, is read while it is traced, so it must not change. Up
-            to 256 signatures are traced; with others the function is called as if it were not decorated.
+            to 256 signatures are traced; with others the function is called as if it were not decorated. While other threads draw from
+            Python's or NumPy's generators, nobody can tell who drew: then the function runs up to 8 times for a signature. It should have
+            no effect but the expressions it makes.
 
     Shape: whatever the function makes.
     Gradient: as of the plain function. Random operations in it make draws of their own, the same with batching and without.
@@ -269,7 +272,7 @@ def cell(function: F) -> F:
         RuntimeError: the function reads a value, uses an expression of the graph that is not among its arguments, or draws from
             Python's or NumPy's generators.
         ValueError: it uses an operation written in Python (function()), or returns other numbers of expressions for other dims.
-        TypeError: it returns something else than expressions, or is given something that is neither an expression nor hashable.
+        TypeError: it returns something other than expressions, or is given something that is neither an expression nor hashable.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ._ffi import DTYPE, DTYPE_NAME, GRAPH_SHIFT, lib
-from .graph import Expression, cg, renew_cg
+from .expression import Expression
+from .graph import cg, renew_cg
 from .params.collection import ParameterCollection
 from .params.parameters import AnyParameter, LookupParameters
 

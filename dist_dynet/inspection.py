@@ -14,7 +14,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from ._ffi import OPS, fail, ffi, lib
-from .graph import ComputationGraph, Expression, cg, graph_of, kept
+from .expression import Expression
+from .graph import ComputationGraph, cg, graph_of, kept
 from .params.root import name_of
 
 __all__ = ["draw_graph", "dump_cg", "print_graphviz", "print_text_graphviz"]
@@ -115,12 +116,13 @@ def dot(
     graph: ComputationGraph | None = None,
     show_dims: bool = True,
     expression_names: dict[Expression, str] | None = None,
+    what: str = "print_graphviz",
 ) -> str:
-    """The graph in the DOT language; with an expression, only what it is computed from."""
+    """The graph in the DOT language; with an expression, only what it is computed from. `what` is the function that errors name."""
     if not isinstance(e, Expression | None):
-        raise TypeError(f"a graph is drawn up to an expression; got {type(e).__name__}.")
+        raise TypeError(f"{what}: expr must be an expression; got {type(e).__name__}.")
     if not isinstance(expression_names, dict | None):
-        raise TypeError(f"expression_names must be a dict of expressions and names; got {type(expression_names).__name__}.")
+        raise TypeError(f"{what}: expression_names must be a dict of expressions and names; got {type(expression_names).__name__}.")
     graph = graph_of(e._node()) if e is not None else graph or cg()
     only = range(len(graph)) if e is None else sorted(_needed(e))
     names = {x.index(): str(name) for x, name in (expression_names or {}).items() if isinstance(x, Expression)}
@@ -187,7 +189,7 @@ def draw_graph(
     """
     path = Path(filename)
     form = path.suffix.removeprefix(".")
-    text = dot(expr, show_dims=show_dims, expression_names=expression_names)
+    text = dot(expr, show_dims=show_dims, expression_names=expression_names, what="draw_graph")
     if form in ("dot", "gv"):
         path.write_text(text, encoding="utf-8")
         return

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from . import inspection
 from ._ffi import calls, fail, ffi, lib, nodes, read
-from .graph import ComputationGraph, Expression, cg, graph_of
+from .expression import Expression
+from .graph import ComputationGraph, cg, graph_of
 
 __all__ = ["NonFinite", "NonFiniteError", "find_nonfinite", "trace_nonfinite"]
 

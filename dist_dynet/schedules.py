@@ -63,7 +63,7 @@ class _Schedule:
 
         Raises:
             ValueError: something is missing in it.
-            TypeError: it is no dict.
+            TypeError: it is not a dict.
         """
         if not isinstance(state, Mapping):
             raise TypeError(f"{type(self).__name__}.load_state_dict: takes a state_dict(); got {type(state).__name__}.")
@@ -165,7 +165,7 @@ class Plateau(_Schedule):
     Args:
         trainer: whose rate is set.
         factor: of each cut, in (0, 1).
-        patience: so many steps without a better measure are borne.
+        patience: so many steps without a better measure are tolerated.
         threshold: a measure is better if it is better than the best by more than this.
         greatest_is_best: the measure is an accuracy or the like.
         least: the rate does not fall below.

@@ -1,8 +1,8 @@
 """Settings of this process: random seed, autobatching, weight decay; and what DyNet has around them (init, DynetParams, devices).
 
 There is nothing to initialise: importing the package is enough, and settings may be changed at any time. At import these variables of the
-environment are read: DIST_DYNET_SEED, DIST_DYNET_RNG, DIST_DYNET_AUTOBATCH, DIST_DYNET_WEIGHT_DECAY (docs/settings.md). sys.argv is not
-read but by DynetParams.from_args().
+environment are read: DIST_DYNET_SEED, DIST_DYNET_RNG, DIST_DYNET_AUTOBATCH, DIST_DYNET_WEIGHT_DECAY (docs/settings.md). sys.argv is
+read by DynetParams.from_args() alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 from . import _random
 from .batching import strategy
-from .graph import Expression, set_default_autobatch
+from .expression import Expression
+from .graph import set_default_autobatch
 from .ops.gradients import nobackprop
 from .params.collection import check_weight_decay, set_default_weight_decay
 from .params.dims import check_device
@@ -43,8 +44,6 @@ HAVE_CUDA = False
 """There is only the CPU."""
 ERRMSG = "dist_dynet computes on CPUs; there is no GPU support."
 """What DyNet's programs print when HAVE_CUDA is missing."""
-
-_CONF = None
 
 _said: set[str] = set()
 
@@ -341,7 +340,6 @@ def to_device(e: Expression, device_str: str) -> Expression:
 # ---- parameters as expressions -----------------------------------------------------------------------------------------------------------
 
 
-
 def parameter(*args: Any) -> Any:
     """Returns its argument, or a tuple of several: parameters are expressions by themselves. Deprecated, as in DyNet; says so once.
 
@@ -382,7 +380,7 @@ class UnsignedValue:
 
     def set(self, val: int) -> None:
         """Another number; OverflowError if it is negative."""
-        self._value = _unsigned(val)
+        self._value = _unsigned(val, "UnsignedValue")
 
 
 class FloatValue:
@@ -412,7 +410,7 @@ class UnsignedVectorValue:
 
     def set(self, newval: Sequence[int]) -> None:
         """Other numbers; OverflowError if one is negative."""
-        self._values = [_unsigned(v) for v in newval]
+        self._values = [_unsigned(v, "UnsignedVectorValue") for v in newval]
 
     def size(self) -> int:
         """How many there are."""
@@ -438,10 +436,10 @@ class FloatVectorValue:
         return len(self._values)
 
 
-def _unsigned(value: int) -> int:
+def _unsigned(value: int, what: str) -> int:
     number = operator.index(value)
     if number < 0:
-        raise OverflowError(f"takes whole numbers, 0 or more; got {value}.")
+        raise OverflowError(f"{what}: takes whole numbers, 0 or more; got {value}.")
     return number
 
 

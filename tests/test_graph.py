@@ -11,7 +11,7 @@ from processes import output_of
 
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE, calls
-from dist_dynet.graph import expressions_from
+from dist_dynet.expression import expressions_from
 
 
 def close(a, b, tolerance=2e-5):

@@ -46,9 +46,18 @@ MISTAKES = [
     ("dy.pick(x, 1, dim='a')", TypeError, "pick: a dim must be a whole number; got 'a'."),
     ("dy.pickneglogsoftmax(x, 'NOUN')", TypeError, "pickneglogsoftmax: the index must be a whole number; got 'NOUN'."),
     ("dy.pickneglogsoftmax(x, [1])", TypeError, "got [1]. For several: pickneglogsoftmax_batch()."),
-    ("x[np.array([0, 1])]", TypeError, "an index must be a whole number or a slice; got array([0, 1]). Use select_rows() for lists."),
+    ("x[np.array([0, 1])]", TypeError, "x[i]: an index must be a whole number or a slice; got array([0, 1]). Use select_rows() for lists."),
     ("dy.softmax(M, d='rows')", TypeError, "softmax: a dim must be a whole number; got 'rows'."),
     ("dy.concatenate(x, y)", TypeError, "Expressions go into one list: concatenate([x, y])."),
+    ("dy.forward([x, 3])", TypeError, "forward: takes a list of expressions; got int in it."),
+    ("dy.values([x, 'y'])", TypeError, "values: takes a list of expressions; got str in it."),
+    ("dy.npvalues([W, None])", TypeError, "npvalues: takes a list of expressions; got NoneType in it."),
+    ("dy.draw_graph('graph.dot', 3)", TypeError, "draw_graph: expr must be an expression; got int."),
+    ("dy.print_graphviz(expression_names=['x'])", TypeError, "print_graphviz: expression_names must be a dict of expressions and names"),
+    ("dy.UnsignedVectorValue([1, -1])", OverflowError, "UnsignedVectorValue: takes whole numbers, 0 or more; got -1."),
+    ("lstm.set_dropout(1.5)", ValueError, "set_dropout: the rate must lie in [0, 1]; got 1.5."),
+    ("lstm.set_dropouts(0.5, -1)", ValueError, "set_dropouts: the rate must lie in [0, 1]; got -1."),
+    ("dy.MLP([2, 3], m).set_dropout(2)", ValueError, "set_dropout: the rate must lie in [0, 1]; got 2."),
     # numbers
     ("dy.inputVector([1, 'a'])", TypeError, "inputVector: takes numbers; got [1, 'a']."),
     ("dy.inputVector([1, None])", TypeError, "inputVector: takes numbers; got [1, None]."),
@@ -73,7 +82,11 @@ MISTAKES = [
     # initial values
     ("m.add_parameters((2, 3), init=dy.NumpyInitializer(np.ones((3, 2))))", ValueError, "the array must have the parameter's dims; got"),
     # trainers
-    ("trainer.lr = 0.1", AttributeError, "lr"),
+    ("trainer.lr = 0.1", AttributeError, "'SimpleSGDTrainer' object has no attribute 'lr'. Write learning_rate."),
+    ("dy.parallel.DistributedTrainer(trainer).lr", AttributeError, "'DistributedTrainer' object has no attribute 'lr'. Write learning_rate."),
+    ("trainer.step()", AttributeError, "has no attribute 'step'. Write update()."),
+    ("trainer.zero_grad()", AttributeError, "has no attribute 'zero_grad'. Leave it out: update() forgets the gradients."),
+    ("trainer.update_epoch(1.0)", AttributeError, "has no attribute 'update_epoch'. Leave it out: in DyNet it does nothing."),
     ("dy.AdamWTrainer(m).learning_rte = 0.1", AttributeError, "learning_rte"),
     ("dy.parallel.DistributedTrainer(trainer).learning_rte = 0.1", AttributeError, "learning_rte"),
     ("trainer.learning_rate = 'fast'", TypeError, "learning_rate: the rate must be a number; got 'fast'."),
@@ -125,6 +138,21 @@ MEANT = [
 @pytest.mark.parametrize(("line", "result"), MEANT, ids=[line for line, _ in MEANT])
 def test_habit_has_the_result_that_was_meant(line, result):
     assert eval(line, surroundings()) == result
+
+
+def test_subclasses_of_trainers_may_use_names_of_other_toolkits():
+    class Warm(dy.SimpleSGDTrainer):
+        def __init__(self, m):
+            super().__init__(m)
+            self.step = 3
+
+        def zero_grad(self):
+            return "mine"
+
+    trainer = Warm(dy.ParameterCollection())
+    assert trainer.step == 3 and trainer.zero_grad() == "mine" and not hasattr(trainer, "lr")
+    trainer.lr = 0.5
+    assert trainer.lr == 0.5
 
 
 def test_names_of_other_toolkits_lead_to_names_that_there_are():

@@ -20,12 +20,15 @@ import json, warnings
 warnings.simplefilter("ignore")
 import setuptools  # brings distutils where Python has none
 from distutils.core import run_setup
-d = run_setup("setup.py", stop_after="config")
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    d = run_setup("setup.py", stop_after="config")
 m = d.metadata
 print(json.dumps({
     "options": {k: v[1] for k, v in d.command_options.get("bdist_wheel", {}).items()},
     "extensions": {e.name: [e.py_limited_api, dict(e.define_macros).get("Py_LIMITED_API")] for e in d.ext_modules},
-    "python": str(d.python_requires), "packages": d.packages, "classifiers": m.get_classifiers(), "extras": sorted(d.extras_require),
+    "python": str(d.python_requires), "packages": d.packages, "classifiers": m.get_classifiers(), "license": m.license,
+    "deprecated": [str(w.message) for w in said if "icense" in str(w.message)], "extras": sorted(d.extras_require),
 }))
 """
 
@@ -53,6 +56,10 @@ def test_extensions_are_built_for_the_stable_abi(module):
 def test_all_packages_are_listed(project):
     folders = {p.parent.relative_to(ROOT) for p in (ROOT / "dist_dynet").rglob("*.py")}
     assert {".".join(folder.parts) for folder in folders} - set(project["packages"]) == {"dist_dynet.compat.site"}  # package data
+
+
+def test_licence_is_named_in_a_form_that_setuptools_takes(project):
+    assert (project["license"], project["deprecated"]) == ("Apache-2.0", [])
 
 
 def test_documents_name_extras_that_there_are(project):

@@ -26,8 +26,8 @@ def test_program_goes_on(engine, ranks):
     assert mpirun(ranks, "caught.py", engine, *CAUGHT)[:2] == (0, "ok\n")
 
 
-@pytest.mark.parametrize("engine", ["shared", "mpi"])
-def test_interrupted_rank_is_out_of_step(engine):
-    status, output, seconds = mpirun(2, "caught.py", engine, "interrupted", DIST_DYNET_SILENCE="1")
+@pytest.mark.parametrize(("engine", "what"), [("shared", "interrupted"), ("mpi", "interrupted"), ("mpi", "interrupted_gather")])
+def test_interrupted_rank_is_out_of_step(engine, what):
+    status, output, seconds = mpirun(2, "caught.py", engine, what, DIST_DYNET_SILENCE="1")
     assert status != 0 and "ok" in output.splitlines() and seconds < 15, output
     assert "out of step with the others" in output

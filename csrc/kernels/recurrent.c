@@ -104,6 +104,18 @@ void dn__simple_sequence_grad(const dn_sequence *q, const dn_real *const *w) {
     }
 }
 
+/* ---- what the GRU's h and the coupled LSTM's c are: y = x + gate (g - x) -------------------------------------------------- */
+
+DN_MULTIVERSION NOT_INLINE static void mix_grad(size_t n, const dn_real *x, const dn_real *gate, const dn_real *g, const dn_real *dy,
+                                                dn_real *dgate, dn_real *dg, dn_real *dx) {
+    DN_SIMD for (size_t j = 0; j < n; j++) {
+        dn_real gate_ = gate[j], g_ = g[j];
+        dgate[j] = dy[j] * (g_ - x[j]) * (gate_ * (1 - gate_));
+        dg[j] = dy[j] * gate_ * (1 - g_ * g_);
+        dx[j] += dy[j] * (1 - gate_);
+    }
+}
+
 /* ---- GRU ----------------------------------------------------------------------------------------------------------------- */
 
 DN_MULTIVERSION NOT_INLINE static void gru_open(size_t n, const dn_real *h, dn_real *z, dn_real *r, dn_real *rh) {
@@ -119,16 +131,6 @@ DN_MULTIVERSION NOT_INLINE static void gru_close(size_t n, const dn_real *h, con
         dn_real g_ = dn__tanh_of(g[j]);
         g[j] = g_;
         y[j] = h[j] + z[j] * (g_ - h[j]);
-    }
-}
-/* y = h + z (n - h) */
-DN_MULTIVERSION NOT_INLINE static void gru_close_grad(size_t n, const dn_real *h, const dn_real *z, const dn_real *g, const dn_real *dy,
-                                                      dn_real *dz, dn_real *dg, dn_real *dh) {
-    DN_SIMD for (size_t j = 0; j < n; j++) {
-        dn_real z_ = z[j], g_ = g[j];
-        dz[j] = dy[j] * (g_ - h[j]) * (z_ * (1 - z_));
-        dg[j] = dy[j] * z_ * (1 - g_ * g_);
-        dh[j] += dy[j] * (1 - z_);
     }
 }
 /* rh = r h */
@@ -164,7 +166,7 @@ void dn__gru_sequence_grad(const dn_sequence *q, const dn_real *const *w) {
         size_t at = offset(q, t), n = numbers(q, t);
         const dn_real *h = h_before(q, t), *z = q->gates + at, *r = z + block, *g = r + block;
         dn_real *dz = q->dgates + at, *dr = dz + block, *dg = dr + block, *dh = dh_before(q, t), *drh = q->work;
-        gru_close_grad(n, h, z, g, q->dh + at, dz, dg, dh);
+        mix_grad(n, h, z, g, q->dh + at, dz, dg, dh); /* y = h + z (g - h) */
         if (has_past(q, t)) {
             dn__mm_dx(q->h, q->h, t.n, w[2], q->h, dg, q->h, 0, drh, q->h); /* g = ... + Wnh (r h) */
             gru_open_grad(n, h, r, drh, dr, dh);
@@ -204,16 +206,6 @@ DN_MULTIVERSION NOT_INLINE static void coupled_close_grad(size_t n, const dn_rea
         dc[j] += dh[j] * o_ * (1 - t_ * t_);
     }
 }
-/* c = c_before + i (g - c_before) */
-DN_MULTIVERSION NOT_INLINE static void coupled_open_grad(size_t n, const dn_real *c, const dn_real *i, const dn_real *g, const dn_real *dy,
-                                                         dn_real *di, dn_real *dg, dn_real *dc) {
-    DN_SIMD for (size_t j = 0; j < n; j++) {
-        dn_real i_ = i[j], g_ = g[j];
-        di[j] = dy[j] * (g_ - c[j]) * (i_ * (1 - i_));
-        dg[j] = dy[j] * i_ * (1 - g_ * g_);
-        dc[j] += dy[j] * (1 - i_);
-    }
-}
 
 void dn__coupled_sequence(const dn_sequence *q, const dn_real *const *w) {
     size_t block = (size_t)q->h * q->columns;
@@ -244,7 +236,7 @@ void dn__coupled_sequence_grad(const dn_sequence *q, const dn_real *const *w) {
         dn_real *di = q->dgates + at, *d_o = di + block, *dg = d_o + block, *dc = q->dc + at;
         coupled_close_grad(n, q->extra + at, o, q->dh + at, d_o, dc);
         if (w[4]) send(q, t, q->h, w[4], d_o, q->c_mask, dc, q->c + at, q->dc_mask); /* o = ... + Woc c */
-        coupled_open_grad(n, c_before(q, t), i, g, dc, di, dg, dc_before(q, t));
+        mix_grad(n, c_before(q, t), i, g, dc, di, dg, dc_before(q, t)); /* c = c_before + i (g - c_before) */
         if (has_past(q, t)) {
             if (w[3]) send(q, t, q->h, w[3], di, q->c_mask, dc_before(q, t), c_before(q, t), q->dc_mask);
             send(q, t, q->h, w[0], di, q->h_mask, dh_before(q, t), h_before(q, t), q->dh_mask);

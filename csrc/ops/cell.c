@@ -111,15 +111,15 @@ static int begin(dn_cell_run *run, dn_call *c) {
 }
 
 /* The dims of an inner node in this run. */
-static int find_dim(dn_cell_run *run, int at) {
+static void find_dim(dn_cell_run *run, int at) {
     const dn_program *p = run->program;
     const dn_inner *inner = &p->nodes[at];
     dn_dim *d = &run->dims[at];
     *d = inner->dim;
-    if (run->members == 1) return 0;
+    if (run->members == 1) return;
     if (inner->draws) { /* each member draws for itself, also where they have the same input */
         d->batch *= run->members;
-        return 0;
+        return;
     }
     int batch = 1;
     for (int k = 0; k < inner->n_args; k++) {
@@ -128,7 +128,6 @@ static int find_dim(dn_cell_run *run, int at) {
         if (of_input != 1) batch = of_input;
     }
     d->batch = batch;
-    return 0;
 }
 
 static size_t place_of(const dn_cell_run *run, size_t at) { return at * (size_t)run->members; }

@@ -7,6 +7,7 @@
 
 #include "../kernels/kernels.h"
 #include "../op.h"
+#include "lines.h"
 
 #ifdef DN_DOUBLE
 static const double EPSILON = DBL_EPSILON;
@@ -29,9 +30,8 @@ static int over_dims(dn_shape *s, int with_batch) {
     const dn_dim *x = s->x[0];
     unsigned seen = 0;
     for (int i = FIRST_DIM; i < s->n_ints; i++) {
-        int d = s->ints[i];
-        if (d < 0 || d >= DN_MAX_DIMS || (d >= x->nd && d > 0))
-            return dn__fail(s, DN_ERROR_VALUE, "dim %d is not a dim of x = %s.", d, DIMS(x));
+        const int d = s->ints[i], error = dn__check_dim(s, d);
+        if (error) return error;
         if (seen & 1u << d) return dn__fail(s, DN_ERROR_VALUE, "each dim may be named once; dim %d is named twice.", d);
         seen |= 1u << d;
     }

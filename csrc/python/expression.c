@@ -2,33 +2,27 @@
  *
  * A cffi call takes numbers; around it Python reads a handle from each argument, compares the result with zero and makes an object for it,
  * which costs three times what the node does. The functions here take expressions and return one. They know the quick way only: whatever else
- * can happen (an error, a parameter alone, an array, a wrong type) goes to a function in Python, which was given with the call. */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+ * can happen (an error, a parameter alone, an array, a wrong type) goes to a function in Python, which was given with the call.
+ *
+ * This file has the base class with its operators and subscripts, and the module; makers.c the functions that make nodes, values.c what reads
+ * values. */
+#include "expression.h"
 
-#include "dn_api.h"
-
-#include <stdlib.h>
 #include <string.h>
 
-static const dn_node_calls *calls;
-/* Which graph is a thread's is decided in graph.py; it is kept here because asking there costs as much as making a node. */
-static _Thread_local int current = -1;
+const dn_node_calls *dn__calls;
+_Thread_local int dn__current = -1;
 
 /* ---- the base of Expression ---------------------------------------------------------------------------------------------------------- */
 
-typedef struct { PyObject_HEAD int64_t handle; /* negative: none */ } Node;
-static PyTypeObject *node_type;
-
-static int is_node(PyObject *o) { return PyObject_TypeCheck(o, node_type); }
-static int64_t handle_of(PyObject *o) { return is_node(o) ? ((Node *)o)->handle : -1; }
+PyTypeObject *dn__node_type;
 
 /* What is called after each expression is made, in all threads: a search's, else NULL. */
 static PyObject *watch;
 
 /* A node refers to nothing, so it is in no cycle, and Python's collector need not walk over the nodes of a graph: without them its full
  * collections, 10 ms each, become rare. */
-static PyObject *new_node(PyTypeObject *cls, int64_t handle) {
+PyObject *dn__new_node(PyTypeObject *cls, int64_t handle) {
     PyObject *node = PyType_GenericAlloc(cls, 0);
     if (!node) return NULL;
     if (PyType_GetFlags(cls) & Py_TPFLAGS_HAVE_GC) PyObject_GC_UnTrack(node);
@@ -45,7 +39,7 @@ static PyObject *node_new(PyTypeObject *cls, PyObject *args, PyObject *named) {
     if ((PyTuple_Size(args) || (named && PyDict_Size(named))) &&
         PyType_GetSlot(cls, Py_tp_init) == PyType_GetSlot(&PyBaseObject_Type, Py_tp_init))
         return PyErr_Format(PyExc_TypeError, "an expression takes no arguments. Use inputs, parameters and functions.");
-    PyObject *node = new_node(cls, -1);
+    PyObject *node = dn__new_node(cls, -1);
     if (node && PyType_GetFlags(cls) & Py_TPFLAGS_HAVE_GC) PyObject_GC_Track(node); /* a class of the user's, which may refer to anything */
     return node;
 }
@@ -70,287 +64,15 @@ static int set_handle(PyObject *o, PyObject *value, void *unused) {
     return 0;
 }
 
-/* ---- functions that make nodes ------------------------------------------------------------------------------------------------------- */
-
-/* What a function made by call() makes: an expression of a class; otherwise(code, *arguments) does what the quick way does not: code is the
- * error of C, or NOT_TAKEN for arguments that this way does not take. It is the `self` of a built-in function. */
-typedef struct { PyObject_HEAD int op; PyTypeObject *cls; PyObject *otherwise; } Maker;
-static PyTypeObject *maker_type;
-enum { NOT_TAKEN = -1000 };
-
-static PyObject *other_way(const Maker *m, int64_t code, Py_ssize_t n, PyObject *const *args) {
-    PyObject *all = PyTuple_New(n + 1), *number = all ? PyLong_FromLongLong(code) : NULL, *result = NULL;
-    if (number) {
-        PyTuple_SetItem(all, 0, number);
-        for (Py_ssize_t i = 0; i < n; i++) {
-            Py_INCREF(args[i]);
-            PyTuple_SetItem(all, i + 1, args[i]);
-        }
-        result = PyObject_Call(m->otherwise, all, NULL);
-    }
-    Py_XDECREF(all);
-    return result;
-}
-
-static PyObject *made(const Maker *m, int64_t handle, Py_ssize_t n, PyObject *const *args) {
-    return handle >= 0 ? new_node(m->cls, handle) : other_way(m, handle, n, args);
-}
-
-static int counted(Py_ssize_t n, Py_ssize_t wanted) {
-    if (n != wanted) PyErr_Format(PyExc_TypeError, "takes %zd arguments; got %zd.", wanted, n);
-    return n == wanted;
-}
-
-/* A whole number that fits an int; 0: it is none, or does not fit. */
-static int whole(PyObject *o, int *out) {
-    if (!PyLong_Check(o)) return 0;
-    int overflow;
-    long value = PyLong_AsLongAndOverflow(o, &overflow);
-    *out = (int)value;
-    return !overflow && value == *out;
-}
-
-/* A number of Python's own as a double; 0: it is none, or too large. */
-static int real(PyObject *o, double *out) {
-    if (!PyFloat_CheckExact(o) && !PyLong_CheckExact(o)) return 0;
-    *out = PyFloat_CheckExact(o) ? PyFloat_AsDouble(o) : PyLong_AsDouble(o);
-    if (*out != -1 || !PyErr_Occurred()) return 1;
-    PyErr_Clear();
-    return 0;
-}
-
-static PyObject *unary(PyObject *self, PyObject *x) {
-    const Maker *m = (Maker *)self;
-    const int64_t a = handle_of(x);
-    return made(m, a < 0 ? NOT_TAKEN : calls->node1(m->op, a), 1, &x);
-}
-
-static PyObject *binary(PyObject *self, PyObject *const *args, Py_ssize_t n) {
-    const Maker *m = (Maker *)self;
-    if (!counted(n, 2)) return NULL;
-    const int64_t a = handle_of(args[0]), b = handle_of(args[1]);
-    return made(m, a < 0 || b < 0 ? NOT_TAKEN : calls->node2(m->op, a, b), 2, args);
-}
-
-/* f(x, i): one attribute, a whole number */
-static PyObject *with_int(PyObject *self, PyObject *const *args, Py_ssize_t n) {
-    const Maker *m = (Maker *)self;
-    int i;
-    if (!counted(n, 2)) return NULL;
-    const int64_t a = handle_of(args[0]);
-    return made(m, a < 0 || !whole(args[1], &i) ? NOT_TAKEN : calls->node1_int(m->op, a, i), 2, args);
-}
-
-/* f(x, i): the attributes 0 and i, of a selection in the first dim */
-static PyObject *at_index(PyObject *self, PyObject *const *args, Py_ssize_t n) {
-    const Maker *m = (Maker *)self;
-    int ints[2] = {0, 0};
-    if (!counted(n, 2)) return NULL;
-    const int64_t a = handle_of(args[0]);
-    return made(m, a < 0 || !whole(args[1], &ints[1]) ? NOT_TAKEN : calls->node_many(m->op, 1, &a, 2, ints, 0, NULL), 2, args);
-}
-
-/* f(x, r, s): two real attributes */
-static PyObject *with_reals(PyObject *self, PyObject *const *args, Py_ssize_t n) {
-    const Maker *m = (Maker *)self;
-    double r, s;
-    if (!counted(n, 3)) return NULL;
-    const int64_t a = handle_of(args[0]);
-    return made(m, a < 0 || !real(args[1], &r) || !real(args[2], &s) ? NOT_TAKEN : calls->node1_real(m->op, a, r, s), 3, args);
-}
-
-/* A list or tuple of Python's own: how many items it has, and one of them; 0: it is none. */
-static Py_ssize_t length(PyObject *from) {
-    return PyList_CheckExact(from) ? PyList_Size(from) : PyTuple_CheckExact(from) ? PyTuple_Size(from) : 0;
-}
-static PyObject *item(PyObject *from, Py_ssize_t i) { return PyList_CheckExact(from) ? PyList_GetItem(from, i) : PyTuple_GetItem(from, i); }
-
-/* The numbers of a list or tuple of Python's own numbers, in `few` (64 of them) or in memory to be freed; NULL: it is none, or there is no
- * memory. */
-static double *numbers(PyObject *from, double *few, Py_ssize_t *n) {
-    if (!PyList_CheckExact(from) && !PyTuple_CheckExact(from)) return NULL;
-    *n = length(from);
-    double *out = *n <= 64 ? few : malloc((size_t)*n * sizeof *out);
-    for (Py_ssize_t i = 0; out && i < *n; i++)
-        if (!real(item(from, i), &out[i])) {
-            if (out != few) free(out);
-            return NULL;
-        }
-    return out;
-}
-
-/* A node of the expressions in a list and at most one whole number. Handles are read without calling Python: the list stays as it is. */
-static int64_t node_of_list(int op, PyObject *list, int n_ints, const int *ints) {
-    const Py_ssize_t n = length(list);
-    if (n < 1 || n > INT32_MAX) return NOT_TAKEN;
-    int64_t few[16], *handles = n <= 16 ? few : malloc((size_t)n * sizeof *handles), result = NOT_TAKEN;
-    Py_ssize_t i = 0;
-    for (; handles && i < n; i++)
-        if ((handles[i] = handle_of(item(list, i))) < 0) break;
-    if (i == n) result = calls->node_many(op, (int)n, handles, n_ints, ints, 0, NULL);
-    if (handles != few) free(handles);
-    return result;
-}
-
-static PyObject *of_list(PyObject *self, PyObject *list) {
-    const Maker *m = (Maker *)self;
-    return made(m, node_of_list(m->op, list, 0, NULL), 1, &list);
-}
-
-/* f(list, i) */
-static PyObject *of_list_with_int(PyObject *self, PyObject *const *args, Py_ssize_t n) {
-    const Maker *m = (Maker *)self;
-    int i;
-    if (!counted(n, 2)) return NULL;
-    return made(m, whole(args[1], &i) ? node_of_list(m->op, args[0], 1, &i) : NOT_TAKEN, 2, args);
-}
-
-/* ---- many nodes in one call ---------------------------------------------------------------------------------------------------------- */
-
-/* A list of n expressions, whose handles follow one another. */
-static PyObject *nodes_from(PyTypeObject *cls, int64_t first, Py_ssize_t n) {
+PyObject *dn__nodes_from(PyTypeObject *cls, int64_t first, Py_ssize_t n) {
     PyObject *list = PyList_New(n);
     for (Py_ssize_t i = 0; list && i < n; i++) {
-        PyObject *node = new_node(cls, first + i);
+        PyObject *node = dn__new_node(cls, first + i);
         if (node && !PyList_SetItem(list, i, node)) continue;
         Py_DECREF(list);
         return NULL;
     }
     return list;
-}
-
-/* The handles in `weights`, of which the first is a parameter's, and those of the expressions in `inputs`: in `few` (64 of them) or in memory
- * to be freed; NULL: something else is among them, or there is no memory. */
-static int64_t *handles_in(PyObject *weights, PyObject *inputs, int64_t *few, Py_ssize_t *n) {
-    const Py_ssize_t n_weights = length(weights), n_inputs = length(inputs);
-    *n = n_weights + n_inputs;
-    if (n_weights < 1 || n_inputs < 1 || *n > INT32_MAX) return NULL;
-    int64_t *handles = *n <= 64 ? few : malloc((size_t)*n * sizeof *handles);
-    for (Py_ssize_t i = 0; handles && i < *n; i++) {
-        PyObject *o = i < n_weights ? item(weights, i) : item(inputs, i - n_weights);
-        handles[i] = i >= n_weights ? handle_of(o) : PyLong_Check(o) ? PyLong_AsLongLong(o) : -1;
-        if (handles[i] >= 0) continue;
-        PyErr_Clear();
-        if (handles != few) free(handles);
-        return NULL;
-    }
-    return handles;
-}
-
-/* node_parts, or node_many where parts is 0; parameters alone belong to no graph: then the first is looked up in the current one. */
-static int64_t layer_node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts) {
-    int64_t h;
-    for (int again = 0;; again = 1) {
-        h = parts ? calls->node_parts(op, n, handles, n_ints, ints, n_reals, reals, parts)
-                  : calls->node_many(op, n, handles, n_ints, ints, n_reals, reals);
-        if (h != DN_ERROR_NO_GRAPH || again || current < 0) return h;
-        const int64_t resolved = calls->resolve(current, handles[0]);
-        if (resolved < 0) return h;
-        handles[0] = resolved;
-    }
-}
-
-/* f(weights, inputs, reals, size): the outputs, vectors of that size, of a layer's node over a list of inputs */
-static PyObject *sequence(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
-    const Maker *m = (Maker *)self;
-    double few_reals[64];
-    int64_t few[64], first = NOT_TAKEN;
-    Py_ssize_t n, n_reals;
-    int size;
-    if (!counted(n_args, 4)) return NULL;
-    double *reals = whole(args[3], &size) ? numbers(args[2], few_reals, &n_reals) : NULL;
-    int64_t *handles = reals ? handles_in(args[0], args[1], few, &n) : NULL;
-    if (handles) {
-        const int ints[] = {(int)length(args[1]), DN_SEQUENCE_LIST};
-        first = layer_node(m->op, (int)n, handles, 2, ints, (int)n_reals, reals, 0);
-        if (first >= 0) first = calls->parts(first, 0, ints[0], size);
-    }
-    if (handles != few) free(handles);
-    if (reals != few_reals) free(reals);
-    return first >= 0 ? nodes_from(m->cls, first, length(args[1])) : other_way(m, first, n_args, args);
-}
-
-/* f(weights, inputs, ints, reals, n): the first n outputs of a node of several, as a list */
-static PyObject *outputs(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
-    const Maker *m = (Maker *)self;
-    double few_reals[64];
-    int64_t few[64], first = NOT_TAKEN;
-    Py_ssize_t n, n_reals;
-    int parts, ints[4];
-    if (!counted(n_args, 5)) return NULL;
-    const Py_ssize_t n_ints = length(args[2]);
-    int good = n_ints <= 4 && whole(args[4], &parts) && parts > 0;
-    for (Py_ssize_t i = 0; good && i < n_ints; i++) good = whole(item(args[2], i), &ints[i]);
-    double *reals = good ? numbers(args[3], few_reals, &n_reals) : NULL;
-    int64_t *handles = reals ? handles_in(args[0], args[1], few, &n) : NULL;
-    if (handles) first = layer_node(m->op, (int)n, handles, (int)n_ints, ints, (int)n_reals, reals, parts);
-    if (handles != few) free(handles);
-    if (reals != few_reals) free(reals);
-    return first >= 0 ? nodes_from(m->cls, first, parts) : other_way(m, first, n_args, args);
-}
-
-/* f(xs, ys): [g([x, y], 0) for x, y in zip(xs, ys)] */
-static PyObject *pairs(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
-    const Maker *m = (Maker *)self;
-    const int zero = 0;
-    if (!counted(n_args, 2)) return NULL;
-    const Py_ssize_t n = length(args[0]);
-    int64_t handle = n > 0 && n == length(args[1]) ? 0 : NOT_TAKEN;
-    PyObject *list = PyList_New(n);
-    for (Py_ssize_t i = 0; list && handle >= 0 && i < n; i++) {
-        const int64_t pair[] = {handle_of(item(args[0], i)), handle_of(item(args[1], i))};
-        handle = pair[0] < 0 || pair[1] < 0 ? NOT_TAKEN : calls->node_many(m->op, 2, pair, 1, &zero, 0, NULL);
-        PyObject *node = handle < 0 ? NULL : new_node(m->cls, handle);
-        if (node) PyList_SetItem(list, i, node);
-        else if (handle >= 0) Py_CLEAR(list);
-    }
-    if (!list || handle >= 0) return list;
-    Py_DECREF(list);
-    return other_way(m, handle, 2, args);
-}
-
-/* ---- inputs: nodes of the current graph ---------------------------------------------------------------------------------------------- */
-
-static PyObject *scalar(PyObject *self, PyObject *x) {
-    double value;
-    return made((Maker *)self, current < 0 || !real(x, &value) ? NOT_TAKEN : calls->input_scalar(current, value), 1, &x);
-}
-
-static PyObject *zeros(PyObject *self, PyObject *x) {
-    int n;
-    return made((Maker *)self, current < 0 || !whole(x, &n) ? NOT_TAKEN : calls->input_zeros(current, n), 1, &x);
-}
-
-/* f(table, row) */
-static PyObject *row(PyObject *self, PyObject *const *args, Py_ssize_t n) {
-    int i;
-    if (!counted(n, 2)) return NULL;
-    const int64_t table = handle_of(args[0]);
-    return made((Maker *)self, current < 0 || table < 0 || !whole(args[1], &i) ? NOT_TAKEN : calls->lookup(current, table, i), 2, args);
-}
-
-static PyObject *vector(PyObject *self, PyObject *from) {
-    double few[64];
-    Py_ssize_t n;
-    int64_t handle = NOT_TAKEN;
-    double *x = current < 0 ? NULL : numbers(from, few, &n);
-    if (x && n <= INT32_MAX) handle = calls->input_numbers(current, (int)n, x);
-    if (x != few) free(x);
-    return made((Maker *)self, handle, 1, &from);
-}
-
-/* set(x, numbers): 0, a negative error, or DN_LONG_WAY */
-static PyObject *set_input(PyObject *module, PyObject *const *args, Py_ssize_t n_args) {
-    (void)module;
-    double few[64];
-    Py_ssize_t n;
-    int code = DN_LONG_WAY;
-    if (!counted(n_args, 2)) return NULL;
-    const int64_t a = handle_of(args[0]);
-    double *x = a < 0 ? NULL : numbers(args[1], few, &n);
-    if (x) code = calls->input_set_numbers(a, n, x);
-    if (x != few) free(x);
-    return PyLong_FromLong(code);
 }
 
 /* ---- operators ----------------------------------------------------------------------------------------------------------------------- */
@@ -367,10 +89,10 @@ static int as_scale_shift(int k, int is_reflected, double number, double *a, dou
 }
 
 static PyObject *scaled(PyObject *x, double a, double b) {
-    const int64_t given = ((Node *)x)->handle, handle = given < 0 ? NOT_TAKEN : calls->node1_real(scale_shift->op, given, a, b);
-    if (handle >= 0) return new_node(scale_shift->cls, handle);
+    const int64_t given = ((Node *)x)->handle, handle = given < 0 ? NOT_TAKEN : dn__calls->node1_real(scale_shift->op, given, a, b);
+    if (handle >= 0) return dn__new_node(scale_shift->cls, handle);
     PyObject *args[] = {x, PyFloat_FromDouble(a), PyFloat_FromDouble(b)};
-    PyObject *result = args[1] && args[2] ? other_way(scale_shift, handle, 3, args) : NULL;
+    PyObject *result = args[1] && args[2] ? dn__other_way(scale_shift, handle, 3, args) : NULL;
     Py_XDECREF(args[1]);
     Py_XDECREF(args[2]);
     return result;
@@ -381,10 +103,10 @@ static PyObject *operate(int k, PyObject *left, PyObject *right) {
     const int64_t x = handle_of(left), y = handle_of(right);
     double number, a, b;
     if (!operators[k].maker) return PyErr_Format(PyExc_RuntimeError, "this operator has no operation");
-    if (x >= 0 && y >= 0) return made(operators[k].maker, calls->node2(operators[k].maker->op, x, y), 2, args);
+    if (x >= 0 && y >= 0) return made(operators[k].maker, dn__calls->node2(operators[k].maker->op, x, y), 2, args);
     if (x >= 0 && real(right, &number) && as_scale_shift(k, 0, number, &a, &b)) return scaled(left, a, b);
     if (y >= 0 && real(left, &number) && as_scale_shift(k, 1, number, &a, &b)) return scaled(right, a, b);
-    if (is_node(left)) return other_way(operators[k].maker, NOT_TAKEN, 2, args);
+    if (is_node(left)) return dn__other_way(operators[k].maker, NOT_TAKEN, 2, args);
     return PyObject_CallFunctionObjArgs(operators[k].reflected, right, left, NULL);
 }
 
@@ -404,7 +126,7 @@ static struct { Maker *index; int slice; PyTypeObject *cls; PyObject *otherwise;
 static int range_of(int64_t x, PyObject *slice, int ints[4]) {
     dn_dim d;
     Py_ssize_t start, stop, step;
-    if (!PySlice_Check(slice) || calls->node_dim(x, &d) || d.nd < 1) return 0;
+    if (!PySlice_Check(slice) || dn__calls->node_dim(x, &d) || d.nd < 1) return 0;
     if (PySlice_Unpack(slice, &start, &stop, &step)) {
         PyErr_Clear();
         return 0;
@@ -420,11 +142,11 @@ static PyObject *subscript(PyObject *x, PyObject *index) {
     int ints[4] = {0};
     if (!subscripts.otherwise) return PyErr_Format(PyExc_RuntimeError, "indices have no operation");
     if (a >= 0 && PyLong_CheckExact(index) && whole(index, &ints[1]) && ints[1] >= 0) {
-        const int64_t handle = calls->node_many(subscripts.index->op, 1, &a, 2, ints, 0, NULL);
-        if (handle >= 0) return new_node(subscripts.index->cls, handle);
+        const int64_t handle = dn__calls->node_many(subscripts.index->op, 1, &a, 2, ints, 0, NULL);
+        if (handle >= 0) return dn__new_node(subscripts.index->cls, handle);
     } else if (a >= 0 && range_of(a, index, ints)) {
-        const int64_t handle = calls->node_many(subscripts.slice, 1, &a, 4, ints, 0, NULL);
-        if (handle >= 0) return new_node(subscripts.cls, handle);
+        const int64_t handle = dn__calls->node_many(subscripts.slice, 1, &a, 4, ints, 0, NULL);
+        if (handle >= 0) return dn__new_node(subscripts.cls, handle);
     }
     return PyObject_CallFunctionObjArgs(subscripts.otherwise, x, index, NULL);
 }
@@ -435,90 +157,11 @@ static PyObject *positive(PyObject *x) {
     return x;
 }
 
-/* ---- values and gradients: the quick ways of csrc/forward.c and backward.c ----------------------------------------------------------- */
-
-enum { ROOM = 256 }; /* numbers of a value that are read at once; a longer one takes its time anyway */
-
-static int quick_numbers(PyObject *x, dn_dim *dim, int room, double *out) {
-    const int64_t a = handle_of(x);
-    return a < 0 ? DN_LONG_WAY : calls->quick_value(a, dim, room, out);
-}
-
-/* The value of a node that is one number; None, here and below: ask the longer way. */
-static PyObject *quick_scalar(PyObject *module, PyObject *x) {
-    (void)module;
-    dn_dim dim;
-    double value;
-    if (quick_numbers(x, &dim, 1, &value)) Py_RETURN_NONE;
-    return PyFloat_FromDouble(value);
-}
-
-/* A number, or a list of the numbers of vectors. */
-static PyObject *quick_value(PyObject *module, PyObject *x) {
-    (void)module;
-    dn_dim dim;
-    double values[ROOM];
-    if (quick_numbers(x, &dim, ROOM, values) || dim.nd > 1) Py_RETURN_NONE;
-    const Py_ssize_t n = (Py_ssize_t)dim.size * dim.batch;
-    if (n == 1) return PyFloat_FromDouble(values[0]);
-    PyObject *list = PyList_New(n);
-    for (Py_ssize_t i = 0; list && i < n; i++) {
-        PyObject *number = PyFloat_FromDouble(values[i]);
-        if (number && !PyList_SetItem(list, i, number)) continue;
-        Py_DECREF(list);
-        return NULL;
-    }
-    return list;
-}
-
-static PyObject *sizes(const dn_dim *dim) {
-    PyObject *result = PyTuple_New(dim->nd);
-    for (int i = 0; result && i < dim->nd; i++) {
-        PyObject *size = PyLong_FromLong(dim->d[i]);
-        if (size && !PyTuple_SetItem(result, i, size)) continue;
-        Py_DECREF(result);
-        return NULL;
-    }
-    return result;
-}
-
-/* (the numbers as doubles in a bytearray, the sizes, the batch size) */
-static PyObject *quick_array(PyObject *module, PyObject *x) {
-    (void)module;
-    dn_dim dim;
-    double values[ROOM];
-    if (quick_numbers(x, &dim, ROOM, values)) Py_RETURN_NONE;
-    const Py_ssize_t bytes = (Py_ssize_t)sizeof *values * dim.size * dim.batch;
-    return Py_BuildValue("NNi", PyByteArray_FromStringAndSize((const char *)values, bytes), sizes(&dim), dim.batch);
-}
-
-/* ((sizes), batch size) */
-static PyObject *quick_dim(PyObject *module, PyObject *x) {
-    (void)module;
-    dn_dim dim;
-    const int64_t a = handle_of(x);
-    if (a < 0 || calls->node_dim(a, &dim)) Py_RETURN_NONE;
-    return Py_BuildValue("Ni", sizes(&dim), dim.batch);
-}
-
-/* What dn_quick_backward() returns. */
-static PyObject *quick_backward(PyObject *module, PyObject *x) {
-    (void)module;
-    const int64_t a = handle_of(x);
-    return PyLong_FromLong(a < 0 ? DN_LONG_WAY : calls->quick_backward(a));
-}
-
-/* A new graph in the place of the current one; False: ask the longer way. */
-static PyObject *quick_renew(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
-    return PyBool_FromLong(current >= 0 && calls->renew(current) >= 0);
-}
-
 /* ---- the module ---------------------------------------------------------------------------------------------------------------------- */
 
 static PyObject *bind(PyObject *module, PyObject *address) {
     (void)module;
-    calls = PyLong_AsVoidPtr(address);
+    dn__calls = PyLong_AsVoidPtr(address);
     if (PyErr_Occurred()) return NULL;
     Py_RETURN_NONE;
 }
@@ -527,7 +170,7 @@ static PyObject *set_current(PyObject *module, PyObject *graph) {
     (void)module;
     const long number = PyLong_AsLong(graph);
     if (number == -1 && PyErr_Occurred()) return NULL;
-    current = (int)number;
+    dn__current = (int)number;
     Py_RETURN_NONE;
 }
 
@@ -538,9 +181,9 @@ static PyObject *consecutive(PyObject *module, PyObject *const *args, Py_ssize_t
     if (!counted(n_args, 3)) return NULL;
     const int64_t first = PyLong_AsLongLong(args[1]);
     if (PyErr_Occurred()) return NULL;
-    if (!PyType_Check(args[0]) || !PyType_IsSubtype((PyTypeObject *)args[0], node_type) || !whole(args[2], &n) || n < 0)
+    if (!PyType_Check(args[0]) || !PyType_IsSubtype((PyTypeObject *)args[0], dn__node_type) || !whole(args[2], &n) || n < 0)
         return PyErr_Format(PyExc_TypeError, "consecutive: takes a class of expressions, a handle and a number; got %R, %R.", args[0], args[2]);
-    return nodes_from((PyTypeObject *)args[0], first, n);
+    return dn__nodes_from((PyTypeObject *)args[0], first, n);
 }
 
 /* The function to be called after each expression is made, without arguments; None: no more. */
@@ -555,53 +198,13 @@ static PyObject *set_watch(PyObject *module, PyObject *function) {
 
 static PyObject *get_current(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
-    return PyLong_FromLong(current);
+    return PyLong_FromLong(dn__current);
 }
 
 /* A number that tells this thread's present graph from all others; negative: it has none. */
 static PyObject *this_graph(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
-    return PyLong_FromLongLong(current < 0 ? current : calls->graph_version(current) << DN_GRAPH_BITS | current);
-}
-
-#define FAST(f) (PyCFunction)(void (*)(void))(f), METH_FASTCALL, NULL
-static PyMethodDef kinds[] = {
-    {"unary", unary, METH_O, NULL}, {"binary", FAST(binary)}, {"with_int", FAST(with_int)}, {"at_index", FAST(at_index)},
-    {"with_reals", FAST(with_reals)}, {"of_list", of_list, METH_O, NULL}, {"of_list_with_int", FAST(of_list_with_int)},
-    {"scalar", scalar, METH_O, NULL}, {"zeros", zeros, METH_O, NULL}, {"vector", vector, METH_O, NULL}, {"row", FAST(row)},
-    {"sequence", FAST(sequence)}, {"outputs", FAST(outputs)}, {"pairs", FAST(pairs)},
-    {NULL, NULL, 0, NULL},
-};
-
-/* call(kind, op, cls, otherwise): the built-in function of this kind */
-static PyObject *call(PyObject *module, PyObject *args) {
-    (void)module;
-    const char *kind;
-    int op;
-    PyObject *cls, *otherwise;
-    if (!PyArg_ParseTuple(args, "siO!O", &kind, &op, &PyType_Type, &cls, &otherwise)) return NULL;
-    PyMethodDef *method = kinds;
-    while (method->ml_name && strcmp(method->ml_name, kind)) method++;
-    if (!method->ml_name || !PyType_IsSubtype((PyTypeObject *)cls, node_type))
-        return PyErr_Format(PyExc_ValueError, "call: takes a kind of call and a class of expressions; got %s, %R.", kind, cls);
-    Maker *m = (Maker *)PyType_GenericAlloc(maker_type, 0);
-    if (!m) return NULL;
-    Py_INCREF(cls);
-    Py_INCREF(otherwise);
-    m->op = op;
-    m->cls = (PyTypeObject *)cls;
-    m->otherwise = otherwise;
-    PyObject *function = PyCFunction_NewEx(method, (PyObject *)m, NULL);
-    Py_DECREF(m);
-    return function;
-}
-
-static void maker_dealloc(PyObject *o) {
-    PyTypeObject *cls = Py_TYPE(o);
-    Py_XDECREF(((Maker *)o)->cls);
-    Py_XDECREF(((Maker *)o)->otherwise);
-    PyObject_Free(o);
-    Py_DECREF(cls);
+    return PyLong_FromLongLong(dn__current < 0 ? dn__current : dn__calls->graph_version(dn__current) << DN_GRAPH_BITS | dn__current);
 }
 
 /* operator(name, function of call("binary", ...), reflected), operator("scale_shift", function of call("with_reals", ...), None) */
@@ -614,7 +217,7 @@ static PyObject *set_operator(PyObject *module, PyObject *args) {
     PyObject *maker = PyCFunction_GetSelf(function);
     int k = 0;
     while (k <= OPERATORS && strcmp(names[k], name)) k++;
-    if (k > OPERATORS || !maker || !Py_IS_TYPE(maker, maker_type))
+    if (k > OPERATORS || !maker || !Py_IS_TYPE(maker, dn__maker_type))
         return PyErr_Format(PyExc_ValueError, "operator: takes the name of one and a function of call(); got %s, %R.", name, function);
     Py_INCREF(maker); /* for the life of the process */
     Py_INCREF(reflected);
@@ -630,7 +233,7 @@ static PyObject *set_subscript(PyObject *module, PyObject *args) {
     int slice;
     if (!PyArg_ParseTuple(args, "O!iO!O", &PyCFunction_Type, &function, &slice, &PyType_Type, &cls, &otherwise)) return NULL;
     PyObject *maker = PyCFunction_GetSelf(function);
-    if (!maker || !Py_IS_TYPE(maker, maker_type) || !PyType_IsSubtype((PyTypeObject *)cls, node_type))
+    if (!maker || !Py_IS_TYPE(maker, dn__maker_type) || !PyType_IsSubtype((PyTypeObject *)cls, dn__node_type))
         return PyErr_Format(PyExc_ValueError, "subscript: takes a function of call() and a class of expressions; got %R, %R.", function, cls);
     Py_INCREF(maker); /* for the life of the process */
     Py_INCREF(cls);
@@ -645,40 +248,31 @@ static PyMethodDef functions[] = {
     {"current", get_current, METH_NOARGS, NULL},
     {"this_graph", this_graph, METH_NOARGS, NULL},
     {"watch", set_watch, METH_O, NULL},
-    {"call", call, METH_VARARGS, NULL},
+    {"call", dn__call, METH_VARARGS, NULL},
     {"operator", set_operator, METH_VARARGS, NULL},
     {"subscript", set_subscript, METH_VARARGS, NULL},
-    {"set_input", FAST(set_input)},
-    {"consecutive", FAST(consecutive)},
-    {"quick_scalar", quick_scalar, METH_O, NULL},
-    {"quick_value", quick_value, METH_O, NULL},
-    {"quick_array", quick_array, METH_O, NULL},
-    {"quick_dim", quick_dim, METH_O, NULL},
-    {"quick_backward", quick_backward, METH_O, NULL},
-    {"quick_renew", quick_renew, METH_NOARGS, NULL},
+    {"consecutive", DN_FAST(consecutive)},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef node_attributes[] = {{"_h", get_handle, set_handle, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
-#define SLOT(name, f) {name, (void *)(f)}
 static PyType_Slot node_slots[] = {
-    SLOT(Py_tp_new, node_new), SLOT(Py_tp_dealloc, node_dealloc), SLOT(Py_tp_getset, node_attributes), SLOT(Py_nb_add, add),
-    SLOT(Py_nb_subtract, subtract), SLOT(Py_nb_multiply, multiply), SLOT(Py_nb_matrix_multiply, multiply), SLOT(Py_nb_true_divide, divide),
-    SLOT(Py_nb_power, power), SLOT(Py_nb_negative, negative), SLOT(Py_nb_positive, positive), SLOT(Py_mp_subscript, subscript), {0, NULL},
+    DN_SLOT(Py_tp_new, node_new), DN_SLOT(Py_tp_dealloc, node_dealloc), DN_SLOT(Py_tp_getset, node_attributes),
+    DN_SLOT(Py_nb_add, add), DN_SLOT(Py_nb_subtract, subtract), DN_SLOT(Py_nb_multiply, multiply),
+    DN_SLOT(Py_nb_matrix_multiply, multiply), DN_SLOT(Py_nb_true_divide, divide), DN_SLOT(Py_nb_power, power),
+    DN_SLOT(Py_nb_negative, negative), DN_SLOT(Py_nb_positive, positive), DN_SLOT(Py_mp_subscript, subscript),
+    {0, NULL},
 };
 static PyType_Spec node_spec = {"dist_dynet._expression.Node", sizeof(Node), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, node_slots};
-static PyType_Slot maker_slots[] = {SLOT(Py_tp_dealloc, maker_dealloc), {0, NULL}};
-static PyType_Spec maker_spec = {"dist_dynet._expression.Maker", sizeof(Maker), 0, Py_TPFLAGS_DEFAULT, maker_slots};
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "_expression", "Fast calls on expressions.", -1, functions, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__expression(void);
 PyMODINIT_FUNC PyInit__expression(void) {
     PyObject *module = PyModule_Create(&definition);
-    node_type = (PyTypeObject *)PyType_FromSpec(&node_spec);
-    maker_type = (PyTypeObject *)PyType_FromSpec(&maker_spec);
-    if (!module || !node_type || !maker_type || PyModule_AddIntMacro(module, NOT_TAKEN) ||
-        PyModule_AddObject(module, "Node", (PyObject *)node_type)) return NULL;
-    Py_INCREF(node_type); /* one reference is the module's, one ours */
+    dn__node_type = (PyTypeObject *)PyType_FromSpec(&node_spec);
+    if (!module || !dn__node_type || !dn__new_maker_type() || PyModule_AddFunctions(module, dn__value_functions) ||
+        PyModule_AddIntMacro(module, NOT_TAKEN) || PyModule_AddObject(module, "Node", (PyObject *)dn__node_type)) return NULL;
+    Py_INCREF(dn__node_type); /* one reference is the module's, one ours */
     return module;
 }

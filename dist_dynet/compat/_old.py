@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from .. import ops, settings, trainers
-from ..graph import Expression
+from ..expression import Expression
 from ..params import LookupParameters, ParameterCollection, Parameters
 from ..settings import say
 from . import _saveable

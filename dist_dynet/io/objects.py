@@ -3,7 +3,7 @@
 `basename.data` holds the numbers in the text format, object after object; `basename.meta` one pickle per object: ("Parameters", name),
 ("LookupParameters", name), or (class, spec, name of its collection). Reading follows that order, so that objects whose parameters have the
 same names do not get in each other's way. Pickles are read by a loader that knows builders and plain data and refuses the rest. That keeps
-mistakes and strays out; it is no wall against a file made to do harm, since it imports the modules that the file names.
+mistakes and strays out; it does not protect against a file made to do harm, since it imports the modules that the file names.
 """
 
 from __future__ import annotations

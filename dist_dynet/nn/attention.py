@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..graph import Expression
+from ..expression import Expression
 from ..ops import (
     affine_transform,
     attention,

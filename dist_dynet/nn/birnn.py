@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from ..graph import Expression
+from ..expression import Expression
 from ..ops import concatenate
 from ..ops._nodes import listed, not_expression
 from ..ops.shape import concatenate_pairs

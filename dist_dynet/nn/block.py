@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from .._ffi import lib
-from ..graph import Expression, expression, resolved
+from ..expression import Expression, expression, resolved
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, Parameters
 from .owner import Owner

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _random
-from ..graph import Expression, expression, resolved
+from ..expression import Expression, expression, resolved
 from ..ops import inputTensor
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
@@ -112,19 +112,13 @@ class RecurrentBuilder(Owner):
         """
         return [[expression(resolved(h)) for h in layer] for layer in self._begun().handles]
 
-    def _check_rates(self, *rates: float) -> None:
-        for rate in rates:
-            if not 0 <= rate <= 1:
-                raise ValueError(f"set_dropout: the rate must lie in [0, 1]; got {rate}.")
-
     def set_dropout(self, f: float) -> None:
         """The dropout rate of inputs and of h. Masks are drawn once per sequence and layer (Gal and Ghahramani 2016).
 
         Raises:
             ValueError: a rate outside of [0, 1].
         """
-        self._check_rates(f)
-        self.dropout_x = self.dropout_h = float(f)
+        self.dropout_x = self.dropout_h = self._rate(f, "set_dropout")
 
     def disable_dropout(self) -> None:
         """No dropout."""
@@ -186,8 +180,7 @@ class TwoRates(RecurrentBuilder):
         Raises:
             ValueError: a rate outside of [0, 1].
         """
-        self._check_rates(d, d_r)
-        self.dropout_x, self.dropout_h = float(d), float(d_r)
+        self.dropout_x, self.dropout_h = self._rate(d, "set_dropouts"), self._rate(d_r, "set_dropouts")
 
     def set_dropout_masks(self, batch_size: int = 1) -> None:
         """Draws the masks of the sequence that the last initial_state() started, for this batch size."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import OPS
-from ..graph import Expression
+from ..expression import Expression
 from ..ops import concatenate_cols, inputTensor
 from ..ops._nodes import indices, listed, many, not_expression
 from ..params.collection import ParameterCollection

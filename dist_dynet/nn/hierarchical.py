@@ -9,23 +9,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..graph import Expression
+from ..expression import Expression
 from ..ops import (
     concatenate,
-    concatenate_to_batch,
     esum,
     inputTensor,
     log_sigmoid,
     log_softmax,
     pick,
-    pick_batch_elems,
     pickneglogsoftmax_batch,
     select_rows,
     zeros,
 )
 from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection
-from .softmax import SoftmaxBuilder, _draw, _Layer, _logits
+from .softmax import SoftmaxBuilder, _by_groups, _draw, _Layer, _logits
 
 _Leaves = list[tuple[list[str], list[int]]]
 """The symbols on the way to a cluster, and its words."""
@@ -187,7 +185,7 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
         """The loss -log p(c | x); with update=False the parameters get no gradient.
 
         Raises:
-            ValueError: c is no word of the file.
+            ValueError: c is not a word of the file.
         """
         losses = [self._losses(cluster, x, [branch], update) for cluster, branch in self._decisions(c)]
         return esum(losses) if losses else zeros(1)
@@ -196,7 +194,7 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
         """The same with one word per batch element; an unbatched x serves all words. Each cluster of a level is computed once.
 
         Raises:
-            ValueError: one of c is no word of the file.
+            ValueError: one of c is not a word of the file.
         """
         _check(x)
         ways = [self._decisions(w) for w in c]
@@ -205,20 +203,11 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
 
     def _level(self, x: Expression, ways: list[list[tuple[_Cluster, int]]], level: int, update: bool) -> Expression:
         """The losses of the decisions number `level` of all words; 0 for those that are at their end."""
-        elements: dict[_Cluster | None, list[int]] = {}
-        for at, way in enumerate(ways):
-            elements.setdefault(way[level][0] if level < len(way) else None, []).append(at)
-        losses = []
-        for cluster, where in elements.items():
-            if cluster is None:
-                losses.append(zeros(1, batch_size=len(where)))
-                continue
-            mine = pick_batch_elems(x, where) if x.dim()[1] > 1 else x
-            losses.append(self._losses(cluster, mine, [ways[at][level][1] for at in where], update))
-        if len(losses) == 1:
-            return losses[0]
-        order = [at for where in elements.values() for at in where]
-        return pick_batch_elems(concatenate_to_batch(losses), np.argsort(order).tolist())
+
+        def losses(cluster: _Cluster, mine: Expression, where: list[int]) -> Expression:
+            return self._losses(cluster, mine, [ways[at][level][1] for at in where], update)
+
+        return _by_groups(x, [way[level][0] if level < len(way) else None for way in ways], losses)
 
     def sample(self, x: Expression) -> int:
         """A word drawn from p( . | x), for x without batch: branch by branch."""

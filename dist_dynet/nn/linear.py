@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 from .. import ops
-from ..graph import Expression
+from ..expression import Expression
 from ..ops import affine_transform, dropout
 from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection
@@ -120,9 +120,7 @@ class MLP(Block):
         Raises:
             ValueError: a rate outside of [0, 1].
         """
-        if not 0 <= d <= 1:
-            raise ValueError(f"set_dropout: the rate must lie in [0, 1]; got {d}.")
-        self.dropout_rate = float(d)
+        self.dropout_rate = self._rate(d, "set_dropout")
 
     def disable_dropout(self) -> None:
         """No dropout."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .._ffi import OPS
-from ..graph import Expression, expression, resolved
+from ..expression import Expression, expression, resolved
 from ..ops import cmult, vanilla_lstm_c, vanilla_lstm_gates, vanilla_lstm_h, zeros
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from ..graph import Expression
+from ..expression import Expression
 from ..ops import layer_norm, reshape
 from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection

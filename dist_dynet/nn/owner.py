@@ -17,6 +17,12 @@ class Owner:
         """Sizes as whole numbers; 2.5 is an error, not 2."""
         return tuple(size(n, self.whoami()) for n in given)
 
+    def _rate(self, rate: float, what: str) -> float:
+        """A dropout rate; `what` is the method that takes it."""
+        if not 0 <= rate <= 1:
+            raise ValueError(f"{what}: the rate must lie in [0, 1]; got {rate}.")
+        return float(rate)
+
     def whoami(self) -> str:
         """The name of the class."""
         return type(self).__name__

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .._ffi import OPS
-from ..graph import Expression
+from ..expression import Expression
 from ..ops import cmult, inputVector, layer_norm, tanh, vanilla_lstm_c, zeros
 from ..ops.lstm import lstm_gates
 from ..params.collection import ParameterCollection

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._ffi import calls, fail, lib
-from ..graph import Expression, expression, expressions_from, resolved
+from ..expression import Expression, expression, expressions_from, resolved
 from ..ops import cmult, concatenate_to_batch, dropout, inputTensor, pick_batch_elems, zeros
 from ..ops._nodes import many_node, node_parts, not_expression
 from .sequences import BY_ELEMENT, LIST, Inputs
@@ -20,16 +20,18 @@ _ONE_STEP, _ONE_STEP_ON = (1, LIST), (1, LIST | _STATE)
 """The whole numbers of a node of one step, without and with a state before it."""
 
 
-@functools.cache
-def _sequence_call(op: int) -> Callable[..., list[Expression] | None]:
-    """f(weights, inputs, reals, size): the outputs of a layer's node of this op; None where only the longer way can say what is wrong."""
-    return calls.call("sequence", op, Expression, _unknown)
+class _Calls(NamedTuple):
+    """The calls that make a layer's node of one operation, in one go; None where only the longer way can say what is wrong."""
+
+    sequence: Callable[..., list[Expression] | None]
+    """f(weights, inputs, reals, size): the outputs."""
+    outputs: Callable[..., list[Expression] | None]
+    """f(weights, inputs, ints, reals, n): the n outputs of one step."""
 
 
 @functools.cache
-def _step_call(op: int) -> Callable[..., list[Expression] | None]:
-    """f(weights, inputs, ints, reals, n): the n outputs of a layer's node of this op for one step; None as before."""
-    return calls.call("outputs", op, Expression, _unknown)
+def _calls_of(op: int) -> _Calls:
+    return _Calls(*(calls.call(kind, op, Expression, _unknown) for kind in ("sequence", "outputs")))
 
 
 def _unknown(code: int, *arguments: Any) -> None:
@@ -97,8 +99,9 @@ class NodeRun(Run):
         undropped = builder.dropout_x == 0 == builder.dropout_h and (self.start is not None or self.masks.drawn is self.undropped)
         all_masks = None if undropped else self._step_masks(x)
         rate = 0.0 if undropped else builder._fresh_rate()
-        call, has_cells, given = _step_call(builder._op), builder._has_cells, state._h
+        call, has_cells, given = _calls_of(builder._op).outputs, builder._has_cells, state._h
         cells = state._cells() if given else None
+        n = 2 if has_cells else 1
         all_h, all_c = [], []
         for layer, weights in enumerate(self.weights):
             options, inputs = _ONE_STEP, []
@@ -109,7 +112,7 @@ class NodeRun(Run):
             if rate:
                 x = dropout(x, rate)
             inputs.append(x)
-            made = call(weights, inputs, options, self.reals, 2 if has_cells else 1) or self._long_step(weights, inputs, options)
+            made = call(weights, inputs, options, self.reals, n) or self._long_step(weights, inputs, options, n)
             x = made[0]
             all_h.append(x)
             if has_cells:
@@ -120,13 +123,12 @@ class NodeRun(Run):
             self.last = new
         return new
 
-    def _long_step(self, weights: list[int], inputs: list[Expression], options: tuple[int, int]) -> list[Expression]:
-        """As _step_call(), or the error."""
+    def _long_step(self, weights: list[int], inputs: list[Expression], options: tuple[int, int], n: int) -> list[Expression]:
+        """As _Calls.outputs, or the error."""
         try:
             handles = [*weights, *[e._h for e in inputs]]
         except AttributeError:
             raise not_expression("add_input", inputs[-1]) from None
-        n = 2 if self.builder._has_cells else 1
         first = node_parts(self.builder._op, n, handles, options, self.reals)
         if first < 0:
             fail(first, *handles)
@@ -191,8 +193,8 @@ class NodeRun(Run):
         return not self.builder._fresh_rate() and all(mask is None for masks in drawn for mask in masks)
 
     def _quick_outputs(self, h: list[Expression]) -> list[Expression] | None:
-        """The h of the top layer, from the start and in one call per layer; None as _sequence_call() says."""
-        call, size = _sequence_call(self.builder._op), self.builder.hidden_dim
+        """The h of the top layer, from the start and in one call per layer; None as _Calls says."""
+        call, size = _calls_of(self.builder._op).sequence, self.builder.hidden_dim
         for weights in self.weights:
             after = call(weights, h, self.reals, size)
             if after is None:

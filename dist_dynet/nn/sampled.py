@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..graph import Expression, cg
+from ..expression import Expression
+from ..graph import cg
 from ..ops import (
     cmult,
     concatenate,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import OPS, fail, lib
-from ..graph import Expression, expression
+from ..expression import Expression, expression
 from ..ops import cmult, concatenate_cols, concatenate_to_batch, pick, pick_batch_elems
 from ..ops._nodes import indices, many_node, not_expression
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _random
-from ..graph import Expression, cg
+from ..expression import Expression
+from ..graph import cg
 from ..ops import (
     affine_transform,
     concatenate,
@@ -94,6 +95,26 @@ def _draw(logits: Expression) -> int:
         rest = cg().uniform(1)[0] - np.cumsum(softmax(logits).npvalue().ravel())
         return int(np.argmax(rest < 0)) if rest[-1] < 0 else len(rest) - 1
     return int(logits.tensor_value().categorical_sample_log_prob().as_numpy().ravel()[0])
+
+
+def _by_groups(x: Expression, keys: Sequence[Any], loss: Callable[[Any, Expression, list[int]], Expression]) -> Expression:
+    """Losses in the order of the batch, of which each group of elements has its own: loss(key, x of the group, which elements these are).
+
+    `keys` has one key for each element; None: its loss is 0.
+    """
+    groups: dict[Any, list[int]] = {}
+    for at, key in enumerate(keys):
+        groups.setdefault(key, []).append(at)
+    losses = []
+    for key, where in groups.items():
+        if key is None:
+            losses.append(zeros(1, batch_size=len(where)))
+        else:
+            losses.append(loss(key, pick_batch_elems(x, where) if x.dim()[1] > 1 else x, where))
+    if len(losses) == 1:
+        return losses[0]
+    order = [at for where in groups.values() for at in where]
+    return pick_batch_elems(concatenate_to_batch(losses), np.argsort(order).tolist())
 
 
 class StandardSoftmaxBuilder(SoftmaxBuilder):
@@ -237,7 +258,7 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         """The loss -log p(c | x); with update=False the parameters get no gradient.
 
         Raises:
-            ValueError: c is no word of the file.
+            ValueError: c is not a word of the file.
         """
         k, i = self._where(c)
         loss = pickneglogsoftmax(self.class_logits(x, update), k)
@@ -247,23 +268,15 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         """The same with one word per batch element; an unbatched x serves all words. Each class is computed once, for its elements.
 
         Raises:
-            ValueError: one of c is no word of the file.
+            ValueError: one of c is not a word of the file.
         """
         places = [self._where(w) for w in c]
         by_class = pickneglogsoftmax_batch(self.class_logits(x, update), [k for k, _ in places])
-        elements: dict[int, list[int]] = {}
-        for at, (k, _) in enumerate(places):
-            elements.setdefault(k, []).append(at)
-        losses, order = [], []
-        for k, where in elements.items():
-            order += where
-            if self._layers[k] is None:
-                losses.append(zeros(1, batch_size=len(where)))
-                continue
-            mine = pick_batch_elems(x, where) if x.dim()[1] > 1 else x
-            losses.append(pickneglogsoftmax_batch(self.subclass_logits(mine, k, update), [places[at][1] for at in where]))
-        within = losses[0] if len(losses) == 1 else pick_batch_elems(concatenate_to_batch(losses), np.argsort(order).tolist())
-        return by_class + within
+
+        def within(k: int, mine: Expression, where: list[int]) -> Expression:
+            return pickneglogsoftmax_batch(self.subclass_logits(mine, k, update), [places[at][1] for at in where])
+
+        return by_class + _by_groups(x, [None if self._layers[k] is None else k for k, _ in places], within)
 
     def sample(self, x: Expression) -> int:
         """A word drawn from p( . | x), for x without batch: first its class, then the word."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from ..graph import Expression
+from ..expression import Expression
 from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters

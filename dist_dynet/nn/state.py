@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._ffi import calls, fail, lib, nodes
-from ..graph import Expression, cg, expression
+from ..expression import Expression, expression
+from ..graph import cg
 from ..ops import cmult, dropout, ones, random_bernoulli, zeros
 from ..ops._nodes import listed, not_expression
 from ..params.collection import ParameterCollection

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from .._ffi import NULL, OPS, fail, ffi, nodes
-from ..graph import NO_GRAPH, Expression, expression
+from ..expression import NO_GRAPH, Expression, expression
 from ..ops import zeros
 from ..ops._nodes import node_parts, not_expression
 from ..params.collection import ParameterCollection

@@ -1,6 +1,6 @@
 """How an operation's Python function becomes a node.
 
-Frequent operations are calls of csrc/python/expression.c, which take expressions and return one; what such a call does not know (a parameter
+Frequent operations are calls of csrc/python/makers.c, which take expressions and return one; what such a call does not know (a parameter
 alone, errors, other types) comes back to an `otherwise` function here. All else is made from lists of handles, by many().
 This module knows the C calls; it knows no operation.
 """
@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .._ffi import DTYPE, NULL, OPS, calls, fail, fail_in, nodes
-from ..graph import NO_GRAPH, Expression, current_graph, resolved
+from ..expression import NO_GRAPH, Expression, resolved
+from ..graph import current_graph
 
 F = TypeVar("F", bound=Callable[..., Any])
 E = TypeVar("E", bound=Expression)
@@ -26,7 +27,7 @@ _node1_int, _node1_real, _leaf = nodes.dn_node1_int, nodes.dn_node1_real, nodes.
 
 
 def not_expression(what: str, *given: Any) -> TypeError:
-    """The error for arguments that are no expressions."""
+    """The error for arguments that are not expressions."""
     lists = [g for g in given if isinstance(g, list | tuple) and not any(isinstance(item, Expression) for item in g)]
     numbers = lists or any(isinstance(g, int | float | np.ndarray | np.number) for g in given)
     hint = " Make one of numbers by scalarInput(), inputVector() or inputTensor()." if numbers else ""
@@ -75,7 +76,7 @@ def unary(function: F) -> F:
 
 
 def binary_call(op_name: str, other: Callable[[Any, Any], Any] | None = None) -> Callable[[Any, Any], Any]:
-    """f(x, y) -> a node of the op; other(x, y) where y is no expression."""
+    """f(x, y) -> a node of the op; other(x, y) where y is not an expression."""
     op = OPS[op_name]
 
     def otherwise(code: int, x: Any, y: Any) -> Any:
@@ -155,21 +156,15 @@ def of_list_with_int(op_name: str, what: str) -> Callable[[Iterable[Expression],
 
 
 def many_node(op: int, handles: list[int], ints: Sequence[int] = (), reals: Sequence[float] = ()) -> int:
-    """The same from handles to a handle, or to a negative error."""
+    """As many(), from handles to a handle, or to a negative error."""
     h: int = _node_many(op, len(handles), handles, len(ints), ints or NULL, len(reals), reals or NULL)
-    if h == NO_GRAPH:
-        handles[0] = resolved(handles[0])
-        h = _node_many(op, len(handles), handles, len(ints), ints or NULL, len(reals), reals or NULL)
-    return h
+    return many_node(op, [resolved(handles[0]), *handles[1:]], ints, reals) if h == NO_GRAPH else h
 
 
 def node_parts(op: int, parts: int, handles: list[int], ints: Sequence[int] = (), reals: Sequence[float] = ()) -> int:
     """As many_node(), for an op with several outputs: the handle of the first of its first `parts` outputs. The others' follow it."""
     h: int = _node_parts(op, len(handles), handles, len(ints), ints or NULL, len(reals), reals or NULL, parts)
-    if h == NO_GRAPH:
-        handles[0] = resolved(handles[0])
-        h = _node_parts(op, len(handles), handles, len(ints), ints or NULL, len(reals), reals or NULL, parts)
-    return h
+    return node_parts(op, parts, [resolved(handles[0]), *handles[1:]], ints, reals) if h == NO_GRAPH else h
 
 
 def one(op: int, what: str, x: Expression, ints: Sequence[int] = (), reals: Sequence[float] = ()) -> Expression:
@@ -228,6 +223,13 @@ def leaf(cls: type[E], op: int, ints: Sequence[int], reals: Sequence[float]) -> 
     if h < 0:
         fail_in(graph, h)
     return make(cls, h)
+
+
+def set_ints(e: Expression, ints: Sequence[int]) -> None:
+    """Other whole numbers for a node that looks rows or places up; all computed values of the graph are forgotten."""
+    code = nodes.dn_ints_set(e._h, len(ints), ints)
+    if code < 0:
+        fail(code, e._h)
 
 
 def whole(value: Any, what: str, several: str = "") -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from .._ffi import OPS, calls
-from ..graph import Expression
+from ..expression import Expression
 from ._nodes import binary, binary_call, listed, many, of_list, with_reals
 from .inputs import inputTensor, scalarInput
 
@@ -27,66 +27,36 @@ def _number(y: Any) -> float | None:
     return None
 
 
-def _plus_other(x: Expression, y: Any) -> Any:
-    n = _number(y)
-    return _scale_shift(x, 1, n) if n is not None else x + inputTensor(y) if isinstance(y, np.ndarray) else NotImplemented
+def _with(of_number: Callable[[Expression, float], Any] | None, of_array: Callable[[Expression, Expression], Expression] | None = None) -> Any:
+    """What an operator makes of an expression x and something else: of_number(x, number), or of_array(x, the array as an input)."""
+
+    def other(x: Expression, y: Any) -> Any:
+        n = _number(y)
+        if n is not None:
+            return of_number(x, n) if of_number else NotImplemented
+        return of_array(x, inputTensor(y)) if of_array and isinstance(y, np.ndarray) else NotImplemented
+
+    return other
 
 
-def _minus_other(x: Expression, y: Any) -> Any:
-    n = _number(y)
-    return _scale_shift(x, 1, -n) if n is not None else x - inputTensor(y) if isinstance(y, np.ndarray) else NotImplemented
+def _over_number(x: Expression, n: float) -> Expression:
+    return _scale_shift(x, 1 / n, 0) if n else cdiv(x, scalarInput(0))
 
 
-def _times_other(x: Expression, y: Any) -> Any:
-    n = _number(y)
-    return _scale_shift(x, n, 0) if n is not None else x * inputTensor(y) if isinstance(y, np.ndarray) else NotImplemented
-
-
-def _over_other(x: Expression, y: Any) -> Any:
-    n = _number(y)
-    if n is None:
-        return NotImplemented
-    if n == 0:
-        return cdiv(x, scalarInput(0))
-    return _scale_shift(x, 1 / n, 0)
-
-
-def _power_other(x: Expression, y: Any) -> Any:
-    n = _number(y)
-    return NotImplemented if n is None else pow(x, scalarInput(n))
-
-
-def _reflected_add(x: Expression, y: Any) -> Any:
-    n = _number(y)
-    return _scale_shift(x, 1, n) if n is not None else inputTensor(y) + x if isinstance(y, np.ndarray) else NotImplemented
-
-
-def _reflected_subtract(x: Expression, y: Any) -> Any:
-    n = _number(y)
-    return _scale_shift(x, -1, n) if n is not None else inputTensor(y) - x if isinstance(y, np.ndarray) else NotImplemented
-
-
-def _reflected_multiply(x: Expression, y: Any) -> Any:
-    n = _number(y)
-    return _scale_shift(x, n, 0) if n is not None else inputTensor(y) * x if isinstance(y, np.ndarray) else NotImplemented
-
-
-def _reflected_divide(x: Expression, y: Any) -> Any:
-    n = _number(y)
-    return NotImplemented if n is None else cdiv(scalarInput(n), x)
-
-
-def _reflected_power(x: Expression, y: Any) -> Any:
-    return NotImplemented
-
-
-# The operators of two expressions, and of one and a number, are in csrc/python/expression.c; these functions do the rest.
+# The operators of two expressions, and of one and a number, are in csrc/python/expression.c; these functions do the rest: x + other, other + x.
 calls.operator("scale_shift", _scale_shift, None)
-calls.operator("add", binary_call("add", _plus_other), _reflected_add)
-calls.operator("subtract", binary_call("subtract", _minus_other), _reflected_subtract)
-calls.operator("multiply", binary_call("matmul", _times_other), _reflected_multiply)
-calls.operator("divide", binary_call("cdiv", _over_other), _reflected_divide)
-calls.operator("power", binary_call("pow", _power_other), _reflected_power)
+for name, op, other, reflected in (
+    ("add", "add", _with(lambda x, n: _scale_shift(x, 1, n), lambda x, y: x + y),
+     _with(lambda x, n: _scale_shift(x, 1, n), lambda x, y: y + x)),
+    ("subtract", "subtract", _with(lambda x, n: _scale_shift(x, 1, -n), lambda x, y: x - y),
+     _with(lambda x, n: _scale_shift(x, -1, n), lambda x, y: y - x)),
+    ("multiply", "matmul", _with(lambda x, n: _scale_shift(x, n, 0), lambda x, y: x * y),
+     _with(lambda x, n: _scale_shift(x, n, 0), lambda x, y: y * x)),
+    ("divide", "cdiv", _with(_over_number), _with(lambda x, n: cdiv(scalarInput(n), x))),
+    ("power", "pow", _with(lambda x, n: pow(x, scalarInput(n))), _with(None)),
+):  # fmt: skip
+    calls.operator(name, binary_call(op, other), reflected)
+del name, op, other, reflected
 
 
 @binary

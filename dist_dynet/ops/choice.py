@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import NULL, OPS, fail, lib, view_ints
-from ..graph import Expression
+from ..expression import Expression
 from ._nodes import dim_number, make, many
 
 __all__ = ["kmax_pooling", "sample_categorical", "topk"]

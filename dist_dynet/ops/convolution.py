@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._ffi import OPS
-from ..graph import Expression
+from ..expression import Expression
 from ._nodes import binary, indices, many, one
 
 __all__ = ["conv2d", "conv2d_bias", "filter1d_narrow", "fold_rows", "kmh_ngram", "maxpooling2d"]

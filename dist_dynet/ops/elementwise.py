@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._ffi import OPS
-from ..graph import Expression
+from ..expression import Expression
 from ._nodes import one, real, unary, with_reals
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .._ffi import OPS
-from ..graph import Expression
+from ..expression import Expression
 from ._nodes import binary, dim_number, many, with_int
 
 __all__ = ["bmax", "bmin", "emax", "logsumexp", "logsumexp_dim", "max_dim", "min_dim"]

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, OPS, callback, ffi, lib, view
-from ..graph import Expression, graph_of, kept
+from ..expression import Expression
+from ..graph import graph_of, kept
 from ..params.dims import as_dims
 from ._nodes import listed, many, not_expression
 
@@ -151,7 +152,7 @@ def _write(memory: Any, array: Array) -> None:
 
 @ffi.def_extern(name="dn_python", error=lib.DN_ERROR_PYTHON)  # type: ignore[untyped-decorator]
 def _run(call: Any) -> int:
-    """C calls this for each forward and backward of such a node. Exceptions are put by for the Python call that C will return to."""
+    """C calls this for each forward and backward of such a node. Exceptions are kept for the Python call that C will return to."""
     outer = callback.running
     try:
         f = kept(call.id)

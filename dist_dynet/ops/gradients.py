@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._ffi import OPS
-from ..graph import Expression
+from ..expression import Expression
 from ._nodes import dim_number, one, real, unary, with_int, with_reals
 
 __all__ = ["argmax", "ceil", "flip_gradient", "floor", "nobackprop", "round", "scale_gradient"]

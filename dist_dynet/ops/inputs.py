@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, OPS, calls, fail, fail_in, lib, nodes, pointer
-from ..graph import ComputationGraph, Expression, current_graph
+from ..expression import Expression
+from ..graph import ComputationGraph, current_graph
 from ..params.dims import as_dims, check_device
 from ..params.parameters import LookupParameters
-from ._nodes import NOT_TAKEN, E, leaf, make, numbers, real, reals, whole
+from ._nodes import NOT_TAKEN, E, leaf, make, numbers, real, reals, set_ints, whole
 from ._nodes import indices as whole_numbers
 
 __all__ = [
@@ -22,8 +23,8 @@ __all__ = [
     "scalarInput", "sparse_inputTensor", "vecInput", "zeroes", "zeros",
 ]  # fmt: skip
 
-_input, _input_vector, _input_set, _lookup, _lookup_batch, _ints_set = (
-    nodes.dn_input, nodes.dn_input_vector, nodes.dn_input_set, nodes.dn_lookup, nodes.dn_lookup_batch, nodes.dn_ints_set,
+_input, _input_vector, _input_set, _lookup, _lookup_batch = (
+    nodes.dn_input, nodes.dn_input_vector, nodes.dn_input_set, nodes.dn_lookup, nodes.dn_lookup_batch,
 )  # fmt: skip
 _set_input, _LONG_WAY = calls.set_input, lib.DN_LONG_WAY
 
@@ -108,9 +109,7 @@ class _lookupExpression(Expression):  # noqa: N801
 
     def set(self, i: int) -> None:
         """Another row; all computed values of the graph are forgotten."""
-        code = _ints_set(self._h, 1, [whole(i, "set")])
-        if code < 0:
-            fail(code, self._h)
+        set_ints(self, [whole(i, "set")])
 
 
 class _lookupBatchExpression(Expression):  # noqa: N801
@@ -120,10 +119,7 @@ class _lookupBatchExpression(Expression):  # noqa: N801
 
     def set(self, i: Sequence[int]) -> None:
         """Other rows, as many; all computed values of the graph are forgotten."""
-        rows = whole_numbers(i, "set")
-        code = _ints_set(self._h, len(rows), rows)
-        if code < 0:
-            fail(code, self._h)
+        set_ints(self, whole_numbers(i, "set"))
 
 
 def _long_scalar(code: int, s: Any) -> Any:
@@ -265,9 +261,9 @@ def matInput(d1: int, d2: int) -> NoReturn:  # noqa: N802
     >>> import dist_dynet as dy
     >>> dy.matInput(2, 3)
     Traceback (most recent call last):
-    DeprecationWarning: matInput: is no more. Use inputTensor().
+    DeprecationWarning: matInput: no longer exists. Use inputTensor().
     """
-    raise DeprecationWarning("matInput: is no more. Use inputTensor().")
+    raise DeprecationWarning("matInput: no longer exists. Use inputTensor().")
 
 
 def inputMatrix(v: Sequence[float], d: Sequence[int]) -> NoReturn:  # noqa: N802
@@ -276,9 +272,9 @@ def inputMatrix(v: Sequence[float], d: Sequence[int]) -> NoReturn:  # noqa: N802
     >>> import dist_dynet as dy
     >>> dy.inputMatrix([1, 2, 3, 4], (2, 2))
     Traceback (most recent call last):
-    DeprecationWarning: inputMatrix: is no more. Use inputTensor(), or inputTensorTranspose() for a flat list.
+    DeprecationWarning: inputMatrix: no longer exists. Use inputTensor(), or inputTensorTranspose() for a flat list.
     """
-    raise DeprecationWarning("inputMatrix: is no more. Use inputTensor(), or inputTensorTranspose() for a flat list.")
+    raise DeprecationWarning("inputMatrix: no longer exists. Use inputTensor(), or inputTensorTranspose() for a flat list.")
 
 
 def sparse_inputTensor(  # noqa: N802 - DyNet's name
@@ -289,7 +285,7 @@ def sparse_inputTensor(  # noqa: N802 - DyNet's name
     Of values for one place the last counts.
 
     Raises:
-        ValueError: sequences of unlike length, or an index outside of shape.
+        ValueError: sequences of different lengths, or an index outside of shape.
 
     >>> import dist_dynet as dy
     >>> dy.sparse_inputTensor([[0, 1], [2, 0]], [5, 6], (2, 3)).npvalue().tolist()

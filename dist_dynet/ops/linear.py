@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .._ffi import OPS
-from ..graph import Expression
+from ..expression import Expression
 from ._nodes import binary, many, of_list, unary
 
 __all__ = [

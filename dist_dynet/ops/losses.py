@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from numpy.typing import ArrayLike
 
 from .._ffi import OPS
-from ..graph import Expression
+from ..expression import Expression
 from ._nodes import binary, indices, many, real, reals
 from .inputs import inputTensor
 

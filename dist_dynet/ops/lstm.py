@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..graph import Expression
+from ..expression import Expression
 from ._nodes import binary, listed, not_expression, real, unary
 from .arithmetic import cmult, esum
 from .linear import affine_transform

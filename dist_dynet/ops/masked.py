@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from numpy.typing import ArrayLike
 
 from .._ffi import OPS
-from ..graph import Expression
+from ..expression import Expression
 from ._nodes import dim_number, indices, many, not_expression, real, reals
 from .inputs import inputTensor
 from .losses import cross_entropy
@@ -65,7 +65,7 @@ def masked_pickneglogsoftmax_batch(x: Expression, vs: Sequence[int], mask: Expre
     Shape: x a vector -> (1,). Numbers other than 0 and 1 are weights. Where it is 0, y = 0, no gradient flows, and nothing is
     computed; if the mask is a list or an array, the class is not looked at, either: it may be any padding.
     Gradient: dx = dy m (softmax(x) - onehot(v)).
-    Raises: ValueError for a class outside of x, or unlike numbers of classes, mask and batch elements.
+    Raises: ValueError for a class outside of x, or different numbers of classes, mask and batch elements.
 
     >>> import dist_dynet as dy
     >>> dy.masked_pickneglogsoftmax_batch(dy.zeros(2, batch_size=2), [0, -1], [1, 0]).npvalue().round(4).tolist()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .._ffi import OPS
-from ..graph import Expression
+from ..expression import Expression
 from ..params.dims import as_dims
 from ._nodes import dim_number, leaf, one, real, whole, with_reals
 

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterable
 
 from .._ffi import OPS
-from ..graph import Expression
+from ..expression import Expression
 from ._nodes import dim_number, indices, one, unary, with_int
 
 __all__ = [

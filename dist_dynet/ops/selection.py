@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .._ffi import OPS, calls, fail, ffi, lib, nodes
-from ..graph import Expression, operator
-from ._nodes import dim_number, not_expression, one, one_as, whole
+from .._ffi import OPS, calls, fail, ffi, lib
+from ..expression import Expression, operator
+from ._nodes import dim_number, not_expression, one, one_as, set_ints, whole
 from ._nodes import indices as whole_numbers
 from .shape import reshape
 
@@ -51,10 +51,9 @@ class _pickerBatchExpression(Expression):  # noqa: N801
 def _set_indices(e: Expression, picked: list[int]) -> None:
     h, d = e._h, ffi.new("int[1]")
     code = lib.dn_node_ints(h, 1, d)  # the first one is the dim
-    if code >= 0:
-        code = nodes.dn_ints_set(h, 1 + len(picked), [d[0], *picked])
     if code < 0:
-        fail(code, e._h)
+        fail(code, h)
+    set_ints(e, [d[0], *picked])
 
 
 # The entry at this index of dim 0, on the shortest way; None if the long one is needed, which knows the errors.
@@ -228,7 +227,7 @@ def _getitem(x: Expression, index: Any) -> Expression:
     if len(items) > len(sizes):
         raise IndexError(f"too many indices: {len(items)} for dims {dims} and the batch.")
     if isinstance(index, np.ndarray) and index.ndim:
-        raise IndexTypeError(f"an index must be a whole number or a slice; got {index!r:.60}. Use select_rows() for lists.")
+        raise IndexTypeError(f"x[i]: an index must be a whole number or a slice; got {index!r:.60}. Use select_rows() for lists.")
     if not isinstance(index, tuple) and hasattr(index, "__index__"):
         return pick(x, _one_index(op.index(index), sizes[0], 0, dims), 0)
     ranges, removed = [], []
@@ -244,7 +243,7 @@ def _getitem(x: Expression, index: Any) -> Expression:
             ranges.append((place, i, i + 1, 1))
             removed.append(d)
         else:
-            raise IndexTypeError(f"an index must be a whole number or a slice; got {item!r} for dim {d}. Use select_rows() for lists.")
+            raise IndexTypeError(f"x[i]: an index must be a whole number or a slice; got {item!r} for dim {d}. Use select_rows() for lists.")
     result = _slice(x, ranges)
     if not [d for d in removed if d < len(dims)]:
         return result

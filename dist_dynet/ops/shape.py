@@ -6,7 +6,7 @@ import operator as op
 from collections.abc import Iterable, Sequence
 
 from .._ffi import OPS, calls
-from ..graph import Expression
+from ..expression import Expression
 from ..params.dims import as_dims
 from ._nodes import dim_number, indices, many, of_list_with_int, one
 
@@ -41,7 +41,7 @@ def transpose(x: Expression, dims: Sequence[int] = (1, 0)) -> Expression:
 
     Shape: one entry for each dim of x; entries for more dims than x has count as dims of 1, trailing dims of 1 may be left out.
     Gradient: dx = dy with the dims back in their order.
-    Raises: ValueError when dims is no permutation.
+    Raises: ValueError when dims is not a permutation.
 
     >>> import dist_dynet as dy
     >>> dy.transpose(dy.inputVector([1, 2, 3])).dim()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._ffi import DTYPE, OPS, fail, nodes
-from ..graph import Expression
+from ..expression import Expression
 from ._nodes import dim_number, indices, many, not_expression, of_list_with_int, real, whole, with_int
 from .inputs import inputVector
 from .masked import masked_log_softmax

@@ -15,8 +15,8 @@ import socket
 import sys
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -127,6 +127,7 @@ class _Meetings:
         self.trainers = 0
         self.loans = 0
         self.checks = False
+        self.interrupted = ""  # the meeting that this rank has begun and not ended
         self.barrier: tuple[Any, str] | None = None
         self.lent: dict[int, Any] = {}
         self.returned: SimpleQueue[int] = SimpleQueue()  # filled by Python's collector, at any time
@@ -178,7 +179,7 @@ class World:
         if timeout is None:
             return self
         if not timeout > 0:
-            raise ValueError(f"timeout must be a number of seconds above 0; got {timeout}.")
+            raise ValueError(f"DistributedTrainer: timeout must be a number of seconds above 0; got {timeout}.")
         other = copy.copy(self)
         other.timeout = float(timeout)
         return other
@@ -213,6 +214,7 @@ class World:
 
         Only all ranks together can give one back: they do so here, with those whose owners are gone on all ranks.
         """
+        self._refuse_interrupted()
         meetings = self._meetings
         with suppress(Empty):
             while True:
@@ -248,8 +250,9 @@ class World:
             at_one_line: whether all ranks call it from the same line of the program.
 
         Raises:
-            RuntimeError: with checks, on all ranks: they meet for unlike things.
+            RuntimeError: with checks, on all ranks: they meet for different things. This rank has left a meeting half done: see whole().
         """
+        self._refuse_interrupted()
         name = self.name_of(what, self.count())
         if self.checks:
             here = f"{name}{line_of_user(sys._getframe()) if at_one_line else ''}"
@@ -264,6 +267,27 @@ class World:
         self.refuse_child()
         self._meetings.count += 1
         return self._meetings.count
+
+    @contextmanager
+    def whole(self, what: str) -> Iterator[None]:
+        """A meeting on `comm` in several messages. If an exception that other ranks do not have ends it, this rank meets them no more.
+
+        What it sends next would be taken for what it has left out. Exceptions that all ranks have alike are RuntimeError and ValueError.
+        """
+        self._meetings.interrupted = what
+        try:
+            yield
+        except (RuntimeError, ValueError):
+            self._meetings.interrupted = ""
+            raise
+        self._meetings.interrupted = ""
+
+    def _refuse_interrupted(self) -> None:
+        if self._meetings.interrupted:
+            raise RuntimeError(
+                f"{self.name} {self._meetings.interrupted} was interrupted, so that this rank is out of step with the others. "
+                "Start the job again from a checkpoint."
+            )
 
     def refuse_child(self) -> None:
         """Only the ranks themselves meet.

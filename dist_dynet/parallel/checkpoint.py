@@ -105,7 +105,7 @@ class Checkpointer:
         self._directory, self._model, self._trainer, self._sampler = Path(directory), model, trainer, sampler
         self._keep, self._saves_first = int(keep), every is not None
         self.extra: dict[str, Any] = {}
-        """What the program wants to keep beside, such as the best score so far: texts as keys, arrays, numbers, texts, dicts and lists of them.
+        """What the program wants to keep as well, such as the best score so far: texts as keys; arrays, numbers, texts, dicts, lists of them.
         Rank 0's is saved, and given to all ranks by resume()."""
         self._objects: dict[str, tuple[Any, bool]] = {}
         self._step, self._since = self._inner.updates, time.monotonic()
@@ -120,7 +120,7 @@ class Checkpointer:
                 raise TypeError(f"Checkpointer: with {here.size} ranks trainer must be a DistributedTrainer; got {type(trainer).__name__}.")
             agreement.asks.append(self._asks)
             agreement.hears.append(self._hears)
-            self._comm = here.duplicate()
+            self._comm = here.lend(self)
         if sampler is not None:
             sampler.listen(self)
         else:
@@ -216,7 +216,7 @@ class Checkpointer:
             False: gradients wait to be applied (set_accumulation). It is made up for at the end of the first step where none do.
 
         Raises:
-            OSError: the file cannot be written, on all ranks; the checkpoints of before are whole.
+            OSError: the file cannot be written, on all ranks; the earlier checkpoints are whole.
             RuntimeError: the ranks are at different steps; moving averages are swapped in.
             TypeError: `extra` or the state of an object holds something that cannot be saved.
         """

@@ -72,7 +72,10 @@ def gather(obj: Any, comm: Any = None) -> list[Any]:
     here = world(comm)
     if here.size == 1:
         return [obj]
-    return [pickle.loads(b) for b in here.exchange_bytes(here.comm, pickle.dumps(obj), here.collective("gather"))]
+    mine, what = pickle.dumps(obj), here.collective("gather")
+    with here.whole(what):
+        every = here.exchange_bytes(here.comm, mine, what)
+    return [pickle.loads(b) for b in every]
 
 
 _OPERATIONS = {"sum": "SUM", "mean": "SUM", "max": "MAX", "min": "MIN", "prod": "PROD"}
@@ -106,9 +109,10 @@ def all_reduce(value: ArrayLike, op: str = "sum", comm: Any = None) -> Any:
     here = world(comm)
     if here.size > 1:
         what = here.collective(f"all_reduce {op}")
-        _same_kind(here, f"{array.dtype.str}{array.shape}", op, what)  # without check=True, too: unlike lengths may kill a process
-        operation = getattr(here.mpi, _OPERATIONS[op])
-        here.wait([here.comm.Iallreduce(here.mpi.IN_PLACE, array, op=operation)], what)
+        with here.whole(what):
+            _same_kind(here, f"{array.dtype.str}{array.shape}", op, what)  # without check=True, too: unlike lengths may kill a process
+            operation = getattr(here.mpi, _OPERATIONS[op])
+            here.wait([here.comm.Iallreduce(here.mpi.IN_PLACE, array, op=operation)], what)
     if op == "mean":
         array = array / here.size
     return array.item() if array.ndim == 0 and not isinstance(value, np.ndarray) else array
@@ -162,8 +166,9 @@ def broadcast_parameters(m: ParameterCollection, comm: Any = None) -> None:
     if here.size > 1:
         what = here.collective("broadcast_parameters")
         structure = Structure(m)
-        structure.check(here, here.comm, what)
-        structure.broadcast(here, here.comm, what)
+        with here.whole(what):
+            structure.check(here, here.comm, what)
+            structure.broadcast(here, here.comm, what)
 
 
 def assert_in_sync(m: ParameterCollection, comm: Any = None) -> None:
@@ -179,6 +184,7 @@ def assert_in_sync(m: ParameterCollection, comm: Any = None) -> None:
     if here.size > 1:
         what = here.collective("assert_in_sync")
         structure = Structure(m)
-        structure.check(here, here.comm, what)
-        structure.settle()
-        structure.compare(here, here.comm, what)
+        with here.whole(what):
+            structure.check(here, here.comm, what)
+            structure.settle()
+            structure.compare(here, here.comm, what)

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, lib
-from ..graph import watchers
+from ..expression import watchers
 from ..params.root import Root
 from ._world import World
 from .agreement import Agreed
@@ -62,8 +62,8 @@ class HybridExchange(MpiExchange):
     def __init__(self, here: World, comm: Any, hosts: Hosts, overlap: bool, compressed: bool) -> None:
         super().__init__(here, comm)
         self._hosts, self._compressed = hosts, compressed
-        self._wire = here.duplicate(comm)
-        self._rows = RowsBetweenHosts(here, here.duplicate(comm), hosts, compressed)
+        self._wire = here.lend(self)
+        self._rows = RowsBetweenHosts(here, here.lend(self), hosts, compressed)
         self._overlap = overlap and here.mpi.Query_thread() == here.mpi.THREAD_MULTIPLE
         self._helper: Helper | None = None
         self._layout: Layout | None = None

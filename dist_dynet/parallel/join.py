@@ -14,7 +14,7 @@ from .trainer import DistributedTrainer
 
 
 class Join:
-    """`with Join(trainer):` stands around a loop over this rank's own batches, of which the ranks may have unlike many, or none.
+    """`with Join(trainer):` stands around a loop over this rank's own batches, of which each rank may have a different number, or none.
 
     A rank whose loop has ended, or was left by break, waits at the end of the block: it makes the others' updates with n_r = 0 and with their
     learning rate and other settings, so that parameters stay equal. When all have ended, the schedule and the learning rate are those of the
@@ -63,8 +63,10 @@ class Join:
         if here.size == 1:
             return
         mine = (trainer._calls - self._calls, trainer.learning_rate, schedule.state_dict() if schedule else {})
-        every = [pickle.loads(b) for b in here.exchange_bytes(here.comm, pickle.dumps(mine), here.collective("end of Join"))]
-        calls, rate, state = max(every, key=lambda told: told[0])
+        what = here.collective("end of Join")
+        with here.whole(what):
+            every = here.exchange_bytes(here.comm, pickle.dumps(mine), what)
+        calls, rate, state = max(map(pickle.loads, every), key=lambda told: told[0])
         if calls > mine[0]:
             if schedule and state:
                 schedule.load_state_dict(state)

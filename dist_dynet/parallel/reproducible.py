@@ -102,7 +102,7 @@ class Tree:
             self._add_last_two()
 
     def root(self) -> Node:
-        """The sum of all: where the number of micro-batches is no power of two, children on the right may be missing."""
+        """The sum of all: where the number of micro-batches is not a power of two, children on the right may be missing."""
         while len(self.nodes) > 1:
             self._add_last_two()
         return self.nodes[0]

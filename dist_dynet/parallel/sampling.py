@@ -296,12 +296,12 @@ def evaluate(fn: Callable[[T], R], data: Iterable[T], cost: Cost | None = len, c
 
     Args:
         fn: computes one result; results are pickled.
-        data: the same on all ranks. What is no sequence, such as a generator, is made a list first.
+        data: the same on all ranks. What is not a sequence, such as a generator, is made a list first.
         cost: work of an example, as in shard().
         comm: an mpi4py communicator; None: all ranks.
 
     Raises:
-        ValueError: the ranks hold unlike many examples.
+        ValueError: the ranks hold different numbers of examples.
         RuntimeError: fn has raised an exception on another rank; here it passes through.
 
     >>> from dist_dynet import parallel

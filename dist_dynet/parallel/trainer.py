@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import lib
+from .._habits import TrainerHabits
 from ..params.collection import ParameterCollection
 from ..params.parameters import LookupParameters, Parameters
 from ..trainers import Trainer
@@ -33,7 +34,7 @@ from .sampling import Part, Step, last_step
 Average = Literal["mean", "weighted", "sum"]
 
 
-class DistributedTrainer:
+class DistributedTrainer(TrainerHabits):
     """Wraps a trainer, so that N ranks with B/N examples each do what one process does with B.
 
     At construction all ranks get rank 0's values and trainer state. Each update() replaces the gradients by g, then clips and updates as ever:

@@ -75,7 +75,7 @@ class ParameterCollection:
 
         Raises:
             ValueError: numbers or shapes of parameters differ; nothing was changed then.
-            TypeError: other is no ParameterCollection.
+            TypeError: other is not a ParameterCollection.
 
         >>> import copy
         >>> import dist_dynet as dy
@@ -319,7 +319,7 @@ Model = ParameterCollection
 
 def _check_name(name: str) -> None:
     if not isinstance(name, str):
-        raise TypeError(f"names of parameters and collections are strings; got {type(name).__name__}.")
+        raise TypeError(f"parameter and collection names must be strings; got {type(name).__name__}.")
     if "/" in name or "_" in name:
         raise RuntimeError(f"parameter and collection names must not contain '/' or '_'; got {name!r}.")
     if any(c.isspace() or c == "#" for c in name):

@@ -153,7 +153,7 @@ class IdentityInitializer(PyInitializer):
     """The identity matrix.
 
     Raises:
-        ValueError: the parameter is no square matrix.
+        ValueError: the parameter is not a square matrix.
 
     >>> import dist_dynet as dy
     >>> dy.ParameterCollection().add_parameters((2, 2), init=dy.IdentityInitializer()).as_array().tolist()
@@ -217,7 +217,7 @@ class SaxeInitializer(PyInitializer):
     Columns equal DyNet's up to their signs, which depend on the library that decomposes; with dy.init(rng="dynet") the signs are DyNet's, too.
 
     Raises:
-        RuntimeError: the parameter is no square matrix.
+        RuntimeError: the parameter is not a square matrix.
 
     >>> import dist_dynet as dy
     >>> W = dy.ParameterCollection().add_parameters((3, 3), init=dy.SaxeInitializer()).as_array()
@@ -241,7 +241,7 @@ class FromFileInitializer(PyInitializer):
     """Numbers divided by white space, column-major, from a text file.
 
     Raises:
-        RuntimeError: the file cannot be read, or holds something else than numbers.
+        RuntimeError: the file cannot be read, or holds something other than numbers.
         ValueError: it holds more or fewer numbers.
 
     >>> import dist_dynet as dy, pathlib, tempfile

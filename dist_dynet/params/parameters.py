@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, calls, ffi, lib, nodes, pointer, view, view_ints
-from ..graph import Expression, expression, resolved
+from ..expression import Expression, expression, resolved
 from . import copying
 from .root import Root
 

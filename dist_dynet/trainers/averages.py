@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numpy import empty, zeros
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, lib, pointer
@@ -97,7 +96,7 @@ class MovingAverage:
         for p in members:
             average = self._averages.get(p)
             if average is None:
-                average = self._averages[p] = zeros(p.storage().size, DTYPE) if self._averaged == 1 else p.storage() * DTYPE.type(bias)
+                average = self._averages[p] = np.zeros(p.storage().size, DTYPE) if self._averaged == 1 else p.storage() * DTYPE.type(bias)
             if average.size:
                 lib.dn_blend(average.size, share, lib.dn_param_values(p._c), pointer(average))
 
@@ -113,7 +112,7 @@ class MovingAverage:
         self._weights = {}
         bias = self._bias() if self._correct else 1.0
         for p, average in self._averages.items():
-            kept = self._weights[p] = empty(average.size, DTYPE)
+            kept = self._weights[p] = np.empty(average.size, DTYPE)
             kept[:] = p.storage()
             p.storage()[:] = average / DTYPE.type(bias)
             p.changed()
@@ -188,7 +187,7 @@ class MovingAverage:
             if name not in named or np.shape(state[key]) != named[name].shape():
                 raise ValueError(f"MovingAverage: {key!r} of a state must be of a parameter of the collection; got {np.shape(state[key])}.")
             p = named[name]
-            averages[p] = empty(int(lib.dn_param_size(p._c)), DTYPE)
+            averages[p] = np.empty(int(lib.dn_param_size(p._c)), DTYPE)
             p._shaped(averages[p])[...] = state[key]
         self._calls, self._averaged = int(state["calls"]), int(state["averaged"])
         self._averages = averages

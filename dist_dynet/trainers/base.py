@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 from numpy.typing import NDArray
 
 from .._ffi import NULL, ffi, lib
+from .._habits import TrainerHabits
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
 
@@ -53,7 +54,7 @@ def _number(value: Any, what: str) -> float:
     return number
 
 
-class Trainer:
+class Trainer(TrainerHabits):
     """What all trainers have in common. Use a subclass.
 
     Args:
@@ -192,7 +193,7 @@ class Trainer:
 
         Raises:
             ValueError: k is below 1.
-            TypeError: k is no whole number.
+            TypeError: k is not a whole number.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -398,7 +399,7 @@ class Trainer:
 
         Raises:
             ValueError: it is of another class or another model; the trainer then is as it was.
-            TypeError: it is no dict.
+            TypeError: it is not a dict.
         """
         if not isinstance(state, Mapping):
             raise TypeError(f"load_state: takes what state() gave; got {type(state).__name__}.")

@@ -141,6 +141,26 @@ def test_interrupted():
     step(a)  # nobody can: the job ends
 
 
+def test_interrupted_gather():
+    """What this rank sends next would be taken for its part of the meeting that it has left."""
+    if rank:
+        time.sleep(1)
+    else:
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            parallel.gather("one")
+        meetings = (
+            lambda: parallel.gather("two"), lambda: parallel.all_reduce(2), lambda: parallel.barrier(timeout=5),
+            lambda: parallel.broadcast_parameters(m), set_up,
+        )  # fmt: skip
+        for meet in meetings:
+            with pytest.raises(RuntimeError, match=r"gather \(meeting \d+\) was interrupted, so that this rank is out of step with the others"):
+                meet()
+        print("ok", flush=True)
+    parallel.gather("two")  # nobody can: the job ends
+
+
 def test_interrupted_after_the_exchange():
     step(a)
     if rank == 0:

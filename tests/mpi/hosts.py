@@ -13,6 +13,7 @@ import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import lib
 from dist_dynet.parallel import engines, hybrid, memory
+from dist_dynet.parallel._world import World
 from dist_dynet.parallel.hybrid import HybridExchange
 
 what = sys.argv[1]
@@ -398,6 +399,19 @@ def test_trainer_that_goes():
     assert np.allclose(w.as_array(), 0.5 - 6)
     step(w)
     assert lib.dn_root_await(m._root.c, 0.0) == lib.DN_WATCH_OFF
+
+
+def test_trainers_that_end_give_back_what_they_had():
+    made, duplicate = [], World.duplicate
+    World.duplicate = lambda self, comm=None: made.append(duplicate(self, comm)) or made[-1]
+    m, (w,), _ = model_of((70, 80))
+    for _ in range(10):
+        trainer = distributed(m)
+        step(w)
+        trainer.update()
+    World.duplicate = duplicate
+    assert len(made) == 30 and sum(bool(comm) for comm in made) <= 6  # those of two trainers; one that was freed is false
+    assert np.allclose(w.as_array(), 0.5 - 10)
 
 
 def test_interrupted_backward():

@@ -16,7 +16,8 @@ import pytest
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import lib
-from dist_dynet.parallel import _session, engines, memory, shared
+from dist_dynet.parallel import engines, memory, shared
+from dist_dynet.parallel._world import World
 
 what = sys.argv[1]
 rank, size = parallel.rank(), parallel.world_size()
@@ -355,15 +356,21 @@ def test_trainer_that_ends_inside_of_backward():
 
 
 def test_trainers_that_end_give_back_what_they_had():
+    made, duplicate = [], World.duplicate
+    World.duplicate = lambda self, comm=None: made.append(duplicate(self, comm)) or made[-1]
     m, (w,) = model_of(3)
     kept = distributed(m, average="sum")
     for _ in range(20):
         trainer = distributed(m, average="sum")
+        parallel.Checkpointer("never written", m, trainer)
         step(w)
         trainer.update()
         step(w)
         kept.update()
-    assert len(_session.world()._meetings.lent) < 5
+        del trainer
+        gc.collect()  # a Checkpointer and its trainer know one another
+    World.duplicate = duplicate
+    assert len(made) == 41 and sum(bool(comm) for comm in made) < 8  # one that was freed is false
     assert (w.as_array() == 0.5 - 40 * size).all()
 
 

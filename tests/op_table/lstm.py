@@ -4,7 +4,7 @@ import numpy as np
 
 import dist_dynet as dy
 from dist_dynet._ffi import OPS, fail, nodes
-from dist_dynet.graph import expression
+from dist_dynet.expression import expression
 from dist_dynet.ops._nodes import many
 
 from .elementwise import logistic

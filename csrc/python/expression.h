@@ -1,0 +1,89 @@
+/* What the files of the Python extension _expression share: the layout of its objects, the way into C, and how arguments are read. */
+#ifndef DN_EXPRESSION_H
+#define DN_EXPRESSION_H
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "dn_api.h"
+
+#pragma GCC visibility push(hidden)
+
+typedef struct { PyObject_HEAD int64_t handle; /* negative: none */ } Node;
+extern PyTypeObject *dn__node_type;
+
+/* What a function made by call() makes: an expression of a class; otherwise(code, *arguments) does what the quick way does not: code is the
+ * error of C, or NOT_TAKEN for arguments that this way does not take. It is the `self` of a built-in function. */
+typedef struct { PyObject_HEAD int op; PyTypeObject *cls; PyObject *otherwise; } Maker;
+extern PyTypeObject *dn__maker_type;
+enum { NOT_TAKEN = -1000 };
+
+/* The calls of the number type in use. */
+extern const dn_node_calls *dn__calls;
+/* Which graph is a thread's is decided in graph.py; it is kept here because asking there costs as much as making a node. Negative: none. */
+extern _Thread_local int dn__current;
+
+/* expression.c */
+/* An expression of this class, of a handle that is known to be good; negative: of none. */
+PyObject *dn__new_node(PyTypeObject *cls, int64_t handle);
+/* A list of n expressions, whose handles follow one another. */
+PyObject *dn__nodes_from(PyTypeObject *cls, int64_t first, Py_ssize_t n);
+
+/* makers.c */
+/* What m->otherwise gives for these arguments. */
+PyObject *dn__other_way(const Maker *m, int64_t code, Py_ssize_t n, PyObject *const *args);
+/* call() of the module. */
+PyObject *dn__call(PyObject *module, PyObject *args);
+/* Makes dn__maker_type; NULL: an exception is set. */
+PyTypeObject *dn__new_maker_type(void);
+/* The numbers of a list or tuple of Python's own numbers, in `few` (64 of them) or in memory to be freed; NULL: it is none, or there is no
+ * memory. */
+double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n);
+
+/* values.c */
+/* The functions of the module that read and set values. */
+extern PyMethodDef dn__value_functions[];
+
+#pragma GCC visibility pop
+
+static inline int is_node(PyObject *o) { return PyObject_TypeCheck(o, dn__node_type); }
+static inline int64_t handle_of(PyObject *o) { return is_node(o) ? ((Node *)o)->handle : -1; }
+
+static inline int counted(Py_ssize_t n, Py_ssize_t wanted) {
+    if (n != wanted) PyErr_Format(PyExc_TypeError, "takes %zd arguments; got %zd.", wanted, n);
+    return n == wanted;
+}
+
+/* A whole number that fits an int; 0: it is none, or does not fit. */
+static inline int whole(PyObject *o, int *out) {
+    if (!PyLong_Check(o)) return 0;
+    int overflow;
+    long value = PyLong_AsLongAndOverflow(o, &overflow);
+    *out = (int)value;
+    return !overflow && value == *out;
+}
+
+/* A number of Python's own as a double; 0: it is none, or too large. */
+static inline int real(PyObject *o, double *out) {
+    if (!PyFloat_CheckExact(o) && !PyLong_CheckExact(o)) return 0;
+    *out = PyFloat_CheckExact(o) ? PyFloat_AsDouble(o) : PyLong_AsDouble(o);
+    if (*out != -1 || !PyErr_Occurred()) return 1;
+    PyErr_Clear();
+    return 0;
+}
+
+/* A list or tuple of Python's own: how many items it has, and one of them; 0: it is none. */
+static inline Py_ssize_t length(PyObject *from) {
+    return PyList_CheckExact(from) ? PyList_Size(from) : PyTuple_CheckExact(from) ? PyTuple_Size(from) : 0;
+}
+static inline PyObject *item(PyObject *from, Py_ssize_t i) {
+    return PyList_CheckExact(from) ? PyList_GetItem(from, i) : PyTuple_GetItem(from, i);
+}
+
+/* The expression of a handle; of a negative one what the other way gives. */
+static inline PyObject *made(const Maker *m, int64_t handle, Py_ssize_t n, PyObject *const *args) {
+    return handle >= 0 ? dn__new_node(m->cls, handle) : dn__other_way(m, handle, n, args);
+}
+
+#define DN_SLOT(name, f) {name, (void *)(f)}
+#define DN_FAST(f) (PyCFunction)(void (*)(void))(f), METH_FASTCALL, NULL
+#endif

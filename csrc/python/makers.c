@@ -1,0 +1,273 @@
+/* call(kind, op, cls, otherwise): the built-in functions that make nodes, one kind for each frequent form of call. Each knows the quick way
+ * only; what else can happen goes to the function in Python that was given with it (expression.h: Maker). */
+#include "expression.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+PyTypeObject *dn__maker_type;
+
+PyObject *dn__other_way(const Maker *m, int64_t code, Py_ssize_t n, PyObject *const *args) {
+    PyObject *all = PyTuple_New(n + 1), *number = all ? PyLong_FromLongLong(code) : NULL, *result = NULL;
+    if (number) {
+        PyTuple_SetItem(all, 0, number);
+        for (Py_ssize_t i = 0; i < n; i++) {
+            Py_INCREF(args[i]);
+            PyTuple_SetItem(all, i + 1, args[i]);
+        }
+        result = PyObject_Call(m->otherwise, all, NULL);
+    }
+    Py_XDECREF(all);
+    return result;
+}
+
+double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n) {
+    if (!PyList_CheckExact(from) && !PyTuple_CheckExact(from)) return NULL;
+    *n = length(from);
+    double *out = *n <= 64 ? few : malloc((size_t)*n * sizeof *out);
+    for (Py_ssize_t i = 0; out && i < *n; i++)
+        if (!real(item(from, i), &out[i])) {
+            if (out != few) free(out);
+            return NULL;
+        }
+    return out;
+}
+
+/* ---- one node ------------------------------------------------------------------------------------------------------------------------ */
+
+static PyObject *unary(PyObject *self, PyObject *x) {
+    const Maker *m = (Maker *)self;
+    const int64_t a = handle_of(x);
+    return made(m, a < 0 ? NOT_TAKEN : dn__calls->node1(m->op, a), 1, &x);
+}
+
+static PyObject *binary(PyObject *self, PyObject *const *args, Py_ssize_t n) {
+    const Maker *m = (Maker *)self;
+    if (!counted(n, 2)) return NULL;
+    const int64_t a = handle_of(args[0]), b = handle_of(args[1]);
+    return made(m, a < 0 || b < 0 ? NOT_TAKEN : dn__calls->node2(m->op, a, b), 2, args);
+}
+
+/* f(x, i): one attribute, a whole number */
+static PyObject *with_int(PyObject *self, PyObject *const *args, Py_ssize_t n) {
+    const Maker *m = (Maker *)self;
+    int i;
+    if (!counted(n, 2)) return NULL;
+    const int64_t a = handle_of(args[0]);
+    return made(m, a < 0 || !whole(args[1], &i) ? NOT_TAKEN : dn__calls->node1_int(m->op, a, i), 2, args);
+}
+
+/* f(x, i): the attributes 0 and i, of a selection in the first dim */
+static PyObject *at_index(PyObject *self, PyObject *const *args, Py_ssize_t n) {
+    const Maker *m = (Maker *)self;
+    int ints[2] = {0, 0};
+    if (!counted(n, 2)) return NULL;
+    const int64_t a = handle_of(args[0]);
+    return made(m, a < 0 || !whole(args[1], &ints[1]) ? NOT_TAKEN : dn__calls->node_many(m->op, 1, &a, 2, ints, 0, NULL), 2, args);
+}
+
+/* f(x, r, s): two real attributes */
+static PyObject *with_reals(PyObject *self, PyObject *const *args, Py_ssize_t n) {
+    const Maker *m = (Maker *)self;
+    double r, s;
+    if (!counted(n, 3)) return NULL;
+    const int64_t a = handle_of(args[0]);
+    return made(m, a < 0 || !real(args[1], &r) || !real(args[2], &s) ? NOT_TAKEN : dn__calls->node1_real(m->op, a, r, s), 3, args);
+}
+
+/* A node of the expressions in a list and at most one whole number. Handles are read without calling Python: the list stays as it is. */
+static int64_t node_of_list(int op, PyObject *list, int n_ints, const int *ints) {
+    const Py_ssize_t n = length(list);
+    if (n < 1 || n > INT32_MAX) return NOT_TAKEN;
+    int64_t few[16], *handles = n <= 16 ? few : malloc((size_t)n * sizeof *handles), result = NOT_TAKEN;
+    Py_ssize_t i = 0;
+    for (; handles && i < n; i++)
+        if ((handles[i] = handle_of(item(list, i))) < 0) break;
+    if (i == n) result = dn__calls->node_many(op, (int)n, handles, n_ints, ints, 0, NULL);
+    if (handles != few) free(handles);
+    return result;
+}
+
+static PyObject *of_list(PyObject *self, PyObject *list) {
+    const Maker *m = (Maker *)self;
+    return made(m, node_of_list(m->op, list, 0, NULL), 1, &list);
+}
+
+/* f(list, i) */
+static PyObject *of_list_with_int(PyObject *self, PyObject *const *args, Py_ssize_t n) {
+    const Maker *m = (Maker *)self;
+    int i;
+    if (!counted(n, 2)) return NULL;
+    return made(m, whole(args[1], &i) ? node_of_list(m->op, args[0], 1, &i) : NOT_TAKEN, 2, args);
+}
+
+/* ---- many nodes in one call ---------------------------------------------------------------------------------------------------------- */
+
+/* The handles in `weights`, of which the first is a parameter's, and those of the expressions in `inputs`: in `few` (64 of them) or in memory
+ * to be freed; NULL: something else is among them, or there is no memory. */
+static int64_t *handles_in(PyObject *weights, PyObject *inputs, int64_t *few, Py_ssize_t *n) {
+    const Py_ssize_t n_weights = length(weights), n_inputs = length(inputs);
+    *n = n_weights + n_inputs;
+    if (n_weights < 1 || n_inputs < 1 || *n > INT32_MAX) return NULL;
+    int64_t *handles = *n <= 64 ? few : malloc((size_t)*n * sizeof *handles);
+    for (Py_ssize_t i = 0; handles && i < *n; i++) {
+        PyObject *o = i < n_weights ? item(weights, i) : item(inputs, i - n_weights);
+        handles[i] = i >= n_weights ? handle_of(o) : PyLong_Check(o) ? PyLong_AsLongLong(o) : -1;
+        if (handles[i] >= 0) continue;
+        PyErr_Clear();
+        if (handles != few) free(handles);
+        return NULL;
+    }
+    return handles;
+}
+
+/* node_parts, or node_many where parts is 0; parameters alone belong to no graph: then the first is looked up in the current one. */
+static int64_t layer_node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts) {
+    int64_t h;
+    for (int again = 0;; again = 1) {
+        h = parts ? dn__calls->node_parts(op, n, handles, n_ints, ints, n_reals, reals, parts)
+                  : dn__calls->node_many(op, n, handles, n_ints, ints, n_reals, reals);
+        if (h != DN_ERROR_NO_GRAPH || again || dn__current < 0) return h;
+        const int64_t resolved = dn__calls->resolve(dn__current, handles[0]);
+        if (resolved < 0) return h;
+        handles[0] = resolved;
+    }
+}
+
+/* f(weights, inputs, reals, size): the outputs, vectors of that size, of a layer's node over a list of inputs */
+static PyObject *sequence(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
+    const Maker *m = (Maker *)self;
+    double few_reals[64];
+    int64_t few[64], first = NOT_TAKEN;
+    Py_ssize_t n, n_reals;
+    int size;
+    if (!counted(n_args, 4)) return NULL;
+    double *reals = whole(args[3], &size) ? dn__numbers(args[2], few_reals, &n_reals) : NULL;
+    int64_t *handles = reals ? handles_in(args[0], args[1], few, &n) : NULL;
+    if (handles) {
+        const int ints[] = {(int)length(args[1]), DN_SEQUENCE_LIST};
+        first = layer_node(m->op, (int)n, handles, 2, ints, (int)n_reals, reals, 0);
+        if (first >= 0) first = dn__calls->parts(first, 0, ints[0], size);
+    }
+    if (handles != few) free(handles);
+    if (reals != few_reals) free(reals);
+    return first >= 0 ? dn__nodes_from(m->cls, first, length(args[1])) : dn__other_way(m, first, n_args, args);
+}
+
+/* f(weights, inputs, ints, reals, n): the first n outputs of a node of several, as a list */
+static PyObject *outputs(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
+    const Maker *m = (Maker *)self;
+    double few_reals[64];
+    int64_t few[64], first = NOT_TAKEN;
+    Py_ssize_t n, n_reals;
+    int parts, ints[4];
+    if (!counted(n_args, 5)) return NULL;
+    const Py_ssize_t n_ints = length(args[2]);
+    int good = n_ints <= 4 && whole(args[4], &parts) && parts > 0;
+    for (Py_ssize_t i = 0; good && i < n_ints; i++) good = whole(item(args[2], i), &ints[i]);
+    double *reals = good ? dn__numbers(args[3], few_reals, &n_reals) : NULL;
+    int64_t *handles = reals ? handles_in(args[0], args[1], few, &n) : NULL;
+    if (handles) first = layer_node(m->op, (int)n, handles, (int)n_ints, ints, (int)n_reals, reals, parts);
+    if (handles != few) free(handles);
+    if (reals != few_reals) free(reals);
+    return first >= 0 ? dn__nodes_from(m->cls, first, parts) : dn__other_way(m, first, n_args, args);
+}
+
+/* f(xs, ys): [g([x, y], 0) for x, y in zip(xs, ys)] */
+static PyObject *pairs(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
+    const Maker *m = (Maker *)self;
+    const int zero = 0;
+    if (!counted(n_args, 2)) return NULL;
+    const Py_ssize_t n = length(args[0]);
+    int64_t handle = n > 0 && n == length(args[1]) ? 0 : NOT_TAKEN;
+    PyObject *list = PyList_New(n);
+    for (Py_ssize_t i = 0; list && handle >= 0 && i < n; i++) {
+        const int64_t pair[] = {handle_of(item(args[0], i)), handle_of(item(args[1], i))};
+        handle = pair[0] < 0 || pair[1] < 0 ? NOT_TAKEN : dn__calls->node_many(m->op, 2, pair, 1, &zero, 0, NULL);
+        PyObject *node = handle < 0 ? NULL : dn__new_node(m->cls, handle);
+        if (node) PyList_SetItem(list, i, node);
+        else if (handle >= 0) Py_CLEAR(list);
+    }
+    if (!list || handle >= 0) return list;
+    Py_DECREF(list);
+    return dn__other_way(m, handle, 2, args);
+}
+
+/* ---- inputs: nodes of the current graph ---------------------------------------------------------------------------------------------- */
+
+static PyObject *scalar(PyObject *self, PyObject *x) {
+    double value;
+    return made((Maker *)self, dn__current < 0 || !real(x, &value) ? NOT_TAKEN : dn__calls->input_scalar(dn__current, value), 1, &x);
+}
+
+static PyObject *zeros(PyObject *self, PyObject *x) {
+    int n;
+    return made((Maker *)self, dn__current < 0 || !whole(x, &n) ? NOT_TAKEN : dn__calls->input_zeros(dn__current, n), 1, &x);
+}
+
+/* f(table, row) */
+static PyObject *row(PyObject *self, PyObject *const *args, Py_ssize_t n) {
+    int i;
+    if (!counted(n, 2)) return NULL;
+    const int64_t table = handle_of(args[0]);
+    const int taken = dn__current >= 0 && table >= 0 && whole(args[1], &i);
+    return made((Maker *)self, taken ? dn__calls->lookup(dn__current, table, i) : NOT_TAKEN, 2, args);
+}
+
+static PyObject *vector(PyObject *self, PyObject *from) {
+    double few[64];
+    Py_ssize_t n;
+    int64_t handle = NOT_TAKEN;
+    double *x = dn__current < 0 ? NULL : dn__numbers(from, few, &n);
+    if (x && n <= INT32_MAX) handle = dn__calls->input_numbers(dn__current, (int)n, x);
+    if (x != few) free(x);
+    return made((Maker *)self, handle, 1, &from);
+}
+
+/* ---- their kinds --------------------------------------------------------------------------------------------------------------------- */
+
+#define DN_FAST(f) (PyCFunction)(void (*)(void))(f), METH_FASTCALL, NULL
+static PyMethodDef kinds[] = {
+    {"unary", unary, METH_O, NULL}, {"binary", DN_FAST(binary)}, {"with_int", DN_FAST(with_int)}, {"at_index", DN_FAST(at_index)},
+    {"with_reals", DN_FAST(with_reals)}, {"of_list", of_list, METH_O, NULL}, {"of_list_with_int", DN_FAST(of_list_with_int)},
+    {"scalar", scalar, METH_O, NULL}, {"zeros", zeros, METH_O, NULL}, {"vector", vector, METH_O, NULL}, {"row", DN_FAST(row)},
+    {"sequence", DN_FAST(sequence)}, {"outputs", DN_FAST(outputs)}, {"pairs", DN_FAST(pairs)},
+    {NULL, NULL, 0, NULL},
+};
+
+/* call(kind, op, cls, otherwise): the built-in function of this kind */
+PyObject *dn__call(PyObject *module, PyObject *args) {
+    (void)module;
+    const char *kind;
+    int op;
+    PyObject *cls, *otherwise;
+    if (!PyArg_ParseTuple(args, "siO!O", &kind, &op, &PyType_Type, &cls, &otherwise)) return NULL;
+    PyMethodDef *method = kinds;
+    while (method->ml_name && strcmp(method->ml_name, kind)) method++;
+    if (!method->ml_name || !PyType_IsSubtype((PyTypeObject *)cls, dn__node_type))
+        return PyErr_Format(PyExc_ValueError, "call: takes a kind of call and a class of expressions; got %s, %R.", kind, cls);
+    Maker *m = (Maker *)PyType_GenericAlloc(dn__maker_type, 0);
+    if (!m) return NULL;
+    Py_INCREF(cls);
+    Py_INCREF(otherwise);
+    m->op = op;
+    m->cls = (PyTypeObject *)cls;
+    m->otherwise = otherwise;
+    PyObject *function = PyCFunction_NewEx(method, (PyObject *)m, NULL);
+    Py_DECREF(m);
+    return function;
+}
+
+static void maker_dealloc(PyObject *o) {
+    PyTypeObject *cls = Py_TYPE(o);
+    Py_XDECREF(((Maker *)o)->cls);
+    Py_XDECREF(((Maker *)o)->otherwise);
+    PyObject_Free(o);
+    Py_DECREF(cls);
+}
+
+PyTypeObject *dn__new_maker_type(void) {
+    static PyType_Slot slots[] = {DN_SLOT(Py_tp_dealloc, maker_dealloc), {0, NULL}};
+    static PyType_Spec spec = {"dist_dynet._expression.Maker", sizeof(Maker), 0, Py_TPFLAGS_DEFAULT, slots};
+    return dn__maker_type = (PyTypeObject *)PyType_FromSpec(&spec);
+}

@@ -1,0 +1,313 @@
+"""Expression: a light handle on one node of a graph. Its value, its gradient, and the operators that are hung onto it.
+
+It knows graphs but no operation: the modules of `dist_dynet.ops` hang their operators onto Expression when they are imported.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from math import prod
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._ffi import DIM, DTYPE, GRAPH_SHIFT, NULL, calls, fail, fail_in, ffi, lib, nodes, pointer, read, shaped
+from .graph import cg, current_graph
+from .tensor import Tensor
+
+NO_GRAPH: int = lib.DN_ERROR_NO_GRAPH
+_forward, _backward, _resolve = lib.dn_forward, lib.dn_backward, nodes.dn_resolve
+_quick_backward, _LONG_WAY = calls.quick_backward, lib.DN_LONG_WAY
+_quick_scalar, _quick_value, _quick_array, _quick_dim = calls.quick_scalar, calls.quick_value, calls.quick_array, calls.quick_dim
+
+
+class Watcher(Protocol):
+    """Watches parameters' gradients while a backward goes on."""
+
+    def look(self) -> None:
+        """A step of some backward, of any thread, has ended, and others follow."""
+
+
+watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
+"""All that want to be told."""
+
+
+def _uniform(n: int) -> NDArray[np.float64]:
+    return cg().uniform(n)
+
+
+class Expression(calls.Node):
+    """A node of a graph. Made by inputs, parameters, functions and operators; computed when a value is asked for.
+
+    `*` is the matrix product, cmult() the elementwise one; dims are column-major, the batch is separate and comes last in arrays.
+
+    >>> import dist_dynet as dy
+    >>> _ = dy.renew_cg()
+    >>> x = dy.inputVector([1, 2, 3])
+    >>> (2 * x + 1).value()
+    [3.0, 5.0, 7.0]
+    >>> x.dim()
+    ((3,), 1)
+    """
+
+    __slots__ = ()
+    # NumPy must leave `array * expression` to us instead of looping over its elements.
+    __array_ufunc__ = None
+
+    if TYPE_CHECKING:  # the operators that the base has, and what operator() hangs on, for type checkers
+        def __add__(self, other: Any) -> Expression: ...
+        def __radd__(self, other: Any) -> Expression: ...
+        def __sub__(self, other: Any) -> Expression: ...
+        def __rsub__(self, other: Any) -> Expression: ...
+        def __mul__(self, other: Any) -> Expression: ...
+        def __rmul__(self, other: Any) -> Expression: ...
+        def __matmul__(self, other: Any) -> Expression: ...
+        def __rmatmul__(self, other: Any) -> Expression: ...
+        def __truediv__(self, other: Any) -> Expression: ...
+        def __rtruediv__(self, other: Any) -> Expression: ...
+        def __pow__(self, other: Any) -> Expression: ...
+        def __neg__(self) -> Expression: ...
+        def __pos__(self) -> Expression: ...
+        def __getitem__(self, index: Any) -> Expression: ...
+        def __iter__(self) -> Iterator[Expression]: ...
+
+    def _node(self) -> int:
+        """The handle; a parameter's node in the current graph."""
+        try:
+            return self._h
+        except AttributeError:
+            raise ValueError("this Expression stands for nothing: it was made by hand. Use inputs, parameters and functions.") from None
+
+    def dim(self) -> tuple[tuple[int, ...], int]:
+        """((sizes), batch size)."""
+        found = _quick_dim(self)
+        if found is not None:
+            return found
+        h, out = self._node(), ffi.new(DIM)
+        code = lib.dn_node_dim(h, out)
+        if code < 0:
+            fail(code, h)
+        return tuple(out.d[0 : out.nd]), out.batch
+
+    def _computed(self, recalculate: bool) -> tuple[Any, tuple[int, ...], int]:
+        """A pointer to the value, the sizes, the batch size."""
+        h, out = self._node(), ffi.new(DIM)
+        code = lib.dn_node_dim(h, out)
+        if code == 0 and recalculate:
+            code = lib.dn_graph_invalidate(h >> GRAPH_SHIFT)
+        more = 1
+        while code == 0 and more:
+            more = _forward(h)
+            code = min(more, 0)
+        if code < 0:
+            fail(code, h)
+        values = lib.dn_value(h)
+        if values == NULL and out.size * out.batch:
+            fail(lib.DN_ERROR_STATE, h)
+        return values, tuple(out.d[0 : out.nd]), out.batch
+
+    def forward(self, recalculate: bool = False) -> None:
+        """Computes the value; returns nothing. recalculate: forget all values of the graph first (random draws are made anew)."""
+        self._computed(recalculate)
+
+    def value(self, recalculate: bool = False) -> float | list[float] | NDArray[np.float64]:
+        """The value: a float (one number), a list (vectors), or an array (two dims and more; batch last).
+
+        Values are kept: a parameter changed after the first call is seen only with recalculate=True or in a new graph.
+        """
+        if not recalculate:
+            value = _quick_value(self)
+            if value is not None:
+                return value
+        values, dims, batch = self._computed(recalculate)
+        if len(dims) > 1:
+            return read(values, dims, batch)
+        if batch == 1 and (not dims or dims[0] == 1):
+            return float(values[0])
+        n = batch * (dims[0] if dims else 1)
+        return ffi.unpack(values, n) if n else []
+
+    def npvalue(self, recalculate: bool = False) -> NDArray[np.float64]:
+        """The value as a float64 array: the dims, and the batch as last axis if there is one. One number has shape (1,)."""
+        if not recalculate:
+            found = _quick_array(self)
+            if found is not None:
+                numbers, dims, batch = found
+                return shaped(np.frombuffer(numbers), dims, batch)
+        return read(*self._computed(recalculate))
+
+    def vec_value(self, recalculate: bool = False) -> list[float]:
+        """The value as a flat list: column-major, batch element after batch element."""
+        values, dims, batch = self._computed(recalculate)
+        n = batch * prod(dims)
+        return ffi.unpack(values, n) if n else []
+
+    def tensor_value(self, recalculate: bool = False) -> Tensor:
+        """The value as a Tensor, for its largest entries and for samples."""
+        values, dims, batch = self._computed(recalculate)
+        array = read(values, dims or (1,), batch)
+        return Tensor(array if batch != 1 else array[..., None], _uniform)
+
+    def scalar_value(self, recalculate: bool = False) -> float:
+        """The value of an expression that is one number.
+
+        Raises:
+            ValueError: it has more elements.
+        """
+        if not recalculate:
+            number = _quick_scalar(self)
+            if number is not None:
+                return number
+        values, dims, batch = self._computed(recalculate)
+        if batch != 1 or any(d != 1 for d in dims):
+            raise ValueError(f"scalar_value: the expression must be one number; got {dims} x {batch}. Use value() or npvalue().")
+        return float(values[0])
+
+    def backward(self, full: bool = False) -> None:
+        """Adds the derivatives of this expression, one number, to the gradients of the parameters it was computed from.
+
+        full: also gives inputs and constants a gradient to be read with gradient().
+
+        Raises:
+            ValueError: the expression is not one number (sum_batches() or esum() it first).
+            RuntimeError: it is stale, or parameters were updated after it had been computed.
+        """
+        if full:
+            self._computed(False)
+            h = self._node()
+            code = lib.dn_backward_begin(h, 1) or 1
+        else:
+            code = _quick_backward(self)
+            if code == 0:
+                return
+            h = self._node()
+            if code == _LONG_WAY:
+                code = _backward(h)
+        while code > 0:
+            for watcher in list(watchers):
+                watcher.look()
+            code = lib.dn_backward_step(h >> GRAPH_SHIFT) if code == 1 else _backward(h)
+        if code < 0:
+            fail(code, h)
+
+    def gradient(self) -> NDArray[np.float64]:
+        """The derivative of the expression that backward() was last called on with respect to this one, in the form of npvalue().
+
+        Zeros for nodes that lead to no parameter, unless it was backward(full=True).
+
+        Raises:
+            RuntimeError: no backward() since, or this node was made after the loss.
+        """
+        h = self._node()
+        dims, batch = self.dim()
+        out = np.empty(batch * int(np.prod(dims)), DTYPE)
+        code = lib.dn_gradient(h, pointer(out))
+        if code < 0:
+            fail(code, h)
+        return read(pointer(out), dims, batch)
+
+    def index(self) -> int:
+        """The number of this node in its graph."""
+        h = self._node()
+        index: int = lib.dn_node_index(h)
+        if index < 0:
+            fail(index, h)
+        return index
+
+    def __repr__(self) -> str:
+        try:
+            return f"expression {self.index()}/{cg().version()}"
+        except (RuntimeError, ValueError):
+            return "expression (stale)"
+
+    __str__ = __repr__
+
+    def __bool__(self) -> bool:
+        return True
+
+    def _same(self, memo: Any = None) -> Any:
+        return self
+
+    __copy__: Any = _same  # an expression names a node: its copy names the same
+    __deepcopy__: Any = _same
+
+    def __reduce__(self) -> Any:
+        # elsewhere the same handle may name another node
+        raise TypeError("an expression cannot be pickled: its graph lives in this process. Take its numbers, by value() or npvalue().")
+
+
+def expression(handle: int) -> Expression:
+    """An Expression for a handle that is known to be good."""
+    e = Expression()
+    e._h = handle
+    return e
+
+
+def expressions_from(handle: int, n: int) -> list[Expression]:
+    """Expressions for n handles that follow one another and are known to be good."""
+    return calls.consecutive(Expression, handle, n)
+
+
+def resolved(h: int) -> int:
+    """The node in the current graph that a parameter's handle stands for."""
+    graph = current_graph()
+    node: int = _resolve(graph, h)
+    if node < 0:
+        fail_in(graph, node)
+    return node
+
+
+def operator(*names: str) -> Callable[[Any], Any]:
+    """Hangs a function onto Expression under these names: how operations bring their operators along."""
+
+    def attach(f: Any) -> Any:
+        for name in names:
+            setattr(Expression, name, f)
+        return f
+
+    return attach
+
+
+def _computed(exps: Iterable[Expression], recalculate: bool, what: str) -> list[Expression]:
+    """A list of these expressions, all of which are computed in one pass."""
+    exps = list(exps)
+    for e in exps:
+        if not isinstance(e, Expression):
+            raise TypeError(f"{what}: takes a list of expressions; got {type(e).__name__} in it.")
+    if exps:
+        max(exps, key=lambda e: e.index()).forward(recalculate)
+    return exps
+
+
+def forward(exps: Iterable[Expression], recalculate: bool = False) -> None:
+    """Computes all of these expressions in one pass; returns nothing.
+
+    >>> import dist_dynet as dy
+    >>> x, y = dy.scalarInput(3), dy.scalarInput(4)
+    >>> dy.forward([x + y, x * y])
+    """
+    _computed(exps, recalculate, "forward")
+
+
+def values(exps: Iterable[Expression], recalculate: bool = False) -> list[Any]:
+    """The value() of each expression, computed in one pass.
+
+    >>> import dist_dynet as dy
+    >>> _ = dy.renew_cg()
+    >>> dy.values([dy.scalarInput(1), dy.inputVector([2, 3])])
+    [1.0, [2.0, 3.0]]
+    """
+    return [e.value() for e in _computed(exps, recalculate, "values")]
+
+
+def npvalues(exps: Iterable[Expression], recalculate: bool = False) -> list[NDArray[np.float64]]:
+    """The npvalue() of each expression, computed in one pass.
+
+    >>> import dist_dynet as dy
+    >>> x = dy.inputVector([1, 2])
+    >>> [a.tolist() for a in dy.npvalues([x, 2 * x])]
+    [[1.0, 2.0], [2.0, 4.0]]
+    """
+    return [e.npvalue() for e in _computed(exps, recalculate, "npvalues")]
