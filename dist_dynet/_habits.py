@@ -1,6 +1,8 @@
-"""Names that other toolkits have, and what is written here in their place: read when somebody asks `dy` for a name that it does not have."""
+"""Names that other toolkits have, and what is written here in their place: read when somebody asks `dy`, or one of its objects, for them."""
 
 from __future__ import annotations
+
+from typing import NoReturn
 
 WRITTEN_HERE = {
     "Adam": "AdamTrainer",
@@ -47,3 +49,46 @@ def hint(name: str) -> str:
     if not here:
         return ""
     return f" Write {here if here.split('.')[0] in ('m', 'x', 'loss') else f'dy.{here}'}() here."
+
+
+OF_EXPRESSIONS = {
+    "T": "dy.transpose()",
+    "argmax": "x.npvalue().argmax()",
+    "detach": "dy.nobackprop()",
+    "grad": "x.gradient()",
+    "item": "x.value()",
+    "mean": "dy.mean_elems()",
+    "numpy": "x.npvalue()",
+    "reshape": "dy.reshape()",
+    "shape": "x.dim()",
+    "size": "x.dim()",
+    "sum": "dy.sum_elems()",
+    "t": "dy.transpose()",
+    "tolist": "x.value()",
+    "view": "dy.reshape()",
+}
+OF_PARAMETERS = {"data": "p.as_array()", "grad": "p.grad_as_array()", "requires_grad_": "p.set_updated()", "weight": "p.as_array()"}
+OF_COLLECTIONS = {
+    "load_state_dict": "m.populate()",
+    "parameters": "m.parameters_list()",
+    "state_dict": "m.save()",
+    "zero_grad": "m.reset_gradients()",
+}
+OF_TRAINERS = {"lr": "trainer.learning_rate", "step": "trainer.update()", "zero_grad": "Nothing is needed: trainer.update() does it."}
+"""An attribute in PyTorch or NumPy -> what is written here, or a sentence."""
+
+
+class _Elsewhere:
+    """Stands in a class for an attribute that it does not have. Unlike a __getattr__ it costs nothing at other attributes."""
+
+    def __init__(self, name: str, here: str) -> None:
+        self.name, self.words = name, here if here.endswith(".") else f"Write {here} here."
+
+    def __get__(self, owner: object, cls: type) -> NoReturn:
+        raise AttributeError(f"{cls.__name__!r} object has no attribute {self.name!r}. {self.words}")
+
+
+def explain(cls: type, attributes: dict[str, str]) -> None:
+    """Lets the errors of a class say what is written in the place of these attributes."""
+    for name, here in attributes.items():
+        setattr(cls, name, _Elsewhere(name, here))

@@ -138,7 +138,7 @@ def test_join_does_not_mix_other_dims_or_weights(model):
 
 def test_join_beside_a_long_chain_equals_one_by_one(model):
     """Searches along a chain, where nothing fits, get shorter; what comes after it is found all the same."""
-    m, _, b, E = model
+    m, _, _, E = model
     V, U = m.add_parameters((20, 20)), m.add_parameters((20, 20))
 
     def run(immediate):

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import lib
+from .._habits import OF_TRAINERS, explain
 from ..params.collection import ParameterCollection
 from ..params.parameters import LookupParameters, Parameters
 from ..trainers import Trainer
@@ -433,6 +434,9 @@ class DistributedTrainer:
     def whoami(self) -> str:
         """The name of the wrapped trainer's class."""
         return self._inner.whoami()
+
+
+explain(DistributedTrainer, OF_TRAINERS)
 
 
 def _broadcast_state(here: World, comm: Any, trainer: Trainer) -> None:
