@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 WRITTEN_HERE = {
     "Adam": "AdamTrainer",
@@ -67,7 +67,12 @@ OF_EXPRESSIONS = {
     "tolist": "x.value()",
     "view": "dy.reshape()",
 }
-OF_PARAMETERS = {"data": "p.as_array()", "grad": "p.grad_as_array()", "requires_grad_": "p.set_updated()", "weight": "p.as_array()"}
+OF_PARAMETERS = {
+    "data": "p.as_array()",
+    "grad": "p.grad_as_array() or p.set_gradient()",
+    "requires_grad_": "p.set_updated()",
+    "weight": "p.as_array()",
+}
 OF_COLLECTIONS = {
     "load_state_dict": "m.populate()",
     "parameters": "m.parameters_list()",
@@ -87,8 +92,19 @@ class _Elsewhere:
     def __get__(self, owner: object, cls: type) -> NoReturn:
         raise AttributeError(f"{cls.__name__!r} object has no attribute {self.name!r}. {self.words}")
 
+    def __set__(self, owner: object, value: object) -> NoReturn:
+        self.__get__(owner, type(owner))
 
-def explain(cls: type, attributes: dict[str, str]) -> None:
+
+def _names(thing: object) -> list[str]:
+    """What dir() shows: all but these."""
+    classes = type(thing).__mro__
+    found = ((name, next((vars(c)[name] for c in classes if name in vars(c)), None)) for name in object.__dir__(thing))
+    return [name for name, attribute in found if not isinstance(attribute, _Elsewhere)]
+
+
+def explain(cls: Any, attributes: dict[str, str]) -> None:
     """Lets the errors of a class say what is written in the place of these attributes."""
     for name, here in attributes.items():
         setattr(cls, name, _Elsewhere(name, here))
+    cls.__dir__ = _names

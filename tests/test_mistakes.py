@@ -79,7 +79,6 @@ MISTAKES = [
     # initial values
     ("m.add_parameters((2, 3), init=dy.NumpyInitializer(np.ones((3, 2))))", ValueError, "the array must have the parameter's dims; got"),
     # trainers
-    ("trainer.lr = 0.1", AttributeError, "lr"),
     ("dy.AdamWTrainer(m).learning_rte = 0.1", AttributeError, "learning_rte"),
     ("dy.parallel.DistributedTrainer(trainer).learning_rte = 0.1", AttributeError, "learning_rte"),
     ("trainer.learning_rate = 'fast'", TypeError, "learning_rate: the rate must be a number; got 'fast'."),
@@ -97,7 +96,9 @@ MISTAKES = [
     ("s.item()", AttributeError, "has no attribute 'item'. Write x.value() here."),
     ("x.detach()", AttributeError, "has no attribute 'detach'. Write dy.nobackprop() here."),
     ("W.T", AttributeError, "has no attribute 'T'. Write dy.transpose() here."),
-    ("W.grad", AttributeError, "'Parameters' object has no attribute 'grad'. Write p.grad_as_array() here."),
+    ("W.grad", AttributeError, "'Parameters' object has no attribute 'grad'. Write p.grad_as_array() or p.set_gradient() here."),
+    ("W.grad = 3", AttributeError, "Write p.grad_as_array() or p.set_gradient() here."),
+    ("trainer.lr = 0.1", AttributeError, "Write trainer.learning_rate here."),
     ("W.data", AttributeError, "'Parameters' object has no attribute 'data'. Write p.as_array() here."),
     ("E.weight", AttributeError, "'LookupParameters' object has no attribute 'weight'. Write p.as_array() here."),
     ("m.parameters()", AttributeError, "'ParameterCollection' object has no attribute 'parameters'. Write m.parameters_list() here."),
@@ -171,5 +172,11 @@ def test_attributes_of_other_toolkits_lead_to_what_there_is(cls, attributes):
     owners = {"m": dy.ParameterCollection, "x": dy.Expression, "p": dy.Parameters, "trainer": dy.Trainer, "dy": dy}
     for theirs, here in attributes.items():
         assert not hasattr(cls, theirs), theirs
-        owner, name = re.search(r"(\w+)\.(\w+)", here).groups()
-        assert hasattr(owners[owner], name), here
+        for owner, name in re.findall(r"(\w+)\.(\w+)", here):
+            assert hasattr(owners.get(owner, np.ndarray), name), here
+
+
+def test_attributes_of_other_toolkits_are_not_offered():
+    m = dy.ParameterCollection()
+    for thing in (m, dy.SimpleSGDTrainer(m), m.add_parameters(2), m.add_lookup_parameters((2, 2)), dy.scalarInput(1)):
+        assert all(hasattr(thing, name) for name in dir(thing)), thing

@@ -82,6 +82,20 @@ class _ParameterBase(Expression):
         """A float64 copy of the gradient gathered since the last update, of shape(); zeros where there is none."""
         return self._arrange(self._flat_gradient())
 
+    def set_gradient(self, gradient: ArrayLike) -> None:
+        """Replaces the gradient, as `p.grad = g` elsewhere; of a table, rows of zeros count as not used. A frozen parameter has none.
+
+        Raises:
+            ValueError: the shape differs.
+        """
+        array = np.asarray(gradient, DTYPE)
+        if array.shape != self.shape():
+            raise ValueError(f"set_gradient: the array must have the parameter's shape; got array {array.shape}, parameter {self.shape()}.")
+        self._set_flat_gradient((np.moveaxis(array, 0, -1) if self._rows else array).ravel(order="F"))
+
+    def _set_flat_gradient(self, gradient: NDArray[Any] | None) -> None:
+        raise NotImplementedError
+
     def has_gradient(self) -> bool:
         """Whether a gradient was gathered since the last update."""
         return not lib.dn_param_empty(self._c)
