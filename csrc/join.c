@@ -4,10 +4,7 @@
 
 #include "group.h"
 
-enum {
-    MOST_COLUMNS = 1024, /* of one product, as MOST_NUMBERS of autobatch.c */
-    MOST_MISFITS = 128  /* in a row that are looked at: in a long chain none is known */
-};
+enum { MOST_COLUMNS = 1024 }; /* of one product, as MOST_NUMBERS of autobatch.c */
 
 static int last_input(const dn_tape *t, const dn_node *node) { return t->args[node->args + node->n_args - 1]; }
 
@@ -65,17 +62,22 @@ int dn__join_forward(dn_tape *t, int i, int last) {
     int members = 1, most = MOST_COLUMNS / node->dim.batch, first = t->n_members;
     const int is_cell = node->op == dn_ops[DN_OP_cell];
     if (is_cell && !cell_fits(t, node, i)) return 0;
-    int misfits = 0, before = i;
-    for (int j = node->next_user; j > before && j <= last && members < most && misfits < MOST_MISFITS; before = j, j = t->nodes[j].next_user) {
+    int misfits = 0, before = i, patience = node->patience;
+    for (int j = node->next_user; j > before && j <= last && members < most && misfits < patience; before = j, j = t->nodes[j].next_user) {
         if (is_cell ? !cell_fits(t, node, j) : !fits(t, node, j)) {
             misfits++;
             continue;
         }
         misfits = 0;
+        patience = DN_MOST_PATIENCE;
         if (DN_GROW(t->members, t->members_capacity, first + members + 1)) return dn__no_memory(t);
         t->members[first + members++] = j;
     }
-    if (members == 1) return 0;
+    if (members == 1) {
+        const int less = patience / 2;
+        t->nodes[node->next_user].patience = (uint8_t)(less > DN_LEAST_PATIENCE ? less : DN_LEAST_PATIENCE);
+        return 0;
+    }
     t->members[first] = i;
     int group = dn__group_new(t);
     if (group < 0) return group;

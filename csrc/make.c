@@ -144,6 +144,7 @@ int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, 
     node->value = node->saved_memory = node->grad = NULL;
     node->next_user = node->last_user = node->gathers = -1;
     node->grouped = 0;
+    node->patience = DN_MOST_PATIENCE;
     node->parts = s.parts;
     node->alone = (uint8_t)(s.alone != 0);
     for (int i = 0; i < n; i++) t->args[t->n_args++] = inputs[i];

@@ -49,18 +49,15 @@ APPLY(adagrad) { dn__update_adagrad(n, s, C(0), p, g, moments[0]); }
 APPLY(adadelta) { dn__update_adadelta(n, s, C(0), C(1), p, g, moments[0], moments[1]); }
 APPLY(rmsprop) { dn__update_rmsprop(n, s, C(0), C(1), p, g, moments[0]); }
 
-/* the bias correction of both moments */
-static double adam_rate(const dn_trainer *t) {
-    double n = (double)t->updates;
-    return t->set.rate * sqrt(1 - pow(t->c[1], n)) / (1 - pow(t->c[0], n));
-}
+/* The bias of a moment with the constant C(k): 1 - C(k)^t, with C(k) as the kernels have it. In float 1 - 0.999 is not 1e-3 but 1.3e-5 less. */
+static double bias(const dn_trainer *t, int k) { return 1 - pow(C(k), (double)t->updates); }
+static double adam_rate(const dn_trainer *t) { return t->set.rate * sqrt(bias(t, 1)) / bias(t, 0); }
 APPLY(adam) { dn__update_adam(n, s, C(0), C(1), C(2), p, g, moments[0], moments[1]); }
 APPLY(amsgrad) { dn__update_amsgrad(n, s, C(0), C(1), C(2), p, g, moments[0], moments[1], moments[2]); }
 
 /* eps is added to the root of the *corrected* v, as in the paper: the correction that adam_rate has taken out is multiplied into eps */
 APPLY(adamw) {
-    double eps = t->c[2] * sqrt(1 - pow(t->c[1], (double)t->updates));
-    dn__update_adam(n, s, C(0), C(1), (dn_real)eps, p, g, moments[0], moments[1]);
+    dn__update_adam(n, s, C(0), C(1), (dn_real)(t->c[2] * sqrt(bias(t, 1))), p, g, moments[0], moments[1]);
 }
 APPLY(eg) { dn__update_eg(n, s, C(0), p, g, moments[0]); }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from . import ops, schedules
+from . import _habits, ops, schedules
 from ._random import reset_random_seed
 from ._random_state import random_state, set_random_state
 from ._version import __version__
@@ -82,9 +82,17 @@ def __getattr__(name: str) -> Any:
         from importlib import import_module
 
         return import_module(".parallel", __name__)
-    from ._habits import hint
+    raise AttributeError(f"module 'dist_dynet' has no attribute {name!r}.{_habits.hint(name)}")
 
-    raise AttributeError(f"module 'dist_dynet' has no attribute {name!r}.{hint(name)}")
+
+for _class, _attributes in (
+    (Expression, _habits.OF_EXPRESSIONS),
+    (Parameters, _habits.OF_PARAMETERS),  # noqa: F405
+    (LookupParameters, _habits.OF_PARAMETERS),  # noqa: F405
+    (ParameterCollection, _habits.OF_COLLECTIONS),  # noqa: F405
+    (Trainer, _habits.OF_TRAINERS),  # noqa: F405
+):
+    _habits.explain(_class, _attributes)
 
 
 if {"PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"} & os.environ.keys():

@@ -173,13 +173,18 @@ def test_constraints_outlive_a_revert():
         (lambda c, E: c.log_partition(dy.zeros((2, 3))), ValueError, "crf: emissions must be"),
         (lambda c, E: c.log_partition(3), TypeError, "CRF"),
         (lambda c, E: c.log_partition([3]), TypeError, "CRF: takes expressions; got int"),
-        (lambda c, E: c.decode([]), AssertionError, "empty"),
+        (lambda c, E: c.neg_log_likelihood([], []), ValueError, "CRF: there must be at least one step; got an empty list of emissions"),
+        (lambda c, E: c.viterbi([]), ValueError, "CRF: there must be at least one step"),
     ],
 )
 def test_crf_refuses_what_it_cannot_do(use, error, message):
     crf = made()
     with pytest.raises(error, match=message):
         use(crf, dy.zeros((3, 3)))
+
+
+def test_an_empty_sentence_has_no_tags():
+    assert made().decode([]) == []
 
 
 @pytest.mark.float32

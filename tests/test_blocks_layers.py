@@ -65,6 +65,24 @@ def test_layer_norm_normalises_each_column(rng):
     close([p.as_array() for p in fresh.get_parameters()], [[1] * 4, [0] * 4])
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_matrix_gives_a_matrix_however_few_its_columns(columns, batch, rng):
+    """A sentence of one word is a matrix, too."""
+    m = dy.ParameterCollection()
+    layers = dy.Linear(4, 4, m), dy.Linear(4, 4, m, bias=False), dy.MLP([4, 5, 4], m), dy.LayerNorm(4, m)
+    heads = dy.MultiHeadAttention(4, 2, m)
+    x = rng.normal(size=(4, columns, batch))
+    dy.renew_cg()
+    matrix = dy.inputTensor(x, batched=True)
+    for layer in (*layers, lambda x: heads(x, x)):
+        assert layer(matrix).dim() == ((4, columns), batch)
+    for layer in layers:
+        column = layer(dy.inputTensor(x[:, 0], batched=True))
+        assert column.dim() == ((4,), batch)
+        close(layer(matrix).npvalue().reshape(x.shape)[:, 0], column.npvalue().reshape(4, batch), 1e-5)
+
+
 @pytest.mark.parametrize("block", ["linear", "mlp", "norm"])
 def test_update_false_gives_no_gradient(block):
     m = dy.ParameterCollection()

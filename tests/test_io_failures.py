@@ -107,6 +107,16 @@ def test_bad_header_is_refused(header, tmp_path):
     assert len(members(m)) == 1
 
 
+def test_file_of_the_other_format_is_named_with_what_reads_it(tmp_path):
+    m = small()
+    m.save(tmp_path / "text")
+    dy.save_safetensors(m, tmp_path / "safe")
+    with pytest.raises(RuntimeError, match=r"safe' is a safetensors file. Read it by load_safetensors\(\)."):
+        m.populate(tmp_path / "safe")
+    with pytest.raises(RuntimeError, match=r"text' is a file in DyNet's text format. Read it by the collection's populate\(\)."):
+        dy.load_safetensors(m, tmp_path / "text")
+
+
 def test_size_without_numbers_takes_no_memory(tmp_path):
     path = tmp_path / "m"
     path.write_bytes(b"#Parameter# /a {2000000000} 17 ZERO_GRAD\n+1.00000000e+00 \n")

@@ -136,6 +136,27 @@ def test_join_does_not_mix_other_dims_or_weights(model):
         np.testing.assert_allclose(e.npvalue(), x, rtol=1e-4, atol=1e-5)
 
 
+def test_join_beside_a_long_chain_equals_one_by_one(model):
+    """Searches along a chain, where nothing fits, get shorter; what comes after it is found all the same."""
+    m, _, _, E = model
+    V, U = m.add_parameters((20, 20)), m.add_parameters((20, 20))
+
+    def run(immediate):
+        m.reset_gradients()
+        dy.renew_cg(immediate_compute=immediate)
+        ends = []
+        for length, row in ((400, 0), (7, 1), (1, 2), (60, 3), (7, 4), (0, 5)):
+            x = E[row]
+            for _ in range(length):
+                x = dy.tanh(dy.affine_transform([E[row], V, x]) + U * x)
+            ends.append(x)
+        loss = dy.esum([dy.squared_norm(x) for x in ends])
+        loss.backward()
+        return [*(x.npvalue() for x in ends), *(p.grad_as_array() for p in (V, U, E))]
+
+    assert_equal(run(True), run(False))
+
+
 def test_join_of_many_products_stays_within_memory(model):
     m, W, b, E = model
     dy.renew_cg()

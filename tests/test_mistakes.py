@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import dist_dynet as dy
+from dist_dynet import _habits
 from dist_dynet._habits import WRITTEN_HERE
 
 
@@ -71,6 +72,11 @@ MISTAKES = [
     ("dy.inputTensor(np.ma.array([1, 2], mask=[0, 1]))", TypeError, "got masked ones. Say what stands for them: array.filled(0)."),
     ("dy.lookup_batch(E, np.array([True, False]))", TypeError, "lookup_batch: indices must be whole numbers; got array([ True, False])."),
     ("dy.lookup_batch(E, np.array([1.5, 2]))", TypeError, "lookup_batch: indices must be whole numbers; got array([1.5, 2. ])."),
+    ("dy.lookup_batch(E, np.array([[0, 1]]))", TypeError, "lookup_batch: indices must be whole numbers in one flat list; got array([[0, 1]])."),
+    ("dy.lookup_batch(E, [[0, 1], [2]])", TypeError, "lookup_batch: indices must be whole numbers in one flat list; got [[0, 1], [2]]."),
+    ("dy.pickneglogsoftmax_batch(xb, 1)", TypeError, "indices must be whole numbers in one flat list; got 1."),
+    ("dy.inputVector([1, 10**400])", OverflowError, "inputVector: takes numbers; "),
+    ("dy.scalarInput(10**400)", OverflowError, "scalarInput: takes numbers; "),
     ("dy.scalarInput('3')", TypeError, "scalarInput: takes numbers; got '3'."),
     ("dy.scalarInput(None)", TypeError, "scalarInput: takes numbers; "),
     ("x.set(['a', 1, 2])", TypeError, "set: takes numbers; got ['a', 1, 2]."),
@@ -82,10 +88,6 @@ MISTAKES = [
     # initial values
     ("m.add_parameters((2, 3), init=dy.NumpyInitializer(np.ones((3, 2))))", ValueError, "the array must have the parameter's dims; got"),
     # trainers
-    ("trainer.lr = 0.1", AttributeError, "'SimpleSGDTrainer' object has no attribute 'lr'. Write learning_rate."),
-    ("dy.parallel.DistributedTrainer(trainer).lr", AttributeError, "'DistributedTrainer' object has no attribute 'lr'. Write learning_rate."),
-    ("trainer.step()", AttributeError, "has no attribute 'step'. Write update()."),
-    ("trainer.zero_grad()", AttributeError, "has no attribute 'zero_grad'. Leave it out: update() forgets the gradients."),
     ("trainer.update_epoch(1.0)", AttributeError, "has no attribute 'update_epoch'. Leave it out: in DyNet it does nothing."),
     ("dy.AdamWTrainer(m).learning_rte = 0.1", AttributeError, "learning_rte"),
     ("dy.parallel.DistributedTrainer(trainer).learning_rte = 0.1", AttributeError, "learning_rte"),
@@ -100,6 +102,22 @@ MISTAKES = [
     ("dy.relu(x)", AttributeError, "module 'dist_dynet' has no attribute 'relu'. Write dy.rectify() here."),
     ("dy.cat([x, y])", AttributeError, "Write dy.concatenate() here."),
     ("dy.Embedding(10, 3)", AttributeError, "Write m.add_lookup_parameters() here."),
+    ("x.shape", AttributeError, "has no attribute 'shape'. Write x.dim() here."),
+    ("s.item()", AttributeError, "has no attribute 'item'. Write x.value() here."),
+    ("x.detach()", AttributeError, "has no attribute 'detach'. Write dy.nobackprop() here."),
+    ("W.T", AttributeError, "has no attribute 'T'. Write dy.transpose() here."),
+    ("W.grad", AttributeError, "'Parameters' object has no attribute 'grad'. Write p.grad_as_array() or p.set_gradient() here."),
+    ("W.grad = 3", AttributeError, "Write p.grad_as_array() or p.set_gradient() here."),
+    ("trainer.lr = 0.1", AttributeError, "Write trainer.learning_rate here."),
+    ("W.data", AttributeError, "'Parameters' object has no attribute 'data'. Write p.as_array() here."),
+    ("E.weight", AttributeError, "'LookupParameters' object has no attribute 'weight'. Write p.as_array() here."),
+    ("m.parameters()", AttributeError, "'ParameterCollection' object has no attribute 'parameters'. Write m.parameters_list() here."),
+    ("m.state_dict()", AttributeError, "'ParameterCollection' object has no attribute 'state_dict'. Write m.save() here."),
+    ("m.nonsense", AttributeError, "'ParameterCollection' object has no attribute 'nonsense'"),
+    ("trainer.step()", AttributeError, "'SimpleSGDTrainer' object has no attribute 'step'. Write trainer.update() here."),
+    ("trainer.zero_grad()", AttributeError, "no attribute 'zero_grad'. Leave it out: update() forgets the gradients."),
+    ("dy.parallel.DistributedTrainer(trainer).step()", AttributeError, "has no attribute 'step'. Write trainer.update() here."),
+    ("trainer.lr", AttributeError, "has no attribute 'lr'. Write trainer.learning_rate here."),
     ("dy.nonsense(x)", AttributeError, "module 'dist_dynet' has no attribute 'nonsense'."),
     ("dy.esum([[x]])", TypeError, "esum: takes expressions; got list."),
     # a graph for each example
@@ -161,3 +179,29 @@ def test_names_of_other_toolkits_lead_to_names_that_there_are():
         assert not hasattr(dy, theirs), theirs
         owner, _, name = here.rpartition(".")
         assert hasattr(owners.get(owner, dy), name), here
+
+
+@pytest.mark.parametrize(
+    ("cls", "attributes"),
+    [
+        (dy.Expression, _habits.OF_EXPRESSIONS),
+        (dy.Parameters, _habits.OF_PARAMETERS),
+        (dy.LookupParameters, _habits.OF_PARAMETERS),
+        (dy.ParameterCollection, _habits.OF_COLLECTIONS),
+        (dy.Trainer, _habits.OF_TRAINERS),
+        (dy.parallel.DistributedTrainer, _habits.OF_TRAINERS),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_attributes_of_other_toolkits_lead_to_what_there_is(cls, attributes):
+    owners = {"m": dy.ParameterCollection, "x": dy.Expression, "p": dy.Parameters, "trainer": dy.Trainer, "dy": dy}
+    for theirs, here in attributes.items():
+        assert not hasattr(cls, theirs), theirs
+        for owner, name in re.findall(r"(\w+)\.(\w+)", here):
+            assert hasattr(owners.get(owner, np.ndarray), name), here
+
+
+def test_attributes_of_other_toolkits_are_not_offered():
+    m = dy.ParameterCollection()
+    for thing in (m, dy.SimpleSGDTrainer(m), m.add_parameters(2), m.add_lookup_parameters((2, 2)), dy.scalarInput(1)):
+        assert all(hasattr(thing, name) for name in dir(thing)), thing

@@ -232,3 +232,43 @@ def test_ten_thousand_models_made_trained_and_dropped_do_not_grow_memory(make):
         assert resident() - before < 2e6
     finally:
         gc.enable()
+
+
+# ---- gradients by hand -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 3, 4)])
+@pytest.mark.parametrize("is_table", [False, True])
+def test_set_gradient_is_what_the_update_takes(shape, is_table, rng):
+    m = dy.ParameterCollection()
+    p = m.add_lookup_parameters((5, *shape)) if is_table else m.add_parameters(shape)
+    trainer = dy.SimpleSGDTrainer(m, 0.5)
+    trainer.set_clip_threshold(0)
+    gradient = rng.normal(size=p.shape())
+    if is_table:
+        gradient[[0, 3]] = 0
+    before = p.as_array()
+    dy.renew_cg()
+    dy.sum_elems(dy.square(p[1] if is_table else p)).backward()  # is replaced
+    p.set_gradient(gradient)
+    np.testing.assert_allclose(p.grad_as_array(), gradient, rtol=1e-6)
+    if is_table:
+        assert sorted(p.touched_rows().tolist()) == [1, 2, 4]
+    dy.renew_cg()
+    (dy.sum_elems(p[1]) if is_table else dy.sum_elems(p)).backward()  # is added
+    trainer.update()
+    one = np.zeros(p.shape())
+    one[1 if is_table else ...] = 1
+    np.testing.assert_allclose(p.as_array(), before - 0.5 * (gradient + one), rtol=1e-5, atol=1e-6)
+    assert not p.has_gradient()
+
+
+def test_set_gradient_refuses_another_shape_and_leaves_frozen_parameters():
+    m = dy.ParameterCollection()
+    W, E = m.add_parameters((2, 3)), m.add_lookup_parameters((4, 2))
+    for p, words in ((W, r"got array \(6,\), parameter \(2, 3\)"), (E, r"got array \(6,\), parameter \(4, 2\)")):
+        with pytest.raises(ValueError, match="set_gradient: the array must have the parameter's shape; " + words):
+            p.set_gradient(np.ones(6))
+        p.set_updated(False)
+        p.set_gradient(np.ones(p.shape()))
+        assert not p.has_gradient()

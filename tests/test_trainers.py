@@ -112,6 +112,20 @@ def test_clipping_that_hits_and_that_is_off(rule, clip, rng):
     compare(rule, rng, size=5, clip=max(0, clip) if clip is not None else None)
 
 
+@pytest.mark.parametrize("trainer", [dy.AdamTrainer, dy.AmsgradTrainer, lambda m, rate: dy.AdamWTrainer(m, rate, weight_decay=0)])
+def test_bias_correction_takes_out_what_the_moments_hold(trainer):
+    """Under a gradient that stays the same, m^ / sqrt(v^) is 1 in every update: the numbers 1 - b1 and 1 - b2 must be those of the moments."""
+    m = dy.ParameterCollection()
+    w = m.add_parameters(3, init=0)
+    t = trainer(m, 0.25)
+    t.set_clip_threshold(0)
+    for step in range(1, 65):
+        dy.renew_cg()
+        dy.dot_product(w, dy.inputVector([4, -8, 0.5])).backward()
+        t.update()
+        np.testing.assert_allclose(w.as_array(), np.array([-1, 1, -1]) * 0.25 * step, rtol=2e-6)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_learning_rate_may_change_between_steps(rule, rng):
     def change(step, trainer, reference):

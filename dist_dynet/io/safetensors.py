@@ -220,7 +220,8 @@ class _File:
         try:
             with Path(path).open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                length = int.from_bytes(file.read(8), "little")
+                first = file.read(8)
+                length = int.from_bytes(first, "little")
                 head = file.read(length) if 8 + length <= size else b""
             if not Path(path).is_file():
                 raise OSError(errno.EINVAL, "not a file")
@@ -229,6 +230,9 @@ class _File:
         except OSError as error:
             raise unreadable(self.name, error) from error
         except (safetensors.SafetensorError, ValueError) as error:
+            if first in (b"#Paramet", b"#LookupP"):
+                words = f"load_safetensors: '{self.name}' is a file in DyNet's text format. Read it by the collection's populate()."
+                raise RuntimeError(words) from error
             _damaged(self.name, *_diagnosis(head, length, size, error))
         self.texts = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
         self._checksums = _checksums(self.name, self.texts)

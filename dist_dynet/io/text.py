@@ -202,6 +202,8 @@ class ModelFile:
             match = _HEADER.fullmatch(line)
             entry = match and self._entry(match, number, offset)
             if not entry:
+                if not offset and line[8:9] == b"{":
+                    raise RuntimeError(f"load: '{self.name}' is a safetensors file. Read it by load_safetensors().")
                 shown = line[:80].decode(errors="replace").rstrip("\n")
                 raise RuntimeError(
                     f"Bad parameter specification in model: {shown} (in '{self.name}' at byte {offset}). The model is as it was; "

@@ -128,6 +128,8 @@ class CRF(Block):
     def _matrix(self, emissions: Emissions) -> Expression:
         if isinstance(emissions, Expression):
             return emissions
+        if isinstance(emissions, Sequence) and not emissions:
+            raise ValueError("CRF: there must be at least one step; got an empty list of emissions. Leave the sentence out.")
         xs = listed(emissions, "CRF")
         if not all(isinstance(x, Expression) for x in xs):
             raise not_expression("CRF", *xs)
@@ -224,7 +226,9 @@ class CRF(Block):
         return paths[0] if batch == 1 else paths, score
 
     def decode(self, emissions: Emissions, lengths: Sequence[int] | None = None) -> Any:
-        """The best tag sequence as a list, of names if the tags have names; of a batch, a list of lists."""
+        """The best tag sequence as a list, of names if the tags have names; of a batch, a list of lists. An empty sentence has none."""
+        if isinstance(emissions, Sequence) and not emissions:
+            return []
         paths, score = self.viterbi(emissions, lengths, update=False)
         if self.names is None:
             return paths

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from .. import ops
 from ..expression import Expression
-from ..ops import affine_transform, dropout
+from ..ops import affine_transform, dropout, reshape
 from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection
 from .block import Block, used
@@ -57,7 +57,11 @@ class Linear(Block):
         if not isinstance(x, Expression):
             raise not_expression("Linear", x)
         W = used(self._W, update)
-        return W * x if self._b is None else affine_transform([used(self._b, update), W, x])
+        if self._b is None:
+            return W * x
+        y = affine_transform([used(self._b, update), W, x])
+        dims, batch = x.dim()
+        return y if len(dims) < 2 or dims[1] != 1 else reshape(y, (self.output_dim, 1), batch)  # affine_transform, as DyNet's, gives a vector
 
 
 class MLP(Block):

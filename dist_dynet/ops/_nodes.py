@@ -255,6 +255,12 @@ def dim_number(d: Any, what: str) -> int:
         raise TypeError(f"{what}: a dim must be a whole number; got {d!r:.60}.{hint}") from None
 
 
+def _is_flat(values: Any) -> bool:
+    if isinstance(values, np.ndarray):
+        return values.ndim == 1
+    return isinstance(values, Iterable) and not any(isinstance(v, Iterable) and not isinstance(v, str) for v in values)
+
+
 def indices(values: Iterable[int], what: str) -> list[int]:
     """Whole numbers from any iterable, NumPy's included."""
     given = values if isinstance(values, list | tuple) else None
@@ -267,7 +273,7 @@ def indices(values: Iterable[int], what: str) -> list[int]:
             given = values.tolist()
         if given is not None and all(isinstance(v, int | float | np.number) for v in given) and all(float(v).is_integer() for v in given):
             return [whole(v, what) for v in given]
-        raise TypeError(f"{what}: indices must be whole numbers; got {values!r}.") from None
+        raise TypeError(f"{what}: indices must be whole numbers{'' if _is_flat(values) else ' in one flat list'}; got {values!r}.") from None
 
 
 def real(value: Any, what: str) -> float:
@@ -280,6 +286,8 @@ def real(value: Any, what: str) -> float:
         return float(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{what}: takes numbers; {error}.") from None
+    except OverflowError as error:
+        raise OverflowError(f"{what}: takes numbers; {error}.") from None
 
 
 def reals(values: Any, what: str) -> Any:
@@ -305,3 +313,5 @@ def numbers(values: Any, what: str, takes: str = "takes numbers", order: Any = N
         return np.asarray(array, DTYPE, order)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{what}: {takes}; {str(error).rstrip('.')}.") from None
+    except OverflowError as error:
+        raise OverflowError(f"{what}: {takes}; {error}.") from None

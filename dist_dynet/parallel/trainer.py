@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import lib
-from .._habits import TrainerHabits
+from .._habits import OF_TRAINERS, explain
 from ..params.collection import ParameterCollection
 from ..params.parameters import LookupParameters, Parameters
 from ..trainers import Trainer
@@ -34,7 +34,7 @@ from .sampling import Part, Step, last_step
 Average = Literal["mean", "weighted", "sum"]
 
 
-class DistributedTrainer(TrainerHabits):
+class DistributedTrainer:
     """Wraps a trainer, so that N ranks with B/N examples each do what one process does with B.
 
     At construction all ranks get rank 0's values and trainer state. Each update() replaces the gradients by g, then clips and updates as ever:
@@ -434,6 +434,9 @@ class DistributedTrainer(TrainerHabits):
     def whoami(self) -> str:
         """The name of the wrapped trainer's class."""
         return self._inner.whoami()
+
+
+explain(DistributedTrainer, OF_TRAINERS)
 
 
 def _broadcast_state(here: World, comm: Any, trainer: Trainer) -> None:

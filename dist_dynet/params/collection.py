@@ -320,6 +320,8 @@ Model = ParameterCollection
 def _check_name(name: str) -> None:
     if not isinstance(name, str):
         raise TypeError(f"parameter and collection names must be strings; got {type(name).__name__}.")
+    if not name:
+        return
     if "/" in name or "_" in name:
         raise RuntimeError(f"parameter and collection names must not contain '/' or '_'; got {name!r}.")
     if any(c.isspace() or c == "#" for c in name):

@@ -6,6 +6,7 @@ order: column-major; a lookup table row after row. `dims` are storage dims: a ta
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def _normal(n: int, mean: float, std: float) -> Values:
 
 
 def _size(dims: tuple[int, ...]) -> int:
-    return int(np.prod(dims, dtype=np.int64))
+    return math.prod(dims)
 
 
 class PyInitializer:
@@ -67,7 +68,7 @@ class GlorotInitializer(PyInitializer):
         if nd == 0:
             raise ValueError("GlorotInitializer: with is_lookup=True the rows of the table must have a dim.")
         top, below = (6, dims[0] * dims[1] * (dims[2] + dims[3])) if nd == 4 else (3 * nd, sum(dims[:nd]))
-        bound = float(np.float32(float(np.float32(self.gain)) * np.sqrt(float(top)) / np.sqrt(float(below)))) if below else 0.0
+        bound = float(np.float32(float(np.float32(self.gain)) * math.sqrt(top) / math.sqrt(below))) if below else 0.0
         return _uniform(_size(dims), -bound, bound)
 
 

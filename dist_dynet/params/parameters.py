@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from typing import Any, TypeAlias, cast
@@ -80,6 +81,20 @@ class _ParameterBase(Expression):
     def grad_as_array(self) -> NDArray[np.float64]:
         """A float64 copy of the gradient gathered since the last update, of shape(); zeros where there is none."""
         return self._arrange(self._flat_gradient())
+
+    def set_gradient(self, gradient: ArrayLike) -> None:
+        """Replaces the gradient, as `p.grad = g` elsewhere; of a table, rows of zeros count as not used. A frozen parameter has none.
+
+        Raises:
+            ValueError: the shape differs.
+        """
+        array = np.asarray(gradient, DTYPE)
+        if array.shape != self.shape():
+            raise ValueError(f"set_gradient: the array must have the parameter's shape; got array {array.shape}, parameter {self.shape()}.")
+        self._set_flat_gradient((np.moveaxis(array, 0, -1) if self._rows else array).ravel(order="F"))
+
+    def _set_flat_gradient(self, gradient: NDArray[Any] | None) -> None:
+        raise NotImplementedError
 
     def has_gradient(self) -> bool:
         """Whether a gradient was gathered since the last update."""
@@ -219,7 +234,7 @@ class LookupParameters(_ParameterBase):
     def init_row(self, i: int, row: ArrayLike) -> None:
         """Sets row i to these numbers, column-major."""
         self._range("init_row", [i])
-        size = int(np.prod(self._dims))
+        size = math.prod(self._dims)
         values = np.asarray(row, DTYPE).ravel(order="F")
         if values.size != size:
             raise ValueError(f"init_row: a row has {size} numbers; got {values.size}.")
@@ -259,7 +274,7 @@ class LookupParameters(_ParameterBase):
         """Copies of these rows' gradients."""
         self._range("rows_grad_as_array", rows)
         place = {row: i for i, row in enumerate(self.touched_rows().tolist())}
-        block, out = self.touched_gradients(), np.zeros((len(rows), int(np.prod(self._dims))))
+        block, out = self.touched_gradients(), np.zeros((len(rows), math.prod(self._dims)))
         for i, row in enumerate(rows):
             if row in place:
                 out[i] = block[place[row]]
@@ -276,14 +291,14 @@ class LookupParameters(_ParameterBase):
         """Their gradients, one row of numbers each, without a copy; valid until the next backward or update."""
         rows, block = ffi.new("const int **"), ffi.new("dn_real **")
         n = lib.dn_lookup_touched(self._c, rows, block)
-        return view(block[0], n * int(np.prod(self._dims))).reshape(n, -1) if n else np.empty((0, int(np.prod(self._dims))), DTYPE)
+        return view(block[0], n * math.prod(self._dims)).reshape(n, -1) if n else np.empty((0, math.prod(self._dims)), DTYPE)
 
     def add_gradients(self, rows: ArrayLike, gradients: ArrayLike) -> None:
         """Adds row gradients, one row of numbers each."""
         index = np.ascontiguousarray(rows, np.int32)
         block = np.ascontiguousarray(gradients, DTYPE)
-        if block.size != index.size * int(np.prod(self._dims)):
-            raise ValueError(f"add_gradients: {index.size} rows need {index.size * int(np.prod(self._dims))} numbers; got {block.size}.")
+        if block.size != index.size * math.prod(self._dims):
+            raise ValueError(f"add_gradients: {index.size} rows need {index.size * math.prod(self._dims)} numbers; got {block.size}.")
         self._range("add_gradients", index.tolist())
         if index.size and lib.dn_lookup_add(self._c, index.size, ffi.from_buffer("int *", index), pointer(block)):
             raise MemoryError("add_gradients: out of memory")

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 from numpy.typing import NDArray
 
 from .._ffi import NULL, ffi, lib
-from .._habits import TrainerHabits
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
 
@@ -54,7 +53,7 @@ def _number(value: Any, what: str) -> float:
     return number
 
 
-class Trainer(TrainerHabits):
+class Trainer:
     """What all trainers have in common. Use a subclass.
 
     Args:
