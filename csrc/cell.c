@@ -54,8 +54,9 @@ int dn_trace_begin(int graph, int outer) {
 }
 
 void dn_trace_end(int graph, int outer) {
-    dn__graph_tape(graph)->tracing = 0;
-    dn__tape_leave(dn__graph_tape(outer));
+    dn_tape *t = dn__graph_tape(graph);
+    if (t->tracing) dn__tape_leave(dn__graph_tape(outer));
+    t->tracing = 0;
 }
 
 /* What is needed for the outputs gets its place: place[i] >= 0, a node of the program; < 0, an input of the cell. */
@@ -132,8 +133,8 @@ static void copy_node(trace *r, int i, int *n_nodes, int *n_args, int *n_ints, i
         p->args[(*n_args)++] = x;
         if (x >= 0) p->nodes[x].consumed = 1;
     }
-    memcpy(p->ints + *n_ints, t->ints + node->ints, (size_t)node->n_ints * sizeof *p->ints);
-    memcpy(p->reals + *n_reals, t->reals + node->reals, (size_t)node->n_reals * sizeof *p->reals);
+    if (node->n_ints) memcpy(p->ints + *n_ints, t->ints + node->ints, (size_t)node->n_ints * sizeof *p->ints); /* NULL while there is none */
+    if (node->n_reals) memcpy(p->reals + *n_reals, t->reals + node->reals, (size_t)node->n_reals * sizeof *p->reals);
     *n_ints += node->n_ints;
     *n_reals += node->n_reals;
     if (node->op->flags & DN_RANDOM) inner->draws = ++p->draws;
@@ -157,7 +158,7 @@ static int copy_nodes(trace *r) {
             p->captured[n_captured++] = (dn_captured){node->op, dn_param_handle(node->param, node->constant), node->param->root, node->n_ints,
                                                       n_ints};
             dn__root_retain(node->param->root);
-            memcpy(p->ints + n_ints, t->ints + node->ints, (size_t)node->n_ints * sizeof *p->ints);
+            if (node->n_ints) memcpy(p->ints + n_ints, t->ints + node->ints, (size_t)node->n_ints * sizeof *p->ints);
             n_ints += node->n_ints;
             /* rows are batches of rows: one row varies no more than a parameter */
             continue;

@@ -205,7 +205,8 @@ void dn_graph_hold(int graph);
 dn_cell *dn_cell_new(void);
 void dn_cell_free(dn_cell *);
 int64_t dn_cell_handle(dn_cell *);
-/* Between these calls a function runs on `graph`: no value can be read there, and no call made on the graph `outer`. */
+/* Between these calls a function runs on `graph`: no value can be read there, and no call made on the graph `outer`. The end of what has not
+ * begun is nothing. */
 int dn_trace_begin(int graph, int outer);
 void dn_trace_end(int graph, int outer);
 /* Makes a program of what was traced: inputs of `graph` that stand for the arguments, and the outputs. */

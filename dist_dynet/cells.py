@@ -15,7 +15,7 @@ import numpy as np
 
 from ._ffi import callback, fail, fail_in, ffi, lib, nodes
 from .expression import Expression, expression, expressions_from
-from .graph import graph_of, trace_graph
+from .graph import graph_of, trace
 
 __all__ = ["cell"]
 
@@ -179,11 +179,9 @@ class _Cell:
         outer = graph_of(*handles)
         for _ in range(_ATTEMPTS if threading.active_count() > 1 else 1):
             try:
-                with trace_graph(outer) as graph:
-                    callback.tracing = self._what()
-                    if self._traced(graph.number, variant, dims, args, options):
-                        self.traces += 1
-                        return
+                if trace(outer, lambda graph: self._traced(graph, variant, dims, args, options)):
+                    self.traces += 1
+                    return
             finally:
                 callback.tracing = ""
         raise RuntimeError(f"{self._what()}: the function draws random numbers in Python, once for all calls. Draw outside and pass what "
@@ -191,6 +189,7 @@ class _Cell:
 
     def _traced(self, graph: int, variant: _Variant, dims: list[Any], args: tuple[Any, ...], options: dict[str, Any]) -> bool:
         """Runs the function on a graph of its own; False, and nothing is added: somebody has drawn from Python's or NumPy's generators."""
+        callback.tracing = self._what()
         before = _generators()
         given = [_placeholder(graph, d, batch) for d, batch in dims]
         rest = iter(given)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,8 @@ from .batching import strategy
 
 if TYPE_CHECKING:
     from .expression import Expression
+
+T = TypeVar("T")
 
 _current, _quick_renew = calls.current, calls.quick_renew
 
@@ -230,19 +231,23 @@ def cg() -> ComputationGraph:
         return graph
 
 
-@contextmanager
-def trace_graph(outer: ComputationGraph) -> Iterator[ComputationGraph]:
-    """A graph on which a function is traced: this thread's current one meanwhile. `outer` cannot be used, and no value be read."""
+def trace(outer: ComputationGraph, run: Callable[[int], T]) -> T:
+    """run(graph), for a graph of this number that is the thread's current one meanwhile. `outer` cannot be used, and no value be read.
+
+    No context manager: Ctrl-C may come between any two calls, and none of what is set may stay.
+    """
     before, graph = cg(), ComputationGraph(_token_of_this_module, outer._thread)
-    outer._check(lib.dn_trace_begin(graph.number, outer.number))
-    _local.graph = graph
-    calls.set_current(graph.number)
     try:
-        yield graph
+        outer._check(lib.dn_trace_begin(graph.number, outer.number))
+        _local.graph = graph
+        calls.set_current(graph.number)
+        return run(graph.number)
     finally:
-        _local.graph = before
-        calls.set_current(before.number)
-        lib.dn_trace_end(graph.number, outer.number)
+        try:
+            _local.graph = before
+            calls.set_current(before.number)
+        finally:
+            lib.dn_trace_end(graph.number, outer.number)
 
 
 def renew_cg(

@@ -4,6 +4,7 @@ How long: about ten seconds on one core.
 """
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ USES = {
 
 @pytest.mark.parametrize("use", USES.values(), ids=list(USES))
 def test_graph_that_another_thread_computes_with_is_busy(use):
-    made, errors, done = [], [], threading.Event()
+    made, errors, begun, done = [], [], threading.Event(), threading.Event()
 
     def owner():
         x = dy.scalarInput(0.5)
@@ -145,6 +146,7 @@ def test_graph_that_another_thread_computes_with_is_busy(use):
             y = dy.tanh(y)
         loss = dy.sum_elems(y)
         made.append(x)
+        begun.set()
         while not done.is_set():
             try:
                 loss.value(recalculate=True)
@@ -155,9 +157,9 @@ def test_graph_that_another_thread_computes_with_is_busy(use):
     thread = threading.Thread(target=owner)
     thread.start()
     try:
-        while not made:
-            pass
-        for _ in range(20_000):
+        assert begun.wait(60)
+        limit = time.monotonic() + 60
+        while time.monotonic() < limit:
             try:
                 use(made[0])
             except RuntimeError as error:

@@ -69,8 +69,8 @@ static int slice_any_dims(dn_shape *s, int batch_too) {
         int d = s->ints[i], from = s->ints[i + 1], to = s->ints[i + 2], step = s->ints[i + 3];
         if (d < (batch_too ? -1 : 0) || d >= x->nd)
             return dn__fail(s, DN_ERROR_VALUE, "dim %d is not a dim of x = %s. Dims are counted from 0.", d, DIMS(x));
-        if (seen & 2 << d) return dn__fail(s, DN_ERROR_VALUE, "dim %d is cut twice; x = %s.", d, DIMS(x));
-        seen |= 2 << d;
+        if (seen & 1 << (d + 1)) return dn__fail(s, DN_ERROR_VALUE, "dim %d is cut twice; x = %s.", d, DIMS(x));
+        seen |= 1 << (d + 1);
         int n = d < 0 ? x->batch : x->d[d], *size = d < 0 ? &batch : &sizes[d];
         char where[32] = "the batch";
         if (d >= 0) snprintf(where, sizeof where, "dim %d", d);

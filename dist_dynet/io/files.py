@@ -75,9 +75,8 @@ class _Draft:
         if exists and not target.is_file():
             self.file = target.open("ab" if append else "wb", BUFFER)
             return self.file
-        temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}.tmp")
+        self.temporary = temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}.tmp")  # before Ctrl-C can follow on open()
         self.file = temporary.open("x+b", BUFFER)
-        self.temporary = temporary
         if exists:
             temporary.chmod(stat.S_IMODE(target.stat().st_mode))
             if append:

@@ -7,6 +7,7 @@ functions compute is the user's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -150,18 +151,20 @@ def _write(memory: Any, array: Array) -> None:
         view(memory, array.size)[:] = array.ravel(order="F")
 
 
-@ffi.def_extern(name="dn_python", error=lib.DN_ERROR_PYTHON)  # type: ignore[untyped-decorator]
+def _keep(_: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Keeps an exception for the Python call that C will return to; Ctrl-C, too, may come anywhere in _run()."""
+    callback.raised = error.with_traceback(traceback)
+
+
+@ffi.def_extern(name="dn_python", error=lib.DN_ERROR_PYTHON, onerror=_keep)  # type: ignore[untyped-decorator]
 def _run(call: Any) -> int:
-    """C calls this for each forward and backward of such a node. Exceptions are kept for the Python call that C will return to."""
+    """C calls this for each forward and backward of such a node."""
     outer = callback.running
     try:
         f = kept(call.id)
         callback.running = f._what()
         f.run(call)
         return 0
-    except BaseException as error:
-        callback.raised = error
-        return lib.DN_ERROR_PYTHON  # type: ignore[no-any-return]
     finally:
         callback.running = outer
 

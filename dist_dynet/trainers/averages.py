@@ -109,13 +109,15 @@ class MovingAverage:
         if self._weights is not None or not self._averaged:
             state = "they are swapped in" if self._weights is not None else "there was no update yet"
             raise RuntimeError(f"MovingAverage: swap_in needs averages and values in their places; got {state}.")
-        self._weights = {}
         bias = self._bias() if self._correct else 1.0
-        for p, average in self._averages.items():
-            kept = self._weights[p] = np.empty(average.size, DTYPE)
-            kept[:] = p.storage()
-            p.storage()[:] = average / DTYPE.type(bias)
-            p.changed()
+        self._weights = {p: p.storage().copy() for p in self._averages}
+        try:
+            for p, average in self._averages.items():
+                p.storage()[:] = average / DTYPE.type(bias)
+                p.changed()
+        except BaseException:  # Ctrl-C, or no memory
+            self.swap_out()
+            raise
 
     def swap_out(self) -> None:
         """Puts the values back.
