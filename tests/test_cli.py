@@ -513,19 +513,54 @@ def test_ranks_that_do_not_start_are_named(monkeypatch, tmp_path, capfd):
     assert capfd.readouterr().err == "dist-dynet: ranks 0 and 2 did not start within 0.5 s of the others. What to look at.\n"
 
 
+BATCH = HERE.parent / "scripts" / "launch_slurm.sbatch"
+
+
+def batch_job(folder, python, scontrol):
+    """What a batch script finds in its environment, with stand-ins for srun and scontrol."""
+    program(folder / "srun", SRUN)
+    program(folder / "scontrol", scontrol)
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    return {"SEEN": str(folder / "seen"), "SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "PYTHON": python, "PATH": path}
+
+
 def test_batch_script_saves_before_the_time_is_up_and_queues_the_job_again(python, tmp_path):
-    """With stand-ins for srun and for scontrol, which ends the job as Slurm does when it queues it again."""
-    program(tmp_path / "srun", SRUN)
-    program(tmp_path / "scontrol", 'echo "$*" >"$SEEN.scontrol"; kill -TERM $PPID')
-    variables = {"SEEN": str(tmp_path / "seen"), "SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "PYTHON": python, "CHECKPOINT_SECONDS": "1"}
-    variables["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    script = HERE.parent / "scripts" / "launch_slurm.sbatch"
-    job, processes = started(None, 2, program=[script], **variables)
+    """With a scontrol that ends the job as Slurm does when it queues it again."""
+    variables = batch_job(tmp_path, python, 'echo "$*" >"$SEEN.scontrol"; kill -TERM $PPID')
+    job, processes = started(None, 2, program=[BATCH], CHECKPOINT_SECONDS="1", **variables)
     job.send_signal(signal.SIGUSR1)
     out, err = job.communicate(timeout=60)
     assert sorted(out.splitlines()) == ["[0] user signal", "[1] user signal"], err
     assert job.returncode == 143 and (tmp_path / "seen.scontrol").read_text() == "requeue 7\n"
     assert all_gone(processes)
+
+
+def test_batch_script_without_python_says_what_to_do(tmp_path):
+    job = subprocess.run([BATCH, SCRIPT], env={**os.environ, "SLURM_SUBMIT_DIR": str(tmp_path), "PYTHON": ""}, capture_output=True, text=True)
+    assert job.returncode == 69 and f"there is no {tmp_path}/.venv/bin/python. Submit from the clone" in job.stderr
+
+
+def test_batch_script_ends_with_the_job(python, tmp_path):
+    """Also in the time that is given to the checkpoint, and where Slurm refuses to queue the job again."""
+    variables = batch_job(tmp_path, python, 'echo "refused" >"$SEEN.scontrol"; exit 1')
+    job, processes = started(None, 2, program=[BATCH], CHECKPOINT_SECONDS="50", RESTARTS="0", **variables)
+    job.send_signal(signal.SIGUSR1)
+    assert "user signal" in job.stdout.readline()
+    os.kill(processes[0], signal.SIGKILL)  # rank 0 or 1
+    since = time.monotonic()
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 137 and time.monotonic() - since < 25, err
+    assert not (tmp_path / "seen.scontrol").exists() and all_gone(processes)
+    job, processes = started(None, 2, program=[BATCH], CHECKPOINT_SECONDS="1", RESTARTS="0", **variables)
+    job.send_signal(signal.SIGUSR1)
+    limit = time.monotonic() + 30
+    while not (tmp_path / "seen.scontrol").exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert job.poll() is None and all(map(is_running, processes))  # the job uses the rest of its time
+    job.terminate()
+    job.communicate(timeout=60)
+    assert job.returncode == 143 and all_gone(processes)
 
 
 # ---- info --------------------------------------------------------------------------------------------------------------------------------
