@@ -502,6 +502,15 @@ def test_launcher_that_starts_no_rank_is_named_with_what_to_do(python, tmp_path)
     assert job.returncode and re.search(rf"{words} {agent} 192\.0\.2\.2 \S+ -c 'import dist_dynet'$", job.stderr, re.M), job.stderr
 
 
+def test_remote_shell_gets_no_options_that_are_meant_for_srun(python, tmp_path):
+    """In its allocations Slurm tells MPICH's mpirun to give srun this option; mpirun would give it to ssh."""
+    agent = program(tmp_path / "agent", 'echo "$*" >"$SEEN"; exit 255')
+    variables = {"SEEN": str(tmp_path / "seen"), "HYDRA_LAUNCHER_EXTRA_ARGS": "--external-launcher", "HYDRA_BOOTSTRAP": "slurm"}
+    launch(python, "run", "--launch-agent", agent, "--hosts", "192.0.2.1:1,192.0.2.2:1", SCRIPT, "-", "nothing", **variables)
+    seen = (tmp_path / "seen").read_text()
+    assert "192.0.2." in seen and "--external-launcher" not in seen
+
+
 def test_ranks_that_do_not_start_are_named(monkeypatch, tmp_path, capfd):
     """MPICH's mpirun waits for ever for the others when Python cannot be run on a host; so does this one."""
     monkeypatch.setattr(attempt, "START", 0.5)

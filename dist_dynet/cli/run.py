@@ -41,6 +41,8 @@ def _together(options: Options) -> int:
     asked = {**_defaults(), **os.environ, **_chosen(options)}
     bound = options.bind and not crowded(launcher, options, asked)
     environment = {**environment_for(launcher, bound), **asked}
+    if options.hosts and environment.get("HYDRA_LAUNCHER_EXTRA_ARGS") == "--external-launcher":
+        del environment["HYDRA_LAUNCHER_EXTRA_ARGS"]  # an option of srun, set in allocations of Slurm; ssh does not know it
     # restarts add these two; Open MPI hands on to other hosts only what it is told to
     named = {**environment, "DIST_DYNET_ATTEMPT": "", "DIST_DYNET_PROGRESS": ""}
     command, relay = command_for(launcher, options, bound, named), _relay_command(RANK_VARIABLES[launcher.kind], options)
