@@ -4,13 +4,14 @@ How long: half a minute for each MPI.
 """
 
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from jobs import mpirun, needs_mpi, run_program
+from jobs import launch, mpirun, needs_mpi, run_program
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -60,14 +61,76 @@ def test_wrong_mpirun_is_named():
     assert "started 2 processes, but mpi4py" in run_python(code, **variables).stdout
 
 
+def in_world_of(library, after, **variables):
+    """What a program prints that meets the others with a stand-in for mpi4py whose library sees one process."""
+    code = f"""
+import os, sys, types
+import dist_dynet as dy
+world = types.SimpleNamespace(size=1, rank=0, Abort=lambda code: os.write(1, b"aborts"))
+mpi = types.SimpleNamespace(COMM_WORLD=world, Is_initialized=lambda: True, get_vendor=lambda: ({library!r}, (5, 0, 0)))
+sys.modules["mpi4py"] = types.SimpleNamespace(rc=types.SimpleNamespace(finalize=True), MPI=mpi)
+try:
+    print(dy.parallel.rank(), flush=True)
+except RuntimeError as error:
+    print(error, flush=True)
+{after}
+"""
+    return run_python(code, **variables)
+
+
+# What Slurm 24.11 leaves in the environment of task 1 of 2, in an allocation of 4 on two nodes.
+TASK = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0"}
+PMI2 = {**TASK, "PMI_RANK": "1", "PMI_SIZE": "2"}
+PMIX = {**TASK, "PMIX_RANK": "1", "PMIX_NAMESPACE": "slurm.pmix.16.0", "PMIX_SECURITY_MODE": "munge,native"}
+
+
+@pytest.mark.parametrize(("library", "variables", "plugin"), [("MPICH", PMIX, "pmi2"), ("Open MPI", PMI2, "pmix")])
+def test_plugin_of_srun_for_another_mpi_is_named(library, variables, plugin):
+    said = in_world_of(library, "print(os.environ.get('PMIX_SECURITY_MODE'), flush=True); dy.parallel._failures._exit(0)", **variables).stdout
+    assert f"Slurm started 2 processes, but mpi4py ({library}) sees 1." in said and f"srun --mpi={plugin}\n" in said
+    assert said.endswith("native\n" if variables is PMIX else "None\n")  # Open MPI's wheel cannot do without
+
+
+def test_rank_of_slurm_leaves_it_to_the_launcher_to_end_the_others():
+    """There MPI_Abort would kill the relay that says who has failed; without dist-dynet run nothing else ends the job."""
+    plain = in_world_of("Open MPI", "raise ValueError('words')", **PMI2)
+    launched = in_world_of("Open MPI", "raise ValueError('words')", **PMI2, DIST_DYNET_ATTEMPT="0")
+    assert plain.stdout.endswith("aborts") and not launched.stdout.endswith("aborts")
+    assert plain.returncode == launched.returncode == 1 and "ValueError: words" in launched.stderr
+
+
+def test_tasks_that_srun_has_not_connected_are_refused():
+    """Each would train alone, and write the same files."""
+    assert run_python("import dist_dynet as dy; print(dy.__name__)", **TASK).stdout == "dist_dynet\n"  # a program that meets nobody
+    for variables in (TASK, {**TASK, "SLURM_PROCID": "0"}):
+        said = run_python("import dist_dynet as dy; dy.parallel.world_size()", **variables).stderr
+        assert "srun must connect the tasks that it starts; got 2 tasks without an MPI" in said and "srun --mpi=pmi2 with MPICH" in said
+    for alone in ({**TASK, "SLURM_STEP_NUM_TASKS": "1"}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, {**PMI2, "PMI_FD": "99"}):
+        _launcher.refuse_lone_task(alone)
+
+
+@pytest.mark.mpi
+@pytest.mark.skipif(not find_spec("mpi4py"), reason="mpi4py is not installed")
+def test_ranks_with_another_version_are_named(python, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, sys, types\n"
+        "if '1' in (os.environ.get('PMI_RANK'), os.environ.get('OMPI_COMM_WORLD_RANK')):\n"
+        "    sys.modules['dist_dynet._version'] = types.SimpleNamespace(__version__='0.0.1')\n"
+        "import dist_dynet as dy\ndy.parallel.rank()\n"
+    )
+    job = launch(python, "run", "-n", 2, program)
+    words = r"all ranks must agree; dist_dynet \S+ here, dist_dynet \S+ on rank [01]\."
+    assert job.returncode == 1 and re.search(words, job.stderr), job.stderr
+
+
 def test_launch_is_read_from_the_environment():
     find = _launcher.find
     assert find({}) is None
     assert find({"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}).local_rank == 0
-    batch_script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}
-    assert find(batch_script) is None
-    step = find({**batch_script, "SLURM_STEP_ID": "0", "PMIX_RANK": "0"})
-    assert (step.launcher, step.size) == ("Slurm", 4)
+    assert find({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) is None  # a batch script
+    assert find(PMI2) == find(PMIX) == _launcher.Launch(rank=1, size=2, local_rank=0, launcher="Slurm")
+    assert find({**PMI2, "MPI_LOCALRANKID": "1"}) == _launcher.Launch(1, 2, 1, "MPICH")  # of mpirun, which srun has started on the nodes
 
 
 def test_division_balances_costs_and_keeps_every_position_once():

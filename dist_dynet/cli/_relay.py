@@ -10,7 +10,8 @@ A frame is a line that begins with MARKER, rank and kind; what mpirun says itsel
 forwards them as they come, mixed with those of other ranks; frames reach the launcher whole: see Pipe.
 
 The script stays in the process group that mpirun has made for the rank, so that signals to the rank reach both, and nobody is left over when
-the group is killed. If the relay is killed, the kernel kills the script; if the launcher is gone, the pipe breaks and the relay ends the rank.
+the group is killed. Slurm makes one group for all ranks of a step on a node, and itself ends what a rank has started. If the relay is killed,
+the kernel kills the script; if the launcher is gone, the pipe breaks and the relay ends the rank.
 """
 
 from __future__ import annotations
@@ -164,7 +165,8 @@ def start(command: list[str], folder: str, out: int, err: int, end: int) -> int:
 class Relay:
     """One rank."""
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, group_of_its_own: bool) -> None:
+        self._group_of_its_own = group_of_its_own
         self._pipes = {1: Pipe(1, rank), 2: Pipe(2, rank)}
         self._told = 0
         """The signal to end that this process got, and with it the whole rank."""
@@ -212,7 +214,7 @@ class Relay:
         self.mark(code=code, finished=finished, told=self._told)
         if code == 0 and not finished:
             code = LEFT
-        if code or self._told:
+        if (code or self._told) and self._group_of_its_own:
             kill_the_others()  # Open MPI leaves alone what a rank has started and not ended
         if code:
             time.sleep(0.1)  # mpirun forwards what was said before it ends the job
@@ -248,7 +250,7 @@ class Relay:
 def main() -> int:
     """The status is the script's: 128 + number if a signal has killed it, LEFT if it left without an end."""
     rank, folder, *command = sys.argv[1:]
-    return Relay(int(rank if rank.isdigit() else os.environ[rank])).run(command, folder)
+    return Relay(int(rank if rank.isdigit() else os.environ[rank]), rank != "SLURM_PROCID").run(command, folder)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..parallel._world import ranks_in_words
 from . import _relay
 from .output import Frames, Logs, Screen
 
 WORDS, TERM = 2.0, 5.0
 """Seconds that other ranks have for their own last words after one has failed, and that all have to end after SIGTERM."""
+START = 120.0
+"""Seconds after the first rank in which all others have to start: MPICH starts ranks one by one as ssh comes through."""
 _DRAIN = 2.0
 """Seconds that output is awaited after the end of mpirun, if something still holds its pipes."""
 
@@ -114,6 +117,8 @@ class Job:
     launcher: tuple[str, ...]
     relay: tuple[str, ...]
     ranks: int
+    advice: str = ""
+    """What to look at if ranks do not start."""
 
 
 class Attempt:
@@ -121,11 +126,13 @@ class Attempt:
 
     def __init__(self, job: Job, environment: dict[str, str], signals: Signals, screen: Screen, logs: Logs | None) -> None:
         self._signals, self._screen, self._logs = signals, screen, logs
-        self._count, self._grouped = job.ranks, not job.launcher
+        self._count, self._grouped, self._advice = job.ranks, not job.launcher, job.advice
         self._launcher = Path((job.launcher or job.relay)[0]).name
         self._here = (socket.gethostname(), _relay.place())
         self.ranks: dict[int, Rank] = {}
         self._ended: list[Rank] = []
+        self._late = False
+        """Whether the job is ended because ranks have not started: MPICH's mpirun waits for ever for a program that it could not run."""
         self._held: list[tuple[int, bytes]] = []
         """What mpirun has said since all ranks have started: shown if no rank explains the end."""
         self._frames = Frames(screen, logs, self._mark, self._own)
@@ -227,11 +234,19 @@ class Attempt:
             limits.set("words", WORDS)
         if received:
             limits.set("words", 0)
+        if self.ranks and self._missing():
+            limits.set("start", START)
+            if limits.over("start"):
+                self._late = True
+                limits.set("words", 0)
         if limits.over("words") and limits.set("term", TERM):
             self._send(signal.SIGTERM)
         if (limits.over("term") or received > 1) and limits.set("kill", _DRAIN):
             self._kill()
         return not (limits.over("drain") or limits.over("kill"))
+
+    def _missing(self) -> list[int]:
+        return [number for number in range(self._count) if number not in self.ranks]
 
     def _outcome(self) -> Outcome:
         received = next(iter(self._signals.received), 0)
@@ -242,16 +257,21 @@ class Attempt:
             # Between hosts the news of a death may be late: others have already ended with an error because a connection broke.
             cause = next((rank for rank in failed if not rank.code or rank.code < 0), failed[0])
             return Outcome(cause.status, cause.words())
+        missing = self._missing()
+        if self._late and missing:
+            return Outcome(1, f"{ranks_in_words(missing)} did not start within {START:g} s of the others. {self._advice}".rstrip())
         for stream, text in self._held:
             self._screen.own(stream, text)
         status = self._process.returncode
         if status < 0:  # not by a rank: those that end mpirun have said so
             return Outcome(128 - status, f"{self._launcher} (process {self._process.pid}) was killed by {signal.Signals(-status).name}.")
-        silent = [n for n in range(self._count) if n not in self.ranks or not self.ranks[n].finished]
+        if missing:
+            who = ranks_in_words(missing) if self.ranks else "ranks"
+            return Outcome(status or _relay.LEFT, f"{self._launcher} ended with status {status}; {who} did not start. {self._advice}".rstrip())
+        silent = [rank for _, rank in sorted(self.ranks.items()) if not rank.finished]
         if silent:
-            rank = self.ranks.get(silent[0])
-            words = f"{rank} did not say that it has finished." if rank else f"rank {silent[0]} did not start."
-            return Outcome(status or _relay.LEFT, words if not status else f"the job ended with status {status}.")
+            words = f"the job ended with status {status}." if status else f"{silent[0]} did not say that it has finished."
+            return Outcome(status or _relay.LEFT, words)
         return Outcome(status, f"all ranks have finished, but their launcher ended with status {status}." if status else "")
 
 

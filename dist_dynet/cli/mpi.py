@@ -21,6 +21,8 @@ from .options import Options
 NAMES = {"mpich": "MPICH", "openmpi": "Open MPI", "slurm": "Slurm"}
 RANK_VARIABLES = {"mpich": "PMI_RANK", "openmpi": "OMPI_COMM_WORLD_RANK", "slurm": "SLURM_PROCID"}
 """Where each launcher tells a process its rank."""
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "DIST_DYNET_THREADS")
+"""What libraries that compute with several threads look at."""
 
 _ASK = """
 import mpi4py
@@ -122,6 +124,8 @@ def find_launcher(wanted: str | None, hosts: bool) -> Launcher:
             raise RefusedError("--mpi slurm: there is no srun on PATH.")
         if hosts:
             raise RefusedError("--mpi slurm: the hosts are those of the allocation. Leave out --hosts and --hostfile.")
+        if os.environ.get("SLURM_STEP_ID", "").isdigit() and os.environ.get("SLURM_PROCID", "0") != "0":
+            raise RefusedError("this is already a task of srun. Start one dist-dynet run in the allocation, not one with each task.")
         return Launcher("slurm", Path(srun), loaded.kind)
     if wanted and wanted != loaded.kind:
         raise RefusedError(f"--mpi: must be the MPI that mpi4py loads; got {wanted} and {loaded.name} {loaded.version}. "
@@ -134,16 +138,28 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def crowded(options: Options) -> bool:
-    """Whether a host gets more ranks than this one has cores; other hosts are taken to be like this one."""
-    return max((count for _, count in options.hosts), default=options.ranks) > cores()
+def crowded(launcher: Launcher, options: Options, environment: Mapping[str, str]) -> bool:
+    """Whether the threads of a host's ranks are more than this one has cores; other hosts are taken to be like this one.
+
+    Slurm counts cores itself, and lets ranks share them only if it is told to.
+    """
+    if launcher.kind == "slurm":
+        return "SLURM_OVERCOMMIT" in environment
+    return max((count for _, count in options.hosts), default=options.ranks) * threads_in(environment) > cores()
+
+
+def threads_in(environment: Mapping[str, str]) -> int:
+    """The threads that each rank will have, as far as the environment of the ranks says so."""
+    return max((int(text) for name in THREADS if (text := environment.get(name, "")).isdigit()), default=1)
 
 
 def environment_for(launcher: Launcher, bound: bool) -> dict[str, str]:
     """What the launcher and its MPI need; where the environment says something else, that counts."""
+    # in a step of srun, such as an interactive shell, another one waits for ever for its cores unless it shares them
+    needed = {"SLURM_OVERLAP": "1"} if launcher.kind == "slurm" else {}
     if launcher.library != "openmpi":
-        return {}
-    needed = {
+        return needed
+    needed |= {
         "OMPI_MCA_btl": "^ofi",  # looking for fabrics takes a second at each start
         "OMPI_MCA_osc": "^ucx",  # says something harmless at each window of shared memory
     }
@@ -160,10 +176,11 @@ def command_for(launcher: Launcher, options: Options, bound: bool, environment: 
     return [str(launcher.program), *build(launcher, options, bound, environment)]
 
 
-def _mpich(_: Launcher, options: Options, bound: bool, __: Mapping[str, str]) -> list[str]:
+def _mpich(_: Launcher, options: Options, bound: bool, environment: Mapping[str, str]) -> list[str]:
     command = ["-n", str(options.ranks)]
     if bound:
-        command += ["-bind-to", "core"]
+        threads = threads_in(environment)
+        command += ["-bind-to", "core" if threads == 1 else f"core:{threads}"]
     if options.hosts:
         command += ["-hosts", ",".join(f"{name}:{count}" for name, count in options.hosts)]
         # the launcher "rsh" is called with host and command only
@@ -182,6 +199,8 @@ def _openmpi(_: Launcher, options: Options, bound: bool, environment: Mapping[st
                 command += ["-x", name]
     elif not bound:
         command += ["--map-by", ":OVERSUBSCRIBE"]
+    if bound and threads_in(environment) > 1:
+        command += ["--map-by", f"slot:PE={threads_in(environment)}"]
     if options.launch_agent:
         command += ["--prtemca", "plm_ssh_agent", options.launch_agent]
     if options.interface:
@@ -191,6 +210,9 @@ def _openmpi(_: Launcher, options: Options, bound: bool, environment: Mapping[st
 
 def _slurm(launcher: Launcher, options: Options, bound: bool, environment: Mapping[str, str]) -> list[str]:
     command = ["-n", str(options.ranks), "--kill-on-bad-exit=1", "--cpu-bind=cores" if bound else "--cpu-bind=none"]
+    threads = threads_in(environment)
+    if cores_per_rank := environment.get("SLURM_CPUS_PER_TASK") or (str(threads) if threads > 1 else ""):  # srun of Slurm 22 to 23 forgets it
+        command.append(f"--cpus-per-task={cores_per_rank}")
     if "SLURM_MPI_TYPE" not in environment:
         command.append("--mpi=pmix" if launcher.library == "openmpi" else "--mpi=pmi2")
     return command

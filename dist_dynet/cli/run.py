@@ -11,7 +11,7 @@ from ..parallel import _launcher
 from . import _relay
 from ._words import RefusedError, say
 from .attempt import Job
-from .mpi import RANK_VARIABLES, command_for, crowded, environment_for, find_launcher
+from .mpi import RANK_VARIABLES, THREADS, Launcher, command_for, crowded, environment_for, find_launcher
 from .options import Options, parse
 from .output import Screen
 from .restarts import run_attempts
@@ -19,7 +19,6 @@ from .restarts import run_attempts
 REFUSED = 2
 """Exit status when nothing was started."""
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "DIST_DYNET_THREADS")
 _SITE = str(Path(_relay.__file__).with_name("_site"))
 
 
@@ -39,12 +38,26 @@ def run(arguments: list[str]) -> int:
 def _together(options: Options) -> int:
     """Ranks that a launcher of MPI starts."""
     launcher = find_launcher(options.mpi, bool(options.hosts))
-    bound = options.bind and not crowded(options)
-    environment = {**_defaults(), **environment_for(launcher, bound), **os.environ, **_chosen(options)}
+    asked = {**_defaults(), **os.environ, **_chosen(options)}
+    bound = options.bind and not crowded(launcher, options, asked)
+    environment = {**environment_for(launcher, bound), **asked}
+    if options.hosts and environment.get("HYDRA_LAUNCHER_EXTRA_ARGS") == "--external-launcher":
+        del environment["HYDRA_LAUNCHER_EXTRA_ARGS"]  # an option of srun, set in allocations of Slurm; ssh does not know it
     # restarts add these two; Open MPI hands on to other hosts only what it is told to
     named = {**environment, "DIST_DYNET_ATTEMPT": "", "DIST_DYNET_PROGRESS": ""}
-    job = Job(tuple(command_for(launcher, options, bound, named)), _relay_command(RANK_VARIABLES[launcher.kind], options), options.ranks)
+    command, relay = command_for(launcher, options, bound, named), _relay_command(RANK_VARIABLES[launcher.kind], options)
+    job = Job(tuple(command), relay, options.ranks, _advice(launcher, options))
     return run_attempts(job, environment, options.max_restarts, Screen(options.ranks > 1, options.quiet), options.log_dir)
+
+
+def _advice(launcher: Launcher, options: Options) -> str:
+    """What to look at if ranks do not start."""
+    if launcher.kind == "slurm":
+        return f"srun says why. Where cores are too few: sbatch -n {options.ranks}, or, to share them, SLURM_OVERCOMMIT=1."
+    if not options.hosts:
+        return ""
+    reach = f"{options.launch_agent or 'ssh -o BatchMode=yes'} {options.hosts[-1][0]} {sys.executable} -c 'import dist_dynet'"
+    return f"Each host must be reached without a password or a question, and have the same paths. Try for each: {reach}"
 
 
 def _alone(options: Options) -> int:
@@ -72,12 +85,12 @@ def _check(environment: Mapping[str, str]) -> None:
 
 def _defaults() -> dict[str, str]:
     """For what the environment leaves open: ranks are the parallelism, and a line is seen when it is written."""
-    return {**dict.fromkeys(_THREADS, "1"), "PYTHONUNBUFFERED": "1"}
+    return {**dict.fromkeys(THREADS, "1"), "PYTHONUNBUFFERED": "1"}
 
 
 def _chosen(options: Options) -> dict[str, str]:
     """What options say counts more than the environment."""
-    chosen = dict.fromkeys(_THREADS, str(options.threads)) if options.threads else {}
+    chosen = dict.fromkeys(THREADS, str(options.threads)) if options.threads else {}
     if options.timeout:
         chosen["DIST_DYNET_TIMEOUT"] = f"{options.timeout:g}"
     return chosen

@@ -63,6 +63,8 @@ def abort(code: int) -> None:
     """Ends all ranks. Starts MPI if need be: the launcher ends the others only for a process that it knows."""
     time.sleep(0.2)  # the launcher forwards what was written
     assert _State.launch is not None
+    if _State.launch.launcher == "Slurm" and "DIST_DYNET_ATTEMPT" in os.environ:
+        _exit(code)  # dist-dynet run ends the others; by MPI_Abort Slurm would kill its relays before they can say who has failed
     try:
         import_mpi(_State.launch).COMM_WORLD.Abort(code)
     finally:

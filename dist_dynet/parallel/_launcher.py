@@ -48,10 +48,31 @@ def find(environment: Mapping[str, str] = os.environ) -> Launch | None:
 
 def _variables(environment: Mapping[str, str]) -> list[tuple[str, str, str, str]]:
     rows = list(_VARIABLES)
-    # A batch script itself has SLURM_PROCID=0 without being a rank; a step started by srun also has a step number and a PMIx rank.
-    if environment.get("SLURM_STEP_ID", "").isdigit() and "PMIX_RANK" in environment:
-        rows.append(("Slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
+    # A batch script itself has SLURM_PROCID=0 without being a rank; a task that srun has started also has a step number, and what an MPI needs.
+    if _is_task(environment) and "PMIX_RANK" in environment:
+        rows.append(("Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
+    if _is_task(environment) and "MPI_LOCALRANKID" not in environment:  # --mpi=pmi2; MPICH's mpirun would have set it
+        rows.insert(0, ("Slurm", "PMI_RANK", "PMI_SIZE", "SLURM_LOCALID"))
     return rows
+
+
+def _is_task(environment: Mapping[str, str]) -> bool:
+    return environment.get("SLURM_STEP_ID", "").isdigit()
+
+
+def refuse_lone_task(environment: Mapping[str, str] = os.environ) -> None:
+    """Not to be called in a rank: where srun has started several tasks, each would take itself for the whole job.
+
+    Raises:
+        RuntimeError: this is one of them.
+    """
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
+    if _is_task(environment) and tasks != "1" and not any(name in environment for name in ("PMIX_RANK", *(row[1] for row in _VARIABLES))):
+        raise RuntimeError(
+            f"dist_dynet.parallel: srun must connect the tasks that it starts; got {tasks} tasks without an MPI, each of which would train "
+            "alone. Say srun --mpi=pmi2 with MPICH, srun --mpi=pmix with Open MPI; srun --mpi=list shows what there is. "
+            "Programs that have nothing to do with one another need a srun -n 1 each."
+        )
 
 
 def claim() -> None:

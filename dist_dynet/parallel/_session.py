@@ -58,6 +58,7 @@ def _whole() -> World:
 def _start() -> World:
     launch = _launcher.find()
     if launch is None:
+        _launcher.refuse_lone_task()
         return World(None)
     _failures.install()
     started = World(launch)

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._environment import number
+from .._version import __version__
 from ._launcher import Launch
 
 TIMEOUT = number("DIST_DYNET_TIMEOUT", 600)
@@ -58,6 +59,8 @@ def import_mpi(launch: Launch) -> Any:
     global _finalizes
     if launch.launcher == "Open MPI":
         os.environ.setdefault("OMPI_MCA_btl", "^ofi")  # takes a second off the start
+    if launch.launcher == "Slurm" and "native" in os.environ.get("PMIX_SECURITY_MODE", "").split(","):
+        os.environ["PMIX_SECURITY_MODE"] = "native"  # a PMIx without munge, as in the wheel of Open MPI, would complain in sixteen lines
     alone = "mpi4py.MPI" not in sys.modules
     if alone:  # MPI_Init holds Python's lock: only a timer in C can end it
         faulthandler.dump_traceback_later(min(TIMEOUT, _LONGEST), exit=True, file=sys.__stderr__ or 2)
@@ -154,16 +157,16 @@ class World:
     def _start(self, launch: Launch) -> None:
         mpi = import_mpi(launch)
         if mpi.COMM_WORLD.size != launch.size:
-            beside = Path(sys.executable).with_name("mpirun")
             raise RuntimeError(
                 f"dist_dynet.parallel: {launch.launcher} started {launch.size} processes, but mpi4py ({mpi.get_vendor()[0]}) sees "
-                f"{mpi.COMM_WORLD.size}. This mpirun belongs to another MPI than mpi4py. Use the one beside this Python: {beside}"
+                f"{mpi.COMM_WORLD.size}. {_remedy(launch, mpi.get_vendor()[0])}"
             )
         self.mpi = mpi
         self.rank, self.size = mpi.COMM_WORLD.rank, mpi.COMM_WORLD.size
         self.members, self._job.size = range(self.size), self.size
         self._job.begins()
         self.comm = self.duplicate(mpi.COMM_WORLD)
+        self.agree(self.comm, f"dist_dynet {__version__}", "start of MPI")
 
     def part(self, comm: Any) -> World:
         """The ranks of this mpi4py communicator as a world of their own, which counts its own meetings. Collective over them."""
@@ -382,6 +385,14 @@ class World:
         answers = {rank: answer for rank, answer in sorted(self._job.where().items()) if rank in self.members}
         late = [rank for rank, answer in answers.items() if answer.state != f"waits in {what}"]
         return "; ".join([ranks_in_words(late) if late else "the other ranks", *(answer.words for answer in answers.values())])
+
+
+def _remedy(launch: Launch, library: str) -> str:
+    """What to do where a launcher does not start the ranks of mpi4py's library."""
+    if launch.launcher == "Slurm":
+        return f"srun must be told which MPI to start: srun --mpi={'pmix' if library == 'Open MPI' else 'pmi2'}"
+    beside = Path(sys.executable).with_name("mpirun")
+    return f"This mpirun belongs to another MPI than mpi4py. Use the one beside this Python: {beside}"
 
 
 def pause(polled: float, now: float) -> float:
