@@ -14,7 +14,7 @@ from processes import HERE, run_python
 import dist_dynet as dy
 from dist_dynet import _random, parallel
 from dist_dynet._ffi import DTYPE
-from dist_dynet.parallel.reproducible import Layout, Node, Tree
+from dist_dynet.parallel.reproducible import FlatLayout, Node, Tree
 from dist_dynet.parallel.sampling import deal, spread
 from dist_dynet.parallel.structure import Structure
 
@@ -68,7 +68,7 @@ def test_tree_does_not_depend_on_the_ranks(count, seed):
     model = dy.ParameterCollection()
     for size in (5, 16, 100, 3):
         model.add_parameters(size)
-    layout = Layout(Structure(model))
+    layout = FlatLayout(Structure(model))
     leaves = random_leaves(rng, layout, 2, count)
     expected = in_halves(0, count, leaves, layout)
     for ranks in (1, 2, 3, 4, 5, 20):
@@ -90,7 +90,7 @@ def test_a_share_of_the_tree_is_that_share_of_the_whole(seed):
     model = dy.ParameterCollection()
     for size in (5, 16, 100, 3):
         model.add_parameters(size)
-    layout = Layout(Structure(model))
+    layout = FlatLayout(Structure(model))
     leaves = random_leaves(rng, layout, 0, 6)
     whole = root_of(leaves, layout).root()
     for first, last in ((0, 16), (16, 64), (64, layout.size), (32, 32)):

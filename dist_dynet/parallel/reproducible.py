@@ -33,7 +33,7 @@ Rows = tuple[NDArray[np.int32], NDArray[Any]]
 """Numbers of rows of a table in rising order, and their gradients."""
 
 
-class Layout:
+class FlatLayout:
     """Where the dense parameters of a structure lie in one flat array: neighbours in a chunk are neighbours here."""
 
     def __init__(self, structure: Structure) -> None:
@@ -90,7 +90,7 @@ class Node:
 class Tree:
     """Takes nodes from left to right and adds up siblings."""
 
-    def __init__(self, layout: Layout, pool: list[NDArray[Any]]) -> None:
+    def __init__(self, layout: FlatLayout, pool: list[NDArray[Any]]) -> None:
         self._layout, self._pool = layout, pool
         self.nodes: list[Node] = []
 
@@ -150,7 +150,7 @@ class ReproducibleSum:
 
     def __init__(self, here: World, comm: Any, m: ParameterCollection) -> None:
         self._here, self._comm, self._m = here, comm, m
-        self._layout = Layout(Structure(m))
+        self._layout = FlatLayout(Structure(m))
         self._pool: list[NDArray[Any]] = []
         self._first = 0  # number of the step's first micro-batch among those that are kept
         self._weights: dict[int, float] = {}
@@ -202,7 +202,7 @@ class ReproducibleSum:
         if not self._layout.structure.fits(self._m):
             if self._weights:
                 raise RuntimeError("update: parameters were added within a step of several micro-batches. Add them between two steps.")
-            self._layout = Layout(Structure(self._m))
+            self._layout = FlatLayout(Structure(self._m))
             self._pool.clear()
             self.clear()
         number += self._first
