@@ -119,17 +119,45 @@ static int real(PyObject *o, double *out) {
     return 0;
 }
 
+/* What node_many gives, or node_parts where there are parts. */
+static int64_t node_of(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts) {
+    return parts ? calls->node_parts(op, n, handles, n_ints, ints, n_reals, reals, parts)
+                 : calls->node_many(op, n, handles, n_ints, ints, n_reals, reals);
+}
+
+/* `result` is what a call with these inputs gave. Parameters alone belong to no graph: then the node is made in the current one. */
+static int64_t in_current(int64_t result, int op, int n, int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals,
+                          int parts) {
+    if (result != DN_ERROR_NO_GRAPH || current < 0) return result;
+    const int64_t first = calls->resolve(current, handles[0]);
+    if (first < 0) return result;
+    handles[0] = first;
+    return node_of(op, n, handles, n_ints, ints, n_reals, reals, parts);
+}
+
+static int64_t node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts) {
+    return in_current(node_of(op, n, handles, n_ints, ints, n_reals, reals, parts), op, n, handles, n_ints, ints, n_reals, reals, parts);
+}
+
+static int64_t node1(int op, int64_t a) { return in_current(calls->node1(op, a), op, 1, &a, 0, NULL, 0, NULL, 0); }
+static int64_t node2(int op, int64_t a, int64_t b) {
+    return in_current(calls->node2(op, a, b), op, 2, (int64_t[]){a, b}, 0, NULL, 0, NULL, 0);
+}
+static int64_t node1_real(int op, int64_t a, double r, double s) {
+    return in_current(calls->node1_real(op, a, r, s), op, 1, &a, 0, NULL, 2, (double[]){r, s}, 0);
+}
+
 static PyObject *unary(PyObject *self, PyObject *x) {
     const Maker *m = (Maker *)self;
     const int64_t a = handle_of(x);
-    return made(m, a < 0 ? NOT_TAKEN : calls->node1(m->op, a), 1, &x);
+    return made(m, a < 0 ? NOT_TAKEN : node1(m->op, a), 1, &x);
 }
 
 static PyObject *binary(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     const Maker *m = (Maker *)self;
     if (!counted(n, 2)) return NULL;
     const int64_t a = handle_of(args[0]), b = handle_of(args[1]);
-    return made(m, a < 0 || b < 0 ? NOT_TAKEN : calls->node2(m->op, a, b), 2, args);
+    return made(m, a < 0 || b < 0 ? NOT_TAKEN : node2(m->op, a, b), 2, args);
 }
 
 /* f(x, i): one attribute, a whole number */
@@ -137,8 +165,8 @@ static PyObject *with_int(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     const Maker *m = (Maker *)self;
     int i;
     if (!counted(n, 2)) return NULL;
-    const int64_t a = handle_of(args[0]);
-    return made(m, a < 0 || !whole(args[1], &i) ? NOT_TAKEN : calls->node1_int(m->op, a, i), 2, args);
+    int64_t a = handle_of(args[0]);
+    return made(m, a < 0 || !whole(args[1], &i) ? NOT_TAKEN : node(m->op, 1, &a, 1, &i, 0, NULL, 0), 2, args);
 }
 
 /* f(x, i): the attributes 0 and i, of a selection in the first dim */
@@ -146,8 +174,8 @@ static PyObject *at_index(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     const Maker *m = (Maker *)self;
     int ints[2] = {0, 0};
     if (!counted(n, 2)) return NULL;
-    const int64_t a = handle_of(args[0]);
-    return made(m, a < 0 || !whole(args[1], &ints[1]) ? NOT_TAKEN : calls->node_many(m->op, 1, &a, 2, ints, 0, NULL), 2, args);
+    int64_t a = handle_of(args[0]);
+    return made(m, a < 0 || !whole(args[1], &ints[1]) ? NOT_TAKEN : node(m->op, 1, &a, 2, ints, 0, NULL, 0), 2, args);
 }
 
 /* f(x, r, s): two real attributes */
@@ -156,7 +184,7 @@ static PyObject *with_reals(PyObject *self, PyObject *const *args, Py_ssize_t n)
     double r, s;
     if (!counted(n, 3)) return NULL;
     const int64_t a = handle_of(args[0]);
-    return made(m, a < 0 || !real(args[1], &r) || !real(args[2], &s) ? NOT_TAKEN : calls->node1_real(m->op, a, r, s), 3, args);
+    return made(m, a < 0 || !real(args[1], &r) || !real(args[2], &s) ? NOT_TAKEN : node1_real(m->op, a, r, s), 3, args);
 }
 
 /* A list or tuple of Python's own: how many items it has, and one of them; 0: it is none. */
@@ -179,22 +207,56 @@ static double *numbers(PyObject *from, double *few, Py_ssize_t *n) {
     return out;
 }
 
-/* A node of the expressions in a list and at most one whole number. Handles are read without calling Python: the list stays as it is. */
-static int64_t node_of_list(int op, PyObject *list, int n_ints, const int *ints) {
+/* The same for whole numbers. */
+static int *whole_numbers(PyObject *from, int *few, Py_ssize_t *n) {
+    if (!PyList_CheckExact(from) && !PyTuple_CheckExact(from)) return NULL;
+    *n = length(from);
+    int *out = *n <= 64 ? few : malloc((size_t)*n * sizeof *out);
+    for (Py_ssize_t i = 0; out && i < *n; i++)
+        if (!whole(item(from, i), &out[i])) {
+            if (out != few) free(out);
+            return NULL;
+        }
+    return out;
+}
+
+/* A node of the expressions in a list. Handles are read without calling Python: the list stays as it is. */
+static int64_t node_of_list(int op, PyObject *list, Py_ssize_t n_ints, const int *ints, Py_ssize_t n_reals, const double *reals) {
     const Py_ssize_t n = length(list);
-    if (n < 1 || n > INT32_MAX) return NOT_TAKEN;
+    if (n < 1 || n > INT32_MAX || n_ints > INT32_MAX || n_reals > INT32_MAX) return NOT_TAKEN;
     int64_t few[16], *handles = n <= 16 ? few : malloc((size_t)n * sizeof *handles), result = NOT_TAKEN;
     Py_ssize_t i = 0;
     for (; handles && i < n; i++)
         if ((handles[i] = handle_of(item(list, i))) < 0) break;
-    if (i == n) result = calls->node_many(op, (int)n, handles, n_ints, ints, 0, NULL);
+    if (i == n) result = node(op, (int)n, handles, (int)n_ints, ints, (int)n_reals, reals, 0);
     if (handles != few) free(handles);
     return result;
 }
 
 static PyObject *of_list(PyObject *self, PyObject *list) {
     const Maker *m = (Maker *)self;
-    return made(m, node_of_list(m->op, list, 0, NULL), 1, &list);
+    return made(m, node_of_list(m->op, list, 0, NULL, 0, NULL), 1, &list);
+}
+
+/* quick_node(class, op, expressions, ints, reals): an expression of the class for a node of any form; with None for the expressions one
+ * without inputs. Else the error of C, or NOT_TAKEN. */
+static PyObject *quick_node(PyObject *module, PyObject *const *args, Py_ssize_t n_args) {
+    (void)module;
+    int few_ints[64], op;
+    double few_reals[64];
+    Py_ssize_t n_ints = 0, n_reals = 0;
+    int64_t handle = NOT_TAKEN;
+    if (!counted(n_args, 5)) return NULL;
+    if (!PyType_Check(args[0]) || !PyType_IsSubtype((PyTypeObject *)args[0], node_type) || !whole(args[1], &op))
+        return PyErr_Format(PyExc_TypeError, "quick_node: takes a class of expressions and an operation; got %R, %R.", args[0], args[1]);
+    int *ints = whole_numbers(args[3], few_ints, &n_ints);
+    double *reals = numbers(args[4], few_reals, &n_reals);
+    if (ints && reals && args[2] != Py_None) handle = node_of_list(op, args[2], n_ints, ints, n_reals, reals);
+    else if (ints && reals && current >= 0 && n_ints <= INT32_MAX && n_reals <= INT32_MAX)
+        handle = calls->leaf(current, op, (int)n_ints, ints, (int)n_reals, reals);
+    if (ints != few_ints) free(ints);
+    if (reals != few_reals) free(reals);
+    return handle >= 0 ? new_node((PyTypeObject *)args[0], handle) : PyLong_FromLongLong(handle);
 }
 
 /* f(list, i) */
@@ -202,7 +264,17 @@ static PyObject *of_list_with_int(PyObject *self, PyObject *const *args, Py_ssiz
     const Maker *m = (Maker *)self;
     int i;
     if (!counted(n, 2)) return NULL;
-    return made(m, whole(args[1], &i) ? node_of_list(m->op, args[0], 1, &i) : NOT_TAKEN, 2, args);
+    return made(m, whole(args[1], &i) ? node_of_list(m->op, args[0], 1, &i, 0, NULL) : NOT_TAKEN, 2, args);
+}
+
+/* all_whole(x): whether it is a list or tuple, of Python's own, of whole numbers that fit an int */
+static PyObject *all_whole(PyObject *module, PyObject *from) {
+    (void)module;
+    int number;
+    const Py_ssize_t n = length(from);
+    Py_ssize_t i = 0;
+    while (i < n && whole(item(from, i), &number)) i++;
+    return PyBool_FromLong(i == n && (n || PyList_CheckExact(from) || PyTuple_CheckExact(from)));
 }
 
 /* ---- many nodes in one call ---------------------------------------------------------------------------------------------------------- */
@@ -237,19 +309,6 @@ static int64_t *handles_in(PyObject *weights, PyObject *inputs, int64_t *few, Py
     return handles;
 }
 
-/* node_parts, or node_many where parts is 0; parameters alone belong to no graph: then the first is looked up in the current one. */
-static int64_t layer_node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts) {
-    int64_t h;
-    for (int again = 0;; again = 1) {
-        h = parts ? calls->node_parts(op, n, handles, n_ints, ints, n_reals, reals, parts)
-                  : calls->node_many(op, n, handles, n_ints, ints, n_reals, reals);
-        if (h != DN_ERROR_NO_GRAPH || again || current < 0) return h;
-        const int64_t resolved = calls->resolve(current, handles[0]);
-        if (resolved < 0) return h;
-        handles[0] = resolved;
-    }
-}
-
 /* f(weights, inputs, reals, size): the outputs, vectors of that size, of a layer's node over a list of inputs */
 static PyObject *sequence(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
     const Maker *m = (Maker *)self;
@@ -262,7 +321,7 @@ static PyObject *sequence(PyObject *self, PyObject *const *args, Py_ssize_t n_ar
     int64_t *handles = reals ? handles_in(args[0], args[1], few, &n) : NULL;
     if (handles) {
         const int ints[] = {(int)length(args[1]), DN_SEQUENCE_LIST};
-        first = layer_node(m->op, (int)n, handles, 2, ints, (int)n_reals, reals, 0);
+        first = node(m->op, (int)n, handles, 2, ints, (int)n_reals, reals, 0);
         if (first >= 0) first = calls->parts(first, 0, ints[0], size);
     }
     if (handles != few) free(handles);
@@ -283,7 +342,7 @@ static PyObject *outputs(PyObject *self, PyObject *const *args, Py_ssize_t n_arg
     for (Py_ssize_t i = 0; good && i < n_ints; i++) good = whole(item(args[2], i), &ints[i]);
     double *reals = good ? numbers(args[3], few_reals, &n_reals) : NULL;
     int64_t *handles = reals ? handles_in(args[0], args[1], few, &n) : NULL;
-    if (handles) first = layer_node(m->op, (int)n, handles, (int)n_ints, ints, (int)n_reals, reals, parts);
+    if (handles) first = node(m->op, (int)n, handles, (int)n_ints, ints, (int)n_reals, reals, parts);
     if (handles != few) free(handles);
     if (reals != few_reals) free(reals);
     return first >= 0 ? nodes_from(m->cls, first, parts) : other_way(m, first, n_args, args);
@@ -298,8 +357,8 @@ static PyObject *pairs(PyObject *self, PyObject *const *args, Py_ssize_t n_args)
     int64_t handle = n > 0 && n == length(args[1]) ? 0 : NOT_TAKEN;
     PyObject *list = PyList_New(n);
     for (Py_ssize_t i = 0; list && handle >= 0 && i < n; i++) {
-        const int64_t pair[] = {handle_of(item(args[0], i)), handle_of(item(args[1], i))};
-        handle = pair[0] < 0 || pair[1] < 0 ? NOT_TAKEN : calls->node_many(m->op, 2, pair, 1, &zero, 0, NULL);
+        int64_t pair[] = {handle_of(item(args[0], i)), handle_of(item(args[1], i))};
+        handle = pair[0] < 0 || pair[1] < 0 ? NOT_TAKEN : node(m->op, 2, pair, 1, &zero, 0, NULL, 0);
         PyObject *node = handle < 0 ? NULL : new_node(m->cls, handle);
         if (node) PyList_SetItem(list, i, node);
         else if (handle >= 0) Py_CLEAR(list);
@@ -327,6 +386,19 @@ static PyObject *row(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     if (!counted(n, 2)) return NULL;
     const int64_t table = handle_of(args[0]);
     return made((Maker *)self, current < 0 || table < 0 || !whole(args[1], &i) ? NOT_TAKEN : calls->lookup(current, table, i), 2, args);
+}
+
+/* f(table, rows) */
+static PyObject *rows(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
+    int few[64];
+    Py_ssize_t n;
+    int64_t handle = NOT_TAKEN;
+    if (!counted(n_args, 2)) return NULL;
+    const int64_t table = handle_of(args[0]);
+    int *numbered = current < 0 || table < 0 ? NULL : whole_numbers(args[1], few, &n);
+    if (numbered && n <= INT32_MAX) handle = calls->lookup_batch(current, table, (int)n, numbered);
+    if (numbered != few) free(numbered);
+    return made((Maker *)self, handle, 2, args);
 }
 
 static PyObject *vector(PyObject *self, PyObject *from) {
@@ -367,7 +439,7 @@ static int as_scale_shift(int k, int is_reflected, double number, double *a, dou
 }
 
 static PyObject *scaled(PyObject *x, double a, double b) {
-    const int64_t given = ((Node *)x)->handle, handle = given < 0 ? NOT_TAKEN : calls->node1_real(scale_shift->op, given, a, b);
+    const int64_t given = ((Node *)x)->handle, handle = given < 0 ? NOT_TAKEN : node1_real(scale_shift->op, given, a, b);
     if (handle >= 0) return new_node(scale_shift->cls, handle);
     PyObject *args[] = {x, PyFloat_FromDouble(a), PyFloat_FromDouble(b)};
     PyObject *result = args[1] && args[2] ? other_way(scale_shift, handle, 3, args) : NULL;
@@ -381,7 +453,7 @@ static PyObject *operate(int k, PyObject *left, PyObject *right) {
     const int64_t x = handle_of(left), y = handle_of(right);
     double number, a, b;
     if (!operators[k].maker) return PyErr_Format(PyExc_RuntimeError, "this operator has no operation");
-    if (x >= 0 && y >= 0) return made(operators[k].maker, calls->node2(operators[k].maker->op, x, y), 2, args);
+    if (x >= 0 && y >= 0) return made(operators[k].maker, node2(operators[k].maker->op, x, y), 2, args);
     if (x >= 0 && real(right, &number) && as_scale_shift(k, 0, number, &a, &b)) return scaled(left, a, b);
     if (y >= 0 && real(left, &number) && as_scale_shift(k, 1, number, &a, &b)) return scaled(right, a, b);
     if (is_node(left)) return other_way(operators[k].maker, NOT_TAKEN, 2, args);
@@ -404,7 +476,10 @@ static struct { Maker *index; int slice; PyTypeObject *cls; PyObject *otherwise;
 static int range_of(int64_t x, PyObject *slice, int ints[4]) {
     dn_dim d;
     Py_ssize_t start, stop, step;
-    if (!PySlice_Check(slice) || calls->node_dim(x, &d) || d.nd < 1) return 0;
+    if (!PySlice_Check(slice)) return 0;
+    int error = calls->node_dim(x, &d);
+    if (error == DN_ERROR_NO_GRAPH && current >= 0) error = calls->node_dim(calls->resolve(current, x), &d);
+    if (error || d.nd < 1) return 0;
     if (PySlice_Unpack(slice, &start, &stop, &step)) {
         PyErr_Clear();
         return 0;
@@ -416,14 +491,14 @@ static int range_of(int64_t x, PyObject *slice, int ints[4]) {
 }
 
 static PyObject *subscript(PyObject *x, PyObject *index) {
-    const int64_t a = handle_of(x);
+    int64_t a = handle_of(x);
     int ints[4] = {0};
     if (!subscripts.otherwise) return PyErr_Format(PyExc_RuntimeError, "indices have no operation");
     if (a >= 0 && PyLong_CheckExact(index) && whole(index, &ints[1]) && ints[1] >= 0) {
-        const int64_t handle = calls->node_many(subscripts.index->op, 1, &a, 2, ints, 0, NULL);
+        const int64_t handle = node(subscripts.index->op, 1, &a, 2, ints, 0, NULL, 0);
         if (handle >= 0) return new_node(subscripts.index->cls, handle);
     } else if (a >= 0 && range_of(a, index, ints)) {
-        const int64_t handle = calls->node_many(subscripts.slice, 1, &a, 4, ints, 0, NULL);
+        const int64_t handle = node(subscripts.slice, 1, &a, 4, ints, 0, NULL, 0);
         if (handle >= 0) return new_node(subscripts.cls, handle);
     }
     return PyObject_CallFunctionObjArgs(subscripts.otherwise, x, index, NULL);
@@ -453,14 +528,7 @@ static PyObject *quick_scalar(PyObject *module, PyObject *x) {
     return PyFloat_FromDouble(value);
 }
 
-/* A number, or a list of the numbers of vectors. */
-static PyObject *quick_value(PyObject *module, PyObject *x) {
-    (void)module;
-    dn_dim dim;
-    double values[ROOM];
-    if (quick_numbers(x, &dim, ROOM, values) || dim.nd > 1) Py_RETURN_NONE;
-    const Py_ssize_t n = (Py_ssize_t)dim.size * dim.batch;
-    if (n == 1) return PyFloat_FromDouble(values[0]);
+static PyObject *list_of(Py_ssize_t n, const double *values) {
     PyObject *list = PyList_New(n);
     for (Py_ssize_t i = 0; list && i < n; i++) {
         PyObject *number = PyFloat_FromDouble(values[i]);
@@ -483,13 +551,36 @@ static PyObject *sizes(const dn_dim *dim) {
 }
 
 /* (the numbers as doubles in a bytearray, the sizes, the batch size) */
+static PyObject *array_of(const dn_dim *dim, const double *values) {
+    const Py_ssize_t bytes = (Py_ssize_t)sizeof *values * dim->size * dim->batch;
+    return Py_BuildValue("NNi", PyByteArray_FromStringAndSize((const char *)values, bytes), sizes(dim), dim->batch);
+}
+
+/* A number, a list of the numbers of vectors, or what quick_array() gives for all else. */
+static PyObject *quick_value(PyObject *module, PyObject *x) {
+    (void)module;
+    dn_dim dim;
+    double values[ROOM];
+    if (quick_numbers(x, &dim, ROOM, values)) Py_RETURN_NONE;
+    if (dim.nd > 1) return array_of(&dim, values);
+    const Py_ssize_t n = (Py_ssize_t)dim.size * dim.batch;
+    return n == 1 ? PyFloat_FromDouble(values[0]) : list_of(n, values);
+}
+
+static PyObject *quick_list(PyObject *module, PyObject *x) {
+    (void)module;
+    dn_dim dim;
+    double values[ROOM];
+    if (quick_numbers(x, &dim, ROOM, values)) Py_RETURN_NONE;
+    return list_of((Py_ssize_t)dim.size * dim.batch, values);
+}
+
 static PyObject *quick_array(PyObject *module, PyObject *x) {
     (void)module;
     dn_dim dim;
     double values[ROOM];
     if (quick_numbers(x, &dim, ROOM, values)) Py_RETURN_NONE;
-    const Py_ssize_t bytes = (Py_ssize_t)sizeof *values * dim.size * dim.batch;
-    return Py_BuildValue("NNi", PyByteArray_FromStringAndSize((const char *)values, bytes), sizes(&dim), dim.batch);
+    return array_of(&dim, values);
 }
 
 /* ((sizes), batch size) */
@@ -569,6 +660,7 @@ static PyMethodDef kinds[] = {
     {"unary", unary, METH_O, NULL}, {"binary", FAST(binary)}, {"with_int", FAST(with_int)}, {"at_index", FAST(at_index)},
     {"with_reals", FAST(with_reals)}, {"of_list", of_list, METH_O, NULL}, {"of_list_with_int", FAST(of_list_with_int)},
     {"scalar", scalar, METH_O, NULL}, {"zeros", zeros, METH_O, NULL}, {"vector", vector, METH_O, NULL}, {"row", FAST(row)},
+    {"rows", FAST(rows)},
     {"sequence", FAST(sequence)}, {"outputs", FAST(outputs)}, {"pairs", FAST(pairs)},
     {NULL, NULL, 0, NULL},
 };
@@ -650,8 +742,11 @@ static PyMethodDef functions[] = {
     {"subscript", set_subscript, METH_VARARGS, NULL},
     {"set_input", FAST(set_input)},
     {"consecutive", FAST(consecutive)},
+    {"quick_node", FAST(quick_node)},
+    {"all_whole", all_whole, METH_O, NULL},
     {"quick_scalar", quick_scalar, METH_O, NULL},
     {"quick_value", quick_value, METH_O, NULL},
+    {"quick_list", quick_list, METH_O, NULL},
     {"quick_array", quick_array, METH_O, NULL},
     {"quick_dim", quick_dim, METH_O, NULL},
     {"quick_backward", quick_backward, METH_O, NULL},

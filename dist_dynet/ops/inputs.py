@@ -328,9 +328,10 @@ def one_hot(d: int, idx: int | Iterable[int], device: str = "") -> _sparseInputE
     for i in rows:
         if not 0 <= i < d:
             raise ValueError(f"one_hot: index {i} is outside of {d} classes. Indices run from 0 to {d - 1}.")
-    array = np.zeros((len(rows), d), DTYPE)
-    array[range(len(rows)), rows] = 1
-    return _tensor(_sparseInputExpression, array.ravel(), (d, len(rows)), True)
+    flat = np.zeros(len(rows) * d, DTYPE)
+    for b, i in enumerate(rows):
+        flat[b * d + i] = 1
+    return _tensor(_sparseInputExpression, flat, (d, len(rows)), True)
 
 
 def _matrix_literal(self: ComputationGraph, v: Sequence[float], d: int | Sequence[int], batch_size: int = 1, device: str = "") -> Expression:
@@ -416,6 +417,8 @@ def lookup(p: LookupParameters, index: int = 0, update: bool = True) -> _lookupE
     >>> dy.lookup(E, 1).value()
     [3.0, 4.0]
     """
+    if update and isinstance(p, LookupParameters):
+        return _row(p, index)
     graph = current_graph()
     return _made(_lookupExpression, graph, _lookup(graph, _table_handle(p, update, "lookup"), whole(index, "lookup", "lookup_batch")))
 
@@ -429,6 +432,8 @@ def lookup_batch(p: LookupParameters, indices: Sequence[int], update: bool = Tru
     >>> dy.lookup_batch(E, [1, 0, 1]).npvalue().tolist()
     [[3.0, 1.0, 3.0], [4.0, 2.0, 4.0]]
     """
+    if update and isinstance(p, LookupParameters):
+        return _rows(p, indices)
     graph = current_graph()
     rows = whole_numbers(indices, "lookup_batch")
     return _made(_lookupBatchExpression, graph, _lookup_batch(graph, _table_handle(p, update, "lookup_batch"), len(rows), rows))
@@ -439,7 +444,16 @@ def _long_row(code: int, table: LookupParameters, index: Any) -> Any:
     return _made(_lookupExpression, graph, _lookup(graph, table._h, whole(index, "lookup", "lookup_batch")) if code == NOT_TAKEN else code)
 
 
+def _long_rows(code: int, table: LookupParameters, indices: Any) -> Any:
+    graph = current_graph()
+    if code == NOT_TAKEN:
+        rows = whole_numbers(indices, "lookup_batch")
+        code = _lookup_batch(graph, table._h, len(rows), rows)
+    return _made(_lookupBatchExpression, graph, code)
+
+
 _row = calls.call("row", OPS["lookup"], _lookupExpression, _long_row)
+_rows = calls.call("rows", OPS["lookup_batch"], _lookupBatchExpression, _long_rows)
 
 
 def _getitem(self: LookupParameters, index: int) -> _lookupExpression:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .._ffi import DTYPE, OPS, fail, nodes
+from .._ffi import DTYPE, OPS, calls, fail, nodes
 from ..graph import Expression
-from ._nodes import dim_number, indices, many, not_expression, of_list_with_int, real, whole, with_int
+from ._nodes import dim_number, indices, many, not_expression, of_list_with_int, real, whole, with_dim, with_int
 from .inputs import inputVector
 from .masked import masked_log_softmax
 
@@ -19,7 +19,7 @@ __all__ = [
 ]  # fmt: skip
 
 _PICK = OPS["pickneglogsoftmax"]
-_softmax, _log_softmax, _sparsemax = (with_int(name, name, Expression) for name in ("softmax", "log_softmax", "sparsemax"))
+_softmax, _log_softmax, _sparsemax = (with_dim(name) for name in ("softmax", "log_softmax", "sparsemax"))
 _masked = of_list_with_int("masked_log_softmax", "log_softmax")
 
 
@@ -32,7 +32,7 @@ def softmax(x: Expression, d: int = 0) -> Expression:
     >>> dy.softmax(dy.inputVector([1, 1])).value()
     [0.5, 0.5]
     """
-    return _softmax(x, dim_number(d, "softmax"))
+    return _softmax(x, d)
 
 
 def _nested(values: Iterable[int] | Iterable[Iterable[int]], what: str) -> list[list[int]]:
@@ -64,14 +64,10 @@ def log_softmax(x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]]
     dims = x.dim()[0] or (1,)
     if type(restrict) is list and len(dims) == 1 and restrict and d == 0:  # the frequent case, without arrays
         chosen: Any = restrict
-        competes = [0.0] * dims[0]
-        try:
-            if min(chosen) >= 0:
-                for i in chosen:
-                    competes[i] = 1.0
-                return _masked([x, inputVector(competes)], 0)
-        except (IndexError, TypeError):
-            pass  # the long way knows what is wrong
+        if calls.all_whole(chosen) and min(chosen) >= 0 and max(chosen) < dims[0]:
+            competes: Any = np.zeros(dims[0], DTYPE)
+            competes[chosen] = 1
+            return _masked([x, inputVector(competes)], 0)
     lists = _nested(restrict, "log_softmax")
     if not 0 <= d < len(dims):
         raise ValueError(f"log_softmax: dim {d} is not a dim of x = {dims}.")
@@ -96,7 +92,7 @@ def sparsemax(x: Expression, d: int = 0) -> Expression:
     >>> dy.sparsemax(dy.inputVector([1, 0.5, -1])).value()
     [0.75, 0.25, 0.0]
     """
-    return _sparsemax(x, dim_number(d, "sparsemax"))
+    return _sparsemax(x, d)
 
 
 def constrained_softmax(x: Expression, y: Expression) -> Expression:

@@ -70,7 +70,7 @@ class _ParameterBase(Expression):
 
     def as_array(self) -> NDArray[np.float64]:
         """A float64 copy of the values, of shape()."""
-        return self._arrange(self.storage())
+        return self._arrange(view(lib.dn_param_values(self._c), lib.dn_param_size(self._c)))
 
     def _flat_gradient(self) -> NDArray[Any]:
         out = np.empty(lib.dn_param_size(self._c), DTYPE)
