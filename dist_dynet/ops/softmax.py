@@ -9,8 +9,7 @@ import numpy as np
 
 from .._ffi import DTYPE, OPS, calls, fail, nodes
 from ..graph import Expression
-from ._nodes import dim_number, indices, many, not_expression, of_list_with_int, real, whole, with_dim, with_int
-from .inputs import inputVector
+from ._nodes import dim_number, indices, many, not_expression, one, real, whole, with_dim, with_int
 from .masked import masked_log_softmax
 
 __all__ = [
@@ -20,7 +19,6 @@ __all__ = [
 
 _PICK = OPS["pickneglogsoftmax"]
 _softmax, _log_softmax, _sparsemax = (with_dim(name) for name in ("softmax", "log_softmax", "sparsemax"))
-_masked = of_list_with_int("masked_log_softmax", "log_softmax")
 
 
 def softmax(x: Expression, d: int = 0) -> Expression:
@@ -37,6 +35,8 @@ def softmax(x: Expression, d: int = 0) -> Expression:
 
 def _nested(values: Iterable[int] | Iterable[Iterable[int]], what: str) -> list[list[int]]:
     """One list of indices for all batch elements, or a list of lists, one for each."""
+    if calls.all_whole(values):  # nearly always
+        return [list(values)]  # type: ignore[arg-type]
     items = list(values)
     if items and all(isinstance(i, Iterable) for i in items):
         return [indices(i, what) for i in items]  # type: ignore[arg-type]
@@ -65,9 +65,7 @@ def log_softmax(x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]]
     if type(restrict) is list and len(dims) == 1 and restrict and d == 0:  # the frequent case, without arrays
         chosen: Any = restrict
         if calls.all_whole(chosen) and min(chosen) >= 0 and max(chosen) < dims[0]:
-            competes: Any = np.zeros(dims[0], DTYPE)
-            competes[chosen] = 1
-            return _masked([x, inputVector(competes)], 0)
+            return one(OPS["restricted_log_softmax"], "log_softmax", x, chosen)
     lists = _nested(restrict, "log_softmax")
     if not 0 <= d < len(dims):
         raise ValueError(f"log_softmax: dim {d} is not a dim of x = {dims}.")
