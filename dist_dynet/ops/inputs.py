@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, OPS, calls, fail, fail_in, lib, nodes, pointer
-from ..graph import ComputationGraph, Expression, current_graph
+from ..graph import ComputationGraph, Expression, current_graph, expression
 from ..params.dims import as_dims, check_device
 from ..params.parameters import LookupParameters
 from ._nodes import NOT_TAKEN, E, leaf, make, numbers, real, reals, whole
@@ -399,10 +399,11 @@ def ones(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
     return constant(dim, 1, batch_size)
 
 
-def _table_handle(p: LookupParameters, update: bool, what: str) -> int:
+def _table(p: LookupParameters, update: bool, what: str) -> Expression:
+    """The table, or what stands for it where no gradient is wanted."""
     if not isinstance(p, LookupParameters):
         raise TypeError(f"{what}: takes LookupParameters; got {type(p).__name__}.")
-    return p._h if update else int(lib.dn_param_handle(p._c, 1))
+    return p if update else expression(lib.dn_param_handle(p._c, 1))
 
 
 def lookup(p: LookupParameters, index: int = 0, update: bool = True) -> _lookupExpression:
@@ -417,10 +418,7 @@ def lookup(p: LookupParameters, index: int = 0, update: bool = True) -> _lookupE
     >>> dy.lookup(E, 1).value()
     [3.0, 4.0]
     """
-    if update and isinstance(p, LookupParameters):
-        return _row(p, index)
-    graph = current_graph()
-    return _made(_lookupExpression, graph, _lookup(graph, _table_handle(p, update, "lookup"), whole(index, "lookup", "lookup_batch")))
+    return _row(_table(p, update, "lookup"), index)
 
 
 def lookup_batch(p: LookupParameters, indices: Sequence[int], update: bool = True) -> _lookupBatchExpression:
@@ -432,19 +430,15 @@ def lookup_batch(p: LookupParameters, indices: Sequence[int], update: bool = Tru
     >>> dy.lookup_batch(E, [1, 0, 1]).npvalue().tolist()
     [[3.0, 1.0, 3.0], [4.0, 2.0, 4.0]]
     """
-    if update and isinstance(p, LookupParameters):
-        return _rows(p, indices)
-    graph = current_graph()
-    rows = whole_numbers(indices, "lookup_batch")
-    return _made(_lookupBatchExpression, graph, _lookup_batch(graph, _table_handle(p, update, "lookup_batch"), len(rows), rows))
+    return _rows(_table(p, update, "lookup_batch"), indices)
 
 
-def _long_row(code: int, table: LookupParameters, index: Any) -> Any:
+def _long_row(code: int, table: Expression, index: Any) -> Any:
     graph = current_graph()
     return _made(_lookupExpression, graph, _lookup(graph, table._h, whole(index, "lookup", "lookup_batch")) if code == NOT_TAKEN else code)
 
 
-def _long_rows(code: int, table: LookupParameters, indices: Any) -> Any:
+def _long_rows(code: int, table: Expression, indices: Any) -> Any:
     graph = current_graph()
     if code == NOT_TAKEN:
         rows = whole_numbers(indices, "lookup_batch")
