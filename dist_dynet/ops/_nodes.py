@@ -172,7 +172,8 @@ def node_parts(op: int, parts: int, handles: list[int], ints: Sequence[int] = ()
 
 def one(op: int, what: str, x: Expression, ints: Sequence[int] = (), reals: Sequence[float] = ()) -> Expression:
     """A node of one input and any number of attributes."""
-    return one_as(Expression, op, what, x, ints, reals)
+    made = _quick_node(Expression, op, (x,), ints, reals)
+    return one_as(Expression, op, what, x, ints, reals) if isinstance(made, int) else made
 
 
 def one_as(cls: type[E], op: int, what: str, x: Expression, ints: Sequence[int], reals: Sequence[float] = ()) -> E:

@@ -113,7 +113,7 @@ _OVER = {what: (OPS[what], OPS[f"{what}_and_batch"]) for what in ("sum_dim", "me
 
 def _over(what: str, x: Expression, d: int | Iterable[int], b: bool, n: int, r: int = 1) -> Expression:
     dims = (d,) if type(d) is int else indices(d if type(d) is list or isinstance(d, Iterable) else (d,), what)
-    return one(_OVER[what][bool(b)], what, x, (0, operator.index(n), operator.index(r), *dims))
+    return one(_OVER[what][bool(b)], what, x, (0, n if type(n) is int else operator.index(n), operator.index(r), *dims))
 
 
 def _order(r: int, what: str) -> int:

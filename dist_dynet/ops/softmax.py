@@ -9,7 +9,7 @@ import numpy as np
 
 from .._ffi import DTYPE, OPS, calls, fail, nodes
 from ..graph import Expression
-from ._nodes import dim_number, indices, many, not_expression, one, real, whole, with_dim, with_int
+from ._nodes import dim_number, indices, many, not_expression, real, whole, with_dim, with_int
 from .masked import masked_log_softmax
 
 __all__ = [
@@ -17,7 +17,7 @@ __all__ = [
     "sparsemax",
 ]  # fmt: skip
 
-_PICK = OPS["pickneglogsoftmax"]
+_PICK, _RESTRICTED = OPS["pickneglogsoftmax"], OPS["restricted_log_softmax"]
 _softmax, _log_softmax, _sparsemax = (with_dim(name) for name in ("softmax", "log_softmax", "sparsemax"))
 
 
@@ -35,8 +35,6 @@ def softmax(x: Expression, d: int = 0) -> Expression:
 
 def _nested(values: Iterable[int] | Iterable[Iterable[int]], what: str) -> list[list[int]]:
     """One list of indices for all batch elements, or a list of lists, one for each."""
-    if calls.all_whole(values):  # nearly always
-        return [list(values)]  # type: ignore[arg-type]
     items = list(values)
     if items and all(isinstance(i, Iterable) for i in items):
         return [indices(i, what) for i in items]  # type: ignore[arg-type]
@@ -59,13 +57,13 @@ def log_softmax(x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]]
     d = dim_number(d, "log_softmax")
     if restrict is None:
         return _log_softmax(x, d)
+    if type(restrict) is list and restrict and d == 0:  # the frequent case
+        made = calls.quick_node(Expression, _RESTRICTED, (x,), restrict, ())
+        if not isinstance(made, int):
+            return made  # else the long way knows what is wrong, and x with other dims
     if not isinstance(x, Expression):
         raise not_expression("log_softmax", x)
     dims = x.dim()[0] or (1,)
-    if type(restrict) is list and len(dims) == 1 and restrict and d == 0:  # the frequent case, without arrays
-        chosen: Any = restrict
-        if calls.all_whole(chosen) and min(chosen) >= 0 and max(chosen) < dims[0]:
-            return one(OPS["restricted_log_softmax"], "log_softmax", x, chosen)
     lists = _nested(restrict, "log_softmax")
     if not 0 <= d < len(dims):
         raise ValueError(f"log_softmax: dim {d} is not a dim of x = {dims}.")
@@ -180,5 +178,5 @@ def hinge_dim(x: Expression, v: Sequence[int] | Sequence[Sequence[int]], d: int 
     >>> dy.hinge_dim(dy.inputTensor([[1, 0], [0.5, 3]]), [0, 1]).value()
     [0.5, 0.0]
     """
-    lists = _nested(v, "hinge_dim")
-    return many(OPS["hinge_dim"], "hinge_dim", [x], (dim_number(d, "hinge_dim"), *(i for line in lists for i in line)), (real(m, "hinge_dim"),))
+    places: Any = v if calls.all_whole(v) else [i for line in _nested(v, "hinge_dim") for i in line]
+    return many(OPS["hinge_dim"], "hinge_dim", [x], (dim_number(d, "hinge_dim"), *places), (real(m, "hinge_dim"),))
