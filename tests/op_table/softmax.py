@@ -20,6 +20,8 @@ ALONG = [
     case(tensor(2, 3, 4), d=1),
     case(tensor(2, 3, 4, batch=3), d=2),
     case(tensor(4, 40), d=1),
+    case(tensor(37, 3), d=1),
+    case(tensor(6, 3, 3, batch=2), d=2),
 ]
 PICKED = [case(tensor(1), v=0), case(tensor(5), v=3), case(tensor(67), v=66), case(tensor(5, 1), v=0)]
 PICKED_BATCH = [
