@@ -21,6 +21,7 @@ NO_GRAPH: int = lib.DN_ERROR_NO_GRAPH
 _forward, _backward, _resolve = lib.dn_forward, lib.dn_backward, nodes.dn_resolve
 _quick_backward, _LONG_WAY = calls.quick_backward, lib.DN_LONG_WAY
 _quick_scalar, _quick_value, _quick_array, _quick_dim = calls.quick_scalar, calls.quick_value, calls.quick_array, calls.quick_dim
+_quick_list = calls.quick_list
 
 
 class Watcher(Protocol):
@@ -119,6 +120,9 @@ class Expression(calls.Node):
         """
         if not recalculate:
             value = _quick_value(self)
+            if isinstance(value, tuple):
+                numbers, dims, batch = value
+                return shaped(np.frombuffer(numbers), dims, batch)
             if value is not None:
                 return value
         values, dims, batch = self._computed(recalculate)
@@ -140,6 +144,10 @@ class Expression(calls.Node):
 
     def vec_value(self, recalculate: bool = False) -> list[float]:
         """The value as a flat list: column-major, batch element after batch element."""
+        if not recalculate:
+            found: list[float] | None = _quick_list(self)
+            if found is not None:
+                return found
         values, dims, batch = self._computed(recalculate)
         n = batch * prod(dims)
         return ffi.unpack(values, n) if n else []
@@ -202,11 +210,11 @@ class Expression(calls.Node):
         """
         h = self._node()
         dims, batch = self.dim()
-        out = np.empty(batch * int(np.prod(dims)), DTYPE)
+        out = np.empty(batch * prod(dims), DTYPE)
         code = lib.dn_gradient(h, pointer(out))
         if code < 0:
             fail(code, h)
-        return read(pointer(out), dims, batch)
+        return shaped(out.astype(np.float64), dims, batch)
 
     def index(self) -> int:
         """The number of this node in its graph."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -213,19 +213,14 @@ def _checking_computed(self: Expression, recalculate: bool) -> Any:
     return result
 
 
-def _checking_value(self: Expression, recalculate: bool = False) -> Any:
-    self._computed(recalculate)
-    return _plain["value"](self)
+def _checking(name: str) -> Callable[..., Any]:
+    """The method that reads a value by a quick way, after the longer one has checked it."""
 
+    def checked(self: Expression, recalculate: bool = False) -> Any:
+        self._computed(recalculate)
+        return _plain[name](self)
 
-def _checking_npvalue(self: Expression, recalculate: bool = False) -> Any:
-    self._computed(recalculate)
-    return _plain["npvalue"](self)
-
-
-def _checking_scalar_value(self: Expression, recalculate: bool = False) -> Any:
-    self._computed(recalculate)
-    return _plain["scalar_value"](self)
+    return checked
 
 
 def _checking_backward(self: Expression, full: bool = False) -> None:
@@ -238,9 +233,7 @@ def _checking_backward(self: Expression, full: bool = False) -> None:
 
 _REPLACEMENTS = {
     "_computed": _checking_computed,
-    "value": _checking_value,
-    "npvalue": _checking_npvalue,
-    "scalar_value": _checking_scalar_value,
+    **{name: _checking(name) for name in ("value", "npvalue", "vec_value", "scalar_value")},
     "backward": _checking_backward,
 }
 

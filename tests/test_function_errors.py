@@ -344,3 +344,17 @@ def test_threads_with_functions_of_their_own():
     for t in threads:
         t.join()
     assert not errors
+
+
+def test_function_that_fails_when_its_node_is_made_is_called_once():
+    given = []
+
+    def refuse(x):
+        given.append(x)
+        raise ZeroDivisionError
+
+    f = dy.function(refuse, None, dim=2)
+    dy.renew_cg(immediate_compute=True)
+    with pytest.raises(ZeroDivisionError):
+        f(dy.inputVector([1, 2]))
+    assert len(given) == 1

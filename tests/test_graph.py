@@ -537,7 +537,7 @@ def test_quick_reading_gives_what_the_long_way_gives(shape, batched):
     array = np.arange(np.prod(shape), dtype=float).reshape(shape)
     array[..., :1] = np.nan
     x = -dy.inputTensor(array, batched=batched)
-    for read in (x.value, x.npvalue):
+    for read in (x.value, x.npvalue, x.vec_value):
         quick, slow = read(), read(recalculate=True)
         assert type(quick) is type(slow)
         assert np.shape(quick) == np.shape(slow)

@@ -1,6 +1,7 @@
 """Tables of many dims, rows, initialisers, freezing, lifetime of collections and trainers."""
 
 import gc
+import threading
 import weakref
 from pathlib import Path
 
@@ -272,3 +273,47 @@ def test_set_gradient_refuses_another_shape_and_leaves_frozen_parameters():
         p.set_updated(False)
         p.set_gradient(np.ones(p.shape()))
         assert not p.has_gradient()
+
+
+# ---- parameters as expressions -------------------------------------------------------------------------------------------------------------
+
+OF_ONE = {
+    "a function": lambda x: dy.tanh(x),
+    "of two": lambda x: x + x,
+    "with a number": lambda x: x * 2,
+    "with a dim": lambda x: dy.softmax(x),
+    "with reals": lambda x: dy.elu(x, 0.5),
+    "an index": lambda x: x[1],
+    "an index from the end": lambda x: x[-1],
+    "a slice": lambda x: x[0:2],
+    "picked": lambda x: dy.pick(x, 1),
+    "a list": lambda x: dy.esum([x, x]),
+    "a list and a number": lambda x: dy.concatenate([x, x]),
+    "ints": lambda x: dy.reshape(x, (1, 3)),
+    "a list of any length": lambda x: dy.emax([x, x]),
+    "ints and reals": lambda x: dy.hinge(x, 0, 0.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+@pytest.mark.parametrize("make", OF_ONE.values(), ids=OF_ONE)
+def test_parameters_alone_make_nodes_of_the_current_graph(make, in_thread):
+    p = dy.ParameterCollection().parameters_from_numpy([1, 2, 3])
+    read = []
+
+    def run():  # in a new thread: before it has a graph
+        made = make(p)
+        dy.squared_norm(made).backward()
+        read.append((made.npvalue(), make(dy.inputVector([1, 2, 3])).npvalue(), made.index()))
+
+    if in_thread:
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    else:
+        dy.renew_cg()
+        run()
+    value, expected, index = read[0]
+    assert value.tolist() == expected.tolist()
+    assert index == 1  # after the parameter's own
+    assert p.grad_as_array().any()

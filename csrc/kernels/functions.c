@@ -159,3 +159,14 @@ double dn__digamma(double x) {
 void dn__lgamma_grad(size_t n, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx) {
     for (size_t i = 0; i < n; i++) dx[i] = (beta == 0 ? 0 : dx[i]) + dy[i] * (dn_real)dn__digamma((double)x[i]);
 }
+
+/* libm's, one number at a time: exp(e log x) of the polynomials in float would lose digits of large powers */
+void dn__pow(size_t n, const dn_real *x, dn_real e, dn_real *y) {
+    for (size_t i = 0; i < n; i++) y[i] = DN_MATH(pow)(x[i], e);
+}
+void dn__pow_grad(size_t n, const dn_real *x, dn_real e, const dn_real *dy, dn_real beta, dn_real *dx) {
+    for (size_t i = 0; i < n; i++) dx[i] = (e == 0 ? 0 : dy[i] * e * DN_MATH(pow)(x[i], e - 1)) + (beta == 0 ? 0 : dx[i]);
+}
+DN_MULTIVERSION dn_real dn__pow_exponent_grad(size_t n, const dn_real *x, const dn_real *y, const dn_real *dy) {
+    return DN_SUM(x[i] == 0 ? 0 : dy[i] * y[i] * dn__log_of(x[i]));
+}

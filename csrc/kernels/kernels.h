@@ -91,6 +91,10 @@ void dn__elu_grad(size_t n, dn_real scale, dn_real alpha, const dn_real *x, cons
 /* y = x logistic(slope x) */
 void dn__silu(size_t n, dn_real slope, const dn_real *x, dn_real *y);
 void dn__silu_grad(size_t n, dn_real slope, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx);
+/* y = x^e; the gradients dx = dy e x^(e - 1) + beta dx, 0 where e is 0, and de = sum dy y log x, where a base of 0 contributes nothing */
+void dn__pow(size_t n, const dn_real *x, dn_real e, dn_real *y);
+void dn__pow_grad(size_t n, const dn_real *x, dn_real e, const dn_real *dy, dn_real beta, dn_real *dx);
+dn_real dn__pow_exponent_grad(size_t n, const dn_real *x, const dn_real *y, const dn_real *dy);
 /* to the nearest whole number, halves to the even one; up; down */
 void dn__round(size_t n, const dn_real *x, dn_real *y);
 void dn__ceil(size_t n, const dn_real *x, dn_real *y);
@@ -160,6 +164,15 @@ void dn__huber_distance_grad(size_t n, dn_real c, const dn_real *x, const dn_rea
 void dn__rank_loss(size_t n, dn_real m, const dn_real *x, const dn_real *y, dn_real *z);    /* z = max(0, m - x + y) */
 /* dx = a dz where z > 0: the gradient to x with a = -1, to y with a = 1 */
 void dn__rank_loss_grad(size_t n, dn_real a, const dn_real *z, const dn_real *dz, dn_real beta, dn_real *dx);
+
+/* sum of max(0, limit + x) */
+dn_real dn__hinge(size_t n, dn_real limit, const dn_real *x);
+/* each i but v with limit + x_i > 0: dx_i = dy, dx_v -= dy; other dx_i = 0; + beta dx */
+void dn__hinge_grad(size_t n, size_t v, dn_real limit, const dn_real *x, dn_real dy, dn_real beta, dn_real *dx);
+/* sum of -(t log x + (1 - t) log(1 - x)), a term whose factor is 0 being 0; the gradients to x and to t */
+dn_real dn__log_loss(size_t n, const dn_real *x, const dn_real *t);
+void dn__log_loss_grad(size_t n, const dn_real *x, const dn_real *t, dn_real dy, dn_real beta, dn_real *dx);
+void dn__log_loss_target_grad(size_t n, const dn_real *t, const dn_real *x, dn_real dy, dn_real beta, dn_real *dx);
 
 /* ---- softmax of one column (kernels/softmax.c) ------------------------------------------------------------------- */
 /* log sum exp x = max + log_sum, kept apart: beside a large max their sum would lose the digits of log_sum */

@@ -166,22 +166,12 @@ static int pow_dims(dn_shape *s) {
     s->y = *x;
     return 0;
 }
-static void pow_forward(dn_call *c) {
-    dn_real e = c->x[1].v[0];
-    for (size_t i = 0; i < c->total; i++) c->y[i] = (dn_real)pow(c->x[0].v[i], e);
-}
-/* dx_0 = dy e x_0^(e-1), 0 where e is 0, a base of 0 included;  de = sum dy y log x_0 (a zero base contributes nothing) */
+static void pow_forward(dn_call *c) { dn__pow(c->total, c->x[0].v, c->x[1].v[0], c->y); }
 static void pow_backward(dn_call *c) {
-    const dn_real *x = c->x[0].v, e = c->x[1].v[0];
     dn_grad g = dn__dx(c, 0);
-    for (size_t i = 0; g.dx && i < c->total; i++)
-        g.dx[i] = (e == 0 ? 0 : c->dy[i] * e * (dn_real)pow(x[i], e - 1)) + (g.beta == 0 ? 0 : g.dx[i]);
-    dn_real *de = dn__dx_zeroed(c, 1);
-    if (!de) return;
-    double sum = 0;
-    for (size_t i = 0; i < c->total; i++)
-        if (x[i] != 0) sum += c->dy[i] * c->y[i] * log(x[i]);
-    de[0] += (dn_real)sum;
+    if (g.dx) dn__pow_grad(c->total, c->x[0].v, c->x[1].v[0], c->dy, g.beta, g.dx);
+    g = dn__dx(c, 1);
+    if (g.dx) g.dx[0] = dn__pow_exponent_grad(c->total, c->x[0].v, c->y, c->dy) + (g.beta == 0 ? 0 : g.dx[0]);
 }
 
 /* ---- an expression and a number: a x + b ----------------------------------------------------------------------------- */

@@ -13,16 +13,16 @@ static int square_check(dn_shape *s) {
     return 0;
 }
 
-/* An LU factorization of x; `ok` is 0 where x is singular, `memory` where there was none. */
-typedef struct factors { dn_real *lu, *work; int *pivot, n, memory, ok; } factors;
+/* An LU factorization of x; `ok` is 0 where x is singular, `work` NULL where there was no memory. */
+typedef struct factors { dn_real *lu, *work; int *pivot, n, ok; } factors;
+static size_t factors_size(const dn_dim *x) { return (size_t)order_of(x) * (size_t)(order_of(x) + 1); }
+/* in memory of factors_size() numbers */
+static void factors_in(factors *f, dn_real *memory) {
+    f->lu = memory;
+    f->pivot = (int *)(memory + (size_t)f->n * (size_t)f->n);
+}
 static factors factors_for(dn_call *c) {
-    factors f = {.n = order_of(c->x[0].dim)};
-    size_t n = (size_t)f.n;
-    f.lu = dn__scratch(c, n * n);
-    f.work = dn__scratch(c, dn__lu_work(f.n));
-    f.pivot = (int *)dn__scratch(c, n);
-    f.memory = f.lu && f.work && f.pivot;
-    return f;
+    return (factors){.n = order_of(c->x[0].dim), .work = dn__scratch(c, dn__lu_work(order_of(c->x[0].dim)))};
 }
 static void factorize(factors *f, const dn_real *x) {
     memcpy(f->lu, x, (size_t)f->n * (size_t)f->n * sizeof *x);
@@ -44,7 +44,10 @@ static int inverse_dims(dn_shape *s) {
 }
 static void inverse_forward(dn_call *c) {
     factors f = factors_for(c);
-    for (size_t at = 0; f.memory && at < c->total; at += (size_t)c->dim->size) {
+    dn_real *memory = dn__scratch(c, factors_size(c->dim));
+    if (!f.work || !memory) return;
+    factors_in(&f, memory);
+    for (size_t at = 0; at < c->total; at += (size_t)c->dim->size) {
         factorize(&f, c->x[0].v + at);
         invert(&f, c->y + at);
     }
@@ -62,15 +65,18 @@ static void inverse_backward(dn_call *c) {
     }
 }
 
+/* saved: the factors of each batch element */
 DN_OP(logdet, 1, DN_BATCHES, "y = log det x; NaN where det x < 0, -inf where x is singular")
 static int logdet_dims(dn_shape *s) {
     int error = square_check(s);
+    s->saved = factors_size(s->x[0]) * (size_t)s->x[0]->batch;
     return error ? error : dn__set_dims(s, 1, (int[]){1}, s->x[0]->batch);
 }
 static void logdet_forward(dn_call *c) {
     factors f = factors_for(c);
     size_t n = (size_t)f.n;
-    for (int b = 0; f.memory && b < c->dim->batch; b++) {
+    for (int b = 0; f.work && b < c->dim->batch; b++) {
+        factors_in(&f, c->saved + (size_t)b * factors_size(c->x[0].dim));
         factorize(&f, c->x[0].v + (size_t)b * n * n);
         double sum = f.ok ? 0 : -INFINITY;
         int negative = 0;
@@ -89,8 +95,9 @@ static void logdet_backward(dn_call *c) {
     factors f = factors_for(c);
     size_t size = (size_t)f.n * (size_t)f.n;
     dn_real *y = dn__scratch(c, size);
-    for (int b = 0; f.memory && y && b < c->dim->batch; b++) {
-        factorize(&f, c->x[0].v + (size_t)b * size);
+    for (int b = 0; f.work && y && b < c->dim->batch; b++) {
+        factors_in(&f, c->saved + (size_t)b * factors_size(c->x[0].dim));
+        f.ok = c->y[b] != -INFINITY;
         invert(&f, y);
         dn__axpy(size, c->dy[b], y, 0, y);
         dn__transpose(f.n, f.n, y, g.beta, g.dx + (size_t)b * size);

@@ -2,6 +2,7 @@
 #ifndef DN_LINES_H
 #define DN_LINES_H
 
+#include "../kernels/kernels.h"
 #include "../op.h"
 
 typedef struct dn_lines { int length; size_t inner, outer; } dn_lines;
@@ -34,47 +35,53 @@ static inline int dn__dims_without(dn_shape *s, int d) {
 
 /* ---- functions of the lines along dim ints[0]: the softmax family and what resembles it -------------------------------------- */
 
-static inline void read_line(const dn_lines *l, const dn_real *x, dn_real *line) {
-    for (int i = 0; i < l->length; i++) line[i] = x[(size_t)i * l->inner];
+/* Lines whose numbers lie apart are copied side by side, as many at once as numbers are in a line of the cache. */
+enum { LINES_AT_ONCE = 16 };
+static inline size_t lines_at(const dn_lines *l, size_t i) { return l->inner - i < LINES_AT_ONCE ? l->inner - i : LINES_AT_ONCE; }
+static inline void read_lines(const dn_lines *l, size_t count, const dn_real *x, dn_real *lines) {
+    dn__transpose_plane(count, (size_t)l->length, x, l->inner, 0, lines, (size_t)l->length);
 }
-static inline void write_line(const dn_lines *l, const dn_real *line, dn_real *y) {
-    for (int i = 0; i < l->length; i++) y[(size_t)i * l->inner] = line[i];
+static inline void write_lines(const dn_lines *l, size_t count, const dn_real *lines, dn_real *y) {
+    dn__transpose_plane((size_t)l->length, count, lines, (size_t)l->length, 0, y, l->inner);
 }
 
 /* y = f(x), line by line; y may be x */
 static inline void map_lines(dn_call *c, const dn_lines *l, const dn_real *x, dn_real *y, void (*f)(const dn_real *, int, dn_real *)) {
-    dn_real *line = l->inner > 1 ? dn__scratch(c, (size_t)l->length) : NULL;
-    if (l->inner > 1 && !line) return;
+    const size_t n = (size_t)l->length;
+    dn_real *lines = l->inner > 1 ? dn__scratch(c, n * lines_at(l, 0)) : NULL;
+    if (l->inner > 1 && !lines) return;
     for (size_t o = 0; o < l->outer; o++)
-        for (size_t i = 0; i < l->inner; i++) {
-            size_t at = o * l->inner * (size_t)l->length + i;
-            if (!line) {
+        for (size_t i = 0, count; i < l->inner; i += count) {
+            size_t at = o * l->inner * n + i;
+            count = lines_at(l, i);
+            if (!lines) {
                 f(x + at, l->length, y + at);
                 continue;
             }
-            read_line(l, x + at, line);
-            f(line, l->length, line);
-            write_line(l, line, y + at);
+            read_lines(l, count, x + at, lines);
+            for (size_t k = 0; k < count; k++) f(lines + k * n, l->length, lines + k * n);
+            write_lines(l, count, lines, y + at);
         }
 }
 /* dx = f(y, dy) + beta dx, line by line */
 static inline void map_lines_grad(dn_call *c, const dn_lines *l, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx,
                                   void (*f)(const dn_real *, const dn_real *, int, dn_real, dn_real *)) {
-    size_t n = (size_t)l->length;
-    dn_real *buffer = l->inner > 1 ? dn__scratch(c, 3 * n) : NULL;
-    if (l->inner > 1 && !buffer) return;
+    const size_t n = (size_t)l->length, all = n * lines_at(l, 0);
+    dn_real *lines = l->inner > 1 ? dn__scratch(c, 3 * all) : NULL;
+    if (l->inner > 1 && !lines) return;
     for (size_t o = 0; o < l->outer; o++)
-        for (size_t i = 0; i < l->inner; i++) {
+        for (size_t i = 0, count; i < l->inner; i += count) {
             size_t at = o * l->inner * n + i;
-            if (!buffer) {
+            count = lines_at(l, i);
+            if (!lines) {
                 f(y + at, dy + at, l->length, beta, dx + at);
                 continue;
             }
-            read_line(l, y + at, buffer);
-            read_line(l, dy + at, buffer + n);
-            if (beta != 0) read_line(l, dx + at, buffer + 2 * n);
-            f(buffer, buffer + n, l->length, beta, buffer + 2 * n);
-            write_line(l, buffer + 2 * n, dx + at);
+            read_lines(l, count, y + at, lines);
+            read_lines(l, count, dy + at, lines + all);
+            if (beta != 0) read_lines(l, count, dx + at, lines + 2 * all);
+            for (size_t k = 0; k < count; k++) f(lines + k * n, lines + all + k * n, l->length, beta, lines + 2 * all + k * n);
+            write_lines(l, count, lines + 2 * all, dx + at);
         }
 }
 

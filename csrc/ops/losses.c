@@ -90,34 +90,16 @@ static void dot_product_backward(dn_call *c) {
     pair_backward(c, 1, dot_product_grad);
 }
 
-/* A term whose factor is 0 counts as 0, so that a prediction of exactly 0 or 1 that is right costs nothing instead of NaN. */
-static double cross_term(double p, double q) { return p == 0 ? 0 : p * log(q); }
-
 DN_OP(binary_log_loss, 2, DN_BATCHES, "y = -sum x_1i log x_0i + (1 - x_1i) log(1 - x_0i)")
 static int binary_log_loss_dims(dn_shape *s) { return pair_dims(s); }
 static void binary_log_loss_forward(dn_call *c) {
-    for (int b = 0; b < c->dim->batch; b++) {
-        const dn_real *x = c->x[0].v + (size_t)b * c->x[0].stride, *t = c->x[1].v + (size_t)b * c->x[1].stride;
-        double sum = 0;
-        for (int i = 0; i < c->x[0].dim->size; i++) sum -= cross_term(t[i], x[i]) + cross_term((dn_real)1 - t[i], (dn_real)1 - x[i]);
-        c->y[b] = (dn_real)sum;
-    }
+    for (int b = 0; b < c->dim->batch; b++)
+        c->y[b] = dn__log_loss((size_t)c->x[0].dim->size, c->x[0].v + (size_t)b * c->x[0].stride, c->x[1].v + (size_t)b * c->x[1].stride);
 }
 /* dx = dy ((1 - t) / (1 - x) - t / x);  dt = dy (log(1 - x) - log x) */
-static void log_loss_grad(size_t n, const dn_real *x, const dn_real *t, dn_real dy, dn_real beta, dn_real *dx) {
-    for (size_t i = 0; i < n; i++) {
-        dn_real d = (t[i] == 1 ? 0 : (1 - t[i]) / (1 - x[i])) - (t[i] == 0 ? 0 : t[i] / x[i]);
-        dx[i] = dy * d + (beta == 0 ? 0 : dx[i]);
-    }
-}
-static void log_loss_target_grad(size_t n, const dn_real *t, const dn_real *x, dn_real dy, dn_real beta, dn_real *dt) {
-    (void)t;
-    for (size_t i = 0; i < n; i++)
-        dt[i] = dy * (dn_real)(log1p(-(double)x[i]) - log((double)x[i])) + (beta == 0 ? 0 : dt[i]);
-}
 static void binary_log_loss_backward(dn_call *c) {
-    pair_backward(c, 0, log_loss_grad);
-    pair_backward(c, 1, log_loss_target_grad);
+    pair_backward(c, 0, dn__log_loss_grad);
+    pair_backward(c, 1, dn__log_loss_target_grad);
 }
 
 /* ---- losses that are not sums over pairs --------------------------------------------------------------------------------- */

@@ -77,6 +77,54 @@ static void masked_log_softmax_line_grad(const dn_real *y, const dn_real *dy, in
 }
 static void masked_log_softmax_backward(dn_call *c) { masked_backward(c, masked_log_softmax_line_grad); }
 
+/* The same with a vector's entries named by ints, once or more often, for all batch elements: what a few entries of a large vector cost does
+ * not grow with it. saved: how many different ones there are, and their indices, as whole numbers. */
+DN_OP(restricted_log_softmax, 1, DN_BATCHES, "y = x - log sum exp(x) over the named entries of a vector; -inf elsewhere")
+static int restricted_log_softmax_dims(dn_shape *s) {
+    const dn_dim *x = s->x[0];
+    if (x->size != (x->nd ? x->d[0] : 1)) return dn__fail(s, DN_ERROR_VALUE, "x must be a vector; got x = %s.", DIMS(x));
+    for (int i = 0; i < s->n_ints; i++)
+        if (s->ints[i] < 0 || s->ints[i] >= x->size)
+            return dn__fail(s, dn__bad_index(s->ints[i]), "index %d is outside x = %s. Indices run from 0 to %d.", s->ints[i], DIMS(x),
+                            x->size - 1);
+    s->y = *x;
+    s->saved = 1 + (size_t)s->n_ints;
+    return 0;
+}
+static void restricted_log_softmax_forward(dn_call *c) {
+    const dn_real none = -(dn_real)INFINITY;
+    int *count = (int *)c->saved, *named = count + 1;
+    dn_real *line = dn__scratch(c, (size_t)c->n_ints);
+    dn__fill(c->total, none, c->y);
+    if (!line) return;
+    *count = 0;
+    for (int k = 0; k < c->n_ints && c->total; k++) { /* marks those named so far in y */
+        if (c->y[c->ints[k]] == 0) continue;
+        c->y[c->ints[k]] = 0;
+        named[(*count)++] = c->ints[k];
+    }
+    for (size_t at = 0; at < c->total; at += (size_t)c->dim->size) {
+        const dn_real *x = c->x[0].v + at;
+        dn_real *y = c->y + at;
+        for (int k = 0; k < *count; k++) line[k] = x[named[k]];
+        masked_log_softmax_line(line, *count, line);
+        for (int k = 0; k < *count; k++) y[named[k]] = line[k];
+    }
+}
+static void restricted_log_softmax_backward(dn_call *c) {
+    const int count = *(const int *)c->saved, *named = (const int *)c->saved + 1;
+    dn_grad g = dn__dx(c, 0);
+    dn_real *y = g.dx ? dn__scratch(c, 3 * (size_t)count) : NULL;
+    if (!y) return;
+    dn_real *dy = y + count, *dx = dy + count;
+    if (g.beta == 0) dn__fill(c->total, 0, g.dx);
+    for (size_t at = 0; at < c->total; at += (size_t)c->dim->size) {
+        for (int k = 0; k < count; k++) y[k] = c->y[at + (size_t)named[k]], dy[k] = c->dy[at + (size_t)named[k]];
+        masked_log_softmax_line_grad(y, dy, count, 0, dx);
+        for (int k = 0; k < count; k++) g.dx[at + (size_t)named[k]] += dx[k];
+    }
+}
+
 /* ---- cross entropies ------------------------------------------------------------------------------------------------------- */
 
 static int is_vector(const dn_dim *x) { return x->size == (x->nd ? x->d[0] : 1); }

@@ -77,28 +77,23 @@ static int hinge_dims(dn_shape *s) {
     if (!(s->reals[0] >= 0)) return dn__fail(s, DN_ERROR_VALUE, "the margin must not be negative; got m = %g.", s->reals[0]);
     return picked_dims(s);
 }
+/* y of one vector of n numbers */
+static dn_real hinge_of(size_t n, size_t v, dn_real m, const dn_real *x) {
+    return dn__hinge(v, m - x[v], x) + dn__hinge(n - v - 1, m - x[v], x + v + 1);
+}
 static void hinge_forward(dn_call *c) {
     const dn_in *x = &c->x[0];
-    dn_real m = (dn_real)c->reals[0];
-    for (int b = 0; b < c->n_ints; b++) {
-        const dn_real *v = x->v + (size_t)b * x->stride;
-        dn_real limit = m - v[c->ints[b]], sum = 0;
-        for (int j = 0; j < x->dim->size; j++) sum += j == c->ints[b] || limit + v[j] <= 0 ? 0 : limit + v[j]; /* NaN passes */
-        c->y[b] = sum;
-    }
+    for (int b = 0; b < c->n_ints; b++)
+        c->y[b] = hinge_of((size_t)x->dim->size, (size_t)c->ints[b], (dn_real)c->reals[0], x->v + (size_t)b * x->stride);
 }
 /* each j beyond the margin: dx_j += dy, dx_v -= dy */
 static void hinge_backward(dn_call *c) {
-    const dn_in *x = &c->x[0];
-    dn_real m = (dn_real)c->reals[0], *dx = dn__dx_zeroed(c, 0);
-    for (int b = 0; dx && b < c->n_ints; b++) {
-        const dn_real *v = x->v + (size_t)b * x->stride;
-        dn_real *d = dx + (size_t)b * x->stride, limit = m - v[c->ints[b]];
-        for (int j = 0; j < x->dim->size; j++)
-            if (j != c->ints[b] && !(limit + v[j] <= 0)) {
-                d[j] += c->dy[b];
-                d[c->ints[b]] -= c->dy[b];
-            }
+    dn_grad g = dn__dx(c, 0);
+    for (int b = 0; g.dx && b < c->n_ints; b++) {
+        const dn_real *x = c->x[0].v + (size_t)b * c->x[0].stride;
+        const size_t v = (size_t)c->ints[b];
+        dn__hinge_grad((size_t)c->x[0].dim->size, v, (dn_real)c->reals[0] - x[v], x, c->dy[b], c->x[0].stride || !b ? g.beta : 1,
+                       g.dx + (size_t)b * c->x[0].stride);
     }
 }
 
@@ -131,6 +126,11 @@ static void hinge_dim_lines(dn_call *c, dn_real *dx) {
         size_t at = line / l.inner * l.inner * (size_t)l.length + line % l.inner;
         const dn_real *x = c->x[0].v + at;
         size_t picked = (size_t)c->ints[1 + line % (size_t)(c->n_ints - 1)] * l.inner, end = (size_t)l.length * l.inner;
+        if (l.inner == 1) {
+            if (dx) dn__hinge_grad(end, picked, m - x[picked], x, c->dy[line], 1, dx + at);
+            else c->y[line] = hinge_of(end, picked, m, x);
+            continue;
+        }
         dn_real limit = m - x[picked], sum = 0;
         for (size_t j = 0; j < end; j += l.inner) {
             if (j == picked || limit + x[j] <= 0) continue; /* NaN passes */

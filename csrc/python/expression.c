@@ -89,7 +89,7 @@ static int as_scale_shift(int k, int is_reflected, double number, double *a, dou
 }
 
 static PyObject *scaled(PyObject *x, double a, double b) {
-    const int64_t given = ((Node *)x)->handle, handle = given < 0 ? NOT_TAKEN : dn__calls->node1_real(scale_shift->op, given, a, b);
+    const int64_t given = ((Node *)x)->handle, handle = given < 0 ? NOT_TAKEN : dn__node1_real(scale_shift->op, given, a, b);
     if (handle >= 0) return dn__new_node(scale_shift->cls, handle);
     PyObject *args[] = {x, PyFloat_FromDouble(a), PyFloat_FromDouble(b)};
     PyObject *result = args[1] && args[2] ? dn__other_way(scale_shift, handle, 3, args) : NULL;
@@ -103,7 +103,7 @@ static PyObject *operate(int k, PyObject *left, PyObject *right) {
     const int64_t x = handle_of(left), y = handle_of(right);
     double number, a, b;
     if (!operators[k].maker) return PyErr_Format(PyExc_RuntimeError, "this operator has no operation");
-    if (x >= 0 && y >= 0) return made(operators[k].maker, dn__calls->node2(operators[k].maker->op, x, y), 2, args);
+    if (x >= 0 && y >= 0) return made(operators[k].maker, dn__node2(operators[k].maker->op, x, y), 2, args);
     if (x >= 0 && real(right, &number) && as_scale_shift(k, 0, number, &a, &b)) return scaled(left, a, b);
     if (y >= 0 && real(left, &number) && as_scale_shift(k, 1, number, &a, &b)) return scaled(right, a, b);
     if (is_node(left)) return dn__other_way(operators[k].maker, NOT_TAKEN, 2, args);
@@ -119,6 +119,7 @@ static PyObject *power(PyObject *x, PyObject *y, PyObject *modulus) {
     Py_INCREF(Py_NotImplemented);
     return Py_NotImplemented;
 }
+
 /* x[i] by a call of at_index, x[from:to:step] of the first dim by a node of this op; otherwise(x, index) does all else. */
 static struct { Maker *index; int slice; PyTypeObject *cls; PyObject *otherwise; } subscripts;
 
@@ -126,7 +127,10 @@ static struct { Maker *index; int slice; PyTypeObject *cls; PyObject *otherwise;
 static int range_of(int64_t x, PyObject *slice, int ints[4]) {
     dn_dim d;
     Py_ssize_t start, stop, step;
-    if (!PySlice_Check(slice) || dn__calls->node_dim(x, &d) || d.nd < 1) return 0;
+    if (!PySlice_Check(slice)) return 0;
+    int error = dn__calls->node_dim(x, &d);
+    if (error == DN_ERROR_NO_GRAPH && dn__current >= 0) error = dn__calls->node_dim(dn__calls->resolve(dn__current, x), &d);
+    if (error || d.nd < 1) return 0;
     if (PySlice_Unpack(slice, &start, &stop, &step)) {
         PyErr_Clear();
         return 0;
@@ -138,14 +142,14 @@ static int range_of(int64_t x, PyObject *slice, int ints[4]) {
 }
 
 static PyObject *subscript(PyObject *x, PyObject *index) {
-    const int64_t a = handle_of(x);
+    int64_t a = handle_of(x);
     int ints[4] = {0};
     if (!subscripts.otherwise) return PyErr_Format(PyExc_RuntimeError, "indices have no operation");
     if (a >= 0 && PyLong_CheckExact(index) && whole(index, &ints[1]) && ints[1] >= 0) {
-        const int64_t handle = dn__calls->node_many(subscripts.index->op, 1, &a, 2, ints, 0, NULL);
+        const int64_t handle = dn__node(subscripts.index->op, 1, &a, 2, ints, 0, NULL, 0);
         if (handle >= 0) return dn__new_node(subscripts.index->cls, handle);
     } else if (a >= 0 && range_of(a, index, ints)) {
-        const int64_t handle = dn__calls->node_many(subscripts.slice, 1, &a, 4, ints, 0, NULL);
+        const int64_t handle = dn__node(subscripts.slice, 1, &a, 4, ints, 0, NULL, 0);
         if (handle >= 0) return dn__new_node(subscripts.cls, handle);
     }
     return PyObject_CallFunctionObjArgs(subscripts.otherwise, x, index, NULL);
@@ -252,6 +256,8 @@ static PyMethodDef functions[] = {
     {"operator", set_operator, METH_VARARGS, NULL},
     {"subscript", set_subscript, METH_VARARGS, NULL},
     {"consecutive", DN_FAST(consecutive)},
+    {"quick_node", DN_FAST(dn__quick_node)},
+    {"all_whole", dn__all_whole, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -31,8 +31,15 @@ PyObject *dn__nodes_from(PyTypeObject *cls, int64_t first, Py_ssize_t n);
 /* makers.c */
 /* What m->otherwise gives for these arguments. */
 PyObject *dn__other_way(const Maker *m, int64_t code, Py_ssize_t n, PyObject *const *args);
-/* call() of the module. */
+/* call(), quick_node() and all_whole() of the module. */
 PyObject *dn__call(PyObject *module, PyObject *args);
+PyObject *dn__quick_node(PyObject *module, PyObject *const *args, Py_ssize_t n_args);
+PyObject *dn__all_whole(PyObject *module, PyObject *from);
+/* A node's handle, or an error: node_parts() of C, or node_many() where parts is 0. Parameters alone belong to no graph: then the node is made
+ * in the current one, and handles[0] may change. */
+int64_t dn__node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts);
+int64_t dn__node2(int op, int64_t a, int64_t b);
+int64_t dn__node1_real(int op, int64_t a, double r, double s);
 /* Makes dn__maker_type; NULL: an exception is set. */
 PyTypeObject *dn__new_maker_type(void);
 /* The numbers of a list or tuple of Python's own numbers, in `few` (64 of them) or in memory to be freed; NULL: it is none, or there is no

@@ -35,17 +35,45 @@ double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n) {
 
 /* ---- one node ------------------------------------------------------------------------------------------------------------------------ */
 
+/* What node_many gives, or node_parts where there are parts. */
+static int64_t node_of(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts) {
+    return parts ? dn__calls->node_parts(op, n, handles, n_ints, ints, n_reals, reals, parts)
+                 : dn__calls->node_many(op, n, handles, n_ints, ints, n_reals, reals);
+}
+
+/* `result` is what a call with these inputs gave. Parameters alone belong to no graph: then the node is made in the current one. */
+static int64_t in_current(int64_t result, int op, int n, int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals,
+                          int parts) {
+    if (result != DN_ERROR_NO_GRAPH || dn__current < 0) return result;
+    const int64_t first = dn__calls->resolve(dn__current, handles[0]);
+    if (first < 0) return result;
+    handles[0] = first;
+    return node_of(op, n, handles, n_ints, ints, n_reals, reals, parts);
+}
+
+int64_t dn__node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts) {
+    return in_current(node_of(op, n, handles, n_ints, ints, n_reals, reals, parts), op, n, handles, n_ints, ints, n_reals, reals, parts);
+}
+
+static int64_t node1(int op, int64_t a) { return in_current(dn__calls->node1(op, a), op, 1, &a, 0, NULL, 0, NULL, 0); }
+int64_t dn__node2(int op, int64_t a, int64_t b) {
+    return in_current(dn__calls->node2(op, a, b), op, 2, (int64_t[]){a, b}, 0, NULL, 0, NULL, 0);
+}
+int64_t dn__node1_real(int op, int64_t a, double r, double s) {
+    return in_current(dn__calls->node1_real(op, a, r, s), op, 1, &a, 0, NULL, 2, (double[]){r, s}, 0);
+}
+
 static PyObject *unary(PyObject *self, PyObject *x) {
     const Maker *m = (Maker *)self;
     const int64_t a = handle_of(x);
-    return made(m, a < 0 ? NOT_TAKEN : dn__calls->node1(m->op, a), 1, &x);
+    return made(m, a < 0 ? NOT_TAKEN : node1(m->op, a), 1, &x);
 }
 
 static PyObject *binary(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     const Maker *m = (Maker *)self;
     if (!counted(n, 2)) return NULL;
     const int64_t a = handle_of(args[0]), b = handle_of(args[1]);
-    return made(m, a < 0 || b < 0 ? NOT_TAKEN : dn__calls->node2(m->op, a, b), 2, args);
+    return made(m, a < 0 || b < 0 ? NOT_TAKEN : dn__node2(m->op, a, b), 2, args);
 }
 
 /* f(x, i): one attribute, a whole number */
@@ -53,8 +81,8 @@ static PyObject *with_int(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     const Maker *m = (Maker *)self;
     int i;
     if (!counted(n, 2)) return NULL;
-    const int64_t a = handle_of(args[0]);
-    return made(m, a < 0 || !whole(args[1], &i) ? NOT_TAKEN : dn__calls->node1_int(m->op, a, i), 2, args);
+    int64_t a = handle_of(args[0]);
+    return made(m, a < 0 || !whole(args[1], &i) ? NOT_TAKEN : dn__node(m->op, 1, &a, 1, &i, 0, NULL, 0), 2, args);
 }
 
 /* f(x, i): the attributes 0 and i, of a selection in the first dim */
@@ -62,8 +90,8 @@ static PyObject *at_index(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     const Maker *m = (Maker *)self;
     int ints[2] = {0, 0};
     if (!counted(n, 2)) return NULL;
-    const int64_t a = handle_of(args[0]);
-    return made(m, a < 0 || !whole(args[1], &ints[1]) ? NOT_TAKEN : dn__calls->node_many(m->op, 1, &a, 2, ints, 0, NULL), 2, args);
+    int64_t a = handle_of(args[0]);
+    return made(m, a < 0 || !whole(args[1], &ints[1]) ? NOT_TAKEN : dn__node(m->op, 1, &a, 2, ints, 0, NULL, 0), 2, args);
 }
 
 /* f(x, r, s): two real attributes */
@@ -72,25 +100,59 @@ static PyObject *with_reals(PyObject *self, PyObject *const *args, Py_ssize_t n)
     double r, s;
     if (!counted(n, 3)) return NULL;
     const int64_t a = handle_of(args[0]);
-    return made(m, a < 0 || !real(args[1], &r) || !real(args[2], &s) ? NOT_TAKEN : dn__calls->node1_real(m->op, a, r, s), 3, args);
+    return made(m, a < 0 || !real(args[1], &r) || !real(args[2], &s) ? NOT_TAKEN : dn__node1_real(m->op, a, r, s), 3, args);
 }
 
-/* A node of the expressions in a list and at most one whole number. Handles are read without calling Python: the list stays as it is. */
-static int64_t node_of_list(int op, PyObject *list, int n_ints, const int *ints) {
+/* The same for whole numbers. */
+static int *whole_numbers(PyObject *from, int *few, Py_ssize_t *n) {
+    if (!PyList_CheckExact(from) && !PyTuple_CheckExact(from)) return NULL;
+    *n = length(from);
+    int *out = *n <= 64 ? few : malloc((size_t)*n * sizeof *out);
+    for (Py_ssize_t i = 0; out && i < *n; i++)
+        if (!whole(item(from, i), &out[i])) {
+            if (out != few) free(out);
+            return NULL;
+        }
+    return out;
+}
+
+/* A node of the expressions in a list. Handles are read without calling Python: the list stays as it is. */
+static int64_t node_of_list(int op, PyObject *list, Py_ssize_t n_ints, const int *ints, Py_ssize_t n_reals, const double *reals) {
     const Py_ssize_t n = length(list);
-    if (n < 1 || n > INT32_MAX) return NOT_TAKEN;
+    if (n < 1 || n > INT32_MAX || n_ints > INT32_MAX || n_reals > INT32_MAX) return NOT_TAKEN;
     int64_t few[16], *handles = n <= 16 ? few : malloc((size_t)n * sizeof *handles), result = NOT_TAKEN;
     Py_ssize_t i = 0;
     for (; handles && i < n; i++)
         if ((handles[i] = handle_of(item(list, i))) < 0) break;
-    if (i == n) result = dn__calls->node_many(op, (int)n, handles, n_ints, ints, 0, NULL);
+    if (i == n) result = dn__node(op, (int)n, handles, (int)n_ints, ints, (int)n_reals, reals, 0);
     if (handles != few) free(handles);
     return result;
 }
 
 static PyObject *of_list(PyObject *self, PyObject *list) {
     const Maker *m = (Maker *)self;
-    return made(m, node_of_list(m->op, list, 0, NULL), 1, &list);
+    return made(m, node_of_list(m->op, list, 0, NULL, 0, NULL), 1, &list);
+}
+
+/* quick_node(class, op, expressions, ints, reals): an expression of the class for a node of any form; with None for the expressions one
+ * without inputs. Else the error of C, or NOT_TAKEN. */
+PyObject *dn__quick_node(PyObject *module, PyObject *const *args, Py_ssize_t n_args) {
+    (void)module;
+    int few_ints[64], op;
+    double few_reals[64];
+    Py_ssize_t n_ints = 0, n_reals = 0;
+    int64_t handle = NOT_TAKEN;
+    if (!counted(n_args, 5)) return NULL;
+    if (!PyType_Check(args[0]) || !PyType_IsSubtype((PyTypeObject *)args[0], dn__node_type) || !whole(args[1], &op))
+        return PyErr_Format(PyExc_TypeError, "quick_node: takes a class of expressions and an operation; got %R, %R.", args[0], args[1]);
+    int *ints = whole_numbers(args[3], few_ints, &n_ints);
+    double *reals = dn__numbers(args[4], few_reals, &n_reals);
+    if (ints && reals && args[2] != Py_None) handle = node_of_list(op, args[2], n_ints, ints, n_reals, reals);
+    else if (ints && reals && dn__current >= 0 && n_ints <= INT32_MAX && n_reals <= INT32_MAX)
+        handle = dn__calls->leaf(dn__current, op, (int)n_ints, ints, (int)n_reals, reals);
+    if (ints != few_ints) free(ints);
+    if (reals != few_reals) free(reals);
+    return handle >= 0 ? dn__new_node((PyTypeObject *)args[0], handle) : PyLong_FromLongLong(handle);
 }
 
 /* f(list, i) */
@@ -98,7 +160,17 @@ static PyObject *of_list_with_int(PyObject *self, PyObject *const *args, Py_ssiz
     const Maker *m = (Maker *)self;
     int i;
     if (!counted(n, 2)) return NULL;
-    return made(m, whole(args[1], &i) ? node_of_list(m->op, args[0], 1, &i) : NOT_TAKEN, 2, args);
+    return made(m, whole(args[1], &i) ? node_of_list(m->op, args[0], 1, &i, 0, NULL) : NOT_TAKEN, 2, args);
+}
+
+/* all_whole(x): whether it is a list or tuple, of Python's own, of whole numbers that fit an int */
+PyObject *dn__all_whole(PyObject *module, PyObject *from) {
+    (void)module;
+    int number;
+    const Py_ssize_t n = length(from);
+    Py_ssize_t i = 0;
+    while (i < n && whole(item(from, i), &number)) i++;
+    return PyBool_FromLong(i == n && (n || PyList_CheckExact(from) || PyTuple_CheckExact(from)));
 }
 
 /* ---- many nodes in one call ---------------------------------------------------------------------------------------------------------- */
@@ -121,19 +193,6 @@ static int64_t *handles_in(PyObject *weights, PyObject *inputs, int64_t *few, Py
     return handles;
 }
 
-/* node_parts, or node_many where parts is 0; parameters alone belong to no graph: then the first is looked up in the current one. */
-static int64_t layer_node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts) {
-    int64_t h;
-    for (int again = 0;; again = 1) {
-        h = parts ? dn__calls->node_parts(op, n, handles, n_ints, ints, n_reals, reals, parts)
-                  : dn__calls->node_many(op, n, handles, n_ints, ints, n_reals, reals);
-        if (h != DN_ERROR_NO_GRAPH || again || dn__current < 0) return h;
-        const int64_t resolved = dn__calls->resolve(dn__current, handles[0]);
-        if (resolved < 0) return h;
-        handles[0] = resolved;
-    }
-}
-
 /* f(weights, inputs, reals, size): the outputs, vectors of that size, of a layer's node over a list of inputs */
 static PyObject *sequence(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
     const Maker *m = (Maker *)self;
@@ -146,7 +205,7 @@ static PyObject *sequence(PyObject *self, PyObject *const *args, Py_ssize_t n_ar
     int64_t *handles = reals ? handles_in(args[0], args[1], few, &n) : NULL;
     if (handles) {
         const int ints[] = {(int)length(args[1]), DN_SEQUENCE_LIST};
-        first = layer_node(m->op, (int)n, handles, 2, ints, (int)n_reals, reals, 0);
+        first = dn__node(m->op, (int)n, handles, 2, ints, (int)n_reals, reals, 0);
         if (first >= 0) first = dn__calls->parts(first, 0, ints[0], size);
     }
     if (handles != few) free(handles);
@@ -167,7 +226,7 @@ static PyObject *outputs(PyObject *self, PyObject *const *args, Py_ssize_t n_arg
     for (Py_ssize_t i = 0; good && i < n_ints; i++) good = whole(item(args[2], i), &ints[i]);
     double *reals = good ? dn__numbers(args[3], few_reals, &n_reals) : NULL;
     int64_t *handles = reals ? handles_in(args[0], args[1], few, &n) : NULL;
-    if (handles) first = layer_node(m->op, (int)n, handles, (int)n_ints, ints, (int)n_reals, reals, parts);
+    if (handles) first = dn__node(m->op, (int)n, handles, (int)n_ints, ints, (int)n_reals, reals, parts);
     if (handles != few) free(handles);
     if (reals != few_reals) free(reals);
     return first >= 0 ? dn__nodes_from(m->cls, first, parts) : dn__other_way(m, first, n_args, args);
@@ -182,8 +241,8 @@ static PyObject *pairs(PyObject *self, PyObject *const *args, Py_ssize_t n_args)
     int64_t handle = n > 0 && n == length(args[1]) ? 0 : NOT_TAKEN;
     PyObject *list = PyList_New(n);
     for (Py_ssize_t i = 0; list && handle >= 0 && i < n; i++) {
-        const int64_t pair[] = {handle_of(item(args[0], i)), handle_of(item(args[1], i))};
-        handle = pair[0] < 0 || pair[1] < 0 ? NOT_TAKEN : dn__calls->node_many(m->op, 2, pair, 1, &zero, 0, NULL);
+        int64_t pair[] = {handle_of(item(args[0], i)), handle_of(item(args[1], i))};
+        handle = pair[0] < 0 || pair[1] < 0 ? NOT_TAKEN : dn__node(m->op, 2, pair, 1, &zero, 0, NULL, 0);
         PyObject *node = handle < 0 ? NULL : dn__new_node(m->cls, handle);
         if (node) PyList_SetItem(list, i, node);
         else if (handle >= 0) Py_CLEAR(list);
@@ -214,6 +273,19 @@ static PyObject *row(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     return made((Maker *)self, taken ? dn__calls->lookup(dn__current, table, i) : NOT_TAKEN, 2, args);
 }
 
+/* f(table, rows) */
+static PyObject *rows(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
+    int few[64];
+    Py_ssize_t n;
+    int64_t handle = NOT_TAKEN;
+    if (!counted(n_args, 2)) return NULL;
+    const int64_t table = handle_of(args[0]);
+    int *numbered = dn__current < 0 || table < 0 ? NULL : whole_numbers(args[1], few, &n);
+    if (numbered && n <= INT32_MAX) handle = dn__calls->lookup_batch(dn__current, table, (int)n, numbered);
+    if (numbered != few) free(numbered);
+    return made((Maker *)self, handle, 2, args);
+}
+
 static PyObject *vector(PyObject *self, PyObject *from) {
     double few[64];
     Py_ssize_t n;
@@ -226,12 +298,11 @@ static PyObject *vector(PyObject *self, PyObject *from) {
 
 /* ---- their kinds --------------------------------------------------------------------------------------------------------------------- */
 
-#define DN_FAST(f) (PyCFunction)(void (*)(void))(f), METH_FASTCALL, NULL
 static PyMethodDef kinds[] = {
     {"unary", unary, METH_O, NULL}, {"binary", DN_FAST(binary)}, {"with_int", DN_FAST(with_int)}, {"at_index", DN_FAST(at_index)},
     {"with_reals", DN_FAST(with_reals)}, {"of_list", of_list, METH_O, NULL}, {"of_list_with_int", DN_FAST(of_list_with_int)},
     {"scalar", scalar, METH_O, NULL}, {"zeros", zeros, METH_O, NULL}, {"vector", vector, METH_O, NULL}, {"row", DN_FAST(row)},
-    {"sequence", DN_FAST(sequence)}, {"outputs", DN_FAST(outputs)}, {"pairs", DN_FAST(pairs)},
+    {"rows", DN_FAST(rows)}, {"sequence", DN_FAST(sequence)}, {"outputs", DN_FAST(outputs)}, {"pairs", DN_FAST(pairs)},
     {NULL, NULL, 0, NULL},
 };
 

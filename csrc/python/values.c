@@ -34,14 +34,7 @@ static PyObject *quick_scalar(PyObject *module, PyObject *x) {
     return PyFloat_FromDouble(value);
 }
 
-/* A number, or a list of the numbers of vectors. */
-static PyObject *quick_value(PyObject *module, PyObject *x) {
-    (void)module;
-    dn_dim dim;
-    double values[ROOM];
-    if (quick_numbers(x, &dim, ROOM, values) || dim.nd > 1) Py_RETURN_NONE;
-    const Py_ssize_t n = (Py_ssize_t)dim.size * dim.batch;
-    if (n == 1) return PyFloat_FromDouble(values[0]);
+static PyObject *list_of(Py_ssize_t n, const double *values) {
     PyObject *list = PyList_New(n);
     for (Py_ssize_t i = 0; list && i < n; i++) {
         PyObject *number = PyFloat_FromDouble(values[i]);
@@ -64,13 +57,36 @@ static PyObject *sizes(const dn_dim *dim) {
 }
 
 /* (the numbers as doubles in a bytearray, the sizes, the batch size) */
+static PyObject *array_of(const dn_dim *dim, const double *values) {
+    const Py_ssize_t bytes = (Py_ssize_t)sizeof *values * dim->size * dim->batch;
+    return Py_BuildValue("NNi", PyByteArray_FromStringAndSize((const char *)values, bytes), sizes(dim), dim->batch);
+}
+
+/* A number, a list of the numbers of vectors, or what quick_array() gives for all else. */
+static PyObject *quick_value(PyObject *module, PyObject *x) {
+    (void)module;
+    dn_dim dim;
+    double values[ROOM];
+    if (quick_numbers(x, &dim, ROOM, values)) Py_RETURN_NONE;
+    if (dim.nd > 1) return array_of(&dim, values);
+    const Py_ssize_t n = (Py_ssize_t)dim.size * dim.batch;
+    return n == 1 ? PyFloat_FromDouble(values[0]) : list_of(n, values);
+}
+
+static PyObject *quick_list(PyObject *module, PyObject *x) {
+    (void)module;
+    dn_dim dim;
+    double values[ROOM];
+    if (quick_numbers(x, &dim, ROOM, values)) Py_RETURN_NONE;
+    return list_of((Py_ssize_t)dim.size * dim.batch, values);
+}
+
 static PyObject *quick_array(PyObject *module, PyObject *x) {
     (void)module;
     dn_dim dim;
     double values[ROOM];
     if (quick_numbers(x, &dim, ROOM, values)) Py_RETURN_NONE;
-    const Py_ssize_t bytes = (Py_ssize_t)sizeof *values * dim.size * dim.batch;
-    return Py_BuildValue("NNi", PyByteArray_FromStringAndSize((const char *)values, bytes), sizes(&dim), dim.batch);
+    return array_of(&dim, values);
 }
 
 /* ((sizes), batch size) */
@@ -99,6 +115,7 @@ PyMethodDef dn__value_functions[] = {
     {"set_input", DN_FAST(set_input)},
     {"quick_scalar", quick_scalar, METH_O, NULL},
     {"quick_value", quick_value, METH_O, NULL},
+    {"quick_list", quick_list, METH_O, NULL},
     {"quick_array", quick_array, METH_O, NULL},
     {"quick_dim", quick_dim, METH_O, NULL},
     {"quick_backward", quick_backward, METH_O, NULL},

@@ -21,7 +21,9 @@ from ..graph import current_graph
 F = TypeVar("F", bound=Callable[..., Any])
 E = TypeVar("E", bound=Expression)
 
-NOT_TAKEN = calls.NOT_TAKEN
+NOT_TAKEN, _quick_node = calls.NOT_TAKEN, calls.quick_node
+_all_whole = calls.all_whole
+_AGAIN = (NOT_TAKEN, NO_GRAPH)
 _node1, _node2, _node_many, _node_parts = nodes.dn_node1, nodes.dn_node2, nodes.dn_node_many, nodes.dn_node_parts
 _node1_int, _node1_real, _leaf = nodes.dn_node1_int, nodes.dn_node1_real, nodes.dn_leaf
 
@@ -120,19 +122,15 @@ def listed(exprs: Iterable[Expression], what: str) -> list[Expression]:
 
 def many(op: int, what: str, exprs: Iterable[Expression], ints: Sequence[int] = (), reals: Sequence[float] = ()) -> Expression:
     """A node of any number of inputs and attributes."""
+    made = _quick_node(Expression, op, exprs, ints, reals)
+    if not isinstance(made, int):
+        return made
     inputs = exprs if type(exprs) is list and exprs else listed(exprs, what)
     try:
         handles = [e._h for e in inputs]
     except AttributeError:
         raise not_expression(what, *(e for e in listed(inputs, what) if not isinstance(e, Expression))) from None
-    h = _node_many(op, len(handles), handles, len(ints), ints or NULL, len(reals), reals or NULL)
-    if h < 0:
-        h = many_node(op, handles, ints, reals) if h == NO_GRAPH else h
-        if h < 0:
-            fail(h, *handles)
-    e = Expression()
-    e._h = h
-    return e
+    return make(Expression, many_node(op, handles, ints, reals) if made in _AGAIN else made, *handles)
 
 
 def of_list(op_name: str, what: str) -> Callable[[Iterable[Expression]], Expression]:
@@ -140,7 +138,7 @@ def of_list(op_name: str, what: str) -> Callable[[Iterable[Expression]], Express
     op = OPS[op_name]
 
     def otherwise(code: int, exprs: Any) -> Expression:
-        return many(op, what, exprs) if code in (NOT_TAKEN, NO_GRAPH) else fail(code, *(e._h for e in exprs))
+        return many(op, what, exprs) if code in _AGAIN else fail(code, *(e._h for e in exprs))
 
     return calls.call("of_list", op, Expression, otherwise)
 
@@ -150,7 +148,7 @@ def of_list_with_int(op_name: str, what: str) -> Callable[[Iterable[Expression],
     op = OPS[op_name]
 
     def otherwise(code: int, exprs: Any, i: int) -> Expression:
-        return many(op, what, exprs, (i,)) if code in (NOT_TAKEN, NO_GRAPH) else fail(code, *(e._h for e in exprs))
+        return many(op, what, exprs, (i,)) if code in _AGAIN else fail(code, *(e._h for e in exprs))
 
     return calls.call("of_list_with_int", op, Expression, otherwise)
 
@@ -169,26 +167,33 @@ def node_parts(op: int, parts: int, handles: list[int], ints: Sequence[int] = ()
 
 def one(op: int, what: str, x: Expression, ints: Sequence[int] = (), reals: Sequence[float] = ()) -> Expression:
     """A node of one input and any number of attributes."""
-    return one_as(Expression, op, what, x, ints, reals)
+    made = _quick_node(Expression, op, (x,), ints, reals)
+    return one_as(Expression, op, what, x, ints, reals) if isinstance(made, int) else made
 
 
 def one_as(cls: type[E], op: int, what: str, x: Expression, ints: Sequence[int], reals: Sequence[float] = ()) -> E:
     """As one(), as an expression of a class."""
+    made = _quick_node(cls, op, (x,), ints, reals)
+    if not isinstance(made, int):
+        return made
     try:
         given = x._h
     except AttributeError:
         raise not_expression(what, x) from None
-    h = _node_many(op, 1, (given,), len(ints), ints or NULL, len(reals), reals or NULL)
-    if h < 0:
-        h = many_node(op, [given], ints, reals) if h == NO_GRAPH else h
-        return make(cls, h, given)
-    e = cls()
-    e._h = h
-    return e
+    return make(cls, many_node(op, [given], ints, reals) if made in _AGAIN else made, given)
 
 
 def with_int(op_name: str, what: str, cls: type[E], several: str = "") -> Callable[[Expression, int], E]:
-    """f(x, i) -> a node of one input and one whole number; `several` as in whole()."""
+    """f(x, i) -> a node of one input and an index; `several` as in whole()."""
+    return _with_whole(op_name, what, cls, lambda i: whole(i, what, several))
+
+
+def with_dim(op_name: str) -> Callable[[Expression, int], Expression]:
+    """f(x, d) -> a node of one input and the number of a dim; the function has the op's name."""
+    return _with_whole(op_name, op_name, Expression, lambda d: dim_number(d, op_name))
+
+
+def _with_whole(op_name: str, what: str, cls: type[E], number: Callable[[Any], int]) -> Callable[[Expression, int], E]:
     op = OPS[op_name]
 
     def otherwise(code: int, x: Any, i: Any) -> Any:
@@ -196,7 +201,7 @@ def with_int(op_name: str, what: str, cls: type[E], several: str = "") -> Callab
             return after_all(code, cls, lambda h: _node1_int(op, h, i), x)
         if not has_handle(x):
             raise not_expression(what, x)
-        i = whole(i, what, several)
+        i = number(i)
         return after_all(_node1_int(op, x._h, i), cls, lambda h: _node1_int(op, h, i), x)
 
     return calls.call("with_int", op, cls, otherwise)
@@ -211,6 +216,7 @@ def with_reals(op_name: str, what: str) -> Callable[[Expression, float, float], 
             return after_all(code, Expression, lambda h: _node1_real(op, h, a, b), x)
         if not has_handle(x):
             raise not_expression(what, x)
+        a, b = real(a, what), real(b, what)
         return after_all(_node1_real(op, x._h, a, b), Expression, lambda h: _node1_real(op, h, a, b), x)
 
     return calls.call("with_reals", op, Expression, otherwise)
@@ -218,8 +224,11 @@ def with_reals(op_name: str, what: str) -> Callable[[Expression, float, float], 
 
 def leaf(cls: type[E], op: int, ints: Sequence[int], reals: Sequence[float]) -> E:
     """A node without inputs in the current graph, from attributes alone."""
+    made = _quick_node(cls, op, None, ints, reals)
+    if not isinstance(made, int):
+        return made
     graph = current_graph()
-    h = _leaf(graph, op, len(ints), ints, len(reals), reals)
+    h = made if made != NOT_TAKEN else _leaf(graph, op, len(ints), ints, len(reals), reals)
     if h < 0:
         fail_in(graph, h)
     return make(cls, h)
@@ -234,6 +243,8 @@ def set_ints(e: Expression, ints: Sequence[int]) -> None:
 
 def whole(value: Any, what: str, several: str = "") -> int:
     """A whole number of 32 bits, which may be a float as n / 2 gives it. `several` is the function that takes lists of them."""
+    if type(value) is int and -(1 << 31) <= value < 1 << 31:  # nearly always
+        return value
     try:
         n = operator.index(value)
     except TypeError:
@@ -263,6 +274,8 @@ def _is_flat(values: Any) -> bool:
 
 def indices(values: Iterable[int], what: str) -> list[int]:
     """Whole numbers from any iterable, NumPy's included."""
+    if _all_whole(values):  # nearly always
+        return values if type(values) is list else list(values)
     given = values if isinstance(values, list | tuple) else None
     if isinstance(values, np.ndarray) and values.dtype.kind == "b":  # older NumPys would give 0 and 1
         raise TypeError(f"{what}: indices must be whole numbers; got {values!r}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .._ffi import OPS
 from ..expression import Expression
-from ._nodes import one, real, unary, with_reals
+from ._nodes import one, unary, with_reals
 
 __all__ = [
     "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh", "cube", "elu", "erf", "exp", "gelu", "lgamma", "log",
@@ -348,7 +348,7 @@ def elu(x: Expression, alpha: float = 1.0) -> Expression:
     >>> dy.elu(dy.inputVector([-1, 2])).npvalue().round(4).tolist()
     [-0.6321, 2.0]
     """
-    return _elu(x, real(alpha, "elu"), 0)
+    return _elu(x, alpha, 0)
 
 
 def silu(x: Expression, beta: float = 1.0) -> Expression:
@@ -360,7 +360,7 @@ def silu(x: Expression, beta: float = 1.0) -> Expression:
     >>> dy.silu(dy.inputVector([-1, 2])).npvalue().round(4).tolist()
     [-0.2689, 1.7616]
     """
-    return _silu(x, real(beta, "silu"), 0)
+    return _silu(x, beta, 0)
 
 
 def gelu(x: Expression, approximate: bool = False) -> Expression:

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from .._ffi import OPS
 from ..expression import Expression
-from ._nodes import binary, dim_number, many, with_int
+from ._nodes import binary, many, with_dim
 
 __all__ = ["bmax", "bmin", "emax", "logsumexp", "logsumexp_dim", "max_dim", "min_dim"]
 
-_logsumexp_dim, _max_dim, _min_dim = (with_int(name, name, Expression) for name in ("logsumexp_dim", "max_dim", "min_dim"))
+_logsumexp_dim, _max_dim, _min_dim = (with_dim(name) for name in ("logsumexp_dim", "max_dim", "min_dim"))
 
 
 @binary
@@ -78,7 +78,7 @@ def logsumexp_dim(x: Expression, d: int = 0) -> Expression:
     >>> round(dy.logsumexp_dim(dy.inputVector([0, 0])).value(), 4)
     0.6931
     """
-    return _logsumexp_dim(x, dim_number(d, "logsumexp_dim"))
+    return _logsumexp_dim(x, d)
 
 
 def max_dim(x: Expression, d: int = 0) -> Expression:
@@ -92,7 +92,7 @@ def max_dim(x: Expression, d: int = 0) -> Expression:
     >>> dy.max_dim(dy.inputTensor([[1, 2], [4, 3]])).value()
     [4.0, 3.0]
     """
-    return _max_dim(x, dim_number(d, "max_dim"))
+    return _max_dim(x, d)
 
 
 def min_dim(x: Expression, d: int = 0) -> Expression:
@@ -106,4 +106,4 @@ def min_dim(x: Expression, d: int = 0) -> Expression:
     >>> dy.min_dim(dy.inputTensor([[1, 2], [4, 3]])).value()
     [1.0, 2.0]
     """
-    return _min_dim(x, dim_number(d, "min_dim"))
+    return _min_dim(x, d)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .._ffi import OPS
 from ..expression import Expression
-from ._nodes import dim_number, one, real, unary, with_int, with_reals
+from ._nodes import dim_number, one, unary, with_int, with_reals
 
 __all__ = ["argmax", "ceil", "flip_gradient", "floor", "nobackprop", "round", "scale_gradient"]
 
@@ -54,7 +54,7 @@ def scale_gradient(x: Expression, lambd: float = 1.0) -> Expression:
     >>> dy.scale_gradient(dy.scalarInput(3), 0.1).value()
     3.0
     """
-    return _scale(x, real(lambd, "scale_gradient"), 0)
+    return _scale(x, lambd, 0)
 
 
 def round(x: Expression, gradient_mode: str) -> Expression:

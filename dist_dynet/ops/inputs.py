@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, OPS, calls, fail, fail_in, lib, nodes, pointer
-from ..expression import Expression
+from ..expression import Expression, expression
 from ..graph import ComputationGraph, current_graph
 from ..params.dims import as_dims, check_device
 from ..params.parameters import LookupParameters
@@ -324,9 +324,10 @@ def one_hot(d: int, idx: int | Iterable[int], device: str = "") -> _sparseInputE
     for i in rows:
         if not 0 <= i < d:
             raise ValueError(f"one_hot: index {i} is outside of {d} classes. Indices run from 0 to {d - 1}.")
-    array = np.zeros((len(rows), d), DTYPE)
-    array[range(len(rows)), rows] = 1
-    return _tensor(_sparseInputExpression, array.ravel(), (d, len(rows)), True)
+    flat = np.zeros(len(rows) * d, DTYPE)
+    for b, i in enumerate(rows):
+        flat[b * d + i] = 1
+    return _tensor(_sparseInputExpression, flat, (d, len(rows)), True)
 
 
 def _matrix_literal(self: ComputationGraph, v: Sequence[float], d: int | Sequence[int], batch_size: int = 1, device: str = "") -> Expression:
@@ -394,10 +395,11 @@ def ones(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
     return constant(dim, 1, batch_size)
 
 
-def _table_handle(p: LookupParameters, update: bool, what: str) -> int:
+def _table(p: LookupParameters, update: bool, what: str) -> Expression:
+    """The table, or what stands for it where no gradient is wanted."""
     if not isinstance(p, LookupParameters):
         raise TypeError(f"{what}: takes LookupParameters; got {type(p).__name__}.")
-    return p._h if update else int(lib.dn_param_handle(p._c, 1))
+    return p if update else expression(lib.dn_param_handle(p._c, 1))
 
 
 def lookup(p: LookupParameters, index: int = 0, update: bool = True) -> _lookupExpression:
@@ -412,8 +414,7 @@ def lookup(p: LookupParameters, index: int = 0, update: bool = True) -> _lookupE
     >>> dy.lookup(E, 1).value()
     [3.0, 4.0]
     """
-    graph = current_graph()
-    return _made(_lookupExpression, graph, _lookup(graph, _table_handle(p, update, "lookup"), whole(index, "lookup", "lookup_batch")))
+    return _row(_table(p, update, "lookup"), index)
 
 
 def lookup_batch(p: LookupParameters, indices: Sequence[int], update: bool = True) -> _lookupBatchExpression:
@@ -425,17 +426,24 @@ def lookup_batch(p: LookupParameters, indices: Sequence[int], update: bool = Tru
     >>> dy.lookup_batch(E, [1, 0, 1]).npvalue().tolist()
     [[3.0, 1.0, 3.0], [4.0, 2.0, 4.0]]
     """
-    graph = current_graph()
-    rows = whole_numbers(indices, "lookup_batch")
-    return _made(_lookupBatchExpression, graph, _lookup_batch(graph, _table_handle(p, update, "lookup_batch"), len(rows), rows))
+    return _rows(_table(p, update, "lookup_batch"), indices)
 
 
-def _long_row(code: int, table: LookupParameters, index: Any) -> Any:
+def _long_row(code: int, table: Expression, index: Any) -> Any:
     graph = current_graph()
     return _made(_lookupExpression, graph, _lookup(graph, table._h, whole(index, "lookup", "lookup_batch")) if code == NOT_TAKEN else code)
 
 
+def _long_rows(code: int, table: Expression, indices: Any) -> Any:
+    graph = current_graph()
+    if code == NOT_TAKEN:
+        rows = whole_numbers(indices, "lookup_batch")
+        code = _lookup_batch(graph, table._h, len(rows), rows)
+    return _made(_lookupBatchExpression, graph, code)
+
+
 _row = calls.call("row", OPS["lookup"], _lookupExpression, _long_row)
+_rows = calls.call("rows", OPS["lookup_batch"], _lookupBatchExpression, _long_rows)
 
 
 def _getitem(self: LookupParameters, index: int) -> _lookupExpression:

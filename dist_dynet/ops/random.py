@@ -31,7 +31,7 @@ def dropout(x: Expression, p: float) -> Expression:
     >>> set(dy.dropout(dy.ones(100), 0.5).value()) == {0.0, 2.0}
     True
     """
-    return _dropout(x, real(p, "dropout"), 0)
+    return _dropout(x, p, 0)
 
 
 def dropout_dim(x: Expression, d: int, p: float) -> Expression:
@@ -56,7 +56,7 @@ def dropout_batch(x: Expression, p: float) -> Expression:
     >>> dy.dropout_batch(dy.ones(2, batch_size=3), 0.5).dim()
     ((2,), 3)
     """
-    return _dropout_batch(x, real(p, "dropout_batch"), 0)
+    return _dropout_batch(x, p, 0)
 
 
 def block_dropout(x: Expression, p: float) -> Expression:
@@ -70,7 +70,7 @@ def block_dropout(x: Expression, p: float) -> Expression:
     """
     if not 0 <= p <= 1:
         raise ValueError(f"block_dropout: the dropout rate must lie in [0, 1]; got p = {p}.")
-    return _block_dropout(x, real(p, "block_dropout"), 0)
+    return _block_dropout(x, p, 0)
 
 
 def noise(x: Expression, stddev: float) -> Expression:
@@ -83,7 +83,7 @@ def noise(x: Expression, stddev: float) -> Expression:
     >>> dy.noise(dy.inputVector([1, 2]), 0.1).value() != [1, 2]
     True
     """
-    return _noise(x, real(stddev, "noise"), 0)
+    return _noise(x, stddev, 0)
 
 
 def _random(name: str, dim: int | Sequence[int], batch_size: int, a: float, b: float) -> Expression:

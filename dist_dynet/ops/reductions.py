@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 from .._ffi import OPS
 from ..expression import Expression
-from ._nodes import dim_number, indices, one, unary, with_int
+from ._nodes import indices, one, unary, with_dim
 
 __all__ = [
     "cumsum", "l2_norm", "mean_batches", "mean_dim", "mean_elems", "moment_batches", "moment_dim", "moment_elems", "squared_norm",
     "std_batches", "std_dim", "std_elems", "sum_batches", "sum_dim", "sum_elems",
 ]  # fmt: skip
 
-_cumsum = with_int("cumsum", "cumsum", Expression)
+_cumsum = with_dim("cumsum")
 
 
 @unary
@@ -102,15 +102,18 @@ def cumsum(x: Expression, d: int = 0) -> Expression:
     >>> dy.cumsum(dy.inputVector([1, 2, 3])).value()
     [1.0, 3.0, 6.0]
     """
-    return _cumsum(x, dim_number(d, "cumsum"))
+    return _cumsum(x, d)
 
 
 # ---- over dims: the nodes' whole numbers are "all dims", n, the moment's order, the dims -----------------------------------------------
 
 
+_OVER = {what: (OPS[what], OPS[f"{what}_and_batch"]) for what in ("sum_dim", "mean_dim", "moment_dim", "std_dim")}
+
+
 def _over(what: str, x: Expression, d: int | Iterable[int], b: bool, n: int, r: int = 1) -> Expression:
-    dims = indices(d if isinstance(d, Iterable) else (d,), what)
-    return one(OPS[f"{what}_and_batch" if b else what], what, x, (0, operator.index(n), operator.index(r), *dims))
+    dims = (d,) if type(d) is int else indices(d if type(d) is list or isinstance(d, Iterable) else (d,), what)
+    return one(_OVER[what][bool(b)], what, x, (0, n if type(n) is int else operator.index(n), operator.index(r), *dims))
 
 
 def _order(r: int, what: str) -> int:

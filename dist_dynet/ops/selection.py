@@ -109,10 +109,11 @@ def pick_range(x: Expression, s: int, e: int, d: int = 0) -> Expression:
     >>> dy.pick_range(dy.inputVector([5, 6, 7]), 1, 3).value()
     [6.0, 7.0]
     """
-    s, e = whole(s, "pick_range"), whole(e, "pick_range")
+    if not (type(s) is int and type(e) is int):
+        s, e = whole(s, "pick_range"), whole(e, "pick_range")
     if s >= e:
         raise ValueError(f"pick_range: s must be less than e; got s = {s}, e = {e}.")
-    return one(_SLICE, "pick_range", x, (dim_number(d, "pick_range"), s, e, 1))
+    return one(_SLICE, "pick_range", x, (d if type(d) is int else dim_number(d, "pick_range"), s, e, 1))
 
 
 pickrange = pick_range

@@ -12,6 +12,7 @@ from ._nodes import dim_number, indices, many, of_list_with_int, one
 
 __all__ = ["concatenate", "concatenate_cols", "concatenate_to_batch", "reshape", "transpose"]
 
+_RESHAPE = OPS["reshape"]
 _concatenate, _concatenate_cols = of_list_with_int("concatenate", "concatenate"), of_list_with_int("concatenate", "concatenate_cols")
 
 
@@ -33,7 +34,11 @@ def reshape(x: Expression, d: int | Sequence[int], batch_size: int = 1) -> Expre
     >>> dy.reshape(dy.inputVector([1, 2, 3, 4]), (2, 2)).npvalue().tolist()
     [[1.0, 3.0], [2.0, 4.0]]
     """
-    return one(OPS["reshape"], "reshape", x, (op.index(batch_size), *as_dims(d, "reshape")))
+    if type(d) is tuple and d:
+        made = calls.quick_node(Expression, _RESHAPE, (x,), (batch_size, *d), ())
+        if not isinstance(made, int):
+            return made  # else the long way knows what is wrong
+    return one(_RESHAPE, "reshape", x, (op.index(batch_size), *as_dims(d, "reshape")))
 
 
 def transpose(x: Expression, dims: Sequence[int] = (1, 0)) -> Expression:

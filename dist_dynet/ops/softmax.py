@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .._ffi import DTYPE, OPS, fail, nodes
+from .._ffi import DTYPE, OPS, calls, fail, nodes
 from ..expression import Expression
-from ._nodes import dim_number, indices, many, not_expression, of_list_with_int, real, whole, with_int
-from .inputs import inputVector
+from ._nodes import dim_number, indices, many, not_expression, real, whole, with_dim, with_int
 from .masked import masked_log_softmax
 
 __all__ = [
@@ -18,9 +17,8 @@ __all__ = [
     "sparsemax",
 ]  # fmt: skip
 
-_PICK = OPS["pickneglogsoftmax"]
-_softmax, _log_softmax, _sparsemax = (with_int(name, name, Expression) for name in ("softmax", "log_softmax", "sparsemax"))
-_masked = of_list_with_int("masked_log_softmax", "log_softmax")
+_PICK, _RESTRICTED = OPS["pickneglogsoftmax"], OPS["restricted_log_softmax"]
+_softmax, _log_softmax, _sparsemax = (with_dim(name) for name in ("softmax", "log_softmax", "sparsemax"))
 
 
 def softmax(x: Expression, d: int = 0) -> Expression:
@@ -32,7 +30,7 @@ def softmax(x: Expression, d: int = 0) -> Expression:
     >>> dy.softmax(dy.inputVector([1, 1])).value()
     [0.5, 0.5]
     """
-    return _softmax(x, dim_number(d, "softmax"))
+    return _softmax(x, d)
 
 
 def _nested(values: Iterable[int] | Iterable[Iterable[int]], what: str) -> list[list[int]]:
@@ -59,19 +57,13 @@ def log_softmax(x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]]
     d = dim_number(d, "log_softmax")
     if restrict is None:
         return _log_softmax(x, d)
+    if type(restrict) is list and restrict and d == 0:  # the frequent case
+        made = calls.quick_node(Expression, _RESTRICTED, (x,), restrict, ())
+        if not isinstance(made, int):
+            return made  # else the long way knows what is wrong, and x with other dims
     if not isinstance(x, Expression):
         raise not_expression("log_softmax", x)
     dims = x.dim()[0] or (1,)
-    if type(restrict) is list and len(dims) == 1 and restrict and d == 0:  # the frequent case, without arrays
-        chosen: Any = restrict
-        competes = [0.0] * dims[0]
-        try:
-            if min(chosen) >= 0:
-                for i in chosen:
-                    competes[i] = 1.0
-                return _masked([x, inputVector(competes)], 0)
-        except (IndexError, TypeError):
-            pass  # the long way knows what is wrong
     lists = _nested(restrict, "log_softmax")
     if not 0 <= d < len(dims):
         raise ValueError(f"log_softmax: dim {d} is not a dim of x = {dims}.")
@@ -96,7 +88,7 @@ def sparsemax(x: Expression, d: int = 0) -> Expression:
     >>> dy.sparsemax(dy.inputVector([1, 0.5, -1])).value()
     [0.75, 0.25, 0.0]
     """
-    return _sparsemax(x, dim_number(d, "sparsemax"))
+    return _sparsemax(x, d)
 
 
 def constrained_softmax(x: Expression, y: Expression) -> Expression:
@@ -186,5 +178,5 @@ def hinge_dim(x: Expression, v: Sequence[int] | Sequence[Sequence[int]], d: int 
     >>> dy.hinge_dim(dy.inputTensor([[1, 0], [0.5, 3]]), [0, 1]).value()
     [0.5, 0.0]
     """
-    lists = _nested(v, "hinge_dim")
-    return many(OPS["hinge_dim"], "hinge_dim", [x], (dim_number(d, "hinge_dim"), *(i for line in lists for i in line)), (real(m, "hinge_dim"),))
+    places: Any = v if calls.all_whole(v) else [i for line in _nested(v, "hinge_dim") for i in line]
+    return many(OPS["hinge_dim"], "hinge_dim", [x], (dim_number(d, "hinge_dim"), *places), (real(m, "hinge_dim"),))

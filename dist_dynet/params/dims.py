@@ -7,15 +7,17 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-from .._ffi import lib
+from .._ffi import calls, lib
 
 MAX_DIMS: int = lib.DN_MAX_DIMS
 
 
 def as_dims(dims: Any, what: str) -> tuple[int, ...]:
     """Sizes from a number or a sequence of numbers; floats are taken where they are whole."""
-    if type(dims) is int and dims >= 0:  # nearly always
+    if type(dims) is int and dims >= 0:  # nearly always, as what follows
         return (dims,)
+    if type(dims) is tuple and 0 < len(dims) <= MAX_DIMS and calls.all_whole(dims) and min(dims) >= 0:
+        return dims
     if isinstance(dims, str | bytes) or dims is None:
         raise TypeError(f"{what}: dims must be a number or a tuple of numbers; got {dims!r}.")
     sizes = tuple(dims) if isinstance(dims, Iterable) else (dims,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from math import prod
 from os import PathLike
 from typing import Any, TypeAlias, cast
 
@@ -71,7 +72,7 @@ class _ParameterBase(Expression):
 
     def as_array(self) -> NDArray[np.float64]:
         """A float64 copy of the values, of shape()."""
-        return self._arrange(self.storage())
+        return self._arrange(view(lib.dn_param_values(self._c), lib.dn_param_size(self._c)))
 
     def _flat_gradient(self) -> NDArray[Any]:
         out = np.empty(lib.dn_param_size(self._c), DTYPE)
@@ -252,13 +253,16 @@ class LookupParameters(_ParameterBase):
 
     def row_as_array(self, row: int) -> NDArray[np.float64]:
         """A copy of one row."""
-        copied: NDArray[np.float64] = self.rows_as_array([row])[0]
-        return copied
+        self._range("row_as_array", [row])
+        size = prod(self._dims)
+        values = view(lib.dn_param_values(self._c) + row * size, size)
+        return values.astype(np.float64).reshape(self._dims, order="F")
 
     def rows_as_array(self, rows: Sequence[int]) -> NDArray[np.float64]:
         """Copies of these rows, the row first."""
         self._range("rows_as_array", rows)
-        return self._by_row(self.storage().reshape(self._rows, -1)[list(rows)].astype(np.float64))
+        values = view(lib.dn_param_values(self._c), lib.dn_param_size(self._c)).reshape(self._rows, -1)
+        return self._by_row(values[list(rows)].astype(np.float64))
 
     def _by_row(self, flat: NDArray[np.float64]) -> NDArray[np.float64]:
         """Rows of numbers, each in storage order -> rows of the row's dims."""

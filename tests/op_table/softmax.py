@@ -20,6 +20,8 @@ ALONG = [
     case(tensor(2, 3, 4), d=1),
     case(tensor(2, 3, 4, batch=3), d=2),
     case(tensor(4, 40), d=1),
+    case(tensor(37, 3), d=1),
+    case(tensor(6, 3, 3, batch=2), d=2),
 ]
 PICKED = [case(tensor(1), v=0), case(tensor(5), v=3), case(tensor(67), v=66), case(tensor(5, 1), v=0)]
 PICKED_BATCH = [
@@ -230,7 +232,7 @@ ROWS = [
     ),
     Row("hinge", "hinge_batch", lambda x, vs: dy.hinge_batch(x, vs), picked(hinge), PICKED_BATCH, sample=stepped, batched_attributes=("vs",)),
     Row(
-        "masked_log_softmax",
+        "restricted_log_softmax",
         "log_softmax with restrict",
         lambda x, restrict: kept(dy.log_softmax(x, restrict), restrict),
         lambda x, restrict: kept_reference(restricted(x, restrict), restrict),
@@ -239,6 +241,12 @@ ROWS = [
             case(tensor(5), restrict=[3, 0]),
             case(tensor(5, batch=3), restrict=[1, 2, 4]),
             case(tensor(67), restrict=[66, 0, 1]),
+            case(tensor(4, batch=2), restrict=[2, 0, 2]),
+        ],
+        extremes=[
+            extreme("whatever does not compete", [nan, 0, inf, 0], value=[-np.log(2), -np.log(2)], restrict=[1, 3]),
+            extreme("far apart", [1000, 0, -1000], value=[0, -2000], gradients=([-1, 0, 1],), restrict=[0, 2]),
+            extreme("nothing is left", [-inf, 5, -inf], value=[-inf, -inf], gradients=([0, 0, 0],), restrict=[0, 2]),
         ],
         errors=[
             refuses(lambda: dy.log_softmax(dy.zeros(5), []), ValueError, "^log_softmax: restrict must name at least one entry"),
