@@ -170,6 +170,22 @@ def test_killed_mpirun_is_named_and_nothing_is_left(python):
     assert status == 137 and re.search(rf"^dist-dynet: mpirun \(process {mpirun}\) was killed by SIGKILL\.$", err, re.M), err
 
 
+def test_what_ranks_have_started_is_killed_though_launcher_and_relays_cannot_do_it(python, tmp_path):
+    """With a launcher that makes a group for each rank, as mpirun does, and is killed, while the relays are stopped."""
+    options = 'while [ "${1#-}" != "$1" ]; do [ "$1" != -n ] || shift; shift; done'
+    program(tmp_path / "srun", f'{options}\nfor i in 0 1; do SLURM_PROCID=$i setsid "$@" & done; wait')
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    job = start_launcher(python, "run", "-n", 2, SCRIPT, "-", "sleep", PATH=path, SLURM_JOB_ID="7", SLURM_MPI_TYPE="x")
+    for _ in range(2):
+        assert "processes" in job.process.stdout.readline()
+    commands = job.processes().items()
+    for process in [process for process, command in commands if re.match(r"\S*python\S* -I -S \S*_relay\.py ", command)]:
+        os.kill(process, signal.SIGSTOP)
+    (srun,) = [process for process, command in commands if "/srun -n 2 " in command and "_relay.py" in command]
+    os.kill(srun, signal.SIGKILL)
+    assert job.end()[0] == 137
+
+
 def test_user_signal_goes_on_to_the_ranks(python):
     job, processes = started(python, 2)
     job.send_signal(signal.SIGUSR1)

@@ -42,7 +42,9 @@ class Rank:
     finished: bool = False
     told: int = 0
     handles: list[int] = field(default_factory=list)
-    """Of its processes on this machine, so that they can be killed; a process id might have gone to another process."""
+    """Of relay and script on this machine, so that they can be killed; a process id might have gone to another process."""
+    group: int = 0
+    """The process group that its relay leads on this machine; 0 if there is none."""
 
     @property
     def failed(self) -> bool:
@@ -151,6 +153,8 @@ class Attempt:
                 for process in (record["relay"], record["process"]):
                     with suppress(OSError):
                         rank.handles.append(os.pidfd_open(process))
+                with suppress(OSError):
+                    rank.group = record["relay"] if os.getpgid(record["relay"]) == record["relay"] else 0
         elif number in self.ranks:
             rank = self.ranks[number]
             rank.code, rank.finished, rank.told = record["code"], record["finished"], record["told"]
@@ -173,8 +177,12 @@ class Attempt:
                 os.kill(self._process.pid, number)
 
     def _kill(self) -> None:
-        """Kills what is left, by handle or session; on other hosts broken pipes do it."""
+        """Kills what is left, by group, handle or session; on other hosts broken pipes do it."""
         for rank in self.ranks.values():
+            if rank.group and rank.handles:
+                with suppress(OSError):
+                    signal.pidfd_send_signal(rank.handles[0], 0)  # the relay is there, so that no other group has its number
+                    os.killpg(rank.group, signal.SIGKILL)
             for handle in rank.handles:
                 with suppress(OSError):
                     signal.pidfd_send_signal(handle, signal.SIGKILL)
