@@ -2,10 +2,14 @@
 #ifndef DN_REAL_H
 #define DN_REAL_H
 
+#include <float.h>
+
 #ifdef DN_DOUBLE
 typedef double dn_real;
+#define DN_MOST DBL_MAX
 #else
 typedef float dn_real;
+#define DN_MOST FLT_MAX
 #endif
 
 /* build_ffi.py probes the compiler and defines DN_TARGET_CLONES where function multiversioning works: 2 for the x86-64 levels (GCC 12),
@@ -17,6 +21,14 @@ typedef float dn_real;
 #define DN_MULTIVERSION __attribute__((target_clones("default", "avx2", "avx512f")))
 #else
 #define DN_MULTIVERSION
+#endif
+
+/* For loops that must stay functions of their own: inlined, GCC 12 would find control flow in them and leave them scalar. clang takes no clones
+ * that are told so, and inlines none. */
+#if defined(__clang__) && defined(DN_TARGET_CLONES)
+#define DN_NOT_INLINE
+#else
+#define DN_NOT_INLINE __attribute__((noinline))
 #endif
 
 #endif

@@ -1,6 +1,6 @@
-"""The build: one header for C and cffi, names, warnings, and a build without function multiversioning that computes the same.
+"""The build: one header for C and cffi, names, warnings, and builds by clang and without function multiversioning, which compute the same.
 
-How long: three seconds; the tests marked slow compile all sources, a minute.
+How long: three seconds; the tests marked slow compile all sources, two minutes.
 """
 
 import os
@@ -129,21 +129,25 @@ def build(folder, **environment):
 
 
 @pytest.mark.slow
-def test_build_without_multiversioning_computes_the_same(tmp_path):
+@pytest.mark.parametrize("how", [{"DIST_DYNET_CLONES": "0"}, {"CC": "clang"}], ids=["without clones", "clang"])
+def test_another_build_computes_the_same(how, tmp_path):
     if not (ROOT / "setup.py").exists():
         pytest.skip("needs the source tree")
-    library = build(tmp_path, DIST_DYNET_CLONES="0")
+    if not shutil.which(how.get("CC", "true")):
+        pytest.skip(f"there is no {how['CC']}")
+    library = build(tmp_path, **how)
     code = "import dist_dynet as dy, dist_dynet._ffi as f; print(dy.__file__, f.SIMD)"
     path = {"PYTHONPATH": os.pathsep.join([str(library), str(ROOT / "tests")])}
     command, environment = [sys.executable, "-c", code], {**os.environ, **path}
     out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
-    assert out == f"{library / 'dist_dynet' / '__init__.py'} default\n"
-    tests = [str(ROOT / "tests" / f"test_{name}.py") for name in ("kernels", "graph_backward", "trainers")]
+    file, loops = out.split()
+    assert file == f"{library / 'dist_dynet' / '__init__.py'}" and loops == ("default" if "DIST_DYNET_CLONES" in how else loops)
+    tests = [str(ROOT / "tests" / f"test_{name}.py") for name in ("kernels", "graph_backward", "trainers", "blocks_layers")]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "not slow and not mpi", "-c", str(ROOT / "pyproject.toml"), *tests],
         env={**os.environ, **path}, capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
-    assert "vector loops default" in result.stdout
+    assert f"vector loops {loops}" in result.stdout
     assert result.returncode == 0, result.stdout[-3000:]
     # the same numbers, to rounding, in both builds
     program = (

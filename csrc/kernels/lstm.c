@@ -7,11 +7,8 @@
 enum { BLOCK = 256 };
 static const dn_real zeros[BLOCK];
 
-/* Not inlined in a build without clones either: GCC 12 would find control flow in the loop and leave it scalar. */
-#define NOT_INLINE __attribute__((noinline))
-
-DN_MULTIVERSION NOT_INLINE static void cell(int n, dn_real forget_bias, dn_real *i, dn_real *f, dn_real *o, dn_real *g,
-                                            const dn_real *c_prev, dn_real *c, dn_real *tanh_c, dn_real *h) {
+DN_MULTIVERSION DN_NOT_INLINE static void cell(int n, dn_real forget_bias, dn_real *i, dn_real *f, dn_real *o, dn_real *g,
+                                               const dn_real *c_prev, dn_real *c, dn_real *tanh_c, dn_real *h) {
     DN_SIMD for (int j = 0; j < n; j++) {
         dn_real i_ = dn__logistic_of(i[j]), f_ = dn__logistic_of(f[j] + forget_bias);
         dn_real o_ = dn__logistic_of(o[j]), g_ = dn__tanh_of(g[j]);
@@ -39,9 +36,9 @@ void dn__lstm_cell(int h, int batch, dn_real forget_bias, dn_real *gates, const 
     }
 }
 
-DN_MULTIVERSION NOT_INLINE static void cell_grad(int n, int h, const dn_real *gates, const dn_real *c_prev,
-                                                 const dn_real *tanh_c, const dn_real *dh, const dn_real *dc,
-                                                 dn_real *dgates, dn_real *dc_prev) {
+DN_MULTIVERSION DN_NOT_INLINE static void cell_grad(int n, int h, const dn_real *gates, const dn_real *c_prev,
+                                                    const dn_real *tanh_c, const dn_real *dh, const dn_real *dc,
+                                                    dn_real *dgates, dn_real *dc_prev) {
     const dn_real *i = gates, *f = i + h, *o = f + h, *g = o + h;
     dn_real *di = dgates, *df = di + h, *d_o = df + h, *dg = d_o + h;
     DN_SIMD for (int j = 0; j < n; j++) {
@@ -71,8 +68,8 @@ void dn__lstm_cell_grad(int h, int batch, const dn_real *gates, const dn_real *c
 
 /* ---- the TreeLSTM's cell ------------------------------------------------------------------------------------------- */
 
-DN_MULTIVERSION NOT_INLINE static void tree_cell(int h, int n, size_t at, const dn_real *b, const dn_real *bf, const dn_columns *children,
-                                                 dn_real *gates, dn_real *f, dn_real *c, dn_real *tanh_c, dn_real *h_out) {
+DN_MULTIVERSION DN_NOT_INLINE static void tree_cell(int h, int n, size_t at, const dn_real *b, const dn_real *bf, const dn_columns *children,
+                                                    dn_real *gates, dn_real *f, dn_real *c, dn_real *tanh_c, dn_real *h_out) {
     dn_real *i = gates, *o = i + h, *u = o + h;
     const dn_real *bi = b, *bo = bi + h, *bu = bo + h;
     DN_SIMD for (int j = 0; j < h; j++) {
@@ -103,10 +100,10 @@ void dn__tree_lstm_cell(int h, int n, int batch, const dn_real *b, dn_columns bf
     }
 }
 
-DN_MULTIVERSION NOT_INLINE static void tree_cell_grad(int h, int n, size_t at, const dn_real *gates, const dn_real *f,
-                                                      const dn_columns *children, const dn_real *tanh_c, const dn_real *dh,
-                                                      const dn_real *dc, dn_real *dgates, dn_real *df,
-                                                      const dn_column_grads *dc_children) {
+DN_MULTIVERSION DN_NOT_INLINE static void tree_cell_grad(int h, int n, size_t at, const dn_real *gates, const dn_real *f,
+                                                         const dn_columns *children, const dn_real *tanh_c, const dn_real *dh,
+                                                         const dn_real *dc, dn_real *dgates, dn_real *df,
+                                                         const dn_column_grads *dc_children) {
     const dn_real *i = gates, *o = i + h, *u = o + h;
     dn_real *di = dgates, *d_o = di + h, *du = d_o + h;
     for (int k = 0; k < n; k++) {

@@ -5,8 +5,6 @@
 #include "kernels.h"
 #include "math.h"
 
-#define NOT_INLINE __attribute__((noinline))
-
 /* A step: n columns that begin at column `at`; the step before began at `last`. */
 typedef struct step { int s, n; size_t at, last; } step;
 static step first_step(const dn_sequence *q) { return (step){0, q->active[0], 0, 0}; }
@@ -106,8 +104,8 @@ void dn__simple_sequence_grad(const dn_sequence *q, const dn_real *const *w) {
 
 /* ---- what the GRU's h and the coupled LSTM's c are: y = x + gate (g - x) -------------------------------------------------- */
 
-DN_MULTIVERSION NOT_INLINE static void mix_grad(size_t n, const dn_real *x, const dn_real *gate, const dn_real *g, const dn_real *dy,
-                                                dn_real *dgate, dn_real *dg, dn_real *dx) {
+DN_MULTIVERSION DN_NOT_INLINE static void mix_grad(size_t n, const dn_real *x, const dn_real *gate, const dn_real *g, const dn_real *dy,
+                                                   dn_real *dgate, dn_real *dg, dn_real *dx) {
     DN_SIMD for (size_t j = 0; j < n; j++) {
         dn_real gate_ = gate[j], g_ = g[j];
         dgate[j] = dy[j] * (g_ - x[j]) * (gate_ * (1 - gate_));
@@ -118,7 +116,7 @@ DN_MULTIVERSION NOT_INLINE static void mix_grad(size_t n, const dn_real *x, cons
 
 /* ---- GRU ----------------------------------------------------------------------------------------------------------------- */
 
-DN_MULTIVERSION NOT_INLINE static void gru_open(size_t n, const dn_real *h, dn_real *z, dn_real *r, dn_real *rh) {
+DN_MULTIVERSION DN_NOT_INLINE static void gru_open(size_t n, const dn_real *h, dn_real *z, dn_real *r, dn_real *rh) {
     DN_SIMD for (size_t j = 0; j < n; j++) {
         dn_real r_ = dn__logistic_of(r[j]);
         z[j] = dn__logistic_of(z[j]);
@@ -126,7 +124,7 @@ DN_MULTIVERSION NOT_INLINE static void gru_open(size_t n, const dn_real *h, dn_r
         rh[j] = r_ * h[j];
     }
 }
-DN_MULTIVERSION NOT_INLINE static void gru_close(size_t n, const dn_real *h, const dn_real *z, dn_real *g, dn_real *y) {
+DN_MULTIVERSION DN_NOT_INLINE static void gru_close(size_t n, const dn_real *h, const dn_real *z, dn_real *g, dn_real *y) {
     DN_SIMD for (size_t j = 0; j < n; j++) {
         dn_real g_ = dn__tanh_of(g[j]);
         g[j] = g_;
@@ -134,8 +132,8 @@ DN_MULTIVERSION NOT_INLINE static void gru_close(size_t n, const dn_real *h, con
     }
 }
 /* rh = r h */
-DN_MULTIVERSION NOT_INLINE static void gru_open_grad(size_t n, const dn_real *h, const dn_real *r, const dn_real *drh, dn_real *dr,
-                                                     dn_real *dh) {
+DN_MULTIVERSION DN_NOT_INLINE static void gru_open_grad(size_t n, const dn_real *h, const dn_real *r, const dn_real *drh, dn_real *dr,
+                                                        dn_real *dh) {
     DN_SIMD for (size_t j = 0; j < n; j++) {
         dr[j] = drh[j] * h[j] * (r[j] * (1 - r[j]));
         dh[j] += drh[j] * r[j];
@@ -181,7 +179,7 @@ void dn__gru_sequence_grad(const dn_sequence *q, const dn_real *const *w) {
 
 /* ---- LSTM with coupled gates ---------------------------------------------------------------------------------------------- */
 
-DN_MULTIVERSION NOT_INLINE static void coupled_open(size_t n, const dn_real *c, dn_real *i, dn_real *g, dn_real *y, dn_real *tanh_y) {
+DN_MULTIVERSION DN_NOT_INLINE static void coupled_open(size_t n, const dn_real *c, dn_real *i, dn_real *g, dn_real *y, dn_real *tanh_y) {
     DN_SIMD for (size_t j = 0; j < n; j++) {
         dn_real i_ = dn__logistic_of(i[j]), g_ = dn__tanh_of(g[j]), y_ = c[j] + i_ * (g_ - c[j]);
         i[j] = i_;
@@ -190,7 +188,7 @@ DN_MULTIVERSION NOT_INLINE static void coupled_open(size_t n, const dn_real *c, 
         tanh_y[j] = dn__tanh_of(y_);
     }
 }
-DN_MULTIVERSION NOT_INLINE static void coupled_close(size_t n, const dn_real *tanh_c, dn_real *o, dn_real *h) {
+DN_MULTIVERSION DN_NOT_INLINE static void coupled_close(size_t n, const dn_real *tanh_c, dn_real *o, dn_real *h) {
     DN_SIMD for (size_t j = 0; j < n; j++) {
         dn_real o_ = dn__logistic_of(o[j]);
         o[j] = o_;
@@ -198,8 +196,8 @@ DN_MULTIVERSION NOT_INLINE static void coupled_close(size_t n, const dn_real *ta
     }
 }
 /* h = o tanh c */
-DN_MULTIVERSION NOT_INLINE static void coupled_close_grad(size_t n, const dn_real *tanh_c, const dn_real *o, const dn_real *dh, dn_real *d_o,
-                                                          dn_real *dc) {
+DN_MULTIVERSION DN_NOT_INLINE static void coupled_close_grad(size_t n, const dn_real *tanh_c, const dn_real *o, const dn_real *dh, dn_real *d_o,
+                                                             dn_real *dc) {
     DN_SIMD for (size_t j = 0; j < n; j++) {
         dn_real o_ = o[j], t_ = tanh_c[j];
         d_o[j] = dh[j] * t_ * (o_ * (1 - o_));
