@@ -261,6 +261,10 @@ dn_root *dn_root_new(void);
 void dn_root_free(dn_root *);            /* the memory goes when no graph uses it any more */
 /* A dense parameter (row_count = 0) or a lookup table of row_count rows, each of dims d. Values and gradients are zero. NULL: no memory. */
 dn_param *dn_param_new(dn_root *, int nd, const int *d, int64_t row_count);
+/* Gives a new parameter its first values, float32 numbers in storage order: drawn evenly from [a, b), drawn normally with mean a and deviation
+ * b, or all a. */
+enum dn_first { DN_FIRST_UNIFORM, DN_FIRST_NORMAL, DN_FIRST_CONSTANT };
+void dn_param_begin(dn_param *, struct dn_rng *, int first, float a, float b);
 int64_t dn_param_handle(dn_param *, int constant);
 dn_real *dn_param_values(dn_param *);    /* the storage itself; a table's rows follow one another */
 int64_t dn_param_size(dn_param *);

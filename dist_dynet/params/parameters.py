@@ -26,12 +26,13 @@ class _ParameterBase(Expression):
     Used where an expression is due, each stands for its node in the current graph.
     """
 
-    __slots__ = ("_c", "_dims", "_name", "_root", "_rows")
+    __slots__ = ("_c", "_dims", "_name", "_place", "_root", "_rows")
 
     def __init__(self, root: Root, name: str, dims: tuple[int, ...], rows: int) -> None:
         if not isinstance(root, Root):
             raise TypeError(f"{type(self).__name__}: made by ParameterCollection.add_parameters() and add_lookup_parameters() only.")
         self._root, self._name, self._dims, self._rows = root, name, dims, rows
+        self._place = len(root.made)
         self._c = root.new_parameter(dims, rows)
         self._h = lib.dn_param_handle(self._c, 0)
         root.names[self._h] = name
@@ -39,7 +40,7 @@ class _ParameterBase(Expression):
     __copy__ = __deepcopy__ = None  # as __reduce__ says
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return copying.rebuilt_parameter, (type(self), self._root, self._root.places[self._c], self._name)
+        return copying.rebuilt_parameter, (type(self), self._root, self._place, self._name)
 
     def _node(self) -> int:
         return resolved(self._h)
