@@ -167,6 +167,22 @@ dn_real *dn_param_storage(dn_param *p, double *factor) {
     *factor = p->factor;
     return p->rows ? p->table : p->root->chunks[p->chunk].values + p->offset;
 }
+int dn_quick_param(int64_t a, int64_t row, dn_dim *dim, int room, double *out) {
+    int constant;
+    dn_param *p = dn__handle_param(a, &constant);
+    if (!p || (row >= 0 && row >= p->rows) || p->factor != 1) return DN_LONG_WAY;
+    double factor;
+    const dn_real *values = dn_param_storage(p, &factor);
+    *dim = p->dim;
+    if (row >= 0) {
+        dim->size = (int)p->row_size;
+        dim->nd--; /* the rows are the last dim */
+        values += row * p->row_size;
+    }
+    if (dim->size < 1 || dim->size > room) return DN_LONG_WAY;
+    for (int i = 0; i < dim->size; i++) out[i] = (double)values[i];
+    return 0;
+}
 void dn_param_set_factor(dn_param *p, double factor) {
     if (p->rows) p->factor = factor;
 }

@@ -15,7 +15,7 @@ from ..expression import Expression, expression
 from ..graph import ComputationGraph, current_graph
 from ..params.dims import as_dims, check_device
 from ..params.parameters import LookupParameters
-from ._nodes import NOT_TAKEN, E, leaf, make, numbers, real, reals, set_ints, whole
+from ._nodes import NOT_TAKEN, E, leaf, make, numbers, quickly, real, reals, set_ints, whole
 from ._nodes import indices as whole_numbers
 
 __all__ = [
@@ -142,6 +142,15 @@ def _long_vector(code: int, v: Any) -> Any:
     return _made(_vecInputExpression, graph, code)
 
 
+def _long_tensor(code: int, values: list[float], shape: tuple[int, ...], batched: bool) -> Any:
+    graph = current_graph()
+    flat = np.array(values, DTYPE)
+    return _made(_tensorInputExpression, graph, code if code != NOT_TAKEN else _tensor_node(graph, flat, shape, batched))
+
+
+_few = calls.call("tensor", OPS["input"], _tensorInputExpression, _long_tensor)
+_FEW = 64
+"""So many numbers are quicker as a list."""
 _scalar = calls.call("scalar", OPS["input"], _inputExpression, _long_scalar)
 _zeros = calls.call("zeros", OPS["input"], _vecInputExpression, _long_zeros)
 _numbers = calls.call("vector", OPS["input"], _vecInputExpression, _long_vector)
@@ -179,7 +188,7 @@ def vecInput(dim: int, device: str = "") -> _vecInputExpression:  # noqa: N802
     return _zeros(dim)
 
 
-def inputVector(v: Sequence[float], device: str = "") -> _vecInputExpression:  # noqa: N802
+def inputVector(v: Sequence[float] | NDArray[Any], device: str = "") -> _vecInputExpression:  # noqa: N802
     """A vector of these numbers. `.set(list)` changes them.
 
     >>> import dist_dynet as dy
@@ -188,6 +197,8 @@ def inputVector(v: Sequence[float], device: str = "") -> _vecInputExpression:  #
     """
     if device:
         check_device(device, "inputVector")
+    if type(v) is np.ndarray and v.ndim == 1 and len(v) <= _FEW and v.dtype.kind == "f":
+        return _numbers(v.tolist())
     return _numbers(v)
 
 
@@ -196,10 +207,15 @@ def _flat(array: Any, what: str, takes: str = "takes numbers") -> NDArray[Any]:
     return numbers(array, what, takes, "F").ravel(order="F")  # type: ignore[no-any-return]
 
 
+def _tensor_node(graph: int, flat: NDArray[Any], shape: tuple[int, ...], batched: bool) -> int:
+    dims, batch = (shape[:-1] or (1,), shape[-1]) if batched else (shape, 1)
+    node: int = _input(graph, len(dims), dims, batch, pointer(flat))
+    return node
+
+
 def _tensor(cls: type[E], flat: NDArray[Any], shape: tuple[int, ...], batched: bool) -> E:
     graph = current_graph()
-    dims, batch = (shape[:-1] or (1,), shape[-1]) if batched else (shape, 1)
-    return _made(cls, graph, _input(graph, len(dims), dims, batch, pointer(flat)))
+    return _made(cls, graph, _tensor_node(graph, flat, shape, batched))
 
 
 def inputTensor(  # noqa: N802
@@ -219,6 +235,10 @@ def inputTensor(  # noqa: N802
     """
     if device:
         check_device(device, "inputTensor")
+    if type(arr) is np.ndarray and 0 < arr.size <= _FEW and arr.ndim and arr.dtype.kind == "f":
+        few: _tensorInputExpression = _few((arr if arr.ndim == 1 else arr.ravel(order="F")).tolist(), arr.shape, batched)
+        few._reusable = reusable_expr
+        return few
     if isinstance(arr, list) and arr and all(isinstance(a, np.ndarray) for a in arr):
         try:
             arr, batched = np.stack(arr, axis=-1), True
@@ -291,7 +311,8 @@ def sparse_inputTensor(  # noqa: N802 - DyNet's name
     >>> dy.sparse_inputTensor([[0, 1], [2, 0]], [5, 6], (2, 3)).npvalue().tolist()
     [[0.0, 0.0, 5.0], [6.0, 0.0, 0.0]]
     """
-    check_device(device, "sparse_inputTensor")
+    if device:
+        check_device(device, "sparse_inputTensor")
     dims, data = as_dims(shape, "sparse_inputTensor"), _vector(values, "sparse_inputTensor")
     columns = [np.asarray(i if isinstance(i, np.ndarray) else list(i)) for i in idxs]
     if len(columns) != len(dims) or any(c.shape != data.shape for c in columns):
@@ -362,6 +383,13 @@ ComputationGraph.inputMatrixLiteral = _matrix_literal  # type: ignore[attr-defin
 ComputationGraph.inputSparseTensor = _sparse_literal  # type: ignore[attr-defined]
 
 
+def _long_fill(dim: int | Sequence[int], batch_size: int, val: float) -> Expression:
+    return leaf(Expression, OPS["fill"], (whole(batch_size, "batch_size"), *as_dims(dim, "constant")), (real(val, "constant"),))
+
+
+_fill = quickly("source", "fill", _long_fill)
+
+
 def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expression:
     """All elements `val`: dims x batch_size.
 
@@ -369,7 +397,7 @@ def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expre
     >>> dy.constant((2, 1), 3).npvalue().tolist()
     [[3.0], [3.0]]
     """
-    return leaf(Expression, OPS["fill"], (whole(batch_size, "batch_size"), *as_dims(dim, "constant")), (real(val, "constant"),))
+    return _fill(dim, batch_size, val)
 
 
 def zeros(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
@@ -379,7 +407,7 @@ def zeros(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
     >>> dy.zeros((2, 2)).npvalue().tolist()
     [[0.0, 0.0], [0.0, 0.0]]
     """
-    return constant(dim, 0, batch_size)
+    return _fill(dim, batch_size, 0)
 
 
 zeroes = zeros
@@ -392,7 +420,7 @@ def ones(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
     >>> dy.ones(2).value()
     [1.0, 1.0]
     """
-    return constant(dim, 1, batch_size)
+    return _fill(dim, batch_size, 1)
 
 
 def _table(p: LookupParameters, update: bool, what: str) -> Expression:

@@ -11,13 +11,13 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._ffi import DTYPE, calls, ffi, lib, nodes, pointer, view, view_ints
+from .._ffi import DTYPE, calls, ffi, lib, nodes, pointer, shaped, view, view_ints
 from ..expression import Expression, expression, resolved
 from . import copying
 from .root import Root
 
 FileName = str | PathLike[str]
-_resolve, _current = nodes.dn_resolve, calls.current
+_resolve, _current, _quick_param = nodes.dn_resolve, calls.current, calls.quick_param
 
 
 class _ParameterBase(Expression):
@@ -73,6 +73,9 @@ class _ParameterBase(Expression):
 
     def as_array(self) -> NDArray[np.float64]:
         """A float64 copy of the values, of shape()."""
+        found = None if self._rows else _quick_param(self, -1)
+        if found is not None:
+            return shaped(np.frombuffer(found[0]), found[1], 1)
         return self._arrange(view(lib.dn_param_values(self._c), lib.dn_param_size(self._c)))
 
     def _flat_gradient(self) -> NDArray[Any]:
@@ -254,6 +257,9 @@ class LookupParameters(_ParameterBase):
 
     def row_as_array(self, row: int) -> NDArray[np.float64]:
         """A copy of one row."""
+        found = _quick_param(self, row)
+        if found is not None and row >= 0:
+            return shaped(np.frombuffer(found[0]), found[1], 1)
         self._range("row_as_array", [row])
         size = prod(self._dims)
         values = view(lib.dn_param_values(self._c) + row * size, size)
