@@ -130,6 +130,22 @@ def test_arrays_go_in_as_they_are(dtype, shape):
             assert dy.inputVector(array).vec_value() == array.tolist()
 
 
+@pytest.mark.parametrize("n", [1, 16, 17, 30])
+@pytest.mark.parametrize("default", [0, -1.5])
+@pytest.mark.parametrize("batched", [False, True])
+def test_sparse_inputs_hold_the_numbers(n, default, batched):
+    rng = np.random.default_rng(n)
+    shape = (3, 4, 5)
+    columns, numbers = [rng.integers(0, size, n).tolist() for size in shape], rng.normal(size=n).astype(DTYPE).tolist()
+    expected = np.full(shape, default, np.float64)
+    for place, number in zip(zip(*columns, strict=True), numbers, strict=True):
+        expected[place] = number  # of several for one place the last
+    for given, values in ((columns, numbers), (list(map(np.array, columns)), np.array(numbers))):
+        x = dy.sparse_inputTensor(given, values, shape, batched, default)
+        assert x.dim() == ((shape[:-1], shape[-1]) if batched else (shape, 1))
+        np.testing.assert_array_equal(x.npvalue(), expected)
+
+
 def test_few_numbers_are_rounded_once():
     near = np.array([1 + 2**-24 + 2**-50, 1e-46, 3e38, np.nan, -0.0])
     dy.renew_cg()

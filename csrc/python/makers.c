@@ -388,9 +388,10 @@ static PyObject *vector(PyObject *self, PyObject *from) {
 static PyMethodDef kinds[] = {
     {"unary", unary, METH_O, NULL}, {"binary", DN_FAST(binary)}, {"with_int", DN_FAST(with_int)}, {"at_index", DN_FAST(at_index)},
     {"with_reals", DN_FAST(with_reals)}, {"with_ints", DN_FAST(with_ints)}, {"with_int_and_real", DN_FAST(with_int_and_real)},
-    {"binary_with_real", DN_FAST(binary_with_real)}, {"strided", DN_FAST(strided)}, {"source", DN_FAST(source)}, {"of_list", of_list, METH_O, NULL}, {"of_list_with_int", DN_FAST(of_list_with_int)},
-    {"scalar", scalar, METH_O, NULL}, {"zeros", zeros, METH_O, NULL}, {"vector", vector, METH_O, NULL}, {"tensor", DN_FAST(tensor)}, {"row", DN_FAST(row)},
-    {"rows", DN_FAST(rows)}, {"sequence", DN_FAST(sequence)}, {"outputs", DN_FAST(outputs)}, {"pairs", DN_FAST(pairs)},
+    {"binary_with_real", DN_FAST(binary_with_real)}, {"strided", DN_FAST(strided)}, {"of_list", of_list, METH_O, NULL},
+    {"of_list_with_int", DN_FAST(of_list_with_int)}, {"sequence", DN_FAST(sequence)}, {"outputs", DN_FAST(outputs)},
+    {"pairs", DN_FAST(pairs)}, {"scalar", scalar, METH_O, NULL}, {"zeros", zeros, METH_O, NULL}, {"vector", vector, METH_O, NULL},
+    {"source", DN_FAST(source)}, {"tensor", DN_FAST(tensor)}, {"row", DN_FAST(row)}, {"rows", DN_FAST(rows)},
     {NULL, NULL, 0, NULL},
 };
 

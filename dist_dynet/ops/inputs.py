@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from math import prod
 from typing import Any, NoReturn
 
@@ -26,7 +26,7 @@ __all__ = [
 _input, _input_vector, _input_set, _lookup, _lookup_batch = (
     nodes.dn_input, nodes.dn_input_vector, nodes.dn_input_set, nodes.dn_lookup, nodes.dn_lookup_batch,
 )  # fmt: skip
-_set_input, _LONG_WAY = calls.set_input, lib.DN_LONG_WAY
+_set_input, _LONG_WAY, _all_whole = calls.set_input, lib.DN_LONG_WAY, calls.all_whole
 
 
 def _made(cls: type[E], graph: int, handle: int) -> E:
@@ -142,13 +142,17 @@ def _long_vector(code: int, v: Any) -> Any:
     return _made(_vecInputExpression, graph, code)
 
 
-def _long_tensor(code: int, values: list[float], shape: tuple[int, ...], batched: bool) -> Any:
-    graph = current_graph()
-    flat = np.array(values, DTYPE)
-    return _made(_tensorInputExpression, graph, code if code != NOT_TAKEN else _tensor_node(graph, flat, shape, batched))
+def _of_few(cls: type[E]) -> Callable[[list[float], tuple[int, ...], bool], E]:
+    """f(numbers, shape, batched) -> an input of a class."""
+
+    def otherwise(code: int, values: list[float], shape: tuple[int, ...], batched: bool) -> E:
+        graph = current_graph()
+        return _made(cls, graph, code if code != NOT_TAKEN else _tensor_node(graph, np.array(values, DTYPE), shape, batched))
+
+    return calls.call("tensor", OPS["input"], cls, otherwise)
 
 
-_few = calls.call("tensor", OPS["input"], _tensorInputExpression, _long_tensor)
+_few, _few_sparse = _of_few(_tensorInputExpression), _of_few(_sparseInputExpression)
 _FEW = 64
 """So many numbers are quicker as a list."""
 _scalar = calls.call("scalar", OPS["input"], _inputExpression, _long_scalar)
@@ -297,6 +301,25 @@ def inputMatrix(v: Sequence[float], d: Sequence[int]) -> NoReturn:  # noqa: N802
     raise DeprecationWarning("inputMatrix: no longer exists. Use inputTensor(), or inputTensorTranspose() for a flat list.")
 
 
+def _sparse(flat: NDArray[Any], shape: tuple[int, ...], batched: bool) -> _sparseInputExpression:
+    if 0 < flat.size <= _FEW:
+        return _few_sparse(flat.tolist(), shape, batched)
+    return _tensor(_sparseInputExpression, flat, shape, batched)
+
+
+def _few_places(idxs: Any, values: Any, dims: tuple[int, ...]) -> list[int] | None:
+    """Where up to 16 numbers lie in a tensor, column-major; None: they are more, or not plain lists, or there is something wrong."""
+    if type(values) is not list or not 0 < len(values) <= 16 or len(idxs) != len(dims) or not {int, float}.issuperset(map(type, values)):
+        return None
+    places, stride = [0] * len(values), 1
+    for column, size in zip(idxs, dims, strict=True):
+        if type(column) is not list or len(column) != len(values) or not _all_whole(column) or min(column) < 0 or max(column) >= size:
+            return None
+        places = [place + stride * i for place, i in zip(places, column, strict=True)]
+        stride *= size
+    return places
+
+
 def sparse_inputTensor(  # noqa: N802 - DyNet's name
     idxs: Sequence[Sequence[int]], values: Sequence[float], shape: Sequence[int], batched: bool = False, defval: float = 0, device: str = ""
 ) -> _sparseInputExpression:
@@ -313,7 +336,14 @@ def sparse_inputTensor(  # noqa: N802 - DyNet's name
     """
     if device:
         check_device(device, "sparse_inputTensor")
-    dims, data = as_dims(shape, "sparse_inputTensor"), _vector(values, "sparse_inputTensor")
+    dims = as_dims(shape, "sparse_inputTensor")
+    places = _few_places(idxs, values, dims)
+    if places is not None:
+        few = np.full(prod(dims), real(defval, "sparse_inputTensor"), DTYPE) if defval else np.zeros(prod(dims), DTYPE)
+        for place, value in zip(places, values, strict=True):
+            few[place] = value
+        return _sparse(few, dims, batched)
+    data = _vector(values, "sparse_inputTensor")
     columns = [np.asarray(i if isinstance(i, np.ndarray) else list(i)) for i in idxs]
     if len(columns) != len(dims) or any(c.shape != data.shape for c in columns):
         raise ValueError(f"sparse_inputTensor: takes one index per dim and value; got {len(columns)} sequences for dims {dims}.")
@@ -324,7 +354,7 @@ def sparse_inputTensor(  # noqa: N802 - DyNet's name
             raise ValueError(f"sparse_inputTensor: an index is outside dim {d} of {dims}.")
     array = np.full(dims, real(defval, "sparse_inputTensor"), DTYPE, order="F")
     array[tuple(c.astype(np.int64) for c in columns)] = data
-    return _tensor(_sparseInputExpression, array.ravel(order="F"), dims, batched)
+    return _sparse(array.ravel(order="F"), dims, batched)
 
 
 def one_hot(d: int, idx: int | Iterable[int], device: str = "") -> _sparseInputExpression:
@@ -336,7 +366,8 @@ def one_hot(d: int, idx: int | Iterable[int], device: str = "") -> _sparseInputE
     >>> dy.one_hot(3, 1).value()
     [0.0, 1.0, 0.0]
     """
-    check_device(device, "one_hot")
+    if device:
+        check_device(device, "one_hot")
     (d,) = as_dims(d, "one_hot")
     try:
         rows = [operator.index(idx)]  # type: ignore[arg-type]
@@ -348,7 +379,7 @@ def one_hot(d: int, idx: int | Iterable[int], device: str = "") -> _sparseInputE
     flat = np.zeros(len(rows) * d, DTYPE)
     for b, i in enumerate(rows):
         flat[b * d + i] = 1
-    return _tensor(_sparseInputExpression, flat, (d, len(rows)), True)
+    return _sparse(flat, (d, len(rows)), True)
 
 
 def _matrix_literal(self: ComputationGraph, v: Sequence[float], d: int | Sequence[int], batch_size: int = 1, device: str = "") -> Expression:

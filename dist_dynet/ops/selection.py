@@ -112,8 +112,9 @@ def pick_range(x: Expression, s: int, e: int, d: int = 0) -> Expression:
     >>> dy.pick_range(dy.inputVector([5, 6, 7]), 1, 3).value()
     [6.0, 7.0]
     """
-    if not (type(s) is int and type(e) is int):
-        s, e = whole(s, "pick_range"), whole(e, "pick_range")
+    if type(s) is int and type(e) is int and s < e:  # nearly always
+        return _range(x, d, s, e, 1)
+    s, e = whole(s, "pick_range"), whole(e, "pick_range")
     if s >= e:
         raise ValueError(f"pick_range: s must be less than e; got s = {s}, e = {e}.")
     return _range(x, d, s, e, 1)
