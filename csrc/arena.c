@@ -33,8 +33,10 @@ static void *aligned_new(size_t bytes) {
     return p;
 }
 
+void *dn__block_raw(size_t bytes) { return aligned_new(bytes ? bytes : ALIGN); }
+
 void *dn__block_new(size_t bytes) {
-    void *p = aligned_new(bytes ? bytes : ALIGN);
+    void *p = dn__block_raw(bytes);
     if (p) memset(p, 0, bytes);
     return p;
 }

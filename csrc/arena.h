@@ -22,8 +22,9 @@ void dn__arena_reset(dn_arena *, dn_arena_mark);        /* to a mark; {0, 0}: to
 size_t dn__arena_bytes(const dn_arena *);
 void dn__arena_free(dn_arena *);
 
-/* Large zeroed blocks, on huge pages where the system has them; NULL: no memory. */
+/* Large zeroed blocks, on huge pages where the system has them; NULL: no memory. dn__block_raw: not zeroed. */
 void *dn__block_new(size_t bytes);
+void *dn__block_raw(size_t bytes);
 void dn__block_free(void *);
 
 #endif

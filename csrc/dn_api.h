@@ -28,6 +28,7 @@ enum dn_limits {
     DN_MAX_DIMS = 7,
     DN_INDEX_BITS = 23, DN_EPOCH_BITS = 29, DN_GRAPH_BITS = 10,   /* of a handle, from the lowest */
     DN_QUICK = 1 << 14,   /* numbers read and written by what is computed without giving Python's lock up: some microseconds */
+    DN_QUICK_ROOM = 256,  /* numbers of an array that are read by a quick way; to read more takes its time anyway */
     DN_LONG_WAY = 3,
     DN_WORK = 1 << 26     /* numbers read and written in one call: tens of milliseconds. The caller looks at signals in between. */
 };
@@ -101,8 +102,8 @@ typedef struct dn_cell dn_cell;
     X(int64_t, input_scalar, (int graph, double value), (graph, value)) \
     X(int64_t, input_zeros, (int graph, int n), (graph, n)) \
     X(int64_t, input_vector, (int graph, int n, const dn_real *data), (graph, n, data)) \
-    /* input_vector and input_set from numbers of Python's own type */ \
-    X(int64_t, input_numbers, (int graph, int n, const double *data), (graph, n, data)) \
+    /* input and input_set from numbers of Python's own type */ \
+    X(int64_t, input_numbers, (int graph, int n_dims, const int *dims, int batch, const double *data), (graph, n_dims, dims, batch, data)) \
     X(int, input_set_numbers, (int64_t a, int64_t n, const double *data), (a, n, data)) \
     /* new contents of an input node, n = its number of elements; new ints (row, index) of a node. Both forget all values. */ \
     X(int, input_set, (int64_t a, int64_t n, const dn_real *data), (a, n, data)) \
@@ -111,8 +112,11 @@ typedef struct dn_cell dn_cell;
     X(int64_t, resolve, (int graph, int64_t a), (graph, a)) \
     X(int, node_dim, (int64_t a, dn_dim *out), (a, out)) \
     /* Where the work is so small that to give the lock up would cost more, else DN_LONG_WAY: the value of a node, computed if need be, as
-     * `room` numbers at most; dn_backward. */ \
+     * `room` numbers at most; its gradient in the last backward, likewise; the values of a parameter, given by its handle, or one of its
+     * rows (row < 0: all of them); dn_backward. */ \
     X(int, quick_value, (int64_t a, dn_dim *dim, int room, double *out), (a, dim, room, out)) \
+    X(int, quick_gradient, (int64_t a, dn_dim *dim, int room, double *out), (a, dim, room, out)) \
+    X(int, quick_param, (int64_t a, int64_t row, dn_dim *dim, int room, double *out), (a, row, dim, room, out)) \
     X(int, quick_backward, (int64_t a), (a)) \
     /* how many graphs this slot has started since dn_graph_new */ \
     X(int64_t, graph_version, (int graph), (graph)) \
@@ -261,6 +265,10 @@ dn_root *dn_root_new(void);
 void dn_root_free(dn_root *);            /* the memory goes when no graph uses it any more */
 /* A dense parameter (row_count = 0) or a lookup table of row_count rows, each of dims d. Values and gradients are zero. NULL: no memory. */
 dn_param *dn_param_new(dn_root *, int nd, const int *d, int64_t row_count);
+/* Gives a new parameter its first values, float32 numbers in storage order: drawn evenly from [a, b), drawn normally with mean a and deviation
+ * b, or all a. */
+enum dn_first { DN_FIRST_UNIFORM, DN_FIRST_NORMAL, DN_FIRST_CONSTANT };
+void dn_param_begin(dn_param *, struct dn_rng *, int first, float a, float b);
 int64_t dn_param_handle(dn_param *, int constant);
 dn_real *dn_param_values(dn_param *);    /* the storage itself; a table's rows follow one another */
 int64_t dn_param_size(dn_param *);

@@ -328,10 +328,10 @@ int64_t dn_input_scalar(int graph, double value) {
     return dn_input(graph, 1, (int[]){1}, 1, &x);
 }
 
-int64_t dn_input_numbers(int graph, int n, const double *data) {
+int64_t dn_input_numbers(int graph, int n_dims, const int *dims, int batch, const double *data) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);
-    return left(t, input(t, 1, &n, 1, NULL, data));
+    return left(t, input(t, n_dims, dims, batch, NULL, data));
 }
 
 /* An input whose n numbers are to be written; values are forgotten. NULL: *error. */

@@ -19,12 +19,7 @@ dn_root *dn_root_new(void) {
     dn_root *r = calloc(1, sizeof *r);
     if (!r) return NULL;
     r->references = 1;
-    /* Room for all chunks there may be (64 GB and more): readers of other threads go through this array without a lock, so it never moves. */
-    r->chunks = calloc(MOST_CHUNKS, sizeof *r->chunks);
-    if (!r->chunks) {
-        free(r);
-        return NULL;
-    }
+    r->chunks = r->few_chunks;
     pthread_mutex_init(&r->lock, NULL);
     dn__watch_init(r);
     return r;
@@ -48,7 +43,7 @@ void dn__root_release(dn_root *r) {
         dn__block_free(r->chunks[i].private_grads);
     }
     free(r->params);
-    free(r->chunks);
+    if (r->chunks != r->few_chunks) free(r->chunks);
     dn__watch_destroy(r);
     pthread_mutex_destroy(&r->lock);
     free(r);
@@ -60,6 +55,15 @@ void dn_root_free(dn_root *r) {
 
 /* ---- making parameters --------------------------------------------------------------------------------------------- */
 
+/* To room for all chunks there may be (64 GB and more). Who has found the few a moment ago reads on there: they stay until the root goes. */
+static int move_chunks(dn_root *r) {
+    dn_chunk *all = calloc(MOST_CHUNKS, sizeof *all);
+    if (!all) return -1;
+    memcpy(all, r->few_chunks, sizeof r->few_chunks);
+    __atomic_store_n(&r->chunks, all, __ATOMIC_RELEASE);
+    return 0;
+}
+
 /* A place of n numbers in the last chunk, or in a new one. */
 static int place(dn_root *r, dn_param *p) {
     int64_t n = (p->row_size + DN_PARAM_ALIGN - 1) / DN_PARAM_ALIGN * DN_PARAM_ALIGN;
@@ -68,11 +72,11 @@ static int place(dn_root *r, dn_param *p) {
         int64_t capacity = last ? last->capacity * 4 : FIRST_CHUNK;
         if (capacity > LARGEST_CHUNK) capacity = LARGEST_CHUNK;
         if (capacity < n) capacity = n;
-        if (r->n_chunks == MOST_CHUNKS) return -1;
+        if (r->n_chunks == MOST_CHUNKS || (r->n_chunks == DN_FEW_CHUNKS && move_chunks(r))) return -1;
         last = &r->chunks[r->n_chunks];
         *last = (dn_chunk){.capacity = capacity};
-        last->values = dn__block_new((size_t)capacity * sizeof(dn_real));
-        last->private_grads = last->grads = dn__block_new((size_t)capacity * sizeof(dn_real));
+        last->values = dn__block_raw((size_t)capacity * sizeof(dn_real));
+        last->private_grads = last->grads = dn__block_raw((size_t)capacity * sizeof(dn_real));
         if (!last->values || !last->grads) {
             dn__block_free(last->values);
             dn__block_free(last->grads);
@@ -82,6 +86,8 @@ static int place(dn_root *r, dn_param *p) {
     }
     p->chunk = r->n_chunks - 1;
     p->offset = last->size;
+    memset(last->values + last->size, 0, (size_t)n * sizeof(dn_real));
+    memset(last->grads + last->size, 0, (size_t)n * sizeof(dn_real));
     last->size += n;
     return 0;
 }
@@ -121,6 +127,19 @@ failed:
     return NULL;
 }
 
+void dn_param_begin(dn_param *p, struct dn_rng *rng, int first, float a, float b) {
+    enum { AT_ONCE = 256 }; /* even, as normal numbers are drawn in pairs */
+    float drawn[AT_ONCE];
+    dn_real *values = dn_param_values(p);
+    const size_t n = (size_t)dn_param_size(p);
+    for (size_t start = 0; start < n; start += AT_ONCE) {
+        const size_t count = n - start < AT_ONCE ? n - start : AT_ONCE;
+        if (first == DN_FIRST_UNIFORM) dn_rng_uniform(rng, count, a, b, drawn);
+        else if (first == DN_FIRST_NORMAL) dn_rng_normal(rng, count, a, b, drawn);
+        for (size_t i = 0; i < count; i++) values[start + i] = (dn_real)(first == DN_FIRST_CONSTANT ? a : drawn[i]);
+    }
+}
+
 /* ---- reading ------------------------------------------------------------------------------------------------------- */
 
 int64_t dn_param_handle(dn_param *p, int constant) { return PARAM_TAG | (constant ? CONSTANT_TAG : 0) | (int64_t)(intptr_t)p; }
@@ -147,6 +166,22 @@ dn_real *dn_param_values(dn_param *p) {
 dn_real *dn_param_storage(dn_param *p, double *factor) {
     *factor = p->factor;
     return p->rows ? p->table : p->root->chunks[p->chunk].values + p->offset;
+}
+int dn_quick_param(int64_t a, int64_t row, dn_dim *dim, int room, double *out) {
+    int constant;
+    dn_param *p = dn__handle_param(a, &constant);
+    if (!p || (row >= 0 && row >= p->rows) || p->factor != 1) return DN_LONG_WAY;
+    double factor;
+    const dn_real *values = dn_param_storage(p, &factor);
+    *dim = p->dim;
+    if (row >= 0) {
+        dim->size = (int)p->row_size;
+        dim->nd--; /* the rows are the last dim */
+        values += row * p->row_size;
+    }
+    if (dim->size < 1 || dim->size > room) return DN_LONG_WAY;
+    for (int i = 0; i < dim->size; i++) out[i] = (double)values[i];
+    return 0;
 }
 void dn_param_set_factor(dn_param *p, double factor) {
     if (p->rows) p->factor = factor;
@@ -319,7 +354,7 @@ static int move_gradients(dn_chunk *c, dn_real *memory) {
         if (!(memory = c->private_grads)) return DN_ERROR_MEMORY;
     }
     if (memory == c->grads) return 0;
-    memcpy(memory, c->grads, (size_t)c->capacity * sizeof *memory);
+    memcpy(memory, c->grads, (size_t)c->size * sizeof *memory);
     if (memory != c->private_grads) {
         dn__block_free(c->private_grads);
         c->private_grads = NULL;

@@ -13,6 +13,8 @@ typedef struct dn_chunk {
     int64_t size, capacity;
 } dn_chunk;
 
+enum { DN_FEW_CHUNKS = 6 };
+
 struct dn_param {
     dn_root *root;
     dn_dim dim;                 /* dense: its dims. Table: (row dims..., rows), the dims of the whole table as an expression */
@@ -40,7 +42,8 @@ struct dn_root {
     int64_t version;            /* rises whenever values change */
     dn_param **params;
     int n_params, params_capacity;
-    dn_chunk *chunks;
+    dn_chunk *chunks;           /* few_chunks, or room for all that there may be, made once; readers of other threads take no lock */
+    dn_chunk few_chunks[DN_FEW_CHUNKS];
     int n_chunks;
     pthread_mutex_t watch_lock; /* of `watch` alone; taken after `lock` where both are */
     pthread_cond_t watch_moved;

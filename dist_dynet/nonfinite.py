@@ -233,7 +233,7 @@ def _checking_backward(self: Expression, full: bool = False) -> None:
 
 _REPLACEMENTS = {
     "_computed": _checking_computed,
-    **{name: _checking(name) for name in ("value", "npvalue", "vec_value", "scalar_value")},
+    **{name: _checking(name) for name in ("value", "npvalue", "vec_value", "scalar_value", "tensor_value")},
     "backward": _checking_backward,
 }
 

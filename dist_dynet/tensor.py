@@ -37,8 +37,8 @@ class Tensor:
 
     def as_numpy(self) -> NDArray[Any]:
         """A copy of the numbers (float64, or int64 where they are indices): the dims, and the batch as last axis if there is one."""
-        batched = self._array.shape[-1] != 1
-        return np.array(self._array if batched else self._array[..., 0])
+        array = self._array
+        return (array if array.shape[-1] != 1 else array[..., 0]).copy("K")
 
     def _axis(self, what: str, dim: int, num: int) -> tuple[int, int]:
         dims = self._array.shape[:-1]

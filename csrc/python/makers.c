@@ -103,7 +103,58 @@ static PyObject *with_reals(PyObject *self, PyObject *const *args, Py_ssize_t n)
     return made(m, a < 0 || !real(args[1], &r) || !real(args[2], &s) ? NOT_TAKEN : dn__node1_real(m->op, a, r, s), 3, args);
 }
 
-/* The same for whole numbers. */
+/* f(x, i, ...): whole numbers as attributes, up to 16; the last argument may be a list or tuple of several */
+static PyObject *with_ints(PyObject *self, PyObject *const *args, Py_ssize_t n) {
+    enum { MOST = 16 };
+    const Maker *m = (Maker *)self;
+    int ints[MOST], n_ints = 0;
+    int64_t a = n > 0 ? handle_of(args[0]) : -1;
+    for (Py_ssize_t i = 1; a >= 0 && i < n; i++) {
+        const int several = i == n - 1 && !PyLong_Check(args[i]);
+        const Py_ssize_t wanted = several ? length(args[i]) : 1;
+        if (wanted < 1 || wanted > MOST - n_ints) a = -1;
+        for (Py_ssize_t k = 0; a >= 0 && k < wanted; k++)
+            if (!whole(several ? item(args[i], k) : args[i], &ints[n_ints++])) a = -1;
+    }
+    return made(m, a < 0 ? NOT_TAKEN : dn__node(m->op, 1, &a, n_ints, ints, 0, NULL, 0), n, args);
+}
+
+/* f(x, i, r): a whole number and a real one */
+static PyObject *with_int_and_real(PyObject *self, PyObject *const *args, Py_ssize_t n) {
+    const Maker *m = (Maker *)self;
+    int i;
+    double r;
+    if (!counted(n, 3)) return NULL;
+    int64_t a = handle_of(args[0]);
+    return made(m, a < 0 || !whole(args[1], &i) || !real(args[2], &r) ? NOT_TAKEN : dn__node(m->op, 1, &a, 1, &i, 1, &r, 0), 3, args);
+}
+
+/* f(x, y, r): two expressions and a real attribute */
+static PyObject *binary_with_real(PyObject *self, PyObject *const *args, Py_ssize_t n) {
+    const Maker *m = (Maker *)self;
+    double r;
+    if (!counted(n, 3)) return NULL;
+    int64_t xs[] = {handle_of(args[0]), handle_of(args[1])};
+    return made(m, xs[0] < 0 || xs[1] < 0 || !real(args[2], &r) ? NOT_TAKEN : dn__node(m->op, 2, xs, 0, NULL, 1, &r, 0), 3, args);
+}
+
+/* f(x, steps, starts, stops): the cut start:stop:step in each dim, of lists of one length */
+static PyObject *strided(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
+    const Maker *m = (Maker *)self;
+    int ints[4 * DN_MAX_DIMS];
+    if (!counted(n_args, 4)) return NULL;
+    int64_t a = handle_of(args[0]);
+    const Py_ssize_t n = length(args[1]);
+    if (n > DN_MAX_DIMS || length(args[2]) != n || length(args[3]) != n) a = -1;
+    for (Py_ssize_t i = 0; a >= 0 && i < n; i++) {
+        int *cut = &ints[4 * i];
+        cut[0] = (int)i;
+        if (!whole(item(args[2], i), &cut[1]) || !whole(item(args[3], i), &cut[2]) || !whole(item(args[1], i), &cut[3])) a = -1;
+    }
+    return made(m, a < 0 || n < 1 ? NOT_TAKEN : dn__node(m->op, 1, &a, 4 * (int)n, ints, 0, NULL, 0), 4, args);
+}
+
+/* As dn__numbers(), for whole numbers. */
 static int *whole_numbers(PyObject *from, int *few, Py_ssize_t *n) {
     if (!PyList_CheckExact(from) && !PyTuple_CheckExact(from)) return NULL;
     *n = length(from);
@@ -264,6 +315,20 @@ static PyObject *zeros(PyObject *self, PyObject *x) {
     return made((Maker *)self, dn__current < 0 || !whole(x, &n) ? NOT_TAKEN : dn__calls->input_zeros(dn__current, n), 1, &x);
 }
 
+/* f(dims, batch, r, ...): a node without inputs of these dims, a number or several, with up to 4 reals */
+static PyObject *source(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
+    const Maker *m = (Maker *)self;
+    int ints[1 + DN_MAX_DIMS];
+    double reals[4];
+    int taken = dn__current >= 0 && n_args >= 2 && n_args <= 6 && whole(args[1], ints);
+    const int several = taken && !PyLong_CheckExact(args[0]);
+    const Py_ssize_t n = several ? length(args[0]) : 1;
+    if (n < 1 || n > DN_MAX_DIMS) taken = 0;
+    for (Py_ssize_t i = 0; taken && i < n; i++) taken = whole(several ? item(args[0], i) : args[0], &ints[1 + i]) && ints[1 + i] >= 0;
+    for (Py_ssize_t i = 2; taken && i < n_args; i++) taken = real(args[i], &reals[i - 2]);
+    return made(m, taken ? dn__calls->leaf(dn__current, m->op, 1 + (int)n, ints, (int)n_args - 2, reals) : NOT_TAKEN, n_args, args);
+}
+
 /* f(table, row) */
 static PyObject *row(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     int i;
@@ -286,12 +351,34 @@ static PyObject *rows(PyObject *self, PyObject *const *args, Py_ssize_t n_args) 
     return made((Maker *)self, handle, 2, args);
 }
 
+/* f(numbers, sizes, batched): of a list, column-major; batched: the last size is the batch's */
+static PyObject *tensor(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
+    double few[64];
+    int sizes[DN_MAX_DIMS + 1];
+    Py_ssize_t n;
+    int64_t handle = NOT_TAKEN;
+    if (!counted(n_args, 3)) return NULL;
+    const Py_ssize_t n_sizes = length(args[1]);
+    int taken = dn__current >= 0 && n_sizes > 0 && n_sizes <= DN_MAX_DIMS + 1;
+    for (Py_ssize_t i = 0; taken && i < n_sizes; i++) taken = whole(item(args[1], i), &sizes[i]);
+    double *x = taken ? dn__numbers(args[0], few, &n) : NULL;
+    if (x) {
+        int n_dims = (int)n_sizes, batch = PyObject_IsTrue(args[2]) == 1 ? sizes[--n_dims] : 1;
+        int64_t wanted = batch;
+        for (int i = 0; i < n_dims; i++) wanted *= sizes[i];
+        if (n_dims == 0) sizes[n_dims++] = 1; /* a batch of single numbers */
+        if (wanted == n) handle = dn__calls->input_numbers(dn__current, n_dims, sizes, batch, x);
+    }
+    if (x != few) free(x);
+    return made((Maker *)self, handle, 3, args);
+}
+
 static PyObject *vector(PyObject *self, PyObject *from) {
     double few[64];
     Py_ssize_t n;
     int64_t handle = NOT_TAKEN;
     double *x = dn__current < 0 ? NULL : dn__numbers(from, few, &n);
-    if (x && n <= INT32_MAX) handle = dn__calls->input_numbers(dn__current, (int)n, x);
+    if (x && n <= INT32_MAX) handle = dn__calls->input_numbers(dn__current, 1, (int[]){(int)n}, 1, x);
     if (x != few) free(x);
     return made((Maker *)self, handle, 1, &from);
 }
@@ -300,9 +387,11 @@ static PyObject *vector(PyObject *self, PyObject *from) {
 
 static PyMethodDef kinds[] = {
     {"unary", unary, METH_O, NULL}, {"binary", DN_FAST(binary)}, {"with_int", DN_FAST(with_int)}, {"at_index", DN_FAST(at_index)},
-    {"with_reals", DN_FAST(with_reals)}, {"of_list", of_list, METH_O, NULL}, {"of_list_with_int", DN_FAST(of_list_with_int)},
-    {"scalar", scalar, METH_O, NULL}, {"zeros", zeros, METH_O, NULL}, {"vector", vector, METH_O, NULL}, {"row", DN_FAST(row)},
-    {"rows", DN_FAST(rows)}, {"sequence", DN_FAST(sequence)}, {"outputs", DN_FAST(outputs)}, {"pairs", DN_FAST(pairs)},
+    {"with_reals", DN_FAST(with_reals)}, {"with_ints", DN_FAST(with_ints)}, {"with_int_and_real", DN_FAST(with_int_and_real)},
+    {"binary_with_real", DN_FAST(binary_with_real)}, {"strided", DN_FAST(strided)}, {"of_list", of_list, METH_O, NULL},
+    {"of_list_with_int", DN_FAST(of_list_with_int)}, {"sequence", DN_FAST(sequence)}, {"outputs", DN_FAST(outputs)},
+    {"pairs", DN_FAST(pairs)}, {"scalar", scalar, METH_O, NULL}, {"zeros", zeros, METH_O, NULL}, {"vector", vector, METH_O, NULL},
+    {"source", DN_FAST(source)}, {"tensor", DN_FAST(tensor)}, {"row", DN_FAST(row)}, {"rows", DN_FAST(rows)},
     {NULL, NULL, 0, NULL},
 };
 

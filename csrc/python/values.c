@@ -18,7 +18,7 @@ static PyObject *set_input(PyObject *module, PyObject *const *args, Py_ssize_t n
     return PyLong_FromLong(code);
 }
 
-enum { ROOM = 256 }; /* numbers of a value that are read at once; a longer one takes its time anyway */
+enum { LIST_ROOM = 1 << 16 }; /* numbers of a value that are read at once to be made a list of; more take their time anyway */
 
 static int quick_numbers(PyObject *x, dn_dim *dim, int room, double *out) {
     const int64_t a = handle_of(x);
@@ -62,12 +62,28 @@ static PyObject *array_of(const dn_dim *dim, const double *values) {
     return Py_BuildValue("NNi", PyByteArray_FromStringAndSize((const char *)values, bytes), sizes(dim), dim->batch);
 }
 
+/* The value of a node as a list, where it is more than DN_QUICK_ROOM numbers; vectors: only if it has one dim. */
+static PyObject *long_list(PyObject *x, int vectors) {
+    dn_dim dim;
+    const int64_t a = handle_of(x);
+    if (a < 0 || dn__calls->node_dim(a, &dim) || (vectors && dim.nd > 1)) Py_RETURN_NONE;
+    const int64_t n = (int64_t)dim.size * dim.batch;
+    if (n <= DN_QUICK_ROOM || n > LIST_ROOM) Py_RETURN_NONE;
+    double *values = malloc((size_t)n * sizeof *values);
+    PyObject *list = NULL;
+    const int quick = values && !dn__calls->quick_value(a, &dim, (int)n, values);
+    if (quick) list = list_of((Py_ssize_t)n, values);
+    free(values);
+    if (quick) return list;
+    Py_RETURN_NONE;
+}
+
 /* A number, a list of the numbers of vectors, or what quick_array() gives for all else. */
 static PyObject *quick_value(PyObject *module, PyObject *x) {
     (void)module;
     dn_dim dim;
-    double values[ROOM];
-    if (quick_numbers(x, &dim, ROOM, values)) Py_RETURN_NONE;
+    double values[DN_QUICK_ROOM];
+    if (quick_numbers(x, &dim, DN_QUICK_ROOM, values)) return long_list(x, 1);
     if (dim.nd > 1) return array_of(&dim, values);
     const Py_ssize_t n = (Py_ssize_t)dim.size * dim.batch;
     return n == 1 ? PyFloat_FromDouble(values[0]) : list_of(n, values);
@@ -76,16 +92,37 @@ static PyObject *quick_value(PyObject *module, PyObject *x) {
 static PyObject *quick_list(PyObject *module, PyObject *x) {
     (void)module;
     dn_dim dim;
-    double values[ROOM];
-    if (quick_numbers(x, &dim, ROOM, values)) Py_RETURN_NONE;
+    double values[DN_QUICK_ROOM];
+    if (quick_numbers(x, &dim, DN_QUICK_ROOM, values)) return long_list(x, 0);
     return list_of((Py_ssize_t)dim.size * dim.batch, values);
 }
 
 static PyObject *quick_array(PyObject *module, PyObject *x) {
     (void)module;
     dn_dim dim;
-    double values[ROOM];
-    if (quick_numbers(x, &dim, ROOM, values)) Py_RETURN_NONE;
+    double values[DN_QUICK_ROOM];
+    if (quick_numbers(x, &dim, DN_QUICK_ROOM, values)) Py_RETURN_NONE;
+    return array_of(&dim, values);
+}
+
+static PyObject *quick_gradient(PyObject *module, PyObject *x) {
+    (void)module;
+    dn_dim dim;
+    double values[DN_QUICK_ROOM];
+    const int64_t a = handle_of(x);
+    if (a < 0 || dn__calls->quick_gradient(a, &dim, DN_QUICK_ROOM, values)) Py_RETURN_NONE;
+    return array_of(&dim, values);
+}
+
+/* quick_param(parameter, row): the values of one row of a table; row -1: all of a parameter's, as it is stored. */
+static PyObject *quick_param(PyObject *module, PyObject *const *args, Py_ssize_t n_args) {
+    (void)module;
+    dn_dim dim;
+    double values[DN_QUICK_ROOM];
+    int row;
+    if (!counted(n_args, 2)) return NULL;
+    const int64_t a = handle_of(args[0]);
+    if (a < 0 || !whole(args[1], &row) || dn__calls->quick_param(a, row, &dim, DN_QUICK_ROOM, values)) Py_RETURN_NONE;
     return array_of(&dim, values);
 }
 
@@ -117,6 +154,8 @@ PyMethodDef dn__value_functions[] = {
     {"quick_value", quick_value, METH_O, NULL},
     {"quick_list", quick_list, METH_O, NULL},
     {"quick_array", quick_array, METH_O, NULL},
+    {"quick_gradient", quick_gradient, METH_O, NULL},
+    {"quick_param", DN_FAST(quick_param)},
     {"quick_dim", quick_dim, METH_O, NULL},
     {"quick_backward", quick_backward, METH_O, NULL},
     {"quick_renew", quick_renew, METH_NOARGS, NULL},

@@ -222,6 +222,25 @@ def with_reals(op_name: str, what: str) -> Callable[[Expression, float, float], 
     return calls.call("with_reals", op, Expression, otherwise)
 
 
+def quickly(kind: calls.OneKind, op_name: str, long_way: Callable[..., Expression]) -> Callable[..., Expression]:
+    """A call of this kind (csrc/python/makers.c); long_way takes the same arguments, does what is not done quickly, and knows the errors."""
+
+    def otherwise(code: int, *given: Any) -> Expression:
+        return long_way(*given)
+
+    return calls.call(kind, OPS[op_name], Expression, otherwise)
+
+
+def binary_with_real(op_name: str) -> Callable[[Expression, Expression, float], Expression]:
+    """f(x, y, r) -> a node of two inputs and a number; the function has the op's name."""
+    op = OPS[op_name]
+
+    def otherwise(code: int, x: Any, y: Any, r: Any) -> Expression:
+        return many(op, op_name, (x, y), (), (real(r, op_name),))
+
+    return calls.call("binary_with_real", op, Expression, otherwise)
+
+
 def leaf(cls: type[E], op: int, ints: Sequence[int], reals: Sequence[float]) -> E:
     """A node without inputs in the current graph, from attributes alone."""
     made = _quick_node(cls, op, None, ints, reals)

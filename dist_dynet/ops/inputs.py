@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from math import prod
 from typing import Any, NoReturn
 
@@ -15,7 +15,7 @@ from ..expression import Expression, expression
 from ..graph import ComputationGraph, current_graph
 from ..params.dims import as_dims, check_device
 from ..params.parameters import LookupParameters
-from ._nodes import NOT_TAKEN, E, leaf, make, numbers, real, reals, set_ints, whole
+from ._nodes import NOT_TAKEN, E, leaf, make, numbers, quickly, real, reals, set_ints, whole
 from ._nodes import indices as whole_numbers
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
 _input, _input_vector, _input_set, _lookup, _lookup_batch = (
     nodes.dn_input, nodes.dn_input_vector, nodes.dn_input_set, nodes.dn_lookup, nodes.dn_lookup_batch,
 )  # fmt: skip
-_set_input, _LONG_WAY = calls.set_input, lib.DN_LONG_WAY
+_set_input, _LONG_WAY, _all_whole = calls.set_input, lib.DN_LONG_WAY, calls.all_whole
 
 
 def _made(cls: type[E], graph: int, handle: int) -> E:
@@ -142,6 +142,19 @@ def _long_vector(code: int, v: Any) -> Any:
     return _made(_vecInputExpression, graph, code)
 
 
+def _of_few(cls: type[E]) -> Callable[[list[float], tuple[int, ...], bool], E]:
+    """f(numbers, shape, batched) -> an input of a class."""
+
+    def otherwise(code: int, values: list[float], shape: tuple[int, ...], batched: bool) -> E:
+        graph = current_graph()
+        return _made(cls, graph, code if code != NOT_TAKEN else _tensor_node(graph, np.array(values, DTYPE), shape, batched))
+
+    return calls.call("tensor", OPS["input"], cls, otherwise)
+
+
+_few, _few_sparse = _of_few(_tensorInputExpression), _of_few(_sparseInputExpression)
+_FEW = 64
+"""So many numbers are quicker as a list."""
 _scalar = calls.call("scalar", OPS["input"], _inputExpression, _long_scalar)
 _zeros = calls.call("zeros", OPS["input"], _vecInputExpression, _long_zeros)
 _numbers = calls.call("vector", OPS["input"], _vecInputExpression, _long_vector)
@@ -179,7 +192,7 @@ def vecInput(dim: int, device: str = "") -> _vecInputExpression:  # noqa: N802
     return _zeros(dim)
 
 
-def inputVector(v: Sequence[float], device: str = "") -> _vecInputExpression:  # noqa: N802
+def inputVector(v: Sequence[float] | NDArray[Any], device: str = "") -> _vecInputExpression:  # noqa: N802
     """A vector of these numbers. `.set(list)` changes them.
 
     >>> import dist_dynet as dy
@@ -188,6 +201,8 @@ def inputVector(v: Sequence[float], device: str = "") -> _vecInputExpression:  #
     """
     if device:
         check_device(device, "inputVector")
+    if type(v) is np.ndarray and v.ndim == 1 and len(v) <= _FEW and v.dtype.kind == "f":
+        return _numbers(v.tolist())
     return _numbers(v)
 
 
@@ -196,10 +211,15 @@ def _flat(array: Any, what: str, takes: str = "takes numbers") -> NDArray[Any]:
     return numbers(array, what, takes, "F").ravel(order="F")  # type: ignore[no-any-return]
 
 
+def _tensor_node(graph: int, flat: NDArray[Any], shape: tuple[int, ...], batched: bool) -> int:
+    dims, batch = (shape[:-1] or (1,), shape[-1]) if batched else (shape, 1)
+    node: int = _input(graph, len(dims), dims, batch, pointer(flat))
+    return node
+
+
 def _tensor(cls: type[E], flat: NDArray[Any], shape: tuple[int, ...], batched: bool) -> E:
     graph = current_graph()
-    dims, batch = (shape[:-1] or (1,), shape[-1]) if batched else (shape, 1)
-    return _made(cls, graph, _input(graph, len(dims), dims, batch, pointer(flat)))
+    return _made(cls, graph, _tensor_node(graph, flat, shape, batched))
 
 
 def inputTensor(  # noqa: N802
@@ -219,6 +239,10 @@ def inputTensor(  # noqa: N802
     """
     if device:
         check_device(device, "inputTensor")
+    if type(arr) is np.ndarray and 0 < arr.size <= _FEW and arr.ndim and arr.dtype.kind == "f":
+        few: _tensorInputExpression = _few((arr if arr.ndim == 1 else arr.ravel(order="F")).tolist(), arr.shape, batched)
+        few._reusable = reusable_expr
+        return few
     if isinstance(arr, list) and arr and all(isinstance(a, np.ndarray) for a in arr):
         try:
             arr, batched = np.stack(arr, axis=-1), True
@@ -277,6 +301,25 @@ def inputMatrix(v: Sequence[float], d: Sequence[int]) -> NoReturn:  # noqa: N802
     raise DeprecationWarning("inputMatrix: no longer exists. Use inputTensor(), or inputTensorTranspose() for a flat list.")
 
 
+def _sparse(flat: NDArray[Any], shape: tuple[int, ...], batched: bool) -> _sparseInputExpression:
+    if 0 < flat.size <= _FEW:
+        return _few_sparse(flat.tolist(), shape, batched)
+    return _tensor(_sparseInputExpression, flat, shape, batched)
+
+
+def _few_places(idxs: Any, values: Any, dims: tuple[int, ...]) -> list[int] | None:
+    """Where up to 16 numbers lie in a tensor, column-major; None: they are more, or not plain lists, or there is something wrong."""
+    if type(values) is not list or not 0 < len(values) <= 16 or len(idxs) != len(dims) or not {int, float}.issuperset(map(type, values)):
+        return None
+    places, stride = [0] * len(values), 1
+    for column, size in zip(idxs, dims, strict=True):
+        if type(column) is not list or len(column) != len(values) or not _all_whole(column) or min(column) < 0 or max(column) >= size:
+            return None
+        places = [place + stride * i for place, i in zip(places, column, strict=True)]
+        stride *= size
+    return places
+
+
 def sparse_inputTensor(  # noqa: N802 - DyNet's name
     idxs: Sequence[Sequence[int]], values: Sequence[float], shape: Sequence[int], batched: bool = False, defval: float = 0, device: str = ""
 ) -> _sparseInputExpression:
@@ -291,8 +334,16 @@ def sparse_inputTensor(  # noqa: N802 - DyNet's name
     >>> dy.sparse_inputTensor([[0, 1], [2, 0]], [5, 6], (2, 3)).npvalue().tolist()
     [[0.0, 0.0, 5.0], [6.0, 0.0, 0.0]]
     """
-    check_device(device, "sparse_inputTensor")
-    dims, data = as_dims(shape, "sparse_inputTensor"), _vector(values, "sparse_inputTensor")
+    if device:
+        check_device(device, "sparse_inputTensor")
+    dims = as_dims(shape, "sparse_inputTensor")
+    places = _few_places(idxs, values, dims)
+    if places is not None:
+        few = np.full(prod(dims), real(defval, "sparse_inputTensor"), DTYPE) if defval else np.zeros(prod(dims), DTYPE)
+        for place, value in zip(places, values, strict=True):
+            few[place] = value
+        return _sparse(few, dims, batched)
+    data = _vector(values, "sparse_inputTensor")
     columns = [np.asarray(i if isinstance(i, np.ndarray) else list(i)) for i in idxs]
     if len(columns) != len(dims) or any(c.shape != data.shape for c in columns):
         raise ValueError(f"sparse_inputTensor: takes one index per dim and value; got {len(columns)} sequences for dims {dims}.")
@@ -303,7 +354,7 @@ def sparse_inputTensor(  # noqa: N802 - DyNet's name
             raise ValueError(f"sparse_inputTensor: an index is outside dim {d} of {dims}.")
     array = np.full(dims, real(defval, "sparse_inputTensor"), DTYPE, order="F")
     array[tuple(c.astype(np.int64) for c in columns)] = data
-    return _tensor(_sparseInputExpression, array.ravel(order="F"), dims, batched)
+    return _sparse(array.ravel(order="F"), dims, batched)
 
 
 def one_hot(d: int, idx: int | Iterable[int], device: str = "") -> _sparseInputExpression:
@@ -315,7 +366,8 @@ def one_hot(d: int, idx: int | Iterable[int], device: str = "") -> _sparseInputE
     >>> dy.one_hot(3, 1).value()
     [0.0, 1.0, 0.0]
     """
-    check_device(device, "one_hot")
+    if device:
+        check_device(device, "one_hot")
     (d,) = as_dims(d, "one_hot")
     try:
         rows = [operator.index(idx)]  # type: ignore[arg-type]
@@ -327,7 +379,7 @@ def one_hot(d: int, idx: int | Iterable[int], device: str = "") -> _sparseInputE
     flat = np.zeros(len(rows) * d, DTYPE)
     for b, i in enumerate(rows):
         flat[b * d + i] = 1
-    return _tensor(_sparseInputExpression, flat, (d, len(rows)), True)
+    return _sparse(flat, (d, len(rows)), True)
 
 
 def _matrix_literal(self: ComputationGraph, v: Sequence[float], d: int | Sequence[int], batch_size: int = 1, device: str = "") -> Expression:
@@ -362,6 +414,13 @@ ComputationGraph.inputMatrixLiteral = _matrix_literal  # type: ignore[attr-defin
 ComputationGraph.inputSparseTensor = _sparse_literal  # type: ignore[attr-defined]
 
 
+def _long_fill(dim: int | Sequence[int], batch_size: int, val: float) -> Expression:
+    return leaf(Expression, OPS["fill"], (whole(batch_size, "batch_size"), *as_dims(dim, "constant")), (real(val, "constant"),))
+
+
+_fill = quickly("source", "fill", _long_fill)
+
+
 def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expression:
     """All elements `val`: dims x batch_size.
 
@@ -369,7 +428,7 @@ def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expre
     >>> dy.constant((2, 1), 3).npvalue().tolist()
     [[3.0], [3.0]]
     """
-    return leaf(Expression, OPS["fill"], (whole(batch_size, "batch_size"), *as_dims(dim, "constant")), (real(val, "constant"),))
+    return _fill(dim, batch_size, val)
 
 
 def zeros(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
@@ -379,7 +438,7 @@ def zeros(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
     >>> dy.zeros((2, 2)).npvalue().tolist()
     [[0.0, 0.0], [0.0, 0.0]]
     """
-    return constant(dim, 0, batch_size)
+    return _fill(dim, batch_size, 0)
 
 
 zeroes = zeros
@@ -392,7 +451,7 @@ def ones(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
     >>> dy.ones(2).value()
     [1.0, 1.0]
     """
-    return constant(dim, 1, batch_size)
+    return _fill(dim, batch_size, 1)
 
 
 def _table(p: LookupParameters, update: bool, what: str) -> Expression:

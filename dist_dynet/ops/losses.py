@@ -8,13 +8,31 @@ from numpy.typing import ArrayLike
 
 from .._ffi import OPS
 from ..expression import Expression
-from ._nodes import binary, indices, many, real, reals
+from ._nodes import binary, binary_with_real, indices, many, quickly, real, reals
 from .inputs import inputTensor
 
 __all__ = [
     "binary_log_loss", "cross_entropy", "cross_entropy_soft", "huber_distance", "l1_distance", "pairwise_rank_loss", "poisson_loss",
     "squared_distance",
 ]  # fmt: skip
+
+_huber_distance, _pairwise_rank_loss = binary_with_real("huber_distance"), binary_with_real("pairwise_rank_loss")
+
+
+def _one_or_more(v: int | Iterable[int], what: str) -> list[int]:
+    return indices(v if isinstance(v, Iterable) else [v], what)
+
+
+def _long_poisson_loss(log_lambda: Expression, x: int | Sequence[int]) -> Expression:
+    return many(OPS["poisson_loss"], "poisson_loss", [log_lambda], _one_or_more(x, "poisson_loss"))
+
+
+def _long_cross_entropy(x: Expression, v: int | Sequence[int], smoothing: float) -> Expression:
+    return many(OPS["cross_entropy"], "cross_entropy", [x], _one_or_more(v, "cross_entropy"), (real(smoothing, "cross_entropy"),))
+
+
+_poisson_loss = quickly("with_ints", "poisson_loss", _long_poisson_loss)
+_cross_entropy = quickly("with_int_and_real", "cross_entropy", _long_cross_entropy)
 
 
 @binary
@@ -70,7 +88,7 @@ def huber_distance(x: Expression, y: Expression, c: float = 1.345) -> Expression
     >>> dy.huber_distance(dy.inputVector([1, 5]), dy.inputVector([2, 2]), c=1).value()
     3.0
     """
-    return many(OPS["huber_distance"], "huber_distance", (x, y), (), (real(c, "huber_distance"),))
+    return _huber_distance(x, y, c)
 
 
 def pairwise_rank_loss(x: Expression, y: Expression, m: float = 1.0) -> Expression:
@@ -83,11 +101,7 @@ def pairwise_rank_loss(x: Expression, y: Expression, m: float = 1.0) -> Expressi
     >>> dy.pairwise_rank_loss(dy.inputVector([1, 5]), dy.inputVector([2, 2])).value()
     [2.0, 0.0]
     """
-    return many(OPS["pairwise_rank_loss"], "pairwise_rank_loss", (x, y), (), (real(m, "pairwise_rank_loss"),))
-
-
-def _one_or_more(v: int | Iterable[int], what: str) -> list[int]:
-    return indices(v if isinstance(v, Iterable) else [v], what)
+    return _pairwise_rank_loss(x, y, m)
 
 
 def poisson_loss(log_lambda: Expression, x: int | Sequence[int]) -> Expression:
@@ -101,7 +115,7 @@ def poisson_loss(log_lambda: Expression, x: int | Sequence[int]) -> Expression:
     >>> dy.poisson_loss(dy.scalarInput(0), 1).value()
     1.0
     """
-    return many(OPS["poisson_loss"], "poisson_loss", [log_lambda], _one_or_more(x, "poisson_loss"))
+    return _poisson_loss(log_lambda, x)
 
 
 def cross_entropy(x: Expression, v: int | Sequence[int], label_smoothing: float = 0.0) -> Expression:
@@ -115,7 +129,7 @@ def cross_entropy(x: Expression, v: int | Sequence[int], label_smoothing: float 
     >>> round(dy.cross_entropy(dy.inputVector([2, 0]), 0, label_smoothing=0.1).value(), 4)
     0.2269
     """
-    return many(OPS["cross_entropy"], "cross_entropy", [x], _one_or_more(v, "cross_entropy"), (real(label_smoothing, "cross_entropy"),))
+    return _cross_entropy(x, v, label_smoothing)
 
 
 def cross_entropy_soft(x: Expression, target_distribution: Expression | ArrayLike) -> Expression:

@@ -6,12 +6,12 @@ same at every look until the graph is renewed or recalculated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .._ffi import OPS
 from ..expression import Expression
 from ..params.dims import as_dims
-from ._nodes import dim_number, leaf, one, real, whole, with_reals
+from ._nodes import dim_number, leaf, one, quickly, real, whole, with_reals
 
 __all__ = [
     "block_dropout", "dropout", "dropout_batch", "dropout_dim", "noise", "random_bernoulli", "random_gumbel", "random_normal", "random_uniform",
@@ -19,6 +19,13 @@ __all__ = [
 
 _dropout, _noise = with_reals("dropout", "dropout"), with_reals("noise", "noise")
 _dropout_batch, _block_dropout = with_reals("dropout_batch", "dropout_batch"), with_reals("dropout_batch", "block_dropout")
+
+
+def _long_dropout_dim(x: Expression, d: int, p: float) -> Expression:
+    return one(OPS["dropout_dim"], "dropout_dim", x, (dim_number(d, "dropout_dim"),), (real(p, "dropout_dim"),))
+
+
+_dropout_dim = quickly("with_int_and_real", "dropout_dim", _long_dropout_dim)
 
 
 def dropout(x: Expression, p: float) -> Expression:
@@ -44,7 +51,7 @@ def dropout_dim(x: Expression, d: int, p: float) -> Expression:
     >>> bool((dropped[0] == dropped[4]).all())
     True
     """
-    return one(OPS["dropout_dim"], "dropout_dim", x, (dim_number(d, "dropout_dim"),), (real(p, "dropout_dim"),))
+    return _dropout_dim(x, d, p)
 
 
 def dropout_batch(x: Expression, p: float) -> Expression:
@@ -86,8 +93,14 @@ def noise(x: Expression, stddev: float) -> Expression:
     return _noise(x, stddev, 0)
 
 
-def _random(name: str, dim: int | Sequence[int], batch_size: int, a: float, b: float) -> Expression:
-    return leaf(Expression, OPS[name], (whole(batch_size, "batch_size"), *as_dims(dim, name)), (real(a, name), real(b, name)))
+def _drawn(name: str) -> Callable[..., Expression]:
+    def long_way(dim: int | Sequence[int], batch_size: int, a: float, b: float) -> Expression:
+        return leaf(Expression, OPS[name], (whole(batch_size, "batch_size"), *as_dims(dim, name)), (real(a, name), real(b, name)))
+
+    return quickly("source", name, long_way)
+
+
+_normal, _uniform, _bernoulli, _gumbel = map(_drawn, ("random_normal", "random_uniform", "random_bernoulli", "random_gumbel"))
 
 
 def random_normal(dim: int | Sequence[int], mean: float = 0.0, stddev: float = 1.0, batch_size: int = 1) -> Expression:
@@ -97,7 +110,7 @@ def random_normal(dim: int | Sequence[int], mean: float = 0.0, stddev: float = 1
     >>> dy.random_normal((2, 3), batch_size=4).dim()
     ((2, 3), 4)
     """
-    return _random("random_normal", dim, batch_size, mean, stddev)
+    return _normal(dim, batch_size, mean, stddev)
 
 
 def random_uniform(dim: int | Sequence[int], left: float, right: float, batch_size: int = 1) -> Expression:
@@ -107,7 +120,7 @@ def random_uniform(dim: int | Sequence[int], left: float, right: float, batch_si
     >>> all(2 <= y <= 3 for y in dy.random_uniform(10, 2, 3).value())
     True
     """
-    return _random("random_uniform", dim, batch_size, left, right)
+    return _uniform(dim, batch_size, left, right)
 
 
 def random_bernoulli(dim: int | Sequence[int], p: float, scale: float = 1.0, batch_size: int = 1) -> Expression:
@@ -119,7 +132,7 @@ def random_bernoulli(dim: int | Sequence[int], p: float, scale: float = 1.0, bat
     >>> set(dy.random_bernoulli(100, 0.5, scale=3).value()) == {0.0, 3.0}
     True
     """
-    return _random("random_bernoulli", dim, batch_size, p, scale)
+    return _bernoulli(dim, batch_size, p, scale)
 
 
 def random_gumbel(dim: int | Sequence[int], mu: float = 0.0, beta: float = 1.0, batch_size: int = 1) -> Expression:
@@ -129,4 +142,4 @@ def random_gumbel(dim: int | Sequence[int], mu: float = 0.0, beta: float = 1.0, 
     >>> dy.random_gumbel((2, 3)).dim()
     ((2, 3), 1)
     """
-    return _random("random_gumbel", dim, batch_size, mu, beta)
+    return _gumbel(dim, batch_size, mu, beta)

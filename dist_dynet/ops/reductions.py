@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from .._ffi import OPS
 from ..expression import Expression
-from ._nodes import indices, one, unary, with_dim
+from ._nodes import indices, one, quickly, unary, with_dim
 
 __all__ = [
     "cumsum", "l2_norm", "mean_batches", "mean_dim", "mean_elems", "moment_batches", "moment_dim", "moment_elems", "squared_norm",
@@ -108,12 +108,18 @@ def cumsum(x: Expression, d: int = 0) -> Expression:
 # ---- over dims: the nodes' whole numbers are "all dims", n, the moment's order, the dims -----------------------------------------------
 
 
-_OVER = {what: (OPS[what], OPS[f"{what}_and_batch"]) for what in ("sum_dim", "mean_dim", "moment_dim", "std_dim")}
+def _maker(what: str, op_name: str) -> Callable[..., Expression]:
+    def long_way(x: Expression, all_dims: int, n: int, r: int, d: int | Iterable[int]) -> Expression:
+        dims = indices(d if isinstance(d, Iterable) else (d,), what)
+        return one(OPS[op_name], what, x, (all_dims, operator.index(n), operator.index(r), *dims))
+
+    return quickly("with_ints", op_name, long_way)
 
 
-def _over(what: str, x: Expression, d: int | Iterable[int], b: bool, n: int, r: int = 1) -> Expression:
-    dims = (d,) if type(d) is int else indices(d if type(d) is list or isinstance(d, Iterable) else (d,), what)
-    return one(_OVER[what][bool(b)], what, x, (0, n if type(n) is int else operator.index(n), operator.index(r), *dims))
+_sum_dim, _mean_dim, _moment_dim, _std_dim = (
+    (_maker(what, what), _maker(what, f"{what}_and_batch")) for what in ("sum_dim", "mean_dim", "moment_dim", "std_dim")
+)
+"""Without the batch, and with it."""
 
 
 def _order(r: int, what: str) -> int:
@@ -133,7 +139,7 @@ def sum_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) 
     >>> dy.sum_dim(dy.inputTensor([[1, 2], [3, 4]]), [0]).value()
     [4.0, 6.0]
     """
-    return _over("sum_dim", x, d, b, 0)
+    return _sum_dim[1 if b else 0](x, 0, 0, 1, d)
 
 
 def mean_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) -> Expression:
@@ -146,7 +152,7 @@ def mean_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0)
     >>> dy.mean_dim(dy.inputTensor([[1, 2], [3, 4]]), [0]).value()
     [2.0, 3.0]
     """
-    return _over("mean_dim", x, d, b, n)
+    return _mean_dim[1 if b else 0](x, 0, n, 1, d)
 
 
 def moment_dim(x: Expression, d: int | Iterable[int], r: int, b: bool = False, n: int = 0) -> Expression:
@@ -159,7 +165,7 @@ def moment_dim(x: Expression, d: int | Iterable[int], r: int, b: bool = False, n
     >>> dy.moment_dim(dy.inputTensor([[1, 2], [3, 4]]), [0], 2).value()
     [5.0, 10.0]
     """
-    return _over("moment_dim", x, d, b, n, r)
+    return _moment_dim[1 if b else 0](x, 0, n, r, d)
 
 
 def std_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) -> Expression:
@@ -173,7 +179,7 @@ def std_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) 
     >>> dy.std_dim(dy.inputTensor([[1, 2], [3, 8]]), [0]).value()
     [1.0, 3.0]
     """
-    return _over("std_dim", x, d, b, n)
+    return _std_dim[1 if b else 0](x, 0, n, 1, d)
 
 
 def std_elems(x: Expression) -> Expression:

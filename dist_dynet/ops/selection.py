@@ -10,7 +10,7 @@ import numpy as np
 
 from .._ffi import OPS, calls, fail, ffi, lib
 from ..expression import Expression, operator
-from ._nodes import dim_number, not_expression, one, one_as, set_ints, whole
+from ._nodes import dim_number, not_expression, one, one_as, quickly, set_ints, whole
 from ._nodes import indices as whole_numbers
 from .shape import reshape
 
@@ -99,6 +99,9 @@ def pick_batch(e: Expression, indices: Iterable[int], dim: int = 0) -> _pickerBa
     return _pick(_pickerBatchExpression, "pick_batch", e, dim_number(dim, "pick_batch"), picked)  # type: ignore[no-any-return]
 
 
+_range = quickly("with_ints", "slice", lambda x, d, *cut: one(_SLICE, "pick_range", x, (dim_number(d, "pick_range"), *cut)))
+
+
 def pick_range(x: Expression, s: int, e: int, d: int = 0) -> Expression:
     """y = x at [s, e) of dim d; the dim stays.
 
@@ -109,14 +112,18 @@ def pick_range(x: Expression, s: int, e: int, d: int = 0) -> Expression:
     >>> dy.pick_range(dy.inputVector([5, 6, 7]), 1, 3).value()
     [6.0, 7.0]
     """
-    if not (type(s) is int and type(e) is int):
-        s, e = whole(s, "pick_range"), whole(e, "pick_range")
+    if type(s) is int and type(e) is int and s < e:  # nearly always
+        return _range(x, d, s, e, 1)
+    s, e = whole(s, "pick_range"), whole(e, "pick_range")
     if s >= e:
         raise ValueError(f"pick_range: s must be less than e; got s = {s}, e = {e}.")
-    return one(_SLICE, "pick_range", x, (d if type(d) is int else dim_number(d, "pick_range"), s, e, 1))
+    return _range(x, d, s, e, 1)
 
 
 pickrange = pick_range
+
+
+_batch_elem = quickly("with_int", "pick_batch_elems", lambda x, v: pick_batch_elems(x, (v,)))
 
 
 def pick_batch_elem(x: Expression, v: int) -> Expression:
@@ -129,7 +136,7 @@ def pick_batch_elem(x: Expression, v: int) -> Expression:
     >>> dy.pick_batch_elem(dy.inputTensor([[1, 2], [3, 4]], batched=True), 1).value()
     [2.0, 4.0]
     """
-    return pick_batch_elems(x, (v,))
+    return _batch_elem(x, v)
 
 
 def pick_batch_elems(x: Expression, vs: Iterable[int]) -> Expression:
@@ -191,6 +198,10 @@ def strided_select(x: Expression, strides: Sequence[int], range_from: Sequence[i
     >>> dy.strided_select(dy.inputVector([1, 2, 3, 4, 5]), [2], [0], [4]).value()
     [1.0, 3.0]
     """
+    return _strided(x, strides, range_from, range_to)
+
+
+def _long_strided(code: int, x: Any, strides: Sequence[int], range_from: Sequence[int], range_to: Sequence[int]) -> Expression:
     steps, starts, stops = (whole_numbers(v, "strided_select") for v in (strides, range_from, range_to))
     if not isinstance(x, Expression):
         raise not_expression("strided_select", x)
@@ -206,6 +217,9 @@ def strided_select(x: Expression, strides: Sequence[int], range_from: Sequence[i
             stop = start
         ranges.append((i if i < len(dims) else -1, start, stop, steps[i] if i < len(steps) else 1))
     return _slice(x, ranges)
+
+
+_strided = calls.call("strided", _SLICE, Expression, _long_strided)
 
 
 def _one_index(i: int, size: int, d: int, dims: tuple[int, ...]) -> int:

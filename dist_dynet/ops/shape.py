@@ -8,11 +8,10 @@ from collections.abc import Iterable, Sequence
 from .._ffi import OPS, calls
 from ..expression import Expression
 from ..params.dims import as_dims
-from ._nodes import dim_number, indices, many, of_list_with_int, one
+from ._nodes import dim_number, indices, many, of_list_with_int, one, quickly
 
 __all__ = ["concatenate", "concatenate_cols", "concatenate_to_batch", "reshape", "transpose"]
 
-_RESHAPE = OPS["reshape"]
 _concatenate, _concatenate_cols = of_list_with_int("concatenate", "concatenate"), of_list_with_int("concatenate", "concatenate_cols")
 
 
@@ -21,6 +20,13 @@ def _each_pair(code: int, xs: list[Expression], ys: list[Expression]) -> list[Ex
 
 
 _concatenate_pairs = calls.call("pairs", OPS["concatenate"], Expression, _each_pair)
+
+
+def _long_reshape(x: Expression, batch_size: int, d: int | Sequence[int]) -> Expression:
+    return one(OPS["reshape"], "reshape", x, (op.index(batch_size), *as_dims(d, "reshape")))
+
+
+_reshape = quickly("with_ints", "reshape", _long_reshape)
 
 
 def reshape(x: Expression, d: int | Sequence[int], batch_size: int = 1) -> Expression:
@@ -34,11 +40,14 @@ def reshape(x: Expression, d: int | Sequence[int], batch_size: int = 1) -> Expre
     >>> dy.reshape(dy.inputVector([1, 2, 3, 4]), (2, 2)).npvalue().tolist()
     [[1.0, 3.0], [2.0, 4.0]]
     """
-    if type(d) is tuple and d:
-        made = calls.quick_node(Expression, _RESHAPE, (x,), (batch_size, *d), ())
-        if not isinstance(made, int):
-            return made  # else the long way knows what is wrong
-    return one(_RESHAPE, "reshape", x, (op.index(batch_size), *as_dims(d, "reshape")))
+    return _reshape(x, batch_size, d)
+
+
+def _long_transpose(x: Expression, dims: Sequence[int]) -> Expression:
+    return one(OPS["transpose"], "transpose", x, indices(dims, "transpose"))
+
+
+_transpose = quickly("with_ints", "transpose", _long_transpose)
 
 
 def transpose(x: Expression, dims: Sequence[int] = (1, 0)) -> Expression:
@@ -52,7 +61,7 @@ def transpose(x: Expression, dims: Sequence[int] = (1, 0)) -> Expression:
     >>> dy.transpose(dy.inputVector([1, 2, 3])).dim()
     ((1, 3), 1)
     """
-    return one(OPS["transpose"], "transpose", x, indices(dims, "transpose"))
+    return _transpose(x, dims)
 
 
 def concatenate(xs: Iterable[Expression], d: int = 0) -> Expression:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._ffi import DTYPE, OPS, calls, fail, nodes
 from ..expression import Expression
-from ._nodes import dim_number, indices, many, not_expression, real, whole, with_dim, with_int
+from ._nodes import dim_number, indices, many, not_expression, quickly, real, whole, with_dim, with_int
 from .masked import masked_log_softmax
 
 __all__ = [
@@ -154,7 +154,7 @@ def hinge(x: Expression, v: int, m: float = 1.0) -> Expression:
     >>> dy.hinge(dy.inputVector([1, 0.5, 3]), 0).value()
     3.5
     """
-    return hinge_batch(x, [v], m)
+    return _hinge(x, v, m)
 
 
 def hinge_batch(x: Expression, vs: Sequence[int], m: float = 1.0) -> Expression:
@@ -165,6 +165,9 @@ def hinge_batch(x: Expression, vs: Sequence[int], m: float = 1.0) -> Expression:
     [3.5, 0.0]
     """
     return many(OPS["hinge"], "hinge", [x], indices(vs, "hinge"), (real(m, "hinge_batch"),))
+
+
+_hinge = quickly("with_int_and_real", "hinge", lambda x, v, m: hinge_batch(x, [v], m))
 
 
 def hinge_dim(x: Expression, v: Sequence[int] | Sequence[Sequence[int]], d: int = 0, m: float = 1.0) -> Expression:

@@ -114,7 +114,6 @@ class ParameterCollection:
         return self._name
 
     def _next_name(self, name: str, counts: dict[str, int]) -> str:
-        _check_name(name)
         n = counts.get(name, 0)
         counts[name] = n + 1
         return self._name + (f"{name}_{n}" if n or not name else name)
@@ -147,16 +146,19 @@ class ParameterCollection:
             mean: of 'normal'.
             std: of 'normal'.
         """
-        check_device(device, "add_parameters")
+        if device:
+            check_device(device, "add_parameters")
         dims = as_dims(init.shape if isinstance(init, np.ndarray) else dim, "add_parameters")
         check_size(dims, "add_parameters")
         _check_name(name)  # before anything is drawn
-        values = initializers.make(init, dims, scale, mean, std).values(dims, False)
-        return self._add_parameters(dims, values, name)
-
-    def _add_parameters(self, dims: tuple[int, ...], values: NDArray[Any], name: str) -> Parameters:
+        initializer = initializers.make(init, dims, scale, mean, std)
+        draw = initializers.in_place(initializer, dims, False)
+        values = initializer.values(dims, False) if draw is None else None
         parameter = Parameters(self._root, self._next_name(name, self._counts), dims, 0)
-        parameter.storage()[:] = values
+        if draw is not None:
+            initializers.begin(parameter._c, draw)
+        else:
+            parameter.storage()[:] = values
         self._adopt(parameter)
         return parameter
 
@@ -190,9 +192,11 @@ class ParameterCollection:
         return table
 
     def _adopt(self, parameter: AnyParameter) -> None:
-        for collection in self._lineage():
-            members: list[Any] = collection._lookups if isinstance(parameter, LookupParameters) else collection._parameters
+        at: ParameterCollection | None = self
+        while at is not None:
+            members: list[Any] = at._lookups if parameter._rows else at._parameters
             members.append(parameter)
+            at = at._parent
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
@@ -213,6 +217,7 @@ class ParameterCollection:
     def lookup_parameters_from_numpy(self, array: ArrayLike, name: str = "", device: str = "") -> LookupParameters:
         """Adds a lookup table with the rows of an array (its first axis)."""
         check_device(device, "lookup_parameters_from_numpy")
+        _check_name(name)
         values = np.asarray(array)
         if not 2 <= values.ndim <= MAX_DIMS or not len(values):
             raise ValueError(f"lookup_parameters_from_numpy: the array must have rows, at most {MAX_DIMS} dims; got {values.shape}.")
@@ -220,6 +225,7 @@ class ParameterCollection:
 
     def add_subcollection(self, name: str | None = None) -> ParameterCollection:
         """A collection within this one: its parameters are also this one's, with `name` in front of theirs."""
+        _check_name(name or "")
         return ParameterCollection(self, self._next_name(name or "", self._subcollection_counts) + "/")
 
     def parameters_list(self) -> list[Parameters]:
@@ -318,10 +324,10 @@ Model = ParameterCollection
 
 
 def _check_name(name: str) -> None:
+    if type(name) is str and not name:  # nearly always
+        return
     if not isinstance(name, str):
         raise TypeError(f"parameter and collection names must be strings; got {type(name).__name__}.")
-    if not name:
-        return
     if "/" in name or "_" in name:
         raise RuntimeError(f"parameter and collection names must not contain '/' or '_'; got {name!r}.")
     if any(c.isspace() or c == "#" for c in name):

@@ -46,7 +46,7 @@ def rebuilt_parameter(cls: Any, root: Root, index: int, name: str) -> Any:
     """The object that stands for the parameter at this place of a root."""
     c, dims, rows = root.made[index]
     parameter = cls.__new__(cls)
-    parameter._root, parameter._name, parameter._dims, parameter._rows, parameter._c = root, name, dims, rows, c
+    parameter._root, parameter._place, parameter._name, parameter._dims, parameter._rows, parameter._c = root, index, name, dims, rows, c
     parameter._h = lib.dn_param_handle(c, 0)
     return parameter
 

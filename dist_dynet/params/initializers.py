@@ -18,6 +18,9 @@ from .._ffi import ffi, lib
 
 Values = NDArray[np.float32]
 """Flat, in storage order."""
+_UNIFORM, _NORMAL, _CONSTANT = lib.DN_FIRST_UNIFORM, lib.DN_FIRST_NORMAL, lib.DN_FIRST_CONSTANT
+_Draw = tuple[int, float, float]
+"""One of these, and its two numbers: bounds; mean and standard deviation; the number, and nothing."""
 
 
 def _draw(call: Any, n: int, a: float, b: float) -> Values:
@@ -47,7 +50,32 @@ class PyInitializer:
         raise AssertionError("PyInitializer: use one of its subclasses, such as GlorotInitializer.")
 
 
-class GlorotInitializer(PyInitializer):
+class _Drawn(PyInitializer):
+    """An initialiser that gives all elements a number, or draws them from one distribution: C can do it in place."""
+
+    def _draw(self, dims: tuple[int, ...], is_lookup: bool) -> _Draw:
+        raise NotImplementedError
+
+    def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
+        """The flat values, in storage order."""
+        how, a, b = self._draw(dims, is_lookup)
+        if how == _CONSTANT:
+            return np.full(_size(dims), a, np.float32)
+        return (_uniform if how == _UNIFORM else _normal)(_size(dims), a, b)
+
+
+def in_place(init: PyInitializer, dims: tuple[int, ...], is_lookup: bool) -> _Draw | None:
+    """What begin() is to do; None: ask for values()."""
+    return init._draw(dims, is_lookup) if isinstance(init, _Drawn) and type(init).values is _Drawn.values else None
+
+
+def begin(param: Any, draw: _Draw) -> None:
+    """Gives a new parameter of C its first values."""
+    with _random.lock():
+        lib.dn_param_begin(param, _random.generator(), *draw)
+
+
+class GlorotInitializer(_Drawn):
     """Uniform in (-a, a), a = gain sqrt(3 nd) / sqrt(sum of dims): sqrt(6 / (rows + columns)) for a matrix (Glorot and Bengio 2010).
 
     Four dims (convolution filters): a = gain sqrt(6 / (d0 d1 (d2 + d3))). For lookup tables the number of rows counts as a dim, unless
@@ -62,17 +90,17 @@ class GlorotInitializer(PyInitializer):
     def __init__(self, is_lookup: bool = False, gain: float = 1.0) -> None:
         self.is_lookup, self.gain = is_lookup, gain
 
-    def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
-        """The flat values, in storage order."""
+    def _draw(self, dims: tuple[int, ...], is_lookup: bool) -> _Draw:
         nd = len(dims) - bool(self.is_lookup and is_lookup)
         if nd == 0:
             raise ValueError("GlorotInitializer: with is_lookup=True the rows of the table must have a dim.")
         top, below = (6, dims[0] * dims[1] * (dims[2] + dims[3])) if nd == 4 else (3 * nd, sum(dims[:nd]))
-        bound = float(np.float32(float(np.float32(self.gain)) * math.sqrt(top) / math.sqrt(below))) if below else 0.0
-        return _uniform(_size(dims), -bound, bound)
+        gain = 1.0 if self.gain == 1 else float(np.float32(self.gain))
+        bound = gain * math.sqrt(top) / math.sqrt(below) if below else 0.0
+        return _UNIFORM, -bound, bound
 
 
-class UniformInitializer(PyInitializer):
+class UniformInitializer(_Drawn):
     """Uniform in (-scale, scale).
 
     >>> import dist_dynet as dy
@@ -84,12 +112,12 @@ class UniformInitializer(PyInitializer):
     def __init__(self, scale: float) -> None:
         self.scale = scale
 
-    def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
-        """The flat values, in storage order."""
-        return _uniform(_size(dims), -self.scale, self.scale)
+    def _draw(self, dims: tuple[int, ...], is_lookup: bool) -> _Draw:
+        scale = float(self.scale)
+        return _UNIFORM, -scale, scale
 
 
-class NormalInitializer(PyInitializer):
+class NormalInitializer(_Drawn):
     """Normal with this mean and this *variance* (the string init='normal' takes mean and std instead).
 
     >>> import dist_dynet as dy
@@ -103,12 +131,11 @@ class NormalInitializer(PyInitializer):
             raise ValueError(f"NormalInitializer: the variance must not be negative; got {var}.")
         self.mean, self.var = mean, var
 
-    def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
-        """The flat values, in storage order."""
-        return _normal(_size(dims), self.mean, float(np.sqrt(np.float32(self.var))))
+    def _draw(self, dims: tuple[int, ...], is_lookup: bool) -> _Draw:
+        return _NORMAL, float(self.mean), float(np.sqrt(np.float32(self.var)))
 
 
-class HeInitializer(PyInitializer):
+class HeInitializer(_Drawn):
     """Normal with mean 0 and variance gain^2 2 / fan_in, for layers with rectifiers (He et al. 2015, equation 10).
 
     fan_in is the number of inputs of one output: the columns of a matrix, the size of a vector, d0 d1 d2 of a filter (height, width, channels
@@ -126,15 +153,14 @@ class HeInitializer(PyInitializer):
     def __init__(self, gain: float = 1.0) -> None:
         self.gain = gain
 
-    def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
-        """The flat values, in storage order."""
+    def _draw(self, dims: tuple[int, ...], is_lookup: bool) -> _Draw:
         if is_lookup:
             raise ValueError("HeInitializer: not for lookup tables, whose rows are not sums of inputs. Use NormalInitializer().")
         fan_in = _size(dims[:-1] if len(dims) == 4 else dims[1:] or dims)
-        return _normal(_size(dims), 0.0, float(self.gain * np.sqrt(2 / fan_in)) if fan_in else 0.0)
+        return _NORMAL, 0.0, float(self.gain * np.sqrt(2 / fan_in)) if fan_in else 0.0
 
 
-class ConstInitializer(PyInitializer):
+class ConstInitializer(_Drawn):
     """All elements c.
 
     >>> import dist_dynet as dy
@@ -145,9 +171,8 @@ class ConstInitializer(PyInitializer):
     def __init__(self, c: float) -> None:
         self.c = c
 
-    def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
-        """The flat values, in storage order."""
-        return np.full(_size(dims), self.c, np.float32)
+    def _draw(self, dims: tuple[int, ...], is_lookup: bool) -> _Draw:
+        return _CONSTANT, float(self.c), 0.0
 
 
 class IdentityInitializer(PyInitializer):
@@ -294,12 +319,17 @@ class NumpyInitializer(PyInitializer):
         return self.array.ravel(order="F")
 
 
+_GLOROT = GlorotInitializer()
+
+
 def make(init: Any, dims: tuple[int, ...], scale: float, mean: float, std: float) -> PyInitializer:
     """The initialiser that an `init` argument stands for. dims: as the user gave them."""
+    if init is None:
+        return _GLOROT
     if isinstance(init, PyInitializer):
         return init
-    if init is None or (isinstance(init, str) and init == "glorot"):
-        return GlorotInitializer()
+    if isinstance(init, str) and init == "glorot":
+        return _GLOROT
     if isinstance(init, int | float | np.number):
         return ConstInitializer(float(init))
     if isinstance(init, np.ndarray):

@@ -11,13 +11,13 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._ffi import DTYPE, calls, ffi, lib, nodes, pointer, view, view_ints
+from .._ffi import DTYPE, calls, ffi, lib, nodes, pointer, shaped, view, view_ints
 from ..expression import Expression, expression, resolved
 from . import copying
 from .root import Root
 
 FileName = str | PathLike[str]
-_resolve, _current = nodes.dn_resolve, calls.current
+_resolve, _current, _quick_param = nodes.dn_resolve, calls.current, calls.quick_param
 
 
 class _ParameterBase(Expression):
@@ -26,12 +26,13 @@ class _ParameterBase(Expression):
     Used where an expression is due, each stands for its node in the current graph.
     """
 
-    __slots__ = ("_c", "_dims", "_name", "_root", "_rows")
+    __slots__ = ("_c", "_dims", "_name", "_place", "_root", "_rows")
 
     def __init__(self, root: Root, name: str, dims: tuple[int, ...], rows: int) -> None:
         if not isinstance(root, Root):
             raise TypeError(f"{type(self).__name__}: made by ParameterCollection.add_parameters() and add_lookup_parameters() only.")
         self._root, self._name, self._dims, self._rows = root, name, dims, rows
+        self._place = len(root.made)
         self._c = root.new_parameter(dims, rows)
         self._h = lib.dn_param_handle(self._c, 0)
         root.names[self._h] = name
@@ -39,7 +40,7 @@ class _ParameterBase(Expression):
     __copy__ = __deepcopy__ = None  # as __reduce__ says
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return copying.rebuilt_parameter, (type(self), self._root, self._root.places[self._c], self._name)
+        return copying.rebuilt_parameter, (type(self), self._root, self._place, self._name)
 
     def _node(self) -> int:
         return resolved(self._h)
@@ -72,6 +73,9 @@ class _ParameterBase(Expression):
 
     def as_array(self) -> NDArray[np.float64]:
         """A float64 copy of the values, of shape()."""
+        found = None if self._rows else _quick_param(self, -1)
+        if found is not None:
+            return shaped(np.frombuffer(found[0]), found[1], 1)
         return self._arrange(view(lib.dn_param_values(self._c), lib.dn_param_size(self._c)))
 
     def _flat_gradient(self) -> NDArray[Any]:
@@ -253,6 +257,9 @@ class LookupParameters(_ParameterBase):
 
     def row_as_array(self, row: int) -> NDArray[np.float64]:
         """A copy of one row."""
+        found = _quick_param(self, row)
+        if found is not None and row >= 0:
+            return shaped(np.frombuffer(found[0]), found[1], 1)
         self._range("row_as_array", [row])
         size = prod(self._dims)
         values = view(lib.dn_param_values(self._c) + row * size, size)

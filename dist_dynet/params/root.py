@@ -7,7 +7,6 @@ as blocks of their own with a list of touched rows. This module knows names and 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -27,11 +26,10 @@ class Root:
         self.c = ffi.gc(root, lib.dn_root_free)
         self.made: list[tuple[Any, tuple[int, ...], int]] = []
         """C's parameters in the order in which they were made, with dims and rows."""
-        self.places: dict[Any, int] = {}
-        """Where in `made`."""
         self.names: dict[int, str] = {}
         """The name of each parameter's handle."""
-        self.follow_order()
+        if _random.dynet_order():
+            self.follow_order()
         _roots.add(self)
 
     def follow_order(self) -> None:
@@ -41,13 +39,12 @@ class Root:
     def __reduce__(self) -> tuple[Any, ...]:
         return copying.rebuilt_root, (type(self), copying.contents(self))
 
-    def new_parameter(self, dims: Sequence[int], rows: int = 0) -> Any:
-        """C's parameter of these dims; with rows, a table."""
-        param = lib.dn_param_new(self.c, len(dims), ffi.new("int[]", list(dims)), rows)
+    def new_parameter(self, dims: tuple[int, ...], rows: int = 0) -> Any:
+        """C's parameter of these dims, the last in `made`; with rows, a table."""
+        param = lib.dn_param_new(self.c, len(dims), dims, rows)
         if param == NULL:
-            raise MemoryError(f"parameters: out of memory for dims {tuple(dims)} x {rows or 1} rows")
-        self.places[param] = len(self.made)
-        self.made.append((param, tuple(dims), rows))
+            raise MemoryError(f"parameters: out of memory for dims {dims} x {rows or 1} rows")
+        self.made.append((param, dims, rows))
         return param
 
     def chunks(self) -> int:

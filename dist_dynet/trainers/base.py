@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .state import Settings
 
 _update = lib.dn_trainer_update
+_SETTINGS = ffi.typeof("dn_settings *")
+_NO_CONSTANTS = (0.0,) * 4
 
 
 class Follower(Protocol):
@@ -84,15 +86,16 @@ class Trainer:
         self._followers: list[Follower] = []
         self._last: list[Callable[[], None]] = []  # called when all of an update is done
         self._schedule: weakref.ref[Schedule] | None = None
-        trainer = lib.dn_trainer_new(m._root.c, self._rule, ffi.new("double[4]", list(constants)))
+        trainer = lib.dn_trainer_new(m._root.c, self._rule, (*constants, *_NO_CONSTANTS[len(constants) :]))
         if trainer == NULL:
             raise MemoryError(f"{type(self).__name__}: out of memory")
         self._c = ffi.gc(trainer, lib.dn_trainer_free)
         self._decay = m._weight_decay
         self._known_settings: Settings | None = None  # state.Settings.of() of the present ones
         rate = _number(learning_rate, f"{type(self).__name__}: the learning rate")
-        self._settings = ffi.new("dn_settings *", {"rate": rate, "share": 1, "clip": 5.0, "decay": 1 - self._decay, "sparse": 1})
-        self._set()
+        self._settings = c = ffi.new(_SETTINGS)
+        c.rate, c.share, c.clip, c.decay, c.sparse = rate, 1, 5, 1 - self._decay, 1
+        lib.dn_trainer_set(self._c, c)
         self._set_plain()
 
     def _set_plain(self) -> None:
