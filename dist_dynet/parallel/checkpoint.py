@@ -21,6 +21,7 @@ import numpy as np
 from ..io.files import FileName, OneProcess, atomic_write
 from ..io.sealed import DamagedError, check, seal, sealed_pieces, unseal
 from ..params.collection import ParameterCollection
+from ..params.dims import size
 from ..params.stored import check_stored, load_stored, stored
 from ..trainers import MovingAverage, Trainer
 from ..trainers.state import set_settings, settings_of
@@ -97,13 +98,14 @@ class Checkpointer:
         every: int | str | None = None,
     ) -> None:
         self._inner = _checked(model, trainer, sampler)
+        self._keep = size(keep, "Checkpointer", " for keep")
         if keep < 1:
             raise ValueError(f"Checkpointer: keep must be 1 or more; got {keep}.")
         self._updates, self._seconds, self._epochs = _period(every)
         if self._epochs and sampler is None:
             raise ValueError('Checkpointer: every="epoch" needs a sampler; got none. Call save() at the end of an epoch, or use shard().')
         self._directory, self._model, self._trainer, self._sampler = Path(directory), model, trainer, sampler
-        self._keep, self._saves_first = int(keep), every is not None
+        self._saves_first = every is not None
         self.extra: dict[str, Any] = {}
         """What the program wants to keep as well, such as the best score so far: texts as keys; arrays, numbers, texts, dicts, lists of them.
         Rank 0's is saved, and given to all ranks by resume()."""
