@@ -229,7 +229,7 @@ static int find_signatures(schedule *s) {
 
 static int by_depth(const void *a, const void *b) {
     const signature *x = *(signature *const *)a, *y = *(signature *const *)b;
-    const int64_t p = x->depths * y->count, q = y->depths * x->count;
+    const double p = (double)x->depths / x->count, q = (double)y->depths / y->count; /* a product might overflow */
     return p != q ? (p < q ? -1 : 1) : (x->node > y->node) - (x->node < y->node);
 }
 

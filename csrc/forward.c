@@ -110,7 +110,7 @@ int dn__compute(dn_tape *t, int i) {
     if (t->raised) {
         int error = t->raised;
         t->raised = 0;
-        node->failed = 1;
+        node->failed = DN_FAILED;
         t->any_failed = 1;
         return error;
     }

@@ -74,13 +74,6 @@ static inline uint32_t mt_next(dn_rng *rng) {
     return y ^ y >> 18;
 }
 
-uint32_t dn_rng_next(dn_rng *rng) {
-    lock(rng);
-    uint32_t word = mt_next(rng);
-    unlock(rng);
-    return word;
-}
-
 void dn_rng_get_state(const dn_rng *rng, uint32_t *state) {
     lock(rng);
     memcpy(state, rng->state, sizeof rng->state);
@@ -176,12 +169,6 @@ static inline uint64_t hidden(uint64_t x) {
 }
 
 static const uint64_t MULTIPLIER_0 = 0xd2511f53u, MULTIPLIER_1 = 0xcd9e8d57u;
-
-void dn_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]) {
-    uint64_t c[4] = {counter[0], counter[1], counter[2], counter[3]};
-    philox_rounds(c, key[0] | (uint64_t)key[1] << 32, MULTIPLIER_0, MULTIPLIER_1);
-    for (int w = 0; w < 4; w++) out[w] = (uint32_t)c[w];
-}
 
 /* ---- draws ------------------------------------------------------------------------------------------------------- */
 /* Elements lie in groups, of LANES blocks each, that are computed whole: so no bits depend on where a call starts or ends. */

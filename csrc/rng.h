@@ -27,7 +27,6 @@ void dn_rng_free(dn_rng *rng);     /* NULL is allowed */
 void dn_rng_seed(dn_rng *rng, uint32_t seed);
 /* In a forked child, before all other calls: the parent's other threads, one of which may have been drawing, are not there. */
 void dn_rng_forked(dn_rng *rng);
-uint32_t dn_rng_next(dn_rng *rng);
 void dn_rng_get_state(const dn_rng *rng, uint32_t *state); /* state: uint32[DN_RNG_STATE_WORDS] */
 /* Returns 0; or -1, leaving rng as it was, if the position is above 624 or the state is the one that yields only zeros. */
 int dn_rng_set_state(dn_rng *rng, const uint32_t *state);
@@ -44,8 +43,7 @@ void dn_rng_bernoulli(dn_rng *rng, size_t n, float p, float scale, float *out);
 void dn_rng_gumbel(dn_rng *rng, size_t n, float *out);
 
 /* ---- Philox4x32-10 ------------------------------------------------------------------------------------------------
- * Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. out: a bijection of counter. */
-void dn_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
+ * Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. */
 
 /* What a draw depends on, beside the element's index. */
 typedef struct dn_draw {

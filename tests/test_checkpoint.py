@@ -249,6 +249,8 @@ def test_arguments_are_checked(tmp_path):
     trainer = dy.AdamTrainer(m)
     with pytest.raises(TypeError, match="float"):
         parallel.Checkpointer(tmp_path, m, trainer, every=1.5)
+    with pytest.raises(TypeError, match=r"^Checkpointer: sizes must be whole numbers; got 2\.5 for keep"):
+        parallel.Checkpointer(tmp_path, m, trainer, keep=2.5)
     for every in (0, -1, "x", "5", "5 days", "0s"):
         with pytest.raises(ValueError, match="every must be a number of updates, a time such as"):
             parallel.Checkpointer(tmp_path, m, trainer, every=every)

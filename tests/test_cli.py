@@ -120,6 +120,7 @@ ENDS = {
     "exit": (3, r"rank 1 \(process \d+ on \S+\) ended with status 3\.", ""),
     "leave": (76, r"rank 1 \(process \d+ on \S+\) left with status 0, but not through the end of its program", ""),
     "kill": (137, r"rank 1 \(process \d+ on \S+\) was killed by SIGKILL\.", ""),
+    "realtime": (168, r"rank 1 \(process \d+ on \S+\) was killed by signal 40\.", ""),  # one that has no name
 }
 
 
@@ -219,6 +220,15 @@ def test_looked_after_rank_behaves_as_with_python(tmp_path):
     assert job.stderr.startswith(plain.stderr) and re.search(r"\ndist-dynet: rank 0 .* ended with status 1\.\n$", job.stderr)
     assert (tmp_path / "attempt-0" / "rank-0.log").read_text() == plain.stderr
     assert alone("--log-dir", tmp_path, SCRIPT, 0, "leave").returncode == 76
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_do_no_harm(closed, tmp_path):
+    command = [sys.executable, "-m", "dist_dynet", "run", "--max-restarts", "1", "--log-dir", tmp_path, SCRIPT, 0, "attempts", "1", "-"]
+    job = launch(None, *command, before=["bash", "-c", f'exec "$@" {closed}', "-"], program=[])
+    assert job.returncode == 0, job.stdout + job.stderr
+    assert "Traceback" not in job.stderr
+    assert [(tmp_path / f"attempt-{i}" / "rank-0.log").exists() for i in range(3)] == [True, True, False]
 
 
 def test_sitecustomize_of_the_machine_is_run_and_children_find_nothing_of_ours(tmp_path):

@@ -157,6 +157,16 @@ def test_shard_gives_every_example_once_an_epoch_in_a_new_order():
         parallel.shard(data, batch_size=0)
 
 
+def test_shard_takes_sequences_and_whole_numbers():
+    assert len(parallel.shard(range(9), batch_size=9 / 3)) == 3
+    for arguments in ({"batch_size": 2.5}, {"batch_size": "2"}, {"batch_size": 2, "micro_batches": 1.5}):
+        with pytest.raises(TypeError, match=f"^shard: sizes must be whole numbers; got .* for {list(arguments)[-1]}"):
+            parallel.shard(range(9), **arguments)
+    for data in ((x for x in "abc"), {"a": 1}, {1, 2}, 3):
+        with pytest.raises(TypeError, match=f"^shard: data must be a sequence .*; got {type(data).__name__}. Write list"):
+            parallel.shard(data, batch_size=2)
+
+
 def test_shard_tells_the_size_of_the_present_batch():
     sizes = [(len(batch), last_step().count) for batch in parallel.shard("abcde", batch_size=3)]
     assert sizes == [(3, 3), (2, 2)]

@@ -7,6 +7,7 @@ import pytest
 from jobs import mpirun, needs_mpi
 
 CAUGHT = (
+    "checkpoint_that_cannot_be_written",
     "error_after_the_update",
     "forked",
     "frozen",
@@ -26,7 +27,10 @@ def test_program_goes_on(engine, ranks):
     assert mpirun(ranks, "caught.py", engine, *CAUGHT)[:2] == (0, "ok\n")
 
 
-@pytest.mark.parametrize(("engine", "what"), [("shared", "interrupted"), ("mpi", "interrupted"), ("mpi", "interrupted_gather")])
+@pytest.mark.parametrize(
+    ("engine", "what"),
+    [("shared", "interrupted"), ("mpi", "interrupted"), ("mpi", "interrupted_gather"), ("mpi", "interrupted_checkpoint")],
+)
 def test_interrupted_rank_is_out_of_step(engine, what):
     status, output, seconds = mpirun(2, "caught.py", engine, what, DIST_DYNET_SILENCE="1")
     assert status != 0 and "ok" in output.splitlines() and seconds < 15, output

@@ -35,6 +35,7 @@ PROPERTIES = (
     "join",
     "nan_on_one_rank",
     "parameters_added_later",
+    "parameters_without_numbers",
     "compression_is_bounded_and_loses_nothing",
     "compressed_runs_go_on_from_their_state",
     "backward_without_an_update_at_the_end",

@@ -31,6 +31,11 @@ _DRAIN = 2.0
 """Seconds that output is awaited after the end of mpirun, if something still holds its pipes."""
 
 
+def _name_of(number: int) -> str:
+    """SIGKILL, say. Most of the real-time signals have no name."""
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+
+
 @dataclass
 class Rank:
     """A rank that has started; `code` is None while it runs, negative if a signal has killed it."""
@@ -64,7 +69,7 @@ class Rank:
         """How it has ended."""
         code = self.code or 0
         if code < 0:
-            return f"{self} was killed by {signal.Signals(-code).name}."
+            return f"{self} was killed by {_name_of(-code)}."
         if code == 0:
             return f"{self} left with status 0, but not through the end of its program (os._exit)."
         return f"{self} ended with status {code}."
@@ -272,7 +277,7 @@ class Attempt:
             self._screen.own(stream, text)
         status = self._process.returncode
         if status < 0:  # not by a rank: those that end mpirun have said so
-            return Outcome(128 - status, f"{self._launcher} (process {self._process.pid}) was killed by {signal.Signals(-status).name}.")
+            return Outcome(128 - status, f"{self._launcher} (process {self._process.pid}) was killed by {_name_of(-status)}.")
         if missing:
             who = ranks_in_words(missing) if self.ranks else "ranks"
             return Outcome(status or _relay.LEFT, f"{self._launcher} ended with status {status}; {who} did not start. {self._advice}".rstrip())

@@ -23,6 +23,15 @@ _LONGEST = 1 << 20
 """Bytes of a line that are held back until its end comes."""
 
 
+def replace_closed_streams() -> None:
+    """Where the caller has closed standard input, output or error (`>&-`), /dev/null is there: a pipe of ours would take the number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
 class Screen:
     """Standard output and error of the launcher. A rank's name stands in front of each line if there are several ranks."""
 

@@ -13,7 +13,7 @@ from ._words import RefusedError, say
 from .attempt import Job
 from .mpi import RANK_VARIABLES, THREADS, Launcher, command_for, crowded, environment_for, find_launcher
 from .options import Options, parse
-from .output import Screen
+from .output import Screen, replace_closed_streams
 from .restarts import run_attempts
 
 REFUSED = 2
@@ -24,6 +24,7 @@ _SITE = str(Path(_relay.__file__).with_name("_site"))
 
 def run(arguments: list[str]) -> int:
     """Does what `dist-dynet run ARGUMENTS` is to do; its exit status. Does not return where the script takes the place of this process."""
+    replace_closed_streams()
     try:
         options = parse(arguments)
         _check(os.environ)

@@ -12,7 +12,7 @@ import pickle
 import re
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ import numpy as np
 from ..io.files import FileName, OneProcess, atomic_write
 from ..io.sealed import DamagedError, check, seal, sealed_pieces, unseal
 from ..params.collection import ParameterCollection
+from ..params.dims import size
 from ..params.stored import check_stored, load_stored, stored
 from ..trainers import MovingAverage, Trainer
 from ..trainers.state import set_settings, settings_of
@@ -97,13 +98,14 @@ class Checkpointer:
         every: int | str | None = None,
     ) -> None:
         self._inner = _checked(model, trainer, sampler)
+        self._keep = size(keep, "Checkpointer", " for keep")
         if keep < 1:
             raise ValueError(f"Checkpointer: keep must be 1 or more; got {keep}.")
         self._updates, self._seconds, self._epochs = _period(every)
         if self._epochs and sampler is None:
             raise ValueError('Checkpointer: every="epoch" needs a sampler; got none. Call save() at the end of an epoch, or use shard().')
         self._directory, self._model, self._trainer, self._sampler = Path(directory), model, trainer, sampler
-        self._keep, self._saves_first = int(keep), every is not None
+        self._saves_first = every is not None
         self.extra: dict[str, Any] = {}
         """What the program wants to keep as well, such as the best score so far: texts as keys; arrays, numbers, texts, dicts, lists of them.
         Rank 0's is saved, and given to all ranks by resume()."""
@@ -230,7 +232,18 @@ class Checkpointer:
             "rests": self._rests(),  # of compressed messages
             "objects": {name: _state_of(obj) for name, (obj, per_rank) in self._objects.items() if per_rank},
         }
-        parts = self._exchange(seal(mine), what)
+        sealed = seal(mine)
+        with self._whole(what):
+            failure = self._save(sealed, sampler, what)
+        if failure is not None:
+            raise failure
+        if not self._owed:
+            self._step = self._inner.updates
+        return not self._owed
+
+    def _save(self, mine: bytes, sampler: Mapping[str, Any] | None, what: str) -> Exception | None:
+        """What rank 0 has raised while it wrote, if anything; where `_owed` says that gradients wait, nothing is written."""
+        parts = self._exchange(mine, what)
         every = [unseal(part) for part in parts]
         for rank, other in enumerate(every):
             if other["at"] != every[0]["at"]:
@@ -239,11 +252,7 @@ class Checkpointer:
                     f"{every[0]['at']} on rank 0. Call save() on all ranks alike."
                 )
         self._owed = any(part["pending"] for part in every)
-        if self._owed:
-            return False
-        self._from_main(lambda: self._write(parts, sampler), what)
-        self._step = self._inner.updates
-        return True
+        return None if self._owed else self._from_main(lambda: self._write(parts, sampler), what)[1]
 
     def _rests(self) -> dict[str, Any]:
         """What this rank's compressed messages have lacked so far."""
@@ -316,19 +325,22 @@ class Checkpointer:
         what = self._meeting("resume")
         content = b""
 
-        def look() -> tuple[str, int]:
+        def look() -> tuple[str, int] | None:
             nonlocal content
             name, content = self._newest()
-            return name, len(content)
+            return (name, len(content)) if name else None
 
-        name, size = self._from_main(look, what)
-        if not name:
+        with self._whole(what):
+            found, failure = self._from_main(look, what)
+            if found and self._world.size > 1:
+                content = self._broadcast(content, found[1], what)
+        if failure is not None:
+            raise failure
+        if not found:
             if self._saves_first:
                 self.save()
             return False
-        if self._world.size > 1:
-            content = self._broadcast(content, size, what)
-        self._load(unseal(content), f"checkpoint {name}")
+        self._load(unseal(content), f"checkpoint {found[0]}")
         return True
 
     def _newest(self) -> tuple[str, bytes]:
@@ -395,22 +407,22 @@ class Checkpointer:
     def _exchange(self, mine: bytes, what: str) -> list[bytes]:
         return self._world.exchange_bytes(self._comm, mine, what) if self._world.size > 1 else [mine]
 
-    def _from_main(self, action: Callable[[], R], what: str) -> R:
-        """What rank 0's action returns or raises, on every rank."""
-        if self._world.size == 1:
-            return action()
-        answer: tuple[Any, Exception | None] | None = None
+    def _whole(self, what: str) -> AbstractContextManager[None]:
+        """Around a meeting: a rank that leaves it by an exception of its own, such as Ctrl-C, meets the others no more."""
+        return self._world.whole(what) if self._world.size > 1 else nullcontext()
+
+    def _from_main(self, action: Callable[[], R], what: str) -> tuple[R | None, Exception | None]:
+        """What rank 0's action returns, or raises, on every rank."""
+        answer: tuple[R | None, Exception | None] = None, None
         if self._world.rank == 0:
             try:
                 answer = action(), None
             except Exception as error:
                 answer = None, error
-        told = self._exchange(b"" if answer is None else pickle.dumps(answer), what)
-        result, failure = answer or pickle.loads(told[0])
-        if failure is not None:
-            raise failure
-        value: R = result
-        return value
+        if self._world.size > 1:
+            told = self._exchange(pickle.dumps(answer), what)
+            answer = answer if self._world.rank == 0 else pickle.loads(told[0])
+        return answer
 
     def _broadcast(self, content: bytes, size: int, what: str) -> bytes:
         """Rank 0's content on every rank: no other needs to see its disk."""

@@ -10,7 +10,7 @@ import pickle
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ..params.collection import ParameterCollection
 from ._session import world
@@ -110,16 +110,25 @@ def all_reduce(value: ArrayLike, op: str = "sum", comm: Any = None) -> Any:
     if here.size > 1:
         what = here.collective(f"all_reduce {op}")
         with here.whole(what):
-            _same_kind(here, f"{array.dtype.str}{array.shape}", op, what)  # without check=True, too: unlike lengths may kill a process
+            _same_kind(here, f"{op} of {array.dtype} {array.shape}", what)  # without check=True, too: unlike lengths may kill a process
+            marked = _mark_nan(array, op) if op in ("max", "min") and array.dtype.kind == "f" else array
             operation = getattr(here.mpi, _OPERATIONS[op])
-            here.wait([here.comm.Iallreduce(here.mpi.IN_PLACE, array, op=operation)], what)
+            here.wait([here.comm.Iallreduce(here.mpi.IN_PLACE, marked, op=operation)], what)
+            if marked is not array:
+                array = np.where(marked[1] == 0, marked[0], np.nan).astype(array.dtype)
     if op == "mean":
         array = array / here.size
     return array.item() if array.ndim == 0 and not isinstance(value, np.ndarray) else array
 
 
-def _same_kind(here: World, kind: str, op: str, what: str) -> None:
-    mine, marks = f"{kind}{op}", np.empty(here.size, np.int64)
+def _mark_nan(array: NDArray[Any], op: str) -> NDArray[Any]:
+    """The array, and below it where it was NaN: compared with a number NaN is neither more nor less, so that MPI may lose it on some ranks."""
+    is_nan, end = np.isnan(array), 1 if op == "max" else -1
+    return np.stack([np.where(is_nan, -end * np.inf, array), end * is_nan]).astype(array.dtype)
+
+
+def _same_kind(here: World, mine: str, what: str) -> None:
+    marks = np.empty(here.size, np.int64)
     here.wait([here.comm.Iallgather(np.array([hash_of(mine)]), marks)], what)
     if (marks == marks[0]).all():
         return

@@ -298,8 +298,9 @@ class HybridExchange(MpiExchange):
         layout, rest = self._layout, self._compression.rest
         rest[:] = 0
         for p, at, n in zip(layout.structure.dense, layout.at, layout.sizes, strict=True):
-            if residuals.get(p.name(), rest[:0]).size == n:
-                rest[at : at + n] = residuals[p.name()]
+            known = residuals.get(p.name())
+            if known is not None and known.size == n:
+                rest[at : at + n] = known
         self._rows.load_residuals(layout.structure.tables, residuals)
 
 

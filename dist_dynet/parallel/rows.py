@@ -255,9 +255,9 @@ class RowsRound:
         starts, _ = self._starts(counts, kinds)
         parts, at = [], len(kinds)
         for table, count, kind, start in zip(self._tables, counts, kinds, starts, strict=True):
-            width = _width(table)
-            numbers = np.empty(0, DTYPE) if kind is None or not count else message[start:].view(kind)[: count * width]
-            parts.append((message[at : at + count], numbers.reshape(-1, width)))
+            width, held = _width(table), 0 if kind is None else count
+            numbers = message[start:].view(kind or DTYPE)[: held * width]
+            parts.append((message[at : at + count], numbers.reshape(held, width)))
             at += count
         return parts
 

@@ -6,7 +6,6 @@ It knows the data's order, costs and the number of ranks. It sends nothing while
 from __future__ import annotations
 
 import heapq
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -14,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from ..graph import cg
+from ..params.dims import size
 from ._session import world
 from .collectives import gather
 
@@ -99,6 +99,11 @@ def _costs(examples: Sequence[Any], cost: Cost | None) -> list[float]:
     return [float(cost(example)) for example in examples]
 
 
+def _is_sequence(data: object) -> bool:
+    """Whether examples have numbers from 0."""
+    return hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, Mapping)
+
+
 class Listener(Protocol):
     """What wants to know where a loop over a shard is."""
 
@@ -142,12 +147,15 @@ class Shard(Generic[T]):
         micro_batches: int | None,
         comm: Any,
     ) -> None:
+        if not _is_sequence(data):
+            raise TypeError(f"shard: data must be a sequence of examples; got {type(data).__name__}. Write list(data).")
+        self._batch_size = size(batch_size, "shard", " for batch_size")
         if batch_size < 1:
             raise ValueError(f"shard: batch_size, over all ranks, must be at least 1; got {batch_size}.")
-        if micro_batches is not None and operator.index(micro_batches) < 1:
+        self._micro_batches = None if micro_batches is None else size(micro_batches, "shard", " for micro_batches")
+        if micro_batches is not None and micro_batches < 1:
             raise ValueError(f"shard: micro_batches, over all ranks, must be at least 1; got {micro_batches}.")
-        self._micro_batches = micro_batches
-        self._data, self._batch_size, self._seed, self._cost = data, int(batch_size), int(seed), cost
+        self._data, self._seed, self._cost = data, int(seed), cost
         self._drop_last, self._shuffle, self._comm = bool(drop_last), bool(shuffle), comm
         self._epoch, self._position = int(epoch), 0
         self._goes_on = False  # the next loop begins at _position
@@ -309,8 +317,7 @@ def evaluate(fn: Callable[[T], R], data: Iterable[T], cost: Cost | None = len, c
     [1, 3]
     """
     here = world(comm)
-    is_indexed = hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, Mapping)
-    examples: Any = data if is_indexed else list(data)
+    examples: Any = data if _is_sequence(data) else list(data)
     mine = divide(_costs(examples, cost), here.size)[here.rank]
     failure: Exception | None = None
     values: list[Any] = []

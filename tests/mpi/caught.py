@@ -6,9 +6,11 @@ Rank 0 prints "ok" in the end.
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -159,6 +161,37 @@ def test_interrupted_gather():
                 meet()
         print("ok", flush=True)
     parallel.gather("two")  # nobody can: the job ends
+
+
+def test_interrupted_checkpoint():
+    """The others get an answer neither to what they have sent nor to what they send next."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpointer = parallel.Checkpointer(folder, m, trainer)
+        assert checkpointer.save()
+        if rank:
+            time.sleep(1)
+        else:
+            timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+            timer.start()
+            with pytest.raises(KeyboardInterrupt):
+                checkpointer.save()
+            for meet in (checkpointer.save, checkpointer.resume, lambda: parallel.gather("two")):
+                with pytest.raises(RuntimeError, match=r"checkpoint \(meeting \d+\) was interrupted, so that this rank is out of step"):
+                    meet()
+            print("ok", flush=True)
+        checkpointer.save()  # nobody can: the job ends
+
+
+def test_checkpoint_that_cannot_be_written():
+    """Rank 0 alone writes; all may go on."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "file").touch()
+        checkpointer = parallel.Checkpointer(Path(folder, "file", "run") if rank == 0 else "elsewhere", m, trainer)
+        for _ in range(2):
+            for meet in (checkpointer.save, checkpointer.resume):
+                with pytest.raises(NotADirectoryError):
+                    meet()
+            assert parallel.all_reduce(1) == size
 
 
 def test_interrupted_after_the_exchange():

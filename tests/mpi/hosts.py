@@ -327,6 +327,19 @@ def test_parameters_added_later():
     parallel.assert_in_sync(m)
 
 
+def test_parameters_without_numbers():
+    for compression in (None, "bf16"):
+        m, dense, tables = model_of((0,), 2, (3, 0), tables=((4, 0), (4, 2)))
+        trainer = distributed(m, compression=compression)
+        for _ in range(4):
+            dy.renew_cg()
+            dy.esum([dy.sum_elems(x) for x in (*dense, *(table[rank] for table in tables))]).backward()
+            trainer.update()
+        parallel.assert_in_sync(m)
+        assert dense[1].as_array().tolist() == [0.5 - 4] * 2 and tables[0].as_array().shape == (4, 0)
+        assert tables[1].as_array()[:size].ravel().tolist() == pytest.approx([0.5 - 4 / size] * 2 * size, rel=0.01)
+
+
 def test_compression_is_bounded_and_loses_nothing():
     exact, _ = trained(updates=1)
     rounded, _ = trained(updates=1, compression="bf16")

@@ -28,7 +28,10 @@ for kind in (np.float16, np.uint8, ">f8", np.int64):
 assert parallel.all_reduce(np.empty((0, 2))).shape == (0, 2) and parallel.all_reduce(np.array(2.0)).shape == ()
 assert parallel.all_reduce([rank, -rank], "max").tolist() == [size - 1, 0]
 assert parallel.all_reduce(np.full((2, 3), rank, np.float32), "min").dtype == np.float32
-with pytest.raises(ValueError, match=r"\[rank \d/\d\] all_reduce sum .*same kind of value"):
+for op, end in (("max", np.inf), ("min", -np.inf)):  # a nan on any rank is seen on all
+    every = parallel.gather(parallel.all_reduce(np.array([np.nan if rank == k else rank for k in range(size)] + [end, rank]), op).tolist())
+    assert all(np.isnan(values[:size]).all() and values[size:] == [end, size - 1 if op == "max" else 0] for values in every), (op, every)
+with pytest.raises(ValueError, match=r"\[rank \d/\d\] all_reduce sum .*same kind of value; got sum of float64 \(\d,\) here"):
     parallel.all_reduce(np.zeros(3 + (rank == 1)))
 
 # objects, barriers, evaluation
