@@ -169,9 +169,10 @@ class RNNState(calls.State):
 
 def expressions(es: Iterable[Expression], what: str) -> tuple[Expression, ...]:
     """A tuple of them; TypeError for anything else."""
-    result = tuple(listed(es, what)) if not isinstance(es, list | tuple) or es else ()
-    if not all(isinstance(e, Expression) for e in result):
-        raise not_expression(what, *result)
+    result = tuple(es) if type(es) is list or type(es) is tuple else tuple(listed(es, what))
+    for e in result:
+        if not isinstance(e, Expression):
+            raise not_expression(what, *listed(result, what))
     return result
 
 
