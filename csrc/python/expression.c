@@ -277,7 +277,8 @@ PyMODINIT_FUNC PyInit__expression(void) {
     PyObject *module = PyModule_Create(&definition);
     dn__node_type = (PyTypeObject *)PyType_FromSpec(&node_spec);
     if (!module || !dn__node_type || !dn__new_maker_type() || PyModule_AddFunctions(module, dn__value_functions) ||
-        dn__add_states(module) || PyModule_AddIntMacro(module, NOT_TAKEN) || PyModule_AddObject(module, "Node", (PyObject *)dn__node_type)) return NULL;
+        dn__add_states(module) || PyModule_AddIntMacro(module, NOT_TAKEN) ||
+        PyModule_AddObject(module, "Node", (PyObject *)dn__node_type)) return NULL;
     Py_INCREF(dn__node_type); /* one reference is the module's, one ours */
     return module;
 }

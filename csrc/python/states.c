@@ -324,7 +324,9 @@ static void freed(PyObject *self) {
     Py_DECREF(cls);
 }
 
-static int state_traverse(PyObject *o, visitproc visit, void *arg) { return visit_all(o, &((State *)o)->run, &((State *)o)->output, visit, arg); }
+static int state_traverse(PyObject *o, visitproc visit, void *arg) {
+    return visit_all(o, &((State *)o)->run, &((State *)o)->output, visit, arg);
+}
 static int state_clear(PyObject *o) { return clear_all(&((State *)o)->prev, &((State *)o)->output); }
 static void state_dealloc(PyObject *o) {
     PyObject_GC_UnTrack(o);
@@ -342,9 +344,11 @@ static void run_dealloc(PyObject *o) {
 #define PART(type, name) {#name, T_OBJECT, offsetof(type, name), 0, NULL}
 #define PRIVATE_PART(name) {"_" #name, T_OBJECT, offsetof(State, name), 0, NULL}
 static PyMemberDef run_members[] = {
-    PART(Run, builder), PART(Run, call), PART(Run, handles), PART(Run, weights), PART(Run, reals), PART(Run, masks), PART(Run, start), PART(Run, last),
+    PART(Run, builder), PART(Run, call), PART(Run, handles), PART(Run, weights), PART(Run, reals), PART(Run, masks),
+    PART(Run, start), PART(Run, last),
     {"graph", T_LONGLONG, offsetof(Run, graph), 0, NULL}, {"update", T_BOOL, offsetof(Run, update), 0, NULL},
-    {"fixed", T_BOOL, offsetof(Run, fixed), 0, NULL}, {"has_cells", T_BOOL, offsetof(Run, has_cells), 0, NULL}, {"drops_each_step", T_BOOL, offsetof(Run, drops_each_step), 0, NULL},
+    {"fixed", T_BOOL, offsetof(Run, fixed), 0, NULL}, {"has_cells", T_BOOL, offsetof(Run, has_cells), 0, NULL},
+    {"drops_each_step", T_BOOL, offsetof(Run, drops_each_step), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 static PyMemberDef state_members[] = {
@@ -355,12 +359,13 @@ static PyGetSetDef state_attributes[] = {{"_c", cells, NULL, NULL, NULL}, {NULL,
 static PyMethodDef run_methods[] = {{"again", DN_FAST(again)}, {NULL, NULL, 0, NULL}};
 static PyMethodDef state_methods[] = {
     {"_quick_outputs", quick_outputs, METH_O, NULL}, {"_quick_states", quick_states, METH_O, NULL},
-    {"add_input", (PyCFunction)(void (*)(void))add_input, METH_FASTCALL | METH_KEYWORDS, "add_input($self, x)\n--\n\nThe state after one more input."},
-    {"output", output, METH_NOARGS, "output($self, /)\n--\n\nThe h of the top layer (of a GRU with dropout: after dropout); None at the start "
-                                    "without given vectors."},
+    {"add_input", (PyCFunction)(void (*)(void))add_input, METH_FASTCALL | METH_KEYWORDS,
+     "add_input($self, x)\n--\n\nThe state after one more input."},
+    {"output", output, METH_NOARGS,
+     "output($self, /)\n--\n\nThe h of the top layer (of a GRU with dropout: after dropout); None at the start without given vectors."},
     {"h", h, METH_NOARGS, "h($self, /)\n--\n\nThe h of each layer; empty at the start without given vectors."},
-    {"s", s, METH_NOARGS, "s($self, /)\n--\n\nAll of the state: of an LSTM c of each layer, then h of each layer; of others h. Empty at the start "
-                          "without given vectors."},
+    {"s", s, METH_NOARGS, "s($self, /)\n--\n\n"
+     "All of the state: of an LSTM c of each layer, then h of each layer; of others h. Empty at the start without given vectors."},
     {"prev", prev, METH_NOARGS, "prev($self, /)\n--\n\nThe state before; None at the start."},
     {NULL, NULL, 0, NULL},
 };
