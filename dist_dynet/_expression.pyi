@@ -1,7 +1,7 @@
 """What csrc/python has: the base of Expression, and the calls on expressions that are made most often."""
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, overload
 
 N = TypeVar("N", bound=Node)
 
@@ -10,11 +10,36 @@ class Node:
 
     _h: int  # (graph, epoch, index); csrc/dn_api.h
 
+class Run:
+    """The base of Run: what the quick ways of a state need to know of its sequence. Types are in nn/state.py."""
+
+    builder: Any
+    call: Callable[..., Any] | None  # the call of a layer's operation; None: no quick way
+    handles: list[list[int]]
+    weights: list[Any]  # of each layer: its handles as bytes; where there is no call, what the builder's _cell() takes
+    reals: tuple[float, ...]
+    masks: list[Any]  # of each layer; none until the first input tells the batch size; [None]: nothing is dropped
+    start: Any
+    last: Any
+    graph: int
+    update: bool
+    fixed: bool  # the next sequence of the builder has the same weights
+    has_cells: bool
+    drops_each_step: bool
+
+    def again(self, update: bool, reals: tuple[float, ...], /) -> Self | None: ...
+
+class State:
+    """The base of RNNState, where the types are."""
+
+    _quick_outputs: Callable[[Any], list[Any] | None]
+    _quick_states: Callable[[Any], list[Any] | None]
+
 OneKind = Literal[
     "unary", "binary", "with_int", "at_index", "with_reals", "with_ints", "with_int_and_real", "binary_with_real", "strided", "of_list",
     "of_list_with_int", "scalar", "zeros", "source", "vector", "tensor", "row", "rows",
 ]  # fmt: skip
-ManyKind = Literal["sequence", "outputs", "pairs"]
+ManyKind = Literal["outputs", "pairs"]
 
 def bind(table: int) -> None: ...
 @overload

@@ -4,8 +4,8 @@
  * which costs three times what the node does. The functions here take expressions and return one. They know the quick way only: whatever else
  * can happen (an error, a parameter alone, an array, a wrong type) goes to a function in Python, which was given with the call.
  *
- * This file has the base class with its operators and subscripts, and the module; makers.c the functions that make nodes, values.c what reads
- * values. */
+ * This file has the base class with its operators and subscripts, and the module; makers.c the functions that make nodes, states.c the steps of
+ * recurrent networks, values.c what reads values. */
 #include "expression.h"
 
 #include <string.h>
@@ -205,10 +205,9 @@ static PyObject *get_current(PyObject *module, PyObject *unused) {
     return PyLong_FromLong(dn__current);
 }
 
-/* A number that tells this thread's present graph from all others; negative: it has none. */
-static PyObject *this_graph(PyObject *module, PyObject *unused) {
+static PyObject *get_this_graph(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
-    return PyLong_FromLongLong(dn__current < 0 ? dn__current : dn__calls->graph_version(dn__current) << DN_GRAPH_BITS | dn__current);
+    return PyLong_FromLongLong(this_graph());
 }
 
 /* operator(name, function of call("binary", ...), reflected), operator("scale_shift", function of call("with_reals", ...), None) */
@@ -250,7 +249,7 @@ static PyMethodDef functions[] = {
     {"bind", bind, METH_O, NULL},
     {"set_current", set_current, METH_O, NULL},
     {"current", get_current, METH_NOARGS, NULL},
-    {"this_graph", this_graph, METH_NOARGS, NULL},
+    {"this_graph", get_this_graph, METH_NOARGS, NULL},
     {"watch", set_watch, METH_O, NULL},
     {"call", dn__call, METH_VARARGS, NULL},
     {"operator", set_operator, METH_VARARGS, NULL},
@@ -278,7 +277,8 @@ PyMODINIT_FUNC PyInit__expression(void) {
     PyObject *module = PyModule_Create(&definition);
     dn__node_type = (PyTypeObject *)PyType_FromSpec(&node_spec);
     if (!module || !dn__node_type || !dn__new_maker_type() || PyModule_AddFunctions(module, dn__value_functions) ||
-        PyModule_AddIntMacro(module, NOT_TAKEN) || PyModule_AddObject(module, "Node", (PyObject *)dn__node_type)) return NULL;
+        dn__add_states(module) || PyModule_AddIntMacro(module, NOT_TAKEN) ||
+        PyModule_AddObject(module, "Node", (PyObject *)dn__node_type)) return NULL;
     Py_INCREF(dn__node_type); /* one reference is the module's, one ours */
     return module;
 }

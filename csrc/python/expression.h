@@ -46,6 +46,10 @@ PyTypeObject *dn__new_maker_type(void);
  * memory. */
 double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n);
 
+/* states.c */
+/* Puts the bases of RNNState and Run into the module; -1: an exception is set. */
+int dn__add_states(PyObject *module);
+
 /* values.c */
 /* The functions of the module that read and set values. */
 extern PyMethodDef dn__value_functions[];
@@ -89,6 +93,11 @@ static inline PyObject *item(PyObject *from, Py_ssize_t i) {
 /* The expression of a handle; of a negative one what the other way gives. */
 static inline PyObject *made(const Maker *m, int64_t handle, Py_ssize_t n, PyObject *const *args) {
     return handle >= 0 ? dn__new_node(m->cls, handle) : dn__other_way(m, handle, n, args);
+}
+
+/* A number that tells this thread's present graph from all others; negative: it has none. */
+static inline int64_t this_graph(void) {
+    return dn__current < 0 ? dn__current : (int64_t)(dn__calls->graph_version(dn__current) << DN_GRAPH_BITS | dn__current);
 }
 
 #define DN_SLOT(name, f) {name, (void *)(f)}

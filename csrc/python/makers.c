@@ -226,42 +226,21 @@ PyObject *dn__all_whole(PyObject *module, PyObject *from) {
 
 /* ---- many nodes in one call ---------------------------------------------------------------------------------------------------------- */
 
-/* The handles in `weights`, of which the first is a parameter's, and those of the expressions in `inputs`: in `few` (64 of them) or in memory
- * to be freed; NULL: something else is among them, or there is no memory. */
+/* The handles in `weights`, as bytes, and those of the expressions in `inputs`: in `few` (64 of them) or in memory to be freed; NULL: something
+ * else is among them, or there is no memory. */
 static int64_t *handles_in(PyObject *weights, PyObject *inputs, int64_t *few, Py_ssize_t *n) {
-    const Py_ssize_t n_weights = length(weights), n_inputs = length(inputs);
-    *n = n_weights + n_inputs;
-    if (n_weights < 1 || n_inputs < 1 || *n > INT32_MAX) return NULL;
+    const Py_ssize_t bytes = PyBytes_Check(weights) ? PyBytes_Size(weights) : 0, n_inputs = length(inputs);
+    Py_ssize_t at = bytes / (Py_ssize_t)sizeof *few;
+    *n = at + n_inputs;
+    if (at < 1 || n_inputs < 1 || *n > INT32_MAX) return NULL;
     int64_t *handles = *n <= 64 ? few : malloc((size_t)*n * sizeof *handles);
-    for (Py_ssize_t i = 0; handles && i < *n; i++) {
-        PyObject *o = i < n_weights ? item(weights, i) : item(inputs, i - n_weights);
-        handles[i] = i >= n_weights ? handle_of(o) : PyLong_Check(o) ? PyLong_AsLongLong(o) : -1;
-        if (handles[i] >= 0) continue;
-        PyErr_Clear();
+    if (handles) memcpy(handles, PyBytes_AsString(weights), (size_t)at * sizeof *handles);
+    for (Py_ssize_t i = 0; handles && i < n_inputs; i++) {
+        if ((handles[at++] = handle_of(item(inputs, i))) >= 0) continue;
         if (handles != few) free(handles);
         return NULL;
     }
     return handles;
-}
-
-/* f(weights, inputs, reals, size): the outputs, vectors of that size, of a layer's node over a list of inputs */
-static PyObject *sequence(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
-    const Maker *m = (Maker *)self;
-    double few_reals[64];
-    int64_t few[64], first = NOT_TAKEN;
-    Py_ssize_t n, n_reals;
-    int size;
-    if (!counted(n_args, 4)) return NULL;
-    double *reals = whole(args[3], &size) ? dn__numbers(args[2], few_reals, &n_reals) : NULL;
-    int64_t *handles = reals ? handles_in(args[0], args[1], few, &n) : NULL;
-    if (handles) {
-        const int ints[] = {(int)length(args[1]), DN_SEQUENCE_LIST};
-        first = dn__node(m->op, (int)n, handles, 2, ints, (int)n_reals, reals, 0);
-        if (first >= 0) first = dn__calls->parts(first, 0, ints[0], size);
-    }
-    if (handles != few) free(handles);
-    if (reals != few_reals) free(reals);
-    return first >= 0 ? dn__nodes_from(m->cls, first, length(args[1])) : dn__other_way(m, first, n_args, args);
 }
 
 /* f(weights, inputs, ints, reals, n): the first n outputs of a node of several, as a list */
@@ -389,7 +368,7 @@ static PyMethodDef kinds[] = {
     {"unary", unary, METH_O, NULL}, {"binary", DN_FAST(binary)}, {"with_int", DN_FAST(with_int)}, {"at_index", DN_FAST(at_index)},
     {"with_reals", DN_FAST(with_reals)}, {"with_ints", DN_FAST(with_ints)}, {"with_int_and_real", DN_FAST(with_int_and_real)},
     {"binary_with_real", DN_FAST(binary_with_real)}, {"strided", DN_FAST(strided)}, {"of_list", of_list, METH_O, NULL},
-    {"of_list_with_int", DN_FAST(of_list_with_int)}, {"sequence", DN_FAST(sequence)}, {"outputs", DN_FAST(outputs)},
+    {"of_list_with_int", DN_FAST(of_list_with_int)}, {"outputs", DN_FAST(outputs)},
     {"pairs", DN_FAST(pairs)}, {"scalar", scalar, METH_O, NULL}, {"zeros", zeros, METH_O, NULL}, {"vector", vector, METH_O, NULL},
     {"source", DN_FAST(source)}, {"tensor", DN_FAST(tensor)}, {"row", DN_FAST(row)}, {"rows", DN_FAST(rows)},
     {NULL, NULL, 0, NULL},

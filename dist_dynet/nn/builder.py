@@ -15,7 +15,7 @@ from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
 from .owner import Owner
 from .runs import NodeRun
-from .state import Masks, RNNState, Run, check_count, expressions, subcollection, this_graph
+from .state import RNNState, Run, check_count, expressions, subcollection, this_graph
 
 
 class RecurrentBuilder(Owner):
@@ -31,9 +31,11 @@ class RecurrentBuilder(Owner):
 
     _subcollection: ClassVar[str]
     _has_cells: ClassVar[bool] = False
+    _drops_each_step: ClassVar[bool] = False
+    """Whether dropout is drawn anew at each step, by _fresh_rate()."""
+    _fixed_weights: ClassVar[bool] = True
+    """Whether _node_weights() are the same in each sequence."""
     _op: ClassVar[int]
-    _known_handles: tuple[Any, list[list[int]]] = (None, [])
-    """_layers, and what _handles() said of it."""
 
     def __init__(self, layers: int, input_dim: int, hidden_dim: int, model: ParameterCollection) -> None:
         self.layers, self.input_dim, self.hidden_dim = self._sizes(layers, input_dim, hidden_dim)
@@ -47,21 +49,15 @@ class RecurrentBuilder(Owner):
         self._last_run: Run | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last_run": None, "_known_handles": (None, [])}  # a copy has begun no sequence
-
-    def _handles(self) -> list[list[int]]:
-        """The handles of each layer's parameters: not to be changed."""
-        layers, known = self._known_handles
-        if layers is not self._layers:
-            known = [[p._h for p in layer] for layer in self._layers]
-            self._known_handles = self._layers, known
-        return known
+        return {**self.__dict__, "_last_run": None}  # a copy has begun no sequence
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
         raise NotImplementedError
 
-    def _new_run(self, update: bool, masks: Masks | None) -> Run:
-        return NodeRun(self, update, masks)
+    def _new_run(self, update: bool, masks: list[Any] | None) -> Run:
+        last = self._last_run
+        again = last.again(update, self._reals()) if last is not None and masks is None else None
+        return NodeRun(self, update, masks) if again is None else again
 
     def _node_weights(self, handles: list[list[int]]) -> list[list[int]]:
         """The weights of each layer's node; the first is a parameter."""
@@ -139,10 +135,10 @@ class RecurrentBuilder(Owner):
         if _random.dynet_order():
             return self._dynet_initial_state(vecs, update)
         last = self._last_run
-        shared = last.masks if share_masks and last is not None and last.masks.graph == this_graph() else None
+        shared = last.masks if share_masks and last is not None and last.graph == this_graph() else None
         run = self._last_run = self._new_run(bool(update), shared)
         if vecs is None:
-            return RNNState(run, None, None, None, h_given=False)
+            return RNNState(run)
         given, n = expressions(vecs, "initial_state"), self.layers
         if not self._has_cells:
             check_count("initial_state", len(given), n)
@@ -157,7 +153,7 @@ class RecurrentBuilder(Owner):
             if run is not None:
                 run.start = run.last = None  # nothing that holds itself is left behind
             run = self._last_run = self._new_run(bool(update), None)
-            run.start = RNNState(run, None, None, None, h_given=False)
+            run.start = RNNState(run)
         start: RNNState = run.start
         return start if vecs is None else start.set_s(vecs)
 

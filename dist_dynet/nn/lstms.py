@@ -17,7 +17,7 @@ from ..params.parameters import Parameters
 from .builder import RecurrentBuilder
 from .rnn import VanillaLSTMBuilder
 from .runs import CellRun
-from .state import Masks, Run, masked
+from .state import Run, masked
 
 _Optional = Expression | None
 
@@ -59,7 +59,7 @@ class CompactVanillaLSTMBuilder(VanillaLSTMBuilder):
             raise ValueError(f"set_weightnoise: std must not be negative; got {std}.")
         self.weightnoise_std = float(std)
 
-    def _new_run(self, update: bool, masks: Masks | None) -> Run:
+    def _new_run(self, update: bool, masks: list[Any] | None) -> Run:
         return CellRun(self, update, masks) if self.weightnoise_std else super()._new_run(update, masks)
 
     def _cell(
@@ -90,6 +90,8 @@ class SparseLSTMBuilder(VanillaLSTMBuilder):
     >>> sum(int(mask.as_array().sum()) for mask in lstm.get_parameters()[0][3:])
     30
     """
+
+    _fixed_weights: ClassVar[bool] = False
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
         add, h = self._collection.add_parameters, self.hidden_dim

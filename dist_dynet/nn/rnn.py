@@ -17,7 +17,7 @@ from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
 from .builder import TwoRates
 from .runs import CellRun
-from .state import Masks, Run, masked
+from .state import Run, masked
 
 
 class VanillaLSTMBuilder(TwoRates):
@@ -90,7 +90,7 @@ class VanillaLSTMBuilder(TwoRates):
         """
         return [layer[:3] for layer in super().get_parameter_expressions()]
 
-    def _new_run(self, update: bool, masks: Masks | None) -> Run:
+    def _new_run(self, update: bool, masks: list[Any] | None) -> Run:
         return CellRun(self, update, masks) if self.ln_lstm else super()._new_run(update, masks)
 
     def _reals(self) -> tuple[float, ...]:

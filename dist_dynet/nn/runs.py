@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+from array import array
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,25 +14,21 @@ from ..expression import Expression, expression, expressions_from, resolved
 from ..ops import cmult, concatenate_to_batch, dropout, inputTensor, pick_batch_elems, zeros
 from ..ops._nodes import many_node, node_parts, not_expression
 from .sequences import BY_ELEMENT, LIST, Inputs
-from .state import Masks, RNNState, Run, parts
+from .state import LayerMasks, RNNState, Run, parts
 
 _STATE, _H_MASK, _C_MASK = lib.DN_SEQUENCE_STATE, lib.DN_SEQUENCE_H_MASK, lib.DN_SEQUENCE_C_MASK
 _ONE_STEP, _ONE_STEP_ON = (1, LIST), (1, LIST | _STATE)
 """The whole numbers of a node of one step, without and with a state before it."""
 
 
-class _Calls(NamedTuple):
-    """The calls that make a layer's node of one operation, in one go; None where only the longer way can say what is wrong."""
-
-    sequence: Callable[..., list[Expression] | None]
-    """f(weights, inputs, reals, size): the outputs."""
-    outputs: Callable[..., list[Expression] | None]
-    """f(weights, inputs, ints, reals, n): the n outputs of one step."""
-
-
 @functools.cache
-def _calls_of(op: int) -> _Calls:
-    return _Calls(*(calls.call(kind, op, Expression, _unknown) for kind in ("sequence", "outputs")))
+def _call_of(op: int) -> Callable[..., list[Expression] | None]:
+    """f(weights, inputs, ints, reals, n): the n outputs of a layer's step; None where only the longer way can say what is wrong."""
+    return calls.call("outputs", op, Expression, _unknown)
+
+
+def _handles(weights: bytes) -> memoryview:
+    return memoryview(weights).cast("q")
 
 
 def _unknown(code: int, *arguments: Any) -> None:
@@ -41,19 +38,20 @@ def _unknown(code: int, *arguments: Any) -> None:
 class NodeRun(Run):
     """A sequence in nodes that hold a layer's step, or a layer's sequence: the operation `builder._op`."""
 
-    __slots__ = ("reals", "undropped", "weights")
+    __slots__ = ()
 
-    def __init__(self, builder: Any, update: bool, masks: Masks | None = None) -> None:
+    def __init__(self, builder: Any, update: bool, masks: list[Any] | None = None) -> None:
         super().__init__(builder, update, masks)
-        self.weights = builder._node_weights(self.handles)
+        self.weights = [array("q", layer).tobytes() for layer in builder._node_weights(self.handles)]
         self.reals = builder._reals()
-        self.undropped: Any = ()  # what masks.drawn was when it was seen to hold no mask
+        self.call = _call_of(builder._op)
+        self.fixed, self.has_cells, self.drops_each_step = builder._fixed_weights, builder._has_cells, builder._drops_each_step
 
-    def _node(self, layer: int, xs: Inputs, state: RNNState, masks: tuple[Expression | None, ...], options: int = 0) -> int:
+    def _node(self, layer: int, xs: Inputs, state: RNNState, masks: LayerMasks, options: int = 0) -> int:
         """The node of one layer over these inputs: its handle. masks: of x, which were multiplied already, of h, of c."""
         before: list[Expression] = []
         if state._h:
-            cells = state._cells()
+            cells = state._c
             before = [state._h[layer], cells[layer]] if cells else [state._h[layer]]
             options |= _STATE
         for mask, bit in zip(masks[1:], (_H_MASK, _C_MASK), strict=False):
@@ -61,7 +59,7 @@ class NodeRun(Run):
                 before.append(mask)
                 options |= bit
         try:
-            inputs = [*self.weights[layer], *[e._h for e in before], *[x._h for x in xs.inputs]]
+            inputs = [*_handles(self.weights[layer]), *[e._h for e in before], *[x._h for x in xs.inputs]]
         except AttributeError:
             raise not_expression("add_input", *xs.inputs) from None
         node = many_node(self.builder._op, inputs, xs.ints(options), self.reals)
@@ -94,21 +92,19 @@ class NodeRun(Run):
         return all_h, owners
 
     def step(self, state: RNNState, x: Expression) -> RNNState:
-        """One node per layer. On the shortest way, apart from _listed(): with small networks Python is most of the time."""
+        """One node per layer, where add_input() does not make them by itself: something is dropped, or wrong."""
         builder = self.builder
-        undropped = builder.dropout_x == 0 == builder.dropout_h and (self.start is not None or self.masks.drawn is self.undropped)
-        all_masks = None if undropped else self._step_masks(x)
-        rate = 0.0 if undropped else builder._fresh_rate()
-        call, has_cells, given = _calls_of(builder._op).outputs, builder._has_cells, state._h
-        cells = state._cells() if given else None
+        all_masks, rate = self.layer_masks(x), builder._fresh_rate()
+        call, has_cells, given = _call_of(builder._op), builder._has_cells, state._h
+        cells = state._c if given else None
         n = 2 if has_cells else 1
         all_h, all_c = [], []
-        for layer, weights in enumerate(self.weights):
+        for layer, (weights, masks) in enumerate(zip(self.weights, all_masks, strict=True)):
             options, inputs = _ONE_STEP, []
             if given:
                 options, inputs = _ONE_STEP_ON, [given[layer], cells[layer]] if cells else [given[layer]]
-            if all_masks:
-                x, options = self._masked(x, all_masks[layer], inputs, options)
+            if masks:
+                x, options = self._masked(x, masks, inputs, options)
             if rate:
                 x = dropout(x, rate)
             inputs.append(x)
@@ -118,15 +114,15 @@ class NodeRun(Run):
             if has_cells:
                 all_c.append(made[1])
         output = dropout(x, rate) if rate and all_h else None
-        new = RNNState(self, state, tuple(all_h), tuple(all_c) if has_cells else None, output=output)
+        new = RNNState(self, state, tuple(all_h), tuple(all_c) if has_cells else None, None, output)
         if self.start is not None and all_h:
             self.last = new
         return new
 
-    def _long_step(self, weights: list[int], inputs: list[Expression], options: tuple[int, int], n: int) -> list[Expression]:
-        """As _Calls.outputs, or the error."""
+    def _long_step(self, weights: bytes, inputs: list[Expression], options: tuple[int, int], n: int) -> list[Expression]:
+        """As the quick call, or the error."""
         try:
-            handles = [*weights, *[e._h for e in inputs]]
+            handles = [*_handles(weights), *[e._h for e in inputs]]
         except AttributeError:
             raise not_expression("add_input", inputs[-1]) from None
         first = node_parts(self.builder._op, n, handles, options, self.reals)
@@ -134,16 +130,8 @@ class NodeRun(Run):
             fail(first, *handles)
         return expressions_from(first, n)
 
-    def _step_masks(self, x: Expression) -> list[tuple[Expression | None, ...]] | None:
-        """layer_masks(); None if there are none."""
-        all_masks = self.layer_masks(x)
-        if any(mask is not None for masks in all_masks for mask in masks):
-            return all_masks
-        self.undropped = self.masks.drawn
-        return None
-
     def _masked(
-        self, x: Expression, masks: tuple[Expression | None, ...], before: list[Expression], options: tuple[int, int]
+        self, x: Expression, masks: LayerMasks, before: list[Expression], options: tuple[int, int]
     ) -> tuple[Expression, tuple[int, int]]:
         """x under its mask, and a step's options with the masks of h and c, which are put after the state before."""
         more = options[1]
@@ -166,7 +154,7 @@ class NodeRun(Run):
         for t in xs.order():
             h = columns[t]
             later = (owners, xs.steps + t) if has_cells else None
-            state = states[t] = RNNState(self, state, h, None, later, output=self._output(h[-1]) if fresh else None)
+            state = states[t] = RNNState(self, state, h, None, later, self._output(h[-1]) if fresh else None)
         self.made(state)
         return states
 
@@ -176,31 +164,8 @@ class NodeRun(Run):
             return []
         if self.start is not None:
             return [s.output() for s in self.steps(state, xs)]  # type: ignore[misc]
-        if xs.plain and state._h is None and self._drops_nothing():
-            h = self._quick_outputs(xs.inputs)
-            if h is not None:
-                return h
         h = self._listed(state, xs)[0][-1]
         return [self._output(e) for e in h] if self.builder._fresh_rate() else h
-
-    def _drops_nothing(self) -> bool:
-        """Whether nothing is dropped in this sequence."""
-        drawn = self.masks.drawn
-        if drawn is None:
-            if any(self.builder._rates()):
-                return False
-            drawn = self.masks.drawn = self.no_masks()
-        return not self.builder._fresh_rate() and all(mask is None for masks in drawn for mask in masks)
-
-    def _quick_outputs(self, h: list[Expression]) -> list[Expression] | None:
-        """The h of the top layer, from the start and in one call per layer; None as _Calls says."""
-        call, size = _calls_of(self.builder._op).sequence, self.builder.hidden_dim
-        for weights in self.weights:
-            after = call(weights, h, self.reals, size)
-            if after is None:
-                return None
-            h = after
-        return h
 
     def joined(self, state: RNNState, xs: Inputs) -> tuple[Expression, RNNState]:
         """One node per layer; the outputs are one piece of the last one's memory."""
@@ -212,15 +177,15 @@ class NodeRun(Run):
             for block in range(1 + has_cells):
                 last[block].append(xs.last(owner, size, block))
         h, c = tuple(last[0]), tuple(last[1]) if has_cells else None
-        return self._output(xs.inputs[0]), RNNState(self, state, h, c, output=self._output(h[-1]) if self.builder._fresh_rate() else None)
+        return self._output(xs.inputs[0]), RNNState(self, state, h, c, None, self._output(h[-1]) if self.builder._fresh_rate() else None)
 
 
 class CellRun(Run):
     """A sequence computed step by step by the builder's `_cell(weights, masks, x, h, c)`, which gives h and c (None: has none) of a layer."""
 
-    __slots__ = ("weights",)
+    __slots__ = ()
 
-    def __init__(self, builder: Any, update: bool, masks: Masks | None = None) -> None:
+    def __init__(self, builder: Any, update: bool, masks: list[Any] | None = None) -> None:
         super().__init__(builder, update, masks)
         self.weights = [builder._weights([expression(resolved(h)) for h in layer]) for layer in self.handles]
 
@@ -228,7 +193,7 @@ class CellRun(Run):
         """The cells of all layers, from the lowest up."""
         if not isinstance(x, Expression):
             raise not_expression("add_input", x)
-        builder, h0, c0 = self.builder, state._h, state._cells()
+        builder, h0, c0 = self.builder, state._h, state._c
         hs, cs = [], []
         for layer, masks in enumerate(self.layer_masks(x)):
             x, c = builder._cell(self.weights[layer], masks, x, h0[layer] if h0 else None, c0[layer] if c0 else None)
@@ -266,7 +231,7 @@ class CellRun(Run):
             return list(zip(*layers, strict=True))
 
         h = at_positions(lambda s: s._h)
-        c = at_positions(lambda s: s._cells()) if has_cells else [None] * xs.steps
+        c = at_positions(lambda s: s._c) if has_cells else [None] * xs.steps
         states: list[Any] = [None] * xs.steps
         for t in xs.order():
             state = states[t] = RNNState(self, state, h[t], c[t])
@@ -281,7 +246,7 @@ class CellRun(Run):
             return tuple(cmult(y, new) if x is None else cmult(y, new) + cmult(x, old) for x, y in zip(kept, b or (), strict=True))
 
         h = chosen(before._h, after._h)
-        return RNNState(self, before, h, chosen(before._cells(), after._cells()) if self.builder._has_cells else None)
+        return RNNState(self, before, h, chosen(before._c, after._c) if self.builder._has_cells else None)
 
     def outputs(self, state: RNNState, xs: Inputs) -> list[Expression]:
         """The h of the top layer."""

@@ -72,6 +72,7 @@ class GRUBuilder(RecurrentBuilder):
     """
 
     _subcollection: ClassVar[str] = "gru-builder"
+    _drops_each_step: ClassVar[bool] = True
     _op: ClassVar[int] = OPS["gru"]
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:

@@ -7,7 +7,7 @@ step is computed is the business of runs (runs.py), whose methods this module ca
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,7 +24,7 @@ from .sequences import Inputs, inputs_of, packed_inputs
 parts = nodes.dn_parts
 
 
-class RNNState:
+class RNNState(calls.State):
     """The state of a network after some inputs. Made by a builder's initial_state() and by the methods here; never changed.
 
     >>> import dist_dynet as dy
@@ -38,33 +38,43 @@ class RNNState:
     (((3,), 1), True)
     """
 
-    __slots__ = ("_c", "_h", "_h_given", "_later", "_output", "_prev", "_run")
+    __slots__ = ()
 
-    def __init__(
-        self,
-        run: Run,
-        prev: RNNState | None,
-        h: tuple[Expression, ...] | None,
-        c: tuple[Expression, ...] | None,
-        later: tuple[list[int], int] | None = None,
-        h_given: bool = True,
-        output: Expression | None = None,
-    ) -> None:
-        self._run, self._prev, self._h, self._c = run, prev, h, c
-        self._later = later  # (owner node of each layer, block of c): where c is until it is asked for
-        self._h_given = h_given
-        self._output = output  # where it is not h of the top layer
+    if TYPE_CHECKING:  # what the base has
+        _run: Run
+        _prev: RNNState | None
+        _h: tuple[Expression, ...] | None
+        _c: tuple[Expression, ...] | None
+        _later: Any  # (owner node of each layer, block of c): where c is until it is asked for
+        _output: Expression | None  # where it is not h of the top layer
 
-    def _cells(self) -> tuple[Expression, ...] | None:
-        if self._c is None and self._later is not None:
-            owners, block = self._later
-            size = self._run.builder.hidden_dim
-            self._c = tuple(expression(part(owner, block, size)) for owner in owners)
-        return self._c
+        def __init__(
+            self,
+            run: Run,
+            prev: RNNState | None = None,
+            h: tuple[Expression, ...] | None = None,
+            c: tuple[Expression, ...] | None = None,
+            later: tuple[list[int], int] | None = None,
+            output: Expression | None = None,
+            /,
+        ) -> None: ...
+        def add_input(self, x: Expression) -> RNNState: ...  # noqa: D102
+        def output(self) -> Expression | None: ...  # noqa: D102
+        def h(self) -> tuple[Expression, ...]: ...  # noqa: D102
+        def s(self) -> tuple[Expression, ...]: ...  # noqa: D102
+        def prev(self) -> RNNState | None: ...  # noqa: D102
 
-    def add_input(self, x: Expression) -> RNNState:
-        """The state after one more input."""
-        return self._run.step(self, x)
+    def _same(self, memo: Any = None) -> Any:
+        return self
+
+    __copy__: Any = _same  # states never change: a hypothesis of a beam may be copied with what it holds
+    __deepcopy__: Any = _same
+
+    def _later_cells(self) -> tuple[Expression, ...]:
+        """The c of each layer, which `_later` tells where to find."""
+        owners, block = self._later
+        size = self._run.builder.hidden_dim
+        return tuple(expression(part(owner, block, size)) for owner in owners)
 
     def add_inputs(
         self, xs: Iterable[Expression] | Expression, mask: ArrayLike | None = None, lengths: Iterable[int] | None = None
@@ -81,7 +91,8 @@ class RNNState:
         Raises:
             ValueError: a mask or lengths that do not fit, or both.
         """
-        return self._run.steps(self, inputs_of(xs, mask, lengths, "add_inputs"))
+        quick = self._quick_states(xs) if mask is None is lengths else None
+        return self._run.steps(self, inputs_of(xs, mask, lengths, "add_inputs")) if quick is None else quick
 
     def transduce(
         self, xs: Iterable[Expression] | Expression, mask: ArrayLike | None = None, lengths: Iterable[int] | None = None
@@ -98,7 +109,8 @@ class RNNState:
         >>> bool((last[:, 1] == outputs[0].npvalue()[:, 1]).all())
         True
         """
-        return self._run.outputs(self, inputs_of(xs, mask, lengths, "transduce"))
+        quick = self._quick_outputs(xs) if mask is None is lengths else None
+        return self._run.outputs(self, inputs_of(xs, mask, lengths, "transduce")) if quick is None else quick
 
     def transduce_matrix(
         self, x: Expression, mask: ArrayLike | None = None, lengths: Iterable[int] | None = None
@@ -137,24 +149,6 @@ class RNNState:
         """
         return self._run.joined(self, packed_inputs(x, lengths, "transduce_packed"))
 
-    def output(self) -> Expression | None:
-        """The h of the top layer (of a GRU with dropout: after dropout); None at the start without given vectors."""
-        if self._output is not None:
-            return self._output
-        return self._h[-1] if self._h and self._h_given else None
-
-    def h(self) -> tuple[Expression, ...]:
-        """The h of each layer; empty at the start without given vectors."""
-        return self._h or ()
-
-    def s(self) -> tuple[Expression, ...]:
-        """All of the state: of an LSTM c of each layer, then h of each layer; of others h. Empty at the start without given vectors."""
-        return (*(self._cells() or ()), *(self._h or ()))
-
-    def prev(self) -> RNNState | None:
-        """The state before; None at the start."""
-        return self._prev
-
     def b(self) -> Any:
         """The builder."""
         return self._run.builder
@@ -164,7 +158,7 @@ class RNNState:
         h = expressions(es or [], "set_h")
         builder = self._run.builder
         check_count("set_h", len(h), builder.layers)
-        cells = (self._run.rest(self)._cells() or self._run.zeros(h)) if builder._has_cells else None
+        cells = (self._run.rest(self)._c or self._run.zeros(h)) if builder._has_cells else None
         return self._run.made(RNNState(self._run, self, h, cells))
 
     def set_s(self, es: Sequence[Expression] | None = None) -> RNNState:
@@ -181,9 +175,10 @@ class RNNState:
 
 def expressions(es: Iterable[Expression], what: str) -> tuple[Expression, ...]:
     """A tuple of them; TypeError for anything else."""
-    result = tuple(listed(es, what)) if not isinstance(es, list | tuple) or es else ()
-    if not all(isinstance(e, Expression) for e in result):
-        raise not_expression(what, *result)
+    result = tuple(es) if type(es) is list or type(es) is tuple else tuple(listed(es, what))
+    for e in result:
+        if not isinstance(e, Expression):
+            raise not_expression(what, *listed(result, what))
     return result
 
 
@@ -222,35 +217,26 @@ def this_graph() -> int:
     return number
 
 
-class Masks:
-    """The dropout masks of a sequence; None until the first input tells the batch size. Sequences that share masks share this object."""
-
-    __slots__ = ("drawn", "graph")
-
-    def __init__(self) -> None:
-        self.graph = this_graph()
-        self.drawn: list[tuple[Expression | None, ...]] | None = None
+LayerMasks = tuple[Expression | None, ...]
 
 
-class Run:
-    """One sequence: what initial_state() starts. It owns the dropout masks, so that each sequence has its own.
+class Run(calls.Run):
+    """One sequence: what initial_state() starts. It owns the dropout masks, so that each sequence has its own, but for those that share a list.
 
     In DyNet's order all sequences of a builder in one graph are one run, which has a `start` and knows the state made `last`.
     """
 
-    __slots__ = ("builder", "graph", "handles", "last", "masks", "start", "update")
+    __slots__ = ()
 
-    def __init__(self, builder: Any, update: bool, masks: Masks | None = None) -> None:
-        self.builder = builder
-        self.update = update
-        self.masks = masks or Masks()
-        self.graph = self.masks.graph
-        if update:
-            self.handles = builder._handles()
-        else:
-            self.handles = [[self.handle(p) for p in layer] for layer in builder._layers]
-        self.start: RNNState | None = None
-        self.last: RNNState | None = None
+    if TYPE_CHECKING:
+        start: RNNState | None
+        last: RNNState | None
+
+    def __init__(self, builder: Any, update: bool, masks: list[Any] | None = None) -> None:
+        self.builder, self.update = builder, update
+        self.masks = [] if masks is None else masks
+        self.graph = this_graph()
+        self.handles = [[self.handle(p) for p in layer] for layer in builder._layers]
 
     def made(self, state: RNNState) -> RNNState:
         """The state, which is noted as the last one."""
@@ -270,33 +256,33 @@ class Run:
         """A zero vector for each layer, with the batch sizes of these."""
         return tuple(zeros(self.builder.hidden_dim, batch_size=e.dim()[1]) for e in like)
 
-    def layer_masks(self, x: Expression, batch_size: Callable[[], int] | None = None) -> list[tuple[Expression | None, ...]]:
+    def layer_masks(self, x: Expression, batch_size: Callable[[], int] | None = None) -> list[LayerMasks]:
         """The masks of each layer, None where nothing is dropped; drawn at the first input, for its batch size if none is given."""
         if self.start is not None:
             return self._dynet_masks(x, batch_size)
-        if self.masks.drawn is None:
-            rates = self.builder._rates()
-            if not any(rates):
-                self.masks.drawn = self.no_masks()
+        if not self.masks:
+            if any(self.builder._rates()):
+                self._draw_for(x, batch_size)
             else:
-                if not isinstance(x, Expression):
-                    raise not_expression("add_input", x)
-                self.draw_masks(batch_size() if batch_size else x.dim()[1])
-        return self.masks.drawn  # type: ignore[return-value]
+                self.masks.append(None)
+        return self.no_masks() if self.masks == [None] else self.masks
 
-    def _dynet_masks(self, x: Expression, batch_size: Callable[[], int] | None) -> list[tuple[Expression | None, ...]]:
+    def _draw_for(self, x: Expression, batch_size: Callable[[], int] | None) -> None:
+        if not isinstance(x, Expression):
+            raise not_expression("add_input", x)
+        self.draw_masks(batch_size() if batch_size else x.dim()[1])
+
+    def _dynet_masks(self, x: Expression, batch_size: Callable[[], int] | None) -> list[LayerMasks]:
         """The same in DyNet's way: rates count at each step, masks are drawn at the first step that needs one."""
         builder = self.builder
         rates = builder._rates()
         if builder.dropout_x == 0 == builder.dropout_h or not any(rates):
             return self.no_masks()
-        if self.masks.drawn is None:
-            if not isinstance(x, Expression):
-                raise not_expression("add_input", x)
-            self.draw_masks(batch_size() if batch_size else x.dim()[1])
-        return [tuple(mask if rate else None for mask, rate in zip(masks, rates, strict=True)) for masks in self.masks.drawn or []]
+        if not self.masks:
+            self._draw_for(x, batch_size)
+        return [tuple(mask if rate else None for mask, rate in zip(masks, rates, strict=True)) for masks in self.masks]
 
-    def no_masks(self) -> list[tuple[Expression | None, ...]]:
+    def no_masks(self) -> list[LayerMasks]:
         """The masks of each layer where nothing is dropped."""
         return [(None,) * len(self.builder._rates())] * self.builder.layers
 
@@ -311,7 +297,7 @@ class Run:
             return dropout(ones(size, batch_size=batch_size), rate) if rate else None
 
         sizes = [b.input_dim] + [b.hidden_dim] * (b.layers - 1)
-        self.masks.drawn = [tuple(mask(b.hidden_dim if k else size, rate) for k, rate in enumerate(b._rates())) for size in sizes]
+        self.masks[:] = [tuple(mask(b.hidden_dim if k else size, rate) for k, rate in enumerate(b._rates())) for size in sizes]
 
     def step(self, state: RNNState, x: Expression) -> RNNState:
         """The state after x."""

@@ -1,0 +1,209 @@
+"""States of recurrent networks: what the quick ways of csrc/python/states.c must leave to Python, and what they must not lose."""
+
+import copy
+import gc
+import pickle
+import weakref
+
+import numpy as np
+import pytest
+
+import dist_dynet as dy
+from dist_dynet import _random
+
+BUILDERS = [
+    dy.SimpleRNNBuilder,
+    dy.GRUBuilder,
+    dy.VanillaLSTMBuilder,
+    dy.CompactVanillaLSTMBuilder,
+    dy.SparseLSTMBuilder,
+    dy.CoupledLSTMBuilder,
+    dy.FastLSTMBuilder,
+]
+SIZE = 4
+
+
+def network(kind, layers=2):
+    """A builder of random weights, biases included, and five inputs of the graph that is begun."""
+    dy.reset_random_seed(3)
+    m = dy.ParameterCollection()
+    builder = kind(layers, SIZE, SIZE, m)
+    for p in m.parameters_list():
+        if p.is_updated():
+            p.set_value(np.random.default_rng(len(p.shape())).normal(size=p.shape()) * 0.7)
+    dy.renew_cg()
+    return m, builder, [dy.inputVector(x) for x in np.random.default_rng(1).normal(size=(5, SIZE))]
+
+
+def arrays(expressions):
+    return [e.npvalue() for e in expressions]
+
+
+def stepped(state, xs):
+    states = [state := state.add_input(x) for x in xs]
+    return states
+
+
+@pytest.mark.parametrize("layers", [1, 2, 9])
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_lists_and_steps_give_the_same_states(kind, layers):
+    _m, builder, xs = network(kind, layers)
+    for _ in range(2):  # the second sequence is begun as the first one was
+        for begin in (builder.initial_state(), builder.initial_state().add_input(xs[4]), builder.initial_state().add_inputs(xs)[-1]):
+            one_by_one = stepped(begin, xs)
+            together = begin.add_inputs(xs)
+            assert [len(state.s()) for state in together] == [len(state.s()) for state in one_by_one]
+            for a, b in zip(one_by_one, together, strict=True):
+                np.testing.assert_allclose(arrays(a.s()), arrays(b.s()), rtol=1e-5, atol=1e-6)
+                assert all(x is y for x, y in zip(b.s(), b.s(), strict=True))
+            np.testing.assert_allclose(arrays(begin.transduce(xs)), arrays(s.output() for s in one_by_one), rtol=1e-5, atol=1e-6)
+            assert together[0].prev() is begin and together[3].prev() is together[2] and together[0].b() is builder
+            after = stepped(together[2], xs[3:])
+            np.testing.assert_allclose(arrays(after[-1].s()), arrays(one_by_one[-1].s()), rtol=1e-5, atol=1e-6)
+        dy.renew_cg()
+        xs = [dy.inputVector(x) for x in np.random.default_rng(2).normal(size=(5, SIZE))]
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_gradients_of_steps_and_lists_agree(kind):
+    gradients = []
+    for way in (lambda state, xs: [s.output() for s in stepped(state, xs)], lambda state, xs: state.transduce(xs)):
+        m, builder, xs = network(kind)
+        dy.squared_norm(dy.esum(way(builder.initial_state(), xs))).backward()
+        gradients.append([p.grad_as_array() for p in m.parameters_list()])
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [dy.SimpleRNNBuilder, dy.VanillaLSTMBuilder, dy.CoupledLSTMBuilder])
+def test_the_first_step_decides_whether_a_sequence_drops(kind):
+    _m, builder, xs = network(kind)
+    expected = arrays(s.output() for s in stepped(builder.initial_state(), xs))
+    state = builder.initial_state().add_input(xs[0])
+    builder.set_dropout(0.5)
+    np.testing.assert_array_equal(arrays(s.output() for s in stepped(state, xs[1:])), expected[1:])
+    dropped = stepped(builder.initial_state(), xs)
+    builder.disable_dropout()
+    assert not np.array_equal(arrays(s.output() for s in dropped), expected)
+    later = [stepped(dropped[0], xs[1:])[-1].output().npvalue() for _ in range(2)]  # the masks stay, whatever the rates are
+    np.testing.assert_array_equal(later[0], dropped[-1].output().npvalue())
+    np.testing.assert_array_equal(later[0], later[1])
+    np.testing.assert_array_equal(arrays(s.output() for s in stepped(builder.initial_state(), xs)), expected)
+
+
+def test_rates_set_between_the_start_and_the_first_step_count():
+    _m, builder, xs = network(dy.VanillaLSTMBuilder)
+    plain = builder.initial_state().add_input(xs[0]).output().npvalue()
+    state = builder.initial_state()
+    builder.set_dropouts(1, 0)  # no input passes
+    assert not np.array_equal(state.add_input(xs[0]).output().npvalue(), plain)
+
+
+def test_a_gru_draws_by_the_rate_of_each_step():
+    _m, builder, xs = network(dy.GRUBuilder)
+    state = builder.initial_state().add_input(xs[0])
+    plain = state.add_input(xs[1]).output().npvalue()
+    builder.set_dropout(1)
+    dropped = state.add_input(xs[1])
+    assert not dropped.output().npvalue().any() and not np.array_equal(dropped.h()[-1].npvalue(), plain)
+    assert not any(e.npvalue().any() for e in state.transduce(xs))
+    builder.disable_dropout()
+    np.testing.assert_array_equal(state.add_input(xs[1]).output().npvalue(), plain)
+
+
+def test_masks_that_are_drawn_by_hand_count_for_all_that_share_them():
+    _m, builder, xs = network(dy.SimpleRNNBuilder)
+    one = builder.initial_state().add_input(xs[0])
+    two = builder.initial_state(share_masks=True)
+    plain = [state.add_input(xs[1]).output().npvalue() for state in (one, two)]
+    builder.set_dropouts(1, 1)
+    builder.set_dropout_masks()
+    builder.disable_dropout()
+    for state, before in zip((one, two), plain, strict=True):
+        assert not np.array_equal(state.add_input(xs[1]).output().npvalue(), before)
+
+
+def test_forget_bias_and_update_are_those_of_the_sequence():
+    m, builder, xs = network(dy.VanillaLSTMBuilder)
+    first = builder.initial_state()
+    values = [first.add_inputs(xs)[-1].output().npvalue()]
+    builder.forget_bias = 0.0
+    values += [state.add_inputs(xs)[-1].output().npvalue() for state in (builder.initial_state(), first)]
+    assert not np.array_equal(values[0], values[1])
+    np.testing.assert_array_equal(values[0], values[2])
+    x, weights, trainer = m.add_parameters(SIZE), builder.get_parameters()[0][0], dy.SimpleSGDTrainer(m, 0.0)
+    for update in (False, True, False, False):
+        dy.renew_cg()
+        dy.squared_norm(builder.initial_state(update=update).add_input(x).output()).backward()
+        assert x.grad_as_array().any() and weights.grad_as_array().any() == update
+        trainer.update()
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_what_cannot_be_an_input_is_an_error_and_changes_nothing(kind):
+    _m, builder, xs = network(kind)
+    state = builder.initial_state().add_input(xs[0])
+    expected = state.add_input(xs[1]).output().npvalue()
+    for way in (state.add_input, lambda x: state.add_inputs([x]), lambda x: state.transduce([xs[1], x])):
+        for x in (3, None, [1.0], "x"):
+            with pytest.raises(TypeError, match="add_input: takes expressions"):
+                way(x)
+        with pytest.raises(ValueError, match=r"x.* = \(3,\)"):
+            way(dy.inputVector([1, 2, 3]))
+    for wrong in (lambda: state.add_input(), lambda: state.add_input(xs[1], xs[1]), lambda: state.add_input(y=xs[1])):
+        with pytest.raises(TypeError, match="takes"):
+            wrong()
+    np.testing.assert_array_equal(state.add_input(x=xs[1]).output().npvalue(), expected)
+    dy.renew_cg()
+    for way in (state.add_input, lambda x: state.add_inputs([x]), lambda x: state.transduce([x])):
+        with pytest.raises(RuntimeError, match="Stale"):
+            way(xs[0])
+        with pytest.raises(RuntimeError, match="Stale"):
+            way(dy.inputVector([0] * SIZE))
+
+
+def test_a_parameter_can_be_the_input():
+    m = dy.ParameterCollection()
+    builder, p = dy.GRUBuilder(1, SIZE, SIZE, m), m.add_parameters(SIZE)
+    dy.renew_cg()
+    values = [f(builder.initial_state()).npvalue() for f in (lambda s: s.add_input(p).output(), lambda s: s.transduce([p])[0])]
+    np.testing.assert_array_equal(*values)
+
+
+def test_no_state_is_made_by_hand():
+    state = network(dy.GRUBuilder)[1].initial_state()
+    for wrong in (lambda: dy.RNNState(), lambda: dy.RNNState(3), lambda: dy.RNNState(run=3), lambda: pickle.dumps(state)):
+        with pytest.raises(TypeError):
+            wrong()
+
+
+def test_the_copy_of_a_state_is_the_state():
+    state = network(dy.GRUBuilder)[1].initial_state()
+    assert copy.copy(state) is state and copy.deepcopy([state])[0] is state
+
+
+def test_a_long_chain_of_states_is_freed():
+    _m, builder, xs = network(dy.SimpleRNNBuilder, 1)
+    state = builder.initial_state()
+    for _ in range(200_000):
+        state = state.add_input(xs[0])
+    length, last = 0, state.prev()
+    while last is not None:
+        length, last = length + 1, last.prev()
+    assert length == 200_000
+    del state  # without recursion, which would end the process here
+
+
+@pytest.mark.parametrize("dynet", [False, True])
+def test_nothing_is_left_of_builders_and_their_states(dynet):
+    _random.use_dynet_order(dynet)
+    try:
+        _m, builder, xs = network(dy.VanillaLSTMBuilder)
+        state = builder.initial_state().add_input(xs[0]).add_inputs(xs)[-1].set_h(xs[:2]).add_input(xs[0])
+        assert (state._run.last is state) is dynet
+        gone = weakref.ref(builder)
+        del builder, state
+        gc.collect()
+        assert gone() is None
+    finally:
+        _random.use_dynet_order(False)
