@@ -307,6 +307,13 @@ def test_ranks_are_started_again_together(python):
         assert lines_of(job.stdout, rank)[-1] == "attempt 1"
 
 
+def test_stdin_ends_on_all_ranks(python):
+    """mpirun gives it to rank 0; the others of MPICH would wait for its end for ever."""
+    job = launch(python, "run", "-n", 2, SCRIPT, "-", "stdin", limit=30)
+    assert job.returncode == 0, job.stderr
+    assert [lines_of(job.stdout, rank) for rank in range(2)] == [["read ''"]] * 2
+
+
 def scripts_of_ranks(folder):
     """The processes of a job that run resume.py in this folder, without the relays."""
     found = []

@@ -139,8 +139,8 @@ def end_the_rank() -> None:
     os._exit(1)  # then the kernel kills the script
 
 
-def start(command: list[str], folder: str, out: int, err: int, end: int) -> int:
-    """The process of the script, with these descriptors; it dies with this one."""
+def start(command: list[str], folder: str, has_input: bool, out: int, err: int, end: int) -> int:
+    """The process of the script, with these descriptors, and with an empty stdin if it is to have none; it dies with this one."""
     path = os.environ.get("PYTHONPATH", "")
     environment = {**os.environ, "PYTHONPATH": folder + (os.pathsep + path if path else ""), "DIST_DYNET_END": str(end)}
     library, parent = ctypes.CDLL(None), os.getpid()
@@ -155,6 +155,8 @@ def start(command: list[str], folder: str, out: int, err: int, end: int) -> int:
         if os.getppid() == parent:
             os.dup2(out, 1)
             os.dup2(err, 2)
+            if not has_input:
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.set_inheritable(end, True)
             os.execvpe(command[0], command, environment)
     except OSError as error:
@@ -166,7 +168,7 @@ class Relay:
     """One rank."""
 
     def __init__(self, rank: int, group_of_its_own: bool) -> None:
-        self._group_of_its_own = group_of_its_own
+        self._group_of_its_own, self._has_input = group_of_its_own, rank == 0  # MPICH leaves the stdin of other ranks open for ever
         self._pipes = {1: Pipe(1, rank), 2: Pipe(2, rank)}
         self._told = 0
         """The signal to end that this process got, and with it the whole rank."""
@@ -198,7 +200,7 @@ class Relay:
     def run(self, command: list[str], folder: str) -> int:
         """Until the script has ended; its status."""
         (out, out_of_script), (err, err_of_script), (end, end_of_script) = os.pipe(), os.pipe(), os.pipe()
-        process = self._process = start(command, folder, out_of_script, err_of_script, end_of_script)
+        process = self._process = start(command, folder, self._has_input, out_of_script, err_of_script, end_of_script)
         for descriptor in (out_of_script, err_of_script, end_of_script):
             os.close(descriptor)
         self.mark(process=process, relay=os.getpid(), host=socket.gethostname(), place=place())

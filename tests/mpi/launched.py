@@ -18,6 +18,8 @@ if how == "lines":  # parts of lines, long and short ones, on both streams
         if i % 3 == 0:
             print(f"{rank}:{i}:" + "y" * (i * 91 % 5000), file=sys.stderr)
     print(rest, flush=True)
+elif how == "stdin":
+    print("read", repr(sys.stdin.read()), flush=True)
 elif how in ("show", "host"):
     print(*([socket.gethostname()] if how == "host" else []), *(os.environ.get(name) for name in rest), flush=True)
 elif how == "sleep":  # with a child, which is to go, too
