@@ -455,7 +455,8 @@ def test_ranks_with_threads_are_bound_to_a_core_for_each():
     assert of_the_job[-2:] == ["--cpu-bind=cores", "--cpus-per-task=4"]
 
 
-def test_commands_of_mpich_and_open_mpi():
+def test_commands_of_mpich_and_open_mpi(monkeypatch):
+    monkeypatch.setattr(mpi, "has_input", lambda: True)
     asked = options.parse(["--hosts", "a:2,b:1", "--launch-agent", "/agent", "--interface", "eth7", "x"])
     environment = {"PYTHONPATH": "p", "SSH_TTY": "t", "OMPI_MCA_btl": "^ofi", "BASH_FUNC_x%%": "y", "DIST_DYNET_SEED": "3"}
     mpich, ompi = LAUNCHERS["mpich"], LAUNCHERS["openmpi"]
@@ -469,6 +470,8 @@ def test_commands_of_mpich_and_open_mpi():
     assert command[-6:] == ["--prtemca", "prte_if_include", "eth7", "--mca", "btl_tcp_if_include", "eth7"]
     crowd = options.parse(["-n", "9", "x"])
     assert mpi.command_for(ompi, crowd, False, {})[-2:] == ["--map-by", ":OVERSUBSCRIBE"]
+    monkeypatch.setattr(mpi, "has_input", lambda: False)
+    assert mpi.command_for(ompi, asked, False, {})[1:7] == ["-n", "3", "--bind-to", "none", "--stdin", "none"]
     assert mpi.environment_for(ompi, bound=False)["OMPI_MCA_mpi_yield_when_idle"] == "1"
     assert "OMPI_MCA_mpi_yield_when_idle" not in mpi.environment_for(ompi, bound=True) and mpi.environment_for(mpich, bound=True) == {}
 

@@ -11,7 +11,6 @@ import selectors
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +20,7 @@ from typing import Any
 
 from ..parallel._world import ranks_in_words
 from . import _relay
+from .mpi import has_input
 from .output import Frames, Logs, Screen
 
 WORDS, TERM = 2.0, 5.0
@@ -143,7 +143,7 @@ class Attempt:
         self._held: list[tuple[int, bytes]] = []
         """What mpirun has said since all ranks have started: shown if no rank explains the end."""
         self._frames = Frames(screen, logs, self._mark, self._own)
-        stdin = None if not sys.stdin or not sys.stdin.isatty() else subprocess.DEVNULL  # a session of its own cannot read a terminal
+        stdin = None if has_input() else subprocess.DEVNULL
         self._process = subprocess.Popen(
             [*job.launcher, *job.relay], env=environment, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
             preexec_fn=_die_with(os.getpid()),

@@ -190,8 +190,18 @@ def _mpich(_: Launcher, options: Options, bound: bool, environment: Mapping[str,
     return command
 
 
+def has_input() -> bool:
+    """Whether stdin is something that ranks can read: no terminal, since they are in a session of their own, and not empty."""
+    try:
+        return not os.isatty(0) and not os.path.samestat(os.fstat(0), Path(os.devnull).stat())
+    except OSError:  # closed
+        return False
+
+
 def _openmpi(_: Launcher, options: Options, bound: bool, environment: Mapping[str, str]) -> list[str]:
     command = ["-n", str(options.ranks), "--bind-to", "core" if bound else "none"]
+    if not has_input():  # mpirun 5.0 passes on what is read, but never its end
+        command += ["--stdin", "none"]
     if options.hosts:
         command += ["--host", ",".join(f"{name}:{count}" for name, count in options.hosts)]
         for name in sorted(environment):  # unlike MPICH it hands on only what is named
