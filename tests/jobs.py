@@ -20,6 +20,8 @@ import pytest
 from processes import HERE, PACKAGE
 
 PROGRAMS = HERE / "mpi"
+SCRIPT = "launched.py"
+"""One of them, for launchers: without MPI."""
 _LAUNCHERS = ("PMI", "HYDI", "MPI_", "OMPI_", "PMIX", "PRTE", "SLURM_")
 """How variables begin that a launcher sets: a job must not think that it is part of another one."""
 _MARK = "JOB_OF_A_TEST"
@@ -144,3 +146,38 @@ def launch(python, *arguments, wait=True, limit=120, **options):
         return job.process
     status, out, err, _ = job.end(limit)
     return subprocess.CompletedProcess(job.command, status, out, err)
+
+
+def started(python, ranks, *arguments, **options):
+    """A job whose ranks sleep: the launcher, and the processes of the ranks and of their children."""
+    ours = [] if "program" in options else ["run", "-n", ranks, *arguments]
+    job = launch(python, *ours, SCRIPT, "-", "sleep", wait=False, **options)
+    processes = []
+    while len(processes) < 2 * ranks:
+        line = job.stdout.readline()
+        assert line, job.stderr.read()
+        processes += map(int, line.partition("processes ")[2].split())
+    return job, processes
+
+
+def is_running(process):
+    """Also False for a process that has ended and that nobody has asked about."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def all_gone(processes, seconds=10):
+    """Whether all have ended, within these seconds."""
+    limit = time.monotonic() + seconds
+    while any(map(is_running, processes)) and time.monotonic() < limit:
+        time.sleep(0.05)
+    return not any(map(is_running, processes))
+
+
+def program(path, text):
+    """A shell script that can be run: a stand-in for a program that is not here."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
