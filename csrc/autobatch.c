@@ -285,8 +285,10 @@ static int take_group(schedule *s, signature *g) {
     int64_t numbers = 0;
     int i = g->ready;
     for (; i >= 0 && numbers < MOST_NUMBERS; i = s->next_ready[i]) {
+        const int64_t more = (int64_t)dn__elements(&t->nodes[s->first + i].dim);
+        if (numbers && numbers + more > INT32_MAX) break; /* the group's batch elements are counted in 32 bits */
         t->members[t->n_members++] = s->first + i;
-        numbers += (int64_t)dn__elements(&t->nodes[s->first + i].dim);
+        numbers += more;
     }
     g->ready = i;
     if (i < 0) s->active[g->rank / 64] &= ~((uint64_t)1 << g->rank % 64);
@@ -312,14 +314,15 @@ static int is_no_gain(const schedule *s) {
     return n < FEW_NODES || n < LEAST_WIDTH * (s->deepest + 1) || s->batches > (int64_t)WIDE_BATCH * n;
 }
 
-/* Appends the order of nodes first ... last to t->order; DN_IN_ORDER: they shall be computed as they were made. */
-static int plan(dn_tape *t, int first, int last) {
+/* Appends the order of nodes first ... last to t->order; DN_IN_ORDER: they shall be computed as they were made. Negative: an error, and half an
+ * order may be there. */
+static int append_order(dn_tape *t, int first, int last) {
     schedule s = {.t = t, .first = first, .n = last - first + 1, .alone = -1};
     if (t->autobatch == DN_AUTOBATCH_AUTO && s.n < FEW_NODES) return DN_IN_ORDER;
     if (count_edges(&s)) return dn__no_memory(t);
     if (t->autobatch == DN_AUTOBATCH_AUTO && is_no_gain(&s)) return DN_IN_ORDER;
-    if (DN_GROW(t->order, t->order_capacity, (t->n_order ? t->n_order : first) + s.n) ||
-        DN_GROW(t->members, t->members_capacity, t->n_members + s.n) || link_users(&s) || find_signatures(&s) || rank_signatures(&s))
+    if (DN_GROW(t->order, t->order_capacity, (t->n_order ? t->n_order : (int64_t)first) + s.n) ||
+        DN_GROW(t->members, t->members_capacity, (int64_t)t->n_members + s.n) || link_users(&s) || find_signatures(&s) || rank_signatures(&s))
         return dn__no_memory(t);
     if (!t->n_order) { /* what came before was computed in the order of the nodes */
         for (int i = 0; i < first; i++) t->order[i] = i;
@@ -341,15 +344,43 @@ static int plan(dn_tape *t, int first, int last) {
         if (!g) break;
         if (take_group(&s, g)) return DN_ERROR_MEMORY;
     }
-    t->planned = last + 1;
     return 0;
 }
 
-int dn__append_to_order(dn_tape *t, int i) {
-    if (DN_GROW(t->order, t->order_capacity, t->n_order + 1)) return DN_ERROR_MEMORY;
+/* The same; an error leaves the tape as it was. */
+static int plan(dn_tape *t, int first, int last) {
+    const int order = t->n_order;
+    t->begun = (dn_mark){.order = t->n_done, .groups = t->n_groups, .members = t->n_members, .group_inputs = t->n_group_inputs,
+                         .gathers = t->n_gathers, .sources = t->n_sources, .values = dn__arena_mark(&t->values)};
+    const int result = append_order(t, first, last);
+    if (result < 0) {
+        t->n_order = t->n_done = order;
+        t->n_groups = t->begun.groups;
+        t->n_members = t->begun.members;
+    } else if (!result) {
+        t->begun.order = t->n_done; /* it may have begun with what was computed before there was an order */
+        t->planned = last + 1;
+    }
+    return result;
+}
+
+void dn__drop_plan(dn_tape *t) {
+    if (t->n_done == t->n_order) return;
+    const dn_mark *m = &t->begun;
+    for (int i = t->evaluated; i < t->planned; i++)
+        if (dn__grouped(t, &t->nodes[i]) && t->nodes[i].group >= m->groups) t->nodes[i].grouped = 0;
+    t->n_order = t->n_done = m->order;
+    t->n_groups = m->groups;
+    t->n_members = m->members;
+    t->n_group_inputs = m->group_inputs;
+    t->n_gathers = m->gathers;
+    t->n_sources = m->sources;
+    dn__arena_reset(&t->values, m->values);
+}
+
+void dn__append_to_order(dn_tape *t, int i) {
     t->order[t->n_order++] = i;
     t->n_done = t->n_order;
-    return 0;
 }
 
 int dn__autobatch_forward(dn_tape *t, int last) {
@@ -365,7 +396,7 @@ int dn__autobatch_forward(dn_tape *t, int last) {
         for (; t->n_done < t->n_order; t->n_done++) {
             if (work <= 0) return 1;
             const int i = t->order[t->n_done];
-            const int n = i < 0 ? t->groups[-1 - i].n : 1;
+            const int n = i < 0 ? t->groups[-1 - i].n : 1; /* what fails is tried again, in this place of the order, by the next call */
             work -= (int64_t)n * t->nodes[i < 0 ? t->members[t->groups[-1 - i].first] : i].work;
             const int error = i < 0 ? dn__group_forward(t, -1 - i) : dn__compute(t, i);
             if (error) return error;

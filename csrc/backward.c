@@ -89,7 +89,7 @@ void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real 
         return;
     }
     dn_node *w = &t->nodes[t->args[c->node->args + k]];
-    if (DN_GROW(t->products, t->products_capacity, t->n_products + 1)) {
+    if (DN_GROW(t->products, t->products_capacity, (int64_t)t->n_products + 1)) {
         t->out_of_memory = 1;
         return;
     }
@@ -252,11 +252,12 @@ static void backward_node(dn_tape *t, int i) {
     if (t->scratch.n_chunks) dn__arena_reset(&t->scratch, (dn_arena_mark){0});
 }
 
-/* Whether node i was computed from values of this root; 1 also where there is no memory to find out. */
+/* Whether node i was computed from values of this root. Negative: no memory. */
 static int depends_on(dn_tape *t, int i, const dn_root *root) {
     uint8_t *leads = calloc((size_t)i + 1, 1); /* to node i */
-    int found = !leads;
-    if (leads) leads[i] = 1;
+    int found = 0;
+    if (!leads) return dn__no_memory(t);
+    leads[i] = 1;
     for (; i >= 0 && !found; i--) {
         const dn_node *node = &t->nodes[i];
         if (!leads[i]) continue;
@@ -267,17 +268,39 @@ static int depends_on(dn_tape *t, int i, const dn_root *root) {
     return found;
 }
 
+/* A backward that does not end leaves no gradients: part of a sum would be taken for the sum, and added to when it is called again. What earlier
+ * backwards have left in them goes, too, as it cannot be told apart. The locks are held. */
+static void clear_gradients(dn_tape *t) {
+    for (int i = 0; i <= t->swept_root && i < t->n_nodes; i++) {
+        const dn_node *node = &t->nodes[i];
+        if (node->param && !node->constant && dn__param_gathers(node->param)) dn__param_clear(node->param);
+    }
+}
+
+/* There is no backward any more. */
+static int end(dn_tape *t, int error) {
+    t->raised = t->out_of_memory = 0;
+    t->sweep = t->swept_root = -1;
+    t->late = NULL;
+    return error;
+}
+
 static int begin(dn_tape *t, int i, int full) {
     if (t->tracing) return dn__no_values(t);
     if (dn__elements(&t->nodes[i].dim) != 1)
         return dn__tape_fail(t, DN_ERROR_VALUE, "backward: the loss must be one number, without a batch; got %s. Use sum_elems(), "
                              "sum_batches() or esum() first.", DIMS(&t->nodes[i].dim));
     if (i >= t->evaluated) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the value of the loss was not computed");
-    for (int r = 0; r < t->n_roots; r++)
-        if (t->roots[r].version >= 0 && !t->roots[r].root->as_dynet &&
-            t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED) && depends_on(t, i, t->roots[r].root))
+    for (int r = 0; r < t->n_roots; r++) {
+        if (t->roots[r].version < 0 || t->roots[r].root->as_dynet ||
+            t->roots[r].version == __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED))
+            continue;
+        const int depends = depends_on(t, i, t->roots[r].root);
+        if (depends < 0) return depends;
+        if (depends)
             return dn__tape_fail(t, DN_ERROR_STATE, "backward: parameters were changed after the values of this graph had been computed. "
                                  "Build the graph anew, after renew_cg(), or compute it again: value(recalculate=True).");
+    }
     for (int j = 0; j < t->swept_nodes && j < t->n_nodes; j++) {
         t->nodes[j].grad = NULL;
         t->nodes[j].products = -1;
@@ -299,9 +322,10 @@ static int begin(dn_tape *t, int i, int full) {
     t->sweep = t->n_order ? t->n_done - 1 : i;
     dn__arena_reset(&t->grads, (dn_arena_mark){0});
     dn_grad g = dn__place(t, i);
-    if (!g.dx) return dn__no_memory(t);
-    g.dx[0] = 1;
-    return dn__watch_begin(t) ? dn__no_memory(t) : 0;
+    if (g.dx) g.dx[0] = 1;
+    if (g.dx && !dn__watch_begin(t)) return 0;
+    if (t->nodes[i].in_chunk) dn_param_clear_gradient(t->nodes[i].param); /* was empty, and is so again */
+    return end(t, dn__no_memory(t));
 }
 
 /* Another thread may hold some of the same roots and wait for others: so nobody waits while holding one. */
@@ -355,15 +379,25 @@ static int step(dn_tape *t) {
         t->watch.told = 0;
     }
     if (t->sweep < 0 && !t->raised && !t->out_of_memory) touch_rows_as_dynet(t);
-    if (t->sweep < 0 || t->raised || t->out_of_memory) dn__watch_end(t, t->sweep < 0 && !t->raised && !t->out_of_memory);
+    const int failed = t->raised || t->out_of_memory;
+    if (failed) clear_gradients(t);
+    if (t->sweep < 0 || failed) dn__watch_end(t, !failed);
     dn__unlock_roots(t);
-    if (t->raised || t->out_of_memory) {
-        int error = t->raised ? t->raised : dn__no_memory(t);
-        t->raised = t->out_of_memory = 0;
-        t->sweep = t->swept_root = -1;
-        return error;
-    }
+    if (failed) return end(t, t->raised ? t->raised : dn__no_memory(t));
     return t->sweep >= 0;
+}
+
+void dn_backward_abandon(int graph) {
+    dn_tape *t = dn__graph_tape(graph);
+    if (dn__tape_enter(t)) return;
+    if (t->sweep >= 0) {
+        dn__lock_roots(t);
+        clear_gradients(t);
+        dn__watch_end(t, 0);
+        dn__unlock_roots(t);
+        end(t, 0);
+    }
+    dn__tape_leave(t);
 }
 
 int dn_backward_begin(int64_t a, int full) {

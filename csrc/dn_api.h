@@ -34,7 +34,7 @@ enum dn_limits {
 };
 enum dn_error { DN_ERROR_VALUE = -1, DN_ERROR_STALE = -2, DN_ERROR_STATE = -3, DN_ERROR_MEMORY = -4, DN_ERROR_NONFINITE = -5,
     DN_ERROR_BUSY = -6, DN_ERROR_NO_GRAPH = -7, DN_ERROR_PYTHON = -8, DN_ERROR_NEGATIVE = -9 /* an index */,
-    DN_ERROR_UNTRACED = -10 };
+    DN_ERROR_UNTRACED = -10, DN_ERROR_INTERNAL = -11 };
 
 /* d[0..nd-1] are the sizes of one batch element, `size` their product, `batch` the number of batch elements. */
 typedef struct dn_dim { int nd; int batch; int size; int d[7]; } dn_dim;
@@ -251,6 +251,8 @@ const int *dn_saved_indices(int64_t a);
  * lead to parameters. begin, then step until it returns 0 (as dn_forward). */
 int dn_backward_begin(int64_t a, int full);
 int dn_backward_step(int graph);
+/* Ends a backward that was begun and is not done, as an error of dn_backward_step does: the parameters of the graph are left without gradient. */
+void dn_backward_abandon(int graph);
 /* dn_forward, dn_backward_begin and dn_backward_step at once: 0, all is done; 1, begun, go on with dn_backward_step; 2, forward is not done */
 int dn_backward(int64_t a);
 /* The gradient of node a in the last backward (copied to out, zeros where nothing arrived). */

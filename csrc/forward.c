@@ -11,6 +11,7 @@
 #include "tape.h"
 
 void dn__use_root(dn_tape *t, dn_root *root) {
+    if (t->out_of_memory) return; /* nothing was read */
     for (int i = 0; i < t->n_roots; i++)
         if (t->roots[i].root == root && t->roots[i].version < 0) {
             t->roots[i].version = __atomic_load_n(&root->version, __ATOMIC_RELAXED);
@@ -79,6 +80,14 @@ static int copy_parameter(dn_tape *t, int i) {
     return 0;
 }
 
+/* There was no memory to compute a node: all is as it was before, so that it can be tried again. */
+static int no_value(dn_tape *t, dn_node *node, dn_arena_mark before) {
+    t->out_of_memory = 0;
+    node->value = node->saved_memory = NULL;
+    dn__arena_reset(&t->values, before);
+    return dn__no_memory(t);
+}
+
 int dn__compute(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
     node->failed = (uint8_t)(t->any_failed && blocked(t, node));
@@ -90,10 +99,11 @@ int dn__compute(dn_tape *t, int i) {
     }
     dn_call c;
     dn__prepare_call(t, node, &c);
+    const dn_arena_mark before = {t->values.current, t->values.used};
     if (!(node->op->flags & DN_VIEW)) {
         const size_t y_size = dn__aligned(c.total);
         node->value = c.y = dn__arena_take(&t->values, (y_size + node->saved) * sizeof(dn_real));
-        if (!c.y) return dn__no_memory(t);
+        if (!c.y) return no_value(t, node, before);
         node->saved_memory = c.saved = c.y + y_size;
     }
     node->op->forward(&c);
@@ -103,10 +113,7 @@ int dn__compute(dn_tape *t, int i) {
         if (node->param && node->param->root->as_dynet) t->out_of_memory |= copy_parameter(t, i) != 0;
     }
     if (t->scratch.n_chunks) dn__arena_reset(&t->scratch, (dn_arena_mark){0});
-    if (t->out_of_memory) {
-        t->out_of_memory = 0;
-        return dn__no_memory(t);
-    }
+    if (t->out_of_memory) return no_value(t, node, before);
     if (t->raised) {
         int error = t->raised;
         t->raised = 0;
@@ -115,6 +122,14 @@ int dn__compute(dn_tape *t, int i) {
         return error;
     }
     return 0;
+}
+
+/* A revert to this mark keeps values of nodes below i alone. In an order other than that of the nodes it cannot tell which those are: none. */
+static void lower_mark(const dn_tape *t, dn_mark *m, int i) {
+    m->evaluated = t->n_order ? 0 : i;
+    if (!t->n_order) return;
+    m->order = m->groups = m->members = m->group_inputs = m->gathers = m->sources = 0;
+    m->values = (dn_arena_mark){0};
 }
 
 /* What `last` needs of the nodes that failed before, once more in order. */
@@ -130,8 +145,8 @@ static int retry(dn_tape *t, int last) {
     for (int i = 0; i <= last && !error; i++) {
         if (!needed[i] || !t->nodes[i].failed) continue;
         error = dn__compute(t, i);
-        for (int m = 0; m < t->n_marks; m++) /* its value lies above them: a revert must forget it */
-            if (t->marks[m].evaluated > i) t->marks[m].evaluated = i;
+        for (int m = 0; m < t->n_marks; m++) /* its value lies above them: a revert must forget it, and what follows it in the order */
+            if (t->marks[m].evaluated > i) lower_mark(t, &t->marks[m], i);
     }
     free(needed);
     return error;
@@ -154,6 +169,7 @@ static int forward_in_order(dn_tape *t, int last) {
     int64_t work = DN_WORK;
     while (t->evaluated <= last) {
         if (work <= 0) return 1;
+        if (t->n_order && DN_GROW(t->order, t->order_capacity, (int64_t)t->n_order + 1)) return dn__no_memory(t);
         const int i = t->evaluated;
         work -= t->nodes[i].work;
         dn_node *node = &t->nodes[i];
@@ -163,7 +179,7 @@ static int forward_in_order(dn_tape *t, int last) {
             joined = dn__join_forward(t, i, last);
         int error = joined ? joined : dn__compute(t, i);
         if (error >= 0 || error == DN_ERROR_PYTHON) t->evaluated++; /* what failed blocks nothing but what depends on it */
-        if (t->n_order && t->evaluated > i && dn__append_to_order(t, i)) return dn__no_memory(t);
+        if (t->n_order && t->evaluated > i) dn__append_to_order(t, i);
         if (error < 0) return error;
     }
     return t->any_failed && t->nodes[last].failed ? retry(t, last) : 0;
@@ -186,11 +202,18 @@ int dn__forward(dn_tape *t, int last) {
     return result;
 }
 
+/* A parameter's value that is about to be read is kept as it is now. */
+static int keep_parameter(dn_tape *t, int i) {
+    const dn_node *node = &t->nodes[i];
+    return node->param && node->op->flags & DN_VIEW && !node->copied && !node->failed ? copy_parameter(t, i) : 0;
+}
+
 int dn_forward(int64_t a) {
     dn_tape *t = dn__handle_tape(a);
     if (!t) return DN_ERROR_NO_GRAPH;
     DN_ENTER(t);
     int last = dn__find(t, a), result = last < 0 ? last : t->unreported ? t->unreported : dn__forward(t, last);
+    if (!result) result = keep_parameter(t, last);
     t->unreported = 0;
     dn__tape_leave(t);
     return result;
@@ -242,9 +265,7 @@ const dn_real *dn_value(int64_t a) {
     int i = dn__find(t, a);
     const dn_real *value = NULL;
     if (i >= 0 && i < t->evaluated && !(t->any_failed && t->nodes[i].failed)) {
-        dn_node *node = &t->nodes[i];
-        if (node->param && node->op->flags & DN_VIEW && !node->copied) copy_parameter(t, i);
-        value = node->value;
+        if (!keep_parameter(t, i)) value = t->nodes[i].value;
     } else if (i >= 0) {
         dn__tape_fail(t, DN_ERROR_STATE, "the value of this expression was not computed");
     }

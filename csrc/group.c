@@ -54,13 +54,23 @@ static const dn_real *block_of(const dn_tape *t, const dn_node *node, size_t *n)
     return owner == node ? NULL : owner->value;
 }
 
-/* A gather of the same nodes that was made before, or -1. */
-static int find_gather(const dn_tape *t, const int32_t *sources, int n) {
-    int at = t->nodes[sources[0]].gathers;
-    while (at >= 0 && at < t->n_gathers && t->sources[t->gathers[at].first] == sources[0]) {
+/* The last gather that begins with node i, or -1. What the node says outlives evaluations and reverts, gathers do not: its number may be of
+ * one that is no more, or of another node's. */
+static int last_gather(const dn_tape *t, int i) {
+    const int at = t->nodes[i].gathers;
+    return at >= 0 && at < t->n_gathers && t->sources[t->gathers[at].first] == i ? at : -1;
+}
+
+enum { MOST_GATHERS_SEEN = 64 }; /* to look further takes longer than to copy once more */
+
+/* A gather of the same nodes that was made before, or -1; DN_ERROR_INTERNAL. Each was made after the next one in its list: so lists end. */
+static int find_gather(dn_tape *t, const int32_t *sources, int n) {
+    int seen = 0;
+    for (int at = last_gather(t, sources[0]), next; at >= 0 && seen < MOST_GATHERS_SEEN; at = next, seen++) {
         const dn_gather *gather = &t->gathers[at];
+        next = gather->next;
+        if (next >= at) return dn__internal_error(t, "gathers of a node are in a circle");
         if (gather->n == n && !gather->once && !memcmp(t->sources + gather->first, sources, (size_t)n * sizeof *sources)) return at;
-        at = gather->next;
     }
     return -1;
 }
@@ -93,15 +103,16 @@ static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
     }
     const int once = t->groups[group].once != NULL;
     in->gather = once ? -1 : find_gather(t, sources, count); /* equal members may differ in which of their inputs are one node */
+    if (in->gather == DN_ERROR_INTERNAL) return in->gather;
     if (in->gather >= 0) {
         in->value = t->gathers[in->gather].value;
         t->counts.avoided++;
         return 0;
     }
-    if (DN_GROW(t->gathers, t->gathers_capacity, t->n_gathers + 1)) return DN_ERROR_MEMORY;
+    if (DN_GROW(t->gathers, t->gathers_capacity, t->n_gathers + 1)) return dn__no_memory(t);
     if (apart) { /* kept as long as values: later groups and backward read it */
         dn_real *copy = dn__arena_take(&t->values, total * sizeof *copy), *to = copy;
-        if (!copy) return DN_ERROR_MEMORY;
+        if (!copy) return dn__no_memory(t);
         for (int m = 0; m < count; m++) {
             const dn_node *node = &t->nodes[sources[m]];
             const size_t n = dn__elements(&node->dim);
@@ -113,8 +124,9 @@ static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
     } else {
         t->counts.avoided++;
     }
+    const int32_t next = last_gather(t, sources[0]);
     in->gather = t->n_gathers++;
-    t->gathers[in->gather] = (dn_gather){.first = t->n_sources, .n = count, .next = t->nodes[sources[0]].gathers, .once = once, .group = group,
+    t->gathers[in->gather] = (dn_gather){.first = t->n_sources, .n = count, .next = next, .once = once, .group = group,
                                          .value = in->value, .total = total};
     t->nodes[sources[0]].gathers = in->gather;
     t->n_sources += count;
@@ -126,7 +138,7 @@ static int collect(dn_tape *t, int group, int k, dn_group_input *in) {
     const dn_group *g = &t->groups[group];
     const int32_t *members = g->once ? g->once->members : members_of(t, g);
     const int n = g->once ? g->once->n : g->n;
-    if (DN_GROW(t->sources, t->sources_capacity, t->n_sources + n)) return DN_ERROR_MEMORY;
+    if (DN_GROW(t->sources, t->sources_capacity, (int64_t)t->n_sources + n)) return dn__no_memory(t);
     for (int m = 0; m < n; m++) t->sources[t->n_sources + m] = dn__input(t, members[m], k);
     return lay_out(t, group, n, in);
 }
@@ -135,7 +147,7 @@ static int collect(dn_tape *t, int group, int k, dn_group_input *in) {
 static int collect_steps(dn_tape *t, int group, dn_group_input *in) {
     const dn_group *g = &t->groups[group];
     const int32_t *members = members_of(t, g);
-    if (DN_GROW(t->sources, t->sources_capacity, t->n_sources + g->batch)) return DN_ERROR_MEMORY;
+    if (DN_GROW(t->sources, t->sources_capacity, (int64_t)t->n_sources + g->batch)) return dn__no_memory(t);
     int32_t *to = t->sources + t->n_sources;
     for (int m = 0; m < g->n; m++) {
         const dn_node *member = &t->nodes[members[m]];
@@ -152,25 +164,26 @@ static int inputs_of(const dn_tape *t, const dn_group *g) {
     return g->ragged ? node->n_args - t->ints[node->ints] + 1 : node->n_args;
 }
 
-/* Finds out what each input is. One is always collected: from it the op learns how many batch elements there are. */
+/* Finds out what each input is. One is always collected: from it the op learns how many batch elements there are. Negative: an error. */
 static int find_inputs(dn_tape *t, int group) {
     dn_group *g = &t->groups[group];
     const dn_node *node = leader_of(t, g);
     const int n = inputs_of(t, g), each = n - g->ragged;
-    if (DN_GROW(t->group_inputs, t->group_inputs_capacity, t->n_group_inputs + n)) return DN_ERROR_MEMORY;
+    if (DN_GROW(t->group_inputs, t->group_inputs_capacity, (int64_t)t->n_group_inputs + n)) return dn__no_memory(t);
     g->inputs = t->n_group_inputs;
     t->n_group_inputs += n;
     dn_group_input *in = t->group_inputs + g->inputs;
-    int collected = 0, last = -1;
+    int collected = 0, last = -1, error = 0;
     for (int k = 0; k < each; k++) {
         const int never = k < 8 && node->op->flags >> DN_SHARED_SHIFT & 1 << k, shared = never || is_same(t, g, k);
         in[k].gather = shared ? DN_SHARED_INPUT : DN_MIRRORED;
         if (!never) last = k;
         collected |= !shared;
     }
-    if (collected && dn__once_find(t, group, each)) return DN_ERROR_MEMORY;
-    for (int k = 0; k < each; k++)
-        if (in[k].gather != DN_SHARED_INPUT && collect(t, group, k, &in[k])) return DN_ERROR_MEMORY;
+    if (collected && dn__once_find(t, group, each)) return dn__no_memory(t);
+    for (int k = 0; k < each && !error; k++)
+        if (in[k].gather != DN_SHARED_INPUT) error = collect(t, group, k, &in[k]);
+    if (error) return error;
     if (g->ragged) return collect_steps(t, group, &in[each]);
     return collected || last < 0 ? 0 : collect(t, group, last, &in[last]);
 }
@@ -279,10 +292,30 @@ static void draw_each(dn_tape *t, const dn_group *g, const dn_call *all) {
     }
 }
 
+/* Where the tape stood before a group was computed. A group that fails leaves nothing behind: it, or what takes its place, is computed when
+ * there is memory again. */
+typedef struct start { int inputs, gathers, sources; dn_arena_mark values; dn_autobatch_counts counts; } start;
+static start start_of(const dn_tape *t) {
+    return (start){t->n_group_inputs, t->n_gathers, t->n_sources, dn__arena_mark(&t->values), t->counts};
+}
+static int undo(dn_tape *t, dn_group *g, const start *before, int error) {
+    for (int m = 0; m < g->n; m++) t->nodes[t->members[g->first + m]].grouped = 0;
+    *g = (dn_group){.first = g->first, .n = g->n, .ragged = g->ragged, .joined = g->joined};
+    t->n_group_inputs = before->inputs;
+    t->n_gathers = before->gathers;
+    t->n_sources = before->sources;
+    t->counts = before->counts;
+    t->out_of_memory = 0;
+    dn__arena_reset(&t->values, before->values);
+    dn__arena_reset(&t->scratch, (dn_arena_mark){0});
+    return error;
+}
+
 int dn__group_forward(dn_tape *t, int group) {
     dn_group *g = &t->groups[group];
     const int32_t *members = members_of(t, g);
     const dn_node *node = leader_of(t, g);
+    const start before = start_of(t);
     for (int m = 0; m < g->n; m++) {
         ask_for(t, members, m, g->n);
         dn_node *member = &t->nodes[members[m]];
@@ -293,11 +326,13 @@ int dn__group_forward(dn_tape *t, int group) {
     }
     dn_call c;
     dn_dim y_dim;
-    if (find_inputs(t, group) || prepare(t, group, &c, &y_dim)) return dn__no_memory(t);
+    const int error = find_inputs(t, group);
+    if (error) return undo(t, g, &before, error);
+    if (prepare(t, group, &c, &y_dim)) return undo(t, g, &before, dn__no_memory(t));
     const size_t saved = saved_of(t, g, &c);
     const size_t y_size = dn__aligned(g->total), distinct = g->once ? dn__aligned(c.total) : 0;
     dn_real *y = saved > PTRDIFF_MAX / 16 ? NULL : dn__arena_take(&t->values, (y_size + distinct + saved) * sizeof *y);
-    if (!y) return dn__no_memory(t);
+    if (!y) return undo(t, g, &before, dn__no_memory(t));
     c.y = g->value = y;
     c.saved = g->saved = y + y_size + distinct;
     if (g->once) c.y = g->once->value = y + y_size;
@@ -309,11 +344,10 @@ int dn__group_forward(dn_tape *t, int group) {
     }
     if (node->op->flags & DN_RANDOM) draw_each(t, g, &c);
     else node->op->forward(&c);
+    if (t->out_of_memory) return undo(t, g, &before, dn__no_memory(t));
     if (g->once) dn__once_spread(t, g);
     dn__arena_reset(&t->scratch, (dn_arena_mark){0});
-    if (!t->out_of_memory) return 0;
-    t->out_of_memory = 0;
-    return dn__no_memory(t);
+    return 0;
 }
 
 dn_real *dn__part_address(dn_tape *t, const dn_node *owner, int offset, int gradient) {

@@ -15,6 +15,7 @@
 static inline int dn__grouped(const dn_tape *t, const dn_node *node) { return node->grouped == t->values_made; }
 /* A new group, of the members that are appended to tape->members behind it; negative: out of memory. */
 int dn__group_new(dn_tape *);
+/* Computes the group. An error leaves all as it was, to be tried again. */
 int dn__group_forward(dn_tape *, int group);
 /* The call that stands for all members, without y and dy for all of them; negative: out of memory. */
 int dn__group_prepare(dn_tape *, int group, dn_call *, dn_dim *y);

@@ -84,6 +84,9 @@ int dn__join_forward(dn_tape *t, int i, int last) {
     t->n_members = first + members;
     t->groups[group].n = members;
     t->groups[group].joined = 1;
-    int error = dn__group_forward(t, group);
-    return error ? error : 1;
+    const int error = dn__group_forward(t, group);
+    if (!error) return 1;
+    t->n_groups--; /* the same nodes may be joined otherwise when it is tried again */
+    t->n_members = first;
+    return error;
 }

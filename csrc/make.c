@@ -78,8 +78,9 @@ int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, 
     if (t->n_nodes >= 1 << DN_INDEX_BITS)
         return dn__tape_fail(t, DN_ERROR_VALUE, "a graph holds at most %d nodes. Call renew_cg() for each example or batch.",
                              1 << DN_INDEX_BITS);
-    if (DN_GROW(t->nodes, t->nodes_capacity, t->n_nodes + 1) || DN_GROW(t->args, t->args_capacity, t->n_args + n) ||
-        DN_GROW(t->ints, t->ints_capacity, t->n_ints + n_ints) || DN_GROW(t->reals, t->reals_capacity, t->n_reals + n_reals))
+    if (DN_GROW(t->nodes, t->nodes_capacity, t->n_nodes + 1) || DN_GROW(t->args, t->args_capacity, (int64_t)t->n_args + n) ||
+        DN_GROW(t->ints, t->ints_capacity, (int64_t)t->n_ints + n_ints) ||
+        DN_GROW(t->reals, t->reals_capacity, (int64_t)t->n_reals + n_reals))
         return dn__no_memory(t);
     if (n + 1 > t->call_capacity) {
         int capacity = t->call_capacity;
@@ -302,8 +303,10 @@ static int64_t input(dn_tape *t, int n_dims, const int *dims, int batch, const d
     if (index < 0) return index;
     size_t bytes = dn__elements(&t->nodes[index].dim) * sizeof(dn_real);
     dn_real *memory = dn__arena_take(&t->data, bytes);
-    if (!memory) {
+    if (!memory) { /* as if it had never been made */
         t->n_nodes--;
+        t->n_ints -= n_dims + 1;
+        t->work_made -= t->nodes[index].work;
         return dn__no_memory(t);
     }
     if (data) memcpy(memory, data, bytes);
@@ -438,12 +441,13 @@ static int param_table_grow(dn_tape *t) {
 
 static int new_param_node(dn_tape *t, int64_t handle, dn_param *p, int constant) {
     if (t->param_count * 2 >= t->param_capacity && param_table_grow(t)) return DN_ERROR_MEMORY;
-    int slot = param_slot(t, handle);
-    t->param_count += t->param_nodes[slot].epoch != t->param_epoch;
     if (dn__retain_root(t, p->root)) return DN_ERROR_MEMORY;
     int i = dn__make(t, dn_ops[DN_OP_parameter], 0, NULL, 0, NULL, 0, NULL, p, constant);
+    if (i < 0) return i;
+    int slot = param_slot(t, handle);
+    t->param_count += t->param_nodes[slot].epoch != t->param_epoch;
     t->param_nodes[slot].handle = handle;
-    t->param_nodes[slot].node = i < 0 ? INT32_MAX : i;
+    t->param_nodes[slot].node = i;
     t->param_nodes[slot].epoch = t->param_epoch;
     return i;
 }

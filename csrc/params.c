@@ -280,10 +280,26 @@ dn_real *dn__lookup_row(dn_param *p, int64_t row) {
     return p->block + p->slot[row] * p->row_size;
 }
 
+/* Rows that were touched from the n-th on are not touched any more. */
+static void untouch(dn_param *p, int64_t n, int empty) {
+    for (int64_t i = n; i < p->n_touched; i++) p->slot[p->touched[i]] = -1;
+    p->n_touched = n;
+    p->empty = empty;
+}
+
+int dn__lookup_all_rows(dn_param *p) {
+    const int64_t n = p->n_touched;
+    const int empty = p->empty;
+    for (int64_t row = 0; row < p->rows; row++) {
+        if (dn__lookup_row(p, row)) continue;
+        untouch(p, n, empty);
+        return DN_ERROR_MEMORY;
+    }
+    return 0;
+}
+
 void dn__param_clear(dn_param *p) {
-    for (int64_t i = 0; i < p->n_touched; i++) p->slot[p->touched[i]] = -1;
-    p->n_touched = 0;
-    p->empty = 1;
+    untouch(p, 0, 1);
     p->changes++;
 }
 
@@ -324,11 +340,14 @@ int dn_lookup_add(dn_param *p, int64_t n, const int *rows, const dn_real *block)
     for (int64_t i = 0; i < n; i++)
         if (rows[i] < 0 || rows[i] >= p->rows) return -1;
     pthread_mutex_lock(&p->root->lock);
+    const int64_t before = p->n_touched;
+    const int empty = p->empty;
+    for (int64_t i = 0; i < n && !error; i++) error = dn__lookup_row(p, rows[i]) ? 0 : -1;
     for (int64_t i = 0; i < n && !error; i++) {
         dn_real *to = dn__lookup_row(p, rows[i]);
-        if (to) dn__add((size_t)p->row_size, to, block + i * p->row_size, to);
-        else error = -1;
+        dn__add((size_t)p->row_size, to, block + i * p->row_size, to);
     }
+    if (error) untouch(p, before, empty);
     pthread_mutex_unlock(&p->root->lock);
     return error;
 }

@@ -68,5 +68,7 @@ void dn__param_clear(dn_param *);
 void dn__param_settle(dn_param *);
 /* the gradient row of a table, zeroed if it is new; NULL: no memory */
 dn_real *dn__lookup_row(dn_param *, int64_t row);
+/* all rows of a table get a gradient row; negative: no memory, and no row has got one */
+int dn__lookup_all_rows(dn_param *);
 
 #endif

@@ -45,7 +45,7 @@ int dn__table_rows(const dn_call *c, int first, int n, int room, int *rows) {
 /* A call whose inputs are rows that got no gradient of their own. */
 struct dn_late {
     struct dn_late *next;
-    int32_t values_made;    /* the tape's, then */
+    int64_t values_made;    /* the tape's, then */
     int node, group, first, n, count; /* count = 0: of a group by once.h */
     dn_row_products products;
 };

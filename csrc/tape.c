@@ -1,4 +1,5 @@
 /* Life of graphs, handles, checkpoint and revert. Nodes are made in make.c, computed in forward.c and backward.c. */
+#include "autobatch.h"
 #include "cell.h"
 #include "group.h"
 
@@ -42,12 +43,16 @@ int dn__no_values(dn_tape *t) {
 
 int dn__no_memory(dn_tape *t) { return dn__tape_fail(t, DN_ERROR_MEMORY, "out of memory"); }
 
+int dn__internal_error(dn_tape *t, const char *what) {
+    return dn__tape_fail(t, DN_ERROR_INTERNAL, "internal error: %s. Please report it with the program. Call renew_cg() to go on.", what);
+}
+
 const char *dn_message(int graph) {
     const dn_tape *t = dn__graph_tape(graph);
     return t ? t->message : STALE;
 }
 
-int dn__grow(void **array, int *capacity, int wanted, size_t element) {
+int dn__grow(void **array, int *capacity, int64_t wanted, size_t element) {
     int64_t n = *capacity ? (int64_t)*capacity * 2 : 64;
     if (n < wanted) n = wanted;
     void *p = n > INT32_MAX ? NULL : realloc(*array, (size_t)n * element);
@@ -201,6 +206,7 @@ int dn_graph_checkpoint(int graph) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);
     int error = DN_GROW(t->marks, t->marks_capacity, t->n_marks + 1);
+    if (!error) dn__drop_plan(t);
     if (!error)
         t->marks[t->n_marks++] = (dn_mark){.nodes = t->n_nodes, .evaluated = t->evaluated, .order = t->n_done, .args = t->n_args,
                                            .ints = t->n_ints, .reals = t->n_reals, .roots = t->n_roots, .groups = t->n_groups,

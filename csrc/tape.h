@@ -20,9 +20,9 @@ struct dn_node {
     int32_t products;           /* first pending weight-gradient product, or -1 */
     size_t saved;               /* numbers kept from forward for backward */
     int32_t next_user, last_user;   /* join.h: the next node that multiplies by the same matrix; of a matrix, the last one that does */
-    int32_t grouped;                /* group.h: the tape's `values_made` when the value was computed in a group, ... */
-    int32_t group, column;          /* ... which one, and the first batch element in it */
-    int32_t gathers;                /* group.h: the last gather that begins with this node; may be one that is no more */
+    int32_t group, column;          /* group.h: the group that the value was computed in, and the first batch element in it */
+    int64_t grouped;                /* the tape's `values_made` when it was; else another number, or 0 */
+    int32_t gathers;                /* group.c: the last gather that begins with this node; may be one that is no more */
     int32_t parts;                  /* blocks of a value with several outputs */
     int32_t work;                   /* how many numbers computing it reads and writes, about; INT32_MAX: that many or more */
     uint8_t alone;              /* never a member of a group */
@@ -56,7 +56,7 @@ enum { DN_SHARED_INPUT = -1, DN_MIRRORED = -2 };
 typedef struct dn_group_input { int32_t gather, source; const dn_real *value; } dn_group_input;
 /* Values of nodes side by side, sources[first ... first + n - 1], and their gradients on the way back to them. */
 typedef struct dn_gather {
-    int32_t first, n, next;         /* next: another gather that begins with the same node, or -1 */
+    int32_t first, n, next;         /* next: an earlier gather that begins with the same node, or -1 */
     int32_t once;                   /* of a group's distinct members, for it alone: gradients go to rows of tables, not to nodes */
     int32_t group;                  /* the first that uses it; when its backward is done, the gradients are complete */
     const dn_real *value;
@@ -95,11 +95,12 @@ struct dn_tape {
     int n_nodes, nodes_capacity, evaluated;
     uint32_t dropped;           /* nodes that reverts have dropped from this graph */
     int64_t work_made;          /* what computing all nodes made in this graph would read and write, about */
-    int32_t values_made;        /* rises when values are forgotten */
+    int64_t values_made;        /* from 1; rises when values are forgotten */
     int autobatch;              /* autobatch.h: 0, or the strategy */
     int usual_autobatch;        /* the strategy of graphs for which none was named */
     int32_t *order;             /* autobatch.h: nodes, and groups as -1 - group, in the order they were computed */
     int n_order, order_capacity, n_done, planned;
+    dn_mark begun;              /* autobatch.c: where all stood when the order's last part, up to node `planned`, was made */
     dn_group *groups;           /* group.h */
     int32_t *members, *sources;
     dn_group_input *group_inputs;
@@ -155,6 +156,7 @@ static inline void dn__tape_leave(dn_tape *t) { __atomic_store_n(&t->busy, 0, __
     } while (0)
 int dn__tape_fail(dn_tape *, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));
 int dn__no_memory(dn_tape *);
+int dn__internal_error(dn_tape *, const char *what);  /* what must not be: raised as an error rather than looped over or read */
 int dn__no_values(dn_tape *);                   /* the error while a function is traced */
 int dn__param_node(dn_tape *, int64_t handle, dn_param *, int constant);
 /* Appends a node and returns its index. `inputs` are indices; `param` is NULL but for parameter and lookup nodes, whose dims are asked with the
@@ -191,7 +193,7 @@ int dn__compute(dn_tape *, int i);
 /* the locks of all roots that the graph uses: held while backward runs, but not by an op that calls out */
 void dn__lock_roots(dn_tape *);
 void dn__unlock_roots(dn_tape *);
-int dn__grow(void **array, int *capacity, int wanted, size_t element);
+int dn__grow(void **array, int *capacity, int64_t wanted, size_t element);
 #define DN_GROW(array, capacity, wanted) \
     ((wanted) <= (capacity) ? 0 : dn__grow((void **)&(array), &(capacity), wanted, sizeof *(array)))
 /* the same for a handle that is no node's of this graph: a parameter's, or none */

@@ -186,11 +186,9 @@ static void update_range(dn_trainer *t, const dn_step *s, const range *r) {
 }
 
 /* A table's values are factor * storage, so that decay is one number: storage moves by the step divided by the factor. */
-static int update_table(dn_trainer *t, const dn_step *s, dn_param *p) {
+static void update_table(dn_trainer *t, const dn_step *s, dn_param *p) {
     dn_real *moments[MAX_MOMENTS];
     dn_step in_storage = {.rate = s->rate, .scale = s->scale, .push = (dn_real)(1 / p->factor), .keep = keep_of(t, p), .decay = 1};
-    for (int64_t row = 0; !t->set.sparse && row < p->rows; row++)
-        if (!dn__lookup_row(p, row)) return DN_ERROR_MEMORY;
     for (int64_t i = 0; i < p->n_touched; i++) {
         int64_t offset = p->touched[i] * p->row_size;
         at(t->table_moments[p->id], t->rule.moments, offset, moments);
@@ -198,7 +196,6 @@ static int update_table(dn_trainer *t, const dn_step *s, dn_param *p) {
     }
     p->factor *= t->set.decay;
     if (p->factor < SMALLEST_FACTOR) dn__param_settle(p);
-    return 0;
 }
 
 /* DyNet's decay, which spares nothing. */
@@ -220,18 +217,25 @@ static int takes_part(const dn_trainer *t, const dn_param *p) {
     return t->set.decay != 1 || (p->rows ? !t->set.sparse : t->rule.moments > 0);
 }
 
+/* All memory that update() needs is taken before anything is changed: an update is done, or it is an error and nothing has happened. */
+static int prepare_all(dn_trainer *t, int n, dn_param *const *params) {
+    for (int i = 0; i < n; i++) {
+        dn_param *p = params[i];
+        if (takes_part(t, p) && prepare(t, p)) return DN_ERROR_MEMORY;
+        if (takes_part(t, p) && p->rows && !t->set.sparse && dn__lookup_all_rows(p)) return DN_ERROR_MEMORY;
+    }
+    return 0;
+}
+
 /* The parameters come in the order of the root, so that neighbours in a chunk follow one another. */
-static int update(dn_trainer *t, const dn_step *s, int n, dn_param *const *params) {
-    int error = 0;
+static void update(dn_trainer *t, const dn_step *s, int n, dn_param *const *params) {
     range r = {.chunk = -1};
-    for (int i = 0; i < n && !error; i++)
-        if (takes_part(t, params[i])) error = prepare(t, params[i]);
-    for (int i = 0; i < n && !error; i++) {
+    for (int i = 0; i < n; i++) {
         dn_param *p = params[i];
         if (!p->updated && t->root->as_dynet && t->set.decay != 1) decay_frozen(t, p);
         if (!takes_part(t, p)) continue;
         if (p->rows) {
-            error = update_table(t, s, p);
+            update_table(t, s, p);
             continue;
         }
         dn__param_filled(p); /* zero where it is empty */
@@ -243,11 +247,10 @@ static int update(dn_trainer *t, const dn_step *s, int n, dn_param *const *param
         }
         r.to = p->offset + p->row_size;
     }
-    if (!error) update_range(t, s, &r);
-    for (int i = 0; i < n && !error; i++)
+    update_range(t, s, &r);
+    for (int i = 0; i < n; i++)
         if (params[i]->updated || !t->root->as_dynet) dn__param_clear(params[i]);
     dn_root_changed(t->root);
-    return error;
 }
 
 /* ---- gradients as a whole ------------------------------------------------------------------------------------------ */
@@ -268,7 +271,7 @@ static double norm(int n, dn_param *const *params) {
     return sqrt(sum);
 }
 
-/* Clips; *scale is what the gradients are to be multiplied by. */
+/* Clips, where there is memory for the update; *scale is what the gradients are to be multiplied by. */
 static int clip(dn_trainer *t, int n, dn_param *const *params, double *scale) {
     const dn_settings *set = &t->set;
     double length = 0;
@@ -276,6 +279,7 @@ static int clip(dn_trainer *t, int n, dn_param *const *params, double *scale) {
     *scale = set->share;
     if (set->check || set->clip > 0) length = norm(n, params);
     if (!isfinite(length)) return DN_ERROR_NONFINITE;
+    if (prepare_all(t, n, params)) return DN_ERROR_MEMORY;
     if (set->clip_value > 0) {
         for (int i = 0; i < n; i++) {
             size_t size = gradient(params[i], &g);
@@ -313,7 +317,7 @@ int dn_trainer_update_these(dn_trainer *t, int n, dn_param *const *params) {
     if (!error) {
         t->updates++;
         dn_step s = {(dn_real)t->rule.rate(t), (dn_real)scale, 1, 1, (dn_real)t->set.decay};
-        error = update(t, &s, n, params);
+        update(t, &s, n, params);
     }
     pthread_mutex_unlock(&t->root->lock);
     return error;

@@ -126,6 +126,7 @@ _EXCEPTIONS: dict[int, type[Exception]] = {
     lib.DN_ERROR_MEMORY: MemoryError,
     lib.DN_ERROR_NONFINITE: RuntimeError,
     lib.DN_ERROR_BUSY: RuntimeError,
+    lib.DN_ERROR_INTERNAL: RuntimeError,
 }
 
 

@@ -186,6 +186,9 @@ class Expression(calls.Node):
         Raises:
             ValueError: the expression is not one number (sum_batches() or esum() it first).
             RuntimeError: it is stale, or parameters were updated after it had been computed.
+
+        A call that began and then failed (no memory, an exception in an operation of your own, Ctrl-C) leaves the parameters of this
+        graph without gradient, whatever earlier calls had added: part of a sum is never taken for the sum.
         """
         if full:
             self._computed(False)
@@ -198,10 +201,14 @@ class Expression(calls.Node):
             h = self._node()
             if code == _LONG_WAY:
                 code = _backward(h)
-        while code > 0:
-            for watcher in list(watchers):
-                watcher.look()
-            code = lib.dn_backward_step(h >> GRAPH_SHIFT) if code == 1 else _backward(h)
+        try:
+            while code > 0:
+                for watcher in list(watchers):
+                    watcher.look()
+                code = lib.dn_backward_step(h >> GRAPH_SHIFT) if code == 1 else _backward(h)
+        except BaseException:  # Ctrl-C
+            lib.dn_backward_abandon(h >> GRAPH_SHIFT)
+            raise
         if code < 0:
             fail(code, h)
 

@@ -279,7 +279,11 @@ class Trainer:
             if code < 0:
                 self._fail(code, self._members())
         elif self._accumulation == 1 or self._due():
-            self._apply()
+            try:
+                self._apply()
+            except MemoryError:  # nothing was done: the next call tries again
+                self._gathered = self._accumulation - 1
+                raise
 
     def _due(self) -> bool:
         """Counts a call of update(): whether it is the last of an accumulation."""
