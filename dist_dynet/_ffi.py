@@ -74,12 +74,22 @@ def _load_blas() -> str:
             continue
         lib.dn_set_blas(*(ffi.cast("void *", ctypes.cast(f, ctypes.c_void_p).value) for f in functions))
         _limit_threads(library, prefix)
+        _multiply_once(functions[0])
         _blas["kernels"] = f"{Path(path).name} {_core_name(library, prefix)}".rstrip()
         return path
     if os.environ.get("DIST_DYNET_BLAS", "none") not in ("", "none"):
         raise ImportError(f"DIST_DYNET_BLAS={os.environ['DIST_DYNET_BLAS']}: not a BLAS library with cblas functions.")
     lib.dn_set_blas(NULL, NULL, NULL)
     return "none (plain C)"
+
+
+def _multiply_once(gemm: Any) -> None:
+    """OpenBLAS takes its buffers at the first product, and ends the process where there is no memory for them: better here than in a run."""
+    n, row_major, plain = 128, 101, 111  # larger than what is multiplied without a buffer
+    real = ctypes.c_float if DTYPE_NAME == "float32" else ctypes.c_double
+    a, c = np.zeros((n, n), DTYPE), np.zeros((n, n), DTYPE)
+    x, y, sizes = ctypes.c_void_p(a.ctypes.data), ctypes.c_void_p(c.ctypes.data), [ctypes.c_int(n)] * 3
+    gemm(row_major, plain, plain, *sizes, real(1), x, sizes[0], x, sizes[0], real(0), y, sizes[0])
 
 
 def _core_name(library: Any, prefix: str) -> str:
