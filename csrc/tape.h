@@ -93,7 +93,8 @@ struct dn_tape {
     int64_t epoch, version;     /* epoch: with the slot above it, as in handles */
     dn_node *nodes;
     int n_nodes, nodes_capacity, evaluated;
-    uint32_t dropped;           /* nodes that reverts have dropped from this graph */
+    uint32_t dropped;           /* nodes that reverts have dropped from this graph; after 2^32 of them keys of draws come again, and nothing else
+                                 * depends on it */
     int64_t work_made;          /* what computing all nodes made in this graph would read and write, about */
     int64_t values_made;        /* from 1; rises when values are forgotten */
     int autobatch;              /* autobatch.h: 0, or the strategy */
