@@ -72,7 +72,7 @@ def _advice(name: str, words: str) -> str:
     if name == _HASHES:
         return (
             "dist_dynet: Python hashes strings differently on each rank, so that a set of strings has another order there: the numbers "
-            "that words get from enumerate(set(words)) differ. Write sorted(set(words)), or start the ranks by `dist-dynet run`, which gives all one "
-            "order, or with PYTHONHASHSEED=0 in their environment."
+            "that words get from enumerate(set(words)) differ. Write sorted(set(words)), or start the ranks by `dist-dynet run`, which "
+            "gives all one order, or with PYTHONHASHSEED=0 in their environment."
         )
     return f"dist_dynet: ranks have different versions of {name}: {words}. Results may differ; install one version on all hosts."
