@@ -319,7 +319,8 @@ dn_real *dn_chunk_gradients(dn_root *, int chunk);
 int dn_chunk_move_gradients(dn_root *, int chunk, dn_real *memory);
 /* The gradients of one chunk on several ranks, each a segment of memory that all of them see: elements [from, to) of every segment become the
  * sum over ranks of factors[r] segments[r][i], in rank order. Ranks with filled[r] = 0 count as zero and are not read. The caller sees to it
- * that nobody else writes or reads these elements meanwhile. DN_ERROR_VALUE: more than 4096 ranks. */
+ * that nobody else writes or reads these elements meanwhile. DN_ERROR_VALUE: more than DN_MOST_RANKS. */
+enum { DN_MOST_RANKS = 4096 };
 int dn_sum_ranks(int ranks, dn_real *const *segments, const double *factors, const uint8_t *filled, int64_t from, int64_t to);
 int dn_param_chunk(dn_param *);                         /* -1 for tables */
 int64_t dn_param_offset(dn_param *);
@@ -368,24 +369,34 @@ void dn_team_free(dn_team *);
 int dn_team_heard(dn_team *, double seconds);
 const uint8_t *dn_team_said(dn_team *, int rank);
 
-/* How gradients are added up, for an update that is like the last one: dense ones in shares, each of segments of all ranks (see dn_sum_ranks),
- * rows of tables through windows, into which each rank puts its rows and ids. */
-typedef struct dn_team_share { dn_real *const *segments; const uint8_t *filled; int64_t from, to; } dn_team_share;
+/* Where a dense parameter's gradient lies, and numbers that one rank adds up: of these parameters, where the same ranks have gradients as of
+ * parameter `like`. */
+typedef struct dn_place { int chunk; int64_t offset, length; } dn_place;
+typedef struct dn_share { int chunk, like; int64_t from, to; } dn_share;
+/* What this rank adds up of n parameters, placed as in dn_chunk_gradients; filled[r][k]: whether rank r has a gradient of parameter k. All that
+ * some rank has, no other parameter, and each number on one rank: neighbours that the same ranks have used are one range, and all ranges together
+ * are cut into as many equal shares as there are ranks. `shares` has room for n; returns how many there are. */
+int dn_divide(int ranks, int rank, int n, const dn_place *places, const uint8_t *const *filled, dn_share *shares);
+/* dn_sum_ranks for each of these shares; segments[chunk] are those of all ranks. `room` is for n shares. */
+int dn_sum_shares(int ranks, int rank, int n, const dn_place *places, const uint8_t *const *filled, dn_real *const *const *segments,
+                  const double *factors, dn_share *room);
+
+/* Where a table's rows and ids are put by each rank for the others; capacity 0: nowhere. */
 typedef struct dn_team_window { dn_real *const *rows; int *const *ids; int64_t capacity; } dn_team_window;
-/* From now on updates may be like this one: `filled` (ranks x n_dense) says who has which gradients, there is a window per table. What shares
- * and windows point to stays the caller's, and must stay. DN_ERROR_MEMORY: none may. */
-int dn_team_learn(dn_team *, int n_dense, int n_tables, const uint8_t *filled, int n_shares, const dn_team_share *, const dn_team_window *);
+/* From now on updates of these parameters can be done by dn_team_exchange; there is a window per table. What segments and windows point to stays
+ * the caller's, and must stay. All ranks learn before the same update. DN_ERROR_MEMORY: nothing was learnt. */
+int dn_team_learn(dn_team *, int n_dense, int n_tables, const dn_place *places, dn_real *const *const *segments, const dn_team_window *);
 void dn_team_forget(dn_team *);
 /* One update's exchange, as far as it goes without waiting for longer than `seconds`: this rank's report is said, and if all ranks say the same
- * before the weight, and who has gradients is what was learnt, then the gradients become their sums, times weight / sum of weights with
- * `average`, else times 1 or, for weight 0, 0. All ranks come to the same outcome. Call it again with the same arguments where it waits. */
+ * before the weight, and rows fit into their windows, then the gradients become their sums, times weight / sum of weights with `average`, else
+ * times 1 or, for weight 0, 0. All ranks come to the same outcome. Call it again with the same arguments where it waits. */
 enum dn_team_outcome {
     DN_TEAM_DONE,
     DN_TEAM_WAITS,        /* for another rank: call again when dn_team_heard */
-    DN_TEAM_NEWS          /* not like the last one, or not `usual`: the reports can be read, and nothing was added up */
+    DN_TEAM_NEWS          /* nothing is known yet, it is not `usual`, or as above: the reports can be read, and nothing was added up */
 };
 int dn_team_exchange(dn_team *, const void *head, int64_t n_head, double weight, int n_dense, int n_tables, dn_param *const *params,
-                     int average, int usual, double seconds);   /* or DN_ERROR_MEMORY; DN_ERROR_VALUE: the report is too long */
+                     int average, int usual, double seconds);   /* or DN_ERROR_MEMORY; DN_ERROR_VALUE: the report is too long, or too many ranks */
 
 /* ---- trainers ---------------------------------------------------------------------------------------------------------------------- */
 enum dn_rule_code {

@@ -391,9 +391,8 @@ int dn_chunk_move_gradients(dn_root *r, int chunk, dn_real *memory) {
 }
 
 int dn_sum_ranks(int ranks, dn_real *const *segments, const double *factors, const uint8_t *filled, int64_t from, int64_t to) {
-    enum { MOST_RANKS = 4096 };
-    dn_real rounded[MOST_RANKS];
-    if (ranks > MOST_RANKS) return DN_ERROR_VALUE;
+    dn_real rounded[DN_MOST_RANKS];
+    if (ranks > DN_MOST_RANKS) return DN_ERROR_VALUE;
     for (int r = 0; r < ranks; r++) rounded[r] = (dn_real)factors[r];
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* what others wrote before they said so is read, */
     dn__sum_ranks(ranks, segments, rounded, filled, (size_t)from, (size_t)to);

@@ -1,8 +1,10 @@
 /* The ranks of one host, through memory that they share: reports, and an update's exchange in one call.
  *
  * Of a small model's step an exchange in Python is several hundredths: after a backward its code and data are no longer in the caches. So an
- * update that is like the last one, as nearly all are, is done here; of any other the reports go to Python, which can do all. This knows
- * parameters, and what was learnt; when an update may be like the last one, and what reports mean, is Python's business.
+ * update of parameters whose places are known is done here, whichever of them each rank has used: parsers and programs of several tasks use
+ * other ones in every update. Who adds up what follows from the reports, at each update anew, which takes less than a microsecond for 50
+ * parameters of two ranks. Where reports differ in anything else, or rows need more room, they go to Python, which can do all. This knows
+ * parameters, and where their gradients lie; what reports mean is Python's business.
  *
  * Each rank has a line that only it writes: how often it has spoken. Its messages lie in two places, in turn: a message is overwritten when its
  * rank speaks the next but one time, and that is after all have spoken since, so that they have read it. */
@@ -14,7 +16,11 @@
 #include "kernels/kernels.h"
 #include "params.h"
 
-enum { LINE = 64, LOOKS = 64 /* between two looks at the clock */ };
+enum {
+    LINE = 64,
+    LOOKS = 16,                   /* between two looks at the clock */
+    NUMBERS = 16                  /* shares begin at multiples of so many: two ranks do not write into one line of the cache */
+};
 
 struct dn_team {
     int ranks, rank;
@@ -22,12 +28,15 @@ struct dn_team {
     char *memory;
     int64_t spoken;               /* how often this rank has */
     enum { TO_SAY, TO_HEAR, TO_MEET } stage;
-    /* what was learnt; n_shares < 0: nothing */
-    int n_dense, n_tables, n_shares;
-    uint8_t *filled;              /* (rank, dense parameter) */
-    int32_t *rows;                /* (rank, table): of the present update */
-    dn_team_share *shares;
+    /* what was learnt; NULL: nothing */
+    int n_dense, n_tables;
+    dn_place *places;
+    dn_real *const *const *segments;
     dn_team_window *windows;
+    /* of the present update */
+    dn_share *shares;
+    int32_t *rows;                /* (rank, table) */
+    const uint8_t **filled;       /* of each rank, in its report */
     double *factors;              /* of each rank */
 };
 
@@ -77,32 +86,31 @@ int64_t dn_team_bytes(int ranks, int64_t most) { return ranks * (LINE + 2 * in_l
 
 dn_team *dn_team_new(int ranks, int rank, void *memory, int64_t most) {
     dn_team *team = calloc(1, sizeof *team);
-    double *factors = malloc((size_t)ranks * sizeof *factors);
-    if (!team || !factors) {
-        free(team);
-        free(factors);
-        return NULL;
-    }
-    *team = (dn_team){.ranks = ranks, .rank = rank, .most = in_lines(most), .memory = memory, .n_shares = -1, .factors = factors};
-    return team;
+    if (!team) return NULL;
+    *team = (dn_team){.ranks = ranks, .rank = rank, .most = in_lines(most), .memory = memory};
+    team->factors = malloc((size_t)ranks * sizeof *team->factors);
+    team->filled = malloc((size_t)ranks * sizeof *team->filled);
+    if (team->factors && team->filled) return team;
+    dn_team_free(team);
+    return NULL;
 }
 
 void dn_team_forget(dn_team *team) {
-    free(team->filled);
-    free(team->rows);
-    free(team->shares);
+    free(team->places);
     free(team->windows);
-    team->filled = NULL;
-    team->rows = NULL;
-    team->shares = NULL;
+    free(team->shares);
+    free(team->rows);
+    team->places = NULL;
     team->windows = NULL;
-    team->n_shares = -1;
+    team->shares = NULL;
+    team->rows = NULL;
 }
 
 void dn_team_free(dn_team *team) {
     if (!team) return;
     dn_team_forget(team);
     free(team->factors);
+    free(team->filled);
     free(team);
 }
 
@@ -123,6 +131,15 @@ static int all_have_spoken(const dn_team *team) {
     return 1;
 }
 
+/* Tells the core that this is a loop that waits: it leaves its units to the core's other thread, and sees a change sooner. */
+static inline void pause_core(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -132,42 +149,104 @@ static double now(void) {
 int dn_team_heard(dn_team *team, double seconds) {
     if (all_have_spoken(team)) return 1;
     for (const double until = seconds > 0 ? now() + seconds : 0; seconds > 0 && now() < until; sched_yield())
-        for (int i = 0; i < LOOKS; i++)
+        for (int i = 0; i < LOOKS; i++, pause_core())
             if (all_have_spoken(team)) return 1;
     return 0;
 }
 
-/* ---- an update like the last one ------------------------------------------------------------------------------------- */
+/* ---- who adds up what ------------------------------------------------------------------------------------------------ */
+
+static int is_used(int ranks, const uint8_t *const *filled, int k) {
+    for (int r = 0; r < ranks; r++)
+        if (filled[r][k]) return 1;
+    return 0;
+}
+static int are_used_alike(int ranks, const uint8_t *const *filled, int j, int k) {
+    for (int r = 0; r < ranks; r++)
+        if (filled[r][j] != filled[r][k]) return 0;
+    return 1;
+}
+
+/* Neighbours that the same ranks have used are one range. */
+static int find_ranges(int ranks, int n, const dn_place *places, const uint8_t *const *filled, dn_share *ranges) {
+    int count = 0;
+    for (int k = 0; k < n; k++) {
+        if (!is_used(ranks, filled, k)) continue;
+        const dn_place p = places[k];
+        dn_share *last = count ? &ranges[count - 1] : NULL;
+        const int is_next = last && last->chunk == p.chunk && p.offset >= last->to && p.offset - last->to < NUMBERS;
+        if (is_next && are_used_alike(ranks, filled, last->like, k)) last->to = p.offset + p.length;
+        else ranges[count++] = (dn_share){p.chunk, k, p.offset, p.offset + p.length};
+    }
+    return count;
+}
+
+static int64_t lines_in(const dn_share *range) { return (range->to - range->from + NUMBERS - 1) / NUMBERS; }
+
+int dn_divide(int ranks, int rank, int n, const dn_place *places, const uint8_t *const *filled, dn_share *shares) {
+    const int count = find_ranges(ranks, n, places, filled, shares);
+    int64_t total = 0, passed = 0;
+    for (int i = 0; i < count; i++) total += lines_in(&shares[i]);
+    const int64_t first = total * rank / ranks, last = total * (rank + 1) / ranks;
+    int mine = 0;
+    for (int i = 0; i < count; i++) {
+        const dn_share range = shares[i];
+        const int64_t lines = lines_in(&range);
+        const int64_t low = first > passed ? first - passed : 0, high = last - passed < lines ? last - passed : lines;
+        if (low < high) {
+            const int64_t to = range.from + high * NUMBERS;
+            shares[mine++] = (dn_share){range.chunk, range.like, range.from + low * NUMBERS, to < range.to ? to : range.to};
+        }
+        passed += lines;
+    }
+    return mine;
+}
+
+int dn_sum_shares(int ranks, int rank, int n, const dn_place *places, const uint8_t *const *filled, dn_real *const *const *segments,
+                  const double *factors, dn_share *room) {
+    uint8_t who[DN_MOST_RANKS];
+    if (ranks > DN_MOST_RANKS) return DN_ERROR_VALUE;
+    const int count = dn_divide(ranks, rank, n, places, filled, room);
+    for (int i = 0; i < count; i++) {
+        for (int r = 0; r < ranks; r++) who[r] = filled[r][room[i].like];
+        const int error = dn_sum_ranks(ranks, segments[room[i].chunk], factors, who, room[i].from, room[i].to);
+        if (error) return error;
+    }
+    return 0;
+}
+
+/* ---- an update of parameters whose places are known -------------------------------------------------------------------- */
 
 static void *copied(const void *from, size_t bytes) {
     void *to = malloc(bytes + 1);
     return to ? memcpy(to, from, bytes) : NULL;
 }
 
-int dn_team_learn(dn_team *team, int n_dense, int n_tables, const uint8_t *filled, int n_shares, const dn_team_share *shares,
+int dn_team_learn(dn_team *team, int n_dense, int n_tables, const dn_place *places, dn_real *const *const *segments,
                   const dn_team_window *windows) {
     dn_team_forget(team);
-    team->filled = copied(filled, (size_t)team->ranks * (size_t)n_dense);
-    team->rows = malloc((size_t)team->ranks * (size_t)n_tables * sizeof *team->rows + 1);
-    team->shares = copied(shares, (size_t)n_shares * sizeof *shares);
+    team->places = copied(places, (size_t)n_dense * sizeof *places);
     team->windows = copied(windows, (size_t)n_tables * sizeof *windows);
-    if (!team->filled || !team->rows || !team->shares || !team->windows) {
+    team->shares = malloc((size_t)n_dense * sizeof *team->shares + 1);
+    team->rows = malloc((size_t)team->ranks * (size_t)n_tables * sizeof *team->rows + 1);
+    if (!team->places || !team->windows || !team->shares || !team->rows) {
         dn_team_forget(team);
         return DN_ERROR_MEMORY;
     }
     team->n_dense = n_dense;
     team->n_tables = n_tables;
-    team->n_shares = n_shares;
+    team->segments = segments;
     return 0;
 }
 
-/* What this comes to is the same on all ranks: it is made of what all have said, and of what all have learnt. */
-static int is_like_the_last(const dn_team *team, const layout *l) {
+/* Notes who has gradients of what, and whether nothing else is to be known. What this comes to is the same on all ranks: it is made of what
+ * all have said, and of what all have learnt. */
+static int is_usual(dn_team *team, const layout *l) {
     const uint8_t *mine = message_of(team, team->rank, team->spoken);
     for (int r = 0; r < team->ranks; r++) {
         const uint8_t *theirs = message_of(team, r, team->spoken);
         if (memcmp(theirs, mine, l->weight)) return 0;
-        if (memcmp(theirs + l->filled, team->filled + (size_t)r * (size_t)team->n_dense, (size_t)team->n_dense)) return 0;
+        team->filled[r] = theirs + l->filled;
         for (int k = 0; k < team->n_tables; k++)
             if ((team->rows[r * team->n_tables + k] = rows_in(theirs, l, k)) > team->windows[k].capacity) return 0;
     }
@@ -187,20 +266,15 @@ static void find_factors(dn_team *team, const layout *l, int average) {
 
 /* Parameters of which only other ranks have a gradient get one here. */
 static void fill_missing(const dn_team *team, dn_param *const *params) {
-    const uint8_t *mine = team->filled + (size_t)team->rank * (size_t)team->n_dense;
-    for (int k = 0; k < team->n_dense; k++) {
-        int elsewhere = 0;
-        for (int r = 0; r < team->ranks && !mine[k]; r++) elsewhere |= team->filled[(size_t)r * (size_t)team->n_dense + (size_t)k];
-        if (elsewhere) dn_param_mark_filled(params[k]);
-    }
+    const uint8_t *mine = team->filled[team->rank];
+    for (int k = 0; k < team->n_dense; k++)
+        if (!mine[k] && is_used(team->ranks, team->filled, k)) dn_param_mark_filled(params[k]);
 }
 
 /* Adds up this rank's shares, and puts its rows where the others read them. */
-static void give(dn_team *team, dn_param *const *params) {
-    for (int i = 0; i < team->n_shares; i++) {
-        const dn_team_share *share = &team->shares[i];
-        dn_sum_ranks(team->ranks, share->segments, team->factors, share->filled, share->from, share->to);
-    }
+static int give(dn_team *team, dn_param *const *params) {
+    const int error = dn_sum_shares(team->ranks, team->rank, team->n_dense, team->places, team->filled, team->segments, team->factors, team->shares);
+    if (error) return error;
     for (int k = 0; k < team->n_tables; k++) {
         dn_param *table = params[team->n_dense + k];
         const int32_t reported = team->rows[team->rank * team->n_tables + k];
@@ -209,6 +283,7 @@ static void give(dn_team *team, dn_param *const *params) {
         memcpy(team->windows[k].ids[team->rank], table->touched, rows * sizeof *table->touched);
         dn__axpy(rows * (size_t)table->row_size, (dn_real)team->factors[team->rank], table->block, 0, team->windows[k].rows[team->rank]);
     }
+    return 0;
 }
 
 /* Adds up all ranks' rows, in their order. */
@@ -237,10 +312,11 @@ int dn_team_exchange(dn_team *team, const void *head, int64_t n_head, double wei
     if (!dn_team_heard(team, seconds)) return DN_TEAM_WAITS;
     if (team->stage == TO_HEAR) {
         team->stage = TO_SAY;
-        if (!usual || team->n_shares < 0 || !is_like_the_last(team, &l)) return DN_TEAM_NEWS;
+        if (!usual || !team->places || !is_usual(team, &l)) return DN_TEAM_NEWS;
         fill_missing(team, params);
         find_factors(team, &l, average);
-        give(team, params);
+        const int error = give(team, params); /* of the number of ranks: on all of them */
+        if (error) return error;
         speak(team); /* behind it sums and rows are complete */
         team->stage = TO_MEET;
         if (!dn_team_heard(team, seconds)) return DN_TEAM_WAITS;

@@ -42,6 +42,13 @@ def test_lines_have_their_rank_and_are_never_mixed(python, tmp_path):
     assert len(job.stdout.splitlines()) == 3 * 301 and len(job.stderr.splitlines()) == 3 * 100
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ranks_hash_strings_alike_unless_something_else_is_said(python, ranks):
+    for asked, seen in ((None, "0"), ("5", "5"), ("random", "random")):
+        job = launch(python, "run", "-n", ranks, SCRIPT, "-", "show", "PYTHONHASHSEED", PYTHONHASHSEED=asked)
+        assert [line.split()[-1] for line in job.stdout.splitlines()] == [seen] * ranks, job.stderr
+
+
 def test_ranks_get_one_thread_each_unless_something_else_is_said(python):
     names = ["OMP_NUM_THREADS", "DIST_DYNET_THREADS", "PYTHONUNBUFFERED", "DIST_DYNET_TIMEOUT", "DIST_DYNET_END", "PYTHONPATH"]
     job = launch(python, "run", "-n", 2, "--timeout", 9, "--no-bind", SCRIPT, "-", "show", *names, OMP_NUM_THREADS="3")

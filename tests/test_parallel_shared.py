@@ -13,14 +13,16 @@ from jobs import mpirun, needs_mpi
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import DTYPE, ffi, lib, pointer
-from dist_dynet.parallel.shared import share
+from dist_dynet.parallel.team import check
 
 PROPERTIES = (
     "chunks_move_and_return",
     "late_parameters_and_chunks",
     "used_on_one_rank_and_frozen",
     "rows_of_windows_that_grow",
-    "updates_like_the_last_one",
+    "updates_go_without_python",
+    "other_parameters_in_each_update_go_without_python",
+    "stack_parser_goes_without_python",
     "usual_updates_between_other_meetings",
     "report_that_outgrows_the_team",
     "update_after_an_interrupted_one",
@@ -53,6 +55,21 @@ def random_places(rng, count):
     return places
 
 
+def divided(places, filled, rank):
+    """What a rank adds up: (chunk, from, to), and who has a gradient there; `filled` is (rank, parameter)."""
+    rows = [ffi.from_buffer("uint8_t[]", np.ascontiguousarray(row)) for row in filled]
+    shares = ffi.new("dn_share[]", len(places))
+    count = lib.dn_divide(len(filled), rank, len(places), ffi.new("dn_place[]", places), ffi.new("uint8_t *[]", rows), shares)
+    return [((s.chunk, getattr(s, "from"), s.to), filled[:, s.like]) for s in shares[0:count]]
+
+
+def test_neighbours_that_the_same_ranks_have_used_are_one_range():
+    places = [(0, 0, 30), (0, 32, 8), (0, 48, 5)]
+    filled = np.array([[True, True, False], [True, True, True]])
+    assert [place for place, _ in divided(places, filled, 0)] == [(0, 0, 32)]
+    assert [place for place, _ in divided(places, filled, 1)] == [(0, 32, 40), (0, 48, 53)]
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 7])
 def test_shares_cover_every_used_number_once(ranks, seed):
     rng = random.Random(seed)
@@ -62,7 +79,7 @@ def test_shares_cover_every_used_number_once(ranks, seed):
         taken = {}
         sizes = []
         for rank in range(ranks):
-            mine = share(places, filled, rank)
+            mine = divided(places, filled, rank)
             sizes.append(sum(end - start for (_, start, end), _ in mine))
             for (chunk, start, end), who in mine:
                 assert start % 16 == 0 and start < end
@@ -95,6 +112,16 @@ def test_sum_of_ranks(ranks, size, rng):
 
 def test_sum_of_too_many_ranks_is_refused():
     assert lib.dn_sum_ranks(5000, ffi.NULL, ffi.NULL, ffi.NULL, 0, 0) == lib.DN_ERROR_VALUE
+
+
+def test_errors_of_sums_reach_the_caller():
+    place, share = ffi.new("dn_place[]", 1), ffi.new("dn_share[]", 1)
+    assert lib.dn_sum_shares(5000, 0, 1, place, ffi.NULL, ffi.NULL, ffi.NULL, share) == lib.DN_ERROR_VALUE
+    with pytest.raises(RuntimeError, match=f"gradient exchange: .* got error {lib.DN_ERROR_VALUE}"):
+        check(lib.DN_ERROR_VALUE)
+    with pytest.raises(MemoryError, match="gradient exchange: out of memory"):
+        check(lib.DN_ERROR_MEMORY)
+    check(lib.DN_TEAM_DONE)
 
 
 def test_exchange_argument_is_checked():

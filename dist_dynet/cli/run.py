@@ -19,6 +19,9 @@ from .restarts import run_attempts
 REFUSED = 2
 """Exit status when nothing was started."""
 
+_HASHES = {"PYTHONHASHSEED": "0"}
+"""Alike on all ranks, in all attempts, whatever their number: a set of strings has one order, also in the run that resumes."""
+
 _SITE = str(Path(_relay.__file__).with_name("_site"))
 
 
@@ -63,7 +66,7 @@ def _advice(launcher: Launcher, options: Options) -> str:
 
 def _alone(options: Options) -> int:
     """One rank without MPI: the script in this process, or in one that is looked after if restarts or logs are asked for."""
-    environment = {**os.environ, **_chosen(options)}
+    environment = {**_HASHES, **os.environ, **_chosen(options)}
     if not options.max_restarts and not options.log_dir:
         os.execve(options.command[0], options.command, environment)
     job = Job((), _relay_command("0", options), 1)
@@ -85,8 +88,8 @@ def _check(environment: Mapping[str, str]) -> None:
 
 
 def _defaults() -> dict[str, str]:
-    """For what the environment leaves open: ranks are the parallelism, and a line is seen when it is written."""
-    return {**dict.fromkeys(THREADS, "1"), "PYTHONUNBUFFERED": "1"}
+    """For what the environment leaves open: ranks are the parallelism, a line is seen when it is written, sets of strings have one order."""
+    return {**dict.fromkeys(THREADS, "1"), "PYTHONUNBUFFERED": "1", **_HASHES}
 
 
 def _chosen(options: Options) -> dict[str, str]:

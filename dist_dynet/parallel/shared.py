@@ -3,8 +3,8 @@
 The gradient chunks of all ranks lie there, so that nothing is copied: each rank adds up its share of the numbers over the segments of all
 ranks, in rank order, and writes the sums into every segment. One barrier ends it; none is needed to begin, because the agreement before it has
 heard from every rank, and gradients are complete by then. Touched rows of lookup tables each rank copies into a window before that barrier;
-after it each rank adds up the windows of all ranks, in rank order. What was done so once, team.py repeats. It knows memory and who may write
-where.
+after it each rank adds up the windows of all ranks, in rank order. As soon as all places are known, team.py does the same in C. It knows memory
+and who may write where.
 """
 
 from __future__ import annotations
@@ -23,15 +23,11 @@ from .._ffi import DTYPE, NULL, ffi, lib
 from ..params.root import Root
 from ._world import World
 from .agreement import Agreed
-from .exchange import MpiExchange, Range, Rows
+from .exchange import MpiExchange, Rows
 from .memory import map_together, say_refused
 from .report import Report
 from .structure import Structure
-from .team import Share, Team, Window
-
-_LINE = 16
-"""Shares begin at multiples of so many numbers: two ranks do not write into one cache line."""
-
+from .team import Dense, Team, Window
 
 # ---- memory ----------------------------------------------------------------------------------------------------------------------------
 
@@ -142,10 +138,12 @@ class SharedExchange(MpiExchange):
         self._memory: SharedMemory | None = None
         self._placed: Structure | None = None
         self._refused = False
-        self._shares: dict[bytes, list[Share]] = {}
+        self._dense: Dense | None = None
         self._windows: dict[Any, RowWindow] = {}
         self._team: Team | None = None
-        self._learnt: tuple[Any, ...] = ()  # by what the team adds up
+        self._learnt: tuple[Any, ...] = ()  # what the team knows
+        self.quick = 0
+        """How many updates were exchanged in one call of C."""
 
     def tell(self, report: Report, name: Callable[[], str]) -> NDArray[Any] | None:
         """As Messenger.tell."""
@@ -155,50 +153,38 @@ class SharedExchange(MpiExchange):
                 self._team = Team(self._here, self._comm, report, name())
             except OSError as error:
                 self._refuse(error)
-        return super().tell(report, name) if self._team is None else self._team.tell(report, name)
+        if self._team is None:
+            return super().tell(report, name)
+        every = self._team.tell(report, name)
+        self.quick += every is None
+        return every
 
     def sum(self, agreed: Agreed, what: str) -> None:
         """As Exchange.sum."""
         super().sum(agreed, what)
-        if self._memory is None or self._team is None:
+        if self._dense is None or self._team is None:
             return
         windows = [self._windows.get(table) for table in agreed.structure.handles[len(agreed.structure.dense) :]]
-        learnt = (agreed.structure, agreed.filled.tobytes(), *windows)
+        learnt = (agreed.structure, *windows)
         if learnt != self._learnt:
-            shares = self._shares_of(agreed, self._memory)
-            self._team.learn(agreed.structure, agreed.filled, shares, [window.in_c() if window else None for window in windows])
+            self._team.learn(agreed.structure, self._dense, [window.in_c() if window else None for window in windows])
             self._learnt = learnt
 
     def _send_dense(self, agreed: Agreed, what: str) -> list[Any]:
         structure = agreed.structure
         if structure is not self._placed and not self._refused:
             self._place(structure, what)
-        memory = self._memory
-        if memory is None:
+        if self._dense is None:
             return super()._send_dense(agreed, what)
         used = np.logical_or.reduce(agreed.filled)
         for handle in self._filled_elsewhere(agreed, used):
             lib.dn_param_mark_filled(handle)
-        factors = ffi.from_buffer("double[]", np.ascontiguousarray(agreed.factors))
-        for (_, start, end), filled, segments in self._shares_of(agreed, memory):
-            lib.dn_sum_ranks(self._here.size, segments, factors, filled, start, end)
+        self._dense.sum(self._here.rank, agreed.filled, agreed.factors)
         return []  # the barrier comes when the rows have been put out, too
-
-    def _shares_of(self, agreed: Agreed, memory: SharedMemory) -> list[Share]:
-        """What this rank adds up."""
-        key = agreed.filled.tobytes()
-        if key not in self._shares:
-            if len(self._shares) > 256:
-                self._shares.clear()
-            self._shares[key] = [
-                Share(place, ffi.from_buffer("uint8_t[]", np.ascontiguousarray(filled)), memory.chunks[place[0]].pointers)
-                for place, filled in share(agreed.structure.places, agreed.filled, self._here.rank)
-            ]
-        return self._shares[key]
 
     def _place(self, structure: Structure, what: str) -> None:
         """Moves the chunks of a new structure into shared memory, those that are not there. Collective."""
-        self._placed, self._shares, self._learnt = structure, {}, ()
+        self._placed, self._dense, self._learnt = structure, None, ()
         if self._team:
             self._team.forget()
         memory = SharedMemory.of(structure.root)
@@ -209,6 +195,7 @@ class SharedExchange(MpiExchange):
             self._refuse(error)
         else:
             self._memory = memory
+            self._dense = Dense(structure, {chunk: memory.chunks[chunk].pointers for chunk in used})
 
     def _share(self, structure: Structure, memory: SharedMemory, used: set[int], what: str) -> None:
         """Raises OSError, with the same words on all ranks, where that is not possible."""
@@ -273,38 +260,7 @@ class SharedExchange(MpiExchange):
 
     def _refuse(self, error: OSError) -> None:
         """MPI from now on."""
-        self._refused, self._memory = True, None
+        self._refused, self._memory, self._dense = True, None, None
         if self._team:
             self._team.forget()
         say_refused(self._here, error)
-
-
-def share(places: list[Range], filled: NDArray[np.bool_], rank: int) -> list[tuple[Range, NDArray[np.bool_]]]:
-    """What this rank adds up: ranges, each with who has a gradient there. `filled` is (rank, parameter), `places` as in merge_ranges().
-
-    Neighbours that the same ranks have used are one range. All ranges together are cut into as many equal shares as there are ranks.
-
-    >>> filled = np.array([[True, True, False], [True, True, True]])
-    >>> [place for place, _ in share([(0, 0, 30), (0, 32, 8), (0, 48, 5)], filled, 0)]
-    [(0, 0, 32)]
-    >>> [place for place, _ in share([(0, 0, 30), (0, 32, 8), (0, 48, 5)], filled, 1)]
-    [(0, 32, 40), (0, 48, 53)]
-    """
-    ranges: list[tuple[int, int, int, NDArray[np.bool_]]] = []
-    for (chunk, offset, length), who in zip(places, filled.T, strict=True):
-        if not who.any():
-            continue
-        if ranges and ranges[-1][0] == chunk and 0 <= offset - ranges[-1][2] < _LINE and (ranges[-1][3] == who).all():
-            ranges[-1] = (chunk, ranges[-1][1], offset + length, who)
-        else:
-            ranges.append((chunk, offset, offset + length, who))
-    lines = [-(-(end - start) // _LINE) for _, start, end, _ in ranges]
-    ranks, total = len(filled), sum(lines)
-    first, last = total * rank // ranks, total * (rank + 1) // ranks
-    mine, passed = [], 0
-    for (chunk, start, end, who), n in zip(ranges, lines, strict=True):
-        low, high = max(first - passed, 0), min(last - passed, n)
-        if low < high:
-            mine.append(((chunk, start + low * _LINE, min(start + high * _LINE, end)), who))
-        passed += n
-    return mine

@@ -1,13 +1,13 @@
 """The ranks of one host as csrc/team.c knows them: they pass reports on in memory that they share, and do usual updates in one call of C.
 
-After a backward neither Python's code nor its data are in the caches any more. So an update that is like the last one (the same parameters used
-on the same ranks, rows that fit into their windows) is exchanged without Python. It knows what was learnt and how to wait; sharing memory and
+After a backward neither Python's code nor its data are in the caches any more. So an update of known parameters, whichever of them each rank
+has used, with rows that fit into their windows, is exchanged without Python. It knows what was learnt and how to wait; sharing memory and
 learning are the business of shared.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from .._ffi import NULL, ffi, lib
 from ._world import World
-from .exchange import Range
 from .memory import map_together
 from .report import Report
 from .structure import Structure
@@ -27,14 +26,28 @@ _ROOM = 1024
 """Bytes of a report, at least: a team whose model grows a little need not be made anew."""
 
 
-class Share(NamedTuple):
-    """Numbers that this rank adds up: where they lie, and who has gradients there."""
+class Dense:
+    """The dense parameters of a structure as C takes them.
 
-    place: Range
-    filled: Any
-    """uint8_t[ranks]"""
-    segments: Any
-    """dn_real *[ranks], of the chunk."""
+    Args:
+        structure: the parameters.
+        segments: by chunk, dn_real *[ranks].
+    """
+
+    def __init__(self, structure: Structure, segments: Mapping[int, Any]) -> None:
+        self.count = len(structure.places)
+        self.places = ffi.new("dn_place[]", structure.places)
+        by_chunk = [segments.get(chunk, NULL) for chunk in range(max(segments, default=-1) + 1)]
+        self.segments = ffi.new("dn_real *const *[]", by_chunk)
+        self._room = ffi.new("dn_share[]", self.count)
+        self._kept = by_chunk  # an array of pointers keeps nothing alive
+
+    def sum(self, rank: int, filled: NDArray[np.bool_], factors: NDArray[np.float64]) -> None:
+        """Adds up this rank's shares; `filled` is (rank, parameter), `factors` what each rank's gradients are multiplied by."""
+        rows, of_ranks = np.ascontiguousarray(filled), np.ascontiguousarray(factors)
+        pointers = ffi.new("uint8_t *[]", [ffi.from_buffer("uint8_t[]", row) for row in rows])
+        weights = ffi.from_buffer("double[]", of_ranks)
+        check(lib.dn_sum_shares(len(rows), rank, self.count, self.places, pointers, self.segments, weights, self._room))
 
 
 class Window(NamedTuple):
@@ -57,10 +70,12 @@ class Team:
         what: the name of the meeting.
 
     Raises:
-        OSError: there is no room, on all ranks with the same words.
+        OSError: there is no room, or there are too many ranks, on all of them with the same words.
     """
 
     def __init__(self, here: World, comm: Any, report: Report, what: str) -> None:
+        if here.size > lib.DN_MOST_RANKS:
+            raise OSError(f"at most {lib.DN_MOST_RANKS} ranks can share memory; got {here.size}")
         self._here = here
         self.most = max(2 * report.form.dtype.itemsize, _ROOM)
         """Bytes of the longest report."""
@@ -86,8 +101,8 @@ class Team:
             outcome = lib.dn_team_exchange(self._c, *arguments)
         if outcome == lib.DN_TEAM_DONE:
             return None
-        if outcome == lib.DN_ERROR_MEMORY:
-            raise MemoryError("gradient exchange: out of memory for the rows of lookup tables")
+        if outcome != lib.DN_TEAM_NEWS:
+            check(outcome)
         return self._reports(report)
 
     def _reports(self, report: Report) -> NDArray[Any]:
@@ -95,24 +110,27 @@ class Team:
         said = b"".join(ffi.buffer(lib.dn_team_said(self._c, rank), size)[:] for rank in range(self._here.size))
         return np.frombuffer(said, report.form.dtype)
 
-    def learn(self, structure: Structure, filled: NDArray[np.bool_], shares: Sequence[Share], windows: Sequence[Window | None]) -> None:
-        """Updates may be like this one from now on.
+    def learn(self, structure: Structure, dense: Dense, windows: Sequence[Window | None]) -> None:
+        """Updates of these parameters can go without Python from now on.
 
         Args:
             structure: the parameters.
-            filled: (rank, dense parameter): who has a gradient of what.
-            shares: what this rank adds up.
+            dense: where the gradients of the dense ones lie.
             windows: of each table; None: it has had no rows yet.
         """
-        in_c = ffi.new("dn_team_share[]", [(share.segments, share.filled, *share.place[1:]) for share in shares])
         of_tables = ffi.new("dn_team_window[]", [(w.rows, w.ids, w.capacity) if w else (NULL, NULL, 0) for w in windows])
-        who = np.ascontiguousarray(filled)
-        counts = len(structure.dense), len(structure.tables)
-        if lib.dn_team_learn(self._c, *counts, ffi.from_buffer("uint8_t *", who), len(shares), in_c, of_tables):
-            raise MemoryError("gradient exchange: out of memory")
-        self._learnt, self._kept = structure, (list(shares), list(windows))
+        check(lib.dn_team_learn(self._c, dense.count, len(structure.tables), dense.places, dense.segments, of_tables))
+        self._learnt, self._kept = structure, (dense, list(windows))
 
     def forget(self) -> None:
-        """No update is like the last one, until it learns again."""
+        """Every update needs Python, until it learns again."""
         lib.dn_team_forget(self._c)
         self._learnt = self._kept = None
+
+
+def check(outcome: int) -> None:
+    """Raises what an error of C says."""
+    if outcome == lib.DN_ERROR_MEMORY:
+        raise MemoryError("gradient exchange: out of memory")
+    if outcome:
+        raise RuntimeError(f"gradient exchange: csrc/team.c refused its arguments; got error {outcome}. This is a fault of dist_dynet.")

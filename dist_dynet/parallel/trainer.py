@@ -21,7 +21,7 @@ from ..params.collection import ParameterCollection
 from ..params.parameters import LookupParameters, Parameters
 from ..trainers import Trainer
 from ..trainers.state import Settings
-from . import _saving
+from . import _saving, environment
 from ._session import world
 from ._world import World
 from .agreement import Agreement
@@ -126,6 +126,7 @@ class DistributedTrainer:
         if here.size > 1:
             what = here.collective("DistributedTrainer")
             here.agree(comm, f"{trainer.whoami()} with average={average!r}, reproducible={bool(reproducible)}, check={bool(check)}", what)
+            environment.compare(here, comm, what)
             if check:
                 here.check_from_now_on()
             if self._sum:

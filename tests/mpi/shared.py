@@ -158,13 +158,10 @@ def random_updates(seed, count):
 
 
 def usual_updates(average):
-    """Updates like the ones before and others, against sums in NumPy; returns how often the sums went the long way."""
+    """Updates of changing parameters, against sums in NumPy; returns how many of them went without Python."""
     m, parameters = model_of(40, (20, 30), 7)
     table = m.add_lookup_parameters((30, 5), init=0)
     trainer = distributed(m, average=average)
-    long = []
-    by_steps = trainer._exchange.sum
-    trainer._exchange.sum = lambda agreed, what: (long.append(agreed), by_steps(agreed, what))
     expected, of_rows = [0.5] * 3, np.zeros(30)
     for update in random_updates(7, 60):
         total = sum(weight for _, _, weight in update) if average == "weighted" else 1
@@ -184,12 +181,97 @@ def usual_updates(average):
         assert np.allclose(table.as_array(), of_rows[:, None], atol=1e-4)
         assert not any(p.has_gradient() for p in [*parameters, table])
     parallel.assert_in_sync(m)
-    return len(long)
+    return trainer._exchange.quick
 
 
-def test_updates_like_the_last_one():
+def test_updates_go_without_python():
     for average in ("sum", "weighted"):
-        assert 5 < usual_updates(average) < 50
+        assert usual_updates(average) >= 55  # all 60 but the first, and those in which the table's window grows
+
+
+def test_other_parameters_in_each_update_go_without_python():
+    """Sets that come in turn, other ones on each rank, random ones; parameters that come later, and frozen ones."""
+    m = dy.ParameterCollection()
+    parameters = [m.add_parameters((1 + 7 * k, 3), init=0) for k in range(12)]
+    table, used_later = (m.add_lookup_parameters((500, 4), init=0) for _ in range(2))
+    trainer = distributed(m, average="sum")
+    expected, of_table, updates, rng = [0.0] * 12, np.zeros(500), 0, np.random.default_rng(5)
+    sets = [[k for k in range(12) if (k + 1) * (s + 3) % 5 < 3] for s in range(8)]
+    frozen = set()
+
+    def update(of_ranks, rows):
+        """One update in which each rank uses these parameters, and rows of the table."""
+        for r, used in enumerate(of_ranks):
+            for k in set(used) - frozen:
+                expected[k] -= r + 1
+            of_table[rows[r]] -= r + 1
+        dy.renew_cg()
+        terms = [dy.sum_elems(parameters[k]) for k in of_ranks[rank]] + [dy.sum_elems(table[row]) for row in rows[rank]]
+        if terms:
+            (dy.esum(terms) * (rank + 1)).backward()
+        trainer.update()
+
+    def check(started, before, wanted):
+        """The values, and how many of the updates since then went without Python."""
+        assert all((p.as_array() == value).all() for p, value in zip(parameters, expected, strict=True))
+        assert (table.as_array() == of_table[:, None]).all()
+        assert trainer._exchange.quick - before >= wanted * (updates - started), (trainer._exchange.quick - before, updates - started)
+
+    def some_rows(most):
+        return [rng.choice(500, int(rng.integers(0, most)), replace=False).tolist() for _ in range(size)]
+
+    for n_sets, same in ((2, True), (8, True), (8, False)):
+        started, before = updates, trainer._exchange.quick
+        for k in range(100):
+            update([sets[(k if same else k * (r + 1) + r) % n_sets] for r in range(size)], some_rows(4))
+            updates += 1
+        check(started, before, 0.95)
+    started, before = updates, trainer._exchange.quick
+    for k in range(200):  # any sets, and windows that grow
+        update([np.flatnonzero(rng.random(12) < 0.5).tolist() for _ in range(size)], some_rows(2 + k))
+        updates += 1
+    check(started, before, 0.95)
+    started, before = updates, trainer._exchange.quick
+    for k in range(150):
+        if k % 50 == 10:  # in the middle, also of tables; each takes an update or two in Python
+            parameters.append(m.add_parameters(40, init=0))
+            expected.append(0.0)
+        if k % 50 == 30:
+            parameters[k // 50].set_updated(False)
+            frozen.add(k // 50)
+        if k == 140:
+            parameters[0].set_updated(True)
+            frozen.remove(0)
+        update([np.flatnonzero(rng.random(len(parameters)) < 0.5).tolist() for _ in range(size)], some_rows(9))
+        updates += 1
+    check(started, before, 0.95)
+    assert not used_later.has_gradient()
+    parallel.assert_in_sync(m)
+
+
+def test_stack_parser_goes_without_python():
+    """Each sentence composes or does not, so that the ranks use other parameters."""
+    m = dy.ParameterCollection()
+    stack, buffer = (dy.VanillaLSTMBuilder(1, 4, 5, m) for _ in range(2))
+    words, root = m.add_lookup_parameters((50, 4)), m.add_parameters(4)
+    compositions = [m.add_parameters((4, 8)) for _ in range(20)]  # one for each label
+    W = m.add_parameters((2, 10))
+    trainer, rng = parallel.DistributedTrainer(dy.AdamTrainer(m)), np.random.default_rng(rank)
+    for _ in range(100):
+        dy.renew_cg()
+        tops, losses = [(stack.initial_state().add_input(root), root)], []
+        state = buffer.initial_state()
+        for word in rng.integers(0, 50, rng.integers(1, 6)).tolist():
+            state = state.add_input(words[word])
+            tops.append((tops[-1][0].add_input(words[word]), words[word]))
+            if len(tops) > 2 and rng.random() < 0.5:
+                x = dy.tanh(compositions[rng.integers(20)] * dy.concatenate([tops.pop()[1], tops.pop()[1]]))
+                tops.append((tops[-1][0].add_input(x), x))
+            losses.append(dy.pickneglogsoftmax(W * dy.concatenate([tops[-1][0].output(), state.output()]), int(rng.integers(2))))
+        dy.average(losses).backward()
+        trainer.update()
+    assert trainer._exchange.quick >= 95
+    parallel.assert_in_sync(m)
 
 
 def test_usual_update_of_a_parameter_that_was_frozen():

@@ -1,0 +1,185 @@
+"""A number that tells data apart which ranks have read for themselves: made of a few examples, the same in every process.
+
+It knows how Python's and NumPy's values are walked in one order, with bounded work. It calls no code of the user's but `len(data)` and
+`data[i]`: no repr, no hash, no property. What it cannot look into counts by its class.
+"""
+
+from __future__ import annotations
+
+import array
+import datetime
+import hashlib
+import struct
+import types
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import PurePath
+from typing import Any, Protocol
+
+import numpy as np
+
+_EXAMPLES = 8
+_VALUES = 10_000
+"""Of an example at most so many values are looked at, alike in all processes."""
+
+_DEPTH = 12
+_MOST = 1 << 14
+"""Of a longer string or array the first and last so many elements are looked at."""
+
+_BY_NAME = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
+
+
+class Sequence(Protocol):
+    """What has a length and examples."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> Any: ...
+
+
+def fingerprint(data: Sequence) -> int:
+    """63 bits of how many examples there are, and of about eight of them: the first, the last, and some between, each fetched once.
+
+    Equal examples in equal order give the same number in every process, whatever PYTHONHASHSEED is. Sets are walked in an order of their
+    own; dicts, lists and objects count by what they hold. Other numbers mean other data; equal ones mean that these examples are alike.
+
+    >>> fingerprint([("a", 1), ("b", 2)]) == fingerprint([("a", 1), ("b", 2)])
+    True
+    >>> fingerprint([("a", 1), ("b", 2)]) == fingerprint([("b", 2), ("a", 1)])
+    False
+    >>> fingerprint([{"x", "y"}]) == fingerprint([{"y", "x"}])
+    True
+    """
+    n = len(data)
+    last = min(n, _EXAMPLES) - 1
+    chosen = range(n) if n <= _EXAMPLES else [i * (n - 1) // last for i in range(_EXAMPLES)]
+    total = hashlib.blake2b(struct.pack("<q", n), digest_size=8)
+    for i in chosen:
+        total.update(_digest(data[int(i)], _VALUES, 0)[0])
+    return int.from_bytes(total.digest(), "little") >> 1
+
+
+def _digest(value: Any, values: int, depth: int) -> tuple[bytes, int]:
+    """Of one value by itself, and how many values were looked at."""
+    walk = _Walk(values)
+    walk.add(value, depth)
+    return walk.hash.digest(), values - walk.left
+
+
+class _Walk:
+    """What has been seen so far."""
+
+    def __init__(self, values: int) -> None:
+        self.hash = hashlib.blake2b(digest_size=16)
+        self.left = values
+
+    def add(self, value: Any, depth: int) -> None:
+        """Goes on with this value. Methods are those of the built-in classes, also for classes derived from them."""
+        self.left -= 1
+        kind = type(value)
+        self._put("class", _name_of(kind))
+        if self.left < 0 or depth > _DEPTH or value is None:
+            return
+        if isinstance(value, (np.ndarray, np.generic)):
+            self._add_array(np.asarray(value), depth)
+        elif isinstance(value, str):
+            self._put("str", str.__len__(value), *(str.__getitem__(value, piece) for piece in _ends(str.__len__(value))))
+        elif isinstance(value, int):
+            self._put("int", f"{int.__index__(value):x}")
+        elif isinstance(value, float):
+            self._put("float", float.hex(value))
+        elif isinstance(value, complex):
+            self._put("complex", float.hex(complex.__getattribute__(value, "real")), float.hex(complex.__getattribute__(value, "imag")))
+        elif isinstance(value, (bytes, bytearray, memoryview, array.array)):
+            self._add_array(np.frombuffer(memoryview(value).cast("B"), np.uint8) if memoryview(value).nbytes else np.zeros(0), depth)
+        elif isinstance(value, list):
+            self._add_all("sequence", list.__len__(value), list.__iter__(value), depth)
+        elif isinstance(value, tuple):
+            self._add_all("sequence", tuple.__len__(value), tuple.__iter__(value), depth)
+        elif isinstance(value, dict):
+            self._add_all("dict", dict.__len__(value), (x for item in dict.items(value) for x in item), depth)
+        elif isinstance(value, (set, frozenset)):
+            self._add_set(value, depth)
+        else:
+            self._add_object(value, depth)
+
+    def _put(self, *words: object) -> None:
+        for word in words:
+            text = str(word).encode("utf-8", "surrogatepass")
+            self.hash.update(struct.pack("<q", len(text)) + text)
+
+    def _add_all(self, what: str, count: int, values: Iterable[Any], depth: int) -> None:
+        self._put(what, count)
+        for value in values:
+            if self.left <= 0:
+                return
+            self.add(value, depth + 1)
+
+    def _add_set(self, value: Any, depth: int) -> None:
+        """Elements count by themselves, each with the same share of what is left: so their order says nothing."""
+        base = set if isinstance(value, set) else frozenset
+        count = base.__len__(value)
+        self._put("set", count)
+        share = max(self.left, 0) // count if count else 0
+        if share:
+            digests, used = zip(*(_digest(element, share, depth + 1) for element in base.__iter__(value)), strict=True)
+            self.left -= sum(used)
+            self._put(*(digest.hex() for digest in sorted(digests)))
+
+    def _add_array(self, x: Any, depth: int) -> None:
+        self._put("array", x.dtype.str, x.shape)
+        if x.dtype.names:
+            for name in x.dtype.names:  # without what lies between the fields
+                self._put(name)
+                self._add_array(x[name], depth)
+            return
+        for piece in _ends(x.size):
+            if x.dtype.hasobject:
+                self._add_all("objects", x.size, x.flat[piece], depth)
+            else:
+                self.hash.update(x.flat[piece].tobytes())
+
+    def _add_object(self, value: Any, depth: int) -> None:
+        """By what it holds; what it keeps of hashes differs from process to process."""
+        if isinstance(value, _BY_NAME):
+            self._put(*(name for name in (getattr(value, "__module__", ""), getattr(value, "__qualname__", "")) if type(name) is str))
+        elif isinstance(value, range):
+            self._put(value.start, value.stop, value.step)
+        elif isinstance(value, PurePath):
+            self._put(PurePath.__str__(value))
+        elif isinstance(value, datetime.timedelta):
+            self._put(value.days, value.seconds, value.microseconds)
+        elif type(value) in (datetime.date, datetime.datetime, datetime.time):
+            self._put(*(getattr(value, name, 0) for name in ("year", "month", "day", "hour", "minute", "second", "microsecond")))
+        else:
+            held = sorted(((name, x) for name, x in _held_by(value).items() if "hash" not in name), key=lambda pair: pair[0])
+            self._add_all("object", len(held), (x for pair in held for x in pair), depth)
+
+
+def _held_by(value: Any) -> dict[str, Any]:
+    """The attributes that the object has of its own: in slots and in its __dict__."""
+    held: dict[str, Any] = {}
+    for kind in type(value).__mro__:
+        if "__slots__" in kind.__dict__:
+            for name, slot in kind.__dict__.items():
+                if isinstance(slot, types.MemberDescriptorType):
+                    try:
+                        held[name] = slot.__get__(value, kind)
+                    except AttributeError:  # not set
+                        continue
+    try:
+        own = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return held
+    if type(own) is dict:
+        held.update((name, x) for name, x in islice(own.items(), _VALUES) if type(name) is str)
+    return held
+
+
+def _name_of(kind: type) -> str:
+    return f"{type.__getattribute__(kind, '__module__')}.{type.__getattribute__(kind, '__qualname__')}"
+
+
+def _ends(count: int) -> list[slice]:
+    """All of so many elements, or the first and the last of them."""
+    return [slice(None)] if count <= 2 * _MOST else [slice(0, _MOST), slice(count - _MOST, count)]

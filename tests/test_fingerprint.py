@@ -1,0 +1,151 @@
+"""A fingerprint of data: the same in every process, another one for other data, with bounded work and without the user's code."""
+
+import array
+import enum
+import os
+import subprocess
+import sys
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import PACKAGE
+
+from dist_dynet.parallel.fingerprint import fingerprint
+
+Pair = namedtuple("Pair", "words tags")
+
+
+class Colour(enum.Enum):
+    """A value without an order."""
+
+    RED = 1
+    BLUE = 2
+
+
+@dataclass
+class Sentence:
+    """An example as programs have them."""
+
+    words: list
+    features: set = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    """The same without a __dict__."""
+
+    words: tuple
+
+
+class Hostile:
+    """Whose every method is the user's."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def _refuse(self, *_):
+        raise AssertionError("a method of the user's was called")
+
+    __repr__ = __str__ = __hash__ = __eq__ = __lt__ = __len__ = __iter__ = __getattr__ = __reduce__ = __bool__ = _refuse
+
+
+EXAMPLES = {
+    "none": None, "bool": True, "int": 1, "negative": -1, "great": 10**30, "float": 1.0, "nan": float("nan"), "complex": 1j, "str": "a",
+    "surrogate": "\ud800", "bytes": b"a", "bytearray": bytearray(b"a"), "array": array.array("d", [1, 2]), "list": [1, "a"], "tuple": (1, "a"),
+    "nested": [[1], [2]], "flat": [[1, 2]], "dict": {"a": 1, "b": 2}, "other_order": {"b": 2, "a": 1}, "ordered": OrderedDict(a=1, b=2),
+    "set": {"the", "cat", "sat", "on", "mat"}, "frozenset": frozenset({("a", 1), ("b", frozenset("xyz"))}), "sets": [{"a", "b"}, {"c", "d"}],
+    "named": Pair(["a"], [1]), "dataclass": Sentence(["a"], {"f", "g", "h"}), "slots": Slotted(("a",)), "other_slots": Slotted(("b",)),
+    "float32": np.float32(1), "float64": np.float64(1), "numpy_str": np.str_("a"), "numbers": np.arange(6),
+    "shape": np.arange(6).reshape(2, 3),
+    "dtype": np.arange(6, dtype=np.int8), "strided": np.arange(12)[::2], "objects": np.array(["a", None, {"x", "y"}], object),
+    "structured": np.array([(1, 2.5)], [("a", "i1"), ("b", "f8")]),
+    "path": Path("a/b"), "range": range(3), "enum": Colour.RED, "blue": Colour.BLUE,
+    "class": Sentence, "function": fingerprint, "hostile": Hostile([1]), "other_hostile": Hostile([2]), "empty": [], "empty_bytes": b"",
+}  # fmt: skip
+
+
+def test_different_examples_have_different_fingerprints():
+    by_number = {}
+    for name, example in EXAMPLES.items():
+        number = fingerprint([example])
+        assert 0 <= number < 2**63 and number == fingerprint([example]) and number not in by_number, (name, by_number.get(number))
+        by_number[number] = name
+
+
+def test_every_process_finds_the_same():
+    path = os.pathsep.join([str(Path(__file__).parent), str(PACKAGE)])
+    program = "import test_fingerprint as t; print([t.fingerprint([x]) for x in t.EXAMPLES.values()])"
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path}, capture_output=True, text=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1", "77")
+    }  # fmt: skip
+    assert len(printed) == 1
+
+
+def test_numbering_by_a_set_is_told_apart():
+    words = [f"w{i}" for i in range(50)]
+    program = f"from dist_dynet.parallel.fingerprint import fingerprint; print(fingerprint([{{w: i for i, w in enumerate(set({words}))}}]))"
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE)}
+    numbers = {
+        subprocess.run([sys.executable, "-c", program], env={**environment, "PYTHONHASHSEED": seed}, capture_output=True, check=True).stdout
+        for seed in ("0", "1")
+    }
+    assert len(numbers) == 2
+
+
+def test_slots_and_attributes_that_keep_hashes_do_not_count():
+    a, b = Sentence(["a"]), Sentence(["a"])
+    b._cached_hash = 17
+    assert fingerprint([a]) == fingerprint([b])
+
+
+class Lazy:
+    """Counts what is fetched."""
+
+    def __init__(self, n, other=-1):
+        self.n, self.other, self.fetched = n, other, []
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        self.fetched.append(i)
+        return -1 if i == self.other else i
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 8, 9, 1000, 10**12])
+def test_few_examples_are_fetched_once(n):
+    data = Lazy(n)
+    fingerprint(data)
+    assert len(data.fetched) == len(set(data.fetched)) == min(n, 8) and sorted(data.fetched) == data.fetched
+    if n:
+        assert data.fetched[0] == 0 and data.fetched[-1] == n - 1
+        assert all(fingerprint(Lazy(n, other)) != fingerprint(Lazy(n)) for other in data.fetched)
+    assert fingerprint(Lazy(n + 1)) != fingerprint(Lazy(n))
+
+
+def test_work_is_bounded():
+    endless = []
+    endless.append(endless)
+    wide = [endless] * 10**6
+    deep = []
+    for _ in range(10**5):
+        deep = [deep]
+    great = np.broadcast_to(np.float64(1), (10**6, 10**6))
+    many = set(range(10**5))
+    numbers = [fingerprint([x]) for x in (endless, wide, [wide] * 1000, great, many, "x" * 10**7, {"a": wide, "b": [many]})]
+    assert len(set(numbers)) == len(numbers)
+    assert fingerprint([deep]) == fingerprint([endless])  # as far as it looks
+
+
+def test_long_values_count_by_their_ends_and_lengths():
+    x = np.zeros(10**6)
+    number = fingerprint([x])
+    x[-1] = 1
+    assert fingerprint([x]) != number and fingerprint(["x" * 10**6]) != fingerprint(["x" * (10**6 + 1)])
