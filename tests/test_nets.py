@@ -109,6 +109,24 @@ def test_batched_equals_unbatched(net, rng):
         close(together[..., k], value_of(net, built, [a[..., k : k + 1] for a in arrays]), 1e-5)
 
 
+def check_spec(net):
+    """What from_spec() makes has the initial values of the original under the same seed."""
+    fresh = []
+    for make in (net.make, lambda m: type(fresh[0][0]).from_spec(fresh[0][0].spec, m)):
+        m = dy.ParameterCollection()
+        dy.reset_random_seed(3)
+        fresh.append((make(m), {name: p.as_array() for name, p in m.named_parameters().items()}))
+    (built, values), (again, others) = fresh
+    assert again.spec == built.spec and list(values) == list(others), f"from_spec: {where(built)}"
+    wrong = [name for name in values if not np.array_equal(values[name], others[name])]
+    assert not wrong, f"from_spec gives other initial values of {wrong}: {where(built)}"
+
+
+@every_net
+def test_spec_makes_an_equal_one(net):
+    check_spec(net)
+
+
 def check_copies(net, folder, rng):
     """Saved and loaded, pickled, copied: of the same spec and names, with the same values and bits; and trained apart from the original."""
     m, built = made(net)
@@ -237,6 +255,7 @@ def row(make):
 def test_checks_pass_what_is_right(tmp_path, rng):
     check_copies(row(lambda m: Scale(3, m)), tmp_path, rng)
     check_gradients_arrive(row(lambda m: Scale(3, m)), rng)
+    check_spec(row(lambda m: Scale(3, m)))
 
 
 def test_a_block_without_a_row_is_reported():
@@ -249,6 +268,19 @@ def test_a_block_without_a_row_is_reported():
 def test_a_parameter_without_gradient_is_reported(rng):
     with pytest.raises(AssertionError, match=r"no gradient reaches \['/scale/_1'\]: Idle, see test_nets"):
         check_gradients_arrive(row(lambda m: Idle(3, m)), rng)
+
+
+class Uneven(Scale):
+    """Its spec leaves out what its initial values depend on."""
+
+    def __init__(self, dim, model, start=0):
+        super().__init__(dim, model)
+        self.w.set_value([start] * dim)
+
+
+def test_a_spec_that_leaves_something_out_is_reported():
+    with pytest.raises(AssertionError, match=r"from_spec gives other initial values of \['/scale/_0'\]: Uneven, see test_nets"):
+        check_spec(row(lambda m: Uneven(3, m, 2)))
 
 
 @pytest.mark.parametrize("make", [lambda m: Forgetful(3, m, 2), lambda m: Outside(3, m)])
