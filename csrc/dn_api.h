@@ -440,6 +440,7 @@ int dn_trainer_update_these(dn_trainer *, int n, dn_param *const *params);
 int64_t dn_trainer_updates(dn_trainer *);
 int64_t dn_trainer_clips(dn_trainer *);                 /* how many updates, of this object, shortened longer gradients to `clip` */
 void dn_trainer_set_updates(dn_trainer *, int64_t updates);
+int dn_rule_moments(int rule);                          /* how many moments a rule keeps; -1: no such rule */
 /* moment k of a parameter: same size as its values; NULL: no such moment, or no memory */
 dn_real *dn_trainer_moment(dn_trainer *, dn_param *, int k);
 int dn_trainer_has_moments(dn_trainer *, dn_param *);   /* whether they were made; they count as zero before */

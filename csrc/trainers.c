@@ -69,6 +69,10 @@ static const dn_rule RULES[] = {
     [DN_RULE_EG] = {1, 1, plain_rate, eg},
 };
 
+static int is_rule(int rule) { return rule >= 0 && rule < (int)(sizeof RULES / sizeof *RULES); }
+
+int dn_rule_moments(int rule) { return is_rule(rule) ? RULES[rule].moments : -1; }
+
 /* What AdamW multiplies the values of a parameter by. */
 static dn_real keep_of(const dn_trainer *t, const dn_param *p) {
     int shrinks = t->c[3] != 0 && !(p->id < t->n_excluded && t->excluded[p->id]);
@@ -78,7 +82,7 @@ static dn_real keep_of(const dn_trainer *t, const dn_param *p) {
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
 dn_trainer *dn_trainer_new(dn_root *root, int rule, const double *constants) {
-    if (rule < 0 || rule >= (int)(sizeof RULES / sizeof *RULES)) return NULL;
+    if (!is_rule(rule)) return NULL;
     dn_trainer *t = calloc(1, sizeof *t);
     if (!t) return NULL;
     *t = (dn_trainer){.root = root, .rule = RULES[rule], .set = {.share = 1, .decay = 1, .sparse = 1}, .n_selected = -1};

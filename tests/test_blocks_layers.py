@@ -1,6 +1,6 @@
 """Linear layers, networks of them, layer normalisation, attention with dot products: values against NumPy, masks, dropout, refusals.
 
-How long: a second. Gradients, batches and saving: test_blocks.py.
+How long: a second. Gradients, batches and saving: test_nets.py.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""The stack LSTM: what pushes and pops give, over every builder; depth, sharing, refusals. Gradients and saving: test_blocks.py.
+"""The stack LSTM: what pushes and pops give, over every builder; depth, sharing, refusals. Gradients and saving: test_nets.py.
 
 How long: three seconds, most of them for the example.
 """
@@ -8,18 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from net_table.recurrent import CLASSES
 from processes import run_python
 from test_graph import close
 
 import dist_dynet as dy
 
-BUILDERS = [
-    dy.SimpleRNNBuilder, dy.GRUBuilder, dy.VanillaLSTMBuilder, dy.CompactVanillaLSTMBuilder, dy.CoupledLSTMBuilder, dy.FastLSTMBuilder,
-    dy.SparseLSTMBuilder,
-]  # fmt: skip
 
-
-@pytest.mark.parametrize("factory", BUILDERS)
+@pytest.mark.parametrize("factory", CLASSES)
 def test_summary_is_the_output_over_what_lies_on_the_stack(factory, rng):
     stacks = dy.StackLSTM(2, 4, 3, dy.ParameterCollection(), factory)
     dy.renew_cg()

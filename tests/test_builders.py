@@ -1,6 +1,6 @@
-"""Builders beside the LSTM's node: numbers of the real DyNet, all ways alike, dropout, saving, initial values; gradients in double.
+"""Recurrent builders: numbers of the real DyNet, all ways alike, dropout, initial values. The rest: test_nets.py.
 
-How long: about five seconds, two of them for the double build.
+MAKERS of net_table/recurrent.py lists them. How long: about two seconds.
 """
 
 import copy
@@ -9,27 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gradients import jacobian_difference
+from net_table.recurrent import CLASSES, MAKERS, cells
 from oracle import replay
-from processes import passing_tests
 from test_graph import close
 from test_rnn import WAYS, as_expressions, inputs, run
 
 import dist_dynet as dy
+from dist_dynet.nn.runs import NodeRun
 
 RNN = Path(__file__).parent / "data" / "oracle" / "rnn.json"
-
-MAKERS = {
-    "simple": dy.SimpleRNNBuilder,
-    "gru": dy.GRUBuilder,
-    "coupled": dy.CoupledLSTMBuilder,
-    "compact": dy.CompactVanillaLSTMBuilder,
-    "fast": dy.FastLSTMBuilder,
-    "sparse": dy.SparseLSTMBuilder,
-    "vanilla": dy.VanillaLSTMBuilder,
-    "layer-normalised": lambda *sizes: dy.VanillaLSTMBuilder(*sizes, ln_lstm=True, forget_bias=0.5),
-    "sparse layer-normalised": lambda *sizes: dy.SparseLSTMBuilder(*sizes, ln_lstm=True),
-}
 
 LAST_VALUES = {
     "SimpleRNNBuilder": [1.047734, -0.855898, -0.338322, -0.573229],
@@ -66,10 +54,6 @@ def made(make, layers=2):
         if p.is_updated():
             p.set_value(p.as_array() + rng.normal(size=p.shape()) / 4)
     return m, builder
-
-
-def cells(builder):
-    return isinstance(builder, dy.VanillaLSTMBuilder | dy.CoupledLSTMBuilder)
 
 
 # ---- the real DyNet's numbers --------------------------------------------------------------------------------------------------------
@@ -114,13 +98,65 @@ def test_all_ways_give_the_same_values_and_gradients(make, batch, vecs, rng):
             close(a, b, 1e-4)
 
 
-def test_batched_equals_unbatched(make, rng):
+def check_ways(builder, arrays, starts=None, share_masks=False):
+    """All ways of reading a sequence, of one input, too, give the same values."""
+    dy.renew_cg()
+    if share_masks:
+        builder.initial_state().add_input(as_expressions(arrays)[0])
+    for xs in (arrays[:1], arrays):
+        seen = {}
+        for way in WAYS:
+            given = as_expressions(starts) if starts else None
+            outputs = run(way, builder.initial_state(given, share_masks=share_masks), as_expressions(xs))
+            seen[way] = [y.npvalue() for y in outputs]
+            assert len(outputs) == len(xs), f"{way} of {len(xs)} inputs: {len(outputs)} outputs of {type(builder).__name__}"
+            differs = not np.allclose(seen[way], seen[WAYS[0]], rtol=1e-5, atol=1e-6)
+            assert not differs, f"{way} of {len(xs)} inputs is not {WAYS[0]}: {type(builder).__name__}, see {type(builder).__module__}"
+    return seen[WAYS[0]]
+
+
+def test_one_step_is_a_sequence_of_one_input(make, rng):
     _, builder = made(make)
-    arrays = inputs(rng, 3, 4, 3)
-    together = builder.initial_state().transduce(as_expressions(arrays))[-1].npvalue()
-    for k in range(3):
-        alone = builder.initial_state().transduce(as_expressions([a[:, k : k + 1] for a in arrays]))[-1].npvalue()
-        close(together[:, k], alone)
+    check_ways(builder, inputs(rng, 1, 4, 2))
+    check_ways(builder, inputs(rng, 1, 4, 2), inputs(rng, 4 if cells(builder) else 2, 3, 2))
+
+
+def test_all_ways_drop_the_same_under_the_same_masks(make, rng):
+    _, builder = made(make)
+    arrays = inputs(rng, 4, 4, 3)
+    plain = check_ways(builder, arrays)
+    if isinstance(builder, dy.GRUBuilder):
+        return  # draws anew at each step
+    builder.set_dropout(0.5)
+    dropped = check_ways(builder, arrays, share_masks=True)
+    assert np.allclose(dropped, plain) == isinstance(builder, dy.FastLSTMBuilder)
+
+
+class NoStep(dy.SimpleRNNBuilder):
+    """Names an operation that its weights do not fit."""
+
+    _op = dy.GRUBuilder._op
+
+
+class TwoSteps(dy.SimpleRNNBuilder):
+    """What makes its steps in Python is another network than the call in C."""
+
+    def _new_run(self, update, masks):
+        return Twice(self, update, masks)
+
+
+class Twice(NodeRun):
+    def step(self, state, x):
+        return super().step(state, x * 2)
+
+
+@pytest.mark.parametrize(("kind", "error", "words"), [
+    (NoStep, ValueError, "gru"), (TwoSteps, AssertionError, "step without the call in C of 1 inputs is not transduce: TwoSteps, see test_b"),
+])  # fmt: skip
+def test_a_builder_whose_steps_are_wrong_is_reported(kind, error, words, rng):
+    _, builder = made(kind)
+    with pytest.raises(error, match=words):
+        check_ways(builder, inputs(rng, 2, 4, 1))
 
 
 def test_states_know_where_they_are_and_branch(make, rng):
@@ -168,16 +204,6 @@ def test_parameters_and_their_expressions(make):
     dy.renew_cg()
     with pytest.raises(ValueError, match=r"call initial_state\(\)"):
         builder.get_parameter_expressions()
-
-
-def test_saved_and_loaded(make, tmp_path):
-    m, builder = made(make)
-    dy.save(tmp_path / "model", [builder])
-    (loaded,) = dy.load(tmp_path / "model", dy.ParameterCollection())
-    assert type(loaded) is type(builder) and loaded.spec == builder.spec and loaded.whoami() == type(builder).__name__
-    xs = [dy.ones(4)] * 3
-    close(*[b.initial_state().transduce(xs)[-1].npvalue() for b in (builder, loaded)])
-    assert {p.name() for p in builder.param_collection().parameters_list()} == {p.name() for p in m.parameters_list()}
 
 
 def test_bad_inputs_are_refused(make):
@@ -322,44 +348,7 @@ def test_birnn_of_other_builders(factory):
     close(np.concatenate([s.output().npvalue() for s in pairs[1]]), network.transduce([dy.ones(4)] * 3)[1].npvalue())
 
 
-# ---- gradients in double -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.float64
-@pytest.mark.parametrize("vecs", [False, True])
-def test_double_jacobian_of_builders(make, vecs, rng):
-    m, builder = made(make)
-    parameters = [p for p in m.parameters_list() if p.is_updated()]
-    arrays = [p.as_array() for p in parameters] + inputs(rng, 2, 4, 2)
-    arrays += inputs(rng, 4 if cells(builder) else 2, 3, 2) if vecs else []
-
-    def outputs(*arrays):
-        dy.renew_cg()
-        for p, a in zip(parameters, arrays, strict=False):
-            p.set_value(a)
-        rest = as_expressions(arrays[len(parameters) :])
-        states = builder.initial_state(rest[2:] or None).add_inputs(rest[:2])
-        return dy.concatenate([states[0].output(), *states[1].s()]), rest
-
-    def gradients_of(w):
-        m.reset_gradients()
-        y, rest = outputs(*arrays)
-        dy.sum_batches(dy.dot_product(y, dy.inputTensor(w.reshape(-1, 2), batched=True))).backward(full=True)
-        return [p.grad_as_array() for p in parameters] + [e.gradient() for e in rest]
-
-    difference = jacobian_difference(lambda *a: outputs(*a)[0].npvalue(), arrays, gradients_of)
-    assert difference is None, difference
-
-
-@pytest.mark.float32
-def test_gradients_in_the_double_build():
-    assert passing_tests("-m", "float64", __file__, DIST_DYNET_DTYPE="float64") == 18
-
-
 # ---- sequences in one call ---------------------------------------------------------------------------------------------------------------
-
-ALL = [dy.SimpleRNNBuilder, dy.GRUBuilder, dy.VanillaLSTMBuilder, dy.CompactVanillaLSTMBuilder, dy.CoupledLSTMBuilder, dy.SparseLSTMBuilder]
-
 
 def network(kind, layers=2):
     m = dy.ParameterCollection()
@@ -368,7 +357,7 @@ def network(kind, layers=2):
     return builder, [dy.inputVector([i, 1, -i]) for i in range(5)]
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", CLASSES)
 def test_transduce_of_lists_and_tuples_is_what_steps_give(kind):
     builder, xs = network(kind)
     expected = [state.output().npvalue() for state in builder.initial_state().add_inputs(xs)]
@@ -377,7 +366,7 @@ def test_transduce_of_lists_and_tuples_is_what_steps_give(kind):
         np.testing.assert_array_equal([e.npvalue() for e in outputs], expected)
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", CLASSES)
 def test_rates_of_the_first_input_count_for_the_whole_sequence(kind):
     builder, xs = network(kind)
     plain = [e.npvalue() for e in builder.initial_state().transduce(xs)]
@@ -388,7 +377,7 @@ def test_rates_of_the_first_input_count_for_the_whole_sequence(kind):
         np.testing.assert_array_equal(undropped.transduce(xs)[-1].npvalue(), plain[-1])
     builder.set_dropout(0.9)
     dropped = [e.npvalue() for e in builder.initial_state().transduce(xs)]
-    assert not np.array_equal(dropped, plain)
+    assert np.array_equal(dropped, plain) == (kind is dy.FastLSTMBuilder)  # which drops nothing, as in DyNet
     builder.disable_dropout()
     np.testing.assert_array_equal([e.npvalue() for e in builder.initial_state().transduce(xs)], plain)
     np.testing.assert_array_equal(first[0].npvalue(), plain[0])

@@ -8,8 +8,9 @@ import itertools
 import numpy as np
 import pytest
 from gradients import directional_difference
+from net_table.recurrent import MAKERS, cells
 from processes import passing_tests
-from test_builders import MAKERS, cells, made
+from test_builders import made
 from test_graph import close
 from test_rnn import as_expressions
 

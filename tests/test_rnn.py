@@ -10,6 +10,7 @@ from processes import passing_tests
 from test_graph import close
 
 import dist_dynet as dy
+from dist_dynet.nn.sequences import inputs_of
 
 
 def logistic(x):
@@ -54,19 +55,30 @@ def make(layers, forget_bias=1.0):
 
 
 def run(way, state, xs):
-    """The states' outputs, made in one of three ways."""
+    """The states' outputs, made in one of the ways."""
     if way == "transduce":
         return state.transduce(xs)
     if way == "add_inputs":
         return [s.output() for s in state.add_inputs(xs)]
+    if way == "step, then sequence":
+        first = state.add_input(xs[0])
+        return [first.output(), *first.transduce(xs[1:])]
+    if way == "sequence without the call in C":
+        return state._run.outputs(state, inputs_of(xs, None, None, "transduce"))
+    if way == "states without the call in C":
+        return [s.output() for s in state._run.steps(state, inputs_of(xs, None, None, "add_inputs"))]
     outputs = []
     for x in xs:
-        state = state.add_input(x)
+        state = state.add_input(x) if way == "add_input" else state._run.step(state, x)
         outputs.append(state.output())
     return outputs
 
 
-WAYS = ["transduce", "add_inputs", "add_input"]
+WAYS = [
+    "transduce", "add_inputs", "add_input", "step, then sequence", "step without the call in C", "sequence without the call in C",
+    "states without the call in C",
+]  # fmt: skip
+"""What nothing is dropped in goes through one call of csrc/python/states.c; all else through the methods of Run."""
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -412,4 +424,4 @@ def test_double_jacobian_of_the_lstm(way, batch, state_batch, rng):
 
 @pytest.mark.float32
 def test_gradients_in_the_double_build():
-    assert passing_tests("-m", "float64", __file__, DIST_DYNET_DTYPE="float64") == 9
+    assert passing_tests("-m", "float64", __file__, DIST_DYNET_DTYPE="float64") == 3 * len(WAYS)

@@ -1,29 +1,21 @@
-"""Output layers: values of the real DyNet, batches, whole distributions, sampling, saving; gradients in double.
+"""Output layers: values of the real DyNet, batches, whole distributions, sampling, refusals. The rest: test_nets.py.
 
-How long: about two seconds, most of them for the double build.
+MAKERS of net_table/outputs.py lists them. How long: a second.
 """
 
 import numpy as np
 import pytest
-from gradients import jacobian_difference
-from processes import passing_tests
+from net_table.outputs import CLUSTERS, MAKERS, PATHS, WORDS
 from test_graph import close
 
 import dist_dynet as dy
-
-WORDS = {w: i for i, w in enumerate("abcdef")}
-LINES = "A a 1\nB b 2\nC c 3\n\nC d\nC e\nB f 1\n"
 
 
 @pytest.fixture
 def clusters(tmp_path):
     path = tmp_path / "clusters"
-    path.write_text(LINES)
+    path.write_text(CLUSTERS)
     return path
-
-
-PATHS = "0\ta\n1 0\tb 1\n1 1 x\tc\n\n1 1 x\td\t3\n1 1 y\te\n1 1 x\tf\n"
-"""Two branches at the root, at 1 and at 1 1; three words at 1 1 x, one at each other place."""
 
 
 @pytest.fixture
@@ -33,22 +25,12 @@ def paths(tmp_path):
     return path
 
 
-BUILDERS = ["standard", "factored", "hierarchical", "sampled", "noise"]
-
-
-@pytest.fixture(params=[name + bias for name in BUILDERS for bias in ("", " without bias")])
-def output(request, clusters, paths):
+@pytest.fixture(params=[name + bias for name in MAKERS for bias in ("", " without bias")])
+def output(request):
     """A builder over six words with parameters off their initial values."""
     dy.renew_cg()
-    bias = "without" not in request.param
     m = dy.ParameterCollection()
-    builder = {
-        "standard": lambda: dy.StandardSoftmaxBuilder(3, 6, m, bias),
-        "factored": lambda: dy.ClassFactoredSoftmaxBuilder(3, clusters, WORDS, m, bias),
-        "hierarchical": lambda: dy.HierarchicalSoftmaxBuilder(3, paths, WORDS, m, bias),
-        "sampled": lambda: dy.SampledSoftmax(3, 6, m, 4, "log-uniform", bias),
-        "noise": lambda: dy.NoiseContrastiveEstimation(3, 6, m, 4, [5, 4, 3, 2, 1, 1], bias),
-    }[request.param.split()[0]]()
+    builder = MAKERS[request.param.split()[0]](m, "without" not in request.param)
     rng = np.random.default_rng(2)
     for p in m.parameters_list():
         p.set_value(rng.normal(size=p.shape()))
@@ -282,13 +264,6 @@ def test_words_without_class_have_probability_zero(clusters):
         output.neg_log_softmax(dy.ones(3), 7)
 
 
-def test_saved_and_loaded(output, tmp_path):
-    dy.save(tmp_path / "model", [output])
-    (loaded,) = dy.load(tmp_path / "model", dy.ParameterCollection())
-    assert type(loaded) is type(output) and loaded.spec == output.spec and loaded.whoami() == output.whoami()
-    close(*[b.full_log_distribution(dy.ones(3)).npvalue() for b in (output, loaded)])
-
-
 # ---- what is refused -----------------------------------------------------------------------------------------------------------------
 
 
@@ -364,36 +339,3 @@ def test_bad_sizes_are_refused(clusters):
     for classid in range(3):  # of one word and of several
         with pytest.raises(TypeError, match="takes expressions"):
             builder.subclass_logits(None, classid)
-
-
-# ---- gradients in double -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.float64
-def test_double_jacobian_of_softmax_builders(output, rng):
-    parameters = parameters_of(output)
-    arrays = [p.as_array() for p in parameters] + [rng.normal(size=(3, 4))]
-    losses = [lambda x, *c: output.neg_log_softmax_batch(x, *c)]
-    if hasattr(output, "loss_batch"):
-        losses.append(lambda x, c: output.loss_batch(x, c, negatives=[1, 5, 0, 5]))
-
-    def outputs(*arrays):
-        dy.renew_cg()
-        for p, a in zip(parameters, arrays, strict=False):
-            p.init_from_array(a) if isinstance(p, dy.LookupParameters) else p.set_value(a)
-        x = dy.inputTensor(arrays[-1], batched=True)
-        return dy.concatenate([*[loss(x, [0, 2, 5, 2]) for loss in losses], output.full_log_distribution(x)]), x
-
-    def gradients_of(w):
-        output.owner.reset_gradients()
-        y, x = outputs(*arrays)
-        dy.sum_batches(dy.dot_product(y, dy.inputTensor(w.reshape(-1, 4), batched=True))).backward(full=True)
-        return [*[p.grad_as_array() for p in parameters], x.gradient()]
-
-    difference = jacobian_difference(lambda *a: outputs(*a)[0].npvalue(), arrays, gradients_of)
-    assert difference is None, difference
-
-
-@pytest.mark.float32
-def test_gradients_in_the_double_build():
-    assert passing_tests("-m", "float64", __file__, DIST_DYNET_DTYPE="float64") == 10

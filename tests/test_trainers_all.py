@@ -1,4 +1,4 @@
-"""Every trainer against its formula in float64, 100 steps each; clipping, accumulation, subsets, what is not finite; state; averages."""
+"""Every trainer of table_trainers.py against its formula in float64, 100 steps each; clipping, accumulation, subsets; state; averages."""
 
 import copy
 import json
@@ -9,9 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trainer_rules import RULES, STEPS, backward, close, collection_of, gradients_of_step, reference_step, start
+import table_trainers
+from table_trainers import STEPS, TRAINERS, backward, close, collection_of, gradients_of_step, reference_step, start
+from tables import differing, known_classes
 
 import dist_dynet as dy
+from dist_dynet import trainers
+from dist_dynet._ffi import lib
 
 sys.path.insert(0, str(Path(__file__).parent / "oracle"))
 import replay
@@ -29,14 +33,47 @@ MODES = {
 }
 
 
+# ---- the table is whole ----------------------------------------------------------------------------------------------------------------
+
+
+def trainer_gaps(classes):
+    rows = {type(row.make(dy.ParameterCollection())) for row in TRAINERS.values()}
+    return differing(classes, rows, table_trainers.NOT_IN_THE_TABLE, "tests/table_trainers.py", "dist_dynet/trainers/__init__.py")
+
+
+def test_table_has_every_trainer():
+    assert not (gaps := trainer_gaps(known_classes(trainers, dy.Trainer))), gaps
+    assert all(type(row.make(dy.ParameterCollection())).__name__ == name for name, row in TRAINERS.items())
+
+
+def test_a_trainer_without_a_row_is_reported():
+    class Unlisted(dy.AdamTrainer):
+        pass
+
+    assert "Unlisted: no row in tests/table_trainers.py" in trainer_gaps({**known_classes(trainers, dy.Trainer), "Unlisted": Unlisted})
+
+
+@pytest.mark.parametrize("moments", [("m", "v"), ("m", "v", "v"), ("m", "v", "top", "more"), ()])
+def test_a_trainer_names_the_moments_that_its_rule_keeps(moments):
+    with pytest.raises(TypeError, match=r"Wrong: _moments must name each of the 3 moments .*RULES in csrc/trainers.c.*Mend the class in"):
+        type("Wrong", (dy.AmsgradTrainer,), {"_moments": moments})
+
+
+def test_every_rule_of_c_has_a_trainer():
+    rules = {getattr(lib, name) for name in dir(lib) if name.startswith("DN_RULE_")}
+    have = {type(row.make(dy.ParameterCollection()))._rule for row in TRAINERS.values()}
+    assert rules == have, f"no row in tests/table_trainers.py for the rules {rules - have} of csrc/trainers.c"
+    assert lib.dn_rule_moments(max(rules) + 1) == lib.dn_rule_moments(-1) == -1
+
+
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", TRAINERS)
 def test_trainer_is_its_formula_for_100_steps(name, mode, rng):
-    make, rule = RULES[name]
+    make, rule, distributions = TRAINERS[name]
     settings = MODES[mode]
-    if name == "EGTrainer" and settings["decay"]:
-        pytest.skip("EGTrainer refuses weight decay")
-    values, table = start(rng, name == "EGTrainer")
+    if distributions and settings["decay"]:
+        pytest.skip("distributions have no weight decay")
+    values, table = start(rng, distributions)
     m, parameters, lookup = collection_of(values, table)
     m.set_weight_decay(settings["decay"])
     trainer = make(m)
@@ -53,6 +90,12 @@ def test_trainer_is_its_formula_for_100_steps(name, mode, rng):
         assert close(p.as_array(), values[p.name()[1:]]), p
     assert close(lookup.as_array(), table)
     assert trainer.updates == STEPS and trainer.whoami() == name
+    state = trainer.state()
+    for key, kept in moments.items():  # of a dense parameter, or of a row of the table
+        for moment, expected in kept.items():
+            got = state[f"{moment}:/E"][key] if isinstance(key, int) else state[f"{moment}:/{key}"]
+            assert close(got, expected), f"{moment} of {key} in state(): see _moments of {name} in {type(trainer).__module__}"
+    assert {key.partition(":")[0] for key in state if ":" in key} == {*moments["W"]}
 
 
 @pytest.mark.float32
@@ -132,10 +175,10 @@ def test_restart_zeroes_the_moments_and_keeps_the_count():
 # ---- subsets, accumulation, what is not finite ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", TRAINERS)
 def test_update_subset_changes_these_alone(name, rng):
-    make, rule = RULES[name]
-    values, table = start(rng, name == "EGTrainer")
+    make, rule, distributions = TRAINERS[name]
+    values, table = start(rng, distributions)
     m, parameters, lookup = collection_of(values, table)
     trainer = make(m)
     dense, rows = gradients_of_step(rng, 1)
@@ -180,11 +223,11 @@ def test_update_subset_of_a_subcollection_counts_within_it():
     assert second.as_array().tolist() == [-1] and first.as_array().tolist() == [0] and first.has_gradient()
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", TRAINERS)
 def test_accumulation_is_one_update_by_the_mean(name, rng):
     """4 passes with set_accumulation(4) = one pass with a quarter of all gradients, clipping included."""
-    make, _ = RULES[name]
-    values, table = start(rng, name == "EGTrainer")
+    make, _, distributions = TRAINERS[name]
+    values, table = start(rng, distributions)
     results = []
     steps = [[gradients_of_step(rng, t) for t in range(4)] for _ in range(3)]
     for accumulate in (True, False):
@@ -257,12 +300,12 @@ def test_clip_value_with_frozen_and_unused_parameters():
     assert trainer.get_clip_value() == 0.5
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", TRAINERS)
 def test_updates_of_tables_cost_what_the_touched_rows_cost(name):
     """The norm, the update and clearing: a table of 400,000 rows of which 3 are touched beside one update of all rows."""
     m = dy.ParameterCollection()
     table = m.add_lookup_parameters((400_000, 16), init=1 / 16)
-    trainer = RULES[name][0](m)
+    trainer = TRAINERS[name].make(m)
 
     def seconds(sparse):
         dy.renew_cg()
@@ -279,30 +322,48 @@ def test_updates_of_tables_cost_what_the_touched_rows_cost(name):
 # ---- state -----------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_training_goes_on_from_a_state_bit_for_bit(name, rng):
-    make, _ = RULES[name]
-    values, table = start(rng, name == "EGTrainer")
-    steps = [gradients_of_step(rng, t) for t in range(20)]
-    m, parameters, lookup = collection_of(values, table)
-    trainer = make(m)
+@pytest.mark.parametrize("how", ["state", "checkpoint"])
+@pytest.mark.parametrize("name", TRAINERS)
+def test_training_goes_on_bit_for_bit(name, how, rng, tmp_path):
+    """In a new model with a new trainer: from a pickled state(), or from what a Checkpointer has saved."""
+    make, _, distributions = TRAINERS[name]
+    values, table = start(rng, distributions)
+    steps = [gradients_of_step(rng, t) for t in range(12)]
+    model, trainer, train = new_run(make, values, table)
+    train(steps[:6])
+    state, before = pickle.dumps(trainer.state()), copy.deepcopy(model)
+    dy.parallel.Checkpointer(tmp_path, model, trainer).save()
+    train(steps[6:])
 
-    def train(trainer, parameters, lookup, steps):
+    resumed_model, resumed, train_on = new_run(make, *start(rng, distributions))
+    if how == "checkpoint":
+        assert dy.parallel.Checkpointer(tmp_path, resumed_model, resumed).resume()
+    else:
+        resumed_model.copy_from(before)
+        resumed.load_state(pickle.loads(state))
+    train_on(steps[6:])
+    end, end_of_resumed = everything(model, trainer), everything(resumed_model, resumed)
+    assert end.keys() == end_of_resumed.keys()
+    wrong = [key for key in end if not np.array_equal(end[key], end_of_resumed[key])]
+    assert not wrong, f"{name}: a resumed run is another run: {wrong}. See state() of {type(trainer).__module__}"
+
+
+def new_run(make, values, table):
+    """A collection, its trainer, and train(steps)."""
+    model, parameters, lookup = collection_of(values, table)
+    trainer = make(model)
+
+    def train(steps):
         for dense, rows in steps:
             backward(parameters, lookup, dense, rows)
             trainer.update()
 
-    train(trainer, parameters, lookup, steps[:10])
-    state = trainer.state()
-    m2 = copy.deepcopy(m)
-    train(trainer, parameters, lookup, steps[10:])
-    resumed = make(m2)
-    resumed.load_state(state)
-    train(resumed, {p.name()[1:]: p for p in m2.parameters_list()}, m2.lookup_parameters_list()[0], steps[10:])
-    for p, q in zip((*m.parameters_list(), lookup), (*m2.parameters_list(), *m2.lookup_parameters_list()), strict=True):
-        assert (p.as_array() == q.as_array()).all()
-    end, end2 = trainer.state(), resumed.state()
-    assert end.keys() == end2.keys() and all((end[k] == end2[k]).all() for k in end)
+    return model, trainer, train
+
+
+def everything(model, trainer):
+    """All that training has come to, by name."""
+    return {**{name: p.as_array() for name, p in model.named_parameters().items()}, **trainer.state(), "rate": trainer.learning_rate}
 
 
 def test_state_is_a_copy_and_is_checked_before_anything_changes():

@@ -1,4 +1,4 @@
-"""TreeLSTMs and additive attention: values against NumPy, and against the same written op by op; masks. The rest: test_blocks.py.
+"""TreeLSTMs and additive attention: values against NumPy, and against the same written op by op; masks. The rest: test_nets.py.
 
 How long: a second.
 """

@@ -69,9 +69,21 @@ class Trainer:
     )  # fmt: skip
     _rule: ClassVar[int] = -1
     _moments: ClassVar[tuple[str, ...]] = ()
-    """Names of the moments, for state()."""
+    """Names of the moments, for state(): one for each that the rule keeps in C."""
     _watches: ClassVar[bool] = False
     """Whether a subclass has a _prepare() or _done() of its own."""
+
+    def __init_subclass__(cls) -> None:
+        """Refuses a class whose state() would leave out a moment: a resumed run would then not be the same run."""
+        super().__init_subclass__()
+        if cls._rule < 0:
+            return
+        kept = lib.dn_rule_moments(cls._rule)
+        if len(cls._moments) != kept or len({*cls._moments}) != kept:
+            raise TypeError(
+                f"{cls.__name__}: _moments must name each of the {kept} moments that the rule keeps (RULES in csrc/trainers.c), by "
+                f"different names; got {cls._moments}. Mend the class in {cls.__module__}."
+            )
 
     def __init__(self, m: ParameterCollection, learning_rate: float, *constants: float) -> None:
         if not isinstance(m, ParameterCollection):

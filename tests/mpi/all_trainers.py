@@ -1,4 +1,7 @@
-"""Trains with every trainer for 50 updates, clipped, with weight decay, and writes the parameters to FOLDER/RANK.npz: all_trainers.py FOLDER.
+"""Trains with every trainer of table_trainers.py for 50 updates, clipped, with weight decay, and writes parameters to FOLDER/RANK.npz.
+
+    all_trainers.py FOLDER
+
 
 The shards are uneven, and empty for some ranks at the end of an epoch; each step uses other rows of the tables.
 """
@@ -11,28 +14,28 @@ import numpy as np
 import dist_dynet as dy
 from dist_dynet import parallel
 
-RULES = {
-    name: getattr(dy, name)
-    for name in sorted(dir(dy))
-    if isinstance(getattr(dy, name), type) and issubclass(getattr(dy, name), dy.Trainer) and getattr(dy, name) is not dy.Trainer
-}
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import table_trainers
+
 rng = np.random.default_rng(3)
 DATA = [(rng.integers(0, 30, 1 + i % 5).tolist(), i % 4) for i in range(21)]
 
 
-def trained(rule):
+def trained(name):
+    make, _, distributions = table_trainers.TRAINERS[name]
     dy.reset_random_seed(5)
     model = dy.ParameterCollection()
     table = model.add_lookup_parameters((30, 6), name="table", init=dy.GlorotInitializer(is_lookup=True))
     W = model.add_parameters((4, 6), name="W")
     b = model.add_parameters(4, name="b", init=0.1)
-    if rule is dy.EGTrainer:  # of distributions
+    if distributions:
         for p in (W, b):
             p.set_value(np.abs(p.as_array()) / np.abs(p.as_array()).sum())
         for row, values in enumerate(np.abs(table.as_array())):
             table.init_row(row, values / values.sum())
-    model.set_weight_decay(1e-3 if rule not in (dy.AdamWTrainer, dy.EGTrainer) else 0)  # these have their own, and none
-    trainer = parallel.DistributedTrainer(rule(model))
+    trainer = make(model)
+    model.set_weight_decay(0 if distributions or isinstance(trainer, dy.AdamWTrainer) else 1e-3)  # which has a decay of its own
+    trainer = parallel.DistributedTrainer(trainer)
     trainer.set_clip_threshold(0.3)
     clipped, done, shard = 0, 0, parallel.shard(DATA, batch_size=8, seed=1)
     while done < 50:
@@ -48,10 +51,10 @@ def trained(rule):
                 break
     assert clipped > 5
     parallel.assert_in_sync(model)
-    return {f"{rule.__name__} {p.name()}": p.as_array() for p in (W, b, table)}
+    return {f"{name} {p.name()}": p.as_array() for p in (W, b, table)}
 
 
-results = {key: values for rule in RULES.values() for key, values in trained(rule).items()}
-again = trained(dy.AdamTrainer)
+results = {key: values for name in table_trainers.TRAINERS for key, values in trained(name).items()}
+again = trained("AdamTrainer")
 assert all(np.array_equal(results[key], values) for key, values in again.items())  # same ranks, same seed: same bits
 np.savez(Path(sys.argv[1], f"{parallel.rank()}.npz"), **results)

@@ -1,4 +1,4 @@
-"""The TreeLSTM's cell. The builders are tested in test_trees_attention.py and test_blocks.py."""
+"""The TreeLSTM's cell. The builders are tested in test_trees_attention.py and test_nets.py."""
 
 import numpy as np
 

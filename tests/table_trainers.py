@@ -1,4 +1,11 @@
-"""The rules of all trainers in float64, and the training that they and the trainers are given."""
+"""The table of trainers: a row for each, with its rule in float64; and the training that both are given.
+
+A new trainer gets a row here. From it come the tests of test_trainers_all.py (formula, moments, clipping, accumulation, subsets, state and
+checkpoints) and of several ranks (mpi/all_trainers.py). A trainer without a row fails test_table_has_every_trainer.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -94,18 +101,35 @@ class ExponentiatedGradient(Reference):
         return q / q.sum()
 
 
+class Row(NamedTuple):
+    """A trainer and its rule."""
+
+    make: Callable[[Any], Any]
+    """Makes it for a collection."""
+    rule: Reference
+    """The same constants; its moments have the names that state() gives them."""
+    distributions: bool = False
+    """Its parameters are distributions, and have no weight decay."""
+
+
 ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
-RULES = {
-    "SimpleSGDTrainer": (lambda m: dy.SimpleSGDTrainer(m, 0.05), Sgd(0.05)),
-    "CyclicalSGDTrainer": (lambda m: dy.CyclicalSGDTrainer(m, 0.01, 0.1, 7, 0.99), Cyclical(low=0.01, high=0.1, size=7, gamma=0.99)),
-    "MomentumSGDTrainer": (lambda m: dy.MomentumSGDTrainer(m, 0.02, 0.8), Momentum(0.02, mom=0.8)),
-    "AdagradTrainer": (lambda m: dy.AdagradTrainer(m, 0.1), Adagrad(0.1, eps=1e-20)),
-    "AdadeltaTrainer": (lambda m: dy.AdadeltaTrainer(m, 1e-4, 0.9), Adadelta(eps=1e-4, rho=0.9)),
-    "RMSPropTrainer": (lambda m: dy.RMSPropTrainer(m, 0.01, 1e-6, 0.8), RmsProp(0.01, eps=1e-6, rho=0.8)),
-    "AdamTrainer": (lambda m: dy.AdamTrainer(m, 0.01), Adam(0.01, **ADAM)),
-    "AmsgradTrainer": (lambda m: dy.AmsgradTrainer(m, 0.01), Amsgrad(0.01, **ADAM)),
-    "AdamWTrainer": (lambda m: dy.AdamWTrainer(m, 0.01, weight_decay=0.2), AdamW(0.01, **ADAM, decay=0.2)),
-    "EGTrainer": (lambda m: dy.EGTrainer(m, 0.05, 0.8), ExponentiatedGradient(0.05, mom=0.8)),
+TRAINERS = {
+    "SimpleSGDTrainer": Row(lambda m: dy.SimpleSGDTrainer(m, 0.05), Sgd(0.05)),
+    "CyclicalSGDTrainer": Row(
+        lambda m: dy.CyclicalSGDTrainer(m, 0.01, 0.1, 7, 0.99), Cyclical(low=0.01, high=0.1, size=7, gamma=0.99)
+    ),
+    "MomentumSGDTrainer": Row(lambda m: dy.MomentumSGDTrainer(m, 0.02, 0.8), Momentum(0.02, mom=0.8)),
+    "AdagradTrainer": Row(lambda m: dy.AdagradTrainer(m, 0.1), Adagrad(0.1, eps=1e-20)),
+    "AdadeltaTrainer": Row(lambda m: dy.AdadeltaTrainer(m, 1e-4, 0.9), Adadelta(eps=1e-4, rho=0.9)),
+    "RMSPropTrainer": Row(lambda m: dy.RMSPropTrainer(m, 0.01, 1e-6, 0.8), RmsProp(0.01, eps=1e-6, rho=0.8)),
+    "AdamTrainer": Row(lambda m: dy.AdamTrainer(m, 0.01), Adam(0.01, **ADAM)),
+    "AmsgradTrainer": Row(lambda m: dy.AmsgradTrainer(m, 0.01), Amsgrad(0.01, **ADAM)),
+    "AdamWTrainer": Row(lambda m: dy.AdamWTrainer(m, 0.01, weight_decay=0.2), AdamW(0.01, **ADAM, decay=0.2)),
+    "EGTrainer": Row(lambda m: dy.EGTrainer(m, 0.05, 0.8), ExponentiatedGradient(0.05, mom=0.8), distributions=True),
+}
+NOT_IN_THE_TABLE = {
+    "Trainer": "the base of all: cannot be made",
+    "MovingAverage": "follows a trainer, and is none; test_trainers_all.py has its formula",
 }
 STEPS = 100
 SHAPES = {"W": (3, 4), "b": (5,), "F": (2, 3, 2)}
