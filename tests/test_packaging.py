@@ -4,7 +4,9 @@ How long: two seconds. The wheel itself is made and installed by scripts/test.sh
 """
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,3 +82,36 @@ print((W.as_array() != 1).all(), dy.tanh.__doc__ is None, dy.parallel.rank())
 """
     code = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, {flag!r}, '-W', 'error', '-c', {program!r}]).returncode)"
     assert output_of(code) == f"True {flag == '-OO'} 0\n"
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder with the package's sources alone; runs Python in it as one does after `git clone`, with the package under test installed."""
+    shutil.copytree(PACKAGE / "dist_dynet", tmp_path / "dist_dynet", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"} | {"PYTHONPATH": str(PACKAGE)}
+
+    def run(*arguments):
+        return subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    return tmp_path, run
+
+
+def test_checkout_that_is_not_compiled_uses_the_installed_package(checkout):
+    folder, run = checkout
+    asked = "import dist_dynet as dy; from dist_dynet import parallel; print(dy.ones(1).value(), parallel.__file__)"
+    job = run("-c", asked)
+    assert job.stdout.split() == ["1.0", str(PACKAGE / "dist_dynet" / "parallel" / "__init__.py")], job.stderr
+    words = f"{folder / 'dist_dynet'} is not compiled; the package installed in {PACKAGE / 'dist_dynet'}, of the same version, is used."
+    assert job.stderr.count("RuntimeWarning") == 1 and f"{words} To compile in place: pip install -e {folder}\n" in job.stderr
+    job = run("-m", "dist_dynet", "info")
+    assert job.returncode == 0 and words in job.stderr, job.stderr
+
+
+def test_checkout_of_another_version_says_how_to_compile(checkout):
+    folder, run = checkout
+    (folder / "dist_dynet" / "_version.py").write_text('__version__ = "0.0.9"\n')
+    finders = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if not f.__module__.startswith('__editable__')]; import dist_dynet"
+    job = run("-c", finders)
+    assert job.returncode == 1
+    words = f"must be compiled; got sources alone, in {folder / 'dist_dynet'}. To compile them in place: pip install -e {folder}. "
+    assert words in job.stderr and "another version" in job.stderr, job.stderr

@@ -49,11 +49,13 @@ def uninstall() -> None:
     """Takes install() back. Random numbers stay in DyNet's order: `init(rng="keyed")`."""
     _finder.uninstall()
     if any(name in sys.modules for name in ("dynet", "_dynet", "dynet_viz")):
+        from ..io.objects import read_as_dynet
         from ._old import unhang
         from ._settings import merged
 
         merged.leave()
         unhang()
+        read_as_dynet(False)
     path = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != SITE]
     os.environ["PYTHONPATH"] = os.pathsep.join(path)
     if not path:

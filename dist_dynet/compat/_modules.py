@@ -19,6 +19,7 @@ import numpy as np
 
 import dist_dynet
 
+from ..io.objects import read_as_dynet
 from ..nn.builder import RecurrentBuilder
 from ..ops import inputs, selection
 from ..settings import ERRMSG, HAVE_CUDA, say
@@ -67,6 +68,7 @@ def _fill_common(module: ModuleType) -> None:
     _old.hang()
     module.__dict__.update(_names(), __getattr__=_of_package(module))
     module.__file__ = dist_dynet.__file__
+    read_as_dynet(True)
     module.__doc__ = f"{module.__name__}: dist_dynet under DyNet's name."
     _settings.merged.use_dynet_order()
 

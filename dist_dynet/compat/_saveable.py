@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from ..io import load as load_objects
 from ..io import save as save_objects
 from ..io.files import FileName, atomic_write
+from ..io.pickles import read_trusted
 from ..params import ParameterCollection
 
 
@@ -85,6 +87,6 @@ def load(fname: FileName, collection: ParameterCollection) -> list[Any]:
     """Reads them, or what dy.save() wrote, back into a collection."""
     if not _path(fname).exists():
         return load_objects(fname, collection)
-    descriptions = pickle.loads(_path(fname).read_bytes())
+    descriptions = read_trusted(BytesIO(_path(fname).read_bytes()))
     flat = iter(load_objects(fname, collection))
     return [_made(description, flat, collection) for description in descriptions]

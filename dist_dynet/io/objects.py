@@ -2,8 +2,8 @@
 
 `basename.data` holds the numbers in the text format, object after object; `basename.meta` one pickle per object: ("Parameters", name),
 ("LookupParameters", name), or (class, spec, name of its collection). Reading follows that order, so that objects whose parameters have the
-same names do not get in each other's way. Pickles are read by a loader that knows builders and plain data and refuses the rest. That keeps
-mistakes and strays out; it does not protect against a file made to do harm, since it imports the modules that the file names.
+same names do not get in each other's way. What may be in a spec that is saved is up to pickle; what is made of one that is read, to the lists
+in `pickles`.
 """
 
 from __future__ import annotations
@@ -19,52 +19,21 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, ClassVar, cast
 
-import numpy as np
-
+from ..expression import Expression
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
-from . import text
+from ..settings import say
+from . import pickles, text
+from ._classes import is_builder
 from .files import FileName, atomic_writes, unreadable
 
 _PACKAGE = __name__.partition(".")[0]
 _KINDS: dict[str, type[AnyParameter]] = {"Parameters": Parameters, "LookupParameters": LookupParameters}
 _PROTOCOL = 4
 """Of pickle; what DyNet writes."""
+_OF_MODELS: tuple[type, ...] = (ParameterCollection, Parameters, LookupParameters, Expression)
 
-# ---- names in pickles ----------------------------------------------------------------------------------------------------------------
-
-_DYNET_MODULES = ("dynet", "_dynet", "_gdynet", _PACKAGE)
-_PLAIN_DATA = {"builtins": ("bytearray", "complex", "frozenset", "range", "set", "slice"), "collections": ("OrderedDict",)}
-_NUMPY: dict[str, Any] = {
-    "dtype": np.dtype,
-    "ndarray": np.ndarray,
-    "scalar": np.float64(0).__reduce__()[0],  # where they are at home has changed over the versions of NumPy
-    "_reconstruct": np.empty(0).__reduce__()[0],
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Finds classes that have from_spec, operations of this package by DyNet's names, and plain data."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name in _PLAIN_DATA.get(module, ()):
-            return super().find_class(module, name)
-        if module.partition(".")[0] == "numpy" and name in _NUMPY:
-            return _NUMPY[name]
-        of_dynet = module.partition(".")[0] in _DYNET_MODULES
-        try:
-            found = getattr(import_module(_PACKAGE), name, None) if of_dynet else None
-            if found is None:
-                found = super().find_class(_PACKAGE if module in _DYNET_MODULES else module, name)
-        except (ImportError, AttributeError) as error:
-            raise pickle.UnpicklingError(f"{module}.{name} is named, which this program does not have ({error}). Define it first") from error
-        is_builder = inspect.isclass(found) and callable(getattr(found, "from_spec", None))
-        is_operation = of_dynet and inspect.isfunction(found) and found.__module__.startswith(f"{_PACKAGE}.ops")
-        if not (is_builder or is_operation):
-            raise pickle.UnpicklingError(
-                f"{module}.{name} is named, which is neither a class with from_spec nor an operation of {_PACKAGE} nor plain data"
-            )
-        return found
+# ---- pickles -------------------------------------------------------------------------------------------------------------------------
 
 
 class _Pickler(pickle._Pickler):
@@ -85,25 +54,55 @@ class _Pickler(pickle._Pickler):
         this.write(pickle.STACK_GLOBAL)
         this.memoize(obj)
 
+    def save(self, obj: Any, save_persistent_id: bool = True) -> None:
+        """Anything: but parameters, which from_spec() makes anew, would be others than those that are saved."""
+        if issubclass(type(obj), _OF_MODELS):
+            raise pickle.PicklingError(f"it holds a {type(obj).__name__}; from_spec(spec, model) makes those anew")
+        cast(Any, super()).save(obj, save_persistent_id)
+
     dispatch: ClassVar[dict[type, Callable[..., None]]] = {**pickle._Pickler.dispatch, FunctionType: save_global}
 
 
 def _dumped(record: tuple[Any, ...]) -> bytes:
-    """A pickle of the record that can be read back."""
+    """A pickle of the record. A notice says so if load() will not read it unless it is told to."""
     stream = io.BytesIO()
+    cls = record[0]
     try:
         _Pickler(stream, _PROTOCOL).dump(record)
-        dumped = stream.getvalue()
-        _Unpickler(io.BytesIO(dumped)).load()
-    except (pickle.PickleError, AttributeError, TypeError) as error:
+    except Exception as error:  # whatever a __reduce__ raises
         raise TypeError(
-            f"save: the spec of {record[0].__qualname__} must be of numbers, strings, containers, NumPy arrays, classes with from_spec and "
-            f"operations of {_PACKAGE}; got {record[1]!r}: {error}. Put names in place of other things."
+            f"save: the spec of {cls.__qualname__} must be picklable, without parameters and expressions; got {_types(record[1])}: {error}. "
+            "Put names in place of what cannot be pickled."
         ) from error
+    dumped = stream.getvalue()
+    if not _as_dynet:
+        try:
+            pickles.read(io.BytesIO(dumped))
+        except Exception as error:
+            say(
+                f"spec {cls.__module__}.{cls.__qualname__}",
+                f"save: to read what is saved here, load(..., allow_pickle=True) is needed: in the spec of {cls.__qualname__}, {error}.",
+            )
     return dumped
 
 
-def _records(path: Path) -> list[tuple[Any, ...]]:
+def _types(spec: Any) -> str:
+    """The types of a spec, without a call of their __repr__."""
+    if type(spec) is tuple:
+        return "(" + ", ".join(type(x).__name__ for x in spec[:10]) + (", ...)" if len(spec) > 10 else ")")
+    return type(spec).__name__
+
+
+_as_dynet = False
+
+
+def read_as_dynet(on: bool) -> None:
+    """Whether load() reads specs as DyNet does, unless it is told otherwise: everything that pickle reads, with a notice that names it."""
+    global _as_dynet
+    _as_dynet = on
+
+
+def _records(path: Path, allow_pickle: bool | None) -> list[tuple[Any, ...]]:
     """What a .meta file holds."""
     try:
         content = path.read_bytes()
@@ -111,22 +110,43 @@ def _records(path: Path) -> list[tuple[Any, ...]]:
         raise unreadable(path, error) from error
     stream = io.BytesIO(content)
     records: list[tuple[Any, ...]] = []
+    named: set[str] = set()
     while stream.tell() < len(content):
         offset = stream.tell()
         try:
-            record = _Unpickler(stream).load()
+            record = pickles.read_trusted(stream) if allow_pickle else _record(stream, named, allow_pickle is None and _as_dynet)
         except Exception as error:
-            raise RuntimeError(f"load: all of '{path}' must be readable; got, in object {len(records)} at byte {offset}: {error}.") from error
+            where = f"in object {len(records)} at byte {offset}"
+            if isinstance(error, pickles.NotAllowedError):
+                raise RuntimeError(
+                    f"load: '{path}' must hold plain data and objects of the program's own classes; got, {where}: {str(error)[:500]}. "
+                    "If you trust who made the file: load(..., allow_pickle=True), which may run any code that the file names."
+                ) from error
+            raise RuntimeError(f"load: all of '{path}' must be readable; got, {where}: {type(error).__name__}: {str(error)[:500]}.") from error
         if not _is_record(record):
-            raise RuntimeError(f"load: '{path}' must describe objects; got {record!r} as object {len(records)} at byte {offset}.")
+            what = f"a {type(record).__name__}" if type(record) is not tuple else _types(record)
+            raise RuntimeError(f"load: '{path}' must describe objects; got {what} as object {len(records)} at byte {offset}.")
         records.append(record)
+    if named:
+        say(f"pickle {path}", f"load: '{path}' made {', '.join(sorted(named))} by pickle, as DyNet does, which runs what a file names.")
     return records
 
 
+def _record(stream: io.BytesIO, named: set[str], or_trusted: bool) -> Any:
+    offset = stream.tell()
+    try:
+        return pickles.read(stream)
+    except Exception:
+        if not or_trusted:
+            raise
+    stream.seek(offset)
+    return pickles.read_trusted(stream, named)
+
+
 def _is_record(record: Any) -> bool:
-    if not (isinstance(record, tuple) and len(record) in (2, 3) and isinstance(record[-1], str)):
+    if not (type(record) is tuple and len(record) in (2, 3) and type(record[-1]) is str):
         return False
-    return isinstance(record[0], str) and record[0] in _KINDS if len(record) == 2 else inspect.isclass(record[0])
+    return type(record[0]) is str and record[0] in _KINDS if len(record) == 2 else is_builder(record[0])
 
 
 # ---- saving --------------------------------------------------------------------------------------------------------------------------
@@ -169,11 +189,12 @@ def save(basename: FileName, objects: Iterable[Any]) -> None:
 
     Args:
         basename: the path of the files without .data and .meta.
-        objects: Parameters, LookupParameters, or objects of classes with `spec`, `from_spec(spec, model)` and `param_collection()`.
+        objects: Parameters, LookupParameters, or objects of classes with `spec`, `from_spec(spec, model)` and `param_collection()`. A spec
+            is whatever pickle can store; a notice says so where load() will need allow_pickle=True.
 
     Raises:
         AttributeError: an object is none of these.
-        TypeError: a spec cannot be stored.
+        TypeError: a spec cannot be pickled, or holds parameters.
         RuntimeError: the files cannot be written.
 
     >>> import tempfile
@@ -199,13 +220,22 @@ def save(basename: FileName, objects: Iterable[Any]) -> None:
 # ---- loading -------------------------------------------------------------------------------------------------------------------------
 
 
-def load(basename: FileName, params: ParameterCollection) -> list[Any]:
+def load(basename: FileName, params: ParameterCollection, allow_pickle: bool | None = None) -> list[Any]:
     """Makes again, in the collection `params`, what save() has written to `basename.data` and `basename.meta`, in the same order.
 
     Files of DyNet can be read, too. A class of the program's own must be defined, in the module of then, before it can be loaded.
 
+    Args:
+        basename: the path of the files without .data and .meta.
+        params: gets the parameters.
+        allow_pickle: whether specs may hold anything that pickle can read. That runs code of the file's choice: only for files of people
+            whom you trust. Otherwise specs are of plain data, containers of the standard library, NumPy arrays and objects of plain
+            classes of the program's own modules; nothing is imported, and no method of such a class is called. None: False, but in
+            programs that say `import dynet` (dist_dynet.compat) True, with a notice that names what was made.
+
     Raises:
-        RuntimeError: the files are missing or damaged, or do not fit the classes; nothing is added to `params` then.
+        RuntimeError: the files are missing or damaged, do not fit the classes, or a spec holds what may not be loaded; nothing is added to
+            `params` then.
 
     >>> import tempfile
     >>> import dist_dynet as dy
@@ -217,10 +247,10 @@ def load(basename: FileName, params: ParameterCollection) -> list[Any]:
     [0.5, 0.5]
     """
     with params._all_or_nothing():
-        return list(load_generator(basename, params))
+        return list(load_generator(basename, params, allow_pickle))
 
 
-def load_generator(basename: FileName, params: ParameterCollection) -> Iterator[Any]:
+def load_generator(basename: FileName, params: ParameterCollection, allow_pickle: bool | None = None) -> Iterator[Any]:
     """As load(), but makes each object when it is asked for.
 
     Raises:
@@ -234,7 +264,7 @@ def load_generator(basename: FileName, params: ParameterCollection) -> Iterator[
     ...     [p.name() for p in dy.load_generator(f"{folder}/model", dy.ParameterCollection())]
     ['/b']
     """
-    records = _records(_path(basename, ".meta"))
+    records = _records(_path(basename, ".meta"), allow_pickle)
     with text.ModelFile(_path(basename, ".data")) as file:
         entries, at = list(file.entries()), 0
         for record in records:

@@ -5,8 +5,9 @@
     the gradients, likewise, if FLAG is FULL_GRAD and not ZERO_GRAD
 
 Tables have the tag #LookupParameter# and their number of rows as last size. BYTES is the length of what follows the header. Files of DyNet
-state it wrongly where numbers are NaN or infinite, so reading counts lines instead. Nothing in a model changes before all that is to be read
-has been read and checked.
+state it wrongly where numbers are NaN or infinite, and other tools may spell numbers otherwise, so reading counts lines instead; where the
+lines are as long as finite numbers make them, any other BYTES is damage. Nothing in a model changes before all that is to be read has been
+read and checked.
 
 Nine digits hold every float32 exactly; of a float64 they are a rounding, so that in the double build what is loaded is near what was saved.
 """
@@ -125,7 +126,7 @@ def save_collection(collection: ParameterCollection, fname: FileName, name: str,
 
 # ---- reading -------------------------------------------------------------------------------------------------------------------------
 
-_HEADER = re.compile(rb"#(Parameter|LookupParameter)#\s+(\S+)\s+\{(\d{1,10}(?:,\d{1,10})*)\}\s+\d+(?:\s+(ZERO_GRAD|FULL_GRAD))?\s*\n")
+_HEADER = re.compile(rb"#(Parameter|LookupParameter)#\s+(\S+)\s+\{(\d{1,10}(?:,\d{1,10})*)\}\s+(\d+)(?:\s+(ZERO_GRAD|FULL_GRAD))?\s*\n")
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,8 @@ class Entry:
     """of the header, in bytes"""
     body: int
     """of what follows it"""
+    stated: bytes
+    """how many bytes follow, in the header's words"""
 
     @property
     def size(self) -> int:
@@ -192,7 +195,7 @@ class ModelFile:
             raise self._unreadable(error) from error
 
     def entries(self) -> Iterator[Entry]:
-        """The entries from the first on. Every one that is passed is checked for its header and for its lines being there."""
+        """The entries from the first on. Each is checked for its header and for its lines being there before it is given."""
         offset = 0
         for number in itertools.count():
             self._file.seek(offset)
@@ -209,20 +212,24 @@ class ModelFile:
                     f"Bad parameter specification in model: {shown} (in '{self.name}' at byte {offset}). The model is as it was; "
                     "take another copy of the file."
                 )
-            yield entry
             self._file.seek(entry.body)
             offset = entry.body
             for _ in range(1 + entry.has_gradient):
                 offset += sum(map(len, self._pieces(entry, offset)))
+            following, usual = offset - entry.body, (_WIDTH * entry.size + 1) * (1 + entry.has_gradient)
+            stated = entry.stated.lstrip(b"0")[:20].decode()
+            if following == usual and stated != str(following):
+                self._damaged(entry.name, entry.offset, f"its header says that {stated or 0} bytes follow, where {following} do")
+            yield entry
 
     @staticmethod
     def _entry(match: re.Match[bytes], number: int, offset: int) -> Entry | None:
-        tag, name, dims, flag = match.groups()
+        tag, name, dims, stated, flag = match.groups()
         try:
             name, body = name.decode(), offset + match.end()
         except UnicodeDecodeError:
             return None
-        entry = Entry(tag.decode(), name, tuple(map(int, dims.split(b","))), flag != b"ZERO_GRAD", number, offset, body)
+        entry = Entry(tag.decode(), name, tuple(map(int, dims.split(b","))), flag != b"ZERO_GRAD", number, offset, body, stated)
         is_table = entry.tag == "LookupParameter"
         ok = entry.size <= _MAX_SIZE and len(entry.dims) <= MAX_DIMS and not (is_table and (len(entry.dims) < 2 or not entry.dims[-1]))
         return entry if ok else None

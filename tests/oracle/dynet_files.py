@@ -4,8 +4,14 @@
 and the calls that made it.
 """
 
+import sys
+from pathlib import Path
+
 from cases_small import rng_of, size, uniform
 from replay import array, flat, table_flat
+
+sys.path.append(str(Path(__file__).parents[1]))
+import spec_classes
 
 
 def _entry(p, kind, with_gradient):
@@ -142,6 +148,15 @@ def write(dy, folder):
     objects[1:1] = [{"class": "Parameters", "name": w.name()}, {"class": "LookupParameters", "name": t.name()}]
     note("objects.data", "dy.save(basename, [lstm, w, t, birnn, simple, gru]); objects.meta holds the pickles",
          entries, objects=objects)
+
+    # Its spec holds objects of the program's own classes.
+    m = dy.ParameterCollection()
+    tagger = spec_classes.example(m)
+    for p, set_values in ((tagger.matrix, tagger.matrix.set_value), (tagger.table, tagger.table.init_from_array)):
+        set_values(array(uniform(rng, size(p.shape()), digits=4), p.shape()))
+    dy.save(str(folder / "specs"), [tagger])
+    note("specs.data", "dy.save(basename, [spec_classes.example(m)]); specs.meta holds the pickle", _entries(tagger.param_collection()),
+         objects=[{"class": "Tagger", "collection": tagger.collection.name()}])
     return contents
 
 

@@ -1,0 +1,486 @@
+"""What a pickle may make, and how it is made: by functions that check what they are given and call nothing of a class of the program.
+
+The lists: _VALUES and NumPy's, which a pickle may name and keep; REDUCED and the _FUNCTIONS, by which it may make something; enums, and
+plain objects of classes of the program's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import datetime
+import decimal
+import enum
+import fractions
+import itertools
+import os
+import pathlib
+import re
+import sys
+import types
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from ._classes import (
+    DYNET_MODULES,
+    PACKAGE,
+    Named,
+    attribute,
+    class_name,
+    derives,
+    instance_dict,
+    is_builder,
+    is_class,
+    is_operation,
+    is_own_module,
+    looked_up,
+    qualified_name,
+    refuse,
+    slots,
+)
+
+_MOST_PARTS, _DEEPEST_KEY = 100_000, 100
+"""Parts of a key of a dictionary or set, and how deep they nest."""
+
+
+class Machine(Protocol):
+    """What reads the pickle."""
+
+    unset: dict[int, Any]
+    made: dict[int, Any]
+
+
+def found(module: str, name: str) -> Any:
+    """What a pickle's module and name stand for: a value, or a Named."""
+    if (module, name) in _VALUES:
+        return _VALUES[module, name]
+    if (module, name) in _FUNCTIONS:
+        return Named(f"{module}.{name}", call=_FUNCTIONS[module, name])
+    if module.partition(".")[0] == "numpy" and name in _NUMPY_FUNCTIONS:
+        return Named(f"{module}.{name}", call=_NUMPY_FUNCTIONS[name])
+    if module == "numpy" and name in _NUMPY_TYPES:
+        return _NUMPY_TYPES[name]
+    names, thing = looked_up(module, name)
+    if is_builder(thing) or (module.partition(".")[0] in DYNET_MODULES and is_operation(thing)):
+        return thing
+    text = f"{module}.{name}"
+    if not (is_class(thing) and is_own_module(module, names) and attribute(thing, "__module__") == module):
+        refuse(f"{text} is named, which is neither plain data nor a class with from_spec, nor an operation of {PACKAGE}, nor a class of "
+                "the program's own modules")  # fmt: skip
+    if attribute(thing, "__del__") is not None:
+        refuse(f"{text} has a __del__ that would be called")
+    return Named(text, thing)
+
+
+# ---- what REDUCE may make ------------------------------------------------------------------------------------------------------------
+
+
+def _fits(args: tuple[Any, ...], *kinds: type | tuple[type, ...]) -> bool:
+    """Whether there are that many arguments, of exactly these types."""
+    return len(args) == len(kinds) and all(type(a) in (k if isinstance(k, tuple) else (k,)) for a, k in zip(args, kinds, strict=True))
+
+
+def _bytes(args: tuple[Any, ...]) -> bytes:
+    """The bytes that a pickle of protocol 2 or lower writes as text, or that protocol 3 gives."""
+    if not args:
+        return b""
+    if _fits(args, str, str) and args[1] in ("latin-1", "latin1"):
+        return cast(str, args[0]).encode("latin1")
+    if _fits(args, bytes):
+        return cast(bytes, args[0])
+    return refuse("bytes are not given as bytes or text")
+
+
+def _fraction(args: tuple[Any, ...]) -> fractions.Fraction:
+    if _fits(args, str) and re.fullmatch(r"-?\d+(/\d+)?", args[0], re.ASCII):
+        return fractions.Fraction(args[0])
+    if _fits(args, int, int):
+        return fractions.Fraction(*args)
+    return refuse("a Fraction is not given as two integers")
+
+
+def _of(cls: Any, kinds: tuple[type, ...], least: int = 0, most: int = 3) -> Callable[[tuple[Any, ...]], Any]:
+    """Calls a class of the standard library with so many arguments of these types."""
+
+    def make(args: tuple[Any, ...]) -> Any:
+        if not least <= len(args) <= most or any(type(a) not in kinds for a in args):
+            refuse(f"{class_name(cls)} is given other arguments than it is written with")
+        return cls(*args)
+
+    return make
+
+
+def _keyed(args: tuple[Any, ...], cls: type) -> Any:
+    items = args[0] if _fits(args, (list, tuple, set)) else refuse(f"{cls.__name__} is not given a list")
+    return cls(checked(items))
+
+
+def checked(keys: Iterable[Any]) -> Any:
+    """The same, if all of them may be keys: hashing and comparing them calls nothing of a class of the program."""
+    for key in keys:
+        check_key(key)
+    return keys
+
+
+ATOMS: frozenset[type] = frozenset(
+    {str, int, float, bytes, bool, complex, type(None), type(Ellipsis), range, decimal.Decimal, fractions.Fraction, datetime.date,
+     datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone, pathlib.PurePosixPath, pathlib.PureWindowsPath, type(Path())}
+)  # fmt: skip
+"""Types whose values hold no other values."""
+_HASHES = {object.__hash__, tuple.__hash__, str.__hash__, int.__hash__, float.__hash__, enum.Enum.__hash__}
+_COMPARISONS = {object.__eq__, tuple.__eq__, str.__eq__, int.__eq__, float.__eq__}
+
+
+def _check_hash(cls: type) -> None:
+    hashing = attribute(cls, "__hash__")
+    if hashing is None:
+        raise TypeError(f"unhashable type: {class_name(cls)}")
+    if hashing not in _HASHES or attribute(cls, "__eq__") not in _COMPARISONS:
+        refuse(f"a key of a dictionary or set is of {class_name(cls)}, whose __hash__ and __eq__ would be called")
+
+
+def check_key(key: Any) -> None:
+    """Raises where hashing or comparing it would call what is not known, or not end."""
+    if type(key) in ATOMS:
+        return
+    level, parts = [key], 0
+    for depth in itertools.count():
+        if not level:
+            return
+        if depth > _DEEPEST_KEY or parts > _MOST_PARTS:
+            refuse("a key of a dictionary or set has too many parts")
+        inside: list[Any] = []
+        for part in level:
+            cls = type(part)
+            if cls in ATOMS:
+                continue
+            if derives(cls, tuple) or cls is frozenset:
+                parts += len(part)
+                inside += tuple.__iter__(part) if cls is not frozenset else part
+            if cls is not frozenset and not derives(cls, np.generic):
+                _check_hash(cls)
+            if len(inside) > _MOST_PARTS:
+                break
+        level = inside
+
+
+def _counter(args: tuple[Any, ...], cls: Any = collections.Counter) -> Any:
+    counter = dict.__new__(cls)
+    if args:
+        if not _fits(args, dict):
+            refuse("a Counter is not given a dictionary")
+        dict.update(counter, args[0])
+    return counter
+
+
+def _defaultdict(args: tuple[Any, ...], cls: Any = collections.defaultdict) -> Any:
+    factory = args[0] if args else None
+    if len(args) > 1 or not (factory is None or any(factory is f for f in _FACTORIES)):
+        refuse("a defaultdict makes its values by something other than a type of plain data")
+    made: Any = collections.defaultdict.__new__(cls)
+    collections.defaultdict.__init__(made, factory)
+    return made
+
+
+def _deque(args: tuple[Any, ...], cls: Any = collections.deque) -> Any:
+    if args and not (_fits(args[:1], (tuple, list)) and (len(args) == 1 or _fits(args[1:], (int, type(None))))):
+        refuse("a deque is given other things than its items and their greatest number")
+    made: Any = collections.deque.__new__(cls)
+    collections.deque.__init__(made, *args)
+    return made
+
+
+def _empty(cls: Any) -> Callable[[tuple[Any, ...]], Any]:
+    def make(args: tuple[Any, ...]) -> Any:
+        return cls() if not args else refuse(f"{class_name(cls)} is given arguments")
+
+    return make
+
+
+_FACTORIES: tuple[type, ...] = (int, float, bool, str, list, dict, set, tuple, collections.Counter, collections.OrderedDict, collections.deque)
+REDUCED: dict[Any, Callable[[tuple[Any, ...]], Any]] = {
+    set: lambda args: _keyed(args, set),
+    frozenset: lambda args: _keyed(args, frozenset),
+    bytes: _bytes,
+    bytearray: lambda args: bytearray(_bytes(args)),
+    complex: _of(complex, (float,), 2, 2),
+    range: _of(range, (int,), 1),
+    slice: _of(slice, (int, type(None)), 1),
+    collections.Counter: _counter,
+    collections.OrderedDict: _empty(collections.OrderedDict),
+    collections.defaultdict: _defaultdict,
+    collections.deque: _deque,
+    types.SimpleNamespace: _empty(types.SimpleNamespace),
+    decimal.Decimal: _of(decimal.Decimal, (str,), 1, 1),
+    fractions.Fraction: _fraction,
+    datetime.date: _of(datetime.date, (bytes, int), 1),
+    datetime.time: _of(datetime.time, (bytes, int, datetime.timezone), 1, 6),
+    datetime.datetime: _of(datetime.datetime, (bytes, int, datetime.timezone), 1, 8),
+    datetime.timedelta: _of(datetime.timedelta, (int,)),
+    datetime.timezone: _of(datetime.timezone, (datetime.timedelta, str), 1, 2),
+    type(Path()): _of(Path, (str,), 0, 1000),
+    pathlib.PurePosixPath: _of(pathlib.PurePosixPath, (str,), 0, 1000),
+    pathlib.PureWindowsPath: _of(pathlib.PureWindowsPath, (str,), 0, 1000),
+}
+"""What is made of which arguments, by class; the objects are filled afterwards."""
+
+_VALUES: dict[tuple[str, str], Any] = {
+    **{("builtins", t.__name__): t for t in (int, float, bool, str, bytes, list, dict, set, tuple, frozenset, complex)},
+    **{("builtins", t.__name__): t for t in (bytearray, range, slice)},
+    **{("collections", t.__name__): t for t in (collections.Counter, collections.OrderedDict, collections.defaultdict, collections.deque)},
+    **{("datetime", t.__name__): t for t in (datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone)},
+    **{(m, n): type(Path()) for m in ("pathlib", "pathlib._local") for n in ("Path", f"{os.name.title()}Path".replace("Nt", "Windows"))},
+    **{(m, t.__name__): t for m in ("pathlib", "pathlib._local") for t in (pathlib.PurePosixPath, pathlib.PureWindowsPath)},
+    ("argparse", "Namespace"): argparse.Namespace,
+    ("builtins", "Ellipsis"): Ellipsis,
+    ("builtins", "object"): object,
+    ("decimal", "Decimal"): decimal.Decimal,
+    ("fractions", "Fraction"): fractions.Fraction,
+    ("types", "SimpleNamespace"): types.SimpleNamespace,
+}  # fmt: skip
+"""What a pickle may name and keep. object is among them since protocols 0 and 1 name it with each object."""
+
+# ---- NumPy ---------------------------------------------------------------------------------------------------------------------------
+
+_NUMPY_TYPES: dict[str, Any] = {
+    t.__name__: t for t in (*np.sctypeDict.values(), np.bool_) if issubclass(t, np.generic) and t not in (np.object_, np.void)
+} | {"bool_": np.bool_, "str_": np.str_, "bytes_": np.bytes_}
+_DTYPE = re.compile(r"[<>|=]?(?:[?bBhHiIlLqQefdgFDGOMm]|[biufcSUVMmO]\d{1,9})", re.ASCII)
+
+
+def _dtype(machine: Machine, args: tuple[Any, ...]) -> Any:
+    if not (args and type(args[0]) is str and _DTYPE.fullmatch(args[0]) and all(type(a) in (int, bool) for a in args[1:]) and len(args) <= 3):
+        refuse("a NumPy dtype is not given by a simple name")
+    made = np.dtype(args[0], False, True)
+    machine.unset[id(made)] = made
+    return made
+
+
+def set_dtype(dtype: Any, state: Any) -> None:
+    """By a state that NumPy has computed for what the pickle describes, which must be the same."""
+    wrong = "a NumPy dtype is described in a way that NumPy does not write"
+    if not (type(state) is tuple and len(state) >= 8 and type(state[1]) is str and _fits(state[5:8], int, int, int)):
+        refuse(wrong)
+    if state[1] not in tuple("<>|="):
+        refuse(wrong)
+    names, fields = state[3:5]
+    made: Any
+    if names is None and fields is None and dtype.kind in "Mm":
+        unit = state[8][1] if len(state) == 9 and _fits(state[8:], tuple) and len(state[8]) == 2 else refuse(wrong)
+        if not (type(unit) is tuple and len(unit) == 4 and type(unit[0]) is bytes and type(unit[1]) is int):
+            refuse(wrong)
+        made = np.dtype(f"{dtype.kind}8[{unit[1]}{unit[0].decode('ascii')}]") if unit[0] != b"generic" else np.dtype(f"{dtype.kind}8")
+    elif names is None and fields is None:
+        made = dtype
+    else:
+        if not (_fits((names, fields), tuple, dict) and all(type(n) is str for n in names) and set(names) == set(fields)):
+            refuse(wrong)
+        parts = [fields[n] for n in names]
+        if not all(type(p) is tuple and len(p) == 2 and issubclass(type(p[0]), np.dtype) and type(p[1]) is int for p in parts):
+            refuse(wrong)
+        description = {"names": list(names), "formats": [p[0] for p in parts], "offsets": [p[1] for p in parts], "itemsize": state[5]}
+        made = np.dtype(cast(Any, description), align=state[7] & 128 != 0)
+    if made.byteorder != "|" and state[1] != "|":
+        made = made.newbyteorder(state[1])
+    expected: Any = made.__reduce__()[2]
+    same = expected[5] == state[5] and (state[5] != -1 or made.itemsize == dtype.itemsize)
+    if not same or state[2] is not None or made.itemsize != dtype.itemsize or made.kind != dtype.kind:
+        refuse(wrong)
+    dtype.__setstate__(expected)
+
+
+def _check_layout(shape: Any, dtype: Any, data: Any) -> None:
+    """Raises where the numbers of an array are not as many as its shape says."""
+    if not (type(shape) is tuple and all(type(n) is int and n >= 0 for n in shape) and issubclass(type(dtype), np.dtype)):
+        refuse("a NumPy array is described in a way that NumPy does not write")
+    count = 1
+    for n in shape:
+        count *= n
+    if dtype.kind == "O":
+        fits = type(data) is list and len(data) == count
+    else:
+        fits = type(data) in (bytes, bytearray) and not dtype.hasobject and dtype.itemsize > 0 and len(data) == count * dtype.itemsize
+    if not fits:
+        refuse(f"a NumPy array of the shape {shape} has other contents than its shape and type say")
+
+
+def _reconstruct(machine: Machine, args: tuple[Any, ...]) -> Any:
+    if not (len(args) == 3 and type(args[0]) is Named and args[0].text in ("numpy.ndarray",)):
+        refuse("a NumPy array is of a class of its own")
+    made = np.empty(0, np.int8)
+    machine.unset[id(made)] = made
+    return made
+
+
+def set_array(array: Any, state: Any) -> None:
+    if not (type(state) is tuple and len(state) == 5 and type(state[3]) in (bool, int)):
+        refuse("a NumPy array is described in a way that NumPy does not write")
+    _, shape, dtype, by_columns, data = state
+    _check_layout(shape, dtype, data)
+    array.__setstate__((1, shape, dtype, bool(by_columns), bytes(data) if dtype.kind != "O" else data))
+
+
+def _frombuffer(machine: Machine, args: tuple[Any, ...]) -> Any:
+    if not (len(args) == 4 and type(args[3]) is str and args[3] in ("C", "F")):
+        refuse("a NumPy array is described in a way that NumPy does not write")
+    data, dtype, shape, order = args
+    _check_layout(shape, dtype, data)
+    return np.frombuffer(bytearray(data), dtype).reshape(shape, order=order)
+
+
+def _scalar(machine: Machine, args: tuple[Any, ...]) -> Any:
+    if len(args) != 2:
+        refuse("a NumPy scalar is described in a way that NumPy does not write")
+    _check_layout((), *args)
+    if args[0].kind == "O":
+        refuse("a NumPy scalar is of the type object")
+    return np.ndarray((), args[0], bytearray(args[1]))[()]
+
+
+_NUMPY_FUNCTIONS: dict[str, Any] = {
+    "dtype": _dtype, "ndarray": None, "_reconstruct": _reconstruct, "scalar": _scalar, "_frombuffer": _frombuffer,
+}  # fmt: skip
+"""By name alone: where they are at home has changed over the versions of NumPy."""
+
+# ---- objects of the program's classes ------------------------------------------------------------------------------------------------
+
+_BUILT_IN: tuple[Any, ...] = (
+    collections.OrderedDict, collections.defaultdict, collections.Counter, collections.deque, dict, list, set, tuple, str, int, float,
+)  # fmt: skip
+
+
+def _class_of(thing: Any) -> Any:
+    if type(thing) is Named and thing.cls is not None:
+        return thing.cls
+    return thing if thing is argparse.Namespace else refuse(f"an object of {shown(thing)} is made")
+
+
+def shown(thing: Any) -> str:
+    """What to call it in a message, without asking it."""
+    if type(thing) is Named:
+        return str(thing.text)
+    if is_operation(thing):
+        return f"{thing.__module__}.{thing.__qualname__}"
+    return class_name(thing) if is_class(thing) else f"a {class_name(type(thing))}"
+
+
+def _built_in(cls: type) -> Any:
+    """The built-in type that the class is derived from; None if it is a plain one."""
+    return next((b for b in _BUILT_IN if derives(cls, b)), None)
+
+
+def new(machine: Machine, args: tuple[Any, ...]) -> Any:
+    """cls.__new__(cls, ...) as protocol 2 and later write it, but that of the built-in class."""
+    cls, args = _class_of(args[0]), args[1:]
+    base = _built_in(cls)
+    if derives(cls, enum.Enum):
+        refuse(f"{class_name(cls)} is an enum and is made like other objects")
+    if base is tuple:
+        fields = attribute(cls, "_fields")
+        if type(fields) is tuple and len(fields) != len(args):
+            refuse(f"{class_name(cls)} has {len(fields)} fields and is given {len(args)}")
+        made = tuple.__new__(cls, args)
+    elif base in (str, int, float):
+        made = base.__new__(cls, *(args if not args or _fits(args, base) else refuse(f"{class_name(cls)} is given other things than a value")))
+    elif args:
+        refuse(f"{class_name(cls)}.__new__ would be called with arguments")
+    else:
+        try:
+            made = object.__new__(cls) if base is None else base.__new__(cls)
+        except TypeError as error:
+            refuse(f"{class_name(cls)} is derived from a built-in class that is on no list, or abstract: {error}")
+    machine.made[id(made)] = made
+    return made
+
+
+def _reconstructor(machine: Machine, args: tuple[Any, ...]) -> Any:
+    """The same as protocols 0 and 1 write it, with the content of the built-in class."""
+    cls, base, value = args if len(args) == 3 else refuse("copyreg._reconstructor is given other things than it is written with")
+    if base is object and value is None:
+        return new(machine, (cls,))
+    if base is not _built_in(_class_of(cls)) or type(value) is not base:
+        refuse(f"{shown(cls)} is made of a {class_name(type(value))}")
+    if base in (str, int, float, tuple):
+        return new(machine, (cls, *(value if base is tuple else (value,))))
+    made = new(machine, (cls,))
+    fill: dict[Any, Callable[[Any, Any], None]] = {list: list.extend, dict: dict.update, set: set.update}
+    fill[base](made, value)
+    return made
+
+
+def called(machine: Machine, cls: Any, args: tuple[Any, ...]) -> Any:
+    """What a class of the program's makes when it is called: members of enums, and containers derived from those of the standard library."""
+    if derives(cls, enum.Enum):
+        return _member(cls, args)
+    base = _built_in(cls)
+    made: Any
+    if base is set and _fits(args, list):
+        made = set.__new__(cls)
+        set.update(made, checked(args[0]))
+    elif base is collections.OrderedDict and not args:
+        made = collections.OrderedDict.__new__(cls)
+    elif base in (collections.Counter, collections.defaultdict, collections.deque):
+        make: Any = {collections.Counter: _counter, collections.defaultdict: _defaultdict, collections.deque: _deque}[base]
+        made = make(args, cls)
+    else:
+        refuse(f"{class_name(cls)} would be called with arguments of the file's choice")
+    machine.made[id(made)] = made
+    return made
+
+
+def _member(cls: Any, args: tuple[Any, ...]) -> Any:
+    """Of an enum, by its value; flags that are set together, if they are plain."""
+    members, (value,) = attribute(cls, "_value2member_map_"), args if len(args) == 1 else (None,)
+    check_key(value)
+    if value in members:
+        return members[value]
+    flag: Any = enum.Flag
+    plain = attribute(cls, "_new_member_") in (object.__new__, int.__new__) and attribute(cls, "_missing_") in (
+        attribute(enum.Flag, "_missing_"), attribute(enum.IntFlag, "_missing_"),
+    )  # fmt: skip
+    if derives(cls, enum.Flag) and type(value) is int and plain:
+        return flag._missing_.__func__(cls, value)
+    return refuse(f"{class_name(cls)} has no such member")
+
+
+def _getattr(machine: Machine, args: tuple[Any, ...]) -> Any:
+    """A member of an enum by its name, or a class within a class, as protocols below 4 write it."""
+    owner, name = args if len(args) == 2 and type(args[1]) is str else (None, "")
+    cls = owner.cls if type(owner) is Named else owner
+    if cls is None or not is_class(cls):
+        refuse("an attribute of something is taken")
+    if derives(cls, enum.Enum) and name in attribute(cls, "_member_map_"):
+        return attribute(cls, "_member_map_")[name]
+    module, _, _ = class_name(cls).rpartition(f".{qualified_name(cls)}")
+    return found(module, f"{qualified_name(cls)}.{name}")
+
+
+_FUNCTIONS: dict[tuple[str, str], Any] = {
+    ("_codecs", "encode"): lambda machine, args: _bytes(args),
+    ("builtins", "getattr"): _getattr,
+    ("copyreg", "_reconstructor"): _reconstructor,
+    ("copyreg", "__newobj__"): new,
+}
+"""Functions that pickles of data name."""
+
+
+def set_attributes(thing: Any, state: Any) -> None:
+    """Into the object's dictionary and slots, past the class."""
+    cls = type(thing)
+    if attribute(cls, "__setstate__") is not None:
+        refuse(f"{class_name(cls)} has a __setstate__ that would be called")
+    attributes, in_slots = state if type(state) is tuple and len(state) == 2 else (state, None)
+    if attributes is not None:
+        inside = instance_dict(thing)
+        if type(attributes) is not dict or inside is None or any(type(name) is not str for name in attributes):
+            refuse(f"attributes of {class_name(cls)} are not a dictionary of names")
+        inside.update({sys.intern(name): value for name, value in attributes.items()})
+    if in_slots is not None:
+        places = dict(reversed(list(slots(cls))))
+        if type(in_slots) is not dict or not all(type(name) is str and name in places for name in in_slots):
+            refuse(f"{class_name(cls)} has other __slots__ than the file")
+        for name, value in in_slots.items():
+            places[name].__set__(thing, value)
