@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from . import _random
+from ._integers import count
 from .batching import strategy
 from .expression import Expression
 from .graph import set_default_autobatch
@@ -437,7 +438,7 @@ class FloatVectorValue:
 
 
 def _unsigned(value: int, what: str) -> int:
-    number = operator.index(value)
+    number = count(value, what, "a number")
     if number < 0:
         raise OverflowError(f"{what}: takes whole numbers, 0 or more; got {value}.")
     return number

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ._integers import count
 
 __all__ = ["Tensor"]
 
@@ -42,7 +43,7 @@ class Tensor:
 
     def _axis(self, what: str, dim: int, num: int) -> tuple[int, int]:
         dims = self._array.shape[:-1]
-        dim, num = operator.index(dim), operator.index(num)
+        dim, num = count(dim, what, "dim"), count(num, what, "num")
         if not 0 <= dim < len(dims):
             raise ValueError(f"{what}: dim {dim} is not a dim of {dims}. Dims run from 0 to {len(dims) - 1}.")
         if num < 1:
@@ -74,7 +75,7 @@ class Tensor:
             ValueError: there is no such dim, or num is not in 1 .. its size.
         """
         indices = self._largest("topk", dim, num)
-        values = np.take_along_axis(self._array, indices, operator.index(dim))
+        values = np.take_along_axis(self._array, indices, count(dim, "topk", "dim"))
         return Tensor(values, self._uniform), Tensor(indices, self._uniform)
 
     def categorical_sample_log_prob(self, dim: int = 0, num: int = 1) -> Tensor:

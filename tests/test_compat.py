@@ -497,6 +497,27 @@ def test_draws_do_not_depend_on_the_order_that_batching_chooses(installed, draw)
     assert seen[0] == seen[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "dropped", "kept"),  # what the real DyNet draws after the masks, where one of the rates is positive and where none is
+    [
+        ("SimpleRNNBuilder", 0.693138, 0.676255),
+        ("VanillaLSTMBuilder", 0.572794, 0.707687),
+        ("CompactVanillaLSTMBuilder", 0.572794, 0.707687),
+        ("SparseLSTMBuilder", 0.572794, 0.707687),
+    ],
+)
+def test_masks_are_drawn_where_one_of_the_rates_is_positive(installed, name, dropped, kept):
+    for rates, wanted in ((0, 0), kept), ((0.5, 0), dropped), ((0, 0.5), dropped), ((0.3, 0.4), dropped):
+        dy.reset_random_seed(3)
+        builder = getattr(dy, name)(1, 3, 4, dy.ParameterCollection())
+        builder.set_dropouts(*rates)
+        dy.renew_cg()
+        state = builder.initial_state()
+        builder.set_dropout_masks(1)
+        state.add_input(dy.inputVector([1, 2, 3])).add_input(dy.inputVector([1, 0, 3])).output().value()
+        assert dy.random_uniform(1, 0, 1).value() == pytest.approx(wanted, abs=2e-6), rates
+
+
 def test_reading_a_parameter_takes_as_many_draws_as_making_it(installed, tmp_path):
     m = dy.ParameterCollection()
     m.add_parameters((2, 3), name="W")

@@ -287,8 +287,11 @@ class Run(calls.Run):
         return [(None,) * len(self.builder._rates())] * self.builder.layers
 
     def draw_masks(self, batch_size: int) -> None:
-        """Draws the masks anew for this batch size."""
+        """Draws the masks anew for this batch size; in DyNet's order only where one of the two rates is not 0."""
         b = self.builder
+        if self.start is not None and b.dropout_x == 0 == b.dropout_h:
+            self.masks.clear()
+            return
 
         def mask(size: int, rate: float) -> Expression | None:
             if self.start is not None:  # drawn also where the rate is 0, as in DyNet

@@ -8,13 +8,13 @@ This module knows the C calls; it knows no operation.
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
 from .._ffi import DTYPE, NULL, OPS, calls, fail, fail_in, nodes
+from .._integers import integer
 from ..expression import NO_GRAPH, Expression, resolved
 from ..graph import current_graph
 
@@ -261,16 +261,14 @@ def set_ints(e: Expression, ints: Sequence[int]) -> None:
 
 
 def whole(value: Any, what: str, several: str = "") -> int:
-    """A whole number of 32 bits, which may be a float as n / 2 gives it. `several` is the function that takes lists of them."""
+    """An index of 32 bits, by the rule of integer(). `several` is the function that takes lists of them."""
     if type(value) is int and -(1 << 31) <= value < 1 << 31:  # nearly always
         return value
     try:
-        n = operator.index(value)
+        n = integer(value)
     except TypeError:
-        if not (isinstance(value, float | np.floating) and value.is_integer()):
-            hint = f" For several: {several}()." if several and isinstance(value, Iterable) and not isinstance(value, str) else ""
-            raise TypeError(f"{what}: the index must be a whole number; got {value!r:.60}.{hint}") from None
-        n = int(value)
+        hint = f" For several: {several}()." if several and isinstance(value, Iterable) and not isinstance(value, str) else ""
+        raise TypeError(f"{what}: the index must be a whole number; got {value!r:.60}.{hint}") from None
     if not -(1 << 31) <= n < 1 << 31:
         raise OverflowError(f"{what}: the index must have at most 31 bits; got {n}.")
     return n
@@ -279,10 +277,18 @@ def whole(value: Any, what: str, several: str = "") -> int:
 def dim_number(d: Any, what: str) -> int:
     """The number of a dim; whether there is such a dim is for the operation to say."""
     try:
-        return operator.index(d)
+        n = integer(d)
     except TypeError:
         hint = f" Expressions go into one list: {what}([x, y])." if isinstance(d, Expression) else ""
         raise TypeError(f"{what}: a dim must be a whole number; got {d!r:.60}.{hint}") from None
+    if not -(1 << 31) <= n < 1 << 31:
+        raise OverflowError(f"{what}: a dim must have at most 31 bits; got {n}.")
+    return n
+
+
+def is_one(value: Any) -> bool:
+    """Whether it stands for one index, not for several: it is no iterable, or an array without dims."""
+    return not isinstance(value, Iterable) or (isinstance(value, np.ndarray) and value.ndim == 0)
 
 
 def _is_flat(values: Any) -> bool:
@@ -292,20 +298,28 @@ def _is_flat(values: Any) -> bool:
 
 
 def indices(values: Iterable[int], what: str) -> list[int]:
-    """Whole numbers from any iterable, NumPy's included."""
+    """Integers of 32 bits from any iterable, by the rule of integer()."""
     if _all_whole(values):  # nearly always
         return values if type(values) is list else list(values)
-    given = values if isinstance(values, list | tuple) else None
-    if isinstance(values, np.ndarray) and values.dtype.kind == "b":  # older NumPys would give 0 and 1
-        raise TypeError(f"{what}: indices must be whole numbers; got {values!r}.")
+    if isinstance(values, np.ndarray) and values.ndim == 1:
+        items: Any = values.tolist() if values.dtype.kind in "iuf" else values
+    else:
+        items = values
     try:
-        return [operator.index(v) for v in values] if given is None else list(map(operator.index, given))
+        if isinstance(values, np.ndarray) and values.ndim != 1:
+            raise TypeError(f"{values.ndim} dims")
+        found = [integer(v) for v in items]
     except TypeError:
-        if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind == "f":
-            given = values.tolist()
-        if given is not None and all(isinstance(v, int | float | np.number) for v in given) and all(float(v).is_integer() for v in given):
-            return [whole(v, what) for v in given]
         raise TypeError(f"{what}: indices must be whole numbers{'' if _is_flat(values) else ' in one flat list'}; got {values!r}.") from None
+    for n in found:
+        if not -(1 << 31) <= n < 1 << 31:
+            raise OverflowError(f"{what}: the index must have at most 31 bits; got {n}.")
+    return found
+
+
+def one_or_more(values: int | Iterable[int], what: str) -> list[int]:
+    """As indices(), also of one integer by itself."""
+    return indices([values] if is_one(values) else values, what)  # type: ignore[list-item, arg-type]
 
 
 def real(value: Any, what: str) -> float:

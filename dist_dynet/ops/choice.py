@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import operator
-
 import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import NULL, OPS, fail, lib, view_ints
+from .._integers import count
 from ..expression import Expression
 from ._nodes import dim_number, make, many
 
@@ -30,7 +29,7 @@ class _choiceExpression(Expression):  # noqa: N801 - as the other classes of nod
 
 
 def _chosen(what: str, x: Expression, d: int, n: int) -> _choiceExpression:
-    node = many(OPS[what], what, [x], (dim_number(d, what), operator.index(n)))
+    node = many(OPS[what], what, [x], (dim_number(d, what), count(n, what, "n" if what == "sample_categorical" else "k")))
     return make(_choiceExpression, node._h)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator as op
 from collections.abc import Sequence
 from typing import Any
 
 from .._ffi import OPS
+from .._integers import count
 from ..expression import Expression
 from ._nodes import binary, indices, many, one
 
@@ -91,7 +91,7 @@ def kmh_ngram(x: Expression, v: int) -> Expression:
     >>> dy.kmh_ngram(dy.inputTensor([[1, 2, 3], [4, 5, 6]]), 2).npvalue().tolist()
     [[3.0, 5.0], [9.0, 11.0]]
     """
-    return one(OPS["kmh_ngram"], "kmh_ngram", x, (op.index(v),))
+    return one(OPS["kmh_ngram"], "kmh_ngram", x, (count(v, "kmh_ngram", "v"),))
 
 
 def fold_rows(x: Expression, nrows: int = 2) -> Expression:
@@ -105,4 +105,4 @@ def fold_rows(x: Expression, nrows: int = 2) -> Expression:
     >>> dy.fold_rows(dy.inputTensor([[1, 2], [3, 4]])).npvalue().tolist()
     [[4.0, 6.0]]
     """
-    return one(OPS["fold_rows"], "fold_rows", x, (op.index(nrows),))
+    return one(OPS["fold_rows"], "fold_rows", x, (count(nrows, "fold_rows", "nrows"),))

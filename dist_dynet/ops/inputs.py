@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from math import prod
 from typing import Any, NoReturn
@@ -11,11 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, OPS, calls, fail, fail_in, lib, nodes, pointer
+from .._integers import count
 from ..expression import Expression, expression
 from ..graph import ComputationGraph, current_graph
-from ..params.dims import as_dims, check_device
+from ..params.dims import as_dims, check_device, size
 from ..params.parameters import LookupParameters
-from ._nodes import NOT_TAKEN, E, leaf, make, numbers, quickly, real, reals, set_ints, whole
+from ._nodes import NOT_TAKEN, E, leaf, make, numbers, one_or_more, quickly, real, reals, set_ints, whole
 from ._nodes import indices as whole_numbers
 
 __all__ = [
@@ -128,8 +128,8 @@ def _long_scalar(code: int, s: Any) -> Any:
 
 
 def _long_zeros(code: int, n: Any) -> Any:
-    if type(n) is float:
-        (n,) = as_dims(n, "vecInput")
+    if code == NOT_TAKEN and type(n) is not int:
+        n = size(n, "vecInput")
     graph = current_graph()
     return _made(_vecInputExpression, graph, nodes.dn_input_zeros(graph, n) if code == NOT_TAKEN else code)
 
@@ -271,7 +271,7 @@ def inputTensorTranspose(  # noqa: N802
     [[1.0, 3.0], [2.0, 4.0]]
     """
     check_device(device, "inputTensorTranspose")
-    data, batch = _vector(val, "inputTensorTranspose"), whole(batch_size, "batch_size")
+    data, batch = _vector(val, "inputTensorTranspose"), count(batch_size, "inputTensorTranspose", "batch_size")
     dims = (data.size // max(batch, 1),) if dim is None else as_dims(dim, "inputTensorTranspose")
     if data.size != prod(dims) * batch:
         raise ValueError(f"inputTensorTranspose: {data.size} numbers do not fill dims {dims} x {batch}.")
@@ -312,12 +312,18 @@ def _few_places(idxs: Any, values: Any, dims: tuple[int, ...]) -> list[int] | No
     if type(values) is not list or not 0 < len(values) <= 16 or len(idxs) != len(dims) or not {int, float}.issuperset(map(type, values)):
         return None
     places, stride = [0] * len(values), 1
-    for column, size in zip(idxs, dims, strict=True):
-        if type(column) is not list or len(column) != len(values) or not _all_whole(column) or min(column) < 0 or max(column) >= size:
+    for column, n in zip(idxs, dims, strict=True):
+        if type(column) is not list or len(column) != len(values) or not _all_whole(column) or min(column) < 0 or max(column) >= n:
             return None
         places = [place + stride * i for place, i in zip(places, column, strict=True)]
-        stride *= size
+        stride *= n
     return places
+
+
+def _column(indices: Any) -> NDArray[np.int64]:
+    if isinstance(indices, np.ndarray) and indices.dtype.kind in "iu":
+        return indices.astype(np.int64)
+    return np.array(whole_numbers(indices, "sparse_inputTensor"), np.int64)
 
 
 def sparse_inputTensor(  # noqa: N802 - DyNet's name
@@ -344,16 +350,14 @@ def sparse_inputTensor(  # noqa: N802 - DyNet's name
             few[place] = value
         return _sparse(few, dims, batched)
     data = _vector(values, "sparse_inputTensor")
-    columns = [np.asarray(i if isinstance(i, np.ndarray) else list(i)) for i in idxs]
+    columns = [_column(i) for i in idxs]
     if len(columns) != len(dims) or any(c.shape != data.shape for c in columns):
         raise ValueError(f"sparse_inputTensor: takes one index per dim and value; got {len(columns)} sequences for dims {dims}.")
     for d, column in enumerate(columns):
-        if column.size and column.dtype.kind not in "iu":
-            raise TypeError(f"sparse_inputTensor: indices must be whole numbers; got {idxs[d]!r:.60} for dim {d}.")
         if column.size and (column.min() < 0 or column.max() >= dims[d]):
             raise ValueError(f"sparse_inputTensor: an index is outside dim {d} of {dims}.")
     array = np.full(dims, real(defval, "sparse_inputTensor"), DTYPE, order="F")
-    array[tuple(c.astype(np.int64) for c in columns)] = data
+    array[tuple(columns)] = data
     return _sparse(array.ravel(order="F"), dims, batched)
 
 
@@ -369,10 +373,7 @@ def one_hot(d: int, idx: int | Iterable[int], device: str = "") -> _sparseInputE
     if device:
         check_device(device, "one_hot")
     (d,) = as_dims(d, "one_hot")
-    try:
-        rows = [operator.index(idx)]  # type: ignore[arg-type]
-    except TypeError:
-        rows = whole_numbers(idx, "one_hot")  # type: ignore[arg-type]
+    rows = one_or_more(idx, "one_hot")
     for i in rows:
         if not 0 <= i < d:
             raise ValueError(f"one_hot: index {i} is outside of {d} classes. Indices run from 0 to {d - 1}.")
@@ -397,7 +398,7 @@ def _sparse_literal(
     device: str = "",
 ) -> Expression:
     """A tensor of `defval` with the numbers v at the places idxs, counted column-major and batch element after batch element."""
-    dims, batch_size = as_dims(dim, "inputSparseTensor"), whole(batch_size, "batch_size")
+    dims, batch_size = as_dims(dim, "inputSparseTensor"), count(batch_size, "inputSparseTensor", "batch_size")
     flat = np.full(int(np.prod(dims)) * batch_size, defval, DTYPE)
     places = whole_numbers(idxs, "inputSparseTensor")
     data = numbers(v, "inputSparseTensor", "takes numbers").ravel()
@@ -415,7 +416,7 @@ ComputationGraph.inputSparseTensor = _sparse_literal  # type: ignore[attr-define
 
 
 def _long_fill(dim: int | Sequence[int], batch_size: int, val: float) -> Expression:
-    return leaf(Expression, OPS["fill"], (whole(batch_size, "batch_size"), *as_dims(dim, "constant")), (real(val, "constant"),))
+    return leaf(Expression, OPS["fill"], (count(batch_size, "constant", "batch_size"), *as_dims(dim, "constant")), (real(val, "constant"),))
 
 
 _fill = quickly("source", "fill", _long_fill)

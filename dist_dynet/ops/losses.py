@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from numpy.typing import ArrayLike
 
 from .._ffi import OPS
 from ..expression import Expression
-from ._nodes import binary, binary_with_real, indices, many, quickly, real, reals
+from ._nodes import binary, binary_with_real, many, one_or_more, quickly, real, reals
 from .inputs import inputTensor
 
 __all__ = [
@@ -19,16 +19,12 @@ __all__ = [
 _huber_distance, _pairwise_rank_loss = binary_with_real("huber_distance"), binary_with_real("pairwise_rank_loss")
 
 
-def _one_or_more(v: int | Iterable[int], what: str) -> list[int]:
-    return indices(v if isinstance(v, Iterable) else [v], what)
-
-
 def _long_poisson_loss(log_lambda: Expression, x: int | Sequence[int]) -> Expression:
-    return many(OPS["poisson_loss"], "poisson_loss", [log_lambda], _one_or_more(x, "poisson_loss"))
+    return many(OPS["poisson_loss"], "poisson_loss", [log_lambda], one_or_more(x, "poisson_loss"))
 
 
 def _long_cross_entropy(x: Expression, v: int | Sequence[int], smoothing: float) -> Expression:
-    return many(OPS["cross_entropy"], "cross_entropy", [x], _one_or_more(v, "cross_entropy"), (real(smoothing, "cross_entropy"),))
+    return many(OPS["cross_entropy"], "cross_entropy", [x], one_or_more(v, "cross_entropy"), (real(smoothing, "cross_entropy"),))
 
 
 _poisson_loss = quickly("with_ints", "poisson_loss", _long_poisson_loss)

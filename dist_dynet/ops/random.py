@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from .._ffi import OPS
+from .._integers import count
 from ..expression import Expression
 from ..params.dims import as_dims
-from ._nodes import dim_number, leaf, one, quickly, real, whole, with_reals
+from ._nodes import dim_number, leaf, one, quickly, real, with_reals
 
 __all__ = [
     "block_dropout", "dropout", "dropout_batch", "dropout_dim", "noise", "random_bernoulli", "random_gumbel", "random_normal", "random_uniform",
@@ -95,7 +96,7 @@ def noise(x: Expression, stddev: float) -> Expression:
 
 def _drawn(name: str) -> Callable[..., Expression]:
     def long_way(dim: int | Sequence[int], batch_size: int, a: float, b: float) -> Expression:
-        return leaf(Expression, OPS[name], (whole(batch_size, "batch_size"), *as_dims(dim, name)), (real(a, name), real(b, name)))
+        return leaf(Expression, OPS[name], (count(batch_size, name, "batch_size"), *as_dims(dim, name)), (real(a, name), real(b, name)))
 
     return quickly("source", name, long_way)
 

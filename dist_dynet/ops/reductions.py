@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable
 
 from .._ffi import OPS
+from .._integers import count
 from ..expression import Expression
-from ._nodes import indices, one, quickly, unary, with_dim
+from ._nodes import one, one_or_more, quickly, unary, with_dim
 
 __all__ = [
     "cumsum", "l2_norm", "mean_batches", "mean_dim", "mean_elems", "moment_batches", "moment_dim", "moment_elems", "squared_norm",
@@ -110,8 +110,8 @@ def cumsum(x: Expression, d: int = 0) -> Expression:
 
 def _maker(what: str, op_name: str) -> Callable[..., Expression]:
     def long_way(x: Expression, all_dims: int, n: int, r: int, d: int | Iterable[int]) -> Expression:
-        dims = indices(d if isinstance(d, Iterable) else (d,), what)
-        return one(OPS[op_name], what, x, (all_dims, operator.index(n), operator.index(r), *dims))
+        dims = one_or_more(d, what)
+        return one(OPS[op_name], what, x, (all_dims, count(n, what, "n"), count(r, what, "r"), *dims))
 
     return quickly("with_ints", op_name, long_way)
 
@@ -123,9 +123,10 @@ _sum_dim, _mean_dim, _moment_dim, _std_dim = (
 
 
 def _order(r: int, what: str) -> int:
-    if operator.index(r) < 1:
+    order = count(r, what, "r")
+    if order < 1:
         raise ValueError(f"{what}: the order must be 1 or more; got r = {r}.")
-    return operator.index(r)
+    return order
 
 
 def sum_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) -> Expression:
@@ -139,7 +140,7 @@ def sum_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) 
     >>> dy.sum_dim(dy.inputTensor([[1, 2], [3, 4]]), [0]).value()
     [4.0, 6.0]
     """
-    return _sum_dim[1 if b else 0](x, 0, 0, 1, d)
+    return _sum_dim[1 if b else 0](x, 0, n, 1, d)
 
 
 def mean_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) -> Expression:

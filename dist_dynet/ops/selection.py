@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator as op
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from .._ffi import OPS, calls, fail, ffi, lib
+from .._integers import integer
 from ..expression import Expression, operator
 from ._nodes import dim_number, not_expression, one, one_as, quickly, set_ints, whole
 from ._nodes import indices as whole_numbers
@@ -230,6 +230,21 @@ def _one_index(i: int, size: int, d: int, dims: tuple[int, ...]) -> int:
     return i % size
 
 
+def _index(item: Any) -> int | None:
+    try:
+        return integer(item)
+    except TypeError:
+        return None
+
+
+def _integer_slice(item: slice, d: int) -> slice:
+    ends = [None if end is None else _index(end) for end in (item.start, item.stop, item.step)]
+    for name, given, end in zip(("start", "stop", "step"), (item.start, item.stop, item.step), ends, strict=True):
+        if given is not None and end is None:
+            raise TypeError(f"slice: {name} must be a whole number; got {given!r:.60} in dim {d}.")
+    return slice(*ends)
+
+
 def _getitem(x: Expression, index: Any) -> Expression:
     """x[i], x[a:b:s], x[i, a:b, ...]: as in Python, negative and clipped.
 
@@ -243,18 +258,19 @@ def _getitem(x: Expression, index: Any) -> Expression:
         raise IndexError(f"too many indices: {len(items)} for dims {dims} and the batch.")
     if isinstance(index, np.ndarray) and index.ndim:
         raise IndexTypeError(f"x[i]: an index must be a whole number or a slice; got {index!r:.60}. Use select_rows() for lists.")
-    if not isinstance(index, tuple) and hasattr(index, "__index__"):
-        return pick(x, _one_index(op.index(index), sizes[0], 0, dims), 0)
+    if not isinstance(index, tuple | slice) and _index(index) is not None:
+        return pick(x, _one_index(integer(index), sizes[0], 0, dims), 0)
     ranges, removed = [], []
     for d, item in enumerate(items):
         place = d if d < len(dims) else -1
         if isinstance(item, slice):
-            if item.step is not None and op.index(item.step) < 1:
+            item = _integer_slice(item, d)
+            if item.step is not None and item.step < 1:
                 raise ValueError(f"slice: the step must be positive; got {item.step} in dim {d}.")
             start, stop, step = item.indices(sizes[d])
             ranges.append((place, start, max(start, stop), min(step, 0x7FFFFFFF)))
-        elif hasattr(item, "__index__"):
-            i = _one_index(op.index(item), sizes[d], d, dims)
+        elif (given := _index(item)) is not None:
+            i = _one_index(given, sizes[d], d, dims)
             ranges.append((place, i, i + 1, 1))
             removed.append(d)
         else:

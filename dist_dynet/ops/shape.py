@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import operator as op
 from collections.abc import Iterable, Sequence
 
 from .._ffi import OPS, calls
+from .._integers import count
 from ..expression import Expression
 from ..params.dims import as_dims
 from ._nodes import dim_number, indices, many, of_list_with_int, one, quickly
@@ -23,7 +23,7 @@ _concatenate_pairs = calls.call("pairs", OPS["concatenate"], Expression, _each_p
 
 
 def _long_reshape(x: Expression, batch_size: int, d: int | Sequence[int]) -> Expression:
-    return one(OPS["reshape"], "reshape", x, (op.index(batch_size), *as_dims(d, "reshape")))
+    return one(OPS["reshape"], "reshape", x, (count(batch_size, "reshape", "batch_size"), *as_dims(d, "reshape")))
 
 
 _reshape = quickly("with_ints", "reshape", _long_reshape)

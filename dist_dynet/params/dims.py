@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from .._ffi import calls, lib
+from .._integers import integer
 
 MAX_DIMS: int = lib.DN_MAX_DIMS
 
@@ -20,7 +22,8 @@ def as_dims(dims: Any, what: str) -> tuple[int, ...]:
         return dims
     if isinstance(dims, str | bytes) or dims is None:
         raise TypeError(f"{what}: dims must be a number or a tuple of numbers; got {dims!r}.")
-    sizes = tuple(dims) if isinstance(dims, Iterable) else (dims,)
+    alone = not isinstance(dims, Iterable) or (isinstance(dims, np.ndarray) and dims.ndim == 0)
+    sizes = (dims,) if alone else tuple(dims)
     result = []
     for given in sizes:
         whole = size(given, what, f" in {dims!r}")
@@ -33,9 +36,9 @@ def as_dims(dims: Any, what: str) -> tuple[int, ...]:
 
 
 def size(value: Any, what: str, where: str = "") -> int:
-    """One size, which may be a float as n / 2 gives it where that is whole."""
+    """One size, by the rule of integer()."""
     try:
-        return int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
+        return integer(value)
     except TypeError:
         raise TypeError(f"{what}: sizes must be whole numbers; got {value!r}{where}.") from None
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, calls, ffi, lib, nodes, pointer, shaped, view, view_ints
+from .._integers import named
 from ..expression import Expression, expression, resolved
 from . import copying
 from .root import Root
@@ -231,14 +232,17 @@ class LookupParameters(_ParameterBase):
     def __iter__(self) -> Iterator[Expression]:
         return (self[i] for i in range(self._rows))
 
-    def _range(self, what: str, rows: Sequence[int]) -> None:
-        for i in rows:
+    def _range(self, what: str, rows: Sequence[int]) -> list[int]:
+        """The rows as integers; raises for those outside of the table."""
+        numbers = [named(i, what, "row") for i in rows]
+        for i in numbers:
             if not 0 <= i < self._rows:
                 raise ValueError(f"{what}: row {i} is outside the table of {self._rows} rows.")
+        return numbers
 
     def init_row(self, i: int, row: ArrayLike) -> None:
         """Sets row i to these numbers, column-major."""
-        self._range("init_row", [i])
+        (i,) = self._range("init_row", [i])
         size = math.prod(self._dims)
         values = np.asarray(row, DTYPE).ravel(order="F")
         if values.size != size:
@@ -257,6 +261,7 @@ class LookupParameters(_ParameterBase):
 
     def row_as_array(self, row: int) -> NDArray[np.float64]:
         """A copy of one row."""
+        row = named(row, "row_as_array", "row")
         found = _quick_param(self, row)
         if found is not None and row >= 0:
             return shaped(np.frombuffer(found[0]), found[1], 1)
@@ -267,9 +272,9 @@ class LookupParameters(_ParameterBase):
 
     def rows_as_array(self, rows: Sequence[int]) -> NDArray[np.float64]:
         """Copies of these rows, the row first."""
-        self._range("rows_as_array", rows)
+        rows = self._range("rows_as_array", rows)
         values = view(lib.dn_param_values(self._c), lib.dn_param_size(self._c)).reshape(self._rows, -1)
-        return self._by_row(values[list(rows)].astype(np.float64))
+        return self._by_row(values[rows].astype(np.float64))
 
     def _by_row(self, flat: NDArray[np.float64]) -> NDArray[np.float64]:
         """Rows of numbers, each in storage order -> rows of the row's dims."""
@@ -283,7 +288,7 @@ class LookupParameters(_ParameterBase):
 
     def rows_grad_as_array(self, rows: Sequence[int]) -> NDArray[np.float64]:
         """Copies of these rows' gradients."""
-        self._range("rows_grad_as_array", rows)
+        rows = self._range("rows_grad_as_array", rows)
         place = {row: i for i, row in enumerate(self.touched_rows().tolist())}
         block, out = self.touched_gradients(), np.zeros((len(rows), math.prod(self._dims)))
         for i, row in enumerate(rows):

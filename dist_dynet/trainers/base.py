@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 from numpy.typing import NDArray
 
 from .._ffi import NULL, ffi, lib
+from .._integers import count
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
 
@@ -222,7 +223,7 @@ class Trainer:
         [0.0] 0
         [-2.0] 1
         """
-        k = operator.index(k)
+        k = count(k, "set_accumulation", "k")
         if k < 1:
             raise ValueError(f"set_accumulation: k must be 1 or more; got {k}.")
         self._accumulation, self._gathered = k, 0
