@@ -140,7 +140,7 @@ def run_ours(variant, task, seconds):
         computed = time.perf_counter()
         parallel.barrier()
         met = time.perf_counter()
-        agreed, what = trainer._agreement.reach(trainer._exchange, 1.0, Settings.of(trainer.inner), None)
+        agreed, what = trainer._agreement.reach(trainer._exchange, 1.0, Settings.of(trainer.inner), Step())
         if agreed is not None:  # else it is done
             trainer._exchange.sum(agreed, what)
         exchanged = time.perf_counter()

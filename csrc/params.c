@@ -102,6 +102,7 @@ static int make_table(dn_param *p) {
 
 dn_param *dn_param_new(dn_root *r, int nd, const int *d, int64_t row_count) {
     dn_param *p = calloc(1, sizeof *p);
+    if (p) p->scaled = 1;
     if (!p) return NULL;
     *p = (dn_param){.root = r, .rows = row_count, .row_size = 1, .chunk = -1, .updated = 1, .empty = 1, .factor = 1, .id = r->n_params};
     p->dim.nd = nd;
@@ -301,6 +302,7 @@ int dn__lookup_all_rows(dn_param *p) {
 void dn__param_clear(dn_param *p) {
     untouch(p, 0, 1);
     p->changes++;
+    p->clears++;
 }
 
 void dn_param_clear_gradient(dn_param *p) {
@@ -326,7 +328,15 @@ void dn_param_scale_gradient(dn_param *p, dn_real by) {
     size_t n = (size_t)(p->row_size * (p->rows ? p->n_touched : 1));
     if (!p->empty) dn__axpy(n, by, g, 0, g);
     p->changes++;
+    p->scaled *= (double)by;
     pthread_mutex_unlock(&p->root->lock);
+}
+
+void dn_gradient_marks(int n, dn_param *const *params, int64_t *clears, double *scales) {
+    for (int i = 0; i < n; i++) {
+        clears[i] = params[i]->clears;
+        scales[i] = params[i]->scaled;
+    }
 }
 
 int64_t dn_lookup_touched(dn_param *p, const int **rows, dn_real **block) {

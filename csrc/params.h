@@ -27,6 +27,8 @@ struct dn_param {
     int64_t changes;            /* of a dense parameter's gradient: rises whenever somebody may have written it */
     int64_t watched_changes;    /* ready.c: what `changes` was when it was complete */
     int64_t ready;              /* ready.c: so many numbers, from the first, are complete in the watched backward (atomic) */
+    int64_t clears;             /* see dn_gradient_marks */
+    double scaled;
     int empty;                  /* dense: the gradient reads as zero. Table: no row has one */
     /* tables only */
     dn_real *table;             /* values divided by `factor`, rows * row_size */
@@ -50,6 +52,7 @@ struct dn_root {
     int watch;                  /* a dn_watch */
     int64_t watched;            /* how many backwards were watched (atomic) */
     int as_dynet;               /* see dn_root_as_dynet */
+    int64_t passes;             /* see dn_root_passes (atomic) */
 };
 
 void dn__watch_init(dn_root *);
