@@ -130,6 +130,7 @@ def run_ours(variant, task, seconds):
     """One process of `ours` (`alone` and `ranks` in turn) or `parts`; rank 0 prints the JSON line."""
     import dist_dynet as dy
     from dist_dynet import parallel
+    from dist_dynet.parallel.agreement import Step
     from dist_dynet.trainers.state import Settings
 
     rank, ranks = parallel.rank(), parallel.world_size()
