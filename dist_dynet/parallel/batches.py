@@ -125,7 +125,7 @@ class _Process:
     def __init__(self) -> None:
         self.loops: list[Loop] = []
         """Those that have given a batch and not asked for another one yet."""
-        self.sources: weakref.WeakSet[Sources] = weakref.WeakSet()
+        self.sources: list[weakref.ref[Sources]] = []
         self.made = 0
         """How many Sources were made."""
         self.idle: list[_Idle] = []
@@ -197,18 +197,24 @@ class Loop:
         self.late = False
         """One was not the present batch."""
         self.strays = self.over = False
+        self.whole = False
+        """It is over, and was given the last batch of its epoch."""
         self.updates = lib.dn_updates_made()
         """How many updates of any trainer there were when it began, or began to run ahead."""
         self.thread = 0
         self._work: tuple[int, ...] = ()
 
-    def give(self, batch: Batch[Any]) -> None:
-        """The program gets this batch."""
+    def give(self, batch: Batch[Any], asked: bool) -> None:
+        """The program gets this batch; asked: ask() has just been called."""
         self.thread = threading.get_ident()
-        _look(begins=True)
-        self.present, self._work = batch, self._work_of_thread()
-        if self not in _process.loops:
-            _process.loops.append(self)
+        for ref in _process.sources:
+            sources = ref()
+            if sources is not None:
+                if not asked:
+                    sources.look(_present())
+                sources.begin()
+        self.present, self._work = batch, _work_of_thread()
+        _process.loops.append(self)
 
     def ask(self) -> None:
         """The program asks for the next one, in whatever thread."""
@@ -216,18 +222,20 @@ class Loop:
         if batch is None:
             return
         _look()
-        done, ends = self._done(), batch.part is None or batch.part.is_last
-        if not done and len(batch):
-            if not self.runs_ahead:
-                self.runs_ahead, self.updates = True, lib.dn_updates_made()
-            if self._work_of_thread() == self._work:
-                self._put_by(batch)
-        updated = self._has_updated()
+        ends = batch.part is None or batch.part.is_last
+        if not (self.exact and ends and batch.step < self.used):  # what updates have told suffices
+            work, before = _work_of_thread(), self._work
+            same = work[0] == before[0]
+            if not (same and work[1:4] != before[1:4]) and len(batch):
+                if not self.runs_ahead:
+                    self.runs_ahead, self.updates = True, lib.dn_updates_made()
+                if work == before:
+                    self._put_by(batch)
+            if ends and same and work[1:3] != before[1:3] and not (self.runs_ahead or self.exact):
+                self.used = batch.step + 1
         self._leave()
         if ends:
             self.given = batch.step + 1
-            if updated and not (self.runs_ahead or self.exact):
-                self.used = self.given
 
     def end(self) -> None:
         """The loop has ended, or was left."""
@@ -236,6 +244,7 @@ class Loop:
             _look()
             if self.steps_done() == batch.step + 1:
                 self.used = self.given = batch.step + 1
+        self.whole = self.given == self.steps or (batch is not None and batch.step + 1 == self.steps)
         self._leave()
         self.over = True
         _process.unclaimed |= self.runs_ahead
@@ -277,18 +286,16 @@ class Loop:
         if self in _process.loops:
             _process.loops.remove(self)
 
-    def _work_of_thread(self) -> tuple[int, ...]:
-        me = threading.get_ident()
-        work = lib.dn_thread_work(cg().number)
-        return work.updates, _process.calls.get(me, 0), work.passes, work.activity, me
-
     def _has_updated(self) -> bool:
         """Whether there was an update since the batch was given."""
-        return self._work_of_thread()[:2] != self._work[:2]
+        return _work_of_thread()[1:3] != self._work[1:3]
 
-    def _done(self) -> bool:
-        """Whether there was an update or a backward pass."""
-        return self._work_of_thread()[:3] != self._work[:3]
+
+def _work_of_thread() -> tuple[int, ...]:
+    """Which thread this is, how many updates it has made, how often it has called for one, backward passes, and what its graph has done."""
+    me = threading.get_ident()
+    work = lib.dn_thread_work(cg().number)
+    return me, work.updates, _process.calls.get(me, 0), work.passes, work.activity
 
 
 # ---- where gradients come from ---------------------------------------------------------------------------------------------------------
@@ -304,15 +311,20 @@ _WRITE = (
 
 def _present() -> Batch[Any] | None:
     """The batch that this thread works on; None: there is none."""
-    me = threading.get_ident()
-    mine = [loop.present for loop in _process.loops if loop.thread == me]
+    me, loops = threading.get_ident(), _process.loops
+    if len(loops) == 1:  # nearly always
+        return loops[0].present if loops[0].thread == me else None
+    mine = [loop.present for loop in loops if loop.thread == me]
     return (mine[0] if len(mine) == 1 else _SEVERAL) if mine else None
 
 
-def _look(begins: bool = False) -> None:
+def _look() -> None:
+    """What backward passes there were belong to what is present now."""
     batch = _present()
-    for sources in list(_process.sources):
-        sources.look(batch, begins)
+    for ref in _process.sources:
+        sources = ref()
+        if sources is not None:
+            sources.look(batch)
 
 
 class Sources:
@@ -328,16 +340,19 @@ class Sources:
         self._batches: list[Batch[Any] | None] = []
         _process.made += 1
         self._serial = _process.made
-        _process.sources.add(self)
+        _process.sources.append(weakref.ref(self, _process.sources.remove))
 
-    def look(self, batch: Batch[Any] | None, begins: bool = False) -> None:
-        """Backward passes since the last look belong to this batch. begins: others to come belong to another one."""
+    def look(self, batch: Batch[Any] | None) -> None:
+        """Backward passes since the last look belong to this batch."""
         passes = lib.dn_root_passes(self._root.c)
         if passes != self._passes:
             self._passes = passes
             if not any(batch is known for known in self._batches):
                 self._batches.append(batch)
-        if begins and self._batches and self._is_empty():
+
+    def begin(self) -> None:
+        """A loop gives another batch."""
+        if self._batches and self._is_empty():
             self._batches.clear()  # an update has used them, or the program has thrown them away
 
     def find(self, named: bool = False) -> tuple[Batch[Any] | None, str]:

@@ -84,7 +84,7 @@ class Listener(Protocol):
 class Shard(Generic[T]):
     """The batches of an epoch for this rank; made by shard(). Each loop over it is one epoch, and the next one is shuffled anew.
 
-    A loop that is left by `break` has not ended its epoch, unless its last batch was used: the next loop begins it anew. After load_state()
+    A loop that is left by `break` before its last batch has not ended its epoch: the next loop begins it anew. After load_state()
     the next loop goes on where state() was taken, at the very end of an epoch with no batch at all, so that what stands behind the loop is
     done.
 
@@ -183,7 +183,7 @@ class Shard(Generic[T]):
         if loop is None:
             return self._epoch, self._position
         done = loop.steps_done()
-        if loop.over and done == loop.steps and not loop.late:
+        if loop.whole and not loop.late and (done == loop.steps or not loop.runs_ahead):
             return self._epoch, self._position
         if done < 0:
             raise RuntimeError(
@@ -248,7 +248,7 @@ class Shard(Generic[T]):
     def _loop_ends(self, loop: Loop, begun: bool) -> None:
         """The loop has ended, or was left; begun: it was asked for a batch, as one that zip() makes need not be."""
         loop.end()
-        if loop.epoch == self._epoch and loop.given == loop.steps and (loop is self._newest or not begun):
+        if loop.epoch == self._epoch and loop.whole and (loop is self._newest or not begun):
             self._epoch, self._position = loop.epoch + 1, 0
         if self._micro_batches:
             cg()._draw_from(None, self._counter(self._epoch, self._position))
@@ -322,7 +322,7 @@ class _Batches(Iterator[Batch[T]], Generic[T]):
             raise
         if (part := batch.part) is not None:
             cg()._draw_from(part.of if part.number is None else part.number, shard_._counter(batch.epoch, batch.step))
-        loop.give(batch)
+        loop.give(batch, before is not None)
         return batch
 
     def close(self) -> None:
