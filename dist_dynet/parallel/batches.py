@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -104,6 +104,14 @@ class Batch(list[T], Generic[T]):
     def n(self, n: float) -> None:
         self._n, self.total, self.is_weighted = checked_weight(n, "batch.n"), None, True
 
+    def __iter__(self) -> Iterator[T]:
+        _is_read(self)
+        return super().__iter__()
+
+    def __getitem__(self, i: Any) -> Any:
+        _is_read(self)
+        return super().__getitem__(i)
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return list, (list(self),)
 
@@ -135,6 +143,8 @@ class _Process:
         """Of so many Sources, from the first, gradients may come from the batches of such loops."""
         self.calls: dict[int, int] = {}
         """By thread: calls of DistributedTrainer.update()."""
+        self.readers: set[int] = set()
+        """Threads that have looked into a batch which was not present, since their last update."""
 
     def claim(self) -> None:
         """An update comes: what was read ahead so far is the business of the trainers that there are, not of later ones."""
@@ -171,6 +181,15 @@ def update_called() -> None:
     """DistributedTrainer.update() was called, in this thread."""
     me = threading.get_ident()
     _process.calls[me] = _process.calls.get(me, 0) + 1
+    _process.readers.discard(me)
+
+
+def _is_read(batch: Batch[Any]) -> None:
+    """The program looks at the examples of a batch."""
+    for loop in _process.loops:
+        if loop.present is batch:
+            return
+    _process.readers.add(threading.get_ident())
 
 
 class Loop:
@@ -202,6 +221,8 @@ class Loop:
         self.updates = lib.dn_updates_made()
         """How many updates of any trainer there were when it began, or began to run ahead."""
         self.thread = 0
+        self.claimed = 0
+        """In another thread than that of updates: it is the business of so many Sources, from the first; 0: not known yet."""
         self._work: tuple[int, ...] = ()
 
     def give(self, batch: Batch[Any], asked: bool) -> None:
@@ -215,6 +236,7 @@ class Loop:
                 sources.begin()
         self.present, self._work = batch, _work_of_thread()
         _process.loops.append(self)
+        _process.readers.discard(self.thread)
 
     def ask(self) -> None:
         """The program asks for the next one, in whatever thread."""
@@ -381,7 +403,10 @@ class Sources:
         if batch is _SEVERAL:
             return "several loops over shard() are under way"
         if batch is None:
-            if any(loop.thread != threading.get_ident() for loop in _process.loops):
+            others = [loop for loop in _process.loops if loop.thread != threading.get_ident()]
+            for loop in others:
+                loop.claimed = loop.claimed or _process.made
+            if any(self._serial <= loop.claimed for loop in others):
                 return "a loop over shard() is under way in another thread"
             if self._serial <= _process.claimed:
                 return "a loop over shard() has gone past batches without a backward pass, as list(shard(...)) does"
@@ -390,6 +415,8 @@ class Sources:
                 return "the loop over shard() has gone past a batch without a backward pass, as loops that read ahead do"
             if _process.idle and _process.holds_batches(self._serial):
                 return "there are batches of shard() that nothing was done with yet, as list(shard(...)) gives them"
+        if threading.get_ident() in _process.readers:
+            return "the program has looked into a batch of shard() that is not the loop's present one"
         return ""
 
     def peek(self, thread: int) -> tuple[Batch[Any] | None, bool]:

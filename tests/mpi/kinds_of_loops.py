@@ -207,6 +207,30 @@ def test_left():
     expect(a, EPOCH[0], *EPOCH)
 
 
+def test_again():
+    """Batches that were kept are trained on once more, in the loop and after it."""
+    a, kept = Model(), []
+
+    def train():
+        for batch in a.shard:
+            a.step(batch)
+            kept.append(batch)
+            a.step(kept[0])
+            a.step(kept[len(kept) // 2])
+
+    if parallel.world_size() > 1:
+        refused("looked into a batch", train)
+        kept.clear()
+    a = Model()
+    for batch in a.shard:
+        a.step(batch)
+        kept.append(batch)
+    for batch in kept:
+        a.step(batch, batch)
+    expect(a, *EPOCH, *EPOCH)
+    refused("looked into a batch", lambda: [a.step(batch) for batch in kept])
+
+
 def test_gradients_of_two_batches():
     a = Model()
 
