@@ -52,6 +52,7 @@ dn_grad dn__place(dn_tape *t, int i) {
         dn_real beta;
         node->grad = dn__param_gradient(node->param, &beta);
         node->in_chunk = 1;
+        node->written = dn__param_written(node->param);
     } else {
         node->grad = take(t, dn__elements(&node->dim));
         if (!node->grad) t->out_of_memory = 1;
@@ -387,16 +388,20 @@ static int step(dn_tape *t) {
     return t->sweep >= 0;
 }
 
-void dn_backward_abandon(int graph) {
-    dn_tape *t = dn__graph_tape(graph);
-    if (dn__tape_enter(t)) return;
+void dn__stop_backward(dn_tape *t) {
     if (t->sweep >= 0) {
         dn__lock_roots(t);
         clear_gradients(t);
         dn__watch_end(t, 0);
         dn__unlock_roots(t);
-        end(t, 0);
     }
+    end(t, 0);
+}
+
+void dn_backward_abandon(int graph) {
+    dn_tape *t = dn__graph_tape(graph);
+    if (dn__tape_enter(t)) return;
+    if (t->sweep >= 0) dn__stop_backward(t);
     dn__tape_leave(t);
 }
 
@@ -447,7 +452,7 @@ int dn_gradient(int64_t a, dn_real *out) {
         error = i;
     } else if (i > t->swept_root) {
         error = dn__tape_fail(t, DN_ERROR_STATE, "Requested gradient for node %d, but %s", i,
-                              t->swept_root < 0 ? "backward() has not been called on this graph."
+                              t->swept_root < 0 ? "backward() has not been called on this graph since its values were computed."
                                                 : "it was made after the loss that backward() was called on.");
     } else {
         const dn_node *node = &t->nodes[i];
@@ -455,6 +460,9 @@ int dn_gradient(int64_t a, dn_real *out) {
         pthread_mutex_t *lock = node->in_chunk ? &node->param->root->lock : NULL;
         if (lock) { /* the chunk's gradients may have been moved since */
             pthread_mutex_lock(lock);
+            if (node->written != dn__param_written(node->param))
+                error = dn__tape_fail(t, DN_ERROR_STATE, "gradient: the parameter's gradient was added to, scaled, clipped or replaced since "
+                                      "backward(). Ask before that, or for grad_as_array(), which is the parameter's own.");
             grad = node->param->root->chunks[node->param->chunk].grads + node->param->offset;
         }
         if (node->op == dn_ops[DN_OP_part]) {
@@ -468,7 +476,7 @@ int dn_gradient(int64_t a, dn_real *out) {
         size_t n = dn__elements(&node->dim);
         if (grad && n) memcpy(out, grad, n * sizeof *out);
         else dn__fill(n, 0, out);
-        if (t->late && node->param) error = dn__add_late(t, i, out);
+        if (!error && t->late && node->param) error = dn__add_late(t, i, out);
         if (lock) pthread_mutex_unlock(lock);
     }
     dn__tape_leave(t);

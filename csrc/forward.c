@@ -20,8 +20,8 @@ void dn__use_root(dn_tape *t, dn_root *root) {
 }
 
 void dn__forget_values(dn_tape *t) {
+    dn__stop_backward(t);
     t->evaluated = t->any_failed = t->unreported = 0;
-    t->sweep = -1;
     t->values_made++;
     dn__forget_groups(t);
     t->counter++;

@@ -217,7 +217,10 @@ int dn_root_chunks(dn_root *r) { return r->n_chunks; }
 int64_t dn_chunk_size(dn_root *r, int chunk) { return r->chunks[chunk].size; }
 int64_t dn_chunk_capacity(dn_root *r, int chunk) { return r->chunks[chunk].capacity; }
 dn_real *dn_chunk_values(dn_root *r, int chunk) { return r->chunks[chunk].values; }
-dn_real *dn_chunk_gradients(dn_root *r, int chunk) { return r->chunks[chunk].grads; }
+dn_real *dn_chunk_gradients(dn_root *r, int chunk) {
+    __atomic_add_fetch(&r->lent, 1, __ATOMIC_RELAXED);
+    return r->chunks[chunk].grads;
+}
 
 void dn_param_set_updated(dn_param *p, int updated) {
     pthread_mutex_lock(&p->root->lock);
@@ -236,12 +239,14 @@ dn_real *dn__param_gradient(dn_param *p, dn_real *beta) {
     *beta = !p->empty;
     p->empty = 0;
     p->changes++;
+    p->written++;
     return p->root->chunks[p->chunk].grads + p->offset;
 }
 
 dn_real *dn__param_filled(dn_param *p) {
+    if (!p->empty) return p->root->chunks[p->chunk].grads + p->offset;
     dn_real beta, *g = dn__param_gradient(p, &beta);
-    if (beta == 0) dn__fill((size_t)p->row_size, 0, g);
+    dn__fill((size_t)p->row_size, 0, g);
     return g;
 }
 
@@ -249,12 +254,15 @@ void dn_param_mark_filled(dn_param *p) {
     pthread_mutex_lock(&p->root->lock);
     p->empty = 0;
     p->changes++;
+    p->written++;
     pthread_mutex_unlock(&p->root->lock);
 }
 
 dn_real *dn_param_gradient(dn_param *p) {
     pthread_mutex_lock(&p->root->lock);
     dn_real *g = dn__param_filled(p);
+    p->changes++; /* by the caller */
+    p->written++;
     pthread_mutex_unlock(&p->root->lock);
     return g;
 }
@@ -280,6 +288,9 @@ dn_real *dn__lookup_row(dn_param *p, int64_t row) {
     return p->block + p->slot[row] * p->row_size;
 }
 
+/* Whether nobody else writes to the memory of these gradients. */
+static int is_private(const dn_chunk *c) { return c->grads == c->private_grads; }
+
 /* Rows that were touched from the n-th on are not touched any more. */
 static void untouch(dn_param *p, int64_t n, int empty) {
     for (int64_t i = n; i < p->n_touched; i++) p->slot[p->touched[i]] = -1;
@@ -301,6 +312,7 @@ int dn__lookup_all_rows(dn_param *p) {
 void dn__param_clear(dn_param *p) {
     untouch(p, 0, 1);
     p->changes++;
+    p->written += !p->rows && !is_private(&p->root->chunks[p->chunk]); /* an exchange between processes has put its sums there */
 }
 
 void dn_param_clear_gradient(dn_param *p) {
@@ -326,6 +338,7 @@ void dn_param_scale_gradient(dn_param *p, dn_real by) {
     size_t n = (size_t)(p->row_size * (p->rows ? p->n_touched : 1));
     if (!p->empty) dn__axpy(n, by, g, 0, g);
     p->changes++;
+    p->written++;
     pthread_mutex_unlock(&p->root->lock);
 }
 

@@ -79,7 +79,7 @@ static dn_tape *new_tape(int graph) {
     if (!t) return NULL;
     t->graph = graph;
     t->epoch = (int64_t)graph << DN_EPOCH_BITS;
-    t->swept_root = -1;
+    t->swept_root = t->sweep = -1;
     t->param_epoch = 1;
     return t;
 }
@@ -137,6 +137,7 @@ static void next_epoch(dn_tape *t) {
 }
 
 void dn__start_graph(dn_tape *t, int immediate, int check_finite, int autobatch) {
+    dn__stop_backward(t);
     next_epoch(t);
     t->version++;
     t->immediate = immediate;
@@ -148,7 +149,6 @@ void dn__start_graph(dn_tape *t, int immediate, int check_finite, int autobatch)
     t->n_nodes = t->evaluated = t->swept_nodes = 0;
     t->dropped = 0;
     t->n_args = t->n_ints = t->n_reals = t->n_marks = t->n_products = 0;
-    t->swept_root = t->sweep = -1;
     t->values_made++;
     t->holds = t->raised = t->any_failed = t->unreported = 0;
     t->param_epoch++;
@@ -223,6 +223,7 @@ int dn_graph_revert(int graph) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);
     if (t->n_marks) {
+        dn__stop_backward(t);
         dn_mark m = t->marks[--t->n_marks];
         t->dropped += (uint32_t)(t->n_nodes - m.nodes);
         t->n_nodes = m.nodes;
@@ -245,7 +246,6 @@ int dn_graph_revert(int graph) {
         release_roots(t, m.roots);
         for (int i = 0; i < t->n_roots; i++)
             if (t->roots[i].reader >= t->evaluated) t->roots[i].version = -1;
-        t->swept_root = t->sweep = -1;
         next_epoch(t);
     }
     dn__tape_leave(t);

@@ -33,6 +33,7 @@ struct dn_node {
     uint8_t finished;           /* backward: the parameter has its gradient already; the sweep passes this node by */
     uint8_t patience;           /* join.h: how many misfits a search that begins here passes over before it finds the first that fits */
     uint8_t failed;             /* dn_failed: has no value although its turn has passed, because an operation written in Python raised */
+    int64_t written;            /* of a node that is in_chunk: dn__param_written when it got its place there */
     dn_param *param;            /* of parameter and lookup nodes */
     const dn_real *data;        /* of input nodes: what set() writes */
     dn_real *value, *saved_memory, *grad;
@@ -173,6 +174,8 @@ void dn__start_graph(dn_tape *, int immediate, int check_finite, int autobatch);
 void dn__forget_values(dn_tape *);
 /* a parameter or row is read: its root's version is noted for the check before backward */
 void dn__use_root(dn_tape *, dn_root *);
+/* Gradients of this graph are no more; a backward that is not done ends as one that failed, and whoever makes its next step gets an error. */
+void dn__stop_backward(dn_tape *);
 /* the place of node i's gradient; beta = 0: it holds nothing yet */
 dn_grad dn__place(dn_tape *, int i);
 /* what is collected for a parameter's node, and its gradient, go to the parameter: once, when no use of it is left */

@@ -288,6 +288,7 @@ static int clip(dn_trainer *t, int n, dn_param *const *params, double *scale) {
         for (int i = 0; i < n; i++) {
             size_t size = gradient(params[i], &g);
             dn__clamp(size, (dn_real)(set->clip_value / set->share), g);
+            params[i]->written++;
         }
         if (set->clip > 0) length = norm(n, params);
     }
