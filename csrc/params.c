@@ -150,41 +150,94 @@ dn_param *dn__handle_param(int64_t handle, int *constant) {
     return (dn_param *)(intptr_t)(handle & ~(PARAM_TAG | CONSTANT_TAG));
 }
 
+/* Nobody computes with half of what is written: readers without the lock see an odd number, or another one afterwards. */
+void dn__begin_writing(dn_root *r) {
+    __atomic_add_fetch(&r->writes, 1, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+void dn__end_writing(dn_root *r) { __atomic_add_fetch(&r->writes, 1, __ATOMIC_RELEASE); }
+
+static dn_real *storage(const dn_param *p) { return p->rows ? p->table : p->root->chunks[p->chunk].values + p->offset; }
+
 void dn__param_settle(dn_param *p) {
     if (p->factor == 1) return;
     dn__axpy((size_t)dn_param_size(p), (dn_real)p->factor, p->table, 0, p->table);
     p->factor = 1;
 }
 
+/* n values from element `from` on. */
+static void copy(const dn_param *p, int64_t from, int64_t n, dn_real *out) {
+    const dn_real *values = storage(p) + from;
+    if (p->factor != 1) dn__axpy((size_t)n, (dn_real)p->factor, values, 0, out);
+    else if (n) memcpy(out, values, (size_t)n * sizeof *out);
+}
+
 dn_real *dn_param_values(dn_param *p) {
     if (!p->rows) return p->root->chunks[p->chunk].values + p->offset;
     pthread_mutex_lock(&p->root->lock);
-    dn__param_settle(p);
+    if (p->factor != 1) {
+        dn__begin_writing(p->root);
+        dn__param_settle(p);
+        dn__end_writing(p->root);
+    }
     pthread_mutex_unlock(&p->root->lock);
     return p->table;
 }
 dn_real *dn_param_storage(dn_param *p, double *factor) {
     *factor = p->factor;
-    return p->rows ? p->table : p->root->chunks[p->chunk].values + p->offset;
+    return storage(p);
 }
+
+void dn_param_copy(dn_param *p, int64_t from, int64_t n, dn_real *out) {
+    pthread_mutex_lock(&p->root->lock);
+    copy(p, from, n, out);
+    pthread_mutex_unlock(&p->root->lock);
+}
+
+void dn_lookup_copy_rows(dn_param *p, int64_t n, const int *rows, dn_real *out) {
+    pthread_mutex_lock(&p->root->lock);
+    for (int64_t i = 0; i < n; i++) copy(p, rows[i] * p->row_size, p->row_size, out + i * p->row_size);
+    pthread_mutex_unlock(&p->root->lock);
+}
+
+static void written(dn_root *r) {
+    dn__end_writing(r);
+    __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&r->lock);
+}
+
+void dn_param_write(dn_param *p, int64_t from, int64_t n, const dn_real *in, double factor) {
+    pthread_mutex_lock(&p->root->lock);
+    dn__begin_writing(p->root);
+    if (n < dn_param_size(p)) dn__param_settle(p);
+    if (n) memcpy(storage(p) + from, in, (size_t)n * sizeof *in);
+    if (p->rows && n == dn_param_size(p)) p->factor = factor;
+    written(p->root);
+}
+
+void dn_param_blend(dn_param *p, double a, const dn_real *x) {
+    pthread_mutex_lock(&p->root->lock);
+    dn__begin_writing(p->root);
+    dn__param_settle(p);
+    dn__blend((size_t)dn_param_size(p), (dn_real)a, x, storage(p));
+    written(p->root);
+}
+
 int dn_quick_param(int64_t a, int64_t row, dn_dim *dim, int room, double *out) {
     int constant;
     dn_param *p = dn__handle_param(a, &constant);
-    if (!p || (row >= 0 && row >= p->rows) || p->factor != 1) return DN_LONG_WAY;
-    double factor;
-    const dn_real *values = dn_param_storage(p, &factor);
+    if (!p || (row >= 0 && row >= p->rows)) return DN_LONG_WAY;
     *dim = p->dim;
     if (row >= 0) {
         dim->size = (int)p->row_size;
         dim->nd--; /* the rows are the last dim */
-        values += row * p->row_size;
     }
-    if (dim->size < 1 || dim->size > room) return DN_LONG_WAY;
-    for (int i = 0; i < dim->size; i++) out[i] = (double)values[i];
+    if (dim->size < 1 || dim->size > room || pthread_mutex_trylock(&p->root->lock)) return DN_LONG_WAY;
+    const dn_real *values = storage(p) + (row >= 0 ? row * p->row_size : 0);
+    const dn_real factor = (dn_real)p->factor;
+    for (int i = 0; i < dim->size; i++) out[i] = (double)(factor * values[i]);
+    pthread_mutex_unlock(&p->root->lock);
     return 0;
-}
-void dn_param_set_factor(dn_param *p, double factor) {
-    if (p->rows) p->factor = factor;
 }
 int64_t dn_param_size(dn_param *p) { return p->row_size * (p->rows ? p->rows : 1); }
 /* Four lanes of multiply and shift, so that memory is the limit. The multiplier is the odd number nearest to 2^64 / golden ratio. */
@@ -193,7 +246,7 @@ uint64_t dn_param_checksum(dn_param *p) {
     const uint64_t by = 0x9e3779b97f4a7c15u;
     uint64_t h[LANES] = {1, 2, 3, 4}, words[LANES];
     pthread_mutex_lock(&p->root->lock);
-    const char *data = (const char *)(p->rows ? p->table : p->root->chunks[p->chunk].values + p->offset);
+    const char *data = (const char *)storage(p);
     size_t bytes = (size_t)dn_param_size(p) * sizeof(dn_real);
     for (size_t at = 0; at < bytes; at += sizeof words) {
         size_t n = bytes - at < sizeof words ? bytes - at : sizeof words;
@@ -231,7 +284,17 @@ void dn_param_set_updated(dn_param *p, int updated) {
 
 void dn_root_as_dynet(dn_root *r, int on) { r->as_dynet = on; }
 
-void dn_root_changed(dn_root *r) { __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED); }
+void dn_root_changed(dn_root *r) {
+    __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&r->writes, 2, __ATOMIC_RELEASE);
+}
+
+int64_t dn_root_version(dn_root *r) {
+    pthread_mutex_lock(&r->lock);
+    const int64_t version = __atomic_load_n(&r->version, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&r->lock);
+    return version;
+}
 
 /* ---- gradients ----------------------------------------------------------------------------------------------------- */
 
@@ -342,10 +405,24 @@ void dn_param_scale_gradient(dn_param *p, dn_real by) {
     pthread_mutex_unlock(&p->root->lock);
 }
 
-int64_t dn_lookup_touched(dn_param *p, const int **rows, dn_real **block) {
-    *rows = p->touched;
-    *block = p->block;
-    return p->n_touched;
+int64_t dn_lookup_touched(dn_param *p, int64_t room, int *rows, dn_real *block) {
+    pthread_mutex_lock(&p->root->lock);
+    const int64_t n = p->n_touched;
+    if (n && n <= room && rows) memcpy(rows, p->touched, (size_t)n * sizeof *rows);
+    if (n && n <= room && block) memcpy(block, p->block, (size_t)(n * p->row_size) * sizeof *block);
+    pthread_mutex_unlock(&p->root->lock);
+    return n;
+}
+
+void dn_lookup_copy_gradients(dn_param *p, int64_t n, const int *rows, dn_real *out) {
+    const size_t size = (size_t)p->row_size;
+    pthread_mutex_lock(&p->root->lock);
+    for (int64_t i = 0; i < n; i++, out += size) {
+        const int at = p->slot[rows[i]];
+        if (at < 0) dn__fill(size, 0, out);
+        else memcpy(out, p->block + at * p->row_size, size * sizeof *out);
+    }
+    pthread_mutex_unlock(&p->root->lock);
 }
 
 int dn_lookup_add(dn_param *p, int64_t n, const int *rows, const dn_real *block) {

@@ -38,9 +38,10 @@ struct dn_param {
 };
 
 struct dn_root {
-    pthread_mutex_t lock;       /* held by backward steps, updates, and everything else that touches gradients */
+    pthread_mutex_t lock;       /* held by backward steps, updates, and everything else that touches gradients, writes or copies values */
     int references;             /* the Python object, and each tape whose graph uses it (atomic) */
     int64_t version;            /* rises whenever values change */
+    int64_t writes;             /* odd while values are written, behind the lock; what it was shows a reader without the lock whether one was */
     dn_param **params;
     int n_params, params_capacity;
     dn_chunk *chunks;           /* few_chunks, or room for all that there may be, made once; readers of other threads take no lock */
@@ -62,6 +63,9 @@ static inline int dn__param_gathers(const dn_param *p) { return p->updated || p-
 static inline int64_t dn__param_written(const dn_param *p) {
     return p->written + __atomic_load_n(&p->root->lent, __ATOMIC_RELAXED);
 }
+/* Values are written in between, behind the root's lock. */
+void dn__begin_writing(dn_root *);
+void dn__end_writing(dn_root *);
 void dn__root_retain(dn_root *);
 void dn__root_release(dn_root *);
 dn_param *dn__handle_param(int64_t handle, int *constant);   /* NULL: not a parameter's handle */

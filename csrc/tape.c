@@ -150,7 +150,7 @@ void dn__start_graph(dn_tape *t, int immediate, int check_finite, int autobatch)
     t->dropped = 0;
     t->n_args = t->n_ints = t->n_reals = t->n_marks = t->n_products = 0;
     t->values_made++;
-    t->holds = t->raised = t->any_failed = t->unreported = 0;
+    t->holds = t->raised = t->any_failed = t->unreported = t->forward_begun = 0;
     t->param_epoch++;
     t->param_count = 0;
     t->counter++;

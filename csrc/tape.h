@@ -80,7 +80,13 @@ typedef struct dn_mark {
 } dn_mark;
 
 /* A root, and what its version was when the first node that reads it, `reader`, was computed; version -1: none was. */
-typedef struct dn_used_root { dn_root *root; int64_t version; int reader; int watched; /* ready.c: in the present backward */ } dn_used_root;
+typedef struct dn_used_root {
+    dn_root *root;
+    int64_t version;
+    int64_t writes;     /* forward.c: the root's when the present forward began */
+    int reader;
+    int watched;        /* ready.c: in the present backward */
+} dn_used_root;
 
 struct dn_tape {
     int graph;                  /* its slot */
@@ -112,6 +118,7 @@ struct dn_tape {
     dn_autobatch_counts counts; /* of this graph */
     int raised;                 /* set by an op that cannot go on: forward and backward stop with this error */
     int any_failed;             /* some node may be `failed` */
+    int forward_begun;          /* dn__forward has more to do: what it has computed and what is to come must be of the same parameters */
     int unreported;             /* dn_quick_value met this error and could not say so: dn_forward will */
     int32_t *args, *ints;
     double *reals;
