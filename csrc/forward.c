@@ -134,8 +134,8 @@ static void lower_mark(const dn_tape *t, dn_mark *m, int i) {
     m->values = (dn_arena_mark){0};
 }
 
-/* What `last` needs of the nodes that failed before, once more in order. */
-static int retry(dn_tape *t, int last) {
+/* What `last` needs of the nodes that failed before, once more in order; 1: there is more to do. */
+static int retry(dn_tape *t, int last, int64_t work) {
     uint8_t *needed = calloc((size_t)last + 1, 1);
     if (!needed) return dn__no_memory(t);
     needed[last] = 1;
@@ -146,6 +146,11 @@ static int retry(dn_tape *t, int last) {
     int error = 0;
     for (int i = 0; i <= last && !error; i++) {
         if (!needed[i] || !t->nodes[i].failed) continue;
+        if (work <= 0) {
+            free(needed);
+            return 1;
+        }
+        work -= t->nodes[i].work;
         error = dn__compute(t, i);
         for (int m = 0; m < t->n_marks; m++) /* its value lies above them: a revert must forget it, and what follows it in the order */
             if (t->marks[m].evaluated > i) lower_mark(t, &t->marks[m], i);
@@ -184,7 +189,7 @@ static int forward_in_order(dn_tape *t, int last) {
         if (t->n_order && t->evaluated > i) dn__append_to_order(t, i);
         if (error < 0) return error;
     }
-    return t->any_failed && t->nodes[last].failed ? retry(t, last) : 0;
+    return t->any_failed && t->nodes[last].failed ? retry(t, last, work) : 0;
 }
 
 static int64_t writes_of(const dn_root *root) { return __atomic_load_n(&root->writes, __ATOMIC_ACQUIRE); }

@@ -113,6 +113,7 @@ void dn_graph_free(int graph) {
     dn__arena_free(&t->grads);
     dn__arena_free(&t->data);
     dn__arena_free(&t->scratch);
+    dn__arena_free(&t->plan_memory);
     for (int i = 0; i < DN_KEPT_COLUMNS; i++) dn__arena_free(&t->columns[i].memory);
     void **const memory[] = {(void **)&t->nodes, (void **)&t->args,  (void **)&t->ints,     (void **)&t->reals,
                              (void **)&t->marks, (void **)&t->roots, (void **)&t->products, (void **)&t->param_nodes, (void **)&t->order,
@@ -224,6 +225,7 @@ int dn_graph_revert(int graph) {
     DN_ENTER(t);
     if (t->n_marks) {
         dn__stop_backward(t);
+        dn__abandon_plan(t);
         dn_mark m = t->marks[--t->n_marks];
         t->dropped += (uint32_t)(t->n_nodes - m.nodes);
         t->n_nodes = m.nodes;
@@ -264,7 +266,8 @@ int64_t dn_graph_bytes(int graph) {
     size_t columns = 0;
     for (int i = 0; i < DN_KEPT_COLUMNS; i++) columns += dn__arena_bytes(&t->columns[i].memory);
     return (int64_t)(columns + dn__arena_bytes(&t->values) + dn__arena_bytes(&t->copies) + dn__arena_bytes(&t->grads) +
-                     dn__arena_bytes(&t->data) + dn__arena_bytes(&t->scratch) + (size_t)t->nodes_capacity * sizeof(dn_node));
+                     dn__arena_bytes(&t->data) + dn__arena_bytes(&t->scratch) + dn__arena_bytes(&t->plan_memory) +
+                     (size_t)t->nodes_capacity * sizeof(dn_node));
 }
 
 /* ---- handles ------------------------------------------------------------------------------------------------------- */

@@ -108,6 +108,8 @@ struct dn_tape {
     int usual_autobatch;        /* the strategy of graphs for which none was named */
     int32_t *order;             /* autobatch.h: nodes, and groups as -1 - group, in the order they were computed */
     int n_order, order_capacity, n_done, planned;
+    struct dn_schedule *planning; /* autobatch.c: an order in the making, in plan_memory; NULL: none */
+    dn_arena plan_memory;
     dn_mark begun;              /* autobatch.c: where all stood when the order's last part, up to node `planned`, was made */
     dn_group *groups;           /* group.h */
     int32_t *members, *sources;
