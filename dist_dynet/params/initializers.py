@@ -71,8 +71,9 @@ class _Drawn(PyInitializer):
 
 def in_place(init: PyInitializer, dims: tuple[int, ...], is_lookup: bool) -> _Draw | None:
     """What begin() is to do; None: ask for values()."""
-    quick = isinstance(init, _Drawn) and type(init).values is _Drawn.values and _size(dims) <= _AT_ONCE
-    return init._draw(dims, is_lookup) if quick else None
+    if not isinstance(init, _Drawn) or type(init).values is not _Drawn.values or _size(dims) > _AT_ONCE:
+        return None
+    return init._draw(dims, is_lookup)
 
 
 def begin(param: Any, draw: _Draw) -> None:
