@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "autobatch.h"
 #include "cell.h"
 #include "kernels/kernels.h"
 #include "once.h"
@@ -19,6 +20,7 @@ static inline void ask_for(const dn_tape *t, const int32_t *list, int m, int n) 
 }
 
 void dn__forget_groups(dn_tape *t) {
+    dn__abandon_plan(t);
     t->n_order = t->n_done = 0;
     t->n_groups = t->n_members = t->n_group_inputs = t->n_gathers = t->n_sources = 0;
 }

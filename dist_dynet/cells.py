@@ -6,7 +6,6 @@ csrc/cell.h says what becomes of the traced nodes; this module knows signatures,
 from __future__ import annotations
 
 import functools
-import random
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -220,6 +219,8 @@ class _Cell:
 
 def _generators() -> tuple[Any, ...]:
     """The states of Python's and NumPy's generators."""
+    import random  # here, as few programs trace functions
+
     state: Any = np.random.get_state()
     return random.getstate(), state[1].tobytes(), state[2:]
 

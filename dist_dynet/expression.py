@@ -218,7 +218,8 @@ class Expression(calls.Node):
         Zeros for nodes that lead to no parameter, unless it was backward(full=True).
 
         Raises:
-            RuntimeError: no backward() since, or this node was made after the loss.
+            RuntimeError: no backward() since the graph's values were computed (set() and value(recalculate=True) forget them, and the
+                gradients with them); this node was made after the loss; of a parameter, its own gradient was written to since.
         """
         found = _quick_gradient(self)
         if found is not None:

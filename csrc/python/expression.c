@@ -254,6 +254,7 @@ static PyMethodDef functions[] = {
     {"call", dn__call, METH_VARARGS, NULL},
     {"operator", set_operator, METH_VARARGS, NULL},
     {"subscript", set_subscript, METH_VARARGS, NULL},
+    {"dropping", dn__set_dropping, METH_VARARGS, NULL},
     {"consecutive", DN_FAST(consecutive)},
     {"quick_node", DN_FAST(dn__quick_node)},
     {"all_whole", dn__all_whole, METH_O, NULL},

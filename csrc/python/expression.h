@@ -49,6 +49,8 @@ double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n);
 /* states.c */
 /* Puts the bases of RNNState and Run into the module; -1: an exception is set. */
 int dn__add_states(PyObject *module);
+/* dropping(ops cmult, dropout, random_bernoulli) of the module: what masks, and a step that drops something, are made of. */
+PyObject *dn__set_dropping(PyObject *module, PyObject *args);
 
 /* values.c */
 /* The functions of the module that read and set values. */

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from .. import _random
 from .._ffi import DTYPE
 from ..params.collection import ParameterCollection
+from ..params.copying import unchanged
 from ..params.dims import MAX_DIMS
 from ..params.initializers import GlorotInitializer
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
@@ -71,7 +72,7 @@ def _tag(parameter: AnyParameter) -> str:
 
 def write_entry(file: BinaryIO, key: str, parameter: AnyParameter) -> None:
     """Writes one parameter under this name."""
-    lines = [parameter.storage()]
+    lines = [parameter._values()]
     if parameter.has_gradient():
         lines.append(parameter._flat_gradient())
     size = sum(map(_line_bytes, lines))
@@ -102,8 +103,9 @@ def save_parameters(entries: Iterable[tuple[str, AnyParameter]], fname: FileName
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 raise RuntimeError(f"save: the file to append to must end with a whole line; got '{os.fspath(fname)}', which is cut short.")
-        for key, parameter in entries:
-            write_entry(file, key, parameter)
+        with unchanged((parameter._root for _, parameter in entries), "save"):
+            for key, parameter in entries:
+                write_entry(file, key, parameter)
 
 
 def collection_entries(collection: ParameterCollection, key: str = "") -> list[tuple[str, AnyParameter]]:
@@ -343,9 +345,8 @@ def _check_dims(parameter: AnyParameter, entry: Entry) -> None:
 def fill(file: ModelFile, pairs: Iterable[tuple[AnyParameter, Entry]]) -> None:
     """Reads the numbers of all entries, then gives them to their parameters."""
     for parameter, (values, gradient) in [(parameter, file.numbers(entry)) for parameter, entry in pairs]:
-        parameter.storage()[:] = values
+        parameter._write(values)
         parameter._set_flat_gradient(gradient)
-        parameter.changed()
 
 
 def populate_parameter(parameter: AnyParameter, fname: FileName, key: str) -> None:
@@ -372,7 +373,7 @@ def new_parameter(collection: ParameterCollection, file: ModelFile, entry: Entry
         parameter = LookupParameters(collection._root, entry.name, entry.dims[:-1], entry.dims[-1])
     else:
         parameter = Parameters(collection._root, entry.name, entry.dims, 0)
-    parameter.storage()[:] = values
+    parameter._write(values)
     parameter._set_flat_gradient(gradient)
     collection._adopt(parameter)
     return parameter
