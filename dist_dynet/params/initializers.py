@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import _random
-from .._ffi import ffi, lib
+from .._ffi import declines, ffi, lib
 
 Values = NDArray[np.float32]
 """Flat, in storage order."""
@@ -66,7 +66,8 @@ class _Drawn(PyInitializer):
 
 def in_place(init: PyInitializer, dims: tuple[int, ...], is_lookup: bool) -> _Draw | None:
     """What begin() is to do; None: ask for values()."""
-    return init._draw(dims, is_lookup) if isinstance(init, _Drawn) and type(init).values is _Drawn.values else None
+    drawn = isinstance(init, _Drawn) and type(init).values is _Drawn.values and not declines("first values")
+    return init._draw(dims, is_lookup) if drawn else None  # type: ignore[attr-defined]
 
 
 def begin(param: Any, draw: _Draw) -> None:
