@@ -130,6 +130,7 @@ class _Drawing:
         self.draw, self.deck, self.steps = draw, deck, []
         self.vectors, self.nodes = {n: [] for n in SIZES}, []
         self.marks = []
+        self.trees = []  # those of them that are states of trees
         self.comparable = True
 
     def add(self, kind, *rest):
@@ -190,6 +191,49 @@ class _Drawing:
             return None
         return self.row()
 
+    def chorus(self):
+        """Many copies of one small network, of different leaves and lengths: much to be batched, and rows that repeat."""
+        draw, n = self.draw, self.draw.choice(SIZES)
+        leaf, layers = draw.choice(["lookup", "lookup", "input", "any"]), []
+        for _ in range(draw.randrange(1, 4)):
+            kind = draw.choice(["unary", "weight", "several", "cell", "sequence", "tree"])
+            layers.append((kind, draw.randrange(1 << 30)))
+        for _ in range(draw.randrange(6, 20)):
+            y, size = self.chorus_leaf(n, leaf), n
+            for kind, seed in layers:
+                y, size = self.layer(kind, random.Random(seed), y, size)
+
+    def chorus_leaf(self, n, kind):
+        if kind == "any":
+            return self.vector(n)
+        rest = (n, self.draw.randrange(TABLE_ROWS)) if kind == "lookup" else (n, 1, self.draw.randrange(1 << 30))
+        self.made(number := self.add(kind, *rest), n)
+        return number
+
+    def layer(self, kind, same, x, n):
+        """One step of each copy: its form is drawn by `same`."""
+        if kind == "unary":
+            number = self.add("unary", n, same.randrange(len(UNARY)), x)
+        elif kind == "several":
+            form = same.randrange(len(SEVERAL))
+            others = SEVERAL[form].count("{}") - 1
+            number = self.add("several", n, form, (x, *(self.vector(n) for _ in range(others))))
+        elif kind == "weight" or n != 3:
+            n, k = 3 if kind != "weight" else same.choice(SIZES), n
+            number = self.add("weight", n, k, same.randrange(len(WEIGHT)), x)
+        elif kind == "cell":
+            name = same.choice(list(CELLS))
+            number = self.add("cell", name, (x,) * CELLS[name][1])
+        elif kind == "tree":
+            children = [self.one_of(self.trees) for _ in range(2)] if self.trees and self.draw.random() < 0.6 else []
+            number = self.add("tree", x, *children)
+            self.trees.append(number)
+        else:
+            maker, layers, way = same.choice(list(recurrent.MAKERS)), same.choice([1, 2]), same.choice(["steps", "transduce", "states"])
+            number = self.add("sequence", maker, layers, way, (x,) * self.draw.randrange(1, 6))
+        self.made(number, n)
+        return number, n
+
     def row(self):
         draw, (k, c) = self.draw, self.deck.next()
         family, _, row = ROWS[k]
@@ -207,17 +251,20 @@ class _Drawing:
         draw = self.draw
         if not self.nodes:
             return
-        chosen = tuple(dict.fromkeys(self.one_of(self.nodes) for _ in range(draw.randrange(1, 7))))
+        most = draw.choice([7, 7, 30])
+        chosen = tuple(dict.fromkeys(self.one_of(self.nodes) for _ in range(draw.randrange(1, most))))
         backward = draw.choice(["", "backward()", "backward()", "backward(full=True)"])
         self.add("observe", chosen, backward, draw.random() < 0.5, draw.randrange(len(READERS)))
 
     def action(self):
         draw = self.draw
-        kind = draw.choices(["node", "observe", "checkpoint", "revert", "set", "recalculate", "update", "renew", "freeze", "clear"],
-                            [40, 8, 3, 3, 3, 2, 1, 1, 0.3, 0.5])[0]  # fmt: skip
+        kind = draw.choices(["node", "chorus", "observe", "checkpoint", "revert", "set", "recalculate", "update", "renew", "freeze", "clear"],
+                            [40, 3, 8, 3, 3, 3, 2, 1, 1, 0.3, 0.5])[0]  # fmt: skip
         if kind == "node":
             for _ in range(draw.randrange(1, 6)):
                 self.node()
+        elif kind == "chorus":
+            self.chorus()
         elif kind == "observe":
             self.observe()
         elif kind == "checkpoint":
@@ -225,7 +272,7 @@ class _Drawing:
             self.marks.append(self.here())
         elif kind == "revert" and self.marks:
             self.add("revert")
-            self.nodes, self.vectors = self.marks.pop()
+            self.nodes, self.vectors, self.trees = self.marks.pop()
         elif kind == "set":
             settable = [s for s in self.steps if s.number in self.nodes and s.kind in ("input", "lookup")]
             if settable:
@@ -236,7 +283,7 @@ class _Drawing:
             self.add("update")
         elif kind == "renew":
             self.add("renew")
-            self.nodes, self.vectors, self.marks = [], {n: [] for n in SIZES}, []
+            self.nodes, self.vectors, self.trees, self.marks = [], {n: [] for n in SIZES}, [], []
         elif kind == "freeze":
             self.comparable = False  # what nodes know of it depends on when they are made
             self.add("freeze", draw.choice(["W33", "W23", "E3", "B2"]), draw.random() < 0.5)
@@ -244,7 +291,7 @@ class _Drawing:
             self.add("clear")
 
     def here(self):
-        return list(self.nodes), {n: list(numbers) for n, numbers in self.vectors.items()}
+        return list(self.nodes), {n: list(numbers) for n, numbers in self.vectors.items()}, list(self.trees)
 
     def set(self, step):
         if step.kind == "input":
@@ -289,6 +336,8 @@ class _Source:
             self.add(MODEL, *(f"W{n}{k} = m.add_parameters(({n}, {k}))" for k in SIZES))
         for maker, layers in sorted({s.rest[:2] for s in self.program.steps if s.kind == "sequence"}):
             self.add(MODEL, f"{_builder(maker, layers)} = recurrent.MAKERS[{maker!r}]({layers}, 3, 3, m)")
+        if any(s.kind == "tree" for s in self.program.steps):
+            self.add(MODEL, "tree = dy.BinaryTreeLSTMBuilder(3, 3, m)")
         for name in sorted({s.rest[0] for s in self.program.steps if s.kind == "cell"}):
             function = CELLS[name][0]
             self.add(MODEL, f"cell_{name} = {function}" if self.mode.plain else f"cell_{name} = dy.cell({function})")
@@ -326,6 +375,9 @@ class _Source:
         if step.kind == "several":
             form = SEVERAL[rest[1]]
             return [f"{y} = {form.format(', '.join(xs), count=len(xs)) if form.count('{}') == 1 else form.format(*xs)}"]
+        if step.kind == "tree":
+            children = f", [{', '.join(f'state{x}' for x in rest[1:])}]" if rest[1:] else ""
+            return [f"state{step.number} = tree.node({xs[0]}{children})", f"{y} = state{step.number}.output()"]
         if step.kind == "fold":
             return [f"{y} = linked({xs[1]}, {xs[0]})"]
         if step.kind == "cell":
@@ -425,7 +477,7 @@ class _Source:
         for x in chosen:
             made = self.steps[x]
             if made.kind == "row" and ROWS[made.rest[0]][2].reference is not None:
-                family, index, row = ROWS[made.rest[0]]
+                family, index, _ = ROWS[made.rest[0]]
                 inputs = [f"{'x' if link in self.live and link < x else 'a'}{x}_{j}" for j, link in enumerate(made.rest[3])]
                 reads.append(f"model({(i, 'model', x)}, {', '.join([repr(family), str(index), str(made.rest[1]), f'v{x}', *inputs])})")
         loss = [f"loss = total([{', '.join(f'v{x}' for x in chosen)}])", f"note({(i, 'loss')}, loss.npvalue())"]
@@ -438,7 +490,8 @@ class _Source:
 def _needs(step):
     """The nodes without which a step does nothing."""
     rest = step.rest
-    places = {"unary": rest[2:3], "weight": rest[3:4], "several": rest[2:3], "fold": rest[1:3], "cell": rest[1:2], "sequence": rest[3:4]}
+    places = {"unary": rest[2:3], "weight": rest[3:4], "several": rest[2:3], "fold": rest[1:3], "cell": rest[1:2],
+              "sequence": rest[3:4], "tree": rest}  # fmt: skip
     found = places.get(step.kind, ())
     return list(itertools.chain.from_iterable(x if isinstance(x, tuple) else (x,) for x in found))
 

@@ -34,7 +34,8 @@ def test_programs_have_all_operations_and_all_kinds_of_steps():
     steps = [s for p in programs for s in p.steps]
     doing = {name[1:] for name in vars(fuzz_programs._Source) if name in {f"_{s.kind}" for s in steps}}
     assert doing == {"checkpoint", "revert", "renew", "set", "recalculate", "update", "freeze", "clear", "observe"}
-    assert {s.kind for s in steps} - doing == {"input", "parameter", "lookup", "unary", "weight", "several", "row", "sequence", "cell", "fold"}
+    assert {s.kind for s in steps} - doing == {"input", "parameter", "lookup", "unary", "weight", "several", "row", "sequence", "cell",
+                                                      "fold", "tree"}  # fmt: skip
     assert {s.rest[0] for s in steps if s.kind == "row"} == rows
     assert {s.rest[0] for s in steps if s.kind == "cell"} == CELLS.keys()
 
