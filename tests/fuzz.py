@@ -265,8 +265,8 @@ def printed(program, found):
     """A program of Python that shows it."""
     lines = [text for _, text in source(program, found.mode)]
     needed = "\n".join(lines)
-    unused = [line for line in lines if line.split(" = ")[0].split(",")[0] in {f"{k}{n}" for k in "B" for n in (2, 3)}
-              and not any(name in needed.replace(line, "") for name in line.split(" = ")[0].split(", "))]  # fmt: skip
+    made = {line.split(" = ")[0]: line for line in lines if " = m.add_" in line}
+    unused = [line for name, line in made.items() if name not in needed.replace(line, "")]
     lines = [line for line in lines if line not in unused and "model(" not in line]
     where = f"\nnumbers of interest: {found.key}" if found.key else ""
     return HEADER.format(words=found.words().replace('"""', "'''") + where, here=str(HERE), dtype=found.dtype) + "\n".join(lines)
@@ -363,6 +363,8 @@ def main():
                       f"{len(program.steps)} steps", printed(small, found), sep="\n", flush=True)  # fmt: skip
             if given.only is not None:
                 break
+    except KeyboardInterrupt:
+        print("interrupted")
     finally:
         run.workers.close()
     print(f"{run.count} programs, {run.steps} steps, {len(run.rows)} of {len(run.deck.rows)} rows, {seconds_used():.0f} processor seconds, "

@@ -19,6 +19,7 @@ LARGEST = 3000
 """Numbers in the inputs of a case; the tests of operations have the larger ones."""
 SIZES = (2, 3)
 TABLE_ROWS = 5
+TABLES = ("E", "E", "F")
 UNARY = ("dy.tanh({})", "dy.square({}) * 0.5", "{} * 0.7 - 0.1", "dy.cmult({0}, {0})", "dy.logistic({})", "1 - {}", "dy.softmax({})",
          "dy.concatenate([dy.pick_range({0}, 1, 2), {0}[0:1], {0}])[0:{n}]", "dy.reshape({}, (1, {n}))[0]", "-{}", "dy.nobackprop({})",
          "dy.rectify({} + 0.3)", "dy.log_softmax({})")  # fmt: skip
@@ -161,7 +162,7 @@ class _Drawing:
             number = self.add("parameter", n)
         else:
             rows = draw.randrange(TABLE_ROWS) if kind == "lookup" else [draw.randrange(TABLE_ROWS) for _ in range(3)]
-            number = self.add("lookup", n, rows)
+            number = self.add("lookup", n, rows, draw.choice(TABLES))
         self.made(number, n)
 
     def node(self):
@@ -206,7 +207,7 @@ class _Drawing:
     def chorus_leaf(self, n, kind):
         if kind == "any":
             return self.vector(n)
-        rest = (n, self.draw.randrange(TABLE_ROWS)) if kind == "lookup" else (n, 1, self.draw.randrange(1 << 30))
+        rest = (n, self.draw.randrange(TABLE_ROWS), self.draw.choice(TABLES)) if kind == "lookup" else (n, 1, self.draw.randrange(1 << 30))
         self.made(number := self.add(kind, *rest), n)
         return number
 
@@ -332,7 +333,8 @@ class _Source:
     def all(self):
         self.add(MODEL, f"dy.reset_random_seed({self.program.seed})", "m = dy.ParameterCollection()")
         for n in SIZES:
-            self.add(MODEL, f"B{n}, E{n} = m.add_parameters({n}), m.add_lookup_parameters(({TABLE_ROWS}, {n}))")
+            self.add(MODEL, f"B{n} = m.add_parameters({n})")
+            self.add(MODEL, *(f"{t}{n} = m.add_lookup_parameters(({TABLE_ROWS}, {n}))" for t in sorted(set(TABLES))))
             self.add(MODEL, *(f"W{n}{k} = m.add_parameters(({n}, {k}))" for k in SIZES))
         for maker, layers in sorted({s.rest[:2] for s in self.program.steps if s.kind == "sequence"}):
             self.add(MODEL, f"{_builder(maker, layers)} = recurrent.MAKERS[{maker!r}]({layers}, 3, 3, m)")
@@ -367,7 +369,8 @@ class _Source:
             return [f"{y} = B{rest[0]} * 1"]
         if step.kind == "lookup":
             rows = self.numbers.get(step.number, rest[1])
-            return [f"{y} = dy.lookup_batch(E{rest[0]}, {rows})" if isinstance(rows, list) else f"{y} = E{rest[0]}[{rows}]"]
+            table = f"{rest[2]}{rest[0]}"
+            return [f"{y} = dy.lookup_batch({table}, {rows})" if isinstance(rows, list) else f"{y} = {table}[{rows}]"]
         if step.kind == "unary":
             return [f"{y} = {UNARY[rest[1]].format(xs[0], n=rest[0])}"]
         if step.kind == "weight":

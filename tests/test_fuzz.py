@@ -49,7 +49,7 @@ def test_one_seed_draws_the_same_programs():
 
 PROGRAM = Program(5, True, (
     Step(0, "input", (3, 1, 4)), Step(1, "input", (3, 1, 9)), Step(2, "checkpoint", ()), Step(3, "unary", (3, 0, 0)), Step(4, "revert", ()),
-    Step(5, "unary", (3, 0, 1)), Step(6, "lookup", (3, 2)), Step(7, "weight", (3, 3, 0, 5)), Step(8, "recalculate", (7,)),
+    Step(5, "unary", (3, 0, 1)), Step(6, "lookup", (3, 2, "E")), Step(7, "weight", (3, 3, 0, 5)), Step(8, "recalculate", (7,)),
     Step(9, "observe", ((7, 0), "backward()", True, 0)),
 ))  # fmt: skip
 PLAN = fuzz.Plan("float64", tuple(fuzz.LIVE), Mode(1), Mode(2))
