@@ -19,6 +19,7 @@ LARGEST = 3000
 """Numbers in the inputs of a case; the tests of operations have the larger ones."""
 SIZES = (2, 3)
 TABLE_ROWS = 5
+TRAINERS = ("SimpleSGDTrainer(m, 0.1)", "MomentumSGDTrainer(m, 0.05)")
 TABLES = ("E", "E", "F")
 UNARY = ("dy.tanh({})", "dy.square({}) * 0.5", "{} * 0.7 - 0.1", "dy.cmult({0}, {0})", "dy.logistic({})", "1 - {}", "dy.softmax({})",
          "dy.concatenate([dy.pick_range({0}, 1, 2), {0}[0:1], {0}])[0:{n}]", "dy.reshape({}, (1, {n}))[0]", "-{}", "dy.nobackprop({})",
@@ -275,7 +276,7 @@ class _Drawing:
             self.add("revert")
             self.nodes, self.vectors, self.trees = self.marks.pop()
         elif kind == "set":
-            settable = [s for s in self.steps if s.number in self.nodes and s.kind in ("input", "lookup")]
+            settable = [s for s in self.steps if s.number in self.nodes and s.kind in ("input", "lookup", "row")]
             if settable:
                 self.set(draw.choice(settable))
         elif kind == "recalculate" and self.nodes:
@@ -295,7 +296,7 @@ class _Drawing:
         return list(self.nodes), {n: list(numbers) for n, numbers in self.vectors.items()}, list(self.trees)
 
     def set(self, step):
-        if step.kind == "input":
+        if step.kind != "lookup":
             self.add("set", step.number, self.draw.randrange(1 << 30))
         else:
             rows = [self.draw.randrange(TABLE_ROWS) for _ in range(3)]
@@ -343,7 +344,9 @@ class _Source:
         for name in sorted({s.rest[0] for s in self.program.steps if s.kind == "cell"}):
             function = CELLS[name][0]
             self.add(MODEL, f"cell_{name} = {function}" if self.mode.plain else f"cell_{name} = dy.cell({function})")
-        self.add(MODEL, "trainer = dy.MomentumSGDTrainer(m, 0.05)", self.mode.renew())
+        if self.program.seed % 3 == 0:
+            self.add(MODEL, "m.set_weight_decay(0.01)")
+        self.add(MODEL, f"trainer = dy.{TRAINERS[self.program.seed % len(TRAINERS)]}", self.mode.renew())
         for step in self.program.steps:
             getattr(self, f"_{step.kind}", self._node)(step)
         return self.lines
@@ -410,7 +413,7 @@ class _Source:
             elif spec.kind == "data":
                 texts.append(f"{name} = s{i}[{j}]{'' if spec.batch > 1 else '[..., 0]'}")
             else:
-                texts.append(f"{name} = dy.inputTensor(s{i}[{j}], batched=True)")
+                texts.append(f"{name} = dy.inputTensor(s{i}[{j}], batched=True, reusable_expr=True)")
             if links[j] in self.live and links[j] < i:
                 names[-1] = f"x{i}_{j}"
                 texts.append(f"x{i}_{j} = linked({name} * 1, v{links[j]})")
@@ -448,9 +451,20 @@ class _Source:
         if number not in self.live:
             return
         self.numbers[number] = to
-        if not self.mode.plain:
-            made = self.steps[number]
+        made = self.steps[number]
+        if made.kind == "row":
+            self._set_row(step.number, made, to)
+        elif not self.mode.plain:
             self.add(step.number, f"v{number}.set({_numbers(to, *made.rest[:2]) if made.kind == 'input' else to})")
+
+    def _set_row(self, number, made, seed):
+        """Other numbers for all inputs of a row's node that are no parameters."""
+        i, (k, c, _, _, parameters, _) = made.number, made.rest
+        family, index, row = ROWS[k]
+        for j, spec in enumerate(row.cases[c].inputs):
+            if spec.kind == "tensor" and not parameters[j]:
+                self.add(number, f"s{i}[{j}] = sample({family!r}, {index}, {c}, {seed})[{j}]")
+                self.add(number, *([] if self.mode.plain else [f"a{i}_{j}.set(s{i}[{j}])"]))
 
     def _recalculate(self, step):
         if step.rest[0] in self.live and not self.mode.plain:
@@ -469,6 +483,7 @@ class _Source:
 
     def _observe(self, step):
         chosen, backward, first, reader = step.rest
+        together = len(chosen) % 3 == 0
         i, chosen = step.number, [x for x in chosen if x in self.live]
         if not chosen:
             return
@@ -476,7 +491,8 @@ class _Source:
             self.add(i, self.mode.renew())
             for x in self.live:
                 self.add(x, *self._texts(self.steps[x]))
-        reads = [f"note({(i, 'value', x)}, v{x}.{READERS[reader]})" for x in chosen]
+        reads = [f"dy.forward([{', '.join(f'v{x}' for x in chosen)}])"] if together else []
+        reads += [f"note({(i, 'value', x)}, v{x}.{READERS[reader]})" for x in chosen]
         for x in chosen:
             made = self.steps[x]
             if made.kind == "row" and ROWS[made.rest[0]][2].reference is not None:
