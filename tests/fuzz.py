@@ -37,7 +37,7 @@ TOLERANCE = {"float64": 1e-7, "float32": 3e-3}
 """|a - b| <= tolerance (1 + the greatest |b| of the array)"""
 STARTS = 120
 """Seconds that a process may take to start."""
-FRESH = 300
+FRESH = 2000
 """Programs after which a process is replaced: what a finding depends on must be in so many."""
 
 
@@ -134,7 +134,7 @@ class Finding(NamedTuple):
 
     def words(self):
         against = "" if self.reference is None else f", beside {self.reference}"
-        return f"{self.kind}: {self.dtype}, {self.mode}{against}, {self.key}\n  got  {self.got}\n  want {self.want}"
+        return f"{self.kind}: {self.dtype}, {self.mode}{against}\n{' '.join(map(str, self.key))}: {compared(self.got, self.want)}"
 
 
 def difference(got, want, exact, tolerance, model=True):
@@ -167,6 +167,15 @@ def unequal(a, b, exact, tolerance):
         if not exact and same and np.abs(a[finite] - b[finite]).max(initial=0) <= tolerance * (1 + np.abs(b[finite]).max(initial=0)):
             return None
     return a, b
+
+
+def compared(got, want):
+    """Both in words; of arrays the first numbers that differ."""
+    if isinstance(got, np.ndarray) and isinstance(want, np.ndarray) and got.shape == want.shape:
+        places = np.flatnonzero(~np.isclose(got, want, rtol=1e-9, atol=0, equal_nan=True).ravel())[:4]
+        pairs = ", ".join(f"{got.ravel()[i]!s} at {i}, not {want.ravel()[i]!s}" for i in places)
+        return pairs or "other bits"
+    return f"{got}, not {want}"
 
 
 class Plan(NamedTuple):
@@ -257,7 +266,7 @@ def simpler(step):
 HEADER = '''"""{words}"""
 import sys; sys.path.insert(0, {here!r})  # run it with DIST_DYNET_DTYPE={dtype}
 from fuzz_worker import *
-note, model = Notes.print, lambda *_: None
+note, gradients = Printed().note, Printed().gradients
 '''
 
 
@@ -268,8 +277,7 @@ def printed(program, found):
     made = {line.split(" = ")[0]: line for line in lines if " = m.add_" in line}
     unused = [line for name, line in made.items() if name not in needed.replace(line, "")]
     lines = [line for line in lines if line not in unused and "model(" not in line]
-    where = f"\nnumbers of interest: {found.key}" if found.key else ""
-    return HEADER.format(words=found.words().replace('"""', "'''") + where, here=str(HERE), dtype=found.dtype) + "\n".join(lines)
+    return HEADER.format(words=found.words().replace('"""', "'''"), here=str(HERE), dtype=found.dtype) + "\n".join(lines)
 
 
 # ---- the run -----------------------------------------------------------------------------------------------------------------------------

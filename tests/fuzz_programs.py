@@ -502,7 +502,7 @@ class _Source:
         loss = [f"loss = total([{', '.join(f'v{x}' for x in chosen)}])", f"note({(i, 'loss')}, loss.npvalue())"]
         if backward:
             loss += [f"loss.{backward}", *(f"note({(i, 'gradient', x)}, v{x}.gradient())" for x in chosen)]
-            loss.append(f"note({(i, 'parameters')}, gradients(m))")
+            loss.append(f"gradients({i}, m)")
         self.add(i, *(reads + loss if first else loss + reads))
 
 

@@ -59,11 +59,6 @@ def total(nodes):
     return dy.esum([dy.sum_batches(dy.sum_elems(dy.tanh(x * 0.5))) for x in nodes])
 
 
-def gradients(m):
-    """Those of all parameters, one after the other."""
-    return np.concatenate([p.grad_as_array().ravel() for p in [*m.parameters_list(), *m.lookup_parameters_list()]])
-
-
 READY = b"ready..."
 _models = threading.Lock()
 """All threads draw first values from one generator."""
@@ -75,10 +70,10 @@ class Notes(dict):
     def note(self, key, numbers):
         self[key] = np.array(numbers, float)
 
-    @staticmethod
-    def print(key, numbers):
-        """In place of note(), in a program that is printed."""
-        print(*key, np.array(numbers, float).ravel(order="F").tolist())
+    def gradients(self, number, m):
+        """Those of all parameters."""
+        for p in [*m.parameters_list(), *m.lookup_parameters_list()]:
+            self.note((number, "gradient of", p.name()), p.grad_as_array())
 
     def model(self, key, family, index, case, node, *inputs):
         """The value beside what NumPy computes of the values of the inputs."""
@@ -95,16 +90,23 @@ class Notes(dict):
         self[key] = np.stack([array_of(node), want])
 
 
+class Printed(Notes):
+    """For programs of fuzz.py that are printed: prints what they note."""
+
+    def note(self, key, numbers):
+        print(*key, np.array(numbers, float).ravel(order="F").tolist())
+
+
 def names():
     """What lines of programs find."""
     return {"dy": dy, "np": np, "recurrent": recurrent, "sample": sample, "row": row, "cell_of_row": cell_of_row, "linked": linked,
-            "total": total, "gradients": gradients}  # fmt: skip
+            "total": total}  # fmt: skip
 
 
 def run(lines):
     """Executes a program line by line; what depends on a line that raised is left out."""
     notes = Notes()
-    known = {**names(), "note": notes.note, "model": notes.model}
+    known = {**names(), "note": notes.note, "model": notes.model, "gradients": notes.gradients}
     with _models:
         for text in (text for number, text in lines if number == MODEL):
             exec(_code(text), known)
