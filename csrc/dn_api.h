@@ -132,7 +132,9 @@ typedef struct dn_node_calls {
 DN_NODE_CALLS(DN_NODE_PROTOTYPE)
 
 #ifdef DN_NODES /* ---- only in the extension that keeps the lock ---- */
-void dn_bind(void *table);
+/* fast: whether lists of Python's numbers are copied by a path of this extension's own; how often one was not since that is 0. */
+void dn_bind(void *table, int fast);
+int64_t dn_declined_lists(void);
 #else
 void *dn_node_table(void);
 

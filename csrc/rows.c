@@ -101,7 +101,7 @@ static int have_weights_changed(const dn_tape *t) {
 }
 
 int dn__add_late(dn_tape *t, int i, dn_real *out) {
-    if (t->nodes[i].op == dn_ops[DN_OP_parameter]) return 0;
+    if (t->nodes[i].op == dn_ops[DN_OP_parameter] || !dn__node_wants(t, &t->nodes[i])) return 0;
     for (const struct dn_late *late = t->late; late; late = late->next) {
         if (have_weights_changed(t))
             return dn__tape_fail(t, DN_ERROR_STATE, "gradient: parameters have changed since backward(), which has added up the "

@@ -30,6 +30,7 @@ struct dn_node {
     uint8_t constant;           /* a parameter or row used without gradient */
     uint8_t copied;             /* value is a copy of the parameter's, made when it was read */
     uint8_t in_chunk;           /* backward: grad is the parameter's own gradient memory */
+    uint8_t reached;            /* backward: the loss depends on it; known only where there are groups */
     uint8_t finished;           /* backward: the parameter has its gradient already; the sweep passes this node by */
     uint8_t patience;           /* join.h: how many misfits a search that begins here passes over before it finds the first that fits */
     uint8_t failed;             /* dn_failed: has no value although its turn has passed, because an operation written in Python raised */

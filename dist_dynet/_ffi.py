@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections import Counter
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,14 +37,42 @@ ffi: Any = _core.ffi
 lib: Any = _core.lib
 nodes: Any = _nodes.lib
 """The calls that make nodes; they keep Python's lock."""
-nodes.dn_bind(lib.dn_node_table())
+FAST_PATHS = choice("DIST_DYNET_FAST_PATHS", ("1", "0")) == "1"
+"""Whether calls take their fast paths. Without them they do the same on the general paths: for tests, and to find a fault."""
+
+nodes.dn_bind(lib.dn_node_table(), FAST_PATHS)
 calls = _expression
 """The most frequent of these calls, on expressions."""
-calls.bind(int(ffi.cast("uintptr_t", lib.dn_node_table())))
+calls.bind(int(ffi.cast("uintptr_t", lib.dn_node_table())), FAST_PATHS)
 
 NULL = ffi.NULL
 DIM = ffi.typeof("dn_dim *")
 _REAL_POINTER = ffi.typeof("dn_real *")
+
+
+# ---- fast paths ----------------------------------------------------------------------------------------------------------------------
+
+_declined: Counter[str] = Counter()
+
+
+def declines(name: str) -> bool:
+    """Whether a fast path of Python's, of this name, is switched off; counts how often it was."""
+    if FAST_PATHS:
+        return False
+    _declined[name] += 1
+    return True
+
+
+def fast_path(name: str) -> Any:
+    """The call of `nodes` of this name as a fast path: with these switched off a function that returns NOT_TAKEN."""
+    return getattr(nodes, f"dn_{name}") if FAST_PATHS else lambda *_: calls.NOT_TAKEN if declines(name) else 0
+
+
+def declined() -> Counter[str]:
+    """How often each fast path was declined because it is switched off, by name."""
+    return Counter({f"_expression.{name}": n for name, n in calls.declined().items()}) + Counter(
+        {"lists of numbers": nodes.dn_declined_lists(), **_declined}
+    )
 
 
 # ---- BLAS ----------------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Nothing that Python can say crashes: nonsense arguments, random programs, sizes too large, interruptions. Messages name the op.
 
-The programs run in processes of their own (tests/fuzz.py), with 3 GB of address space. How long: about twenty seconds.
+The programs run in processes of their own (tests/nonsense.py), with 3 GB of address space. How long: about twenty seconds.
 """
 
 import copy
@@ -16,9 +16,9 @@ from test_graph import close
 import dist_dynet as dy
 
 
-def fuzz(kind, tmp_path, n, dtype="float32"):
+def run_nonsense(kind, tmp_path, n, dtype="float32"):
     log = tmp_path / "log"
-    script = __file__.replace("test_robustness", "fuzz")
+    script = __file__.replace("test_robustness", "nonsense")
     result = run_python("-W", "ignore", script, kind, str(log), "0", str(n), timeout=300, DIST_DYNET_DTYPE=dtype)
     assert result.returncode == 0, f"status {result.returncode} in\n{log.read_text()}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
     return result.stdout
@@ -26,12 +26,12 @@ def fuzz(kind, tmp_path, n, dtype="float32"):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_nonsense_arguments_raise_the_usual_exceptions(tmp_path, dtype):
-    assert "exceptions" in fuzz("calls", tmp_path, 40, dtype)
+    assert "exceptions" in run_nonsense("calls", tmp_path, 40, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_random_programs_raise_the_usual_exceptions(tmp_path, dtype):
-    assert "'ok'" in fuzz("programs", tmp_path, 600, dtype)
+    assert "'ok'" in run_nonsense("programs", tmp_path, 600, dtype)
 
 
 # ---- what crashed DyNet ----------------------------------------------------------------------------------------------------------------

@@ -99,7 +99,11 @@ def pick_batch(e: Expression, indices: Iterable[int], dim: int = 0) -> _pickerBa
     return _pick(_pickerBatchExpression, "pick_batch", e, dim_number(dim, "pick_batch"), picked)  # type: ignore[no-any-return]
 
 
-_range = quickly("with_ints", "slice", lambda x, d, *cut: one(_SLICE, "pick_range", x, (dim_number(d, "pick_range"), *cut)))
+def _long_range(x: Expression, d: int, *cut: int) -> Expression:
+    return one(_SLICE, "pick_range", x, (dim_number(d, "pick_range"), *(whole(i, "pick_range") for i in cut)))
+
+
+_range = quickly("with_ints", "slice", _long_range)
 
 
 def pick_range(x: Expression, s: int, e: int, d: int = 0) -> Expression:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import _random
-from .._ffi import ffi, lib
+from .._ffi import declines, ffi, lib
 
 Values = NDArray[np.float32]
 """Flat, in storage order."""
@@ -71,7 +71,7 @@ class _Drawn(PyInitializer):
 
 def in_place(init: PyInitializer, dims: tuple[int, ...], is_lookup: bool) -> _Draw | None:
     """What begin() is to do; None: ask for values()."""
-    if not isinstance(init, _Drawn) or type(init).values is not _Drawn.values or _size(dims) > _AT_ONCE:
+    if not isinstance(init, _Drawn) or type(init).values is not _Drawn.values or _size(dims) > _AT_ONCE or declines("first values"):
         return None
     return init._draw(dims, is_lookup)
 
