@@ -1,0 +1,294 @@
+"""The layers: in csrc and in dist_dynet includes, calls and imports make no circle; files and the tape stay small.
+
+A circle that is still there stands in one of the lists below, which may only shrink: one that is mended and still listed fails, too. How
+long: two seconds.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CSRC = ROOT / "csrc"
+PACKAGE = ROOT / "dist_dynet"
+
+INCLUDE_CIRCLES: list[set[str]] = [
+    {"autobatch", "cell", "group", "once", "rows", "tape"},
+    {"ops/sequence", "ops/sequence_plan"},
+]
+CALL_CIRCLES: list[set[str]] = [
+    {"autobatch", "backward", "cell", "forward", "group", "join", "make", "once", "ops/cell"}
+    | {"params", "ready", "rows", "tape"},
+    {"python/expression", "python/makers", "python/states"},
+]
+IMPORT_CIRCLES: list[set[str]] = [
+    {"dist_dynet.expression", "dist_dynet.graph"},
+    {"dist_dynet.io.text", "dist_dynet.params.collection", "dist_dynet.params.parameters"},
+]
+"""Each: all modules of one knot, those that can be reached from one another."""
+
+MOST_LINES = 500
+LONG_FILES = {"backward.c", "group.c", "params.c"}
+MOST_FIELDS = 94
+
+
+def circles(edges):
+    """The sets of nodes, two or more, that can all be reached from one another (Tarjan), by a dict of sets."""
+    index, low, stack, found = {}, {}, [], []
+
+    def visit(start):
+        work = [(start, iter(sorted(edges[start])))]
+        index[start] = low[start] = len(index)
+        stack.append(start)
+        while work:
+            node, following = work[-1]
+            for other in following:
+                if other not in index:
+                    index[other] = low[other] = len(index)
+                    stack.append(other)
+                    work.append((other, iter(sorted(edges[other]))))
+                    break
+                if other in stack:
+                    low[node] = min(low[node], index[other])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[node])
+                if low[node] == index[node]:
+                    knot = set(stack[stack.index(node) :])
+                    del stack[stack.index(node) :]
+                    if len(knot) > 1:
+                        found.append(knot)
+
+    for node in sorted(edges):
+        if node not in index:
+            visit(node)
+    return found
+
+
+def check(edges, listed, where):
+    """The circles are those that are listed."""
+    found = circles(edges)
+    new = [sorted(knot) for knot in found if not any(knot <= known for known in listed)]
+    assert not new, (
+        f"a new circle of {where}: {new}. Move what is called up to the layer where it belongs, or hand it down as a table"
+    )
+    gone = [sorted(known) for known in listed if known not in found]
+    assert not gone, (
+        f"circles of {where} that are smaller now, or gone: {gone}; there are {[sorted(k) for k in found]}. Shorten the list"
+    )
+
+
+# ---- C ---------------------------------------------------------------------------------------------------------------
+
+
+def unit(path):
+    """A header and its source are one: 'group' is group.c and group.h."""
+    return str(path.relative_to(CSRC).with_suffix(""))
+
+
+def files():
+    return sorted(CSRC.rglob("*.[ch]"))
+
+
+def plain(text):
+    """Without comments and strings."""
+    return re.sub(
+        r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"',
+        lambda m: '""' if m[0][0] == '"' else " ",
+        text,
+        flags=re.S,
+    )
+
+
+DEFINITION = re.compile(
+    r"^(?!typedef|struct \w+ \{|enum)((?:[A-Za-z_][\w ]*[\s*]+)|)([A-Za-z_]\w*)\((?:[^;{}()]|\([^()]*\))*\)\s*\{",
+    re.M,
+)
+
+
+def definitions(text):
+    """{function: whether it is static}."""
+    return {
+        m[2]: "static" in m[1].split()
+        for m in DEFINITION.finditer(text)
+        if m[2] not in ("if", "for", "while", "switch")
+    }
+
+
+def includes():
+    """{unit: units that it includes}."""
+    edges = {unit(p): set() for p in files()}
+    for p in files():
+        for name in re.findall(r'^#include "([^"]+)"', p.read_text(), re.M):
+            where = [q for q in ((p.parent / name).resolve(), CSRC / name) if q.exists()]
+            if where and unit(where[0]) != unit(p):
+                edges[unit(p)].add(unit(where[0]))
+    return edges
+
+
+def calls():
+    """{unit: units whose functions it calls by their names}. What goes through tables is not seen: that is what tables are for."""
+    texts = {p: plain(p.read_text()) for p in files()}
+    found = {p: definitions(text) for p, text in texts.items()}
+    defined = {}
+    for p, names in found.items():
+        for name, static in names.items():
+            if not static or p.suffix == ".h":
+                defined.setdefault(name, unit(p))
+    edges = {unit(p): set() for p in texts}
+    for p, text in texts.items():
+        own = {name for name, static in found[p].items() if static}
+        for name in set(re.findall(r"(?<![\w.>])([A-Za-z_]\w*)\s*\(", text)) - own:
+            if name in defined and defined[name] != unit(p) and called(name, text):
+                edges[unit(p)].add(defined[name])
+    return edges
+
+
+def called(name, text):
+    """Whether the name stands in the body of a function or a macro: a declaration is no call."""
+    for m in re.finditer(rf"(?<![\w.>]){name}\s*\(", text):
+        before = text[: m.start()]
+        line = before[before.rfind("\n") + 1 :]
+        if (
+            before.count("{") > before.count("}")
+            or line.startswith("#define")
+            or before.endswith("\\\n" + line)
+        ):
+            return True
+    return False
+
+
+def tape_fields(name="dn_tape", header=None):
+    """The names of a struct's members; a struct inside of it is one."""
+    for p in files() if header is None else [header]:
+        m = re.search(rf"^struct {name} \{{", plain(p.read_text()), re.M)
+        if m and p.suffix == ".h":
+            body, depth, out = plain(p.read_text())[m.end() :], 1, []
+            for c in body:
+                depth += (c == "{") - (c == "}")
+                if not depth:
+                    break
+                if depth == 1 and c != "}":
+                    out.append(c)
+            return [
+                re.sub(r"\W*(?:\[.*\])?\W*$", "", declarator.strip()).split()[-1].lstrip("*")
+                for declaration in "".join(out).split(";")
+                if declaration.strip()
+                for declarator in declaration.split(",")
+            ]
+    raise AssertionError(f"no header of csrc defines struct {name}")
+
+
+def test_the_parser_sees_what_is_there(tmp_path):
+    """On a text that has everything: else the tests below could not fail."""
+    text = plain(
+        '/* f(1) */ static inline int a(int x) {\n return b(x);\n}\nint *c(struct s *p,\n   int (*q)(int)) {\n p->d(1); e("g()"); }\n'
+    )
+    assert definitions(text) == {"a": True, "c": False}
+    assert called("b", text)
+    assert called("e", text)
+    assert not called("d", text)
+    assert not called("f", text)
+    assert not called("g", text)
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [{"b", "c"}]
+    header = tmp_path / "x.h"
+    header.write_text(
+        "struct x {\n int a, *b; /* c; */\n struct { int d; } *e;\n const char f[3];\n};\n"
+    )
+    assert tape_fields("x", header) == ["a", "b", "e", "f"]
+
+
+def test_csrc_has_no_circle_by_includes():
+    edges = includes()
+    assert "dn_api" in edges["op"]
+    check(edges, INCLUDE_CIRCLES, "includes in csrc")
+
+
+def test_csrc_has_no_circle_by_calls():
+    edges = calls()
+    assert edges["ops/softmax"]
+    check(edges, CALL_CIRCLES, "calls in csrc")
+
+
+def test_the_tape_has_few_fields():
+    names = tape_fields()
+    assert "nodes" in names
+    assert len(names) <= MOST_FIELDS, (
+        f"dn_tape has {len(names)} fields, at most {MOST_FIELDS} are wanted: {names}"
+    )
+
+
+def test_files_of_csrc_are_short():
+    lines = {str(p.relative_to(CSRC)): p.read_text().count("\n") for p in files()}
+    long = {name for name, n in lines.items() if n > MOST_LINES}
+    assert long <= LONG_FILES, (
+        f"of more than {MOST_LINES} lines: {sorted(long - LONG_FILES)}. Take them apart"
+    )
+    assert long >= LONG_FILES, (
+        f"no longer of more than {MOST_LINES} lines: {sorted(LONG_FILES - long)}. Shorten the list"
+    )
+
+
+# ---- Python ----------------------------------------------------------------------------------------------------------
+
+
+def modules():
+    """{name: path}; extension modules are not among them, so nothing leads on from those."""
+    names = {}
+    for p in sorted(PACKAGE.rglob("*.py")):
+        parts = p.relative_to(ROOT).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = p
+    return names
+
+
+class Imports(ast.NodeVisitor):
+    """The modules that a module imports, anywhere but under TYPE_CHECKING."""
+
+    def __init__(self, name, path, known):
+        self.package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        self.known, self.found = known, set()
+        self.visit(ast.parse(path.read_text()))
+        self.found.discard(name)
+
+    def visit_If(self, node):
+        if "TYPE_CHECKING" not in ast.dump(node.test):
+            self.generic_visit(node)
+        for child in node.orelse if "TYPE_CHECKING" in ast.dump(node.test) else []:
+            self.visit(child)
+
+    def visit_Import(self, node):
+        self.found |= {alias.name for alias in node.names if alias.name in self.known}
+
+    def visit_ImportFrom(self, node):
+        package = self.package.split(".")
+        base = (
+            ".".join(
+                [*package[: len(package) - node.level + 1], *([node.module] if node.module else [])]
+            )
+            if node.level
+            else node.module
+        )
+        for alias in node.names:
+            whole = f"{base}.{alias.name}"
+            if (ROOT / f"{whole.replace('.', '/')}.pyi").exists():
+                continue  # an extension module
+            self.found |= {whole if whole in self.known else base} & self.known.keys()
+
+
+def imports():
+    known = modules()
+    return {name: Imports(name, path, known).found for name, path in known.items()}
+
+
+def test_the_package_has_no_circle_by_imports():
+    """Imports inside of functions count: they are how a circle is hidden."""
+    edges = imports()
+    assert "dist_dynet._ffi" in edges["dist_dynet.graph"]
+    check(edges, IMPORT_CIRCLES, "imports in dist_dynet")
+
+
+if __name__ == "__main__":
+    pytest.main([__file__])
