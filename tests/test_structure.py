@@ -185,7 +185,7 @@ def tape_fields(name="dn_tape", header=None):
 def test_the_parser_sees_what_is_there(tmp_path):
     """On a text that has everything: else the tests below could not fail."""
     text = plain(
-        '/* f(1) */ static inline int a(int x) {\n return b(x);\n}\nint *c(struct s *p,\n   int (*q)(int)) {\n p->d(1); e("g()"); }\n'
+        '/* f(1) */\nstatic inline int a(int x) {\n return b(x);\n}\nint *c(struct s *p,\n   int (*q)(int)) {\n p->d(1); e("g()"); }\n'
     )
     assert definitions(text) == {"a": True, "c": False}
     assert called("b", text)
