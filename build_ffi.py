@@ -143,7 +143,7 @@ def clone_flags() -> list[str]:
 def write_op_list() -> None:
     """Gathers the rows DN_OP(name, ...) of csrc/ops into op_list.h: the one list of operations."""
     row = re.compile(r"^(?:DN_OP|ELEMENTWISE)\((\w+),", re.M)
-    names = [m[1] for p in sorted((CSRC / "ops").glob("*.c")) for m in row.finditer(p.read_text())]
+    names = [m[1] for p in [*sorted((CSRC / "ops").glob("*.c")), CSRC / "leaves.c"] for m in row.finditer(p.read_text())]
     twice = {n for n in names if names.count(n) > 1}
     if twice:
         raise SystemExit(f"csrc/ops: these operations have two rows: {', '.join(sorted(twice))}")

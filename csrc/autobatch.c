@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "compute.h"
 #include "group.h"
 
 enum {
@@ -117,8 +118,8 @@ typedef struct signature {
 } signature;
 
 /* Nodes first ... first + n - 1. Leaves need nothing but memory that exists: they come first, and nothing waits for them. Of a large graph it
- * is made in several calls; all of its memory is in tape->plan_memory. */
-typedef struct dn_schedule {
+ * is made in several calls; all of its memory is in plan_memory. */
+typedef struct dn_plan {
     dn_tape *t;
     int first, n, leaves, deepest;
     int parts_done;             /* of append_part */
@@ -132,17 +133,17 @@ typedef struct dn_schedule {
     uint64_t *active;           /* bit of a rank: the signature has nodes ready */
     int lowest_active;          /* no lower word has a bit */
     int alone, last_alone;      /* nodes ready that are computed by themselves */
-} schedule;
+} plan;
 enum { ALONE = -1, LEAF = -2 };
 
-static void *take(dn_tape *t, size_t n, size_t size) { return dn__arena_take(&t->plan_memory, (n + 1) * size); }
+static void *take(dn_tape *t, size_t n, size_t size) { return dn__arena_take(&t->schedule->plan_memory, (n + 1) * size); }
 static void *zeroed(dn_tape *t, size_t n, size_t size) {
     void *p = take(t, n, size);
     return p ? memset(p, 0, (n + 1) * size) : NULL;
 }
 
 /* How deep each node lies, how many use it, what it waits for. */
-static int count_edges(schedule *s) {
+static int count_edges(plan *s) {
     const dn_tape *t = s->t;
     const size_t n = (size_t)s->n;
     if (!(s->sign = take(s->t, n, sizeof *s->sign)) || !(s->depth = take(s->t, n, sizeof *s->depth)) ||
@@ -168,7 +169,7 @@ static int count_edges(schedule *s) {
     return 0;
 }
 
-static int link_users(schedule *s) {
+static int link_users(plan *s) {
     const dn_tape *t = s->t;
     for (int i = 0; i < s->n; i++) s->user_at[i + 1] += s->user_at[i];
     int total = s->user_at[s->n];
@@ -188,7 +189,7 @@ static int link_users(schedule *s) {
 }
 
 /* The signature of node i, a new one if there is none like it. */
-static int signature_of(schedule *s, int i, uint64_t h, int level, int32_t *table, size_t slots) {
+static int signature_of(plan *s, int i, uint64_t h, int level, int32_t *table, size_t slots) {
     const dn_tape *t = s->t;
     size_t at = h >> 7 & (slots - 1);
     for (; table[at]; at = (at + 1) & (slots - 1)) {
@@ -200,7 +201,7 @@ static int signature_of(schedule *s, int i, uint64_t h, int level, int32_t *tabl
     return s->n_signatures - 1;
 }
 
-static int find_signatures(schedule *s) {
+static int find_signatures(plan *s) {
     const dn_tape *t = s->t;
     size_t slots = 64;
     while (slots < 2 * (size_t)(s->n - s->leaves)) slots *= 2;
@@ -213,7 +214,7 @@ static int find_signatures(schedule *s) {
     for (int i = 0, n = 0, at = 0; i < s->n; i++) {
         if (s->sign[i] == LEAF) continue;
         const dn_node *node = &t->nodes[s->first + i];
-        const int level = t->autobatch == DN_AUTOBATCH_DEPTH ? s->depth[i] : 0;
+        const int level = t->schedule->autobatch == DN_AUTOBATCH_DEPTH ? s->depth[i] : 0;
         signature *g = at < n ? &s->signatures[seen[at]] : NULL;
         if (!g || g->depth != level || !alike(t, &t->nodes[g->node], node)) {
             const uint64_t h = hash(t, node, level);
@@ -237,7 +238,7 @@ static int by_depth(const void *a, const void *b) {
 }
 
 /* Those whose nodes lie least deep, on average, come first. */
-static int rank_signatures(schedule *s) {
+static int rank_signatures(plan *s) {
     s->by_rank = take(s->t, (size_t)s->n_signatures, sizeof *s->by_rank);
     s->next_ready = take(s->t, (size_t)s->n, sizeof *s->next_ready);
     s->active = zeroed(s->t, (size_t)s->n_signatures / 64 + 1, sizeof *s->active);
@@ -248,7 +249,7 @@ static int rank_signatures(schedule *s) {
     return 0;
 }
 
-static void make_ready(schedule *s, int i) {
+static void make_ready(plan *s, int i) {
     s->next_ready[i] = -1;
     if (s->sign[i] < 0) {
         if (s->alone < 0) s->alone = i;
@@ -268,13 +269,13 @@ static void make_ready(schedule *s, int i) {
     g->last_ready = i;
 }
 
-static void done(schedule *s, int i) {
+static void done(plan *s, int i) {
     for (int u = s->user_at[i]; u < s->user_at[i + 1]; u++)
         if (--s->waits[s->users[u]] == 0) make_ready(s, s->users[u]);
 }
 
 /* The first signature by rank that has nodes ready, or NULL. */
-static signature *next_signature(schedule *s) {
+static signature *next_signature(plan *s) {
     const int words = s->n_signatures / 64 + 1;
     while (s->lowest_active < words && !s->active[s->lowest_active]) s->lowest_active++;
     if (s->lowest_active == words) return NULL;
@@ -282,87 +283,87 @@ static signature *next_signature(schedule *s) {
 }
 
 /* Takes nodes that are ready off the front of a signature's list: a group, or one node by itself. */
-static int take_group(schedule *s, signature *g) {
+static int take_group(plan *s, signature *g) {
     dn_tape *t = s->t;
-    const int first = t->n_members;
+    const int first = t->schedule->n.members;
     int64_t numbers = 0;
     int i = g->ready;
     for (; i >= 0 && numbers < MOST_NUMBERS; i = s->next_ready[i]) {
         const int64_t more = (int64_t)dn__elements(&t->nodes[s->first + i].dim);
         if (numbers && numbers + more > INT32_MAX) break; /* the group's batch elements are counted in 32 bits */
-        t->members[t->n_members++] = s->first + i;
+        t->schedule->members[t->schedule->n.members++] = s->first + i;
         numbers += more;
     }
     g->ready = i;
     if (i < 0) s->active[g->rank / 64] &= ~((uint64_t)1 << g->rank % 64);
-    const int n = t->n_members - first, last = t->n_members;
+    const int n = t->schedule->n.members - first, last = t->schedule->n.members;
     if (n == 1) {
-        t->order[t->n_order++] = t->members[--t->n_members];
+        t->schedule->order[t->schedule->n.order++] = t->schedule->members[--t->schedule->n.members];
     } else {
-        t->n_members = first;
+        t->schedule->n.members = first;
         const int group = dn__group_new(t);
         if (group < 0) return group;
-        t->groups[group].n = n;
-        t->groups[group].ragged = (uint8_t)is_ragged(t, &t->nodes[g->node]);
-        t->n_members = last;
-        t->order[t->n_order++] = -1 - group;
+        t->schedule->groups[group].n = n;
+        t->schedule->groups[group].ragged = (uint8_t)is_ragged(t, &t->nodes[g->node]);
+        t->schedule->n.members = last;
+        t->schedule->order[t->schedule->n.order++] = -1 - group;
     }
-    for (int m = first; m < first + n; m++) done(s, t->members[m] - s->first);
+    for (int m = first; m < first + n; m++) done(s, t->schedule->members[m] - s->first);
     return 0;
 }
 
 /* Whether the nodes are better computed in the order in which they were made: too few, one after another, or batched already. */
-static int is_no_gain(const schedule *s) {
+static int is_no_gain(const plan *s) {
     const int n = s->n - s->leaves;
     return n < FEW_NODES || n < LEAST_WIDTH * (s->deepest + 1) || s->batches > (int64_t)WIDE_BATCH * n;
 }
 
 /* The order begins with what is there without being computed, and with what waits for nothing. */
-static void begin_order(schedule *s) {
+static void begin_order(plan *s) {
     dn_tape *t = s->t;
-    if (!t->n_order) { /* what came before was computed in the order of the nodes */
-        for (int i = 0; i < s->first; i++) t->order[i] = i;
-        t->n_order = t->n_done = s->first;
+    if (!t->schedule->n.order) { /* what came before was computed in the order of the nodes */
+        for (int i = 0; i < s->first; i++) t->schedule->order[i] = i;
+        t->schedule->n.order = t->schedule->n_done = s->first;
     }
     for (int i = 0; i < s->n; i++) {
-        if (s->sign[i] == LEAF) t->order[t->n_order++] = s->first + i;
+        if (s->sign[i] == LEAF) t->schedule->order[t->schedule->n.order++] = s->first + i;
         else if (!s->waits[i]) make_ready(s, i);
     }
 }
 
 /* Appends about PLAN_WORK nodes; 1: there are more. */
-static int extend_order(schedule *s) {
+static int extend_order(plan *s) {
     dn_tape *t = s->t;
     for (int64_t work = PLAN_WORK; work > 0;) {
         if (s->alone >= 0) {
             int i = s->alone;
             s->alone = s->next_ready[i];
-            t->order[t->n_order++] = s->first + i;
+            t->schedule->order[t->schedule->n.order++] = s->first + i;
             done(s, i);
             work--;
             continue;
         }
-        const int members = t->n_members;
+        const int members = t->schedule->n.members;
         signature *g = next_signature(s);
         if (!g) return 0;
         if (take_group(s, g)) return DN_ERROR_MEMORY;
-        work -= 1 + t->n_members - members;
+        work -= 1 + t->schedule->n.members - members;
     }
     return 1;
 }
 
-/* The next part of appending the order of the nodes to t->order. 1: there are more; 0: that was the last; DN_IN_ORDER: they shall be computed as
+/* The next part of appending the order of the nodes to t->schedule->order. 1: there are more; 0: that was the last; DN_IN_ORDER: they shall be computed as
  * they were made. Negative: an error, and half an order may be there. */
-static int append_part(schedule *s) {
+static int append_part(plan *s) {
     dn_tape *t = s->t;
     switch (s->parts_done++) {
     case 0:
-        if (t->autobatch == DN_AUTOBATCH_AUTO && s->n < FEW_NODES) return DN_IN_ORDER;
+        if (t->schedule->autobatch == DN_AUTOBATCH_AUTO && s->n < FEW_NODES) return DN_IN_ORDER;
         if (count_edges(s)) return dn__no_memory(t);
-        return t->autobatch == DN_AUTOBATCH_AUTO && is_no_gain(s) ? DN_IN_ORDER : 1;
+        return t->schedule->autobatch == DN_AUTOBATCH_AUTO && is_no_gain(s) ? DN_IN_ORDER : 1;
     case 1:
-        if (DN_GROW(t->order, t->order_capacity, (t->n_order ? t->n_order : (int64_t)s->first) + s->n) ||
-            DN_GROW(t->members, t->members_capacity, (int64_t)t->n_members + s->n) || link_users(s))
+        if (DN_GROW(t->schedule->order, t->schedule->capacity.order, (t->schedule->n.order ? t->schedule->n.order : (int64_t)s->first) + s->n) ||
+            DN_GROW(t->schedule->members, t->schedule->capacity.members, (int64_t)t->schedule->n.members + s->n) || link_users(s))
             return dn__no_memory(t);
         return 1;
     case 2: return find_signatures(s) ? dn__no_memory(t) : 1;
@@ -374,38 +375,23 @@ static int append_part(schedule *s) {
     }
 }
 
-/* There is no plan in the making any more. */
-static void end_plan(dn_tape *t) {
-    t->planning = NULL;
-    dn__arena_reset(&t->plan_memory, (dn_arena_mark){0});
-}
-
-void dn__abandon_plan(dn_tape *t) {
-    if (!t->planning) return;
-    t->n_order = t->n_done = t->begun.order;
-    t->n_groups = t->begun.groups;
-    t->n_members = t->begun.members;
-    end_plan(t);
-}
-
 static int begin_plan(dn_tape *t, int first, int last) {
-    schedule *s = dn__arena_take(&t->plan_memory, sizeof *s);
+    plan *s = dn__arena_take(&t->schedule->plan_memory, sizeof *s);
     if (!s) return dn__no_memory(t);
-    *s = (schedule){.t = t, .first = first, .n = last - first + 1, .alone = -1};
-    t->begun = (dn_mark){.order = t->n_order, .groups = t->n_groups, .members = t->n_members, .group_inputs = t->n_group_inputs,
-                         .gathers = t->n_gathers, .sources = t->n_sources, .values = dn__arena_mark(&t->values)};
-    t->planning = s;
+    *s = (plan){.t = t, .first = first, .n = last - first + 1, .alone = -1};
+    t->schedule->begun = (dn_schedule_mark){.n = t->schedule->n, .values = dn__arena_mark(&t->schedule->values)};
+    t->schedule->planning = s;
     return 0;
 }
 
 /* Plans the order of nodes first ... last, in calls that take some milliseconds; 1: there is more to do. An error leaves the tape as it was. */
-static int plan(dn_tape *t, int first, int last) {
-    if (t->planning && (t->planning->first != first || t->planning->first + t->planning->n != last + 1)) dn__abandon_plan(t);
-    int result = t->planning ? 1 : begin_plan(t, first, last);
+static int make_plan(dn_tape *t, int first, int last) {
+    if (t->schedule->planning && (t->schedule->planning->first != first || t->schedule->planning->first + t->schedule->planning->n != last + 1)) dn__abandon_plan(t);
+    int result = t->schedule->planning ? 1 : begin_plan(t, first, last);
     if (result < 0) return result;
     int64_t work = PLAN_WORK;
     do {
-        result = append_part(t->planning);
+        result = append_part(t->schedule->planning);
         work -= last + 1 - first;
     } while (result == 1 && work > 0);
     if (result == 1) return 1;
@@ -414,53 +400,38 @@ static int plan(dn_tape *t, int first, int last) {
         return result;
     }
     if (!result) {
-        t->begun.order = t->n_done; /* it may have begun with what was computed before there was an order */
-        t->planned = last + 1;
+        t->schedule->begun.n.order = t->schedule->n_done; /* it may have begun with what was computed before there was an order */
+        t->schedule->planned = last + 1;
     }
-    end_plan(t);
+    dn__end_plan(t);
     return result;
 }
 
-void dn__drop_plan(dn_tape *t) {
-    dn__abandon_plan(t);
-    if (t->n_done == t->n_order) return;
-    const dn_mark *m = &t->begun;
-    for (int i = t->evaluated; i < t->planned; i++)
-        if (dn__grouped(t, &t->nodes[i]) && t->nodes[i].group >= m->groups) t->nodes[i].grouped = 0;
-    t->n_order = t->n_done = m->order;
-    t->n_groups = m->groups;
-    t->n_members = m->members;
-    t->n_group_inputs = m->group_inputs;
-    t->n_gathers = m->gathers;
-    t->n_sources = m->sources;
-    dn__arena_reset(&t->values, m->values);
-}
-
 void dn__append_to_order(dn_tape *t, int i) {
-    t->order[t->n_order++] = i;
-    t->n_done = t->n_order;
+    t->schedule->order[t->schedule->n.order++] = i;
+    t->schedule->n_done = t->schedule->n.order;
 }
 
 int dn__autobatch_forward(dn_tape *t, int last) {
     int64_t work = DN_WORK;
-    while (t->evaluated <= last) {
-        if (t->planning || t->n_done == t->n_order) {
+    while (t->schedule->evaluated <= last) {
+        if (t->schedule->planning || t->schedule->n_done == t->schedule->n.order) {
             const double start = dn__seconds();
-            const int result = plan(t, t->evaluated, last);
-            t->counts.schedule += dn__seconds() - start;
+            const int result = make_plan(t, t->schedule->evaluated, last);
+            t->schedule->counts.schedule += dn__seconds() - start;
             if (result) return result;
         }
-        for (; t->n_done < t->n_order; t->n_done++) {
+        for (; t->schedule->n_done < t->schedule->n.order; t->schedule->n_done++) {
             if (work <= 0) return 1;
-            const int i = t->order[t->n_done];
-            const int n = i < 0 ? t->groups[-1 - i].n : 1; /* what fails is tried again, in this place of the order, by the next call */
-            work -= (int64_t)n * t->nodes[i < 0 ? t->members[t->groups[-1 - i].first] : i].work;
+            const int i = t->schedule->order[t->schedule->n_done];
+            const int n = i < 0 ? t->schedule->groups[-1 - i].n : 1; /* what fails is tried again, in this place of the order, by the next call */
+            work -= (int64_t)n * t->nodes[i < 0 ? t->schedule->members[t->schedule->groups[-1 - i].first] : i].work;
             const int error = i < 0 ? dn__group_forward(t, -1 - i) : dn__compute(t, i);
             if (error) return error;
-            t->counts.nodes += n;
-            t->counts.batches++;
+            t->schedule->counts.nodes += n;
+            t->schedule->counts.batches++;
         }
-        t->evaluated = t->planned;
+        t->schedule->evaluated = t->schedule->planned;
     }
     return 0;
 }

@@ -1,10 +1,14 @@
 /* Programs of cells: made from a traced graph, counted, and called. They are run by csrc/ops/cell.c. */
-#include "cell.h"
-
 #include <stdlib.h>
 #include <string.h>
 
-enum { NOT_NEEDED = INT32_MAX };
+#include "calls.h"
+#include "make.h"
+#include "program.h"
+#include "roots.h"
+
+enum { NOT_NEEDED = INT32_MAX, MOST_CAPTURED = 1000 };
+struct dn_cell { dn_program *programs; };
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
@@ -12,7 +16,8 @@ dn_cell *dn_cell_new(void) { return calloc(1, sizeof(dn_cell)); }
 
 int64_t dn_cell_handle(dn_cell *cell) { return (int64_t)(intptr_t)cell; }
 
-void dn__program_release(dn_program *p) {
+static void release(void *program) {
+    dn_program *p = program;
     if (__atomic_sub_fetch(&p->references, 1, __ATOMIC_ACQ_REL)) return;
     for (int i = 0; i < p->n_captured && p->captured; i++)
         if (p->captured[i].root) dn__root_release(p->captured[i].root);
@@ -21,6 +26,7 @@ void dn__program_release(dn_program *p) {
     free(p->captured);
     free(p->nodes);
     free(p->outputs);
+    free(p->blocks);
     free(p->args);
     free(p->ints);
     free(p->reals);
@@ -31,17 +37,9 @@ void dn_cell_free(dn_cell *cell) {
     dn_program *next;
     for (dn_program *p = cell->programs; p; p = next) {
         next = p->next;
-        dn__program_release(p);
+        release(p);
     }
     free(cell);
-}
-
-const dn_program *dn__program_of(const dn_tape *t, const dn_node *node) { return t->programs[t->ints[node->ints]].program; }
-
-const dn_cell_output *dn__cell_output(const dn_program *p, size_t offset) {
-    int k = p->n_outputs - 1;
-    while (k > 0 && p->outputs[k].at > offset) k--;
-    return &p->outputs[k];
 }
 
 /* ---- tracing: the graph on which the function runs ------------------------------------------------------------------- */
@@ -74,7 +72,7 @@ static int is_captured(const dn_node *node) { return node->param != NULL; }
 static int mark_needed(trace *r, const int *given, const int *outputs) {
     const dn_tape *t = r->t;
     dn_program *p = r->p;
-    for (int i = 0; i < t->n_nodes; i++) r->place[i] = NOT_NEEDED;
+    for (int i = 0; i < t->n.nodes; i++) r->place[i] = NOT_NEEDED;
     for (int k = 0; k < p->n_outputs; k++) {
         r->place[outputs[k]] = 0;
         if (outputs[k] > r->last) r->last = outputs[k];
@@ -96,8 +94,8 @@ static int mark_needed(trace *r, const int *given, const int *outputs) {
         p->n_reals += node->n_reals;
         if (node->n_args > p->most_inputs) p->most_inputs = node->n_args;
     }
-    if (p->n_captured > DN_MOST_CAPTURED)
-        return dn__tape_fail(r->t, DN_ERROR_VALUE, "cell: uses at most %d parameters and rows; got %d.", DN_MOST_CAPTURED, p->n_captured);
+    if (p->n_captured > MOST_CAPTURED)
+        return dn__tape_fail(r->t, DN_ERROR_VALUE, "cell: uses at most %d parameters and rows; got %d.", MOST_CAPTURED, p->n_captured);
     for (int k = 0; k < p->n_given; k++) {
         r->place[given[k]] = -1 - p->n_captured - k;
         r->varies[given[k]] = 1;
@@ -169,7 +167,7 @@ static int copy_nodes(trace *r) {
             const size_t bytes = dn__elements(&node->dim) * sizeof(dn_real);
             dn_real *data = malloc(bytes + 1);
             if (!data) return DN_ERROR_MEMORY;
-            p->nodes[n_nodes - 1].data = memcpy(data, node->data, bytes);
+            p->nodes[n_nodes - 1].data = memcpy(data, node->own, bytes);
         }
     }
     return 0;
@@ -200,6 +198,7 @@ static int place_outputs(trace *r, const int *given, const int *outputs) {
     for (int k = 0; k < p->n_outputs; k++) {
         const int32_t source = r->place[outputs[k]];
         p->outputs[k] = (dn_cell_output){source, t->nodes[outputs[k]].dim, total};
+        p->blocks[k] = (dn_block){total, (size_t)p->outputs[k].dim.size};
         total += dn__elements(&p->outputs[k].dim);
         if (source < 0) continue;
         dn_inner *inner = &p->nodes[source];
@@ -224,10 +223,11 @@ static int fill_program(trace *r, const int *given, const int *outputs) {
     p->captured = calloc((size_t)p->n_captured + 1, sizeof *p->captured);
     p->nodes = calloc((size_t)p->n_nodes + 1, sizeof *p->nodes);
     p->outputs = malloc((size_t)p->n_outputs * sizeof *p->outputs);
+    p->blocks = malloc((size_t)p->n_outputs * sizeof *p->blocks);
     p->args = malloc(((size_t)p->n_args + 1) * sizeof *p->args);
     p->ints = malloc(((size_t)p->n_ints + 1) * sizeof *p->ints);
     p->reals = malloc(((size_t)p->n_reals + 1) * sizeof *p->reals);
-    if (!p->given || !p->captured || !p->nodes || !p->outputs || !p->args || !p->ints || !p->reals || copy_nodes(r)) return dn__no_memory(r->t);
+    if (!p->given || !p->captured || !p->nodes || !p->outputs || !p->blocks || !p->args || !p->ints || !p->reals || copy_nodes(r)) return dn__no_memory(r->t);
     for (int k = 0; k < p->n_given; k++) p->given[k] = r->t->nodes[given[k]].dim;
     return place_outputs(r, given, outputs);
 }
@@ -248,8 +248,8 @@ int dn_cell_add(dn_cell *cell, int graph, int n_given, const int64_t *given, int
     if (!error) error = find_all(t, n_outputs, outputs, indices + n_given);
     if (!error) { /* all parameters have their nodes by now */
         *p = (dn_program){.references = 1, .n_given = n_given, .n_outputs = n_outputs};
-        r.place = malloc((size_t)t->n_nodes * sizeof *r.place);
-        r.varies = calloc((size_t)t->n_nodes, 1);
+        r.place = malloc((size_t)t->n.nodes * sizeof *r.place);
+        r.varies = calloc((size_t)t->n.nodes, 1);
         error = r.place && r.varies ? fill_program(&r, indices, indices + n_given) : dn__no_memory(t);
     }
     free(r.place);
@@ -260,7 +260,7 @@ int dn_cell_add(dn_cell *cell, int graph, int n_given, const int64_t *given, int
         __atomic_store_n(&cell->programs, p, __ATOMIC_RELEASE);
     } else if (p) {
         p->references = 1;
-        dn__program_release(p);
+        release(p);
     }
     dn__tape_leave(t);
     return error;
@@ -287,13 +287,12 @@ static dn_program *matching(const dn_cell *cell, const dn_tape *t, int n, const 
 
 /* The number of the program in this graph, which keeps it until it is renewed. */
 static int number_of(dn_tape *t, dn_program *p) {
-    for (int i = t->n_programs - 1; i >= 0; i--)
-        if (t->programs[i].program == p) return i;
-    if (DN_GROW(t->programs, t->programs_capacity, t->n_programs + 1)) return dn__no_memory(t);
+    for (int i = t->kept.n - 1; i >= 0; i--)
+        if (t->kept.at[i].object == p) return i;
+    if (DN_GROW(t->kept.at, t->kept.capacity, t->kept.n + 1)) return dn__no_memory(t);
     __atomic_add_fetch(&p->references, 1, __ATOMIC_RELAXED);
-    t->programs[t->n_programs].program = p;
-    t->programs[t->n_programs].last = -1;
-    return t->n_programs++;
+    t->kept.at[t->kept.n] = (dn_kept){p, release, -1, -1};
+    return t->kept.n++;
 }
 
 static int captured_node(dn_tape *t, const dn_program *p, const dn_captured *captured) {
@@ -301,13 +300,13 @@ static int captured_node(dn_tape *t, const dn_program *p, const dn_captured *cap
     dn_param *param = dn__handle_param(captured->handle, &constant);
     if (captured->op == dn_ops[DN_OP_parameter]) return dn__param_node(t, captured->handle, param, constant);
     if (dn__retain_root(t, param->root)) return DN_ERROR_MEMORY;
-    return dn__make(t, captured->op, 0, NULL, captured->n_rows, p->ints + captured->rows, 0, NULL, param, constant);
+    return dn__make_own(t, captured->op, 0, NULL, captured->n_rows, p->ints + captured->rows, 0, NULL, param, constant, NULL);
 }
 
 /* The last node of this program in the graph, or -1. */
 static int last_node(const dn_tape *t, int number) {
-    const int i = t->programs[number].last;
-    const int is_one = i >= 0 && i < t->n_nodes && t->nodes[i].op == dn_ops[DN_OP_cell] && t->ints[t->nodes[i].ints] == number;
+    const int i = t->kept.at[number].last;
+    const int is_one = i >= 0 && i < t->n.nodes && t->nodes[i].op == dn_ops[DN_OP_cell] && t->ints[t->nodes[i].ints] == number;
     return is_one ? i : -1; /* a revert may have dropped it */
 }
 
@@ -322,27 +321,25 @@ static int find_captured(dn_tape *t, const dn_program *p, int last, int *inputs)
 static int make_part(dn_tape *t, int owner, const dn_cell_output *output) {
     int ints[DN_MAX_DIMS + 2] = {(int)output->at, output->dim.batch};
     for (int d = 0; d < output->dim.nd; d++) ints[d + 2] = output->dim.d[d];
-    return dn__make(t, dn_ops[DN_OP_part], 1, &owner, output->dim.nd + 2, ints, 0, NULL, NULL, 0);
+    return dn__make(t, dn_ops[DN_OP_part], 1, &owner, output->dim.nd + 2, ints, 0, NULL);
 }
 
 static int64_t call(dn_tape *t, const dn_cell *cell, int n, const int64_t *handles, int *inputs) {
     if (t->tracing) return DN_ERROR_UNTRACED;
     for (int k = 0; k < n; k++) {
         if (!dn__handle_tape(handles[k])) return DN_ERROR_UNTRACED; /* parameters belong to the signature */
-        if ((inputs[DN_MOST_CAPTURED + k] = dn__find(t, handles[k])) < 0) return inputs[DN_MOST_CAPTURED + k];
+        if ((inputs[MOST_CAPTURED + k] = dn__find(t, handles[k])) < 0) return inputs[MOST_CAPTURED + k];
     }
-    dn_program *p = matching(cell, t, n, inputs + DN_MOST_CAPTURED);
+    dn_program *p = matching(cell, t, n, inputs + MOST_CAPTURED);
     if (!p) return DN_ERROR_UNTRACED;
     const int number = number_of(t, p);
     if (number < 0) return number;
-    int *first = inputs + DN_MOST_CAPTURED - p->n_captured;
+    int *first = inputs + MOST_CAPTURED - p->n_captured;
     const int last = last_node(t, number), error = find_captured(t, p, last, first);
     if (error) return error;
-    const int owner = dn__make(t, dn_ops[DN_OP_cell], p->n_captured + n, first, 1, &number, 0, NULL, NULL, 0);
+    const int owner = dn__make_own(t, dn_ops[DN_OP_cell], p->n_captured + n, first, 1, &number, 0, NULL, NULL, 0, p);
     if (owner < 0) return owner;
-    if (last >= 0 && !p->alone) t->nodes[last].next_user = owner; /* join.h */
-    t->programs[number].last = owner;
-    t->dropped += (uint32_t)p->draws; /* its own draws have the ordinals between its and the next node's */
+    t->kept.at[number].last = owner;
     if (p->n_outputs == 1) return dn__finish(t, owner);
     int64_t result = 0;
     for (int k = 0; k < p->n_outputs && result >= 0; k++) result = dn__finish(t, make_part(t, owner, &p->outputs[k]));
@@ -354,7 +351,7 @@ int64_t dn_cell_many(int64_t cell, int n, const int64_t *handles) {
     for (int k = 0; k < n && !t; k++) t = dn__handle_tape(handles[k]);
     if (!t) return DN_ERROR_NO_GRAPH;
     DN_ENTER(t);
-    int small[DN_MOST_CAPTURED + 16], *inputs = n <= 16 ? small : malloc((size_t)(DN_MOST_CAPTURED + n) * sizeof *inputs);
+    int small[MOST_CAPTURED + 16], *inputs = n <= 16 ? small : malloc((size_t)(MOST_CAPTURED + n) * sizeof *inputs);
     const int64_t result = inputs ? call(t, (const dn_cell *)(intptr_t)cell, n, handles, inputs) : dn__no_memory(t);
     if (inputs != small) free(inputs);
     dn__tape_leave(t);

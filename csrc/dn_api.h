@@ -157,7 +157,8 @@ enum dn_op_flag {
     DN_INTS_EACH = 256,        /* each int belongs to a batch element, equally many to each, ... */
     DN_INTS_AFTER_FIRST = 512, /* ... or each after the first: what merged nodes have is joined */
     DN_RAGGED = 1024, /* the first int is T, the last T inputs are steps: nodes of any T are merged, as one in the form DN_SEQUENCE_PACKED */
-    DN_ROWS_ONCE = 2048        /* merged nodes whose inputs are equal rows of tables are computed once, see csrc/once.h */
+    DN_ROWS_ONCE = 2048,       /* merged nodes whose inputs are equal rows of tables are computed once, see csrc/once.h */
+    DN_TRACED = 4096  /* made by calls of a cell; those of one program whose arguments are known are computed as one */
 };
 
 /* ---- graphs ------------------------------------------------------------------------------------------------------------------------ */

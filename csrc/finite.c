@@ -2,7 +2,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "tape.h"
+#include "make.h"
+#include "sweep.h"
 
 /* The first element that is NaN, or infinite where that counts; n: none. */
 static size_t first_bad(const dn_real *x, size_t n, int nan_only) {
@@ -60,8 +61,8 @@ int dn_find_nonfinite(int64_t a, int gradients, int nan_only, int *node, int64_t
     if (!t) return DN_ERROR_NO_GRAPH;
     DN_ENTER(t);
     int i = dn__find(t, a), result = i;
-    if (i >= 0 && gradients && t->swept_root < i) result = 0;
-    else if (i >= t->evaluated || (i >= 0 && t->any_failed && t->nodes[i].failed))
+    if (i >= 0 && gradients && t->backward->swept_root < i) result = 0;
+    else if (i >= t->schedule->evaluated || (i >= 0 && t->schedule->any_failed && t->nodes[i].failed))
         result = dn__tape_fail(t, DN_ERROR_STATE, "the value of this expression was not computed");
     else if (i >= 0) result = find(t, i, gradients, nan_only, node, element);
     dn__tape_leave(t);

@@ -9,33 +9,35 @@
 #ifndef DN_GROUP_H
 #define DN_GROUP_H
 
-#include "tape.h"
+#include "schedule.h"
 
-/* Whether a node has a value that was computed as a member of a group. */
-static inline int dn__grouped(const dn_tape *t, const dn_node *node) { return node->grouped == t->values_made; }
-/* A new group, of the members that are appended to tape->members behind it; negative: out of memory. */
+static inline const int32_t *dn__members_of(const dn_tape *t, const dn_group *g) { return t->schedule->members + g->first; }
+static inline dn_node *dn__leader_of(const dn_tape *t, const dn_group *g) { return &t->nodes[t->schedule->members[g->first]]; }
+/* How many inputs the call has: of a ragged group the steps make one. */
+static inline int dn__inputs_of(const dn_tape *t, const dn_group *g) {
+    const dn_node *node = dn__leader_of(t, g);
+    return g->ragged ? node->n_args - t->ints[node->ints] + 1 : node->n_args;
+}
+/* Members and sources lie scattered over the nodes, of which a large graph has more than the second-level cache holds: each of them would be
+ * waited for, 50 ns. So those some places on in a list are asked for already, and what loops write or read of them is there in time. */
+enum { DN_AHEAD = 8 };
+static inline void dn__ask_for(const dn_tape *t, const int32_t *list, int m, int n) {
+    if (m + DN_AHEAD >= n) return;
+    const int i = list[m + DN_AHEAD];
+    const char *node = (const char *)&t->nodes[i];
+    for (size_t at = 0; at < sizeof(dn_node); at += 64) __builtin_prefetch(node + at, 1);
+    __builtin_prefetch(&t->schedule->seats[i], 1);
+}
+/* A new group, of the members that are appended to schedule->members behind it; negative: out of memory. */
 int dn__group_new(dn_tape *);
 /* Computes the group. An error leaves all as it was, to be tried again. */
 int dn__group_forward(dn_tape *, int group);
 /* The call that stands for all members, without y and dy for all of them; negative: out of memory. */
 int dn__group_prepare(dn_tape *, int group, dn_call *, dn_dim *y);
-/* The memory of a group's gradients, zeros before anything has come; NULL: out of memory. */
-dn_real *dn__group_grads(dn_tape *, int group);
-/* Backward of the whole group; to be called when the gradients of all members are complete. */
-void dn__group_backward(dn_tape *, int group);
-/* dn__wants and dn__dx for input k of a call that computes a group, where it is collected; where it is shared: 0. */
-int dn__group_collects(const dn_call *, int k);
-int dn__group_wants(const dn_call *, int k);
-dn_grad dn__group_dx(dn_call *, int k);
-/* No value is kept: nor are groups. */
-void dn__forget_groups(dn_tape *);
+/* The block of memory that holds a node's value and, in other memory laid out alike, its gradient: its group's, or its owner's. NULL:
+ * neither. */
+const dn_real *dn__block_of(const dn_tape *, const dn_node *, size_t *n);
 /* Where a `part` node's value (or, in the gradient's memory, gradient) lies: `offset` numbers into its owner, as if that were no member. */
-dn_real *dn__part_address(dn_tape *, const dn_node *owner, int offset, int gradient);
-
-/* A hash of what was hashed before, h, and of x. */
-static inline uint64_t dn__mix(uint64_t h, uint64_t x) {
-    h = (h ^ x) * 0x9E3779B97F4A7C15u;
-    return h ^ h >> 29;
-}
+dn_real *dn__part_address(const dn_tape *, const dn_node *owner, int offset, int gradient);
 
 #endif

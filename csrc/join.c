@@ -2,29 +2,17 @@
 
 #include <string.h>
 
+#include "compute.h"
 #include "group.h"
 
 enum { MOST_COLUMNS = 1024 }; /* of one product, as MOST_NUMBERS of autobatch.c */
 
 static int last_input(const dn_tape *t, const dn_node *node) { return t->args[node->args + node->n_args - 1]; }
 
-void dn__join_made(dn_tape *t, int i) {
-    dn_node *node = &t->nodes[i];
-    if (node->n_args < 2) return;
-    int w = t->args[node->args + node->n_args - 2];
-    dn_node *matrix = &t->nodes[w];
-    if (matrix->last_user >= 0 && matrix->last_user < i) {
-        dn_node *last = &t->nodes[matrix->last_user];
-        /* after a revert, another node may have its index */
-        if (last->op == node->op && last->n_args == node->n_args && t->args[last->args + last->n_args - 2] == w) last->next_user = i;
-    }
-    matrix->last_user = i;
-}
-
 /* Whether node i is computed; inputs and rows, whose memory exists, are computed on the way. */
 static int is_known(dn_tape *t, int i) {
     const dn_op *op = t->nodes[i].op;
-    if (i < t->evaluated) return !(t->any_failed && t->nodes[i].failed);
+    if (i < t->schedule->evaluated) return !(t->schedule->any_failed && t->nodes[i].failed);
     return (op == dn_ops[DN_OP_input] || op == dn_ops[DN_OP_lookup]) && !dn__compute(t, i);
 }
 
@@ -51,42 +39,43 @@ static int cell_fits(dn_tape *t, const dn_node *leader, int j) {
 }
 
 static int shared_are_unbatched(const dn_tape *t, const dn_node *node) {
-    for (int k = 0; k < node->n_args - 1 && node->op != dn_ops[DN_OP_cell]; k++)
+    for (int k = 0; k < node->n_args - 1 && !(node->op->flags & DN_TRACED); k++)
         if (t->nodes[t->args[node->args + k]].dim.batch != 1) return 0;
     return 1;
 }
 
 int dn__join_forward(dn_tape *t, int i, int last) {
     dn_node *node = &t->nodes[i];
-    if (node->next_user < 0 || node->next_user > last || !dn__elements(&node->dim) || !shared_are_unbatched(t, node)) return 0;
-    int members = 1, most = MOST_COLUMNS / node->dim.batch, first = t->n_members;
-    const int is_cell = node->op == dn_ops[DN_OP_cell];
+    const dn_seat *seat = dn__seat(t, node);
+    if (seat->next_user < 0 || seat->next_user > last || !dn__elements(&node->dim) || !shared_are_unbatched(t, node)) return 0;
+    int members = 1, most = MOST_COLUMNS / node->dim.batch, first = t->schedule->n.members;
+    const int is_cell = (node->op->flags & DN_TRACED) != 0;
     if (is_cell && !cell_fits(t, node, i)) return 0;
-    int misfits = 0, before = i, patience = node->patience;
-    for (int j = node->next_user; j > before && j <= last && members < most && misfits < patience; before = j, j = t->nodes[j].next_user) {
+    int misfits = 0, before = i, patience = seat->patience;
+    for (int j = seat->next_user; j > before && j <= last && members < most && misfits < patience; before = j, j = t->schedule->seats[j].next_user) {
         if (is_cell ? !cell_fits(t, node, j) : !fits(t, node, j)) {
             misfits++;
             continue;
         }
         misfits = 0;
         patience = DN_MOST_PATIENCE;
-        if (DN_GROW(t->members, t->members_capacity, first + members + 1)) return dn__no_memory(t);
-        t->members[first + members++] = j;
+        if (DN_GROW(t->schedule->members, t->schedule->capacity.members, first + members + 1)) return dn__no_memory(t);
+        t->schedule->members[first + members++] = j;
     }
     if (members == 1) {
         const int less = patience / 2;
-        t->nodes[node->next_user].patience = (uint8_t)(less > DN_LEAST_PATIENCE ? less : DN_LEAST_PATIENCE);
+        t->schedule->seats[seat->next_user].patience = (uint8_t)(less > DN_LEAST_PATIENCE ? less : DN_LEAST_PATIENCE);
         return 0;
     }
-    t->members[first] = i;
+    t->schedule->members[first] = i;
     int group = dn__group_new(t);
     if (group < 0) return group;
-    t->n_members = first + members;
-    t->groups[group].n = members;
-    t->groups[group].joined = 1;
+    t->schedule->n.members = first + members;
+    t->schedule->groups[group].n = members;
+    t->schedule->groups[group].joined = 1;
     const int error = dn__group_forward(t, group);
     if (!error) return 1;
-    t->n_groups--; /* the same nodes may be joined otherwise when it is tried again */
-    t->n_members = first;
+    t->schedule->n.groups--; /* the same nodes may be joined otherwise when it is tried again */
+    t->schedule->n.members = first;
     return error;
 }

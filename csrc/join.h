@@ -6,14 +6,8 @@
 #ifndef DN_JOIN_H
 #define DN_JOIN_H
 
-#include "tape.h"
+#include "schedule.h"
 
-/* Of dn_node.patience: in a long chain no input is known, so that each search in vain halves it for the next one along the chain, down to the
- * least; a search that has found something leaves the next one with the most. */
-enum { DN_MOST_PATIENCE = 128, DN_LEAST_PATIENCE = 4 };
-
-/* A node of an op with DN_JOINS was made: link the users of a matrix. */
-void dn__join_made(dn_tape *, int i);
 /* Computes node i and those that can be joined with it, none later than `last`. 1: done; 0: there is nothing to join; negative: error. */
 int dn__join_forward(dn_tape *, int i, int last);
 

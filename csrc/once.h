@@ -1,12 +1,12 @@
 /* Equal members of a group, computed once. Where all that differs between the members are rows of tables (the leaves of trees, the words of
  * sentences), members with equal rows have equal values: an operation with DN_ROWS_ONCE then sees each *distinct* member once. Its values are
  * copied to all members; the gradients of equal ones are added up before backward sees them, and their sum goes to the table's row, not to the
- * nodes of the lookups. If somebody asks for the gradient of such a node it is computed then (rows.h), and in a backward that was asked for all
+ * nodes of the lookups. If somebody asks for the gradient of such a node it is computed then (rows.c), and in a backward that was asked for all
  * gradients it is computed at once. */
 #ifndef DN_ONCE_H
 #define DN_ONCE_H
 
-#include "tape.h"
+#include "schedule.h"
 
 struct dn_once {
     int n;                          /* distinct members */
@@ -19,9 +19,4 @@ struct dn_once {
 int dn__once_find(dn_tape *, int group, int n_inputs);
 /* Values of the distinct members to all. */
 void dn__once_spread(const dn_tape *, const dn_group *);
-/* Backward of the group by `c`, a call for the distinct members. */
-void dn__once_backward(dn_tape *, int group, dn_call *c);
-/* Adds to `out` what node i, a row, would have got from the group. */
-void dn__once_add(dn_tape *, int group, int i, dn_real *out);
-
 #endif

@@ -6,10 +6,12 @@
  *     static void tanh_backward(dn_call *c) {...}
  *
  * build_ffi.py gathers the rows into op_list.h: the enum, the table and the names come from there. An op knows dims and raw memory,
- * nothing of graphs; the tape knows no op by name but those that touch its own structure (input, parameter, lookup, part). */
+ * nothing of graphs: what it asks of the place where it is called goes through a table (dn_way). The tape knows no op by name but those that are its
+ * own (csrc/leaves.c). */
 #ifndef DN_OP_H
 #define DN_OP_H
 
+#include "arena.h"
 #include "dn_api.h"
 
 typedef struct dn_node dn_node;
@@ -24,15 +26,33 @@ typedef struct dn_shape {
     const double *reals;
     dn_dim y;
     size_t saved;          /* numbers */
-    int parts;             /* blocks of a value with several outputs */
+    int parts;             /* blocks of a value with several outputs: all of one size, or ... */
+    const struct dn_block *blocks; /* ... these, which live as long as the node; NULL: of one size */
     int alone;             /* never a member of a group, although the op has DN_BATCHES */
-    const struct dn_program *program; /* of a cell (cell.h) */
+    int draws;             /* how many of the numbers that random draws are keyed by it needs beside its own */
+    int64_t work;          /* how many numbers it reads and writes; 0: those of its inputs and its value */
+    const void *own;       /* what the node was made with beside numbers, or NULL */
     char *message;         /* of DN_MESSAGE bytes, for dn__fail */
 } dn_shape;
 enum { DN_MESSAGE = 1024 };
+/* A block of a value: it begins at `at` times the members, and has `size` numbers for each batch element. */
+typedef struct dn_block { size_t at, size; } dn_block;
 
 /* One input in a call: its batch elements are `stride` numbers apart, 0 where one element serves all. */
 typedef struct dn_in { const dn_dim *dim; const dn_real *v; size_t stride; } dn_in;
+
+/* The place of input k's gradient: dx = (gradient) + beta dx, where beta = 0 means that dx holds nothing yet and must be written whole. */
+typedef struct dn_grad { dn_real *dx; dn_real beta; } dn_grad;
+
+/* Memory of calls, what went wrong in them, and what they draw from. */
+typedef struct dn_room {
+    dn_arena scratch;                  /* for the length of one call */
+    dn_arena grads;                    /* until the next backward */
+    int out_of_memory;
+    int raised;                        /* the error of an op that cannot go on */
+    struct { uint64_t seed, stream, counter; struct dn_rng *generator; } draws;
+    struct dn_rng *in_order;           /* what random ops draw from one after the other, in this forward; NULL: draws are keyed */
+} dn_room;
 
 /* What forward() and backward() see.
  * forward: fill y (ops with DN_VIEW: let y point to memory that exists). backward: for each input k that dn__dx() gives a place for,
@@ -47,12 +67,34 @@ typedef struct dn_call {
     const int *ints;
     const double *reals;
     int n_ints;
+    int members;                       /* nodes that are computed as one */
     const dn_real *dy;
-    dn_node *node;                     /* inside of a cell: the cell's */
+    const void *own;                   /* as dn_shape.own */
+    dn_room *room;
+    const struct dn_way *way;
+    /* For the functions of `way` alone. */
     dn_tape *tape;
-    int group;                         /* the group (group.h) that this call computes, or -1 */
-    struct dn_inner_call *inner;       /* this is an operation inside of a cell (cell.h); NULL: of a node */
+    dn_node *node;
+    int group;
+    struct dn_inner_call *inner;
 } dn_call;
+
+/* Of a table: `m` products of rows[i] x k matrices w[i] with the columns of dy[i], dx = sum_i w[i]' dy[i], column[count j + b] being the column of
+ * batch element b of input first + j, or -1. */
+typedef struct dn_row_products { int m, k; int rows[3]; const dn_real *w[3], *dy[3]; const int *column; } dn_row_products;
+
+/* What a call asks for of the place where it is made: a node by itself, a group of nodes, a cell. The functions below say what each is. */
+typedef struct dn_way {
+    int (*wants)(const dn_call *, int k);
+    dn_grad (*dx)(dn_call *, int k);
+    void (*weight_gradient)(dn_call *, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x);
+    void (*input_done)(dn_call *, int k);
+    uint32_t (*ordinal)(const dn_call *, int member);
+    int (*table_rows)(const dn_call *, int first, int n, int capacity, int *rows);
+    void (*rows_gradient)(dn_call *, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx, const dn_row_products *);
+    int (*wants_each)(const dn_call *);
+    void (*let_go)(dn_call *, int begin);
+} dn_way;
 
 typedef struct dn_op {
     const char *name;
@@ -98,24 +140,49 @@ dn_real *dn__scratch(dn_call *c, size_t n);
 /* Memory of the backward pass, for what dn__weight_gradient refers to. */
 dn_real *dn__backward_memory(dn_call *c, size_t n);
 
-/* The place of input k's gradient: dx = (gradient) + beta dx, where beta = 0 means that dx holds nothing yet and must be written whole.
- * dx is NULL where no gradient is wanted. Ask once for each input, and write at once. dn__dx_zeroed: always to be added to. */
-typedef struct dn_grad { dn_real *dx; dn_real beta; } dn_grad;
-int dn__wants(const dn_call *c, int k);
-dn_grad dn__dx(dn_call *c, int k);
+/* dx is NULL where no gradient is wanted. Ask once for each input, and write at once. dn__dx_zeroed: always to be added to. */
+static inline int dn__wants(const dn_call *c, int k) { return c->way->wants(c, k); }
+static inline dn_grad dn__dx(dn_call *c, int k) { return c->way->dx(c, k); }
 dn_real *dn__dx_zeroed(dn_call *c, int k);
 
 /* dW_k += dy x' (W_k is m x kk, dy m x n, x kk x n, all dense) for input k, an unbatched matrix that dn__wants(). Put off: the products of
  * one matrix are done as one when the sweep reaches its node, so dy and x must outlive the call (values, dy, dn__backward_memory). */
-void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x);
+static inline void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x) {
+    c->way->weight_gradient(c, k, m, kk, n, dy, x);
+}
 /* Nothing more comes for input k in this call. Somebody may wait for it: then what was put off is computed now, before other inputs'
  * gradients. */
-void dn__input_done(dn_call *c, int k);
+static inline void dn__input_done(dn_call *c, int k) { c->way->input_done(c, k); }
 
 /* Random numbers in [0, 1) for the elements of this node; the same for every evaluation order. */
 struct dn_draw;
 void dn__draw_key(const dn_call *c, struct dn_draw *out);
 /* The generator to draw from instead, in the order of evaluation; NULL: there is none, draw with the key. */
-struct dn_rng *dn__generator(const dn_call *c);
+static inline struct dn_rng *dn__generator(const dn_call *c) { return c->room->in_order; }
+
+/* Rows of tables as inputs of an op that treats equal rows as one: an embedding of a word that occurs several times in a batch needs to be
+ * multiplied only once, and its gradient can be added up before it is multiplied.
+ *
+ * Whether inputs first ... first + n - 1 are rows of one table, used alike, with equal batch counts. If so: that count, and rows[count k + b]
+ * is the row of batch element b of input first + k; `rows` has this capacity. Else 0. */
+static inline int dn__table_rows(const dn_call *c, int first, int n, int capacity, int *rows) {
+    return c->way->table_rows(c, first, n, capacity, rows);
+}
+/* d(row) += dx for these rows of the table of input `first`: in place of gradients of the inputs themselves. The products are what those would
+ * be. If somebody asks for one of them after all (dn_gradient), it is computed then. */
+static inline void dn__rows_gradient(dn_call *c, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx,
+                                     const dn_row_products *products) {
+    c->way->rows_gradient(c, first, n, count, n_rows, rows, dx, products);
+}
+/* Whether this backward was asked for the gradients of all nodes. */
+static inline int dn__wants_each(const dn_call *c) { return c->way->wants_each(c); }
+
+/* In between, nobody must wait for what the call holds in backward. */
+static inline void dn__let_go(dn_call *c) { c->way->let_go(c, 1); }
+static inline void dn__take_back(dn_call *c) { c->way->let_go(c, 0); }
+
+static inline size_t dn__elements(const dn_dim *d) { return (size_t)d->size * (size_t)d->batch; }
+/* n numbers, rounded up so that what follows them begins on a cache line. */
+static inline size_t dn__aligned(size_t n) { return (n + 15) & ~(size_t)15; }
 
 #endif

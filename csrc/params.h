@@ -60,6 +60,8 @@ struct dn_root {
 
 void dn__watch_init(dn_root *);
 void dn__watch_destroy(dn_root *);
+/* the whole gradient is complete */
+void dn__param_tell(dn_param *);
 /* Whether gradients are gathered for it. */
 static inline int dn__param_gathers(const dn_param *p) { return p->updated || p->root->as_dynet; }
 /* Two equal numbers: nothing was put into the memory of a dense parameter's gradient in between. */

@@ -1,8 +1,6 @@
-#include "rows.h"
-
-#include "group.h"
+/* Rows of tables as inputs of one call, see op.h: found, and their gradients added up by row. */
 #include "kernels/kernels.h"
-#include "once.h"
+#include "sweep.h"
 
 static const dn_node *input_of(const dn_tape *t, const dn_node *node, int k) { return &t->nodes[t->args[node->args + k]]; }
 
@@ -14,16 +12,15 @@ static int is_row(const dn_node *x, const dn_node *like) {
 static int sources_of(const dn_tape *t, int node, int group, int k, const int32_t **sources) {
     *sources = t->args + t->nodes[node].args + k;
     if (group < 0) return 1;
-    const int gather = t->group_inputs[t->groups[group].inputs + k].gather;
+    const int gather = t->schedule->group_inputs[t->schedule->groups[group].inputs + k].gather;
     if (gather == DN_SHARED_INPUT) return 1;
     if (gather == DN_MIRRORED) return 0; /* rows of a table have no group or owner */
-    *sources = t->sources + t->gathers[gather].first;
-    return t->gathers[gather].n;
+    *sources = t->schedule->sources + t->schedule->gathers[gather].first;
+    return t->schedule->gathers[gather].n;
 }
 
-int dn__table_rows(const dn_call *c, int first, int n, int room, int *rows) {
+int dn__way_table_rows(const dn_call *c, int first, int n, int capacity, int *rows) {
     const dn_tape *t = c->tape;
-    if (c->inner) return 0;
     const dn_node *like = input_of(t, c->node, first);
     int count = c->x[first].dim->batch, at = 0;
     if (!is_row(like, like)) return 0;
@@ -32,7 +29,7 @@ int dn__table_rows(const dn_call *c, int first, int n, int room, int *rows) {
         const int n_sources = sources_of(t, (int)(c->node - t->nodes), c->group, k, &sources);
         for (int m = 0; m < n_sources; m++) {
             const dn_node *x = &t->nodes[sources[m]];
-            if (!is_row(x, like) || at + x->n_ints > room) return 0;
+            if (!is_row(x, like) || at + x->n_ints > capacity) return 0;
             for (int i = 0; i < x->n_ints; i++) rows[at++] = t->ints[x->ints + i];
         }
         if (at != count * (k - first + 1)) return 0;
@@ -42,43 +39,33 @@ int dn__table_rows(const dn_call *c, int first, int n, int room, int *rows) {
 
 /* ---- gradients ---------------------------------------------------------------------------------------------------------- */
 
-/* A call whose inputs are rows that got no gradient of their own. */
-struct dn_late {
-    struct dn_late *next;
-    int node, group, first, n, count; /* count = 0: of a group by once.h */
-    dn_row_products products;
-};
-
-int dn__wants_each(const dn_call *c) { return c->tape->full; }
-
-void dn__rows_gradient(dn_call *c, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx, const dn_row_products *m) {
+void dn__way_rows_gradient(dn_call *c, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx, const dn_row_products *m) {
     dn_tape *t = c->tape;
     dn_param *p = input_of(t, c->node, first)->param;
-    struct dn_late *late = dn__arena_take(&t->grads, sizeof *late);
-    t->out_of_memory |= !late;
-    for (int i = 0; i < n_rows && !t->out_of_memory; i++) {
+    dn_late *late = dn__arena_take(&t->room.grads, sizeof *late);
+    t->room.out_of_memory |= !late;
+    for (int i = 0; i < n_rows && !t->room.out_of_memory; i++) {
         dn_real *row = dn__lookup_row(p, rows[i]);
         if (row) dn__add((size_t)p->row_size, row, dx + i * p->row_size, row);
-        else t->out_of_memory = 1;
+        else t->room.out_of_memory = 1;
     }
-    if (t->out_of_memory) return;
-    *late = (struct dn_late){t->late, (int)(c->node - t->nodes), c->group, first, n, count, *m};
-    t->late = late;
+    if (t->room.out_of_memory) return;
+    *late = (dn_late){t->backward->late, (int)(c->node - t->nodes), c->group, first, n, count, *m};
+    t->backward->late = late;
 }
 
 void dn__late_group(dn_call *c) {
     dn_tape *t = c->tape;
-    struct dn_late *late = dn__arena_take(&t->grads, sizeof *late);
+    dn_late *late = dn__arena_take(&t->room.grads, sizeof *late);
     if (!late) {
-        t->out_of_memory = 1;
+        t->room.out_of_memory = 1;
         return;
     }
-    *late = (struct dn_late){.next = t->late, .node = (int)(c->node - t->nodes), .group = c->group};
-    t->late = late;
+    *late = (dn_late){.next = t->backward->late, .node = (int)(c->node - t->nodes), .group = c->group};
+    t->backward->late = late;
 }
 
-/* Adds what one call would have given to node i, if it is an input of it. */
-static void add_late(const dn_tape *t, const struct dn_late *late, int i, dn_real *out) {
+void dn__late_add(const dn_tape *t, const dn_late *late, int i, dn_real *out) {
     const dn_row_products *m = &late->products;
     for (int k = 0; k < late->n; k++) {
         const int32_t *sources;
@@ -91,25 +78,4 @@ static void add_late(const dn_tape *t, const struct dn_late *late, int i, dn_rea
                               1, out + (size_t)b * (size_t)m->k, m->k);
         }
     }
-}
-
-/* Whether the weights are those of backward. */
-static int have_weights_changed(const dn_tape *t) {
-    for (int r = 0; r < t->n_roots; r++)
-        if (t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED)) return 1;
-    return 0;
-}
-
-int dn__add_late(dn_tape *t, int i, dn_real *out) {
-    if (t->nodes[i].op == dn_ops[DN_OP_parameter] || !dn__node_wants(t, &t->nodes[i])) return 0;
-    for (const struct dn_late *late = t->late; late; late = late->next) {
-        if (have_weights_changed(t))
-            return dn__tape_fail(t, DN_ERROR_STATE, "gradient: parameters have changed since backward(), which has added up the "
-                                 "gradients of equal rows. Ask before the update, or use backward(full=True).");
-        if (late->count) add_late(t, late, i, out);
-        else dn__once_add(t, late->group, i, out);
-    }
-    const int failed = t->out_of_memory;
-    t->out_of_memory = 0;
-    return failed ? dn__no_memory(t) : 0;
 }

@@ -1,23 +1,38 @@
-/* Cells: the program of a traced function (csrc/cell.h), run as one operation. In a group it runs once for all members: each inner operation is
+/* Cells: the program of a traced function (csrc/program.h), run as one operation. In a group it runs once for all members: each inner operation is
  * one call with their batch elements side by side. What depends on nothing that differs between the members is computed once for all of
  * them. */
-#include "../cell.h"
-
 #include <string.h>
 
 #include "../kernels/kernels.h"
-#include "../once.h"
+#include "../program.h"
 
-DN_OP(cell, -1, DN_BATCHES | DN_PARTS | DN_ROWS_ONCE, "y = f(x_1, x_2, ...), f a traced function: one output, or several")
+DN_OP(cell, -1, DN_BATCHES | DN_PARTS | DN_ROWS_ONCE | DN_TRACED, "y = f(x_1, x_2, ...), f a traced function: one output, or several")
 
 static int cell_dims(dn_shape *s) {
-    if (!s->program) return dn__fail(s, DN_ERROR_VALUE, "what it was called with cannot be changed.");
-    s->y = s->program->dim;
-    s->saved = s->program->saved;
-    s->alone = s->program->alone;
+    const dn_program *p = s->own;
+    if (!p) return dn__fail(s, DN_ERROR_VALUE, "what it was called with cannot be changed.");
+    s->y = p->dim;
+    s->saved = p->saved;
+    s->alone = p->alone;
+    s->draws = p->draws;
+    s->work = p->work;
+    s->parts = p->n_outputs;
+    s->blocks = p->n_outputs > 1 ? p->blocks : NULL;
     return 0;
 }
 
+/* One run of a program, and one operation of it: what dn_call.inner leads to. */
+typedef struct dn_cell_run {
+    dn_call *outer;
+    const dn_program *program;
+    int members;
+    dn_dim *dims;
+    dn_real **values, **saved, **grads;
+    uint8_t *wants;
+    dn_in *in, *member_in;          /* room for the inputs of one inner operation, and for those of one member */
+    dn_dim *member_dims;
+} dn_cell_run;
+typedef struct dn_inner_call { dn_cell_run *run; int at, member; /* -1: all members */ } dn_inner_call;
 /* ---- one inner operation as a call ----------------------------------------------------------------------------------- */
 
 static int input_of(const dn_program *p, int at, int k) { return p->args[p->nodes[at].args + k]; }
@@ -48,6 +63,8 @@ static int members_in(const dn_cell_run *run, int at) {
     return traced && run->dims[at].batch != traced ? run->members : 1;
 }
 
+static const dn_way INNER;
+
 static int fill_call(dn_cell_run *run, dn_inner_call *ic, dn_call *c) {
     const dn_program *p = run->program;
     const dn_inner *inner = &p->nodes[ic->at];
@@ -55,7 +72,7 @@ static int fill_call(dn_cell_run *run, dn_inner_call *ic, dn_call *c) {
     for (int k = 0; k < inner->n_args; k++) run->in[k] = value_of(run, input_of(p, ic->at, k));
     *c = (dn_call){.n = inner->n_args, .x = run->in, .dim = dim, .total = dn__elements(dim), .y = run->values[ic->at],
                    .saved = run->saved[ic->at], .reals = p->reals + inner->reals, .dy = run->grads ? run->grads[ic->at] : NULL,
-                   .node = run->outer->node, .tape = run->outer->tape, .group = -1, .inner = ic};
+                   .members = 1, .room = run->outer->room, .way = &INNER, .inner = ic};
     c->ints = ints_of(run->outer, inner, p, members_in(run, ic->at), &c->n_ints);
     return c->ints || !c->n_ints ? 0 : DN_ERROR_MEMORY;
 }
@@ -92,14 +109,9 @@ static void fill_member(dn_cell_run *run, const dn_call *all, int member, dn_cal
 static void *scratch(dn_call *c, size_t n, size_t size) { return dn__scratch(c, ((n + 1) * size + sizeof(dn_real) - 1) / sizeof(dn_real)); }
 
 static int begin(dn_cell_run *run, dn_call *c) {
-    const dn_program *p = c->tape->programs[c->ints[0]].program;
+    const dn_program *p = c->own;
     const size_t n = (size_t)p->n_nodes, most = (size_t)p->most_inputs;
-    *run = (dn_cell_run){.outer = c, .program = p, .members = 1};
-    if (c->group >= 0) {
-        const dn_group *g = &c->tape->groups[c->group];
-        run->members = g->once ? g->once->n : g->n;
-        run->members_at = c->tape->members + g->first;
-    }
+    *run = (dn_cell_run){.outer = c, .program = p, .members = c->members};
     run->dims = scratch(c, n, sizeof *run->dims);
     run->values = scratch(c, n, sizeof *run->values);
     run->saved = scratch(c, n, sizeof *run->saved);
@@ -196,14 +208,14 @@ static void cell_forward(dn_call *c) {
     if (begin(&run, c)) return;
     const dn_program *p = run.program;
     dn_inner_call ic = {&run, 0, -1};
-    const dn_arena_mark mark = dn__arena_mark(&c->tape->scratch);
-    for (ic.at = 0; ic.at < p->n_nodes && !c->tape->out_of_memory; ic.at++) {
+    const dn_arena_mark mark = dn__arena_mark(&c->room->scratch);
+    for (ic.at = 0; ic.at < p->n_nodes && !c->room->out_of_memory; ic.at++) {
         find_dim(&run, ic.at);
         find_value(&run, &ic);
         compute(&run, &ic);
-        dn__arena_reset(&c->tape->scratch, mark);
+        dn__arena_reset(&c->room->scratch, mark);
     }
-    for (int k = 0; k < p->n_outputs && !c->tape->out_of_memory; k++) copy_output(&run, &p->outputs[k]);
+    for (int k = 0; k < p->n_outputs && !c->room->out_of_memory; k++) copy_output(&run, &p->outputs[k]);
 }
 
 /* ---- backward -------------------------------------------------------------------------------------------------------- */
@@ -228,13 +240,13 @@ static dn_grad source_place(dn_cell_run *run, int32_t source) {
     return run->wants[source] ? place(run, source) : (dn_grad){0};
 }
 
-int dn__inner_wants(const dn_call *c, int k) {
+static int inner_wants(const dn_call *c, int k) {
     const dn_cell_run *run = c->inner->run;
     const int32_t source = input_of(run->program, c->inner->at, k);
     return source < 0 ? dn__wants(run->outer, -1 - source) : run->wants[source];
 }
 
-dn_grad dn__inner_dx(dn_call *c, int k) {
+static dn_grad inner_dx(dn_call *c, int k) {
     dn_cell_run *run = c->inner->run;
     const int32_t source = input_of(run->program, c->inner->at, k);
     const dn_dim *dim = value_of(run, source).dim;
@@ -248,7 +260,7 @@ dn_grad dn__inner_dx(dn_call *c, int k) {
     return g;
 }
 
-void dn__inner_weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x) {
+static void inner_weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x) {
     dn_cell_run *run = c->inner->run;
     const int32_t source = input_of(run->program, c->inner->at, k);
     if (source < 0) {
@@ -259,11 +271,26 @@ void dn__inner_weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn
     if (g.dx) dn__mm_dw(m, kk, n, dy, m, x, kk, g.beta, g.dx, m);
 }
 
-uint32_t dn__inner_ordinal(const dn_call *c) {
+static void inner_input_done(dn_call *c, int k) { (void)c, (void)k; }
+
+static uint32_t inner_ordinal(const dn_call *c, int member) {
     const dn_cell_run *run = c->inner->run;
-    const dn_node *node = c->inner->member < 0 ? c->node : &c->tape->nodes[run->members_at[c->inner->member]];
-    return node->ordinal + (uint32_t)run->program->nodes[c->inner->at].draws;
+    (void)member;
+    return run->outer->way->ordinal(run->outer, c->inner->member < 0 ? 0 : c->inner->member) +
+           (uint32_t)run->program->nodes[c->inner->at].draws;
 }
+
+/* Inner operations see no tables: rows are captured, and gathered by the cell's node. */
+static int inner_table_rows(const dn_call *c, int first, int n, int capacity, int *rows) {
+    (void)c, (void)first, (void)n, (void)capacity, (void)rows;
+    return 0;
+}
+
+static int inner_wants_each(const dn_call *c) { return dn__wants_each(c->inner->run->outer); }
+
+/* The last two are never asked for: there are no rows, and operations written in Python cannot be traced. */
+static const dn_way INNER = {inner_wants,   inner_dx,         inner_weight_gradient, inner_input_done, inner_ordinal,
+                             inner_table_rows, NULL, inner_wants_each, NULL};
 
 /* What came to an output goes to what it was computed from: a sum over the members where that is one for all of them. */
 static void add_output(dn_cell_run *run, const dn_cell_output *output) {
@@ -311,14 +338,14 @@ static void cell_backward(dn_call *c) {
     if (!run.wants || !run.grads) return;
     find_wanted(&run);
     dn_inner_call ic = {&run, 0, -1};
-    for (ic.at = 0; ic.at < p->n_nodes && !c->tape->out_of_memory; ic.at++) {
+    for (ic.at = 0; ic.at < p->n_nodes && !c->room->out_of_memory; ic.at++) {
         find_dim(&run, ic.at);
         find_value(&run, &ic);
     }
-    for (int k = 0; k < p->n_outputs && !c->tape->out_of_memory; k++) add_output(&run, &p->outputs[k]);
-    const dn_arena_mark mark = dn__arena_mark(&c->tape->scratch);
-    for (ic.at = p->n_nodes - 1; ic.at >= 0 && !c->tape->out_of_memory; ic.at--) {
+    for (int k = 0; k < p->n_outputs && !c->room->out_of_memory; k++) add_output(&run, &p->outputs[k]);
+    const dn_arena_mark mark = dn__arena_mark(&c->room->scratch);
+    for (ic.at = p->n_nodes - 1; ic.at >= 0 && !c->room->out_of_memory; ic.at--) {
         propagate(&run, &ic);
-        dn__arena_reset(&c->tape->scratch, mark);
+        dn__arena_reset(&c->room->scratch, mark);
     }
 }

@@ -1,6 +1,6 @@
 /* Operations written in Python (dist_dynet/ops/function.py): the tape treats them as any other. */
 #include "../kernels/kernels.h"
-#include "../tape.h"
+#include "../op.h"
 
 static int (*run_python)(const dn_python_call *);
 void dn_set_python(int (*run)(const dn_python_call *)) { run_python = run; }
@@ -20,7 +20,7 @@ static dn_python_array *arrays(dn_call *c, dn_python_call *call) {
 
 static void function_forward(dn_call *c) {
     dn_python_call call;
-    if (arrays(c, &call)) c->tape->raised = run_python(&call);
+    if (arrays(c, &call)) c->room->raised = run_python(&call);
 }
 
 /* The function writes into memory of its own: if it raises, no gradient may be left half written. */
@@ -36,10 +36,10 @@ static void function_backward(dn_call *c) {
     if (!wanted) return;
     call.backward = 1;
     call.y.gradient = (dn_real *)c->dy;
-    dn__unlock_roots(c->tape); /* it may look at parameters, and other threads must not wait for it */
-    c->tape->raised = run_python(&call);
-    dn__lock_roots(c->tape);
-    for (int k = 0; k < c->n && !c->tape->raised; k++) {
+    dn__let_go(c); /* it may look at parameters, and other threads must not wait for it */
+    c->room->raised = run_python(&call);
+    dn__take_back(c);
+    for (int k = 0; k < c->n && !c->room->raised; k++) {
         dn_grad g = x[k].gradient ? dn__dx(c, k) : (dn_grad){0};
         if (g.dx) dn__axpy(dn__elements(x[k].dim), 1, x[k].gradient, g.beta, g.dx);
     }

@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-#include "../rows.h"
 #include "sequence_plan.h"
 
 static dn_sizes call_sizes(const dn_call *c, const dn_network *net) {

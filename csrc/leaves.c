@@ -1,14 +1,23 @@
-/* Nodes without inputs: what users feed, parameters, rows of tables; and `part`, which names one output of a node with several.
- * This family alone knows the tape's structure. */
+/* Nodes without inputs: what users feed, parameters, rows of tables; and `part`, which names one output of a node with several. These operations
+ * are the tape's own: no other knows how nodes are kept. */
 #include <string.h>
 
-#include "../kernels/kernels.h"
-#include "../group.h"
-#include "../tape.h"
+#include "kernels/kernels.h"
+#include "group.h"
+
+/* A parameter or row is read: its root's version is noted for the check before backward. */
+static void use_root(dn_tape *t, dn_root *root) {
+    if (t->room.out_of_memory) return; /* nothing was read */
+    for (int i = 0; i < t->n.roots; i++)
+        if (t->roots[i].root == root && t->roots[i].version < 0) {
+            t->roots[i].version = __atomic_load_n(&root->version, __ATOMIC_RELAXED);
+            t->roots[i].reader = t->schedule->evaluated;
+        }
+}
 
 DN_OP(input, 0, DN_LEAF | DN_VIEW | DN_NO_GRAD, "y = the data given")
 static int input_dims(dn_shape *s) { return dn__set_dims(s, s->n_ints - 1, s->ints + 1, s->ints[0]); }
-static void input_forward(dn_call *c) { c->y = (dn_real *)c->node->data; }
+static void input_forward(dn_call *c) { c->y = (dn_real *)c->own; }
 static void input_backward(dn_call *c) { (void)c; }
 
 DN_OP(parameter, 0, DN_LEAF | DN_VIEW, "y = the parameter's values; a table's rows are its last dim")
@@ -19,15 +28,15 @@ static int parameter_dims(dn_shape *s) {
 /* n numbers of a table times its factor: the memory itself, or a scaled copy */
 static dn_real *table_values(dn_call *c, const dn_param *p, int64_t from, int64_t n) {
     if (p->factor == 1) return p->table + from;
-    dn_real *copy = dn__arena_take(&c->tape->values, (size_t)n * sizeof *copy);
+    dn_real *copy = dn__arena_take(&c->tape->schedule->values, (size_t)n * sizeof *copy);
     if (copy) dn__axpy((size_t)n, (dn_real)p->factor, p->table + from, 0, copy);
-    else c->tape->out_of_memory = 1;
+    else c->tape->room.out_of_memory = 1;
     return copy;
 }
 static void parameter_forward(dn_call *c) {
     dn_param *p = c->node->param;
     c->y = p->rows ? table_values(c, p, 0, dn_param_size(p)) : dn_param_values(p);
-    dn__use_root(c->tape, p->root);
+    use_root(c->tape, p->root);
 }
 static void parameter_backward(dn_call *c) { (void)c; } /* the sweep itself brings the gradient home */
 
@@ -47,7 +56,7 @@ static void rows_backward(dn_call *c) {
     for (int i = 0; i < c->n_ints; i++) {
         dn_real *row = dn__lookup_row(p, c->ints[i]);
         if (!row) {
-            c->tape->out_of_memory = 1;
+            c->tape->room.out_of_memory = 1;
             return;
         }
         dn__add((size_t)p->row_size, row, c->dy + i * p->row_size, row);
@@ -59,7 +68,7 @@ static int lookup_dims(dn_shape *s) { return row_dims(s, 1); }
 static void lookup_forward(dn_call *c) {
     dn_param *p = c->node->param;
     c->y = table_values(c, p, c->ints[0] * p->row_size, p->row_size);
-    dn__use_root(c->tape, p->root);
+    use_root(c->tape, p->root);
 }
 static void lookup_backward(dn_call *c) { rows_backward(c); }
 
@@ -70,7 +79,7 @@ static void lookup_batch_forward(dn_call *c) {
     for (int i = 0; i < c->n_ints; i++)
         memcpy(c->y + i * p->row_size, p->table + c->ints[i] * p->row_size, (size_t)p->row_size * sizeof *c->y);
     if (p->factor != 1) dn__axpy(c->total, (dn_real)p->factor, c->y, 0, c->y);
-    dn__use_root(c->tape, p->root);
+    use_root(c->tape, p->root);
 }
 static void lookup_batch_backward(dn_call *c) { rows_backward(c); }
 

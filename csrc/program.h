@@ -4,10 +4,10 @@
  *
  * Parameters and rows of tables that the function uses are *captured*: each call finds their nodes in its graph and has them as its first
  * inputs, so that gradients, versions and locks are theirs as ever. Inputs that the function makes are constants of the program. */
-#ifndef DN_CELL_H
-#define DN_CELL_H
+#ifndef DN_PROGRAM_H
+#define DN_PROGRAM_H
 
-#include "tape.h"
+#include "op.h"
 
 /* An operation of a program. Its inputs: a value >= 0 is a node of the program, -1 - k input k of the cell. */
 typedef struct dn_inner {
@@ -37,6 +37,7 @@ typedef struct dn_program {
     dn_captured *captured;
     dn_inner *nodes;
     dn_cell_output *outputs;
+    dn_block *blocks;               /* the outputs, as blocks of the cell's value */
     int32_t *args;
     int *ints;
     double *reals;
@@ -44,33 +45,5 @@ typedef struct dn_program {
     size_t saved;
     int64_t work;
 } dn_program;
-
-enum { DN_MOST_CAPTURED = 1000 };
-struct dn_cell { dn_program *programs; };
-
-void dn__program_release(dn_program *);
-/* The program of a node of the operation `cell`. */
-const dn_program *dn__program_of(const dn_tape *, const dn_node *);
-/* The output that begins `offset` numbers into the node's value, where the node is by itself. */
-const dn_cell_output *dn__cell_output(const dn_program *, size_t offset);
-
-/* One run of a program, and one operation of it: what dn_call.inner leads to. The functions below are what dn__wants and its like do for
- * those. */
-typedef struct dn_cell_run {
-    dn_call *outer;
-    const dn_program *program;
-    int members;
-    dn_dim *dims;
-    dn_real **values, **saved, **grads;
-    uint8_t *wants;
-    int32_t *members_at;            /* of the group, NULL: the node is by itself */
-    dn_in *in, *member_in;          /* room for the inputs of one inner operation, and for those of one member */
-    dn_dim *member_dims;
-} dn_cell_run;
-typedef struct dn_inner_call { dn_cell_run *run; int at, member; /* -1: all members */ } dn_inner_call;
-int dn__inner_wants(const dn_call *, int k);
-dn_grad dn__inner_dx(dn_call *, int k);
-void dn__inner_weight_gradient(dn_call *, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x);
-uint32_t dn__inner_ordinal(const dn_call *);
 
 #endif

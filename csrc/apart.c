@@ -1,0 +1,123 @@
+/* Backward of groups: gradients of inputs that were collected go back to where those came from. */
+#include "compute.h"
+#include "group.h"
+#include "kernels/kernels.h"
+#include "once.h"
+#include "sweep.h"
+
+int dn__group_collects(const dn_call *c, int k) {
+    const dn_schedule *s = c->tape->schedule;
+    return s->group_inputs[s->groups[c->group].inputs + k].gather != DN_SHARED_INPUT;
+}
+
+static int wants(const dn_call *c, int k) {
+    const dn_tape *t = c->tape;
+    const dn_group_input *in = &t->schedule->group_inputs[t->schedule->groups[c->group].inputs + k];
+    if (in->gather < 0) return dn__node_wants(t, &t->nodes[in->source]);
+    const dn_gather *gather = &t->schedule->gathers[in->gather];
+    for (int m = 0; m < gather->n; m++)
+        if (dn__node_wants(t, &t->nodes[t->schedule->sources[gather->first + m]])) return 1;
+    return 0;
+}
+
+/* The place of neighbours in one block, the first of which is node x: the part of the block's gradients that mirrors their values. */
+static dn_grad mirror_place(dn_tape *t, int x, size_t total) {
+    const dn_node *node = &t->nodes[x];
+    if (node->op == dn_ops[DN_OP_part]) return dn__place(t, x); /* which sees to it that the owner has gradients */
+    size_t n;
+    const dn_real *block = dn__block_of(t, node, &n);
+    dn_group *g = &t->schedule->groups[dn__seat(t, node)->group];
+    if (!g->grads && total == n) { /* all of it is written now: no need of zeros */
+        dn_real *dx = dn__group_new_grads(t, g);
+        return (dn_grad){dx, 0};
+    }
+    dn_real *grads = dn__group_grads(t, dn__seat(t, node)->group);
+    return (dn_grad){grads ? grads + (node->value - block) : NULL, 1};
+}
+
+int dn__way_group_wants(const dn_call *c, int k) { return dn__group_collects(c, k) ? wants(c, k) : dn__way_wants(c, k); }
+
+dn_grad dn__way_group_dx(dn_call *c, int k) {
+    dn_tape *t = c->tape;
+    if (!dn__group_collects(c, k)) return dn__way_dx(c, k);
+    const dn_group_input *in = &t->schedule->group_inputs[t->schedule->groups[c->group].inputs + k];
+    if (!wants(c, k)) return (dn_grad){0};
+    dn_grad g;
+    if (in->gather < 0) {
+        g = mirror_place(t, in->source, dn__elements(c->x[k].dim));
+    } else {
+        dn_gather *gather = &t->schedule->gathers[in->gather];
+        g.beta = gather->grad != NULL;
+        if (!gather->grad) gather->grad = dn__arena_take(&t->room.grads, gather->total * sizeof(dn_real));
+        g.dx = gather->grad;
+    }
+    if (!g.dx) t->room.out_of_memory = 1;
+    return g;
+}
+
+/* Rows that were looked up after the leader of joined products was made have been passed by the sweep, which goes in the order of the nodes
+ * there: bring their gradient home here. */
+static void add_to_row(dn_tape *t, int x, const dn_real *dx) {
+    dn_call c;
+    dn__prepare_call(t, &t->nodes[x], &c);
+    c.dy = dx;
+    c.node->op->backward(&c);
+}
+
+/* The loss depends on a distinct member if it does on one of its equals. */
+static void mark_distinct(dn_tape *t, const dn_group *g) {
+    for (int i = 0; i < g->n; i++)
+        if (t->schedule->seats[t->schedule->members[g->first + i]].reached) t->schedule->seats[g->once->members[g->once->column[i]]].reached = 1;
+}
+
+/* Brings the gradients of a gather home. */
+static void scatter(dn_tape *t, dn_gather *gather, const dn_group *g) {
+    const int leader = t->schedule->members[g->first];
+    dn_real *dx = gather->grad;
+    gather->grad = NULL;
+    if (gather->once) mark_distinct(t, g);
+    for (int m = 0; m < gather->n && !t->room.out_of_memory; m++) {
+        dn__ask_for(t, t->schedule->sources + gather->first, m, gather->n);
+        const int x = t->schedule->sources[gather->first + m];
+        dn_node *node = &t->nodes[x];
+        const size_t n = dn__elements(&node->dim);
+        if (dn__node_wants(t, node) && t->schedule->seats[gather->once ? g->once->members[m] : x].reached) {
+            if (gather->once) {
+                add_to_row(t, x, dx);
+            } else if (!node->grad && !dn__grouped(t, node) && node->op != dn_ops[DN_OP_parameter] && node->op != dn_ops[DN_OP_part]) {
+                node->grad = dx; /* nobody else needs this memory any more */
+            } else {
+                dn_grad place = dn__place(t, x);
+                if (place.dx) dn__axpy(n, 1, dx, place.beta, place.dx);
+                else t->room.out_of_memory = 1;
+            }
+            if (g->joined && x > leader && node->param) add_to_row(t, x, dx);
+        }
+        dx += n;
+    }
+}
+
+static void call_backward(dn_tape *t, int group) {
+    const dn_group *g = &t->schedule->groups[group];
+    dn_call c;
+    dn_dim y_dim;
+    if (dn__group_prepare(t, group, &c, &y_dim)) {
+        t->room.out_of_memory = 1;
+        return;
+    }
+    c.dy = g->grads;
+    if (g->once) dn__once_backward(t, group, &c);
+    else c.node->op->backward(&c);
+}
+
+void dn__group_backward(dn_tape *t, int group) {
+    const dn_group *g = &t->schedule->groups[group];
+    const dn_node *node = dn__leader_of(t, g);
+    if (g->grads && !(node->op->flags & DN_NO_GRAD)) call_backward(t, group);
+    /* also where nothing came to this group: later users of its gathers may have got something */
+    const int n = dn__inputs_of(t, g);
+    for (int k = 0; k < n; k++) {
+        const int at = t->schedule->group_inputs[g->inputs + k].gather;
+        if (at >= 0 && t->schedule->gathers[at].group == group && t->schedule->gathers[at].grad) scatter(t, &t->schedule->gathers[at], g);
+    }
+}

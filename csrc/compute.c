@@ -1,0 +1,94 @@
+#include "compute.h"
+
+#include <string.h>
+
+void dn__prepare_call(dn_tape *t, dn_node *node, dn_call *c) {
+    const int32_t *args = t->args + node->args;
+    for (int k = 0; k < node->n_args; k++) {
+        const dn_node *x = &t->nodes[args[k]];
+        t->call.in[k] = (dn_in){&x->dim, x->value, x->dim.batch == 1 ? 0 : (size_t)x->dim.size};
+    }
+    /* Field by field: GCC clears a whole struct with `rep stos`, which costs more than the rest of this function. */
+    c->n = node->n_args;
+    c->x = t->call.in;
+    c->dim = &node->dim;
+    c->total = dn__elements(&node->dim);
+    c->y = node->value;
+    c->saved = node->saved_memory;
+    c->ints = t->ints + node->ints;
+    c->reals = t->reals + node->reals;
+    c->n_ints = node->n_ints;
+    c->dy = node->grad;
+    c->members = 1;
+    c->own = node->own;
+    c->room = &t->room;
+    c->way = t->upper->node;
+    c->tape = t;
+    c->node = node;
+    c->group = -1;
+}
+
+int dn__blocked(const dn_tape *t, const dn_node *node) {
+    if (node->failed == DN_FAILED_ALREADY) return 1;
+    for (int k = 0; k < node->n_args; k++)
+        if (t->nodes[t->args[node->args + k]].failed) return 1;
+    return 0;
+}
+
+int dn__copy_parameter(dn_tape *t, int i, pthread_mutex_t *lock) {
+    dn_node *node = &t->nodes[i];
+    size_t bytes = dn__elements(&node->dim) * sizeof(dn_real);
+    dn_real *copy = dn__arena_take(&t->schedule->copies, bytes);
+    if (!copy) return dn__no_memory(t);
+    if (lock) pthread_mutex_lock(lock);
+    node->value = memcpy(copy, node->value, bytes);
+    if (lock) pthread_mutex_unlock(lock);
+    node->copied = 1;
+    for (int m = 0; m < t->schedule->marks.n; m++) /* reverts that leave this value must leave the copy, too */
+        if (i < t->schedule->marks.at[m].evaluated) t->schedule->marks.at[m].copies = dn__arena_mark(&t->schedule->copies);
+    return 0;
+}
+
+/* There was no memory to compute a node: all is as it was before, so that it can be tried again. */
+static int no_value(dn_tape *t, dn_node *node, dn_arena_mark before) {
+    t->room.out_of_memory = 0;
+    node->value = node->saved_memory = NULL;
+    dn__arena_reset(&t->schedule->values, before);
+    return dn__no_memory(t);
+}
+
+int dn__compute(dn_tape *t, int i) {
+    dn_node *node = &t->nodes[i];
+    node->failed = (uint8_t)(t->schedule->any_failed && dn__blocked(t, node));
+    if (node->failed) return 0;
+    if (node->op == dn_ops[DN_OP_input]) { /* it is there already; many graphs of small nodes are half inputs */
+        node->value = (dn_real *)node->own;
+        node->copied = 0;
+        return 0;
+    }
+    dn_call c;
+    dn__prepare_call(t, node, &c);
+    const dn_arena_mark before = {t->schedule->values.current, t->schedule->values.used};
+    if (!(node->op->flags & DN_VIEW)) {
+        const size_t y_size = dn__aligned(c.total);
+        node->value = c.y = dn__arena_take(&t->schedule->values, (y_size + node->saved) * sizeof(dn_real));
+        if (!c.y) return no_value(t, node, before);
+        node->saved_memory = c.saved = c.y + y_size;
+    }
+    node->op->forward(&c);
+    if (node->op->flags & DN_VIEW) {
+        node->value = c.y;
+        node->copied = 0;
+        if (node->param && node->param->root->as_dynet) t->room.out_of_memory |= dn__copy_parameter(t, i, NULL) != 0;
+    }
+    if (t->room.scratch.n_chunks) dn__arena_reset(&t->room.scratch, (dn_arena_mark){0});
+    if (t->room.out_of_memory) return no_value(t, node, before);
+    if (t->room.raised) {
+        int error = t->room.raised;
+        t->room.raised = 0;
+        node->failed = DN_FAILED;
+        t->schedule->any_failed = 1;
+        return error;
+    }
+    return 0;
+}

@@ -1,0 +1,274 @@
+/* Graphs: their life, from slot to slot, checkpoint and revert; what can be asked of them and of their nodes. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "make.h"
+#include "schedule.h"
+#include "sweep.h"
+#include "ways.h"
+#include "work.h"
+
+/* ---- life ---------------------------------------------------------------------------------------------------------- */
+
+/* All that a graph is made of. */
+typedef struct dn_graph { dn_tape tape; dn_schedule schedule; dn_sweep backward; } dn_graph;
+
+static dn_tape *new_tape(void) {
+    dn_graph *g = calloc(1, sizeof *g);
+    if (!g) return NULL;
+    g->tape.schedule = &g->schedule;
+    g->tape.backward = &g->backward;
+    g->tape.upper = &dn__upper;
+    g->tape.parameters.epoch = 1;
+    g->backward.swept_root = g->backward.sweep = -1;
+    return &g->tape;
+}
+
+static void release_roots(dn_tape *t, int from) {
+    for (int i = from; i < t->n.roots; i++) dn__root_release(t->roots[i].root);
+    t->n.roots = from;
+}
+
+static void next_epoch(dn_tape *t) {
+    const int64_t mask = ((int64_t)1 << DN_EPOCH_BITS) - 1;
+    t->epoch = (int64_t)t->graph << DN_EPOCH_BITS | ((t->epoch + 1) & mask);
+}
+
+static void start(dn_tape *t, int immediate, int check_finite, int autobatch) {
+    dn__stop_backward(t);
+    next_epoch(t);
+    t->version++;
+    release_roots(t, 0);
+    while (t->kept.n) {
+        const dn_kept *kept = &t->kept.at[--t->kept.n];
+        kept->release(kept->object);
+    }
+    dn__schedule_start(t, immediate, check_finite, autobatch);
+    t->n = (dn_extent){0};
+    t->marks.n = t->holds = t->room.raised = 0;
+    t->work_made = 0;
+    t->dropped = 0;
+    t->backward->swept_nodes = t->backward->n_products = 0;
+    t->parameters.epoch++;
+    t->parameters.count = 0;
+    t->room.draws.counter++;
+    dn__arena_reset(&t->room.grads, (dn_arena_mark){0});
+    dn__arena_reset(&t->data, (dn_arena_mark){0});
+}
+
+int dn_graph_new(void) {
+    dn_tape *t = dn__take_slot(new_tape);
+    if (!t) return DN_ERROR_MEMORY;
+    start(t, 0, 0, 0);
+    t->version = 0;
+    return t->graph;
+}
+
+void dn_graph_free(int graph) {
+    dn_tape *t = dn__graph_tape(graph);
+    if (!t || dn__tape_enter(t)) return; /* still computed with by another thread: the slot stays taken */
+    start(t, 0, 0, 0);
+    dn__schedule_free(t);
+    dn__backward_free(t);
+    dn__arena_free(&t->data);
+    dn__arena_free(&t->room.scratch);
+    dn__arena_free(&t->room.grads);
+    void **const memory[] = {(void **)&t->nodes, (void **)&t->args,     (void **)&t->ints,    (void **)&t->reals,
+                             (void **)&t->roots, (void **)&t->marks.at, (void **)&t->kept.at, (void **)&t->parameters.slots};
+    for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) {
+        free(*memory[i]);
+        *memory[i] = NULL;
+    }
+    t->capacity = (dn_extent){0};
+    t->marks.capacity = t->kept.capacity = t->parameters.capacity = 0;
+    dn__give_slot_back(t);
+    dn__tape_leave(t);
+}
+
+int dn_renew(int graph) {
+    dn_tape *t = dn__graph_tape(graph);
+    if (t->holds || t->tracing) return DN_ERROR_STATE;
+    DN_ENTER(t);
+    start(t, 0, 0, t->schedule->usual_autobatch);
+    dn__tape_leave(t);
+    return 0;
+}
+
+int dn_graph_renew(int graph, int immediate, int check_finite, int autobatch) {
+    dn_tape *t = dn__graph_tape(graph);
+    if (t->tracing) return dn__no_values(t);
+    DN_ENTER(t);
+    start(t, immediate, check_finite, autobatch);
+    dn__tape_leave(t);
+    return 0;
+}
+
+int dn_graph_checkpoint(int graph) {
+    dn_tape *t = dn__graph_tape(graph);
+    DN_ENTER(t);
+    int error = DN_GROW(t->marks.at, t->marks.capacity, t->marks.n + 1);
+    if (!error) error = dn__schedule_mark(t);
+    if (!error) t->marks.at[t->marks.n++] = (dn_mark){t->n, dn__arena_mark(&t->data)};
+    else dn__no_memory(t);
+    dn__tape_leave(t);
+    return error;
+}
+
+int dn_graph_revert(int graph) {
+    dn_tape *t = dn__graph_tape(graph);
+    DN_ENTER(t);
+    if (t->marks.n) {
+        dn__stop_backward(t);
+        const dn_mark m = t->marks.at[--t->marks.n];
+        t->dropped += (uint32_t)(t->n.nodes - m.n.nodes);
+        release_roots(t, m.n.roots);
+        t->n = m.n;
+        dn__arena_reset(&t->data, m.data);
+        dn__schedule_revert(t);
+        next_epoch(t);
+    }
+    dn__tape_leave(t);
+    return 0;
+}
+
+int dn_graph_invalidate(int graph) {
+    dn_tape *t = dn__graph_tape(graph);
+    DN_ENTER(t);
+    dn__forget_values(t);
+    dn__tape_leave(t);
+    return 0;
+}
+
+/* ---- settings and questions ---------------------------------------------------------------------------------------- */
+
+void dn_graph_autobatch(int graph, int strategy) {
+    dn_tape *t = dn__graph_tape(graph);
+    t->schedule->usual_autobatch = strategy;
+    if (!t->n.nodes) t->schedule->autobatch = strategy;
+}
+
+void dn_graph_hold(int graph) { dn__graph_tape(graph)->holds = 1; }
+
+int64_t dn_graph_version(int graph) { return dn__graph_tape(graph)->version; }
+
+void dn_graph_seed(int graph, uint64_t seed, uint64_t stream) {
+    dn_tape *t = dn__graph_tape(graph);
+    t->room.draws.seed = seed;
+    t->room.draws.stream = stream;
+    t->room.draws.counter = 0;
+}
+
+void dn_graph_generator(int graph, struct dn_rng *generator) { dn__graph_tape(graph)->room.draws.generator = generator; }
+
+uint64_t dn_graph_counter(int graph) { return dn__graph_tape(graph)->room.draws.counter; }
+void dn_graph_set_counter(int graph, uint64_t counter) { dn__graph_tape(graph)->room.draws.counter = counter; }
+
+void dn_graph_autobatch_counts(int graph, dn_autobatch_counts *out) {
+    const dn_schedule *s = dn__graph_tape(graph)->schedule;
+    *out = s->autobatch ? s->counts : (dn_autobatch_counts){0};
+}
+
+int dn_graph_size(int graph) { return dn__graph_tape(graph)->n.nodes; }
+
+int64_t dn_graph_bytes(int graph) {
+    const dn_tape *t = dn__graph_tape(graph);
+    return dn__schedule_bytes(t) + dn__backward_bytes(t) +
+           (int64_t)(dn__arena_bytes(&t->data) + dn__arena_bytes(&t->room.scratch) + dn__arena_bytes(&t->room.grads) +
+                     (size_t)t->capacity.nodes * sizeof(dn_node));
+}
+
+dn_work dn_thread_work(int graph) {
+    dn_work work = dn__work;
+    const dn_tape *t = dn__graph_tape(graph);
+    if (t) {
+        const uint64_t parts[] = {(uint64_t)t->epoch, (uint64_t)t->schedule->values_made, (uint64_t)t->n.nodes, (uint64_t)t->schedule->evaluated};
+        uint64_t mixed = 0;
+        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) mixed = (mixed ^ parts[i]) * 0x9E3779B97F4A7C15u;
+        work.activity = (int64_t)mixed;
+    }
+    return work;
+}
+
+/* ---- nodes ---------------------------------------------------------------------------------------------------------- */
+
+int64_t dn_graph_node(int graph, int index) {
+    dn_tape *t = dn__graph_tape(graph);
+    if (index >= 0 && index < t->n.nodes) return dn__handle(t, index);
+    return dn__tape_fail(t, DN_ERROR_VALUE, "node %d: this graph has %d nodes", index, t->n.nodes);
+}
+
+int64_t dn_resolve(int graph, int64_t a) {
+    dn_tape *t = dn__graph_tape(graph);
+    DN_ENTER(t);
+    int i = dn__find(t, a);
+    int64_t handle = i < 0 ? i : dn__handle(t, i);
+    dn__tape_leave(t);
+    return handle;
+}
+
+/* The tape of a node's handle, entered; *i is its index. */
+static int enter_node(int64_t a, dn_tape **t, int *i) {
+    *t = dn__handle_tape(a);
+    if (!*t) return DN_ERROR_NO_GRAPH;
+    DN_ENTER(*t);
+    *i = dn__find(*t, a);
+    if (*i < 0) dn__tape_leave(*t);
+    return *i < 0 ? *i : 0;
+}
+
+int dn_node_index(int64_t a) {
+    dn_tape *t;
+    int i, error = enter_node(a, &t, &i);
+    if (error) return error;
+    dn__tape_leave(t);
+    return i;
+}
+
+int dn_node_dim(int64_t a, dn_dim *out) {
+    dn_tape *t;
+    int i, error = enter_node(a, &t, &i);
+    if (error) return error;
+    *out = t->nodes[i].dim;
+    dn__tape_leave(t);
+    return 0;
+}
+
+int dn_node_op(int64_t a) {
+    dn_tape *t;
+    int i, op = 0, error = enter_node(a, &t, &i);
+    if (error) return error;
+    while (dn_ops[op] != t->nodes[i].op) op++;
+    dn__tape_leave(t);
+    return op;
+}
+
+int64_t dn_node_input(int64_t a, int n) {
+    dn_tape *t;
+    int i, error = enter_node(a, &t, &i);
+    if (error) return error;
+    const dn_node *node = &t->nodes[i];
+    int64_t handle = n >= 0 && n < node->n_args ? dn__handle(t, t->args[node->args + n]) : DN_ERROR_VALUE;
+    dn__tape_leave(t);
+    return handle;
+}
+
+int dn_node_ints(int64_t a, int n, int *out) {
+    dn_tape *t;
+    int i, error = enter_node(a, &t, &i);
+    if (error) return error;
+    const dn_node *node = &t->nodes[i];
+    int count = node->n_ints;
+    if (count) memcpy(out, t->ints + node->ints, (size_t)(count < n ? count : n) * sizeof *out);
+    dn__tape_leave(t);
+    return count;
+}
+
+int64_t dn_node_param(int64_t a) {
+    dn_tape *t;
+    int i, error = enter_node(a, &t, &i);
+    if (error) return error;
+    const dn_node *node = &t->nodes[i];
+    int64_t handle = node->param ? dn_param_handle(node->param, 0) : 0;
+    dn__tape_leave(t);
+    return handle;
+}

@@ -1,0 +1,26 @@
+/* Nodes are appended, and found by their handles. Knows dims and parameters; nothing is computed here. */
+#ifndef DN_MAKE_H
+#define DN_MAKE_H
+
+#include "tape.h"
+
+/* Appends a node and returns its index. `inputs` are indices; `param` is NULL but for parameter and lookup nodes, whose dims are asked with the
+ * table's dim; `own` is what dims() and calls see as such. */
+int dn__make_own(dn_tape *, const dn_op *, int n, const int *inputs, int n_ints, const int *ints, int n_reals, const double *reals,
+                 dn_param *param, int constant, const void *own);
+static inline int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, const int *ints, int n_reals,
+                           const double *reals) {
+    return dn__make_own(t, op, n, inputs, n_ints, ints, n_reals, reals, NULL, 0, NULL);
+}
+/* Other ints for the node, checked; its value is what it was. */
+int dn__change_ints(dn_tape *, dn_node *, int n, const int *ints);
+int dn__param_node(dn_tape *, int64_t handle, dn_param *, int constant);
+/* the same for a handle that is no node's of this graph: a parameter's, or none */
+int dn__find_parameter(dn_tape *, int64_t handle);
+/* index of a live handle; a parameter's handle gives its node, made if need be; negative error */
+static inline int dn__find(dn_tape *t, int64_t handle) {
+    const int64_t i = handle & (((int64_t)1 << DN_INDEX_BITS) - 1);
+    return i < t->n.nodes && t->nodes[i].epoch == handle >> DN_INDEX_BITS ? (int)i : dn__find_parameter(t, handle);
+}
+
+#endif

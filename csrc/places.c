@@ -1,0 +1,75 @@
+#include "group.h"
+#include "kernels/kernels.h"
+#include "sweep.h"
+
+static dn_real *take(dn_tape *t, size_t n) {
+    dn_real *p = dn__arena_take(&t->room.grads, n * sizeof *p);
+    if (!p) t->room.out_of_memory = 1;
+    return p;
+}
+
+int dn__node_wants(const dn_tape *t, const dn_node *node) {
+    return t->backward->full ? !node->constant : node->needs_grad && !(node->param && !dn__param_gathers(node->param));
+}
+
+dn_real *dn__group_new_grads(dn_tape *t, dn_group *g) { return g->grads = take(t, g->total); }
+
+dn_real *dn__group_grads(dn_tape *t, int group) {
+    dn_group *g = &t->schedule->groups[group];
+    if (!g->grads && dn__group_new_grads(t, g)) dn__fill(g->total, 0, g->grads);
+    return g->grads;
+}
+
+/* The place of node i's gradient. A parameter whose gradient is empty gets it where it belongs; one that already has a gradient, from an
+ * earlier backward, keeps this one apart until the sweep adds it, so that gradient() shows this backward only. */
+dn_grad dn__place(dn_tape *t, int i) {
+    dn_node *node = &t->nodes[i];
+    if (node->op == dn_ops[DN_OP_part]) {
+        dn_node *owner = &t->nodes[t->args[node->args]];
+        if (!dn__grouped(t, owner) && !owner->grad && (owner->grad = take(t, dn__elements(&owner->dim))))
+            dn__fill(dn__elements(&owner->dim), 0, owner->grad);
+        if (dn__grouped(t, owner) ? !dn__group_grads(t, dn__seat(t, owner)->group) : !owner->grad) return (dn_grad){0};
+        return (dn_grad){dn__part_address(t, owner, t->ints[node->ints], 1), 1};
+    }
+    if (dn__grouped(t, node)) {
+        dn_real *grads = dn__group_grads(t, dn__seat(t, node)->group);
+        return (dn_grad){grads ? grads + (node->value - t->schedule->groups[dn__seat(t, node)->group].value) : NULL, 1};
+    }
+    if (node->grad) return (dn_grad){node->grad, 1};
+    if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows && node->param->empty && dn__param_gathers(node->param) &&
+        !node->constant) {
+        dn_real beta;
+        node->grad = dn__param_gradient(node->param, &beta);
+        node->in_chunk = 1;
+        node->written = dn__param_written(node->param);
+    } else {
+        node->grad = take(t, dn__elements(&node->dim));
+        if (!node->grad) t->room.out_of_memory = 1;
+    }
+    return (dn_grad){node->grad, 0};
+}
+
+const dn_real *dn__arrived(const dn_tape *t, int i) {
+    const dn_node *node = &t->nodes[i], *owner = node->op == dn_ops[DN_OP_part] ? &t->nodes[dn__input(t, i, 0)] : node;
+    const dn_group *g = dn__grouped(t, owner) ? &t->schedule->groups[dn__seat(t, owner)->group] : NULL;
+    if (g ? !g->grads : !owner->grad) return NULL;
+    if (owner != node) return dn__part_address(t, owner, t->ints[node->ints], 1);
+    return g ? g->grads + (node->value - g->value) : node->grad;
+}
+
+int dn__way_wants(const dn_call *c, int k) {
+    const dn_tape *t = c->tape;
+    return dn__node_wants(t, &t->nodes[t->args[c->node->args + k]]);
+}
+
+dn_grad dn__way_dx(dn_call *c, int k) {
+    dn_tape *t = c->tape;
+    const int i = t->args[c->node->args + k];
+    if (!dn__node_wants(t, &t->nodes[i])) return (dn_grad){0};
+    dn_grad g = dn__place(t, i);
+    if (!c->total && g.dx && g.beta == 0) { /* nothing comes from an empty batch, so the op may not write at all */
+        dn__fill(dn__elements(&t->nodes[i].dim), 0, g.dx);
+        g.beta = 1;
+    }
+    return g;
+}

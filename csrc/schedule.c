@@ -1,0 +1,159 @@
+#include "schedule.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- seats --------------------------------------------------------------------------------------------------------- */
+
+/* The last node that was made by the same program before node i, a call of it, or -1: a revert may have dropped it. */
+static int last_call(const dn_tape *t, int i) {
+    const dn_node *node = &t->nodes[i];
+    const int program = t->ints[node->ints], last = t->kept.at[program].seen;
+    const dn_node *other = last >= 0 && last < i ? &t->nodes[last] : NULL;
+    return other && other->op == node->op && t->ints[other->ints] == program ? last : -1;
+}
+
+/* Calls of one program follow one another in one list, users of a matrix in another. */
+static void link(dn_tape *t, int i) {
+    const dn_node *node = &t->nodes[i];
+    dn_seat *seats = t->schedule->seats;
+    if (node->op->flags & DN_TRACED) {
+        const int last = last_call(t, i);
+        if (last >= 0 && !node->alone) seats[last].next_user = i;
+        t->kept.at[t->ints[node->ints]].seen = i;
+        return;
+    }
+    if (node->n_args < 2) return;
+    const int w = t->args[node->args + node->n_args - 2], at = seats[w].last_user;
+    if (at >= 0 && at < i) {
+        const dn_node *last = &t->nodes[at];
+        /* after a revert, another node may have its index */
+        if (last->op == node->op && last->n_args == node->n_args && t->args[last->args + last->n_args - 2] == w) seats[at].next_user = i;
+    }
+    seats[w].last_user = i;
+}
+
+int dn__schedule_see(dn_tape *t) {
+    dn_schedule *s = t->schedule;
+    if (DN_GROW(s->seats, s->seats_capacity, t->n.nodes)) return dn__no_memory(t);
+    for (; s->seen < t->n.nodes; s->seen++) {
+        dn_seat *seat = &s->seats[s->seen];
+        seat->next_user = seat->last_user = seat->gathers = -1;
+        seat->grouped = 0;
+        seat->patience = DN_MOST_PATIENCE;
+        if (t->nodes[s->seen].op->flags & (DN_JOINS | DN_TRACED)) link(t, s->seen);
+    }
+    return 0;
+}
+
+/* ---- what is known is forgotten ------------------------------------------------------------------------------------ */
+
+void dn__end_plan(dn_tape *t) {
+    t->schedule->planning = NULL;
+    dn__arena_reset(&t->schedule->plan_memory, (dn_arena_mark){0});
+}
+
+void dn__abandon_plan(dn_tape *t) {
+    dn_schedule *s = t->schedule;
+    if (!s->planning) return;
+    s->n.order = s->n_done = s->begun.n.order;
+    s->n.groups = s->begun.n.groups;
+    s->n.members = s->begun.n.members;
+    dn__end_plan(t);
+}
+
+/* What groups from `from` on had as members are no longer grouped, up to node `last`. */
+static void ungroup(dn_tape *t, int first, int last, int from) {
+    dn_schedule *s = t->schedule;
+    for (int i = first; i < last && i < s->seen && s->n.groups; i++)
+        if (s->seats[i].grouped == s->values_made && s->seats[i].group >= from) s->seats[i].grouped = 0;
+}
+
+static void return_to(dn_tape *t, const dn_schedule_mark *m) {
+    t->schedule->n = m->n;
+    t->schedule->n_done = m->n.order;
+    dn__arena_reset(&t->schedule->values, m->values);
+}
+
+/* Forgets an order that is computed in part, with what is computed of it: nodes from `evaluated` on are as they were before. */
+static void drop_plan(dn_tape *t) {
+    dn_schedule *s = t->schedule;
+    dn__abandon_plan(t);
+    if (s->n_done == s->n.order) return;
+    ungroup(t, s->evaluated, s->planned, s->begun.n.groups);
+    return_to(t, &s->begun);
+}
+
+static void forget_all(dn_tape *t) {
+    dn_schedule *s = t->schedule;
+    dn__abandon_plan(t);
+    s->n = (dn_scheduled){0};
+    s->evaluated = s->n_done = s->any_failed = s->unreported = s->forward_begun = 0;
+    s->values_made++;
+    dn__arena_reset(&s->values, (dn_arena_mark){0});
+    dn__arena_reset(&s->copies, (dn_arena_mark){0});
+}
+
+void dn__forget_values(dn_tape *t) {
+    t->upper->values_go(t);
+    forget_all(t);
+    t->room.draws.counter++;
+    for (int i = 0; i < t->n.roots; i++) t->roots[i].version = -1;
+    /* marks that point above the bottom would keep what is now forgotten: let them begin at the bottom, too */
+    if (t->schedule->marks.n) memset(t->schedule->marks.at, 0, (size_t)t->schedule->marks.n * sizeof *t->schedule->marks.at);
+}
+
+/* ---- life ---------------------------------------------------------------------------------------------------------- */
+
+void dn__schedule_start(dn_tape *t, int immediate, int check_finite, int autobatch) {
+    dn_schedule *s = t->schedule;
+    forget_all(t);
+    s->immediate = immediate;
+    s->check_finite = check_finite;
+    s->autobatch = autobatch;
+    memset(&s->counts, 0, sizeof s->counts);
+    s->seen = s->marks.n = 0;
+}
+
+int dn__schedule_mark(dn_tape *t) {
+    dn_schedule *s = t->schedule;
+    if (DN_GROW(s->marks.at, s->marks.capacity, s->marks.n + 1)) return DN_ERROR_MEMORY;
+    drop_plan(t);
+    s->marks.at[s->marks.n++] = (dn_schedule_mark){s->evaluated, s->n, dn__arena_mark(&s->values), dn__arena_mark(&s->copies)};
+    return 0;
+}
+
+void dn__schedule_revert(dn_tape *t) {
+    dn_schedule *s = t->schedule;
+    const dn_schedule_mark m = s->marks.at[--s->marks.n];
+    dn__abandon_plan(t);
+    /* Nodes from before the mark that were computed after it have their values above it: compute them again (the same draws). */
+    if (s->evaluated > m.evaluated) s->evaluated = m.evaluated;
+    if (s->seen > t->n.nodes) s->seen = t->n.nodes;
+    ungroup(t, m.evaluated, t->n.nodes, m.n.groups);
+    return_to(t, &m);
+    dn__arena_reset(&s->copies, m.copies);
+    for (int i = 0; i < t->n.roots; i++)
+        if (t->roots[i].reader >= s->evaluated) t->roots[i].version = -1;
+}
+
+void dn__schedule_free(dn_tape *t) {
+    dn_schedule *s = t->schedule;
+    dn__arena_free(&s->values);
+    dn__arena_free(&s->copies);
+    dn__arena_free(&s->plan_memory);
+    void **const memory[] = {(void **)&s->seats,   (void **)&s->order,        (void **)&s->groups,  (void **)&s->members,
+                             (void **)&s->sources, (void **)&s->group_inputs, (void **)&s->gathers, (void **)&s->marks.at};
+    for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) {
+        free(*memory[i]);
+        *memory[i] = NULL;
+    }
+    s->capacity = (dn_scheduled){0};
+    s->seats_capacity = s->marks.capacity = 0;
+}
+
+int64_t dn__schedule_bytes(const dn_tape *t) {
+    const dn_schedule *s = t->schedule;
+    return (int64_t)(dn__arena_bytes(&s->values) + dn__arena_bytes(&s->copies) + dn__arena_bytes(&s->plan_memory) +
+                     (size_t)s->seats_capacity * sizeof(dn_seat));
+}

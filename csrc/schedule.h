@@ -1,0 +1,115 @@
+/* The schedule of a tape: which of its nodes are computed, in which order, and which of them as one. It is what join.c, autobatch.c, group.c and
+ * forward.c work on; it does not know of gradients, nor any operation by name. */
+#ifndef DN_SCHEDULE_H
+#define DN_SCHEDULE_H
+
+#include "tape.h"
+
+/* What the schedule knows of a node. */
+typedef struct dn_seat {
+    int64_t grouped;                /* the schedule's `values_made` when its value was computed in a group; else another number, or 0 */
+    int32_t group, column;          /* that group, and the first batch element in it */
+    int32_t next_user, last_user;   /* join.h: the next node that multiplies by the same matrix; of a matrix, the last one that does */
+    int32_t gathers;                /* group.c: the last gather that begins with this node; may be one that is no more */
+    uint8_t patience;               /* join.h: how many misfits a search that begins here passes over before it finds the first that fits */
+    uint8_t reached;                /* backward.c: the loss depends on it; known only where there are groups */
+} dn_seat;
+
+/* Of dn_seat.patience: in a long chain no input is known, so that each search in vain halves it for the next one along the chain, down to the
+ * least; a search that has found something leaves the next one with the most. */
+enum { DN_MOST_PATIENCE = 128, DN_LEAST_PATIENCE = 4 };
+
+/* Nodes computed as one (group.h): members[first ... first + n - 1], the first of which is the leader, and what each input of the call is. */
+typedef struct dn_group {
+    int32_t first, n;
+    int32_t batch;                  /* of all members together */
+    int32_t inputs;                 /* group_inputs[inputs + k] */
+    uint8_t ragged;                 /* of DN_RAGGED nodes: computed as one in the packed form; `batch` is the number of steps of all */
+    uint8_t joined;                 /* made by join.c: the members were computed out of their order */
+    uint8_t weights;                /* in this backward a member has got products of a weight gradient */
+    dn_real *value, *saved, *grads; /* of all members; grads NULL: nothing has come yet */
+    struct dn_once *once;           /* once.h: equal members are computed once, and `saved` is of the distinct ones; NULL: no */
+    size_t total;                   /* numbers of `value` */
+} dn_group;
+/* gather: an index; DN_SHARED_INPUT: one node for all; DN_MIRRORED: `source` and its neighbours in the memory of one group or owner, where
+ * their gradients lie as their values do. */
+enum { DN_SHARED_INPUT = -1, DN_MIRRORED = -2 };
+typedef struct dn_group_input { int32_t gather, source; const dn_real *value; } dn_group_input;
+/* Values of nodes side by side, sources[first ... first + n - 1], and their gradients on the way back to them. */
+typedef struct dn_gather {
+    int32_t first, n, next;         /* next: an earlier gather that begins with the same node, or -1 */
+    int32_t once;                   /* of a group's distinct members, for it alone: gradients go to rows of tables, not to nodes */
+    int32_t group;                  /* the first that uses it; when its backward is done, the gradients are complete */
+    const dn_real *value;
+    dn_real *grad;                  /* NULL: nothing has come yet */
+    size_t total;
+} dn_gather;
+
+/* How many there are, or may be. */
+typedef struct dn_scheduled { int order, groups, members, group_inputs, gathers, sources; } dn_scheduled;
+/* Where all stood: nodes below `evaluated` were computed, n.order of the order. */
+typedef struct dn_schedule_mark { int evaluated; dn_scheduled n; dn_arena_mark values, copies; } dn_schedule_mark;
+
+typedef struct dn_schedule {
+    int immediate, check_finite;    /* nodes are computed when they are made; their values are looked at */
+    int autobatch;                  /* autobatch.h: 0, or the strategy */
+    int usual_autobatch;            /* the strategy of graphs for which none was named */
+    int evaluated;                  /* nodes below it are computed */
+    int64_t values_made;            /* from 1; rises when values are forgotten */
+    int any_failed;                 /* some node may be `failed` */
+    int forward_begun;              /* dn__forward has more to do: what it has computed and what is to come must be of the same parameters */
+    int unreported;                 /* dn_quick_value met this error and could not say so: dn_forward will */
+    dn_arena values, copies;        /* of nodes; of parameters that were read */
+    dn_seat *seats;                 /* of nodes below `seen` */
+    int seen, seats_capacity;
+    int32_t *order;                 /* autobatch.h: nodes, and groups as -1 - group, in the order they were computed */
+    int n_done, planned;
+    dn_group *groups;               /* group.h */
+    int32_t *members, *sources;
+    dn_group_input *group_inputs;
+    dn_gather *gathers;
+    dn_scheduled n, capacity;
+    struct dn_plan *planning;       /* autobatch.c: an order in the making, in plan_memory; NULL: none */
+    dn_arena plan_memory;
+    dn_schedule_mark begun;         /* where all stood when the order's last part, up to node `planned`, was made */
+    struct { dn_schedule_mark *at; int n, capacity; } marks;
+    dn_autobatch_counts counts;     /* of this graph */
+} dn_schedule;
+
+static inline dn_seat *dn__seat(const dn_tape *t, const dn_node *node) { return &t->schedule->seats[node - t->nodes]; }
+/* Whether a node has a value that was computed as a member of a group. */
+static inline int dn__grouped(const dn_tape *t, const dn_node *node) {
+    return t->schedule->n.groups && dn__seat(t, node)->grouped == t->schedule->values_made;
+}
+/* Whether input k of a group is no node that all members share. */
+static inline int dn__is_collected(const dn_tape *t, const dn_group *g, int k) {
+    return t->schedule->group_inputs[g->inputs + k].gather != DN_SHARED_INPUT;
+}
+/* Block k of the value of a node by itself or, of n members, of their group: it begins at n times its `at`. */
+static inline dn_block dn__block(const dn_node *node, int k) {
+    const size_t size = (size_t)(node->dim.size / node->parts);
+    return node->blocks ? node->blocks[k] : (dn_block){(size_t)k * size * (size_t)node->dim.batch, size};
+}
+/* Gives all nodes their seats, and links those that may be computed with one another. Negative: no memory. */
+int dn__schedule_see(dn_tape *);
+/* A new graph begins. */
+void dn__schedule_start(dn_tape *, int immediate, int check_finite, int autobatch);
+/* No value is known any more. */
+void dn__forget_values(dn_tape *);
+/* Notes where all stands; back to the last note. Negative: no memory. */
+int dn__schedule_mark(dn_tape *);
+void dn__schedule_revert(dn_tape *);
+/* Forgets an order that is being made; all else is as it was before. */
+void dn__abandon_plan(dn_tape *);
+/* There is no plan in the making any more. */
+void dn__end_plan(dn_tape *);
+void dn__schedule_free(dn_tape *);
+int64_t dn__schedule_bytes(const dn_tape *);
+
+/* A hash of what was hashed before, h, and of x. */
+static inline uint64_t dn__mix(uint64_t h, uint64_t x) {
+    h = (h ^ x) * 0x9E3779B97F4A7C15u;
+    return h ^ h >> 29;
+}
+
+#endif

@@ -1,0 +1,98 @@
+/* A backward pass over a tape, back through its schedule: places for gradients, products that are collected, rows whose gradients are added up,
+ * watchers that are told what is complete. It does not know how a schedule is made, nor any operation by name but those of leaves.c. */
+#ifndef DN_SWEEP_H
+#define DN_SWEEP_H
+
+#include "schedule.h"
+
+/* A pending product dW += dy x'. */
+typedef struct dn_product { int32_t next; int m, k, n; const dn_real *dy, *x; } dn_product;
+
+/* The dy or the x of a list of products side by side, kept for other matrices that belong to the same outputs or multiply the same inputs. */
+typedef struct dn_kept_columns { int32_t first; int wide, of_x; int64_t used; dn_real *all; dn_arena memory; } dn_kept_columns;
+enum { DN_KEPT_COLUMNS = 4 };
+
+/* A call whose inputs are rows that got no gradient of their own. */
+typedef struct dn_late {
+    struct dn_late *next;
+    int node, group, first, n, count; /* count = 0: of a group by once.h */
+    dn_row_products products;
+} dn_late;
+
+typedef struct dn_sweep {
+    dn_late *late;              /* gradients of rows that were added up, by input */
+    dn_product *products;
+    int n_products, products_capacity;
+    dn_kept_columns columns[DN_KEPT_COLUMNS];
+    int64_t columns_used;       /* counts their uses */
+    int sweep;                  /* the place in the order that comes next; -1: none */
+    int full;                   /* gradients of all nodes are wanted */
+    /* ready.c, in a backward that is watched, else NULL: the parameters' nodes that were last used at each place of the sweep, as lists */
+    struct { int32_t *last_use, *next; int steps, told; /* whether a step ends when it has told something; whether it has */ } watch;
+    int swept_root;             /* root of the last finished or running backward, -1: none */
+    int swept_nodes;            /* nodes from this one on are as they were made: no backward has seen them */
+} dn_sweep;
+
+/* ---- places.c: where gradients are put */
+/* whether node wants a gradient in this backward */
+int dn__node_wants(const dn_tape *, const dn_node *);
+/* the place of node i's gradient; beta = 0: it holds nothing yet */
+dn_grad dn__place(dn_tape *, int i);
+/* Where node i's gradient is, or NULL: nothing has come. That of a parameter may be elsewhere, see dn_gradient. */
+const dn_real *dn__arrived(const dn_tape *, int i);
+/* The memory of a group's gradients, not set; the same, zeros before anything has come; NULL: out of memory. */
+dn_real *dn__group_new_grads(dn_tape *, dn_group *);
+dn_real *dn__group_grads(dn_tape *, int group);
+int dn__way_wants(const dn_call *, int k);
+dn_grad dn__way_dx(dn_call *, int k);
+
+/* ---- ready.c: who watches is told */
+/* of parameter node i, whose last use has passed, so many numbers have their gradient; told if it is watched */
+void dn__watch_tell(dn_tape *, int i, int64_t numbers);
+/* all of it has */
+void dn__watch_complete(dn_tape *, int i);
+/* a backward begins (-1: out of memory), ends; locks are held in the latter */
+int dn__watch_begin(dn_tape *);
+void dn__watch_end(dn_tape *, int complete);
+
+/* ---- products.c: collected products, and gradients that come home to parameters */
+void dn__way_weight_gradient(dn_call *, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x);
+void dn__way_input_done(dn_call *, int k);
+/* what is collected for node i is computed */
+void dn__flush_products(dn_tape *, int i);
+/* what is collected for a parameter's node, and its gradient, go to the parameter: once, when no use of it is left */
+void dn__finish_parameter(dn_tape *, int i);
+/* the backward has passed the place `sweep` */
+void dn__watch_passed(dn_tape *);
+
+/* ---- rows.c */
+int dn__way_table_rows(const dn_call *, int first, int n, int capacity, int *rows);
+void dn__way_rows_gradient(dn_call *, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx, const dn_row_products *);
+/* The call was of a group whose equal members were computed once (once.h): the same holds for the gradients of its inputs. */
+void dn__late_group(dn_call *);
+/* Adds what one call would have given to node i, if it is an input of it. */
+void dn__late_add(const dn_tape *, const dn_late *, int i, dn_real *out);
+
+/* ---- distinct.c: backward of groups whose equal members were computed once */
+/* by `c`, a call for the distinct members */
+void dn__once_backward(dn_tape *, int group, dn_call *c);
+/* Adds to `out` what node i, a row, would have got from the group. */
+void dn__once_add(dn_tape *, int group, int i, dn_real *out);
+
+/* ---- apart.c: backward of groups */
+/* to be called when the gradients of all members are complete */
+void dn__group_backward(dn_tape *, int group);
+int dn__way_group_wants(const dn_call *, int k);
+dn_grad dn__way_group_dx(dn_call *, int k);
+int dn__group_collects(const dn_call *, int k);
+
+/* ---- backward.c: the pass */
+/* a backward from node i; negative: an error. And up to DN_WORK of it; 1: there is more to do */
+int dn__backward_begin(dn_tape *, int i, int full);
+int dn__backward_step(dn_tape *);
+/* Gradients of this graph are no more; a backward that is not done ends as one that failed, and whoever makes its next step gets an error. */
+void dn__stop_backward(dn_tape *);
+void dn__backward_free(dn_tape *);
+int64_t dn__backward_bytes(const dn_tape *);
+
+#endif

@@ -1,0 +1,92 @@
+/* Values are read. */
+#include <string.h>
+
+#include "compute.h"
+#include "forward.h"
+#include "make.h"
+
+/* The parameter that node i is a view of, or NULL: its value may be in the parameter's memory. */
+static const dn_param *viewed(const dn_tape *t, int i) {
+    while (t->nodes[i].op->flags & DN_VIEW && t->nodes[i].n_args) i = t->args[t->nodes[i].args];
+    return t->nodes[i].op->flags & DN_VIEW ? t->nodes[i].param : NULL;
+}
+
+/* A parameter's value that is about to be read is kept as it is now. */
+static int keep_parameter(dn_tape *t, int i) {
+    const dn_node *node = &t->nodes[i];
+    const dn_param *p = node->failed || node->copied ? NULL : viewed(t, i);
+    return p ? dn__copy_parameter(t, i, &p->root->lock) : 0;
+}
+
+int dn_forward(int64_t a) {
+    dn_tape *t = dn__handle_tape(a);
+    if (!t) return DN_ERROR_NO_GRAPH;
+    DN_ENTER(t);
+    int last = dn__find(t, a), result = last < 0 ? last : t->schedule->unreported ? t->schedule->unreported : dn__forward(t, last);
+    if (!result) result = keep_parameter(t, last);
+    t->schedule->unreported = 0;
+    dn__tape_leave(t);
+    return result;
+}
+
+/* Whether computing up to node i takes some microseconds at most: the graph is small, or little of it is left to compute. */
+static int is_quick(const dn_tape *t, int i) {
+    for (int r = 0; r < t->n.roots; r++)
+        if (dn__writes_of(t->roots[r].root) & 1) return 0; /* this would wait for another thread */
+    if (t->work_made <= DN_QUICK) return 1;
+    if (t->schedule->any_failed) return 0;
+    int64_t work = 0;
+    for (int k = t->schedule->evaluated; k <= i && work <= DN_QUICK; k++) work += t->nodes[k].work;
+    return work <= DN_QUICK;
+}
+
+int dn_quick_value(int64_t a, dn_dim *dim, int room, double *out) {
+    dn_tape *t = dn__handle_tape(a);
+    int result = DN_LONG_WAY;
+    if (!t || dn__tape_enter(t)) return result;
+    int i = dn__find(t, a);
+    if (i >= 0 && is_quick(t, i)) {
+        const dn_node *node = &t->nodes[i];
+        const size_t n = dn__elements(&node->dim);
+        /* parameters are left to dn_value, which copies what is read */
+        if (n && n <= (size_t)room && !viewed(t, i)) {
+            int error = dn__forward(t, i);
+            if (!error && !(t->schedule->any_failed && node->failed)) {
+                for (size_t k = 0; k < n; k++) out[k] = (double)node->value[k];
+                *dim = node->dim;
+                result = 0;
+            }
+            if (error == DN_ERROR_PYTHON) t->schedule->unreported = error;
+        }
+    }
+    dn__tape_leave(t);
+    return result;
+}
+
+const dn_real *dn_value(int64_t a) {
+    dn_tape *t = dn__handle_tape(a);
+    if (!t || dn__tape_enter(t)) return NULL;
+    int i = dn__find(t, a);
+    const dn_real *value = NULL;
+    if (i >= 0 && i < t->schedule->evaluated && !(t->schedule->any_failed && t->nodes[i].failed)) {
+        if (!keep_parameter(t, i)) value = t->nodes[i].value;
+    } else if (i >= 0) {
+        dn__tape_fail(t, DN_ERROR_STATE, "the value of this expression was not computed");
+    }
+    dn__tape_leave(t);
+    return value;
+}
+
+const int *dn_saved_indices(int64_t a) {
+    dn_tape *t = dn__handle_tape(a);
+    if (!t || dn__tape_enter(t)) return NULL;
+    int i = dn__find(t, a);
+    const int *indices = NULL;
+    if (i >= 0 && i < t->schedule->evaluated && t->nodes[i].saved) {
+        const dn_node *node = &t->nodes[i];
+        const dn_group *g = dn__grouped(t, node) ? &t->schedule->groups[dn__seat(t, node)->group] : NULL;
+        indices = g ? (const int *)g->saved + (node->value - g->value) : (const int *)node->saved_memory;
+    }
+    dn__tape_leave(t);
+    return indices;
+}
