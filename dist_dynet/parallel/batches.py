@@ -300,8 +300,11 @@ class Loop:
 
     def _put_by(self, batch: Batch[Any]) -> None:
         if not _process.idle or _process.idle[-1].loop is not self:
-            _process.idle.append(_Idle(self))
-        _process.idle[-1].batches.append(weakref.ref(batch))
+            _process.idle = [*(idle for idle in _process.idle if idle.count()), _Idle(self)]
+        batches = _process.idle[-1].batches
+        batches.append(weakref.ref(batch))
+        if len(batches) % 1024 == 0:
+            _process.idle[-1].count()  # forgets those that are gone
 
     def _leave(self) -> None:
         self.present = None
@@ -333,7 +336,7 @@ _WRITE = (
 
 def _present() -> Batch[Any] | None:
     """The batch that this thread works on; None: there is none."""
-    me, loops = threading.get_ident(), _process.loops
+    me, loops = threading.get_ident(), tuple(_process.loops)
     if len(loops) == 1:  # nearly always
         return loops[0].present if loops[0].thread == me else None
     mine = [loop.present for loop in loops if loop.thread == me]
