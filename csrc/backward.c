@@ -9,6 +9,7 @@
 #include "kernels/kernels.h"
 #include "rows.h"
 #include "tape.h"
+#include "work.h"
 
 /* ---- places for gradients ------------------------------------------------------------------------------------------ */
 
@@ -319,6 +320,8 @@ static int begin(dn_tape *t, int i, int full) {
         t->groups[j].weights = 0;
     }
     for (int j = 0; j < t->n_gathers; j++) t->gathers[j].grad = NULL;
+    dn__work.passes++;
+    for (int r = 0; r < t->n_roots; r++) __atomic_fetch_add(&t->roots[r].root->passes, 1, __ATOMIC_RELAXED);
     t->swept_nodes = t->n_nodes;
     t->n_products = 0;
     for (int j = 0; j < DN_KEPT_COLUMNS; j++) t->columns[j].first = -1;

@@ -191,6 +191,12 @@ void dn_graph_generator(int graph, struct dn_rng *generator);
 /* The draw counter, for saving and resuming. */
 uint64_t dn_graph_counter(int graph);
 void dn_graph_set_counter(int graph, uint64_t counter);
+/* What the calling thread has done so far: how many backwards it has begun, how many updates of trainers it has made; and a number that changes
+ * when nodes of this graph are made or computed, or it is renewed. */
+typedef struct dn_work { int64_t passes, updates, activity; } dn_work;
+dn_work dn_thread_work(int graph);
+/* Updates of all threads. */
+int64_t dn_updates_made(void);
 const char *dn_message(int graph);
 int dn_graph_size(int graph);
 void dn_graph_autobatch_counts(int graph, dn_autobatch_counts *out);
@@ -306,6 +312,8 @@ void dn_param_mark_filled(dn_param *);
 void dn_param_copy_gradient(dn_param *, dn_real *out);
 void dn_param_clear_gradient(dn_param *);              /* back to empty */
 void dn_param_scale_gradient(dn_param *, dn_real by);
+/* How often each gradient was cleared so far, and the product of all that it was scaled by. */
+void dn_gradient_marks(int n, dn_param *const *params, int64_t *clears, double *scales);
 /* Tables: how many rows have a gradient; if `room` is enough, copies of their numbers, in order of first touch, and of their gradients, row
  * after row (each NULL: not wanted). The gradients of these rows, zeros where there is none. */
 int64_t dn_lookup_touched(dn_param *, int64_t room, int *rows, dn_real *block);
@@ -343,6 +351,8 @@ void dn_root_watch(dn_root *, int watch);              /* sets it; DN_WATCH_OFF 
 int dn_root_await(dn_root *, double seconds);
 /* How many backwards were watched, those of all watchers of the root: whether what was read is of the last one. */
 int64_t dn_root_watched(dn_root *);
+/* How many backwards that use parameters of this root have begun, in all threads. */
+int64_t dn_root_passes(dn_root *);
 /* How many of the gradient's numbers, from the first, are complete in the watched backward; all, if that does not write it. They may be read
  * until the next one, without a lock. */
 int64_t dn_param_ready(dn_param *);

@@ -102,6 +102,7 @@ static int make_table(dn_param *p) {
 
 dn_param *dn_param_new(dn_root *r, int nd, const int *d, int64_t row_count) {
     dn_param *p = calloc(1, sizeof *p);
+    if (p) p->scaled = 1;
     if (!p) return NULL;
     *p = (dn_param){.root = r, .rows = row_count, .row_size = 1, .chunk = -1, .updated = 1, .empty = 1, .factor = 1, .id = r->n_params};
     p->dim.nd = nd;
@@ -376,6 +377,7 @@ void dn__param_clear(dn_param *p) {
     untouch(p, 0, 1);
     p->changes++;
     p->written += !p->rows && !is_private(&p->root->chunks[p->chunk]); /* an exchange between processes has put its sums there */
+    p->clears++;
 }
 
 void dn_param_clear_gradient(dn_param *p) {
@@ -402,6 +404,7 @@ void dn_param_scale_gradient(dn_param *p, dn_real by) {
     if (!p->empty) dn__axpy(n, by, g, 0, g);
     p->changes++;
     p->written++;
+    p->scaled *= (double)by;
     pthread_mutex_unlock(&p->root->lock);
 }
 
@@ -423,6 +426,13 @@ void dn_lookup_copy_gradients(dn_param *p, int64_t n, const int *rows, dn_real *
         else memcpy(out, p->block + at * p->row_size, size * sizeof *out);
     }
     pthread_mutex_unlock(&p->root->lock);
+}
+
+void dn_gradient_marks(int n, dn_param *const *params, int64_t *clears, double *scales) {
+    for (int i = 0; i < n; i++) {
+        clears[i] = params[i]->clears;
+        scales[i] = params[i]->scaled;
+    }
 }
 
 int dn_lookup_add(dn_param *p, int64_t n, const int *rows, const dn_real *block) {

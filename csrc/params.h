@@ -28,6 +28,8 @@ struct dn_param {
     int64_t written;            /* of the memory of its gradient: rises whenever numbers may have been put there; clearing leaves them */
     int64_t watched_changes;    /* ready.c: what `changes` was when it was complete */
     int64_t ready;              /* ready.c: so many numbers, from the first, are complete in the watched backward (atomic) */
+    int64_t clears;             /* see dn_gradient_marks */
+    double scaled;
     int empty;                  /* dense: the gradient reads as zero. Table: no row has one */
     /* tables only */
     dn_real *table;             /* values divided by `factor`, rows * row_size */
@@ -53,6 +55,7 @@ struct dn_root {
     int64_t watched;            /* how many backwards were watched (atomic) */
     int64_t lent;               /* rises whenever a chunk's gradients are handed out as memory (atomic) */
     int as_dynet;               /* see dn_root_as_dynet */
+    int64_t passes;             /* see dn_root_passes (atomic) */
 };
 
 void dn__watch_init(dn_root *);

@@ -7,6 +7,7 @@
 #include "arena.h"
 #include "kernels/kernels.h"
 #include "params.h"
+#include "work.h"
 
 enum { MAX_MOMENTS = 3 };
 static const double SMALLEST_FACTOR = 0.25; /* of a table's decay, before it is multiplied into the rows: keeps all digits */
@@ -319,6 +320,7 @@ int dn_trainer_update_these(dn_trainer *t, int n, dn_param *const *params) {
     pthread_mutex_lock(&t->root->lock);
     if (n < 0) n = selection(t, &params);
     int error = clip(t, n, params, &scale);
+    dn__count_update();
     if (!error) {
         t->updates++;
         dn_step s = {(dn_real)t->rule.rate(t), (dn_real)scale, 1, 1, (dn_real)t->set.decay};
