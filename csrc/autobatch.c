@@ -351,8 +351,8 @@ static int extend_order(schedule *s) {
     return 1;
 }
 
-/* The next part of appending the order of the nodes to t->order. 1: there are more; 0: that was the last; DN_IN_ORDER: they shall be computed as
- * they were made. Negative: an error, and half an order may be there. */
+/* The next part of appending the order of the nodes to t->order. 1: there are more; 0: that was the last; DN_IN_ORDER: they
+ * shall be computed as they were made. Negative: an error, and half an order may be there. */
 static int append_part(schedule *s) {
     dn_tape *t = s->t;
     switch (s->parts_done++) {

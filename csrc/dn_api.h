@@ -259,7 +259,8 @@ const int *dn_saved_indices(int64_t a);
  * lead to parameters. begin, then step until it returns 0 (as dn_forward). */
 int dn_backward_begin(int64_t a, int full);
 int dn_backward_step(int graph);
-/* Ends a backward that was begun and is not done, as an error of dn_backward_step does: the parameters of the graph are left without gradient. */
+/* Ends a backward that was begun and is not done, as an error of dn_backward_step does: the parameters of the graph are left without
+ * gradient. */
 void dn_backward_abandon(int graph);
 /* dn_forward, dn_backward_begin and dn_backward_step at once: 0, all is done; 1, begun, go on with dn_backward_step; 2, forward is not done */
 int dn_backward(int64_t a);
