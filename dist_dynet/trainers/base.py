@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
@@ -348,6 +349,10 @@ class Trainer:
             p.clear_gradient()
         self._skipped += 1
         return False
+
+    def update_epoch(self, r: float = 1.0) -> None:
+        """Does nothing, as in DyNet, and warns of it with a DeprecationWarning."""
+        warnings.warn("update_epoch: does nothing, as in DyNet. Set trainer.learning_rate.", DeprecationWarning, stacklevel=2)
 
     def update_subset(self, updated_params: Sequence[int | Parameters], updated_lookups: Sequence[int | LookupParameters]) -> None:
         """As update(), for some parameters only: the others, their gradients and moments stay as they are.
