@@ -16,7 +16,7 @@ MAX_DIMS: int = lib.DN_MAX_DIMS
 
 def as_dims(dims: Any, what: str) -> tuple[int, ...]:
     """Sizes from a number or a sequence of numbers; floats are taken where they are whole."""
-    if type(dims) is int and dims >= 0:  # nearly always, as what follows
+    if type(dims) is int and 0 <= dims < 1 << 31:  # nearly always, as what follows
         return (dims,)
     if type(dims) is tuple and 0 < len(dims) <= MAX_DIMS and calls.all_whole(dims) and min(dims) >= 0:
         return dims
@@ -29,6 +29,8 @@ def as_dims(dims: Any, what: str) -> tuple[int, ...]:
         whole = size(given, what, f" in {dims!r}")
         if whole < 0:
             raise ValueError(f"{what}: sizes must not be negative; got {dims!r}.")
+        if whole >= 1 << 31:
+            raise ValueError(f"{what}: sizes must have at most 31 bits; got {dims!r}.")
         result.append(whole)
     if not 0 < len(result) <= MAX_DIMS:
         raise ValueError(f"{what}: takes 1 to {MAX_DIMS} dims; got {dims!r}.")
