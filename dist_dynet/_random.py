@@ -14,6 +14,7 @@ import weakref
 from typing import Any
 
 from ._ffi import ffi, lib
+from ._integers import named
 
 _MASK = (1 << 64) - 1
 
@@ -65,7 +66,7 @@ def reset_random_seed(seed: int) -> None:
     >>> W.as_array().round(4).tolist()
     [[-0.681, 0.9081], [-1.0896, 0.8116]]
     """
-    _state.reset(int(seed) or secrets.randbits(31) | 1)
+    _state.reset(named(seed, "reset_random_seed", "seed") or secrets.randbits(31) | 1)
 
 
 def seed() -> int:

@@ -7,7 +7,6 @@ arrays, whoever writes them.
 from __future__ import annotations
 
 import math
-import operator
 import sys
 import warnings
 import weakref
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 from numpy.typing import NDArray
 
 from .._ffi import NULL, ffi, lib
-from .._integers import count
+from .._integers import count, named
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 _update = lib.dn_trainer_update
 _SETTINGS = ffi.typeof("dn_settings *")
 _NO_CONSTANTS = (0.0,) * 4
+_PARAMETERS = Parameters | LookupParameters
 
 
 class Follower(Protocol):
@@ -459,7 +459,7 @@ def _chosen(wanted: Sequence[Any], members: Sequence[Any], what: str) -> list[An
     """The members that are wanted, by position or themselves, each once and in order."""
     positions = set()
     for w in wanted:
-        at = next((i for i, p in enumerate(members) if p is w), -1) if isinstance(w, Parameters | LookupParameters) else operator.index(w)
+        at = next((i for i, p in enumerate(members) if p is w), -1) if isinstance(w, _PARAMETERS) else named(w, "update_subset", what)
         if not 0 <= at < len(members):
             raise ValueError(f"update_subset: {what} must lie in the collection, which has {len(members)} of this kind; got {w!r}.")
         positions.add(at)
