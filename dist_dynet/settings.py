@@ -121,9 +121,9 @@ def init(
         mem: accepted for DyNet's sake; memory is taken as it is needed.
         profiling: accepted for DyNet's sake; has no effect.
         rng: "dynet": all that numbers depend on is as in DyNet, so that a program prints DyNet's losses if the seed is the same. Every draw
-            comes from one generator in the order of computation (graphs that are batched, and threads beside the first, keep keyed
-            draws); all sequences of a builder in one graph share their dropout masks; parameters that are not updated count in the
-            clipping norm, and decay; a graph keeps the values of parameters over an update. "keyed": back to independent draws.
+            comes from one generator in the order of computation, DyNet's (threads beside the first keep keyed draws); all sequences of a
+            builder in one graph share their dropout masks; parameters that are not updated count in the clipping norm, and decay; a graph
+            keeps the values of parameters over an update. "keyed": back to independent draws.
 
     Raises:
         ValueError: a value makes no sense; then nothing is changed.
