@@ -20,12 +20,35 @@ XS = [
 ]  # fmt: skip
 DYS = [1.0, 0.0, NAN]
 FUNCTIONS = {
-    "abs": torch.abs, "acos": torch.acos, "acosh": torch.acosh, "asin": torch.asin, "asinh": torch.asinh, "atan": torch.atan,
-    "atanh": torch.atanh, "cos": torch.cos, "cosh": torch.cosh, "cube": lambda x: x**3, "elu": functional.elu, "erf": torch.erf, "exp": torch.exp,
-    "gelu": functional.gelu, "lgamma": torch.lgamma, "log": torch.log, "log_sigmoid": functional.logsigmoid, "logistic": torch.sigmoid, "rectify": functional.relu,
-    "selu": functional.selu, "silu": functional.silu, "sin": torch.sin, "sinh": torch.sinh, "softsign": functional.softsign, "sqrt": torch.sqrt, "square": torch.square,
-    "tan": torch.tan, "tanh": torch.tanh,
-}  # fmt: skip
+    "abs": torch.abs,
+    "acos": torch.acos,
+    "acosh": torch.acosh,
+    "asin": torch.asin,
+    "asinh": torch.asinh,
+    "atan": torch.atan,
+    "atanh": torch.atanh,
+    "cos": torch.cos,
+    "cosh": torch.cosh,
+    "cube": lambda x: x**3,
+    "elu": functional.elu,
+    "erf": torch.erf,
+    "exp": torch.exp,
+    "gelu": functional.gelu,
+    "lgamma": torch.lgamma,
+    "log": torch.log,
+    "log_sigmoid": functional.logsigmoid,
+    "logistic": torch.sigmoid,
+    "rectify": functional.relu,
+    "selu": functional.selu,
+    "silu": functional.silu,
+    "sin": torch.sin,
+    "sinh": torch.sinh,
+    "softsign": functional.softsign,
+    "sqrt": torch.sqrt,
+    "square": torch.square,
+    "tan": torch.tan,
+    "tanh": torch.tanh,
+}
 
 
 def numbers(function):
