@@ -15,7 +15,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = [
-    "attention", "batched_draws", "classify", "crf_tagger", "draws", "graph_parser", "idioms", "inflection", "leftovers", "mixing", "rnnlm",
+    "attention", "batched_draws", "batched_tagger", "beam", "classify", "crf_tagger", "draws", "float_sizes", "graph_parser", "idioms",
+    "inflection", "leftovers", "masks", "mixing", "padded_batches", "parts_of_models", "populated", "rnnlm", "saved_layers", "static_network",
     "transition_parser", "treelstm", "vae", "xor",
 ]  # fmt: skip
 SEED = 1
