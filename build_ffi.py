@@ -88,12 +88,15 @@ static int dn_copy_numbers(enum dn_kind kind, PyObject *from, Py_ssize_t n, void
     }
     return 1;
 }
+extern int dn_lists_decline;
+extern int64_t dn_lists_declined;
 static int dn_convert_array(struct _cffi_ctypedescr *type, PyObject *from, char **to, Py_ssize_t bytes, struct _cffi_freeme_s **memory) {
     if (bytes > 0 && *to && (PyList_CheckExact(from) || PyTuple_CheckExact(from))) {
         enum dn_kind kind = dn_kind_of(type);
         Py_ssize_t n = PyList_CheckExact(from) ? PyList_Size(from) : PyTuple_Size(from);
         Py_ssize_t size = kind == DN_KIND_INT || kind == DN_KIND_FLOAT ? 4 : 8;
-        if (kind && bytes == n * size && dn_copy_numbers(kind, from, n, *to)) return 0;
+        dn_lists_declined += dn_lists_decline;
+        if (kind && !dn_lists_decline && bytes == n * size && dn_copy_numbers(kind, from, n, *to)) return 0;
     }
     return _cffi_convert_array_argument(type, from, to, bytes, memory);
 }

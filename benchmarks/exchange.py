@@ -26,6 +26,7 @@ def work(megabytes: float, rounds: int) -> None:
     import dist_dynet as dy
     from dist_dynet import parallel
     from dist_dynet._ffi import DTYPE
+    from dist_dynet.parallel.agreement import Step
     from dist_dynet.trainers.state import Settings
 
     here = parallel.trainer.world()
@@ -37,7 +38,7 @@ def work(megabytes: float, rounds: int) -> None:
         trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(model), exchange=engine)
         for p in matrices:
             p._set_flat_gradient(np.full(128 * columns, here.rank, DTYPE))
-        agreed, what = trainer._agreement.reach(trainer._exchange, 1.0, Settings.of(trainer.inner), None)
+        agreed, what = trainer._agreement.reach(trainer._exchange, 1.0, Settings.of(trainer.inner), Step())
         trainer._exchange.sum(agreed, what)  # the first moves the gradients
         exchanges[engine] = (trainer, agreed, what)
     times: dict[str, list[float]] = {engine: [] for engine in ENGINES}

@@ -9,6 +9,7 @@
 enum {
     MOST_NUMBERS = 1 << 24, /* of a group's value. Larger groups gain nothing; two in place of one keep a matrix's gradient back (ready.c) */
     FEW_NODES = 24,         /* what the automatic choice does not look at */
+    PLAN_WORK = 1 << 19,    /* nodes that parts of a plan look at in one call: some milliseconds each, then the caller looks at signals */
     LEAST_WIDTH = 2,        /* nodes that could be computed at a time, on average, for the automatic choice to batch */
     WIDE_BATCH = 8,         /* on average: batched by hand */
     DYNET_DEPTH = 2         /* DyNet's number for the order of depth; 1 and True stand for its agenda */
@@ -129,10 +130,12 @@ typedef struct signature {
 /* When an output of a sequence is ready: how deep the sequence lies, which step it is, by which weights, and which sequence. */
 typedef struct moment { int32_t phase, step, weights, turn; } moment;
 
-/* Nodes first ... first + n - 1. Leaves need nothing but memory that exists: they come first, and nothing waits for them. */
-typedef struct schedule {
+/* Nodes first ... first + n - 1. Leaves need nothing but memory that exists: they come first, and nothing waits for them. Of a large graph it
+ * is made in several calls; all of its memory is in tape->plan_memory. */
+typedef struct dn_schedule {
     dn_tape *t;
     int first, n, leaves, deepest;
+    int parts_done;             /* of append_part */
     int64_t batches;            /* batch sizes added up */
     int32_t *sign;              /* signature of a node; ALONE, LEAF */
     int32_t *depth, *waits;     /* longest way from what is computed; how many inputs are not computed */
@@ -150,7 +153,7 @@ typedef struct schedule {
 } schedule;
 enum { ALONE = -1, LEAF = -2 };
 
-static void *take(dn_tape *t, size_t n, size_t size) { return dn__arena_take(&t->scratch, (n + 1) * size); }
+static void *take(dn_tape *t, size_t n, size_t size) { return dn__arena_take(&t->plan_memory, (n + 1) * size); }
 static void *zeroed(dn_tape *t, size_t n, size_t size) {
     void *p = take(t, n, size);
     return p ? memset(p, 0, (n + 1) * size) : NULL;
@@ -431,60 +434,114 @@ static int draws_from_generator(const dn_tape *t, int first, int last) {
     return 0;
 }
 
-/* Appends the order of nodes first ... last to t->order; DN_IN_ORDER: they shall be computed as they were made. Negative: an error, and half an
- * order may be there. */
-static int append_order(dn_tape *t, int first, int last) {
-    schedule s = {.t = t, .first = first, .n = last - first + 1, .alone = -1, .as_dynet = draws_from_generator(t, first, last)};
-    t->as_dynet = s.as_dynet;
-    const int choose = t->autobatch == DN_AUTOBATCH_AUTO && !s.as_dynet;
-    if (choose && s.n < FEW_NODES) return DN_IN_ORDER;
-    if (count_edges(&s)) return dn__no_memory(t);
-    if (choose && is_no_gain(&s)) return DN_IN_ORDER;
-    if (DN_GROW(t->order, t->order_capacity, (t->n_order ? t->n_order : (int64_t)first) + s.n) ||
-        DN_GROW(t->members, t->members_capacity, (int64_t)t->n_members + s.n) || link_users(&s) || find_signatures(&s) || rank_signatures(&s) ||
-        (s.as_dynet && note_moments(&s)))
-        return dn__no_memory(t);
+/* The order begins with what is there without being computed, and with what waits for nothing. */
+static void begin_order(schedule *s) {
+    dn_tape *t = s->t;
     if (!t->n_order) { /* what came before was computed in the order of the nodes */
-        for (int i = 0; i < first; i++) t->order[i] = i;
-        t->n_order = t->n_done = first;
+        for (int i = 0; i < s->first; i++) t->order[i] = i;
+        t->n_order = t->n_done = s->first;
     }
-    for (int i = 0; i < s.n; i++) {
-        if (s.sign[i] == LEAF) t->order[t->n_order++] = first + i;
-        else if (!s.waits[i]) make_ready(&s, i);
+    for (int i = 0; i < s->n; i++) {
+        if (s->sign[i] == LEAF) t->order[t->n_order++] = s->first + i;
+        else if (!s->waits[i]) make_ready(s, i);
     }
-    for (;;) {
-        if (s.alone >= 0) {
-            int i = s.alone;
-            s.alone = s.next_ready[i];
-            t->order[t->n_order++] = first + i;
-            done(&s, i);
+}
+
+/* Appends about PLAN_WORK nodes; 1: there are more. */
+static int extend_order(schedule *s) {
+    dn_tape *t = s->t;
+    for (int64_t work = PLAN_WORK; work > 0;) {
+        if (s->alone >= 0) {
+            int i = s->alone;
+            s->alone = s->next_ready[i];
+            t->order[t->n_order++] = s->first + i;
+            done(s, i);
+            work--;
             continue;
         }
-        signature *g = next_signature(&s);
-        if (!g) break;
-        if (take_group(&s, g)) return DN_ERROR_MEMORY;
+        const int members = t->n_members;
+        signature *g = next_signature(s);
+        if (!g) return 0;
+        if (take_group(s, g)) return DN_ERROR_MEMORY;
+        work -= 1 + t->n_members - members;
     }
+    return 1;
+}
+
+/* The next part of appending the order of the nodes to t->order. 1: there are more; 0: that was the last; DN_IN_ORDER: they shall be computed as
+ * they were made. Negative: an error, and half an order may be there. */
+static int append_part(schedule *s) {
+    dn_tape *t = s->t;
+    const int choose = t->autobatch == DN_AUTOBATCH_AUTO && !s->as_dynet;
+    switch (s->parts_done++) {
+    case 0:
+        if (choose && s->n < FEW_NODES) return DN_IN_ORDER;
+        if (count_edges(s)) return dn__no_memory(t);
+        return choose && is_no_gain(s) ? DN_IN_ORDER : 1;
+    case 1:
+        if (DN_GROW(t->order, t->order_capacity, (t->n_order ? t->n_order : (int64_t)s->first) + s->n) ||
+            DN_GROW(t->members, t->members_capacity, (int64_t)t->n_members + s->n) || link_users(s))
+            return dn__no_memory(t);
+        return 1;
+    case 2: return find_signatures(s) ? dn__no_memory(t) : 1;
+    case 3:
+        if (rank_signatures(s) || (s->as_dynet && note_moments(s))) return dn__no_memory(t);
+        begin_order(s);
+        return 1;
+    default: return extend_order(s);
+    }
+}
+
+/* There is no plan in the making any more. */
+static void end_plan(dn_tape *t) {
+    t->planning = NULL;
+    dn__arena_reset(&t->plan_memory, (dn_arena_mark){0});
+}
+
+void dn__abandon_plan(dn_tape *t) {
+    if (!t->planning) return;
+    t->n_order = t->n_done = t->begun.order;
+    t->n_groups = t->begun.groups;
+    t->n_members = t->begun.members;
+    end_plan(t);
+}
+
+static int begin_plan(dn_tape *t, int first, int last) {
+    schedule *s = dn__arena_take(&t->plan_memory, sizeof *s);
+    if (!s) return dn__no_memory(t);
+    *s = (schedule){.t = t, .first = first, .n = last - first + 1, .alone = -1, .as_dynet = draws_from_generator(t, first, last)};
+    t->as_dynet = s->as_dynet;
+    t->begun = (dn_mark){.order = t->n_order, .groups = t->n_groups, .members = t->n_members, .group_inputs = t->n_group_inputs,
+                         .gathers = t->n_gathers, .sources = t->n_sources, .values = dn__arena_mark(&t->values)};
+    t->planning = s;
     return 0;
 }
 
-/* The same; an error leaves the tape as it was. */
+/* Plans the order of nodes first ... last, in calls that take some milliseconds; 1: there is more to do. An error leaves the tape as it was. */
 static int plan(dn_tape *t, int first, int last) {
-    const int order = t->n_order;
-    t->begun = (dn_mark){.order = t->n_done, .groups = t->n_groups, .members = t->n_members, .group_inputs = t->n_group_inputs,
-                         .gathers = t->n_gathers, .sources = t->n_sources, .values = dn__arena_mark(&t->values)};
-    const int result = append_order(t, first, last);
+    if (t->planning && (t->planning->first != first || t->planning->first + t->planning->n != last + 1)) dn__abandon_plan(t);
+    int result = t->planning ? 1 : begin_plan(t, first, last);
+    if (result < 0) return result;
+    int64_t work = PLAN_WORK;
+    do {
+        result = append_part(t->planning);
+        work -= last + 1 - first;
+    } while (result == 1 && work > 0);
+    if (result == 1) return 1;
     if (result < 0) {
-        t->n_order = t->n_done = order;
-        t->n_groups = t->begun.groups;
-        t->n_members = t->begun.members;
-    } else if (!result) {
+        dn__abandon_plan(t);
+        return result;
+    }
+    if (!result) {
         t->begun.order = t->n_done; /* it may have begun with what was computed before there was an order */
         t->planned = last + 1;
     }
+    end_plan(t);
     return result;
 }
 
 void dn__drop_plan(dn_tape *t) {
+    dn__abandon_plan(t);
     if (t->n_done == t->n_order) return;
     const dn_mark *m = &t->begun;
     for (int i = t->evaluated; i < t->planned; i++)
@@ -506,10 +563,9 @@ void dn__append_to_order(dn_tape *t, int i) {
 int dn__autobatch_forward(dn_tape *t, int last) {
     int64_t work = DN_WORK;
     while (t->evaluated <= last) {
-        if (t->n_done == t->n_order) {
+        if (t->planning || t->n_done == t->n_order) {
             const double start = dn__seconds();
             const int result = plan(t, t->evaluated, last);
-            dn__arena_reset(&t->scratch, (dn_arena_mark){0});
             t->counts.schedule += dn__seconds() - start;
             if (result) return result;
         }

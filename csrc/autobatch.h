@@ -14,6 +14,8 @@ void dn__append_to_order(dn_tape *, int i);
 /* Forgets an order that is computed in part, with what is computed of it: nodes from tape->evaluated on are as they were before. For a
  * checkpoint, which knows only how far the nodes are computed. */
 void dn__drop_plan(dn_tape *);
+/* Forgets an order that is being made; all else is as it was before. */
+void dn__abandon_plan(dn_tape *);
 double dn__seconds(void);
 
 #endif

@@ -9,6 +9,7 @@
 #include "kernels/kernels.h"
 #include "rows.h"
 #include "tape.h"
+#include "work.h"
 
 /* ---- places for gradients ------------------------------------------------------------------------------------------ */
 
@@ -52,6 +53,7 @@ dn_grad dn__place(dn_tape *t, int i) {
         dn_real beta;
         node->grad = dn__param_gradient(node->param, &beta);
         node->in_chunk = 1;
+        node->written = dn__param_written(node->param);
     } else {
         node->grad = take(t, dn__elements(&node->dim));
         if (!node->grad) t->out_of_memory = 1;
@@ -285,12 +287,18 @@ static int end(dn_tape *t, int error) {
     return error;
 }
 
-static int begin(dn_tape *t, int i, int full) {
-    if (t->tracing) return dn__no_values(t);
-    if (dn__elements(&t->nodes[i].dim) != 1)
-        return dn__tape_fail(t, DN_ERROR_VALUE, "backward: the loss must be one number, without a batch; got %s. Use sum_elems(), "
-                             "sum_batches() or esum() first.", DIMS(&t->nodes[i].dim));
-    if (i >= t->evaluated) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the value of the loss was not computed");
+/* Marks the nodes that the loss, node i, depends on: others may be members of groups with these, and nothing of theirs goes to a row. */
+static void mark_reached(dn_tape *t, int i) {
+    for (int j = 0; j < i; j++) t->nodes[j].reached = 0;
+    t->nodes[i].reached = 1;
+    for (; i >= 0; i--) {
+        const dn_node *node = &t->nodes[i];
+        for (int k = 0; k < node->n_args && node->reached; k++) t->nodes[t->args[node->args + k]].reached = 1;
+    }
+}
+
+/* Whether the values that node i was computed from are still those of its parameters; negative: no. */
+static int check_versions(dn_tape *t, int i) {
     for (int r = 0; r < t->n_roots; r++) {
         if (t->roots[r].version < 0 || t->roots[r].root->as_dynet ||
             t->roots[r].version == __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED))
@@ -301,16 +309,30 @@ static int begin(dn_tape *t, int i, int full) {
             return dn__tape_fail(t, DN_ERROR_STATE, "backward: parameters were changed after the values of this graph had been computed. "
                                  "Build the graph anew, after renew_cg(), or compute it again: value(recalculate=True).");
     }
+    return 0;
+}
+
+static int begin(dn_tape *t, int i, int full) {
+    if (t->tracing) return dn__no_values(t);
+    if (dn__elements(&t->nodes[i].dim) != 1)
+        return dn__tape_fail(t, DN_ERROR_VALUE, "backward: the loss must be one number, without a batch; got %s. Use sum_elems(), "
+                             "sum_batches() or esum() first.", DIMS(&t->nodes[i].dim));
+    if (i >= t->evaluated) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the value of the loss was not computed");
+    const int error = check_versions(t, i);
+    if (error) return error;
     for (int j = 0; j < t->swept_nodes && j < t->n_nodes; j++) {
         t->nodes[j].grad = NULL;
         t->nodes[j].products = -1;
         t->nodes[j].in_chunk = t->nodes[j].finished = 0;
     }
+    if (t->n_groups) mark_reached(t, i);
     for (int j = 0; j < t->n_groups; j++) {
         t->groups[j].grads = NULL;
         t->groups[j].weights = 0;
     }
     for (int j = 0; j < t->n_gathers; j++) t->gathers[j].grad = NULL;
+    dn__work.passes++;
+    for (int r = 0; r < t->n_roots; r++) __atomic_fetch_add(&t->roots[r].root->passes, 1, __ATOMIC_RELAXED);
     t->swept_nodes = t->n_nodes;
     t->n_products = 0;
     for (int j = 0; j < DN_KEPT_COLUMNS; j++) t->columns[j].first = -1;
@@ -364,7 +386,8 @@ static int step(dn_tape *t) {
     int64_t work = DN_WORK;
     if (t->sweep < 0) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the graph was renewed, reverted or set anew meanwhile");
     dn__lock_roots(t);
-    for (; t->sweep >= 0 && work > 0 && !t->out_of_memory && !t->raised; t->sweep--) {
+    int error = check_versions(t, t->swept_root); /* another thread may have changed them since the step before */
+    for (; !error && t->sweep >= 0 && work > 0 && !t->out_of_memory && !t->raised; t->sweep--) {
         const int i = t->n_order ? t->order[t->sweep] : t->sweep;
         if (i < 0) {
             const dn_group *g = &t->groups[-1 - i];
@@ -379,24 +402,28 @@ static int step(dn_tape *t) {
         t->watch.told = 0;
     }
     if (t->sweep < 0 && !t->raised && !t->out_of_memory) touch_rows_as_dynet(t);
-    const int failed = t->raised || t->out_of_memory;
-    if (failed) clear_gradients(t);
-    if (t->sweep < 0 || failed) dn__watch_end(t, !failed);
+    if (!error) error = t->raised ? t->raised : t->out_of_memory ? dn__no_memory(t) : 0;
+    if (error) clear_gradients(t);
+    if (t->sweep < 0 || error) dn__watch_end(t, !error);
     dn__unlock_roots(t);
-    if (failed) return end(t, t->raised ? t->raised : dn__no_memory(t));
+    if (error) return end(t, error);
     return t->sweep >= 0;
 }
 
-void dn_backward_abandon(int graph) {
-    dn_tape *t = dn__graph_tape(graph);
-    if (dn__tape_enter(t)) return;
+void dn__stop_backward(dn_tape *t) {
     if (t->sweep >= 0) {
         dn__lock_roots(t);
         clear_gradients(t);
         dn__watch_end(t, 0);
         dn__unlock_roots(t);
-        end(t, 0);
     }
+    end(t, 0);
+}
+
+void dn_backward_abandon(int graph) {
+    dn_tape *t = dn__graph_tape(graph);
+    if (dn__tape_enter(t)) return;
+    if (t->sweep >= 0) dn__stop_backward(t);
     dn__tape_leave(t);
 }
 
@@ -447,7 +474,7 @@ int dn_gradient(int64_t a, dn_real *out) {
         error = i;
     } else if (i > t->swept_root) {
         error = dn__tape_fail(t, DN_ERROR_STATE, "Requested gradient for node %d, but %s", i,
-                              t->swept_root < 0 ? "backward() has not been called on this graph."
+                              t->swept_root < 0 ? "backward() has not been called on this graph since its values were computed."
                                                 : "it was made after the loss that backward() was called on.");
     } else {
         const dn_node *node = &t->nodes[i];
@@ -455,6 +482,9 @@ int dn_gradient(int64_t a, dn_real *out) {
         pthread_mutex_t *lock = node->in_chunk ? &node->param->root->lock : NULL;
         if (lock) { /* the chunk's gradients may have been moved since */
             pthread_mutex_lock(lock);
+            if (node->written != dn__param_written(node->param))
+                error = dn__tape_fail(t, DN_ERROR_STATE, "gradient: the parameter's gradient was added to, scaled, clipped or replaced since "
+                                      "backward(). Ask before that, or for grad_as_array(), which is the parameter's own.");
             grad = node->param->root->chunks[node->param->chunk].grads + node->param->offset;
         }
         if (node->op == dn_ops[DN_OP_part]) {
@@ -468,7 +498,7 @@ int dn_gradient(int64_t a, dn_real *out) {
         size_t n = dn__elements(&node->dim);
         if (grad && n) memcpy(out, grad, n * sizeof *out);
         else dn__fill(n, 0, out);
-        if (t->late && node->param) error = dn__add_late(t, i, out);
+        if (!error && t->late && node->param) error = dn__add_late(t, i, out);
         if (lock) pthread_mutex_unlock(lock);
     }
     dn__tape_leave(t);

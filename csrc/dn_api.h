@@ -132,7 +132,9 @@ typedef struct dn_node_calls {
 DN_NODE_CALLS(DN_NODE_PROTOTYPE)
 
 #ifdef DN_NODES /* ---- only in the extension that keeps the lock ---- */
-void dn_bind(void *table);
+/* fast: whether lists of Python's numbers are copied by a path of this extension's own; how often one was not since that is 0. */
+void dn_bind(void *table, int fast);
+int64_t dn_declined_lists(void);
 #else
 void *dn_node_table(void);
 
@@ -191,6 +193,12 @@ void dn_graph_generator(int graph, struct dn_rng *generator);
 /* The draw counter, for saving and resuming. */
 uint64_t dn_graph_counter(int graph);
 void dn_graph_set_counter(int graph, uint64_t counter);
+/* What the calling thread has done so far: how many backwards it has begun, how many updates of trainers it has made; and a number that changes
+ * when nodes of this graph are made or computed, or it is renewed. */
+typedef struct dn_work { int64_t passes, updates, activity; } dn_work;
+dn_work dn_thread_work(int graph);
+/* Updates of all threads. */
+int64_t dn_updates_made(void);
 const char *dn_message(int graph);
 int dn_graph_size(int graph);
 void dn_graph_autobatch_counts(int graph, dn_autobatch_counts *out);
@@ -272,12 +280,17 @@ dn_param *dn_param_new(dn_root *, int nd, const int *d, int64_t row_count);
 enum dn_first { DN_FIRST_UNIFORM, DN_FIRST_NORMAL, DN_FIRST_CONSTANT };
 void dn_param_begin(dn_param *, struct dn_rng *, int first, float a, float b);
 int64_t dn_param_handle(dn_param *, int constant);
-dn_real *dn_param_values(dn_param *);    /* the storage itself; a table's rows follow one another */
+dn_real *dn_param_values(dn_param *);    /* the storage itself; a table's rows follow one another. Other threads may write to it */
+/* Values out and in, whole: an update or a writing by another thread comes before or after. Elements [from, from + n) in storage order; rows of
+ * a table. `factor` is that of dn_param_storage, for a whole table. blend: value = (1 - a) value + a x */
+void dn_param_copy(dn_param *, int64_t from, int64_t n, dn_real *out);
+void dn_lookup_copy_rows(dn_param *, int64_t n, const int *rows, dn_real *out);
+void dn_param_write(dn_param *, int64_t from, int64_t n, const dn_real *in, double factor);
+void dn_param_blend(dn_param *, double a, const dn_real *x);
 int64_t dn_param_size(dn_param *);
-/* The storage as it is, and the factor that the values are it times: not 1 for a table whose weight decay was not multiplied in yet. Reading by
+/* The storage as it is, and the factor that the values are it times: not 1 for a table whose weight decay was not multiplied in yet.
  * dn_param_values multiplies it in, which rounds; a checkpoint must not change what comes after it. */
 dn_real *dn_param_storage(dn_param *, double *factor);
-void dn_param_set_factor(dn_param *, double factor);   /* tables; of dense ones it is 1. Call dn_root_changed */
 /* A hash of the values as they are stored, and of the factor; nothing is changed. */
 uint64_t dn_param_checksum(dn_param *);
 void dn_param_set_updated(dn_param *, int updated);   /* 0 drops a pending gradient */
@@ -288,6 +301,8 @@ int dn_param_updated(dn_param *);
 void dn_root_as_dynet(dn_root *, int on);
 /* Call after changing values from outside: a backward through values computed before is then an error. */
 void dn_root_changed(dn_root *);
+/* Rises whenever values change; waits for a change that is under way. */
+int64_t dn_root_version(dn_root *);
 
 /* Gradients. An "empty" gradient reads as zero whatever its memory holds. */
 int dn_param_empty(dn_param *);
@@ -299,8 +314,12 @@ void dn_param_mark_filled(dn_param *);
 void dn_param_copy_gradient(dn_param *, dn_real *out);
 void dn_param_clear_gradient(dn_param *);              /* back to empty */
 void dn_param_scale_gradient(dn_param *, dn_real by);
-/* Tables: the rows that have a gradient, in order of first touch, and their gradients, row after row. */
-int64_t dn_lookup_touched(dn_param *, const int **rows, dn_real **block);
+/* How often each gradient was cleared so far, and the product of all that it was scaled by. */
+void dn_gradient_marks(int n, dn_param *const *params, int64_t *clears, double *scales);
+/* Tables: how many rows have a gradient; if `room` is enough, copies of their numbers, in order of first touch, and of their gradients, row
+ * after row (each NULL: not wanted). The gradients of these rows, zeros where there is none. */
+int64_t dn_lookup_touched(dn_param *, int64_t room, int *rows, dn_real *block);
+void dn_lookup_copy_gradients(dn_param *, int64_t n, const int *rows, dn_real *out);
 /* Add n row gradients; -1 if a row is out of range or memory is short. */
 int dn_lookup_add(dn_param *, int64_t n, const int *rows, const dn_real *block);
 /* The union of two sets of rows of `width` numbers, each in rising order of row: rows that are in both are added up, a + b, others copied. out
@@ -334,6 +353,8 @@ void dn_root_watch(dn_root *, int watch);              /* sets it; DN_WATCH_OFF 
 int dn_root_await(dn_root *, double seconds);
 /* How many backwards were watched, those of all watchers of the root: whether what was read is of the last one. */
 int64_t dn_root_watched(dn_root *);
+/* How many backwards that use parameters of this root have begun, in all threads. */
+int64_t dn_root_passes(dn_root *);
 /* How many of the gradient's numbers, from the first, are complete in the watched backward; all, if that does not write it. They may be read
  * until the next one, without a lock. */
 int64_t dn_param_ready(dn_param *);

@@ -20,8 +20,8 @@ void dn__use_root(dn_tape *t, dn_root *root) {
 }
 
 void dn__forget_values(dn_tape *t) {
-    t->evaluated = t->any_failed = t->unreported = 0;
-    t->sweep = -1;
+    dn__stop_backward(t);
+    t->evaluated = t->any_failed = t->unreported = t->forward_begun = 0;
     t->values_made++;
     dn__forget_groups(t);
     t->counter++;
@@ -67,13 +67,15 @@ static int blocked(const dn_tape *t, const dn_node *node) {
     return 0;
 }
 
-/* Later readers in this graph see the value of now, whatever becomes of the parameter. */
-static int copy_parameter(dn_tape *t, int i) {
+/* Later readers in this graph see the value of now, whatever becomes of the parameter: where other threads may write to it, behind its lock. */
+static int copy_parameter(dn_tape *t, int i, pthread_mutex_t *lock) {
     dn_node *node = &t->nodes[i];
     size_t bytes = dn__elements(&node->dim) * sizeof(dn_real);
     dn_real *copy = dn__arena_take(&t->copies, bytes);
     if (!copy) return dn__no_memory(t);
+    if (lock) pthread_mutex_lock(lock);
     node->value = memcpy(copy, node->value, bytes);
+    if (lock) pthread_mutex_unlock(lock);
     node->copied = 1;
     for (int m = 0; m < t->n_marks; m++) /* reverts that leave this value must leave the copy, too */
         if (i < t->marks[m].evaluated) t->marks[m].copies = dn__arena_mark(&t->copies);
@@ -110,7 +112,7 @@ int dn__compute(dn_tape *t, int i) {
     if (node->op->flags & DN_VIEW) {
         node->value = c.y;
         node->copied = 0;
-        if (node->param && node->param->root->as_dynet) t->out_of_memory |= copy_parameter(t, i) != 0;
+        if (node->param && node->param->root->as_dynet) t->out_of_memory |= copy_parameter(t, i, NULL) != 0;
     }
     if (t->scratch.n_chunks) dn__arena_reset(&t->scratch, (dn_arena_mark){0});
     if (t->out_of_memory) return no_value(t, node, before);
@@ -132,8 +134,8 @@ static void lower_mark(const dn_tape *t, dn_mark *m, int i) {
     m->values = (dn_arena_mark){0};
 }
 
-/* What `last` needs of the nodes that failed before, once more in order. */
-static int retry(dn_tape *t, int last) {
+/* What `last` needs of the nodes that failed before, once more in order; 1: there is more to do. */
+static int retry(dn_tape *t, int last, int64_t work) {
     uint8_t *needed = calloc((size_t)last + 1, 1);
     if (!needed) return dn__no_memory(t);
     needed[last] = 1;
@@ -144,6 +146,11 @@ static int retry(dn_tape *t, int last) {
     int error = 0;
     for (int i = 0; i <= last && !error; i++) {
         if (!needed[i] || !t->nodes[i].failed) continue;
+        if (work <= 0) {
+            free(needed);
+            return 1;
+        }
+        work -= t->nodes[i].work;
         error = dn__compute(t, i);
         for (int m = 0; m < t->n_marks; m++) /* its value lies above them: a revert must forget it, and what follows it in the order */
             if (t->marks[m].evaluated > i) lower_mark(t, &t->marks[m], i);
@@ -182,11 +189,31 @@ static int forward_in_order(dn_tape *t, int last) {
         if (t->n_order && t->evaluated > i) dn__append_to_order(t, i);
         if (error < 0) return error;
     }
-    return t->any_failed && t->nodes[last].failed ? retry(t, last) : 0;
+    return t->any_failed && t->nodes[last].failed ? retry(t, last, work) : 0;
 }
 
-int dn__forward(dn_tape *t, int last) {
-    if (t->tracing) return dn__no_values(t);
+static int64_t writes_of(const dn_root *root) { return __atomic_load_n(&root->writes, __ATOMIC_ACQUIRE); }
+
+/* Another thread may be writing parameters: they are read when it is done. */
+static void note_writes(dn_tape *t) {
+    for (int r = 0; r < t->n_roots; r++) {
+        dn_root *root = t->roots[r].root;
+        while ((t->roots[r].writes = writes_of(root)) & 1) {
+            pthread_mutex_lock(&root->lock);
+            pthread_mutex_unlock(&root->lock);
+        }
+    }
+}
+
+/* Whether parameters that values were computed from were written meanwhile. */
+static int were_written(const dn_tape *t) {
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    for (int r = 0; r < t->n_roots; r++)
+        if (t->roots[r].version >= 0 && t->roots[r].writes != writes_of(t->roots[r].root)) return 1;
+    return 0;
+}
+
+static int compute_up_to(dn_tape *t, int last) {
     if (!t->autobatch || t->immediate || t->any_failed) return forward_in_order(t, last);
     if (t->evaluated > last) return 0;
     const double start = dn__seconds(), schedule = t->counts.schedule;
@@ -202,10 +229,29 @@ int dn__forward(dn_tape *t, int last) {
     return result;
 }
 
+int dn__forward(dn_tape *t, int last) {
+    if (t->tracing) return dn__no_values(t);
+    if (t->evaluated > last && !t->any_failed) return 0;
+    if (!t->forward_begun) note_writes(t);
+    const int result = compute_up_to(t, last);
+    t->forward_begun = result > 0;
+    if (result < 0 || !were_written(t)) return result;
+    dn__forget_values(t);
+    return dn__tape_fail(t, DN_ERROR_STATE, "forward: another thread has changed parameters while values were computed from them. Compute them "
+                         "again. Threads that update and threads that compute must take turns: use a lock, or a copy of the model.");
+}
+
+/* The parameter that node i is a view of, or NULL: its value may be in the parameter's memory. */
+static const dn_param *viewed(const dn_tape *t, int i) {
+    while (t->nodes[i].op->flags & DN_VIEW && t->nodes[i].n_args) i = t->args[t->nodes[i].args];
+    return t->nodes[i].op->flags & DN_VIEW ? t->nodes[i].param : NULL;
+}
+
 /* A parameter's value that is about to be read is kept as it is now. */
 static int keep_parameter(dn_tape *t, int i) {
     const dn_node *node = &t->nodes[i];
-    return node->param && node->op->flags & DN_VIEW && !node->copied && !node->failed ? copy_parameter(t, i) : 0;
+    const dn_param *p = node->failed || node->copied ? NULL : viewed(t, i);
+    return p ? copy_parameter(t, i, &p->root->lock) : 0;
 }
 
 int dn_forward(int64_t a) {
@@ -221,6 +267,8 @@ int dn_forward(int64_t a) {
 
 /* Whether computing up to node i takes some microseconds at most: the graph is small, or little of it is left to compute. */
 static int is_quick(const dn_tape *t, int i) {
+    for (int r = 0; r < t->n_roots; r++)
+        if (writes_of(t->roots[r].root) & 1) return 0; /* this would wait for another thread */
     if (t->work_made <= DN_QUICK) return 1;
     if (t->any_failed) return 0;
     int64_t work = 0;
@@ -237,7 +285,7 @@ int dn_quick_value(int64_t a, dn_dim *dim, int room, double *out) {
         const dn_node *node = &t->nodes[i];
         const size_t n = dn__elements(&node->dim);
         /* parameters are left to dn_value, which copies what is read */
-        if (n && n <= (size_t)room && !node->param) {
+        if (n && n <= (size_t)room && !viewed(t, i)) {
             int error = dn__forward(t, i);
             if (!error && !(t->any_failed && node->failed)) {
                 for (size_t k = 0; k < n; k++) out[k] = (double)node->value[k];

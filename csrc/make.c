@@ -414,7 +414,7 @@ int dn__retain_root(dn_tape *t, dn_root *root) {
         if (t->roots[i].root == root) return 0;
     if (DN_GROW(t->roots, t->roots_capacity, t->n_roots + 1)) return dn__no_memory(t);
     dn__root_retain(root);
-    t->roots[t->n_roots++] = (dn_used_root){root, -1, 0, 0};
+    t->roots[t->n_roots++] = (dn_used_root){.root = root, .version = -1};
     return 0;
 }
 

@@ -2,8 +2,16 @@
  * that gives the lock up and takes it again costs twice as much as the work of making a node. */
 #include "dn_api.h"
 
+/* read by what build_ffi.py writes around these calls */
+int dn_lists_decline;
+int64_t dn_lists_declined;
+
 static const dn_node_calls *calls;
-void dn_bind(void *table) { calls = table; }
+void dn_bind(void *table, int fast) {
+    calls = table;
+    dn_lists_decline = !fast;
+}
+int64_t dn_declined_lists(void) { return dn_lists_declined; }
 
 #define DN_NODE_FORWARD(result, name, params, args) \
     result dn_##name params { return calls->name args; }

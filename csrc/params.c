@@ -102,6 +102,7 @@ static int make_table(dn_param *p) {
 
 dn_param *dn_param_new(dn_root *r, int nd, const int *d, int64_t row_count) {
     dn_param *p = calloc(1, sizeof *p);
+    if (p) p->scaled = 1;
     if (!p) return NULL;
     *p = (dn_param){.root = r, .rows = row_count, .row_size = 1, .chunk = -1, .updated = 1, .empty = 1, .factor = 1, .id = r->n_params};
     p->dim.nd = nd;
@@ -150,41 +151,94 @@ dn_param *dn__handle_param(int64_t handle, int *constant) {
     return (dn_param *)(intptr_t)(handle & ~(PARAM_TAG | CONSTANT_TAG));
 }
 
+/* Nobody computes with half of what is written: readers without the lock see an odd number, or another one afterwards. */
+void dn__begin_writing(dn_root *r) {
+    __atomic_add_fetch(&r->writes, 1, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+void dn__end_writing(dn_root *r) { __atomic_add_fetch(&r->writes, 1, __ATOMIC_RELEASE); }
+
+static dn_real *storage(const dn_param *p) { return p->rows ? p->table : p->root->chunks[p->chunk].values + p->offset; }
+
 void dn__param_settle(dn_param *p) {
     if (p->factor == 1) return;
     dn__axpy((size_t)dn_param_size(p), (dn_real)p->factor, p->table, 0, p->table);
     p->factor = 1;
 }
 
+/* n values from element `from` on. */
+static void copy(const dn_param *p, int64_t from, int64_t n, dn_real *out) {
+    const dn_real *values = storage(p) + from;
+    if (p->factor != 1) dn__axpy((size_t)n, (dn_real)p->factor, values, 0, out);
+    else if (n) memcpy(out, values, (size_t)n * sizeof *out);
+}
+
 dn_real *dn_param_values(dn_param *p) {
     if (!p->rows) return p->root->chunks[p->chunk].values + p->offset;
     pthread_mutex_lock(&p->root->lock);
-    dn__param_settle(p);
+    if (p->factor != 1) {
+        dn__begin_writing(p->root);
+        dn__param_settle(p);
+        dn__end_writing(p->root);
+    }
     pthread_mutex_unlock(&p->root->lock);
     return p->table;
 }
 dn_real *dn_param_storage(dn_param *p, double *factor) {
     *factor = p->factor;
-    return p->rows ? p->table : p->root->chunks[p->chunk].values + p->offset;
+    return storage(p);
 }
+
+void dn_param_copy(dn_param *p, int64_t from, int64_t n, dn_real *out) {
+    pthread_mutex_lock(&p->root->lock);
+    copy(p, from, n, out);
+    pthread_mutex_unlock(&p->root->lock);
+}
+
+void dn_lookup_copy_rows(dn_param *p, int64_t n, const int *rows, dn_real *out) {
+    pthread_mutex_lock(&p->root->lock);
+    for (int64_t i = 0; i < n; i++) copy(p, rows[i] * p->row_size, p->row_size, out + i * p->row_size);
+    pthread_mutex_unlock(&p->root->lock);
+}
+
+static void written(dn_root *r) {
+    dn__end_writing(r);
+    __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&r->lock);
+}
+
+void dn_param_write(dn_param *p, int64_t from, int64_t n, const dn_real *in, double factor) {
+    pthread_mutex_lock(&p->root->lock);
+    dn__begin_writing(p->root);
+    if (n < dn_param_size(p)) dn__param_settle(p);
+    if (n) memcpy(storage(p) + from, in, (size_t)n * sizeof *in);
+    if (p->rows && n == dn_param_size(p)) p->factor = factor;
+    written(p->root);
+}
+
+void dn_param_blend(dn_param *p, double a, const dn_real *x) {
+    pthread_mutex_lock(&p->root->lock);
+    dn__begin_writing(p->root);
+    dn__param_settle(p);
+    dn__blend((size_t)dn_param_size(p), (dn_real)a, x, storage(p));
+    written(p->root);
+}
+
 int dn_quick_param(int64_t a, int64_t row, dn_dim *dim, int room, double *out) {
     int constant;
     dn_param *p = dn__handle_param(a, &constant);
-    if (!p || (row >= 0 && row >= p->rows) || p->factor != 1) return DN_LONG_WAY;
-    double factor;
-    const dn_real *values = dn_param_storage(p, &factor);
+    if (!p || (row >= 0 && row >= p->rows)) return DN_LONG_WAY;
     *dim = p->dim;
     if (row >= 0) {
         dim->size = (int)p->row_size;
         dim->nd--; /* the rows are the last dim */
-        values += row * p->row_size;
     }
-    if (dim->size < 1 || dim->size > room) return DN_LONG_WAY;
-    for (int i = 0; i < dim->size; i++) out[i] = (double)values[i];
+    if (dim->size < 1 || dim->size > room || pthread_mutex_trylock(&p->root->lock)) return DN_LONG_WAY;
+    const dn_real *values = storage(p) + (row >= 0 ? row * p->row_size : 0);
+    const dn_real factor = (dn_real)p->factor;
+    for (int i = 0; i < dim->size; i++) out[i] = (double)(factor * values[i]);
+    pthread_mutex_unlock(&p->root->lock);
     return 0;
-}
-void dn_param_set_factor(dn_param *p, double factor) {
-    if (p->rows) p->factor = factor;
 }
 int64_t dn_param_size(dn_param *p) { return p->row_size * (p->rows ? p->rows : 1); }
 /* Four lanes of multiply and shift, so that memory is the limit. The multiplier is the odd number nearest to 2^64 / golden ratio. */
@@ -193,7 +247,7 @@ uint64_t dn_param_checksum(dn_param *p) {
     const uint64_t by = 0x9e3779b97f4a7c15u;
     uint64_t h[LANES] = {1, 2, 3, 4}, words[LANES];
     pthread_mutex_lock(&p->root->lock);
-    const char *data = (const char *)(p->rows ? p->table : p->root->chunks[p->chunk].values + p->offset);
+    const char *data = (const char *)storage(p);
     size_t bytes = (size_t)dn_param_size(p) * sizeof(dn_real);
     for (size_t at = 0; at < bytes; at += sizeof words) {
         size_t n = bytes - at < sizeof words ? bytes - at : sizeof words;
@@ -217,7 +271,10 @@ int dn_root_chunks(dn_root *r) { return r->n_chunks; }
 int64_t dn_chunk_size(dn_root *r, int chunk) { return r->chunks[chunk].size; }
 int64_t dn_chunk_capacity(dn_root *r, int chunk) { return r->chunks[chunk].capacity; }
 dn_real *dn_chunk_values(dn_root *r, int chunk) { return r->chunks[chunk].values; }
-dn_real *dn_chunk_gradients(dn_root *r, int chunk) { return r->chunks[chunk].grads; }
+dn_real *dn_chunk_gradients(dn_root *r, int chunk) {
+    __atomic_add_fetch(&r->lent, 1, __ATOMIC_RELAXED);
+    return r->chunks[chunk].grads;
+}
 
 void dn_param_set_updated(dn_param *p, int updated) {
     pthread_mutex_lock(&p->root->lock);
@@ -228,7 +285,17 @@ void dn_param_set_updated(dn_param *p, int updated) {
 
 void dn_root_as_dynet(dn_root *r, int on) { r->as_dynet = on; }
 
-void dn_root_changed(dn_root *r) { __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED); }
+void dn_root_changed(dn_root *r) {
+    __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&r->writes, 2, __ATOMIC_RELEASE);
+}
+
+int64_t dn_root_version(dn_root *r) {
+    pthread_mutex_lock(&r->lock);
+    const int64_t version = __atomic_load_n(&r->version, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&r->lock);
+    return version;
+}
 
 /* ---- gradients ----------------------------------------------------------------------------------------------------- */
 
@@ -236,12 +303,14 @@ dn_real *dn__param_gradient(dn_param *p, dn_real *beta) {
     *beta = !p->empty;
     p->empty = 0;
     p->changes++;
+    p->written++;
     return p->root->chunks[p->chunk].grads + p->offset;
 }
 
 dn_real *dn__param_filled(dn_param *p) {
+    if (!p->empty) return p->root->chunks[p->chunk].grads + p->offset;
     dn_real beta, *g = dn__param_gradient(p, &beta);
-    if (beta == 0) dn__fill((size_t)p->row_size, 0, g);
+    dn__fill((size_t)p->row_size, 0, g);
     return g;
 }
 
@@ -249,12 +318,15 @@ void dn_param_mark_filled(dn_param *p) {
     pthread_mutex_lock(&p->root->lock);
     p->empty = 0;
     p->changes++;
+    p->written++;
     pthread_mutex_unlock(&p->root->lock);
 }
 
 dn_real *dn_param_gradient(dn_param *p) {
     pthread_mutex_lock(&p->root->lock);
     dn_real *g = dn__param_filled(p);
+    p->changes++; /* by the caller */
+    p->written++;
     pthread_mutex_unlock(&p->root->lock);
     return g;
 }
@@ -280,6 +352,9 @@ dn_real *dn__lookup_row(dn_param *p, int64_t row) {
     return p->block + p->slot[row] * p->row_size;
 }
 
+/* Whether nobody else writes to the memory of these gradients. */
+static int is_private(const dn_chunk *c) { return c->grads == c->private_grads; }
+
 /* Rows that were touched from the n-th on are not touched any more. */
 static void untouch(dn_param *p, int64_t n, int empty) {
     for (int64_t i = n; i < p->n_touched; i++) p->slot[p->touched[i]] = -1;
@@ -301,6 +376,8 @@ int dn__lookup_all_rows(dn_param *p) {
 void dn__param_clear(dn_param *p) {
     untouch(p, 0, 1);
     p->changes++;
+    p->clears++;
+    p->written += !p->rows && !is_private(&p->root->chunks[p->chunk]); /* an exchange between processes has put its sums there */
 }
 
 void dn_param_clear_gradient(dn_param *p) {
@@ -326,13 +403,36 @@ void dn_param_scale_gradient(dn_param *p, dn_real by) {
     size_t n = (size_t)(p->row_size * (p->rows ? p->n_touched : 1));
     if (!p->empty) dn__axpy(n, by, g, 0, g);
     p->changes++;
+    p->written++;
+    p->scaled *= (double)by;
     pthread_mutex_unlock(&p->root->lock);
 }
 
-int64_t dn_lookup_touched(dn_param *p, const int **rows, dn_real **block) {
-    *rows = p->touched;
-    *block = p->block;
-    return p->n_touched;
+void dn_gradient_marks(int n, dn_param *const *params, int64_t *clears, double *scales) {
+    for (int i = 0; i < n; i++) {
+        clears[i] = params[i]->clears;
+        scales[i] = params[i]->scaled;
+    }
+}
+
+int64_t dn_lookup_touched(dn_param *p, int64_t room, int *rows, dn_real *block) {
+    pthread_mutex_lock(&p->root->lock);
+    const int64_t n = p->n_touched;
+    if (n && n <= room && rows) memcpy(rows, p->touched, (size_t)n * sizeof *rows);
+    if (n && n <= room && block) memcpy(block, p->block, (size_t)(n * p->row_size) * sizeof *block);
+    pthread_mutex_unlock(&p->root->lock);
+    return n;
+}
+
+void dn_lookup_copy_gradients(dn_param *p, int64_t n, const int *rows, dn_real *out) {
+    const size_t size = (size_t)p->row_size;
+    pthread_mutex_lock(&p->root->lock);
+    for (int64_t i = 0; i < n; i++, out += size) {
+        const int at = p->slot[rows[i]];
+        if (at < 0) dn__fill(size, 0, out);
+        else memcpy(out, p->block + at * p->row_size, size * sizeof *out);
+    }
+    pthread_mutex_unlock(&p->root->lock);
 }
 
 int dn_lookup_add(dn_param *p, int64_t n, const int *rows, const dn_real *block) {

@@ -25,8 +25,11 @@ struct dn_param {
     int id;                     /* position in root->params */
     int updated;
     int64_t changes;            /* of a dense parameter's gradient: rises whenever somebody may have written it */
+    int64_t written;            /* of the memory of its gradient: rises whenever numbers may have been put there; clearing leaves them */
     int64_t watched_changes;    /* ready.c: what `changes` was when it was complete */
     int64_t ready;              /* ready.c: so many numbers, from the first, are complete in the watched backward (atomic) */
+    int64_t clears;             /* see dn_gradient_marks */
+    double scaled;
     int empty;                  /* dense: the gradient reads as zero. Table: no row has one */
     /* tables only */
     dn_real *table;             /* values divided by `factor`, rows * row_size */
@@ -37,9 +40,10 @@ struct dn_param {
 };
 
 struct dn_root {
-    pthread_mutex_t lock;       /* held by backward steps, updates, and everything else that touches gradients */
+    pthread_mutex_t lock;       /* held by backward steps, updates, and everything else that touches gradients, writes or copies values */
     int references;             /* the Python object, and each tape whose graph uses it (atomic) */
     int64_t version;            /* rises whenever values change */
+    int64_t writes;             /* odd while values are written, behind the lock; what it was shows a reader without the lock whether one was */
     dn_param **params;
     int n_params, params_capacity;
     dn_chunk *chunks;           /* few_chunks, or room for all that there may be, made once; readers of other threads take no lock */
@@ -49,13 +53,22 @@ struct dn_root {
     pthread_cond_t watch_moved;
     int watch;                  /* a dn_watch */
     int64_t watched;            /* how many backwards were watched (atomic) */
+    int64_t lent;               /* rises whenever a chunk's gradients are handed out as memory (atomic) */
     int as_dynet;               /* see dn_root_as_dynet */
+    int64_t passes;             /* see dn_root_passes (atomic) */
 };
 
 void dn__watch_init(dn_root *);
 void dn__watch_destroy(dn_root *);
 /* Whether gradients are gathered for it. */
 static inline int dn__param_gathers(const dn_param *p) { return p->updated || p->root->as_dynet; }
+/* Two equal numbers: nothing was put into the memory of a dense parameter's gradient in between. */
+static inline int64_t dn__param_written(const dn_param *p) {
+    return p->written + __atomic_load_n(&p->root->lent, __ATOMIC_RELAXED);
+}
+/* Values are written in between, behind the root's lock. */
+void dn__begin_writing(dn_root *);
+void dn__end_writing(dn_root *);
 void dn__root_retain(dn_root *);
 void dn__root_release(dn_root *);
 dn_param *dn__handle_param(int64_t handle, int *constant);   /* NULL: not a parameter's handle */

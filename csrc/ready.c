@@ -52,6 +52,7 @@ int dn_root_await(dn_root *r, double seconds) {
     return watch;
 }
 
+int64_t dn_root_passes(dn_root *r) { return __atomic_load_n(&r->passes, __ATOMIC_RELAXED); }
 int64_t dn_root_watched(dn_root *r) { return __atomic_load_n(&r->watched, __ATOMIC_ACQUIRE); }
 
 static void tell(dn_param *p) {

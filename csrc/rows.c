@@ -45,7 +45,6 @@ int dn__table_rows(const dn_call *c, int first, int n, int room, int *rows) {
 /* A call whose inputs are rows that got no gradient of their own. */
 struct dn_late {
     struct dn_late *next;
-    int64_t values_made;    /* the tape's, then */
     int node, group, first, n, count; /* count = 0: of a group by once.h */
     dn_row_products products;
 };
@@ -63,7 +62,7 @@ void dn__rows_gradient(dn_call *c, int first, int n, int count, int n_rows, cons
         else t->out_of_memory = 1;
     }
     if (t->out_of_memory) return;
-    *late = (struct dn_late){t->late, t->values_made, (int)(c->node - t->nodes), c->group, first, n, count, *m};
+    *late = (struct dn_late){t->late, (int)(c->node - t->nodes), c->group, first, n, count, *m};
     t->late = late;
 }
 
@@ -74,7 +73,7 @@ void dn__late_group(dn_call *c) {
         t->out_of_memory = 1;
         return;
     }
-    *late = (struct dn_late){.next = t->late, .values_made = t->values_made, .node = (int)(c->node - t->nodes), .group = c->group};
+    *late = (struct dn_late){.next = t->late, .node = (int)(c->node - t->nodes), .group = c->group};
     t->late = late;
 }
 
@@ -95,17 +94,17 @@ static void add_late(const dn_tape *t, const struct dn_late *late, int i, dn_rea
 }
 
 /* Whether the weights are those of backward. */
-static int has_changed(const dn_tape *t, const struct dn_late *late) {
+static int have_weights_changed(const dn_tape *t) {
     for (int r = 0; r < t->n_roots; r++)
         if (t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED)) return 1;
-    return late->values_made != t->values_made;
+    return 0;
 }
 
 int dn__add_late(dn_tape *t, int i, dn_real *out) {
-    if (t->nodes[i].op == dn_ops[DN_OP_parameter]) return 0;
+    if (t->nodes[i].op == dn_ops[DN_OP_parameter] || !dn__node_wants(t, &t->nodes[i])) return 0;
     for (const struct dn_late *late = t->late; late; late = late->next) {
-        if (has_changed(t, late))
-            return dn__tape_fail(t, DN_ERROR_STATE, "gradient: parameters or values have changed since backward(), which has added up the "
+        if (have_weights_changed(t))
+            return dn__tape_fail(t, DN_ERROR_STATE, "gradient: parameters have changed since backward(), which has added up the "
                                  "gradients of equal rows. Ask before the update, or use backward(full=True).");
         if (late->count) add_late(t, late, i, out);
         else dn__once_add(t, late->group, i, out);

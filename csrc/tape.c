@@ -79,7 +79,7 @@ static dn_tape *new_tape(int graph) {
     if (!t) return NULL;
     t->graph = graph;
     t->epoch = (int64_t)graph << DN_EPOCH_BITS;
-    t->swept_root = -1;
+    t->swept_root = t->sweep = -1;
     t->param_epoch = 1;
     return t;
 }
@@ -113,6 +113,7 @@ void dn_graph_free(int graph) {
     dn__arena_free(&t->grads);
     dn__arena_free(&t->data);
     dn__arena_free(&t->scratch);
+    dn__arena_free(&t->plan_memory);
     for (int i = 0; i < DN_KEPT_COLUMNS; i++) dn__arena_free(&t->columns[i].memory);
     void **const memory[] = {(void **)&t->nodes, (void **)&t->args,  (void **)&t->ints,     (void **)&t->reals,
                              (void **)&t->marks, (void **)&t->roots, (void **)&t->products, (void **)&t->param_nodes, (void **)&t->order,
@@ -137,6 +138,7 @@ static void next_epoch(dn_tape *t) {
 }
 
 void dn__start_graph(dn_tape *t, int immediate, int check_finite, int autobatch) {
+    dn__stop_backward(t);
     next_epoch(t);
     t->version++;
     t->immediate = immediate;
@@ -148,9 +150,8 @@ void dn__start_graph(dn_tape *t, int immediate, int check_finite, int autobatch)
     t->n_nodes = t->evaluated = t->swept_nodes = 0;
     t->dropped = 0;
     t->n_args = t->n_ints = t->n_reals = t->n_marks = t->n_products = 0;
-    t->swept_root = t->sweep = -1;
     t->values_made++;
-    t->holds = t->raised = t->any_failed = t->unreported = 0;
+    t->holds = t->raised = t->any_failed = t->unreported = t->forward_begun = 0;
     t->param_epoch++;
     t->param_count = 0;
     t->counter++;
@@ -223,6 +224,8 @@ int dn_graph_revert(int graph) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);
     if (t->n_marks) {
+        dn__stop_backward(t);
+        dn__abandon_plan(t);
         dn_mark m = t->marks[--t->n_marks];
         t->dropped += (uint32_t)(t->n_nodes - m.nodes);
         t->n_nodes = m.nodes;
@@ -245,7 +248,6 @@ int dn_graph_revert(int graph) {
         release_roots(t, m.roots);
         for (int i = 0; i < t->n_roots; i++)
             if (t->roots[i].reader >= t->evaluated) t->roots[i].version = -1;
-        t->swept_root = t->sweep = -1;
         next_epoch(t);
     }
     dn__tape_leave(t);
@@ -264,7 +266,8 @@ int64_t dn_graph_bytes(int graph) {
     size_t columns = 0;
     for (int i = 0; i < DN_KEPT_COLUMNS; i++) columns += dn__arena_bytes(&t->columns[i].memory);
     return (int64_t)(columns + dn__arena_bytes(&t->values) + dn__arena_bytes(&t->copies) + dn__arena_bytes(&t->grads) +
-                     dn__arena_bytes(&t->data) + dn__arena_bytes(&t->scratch) + (size_t)t->nodes_capacity * sizeof(dn_node));
+                     dn__arena_bytes(&t->data) + dn__arena_bytes(&t->scratch) + dn__arena_bytes(&t->plan_memory) +
+                     (size_t)t->nodes_capacity * sizeof(dn_node));
 }
 
 /* ---- handles ------------------------------------------------------------------------------------------------------- */

@@ -30,9 +30,11 @@ struct dn_node {
     uint8_t constant;           /* a parameter or row used without gradient */
     uint8_t copied;             /* value is a copy of the parameter's, made when it was read */
     uint8_t in_chunk;           /* backward: grad is the parameter's own gradient memory */
+    uint8_t reached;            /* backward: the loss depends on it; known only where there are groups */
     uint8_t finished;           /* backward: the parameter has its gradient already; the sweep passes this node by */
     uint8_t patience;           /* join.h: how many misfits a search that begins here passes over before it finds the first that fits */
     uint8_t failed;             /* dn_failed: has no value although its turn has passed, because an operation written in Python raised */
+    int64_t written;            /* of a node that is in_chunk: dn__param_written when it got its place there */
     dn_param *param;            /* of parameter and lookup nodes */
     const dn_real *data;        /* of input nodes: what set() writes */
     dn_real *value, *saved_memory, *grad;
@@ -79,7 +81,13 @@ typedef struct dn_mark {
 } dn_mark;
 
 /* A root, and what its version was when the first node that reads it, `reader`, was computed; version -1: none was. */
-typedef struct dn_used_root { dn_root *root; int64_t version; int reader; int watched; /* ready.c: in the present backward */ } dn_used_root;
+typedef struct dn_used_root {
+    dn_root *root;
+    int64_t version;
+    int64_t writes;     /* forward.c: the root's when the present forward began */
+    int reader;
+    int watched;        /* ready.c: in the present backward */
+} dn_used_root;
 
 struct dn_tape {
     int graph;                  /* its slot */
@@ -101,6 +109,8 @@ struct dn_tape {
     int usual_autobatch;        /* the strategy of graphs for which none was named */
     int32_t *order;             /* autobatch.h: nodes, and groups as -1 - group, in the order they were computed */
     int n_order, order_capacity, n_done, planned;
+    struct dn_schedule *planning; /* autobatch.c: an order in the making, in plan_memory; NULL: none */
+    dn_arena plan_memory;
     dn_mark begun;              /* autobatch.c: where all stood when the order's last part, up to node `planned`, was made */
     dn_group *groups;           /* group.h */
     int32_t *members, *sources;
@@ -111,6 +121,7 @@ struct dn_tape {
     dn_autobatch_counts counts; /* of this graph */
     int raised;                 /* set by an op that cannot go on: forward and backward stop with this error */
     int any_failed;             /* some node may be `failed` */
+    int forward_begun;          /* dn__forward has more to do: what it has computed and what is to come must be of the same parameters */
     int unreported;             /* dn_quick_value met this error and could not say so: dn_forward will */
     int32_t *args, *ints;
     double *reals;
@@ -174,6 +185,8 @@ void dn__start_graph(dn_tape *, int immediate, int check_finite, int autobatch);
 void dn__forget_values(dn_tape *);
 /* a parameter or row is read: its root's version is noted for the check before backward */
 void dn__use_root(dn_tape *, dn_root *);
+/* Gradients of this graph are no more; a backward that is not done ends as one that failed, and whoever makes its next step gets an error. */
+void dn__stop_backward(dn_tape *);
 /* the place of node i's gradient; beta = 0: it holds nothing yet */
 dn_grad dn__place(dn_tape *, int i);
 /* what is collected for a parameter's node, and its gradient, go to the parameter: once, when no use of it is left */

@@ -280,8 +280,10 @@ static int give(dn_team *team, dn_param *const *params) {
         const int32_t reported = team->rows[team->rank * team->n_tables + k];
         const size_t rows = (size_t)(reported < table->n_touched ? reported : table->n_touched); /* never more than there is room for */
         if (!rows) continue;
+        pthread_mutex_lock(&table->root->lock);
         memcpy(team->windows[k].ids[team->rank], table->touched, rows * sizeof *table->touched);
         dn__axpy(rows * (size_t)table->row_size, (dn_real)team->factors[team->rank], table->block, 0, team->windows[k].rows[team->rank]);
+        pthread_mutex_unlock(&table->root->lock);
     }
     return 0;
 }

@@ -7,6 +7,7 @@
 #include "arena.h"
 #include "kernels/kernels.h"
 #include "params.h"
+#include "work.h"
 
 enum { MAX_MOMENTS = 3 };
 static const double SMALLEST_FACTOR = 0.25; /* of a table's decay, before it is multiplied into the rows: keeps all digits */
@@ -254,7 +255,7 @@ static void update(dn_trainer *t, const dn_step *s, int n, dn_param *const *para
     update_range(t, s, &r);
     for (int i = 0; i < n; i++)
         if (params[i]->updated || !t->root->as_dynet) dn__param_clear(params[i]);
-    dn_root_changed(t->root);
+    __atomic_add_fetch(&t->root->version, 1, __ATOMIC_RELAXED);
 }
 
 /* ---- gradients as a whole ------------------------------------------------------------------------------------------ */
@@ -288,6 +289,7 @@ static int clip(dn_trainer *t, int n, dn_param *const *params, double *scale) {
         for (int i = 0; i < n; i++) {
             size_t size = gradient(params[i], &g);
             dn__clamp(size, (dn_real)(set->clip_value / set->share), g);
+            params[i]->written++;
         }
         if (set->clip > 0) length = norm(n, params);
     }
@@ -318,10 +320,13 @@ int dn_trainer_update_these(dn_trainer *t, int n, dn_param *const *params) {
     pthread_mutex_lock(&t->root->lock);
     if (n < 0) n = selection(t, &params);
     int error = clip(t, n, params, &scale);
+    dn__count_update();
     if (!error) {
         t->updates++;
         dn_step s = {(dn_real)t->rule.rate(t), (dn_real)scale, 1, 1, (dn_real)t->set.decay};
+        dn__begin_writing(t->root);
         update(t, &s, n, params);
+        dn__end_writing(t->root);
     }
     pthread_mutex_unlock(&t->root->lock);
     return error;

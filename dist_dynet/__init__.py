@@ -8,7 +8,8 @@ Build a graph per example, loss.backward(), trainer.update(); dist_dynet.paralle
 from __future__ import annotations
 
 import os
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from . import _checkout, _habits, ops, schedules  # noqa: F401 - _checkout comes first
 from ._random import reset_random_seed
@@ -16,14 +17,10 @@ from ._random_state import random_state, set_random_state
 from ._version import __version__
 from .batching import AutobatchStats, autobatch_stats
 from .cells import cell
-from .checking import GradientCheckError, check_gradient
 from .expression import Expression, forward, npvalues, values
 from .graph import ComputationGraph, cg, cg_checkpoint, cg_revert, cg_version, renew_cg
-from .inspection import draw_graph, dump_cg, print_graphviz, print_text_graphviz
-from .io import load, load_generator, load_safetensors, save, save_safetensors
 from .nn import *  # noqa: F403
 from .nn import __all__ as _builders
-from .nonfinite import NonFinite, NonFiniteError, find_nonfinite, trace_nonfinite
 from .ops import *  # noqa: F403
 from .params import *  # noqa: F403
 from .params import __all__ as _params
@@ -32,6 +29,21 @@ from .settings import __all__ as _settings
 from .tensor import Tensor
 from .trainers import *  # noqa: F403
 from .trainers import __all__ as _trainers
+
+if TYPE_CHECKING:
+    from .checking import GradientCheckError, check_gradient
+    from .inspection import draw_graph, dump_cg, print_graphviz, print_text_graphviz
+    from .io import load, load_generator, load_safetensors, save, save_safetensors
+    from .nonfinite import NonFinite, NonFiniteError, find_nonfinite, trace_nonfinite
+
+_LATER = {
+    "checking": ("GradientCheckError", "check_gradient"),
+    "inspection": ("draw_graph", "dump_cg", "print_graphviz", "print_text_graphviz"),
+    "io": ("load", "load_generator", "load_safetensors", "save", "save_safetensors"),
+    "nonfinite": ("NonFinite", "NonFiniteError", "find_nonfinite", "trace_nonfinite"),
+    "parallel": (),
+}
+"""Modules that most programs do not need, imported when they, or these names of theirs, are first asked for."""
 
 __all__ = [
     "AutobatchStats",
@@ -77,12 +89,17 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`dy.parallel`, imported when it is first asked for."""
-    if name == "parallel":
-        from importlib import import_module
-
-        return import_module(".parallel", __name__)
+    """What is imported later: see _LATER."""
+    for module, names in _LATER.items():
+        if name == module or name in names:
+            found = import_module(f".{module}", __name__)
+            globals().update({each: getattr(found, each) for each in names})
+            return globals()[name] if name in names else found
     raise AttributeError(f"module 'dist_dynet' has no attribute {name!r}.{_habits.hint(name)}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER, *__all__})
 
 
 for _class, _attributes in (

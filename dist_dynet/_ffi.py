@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections import Counter
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,14 +37,42 @@ ffi: Any = _core.ffi
 lib: Any = _core.lib
 nodes: Any = _nodes.lib
 """The calls that make nodes; they keep Python's lock."""
-nodes.dn_bind(lib.dn_node_table())
+FAST_PATHS = choice("DIST_DYNET_FAST_PATHS", ("1", "0")) == "1"
+"""Whether calls take their fast paths. Without them they do the same on the general paths: for tests, and to find a fault."""
+
+nodes.dn_bind(lib.dn_node_table(), FAST_PATHS)
 calls = _expression
 """The most frequent of these calls, on expressions."""
-calls.bind(int(ffi.cast("uintptr_t", lib.dn_node_table())))
+calls.bind(int(ffi.cast("uintptr_t", lib.dn_node_table())), FAST_PATHS)
 
 NULL = ffi.NULL
 DIM = ffi.typeof("dn_dim *")
 _REAL_POINTER = ffi.typeof("dn_real *")
+
+
+# ---- fast paths ----------------------------------------------------------------------------------------------------------------------
+
+_declined: Counter[str] = Counter()
+
+
+def declines(name: str) -> bool:
+    """Whether a fast path of Python's, of this name, is switched off; counts how often it was."""
+    if FAST_PATHS:
+        return False
+    _declined[name] += 1
+    return True
+
+
+def fast_path(name: str) -> Any:
+    """The call of `nodes` of this name as a fast path: with these switched off a function that returns NOT_TAKEN."""
+    return getattr(nodes, f"dn_{name}") if FAST_PATHS else lambda *_: calls.NOT_TAKEN if declines(name) else 0
+
+
+def declined() -> Counter[str]:
+    """How often each fast path was declined because it is switched off, by name."""
+    return Counter({f"_expression.{name}": n for name, n in calls.declined().items()}) + Counter(
+        {"lists of numbers": nodes.dn_declined_lists(), **_declined}
+    )
 
 
 # ---- BLAS ----------------------------------------------------------------------------------------------------------------------------
@@ -55,12 +85,9 @@ def _blas_candidates() -> list[tuple[str, str]]:
         return []
     if chosen:
         return [(chosen, "cblas_"), (chosen, "scipy_cblas_")]
-    try:
-        import scipy_openblas32
-    except ImportError:
-        return []
-    folder = Path(scipy_openblas32.get_lib_dir())
-    return [(str(p), "scipy_cblas_") for p in sorted(folder.glob("libscipy_openblas*"))]
+    found = find_spec("scipy_openblas32")  # not imported: all that it needs takes a tenth of the time of this import
+    folders = found.submodule_search_locations or [] if found else []
+    return [(str(p), "scipy_cblas_") for folder in folders for p in sorted(Path(folder, "lib").glob("libscipy_openblas*"))]
 
 
 def _load_blas() -> str:
@@ -68,7 +95,7 @@ def _load_blas() -> str:
     letter = "s" if DTYPE_NAME == "float32" else "d"
     for path, prefix in _blas_candidates():
         try:
-            library = ctypes.CDLL(path)
+            library = _opened(path)
             functions = [getattr(library, f"{prefix}{letter}{name}") for name in ("gemm", "gemv", "ger")]
         except (OSError, AttributeError):
             continue
@@ -81,6 +108,20 @@ def _load_blas() -> str:
         raise ImportError(f"DIST_DYNET_BLAS={os.environ['DIST_DYNET_BLAS']}: not a BLAS library with cblas functions.")
     lib.dn_set_blas(NULL, NULL, NULL)
     return "none (plain C)"
+
+
+def _opened(path: str) -> ctypes.CDLL:
+    """The library, with no more threads than it is to use: OpenBLAS starts one per core when it is loaded, and each is busy for 30 ms."""
+    name = "OPENBLAS_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ[name] = str(whole("DIST_DYNET_THREADS", 1))
+    try:
+        return ctypes.CDLL(path)
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _multiply_once(gemm: Any) -> None:

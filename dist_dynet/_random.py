@@ -8,7 +8,6 @@ first thread's graph draws from the mt19937, too, node after node.
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 import weakref
 from typing import Any
@@ -27,6 +26,11 @@ def _mix(a: int, b: int) -> int:
     return z ^ (z >> 31)
 
 
+def _unforeseen() -> int:
+    """A seed from the system, odd, so that it is not 0."""
+    return int.from_bytes(os.urandom(4), "little") >> 1 | 1
+
+
 class _State:
     """What this process draws from."""
 
@@ -38,7 +42,7 @@ class _State:
         self.threads = 0
         self.dynet_order = False
         self.graphs: weakref.WeakSet[Any] = weakref.WeakSet()  # to be told of new seeds
-        self.seed = secrets.randbits(31) | 1
+        self.seed = _unforeseen()
         self.generator: Any = ffi.gc(lib.dn_rng_new(self.seed), lib.dn_rng_free)
 
     def reset(self, seed: int) -> None:
@@ -66,7 +70,7 @@ def reset_random_seed(seed: int) -> None:
     >>> W.as_array().round(4).tolist()
     [[-0.681, 0.9081], [-1.0896, 0.8116]]
     """
-    _state.reset(named(seed, "reset_random_seed", "seed") or secrets.randbits(31) | 1)
+    _state.reset(named(seed, "reset_random_seed", "seed") or _unforeseen())
 
 
 def seed() -> int:

@@ -6,14 +6,13 @@ csrc/cell.h says what becomes of the traced nodes; this module knows signatures,
 from __future__ import annotations
 
 import functools
-import random
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ._ffi import callback, fail, fail_in, ffi, lib, nodes
+from ._ffi import callback, fail, fail_in, fast_path, ffi, lib, nodes
 from .expression import Expression, expression, expressions_from
 from .graph import graph_of, trace
 
@@ -21,7 +20,8 @@ __all__ = ["cell"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_call, _many = nodes.dn_cell_call, nodes.dn_cell_many
+_many = nodes.dn_cell_many
+_fast_call, _fast_many = fast_path("cell_call"), fast_path("cell_many")
 _UNTRACED: int = lib.DN_ERROR_UNTRACED
 _FIRST_PARAMETER = 1 << 62  # handles from here on, and negative ones, are no nodes
 MOST_TRACES = 256
@@ -100,16 +100,16 @@ class _Cell:
         try:
             variant = self._plain[n] if not options else self._plain[-1]
             if n == 1:
-                h = _call(variant.handle, 1, args[0]._h, 0, 0, 0)
+                h = _fast_call(variant.handle, 1, args[0]._h, 0, 0, 0)
             elif n == 2:
-                h = _call(variant.handle, 2, args[0]._h, args[1]._h, 0, 0)
+                h = _fast_call(variant.handle, 2, args[0]._h, args[1]._h, 0, 0)
             elif n == 3:
-                h = _call(variant.handle, 3, args[0]._h, args[1]._h, args[2]._h, 0)
+                h = _fast_call(variant.handle, 3, args[0]._h, args[1]._h, args[2]._h, 0)
             elif n == 4:
                 a, b, c, d = args
-                h = _call(variant.handle, 4, a._h, b._h, c._h, d._h)
+                h = _fast_call(variant.handle, 4, a._h, b._h, c._h, d._h)
             else:
-                h = _many(variant.handle, n, [a._h for a in args])
+                h = _fast_many(variant.handle, n, [a._h for a in args])
         except (KeyError, AttributeError):
             return self._general(args, options)
         if h < 0:
@@ -220,6 +220,8 @@ class _Cell:
 
 def _generators() -> tuple[Any, ...]:
     """The states of Python's and NumPy's generators."""
+    import random  # here, as few programs trace functions
+
     state: Any = np.random.get_state()
     return random.getstate(), state[1].tobytes(), state[2:]
 

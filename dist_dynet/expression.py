@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._ffi import DIM, DTYPE, GRAPH_SHIFT, NULL, calls, fail, fail_in, ffi, lib, nodes, pointer, read, shaped
-from .graph import cg, current_graph
+from .graph import cg, current_graph, make_expressions_by
 from .tensor import Tensor
 
 NO_GRAPH: int = lib.DN_ERROR_NO_GRAPH
@@ -218,7 +218,8 @@ class Expression(calls.Node):
         Zeros for nodes that lead to no parameter, unless it was backward(full=True).
 
         Raises:
-            RuntimeError: no backward() since, or this node was made after the loss.
+            RuntimeError: no backward() since the graph's values were computed (set() and value(recalculate=True) forget them, and the
+                gradients with them); this node was made after the loss; of a parameter, its own gradient was written to since.
         """
         found = _quick_gradient(self)
         if found is not None:
@@ -267,6 +268,9 @@ def expression(handle: int) -> Expression:
     e = Expression()
     e._h = handle
     return e
+
+
+make_expressions_by(expression)
 
 
 def expressions_from(handle: int, n: int) -> list[Expression]:

@@ -136,11 +136,9 @@ class ComputationGraph:
 
     def expression(self, index: int) -> Expression:
         """The expression of a node of this graph, by its index."""
-        from .expression import expression  # a layer up
-
         handle = lib.dn_graph_node(self.number, count(index, "ComputationGraph", "index"))
         self._check(handle)
-        return expression(handle)
+        return _expression_of(handle)
 
     def forward(self, index: int) -> None:
         """Computes all nodes up to this one anew."""
@@ -215,6 +213,15 @@ def graph_of(*handles: int) -> ComputationGraph:
     graph = _graphs.get(number)
     return cg() if graph is None else graph
 _local = threading.local()
+
+
+_expression_of: Callable[[int], Expression]
+
+
+def make_expressions_by(make: Callable[[int], Expression]) -> None:
+    """What makes the expression of a handle: the layer above says so when it is imported."""
+    global _expression_of
+    _expression_of = make
 
 
 def cg() -> ComputationGraph:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -195,6 +193,9 @@ def draw_graph(
         return
     if form not in ("svg", "png", "pdf"):
         raise ValueError(f"draw_graph: the file name must end in .dot, .gv, .svg, .png or .pdf; got {path.name!r}.")
+    import shutil  # here, as few programs run `dot`
+    import subprocess
+
     program = shutil.which("dot")
     if program is None:
         raise RuntimeError(f"draw_graph: a .{form} file needs Graphviz's program `dot`, which is not installed. Write a .dot file instead.")

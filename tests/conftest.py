@@ -1,7 +1,8 @@
 """What all tests share: fixed seeds, printed on failure; a new graph for each test; tests of one build of the C code.
 
 `pytest` runs the float build; test_ops.py starts the double build as a process of its own (DIST_DYNET_DTYPE=float64). Tests marked `float32`
-or `float64` make sense in one of the two only and are not collected in the other.
+or `float64` make sense in one of the two only and are not collected in the other;
+those marked `fast_paths` are not where DIST_DYNET_FAST_PATHS=0.
 """
 
 import random
@@ -12,7 +13,7 @@ import pytest
 from jobs import MPIS
 
 import dist_dynet as dy
-from dist_dynet._ffi import BLAS, DTYPE_NAME, SIMD
+from dist_dynet._ffi import BLAS, DTYPE_NAME, FAST_PATHS, SIMD
 
 
 def pytest_addoption(parser):
@@ -21,6 +22,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "float32: only in the float build")
+    config.addinivalue_line("markers", "fast_paths: only where calls take their fast paths; test_fast_paths.py switches these off")
     config.addinivalue_line("markers", "float64: only in the double build; test_ops.py starts it")
 
 
@@ -30,10 +32,12 @@ def pytest_report_header():
 
 def pytest_collection_modifyitems(config, items):
     other = "float64" if DTYPE_NAME == "float32" else "float32"
-    deselected = [item for item in items if item.get_closest_marker(other)]
+    without = {other} if FAST_PATHS else {other, "fast_paths"}
+    deselected = [item for item in items if any(item.get_closest_marker(mark) for mark in without)]
     if deselected:
         config.hook.pytest_deselected(items=deselected)
-        items[:] = [item for item in items if not item.get_closest_marker(other)]
+        left_out = set(map(id, deselected))
+        items[:] = [item for item in items if id(item) not in left_out]
 
 
 @pytest.fixture

@@ -1,302 +1,384 @@
-"""Programs that try to break the interpreter; test_robustness.py starts them in processes of their own.
+"""Random programs, computed in many ways that must agree: `python tests/fuzz.py --seconds N --seed S`.
 
-    python tests/fuzz.py calls LOG [SEED [N]]      each public function N times with nonsense arguments
-    python tests/fuzz.py programs LOG [SEED [N]]   N random small programs (hypothesis)
+A program (fuzz_programs.py) has operations of all rows of the op table, recurrent builders, cells, checkpoints and reverts,
+set(), recalculation, frozen parameters, updates, and reads values and gradients on the way. It is computed live, in all modes
+of autobatching and in immediate mode; plainly, anew for each reading; once more without fast paths (DIST_DYNET_FAST_PATHS=0),
+which must give the same bits; in several threads at a time, likewise; and row by row beside NumPy. Numbers are float64, in
+every third program float32. Processes of their own compute, so that a crash and a hang are findings, too.
 
-What is about to run is written to LOG first, so that a crash can be told. Any exception but the usual ones ends the program with status 1.
+What is found is made smaller, step by step, as long as it stays wrong, and printed as a program of Python. Status 1: something
+was found. Draws depend on the seed alone: `--seed S --only K` is program K of that seed. Run it with other seeds after changes
+to the tape, to schedules, to backward, or to fast paths.
 """
 
-import functools
-import inspect
+import argparse
+import os
+import pickle
 import random
 import resource
+import select
+import struct
+import subprocess
 import sys
+import tempfile
+import time
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from fuzz_programs import Deck, Mode, drawn, source
 
-import dist_dynet as dy
-
-ALLOWED = (TypeError, ValueError, IndexError, AssertionError, RuntimeError, OverflowError, MemoryError, DeprecationWarning, OSError)
-MEMORY = 3 << 30
-LOG = None
-
-
-def log(text):
-    LOG.seek(0)
-    LOG.truncate()
-    LOG.write(text)
-    LOG.flush()
+HERE = Path(__file__).parent
+PLAIN = Mode(plain=True)
+LIVE = [Mode(0), Mode(1), Mode(2), Mode(3), Mode(2, immediate=True)]
+THREADS = 3
+TOLERANCE = {"float64": 1e-7, "float32": 3e-3}
+"""|a - b| <= tolerance (1 + the greatest |b| of the array)"""
+STARTS = 120
+"""Seconds that a process may take to start."""
+FRESH = 2000
+"""Programs after which a process is replaced: what a finding depends on must be in so many."""
 
 
-def consume(result):
-    """Computes what a call returned, forward and backward, and looks into it."""
-    if isinstance(result, list | tuple):
-        for r in result[:3]:
-            consume(r)
-    elif isinstance(result, dy.Expression):
-        dims, batch = result.dim()
-        if batch * int(np.prod(dims, dtype=object)) > 1 << 22:
-            return
-        result.value()
-        loss = dy.sum_batches(dy.sum_elems(result))
-        loss.backward(full=True)
-        result.gradient()
-        repr(result)
+class CrashError(Exception):
+    """A process ended, or gave no answer in time."""
 
 
-# ---- nonsense arguments ----------------------------------------------------------------------------------------------------------------
+class Worker:
+    """A process that runs programs."""
 
-SKIPPED = {"save", "load", "load_generator", "write_to_textfile", "populate", "populate_from_textfile", "load_param", "load_lookup_param",
-           "draw_graph", "dump_cg", "dump", "GradientCheckError", "NonFiniteError"}  # fmt: skip
-"""Files: tests/test_io_failures.py, tests/test_inspect.py."""
+    def __init__(self, dtype, fast, patience):
+        path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path, "DIST_DYNET_DTYPE": dtype, "DIST_DYNET_FAST_PATHS": str(int(fast)),
+                       "OMP_NUM_THREADS": "1"}  # fmt: skip
+        self._patience, self.programs = patience, 0
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._process = subprocess.Popen([sys.executable, HERE / "fuzz_worker.py"], env=environment, stdin=subprocess.PIPE,
+                                         stdout=subprocess.PIPE, stderr=self._errors, cwd=HERE, bufsize=0)  # fmt: skip
+        self._read(8, STARTS)
 
+    def run(self, requests):
+        """What each (program, mode, threads) has noted; CrashError."""
+        self.programs += 1
+        text = pickle.dumps([(source(program, mode), threads) for program, mode, threads in requests])
+        try:
+            self._process.stdin.write(struct.pack("q", len(text)) + text)
+            return pickle.loads(self._read(struct.unpack("q", self._read(8, self._patience))[0], self._patience))
+        except BrokenPipeError:
+            raise CrashError(self._last_words()) from None
 
-class Odd:
-    """Says that it is a number and a sequence, and is neither."""
+    def _read(self, n, patience):
+        found, end = b"", time.monotonic() + patience
+        while len(found) < n:
+            ready = select.select([self._process.stdout], [], [], max(0, end - time.monotonic()))[0]
+            if not ready:
+                self.close()
+                raise CrashError(f"hangs: no answer within {patience:g} seconds")
+            piece = self._process.stdout.read(n - len(found))
+            if not piece:
+                raise CrashError(self._last_words())
+            found += piece
+        return found
 
-    def __index__(self):
-        raise ValueError("no number")
+    def _last_words(self):
+        status = self._process.wait()
+        self._errors.seek(0)
+        return f"the process ended with status {status}: {self._errors.read()[-1500:].decode(errors='replace')}"
 
-    def __float__(self):
-        raise ValueError("no number")
-
-    def __iter__(self):
-        raise RuntimeError("no sequence")
-
-    def __len__(self):
-        return -1
-
-
-def nonsense(rng):
-    """A fresh list of objects that functions get as arguments, some of them sensible."""
-    dy.renew_cg()
-    stale = dy.inputVector([1, 2])
-    dy.renew_cg()
-    m = dy.ParameterCollection()
-    return [
-        None, True, 0, 1, 2, -1, 3.7, float("nan"), float("inf"), 1 << 31, -(1 << 31), (1 << 31) - 1, 1 << 63, 10**30, "", "a", b"a", [], (),
-        {}, set(), [None], [1, 2], [1, "a"], [[1, 2], [3]], [1 << 31], [-1], [(1 << 31) - 1] * 2, (2, 3), (0, 3), (-1, 2), (1,) * 9, object(),
-        Odd(), int, print, np.zeros(0), np.zeros(3), np.array(2), np.ones((2, 2)), np.array(["a"]), np.array([None]), np.zeros((1,) * 9),
-        np.float32(1), np.int64(2), 1j, dy.scalarInput(1), dy.inputVector([1, 2]), dy.zeros((2, 2)), dy.zeros((2, 3, 4)), dy.zeros(0),
-        dy.zeros((0, 3)), dy.ones(2, batch_size=3), dy.zeros(2, batch_size=0), stale, dy.Expression(), m.add_parameters((2, 2)),
-        m.add_parameters(2), m.add_lookup_parameters((3, 2)), m,
-        [dy.zeros(2), dy.ones(2)], [dy.zeros(2), None], [stale, dy.zeros(2)], [dy.zeros((2, 2)), 3], [m.add_parameters(2)], slice(None),
-        slice(0, 5, 2), slice(-1, 1 << 40), Ellipsis, (slice(1), 0), iter([1, 2]), (x for x in [1]),
-        dy.VanillaLSTMBuilder(1, 2, 2, m).initial_state(),
-    ]  # fmt: skip
-
-
-def blocks(m):
-    """One of each builder and block that is not among the objects by name."""
-    return [
-        dy.SimpleRNNBuilder(1, 2, 2, m), dy.GRUBuilder(1, 2, 2, m), dy.CompactVanillaLSTMBuilder(1, 2, 2, m), dy.CoupledLSTMBuilder(1, 2, 2, m),
-        dy.FastLSTMBuilder(1, 2, 2, m), dy.SparseLSTMBuilder(1, 2, 2, m),
-        dy.ChildSumTreeLSTMBuilder(2, 2, m), dy.BinaryTreeLSTMBuilder(2, 2, m), dy.NaryTreeLSTMBuilder(3, 2, 2, m), dy.StackLSTM(1, 2, 2, m),
-        dy.CRF(m, ["a", "b", "c"], [("a", "b")]), dy.StandardSoftmaxBuilder(2, 3, m), dy.SampledSoftmax(2, 3, m, 2),
-        dy.NoiseContrastiveEstimation(2, 3, m, 2), dy.ClassFactoredSoftmaxBuilder.from_spec((2, [("x", [0, 2]), ("y", [1])], 3, True), m),
-        dy.HierarchicalSoftmaxBuilder.from_spec((2, [(["x"], [0, 2]), (["y", "z"], [1])], 3, True), m),
-        dy.Linear(2, 3, m), dy.MLP([2, 3, 2], m), dy.LayerNorm(2, m), dy.AdditiveAttention(2, 2, 2, m), dy.DotAttention(2, 2, 2, m),
-        dy.MultiHeadAttention(2, 2, m),
-    ]  # fmt: skip
+    def close(self):
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            stream.close()
 
 
-def targets(rng):
-    """(name, function) of everything public, bound to sensible objects."""
-    m = dy.ParameterCollection()
-    objects = {
-        "Expression": dy.inputTensor(np.ones((2, 3)), reusable_expr=True), "vecInput": dy.vecInput(2), "scalarInput": dy.scalarInput(1),
-        "Parameters": m.add_parameters((2, 3)), "LookupParameters": m.add_lookup_parameters((4, 2)), "collection": m,
-        "lookup": m.add_lookup_parameters((4, 2))[1], "pick": dy.pick(dy.inputVector([1, 2, 3]), 1), "graph": dy.cg(),
-        "pick_batch": dy.pick_batch(dy.inputVector([1, 2, 3]), [1, 2]), "loss": dy.pickneglogsoftmax(dy.inputVector([1, 2, 3]), 1),
-        "sgd": dy.SimpleSGDTrainer(m), "adam": dy.AdamTrainer(m), "lstm": dy.VanillaLSTMBuilder(2, 2, 2, m),
-        "state": dy.VanillaLSTMBuilder(1, 2, 2, m).initial_state(), "birnn": dy.BiRNNBuilder(1, 2, 2, m, dy.VanillaLSTMBuilder),
-    }  # fmt: skip
-    objects |= {type(b).__name__: b for b in blocks(m)}
-    tree, stack, crf = dy.ChildSumTreeLSTMBuilder(2, 2, m), dy.StackLSTM(1, 2, 2, m), dy.CRF(m, 3)
-    objects |= {"tree state": tree.node(dy.zeros(2)), "stack state": stack.empty().push(dy.zeros(2)), "sampler": dy.Sampler(4)}
-    for name in ("neg_log_likelihood", "score", "log_partition", "viterbi", "decode"):  # nonsense, but for the emissions
-        yield f"crf.{name} of emissions", functools.partial(getattr(crf, name), dy.zeros((3, 2)))
-    for name in sorted(dy.__all__):
-        if name not in SKIPPED and callable(getattr(dy, name)) and not inspect.isabstract(getattr(dy, name)):
-            yield name, getattr(dy, name)
-    names = ["add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "neg", "getitem", "matmul", "call"]
-    operators = [f"__{name}__" for name in names]
-    for label, o in objects.items():
-        names = [n for n in dir(o) if not n.startswith("_") and n not in SKIPPED] + [n for n in operators if hasattr(o, n)]
-        for name in names:
-            if callable(getattr(o, name)):
-                yield f"{label}.{name}", getattr(o, name)
+class Workers:
+    """A process for each number type, with and without fast paths."""
+
+    def __init__(self, patience):
+        self._patience, self._workers = patience, {}
+        self.before = {}
+        """By kind of process, the programs that it has run."""
+
+    def run(self, kind, program, requests):
+        worker = self._workers.get(kind)
+        if worker is None or worker.programs >= FRESH:
+            self.close(kind)
+            worker = self._workers[kind] = Worker(*kind, self._patience)
+            self.before[kind] = []
+        self.before[kind].append((program, requests))
+        try:
+            return worker.run(requests)
+        except CrashError:
+            self.close(kind)
+            raise
+
+    def close(self, *kinds):
+        for kind in kinds or list(self._workers):
+            worker = self._workers.pop(kind, None)
+            if worker:
+                worker.close()
 
 
-def arguments(f, rng, pool, name):
-    try:
-        parameters = inspect.signature(f).parameters.values()
-    except (TypeError, ValueError):
-        return [rng.choice(pool) for _ in range(rng.randint(0, 3))]
-    n = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
-    required = sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
-    given_ = [rng.choice(pool) for _ in range(rng.randint(required, n))]
-    if "Builder" in name and given_ and isinstance(given_[0], int | float | np.number) and not given_[0] < 4:
-        given_[0] = 2  # two thousand million layers would be made one by one
-    return given_
+class Finding(NamedTuple):
+    """kind: what shrinking keeps. mode, reference: what was compared; None: nothing, it is an error by itself."""
+
+    kind: str
+    dtype: str
+    mode: Mode
+    reference: Mode | None
+    key: tuple
+    got: object
+    want: object
+
+    def words(self):
+        against = "" if self.reference is None else f", beside {self.reference}"
+        return f"{self.kind}: {self.dtype}, {self.mode}{against}\n{' '.join(map(str, self.key))}: {compared(self.got, self.want)}"
 
 
-def calls(seed, n):
-    rng = random.Random(seed)
-    count, raised, unusual = 0, 0, {}
-    for _ in range(n):
-        pool = nonsense(rng)
-        for name, f in list(targets(rng)):
-            args = arguments(f, rng, pool, name)
-            log(f"{name}({', '.join(show(a) for a in args)})")
-            count += 1
-            try:
-                consume(f(*args))
-            except ALLOWED:
-                raised += 1
-            except Exception as error:
-                unusual.setdefault(name, f"{LOG_PATH.read_text()}: {type(error).__name__}: {error}")
-    print(f"{count} calls, {raised} exceptions", *unusual.values(), sep="\n")
-    assert raised > count / 4 and not unusual
+def difference(got, want, exact, tolerance, model=True):
+    """(key, got, want) of the first difference, or None."""
+    for key in sorted(got.keys() | want.keys(), key=str):
+        a, b = got.get(key), want.get(key)
+        if model and a is not None and key[1] == "model":
+            found = unequal(*a, False, tolerance)
+            if found:
+                return (*key, "NumPy"), *found
+        if a is None or b is None:
+            return key, a, b
+        if isinstance(a, tuple) or isinstance(b, tuple):
+            if type(a) is not type(b) or a[0] != b[0] or (exact and a != b):
+                return key, a, b
+        else:
+            found = unequal(a, b, exact, tolerance)
+            if found:
+                return key, *found
+    return None
 
 
-def show(a):
-    try:
-        return f"{type(a).__name__} {a!r}"[:80]
-    except Exception as error:
-        return f"{type(a).__name__} ({error})"
-
-
-# ---- random programs -------------------------------------------------------------------------------------------------------------------
-
-UNARY = ["tanh", "logistic", "rectify", "exp", "log", "square", "abs", "sum_elems", "mean_elems", "sum_batches", "mean_batches", "transpose",
-         "softmax", "log_softmax"]  # fmt: skip
-BINARY = ["cmult", "cdiv", "pow", "colwise_add", "squared_distance", "dot_product", "matmul", "binary_log_loss"]
-LISTS = ["esum", "average", "concatenate", "concatenate_cols", "affine_transform"]
-sizes = st.sampled_from([0, 1, 1, 2, 2, 3, 3, 4, 16, 17, -1, (1 << 31) - 1])
-small = st.sampled_from([0, 1, 2, 3, 4, 16, 17])
-dims = st.lists(small, min_size=1, max_size=4) | st.lists(sizes, min_size=1, max_size=8)
-which = st.integers(0, 30)
-step = st.one_of(
-    st.tuples(st.sampled_from(["zeros", "ones", "random_normal"]), dims, st.sampled_from([1, 1, 1, 2, 3, 0])),
-    st.tuples(st.just("input"), st.lists(small, min_size=1, max_size=3), st.booleans()),
-    st.tuples(st.just("parameter"), st.lists(small, min_size=1, max_size=3)),
-    st.tuples(st.just("lookup"), st.integers(-1, 5)),
-    st.tuples(st.just("lookup_batch"), st.lists(st.integers(0, 4), max_size=3)),
-    st.tuples(st.sampled_from(UNARY), which),
-    st.tuples(st.sampled_from(BINARY), which, which),
-    st.tuples(st.sampled_from(LISTS), st.lists(which, min_size=1, max_size=5)),
-    st.tuples(st.sampled_from(["softmax", "log_softmax"]), which, st.integers(-1, 3)),
-    st.tuples(st.just("pick"), which, st.integers(-1, 4), st.integers(-1, 3)),
-    st.tuples(st.just("pick_batch"), which, st.lists(st.integers(0, 3), max_size=3), st.integers(0, 2)),
-    st.tuples(st.just("pick_range"), which, st.integers(-1, 3), st.integers(0, 5), st.integers(0, 2)),
-    st.tuples(st.just("slice"), which, st.integers(-5, 5), st.integers(-5, 5), st.sampled_from([1, 2, 3, (1 << 31) - 1])),
-    st.tuples(st.just("reshape"), which, st.lists(small, min_size=1, max_size=3), st.sampled_from([1, 2, 3])),
-    st.tuples(st.just("permute"), which, st.permutations([0, 1, 2])),
-    st.tuples(st.just("dropout"), which, st.sampled_from([0.0, 0.5, 1.0])),
-    st.tuples(st.just("pickneglogsoftmax"), which, st.lists(st.integers(0, 3), max_size=3)),
-    st.tuples(st.just("hinge"), which, st.lists(st.integers(0, 3), max_size=3)),
-    st.tuples(st.just("lstm"), st.lists(which, max_size=3)),
-    st.tuples(st.sampled_from(["checkpoint", "revert", "renew", "update", "die"])),
-    st.tuples(st.sampled_from(["value", "backward", "recalculate", "set"]), which),
-)
-
-
-class Run:
-    """One program: its expressions, some of them stale or dead parameters' by and by."""
-
-    def __init__(self):
-        dy.reset_random_seed(1)
-        dy.renew_cg()
-        self.new_model()
-        self.made = [dy.inputVector([1, 2, 3])]
-
-    def new_model(self):
-        self.m = dy.ParameterCollection()
-        self.table = self.m.add_lookup_parameters((4, 3))
-        self.lstm = dy.VanillaLSTMBuilder(2, 3, 3, self.m)
-        self.trainer = dy.AdamTrainer(self.m)
-
-    def at(self, i):
-        return self.made[-1 - i % len(self.made)]
-
-    def do(self, kind, *a):
-        if kind in ("zeros", "ones", "random_normal"):
-            return getattr(dy, kind)(a[0], batch_size=a[1])
-        if kind == "input":
-            return dy.inputTensor(np.ones(a[0]), batched=a[1], reusable_expr=True)
-        if kind == "parameter":
-            return self.m.add_parameters(a[0])
-        if kind == "lookup":
-            return self.table[a[0]]
-        if kind == "lookup_batch":
-            return dy.lookup_batch(self.table, a[0])
-        if kind in LISTS:
-            return getattr(dy, kind)([self.at(i) for i in a[0]])
-        if kind in BINARY:
-            return getattr(dy, kind)(self.at(a[0]), self.at(a[1]))
-        if kind == "slice":
-            return self.at(a[0])[a[1] : a[2] : a[3]]
-        if kind == "permute":
-            return dy.transpose(self.at(a[0]), a[1])
-        if kind == "pickneglogsoftmax":
-            return dy.pickneglogsoftmax_batch(self.at(a[0]), a[1])
-        if kind == "hinge":
-            return dy.hinge_batch(self.at(a[0]), a[1])
-        if kind == "lstm":
-            return self.lstm.initial_state().transduce([self.at(i) for i in a[0]])
-        if kind == "value":
-            return consume(self.at(a[0]))
-        if kind == "recalculate":
-            return self.at(a[0]).value(recalculate=True) and None
-        if kind == "set":
-            return self.at(a[0]).set([1.0, 2, 3]) if hasattr(self.at(a[0]), "set") else None
-        if kind == "backward":
-            return dy.sum_batches(dy.sum_elems(self.at(a[0]))).backward()
-        if kind == "die":
-            return self.new_model()
-        if kind == "update":
-            return self.trainer.update()
-        if kind in ("checkpoint", "revert", "renew"):
-            {"checkpoint": dy.cg_checkpoint, "revert": dy.cg_revert, "renew": dy.renew_cg}[kind]()
+def unequal(a, b, exact, tolerance):
+    """The arrays, if they differ."""
+    if a.shape == b.shape:
+        if exact and (a.tobytes() == b.tobytes() or np.array_equal(a, b, equal_nan=True)):
             return None
-        return getattr(dy, kind)(self.at(a[0]), *a[1:])
+        finite = np.isfinite(b)
+        same = np.array_equal(a[~finite], b[~finite], equal_nan=True) and np.isfinite(a[finite]).all()
+        if not exact and same and np.abs(a[finite] - b[finite]).max(initial=0) <= tolerance * (1 + np.abs(b[finite]).max(initial=0)):
+            return None
+    return a, b
 
 
-def programs(seed, n):
-    seen = {"ok": 0, "error": 0}
+def compared(got, want):
+    """Both in words; of arrays the first numbers that differ."""
+    if isinstance(got, np.ndarray) and isinstance(want, np.ndarray) and got.shape == want.shape:
+        places = np.flatnonzero(~np.isclose(got, want, rtol=1e-9, atol=0, equal_nan=True).ravel())[:4]
+        pairs = ", ".join(f"{got.ravel()[i]!s} at {i}, not {want.ravel()[i]!s}" for i in places)
+        return pairs or "other bits"
+    return f"{got}, not {want}"
 
-    @settings(max_examples=n, deadline=None, database=None, derandomize=seed == 0, suppress_health_check=list(HealthCheck))
-    @given(st.lists(step, min_size=5, max_size=30))
-    def one(program):
-        log("\n".join(map(repr, program)))
-        run = Run()
-        for s in program:
+
+class Plan(NamedTuple):
+    """In which ways one program is computed."""
+
+    dtype: str
+    modes: tuple
+    general: Mode | None
+    threads: Mode | None
+
+
+def planned(draw, program, number):
+    random_ = draw.random()
+    modes = tuple(LIVE if random_ < 0.5 else draw.sample(LIVE, 3))
+    threads = draw.choice(LIVE[:4]) if program.comparable and draw.random() < 0.15 else None
+    return Plan("float32" if number % 3 == 2 else "float64", modes, draw.choice(modes), threads)
+
+
+def finding(workers, program, plan):
+    """What is wrong with a program, or None."""
+    reference = PLAIN if program.comparable else plan.modes[0]
+    modes = [reference, *(mode for mode in plan.modes if mode != reference)]
+    requests = [(program, mode, 0) for mode in modes] + ([(program, plan.threads, 0), (program, plan.threads, THREADS)] if plan.threads else [])
+    try:
+        answers = workers.run((plan.dtype, True), program, requests)
+    except CrashError as crash:
+        return Finding("hang" if "hangs" in str(crash) else "crash", plan.dtype, modes[-1], None, (), str(crash), "an answer")
+    tolerance = TOLERANCE[plan.dtype]
+    for mode, got in zip(modes, answers, strict=False):
+        found = difference(got, answers[0], False, tolerance)
+        if found:
+            return Finding("wrong", plan.dtype, mode, reference, *found)
+    if plan.threads:
+        for got in answers[-1]:
+            found = difference(got, answers[-2], True, 0, False)
+            if found:
+                return Finding("threads", plan.dtype, plan.threads, plan.threads, *found)
+    if plan.general in modes:
+        try:
+            (general,) = workers.run((plan.dtype, False), program, [(program, plan.general, 0)])
+        except CrashError as crash:
+            return Finding("hang" if "hangs" in str(crash) else "crash", plan.dtype, plan.general, None, (), f"without fast paths {crash}", "")
+        found = difference(general, answers[modes.index(plan.general)], True, 0, False)
+        if found:
+            return Finding("general path", plan.dtype, plan.general, plan.general, *found)
+    return None
+
+
+# ---- shrinking -------------------------------------------------------------------------------------------------------------------------
+
+
+def shrunk(still_wrong, program):
+    """As few steps as possible, and as little in them: pieces are taken out as long as still_wrong(program)."""
+    size = max(1, len(program.steps) // 2)
+    while True:
+        at, changed = len(program.steps), False
+        while at > 0:
+            at -= size
+            smaller = program._replace(steps=program.steps[: max(at, 0)] + program.steps[at + size :])
+            if still_wrong(smaller):
+                program, changed = smaller, True
+        if size == 1 and not changed:
+            break
+        size = max(1, size // 2)
+    for k, step in enumerate(program.steps):
+        for rest in simpler(step):
+            smaller = program._replace(steps=(*program.steps[:k], program.steps[k]._replace(rest=rest), *program.steps[k + 1 :]))
+            if still_wrong(smaller):
+                program = smaller
+    return program
+
+
+def simpler(step):
+    """Other contents of a step, which ask for less."""
+    if step.kind == "observe":
+        chosen, backward, first, _ = step.rest
+        yield chosen, "", first, 0
+        for x in chosen:
+            yield (x,), backward, first, 0
+            yield (x,), "backward()" * bool(backward), first, 0
+    if step.kind == "row":
+        k, c, seed, links, parameters, cell = step.rest
+        yield k, c, seed, links, parameters, False
+        yield k, c, seed, (None,) * len(links), parameters, cell
+        yield k, c, seed, links, (False,) * len(parameters), cell
+
+
+HEADER = '''"""{words}"""
+import sys; sys.path.insert(0, {here!r})  # run it with DIST_DYNET_DTYPE={dtype}
+from fuzz_worker import *
+note, gradients = Printed().note, Printed().gradients
+'''
+
+
+def printed(program, found):
+    """A program of Python that shows it."""
+    lines = [text for _, text in source(program, found.mode)]
+    needed = "\n".join(lines)
+    made = {line.split(" = ")[0]: line for line in lines if " = m.add_" in line}
+    unused = [line for name, line in made.items() if name not in needed.replace(line, "")]
+    lines = [line for line in lines if line not in unused and "model(" not in line]
+    return HEADER.format(words=found.words().replace('"""', "'''"), here=str(HERE), dtype=found.dtype) + "\n".join(lines)
+
+
+# ---- the run -----------------------------------------------------------------------------------------------------------------------------
+
+
+class Fuzz:
+    """A run with one seed."""
+
+    def __init__(self, seed, patience):
+        self.seed, self._patience = seed, patience
+        self.workers = Workers(patience)
+        self.deck = Deck(random.Random(f"deck {seed}"))
+        self.count, self.steps, self.rounding = 0, 0, 0
+        self.kinds, self.rows = Counter(), set()
+
+    def next(self):
+        """The next program and how it is computed."""
+        program = drawn(f"{self.seed} {self.count}", self.deck)
+        plan = planned(random.Random(f"plan {self.seed} {self.count}"), program, self.count)
+        self.count += 1
+        self.steps += len(program.steps)
+        self.kinds.update(s.kind for s in program.steps)
+        self.rows |= {s.rest[0] for s in program.steps if s.kind == "row"}
+        return program, plan
+
+    def check(self, program, plan):
+        """What is wrong, made small: (program, finding, whether a process that has just started shows it), or None."""
+        found = finding(self.workers, program, plan)
+        if found is None or (found.kind == "wrong" and plan.dtype == "float32" and self._is_rounding(program, plan)):
+            return None
+        modes = plan.modes if found.reference is None else (found.mode,)
+        general = plan.general if found.reference is None else found.mode if found.kind == "general path" else None
+        only = Plan(found.dtype, modes, general, found.mode if found.kind == "threads" else None)
+        if not program.comparable and found.reference not in only.modes and found.reference is not None:
+            only = only._replace(modes=(found.reference, *only.modes))
+
+        def still_wrong(smaller, like=found):
+            alone = Workers(self._patience)
             try:
-                made = run.do(*s)
-                new = made if isinstance(made, list) else [made] if isinstance(made, dy.Expression) else []
-                run.made += new
-                for e in new:
-                    consume(e)
-                seen["ok"] += 1
-            except ALLOWED as error:
-                seen["error"] += 1
-                if isinstance(error, ValueError) and s[0] in ("matmul", "cmult", "dot_product", "squared_distance", "concatenate"):
-                    assert s[0] in str(error), (s, error)
+                again = finding(alone, smaller, only)
+            finally:
+                alone.close()
+            return again is not None and again.kind == like.kind and (again.got is None) == (like.got is None)
 
-    one()
-    print(seen)
-    assert seen["ok"] > n and seen["error"] > n
+        if not still_wrong(program):
+            return program, found, False
+        quick = Workers(self._patience)
+        try:
+            small = shrunk(lambda p: (again := finding(quick, p, only)) is not None and again.kind == found.kind, program)
+        finally:
+            quick.close()
+        if not still_wrong(small):
+            small = program
+        alone = Workers(self._patience)
+        try:
+            return small, finding(alone, small, only) or found, True
+        finally:
+            alone.close()
+
+    def _is_rounding(self, program, plan):
+        """Whether it is well in double."""
+        self.rounding += 1
+        return finding(self.workers, program, plan._replace(dtype="float64")) is None
+
+
+def seconds_used():
+    """Of processors, by this process and those that it has ended."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, metavar="K", help="program K alone")
+    parser.add_argument("--findings", type=int, default=1, help="after how many to stop")
+    parser.add_argument("--patience", type=float, default=60, help="seconds after which a program hangs")
+    given = parser.parse_args()
+    run, end, findings = Fuzz(given.seed, given.patience), time.monotonic() + given.seconds, 0
+    try:
+        while time.monotonic() < end and findings < given.findings:
+            number = run.count
+            program, plan = run.next()
+            if given.only is not None and number != given.only:
+                continue
+            result = run.check(program, plan)
+            if result:
+                findings += 1
+                small, found, alone = result
+                print(f"# program {number} of seed {given.seed}{'' if alone else ', only after those before it'}, {len(small.steps)} of "
+                      f"{len(program.steps)} steps", printed(small, found), sep="\n", flush=True)  # fmt: skip
+            if given.only is not None:
+                break
+    except KeyboardInterrupt:
+        print("interrupted")
+    finally:
+        run.workers.close()
+    print(f"{run.count} programs, {run.steps} steps, {len(run.rows)} of {len(run.deck.rows)} rows, {seconds_used():.0f} processor seconds, "
+          f"{run.rounding} of float32 looked at again in float64, {findings} findings")  # fmt: skip
+    return 1 if findings else 0
 
 
 if __name__ == "__main__":
-    LOG_PATH = Path(sys.argv[2])
-    LOG = LOG_PATH.open("w")
-    soft = resource.getrlimit(resource.RLIMIT_AS)[1]
-    if "LD_PRELOAD" not in __import__("os").environ:  # the address sanitizer reserves the address space
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, soft))
-    np.seterr(all="ignore")
-    {"calls": calls, "programs": programs}[sys.argv[1]](int((sys.argv[3:4] or ["0"])[0]), int((sys.argv[4:5] or ["40"])[0]))
+    sys.exit(main())

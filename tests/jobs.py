@@ -112,9 +112,9 @@ class Job:
                 os.kill(process, signal.SIGKILL)
 
 
-def run_program(program, *arguments):
+def run_program(program, *arguments, **environment):
     """Runs a program of tests/mpi in one process, without a launcher: a subprocess.CompletedProcess."""
-    return launch(sys.executable, *arguments, program=[PROGRAMS / program])
+    return launch(sys.executable, *arguments, program=[PROGRAMS / program], **environment)
 
 
 def start(ranks, program, *arguments, mpi=HERE_MPI, **environment):

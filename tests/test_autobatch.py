@@ -360,3 +360,24 @@ def test_draws_of_batched_nodes_are_those_of_single_ones(strategy):
         xs = [dy.inputVector([1.0] * 5) for _ in range(30)]
         drawn.append([f(x, 0.5).npvalue() for x in xs for f in (dy.dropout, dy.noise)])
     np.testing.assert_array_equal(*drawn)
+
+
+@pytest.mark.parametrize("autobatching", [0, *STRATEGIES])
+@pytest.mark.parametrize(("use", "words"), [
+    (lambda W, x: dy.tanh(x), range(30)), (lambda W, x: W * x, range(30)), (lambda W, x: W * x, [*range(15)] * 3),
+])  # fmt: skip
+def test_rows_of_nodes_beside_the_loss_do_not_change(model, autobatching, use, words):
+    """They are computed with nodes of the loss; a row with a gradient of zeros would go on with its momentum."""
+    W, E = model.add_parameters((3, 3)), model.add_lookup_parameters((30, 3))
+    trainer = dy.MomentumSGDTrainer(model, 0.5)
+    of_loss = [w for w in set(words) if w % 3]
+    for step in range(2):
+        dy.renew_cg(autobatching=autobatching)
+        nodes = [(w, use(W, E[w])) for w in words]
+        before = E.as_array()
+        loss = dy.esum([dy.sum_elems(y) for w, y in nodes if step == 0 or w in of_loss])
+        dy.forward([y for _, y in nodes])
+        loss.backward()
+        trainer.update()
+        changed = np.flatnonzero((E.as_array() != before).any(axis=1)).tolist()
+        assert changed == (sorted(set(words)) if step == 0 else of_loss)

@@ -151,7 +151,9 @@ class Twice(NodeRun):
 
 
 @pytest.mark.parametrize(("kind", "error", "words"), [
-    (NoStep, ValueError, "gru"), (TwoSteps, AssertionError, "step without the call in C of 1 inputs is not transduce: TwoSteps, see test_b"),
+    (NoStep, ValueError, "gru"),
+    pytest.param(TwoSteps, AssertionError, "step without the call in C of 1 inputs is not transduce: TwoSteps, see test_b",
+                 marks=pytest.mark.fast_paths),
 ])  # fmt: skip
 def test_a_builder_whose_steps_are_wrong_is_reported(kind, error, words, rng):
     _, builder = made(kind)

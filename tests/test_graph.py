@@ -58,6 +58,19 @@ def test_value_read_of_a_parameter_is_kept_and_used_by_later_nodes():
     assert (e * 2).value(recalculate=True) == [10, 12]
 
 
+@pytest.mark.parametrize("view", [lambda w: dy.reshape(w, (1, 2)), lambda w: dy.reshape(dy.reshape(w, (1, 2)), (2,))])
+@pytest.mark.parametrize("read", [dy.Expression.value, dy.Expression.npvalue, dy.Expression.vec_value])
+def test_value_read_of_a_view_of_a_parameter_is_kept(view, read):
+    w = dy.ParameterCollection().add_parameters(2, init=1)
+    e = view(w)
+    before = np.array(read(e)).tolist()
+    w.set_value([5, 6])
+    assert np.array(read(e)).tolist() == before
+    assert np.ravel(e.value(recalculate=True)).tolist() == [5, 6]
+    w.set_value([7, 8])
+    assert np.ravel(read(e)).tolist() == [5, 6]
+
+
 TABLE = np.arange(12.0).reshape(4, 3)
 
 

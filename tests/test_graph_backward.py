@@ -109,6 +109,121 @@ def test_gradient_reads_moved_memory_of_no_chunk():
     assert w.gradient().tolist() == [1] * 1000
 
 
+def shared_matrix():
+    """Three products of one matrix, computed as one, a row of a table, and their sum."""
+    m = dy.ParameterCollection()
+    W, E = m.parameters_from_numpy(np.arange(6.0).reshape(3, 2)), m.add_lookup_parameters((5, 2), init=1)
+    xs = [dy.inputVector([i, 1.0]) for i in range(3)]
+    ys = [W * x for x in (*xs, E[1])]
+    return m, W, E, xs, ys, dy.sum_elems(dy.esum([dy.square(y) for y in ys]))
+
+
+def in_another_thread(f):
+    thread = threading.Thread(target=f)
+    thread.start()
+    thread.join()
+
+
+def reverted(ys):
+    dy.cg_checkpoint()
+    dy.tanh(ys[0]).value()
+    dy.cg_revert()
+
+
+NO_BACKWARD = r"backward\(\) has not been called on this graph since its values were computed"
+# what is done between backward() and gradient(): what inner nodes and the matrix then answer; None: the gradients of that backward
+AFTERWARDS = {
+    "nothing": (lambda s: None, None, None),
+    "set": (lambda s: s[3][0].set([1, 2]), NO_BACKWARD, NO_BACKWARD),
+    "set after all is computed": (lambda s: (s[3][0].set([1, 2]), s[5].value()), NO_BACKWARD, NO_BACKWARD),
+    "recalculate": (lambda s: s[5].value(recalculate=True), NO_BACKWARD, NO_BACKWARD),
+    "recalculate of an inner node": (lambda s: s[4][0].npvalue(recalculate=True), NO_BACKWARD, NO_BACKWARD),
+    "revert": (lambda s: reverted(s[4]), NO_BACKWARD, NO_BACKWARD),
+    "new nodes": (lambda s: dy.esum([s[1] * x for x in s[3]]).value(), None, None),
+    "update": (lambda s: dy.MomentumSGDTrainer(s[0]).update(), None, None),
+    "new values": (lambda s: s[1].set_value(np.ones((3, 2))), None, None),
+    "clear": (lambda s: s[1].clear_gradient(), None, None),
+    "scale": (lambda s: s[1].scale_gradient(10), None, "was added to, scaled, clipped or replaced since backward"),
+    "replaced": (lambda s: s[1].set_gradient(np.ones((3, 2))), None, "was added to, scaled, clipped or replaced since backward"),
+    "another graph": (
+        lambda s: in_another_thread(lambda: dy.sum_elems(s[1] * dy.ones(2)).backward()), None,
+        "was added to, scaled, clipped or replaced since backward",
+    ),
+    "the same again": (lambda s: s[5].backward(), None, None),
+}  # fmt: skip
+
+
+def clipped_by_value(s):
+    trainer = dy.SimpleSGDTrainer(s[0])
+    trainer.set_clip_value(0.001)
+    trainer.update()
+
+
+AFTERWARDS["clip"] = (clipped_by_value, None, "was added to, scaled, clipped or replaced since backward")
+
+
+@pytest.mark.parametrize("autobatching", [0, 1, 2])
+@pytest.mark.parametrize("afterwards", AFTERWARDS)
+def test_gradient_is_that_of_the_last_backward_or_an_error(afterwards, autobatching):
+    act, of_nodes, of_matrix = AFTERWARDS[afterwards]
+    dy.renew_cg(autobatching=autobatching)
+    s = shared_matrix()
+    _, W, _, xs, ys, loss = s
+    loss.backward()
+    expected = [2 * y.npvalue() for y in ys]
+    matrix = sum(np.outer(g, x) for g, x in zip(expected, [*(x.npvalue() for x in xs), np.ones(2)], strict=True))
+    act(s)
+    for node, error, right in [*((y, of_nodes, g) for y, g in zip(ys, expected, strict=True)), (W, of_matrix, matrix)]:
+        if error is None:
+            close(node.gradient(), right)
+        else:
+            with pytest.raises(RuntimeError, match=error):
+                node.gradient()
+
+
+def test_gradient_after_a_backward_of_another_root_is_of_that():
+    _, W, _, xs, ys, loss = shared_matrix()
+    loss.backward()
+    dy.sum_elems(ys[1]).backward()
+    assert [y.gradient().tolist() for y in ys] == [[0] * 3, [1] * 3, [0] * 3, [0] * 3]
+    assert W.gradient().tolist() == [[1, 1]] * 3
+    loss.backward()
+    xs[1].set([5, 6])
+    dy.sum_elems(ys[3]).backward()
+    assert [y.gradient().tolist() for y in ys] == [[0] * 3] * 3 + [[1] * 3]
+    assert W.gradient().tolist() == [[1, 1]] * 3
+
+
+@pytest.mark.parametrize("act", ["set", "renew", "revert", "again"])
+def test_backward_that_loses_its_values_midway_leaves_no_gradients(act):
+    from dist_dynet.expression import watchers
+
+    class Interrupts:
+        def look(self):
+            steps.append({"set": lambda: x.set([1, 2]), "renew": dy.renew_cg, "revert": dy.cg_revert, "again": lambda: y.value(True)}[act]())
+
+    steps = []
+    m = dy.ParameterCollection()
+    w, last = m.add_parameters(1_000_000, init=1), m.add_parameters(2, init=1)
+    dy.cg_checkpoint()
+    x = dy.inputVector([3, 4])
+    y = dy.dot_product(last, x)
+    z = dy.cmult(w, w)
+    for _ in range(40):
+        z = dy.cmult(z, w)
+    loss = dy.sum_elems(z) + y
+    loss.forward()
+    interrupts = Interrupts()
+    watchers.add(interrupts)
+    try:
+        with pytest.raises(RuntimeError, match=r"renewed, reverted or set anew meanwhile|Stale"):
+            loss.backward()
+    finally:
+        watchers.discard(interrupts)
+    assert len(steps) == 1
+    assert not w.has_gradient() and not last.has_gradient()
+
+
 # ---- what backward() refuses -----------------------------------------------------------------------------------------------------------
 
 

@@ -160,13 +160,13 @@ def test_missing_file_and_folder_cannot_be_read(tmp_path):
 class Full:
     """A parameter whose numbers cannot be fetched."""
 
-    def __init__(self, error):
-        self.error = error
+    def __init__(self, root, error):
+        self._root, self.error = root, error
 
     def name(self):
         return "/full"
 
-    def storage(self):
+    def _values(self):
         raise self.error
 
 
@@ -186,7 +186,7 @@ def test_failed_save_leaves_the_old_file(fails, append, tmp_path, monkeypatch):
         resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, limits[1]))
     else:
         expected, cause = (MemoryError, False) if fails == "memory" else (KeyboardInterrupt, False)
-        monkeypatch.setattr(big, "lookup_parameters_list", lambda: [Full(expected())])
+        monkeypatch.setattr(big, "lookup_parameters_list", lambda: [Full(big._root, expected())])
     try:
         with pytest.raises(expected) as info:
             big.save(path, append=append)

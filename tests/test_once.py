@@ -189,3 +189,20 @@ def test_distinct_rows_and_revert():
     close(again.value(), 2 * want)
     again.backward()
     assert np.any(xs[0].gradient())
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("autobatching", [0, *BATCHED])
+def test_rows_of_a_frozen_table_have_no_gradient(autobatching, when):
+    net = Net()
+    if when == "before":
+        net.E.set_updated(False)
+    dy.renew_cg(autobatching=autobatching)
+    rows = [net.E[w] for w in WORDS] + [net.F[t] for t in TAGS]
+    loss = dy.esum([dy.squared_norm(net.one(x)) for x in rows])
+    loss.value()
+    net.E.set_updated(False)
+    loss.backward()
+    assert not any(x.gradient().any() for x in rows[: len(WORDS)])
+    assert all(x.gradient().any() for x in rows[len(WORDS) :])
+    assert not net.E.grad_as_array().any() and net.F.grad_as_array().any()

@@ -115,3 +115,53 @@ def test_checkout_of_another_version_says_how_to_compile(checkout):
     assert job.returncode == 1
     words = f"must be compiled; got sources alone, in {folder / 'dist_dynet'}. To compile them in place: pip install -e {folder}. "
     assert words in job.stderr and "another version" in job.stderr, job.stderr
+
+
+# ---- what an import brings -------------------------------------------------------------------------------------------------------------
+
+NOT_IMPORTED = {
+    *("argparse", "csv", "dataclasses", "decimal", "email", "fractions", "hashlib", "hmac", "importlib.metadata", "json", "logging"),
+    *("multiprocessing", "pickle", "pickletools", "random", "safetensors", "secrets", "shutil", "socket", "ssl", "subprocess", "tempfile"),
+    *("unittest", "zipfile", "mpi4py", "scipy_openblas32", "numpy.random", "numpy.testing"),
+    *(f"dist_dynet.{name}" for name in ("checking", "cli", "compat", "inspection", "io", "nonfinite", "parallel")),
+}
+"""What few programs need, and what costs more to import than the package itself. NumPy may bring some of it."""
+
+
+def test_import_brings_nothing_that_most_programs_do_not_need():
+    code = """
+import sys, numpy
+before = set(sys.modules)
+import dist_dynet
+print(*set(sys.modules) - before)
+"""
+    imported = set(output_of(code).split())
+    assert "dist_dynet.expression" in imported
+    assert not imported & NOT_IMPORTED
+
+
+def test_names_that_are_imported_later_are_there_like_all_others():
+    code = """
+import dist_dynet as dy
+later = {name for names in dy._LATER.values() for name in names}
+print(later <= set(dy.__all__), set(dy.__all__) <= set(dir(dy)), set(dy._LATER) <= set(dir(dy)), not later & set(vars(dy)))
+modules = {module: getattr(dy, module) for module in dy._LATER if module != "parallel"}
+print(all(getattr(dy, name) is getattr(modules[module], name) for module in modules for name in dy._LATER[module]))
+from dist_dynet import *
+print(save is dy.io.save, later <= set(globals()) and later <= set(vars(dy)))
+"""
+    assert output_of(code) == "True True True True\nTrue\nTrue True\n"
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_blas_starts_no_more_threads_than_it_is_to_use(threads):
+    # NumPy may bring threads of a library of its own
+    code = """
+import numpy, os
+names = "OPENBLAS_NUM_THREADS" in os.environ
+before = len(os.listdir("/proc/self/task"))
+import dist_dynet
+print(len(os.listdir("/proc/self/task")) - before, ("OPENBLAS_NUM_THREADS" in os.environ) is names)
+"""
+    started, is_as_before = output_of(code, DIST_DYNET_THREADS=threads).split()
+    assert int(started) <= int(threads) - 1 and is_as_before == "True"

@@ -3,7 +3,9 @@
 How long: half a minute for each MPI.
 """
 
+import copy
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -18,7 +20,7 @@ import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet.parallel import _launcher
 from dist_dynet.parallel.exchange import merge_ranges
-from dist_dynet.parallel.sampling import divide, last_step
+from dist_dynet.parallel.sampling import divide
 
 # ---- one process -----------------------------------------------------------------------------------------------------------------------
 
@@ -168,14 +170,21 @@ def test_shard_takes_sequences_and_whole_numbers():
             parallel.shard(data, batch_size=2)
 
 
-def test_shard_tells_the_size_of_the_present_batch():
-    sizes = [(len(batch), last_step().count) for batch in parallel.shard("abcde", batch_size=3)]
-    assert sizes == [(3, 3), (2, 2)]
-    for _ in parallel.shard("abcde", batch_size=3):
-        break
-    assert (
-        last_step() is None
-    )  # what comes after the loop is not weighed like its last batch; a list(shard(...)) does not weigh all steps like its last
+def test_batches_know_what_they_are_part_of():
+    batches = list(parallel.shard("abcde", batch_size=3, shuffle=False, epoch=2))
+    assert [(batch, batch.n, batch.total, batch.epoch, batch.step) for batch in batches] == [
+        (["a", "b", "c"], 3, 3, 2, 0),
+        (["d", "e"], 2, 2, 2, 1),
+    ]
+    first = batches[0]
+    assert all(type(copied) is list for copied in (copy.copy(first), copy.deepcopy(first), pickle.loads(pickle.dumps(first)), first[:]))
+    first.n = 7
+    assert (first.n, first.total, first.is_weighted) == (7, None, True)
+    for bad in (-1, float("nan")):
+        with pytest.raises(ValueError, match=r"^batch.n must be a number, 0 or more; got"):
+            first.n = bad
+    weighted = [(batch.n, batch.total) for batch in parallel.shard([[1], [2, 3], [4]], batch_size=2, shuffle=False, weight=len)]
+    assert weighted == [(3, 3), (1, 1)]
 
 
 def test_ranges_are_cut_at_chunks_gaps_and_foreign_parameters():
@@ -223,14 +232,16 @@ def test_weights_are_checked():
     for bad in (-1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="weight must be a number, 0 or more"):
             trainer.update(bad)
-    with pytest.raises(ValueError, match='exactly if average="weighted"'):
+    with pytest.raises(ValueError, match='average="weighted" needs a weight; got none'):
         trainer.update()
+    with pytest.raises(TypeError, match=r"^update: the weight must be a number or a batch of shard\(\); got 'x'"):
+        trainer.update("x")
     trainer.update(0)
     assert w.as_array() == [1]  # counts for nothing, and is forgotten
     trainer.update(3)
     assert w.as_array() == [1]
-    with pytest.raises(ValueError, match='exactly if average="weighted"'):
-        one_weight()[1].update(2)
+    with pytest.raises(ValueError, match='average="sum" nothing is weighted; got weight 2'):
+        one_weight("sum")[1].update(2)
     with pytest.raises(ValueError, match="average must be mean, weighted or sum; got 'median'"):
         one_weight("median")
     with pytest.raises(TypeError, match="takes a trainer such as"):

@@ -176,3 +176,12 @@ def test_other_numbers_of_hosts_and_ranks(layout, what):
 def test_without_room_on_a_host_mpi_takes_over():
     status, output, _ = on_hosts("aab", "hosts.py", "no_room")
     assert status == 0 and output.count("gradients are exchanged by MPI instead of shared memory") == 1 and "ok" in output.splitlines()
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize(("how", "begins"), [("mean", True), ("shard", True), ("batch", True), ("number", False)])
+def test_gradients_leave_during_backward_where_their_weight_is_known(how, begins):
+    status, output, _ = on_hosts("ab", "weighted_early.py", how)
+    early, again = map(int, output.split())
+    assert status == 0 and again == 0 and (early > 10) is begins, output

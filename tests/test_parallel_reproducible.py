@@ -152,7 +152,7 @@ def test_draws_depend_on_step_and_micro_batch_only():
 @pytest.mark.parametrize("average", ["mean", "weighted", "sum"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_result_is_that_of_whole_batches(average, accumulate):
-    """With losses as `average` says: micro-batches, of several steps too, add up to what one process does with all their examples."""
+    """With losses as `average` says: micro-batches add up to what one process does with whole batches, of several steps too."""
     results = []
     for micro_batches in (None, 3):
         dy.reset_random_seed(3)
@@ -160,15 +160,14 @@ def test_result_is_that_of_whole_batches(average, accumulate):
         W, table = model.add_parameters((3, 4)), model.add_lookup_parameters((7, 4))
         inner = dy.AdamTrainer(model, 0.05)
         inner.set_clip_threshold(0.7)
-        steps = accumulate if micro_batches else 1
-        trainer = parallel.DistributedTrainer(inner, average, reproducible=micro_batches is not None, accumulate=steps)
+        trainer = parallel.DistributedTrainer(inner, average, reproducible=micro_batches is not None, accumulate=accumulate)
         for _ in range(4):
-            for batch in parallel.shard(range(14), batch_size=7 * accumulate // steps, micro_batches=micro_batches):
+            for batch in parallel.shard(range(14), batch_size=7, micro_batches=micro_batches):
                 dy.renew_cg()
                 weight = sum(1.0 + x % 3 for x in batch)
                 if batch:
                     losses = [dy.pickneglogsoftmax(W * table[x % 7], x % 3) * (1.0 + x % 3 if average == "weighted" else 1) for x in batch]
-                    divisor = {"mean": len(batch), "weighted": weight, "sum": accumulate // steps}[average]
+                    divisor = {"mean": len(batch), "weighted": weight, "sum": 1}[average]
                     (dy.esum(losses) / divisor).backward()
                 trainer.update(*([weight] if average == "weighted" else []))
         assert trainer.updates == 8 // accumulate

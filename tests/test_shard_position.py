@@ -80,13 +80,10 @@ def test_shard_tells_listeners_of_each_step():
     heard = []
 
     class Listener:
-        def step_begins(self):
-            heard.append(("begins", batches.position))
-
         def step_ends(self):
             heard.append(("ends", batches.position, batches.epoch))
 
     batches = shard(drop_last=True)
     batches.listen(Listener())
     list(batches)
-    assert heard == [("begins", 0), ("ends", 1, 0), ("begins", 1), ("ends", 2, 0)]
+    assert heard == [("ends", 1, 0), ("ends", 2, 0)]

@@ -123,6 +123,73 @@ def test_masks_that_are_drawn_by_hand_count_for_all_that_share_them():
         assert not np.array_equal(state.add_input(xs[1]).output().npvalue(), before)
 
 
+def dropping(kind, dynet, rates, way, steps):
+    """What a network gives that drops: all states, the size of the graph, gradients. `way` is called with each state that a run begins with."""
+    m, builder, _ = network(kind)
+    table = m.lookup_parameters_from_numpy(np.random.default_rng(5).normal(size=(4, SIZE)))
+    dy.reset_random_seed(7)
+    dy.renew_cg()
+    numbers = np.random.default_rng(1).normal(size=(SIZE, 3))
+    results, losses = [], []
+    for x in (dy.inputVector(numbers[:, 0]), dy.inputTensor(numbers, batched=True), table[1]):
+        start = [[dy.inputVector(row) for row in np.random.default_rng(2).normal(size=(len(builder.initial_state().add_input(x).s()), SIZE))]]
+        for vectors in (None, *start):
+            state = builder.initial_state(vectors)
+            way(state)
+            for i in range(steps):
+                builder.dropout_x, builder.dropout_h = rates[i % len(rates)]
+                state = state.add_input(x)
+                results += [e.npvalue() for e in (*state.s(), state.output())]
+            losses.append(dy.squared_norm(dy.sum_batches(state.output())))
+    dy.esum(losses).backward()
+    return [*results, len(dy.cg()), *(p.grad_as_array() for p in m.parameters_list()), table.grad_as_array()]
+
+
+@pytest.mark.parametrize("rates", [[(0.5, 0.3)], [(0.0, 0.4)], [(0.6, 0.0)], [(1.0, 1.0)], [(0.3, 0.3), (0, 0), (0.0, 0.5), (1, 0)]])
+@pytest.mark.parametrize("dynet", [False, True], ids=["", "dynet"])
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_steps_that_drop_make_the_same_nodes_as_in_python(kind, dynet, rates):
+    def by_python(state):
+        state._run.call = None  # add_input() then leaves all to Run.step()
+
+    _random.use_dynet_order(dynet)
+    try:
+        ours, general = (dropping(kind, dynet, rates, way, 4) for way in (lambda state: None, by_python))
+        assert len(ours) == len(general)
+        for a, b in zip(ours, general, strict=True):
+            np.testing.assert_array_equal(a, b)
+    finally:
+        _random.use_dynet_order(False)
+
+
+@pytest.mark.fast_paths
+@pytest.mark.parametrize("kind", [dy.SimpleRNNBuilder, dy.GRUBuilder, dy.VanillaLSTMBuilder, dy.CoupledLSTMBuilder])
+def test_steps_that_drop_do_not_call_python(kind, monkeypatch):
+    _m, builder, xs = network(kind)
+    builder.set_dropout(0.5)
+    state = builder.initial_state()
+    monkeypatch.setattr(type(state._run), "step", lambda *arguments: pytest.fail("Run.step() was called"))
+    assert len(stepped(state, xs)) == len(xs)
+
+
+@pytest.mark.parametrize("dynet", [False, True], ids=["", "dynet"])
+@pytest.mark.parametrize("kind", [kind for kind in BUILDERS if kind is not dy.FastLSTMBuilder])  # which drops nothing
+def test_rates_that_cannot_be_are_errors(kind, dynet):
+    _random.use_dynet_order(dynet)
+    try:
+        _m, builder, _xs = network(kind)
+        for rate in (1.5, -0.5, float("nan")):
+            for name in ("dropout_x", "dropout_h") if kind is not dy.GRUBuilder else ("dropout_x",):
+                builder.disable_dropout()
+                setattr(builder, name, rate)
+                dy.renew_cg()
+                x = dy.inputVector([1] * SIZE)
+                with pytest.raises(ValueError, match=r"rate|probability"):
+                    builder.initial_state().add_input(x)
+    finally:
+        _random.use_dynet_order(False)
+
+
 def test_forget_bias_and_update_are_those_of_the_sequence():
     m, builder, xs = network(dy.VanillaLSTMBuilder)
     first = builder.initial_state()

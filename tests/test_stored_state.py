@@ -100,3 +100,24 @@ def test_moving_average_goes_on(decay):
         with pytest.raises(ValueError, match=r"^MovingAverage: "):
             averages[0].load_state(wrong)
     assert equal(averages[0].state(), state)
+
+
+def test_reading_a_table_with_decay_changes_nothing():
+    def trained(read):
+        m = dy.ParameterCollection()
+        table = m.lookup_parameters_from_numpy(np.random.default_rng(3).random((4, 3)))
+        trainer = dy.SimpleSGDTrainer(m, 0.1)
+        m.set_weight_decay_lambda(0.01)
+        for i in range(5):
+            dy.renew_cg()
+            dy.sum_elems(dy.square(table[i % 2])).backward()
+            trainer.update()
+            read(table)
+        return table.as_array()
+
+    def reads(table):
+        array = table.as_array()
+        assert np.array_equal(table.rows_as_array([2, 3]), array[2:])
+        assert np.array_equal(table.row_as_array(1), array[1])
+
+    assert np.array_equal(trained(reads), trained(lambda table: None))

@@ -121,6 +121,152 @@ def test_collection_grows_while_another_thread_computes_with_it():
     assert together(compute, grow)[0] > 0
 
 
+# ---- reading parameters while another thread trains them ------------------------------------------------------------------------------
+
+BESIDES = """
+import sys, tempfile, threading, numpy as np, dist_dynet as dy
+done, counts, wrong = threading.Event(), {}, []
+def besides(train, readings, rounds):
+    "Runs readings, by name, in threads of their own while train(i) runs; RuntimeErrors with a message are counted as errors."
+    def read(name, f):
+        kinds = counts.setdefault(name, {"read": 0, "error": 0})
+        while not done.is_set():
+            try:
+                f()
+                kinds["read"] += 1
+            except RuntimeError as error:
+                kinds["error"] += 1
+                if "another thread" not in str(error): wrong.append(f"{name}: {error}")
+            except Exception as error:
+                wrong.append(f"{name}: {type(error).__name__}: {error}")
+                return
+    threads = [threading.Thread(target=read, args=item) for item in readings.items()]
+    for t in threads: t.start()
+    try:
+        i = 0
+        while i < rounds or (i < 100 * rounds and not all(kinds["read"] + kinds["error"] for kinds in counts.values())):
+            train(i)
+            i += 1
+    finally:
+        done.set()
+        for t in threads: t.join()
+    print("alive", len(readings) == len(counts) and all(kinds["read"] + kinds["error"] for kinds in counts.values()), sorted(set(wrong))[:5])
+"""
+
+
+def test_gradients_read_while_another_thread_trains():
+    # tables get their first gradients again and again, so that the memory of these moves
+    code = BESIDES + """
+m = dy.ParameterCollection()
+W, tables = m.add_parameters((64, 64)), [m.add_lookup_parameters((500, 64))]
+trainer = dy.AdamTrainer(m)
+def train(i):
+    if i % 5 == 0: tables.append(m.add_lookup_parameters((500, 64)))
+    dy.renew_cg()
+    row = lambda k: W * tables[-1][(k * 7) % 500]
+    dy.sum_elems(dy.esum([row(k) for k in range(4 + 97 * (i % 5))])).backward()
+    if i % 3 == 2: trainer.update()
+def touched():
+    E = tables[-1]
+    assert E.touched_gradients().shape[1:] == (64,) and (E.touched_rows() < 500).all()
+besides(train, {
+    "rows_grad_as_array": lambda: tables[-1].rows_grad_as_array([1, 7, 14, 21, 499]).sum(),
+    "row_grad_as_array": lambda: tables[-1].row_grad_as_array(7).sum(),
+    "grad_as_array": lambda: (tables[-1].grad_as_array().sum(), W.grad_as_array().sum()),
+    "touched": touched,
+    "gradient_norm": lambda: trainer.gradient_norm(),
+}, 400)
+"""
+    assert output_of(code) == "alive True []\n"
+
+
+def test_values_read_while_another_thread_updates_are_of_one_moment():
+    # all numbers of all parameters are equal at any moment between two updates
+    code = BESIDES + """
+from pathlib import Path
+m = dy.ParameterCollection()
+W, V, E = m.add_parameters((300, 1000), init=0), m.add_parameters((1000, 300), init=0), m.add_lookup_parameters((300, 1000), init=0)
+trainer = dy.SimpleSGDTrainer(m, 1.0)
+trainer.set_sparse_updates(False)
+trainer.set_clip_threshold(0)
+ones = np.ones((300, 1000))
+def train(i):
+    if i % 4 == 3:
+        W.set_value(np.full((300, 1000), i)); V.set_value(np.full((1000, 300), i)); E.init_from_array(np.full((300, 1000), i))
+        return
+    for p in (W, E): p.set_gradient(ones)
+    V.set_gradient(ones.T)
+    trainer.update()
+def same(*arrays):
+    for a in arrays:
+        if np.min(a) != np.max(a): wrong.append(f"{sys._getframe(1).f_code.co_name}: mixed")
+def values():
+    dy.renew_cg()
+    same((W + 1).npvalue())
+def parameter():
+    dy.renew_cg()
+    same(W.npvalue())
+def view():
+    dy.renew_cg()
+    same(dy.reshape(W, (300000,)).npvalue())
+def product():
+    dy.renew_cg()
+    same((W * V).npvalue())
+def rows():
+    dy.renew_cg()
+    same(dy.lookup_batch(E, list(range(300))).npvalue())
+def table():
+    dy.renew_cg()
+    same(E.npvalue())
+def arrays():
+    same(W.as_array()); same(V.as_array()); same(E.as_array()); same(E.rows_as_array(range(0, 300, 7))); same(E.row_as_array(5))
+folder = tempfile.mkdtemp()
+def whole(n):
+    same(*(p.as_array() for p in n.parameters_list())); same(*(p.as_array() for p in n.lookup_parameters_list()))
+def safetensors():
+    dy.save_safetensors(m, folder + "/m.safetensors")
+    n = dy.ParameterCollection(); n.add_parameters((300, 1000)); n.add_parameters((1000, 300)); n.add_lookup_parameters((300, 1000))
+    dy.load_safetensors(n, folder + "/m.safetensors"); whole(n)
+def copies():
+    import copy
+    whole(copy.deepcopy(m))
+def smaller_saves():
+    W.save(folder + "/w.txt")
+    w = dy.ParameterCollection().add_parameters((300, 1000))
+    w.populate(folder + "/w.txt", "/_0")
+    same(w.as_array())
+readings = [values, parameter, view, product, rows, table, arrays, safetensors, copies, smaller_saves]
+besides(train, {f.__name__: f for f in readings}, 200)
+"""
+    assert output_of(code) == "alive True []\n"
+
+
+def test_backward_whose_parameters_another_thread_updates_midway_is_an_error():
+    from dist_dynet.expression import watchers
+
+    m = dy.ParameterCollection()
+    w = m.add_parameters(1_000_000, init=1)
+    trainer = dy.SimpleSGDTrainer(m)
+    z = w
+    for _ in range(40):
+        z = dy.cmult(z, w)
+    loss = dy.sum_elems(z)
+    loss.forward()
+
+    class Updates:
+        def look(self):
+            together(trainer.update)
+
+    updates = Updates()
+    watchers.add(updates)
+    try:
+        with pytest.raises(RuntimeError, match="backward: parameters were changed after the values"):
+            loss.backward()
+    finally:
+        watchers.discard(updates)
+    assert not w.has_gradient()
+
+
 # ---- a graph that belongs to another thread --------------------------------------------------------------------------------------------
 
 USES = {

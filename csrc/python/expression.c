@@ -13,6 +13,31 @@
 const dn_node_calls *dn__calls;
 _Thread_local int dn__current = -1;
 
+/* ---- the switch of the fast paths ---------------------------------------------------------------------------------------------------- */
+
+static int switched_off;
+static int64_t declined[DN_DECLINING_COUNT];
+
+int dn__declines(enum dn_declining which) {
+    declined[which] += switched_off;
+    return switched_off;
+}
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#define DECLINED_int DN_LONG_WAY
+#define DECLINED_int64_t NOT_TAKEN
+#define DECLINING_CALL(result, name, params, args) \
+    static result declining_##name params { \
+        dn__declines(DN_DECLINING_##name); \
+        return DECLINED_##result; \
+    }
+DN_NODE_CALLS(DECLINING_CALL)
+#pragma GCC diagnostic pop
+
+#define DECLINING_FIELD(result, name, params, args) .name = declining_##name,
+static dn_node_calls declining = {DN_NODE_CALLS(DECLINING_FIELD)};
+
 /* ---- the base of Expression ---------------------------------------------------------------------------------------------------------- */
 
 PyTypeObject *dn__node_type;
@@ -103,9 +128,10 @@ static PyObject *operate(int k, PyObject *left, PyObject *right) {
     const int64_t x = handle_of(left), y = handle_of(right);
     double number, a, b;
     if (!operators[k].maker) return PyErr_Format(PyExc_RuntimeError, "this operator has no operation");
-    if (x >= 0 && y >= 0) return made(operators[k].maker, dn__node2(operators[k].maker->op, x, y), 2, args);
-    if (x >= 0 && real(right, &number) && as_scale_shift(k, 0, number, &a, &b)) return scaled(left, a, b);
-    if (y >= 0 && real(left, &number) && as_scale_shift(k, 1, number, &a, &b)) return scaled(right, a, b);
+    const int declines = dn__declines(DN_DECLINING_operate);
+    if (!declines && x >= 0 && y >= 0) return made(operators[k].maker, dn__node2(operators[k].maker->op, x, y), 2, args);
+    if (!declines && x >= 0 && real(right, &number) && as_scale_shift(k, 0, number, &a, &b)) return scaled(left, a, b);
+    if (!declines && y >= 0 && real(left, &number) && as_scale_shift(k, 1, number, &a, &b)) return scaled(right, a, b);
     if (is_node(left)) return dn__other_way(operators[k].maker, NOT_TAKEN, 2, args);
     return PyObject_CallFunctionObjArgs(operators[k].reflected, right, left, NULL);
 }
@@ -163,11 +189,32 @@ static PyObject *positive(PyObject *x) {
 
 /* ---- the module ---------------------------------------------------------------------------------------------------------------------- */
 
-static PyObject *bind(PyObject *module, PyObject *address) {
+/* bind(address of the calls, whether the fast paths are taken) */
+static PyObject *bind(PyObject *module, PyObject *const *args, Py_ssize_t n_args) {
     (void)module;
-    dn__calls = PyLong_AsVoidPtr(address);
+    if (!counted(n_args, 2)) return NULL;
+    dn__calls = PyLong_AsVoidPtr(args[0]);
     if (PyErr_Occurred()) return NULL;
+    switched_off = args[1] == Py_False;
+    if (switched_off) {
+        declining.graph_version = dn__calls->graph_version; /* which graph is the current one is asked on all paths */
+        dn__calls = &declining;
+    }
     Py_RETURN_NONE;
+}
+
+/* How often each of what can decline has done so, by name. */
+static PyObject *get_declined(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+#define DECLINED_NAME(result, name, params, args) #name,
+    static const char *const of_each[] = {DN_DECLINING(DECLINED_NAME)};
+    PyObject *counts = PyDict_New();
+    for (int i = 0; counts && i < DN_DECLINING_COUNT; i++) {
+        PyObject *count = PyLong_FromLongLong(declined[i]);
+        if (!count || PyDict_SetItemString(counts, of_each[i], count)) Py_CLEAR(counts);
+        Py_XDECREF(count);
+    }
+    return counts;
 }
 
 static PyObject *set_current(PyObject *module, PyObject *graph) {
@@ -246,7 +293,8 @@ static PyObject *set_subscript(PyObject *module, PyObject *args) {
 }
 
 static PyMethodDef functions[] = {
-    {"bind", bind, METH_O, NULL},
+    {"bind", DN_FAST(bind)},
+    {"declined", get_declined, METH_NOARGS, NULL},
     {"set_current", set_current, METH_O, NULL},
     {"current", get_current, METH_NOARGS, NULL},
     {"this_graph", get_this_graph, METH_NOARGS, NULL},
@@ -254,6 +302,7 @@ static PyMethodDef functions[] = {
     {"call", dn__call, METH_VARARGS, NULL},
     {"operator", set_operator, METH_VARARGS, NULL},
     {"subscript", set_subscript, METH_VARARGS, NULL},
+    {"dropping", dn__set_dropping, METH_VARARGS, NULL},
     {"consecutive", DN_FAST(consecutive)},
     {"quick_node", DN_FAST(dn__quick_node)},
     {"all_whole", dn__all_whole, METH_O, NULL},
@@ -277,7 +326,7 @@ PyMODINIT_FUNC PyInit__expression(void) {
     PyObject *module = PyModule_Create(&definition);
     dn__node_type = (PyTypeObject *)PyType_FromSpec(&node_spec);
     if (!module || !dn__node_type || !dn__new_maker_type() || PyModule_AddFunctions(module, dn__value_functions) ||
-        dn__add_states(module) || PyModule_AddIntMacro(module, NOT_TAKEN) ||
+        dn__add_states(module) || PyModule_AddIntMacro(module, NOT_TAKEN) || PyModule_AddObject(module, "KINDS", dn__kinds()) ||
         PyModule_AddObject(module, "Node", (PyObject *)dn__node_type)) return NULL;
     Py_INCREF(dn__node_type); /* one reference is the module's, one ours */
     return module;

@@ -17,8 +17,18 @@ typedef struct { PyObject_HEAD int op; PyTypeObject *cls; PyObject *otherwise; }
 extern PyTypeObject *dn__maker_type;
 enum { NOT_TAKEN = -1000 };
 
-/* The calls of the number type in use. */
+/* The calls of the number type in use. With the fast paths switched off each of them declines: NOT_TAKEN, or DN_LONG_WAY where it returns an
+ * int. All that makes, reads or sets a node here goes through them; what does not asks dn__declines(). */
 extern const dn_node_calls *dn__calls;
+/* What can decline, by name: the calls, and what works without one. */
+#define DN_DECLINING(X) DN_NODE_CALLS(X) X(int, all_whole, , ) X(int, again, , ) X(int, operate, , )
+enum dn_declining {
+#define DN_DECLINING_NUMBER(result, name, params, args) DN_DECLINING_##name,
+    DN_DECLINING(DN_DECLINING_NUMBER) DN_DECLINING_COUNT
+#undef DN_DECLINING_NUMBER
+};
+/* Whether the fast paths are switched off; counts how often it was so for this one. */
+int dn__declines(enum dn_declining which);
 /* Which graph is a thread's is decided in graph.py; it is kept here because asking there costs as much as making a node. Negative: none. */
 extern _Thread_local int dn__current;
 
@@ -33,6 +43,7 @@ PyObject *dn__nodes_from(PyTypeObject *cls, int64_t first, Py_ssize_t n);
 PyObject *dn__other_way(const Maker *m, int64_t code, Py_ssize_t n, PyObject *const *args);
 /* call(), quick_node() and all_whole() of the module. */
 PyObject *dn__call(PyObject *module, PyObject *args);
+PyObject *dn__kinds(void); /* the names of what call() makes */
 PyObject *dn__quick_node(PyObject *module, PyObject *const *args, Py_ssize_t n_args);
 PyObject *dn__all_whole(PyObject *module, PyObject *from);
 /* A node's handle, or an error: node_parts() of C, or node_many() where parts is 0. Parameters alone belong to no graph: then the node is made
@@ -49,6 +60,8 @@ double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n);
 /* states.c */
 /* Puts the bases of RNNState and Run into the module; -1: an exception is set. */
 int dn__add_states(PyObject *module);
+/* dropping(ops cmult, dropout, random_bernoulli) of the module: what masks, and a step that drops something, are made of. */
+PyObject *dn__set_dropping(PyObject *module, PyObject *args);
 
 /* values.c */
 /* The functions of the module that read and set values. */

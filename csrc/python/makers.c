@@ -218,7 +218,7 @@ static PyObject *of_list_with_int(PyObject *self, PyObject *const *args, Py_ssiz
 PyObject *dn__all_whole(PyObject *module, PyObject *from) {
     (void)module;
     int number;
-    const Py_ssize_t n = length(from);
+    const Py_ssize_t n = dn__declines(DN_DECLINING_all_whole) ? -1 : length(from);
     Py_ssize_t i = 0;
     while (i < n && whole(item(from, i), &number)) i++;
     return PyBool_FromLong(i == n && (n || PyList_CheckExact(from) || PyTuple_CheckExact(from)));
@@ -373,6 +373,17 @@ static PyMethodDef kinds[] = {
     {"source", DN_FAST(source)}, {"tensor", DN_FAST(tensor)}, {"row", DN_FAST(row)}, {"rows", DN_FAST(rows)},
     {NULL, NULL, 0, NULL},
 };
+
+PyObject *dn__kinds(void) {
+    const Py_ssize_t n = (Py_ssize_t)(sizeof kinds / sizeof *kinds) - 1;
+    PyObject *names = PyTuple_New(n);
+    for (Py_ssize_t i = 0; names && i < n; i++) {
+        PyObject *name = PyUnicode_FromString(kinds[i].ml_name);
+        if (name) PyTuple_SetItem(names, i, name);
+        else Py_CLEAR(names);
+    }
+    return names;
+}
 
 /* call(kind, op, cls, otherwise): the built-in function of this kind */
 PyObject *dn__call(PyObject *module, PyObject *args) {

@@ -1,7 +1,8 @@
 /* The bases of RNNState and Run (dist_dynet/nn/state.py): a state of a recurrent network, and the sequence that it belongs to.
  *
- * add_input() makes a node for each layer and the state after it in one call, and so do transduce() and add_inputs() of a list, where a layer
- * is one operation and drops nothing. Whatever else can happen goes to the sequence's methods in Python. */
+ * add_input() makes a node for each layer and the state after it in one call, dropout included, and so do transduce() and add_inputs() of a
+ * list where nothing is dropped. This is where a layer is one operation. Whatever else can happen goes to the sequence's
+ * methods in Python. */
 #include "expression.h"
 
 #include <stddef.h>
@@ -9,14 +10,15 @@
 #include <string.h>
 #include <structmember.h>
 
-enum { MOST_WEIGHTS = 13 };
+enum { MOST_WEIGHTS = 13, MOST_MASKS = 3 };
 
 /* call: of the kind "outputs", made with the operation of a layer; none: step() and its like do all. weights: of each layer, its handles as
- * bytes. fixed: the next sequence of the builder has the same ones. The rest is explained in state.py. */
+ * bytes. rates: of each mask, the name of the builder's attribute that says how much it drops; None: nothing. fixed: the next sequence of the builder has the same ones. The rest is explained in state.py. */
 typedef struct {
     PyObject_HEAD
-    PyObject *builder, *call, *handles, *weights, *reals, *masks, *start, *last;
+    PyObject *builder, *call, *handles, *weights, *reals, *rates, *masks, *start, *last;
     int64_t graph;
+    int input_dim, hidden_dim;
     char update, fixed, has_cells, drops_each_step;
 } Run;
 static PyTypeObject *run_type;
@@ -28,7 +30,8 @@ typedef struct {
     char follow;
 } State;
 
-static struct { PyObject *step, *later_cells, *dropout_x, *dropout_h, *hidden_dim; } names;
+static struct { PyObject *step, *later_cells, *dropout_x; } names;
+static struct { int cmult, dropout, bernoulli; } ops;
 
 static int given(PyObject *o) { return o && o != Py_None; }
 static Py_ssize_t count(PyObject *o) { return o ? length(o) : 0; }
@@ -40,29 +43,106 @@ static PyObject *or_none(PyObject *o) {
 
 /* ---- a step -------------------------------------------------------------------------------------------------------------------------- */
 
-static int is_zero(PyObject *builder, PyObject *rate) {
-    double value = 1;
-    PyObject *found = PyObject_GetAttr(builder, rate);
+/* What a step drops. */
+typedef struct {
+    PyObject *masks;            /* of each layer a tuple: of x, then of parts of the state; NULL: none */
+    double rates[MOST_MASKS];   /* of these; 0: the mask is not used */
+    double rate;                /* of what is drawn for this step alone */
+} Dropped;
+
+/* A rate of the builder; negative: it is not for the quick way. */
+static double rate_of(const Run *run, PyObject *name) {
+    double rate = -1;
+    if (name == Py_None) return 0;
+    PyObject *found = PyObject_GetAttr(run->builder, name);
     if (!found) PyErr_Clear();
-    const int result = found && real(found, &value) && value == 0;
+    else if (!real(found, &rate)) rate = -1;
     Py_XDECREF(found);
-    return result;
+    return rate;
 }
 
-/* Whether this step drops nothing; the first one decides it for a sequence whose masks are drawn once. */
-static int drops_nothing(Run *run) {
+/* The rates of masks: 1, some are not 0; 0, none; negative: it is not for the quick way. */
+static int find_rates(const Run *run, Dropped *d) {
+    const Py_ssize_t n = count(run->rates);
+    int some = 0;
+    for (Py_ssize_t k = 0; k < n && k < MOST_MASKS; k++) {
+        if (!((d->rates[k] = rate_of(run, item(run->rates, k))) >= 0)) return -1;
+        some |= d->rates[k] > 0;
+    }
+    return n > MOST_MASKS ? -1 : some;
+}
+
+/* A mask as Run.draw_masks() draws it; NULL: it cannot be made. */
+static PyObject *drawn_mask(const Maker *m, int size, int batch, double rate) {
+    const int ints[] = {batch, size};
+    const double keep = 1.0f - (float)rate, reals[] = {keep, keep > 0 ? 1 / keep : 0};
+    const int64_t handle = dn__calls->leaf(dn__current, ops.bernoulli, 2, ints, 2, reals);
+    return handle < 0 ? NULL : dn__new_node(m->cls, handle);
+}
+
+/* Draws the masks of all layers for the batch size of x; 0: it is not for the quick way, or an exception is set. */
+static int draw_masks(const Maker *m, Run *run, int64_t x, const double *rates) {
+    const Py_ssize_t n = count(run->rates), layers = count(run->weights);
+    dn_dim dim;
+    int good = x >= 0 && dn__current >= 0 && !dn__calls->node_dim(x, &dim);
+    for (Py_ssize_t layer = 0; good && layer < layers; layer++) {
+        PyObject *masks = PyTuple_New(n);
+        for (Py_ssize_t k = 0; masks && k < n; k++) {
+            const int is_drawn = rates[k] > 0 || given(run->start); /* in DyNet's order those of rate 0 are, too */
+            const int size = k || layer ? run->hidden_dim : run->input_dim;
+            PyObject *mask = is_drawn ? drawn_mask(m, size, dim.batch, rates[k]) : or_none(NULL);
+            if (mask) PyTuple_SetItem(masks, k, mask);
+            else Py_CLEAR(masks);
+        }
+        good = masks && !PyList_Append(run->masks, masks);
+        Py_XDECREF(masks);
+    }
+    if (!good) PyList_SetSlice(run->masks, 0, PyList_Size(run->masks), NULL);
+    return good;
+}
+
+/* What a step drops, the first of which is over x; that one decides it for a sequence whose masks are drawn once, in DyNet's order each by
+ * itself. 0: it is not for the quick way, or an exception is set. */
+static int find_dropped(const Maker *m, Run *run, int64_t x, Dropped *d) {
+    *d = (Dropped){0};
     if (!run->masks || !PyList_CheckExact(run->masks) || !given(run->builder)) return 0;
-    const int each_step = run->drops_each_step || given(run->start), undecided = !PyList_Size(run->masks);
-    if (!each_step && !undecided) return PyList_GetItem(run->masks, 0) == Py_None;
-    if (!is_zero(run->builder, names.dropout_x) || !is_zero(run->builder, names.dropout_h)) return 0;
-    return each_step || !PyList_Append(run->masks, Py_None);
+    if (run->drops_each_step) return (d->rate = rate_of(run, names.dropout_x)) >= 0;
+    const int are_drawn = PyList_Size(run->masks) > 0;
+    if (given(run->start) || !are_drawn) {
+        const int some = find_rates(run, d);
+        if (some > 0) d->masks = run->masks;
+        if (some) return some > 0 && (are_drawn || draw_masks(m, run, x, d->rates));
+        return given(run->start) || !PyList_Append(run->masks, Py_None);
+    }
+    if (PyList_GetItem(run->masks, 0) == Py_None) return 1;
+    for (int k = 0; k < MOST_MASKS; k++) d->rates[k] = 1; /* all that are there are used, whatever the rates have become */
+    d->masks = run->masks;
+    return 1;
 }
 
-/* The operation of a layer where the quick way can go on from this state; else NULL. */
-static const Maker *quick(const State *before) {
+/* The operation of a layer where the quick way can go on from this state with x (negative: with a list), and what is dropped; else NULL. */
+static const Maker *quick(const State *before, int64_t x, Dropped *d) {
     Run *run = (Run *)before->run;
     const Maker *m = given(run->call) && PyCFunction_Check(run->call) ? (const Maker *)PyCFunction_GetSelf(run->call) : NULL;
-    return m && Py_IS_TYPE(m, dn__maker_type) && run->reals && count(run->weights) && drops_nothing(run) ? m : NULL;
+    return m && Py_IS_TYPE(m, dn__maker_type) && run->reals && count(run->weights) && find_dropped(m, run, x, d) ? m : NULL;
+}
+
+/* x as a layer reads it, and the masks of its state put after the n handles that are there, with their options; *n = 0: it is not for the quick
+ * way. */
+static int64_t drop(const Dropped *d, Py_ssize_t layer, int64_t x, int64_t *handles, int *n, int *options) {
+    if (d->rate > 0) x = dn__node1_real(ops.dropout, x, d->rate, 0);
+    PyObject *masks = d->masks && layer < PyList_Size(d->masks) ? PyList_GetItem(d->masks, layer) : NULL;
+    if (d->masks && (!masks || !PyTuple_CheckExact(masks) || PyTuple_Size(masks) > MOST_MASKS)) *n = 0;
+    for (Py_ssize_t k = 0; masks && *n && k < PyTuple_Size(masks); k++) {
+        PyObject *mask = PyTuple_GetItem(masks, k);
+        if (mask == Py_None || d->rates[k] == 0) continue;
+        const int64_t handle = handle_of(mask);
+        if (handle < 0) *n = 0;
+        else if (!k) x = dn__node2(ops.cmult, x, handle);
+        else handles[(*n)++] = handle, *options |= k == 1 ? DN_SEQUENCE_H_MASK : DN_SEQUENCE_C_MASK;
+    }
+    if (x < 0) *n = 0;
+    return x;
 }
 
 /* The first handles of a layer's node: its weights and the state before; how many, 0: it is not for the quick way. */
@@ -85,17 +165,17 @@ static int before_x(const State *before, Py_ssize_t layer, int64_t handles[MOST_
 static int options_of(const State *before) { return DN_SEQUENCE_LIST | (given(before->h) ? DN_SEQUENCE_STATE : 0); }
 
 /* The h of each layer after x; NULL: it is not for the quick way, or an exception is set. */
-static PyObject *h_after(const Maker *m, const State *before, int64_t x) {
+static PyObject *h_after(const Maker *m, const Dropped *d, const State *before, int64_t x) {
     const Run *run = (const Run *)before->run;
     const Py_ssize_t layers = count(run->weights);
-    const int ints[] = {1, options_of(before)};
-    int64_t handles[MOST_WEIGHTS + 3];
+    int64_t handles[MOST_WEIGHTS + 2 + MOST_MASKS];
     double few[64];
     Py_ssize_t n_reals;
     double *reals = dn__numbers(run->reals, few, &n_reals);
     PyObject *h = reals ? PyTuple_New(layers) : NULL;
     for (Py_ssize_t layer = 0; h && layer < layers; layer++) {
-        const int n = before_x(before, layer, handles);
+        int n = before_x(before, layer, handles), ints[] = {1, options_of(before)};
+        if (n) x = drop(d, layer, x, handles, &n, &ints[1]);
         handles[n] = x;
         x = n ? dn__node(m->op, n + 1, handles, 2, ints, (int)n_reals, reals, 1 + run->has_cells) : -1;
         PyObject *node = x < 0 ? NULL : dn__new_node(m->cls, x);
@@ -119,6 +199,12 @@ static State *state_after(PyObject *before, PyObject *h) {
     return after;
 }
 
+/* What a network gives that drops anew at each step; NULL: it is not for the quick way, or an exception is set. */
+static PyObject *dropped_output(const Maker *m, const State *after, double rate) {
+    const int64_t handle = dn__node1_real(ops.dropout, handle_of(item(after->h, count(after->h) - 1)), rate, 0);
+    return handle < 0 ? NULL : dn__new_node(m->cls, handle);
+}
+
 static void note_last(Run *run, State *state) {
     if (!given(run->start)) return;
     PyObject *before = run->last;
@@ -136,8 +222,10 @@ static PyObject *add_input(PyObject *self, PyObject *const *args, Py_ssize_t n_a
     PyObject *x = args[0];
     Run *run = (Run *)before->run;
     const int64_t handle = handle_of(x);
-    const Maker *m = handle < 0 ? NULL : quick(before);
-    State *after = m ? state_after(self, h_after(m, before, handle)) : NULL;
+    Dropped d;
+    const Maker *m = handle < 0 ? NULL : quick(before, handle, &d);
+    State *after = m ? state_after(self, h_after(m, &d, before, handle)) : NULL;
+    if (after && d.rate > 0 && !(after->output = dropped_output(m, after, d.rate))) Py_CLEAR(after);
     if (!after) return PyErr_Occurred() ? NULL : PyObject_CallMethodObjArgs(before->run, names.step, self, x, NULL);
     after->follow = run->has_cells;
     note_last(run, after);
@@ -147,7 +235,7 @@ static PyObject *add_input(PyObject *self, PyObject *const *args, Py_ssize_t n_a
 /* ---- a list of inputs ---------------------------------------------------------------------------------------------------------------- */
 
 /* The nodes of all layers over a list of expressions: of each layer the node and the first of its outputs h. 0: it is not for the quick way. */
-static int layers_over(const Maker *m, const State *before, PyObject *xs, int size, int64_t *owners, int64_t *first) {
+static int layers_over(const Maker *m, const State *before, PyObject *xs, int64_t *owners, int64_t *first) {
     const Run *run = (const Run *)before->run;
     const Py_ssize_t n = length(xs), layers = count(run->weights);
     const int ints[] = {(int)n, options_of(before)};
@@ -160,7 +248,7 @@ static int layers_over(const Maker *m, const State *before, PyObject *xs, int si
         int good = begin > 0;
         for (Py_ssize_t t = 0; good && t < n; t++) good = (handles[begin + t] = layer ? first[layer - 1] + t : handle_of(item(xs, t))) >= 0;
         owners[layer] = good ? dn__node(m->op, begin + (int)n, handles, 2, ints, (int)n_reals, reals, 0) : -1;
-        first[layer] = owners[layer] < 0 ? -1 : dn__calls->parts(owners[layer], 0, (int)n, size);
+        first[layer] = owners[layer] < 0 ? -1 : dn__calls->parts(owners[layer], 0, (int)n, run->hidden_dim);
         if (first[layer] < 0) break;
     }
     if (handles != few) free(handles);
@@ -201,15 +289,11 @@ static PyObject *over_list(PyObject *self, PyObject *xs, int states) {
     const Run *run = (const Run *)before->run;
     const Py_ssize_t n = PyList_CheckExact(xs) ? PyList_Size(xs) : 0, layers = count(run->weights);
     int64_t few[16], *owners = layers <= 8 ? few : malloc(2 * (size_t)layers * sizeof *owners), *first = owners + layers;
-    int size = 0;
     PyObject *result = NULL;
-    const Maker *m = owners && n && n < INT32_MAX / 2 && !given(run->start) ? quick(before) : NULL;
-    if (m) {
-        PyObject *hidden = PyObject_GetAttr(run->builder, names.hidden_dim);
-        if (hidden && whole(hidden, &size) && layers_over(m, before, xs, size, owners, first))
-            result = states ? states_over(m, self, n, layers, owners, first) : dn__nodes_from(m->cls, first[layers - 1], n);
-        Py_XDECREF(hidden);
-    }
+    Dropped d;
+    const Maker *m = owners && n && n < INT32_MAX / 2 && !given(run->start) ? quick(before, -1, &d) : NULL;
+    if (m && !d.masks && d.rate == 0 && layers_over(m, before, xs, owners, first))
+        result = states ? states_over(m, self, n, layers, owners, first) : dn__nodes_from(m->cls, first[layers - 1], n);
     if (owners != few) free(owners);
     return result || PyErr_Occurred() ? result : or_none(NULL);
 }
@@ -223,7 +307,7 @@ static PyObject *quick_states(PyObject *self, PyObject *xs) { return over_list(s
 static PyObject *again(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
     const Run *run = (const Run *)self;
     if (!counted(n_args, 2)) return NULL;
-    if (!run->fixed || !run->reals || dn__current < 0 || args[0] != (run->update ? Py_True : Py_False)) return or_none(NULL);
+    if (dn__declines(DN_DECLINING_again) || !run->fixed || !run->reals || dn__current < 0 || args[0] != (run->update ? Py_True : Py_False)) return or_none(NULL);
     const int same = PyObject_RichCompareBool(run->reals, args[1], Py_EQ);
     if (same < 1) return same < 0 ? NULL : or_none(NULL);
     Run *next = (Run *)PyType_GenericAlloc(Py_TYPE(self), 0);
@@ -232,8 +316,8 @@ static PyObject *again(PyObject *self, PyObject *const *args, Py_ssize_t n_args)
         return NULL;
     }
     next->builder = or_none(run->builder), next->call = or_none(run->call), next->handles = or_none(run->handles);
-    next->weights = or_none(run->weights), next->reals = or_none(run->reals);
-    next->graph = this_graph();
+    next->weights = or_none(run->weights), next->reals = or_none(run->reals), next->rates = or_none(run->rates);
+    next->graph = this_graph(), next->input_dim = run->input_dim, next->hidden_dim = run->hidden_dim;
     next->update = run->update, next->fixed = run->fixed, next->has_cells = run->has_cells, next->drops_each_step = run->drops_each_step;
     return (PyObject *)next;
 }
@@ -344,9 +428,10 @@ static void run_dealloc(PyObject *o) {
 #define PART(type, name) {#name, T_OBJECT, offsetof(type, name), 0, NULL}
 #define PRIVATE_PART(name) {"_" #name, T_OBJECT, offsetof(State, name), 0, NULL}
 static PyMemberDef run_members[] = {
-    PART(Run, builder), PART(Run, call), PART(Run, handles), PART(Run, weights), PART(Run, reals), PART(Run, masks),
+    PART(Run, builder), PART(Run, call), PART(Run, handles), PART(Run, weights), PART(Run, reals), PART(Run, rates), PART(Run, masks),
     PART(Run, start), PART(Run, last),
-    {"graph", T_LONGLONG, offsetof(Run, graph), 0, NULL}, {"update", T_BOOL, offsetof(Run, update), 0, NULL},
+    {"graph", T_LONGLONG, offsetof(Run, graph), 0, NULL}, {"input_dim", T_INT, offsetof(Run, input_dim), 0, NULL},
+    {"hidden_dim", T_INT, offsetof(Run, hidden_dim), 0, NULL}, {"update", T_BOOL, offsetof(Run, update), 0, NULL},
     {"fixed", T_BOOL, offsetof(Run, fixed), 0, NULL}, {"has_cells", T_BOOL, offsetof(Run, has_cells), 0, NULL},
     {"drops_each_step", T_BOOL, offsetof(Run, drops_each_step), 0, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -382,13 +467,18 @@ enum { FLAGS = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC };
 static PyType_Spec run_spec = {"dist_dynet._expression.Run", sizeof(Run), 0, FLAGS, run_slots};
 static PyType_Spec state_spec = {"dist_dynet._expression.State", sizeof(State), 0, FLAGS, state_slots};
 
+PyObject *dn__set_dropping(PyObject *module, PyObject *args) {
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iii", &ops.cmult, &ops.dropout, &ops.bernoulli)) return NULL;
+    Py_RETURN_NONE;
+}
+
 int dn__add_states(PyObject *module) {
     names.step = PyUnicode_InternFromString("step"), names.later_cells = PyUnicode_InternFromString("_later_cells");
-    names.hidden_dim = PyUnicode_InternFromString("hidden_dim");
-    names.dropout_x = PyUnicode_InternFromString("dropout_x"), names.dropout_h = PyUnicode_InternFromString("dropout_h");
+    names.dropout_x = PyUnicode_InternFromString("dropout_x");
     run_type = (PyTypeObject *)PyType_FromSpec(&run_spec);
     PyObject *state_type = PyType_FromSpec(&state_spec);
-    if (!names.step || !names.later_cells || !names.dropout_x || !names.dropout_h || !names.hidden_dim || !run_type || !state_type) return -1;
+    if (!names.step || !names.later_cells || !names.dropout_x || !run_type || !state_type) return -1;
     Py_INCREF(run_type); /* one reference is the module's, one ours */
     return PyModule_AddObject(module, "Run", (PyObject *)run_type) || PyModule_AddObject(module, "State", state_type) ? -1 : 0;
 }

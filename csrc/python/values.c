@@ -145,7 +145,7 @@ static PyObject *quick_backward(PyObject *module, PyObject *x) {
 /* A new graph in the place of the current one; False: ask the longer way. */
 static PyObject *quick_renew(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
-    return PyBool_FromLong(dn__current >= 0 && dn__calls->renew(dn__current) >= 0);
+    return PyBool_FromLong(dn__current >= 0 && !dn__calls->renew(dn__current));
 }
 
 PyMethodDef dn__value_functions[] = {

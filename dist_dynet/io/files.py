@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
@@ -75,7 +74,7 @@ class _Draft:
         if exists and not target.is_file():
             self.file = target.open("ab" if append else "wb", BUFFER)
             return self.file
-        self.temporary = temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}.tmp")  # before Ctrl-C can follow on open()
+        self.temporary = temporary = target.with_name(f".{target.name[:40]}.{os.urandom(6).hex()}.tmp")  # before Ctrl-C can follow on open()
         self.file = temporary.open("x+b", BUFFER)
         if exists:
             temporary.chmod(stat.S_IMODE(target.stat().st_mode))

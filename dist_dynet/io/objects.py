@@ -21,6 +21,7 @@ from typing import Any, ClassVar, cast
 
 from ..expression import Expression
 from ..params.collection import ParameterCollection
+from ..params.copying import unchanged
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
 from ..settings import say
 from . import pickles, text
@@ -210,7 +211,8 @@ def save(basename: FileName, objects: Iterable[Any]) -> None:
     if not isinstance(objects, Iterable) or isinstance(objects, Parameters | LookupParameters | str | bytes):
         raise TypeError(f"save: objects must be a list of parameters and builders; got {type(objects).__name__}. Write save(name, [x]).")
     described = [_described(thing) for thing in objects]
-    with atomic_writes([_path(basename, ".data"), _path(basename, ".meta")]) as (data, meta):
+    roots = {parameter._root for _, entries in described for _, parameter in entries}
+    with atomic_writes([_path(basename, ".data"), _path(basename, ".meta")]) as (data, meta), unchanged(roots, "save"):
         for record, entries in described:
             meta.write(record)
             for key, parameter in entries:
@@ -279,7 +281,7 @@ def load_generator(basename: FileName, params: ParameterCollection, allow_pickle
 def _load_parameter(
     params: ParameterCollection, file: text.ModelFile, entries: list[text.Entry], at: int, kind: str, name: str
 ) -> tuple[AnyParameter, int]:
-    entry = text.find(file, _KINDS[kind], name, entries[at:] + entries[:at])
+    entry = text.find(file, _KINDS[kind] is LookupParameters, name, entries[at:] + entries[:at])
     return text.new_parameter(params, file, entry), entry.number + 1
 
 

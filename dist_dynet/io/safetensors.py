@@ -12,14 +12,17 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._ffi import DTYPE
 from .._random_state import random_state, set_random_state
 from ..params.collection import ParameterCollection
+from ..params.copying import unchanged
 from ..params.parameters import AnyParameter
 from ..trainers import Trainer
 from .files import FileName, atomic_write, unreadable
@@ -88,7 +91,8 @@ def save_safetensors(
     for key, value in texts.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"save_safetensors: metadata must be texts by name; got {key!r}: {value!r}. Use json.dumps().")
-    arrays: Arrays = {name: p._shaped(p.storage()) for name, p in collection.named_parameters().items()}
+    with unchanged([collection._root], "save_safetensors"):
+        arrays: Arrays = {name: p._shaped(p._values()) for name, p in collection.named_parameters().items()}
     if trainer is not None:
         arrays |= {_TRAINER + name: array for name, array in trainer.state().items()}
     if random:
@@ -287,14 +291,14 @@ class _File:
 
     def fill(self, parameter: AnyParameter, key: str) -> None:
         """Gives a parameter its values."""
-        storage = parameter.storage()
-        shaped = parameter._shaped(storage)
-        if shaped.flags.c_contiguous and storage.size and self.entries[key].dtype == storage.dtype:
-            self._read(key, 0, storage.data.cast("B"))
+        values = np.empty(prod(parameter.shape()), DTYPE)
+        shaped = parameter._shaped(values)
+        if shaped.flags.c_contiguous and values.size and self.entries[key].dtype == DTYPE:
+            self._read(key, 0, values.data.cast("B"))
         else:
             shaped[...] = self.array(key)
+        parameter._write(values)
         parameter.clear_gradient()
-        parameter.changed()
 
 
 def _checksums(name: str, texts: dict[str, str]) -> dict[str, int]:

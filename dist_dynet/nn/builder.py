@@ -34,6 +34,8 @@ class RecurrentBuilder(Owner):
     _has_cells: ClassVar[bool] = False
     _drops_each_step: ClassVar[bool] = False
     """Whether dropout is drawn anew at each step, by _fresh_rate()."""
+    _mask_rates: ClassVar[tuple[str | None, ...]] = ("dropout_x", "dropout_h")
+    """The attributes that are the rates of the masks that a sequence holds: of the input, then of parts of the state. None: drops nothing."""
     _fixed_weights: ClassVar[bool] = True
     """Whether _node_weights() are the same in each sequence."""
     _op: ClassVar[int]
@@ -70,15 +72,15 @@ class RecurrentBuilder(Owner):
 
     def _fresh_rate(self) -> float:
         """The rate of dropout that is drawn anew at each step, for the input of each layer and for the output."""
-        return 0.0
+        return self.dropout_x if self._drops_each_step else 0.0
 
     def _weights(self, parameters: list[Expression]) -> list[Expression]:
         """What `_cell` gets of a layer's parameters, once per sequence."""
         return parameters
 
     def _rates(self) -> tuple[float, ...]:
-        """The rates of the masks that a sequence holds: of the input, then of parts of the state."""
-        return self.dropout_x, self.dropout_h
+        """The rates of the masks that a sequence holds."""
+        return tuple(getattr(self, name) if name else 0.0 for name in self._mask_rates)
 
     @property
     def spec(self) -> tuple[Any, ...]:

@@ -171,6 +171,7 @@ class CoupledLSTMBuilder(RecurrentBuilder):
     _has_cells: ClassVar[bool] = True
     _op: ClassVar[int] = OPS["coupled_lstm"]
     _peephole_columns: ClassVar[int] = 0
+    _mask_rates: ClassVar[tuple[str | None, ...]] = ("dropout_x", "dropout_h", "dropout_h")
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
         add, h = self._collection.add_parameters, self.hidden_dim
@@ -180,9 +181,6 @@ class CoupledLSTMBuilder(RecurrentBuilder):
             result += [add((h, self._peephole_columns or h))] if peephole else []
             result.append(add(h, init=0))
         return tuple(result)
-
-    def _rates(self) -> tuple[float, ...]:
-        return self.dropout_x, self.dropout_h, self.dropout_h
 
 
 class FastLSTMBuilder(CoupledLSTMBuilder):
@@ -202,9 +200,7 @@ class FastLSTMBuilder(CoupledLSTMBuilder):
     _subcollection: ClassVar[str] = "fast-lstm-builder"
     _op: ClassVar[int] = OPS["fast_lstm"]
     _peephole_columns: ClassVar[int] = 1
-
-    def _rates(self) -> tuple[float, ...]:
-        return 0.0, 0.0, 0.0
+    _mask_rates: ClassVar[tuple[str | None, ...]] = (None, None, None)
 
     def _node_weights(self, handles: list[list[int]]) -> list[list[int]]:
         return [[h for i, h in enumerate(layer) if i not in (2, 6)] for layer in handles]  # without Wic and Woc

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._ffi import calls, fail, lib
+from .._ffi import OPS, calls, fail, lib
 from ..expression import Expression, expression, expressions_from, resolved
 from ..ops import cmult, concatenate_to_batch, dropout, inputTensor, pick_batch_elems, zeros
 from ..ops._nodes import many_node, node_parts, not_expression
@@ -19,6 +19,7 @@ from .state import LayerMasks, RNNState, Run, parts
 _STATE, _H_MASK, _C_MASK = lib.DN_SEQUENCE_STATE, lib.DN_SEQUENCE_H_MASK, lib.DN_SEQUENCE_C_MASK
 _ONE_STEP, _ONE_STEP_ON = (1, LIST), (1, LIST | _STATE)
 """The whole numbers of a node of one step, without and with a state before it."""
+calls.dropping(OPS["cmult"], OPS["dropout"], OPS["random_bernoulli"])
 
 
 @functools.cache
@@ -43,8 +44,9 @@ class NodeRun(Run):
     def __init__(self, builder: Any, update: bool, masks: list[Any] | None = None) -> None:
         super().__init__(builder, update, masks)
         self.weights = [array("q", layer).tobytes() for layer in builder._node_weights(self.handles)]
-        self.reals = builder._reals()
+        self.reals, self.rates = builder._reals(), builder._mask_rates
         self.call = _call_of(builder._op)
+        self.input_dim, self.hidden_dim = builder.input_dim, builder.hidden_dim
         self.fixed, self.has_cells, self.drops_each_step = builder._fixed_weights, builder._has_cells, builder._drops_each_step
 
     def _node(self, layer: int, xs: Inputs, state: RNNState, masks: LayerMasks, options: int = 0) -> int:

@@ -73,6 +73,7 @@ class GRUBuilder(RecurrentBuilder):
 
     _subcollection: ClassVar[str] = "gru-builder"
     _drops_each_step: ClassVar[bool] = True
+    _mask_rates: ClassVar[tuple[str | None, ...]] = ()
     _op: ClassVar[int] = OPS["gru"]
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
@@ -87,9 +88,3 @@ class GRUBuilder(RecurrentBuilder):
             ValueError: a rate outside of [0, 1].
         """
         super().set_dropout(f)
-
-    def _rates(self) -> tuple[float, ...]:
-        return ()
-
-    def _fresh_rate(self) -> float:
-        return self.dropout_x

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from .._ffi import calls, fail, lib, nodes
 from ..expression import Expression, expression
 from ..graph import cg
-from ..ops import cmult, dropout, ones, random_bernoulli, zeros
+from ..ops import cmult, random_bernoulli, zeros
 from ..ops._nodes import listed, not_expression
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
@@ -287,17 +287,17 @@ class Run(calls.Run):
         return [(None,) * len(self.builder._rates())] * self.builder.layers
 
     def draw_masks(self, batch_size: int) -> None:
-        """Draws the masks anew for this batch size; in DyNet's order only where one of the two rates is not 0."""
+        """Draws the masks anew for this batch size; in DyNet's order all of them, if one of the two rates is not 0."""
         b = self.builder
         if self.start is not None and b.dropout_x == 0 == b.dropout_h:
             self.masks.clear()
             return
 
         def mask(size: int, rate: float) -> Expression | None:
-            if self.start is not None:  # drawn also where the rate is 0, as in DyNet
-                keep = float(np.float32(1) - np.float32(rate))
-                return random_bernoulli(size, keep, 1 / keep if keep else 0.0, batch_size)
-            return dropout(ones(size, batch_size=batch_size), rate) if rate else None
+            if not rate and self.start is None:
+                return None
+            keep = float(np.float32(1) - np.float32(rate))
+            return random_bernoulli(size, keep, 1 / keep if keep else 0.0, batch_size)
 
         sizes = [b.input_dim] + [b.hidden_dim] * (b.layers - 1)
         self.masks[:] = [tuple(mask(b.hidden_dim if k else size, rate) for k, rate in enumerate(b._rates())) for size in sizes]

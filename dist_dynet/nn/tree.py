@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from .._ffi import NULL, OPS, fail, ffi, nodes
+from .._ffi import NULL, OPS, fail, fast_path, ffi, nodes
 from ..expression import NO_GRAPH, Expression, expression
 from ..ops import zeros
 from ..ops._nodes import node_parts, not_expression
@@ -13,7 +13,7 @@ from ..params.collection import ParameterCollection
 from .block import Block
 
 _CELL = OPS["tree_lstm"]
-_node_parts, _tree_node = nodes.dn_node_parts, nodes.dn_tree_node
+_node_parts, _tree_node = nodes.dn_node_parts, fast_path("tree_node")
 
 
 class TreeState:

@@ -51,11 +51,13 @@ def make(cls: type[E], handle: int, *inputs: int, what: str = "") -> E:
 
 
 def after_all(code: int, cls: type[E], retry: Callable[[int], int], *inputs: Expression, what: str = "") -> E:
-    """What a quick call does for an error: tries again with the current graph's node where the inputs are parameters, else raises.
+    """What a fast call does that has not made the node: makes it, for parameters in the current graph, or raises the error.
 
     retry(handle of the first input) is the call.
     """
     given = [x._h for x in inputs]
+    if code == NOT_TAKEN:
+        code = retry(given[0])
     return make(cls, retry(resolved(given[0])) if code == NO_GRAPH else code, *given, what=what)
 
 
@@ -64,7 +66,7 @@ def unary(function: F) -> F:
     op, name = OPS[function.__name__], function.__name__
 
     def otherwise(code: int, x: Any) -> Any:
-        if code == NOT_TAKEN:
+        if code == NOT_TAKEN and not has_handle(x):
             raise not_expression(name, x)
         return after_all(code, Expression, lambda h: _node1(op, h), x)
 
@@ -82,7 +84,7 @@ def binary_call(op_name: str, other: Callable[[Any, Any], Any] | None = None, wh
     op = OPS[op_name]
 
     def otherwise(code: int, x: Any, y: Any) -> Any:
-        if code == NOT_TAKEN:
+        if code == NOT_TAKEN and not (has_handle(x) and has_handle(y)):
             if other is not None:
                 return other(x, y)
             raise not_expression(what or op_name, x, y)
@@ -202,7 +204,7 @@ def _with_whole(op_name: str, what: str, cls: type[E], number: Callable[[Any], i
         if not has_handle(x):
             raise not_expression(what, x)
         i = number(i)
-        return after_all(_node1_int(op, x._h, i), cls, lambda h: _node1_int(op, h, i), x)
+        return after_all(code, cls, lambda h: _node1_int(op, h, i), x)
 
     return calls.call("with_int", op, cls, otherwise)
 
@@ -217,7 +219,7 @@ def with_reals(op_name: str, what: str) -> Callable[[Expression, float, float], 
         if not has_handle(x):
             raise not_expression(what, x)
         a, b = real(a, what), real(b, what)
-        return after_all(_node1_real(op, x._h, a, b), Expression, lambda h: _node1_real(op, h, a, b), x, what=what)
+        return after_all(code, Expression, lambda h: _node1_real(op, h, a, b), x, what=what)
 
     return calls.call("with_reals", op, Expression, otherwise)
 

@@ -100,7 +100,7 @@ def pick_batch(e: Expression, indices: Iterable[int], dim: int = 0) -> _pickerBa
 
 
 def _long_range(x: Expression, d: int, *cut: int) -> Expression:
-    return one(_SLICE, "pick_range", x, (dim_number(d, "pick_range"), *(whole(n, "pick_range") for n in cut)))
+    return one(_SLICE, "pick_range", x, (dim_number(d, "pick_range"), *(whole(i, "pick_range") for i in cut)))
 
 
 _range = quickly("with_ints", "slice", _long_range)

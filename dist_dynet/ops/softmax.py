@@ -9,7 +9,7 @@ import numpy as np
 
 from .._ffi import DTYPE, OPS, calls, fail, nodes
 from ..expression import Expression
-from ._nodes import dim_number, has_handle, indices, many, not_expression, quickly, real, whole, with_dim, with_int
+from ._nodes import dim_number, has_handle, indices, many, not_expression, one, quickly, real, whole, with_dim, with_int
 from .masked import masked
 
 __all__ = [
@@ -78,6 +78,8 @@ def log_softmax(x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]]
         if outside:
             raise ValueError(f"log_softmax: index {outside[0]} of restrict is outside dim {d} of x = {dims}. Indices run from 0 to {n - 1}.")
         mask[kept, b] = 1
+    if len(dims) == len(lists) == 1:
+        return one(_RESTRICTED, "log_softmax", x, lists[0])
     mask = mask.reshape((1,) * d + (n,) + (1,) * (len(dims) - 1 - d) + (len(lists),))
     return masked("masked_log_softmax", "log_softmax", x, mask, d)
 

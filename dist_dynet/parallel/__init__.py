@@ -3,14 +3,15 @@
     trainer = dy.parallel.DistributedTrainer(dy.AdamTrainer(m))
     for batch in dy.parallel.shard(data, batch_size=32): ...
 
-Without a launcher all of it works with one process and mpi4py is not imported. In reading order: structure, report, agreement, exchange and
-trainer say how an update is made together, join and reproducible what some programs ask for beside it; engines chooses how gradients travel:
-memory, shared and team on one host, layout, wire, compression, rounds, rows and hybrid between hosts. sampling, collectives and checkpoint,
-with _signals and _draws, are what else user code calls; _launcher, _world, _session, _failures and _saving say what it is to be one of
-several processes.
+Without a launcher all of it works with one process and mpi4py is not imported. In reading order: structure, report, agreement, exchange,
+batches, gradients and trainer say how an update is made together, join and reproducible what some programs ask for beside it; engines
+chooses how gradients travel: memory, shared and team on one host, layout, wire, compression, rounds, rows and hybrid between hosts.
+sampling, collectives and checkpoint, with _signals and _draws, are what else user code calls; _launcher, _world, _session, _failures and
+_saving say what it is to be one of several processes.
 """
 
 from . import _failures
+from .batches import Batch
 from .checkpoint import Checkpointer
 from .collectives import (
     all_reduce,
@@ -28,6 +29,7 @@ from .sampling import Shard, evaluate, shard
 from .trainer import DistributedTrainer
 
 __all__ = [
+    "Batch",
     "Checkpointer",
     "DistributedTrainer",
     "Join",

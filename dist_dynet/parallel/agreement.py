@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,6 @@ from ..params.collection import ParameterCollection
 from ..trainers.state import Settings
 from ._world import World, ranks_in_words
 from .report import Flag, Form, Report, pack_head
-from .sampling import Step
 from .structure import Structure
 
 
@@ -46,6 +45,29 @@ class Agreed:
     def over(self) -> bool:
         """Whether all ranks have run out of data."""
         return bool((self.flags & Flag.ENDED).all())
+
+
+class Step(NamedTuple):
+    """What the gradients of an update belong to, which must be alike on all ranks."""
+
+    description: tuple[int, ...] = ()
+    """Of the batch: how many examples the data have, their fingerprint, the settings of shard(), epoch and step; () without shard()."""
+    passes: int = 1
+    """How many calls of update() have gathered them."""
+    subset: int = 0
+    """A number of the parameters that are updated; 0: all."""
+
+    def words(self) -> str:
+        """For an error."""
+        words = "no batch of shard()"
+        if self.description:
+            examples, data, *settings, epoch, step = self.description
+            words = (
+                f"step {step} of epoch {epoch} of shard() of {examples} examples (fingerprint {data:x}; where it differs, the ranks' data or "
+                f"their order do), settings {settings}"
+            )
+        passes = f", {self.passes} passes" if self.passes > 1 else ""
+        return words + passes + (f", parameters of update_subset {self.subset:x}" if self.subset else "")
 
 
 class Messenger(Protocol):
@@ -79,15 +101,18 @@ class Agreement:
         structure.broadcast(self._here, self._comm, what, known)
         self._structure, self._form = structure, Form(structure)
 
-    def reach(self, messenger: Messenger, weight: float, settings: Settings, step: Step | None, flags: int = 0) -> tuple[Agreed | None, str]:
+    def reach(
+        self, messenger: Messenger, weight: float, settings: Settings, step: Step, flags: int = 0, problem: str = ""
+    ) -> tuple[Agreed | None, str]:
         """What all ranks know before this update, and the name of the meeting. Collective.
 
         Args:
             messenger: who passes reports on.
             weight: n_r of this rank.
             settings: the trainer's. Those of a rank that has run out of data do not count, nor does its step.
-            step: of shard(), if it is used.
+            step: what the gradients belong to.
             flags: a sum of Flag.
+            problem: why it is not known which batch the gradients come from.
 
         Returns:
             What was agreed on; None if the messenger found that the update is like the last one, and has added up the gradients: then the
@@ -95,21 +120,23 @@ class Agreement:
 
         Raises:
             RuntimeError: on all ranks: they have different parameters or settings, have frozen different parameters, or are at different steps
-                of shard().
+                of shard(); a rank does not know what its gradients belong to.
         """
         self._updates += 1
-        name = self._meet(flags)
+        name = self._meet("gradient exchange of update", flags)
+        average = self._average and not flags & Flag.WEIGHED
+        flags |= Flag.UNKNOWN if problem else 0
         for ask in self.asks:
             flags |= ask()
-        if weight == 0:
+        if weight == 0 and not problem:
             self._m.reset_gradients()
         current = self._structure if self._structure.fits(self._m) else Structure(self._m)
         said = current, step, settings, flags
         if said != self._said:  # objects that stay the same in a loop
-            self._said, self._head = said, pack_head(current.hash, hash(step.description) if step else 0, *settings, flags)
+            self._said, self._head = said, pack_head(current.hash, hash(step), *settings, flags)
         head = self._head
-        usual = current is self._structure and not flags & Flag.ENDED and not self._here.checks
-        every = messenger.tell(Report(self._form, head, weight, self._average, usual), name)
+        usual = current is self._structure and not flags & (Flag.ENDED | Flag.UNKNOWN) and not self._here.checks
+        every = messenger.tell(Report(self._form, head, weight, average, usual), name)
         if every is None:
             for hear in self.hears:
                 hear(flags)
@@ -118,7 +145,7 @@ class Agreement:
         alike = self._begin_alike(every)
         if current.hash != self._structure.hash or (not alike and (every["structure"] != self._structure.hash).any()):
             self._settle(current, what, self._structure.parameters)
-            told = messenger.tell(Report(self._form, head, weight, self._average, False), name)
+            told = messenger.tell(Report(self._form, head, weight, average, False), name)
             assert told is not None, "an update that is not usual was taken for one"
             every, alike = told, self._begin_alike(told)
         agreed = settings
@@ -126,24 +153,47 @@ class Agreement:
             going = every[every["flags"] & Flag.ENDED == 0]
             self._compare(every, going, settings, step, flags, what)
             agreed = settings if not len(going) else Settings(*going["settings"][0].tolist())
+        if self._average:
+            self._refuse_unknown(every, problem, what)
         if self._here.checks:
             self._structure.compare(self._here, self._comm, what)
         for hear in self.hears:
             hear(int(np.bitwise_or.reduce(every["flags"])))
         total = sum(every["weight"].tolist())  # one after another, as C adds them up
-        weights = every["weight"] if self._average else (every["weight"] > 0).astype(np.float64)
-        scale = (1 / total if total > 0 else 0.0) if self._average else 1.0
+        weights = every["weight"] if average else (every["weight"] > 0).astype(np.float64)
+        scale = (1 / total if total > 0 else 0.0) if average else 1.0
         return Agreed(self._structure, weights * scale, weights, scale, every["filled"], every["rows"], every["flags"], agreed), what
 
-    def _meet(self, flags: int) -> Callable[[], str]:
+    def gather_weights(self, weight: float, flags: int, problem: str = "") -> tuple[float, int, int]:
+        """The sum of all ranks' weights in one pass of an accumulation, whose flags are set on any rank, and whose on all. Collective.
+
+        Raises:
+            RuntimeError: on all ranks: one does not know which batch its gradients come from.
+        """
+        what = self._meet("weights of a pass before update", flags, 1)()
+        every = np.empty(self._here.size, [("weight", np.float64), ("flags", np.int64)])
+        mine = np.array([(weight, flags | (Flag.UNKNOWN if problem else 0))], every.dtype)
+        self._here.wait([self._comm.Iallgather(mine.view(np.uint8), every.view(np.uint8))], what)
+        self._refuse_unknown(every, problem, what)
+        of_any, of_all = np.bitwise_or.reduce(every["flags"]), np.bitwise_and.reduce(every["flags"])
+        return sum(every["weight"].tolist()), int(of_any), int(of_all)
+
+    def _refuse_unknown(self, every: NDArray[Any], problem: str, what: str) -> None:
+        """Where a rank does not know what its gradients belong to, none updates."""
+        unknown = np.flatnonzero(every["flags"] & Flag.UNKNOWN).tolist()
+        if unknown:
+            where = ranks_in_words([self._here.members[rank] for rank in unknown])
+            words = problem or f"on {where} it is not known which batch of shard() the gradients come from; see the message there."
+            raise RuntimeError(f"{self._here.name} {what}: {words}")
+
+    def _meet(self, kind: str, flags: int, ahead: int = 0) -> Callable[[], str]:
         """One more meeting. Its name is made when somebody asks for it: after a backward that takes a tenth of an exchange."""
-        here, update = self._here, self._updates
-        kind = "gradient exchange of update {}{}".format
+        here, update, which = self._here, self._updates + ahead, self._which
         if here.checks:
-            what = here.collective(kind(update, self._which), at_one_line=not flags & Flag.JOIN)
+            what = here.collective(f"{kind} {update}{which}", at_one_line=not flags & Flag.JOIN)
             return lambda: what
         number = here.count()
-        return lambda: here.name_of(kind(update, self._which), number)
+        return lambda: here.name_of(f"{kind} {update}{which}", number)
 
     def _begin_alike(self, every: NDArray[Any]) -> bool:
         """Whether all ranks say the same in what they nearly always say alike."""
@@ -151,12 +201,15 @@ class Agreement:
         first = said[:alike]
         return all(said[at : at + alike] == first for at in range(length, len(said), length))
 
-    def _compare(self, every: NDArray[Any], going: NDArray[Any], settings: Settings, step: Step | None, flags: int, what: str) -> None:
+    def _compare(self, every: NDArray[Any], going: NDArray[Any], settings: Settings, step: Step, flags: int, what: str) -> None:
         """What differs is an error, but for flags, and for tables that a rank has read: what that has rounded, all round."""
         unlike = (going["settings"] != going["settings"][:1]).any(axis=0)
         said = [settings.words(unlike)] if unlike.any() else []
-        if len(set(going["step"].tolist())) > 1:
-            said.append(f"step {step.description if step else None} of shard()")
+        known = going[going["flags"] & Flag.UNKNOWN == 0]
+        if len(set(known["step"].tolist())) > 1:
+            said.append(step.words())
+        elif self._average and len(set((going["flags"] & Flag.WEIGHED).tolist())) > 1:
+            said.append(f"gradients of earlier passes{'' if flags & Flag.WEIGHED else ', none'}")
         if said:
             self._here.agree(self._comm, None if flags & Flag.ENDED else ", ".join(said), what)
         self._compare_frozen(every["frozen"], what)

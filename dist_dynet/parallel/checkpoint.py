@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ from ._draws import derive_draws, draws, set_draws
 from ._failures import report
 from ._session import world
 from ._signals import tell_of_usr1
+from .environment import hash_indicator
 from .report import Flag
 from .sampling import Shard
 from .trainer import DistributedTrainer
@@ -111,7 +113,7 @@ class Checkpointer:
         Rank 0's is saved, and given to all ranks by resume()."""
         self._objects: dict[str, tuple[Any, bool]] = {}
         self._step, self._since = self._inner.updates, time.monotonic()
-        self._begun: tuple[int, ...] | None = None
+        self._epoch = self._next_epoch()  # after the last checkpoint
         self._marked = False  # SIGUSR1 came
         self._owed = False  # all ranks know that a save is due
         self._cleaned = False
@@ -125,6 +127,8 @@ class Checkpointer:
             self._comm = here.lend(self)
         if sampler is not None:
             sampler.listen(self)
+            if every is not None:
+                self._inner._begin_with(self._refuse_to_run_ahead)
         else:
             self._inner._end_with(self._save_if_due)
         tell_of_usr1(self)
@@ -185,29 +189,31 @@ class Checkpointer:
         if self._due():
             self.save()
 
-    def step_begins(self) -> None:
-        """Told by the sampler."""
-        self._begun = self._place()
+    def _refuse_to_run_ahead(self) -> None:
+        """A loop that reads ahead does not ask for its next batch when its body is done: then there is no moment to save at."""
+        if self._sampler is not None and self._sampler.runs_ahead:
+            raise RuntimeError(
+                "Checkpointer: with `every` the loop over the sampler must work on each batch before it asks for the next one; got a loop that "
+                "reads ahead, as list(shard(...)) does. Leave `every` out, name the batches, update(batch), and call save() at the end of "
+                "the loop's body."
+            )
 
     def step_ends(self) -> None:
         """Told by the sampler when all of a step is done."""
-        self._begun = None
         assert self._sampler is not None
-        if self._due() or (self._epochs and self._sampler.position == len(self._sampler)):
+        ended = self._epochs and (self._sampler.epoch > self._epoch or self._sampler.position == len(self._sampler))
+        if self._due() or ended:
             self.save()
 
-    def _place(self) -> tuple[int, ...]:
-        """Epoch and position; and counts that change whenever update() is called."""
-        sampler = (self._sampler.epoch, self._sampler.position) if self._sampler is not None else (0, 0)
-        return *sampler, self._inner.updates, self._inner.skipped, self._inner._gathered, getattr(self._trainer, "_calls", 0)
+    def _next_epoch(self) -> int:
+        """The epoch that the next step belongs to."""
+        sampler = self._sampler
+        return 0 if sampler is None else sampler.epoch + (0 < len(sampler) == sampler.position)
 
-    def _sampler_state(self) -> dict[str, int | bool] | None:
-        """In the middle of a loop's body the step counts as done if update() was called in it."""
-        if self._sampler is None:
-            return None
-        state, place = self._sampler.state(), self._place()
-        done = self._begun is not None and place[:2] == self._begun[:2] and place != self._begun
-        return {**state, "position": state["position"] + done}
+    def _trainers(self) -> list[Any]:
+        """Those that the checkpoint has."""
+        added = [obj for obj, _ in self._objects.values() if isinstance(obj, Trainer | DistributedTrainer)]
+        return [self._trainer, *added]
 
     # ---- saving ------------------------------------------------------------------------------------------------------------------------
 
@@ -224,10 +230,10 @@ class Checkpointer:
         """
         self._marked, self._since = False, time.monotonic()
         what = self._meeting("checkpoint")
-        sampler = self._sampler_state()
+        sampler = self._sampler.state() if self._sampler is not None else None
         mine = {
             "at": [self._inner.updates, *(sampler[key] for key in ("epoch", "position") if sampler)],
-            "pending": self._trainer._waits(),
+            "pending": any(trainer._waits() for trainer in self._trainers()),
             "draws": draws(),
             "rests": self._rests(),  # of compressed messages
             "objects": {name: _state_of(obj) for name, (obj, per_rank) in self._objects.items() if per_rank},
@@ -238,7 +244,7 @@ class Checkpointer:
         if failure is not None:
             raise failure
         if not self._owed:
-            self._step = self._inner.updates
+            self._step, self._epoch = self._inner.updates, self._next_epoch()
         return not self._owed
 
     def _save(self, mine: bytes, sampler: Mapping[str, Any] | None, what: str) -> Exception | None:
@@ -264,6 +270,7 @@ class Checkpointer:
         content = sealed_pieces(
             {
                 "format": _FORMAT,
+                "hashes": hash_indicator(),
                 "step": self._inner.updates,
                 **stored(self._model),
                 "trainer": self._inner.state(),
@@ -397,7 +404,15 @@ class Checkpointer:
         else:
             derive_draws(mine["draws"], rank)
         self._step, self._since = tree["step"], time.monotonic()
-        self._begun, self._owed = None, False
+        self._epoch = self._next_epoch()
+        self._owed = False
+        if tree.get("hashes", hash_indicator()) != hash_indicator():
+            warnings.warn(
+                f"{what}: Python hashed strings differently in the run that is resumed, so that a set of strings had another order there. "
+                "Start both by `dist-dynet run` or with PYTHONHASHSEED=0, or make numbers of words from sorted sets.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     # ---- several ranks -----------------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,14 @@ class Flag:
     """What it has sent before the agreement is what there is to be sent."""
     AHEAD = 16
     """Of that some was complete long before the end of backward."""
+    WEIGHED = 32
+    """Its gradients are as they count in the sum already."""
+    UNKNOWN = 64
+    """It does not know which batch its gradients come from."""
+    LAST = 128
+    """After this pass gradients are exchanged. This one and the next are told in passes only, which have more bits."""
+    SILENT = 256
+    """The pass does not count towards an accumulation."""
 
 
 _HEAD = [("structure", np.int64), ("step", np.int64), ("settings", np.float64, (len(Settings._fields),)), ("flags", np.uint8)]

@@ -4,87 +4,23 @@ A step is cut into micro-batches, whatever N is. Their gradients are the leaves 
 up as the tree says: 0 + 1, 2 + 3, then (0 + 1) + (2 + 3), and so on. A rank adds up the subtrees that lie within its own micro-batches, and
 keeps one gradient per level, not one per micro-batch. At the end of the step the ranks exchange the sums of their subtrees: each adds up its
 share of the numbers, by the same tree. It knows gradients, and neither averages nor updates.
-
-Where only one of two children has a gradient of a parameter, or of a row, it is copied: no zero is added, which would change the sign of -0.
 """
 
 from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _random
-from .._ffi import BLAS_KERNELS, DTYPE, SIMD, ffi, lib, pointer
+from .._ffi import BLAS_KERNELS, DTYPE, SIMD
 from ..params.collection import ParameterCollection
 from ._world import World
-from .exchange import merge_ranges
+from .gradients import SHARE, FlatLayout, Node, Rows, add_up, put_back, take_out
 from .structure import Structure
-
-_SHARE = 16
-"""Shares of the dense numbers begin at multiples of so many, as parameters do."""
-
-Rows = tuple[NDArray[np.int32], NDArray[Any]]
-"""Numbers of rows of a table in rising order, and their gradients."""
-
-
-class FlatLayout:
-    """Where the dense parameters of a structure lie in one flat array: neighbours in a chunk are neighbours here."""
-
-    def __init__(self, structure: Structure) -> None:
-        self.structure = structure
-        self.ranges, _ = merge_ranges(structure.places, [True] * len(structure.places))
-        starts = np.cumsum([0, *(-(-(end - start) // _SHARE) * _SHARE for _, start, end in self.ranges)]).tolist()
-        self.size: int = starts.pop()
-        self._places: list[tuple[int, int, int]] = []  # of each parameter its range, and its place in the flat array
-        at = 0
-        for chunk, offset, length in structure.places:
-            while not (self.ranges[at][0] == chunk and self.ranges[at][1] <= offset < self.ranges[at][2]):
-                at += 1
-            start = starts[at] + offset - self.ranges[at][1]
-            self._places.append((at, start, start + length))
-        self._chunk_of = [(chunk, start - flat) for (chunk, start, _), flat in zip(self.ranges, starts, strict=True)]
-        self._runs: dict[bytes, list[tuple[int, int, int]]] = {}
-
-    def runs(self, chosen: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
-        """(range, from, to) in the flat array of these parameters; neighbours are joined, with the zeros between them."""
-        key = chosen.tobytes()
-        if key not in self._runs:
-            if len(self._runs) > 256:
-                self._runs.clear()
-            runs: list[tuple[int, int, int]] = []
-            for (at, start, end), wanted in zip(self._places, chosen.tolist(), strict=True):
-                if wanted and runs and runs[-1][0] == at and start - runs[-1][2] < _SHARE:
-                    runs[-1] = (at, runs[-1][1], end)
-                elif wanted:
-                    runs.append((at, start, end))
-            self._runs[key] = runs
-        return self._runs[key]
-
-    def gradient(self, run: tuple[int, int, int]) -> NDArray[Any]:
-        """The gradient memory of a run."""
-        at, start, end = run
-        chunk, shift = self._chunk_of[at]
-        return self.structure.root.chunk_gradients(chunk)[start + shift : end + shift]
-
-
-@dataclass
-class Node:
-    """The sum over the micro-batches from `low` on, 2^level of them."""
-
-    low: int
-    level: int
-    filled: NDArray[np.bool_]
-    """Of which dense parameters it has a gradient."""
-    dense: NDArray[Any] | None
-    """Their gradients, in the layout's flat array from `start` on; None: of none."""
-    start: int
-    tables: list[Rows | None]
 
 
 class Tree:
@@ -110,39 +46,7 @@ class Tree:
     def _add_last_two(self) -> None:
         right, left = self.nodes.pop(), self.nodes[-1]
         left.level += 1
-        left.tables = [_merged(a, b) for a, b in zip(left.tables, right.tables, strict=True)]
-        if left.dense is None or right.dense is None:
-            if left.dense is None:
-                left.dense = right.dense
-        else:
-            for part in self._parts(left, left.filled & right.filled):
-                np.add(left.dense[part], right.dense[part], out=left.dense[part])
-            for part in self._parts(left, right.filled & ~left.filled):
-                left.dense[part] = right.dense[part]
-            self._pool.append(right.dense)
-        left.filled = left.filled | right.filled
-
-    def _parts(self, node: Node, chosen: NDArray[np.bool_]) -> Iterable[slice]:
-        """Where these parameters lie in the node's array, which may hold only a share of the numbers."""
-        assert node.dense is not None
-        first, last = node.start, node.start + len(node.dense)
-        for _, start, end in self._layout.runs(chosen):
-            low, high = max(start, first), min(end, last)
-            if low < high:
-                yield slice(low - first, high - first)
-
-
-def _merged(a: Rows | None, b: Rows | None) -> Rows | None:
-    if a is None or b is None:
-        return b if a is None else a
-    ids, width = np.empty(len(a[0]) + len(b[0]), np.int32), a[1].shape[1]
-    block = np.empty((len(ids), width), DTYPE)
-    n = lib.dn_merge_rows(width, *_in_c(a), *_in_c(b), ffi.from_buffer("int *", ids), pointer(block))
-    return ids[:n], block[:n]
-
-
-def _in_c(rows: Rows) -> tuple[int, Any, Any]:
-    return len(rows[0]), ffi.from_buffer("const int *", rows[0]), pointer(rows[1])
+        add_up(self._layout, left, right, self._pool)
 
 
 class ReproducibleSum:
@@ -152,7 +56,6 @@ class ReproducibleSum:
         self._here, self._comm, self._m = here, comm, m
         self._layout = FlatLayout(Structure(m))
         self._pool: list[NDArray[Any]] = []
-        self._first = 0  # number of the step's first micro-batch among those that are kept
         self._weights: dict[int, float] = {}
         self._tree = Tree(self._layout, self._pool)
 
@@ -174,7 +77,7 @@ class ReproducibleSum:
     def clear(self) -> None:
         """Forgets all that was kept."""
         self._release()
-        self._first, self._weights, self._tree = 0, {}, Tree(self._layout, self._pool)
+        self._weights, self._tree = {}, Tree(self._layout, self._pool)
 
     @property
     def pending(self) -> bool:
@@ -183,10 +86,6 @@ class ReproducibleSum:
 
     def _release(self) -> None:
         self._pool += [node.dense for node in self._tree.nodes if node.dense is not None]
-
-    def end_step(self, micro_batches: int) -> None:
-        """What is kept from now on belongs to the next step; this one had so many micro-batches over all ranks."""
-        self._first += micro_batches
 
     def keep(self, number: int, weight: float, factor: float) -> None:
         """Takes the gradient of micro-batch `number` of the step, times factor, out of the collection.
@@ -205,49 +104,23 @@ class ReproducibleSum:
             self._layout = FlatLayout(Structure(self._m))
             self._pool.clear()
             self.clear()
-        number += self._first
         self._weights[number] = weight
-        structure = self._layout.structure
-        filled = np.zeros(len(structure.dense), np.bool_)
-        dense: NDArray[Any] | None = None
-        tables: list[Rows | None] = [None] * len(structure.tables)
-        if weight > 0:
-            filled = np.array([not lib.dn_param_empty(p) for p in structure.handles[: len(filled)]], np.bool_)
-            tables = [_rows_of(table, factor) for table in structure.tables]
-        if filled.any():
-            dense = self._pool.pop() if self._pool else np.zeros(self._layout.size, DTYPE)  # zeros between parameters stay
-            for run in self._layout.runs(filled):
-                np.multiply(self._layout.gradient(run), DTYPE.type(factor), out=dense[run[1] : run[2]])
-        for handle in structure.handles:
-            lib.dn_param_clear_gradient(handle)
-        self._tree.push(Node(number, 0, filled, dense, 0, tables))
+        self._tree.push(take_out(self._layout, number, factor if weight > 0 else 0.0, self._pool))
 
-    def sum(self, what: str, divided: bool, times: float) -> None:
+    def sum(self, what: str, divided: bool) -> None:
         """Puts the sum over all ranks in the place of the collection's gradients, the same bits on every rank. Collective.
 
         Args:
             what: the name of the meeting.
-            divided: by the sum of the weights,
-            times: then multiplied by this.
+            divided: by the sum of the weights.
         """
         if self._here.size > 1:
             self._exchange(what)
         weights = [self._weights[number] for number in sorted(self._weights)]
         total = math.fsum(weights) if divided else 1.0
         if self._tree.nodes and total > 0:
-            self._put_back(self._tree.root(), DTYPE.type(times / total))
+            put_back(self._layout, self._tree.root(), DTYPE.type(1 / total))
         self.clear()
-
-    def _put_back(self, node: Node, factor: Any) -> None:
-        layout, structure = self._layout, self._layout.structure
-        for i in np.flatnonzero(node.filled).tolist():
-            lib.dn_param_mark_filled(structure.handles[i])
-        for run in layout.runs(node.filled):
-            assert node.dense is not None
-            np.multiply(node.dense[run[1] : run[2]], factor, out=layout.gradient(run))
-        for handle, rows in zip(structure.handles[len(structure.dense) :], node.tables, strict=True):
-            if rows is not None and lib.dn_lookup_add(handle, *_in_c((rows[0], rows[1] * factor))):
-                raise MemoryError("gradient exchange: out of memory for the rows of a lookup table")
 
     # ---- between the ranks -------------------------------------------------------------------------------------------------------------
 
@@ -259,7 +132,7 @@ class ReproducibleSum:
         every = [pickle.loads(b) for b in here.exchange_bytes(self._comm, told, what)]
         for weights, _, _ in every:
             self._weights.update(weights)
-        bounds = [self._layout.size // _SHARE * rank // here.size * _SHARE for rank in range(here.size + 1)]
+        bounds = [self._layout.size // SHARE * rank // here.size * SHARE for rank in range(here.size + 1)]
         nodes, tree, requests = [], Tree(self._layout, []), []
         for rank, (_, theirs, _) in enumerate(every):
             own = iter(mine)
@@ -314,9 +187,3 @@ class ReproducibleSum:
         return result
 
 
-def _rows_of(table: Any, factor: float) -> Rows | None:
-    ids = table.touched_rows()
-    if not len(ids):
-        return None
-    order = np.argsort(ids)
-    return ids[order], table.touched_gradients()[order] * DTYPE.type(factor)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -15,7 +14,9 @@ import numpy as np
 from ..graph import cg
 from ..params.dims import size
 from ._session import world
+from .batches import Batch, Loop, Part, checked_weight
 from .collectives import gather
+from .fingerprint import fingerprint
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -23,37 +24,6 @@ Cost = Callable[[Any], float]
 
 _GRAPHS_BITS = 24
 """A micro-batch may have 2^24 graphs before its random draws meet those of the next step."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """The step that shard() gave out last: how many examples this rank has, and what must be alike on all ranks."""
-
-    count: int
-    description: tuple[int, ...]
-    part: Part | None = None
-
-
-@dataclass(frozen=True)
-class Part:
-    """Which of a step's micro-batches this is: the turn-th of `turns` that this rank is given."""
-
-    number: int | None
-    """Among those of all ranks, from 0 to of - 1; None: none is left for this turn."""
-    of: int
-    turn: int
-    turns: int
-    loop: object
-    """The loop over the shard that it comes from."""
-
-
-class _Last:
-    step: Step | None = None
-
-
-def last_step() -> Step | None:
-    """The step of the batch that this rank works on; None when no loop over shard() is under way."""
-    return _Last.step
 
 
 def divide(costs: Sequence[float], ranks: int) -> list[list[int]]:
@@ -107,18 +77,16 @@ def _is_sequence(data: object) -> bool:
 class Listener(Protocol):
     """What wants to know where a loop over a shard is."""
 
-    def step_begins(self) -> None:
-        """The loop is about to be given its next batch."""
-
     def step_ends(self) -> None:
-        """The loop asks for the batch after it: all that its body does is done, and `position` counts the step."""
+        """The loop asks for the batch after a step: all that its body does is done."""
 
 
 class Shard(Generic[T]):
     """The batches of an epoch for this rank; made by shard(). Each loop over it is one epoch, and the next one is shuffled anew.
 
-    A loop that is left by `break` has not ended its epoch: the next loop begins it anew. After load_state() the next loop goes on where
-    state() was taken, at the very end of an epoch with no batch at all, so that what stands behind the loop is done.
+    A loop that is left by `break` before its last batch has not ended its epoch: the next loop begins it anew. After load_state()
+    the next loop goes on where state() was taken, at the very end of an epoch with no batch at all, so that what stands behind the loop is
+    done.
 
     >>> from dist_dynet import parallel
     >>> batches = parallel.shard(range(6), batch_size=2, shuffle=False)
@@ -146,6 +114,7 @@ class Shard(Generic[T]):
         shuffle: bool,
         micro_batches: int | None,
         comm: Any,
+        weight: Cost | None,
     ) -> None:
         if not _is_sequence(data):
             raise TypeError(f"shard: data must be a sequence of examples; got {type(data).__name__}. Write list(data).")
@@ -155,10 +124,13 @@ class Shard(Generic[T]):
         self._micro_batches = None if micro_batches is None else size(micro_batches, "shard", " for micro_batches")
         if micro_batches is not None and micro_batches < 1:
             raise ValueError(f"shard: micro_batches, over all ranks, must be at least 1; got {micro_batches}.")
-        self._data, self._seed, self._cost = data, int(seed), cost
+        self._data, self._seed, self._cost, self._weight = data, int(seed), cost, weight
         self._drop_last, self._shuffle, self._comm = bool(drop_last), bool(shuffle), comm
         self._epoch, self._position = int(epoch), 0
         self._goes_on = False  # the next loop begins at _position
+        self._fingerprint: int | None = None
+        self._loop: Loop | None = None  # the one that state() speaks of
+        self._newest: Loop | None = None
         self._listeners: list[Listener] = []
 
     @property
@@ -170,11 +142,18 @@ class Shard(Generic[T]):
     def epoch(self, epoch: int) -> None:
         if epoch != self._epoch:
             self._epoch, self._position, self._goes_on = int(epoch), 0, False
+            self._loop = self._newest = None
 
     @property
     def position(self) -> int:
-        """How many steps of the present epoch are done. A step is done when the loop asks for the next one."""
+        """How many steps of the present epoch the loop has gone past: a step ends when the loop asks for the next one."""
         return self._position
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether a loop over it has gone past a batch before its update: it may ask for the next one in the middle of its body, or never."""
+        loop = self._loop
+        return loop is not None and (loop.late or loop.steps_done() < 0)
 
     def listen(self, listener: Listener) -> None:
         """Tells the listener of each step from now on."""
@@ -188,8 +167,31 @@ class Shard(Generic[T]):
         }  # fmt: skip
 
     def state(self) -> dict[str, int | bool]:
-        """Epoch, position, and the settings that they depend on. The number of ranks is not among them."""
-        return {"epoch": self._epoch, "position": self._position, **self._settings()}
+        """Epoch, position, and the settings that they depend on. The number of ranks is not among them.
+
+        The position counts the steps whose batches updates have used: those that the loop has gone past, the present one if an update was
+        made since it was given, and of a loop that reads ahead those that `update(batch)` has named, one after the other.
+
+        Raises:
+            RuntimeError: the loop has read ahead, and updates did not name their batches, or not in the order in which they were given.
+        """
+        epoch, position = self._place()
+        return {"epoch": epoch, "position": position, **self._settings()}
+
+    def _place(self) -> tuple[int, int]:
+        loop = self._loop
+        if loop is None:
+            return self._epoch, self._position
+        done = loop.steps_done()
+        if loop.whole and not loop.late and (done == loop.steps or not loop.runs_ahead):
+            return self._epoch, self._position
+        if done < 0:
+            raise RuntimeError(
+                "shard: the loop has gone past batches that no update had used yet, as list(shard(...)) and loops that read ahead do, so that "
+                "it is not known which are done. Name them, in the order in which they were given: trainer.update(batch) of a "
+                "DistributedTrainer."
+            )
+        return loop.epoch, done
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Makes the next loop go on from a state(), with any number of ranks.
@@ -207,6 +209,7 @@ class Shard(Generic[T]):
         if not isinstance(epoch, int) or not isinstance(position, int) or not 0 <= position <= len(self):
             raise ValueError(f"shard: position must lie between 0 and {len(self)}, epoch be a number; got {position!r}, {epoch!r}.")
         self._epoch, self._position, self._goes_on = epoch, position, True
+        self._loop = self._newest = None
 
     def __len__(self) -> int:
         """The number of steps of an epoch, the same on all ranks."""
@@ -218,47 +221,119 @@ class Shard(Generic[T]):
             return list(range(len(self._data)))
         return np.random.default_rng((self._seed, self._epoch)).permutation(len(self._data)).tolist()  # type: ignore[no-any-return]
 
-    def __iter__(self) -> Iterator[list[T]]:
-        here, order, epoch = world(self._comm), self._order(), self._epoch
+    def __iter__(self) -> Iterator[Batch[T]]:
         first = self._position if self._goes_on else 0
-        self._position, self._goes_on = first, False
-        present, loop = None, object()
-        try:
-            for step in range(first, len(self)):
-                for batch, part in self._batches(order, step, here.rank, here.size, loop):
-                    _Last.step = present = Step(len(batch), (*self._settings().values(), epoch, step), part)
-                    if part:
-                        cg()._draw_from(part.of if part.number is None else part.number, self._counter(epoch, step))
-                    if not part or part.turn == 0:
-                        for listener in self._listeners:
-                            listener.step_begins()
-                    yield batch
-                self._position = step + 1
-                for listener in self._listeners:
-                    listener.step_ends()
-            self._epoch, self._position = epoch + 1, 0
-        finally:  # the end of the loop, or a break: what follows is not weighed like this batch
-            if _Last.step is present:
-                _Last.step = None
-            if self._micro_batches:
-                cg()._draw_from(None, self._counter(self._epoch, self._position))
+        self._goes_on = False
+        return _Batches(self, Loop(len(self), self._epoch, first, self._is_used))
 
-    def _batches(self, order: list[int], step: int, rank: int, ranks: int, loop: object) -> Iterator[tuple[list[T], Part | None]]:
-        """What this rank is given in a step: one batch, or micro-batches one after the other."""
-        examples = [self._data[i] for i in order[step * self._batch_size : (step + 1) * self._batch_size]]
-        costs = _costs(examples, self._cost)
+    def _begins(self, loop: Loop) -> None:
+        """A loop has been asked for its first batch."""
+        self._epoch, self._position, self._newest = loop.epoch, loop.given, loop
+        if self._loop is None or not self._loop.is_awaited():
+            self._loop = loop
+
+    def _is_used(self, batch: Batch[T]) -> None:
+        """An update has used this batch of a loop over it."""
+        loop = batch._loop
+        assert loop is not None
+        if loop is not self._loop and loop is self._newest:
+            self._loop = loop
+        loop.uses(batch)
+
+    def _step_ends(self, step: int) -> None:
+        self._position = step + 1
+        for listener in self._listeners:
+            listener.step_ends()
+
+    def _loop_ends(self, loop: Loop, begun: bool) -> None:
+        """The loop has ended, or was left; begun: it was asked for a batch, as one that zip() makes need not be."""
+        loop.end()
+        if loop.epoch == self._epoch and loop.whole and (loop is self._newest or not begun):
+            self._epoch, self._position = loop.epoch + 1, 0
+        if self._micro_batches:
+            cg()._draw_from(None, self._counter(self._epoch, self._position))
+
+    def _steps(self, loop: Loop) -> Iterator[Batch[T]]:
+        """The batches of a loop for this rank."""
+        here, order = world(self._comm), self._order()
+        described = self._described() if here.size > 1 else (0, 0)
+        for step in range(loop.given, loop.steps):
+            examples = [self._data[i] for i in order[step * self._batch_size : (step + 1) * self._batch_size]]
+            weights = None if self._weight is None else [checked_weight(self._weight(x), "shard: weight(example)") for x in examples]
+            total = float(len(examples)) if weights is None else sum(weights)
+            for positions, part in self._divided(_costs(examples, self._cost), here.rank, here.size, loop):
+                yield Batch(
+                    [examples[i] for i in positions],
+                    len(positions) if weights is None else sum(weights[i] for i in positions),
+                    total,
+                    loop.epoch,
+                    step,
+                    is_weighted=weights is not None,
+                    part=part,
+                    description=(*described, loop.epoch, step),
+                    loop=loop,
+                )
+
+    def _described(self) -> tuple[int, ...]:
+        """What must be alike on all ranks: the data, and how they are divided."""
+        if self._fingerprint is None:
+            first = fingerprint(self._data)
+            self._fingerprint = first if fingerprint(self._data) == first else 0  # examples that change each time tell nothing
+        settings = self._settings()
+        return settings.pop("examples"), self._fingerprint, *settings.values()
+
+    def _divided(self, costs: Sequence[float], rank: int, ranks: int, loop: Loop) -> Iterator[tuple[list[int], Part | None]]:
+        """What this rank is given of a step's examples: one batch, or micro-batches one after the other."""
         if not self._micro_batches:
-            yield [examples[i] for i in divide(costs, ranks)[rank]], None
+            yield divide(costs, ranks)[rank], None
             return
         parts = dict(zip(spread(self._micro_batches), divide(costs, self._micro_batches), strict=True))
         mine = deal(self._micro_batches, rank, ranks)
         for turn, number in enumerate(mine):
-            batch = [] if number is None else [examples[i] for i in parts[number]]
-            yield batch, Part(number, self._micro_batches, turn, len(mine), loop)
+            yield [] if number is None else parts[number], Part(number, self._micro_batches, turn, len(mine), loop)
 
     def _counter(self, epoch: int, step: int) -> int:
         """Of random draws: a number of the step that does not depend on the ranks, with room for the graphs of a micro-batch."""
         return (epoch * len(self) + step) << _GRAPHS_BITS
+
+
+class _Batches(Iterator[Batch[T]], Generic[T]):
+    """One loop over a shard, as Python asks for it. A loop that is left ends when nobody refers to it any more."""
+
+    def __init__(self, shard_: Shard[T], loop: Loop) -> None:
+        self._shard, self._loop = shard_, loop
+        self._steps = shard_._steps(loop)
+        self._begun = self._ended = False
+
+    def __next__(self) -> Batch[T]:
+        if self._ended:
+            raise StopIteration
+        shard_, loop, before = self._shard, self._loop, self._loop.present
+        if not self._begun:
+            self._begun = True
+            shard_._begins(loop)
+        loop.ask()
+        if before is not None and (before.part is None or before.part.is_last):
+            shard_._step_ends(before.step)
+        try:
+            batch = next(self._steps)
+        except StopIteration:
+            self.close()
+            raise
+        if (part := batch.part) is not None:
+            cg()._draw_from(part.of if part.number is None else part.number, shard_._counter(batch.epoch, batch.step))
+        loop.give(batch, before is not None)
+        return batch
+
+    def close(self) -> None:
+        """Nothing more is asked for."""
+        if not self._ended:
+            self._ended = True
+            self._shard._loop_ends(self._loop, self._begun)
+
+    def __del__(self) -> None:
+        if getattr(self, "_ended", True) is False:
+            self.close()
 
 
 def shard(
@@ -271,8 +346,9 @@ def shard(
     shuffle: bool = True,
     micro_batches: int | None = None,
     comm: Any = None,
+    weight: Cost | None = None,
 ) -> Shard[T]:
-    """For each step of an epoch, the list of examples of this rank; every example goes to exactly one rank.
+    """For each step of an epoch, the examples of this rank, as a Batch, which is a list; every example goes to exactly one rank.
 
     All ranks get the same number of steps. The order depends on seed and epoch only, not on the number of ranks. At the
     end of an epoch a rank's list may be empty: call update() all the same.
@@ -289,6 +365,8 @@ def shard(
         micro_batches: for DistributedTrainer(reproducible=True): each step is cut into so many micro-batches, whatever the number of ranks, and
             the loop gives this rank's one after the other; the last of them may be empty. len() still counts steps.
         comm: an mpi4py communicator whose ranks divide the data; None: all.
+        weight: how much an example counts in an average over ranks, such as its number of tokens, for losses that are means over tokens. None:
+            all count alike.
 
     >>> from dist_dynet import parallel
     >>> [len(batch) for batch in parallel.shard(range(10), batch_size=4, seed=1, epoch=2)]
@@ -296,7 +374,7 @@ def shard(
     >>> list(parallel.shard("abcde", batch_size=2, shuffle=False))
     [['a', 'b'], ['c', 'd'], ['e']]
     """
-    return Shard(data, batch_size, seed, epoch, cost, drop_last, shuffle, micro_batches, comm)
+    return Shard(data, batch_size, seed, epoch, cost, drop_last, shuffle, micro_batches, comm, weight)
 
 
 def evaluate(fn: Callable[[T], R], data: Iterable[T], cost: Cost | None = len, comm: Any = None) -> list[R]:

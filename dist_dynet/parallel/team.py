@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._ffi import NULL, ffi, lib
+from .._ffi import FAST_PATHS, NULL, declines, ffi, lib
 from ._world import World
 from .memory import map_together
 from .report import Report
@@ -81,7 +81,12 @@ class Team:
         """Bytes of the longest report."""
         size = lib.dn_team_bytes(here.size, self.most)
         share = -(-size // here.size)
-        ((whole, starts),) = map_together(here, comm, range(here.size), here.size, None, lambda _: [share], what)
+
+        def sizes(fast: list[bool]) -> list[int]:
+            self._in_one_call = all(fast)  # a rank on which it is switched off decides for all: they must not part here
+            return [share]
+
+        ((whole, starts),) = map_together(here, comm, range(here.size), here.size, FAST_PATHS, sizes, what)
         self._memory = whole
         team = lib.dn_team_new(here.size, here.rank, whole + starts[0], self.most)
         if team == NULL:
@@ -93,7 +98,7 @@ class Team:
     def tell(self, report: Report, name: Callable[[], str]) -> NDArray[Any] | None:
         """As Messenger.tell."""
         form, head = report.form, report.head
-        usual = report.usual and self._learnt is form.structure
+        usual = report.usual and self._learnt is form.structure and not declines("update") and self._in_one_call
         arguments = head, len(head), report.weight, form.dense, form.tables, form.params, report.average, usual, _LOOK
         outcome = lib.dn_team_exchange(self._c, *arguments)
         while outcome == lib.DN_TEAM_WAITS:

@@ -5,11 +5,12 @@ It knows when to exchange and with what weights. The wrapped trainer knows the r
 
 from __future__ import annotations
 
-import operator
 import pickle
+import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -18,20 +19,39 @@ from numpy.typing import NDArray
 from .._ffi import lib
 from .._habits import OF_TRAINERS, explain
 from ..params.collection import ParameterCollection
-from ..params.parameters import LookupParameters, Parameters
+from ..params.parameters import AnyParameter, LookupParameters, Parameters
 from ..trainers import Trainer
 from ..trainers.state import Settings
 from . import _saving, environment
 from ._session import world
-from ._world import World
-from .agreement import Agreement
+from ._world import World, hash_of
+from .agreement import Agreement, Step
+from .batches import Batch, Part, Sources, checked_weight, update_called
 from .engines import ENGINES, Compression, Engine, choose
 from .exchange import Exchange
+from .gradients import Stash
 from .report import Flag
 from .reproducible import ReproducibleSum
-from .sampling import Part, Step, last_step
 
 Average = Literal["mean", "weighted", "sum"]
+
+
+@dataclass(slots=True)
+class _Pass:
+    """What was gathered since the last call of update()."""
+
+    batch: Batch[Any] | None
+    n: float
+    total: float | None
+    """n of all ranks together; None: they must be asked."""
+    named: bool
+    """The program has said what it is."""
+    problem: str = ""
+    """Why it is not known which batch it is."""
+
+    def step(self, passes: int = 1, subset: int = 0) -> Step:
+        """What must be alike on all ranks."""
+        return Step(self.batch.description if self.batch is not None else (), passes, subset)
 
 
 class DistributedTrainer:
@@ -39,19 +59,22 @@ class DistributedTrainer:
 
     At construction all ranks get rank 0's values and trainer state. Each update() replaces the gradients by g, then clips and updates as ever:
 
-    - "mean": g = sum n_r g_r / sum n_r, for losses that are means over the rank's examples. n_r is the number of examples in the rank's
-      present batch from shard(), 1 outside of a loop over shard().
-    - "weighted": the same, with n_r the argument of update(weight), such as the number of words.
+    - "mean": g = sum n_r g_r / sum n_r, for losses that are means over the rank's examples. n_r is the number of examples in the batch of
+      shard() that the gradients come from, or their weight; without shard() it is 1.
+    - "weighted": the same, with n_r the argument of update(weight), such as the number of words, or what `batch.n` was set to.
     - "sum": g = sum g_r, for losses that are sums over the rank's examples.
 
-    A rank with n_r = 0, whose batch is empty, takes part: it must call update(), too. With one process it is the wrapped trainer.
+    Over k passes of an accumulation g = 1/k times the sum of each pass's g, as in one process; over those of no_sync() it is the sum. A rank
+    with n_r = 0, whose batch is empty, takes part: it must call update(), too. Where it cannot be known which batch gradients come from, as
+    with lists of batches and several loops at once, update() is an error on all ranks; update(batch) says it. With one process it is
+    the wrapped trainer.
 
     Args:
         trainer: the trainer to wrap, made alike on all ranks.
         average: as above.
         accumulate: exchange and update at every so many calls of update(); 1 leaves the wrapped trainer's set_accumulation() as it is.
-        overlap: between hosts: send gradients while backward goes on, with the same result, bit for bit. One host gains nothing by it; with
-            average="weighted" it is left out, since weights come with update().
+        overlap: between hosts: send gradients while backward goes on, with the same result, bit for bit. One host gains nothing by it. It is
+            left out where the weight is not known before update(), and in an accumulation, but for average="sum".
         compression: "bf16": what crosses the wire between hosts is rounded to bfloat16; what rounding takes away is added at the next update.
         exchange: how gradients are added up: "shared", in memory that the ranks of one host share, "hybrid", so within each host and over
             the wire between hosts, "mpi", by MPI's all-reduce, or "auto", the first of these that is possible. None: DIST_DYNET_EXCHANGE from
@@ -81,8 +104,8 @@ class DistributedTrainer:
     """
 
     __slots__ = (
-        "__weakref__", "_agreement", "_average", "_calls", "_exchange", "_gathered", "_inner", "_is_amid", "_joins", "_part", "_silent", "_sum",
-        "_world",
+        "__weakref__", "_agreement", "_average", "_calls", "_exchange", "_in_place", "_inner", "_is_amid", "_joins", "_part", "_passes",
+        "_silent", "_sources", "_stash", "_sum", "_world",
     )  # fmt: skip
 
     def __init__(
@@ -108,10 +131,13 @@ class DistributedTrainer:
         if compression not in (None, "bf16"):
             raise ValueError(f"DistributedTrainer: compression must be None or 'bf16'; got {compression!r}.")
         self._inner, self._average = trainer, average
-        if operator.index(accumulate) != 1:
+        if accumulate != 1:
             trainer.set_accumulation(accumulate)
         self._calls = 0  # of update()
-        self._gathered = 0.0  # n_r of the passes since the last update
+        self._passes = 0  # of them since the last exchange
+        self._in_place = 0  # of these, whose gradients lie where they were made
+        self._stash = Stash.of(trainer.collection._root)
+        self._sources = Sources(trainer.collection)
         self._silent = False  # inside of no_sync()
         self._joins = 0  # how many Joins it is inside of
         self._is_amid = False  # an update has begun that is not done: so it stays if an exception comes that other ranks do not have
@@ -132,40 +158,141 @@ class DistributedTrainer:
             if self._sum:
                 self._sum.check_hosts(what)
             self._agreement = Agreement(here, comm, trainer.collection, average != "sum")
-            self._exchange = choose(here, comm, exchange, overlap and average != "weighted" and not reproducible, compression)
+            self._exchange = choose(here, comm, exchange, overlap and not reproducible, compression)
             _broadcast_state(here, comm, trainer)
 
-    def update(self, weight: float | None = None) -> bool:
+    def update(self, weight: Batch[Any] | float | None = None) -> bool:
         """Averages the gradients over the ranks, then updates as the wrapped trainer does. To be called on all ranks.
 
-        With accumulation over k calls that happens at every k-th, alike on all ranks; n_r is then the sum over the k calls.
+        With accumulation over k calls that happens at every k-th, alike on all ranks.
 
         Args:
-            weight: n_r of this rank; needed with average="weighted", an error otherwise.
+            weight: what the gradients come from: a batch of shard(), or n_r of this rank as a number. None: the batch of the loop that is under
+                way. A number is needed with average="weighted" unless the batch has one, and an error with "sum".
 
         Returns:
             Whether parameters were updated: False within an accumulation or no_sync(), and for a step left out by skip_nonfinite.
 
         Raises:
-            RuntimeError: the ranks have different parameters, settings of the trainer or steps of shard(); the norm of the gradients is not
-                finite.
+            RuntimeError: it is not known which batch the gradients come from; the ranks have different parameters, settings of the trainer or
+                steps of shard(); the norm of the gradients is not finite. Parameters are as they were then.
+            ValueError: the weight is negative, infinite or NaN, or, in one process, missing.
+            TypeError: it is neither a number nor a batch of shard().
         """
-        step = last_step()
-        weight = self._weight(weight, step)
+        this = self._pass(weight)
+        if self._sum is None and this.batch is not None and this.batch.part is not None:
+            raise RuntimeError("update: batches of shard(..., micro_batches=G) need DistributedTrainer(..., reproducible=True).")
         self._calls += 1
-        updated = False
-        if self._keep(weight, step):
-            self._gathered += weight
-            updated = not self._silent and (self._inner._accumulation == 1 or self._inner._due()) and self._step(step)[0]
-        if self._exchange is not None and self._exchange.begins_early:
-            self._arm()
+        if self._sum is not None:
+            updated = self._update_reproducibly(this)
+        elif self._silent or self._joins or self._stash or self._inner._accumulation > 1:
+            updated = self._gather(this)
+        else:  # nearly always
+            updated = self._step(1.0 if self._average == "sum" else this.n, this.step(), 0, this.problem)[0]
+        self._end_pass(this)
         return updated
 
-    def _step(self, step: Step | None, flags: int = 0) -> tuple[bool, bool]:
+    def _pass(self, weight: Batch[Any] | float | None) -> _Pass:
+        batch, problem = self._sources.find(weight is not None)
+        if isinstance(weight, Batch):
+            return _Pass(weight, weight.n, weight.n if self._world.size == 1 else weight.total, True)
+        if weight is not None:
+            if self._average == "sum":
+                raise ValueError(f'update: with average="sum" nothing is weighted; got weight {weight!r:.60}. Leave it out.')
+            n = checked_weight(weight, "update: the weight")
+            if self._sum is not None:
+                batch, problem = self._sources.find()  # which micro-batch it is
+            return _Pass(batch, n, n if self._world.size == 1 else None, True, problem)
+        if self._average == "weighted" and not problem and (batch is None or not batch.is_weighted):
+            problem = (
+                'update: average="weighted" needs a weight; got none, and no batch of shard() that has one. Write update(weight), set batch.n '
+                "before backward, or use shard(..., weight=len)."
+            )
+            if self._world.size == 1:
+                raise ValueError(problem)
+        if self._world.size == 1 and self._sum is None:
+            problem = ""  # whatever it is, it is all there is
+        if batch is None:
+            return _Pass(None, 1.0, float(self._world.size), False, problem)
+        return _Pass(batch, batch.n, batch.total, False)
+
+    def _end_pass(self, this: _Pass) -> None:
+        """It was taken: what comes next is another one."""
+        update_called()
+        if this.batch is not None and this.batch._loop is not None:
+            this.batch._loop.is_used(this.batch)
+        if self._exchange is not None and self._exchange.begins_early:
+            self._arm()
+
+    # ---- several passes ----------------------------------------------------------------------------------------------------------------
+
+    def _gather(self, this: _Pass) -> bool:
+        """One of several passes that make an update: their gradients wait as they count in it."""
+        inner, is_last = self._inner, self._is_last()
+        if self._average == "sum":
+            self._in_place += 1
+            factor = 1.0
+        else:
+            factor = self._factor(this, Flag.LAST * is_last | Flag.SILENT * self._silent)
+        step = this.step(self._passes + 1)
+        if not is_last:
+            if self._average != "sum" and (self._world.size > 1 or this.named or self._stash):
+                self._keep(factor)
+            elif self._average != "sum":
+                self._in_place += 1
+            self._sources.clear()
+            self._passes += 1
+            inner._gathered += not self._silent
+            return False
+        is_refused = bool(this.problem) and self._average != "sum"
+        if not is_refused and (self._stash or factor != 1):
+            self._keep(factor)
+            self._stash.put_back(self._inner._members())
+        try:
+            updated = self._step(1.0, step, Flag.WEIGHED, this.problem)[0]
+        except RuntimeError:
+            if not is_refused and self._average != "sum":  # they have their weights, and keep them
+                self._stash.take(self.collection, 1.0)
+                self._sources.clear()
+            raise
+        inner._gathered = 0
+        return updated
+
+    def _is_last(self) -> bool:
+        """Whether the update comes with this call."""
+        return not self._silent and self._inner._gathered + 1 >= self._inner._accumulation
+
+    def _factor(self, this: _Pass, flags: int = 0) -> float:
+        """What the gradients of a pass are multiplied by: n_r / sum of n_r. Collective where weights are not known."""
+        if this.problem and not flags & Flag.LAST:
+            raise RuntimeError(f"{self._world.name} update: {this.problem}")
+        total = this.total
+        if self._agreement is not None and (self._joins or total is None):
+            flags |= Flag.JOIN if self._joins else 0
+            total = self._agreement.gather_weights(this.n, flags, this.problem)[0]
+        if self._world.size == 1 and not this.named:
+            return 1.0
+        assert total is not None, "one process knows all weights, several have told them"
+        return this.n / total if total else 0.0
+
+    def _keep(self, factor: float) -> None:
+        """Puts the gradients by, times factor."""
+        if factor != 1 and self._in_place:
+            raise RuntimeError(
+                f"update: earlier passes of this accumulation were not named, so that this one cannot be left out; got weight {factor:g}. Give "
+                "a weight with each call."
+            )
+        self._stash.take(self.collection, factor)
+        self._in_place = 0
+
+    # ---- an update ---------------------------------------------------------------------------------------------------------------------
+
+    def _step(
+        self, weight: float, step: Step, flags: int = 0, problem: str = "", chosen: Sequence[AnyParameter] | None = None
+    ) -> tuple[bool, bool]:
         """Exchanges and applies what was gathered: whether parameters were updated, and whether all ranks have run out of data."""
         flags |= Flag.JOIN if self._joins else 0
-        n, self._gathered, over, what = self._gathered, 0.0, bool(flags & Flag.ENDED), ""
-        inner, exchange = self._inner, self._exchange
+        over, what, inner, exchange = bool(flags & Flag.ENDED), "", self._inner, self._exchange
         if self._agreement is not None and exchange is not None:
             if self._is_amid:
                 raise RuntimeError(
@@ -175,11 +302,13 @@ class DistributedTrainer:
             self._world.refuse_child()
             self._is_amid = True
             if exchange.begins_early:
-                flags |= exchange.hasten(self._factor(n))
+                flags |= exchange.hasten(weight if self._average != "sum" else float(weight > 0))
+            self._stash.follow()
             try:
-                agreed, what = self._agreement.reach(exchange, n, Settings.of(inner), step, flags)
+                agreed, what = self._agreement.reach(exchange, weight, Settings.of(inner), step, flags, problem)
             except RuntimeError:  # on all ranks
                 exchange.drop("gradient exchange that was given up")
+                self._stash.mark()
                 self._is_amid = False
                 raise
             over = agreed is not None and agreed.over
@@ -187,40 +316,38 @@ class DistributedTrainer:
                 agreed.settings.set_on(inner)  # goes on as the ranks do that still have data
             if agreed is not None and self._sum is None:
                 exchange.sum(agreed, what)
-        elif n == 0:
+            self._stash.mark()
+        elif weight == 0:
             self.collection.reset_gradients()
         if self._sum is not None:
-            self._sum.sum(what, self._average != "sum", self.accumulation if self._average != "sum" else 1)
+            self._sum.sum(what, self._average != "sum")
+            if not self._is_last():
+                self._is_amid = False
+                return False, over
+            self._stash.put_back(self._inner._members())
         if over and not inner._waits():
             self._is_amid = False
             return False, over
         try:
-            updated = inner._change()
+            updated = inner._change() if chosen is None else inner._change_these(chosen)
         except RuntimeError:  # of gradients that are not finite, on all ranks
             self._is_amid = False
             raise
         self._is_amid = False
+        self._passes = self._in_place = 0
+        self._sources.clear()
         if updated:
             inner._done()
             inner._end()
         return updated, over
 
-    def _weight(self, weight: float | None, step: Step | None) -> float:
-        if (weight is not None) != (self._average == "weighted"):
-            raise ValueError(f'update: takes a weight exactly if average="weighted"; got weight {weight} with average="{self._average}".')
-        if weight is not None:
-            if not 0 <= weight < float("inf"):
-                raise ValueError(f"update: weight must be a number, 0 or more; got {weight}.")
-            return float(weight)
-        return float(step.count) if step and self._average == "mean" else 1.0
+    # ---- the same bits whatever the number of ranks --------------------------------------------------------------------------------------
 
-    def _keep(self, weight: float, step: Step | None) -> bool:
-        """With reproducible=True: puts the gradient of a micro-batch by; whether it was the last of the step. Otherwise True."""
-        part = step.part if step else None
-        if self._sum is None:
-            if part:
-                raise RuntimeError("update: batches of shard(..., micro_batches=G) need DistributedTrainer(..., reproducible=True).")
-            return True
+    def _update_reproducibly(self, this: _Pass) -> bool:
+        assert self._sum is not None
+        if this.problem:
+            raise RuntimeError(f"update: {this.problem}")
+        part = this.batch.part if this.batch is not None else None
         if part is None:
             raise RuntimeError("update: with reproducible=True each call belongs to a batch of shard(..., micro_batches=G); got one outside.")
         before = self._part
@@ -229,42 +356,56 @@ class DistributedTrainer:
             raise RuntimeError(
                 "update: with reproducible=True it is called once after each batch of shard(), empty ones too; got two calls for one, or none."
             )
-        if before and not goes_on and before.turn < before.turns - 1:  # that loop was left within a step
+        if before and not goes_on and not before.is_last:  # that loop was left within a step
             self._inner._gathered = 0
             self._sum.clear()
+            self._stash.forget(self._inner._members())
         if part.number is not None:
-            self._sum.keep(part.number, weight, 1.0 if self._average == "sum" else weight)
+            with self._stash.unseen():
+                self._sum.keep(part.number, this.n, 1.0 if self._average == "sum" else this.n)
+        self._sources.clear()
         self._part = part
-        if part.turn < part.turns - 1:
+        if not part.is_last:
             return False
-        self._sum.end_step(part.of)
-        return True
+        inner, is_last = self._inner, self._is_last()
+        updated = self._step(1.0, this.step(self._passes + 1))[0]
+        if is_last:
+            inner._gathered = 0
+            return updated
+        self._stash.take(self.collection, 1.0)
+        self._passes += 1
+        inner._gathered += 1
+        return False
 
     # ---- while backward goes on --------------------------------------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        """Lets the exchange begin in the next backward if that is the last before an update, and only then."""
-        if self._exchange is None or self._average == "weighted" or self._sum is not None:
+        """Lets the exchange begin in the next backward if that is the last before an update, and its weight is known, and only then."""
+        if self._exchange is None or self._sum is not None:
             return
-        inner, present = self._inner, weakref.WeakMethod(self._present_factor)
-        if self._silent or (inner._gathered + 1) % inner.accumulation:
+        gathers = self._silent or (not self._is_last() if self._average == "sum" else self._inner._accumulation > 1 or self._joins)
+        if gathers or self._stash:
             self._exchange.disarm()
         else:
-            self._exchange.arm(lambda: method() if (method := present()) else None)
+            present, thread = weakref.WeakMethod(self._present_factor), threading.get_ident()
+            self._exchange.arm(lambda: method(thread) if (method := present()) else None)
 
-    def _present_factor(self) -> float:
-        """What update() would multiply the gradients by if it were called now."""
-        return self._factor(self._gathered + self._weight(None, last_step()))
-
-    def _factor(self, n: float) -> float:
-        return n if self._average != "sum" else float(n > 0)
+    def _present_factor(self, thread: int) -> float | None:
+        """What update() would multiply the gradients by if it were called now in that thread; None: that is not known."""
+        if self._average == "sum":
+            return 1.0
+        batch, certain = self._sources.peek(thread)
+        if not certain or (self._average == "weighted" and (batch is None or not batch.is_weighted)):
+            return None
+        return 1.0 if batch is None else batch.n
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        """In `with trainer.no_sync():`, update() exchanges nothing: gradients and n_r add up, until the first update() outside.
+        """In `with trainer.no_sync():`, update() moves no gradients: they add up, until the first update() outside.
 
-        The sum of the passes' gradients is then averaged over the ranks: divide the losses by the number of passes where a mean is wanted.
-        These calls do not count towards accumulate. All ranks leave it out alike, though each may make other passes.
+        Each pass counts as it does in one process: the update is by the sum over passes of sum n_r g_r / sum n_r. Divide the losses by the
+        number of passes where a mean is wanted. These calls do not count towards accumulate. All ranks make equally many. Weights that are
+        numbers are exchanged with each call; those of shard() are known.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -292,22 +433,42 @@ class DistributedTrainer:
 
     def _waits(self) -> bool:
         """Whether gradients wait to be applied; then there is no checkpoint."""
-        return self._gathered > 0 or self._inner._waits() or (self._sum is not None and self._sum.pending)
+        return self._passes > 0 or bool(self._stash) or self._inner._waits() or (self._sum is not None and self._sum.pending)
 
     # ---- what Join needs ---------------------------------------------------------------------------------------------------------------
 
     def _take_part(self) -> bool:
-        """One update of the others after this rank has run out of data; True: all have.
+        """One pass of the others after this rank has run out of data; True: all have.
 
-        Passes of an accumulation that it had begun go into the first one, where their mean counts as that of a whole accumulation would.
+        An accumulation that the end cuts short counts by the mean of its passes.
         """
         inner = self._inner
-        begun, k = inner._gathered, inner.accumulation
-        if self._gathered and begun < k > 1 and self._average != "sum":
+        if self._agreement is None or self._average == "sum":
+            begun, k = inner._gathered, inner.accumulation
+            self._stash.put_back(self._inner._members())
+            if self._average != "sum" and 0 < begun < k:
+                for p in inner._members():
+                    lib.dn_param_scale_gradient(p._c, k / begun)
+            inner._gathered = 0
+            return self._step(float(self._in_place > 0), Step(), Flag.ENDED)[1]
+        _, of_any, of_all = self._agreement.gather_weights(0.0, Flag.JOIN | Flag.ENDED)
+        over = bool(of_all & Flag.ENDED)
+        if not over:
+            with self._stash.unseen():
+                self.collection.reset_gradients()
+            self._passes += 1
+            if not of_any & Flag.LAST:
+                inner._gathered += not of_any & Flag.SILENT
+                return False
+        elif not inner._gathered:
+            return True
+        self._stash.put_back(self._inner._members())
+        if over:
             for p in inner._members():
-                lib.dn_param_scale_gradient(p._c, k / max(begun, 1))
+                lib.dn_param_scale_gradient(p._c, inner.accumulation / inner._gathered)
         inner._gathered = 0
-        return self._step(last_step(), Flag.ENDED)[1]
+        self._step(1.0, Step(), Flag.ENDED | Flag.WEIGHED)
+        return over
 
     # ---- the wrapped trainer's interface ---------------------------------------------------------------------------------------------
 
@@ -352,7 +513,6 @@ class DistributedTrainer:
 
     def set_accumulation(self, k: int) -> None:
         """Exchanges and updates only at every k-th call of update(), by the mean of k backward passes. To be called on all ranks."""
-        self._gathered = 0.0
         self._inner.set_accumulation(k)
         self._arm()
 
@@ -389,18 +549,47 @@ class DistributedTrainer:
         """Does nothing, and warns of it, as Trainer.update_epoch()."""
         self._inner.update_epoch(r)
 
-    def update_subset(self, updated_params: Sequence[int | Parameters], updated_lookups: Sequence[int | LookupParameters]) -> None:
-        """As Trainer.update_subset(), in one process.
+    def update_subset(
+        self,
+        updated_params: Sequence[int | Parameters],
+        updated_lookups: Sequence[int | LookupParameters],
+        weight: Batch[Any] | float | None = None,
+    ) -> None:
+        """As Trainer.update_subset(), with the gradients of these parameters averaged over the ranks. To be called on all ranks alike.
+
+        With several ranks the gradients of the others are put by until their update: has_gradient() says no meanwhile.
+
+        Args:
+            updated_params: as there; the same on all ranks.
+            updated_lookups: as there.
+            weight: as in update().
 
         Raises:
-            RuntimeError: there are several ranks.
+            RuntimeError: as update(); reproducible=True, or inside of Join.
         """
-        if self._world.size > 1:
+        if self._sum is not None or self._joins:
             raise RuntimeError(
-                f"{self._world.name} update_subset: cannot exchange a part of the gradients; got {self._world.size} ranks. "
-                "Use update() and freeze the others by set_updated(False)."
+                f"update_subset: all parameters must be updated together with reproducible=True and inside of Join; got "
+                f"{len(updated_params)} parameters and {len(updated_lookups)} tables. Write update()."
             )
-        self._inner.update_subset(updated_params, updated_lookups)
+        this, chosen = self._pass(weight), self._inner._chosen(updated_params, updated_lookups)
+        self._calls += 1
+        if self._world.size > 1 or self._stash or this.named:
+            factor = 1.0 if self._average == "sum" else self._factor(this, Flag.LAST)
+            if not this.problem or self._average == "sum":
+                self._keep(factor)
+                self._sources.clear()
+                self._stash.put_back(chosen)
+        passes, in_place = self._passes, self._in_place
+        subset = hash_of(" ".join(p.name() for p in chosen)) | 1
+        try:
+            self._step(1.0, this.step(passes + 1, subset), Flag.WEIGHED, this.problem, chosen)
+        except RuntimeError:
+            if not this.problem:
+                self._stash.take(self.collection, 1.0)
+            raise
+        self._in_place = in_place
+        self._end_pass(this)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """As Trainer.state(): the same on all ranks.

@@ -6,18 +6,32 @@ one go (collection, subcollections, builders, a program's own objects that hold 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._ffi import DTYPE, lib, pointer, view
+from .._ffi import DTYPE, lib, pointer
 
 if TYPE_CHECKING:
     from .collection import ParameterCollection
     from .parameters import AnyParameter
     from .root import Root
+
+
+@contextmanager
+def unchanged(roots: Iterable[Root], what: str) -> Iterator[None]:
+    """A context in which parameters of these roots are read one after the other.
+
+    Raises:
+        RuntimeError: they have changed meanwhile, so that what was read is of no one moment.
+    """
+    before = {root: root.version() for root in roots}
+    yield
+    if any(root.version() != version for root, version in before.items()):
+        raise RuntimeError(f"{what}: another thread has changed parameters while they were read. Let the threads take turns: use a lock.")
 
 
 Content = tuple[tuple[int, ...], int, NDArray[Any], bool]
@@ -26,10 +40,13 @@ Content = tuple[tuple[int, ...], int, NDArray[Any], bool]
 
 def contents(root: Root) -> list[Content]:
     """What a root holds, as copies."""
-    return [
-        (dims, rows, view(lib.dn_param_values(c), lib.dn_param_size(c)).copy(), bool(lib.dn_param_updated(c)))
-        for c, dims, rows in root.made
-    ]
+    held = []
+    with unchanged([root], "copy"):
+        for c, dims, rows in root.made:
+            values = np.empty(lib.dn_param_size(c), DTYPE)
+            lib.dn_param_copy(c, 0, values.size, pointer(values))
+            held.append((dims, rows, values, bool(lib.dn_param_updated(c))))
+    return held
 
 
 def rebuilt_root(cls: type[Root], held: list[Content]) -> Root:
@@ -37,7 +54,7 @@ def rebuilt_root(cls: type[Root], held: list[Content]) -> Root:
     root = cls()
     for dims, rows, values, updated in held:
         c = root.new_parameter(dims, rows)
-        view(lib.dn_param_values(c), lib.dn_param_size(c))[:] = values
+        lib.dn_param_write(c, 0, values.size, pointer(values), 1)
         lib.dn_param_set_updated(c, updated)
     return root
 
@@ -67,10 +84,10 @@ def copy_values(to: ParameterCollection, other: ParameterCollection, share: floa
             if p.shape() != q.shape():
                 raise ValueError(f"copy_from: shapes must be equal; got {p.name()} = {p.shape()}, {q.name()} = {q.shape()}.")
             pairs.append((p, q))
-    for p, q in pairs:
-        source, target = q.storage(), p.storage()
+    with unchanged([other._root], "copy_from"):
+        sources = [q._values() for _, q in pairs]
+    for (p, _), source in zip(pairs, sources, strict=True):
         if share == 1:
-            target[:] = source
-        elif target.size:
-            lib.dn_blend(target.size, share, pointer(np.ascontiguousarray(source, DTYPE)), pointer(target))
-    to._root.changed()
+            p._write(source)
+        else:
+            lib.dn_param_blend(p._c, share, pointer(source))

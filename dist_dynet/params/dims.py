@@ -24,14 +24,11 @@ def as_dims(dims: Any, what: str) -> tuple[int, ...]:
         raise TypeError(f"{what}: dims must be a number or a tuple of numbers; got {dims!r}.")
     alone = not isinstance(dims, Iterable) or (isinstance(dims, np.ndarray) and dims.ndim == 0)
     sizes = (dims,) if alone else tuple(dims)
-    result = []
-    for given in sizes:
-        whole = size(given, what, f" in {dims!r}")
-        if whole < 0:
-            raise ValueError(f"{what}: sizes must not be negative; got {dims!r}.")
-        if whole >= 1 << 31:
-            raise ValueError(f"{what}: sizes must have at most 31 bits; got {dims!r}.")
-        result.append(whole)
+    result = [size(given, what, f" in {dims!r}") for given in sizes]
+    if min(result, default=0) < 0:
+        raise ValueError(f"{what}: sizes must not be negative; got {result[0] if alone else tuple(result)}.")
+    if max(result, default=0) >= 1 << 31:
+        raise ValueError(f"{what}: sizes must have at most 31 bits; got {dims!r}.")
     if not 0 < len(result) <= MAX_DIMS:
         raise ValueError(f"{what}: takes 1 to {MAX_DIMS} dims; got {dims!r}.")
     return tuple(result)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import _random
-from .._ffi import ffi, lib
+from .._ffi import declines, ffi, lib
 
 Values = NDArray[np.float32]
 """Flat, in storage order."""
@@ -23,10 +23,15 @@ _Draw = tuple[int, float, float]
 """One of these, and its two numbers: bounds; mean and standard deviation; the number, and nothing."""
 
 
+_AT_ONCE = 1 << 24
+"""Draws of one call of C, which nothing interrupts; even, since normal numbers are drawn in pairs."""
+
+
 def _draw(call: Any, n: int, a: float, b: float) -> Values:
     out = np.empty(n, np.float32)
     with _random.lock():
-        call(_random.generator(), n, a, b, ffi.from_buffer("float *", out) if n else ffi.NULL)
+        for block in np.split(out, range(_AT_ONCE, n, _AT_ONCE)):
+            call(_random.generator(), block.size, a, b, ffi.from_buffer("float *", block) if block.size else ffi.NULL)
     return out
 
 
@@ -66,7 +71,9 @@ class _Drawn(PyInitializer):
 
 def in_place(init: PyInitializer, dims: tuple[int, ...], is_lookup: bool) -> _Draw | None:
     """What begin() is to do; None: ask for values()."""
-    return init._draw(dims, is_lookup) if isinstance(init, _Drawn) and type(init).values is _Drawn.values else None
+    if not isinstance(init, _Drawn) or type(init).values is not _Drawn.values or _size(dims) > _AT_ONCE or declines("first values"):
+        return None
+    return init._draw(dims, is_lookup)
 
 
 def begin(param: Any, draw: _Draw) -> None:

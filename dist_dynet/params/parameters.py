@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from math import prod
 from os import PathLike
@@ -11,7 +10,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._ffi import DTYPE, calls, ffi, lib, nodes, pointer, shaped, view, view_ints
+from .._ffi import DTYPE, NULL, calls, ffi, lib, nodes, pointer, shaped, view
 from .._integers import named
 from ..expression import Expression, expression, resolved
 from . import copying
@@ -55,12 +54,26 @@ class _ParameterBase(Expression):
         return (self._rows, *self._dims) if self._rows else self._dims
 
     def storage(self) -> NDArray[Any]:
-        """The values themselves, flat in storage order (no copy). After writing, call changed()."""
+        """The values themselves, flat in storage order (no copy). After writing, call changed().
+
+        While another thread updates, it shows what is written at that moment: as_array() and set_value() wait for each other and for updates.
+        """
         return view(lib.dn_param_values(self._c), lib.dn_param_size(self._c), self._root)
 
     def changed(self) -> None:
         """Says that storage() was written to."""
         self._root.changed()
+
+    def _values(self, first: int = 0, n: int | None = None) -> NDArray[Any]:
+        """A copy of n values (None: all), in storage order."""
+        out = np.empty(lib.dn_param_size(self._c) if n is None else n, DTYPE)
+        lib.dn_param_copy(self._c, first, out.size, pointer(out))
+        return out
+
+    def _write(self, values: NDArray[Any], first: int = 0, factor: float = 1) -> None:
+        """Sets values, in storage order. factor: that of a whole table, which its values are these numbers times."""
+        flat = np.ascontiguousarray(values, DTYPE)
+        lib.dn_param_write(self._c, first, flat.size, pointer(flat), factor)
 
     def _shaped(self, flat: NDArray[Any]) -> NDArray[Any]:
         """A view, of shape(), of numbers in storage order."""
@@ -77,7 +90,7 @@ class _ParameterBase(Expression):
         found = None if self._rows else _quick_param(self, -1)
         if found is not None:
             return shaped(np.frombuffer(found[0]), found[1], 1)
-        return self._arrange(view(lib.dn_param_values(self._c), lib.dn_param_size(self._c)))
+        return self._arrange(self._values())
 
     def _flat_gradient(self) -> NDArray[Any]:
         out = np.empty(lib.dn_param_size(self._c), DTYPE)
@@ -108,8 +121,7 @@ class _ParameterBase(Expression):
 
     def scale(self, s: float) -> None:
         """Multiplies the values by s."""
-        self.storage()[:] *= DTYPE.type(s)
-        self.changed()
+        self._write(self._values() * DTYPE.type(s))
 
     def scale_gradient(self, s: float) -> None:
         """Multiplies the gradient by s."""
@@ -181,25 +193,22 @@ class Parameters(_ParameterBase):
         array = np.asarray(arr, DTYPE)
         if array.shape != self._dims:
             raise ValueError(f"set_value: the array must have the parameter's shape; got array {array.shape}, parameter {self._dims}.")
-        self.storage()[:] = array.ravel(order="F")
-        self.changed()
+        self._write(array.ravel(order="F"))
 
     def zero(self) -> None:
         """Sets values and gradient to zero."""
-        self.storage()[:] = 0
+        self._write(np.zeros(lib.dn_param_size(self._c), DTYPE))
         self.clear_gradient()
-        self.changed()
 
     def clip_inplace(self, left: float, right: float) -> None:
         """Clips the values to [left, right]."""
-        np.clip(self.storage(), left, right, out=self.storage())
-        self.changed()
+        self._write(np.clip(self._values(), left, right))
 
     def _set_flat_gradient(self, gradient: NDArray[Any] | None) -> None:
         """Replaces the gradient; None empties it. A frozen parameter has none."""
         self.clear_gradient()
         if gradient is not None and self.is_updated():
-            view(lib.dn_param_gradient(self._c), gradient.size)[:] = gradient
+            lib.dn_param_put(self._c, 1, pointer(np.ascontiguousarray(gradient, DTYPE)))
 
     def expr(self, update: bool = False) -> Expression:
         """Its node in the current graph; by default as a constant, without gradient."""
@@ -243,12 +252,11 @@ class LookupParameters(_ParameterBase):
     def init_row(self, i: int, row: ArrayLike) -> None:
         """Sets row i to these numbers, column-major."""
         (i,) = self._range("init_row", [i])
-        size = math.prod(self._dims)
+        size = prod(self._dims)
         values = np.asarray(row, DTYPE).ravel(order="F")
         if values.size != size:
             raise ValueError(f"init_row: a row has {size} numbers; got {values.size}.")
-        self.storage()[i * size : (i + 1) * size] = values
-        self.changed()
+        self._write(values, i * size)
 
     def init_from_array(self, arr: ArrayLike) -> None:
         """Sets the first rows, as many as `arr` has."""
@@ -256,8 +264,7 @@ class LookupParameters(_ParameterBase):
         if array.shape[1:] != self._dims or array.ndim == 0 or array.shape[0] > self._rows:
             sizes = ", ".join(map(str, self._dims))
             raise ValueError(f"init_from_array: the array must be (at most {self._rows}, {sizes}); got {array.shape}.")
-        self.storage()[: array.size] = np.moveaxis(array, 0, -1).ravel(order="F")
-        self.changed()
+        self._write(np.moveaxis(array, 0, -1).ravel(order="F"))
 
     def row_as_array(self, row: int) -> NDArray[np.float64]:
         """A copy of one row."""
@@ -267,14 +274,18 @@ class LookupParameters(_ParameterBase):
             return shaped(np.frombuffer(found[0]), found[1], 1)
         self._range("row_as_array", [row])
         size = prod(self._dims)
-        values = view(lib.dn_param_values(self._c) + row * size, size)
+        values = self._values(row * size, size)
         return values.astype(np.float64).reshape(self._dims, order="F")
 
     def rows_as_array(self, rows: Sequence[int]) -> NDArray[np.float64]:
         """Copies of these rows, the row first."""
-        rows = self._range("rows_as_array", rows)
-        values = view(lib.dn_param_values(self._c), lib.dn_param_size(self._c)).reshape(self._rows, -1)
-        return self._by_row(values[rows].astype(np.float64))
+        return self._copied(lib.dn_lookup_copy_rows, self._range("rows_as_array", rows))
+
+    def _copied(self, copy: Any, rows: list[int]) -> NDArray[np.float64]:
+        """What a call of C copies for these rows: rows of the row's dims."""
+        out = np.empty((len(rows), prod(self._dims)), DTYPE)
+        copy(self._c, len(rows), rows, pointer(out))
+        return self._by_row(out.astype(np.float64))
 
     def _by_row(self, flat: NDArray[np.float64]) -> NDArray[np.float64]:
         """Rows of numbers, each in storage order -> rows of the row's dims."""
@@ -288,33 +299,32 @@ class LookupParameters(_ParameterBase):
 
     def rows_grad_as_array(self, rows: Sequence[int]) -> NDArray[np.float64]:
         """Copies of these rows' gradients."""
-        rows = self._range("rows_grad_as_array", rows)
-        place = {row: i for i, row in enumerate(self.touched_rows().tolist())}
-        block, out = self.touched_gradients(), np.zeros((len(rows), math.prod(self._dims)))
-        for i, row in enumerate(rows):
-            if row in place:
-                out[i] = block[place[row]]
-        return self._by_row(out)
+        return self._copied(lib.dn_lookup_copy_gradients, self._range("rows_grad_as_array", rows))
 
     def touched_rows(self) -> NDArray[np.int32]:
         """The rows that have a gradient since the last update, in order of first use."""
-        rows, block = ffi.new("const int **"), ffi.new("dn_real **")
-        n = lib.dn_lookup_touched(self._c, rows, block)
-        touched: NDArray[np.int32] = view_ints(rows[0], n).copy()
-        return touched
+        return self._touched()[0]
 
     def touched_gradients(self) -> NDArray[Any]:
-        """Their gradients, one row of numbers each, without a copy; valid until the next backward or update."""
-        rows, block = ffi.new("const int **"), ffi.new("dn_real **")
-        n = lib.dn_lookup_touched(self._c, rows, block)
-        return view(block[0], n * math.prod(self._dims)).reshape(n, -1) if n else np.empty((0, math.prod(self._dims)), DTYPE)
+        """A copy of their gradients, one row of numbers each."""
+        return self._touched()[1]
+
+    def _touched(self) -> tuple[NDArray[np.int32], NDArray[Any]]:
+        """touched_rows() and touched_gradients() of one moment."""
+        capacity = -1
+        while True:
+            rows, block = np.empty(max(capacity, 0), np.int32), np.empty((max(capacity, 0), prod(self._dims)), DTYPE)
+            n = lib.dn_lookup_touched(self._c, capacity, ffi.from_buffer("int *", rows) if rows.size else NULL, pointer(block))
+            if n <= capacity:
+                return rows[:n], block[:n]
+            capacity = n
 
     def add_gradients(self, rows: ArrayLike, gradients: ArrayLike) -> None:
         """Adds row gradients, one row of numbers each."""
         index = np.ascontiguousarray(rows, np.int32)
         block = np.ascontiguousarray(gradients, DTYPE)
-        if block.size != index.size * math.prod(self._dims):
-            raise ValueError(f"add_gradients: {index.size} rows need {index.size * math.prod(self._dims)} numbers; got {block.size}.")
+        if block.size != index.size * prod(self._dims):
+            raise ValueError(f"add_gradients: {index.size} rows need {index.size * prod(self._dims)} numbers; got {block.size}.")
         self._range("add_gradients", index.tolist())
         if index.size and lib.dn_lookup_add(self._c, index.size, ffi.from_buffer("int *", index), pointer(block)):
             raise MemoryError("add_gradients: out of memory")
@@ -329,8 +339,7 @@ class LookupParameters(_ParameterBase):
 
     def zero(self) -> None:
         """Sets the values to zero."""
-        self.storage()[:] = 0
-        self.changed()
+        self._write(np.zeros(lib.dn_param_size(self._c), DTYPE))
 
     def expr(self) -> LookupParameters:
         """The whole table as an expression of dims (d..., rows): itself."""

@@ -63,6 +63,10 @@ class Root:
         """To be called after values were written from outside."""
         lib.dn_root_changed(self.c)
 
+    def version(self) -> int:
+        """Rises whenever values change. Waits for an update by another thread."""
+        return int(lib.dn_root_version(self.c))
+
 
 _roots: weakref.WeakSet[Root] = weakref.WeakSet()
 

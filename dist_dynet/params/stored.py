@@ -1,7 +1,7 @@
 """The values of a collection as they are stored, bit for bit: reading them changes nothing.
 
-`as_array()`, `save()` and all else that reads a table's values multiply the decay into it that has gathered since it was last read, which
-rounds. That is right for everybody but a checkpoint, which must not make a difference to what comes after it.
+A table's values are its storage times the weight decay that has gathered; what reads values gives the product, which rounds. Here storage and
+factor are kept as they are, so that a run goes on from a checkpoint as it would have without.
 """
 
 from __future__ import annotations
@@ -67,9 +67,8 @@ def check_stored(m: ParameterCollection, state: Mapping[str, Any], what: str) ->
 def load_stored(m: ParameterCollection, state: Mapping[str, Any]) -> None:
     """Gives all parameters what a stored() of them says; gradients are dropped. To be checked before."""
     for name, p in m.named_parameters().items():
-        storage, _ = _storage(p)
-        storage[...] = state["undecayed"].get(name, state[""][name])
-        lib.dn_param_set_factor(p._c, float(state["factors"].get(name, 1)))
+        array = np.asarray(state["undecayed"].get(name, state[""][name]))
+        flat = (np.moveaxis(array, 0, -1) if p._rows else array).ravel(order="F")
+        p._write(flat, factor=float(state["factors"].get(name, 1)))
         p.set_updated(name not in state["frozen"])
         p.clear_gradient()
-    m._root.changed()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -98,9 +99,9 @@ class MovingAverage:
         for p in members:
             average = self._averages.get(p)
             if average is None:
-                average = self._averages[p] = np.zeros(p.storage().size, DTYPE) if self._averaged == 1 else p.storage() * DTYPE.type(bias)
+                average = self._averages[p] = np.zeros(prod(p.shape()), DTYPE) if self._averaged == 1 else p._values() * DTYPE.type(bias)
             if average.size:
-                lib.dn_blend(average.size, share, lib.dn_param_values(p._c), pointer(average))
+                lib.dn_blend(average.size, share, pointer(p._values()), pointer(average))
 
     def swap_in(self) -> None:
         """Puts the averages in the place of the values, which are kept.
@@ -112,11 +113,10 @@ class MovingAverage:
             state = "they are swapped in" if self._weights is not None else "there was no update yet"
             raise RuntimeError(f"MovingAverage: swap_in needs averages and values in their places; got {state}.")
         bias = self._bias() if self._correct else 1.0
-        self._weights = {p: p.storage().copy() for p in self._averages}
+        self._weights = {p: p._values() for p in self._averages}
         try:
             for p, average in self._averages.items():
-                p.storage()[:] = average / DTYPE.type(bias)
-                p.changed()
+                p._write(average / DTYPE.type(bias))
         except BaseException:  # Ctrl-C, or no memory
             self.swap_out()
             raise
@@ -130,8 +130,7 @@ class MovingAverage:
         if self._weights is None:
             raise RuntimeError("MovingAverage: swap_out needs averages that are swapped in. Call swap_in() before.")
         for p, kept in self._weights.items():
-            p.storage()[:] = kept
-            p.changed()
+            p._write(kept)
         self._weights = None
 
     @contextmanager

@@ -66,8 +66,8 @@ class Trainer:
     """
 
     __slots__ = (  # so that a misspelt setting is an error
-        "__weakref__", "_accumulation", "_c", "_collection", "_count", "_decay", "_followers", "_gathered", "_is_plain", "_known_settings",
-        "_last", "_schedule", "_settings", "_shown", "_skip_nonfinite", "_skipped",
+        "__weakref__", "_accumulation", "_c", "_collection", "_count", "_decay", "_first", "_followers", "_gathered", "_is_plain",
+        "_known_settings", "_last", "_schedule", "_settings", "_shown", "_skip_nonfinite", "_skipped",
     )  # fmt: skip
     _rule: ClassVar[int] = -1
     _moments: ClassVar[tuple[str, ...]] = ()
@@ -98,6 +98,7 @@ class Trainer:
         self._skip_nonfinite, self._skipped = False, 0
         self._shown = (0, 0)  # updates and clips at the last status()
         self._followers: list[Follower] = []
+        self._first: list[Callable[[], None]] = []  # called before an update; may refuse it
         self._last: list[Callable[[], None]] = []  # called when all of an update is done
         self._schedule: weakref.ref[Schedule] | None = None
         trainer = lib.dn_trainer_new(m._root.c, self._rule, (*constants, *_NO_CONSTANTS[len(constants) :]))
@@ -115,11 +116,16 @@ class Trainer:
     def _set_plain(self) -> None:
         """Whether an update is one call of C and nothing else, which halves the time of tiny ones."""
         self._is_plain = not (
-            self._watches or self._followers or self._last or self._accumulation > 1 or self._collection._parent is not None
+            self._watches or self._followers or self._first or self._last or self._accumulation > 1 or self._collection._parent is not None
         )
 
     def _follow(self, follower: Follower) -> None:
         self._followers.append(follower)
+        self._set_plain()
+
+    def _begin_with(self, first: Callable[[], None]) -> None:
+        """Calls `first` before each update, which may refuse it by an exception."""
+        self._first.append(first)
         self._set_plain()
 
     def _end_with(self, last: Callable[[], None]) -> None:
@@ -306,6 +312,8 @@ class Trainer:
 
     def _prepare(self) -> None:
         """Before an update: tells C what has changed."""
+        for first in self._first:
+            first()
         m = self._collection
         if m._parent is not None:
             self._select()
@@ -377,17 +385,22 @@ class Trainer:
         >>> v.as_array().tolist(), w.as_array().tolist(), v.has_gradient()
         ([0.0], [-1.0], True)
         """
+        if self._change_these(self._chosen(updated_params, updated_lookups)):
+            self._done()
+            self._end()
+
+    def _chosen(self, params: Sequence[int | Parameters], lookups: Sequence[int | LookupParameters]) -> list[AnyParameter]:
+        """The parameters that update_subset() is to update."""
         if self._accumulation > 1:
             raise RuntimeError(f"update_subset: takes no part in accumulation; got set_accumulation({self._accumulation}). Set it to 1.")
         m = self._collection
-        chosen = [*_chosen(updated_params, m._parameters, "updated_params"), *_chosen(updated_lookups, m._lookups, "updated_lookups")]
+        return [*_chosen(params, m._parameters, "updated_params"), *_chosen(lookups, m._lookups, "updated_lookups")]
+
+    def _change_these(self, chosen: Sequence[AnyParameter]) -> bool:
+        """As _change(), for some parameters."""
         self._prepare()
         code = lib.dn_trainer_update_these(self._c, len(chosen), [p._c for p in chosen])
-        if code < 0:
-            self._fail(code, chosen)
-            return
-        self._done()
-        self._end()
+        return code >= 0 or self._fail(code, chosen)
 
     def restart(self, learning_rate: float | None = None) -> None:
         """Sets the moments to zero, and the learning rate if given. The count of updates goes on, as in DyNet."""

@@ -1,0 +1,439 @@
+"""Which batch gradients come from: what shard() gives knows what it is part of, and each update asks whose gradients it has.
+
+A loop over a shard says when it gives a batch and when it asks for the next one. Backward passes in between belong to that batch, as long as
+one loop is under way and does something with each batch before it asks for the next. Where that is not so (lists of batches, loops that
+read ahead, several loops at once) nobody but the program knows: the answer says so, and what to write. It exchanges nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from .._ffi import lib
+from ..graph import cg
+from ..params.collection import ParameterCollection
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which of a step's micro-batches this is: the turn-th of `turns` that this rank is given."""
+
+    number: int | None
+    """Among those of all ranks, from 0 to of - 1; None: none is left for this turn."""
+    of: int
+    turn: int
+    turns: int
+    loop: object
+    """The loop over the shard that it comes from."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the step ends with it."""
+        return self.turn == self.turns - 1
+
+
+def checked_weight(value: Any, what: str) -> float:
+    """A weight in an average: a number, 0 or more.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is negative, infinite or NaN.
+    """
+    try:
+        weight = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{what} must be a number or a batch of shard(); got {value!r:.60}.") from None
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"{what} must be a number, 0 or more; got {value!r:.60}.")
+    return weight
+
+
+class Batch(list[T], Generic[T]):
+    """The examples of one rank in one step: a list that knows what it is part of. shard() makes them; `update(batch)` names one.
+
+    Copies and slices are plain lists.
+
+    >>> from dist_dynet import parallel
+    >>> for batch in parallel.shard([[1, 2], [3], [4, 5, 6]], batch_size=2, shuffle=False, weight=len):
+    ...     print(batch, batch.n, batch.total, batch.epoch, batch.step)
+    [[1, 2], [3]] 3.0 3.0 0 0
+    [[4, 5, 6]] 3.0 3.0 0 1
+    """
+
+    __slots__ = ("__weakref__", "_loop", "_n", "description", "epoch", "is_weighted", "part", "step", "total")
+
+    def __init__(
+        self,
+        examples: Iterable[T],
+        n: float,
+        total: float,
+        epoch: int,
+        step: int,
+        *,
+        is_weighted: bool = False,
+        part: Part | None = None,
+        description: tuple[int, ...] = (),
+        loop: Loop | None = None,
+    ) -> None:
+        super().__init__(examples)
+        self._n = float(n)
+        self.total: float | None = float(total)
+        """The same over all ranks; None: not known, since n was set."""
+        self.epoch, self.step = epoch, step
+        self.is_weighted = is_weighted
+        """Whether n is a weight that the program gave, rather than the number of examples."""
+        self.part, self.description = part, description
+        self._loop = loop
+
+    @property
+    def n(self) -> float:
+        """How much it counts in an average over ranks: its number of examples, or its weight.
+
+        May be set, before backward, to the number of tokens in it, say.
+        """
+        return self._n
+
+    @n.setter
+    def n(self, n: float) -> None:
+        self._n, self.total, self.is_weighted = checked_weight(n, "batch.n"), None, True
+
+    def __iter__(self) -> Iterator[T]:
+        _is_read(self)
+        return super().__iter__()
+
+    def __getitem__(self, i: Any) -> Any:
+        _is_read(self)
+        return super().__getitem__(i)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return list, (list(self),)
+
+    def __copy__(self) -> list[T]:
+        return list(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> list[T]:
+        from copy import deepcopy
+
+        return deepcopy(list(self), memo)
+
+
+# ---- loops -----------------------------------------------------------------------------------------------------------------------------
+
+
+class _Process:
+    """What this process has seen of all loops."""
+
+    def __init__(self) -> None:
+        self.loops: list[Loop] = []
+        """Those that have given a batch and not asked for another one yet."""
+        self.sources: list[weakref.ref[Sources]] = []
+        self.made = 0
+        """How many Sources were made."""
+        self.idle: list[_Idle] = []
+        self.unclaimed = False
+        """A loop has ended that had read ahead, and no update came since then: whoever updates next may have its batches."""
+        self.claimed = 0
+        """Of so many Sources, from the first, gradients may come from the batches of such loops."""
+        self.calls: dict[int, int] = {}
+        """By thread: calls of DistributedTrainer.update()."""
+        self.readers: set[int] = set()
+        """Threads that have looked into a batch which was not present, since their last update."""
+
+    def claim(self) -> None:
+        """An update comes: what was read ahead so far is the business of the trainers that there are, not of later ones."""
+        if self.unclaimed:
+            self.unclaimed, self.claimed = False, self.made
+        for idle in self.idle:
+            idle.claimed = idle.claimed or self.made
+
+    def holds_batches(self, serial: int) -> bool:
+        """Whether the program still has batches that were passed over, which Sources of this number may come to."""
+        self.idle = [idle for idle in self.idle if idle.count()]
+        return any(serial <= idle.claimed for idle in self.idle)
+
+
+class _Idle:
+    """Batches of a loop that were passed over while their thread computed nothing."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.batches: list[weakref.ref[Batch[Any]]] = []
+        self.claimed = 0
+        """They are the business of so many Sources, from the first; 0: not known yet."""
+
+    def count(self) -> int:
+        """How many the program still has."""
+        self.batches = [ref for ref in self.batches if ref() is not None]
+        return len(self.batches)
+
+
+_process = _Process()
+
+
+def update_called() -> None:
+    """DistributedTrainer.update() was called, in this thread."""
+    me = threading.get_ident()
+    _process.calls[me] = _process.calls.get(me, 0) + 1
+    _process.readers.discard(me)
+
+
+def _is_read(batch: Batch[Any]) -> None:
+    """The program looks at the examples of a batch."""
+    for loop in _process.loops:
+        if loop.present is batch:
+            return
+    _process.readers.add(threading.get_ident())
+
+
+class Loop:
+    """One loop over a shard.
+
+    Args:
+        steps: how many the epoch has.
+        epoch: its number.
+        first: the step that it begins with.
+        is_used: told of each batch of it that an update has used.
+    """
+
+    def __init__(self, steps: int, epoch: int, first: int, is_used: Callable[[Batch[Any]], None]) -> None:
+        self.steps, self.epoch, self.is_used = steps, epoch, is_used
+        self.used = first
+        """How many steps of the epoch are done: their batches went into an update, as far as is known."""
+        self.given = first
+        """How many the loop has gone past."""
+        self.present: Batch[Any] | None = None
+        self.runs_ahead = False
+        """It has gone past a batch that nothing was done with, on this rank."""
+        self.exact = False
+        """Updates have told which of its batches they used."""
+        self.late = False
+        """One was not the present batch."""
+        self.strays = self.over = False
+        self.whole = False
+        """It is over, and was given the last batch of its epoch."""
+        self.updates = lib.dn_updates_made()
+        """How many updates of any trainer there were when it began, or began to run ahead."""
+        self.thread = 0
+        self.claimed = 0
+        """In another thread than that of updates: it is the business of so many Sources, from the first; 0: not known yet."""
+        self._work: tuple[int, ...] = ()
+
+    def give(self, batch: Batch[Any], asked: bool) -> None:
+        """The program gets this batch; asked: ask() has just been called."""
+        self.thread = threading.get_ident()
+        for ref in _process.sources:
+            sources = ref()
+            if sources is not None:
+                if not asked:
+                    sources.look(_present())
+                sources.begin()
+        self.present, self._work = batch, _work_of_thread()
+        _process.loops.append(self)
+        _process.readers.discard(self.thread)
+
+    def ask(self) -> None:
+        """The program asks for the next one, in whatever thread."""
+        batch = self.present
+        if batch is None:
+            return
+        _look()
+        ends = batch.part is None or batch.part.is_last
+        if not (self.exact and ends and batch.step < self.used):  # what updates have told suffices
+            work, before = _work_of_thread(), self._work
+            same = work[0] == before[0]
+            if not (same and work[1:4] != before[1:4]) and len(batch):
+                if not self.runs_ahead:
+                    self.runs_ahead, self.updates = True, lib.dn_updates_made()
+                if work == before:
+                    self._put_by(batch)
+            if ends and same and work[1:3] != before[1:3] and not (self.runs_ahead or self.exact):
+                self.used = batch.step + 1
+        self._leave()
+        if ends:
+            self.given = batch.step + 1
+
+    def end(self) -> None:
+        """The loop has ended, or was left."""
+        batch = self.present
+        if batch is not None:
+            _look()
+            if self.steps_done() == batch.step + 1:
+                self.used = self.given = batch.step + 1
+        self.whole = self.given == self.steps or (batch is not None and batch.step + 1 == self.steps)
+        self._leave()
+        self.over = True
+        _process.unclaimed |= self.runs_ahead
+
+    def uses(self, batch: Batch[Any]) -> None:
+        """An update has used this batch of it."""
+        self.exact = True
+        if batch.part is not None and not batch.part.is_last:
+            return
+        self.late |= batch is not self.present
+        if batch.step == self.used:
+            self.used += 1
+        elif batch.step != self.used - 1:  # that of another trainer's update
+            self.strays = True
+
+    def steps_done(self) -> int:
+        """How many steps of its epoch are done now; -1: that cannot be known."""
+        if self.exact:
+            return -1 if self.strays else self.used
+        if lib.dn_updates_made() == self.updates:  # nobody trains
+            return self.given
+        if self.runs_ahead:
+            return -1
+        batch = self.present
+        ends = batch is not None and (batch.part is None or batch.part.is_last)
+        return batch.step + 1 if batch is not None and ends and self._has_updated() else self.used
+
+    def is_awaited(self) -> bool:
+        """Whether batches that it has gone past may still come to an update."""
+        return self.used < self.given and (self.exact or self.runs_ahead)
+
+    def _put_by(self, batch: Batch[Any]) -> None:
+        if not _process.idle or _process.idle[-1].loop is not self:
+            _process.idle = [*(idle for idle in _process.idle if idle.count()), _Idle(self)]
+        batches = _process.idle[-1].batches
+        batches.append(weakref.ref(batch))
+        if len(batches) % 1024 == 0:
+            _process.idle[-1].count()  # forgets those that are gone
+
+    def _leave(self) -> None:
+        self.present = None
+        if self in _process.loops:
+            _process.loops.remove(self)
+
+    def _has_updated(self) -> bool:
+        """Whether there was an update since the batch was given."""
+        return _work_of_thread()[1:3] != self._work[1:3]
+
+
+def _work_of_thread() -> tuple[int, ...]:
+    """Which thread this is, how many updates it has made, how often it has called for one, backward passes, and what its graph has done."""
+    me = threading.get_ident()
+    work = lib.dn_thread_work(cg().number)
+    return me, work.updates, _process.calls.get(me, 0), work.passes, work.activity
+
+
+# ---- where gradients come from ---------------------------------------------------------------------------------------------------------
+
+_SEVERAL = Batch[Any]((), 0, 0, 0, 0)
+"""Stands for the batch where several loops are under way."""
+
+_WRITE = (
+    "Write trainer.update(batch), with the batch of shard() that the gradients come from, or trainer.update(n), with this rank's number of "
+    "examples."
+)
+
+
+def _present() -> Batch[Any] | None:
+    """The batch that this thread works on; None: there is none."""
+    me, loops = threading.get_ident(), tuple(_process.loops)
+    if len(loops) == 1:  # nearly always
+        return loops[0].present if loops[0].thread == me else None
+    mine = [loop.present for loop in loops if loop.thread == me]
+    return (mine[0] if len(mine) == 1 else _SEVERAL) if mine else None
+
+
+def _look() -> None:
+    """What backward passes there were belong to what is present now."""
+    batch = _present()
+    for ref in _process.sources:
+        sources = ref()
+        if sources is not None:
+            sources.look(batch)
+
+
+class Sources:
+    """The batches that the gradients of a collection come from.
+
+    Args:
+        m: the collection.
+    """
+
+    def __init__(self, m: ParameterCollection) -> None:
+        self._m, self._root = m, m._root
+        self._passes = lib.dn_root_passes(self._root.c)
+        self._batches: list[Batch[Any] | None] = []
+        _process.made += 1
+        self._serial = _process.made
+        _process.sources.append(weakref.ref(self, _process.sources.remove))
+
+    def look(self, batch: Batch[Any] | None) -> None:
+        """Backward passes since the last look belong to this batch."""
+        passes = lib.dn_root_passes(self._root.c)
+        if passes != self._passes:
+            self._passes = passes
+            if not any(batch is known for known in self._batches):
+                self._batches.append(batch)
+
+    def begin(self) -> None:
+        """A loop gives another batch."""
+        if self._batches and self._is_empty():
+            self._batches.clear()  # an update has used them, or the program has thrown them away
+
+    def find(self, named: bool = False) -> tuple[Batch[Any] | None, str]:
+        """The one batch that the gradients come from, None if they come from none; and why that cannot be known, in words.
+
+        Args:
+            named: the program says it itself.
+        """
+        present = _present()
+        self.look(present)
+        if _process.unclaimed or _process.idle:
+            _process.claim()
+        if named:
+            return None, ""
+        if len(self._batches) > 1:
+            return None, (
+                "the gradients come from several batches of shard(). Call update() after each batch (accumulate=k gathers k of them), name "
+                "one by update(batch), or forget the gradients of a batch that was left by reset_gradients()."
+            )
+        batch = self._batches[0] if self._batches else present
+        doubt = self._doubt(batch)
+        return (None, f"{doubt}, so that it is not known which batch the gradients come from. {_WRITE}") if doubt else (batch, "")
+
+    def _doubt(self, batch: Batch[Any] | None) -> str:
+        """Why gradients that seem to come from this batch may come from another one."""
+        if batch is _SEVERAL:
+            return "several loops over shard() are under way"
+        if batch is None:
+            others = [loop for loop in _process.loops if loop.thread != threading.get_ident()]
+            for loop in others:
+                loop.claimed = loop.claimed or _process.made
+            if any(self._serial <= loop.claimed for loop in others):
+                return "a loop over shard() is under way in another thread"
+            if self._serial <= _process.claimed:
+                return "a loop over shard() has gone past batches without a backward pass, as list(shard(...)) does"
+        elif batch._loop is not None:
+            if batch._loop.runs_ahead:
+                return "the loop over shard() has gone past a batch without a backward pass, as loops that read ahead do"
+            if _process.idle and _process.holds_batches(self._serial):
+                return "there are batches of shard() that nothing was done with yet, as list(shard(...)) gives them"
+        if threading.get_ident() in _process.readers:
+            return "the program has looked into a batch of shard() that is not the loop's present one"
+        return ""
+
+    def peek(self, thread: int) -> tuple[Batch[Any] | None, bool]:
+        """While backward goes on in a thread: the batch that it belongs to, and whether that is certain."""
+        loops = _process.loops
+        mine = [loop.present for loop in loops if loop.thread == thread]
+        batch = mine[0] if mine else None
+        return batch, not self._batches and len(mine) == len(loops) <= 1 and not self._doubt(batch)
+
+    def clear(self) -> None:
+        """The gradients were used."""
+        self._passes = lib.dn_root_passes(self._root.c)
+        self._batches.clear()
+
+    def _is_empty(self) -> bool:
+        m = self._m
+        return all(lib.dn_param_empty(p._c) for p in (*m._parameters, *m._lookups))

@@ -1,0 +1,304 @@
+"""Gradients taken out of a collection, and put back: flat copies of the dense ones, and rows of tables.
+
+Whoever keeps gradients aside does it by these: the sum over micro-batches (reproducible.py), and `Stash`, which holds those of earlier passes
+until their update. It knows where gradients lie, and neither averages nor exchanges.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._ffi import DTYPE, ffi, lib, pointer
+from ..params.collection import ParameterCollection
+from ..params.parameters import AnyParameter
+from ..params.root import Root
+from .exchange import merge_ranges
+from .structure import Structure
+
+SHARE = 16
+"""Shares of the dense numbers begin at multiples of so many, as parameters do."""
+
+Rows = tuple[NDArray[np.int32], NDArray[Any]]
+"""Numbers of rows of a table in rising order, and their gradients."""
+
+
+class FlatLayout:
+    """Where the dense parameters of a structure lie in one flat array: neighbours in a chunk are neighbours here."""
+
+    def __init__(self, structure: Structure) -> None:
+        self.structure = structure
+        self.ranges, _ = merge_ranges(structure.places, [True] * len(structure.places))
+        starts = np.cumsum([0, *(-(-(end - start) // SHARE) * SHARE for _, start, end in self.ranges)]).tolist()
+        self.size: int = starts.pop()
+        self._places: list[tuple[int, int, int]] = []  # of each parameter its range, and its place in the flat array
+        at = 0
+        for chunk, offset, length in structure.places:
+            while not (self.ranges[at][0] == chunk and self.ranges[at][1] <= offset < self.ranges[at][2]):
+                at += 1
+            start = starts[at] + offset - self.ranges[at][1]
+            self._places.append((at, start, start + length))
+        self._chunk_of = [(chunk, start - flat) for (chunk, start, _), flat in zip(self.ranges, starts, strict=True)]
+        self._runs: dict[bytes, list[tuple[int, int, int]]] = {}
+
+    def runs(self, chosen: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
+        """(range, from, to) in the flat array of these parameters; neighbours are joined, with the zeros between them."""
+        key = chosen.tobytes()
+        if key not in self._runs:
+            if len(self._runs) > 256:
+                self._runs.clear()
+            runs: list[tuple[int, int, int]] = []
+            for (at, start, end), wanted in zip(self._places, chosen.tolist(), strict=True):
+                if wanted and runs and runs[-1][0] == at and start - runs[-1][2] < SHARE:
+                    runs[-1] = (at, runs[-1][1], end)
+                elif wanted:
+                    runs.append((at, start, end))
+            self._runs[key] = runs
+        return self._runs[key]
+
+    def gradient(self, run: tuple[int, int, int]) -> NDArray[Any]:
+        """The gradient memory of a run."""
+        at, start, end = run
+        chunk, shift = self._chunk_of[at]
+        return self.structure.root.chunk_gradients(chunk)[start + shift : end + shift]
+
+
+@dataclass
+class Node:
+    """The sum over the micro-batches from `low` on, 2^level of them."""
+
+    low: int
+    level: int
+    filled: NDArray[np.bool_]
+    """Of which dense parameters it has a gradient."""
+    dense: NDArray[Any] | None
+    """Their gradients, in the layout's flat array from `start` on; None: of none."""
+    start: int
+    tables: list[Rows | None]
+
+
+def merged(a: Rows | None, b: Rows | None) -> Rows | None:
+    """The union of two sets of rows; of rows in both the sum."""
+    if a is None or b is None:
+        return b if a is None else a
+    ids, width = np.empty(len(a[0]) + len(b[0]), np.int32), a[1].shape[1]
+    block = np.empty((len(ids), width), DTYPE)
+    n = lib.dn_merge_rows(width, *in_c(a), *in_c(b), ffi.from_buffer("int *", ids), pointer(block))
+    return ids[:n], block[:n]
+
+
+def in_c(rows: Rows) -> tuple[int, Any, Any]:
+    """As C takes them."""
+    return len(rows[0]), ffi.from_buffer("const int *", rows[0]), pointer(rows[1])
+
+
+def parts(layout: FlatLayout, node: Node, chosen: NDArray[np.bool_]) -> Iterable[slice]:
+    """Where these parameters lie in the node's array, which may hold only a share of the numbers."""
+    assert node.dense is not None
+    first, last = node.start, node.start + len(node.dense)
+    for _, start, end in layout.runs(chosen):
+        low, high = max(start, first), min(end, last)
+        if low < high:
+            yield slice(low - first, high - first)
+
+
+def add_up(layout: FlatLayout, left: Node, right: Node, pool: list[NDArray[Any]]) -> None:
+    """left += right. Where only one has a gradient it is copied: no zero is added, which would change the sign of -0."""
+    left.tables = [merged(a, b) for a, b in zip(left.tables, right.tables, strict=True)]
+    if left.dense is None or right.dense is None:
+        if left.dense is None:
+            left.dense = right.dense
+    else:
+        for part in parts(layout, left, left.filled & right.filled):
+            np.add(left.dense[part], right.dense[part], out=left.dense[part])
+        for part in parts(layout, left, right.filled & ~left.filled):
+            left.dense[part] = right.dense[part]
+        pool.append(right.dense)
+    left.filled = left.filled | right.filled
+
+
+def take_out(layout: FlatLayout, number: int, factor: float, pool: list[NDArray[Any]]) -> Node:
+    """The gradients of the layout's parameters, times factor; 0: of none. The collection has none then."""
+    structure = layout.structure
+    filled = np.zeros(len(structure.dense), np.bool_)
+    dense: NDArray[Any] | None = None
+    tables: list[Rows | None] = [None] * len(structure.tables)
+    if factor:
+        filled = np.array([not lib.dn_param_empty(p) for p in structure.handles[: len(filled)]], np.bool_)
+        tables = [_rows_of(table, factor) for table in structure.tables]
+    if filled.any():
+        dense = pool.pop() if pool else np.zeros(layout.size, DTYPE)  # zeros between parameters stay
+        for run in layout.runs(filled):
+            np.multiply(layout.gradient(run), DTYPE.type(factor), out=dense[run[1] : run[2]])
+    for handle in structure.handles:
+        lib.dn_param_clear_gradient(handle)
+    return Node(number, 0, filled, dense, 0, tables)
+
+
+def put_back(layout: FlatLayout, node: Node, factor: Any = 1) -> None:
+    """Adds the node's gradients, times factor, to those of the collection.
+
+    Raises:
+        MemoryError: there is no room for the rows of a table.
+    """
+    structure = layout.structure
+    for handle, rows in zip(structure.handles[len(structure.dense) :], node.tables, strict=True):
+        if rows is not None and lib.dn_lookup_add(handle, *in_c((rows[0], rows[1] * DTYPE.type(factor)))):
+            raise MemoryError("gradient exchange: out of memory for the rows of a lookup table")
+    was_empty = np.zeros(len(node.filled), np.bool_)
+    for i in np.flatnonzero(node.filled).tolist():
+        was_empty[i] = lib.dn_param_empty(structure.handles[i])
+        (lib.dn_param_mark_filled if was_empty[i] else lib.dn_param_gradient)(structure.handles[i])
+    assert node.dense is not None or not node.filled.any()
+    for run in layout.runs(node.filled & was_empty):
+        np.multiply(node.dense[run[1] : run[2]], factor, out=layout.gradient(run))  # type: ignore[index]
+    for run in layout.runs(node.filled & ~was_empty):
+        layout.gradient(run)[:] += node.dense[run[1] : run[2]] * DTYPE.type(factor)  # type: ignore[index]
+
+
+def _rows_of(table: Any, factor: float) -> Rows | None:
+    ids = table.touched_rows()
+    if not len(ids):
+        return None
+    order = np.argsort(ids)
+    return ids[order], table.touched_gradients()[order] * DTYPE.type(factor)
+
+
+class Stash:
+    """The gradients of earlier passes of a root's parameters, each as it counts in the update that is to come, whichever trainer makes it.
+
+    What the program does to gradients meanwhile is done to these as well: those that are cleared are forgotten, those that are scaled are
+    scaled.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[_Kept] = []
+        self._layouts: weakref.WeakKeyDictionary[ParameterCollection, FlatLayout] = weakref.WeakKeyDictionary()
+        self._pools: weakref.WeakKeyDictionary[FlatLayout, list[NDArray[Any]]] = weakref.WeakKeyDictionary()
+
+    @staticmethod
+    def of(root: Root) -> Stash:
+        """That of this root: one, however many trainers it has."""
+        stash = _stashes.get(root.c)
+        if stash is None:
+            stash = _stashes[root.c] = Stash()
+        return stash
+
+    def __bool__(self) -> bool:
+        """Whether there may be gradients: the same on all ranks, whichever parameters each has used."""
+        return bool(self._kept)
+
+    def take(self, m: ParameterCollection, factor: float) -> None:
+        """Moves the gradients of a collection here, times factor, and adds them to what is here."""
+        with self.unseen():
+            layout = self._layouts.get(m)
+            if layout is None or not layout.structure.fits(m):  # parameters were added
+                layout = self._layouts[m] = FlatLayout(Structure(m))
+            pool = self._pools.setdefault(layout, [])
+            node = take_out(layout, 0, factor, pool)
+            same = [kept for kept in self._kept if kept.layout is layout]
+            if same:
+                add_up(layout, same[0].node, node, pool)
+                same[0].left[:] = True
+            else:
+                self._kept.append(_Kept(layout, node))
+
+    def put_back(self, params: Iterable[AnyParameter]) -> None:
+        """Adds what is here of these parameters to their gradients."""
+        with self.unseen():
+            for kept, node in self._part(params):
+                put_back(kept.layout, node)
+
+    def forget(self, params: Iterable[AnyParameter]) -> None:
+        """Forgets what is here of these parameters."""
+        with self.unseen():
+            self._part(params)
+
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """What is done to gradients inside is not done by the program."""
+        self.follow()
+        yield
+        self.mark()
+
+    def follow(self) -> None:
+        """Does here what the program has done to gradients; what is done from now on until mark() is not done by it."""
+        for kept in self._kept:
+            kept.follow()
+
+    def mark(self) -> None:
+        """What is done from now on is done by the program."""
+        for kept in self._kept:
+            kept.mark()
+
+    def _part(self, params: Iterable[AnyParameter]) -> list[tuple[_Kept, Node]]:
+        """What is here of these parameters, and no more from now on."""
+        wanted = {p._c for p in params}
+        parts = [(kept, kept.part(wanted)) for kept in self._kept]
+        for kept, node in parts:
+            if not kept.left.any() and node.dense is not None:
+                self._pools.setdefault(kept.layout, []).append(node.dense)
+        self._kept = [kept for kept in self._kept if kept.left.any()]
+        return parts
+
+
+_stashes: weakref.WeakValueDictionary[Any, Stash] = weakref.WeakValueDictionary()
+
+
+class _Kept:
+    """One node of a Stash, and what the program had done to the gradients when it was made."""
+
+    def __init__(self, layout: FlatLayout, node: Node) -> None:
+        self.layout, self.node = layout, node
+        self.left = np.ones(len(layout.structure.parameters), np.bool_)
+        """Which parameters it is still there for."""
+        self._params = ffi.new("dn_param *[]", layout.structure.handles)
+        self.mark()
+
+    def mark(self) -> None:
+        """From now on what is done to gradients is done by the program."""
+        self._clears, self._scales = self._marks()
+
+    def follow(self) -> None:
+        """Does to the node what was done to gradients since then."""
+        clears, scales = self._marks()
+        node, dense = self.node, len(self.layout.structure.dense)
+        cleared = clears != self._clears
+        if cleared.any():
+            self._split(~cleared)
+        for i in np.flatnonzero(scales != self._scales).tolist():
+            by = DTYPE.type(scales[i] / self._scales[i] if self._scales[i] else 0)
+            if i >= dense:
+                rows = node.tables[i - dense]
+                node.tables[i - dense] = rows and (rows[0], rows[1] * by)
+            elif node.filled[i]:
+                for _, start, end in self.layout.runs(np.arange(dense) == i):
+                    node.dense[start:end] *= by  # type: ignore[index]
+        self._clears, self._scales = clears, scales
+
+    def part(self, wanted: set[Any]) -> Node:
+        """What there is of these parameters; it keeps the rest."""
+        mine = np.array([handle in wanted for handle in self.layout.structure.handles], np.bool_)
+        self.left &= ~mine
+        return self._split(~mine)
+
+    def _split(self, stays: NDArray[np.bool_]) -> Node:
+        """Takes those that do not stay out of the node; the array of dense gradients belongs to both parts."""
+        node, dense = self.node, len(self.layout.structure.dense)
+        choice = list(zip(node.tables, stays[dense:].tolist(), strict=True))
+        rest = Node(0, 0, node.filled & ~stays[:dense], node.dense, 0, [None if stay else rows for rows, stay in choice])
+        node.filled = node.filled & stays[:dense]
+        node.tables = [rows if stay else None for rows, stay in choice]
+        return rest
+
+    def _marks(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        n = len(self.layout.structure.handles)
+        clears, scales = np.empty(n, np.int64), np.empty(n, np.float64)
+        lib.dn_gradient_marks(n, self._params, ffi.from_buffer("int64_t *", clears), ffi.from_buffer("double *", scales))
+        return clears, scales

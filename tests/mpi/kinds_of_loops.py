@@ -1,0 +1,290 @@
+"""Each kind of loop over shard() by itself, with parts of unlike sizes: right, or refused at the first update() on all ranks.
+
+The right end is computed by NumPy: least squares by gradient descent on the whole batches.
+"""
+
+import itertools
+import queue
+import threading
+
+import numpy as np
+
+import dist_dynet as dy
+from dist_dynet import parallel
+
+DATA = np.random.default_rng(3).normal(size=(13, 3))
+SIZE, RATE = 5, 0.1
+
+
+def descend(w, passes):
+    """One update by the sum of the passes' gradients, each the mean over its batch."""
+    gradient = sum((2 * x[:, 2:] * (x[:, 2:] * w - x[:, :2])).mean(axis=0) for x in passes)
+    return w - RATE * gradient
+
+
+def steps(seed=0, epoch=0):
+    """The whole batches of an epoch."""
+    order = np.random.default_rng((seed, epoch)).permutation(len(DATA))
+    return [DATA[order[i : i + SIZE]] for i in range(0, len(DATA), SIZE)]
+
+
+class Model:
+    """One weight vector, its trainer and its shard."""
+
+    def __init__(self, seed=0, **options):
+        self.m = dy.ParameterCollection()
+        self.w = self.m.add_parameters(2, init=0)
+        self.trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(self.m, RATE), **options)
+        self.trainer.set_clip_threshold(0)
+        # the dearest example alone on its rank
+        self.shard = parallel.shard(list(DATA), SIZE, seed=seed, cost=lambda x: 9 if x[0] > 0.5 else 1)
+
+    def backward(self, batch):
+        """The mean over the batch of |w x2 - (x0, x1)|^2."""
+        dy.renew_cg()
+        if batch:
+            dy.average([dy.squared_distance(self.w * float(x[2]), dy.inputTensor(x[:2])) for x in batch]).backward()
+
+    def step(self, batch, *named):
+        """Backward and update."""
+        self.backward(batch)
+        self.trainer.update(*named)
+
+
+def expect(model, *updates):
+    """The model is where these updates lead."""
+    w = np.zeros(2)
+    for passes in updates:
+        w = descend(w, passes)
+    assert np.allclose(model.w.as_array(), w, rtol=1e-12, atol=1e-12), (model.w.as_array(), w)
+
+
+def refused(words, function):
+    """With several ranks the first update() says these words, and nothing was updated."""
+    try:
+        function()
+    except RuntimeError as error:
+        assert parallel.world_size() > 1 and words in str(error) and "trainer.update(batch)" in str(error), error
+    else:
+        raise AssertionError(f"not refused: {words}")
+
+
+EPOCH = [[x] for x in steps()]
+
+
+def test_plain():
+    a = Model()
+    for batch in a.shard:
+        a.step(batch)
+    for _, batch in enumerate(a.shard):
+        a.step(batch)
+    expect(a, *EPOCH, *[[x] for x in steps(epoch=1)])
+
+
+def test_wrapped():
+    for wrap in (itertools.islice, lambda s, _: map(lambda b: b, s), lambda s, _: (b for b in s), lambda s, _: itertools.chain(s)):
+        a = Model()
+        for batch in wrap(a.shard, 99):
+            a.step(batch)
+        expect(a, *EPOCH)
+
+
+def test_lists():
+    a = Model()
+
+    def train():
+        for batch in list(a.shard):
+            a.step(batch)
+
+    refused("shard() has gone past batches", train)
+    expect(a)
+    a = Model()
+    for batch in list(a.shard):
+        a.step(batch, batch)
+    expect(a, *EPOCH)
+    a = Model()
+    for batch in list(a.shard):
+        a.step(batch, len(batch))
+    expect(a, *EPOCH)
+
+
+def ahead(batches):
+    """One batch ahead."""
+    last = None
+    for batch in batches:
+        if last is not None:
+            yield last
+        last = batch
+    yield last
+
+
+def test_ahead():
+    a = Model()
+
+    def train():
+        for batch in ahead(a.shard):
+            a.step(batch)
+
+    refused("has gone past a batch without a backward pass", train)
+    expect(a)
+    a = Model()
+    for batch in ahead(a.shard):
+        a.step(batch, batch)
+    expect(a, *EPOCH)
+
+
+def test_threads():
+    """A thread that reads ahead."""
+
+    def batches(a):
+        waiting = queue.Queue(1)
+
+        def read():
+            for batch in a.shard:
+                waiting.put(batch)
+            waiting.put(None)
+
+        threading.Thread(target=read, daemon=True).start()
+        yield from iter(waiting.get, None)
+
+    a = Model()
+    for batch in batches(a):
+        a.step(batch, batch)
+    expect(a, *EPOCH)
+    b = Model()
+
+    def train():
+        for batch in batches(b):
+            b.step(batch)
+
+    refused("batch", train)
+    expect(b)
+
+
+def test_zip():
+    a, b = Model(), Model(seed=1)
+
+    def train():
+        for one, other in zip(a.shard, b.shard, strict=True):
+            a.step(one)
+            b.step(other)
+
+    refused("several loops", train)
+    expect(a)
+    a, b = Model(), Model(seed=1)
+    for one, other in zip(a.shard, b.shard, strict=True):
+        a.backward(one)
+        b.backward(other)
+        a.trainer.update(one)
+        b.trainer.update(other)
+    expect(a, *EPOCH)
+    expect(b, *[[x] for x in steps(seed=1)])
+
+
+def test_inner():
+    a = Model()
+    for batch in a.shard:
+        a.backward(batch)
+        for others in parallel.shard(list(DATA), 2):
+            [dy.squared_norm(a.w * float(x[0])).value() for x in others]
+        a.trainer.update()
+    expect(a, *EPOCH)
+
+
+def test_left():
+    a = Model()
+    for batch in a.shard:
+        a.step(batch)
+        break
+    try:
+        for batch in a.shard:
+            a.backward(batch)
+            raise KeyError
+    except KeyError:
+        a.m.reset_gradients()
+    for batch in a.shard:
+        a.step(batch)
+    expect(a, EPOCH[0], *EPOCH)
+
+
+def test_again():
+    """Batches that were kept are trained on once more, in the loop and after it."""
+    a, kept = Model(), []
+
+    def train():
+        for batch in a.shard:
+            a.step(batch)
+            kept.append(batch)
+            a.step(kept[0])
+            a.step(kept[len(kept) // 2])
+
+    if parallel.world_size() > 1:
+        refused("looked into a batch", train)
+        kept.clear()
+    a = Model()
+    for batch in a.shard:
+        a.step(batch)
+        kept.append(batch)
+    for batch in kept:
+        a.step(batch, batch)
+    expect(a, *EPOCH, *EPOCH)
+    refused("looked into a batch", lambda: [a.step(batch) for batch in kept])
+
+
+def test_gradients_of_two_batches():
+    a = Model()
+
+    def train():
+        for number, batch in enumerate(a.shard):
+            a.backward(batch)
+            if number:
+                a.trainer.update()
+
+    try:
+        train()
+    except RuntimeError as error:
+        assert "several batches" in str(error), error
+    expect(a)
+
+
+def test_accumulation():
+    for k in (2, 3):
+        a = Model(accumulate=k)
+        passes = []
+        for epoch in range(k):
+            for batch in a.shard:
+                a.step(batch)
+            passes += steps(epoch=epoch)
+        w = np.zeros(2)
+        for i in range(0, len(passes), k):
+            gradient = w - descend(w, passes[i : i + k])
+            w = w - gradient / k
+        assert np.allclose(a.w.as_array(), w, rtol=1e-12, atol=1e-12)
+    a = Model()
+    for number, batch in enumerate(a.shard):
+        if number < 2:
+            with a.trainer.no_sync():
+                a.step(batch)
+        else:
+            a.step(batch)
+    expect(a, steps())
+
+
+def test_tokens():
+    """n as a number of the program's, on the batch before backward, or said by shard()."""
+    for way in ("number", "batch", "shard"):
+        a = Model(average="weighted")
+        a.shard = parallel.shard(list(DATA), SIZE, cost=lambda x: 9 if x[0] > 0.5 else 1, weight=(lambda _: 1.0) if way == "shard" else None)
+        for batch in a.shard:
+            if way == "batch":
+                batch.n = len(batch)
+            a.backward(batch)
+            a.trainer.update(*([len(batch)] if way == "number" else []))
+        expect(a, *EPOCH)
+
+
+for name, test in list(globals().items()):
+    if name.startswith("test_"):
+        test()
+if parallel.is_main():
+    print("ok")

@@ -1,0 +1,35 @@
+"""N ranks end where one process ends, in every loop, or the program is refused in words: drawn programs, and each kind of loop by itself."""
+
+import os
+
+import pytest
+from jobs import mpirun, needs_mpi
+from loop_check import JOBS, check, check_resumed
+
+pytestmark = [pytest.mark.mpi, needs_mpi]
+PROGRAMS = 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: f"{job[0]}-{job[1]}")
+def test_ranks_end_where_one_process_ends(job, tmp_path):
+    check(0, PROGRAMS, tmp_path, [job])
+
+
+@pytest.mark.slow
+def test_killed_programs_go_on_to_the_same_end(tmp_path):
+    check_resumed(0, PROGRAMS // 2, tmp_path)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_every_kind_of_loop(ranks):
+    status, output, _ = mpirun(ranks, "kinds_of_loops.py", DIST_DYNET_DTYPE="float64")
+    assert status == 0 and output == "ok\n", output
+
+
+def test_ranks_that_read_other_data_are_told(tmp_path):
+    for rank in range(2):
+        lines = ["one", "two", "three"] if rank == 0 else ["two", "one", "three"]
+        (tmp_path / str(rank)).write_text(os.linesep.join(lines))
+    status, output, _ = mpirun(2, "other_data.py", tmp_path)
+    assert status == 0 and output == "ok\n", output
