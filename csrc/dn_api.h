@@ -186,8 +186,8 @@ int dn_graph_checkpoint(int graph);
 int dn_graph_revert(int graph);
 /* Random draws are keyed by (seed, stream, counter, node, element); this sets the counter to 0. It rises at renew and recalculation. */
 void dn_graph_seed(int graph, uint64_t seed, uint64_t stream);
-/* From now on random nodes draw from this generator, as DyNet's do: each when it is computed, in the order of computation; graphs that are
- * batched keep keyed draws. The graph does not own it. NULL: draws are keyed, as at the start. */
+/* From now on random nodes draw from this generator, as DyNet's do: each when it is computed, in the order of computation. Where nodes are
+ * batched, that is the order in which DyNet's agenda would compute them, or nearly so. The graph does not own it. NULL: draws are keyed, as at the start. */
 struct dn_rng;
 void dn_graph_generator(int graph, struct dn_rng *generator);
 /* The draw counter, for saving and resuming. */

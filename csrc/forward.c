@@ -160,7 +160,7 @@ static int retry(dn_tape *t, int last, int64_t work) {
 }
 
 /* A node failed while nodes were computed in another order than they were made. All but what depends on it must stay usable: compute them
- * again, node by node (the same draws), until the graph is renewed. */
+ * again, node by node (the same draws, if they are keyed), until the graph is renewed. */
 static void stop_batching(dn_tape *t) {
     int failed = t->order[t->n_done];
     uint64_t counter = t->counter;
@@ -341,11 +341,7 @@ dn_real *dn__scratch(dn_call *c, size_t n) {
     return p;
 }
 
-/* Batching computes in another order: draws in the order of computation would depend on it. */
-struct dn_rng *dn__generator(const dn_call *c) {
-    const dn_tape *t = c->tape;
-    return t->autobatch && !t->immediate ? NULL : t->generator;
-}
+struct dn_rng *dn__generator(const dn_call *c) { return c->tape->generator; }
 
 void dn__draw_key(const dn_call *c, struct dn_draw *out) {
     *out = (struct dn_draw){.seed = c->tape->seed, .stream = c->tape->stream, .counter = c->tape->counter,

@@ -148,6 +148,7 @@ struct dn_tape {
     int swept_root;             /* root of the last finished or running backward, -1: none */
     int swept_nodes;            /* nodes from this one on are as they were made: no backward has seen them */
     uint64_t seed, stream, counter;
+    int as_dynet;               /* the plan is made in the order in which DyNet computes, for the sake of `generator` */
     struct dn_rng *generator;   /* what random nodes draw from one after the other; NULL: their draws are keyed */
     /* inputs of the call at hand */
     dn_in *in;
