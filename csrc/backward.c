@@ -285,16 +285,6 @@ static int end(dn_tape *t, int error) {
     return error;
 }
 
-/* Marks the nodes that the loss, node i, depends on: others may be members of groups with these, and nothing of theirs goes to a row. */
-static void mark_reached(dn_tape *t, int i) {
-    for (int j = 0; j < i; j++) t->nodes[j].reached = 0;
-    t->nodes[i].reached = 1;
-    for (; i >= 0; i--) {
-        const dn_node *node = &t->nodes[i];
-        for (int k = 0; k < node->n_args && node->reached; k++) t->nodes[t->args[node->args + k]].reached = 1;
-    }
-}
-
 static int begin(dn_tape *t, int i, int full) {
     if (t->tracing) return dn__no_values(t);
     if (dn__elements(&t->nodes[i].dim) != 1)
@@ -316,14 +306,13 @@ static int begin(dn_tape *t, int i, int full) {
         t->nodes[j].products = -1;
         t->nodes[j].in_chunk = t->nodes[j].finished = 0;
     }
-    if (t->n_groups) mark_reached(t, i);
     for (int j = 0; j < t->n_groups; j++) {
         t->groups[j].grads = NULL;
         t->groups[j].weights = 0;
     }
     for (int j = 0; j < t->n_gathers; j++) t->gathers[j].grad = NULL;
     t->swept_nodes = t->n_nodes;
-    t->n_products = 0;
+    t->n_products = t->reached_known = 0;
     for (int j = 0; j < DN_KEPT_COLUMNS; j++) t->columns[j].first = -1;
     t->late = NULL;
     t->only = DN_ALL_INPUTS;
