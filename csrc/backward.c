@@ -312,7 +312,7 @@ static int begin(dn_tape *t, int i, int full) {
     }
     for (int j = 0; j < t->n_gathers; j++) t->gathers[j].grad = NULL;
     t->swept_nodes = t->n_nodes;
-    t->n_products = t->reached_known = 0;
+    t->n_products = t->zero_rows = 0;
     for (int j = 0; j < DN_KEPT_COLUMNS; j++) t->columns[j].first = -1;
     t->late = NULL;
     t->only = DN_ALL_INPUTS;
@@ -360,6 +360,23 @@ static void touch_rows_as_dynet(dn_tape *t) {
     }
 }
 
+/* A row has a gradient, be it zero, if the loss depends on it. Zeros may have come from nodes beside the loss that were computed with nodes of it:
+ * so they did not count, and rows that have nothing but zeros get them here. */
+static DN_NOT_INLINE void touch_rows_of_loss(dn_tape *t) {
+    for (int i = 0; i <= t->swept_root; i++) t->nodes[i].reached = i == t->swept_root;
+    for (int i = t->swept_root; i >= 0; i--) {
+        const dn_node *node = &t->nodes[i];
+        if (!node->reached || node->op->flags & DN_NO_GRAD) continue;
+        for (int k = 0; k < node->n_args; k++) {
+            dn_node *x = &t->nodes[t->args[node->args + k]];
+            x->reached |= (uint8_t)dn__node_wants(t, x);
+        }
+        const int is_row = node->param && node->op != dn_ops[DN_OP_parameter] && !node->constant && dn__param_gathers(node->param);
+        for (int k = 0; is_row && k < node->n_ints; k++)
+            if (!dn__lookup_row(node->param, t->ints[node->ints + k])) t->out_of_memory = 1;
+    }
+}
+
 static int step(dn_tape *t) {
     int64_t work = DN_WORK;
     if (t->sweep < 0) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the graph was renewed, reverted or set anew meanwhile");
@@ -378,6 +395,7 @@ static int step(dn_tape *t) {
         if (t->watch.told && t->watch.steps) work = 0;
         t->watch.told = 0;
     }
+    if (t->sweep < 0 && !t->raised && !t->out_of_memory && t->zero_rows) touch_rows_of_loss(t);
     if (t->sweep < 0 && !t->raised && !t->out_of_memory) touch_rows_as_dynet(t);
     const int failed = t->raised || t->out_of_memory;
     if (failed) clear_gradients(t);

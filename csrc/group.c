@@ -435,35 +435,6 @@ static void add_to_row(dn_tape *t, int x, const dn_real *dx) {
     c.node->op->backward(&c);
 }
 
-/* Whether the loss depends on node i; found out for all nodes when it is first asked in a backward. */
-static int is_reached(dn_tape *t, int i) {
-    for (int j = 0; j < t->n_nodes && !t->reached_known; j++) t->nodes[j].reached = j == t->swept_root;
-    for (int j = t->swept_root; j >= 0 && !t->reached_known; j--) {
-        const dn_node *node = &t->nodes[j];
-        for (int k = 0; k < node->n_args && node->reached; k++) t->nodes[t->args[node->args + k]].reached = 1;
-    }
-    t->reached_known = 1;
-    return t->nodes[i].reached;
-}
-
-static int is_zero(size_t n, const dn_real *x) {
-    size_t i = 0;
-    while (i < n && x[i] == 0) i++;
-    return i == n;
-}
-
-/* Whether source m of a gather is a row that got zeros because its member, or each of those that equal it, is not part of the loss: such a row
- * has no gradient. */
-static DN_NOT_INLINE int is_beside_loss(dn_tape *t, const dn_gather *gather, const dn_group *g, int m, const dn_real *dx) {
-    const int x = t->sources[gather->first + m];
-    const dn_node *node = &t->nodes[x];
-    if (!node->param || node->op == dn_ops[DN_OP_parameter] || !is_zero(dn__elements(&node->dim), dx)) return 0;
-    if (!gather->once) return !is_reached(t, x);
-    for (int i = 0; i < g->n; i++)
-        if (g->once->column[i] == m && is_reached(t, t->members[g->first + i])) return 0;
-    return 1;
-}
-
 /* Brings the gradients of a gather home. */
 static void scatter(dn_tape *t, dn_gather *gather, const dn_group *g) {
     const int leader = t->members[g->first];
@@ -474,7 +445,7 @@ static void scatter(dn_tape *t, dn_gather *gather, const dn_group *g) {
         const int x = t->sources[gather->first + m];
         dn_node *node = &t->nodes[x];
         const size_t n = dn__elements(&node->dim);
-        if (dn__node_wants(t, node) && !(n && dx[0] == 0 && is_beside_loss(t, gather, g, m, dx))) {
+        if (dn__node_wants(t, node)) {
             if (gather->once) {
                 add_to_row(t, x, dx);
             } else if (!node->grad && !dn__grouped(t, node) && node->op != dn_ops[DN_OP_parameter] && node->op != dn_ops[DN_OP_part]) {
