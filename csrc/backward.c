@@ -287,16 +287,6 @@ static int end(dn_tape *t, int error) {
     return error;
 }
 
-/* Marks the nodes that the loss, node i, depends on: others may be members of groups with these, and nothing of theirs goes to a row. */
-static void mark_reached(dn_tape *t, int i) {
-    for (int j = 0; j < i; j++) t->nodes[j].reached = 0;
-    t->nodes[i].reached = 1;
-    for (; i >= 0; i--) {
-        const dn_node *node = &t->nodes[i];
-        for (int k = 0; k < node->n_args && node->reached; k++) t->nodes[t->args[node->args + k]].reached = 1;
-    }
-}
-
 /* Whether the values that node i was computed from are still those of its parameters; negative: no. */
 static int check_versions(dn_tape *t, int i) {
     for (int r = 0; r < t->n_roots; r++) {
@@ -325,7 +315,6 @@ static int begin(dn_tape *t, int i, int full) {
         t->nodes[j].products = -1;
         t->nodes[j].in_chunk = t->nodes[j].finished = 0;
     }
-    if (t->n_groups) mark_reached(t, i);
     for (int j = 0; j < t->n_groups; j++) {
         t->groups[j].grads = NULL;
         t->groups[j].weights = 0;
@@ -334,7 +323,7 @@ static int begin(dn_tape *t, int i, int full) {
     dn__work.passes++;
     for (int r = 0; r < t->n_roots; r++) __atomic_fetch_add(&t->roots[r].root->passes, 1, __ATOMIC_RELAXED);
     t->swept_nodes = t->n_nodes;
-    t->n_products = 0;
+    t->n_products = t->zero_rows = 0;
     for (int j = 0; j < DN_KEPT_COLUMNS; j++) t->columns[j].first = -1;
     t->late = NULL;
     t->only = DN_ALL_INPUTS;
@@ -382,6 +371,23 @@ static void touch_rows_as_dynet(dn_tape *t) {
     }
 }
 
+/* A row has a gradient, be it zero, if the loss depends on it. Zeros may have come from nodes beside the loss that were computed with nodes of it:
+ * so they did not count, and rows that have nothing but zeros get them here. */
+static DN_NOT_INLINE void touch_rows_of_loss(dn_tape *t) {
+    for (int i = 0; i <= t->swept_root; i++) t->nodes[i].reached = i == t->swept_root;
+    for (int i = t->swept_root; i >= 0; i--) {
+        const dn_node *node = &t->nodes[i];
+        if (!node->reached || node->op->flags & DN_NO_GRAD) continue;
+        for (int k = 0; k < node->n_args; k++) {
+            dn_node *x = &t->nodes[t->args[node->args + k]];
+            x->reached |= (uint8_t)dn__node_wants(t, x);
+        }
+        const int is_row = node->param && node->op != dn_ops[DN_OP_parameter] && !node->constant && dn__param_gathers(node->param);
+        for (int k = 0; is_row && k < node->n_ints; k++)
+            if (!dn__lookup_row(node->param, t->ints[node->ints + k])) t->out_of_memory = 1;
+    }
+}
+
 static int step(dn_tape *t) {
     int64_t work = DN_WORK;
     if (t->sweep < 0) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the graph was renewed, reverted or set anew meanwhile");
@@ -401,6 +407,7 @@ static int step(dn_tape *t) {
         if (t->watch.told && t->watch.steps) work = 0;
         t->watch.told = 0;
     }
+    if (t->sweep < 0 && !t->raised && !t->out_of_memory && t->zero_rows) touch_rows_of_loss(t);
     if (t->sweep < 0 && !t->raised && !t->out_of_memory) touch_rows_as_dynet(t);
     if (!error) error = t->raised ? t->raised : t->out_of_memory ? dn__no_memory(t) : 0;
     if (error) clear_gradients(t);

@@ -437,24 +437,17 @@ static void add_to_row(dn_tape *t, int x, const dn_real *dx) {
     c.node->op->backward(&c);
 }
 
-/* The loss depends on a distinct member if it does on one of its equals. */
-static void mark_distinct(dn_tape *t, const dn_group *g) {
-    for (int i = 0; i < g->n; i++)
-        if (t->nodes[t->members[g->first + i]].reached) t->nodes[g->once->members[g->once->column[i]]].reached = 1;
-}
-
 /* Brings the gradients of a gather home. */
 static void scatter(dn_tape *t, dn_gather *gather, const dn_group *g) {
     const int leader = t->members[g->first];
     dn_real *dx = gather->grad;
     gather->grad = NULL;
-    if (gather->once) mark_distinct(t, g);
     for (int m = 0; m < gather->n && !t->out_of_memory; m++) {
         ask_for(t, t->sources + gather->first, m, gather->n);
         const int x = t->sources[gather->first + m];
         dn_node *node = &t->nodes[x];
         const size_t n = dn__elements(&node->dim);
-        if (dn__node_wants(t, node) && t->nodes[gather->once ? g->once->members[m] : x].reached) {
+        if (dn__node_wants(t, node)) {
             if (gather->once) {
                 add_to_row(t, x, dx);
             } else if (!node->grad && !dn__grouped(t, node) && node->op != dn_ops[DN_OP_parameter] && node->op != dn_ops[DN_OP_part]) {

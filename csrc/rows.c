@@ -51,16 +51,28 @@ struct dn_late {
 
 int dn__wants_each(const dn_call *c) { return c->tape->full; }
 
+static DN_NOT_INLINE int is_zero(int64_t n, const dn_real *x) {
+    int64_t i = 0;
+    while (i < n && x[i] == 0) i++;
+    return i == n;
+}
+
+void dn__add_to_row(dn_tape *t, dn_param *p, int row, const dn_real *dx) {
+    if (p->slot[row] < 0 && is_zero(p->row_size, dx)) {
+        t->zero_rows = 1;
+        return;
+    }
+    dn_real *to = dn__lookup_row(p, row);
+    if (to) dn__add((size_t)p->row_size, to, dx, to);
+    else t->out_of_memory = 1;
+}
+
 void dn__rows_gradient(dn_call *c, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx, const dn_row_products *m) {
     dn_tape *t = c->tape;
     dn_param *p = input_of(t, c->node, first)->param;
     struct dn_late *late = dn__arena_take(&t->grads, sizeof *late);
     t->out_of_memory |= !late;
-    for (int i = 0; i < n_rows && !t->out_of_memory; i++) {
-        dn_real *row = dn__lookup_row(p, rows[i]);
-        if (row) dn__add((size_t)p->row_size, row, dx + i * p->row_size, row);
-        else t->out_of_memory = 1;
-    }
+    for (int i = 0; i < n_rows && !t->out_of_memory; i++) dn__add_to_row(t, p, rows[i], dx + i * p->row_size);
     if (t->out_of_memory) return;
     *late = (struct dn_late){t->late, (int)(c->node - t->nodes), c->group, first, n, count, *m};
     t->late = late;

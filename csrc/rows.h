@@ -9,6 +9,9 @@
  * is the row of batch element b of input first + k; the capacity of rows is `room`. Else 0. */
 int dn__table_rows(const dn_call *c, int first, int n, int room, int *rows);
 
+/* d(row) += dx. Zeros alone do not count before backward ends, which knows the rows that the loss depends on. */
+void dn__add_to_row(dn_tape *, dn_param *, int row, const dn_real *dx);
+
 /* d(row) += dx for these rows of the table of input `first`: in place of gradients of the inputs themselves. `m` products of rows[i] x k
  * matrices w[i] with the columns of dy[i] are what those would be: dx = sum_i w[i]' dy[i], column[count j + b] being the column of batch
  * element b of input first + j, or -1. If somebody asks for one of them after all (dn_gradient), it is computed then. */

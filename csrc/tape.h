@@ -30,7 +30,7 @@ struct dn_node {
     uint8_t constant;           /* a parameter or row used without gradient */
     uint8_t copied;             /* value is a copy of the parameter's, made when it was read */
     uint8_t in_chunk;           /* backward: grad is the parameter's own gradient memory */
-    uint8_t reached;            /* backward: the loss depends on it; known only where there are groups */
+    uint8_t reached;            /* backward.c: the gradient of the loss comes to it; of use within one function */
     uint8_t finished;           /* backward: the parameter has its gradient already; the sweep passes this node by */
     uint8_t patience;           /* join.h: how many misfits a search that begins here passes over before it finds the first that fits */
     uint8_t failed;             /* dn_failed: has no value although its turn has passed, because an operation written in Python raised */
@@ -136,6 +136,7 @@ struct dn_tape {
     dn_used_root *roots;        /* used by nodes of this graph */
     int n_roots, roots_capacity;
     /* backward */
+    int zero_rows;              /* backward: a row of a table got zeros, which did not count so far */
     struct dn_late *late;       /* rows.h: gradients of rows that were added up, by input */
     dn_product *products;
     int n_products, products_capacity;
