@@ -64,24 +64,17 @@ static void add_to_row(dn_tape *t, int x, const dn_real *dx) {
     c.node->op->backward(&c);
 }
 
-/* The loss depends on a distinct member if it does on one of its equals. */
-static void mark_distinct(dn_tape *t, const dn_group *g) {
-    for (int i = 0; i < g->n; i++)
-        if (t->schedule->seats[t->schedule->members[g->first + i]].reached) t->schedule->seats[g->once->members[g->once->column[i]]].reached = 1;
-}
-
 /* Brings the gradients of a gather home. */
 static void scatter(dn_tape *t, dn_gather *gather, const dn_group *g) {
     const int leader = t->schedule->members[g->first];
     dn_real *dx = gather->grad;
     gather->grad = NULL;
-    if (gather->once) mark_distinct(t, g);
     for (int m = 0; m < gather->n && !t->room.out_of_memory; m++) {
         dn__ask_for(t, t->schedule->sources + gather->first, m, gather->n);
         const int x = t->schedule->sources[gather->first + m];
         dn_node *node = &t->nodes[x];
         const size_t n = dn__elements(&node->dim);
-        if (dn__node_wants(t, node) && t->schedule->seats[gather->once ? g->once->members[m] : x].reached) {
+        if (dn__node_wants(t, node)) {
             if (gather->once) {
                 add_to_row(t, x, dx);
             } else if (!node->grad && !dn__grouped(t, node) && node->op != dn_ops[DN_OP_parameter] && node->op != dn_ops[DN_OP_part]) {

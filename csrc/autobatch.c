@@ -12,7 +12,8 @@ enum {
     FEW_NODES = 24,         /* what the automatic choice does not look at */
     PLAN_WORK = 1 << 19,    /* nodes that parts of a plan look at in one call: some milliseconds each, then the caller looks at signals */
     LEAST_WIDTH = 2,        /* nodes that could be computed at a time, on average, for the automatic choice to batch */
-    WIDE_BATCH = 8          /* on average: batched by hand */
+    WIDE_BATCH = 8,         /* on average: batched by hand */
+    DYNET_DEPTH = 2         /* DyNet's number for the order of depth; 1 and True stand for its agenda */
 };
 
 double dn__seconds(void) {
@@ -25,6 +26,13 @@ double dn__seconds(void) {
 
 /* Whether x as input k must be the same node in all members: parameters are, and what the op says cannot be batched, bit k of `shared`. */
 static int must_be_shared(const dn_node *x, int shared, int k) { return x->op == dn_ops[DN_OP_parameter] || (k < 8 && shared & 1 << k); }
+
+/* The inputs of an op that cannot be batched; where draws come in DyNet's order, also what DyNet does not batch: the matrices of products. */
+static int shared_inputs(const dn_tape *t, const dn_op *op) {
+    const int shared = op->flags >> DN_SHARED_SHIFT;
+    if (!t->schedule->as_dynet) return shared;
+    return op == dn_ops[DN_OP_matmul] ? shared | 1 : op == dn_ops[DN_OP_affine_transform] ? shared | 0xAB : shared;
+}
 
 /* How many each batch element has, of a node with elements: members must agree. Most have none; a division takes longer than all else here. */
 static int ints_each(const dn_node *node) {
@@ -50,6 +58,7 @@ static int inputs_alike(const dn_tape *t, const dn_node *node) {
 /* What nodes must have in common to be members of one group, as a hash; 0: the node can be in no group. */
 static uint64_t hash(const dn_tape *t, const dn_node *node, int depth) {
     const int flags = node->op->flags, ints = dn__whole_ints(node);
+    if (flags & DN_RANDOM && t->room.draws.generator && node->op != dn_ops[DN_OP_dropout]) return 0; /* as in DyNet */
     if (!(flags & DN_BATCHES) || flags & (DN_VIEW | DN_LEAF) || node->alone || !dn__elements(&node->dim)) return 0;
     if ((node->n_ints - ints) % node->dim.batch) return 0;
     const int ragged = is_ragged(t, node), n = inputs_alike(t, node);
@@ -60,7 +69,7 @@ static uint64_t hash(const dn_tape *t, const dn_node *node, int depth) {
     for (int k = 0; k < n; k++) {
         const int at = t->args[node->args + k];
         const dn_node *x = &t->nodes[at];
-        if (must_be_shared(x, flags >> DN_SHARED_SHIFT, k)) {
+        if (must_be_shared(x, shared_inputs(t, node->op), k)) {
             if (x->dim.batch != 1) return 0;
             h = dn__mix(h, (uint64_t)at);
         } else {
@@ -90,7 +99,7 @@ static int equal_sizes(const dn_dim *a, const dn_dim *b) {
 /* Whether node b, of which nothing is known, is like node a, which can be in a group: then so can b. */
 static int alike(const dn_tape *t, const dn_node *a, const dn_node *b) {
     if (a->op != b->op || a->needs_grad != b->needs_grad || b->alone || a->n_reals != b->n_reals || !dn__elements(&b->dim)) return 0;
-    const int ints = dn__whole_ints(a), ragged = is_ragged(t, a), n = inputs_alike(t, a), shared = a->op->flags >> DN_SHARED_SHIFT;
+    const int ints = dn__whole_ints(a), ragged = is_ragged(t, a), n = inputs_alike(t, a), shared = shared_inputs(t, a->op);
     if (ragged != is_ragged(t, b) || n != inputs_alike(t, b) || ints != dn__whole_ints(b)) return 0;
     if (b->n_ints - ints != ints_each(a) * b->dim.batch) return 0;
     if (!ragged && !equal_sizes(&a->dim, &b->dim)) return 0;
@@ -113,9 +122,14 @@ static int alike(const dn_tape *t, const dn_node *a, const dn_node *b) {
 typedef struct signature {
     uint64_t hash;
     int64_t depths;             /* added up */
+    double average;             /* of the depths, or what DyNet takes for it */
+    int64_t tie;                /* the order where averages are equal */
     int32_t node, depth, count, rank, ready, last_ready;
     int32_t last;               /* where it stood last in what find_signatures has seen */
 } signature;
+
+/* When an output of a sequence is ready: how deep the sequence lies, which step it is, by which weights, and which sequence. */
+typedef struct moment { int32_t phase, step, weights, turn; } moment;
 
 /* Nodes first ... first + n - 1. Leaves need nothing but memory that exists: they come first, and nothing waits for them. Of a large graph it
  * is made in several calls; all of its memory is in plan_memory. */
@@ -133,6 +147,10 @@ typedef struct dn_plan {
     uint64_t *active;           /* bit of a rank: the signature has nodes ready */
     int lowest_active;          /* no lower word has a bit */
     int alone, last_alone;      /* nodes ready that are computed by themselves */
+    int as_dynet;               /* nodes draw from a generator, in the order of computation: it is to be DyNet's */
+    moment *when;               /* as_dynet, in graphs with nodes that are whole sequences: when DyNet, step by step, is done with a node */
+    int32_t *turns;             /* the order in which nodes were taken */
+    int32_t turn;
 } plan;
 enum { ALONE = -1, LEAF = -2 };
 
@@ -154,7 +172,11 @@ static int count_edges(plan *s) {
         int depth = 0, waits = 0;
         for (int k = 0; k < node->n_args; k++) {
             const int x = t->args[node->args + k] - s->first;
-            if (x < 0 || s->sign[x] == LEAF) continue;
+            if (x < 0) continue;
+            if (s->sign[x] == LEAF) {
+                if (s->as_dynet && !depth) depth = 1; /* there leaves count */
+                continue;
+            }
             s->user_at[x + 1]++;
             waits++;
             if (s->depth[x] >= depth) depth = s->depth[x] + 1;
@@ -214,7 +236,7 @@ static int find_signatures(plan *s) {
     for (int i = 0, n = 0, at = 0; i < s->n; i++) {
         if (s->sign[i] == LEAF) continue;
         const dn_node *node = &t->nodes[s->first + i];
-        const int level = t->schedule->autobatch == DN_AUTOBATCH_DEPTH ? s->depth[i] : 0;
+        const int level = t->schedule->autobatch == (s->as_dynet ? DYNET_DEPTH : DN_AUTOBATCH_DEPTH) ? s->depth[i] : 0;
         signature *g = at < n ? &s->signatures[seen[at]] : NULL;
         if (!g || g->depth != level || !alike(t, &t->nodes[g->node], node)) {
             const uint64_t h = hash(t, node, level);
@@ -233,12 +255,47 @@ static int find_signatures(plan *s) {
 
 static int by_depth(const void *a, const void *b) {
     const signature *x = *(signature *const *)a, *y = *(signature *const *)b;
-    const double p = (double)x->depths / x->count, q = (double)y->depths / y->count; /* a product might overflow */
-    return p != q ? (p < q ? -1 : 1) : (x->node > y->node) - (x->node < y->node);
+    return x->average != y->average ? (x->average < y->average ? -1 : 1) : (x->tie > y->tie) - (x->tie < y->tie);
+}
+
+/* DyNet has one signature for nodes of all sizes of these operations, so that their depths make one average. */
+static int of_all_sizes(const dn_tape *t, const dn_node *node) {
+    const dn_op *op = node->op;
+    if (op == dn_ops[DN_OP_cmult] || op == dn_ops[DN_OP_add] || op == dn_ops[DN_OP_sum] || op == dn_ops[DN_OP_dropout]) return 1;
+    return op->inputs == 1 && !node->n_ints && !node->n_reals && equal_sizes(&node->dim, &t->nodes[t->args[node->args]].dim);
+}
+static int one_in_dynet(const dn_tape *t, const dn_node *a, const dn_node *b) {
+    return a->op == b->op && a->n_args == b->n_args && (a->op != dn_ops[DN_OP_dropout] || t->reals[a->reals] == t->reals[b->reals]);
+}
+/* Its averages, and its order where they are equal: products last, of the others the latest first. */
+static void average_as_dynet(plan *s) {
+    const dn_tape *t = s->t;
+    for (int i = 0; i < s->n_signatures; i++) {
+        signature *g = &s->signatures[i];
+        const dn_node *node = &t->nodes[g->node];
+        int64_t depths = 0, count = 0;
+        int same = i; /* the first that is one with it */
+        for (int k = 0; of_all_sizes(t, node) && k < s->n_signatures; k++) {
+            const signature *other = &s->signatures[k];
+            if (!one_in_dynet(t, node, &t->nodes[other->node])) continue;
+            if (k < same) same = k;
+            depths += other->depths;
+            count += other->count;
+        }
+        if (count) g->average = (double)depths / (double)count;
+        const int product = node->op == dn_ops[DN_OP_matmul] || node->op == dn_ops[DN_OP_affine_transform];
+        g->tie = product ? (int64_t)s->n * s->n + i : (int64_t)(s->n - 1 - same) * s->n + i;
+    }
 }
 
 /* Those whose nodes lie least deep, on average, come first. */
 static int rank_signatures(plan *s) {
+    for (int i = 0; i < s->n_signatures; i++) {
+        signature *g = &s->signatures[i];
+        g->average = (double)g->depths / g->count; /* to compare products, they might overflow */
+        g->tie = i;
+    }
+    if (s->as_dynet && s->t->schedule->autobatch != DYNET_DEPTH) average_as_dynet(s);
     s->by_rank = take(s->t, (size_t)s->n_signatures, sizeof *s->by_rank);
     s->next_ready = take(s->t, (size_t)s->n, sizeof *s->next_ready);
     s->active = zeroed(s->t, (size_t)s->n_signatures / 64 + 1, sizeof *s->active);
@@ -249,27 +306,81 @@ static int rank_signatures(plan *s) {
     return 0;
 }
 
+static int is_later(const moment *a, const moment *b) {
+    if (a->phase != b->phase) return a->phase > b->phase;
+    if (a->step != b->step) return a->step > b->step;
+    if (a->weights != b->weights) return a->weights > b->weights;
+    return a->turn > b->turn;
+}
+
+/* When DyNet is done with the last input of node i; with i itself, if it is an output of a sequence. Its inputs are computed. */
+static moment moment_of(const plan *s, int i) {
+    const dn_tape *t = s->t;
+    const dn_node *node = &t->nodes[s->first + i];
+    moment last = {0};
+    for (int k = 0; k < node->n_args; k++) {
+        const int x = t->args[node->args + k] - s->first;
+        if (x >= 0 && is_later(&s->when[x], &last)) last = s->when[x];
+    }
+    const int at = node->op == dn_ops[DN_OP_part] ? t->args[node->args] - s->first : -1;
+    if (at < 0 || !(t->nodes[s->first + at].op->flags & DN_RAGGED)) return last;
+    const dn_node *owner = &t->nodes[s->first + at];
+    const int64_t block = (int64_t)owner->dim.size / owner->parts * owner->dim.batch;
+    const int n = t->ints[owner->ints], step = block ? (int)(t->ints[node->ints] / block) : 0, weights = t->args[owner->args];
+    int before = 0; /* steps of the sequence that this one goes on from */
+    for (int k = 0; k < owner->n_args; k++) {
+        const int x = t->args[owner->args + k] - s->first;
+        if (x >= 0 && s->when[x].weights == weights + 1 && s->when[x].step > before) before = s->when[x].step;
+    }
+    const int phase = s->sign[at] < 0 ? s->depth[at] : (int)s->signatures[s->sign[at]].average;
+    return (moment){phase + 1, before + (step < n ? step : n - 1) + 1, weights + 1, s->turns[at]};
+}
+
+/* Where in a list of ready nodes node i belongs, which mostly is its end: behind all that DyNet is done with before it. */
+static void insert_ready(plan *s, int *first, int *last, int i) {
+    if (!s->when || !is_later(&s->when[*last], &s->when[i])) {
+        s->next_ready[*last] = i;
+        *last = i;
+        return;
+    }
+    int *at = first;
+    while (!is_later(&s->when[*at], &s->when[i])) at = &s->next_ready[*at];
+    s->next_ready[i] = *at;
+    *at = i;
+}
+
+/* DyNet computes sequences step by step: where there are any, the moments of nodes are noted. */
+static int note_moments(plan *s) {
+    const dn_tape *t = s->t;
+    int sequences = 0;
+    for (int i = 0; !sequences && i < s->n; i++) sequences = t->nodes[s->first + i].op->flags & DN_RAGGED;
+    if (!sequences) return 0;
+    s->when = zeroed(s->t, (size_t)s->n, sizeof *s->when);
+    s->turns = zeroed(s->t, (size_t)s->n, sizeof *s->turns);
+    return s->when && s->turns ? 0 : DN_ERROR_MEMORY;
+}
+
 static void make_ready(plan *s, int i) {
     s->next_ready[i] = -1;
+    if (s->when) s->when[i] = moment_of(s, i);
     if (s->sign[i] < 0) {
-        if (s->alone < 0) s->alone = i;
-        else s->next_ready[s->last_alone] = i;
-        s->last_alone = i;
+        if (s->alone < 0) s->alone = s->last_alone = i;
+        else insert_ready(s, &s->alone, &s->last_alone, i);
         return;
     }
     signature *g = &s->signatures[s->sign[i]];
     if (g->ready < 0) {
         const int word = g->rank / 64;
-        g->ready = i;
+        g->ready = g->last_ready = i;
         s->active[word] |= (uint64_t)1 << g->rank % 64;
         if (word < s->lowest_active) s->lowest_active = word;
     } else {
-        s->next_ready[g->last_ready] = i;
+        insert_ready(s, &g->ready, &g->last_ready, i);
     }
-    g->last_ready = i;
 }
 
 static void done(plan *s, int i) {
+    if (s->turns) s->turns[i] = ++s->turn;
     for (int u = s->user_at[i]; u < s->user_at[i + 1]; u++)
         if (--s->waits[s->users[u]] == 0) make_ready(s, s->users[u]);
 }
@@ -318,6 +429,12 @@ static int is_no_gain(const plan *s) {
     return n < FEW_NODES || n < LEAST_WIDTH * (s->deepest + 1) || s->batches > (int64_t)WIDE_BATCH * n;
 }
 
+static int draws_from_generator(const dn_tape *t, int first, int last) {
+    for (int i = first; t->room.draws.generator && i <= last; i++)
+        if (t->nodes[i].op->flags & DN_RANDOM) return 1;
+    return 0;
+}
+
 /* The order begins with what is there without being computed, and with what waits for nothing. */
 static void begin_order(plan *s) {
     dn_tape *t = s->t;
@@ -352,15 +469,16 @@ static int extend_order(plan *s) {
     return 1;
 }
 
-/* The next part of appending the order of the nodes to t->schedule->order. 1: there are more; 0: that was the last; DN_IN_ORDER: they shall be computed as
- * they were made. Negative: an error, and half an order may be there. */
+/* The next part of appending the order of the nodes to t->schedule->order. 1: there are more; 0: that was the last; DN_IN_ORDER: they
+ * shall be computed as they were made. Negative: an error, and half an order may be there. */
 static int append_part(plan *s) {
     dn_tape *t = s->t;
+    const int choose = t->schedule->autobatch == DN_AUTOBATCH_AUTO && !s->as_dynet;
     switch (s->parts_done++) {
     case 0:
-        if (t->schedule->autobatch == DN_AUTOBATCH_AUTO && s->n < FEW_NODES) return DN_IN_ORDER;
+        if (choose && s->n < FEW_NODES) return DN_IN_ORDER;
         if (count_edges(s)) return dn__no_memory(t);
-        return t->schedule->autobatch == DN_AUTOBATCH_AUTO && is_no_gain(s) ? DN_IN_ORDER : 1;
+        return choose && is_no_gain(s) ? DN_IN_ORDER : 1;
     case 1:
         if (DN_GROW(t->schedule->order, t->schedule->capacity.order, (t->schedule->n.order ? t->schedule->n.order : (int64_t)s->first) + s->n) ||
             DN_GROW(t->schedule->members, t->schedule->capacity.members, (int64_t)t->schedule->n.members + s->n) || link_users(s))
@@ -368,7 +486,7 @@ static int append_part(plan *s) {
         return 1;
     case 2: return find_signatures(s) ? dn__no_memory(t) : 1;
     case 3:
-        if (rank_signatures(s)) return dn__no_memory(t);
+        if (rank_signatures(s) || (s->as_dynet && note_moments(s))) return dn__no_memory(t);
         begin_order(s);
         return 1;
     default: return extend_order(s);
@@ -378,7 +496,8 @@ static int append_part(plan *s) {
 static int begin_plan(dn_tape *t, int first, int last) {
     plan *s = dn__arena_take(&t->schedule->plan_memory, sizeof *s);
     if (!s) return dn__no_memory(t);
-    *s = (plan){.t = t, .first = first, .n = last - first + 1, .alone = -1};
+    *s = (plan){.t = t, .first = first, .n = last - first + 1, .alone = -1, .as_dynet = draws_from_generator(t, first, last)};
+    t->schedule->as_dynet = s->as_dynet;
     t->schedule->begun = (dn_schedule_mark){.n = t->schedule->n, .values = dn__arena_mark(&t->schedule->values)};
     t->schedule->planning = s;
     return 0;

@@ -187,8 +187,8 @@ int dn_graph_checkpoint(int graph);
 int dn_graph_revert(int graph);
 /* Random draws are keyed by (seed, stream, counter, node, element); this sets the counter to 0. It rises at renew and recalculation. */
 void dn_graph_seed(int graph, uint64_t seed, uint64_t stream);
-/* From now on random nodes draw from this generator, as DyNet's do: each when it is computed, in the order of computation; graphs that are
- * batched keep keyed draws. The graph does not own it. NULL: draws are keyed, as at the start. */
+/* From now on random nodes draw from this generator, as DyNet's do: each when it is computed, in the order of computation. Where nodes are
+ * batched, that is the order in which DyNet's agenda would compute them, or nearly so. The graph does not own it. NULL: draws are keyed, as at the start. */
 struct dn_rng;
 void dn_graph_generator(int graph, struct dn_rng *generator);
 /* The draw counter, for saving and resuming. */
@@ -260,7 +260,8 @@ const int *dn_saved_indices(int64_t a);
  * lead to parameters. begin, then step until it returns 0 (as dn_forward). */
 int dn_backward_begin(int64_t a, int full);
 int dn_backward_step(int graph);
-/* Ends a backward that was begun and is not done, as an error of dn_backward_step does: the parameters of the graph are left without gradient. */
+/* Ends a backward that was begun and is not done, as an error of dn_backward_step does: the parameters of the graph are left without
+ * gradient. */
 void dn_backward_abandon(int graph);
 /* dn_forward, dn_backward_begin and dn_backward_step at once: 0, all is done; 1, begun, go on with dn_backward_step; 2, forward is not done */
 int dn_backward(int64_t a);

@@ -42,14 +42,13 @@ static int retry(dn_tape *t, int last, int64_t work) {
 }
 
 /* A node failed while nodes were computed in another order than they were made. All but what depends on it must stay usable: compute them
- * again, node by node (the same draws), until the graph is renewed. */
+ * again, node by node (the same draws, if they are keyed), until the graph is renewed. */
 static void stop_batching(dn_tape *t) {
     int failed = t->schedule->order[t->schedule->n_done];
     uint64_t counter = t->room.draws.counter;
     dn__forget_values(t);
     t->room.draws.counter = counter;
     t->schedule->autobatch = 0;
-    t->room.in_order = t->room.draws.generator;
     t->schedule->any_failed = 1;
     t->nodes[failed].failed = DN_FAILED_ALREADY;
 }
@@ -95,10 +94,7 @@ static int were_written(const dn_tape *t) {
 }
 
 static int compute_up_to(dn_tape *t, int last) {
-    dn_schedule *s = t->schedule;
     if (dn__schedule_see(t)) return DN_ERROR_MEMORY;
-    /* Batching computes in another order: draws in the order of computation would depend on it. */
-    t->room.in_order = s->autobatch && !s->immediate ? NULL : t->room.draws.generator;
     if (!t->schedule->autobatch || t->schedule->immediate || t->schedule->any_failed) return forward_in_order(t, last);
     if (t->schedule->evaluated > last) return 0;
     const double start = dn__seconds(), schedule = t->schedule->counts.schedule;

@@ -4,6 +4,7 @@
 
 #include "kernels/kernels.h"
 #include "group.h"
+#include "sweep.h"
 
 /* A parameter or row is read: its root's version is noted for the check before backward. */
 static void use_root(dn_tape *t, dn_root *root) {
@@ -53,14 +54,7 @@ static int row_dims(dn_shape *s, int batch) {
 static void rows_backward(dn_call *c) {
     dn_param *p = c->node->param;
     if (c->node->constant || !dn__param_gathers(p)) return;
-    for (int i = 0; i < c->n_ints; i++) {
-        dn_real *row = dn__lookup_row(p, c->ints[i]);
-        if (!row) {
-            c->tape->room.out_of_memory = 1;
-            return;
-        }
-        dn__add((size_t)p->row_size, row, c->dy + i * p->row_size, row);
-    }
+    for (int i = 0; i < c->n_ints && !c->room->out_of_memory; i++) dn__add_to_row(c->tape, p, c->ints[i], c->dy + i * p->row_size);
 }
 
 DN_OP(lookup, 0, DN_LEAF | DN_VIEW, "y = row i of the table")

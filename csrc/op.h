@@ -50,8 +50,7 @@ typedef struct dn_room {
     dn_arena grads;                    /* until the next backward */
     int out_of_memory;
     int raised;                        /* the error of an op that cannot go on */
-    struct { uint64_t seed, stream, counter; struct dn_rng *generator; } draws;
-    struct dn_rng *in_order;           /* what random ops draw from one after the other, in this forward; NULL: draws are keyed */
+    struct { uint64_t seed, stream, counter; struct dn_rng *generator; } draws; /* generator: what random ops draw from; NULL: draws are keyed */
 } dn_room;
 
 /* What forward() and backward() see.
@@ -158,7 +157,7 @@ static inline void dn__input_done(dn_call *c, int k) { c->way->input_done(c, k);
 struct dn_draw;
 void dn__draw_key(const dn_call *c, struct dn_draw *out);
 /* The generator to draw from instead, in the order of evaluation; NULL: there is none, draw with the key. */
-static inline struct dn_rng *dn__generator(const dn_call *c) { return c->room->in_order; }
+static inline struct dn_rng *dn__generator(const dn_call *c) { return c->room->draws.generator; }
 
 /* Rows of tables as inputs of an op that treats equal rows as one: an embedding of a word that occurs several times in a batch needs to be
  * multiplied only once, and its gradient can be added up before it is multiplied.

@@ -102,9 +102,9 @@ static int make_table(dn_param *p) {
 
 dn_param *dn_param_new(dn_root *r, int nd, const int *d, int64_t row_count) {
     dn_param *p = calloc(1, sizeof *p);
-    if (p) p->scaled = 1;
     if (!p) return NULL;
-    *p = (dn_param){.root = r, .rows = row_count, .row_size = 1, .chunk = -1, .updated = 1, .empty = 1, .factor = 1, .id = r->n_params};
+    *p = (dn_param){.root = r, .rows = row_count, .row_size = 1, .chunk = -1, .updated = 1, .empty = 1, .factor = 1, .scaled = 1,
+                    .id = r->n_params};
     p->dim.nd = nd;
     p->dim.batch = 1;
     for (int i = 0; i < nd; i++) p->row_size *= p->dim.d[i] = d[i];

@@ -39,16 +39,28 @@ int dn__way_table_rows(const dn_call *c, int first, int n, int capacity, int *ro
 
 /* ---- gradients ---------------------------------------------------------------------------------------------------------- */
 
+static DN_NOT_INLINE int is_zero(int64_t n, const dn_real *x) {
+    int64_t i = 0;
+    while (i < n && x[i] == 0) i++;
+    return i == n;
+}
+
+void dn__add_to_row(dn_tape *t, dn_param *p, int row, const dn_real *dx) {
+    if (p->slot[row] < 0 && is_zero(p->row_size, dx)) {
+        t->backward->zero_rows = 1;
+        return;
+    }
+    dn_real *to = dn__lookup_row(p, row);
+    if (to) dn__add((size_t)p->row_size, to, dx, to);
+    else t->room.out_of_memory = 1;
+}
+
 void dn__way_rows_gradient(dn_call *c, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx, const dn_row_products *m) {
     dn_tape *t = c->tape;
     dn_param *p = input_of(t, c->node, first)->param;
     dn_late *late = dn__arena_take(&t->room.grads, sizeof *late);
     t->room.out_of_memory |= !late;
-    for (int i = 0; i < n_rows && !t->room.out_of_memory; i++) {
-        dn_real *row = dn__lookup_row(p, rows[i]);
-        if (row) dn__add((size_t)p->row_size, row, dx + i * p->row_size, row);
-        else t->room.out_of_memory = 1;
-    }
+    for (int i = 0; i < n_rows && !t->room.out_of_memory; i++) dn__add_to_row(t, p, rows[i], dx + i * p->row_size);
     if (t->room.out_of_memory) return;
     *late = (dn_late){t->backward->late, (int)(c->node - t->nodes), c->group, first, n, count, *m};
     t->backward->late = late;

@@ -12,7 +12,7 @@ typedef struct dn_seat {
     int32_t next_user, last_user;   /* join.h: the next node that multiplies by the same matrix; of a matrix, the last one that does */
     int32_t gathers;                /* group.c: the last gather that begins with this node; may be one that is no more */
     uint8_t patience;               /* join.h: how many misfits a search that begins here passes over before it finds the first that fits */
-    uint8_t reached;                /* backward.c: the loss depends on it; known only where there are groups */
+    uint8_t reached;                /* backward.c: the gradient of the loss comes to it; of use within one function */
 } dn_seat;
 
 /* Of dn_seat.patience: in a long chain no input is known, so that each search in vain halves it for the next one along the chain, down to the
@@ -69,6 +69,7 @@ typedef struct dn_schedule {
     dn_group_input *group_inputs;
     dn_gather *gathers;
     dn_scheduled n, capacity;
+    int as_dynet;                   /* the plan is made in the order in which DyNet computes, for the sake of the generator that it draws from */
     struct dn_plan *planning;       /* autobatch.c: an order in the making, in plan_memory; NULL: none */
     dn_arena plan_memory;
     dn_schedule_mark begun;         /* where all stood when the order's last part, up to node `planned`, was made */

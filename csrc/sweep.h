@@ -26,6 +26,7 @@ typedef struct dn_sweep {
     dn_kept_columns columns[DN_KEPT_COLUMNS];
     int64_t columns_used;       /* counts their uses */
     int sweep;                  /* the place in the order that comes next; -1: none */
+    int zero_rows;              /* a row of a table got zeros, which did not count so far */
     int full;                   /* gradients of all nodes are wanted */
     /* ready.c, in a backward that is watched, else NULL: the parameters' nodes that were last used at each place of the sweep, as lists */
     struct { int32_t *last_use, *next; int steps, told; /* whether a step ends when it has told something; whether it has */ } watch;
@@ -68,6 +69,8 @@ void dn__watch_passed(dn_tape *);
 /* ---- rows.c */
 int dn__way_table_rows(const dn_call *, int first, int n, int capacity, int *rows);
 void dn__way_rows_gradient(dn_call *, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx, const dn_row_products *);
+/* d(row) += dx. Zeros alone do not count before backward ends, which knows the rows that the loss depends on. */
+void dn__add_to_row(dn_tape *, dn_param *, int row, const dn_real *dx);
 /* The call was of a group whose equal members were computed once (once.h): the same holds for the gradients of its inputs. */
 void dn__late_group(dn_call *);
 /* Adds what one call would have given to node i, if it is an input of it. */

@@ -196,15 +196,15 @@ GRAPH_SHIFT: int = lib.DN_INDEX_BITS + lib.DN_EPOCH_BITS
 """A node's handle >> GRAPH_SHIFT is its graph; a parameter's is larger than any graph."""
 
 
-def fail(code: int, *handles: int) -> NoReturn:
-    """Raises the exception that a negative result of a call with these handles stands for."""
+def fail(code: int, *handles: int, what: str = "") -> NoReturn:
+    """Raises the exception that a negative result of a call with these handles stands for; `what` as in fail_in()."""
     # calls are made on the graph of the first input that is a node; of parameters alone, on the current graph
     graphs = (h >> GRAPH_SHIFT for h in handles)
-    fail_in(next((g for g in graphs if g >> lib.DN_GRAPH_BITS == 0), calls.current()), code)
+    fail_in(next((g for g in graphs if g >> lib.DN_GRAPH_BITS == 0), calls.current()), code, what)
 
 
-def fail_in(graph: int, code: int) -> NoReturn:
-    """The same for a call on a graph."""
+def fail_in(graph: int, code: int, what: str = "") -> NoReturn:
+    """The same for a call on a graph. `what` is the function that was called, where the operation has another name."""
     if code == lib.DN_ERROR_PYTHON:
         raised, callback.raised = callback.raised, None
         try:
@@ -223,6 +223,9 @@ def fail_in(graph: int, code: int) -> NoReturn:
     message = ffi.string(lib.dn_message(graph)).decode(errors="replace")
     if code == lib.DN_ERROR_BUSY or not message:  # without words: dn_value() found no way in
         raise RuntimeError("this graph is being computed by another thread. Each thread has a graph of its own: call renew_cg() in it.")
+    if what:
+        operation, colon, rest = message.partition(": ")
+        message = f"{what}: {rest}" if colon and operation in OPS else message
     prefix = "Stale Expression: " if code == lib.DN_ERROR_STALE else ""
     raise _EXCEPTIONS[code](prefix + message)
 

@@ -82,7 +82,6 @@ OF_COLLECTIONS = {
 OF_TRAINERS = {
     "lr": "trainer.learning_rate",
     "step": "trainer.update()",
-    "update_epoch": "Leave it out: in DyNet it does nothing.",
     "zero_grad": "Leave it out: update() forgets the gradients.",
 }
 """An attribute in PyTorch, NumPy or old DyNet -> what is written here, or a sentence."""

@@ -13,6 +13,7 @@ import weakref
 from typing import Any
 
 from ._ffi import ffi, lib
+from ._integers import named
 
 _MASK = (1 << 64) - 1
 
@@ -69,7 +70,7 @@ def reset_random_seed(seed: int) -> None:
     >>> W.as_array().round(4).tolist()
     [[-0.681, 0.9081], [-1.0896, 0.8116]]
     """
-    _state.reset(int(seed) or _unforeseen())
+    _state.reset(named(seed, "reset_random_seed", "seed") or _unforeseen())
 
 
 def seed() -> int:

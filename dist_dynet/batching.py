@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any, NamedTuple
 
 from ._ffi import calls, ffi, lib
+from ._integers import integer
 
 __all__ = ["AutobatchStats", "autobatch_stats"]
 
@@ -24,7 +24,7 @@ def strategy(value: Any, what: str) -> int:
     if value is True:
         return AUTO
     try:
-        number = operator.index(value)
+        number = integer(value)
     except TypeError:
         number = -1
     if not 0 <= number <= AUTO:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._ffi import DIM, DTYPE, GRAPH_SHIFT, NULL, calls, fail, fail_in, ffi, lib, nodes, pointer, read, shaped
-from .graph import cg, current_graph
+from .graph import cg, current_graph, make_expressions_by
 from .tensor import Tensor
 
 NO_GRAPH: int = lib.DN_ERROR_NO_GRAPH
@@ -268,6 +268,9 @@ def expression(handle: int) -> Expression:
     e = Expression()
     e._h = handle
     return e
+
+
+make_expressions_by(expression)
 
 
 def expressions_from(handle: int, n: int) -> list[Expression]:

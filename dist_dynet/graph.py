@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from . import _random
 from ._ffi import GRAPH_SHIFT, NULL, calls, fail_in, ffi, lib, nodes
+from ._integers import count
 from .batching import strategy
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class ComputationGraph:
 
     def uniform(self, n: int) -> NDArray[np.float64]:
         """Numbers drawn evenly from (0, 1), for sampling from values outside of the graph; new ones at each call."""
+        n = count(n, "uniform", "n")
         out = np.empty(n, np.float32)
         generator = _random.node_generator(self._thread)
         if generator != NULL:
@@ -134,11 +136,9 @@ class ComputationGraph:
 
     def expression(self, index: int) -> Expression:
         """The expression of a node of this graph, by its index."""
-        from .expression import expression  # a layer up
-
-        handle = lib.dn_graph_node(self.number, index)
+        handle = lib.dn_graph_node(self.number, count(index, "ComputationGraph", "index"))
         self._check(handle)
-        return expression(handle)
+        return _expression_of(handle)
 
     def forward(self, index: int) -> None:
         """Computes all nodes up to this one anew."""
@@ -213,6 +213,15 @@ def graph_of(*handles: int) -> ComputationGraph:
     graph = _graphs.get(number)
     return cg() if graph is None else graph
 _local = threading.local()
+
+
+_expression_of: Callable[[int], Expression]
+
+
+def make_expressions_by(make: Callable[[int], Expression]) -> None:
+    """What makes the expression of a handle: the layer above says so when it is imported."""
+    global _expression_of
+    _expression_of = make
 
 
 def cg() -> ComputationGraph:

@@ -17,16 +17,19 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+from ._integers import count
+
 
 class _Schedule:
     """What all schedules share: a rate that depends on n, after a linear warm-up."""
 
     def __init__(self, trainer: Any, base: float | None = None, warmup: int = 0) -> None:
+        warmup = count(warmup, type(self).__name__, "warmup")
         if warmup < 0:
             raise ValueError(f"{type(self).__name__}: warmup must be 0 or more steps; got {warmup}.")
         if not hasattr(trainer, "learning_rate"):
             raise TypeError(f"{type(self).__name__}: takes a trainer; got {type(trainer).__name__}.")
-        self._trainer, self._warmup, self._n = trainer, int(warmup), 0
+        self._trainer, self._warmup, self._n = trainer, warmup, 0
         self._base = float(trainer.learning_rate if base is None else base)
         getattr(trainer, "inner", trainer)._schedule = weakref.ref(self)
         self._set()
@@ -111,9 +114,10 @@ class Linear(_Schedule):
     """
 
     def __init__(self, trainer: Any, steps: int, end: float = 0.0, base: float | None = None, warmup: int = 0) -> None:
+        steps = count(steps, type(self).__name__, "steps")
         if steps < 1:
             raise ValueError(f"{type(self).__name__}: steps must be 1 or more; got {steps}.")
-        self._steps, self._end = int(steps), float(end)
+        self._steps, self._end = steps, float(end)
         super().__init__(trainer, base, warmup)
 
     def _factor(self, n: int) -> float:
@@ -194,9 +198,10 @@ class Plateau(_Schedule):
         least: float = 0.0,
         base: float | None = None,
     ) -> None:
+        patience = count(patience, "Plateau", "patience")
         if not 0 < factor < 1 or patience < 0:
             raise ValueError(f"Plateau: factor must lie in (0, 1), patience be 0 or more; got factor {factor}, patience {patience}.")
-        self._cut, self._patience, self._threshold = float(factor), int(patience), float(threshold)
+        self._cut, self._patience, self._threshold = float(factor), patience, float(threshold)
         self._sign, self._least = (1 if greatest_is_best else -1), float(least)
         self._best, self._bad, self._cuts = -math.inf, 0, 0
         super().__init__(trainer, base)

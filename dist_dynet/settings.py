@@ -7,14 +7,13 @@ read by DynetParams.from_args() alone.
 
 from __future__ import annotations
 
-import operator
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from . import _random
-from ._integers import count
+from ._integers import count, integer
 from .batching import strategy
 from .expression import Expression
 from .graph import set_default_autobatch
@@ -61,7 +60,7 @@ def _flag(value: Any, what: str) -> bool:
     if isinstance(value, str) and value.strip().lower() in ("0", "1", "true", "false"):
         return value.strip().lower() in ("1", "true")
     try:
-        number = operator.index(value)
+        number = integer(value)
     except TypeError:
         number = -1
     if number not in (0, 1):
@@ -72,7 +71,7 @@ def _flag(value: Any, what: str) -> bool:
 def _whole(value: Any, what: str) -> int:
     """A whole number, 0 or more, from a number or its text."""
     try:
-        number = int(value.strip()) if isinstance(value, str) else operator.index(value)
+        number = int(value.strip()) if isinstance(value, str) else integer(value)
     except (TypeError, ValueError):
         number = -1
     if number < 0:
@@ -122,9 +121,9 @@ def init(
         mem: accepted for DyNet's sake; memory is taken as it is needed.
         profiling: accepted for DyNet's sake; has no effect.
         rng: "dynet": all that numbers depend on is as in DyNet, so that a program prints DyNet's losses if the seed is the same. Every draw
-            comes from one generator in the order of computation (graphs that are batched, and threads beside the first, keep keyed
-            draws); all sequences of a builder in one graph share their dropout masks; parameters that are not updated count in the
-            clipping norm, and decay; a graph keeps the values of parameters over an update. "keyed": back to independent draws.
+            comes from one generator in the order of computation, DyNet's (threads beside the first keep keyed draws); all sequences of a
+            builder in one graph share their dropout masks; parameters that are not updated count in the clipping norm, and decay; a graph
+            keeps the values of parameters over an update. "keyed": back to independent draws.
 
     Raises:
         ValueError: a value makes no sense; then nothing is changed.

@@ -20,6 +20,7 @@ NOT_FAST_PATHS = {
     "consecutive": "makes expressions of handles; there is no other way",
     "current": "which graph is the thread's",
     "declined": "reads the counters",
+    "dropping": "gives steps the operations of their masks, once",
     "operator": "gives operators their operations, once",
     "set_current": "which graph is the thread's",
     "subscript": "gives subscripts their operations, once",

@@ -381,3 +381,31 @@ def test_rows_of_nodes_beside_the_loss_do_not_change(model, autobatching, use, w
         trainer.update()
         changed = np.flatnonzero((E.as_array() != before).any(axis=1)).tolist()
         assert changed == (sorted(set(words)) if step == 0 else of_loss)
+
+
+@pytest.mark.parametrize("autobatching", [0, *STRATEGIES])
+def test_rows_of_sequences_beside_the_loss_do_not_change(model, autobatching):
+    E, lstm = model.add_lookup_parameters((40, 3)), dy.VanillaLSTMBuilder(1, 3, 4, model)
+    trainer = dy.MomentumSGDTrainer(model, 0.5)
+    for step in range(2):
+        dy.renew_cg(autobatching=autobatching)
+        ends = [lstm.initial_state().transduce([E[w], E[w + 20], E[w]])[-1] for w in range(20)]
+        before = E.as_array()
+        dy.forward(ends)
+        dy.esum([dy.sum_elems(y) for w, y in enumerate(ends) if step == 0 or w % 3]).backward()
+        trainer.update()
+        changed = np.flatnonzero((E.as_array() != before).any(axis=1)).tolist()
+        assert changed == [w for w in range(40) if step == 0 or w % 20 % 3]
+
+
+def test_a_row_whose_gradient_is_zero_has_one(model):
+    """Zeros of the loss count: momentum goes on."""
+    E = model.add_lookup_parameters((40, 3))
+    trainer = dy.MomentumSGDTrainer(model, 0.5)
+    for autobatching in (0, *STRATEGIES):
+        for factor in (1, 0):
+            dy.renew_cg(autobatching=autobatching)
+            before = E.as_array()
+            dy.esum([dy.sum_elems(dy.tanh(E[w]) * factor) for w in range(20)]).backward()
+            trainer.update()
+            assert (E.as_array() != before).any(axis=1).tolist() == [w < 20 for w in range(40)]

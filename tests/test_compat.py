@@ -486,7 +486,7 @@ def test_sequences_of_one_graph_share_their_start_and_their_masks(installed):
 
 @pytest.mark.parametrize("draw", [lambda: dy.dropout(dy.ones(64), 0.5), lambda: dy.random_normal(8), lambda: dy.noise(dy.ones(8), 1.0)])
 def test_draws_do_not_depend_on_the_order_that_batching_chooses(installed, draw):
-    """In a graph that is batched, the values of two draws are the same whichever is asked for first."""
+    """Two draws that do not need one another, in a graph that is batched: the same values whichever is asked for first, as the real one's."""
     seen = []
     for first in (0, 1):
         dy.reset_random_seed(3)

@@ -88,7 +88,6 @@ MISTAKES = [
     # initial values
     ("m.add_parameters((2, 3), init=dy.NumpyInitializer(np.ones((3, 2))))", ValueError, "the array must have the parameter's dims; got"),
     # trainers
-    ("trainer.update_epoch(1.0)", AttributeError, "has no attribute 'update_epoch'. Leave it out: in DyNet it does nothing."),
     ("dy.AdamWTrainer(m).learning_rte = 0.1", AttributeError, "learning_rte"),
     ("dy.parallel.DistributedTrainer(trainer).learning_rte = 0.1", AttributeError, "learning_rte"),
     ("trainer.learning_rate = 'fast'", TypeError, "learning_rate: the rate must be a number; got 'fast'."),

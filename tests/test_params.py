@@ -422,3 +422,22 @@ def test_1000_models_made_trained_and_dropped_leave_no_memory_behind(trainer):
         one()
     gc.collect()
     assert resident_megabytes() - before < 60  # 900 models of 0.3 MB; a process with a history wanders by some 20
+
+
+def test_marks_of_gradients_tell_of_clearing_and_scaling():
+    from dist_dynet._ffi import ffi, lib
+
+    m = dy.ParameterCollection()
+    parameters = [m.add_parameters(2), m.add_lookup_parameters((3, 2))]
+
+    def marks():
+        clears, scales = np.empty(2, np.int64), np.empty(2)
+        lib.dn_gradient_marks(2, [p._c for p in parameters], ffi.from_buffer("int64_t *", clears), ffi.from_buffer("double *", scales))
+        return clears, scales
+
+    (clears, scales) = marks()
+    parameters[0].clear_gradient()
+    parameters[1].scale_gradient(4)
+    parameters[1].scale_gradient(0.5)
+    assert (marks()[0] - clears).tolist() == [1, 0]
+    assert (marks()[1] / scales).tolist() == [1, 2]

@@ -78,8 +78,8 @@ CRASHES = {
     ),
     "dropout of a parameter": (lambda: dy.dropout(dy.ParameterCollection().add_parameters(2), 7), ValueError, "dropout: the dropout rate"),
     "pick in a dim of size zero": (lambda: dy.pick(dy.zeros((0, 3)), 1, 1).backward(), ValueError, "backward: the loss must be one number"),
-    "too many dims": (lambda: dy.zeros((1,) * 8), ValueError, "constant: takes 1 to 7 dims"),
-    "too many elements": (lambda: dy.zeros((1 << 16, 1 << 16)), ValueError, "fill: the result would have more than 2147483647 elements"),
+    "too many dims": (lambda: dy.zeros((1,) * 8), ValueError, "zeros: takes 1 to 7 dims"),
+    "too many elements": (lambda: dy.zeros((1 << 16, 1 << 16)), ValueError, "zeros: the result would have more than 2147483647 elements"),
     "batches that differ": (lambda: dy.ones(2, 2) + dy.ones(2, 3), ValueError, "add: batch sizes must be equal or 1; got 2 and 3"),
 }  # fmt: skip
 

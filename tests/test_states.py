@@ -162,6 +162,7 @@ def test_steps_that_drop_make_the_same_nodes_as_in_python(kind, dynet, rates):
         _random.use_dynet_order(False)
 
 
+@pytest.mark.fast_paths
 @pytest.mark.parametrize("kind", [dy.SimpleRNNBuilder, dy.GRUBuilder, dy.VanillaLSTMBuilder, dy.CoupledLSTMBuilder])
 def test_steps_that_drop_do_not_call_python(kind, monkeypatch):
     _m, builder, xs = network(kind)

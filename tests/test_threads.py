@@ -99,7 +99,7 @@ def test_collection_grows_while_another_thread_computes_with_it():
 
     def compute():
         n = 0
-        while not stop.is_set():
+        while not (n and stop.is_set()):
             dy.renew_cg()
             y = dy.sum_elems(w * 2)
             assert y.value() == 200

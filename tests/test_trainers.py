@@ -400,3 +400,16 @@ def test_values_that_are_set_or_read_after_decay_stay(tmp_path):
     dy.renew_cg()
     close(W.value(), [5, 6])
     close([table[i].value() for i in range(3)], [[0.9**3] * 2, [7, 8], [0.9**3] * 2])
+
+
+@pytest.mark.parametrize("wrapped", [lambda trainer: trainer, dy.parallel.DistributedTrainer], ids=["trainer", "distributed"])
+def test_update_epoch_does_nothing_but_warn(wrapped):
+    pc = dy.ParameterCollection()
+    w = pc.add_parameters(1, init=1)
+    trainer = wrapped(dy.SimpleSGDTrainer(pc, 0.5))
+    dy.renew_cg()
+    w.backward()
+    for arguments in (), (0.5,):
+        with pytest.warns(DeprecationWarning, match=r"^update_epoch: does nothing, as in DyNet\. Set trainer\.learning_rate\.$"):
+            trainer.update_epoch(*arguments)
+    assert (w.as_array()[0], w.grad_as_array()[0], trainer.learning_rate, trainer.updates) == (1, 1, 0.5, 0)

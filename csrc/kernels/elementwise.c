@@ -54,7 +54,7 @@ DN_MULTIVERSION void dn__logistic_grad(size_t n, const dn_real *y, const dn_real
 DN_MULTIVERSION void dn__rectify(size_t n, const dn_real *x, dn_real *y) { EACH(y, x[i] < 0 ? 0 : x[i]); }
 
 DN_MULTIVERSION void dn__rectify_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx) {
-    EACH_BETA(dx, y[i] > 0 ? dy[i] : 0); /* y = max(0, x) */
+    EACH_BETA(dx, y[i] <= 0 ? 0 : dy[i]); /* y = max(0, x); nan lets dy through */
 }
 
 DN_MULTIVERSION void dn__square(size_t n, const dn_real *x, dn_real *y) { EACH(y, x[i] * x[i]); }
@@ -66,7 +66,7 @@ DN_MULTIVERSION void dn__square_grad(size_t n, const dn_real *x, const dn_real *
 DN_MULTIVERSION void dn__abs(size_t n, const dn_real *x, dn_real *y) { EACH(y, DN_MATH(fabs)(x[i])); }
 
 DN_MULTIVERSION void dn__abs_grad(size_t n, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx) {
-    EACH_BETA(dx, x[i] > 0 ? dy[i] : x[i] < 0 ? -dy[i] : 0); /* y = |x| */
+    EACH_BETA(dx, dy[i] * (dn_real)((x[i] > 0) - (x[i] < 0))); /* y = |x| */
 }
 
 DN_MULTIVERSION void dn__affine(size_t n, dn_real a, dn_real b, const dn_real *x, dn_real *y) { EACH(y, a * x[i] + b); }

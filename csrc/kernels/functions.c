@@ -66,7 +66,7 @@ GRADIENT(cosh, x, dy[i] * dn__sinh_of(x[i]))
 FUNCTION(asinh, dn__asinh_of(x[i]))
 GRADIENT(asinh, x, dy[i] / DN_MATH(sqrt)(x[i] * x[i] + 1))
 FUNCTION(acosh, dn__acosh_of(x[i]))
-GRADIENT(acosh, x, dy[i] / (DN_MATH(sqrt)(x[i] - 1) * DN_MATH(sqrt)(x[i] + 1)))
+GRADIENT(acosh, x, dy[i] / (DN_MATH(sqrt)(DN_MATH(fabs)(x[i]) - 1) * DN_MATH(sqrt)(DN_MATH(fabs)(x[i]) + 1)))
 FUNCTION(atanh, dn__atanh_of(x[i]))
 GRADIENT(atanh, x, dy[i] / ((1 - x[i]) * (1 + x[i])))
 
@@ -81,7 +81,8 @@ GRADIENT(erf, x, dy[i] * ((dn_real)1.12837916709551257390 * dn__exp_of(-x[i] * x
 /* ---- activations ---------------------------------------------------------------------------------------------------- */
 FUNCTION(log_sigmoid, (x[i] < 0 ? x[i] : 0) - dn__log1p_of(dn__exp_of(-DN_MATH(fabs)(x[i]))))
 GRADIENT(log_sigmoid, x, dy[i] * dn__logistic_of(-x[i]))
-FUNCTION(softsign, x[i] / (1 + DN_MATH(fabs)(x[i])))
+#define FAR 1e30f /* from where on y is 1 or -1, infinity included */
+FUNCTION(softsign, DN_MATH(fabs)(x[i]) > FAR ? (x[i] > 0 ? 1 : -1) : x[i] / (1 + DN_MATH(fabs)(x[i])))
 GRADIENT(softsign, x, dy[i] / ((1 + DN_MATH(fabs)(x[i])) * (1 + DN_MATH(fabs)(x[i]))))
 
 #define LINEAR_PART(x) ((x) > 0 ? (x) : 0)
@@ -147,7 +148,7 @@ double dn__digamma(double x) {
     if (x <= 0) {
         if (x == 0) return copysign(INFINITY, -x);
         if (x == floor(x)) return NAN; /* a pole between -inf and inf */
-        y = -PI / tan(PI * (x - floor(x)));
+        y = -PI / tan(PI * (x - rint(x)));
         x = 1 - x;
     }
     for (; x < 10; x += 1) y -= 1 / x;

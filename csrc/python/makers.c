@@ -338,11 +338,11 @@ static PyObject *tensor(PyObject *self, PyObject *const *args, Py_ssize_t n_args
     int64_t handle = NOT_TAKEN;
     if (!counted(n_args, 3)) return NULL;
     const Py_ssize_t n_sizes = length(args[1]);
-    int taken = dn__current >= 0 && n_sizes > 0 && n_sizes <= DN_MAX_DIMS + 1;
+    int taken = dn__current >= 0 && PyBool_Check(args[2]) && n_sizes > 0 && n_sizes <= DN_MAX_DIMS + 1;
     for (Py_ssize_t i = 0; taken && i < n_sizes; i++) taken = whole(item(args[1], i), &sizes[i]);
     double *x = taken ? dn__numbers(args[0], few, &n) : NULL;
     if (x) {
-        int n_dims = (int)n_sizes, batch = PyObject_IsTrue(args[2]) == 1 ? sizes[--n_dims] : 1;
+        int n_dims = (int)n_sizes, batch = args[2] == Py_True ? sizes[--n_dims] : 1;
         int64_t wanted = batch;
         for (int i = 0; i < n_dims; i++) wanted *= sizes[i];
         if (n_dims == 0) sizes[n_dims++] = 1; /* a batch of single numbers */

@@ -13,7 +13,8 @@
 enum { MOST_WEIGHTS = 13, MOST_MASKS = 3 };
 
 /* call: of the kind "outputs", made with the operation of a layer; none: step() and its like do all. weights: of each layer, its handles as
- * bytes. rates: of each mask, the name of the builder's attribute that says how much it drops; None: nothing. fixed: the next sequence of the builder has the same ones. The rest is explained in state.py. */
+ * bytes. rates: of each mask, the name of the builder's attribute that says how much it drops; None: nothing. fixed: the
+ * next sequence of the builder has the same weights. The rest is explained in state.py. */
 typedef struct {
     PyObject_HEAD
     PyObject *builder, *call, *handles, *weights, *reals, *rates, *masks, *start, *last;

@@ -281,7 +281,7 @@ def load_generator(basename: FileName, params: ParameterCollection, allow_pickle
 def _load_parameter(
     params: ParameterCollection, file: text.ModelFile, entries: list[text.Entry], at: int, kind: str, name: str
 ) -> tuple[AnyParameter, int]:
-    entry = text.find(file, _KINDS[kind], name, entries[at:] + entries[:at])
+    entry = text.find(file, _KINDS[kind] is LookupParameters, name, entries[at:] + entries[:at])
     return text.new_parameter(params, file, entry), entry.number + 1
 
 

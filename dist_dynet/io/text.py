@@ -21,19 +21,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _random
 from .._ffi import DTYPE
-from ..params.collection import ParameterCollection
 from ..params.copying import unchanged
 from ..params.dims import MAX_DIMS
 from ..params.initializers import GlorotInitializer
-from ..params.parameters import AnyParameter, LookupParameters, Parameters
 from .files import BUFFER, FileName, atomic_write, unreadable
+
+if TYPE_CHECKING:
+    from ..params.collection import ParameterCollection
+    from ..params.parameters import AnyParameter
 
 _MAX_SIZE = (1 << 31) - 1
 
@@ -67,7 +69,7 @@ def _file_dims(parameter: AnyParameter) -> tuple[int, ...]:
 
 
 def _tag(parameter: AnyParameter) -> str:
-    return "LookupParameter" if isinstance(parameter, LookupParameters) else "Parameter"
+    return "LookupParameter" if parameter._rows else "Parameter"
 
 
 def write_entry(file: BinaryIO, key: str, parameter: AnyParameter) -> None:
@@ -156,9 +158,10 @@ class Entry:
             size *= d
         return size
 
-    def is_of(self, parameter: type[AnyParameter]) -> bool:
-        """Whether it stands for a parameter of this class."""
-        return (self.tag == "LookupParameter") == issubclass(parameter, LookupParameters)
+    @property
+    def is_table(self) -> bool:
+        """Whether it stands for a lookup table."""
+        return self.tag == "LookupParameter"
 
 
 class ModelFile:
@@ -301,12 +304,13 @@ def _spelt(words: Sequence[bytes]) -> tuple[NDArray[np.float64], str]:
     return numbers, "a number holds '_'" if any(b"_" in word for word in words) else ""
 
 
-def find(file: ModelFile, kind: type[AnyParameter], key: str, entries: Iterable[Entry]) -> Entry:
+def find(file: ModelFile, is_table: bool, key: str, entries: Iterable[Entry]) -> Entry:
     """The first entry of this kind and name."""
     for entry in entries:
-        if entry.name == key and entry.is_of(kind):
+        if entry.name == key and entry.is_table == is_table:
             return entry
-    raise RuntimeError(f"Could not find key {key} in the model file ({kind.__name__} in '{file.name}')")
+    kind = "LookupParameters" if is_table else "Parameters"
+    raise RuntimeError(f"Could not find key {key} in the model file ({kind} in '{file.name}')")
 
 
 # ---- models --------------------------------------------------------------------------------------------------------------------------
@@ -318,10 +322,10 @@ def pair(collection: ParameterCollection, file: ModelFile, entries: Iterable[Ent
     pairs: list[tuple[AnyParameter, Entry]] = []
     found = {"Parameter": 0, "LookupParameter": 0}
     for entry in entries:
-        members: Sequence[AnyParameter] = tables if entry.is_of(LookupParameters) else parameters
+        members: Sequence[AnyParameter] = tables if entry.is_table else parameters
         at = found[entry.tag]
         if at == len(members):
-            what = "lookup parameters" if entry.is_of(LookupParameters) else "parameters to load"
+            what = "lookup parameters" if entry.is_table else "parameters to load"
             raise RuntimeError(f"Too many {what} in populated model at {entry.name} ('{file.name}', byte {entry.offset})")
         _check_dims(members[at], entry)
         pairs.append((members[at], entry))
@@ -352,7 +356,7 @@ def fill(file: ModelFile, pairs: Iterable[tuple[AnyParameter, Entry]]) -> None:
 def populate_parameter(parameter: AnyParameter, fname: FileName, key: str) -> None:
     """Reads one parameter: see Parameters.populate()."""
     with ModelFile(fname) as file:
-        entry = find(file, type(parameter), key, file.entries())
+        entry = find(file, bool(parameter._rows), key, file.entries())
         _check_dims(parameter, entry)
         fill(file, [(parameter, entry)])
 
@@ -366,33 +370,18 @@ def populate_collection(collection: ParameterCollection, fname: FileName, key: s
 def new_parameter(collection: ParameterCollection, file: ModelFile, entry: Entry) -> AnyParameter:
     """Adds to the collection the parameter that an entry describes."""
     values, gradient = file.numbers(entry)
-    parameter: AnyParameter
     if _random.dynet_order():  # there the parameter is made with values drawn for it, then read
-        GlorotInitializer().values(entry.dims, entry.is_of(LookupParameters))
-    if entry.is_of(LookupParameters):
-        parameter = LookupParameters(collection._root, entry.name, entry.dims[:-1], entry.dims[-1])
-    else:
-        parameter = Parameters(collection._root, entry.name, entry.dims, 0)
+        GlorotInitializer().values(entry.dims, entry.is_table)
+    parameter = collection._new(entry.name, entry.dims, entry.is_table)
     parameter._write(values)
     parameter._set_flat_gradient(gradient)
     collection._adopt(parameter)
     return parameter
 
 
-def _load(collection: ParameterCollection, kind: type[AnyParameter], fname: FileName, key: str) -> Any:
+def load_parameter(collection: ParameterCollection, fname: FileName, key: str, is_table: bool) -> AnyParameter:
+    """Adds a parameter or a table: see ParameterCollection.load_param()."""
     if not key:
         raise ValueError("load_param: requires a non-empty key; got ''. Give the name of an entry, such as '/_0'.")
     with ModelFile(fname) as file:
-        return new_parameter(collection, file, find(file, kind, key, file.entries()))
-
-
-def load_parameter(collection: ParameterCollection, fname: FileName, key: str) -> Parameters:
-    """Adds a dense parameter: see ParameterCollection.load_param()."""
-    parameter: Parameters = _load(collection, Parameters, fname, key)
-    return parameter
-
-
-def load_lookup_parameter(collection: ParameterCollection, fname: FileName, key: str) -> LookupParameters:
-    """Adds a table: see ParameterCollection.load_lookup_param()."""
-    table: LookupParameters = _load(collection, LookupParameters, fname, key)
-    return table
+        return new_parameter(collection, file, find(file, is_table, key, file.entries()))

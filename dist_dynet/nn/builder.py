@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _random
+from .._integers import count
 from ..expression import Expression, expression, resolved
 from ..ops import inputTensor
 from ..params.collection import ParameterCollection
@@ -184,4 +185,4 @@ class TwoRates(RecurrentBuilder):
         """Draws the masks of the sequence that the last initial_state() started, for this batch size."""
         if self._last_run is None:
             raise ValueError("set_dropout_masks: call initial_state() first.")
-        self._last_run.draw_masks(batch_size)
+        self._last_run.draw_masks(count(batch_size, "set_dropout_masks", "batch_size"))

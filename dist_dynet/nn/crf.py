@@ -51,7 +51,8 @@ class CRF(Block):
     _subcollection: ClassVar[str] = "crf"
 
     def __init__(self, model: ParameterCollection, tags: int | Sequence[str], forbidden: Iterable[tuple[Tag | None, Tag | None]] = ()) -> None:
-        self.names = list(tags) if isinstance(tags, Iterable) else None
+        named = isinstance(tags, Iterable) and not isinstance(tags, str) and not (isinstance(tags, np.ndarray) and tags.dtype.kind in "biuf")
+        self.names: list[str] | None = list(tags) if named else None  # type: ignore[arg-type]
         (self.tags,) = self._sizes(tags if self.names is None else len(self.names))
         self._by_name = {name: k for k, name in enumerate(self.names or ())}
         if self.names is not None and (len(self._by_name) < self.tags or not all(isinstance(name, str) for name in self.names)):

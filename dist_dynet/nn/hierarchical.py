@@ -21,7 +21,7 @@ from ..ops import (
     select_rows,
     zeros,
 )
-from ..ops._nodes import not_expression
+from ..ops._nodes import not_expression, whole
 from ..params.collection import ParameterCollection
 from .softmax import SoftmaxBuilder, _by_groups, _draw, _Layer, _logits
 
@@ -168,8 +168,8 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
 
     def _decisions(self, c: int) -> list[tuple[_Cluster, int]]:
         try:
-            return self._ways[c]
-        except (KeyError, TypeError):
+            return self._ways[whole(c, "neg_log_softmax", "neg_log_softmax_batch")]
+        except KeyError:
             raise ValueError(f"neg_log_softmax: c must be the number of a word of the cluster file; got {c!r}.") from None
 
     def _losses(self, cluster: _Cluster, x: Expression, branches: list[int], update: bool) -> Expression:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._integers import count
 from ..expression import Expression
 from ..graph import cg
 from ..ops import (
@@ -48,7 +49,7 @@ class Sampler:
     """
 
     def __init__(self, n: int, distribution: str | ArrayLike = "log-uniform") -> None:
-        n = int(n)
+        n = count(n, "Sampler", "n")
         if n < 1:
             raise ValueError(f"Sampler: there must be a class; got n={n}.")
         if isinstance(distribution, str):
@@ -66,11 +67,11 @@ class Sampler:
 
     def log_probability(self, classes: Sequence[int]) -> NDArray[np.float64]:
         """log q of each of these classes."""
-        return np.take(self._log, np.asarray(classes, int))
+        return np.take(self._log, indices(classes, "log_probability"))
 
     def draw(self, n: int) -> list[int]:
         """n classes, drawn by the current graph's generator: reset_random_seed() repeats them, ranks draw different ones."""
-        drawn = np.searchsorted(self._cumulative, cg().uniform(n), side="right")
+        drawn = np.searchsorted(self._cumulative, cg().uniform(count(n, "draw", "n")), side="right")
         return [min(int(k), len(self._log) - 1) for k in drawn]
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _random
+from .._integers import count
 from ..expression import Expression
 from ..graph import cg
 from ..ops import (
@@ -26,7 +27,7 @@ from ..ops import (
     softmax,
     zeros,
 )
-from ..ops._nodes import not_expression
+from ..ops._nodes import not_expression, whole
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
 from .owner import Owner
@@ -245,11 +246,12 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
     def _where(self, c: int) -> tuple[int, int]:
         """Class of a word, and its number there."""
         try:
-            return self._place[c]
-        except (KeyError, TypeError):
+            return self._place[whole(c, "neg_log_softmax", "neg_log_softmax_batch")]
+        except KeyError:
             raise ValueError(f"neg_log_softmax: c must be the number of a word of the cluster file; got {c!r}.") from None
 
     def _class(self, classid: int) -> _Layer | None:
+        classid = count(classid, "subclass_logits", "classid")
         if not 0 <= classid < len(self._layers):
             raise ValueError(f"subclass_logits: classid {classid} is outside of the {len(self._layers)} classes. They run from 0.")
         return self._layers[classid]
@@ -314,4 +316,4 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
     def subclass_log_distribution(self, x: Expression, classid: int, update: bool = True) -> Expression:
         """The vector of log p(word | class, x) over the words of a class."""
         logits = self.subclass_logits(x, classid, update)
-        return logits if self._layers[classid] is None else log_softmax(logits)
+        return logits if self._class(classid) is None else log_softmax(logits)

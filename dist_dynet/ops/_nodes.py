@@ -41,16 +41,16 @@ def has_handle(x: Any) -> bool:
     return isinstance(x, Expression) and hasattr(x, "_h")
 
 
-def make(cls: type[E], handle: int, *inputs: int) -> E:
-    """An expression of a class for what a C call with these inputs returned; raises what a negative handle stands for."""
+def make(cls: type[E], handle: int, *inputs: int, what: str = "") -> E:
+    """An expression of a class for what a C call with these inputs returned; raises what a negative handle stands for, as fail() does."""
     if handle < 0:
-        fail(handle, *inputs)
+        fail(handle, *inputs, what=what)
     e = cls()
     e._h = handle
     return e
 
 
-def after_all(code: int, cls: type[E], retry: Callable[[int], int], *inputs: Expression) -> E:
+def after_all(code: int, cls: type[E], retry: Callable[[int], int], *inputs: Expression, what: str = "") -> E:
     """What a fast call does that has not made the node: makes it, for parameters in the current graph, or raises the error.
 
     retry(handle of the first input) is the call.
@@ -58,7 +58,7 @@ def after_all(code: int, cls: type[E], retry: Callable[[int], int], *inputs: Exp
     given = [x._h for x in inputs]
     if code == NOT_TAKEN:
         code = retry(given[0])
-    return make(cls, retry(resolved(given[0])) if code == NO_GRAPH else code, *given)
+    return make(cls, retry(resolved(given[0])) if code == NO_GRAPH else code, *given, what=what)
 
 
 def unary(function: F) -> F:
@@ -79,16 +79,16 @@ def unary(function: F) -> F:
     return wrapper  # type: ignore[return-value]
 
 
-def binary_call(op_name: str, other: Callable[[Any, Any], Any] | None = None) -> Callable[[Any, Any], Any]:
-    """f(x, y) -> a node of the op; other(x, y) where y is not an expression."""
+def binary_call(op_name: str, other: Callable[[Any, Any], Any] | None = None, what: str = "") -> Callable[[Any, Any], Any]:
+    """f(x, y) -> a node of the op; other(x, y) where y is not an expression. `what` is the function, if it has another name than the op."""
     op = OPS[op_name]
 
     def otherwise(code: int, x: Any, y: Any) -> Any:
         if code == NOT_TAKEN and not (has_handle(x) and has_handle(y)):
             if other is not None:
                 return other(x, y)
-            raise not_expression(op_name, x, y)
-        return after_all(code, Expression, lambda h: _node2(op, h, y._h), x, y)
+            raise not_expression(what or op_name, x, y)
+        return after_all(code, Expression, lambda h: _node2(op, h, y._h), x, y, what=what)
 
     return calls.call("binary", op, Expression, otherwise)
 
@@ -132,7 +132,7 @@ def many(op: int, what: str, exprs: Iterable[Expression], ints: Sequence[int] = 
         handles = [e._h for e in inputs]
     except AttributeError:
         raise not_expression(what, *(e for e in listed(inputs, what) if not isinstance(e, Expression))) from None
-    return make(Expression, many_node(op, handles, ints, reals) if made in _AGAIN else made, *handles)
+    return make(Expression, many_node(op, handles, ints, reals) if made in _AGAIN else made, *handles, what=what)
 
 
 def of_list(op_name: str, what: str) -> Callable[[Iterable[Expression]], Expression]:
@@ -140,7 +140,7 @@ def of_list(op_name: str, what: str) -> Callable[[Iterable[Expression]], Express
     op = OPS[op_name]
 
     def otherwise(code: int, exprs: Any) -> Expression:
-        return many(op, what, exprs) if code in _AGAIN else fail(code, *(e._h for e in exprs))
+        return many(op, what, exprs) if code in _AGAIN else fail(code, *(e._h for e in exprs), what=what)
 
     return calls.call("of_list", op, Expression, otherwise)
 
@@ -150,7 +150,7 @@ def of_list_with_int(op_name: str, what: str) -> Callable[[Iterable[Expression],
     op = OPS[op_name]
 
     def otherwise(code: int, exprs: Any, i: int) -> Expression:
-        return many(op, what, exprs, (i,)) if code in _AGAIN else fail(code, *(e._h for e in exprs))
+        return many(op, what, exprs, (i,)) if code in _AGAIN else fail(code, *(e._h for e in exprs), what=what)
 
     return calls.call("of_list_with_int", op, Expression, otherwise)
 
@@ -182,7 +182,7 @@ def one_as(cls: type[E], op: int, what: str, x: Expression, ints: Sequence[int],
         given = x._h
     except AttributeError:
         raise not_expression(what, x) from None
-    return make(cls, many_node(op, [given], ints, reals) if made in _AGAIN else made, given)
+    return make(cls, many_node(op, [given], ints, reals) if made in _AGAIN else made, given, what=what)
 
 
 def with_int(op_name: str, what: str, cls: type[E], several: str = "") -> Callable[[Expression, int], E]:
@@ -215,11 +215,11 @@ def with_reals(op_name: str, what: str) -> Callable[[Expression, float, float], 
 
     def otherwise(code: int, x: Any, a: float, b: float) -> Any:
         if code != NOT_TAKEN:
-            return after_all(code, Expression, lambda h: _node1_real(op, h, a, b), x)
+            return after_all(code, Expression, lambda h: _node1_real(op, h, a, b), x, what=what)
         if not has_handle(x):
             raise not_expression(what, x)
         a, b = real(a, what), real(b, what)
-        return after_all(code, Expression, lambda h: _node1_real(op, h, a, b), x)
+        return after_all(code, Expression, lambda h: _node1_real(op, h, a, b), x, what=what)
 
     return calls.call("with_reals", op, Expression, otherwise)
 
@@ -243,7 +243,7 @@ def binary_with_real(op_name: str) -> Callable[[Expression, Expression, float], 
     return calls.call("binary_with_real", op, Expression, otherwise)
 
 
-def leaf(cls: type[E], op: int, ints: Sequence[int], reals: Sequence[float]) -> E:
+def leaf(cls: type[E], op: int, what: str, ints: Sequence[int], reals: Sequence[float]) -> E:
     """A node without inputs in the current graph, from attributes alone."""
     made = _quick_node(cls, op, None, ints, reals)
     if not isinstance(made, int):
@@ -251,7 +251,7 @@ def leaf(cls: type[E], op: int, ints: Sequence[int], reals: Sequence[float]) -> 
     graph = current_graph()
     h = made if made != NOT_TAKEN else _leaf(graph, op, len(ints), ints, len(reals), reals)
     if h < 0:
-        fail_in(graph, h)
+        fail_in(graph, h, what)
     return make(cls, h)
 
 

@@ -108,7 +108,7 @@ def colwise_add(x: Expression, y: Expression) -> Expression:
     >>> dy.colwise_add(dy.zeros((2, 2)), dy.inputVector([1, 2])).npvalue().tolist()
     [[1.0, 1.0], [2.0, 2.0]]
     """
-    return x + y
+    return many(OPS["add"], "colwise_add", (x, y))
 
 
 def esum(xs: Iterable[Expression]) -> Expression:

@@ -42,9 +42,9 @@ def logistic(x: Expression) -> Expression:
 
 @unary
 def rectify(x: Expression) -> Expression:
-    """y_i = max(0, x_i).
+    """y_i = max(0, x_i); NaN stays.
 
-    Gradient: dx = dy where x > 0, else 0.
+    Gradient: dx = 0 where x <= 0, else dy.
 
     >>> import dist_dynet as dy
     >>> dy.rectify(dy.inputVector([-1, 2])).value()
@@ -226,7 +226,7 @@ def asinh(x: Expression) -> Expression:
 def acosh(x: Expression) -> Expression:
     """y_i = log(x_i + sqrt(x_i^2 - 1)), the inverse of cosh; NaN below 1.
 
-    Gradient: dx = dy / sqrt(x^2 - 1).
+    Gradient: dx = dy / sqrt(x^2 - 1), below -1, too, as in PyTorch.
 
     >>> import dist_dynet as dy
     >>> round(dy.acosh(dy.scalarInput(2)).value(), 4)
@@ -315,7 +315,7 @@ def log_sigmoid(x: Expression) -> Expression:
 
 @unary
 def softsign(x: Expression) -> Expression:
-    """y_i = x_i / (1 + |x_i|).
+    """y_i = x_i / (1 + |x_i|); 1 and -1 at infinity.
 
     Gradient: dx = dy / (1 + |x|)^2.
 

@@ -13,7 +13,7 @@ from .._ffi import DTYPE, OPS, calls, fail, fail_in, lib, nodes, pointer
 from .._integers import count
 from ..expression import Expression, expression
 from ..graph import ComputationGraph, current_graph
-from ..params.dims import as_dims, check_device, size
+from ..params.dims import as_dims, check_device
 from ..params.parameters import LookupParameters
 from ._nodes import NOT_TAKEN, E, leaf, make, numbers, one_or_more, quickly, real, reals, set_ints, whole
 from ._nodes import indices as whole_numbers
@@ -29,9 +29,9 @@ _input, _input_vector, _input_set, _lookup, _lookup_batch = (
 _set_input, _LONG_WAY, _all_whole = calls.set_input, lib.DN_LONG_WAY, calls.all_whole
 
 
-def _made(cls: type[E], graph: int, handle: int) -> E:
+def _made(cls: type[E], graph: int, handle: int, what: str) -> E:
     if handle < 0:
-        fail_in(graph, handle)
+        fail_in(graph, handle, what)
     return make(cls, handle)
 
 
@@ -124,14 +124,14 @@ class _lookupBatchExpression(Expression):  # noqa: N801
 
 def _long_scalar(code: int, s: Any) -> Any:
     graph = current_graph()
-    return _made(_inputExpression, graph, nodes.dn_input_scalar(graph, real(s, "scalarInput")) if code == NOT_TAKEN else code)
+    return _made(_inputExpression, graph, nodes.dn_input_scalar(graph, real(s, "scalarInput")) if code == NOT_TAKEN else code, "scalarInput")
 
 
 def _long_zeros(code: int, n: Any) -> Any:
-    if code == NOT_TAKEN and type(n) is not int:
-        n = size(n, "vecInput")
+    if code == NOT_TAKEN:
+        n = count(n, "vecInput", "dim")
     graph = current_graph()
-    return _made(_vecInputExpression, graph, nodes.dn_input_zeros(graph, n) if code == NOT_TAKEN else code)
+    return _made(_vecInputExpression, graph, nodes.dn_input_zeros(graph, n) if code == NOT_TAKEN else code, "vecInput")
 
 
 def _long_vector(code: int, v: Any) -> Any:
@@ -139,20 +139,20 @@ def _long_vector(code: int, v: Any) -> Any:
     if code == NOT_TAKEN:
         data = _vector(v, "inputVector")
         code = _input_vector(graph, data.size, pointer(data))
-    return _made(_vecInputExpression, graph, code)
+    return _made(_vecInputExpression, graph, code, "inputVector")
 
 
-def _of_few(cls: type[E]) -> Callable[[list[float], tuple[int, ...], bool], E]:
+def _of_few(cls: type[E], what: str) -> Callable[[list[float], tuple[int, ...], bool], E]:
     """f(numbers, shape, batched) -> an input of a class."""
 
     def otherwise(code: int, values: list[float], shape: tuple[int, ...], batched: bool) -> E:
         graph = current_graph()
-        return _made(cls, graph, code if code != NOT_TAKEN else _tensor_node(graph, np.array(values, DTYPE), shape, batched))
+        return _made(cls, graph, code if code != NOT_TAKEN else _tensor_node(graph, np.array(values, DTYPE), shape, batched), what)
 
     return calls.call("tensor", OPS["input"], cls, otherwise)
 
 
-_few, _few_sparse = _of_few(_tensorInputExpression), _of_few(_sparseInputExpression)
+_few, _few_sparse = _of_few(_tensorInputExpression, "inputTensor"), _of_few(_sparseInputExpression, "sparse_inputTensor")
 _FEW = 64
 """So many numbers are quicker as a list."""
 _scalar = calls.call("scalar", OPS["input"], _inputExpression, _long_scalar)
@@ -217,9 +217,9 @@ def _tensor_node(graph: int, flat: NDArray[Any], shape: tuple[int, ...], batched
     return node
 
 
-def _tensor(cls: type[E], flat: NDArray[Any], shape: tuple[int, ...], batched: bool) -> E:
+def _tensor(cls: type[E], what: str, flat: NDArray[Any], shape: tuple[int, ...], batched: bool) -> E:
     graph = current_graph()
-    return _made(cls, graph, _tensor_node(graph, flat, shape, batched))
+    return _made(cls, graph, _tensor_node(graph, flat, shape, batched), what)
 
 
 def inputTensor(  # noqa: N802
@@ -253,7 +253,7 @@ def inputTensor(  # noqa: N802
         raise TypeError("inputTensor: takes an array or a nested list; got a single number. Use scalarInput().")
     if array.size == 0 and not isinstance(arr, np.ndarray):
         raise ValueError(f"inputTensor: the array has no elements; its shape is {array.shape}.")
-    e = _tensor(_tensorInputExpression, array.ravel(order="F"), array.shape, batched)
+    e = _tensor(_tensorInputExpression, "inputTensor", array.ravel(order="F"), array.shape, batched)
     e._reusable = reusable_expr
     return e
 
@@ -276,7 +276,7 @@ def inputTensorTranspose(  # noqa: N802
     if data.size != prod(dims) * batch:
         raise ValueError(f"inputTensorTranspose: {data.size} numbers do not fill dims {dims} x {batch}.")
     graph = current_graph()
-    return _made(_vecInputExpression, graph, _input(graph, len(dims), dims, batch, pointer(data)))
+    return _made(_vecInputExpression, graph, _input(graph, len(dims), dims, batch, pointer(data)), "inputTensorTranspose")
 
 
 def matInput(d1: int, d2: int) -> NoReturn:  # noqa: N802
@@ -304,7 +304,7 @@ def inputMatrix(v: Sequence[float], d: Sequence[int]) -> NoReturn:  # noqa: N802
 def _sparse(flat: NDArray[Any], shape: tuple[int, ...], batched: bool) -> _sparseInputExpression:
     if 0 < flat.size <= _FEW:
         return _few_sparse(flat.tolist(), shape, batched)
-    return _tensor(_sparseInputExpression, flat, shape, batched)
+    return _tensor(_sparseInputExpression, "sparse_inputTensor", flat, shape, batched)
 
 
 def _few_places(idxs: Any, values: Any, dims: tuple[int, ...]) -> list[int] | None:
@@ -343,6 +343,8 @@ def sparse_inputTensor(  # noqa: N802 - DyNet's name
     if device:
         check_device(device, "sparse_inputTensor")
     dims = as_dims(shape, "sparse_inputTensor")
+    if not isinstance(idxs, Sequence | np.ndarray) or isinstance(idxs, str):
+        raise TypeError(f"sparse_inputTensor: takes a list of indices for each dim; got {type(idxs).__name__}.")
     places = _few_places(idxs, values, dims)
     if places is not None:
         few = np.full(prod(dims), real(defval, "sparse_inputTensor"), DTYPE) if defval else np.zeros(prod(dims), DTYPE)
@@ -415,11 +417,14 @@ ComputationGraph.inputMatrixLiteral = _matrix_literal  # type: ignore[attr-defin
 ComputationGraph.inputSparseTensor = _sparse_literal  # type: ignore[attr-defined]
 
 
-def _long_fill(dim: int | Sequence[int], batch_size: int, val: float) -> Expression:
-    return leaf(Expression, OPS["fill"], (count(batch_size, "constant", "batch_size"), *as_dims(dim, "constant")), (real(val, "constant"),))
+def _filled(what: str) -> Callable[..., Expression]:
+    def long_way(dim: int | Sequence[int], batch_size: int, val: float) -> Expression:
+        return leaf(Expression, OPS["fill"], what, (count(batch_size, what, "batch_size"), *as_dims(dim, what)), (real(val, what),))
+
+    return quickly("source", "fill", long_way)
 
 
-_fill = quickly("source", "fill", _long_fill)
+_constant, _zeros_of, _ones_of = map(_filled, ("constant", "zeros", "ones"))
 
 
 def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expression:
@@ -429,7 +434,7 @@ def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expre
     >>> dy.constant((2, 1), 3).npvalue().tolist()
     [[3.0], [3.0]]
     """
-    return _fill(dim, batch_size, val)
+    return _constant(dim, batch_size, val)
 
 
 def zeros(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
@@ -439,7 +444,7 @@ def zeros(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
     >>> dy.zeros((2, 2)).npvalue().tolist()
     [[0.0, 0.0], [0.0, 0.0]]
     """
-    return _fill(dim, batch_size, 0)
+    return _zeros_of(dim, batch_size, 0)
 
 
 zeroes = zeros
@@ -452,7 +457,7 @@ def ones(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
     >>> dy.ones(2).value()
     [1.0, 1.0]
     """
-    return _fill(dim, batch_size, 1)
+    return _ones_of(dim, batch_size, 1)
 
 
 def _table(p: LookupParameters, update: bool, what: str) -> Expression:
@@ -491,7 +496,9 @@ def lookup_batch(p: LookupParameters, indices: Sequence[int], update: bool = Tru
 
 def _long_row(code: int, table: Expression, index: Any) -> Any:
     graph = current_graph()
-    return _made(_lookupExpression, graph, _lookup(graph, table._h, whole(index, "lookup", "lookup_batch")) if code == NOT_TAKEN else code)
+    if code == NOT_TAKEN:
+        code = _lookup(graph, table._h, whole(index, "lookup", "lookup_batch"))
+    return _made(_lookupExpression, graph, code, "lookup")
 
 
 def _long_rows(code: int, table: Expression, indices: Any) -> Any:
@@ -499,7 +506,7 @@ def _long_rows(code: int, table: Expression, indices: Any) -> Any:
     if code == NOT_TAKEN:
         rows = whole_numbers(indices, "lookup_batch")
         code = _lookup_batch(graph, table._h, len(rows), rows)
-    return _made(_lookupBatchExpression, graph, code)
+    return _made(_lookupBatchExpression, graph, code, "lookup_batch")
 
 
 _row = calls.call("row", OPS["lookup"], _lookupExpression, _long_row)

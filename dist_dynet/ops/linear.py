@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from .._ffi import OPS
 from ..expression import Expression
-from ._nodes import binary, many, of_list, unary
+from ._nodes import binary, binary_call, many, of_list, unary
 
 __all__ = [
     "affine_transform", "circ_conv", "circ_corr", "contract3d_1d", "contract3d_1d_1d", "contract3d_1d_1d_bias", "contract3d_1d_bias",
@@ -14,6 +14,7 @@ __all__ = [
 ]  # fmt: skip
 
 _affine_transform = of_list("affine_transform", "affine_transform")
+_trace_of_product = binary_call("dot_product", what="trace_of_product")
 
 
 @binary
@@ -69,7 +70,7 @@ def trace_of_product(x: Expression, y: Expression) -> Expression:
     >>> dy.trace_of_product(dy.inputTensor([[1, 2], [3, 4]]), dy.inputTensor([[1, 0], [0, 1]])).value()
     5.0
     """
-    return dot_product(x, y)
+    return _trace_of_product(x, y)  # type: ignore[no-any-return]
 
 
 @unary
@@ -139,7 +140,8 @@ def contract3d_1d_1d(x: Expression, y: Expression, z: Expression) -> Expression:
     >>> dy.contract3d_1d_1d(dy.ones((2, 2, 3)), dy.inputVector([1, 2, 3]), dy.inputVector([1, 10])).value()
     [66.0, 66.0]
     """
-    return matmul(contract3d_1d(x, y), z)
+    what = "contract3d_1d_1d"
+    return many(OPS["matmul"], what, (many(OPS["contract3d_1d"], what, (x, y)), z))
 
 
 def contract3d_1d_1d_bias(x: Expression, y: Expression, z: Expression, b: Expression) -> Expression:
@@ -152,7 +154,8 @@ def contract3d_1d_1d_bias(x: Expression, y: Expression, z: Expression, b: Expres
     >>> dy.contract3d_1d_1d_bias(dy.ones((2, 1, 1)), dy.scalarInput(2), dy.scalarInput(3), dy.inputVector([0, 1])).value()
     [6.0, 7.0]
     """
-    return affine_transform([b, contract3d_1d(x, y), z])
+    what = "contract3d_1d_1d_bias"
+    return many(OPS["affine_transform"], what, (b, many(OPS["contract3d_1d"], what, (x, y)), z))
 
 
 @binary

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from .._ffi import OPS
 from ..expression import Expression
-from ._nodes import binary, listed, not_expression, real, unary
-from .arithmetic import cmult, esum
-from .linear import affine_transform
+from ._nodes import binary, listed, many, not_expression, real, unary
+from .arithmetic import esum
 from .random import random_normal
-from .shape import concatenate
 
 __all__ = [
     "vanilla_lstm_c", "vanilla_lstm_gates", "vanilla_lstm_gates_concat", "vanilla_lstm_gates_dropout",
@@ -31,12 +30,20 @@ def lstm_gates(x: Expression) -> Expression:
     raise NotImplementedError
 
 
-def _noisy(w: Expression, std: float) -> Expression:
+def _noisy(what: str, w: Expression, std: float) -> Expression:
     if not std:
         return w
     if not isinstance(w, Expression):
-        raise not_expression("vanilla_lstm_gates", w)
+        raise not_expression(what, w)
     return esum([w, random_normal(w.dim()[0], 0.0, std)])
+
+
+def _gates(what: str, x: Expression, h: Expression, Wx: Expression, Wh: Expression, b: Expression, noise: float) -> Expression:
+    std = real(noise, what)
+    if not std >= 0:
+        raise ValueError(f"{what}: weightnoise_std must not be negative; got {std}.")
+    inputs = (_noisy(what, b, std), _noisy(what, Wx, std), x, _noisy(what, Wh, std), h)
+    return many(OPS["lstm_gates"], what, (many(OPS["affine_transform"], what, inputs),))
 
 
 def vanilla_lstm_gates(
@@ -54,15 +61,16 @@ def vanilla_lstm_gates(
     >>> dy.vanilla_lstm_gates(x, h, Wx, Wh, b).npvalue().round(4).tolist()
     [0.5, 0.7311, 0.5, 0.0]
     """
-    std = real(weightnoise_std, "vanilla_lstm_gates")
-    if not std >= 0:
-        raise ValueError(f"vanilla_lstm_gates: weightnoise_std must not be negative; got {std}.")
-    return lstm_gates(affine_transform([_noisy(b, std), _noisy(Wx, std), x_t, _noisy(Wh, std), h_tm1]))
+    return _gates("vanilla_lstm_gates", x_t, h_tm1, Wx, Wh, b, weightnoise_std)
 
 
-def _joined(x_t: Iterable[Expression], what: str) -> Expression:
+def _joined(what: str, x_t: Iterable[Expression]) -> Expression:
     xs = listed(x_t, what)
-    return xs[0] if len(xs) == 1 else concatenate(xs)
+    return xs[0] if len(xs) == 1 else many(OPS["concatenate"], what, xs, (0,))
+
+
+def _dropped(what: str, x: Expression, mask: Expression) -> Expression:
+    return many(OPS["cmult"], what, (x, mask))
 
 
 def vanilla_lstm_gates_concat(
@@ -75,7 +83,8 @@ def vanilla_lstm_gates_concat(
     >>> dy.vanilla_lstm_gates_concat(xs, h, Wx, Wh, b).dim()
     ((4,), 1)
     """
-    return vanilla_lstm_gates(_joined(x_t, "vanilla_lstm_gates_concat"), h_tm1, Wx, Wh, b, weightnoise_std)
+    what = "vanilla_lstm_gates_concat"
+    return _gates(what, _joined(what, x_t), h_tm1, Wx, Wh, b, weightnoise_std)
 
 
 def vanilla_lstm_gates_dropout(
@@ -98,7 +107,8 @@ def vanilla_lstm_gates_dropout(
     >>> dy.vanilla_lstm_gates_dropout(x, h, Wx, Wh, b, dy.zeros(3), dy.ones(1)).npvalue().round(4).tolist()
     [0.5, 0.7311, 0.5, 0.0]
     """
-    return vanilla_lstm_gates(cmult(x_t, dropout_mask_x), cmult(h_tm1, dropout_mask_h), Wx, Wh, b, weightnoise_std)
+    what = "vanilla_lstm_gates_dropout"
+    return _gates(what, _dropped(what, x_t, dropout_mask_x), _dropped(what, h_tm1, dropout_mask_h), Wx, Wh, b, weightnoise_std)
 
 
 def vanilla_lstm_gates_dropout_concat(
@@ -118,8 +128,9 @@ def vanilla_lstm_gates_dropout_concat(
     >>> dy.vanilla_lstm_gates_dropout_concat(xs, h, Wx, Wh, b, dy.zeros(3), dy.ones(1)).npvalue().round(4).tolist()
     [0.5, 0.7311, 0.5, 0.0]
     """
-    x = _joined(x_t, "vanilla_lstm_gates_dropout_concat")
-    return vanilla_lstm_gates_dropout(x, h_tm1, Wx, Wh, b, dropout_mask_x, dropout_mask_h, weightnoise_std)
+    what = "vanilla_lstm_gates_dropout_concat"
+    x = _dropped(what, _joined(what, x_t), dropout_mask_x)
+    return _gates(what, x, _dropped(what, h_tm1, dropout_mask_h), Wx, Wh, b, weightnoise_std)
 
 
 @binary

@@ -13,7 +13,6 @@ from .._ffi import OPS
 from ..expression import Expression
 from ._nodes import dim_number, indices, many, not_expression, real, reals
 from .inputs import inputTensor
-from .losses import cross_entropy
 
 __all__ = ["attention", "masked_log_softmax", "masked_pickneglogsoftmax_batch", "masked_softmax"]
 
@@ -26,10 +25,11 @@ def _mask(mask: Expression | ArrayLike, what: str, dims: int) -> Expression:
     return inputTensor(array, batched=array.ndim > dims)
 
 
-def _masked(what: str, x: Expression, mask: Expression | ArrayLike, d: int) -> Expression:
+def masked(op_name: str, what: str, x: Expression, mask: Expression | ArrayLike, d: int) -> Expression:
+    """A masked softmax for the function `what`."""
     if not isinstance(x, Expression):
         raise not_expression(what, x)
-    return many(OPS[what], what, (x, _mask(mask, what, max(len(x.dim()[0]), 1))), (dim_number(d, what),))
+    return many(OPS[op_name], what, (x, _mask(mask, what, max(len(x.dim()[0]), 1))), (dim_number(d, what),))
 
 
 def masked_softmax(x: Expression, mask: Expression | ArrayLike, d: int = 0) -> Expression:
@@ -43,7 +43,7 @@ def masked_softmax(x: Expression, mask: Expression | ArrayLike, d: int = 0) -> E
     >>> dy.masked_softmax(dy.inputVector([1, 1, 5]), [1, 1, 0]).value()
     [0.5, 0.5, 0.0]
     """
-    return _masked("masked_softmax", x, mask, d)
+    return masked("masked_softmax", "masked_softmax", x, mask, d)
 
 
 def masked_log_softmax(x: Expression, mask: Expression | ArrayLike, d: int = 0) -> Expression:
@@ -56,7 +56,7 @@ def masked_log_softmax(x: Expression, mask: Expression | ArrayLike, d: int = 0) 
     >>> dy.masked_log_softmax(dy.inputVector([1, 1, 5]), [1, 1, 0]).npvalue().round(4).tolist()
     [-0.6931, -0.6931, -inf]
     """
-    return _masked("masked_log_softmax", x, mask, d)
+    return masked("masked_log_softmax", "masked_log_softmax", x, mask, d)
 
 
 def masked_pickneglogsoftmax_batch(x: Expression, vs: Sequence[int], mask: Expression | ArrayLike) -> Expression:
@@ -79,7 +79,7 @@ def masked_pickneglogsoftmax_batch(x: Expression, vs: Sequence[int], mask: Expre
             raise ValueError(f"{what}: the mask must have one number per class; got {len(weights)} numbers, {len(classes)} classes.")
         classes = [v if w else 0 for v, w in zip(classes, weights, strict=True)]
         if not classes:
-            return cross_entropy(x, classes)
+            return many(OPS["cross_entropy"], what, (x,), (), (0.0,))
         mask = inputTensor(weights, batched=True)
     return many(OPS["cross_entropy"], what, (x, mask), classes, (0.0,))
 

@@ -76,6 +76,7 @@ def block_dropout(x: Expression, p: float) -> Expression:
     >>> dy.block_dropout(dy.ones(2), 0.5).value() in ([0.0, 0.0], [2.0, 2.0])
     True
     """
+    p = real(p, "block_dropout")
     if not 0 <= p <= 1:
         raise ValueError(f"block_dropout: the dropout rate must lie in [0, 1]; got p = {p}.")
     return _block_dropout(x, p, 0)
@@ -96,7 +97,7 @@ def noise(x: Expression, stddev: float) -> Expression:
 
 def _drawn(name: str) -> Callable[..., Expression]:
     def long_way(dim: int | Sequence[int], batch_size: int, a: float, b: float) -> Expression:
-        return leaf(Expression, OPS[name], (count(batch_size, name, "batch_size"), *as_dims(dim, name)), (real(a, name), real(b, name)))
+        return leaf(Expression, OPS[name], name, (count(batch_size, name, "batch_size"), *as_dims(dim, name)), (real(a, name), real(b, name)))
 
     return quickly("source", name, long_way)
 

@@ -127,7 +127,11 @@ def pick_range(x: Expression, s: int, e: int, d: int = 0) -> Expression:
 pickrange = pick_range
 
 
-_batch_elem = quickly("with_int", "pick_batch_elems", lambda x, v: pick_batch_elems(x, (v,)))
+def _long_batch_elem(x: Expression, v: int) -> Expression:
+    return one(OPS["pick_batch_elems"], "pick_batch_elem", x, (whole(v, "pick_batch_elem", "pick_batch_elems"),))
+
+
+_batch_elem = quickly("with_int", "pick_batch_elems", _long_batch_elem)
 
 
 def pick_batch_elem(x: Expression, v: int) -> Expression:
@@ -184,10 +188,10 @@ def select_cols(x: Expression, cs: Iterable[int]) -> Expression:
     return one(_SELECT, "select_cols", x, [1, *whole_numbers(cs, "select_cols")])
 
 
-def _slice(x: Expression, ranges: list[tuple[int, int, int, int]]) -> Expression:
+def _slice(x: Expression, ranges: list[tuple[int, int, int, int]], what: str) -> Expression:
     """Cuts the (dim, from, to, step); dim -1 is the batch."""
     code = _SLICE_BATCH if ranges and ranges[-1][0] < 0 else _SLICE
-    return one(code, "slice", x, [n for r in ranges for n in r])
+    return one(code, what, x, [n for r in ranges for n in r])
 
 
 def strided_select(x: Expression, strides: Sequence[int], range_from: Sequence[int], range_to: Sequence[int]) -> Expression:
@@ -220,7 +224,7 @@ def _long_strided(code: int, x: Any, strides: Sequence[int], range_from: Sequenc
         if 0 <= stop < start <= sizes[i]:
             stop = start
         ranges.append((i if i < len(dims) else -1, start, stop, steps[i] if i < len(steps) else 1))
-    return _slice(x, ranges)
+    return _slice(x, ranges, "strided_select")
 
 
 _strided = calls.call("strided", _SLICE, Expression, _long_strided)
@@ -279,7 +283,7 @@ def _getitem(x: Expression, index: Any) -> Expression:
             removed.append(d)
         else:
             raise IndexTypeError(f"x[i]: an index must be a whole number or a slice; got {item!r} for dim {d}. Use select_rows() for lists.")
-    result = _slice(x, ranges)
+    result = _slice(x, ranges, "slice")
     if not [d for d in removed if d < len(dims)]:
         return result
     kept, n = result.dim()

@@ -9,8 +9,8 @@ import numpy as np
 
 from .._ffi import DTYPE, OPS, calls, fail, nodes
 from ..expression import Expression
-from ._nodes import dim_number, indices, many, not_expression, one, quickly, real, whole, with_dim, with_int
-from .masked import masked_log_softmax
+from ._nodes import dim_number, has_handle, indices, many, not_expression, one, quickly, real, whole, with_dim, with_int
+from .masked import masked
 
 __all__ = [
     "constrained_softmax", "hinge", "hinge_batch", "hinge_dim", "log_softmax", "pickneglogsoftmax", "pickneglogsoftmax_batch", "softmax",
@@ -35,6 +35,8 @@ def softmax(x: Expression, d: int = 0) -> Expression:
 
 def _nested(values: Iterable[int] | Iterable[Iterable[int]], what: str) -> list[list[int]]:
     """One list of indices for all batch elements, or a list of lists, one for each."""
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{what}: takes a list of indices, or one for each batch element; got {values!r:.60}.")
     items = list(values)
     if items and all(isinstance(i, Iterable) for i in items):
         return [indices(i, what) for i in items]  # type: ignore[arg-type]
@@ -78,18 +80,26 @@ def log_softmax(x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]]
         mask[kept, b] = 1
     if len(dims) == len(lists) == 1:
         return one(_RESTRICTED, "log_softmax", x, lists[0])
-    return masked_log_softmax(x, mask.reshape((1,) * d + (n,) + (1,) * (len(dims) - 1 - d) + (len(lists),)), d)
+    mask = mask.reshape((1,) * d + (n,) + (1,) * (len(dims) - 1 - d) + (len(lists),))
+    return masked("masked_log_softmax", "log_softmax", x, mask, d)
 
 
-def sparsemax(x: Expression, d: int = 0) -> Expression:
+def sparsemax(x: Expression, d: int | None = None) -> Expression:
     """y = max(0, x - t) along dim d with t such that y sums to 1: the distribution nearest to x (Martins and Astudillo 2016).
 
+    Shape: x -> x. Only of a vector d may be left out.
     Gradient: dx = dy - mean of dy, both over the entries where y > 0; 0 elsewhere.
+    Raises: ValueError for a matrix without d, as in DyNet.
 
     >>> import dist_dynet as dy
     >>> dy.sparsemax(dy.inputVector([1, 0.5, -1])).value()
     [0.75, 0.25, 0.0]
     """
+    if d is None:
+        dims = x.dim()[0] if has_handle(x) else ()
+        if any(n != 1 for n in dims[1:]):
+            raise ValueError(f"sparsemax: x must be a vector where d is not given; got x = {dims}. Name the dim: sparsemax(x, 0).")
+        d = 0
     return _sparsemax(x, d)
 
 
@@ -166,10 +176,14 @@ def hinge_batch(x: Expression, vs: Sequence[int], m: float = 1.0) -> Expression:
     >>> dy.hinge_batch(dy.inputVector([1, 0.5, 3]), [0, 2]).value()
     [3.5, 0.0]
     """
-    return many(OPS["hinge"], "hinge", [x], indices(vs, "hinge"), (real(m, "hinge_batch"),))
+    return many(OPS["hinge"], "hinge_batch", [x], indices(vs, "hinge_batch"), (real(m, "hinge_batch"),))
 
 
-_hinge = quickly("with_int_and_real", "hinge", lambda x, v, m: hinge_batch(x, [v], m))
+def _long_hinge(x: Expression, v: int, m: float) -> Expression:
+    return many(OPS["hinge"], "hinge", [x], [whole(v, "hinge", "hinge_batch")], (real(m, "hinge"),))
+
+
+_hinge = quickly("with_int_and_real", "hinge", _long_hinge)
 
 
 def hinge_dim(x: Expression, v: Sequence[int] | Sequence[Sequence[int]], d: int = 0, m: float = 1.0) -> Expression:

@@ -136,6 +136,8 @@ class _Process:
         self.sources: list[weakref.ref[Sources]] = []
         self.made = 0
         """How many Sources were made."""
+        self.new: list[Loop] = []
+        """Those that have given a batch, are not over, and of which no update was told since."""
         self.idle: list[_Idle] = []
         self.unclaimed = False
         """A loop has ended that had read ahead, and no update came since then: whoever updates next may have its batches."""
@@ -147,16 +149,17 @@ class _Process:
         """Threads that have looked into a batch which was not present, since their last update."""
 
     def claim(self) -> None:
-        """An update comes: what was read ahead so far is the business of the trainers that there are, not of later ones."""
+        """An update comes: loops that there are by now are the business of the trainers that there are, not of later ones."""
         if self.unclaimed:
             self.unclaimed, self.claimed = False, self.made
-        for idle in self.idle:
-            idle.claimed = idle.claimed or self.made
+        for loop in (*self.new, *(idle.loop for idle in self.idle)):
+            loop.claimed = loop.claimed or self.made
+        self.new.clear()
 
     def holds_batches(self, serial: int) -> bool:
         """Whether the program still has batches that were passed over, which Sources of this number may come to."""
         self.idle = [idle for idle in self.idle if idle.count()]
-        return any(serial <= idle.claimed for idle in self.idle)
+        return any(serial <= idle.loop.claimed for idle in self.idle)
 
 
 class _Idle:
@@ -165,8 +168,6 @@ class _Idle:
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self.batches: list[weakref.ref[Batch[Any]]] = []
-        self.claimed = 0
-        """They are the business of so many Sources, from the first; 0: not known yet."""
 
     def count(self) -> int:
         """How many the program still has."""
@@ -222,11 +223,13 @@ class Loop:
         """How many updates of any trainer there were when it began, or began to run ahead."""
         self.thread = 0
         self.claimed = 0
-        """In another thread than that of updates: it is the business of so many Sources, from the first; 0: not known yet."""
+        """It is the business of so many Sources, from the first; 0: not known yet."""
         self._work: tuple[int, ...] = ()
 
     def give(self, batch: Batch[Any], asked: bool) -> None:
         """The program gets this batch; asked: ask() has just been called."""
+        if not self.thread:
+            _process.new.append(self)
         self.thread = threading.get_ident()
         for ref in _process.sources:
             sources = ref()
@@ -269,7 +272,11 @@ class Loop:
         self.whole = self.given == self.steps or (batch is not None and batch.step + 1 == self.steps)
         self._leave()
         self.over = True
-        _process.unclaimed |= self.runs_ahead
+        if self.runs_ahead:
+            _process.unclaimed |= not self.claimed
+            _process.claimed = max(_process.claimed, self.claimed)
+        if self in _process.new:
+            _process.new.remove(self)
 
     def uses(self, batch: Batch[Any]) -> None:
         """An update has used this batch of it."""
@@ -300,8 +307,11 @@ class Loop:
 
     def _put_by(self, batch: Batch[Any]) -> None:
         if not _process.idle or _process.idle[-1].loop is not self:
-            _process.idle.append(_Idle(self))
-        _process.idle[-1].batches.append(weakref.ref(batch))
+            _process.idle = [*(idle for idle in _process.idle if idle.count()), _Idle(self)]
+        batches = _process.idle[-1].batches
+        batches.append(weakref.ref(batch))
+        if len(batches) % 1024 == 0:
+            _process.idle[-1].count()  # forgets those that are gone
 
     def _leave(self) -> None:
         self.present = None
@@ -333,7 +343,7 @@ _WRITE = (
 
 def _present() -> Batch[Any] | None:
     """The batch that this thread works on; None: there is none."""
-    me, loops = threading.get_ident(), _process.loops
+    me, loops = threading.get_ident(), tuple(_process.loops)
     if len(loops) == 1:  # nearly always
         return loops[0].present if loops[0].thread == me else None
     mine = [loop.present for loop in loops if loop.thread == me]
@@ -385,7 +395,7 @@ class Sources:
         """
         present = _present()
         self.look(present)
-        if _process.unclaimed or _process.idle:
+        if _process.unclaimed or _process.new or _process.idle:
             _process.claim()
         if named:
             return None, ""
@@ -403,10 +413,8 @@ class Sources:
         if batch is _SEVERAL:
             return "several loops over shard() are under way"
         if batch is None:
-            others = [loop for loop in _process.loops if loop.thread != threading.get_ident()]
-            for loop in others:
-                loop.claimed = loop.claimed or _process.made
-            if any(self._serial <= loop.claimed for loop in others):
+            me = threading.get_ident()
+            if any(loop.thread != me and self._serial <= loop.claimed for loop in _process.loops):
                 return "a loop over shard() is under way in another thread"
             if self._serial <= _process.claimed:
                 return "a loop over shard() has gone past batches without a backward pass, as list(shard(...)) does"

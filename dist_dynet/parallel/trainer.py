@@ -545,6 +545,10 @@ class DistributedTrainer:
         """In how many updates the averaged gradients were longer than the clip threshold."""
         return self._inner.clips
 
+    def update_epoch(self, r: float = 1.0) -> None:
+        """Does nothing, and warns of it, as Trainer.update_epoch()."""
+        self._inner.update_epoch(r)
+
     def update_subset(
         self,
         updated_params: Sequence[int | Parameters],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -191,6 +191,10 @@ class ParameterCollection:
         self._adopt(table)
         return table
 
+    def _new(self, name: str, dims: tuple[int, ...], is_table: bool) -> AnyParameter:
+        """A parameter, or a table whose rows are the last dim, that is no member yet."""
+        return LookupParameters(self._root, name, dims[:-1], dims[-1]) if is_table else Parameters(self._root, name, dims, 0)
+
     def _adopt(self, parameter: AnyParameter) -> None:
         at: ParameterCollection | None = self
         while at is not None:
@@ -302,13 +306,13 @@ class ParameterCollection:
         """Adds a dense parameter with dims, values and name of a file's entry."""
         from ..io import text
 
-        return text.load_parameter(self, fname, key)
+        return cast("Parameters", text.load_parameter(self, fname, key, is_table=False))
 
     def load_lookup_param(self, fname: FileName, key: str) -> LookupParameters:
         """Adds a lookup table with dims, values and name of a file's entry."""
         from ..io import text
 
-        return text.load_lookup_parameter(self, fname, key)
+        return cast("LookupParameters", text.load_parameter(self, fname, key, is_table=True))
 
     def write_to_textfile(self, fname: FileName, key: str = "", append: bool = False) -> None:
         """As save()."""

@@ -16,7 +16,7 @@ MAX_DIMS: int = lib.DN_MAX_DIMS
 
 def as_dims(dims: Any, what: str) -> tuple[int, ...]:
     """Sizes from a number or a sequence of numbers; floats are taken where they are whole."""
-    if type(dims) is int and dims >= 0:  # nearly always, as what follows
+    if type(dims) is int and 0 <= dims < 1 << 31:  # nearly always, as what follows
         return (dims,)
     if type(dims) is tuple and 0 < len(dims) <= MAX_DIMS and calls.all_whole(dims) and min(dims) >= 0:
         return dims
@@ -27,6 +27,8 @@ def as_dims(dims: Any, what: str) -> tuple[int, ...]:
     result = [size(given, what, f" in {dims!r}") for given in sizes]
     if min(result, default=0) < 0:
         raise ValueError(f"{what}: sizes must not be negative; got {result[0] if alone else tuple(result)}.")
+    if max(result, default=0) >= 1 << 31:
+        raise ValueError(f"{what}: sizes must have at most 31 bits; got {dims!r}.")
     if not 0 < len(result) <= MAX_DIMS:
         raise ValueError(f"{what}: takes 1 to {MAX_DIMS} dims; got {dims!r}.")
     return tuple(result)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, lib, pointer
+from .._integers import count
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter
 from .base import Trainer
@@ -55,6 +56,7 @@ class MovingAverage:
     ) -> None:
         if decay is not None and not 0 <= decay < 1:
             raise ValueError(f"MovingAverage: decay must lie in [0, 1), or be None; got {decay}.")
+        every = count(every, "MovingAverage", "every")
         if every < 1:
             raise ValueError(f"MovingAverage: every must be 1 or more; got {every}.")
         of = getattr(of, "inner", of)  # of a DistributedTrainer
@@ -65,7 +67,7 @@ class MovingAverage:
             self._collection = of
         else:
             raise TypeError(f"MovingAverage: takes a trainer or a ParameterCollection; got {type(of).__name__}.")
-        self._decay, self._every, self._correct = decay, int(every), bias_correction
+        self._decay, self._every, self._correct = decay, every, bias_correction
         self._calls = self._averaged = 0
         self._averages: dict[AnyParameter, NDArray[Any]] = {}
         self._weights: dict[AnyParameter, NDArray[Any]] | None = None

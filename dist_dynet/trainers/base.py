@@ -7,8 +7,8 @@ arrays, whoever writes them.
 from __future__ import annotations
 
 import math
-import operator
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 from numpy.typing import NDArray
 
 from .._ffi import NULL, ffi, lib
-from .._integers import count
+from .._integers import count, named
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _update = lib.dn_trainer_update
 _SETTINGS = ffi.typeof("dn_settings *")
 _NO_CONSTANTS = (0.0,) * 4
+_PARAMETERS = Parameters | LookupParameters
 
 
 class Follower(Protocol):
@@ -357,6 +358,10 @@ class Trainer:
         self._skipped += 1
         return False
 
+    def update_epoch(self, r: float = 1.0) -> None:
+        """Does nothing, as in DyNet, and warns of it with a DeprecationWarning."""
+        warnings.warn("update_epoch: does nothing, as in DyNet. Set trainer.learning_rate.", DeprecationWarning, stacklevel=2)
+
     def update_subset(self, updated_params: Sequence[int | Parameters], updated_lookups: Sequence[int | LookupParameters]) -> None:
         """As update(), for some parameters only: the others, their gradients and moments stay as they are.
 
@@ -467,7 +472,7 @@ def _chosen(wanted: Sequence[Any], members: Sequence[Any], what: str) -> list[An
     """The members that are wanted, by position or themselves, each once and in order."""
     positions = set()
     for w in wanted:
-        at = next((i for i, p in enumerate(members) if p is w), -1) if isinstance(w, Parameters | LookupParameters) else operator.index(w)
+        at = next((i for i, p in enumerate(members) if p is w), -1) if isinstance(w, _PARAMETERS) else named(w, "update_subset", what)
         if not 0 <= at < len(members):
             raise ValueError(f"update_subset: {what} must lie in the collection, which has {len(members)} of this kind; got {w!r}.")
         positions.add(at)

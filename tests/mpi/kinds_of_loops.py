@@ -270,6 +270,20 @@ def test_accumulation():
     expect(a, steps())
 
 
+def test_gradients_that_wait_are_those_of_the_program():
+    """What it does to gradients between passes is done to those of earlier passes, too."""
+    first, second, third = steps()
+    for act, factor in ((lambda a: a.w.scale_gradient(0.5), 0.5), (lambda a: a.w.clear_gradient(), 0), (lambda a: a.m.reset_gradients(), 0)):
+        a = Model(accumulate=3)
+        for batch in a.shard:
+            a.step(batch)
+            if batch.step == 1:
+                act(a)
+        w = np.zeros(2)
+        gradient = factor * (2 * w - descend(w, [first]) - descend(w, [second])) + w - descend(w, [third])
+        assert np.allclose(a.w.as_array(), w - gradient / 3, rtol=1e-12, atol=1e-12), (a.w.as_array(), w - gradient / 3)
+
+
 def test_tokens():
     """n as a number of the program's, on the batch before backward, or said by shard()."""
     for way in ("number", "batch", "shard"):

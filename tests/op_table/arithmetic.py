@@ -242,13 +242,13 @@ ROWS = [
             refuses(
                 lambda: dy.esum([dy.zeros(3), dy.zeros(4)]),
                 ValueError,
-                r"^sum: all inputs must have the same dims; got x_0 = \(3,\), x_1 = \(4,\)",
+                r"^esum: all inputs must have the same dims; got x_0 = \(3,\), x_1 = \(4,\)",
             ),
-            refuses(lambda: dy.esum([dy.zeros(3), dy.zeros(1)]), ValueError, "^sum: all inputs must have the same dims"),
+            refuses(lambda: dy.esum([dy.zeros(3), dy.zeros(1)]), ValueError, "^esum: all inputs must have the same dims"),
             refuses(
                 lambda: dy.esum([dy.zeros(1, batch_size=2), dy.zeros(1, batch_size=3)]),
                 ValueError,
-                "^sum: batch sizes must be equal or 1; got 2 and 3",
+                "^esum: batch sizes must be equal or 1; got 2 and 3",
             ),
         ],
     ),

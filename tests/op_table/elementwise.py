@@ -256,7 +256,7 @@ ROWS = [
     ),
     unary(
         "softsign",
-        lambda x: x / (1 + np.abs(x)),
+        lambda x: np.where(np.isinf(x), np.sign(x), x / (1 + np.abs(x))),
         away_from_zero(),
         extreme("saturated", [1000, -1000, 0], value=[1000 / 1001, -1000 / 1001, 0], gradients=[[1 / 1001**2, 1 / 1001**2, 1]]),
         nan_stays(),

@@ -409,7 +409,7 @@ ROWS = [
             refuses(
                 lambda: dy.contract3d_1d_bias(dy.zeros((2, 3, 4)), dy.zeros(4), dy.zeros(2)),
                 ValueError,
-                r"^contract3d_1d: the bias must have the first two dims of x; got x = \(2, 3, 4\), b = \(2,\)",
+                r"^contract3d_1d_bias: the bias must have the first two dims of x; got x = \(2, 3, 4\), b = \(2,\)",
             ),
         ],
     ),
@@ -419,7 +419,13 @@ ROWS = [
         lambda x, y, z: dy.contract3d_1d_1d(x, y, z),
         per_batch(contract_twice),
         more(CONTRACT, lambda d: d[1:2]),
-        errors=[refuses(lambda: dy.contract3d_1d_1d(dy.zeros((2, 3, 4)), dy.zeros(4), dy.zeros(2)), ValueError, "^matmul: columns of a")],
+        errors=[
+            refuses(
+                lambda: dy.contract3d_1d_1d(dy.zeros((2, 3, 4)), dy.zeros(4), dy.zeros(2)),
+                ValueError,
+                "^contract3d_1d_1d: columns of a",
+            )
+        ],
     ),
     Row(
         "contract3d_1d",

@@ -103,12 +103,12 @@ ROWS = [
             refuses(
                 lambda: dy.vanilla_lstm_gates(dy.zeros(2), dy.zeros(1), dy.zeros((4, 3)), dy.zeros((4, 1)), dy.zeros(4)),
                 ValueError,
-                "^affine_transform: columns of W_1 must equal rows of x_1",
+                "^vanilla_lstm_gates: columns of W_1 must equal rows of x_1",
             ),
             refuses(
                 lambda: dy.vanilla_lstm_gates(dy.zeros(2), dy.zeros(1), dy.zeros((5, 2)), dy.zeros((5, 1)), dy.zeros(5)),
                 ValueError,
-                r"^lstm_gates: the pre-activations must be a vector of 4 h numbers; got \(5,\)",
+                r"^vanilla_lstm_gates: the pre-activations must be a vector of 4 h numbers; got \(5,\)",
             ),
             refuses(
                 lambda: dy.vanilla_lstm_gates(dy.zeros(2), dy.zeros(1), dy.zeros((4, 2)), dy.zeros((4, 1)), dy.zeros(4), -1),

@@ -168,7 +168,7 @@ ROWS = [
         lambda *xs: joined_elements(*xs, d=1),
         [case(tensor(1), tensor(1)), case(tensor(3), tensor(3), tensor(3)), case(tensor(3, 2), tensor(3)), case(tensor(3, batch=3), tensor(3))],
         errors=[
-            refuses(lambda: dy.concatenate_cols([dy.zeros(3), dy.zeros(4)]), ValueError, "^concatenate: all dims but dim 1 must be equal"),
+            refuses(lambda: dy.concatenate_cols([dy.zeros(3), dy.zeros(4)]), ValueError, "^concatenate_cols: all dims but dim 1 must be equal"),
         ],
     ),
     Row(

@@ -152,9 +152,9 @@ def bad_indices(name, function, batch_function):
         refuses(
             lambda: batch_function(dy.zeros(5, batch_size=2), [0, 1, 2]),
             ValueError,
-            rf"^{name}: takes one index per batch element; got 3 indices, x = \(5,\) x 2",
+            rf"^{name}_batch: takes one index per batch element; got 3 indices, x = \(5,\) x 2",
         ),
-        refuses(lambda: batch_function(dy.zeros(5, batch_size=2), [0, 5]), ValueError, f"^{name}: index 5 is outside"),
+        refuses(lambda: batch_function(dy.zeros(5, batch_size=2), [0, 5]), ValueError, f"^{name}_batch: index 5 is outside"),
         refuses(lambda: batch_function(dy.zeros(5), [0.5]), TypeError, "indices must be whole numbers"),
     ]
 
@@ -295,7 +295,21 @@ ROWS = [
             extreme("none falls", [0.1, 0, -0.1], value=[1 / 3 + 0.1, 1 / 3, 1 / 3 - 0.1], gradients=([0, 0, 0],), d=0),
         ],
     ),
-    Row("sparsemax", "sparsemax along dim 0", lambda x: dy.sparsemax(x), lambda x: sparsemax(x, 0), [case(tensor(1)), case(tensor(2, 3))]),
+    Row(
+        "sparsemax",
+        "sparsemax of a vector",
+        lambda x: dy.sparsemax(x),
+        lambda x: sparsemax(x, 0),
+        [case(tensor(1)), case(tensor(3, 1)), case(tensor(4, batch=2))],
+        errors=[
+            refuses(
+                lambda shape=shape: dy.sparsemax(dy.inputTensor(np.ones(shape))),
+                ValueError,
+                r"^sparsemax: x must be a vector where d is not given; got x = \(.*\)\. Name the dim: sparsemax\(x, 0\)\.$",
+            )
+            for shape in [(2, 3), (1, 2), (2, 1, 2)]
+        ],
+    ),
     Row(
         "constrained_softmax",
         "constrained_softmax",

@@ -1,0 +1,189 @@
+"""Networks of many kinds with dropout and noise in graphs that are batched on the fly: which draw comes first depends on the schedule."""
+
+import dynet as dy
+
+SENTENCES = [[1, 2, 3, 4], [2, 5], [3, 3, 1], [6], [4, 1, 2, 5, 6, 0]]
+TREES = [((1, 2), (3, (4, 5))), ((0, 1), 2), (3, 4), (((1, 2), 3), ((4, 5), 6))]
+
+
+def mlp(m):
+    W, b, V = m.add_parameters((6, 3)), m.add_parameters(6), m.add_parameters((3, 6))
+
+    def losses():
+        for k in range(5):
+            x = dy.inputVector([k, 1, -k])
+            h = dy.dropout(dy.tanh(W * x + b), 0.5)
+            yield dy.pickneglogsoftmax(V * dy.noise(h, 0.1), k % 3)
+
+    return losses
+
+
+def deep(m):
+    layers = [(m.add_parameters((4, 4)), m.add_parameters(4)) for _ in range(3)]
+
+    def losses():
+        for k in range(4):
+            h = dy.inputVector([k, 1, -k, 0.5])
+            for W, b in layers:
+                h = dy.dropout(dy.rectify(dy.affine_transform([b, W, h])), 0.3)
+            yield dy.squared_distance(h, dy.inputVector([1, 0, 0, 1]))
+
+    return losses
+
+
+def embeddings(m):
+    E, V = m.add_lookup_parameters((7, 4)), m.add_parameters((3, 4))
+
+    def losses():
+        for k, words in enumerate(SENTENCES):
+            bag = dy.esum([dy.dropout(E[w], 0.5) for w in words])
+            yield dy.pickneglogsoftmax(V * dy.tanh(bag), k % 3)
+
+    return losses
+
+
+def by_hand(m):
+    E, W, U, V = m.add_lookup_parameters((7, 4)), m.add_parameters((5, 4)), m.add_parameters((5, 5)), m.add_parameters((3, 5))
+
+    def losses():
+        for words in SENTENCES:
+            h = dy.zeros(5)
+            for w in words:
+                h = dy.dropout(dy.tanh(W * E[w] + U * h), 0.2)
+                yield dy.pickneglogsoftmax(V * h, w % 3)
+
+    return losses
+
+
+def lstm(m):
+    E, V, rnn = m.add_lookup_parameters((7, 4)), m.add_parameters((3, 5)), dy.VanillaLSTMBuilder(1, 4, 5, m)
+    rnn.set_dropouts(0.2, 0.3)
+
+    def losses():
+        for words in SENTENCES:
+            rnn.set_dropouts(0.2, 0.3)
+            s = rnn.initial_state()
+            for w in words:
+                s = s.add_input(E[w])
+                yield dy.pickneglogsoftmax(V * s.output(), w % 3)
+
+    return losses
+
+
+def lstm_outputs(m):
+    E, V, rnn = m.add_lookup_parameters((7, 4)), m.add_parameters((3, 5)), dy.VanillaLSTMBuilder(2, 4, 5, m)
+
+    def losses():
+        for words in SENTENCES:
+            s = rnn.initial_state()
+            for w in words:
+                s = s.add_input(E[w])
+                yield dy.pickneglogsoftmax(V * dy.dropout(s.output(), 0.5), w % 3)
+
+    return losses
+
+
+def tagger(m):
+    E, V, rnn = m.add_lookup_parameters((7, 4)), m.add_parameters((3, 6)), dy.BiRNNBuilder(1, 4, 6, m, dy.VanillaLSTMBuilder)
+
+    def losses():
+        for words in SENTENCES:
+            for w, h in zip(words, rnn.transduce([dy.noise(E[w], 0.1) for w in words])):
+                yield dy.pickneglogsoftmax(V * dy.dropout(h, 0.5), w % 3)
+
+    return losses
+
+
+def trees(m):
+    E, W, V = m.add_lookup_parameters((7, 4)), m.add_parameters((4, 8)), m.add_parameters((3, 4))
+
+    def node(tree):
+        if isinstance(tree, int):
+            return dy.dropout(E[tree], 0.2)
+        return dy.dropout(dy.tanh(W * dy.concatenate([node(t) for t in tree])), 0.4)
+
+    def losses():
+        for k, tree in enumerate(TREES):
+            yield dy.pickneglogsoftmax(V * node(tree), k % 3)
+
+    return losses
+
+
+def vae(m):
+    A, B, C = m.add_parameters((2, 4)), m.add_parameters((2, 4)), m.add_parameters((4, 2))
+
+    def losses():
+        for k in range(4):
+            x = dy.inputVector([k, 1, 0, -1])
+            mu, s = A * x, dy.exp(B * x * 0.1)
+            z = mu + dy.cmult(s, dy.random_normal((2,)))
+            yield dy.squared_distance(dy.dropout(C * z, 0.1), x)
+
+    return losses
+
+
+def gumbel(m):
+    V = m.add_parameters((4, 3))
+
+    def losses():
+        for k in range(4):
+            p = dy.softmax(V * dy.inputVector([k, 1, 2]) + dy.random_gumbel((4,)))
+            yield dy.dot_product(p, dy.random_uniform((4,), 0, 1) + dy.random_bernoulli((4,), 0.5))
+
+    return losses
+
+
+def sizes(m):
+    W, U, V = m.add_parameters((6, 3)), m.add_parameters((4, 3)), m.add_parameters((3, 10))
+
+    def losses():
+        for k in range(5):
+            x = dy.inputVector([k, 1, -k])
+            yield dy.pickneglogsoftmax(
+                V * dy.dropout(dy.concatenate([dy.dropout(dy.tanh(W * x), 0.5), dy.dropout(dy.tanh(U * x), 0.5)]), 0.5), k % 3
+            )
+
+    return losses
+
+
+def mixed(m):
+    W, V = m.add_parameters((4, 4)), m.add_parameters((2, 4))
+
+    def losses():
+        for k in range(6):
+            h = dy.inputVector([k, 1, 2, 3])
+            for j in range(k % 3 + 1):
+                h = dy.dropout(dy.tanh(W * h), 0.4) if j % 2 else dy.noise(dy.rectify(W * h), 0.2)
+            yield dy.sum_elems(dy.cmult(V * h, dy.random_normal((2,))))
+
+    return losses
+
+
+def incremental(m):
+    W, V = m.add_parameters((4, 4)), m.add_parameters((2, 4))
+
+    def losses():
+        for k in range(6):
+            h = dy.dropout(dy.tanh(W * dy.inputVector([k, 1, 2, 3])), 0.5)
+            if k % 2:
+                h.value()
+            h = dy.dropout(dy.tanh(W * h), 0.5)
+            yield dy.pickneglogsoftmax(V * h, k % 2)
+
+    return losses
+
+
+def main():
+    for make in (mlp, deep, embeddings, by_hand, lstm, lstm_outputs, tagger, trees, vae, gumbel, sizes, mixed, incremental):
+        dy.reset_random_seed(5)
+        m = dy.ParameterCollection()
+        losses, trainer = make(m), dy.SimpleSGDTrainer(m, learning_rate=0.05)
+        for step in range(3):
+            dy.renew_cg(autobatching=True)
+            loss = dy.esum(list(losses()))
+            print(f"{make.__name__} {step}: {loss.value():.4f}")
+            loss.backward()
+            trainer.update()
+
+
+main()
