@@ -62,7 +62,7 @@ static int64_t make_small(int op, int n, const int64_t *handles, int n_ints, con
     int inputs[2];
     for (int i = 0; i < n; i++)
         if ((inputs[i] = dn__find(t, handles[i])) < 0) return left(t, inputs[i]);
-    return left(t, dn__finish(t, dn__make(t, o, n, inputs, n_ints, ints, n_reals, reals)));
+    return left(t, dn__finish(t, dn__make(t, o, n, inputs, n_ints, ints, n_reals, reals, NULL)));
 }
 
 int64_t dn_node1(int op, int64_t a) { return make_small(op, 1, &a, 0, NULL, 0, NULL); }
@@ -76,7 +76,7 @@ static int make_parts(dn_tape *t, int i, int first, int n, int size) {
     for (int k = 0; k < n; k++) {
         int64_t offset = (int64_t)(first + k) * size * batch;
         int ints[] = {offset > INT32_MAX ? -1 : (int)offset, batch, size};
-        int64_t handle = dn__finish(t, dn__make(t, dn_ops[DN_OP_part], 1, &i, 3, ints, 0, NULL));
+        int64_t handle = dn__finish(t, dn__make(t, dn_ops[DN_OP_part], 1, &i, 3, ints, 0, NULL, NULL));
         if (handle < 0) return (int)handle;
     }
     return begin;
@@ -94,7 +94,7 @@ static int64_t make_many(int op, int n, const int64_t *handles, int n_ints, cons
     int i = 0;
     for (; i < n; i++)
         if ((inputs[i] = dn__find(t, handles[i])) < 0) break;
-    int64_t result = i < n ? inputs[i] : dn__make(t, o, n, inputs, n_ints, ints, n_reals, reals);
+    int64_t result = i < n ? inputs[i] : dn__make(t, o, n, inputs, n_ints, ints, n_reals, reals, NULL);
     if (inputs != small) free(inputs);
     const int owner = (int)result;
     result = dn__finish(t, owner);
@@ -127,7 +127,7 @@ int64_t dn_leaf(int graph, int op, int n_ints, const int *ints, int n_reals, con
     DN_ENTER(t);
     if (op < 0 || op >= DN_OP_COUNT || dn_ops[op]->inputs)
         return left(t, dn__tape_fail(t, DN_ERROR_VALUE, "operation number %d takes inputs", op));
-    return left(t, dn__finish(t, dn__make(t, dn_ops[op], 0, NULL, n_ints, ints, n_reals, reals)));
+    return left(t, dn__finish(t, dn__make(t, dn_ops[op], 0, NULL, n_ints, ints, n_reals, reals, NULL)));
 }
 
 int64_t dn_parts(int64_t owner, int first, int n, int size) {
@@ -150,7 +150,7 @@ static int64_t input(dn_tape *t, int n_dims, const int *dims, int batch, const d
     int ints[DN_MAX_DIMS + 1] = {batch};
     if (n_dims < 0 || n_dims > DN_MAX_DIMS) return dn__tape_fail(t, DN_ERROR_VALUE, "input: at most %d dims; got %d.", DN_MAX_DIMS, n_dims);
     for (int i = 0; i < n_dims; i++) ints[i + 1] = dims[i];
-    int index = dn__make(t, dn_ops[DN_OP_input], 0, NULL, n_dims + 1, ints, 0, NULL);
+    int index = dn__make(t, dn_ops[DN_OP_input], 0, NULL, n_dims + 1, ints, 0, NULL, NULL);
     if (index < 0) return index;
     size_t bytes = dn__elements(&t->nodes[index].dim) * sizeof(dn_real);
     dn_real *memory = dn__arena_take(&t->data, bytes);
@@ -251,7 +251,7 @@ static int64_t make_lookup(dn_tape *t, int op, int64_t table, int n, const int *
     DN_ENTER(t);
     if (!p || !p->rows) return left(t, dn__tape_fail(t, DN_ERROR_VALUE, "lookup: the first argument must be a LookupParameters object"));
     if (dn__retain_root(t, p->root)) return left(t, DN_ERROR_MEMORY);
-    return left(t, dn__finish(t, dn__make_own(t, dn_ops[op], 0, NULL, n, rows, 0, NULL, p, constant, NULL)));
+    return left(t, dn__finish(t, dn__make(t, dn_ops[op], 0, NULL, n, rows, 0, NULL, &(dn_origin){p, constant, NULL})));
 }
 int64_t dn_lookup(int graph, int64_t table, int row) { return make_lookup(dn__graph_tape(graph), DN_OP_lookup, table, 1, &row); }
 int64_t dn_lookup_batch(int graph, int64_t table, int n, const int *rows) {

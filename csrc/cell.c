@@ -300,7 +300,7 @@ static int captured_node(dn_tape *t, const dn_program *p, const dn_captured *cap
     dn_param *param = dn__handle_param(captured->handle, &constant);
     if (captured->op == dn_ops[DN_OP_parameter]) return dn__param_node(t, captured->handle, param, constant);
     if (dn__retain_root(t, param->root)) return DN_ERROR_MEMORY;
-    return dn__make_own(t, captured->op, 0, NULL, captured->n_rows, p->ints + captured->rows, 0, NULL, param, constant, NULL);
+    return dn__make(t, captured->op, 0, NULL, captured->n_rows, p->ints + captured->rows, 0, NULL, &(dn_origin){param, constant, NULL});
 }
 
 /* The last node of this program in the graph, or -1. */
@@ -321,7 +321,7 @@ static int find_captured(dn_tape *t, const dn_program *p, int last, int *inputs)
 static int make_part(dn_tape *t, int owner, const dn_cell_output *output) {
     int ints[DN_MAX_DIMS + 2] = {(int)output->at, output->dim.batch};
     for (int d = 0; d < output->dim.nd; d++) ints[d + 2] = output->dim.d[d];
-    return dn__make(t, dn_ops[DN_OP_part], 1, &owner, output->dim.nd + 2, ints, 0, NULL);
+    return dn__make(t, dn_ops[DN_OP_part], 1, &owner, output->dim.nd + 2, ints, 0, NULL, NULL);
 }
 
 static int64_t call(dn_tape *t, const dn_cell *cell, int n, const int64_t *handles, int *inputs) {
@@ -337,7 +337,7 @@ static int64_t call(dn_tape *t, const dn_cell *cell, int n, const int64_t *handl
     int *first = inputs + MOST_CAPTURED - p->n_captured;
     const int last = last_node(t, number), error = find_captured(t, p, last, first);
     if (error) return error;
-    const int owner = dn__make_own(t, dn_ops[DN_OP_cell], p->n_captured + n, first, 1, &number, 0, NULL, NULL, 0, p);
+    const int owner = dn__make(t, dn_ops[DN_OP_cell], p->n_captured + n, first, 1, &number, 0, NULL, &(dn_origin){NULL, 0, p});
     if (owner < 0) return owner;
     t->kept.at[number].last = owner;
     if (p->n_outputs == 1) return dn__finish(t, owner);

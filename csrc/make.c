@@ -6,8 +6,10 @@
 
 #include "roots.h"
 
-int dn__make_own(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, const int *ints, int n_reals, const double *reals,
-                 dn_param *param, int constant, const void *own) {
+int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, const int *ints, int n_reals, const double *reals,
+             const dn_origin *origin) {
+    static const dn_origin NONE;
+    if (!origin) origin = &NONE;
     if (t->n.nodes >= 1 << DN_INDEX_BITS)
         return dn__tape_fail(t, DN_ERROR_VALUE, "a graph holds at most %d nodes. Call renew_cg() for each example or batch.",
                              1 << DN_INDEX_BITS);
@@ -36,7 +38,7 @@ int dn__make_own(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_in
     s.blocks = NULL;
     s.draws = 0;
     s.work = 0;
-    s.own = own;
+    s.own = origin->own;
     s.message = t->message;
     int needs_grad = 0;
     int64_t work = 64; /* see dn_node */
@@ -45,10 +47,10 @@ int dn__make_own(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_in
         needs_grad |= t->nodes[inputs[i]].needs_grad;
         work += (int64_t)dn__elements(t->call.xdims[i]);
     }
-    if (param) {
-        t->call.xdims[0] = &param->dim;
+    if (origin->param) {
+        t->call.xdims[0] = &origin->param->dim;
         s.n = 1;
-        needs_grad = dn__param_gathers(param) && !constant;
+        needs_grad = dn__param_gathers(origin->param) && !origin->constant;
     }
     int error = op->dims(&s);
     if (error < 0) return error;
@@ -62,7 +64,10 @@ int dn__make_own(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_in
     node->dim.nd = s.y.nd; /* number by number, as dims() has just written them: wider loads would wait for those stores to reach the cache */
     node->dim.batch = s.y.batch;
     node->dim.size = s.y.size;
-    for (int i = 0; i < s.y.nd; i++) node->dim.d[i] = s.y.d[i];
+    for (int i = 0; i < s.y.nd; i++) {
+        node->dim.d[i] = s.y.d[i];
+        __asm__(""); /* else GCC makes a call of memcpy of it */
+    }
     node->n_args = n;
     node->args = t->n.args;
     node->n_ints = n_ints;
@@ -73,10 +78,10 @@ int dn__make_own(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_in
     node->products = -1;
     node->saved = s.saved;
     node->needs_grad = (uint8_t)(needs_grad && !(op->flags & DN_NO_GRAD));
-    node->constant = (uint8_t)constant;
+    node->constant = (uint8_t)origin->constant;
     node->copied = node->in_chunk = node->finished = node->failed = 0;
-    node->param = param;
-    node->own = own;
+    node->param = origin->param;
+    node->own = origin->own;
     node->blocks = s.blocks;
     node->value = node->saved_memory = node->grad = NULL;
     node->parts = s.parts;
@@ -136,7 +141,7 @@ static int param_table_grow(dn_tape *t) {
 static int new_param_node(dn_tape *t, int64_t handle, dn_param *p, int constant) {
     if (t->parameters.count * 2 >= t->parameters.capacity && param_table_grow(t)) return DN_ERROR_MEMORY;
     if (dn__retain_root(t, p->root)) return DN_ERROR_MEMORY;
-    int i = dn__make_own(t, dn_ops[DN_OP_parameter], 0, NULL, 0, NULL, 0, NULL, p, constant, NULL);
+    int i = dn__make(t, dn_ops[DN_OP_parameter], 0, NULL, 0, NULL, 0, NULL, &(dn_origin){p, constant, NULL});
     if (i < 0) return i;
     int slot = param_slot(t, handle);
     t->parameters.count += t->parameters.slots[slot].epoch != t->parameters.epoch;

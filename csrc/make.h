@@ -4,14 +4,11 @@
 
 #include "tape.h"
 
-/* Appends a node and returns its index. `inputs` are indices; `param` is NULL but for parameter and lookup nodes, whose dims are asked with the
- * table's dim; `own` is what dims() and calls see as such. */
-int dn__make_own(dn_tape *, const dn_op *, int n, const int *inputs, int n_ints, const int *ints, int n_reals, const double *reals,
-                 dn_param *param, int constant, const void *own);
-static inline int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, const int *ints, int n_reals,
-                           const double *reals) {
-    return dn__make_own(t, op, n, inputs, n_ints, ints, n_reals, reals, NULL, 0, NULL);
-}
+/* What a node is made with beside inputs and numbers: a parameter or a table, whose dims dims() is asked with; dn_shape.own. */
+typedef struct dn_origin { dn_param *param; int constant; const void *own; } dn_origin;
+/* Appends a node and returns its index. `inputs` are indices; origin may be NULL. */
+int dn__make(dn_tape *, const dn_op *, int n, const int *inputs, int n_ints, const int *ints, int n_reals, const double *reals,
+             const dn_origin *origin);
 /* Other ints for the node, checked; its value is what it was. */
 int dn__change_ints(dn_tape *, dn_node *, int n, const int *ints);
 int dn__param_node(dn_tape *, int64_t handle, dn_param *, int constant);

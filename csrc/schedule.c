@@ -36,13 +36,13 @@ static void link(dn_tape *t, int i) {
 int dn__schedule_see(dn_tape *t) {
     dn_schedule *s = t->schedule;
     if (DN_GROW(s->seats, s->seats_capacity, t->n.nodes)) return dn__no_memory(t);
-    for (; s->seen < t->n.nodes; s->seen++) {
-        dn_seat *seat = &s->seats[s->seen];
-        seat->next_user = seat->last_user = seat->gathers = -1;
-        seat->grouped = 0;
-        seat->patience = DN_MOST_PATIENCE;
-        if (t->nodes[s->seen].op->flags & (DN_JOINS | DN_TRACED)) link(t, s->seen);
+    static const dn_seat NEW = {.next_user = -1, .last_user = -1, .gathers = -1, .patience = DN_MOST_PATIENCE};
+    const int n = t->n.nodes;
+    for (int i = s->seen; i < n; i++) {
+        s->seats[i] = NEW;
+        if (t->nodes[i].op->flags & (DN_JOINS | DN_TRACED)) link(t, i);
     }
+    s->seen = n;
     return 0;
 }
 
