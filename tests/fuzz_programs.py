@@ -22,8 +22,9 @@ TABLE_ROWS = 5
 TRAINERS = ("SimpleSGDTrainer(m, 0.1)", "MomentumSGDTrainer(m, 0.05)")
 TABLES = ("E", "E", "F")
 # Numbers stay finite however long a chain gets: see LEFT_OUT for what infinite ones beside the loss do.
-UNARY = ("dy.tanh({})", "dy.tanh(dy.square({}))", "{} * 0.7 - 0.1", "dy.tanh(dy.cmult({0}, {0}))", "dy.logistic({})", "1 - {}", "dy.softmax({})",
-         "dy.concatenate([dy.pick_range({0}, 1, 2), {0}[0:1], {0}])[0:{n}]", "dy.reshape({}, (1, {n}))[0]", "-{}", "dy.nobackprop({})",
+UNARY = ("dy.tanh({})", "dy.tanh(dy.square({}))", "{} * 0.7 - 0.1", "dy.tanh(dy.cmult({0}, {0}))", "dy.logistic({})", "1 - {}",
+         "dy.softmax({})", "dy.concatenate([dy.pick_range({0}, 1, 2), {0}[0:1], {0}])[0:{n}]", "dy.reshape({}, (1, {n}))[0]",
+         "-{}", "dy.nobackprop({})",
          "dy.rectify({} + 0.3)", "dy.log_softmax({})")  # fmt: skip
 SEVERAL = ("dy.esum([{}])", "dy.average([{}])", "dy.emax([{} * 1.01, {}])", "dy.tanh(dy.cmult({}, {}))", "{} + {}", "dy.tanh({}) - {}",
            "dy.tanh(dy.cmult(dy.dot_product({}, {}), {}))", "dy.tanh(dy.concatenate_cols([{}]) * dy.inputVector([0.3] * {count}))")  # fmt: skip
