@@ -5,56 +5,6 @@
 #include "once.h"
 #include "sweep.h"
 
-int dn__group_collects(const dn_call *c, int k) {
-    const dn_schedule *s = c->tape->schedule;
-    return s->group_inputs[s->groups[c->group].inputs + k].gather != DN_SHARED_INPUT;
-}
-
-static int wants(const dn_call *c, int k) {
-    const dn_tape *t = c->tape;
-    const dn_group_input *in = &t->schedule->group_inputs[t->schedule->groups[c->group].inputs + k];
-    if (in->gather < 0) return dn__node_wants(t, &t->nodes[in->source]);
-    const dn_gather *gather = &t->schedule->gathers[in->gather];
-    for (int m = 0; m < gather->n; m++)
-        if (dn__node_wants(t, &t->nodes[t->schedule->sources[gather->first + m]])) return 1;
-    return 0;
-}
-
-/* The place of neighbours in one block, the first of which is node x: the part of the block's gradients that mirrors their values. */
-static dn_grad mirror_place(dn_tape *t, int x, size_t total) {
-    const dn_node *node = &t->nodes[x];
-    if (node->op == dn_ops[DN_OP_part]) return dn__place(t, x); /* which sees to it that the owner has gradients */
-    size_t n;
-    const dn_real *block = dn__block_of(t, node, &n);
-    dn_group *g = &t->schedule->groups[dn__seat(t, node)->group];
-    if (!g->grads && total == n) { /* all of it is written now: no need of zeros */
-        dn_real *dx = dn__group_new_grads(t, g);
-        return (dn_grad){dx, 0};
-    }
-    dn_real *grads = dn__group_grads(t, dn__seat(t, node)->group);
-    return (dn_grad){grads ? grads + (node->value - block) : NULL, 1};
-}
-
-int dn__way_group_wants(const dn_call *c, int k) { return dn__group_collects(c, k) ? wants(c, k) : dn__way_wants(c, k); }
-
-dn_grad dn__way_group_dx(dn_call *c, int k) {
-    dn_tape *t = c->tape;
-    if (!dn__group_collects(c, k)) return dn__way_dx(c, k);
-    const dn_group_input *in = &t->schedule->group_inputs[t->schedule->groups[c->group].inputs + k];
-    if (!wants(c, k)) return (dn_grad){0};
-    dn_grad g;
-    if (in->gather < 0) {
-        g = mirror_place(t, in->source, dn__elements(c->x[k].dim));
-    } else {
-        dn_gather *gather = &t->schedule->gathers[in->gather];
-        g.beta = gather->grad != NULL;
-        if (!gather->grad) gather->grad = dn__arena_take(&t->room.grads, gather->total * sizeof(dn_real));
-        g.dx = gather->grad;
-    }
-    if (!g.dx) t->room.out_of_memory = 1;
-    return g;
-}
-
 /* Rows that were looked up after the leader of joined products was made have been passed by the sweep, which goes in the order of the nodes
  * there: bring their gradient home here. */
 static void add_to_row(dn_tape *t, int x, const dn_real *dx) {

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "agenda.h"
 #include "compute.h"
 #include "group.h"
 
@@ -12,8 +13,7 @@ enum {
     FEW_NODES = 24,         /* what the automatic choice does not look at */
     PLAN_WORK = 1 << 19,    /* nodes that parts of a plan look at in one call: some milliseconds each, then the caller looks at signals */
     LEAST_WIDTH = 2,        /* nodes that could be computed at a time, on average, for the automatic choice to batch */
-    WIDE_BATCH = 8,         /* on average: batched by hand */
-    DYNET_DEPTH = 2         /* DyNet's number for the order of depth; 1 and True stand for its agenda */
+    WIDE_BATCH = 8          /* on average: batched by hand */
 };
 
 double dn__seconds(void) {
@@ -27,11 +27,9 @@ double dn__seconds(void) {
 /* Whether x as input k must be the same node in all members: parameters are, and what the op says cannot be batched, bit k of `shared`. */
 static int must_be_shared(const dn_node *x, int shared, int k) { return x->op == dn_ops[DN_OP_parameter] || (k < 8 && shared & 1 << k); }
 
-/* The inputs of an op that cannot be batched; where draws come in DyNet's order, also what DyNet does not batch: the matrices of products. */
+/* The inputs of an op that cannot be batched. */
 static int shared_inputs(const dn_tape *t, const dn_op *op) {
-    const int shared = op->flags >> DN_SHARED_SHIFT;
-    if (!t->schedule->as_dynet) return shared;
-    return op == dn_ops[DN_OP_matmul] ? shared | 1 : op == dn_ops[DN_OP_affine_transform] ? shared | 0xAB : shared;
+    return t->schedule->as_dynet ? dn__dynet_shared(op) : op->flags >> DN_SHARED_SHIFT;
 }
 
 /* How many each batch element has, of a node with elements: members must agree. Most have none; a division takes longer than all else here. */
@@ -58,10 +56,10 @@ static int inputs_alike(const dn_tape *t, const dn_node *node) {
 /* What nodes must have in common to be members of one group, as a hash; 0: the node can be in no group. */
 static uint64_t hash(const dn_tape *t, const dn_node *node, int depth) {
     const int flags = node->op->flags, ints = dn__whole_ints(node);
-    if (flags & DN_RANDOM && t->room.draws.generator && node->op != dn_ops[DN_OP_dropout]) return 0; /* as in DyNet */
+    if (flags & DN_RANDOM && t->room.draws.generator && !dn__dynet_batches(node->op)) return 0;
     if (!(flags & DN_BATCHES) || flags & (DN_VIEW | DN_LEAF) || node->alone || !dn__elements(&node->dim)) return 0;
     if ((node->n_ints - ints) % node->dim.batch) return 0;
-    const int ragged = is_ragged(t, node), n = inputs_alike(t, node);
+    const int ragged = is_ragged(t, node), n = inputs_alike(t, node), shared = shared_inputs(t, node->op);
     uint64_t h = dn__mix((uint64_t)(uintptr_t)node->op, (uint64_t)(uint32_t)depth << 32 | (uint32_t)n);
     h = dn__mix(h, (uint64_t)node->needs_grad << 1 | (uint64_t)ragged);
     if (!ragged) h = mix_dims(h, &node->dim);
@@ -69,7 +67,7 @@ static uint64_t hash(const dn_tape *t, const dn_node *node, int depth) {
     for (int k = 0; k < n; k++) {
         const int at = t->args[node->args + k];
         const dn_node *x = &t->nodes[at];
-        if (must_be_shared(x, shared_inputs(t, node->op), k)) {
+        if (must_be_shared(x, shared, k)) {
             if (x->dim.batch != 1) return 0;
             h = dn__mix(h, (uint64_t)at);
         } else {
@@ -88,27 +86,19 @@ static uint64_t hash(const dn_tape *t, const dn_node *node, int depth) {
     return collected ? h | 1 : 0;
 }
 
-/* Whether the sizes of values that are not empty are equal. */
-static int equal_sizes(const dn_dim *a, const dn_dim *b) {
-    if (a->nd != b->nd || a->size != b->size) return 0;
-    for (int i = 1; i < a->nd; i++) /* as their product is equal, so is the first */
-        if (a->d[i] != b->d[i]) return 0;
-    return 1;
-}
-
 /* Whether node b, of which nothing is known, is like node a, which can be in a group: then so can b. */
 static int alike(const dn_tape *t, const dn_node *a, const dn_node *b) {
     if (a->op != b->op || a->needs_grad != b->needs_grad || b->alone || a->n_reals != b->n_reals || !dn__elements(&b->dim)) return 0;
     const int ints = dn__whole_ints(a), ragged = is_ragged(t, a), n = inputs_alike(t, a), shared = shared_inputs(t, a->op);
     if (ragged != is_ragged(t, b) || n != inputs_alike(t, b) || ints != dn__whole_ints(b)) return 0;
     if (b->n_ints - ints != ints_each(a) * b->dim.batch) return 0;
-    if (!ragged && !equal_sizes(&a->dim, &b->dim)) return 0;
+    if (!ragged && !dn__equal_sizes(&a->dim, &b->dim)) return 0;
     for (int k = 0; k < n; k++) {
         const int i = t->args[a->args + k], j = t->args[b->args + k];
         if (i == j && a->dim.batch == b->dim.batch) continue;
         const dn_node *x = &t->nodes[i], *y = &t->nodes[j];
         if (must_be_shared(x, shared, k) ? i != j
-                                         : y->dim.batch != b->dim.batch || must_be_shared(y, shared, k) || !equal_sizes(&x->dim, &y->dim))
+                                         : y->dim.batch != b->dim.batch || must_be_shared(y, shared, k) || !dn__equal_sizes(&x->dim, &y->dim))
             return 0;
     }
     for (int i = ragged; i < ints; i++)
@@ -118,54 +108,12 @@ static int alike(const dn_tape *t, const dn_node *a, const dn_node *b) {
 
 /* ---- the schedule -------------------------------------------------------------------------------------------------- */
 
-/* The nodes of one signature: how deep they lie, and which of them are ready. */
-typedef struct signature {
-    uint64_t hash;
-    int64_t depths;             /* added up */
-    double average;             /* of the depths, or what DyNet takes for it */
-    int64_t tie;                /* the order where averages are equal */
-    int32_t node, depth, count, rank, ready, last_ready;
-    int32_t last;               /* where it stood last in what find_signatures has seen */
-} signature;
-
-/* When an output of a sequence is ready: how deep the sequence lies, which step it is, by which weights, and which sequence. */
-typedef struct moment { int32_t phase, step, weights, turn; } moment;
-
-/* Nodes first ... first + n - 1. Leaves need nothing but memory that exists: they come first, and nothing waits for them. Of a large graph it
- * is made in several calls; all of its memory is in plan_memory. */
-typedef struct dn_plan {
-    dn_tape *t;
-    int first, n, leaves, deepest;
-    int parts_done;             /* of append_part */
-    int64_t batches;            /* batch sizes added up */
-    int32_t *sign;              /* signature of a node; ALONE, LEAF */
-    int32_t *depth, *waits;     /* longest way from what is computed; how many inputs are not computed */
-    int32_t *users, *user_at;   /* users[user_at[i] ... user_at[i + 1]] use node i */
-    int32_t *next_ready;
-    signature *signatures, **by_rank;
-    int n_signatures;
-    uint64_t *active;           /* bit of a rank: the signature has nodes ready */
-    int lowest_active;          /* no lower word has a bit */
-    int alone, last_alone;      /* nodes ready that are computed by themselves */
-    int as_dynet;               /* nodes draw from a generator, in the order of computation: it is to be DyNet's */
-    moment *when;               /* as_dynet, in graphs with nodes that are whole sequences: when DyNet, step by step, is done with a node */
-    int32_t *turns;             /* the order in which nodes were taken */
-    int32_t turn;
-} plan;
-enum { ALONE = -1, LEAF = -2 };
-
-static void *take(dn_tape *t, size_t n, size_t size) { return dn__arena_take(&t->schedule->plan_memory, (n + 1) * size); }
-static void *zeroed(dn_tape *t, size_t n, size_t size) {
-    void *p = take(t, n, size);
-    return p ? memset(p, 0, (n + 1) * size) : NULL;
-}
-
 /* How deep each node lies, how many use it, what it waits for. */
-static int count_edges(plan *s) {
+static int count_edges(dn_agenda *s) {
     const dn_tape *t = s->t;
     const size_t n = (size_t)s->n;
-    if (!(s->sign = take(s->t, n, sizeof *s->sign)) || !(s->depth = take(s->t, n, sizeof *s->depth)) ||
-        !(s->waits = take(s->t, n, sizeof *s->waits)) || !(s->user_at = zeroed(s->t, n + 1, sizeof *s->user_at)))
+    if (!(s->sign = dn__plan_take(s->t, n, sizeof *s->sign)) || !(s->depth = dn__plan_take(s->t, n, sizeof *s->depth)) ||
+        !(s->waits = dn__plan_take(s->t, n, sizeof *s->waits)) || !(s->user_at = dn__plan_zeroed(s->t, n + 1, sizeof *s->user_at)))
         return DN_ERROR_MEMORY;
     for (int i = 0; i < s->n; i++) {
         const dn_node *node = &t->nodes[s->first + i];
@@ -173,7 +121,7 @@ static int count_edges(plan *s) {
         for (int k = 0; k < node->n_args; k++) {
             const int x = t->args[node->args + k] - s->first;
             if (x < 0) continue;
-            if (s->sign[x] == LEAF) {
+            if (s->sign[x] == DN_LEAF_NODE) {
                 if (s->as_dynet && !depth) depth = 1; /* there leaves count */
                 continue;
             }
@@ -181,9 +129,9 @@ static int count_edges(plan *s) {
             waits++;
             if (s->depth[x] >= depth) depth = s->depth[x] + 1;
         }
-        s->sign[i] = node->op->flags & DN_LEAF ? LEAF : ALONE;
-        s->leaves += s->sign[i] == LEAF;
-        s->batches += s->sign[i] == LEAF ? 0 : node->dim.batch;
+        s->sign[i] = node->op->flags & DN_LEAF ? DN_LEAF_NODE : DN_ALONE;
+        s->leaves += s->sign[i] == DN_LEAF_NODE;
+        s->batches += s->sign[i] == DN_LEAF_NODE ? 0 : node->dim.batch;
         s->depth[i] = depth;
         s->waits[i] = waits;
         if (depth > s->deepest) s->deepest = depth;
@@ -191,17 +139,17 @@ static int count_edges(plan *s) {
     return 0;
 }
 
-static int link_users(plan *s) {
+static int link_users(dn_agenda *s) {
     const dn_tape *t = s->t;
     for (int i = 0; i < s->n; i++) s->user_at[i + 1] += s->user_at[i];
     int total = s->user_at[s->n];
-    if (!(s->users = take(s->t, (size_t)total, sizeof *s->users))) return DN_ERROR_MEMORY;
+    if (!(s->users = dn__plan_take(s->t, (size_t)total, sizeof *s->users))) return DN_ERROR_MEMORY;
     for (int i = s->n - 1; i >= 0; i--) { /* backwards, so that filling each list from its end puts it in order */
         if (!s->waits[i]) continue;
         const dn_node *node = &t->nodes[s->first + i];
         for (int k = 0; k < node->n_args; k++) {
             const int x = t->args[node->args + k] - s->first;
-            if (x >= 0 && s->sign[x] != LEAF) s->users[--s->user_at[x + 1]] = i;
+            if (x >= 0 && s->sign[x] != DN_LEAF_NODE) s->users[--s->user_at[x + 1]] = i;
         }
     }
     /* user_at[x + 1] now is where x begins: move it into place */
@@ -211,33 +159,33 @@ static int link_users(plan *s) {
 }
 
 /* The signature of node i, a new one if there is none like it. */
-static int signature_of(plan *s, int i, uint64_t h, int level, int32_t *table, size_t slots) {
+static int signature_of(dn_agenda *s, int i, uint64_t h, int level, int32_t *table, size_t slots) {
     const dn_tape *t = s->t;
     size_t at = h >> 7 & (slots - 1);
     for (; table[at]; at = (at + 1) & (slots - 1)) {
-        const signature *g = &s->signatures[table[at] - 1];
+        const dn_signature *g = &s->signatures[table[at] - 1];
         if (g->hash == h && g->depth == level && alike(t, &t->nodes[s->first + i], &t->nodes[g->node])) return table[at] - 1;
     }
-    s->signatures[s->n_signatures] = (signature){.hash = h, .node = s->first + i, .depth = level, .ready = -1, .last = -1};
+    s->signatures[s->n_signatures] = (dn_signature){.hash = h, .node = s->first + i, .depth = level, .ready = -1, .last = -1};
     table[at] = ++s->n_signatures;
     return s->n_signatures - 1;
 }
 
-static int find_signatures(plan *s) {
+static int find_signatures(dn_agenda *s) {
     const dn_tape *t = s->t;
     size_t slots = 64;
     while (slots < 2 * (size_t)(s->n - s->leaves)) slots *= 2;
-    int32_t *table = zeroed(s->t, slots, sizeof *table); /* signature + 1 */
-    int32_t *seen = take(s->t, (size_t)(s->n - s->leaves), sizeof *seen); /* the signatures of nodes that have one, one after another */
-    s->signatures = take(s->t, (size_t)(s->n - s->leaves), sizeof *s->signatures);
+    int32_t *table = dn__plan_zeroed(s->t, slots, sizeof *table); /* signature + 1 */
+    int32_t *seen = dn__plan_take(s->t, (size_t)(s->n - s->leaves), sizeof *seen); /* the signatures of nodes that have one, one after another */
+    s->signatures = dn__plan_take(s->t, (size_t)(s->n - s->leaves), sizeof *s->signatures);
     if (!table || !seen || !s->signatures) return DN_ERROR_MEMORY;
     /* Programs make the same sequences of nodes again and again. `at` follows an earlier one in `seen`: the guess is what stood there. Where it
      * is wrong, the sequence that began like this the last time is followed from now on. To confirm a guess takes half the time of a hash. */
     for (int i = 0, n = 0, at = 0; i < s->n; i++) {
-        if (s->sign[i] == LEAF) continue;
+        if (s->sign[i] == DN_LEAF_NODE) continue;
         const dn_node *node = &t->nodes[s->first + i];
-        const int level = t->schedule->autobatch == (s->as_dynet ? DYNET_DEPTH : DN_AUTOBATCH_DEPTH) ? s->depth[i] : 0;
-        signature *g = at < n ? &s->signatures[seen[at]] : NULL;
+        const int level = t->schedule->autobatch == (s->as_dynet ? DN_DYNET_DEPTH : DN_AUTOBATCH_DEPTH) ? s->depth[i] : 0;
+        dn_signature *g = at < n ? &s->signatures[seen[at]] : NULL;
         if (!g || g->depth != level || !alike(t, &t->nodes[g->node], node)) {
             const uint64_t h = hash(t, node, level);
             if (!h) continue;
@@ -254,51 +202,21 @@ static int find_signatures(plan *s) {
 }
 
 static int by_depth(const void *a, const void *b) {
-    const signature *x = *(signature *const *)a, *y = *(signature *const *)b;
+    const dn_signature *x = *(dn_signature *const *)a, *y = *(dn_signature *const *)b;
     return x->average != y->average ? (x->average < y->average ? -1 : 1) : (x->tie > y->tie) - (x->tie < y->tie);
 }
 
-/* DyNet has one signature for nodes of all sizes of these operations, so that their depths make one average. */
-static int of_all_sizes(const dn_tape *t, const dn_node *node) {
-    const dn_op *op = node->op;
-    if (op == dn_ops[DN_OP_cmult] || op == dn_ops[DN_OP_add] || op == dn_ops[DN_OP_sum] || op == dn_ops[DN_OP_dropout]) return 1;
-    return op->inputs == 1 && !node->n_ints && !node->n_reals && equal_sizes(&node->dim, &t->nodes[t->args[node->args]].dim);
-}
-static int one_in_dynet(const dn_tape *t, const dn_node *a, const dn_node *b) {
-    return a->op == b->op && a->n_args == b->n_args && (a->op != dn_ops[DN_OP_dropout] || t->reals[a->reals] == t->reals[b->reals]);
-}
-/* Its averages, and its order where they are equal: products last, of the others the latest first. */
-static void average_as_dynet(plan *s) {
-    const dn_tape *t = s->t;
-    for (int i = 0; i < s->n_signatures; i++) {
-        signature *g = &s->signatures[i];
-        const dn_node *node = &t->nodes[g->node];
-        int64_t depths = 0, count = 0;
-        int same = i; /* the first that is one with it */
-        for (int k = 0; of_all_sizes(t, node) && k < s->n_signatures; k++) {
-            const signature *other = &s->signatures[k];
-            if (!one_in_dynet(t, node, &t->nodes[other->node])) continue;
-            if (k < same) same = k;
-            depths += other->depths;
-            count += other->count;
-        }
-        if (count) g->average = (double)depths / (double)count;
-        const int product = node->op == dn_ops[DN_OP_matmul] || node->op == dn_ops[DN_OP_affine_transform];
-        g->tie = product ? (int64_t)s->n * s->n + i : (int64_t)(s->n - 1 - same) * s->n + i;
-    }
-}
-
 /* Those whose nodes lie least deep, on average, come first. */
-static int rank_signatures(plan *s) {
+static int rank_signatures(dn_agenda *s) {
     for (int i = 0; i < s->n_signatures; i++) {
-        signature *g = &s->signatures[i];
+        dn_signature *g = &s->signatures[i];
         g->average = (double)g->depths / g->count; /* to compare products, they might overflow */
         g->tie = i;
     }
-    if (s->as_dynet && s->t->schedule->autobatch != DYNET_DEPTH) average_as_dynet(s);
-    s->by_rank = take(s->t, (size_t)s->n_signatures, sizeof *s->by_rank);
-    s->next_ready = take(s->t, (size_t)s->n, sizeof *s->next_ready);
-    s->active = zeroed(s->t, (size_t)s->n_signatures / 64 + 1, sizeof *s->active);
+    if (s->as_dynet && s->t->schedule->autobatch != DN_DYNET_DEPTH) dn__dynet_averages(s);
+    s->by_rank = dn__plan_take(s->t, (size_t)s->n_signatures, sizeof *s->by_rank);
+    s->next_ready = dn__plan_take(s->t, (size_t)s->n, sizeof *s->next_ready);
+    s->active = dn__plan_zeroed(s->t, (size_t)s->n_signatures / 64 + 1, sizeof *s->active);
     if (!s->by_rank || !s->next_ready || !s->active) return DN_ERROR_MEMORY;
     for (int i = 0; i < s->n_signatures; i++) s->by_rank[i] = &s->signatures[i];
     qsort(s->by_rank, (size_t)s->n_signatures, sizeof *s->by_rank, by_depth);
@@ -306,87 +224,33 @@ static int rank_signatures(plan *s) {
     return 0;
 }
 
-static int is_later(const moment *a, const moment *b) {
-    if (a->phase != b->phase) return a->phase > b->phase;
-    if (a->step != b->step) return a->step > b->step;
-    if (a->weights != b->weights) return a->weights > b->weights;
-    return a->turn > b->turn;
-}
-
-/* When DyNet is done with the last input of node i; with i itself, if it is an output of a sequence. Its inputs are computed. */
-static moment moment_of(const plan *s, int i) {
-    const dn_tape *t = s->t;
-    const dn_node *node = &t->nodes[s->first + i];
-    moment last = {0};
-    for (int k = 0; k < node->n_args; k++) {
-        const int x = t->args[node->args + k] - s->first;
-        if (x >= 0 && is_later(&s->when[x], &last)) last = s->when[x];
-    }
-    const int at = node->op == dn_ops[DN_OP_part] ? t->args[node->args] - s->first : -1;
-    if (at < 0 || !(t->nodes[s->first + at].op->flags & DN_RAGGED)) return last;
-    const dn_node *owner = &t->nodes[s->first + at];
-    const int64_t block = (int64_t)owner->dim.size / owner->parts * owner->dim.batch;
-    const int n = t->ints[owner->ints], step = block ? (int)(t->ints[node->ints] / block) : 0, weights = t->args[owner->args];
-    int before = 0; /* steps of the sequence that this one goes on from */
-    for (int k = 0; k < owner->n_args; k++) {
-        const int x = t->args[owner->args + k] - s->first;
-        if (x >= 0 && s->when[x].weights == weights + 1 && s->when[x].step > before) before = s->when[x].step;
-    }
-    const int phase = s->sign[at] < 0 ? s->depth[at] : (int)s->signatures[s->sign[at]].average;
-    return (moment){phase + 1, before + (step < n ? step : n - 1) + 1, weights + 1, s->turns[at]};
-}
-
-/* Where in a list of ready nodes node i belongs, which mostly is its end: behind all that DyNet is done with before it. */
-static void insert_ready(plan *s, int *first, int *last, int i) {
-    if (!s->when || !is_later(&s->when[*last], &s->when[i])) {
-        s->next_ready[*last] = i;
-        *last = i;
-        return;
-    }
-    int *at = first;
-    while (!is_later(&s->when[*at], &s->when[i])) at = &s->next_ready[*at];
-    s->next_ready[i] = *at;
-    *at = i;
-}
-
-/* DyNet computes sequences step by step: where there are any, the moments of nodes are noted. */
-static int note_moments(plan *s) {
-    const dn_tape *t = s->t;
-    int sequences = 0;
-    for (int i = 0; !sequences && i < s->n; i++) sequences = t->nodes[s->first + i].op->flags & DN_RAGGED;
-    if (!sequences) return 0;
-    s->when = zeroed(s->t, (size_t)s->n, sizeof *s->when);
-    s->turns = zeroed(s->t, (size_t)s->n, sizeof *s->turns);
-    return s->when && s->turns ? 0 : DN_ERROR_MEMORY;
-}
-
-static void make_ready(plan *s, int i) {
+static void make_ready(dn_agenda *s, int i) {
     s->next_ready[i] = -1;
-    if (s->when) s->when[i] = moment_of(s, i);
+    if (s->when) s->when[i] = dn__dynet_moment(s, i);
     if (s->sign[i] < 0) {
         if (s->alone < 0) s->alone = s->last_alone = i;
-        else insert_ready(s, &s->alone, &s->last_alone, i);
+        else dn__dynet_insert(s, &s->alone, &s->last_alone, i);
         return;
     }
-    signature *g = &s->signatures[s->sign[i]];
+    dn_signature *g = &s->signatures[s->sign[i]];
     if (g->ready < 0) {
         const int word = g->rank / 64;
         g->ready = g->last_ready = i;
         s->active[word] |= (uint64_t)1 << g->rank % 64;
         if (word < s->lowest_active) s->lowest_active = word;
     } else {
-        insert_ready(s, &g->ready, &g->last_ready, i);
+        dn__dynet_insert(s, &g->ready, &g->last_ready, i);
     }
 }
 
-static void done(plan *s, int i) {
+static void done(dn_agenda *s, int i) {
     if (s->turns) s->turns[i] = ++s->turn;
     for (int u = s->user_at[i]; u < s->user_at[i + 1]; u++)
         if (--s->waits[s->users[u]] == 0) make_ready(s, s->users[u]);
 }
 
 /* The first signature by rank that has nodes ready, or NULL. */
-static signature *next_signature(plan *s) {
+static dn_signature *next_signature(dn_agenda *s) {
     const int words = s->n_signatures / 64 + 1;
     while (s->lowest_active < words && !s->active[s->lowest_active]) s->lowest_active++;
     if (s->lowest_active == words) return NULL;
@@ -394,7 +258,7 @@ static signature *next_signature(plan *s) {
 }
 
 /* Takes nodes that are ready off the front of a signature's list: a group, or one node by itself. */
-static int take_group(plan *s, signature *g) {
+static int take_group(dn_agenda *s, dn_signature *g) {
     dn_tape *t = s->t;
     const int first = t->schedule->n.members;
     int64_t numbers = 0;
@@ -424,32 +288,26 @@ static int take_group(plan *s, signature *g) {
 }
 
 /* Whether the nodes are better computed in the order in which they were made: too few, one after another, or batched already. */
-static int is_no_gain(const plan *s) {
+static int is_no_gain(const dn_agenda *s) {
     const int n = s->n - s->leaves;
     return n < FEW_NODES || n < LEAST_WIDTH * (s->deepest + 1) || s->batches > (int64_t)WIDE_BATCH * n;
 }
 
-static int draws_from_generator(const dn_tape *t, int first, int last) {
-    for (int i = first; t->room.draws.generator && i <= last; i++)
-        if (t->nodes[i].op->flags & DN_RANDOM) return 1;
-    return 0;
-}
-
 /* The order begins with what is there without being computed, and with what waits for nothing. */
-static void begin_order(plan *s) {
+static void begin_order(dn_agenda *s) {
     dn_tape *t = s->t;
     if (!t->schedule->n.order) { /* what came before was computed in the order of the nodes */
         for (int i = 0; i < s->first; i++) t->schedule->order[i] = i;
         t->schedule->n.order = t->schedule->n_done = s->first;
     }
     for (int i = 0; i < s->n; i++) {
-        if (s->sign[i] == LEAF) t->schedule->order[t->schedule->n.order++] = s->first + i;
+        if (s->sign[i] == DN_LEAF_NODE) t->schedule->order[t->schedule->n.order++] = s->first + i;
         else if (!s->waits[i]) make_ready(s, i);
     }
 }
 
 /* Appends about PLAN_WORK nodes; 1: there are more. */
-static int extend_order(plan *s) {
+static int extend_order(dn_agenda *s) {
     dn_tape *t = s->t;
     for (int64_t work = PLAN_WORK; work > 0;) {
         if (s->alone >= 0) {
@@ -461,7 +319,7 @@ static int extend_order(plan *s) {
             continue;
         }
         const int members = t->schedule->n.members;
-        signature *g = next_signature(s);
+        dn_signature *g = next_signature(s);
         if (!g) return 0;
         if (take_group(s, g)) return DN_ERROR_MEMORY;
         work -= 1 + t->schedule->n.members - members;
@@ -471,7 +329,7 @@ static int extend_order(plan *s) {
 
 /* The next part of appending the order of the nodes to t->schedule->order. 1: there are more; 0: that was the last; DN_IN_ORDER: they
  * shall be computed as they were made. Negative: an error, and half an order may be there. */
-static int append_part(plan *s) {
+static int append_part(dn_agenda *s) {
     dn_tape *t = s->t;
     const int choose = t->schedule->autobatch == DN_AUTOBATCH_AUTO && !s->as_dynet;
     switch (s->parts_done++) {
@@ -486,7 +344,7 @@ static int append_part(plan *s) {
         return 1;
     case 2: return find_signatures(s) ? dn__no_memory(t) : 1;
     case 3:
-        if (rank_signatures(s) || (s->as_dynet && note_moments(s))) return dn__no_memory(t);
+        if (rank_signatures(s) || (s->as_dynet && dn__dynet_note(s))) return dn__no_memory(t);
         begin_order(s);
         return 1;
     default: return extend_order(s);
@@ -494,9 +352,9 @@ static int append_part(plan *s) {
 }
 
 static int begin_plan(dn_tape *t, int first, int last) {
-    plan *s = dn__arena_take(&t->schedule->plan_memory, sizeof *s);
+    dn_agenda *s = dn__arena_take(&t->schedule->plan_memory, sizeof *s);
     if (!s) return dn__no_memory(t);
-    *s = (plan){.t = t, .first = first, .n = last - first + 1, .alone = -1, .as_dynet = draws_from_generator(t, first, last)};
+    *s = (dn_agenda){.t = t, .first = first, .n = last - first + 1, .alone = -1, .as_dynet = dn__dynet_draws(t, first, last)};
     t->schedule->as_dynet = s->as_dynet;
     t->schedule->begun = (dn_schedule_mark){.n = t->schedule->n, .values = dn__arena_mark(&t->schedule->values)};
     t->schedule->planning = s;

@@ -452,21 +452,6 @@ int dn_lookup_add(dn_param *p, int64_t n, const int *rows, const dn_real *block)
     return error;
 }
 
-int64_t dn_merge_rows(int64_t width, int64_t n_a, const int *rows_a, const dn_real *a, int64_t n_b, const int *rows_b, const dn_real *b,
-                      int *rows_out, dn_real *out) {
-    int64_t i = 0, j = 0, n = 0;
-    size_t bytes = (size_t)width * sizeof *out;
-    for (; i < n_a || j < n_b; n++, out += width) {
-        int from_a = i < n_a && (j == n_b || rows_a[i] <= rows_b[j]), from_b = j < n_b && (i == n_a || rows_b[j] <= rows_a[i]);
-        rows_out[n] = from_a ? rows_a[i] : rows_b[j];
-        if (from_a && from_b) dn__add((size_t)width, a + i * width, b + j * width, out);
-        else memcpy(out, from_a ? a + i * width : b + j * width, bytes);
-        i += from_a;
-        j += from_b;
-    }
-    return n;
-}
-
 static int move_gradients(dn_chunk *c, dn_real *memory) {
     if (!memory) {
         if (!c->private_grads) c->private_grads = dn__block_new((size_t)c->capacity * sizeof(dn_real));

@@ -70,7 +70,7 @@ typedef struct dn_schedule {
     dn_gather *gathers;
     dn_scheduled n, capacity;
     int as_dynet;                   /* the plan is made in the order in which DyNet computes, for the sake of the generator that it draws from */
-    struct dn_plan *planning;       /* autobatch.c: an order in the making, in plan_memory; NULL: none */
+    struct dn_agenda *planning;       /* autobatch.c: an order in the making, in plan_memory; NULL: none */
     dn_arena plan_memory;
     dn_schedule_mark begun;         /* where all stood when the order's last part, up to node `planned`, was made */
     struct { dn_schedule_mark *at; int n, capacity; } marks;

@@ -46,6 +46,10 @@ dn_real *dn__group_new_grads(dn_tape *, dn_group *);
 dn_real *dn__group_grads(dn_tape *, int group);
 int dn__way_wants(const dn_call *, int k);
 dn_grad dn__way_dx(dn_call *, int k);
+/* the same for a call that computes a group, and whether its input k is collected from the members */
+int dn__way_group_wants(const dn_call *, int k);
+dn_grad dn__way_group_dx(dn_call *, int k);
+int dn__group_collects(const dn_call *, int k);
 
 /* ---- ready.c: who watches is told */
 /* of parameter node i, whose last use has passed, so many numbers have their gradient; told if it is watched */
@@ -85,9 +89,6 @@ void dn__once_add(dn_tape *, int group, int i, dn_real *out);
 /* ---- apart.c: backward of groups */
 /* to be called when the gradients of all members are complete */
 void dn__group_backward(dn_tape *, int group);
-int dn__way_group_wants(const dn_call *, int k);
-dn_grad dn__way_group_dx(dn_call *, int k);
-int dn__group_collects(const dn_call *, int k);
 
 /* ---- backward.c: the pass */
 /* a backward from node i; negative: an error. And up to DN_WORK of it; 1: there is more to do */

@@ -2,7 +2,7 @@
 #ifndef DN_SEQUENCE_PLAN_H
 #define DN_SEQUENCE_PLAN_H
 
-#include "sequence.h"
+#include "network.h"
 
 typedef struct dn_sizes {
     int h, k, steps, batch, options, form;

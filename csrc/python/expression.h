@@ -37,10 +37,15 @@ extern _Thread_local int dn__current;
 PyObject *dn__new_node(PyTypeObject *cls, int64_t handle);
 /* A list of n expressions, whose handles follow one another. */
 PyObject *dn__nodes_from(PyTypeObject *cls, int64_t first, Py_ssize_t n);
-
-/* makers.c */
+/* Of the type dn__node_type. */
+PyObject *dn__node_new(PyTypeObject *cls, PyObject *args, PyObject *named);
+void dn__node_dealloc(PyObject *);
+extern PyGetSetDef dn__node_attributes[];
+extern PyMethodDef dn__base_functions[];
 /* What m->otherwise gives for these arguments. */
 PyObject *dn__other_way(const Maker *m, int64_t code, Py_ssize_t n, PyObject *const *args);
+
+/* makers.c */
 /* call(), quick_node() and all_whole() of the module. */
 PyObject *dn__call(PyObject *module, PyObject *args);
 PyObject *dn__kinds(void); /* the names of what call() makes */

@@ -7,20 +7,6 @@
 
 PyTypeObject *dn__maker_type;
 
-PyObject *dn__other_way(const Maker *m, int64_t code, Py_ssize_t n, PyObject *const *args) {
-    PyObject *all = PyTuple_New(n + 1), *number = all ? PyLong_FromLongLong(code) : NULL, *result = NULL;
-    if (number) {
-        PyTuple_SetItem(all, 0, number);
-        for (Py_ssize_t i = 0; i < n; i++) {
-            Py_INCREF(args[i]);
-            PyTuple_SetItem(all, i + 1, args[i]);
-        }
-        result = PyObject_Call(m->otherwise, all, NULL);
-    }
-    Py_XDECREF(all);
-    return result;
-}
-
 double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n) {
     if (!PyList_CheckExact(from) && !PyTuple_CheckExact(from)) return NULL;
     *n = length(from);
