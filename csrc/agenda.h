@@ -1,6 +1,5 @@
 /* An order in the making: what autobatch.c plans with, and as_dynet.c where the order is to be DyNet's. */
-#ifndef DN_AGENDA_H
-#define DN_AGENDA_H
+#pragma once
 
 #include <string.h>
 
@@ -71,5 +70,3 @@ int dn__dynet_note(dn_agenda *);
 dn_moment dn__dynet_moment(const dn_agenda *, int i);
 /* Puts node i where it belongs in a list of ready nodes, which mostly is its end: behind all that DyNet is done with before it. */
 void dn__dynet_insert(dn_agenda *, int *first, int *last, int i);
-
-#endif

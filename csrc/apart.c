@@ -1,5 +1,4 @@
 /* Backward of groups: gradients of inputs that were collected go back to where those came from. */
-#include "compute.h"
 #include "group.h"
 #include "kernels/kernels.h"
 #include "once.h"

@@ -1,7 +1,6 @@
 /* Bump allocators that live as long as their owner: memory is taken by chunk, kept between graphs and reused from the bottom, so
  * that the working set stays in the cache. Nothing in them is freed one by one. */
-#ifndef DN_ARENA_H
-#define DN_ARENA_H
+#pragma once
 
 #include <stddef.h>
 
@@ -26,5 +25,3 @@ void dn__arena_free(dn_arena *);
 void *dn__block_new(size_t bytes);
 void *dn__block_raw(size_t bytes);
 void dn__block_free(void *);
-
-#endif

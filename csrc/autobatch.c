@@ -5,7 +5,6 @@
 #include <time.h>
 
 #include "agenda.h"
-#include "compute.h"
 #include "group.h"
 
 enum {

@@ -1,7 +1,6 @@
 /* On-the-fly batching: nodes of like signature that wait for nothing but what is computed are computed as one group (group.h). The schedule is
  * made in time linear in nodes and edges, without a string and without an allocation per node; it knows no op by name. */
-#ifndef DN_AUTOBATCH_H
-#define DN_AUTOBATCH_H
+#pragma once
 
 #include "schedule.h"
 
@@ -12,5 +11,3 @@ int dn__autobatch_forward(dn_tape *, int last);
 /* Node i was computed by itself, after all that is in schedule->order, which has capacity for it. */
 void dn__append_to_order(dn_tape *, int i);
 double dn__seconds(void);
-
-#endif

@@ -3,8 +3,6 @@
  * every use of it has passed by then. */
 #include <stdlib.h>
 
-#include "compute.h"
-#include "roots.h"
 #include "sweep.h"
 #include "work.h"
 

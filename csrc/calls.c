@@ -1,30 +1,10 @@
 /* The calls that make nodes: dims are inferred, errors phrased, the node appended, and computed where values are wanted at once. They keep
  * Python's lock; a tape that another thread computes with is busy. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "calls.h"
-#include "forward.h"
 #include "make.h"
-#include "roots.h"
 #include "schedule.h"
-
-int64_t dn__finish(dn_tape *t, int i) {
-    if (i < 0) return i;
-    if (t->schedule->immediate) {
-        int error;
-        while ((error = dn__forward(t, i)) > 0) {}
-        if (error) return error;
-        const dn_node *node = &t->nodes[i];
-        size_t total = dn__elements(&node->dim);
-        for (size_t j = 0; t->schedule->check_finite && j < total; j++)
-            if (!isfinite(node->value[j]))
-                return dn__tape_fail(t, DN_ERROR_NONFINITE, "%s: NaN or Inf detected at element %zu of %s.", node->op->name, j,
-                                     DIMS(&node->dim));
-    }
-    return dn__handle(t, i);
-}
 
 static const dn_op *checked_op(dn_tape *t, int op, int n) {
     if (op < 0 || op >= DN_OP_COUNT || dn_ops[op]->flags & DN_LEAF || dn_ops[op]->flags & DN_TRACED) {
@@ -36,12 +16,6 @@ static const dn_op *checked_op(dn_tape *t, int op, int n) {
         return NULL;
     }
     return dn_ops[op];
-}
-
-/* The end of each node-making call: like all calls it has entered the tape, because another thread may compute on it without Python's lock. */
-static int64_t left(dn_tape *t, int64_t result) {
-    dn__tape_leave(t);
-    return result;
 }
 
 /* The graph of the first input that is a node; parameters go along. */
@@ -58,11 +32,11 @@ static int64_t make_small(int op, int n, const int64_t *handles, int n_ints, con
     if (!t) return DN_ERROR_NO_GRAPH;
     DN_ENTER(t);
     const dn_op *o = checked_op(t, op, n);
-    if (!o) return left(t, DN_ERROR_VALUE);
+    if (!o) return DN_ERROR_VALUE;
     int inputs[2];
     for (int i = 0; i < n; i++)
-        if ((inputs[i] = dn__find(t, handles[i])) < 0) return left(t, inputs[i]);
-    return left(t, dn__finish(t, dn__make(t, o, n, inputs, n_ints, ints, n_reals, reals, NULL)));
+        if ((inputs[i] = dn__find(t, handles[i])) < 0) return inputs[i];
+    return dn__finish(t, dn__make(t, o, n, inputs, n_ints, ints, n_reals, reals, NULL));
 }
 
 int64_t dn_node1(int op, int64_t a) { return make_small(op, 1, &a, 0, NULL, 0, NULL); }
@@ -88,9 +62,9 @@ static int64_t make_many(int op, int n, const int64_t *handles, int n_ints, cons
     if (!t) return DN_ERROR_NO_GRAPH;
     DN_ENTER(t);
     const dn_op *o = checked_op(t, op, n);
-    if (!o) return left(t, DN_ERROR_VALUE);
+    if (!o) return DN_ERROR_VALUE;
     int small[16], *inputs = n <= 16 ? small : malloc((size_t)n * sizeof *inputs);
-    if (!inputs) return left(t, dn__no_memory(t));
+    if (!inputs) return dn__no_memory(t);
     int i = 0;
     for (; i < n; i++)
         if ((inputs[i] = dn__find(t, handles[i])) < 0) break;
@@ -98,9 +72,9 @@ static int64_t make_many(int op, int n, const int64_t *handles, int n_ints, cons
     if (inputs != small) free(inputs);
     const int owner = (int)result;
     result = dn__finish(t, owner);
-    if (result < 0 || !parts) return left(t, result);
+    if (result < 0 || !parts) return result;
     const int first = make_parts(t, owner, 0, parts, t->nodes[owner].dim.size / t->nodes[owner].parts);
-    return left(t, first < 0 ? first : dn__handle(t, first));
+    return first < 0 ? first : dn__handle(t, first);
 }
 
 int64_t dn_node_many(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals) {
@@ -126,8 +100,8 @@ int64_t dn_leaf(int graph, int op, int n_ints, const int *ints, int n_reals, con
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);
     if (op < 0 || op >= DN_OP_COUNT || dn_ops[op]->inputs)
-        return left(t, dn__tape_fail(t, DN_ERROR_VALUE, "operation number %d takes inputs", op));
-    return left(t, dn__finish(t, dn__make(t, dn_ops[op], 0, NULL, n_ints, ints, n_reals, reals, NULL)));
+        return dn__tape_fail(t, DN_ERROR_VALUE, "operation number %d takes inputs", op);
+    return dn__finish(t, dn__make(t, dn_ops[op], 0, NULL, n_ints, ints, n_reals, reals, NULL));
 }
 
 int64_t dn_parts(int64_t owner, int first, int n, int size) {
@@ -135,10 +109,10 @@ int64_t dn_parts(int64_t owner, int first, int n, int size) {
     if (!t) return DN_ERROR_NO_GRAPH;
     DN_ENTER(t);
     int i = dn__find(t, owner);
-    if (i < 0) return left(t, i);
-    if (n < 1) return left(t, dn__tape_fail(t, DN_ERROR_VALUE, "part: takes at least one part; got %d.", n));
+    if (i < 0) return i;
+    if (n < 1) return dn__tape_fail(t, DN_ERROR_VALUE, "part: takes at least one part; got %d.", n);
     const int begin = make_parts(t, i, first, n, size);
-    return left(t, begin < 0 ? begin : dn__handle(t, begin));
+    return begin < 0 ? begin : dn__handle(t, begin);
 }
 
 static void copy_numbers(int64_t n, const double *from, dn_real *to) {
@@ -170,7 +144,7 @@ static int64_t input(dn_tape *t, int n_dims, const int *dims, int batch, const d
 int64_t dn_input(int graph, int n_dims, const int *dims, int batch, const dn_real *data) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);
-    return left(t, input(t, n_dims, dims, batch, data, NULL));
+    return input(t, n_dims, dims, batch, data, NULL);
 }
 
 int64_t dn_input_vector(int graph, int n, const dn_real *data) { return dn_input(graph, 1, &n, 1, data); }
@@ -185,62 +159,32 @@ int64_t dn_input_scalar(int graph, double value) {
 int64_t dn_input_numbers(int graph, int n_dims, const int *dims, int batch, const double *data) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);
-    return left(t, input(t, n_dims, dims, batch, NULL, data));
+    return input(t, n_dims, dims, batch, NULL, data);
 }
 
-/* An input whose n numbers are to be written; values are forgotten. NULL: *error. */
-static dn_real *to_set(dn_tape *t, int64_t a, int64_t n, int *error) {
-    int i = dn__find(t, a);
-    if (i < 0) {
-        *error = i;
-        return NULL;
-    }
-    dn_node *node = &t->nodes[i];
-    if (node->op != dn_ops[DN_OP_input]) {
-        *error = dn__tape_fail(t, DN_ERROR_STATE, "set: only inputs can be set; this is a node of %s.", node->op->name);
-        return NULL;
-    }
-    if (n != (int64_t)dn__elements(&node->dim)) {
-        *error = dn__tape_fail(t, DN_ERROR_VALUE, "set: the number of values must equal the size of the input; got %lld values for %s.",
-                               (long long)n, DIMS(&node->dim));
-        return NULL;
-    }
+/* New contents of an input, from one of the two; values are forgotten. */
+static int set_input(int64_t a, int64_t n, const dn_real *data, const double *numbers) {
+    DN_ENTER_NODE(a);
+    const dn_node *node = &t->nodes[i];
+    if (node->op != dn_ops[DN_OP_input])
+        return dn__tape_fail(t, DN_ERROR_STATE, "set: only inputs can be set; this is a node of %s.", node->op->name);
+    if (n != (int64_t)dn__elements(&node->dim))
+        return dn__tape_fail(t, DN_ERROR_VALUE, "set: the number of values must equal the size of the input; got %lld values for %s.",
+                             (long long)n, DIMS(&node->dim));
     dn__forget_values(t);
-    *error = 0;
-    return (dn_real *)node->own;
+    if (numbers) copy_numbers(n, numbers, (dn_real *)node->own);
+    else if (n) memcpy((dn_real *)node->own, data, (size_t)n * sizeof *data);
+    return 0;
 }
 
-int dn_input_set(int64_t a, int64_t n, const dn_real *data) {
-    dn_tape *t = dn__handle_tape(a);
-    if (!t) return DN_ERROR_NO_GRAPH;
-    DN_ENTER(t);
-    int error;
-    dn_real *out = to_set(t, a, n, &error);
-    if (out && n) memcpy(out, data, (size_t)n * sizeof *data);
-    return (int)left(t, error);
-}
-
-int dn_input_set_numbers(int64_t a, int64_t n, const double *data) {
-    dn_tape *t = dn__handle_tape(a);
-    if (!t) return DN_ERROR_NO_GRAPH;
-    DN_ENTER(t);
-    int error;
-    dn_real *out = to_set(t, a, n, &error);
-    if (out) copy_numbers(n, data, out);
-    return (int)left(t, error);
-}
-
-static int ints_set(dn_tape *t, int64_t a, int n, const int *ints) {
-    const int i = dn__find(t, a), error = i < 0 ? i : dn__change_ints(t, &t->nodes[i], n, ints);
-    if (error >= 0) dn__forget_values(t);
-    return error < 0 ? error : 0;
-}
+int dn_input_set(int64_t a, int64_t n, const dn_real *data) { return set_input(a, n, data, NULL); }
+int dn_input_set_numbers(int64_t a, int64_t n, const double *data) { return set_input(a, n, NULL, data); }
 
 int dn_ints_set(int64_t a, int n, const int *ints) {
-    dn_tape *t = dn__handle_tape(a);
-    if (!t) return DN_ERROR_NO_GRAPH;
-    DN_ENTER(t);
-    return (int)left(t, ints_set(t, a, n, ints));
+    DN_ENTER_NODE(a);
+    const int error = dn__change_ints(t, &t->nodes[i], n, ints);
+    if (!error) dn__forget_values(t);
+    return error;
 }
 
 /* ---- rows of tables ------------------------------------------------------------------------------------------------- */
@@ -249,9 +193,9 @@ static int64_t make_lookup(dn_tape *t, int op, int64_t table, int n, const int *
     int constant;
     dn_param *p = dn__handle_param(table, &constant);
     DN_ENTER(t);
-    if (!p || !p->rows) return left(t, dn__tape_fail(t, DN_ERROR_VALUE, "lookup: the first argument must be a LookupParameters object"));
-    if (dn__retain_root(t, p->root)) return left(t, DN_ERROR_MEMORY);
-    return left(t, dn__finish(t, dn__make(t, dn_ops[op], 0, NULL, n, rows, 0, NULL, &(dn_origin){p, constant, NULL})));
+    if (!p || !p->rows) return dn__tape_fail(t, DN_ERROR_VALUE, "lookup: the first argument must be a LookupParameters object");
+    if (dn__retain_root(t, p->root)) return DN_ERROR_MEMORY;
+    return dn__finish(t, dn__make(t, dn_ops[op], 0, NULL, n, rows, 0, NULL, &(dn_origin){p, constant, NULL}));
 }
 int64_t dn_lookup(int graph, int64_t table, int row) { return make_lookup(dn__graph_tape(graph), DN_OP_lookup, table, 1, &row); }
 int64_t dn_lookup_batch(int graph, int64_t table, int n, const int *rows) {

@@ -2,10 +2,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "calls.h"
 #include "make.h"
 #include "program.h"
-#include "roots.h"
+#include "schedule.h"
 
 enum { NOT_NEEDED = INT32_MAX, MOST_CAPTURED = 1000 };
 struct dn_cell { dn_program *programs; };
@@ -46,7 +45,7 @@ void dn_cell_free(dn_cell *cell) {
 
 int dn_trace_begin(int graph, int outer) {
     dn_tape *t = dn__graph_tape(graph), *around = dn__graph_tape(outer);
-    DN_ENTER(around); /* calls on the graph around it are errors until dn_trace_end */
+    if (dn__tape_enter(around)) return DN_ERROR_BUSY; /* calls on the graph around it are errors until dn_trace_end */
     t->tracing = 1;
     return 0;
 }
@@ -262,7 +261,6 @@ int dn_cell_add(dn_cell *cell, int graph, int n_given, const int64_t *given, int
         p->references = 1;
         release(p);
     }
-    dn__tape_leave(t);
     return error;
 }
 
@@ -354,7 +352,6 @@ int64_t dn_cell_many(int64_t cell, int n, const int64_t *handles) {
     int small[MOST_CAPTURED + 16], *inputs = n <= 16 ? small : malloc((size_t)(MOST_CAPTURED + n) * sizeof *inputs);
     const int64_t result = inputs ? call(t, (const dn_cell *)(intptr_t)cell, n, handles, inputs) : dn__no_memory(t);
     if (inputs != small) free(inputs);
-    dn__tape_leave(t);
     return result;
 }
 

@@ -1,4 +1,4 @@
-#include "compute.h"
+#include "schedule.h"
 
 #include <string.h>
 

@@ -1,6 +1,5 @@
 /* The number type of a build, and how its vector loops are compiled. */
-#ifndef DN_REAL_H
-#define DN_REAL_H
+#pragma once
 
 #include <float.h>
 
@@ -29,6 +28,4 @@ typedef float dn_real;
 #define DN_NOT_INLINE
 #else
 #define DN_NOT_INLINE __attribute__((noinline))
-#endif
-
 #endif

@@ -57,14 +57,9 @@ static int find(dn_tape *t, int last, int gradients, int nan_only, int *node, in
 }
 
 int dn_find_nonfinite(int64_t a, int gradients, int nan_only, int *node, int64_t *element) {
-    dn_tape *t = dn__handle_tape(a);
-    if (!t) return DN_ERROR_NO_GRAPH;
-    DN_ENTER(t);
-    int i = dn__find(t, a), result = i;
-    if (i >= 0 && gradients && t->backward->swept_root < i) result = 0;
-    else if (i >= t->schedule->evaluated || (i >= 0 && t->schedule->any_failed && t->nodes[i].failed))
-        result = dn__tape_fail(t, DN_ERROR_STATE, "the value of this expression was not computed");
-    else if (i >= 0) result = find(t, i, gradients, nan_only, node, element);
-    dn__tape_leave(t);
-    return result;
+    DN_ENTER_NODE(a);
+    if (gradients && t->backward->swept_root < i) return 0;
+    if (i >= t->schedule->evaluated || (t->schedule->any_failed && t->nodes[i].failed))
+        return dn__tape_fail(t, DN_ERROR_STATE, "the value of this expression was not computed");
+    return find(t, i, gradients, nan_only, node, element);
 }

@@ -1,10 +1,10 @@
 /* Computing values: nodes in the order they were made, or as autobatch.c says; what is computed is kept. */
-#include "forward.h"
+#include "schedule.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "autobatch.h"
-#include "compute.h"
 #include "join.h"
 
 /* A revert to this mark keeps values of nodes below i alone. In an order other than that of the nodes it cannot tell which those are: none. */
@@ -120,4 +120,20 @@ int dn__forward(dn_tape *t, int last) {
     dn__forget_values(t);
     return dn__tape_fail(t, DN_ERROR_STATE, "forward: another thread has changed parameters while values were computed from them. Compute them "
                          "again. Threads that update and threads that compute must take turns: use a lock, or a copy of the model.");
+}
+
+int64_t dn__finish(dn_tape *t, int i) {
+    if (i < 0) return i;
+    if (t->schedule->immediate) {
+        int error;
+        while ((error = dn__forward(t, i)) > 0) {}
+        if (error) return error;
+        const dn_node *node = &t->nodes[i];
+        size_t total = dn__elements(&node->dim);
+        for (size_t j = 0; t->schedule->check_finite && j < total; j++)
+            if (!isfinite(node->value[j]))
+                return dn__tape_fail(t, DN_ERROR_NONFINITE, "%s: NaN or Inf detected at element %zu of %s.", node->op->name, j,
+                                     DIMS(&node->dim));
+    }
+    return dn__handle(t, i);
 }

@@ -1,7 +1,6 @@
 /* Gradients are asked for: backward from a node, and what it has left. */
 #include <string.h>
 
-#include "forward.h"
 #include "kernels/kernels.h"
 #include "make.h"
 #include "sweep.h"
@@ -30,37 +29,27 @@ static int add_late(dn_tape *t, int i, dn_real *out) {
 
 void dn_backward_abandon(int graph) {
     dn_tape *t = dn__graph_tape(graph);
-    if (dn__tape_enter(t)) return;
+    DN_ENTER_OR(t, );
     if (t->backward->sweep >= 0) dn__stop_backward(t);
-    dn__tape_leave(t);
 }
 
 int dn_backward_begin(int64_t a, int full) {
-    dn_tape *t = dn__handle_tape(a);
-    if (!t) return DN_ERROR_NO_GRAPH;
-    DN_ENTER(t);
-    int i = dn__find(t, a), error = i < 0 ? i : dn__backward_begin(t, i, full);
-    dn__tape_leave(t);
-    return error;
+    DN_ENTER_NODE(a);
+    return dn__backward_begin(t, i, full);
 }
 
 int dn_backward_step(int graph) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);
-    int result = dn__backward_step(t);
-    dn__tape_leave(t);
-    return result;
+    return dn__backward_step(t);
 }
 
 int dn_backward(int64_t a) {
-    dn_tape *t = dn__handle_tape(a);
-    if (!t) return DN_ERROR_NO_GRAPH;
-    DN_ENTER(t);
-    int i = dn__find(t, a), result = i < 0 ? i : dn__forward(t, i);
-    if (result > 0) result = 2;
-    else if (!result && !(result = dn__backward_begin(t, i, 0))) result = dn__backward_step(t);
-    dn__tape_leave(t);
-    return result;
+    DN_ENTER_NODE(a);
+    int result = dn__forward(t, i);
+    if (result) return result > 0 ? 2 : result;
+    result = dn__backward_begin(t, i, 0);
+    return result ? result : dn__backward_step(t);
 }
 
 int dn_quick_backward(int64_t a) {
@@ -73,48 +62,46 @@ int dn_quick_backward(int64_t a) {
     return dn_backward(a);
 }
 
-int dn_gradient(int64_t a, dn_real *out) {
-    dn_tape *t = dn__handle_tape(a);
-    if (!t) return DN_ERROR_NO_GRAPH;
-    DN_ENTER(t);
-    int i = dn__find(t, a), error = 0;
-    if (i < 0) {
-        error = i;
-    } else if (i > t->backward->swept_root) {
-        error = dn__tape_fail(t, DN_ERROR_STATE, "Requested gradient for node %d, but %s", i,
-                              t->backward->swept_root < 0 ? "backward() has not been called on this graph since its values were computed."
-                                                : "it was made after the loss that backward() was called on.");
-    } else {
-        const dn_node *node = &t->nodes[i];
-        const dn_real *grad = dn__arrived(t, i);
-        pthread_mutex_t *lock = node->in_chunk ? &node->param->root->lock : NULL;
-        if (lock) { /* the chunk's gradients may have been moved since */
-            pthread_mutex_lock(lock);
-            if (node->written != dn__param_written(node->param))
-                error = dn__tape_fail(t, DN_ERROR_STATE, "gradient: the parameter's gradient was added to, scaled, clipped or replaced since "
-                                      "backward(). Ask before that, or for grad_as_array(), which is the parameter's own.");
-            grad = node->param->root->chunks[node->param->chunk].grads + node->param->offset;
-        }
-        size_t n = dn__elements(&node->dim);
-        if (grad && n) memcpy(out, grad, n * sizeof *out);
-        else dn__fill(n, 0, out);
-        if (!error && t->backward->late && node->param) error = add_late(t, i, out);
-        if (lock) pthread_mutex_unlock(lock);
+static int copy_gradient(dn_tape *t, int i, dn_real *out) {
+    const int root = t->backward->swept_root;
+    if (i > root)
+        return dn__tape_fail(t, DN_ERROR_STATE, "Requested gradient for node %d, but %s", i,
+                             root < 0 ? "backward() has not been called on this graph since its values were computed."
+                                      : "it was made after the loss that backward() was called on.");
+    const dn_node *node = &t->nodes[i];
+    const dn_real *grad = dn__arrived(t, i);
+    const size_t n = dn__elements(&node->dim);
+    pthread_mutex_t *lock = node->in_chunk ? &node->param->root->lock : NULL;
+    int error = 0;
+    if (lock) { /* the chunk's gradients may have been moved since */
+        pthread_mutex_lock(lock);
+        if (node->written != dn__param_written(node->param))
+            error = dn__tape_fail(t, DN_ERROR_STATE, "gradient: the parameter's gradient was added to, scaled, clipped or replaced since "
+                                  "backward(). Ask before that, or for grad_as_array(), which is the parameter's own.");
+        grad = node->param->root->chunks[node->param->chunk].grads + node->param->offset;
     }
-    dn__tape_leave(t);
+    if (grad && n) memcpy(out, grad, n * sizeof *out);
+    else dn__fill(n, 0, out);
+    if (!error && t->backward->late && node->param) error = add_late(t, i, out);
+    if (lock) pthread_mutex_unlock(lock);
     return error;
+}
+
+int dn_gradient(int64_t a, dn_real *out) {
+    DN_ENTER_NODE(a);
+    return copy_gradient(t, i, out);
 }
 
 int dn_quick_gradient(int64_t a, dn_dim *dim, int room, double *out) {
     dn_real few[DN_QUICK_ROOM];
     dn_tape *t = dn__handle_tape(a);
-    if (!t || dn__tape_enter(t)) return DN_LONG_WAY;
-    const int i = dn__find(t, a), quick = i >= 0 && !t->nodes[i].param; /* a parameter's gradient is behind a lock */
-    if (quick) *dim = t->nodes[i].dim;
-    dn__tape_leave(t);
-    if (!quick) return DN_LONG_WAY;
+    if (!t) return DN_LONG_WAY;
+    DN_ENTER_OR(t, DN_LONG_WAY);
+    const int i = dn__find(t, a);
+    if (i < 0 || t->nodes[i].param) return DN_LONG_WAY; /* a parameter's gradient is behind a lock */
+    *dim = t->nodes[i].dim;
     const int64_t n = (int64_t)dim->size * dim->batch;
-    if (n < 1 || n > room || n > DN_QUICK_ROOM || dn_gradient(a, few)) return DN_LONG_WAY;
+    if (n < 1 || n > room || n > DN_QUICK_ROOM || copy_gradient(t, i, few)) return DN_LONG_WAY;
     for (int64_t k = 0; k < n; k++) out[k] = (double)few[k];
     return 0;
 }

@@ -5,8 +5,32 @@
 #include "make.h"
 #include "schedule.h"
 #include "sweep.h"
-#include "ways.h"
 #include "work.h"
+
+/* ---- what the schedule and the backward pass give to the tape below them ------------------------------------------ */
+
+static uint32_t ordinal(const dn_call *c, int member) {
+    (void)member;
+    return c->node->ordinal;
+}
+
+static uint32_t group_ordinal(const dn_call *c, int member) {
+    const dn_schedule *s = c->tape->schedule;
+    return c->tape->nodes[s->members[s->groups[c->group].first + member]].ordinal;
+}
+
+static int wants_each(const dn_call *c) { return c->tape->backward->full; }
+
+static void let_go(dn_call *c, int begin) {
+    if (begin) dn__unlock_roots(c->tape);
+    else dn__lock_roots(c->tape);
+}
+
+static const dn_way NODE = {dn__way_wants,      dn__way_dx,           dn__way_weight_gradient, dn__way_input_done, ordinal,
+                            dn__way_table_rows, dn__way_rows_gradient, wants_each,             let_go};
+static const dn_way GROUP = {dn__way_group_wants, dn__way_group_dx,     dn__way_weight_gradient, dn__way_input_done, group_ordinal,
+                             dn__way_table_rows,  dn__way_rows_gradient, wants_each,             let_go};
+static const dn_upper UPPER = {&NODE, &GROUP, dn__stop_backward};
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
@@ -18,7 +42,7 @@ static dn_tape *new_tape(void) {
     if (!g) return NULL;
     g->tape.schedule = &g->schedule;
     g->tape.backward = &g->backward;
-    g->tape.upper = &dn__upper;
+    g->tape.upper = &UPPER;
     g->tape.parameters.epoch = 1;
     g->backward.swept_root = g->backward.sweep = -1;
     return &g->tape;
@@ -66,7 +90,8 @@ int dn_graph_new(void) {
 
 void dn_graph_free(int graph) {
     dn_tape *t = dn__graph_tape(graph);
-    if (!t || dn__tape_enter(t)) return; /* still computed with by another thread: the slot stays taken */
+    if (!t) return;
+    DN_ENTER_OR(t, ); /* still computed with by another thread: the slot stays taken */
     start(t, 0, 0, 0);
     dn__schedule_free(t);
     dn__backward_free(t);
@@ -82,7 +107,6 @@ void dn_graph_free(int graph) {
     t->capacity = (dn_extent){0};
     t->marks.capacity = t->kept.capacity = t->parameters.capacity = 0;
     dn__give_slot_back(t);
-    dn__tape_leave(t);
 }
 
 int dn_renew(int graph) {
@@ -90,7 +114,6 @@ int dn_renew(int graph) {
     if (t->holds || t->tracing) return DN_ERROR_STATE;
     DN_ENTER(t);
     start(t, 0, 0, t->schedule->usual_autobatch);
-    dn__tape_leave(t);
     return 0;
 }
 
@@ -99,7 +122,6 @@ int dn_graph_renew(int graph, int immediate, int check_finite, int autobatch) {
     if (t->tracing) return dn__no_values(t);
     DN_ENTER(t);
     start(t, immediate, check_finite, autobatch);
-    dn__tape_leave(t);
     return 0;
 }
 
@@ -110,7 +132,6 @@ int dn_graph_checkpoint(int graph) {
     if (!error) error = dn__schedule_mark(t);
     if (!error) t->marks.at[t->marks.n++] = (dn_mark){t->n, dn__arena_mark(&t->data)};
     else dn__no_memory(t);
-    dn__tape_leave(t);
     return error;
 }
 
@@ -127,7 +148,6 @@ int dn_graph_revert(int graph) {
         dn__schedule_revert(t);
         next_epoch(t);
     }
-    dn__tape_leave(t);
     return 0;
 }
 
@@ -135,7 +155,6 @@ int dn_graph_invalidate(int graph) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);
     dn__forget_values(t);
-    dn__tape_leave(t);
     return 0;
 }
 
@@ -200,75 +219,42 @@ int64_t dn_graph_node(int graph, int index) {
 int64_t dn_resolve(int graph, int64_t a) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);
-    int i = dn__find(t, a);
-    int64_t handle = i < 0 ? i : dn__handle(t, i);
-    dn__tape_leave(t);
-    return handle;
-}
-
-/* The tape of a node's handle, entered; *i is its index. */
-static int enter_node(int64_t a, dn_tape **t, int *i) {
-    *t = dn__handle_tape(a);
-    if (!*t) return DN_ERROR_NO_GRAPH;
-    DN_ENTER(*t);
-    *i = dn__find(*t, a);
-    if (*i < 0) dn__tape_leave(*t);
-    return *i < 0 ? *i : 0;
+    const int i = dn__find(t, a);
+    return i < 0 ? i : dn__handle(t, i);
 }
 
 int dn_node_index(int64_t a) {
-    dn_tape *t;
-    int i, error = enter_node(a, &t, &i);
-    if (error) return error;
-    dn__tape_leave(t);
+    DN_ENTER_NODE(a);
     return i;
 }
 
 int dn_node_dim(int64_t a, dn_dim *out) {
-    dn_tape *t;
-    int i, error = enter_node(a, &t, &i);
-    if (error) return error;
+    DN_ENTER_NODE(a);
     *out = t->nodes[i].dim;
-    dn__tape_leave(t);
     return 0;
 }
 
 int dn_node_op(int64_t a) {
-    dn_tape *t;
-    int i, op = 0, error = enter_node(a, &t, &i);
-    if (error) return error;
+    DN_ENTER_NODE(a);
+    int op = 0;
     while (dn_ops[op] != t->nodes[i].op) op++;
-    dn__tape_leave(t);
     return op;
 }
 
 int64_t dn_node_input(int64_t a, int n) {
-    dn_tape *t;
-    int i, error = enter_node(a, &t, &i);
-    if (error) return error;
-    const dn_node *node = &t->nodes[i];
-    int64_t handle = n >= 0 && n < node->n_args ? dn__handle(t, t->args[node->args + n]) : DN_ERROR_VALUE;
-    dn__tape_leave(t);
-    return handle;
+    DN_ENTER_NODE(a);
+    return n >= 0 && n < t->nodes[i].n_args ? dn__handle(t, dn__input(t, i, n)) : DN_ERROR_VALUE;
 }
 
 int dn_node_ints(int64_t a, int n, int *out) {
-    dn_tape *t;
-    int i, error = enter_node(a, &t, &i);
-    if (error) return error;
+    DN_ENTER_NODE(a);
     const dn_node *node = &t->nodes[i];
-    int count = node->n_ints;
+    const int count = node->n_ints;
     if (count) memcpy(out, t->ints + node->ints, (size_t)(count < n ? count : n) * sizeof *out);
-    dn__tape_leave(t);
     return count;
 }
 
 int64_t dn_node_param(int64_t a) {
-    dn_tape *t;
-    int i, error = enter_node(a, &t, &i);
-    if (error) return error;
-    const dn_node *node = &t->nodes[i];
-    int64_t handle = node->param ? dn_param_handle(node->param, 0) : 0;
-    dn__tape_leave(t);
-    return handle;
+    DN_ENTER_NODE(a);
+    return t->nodes[i].param ? dn_param_handle(t->nodes[i].param, 0) : 0;
 }

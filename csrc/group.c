@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-#include "compute.h"
 #include "once.h"
 
 int dn__group_new(dn_tape *t) {

@@ -6,8 +6,7 @@
  * input is *collected*: the members' ones side by side. Where they lie so in the memory of one group or owner, their gradients do, too, and
  * both are used in place. Otherwise they are copied: a *gather*, which later groups with the same inputs use again. Its gradient is brought
  * home once, after the backward of the group that made it: that is the first user in forward, so the last in backward. */
-#ifndef DN_GROUP_H
-#define DN_GROUP_H
+#pragma once
 
 #include "schedule.h"
 
@@ -39,5 +38,3 @@ int dn__group_prepare(dn_tape *, int group, dn_call *, dn_dim *y);
 const dn_real *dn__block_of(const dn_tape *, const dn_node *, size_t *n);
 /* Where a `part` node's value (or, in the gradient's memory, gradient) lies: `offset` numbers into its owner, as if that were no member. */
 dn_real *dn__part_address(const dn_tape *, const dn_node *owner, int offset, int gradient);
-
-#endif

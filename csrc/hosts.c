@@ -12,9 +12,8 @@ void dn_param_take(dn_param *p, double factor, int64_t from, int64_t to, dn_real
 
 void dn_param_put(dn_param *p, double factor, const dn_real *in) {
     dn_real beta;
-    pthread_mutex_lock(&p->root->lock);
+    DN_HOLD(p->root);
     dn__axpy((size_t)p->row_size, (dn_real)factor, in, 0, dn__param_gradient(p, &beta));
-    pthread_mutex_unlock(&p->root->lock);
 }
 
 void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum) { dn__sum_arrays(count, x, (size_t)n, sum); }

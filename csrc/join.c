@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-#include "compute.h"
 #include "group.h"
 
 enum { MOST_COLUMNS = 1024 }; /* of one product, as MOST_NUMBERS of autobatch.c */

@@ -3,12 +3,9 @@
  * for the last one (and whose last one is computed already) are computed with it, as a group (group.h). The leader has the lowest index: when
  * the backward sweep reaches it the gradients of all members are complete, and none of their inputs has been passed. Calls of one cell (cell.h)
  * whose arguments are known are joined in the same way. */
-#ifndef DN_JOIN_H
-#define DN_JOIN_H
+#pragma once
 
 #include "schedule.h"
 
 /* Computes node i and those that can be joined with it, none later than `last`. 1: done; 0: there is nothing to join; negative: error. */
 int dn__join_forward(dn_tape *, int i, int last);
-
-#endif

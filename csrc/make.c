@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "roots.h"
 
 int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, const int *ints, int n_reals, const double *reals,
              const dn_origin *origin) {

@@ -1,6 +1,5 @@
 /* Nodes are appended, and found by their handles. Knows dims and parameters; nothing is computed here. */
-#ifndef DN_MAKE_H
-#define DN_MAKE_H
+#pragma once
 
 #include "tape.h"
 
@@ -19,5 +18,10 @@ static inline int dn__find(dn_tape *t, int64_t handle) {
     const int64_t i = handle & (((int64_t)1 << DN_INDEX_BITS) - 1);
     return i < t->n.nodes && t->nodes[i].epoch == handle >> DN_INDEX_BITS ? (int)i : dn__find_parameter(t, handle);
 }
-
-#endif
+/* Enters the tape of a node's handle: `t`, and `i` is its index. */
+#define DN_ENTER_NODE(a)                \
+    dn_tape *t = dn__handle_tape(a);    \
+    if (!t) return DN_ERROR_NO_GRAPH;   \
+    DN_ENTER(t);                        \
+    const int i = dn__find(t, a);       \
+    if (i < 0) return i

@@ -3,8 +3,7 @@
  * copied to all members; the gradients of equal ones are added up before backward sees them, and their sum goes to the table's row, not to the
  * nodes of the lookups. If somebody asks for the gradient of such a node it is computed then (rows.c), and in a backward that was asked for all
  * gradients it is computed at once. */
-#ifndef DN_ONCE_H
-#define DN_ONCE_H
+#pragma once
 
 #include "schedule.h"
 
@@ -19,4 +18,3 @@ struct dn_once {
 int dn__once_find(dn_tape *, int group, int n_inputs);
 /* Values of the distinct members to all. */
 void dn__once_spread(const dn_tape *, const dn_group *);
-#endif

@@ -8,8 +8,7 @@
  * build_ffi.py gathers the rows into op_list.h: the enum, the table and the names come from there. An op knows dims and raw memory,
  * nothing of graphs: what it asks of the place where it is called goes through a table (dn_way). The tape knows no op by name but those that are its
  * own (csrc/leaves.c). */
-#ifndef DN_OP_H
-#define DN_OP_H
+#pragma once
 
 #include "arena.h"
 #include "dn_api.h"
@@ -183,5 +182,3 @@ static inline void dn__take_back(dn_call *c) { c->way->let_go(c, 0); }
 static inline size_t dn__elements(const dn_dim *d) { return (size_t)d->size * (size_t)d->batch; }
 /* n numbers, rounded up so that what follows them begins on a cache line. */
 static inline size_t dn__aligned(size_t n) { return (n + 15) & ~(size_t)15; }
-
-#endif

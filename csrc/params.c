@@ -175,13 +175,12 @@ static void copy(const dn_param *p, int64_t from, int64_t n, dn_real *out) {
 
 dn_real *dn_param_values(dn_param *p) {
     if (!p->rows) return p->root->chunks[p->chunk].values + p->offset;
-    pthread_mutex_lock(&p->root->lock);
+    DN_HOLD(p->root);
     if (p->factor != 1) {
         dn__begin_writing(p->root);
         dn__param_settle(p);
         dn__end_writing(p->root);
     }
-    pthread_mutex_unlock(&p->root->lock);
     return p->table;
 }
 dn_real *dn_param_storage(dn_param *p, double *factor) {
@@ -190,15 +189,13 @@ dn_real *dn_param_storage(dn_param *p, double *factor) {
 }
 
 void dn_param_copy(dn_param *p, int64_t from, int64_t n, dn_real *out) {
-    pthread_mutex_lock(&p->root->lock);
+    DN_HOLD(p->root);
     copy(p, from, n, out);
-    pthread_mutex_unlock(&p->root->lock);
 }
 
 void dn_lookup_copy_rows(dn_param *p, int64_t n, const int *rows, dn_real *out) {
-    pthread_mutex_lock(&p->root->lock);
+    DN_HOLD(p->root);
     for (int64_t i = 0; i < n; i++) copy(p, rows[i] * p->row_size, p->row_size, out + i * p->row_size);
-    pthread_mutex_unlock(&p->root->lock);
 }
 
 static void written(dn_root *r) {
@@ -277,10 +274,9 @@ dn_real *dn_chunk_gradients(dn_root *r, int chunk) {
 }
 
 void dn_param_set_updated(dn_param *p, int updated) {
-    pthread_mutex_lock(&p->root->lock);
+    DN_HOLD(p->root);
     p->updated = updated;
     if (!dn__param_gathers(p)) dn__param_clear(p);
-    pthread_mutex_unlock(&p->root->lock);
 }
 
 void dn_root_as_dynet(dn_root *r, int on) { r->as_dynet = on; }
@@ -291,10 +287,8 @@ void dn_root_changed(dn_root *r) {
 }
 
 int64_t dn_root_version(dn_root *r) {
-    pthread_mutex_lock(&r->lock);
-    const int64_t version = __atomic_load_n(&r->version, __ATOMIC_RELAXED);
-    pthread_mutex_unlock(&r->lock);
-    return version;
+    DN_HOLD(r);
+    return __atomic_load_n(&r->version, __ATOMIC_RELAXED);
 }
 
 /* ---- gradients ----------------------------------------------------------------------------------------------------- */
@@ -315,19 +309,17 @@ dn_real *dn__param_filled(dn_param *p) {
 }
 
 void dn_param_mark_filled(dn_param *p) {
-    pthread_mutex_lock(&p->root->lock);
+    DN_HOLD(p->root);
     p->empty = 0;
     p->changes++;
     p->written++;
-    pthread_mutex_unlock(&p->root->lock);
 }
 
 dn_real *dn_param_gradient(dn_param *p) {
-    pthread_mutex_lock(&p->root->lock);
+    DN_HOLD(p->root);
     dn_real *g = dn__param_filled(p);
     p->changes++; /* by the caller */
     p->written++;
-    pthread_mutex_unlock(&p->root->lock);
     return g;
 }
 
@@ -381,31 +373,28 @@ void dn__param_clear(dn_param *p) {
 }
 
 void dn_param_clear_gradient(dn_param *p) {
-    pthread_mutex_lock(&p->root->lock);
+    DN_HOLD(p->root);
     dn__param_clear(p);
-    pthread_mutex_unlock(&p->root->lock);
 }
 
 void dn_param_copy_gradient(dn_param *p, dn_real *out) {
-    pthread_mutex_lock(&p->root->lock);
+    DN_HOLD(p->root);
     if (p->rows || p->empty) memset(out, 0, (size_t)dn_param_size(p) * sizeof *out);
     if (p->rows)
         for (int64_t i = 0; i < p->n_touched; i++)
             memcpy(out + p->touched[i] * p->row_size, p->block + i * p->row_size, (size_t)p->row_size * sizeof *out);
     else if (!p->empty)
         memcpy(out, p->root->chunks[p->chunk].grads + p->offset, (size_t)p->row_size * sizeof *out);
-    pthread_mutex_unlock(&p->root->lock);
 }
 
 void dn_param_scale_gradient(dn_param *p, dn_real by) {
-    pthread_mutex_lock(&p->root->lock);
+    DN_HOLD(p->root);
     dn_real *g = p->rows ? p->block : p->root->chunks[p->chunk].grads + p->offset;
     size_t n = (size_t)(p->row_size * (p->rows ? p->n_touched : 1));
     if (!p->empty) dn__axpy(n, by, g, 0, g);
     p->changes++;
     p->written++;
     p->scaled *= (double)by;
-    pthread_mutex_unlock(&p->root->lock);
 }
 
 void dn_gradient_marks(int n, dn_param *const *params, int64_t *clears, double *scales) {
@@ -416,30 +405,28 @@ void dn_gradient_marks(int n, dn_param *const *params, int64_t *clears, double *
 }
 
 int64_t dn_lookup_touched(dn_param *p, int64_t room, int *rows, dn_real *block) {
-    pthread_mutex_lock(&p->root->lock);
+    DN_HOLD(p->root);
     const int64_t n = p->n_touched;
     if (n && n <= room && rows) memcpy(rows, p->touched, (size_t)n * sizeof *rows);
     if (n && n <= room && block) memcpy(block, p->block, (size_t)(n * p->row_size) * sizeof *block);
-    pthread_mutex_unlock(&p->root->lock);
     return n;
 }
 
 void dn_lookup_copy_gradients(dn_param *p, int64_t n, const int *rows, dn_real *out) {
     const size_t size = (size_t)p->row_size;
-    pthread_mutex_lock(&p->root->lock);
+    DN_HOLD(p->root);
     for (int64_t i = 0; i < n; i++, out += size) {
         const int at = p->slot[rows[i]];
         if (at < 0) dn__fill(size, 0, out);
         else memcpy(out, p->block + at * p->row_size, size * sizeof *out);
     }
-    pthread_mutex_unlock(&p->root->lock);
 }
 
 int dn_lookup_add(dn_param *p, int64_t n, const int *rows, const dn_real *block) {
     int error = 0;
     for (int64_t i = 0; i < n; i++)
         if (rows[i] < 0 || rows[i] >= p->rows) return -1;
-    pthread_mutex_lock(&p->root->lock);
+    DN_HOLD(p->root);
     const int64_t before = p->n_touched;
     const int empty = p->empty;
     for (int64_t i = 0; i < n && !error; i++) error = dn__lookup_row(p, rows[i]) ? 0 : -1;
@@ -448,7 +435,6 @@ int dn_lookup_add(dn_param *p, int64_t n, const int *rows, const dn_real *block)
         dn__add((size_t)p->row_size, to, block + i * p->row_size, to);
     }
     if (error) untouch(p, before, empty);
-    pthread_mutex_unlock(&p->root->lock);
     return error;
 }
 

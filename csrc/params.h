@@ -1,6 +1,5 @@
 /* The inside of a root: parameters in chunks, lookup tables, and who may touch them when. */
-#ifndef DN_PARAMS_H
-#define DN_PARAMS_H
+#pragma once
 
 #include <pthread.h>
 
@@ -58,6 +57,12 @@ struct dn_root {
     int64_t passes;             /* see dn_root_passes (atomic) */
 };
 
+static inline void dn__unlock_held(pthread_mutex_t *const *lock) { pthread_mutex_unlock(*lock); }
+/* From here to the end of the block the root is locked. */
+#define DN_HOLD(root)                     \
+    pthread_mutex_lock(&(root)->lock);    \
+    __attribute__((cleanup(dn__unlock_held), unused)) pthread_mutex_t *const held_ = &(root)->lock
+
 void dn__watch_init(dn_root *);
 void dn__watch_destroy(dn_root *);
 /* the whole gradient is complete */
@@ -85,5 +90,3 @@ void dn__param_settle(dn_param *);
 dn_real *dn__lookup_row(dn_param *, int64_t row);
 /* all rows of a table get a gradient row; negative: no memory, and no row has got one */
 int dn__lookup_all_rows(dn_param *);
-
-#endif

@@ -4,8 +4,7 @@
  *
  * Parameters and rows of tables that the function uses are *captured*: each call finds their nodes in its graph and has them as its first
  * inputs, so that gradients, versions and locks are theirs as ever. Inputs that the function makes are constants of the program. */
-#ifndef DN_PROGRAM_H
-#define DN_PROGRAM_H
+#pragma once
 
 #include "op.h"
 
@@ -45,5 +44,3 @@ typedef struct dn_program {
     size_t saved;
     int64_t work;
 } dn_program;
-
-#endif

@@ -5,7 +5,6 @@
  * backward that nobody watches. An operation may tell of an input before it goes on with another: a matrix gets its gradient
  * before what it was multiplied by, since it takes long to send. Knows nodes and parameters; who reads the gradients and why is the watcher's
  * business. */
-#include "roots.h"
 #include "sweep.h"
 
 static int watches(const dn_tape *t, const dn_root *root) {

@@ -4,8 +4,7 @@
  * All draws are float32 in both builds; the caller widens. No global state: a generator and a draw key are arguments.
  * The bits depend on IEEE arithmetic alone, not on compiler, instruction set or C library, except those of dn_rng_normal
  * and dn_rng_gumbel, which call the C library's logf. */
-#ifndef DN_RNG_H
-#define DN_RNG_H
+#pragma once
 
 #ifndef DN_CDEF
 #include <stddef.h>
@@ -71,5 +70,3 @@ void dn_draw_normal(const dn_draw *draw, size_t first, size_t n, float *out);
  * x has 32 bits: for element i, k = i / 16 % 8, half k % 2 (0: low) of word k / 2 of block b = i / 128 * 16 + i % 16 gives the
  * high 16, the same half of block b + 2^31 the low 16. */
 void dn_draw_bernoulli_mask(const dn_draw *draw, size_t first, size_t n, float keep_probability, float scale, float *out);
-
-#endif

@@ -1,7 +1,6 @@
 /* The schedule of a tape: which of its nodes are computed, in which order, and which of them as one. It is what join.c, autobatch.c, group.c and
  * forward.c work on; it does not know of gradients, nor any operation by name. */
-#ifndef DN_SCHEDULE_H
-#define DN_SCHEDULE_H
+#pragma once
 
 #include "tape.h"
 
@@ -107,10 +106,25 @@ void dn__end_plan(dn_tape *);
 void dn__schedule_free(dn_tape *);
 int64_t dn__schedule_bytes(const dn_tape *);
 
+/* ---- compute.c: one node by itself */
+/* The call of a node by itself, with what forward and backward share. */
+void dn__prepare_call(dn_tape *, dn_node *, dn_call *);
+/* Computes one node by itself; its inputs are known. */
+int dn__compute(dn_tape *, int i);
+/* Whether a node cannot be computed because something above it failed, or it did itself a moment ago. */
+int dn__blocked(const dn_tape *, const dn_node *);
+/* Later readers in this graph see the value of now, whatever becomes of the parameter: where other threads may write to it, behind its lock. */
+int dn__copy_parameter(dn_tape *, int i, pthread_mutex_t *lock);
+
+/* ---- forward.c: values are computed when they are asked for */
+/* computes nodes up to index `last` until about DN_WORK numbers were read and written; 0: done, 1: more to do */
+int dn__forward(dn_tape *, int last);
+static inline int64_t dn__writes_of(const dn_root *root) { return __atomic_load_n(&root->writes, __ATOMIC_ACQUIRE); }
+/* What node-making calls end with: immediate mode, and the handle of node i; an error is passed on. */
+int64_t dn__finish(dn_tape *, int i);
+
 /* A hash of what was hashed before, h, and of x. */
 static inline uint64_t dn__mix(uint64_t h, uint64_t x) {
     h = (h ^ x) * 0x9E3779B97F4A7C15u;
     return h ^ h >> 29;
 }
-
-#endif

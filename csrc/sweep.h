@@ -1,7 +1,6 @@
 /* A backward pass over a tape, back through its schedule: places for gradients, products that are collected, rows whose gradients are added up,
  * watchers that are told what is complete. It does not know how a schedule is made, nor any operation by name but those of leaves.c. */
-#ifndef DN_SWEEP_H
-#define DN_SWEEP_H
+#pragma once
 
 #include "schedule.h"
 
@@ -98,5 +97,3 @@ int dn__backward_step(dn_tape *);
 void dn__stop_backward(dn_tape *);
 void dn__backward_free(dn_tape *);
 int64_t dn__backward_bytes(const dn_tape *);
-
-#endif

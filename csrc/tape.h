@@ -2,8 +2,7 @@
  *
  * It knows how nodes are numbered and where their memory begins. It does not know what is computed with what (schedule.h), how gradients flow
  * (sweep.h), nor any operation: those lie above it, and it has but a pointer to what each of them keeps. */
-#ifndef DN_TAPE_H
-#define DN_TAPE_H
+#pragma once
 
 #include "arena.h"
 #include "op.h"
@@ -92,12 +91,12 @@ dn_tape *dn__take_slot(dn_tape *(*make)(void));
 void dn__give_slot_back(dn_tape *);
 static inline int dn__tape_enter(dn_tape *t) { return __atomic_exchange_n(&t->busy, 1, __ATOMIC_ACQUIRE) ? DN_ERROR_BUSY : 0; }
 static inline void dn__tape_leave(dn_tape *t) { __atomic_store_n(&t->busy, 0, __ATOMIC_RELEASE); }
-/* For calls that give Python's lock up: `t` is used by this thread until dn__tape_leave. */
-#define DN_ENTER(t)                                  \
-    do {                                             \
-        int error_ = dn__tape_enter(t);              \
-        if (error_) return error_;                   \
-    } while (0)
+static inline void dn__leave_entered(dn_tape *const *t) { dn__tape_leave(*t); }
+/* From here to the end of the block `t` is used by this thread: other threads may come without Python's lock. Not free: returns `failure`. */
+#define DN_ENTER_OR(t, failure)                \
+    if (dn__tape_enter(t)) return failure;     \
+    __attribute__((cleanup(dn__leave_entered), unused)) dn_tape *const entered_ = (t)
+#define DN_ENTER(t) DN_ENTER_OR(t, DN_ERROR_BUSY)
 int dn__tape_fail(dn_tape *, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));
 int dn__no_memory(dn_tape *);
 int dn__internal_error(dn_tape *, const char *what);  /* what must not be: raised as an error rather than looped over or read */
@@ -106,6 +105,11 @@ int dn__stale(dn_tape *);                       /* the error of a handle that is
 int dn__grow(void **array, int *capacity, int64_t wanted, size_t element);
 #define DN_GROW(array, capacity, wanted) \
     ((wanted) <= (capacity) ? 0 : dn__grow((void **)&(array), &(capacity), wanted, sizeof *(array)))
+/* The graph uses parameters of this root, and keeps it until it is renewed. */
+int dn__retain_root(dn_tape *, dn_root *);
+/* the locks of all roots that the graph uses: held while backward runs, but not by an op that calls out */
+void dn__lock_roots(dn_tape *);
+void dn__unlock_roots(dn_tape *);
 static inline int64_t dn__handle(const dn_tape *t, int i) { return t->nodes[i].epoch << DN_INDEX_BITS | i; }
 /* The index of node i's input k. */
 static inline int dn__input(const dn_tape *t, int i, int k) { return t->args[t->nodes[i].args + k]; }
@@ -114,5 +118,3 @@ static inline int dn__whole_ints(const dn_node *node) {
     if (node->op->flags & DN_INTS_EACH) return 0;
     return node->op->flags & DN_INTS_AFTER_FIRST ? 1 : node->n_ints;
 }
-
-#endif

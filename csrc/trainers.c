@@ -307,17 +307,16 @@ static int selection(const dn_trainer *t, dn_param *const **params) {
 
 double dn_trainer_norm(dn_trainer *t) {
     dn_param *const *params;
-    pthread_mutex_lock(&t->root->lock);
+    DN_HOLD(t->root);
     int n = selection(t, &params);
     double result = norm(n, params);
-    pthread_mutex_unlock(&t->root->lock);
     return result;
 }
 
 /* n < 0: what is selected */
 int dn_trainer_update_these(dn_trainer *t, int n, dn_param *const *params) {
     double scale;
-    pthread_mutex_lock(&t->root->lock);
+    DN_HOLD(t->root);
     if (n < 0) n = selection(t, &params);
     int error = clip(t, n, params, &scale);
     dn__count_update();
@@ -328,7 +327,6 @@ int dn_trainer_update_these(dn_trainer *t, int n, dn_param *const *params) {
         update(t, &s, n, params);
         dn__end_writing(t->root);
     }
-    pthread_mutex_unlock(&t->root->lock);
     return error;
 }
 

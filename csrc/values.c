@@ -1,9 +1,8 @@
 /* Values are read. */
 #include <string.h>
 
-#include "compute.h"
-#include "forward.h"
 #include "make.h"
+#include "schedule.h"
 
 /* The parameter that node i is a view of, or NULL: its value may be in the parameter's memory. */
 static const dn_param *viewed(const dn_tape *t, int i) {
@@ -19,14 +18,10 @@ static int keep_parameter(dn_tape *t, int i) {
 }
 
 int dn_forward(int64_t a) {
-    dn_tape *t = dn__handle_tape(a);
-    if (!t) return DN_ERROR_NO_GRAPH;
-    DN_ENTER(t);
-    int last = dn__find(t, a), result = last < 0 ? last : t->schedule->unreported ? t->schedule->unreported : dn__forward(t, last);
-    if (!result) result = keep_parameter(t, last);
+    DN_ENTER_NODE(a);
+    const int result = t->schedule->unreported ? t->schedule->unreported : dn__forward(t, i);
     t->schedule->unreported = 0;
-    dn__tape_leave(t);
-    return result;
+    return result ? result : keep_parameter(t, i);
 }
 
 /* Whether computing up to node i takes some microseconds at most: the graph is small, or little of it is left to compute. */
@@ -42,51 +37,40 @@ static int is_quick(const dn_tape *t, int i) {
 
 int dn_quick_value(int64_t a, dn_dim *dim, int room, double *out) {
     dn_tape *t = dn__handle_tape(a);
-    int result = DN_LONG_WAY;
-    if (!t || dn__tape_enter(t)) return result;
-    int i = dn__find(t, a);
-    if (i >= 0 && is_quick(t, i)) {
-        const dn_node *node = &t->nodes[i];
-        const size_t n = dn__elements(&node->dim);
-        /* parameters are left to dn_value, which copies what is read */
-        if (n && n <= (size_t)room && !viewed(t, i)) {
-            int error = dn__forward(t, i);
-            if (!error && !(t->schedule->any_failed && node->failed)) {
-                for (size_t k = 0; k < n; k++) out[k] = (double)node->value[k];
-                *dim = node->dim;
-                result = 0;
-            }
-            if (error == DN_ERROR_PYTHON) t->schedule->unreported = error;
-        }
-    }
-    dn__tape_leave(t);
-    return result;
+    if (!t) return DN_LONG_WAY;
+    DN_ENTER_OR(t, DN_LONG_WAY);
+    const int i = dn__find(t, a);
+    if (i < 0 || !is_quick(t, i)) return DN_LONG_WAY;
+    const dn_node *node = &t->nodes[i];
+    const size_t n = dn__elements(&node->dim);
+    /* parameters are left to dn_value, which copies what is read */
+    if (!n || n > (size_t)room || viewed(t, i)) return DN_LONG_WAY;
+    const int error = dn__forward(t, i);
+    if (error == DN_ERROR_PYTHON) t->schedule->unreported = error;
+    if (error || (t->schedule->any_failed && node->failed)) return DN_LONG_WAY;
+    for (size_t k = 0; k < n; k++) out[k] = (double)node->value[k];
+    *dim = node->dim;
+    return 0;
 }
 
 const dn_real *dn_value(int64_t a) {
     dn_tape *t = dn__handle_tape(a);
-    if (!t || dn__tape_enter(t)) return NULL;
-    int i = dn__find(t, a);
-    const dn_real *value = NULL;
-    if (i >= 0 && i < t->schedule->evaluated && !(t->schedule->any_failed && t->nodes[i].failed)) {
-        if (!keep_parameter(t, i)) value = t->nodes[i].value;
-    } else if (i >= 0) {
-        dn__tape_fail(t, DN_ERROR_STATE, "the value of this expression was not computed");
-    }
-    dn__tape_leave(t);
-    return value;
+    if (!t) return NULL;
+    DN_ENTER_OR(t, NULL);
+    const int i = dn__find(t, a);
+    if (i < 0) return NULL;
+    if (i < t->schedule->evaluated && !(t->schedule->any_failed && t->nodes[i].failed)) return keep_parameter(t, i) ? NULL : t->nodes[i].value;
+    dn__tape_fail(t, DN_ERROR_STATE, "the value of this expression was not computed");
+    return NULL;
 }
 
 const int *dn_saved_indices(int64_t a) {
     dn_tape *t = dn__handle_tape(a);
-    if (!t || dn__tape_enter(t)) return NULL;
-    int i = dn__find(t, a);
-    const int *indices = NULL;
-    if (i >= 0 && i < t->schedule->evaluated && t->nodes[i].saved) {
-        const dn_node *node = &t->nodes[i];
-        const dn_group *g = dn__grouped(t, node) ? &t->schedule->groups[dn__seat(t, node)->group] : NULL;
-        indices = g ? (const int *)g->saved + (node->value - g->value) : (const int *)node->saved_memory;
-    }
-    dn__tape_leave(t);
-    return indices;
+    if (!t) return NULL;
+    DN_ENTER_OR(t, NULL);
+    const int i = dn__find(t, a);
+    if (i < 0 || i >= t->schedule->evaluated || !t->nodes[i].saved) return NULL;
+    const dn_node *node = &t->nodes[i];
+    const dn_group *g = dn__grouped(t, node) ? &t->schedule->groups[dn__seat(t, node)->group] : NULL;
+    return g ? (const int *)g->saved + (node->value - g->value) : (const int *)node->saved_memory;
 }

@@ -55,8 +55,7 @@ void dn__param_tell(dn_param *p) {
 
 int64_t dn_param_ready(dn_param *p) { return __atomic_load_n(&p->ready, __ATOMIC_ACQUIRE); }
 int dn_param_unchanged(dn_param *p) {
-    pthread_mutex_lock(&p->root->lock);
+    DN_HOLD(p->root);
     int unchanged = p->changes == p->watched_changes;
-    pthread_mutex_unlock(&p->root->lock);
     return unchanged;
 }

@@ -2,19 +2,11 @@
 #include "kernels.h"
 #include "math.h"
 
-/* Two loops, because with beta = 0 the target may hold anything and must not be read. */
-#define EACH_BETA(value) \
-    if (beta == 0) { \
-        DN_SIMD for (size_t i = 0; i < n; i++) dx[i] = (value); \
-    } else { \
-        DN_SIMD for (size_t i = 0; i < n; i++) dx[i] += (value); \
-    }
-
 DN_MULTIVERSION dn_real dn__l1_distance(size_t n, const dn_real *x, const dn_real *y) {
     return DN_SUM(DN_MATH(fabs)(x[i] - y[i]));
 }
 DN_MULTIVERSION void dn__l1_distance_grad(size_t n, const dn_real *x, const dn_real *y, dn_real dy, dn_real beta, dn_real *dx) {
-    EACH_BETA(x[i] > y[i] ? dy : x[i] < y[i] ? -dy : 0);
+    EACH_BETA(dx, x[i] > y[i] ? dy : x[i] < y[i] ? -dy : 0);
 }
 
 /* a = |d|, m = min(a, c): m a - m^2 / 2 is a^2 / 2 below c and c a - c^2 / 2 above */
@@ -26,7 +18,7 @@ DN_MULTIVERSION dn_real dn__huber_distance(size_t n, dn_real c, const dn_real *x
 
 DN_INLINE dn_real between(dn_real d, dn_real c) { return d > c ? c : d < -c ? -c : d; }
 DN_MULTIVERSION void dn__huber_distance_grad(size_t n, dn_real c, const dn_real *x, const dn_real *y, dn_real dy, dn_real beta, dn_real *dx) {
-    EACH_BETA(dy * between(x[i] - y[i], c));
+    EACH_BETA(dx, dy * between(x[i] - y[i], c));
 }
 
 DN_MULTIVERSION void dn__rank_loss(size_t n, dn_real m, const dn_real *x, const dn_real *y, dn_real *z) {
@@ -36,7 +28,7 @@ DN_MULTIVERSION void dn__rank_loss(size_t n, dn_real m, const dn_real *x, const 
     }
 }
 DN_MULTIVERSION void dn__rank_loss_grad(size_t n, dn_real a, const dn_real *z, const dn_real *dz, dn_real beta, dn_real *dx) {
-    EACH_BETA(z[i] > 0 ? a * dz[i] : 0);
+    EACH_BETA(dx, z[i] > 0 ? a * dz[i] : 0);
 }
 
 DN_INLINE dn_real above(dn_real x, dn_real limit) { return limit + x <= 0 ? 0 : limit + x; } /* NaN passes */
@@ -45,7 +37,7 @@ DN_MULTIVERSION static int hinge_grad(size_t n, dn_real limit, const dn_real *x,
     int count = 0;
 #pragma omp simd reduction(+ : count)
     for (size_t i = 0; i < n; i++) count += !(limit + x[i] <= 0);
-    EACH_BETA(limit + x[i] <= 0 ? 0 : dy);
+    EACH_BETA(dx, limit + x[i] <= 0 ? 0 : dy);
     return count;
 }
 void dn__hinge_grad(size_t n, size_t v, dn_real limit, const dn_real *x, dn_real dy, dn_real beta, dn_real *dx) {
@@ -59,9 +51,9 @@ DN_MULTIVERSION dn_real dn__log_loss(size_t n, const dn_real *x, const dn_real *
     return -DN_SUM(cross_term(t[i], x[i]) + cross_term(1 - t[i], 1 - x[i]));
 }
 DN_MULTIVERSION void dn__log_loss_grad(size_t n, const dn_real *x, const dn_real *t, dn_real dy, dn_real beta, dn_real *dx) {
-    EACH_BETA(dy * ((t[i] == 1 ? 0 : (1 - t[i]) / (1 - x[i])) - (t[i] == 0 ? 0 : t[i] / x[i])));
+    EACH_BETA(dx, dy * ((t[i] == 1 ? 0 : (1 - t[i]) / (1 - x[i])) - (t[i] == 0 ? 0 : t[i] / x[i])));
 }
 DN_MULTIVERSION void dn__log_loss_target_grad(size_t n, const dn_real *t, const dn_real *x, dn_real dy, dn_real beta, dn_real *dx) {
     (void)t;
-    EACH_BETA(dy * (dn__log1p_of(-x[i]) - dn__log_of(x[i])));
+    EACH_BETA(dx, dy * (dn__log1p_of(-x[i]) - dn__log_of(x[i])));
 }

@@ -2,13 +2,6 @@
 #include "kernels.h"
 #include "math.h"
 
-#define EACH(target, value) \
-    DN_SIMD for (size_t i = 0; i < n; i++) (target)[i] = (value)
-/* Two loops, because with beta = 0 the target may hold anything, nan included, and must not be read. */
-#define EACH_BETA(target, value) \
-    if (beta == 0) EACH(target, value); \
-    else EACH(target, (target)[i] + (value))
-
 /* nan loses every comparison, so that it is asked for by itself; | instead of || keeps the loops free of branches. */
 #define IS_NAN(x) ((x) != (x))
 

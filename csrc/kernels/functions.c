@@ -2,13 +2,6 @@
 #include "functions.h"
 #include "kernels.h"
 
-#define EACH(target, value) \
-    DN_SIMD for (size_t i = 0; i < n; i++) (target)[i] = (value)
-/* Two loops, because with beta = 0 the target may hold anything, nan included, and must not be read. */
-#define EACH_BETA(target, value) \
-    if (beta == 0) EACH(target, value); \
-    else EACH(target, (target)[i] + (value))
-
 /* y = f(x), and dx = dy f'(.) + beta dx with f' told from what the second macro names, x or y. */
 #define FUNCTION(name, value) \
     DN_MULTIVERSION void dn__##name(size_t n, const dn_real *x, dn_real *y) { EACH(y, value); }

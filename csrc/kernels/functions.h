@@ -1,7 +1,6 @@
 /* Trigonometric, hyperbolic and error functions of one number, in the manner of math.h: float as polynomials that become vector code, a few
  * ulp (minimax fits, the weight being the function itself); double by libm. */
-#ifndef DN_KERNELS_FUNCTIONS_H
-#define DN_KERNELS_FUNCTIONS_H
+#pragma once
 
 #include "math.h"
 
@@ -179,5 +178,3 @@ DN_INLINE dn_real dn__normal_cdf_of(dn_real x) {
     dn_real tail = (dn_real)0.5 * dn__erfc_of(DN_MATH(fabs)(x) * (dn_real)0.70710678118654752440);
     return x < 0 ? tail : 1 - tail;
 }
-
-#endif

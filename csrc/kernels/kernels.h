@@ -4,8 +4,7 @@
  * else; with beta = 0 the destination is never read, so it may hold anything. Arrays named in one call do not overlap
  * unless a function says that they may. Every loop over many elements is compiled for several instruction sets and
  * chosen at load time (DN_MULTIVERSION). The same sources serve float and double (dn_real). */
-#ifndef DN_KERNELS_H
-#define DN_KERNELS_H
+#pragma once
 
 #include <stddef.h>
 #include <stdint.h>
@@ -295,5 +294,3 @@ void dn__sum_ranks(int ranks, dn_real *const *segments, const dn_real *factors, 
 void dn__sum_arrays(int count, dn_real *const *x, size_t n, dn_real *sum);
 void dn__bf16_encode(size_t n, const dn_real *x, dn_real *rest, uint16_t *code);
 void dn__bf16_decode(size_t n, const uint16_t *code, dn_real *x);
-
-#endif

@@ -2,8 +2,7 @@
  * instruction set. Float: own polynomials, at most 3 ulp, right for zeros, denormals, infinities and nan. Double, the
  * build in which gradients are checked: libm. Always inline, so that each clone of a DN_MULTIVERSION loop compiles its
  * own copy. And the macros that the kernels' loops share. */
-#ifndef DN_KERNELS_MATH_H
-#define DN_KERNELS_MATH_H
+#pragma once
 
 #include <math.h>
 #include <stdint.h>
@@ -13,6 +12,12 @@
 #define DN_INLINE static inline __attribute__((always_inline))
 /* The iterations of the next loop do not depend on one another (an output may be an input, at the same index). */
 #define DN_SIMD _Pragma("omp simd")
+/* target[i] = value for i < n; the same + beta target[i]: two loops, because with beta = 0 the target may hold anything, nan included, and must
+ * not be read. */
+#define EACH(target, value) DN_SIMD for (size_t i = 0; i < n; i++) (target)[i] = (value)
+#define EACH_BETA(target, value) \
+    if (beta == 0) EACH(target, value); \
+    else EACH(target, (target)[i] + (value))
 
 /* Sum over i < n of `term`, an expression in i. It runs in DN_LANES partial sums, element i in sum i % DN_LANES, which
  * are then added as a tree: vector code without -ffast-math, and an order that depends on n alone, not on alignment or
@@ -155,5 +160,4 @@ DN_INLINE float dn__log1p_of(float x) {
     return w > 0 ? y : w == 0 ? -INFINITY : NAN;
 }
 
-#endif
 #endif

@@ -1,6 +1,5 @@
 /* Vectors of four numbers, which every instruction set has or is given by the compiler. */
-#ifndef DN_KERNELS_QUAD_H
-#define DN_KERNELS_QUAD_H
+#pragma once
 
 #include <stdint.h>
 #include "../dn_real.h"
@@ -16,6 +15,4 @@ typedef dn_real Quad __attribute__((vector_size(4 * sizeof(dn_real))));
 #else
 typedef lane_int QuadIndex __attribute__((vector_size(4 * sizeof(dn_real))));
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (QuadIndex){__VA_ARGS__})
-#endif
-
 #endif

@@ -1,8 +1,7 @@
 /* Broadcasting: dims are aligned from the first, missing ones count as 1, and a size of 1 (the batch included) is repeated. A plan walks the
  * result in segments along which each operand either advances or stands still; neighbouring dims are merged, so that equal dims are a
  * single segment. Only csrc/ops/arithmetic.c includes it. */
-#ifndef DN_BROADCAST_H
-#define DN_BROADCAST_H
+#pragma once
 
 #include "../op.h"
 
@@ -63,5 +62,3 @@ static inline void for_segments(const dn_plan *p, const dn_real *x, const dn_rea
         if (i == p->nd) return;
     }
 }
-
-#endif

@@ -1,6 +1,5 @@
 /* A tensor seen along one of its dims: `outer` blocks of `inner` lines, each of `length` numbers that lie `inner` apart. */
-#ifndef DN_LINES_H
-#define DN_LINES_H
+#pragma once
 
 #include "../kernels/kernels.h"
 #include "../op.h"
@@ -100,5 +99,3 @@ static inline void along_backward(dn_call *c, void (*f)(const dn_real *, const d
     dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
     if (g.dx) map_lines_grad(c, &l, c->y, c->dy, g.beta, g.dx, f);
 }
-
-#endif

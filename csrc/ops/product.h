@@ -1,6 +1,5 @@
 /* Products y = W x of inputs that may be batched; W is m x k, x is k x n, y is m x n. An unbatched W sees the whole batch as more columns. */
-#ifndef DN_PRODUCT_H
-#define DN_PRODUCT_H
+#pragma once
 
 #include "../kernels/kernels.h"
 #include "../op.h"
@@ -46,5 +45,3 @@ static inline void product_backward(dn_call *c, int i, int m, int k, int n) {
         dn__mm_dx(m, k, n, w->v + (size_t)b * w->stride, m, c->dy + (size_t)b * size, m, x->stride || !b ? g.beta : 1,
                   g.dx + (size_t)b * x->stride, k);
 }
-
-#endif

@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-#include "sequence_plan.h"
 
 static dn_sizes call_sizes(const dn_call *c, const dn_network *net) {
     return dn__sizes_of(net, c->x[net->blocks[0].wx].dim, c->ints, c->n_ints, c->dim->batch);

@@ -9,13 +9,10 @@
  *         DN_SEQUENCE_BY_ELEMENT the h of batch element 0, 1, ..., each h x T (of packed sequences h x its length),
  *         then the last h and c, h x batch (with DN_SEQUENCE_EVERY_C: then c like h).
  * A position that is not real passes the state on; x is not read there. */
-#ifndef DN_SEQUENCE_H
-#define DN_SEQUENCE_H
+#pragma once
 
-#include "network.h"
+#include "sequence_plan.h"
 
 int dn__network_dims(dn_shape *, const dn_network *);
 void dn__network_forward(dn_call *, const dn_network *);
 void dn__network_backward(dn_call *, const dn_network *);
-
-#endif

@@ -1,8 +1,24 @@
 /* Which column of the kernels' arrays is which position of a sequence: sizes, checks, and the order of batch elements. For sequence.c. */
-#ifndef DN_SEQUENCE_PLAN_H
-#define DN_SEQUENCE_PLAN_H
+#pragma once
 
-#include "network.h"
+#include "../kernels/kernels.h"
+#include "../op.h"
+
+/* What the kinds of recurrent networks differ in. */
+typedef enum dn_factor { DN_OF_H_BEFORE, DN_OF_C_BEFORE, DN_OF_C_NOW, DN_OF_EXTRA } dn_factor;
+
+typedef struct dn_network {
+    const char *takes, *rule;                                  /* the weights' names, and what they must be */
+    int weights;                                               /* how many inputs are */
+    int has_c, has_extra, has_peepholes;
+    int gates;                                                 /* rows of all blocks together, in h */
+    int n_blocks;
+    struct { int rows, wx, b; } blocks[3];                     /* rows in h; inputs */
+    int n_products;
+    struct { int w, block; dn_factor factor; } products[5];    /* matrices that multiply the state; in the order that the kernels take */
+    void (*forward)(const dn_sequence *, const dn_real *const *w, const double *reals);
+    void (*backward)(const dn_sequence *, const dn_real *const *w);
+} dn_network;
 
 typedef struct dn_sizes {
     int h, k, steps, batch, options, form;
@@ -59,5 +75,3 @@ static inline size_t dn__place_of(const dn_sizes *z, const dn_plan *p, int t, in
 static inline int dn__has_place(const dn_call *c, const dn_sizes *z, int t, int b) {
     return !(z->form == DN_SEQUENCE_PACKED && z->by_element) || t < c->ints[2 + b];
 }
-
-#endif

@@ -1,6 +1,5 @@
 /* What the files of the Python extension _expression share: the layout of its objects, the way into C, and how arguments are read. */
-#ifndef DN_EXPRESSION_H
-#define DN_EXPRESSION_H
+#pragma once
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -120,4 +119,3 @@ static inline int64_t this_graph(void) {
 
 #define DN_SLOT(name, f) {name, (void *)(f)}
 #define DN_FAST(f) (PyCFunction)(void (*)(void))(f), METH_FASTCALL, NULL
-#endif
