@@ -17,9 +17,9 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 GENERATED = ROOT / "build" / "generated"
-SOURCES = sorted(
-    str(p.relative_to(ROOT)) for folder in ("", "ops", "kernels") for p in (CSRC / folder).glob("*.c") if p.name != "nodes.c"
-)
+SOURCES = sorted(str(p.relative_to(ROOT)) for p in CSRC.rglob("*.c") if p.parent.name != "python" and p.name != "nodes.c")
+ROWS = [*sorted((CSRC / "ops").glob("*.c")), CSRC / "graph" / "leaves.c"]
+"""The files with rows of operations."""
 HEADERS = sorted(str(p.relative_to(ROOT)) for p in CSRC.rglob("*.h"))
 FLAGS = [
     "-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fvisibility=hidden",
@@ -143,7 +143,7 @@ def clone_flags() -> list[str]:
 def write_op_list() -> None:
     """Gathers the rows DN_OP(name, ...) of csrc/ops into op_list.h: the one list of operations."""
     row = re.compile(r"^(?:DN_OP|ELEMENTWISE)\((\w+),", re.M)
-    names = [m[1] for p in [*sorted((CSRC / "ops").glob("*.c")), CSRC / "leaves.c"] for m in row.finditer(p.read_text())]
+    names = [m[1] for p in ROWS for m in row.finditer(p.read_text())]
     twice = {n for n in names if names.count(n) > 1}
     if twice:
         raise SystemExit(f"csrc/ops: these operations have two rows: {', '.join(sorted(twice))}")

@@ -152,12 +152,12 @@ enum dn_op_flag {
     DN_VIEW = 8,      /* the value is memory that exists already; nothing is computed */
     DN_NO_GRAD = 16,  /* sends no gradient to its inputs */
     DN_RANDOM = 32,   /* draws random numbers */
-    DN_JOINS = 64,    /* nodes that differ in the last input alone are computed as one, see csrc/join.h */
+    DN_JOINS = 64,    /* nodes that differ in the last input alone are computed as one, see csrc/schedule/join.h */
     DN_PARTS = 128,   /* has several outputs, blocks of (size x batch), read through `part` nodes */
     DN_INTS_EACH = 256,        /* each int belongs to a batch element, equally many to each, ... */
     DN_INTS_AFTER_FIRST = 512, /* ... or each after the first: what merged nodes have is joined */
     DN_RAGGED = 1024, /* the first int is T, the last T inputs are steps: nodes of any T are merged, as one in the form DN_SEQUENCE_PACKED */
-    DN_ROWS_ONCE = 2048,       /* merged nodes whose inputs are equal rows of tables are computed once, see csrc/once.h */
+    DN_ROWS_ONCE = 2048,       /* merged nodes whose inputs are equal rows of tables are computed once, see csrc/schedule/once.h */
     DN_TRACED = 4096  /* made by calls of a cell; those of one program whose arguments are known are computed as one */
 };
 
@@ -212,7 +212,7 @@ int dn_graph_invalidate(int graph);
  * dn_graph_renew does it. */
 void dn_graph_hold(int graph);
 
-/* ---- cells (csrc/cell.h) ------------------------------------------------------------------------------------------------------------- */
+/* ---- cells (csrc/program.h) ------------------------------------------------------------------------------------------------------------- */
 /* A function that is traced: programs, one for each combination of the arguments' dims. NULL: no memory. Freed when no graph uses it any
  * more. */
 dn_cell *dn_cell_new(void);
@@ -346,7 +346,7 @@ int dn_sum_ranks(int ranks, dn_real *const *segments, const double *factors, con
 int dn_param_chunk(dn_param *);                         /* -1 for tables */
 int64_t dn_param_offset(dn_param *);
 
-/* Watching a backward, from another thread or between its steps (csrc/ready.c). Once a root is DN_WATCH_ARMED, the next backward that uses it
+/* Watching a backward, from another thread or between its steps (csrc/backward/ready.c). Once a root is DN_WATCH_ARMED, the next backward that uses it
  * makes it DN_WATCH_BEGUN and tells of each dense parameter when its gradient is complete: when the sweep has passed its last use, not only
  * when it reaches its node. DN_WATCH_STEPS: the same, and a step of backward ends when it has told something. */
 enum dn_watch { DN_WATCH_OFF, DN_WATCH_ARMED, DN_WATCH_STEPS, DN_WATCH_BEGUN, DN_WATCH_COMPLETE, DN_WATCH_FAILED };
@@ -377,7 +377,7 @@ void dn_bf16_decode(int64_t n, const uint16_t *code, dn_real *x);
 void dn_flag_set(int64_t *flag, int64_t value);
 int64_t dn_flag_get(const int64_t *flag);
 
-/* ---- the ranks of one host (csrc/team.c) ------------------------------------------------------------------------------------------- */
+/* ---- the ranks of one host (csrc/parallel/team.c) ------------------------------------------------------------------------------------------- */
 /* What a rank has to say of its gradients before they are added up, in the layout of dist_dynet/parallel/report.py: `head` as it is; of each
  * parameter whether it is frozen (1 byte); of each table whether its weight decay is multiplied into its rows (1); the weight (8); of each
  * table how many rows have a gradient (4); of each dense parameter whether it has one (1). `params` are the dense ones, then the tables. */

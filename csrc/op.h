@@ -7,7 +7,7 @@
  *
  * build_ffi.py gathers the rows into op_list.h: the enum, the table and the names come from there. An op knows dims and raw memory,
  * nothing of graphs: what it asks of the place where it is called goes through a table (dn_way). The tape knows no op by name but those that are its
- * own (csrc/leaves.c). */
+ * own (csrc/graph/leaves.c). */
 #pragma once
 
 #include "arena.h"

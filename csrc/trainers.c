@@ -6,7 +6,7 @@
 
 #include "arena.h"
 #include "kernels/kernels.h"
-#include "params.h"
+#include "params/params.h"
 #include "work.h"
 
 enum { MAX_MOMENTS = 3 };

@@ -1,6 +1,6 @@
 """@cell: functions of expressions that are traced once and from then on make one node per call.
 
-csrc/cell.h says what becomes of the traced nodes; this module knows signatures, and what a function may not do while it is traced.
+csrc/program.h says what becomes of the traced nodes; this module knows signatures, and what a function may not do while it is traced.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ cd "$ROOT"
 "$VENV/bin/python" -c 'import build_ffi'
 include="$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')"
 long=$(grep -rnE '^.{145,}' csrc --include='*.[ch]') && { echo "lines of more than 144 columns:" "$long"; exit 1; }
-for source in csrc/*.c csrc/ops/*.c csrc/kernels/*.c csrc/python/*.c; do
+for source in csrc/*.c csrc/*/*.c; do
     defines=()
     [ "$source" = csrc/nodes.c ] && defines=(-DDN_NODES)
     [[ "$source" = csrc/python/* ]] && defines=(-DDN_NODES -DPy_LIMITED_API=0x030A0000 -isystem "$include")

@@ -43,9 +43,12 @@ FIELDS = ("Shape", "Gradient", "Args", "Raises", "Returns")
 
 
 def c_files():
-    """{name of a file in csrc/ops: its operations}."""
+    """{a file with rows, from csrc: its operations}."""
     row = re.compile(r"^(?:DN_OP|[A-Z_]+)\((\w+),", re.M)
-    files = {p.stem: [n for n in row.findall(p.read_text()) if n in OPS] for p in sorted((ROOT / "csrc" / "ops").glob("*.c"))}
+    paths = sorted([*(ROOT / "csrc" / "ops").glob("*.c"), ROOT / "csrc" / "graph" / "leaves.c"], key=lambda p: p.name)
+    files = {
+        str(p.relative_to(ROOT)): [n for n in row.findall(p.read_text()) if n in OPS] for p in paths
+    }
     missing = OPS.keys() - {name for names in files.values() for name in names}
     if missing:
         raise SystemExit(f"make_ops_md.py: finds no row in csrc/ops for {sorted(missing)}")
@@ -218,7 +221,7 @@ def document():
     table += ["- *shared k*: merged nodes have input k in common (a weight, a bias)", ""]
     for file, rows in c_files().items():
         if rows:
-            table += [f"`csrc/ops/{file}.c`", "", "| node | formula | flags | made by |", "|---|---|---|---|"]
+            table += [f"`{file}`", "", "| node | formula | flags | made by |", "|---|---|---|---|"]
             table += [
                 f"| `{op}` | {formula(op)} | {', '.join(flag_words(op, meanings))} | {', '.join(f'`{u}`' for u in users[op])} |" for op in rows
             ]

@@ -185,49 +185,55 @@ def test_csrc_has_no_circle_by_includes():
     check(edges, "includes in csrc")
 
 
-def reached(edges, start):
-    """What can be come to by edges, the start left out unless something leads back."""
-    seen, work = set(), list(edges[start])
-    while work:
-        node = work.pop()
-        if node not in seen:
-            seen.add(node)
-            work.extend(edges[node])
-    return seen
+LAYERS = (
+    "",
+    "kernels",
+    "params",
+    "parallel",
+    "ops",
+    "tape",
+    "schedule",
+    "backward",
+    "graph",
+    "python",
+)
+"""The folders of csrc, each of which knows only those before it."""
+BESIDE = {("ops", "params"), ("ops", "parallel"), ("tape", "parallel"), ("python", "graph")}
+"""Who does not know whom although it lies above: (one, the other)."""
 
 
-LOW = {"arena", "dn_api", "dn_real", "op", "params", "program", "rng", "watch"}
-"""Beside kernels: what operations and the tape may know."""
-
-
-@pytest.mark.parametrize("edges", [includes, calls])
-def test_operations_know_no_graph(edges):
-    graph = edges()
-    for name in graph:
-        if name.startswith("ops/"):
-            above = {
-                u for u in reached(graph, name) if not u.startswith(("ops/", "kernels/"))
-            } - LOW
-            assert not above, f"csrc/{name} leads to {sorted(above)}"
+def folder(name):
+    return name.rpartition("/")[0]
 
 
 @pytest.mark.parametrize("edges", [includes, calls])
-def test_the_tape_knows_nothing_above_it(edges):
-    graph = edges()
-    for name in ("tape", "make"):
-        above = {u for u in reached(graph, name) if not u.startswith("kernels/")}
-        above -= LOW | {"tape", "make", "roots"}
-        assert not above, f"csrc/{name} leads to {sorted(above)}"
+def test_folders_know_those_below_them(edges):
+    for name, others in edges().items():
+        for other in others:
+            one, two = folder(name), folder(other)
+            if one == "" and name in ROOT_KNOWS:
+                assert two in ROOT_KNOWS[name] | {""}, f"csrc/{name} knows {other}"
+                continue
+            assert LAYERS.index(two) <= LAYERS.index(one), f"csrc/{name} knows {other}, above it"
+            assert (one, two) not in BESIDE, f"csrc/{name} knows {other}, beside it"
+
+
+ROOT_KNOWS = {"op": {"kernels"}, "trainers": {"kernels", "params"}, "info": {"kernels"}}
+"""What files that are in no folder know beside one another."""
 
 
 OWN_OPS = {"input", "parameter", "lookup", "lookup_batch", "part"}
-"""Of csrc/leaves.c: the tape's own."""
-KNOWS_OPS = {"as_dynet", "calls", "cell"}
+"""Of csrc/graph/leaves.c: the tape's own."""
+KNOWS_OPS = {"schedule/as_dynet", "graph/calls", "graph/cell"}
 """Makes calls of named operations, or does as DyNet does with them."""
 
 
 def test_the_core_knows_no_operation_by_name():
-    for p in CSRC.glob("*.[ch]"):
+    for p in (
+        p
+        for name in ("tape", "schedule", "backward", "graph")
+        for p in (CSRC / name).glob("*.[ch]")
+    ):
         named = set(
             re.findall(
                 r"\bDN_OP_(?!COUNT|ITEM|DECLARE|ADDRESS|END)([a-z]\w*)", plain(p.read_text())

@@ -1,8 +1,8 @@
 #include <string.h>
 
-#include "group.h"
+#include "schedule/group.h"
 #include "kernels/kernels.h"
-#include "once.h"
+#include "schedule/once.h"
 #include "sweep.h"
 
 /* dy of the distinct members: the sum over equal ones. */

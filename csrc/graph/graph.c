@@ -2,9 +2,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "make.h"
-#include "schedule.h"
-#include "sweep.h"
+#include "tape/make.h"
+#include "schedule/schedule.h"
+#include "backward/sweep.h"
 #include "work.h"
 
 /* ---- what the schedule and the backward pass give to the tape below them ------------------------------------------ */

@@ -1,4 +1,4 @@
-/* Gradients that another thread waits for, and sends: the side of the parameters. Who tells of them is csrc/ready.c's business. */
+/* Gradients that another thread waits for, and sends: the side of the parameters. Who tells of them is csrc/backward/ready.c's business. */
 #include <errno.h>
 #include <time.h>
 

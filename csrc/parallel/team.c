@@ -14,7 +14,7 @@
 #include <time.h>
 
 #include "kernels/kernels.h"
-#include "params.h"
+#include "params/params.h"
 
 enum {
     LINE = 64,

@@ -6,7 +6,7 @@
 
 #include "arena.h"
 #include "op.h"
-#include "params.h"
+#include "params/params.h"
 
 enum dn_failed { DN_FAILED = 1, DN_FAILED_ALREADY };     /* the latter: when its turn comes, it is not tried again */
 

@@ -1,4 +1,4 @@
-#include "group.h"
+#include "schedule/group.h"
 #include "kernels/kernels.h"
 #include "sweep.h"
 

@@ -2,9 +2,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "make.h"
+#include "tape/make.h"
 #include "program.h"
-#include "schedule.h"
+#include "schedule/schedule.h"
 
 enum { NOT_NEEDED = INT32_MAX, MOST_CAPTURED = 1000 };
 struct dn_cell { dn_program *programs; };

@@ -1,8 +1,8 @@
 /* Values are read. */
 #include <string.h>
 
-#include "make.h"
-#include "schedule.h"
+#include "tape/make.h"
+#include "schedule/schedule.h"
 
 /* The parameter that node i is a view of, or NULL: its value may be in the parameter's memory. */
 static const dn_param *viewed(const dn_tape *t, int i) {

@@ -3,8 +3,8 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
-#include "group.h"
-#include "sweep.h"
+#include "schedule/group.h"
+#include "backward/sweep.h"
 
 /* A parameter or row is read: its root's version is noted for the check before backward. */
 static void use_root(dn_tape *t, dn_root *root) {

@@ -2,8 +2,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "make.h"
-#include "sweep.h"
+#include "tape/make.h"
+#include "backward/sweep.h"
 
 /* The first element that is NaN, or infinite where that counts; n: none. */
 static size_t first_bad(const dn_real *x, size_t n, int nan_only) {

@@ -2,7 +2,7 @@
  * watchers that are told what is complete. It does not know how a schedule is made, nor any operation by name but those of leaves.c. */
 #pragma once
 
-#include "schedule.h"
+#include "schedule/schedule.h"
 
 /* A pending product dW += dy x'. */
 typedef struct dn_product { int32_t next; int m, k, n; const dn_real *dy, *x; } dn_product;

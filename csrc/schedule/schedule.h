@@ -2,7 +2,7 @@
  * forward.c work on; it does not know of gradients, nor any operation by name. */
 #pragma once
 
-#include "tape.h"
+#include "tape/tape.h"
 
 /* What the schedule knows of a node. */
 typedef struct dn_seat {

@@ -2,8 +2,8 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
-#include "make.h"
-#include "sweep.h"
+#include "tape/make.h"
+#include "backward/sweep.h"
 
 /* Whether the weights are those of backward. */
 static int have_weights_changed(const dn_tape *t) {

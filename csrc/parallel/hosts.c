@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
-#include "params.h"
+#include "params/params.h"
 
 void dn_param_take(dn_param *p, double factor, int64_t from, int64_t to, dn_real *out) {
     size_t n = (size_t)(to - from);

@@ -1,7 +1,7 @@
 /* Backward of groups: gradients of inputs that were collected go back to where those came from. */
-#include "group.h"
+#include "schedule/group.h"
 #include "kernels/kernels.h"
-#include "once.h"
+#include "schedule/once.h"
 #include "sweep.h"
 
 /* Rows that were looked up after the leader of joined products was made have been passed by the sweep, which goes in the order of the nodes

@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "make.h"
-#include "schedule.h"
+#include "tape/make.h"
+#include "schedule/schedule.h"
 
 static const dn_op *checked_op(dn_tape *t, int op, int n) {
     if (op < 0 || op >= DN_OP_COUNT || dn_ops[op]->flags & DN_LEAF || dn_ops[op]->flags & DN_TRACED) {
