@@ -188,7 +188,8 @@ int dn_graph_revert(int graph);
 /* Random draws are keyed by (seed, stream, counter, node, element); this sets the counter to 0. It rises at renew and recalculation. */
 void dn_graph_seed(int graph, uint64_t seed, uint64_t stream);
 /* From now on random nodes draw from this generator, as DyNet's do: each when it is computed, in the order of computation. Where nodes are
- * batched, that is the order in which DyNet's agenda would compute them, or nearly so. The graph does not own it. NULL: draws are keyed, as at the start. */
+ * batched, that is the order in which DyNet's agenda would compute them, or nearly so. The graph
+ * does not own it. NULL: draws are keyed, as at the start. */
 struct dn_rng;
 void dn_graph_generator(int graph, struct dn_rng *generator);
 /* The draw counter, for saving and resuming. */
@@ -346,8 +347,9 @@ int dn_sum_ranks(int ranks, dn_real *const *segments, const double *factors, con
 int dn_param_chunk(dn_param *);                         /* -1 for tables */
 int64_t dn_param_offset(dn_param *);
 
-/* Watching a backward, from another thread or between its steps (csrc/backward/ready.c). Once a root is DN_WATCH_ARMED, the next backward that uses it
- * makes it DN_WATCH_BEGUN and tells of each dense parameter when its gradient is complete: when the sweep has passed its last use, not only
+/* Watching a backward, from another thread or between its steps (csrc/backward/ready.c). Once a
+ * root is DN_WATCH_ARMED, the next backward that uses it makes it DN_WATCH_BEGUN and tells of each
+ * dense parameter when its gradient is complete: when the sweep has passed its last use, not only
  * when it reaches its node. DN_WATCH_STEPS: the same, and a step of backward ends when it has told something. */
 enum dn_watch { DN_WATCH_OFF, DN_WATCH_ARMED, DN_WATCH_STEPS, DN_WATCH_BEGUN, DN_WATCH_COMPLETE, DN_WATCH_FAILED };
 void dn_root_watch(dn_root *, int watch);              /* sets it; DN_WATCH_OFF ends every wait */
@@ -377,7 +379,7 @@ void dn_bf16_decode(int64_t n, const uint16_t *code, dn_real *x);
 void dn_flag_set(int64_t *flag, int64_t value);
 int64_t dn_flag_get(const int64_t *flag);
 
-/* ---- the ranks of one host (csrc/parallel/team.c) ------------------------------------------------------------------------------------------- */
+/* ---- the ranks of one host (csrc/parallel/team.c) -------------------- */
 /* What a rank has to say of its gradients before they are added up, in the layout of dist_dynet/parallel/report.py: `head` as it is; of each
  * parameter whether it is frozen (1 byte); of each table whether its weight decay is multiplied into its rows (1); the weight (8); of each
  * table how many rows have a gradient (4); of each dense parameter whether it has one (1). `params` are the dense ones, then the tables. */
@@ -397,8 +399,9 @@ const uint8_t *dn_team_said(dn_team *, int rank);
 typedef struct dn_place { int chunk; int64_t offset, length; } dn_place;
 typedef struct dn_share { int chunk, like; int64_t from, to; } dn_share;
 /* What this rank adds up of n parameters, placed as in dn_chunk_gradients; filled[r][k]: whether rank r has a gradient of parameter k. All that
- * some rank has, no other parameter, and each number on one rank: neighbours that the same ranks have used are one range, and all ranges together
- * are cut into as many equal shares as there are ranks. `shares` has room for n; returns how many there are. */
+ * some rank has, no other parameter, and each number on one rank: neighbours that the same ranks
+ * have used are one range, and all ranges together are cut into as many equal shares as there are
+ * ranks. `shares` has room for n; returns how many there are. */
 int dn_divide(int ranks, int rank, int n, const dn_place *places, const uint8_t *const *filled, dn_share *shares);
 /* dn_sum_ranks for each of these shares; segments[chunk] are those of all ranks. `room` is for n shares. */
 int dn_sum_shares(int ranks, int rank, int n, const dn_place *places, const uint8_t *const *filled, dn_real *const *const *segments,
@@ -406,20 +409,22 @@ int dn_sum_shares(int ranks, int rank, int n, const dn_place *places, const uint
 
 /* Where a table's rows and ids are put by each rank for the others; capacity 0: nowhere. */
 typedef struct dn_team_window { dn_real *const *rows; int *const *ids; int64_t capacity; } dn_team_window;
-/* From now on updates of these parameters can be done by dn_team_exchange; there is a window per table. What segments and windows point to stays
- * the caller's, and must stay. All ranks learn before the same update. DN_ERROR_MEMORY: nothing was learnt. */
+/* From now on updates of these parameters can be done by dn_team_exchange; there is a window per
+ * table. What segments and windows point to stays the caller's, and must stay. All ranks learn
+ * before the same update. DN_ERROR_MEMORY: nothing was learnt. */
 int dn_team_learn(dn_team *, int n_dense, int n_tables, const dn_place *places, dn_real *const *const *segments, const dn_team_window *);
 void dn_team_forget(dn_team *);
 /* One update's exchange, as far as it goes without waiting for longer than `seconds`: this rank's report is said, and if all ranks say the same
  * before the weight, and rows fit into their windows, then the gradients become their sums, times weight / sum of weights with `average`, else
- * times 1 or, for weight 0, 0. All ranks come to the same outcome. Call it again with the same arguments where it waits. */
+ * times 1 or, for weight 0, 0. All ranks come to the same outcome. Call it again with the same arguments where it waits.
+ * DN_ERROR_MEMORY; DN_ERROR_VALUE: the report is too long, or too many ranks. */
 enum dn_team_outcome {
     DN_TEAM_DONE,
     DN_TEAM_WAITS,        /* for another rank: call again when dn_team_heard */
     DN_TEAM_NEWS          /* nothing is known yet, it is not `usual`, or as above: the reports can be read, and nothing was added up */
 };
 int dn_team_exchange(dn_team *, const void *head, int64_t n_head, double weight, int n_dense, int n_tables, dn_param *const *params,
-                     int average, int usual, double seconds);   /* or DN_ERROR_MEMORY; DN_ERROR_VALUE: the report is too long, or too many ranks */
+                     int average, int usual, double seconds);
 
 /* ---- trainers ---------------------------------------------------------------------------------------------------------------------- */
 enum dn_rule_code {

@@ -6,8 +6,8 @@
  *     static void tanh_backward(dn_call *c) {...}
  *
  * build_ffi.py gathers the rows into op_list.h: the enum, the table and the names come from there. An op knows dims and raw memory,
- * nothing of graphs: what it asks of the place where it is called goes through a table (dn_way). The tape knows no op by name but those that are its
- * own (csrc/graph/leaves.c). */
+ * nothing of graphs: what it asks of the place where it is called goes through a table (dn_way).
+ * The tape knows no op by name but those that are its own (csrc/graph/leaves.c). */
 #pragma once
 
 #include "arena.h"
@@ -49,7 +49,8 @@ typedef struct dn_room {
     dn_arena grads;                    /* until the next backward */
     int out_of_memory;
     int raised;                        /* the error of an op that cannot go on */
-    struct { uint64_t seed, stream, counter; struct dn_rng *generator; } draws; /* generator: what random ops draw from; NULL: draws are keyed */
+    /* generator: what random ops draw from; NULL: draws are keyed */
+    struct { uint64_t seed, stream, counter; struct dn_rng *generator; } draws;
 } dn_room;
 
 /* What forward() and backward() see.
@@ -77,8 +78,8 @@ typedef struct dn_call {
     struct dn_inner_call *inner;
 } dn_call;
 
-/* Of a table: `m` products of rows[i] x k matrices w[i] with the columns of dy[i], dx = sum_i w[i]' dy[i], column[count j + b] being the column of
- * batch element b of input first + j, or -1. */
+/* Of a table: `m` products of rows[i] x k matrices w[i] with the columns of dy[i], dx = sum_i
+ * w[i]' dy[i], column[count j + b] being the column of batch element b of input first + j, or -1. */
 typedef struct dn_row_products { int m, k; int rows[3]; const dn_real *w[3], *dy[3]; const int *column; } dn_row_products;
 
 /* What a call asks for of the place where it is made: a node by itself, a group of nodes, a cell. The functions below say what each is. */

@@ -50,8 +50,8 @@ static int depends_on(dn_tape *t, int i, const dn_root *root) {
     return found;
 }
 
-/* A backward that does not end leaves no gradients: part of a sum would be taken for the sum, and added to when it is called again. What earlier
- * backwards have left in them goes, too, as it cannot be told apart. The locks are held. */
+/* A backward that does not end leaves no gradients: part of a sum would be taken for the sum, and
+ * added to when it is called again. What earlier backwards have left in them goes, too, as it cannot be told apart. The locks are held. */
 static void clear_gradients(dn_tape *t) {
     for (int i = 0; i <= t->backward->swept_root && i < t->n.nodes; i++) {
         const dn_node *node = &t->nodes[i];
@@ -131,8 +131,8 @@ static void touch_rows_as_dynet(dn_tape *t) {
     }
 }
 
-/* A row has a gradient, be it zero, if the loss depends on it. Zeros may have come from nodes beside the loss that were computed with nodes of it:
- * so they did not count, and rows that have nothing but zeros get them here. */
+/* A row has a gradient, be it zero, if the loss depends on it. Zeros may have come from nodes
+ * beside the loss that were computed with nodes of it: so they did not count, and rows that have nothing but zeros get them here. */
 static DN_NOT_INLINE void touch_rows_of_loss(dn_tape *t) {
     dn_seat *seats = t->schedule->seats;
     for (int i = 0; i <= t->backward->swept_root; i++) seats[i].reached = i == t->backward->swept_root;

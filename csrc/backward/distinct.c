@@ -127,7 +127,8 @@ void dn__once_add(dn_tape *t, int group, int i, dn_real *out) {
         c.dy = dy;
         call(&c, ONLY_COLLECTED);
         for (int k = 0; k < c.n && !t->room.out_of_memory; k++) {
-            const dn_real *dx = dn__input(t, t->schedule->members[g->first + m], k) == i && dn__is_collected(t, g, k) ? arrived(t, g, m, k) : NULL;
+            const int is_input = dn__input(t, t->schedule->members[g->first + m], k) == i && dn__is_collected(t, g, k);
+            const dn_real *dx = is_input ? arrived(t, g, m, k) : NULL;
             if (dx) dn__add(n, out, dx, out);
         }
         forget_arrived(t, g, c.n);

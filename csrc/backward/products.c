@@ -100,7 +100,10 @@ void dn__flush_products(dn_tape *t, int i) {
     t->nodes[i].products = -1;
     const int m = t->backward->products[first].m, k = t->backward->products[first].k, wide = wide_columns(m, k);
     int columns = 0;
-    for (int j = first; j >= 0; j = t->backward->products[j].next) columns += t->backward->products[j].n < wide ? t->backward->products[j].n : 0;
+    for (int j = first; j >= 0; j = t->backward->products[j].next) {
+        const int n = t->backward->products[j].n;
+        columns += n < wide ? n : 0;
+    }
     const dn_real *dy = gather(t, first, wide, columns, 0), *x = gather(t, first, wide, columns, 1);
     dn_grad g = !columns || (dy && x) ? dn__place(t, i) : (dn_grad){0}; /* after all that may fail: a place must be written to */
     const int panel = t->backward->watch.last_use && (int64_t)m * k >= LARGE ? PANEL : k;

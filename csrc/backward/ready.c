@@ -45,7 +45,8 @@ int dn__watch_begin(dn_tape *t) {
     t->backward->watch.steps = t->backward->watch.told = 0;
     if (!is_armed(t)) return 0;
     size_t places_in_sweep = (size_t)t->backward->sweep + 1, n = (size_t)t->n.nodes;
-    int32_t *last_use = dn__arena_take(&t->room.grads, places_in_sweep * sizeof *last_use), *next = dn__arena_take(&t->room.grads, n * sizeof *next);
+    int32_t *last_use = dn__arena_take(&t->room.grads, places_in_sweep * sizeof *last_use),
+        *next = dn__arena_take(&t->room.grads, n * sizeof *next);
     int32_t *at = dn__arena_take(&t->room.grads, n * sizeof *at), *places = NULL;
     if (!last_use || !next || !at) return -1;
     if (t->schedule->n.order) {

@@ -226,7 +226,8 @@ static int fill_program(trace *r, const int *given, const int *outputs) {
     p->args = malloc(((size_t)p->n_args + 1) * sizeof *p->args);
     p->ints = malloc(((size_t)p->n_ints + 1) * sizeof *p->ints);
     p->reals = malloc(((size_t)p->n_reals + 1) * sizeof *p->reals);
-    if (!p->given || !p->captured || !p->nodes || !p->outputs || !p->blocks || !p->args || !p->ints || !p->reals || copy_nodes(r)) return dn__no_memory(r->t);
+    if (!p->given || !p->captured || !p->nodes || !p->outputs || !p->blocks || !p->args || !p->ints || !p->reals
+        || copy_nodes(r)) return dn__no_memory(r->t);
     for (int k = 0; k < p->n_given; k++) p->given[k] = r->t->nodes[given[k]].dim;
     return place_outputs(r, given, outputs);
 }

@@ -14,14 +14,9 @@ static size_t first_bad(const dn_real *x, size_t n, int nan_only) {
 
 static size_t bad_gradient(dn_tape *t, int i, int nan_only) {
     const dn_node *node = &t->nodes[i];
-    const dn_real *grad = node->grad;
-    size_t n = dn__elements(&node->dim);
-    if (node->op == dn_ops[DN_OP_part]) {
-        grad = t->nodes[t->args[node->args]].grad;
-        if (grad) grad += t->ints[node->ints];
-    }
-    if (!grad) return n;
-    if (!node->in_chunk) return first_bad(grad, n, nan_only);
+    const dn_real *grad = dn__arrived(t, i);
+    const size_t n = dn__elements(&node->dim);
+    if (!grad || !node->in_chunk) return grad ? first_bad(grad, n, nan_only) : n;
     dn_root *root = node->param->root;
     pthread_mutex_lock(&root->lock); /* the chunk's gradients may have been moved since */
     size_t at = first_bad(root->chunks[node->param->chunk].grads + node->param->offset, n, nan_only);

@@ -200,7 +200,8 @@ dn_work dn_thread_work(int graph) {
     dn_work work = dn__work;
     const dn_tape *t = dn__graph_tape(graph);
     if (t) {
-        const uint64_t parts[] = {(uint64_t)t->epoch, (uint64_t)t->schedule->values_made, (uint64_t)t->n.nodes, (uint64_t)t->schedule->evaluated};
+        const uint64_t parts[] = {(uint64_t)t->epoch, (uint64_t)t->schedule->values_made, (uint64_t)t->n.nodes,
+            (uint64_t)t->schedule->evaluated};
         uint64_t mixed = 0;
         for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) mixed = (mixed ^ parts[i]) * 0x9E3779B97F4A7C15u;
         work.activity = (int64_t)mixed;

@@ -1,5 +1,5 @@
-/* Nodes without inputs: what users feed, parameters, rows of tables; and `part`, which names one output of a node with several. These operations
- * are the tape's own: no other knows how nodes are kept. */
+/* Nodes without inputs: what users feed, parameters, rows of tables; and `part`, which names one
+ * output of a node with several. These operations are the tape's own: no other knows how nodes are kept. */
 #include <string.h>
 
 #include "kernels/kernels.h"

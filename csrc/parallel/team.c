@@ -273,7 +273,8 @@ static void fill_missing(const dn_team *team, dn_param *const *params) {
 
 /* Adds up this rank's shares, and puts its rows where the others read them. */
 static int give(dn_team *team, dn_param *const *params) {
-    const int error = dn_sum_shares(team->ranks, team->rank, team->n_dense, team->places, team->filled, team->segments, team->factors, team->shares);
+    const int error = dn_sum_shares(team->ranks, team->rank, team->n_dense, team->places, team->filled,
+        team->segments, team->factors, team->shares);
     if (error) return error;
     for (int k = 0; k < team->n_tables; k++) {
         dn_param *table = params[team->n_dense + k];

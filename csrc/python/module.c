@@ -4,8 +4,8 @@
  * which costs three times what the node does. The functions here take expressions and return one. They know the quick way only: whatever else
  * can happen (an error, a parameter alone, an array, a wrong type) goes to a function in Python, which was given with the call.
  *
- * This file has operators and subscripts, and the module; expression.c the base class, makers.c the functions that make nodes, states.c the steps
- * of recurrent networks, values.c what reads values. */
+ * This file has operators and subscripts, and the module; expression.c the base class, makers.c
+ * the functions that make nodes, states.c the steps of recurrent networks, values.c what reads values. */
 #include "expression.h"
 
 #include <string.h>

@@ -175,7 +175,8 @@ static int find_signatures(dn_agenda *s) {
     size_t slots = 64;
     while (slots < 2 * (size_t)(s->n - s->leaves)) slots *= 2;
     int32_t *table = dn__plan_zeroed(s->t, slots, sizeof *table); /* signature + 1 */
-    int32_t *seen = dn__plan_take(s->t, (size_t)(s->n - s->leaves), sizeof *seen); /* the signatures of nodes that have one, one after another */
+    /* the signatures of nodes that have one, one after another */
+    int32_t *seen = dn__plan_take(s->t, (size_t)(s->n - s->leaves), sizeof *seen);
     s->signatures = dn__plan_take(s->t, (size_t)(s->n - s->leaves), sizeof *s->signatures);
     if (!table || !seen || !s->signatures) return DN_ERROR_MEMORY;
     /* Programs make the same sequences of nodes again and again. `at` follows an earlier one in `seen`: the guess is what stood there. Where it
@@ -331,13 +332,15 @@ static int extend_order(dn_agenda *s) {
 static int append_part(dn_agenda *s) {
     dn_tape *t = s->t;
     const int choose = t->schedule->autobatch == DN_AUTOBATCH_AUTO && !s->as_dynet;
+    int64_t ordered = t->schedule->n.order;
     switch (s->parts_done++) {
     case 0:
         if (choose && s->n < FEW_NODES) return DN_IN_ORDER;
         if (count_edges(s)) return dn__no_memory(t);
         return choose && is_no_gain(s) ? DN_IN_ORDER : 1;
     case 1:
-        if (DN_GROW(t->schedule->order, t->schedule->capacity.order, (t->schedule->n.order ? t->schedule->n.order : (int64_t)s->first) + s->n) ||
+        if (!t->schedule->n.order) ordered = s->first;
+        if (DN_GROW(t->schedule->order, t->schedule->capacity.order, ordered + s->n) ||
             DN_GROW(t->schedule->members, t->schedule->capacity.members, (int64_t)t->schedule->n.members + s->n) || link_users(s))
             return dn__no_memory(t);
         return 1;
@@ -362,7 +365,8 @@ static int begin_plan(dn_tape *t, int first, int last) {
 
 /* Plans the order of nodes first ... last, in calls that take some milliseconds; 1: there is more to do. An error leaves the tape as it was. */
 static int make_plan(dn_tape *t, int first, int last) {
-    if (t->schedule->planning && (t->schedule->planning->first != first || t->schedule->planning->first + t->schedule->planning->n != last + 1)) dn__abandon_plan(t);
+    const dn_agenda *s = t->schedule->planning;
+    if (s && (s->first != first || s->first + s->n != last + 1)) dn__abandon_plan(t);
     int result = t->schedule->planning ? 1 : begin_plan(t, first, last);
     if (result < 0) return result;
     int64_t work = PLAN_WORK;
@@ -400,7 +404,8 @@ int dn__autobatch_forward(dn_tape *t, int last) {
         for (; t->schedule->n_done < t->schedule->n.order; t->schedule->n_done++) {
             if (work <= 0) return 1;
             const int i = t->schedule->order[t->schedule->n_done];
-            const int n = i < 0 ? t->schedule->groups[-1 - i].n : 1; /* what fails is tried again, in this place of the order, by the next call */
+            /* what fails is tried again, in this place of the order, by the next call */
+            const int n = i < 0 ? t->schedule->groups[-1 - i].n : 1;
             work -= (int64_t)n * t->nodes[i < 0 ? t->schedule->members[t->schedule->groups[-1 - i].first] : i].work;
             const int error = i < 0 ? dn__group_forward(t, -1 - i) : dn__compute(t, i);
             if (error) return error;

@@ -58,7 +58,8 @@ static int forward_in_order(dn_tape *t, int last) {
     int64_t work = DN_WORK;
     while (t->schedule->evaluated <= last) {
         if (work <= 0) return 1;
-        if (t->schedule->n.order && DN_GROW(t->schedule->order, t->schedule->capacity.order, (int64_t)t->schedule->n.order + 1)) return dn__no_memory(t);
+        if (t->schedule->n.order && DN_GROW(t->schedule->order, t->schedule->capacity.order,
+            (int64_t)t->schedule->n.order + 1)) return dn__no_memory(t);
         const int i = t->schedule->evaluated;
         work -= t->nodes[i].work;
         dn_node *node = &t->nodes[i];

@@ -142,7 +142,8 @@ static int find_inputs(dn_tape *t, int group) {
     dn_group *g = &t->schedule->groups[group];
     const dn_node *node = dn__leader_of(t, g);
     const int n = dn__inputs_of(t, g), each = n - g->ragged;
-    if (DN_GROW(t->schedule->group_inputs, t->schedule->capacity.group_inputs, (int64_t)t->schedule->n.group_inputs + n)) return dn__no_memory(t);
+    if (DN_GROW(t->schedule->group_inputs, t->schedule->capacity.group_inputs,
+        (int64_t)t->schedule->n.group_inputs + n)) return dn__no_memory(t);
     g->inputs = t->schedule->n.group_inputs;
     t->schedule->n.group_inputs += n;
     dn_group_input *in = t->schedule->group_inputs + g->inputs;
@@ -273,7 +274,8 @@ static void draw_each(dn_tape *t, const dn_group *g, const dn_call *all) {
  * there is memory again. */
 typedef struct start { int inputs, gathers, sources; dn_arena_mark values; dn_autobatch_counts counts; } start;
 static start start_of(const dn_tape *t) {
-    return (start){t->schedule->n.group_inputs, t->schedule->n.gathers, t->schedule->n.sources, dn__arena_mark(&t->schedule->values), t->schedule->counts};
+    return (start){t->schedule->n.group_inputs, t->schedule->n.gathers, t->schedule->n.sources,
+        dn__arena_mark(&t->schedule->values), t->schedule->counts};
 }
 static int undo(dn_tape *t, dn_group *g, const start *before, int error) {
     for (int m = 0; m < g->n; m++) t->schedule->seats[t->schedule->members[g->first + m]].grouped = 0;

@@ -51,7 +51,8 @@ int dn__join_forward(dn_tape *t, int i, int last) {
     const int is_cell = (node->op->flags & DN_TRACED) != 0;
     if (is_cell && !cell_fits(t, node, i)) return 0;
     int misfits = 0, before = i, patience = seat->patience;
-    for (int j = seat->next_user; j > before && j <= last && members < most && misfits < patience; before = j, j = t->schedule->seats[j].next_user) {
+    for (int j = seat->next_user, next; j > before && j <= last && members < most && misfits < patience; before = j, j = next) {
+        next = t->schedule->seats[j].next_user;
         if (is_cell ? !cell_fits(t, node, j) : !fits(t, node, j)) {
             misfits++;
             continue;

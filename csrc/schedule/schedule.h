@@ -1,5 +1,5 @@
-/* The schedule of a tape: which of its nodes are computed, in which order, and which of them as one. It is what join.c, autobatch.c, group.c and
- * forward.c work on; it does not know of gradients, nor any operation by name. */
+/* The schedule of a tape: which of its nodes are computed, in which order, and which of them as
+ * one. It is what join.c, autobatch.c, group.c and forward.c work on; it does not know of gradients, nor any operation by name. */
 #pragma once
 
 #include "tape/tape.h"
@@ -68,7 +68,8 @@ typedef struct dn_schedule {
     dn_group_input *group_inputs;
     dn_gather *gathers;
     dn_scheduled n, capacity;
-    int as_dynet;                   /* the plan is made in the order in which DyNet computes, for the sake of the generator that it draws from */
+    /* the plan is made in the order in which DyNet computes, for the sake of the generator that it draws from */
+    int as_dynet;
     struct dn_agenda *planning;       /* autobatch.c: an order in the making, in plan_memory; NULL: none */
     dn_arena plan_memory;
     dn_schedule_mark begun;         /* where all stood when the order's last part, up to node `planned`, was made */
