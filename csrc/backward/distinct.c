@@ -1,3 +1,4 @@
+/* Backward of groups whose equal members were computed once (schedule/once.h). */
 #include <string.h>
 
 #include "schedule/group.h"

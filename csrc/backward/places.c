@@ -1,3 +1,4 @@
+/* Where gradients are put: of nodes, of groups, of the inputs of both. */
 #include "schedule/group.h"
 #include "kernels/kernels.h"
 #include "sweep.h"

@@ -1,3 +1,4 @@
+/* Products that give the gradient of one matrix are collected, and done as one when every use of it has passed. */
 #include <string.h>
 
 #include "kernels/kernels.h"

@@ -1,4 +1,4 @@
-/* Values in and out: the quick ways of csrc/schedule/forward.c and csrc/backward/backward.c for
+/* Values in and out: the quick ways of csrc/graph/values.c and csrc/graph/gradient.c for
  * numbers that fit on the stack. None, DN_LONG_WAY or a negative error: graph.py and expression.py
  * go the longer way, which takes its time and has the words. */
 #include "expression.h"

@@ -1,3 +1,4 @@
+/* One node by itself: its call, its memory, its value. */
 #include "schedule.h"
 
 #include <string.h>

@@ -1,5 +1,7 @@
-/* The schedule of a tape: which of its nodes are computed, in which order, and which of them as
- * one. It is what join.c, autobatch.c, group.c and forward.c work on; it does not know of gradients, nor any operation by name. */
+/* The schedule of a tape: which of its nodes are computed, in which order, and which of them as one.
+ * It is what compute.c, once.c, group.c, join.c, autobatch.c and forward.c work on. It makes no
+ * gradient (groups and gathers have room for what backward notes of them), and knows no operation by
+ * name but those of graph/leaves.c. */
 #pragma once
 
 #include "tape/tape.h"

@@ -116,7 +116,7 @@ int dn__change_ints(dn_tape *t, dn_node *node, int n, const int *ints) {
 
 /* ---- parameters of this graph -------------------------------------------------------------------------------------- */
 
-/* The slot of a parameter's handle in the table param_nodes, which has room. */
+/* The slot of a parameter's handle in the table of parameters, which has room. */
 static int param_slot(const dn_tape *t, int64_t handle) {
     uint64_t h = (uint64_t)handle * 0x9E3779B97F4A7C15u;
     int mask = t->parameters.capacity - 1, i = (int)(h >> 32) & mask;
