@@ -1,4 +1,4 @@
-"""The ranks of one host as csrc/parallel/team.c knows them: they pass reports on in memory that they share, and do usual updates in one call of C.
+"""The ranks of one host as csrc/parallel/team.c knows them: reports in shared memory, usual updates in one call of C.
 
 After a backward neither Python's code nor its data are in the caches any more. So an update of known parameters, whichever of them each rank
 has used, with rows that fit into their windows, is exchanged without Python. It knows what was learnt and how to wait; sharing memory and
@@ -138,4 +138,7 @@ def check(outcome: int) -> None:
     if outcome == lib.DN_ERROR_MEMORY:
         raise MemoryError("gradient exchange: out of memory")
     if outcome:
-        raise RuntimeError(f"gradient exchange: csrc/parallel/team.c refused its arguments; got error {outcome}. This is a fault of dist_dynet.")
+        raise RuntimeError(
+            f"gradient exchange: csrc/parallel/team.c refused its arguments; got error {outcome}. "
+            "This is a fault of dist_dynet."
+        )
