@@ -174,6 +174,15 @@ def test_recipe_works(copy, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", ["ruff check .", "mypy"])
+def test_linters_accept_what_recipes_add(copy, command):
+    if not (Path(sys.executable).parent / command.split()[0]).exists():
+        pytest.skip(f"needs {command.split()[0]} beside Python: pip install -e '.[dev]'")
+    done, said = run(copy, command)
+    assert done, said[-6000:]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "k"), STEPS)
 def test_a_step_that_is_left_out_is_named(copy, name, k):
     recipe = RECIPES[name]
