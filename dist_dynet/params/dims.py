@@ -28,9 +28,9 @@ def as_dims(dims: Any, what: str) -> tuple[int, ...]:
     if min(result, default=0) < 0:
         raise ValueError(f"{what}: sizes must not be negative; got {result[0] if alone else tuple(result)}.")
     if max(result, default=0) >= 1 << 31:
-        raise ValueError(f"{what}: sizes must have at most 31 bits; got {dims!r}.")
+        raise ValueError(f"{what}: sizes must have at most 31 bits; got {result[0] if alone else tuple(result)}.")
     if not 0 < len(result) <= MAX_DIMS:
-        raise ValueError(f"{what}: takes 1 to {MAX_DIMS} dims; got {dims!r}.")
+        raise ValueError(f"{what}: takes 1 to {MAX_DIMS} dims; got {result[0] if alone else tuple(result)}.")
     return tuple(result)
 
 
