@@ -154,6 +154,58 @@ def write_op_list() -> None:
         path.write_text(text)
 
 
+def sources_by_file() -> dict[str, str]:
+    """{file: its text as the preprocessor leaves it}, headers included; nothing of what the compiler refuses, which says so later."""
+    command = [*compiler(), "-E", f"-I{CSRC}", f"-I{GENERATED}", *SOURCES]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    texts: dict[str, list[str]] = {}
+    text: list[str] = []
+    for line in result.stdout.splitlines() if result.returncode == 0 else ():
+        if marker := re.match(r'# \d+ "([^"]+)"', line):
+            text = texts.setdefault(os.path.relpath(ROOT / marker[1], ROOT), [])
+        else:
+            text.append(line)
+    return {name: "\n".join(lines) for name, lines in texts.items() if name.startswith("csrc/")}
+
+
+def kernel_gaps() -> list[str]:
+    """Kernels that are used, declared in kernels.h and defined, but not all three: each with the file to edit first."""
+    header, texts = "csrc/kernels/kernels.h", sources_by_file()
+    files = {name: text for name, text in texts.items() if name.endswith(".c")}
+    declared = dict.fromkeys(re.findall(r"\b(dn__\w+)\s*\(", texts.get(header, "")))
+    defined = {name: file for file, text in files.items() for name in re.findall(r"\b(dn__\w+)\([^;{}]*\)\s*\{", text)}
+    uses = {file: re.findall(r"\b(dn__\w+)", text) for file, text in files.items()}
+    everywhere = {name for file, text in texts.items() if file not in files for name in re.findall(r"\b(dn__\w+)", text)}
+    users: dict[str, list[str]] = {}
+    for file, names in uses.items():
+        for name in set(names) - {n for n in names if defined.get(n) == file and names.count(n) == 1}:
+            users.setdefault(name, []).append(file)
+    gaps = [
+        f"{header}: does not declare {name}, which {users[name][0]} uses"
+        for name in sorted(users.keys() - everywhere)
+        if users[name] != [defined.get(name)]
+    ]
+    raw, previous = (CSRC / "kernels" / "kernels.h").read_text(), ""
+    for name in declared:
+        if name not in defined:
+            place = re.search(rf"\b(?:dn__)?{name.removeprefix('dn__').removesuffix('_grad')}\b", raw)
+            section = re.findall(r"kernels/\w+\.c", raw[: place.start() if place else None])
+            gaps.append(f"csrc/{section[-1]}: does not define {name}, which {header} declares")
+        elif name not in users:
+            gaps.append(f"{users[previous][0] if previous in users else 'csrc'}: does not use {name}, which {header} declares")
+        else:
+            previous = name
+    return gaps
+
+
+def rule_gaps() -> list[str]:
+    """Rules of trainers that are in one of the two lists only."""
+    listed = set(re.findall(r"^ +(DN_RULE_\w+)", (CSRC / "dn_api.h").read_text(), re.M))
+    rows = set(re.findall(r"\[(DN_RULE_\w+)\] =", (CSRC / "trainers.c").read_text()))
+    gaps = [f"csrc/trainers.c: RULES has no row of {name}, which csrc/dn_api.h lists" for name in sorted(listed - rows)]
+    return gaps + [f"csrc/dn_api.h: does not list {name}, of which RULES in csrc/trainers.c has a row" for name in sorted(rows - listed)]
+
+
 def declarations(defines: list[str]) -> str:
     """What cffi reads of dn_api.h."""
     command = [*compiler(), "-E", "-P", "-DDN_CDEF", *defines, f"-I{GENERATED}", str(CSRC / "dn_api.h")]
@@ -177,6 +229,8 @@ def make(name: str, sources: list[str], defines: list[str], prelude: str = "") -
 
 
 write_op_list()
+if gaps := kernel_gaps() + rule_gaps():
+    raise SystemExit("\n".join(gaps))
 clones = clone_flags()
 core_float = make("_core_float32", SOURCES, clones)
 core_double = make("_core_float64", SOURCES, [*clones, "-DDN_DOUBLE"])

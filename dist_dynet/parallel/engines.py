@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import socket
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .._environment import choice
 from ._world import World
@@ -14,9 +14,14 @@ from .hybrid import HybridExchange
 from .shared import SharedExchange
 from .wire import Hosts
 
-Engine = Literal["auto", "hybrid", "mpi", "shared"]
+Engine = Literal[
+    "auto",
+    "hybrid",
+    "mpi",
+    "shared",
+]
 
-ENGINES = ("auto", "hybrid", "mpi", "shared")
+ENGINES: tuple[str, ...] = get_args(Engine)
 
 DEFAULT = choice("DIST_DYNET_EXCHANGE", ENGINES)
 
@@ -40,6 +45,8 @@ def choose(here: World, comm: Any, engine: str | None = None, overlap: bool = Tr
     names = [theirs[3] for theirs in every]
     if name == "mpi" or (None in names and name != "shared"):
         return MpiExchange(here, comm)
+    if name not in ("auto", "hybrid", "shared"):
+        raise NotImplementedError(f"choose() in dist_dynet/parallel/engines.py has no branch for exchange={name!r}")
     if len(set(names)) == 1 and None not in names:
         return SharedExchange(here, comm)
     if name == "shared":

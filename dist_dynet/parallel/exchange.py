@@ -119,7 +119,7 @@ class MpiExchange:
         self._scale(agreed, agreed.structure.handles[len(agreed.structure.dense) :])
         tables = self._send_rows(agreed, requests, what)
         self._here.wait(requests, what)
-        self._here.wait(self._send_blocks(tables), what)
+        self._here.wait(self._send_blocks(tables, what), what)
         for rows in tables:
             lib.dn_param_clear_gradient(rows.handle)
             for ids, gradients in rows.pieces:
@@ -152,7 +152,11 @@ class MpiExchange:
         chunks = [structure.root.chunk_gradients(chunk) for chunk in range(structure.root.chunks())]
         for chunk, start, end in gaps:
             chunks[chunk][start:end] = 0
-        return [self._comm.Iallreduce(self._here.mpi.IN_PLACE, chunks[chunk][start:end]) for chunk, start, end in ranges]
+        return [request for chunk, start, end in ranges for request in self._add_up(chunks[chunk][start:end], what)]
+
+    def _add_up(self, mine: NDArray[Any], what: str) -> list[Any]:
+        """Begins to replace an array by its sum over the ranks; what is still to be waited for."""
+        return [self._comm.Iallreduce(self._here.mpi.IN_PLACE, mine)]
 
     def _filled_elsewhere(self, agreed: Agreed, used: NDArray[np.bool_]) -> list[Any]:
         """The parameters that only other ranks have used."""
@@ -178,7 +182,7 @@ class MpiExchange:
             tables.append(Rows(table, agreed.structure.handles[first + k], [(ids, gradients)]))
         return tables
 
-    def _send_blocks(self, tables: list[Rows]) -> list[Any]:
+    def _send_blocks(self, tables: list[Rows], what: str) -> list[Any]:
         """For tables of which much is used, so that only ids were sent: adds up the union of the rows."""
         requests = []
         for rows in tables:
@@ -188,7 +192,7 @@ class MpiExchange:
                 mine = rows.table.touched_gradients()
                 block = np.zeros((len(union), mine.shape[1]), DTYPE)
                 block[np.searchsorted(union, rows.table.touched_rows())] = mine
-                requests.append(self._comm.Iallreduce(self._here.mpi.IN_PLACE, block))
+                requests += self._add_up(block, what)
                 rows.pieces = [(union.astype(np.int32), block)]
         return requests
 

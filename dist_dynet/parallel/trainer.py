@@ -127,7 +127,7 @@ class DistributedTrainer:
         if average not in ("mean", "weighted", "sum"):
             raise ValueError(f"DistributedTrainer: average must be mean, weighted or sum; got {average!r}.")
         if exchange is not None and exchange not in ENGINES:
-            raise ValueError(f"DistributedTrainer: exchange must be auto, hybrid, mpi or shared; got {exchange!r}.")
+            raise ValueError(f"DistributedTrainer: exchange must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}; got {exchange!r}.")
         if compression not in (None, "bf16"):
             raise ValueError(f"DistributedTrainer: compression must be None or 'bf16'; got {compression!r}.")
         self._inner, self._average = trainer, average

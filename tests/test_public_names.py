@@ -1,0 +1,65 @@
+"""What is made for users can be had by users: it is in __all__ of its module or package.
+
+A message names the file to edit.
+"""
+
+import inspect
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from dist_dynet import nn, ops, trainers
+from dist_dynet.nn.owner import Owner
+
+FOR_BUILDERS = {"concatenate_pairs", "lstm_gates", "masked"}
+"""Functions of the families that only dist_dynet.nn calls."""
+
+
+def own(module, kind):
+    """{name: what is defined in a module}, of one kind, without what begins with an underscore."""
+    found = {name: thing for name, thing in vars(module).items() if kind(thing)}
+    return {
+        name: thing for name, thing in found.items()
+        if thing.__module__ == module.__name__ and not name.startswith("_")
+    }  # fmt: skip
+
+
+def modules(package):
+    files = sorted(Path(package.__file__).parent.glob("[a-z]*.py"))
+    return [import_module(f"{package.__name__}.{path.stem}") for path in files]
+
+
+def class_gaps(package, found):
+    """Classes that are not in __all__ of their package, and not there to derive others from."""
+    bases = {base for c in found.values() for base in c.__mro__[1:]}
+    file = f"{package.__name__.replace('.', '/')}/__init__.py"
+    return [
+        f"{file}: does not import {name} of {c.__module__}, or does not have it in __all__"
+        for name, c in found.items()
+        if not (name in package.__all__ and hasattr(package, name)) and c not in bases
+    ]
+
+
+@pytest.mark.parametrize(("package", "base"), [(nn, Owner), (trainers, trainers.Trainer)])
+def test_classes_are_in_all_of_their_package(package, base):
+    classes = [own(module, inspect.isclass) for module in modules(package)]
+    found = {name: c for each in classes for name, c in each.items() if issubclass(c, base)}
+    assert len(found) > 5
+    assert not (gaps := class_gaps(package, found)), "\n".join(gaps)
+
+
+def test_a_class_that_is_left_out_is_reported():
+    class Unlisted(trainers.AdamTrainer):
+        pass
+
+    (gap,) = class_gaps(trainers, {"Unlisted": Unlisted, "AdamTrainer": trainers.AdamTrainer})
+    assert gap.startswith("dist_dynet/trainers/__init__.py: does not import Unlisted")
+
+
+@pytest.mark.parametrize("family", ops.FAMILIES)
+def test_operations_are_in_all_of_their_module(family):
+    file = f"{family.__name__.replace('.', '/')}.py"
+    known = {*family.__all__, *FOR_BUILDERS}
+    missing = [name for name in own(family, inspect.isfunction) if name not in known]
+    assert not missing, f"{file}: __all__ leaves out {missing}"
