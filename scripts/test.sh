@@ -3,11 +3,11 @@
 # pytest, MPI programs under mpirun -n 2 and 4 and the double-precision build included. Some MPI programs run with Open MPI, too, from a second
 # venv inside the first.
 #
-#     scripts/test.sh                    everything
+#     scripts/test.sh                    everything: what needs no MPI in two processes, then the MPI programs
 #     scripts/test.sh -m 'not slow' -x   arguments go to pytest
 #
-# How long: installing takes a minute or two at the first call, the tests under ten minutes on two cores.
-# What to expect: pytest's summary, all passed; a skip says its reason.
+# How long: installing takes a minute or two at the first call, the tests under fifteen minutes on two cores.
+# What to expect: pytest's summary, twice without arguments, all passed; a skip says its reason.
 # Needs: Python >= 3.10 with pip and venv, a C compiler.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
@@ -19,4 +19,10 @@ fi
 cd "$ROOT"
 # The installed package is tested, not the folder beside the tests: tests/ has no __init__.py, and -P (from 3.11) keeps the working folder out.
 export OMP_NUM_THREADS=1 PYTHONSAFEPATH=1 PATH="$VENV/bin:$PATH"
-exec "$VENV/bin/pytest" "$@"
+if (($#)); then
+    exec "$VENV/bin/pytest" "$@"
+fi
+status=0
+"$VENV/bin/pytest" -n 2 -m 'not mpi' || status=$?
+"$VENV/bin/pytest" -m mpi || status=$?
+exit $status
