@@ -238,7 +238,7 @@ void dn__simple_sequence_grad(const dn_sequence *, const dn_real *const *w);
 void dn__gru_sequence(const dn_sequence *, const dn_real *const *w);
 void dn__gru_sequence_grad(const dn_sequence *, const dn_real *const *w);
 /* Blocks i, o, g. extra: tanh c. w: Wih, Woh, Wgh, and the peepholes Wic, Woc, which may be NULL. i = logistic(. + Wih h_(s-1) + Wic c_(s-1)),
- * g = tanh(. + Wgh h_(s-1)), c_s = c_(s-1) + i (g - c_(s-1)), o = logistic(. + Woh h_(s-1) + Woc c_s), h_s = o tanh c_s. */
+ * g = tanh(. + Wgh h_(s-1)), c_s = (1 - i) c_(s-1) + i g, o = logistic(. + Woh h_(s-1) + Woc c_s), h_s = o tanh c_s. */
 void dn__coupled_sequence(const dn_sequence *, const dn_real *const *w);
 void dn__coupled_sequence_grad(const dn_sequence *, const dn_real *const *w);
 
