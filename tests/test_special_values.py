@@ -57,23 +57,17 @@ def test_elementwise_function_gives_pytorchs_special_values(name):
 
 # ---- all operations ----------------------------------------------------------------------------------------------------------------------
 
-NO_WEIGHT = "a score of -inf counts as masked, and where nothing is left there is no weight; the reference divides 0 by 0"
 CHOICE = "which one is chosen among NaN and infinity is another matter (extremes of the table)"
 OTHERWISE = {
-    "attention with a mask of each": NO_WEIGHT,
     "constrained_softmax": CHOICE,
     "crf_viterbi": CHOICE,
     "crf_viterbi of a padded batch": CHOICE,
     "inverse": "one NaN in the decomposition is NaN throughout",
     "inverse without a diagonal": "as inverse",
     "kmax_pooling": CHOICE,
-    "masked_log_softmax with a mask of each": NO_WEIGHT,
-    "masked_softmax": NO_WEIGHT,
-    "masked_softmax with a mask of each": NO_WEIGHT,
-    "masked_softmax with an expression": NO_WEIGHT,
+    "masked_log_softmax with a mask of each": "exp of x - inf is 0, where the reference has inf / inf",
     "sparsemax": CHOICE,
     "sparsemax of a vector": CHOICE,
-    "times an array": "the reference leaves out products with 0",
     "topk": CHOICE,
     "topk of NaN": CHOICE,
 }

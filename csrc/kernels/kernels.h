@@ -179,6 +179,8 @@ void dn__log_loss_target_grad(size_t n, const dn_real *t, const dn_real *x, dn_r
 typedef struct dn_lse { dn_real max, log_sum; } dn_lse;
 dn_lse dn__logsumexp(size_t n, const dn_real *x);
 void dn__softmax(size_t n, const dn_real *x, dn_real *y);
+/* the same, but 0 where every x is -inf: there is nothing to give weight to */
+void dn__softmax_or_zeros(size_t n, const dn_real *x, dn_real *y);
 /* dx = y * (dy - <y, dy>) + beta dx; with beta = 0, dx may be dy */
 void dn__softmax_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx);
 /* dx = scale * exp(x - lse) + beta dx: the softmax from the logits and their log-sum-exp */
