@@ -83,7 +83,7 @@ def three_nodes(Wx, Wh, b, h, c, x1, x2):
 
 def crf(weights):
     return lambda A, start, stop, E: crf_node(
-        A, start, stop, E, tags=[[1, 0, 1]] if weights[1] else (), weights=weights
+        A, start, stop, E, tags=[[1, 0, 1]] * E.dim()[1] if weights[1] else (), weights=weights
     )
 
 
@@ -187,31 +187,27 @@ LIMITS = {
 # ---- comparison ----------------------------------------------------------------------------------
 
 
+PER_EXAMPLE = ("x1", "x2", "h", "c", "E", "q", "k", "v", "x", "mask", "dy")
+"""Inputs that differ from example to example; the others are weights."""
+
+
 def run(build, inputs):
-    """The value by columns, and the gradients by rows of all inputs but mask and dy."""
+    """The value by columns, and the gradients by rows of all inputs but mask and dy; by name."""
     dy.renew_cg()
-    arrays = {name: np.array(array) for name, array in inputs.items() if name != "dy"}
-    if hasattr(build, "parameters"):
-        dims = {
-            name for name in arrays if name not in ("x1", "x2", "h", "c", "E", "q", "k", "mask")
-        }
-        given = {
-            name: array if name in dims else dy.inputTensor(array) for name, array in arrays.items()
-        }
-        parameters, y = build(**given)
-        names = [name for name in given if name in dims]
-        given.update(zip(names, parameters, strict=True))
-    else:
-        given = {name: dy.inputTensor(array) for name, array in arrays.items()}
-        y = build(**given)
+    given = {name: array for name, array in inputs.items() if name != "dy"}
+    weights = set(given) - set(PER_EXAMPLE) if hasattr(build, "parameters") else set()
+    given.update((n, dy.inputTensor(a)) for n, a in given.items() if n not in weights)
+    y = build(**given)
+    if weights:
+        parameters, y = y
+        given.update(zip((name for name in given if name in weights), parameters, strict=True))
     value = y.npvalue().ravel(order="F")
     dy.dot_product(dy.reshape(y, (len(value),)), dy.inputVector(inputs["dy"])).backward(full=True)
-    gradients = [
-        (x.grad_as_array() if isinstance(x, dy.Parameters) else x.gradient()).ravel()
+    return {"value": value} | {
+        name: (x.grad_as_array() if isinstance(x, dy.Parameters) else x.gradient()).ravel()
         for name, x in given.items()
         if name != "mask"
-    ]
-    return value, gradients
+    }
 
 
 def close(got, want, scale=1.0):
@@ -225,23 +221,33 @@ def scale_of(name, want):
     return 1.0 if name == "value" else max([1.0, *np.abs(want[np.isfinite(want)])])
 
 
+def cases(network):
+    """(changed input, number, all inputs, what PyTorch gives by name) of each case."""
+    stored = STORED[network]
+    names = ["value", *(name for name in stored["inputs"] if name not in ("mask", "dy"))]
+    for case in stored["cases"]:
+        if case["dtype"] in ("", DTYPE_NAME):
+            inputs = {name: np.array(array, float) for name, array in stored["inputs"].items()}
+            inputs[case["input"]].flat[case["at"]] = case["number"]
+            want = map(np.array, [case["value"], *case["gradients"]])
+            yield case["input"], str(case["number"]), inputs, dict(zip(names, want, strict=True))
+
+
+def differing(got, want):
+    """(name, got, want) of what is not the same."""
+    for name in got:
+        if not close(got[name], want[name], scale_of(name, want[name])):
+            yield name, got[name], want[name]
+
+
 def differences(network, build):
     """(changed input, number, what differs, got, want) of all cases.
 
     What differs is "value" or the input whose gradient it is.
     """
-    stored = STORED[network]
-    for case in stored["cases"]:
-        if case["dtype"] not in ("", DTYPE_NAME):
-            continue
-        inputs = {name: np.array(array, float) for name, array in stored["inputs"].items()}
-        inputs[case["input"]].flat[case["at"]] = case["number"]
-        value, gradients = run(build, inputs)
-        names = ["value", *(name for name in inputs if name not in ("mask", "dy"))]
-        stored_arrays = map(np.array, [case["value"], *case["gradients"]])
-        for name, got, want in zip(names, [value, *gradients], stored_arrays, strict=True):
-            if not close(got, want, scale_of(name, want)):
-                yield case["input"], str(case["number"]), name, got, want
+    for changed, number, inputs, want in cases(network):
+        for difference in differing(run(build, inputs), want):
+            yield changed, number, *difference
 
 
 def excepted(network, changed, number, name, got, want):
@@ -267,6 +273,61 @@ def test_network_gives_pytorchs_special_values(network, way):
         f"{changed} with {number}: {name} = {got}, not {want}"
         for changed, number, name, got, want in found
     )
+
+
+def batched(build, examples):
+    """run() of examples in one batch; the gradients of weights are left out."""
+    dy.renew_cg()
+    given = {
+        name: dy.inputTensor(np.stack([e[name] for e in examples], -1), batched=True)
+        if name in PER_EXAMPLE
+        else dy.inputTensor(array)
+        for name, array in examples[0].items()
+    }
+    w = given.pop("dy")
+    y = build(**given)
+    dy.sum_batches(dy.dot_product(dy.reshape(y, w.dim()[0], len(examples)), w)).backward(full=True)
+    names = [name for name in given if name in PER_EXAMPLE and name != "mask"]
+    for b, value in enumerate(y.npvalue().reshape((-1, len(examples)), order="F").T):
+        yield {"value": value} | {name: given[name].gradient()[..., b].ravel() for name in names}
+
+
+def autobatched(build, examples):
+    """The same of examples that are batched automatically."""
+    dy.renew_cg(autobatching=2)
+    weights = {n: dy.inputTensor(a) for n, a in examples[0].items() if n not in PER_EXAMPLE}
+    given = [
+        {n: weights[n] if n in weights else dy.inputTensor(array) for n, array in example.items()}
+        for example in examples
+    ]
+    ws = [one.pop("dy") for one in given]
+    ys = [build(**one) for one in given]
+    products = [dy.dot_product(dy.reshape(y, w.dim()[0]), w) for y, w in zip(ys, ws, strict=True)]
+    dy.esum(products).backward(full=True)
+    for one, y in zip(given, ys, strict=True):
+        names = [name for name in one if name in PER_EXAMPLE and name != "mask"]
+        value = y.npvalue().ravel(order="F")
+        yield {"value": value} | {name: one[name].gradient().ravel() for name in names}
+
+
+@pytest.mark.parametrize("together", [batched, autobatched])
+@pytest.mark.parametrize("network", [network for network, ways in WAYS.items() if "node" in ways])
+def test_special_number_stays_in_its_example(network, together):
+    build, place = WAYS[network]["node"], 5
+    usual = {name: np.array(array, float) for name, array in STORED[network]["inputs"].items()}
+    usual_result = run(build, usual)
+    for changed, number, inputs, want in cases(network):
+        if changed not in PER_EXAMPLE:
+            continue
+        examples = [usual] * place + [inputs] + [usual] * 3
+        for b, got in enumerate(together(build, examples)):
+            for d in differing(got, want if b == place else usual_result):
+                assert b == place and excepted(network, changed, number, *d), (
+                    b,
+                    changed,
+                    number,
+                    *d,
+                )
 
 
 @pytest.mark.float32

@@ -236,7 +236,7 @@ void dn__lstm_sequence_grad(const dn_sequence *, const dn_real *const *w);
 void dn__simple_sequence(const dn_sequence *, const dn_real *const *w);
 void dn__simple_sequence_grad(const dn_sequence *, const dn_real *const *w);
 /* Blocks z, r, n. extra: r h_(s-1). w: Wzh, Wrh, Wnh (h, h). z, r = logistic(. + W h_(s-1)), n = tanh(. + Wnh (r h_(s-1))),
- * h_s = h_(s-1) + z (n - h_(s-1)). */
+ * h_s = (1 - z) h_(s-1) + z n. */
 void dn__gru_sequence(const dn_sequence *, const dn_real *const *w);
 void dn__gru_sequence_grad(const dn_sequence *, const dn_real *const *w);
 /* Blocks i, o, g. extra: tanh c. w: Wih, Woh, Wgh, and the peepholes Wic, Woc, which may be NULL. i = logistic(. + Wih h_(s-1) + Wic c_(s-1)),
