@@ -53,7 +53,10 @@ def test_another_value_of_the_switch_is_an_error():
     assert result.returncode and "DIST_DYNET_FAST_PATHS: must be 1 or 0; got 'no'" in result.stderr
 
 
-GENERAL = ("tiny", "rnn", "builders", "trainers", "quick_ways", "cell", "graph", "params", "states", "trees_attention", "integers", "reverts")
+GENERAL = (
+    "tiny", "rnn", "builders", "trainers", "quick_ways", "cell", "graph", "params", "states",
+    "trees_attention", "integers", "reverts", "special_networks",
+)  # fmt: skip
 
 
 def test_suite_passes_on_the_general_paths():

@@ -178,6 +178,8 @@ void dn__log_loss_target_grad(size_t n, const dn_real *t, const dn_real *x, dn_r
 typedef struct dn_lse { dn_real max, log_sum; } dn_lse;
 dn_lse dn__logsumexp(size_t n, const dn_real *x);
 void dn__softmax(size_t n, const dn_real *x, dn_real *y);
+/* the same, but 0 where every x is -inf: there is nothing to give weight to */
+void dn__softmax_or_zeros(size_t n, const dn_real *x, dn_real *y);
 /* dx = y * (dy - <y, dy>) + beta dx; with beta = 0, dx may be dy */
 void dn__softmax_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx);
 /* dx = scale * exp(x - lse) + beta dx: the softmax from the logits and their log-sum-exp */
@@ -233,11 +235,11 @@ void dn__lstm_sequence_grad(const dn_sequence *, const dn_real *const *w);
 void dn__simple_sequence(const dn_sequence *, const dn_real *const *w);
 void dn__simple_sequence_grad(const dn_sequence *, const dn_real *const *w);
 /* Blocks z, r, n. extra: r h_(s-1). w: Wzh, Wrh, Wnh (h, h). z, r = logistic(. + W h_(s-1)), n = tanh(. + Wnh (r h_(s-1))),
- * h_s = h_(s-1) + z (n - h_(s-1)). */
+ * h_s = (1 - z) h_(s-1) + z n. */
 void dn__gru_sequence(const dn_sequence *, const dn_real *const *w);
 void dn__gru_sequence_grad(const dn_sequence *, const dn_real *const *w);
 /* Blocks i, o, g. extra: tanh c. w: Wih, Woh, Wgh, and the peepholes Wic, Woc, which may be NULL. i = logistic(. + Wih h_(s-1) + Wic c_(s-1)),
- * g = tanh(. + Wgh h_(s-1)), c_s = c_(s-1) + i (g - c_(s-1)), o = logistic(. + Woh h_(s-1) + Woc c_s), h_s = o tanh c_s. */
+ * g = tanh(. + Wgh h_(s-1)), c_s = (1 - i) c_(s-1) + i g, o = logistic(. + Woh h_(s-1) + Woc c_s), h_s = o tanh c_s. */
 void dn__coupled_sequence(const dn_sequence *, const dn_real *const *w);
 void dn__coupled_sequence_grad(const dn_sequence *, const dn_real *const *w);
 

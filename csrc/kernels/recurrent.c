@@ -102,7 +102,10 @@ void dn__simple_sequence_grad(const dn_sequence *q, const dn_real *const *w) {
     }
 }
 
-/* ---- what the GRU's h and the coupled LSTM's c are: y = x + gate (g - x) -------------------------------------------------- */
+/* ---- what the GRU's h and the coupled LSTM's c are: y = (1 - gate) x + gate g ---------------------------------------------- */
+
+/* Not x + gate (g - x): beside a huge x the digits of g are lost, and an infinite x gives inf - inf. */
+DN_INLINE dn_real mix(dn_real gate, dn_real x, dn_real g) { return (1 - gate) * x + gate * g; }
 
 DN_MULTIVERSION DN_NOT_INLINE static void mix_grad(size_t n, const dn_real *x, const dn_real *gate, const dn_real *g, const dn_real *dy,
                                                    dn_real *dgate, dn_real *dg, dn_real *dx) {
@@ -128,7 +131,7 @@ DN_MULTIVERSION DN_NOT_INLINE static void gru_close(size_t n, const dn_real *h, 
     DN_SIMD for (size_t j = 0; j < n; j++) {
         dn_real g_ = dn__tanh_of(g[j]);
         g[j] = g_;
-        y[j] = h[j] + z[j] * (g_ - h[j]);
+        y[j] = mix(z[j], h[j], g_);
     }
 }
 /* rh = r h */
@@ -164,7 +167,7 @@ void dn__gru_sequence_grad(const dn_sequence *q, const dn_real *const *w) {
         size_t at = offset(q, t), n = numbers(q, t);
         const dn_real *h = h_before(q, t), *z = q->gates + at, *r = z + block, *g = r + block;
         dn_real *dz = q->dgates + at, *dr = dz + block, *dg = dr + block, *dh = dh_before(q, t), *drh = q->work;
-        mix_grad(n, h, z, g, q->dh + at, dz, dg, dh); /* y = h + z (g - h) */
+        mix_grad(n, h, z, g, q->dh + at, dz, dg, dh); /* y = (1 - z) h + z g */
         if (has_past(q, t)) {
             dn__mm_dx(q->h, q->h, t.n, w[2], q->h, dg, q->h, 0, drh, q->h); /* g = ... + Wnh (r h) */
             gru_open_grad(n, h, r, drh, dr, dh);
@@ -181,7 +184,7 @@ void dn__gru_sequence_grad(const dn_sequence *q, const dn_real *const *w) {
 
 DN_MULTIVERSION DN_NOT_INLINE static void coupled_open(size_t n, const dn_real *c, dn_real *i, dn_real *g, dn_real *y, dn_real *tanh_y) {
     DN_SIMD for (size_t j = 0; j < n; j++) {
-        dn_real i_ = dn__logistic_of(i[j]), g_ = dn__tanh_of(g[j]), y_ = c[j] + i_ * (g_ - c[j]);
+        dn_real i_ = dn__logistic_of(i[j]), g_ = dn__tanh_of(g[j]), y_ = mix(i_, c[j], g_);
         i[j] = i_;
         g[j] = g_;
         y[j] = y_;
@@ -234,7 +237,7 @@ void dn__coupled_sequence_grad(const dn_sequence *q, const dn_real *const *w) {
         dn_real *di = q->dgates + at, *d_o = di + block, *dg = d_o + block, *dc = q->dc + at;
         coupled_close_grad(n, q->extra + at, o, q->dh + at, d_o, dc);
         if (w[4]) send(q, t, q->h, w[4], d_o, q->c_mask, dc, q->c + at, q->dc_mask); /* o = ... + Woc c */
-        mix_grad(n, c_before(q, t), i, g, dc, di, dg, dc_before(q, t)); /* c = c_before + i (g - c_before) */
+        mix_grad(n, c_before(q, t), i, g, dc, di, dg, dc_before(q, t)); /* c = (1 - i) c_before + i g */
         if (has_past(q, t)) {
             if (w[3]) send(q, t, q->h, w[3], di, q->c_mask, dc_before(q, t), c_before(q, t), q->dc_mask);
             send(q, t, q->h, w[0], di, q->h_mask, dh_before(q, t), h_before(q, t), q->dh_mask);

@@ -17,9 +17,17 @@ dn_lse dn__logsumexp(size_t n, const dn_real *x) {
     return (dn_lse){max, DN_MATH(log)(sum_exp(n, x, max))};
 }
 
-void dn__softmax(size_t n, const dn_real *x, dn_real *y) {
-    dn_real sum = store_exp(n, x, dn__max(n, x), y);
+static void softmax_of(size_t n, const dn_real *x, dn_real max, dn_real *y) {
+    dn_real sum = store_exp(n, x, max, y);
     dn__affine(n, 1 / sum, 0, y, y);
+}
+
+void dn__softmax(size_t n, const dn_real *x, dn_real *y) { softmax_of(n, x, dn__max(n, x), y); }
+
+void dn__softmax_or_zeros(size_t n, const dn_real *x, dn_real *y) {
+    dn_real max = dn__max(n, x);
+    if (max == -(dn_real)INFINITY) dn__fill(n, 0, y);
+    else softmax_of(n, x, max, y);
 }
 
 DN_MULTIVERSION void dn__softmax_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx) {

@@ -61,8 +61,7 @@ static void attention_forward(dn_call *c) {
     for (int j = 0; nk && j < columns; j++) {
         dn_real *p = c->saved + (size_t)j * nk;
         if (c->n == 4) dn__keep(nk, p, mask_column(c, j / nq, j % nq), p);
-        if (c->n == 4 && dn__max(nk, p) == -(dn_real)INFINITY) dn__fill(nk, 0, p);
-        else dn__softmax(nk, p, p);
+        dn__softmax_or_zeros(nk, p, p);
     }
     for (int b = 0; b < z.batch; b++)
         dn__mm(z.dv, z.nk, z.nq, v->v + (size_t)b * v->stride, z.dv, c->saved + (size_t)b * z.p, z.nk, 0, c->y + (size_t)b * y_size, z.dv);

@@ -145,8 +145,9 @@ static void add_marginals(const chain *z, const levelled *l, dn_real *saved, int
     dn_real *d = work, *before = work + k, *sums = work + 2 * k, *w = work + 3 * k;
     step now = step_of(saved, z, b, z->length - 1);
     dn__add(k, now.alpha, l->columns + k * k, d);
-    if (dn__max(k, d) == -(dn_real)INFINITY) return; /* no sequence is possible: log Z is constant */
-    dn__softmax(k, d, d); /* log Z = log sum exp(alpha_L + stop) */
+    dn_lse lse = dn__logsumexp(k, d);
+    if (lse.max == -(dn_real)INFINITY) return; /* no sequence is possible: log Z is constant */
+    dn__softmax_from_lse(k, d, lse, 1, 0, d);  /* log Z = log sum exp(alpha_L + stop) */
     if (g->stop) dn__axpy(k, dy, d, 1, g->stop);
     for (int t = z->length - 1;; t--) {
         if (g->e) dn__axpy(k, dy, d, 1, g->e + (size_t)t * k);

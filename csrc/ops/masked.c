@@ -45,10 +45,7 @@ static void masked_backward(dn_call *c, void (*f)(const dn_real *, const dn_real
 
 DN_OP(masked_softmax, 2, DN_BATCHES, "y = exp(x) / sum exp(x) along dim d over the entries where the mask is not 0; 0 elsewhere")
 static int masked_softmax_dims(dn_shape *s) { return masked_dims(s); }
-static void masked_softmax_line(const dn_real *x, int n, dn_real *y) {
-    if (dn__max((size_t)n, x) == -(dn_real)INFINITY) dn__fill((size_t)n, 0, y);
-    else dn__softmax((size_t)n, x, y);
-}
+static void masked_softmax_line(const dn_real *x, int n, dn_real *y) { dn__softmax_or_zeros((size_t)n, x, y); }
 static void masked_softmax_forward(dn_call *c) { masked_forward(c, masked_softmax_line); }
 /* dx = y (dy - <y, dy>) */
 static void masked_softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta, dn_real *dx) {

@@ -90,7 +90,8 @@ def attention(
     """y = v softmax(scale k' q): scaled dot-product attention (Vaswani et al. 2017), the softmax over the keys for each query.
 
     Shape: q (d, nq), k (d, nk), v (dv, nk) -> (dv, nq); a vector q is one query and gives (dv,). mask (nk,) or (nk, nq), 0 for keys that do not
-    count; where it leaves none, y = 0. Batches equal or 1; an array's third axis is the batch: (nk, 1, B) masks the padding of B sentences.
+    count; where it leaves none, or all scores are -inf, y = 0. Batches equal or 1; an array's third axis is
+    the batch: (nk, 1, B) masks the padding of B sentences.
     scale: 1 / sqrt(d) when not given.
     Gradient: with p = softmax(scale k' q): dv = dy p', ds = p (v' dy - <p, v' dy>) per query, dq = scale k ds, dk = scale q ds'.
     Raises: ValueError for dims that do not fit.

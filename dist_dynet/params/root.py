@@ -1,8 +1,8 @@
 """Root: what owns the parameters of a tree of collections.
 
-Values and gradients live in a root in C (csrc/params/params.c): dense parameters in a few large chunks, gradients at the same offsets; lookup
-tables as blocks of their own with a list of touched rows. This module knows names and places of parameters, not the objects that stand for
-them.
+Values and gradients live in a root in C (csrc/params/params.c): dense parameters in a few large
+chunks, gradients at the same offsets; lookup tables as blocks of their own with a list of touched
+rows. This module knows names and places of parameters, not the objects that stand for them.
 """
 
 from __future__ import annotations

@@ -42,10 +42,12 @@ def reference(*arrays, tags=(), weights=(1.0, 0.0)):
     a, b = weights
     values = []
     for *parameters, e, row, steps in elements(*arrays, tags):
-        scores = sequences(*parameters, e, steps)[1]
-        top = scores.max()
-        log_z = top + np.log(np.exp(scores - top).sum())
-        values.append(a * log_z + (b * score(*parameters, e, row) if b else 0))
+        value = b * score(*parameters, e, row) if b else 0
+        if a:
+            scores = sequences(*parameters, e, steps)[1]
+            top = scores.max()
+            value += a * (top + np.log(np.exp(scores - top).sum()))
+        values.append(value)
     return np.array([values])
 
 

@@ -291,7 +291,7 @@ ROWS = [
         "matmul",
         "times an array",
         lambda x: x * np.eye(3) * 2.0,
-        lambda x: 2 * x,
+        per_batch(lambda x: x @ (np.eye(3) * 2.0)),
         [case(tensor(1, 3)), case(tensor(3, 3)), case(tensor(2, 3, batch=3))],
     ),
     Row(

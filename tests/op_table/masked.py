@@ -11,7 +11,7 @@ inf, nan = np.inf, np.nan
 
 
 def masked(f, nothing):
-    """f(x, d) of each batch element where the mask is not 0; `nothing` where it leaves nothing."""
+    """f(x, d) of each batch element where the mask is not 0; `nothing` where that leaves no score but -inf."""
 
     def reference(x, mask, d, each=False):
         masks = mask if each else [mask]
@@ -19,6 +19,7 @@ def masked(f, nothing):
         for b in range(max(x.shape[-1], len(masks))):
             a, m = x[..., b % x.shape[-1]], np.array(masks[b % len(masks)])
             m = np.broadcast_to(m.reshape(m.shape + (1,) * (a.ndim - m.ndim)), a.shape) != 0
+            m &= a != -inf
             some = np.broadcast_to(m.any(axis=d, keepdims=True), a.shape)
             y = f(np.where(m, a, np.where(some, -inf, 0)), d)
             result.append(np.where(some, y, nothing))
@@ -77,7 +78,7 @@ def attention(q, k, v, mask=None, masks=None, scale=None):
         qb, kb, vb = (a[..., b % a.shape[-1]] for a in (q, k, v))
         s = (len(qb) ** -0.5 if scale is None else scale) * column(kb).T @ column(qb)
         m = masks[b % len(masks)]
-        keep = np.broadcast_to(1 if m is None else column(np.array(m)), s.shape) != 0
+        keep = (True if m is None else column(np.array(m)) != 0) & (s != -inf)
         p = np.where(keep.any(axis=0), softmax(np.where(keep, s, np.where(keep.any(axis=0), -inf, 0)), 0), 0)
         y = column(vb) @ p
         result.append(y if qb.ndim > 1 else y[:, 0])

@@ -30,8 +30,10 @@ def coupled_step(w, x, h, c):
 
 
 def fast_step(w, x, h, c):
-    none = np.zeros((len(w[2]), len(w[2])))
-    return coupled_step([*w[:2], none, *w[2:5], none, *w[5:]], x, h, c)
+    wix, wih, bi, wox, woh, bo, wgx, wgh, bg = w
+    i = logistic(wix @ x + wih @ h + bi)
+    c = (1 - i) * c + i * np.tanh(wgx @ x + wgh @ h + bg)
+    return logistic(wox @ x + woh @ h + bo) * np.tanh(c), c
 
 
 STEPS = {"simple_rnn": simple_step, "gru": gru_step, "coupled_lstm": coupled_step, "fast_lstm": fast_step}
