@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pytest
 from jobs import needs_mpi
 
+pytestmark = pytest.mark.xdist_group("recipes")  # one process: they share a built copy
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = "python setup.py build_ext --inplace"
 PLACE = re.compile(
