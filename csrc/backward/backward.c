@@ -134,7 +134,9 @@ static void touch_rows_as_dynet(dn_tape *t) {
 /* A row has a gradient, be it zero, if the loss depends on it. Zeros may have come from nodes
  * beside the loss that were computed with nodes of it: so they did not count, and rows that have nothing but zeros get them here. */
 static DN_NOT_INLINE void touch_rows_of_loss(dn_tape *t) {
+    if (dn__schedule_see(t)) t->room.out_of_memory = 1;
     dn_seat *seats = t->schedule->seats;
+    if (t->room.out_of_memory) return;
     for (int i = 0; i <= t->backward->swept_root; i++) seats[i].reached = i == t->backward->swept_root;
     for (int i = t->backward->swept_root; i >= 0; i--) {
         const dn_node *node = &t->nodes[i];

@@ -95,7 +95,7 @@ static int were_written(const dn_tape *t) {
 }
 
 static int compute_up_to(dn_tape *t, int last) {
-    if (dn__schedule_see(t)) return DN_ERROR_MEMORY;
+    if ((t->joinable || t->schedule->autobatch) && dn__schedule_see(t)) return DN_ERROR_MEMORY;
     if (!t->schedule->autobatch || t->schedule->immediate || t->schedule->any_failed) return forward_in_order(t, last);
     if (t->schedule->evaluated > last) return 0;
     const double start = dn__seconds(), schedule = t->schedule->counts.schedule;

@@ -93,7 +93,7 @@ static inline dn_block dn__block(const dn_node *node, int k) {
     const size_t size = (size_t)(node->dim.size / node->parts);
     return node->blocks ? node->blocks[k] : (dn_block){(size_t)k * size * (size_t)node->dim.batch, size};
 }
-/* Gives all nodes their seats, and links those that may be computed with one another. Negative: no memory. */
+/* Gives all nodes their seats (where nothing can be computed with others there may be none), and links those that may be computed with one another. Negative: no memory. */
 int dn__schedule_see(dn_tape *);
 /* A new graph begins. */
 void dn__schedule_start(dn_tape *, int immediate, int check_finite, int autobatch);

@@ -93,6 +93,7 @@ int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, 
     work = (s.work ? 64 + s.work : work) + (int64_t)dn__elements(&s.y);
     node->work = work < INT32_MAX ? (int32_t)work : INT32_MAX;
     t->work_made += node->work;
+    if (op->flags & (DN_JOINS | DN_TRACED)) t->joinable = 1;
     t->dropped += (uint32_t)s.draws; /* its own draws have the ordinals between its and the next node's */
     return index;
 }

@@ -70,6 +70,7 @@ struct dn_tape {
     dn_extent n, capacity;
     uint32_t dropped;           /* nodes that reverts have dropped from this graph; after 2^32 of them keys of draws come again, and
                                  * nothing else depends on it */
+    int joinable;               /* nodes of ops with DN_JOINS or DN_TRACED were made */
     int64_t work_made;          /* what computing all nodes made in this graph would read and write, about */
     dn_arena data;              /* of inputs */
     struct { dn_mark *at; int n, capacity; } marks;
