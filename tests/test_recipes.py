@@ -74,7 +74,7 @@ RECIPES = parsed((ROOT / "CONTRIBUTING.md").read_text())
 
 def param(name, *more, number=""):
     """A parameter of a test; that an exchange is right is seen with several ranks only."""
-    marks = [pytest.mark.mpi, needs_mpi] if name == "An exchange" else []
+    marks = [needs_mpi] if name == "An exchange" else []  # not `mpi`: it belongs to the copy of the others
     return pytest.param(name, *more, id=f"{name}{number}", marks=marks)
 
 
