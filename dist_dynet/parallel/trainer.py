@@ -104,8 +104,8 @@ class DistributedTrainer:
     """
 
     __slots__ = (
-        "__weakref__", "_agreement", "_average", "_calls", "_exchange", "_in_place", "_inner", "_is_amid", "_joins", "_part", "_passes",
-        "_silent", "_sources", "_stash", "_sum", "_world",
+        "__weakref__", "_agreement", "_average", "_calls", "_doubt", "_exchange", "_in_place", "_inner", "_is_amid", "_joins", "_part",
+        "_passes", "_silent", "_sources", "_stash", "_sum", "_world",
     )  # fmt: skip
 
     def __init__(
@@ -136,6 +136,7 @@ class DistributedTrainer:
         self._calls = 0  # of update()
         self._passes = 0  # of them since the last exchange
         self._in_place = 0  # of these, whose gradients lie where they were made
+        self._doubt = ""  # why it was not known what one of them came from: all ranks hear it at the exchange
         self._stash = Stash.of(trainer.collection._root)
         self._sources = Sources(trainer.collection)
         self._silent = False  # inside of no_sync()
@@ -229,6 +230,16 @@ class DistributedTrainer:
     def _gather(self, this: _Pass) -> bool:
         """One of several passes that make an update: their gradients wait as they count in it."""
         inner, is_last = self._inner, self._is_last()
+        if self._doubt and not inner._waits():
+            self._doubt = ""
+        this.problem = this.problem or self._doubt
+        if this.problem and self._average != "sum" and not is_last and this.total is not None and not self._joins:
+            self._doubt = this.problem
+            self._in_place += 1
+            self._passes += 1
+            self._sources.clear()
+            inner._gathered += not self._silent
+            return False
         if self._average == "sum":
             self._in_place += 1
             factor = 1.0
@@ -264,8 +275,6 @@ class DistributedTrainer:
 
     def _factor(self, this: _Pass, flags: int = 0) -> float:
         """What the gradients of a pass are multiplied by: n_r / sum of n_r. Collective where weights are not known."""
-        if this.problem and not flags & Flag.LAST:
-            raise RuntimeError(f"{self._world.name} update: {this.problem}")
         total = this.total
         if self._agreement is not None and (self._joins or total is None):
             flags |= Flag.JOIN if self._joins else 0
