@@ -93,6 +93,11 @@ class Batch(list[T], Generic[T]):
         self._loop = loop
 
     @property
+    def ends_step(self) -> bool:
+        """Whether its step ends with it: it is not cut into micro-batches, or the last of this rank's."""
+        return self.part is None or self.part.is_last
+
+    @property
     def n(self) -> float:
         """How much it counts in an average over ranks: its number of examples, or its weight.
 
@@ -147,6 +152,10 @@ class _Process:
         """By thread: calls of DistributedTrainer.update()."""
         self.readers: set[int] = set()
         """Threads that have looked into a batch which was not present, since their last update."""
+
+    def living(self) -> list[Sources]:
+        """All Sources that there still are."""
+        return [sources for ref in self.sources if (sources := ref()) is not None]
 
     def claim(self) -> None:
         """An update comes: loops that there are by now are the business of the trainers that there are, not of later ones."""
@@ -231,12 +240,10 @@ class Loop:
         if not self.thread:
             _process.new.append(self)
         self.thread = threading.get_ident()
-        for ref in _process.sources:
-            sources = ref()
-            if sources is not None:
-                if not asked:
-                    sources.look(_present())
-                sources.begin()
+        if not asked:
+            _look()
+        for sources in _process.living():
+            sources.begin()
         self.present, self._work = batch, _work_of_thread()
         _process.loops.append(self)
         _process.readers.discard(self.thread)
@@ -247,7 +254,7 @@ class Loop:
         if batch is None:
             return
         _look()
-        ends = batch.part is None or batch.part.is_last
+        ends = batch.ends_step
         if not (self.exact and ends and batch.step < self.used):  # what updates have told suffices
             work, before = _work_of_thread(), self._work
             same = work[0] == before[0]
@@ -281,7 +288,7 @@ class Loop:
     def uses(self, batch: Batch[Any]) -> None:
         """An update has used this batch of it."""
         self.exact = True
-        if batch.part is not None and not batch.part.is_last:
+        if not batch.ends_step:
             return
         self.late |= batch is not self.present
         if batch.step == self.used:
@@ -298,8 +305,7 @@ class Loop:
         if self.runs_ahead:
             return -1
         batch = self.present
-        ends = batch is not None and (batch.part is None or batch.part.is_last)
-        return batch.step + 1 if batch is not None and ends and self._has_updated() else self.used
+        return batch.step + 1 if batch is not None and batch.ends_step and self._has_updated() else self.used
 
     def is_awaited(self) -> bool:
         """Whether batches that it has gone past may still come to an update."""
@@ -353,10 +359,8 @@ def _present() -> Batch[Any] | None:
 def _look() -> None:
     """What backward passes there were belong to what is present now."""
     batch = _present()
-    for ref in _process.sources:
-        sources = ref()
-        if sources is not None:
-            sources.look(batch)
+    for sources in _process.living():
+        sources.look(batch)
 
 
 class Sources:

@@ -313,7 +313,7 @@ class _Batches(Iterator[Batch[T]], Generic[T]):
             self._begun = True
             shard_._begins(loop)
         loop.ask()
-        if before is not None and (before.part is None or before.part.is_last):
+        if before is not None and before.ends_step:
             shard_._step_ends(before.step)
         try:
             batch = next(self._steps)

@@ -236,10 +236,7 @@ class DistributedTrainer:
         if this.problem and self._average != "sum" and not is_last and this.total is not None and not self._joins:
             self._doubt = this.problem
             self._in_place += 1
-            self._passes += 1
-            self._sources.clear()
-            inner._gathered += not self._silent
-            return False
+            return self._wait()
         if self._average == "sum":
             self._in_place += 1
             factor = 1.0
@@ -251,10 +248,7 @@ class DistributedTrainer:
                 self._keep(factor)
             elif self._average != "sum":
                 self._in_place += 1
-            self._sources.clear()
-            self._passes += 1
-            inner._gathered += not self._silent
-            return False
+            return self._wait()
         is_refused = bool(this.problem) and self._average != "sum"
         if not is_refused and (self._stash or factor != 1):
             self._keep(factor)
@@ -268,6 +262,13 @@ class DistributedTrainer:
             raise
         inner._gathered = 0
         return updated
+
+    def _wait(self) -> bool:
+        """Counts a pass whose gradients wait for others: nothing was updated."""
+        self._sources.clear()
+        self._passes += 1
+        self._inner._gathered += not self._silent
+        return False
 
     def _is_last(self) -> bool:
         """Whether the update comes with this call."""
@@ -382,9 +383,7 @@ class DistributedTrainer:
             inner._gathered = 0
             return updated
         self._stash.take(self.collection, 1.0)
-        self._passes += 1
-        inner._gathered += 1
-        return False
+        return self._wait()
 
     # ---- while backward goes on --------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import queue
 import threading
 
 import numpy as np
+from loops import ahead
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -106,16 +107,6 @@ def test_lists():
     for batch in list(a.shard):
         a.step(batch, len(batch))
     expect(a, *EPOCH)
-
-
-def ahead(batches):
-    """One batch ahead."""
-    last = None
-    for batch in batches:
-        if last is not None:
-            yield last
-        last = batch
-    yield last
 
 
 def test_ahead():
