@@ -58,7 +58,7 @@ def environment_of(python, **changed):
     # beside the sources there is no other copy; installed, each venv has its own
     sources = PACKAGE if (PACKAGE / "pyproject.toml").exists() or python == sys.executable else ""
     clean = {k: v for k, v in os.environ.items() if not k.startswith((*_LAUNCHERS, "DIST_DYNET_"))}
-    path = os.pathsep.join(str(p) for p in (sources, os.environ.get("PYTHONPATH", "")) if p)
+    path = os.pathsep.join(str(p) for p in (sources, PROGRAMS, os.environ.get("PYTHONPATH", "")) if p)  # programs share modules
     environment = {"PYTHONHASHSEED": "0", **clean, "PYTHONPATH": path, **changed}  # of other seeds on other ranks there are warnings
     return {name: value for name, value in environment.items() if value is not None}
 
