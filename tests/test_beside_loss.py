@@ -10,6 +10,7 @@ import numpy as np
 import op_table
 import pytest
 from op_table.run import drawn
+from processes import output_of
 
 import dist_dynet as dy
 
@@ -95,6 +96,29 @@ def test_what_is_beside_the_loss_adds_nothing(row, case, factors, rng):
             assert got[2] == rows, where
             for g, x in zip(got[1], gradients, strict=True):
                 np.testing.assert_allclose(g, x, rtol=1e-4, atol=1e-4, err_msg=where)
+
+
+DRAWS = """
+import numpy as np, dist_dynet as dy
+traced = dy.cell(lambda x: dy.dropout(dy.square(x), 0.5))
+for autobatching in (0, 1, 2):
+    for noisy in (lambda x: dy.dropout(x, 0.5), traced):
+        dy.renew_cg(autobatching=autobatching)
+        xs = [dy.inputVector(numbers) for numbers in np.arange(1, 25).reshape(6, 4) / 24]
+        ys = [noisy(x) for x in xs]
+        dy.esum([dy.sum_elems(y) for y in ys[1:4]]).backward(full=True)
+        for x, y in zip(xs[1:4], ys[1:4]):
+            print(*(x.gradient() != 0), "is" if np.array_equal(x.gradient() != 0, y.npvalue() != 0) else "is not", y.npvalue())
+"""
+
+
+@pytest.mark.parametrize("rng", ["keyed", "dynet"])
+def test_gradients_are_of_the_draws_of_forward(rng):
+    """Where a number was dropped, and nowhere else, its gradient is 0; some members are beside the loss."""
+    lines = output_of(DRAWS, DIST_DYNET_RNG=rng).splitlines()
+    assert len(lines) == 3 * 2 * 3
+    assert {"True", "False"} <= {word for line in lines for word in line.split()}
+    assert not [line for line in lines if "is not" in line]
 
 
 @pytest.mark.parametrize("autobatching", [0, 1, 2])

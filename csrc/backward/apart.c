@@ -85,9 +85,13 @@ static int is_beside_loss(dn_tape *t, int i) {
     return beside != 0;
 }
 
+/* Whether a traced function with draws inside would make other ones if it were run once more. */
+static int would_draw_anew(const dn_tape *t, const dn_node *node) { return node->draws && t->room.draws.generator; }
+
 /* Whether a member is beside the loss. That is looked up only for members that got nothing. */
 static int has_members_beside_loss(dn_tape *t, const dn_group *g) {
     const int32_t *members = dn__members_of(t, g);
+    if (would_draw_anew(t, dn__leader_of(t, g))) return 0;
     const size_t step = g->batch == g->n && !g->ragged ? (size_t)(dn__leader_of(t, g)->dim.size) /
                         (size_t)dn__leader_of(t, g)->parts : 0;
     for (int m = 0; m < g->n; m++) {
