@@ -13,11 +13,19 @@ from numpy.typing import ArrayLike, NDArray
 from .._ffi import DTYPE, NULL, calls, ffi, lib, nodes, pointer, shaped, view
 from .._integers import named
 from ..expression import Expression, expression, resolved
-from . import copying
 from .root import Root
 
 FileName = str | PathLike[str]
 _resolve, _current, _quick_param = nodes.dn_resolve, calls.current, calls.quick_param
+
+
+def rebuilt_parameter(cls: Any, root: Root, index: int, name: str) -> Any:
+    """The object that stands for the parameter at this place of a root."""
+    c, dims, rows = root.made[index]
+    parameter = cls.__new__(cls)
+    parameter._root, parameter._place, parameter._name, parameter._dims, parameter._rows, parameter._c = root, index, name, dims, rows, c
+    parameter._h = lib.dn_param_handle(c, 0)
+    return parameter
 
 
 class _ParameterBase(Expression):
@@ -40,7 +48,7 @@ class _ParameterBase(Expression):
     __copy__ = __deepcopy__ = None  # as __reduce__ says
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return copying.rebuilt_parameter, (type(self), self._root, self._place, self._name)
+        return rebuilt_parameter, (type(self), self._root, self._place, self._name)
 
     def _node(self) -> int:
         return resolved(self._h)
