@@ -14,7 +14,7 @@ from jobs import mpirun, needs_mpi
 from processes import passing_tests, run_python
 
 HERE = Path(__file__).parent
-pytestmark = [pytest.mark.fast_paths, pytest.mark.xdist_group("fast paths")]
+pytestmark = pytest.mark.fast_paths
 
 
 def test_every_fast_path_has_a_use():
