@@ -218,7 +218,7 @@ def test_folders_know_those_below_them(edges):
             assert (one, two) not in BESIDE, f"csrc/{name} knows {other}, beside it"
 
 
-ROOT_KNOWS = {"op": {"kernels"}, "trainers": {"kernels", "params"}, "info": {"kernels"}}
+ROOT_KNOWS = {"op": {"kernels"}, "info": {"kernels"}}
 """What files that are in no folder know beside one another."""
 
 

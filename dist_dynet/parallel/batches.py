@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from .._ffi import lib
 from ..graph import cg
 from ..params.collection import ParameterCollection
+from ..params.handles import handles_of, members_of, root_of
 
 T = TypeVar("T")
 
@@ -187,11 +188,18 @@ class _Idle:
 _process = _Process()
 
 
-def update_called() -> None:
-    """DistributedTrainer.update() was called, in this thread."""
+def update_called(batch: Batch[Any] | None) -> None:
+    """DistributedTrainer.update() was called in this thread, with the gradients of this batch."""
     me = threading.get_ident()
     _process.calls[me] = _process.calls.get(me, 0) + 1
     _process.readers.discard(me)
+    if batch is not None and batch._loop is not None:
+        batch._loop.is_used(batch)
+
+
+def loop_of(batch: Batch[Any]) -> Loop | None:
+    """The loop over a shard that has given it."""
+    return batch._loop
 
 
 def _is_read(batch: Batch[Any]) -> None:
@@ -371,7 +379,7 @@ class Sources:
     """
 
     def __init__(self, m: ParameterCollection) -> None:
-        self._m, self._root = m, m._root
+        self._m, self._root = m, root_of(m)
         self._passes = lib.dn_root_passes(self._root.c)
         self._batches: list[Batch[Any] | None] = []
         _process.made += 1
@@ -444,5 +452,4 @@ class Sources:
         self._batches.clear()
 
     def _is_empty(self) -> bool:
-        m = self._m
-        return all(lib.dn_param_empty(p._c) for p in (*m._parameters, *m._lookups))
+        return all(map(lib.dn_param_empty, handles_of(members_of(self._m))))

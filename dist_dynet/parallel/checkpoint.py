@@ -25,13 +25,14 @@ from ..params.collection import ParameterCollection
 from ..params.dims import size
 from ..params.stored import check_stored, load_stored, stored
 from ..trainers import MovingAverage, Trainer
+from ..trainers.hooks import Hooks
 from ..trainers.state import set_settings, settings_of
 from ._draws import derive_draws, draws, set_draws
 from ._failures import report
 from ._session import world
 from ._signals import tell_of_usr1
 from .environment import hash_indicator
-from .report import Flag
+from .message import Flag
 from .sampling import Shard
 from .trainer import DistributedTrainer
 
@@ -117,20 +118,21 @@ class Checkpointer:
         self._marked = False  # SIGUSR1 came
         self._owed = False  # all ranks know that a save is due
         self._cleaned = False
-        self._world = here = trainer._world if isinstance(trainer, DistributedTrainer) else world()
-        agreement = getattr(trainer, "_agreement", None)
+        self._sync = trainer.sync if isinstance(trainer, DistributedTrainer) else None
+        self._world = here = self._sync.here if self._sync else world()
+        negotiation = None if self._sync is None else self._sync.negotiation
         if here.size > 1:
-            if agreement is None:
+            if negotiation is None:
                 raise TypeError(f"Checkpointer: with {here.size} ranks trainer must be a DistributedTrainer; got {type(trainer).__name__}.")
-            agreement.asks.append(self._asks)
-            agreement.hears.append(self._hears)
+            negotiation.asks.append(self._asks)
+            negotiation.hears.append(self._hears)
             self._comm = here.lend(self)
         if sampler is not None:
             sampler.listen(self)
             if every is not None:
-                self._inner._begin_with(self._refuse_to_run_ahead)
+                Hooks(self._inner).before(self._refuse_to_run_ahead)
         else:
-            self._inner._end_with(self._save_if_due)
+            Hooks(self._inner).after(self._save_if_due)
         tell_of_usr1(self)
 
     @property
@@ -233,9 +235,9 @@ class Checkpointer:
         sampler = self._sampler.state() if self._sampler is not None else None
         mine = {
             "at": [self._inner.updates, *(sampler[key] for key in ("epoch", "position") if sampler)],
-            "pending": any(trainer._waits() for trainer in self._trainers()),
+            "pending": any(_waits(trainer) for trainer in self._trainers()),
             "draws": draws(),
-            "rests": self._rests(),  # of compressed messages
+            "rests": self._sync.residuals() if self._sync else {},  # of compressed messages
             "objects": {name: _state_of(obj) for name, (obj, per_rank) in self._objects.items() if per_rank},
         }
         sealed = seal(mine)
@@ -260,13 +262,8 @@ class Checkpointer:
         self._owed = any(part["pending"] for part in every)
         return None if self._owed else self._from_main(lambda: self._write(parts, sampler), what)[1]
 
-    def _rests(self) -> dict[str, Any]:
-        """What this rank's compressed messages have lacked so far."""
-        exchange = getattr(self._trainer, "_exchange", None)
-        return exchange.residuals() if exchange else {}
-
     def _write(self, parts: list[bytes], sampler: Mapping[str, Any] | None) -> None:
-        averages = [f for f in self._inner._followers if isinstance(f, MovingAverage)]
+        averages = [f for f in Hooks(self._inner).followers if isinstance(f, MovingAverage)]
         content = sealed_pieces(
             {
                 "format": _FORMAT,
@@ -370,7 +367,7 @@ class Checkpointer:
         return "", b""
 
     def _load(self, tree: dict[str, Any], what: str) -> None:
-        averages = [f for f in self._inner._followers if isinstance(f, MovingAverage)]
+        averages = [f for f in Hooks(self._inner).followers if isinstance(f, MovingAverage)]
         rank, ranks = self._world.rank, len(tree["ranks"])
         mine = unseal(tree["ranks"][rank if rank < ranks else 0].tobytes())
         objects = {**tree["objects"], **(mine["objects"] if ranks == self._world.size else {})}
@@ -457,7 +454,7 @@ def _checked(model: Any, trainer: Any, sampler: Any) -> Trainer:
     if sampler is not None and not isinstance(sampler, Shard):
         raise TypeError(f"Checkpointer: sampler must be what parallel.shard() gave; got {type(sampler).__name__}.")
     members = {*model.parameters_list(), *model.lookup_parameters_list()}
-    for p in inner._members():
+    for p in Hooks(inner).members():
         if p not in members:
             raise ValueError(f"Checkpointer: model must have all parameters that are trained; got one without {p.name()}.")
     return inner
@@ -471,6 +468,10 @@ def _period(every: int | str | None) -> tuple[int, float, bool]:
     if every is not None and every != "epoch" and not (updates > 0 or seconds > 0):
         raise ValueError(f'Checkpointer: every must be a number of updates, a time such as "30s", "10min", "2h", or "epoch"; got {every!r}.')
     return updates, seconds, every == "epoch"
+
+
+def _waits(trainer: Trainer | DistributedTrainer) -> bool:
+    return trainer.sync.waits() if isinstance(trainer, DistributedTrainer) else Hooks(trainer).waits()
 
 
 def _state_of(obj: Any) -> Any:

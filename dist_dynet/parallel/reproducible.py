@@ -19,6 +19,7 @@ from .. import _random
 from .._ffi import BLAS_KERNELS, DTYPE, SIMD
 from ..params.collection import ParameterCollection
 from ._world import World
+from .batches import Part
 from .gradients import SHARE, FlatLayout, Node, Rows, add_up, put_back, take_out
 from .structure import Structure
 
@@ -58,6 +59,7 @@ class ReproducibleSum:
         self._pool: list[NDArray[Any]] = []
         self._weights: dict[int, float] = {}
         self._tree = Tree(self._layout, self._pool)
+        self._part: Part | None = None  # the last micro-batch
 
     def check_hosts(self, what: str) -> None:
         """Makes sure that the ranks round alike. Collective.
@@ -79,6 +81,24 @@ class ReproducibleSum:
         self._release()
         self._weights, self._tree = {}, Tree(self._layout, self._pool)
 
+    def resumes(self, part: Part | None) -> bool:
+        """Whether this micro-batch goes on with a step; False: the loop before it was left within one, and all is forgotten.
+
+        Raises:
+            RuntimeError: it is not the next one.
+        """
+        if part is None:
+            raise RuntimeError("update: with reproducible=True each call belongs to a batch of shard(..., micro_batches=G); got one outside.")
+        before, same_loop = self._part, self._part is not None and self._part.loop is part.loop
+        if part.turn != ((before.turn + 1) % before.turns if before and same_loop else 0):
+            raise RuntimeError(
+                "update: with reproducible=True it is called once after each batch of shard(), empty ones too; got two calls for one, or none."
+            )
+        if before is None or same_loop or before.is_last:
+            return True
+        self.clear()
+        return False
+
     @property
     def pending(self) -> bool:
         """Whether gradients are kept."""
@@ -87,12 +107,17 @@ class ReproducibleSum:
     def _release(self) -> None:
         self._pool += [node.dense for node in self._tree.nodes if node.dense is not None]
 
-    def keep(self, number: int, weight: float, factor: float) -> None:
-        """Takes the gradient of micro-batch `number` of the step, times factor, out of the collection.
+    def keep(self, part: Part, weight: float, factor: float) -> None:
+        """Takes the gradient of a micro-batch, times factor, out of the collection.
 
         Raises:
             RuntimeError: parameters were added between two micro-batches of a step; draws come from one generator, as in DyNet.
         """
+        if part.number is not None:
+            self._keep(part.number, weight, factor)
+        self._part = part
+
+    def _keep(self, number: int, weight: float, factor: float) -> None:
         if _random.dynet_order():
             raise RuntimeError(
                 "update: with reproducible=True draws depend on step and micro-batch alone; got DyNet's order of draws, in which each depends "
@@ -160,7 +185,7 @@ class ReproducibleSum:
 
     def _gather_tables(self, counts: list[list[list[int]]], what: str) -> list[list[Rows | None]]:
         """Of each node of each rank, in the order of ranks, the rows of every table. counts: by rank, node, table."""
-        requests, widths = [], [math.prod(table._dims) for table in self._layout.structure.tables]
+        requests, widths = [], [math.prod(table.shape()[1:]) for table in self._layout.structure.tables]
         gathered: list[Rows | None] = []
         for k, width in enumerate(widths):
             sizes = np.array([sum(node[k] for node in nodes) for nodes in counts])
@@ -185,5 +210,3 @@ class ReproducibleSum:
                 tables.append(None if table is None or end == start else (table[0][start:end], table[1][start:end]))
                 start = end
         return result
-
-

@@ -14,7 +14,7 @@ import numpy as np
 from ..graph import cg
 from ..params.dims import size
 from ._session import world
-from .batches import Batch, Loop, Part, checked_weight
+from .batches import Batch, Loop, Part, checked_weight, loop_of
 from .collectives import gather
 from .fingerprint import fingerprint
 
@@ -234,7 +234,7 @@ class Shard(Generic[T]):
 
     def _is_used(self, batch: Batch[T]) -> None:
         """An update has used this batch of a loop over it."""
-        loop = batch._loop
+        loop = loop_of(batch)
         assert loop is not None
         if loop is not self._loop and loop is self._newest:
             self._loop = loop
@@ -251,7 +251,7 @@ class Shard(Generic[T]):
         if loop.epoch == self._epoch and loop.whole and (loop is self._newest or not begun):
             self._epoch, self._position = loop.epoch + 1, 0
         if self._micro_batches:
-            cg()._draw_from(None, self._counter(self._epoch, self._position))
+            cg().draw_from(None, self._counter(self._epoch, self._position))
 
     def _steps(self, loop: Loop) -> Iterator[Batch[T]]:
         """The batches of a loop for this rank."""
@@ -321,7 +321,7 @@ class _Batches(Iterator[Batch[T]], Generic[T]):
             self.close()
             raise
         if (part := batch.part) is not None:
-            cg()._draw_from(part.of if part.number is None else part.number, shard_._counter(batch.epoch, batch.step))
+            cg().draw_from(part.of if part.number is None else part.number, shard_._counter(batch.epoch, batch.step))
         loop.give(batch, before is not None)
         return batch
 

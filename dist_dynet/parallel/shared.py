@@ -3,8 +3,8 @@
 The gradient chunks of all ranks lie there, so that nothing is copied: each rank adds up its share of the numbers over the segments of all
 ranks, in rank order, and writes the sums into every segment. One barrier ends it; none is needed to begin, because the agreement before it has
 heard from every rank, and gradients are complete by then. Touched rows of lookup tables each rank copies into a window before that barrier;
-after it each rank adds up the windows of all ranks, in rank order. As soon as all places are known, team.py does the same in C. It knows memory
-and who may write where.
+after it each rank adds up the windows of all ranks, in rank order. As soon as all places are known there is a plan (plan.py), by which C does
+the same. It knows memory and who may write where.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import os
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +21,12 @@ from numpy.typing import NDArray
 from .._ffi import DTYPE, NULL, ffi, lib
 from ..params.root import Root
 from ._world import World
-from .agreement import Agreed
-from .exchange import MpiExchange, Rows
+from .exchange import MpiSum, Rows, filled_elsewhere
 from .memory import map_together, say_refused
-from .report import Report
+from .negotiation import Agreed, AsPlanned
+from .plan import Plan, RowWindow
 from .structure import Structure
-from .team import Dense, Team, Window
+from .team import TeamTransport
 
 # ---- memory ----------------------------------------------------------------------------------------------------------------------------
 
@@ -98,95 +97,50 @@ def _in_child() -> None:
 os.register_at_fork(after_in_child=_in_child)
 
 
-class RowWindow:
-    """Where every rank puts its touched rows of one table, for the others to read until the next agreement."""
-
-    def __init__(self, capacity: int, width: int, whole: Any, starts: list[int]) -> None:
-        self.capacity = capacity
-        self._gradients, self._ids = [], []
-        for start in starts:
-            rows = np.frombuffer(ffi.buffer(whole), DTYPE, capacity * width, start)
-            self._gradients.append(rows.reshape(capacity, width))
-            self._ids.append(np.frombuffer(ffi.buffer(whole), np.int32, capacity, start + rows.nbytes))
-
-    def put(self, rank: int, ids: NDArray[np.int32], gradients: NDArray[Any]) -> None:
-        """Copies the rows of this rank."""
-        self._ids[rank][: len(ids)] = ids
-        self._gradients[rank][: len(ids)] = gradients
-
-    def get(self, rank: int, count: int) -> tuple[NDArray[np.int32], NDArray[Any]]:
-        """Where that rank's rows are, as soon as it has put them there."""
-        return self._ids[rank][:count], self._gradients[rank][:count]
-
-    def in_c(self) -> Window:
-        """The same memory for C."""
-        return Window(self.capacity, _pointers("dn_real *", self._gradients), _pointers("int *", self._ids))
-
-
-def _pointers(kind: str, arrays: list[NDArray[Any]]) -> Any:
-    return ffi.new(f"{kind}[]", [ffi.from_buffer(kind, array) for array in arrays])
-
-
 # ---- the engine ------------------------------------------------------------------------------------------------------------------------
 
 
-class SharedExchange(MpiExchange):
-    """The engine for ranks of one host. Where there is no room in shared memory it goes on as MpiExchange, and rank 0 says so on stderr."""
+class SharedExchange:
+    """The exchange for ranks of one host. Where there is no room in shared memory it goes on by MPI, and rank 0 says so on stderr."""
+
+    wire = None
 
     def __init__(self, here: World, comm: Any) -> None:
-        super().__init__(here, comm)
+        self._here, self._comm = here, comm
+        self.transport, self._by_mpi = TeamTransport(here, comm), MpiSum(here, comm)
         self._memory: SharedMemory | None = None
         self._placed: Structure | None = None
         self._refused = False
-        self._dense: Dense | None = None
         self._windows: dict[Any, RowWindow] = {}
-        self._team: Team | None = None
-        self._learnt: tuple[Any, ...] = ()  # what the team knows
         self.quick = 0
-        """How many updates were exchanged in one call of C."""
+        """How many updates were exchanged as planned."""
 
-    def tell(self, report: Report, name: Callable[[], str]) -> NDArray[Any] | None:
-        """As Messenger.tell."""
-        if not self._refused and (self._team is None or self._team.most < report.form.dtype.itemsize):
-            self._team, self._learnt = None, ()
-            try:
-                self._team = Team(self._here, self._comm, report, name())
-            except OSError as error:
-                self._refuse(error)
-        if self._team is None:
-            return super().tell(report, name)
-        every = self._team.tell(report, name)
-        self.quick += every is None
-        return every
-
-    def sum(self, agreed: Agreed, what: str) -> None:
+    def sum(self, agreed: Agreed | AsPlanned) -> None:
         """As Exchange.sum."""
-        super().sum(agreed, what)
-        if self._dense is None or self._team is None:
+        if isinstance(agreed, AsPlanned):
+            self.transport.sum()
+            self.quick += 1
             return
-        windows = [self._windows.get(table) for table in agreed.structure.handles[len(agreed.structure.dense) :]]
-        learnt = (agreed.structure, *windows)
-        if learnt != self._learnt:
-            self._team.learn(agreed.structure, self._dense, [window.in_c() if window else None for window in windows])
-            self._learnt = learnt
+        if self.transport.refused:
+            self._memory = None
+        elif agreed.structure is not self._placed and not self._refused:
+            self._place(agreed.structure, agreed.what)
+        requests = self._dense(agreed)
+        self._by_mpi.finish(agreed, requests, self._rows(agreed, requests))
 
-    def _send_dense(self, agreed: Agreed, what: str) -> list[Any]:
-        structure = agreed.structure
-        if structure is not self._placed and not self._refused:
-            self._place(structure, what)
-        if self._dense is None:
-            return super()._send_dense(agreed, what)
+    def _dense(self, agreed: Agreed) -> list[Any]:
+        plan = self.transport.plan
+        if plan is None:
+            return self._by_mpi.dense(agreed)
         used = np.logical_or.reduce(agreed.filled)
-        for handle in self._filled_elsewhere(agreed, used):
+        for handle in filled_elsewhere(agreed, used, self._here.rank):
             lib.dn_param_mark_filled(handle)
-        self._dense.sum(self._here.rank, agreed.filled, agreed.factors)
+        plan.sum_dense(agreed.filled, agreed.factors)
         return []  # the barrier comes when the rows have been put out, too
 
     def _place(self, structure: Structure, what: str) -> None:
-        """Moves the chunks of a new structure into shared memory, those that are not there. Collective."""
-        self._placed, self._dense, self._learnt = structure, None, ()
-        if self._team:
-            self._team.forget()
+        """Moves the chunks of a new structure into shared memory, those that are not there, and makes a plan. Collective."""
+        self._placed, self.transport.plan = structure, None
         memory = SharedMemory.of(structure.root)
         used = {chunk for chunk, _, _ in structure.places}
         try:
@@ -195,7 +149,8 @@ class SharedExchange(MpiExchange):
             self._refuse(error)
         else:
             self._memory = memory
-            self._dense = Dense(structure, {chunk: memory.chunks[chunk].pointers for chunk in used})
+            segments = {chunk: memory.chunks[chunk].pointers for chunk in used}
+            self.transport.plan = Plan(structure, segments, self._windows, self._here.rank, self._here.size)
 
     def _share(self, structure: Structure, memory: SharedMemory, used: set[int], what: str) -> None:
         """Raises OSError, with the same words on all ranks, where that is not possible."""
@@ -221,16 +176,17 @@ class SharedExchange(MpiExchange):
 
     # ---- lookup tables ---------------------------------------------------------------------------------------------------------------
 
-    def _send_rows(self, agreed: Agreed, requests: list[Any], what: str) -> list[Rows]:
+    def _rows(self, agreed: Agreed, requests: list[Any]) -> list[Rows]:
         """Puts this rank's rows where the others read them. Then the barrier: behind it dense sums and rows are complete."""
-        if self._memory is None:
-            return super()._send_rows(agreed, requests, what)
+        if self.transport.plan is None:
+            return self._by_mpi.rows(agreed, requests)
         structure, first = agreed.structure, len(agreed.structure.dense)
         counts = agreed.rows.max(axis=0)
         grown = [k for k, count in enumerate(counts.tolist()) if count > self._capacity(structure.handles[first + k])]
-        if grown and not self._grow(structure, grown, counts, what):
+        if grown and not self._grow(structure, grown, counts, agreed.what):
             requests.append(self._comm.Ibarrier())
-            return super()._send_rows(agreed, requests, what)
+            return self._by_mpi.rows(agreed, requests)
+        self._by_mpi.scale_rows(agreed)
         tables = []
         for k, table in enumerate(structure.tables):
             if counts[k]:
@@ -255,12 +211,13 @@ class SharedExchange(MpiExchange):
             self._refuse(error)
             return False
         for k, capacity, width, (whole, starts) in zip(tables, capacities, widths, mapped, strict=True):
-            self._windows[structure.handles[len(structure.dense) + k]] = RowWindow(capacity, width, whole, starts)
+            handle = structure.handles[len(structure.dense) + k]
+            self._windows[handle] = RowWindow(capacity, width, whole, starts)
+            if self.transport.plan:
+                self.transport.plan.set_window(handle, self._windows[handle])
         return True
 
     def _refuse(self, error: OSError) -> None:
         """MPI from now on."""
-        self._refused, self._memory, self._dense = True, None, None
-        if self._team:
-            self._team.forget()
+        self._refused, self._memory, self.transport.plan = True, None, None
         say_refused(self._here, error)

@@ -13,7 +13,9 @@ import numpy as np
 
 from .._ffi import lib
 from ..params.collection import ParameterCollection
+from ..params.handles import counts_of, handles_of, root_of
 from ..params.parameters import AnyParameter
+from ..trainers import Trainer
 from ._world import World, hash_of
 
 
@@ -24,17 +26,20 @@ class Structure:
         self.dense = m.parameters_list()
         self.tables = m.lookup_parameters_list()
         self.parameters: list[AnyParameter] = [*self.dense, *self.tables]
-        self.root = m._root
-        self.handles = [p._c for p in self.parameters]
+        self.root = root_of(m)
+        self.handles = handles_of(self.parameters)
         """What C calls take."""
-        self.places = [(lib.dn_param_chunk(p._c), lib.dn_param_offset(p._c), lib.dn_param_size(p._c)) for p in self.dense]
+        self.places = [
+            (lib.dn_param_chunk(p), lib.dn_param_offset(p), lib.dn_param_size(p)) for p in self.handles[: len(self.dense)]
+        ]
         """(chunk, offset, length) of the dense parameters' values and gradients."""
+        self._counts = counts_of(m)
         self._entries = [(p.name(), p.shape()) for p in self.parameters]
         self.hash = hash_of(repr(self._entries))
 
     def fits(self, m: ParameterCollection) -> bool:
         """Whether the collection has still these parameters; they can only become more."""
-        return len(m._parameters) == len(self.dense) and len(m._lookups) == len(self.tables)
+        return counts_of(m) == self._counts
 
     def check(self, here: World, comm: Any, what: str) -> None:
         """Makes sure that all ranks hold the same parameters. Collective.
@@ -92,3 +97,19 @@ def _difference(who: str, theirs: list[Any], first: list[Any], who_0: str) -> st
         return f'{counts}; first that {who_0} lacks "{extra}".'
     (name, dims), (name_0, dims_0) = next((a, b) for a, b in zip(theirs, first, strict=True) if a != b)
     return f'parameters must be made in one order, with one shape; {who} has "{name}" {dims} where {who_0} has "{name_0}" {dims_0}.'
+
+
+def broadcast_state(here: World, comm: Any, trainer: Trainer) -> None:
+    """Gives every rank rank 0's trainer state, if any rank has made updates. Collective."""
+    what = here.collective("DistributedTrainer")
+    updates = np.empty(here.size, np.int64)
+    here.wait([comm.Iallgather(np.array([trainer.updates]), updates)], what)
+    if not updates.any():
+        return
+    state = np.frombuffer(pickle.dumps(trainer.state()) if here.rank == 0 else b"", np.uint8)
+    size = np.array([len(state)])
+    here.wait([comm.Ibcast(size, root=0)], what)
+    received = state.copy() if here.rank == 0 else np.empty(int(size[0]), np.uint8)
+    here.wait([comm.Ibcast(received, root=0)], what)
+    if here.rank > 0:
+        trainer.load_state(pickle.loads(received.tobytes()))
