@@ -439,7 +439,7 @@ enum dn_team_outcome {
  * else 1, or 0 for weight 0. NEWS otherwise, and without a plan. The outcome is the same on all ranks.
  * No gradient is changed. DN_ERROR_VALUE: the message is too long. */
 int dn_team_negotiate(dn_team *, const dn_rank_message *, const dn_members *, dn_team_plan *, int average, double seconds);
-/* After DONE: gradients become their sums, times the factors. DN_ERROR_MEMORY; DN_ERROR_VALUE: too many ranks. */
+/* By the plan of the present update: gradients become their sums, times the factors. DN_ERROR_MEMORY; DN_ERROR_VALUE: too many ranks. */
 int dn_team_sum(dn_team *, dn_team_plan *, double seconds);
 
 /* ---- trainers ---------------------------------------------------------------------------------------------------------------------- */

@@ -28,7 +28,7 @@ struct dn_team {
     int64_t most;                 /* bytes of a message, a multiple of LINE */
     char *memory;
     int64_t spoken;               /* how often this rank has */
-    enum { TO_SEND, TO_RECEIVE, TO_SUM, TO_MEET } stage;
+    enum { TO_SEND, TO_RECEIVE, TO_MEET } stage;
 };
 
 /* ---- messages ------------------------------------------------------------------------------------------------------ */
@@ -216,7 +216,6 @@ int dn_team_negotiate(dn_team *team, const dn_rank_message *message, const dn_me
     team->stage = TO_SEND;
     if (!plan || !is_as_planned(team, plan, &l)) return DN_TEAM_NEWS;
     find_factors(team, plan, average);
-    team->stage = TO_SUM;
     return DN_TEAM_DONE;
 }
 
@@ -256,7 +255,7 @@ static int take_rows(const dn_team_plan *plan) {
 }
 
 int dn_team_sum(dn_team *team, dn_team_plan *plan, double seconds) {
-    if (team->stage == TO_SUM) {
+    if (team->stage == TO_SEND) {
         fill_missing(plan);
         const int error = dn_team_sum_dense(plan); /* of the number of ranks: on all of them */
         if (error) return error;

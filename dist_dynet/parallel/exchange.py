@@ -97,16 +97,11 @@ class MpiExchange:
     wire = None
 
     def __init__(self, here: World, comm: Any, add_up: AddUp | None = None) -> None:
-        self.transport, self._sum = MpiTransport(here, comm), MpiSum(here, comm, add_up)
-
-    def sum(self, agreed: Agreed | AsPlanned) -> None:
-        """As Exchange.sum."""
-        assert isinstance(agreed, Agreed)
-        self._sum.all(agreed)
+        self.transport, self.sum = MpiTransport(here, comm), MpiSum(here, comm, add_up).sum
 
 
 class MpiSum:
-    """Sums by MPI: of all, or of dense parameters and tables one by one, for exchanges that have another way for some."""
+    """Sums by MPI, for exchanges of which it is a part."""
 
     def __init__(self, here: World, comm: Any, add_up: AddUp | None = None) -> None:
         self._here, self._comm = here, comm
@@ -114,13 +109,14 @@ class MpiSum:
         self._ranges: dict[bytes, tuple[list[Range], list[Range]]] = {}
         self._structure: Structure | None = None
 
-    def all(self, agreed: Agreed) -> None:
-        """Of all parameters. Collective."""
-        requests = self.dense(agreed)
-        self.finish(agreed, requests, self.rows(agreed, requests))
-
-    def finish(self, agreed: Agreed, requests: list[Any], tables: list[Rows]) -> None:
-        """Waits for what was begun; rows become the gradients of their tables."""
+    def sum(self, agreed: Agreed | AsPlanned) -> None:
+        """As Exchange.sum."""
+        assert isinstance(agreed, Agreed)
+        factor = float(agreed.factors[self._here.rank])
+        for handle in agreed.structure.handles if factor != 1 else ():
+            lib.dn_param_scale_gradient(handle, factor)
+        requests = self._send_dense(agreed)
+        tables = self._send_rows(agreed, requests)
         self._here.wait(requests, agreed.what)
         self._here.wait(self._send_blocks(tables, agreed.what), agreed.what)
         for rows in tables:
@@ -130,24 +126,14 @@ class MpiSum:
                 if lib.dn_lookup_add(rows.handle, len(ids), ffi.from_buffer("int *", ids), pointer(gradients)):
                     raise MemoryError(f"gradient exchange: out of memory for the rows of {rows.table.name()}")
 
-    def scale_rows(self, agreed: Agreed) -> None:
-        """Multiplies the tables' gradients by this rank's factor."""
-        self._scale(agreed, agreed.structure.handles[len(agreed.structure.dense) :])
-
-    def _scale(self, agreed: Agreed, handles: list[Any]) -> None:
-        factor = float(agreed.factors[self._here.rank])
-        for handle in handles if factor != 1 else ():
-            lib.dn_param_scale_gradient(handle, factor)
-
     # ---- dense parameters ------------------------------------------------------------------------------------------------------------
 
-    def dense(self, agreed: Agreed) -> list[Any]:
+    def _send_dense(self, agreed: Agreed) -> list[Any]:
         """Begins to add up the dense gradients; what is still to be waited for."""
         structure = agreed.structure
-        self._scale(agreed, structure.handles[: len(structure.dense)])
         used = np.logical_or.reduce(agreed.filled)
-        for handle in filled_elsewhere(agreed, used, self._here.rank):
-            lib.dn_param_gradient(handle)  # zeros
+        for i in np.flatnonzero(used & ~agreed.filled[self._here.rank]).tolist():  # only other ranks have one
+            lib.dn_param_gradient(structure.handles[i])  # zeros
         if structure is not self._structure:
             self._structure, self._ranges = structure, {}
         key = used.tobytes()
@@ -163,10 +149,9 @@ class MpiSum:
 
     # ---- lookup tables ---------------------------------------------------------------------------------------------------------------
 
-    def rows(self, agreed: Agreed, requests: list[Any]) -> list[Rows]:
+    def _send_rows(self, agreed: Agreed, requests: list[Any]) -> list[Rows]:
         """Gathers the ids of touched rows; with them the rows if over all ranks they are fewer than half of the table."""
         tables, first = [], len(agreed.structure.dense)
-        self.scale_rows(agreed)
         for k, table in enumerate(agreed.structure.tables):
             counts = agreed.rows[:, k]
             total = int(counts.sum())
@@ -194,12 +179,6 @@ class MpiSum:
                 requests += self._add_up(block, what)
                 rows.pieces = [(union.astype(np.int32), block)]
         return requests
-
-
-def filled_elsewhere(agreed: Agreed, used: NDArray[np.bool_], rank: int) -> list[Any]:
-    """The parameters that only other ranks have used."""
-    structure = agreed.structure
-    return [structure.handles[i] for i in np.flatnonzero(used & ~agreed.filled[rank]).tolist()]
 
 
 def merge_ranges(places: list[Range], used: list[bool]) -> tuple[list[Range], list[Range]]:

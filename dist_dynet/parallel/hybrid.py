@@ -167,7 +167,7 @@ class HybridExchange:
         if not is_known and not self._refused:
             self._place(structure, what)
         if self._refused or self._layout is None:
-            self._by_mpi.all(agreed)
+            self._by_mpi.sum(agreed)
             return
         used = np.logical_or.reduce(agreed.filled)
         rest, weight = used & ~held, float(agreed.weights[self._here.rank])

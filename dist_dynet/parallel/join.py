@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pickle
 from types import TracebackType
-from typing import Any
 
 from .message import Flag
 from .negotiation import Step

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .._ffi import DTYPE, NULL, ffi, lib
 from .message import MessageLayout
+from .negotiation import Agreed
 from .structure import Structure
 
 
@@ -22,26 +22,10 @@ class RowWindow:
     """Where every rank puts its touched rows of one table, for the others to read until the next negotiation."""
 
     def __init__(self, capacity: int, width: int, whole: Any, starts: list[int]) -> None:
-        self.capacity = capacity
-        self._gradients, self._ids = [], []
-        for start in starts:
-            rows = np.frombuffer(ffi.buffer(whole), DTYPE, capacity * width, start)
-            self._gradients.append(rows.reshape(capacity, width))
-            self._ids.append(np.frombuffer(ffi.buffer(whole), np.int32, capacity, start + rows.nbytes))
-        self.rows, self.ids = _pointers("dn_real *", self._gradients), _pointers("int *", self._ids)
-
-    def put(self, rank: int, ids: NDArray[np.int32], gradients: NDArray[Any]) -> None:
-        """Copies the rows of this rank."""
-        self._ids[rank][: len(ids)] = ids
-        self._gradients[rank][: len(ids)] = gradients
-
-    def get(self, rank: int, count: int) -> tuple[NDArray[np.int32], NDArray[Any]]:
-        """Where that rank's rows are, as soon as it has put them there."""
-        return self._ids[rank][:count], self._gradients[rank][:count]
-
-
-def _pointers(kind: str, arrays: list[NDArray[Any]]) -> Any:
-    return ffi.new(f"{kind}[]", [ffi.from_buffer(kind, array) for array in arrays])
+        self.capacity, self._mapping = capacity, whole
+        ids = capacity * width * DTYPE.itemsize
+        self.rows = ffi.new("dn_real *[]", [ffi.cast("dn_real *", whole + start) for start in starts])
+        self.ids = ffi.new("int *[]", [ffi.cast("int *", whole + start + ids) for start in starts])
 
 
 class Plan:
@@ -85,13 +69,12 @@ class Plan:
             k = self.structure.handles.index(table) - len(self.structure.dense)
             self.c.windows[k] = (window.rows, window.ids, window.capacity)
 
-    def sum_dense(self, filled: NDArray[np.bool_], factors: NDArray[np.float64]) -> None:
-        """Adds up this rank's shares; `filled` is (rank, parameter), `factors` what each rank's gradients are multiplied by."""
-        rows = np.ascontiguousarray(filled)
-        for rank, row in enumerate(rows):
-            self.c.filled[rank] = ffi.from_buffer("uint8_t[]", row)
-            self.c.factors[rank] = factors[rank]
-        check(lib.dn_team_sum_dense(self.c))
+    def follow(self, agreed: Agreed) -> None:
+        """The present update is as agreed, where C has not found that out by itself."""
+        self._filled = np.ascontiguousarray(agreed.filled)
+        self.c.filled[0 : len(self._filled)] = [ffi.from_buffer("uint8_t[]", row) for row in self._filled]
+        self.c.factors[0 : agreed.factors.size] = agreed.factors.tolist()
+        self.c.rows[0 : agreed.rows.size] = agreed.rows.ravel().tolist()
 
 
 def check(outcome: int) -> None:

@@ -1,10 +1,10 @@
 """The exchange of gradients in memory that the ranks of one host share.
 
 The gradient chunks of all ranks lie there, so that nothing is copied: each rank adds up its share of the numbers over the segments of all
-ranks, in rank order, and writes the sums into every segment. One barrier ends it; none is needed to begin, because the agreement before it has
-heard from every rank, and gradients are complete by then. Touched rows of lookup tables each rank copies into a window before that barrier;
-after it each rank adds up the windows of all ranks, in rank order. As soon as all places are known there is a plan (plan.py), by which C does
-the same. It knows memory and who may write where.
+ranks, in rank order, and writes the sums into every segment. One barrier ends it; none is needed to begin, because the negotiation before it
+has heard from every rank, and gradients are complete by then. Touched rows of lookup tables each rank copies into a window before that barrier;
+after it each rank adds up the windows of all ranks, in rank order. C does it by a plan (plan.py), which is made here: this knows memory, and
+where the ranks write.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from .._ffi import DTYPE, NULL, ffi, lib
 from ..params.root import Root
 from ._world import World
-from .exchange import MpiSum, Rows, filled_elsewhere
+from .exchange import MpiSum
 from .memory import map_together, say_refused
 from .negotiation import Agreed, AsPlanned
 from .plan import Plan, RowWindow
@@ -118,25 +118,27 @@ class SharedExchange:
     def sum(self, agreed: Agreed | AsPlanned) -> None:
         """As Exchange.sum."""
         if isinstance(agreed, AsPlanned):
-            self.transport.sum()
             self.quick += 1
-            return
+            self.transport.sum()
+        elif (plan := self._prepared(agreed)) is not None:
+            plan.follow(agreed)
+            self.transport.sum()
+        else:
+            self._by_mpi.sum(agreed)
+
+    def _prepared(self, agreed: Agreed) -> Plan | None:
+        """A plan by which these gradients can be added up; None: there is no room in shared memory. Collective."""
+        structure, counts = agreed.structure, agreed.rows.max(axis=0)
         if self.transport.refused:
             self._memory = None
-        elif agreed.structure is not self._placed and not self._refused:
-            self._place(agreed.structure, agreed.what)
-        requests = self._dense(agreed)
-        self._by_mpi.finish(agreed, requests, self._rows(agreed, requests))
-
-    def _dense(self, agreed: Agreed) -> list[Any]:
-        plan = self.transport.plan
-        if plan is None:
-            return self._by_mpi.dense(agreed)
-        used = np.logical_or.reduce(agreed.filled)
-        for handle in filled_elsewhere(agreed, used, self._here.rank):
-            lib.dn_param_mark_filled(handle)
-        plan.sum_dense(agreed.filled, agreed.factors)
-        return []  # the barrier comes when the rows have been put out, too
+        elif structure is not self._placed and not self._refused:
+            self._place(structure, agreed.what)
+        if self.transport.plan is not None:
+            tables = structure.handles[len(structure.dense) :]
+            grown = [k for k, table in enumerate(tables) if counts[k] > (self._windows[table].capacity if table in self._windows else 0)]
+            if grown:
+                self._grow(structure, grown, counts, agreed.what)
+        return self.transport.plan
 
     def _place(self, structure: Structure, what: str) -> None:
         """Moves the chunks of a new structure into shared memory, those that are not there, and makes a plan. Collective."""
@@ -176,32 +178,8 @@ class SharedExchange:
 
     # ---- lookup tables ---------------------------------------------------------------------------------------------------------------
 
-    def _rows(self, agreed: Agreed, requests: list[Any]) -> list[Rows]:
-        """Puts this rank's rows where the others read them. Then the barrier: behind it dense sums and rows are complete."""
-        if self.transport.plan is None:
-            return self._by_mpi.rows(agreed, requests)
-        structure, first = agreed.structure, len(agreed.structure.dense)
-        counts = agreed.rows.max(axis=0)
-        grown = [k for k, count in enumerate(counts.tolist()) if count > self._capacity(structure.handles[first + k])]
-        if grown and not self._grow(structure, grown, counts, agreed.what):
-            requests.append(self._comm.Ibarrier())
-            return self._by_mpi.rows(agreed, requests)
-        self._by_mpi.scale_rows(agreed)
-        tables = []
-        for k, table in enumerate(structure.tables):
-            if counts[k]:
-                handle = structure.handles[first + k]
-                window = self._windows[handle]
-                window.put(self._here.rank, table.touched_rows(), table.touched_gradients())
-                tables.append(Rows(table, handle, [window.get(r, n) for r, n in enumerate(agreed.rows[:, k].tolist())]))
-        requests.append(self._comm.Ibarrier())
-        return tables
-
-    def _capacity(self, table: Any) -> int:
-        return self._windows[table].capacity if table in self._windows else 0
-
-    def _grow(self, structure: Structure, tables: list[int], counts: NDArray[np.int32], what: str) -> bool:
-        """Windows for more rows of these tables; False: there is no room, and rows go by MPI from now on. Collective."""
+    def _grow(self, structure: Structure, tables: list[int], counts: NDArray[np.int32], what: str) -> None:
+        """Makes windows for more rows of these tables. Collective."""
         capacities = [min(2 * int(counts[k]), len(structure.tables[k])) for k in tables]
         widths = [int(np.prod(structure.tables[k].shape()[1:])) for k in tables]
         sizes = [n * (width * DTYPE.itemsize + np.dtype(np.int32).itemsize) for n, width in zip(capacities, widths, strict=True)]
@@ -209,13 +187,12 @@ class SharedExchange:
             mapped = map_together(self._here, self._comm, range(self._here.size), self._here.size, None, lambda _: sizes, what)
         except OSError as error:
             self._refuse(error)
-            return False
+            return
         for k, capacity, width, (whole, starts) in zip(tables, capacities, widths, mapped, strict=True):
             handle = structure.handles[len(structure.dense) + k]
             self._windows[handle] = RowWindow(capacity, width, whole, starts)
             if self.transport.plan:
                 self.transport.plan.set_window(handle, self._windows[handle])
-        return True
 
     def _refuse(self, error: OSError) -> None:
         """MPI from now on."""

@@ -21,7 +21,7 @@ from ..params.parameters import LookupParameters, Parameters
 from ..trainers import Trainer
 from . import _saving, environment
 from ._session import world
-from ._world import World, hash_of
+from ._world import hash_of
 from .batches import Batch, checked_weight, update_called
 from .engines import ENGINES, Compression, Engine, choose
 from .message import Flag
