@@ -31,12 +31,9 @@ class Accumulation:
     def __init__(self, trainer: Trainer) -> None:
         self._trainer, self._hooks = trainer, Hooks(trainer)
         self.stash = Stash.of(root_of(trainer.collection))
-        self.passes = 0
-        """Calls of update() since the last exchange."""
-        self.in_place = 0
-        """Of these, whose gradients lie where they were made."""
-        self.silent = False
-        """Inside of no_sync()."""
+        self.passes = 0  # calls of update() since the last exchange
+        self.in_place = 0  # of these, whose gradients lie where they were made
+        self.silent = False  # inside of no_sync()
         self._doubt = ""
 
     @property
@@ -48,7 +45,7 @@ class Accumulation:
 
     def is_last(self) -> bool:
         """Whether the update comes with the next pass."""
-        return not self.silent and self._hooks.is_last()
+        return not self.silent and self._hooks.gathered + 1 >= self._trainer.accumulation
 
     def count(self, silent: bool | None = None) -> None:
         """A pass whose gradients wait for others was made; silent: it does not count towards k."""
@@ -80,10 +77,6 @@ class Accumulation:
         for p in self._hooks.members() if passes else ():
             p.scale_gradient(self._trainer.accumulation / passes)
         self._hooks.gathered = 0
-
-    def end(self) -> None:
-        """An update was made."""
-        self.passes = self.in_place = 0
 
     def waits(self) -> bool:
         """Whether gradients wait to be applied."""

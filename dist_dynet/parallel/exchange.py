@@ -8,9 +8,9 @@ not its business.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .._ffi import DTYPE, ffi, lib, pointer
 from ..params.parameters import LookupParameters
 from ._world import World
-from .negotiation import Agreed, AsPlanned, MpiTransport, Transport
+from .negotiation import Agreed, AsPlanned, MpiTransport
 from .structure import Structure
 
 _PADDING = 16
@@ -35,43 +35,6 @@ Weight = Callable[[], float | None]
 """What a rank's gradients are to be multiplied by now; None: whoever wanted to know is gone."""
 
 
-class Wire(Protocol):
-    """What an exchange between hosts does beside sums: it sends during backward, and may compress."""
-
-    def enable_overlap(self, weight: Weight) -> None:
-        """The next backward is the last before sum(): the exchange may begin with it."""
-
-    def disable_overlap(self) -> None:
-        """The next backward is not the last."""
-
-    def flush(self, weight: float) -> int:
-        """Negotiation and sum() will follow, with this weight, on all ranks. What of Flag.EARLY and Flag.AHEAD is so."""
-
-    def drop(self, what: str) -> None:
-        """The ranks have not agreed: what flush() has begun is brought to its end, and gradients stay as they are. Collective."""
-
-    def residuals(self) -> dict[str, NDArray[Any]]:
-        """What compression has left over on this rank, by parameter."""
-
-    def load_residuals(self, residuals: Mapping[str, NDArray[Any]]) -> None:
-        """Goes on with these."""
-
-
-class Exchange(Protocol):
-    """Adds up gradients over the ranks."""
-
-    @property
-    def transport(self) -> Transport:
-        """Takes messages to all ranks."""
-
-    @property
-    def wire(self) -> Wire | None:
-        """None: nothing begins before the negotiation."""
-
-    def sum(self, agreed: Agreed | AsPlanned) -> None:
-        """G = sum over ranks of factor_r g_r, the same bits on every rank. Collective."""
-
-
 AddUp = Callable[[NDArray[Any], str], list[Any]]
 """add_up(mine, what) begins to replace an array by its sum over the ranks; what is still to be waited for."""
 
@@ -86,15 +49,13 @@ class Rows:
 
 
 class MpiExchange:
-    """The exchange that works everywhere.
+    """The exchange that works everywhere: as every exchange, a transport, and sum(agreed).
 
     Args:
         here: all ranks.
         comm: their communicator.
         add_up: in place of MPI's all-reduce.
     """
-
-    wire = None
 
     def __init__(self, here: World, comm: Any, add_up: AddUp | None = None) -> None:
         self.transport, self.sum = MpiTransport(here, comm), MpiSum(here, comm, add_up).sum
@@ -110,7 +71,7 @@ class MpiSum:
         self._structure: Structure | None = None
 
     def sum(self, agreed: Agreed | AsPlanned) -> None:
-        """As Exchange.sum."""
+        """G = sum over ranks of factor_r g_r, the same bits on every rank. Collective."""
         assert isinstance(agreed, Agreed)
         factor = float(agreed.factors[self._here.rank])
         for handle in agreed.structure.handles if factor != 1 else ():

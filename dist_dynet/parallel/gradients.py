@@ -70,8 +70,7 @@ class Node:
 
     low: int
     level: int
-    filled: NDArray[np.bool_]
-    """Of which dense parameters it has a gradient."""
+    filled: NDArray[np.bool_]  # of which dense parameters it has a gradient
     dense: NDArray[Any] | None
     """Their gradients, in the layout's flat array from `start` on; None: of none."""
     start: int
@@ -80,8 +79,11 @@ class Node:
 
 def merged(a: Rows | None, b: Rows | None) -> Rows | None:
     """The union of two sets of rows; of rows in both the sum."""
-    if a is None or b is None:
-        return b if a is None else a
+    return merged_rows(a, b) if a is not None and b is not None else b if a is None else a
+
+
+def merged_rows(a: Rows, b: Rows) -> Rows:
+    """The same of two that are there."""
     ids, width = np.empty(len(a[0]) + len(b[0]), np.int32), a[1].shape[1]
     block = np.empty((len(ids), width), DTYPE)
     n = lib.dn_merge_rows(width, *in_c(a), *in_c(b), ffi.from_buffer("int *", ids), pointer(block))
@@ -90,7 +92,7 @@ def merged(a: Rows | None, b: Rows | None) -> Rows | None:
 
 def in_c(rows: Rows) -> tuple[int, Any, Any]:
     """As C takes them."""
-    return len(rows[0]), ffi.from_buffer("const int *", rows[0]), pointer(rows[1])
+    return len(rows[0]), ffi.from_buffer("const int *", np.ascontiguousarray(rows[0])), pointer(rows[1])
 
 
 def parts(layout: FlatLayout, node: Node, chosen: NDArray[np.bool_]) -> Iterable[slice]:

@@ -82,11 +82,6 @@ class HybridExchange:
         """How many rounds that began before the agreement were of use, and how many were not."""
         self._kept: dict[str, NDArray[Any]] = {}
 
-    @property
-    def wire(self) -> HybridExchange:
-        """What it does between hosts."""
-        return self
-
     # ---- while backward goes on --------------------------------------------------------------------------------------------------------
 
     def enable_overlap(self, weight: Weight) -> None:
@@ -159,7 +154,7 @@ class HybridExchange:
     # ---- in update() -------------------------------------------------------------------------------------------------------------------
 
     def sum(self, agreed: Agreed | AsPlanned) -> None:
-        """As Exchange.sum."""
+        """As MpiSum.sum()."""
         assert isinstance(agreed, Agreed)
         structure, what = agreed.structure, agreed.what
         is_known = self._layout is not None and structure is self._layout.structure
@@ -199,7 +194,7 @@ class HybridExchange:
         return moves
 
     def drop(self, what: str) -> None:
-        """As Wire.drop."""
+        """The ranks have not agreed: what flush() has begun is brought to its end, and gradients stay as they are. Collective."""
         early, rows = self._take()
         self._drive(early, rows, what)
         if early:

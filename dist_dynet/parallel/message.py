@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,24 +13,15 @@ from .structure import Structure
 class Flag:
     """What a rank tells the others beside numbers."""
 
-    ENDED = 1
-    """It has run out of data and only takes part."""
-    SAVE = 2
-    """It has been asked to save a checkpoint."""
-    JOIN = 4
-    """It is inside of Join, where ranks that have ended call from another line."""
-    EARLY = 8
-    """What it has sent before the negotiation is what there is to be sent."""
-    AHEAD = 16
-    """Of that some was complete long before the end of backward."""
-    WEIGHED = 32
-    """Its gradients are as they count in the sum already."""
-    UNKNOWN = 64
-    """It does not know which batch its gradients come from."""
-    LAST = 128
-    """After this pass gradients are exchanged. This one and the next are told in passes only."""
-    SILENT = 256
-    """The pass does not count towards an accumulation."""
+    ENDED = 1  # it has run out of data and only takes part
+    SAVE = 2  # it has been asked to save a checkpoint
+    JOIN = 4  # it is inside of Join, where ranks that have ended call from another line
+    EARLY = 8  # what it has sent before the negotiation is what there is to be sent
+    AHEAD = 16  # of that some was complete long before the end of backward
+    WEIGHED = 32  # its gradients are as they count in the sum already
+    UNKNOWN = 64  # it does not know which batch its gradients come from
+    LAST = 128  # after this pass gradients are exchanged; this one and the next are told in passes only
+    SILENT = 256  # the pass does not count towards an accumulation
 
 
 def _numpy(kind: Any) -> Any:
@@ -58,8 +48,7 @@ class MessageLayout:
         self.structure = structure
         dense, tables = len(structure.dense), len(structure.tables)
         self._params = ffi.new("dn_param *[]", structure.handles)  # a struct of pointers keeps nothing alive
-        self.members = ffi.new("dn_members *", (dense, tables, self._params))
-        """What C takes."""
+        self.members = ffi.new("dn_members *", (dense, tables, self._params))  # what C takes
         at = lib.dn_rank_message_layout_of(dense, tables)
         fields = {
             **_FIELDS,
@@ -74,16 +63,3 @@ class MessageLayout:
         )
         self.alike = slice(_FIELDS["structure"][1], at.end_alike)
         """The bytes in which the ranks nearly always say the same."""
-
-
-@dataclass(slots=True)
-class Message:
-    """What is to be told, and how the steady state would go on."""
-
-    layout: MessageLayout
-    c: Any
-    """dn_rank_message *"""
-    average: bool
-    """Whether gradients are multiplied by weight / sum of weights, or, where the weight is not 0, by 1."""
-    plannable: bool
-    """Whether a plan may be followed; alike on all ranks whose messages are."""

@@ -17,7 +17,7 @@ from .._ffi import ffi, lib
 from ..params.collection import ParameterCollection
 from ..trainers.state import Settings
 from ._world import World, ranks_in_words
-from .message import Flag, Message, MessageLayout
+from .message import Flag, MessageLayout
 from .structure import Structure
 
 
@@ -25,23 +25,17 @@ from .structure import Structure
 class Agreed:
     """One row per rank."""
 
-    what: str
-    """The name of the collective operation."""
+    what: str  # the name of the collective operation
     structure: Structure
     factors: NDArray[np.float64]
     """What each rank's gradients are multiplied by before they are added up: weights times scale."""
     weights: NDArray[np.float64]
     """The same, known before the others' weights are: n_r, or 1 where no average is wanted; 0 of a rank that contributes nothing."""
-    scale: float
-    """What a sum of gradients that were multiplied by the weights is multiplied by."""
-    filled: NDArray[np.bool_]
-    """(rank, dense parameter): whether the rank has a gradient of it."""
-    rows: NDArray[np.int32]
-    """(rank, table): of how many rows the rank has a gradient."""
-    flags: NDArray[np.uint8]
-    """Of each rank a sum of Flag."""
-    settings: Settings
-    """Those of the ranks that go on."""
+    scale: float  # what a sum of gradients that were multiplied by the weights is multiplied by
+    filled: NDArray[np.bool_]  # (rank, dense parameter): whether the rank has a gradient of it
+    rows: NDArray[np.int32]  # (rank, table): of how many rows the rank has a gradient
+    flags: NDArray[np.uint8]  # of each rank a sum of Flag
+    settings: Settings  # those of the ranks that go on
 
     @property
     def over(self) -> bool:
@@ -56,8 +50,7 @@ class Step(NamedTuple):
     """Of the batch: how many examples the data have, their fingerprint, the settings of shard(), epoch and step; () without shard()."""
     passes: int = 1
     """How many calls of update() have gathered them."""
-    subset: int = 0
-    """A number of the parameters that are updated; 0: all."""
+    subset: int = 0  # a number of the parameters that are updated; 0: all
 
     def words(self) -> str:
         """For an error."""
@@ -81,13 +74,18 @@ class AsPlanned:
 class Transport(Protocol):
     """Takes messages to all ranks."""
 
-    def send(self, message: Message, name: Callable[[], str]) -> bool:
+    def send(self, layout: MessageLayout, message: Any, average: bool, plannable: bool, name: Callable[[], str]) -> bool:
         """Sends this rank's message and receives the others'. Collective.
 
-        name() names the collective operation; it is not called in the steady state.
+        Args:
+            layout: of messages.
+            message: dn_rank_message *
+            average: gradients are multiplied by weight / sum of weights, otherwise, where the weight is not 0, by 1.
+            plannable: a plan may be followed; alike on all ranks whose messages are.
+            name: names the collective operation; not called in the steady state.
 
         Returns:
-            Whether a plan may be followed, and all ranks have said what it foresees.
+            Whether all ranks have said what the plan foresees.
         """
 
     def received(self, layout: MessageLayout) -> NDArray[Any]:
@@ -101,11 +99,10 @@ class MpiTransport:
         self._here, self._comm, self._moves = here, comm, moves
         self._every: NDArray[Any] = np.empty(0)
 
-    def send(self, message: Message, name: Callable[[], str]) -> bool:
+    def send(self, layout: MessageLayout, message: Any, average: bool, plannable: bool, name: Callable[[], str]) -> bool:
         """As Transport.send."""
-        layout = message.layout
         mine, self._every = np.empty(layout.dtype.itemsize, np.uint8), np.empty(self._here.size, layout.dtype)
-        lib.dn_rank_message_write(message.c, layout.members, ffi.from_buffer(mine))
+        lib.dn_rank_message_write(message, layout.members, ffi.from_buffer(mine))
         self._here.wait([self._comm.Iallgather(mine, self._every.view(np.uint8))], name(), moves=self._moves)
         return False
 
@@ -163,7 +160,7 @@ class Negotiation:
             self._said, c.structure, c.step, c.settings, c.flags = said, current.hash, hash(step), settings, flags
         c.weight = weight
         plannable = current is self._structure and not flags & (Flag.ENDED | Flag.UNKNOWN) and not self._here.checks
-        if self._transport.send(Message(self._layout, c, average, plannable), name):
+        if self._transport.send(self._layout, c, average, plannable, name):
             for hear in self.hears:
                 hear(flags)
             return self._planned
@@ -171,7 +168,7 @@ class Negotiation:
         alike = self._begin_alike(every)
         if current.hash != self._structure.hash or (not alike and (every["structure"] != self._structure.hash).any()):
             self._settle(current, what, self._structure.parameters)
-            self._transport.send(Message(self._layout, c, average, False), name)
+            self._transport.send(self._layout, c, average, False, name)
             every = self._transport.received(self._layout)
             alike = self._begin_alike(every)
         agreed = settings

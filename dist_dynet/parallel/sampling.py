@@ -14,7 +14,7 @@ import numpy as np
 from ..graph import cg
 from ..params.dims import size
 from ._session import world
-from .batches import Batch, Loop, Part, checked_weight, loop_of
+from .batches import Batch, Loop, Part, checked_weight
 from .collectives import gather
 from .fingerprint import fingerprint
 
@@ -232,10 +232,8 @@ class Shard(Generic[T]):
         if self._loop is None or not self._loop.is_awaited():
             self._loop = loop
 
-    def _is_used(self, batch: Batch[T]) -> None:
+    def _is_used(self, loop: Loop, batch: Batch[T]) -> None:
         """An update has used this batch of a loop over it."""
-        loop = loop_of(batch)
-        assert loop is not None
         if loop is not self._loop and loop is self._newest:
             self._loop = loop
         loop.uses(batch)

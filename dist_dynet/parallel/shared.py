@@ -12,8 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import weakref
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,16 +30,12 @@ from .team import TeamTransport
 # ---- memory ----------------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Segments:
+class Segments(NamedTuple):
     """One chunk's gradients on all ranks."""
 
-    pointers: Any
-    """dn_real *[ranks]"""
-    mine: Any
-    """This rank's."""
-    mapping: Any
-    """What keeps the memory mapped."""
+    pointers: Any  # dn_real *[ranks]
+    mine: Any  # this rank's
+    mapping: Any  # what keeps the memory mapped
 
 
 class SharedMemory:
@@ -103,20 +98,16 @@ os.register_at_fork(after_in_child=_in_child)
 class SharedExchange:
     """The exchange for ranks of one host. Where there is no room in shared memory it goes on by MPI, and rank 0 says so on stderr."""
 
-    wire = None
-
     def __init__(self, here: World, comm: Any) -> None:
         self._here, self._comm = here, comm
         self.transport, self._by_mpi = TeamTransport(here, comm), MpiSum(here, comm)
         self._memory: SharedMemory | None = None
-        self._placed: Structure | None = None
         self._refused = False
         self._windows: dict[Any, RowWindow] = {}
-        self.quick = 0
-        """How many updates were exchanged as planned."""
+        self.quick = 0  # how many updates were exchanged as planned
 
     def sum(self, agreed: Agreed | AsPlanned) -> None:
-        """As Exchange.sum."""
+        """As MpiSum.sum()."""
         if isinstance(agreed, AsPlanned):
             self.quick += 1
             self.transport.sum()
@@ -131,7 +122,7 @@ class SharedExchange:
         structure, counts = agreed.structure, agreed.rows.max(axis=0)
         if self.transport.refused:
             self._memory = None
-        elif structure is not self._placed and not self._refused:
+        elif not self._refused and (self.transport.plan is None or self.transport.plan.structure is not structure):
             self._place(structure, agreed.what)
         if self.transport.plan is not None:
             tables = structure.handles[len(structure.dense) :]
@@ -142,7 +133,7 @@ class SharedExchange:
 
     def _place(self, structure: Structure, what: str) -> None:
         """Moves the chunks of a new structure into shared memory, those that are not there, and makes a plan. Collective."""
-        self._placed, self.transport.plan = structure, None
+        self.transport.plan = None
         memory = SharedMemory.of(structure.root)
         used = {chunk for chunk, _, _ in structure.places}
         try:

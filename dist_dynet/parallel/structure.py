@@ -5,7 +5,6 @@ It knows names, dims and places in chunks, and nothing of gradients.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,8 +26,7 @@ class Structure:
         self.tables = m.lookup_parameters_list()
         self.parameters: list[AnyParameter] = [*self.dense, *self.tables]
         self.root = root_of(m)
-        self.handles = handles_of(self.parameters)
-        """What C calls take."""
+        self.handles = handles_of(self.parameters)  # what C calls take
         self.places = [
             (lib.dn_param_chunk(p), lib.dn_param_offset(p), lib.dn_param_size(p)) for p in self.handles[: len(self.dense)]
         ]
@@ -51,7 +49,7 @@ class Structure:
         here.wait([comm.Iallgather(np.array([self.hash]), hashes)], what)
         if (hashes == hashes[0]).all():
             return
-        every = [pickle.loads(b) for b in here.exchange_bytes(comm, pickle.dumps(self._entries), what)]
+        every = here.gather(comm, self._entries, what)
         other = here.rank if every[here.rank] != every[0] else next(r for r, e in enumerate(every) if e != every[0])
         who = "this rank" if other == here.rank else f"rank {here.members[other]}"
         raise RuntimeError(f"{here.name} {what}: {_difference(who, every[other], every[0], f'rank {here.members[0]}')}")
@@ -102,14 +100,6 @@ def _difference(who: str, theirs: list[Any], first: list[Any], who_0: str) -> st
 def broadcast_state(here: World, comm: Any, trainer: Trainer) -> None:
     """Gives every rank rank 0's trainer state, if any rank has made updates. Collective."""
     what = here.collective("DistributedTrainer")
-    updates = np.empty(here.size, np.int64)
-    here.wait([comm.Iallgather(np.array([trainer.updates]), updates)], what)
-    if not updates.any():
-        return
-    state = np.frombuffer(pickle.dumps(trainer.state()) if here.rank == 0 else b"", np.uint8)
-    size = np.array([len(state)])
-    here.wait([comm.Ibcast(size, root=0)], what)
-    received = state.copy() if here.rank == 0 else np.empty(int(size[0]), np.uint8)
-    here.wait([comm.Ibcast(received, root=0)], what)
-    if here.rank > 0:
-        trainer.load_state(pickle.loads(received.tobytes()))
+    every = here.gather(comm, (trainer.updates, trainer.state() if here.rank == 0 else None), what)
+    if any(updates for updates, _ in every) and here.rank > 0:
+        trainer.load_state(every[0][1])

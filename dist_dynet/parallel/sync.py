@@ -18,7 +18,8 @@ from ..trainers.state import Settings
 from ._world import World
 from .accumulation import Accumulation
 from .batches import Sources
-from .exchange import Exchange, Wire
+from .engines import Exchange
+from .hybrid import HybridExchange
 from .message import Flag
 from .negotiation import Agreed, AsPlanned, Negotiation, Step
 from .reproducible import ReproducibleSum
@@ -37,20 +38,17 @@ class Sync:
     def __init__(self, here: World, trainer: Trainer, weighted: bool, reproducible: ReproducibleSum | None) -> None:
         self.here, self.weighted, self.reproducible = here, weighted, reproducible
         self.hooks, self.passes, self.sources = Hooks(trainer), Accumulation(trainer), Sources(trainer.collection)
-        self.negotiation: Negotiation | None = None
-        """None, as the exchange, with one rank."""
+        self.negotiation: Negotiation | None = None  # as the exchange: with several ranks
         self.exchange: Exchange | None = None
-        self.calls = 0
-        """Of update()."""
-        self.joins = 0
-        """How many Joins it is inside of."""
+        self.calls = 0  # of update()
+        self.joins = 0  # how many Joins it is inside of
         self._trainer = trainer
         self._is_amid = False  # an update has begun that is not done: so it stays if an exception comes that other ranks do not have
 
     @property
-    def wire(self) -> Wire | None:
-        """Of an exchange between hosts."""
-        return self.exchange.wire if self.exchange is not None else None
+    def wire(self) -> HybridExchange | None:
+        """The exchange, if it is one between hosts, which sends during backward and compresses."""
+        return self.exchange if isinstance(self.exchange, HybridExchange) else None
 
     def residuals(self) -> dict[str, NDArray[Any]]:
         """What compression has left over on this rank, by parameter."""
@@ -59,12 +57,6 @@ class Sync:
     def waits(self) -> bool:
         """Whether gradients wait to be applied; then there is no checkpoint."""
         return self.passes.waits() or (self.reproducible is not None and self.reproducible.pending)
-
-    def total(self, weight: float, flags: int, problem: str) -> float | None:
-        """The sum of all ranks' weights in one pass of an accumulation; None: one rank. Collective."""
-        if self.negotiation is None:
-            return None
-        return self.negotiation.gather_weights(weight, flags | (Flag.JOIN if self.joins else 0), problem)[0]
 
     def wait(self) -> bool:
         """Counts a pass whose gradients wait for others: nothing was updated."""
@@ -78,9 +70,11 @@ class Sync:
         """Exchanges and applies what was gathered: whether parameters were updated, and whether all ranks have run out of data."""
         over, what = bool(flags & Flag.ENDED), ""
         if self.negotiation is not None:
-            agreed = self._negotiate(weight, step, flags | (Flag.JOIN if self.joins else 0), problem)
+            agreed = self._negotiate(weight, step, flags | Flag.JOIN * (self.joins > 0), problem)
             over, what = agreed.over, agreed.what
-            self._sum(agreed)
+            if self.reproducible is None and self.exchange is not None:
+                self.exchange.sum(agreed)
+            self.passes.stash.mark()
         elif weight == 0:
             self._trainer.collection.reset_gradients()
         if self.reproducible is not None:
@@ -90,8 +84,13 @@ class Sync:
         if (over and not self.hooks.waits()) or (self.reproducible is not None and not self.passes.is_last()):
             self._is_amid = False
             return False, over
-        updated = self._apply(chosen)
-        self.passes.end()
+        try:
+            updated = self.hooks.apply(chosen)
+        except RuntimeError:  # of gradients that are not finite, on all ranks
+            self._is_amid = False
+            raise
+        self._is_amid = False
+        self.passes.passes = self.passes.in_place = 0
         self.sources.clear()
         if updated:
             self.hooks.finish()
@@ -121,19 +120,3 @@ class Sync:
         if isinstance(agreed, Agreed) and flags & Flag.ENDED and not agreed.over:
             agreed.settings.set_on(self._trainer)  # goes on as the ranks do that still have data
         return agreed
-
-    def _sum(self, agreed: Agreed | AsPlanned) -> None:
-        """Gradients become what was agreed on."""
-        if self.reproducible is None and self.exchange is not None:
-            self.exchange.sum(agreed)
-        self.passes.stash.mark()
-
-    def _apply(self, chosen: Sequence[AnyParameter] | None) -> bool:
-        """Changes the parameters; False: the step was left out."""
-        try:
-            updated = self.hooks.apply(chosen)
-        except RuntimeError:  # of gradients that are not finite, on all ranks
-            self._is_amid = False
-            raise
-        self._is_amid = False
-        return updated

@@ -8,7 +8,6 @@ is shared, and the plan, are the business of shared.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from .._ffi import FAST_PATHS, NULL, declines, ffi, lib
 from ._world import World
 from .memory import map_together, say_refused
-from .message import Message, MessageLayout
+from .message import MessageLayout
 from .negotiation import MpiTransport
 from .plan import Plan, check
 
@@ -38,28 +37,25 @@ class TeamTransport:
 
     def __init__(self, here: World, comm: Any) -> None:
         self._here, self._comm, self._by_mpi = here, comm, MpiTransport(here, comm)
-        self.plan: Plan | None = None
-        """What the steady state follows; the same on all ranks."""
-        self.refused = False
-        """There is no such memory."""
+        self.plan: Plan | None = None  # what the steady state follows; the same on all ranks
+        self.refused = False  # there is no such memory
         self._c: Any = None
         self._capacity = 0  # bytes of the longest message
         self._memory: Any = None
         self._name: Callable[[], str] = str  # of the present collective operation
         self._alike = False  # whether all ranks follow plans
 
-    def send(self, message: Message, name: Callable[[], str]) -> bool:
+    def send(self, layout: MessageLayout, message: Any, average: bool, plannable: bool, name: Callable[[], str]) -> bool:
         """As Transport.send."""
-        layout, plan, self._name = message.layout, self.plan, name
+        self._name, plan = name, NULL
         if layout.dtype.itemsize > self._capacity and not self.refused:
             self._make(layout, name())
         if self.refused:
-            return self._by_mpi.send(message, name)
-        follows = message.plannable and plan is not None and plan.structure is layout.structure and not declines("update") and self._alike
-        negotiate = partial(
-            lib.dn_team_negotiate, self._c, message.c, layout.members, plan.c if follows and plan else NULL, message.average, _LOOK
-        )
-        return bool(self._waited(negotiate, name) == lib.DN_TEAM_DONE)
+            return self._by_mpi.send(layout, message, average, plannable, name)
+        if plannable and self.plan is not None and self.plan.structure is layout.structure and not declines("update") and self._alike:
+            plan = self.plan.c
+        outcome = self._waited(lib.dn_team_negotiate, message, layout.members, plan, average)
+        return outcome == int(lib.DN_TEAM_DONE)
 
     def received(self, layout: MessageLayout) -> NDArray[Any]:
         """As Transport.received."""
@@ -72,15 +68,15 @@ class TeamTransport:
     def sum(self) -> None:
         """Adds up gradients as planned; after a send() that has returned True. Collective."""
         assert self.plan is not None
-        self._waited(partial(lib.dn_team_sum, self._c, self.plan.c, _LOOK), self._name)
+        self._waited(lib.dn_team_sum, self.plan.c)
 
-    def _waited(self, call: Callable[[], int], name: Callable[[], str]) -> int:
-        """The outcome of a call that may have to wait for other ranks."""
-        while (outcome := call()) == lib.DN_TEAM_WAITS:
-            self._here.wait_until(lambda: lib.dn_team_heard(self._c, 0), name())
+    def _waited(self, call: Any, *arguments: Any) -> int:
+        """The outcome of a function of C that may have to wait for other ranks."""
+        while (outcome := call(self._c, *arguments, _LOOK)) == lib.DN_TEAM_WAITS:
+            self._here.wait_until(lambda: lib.dn_team_heard(self._c, 0), self._name())
         if outcome != lib.DN_TEAM_NEWS:
             check(outcome)
-        return outcome
+        return int(outcome)
 
     def _make(self, layout: MessageLayout, what: str) -> None:
         """Shares memory for such messages. Collective."""

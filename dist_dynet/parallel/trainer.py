@@ -40,12 +40,9 @@ class _Pass:
 
     batch: Batch[Any] | None
     n: float
-    total: float | None
-    """n of all ranks together; None: they must be asked."""
-    named: bool
-    """The program has said what it is."""
-    problem: str = ""
-    """Why it is not known which batch it is."""
+    total: float | None  # n of all ranks together; None: they must be asked
+    named: bool  # the program has said what it is
+    problem: str = ""  # why it is not known which batch it is
 
     def step(self, passes: int = 1, subset: int = 0) -> Step:
         """What must be alike on all ranks."""
@@ -125,8 +122,7 @@ class DistributedTrainer(TrainerWrapper):
             raise ValueError(f"DistributedTrainer: exchange must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}; got {exchange!r}.")
         if compression not in (None, "bf16"):
             raise ValueError(f"DistributedTrainer: compression must be None or 'bf16'; got {compression!r}.")
-        super().__init__(trainer)
-        self._average = average
+        self._inner, self._average = trainer, average
         if accumulate != 1:
             trainer.set_accumulation(accumulate)
         self._world = here = world(comm).patient(timeout)
@@ -246,10 +242,9 @@ class DistributedTrainer(TrainerWrapper):
 
     def _factor(self, this: _Pass, flags: int = 0) -> float:
         """What the gradients of a pass are multiplied by: n_r / sum of n_r. Collective where weights are not known."""
-        total = this.total
-        if self.sync.joins or total is None:
-            told = self.sync.total(this.n, flags, this.problem)
-            total = total if told is None else told
+        total, negotiation, joins = this.total, self.sync.negotiation, self.sync.joins > 0
+        if negotiation is not None and (joins or total is None):
+            total = negotiation.gather_weights(this.n, flags | Flag.JOIN * joins, this.problem)[0]
         if self._world.size == 1 and not this.named:
             return 1.0
         assert total is not None, "one process knows all weights, several have told them"

@@ -10,9 +10,7 @@ class TrainerWrapper:
     """The interface of the wrapped trainer, but for update() and what depends on it."""
 
     __slots__ = ("_inner",)
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._inner = trainer
+    _inner: Trainer
 
     @property
     def inner(self) -> Trainer:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Hooks:
-    """A trainer's update in steps: `if is_last(): if apply(): finish()`."""
+    """A trainer's update in steps: `if apply(): finish()`."""
 
     __slots__ = ("_trainer",)
 
@@ -44,10 +44,6 @@ class Hooks:
     @gathered.setter
     def gathered(self, passes: int) -> None:
         self._trainer._gathered = passes
-
-    def is_last(self) -> bool:
-        """Whether the next pass completes the accumulation."""
-        return self._trainer._gathered + 1 >= self._trainer._accumulation
 
     def waits(self) -> bool:
         """Whether an accumulation is under way, or gradients wait to be applied."""
