@@ -61,5 +61,6 @@ class MessageLayout:
         self.dtype: np.dtype[Any] = np.dtype(
             {"names": [*fields], "formats": formats, "offsets": offsets, "itemsize": at.size}
         )
+        self.size = at.size  # of a message, in bytes
         self.alike = slice(_FIELDS["structure"][1], at.end_alike)
         """The bytes in which the ranks nearly always say the same."""

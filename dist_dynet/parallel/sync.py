@@ -40,15 +40,11 @@ class Sync:
         self.hooks, self.passes, self.sources = Hooks(trainer), Accumulation(trainer), Sources(trainer.collection)
         self.negotiation: Negotiation | None = None  # as the exchange: with several ranks
         self.exchange: Exchange | None = None
+        self.wire: HybridExchange | None = None  # the exchange, if it is one between hosts, which sends during backward and compresses
         self.calls = 0  # of update()
         self.joins = 0  # how many Joins it is inside of
         self._trainer = trainer
         self._is_amid = False  # an update has begun that is not done: so it stays if an exception comes that other ranks do not have
-
-    @property
-    def wire(self) -> HybridExchange | None:
-        """The exchange, if it is one between hosts, which sends during backward and compresses."""
-        return self.exchange if isinstance(self.exchange, HybridExchange) else None
 
     def residuals(self) -> dict[str, NDArray[Any]]:
         """What compression has left over on this rank, by parameter."""
@@ -70,7 +66,7 @@ class Sync:
         """Exchanges and applies what was gathered: whether parameters were updated, and whether all ranks have run out of data."""
         over, what = bool(flags & Flag.ENDED), ""
         if self.negotiation is not None:
-            agreed = self._negotiate(weight, step, flags | Flag.JOIN * (self.joins > 0), problem)
+            agreed = self._negotiate(weight, step, flags | Flag.JOIN if self.joins else flags, problem)
             over, what = agreed.over, agreed.what
             if self.reproducible is None and self.exchange is not None:
                 self.exchange.sum(agreed)

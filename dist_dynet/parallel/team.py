@@ -23,6 +23,8 @@ from .plan import Plan, check
 _LOOK = 1e-4
 """Seconds for which C looks for the others before Python goes on waiting."""
 
+_negotiate, _sum, _DONE, _WAITS = lib.dn_team_negotiate, lib.dn_team_sum, lib.DN_TEAM_DONE, lib.DN_TEAM_WAITS
+
 _CAPACITY = 1024
 """Bytes of a message, at least: a team whose model grows a little need not be made anew."""
 
@@ -47,41 +49,44 @@ class TeamTransport:
 
     def send(self, layout: MessageLayout, message: Any, average: bool, plannable: bool, name: Callable[[], str]) -> bool:
         """As Transport.send."""
-        self._name, plan = name, NULL
-        if layout.dtype.itemsize > self._capacity and not self.refused:
-            self._make(layout, name())
-        if self.refused:
+        if layout.size > self._capacity and not self._share(layout, name):
             return self._by_mpi.send(layout, message, average, plannable, name)
+        plan, self._name = NULL, name
         if plannable and self.plan is not None and self.plan.structure is layout.structure and not declines("update") and self._alike:
             plan = self.plan.c
-        outcome = self._waited(lib.dn_team_negotiate, message, layout.members, plan, average)
-        return outcome == int(lib.DN_TEAM_DONE)
+        outcome = _negotiate(self._c, message, layout.members, plan, average, _LOOK)
+        if outcome == _WAITS:
+            outcome = self._awaited(_negotiate, message, layout.members, plan, average)
+        if outcome < 0:
+            check(outcome)
+        return outcome == _DONE  # type: ignore[no-any-return]
 
     def received(self, layout: MessageLayout) -> NDArray[Any]:
         """As Transport.received."""
         if self.refused:
             return self._by_mpi.received(layout)
-        size = layout.dtype.itemsize
+        size = layout.size
         said = b"".join(ffi.buffer(lib.dn_team_message(self._c, rank), size)[:] for rank in range(self._here.size))
         return np.frombuffer(said, layout.dtype)
 
     def sum(self) -> None:
         """Adds up gradients as planned; after a send() that has returned True. Collective."""
         assert self.plan is not None
-        self._waited(lib.dn_team_sum, self.plan.c)
+        outcome = _sum(self._c, self.plan.c, _LOOK)
+        check(outcome if outcome != _WAITS else self._awaited(_sum, self.plan.c))
 
-    def _waited(self, call: Any, *arguments: Any) -> int:
-        """The outcome of a function of C that may have to wait for other ranks."""
-        while (outcome := call(self._c, *arguments, _LOOK)) == lib.DN_TEAM_WAITS:
+    def _awaited(self, call: Any, *arguments: Any) -> int:
+        """The outcome of a function of C that waits for other ranks."""
+        while (outcome := call(self._c, *arguments, _LOOK)) == _WAITS:
             self._here.wait_until(lambda: lib.dn_team_heard(self._c, 0), self._name())
-        if outcome != lib.DN_TEAM_NEWS:
-            check(outcome)
         return int(outcome)
 
-    def _make(self, layout: MessageLayout, what: str) -> None:
-        """Shares memory for such messages. Collective."""
+    def _share(self, layout: MessageLayout, name: Callable[[], str]) -> bool:
+        """Whether there is memory for such messages. Collective."""
+        if self.refused:
+            return False
         here = self._here
-        capacity = max(2 * layout.dtype.itemsize, _CAPACITY)
+        capacity = max(2 * layout.size, _CAPACITY)
         share = -(-lib.dn_team_bytes(here.size, capacity) // here.size)
 
         def sizes(fast: list[bool]) -> list[int]:
@@ -91,12 +96,14 @@ class TeamTransport:
         try:
             if here.size > lib.DN_MOST_RANKS:
                 raise OSError(f"at most {lib.DN_MOST_RANKS} ranks can share memory; got {here.size}")
-            ((whole, starts),) = map_together(here, self._comm, range(here.size), here.size, FAST_PATHS, sizes, what)
+            ((whole, starts),) = map_together(here, self._comm, range(here.size), here.size, FAST_PATHS, sizes, name())
         except OSError as error:
             self.refused, self.plan = True, None
+            self._capacity = 0
             say_refused(here, error)
-            return
+            return False
         team = lib.dn_team_new(here.size, here.rank, whole + starts[0], capacity)
         if team == NULL:
             raise MemoryError("gradient exchange: out of memory")
         self._c, self._memory, self._capacity = ffi.gc(team, lib.dn_team_free), whole, capacity
+        return True

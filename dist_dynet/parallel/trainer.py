@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from ._session import world
 from ._world import hash_of
 from .batches import Batch, checked_weight, update_called
 from .engines import ENGINES, Compression, Engine, choose
+from .hybrid import HybridExchange
 from .message import Flag
 from .negotiation import Negotiation, Step
 from .reproducible import ReproducibleSum
@@ -116,10 +117,9 @@ class DistributedTrainer(TrainerWrapper):
     ) -> None:
         if not isinstance(trainer, Trainer):
             raise TypeError(f"DistributedTrainer: takes a trainer such as AdamTrainer(m); got {type(trainer).__name__}.")
-        if average not in ("mean", "weighted", "sum"):
-            raise ValueError(f"DistributedTrainer: average must be mean, weighted or sum; got {average!r}.")
-        if exchange is not None and exchange not in ENGINES:
-            raise ValueError(f"DistributedTrainer: exchange must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}; got {exchange!r}.")
+        for name, value, known in ("average", average, get_args(Average)), ("exchange", exchange or ENGINES[0], ENGINES):
+            if value not in known:
+                raise ValueError(f"DistributedTrainer: {name} must be {', '.join(known[:-1])} or {known[-1]}; got {value!r}.")
         if compression not in (None, "bf16"):
             raise ValueError(f"DistributedTrainer: compression must be None or 'bf16'; got {compression!r}.")
         self._inner, self._average = trainer, average
@@ -139,8 +139,9 @@ class DistributedTrainer(TrainerWrapper):
                 here.check_from_now_on()
             if self.sync.reproducible:
                 self.sync.reproducible.check_hosts(what)
-            self.sync.exchange = exchange_ = choose(here, comm, exchange, overlap and not reproducible, compression)
-            self.sync.negotiation = Negotiation(here, comm, trainer.collection, average != "sum", exchange_.transport)
+            self.sync.exchange = chosen = choose(here, comm, exchange, overlap and not reproducible, compression)
+            self.sync.wire = chosen if isinstance(chosen, HybridExchange) else None
+            self.sync.negotiation = Negotiation(here, comm, trainer.collection, average != "sum", chosen.transport)
             broadcast_state(here, comm, trainer)
 
     def update(self, weight: Batch[Any] | float | None = None) -> bool:
@@ -202,7 +203,8 @@ class DistributedTrainer(TrainerWrapper):
     def _end_pass(self, this: _Pass) -> None:
         """It was taken: what comes next is another one."""
         update_called(this.batch)
-        self._set_overlap()
+        if self.sync.wire is not None:
+            self._set_overlap()
 
     # ---- several passes ----------------------------------------------------------------------------------------------------------------
 

@@ -311,8 +311,8 @@ class Trainer:
     def _change(self, chosen: Sequence[AnyParameter] | None = None) -> bool:
         """The part of an update that changes parameters, all or some; False: the step was left out."""
         self._prepare()
-        n, these = (-1, NULL) if chosen is None else (len(chosen), [p._c for p in chosen])
-        code = lib.dn_trainer_update_these(self._c, n, these)
+        these = () if chosen is None else [p._c for p in chosen]
+        code = _update(self._c) if chosen is None else lib.dn_trainer_update_these(self._c, len(these), these)
         return code >= 0 or self._fail(code, self._members() if chosen is None else chosen)
 
     def _done(self) -> None:

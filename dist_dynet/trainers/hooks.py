@@ -6,35 +6,30 @@ moving averages and checkpoints are told of each update. It knows neither ranks 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .._ffi import lib
 
 if TYPE_CHECKING:
-    from ..params.parameters import AnyParameter, LookupParameters, Parameters
     from .base import Follower, Schedule, Trainer
 
 
 class Hooks:
     """A trainer's update in steps: `if apply(): finish()`."""
 
-    __slots__ = ("_trainer",)
+    __slots__ = ("_trainer", "apply", "chosen", "members")
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
+        self.members = trainer._members
+        """The parameters that are trained, then the lookup tables."""
+        self.chosen = trainer._chosen
+        """The parameters that update_subset() is to update."""
+        self.apply = trainer._change
+        """Changes all parameters, or the chosen ones, by their gradients; False: skip_nonfinite."""
 
     # ---- an update ---------------------------------------------------------------------------------
-
-    def members(self) -> tuple[AnyParameter, ...]:
-        """The parameters that are trained, then the lookup tables."""
-        return self._trainer._members()
-
-    def chosen(
-        self, params: Sequence[int | Parameters], lookups: Sequence[int | LookupParameters]
-    ) -> list[AnyParameter]:
-        """The parameters that update_subset() is to update."""
-        return self._trainer._chosen(params, lookups)
 
     @property
     def gathered(self) -> int:
@@ -48,10 +43,6 @@ class Hooks:
     def waits(self) -> bool:
         """Whether an accumulation is under way, or gradients wait to be applied."""
         return self.gathered > 0 or not all(lib.dn_param_empty(p._c) for p in self.members())
-
-    def apply(self, chosen: Sequence[AnyParameter] | None = None) -> bool:
-        """Changes all parameters, or the chosen ones, by their gradients; False: skip_nonfinite."""
-        return self._trainer._change(chosen)
 
     def finish(self) -> None:
         """Tells all followers that an update was applied."""
