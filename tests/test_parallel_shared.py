@@ -20,6 +20,7 @@ PROPERTIES = (
     "late_parameters_and_chunks",
     "used_on_one_rank_and_frozen",
     "rows_of_windows_that_grow",
+    "negotiation_adds_up_nothing",
     "updates_go_without_python",
     "other_parameters_in_each_update_go_without_python",
     "stack_parser_goes_without_python",

@@ -18,6 +18,8 @@ from dist_dynet import parallel
 from dist_dynet._ffi import lib
 from dist_dynet.parallel import engines, memory, shared
 from dist_dynet.parallel._world import World
+from dist_dynet.parallel.negotiation import AsPlanned, Step
+from dist_dynet.trainers.state import Settings
 
 what = sys.argv[1]
 rank, size = parallel.rank(), parallel.world_size()
@@ -182,6 +184,27 @@ def usual_updates(average):
         assert not any(p.has_gradient() for p in [*parameters, table])
     parallel.assert_in_sync(m)
     return trainer.sync.exchange.quick
+
+
+def test_negotiation_adds_up_nothing():
+    """In the first update, and in the steady state; the sum does."""
+    m, (w,) = model_of((3, 4))
+    table = m.add_lookup_parameters((5, 2), init=0.5)
+    trainer = distributed(m, average="sum")
+    planned = []
+    for _ in range(4):
+        dy.renew_cg()
+        ((dy.sum_elems(w) + dy.sum_elems(table[rank])) * (rank + 1)).backward()
+        mine = [np.asarray(p.grad_as_array()) for p in (w, table)]
+        agreed = trainer.sync.negotiation.reach(1.0, Settings.of(trainer.inner), Step())
+        assert all(np.array_equal(p.grad_as_array(), g) for p, g in zip((w, table), mine, strict=True))
+        parallel.barrier()  # others may add up in this rank's memory, too
+        trainer.sync.exchange.sum(agreed)
+        assert (w.grad_as_array() == size * (size + 1) / 2).all()
+        assert (table.grad_as_array()[:size, 0] == np.arange(1, size + 1)).all()
+        m.reset_gradients()
+        planned.append(isinstance(agreed, AsPlanned))
+    assert planned == [False, True, True, True]
 
 
 def test_updates_go_without_python():
