@@ -402,13 +402,13 @@ void dn_rank_message_write(const dn_rank_message *, const dn_members *, void *ou
  * caller's. Up to `windows` it is constant; the rest is what was agreed on for the present update. */
 typedef struct dn_place { int chunk; int64_t offset, length; } dn_place;
 typedef struct dn_share { int chunk, like; int64_t from, to; } dn_share;   /* used as parameter `like` is */
-typedef struct dn_team_window { dn_real *const *rows; int *const *ids; int64_t capacity; } dn_team_window;   /* of a table's rows */
+typedef struct dn_team_window { dn_real *const *rows; int *const *ids; int64_t capacity; } dn_team_window;   /* [rank]: for a table's rows */
 typedef struct dn_team_plan {
     dn_members of;
     int ranks, rank;
     const dn_place *places;                 /* of the dense parameters, as in dn_chunk_gradients */
     dn_real *const *const *segments;        /* [chunk][rank] */
-    dn_team_window *windows;                     /* [table]; capacity 0: none yet */
+    dn_team_window *windows;                /* [table]; capacity 0: none yet */
     const uint8_t **filled;                 /* [rank][dense parameter]: whether it has a gradient */
     int32_t *rows;                          /* (rank, table): how many rows have a gradient */
     double *factors;                        /* [rank]: what its gradients are multiplied by */
@@ -429,11 +429,8 @@ void dn_team_free(dn_team *);
 int dn_team_heard(dn_team *, double seconds);
 const uint8_t *dn_team_message(dn_team *, int rank);
 
-enum dn_team_outcome {
-    DN_TEAM_DONE,
-    DN_TEAM_WAITS,        /* for another rank: call again when dn_team_heard, with the same arguments */
-    DN_TEAM_NEWS          /* the messages must be read */
-};
+/* WAITS: for another rank; call again when dn_team_heard, with the same arguments. NEWS: messages must be read. */
+enum dn_team_outcome { DN_TEAM_DONE, DN_TEAM_WAITS, DN_TEAM_NEWS };
 /* Sends this rank's message and receives the others'. DONE: all are alike and rows fit into the windows
  * of the plan, which holds now what was agreed on; factors are weight / sum of weights with `average`,
  * else 1, or 0 for weight 0. NEWS otherwise, and without a plan. The outcome is the same on all ranks.
