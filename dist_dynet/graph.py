@@ -67,7 +67,7 @@ class ComputationGraph:
         lib.dn_graph_generator(self.number, _random.node_generator(self._thread))
         self._samples = 0
 
-    def _draw_from(self, stream: int | None, counter: int) -> None:
+    def draw_from(self, stream: int | None, counter: int) -> None:
         """From now on draws have this stream, of a micro-batch, and counters from this one on; None: the stream of rank and thread."""
         self._stream = stream
         self._seed()
