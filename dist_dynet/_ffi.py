@@ -152,7 +152,6 @@ SIMD: str = ffi.string(lib.dn_simd_level()).decode()
 
 OPS: dict[str, int] = {ffi.string(lib.dn_op_name(i)).decode(): i for i in range(lib.DN_OP_COUNT)}
 """The number of each operation, by name, from the rows of csrc/ops."""
-calls.bind(int(ffi.cast("uintptr_t", lib.dn_node_table())), OPS)
 
 # ---- errors --------------------------------------------------------------------------------------------------------------------------
 
@@ -221,6 +220,8 @@ def fail_in(graph: int, code: int, what: str = "") -> NoReturn:
     prefix = "Stale Expression: " if code == lib.DN_ERROR_STALE else ""
     raise _EXCEPTIONS[code](prefix + message)
 
+
+calls.bind(int(ffi.cast("uintptr_t", lib.dn_node_table())), OPS, fail_in)
 
 # ---- memory --------------------------------------------------------------------------------------------------------------------------
 

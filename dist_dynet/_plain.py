@@ -117,7 +117,7 @@ def accelerated(function: F, /) -> F:
     return function
 
 
-def bind(table: int, ops: dict[str, int], /) -> None:
+def bind(table: int, ops: dict[str, int], fail_in: Callable[..., Any], /) -> None:
     """Nothing: C is called by cffi."""
 
 

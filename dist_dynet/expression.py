@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ._ffi import DIM, DTYPE, GRAPH_SHIFT, NULL, accelerated, calls, fail, fail_in, ffi, lib, pointer, shaped, view
+from ._ffi import DIM, DTYPE, GRAPH_SHIFT, NULL, accelerated, calls, fail, fail_in, ffi, lib, pointer, read, shaped, view
 from .graph import cg, current_graph, make_expressions_by
 from .tensor import Tensor
 
@@ -278,10 +278,11 @@ def scalar_of(x: Expression) -> float:
 @accelerated
 def value_of(x: Expression) -> float | list[float] | NDArray[np.float64]:
     """The value as value() gives it."""
-    if len(x.dim()[0]) > 1:
-        return _array(*numbers_of(x))
-    numbers = list_of(x)
-    return numbers[0] if len(numbers) == 1 else numbers
+    values, dims, batch = x._computed(False)
+    if len(dims) > 1:
+        return read(values, dims, batch)
+    n = batch * prod(dims)
+    return float(values[0]) if n == 1 else ffi.unpack(values, n) if n else []
 
 
 @accelerated

@@ -118,14 +118,18 @@ static PyObject *accelerated(PyObject *module, PyObject *function) {
 
 /* ---- functions of the module ------------------------------------------------------------------------------------------------------- */
 
-/* bind(address of the calls, {name: number} of the operations) */
+static PyObject *fail_in;
+PyObject *dn__python_error(void) { return PyObject_CallFunction(fail_in, "ii", dn__current, DN_ERROR_PYTHON); }
+
+/* bind(address of the calls, {name: number} of the operations, fail_in(graph, code)) */
 static PyObject *bind(PyObject *module, PyObject *const *args, Py_ssize_t n_args) {
     (void)module;
-    if (!counted(n_args, 2)) return NULL;
+    if (!counted(n_args, 3)) return NULL;
     dn__calls = PyLong_AsVoidPtr(args[0]);
     if (PyErr_Occurred()) return NULL;
-    Py_INCREF(args[1]); /* for the life of the process */
-    dn__ops = args[1];
+    dn__ops = args[1], fail_in = args[2];
+    Py_INCREF(dn__ops); /* for the life of the process */
+    Py_INCREF(fail_in);
     Py_RETURN_NONE;
 }
 

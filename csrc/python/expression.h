@@ -42,6 +42,9 @@ extern PyMethodDef dn__fast_numbers[], dn__fast_nodes[], dn__fast_values[];
 /* What the function in Python gives for these arguments; names: of those that are named, which come last. */
 PyObject *dn__general(PyObject *function, PyObject *const *args, Py_ssize_t n, PyObject *names);
 
+/* Raises what an operation written in Python has raised, where a node's call returned DN_ERROR_PYTHON: to call once more would run that again. */
+PyObject *dn__python_error(void);
+
 /* makers.c */
 /* call() of the module. */
 PyObject *dn__call(PyObject *module, PyObject *args);

@@ -130,6 +130,7 @@ static PyObject *node(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObj
         else if (dn__current >= 0) handle = dn__calls->leaf(dn__current, op->number, g.n_ints, g.ints, g.n_reals, g.reals);
         free(g.memory);
     }
+    if (handle == DN_ERROR_PYTHON) return dn__python_error();
     return handle >= 0 ? dn__new_node(cls, handle) : dn__general(self, args, n, names);
 }
 

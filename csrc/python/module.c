@@ -35,6 +35,7 @@ static PyObject *operate(int k, PyObject *left, PyObject *right) {
     else if (x >= 0 && real(right, &number) && as_scale_shift(k, 0, number, &a, &b)) handle = scaled(x, a, b);
     else if (y >= 0 && real(left, &number) && as_scale_shift(k, 1, number, &a, &b)) handle = scaled(y, a, b);
     if (handle >= 0) return dn__new_node(dn__expression_type, handle);
+    if (handle == DN_ERROR_PYTHON) return dn__python_error();
     if (is_node(left)) return PyObject_CallFunctionObjArgs(operators[k].general, left, right, NULL);
     return PyObject_CallFunctionObjArgs(operators[k].reflected, right, left, NULL);
 }
@@ -88,6 +89,7 @@ static PyObject *subscript(PyObject *x, PyObject *index) {
         handle = dn__node(subscripts.index, 1, &a, 2, ints, 0, NULL, 0);
         cls = subscripts.cls;
     } else if (a >= 0 && range_of(a, index, ints)) handle = dn__node(subscripts.slice, 1, &a, 4, ints, 0, NULL, 0);
+    if (handle == DN_ERROR_PYTHON) return dn__python_error();
     return handle >= 0 ? dn__new_node(cls, handle) : PyObject_CallFunctionObjArgs(subscripts.general, x, index, NULL);
 }
 
