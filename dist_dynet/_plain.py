@@ -55,6 +55,9 @@ class State:
             raise TypeError(f"a state belongs to a sequence; got {type(run).__name__}. States are made by builders.")
         self._run, self._prev, self._h, self._cells, self._later, self._output = run, prev, h, c, later, output
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a state cannot be pickled: its graph lives in this process.")
+
     @property
     def _c(self) -> Any:
         if self._cells is None and self._later is not None:

@@ -34,13 +34,12 @@ def _over_number(x: Expression, n: float) -> Expression:
     return _scale_shift(x, 1 / n, 0.0) if n else cdiv(x, scalarInput(0))
 
 
-def _operator(
-    op: str,
-    of_number: Callable[[Expression, float], Expression] | None,
-    of_array: Callable[[Expression, Expression], Expression] | None = None,
-    is_reflected: bool = False,
-) -> Callable[[Any, Any], Any]:
+_Ways = tuple[Callable[[Expression, float], Expression] | None, Callable[[Expression, Expression], Expression] | None]
+
+
+def _operator(op: str, ways: _Ways, is_reflected: bool) -> Callable[[Any, Any], Any]:
     """What an operator makes of an expression x and something else: a node of op, of_number(x, number), or of_array(x, array as an input)."""
+    of_number, of_array = ways
 
     def operate(x: Any, y: Any) -> Any:
         if has_handle(x) and has_handle(y):
@@ -54,18 +53,18 @@ def _operator(
 
 
 # The operators of two expressions, and of one and a number, are in csrc/python/module.c, too; the last column is other + x.
-for name, op, straight, reflected in (
+_OPERATORS: tuple[tuple[str, str, _Ways, _Ways], ...] = (
     ("__add__", "add", (lambda x, n: _scale_shift(x, 1.0, n), lambda x, y: x + y), (lambda x, n: _scale_shift(x, 1.0, n), lambda x, y: y + x)),
     ("__sub__", "subtract", (lambda x, n: _scale_shift(x, 1.0, -n), lambda x, y: x - y),
      (lambda x, n: _scale_shift(x, -1.0, n), lambda x, y: y - x)),
     ("__mul__", "matmul", (lambda x, n: _scale_shift(x, n, 0.0), lambda x, y: x * y),
      (lambda x, n: _scale_shift(x, n, 0.0), lambda x, y: y * x)),
-    ("__truediv__", "cdiv", (_over_number,), (lambda x, n: cdiv(scalarInput(n), x),)),
-    ("__pow__", "pow", (lambda x, n: pow(x, scalarInput(n)),), (None,)),
-):  # fmt: skip
-    calls.operator(name, op, _operator(op, *straight), _operator(op, *reflected, is_reflected=True))
+    ("__truediv__", "cdiv", (_over_number, None), (lambda x, n: cdiv(scalarInput(n), x), None)),
+    ("__pow__", "pow", (lambda x, n: pow(x, scalarInput(n)), None), (None, None)),
+)  # fmt: skip
+for _name, _op, _straight, _reflected in _OPERATORS:
+    calls.operator(_name, _op, _operator(_op, _straight, False), _operator(_op, _reflected, True))
 calls.operator("__neg__", "scale_shift", lambda x: _scale_shift(x, -1.0, 0.0), None)
-del name, op, straight, reflected
 
 
 def cmult(x: Expression, y: Expression) -> Expression:
