@@ -68,13 +68,11 @@ typedef struct dn_param dn_param;
 typedef struct dn_trainer dn_trainer;
 typedef struct dn_cell dn_cell;
 
-/* ---- calls that make nodes, and renew: they keep Python's lock, in an extension of their own. Each infers the dims, appends a node and
- * returns its handle. ---------------------------------------------------------------------------------------------------------------- */
+/* ---- calls that make nodes, and renew: csrc/python makes them with Python's lock held, by the table of dn_node_table().
+ * Each infers the dims, appends a node and returns its handle. ------------------------------------------------------ */
 #define DN_NODE_CALLS(X) \
-    X(int64_t, node1, (int op, int64_t a), (op, a)) \
-    X(int64_t, node2, (int op, int64_t a, int64_t b), (op, a, b)) \
-    X(int64_t, node1_int, (int op, int64_t a, int i), (op, a, i)) \
-    X(int64_t, node1_real, (int op, int64_t a, double r, double s), (op, a, r, s)) \
+    /* how many inputs an operation takes; -1: any number >= 1 */ \
+    X(int, op_inputs, (int op), (op)) \
     X(int64_t, node_many, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals), \
       (op, n, inputs, n_ints, ints, n_reals, reals)) \
     /* a node without inputs */ \
@@ -87,9 +85,8 @@ typedef struct dn_cell dn_cell;
      * first is returned. */ \
     X(int64_t, parts, (int64_t owner, int first, int n, int size), (owner, first, n, size)) \
     /* A call of a cell, given by its handle, with n arguments: the handle of its output; several outputs have consecutive ones.
-     DN_ERROR_UNTRACED: there is no program for arguments of these dims. The first: up to four arguments. */ \
-    X(int64_t, cell_call, (int64_t cell, int n, int64_t a, int64_t b, int64_t c, int64_t d), (cell, n, a, b, c, d)) \
-    X(int64_t, cell_many, (int64_t cell, int n, const int64_t *inputs), (cell, n, inputs)) \
+     DN_ERROR_UNTRACED: there is no program for arguments of these dims. */ \
+    X(int64_t, cell_call, (int64_t cell, int n, const int64_t *inputs), (cell, n, inputs)) \
     /* node_many, and the first `parts` outputs of that node: consecutive handles, the first of which is returned */ \
     X(int64_t, node_parts, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals, int parts), \
       (op, n, inputs, n_ints, ints, n_reals, reals, parts)) \
@@ -99,9 +96,6 @@ typedef struct dn_cell dn_cell;
       (weights, n_ary, x, n, first, second)) \
     /* an input node of the given dims (n_dims sizes); `data` may be NULL: zeros */ \
     X(int64_t, input, (int graph, int n_dims, const int *dims, int batch, const dn_real *data), (graph, n_dims, dims, batch, data)) \
-    X(int64_t, input_scalar, (int graph, double value), (graph, value)) \
-    X(int64_t, input_zeros, (int graph, int n), (graph, n)) \
-    X(int64_t, input_vector, (int graph, int n, const dn_real *data), (graph, n, data)) \
     /* input and input_set from numbers of Python's own type */ \
     X(int64_t, input_numbers, (int graph, int n_dims, const int *dims, int batch, const double *data), (graph, n_dims, dims, batch, data)) \
     X(int, input_set_numbers, (int64_t a, int64_t n, const double *data), (a, n, data)) \
@@ -131,12 +125,8 @@ typedef struct dn_node_calls {
 #endif
 DN_NODE_CALLS(DN_NODE_PROTOTYPE)
 
-#ifdef DN_NODES /* ---- only in the extension that keeps the lock ---- */
-/* fast: whether lists of Python's numbers are copied by a path of this extension's own; how often one was not since that is 0. */
-void dn_bind(void *table, int fast);
-int64_t dn_declined_lists(void);
-#else
-void *dn_node_table(void);
+/* The table of these calls, a dn_node_calls. */
+const void *dn_node_table(void);
 
 /* ---- process-wide constants, set once when the extension is loaded --------------------------------------------------------------- */
 /* Addresses of cblas_?gemm, ?gemv, ?ger with 32-bit integers; all NULL: plain C. */
@@ -492,6 +482,5 @@ void dn_blend(int64_t n, double a, const dn_real *x, dn_real *y);
 
 /* ---- random numbers: initial values and draws ---------------------------------------------------------------------------------------- */
 #include "rng.h"
-#endif /* DN_NODES */
 
 #endif

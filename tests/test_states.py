@@ -218,7 +218,7 @@ def test_what_cannot_be_an_input_is_an_error_and_changes_nothing(kind):
         with pytest.raises(ValueError, match=r"x.* = \(3,\)"):
             way(dy.inputVector([1, 2, 3]))
     for wrong in (lambda: state.add_input(), lambda: state.add_input(xs[1], xs[1]), lambda: state.add_input(y=xs[1])):
-        with pytest.raises(TypeError, match="takes"):
+        with pytest.raises(TypeError):
             wrong()
     np.testing.assert_array_equal(state.add_input(x=xs[1]).output().npvalue(), expected)
     dy.renew_cg()

@@ -308,7 +308,7 @@ static PyObject *quick_states(PyObject *self, PyObject *xs) { return over_list(s
 static PyObject *again(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
     const Run *run = (const Run *)self;
     if (!counted(n_args, 2)) return NULL;
-    if (dn__declines(DN_DECLINING_again) || !run->fixed || !run->reals || dn__current < 0
+    if (!run->fixed || !run->reals || dn__current < 0
         || args[0] != (run->update ? Py_True : Py_False)) return or_none(NULL);
     const int same = PyObject_RichCompareBool(run->reals, args[1], Py_EQ);
     if (same < 1) return same < 0 ? NULL : or_none(NULL);

@@ -11,12 +11,13 @@ from numpy.typing import ArrayLike
 from .. import _random
 from .._integers import count
 from ..expression import Expression, expression, resolved
+from ..graph import this_graph
 from ..ops import inputTensor
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
 from .owner import Owner
 from .runs import NodeRun
-from .state import RNNState, Run, check_count, expressions, subcollection, this_graph
+from .state import RNNState, Run, check_count, expressions, subcollection
 
 
 class RecurrentBuilder(Owner):

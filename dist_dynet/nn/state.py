@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._ffi import calls, fail, lib, nodes
+from .._ffi import calls, fail, lib
 from ..expression import Expression, expression
-from ..graph import cg
+from ..graph import this_graph
 from ..ops import cmult, random_bernoulli, zeros
 from ..ops._nodes import listed, not_expression
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
 from .sequences import Inputs, inputs_of, packed_inputs
 
-parts = nodes.dn_parts
+parts = lib.dn_parts
 
 
 class RNNState(calls.State):
@@ -206,15 +206,6 @@ def part(owner: int, block: int, size: int) -> int:
 def masked(x: Expression, mask: Expression | None) -> Expression:
     """The product of x and mask; x without a mask."""
     return x if mask is None else cmult(x, mask)
-
-
-def this_graph() -> int:
-    """What tells this thread's graph from all others, also from earlier ones."""
-    number = calls.this_graph()
-    if number < 0:
-        cg()
-        number = calls.this_graph()
-    return number
 
 
 LayerMasks = tuple[Expression | None, ...]
