@@ -19,7 +19,7 @@ import numpy as np
 from ..io.files import FileName
 from ..io.sealed import seal, sealed_pieces, unseal
 from ..params.collection import ParameterCollection
-from ..params.stored import check_stored, load_stored, stored
+from ..params.stored import at_one_moment, check_stored, load_stored, stored
 from ..trainers import MovingAverage, Trainer
 from ..trainers.hooks import Hooks
 from ..trainers.state import set_settings, settings_of
@@ -254,8 +254,13 @@ class Checkpointer:
         return None if self._owed else self._from_main(lambda: self._write(parts, sampler), what)[1]
 
     def _write(self, parts: list[bytes], sampler: Mapping[str, Any] | None) -> None:
+        with at_one_moment(self._model, "checkpoint"):
+            content = self._content(parts, sampler)
+        self._files.write(content, self._inner.updates)
+
+    def _content(self, parts: list[bytes], sampler: Mapping[str, Any] | None) -> list[memoryview]:
         averages = [f for f in Hooks(self._inner).followers if isinstance(f, MovingAverage)]
-        content = sealed_pieces(
+        return sealed_pieces(
             {
                 "format": _FORMAT,
                 "hashes": hash_indicator(),
@@ -270,7 +275,6 @@ class Checkpointer:
                 "ranks": [np.frombuffer(part, np.uint8) for part in parts],
             }
         )
-        self._files.write(content, self._inner.updates)
 
     # ---- resuming ----------------------------------------------------------------------------------------------------------------------
 
