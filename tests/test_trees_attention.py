@@ -146,6 +146,19 @@ def test_tree_refuses_what_is_no_tree(builder):
         dy.NaryTreeLSTMBuilder(0, 2, 3, dy.ParameterCollection())
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_leaf_of_a_parameter_is_made_in_the_current_graph(first):
+    m = dy.ParameterCollection()
+    tree, w = dy.NaryTreeLSTMBuilder(2, 3, 4, m), m.add_parameters(3)
+    dy.renew_cg()
+    leaves = [tree.node(w), tree.node(dy.inputVector(w.as_array()))]
+    if first:  # once more, with weights that are known
+        dy.renew_cg()
+        leaves = [tree.node(w), tree.node(dy.inputVector(w.as_array()))]
+    got, want = (leaf.output().npvalue() for leaf in leaves)
+    np.testing.assert_array_equal(got, want)
+
+
 def test_tree_forget_bias_is_where_it_starts():
     for builder in BUILDERS:
         assert builder(2, 3, dy.ParameterCollection(), forget_bias=0.5).get_parameters()[-1].as_array().tolist() == [0.5] * 3

@@ -12,18 +12,17 @@ import datetime
 import decimal
 import enum
 import fractions
-import itertools
 import os
 import pathlib
 import re
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-import numpy as np
-
+from ._allowed_keys import check_key, checked
+from ._allowed_numpy import FUNCTIONS, TYPES, Machine, fits
 from ._classes import (
     DYNET_MODULES,
     PACKAGE,
@@ -42,16 +41,6 @@ from ._classes import (
     slots,
 )
 
-_MOST_PARTS, _DEEPEST_KEY = 100_000, 100
-"""Parts of a key of a dictionary or set, and how deep they nest."""
-
-
-class Machine(Protocol):
-    """What reads the pickle."""
-
-    unset: dict[int, Any]
-    made: dict[int, Any]
-
 
 def found(module: str, name: str) -> Any:
     """What a pickle's module and name stand for: a value, or a Named."""
@@ -59,10 +48,10 @@ def found(module: str, name: str) -> Any:
         return _VALUES[module, name]
     if (module, name) in _FUNCTIONS:
         return Named(f"{module}.{name}", call=_FUNCTIONS[module, name])
-    if module.partition(".")[0] == "numpy" and name in _NUMPY_FUNCTIONS:
-        return Named(f"{module}.{name}", call=_NUMPY_FUNCTIONS[name])
-    if module == "numpy" and name in _NUMPY_TYPES:
-        return _NUMPY_TYPES[name]
+    if module.partition(".")[0] == "numpy" and name in FUNCTIONS:
+        return Named(f"{module}.{name}", call=FUNCTIONS[name])
+    if module == "numpy" and name in TYPES:
+        return TYPES[name]
     names, thing = looked_up(module, name)
     if is_builder(thing) or (module.partition(".")[0] in DYNET_MODULES and is_operation(thing)):
         return thing
@@ -78,26 +67,21 @@ def found(module: str, name: str) -> Any:
 # ---- what REDUCE may make ------------------------------------------------------------------------------------------------------------
 
 
-def _fits(args: tuple[Any, ...], *kinds: type | tuple[type, ...]) -> bool:
-    """Whether there are that many arguments, of exactly these types."""
-    return len(args) == len(kinds) and all(type(a) in (k if isinstance(k, tuple) else (k,)) for a, k in zip(args, kinds, strict=True))
-
-
 def _bytes(args: tuple[Any, ...]) -> bytes:
     """The bytes that a pickle of protocol 2 or lower writes as text, or that protocol 3 gives."""
     if not args:
         return b""
-    if _fits(args, str, str) and args[1] in ("latin-1", "latin1"):
+    if fits(args, str, str) and args[1] in ("latin-1", "latin1"):
         return cast(str, args[0]).encode("latin1")
-    if _fits(args, bytes):
+    if fits(args, bytes):
         return cast(bytes, args[0])
     return refuse("bytes are not given as bytes or text")
 
 
 def _fraction(args: tuple[Any, ...]) -> fractions.Fraction:
-    if _fits(args, str) and re.fullmatch(r"-?\d+(/\d+)?", args[0], re.ASCII):
+    if fits(args, str) and re.fullmatch(r"-?\d+(/\d+)?", args[0], re.ASCII):
         return fractions.Fraction(args[0])
-    if _fits(args, int, int):
+    if fits(args, int, int):
         return fractions.Fraction(*args)
     return refuse("a Fraction is not given as two integers")
 
@@ -114,63 +98,14 @@ def _of(cls: Any, kinds: tuple[type, ...], least: int = 0, most: int = 3) -> Cal
 
 
 def _keyed(args: tuple[Any, ...], cls: type) -> Any:
-    items = args[0] if _fits(args, (list, tuple, set)) else refuse(f"{cls.__name__} is not given a list")
+    items = args[0] if fits(args, (list, tuple, set)) else refuse(f"{cls.__name__} is not given a list")
     return cls(checked(items))
-
-
-def checked(keys: Iterable[Any]) -> Any:
-    """The same, if all of them may be keys: hashing and comparing them calls nothing of a class of the program."""
-    for key in keys:
-        check_key(key)
-    return keys
-
-
-ATOMS: frozenset[type] = frozenset(
-    {str, int, float, bytes, bool, complex, type(None), type(Ellipsis), range, decimal.Decimal, fractions.Fraction, datetime.date,
-     datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone, pathlib.PurePosixPath, pathlib.PureWindowsPath, type(Path())}
-)  # fmt: skip
-"""Types whose values hold no other values."""
-_HASHES = {object.__hash__, tuple.__hash__, str.__hash__, int.__hash__, float.__hash__, enum.Enum.__hash__}
-_COMPARISONS = {object.__eq__, tuple.__eq__, str.__eq__, int.__eq__, float.__eq__}
-
-
-def _check_hash(cls: type) -> None:
-    hashing = attribute(cls, "__hash__")
-    if hashing is None:
-        raise TypeError(f"unhashable type: {class_name(cls)}")
-    if hashing not in _HASHES or attribute(cls, "__eq__") not in _COMPARISONS:
-        refuse(f"a key of a dictionary or set is of {class_name(cls)}, whose __hash__ and __eq__ would be called")
-
-
-def check_key(key: Any) -> None:
-    """Raises where hashing or comparing it would call what is not known, or not end."""
-    if type(key) in ATOMS:
-        return
-    level, parts = [key], 0
-    for depth in itertools.count():
-        if not level:
-            return
-        if depth > _DEEPEST_KEY or parts > _MOST_PARTS:
-            refuse("a key of a dictionary or set has too many parts")
-        inside: list[Any] = []
-        for part in level:
-            cls = type(part)
-            if cls in ATOMS:
-                continue
-            if derives(cls, tuple) or cls is frozenset:
-                parts += len(part)
-                inside += tuple.__iter__(part) if cls is not frozenset else part
-            if cls is not frozenset and not derives(cls, np.generic):
-                _check_hash(cls)
-            if len(inside) > _MOST_PARTS:
-                break
-        level = inside
 
 
 def _counter(args: tuple[Any, ...], cls: Any = collections.Counter) -> Any:
     counter = dict.__new__(cls)
     if args:
-        if not _fits(args, dict):
+        if not fits(args, dict):
             refuse("a Counter is not given a dictionary")
         dict.update(counter, args[0])
     return counter
@@ -186,7 +121,7 @@ def _defaultdict(args: tuple[Any, ...], cls: Any = collections.defaultdict) -> A
 
 
 def _deque(args: tuple[Any, ...], cls: Any = collections.deque) -> Any:
-    if args and not (_fits(args[:1], (tuple, list)) and (len(args) == 1 or _fits(args[1:], (int, type(None))))):
+    if args and not (fits(args[:1], (tuple, list)) and (len(args) == 1 or fits(args[1:], (int, type(None))))):
         refuse("a deque is given other things than its items and their greatest number")
     made: Any = collections.deque.__new__(cls)
     collections.deque.__init__(made, *args)
@@ -243,108 +178,6 @@ _VALUES: dict[tuple[str, str], Any] = {
 }  # fmt: skip
 """What a pickle may name and keep. object is among them since protocols 0 and 1 name it with each object."""
 
-# ---- NumPy ---------------------------------------------------------------------------------------------------------------------------
-
-_NUMPY_TYPES: dict[str, Any] = {
-    t.__name__: t for t in (*np.sctypeDict.values(), np.bool_) if issubclass(t, np.generic) and t not in (np.object_, np.void)
-} | {"bool_": np.bool_, "str_": np.str_, "bytes_": np.bytes_}
-_DTYPE = re.compile(r"[<>|=]?(?:[?bBhHiIlLqQefdgFDGOMm]|[biufcSUVMmO]\d{1,9})", re.ASCII)
-
-
-def _dtype(machine: Machine, args: tuple[Any, ...]) -> Any:
-    if not (args and type(args[0]) is str and _DTYPE.fullmatch(args[0]) and all(type(a) in (int, bool) for a in args[1:]) and len(args) <= 3):
-        refuse("a NumPy dtype is not given by a simple name")
-    made = np.dtype(args[0], False, True)
-    machine.unset[id(made)] = made
-    return made
-
-
-def set_dtype(dtype: Any, state: Any) -> None:
-    """By a state that NumPy has computed for what the pickle describes, which must be the same."""
-    wrong = "a NumPy dtype is described in a way that NumPy does not write"
-    if not (type(state) is tuple and len(state) >= 8 and type(state[1]) is str and _fits(state[5:8], int, int, int)):
-        refuse(wrong)
-    if state[1] not in tuple("<>|="):
-        refuse(wrong)
-    names, fields = state[3:5]
-    made: Any
-    if names is None and fields is None and dtype.kind in "Mm":
-        unit = state[8][1] if len(state) == 9 and _fits(state[8:], tuple) and len(state[8]) == 2 else refuse(wrong)
-        if not (type(unit) is tuple and len(unit) == 4 and type(unit[0]) is bytes and type(unit[1]) is int):
-            refuse(wrong)
-        made = np.dtype(f"{dtype.kind}8[{unit[1]}{unit[0].decode('ascii')}]") if unit[0] != b"generic" else np.dtype(f"{dtype.kind}8")
-    elif names is None and fields is None:
-        made = dtype
-    else:
-        if not (_fits((names, fields), tuple, dict) and all(type(n) is str for n in names) and set(names) == set(fields)):
-            refuse(wrong)
-        parts = [fields[n] for n in names]
-        if not all(type(p) is tuple and len(p) == 2 and issubclass(type(p[0]), np.dtype) and type(p[1]) is int for p in parts):
-            refuse(wrong)
-        description = {"names": list(names), "formats": [p[0] for p in parts], "offsets": [p[1] for p in parts], "itemsize": state[5]}
-        made = np.dtype(cast(Any, description), align=state[7] & 128 != 0)
-    if made.byteorder != "|" and state[1] != "|":
-        made = made.newbyteorder(state[1])
-    expected: Any = made.__reduce__()[2]
-    same = expected[5] == state[5] and (state[5] != -1 or made.itemsize == dtype.itemsize)
-    if not same or state[2] is not None or made.itemsize != dtype.itemsize or made.kind != dtype.kind:
-        refuse(wrong)
-    dtype.__setstate__(expected)
-
-
-def _check_layout(shape: Any, dtype: Any, data: Any) -> None:
-    """Raises where the numbers of an array are not as many as its shape says."""
-    if not (type(shape) is tuple and all(type(n) is int and n >= 0 for n in shape) and issubclass(type(dtype), np.dtype)):
-        refuse("a NumPy array is described in a way that NumPy does not write")
-    count = 1
-    for n in shape:
-        count *= n
-    if dtype.kind == "O":
-        fits = type(data) is list and len(data) == count
-    else:
-        fits = type(data) in (bytes, bytearray) and not dtype.hasobject and dtype.itemsize > 0 and len(data) == count * dtype.itemsize
-    if not fits:
-        refuse(f"a NumPy array of the shape {shape} has other contents than its shape and type say")
-
-
-def _reconstruct(machine: Machine, args: tuple[Any, ...]) -> Any:
-    if not (len(args) == 3 and type(args[0]) is Named and args[0].text in ("numpy.ndarray",)):
-        refuse("a NumPy array is of a class of its own")
-    made = np.empty(0, np.int8)
-    machine.unset[id(made)] = made
-    return made
-
-
-def set_array(array: Any, state: Any) -> None:
-    if not (type(state) is tuple and len(state) == 5 and type(state[3]) in (bool, int)):
-        refuse("a NumPy array is described in a way that NumPy does not write")
-    _, shape, dtype, by_columns, data = state
-    _check_layout(shape, dtype, data)
-    array.__setstate__((1, shape, dtype, bool(by_columns), bytes(data) if dtype.kind != "O" else data))
-
-
-def _frombuffer(machine: Machine, args: tuple[Any, ...]) -> Any:
-    if not (len(args) == 4 and type(args[3]) is str and args[3] in ("C", "F")):
-        refuse("a NumPy array is described in a way that NumPy does not write")
-    data, dtype, shape, order = args
-    _check_layout(shape, dtype, data)
-    return np.frombuffer(bytearray(data), dtype).reshape(shape, order=order)
-
-
-def _scalar(machine: Machine, args: tuple[Any, ...]) -> Any:
-    if len(args) != 2:
-        refuse("a NumPy scalar is described in a way that NumPy does not write")
-    _check_layout((), *args)
-    if args[0].kind == "O":
-        refuse("a NumPy scalar is of the type object")
-    return np.ndarray((), args[0], bytearray(args[1]))[()]
-
-
-_NUMPY_FUNCTIONS: dict[str, Any] = {
-    "dtype": _dtype, "ndarray": None, "_reconstruct": _reconstruct, "scalar": _scalar, "_frombuffer": _frombuffer,
-}  # fmt: skip
-"""By name alone: where they are at home has changed over the versions of NumPy."""
-
 # ---- objects of the program's classes ------------------------------------------------------------------------------------------------
 
 _BUILT_IN: tuple[Any, ...] = (
@@ -384,7 +217,7 @@ def new(machine: Machine, args: tuple[Any, ...]) -> Any:
             refuse(f"{class_name(cls)} has {len(fields)} fields and is given {len(args)}")
         made = tuple.__new__(cls, args)
     elif base in (str, int, float):
-        made = base.__new__(cls, *(args if not args or _fits(args, base) else refuse(f"{class_name(cls)} is given other things than a value")))
+        made = base.__new__(cls, *(args if not args or fits(args, base) else refuse(f"{class_name(cls)} is given other things than a value")))
     elif args:
         refuse(f"{class_name(cls)}.__new__ would be called with arguments")
     else:
@@ -417,7 +250,7 @@ def called(machine: Machine, cls: Any, args: tuple[Any, ...]) -> Any:
         return _member(cls, args)
     base = _built_in(cls)
     made: Any
-    if base is set and _fits(args, list):
+    if base is set and fits(args, list):
         made = set.__new__(cls)
         set.update(made, checked(args[0]))
     elif base is collections.OrderedDict and not args:

@@ -30,7 +30,9 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from ._allowed import ATOMS, REDUCED, called, check_key, checked, found, new, set_array, set_attributes, set_dtype, shown
+from ._allowed import REDUCED, called, found, new, set_attributes, shown
+from ._allowed_keys import ATOMS, check_key, checked
+from ._allowed_numpy import set_array, set_dtype
 from ._classes import DYNET_MODULES, PACKAGE, Named, NotAllowedError, derives, instance_dict, refuse, slots
 
 _DEEPEST = 1000

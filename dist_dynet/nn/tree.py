@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from .._ffi import OPS, accelerated, fail
-from ..expression import Expression, expression
+from ..expression import NO_GRAPH, Expression, expression, resolved
 from ..ops import zeros
 from ..ops._nodes import node_parts, not_expression
 from ..params.collection import ParameterCollection
@@ -125,6 +125,8 @@ class _TreeBuilder(Block):
             _check(children)
             raise
         h = tree_node(self._weights, self._n_ary, *handles)
+        if h == NO_GRAPH:  # a leaf whose input is a parameter
+            h = tree_node(self._weights, self._n_ary, resolved(handles[0]))
         if h < 0:
             fail(h, *handles[not x :])
         state = TreeState()

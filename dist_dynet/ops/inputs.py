@@ -2,141 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._ffi import DTYPE, NULL, accelerated, fail, fail_in, lib, pointer
+from .._ffi import DTYPE, accelerated, lib
 from .._integers import indices as whole_numbers
-from .._integers import numbers, one_or_more, real, reals, whole
+from .._integers import numbers, one_or_more, real, whole
 from ..expression import Expression, expression
 from ..graph import ComputationGraph, current_graph
 from ..params.dims import as_dims, check_device
 from ..params.parameters import LookupParameters
-from ._nodes import E, make, node, set_ints
+from ._input_nodes import (
+    FEW,
+    _inputExpression,
+    _lookupBatchExpression,
+    _lookupExpression,
+    _sparseInputExpression,
+    _tensorInputExpression,
+    _vecInputExpression,
+    input_node,
+    listed_if_few,
+    made,
+    vector,
+)
+from ._nodes import E, node
 
 __all__ = [
     "constant", "inputMatrix", "inputTensor", "inputTensorTranspose", "inputVector", "lookup", "lookup_batch", "matInput", "one_hot", "ones",
     "scalarInput", "sparse_inputTensor", "vecInput", "zeroes", "zeros",
 ]  # fmt: skip
-
-
-def _made(cls: type[E], graph: int, handle: int, what: str) -> E:
-    if handle < 0:
-        fail_in(graph, handle, what)
-    return make(cls, handle)
-
-
-def _vector(v: Any, what: str) -> NDArray[Any]:
-    """A vector of the build's type from any iterable of numbers."""
-    if isinstance(v, Mapping | Set):
-        raise TypeError(f"{what}: takes numbers in their order; got a {type(v).__name__}. Make a list of it.")
-    array = numbers(v if isinstance(v, np.ndarray | list | tuple | str) or not isinstance(v, Iterable) else list(v), what)
-    if array.ndim != 1:
-        raise TypeError(f"{what}: takes a vector of numbers; got {f'shape {array.shape}. Use inputTensor()' if array.ndim else 'one number'}.")
-    return np.ascontiguousarray(array)
-
-
-@accelerated
-def set_numbers(e: Expression, data: Any) -> None:
-    """Other numbers for an input, column-major; all computed values of the graph are forgotten."""
-    flat = _vector(data, "set") if isinstance(data, list | tuple) else reals(data, "set").ravel()
-    code = lib.dn_input_set(e._h, len(flat), pointer(flat))
-    if code < 0:
-        fail(code, e._h)
-
-
-class _inputExpression(Expression):  # noqa: N801 - DyNet's name
-    """One number that can be set anew."""
-
-    __slots__ = ()
-
-    def set(self, s: float) -> None:
-        """New value; all computed values of the graph are forgotten."""
-        set_numbers(self, [real(s, "set")])
-
-
-class _vecInputExpression(Expression):  # noqa: N801
-    """A vector that can be set anew."""
-
-    __slots__ = ()
-
-    def set(self, data: Sequence[float]) -> None:
-        """New numbers, as many as before; all computed values of the graph are forgotten."""
-        set_numbers(self, data)
-
-
-class _tensorInputExpression(Expression):  # noqa: N801
-    """A tensor; can be set anew when it was made with reusable_expr=True."""
-
-    __slots__ = ("_reusable",)
-
-    _reusable: bool
-
-    def set(self, data: ArrayLike) -> None:
-        """New numbers: a flat column-major list, or an array of the same dims (the batch last)."""
-        if not self._reusable:
-            raise ValueError("set: this tensor input was not made to be set anew. Make it with inputTensor(..., reusable_expr=True).")
-        set_numbers(self, _flat(data, "set"))
-
-
-class _sparseInputExpression(Expression):  # noqa: N801
-    """A tensor of which some numbers were given; cannot be set anew."""
-
-    __slots__ = ()
-
-    def set(self, data: Any) -> None:
-        """Raises ValueError: make a new input instead."""
-        raise ValueError("set: this input cannot be set anew. Make a new one.")
-
-
-class _lookupExpression(Expression):  # noqa: N801
-    """A row of a table; can be set to another row."""
-
-    __slots__ = ()
-
-    def set(self, i: int) -> None:
-        """Another row; all computed values of the graph are forgotten."""
-        set_ints(self, [whole(i, "set")])
-
-
-class _lookupBatchExpression(Expression):  # noqa: N801
-    """A batch of rows of a table; can be set to other rows."""
-
-    __slots__ = ()
-
-    def set(self, i: Sequence[int]) -> None:
-        """Other rows, as many; all computed values of the graph are forgotten."""
-        set_ints(self, whole_numbers(i, "set"))
-
-
-@accelerated
-def input_node(cls: type[E], what: str, values: Any, sizes: Any, batched: bool) -> E:
-    """An input of these numbers, column-major, in an array or list; or of one number, which all elements are, 0 if there are several.
-
-    sizes: None: a vector; an integer with one number; batched: the last one is the batch's.
-    """
-    if isinstance(sizes, int):
-        flat, shape = np.full(1, real(values, what), DTYPE) if sizes == 1 else None, (sizes,)
-    else:
-        flat = _vector(values, what)
-        shape = (flat.size,) if sizes is None else tuple(sizes)
-    dims, batch = (shape[:-1] or (1,), shape[-1]) if batched else (shape, 1)
-    graph = current_graph()
-    return _made(cls, graph, lib.dn_input(graph, len(dims), dims, batch, NULL if flat is None else pointer(flat)), what)
-
-
-_FEW = 64
-"""So many numbers are quicker as a list."""
-
-
-def _few(array: NDArray[Any]) -> Any:
-    """The numbers of an array in column-major order, as a list where that is quicker."""
-    flat = array if array.ndim == 1 else array.ravel(order="F")
-    return flat.tolist() if 0 < flat.size <= _FEW and flat.dtype.kind == "f" else flat
 
 
 def scalarInput(s: float, device: str = "") -> _inputExpression:  # noqa: N802
@@ -180,13 +78,8 @@ def inputVector(v: Sequence[float] | NDArray[Any], device: str = "") -> _vecInpu
     """
     if device:
         check_device(device, "inputVector")
-    few = _few(v) if type(v) is np.ndarray and v.ndim == 1 else v
+    few = listed_if_few(v) if type(v) is np.ndarray and v.ndim == 1 else v
     return input_node(_vecInputExpression, "inputVector", few, None, False)
-
-
-def _flat(array: Any, what: str, takes: str = "takes numbers") -> NDArray[Any]:
-    """The numbers in column-major order; what lies so in the build's type is not copied."""
-    return numbers(array, what, takes, "F").ravel(order="F")  # type: ignore[no-any-return]
 
 
 def inputTensor(  # noqa: N802
@@ -211,13 +104,13 @@ def inputTensor(  # noqa: N802
             arr, batched = np.stack(arr, axis=-1), True
         except ValueError as error:
             raise ValueError(f"inputTensor: arrays that are to be one batch must have equal shapes; {error}.") from None
-    given = type(arr) is np.ndarray and 0 < arr.size <= _FEW and arr.dtype.kind == "f"  # rounded in C
+    given = type(arr) is np.ndarray and 0 < arr.size <= FEW and arr.dtype.kind == "f"  # rounded in C
     array: Any = arr if given else numbers(arr, "inputTensor", "takes an array or a nested list of numbers", "F")
     if array.ndim == 0:
         raise TypeError("inputTensor: takes an array or a nested list; got a single number. Use scalarInput().")
     if array.size == 0 and not isinstance(arr, np.ndarray):
         raise ValueError(f"inputTensor: the array has no elements; its shape is {array.shape}.")
-    e = input_node(_tensorInputExpression, "inputTensor", _few(array), array.shape, bool(batched))
+    e = input_node(_tensorInputExpression, "inputTensor", listed_if_few(array), array.shape, bool(batched))
     e._reusable = reusable_expr
     return e
 
@@ -235,7 +128,7 @@ def inputTensorTranspose(  # noqa: N802
     [[1.0, 3.0], [2.0, 4.0]]
     """
     check_device(device, "inputTensorTranspose")
-    data, batch = _vector(val, "inputTensorTranspose"), whole(batch_size, "inputTensorTranspose", "batch_size")
+    data, batch = vector(val, "inputTensorTranspose"), whole(batch_size, "inputTensorTranspose", "batch_size")
     dims = (data.size // max(batch, 1),) if dim is None else as_dims(dim, "inputTensorTranspose")
     if data.size != prod(dims) * batch:
         raise ValueError(f"inputTensorTranspose: {data.size} numbers do not fill dims {dims} x {batch}.")
@@ -265,7 +158,7 @@ def inputMatrix(v: Sequence[float], d: Sequence[int]) -> NoReturn:  # noqa: N802
 
 
 def _sparse(flat: NDArray[Any], shape: tuple[int, ...], batched: bool) -> _sparseInputExpression:
-    return input_node(_sparseInputExpression, "sparse_inputTensor", _few(flat), shape, bool(batched))
+    return input_node(_sparseInputExpression, "sparse_inputTensor", listed_if_few(flat), shape, bool(batched))
 
 
 def _few_places(idxs: Any, values: Any, dims: tuple[int, ...]) -> list[int] | None:
@@ -312,7 +205,7 @@ def sparse_inputTensor(  # noqa: N802 - DyNet's name
         for place, value in zip(places, values, strict=True):
             few[place] = value
         return _sparse(few, dims, batched)
-    data = _vector(values, "sparse_inputTensor")
+    data = vector(values, "sparse_inputTensor")
     columns = [_column(i) for i in idxs]
     if len(columns) != len(dims) or any(c.shape != data.shape for c in columns):
         raise ValueError(f"sparse_inputTensor: takes one index per dim and value; got {len(columns)} sequences for dims {dims}.")
@@ -453,14 +346,14 @@ def lookup_batch(p: LookupParameters, indices: Sequence[int], update: bool = Tru
 def row(cls: type[E], table: Expression, index: Any) -> E:
     """A row of a table."""
     graph = current_graph()
-    return _made(cls, graph, lib.dn_lookup(graph, table._h, whole(index, "lookup", "the index", "lookup_batch")), "lookup")
+    return made(cls, graph, lib.dn_lookup(graph, table._h, whole(index, "lookup", "the index", "lookup_batch")), "lookup")
 
 
 @accelerated
 def rows(cls: type[E], table: Expression, indices: Any) -> E:
     """A batch of rows of a table."""
     graph, numbered = current_graph(), whole_numbers(indices, "lookup_batch")
-    return _made(cls, graph, lib.dn_lookup_batch(graph, table._h, len(numbered), numbered), "lookup_batch")
+    return made(cls, graph, lib.dn_lookup_batch(graph, table._h, len(numbered), numbered), "lookup_batch")
 
 
 def _getitem(self: LookupParameters, index: int) -> _lookupExpression:

@@ -6,19 +6,19 @@ arrays, whoever writes them.
 
 from __future__ import annotations
 
-import math
 import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from numpy.typing import NDArray
 
 from .._ffi import NULL, ffi, lib
-from .._integers import count, named
+from .._integers import count
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
+from .arguments import Follower, Schedule, chosen, number
 
 if TYPE_CHECKING:
     from .state import Settings
@@ -26,35 +26,6 @@ if TYPE_CHECKING:
 _update = lib.dn_trainer_update
 _SETTINGS = ffi.typeof("dn_settings *")
 _NO_CONSTANTS = (0.0,) * 4
-_PARAMETERS = Parameters | LookupParameters
-
-
-class Follower(Protocol):
-    """What wants to know of each update that was done."""
-
-    def update(self) -> None:
-        """Called after it."""
-
-
-class Schedule(Protocol):
-    """What sets the learning rate, and is saved with the trainer."""
-
-    def state_dict(self) -> dict[str, float]:
-        """What a resumed run needs."""
-
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Goes on from there."""
-
-
-def _number(value: Any, what: str) -> float:
-    """A setting as a float. NaN is refused: it would spread to all parameters, or pass for "off"."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{what} must be a number; got {value!r:.60}.") from None
-    if math.isnan(number):
-        raise ValueError(f"{what} must be a number; got nan.")
-    return number
 
 
 class Trainer:
@@ -107,7 +78,7 @@ class Trainer:
         self._c = ffi.gc(trainer, lib.dn_trainer_free)
         self._decay = m._weight_decay
         self._known_settings: Settings | None = None  # state.Settings.of() of the present ones
-        rate = _number(learning_rate, f"{type(self).__name__}: the learning rate")
+        rate = number(learning_rate, f"{type(self).__name__}: the learning rate")
         self._settings = c = ffi.new(_SETTINGS)
         c.rate, c.share, c.clip, c.decay, c.sparse = rate, 1, 5, 1 - self._decay, 1
         lib.dn_trainer_set(self._c, c)
@@ -151,7 +122,7 @@ class Trainer:
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        self._set(rate=_number(value, "learning_rate: the rate"))
+        self._set(rate=number(value, "learning_rate: the rate"))
 
     def set_learning_rate(self, value: float) -> None:
         """As `learning_rate = value`."""
@@ -159,7 +130,7 @@ class Trainer:
 
     def set_clip_threshold(self, thr: float) -> None:
         """The greatest L2 norm of all gradients together; longer ones are shortened to it. 0 or less: no clipping. 5 at the start."""
-        self._set(clip=max(0.0, _number(thr, "set_clip_threshold: the norm")))
+        self._set(clip=max(0.0, number(thr, "set_clip_threshold: the norm")))
 
     def get_clip_threshold(self) -> float:
         """The greatest norm; 0: no clipping."""
@@ -179,7 +150,7 @@ class Trainer:
         >>> w.as_array().tolist()
         [-0.25, -0.5]
         """
-        self._set(clip_value=max(0.0, _number(limit, "set_clip_value: the limit")))
+        self._set(clip_value=max(0.0, number(limit, "set_clip_value: the limit")))
 
     def get_clip_value(self) -> float:
         """The greatest size of one element of a gradient; 0: any."""
@@ -372,7 +343,7 @@ class Trainer:
         if self._accumulation > 1:
             raise RuntimeError(f"update_subset: takes no part in accumulation; got set_accumulation({self._accumulation}). Set it to 1.")
         m = self._collection
-        return [*_chosen(params, m._parameters, "updated_params"), *_chosen(lookups, m._lookups, "updated_lookups")]
+        return [*chosen(params, m._parameters, "updated_params"), *chosen(lookups, m._lookups, "updated_lookups")]
 
     def restart(self, learning_rate: float | None = None) -> None:
         """Sets the moments to zero, and the learning rate if given. The count of updates goes on, as in DyNet."""
@@ -438,14 +409,3 @@ class Trainer:
     def whoami(self) -> str:
         """The name of the class."""
         return type(self).__name__
-
-
-def _chosen(wanted: Sequence[Any], members: Sequence[Any], what: str) -> list[Any]:
-    """The members that are wanted, by position or themselves, each once and in order."""
-    positions = set()
-    for w in wanted:
-        at = next((i for i, p in enumerate(members) if p is w), -1) if isinstance(w, _PARAMETERS) else named(w, "update_subset", what)
-        if not 0 <= at < len(members):
-            raise ValueError(f"update_subset: {what} must lie in the collection, which has {len(members)} of this kind; got {w!r}.")
-        positions.add(at)
-    return [members[i] for i in sorted(positions)]

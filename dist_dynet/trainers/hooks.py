@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .._ffi import lib
+from .arguments import Follower, Schedule
 
 if TYPE_CHECKING:
-    from .base import Follower, Schedule, Trainer
+    from .base import Trainer
 
 
 class Hooks:

@@ -1,0 +1,189 @@
+/* Gradients of parameters: of dense ones in chunks, of tables by the rows that were touched. */
+#include "params.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "arena.h"
+#include "kernels/kernels.h"
+
+enum { TABLE_BLOCK_ROWS = 64 }; /* of gradients, at first */
+
+
+dn_real *dn__param_gradient(dn_param *p, dn_real *beta) {
+    *beta = !p->empty;
+    p->empty = 0;
+    p->changes++;
+    p->written++;
+    return p->root->chunks[p->chunk].grads + p->offset;
+}
+
+dn_real *dn__param_filled(dn_param *p) {
+    if (!p->empty) return p->root->chunks[p->chunk].grads + p->offset;
+    dn_real beta, *g = dn__param_gradient(p, &beta);
+    dn__fill((size_t)p->row_size, 0, g);
+    return g;
+}
+
+void dn_param_mark_filled(dn_param *p) {
+    DN_HOLD(p->root);
+    p->empty = 0;
+    p->changes++;
+    p->written++;
+}
+
+dn_real *dn_param_gradient(dn_param *p) {
+    DN_HOLD(p->root);
+    dn_real *g = dn__param_filled(p);
+    p->changes++; /* by the caller */
+    p->written++;
+    return g;
+}
+
+dn_real *dn__lookup_row(dn_param *p, int64_t row) {
+    if (p->slot[row] < 0) {
+        if (p->n_touched == p->touched_capacity) {
+            int64_t capacity = p->touched_capacity ? 2 * p->touched_capacity : TABLE_BLOCK_ROWS;
+            if (capacity > p->rows) capacity = p->rows;
+            int *touched = realloc(p->touched, (size_t)capacity * sizeof *touched);
+            if (!touched) return NULL;
+            p->touched = touched;
+            dn_real *block = realloc(p->block, (size_t)(capacity * p->row_size) * sizeof *block);
+            if (!block) return NULL;
+            p->block = block;
+            p->touched_capacity = capacity;
+        }
+        dn__fill((size_t)p->row_size, 0, p->block + p->n_touched * p->row_size);
+        p->slot[row] = (int)p->n_touched;
+        p->touched[p->n_touched++] = (int)row;
+        p->empty = 0;
+    }
+    return p->block + p->slot[row] * p->row_size;
+}
+
+/* Whether nobody else writes to the memory of these gradients. */
+static int is_private(const dn_chunk *c) { return c->grads == c->private_grads; }
+
+/* Rows that were touched from the n-th on are not touched any more. */
+static void untouch(dn_param *p, int64_t n, int empty) {
+    for (int64_t i = n; i < p->n_touched; i++) p->slot[p->touched[i]] = -1;
+    p->n_touched = n;
+    p->empty = empty;
+}
+
+int dn__lookup_all_rows(dn_param *p) {
+    const int64_t n = p->n_touched;
+    const int empty = p->empty;
+    for (int64_t row = 0; row < p->rows; row++) {
+        if (dn__lookup_row(p, row)) continue;
+        untouch(p, n, empty);
+        return DN_ERROR_MEMORY;
+    }
+    return 0;
+}
+
+void dn__param_clear(dn_param *p) {
+    untouch(p, 0, 1);
+    p->changes++;
+    p->clears++;
+    p->written += !p->rows && !is_private(&p->root->chunks[p->chunk]); /* an exchange between processes has put its sums there */
+}
+
+void dn_param_clear_gradient(dn_param *p) {
+    DN_HOLD(p->root);
+    dn__param_clear(p);
+}
+
+void dn_param_copy_gradient(dn_param *p, dn_real *out) {
+    DN_HOLD(p->root);
+    if (p->rows || p->empty) memset(out, 0, (size_t)(p->row_size * (p->rows ? p->rows : 1)) * sizeof *out);
+    if (p->rows)
+        for (int64_t i = 0; i < p->n_touched; i++)
+            memcpy(out + p->touched[i] * p->row_size, p->block + i * p->row_size, (size_t)p->row_size * sizeof *out);
+    else if (!p->empty)
+        memcpy(out, p->root->chunks[p->chunk].grads + p->offset, (size_t)p->row_size * sizeof *out);
+}
+
+void dn_param_scale_gradient(dn_param *p, dn_real by) {
+    DN_HOLD(p->root);
+    dn_real *g = p->rows ? p->block : p->root->chunks[p->chunk].grads + p->offset;
+    size_t n = (size_t)(p->row_size * (p->rows ? p->n_touched : 1));
+    if (!p->empty) dn__axpy(n, by, g, 0, g);
+    p->changes++;
+    p->written++;
+    p->scaled *= (double)by;
+}
+
+void dn_gradient_marks(int n, dn_param *const *params, int64_t *clears, double *scales) {
+    for (int i = 0; i < n; i++) {
+        clears[i] = params[i]->clears;
+        scales[i] = params[i]->scaled;
+    }
+}
+
+int64_t dn_lookup_touched(dn_param *p, int64_t room, int *rows, dn_real *block) {
+    DN_HOLD(p->root);
+    const int64_t n = p->n_touched;
+    if (n && n <= room && rows) memcpy(rows, p->touched, (size_t)n * sizeof *rows);
+    if (n && n <= room && block) memcpy(block, p->block, (size_t)(n * p->row_size) * sizeof *block);
+    return n;
+}
+
+void dn_lookup_copy_gradients(dn_param *p, int64_t n, const int *rows, dn_real *out) {
+    const size_t size = (size_t)p->row_size;
+    DN_HOLD(p->root);
+    for (int64_t i = 0; i < n; i++, out += size) {
+        const int at = p->slot[rows[i]];
+        if (at < 0) dn__fill(size, 0, out);
+        else memcpy(out, p->block + at * p->row_size, size * sizeof *out);
+    }
+}
+
+int dn_lookup_add(dn_param *p, int64_t n, const int *rows, const dn_real *block) {
+    int error = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (rows[i] < 0 || rows[i] >= p->rows) return -1;
+    DN_HOLD(p->root);
+    const int64_t before = p->n_touched;
+    const int empty = p->empty;
+    for (int64_t i = 0; i < n && !error; i++) error = dn__lookup_row(p, rows[i]) ? 0 : -1;
+    for (int64_t i = 0; i < n && !error; i++) {
+        dn_real *to = dn__lookup_row(p, rows[i]);
+        dn__add((size_t)p->row_size, to, block + i * p->row_size, to);
+    }
+    if (error) untouch(p, before, empty);
+    return error;
+}
+
+static int move_gradients(dn_chunk *c, dn_real *memory) {
+    if (!memory) {
+        if (!c->private_grads) c->private_grads = dn__block_new((size_t)c->capacity * sizeof(dn_real));
+        if (!(memory = c->private_grads)) return DN_ERROR_MEMORY;
+    }
+    if (memory == c->grads) return 0;
+    memcpy(memory, c->grads, (size_t)c->size * sizeof *memory);
+    if (memory != c->private_grads) {
+        dn__block_free(c->private_grads);
+        c->private_grads = NULL;
+    }
+    c->grads = memory;
+    return 0;
+}
+
+int dn_chunk_move_gradients(dn_root *r, int chunk, dn_real *memory) {
+    if (memory) pthread_mutex_lock(&r->lock);
+    else if (pthread_mutex_trylock(&r->lock)) return DN_ERROR_BUSY;
+    int error = move_gradients(&r->chunks[chunk], memory);
+    pthread_mutex_unlock(&r->lock);
+    return error;
+}
+
+int dn_sum_ranks(int ranks, dn_real *const *segments, const double *factors, const uint8_t *filled, int64_t from, int64_t to) {
+    dn_real rounded[DN_MOST_RANKS];
+    if (ranks > DN_MOST_RANKS) return DN_ERROR_VALUE;
+    for (int r = 0; r < ranks; r++) rounded[r] = (dn_real)factors[r];
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* what others wrote before they said so is read, */
+    dn__sum_ranks(ranks, segments, rounded, filled, (size_t)from, (size_t)to);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* and what is written here is there before this rank says so */
+    return 0;
+}

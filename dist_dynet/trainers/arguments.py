@@ -1,0 +1,51 @@
+"""What trainers are given: numbers, parameters to choose from, and whom to tell of updates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from .._integers import named
+from ..params.parameters import LookupParameters, Parameters
+
+_PARAMETERS = Parameters | LookupParameters
+
+
+class Follower(Protocol):
+    """What wants to know of each update that was done."""
+
+    def update(self) -> None:
+        """Called after it."""
+
+
+class Schedule(Protocol):
+    """What sets the learning rate, and is saved with the trainer."""
+
+    def state_dict(self) -> dict[str, float]:
+        """What a resumed run needs."""
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Goes on from there."""
+
+
+def number(value: Any, what: str) -> float:
+    """A setting as a float. NaN is refused: it would spread to all parameters, or pass for "off"."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{what} must be a number; got {value!r:.60}.") from None
+    if math.isnan(number):
+        raise ValueError(f"{what} must be a number; got nan.")
+    return number
+
+
+def chosen(wanted: Sequence[Any], members: Sequence[Any], what: str) -> list[Any]:
+    """The members that are wanted, by position or themselves, each once and in order."""
+    positions = set()
+    for w in wanted:
+        at = next((i for i, p in enumerate(members) if p is w), -1) if isinstance(w, _PARAMETERS) else named(w, "update_subset", what)
+        if not 0 <= at < len(members):
+            raise ValueError(f"update_subset: {what} must lie in the collection, which has {len(members)} of this kind; got {w!r}.")
+        positions.add(at)
+    return [members[i] for i in sorted(positions)]
