@@ -1,7 +1,7 @@
 """What csrc/python has: the base of Expression, and the calls on expressions that are made most often."""
 
 from collections.abc import Callable
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 N = TypeVar("N", bound=Node)
 
@@ -10,39 +10,14 @@ class Node:
 
     _h: int  # (graph, epoch, index); csrc/dn_api.h
 
-class Run:
-    """The base of Run: what the quick ways of a state need to know of its sequence. Types are in nn/state.py."""
-
-    builder: Any
-    call: Callable[..., Any] | None  # the call of a layer's operation; None: no quick way
-    handles: list[list[int]]
-    weights: list[Any]  # of each layer: its handles as bytes; where there is no call, what the builder's _cell() takes
-    reals: tuple[float, ...]
-    rates: tuple[str | None, ...]  # of each mask: the builder's attribute that says how much it drops; None: nothing
-    masks: list[Any]  # of each layer; none until the first input tells the batch size; [None]: nothing is dropped
-    start: Any
-    last: Any
-    graph: int
-    input_dim: int  # of the builder
-    hidden_dim: int
-    update: bool
-    fixed: bool  # the next sequence of the builder has the same weights
-    has_cells: bool
-    drops_each_step: bool
-
-    def again(self, update: bool, reals: tuple[float, ...], /) -> Self | None: ...
-
 class State:
-    """The base of RNNState, where the types are."""
-
-    _quick_outputs: Callable[[Any], list[Any] | None]
-    _quick_states: Callable[[Any], list[Any] | None]
+    """The base of RNNState, where its twin in Python is."""
 
 OneKind = Literal[
     "unary", "binary", "with_int", "at_index", "with_reals", "with_ints", "with_int_and_real", "binary_with_real", "strided", "of_list",
     "of_list_with_int", "scalar", "zeros", "source", "vector", "tensor", "row", "rows",
 ]  # fmt: skip
-ManyKind = Literal["outputs", "pairs"]
+ManyKind = Literal["pairs"]
 
 def bind(table: int, fast: bool, /) -> None: ...
 def declined() -> dict[str, int]: ...
@@ -56,7 +31,7 @@ def set_current(graph: int, /) -> None: ...
 def current() -> int: ...
 def this_graph() -> int: ...
 def watch(function: Callable[[], object] | None, /) -> None: ...
-def dropping(cmult: int, dropout: int, random_bernoulli: int, /) -> None: ...
+def dropping(cls: type[Node], cmult: int, dropout: int, /) -> None: ...
 def consecutive(cls: type[N], handle: int, n: int, /) -> list[N]: ...
 def set_input(x: Node, numbers: Any, /) -> int: ...
 def quick_scalar(x: Node, /) -> float | None: ...

@@ -26,20 +26,18 @@ NOT_FAST_PATHS = {
     "subscript": "gives subscripts their operations, once",
     "this_graph": "which graph is the thread's",
     "watch": "is for a search for NaN",
-    "State.h": "reads what the state holds",
-    "State.output": "reads what the state holds",
-    "State.prev": "reads what the state holds",
-    "State.s": "reads what the state holds",
     "Node.__pos__": "returns its argument",
 }
 """Functions of the extension, each with the reason."""
 
 
 def found():
-    """The names of all fast paths: functions, methods and kinds of call of the extension, and those that Python's own ask for by name."""
+    """The names of all fast paths: functions, methods and kinds of call of the extension, and those that Python's own ask for by name.
+
+    Not those of State: the class is replaced as a whole (test_states.py).
+    """
     functions = [name for name in vars(calls) if callable(getattr(calls, name)) and not isinstance(getattr(calls, name), type)]
-    methods = [f"{kind}.{name}" for kind in ("Node", "State", "Run") for name, f in vars(getattr(calls, kind)).items()
-               if callable(f) and name != "__new__"]  # fmt: skip
+    methods = [f"Node.{name}" for name, f in vars(calls.Node).items() if callable(f) and name != "__new__"]
     sources = "".join(path.read_text() for path in Path(dy.__file__).parent.rglob("*.py"))
     asked = re.findall(r'(?:declines|fast_path)\("(\w[\w ]*)"\)', sources)
     kinds = [f"kind {kind}" for kind in calls.KINDS]
@@ -62,7 +60,7 @@ dy.reset_random_seed(3)
 m = dy.ParameterCollection()
 W, V = m.add_parameters((2, 2)), m.add_parameters(2)
 TABLE = m.add_lookup_parameters((4, 2))
-LSTM, TREE = dy.VanillaLSTMBuilder(2, 2, 2, m), dy.BinaryTreeLSTMBuilder(2, 2, m)
+TREE = dy.BinaryTreeLSTMBuilder(2, 2, m)
 
 
 def x(*numbers):
@@ -102,16 +100,6 @@ def after_backward(read):
     return read(y)
 
 
-def sequences():
-    for _ in range(2):  # the second one goes by the first
-        states = LSTM.initial_state().add_inputs([x(), x(1, 2)])
-    return states[-1].output()
-
-
-def states():
-    return [s.output() for s in LSTM.initial_state().add_inputs([x(), x(1, 2)])]
-
-
 def first_values():
     return dy.ParameterCollection().add_parameters((3, 2))
 
@@ -148,7 +136,6 @@ USES = {
     "kind strided": use("node_many", lambda: dy.strided_select(matrix(), [1, 2], [0, 0], [2, 3])),
     "kind of_list": use("node_many", lambda: dy.esum([x(), x(1, 2)])),
     "kind of_list_with_int": use("node_many", lambda: dy.concatenate([x(), x(1, 2)])),
-    "kind outputs": use("node_parts", lambda: after_steps(LSTM)),
     "kind pairs": use("node_many", lambda: dy.BiRNNBuilder(1, 2, 2, dy.ParameterCollection(), dy.GRUBuilder).transduce([x()])[0].dim()),
     "kind scalar": use("input_scalar", lambda: dy.scalarInput(3)),
     "kind zeros": use("input_zeros", lambda: dy.vecInput(3)),
@@ -171,10 +158,6 @@ USES = {
     "Node.__rpow__": use("operate", lambda: refused(lambda: 3 ** x(1, 2))),
     "Node.__neg__": use("node1_real", lambda: -x()),
     "Node.__getitem__": use("node_many", lambda: [x()[1].value(), matrix()[0:2].value(), matrix()[-1].value()]),
-    "State.add_input": use("node_parts", lambda: LSTM.initial_state().add_input(x()).output()),
-    "State._quick_outputs": use("node_many", lambda: LSTM.initial_state().transduce([x(), x(1, 2)])),
-    "State._quick_states": use("node_many", states),
-    "Run.again": use("again", sequences),
     "lists of numbers": use("lists of numbers", lambda: dy.dropout_dim(dy.affine_transform((V, W, x())), 0, 0.0)),
     "python cell_call": use("cell_call", lambda: cell_of(2)),
     "python cell_many": use("cell_many", lambda: cell_of(5)),
@@ -189,17 +172,6 @@ def refused(call):
         return call()
     except TypeError as error:
         return str(error)
-
-
-def after_steps(builder):
-    """A step with a mask, which the state's own call leaves to step(), and that to the call of the layer's operation."""
-    builder.set_dropouts(0.5, 0.5)
-    try:
-        state = builder.initial_state()
-        builder.set_dropout_masks()
-        return state.add_input(x()).output()
-    finally:
-        builder.disable_dropout()
 
 
 def plain(result):

@@ -20,7 +20,7 @@ enum { NOT_TAKEN = -1000 };
  * int. All that makes, reads or sets a node here goes through them; what does not asks dn__declines(). */
 extern const dn_node_calls *dn__calls;
 /* What can decline, by name: the calls, and what works without one. */
-#define DN_DECLINING(X) DN_NODE_CALLS(X) X(int, all_whole, , ) X(int, again, , ) X(int, operate, , )
+#define DN_DECLINING(X) DN_NODE_CALLS(X) X(int, all_whole, , ) X(int, operate, , )
 enum dn_declining {
 #define DN_DECLINING_NUMBER(result, name, params, args) DN_DECLINING_##name,
     DN_DECLINING(DN_DECLINING_NUMBER) DN_DECLINING_COUNT
@@ -62,9 +62,9 @@ PyTypeObject *dn__new_maker_type(void);
 double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n);
 
 /* states.c */
-/* Puts the bases of RNNState and Run into the module; -1: an exception is set. */
+/* Puts the base of RNNState into the module; -1: an exception is set. */
 int dn__add_states(PyObject *module);
-/* dropping(ops cmult, dropout, random_bernoulli) of the module: what masks, and a step that drops something, are made of. */
+/* dropping(class of expressions, ops cmult, dropout) of the module: what a step that drops is made of. */
 PyObject *dn__set_dropping(PyObject *module, PyObject *args);
 
 /* values.c */

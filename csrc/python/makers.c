@@ -212,42 +212,6 @@ PyObject *dn__all_whole(PyObject *module, PyObject *from) {
 
 /* ---- many nodes in one call ---------------------------------------------------------------------------------------------------------- */
 
-/* The handles in `weights`, as bytes, and those of the expressions in `inputs`: in `few` (64 of them) or in memory to be freed; NULL: something
- * else is among them, or there is no memory. */
-static int64_t *handles_in(PyObject *weights, PyObject *inputs, int64_t *few, Py_ssize_t *n) {
-    const Py_ssize_t bytes = PyBytes_Check(weights) ? PyBytes_Size(weights) : 0, n_inputs = length(inputs);
-    Py_ssize_t at = bytes / (Py_ssize_t)sizeof *few;
-    *n = at + n_inputs;
-    if (at < 1 || n_inputs < 1 || *n > INT32_MAX) return NULL;
-    int64_t *handles = *n <= 64 ? few : malloc((size_t)*n * sizeof *handles);
-    if (handles) memcpy(handles, PyBytes_AsString(weights), (size_t)at * sizeof *handles);
-    for (Py_ssize_t i = 0; handles && i < n_inputs; i++) {
-        if ((handles[at++] = handle_of(item(inputs, i))) >= 0) continue;
-        if (handles != few) free(handles);
-        return NULL;
-    }
-    return handles;
-}
-
-/* f(weights, inputs, ints, reals, n): the first n outputs of a node of several, as a list */
-static PyObject *outputs(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
-    const Maker *m = (Maker *)self;
-    double few_reals[64];
-    int64_t few[64], first = NOT_TAKEN;
-    Py_ssize_t n, n_reals;
-    int parts, ints[4];
-    if (!counted(n_args, 5)) return NULL;
-    const Py_ssize_t n_ints = length(args[2]);
-    int good = n_ints <= 4 && whole(args[4], &parts) && parts > 0;
-    for (Py_ssize_t i = 0; good && i < n_ints; i++) good = whole(item(args[2], i), &ints[i]);
-    double *reals = good ? dn__numbers(args[3], few_reals, &n_reals) : NULL;
-    int64_t *handles = reals ? handles_in(args[0], args[1], few, &n) : NULL;
-    if (handles) first = dn__node(m->op, (int)n, handles, (int)n_ints, ints, (int)n_reals, reals, parts);
-    if (handles != few) free(handles);
-    if (reals != few_reals) free(reals);
-    return first >= 0 ? dn__nodes_from(m->cls, first, parts) : dn__other_way(m, first, n_args, args);
-}
-
 /* f(xs, ys): [g([x, y], 0) for x, y in zip(xs, ys)] */
 static PyObject *pairs(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
     const Maker *m = (Maker *)self;
@@ -354,7 +318,7 @@ static PyMethodDef kinds[] = {
     {"unary", unary, METH_O, NULL}, {"binary", DN_FAST(binary)}, {"with_int", DN_FAST(with_int)}, {"at_index", DN_FAST(at_index)},
     {"with_reals", DN_FAST(with_reals)}, {"with_ints", DN_FAST(with_ints)}, {"with_int_and_real", DN_FAST(with_int_and_real)},
     {"binary_with_real", DN_FAST(binary_with_real)}, {"strided", DN_FAST(strided)}, {"of_list", of_list, METH_O, NULL},
-    {"of_list_with_int", DN_FAST(of_list_with_int)}, {"outputs", DN_FAST(outputs)},
+    {"of_list_with_int", DN_FAST(of_list_with_int)},
     {"pairs", DN_FAST(pairs)}, {"scalar", scalar, METH_O, NULL}, {"zeros", zeros, METH_O, NULL}, {"vector", vector, METH_O, NULL},
     {"source", DN_FAST(source)}, {"tensor", DN_FAST(tensor)}, {"row", DN_FAST(row)}, {"rows", DN_FAST(rows)},
     {NULL, NULL, 0, NULL},
