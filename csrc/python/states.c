@@ -163,7 +163,8 @@ static int advance(State *s, int n, int64_t *xs, int parts, int64_t *first) {
     for (int t = 0; t < n; t++)
         if (xs[t] < 0) return 0;
     if (!find_rates(s, xs[0], &r)) return 0;
-    PyObject *c = s->n ? get_c((PyObject *)s, NULL) : or_none(NULL); /* one layer's before all */
+    /* the c of a list: of all layers before the first node */
+    PyObject *c = s->n ? get_c((PyObject *)s, NULL) : or_none(NULL);
     Py_XDECREF(c);
     return c && make_layers(s, &r, n, xs, parts, first);
 }

@@ -65,14 +65,6 @@ class RecurrentBuilder(Owner):
         """Whether a step is composed by `_cell`, where it is not the operation `_op`."""
         return not hasattr(self, "_op")
 
-    def _step_of(self, update: bool) -> Step:
-        """What the steps of a sequence that begins are made of; the last one's, if it is the same."""
-        step = self._last_step
-        if step is None or step.update is not update or step.reals != self._reals():
-            step = self._new_step(update)
-            self._last_step = step if self._fixed_weights and step.table else None
-        return step
-
     def _new_step(self, update: bool) -> Step:
         handles = [
             [p._h if update else lib.dn_param_handle(p._c, 1) for p in layer]
@@ -177,14 +169,15 @@ class RecurrentBuilder(Owner):
         graph = calls.this_graph()
         if graph < 0:
             graph = this_graph()
-        before, masks = self._start, []
+        before, masks, step = self._start, [], self._last_step
+        if step is None or step.update is not update or step.reals != self._reals():
+            step = self._new_step(bool(update))
+            self._last_step = step if self._fixed_weights and step.table else None
         if share_masks and before is not None and self._graph == graph:
             masks = before._masks
-        step = self._step_of(bool(update))
         self._graph, self._start = graph, RNNState(step, masks)
-        start = self._start
         if vecs is None:
-            return start
+            return self._start
         h, c = vectors(self, vecs, "initial_state")
         return RNNState(step, masks, None, h or step.zeros(c or ()), c)
 
@@ -194,7 +187,7 @@ class RecurrentBuilder(Owner):
         if start is None or start._step.last is None or self._graph != graph:
             if start is not None and start._step.last is not None:
                 start._step.last[0] = None  # nothing that holds itself is left behind
-            start = self._start = RNNState(self._step_of(bool(update))._replace(last=[None]), [])
+            start = self._start = RNNState(self._new_step(bool(update))._replace(last=[None]), [])
             self._graph = graph
         return start if vecs is None else start.set_s(vecs)
 

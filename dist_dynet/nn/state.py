@@ -217,8 +217,7 @@ class RNNState(State):
 
     def set_h(self, es: Sequence[Expression] | None = None) -> RNNState:
         """A state with these h (one per layer); c stays."""
-        h = expressions(es or [], "set_h")
-        check_count("set_h", len(h), self._step.builder.layers)
+        h = expressions(es or [], "set_h", self._step.builder.layers)
         return self._step.with_vectors(self, h, None)  # type: ignore[no-any-return]
 
     def set_s(self, es: Sequence[Expression] | None = None) -> RNNState:
@@ -230,29 +229,28 @@ class RNNState(State):
         return self._step.with_vectors(self, h, c)  # type: ignore[no-any-return]
 
 
-def expressions(es: Iterable[Expression], what: str) -> Vectors:
-    """A tuple of them; TypeError for anything else."""
-    result = tuple(es) if type(es) is list or type(es) is tuple else tuple(listed(es, what))
-    for e in result:
-        if not isinstance(e, Expression):
-            raise not_expression(what, *listed(result, what))
-    return result
+def expressions(es: Iterable[Expression], what: str, *allowed: int) -> Vectors:
+    """A tuple of them.
 
-
-def check_count(what: str, n: int, *allowed: int) -> None:
-    """ValueError for a number of vectors that no state of these layers has."""
-    if n not in allowed:
+    Raises:
+        TypeError: anything else.
+        ValueError: a number of vectors that is not allowed.
+    """
+    given = tuple(es) if type(es) is list or type(es) is tuple else tuple(listed(es, what))
+    if not all(isinstance(e, Expression) for e in given):
+        raise not_expression(what, *listed(given, what))
+    if len(given) not in allowed:
         numbers = " or ".join(map(str, allowed))
-        raise ValueError(f"{what}: takes {numbers} expressions for these layers; got {n}.")
+        raise ValueError(f"{what}: takes {numbers} expressions for these layers; got {len(given)}.")
+    return given
 
 
 def vectors(builder: Any, es: Iterable[Expression], what: str) -> tuple[Vectors, Vectors | None]:
     """h, which may be empty where there is a c, and c."""
-    given, n = expressions(es, what), builder.layers
+    n = builder.layers
     if not builder._has_cells:
-        check_count(what, len(given), n)
-        return given, None
-    check_count(what, len(given), n, 2 * n)
+        return expressions(es, what, n), None
+    given = expressions(es, what, n, 2 * n)
     return given[n:], given[:n]
 
 
