@@ -58,8 +58,7 @@ class State:
 
     def add_input(self, x: Expression) -> RNNState:
         """The state after one more input."""
-        after: RNNState = self._step.after(self, x)
-        return after
+        return self._step.after(self, x)  # type: ignore[no-any-return]
 
     def output(self) -> Expression | None:
         """The h of the top layer; None at the start without given vectors.
@@ -193,8 +192,7 @@ class RNNState(State):
         return self._joined(packed_inputs(x, lengths, "transduce_packed"))
 
     def _joined(self, xs: Inputs) -> tuple[Expression, RNNState]:
-        joined: tuple[Expression, RNNState] = self._step.joined(self, xs)
-        return joined
+        return self._step.joined(self, xs)  # type: ignore[no-any-return]
 
     def h(self) -> Vectors:
         """The h of each layer; empty at the start without given vectors."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._ffi import OPS, calls, fail, lib, nodes
+from .._ffi import FAST_PATHS, OPS, calls, fail, lib, nodes
 from ..expression import Expression, expression, expressions_from
 from ..ops import (
     cmult,
@@ -31,7 +31,9 @@ from .sequences import BY_ELEMENT, LIST, Inputs
 from .state import RNNState, Vectors
 
 LayerMasks = tuple[Expression | None, ...]
-calls.dropping(Expression, OPS["cmult"], OPS["dropout"])
+_MASKS = lib.DN_SEQUENCE_H_MASK, lib.DN_SEQUENCE_C_MASK
+if FAST_PATHS:
+    calls.dropping(Expression, OPS["cmult"], OPS["dropout"])
 
 
 @functools.lru_cache(64)
@@ -122,14 +124,20 @@ class NodeStep(Step):
     __slots__ = ()
 
     def _node(
-        self, layer: int, xs: Inputs, state: RNNState, masks: LayerMasks, parts: int, options: int = 0
+        self,
+        layer: int,
+        xs: Inputs,
+        state: RNNState,
+        masks: LayerMasks,
+        parts: int,
+        options: int = 0,
     ) -> int:
         """The node of a layer: the handle of the first of its first `parts` outputs; 0: its own."""
         handles = [*self.weights[layer]]
         if state._h:
             options |= lib.DN_SEQUENCE_STATE
             handles += [e[layer]._h for e in (state._h, state._c) if e]
-        for mask, bit in zip(masks[1:], (lib.DN_SEQUENCE_H_MASK, lib.DN_SEQUENCE_C_MASK), strict=False):
+        for mask, bit in zip(masks[1:], _MASKS, strict=False):
             if mask is not None:
                 options |= bit
                 handles.append(mask._h)
@@ -155,9 +163,11 @@ class NodeStep(Step):
         rate = self.builder._fresh_rate()
         return dropout(h, rate) if rate else h
 
-    def _state(self, before: RNNState, h: Vectors, c: Vectors | None = None, *place: int) -> RNNState:
+    def _state(
+        self, before: RNNState, h: Vectors, c: Vectors | None = None, t: int = 0, n: int = 0
+    ) -> RNNState:
         output = self._output(h[-1]) if h else None
-        return RNNState(self, before._masks, before, h, c, output, *place)
+        return RNNState(self, before._masks, before, h, c, output, t, n)
 
     def after(self, state: RNNState, x: Expression) -> RNNState:
         """The state after x."""
@@ -169,7 +179,7 @@ class NodeStep(Step):
         if not xs.steps or not self.builder.layers:
             return [state] * xs.steps
         if self.last is not None and xs.plain and self.builder._fresh_rate():
-            return [state := self.after(state, x) for x in xs.inputs]  # draws step by step, as DyNet
+            return [state := self.after(state, x) for x in xs.inputs]  # draws as DyNet
         firsts = self._layers(state, xs, xs.steps)
         states: list[Any] = [None] * xs.steps
         for t in xs.order():
