@@ -78,7 +78,7 @@ WAYS = [
     "transduce", "add_inputs", "add_input", "step, then sequence", "step without the call in C", "sequence without the call in C",
     "states without the call in C",
 ]  # fmt: skip
-"""What nothing is dropped in goes through one call of csrc/python/states.c; all else through the methods of Step."""
+"""What is frequent goes through one call of csrc/python/states.c; all else through the methods of Step."""
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])

@@ -12,9 +12,9 @@ from ..ops import concatenate
 from ..ops._nodes import listed, not_expression
 from ..ops.shape import concatenate_pairs
 from ..params.collection import ParameterCollection
-from .owner import Owner
+from .owner import Owner, subcollection
 from .sequences import LIST, Inputs, inputs_of, packed_inputs
-from .state import RNNState, subcollection
+from .state import RNNState
 
 
 class BiRNNBuilder(Owner):

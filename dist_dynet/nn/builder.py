@@ -15,8 +15,8 @@ from ..expression import Expression, expression, resolved
 from ..ops import inputTensor
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
-from .owner import Owner
-from .state import RNNState, subcollection, this_graph, vectors
+from .owner import Owner, subcollection
+from .state import RNNState, this_graph, vectors
 from .steps import CellStep, NodeStep, Step
 
 

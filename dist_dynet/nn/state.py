@@ -17,7 +17,6 @@ from ..expression import Expression
 from ..graph import cg
 from ..ops import cmult
 from ..ops._nodes import listed, not_expression
-from ..params.collection import ParameterCollection
 from .sequences import Inputs, inputs_of, packed_inputs
 
 Vectors = tuple[Expression, ...]
@@ -250,13 +249,6 @@ def vectors(builder: Any, es: Iterable[Expression], what: str) -> tuple[Vectors,
         return expressions(es, what, n), None
     given = expressions(es, what, n, 2 * n)
     return given[n:], given[:n]
-
-
-def subcollection(model: ParameterCollection, name: str) -> ParameterCollection:
-    """A new subcollection, where builders keep their parameters."""
-    if not isinstance(model, ParameterCollection):
-        raise TypeError(f"{name}: model must be a ParameterCollection; got {type(model).__name__}.")
-    return model.add_subcollection(name)
 
 
 def masked(x: Expression, mask: Expression | None) -> Expression:
