@@ -164,32 +164,33 @@ class RecurrentBuilder(Owner):
         Raises:
             ValueError: a wrong number of vectors.
         """
-        if _random.dynet_order():
-            return self._dynet_initial_state(vecs, update)
         graph = calls.this_graph()
         if graph < 0:
             graph = this_graph()
         before, masks, step = self._start, [], self._last_step
+        in_order = _random.dynet_order()
+        if in_order and self._graph == graph and before is not None and before._step.last:
+            return before if vecs is None else before.set_s(vecs)
         if step is None or step.update is not update or step.reals != self._reals():
             step = self._new_step(bool(update))
             self._last_step = step if self._fixed_weights and step.table else None
-        if share_masks and before is not None and self._graph == graph:
+        if in_order:
+            step = self._in_order(step)
+        elif share_masks and before is not None and self._graph == graph:
             masks = before._masks
         self._graph, self._start = graph, RNNState(step, masks)
         if vecs is None:
             return self._start
+        if in_order:
+            return self._start.set_s(vecs)
         h, c = vectors(self, vecs, "initial_state")
         return RNNState(step, masks, None, h or step.zeros(c or ()), c)
 
-    def _dynet_initial_state(self, vecs: Sequence[Expression] | None, update: bool) -> RNNState:
-        """The same in DyNet's way: one sequence per graph, whose `update` the first call decides."""
-        start, graph = self._start, this_graph()
-        if start is None or start._step.last is None or self._graph != graph:
-            if start is not None and start._step.last is not None:
-                start._step.last[0] = None  # nothing that holds itself is left behind
-            start = self._start = RNNState(self._new_step(bool(update))._replace(last=[None]), [])
-            self._graph = graph
-        return start if vecs is None else start.set_s(vecs)
+    def _in_order(self, step: Step) -> Step:
+        """As `step`, in DyNet's way: one sequence per graph, whose `update` the first call decides."""
+        if self._start is not None and self._start._step.last:
+            self._start._step.last[0] = None  # nothing that holds itself is left behind
+        return type(step)(*step[:3], [None], *step[4:])  # type: ignore[arg-type]
 
     def initial_state_from_raw_vectors(self, vecs: Sequence[ArrayLike], update: bool = True) -> RNNState:
         """The same from lists of numbers or arrays."""
