@@ -190,7 +190,7 @@ class RecurrentBuilder(Owner):
         """As `step`, in DyNet's way: one sequence per graph, whose `update` the first call decides."""
         if self._start is not None and self._start._step.last:
             self._start._step.last[0] = None  # nothing that holds itself is left behind
-        return type(step)(*step[:3], [None], *step[4:])  # type: ignore[arg-type]
+        return tuple.__new__(type(step), (*step[:3], [None], *step[4:]))
 
     def initial_state_from_raw_vectors(self, vecs: Sequence[ArrayLike], update: bool = True) -> RNNState:
         """The same from lists of numbers or arrays."""
