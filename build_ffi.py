@@ -1,8 +1,7 @@
 """Builds the C extensions with cffi (API mode), from one header.
 
-Per number type (float, double) there are two extensions: `_core_*` holds all of csrc and gives Python's lock up around each call;
-`_nodes_*` has only the calls that make nodes and keeps the lock. setup.py names the four FFI objects below; `python setup.py build_ext
---inplace` builds them for work on the sources.
+There is one per number type: `_core_float32` and `_core_float64` hold all of csrc but csrc/python. setup.py names the two FFI
+objects below; `python setup.py build_ext --inplace` builds them for work on the sources.
 """
 
 import os
@@ -17,7 +16,7 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 GENERATED = ROOT / "build" / "generated"
-SOURCES = sorted(str(p.relative_to(ROOT)) for p in CSRC.rglob("*.c") if p.parent.name != "python" and p.name != "nodes.c")
+SOURCES = sorted(str(p.relative_to(ROOT)) for p in CSRC.rglob("*.c") if p.parent.name != "python")
 ROWS = [*sorted((CSRC / "ops").glob("*.c")), CSRC / "graph" / "leaves.c"]
 """The files with rows of operations."""
 HEADERS = sorted(str(p.relative_to(ROOT)) for p in CSRC.rglob("*.h"))
@@ -26,82 +25,6 @@ FLAGS = [
     "-Werror=implicit-function-declaration", *os.environ.get("DIST_DYNET_CFLAGS", "").split(),
 ]  # fmt: skip
 
-# The wrappers that cffi generates expand these macros after our own source, so that a module can keep the lock, leave errno
-# alone, and convert numbers by the quickest of Python's functions (long has 64 bits on every system we compile for).
-KEEP_LOCK = r"""
-#undef Py_BEGIN_ALLOW_THREADS
-#define Py_BEGIN_ALLOW_THREADS {
-#undef Py_END_ALLOW_THREADS
-#define Py_END_ALLOW_THREADS }
-#undef _cffi_restore_errno
-#define _cffi_restore_errno() ((void)0)
-#undef _cffi_save_errno
-#define _cffi_save_errno() ((void)0)
-static inline long dn_to_long(PyObject *o, size_t size) {
-    long value = PyLong_AsLong(o);
-    if (size == sizeof(int) && value != (int)value) {
-        PyErr_SetString(PyExc_OverflowError, "number out of range");
-        return -1;
-    }
-    return value;
-}
-#undef _cffi_to_c_int
-#define _cffi_to_c_int(o, type) ((type)dn_to_long(o, sizeof(type)))
-
-/* Lists and tuples of Python's own numbers, given for an array of numbers, are copied here: cffi takes 30 ns for each. What does not fit goes
- * its way, which has the errors. The kind of a C type is learnt from its name when it is first seen. */
-enum dn_kind { DN_KIND_OTHER, DN_KIND_INT, DN_KIND_INT64, DN_KIND_FLOAT, DN_KIND_DOUBLE };
-static enum dn_kind dn_kind_of(struct _cffi_ctypedescr *type) {
-    static const char *const names[] = {"", "<ctype 'int *'>", "<ctype 'int64_t *'>", "<ctype 'float *'>", "<ctype 'double *'>"};
-    static struct { struct _cffi_ctypedescr *type; enum dn_kind kind; } known[16];
-    static int n;
-    for (int i = 0; i < n; i++)
-        if (known[i].type == type) return known[i].kind;
-    enum dn_kind kind = DN_KIND_DOUBLE;
-    PyObject *text = PyObject_Repr((PyObject *)type);
-    while (text && kind && PyUnicode_CompareWithASCIIString(text, names[kind])) kind--;
-    if (!text) PyErr_Clear();
-    Py_XDECREF(text);
-    if (text && n < 16) {
-        known[n].type = type;
-        known[n++].kind = kind;
-    }
-    return text ? kind : DN_KIND_OTHER;
-}
-static int dn_copy_numbers(enum dn_kind kind, PyObject *from, Py_ssize_t n, void *to) {
-    PyObject *(*item)(PyObject *, Py_ssize_t) = PyList_CheckExact(from) ? PyList_GetItem : PyTuple_GetItem;
-    for (Py_ssize_t i = 0; i < n; i++) {
-        PyObject *o = item(from, i);
-        if (kind >= DN_KIND_FLOAT) {
-            if (!PyFloat_CheckExact(o)) return 0;
-            double x = PyFloat_AsDouble(o);
-            if (kind == DN_KIND_FLOAT) ((float *)to)[i] = (float)x;
-            else ((double *)to)[i] = x;
-        } else {
-            if (!PyLong_Check(o)) return 0;
-            int overflow;
-            long x = PyLong_AsLongAndOverflow(o, &overflow);
-            if (overflow || (kind == DN_KIND_INT && x != (int)x)) return 0;
-            if (kind == DN_KIND_INT) ((int *)to)[i] = (int)x;
-            else ((int64_t *)to)[i] = x;
-        }
-    }
-    return 1;
-}
-extern int dn_lists_decline;
-extern int64_t dn_lists_declined;
-static int dn_convert_array(struct _cffi_ctypedescr *type, PyObject *from, char **to, Py_ssize_t bytes, struct _cffi_freeme_s **memory) {
-    if (bytes > 0 && *to && (PyList_CheckExact(from) || PyTuple_CheckExact(from))) {
-        enum dn_kind kind = dn_kind_of(type);
-        Py_ssize_t n = PyList_CheckExact(from) ? PyList_Size(from) : PyTuple_Size(from);
-        Py_ssize_t size = kind == DN_KIND_INT || kind == DN_KIND_FLOAT ? 4 : 8;
-        dn_lists_declined += dn_lists_decline;
-        if (kind && !dn_lists_decline && bytes == n * size && dn_copy_numbers(kind, from, n, *to)) return 0;
-    }
-    return _cffi_convert_array_argument(type, from, to, bytes, memory);
-}
-#define _cffi_convert_array_argument dn_convert_array
-"""
 CLONES_PROBE = """
 #include "dn_real.h"
 void f(float *x, int n);
@@ -201,9 +124,9 @@ def kernel_gaps() -> list[str]:
 def rule_gaps() -> list[str]:
     """Rules of trainers that are in one of the two lists only."""
     listed = set(re.findall(r"^ +(DN_RULE_\w+)", (CSRC / "dn_api.h").read_text(), re.M))
-    rows = set(re.findall(r"\[(DN_RULE_\w+)\] =", (CSRC / "trainers.c").read_text()))
-    gaps = [f"csrc/trainers.c: RULES has no row of {name}, which csrc/dn_api.h lists" for name in sorted(listed - rows)]
-    return gaps + [f"csrc/dn_api.h: does not list {name}, of which RULES in csrc/trainers.c has a row" for name in sorted(rows - listed)]
+    rows = set(re.findall(r"\[(DN_RULE_\w+)\] =", (CSRC / "params" / "trainers.c").read_text()))
+    gaps = [f"csrc/params/trainers.c: RULES has no row of {name}, which csrc/dn_api.h lists" for name in sorted(listed - rows)]
+    return gaps + [f"csrc/dn_api.h: does not list {name}, of which RULES in csrc/params/trainers.c has a row" for name in sorted(rows - listed)]
 
 
 def declarations(defines: list[str]) -> str:
@@ -212,14 +135,14 @@ def declarations(defines: list[str]) -> str:
     return subprocess.run(command, capture_output=True, check=True, text=True).stdout
 
 
-def make(name: str, sources: list[str], defines: list[str], prelude: str = "") -> FFI:
-    """The FFI of an extension of these sources, with these macros."""
+def make(name: str, defines: list[str]) -> FFI:
+    """The FFI of an extension of all sources, with these macros."""
     ffi = FFI()
     ffi.cdef(declarations(defines))
     ffi.set_source(
         f"dist_dynet.{name}",
-        f'{prelude}\n#include "dn_api.h"\n',
-        sources=sources,
+        '#include "dn_api.h"\n',
+        sources=SOURCES,
         depends=[*HEADERS, str((GENERATED / "op_list.h").relative_to(ROOT)), "build_ffi.py"],
         include_dirs=["csrc", str(GENERATED.relative_to(ROOT))],
         extra_compile_args=[*FLAGS, *defines],
@@ -232,7 +155,5 @@ write_op_list()
 if gaps := kernel_gaps() + rule_gaps():
     raise SystemExit("\n".join(gaps))
 clones = clone_flags()
-core_float = make("_core_float32", SOURCES, clones)
-core_double = make("_core_float64", SOURCES, [*clones, "-DDN_DOUBLE"])
-nodes_float = make("_nodes_float32", ["csrc/nodes.c"], ["-DDN_NODES"], KEEP_LOCK)
-nodes_double = make("_nodes_float64", ["csrc/nodes.c"], ["-DDN_NODES", "-DDN_DOUBLE"], KEEP_LOCK)
+core_float = make("_core_float32", clones)
+core_double = make("_core_float64", [*clones, "-DDN_DOUBLE"])

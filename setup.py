@@ -10,16 +10,16 @@ if sysconfig.get_config_var("Py_GIL_DISABLED"):
 
 expression = Extension(
     "dist_dynet._expression",
-    [f"csrc/python/{name}.c" for name in ("expression", "makers", "module", "states", "values")],
+    [f"csrc/python/{name}.c" for name in ("expression", "makers", "module", "numbers", "states", "values")],
     include_dirs=["csrc", "build/generated"],
     depends=["csrc/dn_api.h", "csrc/python/expression.h"],
-    define_macros=[("DN_NODES", None), ("Py_LIMITED_API", "0x030A0000")],
+    define_macros=[("Py_LIMITED_API", "0x030A0000")],
     extra_compile_args=["-O3", "-std=gnu11", "-fvisibility=hidden", *os.environ.get("DIST_DYNET_CFLAGS", "").split()],
     py_limited_api=True,
 )
 setup(
     license="Apache-2.0",  # here, since older setuptools refuse the string in pyproject.toml that newer ones demand, and these any other form
-    cffi_modules=[f"build_ffi.py:{name}" for name in ("core_float", "core_double", "nodes_float", "nodes_double")],
+    cffi_modules=[f"build_ffi.py:{name}" for name in ("core_float", "core_double")],
     ext_modules=[expression],
     options={"bdist_wheel": {"py_limited_api": "cp310"}},  # the extensions keep to the stable ABI: one wheel serves this Python and later ones
 )

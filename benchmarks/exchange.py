@@ -26,7 +26,7 @@ def work(megabytes: float, rounds: int) -> None:
     import dist_dynet as dy
     from dist_dynet import parallel
     from dist_dynet._ffi import DTYPE
-    from dist_dynet.parallel.agreement import Step
+    from dist_dynet.parallel.negotiation import Step
     from dist_dynet.trainers.state import Settings
 
     here = parallel.trainer.world()
@@ -38,12 +38,12 @@ def work(megabytes: float, rounds: int) -> None:
         trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(model), exchange=engine)
         for p in matrices:
             p._set_flat_gradient(np.full(128 * columns, here.rank, DTYPE))
-        agreed, what = trainer._agreement.reach(trainer._exchange, 1.0, Settings.of(trainer.inner), Step())
-        trainer._exchange.sum(agreed, what)  # the first moves the gradients
-        exchanges[engine] = (trainer, agreed, what)
+        agreed = trainer.sync.negotiation.reach(1.0, Settings.of(trainer.inner), Step())
+        trainer.sync.exchange.sum(agreed)  # the first moves the gradients
+        exchanges[engine] = (trainer, agreed)
     times: dict[str, list[float]] = {engine: [] for engine in ENGINES}
     for _ in range(-(-rounds // TURN)):
-        for engine, (trainer, agreed, what) in exchanges.items():
+        for engine, (trainer, agreed) in exchanges.items():
             for i in range(WARM + TURN):
                 root = trainer.collection._root
                 chunks = [root.chunk_gradients(chunk) for chunk in range(root.chunks())]
@@ -51,7 +51,7 @@ def work(megabytes: float, rounds: int) -> None:
                     gradients[:] = here.rank
                 parallel.barrier()
                 start = time.perf_counter()
-                trainer._exchange.sum(agreed, what)
+                trainer.sync.exchange.sum(agreed)
                 if i >= WARM:
                     times[engine].append(1e3 * (time.perf_counter() - start))
                 assert all((gradients == (here.size - 1) / 2).all() for gradients in chunks)

@@ -130,7 +130,7 @@ def run_ours(variant, task, seconds):
     """One process of `ours` (`alone` and `ranks` in turn) or `parts`; rank 0 prints the JSON line."""
     import dist_dynet as dy
     from dist_dynet import parallel
-    from dist_dynet.parallel.agreement import Step
+    from dist_dynet.parallel.negotiation import Step
     from dist_dynet.trainers.state import Settings
 
     rank, ranks = parallel.rank(), parallel.world_size()
@@ -141,11 +141,9 @@ def run_ours(variant, task, seconds):
         computed = time.perf_counter()
         parallel.barrier()
         met = time.perf_counter()
-        agreed, what = trainer._agreement.reach(trainer._exchange, 1.0, Settings.of(trainer.inner), Step())
-        if agreed is not None:  # else it is done
-            trainer._exchange.sum(agreed, what)
+        trainer.sync.exchange.sum(trainer.sync.negotiation.reach(1.0, Settings.of(trainer.inner), Step()))
         exchanged = time.perf_counter()
-        trainer.inner._apply()
+        trainer.inner.update()
         parts.append((computed - begin, met - computed, exchanged - met, time.perf_counter() - exchanged))
 
     def program(wrap):

@@ -77,13 +77,11 @@ typedef struct dn_param dn_param;
 typedef struct dn_trainer dn_trainer;
 typedef struct dn_cell dn_cell;
 
-/* ---- calls that make nodes, and renew: they keep Python's lock, in an extension of their own. Each infers the dims, appends a node and
- * returns its handle. ---------------------------------------------------------------------------------------------------------------- */
+/* ---- calls that make nodes, and renew: csrc/python makes them with Python's lock held, by the table of dn_node_table().
+ * Each infers the dims, appends a node and returns its handle. ------------------------------------------------------ */
 #define DN_NODE_CALLS(X) \
-    X(int64_t, node1, (int op, int64_t a), (op, a)) \
-    X(int64_t, node2, (int op, int64_t a, int64_t b), (op, a, b)) \
-    X(int64_t, node1_int, (int op, int64_t a, int i), (op, a, i)) \
-    X(int64_t, node1_real, (int op, int64_t a, double r, double s), (op, a, r, s)) \
+    /* how many inputs an operation takes; -1: any number >= 1 */ \
+    X(int, op_inputs, (int op), (op)) \
     X(int64_t, node_many, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals), \
       (op, n, inputs, n_ints, ints, n_reals, reals)) \
     /* a node without inputs */ \
@@ -96,9 +94,8 @@ typedef struct dn_cell dn_cell;
      * first is returned. */ \
     X(int64_t, parts, (int64_t owner, int first, int n, int size), (owner, first, n, size)) \
     /* A call of a cell, given by its handle, with n arguments: the handle of its output; several outputs have consecutive ones.
-     DN_ERROR_UNTRACED: there is no program for arguments of these dims. The first: up to four arguments. */ \
-    X(int64_t, cell_call, (int64_t cell, int n, int64_t a, int64_t b, int64_t c, int64_t d), (cell, n, a, b, c, d)) \
-    X(int64_t, cell_many, (int64_t cell, int n, const int64_t *inputs), (cell, n, inputs)) \
+     DN_ERROR_UNTRACED: there is no program for arguments of these dims. */ \
+    X(int64_t, cell_call, (int64_t cell, int n, const int64_t *inputs), (cell, n, inputs)) \
     /* node_many, and the first `parts` outputs of that node: consecutive handles, the first of which is returned */ \
     X(int64_t, node_parts, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals, int parts), \
       (op, n, inputs, n_ints, ints, n_reals, reals, parts)) \
@@ -108,9 +105,6 @@ typedef struct dn_cell dn_cell;
       (weights, n_ary, x, n, first, second)) \
     /* an input node of the given dims (n_dims sizes); `data` may be NULL: zeros */ \
     X(int64_t, input, (int graph, int n_dims, const int *dims, int batch, const dn_real *data), (graph, n_dims, dims, batch, data)) \
-    X(int64_t, input_scalar, (int graph, double value), (graph, value)) \
-    X(int64_t, input_zeros, (int graph, int n), (graph, n)) \
-    X(int64_t, input_vector, (int graph, int n, const dn_real *data), (graph, n, data)) \
     /* input and input_set from numbers of Python's own type */ \
     X(int64_t, input_numbers, (int graph, int n_dims, const int *dims, int batch, const double *data), (graph, n_dims, dims, batch, data)) \
     X(int, input_set_numbers, (int64_t a, int64_t n, const double *data), (a, n, data)) \
@@ -140,12 +134,8 @@ typedef struct dn_node_calls {
 #endif
 DN_NODE_CALLS(DN_NODE_PROTOTYPE)
 
-#ifdef DN_NODES /* ---- only in the extension that keeps the lock ---- */
-/* fast: whether lists of Python's numbers are copied by a path of this extension's own; how often one was not since that is 0. */
-void dn_bind(void *table, int fast);
-int64_t dn_declined_lists(void);
-#else
-void *dn_node_table(void);
+/* The table of these calls, a dn_node_calls. */
+const void *dn_node_table(void);
 
 /* ---- process-wide constants, set once when the extension is loaded --------------------------------------------------------------- */
 /* Addresses of cblas_?gemm, ?gemv, ?ger with 32-bit integers; all NULL: plain C. */
@@ -389,51 +379,64 @@ void dn_flag_set(int64_t *flag, int64_t value);
 int64_t dn_flag_get(const int64_t *flag);
 
 /* ---- the ranks of one host (csrc/parallel/team.c) -------------------- */
-/* What a rank has to say of its gradients before they are added up, in the layout of dist_dynet/parallel/report.py: `head` as it is; of each
- * parameter whether it is frozen (1 byte); of each table whether its weight decay is multiplied into its rows (1); the weight (8); of each
- * table how many rows have a gradient (4); of each dense parameter whether it has one (1). `params` are the dense ones, then the tables. */
-void dn_report(const void *head, int64_t n_head, double weight, int n_dense, int n_tables, dn_param *const *params, uint8_t *report);
+/* The message of a rank before gradients are added up: this struct, then arrays. What lies from `structure`
+ * to `end_alike` is nearly always the same on all ranks. */
+typedef struct dn_rank_message {
+    double weight;               /* of this rank's gradients */
+    int64_t structure, step;     /* hashes of the parameters, and of what the gradients belong to */
+    double settings[7];          /* of the trainer: Settings of trainers/state.py */
+    int64_t flags;               /* Flag of parallel/message.py */
+} dn_rank_message;
+typedef struct dn_rank_message_layout {   /* in bytes, where the arrays begin */
+    int64_t frozen;              /* a byte per parameter: whether it is frozen */
+    int64_t settled, end_alike;  /* a byte per table: whether weight decay is multiplied into its rows */
+    int64_t rows;                /* an int32_t per table: how many rows have a gradient */
+    int64_t filled, size;        /* a byte per dense parameter: whether it has a gradient */
+} dn_rank_message_layout;
+typedef struct dn_members { int n_dense, n_tables; dn_param *const *params; } dn_members;   /* dense ones first */
+dn_rank_message_layout dn_rank_message_layout_of(int n_dense, int n_tables);
+void dn_rank_message_write(const dn_rank_message *, const dn_members *, void *out);
 
-/* A team says and hears messages in memory that its ranks share. What the others have said may be read until this rank says the next. */
+/* The cached plan of the steady state: how the ranks of one host add up gradients. All pointers are the
+ * caller's. Up to `windows` it is constant; the rest is what was agreed on for the present update. */
+typedef struct dn_place { int chunk; int64_t offset, length; } dn_place;
+typedef struct dn_share { int chunk, like; int64_t from, to; } dn_share;   /* used as parameter `like` is */
+typedef struct dn_team_window { dn_real *const *rows; int *const *ids; int64_t capacity; } dn_team_window;   /* [rank]: for a table's rows */
+typedef struct dn_team_plan {
+    dn_members of;
+    int ranks, rank;
+    const dn_place *places;                 /* of the dense parameters, as in dn_chunk_gradients */
+    dn_real *const *const *segments;        /* [chunk][rank] */
+    dn_team_window *windows;                /* [table]; capacity 0: none yet */
+    const uint8_t **filled;                 /* [rank][dense parameter]: whether it has a gradient */
+    int32_t *rows;                          /* (rank, table): how many rows have a gradient */
+    double *factors;                        /* [rank]: what its gradients are multiplied by */
+    dn_share *shares;                       /* capacity for n_dense */
+} dn_team_plan;
+/* What this rank adds up: all that some rank has, each number on one rank. Neighbours that the same ranks
+ * have used are one range; all ranges are cut into as many equal shares as ranks. Returns how many. */
+int dn_team_divide(const dn_team_plan *);
+int dn_team_sum_dense(const dn_team_plan *);   /* dn_sum_ranks for each of these shares */
+
+/* A team sends and receives messages in memory that its ranks share. What the others have sent may be
+ * read until this rank sends the next. */
 typedef struct dn_team dn_team;
 int64_t dn_team_bytes(int ranks, int64_t most);   /* of that memory, for messages of up to so many bytes; it begins as zeros, 64-aligned */
 dn_team *dn_team_new(int ranks, int rank, void *memory, int64_t most);   /* NULL: out of memory */
 void dn_team_free(dn_team *);
-/* Whether all ranks have said as much as this one; looks for so many seconds. */
+/* Whether all ranks have sent as much as this one; looks for so many seconds. */
 int dn_team_heard(dn_team *, double seconds);
-const uint8_t *dn_team_said(dn_team *, int rank);
+const uint8_t *dn_team_message(dn_team *, int rank);
 
-/* Where a dense parameter's gradient lies, and numbers that one rank adds up: of these parameters, where the same ranks have gradients as of
- * parameter `like`. */
-typedef struct dn_place { int chunk; int64_t offset, length; } dn_place;
-typedef struct dn_share { int chunk, like; int64_t from, to; } dn_share;
-/* What this rank adds up of n parameters, placed as in dn_chunk_gradients; filled[r][k]: whether rank r has a gradient of parameter k. All that
- * some rank has, no other parameter, and each number on one rank: neighbours that the same ranks
- * have used are one range, and all ranges together are cut into as many equal shares as there are
- * ranks. `shares` has room for n; returns how many there are. */
-int dn_divide(int ranks, int rank, int n, const dn_place *places, const uint8_t *const *filled, dn_share *shares);
-/* dn_sum_ranks for each of these shares; segments[chunk] are those of all ranks. `room` is for n shares. */
-int dn_sum_shares(int ranks, int rank, int n, const dn_place *places, const uint8_t *const *filled, dn_real *const *const *segments,
-                  const double *factors, dn_share *room);
-
-/* Where a table's rows and ids are put by each rank for the others; capacity 0: nowhere. */
-typedef struct dn_team_window { dn_real *const *rows; int *const *ids; int64_t capacity; } dn_team_window;
-/* From now on updates of these parameters can be done by dn_team_exchange; there is a window per
- * table. What segments and windows point to stays the caller's, and must stay. All ranks learn
- * before the same update. DN_ERROR_MEMORY: nothing was learnt. */
-int dn_team_learn(dn_team *, int n_dense, int n_tables, const dn_place *places, dn_real *const *const *segments, const dn_team_window *);
-void dn_team_forget(dn_team *);
-/* One update's exchange, as far as it goes without waiting for longer than `seconds`: this rank's report is said, and if all ranks say the same
- * before the weight, and rows fit into their windows, then the gradients become their sums, times weight / sum of weights with `average`, else
- * times 1 or, for weight 0, 0. All ranks come to the same outcome. Call it again with the same arguments where it waits.
- * DN_ERROR_MEMORY; DN_ERROR_VALUE: the report is too long, or too many ranks. */
-enum dn_team_outcome {
-    DN_TEAM_DONE,
-    DN_TEAM_WAITS,        /* for another rank: call again when dn_team_heard */
-    DN_TEAM_NEWS          /* nothing is known yet, it is not `usual`, or as above: the reports can be read, and nothing was added up */
-};
-int dn_team_exchange(dn_team *, const void *head, int64_t n_head, double weight, int n_dense, int n_tables, dn_param *const *params,
-                     int average, int usual, double seconds);
+/* WAITS: for another rank; call again when dn_team_heard, with the same arguments. NEWS: messages must be read. */
+enum dn_team_outcome { DN_TEAM_DONE, DN_TEAM_WAITS, DN_TEAM_NEWS };
+/* Sends this rank's message and receives the others'. DONE: all are alike and rows fit into the windows
+ * of the plan, which holds now what was agreed on; factors are weight / sum of weights with `average`,
+ * else 1, or 0 for weight 0. NEWS otherwise, and without a plan. The outcome is the same on all ranks.
+ * No gradient is changed. DN_ERROR_VALUE: the message is too long. */
+int dn_team_negotiate(dn_team *, const dn_rank_message *, const dn_members *, dn_team_plan *, int average, double seconds);
+/* By the plan of the present update: gradients become their sums, times the factors. DN_ERROR_MEMORY; DN_ERROR_VALUE: too many ranks. */
+int dn_team_sum(dn_team *, dn_team_plan *, double seconds);
 
 /* ---- trainers ---------------------------------------------------------------------------------------------------------------------- */
 enum dn_rule_code {
@@ -488,6 +491,5 @@ void dn_blend(int64_t n, double a, const dn_real *x, dn_real *y);
 
 /* ---- random numbers: initial values and draws ---------------------------------------------------------------------------------------- */
 #include "rng.h"
-#endif /* DN_NODES */
 
 #endif

@@ -22,6 +22,7 @@ const dn_op *const dn_ops[DN_OP_COUNT] = {
 const char *dn_op_name(int op) { return op >= 0 && op < DN_OP_COUNT ? dn_ops[op]->name : NULL; }
 const char *dn_op_formula(int op) { return op >= 0 && op < DN_OP_COUNT ? dn_ops[op]->formula : NULL; }
 int dn_op_flags(int op) { return op >= 0 && op < DN_OP_COUNT ? dn_ops[op]->flags : 0; }
+int dn_op_inputs(int op) { return op >= 0 && op < DN_OP_COUNT ? dn_ops[op]->inputs : 0; }
 
 /* ---- dims --------------------------------------------------------------------------------------------------------- */
 

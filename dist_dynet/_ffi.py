@@ -13,7 +13,7 @@ from collections import Counter
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,56 +23,47 @@ from ._environment import choice, whole
 DTYPE_NAME = choice("DIST_DYNET_DTYPE", ("float32", "float64"))
 DTYPE = np.dtype(DTYPE_NAME)
 
+FAST_PATHS = choice("DIST_DYNET_FAST_PATHS", ("1", "0")) == "1"
+"""Whether functions in C stand for those of Python's that are called most often. Without them the same is done more slowly:
+for tests, and to find a fault."""
+
 try:
     _core: Any = import_module(f"dist_dynet._core_{DTYPE_NAME}")
-
-    from . import _expression
+    if TYPE_CHECKING or FAST_PATHS:
+        from . import _expression as _calls
+    else:
+        from . import _plain as _calls
 except ModuleNotFoundError as error:
     raise ImportError(
         f"dist_dynet: the package must be compiled; got sources alone, in {Path(__file__).parent}. To compile them in place: "
         f"pip install -e {Path(__file__).parents[1]}. If another version is installed: run Python from another folder."
     ) from error
-_nodes: Any = import_module(f"dist_dynet._nodes_{DTYPE_NAME}")
 ffi: Any = _core.ffi
 lib: Any = _core.lib
-nodes: Any = _nodes.lib
-"""The calls that make nodes; they keep Python's lock."""
-FAST_PATHS = choice("DIST_DYNET_FAST_PATHS", ("1", "0")) == "1"
-"""Whether calls take their fast paths. Without them they do the same on the general paths: for tests, and to find a fault."""
-
-nodes.dn_bind(lib.dn_node_table(), FAST_PATHS)
-calls = _expression
-"""The most frequent of these calls, on expressions."""
-calls.bind(int(ffi.cast("uintptr_t", lib.dn_node_table())), FAST_PATHS)
+calls = _calls
+accelerated = calls.accelerated
+"""What stands for a function of Python's: one of csrc/python of the same name, which calls it for all that it does not take;
+without fast paths the function itself."""
 
 NULL = ffi.NULL
 DIM = ffi.typeof("dn_dim *")
 _REAL_POINTER = ffi.typeof("dn_real *")
 
 
-# ---- fast paths ----------------------------------------------------------------------------------------------------------------------
-
 _declined: Counter[str] = Counter()
 
 
 def declines(name: str) -> bool:
-    """Whether a fast path of Python's, of this name, is switched off; counts how often it was."""
+    """Whether a fast path of Python's own, of this name, is switched off; counts how often it was."""
     if FAST_PATHS:
         return False
     _declined[name] += 1
     return True
 
 
-def fast_path(name: str) -> Any:
-    """The call of `nodes` of this name as a fast path: with these switched off a function that returns NOT_TAKEN."""
-    return getattr(nodes, f"dn_{name}") if FAST_PATHS else lambda *_: calls.NOT_TAKEN if declines(name) else 0
-
-
 def declined() -> Counter[str]:
-    """How often each fast path was declined because it is switched off, by name."""
-    return Counter({f"_expression.{name}": n for name, n in calls.declined().items()}) + Counter(
-        {"lists of numbers": nodes.dn_declined_lists(), **_declined}
-    )
+    """How often each of them was declined because it is switched off, by name."""
+    return _declined.copy()
 
 
 # ---- BLAS ----------------------------------------------------------------------------------------------------------------------------
@@ -229,6 +220,8 @@ def fail_in(graph: int, code: int, what: str = "") -> NoReturn:
     prefix = "Stale Expression: " if code == lib.DN_ERROR_STALE else ""
     raise _EXCEPTIONS[code](prefix + message)
 
+
+calls.bind(int(ffi.cast("uintptr_t", lib.dn_node_table())), OPS, fail_in)
 
 # ---- memory --------------------------------------------------------------------------------------------------------------------------
 

@@ -1,14 +1,17 @@
-"""What counts as an integer argument: the one rule that sizes, indices, dims and counts obey, in each call.
+"""What counts as an integer, a float, and a list of them: the one rule that sizes, indices, dims, counts and rates obey, in each call.
 
-The fast calls in csrc/python take Python's own integers of 32 bits and hand everything else to Python, that is, to this rule.
+csrc/python/numbers.c takes Python's own integers of 32 bits and floats, and hands everything else to the functions here.
 """
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+
+from ._ffi import DTYPE, accelerated, calls
 
 
 def integer(value: Any) -> int:
@@ -35,23 +38,104 @@ def integer(value: Any) -> int:
     return operator.index(value)
 
 
-def named(value: Any, what: str, name: str) -> int:
-    """The argument `name` of the function `what` as an integer of any size.
+def named(value: Any, what: str, name: str, hint: str = "") -> int:
+    """The argument `name` of the function `what` as an integer of any size; `hint` is what the error says in the end.
 
     Raises: TypeError for what integer() does not take.
     """
     try:
         return integer(value)
     except TypeError:
-        raise TypeError(f"{what}: {name} must be a whole number; got {value!r:.60}.") from None
+        raise TypeError(f"{what}: {name} must be a whole number; got {value!r:.60}.{hint}") from None
 
 
-def count(value: Any, what: str, name: str) -> int:
-    """As named(), of 32 bits, as C takes it.
-
-    Raises: TypeError as named(), OverflowError for more bits.
-    """
-    n = named(value, what, name)
+def _of_32_bits(n: int, what: str, name: str) -> int:
     if not -(1 << 31) <= n < 1 << 31:
         raise OverflowError(f"{what}: {name} must have at most 31 bits; got {n}.")
     return n
+
+
+@accelerated
+def whole(value: Any, what: str, name: str = "the index", several: str = "") -> int:
+    """As named(), of 32 bits, as C takes it; `several` is the function that takes lists of them.
+
+    Raises: TypeError as named(), OverflowError for more bits.
+    """
+    hint = f" For several: {several}()." if several and isinstance(value, Iterable) and not isinstance(value, str) else ""
+    if name == "a dim" and isinstance(value, calls.Node):
+        hint = f" Expressions go into one list: {what}([x, y])."
+    return _of_32_bits(named(value, what, name, hint), what, name)
+
+
+count = whole
+
+
+def is_one(value: Any) -> bool:
+    """Whether it stands for one index, not for several: it is no iterable, or an array without dims."""
+    return not isinstance(value, Iterable) or (isinstance(value, np.ndarray) and value.ndim == 0)
+
+
+def _is_flat(values: Any) -> bool:
+    if isinstance(values, np.ndarray):
+        return values.ndim == 1
+    return isinstance(values, Iterable) and not any(isinstance(v, Iterable) and not isinstance(v, str) for v in values)
+
+
+@accelerated
+def indices(values: Iterable[int], what: str) -> Sequence[int]:
+    """Integers of 32 bits from any iterable, by the rule of integer()."""
+    items: Any = values
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iuf":
+        items = values.tolist()
+    try:
+        if isinstance(values, np.ndarray) and values.ndim != 1:
+            raise TypeError(f"{values.ndim} dims")
+        found = [integer(v) for v in items]
+    except TypeError:
+        raise TypeError(f"{what}: indices must be whole numbers{'' if _is_flat(values) else ' in one flat list'}; got {values!r}.") from None
+    return [_of_32_bits(n, what, "the index") for n in found]
+
+
+def one_or_more(values: int | Iterable[int], what: str) -> Sequence[int]:
+    """As indices(), also of one integer by itself."""
+    return indices([values] if is_one(values) else values, what)  # type: ignore[list-item, arg-type]
+
+
+@accelerated
+def real(value: Any, what: str) -> float:
+    """One number as a float; text, which float() would read, is refused."""
+    if isinstance(value, str | bytes):
+        raise TypeError(f"{what}: takes numbers; got {value!r:.60}.")
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{what}: takes numbers; {error}.") from None
+    except OverflowError as error:
+        raise OverflowError(f"{what}: takes numbers; {error}.") from None
+
+
+def reals(values: Any, what: str) -> Any:
+    """Numbers as something that C takes: a contiguous array of the build's type."""
+    return np.ascontiguousarray(numbers(values, what), DTYPE)
+
+
+def numbers(values: Any, what: str, takes: str = "takes numbers", order: Any = None) -> Any:
+    """An array of the build's type, in a memory order, from arrays and nested sequences of numbers. What is one is not copied.
+
+    NumPy itself would read None as NaN and text as a number.
+    """
+    if type(values) is np.ndarray and values.dtype.kind == "f":  # nearly always
+        return np.asarray(values, DTYPE, order)
+    if isinstance(values, calls.Node) or (isinstance(values, list | tuple) and any(isinstance(v, calls.Node) for v in values)):
+        raise TypeError(f"{what}: {takes}; got expressions. To join expressions: concatenate().")
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise TypeError(f"{what}: {takes}; got masked ones. Say what stands for them: array.filled(0).")
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind not in "biufO" or (array.dtype.kind == "O" and any(isinstance(v, str | None) for v in array.flat)):
+            raise TypeError(f"got {values!r:.60}")
+        return np.asarray(array, DTYPE, order)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{what}: {takes}; {str(error).rstrip('.')}.") from None
+    except OverflowError as error:
+        raise OverflowError(f"{what}: {takes}; {error}.") from None

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ._ffi import callback, fail, fail_in, fast_path, ffi, lib, nodes
+from ._ffi import accelerated, callback, fail, fail_in, ffi, lib
 from .expression import Expression, expression, expressions_from
 from .graph import graph_of, trace
 
@@ -20,8 +20,6 @@ __all__ = ["cell"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_many = nodes.dn_cell_many
-_fast_call, _fast_many = fast_path("cell_call"), fast_path("cell_many")
 _UNTRACED: int = lib.DN_ERROR_UNTRACED
 _FIRST_PARAMETER = 1 << 62  # handles from here on, and negative ones, are no nodes
 MOST_TRACES = 256
@@ -31,6 +29,12 @@ _ATTEMPTS = 8
 """At tracing a function, beside other threads: these may draw random numbers meanwhile."""
 
 _lock = threading.RLock()
+
+
+@accelerated
+def cell_call(cell: int, *handles: int) -> int:
+    """What dn_cell_call() of csrc/dn_api.h returns."""
+    return lib.dn_cell_call(cell, len(handles), handles)  # type: ignore[no-any-return]
 
 
 class _Variant:
@@ -100,16 +104,11 @@ class _Cell:
         try:
             variant = self._plain[n] if not options else self._plain[-1]
             if n == 1:
-                h = _fast_call(variant.handle, 1, args[0]._h, 0, 0, 0)
+                h = cell_call(variant.handle, args[0]._h)
             elif n == 2:
-                h = _fast_call(variant.handle, 2, args[0]._h, args[1]._h, 0, 0)
-            elif n == 3:
-                h = _fast_call(variant.handle, 3, args[0]._h, args[1]._h, args[2]._h, 0)
-            elif n == 4:
-                a, b, c, d = args
-                h = _fast_call(variant.handle, 4, a._h, b._h, c._h, d._h)
+                h = cell_call(variant.handle, args[0]._h, args[1]._h)
             else:
-                h = _fast_many(variant.handle, n, [a._h for a in args])
+                h = cell_call(variant.handle, *[a._h for a in args])
         except (KeyError, AttributeError):
             return self._general(args, options)
         if h < 0:
@@ -136,14 +135,14 @@ class _Cell:
             variant = self._variants.get(form)
         except TypeError:
             raise TypeError(f"{self._what()}: arguments must be expressions, lists of them, or hashable; got {args!r:.200}.") from None
-        h = _many(variant.handle, len(handles), handles) if variant else _UNTRACED
+        h = cell_call(variant.handle, *handles) if variant else _UNTRACED
         if h == _UNTRACED:
             if self.traces >= MOST_TRACES:
                 return self._function(*self._instance, *args, **options)
             with _lock:
                 variant = self._variants.get(form)
                 if variant:  # another thread may have traced it meanwhile
-                    h = _many(variant.handle, len(handles), handles)
+                    h = cell_call(variant.handle, *handles)
                 if not variant or h == _UNTRACED:
                     variant = variant or _Variant()
                     self._trace(variant, handles, args, options)
@@ -151,7 +150,7 @@ class _Cell:
                     self._variants[form] = variant
                     if all(mark is Expression for mark in form):
                         self._plain[len(form)] = variant
-                    h = _many(variant.handle, len(handles), handles)
+                    h = cell_call(variant.handle, *handles)
         if h < 0:
             fail(h, *handles)
         assert variant is not None
@@ -227,7 +226,7 @@ def _generators() -> tuple[Any, ...]:
 
 
 def _placeholder(graph: int, dims: tuple[int, ...], batch: int) -> Expression:
-    h = nodes.dn_input(graph, len(dims), dims, batch, ffi.NULL)
+    h = lib.dn_input(graph, len(dims), dims, batch, ffi.NULL)
     if h < 0:
         fail_in(graph, h)
     return expression(h)

@@ -13,15 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ._ffi import DIM, DTYPE, GRAPH_SHIFT, NULL, calls, fail, fail_in, ffi, lib, nodes, pointer, read, shaped
+from ._ffi import DIM, DTYPE, GRAPH_SHIFT, NULL, accelerated, calls, fail, fail_in, ffi, lib, pointer, read, shaped, view
 from .graph import cg, current_graph, make_expressions_by
 from .tensor import Tensor
 
 NO_GRAPH: int = lib.DN_ERROR_NO_GRAPH
-_forward, _backward, _resolve = lib.dn_forward, lib.dn_backward, nodes.dn_resolve
-_quick_backward, _LONG_WAY = calls.quick_backward, lib.DN_LONG_WAY
-_quick_scalar, _quick_value, _quick_array, _quick_dim = calls.quick_scalar, calls.quick_value, calls.quick_array, calls.quick_dim
-_quick_list, _quick_gradient = calls.quick_list, calls.quick_gradient
+_forward, _backward = lib.dn_forward, lib.dn_backward
 
 
 class Watcher(Protocol):
@@ -83,14 +80,7 @@ class Expression(calls.Node):
 
     def dim(self) -> tuple[tuple[int, ...], int]:
         """((sizes), batch size)."""
-        found = _quick_dim(self)
-        if found is not None:
-            return found
-        h, out = self._node(), ffi.new(DIM)
-        code = lib.dn_node_dim(h, out)
-        if code < 0:
-            fail(code, h)
-        return tuple(out.d[0 : out.nd]), out.batch
+        return dim_of(self)
 
     def _computed(self, recalculate: bool) -> tuple[Any, tuple[int, ...], int]:
         """A pointer to the value, the sizes, the batch size."""
@@ -118,50 +108,28 @@ class Expression(calls.Node):
 
         Values are kept: a parameter changed after the first call is seen only with recalculate=True or in a new graph.
         """
-        if not recalculate:
-            value = _quick_value(self)
-            if isinstance(value, tuple):
-                numbers, dims, batch = value
-                return shaped(np.frombuffer(numbers), dims, batch)
-            if value is not None:
-                return value
-        values, dims, batch = self._computed(recalculate)
-        if len(dims) > 1:
-            return read(values, dims, batch)
-        if batch == 1 and (not dims or dims[0] == 1):
-            return float(values[0])
-        n = batch * (dims[0] if dims else 1)
-        return ffi.unpack(values, n) if n else []
+        if recalculate:
+            self._computed(True)
+        return value_of(self)
 
     def npvalue(self, recalculate: bool = False) -> NDArray[np.float64]:
         """The value as a float64 array: the dims, and the batch as last axis if there is one. One number has shape (1,)."""
-        if not recalculate:
-            found = _quick_array(self)
-            if found is not None:
-                numbers, dims, batch = found
-                return shaped(np.frombuffer(numbers), dims, batch)
-        return read(*self._computed(recalculate))
+        if recalculate:
+            self._computed(True)
+        return _array(*numbers_of(self))
 
     def vec_value(self, recalculate: bool = False) -> list[float]:
         """The value as a flat list: column-major, batch element after batch element."""
-        if not recalculate:
-            found: list[float] | None = _quick_list(self)
-            if found is not None:
-                return found
-        values, dims, batch = self._computed(recalculate)
-        n = batch * prod(dims)
-        return ffi.unpack(values, n) if n else []
+        if recalculate:
+            self._computed(True)
+        return list_of(self)
 
     def tensor_value(self, recalculate: bool = False) -> Tensor:
         """The value as a Tensor, for its largest entries and for samples."""
-        if not recalculate:
-            found = _quick_array(self)
-            if found is not None:
-                numbers, dims, batch = found
-                return Tensor(np.frombuffer(numbers).reshape((*(dims or (1,)), batch), order="F"), _uniform)
-        values, dims, batch = self._computed(recalculate)
-        array = read(values, dims or (1,), batch)
-        return Tensor(array if batch != 1 else array[..., None], _uniform)
+        if recalculate:
+            self._computed(True)
+        numbers, dims, batch = numbers_of(self)
+        return Tensor(np.frombuffer(numbers).reshape((*(dims or (1,)), batch), order="F"), _uniform)
 
     def scalar_value(self, recalculate: bool = False) -> float:
         """The value of an expression that is one number.
@@ -169,14 +137,9 @@ class Expression(calls.Node):
         Raises:
             ValueError: it has more elements.
         """
-        if not recalculate:
-            number = _quick_scalar(self)
-            if number is not None:
-                return number
-        values, dims, batch = self._computed(recalculate)
-        if batch != 1 or any(d != 1 for d in dims):
-            raise ValueError(f"scalar_value: the expression must be one number; got {dims} x {batch}. Use value() or npvalue().")
-        return float(values[0])
+        if recalculate:
+            self._computed(True)
+        return scalar_of(self)
 
     def backward(self, full: bool = False) -> None:
         """Adds the derivatives of this expression, one number, to the gradients of the parameters it was computed from.
@@ -195,12 +158,10 @@ class Expression(calls.Node):
             h = self._node()
             code = lib.dn_backward_begin(h, 1) or 1
         else:
-            code = _quick_backward(self)
+            code = begin_backward(self)
             if code == 0:
                 return
             h = self._node()
-            if code == _LONG_WAY:
-                code = _backward(h)
         try:
             while code > 0:
                 for watcher in list(watchers):
@@ -221,17 +182,7 @@ class Expression(calls.Node):
             RuntimeError: no backward() since the graph's values were computed (set() and value(recalculate=True) forget them, and the
                 gradients with them); this node was made after the loss; of a parameter, its own gradient was written to since.
         """
-        found = _quick_gradient(self)
-        if found is not None:
-            numbers, dims, batch = found
-            return shaped(np.frombuffer(numbers), dims, batch)
-        h = self._node()
-        dims, batch = self.dim()
-        out = np.empty(batch * prod(dims), DTYPE)
-        code = lib.dn_gradient(h, pointer(out))
-        if code < 0:
-            fail(code, h)
-        return shaped(out.astype(np.float64), dims, batch)
+        return _array(*gradient_of(self))
 
     def index(self) -> int:
         """The number of this node in its graph."""
@@ -270,18 +221,95 @@ def expression(handle: int) -> Expression:
     return e
 
 
+calls.expression_class(Expression)
 make_expressions_by(expression)
 
 
+@accelerated
 def expressions_from(handle: int, n: int) -> list[Expression]:
     """Expressions for n handles that follow one another and are known to be good."""
-    return calls.consecutive(Expression, handle, n)
+    return [expression(handle + i) for i in range(n)]
 
 
+# ---- what is read of a node ----------------------------------------------------------------------------------------
+
+Numbers = tuple[Any, tuple[int, ...], int]
+"""Floats of 64 bits in C's order, the sizes, the batch size."""
+
+
+def _array(numbers: Any, dims: tuple[int, ...], batch: int) -> NDArray[np.float64]:
+    return shaped(np.frombuffer(numbers), dims, batch)
+
+
+@accelerated
+def dim_of(x: Expression) -> tuple[tuple[int, ...], int]:
+    """((sizes), batch size)."""
+    h, out = x._node(), ffi.new(DIM)
+    code = lib.dn_node_dim(h, out)
+    if code < 0:
+        fail(code, h)
+    return tuple(out.d[0 : out.nd]), out.batch
+
+
+@accelerated
+def numbers_of(x: Expression) -> Numbers:
+    """The value."""
+    values, dims, batch = x._computed(False)
+    return view(values, batch * prod(dims)).astype(np.float64), dims, batch
+
+
+@accelerated
+def list_of(x: Expression) -> list[float]:
+    """The value as a flat list."""
+    values, dims, batch = x._computed(False)
+    n = batch * prod(dims)
+    return ffi.unpack(values, n) if n else []
+
+
+@accelerated
+def scalar_of(x: Expression) -> float:
+    """The value of one number."""
+    values, dims, batch = x._computed(False)
+    if batch != 1 or any(d != 1 for d in dims):
+        raise ValueError(f"scalar_value: the expression must be one number; got {dims} x {batch}. Use value() or npvalue().")
+    return float(values[0])
+
+
+@accelerated
+def value_of(x: Expression) -> float | list[float] | NDArray[np.float64]:
+    """The value as value() gives it."""
+    values, dims, batch = x._computed(False)
+    if len(dims) > 1:
+        return read(values, dims, batch)
+    n = batch * prod(dims)
+    return float(values[0]) if n == 1 else ffi.unpack(values, n) if n else []
+
+
+@accelerated
+def gradient_of(x: Expression) -> Numbers:
+    """The gradient in the last backward."""
+    h, (dims, batch) = x._node(), x.dim()
+    out = np.empty(batch * prod(dims), DTYPE)
+    code = lib.dn_gradient(h, pointer(out))
+    if code < 0:
+        fail(code, h)
+    return out.astype(np.float64), dims, batch
+
+
+@accelerated
+def begin_backward(x: Expression) -> int:
+    """What dn_backward() of csrc/dn_api.h returns."""
+    return _backward(x._node())  # type: ignore[no-any-return]
+
+
+# ---- how others make expressions -----------------------------------------------------------------------------------
+
+
+@accelerated
 def resolved(h: int) -> int:
     """The node in the current graph that a parameter's handle stands for."""
     graph = current_graph()
-    node: int = _resolve(graph, h)
+    node: int = lib.dn_resolve(graph, h)
     if node < 0:
         fail_in(graph, node)
     return node

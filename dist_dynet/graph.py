@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _random
-from ._ffi import GRAPH_SHIFT, NULL, calls, fail_in, ffi, lib, nodes
+from ._ffi import GRAPH_SHIFT, NULL, accelerated, calls, fail_in, ffi, lib
 from ._integers import count
 from .batching import strategy
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_current, _quick_renew = calls.current, calls.quick_renew
+_current = calls.current
 
 
 class ComputationGraph:
@@ -67,7 +67,7 @@ class ComputationGraph:
         lib.dn_graph_generator(self.number, _random.node_generator(self._thread))
         self._samples = 0
 
-    def _draw_from(self, stream: int | None, counter: int) -> None:
+    def draw_from(self, stream: int | None, counter: int) -> None:
         """From now on draws have this stream, of a micro-batch, and counters from this one on; None: the stream of rank and thread."""
         self._stream = stream
         self._seed()
@@ -104,7 +104,7 @@ class ComputationGraph:
 
     def version(self) -> int:
         """The number of renewals of this graph."""
-        return int(nodes.dn_graph_version(self.number))
+        return int(lib.dn_graph_version(self.number))
 
     def checkpoint(self) -> None:
         """As cg_checkpoint()."""
@@ -259,6 +259,19 @@ def trace(outer: ComputationGraph, run: Callable[[int], T]) -> T:
             lib.dn_trace_end(graph.number, outer.number)
 
 
+@accelerated
+def renew_current() -> None:
+    """A new graph of the usual kind in the place of the current one."""
+    cg().renew()
+
+
+@accelerated
+def this_graph() -> int:
+    """What tells this thread's graph from all others, also from earlier ones."""
+    graph = cg()
+    return graph.version() << int(lib.DN_GRAPH_BITS) | int(graph.number)
+
+
 def renew_cg(
     immediate_compute: bool = False, check_validity: bool = False, autobatching: bool | int | None = None
 ) -> ComputationGraph:
@@ -279,8 +292,9 @@ def renew_cg(
     >>> dy.cg_version() - before
     1
     """
-    if immediate_compute or check_validity or autobatching is not None or not _quick_renew():
+    if immediate_compute or check_validity or autobatching is not None:
         return cg().renew(immediate_compute, check_validity, autobatching)
+    renew_current()
     return _local.graph  # type: ignore[no-any-return]
 
 

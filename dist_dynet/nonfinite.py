@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import inspection
-from ._ffi import calls, fail, ffi, lib, nodes, read
+from ._ffi import calls, fail, ffi, lib, read
 from .expression import Expression
 from .graph import ComputationGraph, cg, graph_of
 
@@ -62,7 +62,7 @@ def _users_place() -> Place:
 
 
 def _notes_of(graph: int) -> _Notes:
-    notes, version = _notes.get(graph), nodes.dn_graph_version(graph)
+    notes, version = _notes.get(graph), lib.dn_graph_version(graph)
     if notes is None or notes.version != version:
         notes = _notes[graph] = _Notes(version)
     return notes

@@ -19,8 +19,7 @@ include="$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("in
 long=$(grep -rnE '^.{145,}' csrc --include='*.[ch]') && { echo "lines of more than 144 columns:" "$long"; exit 1; }
 for source in csrc/*.c csrc/*/*.c; do
     defines=()
-    [ "$source" = csrc/nodes.c ] && defines=(-DDN_NODES)
-    [[ "$source" = csrc/python/* ]] && defines=(-DDN_NODES -DPy_LIMITED_API=0x030A0000 -isystem "$include")
+    [[ "$source" = csrc/python/* ]] && defines=(-DPy_LIMITED_API=0x030A0000 -isystem "$include")
     for type in "" -DDN_DOUBLE; do
         # shellcheck disable=SC2086
         $CC -std=gnu11 -O1 -Wall -Wextra -Wshadow -Wstrict-prototypes -Werror -fopenmp-simd -Icsrc -Ibuild/generated "${defines[@]}" $type \

@@ -23,6 +23,6 @@ if (($#)); then
     exec "$VENV/bin/pytest" "$@"
 fi
 status=0
-"$VENV/bin/pytest" -n 2 --dist loadgroup -m 'not mpi' || status=$?
+"$VENV/bin/pytest" -n 2 -m 'not mpi' || status=$?
 "$VENV/bin/pytest" -m mpi || status=$?
 exit $status

@@ -6,6 +6,7 @@ those marked `fast_paths` are not where DIST_DYNET_FAST_PATHS=0.
 """
 
 import random
+from pathlib import PurePosixPath
 from zlib import crc32
 
 import numpy as np
@@ -14,6 +15,21 @@ from jobs import MPIS
 
 import dist_dynet as dy
 from dist_dynet._ffi import BLAS, DTYPE_NAME, FAST_PATHS, SIMD
+
+ONE_WORKER = ("test_recipes.py", "test_fast_paths.py")
+"""Modules whose tests share what takes long to make; of pytest-xdist one process runs all of such a module."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            module = nodeid.split("::")[0]
+            return module if PurePosixPath(module).name in ONE_WORKER else nodeid
+
+    return Scheduling(config, log)
 
 
 def pytest_addoption(parser):

@@ -7,6 +7,7 @@ Everything comes from the tables of operations, of operators and of nets.
 
 import itertools
 import json
+import re
 import resource
 import sys
 from hashlib import blake2b
@@ -19,7 +20,6 @@ from net_table import recurrent
 from op_table.run import Run, drawn
 
 import dist_dynet as dy
-from dist_dynet._ffi import calls
 
 MEMORY = 4 << 30
 ODD_INTEGERS = (-1, 0, 1, 1000, 2**31 - 1, 2**31, 2**40, 2**70, True)
@@ -102,7 +102,7 @@ def operations(said):
 
 # ---- operators, subscripts and inputs -----------------------------------------------------------------------------------------------------
 
-OPERATORS = sorted(name for name in vars(calls.Node) if name.startswith("__") and name not in ("__new__", "__doc__", "__module__"))
+OPERATORS = [name for name in dir(dy.Expression) if re.match(r"__(r?(add|sub|mul|matmul|truediv|pow)|neg|pos|getitem)__$", name)]
 ENDS = (None, -5, -1, 0, 1, 2, 9)
 STEPS = (None, -1, 0, 1, 2, 2**40)
 

@@ -1,30 +1,31 @@
 """The fast paths that there are, each with a use that takes it; run by test_fast_paths.py with and without them.
 
-`python fast_paths.py` uses each of them and prints by name what came out, and by how much each counter of declined calls rose meanwhile.
+`python fast_paths.py` uses each of them and prints by name what came out, and how often each function of the package was entered meanwhile.
 A new fast path gets a row in USES: what there is is found in the extension and in the sources.
 """
 
 import json
 import re
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 import dist_dynet as dy
-from dist_dynet._ffi import calls, declined
+from dist_dynet._ffi import calls
+from dist_dynet.expression import expressions_from
 
+PACKAGE = Path(dy.__file__).parent
 NOT_FAST_PATHS = {
-    "bind": "is what the switch is given to",
-    "call": "makes calls, once for each operation",
-    "consecutive": "makes expressions of handles; there is no other way",
+    "accelerated": "is what functions are replaced by",
+    "bind": "tells the extension where C is",
     "current": "which graph is the thread's",
-    "declined": "reads the counters",
-    "dropping": "gives steps the operations of their masks, once",
+    "expression_class": "tells the extension what nodes are",
     "operator": "gives operators their operations, once",
     "set_current": "which graph is the thread's",
     "subscript": "gives subscripts their operations, once",
-    "this_graph": "which graph is the thread's",
     "watch": "is for a search for NaN",
     "Node.__pos__": "returns its argument",
 }
@@ -32,35 +33,28 @@ NOT_FAST_PATHS = {
 
 
 def found():
-    """The names of all fast paths: functions, methods and kinds of call of the extension, and those that Python's own ask for by name.
-
-    Not those of State: the class is replaced as a whole (test_states.py).
-    """
+    """The names of all fast paths: functions and methods of the extension, and those that the sources replace or ask for by name."""
     functions = [name for name in vars(calls) if callable(getattr(calls, name)) and not isinstance(getattr(calls, name), type)]
-    methods = [f"Node.{name}" for name, f in vars(calls.Node).items() if callable(f) and name != "__new__"]
-    sources = "".join(path.read_text() for path in Path(dy.__file__).parent.rglob("*.py"))
-    asked = re.findall(r'(?:declines|fast_path)\("(\w[\w ]*)"\)', sources)
-    kinds = [f"kind {kind}" for kind in calls.KINDS]
-    return {*functions, *methods, *kinds, *(f"python {name}" for name in asked), "lists of numbers"} - NOT_FAST_PATHS.keys()
+    methods = [f"{kind}.{name}" for kind in ("Node", "State") for name, f in vars(getattr(calls, kind)).items()
+               if callable(f) and name != "__new__"]  # fmt: skip
+    sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    replaced = re.findall(r"^@accelerated\ndef (\w+)\(", sources, re.M)
+    asked = re.findall(r'declines\("(\w[\w ]*)"\)', sources)
+    return {*functions, *methods, *replaced, *(f"python {name}" for name in asked)} - NOT_FAST_PATHS.keys()
 
 
 class Use(NamedTuple):
-    """counter: what counts that this path was declined."""
+    """general: the function in Python that does the same, and is entered less often with the fast path."""
 
-    counter: str
+    general: str
     run: object
 
 
-def use(counter, run):
-    return Use(counter if " " in counter or counter in PYTHON else f"_expression.{counter}", run)
-
-
-PYTHON = {"cell_call", "cell_many", "tree_node", "update"}
 dy.reset_random_seed(3)
 m = dy.ParameterCollection()
 W, V = m.add_parameters((2, 2)), m.add_parameters(2)
 TABLE = m.add_lookup_parameters((4, 2))
-TREE = dy.BinaryTreeLSTMBuilder(2, 2, m)
+LSTM, TREE = dy.VanillaLSTMBuilder(2, 2, 2, m), dy.BinaryTreeLSTMBuilder(2, 2, m)
 
 
 def x(*numbers):
@@ -100,6 +94,10 @@ def after_backward(read):
     return read(y)
 
 
+def states():
+    return [s.output() for s in LSTM.initial_state().add_inputs([x(), x(1, 2)])]
+
+
 def first_values():
     return dy.ParameterCollection().add_parameters((3, 2))
 
@@ -112,66 +110,63 @@ def children():
     return TREE.node(x(), [TREE.node(x(1, 2)), TREE.node(x(2, 3))]).output()
 
 
+def replaced(**uses):
+    """Of functions that stand for others of their name."""
+    return {name: Use(name, run) for name, run in uses.items()}
+
+
 USES = {
-    "all_whole": use("all_whole", lambda: dy.hinge_dim(x(), [1])),
-    "set_input": use("input_set_numbers", set_anew),
-    "quick_array": use("quick_value", lambda: x().npvalue()),
-    "quick_backward": use("quick_backward", lambda: after_backward(lambda y: W.grad_as_array())),
-    "quick_dim": use("node_dim", lambda: x().dim()),
-    "quick_gradient": use("quick_gradient", lambda: after_backward(lambda y: y.gradient())),
-    "quick_list": use("quick_value", lambda: x().vec_value()),
-    "quick_node": use("node_many", lambda: dy.affine_transform([V, W, x()])),
-    "quick_param": use("quick_param", lambda: [W.as_array().tolist(), TABLE.row_as_array(1).tolist()]),
-    "quick_renew": use("renew", renewed),
-    "quick_scalar": use("quick_value", lambda: dy.scalarInput(3).scalar_value()),
-    "quick_value": use("quick_value", lambda: x().value()),
-    "kind unary": use("node1", lambda: dy.tanh(x())),
-    "kind binary": use("node2", lambda: dy.cmult(x(), x(1, 2))),
-    "kind with_int": use("node_many", lambda: dy.softmax(x(), 0)),
-    "kind at_index": use("node_many", lambda: dy.pick(x(), 1)),
-    "kind with_reals": use("node1_real", lambda: dy.elu(x(), 0.5)),
-    "kind with_ints": use("node_many", lambda: dy.reshape(x(), (1, 2))),
-    "kind with_int_and_real": use("node_many", lambda: dy.hinge(x(), 1, 2.0)),
-    "kind binary_with_real": use("node_many", lambda: dy.huber_distance(x(), x(1, 2), 0.5)),
-    "kind strided": use("node_many", lambda: dy.strided_select(matrix(), [1, 2], [0, 0], [2, 3])),
-    "kind of_list": use("node_many", lambda: dy.esum([x(), x(1, 2)])),
-    "kind of_list_with_int": use("node_many", lambda: dy.concatenate([x(), x(1, 2)])),
-    "kind pairs": use("node_many", lambda: dy.BiRNNBuilder(1, 2, 2, dy.ParameterCollection(), dy.GRUBuilder).transduce([x()])[0].dim()),
-    "kind scalar": use("input_scalar", lambda: dy.scalarInput(3)),
-    "kind zeros": use("input_zeros", lambda: dy.vecInput(3)),
-    "kind vector": use("input_numbers", lambda: dy.inputVector([1, 2])),
-    "kind source": use("leaf", lambda: dy.zeros((2, 2))),
-    "kind tensor": use("input_numbers", lambda: dy.inputTensor(np.eye(2))),
-    "kind row": use("lookup", lambda: TABLE[2]),
-    "kind rows": use("lookup_batch", lambda: dy.lookup_batch(TABLE, [2, 1])),
-    "Node.__add__": use("operate", lambda: [(x() + x(1, 2)).value(), (x() + 2).value()]),
-    "Node.__radd__": use("operate", lambda: 2 + x()),
-    "Node.__sub__": use("operate", lambda: [(x() - x(1, 2)).value(), (x() - 2).value()]),
-    "Node.__rsub__": use("operate", lambda: 2 - x()),
-    "Node.__mul__": use("operate", lambda: [(W * x()).value(), (x() * 2).value()]),
-    "Node.__rmul__": use("operate", lambda: 2 * x()),
-    "Node.__matmul__": use("operate", lambda: W @ x()),
-    "Node.__rmatmul__": use("operate", lambda: np.eye(2) @ x()),
-    "Node.__truediv__": use("operate", lambda: [(x() / x(1, 2)).value(), (x() / 2).value()]),
-    "Node.__rtruediv__": use("operate", lambda: 2 / x()),
-    "Node.__pow__": use("operate", lambda: x(1, 2) ** 3),
-    "Node.__rpow__": use("operate", lambda: refused(lambda: 3 ** x(1, 2))),
-    "Node.__neg__": use("node1_real", lambda: -x()),
-    "Node.__getitem__": use("node_many", lambda: [x()[1].value(), matrix()[0:2].value(), matrix()[-1].value()]),
-    "lists of numbers": use("lists of numbers", lambda: dy.dropout_dim(dy.affine_transform((V, W, x())), 0, 0.0)),
-    "python cell_call": use("cell_call", lambda: cell_of(2)),
-    "python cell_many": use("cell_many", lambda: cell_of(5)),
-    "python first values": use("first values", first_values),
-    "python tree_node": use("tree_node", children),
-    "python update": use("update", in_one_call),
+    **replaced(
+        as_dims=lambda: dy.zeros((2, 2)),
+        begin_backward=lambda: after_backward(lambda y: W.grad_as_array()),
+        cell_call=lambda: [cell_of(n) for n in (1, 2, 5)],
+        concatenate_pairs=lambda: dy.BiRNNBuilder(1, 2, 2, dy.ParameterCollection(), dy.GRUBuilder).transduce([x()])[0].dim(),
+        dim_of=lambda: x().dim(),
+        expressions_from=lambda: expressions_from(x()._h, 1),
+        gradient_of=lambda: after_backward(lambda y: y.gradient()),
+        indices=lambda: dy.pick_batch(x(), [1, 0]),
+        input_node=lambda: [dy.scalarInput(3), dy.vecInput(3), dy.inputVector([1, 2]), dy.inputTensor(np.eye(2))],
+        list_of=lambda: x().vec_value(),
+        listed=lambda: dy.vanilla_lstm_gates_concat([x()], dy.zeros(1), dy.ones((4, 2)), dy.ones((4, 1)), dy.zeros(4)),
+        node=lambda: [
+            dy.tanh(x()), dy.cmult(x(), x(1, 2)), dy.softmax(x(), 0), dy.pick(x(), 1), dy.elu(x(), 0.5), dy.reshape(x(), (1, 2)),
+            dy.hinge(x(), 1, 2), dy.huber_distance(x(), x(1, 2), 0.5), dy.esum([x(), x(1, 2)]), dy.affine_transform([V, W, x()]),
+            dy.concatenate([x(), x(1, 2)]), dy.zeros((2, 2)), dy.average([x()] * 100),
+        ],
+        numbers_of=lambda: x().npvalue(),
+        real=lambda: dy.elu(x(), 1),
+        renew_current=renewed,
+        resolved=lambda: W.expr(),
+        row=lambda: TABLE[2],
+        rows=lambda: dy.lookup_batch(TABLE, [2, 1]),
+        scalar_of=lambda: dy.scalarInput(3).scalar_value(),
+        set_numbers=set_anew,
+        stored=lambda: [W.as_array().tolist(), TABLE.row_as_array(1).tolist()],
+        this_graph=lambda: LSTM.initial_state().add_input(x()).output(),
+        tree_node=children,
+        value_of=lambda: x().value(),
+        whole=lambda: dy.softmax(x(), 0),
+    ),
+    "Node.__add__": Use("operate", lambda: [(x() + x(1, 2)).value(), (x() + 2).value()]),
+    "Node.__radd__": Use("operate", lambda: 2 + x()),
+    "Node.__sub__": Use("operate", lambda: [(x() - x(1, 2)).value(), (x() - 2).value()]),
+    "Node.__rsub__": Use("operate", lambda: 2 - x()),
+    "Node.__mul__": Use("operate", lambda: [(W * x()).value(), (x() * 2).value()]),
+    "Node.__rmul__": Use("operate", lambda: 2 * x()),
+    "Node.__matmul__": Use("operate", lambda: W @ x()),
+    "Node.__rmatmul__": Use("operate", lambda: W.__matmul__(x())),
+    "Node.__truediv__": Use("operate", lambda: [(x() / x(1, 2)).value(), (x() / 2).value()]),
+    "Node.__rtruediv__": Use("operate", lambda: x(1, 2).__rtruediv__(x())),
+    "Node.__pow__": Use("operate", lambda: x(1, 2) ** dy.scalarInput(3)),
+    "Node.__rpow__": Use("operate", lambda: dy.scalarInput(3).__rpow__(dy.scalarInput(2))),
+    "Node.__neg__": Use("_scale_shift", lambda: -x()),
+    "Node.__getitem__": Use("_getitem", lambda: [x()[1].value(), matrix()[0:2].value()]),
+    "State.add_input": Use("after", lambda: LSTM.initial_state().add_input(x()).output()),
+    "State._over_list": Use("_layers", lambda: [LSTM.initial_state().transduce([x(), x(1, 2)]), states()]),
+    "State.output": Use("output", lambda: LSTM.initial_state().add_input(x()).output()),
+    "python first values": Use("values", first_values),
+    "python update": Use("", in_one_call),
 }
-
-
-def refused(call):
-    try:
-        return call()
-    except TypeError as error:
-        return str(error)
 
 
 def plain(result):
@@ -190,11 +185,22 @@ def main():
     for name, (_, run) in USES.items():
         dy.reset_random_seed(7)
         dy.renew_cg()
-        before = declined()
-        result = run()
-        counts = declined() - before
-        said[name] = [plain(result), dict(counts)]
-    print(json.dumps(said))
+        run()  # what is made once is there
+        dy.reset_random_seed(7)
+        dy.renew_cg()
+        entered = Counter()
+
+        def enter(frame, event, arg, entered=entered):
+            if event == "call" and frame.f_code.co_filename.startswith(str(PACKAGE)):
+                entered[frame.f_code.co_name] += 1
+
+        sys.setprofile(enter)
+        try:
+            result = run()
+        finally:
+            sys.setprofile(None)
+        said[name] = [plain(result), dict(entered)]
+    print(json.dumps({"extension": "dist_dynet._expression" in sys.modules, "uses": said}))
 
 
 if __name__ == "__main__":

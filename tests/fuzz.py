@@ -151,20 +151,32 @@ def difference(got, want, exact, tolerance, model=True):
             if type(a) is not type(b) or a[0] != b[0] or (exact and a != b):
                 return key, a, b
         else:
-            found = unequal(a, b, exact, tolerance)
+            found = unequal(a, b, exact, tolerance, exploded(want, key))
             if found:
                 return key, *found
     return None
 
 
-def unequal(a, b, exact, tolerance):
-    """The arrays, if they differ."""
+EXPLODED = 1e6
+
+
+def exploded(noted, key):
+    """The size of the largest gradient of a pass, if it has exploded: what comes along one way may be taken away along another."""
+    if not key[1].startswith("gradient"):
+        return 0
+    gradients = (a for k, a in noted.items() if k[0] == key[0] and k[1].startswith("gradient") and isinstance(a, np.ndarray))
+    size = max((np.abs(a[np.isfinite(a)]).max(initial=0) for a in gradients), default=0)
+    return size if size > EXPLODED else 0
+
+
+def unequal(a, b, exact, tolerance, size=0):
+    """The arrays, if they differ; `size`: of numbers that theirs were made of."""
     if a.shape == b.shape:
         if exact and (a.tobytes() == b.tobytes() or np.array_equal(a, b, equal_nan=True)):
             return None
         finite = np.isfinite(b)
         same = np.array_equal(a[~finite], b[~finite], equal_nan=True) and np.isfinite(a[finite]).all()
-        if not exact and same and np.abs(a[finite] - b[finite]).max(initial=0) <= tolerance * (1 + np.abs(b[finite]).max(initial=0)):
+        if not exact and same and np.abs(a[finite] - b[finite]).max(initial=0) <= tolerance * (1 + max(size, np.abs(b[finite]).max(initial=0))):
             return None
     return a, b
 

@@ -21,7 +21,8 @@ SIZES = (2, 3)
 TABLE_ROWS = 5
 TRAINERS = ("SimpleSGDTrainer(m, 0.1)", "MomentumSGDTrainer(m, 0.05)")
 TABLES = ("E", "E", "F")
-# Numbers stay finite however long a chain gets: see LEFT_OUT for what infinite ones beside the loss do.
+# Numbers stay finite however long a chain gets: otherwise most losses would be NaN, and tell nothing.
+# Infinite ones are beside the loss: POISON.
 UNARY = ("dy.tanh({})", "dy.tanh(dy.square({}))", "{} * 0.7 - 0.1", "dy.tanh(dy.cmult({0}, {0}))", "dy.logistic({})", "1 - {}",
          "dy.softmax({})", "dy.concatenate([dy.pick_range({0}, 1, 2), {0}[0:1], {0}])[0:{n}]", "dy.reshape({}, (1, {n}))[0]",
          "-{}", "dy.nobackprop({})",
@@ -30,6 +31,9 @@ SEVERAL = ("dy.esum([{}])", "dy.average([{}])", "dy.emax([{} * 1.01, {}])", "dy.
            "dy.tanh(dy.cmult(dy.dot_product({}, {}), {}))", "dy.tanh(dy.concatenate_cols([{}]) * dy.inputVector([0.3] * {count}))")  # fmt: skip
 WEIGHT = ("dy.tanh(W{n}{k} * {x})", "W{n}{k} * {x}", "dy.affine_transform([B{n}, W{n}{k}, {x}])", "dy.tanh(W{n}{k} * {x} + B{n})",
           "dy.logistic(dy.affine_transform([B{n}, W{n}{k}, {x}, W{n}{n}, B{n}]))")  # fmt: skip
+POISON = ("dy.cmult({}, dy.inputVector([np.inf, 0.0, 1.0][:{n}]))", "dy.log({} * 0)", "dy.sqrt({0} * 0) + dy.nobackprop({0})",
+          "dy.cdiv({0}, {0} * 0)", "dy.cmult({}, dy.inputVector([1.0, np.nan, -np.inf][:{n}]))")  # fmt: skip
+"""Nodes whose values or derivatives are infinite; no loss is made of them."""
 CELLS = {  # what each is called with, a vector of 3 numbers, and how many results
     "one": ("lambda x: dy.tanh(W33 * x + B3)", 1, 1),
     "two": ("lambda x, y: dy.cmult(dy.tanh(W33 * x), dy.logistic(y))", 2, 1),
@@ -43,10 +47,6 @@ NO_CELLS = {
     "choice": "its rows read values",
 }
 """Families whose rows are not called in cells, with the reasons."""
-LEFT_OUT = {
-    "over the number 0": "an infinite derivative times the gradient 0 of a node that is batched with nodes of the loss is NaN",
-}
-"""Names of rows that programs do not have, with the reasons."""
 MODEL = -1
 """In place of a step: lines that make the model and begin the first graph."""
 READERS = ("npvalue()", "value()", "vec_value()", "tensor_value().as_numpy()")
@@ -89,8 +89,6 @@ def cases():
     found = []
     for k, (_, _, row) in enumerate(ROWS):
         sizes = [sum(_count(i.shape) for i in case.inputs) for case in row.cases]
-        if row.name in LEFT_OUT:
-            continue
         numbers = [_largest_attribute(case) for case in row.cases]
         fitting = [c for c, (size, n) in enumerate(zip(sizes, numbers, strict=True)) if size <= LARGEST and n <= LARGEST]
         found += [(k, c) for c in fitting or [min(range(len(sizes)), key=lambda c, s=sizes, n=numbers: s[c] + n[c])]]
@@ -168,9 +166,9 @@ class _Drawing:
             number = self.add("lookup", n, rows, draw.choice(TABLES))
         self.made(number, n)
 
-    def node(self):
+    def node(self, rows=4):
         draw, n = self.draw, self.draw.choice(SIZES)
-        kind = draw.choices(["leaf", "unary", "weight", "several", "row", "sequence", "cell", "fold"], [3, 3, 4, 3, 4, 1, 1, 1])[0]
+        kind = draw.choices(["leaf", "unary", "weight", "several", "row", "sequence", "cell", "fold"], [3, 3, 4, 3, rows, 1, 1, 1])[0]
         if kind == "leaf":
             return self.leaf(n)
         if kind == "unary":
@@ -206,6 +204,14 @@ class _Drawing:
             y, size = self.chorus_leaf(n, leaf), n
             for kind, seed in layers:
                 y, size = self.layer(kind, random.Random(seed), y, size)
+
+    def beside(self):
+        """Nodes of infinite numbers, which nothing else reads; rows, some of which look at their values, are not among them."""
+        draw, n, here = self.draw, self.draw.choice(SIZES), self.here()
+        self.made(self.add("poison", n, draw.randrange(len(POISON)), self.vector(n)), n)
+        for _ in range(draw.randrange(6)):
+            self.node(rows=0)
+        self.nodes, self.vectors, self.trees = here
 
     def chorus_leaf(self, n, kind):
         if kind == "any":
@@ -262,13 +268,17 @@ class _Drawing:
 
     def action(self):
         draw = self.draw
-        kind = draw.choices(["node", "chorus", "observe", "checkpoint", "revert", "set", "recalculate", "update", "renew", "freeze", "clear"],
-                            [40, 3, 8, 3, 3, 3, 2, 1, 1, 0.3, 0.5])[0]  # fmt: skip
+        kind = draw.choices(
+            ["node", "chorus", "beside", "observe", "checkpoint", "revert", "set", "recalculate", "update", "renew", "freeze", "clear"],
+            [40, 3, 4, 8, 3, 3, 3, 2, 1, 1, 0.3, 0.5],
+        )[0]
         if kind == "node":
             for _ in range(draw.randrange(1, 6)):
                 self.node()
         elif kind == "chorus":
             self.chorus()
+        elif kind == "beside":
+            self.beside()
         elif kind == "observe":
             self.observe()
         elif kind == "checkpoint":
@@ -378,6 +388,8 @@ class _Source:
             return [f"{y} = dy.lookup_batch({table}, {rows})" if isinstance(rows, list) else f"{y} = {table}[{rows}]"]
         if step.kind == "unary":
             return [f"{y} = {UNARY[rest[1]].format(xs[0], n=rest[0])}"]
+        if step.kind == "poison":
+            return [f"{y} = {POISON[rest[1]].format(xs[0], n=rest[0])}"]
         if step.kind == "weight":
             return [f"{y} = {WEIGHT[rest[2]].format(n=rest[0], k=rest[1], x=xs[0])}"]
         if step.kind == "several":
@@ -511,7 +523,7 @@ class _Source:
 def _needs(step):
     """The nodes without which a step does nothing."""
     rest = step.rest
-    places = {"unary": rest[2:3], "weight": rest[3:4], "several": rest[2:3], "fold": rest[1:3], "cell": rest[1:2],
+    places = {"unary": rest[2:3], "poison": rest[2:3], "weight": rest[3:4], "several": rest[2:3], "fold": rest[1:3], "cell": rest[1:2],
               "sequence": rest[3:4], "tree": rest}  # fmt: skip
     found = places.get(step.kind, ())
     return list(itertools.chain.from_iterable(x if isinstance(x, tuple) else (x,) for x in found))

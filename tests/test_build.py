@@ -11,14 +11,10 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import numpy as np
 import pytest
 from processes import PACKAGE, run_python
 
-import dist_dynet as dy
 from dist_dynet import _ffi
-from dist_dynet._ffi import NULL, OPS, nodes
-from dist_dynet.expression import expression
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
@@ -30,7 +26,7 @@ pytestmark = pytest.mark.skipif(not shutil.which(COMPILER[0]) or not GENERATED.e
 
 EXPRESSION = sorted((CSRC / "python").glob("*.c"))
 """Compiled against Python, by setup.py."""
-PYTHON = ["-DDN_NODES", "-DPy_LIMITED_API=0x030A0000", "-isystem", sysconfig.get_path("include")]
+PYTHON = ["-DPy_LIMITED_API=0x030A0000", "-isystem", sysconfig.get_path("include")]
 
 
 def sources():
@@ -42,7 +38,7 @@ def preprocessed(*defines):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("defines", [[], ["-DDN_DOUBLE"], ["-DDN_NODES"], ["-DDN_NODES", "-DDN_DOUBLE"]])
+@pytest.mark.parametrize("defines", [[], ["-DDN_DOUBLE"]])
 def test_header_has_nothing_left_for_cffi_to_stumble_over(defines):
     text = preprocessed(*defines)
     assert "#" not in text
@@ -53,7 +49,7 @@ def test_header_has_nothing_left_for_cffi_to_stumble_over(defines):
     assert len(constants) > 10 and [c for c in constants if not c.startswith("DN_")] == []
 
 
-EXTENSIONS = ["_expression", *(f"{part}_{dtype}" for part in ("_core", "_nodes") for dtype in ("float32", "float64"))]
+EXTENSIONS = ["_expression", "_core_float32", "_core_float64"]
 
 
 @pytest.mark.parametrize("module", EXTENSIONS)
@@ -70,9 +66,8 @@ def test_extensions_export_python_and_dn_names_only(module):
 
 
 def test_every_declared_function_is_there():
-    for text, lib in ((preprocessed(), _ffi.lib), (preprocessed("-DDN_NODES"), _ffi.nodes)):
-        for name in re.findall(r"\b(dn_\w+)\s*\(", text):
-            assert callable(getattr(lib, name)), name
+    for name in re.findall(r"\b(dn_\w+)\s*\(", preprocessed()):
+        assert callable(getattr(_ffi.lib, name)), name
 
 
 def test_functions_shared_between_files_are_dn__and_others_are_static(tmp_path):
@@ -80,8 +75,6 @@ def test_functions_shared_between_files_are_dn__and_others_are_static(tmp_path):
         pytest.skip("needs nm")
     declared = set(re.findall(r"\b(dn_\w+)\s*\(", preprocessed()))
     for source in [*sources(), *EXPRESSION]:
-        if source.name == "nodes.c":
-            continue
         out, flags = tmp_path / "out.o", [f"-I{CSRC}", f"-I{GENERATED}", *(PYTHON if source in EXPRESSION else ())]
         subprocess.run([*COMPILER, "-O0", "-std=gnu11", *flags, "-c", str(source), "-o", str(out)], check=True)
         lines = subprocess.run(["nm", "--defined-only", "-g", str(out)], capture_output=True, text=True, check=True).stdout.splitlines()
@@ -95,12 +88,10 @@ WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wstrict-pro
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("defines", [["-DDN_TARGET_CLONES=2"], ["-DDN_DOUBLE"], ["-DDN_TARGET_CLONES=2", "-DDN_DOUBLE", "-DDN_NODES"]])
+@pytest.mark.parametrize("defines", [["-DDN_TARGET_CLONES=2"], ["-DDN_DOUBLE"]])
 def test_sources_compile_without_warnings(defines, tmp_path):
     said = []
     for source in sources():
-        if ("-DDN_NODES" in defines) != (source.name == "nodes.c"):
-            continue
         command = [*COMPILER, "-O2", "-std=gnu11", "-fopenmp-simd", *WARNINGS, *defines, f"-I{CSRC}", f"-I{GENERATED}", "-c", str(source)]
         result = subprocess.run([*command, "-o", str(tmp_path / "out.o")], capture_output=True, text=True, check=False)
         said.append(result.stderr)
@@ -160,20 +151,3 @@ def test_another_build_computes_the_same(how, tmp_path):
     environment = {**os.environ, **path}
     there = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert here == there.stdout and len(here.splitlines()) == 9
-
-
-def test_lists_of_numbers_reach_c_as_cffi_itself_passes_them():
-    """The short way for lists of Python's own numbers, and what must not go it."""
-    graph, leaf, op = dy.cg().number, nodes.dn_leaf, OPS["fill"]  # ints: batch, sizes; reals: a
-    for ints, reals in (((1, 3), (2.5,)), ([True, 3], [2.5]), ([1, np.int64(3)], [np.float64(2.5)])):
-        handle = leaf(graph, op, 2, ints, 1, reals)
-        assert expression(handle).value() == [2.5] * 3
-    assert expression(leaf(graph, op, 2, [1, 3], 1, [2])).value() == [2.0] * 3
-    assert expression(leaf(graph, op, 2, [1] + [2] * 1000, 1, [2.0])).value() == [2.0] * 2
-    for wrong, error in ((1 << 31, OverflowError), (1 << 80, OverflowError), (1.0, TypeError), ("1", TypeError), (None, TypeError)):
-        with pytest.raises(error):
-            leaf(graph, op, 2, [1, wrong], 1, [2.0])
-    with pytest.raises(TypeError):
-        leaf(graph, op, 2, [1, 3], 1, ["2.0"])
-    with pytest.raises(OverflowError):
-        nodes.dn_node_many(OPS["concatenate"], 1, [1 << 63], 1, [0], 0, NULL)

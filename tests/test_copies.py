@@ -116,12 +116,18 @@ def test_pickles_are_read_in_another_process(tmp_path):
     assert ran.stdout.split() == [str(m.parameter_count()), "/sub/_1"]
 
 
-def test_pickles_that_name_the_collections_module_are_read():
+def test_pickles_of_earlier_versions_are_read():
     m, *_ = model()
     text = pickle.dumps(m, 0)
-    for module in (b"dist_dynet.params.parameters", b"dist_dynet.params.root"):
-        assert module in text
-        text = text.replace(module, b"dist_dynet.params.collection")  # where earlier versions had these classes
+    moved = {  # what: where earlier versions had it
+        b"dist_dynet.params.root\nrebuilt_root": b"dist_dynet.params.copying\nrebuilt_root",
+        b"dist_dynet.params.parameters\nrebuilt_parameter": b"dist_dynet.params.copying\nrebuilt_parameter",
+        b"dist_dynet.params.parameters": b"dist_dynet.params.collection",
+        b"dist_dynet.params.root": b"dist_dynet.params.collection",
+    }
+    for now, then in moved.items():
+        assert now in text
+        text = text.replace(now, then)
     n = pickle.loads(text)
     assert [p.name() for p in n.parameters_list()] == [p.name() for p in m.parameters_list()]
     assert type(n.parameters_list()[0]) is dy.Parameters and type(n._root) is type(m._root)

@@ -3,6 +3,7 @@
 How long: about five seconds.
 """
 
+import inspect
 import re
 
 import numpy as np
@@ -89,3 +90,21 @@ def test_errors_begin_with_the_function_that_was_called(monkeypatch, parameters)
                     wrong.append(f"{name}: {type(error).__name__}: {error!s:.100}")
     assert not wrong, "\n".join(wrong)
     assert not {*ops.__all__} - refused - {*EXEMPT}, "functions that refuse nothing, or that no row calls"
+
+
+def by_names(function, name, called):
+    def call(*args, **kwargs):
+        called.add(name)
+        return function(**inspect.signature(function).bind(*args, **kwargs).arguments)
+
+    return call
+
+
+def test_arguments_may_be_given_by_the_names_of_the_signature(monkeypatch):
+    called = set()
+    for name in ops.__all__:
+        monkeypatch.setattr(dy, name, by_names(getattr(dy, name), name, called))
+    for module in op_table.FAMILIES.values():
+        for row in module.ROWS:
+            Run(row, row.cases[0], drawn(row, row.cases[0], np.random.default_rng(0)))
+    assert not {*ops.__all__} - called - {*EXEMPT}, "functions that no row calls"

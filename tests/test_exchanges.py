@@ -4,6 +4,7 @@ How long: about eight seconds.
 """
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from jobs import mpirun, needs_mpi
@@ -11,7 +12,7 @@ from table_exchanges import LAYOUTS
 
 import dist_dynet as dy
 from dist_dynet import parallel
-from dist_dynet.parallel import engines
+from dist_dynet.parallel import engines, trainer
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,6 +46,13 @@ def test_document_names_every_exchange():
     text = (ROOT / "docs" / "parallel.md").read_text()
     missing = [name for name in engines.ENGINES if f'"{name}"' not in text]
     assert not missing, f"docs/parallel.md leaves out the exchanges {missing}"
+
+
+@pytest.mark.parametrize("name", get_args(trainer.Average))
+def test_averages_are_in_document_and_message(name):
+    assert f'`"{name}"`' in (ROOT / "docs" / "parallel.md").read_text(), f"docs/parallel.md leaves out average={name}"
+    with pytest.raises(ValueError, match=f"average must be .*{name}"):
+        parallel.DistributedTrainer(dy.SimpleSGDTrainer(dy.ParameterCollection()), "median")
 
 
 @pytest.mark.mpi

@@ -15,7 +15,7 @@ import pytest
 from processes import PACKAGE, output_of
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTENSIONS = ["_expression", "_core_float32", "_core_float64", "_nodes_float32", "_nodes_float64"]
+EXTENSIONS = ["_expression", "_core_float32", "_core_float64"]
 
 DESCRIBE = """
 import json, warnings

@@ -13,13 +13,14 @@ from jobs import mpirun, needs_mpi
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import DTYPE, ffi, lib, pointer
-from dist_dynet.parallel.team import check
+from dist_dynet.parallel.plan import check
 
 PROPERTIES = (
     "chunks_move_and_return",
     "late_parameters_and_chunks",
     "used_on_one_rank_and_frozen",
     "rows_of_windows_that_grow",
+    "negotiation_adds_up_nothing",
     "updates_go_without_python",
     "other_parameters_in_each_update_go_without_python",
     "stack_parser_goes_without_python",
@@ -58,8 +59,9 @@ def random_places(rng, count):
 def divided(places, filled, rank):
     """What a rank adds up: (chunk, from, to), and who has a gradient there; `filled` is (rank, parameter)."""
     rows = [ffi.from_buffer("uint8_t[]", np.ascontiguousarray(row)) for row in filled]
-    shares = ffi.new("dn_share[]", len(places))
-    count = lib.dn_divide(len(filled), rank, len(places), ffi.new("dn_place[]", places), ffi.new("uint8_t *[]", rows), shares)
+    shares, at, used = ffi.new("dn_share[]", len(places)), ffi.new("dn_place[]", places), ffi.new("uint8_t *[]", rows)
+    fields = {"of": {"n_dense": len(places)}, "ranks": len(filled), "rank": rank, "places": at, "filled": used, "shares": shares}
+    count = lib.dn_team_divide(ffi.new("dn_team_plan *", fields))
     return [((s.chunk, getattr(s, "from"), s.to), filled[:, s.like]) for s in shares[0:count]]
 
 
@@ -115,8 +117,7 @@ def test_sum_of_too_many_ranks_is_refused():
 
 
 def test_errors_of_sums_reach_the_caller():
-    place, share = ffi.new("dn_place[]", 1), ffi.new("dn_share[]", 1)
-    assert lib.dn_sum_shares(5000, 0, 1, place, ffi.NULL, ffi.NULL, ffi.NULL, share) == lib.DN_ERROR_VALUE
+    assert lib.dn_team_sum_dense(ffi.new("dn_team_plan *", {"ranks": 5000})) == lib.DN_ERROR_VALUE
     with pytest.raises(RuntimeError, match=f"gradient exchange: .* got error {lib.DN_ERROR_VALUE}"):
         check(lib.DN_ERROR_VALUE)
     with pytest.raises(MemoryError, match="gradient exchange: out of memory"):

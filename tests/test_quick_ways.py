@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import dist_dynet as dy
-from dist_dynet._ffi import DTYPE, calls, lib
+from dist_dynet._ffi import DTYPE, lib
 from dist_dynet.params.initializers import GlorotInitializer
+from dist_dynet.params.parameters import stored
 
 SIZES = (1, 2, 255, 256, 257, 1000, 70_000)  # around DN_QUICK_ROOM, the draws at once, and the longest list
 
@@ -219,10 +220,10 @@ def test_padding_between_parameters_is_zero():
         del values, gradients
 
 
-def test_quick_param_knows_its_limits():
+def test_stored_values_of_no_parameter_are_refused():
     m = dy.ParameterCollection()
-    p, table = m.add_parameters(2, init=1), m.add_lookup_parameters((3, 2), init=1)
-    assert calls.quick_param(p, 0) is None
-    assert calls.quick_param(table, 3) is None
-    assert calls.quick_param(m.add_parameters(257), -1) is None
-    assert calls.quick_param(dy.scalarInput(1), -1) is None
+    table = m.add_lookup_parameters((3, 2), init=1)
+    for row in (3, 1 << 40):
+        with pytest.raises(ValueError, match=f"row {row} is outside the table of 3 rows"):
+            stored(table, row)
+    assert stored(m.add_parameters(257, init=2), -1)[0].tolist() == [2] * 257

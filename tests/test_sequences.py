@@ -14,8 +14,8 @@ from processes import passing_tests
 from test_graph import close
 
 import dist_dynet as dy
-from dist_dynet._ffi import OPS, lib
-from dist_dynet.ops._nodes import many
+from dist_dynet._ffi import lib
+from dist_dynet.ops._nodes import node
 
 FORMS = {"list": 0, "matrix": lib.DN_SEQUENCE_MATRIX, "packed": lib.DN_SEQUENCE_PACKED}
 NETWORKS = ["lstm", *recurrent.STEPS]
@@ -87,7 +87,7 @@ class Case:
     def node(self, arrays, as_mask=False):
         n = len(self.weights)
         inputs = [dy.inputTensor(a) for a in arrays[:n]] + [dy.inputTensor(a, batched=True) for a in arrays[n:]]
-        return many(OPS[self.op], self.op, inputs, self.ints(as_mask), (BIAS,) if self.op == "lstm" else ()), inputs
+        return node(self.op, inputs, self.ints(as_mask), (float(BIAS),) if self.op == "lstm" else ()), inputs
 
     def expected(self):
         """The node's value as a flat array."""

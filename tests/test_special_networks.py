@@ -14,8 +14,8 @@ from op_table.lstm import parts
 from processes import passing_tests
 
 import dist_dynet as dy
-from dist_dynet._ffi import DTYPE_NAME, OPS
-from dist_dynet.ops._nodes import many
+from dist_dynet._ffi import DTYPE_NAME
+from dist_dynet.ops import _nodes
 
 STORED = json.loads((Path(__file__).parent / "data" / "special_networks.json").read_text())
 NAN, INF = float("nan"), float("inf")
@@ -27,7 +27,7 @@ def recurrent(op, cells):
     """The node of all steps."""
 
     def build(**inputs):
-        node = many(OPS[op], op, list(inputs.values()), (2, 1), (0.0,) if op == "lstm" else ())
+        node = _nodes.node(op, list(inputs.values()), (2, 1), (0.0,) if op == "lstm" else ())
         return dy.concatenate(parts(node, 0, 2 * (1 + cells), inputs["h"].dim()[0][0]))
 
     return build

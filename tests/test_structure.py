@@ -218,7 +218,7 @@ def test_folders_know_those_below_them(edges):
             assert (one, two) not in BESIDE, f"csrc/{name} knows {other}, beside it"
 
 
-ROOT_KNOWS = {"op": {"kernels"}, "trainers": {"kernels", "params"}, "info": {"kernels"}}
+ROOT_KNOWS = {"op": {"kernels"}, "info": {"kernels"}}
 """What files that are in no folder know beside one another."""
 
 
@@ -244,9 +244,11 @@ def test_the_core_knows_no_operation_by_name():
 
 
 def test_csrc_has_no_circle_by_calls():
+    """Includes and calls together."""
     edges = calls()
     assert edges["ops/softmax"]
-    check(edges, "calls in csrc")
+    included = includes()
+    check({name: others | included[name] for name, others in edges.items()}, "calls in csrc")
 
 
 def test_the_tape_has_few_fields():
@@ -319,6 +321,59 @@ def test_the_package_has_no_circle_by_imports():
     edges = imports()
     assert "dist_dynet._ffi" in edges["dist_dynet.graph"]
     check(edges, "imports in dist_dynet")
+
+
+def test_files_of_the_package_are_short():
+    lines = {str(p.relative_to(PACKAGE)): p.read_text().count("\n") for p in modules().values()}
+    long = sorted(name for name, n in lines.items() if n > MOST_LINES and name not in STILL_LONG)
+    assert not long, f"of more than {MOST_LINES} lines: {long}. Take them apart"
+
+
+STILL_LONG = {"ops/inputs.py"}
+
+OF_PYTHON = {"_fields", "_replace", "_asdict", "_exit", "_getframe", "_current_frames"}
+"""Of named tuples, os and sys."""
+
+
+def private_uses(text):
+    """What a module uses of others that begins with an underscore: x._name, and names that are imported; modules are not meant."""
+    tree = ast.parse(text)
+    own, uses = set(OF_PYTHON), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            own.add(node.name)
+        elif isinstance(node, ast.AnnAssign | ast.Assign):
+            targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
+            for target in (part for each in targets for part in ast.walk(each)):
+                if isinstance(target, ast.Name):
+                    own.add(target.id)
+                elif is_of_self(target):
+                    own.add(target.attr)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            uses += [(node.lineno, alias.name) for alias in node.names if is_private(alias.name)]
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and not is_of_self(node):
+            uses.append((node.lineno, node.attr))
+    return [f"line {line}: {name}" for line, name in uses if name not in own]
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def is_of_self(node):
+    """self.x and cls.x"""
+    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+
+
+def test_private_uses_are_seen():
+    text = "from .a import _b, c\nclass D:\n def e(self, f):\n  self._g = f._g\n  return f._h, self._i, super()._j, t._fields"
+    assert sorted(private_uses(text)) == ["line 1: _b", "line 5: _h", "line 5: _j"]
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "parallel").glob("*.py")), ids=lambda path: path.name)
+def test_data_parallel_training_uses_what_others_offer(path):
+    uses = private_uses(path.read_text())
+    assert not uses, f"parallel/{path.name} uses private members of other modules: {uses}. Offer a hook where they belong"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
 /* Backward of groups: gradients of inputs that were collected go back to where those came from. */
+#include <string.h>
+
 #include "schedule/group.h"
 #include "kernels/kernels.h"
 #include "schedule/once.h"
@@ -52,10 +54,130 @@ static void call_backward(dn_tape *t, int group) {
     else c.node->op->backward(&c);
 }
 
+/* ---- members beside the loss ------------------------------------------------------------------
+ * A member on which the loss does not depend has zeros as its gradient. Its derivatives may be
+ * infinite, and zero times infinity is NaN, which would go into the gradients of what it shares with
+ * the other members. A group that has such a member is therefore done member by member, and those
+ * beside the loss are left out, as they are where nothing is batched. */
+
+/* Where a block of a member's value begins when it is by itself, and how many numbers it has. */
+static size_t block_of(const dn_node *member, int part, size_t *n) {
+    const dn_block b = dn__block(member, part);
+    *n = b.size * (size_t)member->dim.batch;
+    return b.at;
+}
+
+static int has_zeros_alone(const dn_tape *t, const dn_node *member) {
+    for (int part = 0; part < member->parts; part++) {
+        size_t n;
+        const size_t at = block_of(member, part, &n);
+        const dn_real *dy = n ? dn__part_address(t, member, (int)at, 1) : NULL;
+        for (size_t i = 0; i < n; i++)
+            if (dy[i] != 0) return 0;
+    }
+    return 1;
+}
+
+/* As dn__is_beside_loss(); without memory the backward fails. */
+static int is_beside_loss(dn_tape *t, int i) {
+    const int beside = dn__is_beside_loss(t, i);
+    t->room.out_of_memory |= beside < 0;
+    return beside != 0;
+}
+
+/* Whether a traced function with draws inside would make other ones if it were run once more. */
+static int would_draw_anew(const dn_tape *t, const dn_node *node) { return node->draws && t->room.draws.generator; }
+
+/* Whether a member is beside the loss. That is looked up only for members that got nothing. */
+static int has_members_beside_loss(dn_tape *t, const dn_group *g) {
+    const int32_t *members = dn__members_of(t, g);
+    if (would_draw_anew(t, dn__leader_of(t, g))) return 0;
+    const size_t step = g->batch == g->n && !g->ragged ? (size_t)(dn__leader_of(t, g)->dim.size) /
+                        (size_t)dn__leader_of(t, g)->parts : 0;
+    for (int m = 0; m < g->n; m++) {
+        if (step && g->grads[(size_t)m * step] != 0) continue; /* nearly always */
+        if (has_zeros_alone(t, &t->nodes[members[m]]) && is_beside_loss(t, members[m])) return 1;
+    }
+    return 0;
+}
+
+/* The call of one member by itself, with its gradient; `saved`: what its draws left. NULL in y: no
+ * memory. All of it outlives the call, as products that are put off read it. */
+static void prepare_member(dn_tape *t, dn_node *member, dn_real *saved, dn_call *c) {
+    dn__prepare_call(t, member, c);
+    const int draws = (member->op->flags & DN_RANDOM) != 0;
+    dn_real *dy = dn__backward_memory(c, c->total);
+    c->y = member->value;
+    if (draws) c->saved = saved;
+    else if ((c->y = dn__backward_memory(c, dn__aligned(c->total) + member->saved))) c->saved = c->y + dn__aligned(c->total);
+    if (!dy || t->room.out_of_memory) return;
+    c->dy = dy;
+    for (int part = 0; part < member->parts; part++) {
+        size_t n;
+        const size_t at = block_of(member, part, &n);
+        if (n) memcpy(dy + at, dn__part_address(t, member, (int)at, 1), n * sizeof *dy);
+    }
+    if (!draws) member->op->forward(c);
+}
+
+static void not_yet(dn_call *c, int k) { (void)c, (void)k; }
+
+/* The row that is input k of joined member i and that the sweep, which goes in the order of the nodes
+ * there, has passed; else NULL. */
+static dn_node *passed_row(const dn_tape *t, const dn_group *g, int i, int k) {
+    const int x = dn__input(t, i, k);
+    return g->joined && x > t->schedule->members[g->first] && t->nodes[x].param ? &t->nodes[x] : NULL;
+}
+
+/* Backward of one member by itself. Rows that the sweep has passed get their gradient here. */
+static void member_backward(dn_tape *t, const dn_group *g, int i, dn_real *saved) {
+    dn_node *member = &t->nodes[i];
+    dn_call c;
+    prepare_member(t, member, saved, &c);
+    dn_real **before = dn__arena_take(&t->room.grads, (size_t)member->n_args * sizeof *before), **after;
+    after = dn__arena_take(&t->room.grads, (size_t)member->n_args * sizeof *after);
+    t->room.out_of_memory |= !before || !after;
+    if (t->room.out_of_memory) return;
+    dn_way way = *c.way;
+    way.input_done = not_yet; /* other members add to it */
+    c.way = &way;
+    for (int k = 0; k < member->n_args; k++) {
+        dn_node *x = passed_row(t, g, i, k);
+        before[k] = x ? x->grad : NULL;
+        if (x) x->grad = NULL;
+    }
+    member->op->backward(&c);
+    for (int k = 0; k < member->n_args; k++) { /* once where an input is the same row as another */
+        dn_node *x = passed_row(t, g, i, k);
+        after[k] = x ? x->grad : NULL;
+        if (after[k] && !t->room.out_of_memory) add_to_row(t, dn__input(t, i, k), after[k]);
+        if (x) x->grad = NULL;
+    }
+    for (int k = 0; k < member->n_args; k++) {
+        if (!before[k] && !after[k]) continue;
+        dn_node *x = passed_row(t, g, i, k);
+        if (before[k] && after[k]) dn__axpy(dn__elements(&x->dim), 1, before[k], 1, after[k]);
+        x->grad = after[k] ? after[k] : before[k];
+    }
+}
+
+static void members_backward(dn_tape *t, const dn_group *g) {
+    dn_real *saved = g->saved;
+    for (int m = 0; m < g->n && !t->room.out_of_memory; m++) {
+        const int i = t->schedule->members[g->first + m];
+        if (!is_beside_loss(t, i)) member_backward(t, g, i, saved);
+        saved += t->nodes[i].saved;
+        dn__arena_reset(&t->room.scratch, (dn_arena_mark){0});
+    }
+}
+
 void dn__group_backward(dn_tape *t, int group) {
     const dn_group *g = &t->schedule->groups[group];
     const dn_node *node = dn__leader_of(t, g);
-    if (g->grads && !(node->op->flags & DN_NO_GRAD)) call_backward(t, group);
+    if (g->grads && !(node->op->flags & DN_NO_GRAD)) {
+        if (has_members_beside_loss(t, g)) members_backward(t, g);
+        else call_backward(t, group);
+    }
     /* also where nothing came to this group: later users of its gathers may have got something */
     const int n = dn__inputs_of(t, g);
     for (int k = 0; k < n; k++) {

@@ -103,7 +103,7 @@ int dn__backward_begin(dn_tape *t, int i, int full) {
     dn__work.passes++;
     for (int r = 0; r < t->n.roots; r++) __atomic_fetch_add(&t->roots[r].root->passes, 1, __ATOMIC_RELAXED);
     t->backward->swept_nodes = t->n.nodes;
-    t->backward->n_products = t->backward->zero_rows = 0;
+    t->backward->n_products = t->backward->reached = 0;
     for (int j = 0; j < DN_KEPT_COLUMNS; j++) t->backward->columns[j].first = -1;
     t->backward->late = NULL;
     t->room.out_of_memory = 0;
@@ -131,23 +131,6 @@ static void touch_rows_as_dynet(dn_tape *t) {
     }
 }
 
-/* A row has a gradient, be it zero, if the loss depends on it. Zeros may have come from nodes
- * beside the loss that were computed with nodes of it: so they did not count, and rows that have nothing but zeros get them here. */
-static DN_NOT_INLINE void touch_rows_of_loss(dn_tape *t) {
-    if (dn__schedule_see(t)) t->room.out_of_memory = 1;
-    dn_seat *seats = t->schedule->seats;
-    if (t->room.out_of_memory) return;
-    for (int i = 0; i <= t->backward->swept_root; i++) seats[i].reached = i == t->backward->swept_root;
-    for (int i = t->backward->swept_root; i >= 0; i--) {
-        const dn_node *node = &t->nodes[i];
-        if (!seats[i].reached || node->op->flags & DN_NO_GRAD) continue;
-        for (int k = 0; k < node->n_args; k++) seats[dn__input(t, i, k)].reached |= (uint8_t)dn__node_wants(t, &t->nodes[dn__input(t, i, k)]);
-        const int is_row = node->param && node->op != dn_ops[DN_OP_parameter] && !node->constant && dn__param_gathers(node->param);
-        for (int k = 0; is_row && k < node->n_ints; k++)
-            if (!dn__lookup_row(node->param, t->ints[node->ints + k])) t->room.out_of_memory = 1;
-    }
-}
-
 int dn__backward_step(dn_tape *t) {
     int64_t work = DN_WORK;
     if (t->backward->sweep < 0) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the graph was renewed, reverted or set anew meanwhile");
@@ -167,7 +150,6 @@ int dn__backward_step(dn_tape *t) {
         if (t->backward->watch.told && t->backward->watch.steps) work = 0;
         t->backward->watch.told = 0;
     }
-    if (t->backward->sweep < 0 && !t->room.raised && !t->room.out_of_memory && t->backward->zero_rows) touch_rows_of_loss(t);
     if (t->backward->sweep < 0 && !t->room.raised && !t->room.out_of_memory) touch_rows_as_dynet(t);
     if (!error) error = t->room.raised ? t->room.raised : t->room.out_of_memory ? dn__no_memory(t) : 0;
     if (error) clear_gradients(t);

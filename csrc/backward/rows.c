@@ -39,17 +39,7 @@ int dn__way_table_rows(const dn_call *c, int first, int n, int capacity, int *ro
 
 /* ---- gradients ---------------------------------------------------------------------------------------------------------- */
 
-static DN_NOT_INLINE int is_zero(int64_t n, const dn_real *x) {
-    int64_t i = 0;
-    while (i < n && x[i] == 0) i++;
-    return i == n;
-}
-
 void dn__add_to_row(dn_tape *t, dn_param *p, int row, const dn_real *dx) {
-    if (p->slot[row] < 0 && is_zero(p->row_size, dx)) {
-        t->backward->zero_rows = 1;
-        return;
-    }
     dn_real *to = dn__lookup_row(p, row);
     if (to) dn__add((size_t)p->row_size, to, dx, to);
     else t->room.out_of_memory = 1;

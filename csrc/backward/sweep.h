@@ -25,7 +25,7 @@ typedef struct dn_sweep {
     dn_kept_columns columns[DN_KEPT_COLUMNS];
     int64_t columns_used;       /* counts their uses */
     int sweep;                  /* the place in the order that comes next; -1: none */
-    int zero_rows;              /* a row of a table got zeros, which did not count so far */
+    int reached;                /* seats say which nodes the loss depends on */
     int full;                   /* gradients of all nodes are wanted */
     /* ready.c, in a backward that is watched, else NULL: the parameters' nodes that were last used at each place of the sweep, as lists */
     struct { int32_t *last_use, *next; int steps, told; /* whether a step ends when it has told something; whether it has */ } watch;
@@ -40,6 +40,8 @@ int dn__node_wants(const dn_tape *, const dn_node *);
 dn_grad dn__place(dn_tape *, int i);
 /* Where node i's gradient is, or NULL: nothing has come. That of a parameter may be elsewhere, see dn_gradient. */
 const dn_real *dn__arrived(const dn_tape *, int i);
+/* Whether the gradient of the loss does not come to node i. Negative: no memory. */
+int dn__is_beside_loss(dn_tape *, int i);
 /* The memory of a group's gradients, not set; the same, zeros before anything has come; NULL: out of memory. */
 dn_real *dn__group_new_grads(dn_tape *, dn_group *);
 dn_real *dn__group_grads(dn_tape *, int group);
@@ -72,7 +74,7 @@ void dn__watch_passed(dn_tape *);
 /* ---- rows.c */
 int dn__way_table_rows(const dn_call *, int first, int n, int capacity, int *rows);
 void dn__way_rows_gradient(dn_call *, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx, const dn_row_products *);
-/* d(row) += dx. Zeros alone do not count before backward ends, which knows the rows that the loss depends on. */
+/* d(row) += dx; a row has a gradient, be it zero, if the loss depends on it. */
 void dn__add_to_row(dn_tape *, dn_param *, int row, const dn_real *dx);
 /* The call was of a group whose equal members were computed once (once.h): the same holds for the gradients of its inputs. */
 void dn__late_group(dn_call *);

@@ -25,25 +25,6 @@ static dn_tape *tape_of(int n, const int64_t *handles) {
     return t;
 }
 
-/* Nodes of a few inputs, the most frequent ones, without arrays on the way. */
-static int64_t make_small(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_reals,
-                          const double *reals) {
-    dn_tape *t = tape_of(n, handles);
-    if (!t) return DN_ERROR_NO_GRAPH;
-    DN_ENTER(t);
-    const dn_op *o = checked_op(t, op, n);
-    if (!o) return DN_ERROR_VALUE;
-    int inputs[2];
-    for (int i = 0; i < n; i++)
-        if ((inputs[i] = dn__find(t, handles[i])) < 0) return inputs[i];
-    return dn__finish(t, dn__make(t, o, n, inputs, n_ints, ints, n_reals, reals, NULL));
-}
-
-int64_t dn_node1(int op, int64_t a) { return make_small(op, 1, &a, 0, NULL, 0, NULL); }
-int64_t dn_node2(int op, int64_t a, int64_t b) { return make_small(op, 2, (int64_t[]){a, b}, 0, NULL, 0, NULL); }
-int64_t dn_node1_int(int op, int64_t a, int i) { return make_small(op, 1, &a, 1, &i, 0, NULL); }
-int64_t dn_node1_real(int op, int64_t a, double r, double s) { return make_small(op, 1, &a, 0, NULL, 2, (double[]){r, s}); }
-
 /* Outputs first, first + 1, ... of node i, `size` numbers each; the index of the first. */
 static int make_parts(dn_tape *t, int i, int first, int n, int size) {
     const int begin = t->n.nodes, batch = t->nodes[i].dim.batch;
@@ -147,15 +128,6 @@ int64_t dn_input(int graph, int n_dims, const int *dims, int batch, const dn_rea
     return input(t, n_dims, dims, batch, data, NULL);
 }
 
-int64_t dn_input_vector(int graph, int n, const dn_real *data) { return dn_input(graph, 1, &n, 1, data); }
-
-int64_t dn_input_zeros(int graph, int n) { return dn_input(graph, 1, &n, 1, NULL); }
-
-int64_t dn_input_scalar(int graph, double value) {
-    dn_real x = (dn_real)value;
-    return dn_input(graph, 1, (int[]){1}, 1, &x);
-}
-
 int64_t dn_input_numbers(int graph, int n_dims, const int *dims, int batch, const double *data) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);
@@ -173,7 +145,7 @@ static int set_input(int64_t a, int64_t n, const dn_real *data, const double *nu
                              (long long)n, DIMS(&node->dim));
     dn__forget_values(t);
     if (numbers) copy_numbers(n, numbers, (dn_real *)node->own);
-    else if (n) memcpy((dn_real *)node->own, data, (size_t)n * sizeof *data);
+    else if (data) memcpy((dn_real *)node->own, data, (size_t)n * sizeof *data);
     return 0;
 }
 
@@ -205,5 +177,5 @@ int64_t dn_lookup_batch(int graph, int64_t table, int n, const int *rows) {
 static const dn_node_calls NODE_CALLS = {
 #define DN_NODE_ADDRESS(result, name, params, args) dn_##name,
     DN_NODE_CALLS(DN_NODE_ADDRESS)};
-void *dn_node_table(void) { return (void *)&NODE_CALLS; }
+const void *dn_node_table(void) { return &NODE_CALLS; }
 

@@ -345,7 +345,7 @@ static int64_t call(dn_tape *t, const dn_cell *cell, int n, const int64_t *handl
     return result < 0 ? result : dn__handle(t, owner + 1);
 }
 
-int64_t dn_cell_many(int64_t cell, int n, const int64_t *handles) {
+int64_t dn_cell_call(int64_t cell, int n, const int64_t *handles) {
     dn_tape *t = NULL;
     for (int k = 0; k < n && !t; k++) t = dn__handle_tape(handles[k]);
     if (!t) return DN_ERROR_NO_GRAPH;
@@ -354,8 +354,4 @@ int64_t dn_cell_many(int64_t cell, int n, const int64_t *handles) {
     const int64_t result = inputs ? call(t, (const dn_cell *)(intptr_t)cell, n, handles, inputs) : dn__no_memory(t);
     if (inputs != small) free(inputs);
     return result;
-}
-
-int64_t dn_cell_call(int64_t cell, int n, int64_t a, int64_t b, int64_t c, int64_t d) {
-    return dn_cell_many(cell, n, (int64_t[]){a, b, c, d});
 }

@@ -29,7 +29,7 @@ static int parameter_dims(dn_shape *s) {
 /* n numbers of a table times its factor: the memory itself, or a scaled copy */
 static dn_real *table_values(dn_call *c, const dn_param *p, int64_t from, int64_t n) {
     if (p->factor == 1) return p->table + from;
-    dn_real *copy = dn__arena_take(&c->tape->schedule->values, (size_t)n * sizeof *copy);
+    dn_real *copy = dn__memory(c->tape, DN_VALUES, (size_t)n * sizeof *copy);
     if (copy) dn__axpy((size_t)n, (dn_real)p->factor, p->table + from, 0, copy);
     else c->tape->room.out_of_memory = 1;
     return copy;

@@ -15,13 +15,29 @@ static const int64_t PARAM_TAG = (int64_t)1 << 62, CONSTANT_TAG = (int64_t)1 << 
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
+static void make_watch(dn_root *r) {
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+#ifndef __APPLE__
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+#endif
+    pthread_cond_init(&r->watch_moved, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    pthread_mutex_init(&r->watch_lock, NULL);
+}
+
+static void end_watch(dn_root *r) {
+    pthread_cond_destroy(&r->watch_moved);
+    pthread_mutex_destroy(&r->watch_lock);
+}
+
 dn_root *dn_root_new(void) {
     dn_root *r = calloc(1, sizeof *r);
     if (!r) return NULL;
     r->references = 1;
     r->chunks = r->few_chunks;
     pthread_mutex_init(&r->lock, NULL);
-    dn__watch_init(r);
+    make_watch(r);
     return r;
 }
 
@@ -44,7 +60,7 @@ void dn__root_release(dn_root *r) {
     }
     free(r->params);
     if (r->chunks != r->few_chunks) free(r->chunks);
-    dn__watch_destroy(r);
+    end_watch(r);
     pthread_mutex_destroy(&r->lock);
     free(r);
 }

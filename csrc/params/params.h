@@ -63,8 +63,6 @@ static inline void dn__unlock_held(pthread_mutex_t *const *lock) { pthread_mutex
     pthread_mutex_lock(&(root)->lock);    \
     __attribute__((cleanup(dn__unlock_held), unused)) pthread_mutex_t *const held_ = &(root)->lock
 
-void dn__watch_init(dn_root *);
-void dn__watch_destroy(dn_root *);
 /* the whole gradient is complete */
 void dn__param_tell(dn_param *);
 /* Whether gradients are gathered for it. */

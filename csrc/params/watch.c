@@ -4,22 +4,6 @@
 
 #include "params.h"
 
-void dn__watch_init(dn_root *r) {
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-#ifndef __APPLE__
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-#endif
-    pthread_cond_init(&r->watch_moved, &monotonic);
-    pthread_condattr_destroy(&monotonic);
-    pthread_mutex_init(&r->watch_lock, NULL);
-}
-
-void dn__watch_destroy(dn_root *r) {
-    pthread_cond_destroy(&r->watch_moved);
-    pthread_mutex_destroy(&r->watch_lock);
-}
-
 void dn_root_watch(dn_root *r, int watch) {
     pthread_mutex_lock(&r->watch_lock);
     __atomic_store_n(&r->watch, watch, __ATOMIC_RELEASE);

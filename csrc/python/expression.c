@@ -1,35 +1,10 @@
-/* The base of class Expression; which graph is the present one; the switch of the fast paths. */
+/* The base of class Expression; which graph is the present one; how functions in C stand for those in Python. */
 #include "expression.h"
 
 #include <string.h>
 
 const dn_node_calls *dn__calls;
 _Thread_local int dn__current = -1;
-
-/* ---- the switch of the fast paths ---------------------------------------------------------------------------------------------------- */
-
-static int switched_off;
-static int64_t declined[DN_DECLINING_COUNT];
-
-int dn__declines(enum dn_declining which) {
-    declined[which] += switched_off;
-    return switched_off;
-}
-
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wunused-parameter"
-#define DECLINED_int DN_LONG_WAY
-#define DECLINED_int64_t NOT_TAKEN
-#define DECLINING_CALL(result, name, params, args) \
-    static result declining_##name params { \
-        dn__declines(DN_DECLINING_##name); \
-        return DECLINED_##result; \
-    }
-DN_NODE_CALLS(DECLINING_CALL)
-#pragma GCC diagnostic pop
-
-#define DECLINING_FIELD(result, name, params, args) .name = declining_##name,
-static dn_node_calls declining = {DN_NODE_CALLS(DECLINING_FIELD)};
 
 /* ---- the base of Expression ---------------------------------------------------------------------------------------------------------- */
 
@@ -82,10 +57,10 @@ static int set_handle(PyObject *o, PyObject *value, void *unused) {
     return 0;
 }
 
-PyObject *dn__nodes_from(PyTypeObject *cls, int64_t first, Py_ssize_t n) {
+PyObject *dn__nodes_from(int64_t first, Py_ssize_t n) {
     PyObject *list = PyList_New(n);
     for (Py_ssize_t i = 0; list && i < n; i++) {
-        PyObject *node = dn__new_node(cls, first + i);
+        PyObject *node = dn__new_node(dn__expression_type, first + i);
         if (node && !PyList_SetItem(list, i, node)) continue;
         Py_DECREF(list);
         return NULL;
@@ -95,48 +70,64 @@ PyObject *dn__nodes_from(PyTypeObject *cls, int64_t first, Py_ssize_t n) {
 
 PyGetSetDef dn__node_attributes[] = {{"_h", get_handle, set_handle, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
 
-PyObject *dn__other_way(const Maker *m, int64_t code, Py_ssize_t n, PyObject *const *args) {
-    PyObject *all = PyTuple_New(n + 1), *number = all ? PyLong_FromLongLong(code) : NULL, *result = NULL;
-    if (number) {
-        PyTuple_SetItem(all, 0, number);
-        for (Py_ssize_t i = 0; i < n; i++) {
-            Py_INCREF(args[i]);
-            PyTuple_SetItem(all, i + 1, args[i]);
-        }
-        result = PyObject_Call(m->otherwise, all, NULL);
+/* ---- functions in C for functions in Python ------------------------------------------------------------------------ */
+
+PyObject *dn__general(PyObject *function, PyObject *const *args, Py_ssize_t n, PyObject *names) {
+    const Py_ssize_t n_named = names ? PyTuple_Size(names) : 0;
+    PyObject *all = PyTuple_New(n), *named = all && n_named ? PyDict_New() : NULL, *result = NULL;
+    int good = all && (named || !n_named);
+    for (Py_ssize_t i = 0; good && i < n; i++) {
+        Py_INCREF(args[i]);
+        PyTuple_SetItem(all, i, args[i]);
     }
+    for (Py_ssize_t i = 0; good && i < n_named; i++) good = !PyDict_SetItem(named, PyTuple_GetItem(names, i), args[n + i]);
+    if (good) result = PyObject_Call(function, all, named);
     Py_XDECREF(all);
+    Py_XDECREF(named);
     return result;
 }
 
-/* ---- functions of the module --------------------------------------------------------------------------------------------------------- */
+/* The built-in function that stands for this one; for a class, that of the module. */
+static PyObject *accelerated(PyObject *module, PyObject *function) {
+    static PyMethodDef *const tables[] = {dn__fast_numbers, dn__fast_nodes, dn__fast_values};
+    const int is_class = PyType_Check(function);
+    PyObject *name = PyObject_GetAttrString(function, "__name__"), *fast = NULL;
+    PyObject *from = name ? PyObject_GetAttrString(function, "__module__") : NULL;
+    if (from && is_class) fast = PyObject_GetAttr(module, name);
+    for (size_t k = 0; from && !is_class && !fast && k < sizeof tables / sizeof *tables; k++)
+        for (PyMethodDef *m = tables[k]; m->ml_name && !fast; m++)
+            if (!PyUnicode_CompareWithASCIIString(name, m->ml_name)) fast = PyCFunction_NewEx(m, function, from);
+    if (!fast && !PyErr_Occurred()) PyErr_Format(PyExc_ValueError, "accelerated: C has nothing that stands for %R.", function);
+    Py_XDECREF(name);
+    Py_XDECREF(from);
+    return fast;
+}
 
-/* bind(address of the calls, whether the fast paths are taken) */
+/* ---- functions of the module ------------------------------------------------------------------------------------------------------- */
+
+static PyObject *fail_in;
+PyObject *dn__python_error(void) { return PyObject_CallFunction(fail_in, "ii", dn__current, DN_ERROR_PYTHON); }
+
+/* bind(address of the calls, {name: number} of the operations, fail_in(graph, code)) */
 static PyObject *bind(PyObject *module, PyObject *const *args, Py_ssize_t n_args) {
     (void)module;
-    if (!counted(n_args, 2)) return NULL;
+    if (!counted(n_args, 3)) return NULL;
     dn__calls = PyLong_AsVoidPtr(args[0]);
     if (PyErr_Occurred()) return NULL;
-    switched_off = args[1] == Py_False;
-    if (switched_off) {
-        declining.graph_version = dn__calls->graph_version; /* which graph is the current one is asked on all paths */
-        dn__calls = &declining;
-    }
+    dn__ops = args[1], fail_in = args[2];
+    Py_INCREF(dn__ops); /* for the life of the process */
+    Py_INCREF(fail_in);
     Py_RETURN_NONE;
 }
 
-/* How often each of what can decline has done so, by name. */
-static PyObject *get_declined(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
-#define DECLINED_NAME(result, name, params, args) #name,
-    static const char *const of_each[] = {DN_DECLINING(DECLINED_NAME)};
-    PyObject *counts = PyDict_New();
-    for (int i = 0; counts && i < DN_DECLINING_COUNT; i++) {
-        PyObject *count = PyLong_FromLongLong(declined[i]);
-        if (!count || PyDict_SetItemString(counts, of_each[i], count)) Py_CLEAR(counts);
-        Py_XDECREF(count);
-    }
-    return counts;
+/* expression_class(cls): what nodes are made as */
+static PyObject *expression_class(PyObject *module, PyObject *cls) {
+    (void)module;
+    if (!PyType_Check(cls) || !PyType_IsSubtype((PyTypeObject *)cls, dn__node_type))
+        return PyErr_Format(PyExc_TypeError, "expression_class: takes a class of expressions; got %R.", cls);
+    Py_INCREF(cls);
+    dn__expression_type = (PyTypeObject *)cls;
+    Py_RETURN_NONE;
 }
 
 static PyObject *set_current(PyObject *module, PyObject *graph) {
@@ -162,17 +153,12 @@ static PyObject *get_current(PyObject *module, PyObject *unused) {
     return PyLong_FromLong(dn__current);
 }
 
-static PyObject *get_this_graph(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
-    return PyLong_FromLongLong(this_graph());
-}
-
 PyMethodDef dn__base_functions[] = {
     {"bind", DN_FAST(bind)},
-    {"declined", get_declined, METH_NOARGS, NULL},
+    {"expression_class", expression_class, METH_O, NULL},
+    {"accelerated", accelerated, METH_O, NULL},
     {"set_current", set_current, METH_O, NULL},
     {"current", get_current, METH_NOARGS, NULL},
-    {"this_graph", get_this_graph, METH_NOARGS, NULL},
     {"watch", set_watch, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -1,4 +1,4 @@
-/* The base of RNNState (dist_dynet/nn/state.py: State), and its steps.
+/* The base of RNNState, which stands for class State of dist_dynet/nn/state.py, and its steps.
  *
  * What a step is made of is said by a Step (dist_dynet/nn/steps.py), whose methods make the same
  * nodes in Python; here are steps and lists of a network whose layers are nodes. Whatever else can
@@ -24,8 +24,7 @@ typedef struct {
     int t, n;
 } State;
 
-static struct { PyTypeObject *cls; int cmult, dropout; } expressions;
-static struct { PyObject *after, *draw, *cells, *nothing; } names;
+static struct { PyObject *after, *draw, *cells, *cmult, *dropout, *nothing; } names;
 
 static int given(PyObject *o) { return o && o != Py_None; }
 static PyObject *or_none(PyObject *o) {
@@ -42,7 +41,7 @@ static int64_t handle_in(PyObject *list, Py_ssize_t i) {
 static PyObject *tuple_of(Py_ssize_t n, const int64_t *handles, int64_t offset) {
     PyObject *tuple = PyTuple_New(n);
     for (Py_ssize_t i = 0; tuple && i < n; i++) {
-        PyObject *node = dn__new_node(expressions.cls, handles[i] + offset);
+        PyObject *node = dn__new_node(dn__expression_type, handles[i] + offset);
         if (node) PyTuple_SetItem(tuple, i, node);
         else Py_CLEAR(tuple);
     }
@@ -104,10 +103,17 @@ static int find_rates(const State *s, int64_t x, Rates *r) {
     return some ? draw(s, x) : !PyList_Append(s->masks, names.nothing);
 }
 
+/* Whether there is a node of this handle. What an operation written in Python has raised is raised:
+ * to make the node in Python would run that once more. */
+static int is_made(int64_t handle) {
+    if (handle == DN_ERROR_PYTHON) Py_XDECREF(dn__python_error());
+    return handle >= 0;
+}
+
 static int64_t dropped(const Rates *r, PyObject *masks, int64_t x) {
-    if (r->fresh > 0) return dn__node1_real(expressions.dropout, x, r->fresh, 0);
+    if (r->fresh > 0) return dn__node1_real(dn__op(names.dropout), x, r->fresh, 0);
     PyObject *mask = length(masks) && r->masks[0] > 0 ? item(masks, 0) : NULL;
-    return given(mask) ? dn__node2(expressions.cmult, x, handle_of(mask)) : x;
+    return given(mask) ? dn__node2(dn__op(names.cmult), x, handle_of(mask)) : x;
 }
 
 /* ---- nodes ---------------------------------------------------------------------------------- */
@@ -145,15 +151,15 @@ static int make_layers(State *s, const Rates *r, int n, int64_t *xs, int parts, 
         const int begin = inputs_before_x(s, r, layer, masks, handles, &ints[1]);
         good = begin > 0;
         for (int t = 0; good && t < n; t++)
-            good = (handles[begin + t] = dropped(r, masks, xs[t])) >= 0;
+            good = is_made(handles[begin + t] = dropped(r, masks, xs[t]));
         if (!good) break;
         first[layer] = dn__node(p->op, begin + n, handles, 2, ints, p->n_reals, p->reals, parts);
-        good = first[layer] >= 0;
+        good = is_made(first[layer]);
         for (int t = 0; t < n; t++) xs[t] = first[layer] + t;
     }
     if (handles != few) free(handles);
     for (int t = 0; good && t < n && r->fresh > 0; t++)
-        good = (xs[t] = dropped(r, names.nothing, xs[t])) >= 0;
+        good = is_made(xs[t] = dropped(r, names.nothing, xs[t]));
     return handles && good;
 }
 
@@ -177,7 +183,7 @@ static State *state_after(State *before, const int64_t *first, int t, int n, int
     after->step = or_none(before->step), after->masks = or_none(before->masks);
     after->prev = or_none((PyObject *)before), after->table = before->table;
     after->t = t, after->n = n, after->h = tuple_of(layers, first, t);
-    if (top != first[layers - 1] + t) after->output = dn__new_node(expressions.cls, top);
+    if (top != first[layers - 1] + t) after->output = dn__new_node(dn__expression_type, top);
     if (after->h && !PyErr_Occurred()) return after;
     Py_DECREF(after);
     return NULL;
@@ -224,7 +230,7 @@ static PyObject *over_list(PyObject *self, PyObject *const *args, Py_ssize_t n_a
     PyObject *made = NULL;
     if (xs && advance(s, (int)n, xs, (int)n, first))
         made = args[1] == Py_True ? states_over(s, first, (int)n, xs[0])
-                                  : dn__nodes_from(expressions.cls, xs[0], n);
+                                  : dn__nodes_from(xs[0], n);
     if (xs != few) free(xs);
     return made || PyErr_Occurred() ? made : or_none(NULL);
 }
@@ -316,21 +322,13 @@ static PyType_Slot slots[] = {
 enum { FLAGS = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC };
 static PyType_Spec spec = {"dist_dynet._expression.State", sizeof(State), 0, FLAGS, slots};
 
-PyObject *dn__set_dropping(PyObject *module, PyObject *args) {
-    (void)module;
-    if (!PyArg_ParseTuple(args, "O!ii", &PyType_Type, &expressions.cls, &expressions.cmult,
-                          &expressions.dropout))
-        return NULL;
-    Py_INCREF(expressions.cls); /* for the life of the process */
-    Py_RETURN_NONE;
-}
-
 int dn__add_states(PyObject *module) {
     names.after = PyUnicode_InternFromString("after");
     names.draw = PyUnicode_InternFromString("draw");
     names.cells = PyUnicode_InternFromString("cells");
+    names.cmult = PyUnicode_InternFromString("cmult");
+    names.dropout = PyUnicode_InternFromString("dropout");
     names.nothing = PyTuple_New(0);
     PyObject *type = PyType_FromSpec(&spec);
-    if (!names.after || !names.draw || !names.cells || !names.nothing || !type) return -1;
-    return PyModule_AddObject(module, "State", type);
+    return PyErr_Occurred() || PyModule_AddObject(module, "State", type) ? -1 : 0;
 }

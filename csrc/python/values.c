@@ -1,22 +1,21 @@
-/* Values in and out: the quick ways of csrc/graph/values.c and csrc/graph/gradient.c for
- * numbers that fit on the stack. None, DN_LONG_WAY or a negative error: graph.py and expression.py
- * go the longer way, which takes its time and has the words. */
+/* Values in and out, of numbers that fit on the stack, by the quick calls of csrc/graph/values.c and csrc/graph/gradient.c.
+ * They stand for the functions of the same name in expression.py, graph.py, parameters.py and ops/inputs.py. */
 #include "expression.h"
 
 #include <stdlib.h>
 
-/* set(x, numbers): 0, a negative error, or DN_LONG_WAY */
-static PyObject *set_input(PyObject *module, PyObject *const *args, Py_ssize_t n_args) {
-    (void)module;
-    double few[64];
+static PyObject *general(PyObject *function, PyObject *x) { return PyObject_CallFunctionObjArgs(function, x, NULL); }
+
+/* set_numbers(x, numbers) */
+static PyObject *set_numbers(PyObject *self, PyObject *const *args, Py_ssize_t n_args, PyObject *names) {
+    double few[64], *x = NULL;
     Py_ssize_t n;
     int code = DN_LONG_WAY;
-    if (!counted(n_args, 2)) return NULL;
-    const int64_t a = handle_of(args[0]);
-    double *x = a < 0 ? NULL : dn__numbers(args[1], few, &n);
-    if (x) code = dn__calls->input_set_numbers(a, n, x);
+    const int64_t a = n_args == 2 && !names ? handle_of(args[0]) : -1;
+    if (a >= 0 && (x = dn__numbers(args[1], few, &n))) code = dn__calls->input_set_numbers(a, n, x);
     if (x != few) free(x);
-    return PyLong_FromLong(code);
+    if (code) return dn__general(self, args, n_args, names);
+    Py_RETURN_NONE;
 }
 
 enum { LIST_ROOM = 1 << 16 }; /* numbers of a value that are read at once to be made a list of; more take their time anyway */
@@ -26,12 +25,11 @@ static int quick_numbers(PyObject *x, dn_dim *dim, int room, double *out) {
     return a < 0 ? DN_LONG_WAY : dn__calls->quick_value(a, dim, room, out);
 }
 
-/* The value of a node that is one number; None, here and below: ask the longer way. */
-static PyObject *quick_scalar(PyObject *module, PyObject *x) {
-    (void)module;
+/* scalar_of(x) */
+static PyObject *scalar_of(PyObject *self, PyObject *x) {
     dn_dim dim;
     double value;
-    if (quick_numbers(x, &dim, 1, &value)) Py_RETURN_NONE;
+    if (quick_numbers(x, &dim, 1, &value)) return general(self, x);
     return PyFloat_FromDouble(value);
 }
 
@@ -64,101 +62,103 @@ static PyObject *array_of(const dn_dim *dim, const double *values) {
 }
 
 /* The value of a node as a list, where it is more than DN_QUICK_ROOM numbers; vectors: only if it has one dim. */
-static PyObject *long_list(PyObject *x, int vectors) {
+static PyObject *long_list(PyObject *function, PyObject *x, int vectors) {
     dn_dim dim;
     const int64_t a = handle_of(x);
-    if (a < 0 || dn__calls->node_dim(a, &dim) || (vectors && dim.nd > 1)) Py_RETURN_NONE;
+    if (a < 0 || dn__calls->node_dim(a, &dim) || (vectors && dim.nd > 1)) return general(function, x);
     const int64_t n = (int64_t)dim.size * dim.batch;
-    if (n <= DN_QUICK_ROOM || n > LIST_ROOM) Py_RETURN_NONE;
-    double *values = malloc((size_t)n * sizeof *values);
-    PyObject *list = NULL;
+    double *values = n <= DN_QUICK_ROOM || n > LIST_ROOM ? NULL : malloc((size_t)n * sizeof *values);
     const int quick = values && !dn__calls->quick_value(a, &dim, (int)n, values);
-    if (quick) list = list_of((Py_ssize_t)n, values);
+    PyObject *list = quick ? list_of((Py_ssize_t)n, values) : NULL;
     free(values);
-    if (quick) return list;
-    Py_RETURN_NONE;
+    return quick ? list : general(function, x);
 }
 
-/* A number, a list of the numbers of vectors, or what quick_array() gives for all else. */
-static PyObject *quick_value(PyObject *module, PyObject *x) {
-    (void)module;
+/* value_of(x): a number, or a list of the numbers of vectors; arrays are for Python */
+static PyObject *value_of(PyObject *self, PyObject *x) {
     dn_dim dim;
     double values[DN_QUICK_ROOM];
-    if (quick_numbers(x, &dim, DN_QUICK_ROOM, values)) return long_list(x, 1);
-    if (dim.nd > 1) return array_of(&dim, values);
+    if (quick_numbers(x, &dim, DN_QUICK_ROOM, values)) return long_list(self, x, 1);
+    if (dim.nd > 1) return general(self, x);
     const Py_ssize_t n = (Py_ssize_t)dim.size * dim.batch;
     return n == 1 ? PyFloat_FromDouble(values[0]) : list_of(n, values);
 }
 
-static PyObject *quick_list(PyObject *module, PyObject *x) {
-    (void)module;
+/* list_of(x) */
+static PyObject *flat_list(PyObject *self, PyObject *x) {
     dn_dim dim;
     double values[DN_QUICK_ROOM];
-    if (quick_numbers(x, &dim, DN_QUICK_ROOM, values)) return long_list(x, 0);
+    if (quick_numbers(x, &dim, DN_QUICK_ROOM, values)) return long_list(self, x, 0);
     return list_of((Py_ssize_t)dim.size * dim.batch, values);
 }
 
-static PyObject *quick_array(PyObject *module, PyObject *x) {
-    (void)module;
+/* numbers_of(x) */
+static PyObject *numbers_of(PyObject *self, PyObject *x) {
     dn_dim dim;
     double values[DN_QUICK_ROOM];
-    if (quick_numbers(x, &dim, DN_QUICK_ROOM, values)) Py_RETURN_NONE;
+    if (quick_numbers(x, &dim, DN_QUICK_ROOM, values)) return general(self, x);
     return array_of(&dim, values);
 }
 
-static PyObject *quick_gradient(PyObject *module, PyObject *x) {
-    (void)module;
+/* gradient_of(x) */
+static PyObject *gradient_of(PyObject *self, PyObject *x) {
     dn_dim dim;
     double values[DN_QUICK_ROOM];
     const int64_t a = handle_of(x);
-    if (a < 0 || dn__calls->quick_gradient(a, &dim, DN_QUICK_ROOM, values)) Py_RETURN_NONE;
+    if (a < 0 || dn__calls->quick_gradient(a, &dim, DN_QUICK_ROOM, values)) return general(self, x);
     return array_of(&dim, values);
 }
 
-/* quick_param(parameter, row): the values of one row of a table; row -1: all of a parameter's, as it is stored. */
-static PyObject *quick_param(PyObject *module, PyObject *const *args, Py_ssize_t n_args) {
-    (void)module;
+/* stored(parameter, row): row -1: all of a parameter's values, as they are stored */
+static PyObject *stored(PyObject *self, PyObject *const *args, Py_ssize_t n_args, PyObject *names) {
     dn_dim dim;
     double values[DN_QUICK_ROOM];
     int row;
-    if (!counted(n_args, 2)) return NULL;
-    const int64_t a = handle_of(args[0]);
-    if (a < 0 || !whole(args[1], &row) || dn__calls->quick_param(a, row, &dim, DN_QUICK_ROOM, values)) Py_RETURN_NONE;
+    const int64_t a = n_args == 2 && !names ? handle_of(args[0]) : -1;
+    if (a < 0 || !whole(args[1], &row) || dn__calls->quick_param(a, row, &dim, DN_QUICK_ROOM, values))
+        return dn__general(self, args, n_args, names);
     return array_of(&dim, values);
 }
 
-/* ((sizes), batch size) */
-static PyObject *quick_dim(PyObject *module, PyObject *x) {
-    (void)module;
+/* dim_of(x): ((sizes), batch size) */
+static PyObject *dim_of(PyObject *self, PyObject *x) {
     dn_dim dim;
     const int64_t a = handle_of(x);
-    if (a < 0 || dn__calls->node_dim(a, &dim)) Py_RETURN_NONE;
+    if (a < 0 || dn__calls->node_dim(a, &dim)) return general(self, x);
     return Py_BuildValue("Ni", sizes(&dim), dim.batch);
 }
 
-/* What dn_quick_backward() returns. */
-static PyObject *quick_backward(PyObject *module, PyObject *x) {
-    (void)module;
+/* begin_backward(x): what dn_backward() returns */
+static PyObject *begin_backward(PyObject *self, PyObject *x) {
     const int64_t a = handle_of(x);
-    return PyLong_FromLong(a < 0 ? DN_LONG_WAY : dn__calls->quick_backward(a));
+    const int code = a < 0 ? DN_LONG_WAY : dn__calls->quick_backward(a);
+    return code == DN_LONG_WAY ? general(self, x) : PyLong_FromLong(code);
 }
 
-/* A new graph in the place of the current one; False: ask the longer way. */
-static PyObject *quick_renew(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
-    return PyBool_FromLong(dn__current >= 0 && !dn__calls->renew(dn__current));
+/* renew_current(): a new graph in the place of the current one */
+static PyObject *renew_current(PyObject *self, PyObject *unused) {
+    (void)unused;
+    if (dn__current < 0 || dn__calls->renew(dn__current)) return PyObject_CallFunctionObjArgs(self, NULL);
+    Py_RETURN_NONE;
 }
 
-PyMethodDef dn__value_functions[] = {
-    {"set_input", DN_FAST(set_input)},
-    {"quick_scalar", quick_scalar, METH_O, NULL},
-    {"quick_value", quick_value, METH_O, NULL},
-    {"quick_list", quick_list, METH_O, NULL},
-    {"quick_array", quick_array, METH_O, NULL},
-    {"quick_gradient", quick_gradient, METH_O, NULL},
-    {"quick_param", DN_FAST(quick_param)},
-    {"quick_dim", quick_dim, METH_O, NULL},
-    {"quick_backward", quick_backward, METH_O, NULL},
-    {"quick_renew", quick_renew, METH_NOARGS, NULL},
+/* this_graph() */
+static PyObject *get_this_graph(PyObject *self, PyObject *unused) {
+    (void)unused;
+    return dn__current < 0 ? PyObject_CallFunctionObjArgs(self, NULL) : PyLong_FromLongLong(this_graph());
+}
+
+PyMethodDef dn__fast_values[] = {
+    {"this_graph", get_this_graph, METH_NOARGS, NULL},
+    {"set_numbers", DN_FAST_NAMED(set_numbers)},
+    {"scalar_of", scalar_of, METH_O, NULL},
+    {"value_of", value_of, METH_O, NULL},
+    {"list_of", flat_list, METH_O, NULL},
+    {"numbers_of", numbers_of, METH_O, NULL},
+    {"gradient_of", gradient_of, METH_O, NULL},
+    {"stored", DN_FAST_NAMED(stored)},
+    {"dim_of", dim_of, METH_O, NULL},
+    {"begin_backward", begin_backward, METH_O, NULL},
+    {"renew_current", renew_current, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -19,7 +19,7 @@ typedef struct dn_signature {
 typedef struct dn_moment { int32_t phase, step, weights, turn; } dn_moment;
 
 /* Nodes first ... first + n - 1. Leaves need nothing but memory that exists: they come first, and nothing waits for them. Of a large graph it
- * is made in several calls; all of its memory is in plan_memory. */
+ * is made in several calls; all of its memory is in DN_PLAN. */
 typedef struct dn_agenda {
     dn_tape *t;
     int first, n, leaves, deepest;
@@ -42,7 +42,7 @@ typedef struct dn_agenda {
 enum { DN_ALONE = -1, DN_LEAF_NODE = -2 };
 enum { DN_DYNET_DEPTH = 2 }; /* DyNet's number for the order of depth; 1 and True stand for its agenda */
 
-static inline void *dn__plan_take(dn_tape *t, size_t n, size_t size) { return dn__arena_take(&t->schedule->plan_memory, (n + 1) * size); }
+static inline void *dn__plan_take(dn_tape *t, size_t n, size_t size) { return dn__memory(t, DN_PLAN, (n + 1) * size); }
 static inline void *dn__plan_zeroed(dn_tape *t, size_t n, size_t size) {
     void *p = dn__plan_take(t, n, size);
     return p ? memset(p, 0, (n + 1) * size) : NULL;

@@ -354,11 +354,11 @@ static int append_part(dn_agenda *s) {
 }
 
 static int begin_plan(dn_tape *t, int first, int last) {
-    dn_agenda *s = dn__arena_take(&t->schedule->plan_memory, sizeof *s);
+    dn_agenda *s = dn__memory(t, DN_PLAN, sizeof *s);
     if (!s) return dn__no_memory(t);
     *s = (dn_agenda){.t = t, .first = first, .n = last - first + 1, .alone = -1, .as_dynet = dn__dynet_draws(t, first, last)};
     t->schedule->as_dynet = s->as_dynet;
-    t->schedule->begun = (dn_schedule_mark){.n = t->schedule->n, .values = dn__arena_mark(&t->schedule->values)};
+    t->schedule->begun = (dn_schedule_mark){.n = t->schedule->n, .values = dn__memory_mark(t, DN_VALUES)};
     t->schedule->planning = s;
     return 0;
 }

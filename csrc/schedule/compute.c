@@ -39,14 +39,14 @@ int dn__blocked(const dn_tape *t, const dn_node *node) {
 int dn__copy_parameter(dn_tape *t, int i, pthread_mutex_t *lock) {
     dn_node *node = &t->nodes[i];
     size_t bytes = dn__elements(&node->dim) * sizeof(dn_real);
-    dn_real *copy = dn__arena_take(&t->schedule->copies, bytes);
+    dn_real *copy = dn__memory(t, DN_COPIES, bytes);
     if (!copy) return dn__no_memory(t);
     if (lock) pthread_mutex_lock(lock);
     node->value = memcpy(copy, node->value, bytes);
     if (lock) pthread_mutex_unlock(lock);
     node->copied = 1;
     for (int m = 0; m < t->schedule->marks.n; m++) /* reverts that leave this value must leave the copy, too */
-        if (i < t->schedule->marks.at[m].evaluated) t->schedule->marks.at[m].copies = dn__arena_mark(&t->schedule->copies);
+        if (i < t->schedule->marks.at[m].evaluated) t->schedule->marks.at[m].copies = dn__memory_mark(t, DN_COPIES);
     return 0;
 }
 
@@ -54,7 +54,7 @@ int dn__copy_parameter(dn_tape *t, int i, pthread_mutex_t *lock) {
 static int no_value(dn_tape *t, dn_node *node, dn_arena_mark before) {
     t->room.out_of_memory = 0;
     node->value = node->saved_memory = NULL;
-    dn__arena_reset(&t->schedule->values, before);
+    dn__memory_back_to(t, DN_VALUES, before);
     return dn__no_memory(t);
 }
 
@@ -69,10 +69,10 @@ int dn__compute(dn_tape *t, int i) {
     }
     dn_call c;
     dn__prepare_call(t, node, &c);
-    const dn_arena_mark before = {t->schedule->values.current, t->schedule->values.used};
+    const dn_arena_mark before = dn__memory_mark(t, DN_VALUES);
     if (!(node->op->flags & DN_VIEW)) {
         const size_t y_size = dn__aligned(c.total);
-        node->value = c.y = dn__arena_take(&t->schedule->values, (y_size + node->saved) * sizeof(dn_real));
+        node->value = c.y = dn__memory(t, DN_VALUES, (y_size + node->saved) * sizeof(dn_real));
         if (!c.y) return no_value(t, node, before);
         node->saved_memory = c.saved = c.y + y_size;
     }
@@ -82,7 +82,7 @@ int dn__compute(dn_tape *t, int i) {
         node->copied = 0;
         if (node->param && node->param->root->as_dynet) t->room.out_of_memory |= dn__copy_parameter(t, i, NULL) != 0;
     }
-    if (t->room.scratch.n_chunks) dn__arena_reset(&t->room.scratch, (dn_arena_mark){0});
+    if (t->room.scratch.n_chunks) dn__memory_back_to(t, DN_SCRATCH, (dn_arena_mark){0});
     if (t->room.out_of_memory) return no_value(t, node, before);
     if (t->room.raised) {
         int error = t->room.raised;

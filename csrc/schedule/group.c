@@ -90,7 +90,7 @@ static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
     }
     if (DN_GROW(t->schedule->gathers, t->schedule->capacity.gathers, t->schedule->n.gathers + 1)) return dn__no_memory(t);
     if (apart) { /* kept as long as values: later groups and backward read it */
-        dn_real *copy = dn__arena_take(&t->schedule->values, total * sizeof *copy), *to = copy;
+        dn_real *copy = dn__memory(t, DN_VALUES, total * sizeof *copy), *to = copy;
         if (!copy) return dn__no_memory(t);
         for (int m = 0; m < count; m++) {
             const dn_node *node = &t->nodes[sources[m]];
@@ -170,7 +170,7 @@ static const int *joined_ints(dn_tape *t, const dn_group *g, int *count) {
     if (!(node->op->flags & (DN_INTS_EACH | DN_INTS_AFTER_FIRST))) return t->ints + node->ints;
     int first = (node->op->flags & DN_INTS_AFTER_FIRST) != 0, total = first;
     for (int m = 0; m < g->n; m++) total += t->nodes[members[m]].n_ints - first;
-    int *all = dn__arena_take(&t->room.scratch, (size_t)total * sizeof *all), *to = all;
+    int *all = dn__memory(t, DN_SCRATCH, (size_t)total * sizeof *all), *to = all;
     if (!all) return NULL;
     if (first) *to++ = t->ints[node->ints];
     for (int m = 0; m < g->n; m++) {
@@ -185,7 +185,7 @@ static const int *joined_ints(dn_tape *t, const dn_group *g, int *count) {
 static const int *packed_ints(dn_tape *t, const dn_group *g, int *count) {
     const dn_node *node = dn__leader_of(t, g);
     const int32_t *members = dn__members_of(t, g);
-    int *all = dn__arena_take(&t->room.scratch, (size_t)(g->n + 2) * sizeof *all);
+    int *all = dn__memory(t, DN_SCRATCH, (size_t)(g->n + 2) * sizeof *all);
     if (!all) return NULL;
     all[0] = 0;
     all[1] = t->ints[node->ints + 1] | DN_SEQUENCE_PACKED | DN_SEQUENCE_BY_ELEMENT | DN_SEQUENCE_EVERY_C;
@@ -204,7 +204,7 @@ static int prepare(dn_tape *t, int group, dn_call *c, dn_dim *y_dim) {
     dn_node *node = dn__leader_of(t, g);
     dn__prepare_call(t, node, c);
     c->n = dn__inputs_of(t, g);
-    dn_dim *x_dims = dn__arena_take(&t->room.scratch, (size_t)c->n * sizeof *x_dims);
+    dn_dim *x_dims = dn__memory(t, DN_SCRATCH, (size_t)c->n * sizeof *x_dims);
     c->ints = g->ragged ? packed_ints(t, g, &c->n_ints) : joined_ints(t, g, &c->n_ints);
     if (!x_dims || (!c->ints && c->n_ints)) return DN_ERROR_MEMORY;
     *y_dim = node->dim;
@@ -246,7 +246,7 @@ static size_t saved_of(dn_tape *t, const dn_group *g, const dn_call *c) {
 static void draw_each(dn_tape *t, const dn_group *g, const dn_call *all) {
     const int32_t *members = dn__members_of(t, g);
     dn_real *saved = all->saved;
-    dn_in *in = dn__arena_take(&t->room.scratch, (size_t)all->n * sizeof *in);
+    dn_in *in = dn__memory(t, DN_SCRATCH, (size_t)all->n * sizeof *in);
     if (!in) t->room.out_of_memory = 1;
     for (int m = 0; in && m < g->n; m++) {
         dn_node *member = &t->nodes[members[m]];
@@ -273,9 +273,9 @@ static void draw_each(dn_tape *t, const dn_group *g, const dn_call *all) {
 /* Where the tape stood before a group was computed. A group that fails leaves nothing behind: it, or what takes its place, is computed when
  * there is memory again. */
 typedef struct start { int inputs, gathers, sources; dn_arena_mark values; dn_autobatch_counts counts; } start;
-static start start_of(const dn_tape *t) {
+static start start_of(dn_tape *t) {
     return (start){t->schedule->n.group_inputs, t->schedule->n.gathers, t->schedule->n.sources,
-        dn__arena_mark(&t->schedule->values), t->schedule->counts};
+        dn__memory_mark(t, DN_VALUES), t->schedule->counts};
 }
 static int undo(dn_tape *t, dn_group *g, const start *before, int error) {
     for (int m = 0; m < g->n; m++) t->schedule->seats[t->schedule->members[g->first + m]].grouped = 0;
@@ -285,8 +285,8 @@ static int undo(dn_tape *t, dn_group *g, const start *before, int error) {
     t->schedule->n.sources = before->sources;
     t->schedule->counts = before->counts;
     t->room.out_of_memory = 0;
-    dn__arena_reset(&t->schedule->values, before->values);
-    dn__arena_reset(&t->room.scratch, (dn_arena_mark){0});
+    dn__memory_back_to(t, DN_VALUES, before->values);
+    dn__memory_back_to(t, DN_SCRATCH, (dn_arena_mark){0});
     return error;
 }
 
@@ -310,7 +310,7 @@ int dn__group_forward(dn_tape *t, int group) {
     if (prepare(t, group, &c, &y_dim)) return undo(t, g, &before, dn__no_memory(t));
     const size_t saved = saved_of(t, g, &c);
     const size_t y_size = dn__aligned(g->total), distinct = g->once ? dn__aligned(c.total) : 0;
-    dn_real *y = saved > PTRDIFF_MAX / 16 ? NULL : dn__arena_take(&t->schedule->values, (y_size + distinct + saved) * sizeof *y);
+    dn_real *y = saved > PTRDIFF_MAX / 16 ? NULL : dn__memory(t, DN_VALUES, (y_size + distinct + saved) * sizeof *y);
     if (!y) return undo(t, g, &before, dn__no_memory(t));
     c.y = g->value = y;
     c.saved = g->saved = y + y_size + distinct;
@@ -325,7 +325,7 @@ int dn__group_forward(dn_tape *t, int group) {
     else node->op->forward(&c);
     if (t->room.out_of_memory) return undo(t, g, &before, dn__no_memory(t));
     if (g->once) dn__once_spread(t, g);
-    dn__arena_reset(&t->room.scratch, (dn_arena_mark){0});
+    dn__memory_back_to(t, DN_SCRATCH, (dn_arena_mark){0});
     return 0;
 }
 

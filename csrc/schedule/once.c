@@ -61,14 +61,14 @@ int dn__once_find(dn_tape *t, int group, int n_inputs) {
     if (g->n < FEW_MEMBERS || !is_function(t, g) || !takes_rows(t, g, n_inputs)) return 0;
     size_t slots = 16, n = (size_t)g->n;
     while (slots < 2 * n) slots *= 2;
-    const dn_arena_mark mark = dn__arena_mark(&t->schedule->values);
-    int32_t *table = dn__arena_take(&t->room.scratch, slots * sizeof *table);
-    struct dn_once *once = dn__arena_take(&t->schedule->values, sizeof *once);
-    int32_t *lists = dn__arena_take(&t->schedule->values, 2 * n * sizeof *lists);
+    const dn_arena_mark mark = dn__memory_mark(t, DN_VALUES);
+    int32_t *table = dn__memory(t, DN_SCRATCH, slots * sizeof *table);
+    struct dn_once *once = dn__memory(t, DN_VALUES, sizeof *once);
+    int32_t *lists = dn__memory(t, DN_VALUES, 2 * n * sizeof *lists);
     if (!table || !once || !lists) return DN_ERROR_MEMORY;
     *once = (struct dn_once){.members = lists, .column = lists + n};
     number(t, g, n_inputs, once, lists, lists + n, table, slots);
-    if (8 * (int64_t)once->n > 7 * (int64_t)g->n) dn__arena_reset(&t->schedule->values, mark); /* copying would cost as much as is saved */
+    if (8 * (int64_t)once->n > 7 * (int64_t)g->n) dn__memory_back_to(t, DN_VALUES, mark); /* copying would cost as much as is saved */
     else g->once = once;
     return 0;
 }

@@ -50,7 +50,7 @@ int dn__schedule_see(dn_tape *t) {
 
 void dn__end_plan(dn_tape *t) {
     t->schedule->planning = NULL;
-    dn__arena_reset(&t->schedule->plan_memory, (dn_arena_mark){0});
+    dn__memory_back_to(t, DN_PLAN, (dn_arena_mark){0});
 }
 
 void dn__abandon_plan(dn_tape *t) {
@@ -72,7 +72,7 @@ static void ungroup(dn_tape *t, int first, int last, int from) {
 static void return_to(dn_tape *t, const dn_schedule_mark *m) {
     t->schedule->n = m->n;
     t->schedule->n_done = m->n.order;
-    dn__arena_reset(&t->schedule->values, m->values);
+    dn__memory_back_to(t, DN_VALUES, m->values);
 }
 
 /* Forgets an order that is computed in part, with what is computed of it: nodes from `evaluated` on are as they were before. */
@@ -90,8 +90,8 @@ static void forget_all(dn_tape *t) {
     s->n = (dn_scheduled){0};
     s->evaluated = s->n_done = s->any_failed = s->unreported = s->forward_begun = 0;
     s->values_made++;
-    dn__arena_reset(&s->values, (dn_arena_mark){0});
-    dn__arena_reset(&s->copies, (dn_arena_mark){0});
+    dn__memory_back_to(t, DN_VALUES, (dn_arena_mark){0});
+    dn__memory_back_to(t, DN_COPIES, (dn_arena_mark){0});
 }
 
 void dn__forget_values(dn_tape *t) {
@@ -119,7 +119,7 @@ int dn__schedule_mark(dn_tape *t) {
     dn_schedule *s = t->schedule;
     if (DN_GROW(s->marks.at, s->marks.capacity, s->marks.n + 1)) return DN_ERROR_MEMORY;
     drop_plan(t);
-    s->marks.at[s->marks.n++] = (dn_schedule_mark){s->evaluated, s->n, dn__arena_mark(&s->values), dn__arena_mark(&s->copies)};
+    s->marks.at[s->marks.n++] = (dn_schedule_mark){s->evaluated, s->n, dn__memory_mark(t, DN_VALUES), dn__memory_mark(t, DN_COPIES)};
     return 0;
 }
 
@@ -132,16 +132,14 @@ void dn__schedule_revert(dn_tape *t) {
     if (s->seen > t->n.nodes) s->seen = t->n.nodes;
     ungroup(t, m.evaluated, t->n.nodes, m.n.groups);
     return_to(t, &m);
-    dn__arena_reset(&s->copies, m.copies);
+    dn__memory_back_to(t, DN_COPIES, m.copies);
     for (int i = 0; i < t->n.roots; i++)
         if (t->roots[i].reader >= s->evaluated) t->roots[i].version = -1;
 }
 
 void dn__schedule_free(dn_tape *t) {
     dn_schedule *s = t->schedule;
-    dn__arena_free(&s->values);
-    dn__arena_free(&s->copies);
-    dn__arena_free(&s->plan_memory);
+    for (int k = 0; k < DN_SCRATCH; k++) dn__arena_free(&s->memory[k]);
     void **const memory[] = {(void **)&s->seats,   (void **)&s->order,        (void **)&s->groups,  (void **)&s->members,
                              (void **)&s->sources, (void **)&s->group_inputs, (void **)&s->gathers, (void **)&s->marks.at};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) {
@@ -154,6 +152,7 @@ void dn__schedule_free(dn_tape *t) {
 
 int64_t dn__schedule_bytes(const dn_tape *t) {
     const dn_schedule *s = t->schedule;
-    return (int64_t)(dn__arena_bytes(&s->values) + dn__arena_bytes(&s->copies) + dn__arena_bytes(&s->plan_memory) +
-                     (size_t)s->seats_capacity * sizeof(dn_seat));
+    size_t bytes = (size_t)s->seats_capacity * sizeof(dn_seat);
+    for (int k = 0; k < DN_SCRATCH; k++) bytes += dn__arena_bytes(&s->memory[k]);
+    return (int64_t)bytes;
 }

@@ -51,6 +51,10 @@ typedef struct dn_scheduled { int order, groups, members, group_inputs, gathers,
 /* Where all stood: nodes below `evaluated` were computed, n.order of the order. */
 typedef struct dn_schedule_mark { int evaluated; dn_scheduled n; dn_arena_mark values, copies; } dn_schedule_mark;
 
+/* Memory by how long it lives: as long as values are known; copies of parameters, longer where a
+ * revert leaves them; until a plan is made; until the call at hand is over. */
+enum dn_memory { DN_VALUES, DN_COPIES, DN_PLAN, DN_SCRATCH };
+
 typedef struct dn_schedule {
     int immediate, check_finite;    /* nodes are computed when they are made; their values are looked at */
     int autobatch;                  /* autobatch.h: 0, or the strategy */
@@ -60,7 +64,7 @@ typedef struct dn_schedule {
     int any_failed;                 /* some node may be `failed` */
     int forward_begun;              /* dn__forward has more to do: what it has computed and what is to come must be of the same parameters */
     int unreported;                 /* dn_quick_value met this error and could not say so: dn_forward will */
-    dn_arena values, copies;        /* of nodes; of parameters that were read */
+    dn_arena memory[DN_SCRATCH];    /* see dn__memory */
     dn_seat *seats;                 /* of nodes below `seen` */
     int seen, seats_capacity;
     int32_t *order;                 /* autobatch.h: nodes, and groups as -1 - group, in the order they were computed */
@@ -72,13 +76,31 @@ typedef struct dn_schedule {
     dn_scheduled n, capacity;
     /* the plan is made in the order in which DyNet computes, for the sake of the generator that it draws from */
     int as_dynet;
-    struct dn_agenda *planning;       /* autobatch.c: an order in the making, in plan_memory; NULL: none */
-    dn_arena plan_memory;
+    struct dn_agenda *planning;     /* autobatch.c: an order in the making, in DN_PLAN; NULL: none */
     dn_schedule_mark begun;         /* where all stood when the order's last part, up to node `planned`, was made */
     struct { dn_schedule_mark *at; int n, capacity; } marks;
     dn_autobatch_counts counts;     /* of this graph */
 } dn_schedule;
 
+static inline dn_arena *dn__arena_of(dn_tape *t, enum dn_memory which) {
+    return which == DN_SCRATCH ? &t->room.scratch : &t->schedule->memory[which];
+}
+/* Memory of this kind; NULL: there is none. Where it stands; back to there, {0} being the beginning. */
+static inline void *dn__memory(dn_tape *t, enum dn_memory which, size_t bytes) {
+    return dn__arena_take(dn__arena_of(t, which), bytes);
+}
+static inline dn_arena_mark dn__memory_mark(dn_tape *t, enum dn_memory which) {
+    const dn_arena *a = dn__arena_of(t, which);
+    return (dn_arena_mark){a->current, a->used};
+}
+static inline void dn__memory_back_to(dn_tape *t, enum dn_memory which, dn_arena_mark mark) {
+    dn__arena_reset(dn__arena_of(t, which), mark);
+}
+/* How many ints belong to the node as a whole; the others belong to batch elements. */
+static inline int dn__whole_ints(const dn_node *node) {
+    if (node->op->flags & DN_INTS_EACH) return 0;
+    return node->op->flags & DN_INTS_AFTER_FIRST ? 1 : node->n_ints;
+}
 static inline dn_seat *dn__seat(const dn_tape *t, const dn_node *node) { return &t->schedule->seats[node - t->nodes]; }
 /* Whether a node has a value that was computed as a member of a group. */
 static inline int dn__grouped(const dn_tape *t, const dn_node *node) {

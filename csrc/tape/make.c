@@ -4,11 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-
-int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, const int *ints, int n_reals, const double *reals,
-             const dn_origin *origin) {
-    static const dn_origin NONE;
-    if (!origin) origin = &NONE;
+static inline __attribute__((always_inline)) int make(dn_tape *t, const dn_op *op, int n,
+                                                      const int *inputs, int n_ints, const int *ints,
+                                                      int n_reals, const double *reals,
+                                                      const dn_origin *origin) {
     if (t->n.nodes >= 1 << DN_INDEX_BITS)
         return dn__tape_fail(t, DN_ERROR_VALUE, "a graph holds at most %d nodes. Call renew_cg() for each example or batch.",
                              1 << DN_INDEX_BITS);
@@ -96,6 +95,13 @@ int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, 
     if (op->flags & (DN_JOINS | DN_TRACED)) t->joinable = 1;
     t->dropped += (uint32_t)s.draws; /* its own draws have the ordinals between its and the next node's */
     return index;
+}
+
+int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, const int *ints, int n_reals, const double *reals,
+             const dn_origin *origin) {
+    static const dn_origin NONE;
+    if (!n_ints && !n_reals && !origin) return make(t, op, n, inputs, 0, NULL, 0, NULL, &NONE); /* most nodes */
+    return make(t, op, n, inputs, n_ints, ints, n_reals, reals, origin ? origin : &NONE);
 }
 
 int dn__change_ints(dn_tape *t, dn_node *node, int n, const int *ints) {

@@ -114,8 +114,3 @@ void dn__unlock_roots(dn_tape *);
 static inline int64_t dn__handle(const dn_tape *t, int i) { return t->nodes[i].epoch << DN_INDEX_BITS | i; }
 /* The index of node i's input k. */
 static inline int dn__input(const dn_tape *t, int i, int k) { return t->args[t->nodes[i].args + k]; }
-/* How many ints belong to the node as a whole; the others belong to batch elements. */
-static inline int dn__whole_ints(const dn_node *node) {
-    if (node->op->flags & DN_INTS_EACH) return 0;
-    return node->op->flags & DN_INTS_AFTER_FIRST ? 1 : node->n_ints;
-}

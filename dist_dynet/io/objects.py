@@ -21,8 +21,8 @@ from typing import Any, ClassVar, cast
 
 from ..expression import Expression
 from ..params.collection import ParameterCollection
-from ..params.copying import unchanged
 from ..params.parameters import AnyParameter, LookupParameters, Parameters
+from ..params.root import unchanged
 from ..settings import say
 from . import pickles, text
 from ._classes import is_builder
@@ -165,7 +165,7 @@ def _stored_class(cls: Any) -> Any:
     return inspect.getmro(cls)[len(own)]
 
 
-def _described(thing: Any) -> tuple[bytes, list[tuple[str, AnyParameter]]]:
+def _described(thing: Any) -> tuple[bytes, list[tuple[str, text.ParameterLike]]]:
     """The pickle of an object, and its parameters by name."""
     for kind, cls in _KINDS.items():
         if isinstance(thing, cls):
@@ -280,7 +280,7 @@ def load_generator(basename: FileName, params: ParameterCollection, allow_pickle
 
 def _load_parameter(
     params: ParameterCollection, file: text.ModelFile, entries: list[text.Entry], at: int, kind: str, name: str
-) -> tuple[AnyParameter, int]:
+) -> tuple[text.ParameterLike, int]:
     entry = text.find(file, _KINDS[kind] is LookupParameters, name, entries[at:] + entries[:at])
     return text.new_parameter(params, file, entry), entry.number + 1
 

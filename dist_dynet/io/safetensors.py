@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from .._ffi import DTYPE
 from .._random_state import random_state, set_random_state
 from ..params.collection import ParameterCollection
-from ..params.copying import unchanged
 from ..params.parameters import AnyParameter
+from ..params.root import unchanged
 from ..trainers import Trainer
 from .files import FileName, atomic_write, unreadable
 

@@ -21,23 +21,50 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _random
 from .._ffi import DTYPE
-from ..params.copying import unchanged
 from ..params.dims import MAX_DIMS
 from ..params.initializers import GlorotInitializer
+from ..params.root import Root, unchanged
 from .files import BUFFER, FileName, atomic_write, unreadable
 
-if TYPE_CHECKING:
-    from ..params.collection import ParameterCollection
-    from ..params.parameters import AnyParameter
-
 _MAX_SIZE = (1 << 31) - 1
+
+
+class ParameterLike(Protocol):
+    """What is asked of a parameter or a table here."""
+
+    _root: Root
+    _dims: tuple[int, ...]
+    _rows: int
+
+    def name(self) -> str:
+        """The full name."""
+    def has_gradient(self) -> bool:
+        """Whether one has come."""
+    def _values(self) -> NDArray[Any]: ...
+    def _write(self, values: NDArray[Any]) -> None: ...
+    def _flat_gradient(self) -> NDArray[Any]: ...
+    def _set_flat_gradient(self, gradient: NDArray[Any] | None) -> None: ...
+
+
+class CollectionLike(Protocol):
+    """What is asked of a collection here."""
+
+    def name(self) -> str:
+        """The full name."""
+    def parameters_list(self) -> Sequence[ParameterLike]:
+        """The dense ones."""
+    def lookup_parameters_list(self) -> Sequence[ParameterLike]:
+        """The tables."""
+    def _new(self, name: str, dims: tuple[int, ...], is_table: bool) -> ParameterLike: ...
+    def _adopt(self, parameter: Any) -> None: ...
+
 
 # ---- writing -------------------------------------------------------------------------------------------------------------------------
 
@@ -64,15 +91,15 @@ def _dims_text(dims: Sequence[int]) -> str:
     return "{" + ",".join(map(str, dims)) + "}"
 
 
-def _file_dims(parameter: AnyParameter) -> tuple[int, ...]:
+def _file_dims(parameter: ParameterLike) -> tuple[int, ...]:
     return (*parameter._dims, parameter._rows) if parameter._rows else parameter._dims
 
 
-def _tag(parameter: AnyParameter) -> str:
+def _tag(parameter: ParameterLike) -> str:
     return "LookupParameter" if parameter._rows else "Parameter"
 
 
-def write_entry(file: BinaryIO, key: str, parameter: AnyParameter) -> None:
+def write_entry(file: BinaryIO, key: str, parameter: ParameterLike) -> None:
     """Writes one parameter under this name."""
     lines = [parameter._values()]
     if parameter.has_gradient():
@@ -89,7 +116,7 @@ def _is_word(key: str) -> bool:
     return bool(key) and key != "/" and "#" not in key and not any(c.isspace() for c in key)
 
 
-def save_parameters(entries: Iterable[tuple[str, AnyParameter]], fname: FileName, append: bool) -> None:
+def save_parameters(entries: Iterable[tuple[str, ParameterLike]], fname: FileName, append: bool) -> None:
     """Writes these parameters under these names; with `append`, after what the file holds.
 
     Raises:
@@ -110,18 +137,18 @@ def save_parameters(entries: Iterable[tuple[str, AnyParameter]], fname: FileName
                 write_entry(file, key, parameter)
 
 
-def collection_entries(collection: ParameterCollection, key: str = "") -> list[tuple[str, AnyParameter]]:
+def collection_entries(collection: CollectionLike, key: str = "") -> list[tuple[str, ParameterLike]]:
     """The parameters of a collection with their names in a file, in file order; `key` replaces the collection's name in front."""
     prefix = key.rstrip("/") + "/"
 
-    def name(p: AnyParameter) -> str:
+    def name(p: ParameterLike) -> str:
         return prefix + p.name().removeprefix(collection.name()).lstrip("/") if key else p.name()
 
-    members: list[AnyParameter] = [*collection.parameters_list(), *collection.lookup_parameters_list()]
+    members: list[ParameterLike] = [*collection.parameters_list(), *collection.lookup_parameters_list()]
     return [(name(p), p) for p in members]
 
 
-def save_collection(collection: ParameterCollection, fname: FileName, name: str, append: bool) -> None:
+def save_collection(collection: CollectionLike, fname: FileName, name: str, append: bool) -> None:
     """Writes a collection: see ParameterCollection.save()."""
     if name and not (name.startswith("/") and _is_word(name.rstrip("/"))):
         raise ValueError(f"save: Key should start with '/' and could not include ' ' or '#', or be '/' alone; got {name!r}. Use name='/foo'.")
@@ -316,13 +343,13 @@ def find(file: ModelFile, is_table: bool, key: str, entries: Iterable[Entry]) ->
 # ---- models --------------------------------------------------------------------------------------------------------------------------
 
 
-def pair(collection: ParameterCollection, file: ModelFile, entries: Iterable[Entry]) -> list[tuple[AnyParameter, Entry]]:
+def pair(collection: CollectionLike, file: ModelFile, entries: Iterable[Entry]) -> list[tuple[ParameterLike, Entry]]:
     """Pairs the parameters of a collection with entries: each kind in order, equal in dims and in number."""
     parameters, tables = collection.parameters_list(), collection.lookup_parameters_list()
-    pairs: list[tuple[AnyParameter, Entry]] = []
+    pairs: list[tuple[ParameterLike, Entry]] = []
     found = {"Parameter": 0, "LookupParameter": 0}
     for entry in entries:
-        members: Sequence[AnyParameter] = tables if entry.is_table else parameters
+        members: Sequence[ParameterLike] = tables if entry.is_table else parameters
         at = found[entry.tag]
         if at == len(members):
             what = "lookup parameters" if entry.is_table else "parameters to load"
@@ -338,7 +365,7 @@ def pair(collection: ParameterCollection, file: ModelFile, entries: Iterable[Ent
     return pairs
 
 
-def _check_dims(parameter: AnyParameter, entry: Entry) -> None:
+def _check_dims(parameter: ParameterLike, entry: Entry) -> None:
     if entry.dims != _file_dims(parameter):
         raise RuntimeError(
             f"Dimensions of parameter {entry.name} looked up from file ({_dims_text(entry.dims)}) do not match parameters to be populated "
@@ -346,14 +373,14 @@ def _check_dims(parameter: AnyParameter, entry: Entry) -> None:
         )
 
 
-def fill(file: ModelFile, pairs: Iterable[tuple[AnyParameter, Entry]]) -> None:
+def fill(file: ModelFile, pairs: Iterable[tuple[ParameterLike, Entry]]) -> None:
     """Reads the numbers of all entries, then gives them to their parameters."""
     for parameter, (values, gradient) in [(parameter, file.numbers(entry)) for parameter, entry in pairs]:
         parameter._write(values)
         parameter._set_flat_gradient(gradient)
 
 
-def populate_parameter(parameter: AnyParameter, fname: FileName, key: str) -> None:
+def populate_parameter(parameter: ParameterLike, fname: FileName, key: str) -> None:
     """Reads one parameter: see Parameters.populate()."""
     with ModelFile(fname) as file:
         entry = find(file, bool(parameter._rows), key, file.entries())
@@ -361,13 +388,13 @@ def populate_parameter(parameter: AnyParameter, fname: FileName, key: str) -> No
         fill(file, [(parameter, entry)])
 
 
-def populate_collection(collection: ParameterCollection, fname: FileName, key: str) -> None:
+def populate_collection(collection: CollectionLike, fname: FileName, key: str) -> None:
     """Reads a collection: see ParameterCollection.populate()."""
     with ModelFile(fname) as file:
         fill(file, pair(collection, file, (entry for entry in file.entries() if entry.name.startswith(key))))
 
 
-def new_parameter(collection: ParameterCollection, file: ModelFile, entry: Entry) -> AnyParameter:
+def new_parameter(collection: CollectionLike, file: ModelFile, entry: Entry) -> ParameterLike:
     """Adds to the collection the parameter that an entry describes."""
     values, gradient = file.numbers(entry)
     if _random.dynet_order():  # there the parameter is made with values drawn for it, then read
@@ -379,7 +406,7 @@ def new_parameter(collection: ParameterCollection, file: ModelFile, entry: Entry
     return parameter
 
 
-def load_parameter(collection: ParameterCollection, fname: FileName, key: str, is_table: bool) -> AnyParameter:
+def load_parameter(collection: CollectionLike, fname: FileName, key: str, is_table: bool) -> ParameterLike:
     """Adds a parameter or a table: see ParameterCollection.load_param()."""
     if not key:
         raise ValueError("load_param: requires a non-empty key; got ''. Give the name of an entry, such as '/_0'.")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .._integers import numbers
 from ..expression import Expression
 from ..ops import (
     affine_transform,
@@ -21,7 +22,7 @@ from ..ops import (
     tanh,
     transpose,
 )
-from ..ops._nodes import not_expression, numbers
+from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection
 from .block import Block
 

@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _random
-from .._ffi import calls, ffi, lib
+from .._ffi import ffi, lib
 from .._integers import count
 from ..expression import Expression, expression, resolved
+from ..graph import this_graph
 from ..ops import inputTensor
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
 from .owner import Owner, subcollection
-from .state import RNNState, this_graph, vectors
+from .state import RNNState, vectors
 from .steps import CellStep, NodeStep, Step
 
 
@@ -164,9 +165,7 @@ class RecurrentBuilder(Owner):
         Raises:
             ValueError: a wrong number of vectors.
         """
-        graph = calls.this_graph()
-        if graph < 0:
-            graph = this_graph()
+        graph = this_graph()
         before, masks, step = self._start, [], self._last_step
         in_order = _random.dynet_order()
         if in_order and self._graph == graph and before is not None and before._step.last:

@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .._ffi import OPS
+from .._integers import indices
 from ..expression import Expression
+from ..graph import this_graph
 from ..ops import concatenate_cols, inputTensor
-from ..ops._nodes import indices, listed, many, not_expression
+from ..ops._nodes import listed, node, not_expression
 from ..params.collection import ParameterCollection
 from .block import Block, used
-from .state import this_graph
 
-_CRF, _VITERBI = OPS["crf"], OPS["crf_viterbi"]
+_CRF, _VITERBI = "crf", "crf_viterbi"
 
 Tag = int | str
 """The number of a tag, or its name."""
@@ -138,14 +138,14 @@ class CRF(Block):
 
     def _node(
         self,
-        op: int,
+        op: str,
         emissions: Expression,
         rows: list[list[int]] | None,
         lengths: Sequence[int] | None,
         weights: Sequence[float],
         update: bool,
     ) -> Expression:
-        return many(op, "crf", [*self._transitions(update), emissions], self._ints(emissions, rows, lengths), weights)
+        return node(op, *self._transitions(update), emissions, self._ints(emissions, rows, lengths), weights, what="crf")
 
     def _ints(self, emissions: Expression, rows: list[list[int]] | None, lengths: Sequence[int] | None) -> list[int]:
         """What the node takes for tags: those of one sequence after another (0 where any will do), -1 beyond the ends."""
@@ -170,9 +170,9 @@ class CRF(Block):
             raise TypeError(f"CRF: takes a list of tags, or of lists of tags; got {tags!r:.100}.") from None
         if not rows or not isinstance(rows[0], list):
             rows = [rows]
-        return [self._numbers(row) for row in rows]
+        return [list(self._numbers(row)) for row in rows]
 
-    def _numbers(self, row: list[Tag]) -> list[int]:
+    def _numbers(self, row: list[Tag]) -> Sequence[int]:
         """The numbers of these tags; those that are numbers already are looked at all at once."""
         if any(isinstance(tag, str) for tag in row):
             return [self._number(tag) for tag in row]

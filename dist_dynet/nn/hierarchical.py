@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .._integers import whole
 from ..expression import Expression
 from ..ops import (
     concatenate,
@@ -21,7 +22,7 @@ from ..ops import (
     select_rows,
     zeros,
 )
-from ..ops._nodes import not_expression, whole
+from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection
 from .softmax import SoftmaxBuilder, _by_groups, _draw, _Layer, _logits
 
@@ -168,7 +169,7 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
 
     def _decisions(self, c: int) -> list[tuple[_Cluster, int]]:
         try:
-            return self._ways[whole(c, "neg_log_softmax", "neg_log_softmax_batch")]
+            return self._ways[whole(c, "neg_log_softmax", "the index", "neg_log_softmax_batch")]
         except KeyError:
             raise ValueError(f"neg_log_softmax: c must be the number of a word of the cluster file; got {c!r}.") from None
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._integers import count
+from .._integers import count, indices
 from ..expression import Expression
 from ..graph import cg
 from ..ops import (
@@ -23,7 +23,7 @@ from ..ops import (
     sum_elems,
     transpose,
 )
-from ..ops._nodes import indices, not_expression
+from ..ops._nodes import not_expression
 from ..params import ConstInitializer, UniformInitializer
 from ..params.collection import ParameterCollection
 from .block import used

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import OPS, fail, lib
+from .._integers import indices
 from ..expression import Expression, expression
 from ..ops import cmult, concatenate_cols, concatenate_to_batch, pick, pick_batch_elems
-from ..ops._nodes import indices, many_node, not_expression
+from ..ops._nodes import many_node, not_expression
 
 LIST, MATRIX, PACKED = lib.DN_SEQUENCE_LIST, lib.DN_SEQUENCE_MATRIX, lib.DN_SEQUENCE_PACKED
 BY_ELEMENT, REVERSED, _MASK = lib.DN_SEQUENCE_BY_ELEMENT, lib.DN_SEQUENCE_REVERSED, lib.DN_SEQUENCE_MASK

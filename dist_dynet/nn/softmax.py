@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _random
-from .._integers import count
+from .._integers import count, whole
 from ..expression import Expression
 from ..graph import cg
 from ..ops import (
@@ -27,7 +27,7 @@ from ..ops import (
     softmax,
     zeros,
 )
-from ..ops._nodes import not_expression, whole
+from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
 from .owner import Owner, subcollection
@@ -245,7 +245,7 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
     def _where(self, c: int) -> tuple[int, int]:
         """Class of a word, and its number there."""
         try:
-            return self._place[whole(c, "neg_log_softmax", "neg_log_softmax_batch")]
+            return self._place[whole(c, "neg_log_softmax", "the index", "neg_log_softmax_batch")]
         except KeyError:
             raise ValueError(f"neg_log_softmax: c must be the number of a word of the cluster file; got {c!r}.") from None
 

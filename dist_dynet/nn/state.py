@@ -8,13 +8,12 @@ methods this module calls and does not know.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from numpy.typing import ArrayLike
 
-from .._ffi import FAST_PATHS, calls
+from .._ffi import accelerated
 from ..expression import Expression
-from ..graph import cg
 from ..ops import cmult
 from ..ops._nodes import listed, not_expression
 from .sequences import Inputs, inputs_of, packed_inputs
@@ -22,6 +21,7 @@ from .sequences import Inputs, inputs_of, packed_inputs
 Vectors = tuple[Expression, ...]
 
 
+@accelerated
 class State:
     """What a state holds, and a step from it. csrc/python/states.c has the same, faster.
 
@@ -65,10 +65,6 @@ class State:
         Of a GRU with dropout: after dropout.
         """
         return self._output or (self._h[-1] if self._h else None)
-
-
-if FAST_PATHS and not TYPE_CHECKING:
-    State = calls.State
 
 
 class RNNState(State):
@@ -254,10 +250,3 @@ def vectors(builder: Any, es: Iterable[Expression], what: str) -> tuple[Vectors,
 def masked(x: Expression, mask: Expression | None) -> Expression:
     """The product of x and mask; x without a mask."""
     return x if mask is None else cmult(x, mask)
-
-
-def this_graph() -> int:
-    """What tells this thread's graph from all others, also from earlier ones."""
-    if calls.this_graph() < 0:
-        cg()
-    return calls.this_graph()

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._ffi import FAST_PATHS, OPS, calls, fail, lib, nodes
+from .._ffi import fail, lib
 from ..expression import Expression, expression, expressions_from
 from ..ops import (
     cmult,
@@ -32,8 +32,6 @@ from .state import RNNState, Vectors
 
 LayerMasks = tuple[Expression | None, ...]
 _MASKS = lib.DN_SEQUENCE_H_MASK, lib.DN_SEQUENCE_C_MASK
-if FAST_PATHS:
-    calls.dropping(Expression, OPS["cmult"], OPS["dropout"])
 
 
 @functools.lru_cache(64)
@@ -93,7 +91,7 @@ class Step(NamedTuple):
         t, n, cells = state._t, state._n, []
         for h in state._h or ():
             owner = h._h - t - 1
-            c = nodes.dn_parts(owner, n + t, 1, self.builder.hidden_dim) if n else h._h + 1
+            c = lib.dn_parts(owner, n + t, 1, self.builder.hidden_dim) if n else h._h + 1
             if c < 0:
                 fail(c, owner)
             cells.append(expression(c))

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from .._ffi import NULL, OPS, fail, fast_path, ffi, nodes
-from ..expression import NO_GRAPH, Expression, expression
+from .._ffi import OPS, accelerated, fail
+from ..expression import Expression, expression
 from ..ops import zeros
 from ..ops._nodes import node_parts, not_expression
 from ..params.collection import ParameterCollection
 from .block import Block
 
 _CELL = OPS["tree_lstm"]
-_node_parts, _tree_node = nodes.dn_node_parts, fast_path("tree_node")
+
+
+@accelerated
+def tree_node(weights: bytes, n_ary: bool, x: int, *children: int) -> int:
+    """The handle of a cell's h, or a negative error, of handles: the six weights as bytes, x (0: none), the h of the children."""
+    handles = [*memoryview(weights).cast("q"), *((x,) if x else ()), *children, *(h + 1 for h in children)]
+    return node_parts(_CELL, 2, handles, (len(children), x != 0, n_ary))
 
 
 class TreeState:
@@ -62,10 +69,10 @@ class _TreeBuilder(Block):
         try:
             n = len(children)  # type: ignore[arg-type]  # what has no length is no frequent form
             if n == 0:
-                h = _tree_node(self._weights, self._n_ary, x._h, 0, 0, 0)  # type: ignore[union-attr]
+                h = tree_node(self._weights, self._n_ary, x._h)  # type: ignore[union-attr]
             elif n == self._quick:
                 a, b = children
-                h = _tree_node(self._weights, self._n_ary, 0 if x is None else x._h, 2, a._hidden, b._hidden)  # type: ignore[union-attr]
+                h = tree_node(self._weights, self._n_ary, 0 if x is None else x._h, a._hidden, b._hidden)  # type: ignore[union-attr]
             else:
                 return self._any_node(x, children)
         except (AttributeError, TypeError):
@@ -88,7 +95,7 @@ class _TreeBuilder(Block):
         gates = add((3 * n, k)), add((3 * n, arity * n)), add(3 * n, init=0)
         self._parameters = (*gates, add((n, k)), add((arity * n, arity * n)), add(n, init=self.forget_bias))
         self._weights: Any = None
-        """Their handles in C's memory; None: not there yet, as in a copy."""
+        """Their handles as bytes; None: not there yet, as in a copy."""
         self._quick = 2 if arity == 2 or not self._n_ary else -1
         """How many children there is a call of its own for."""
 
@@ -107,27 +114,19 @@ class _TreeBuilder(Block):
         return cls(*sizes, model, forget_bias)  # type: ignore[call-arg]  # NaryTreeLSTMBuilder has one more
 
     def _state(self, x: Expression | None, children: list[Any]) -> TreeState:
-        handles = [p._h for p in self._parameters]
-        self._weights = self._weights or ffi.new("int64_t[]", handles)
+        self._weights = self._weights or array("q", [p._h for p in self._parameters]).tobytes()
         try:
-            if x is not None:
-                handles.append(x._h)
-            elif not children:
+            if x is None and not children:
                 raise ValueError("node: takes an input or children; got neither.")
-            if children:
-                handles += [child._hidden for child in children]
-                handles += [child._hidden + 1 for child in children]
+            handles = [0 if x is None else x._h, *(child._hidden for child in children)]
         except AttributeError:
             if x is not None and not hasattr(x, "_h"):  # one made by hand has none
                 raise not_expression("node", x) from None
             _check(children)
             raise
-        ints = len(children), x is not None, self._n_ary
-        h = _node_parts(_CELL, len(handles), handles, 3, ints, 0, NULL, 2)
+        h = tree_node(self._weights, self._n_ary, *handles)
         if h < 0:
-            h = node_parts(_CELL, 2, handles, ints) if h == NO_GRAPH else h
-            if h < 0:
-                fail(h, *handles)
+            fail(h, *handles[not x :])
         state = TreeState()
         state._hidden = h
         return state

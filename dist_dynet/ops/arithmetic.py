@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from .._ffi import OPS, calls
+from .._ffi import calls
 from ..expression import Expression
-from ._nodes import binary, binary_call, listed, many, of_list, with_reals
+from ._nodes import has_handle, listed, node
 from .inputs import inputTensor, scalarInput
 
 __all__ = ["average", "cdiv", "cmult", "colwise_add", "esum", "pow"]
 
-_scale_shift, _sum = with_reals("scale_shift", "arithmetic"), of_list("sum", "esum")
 _NUMBERS = (int, float, np.number, np.bool_)
 
 
@@ -27,39 +26,47 @@ def _number(y: Any) -> float | None:
     return None
 
 
-def _with(of_number: Callable[[Expression, float], Any] | None, of_array: Callable[[Expression, Expression], Expression] | None = None) -> Any:
-    """What an operator makes of an expression x and something else: of_number(x, number), or of_array(x, the array as an input)."""
+def _scale_shift(x: Expression, a: float, b: float) -> Expression:
+    return node("scale_shift", x, a, b, what="arithmetic")
 
-    def other(x: Expression, y: Any) -> Any:
+
+def _over_number(x: Expression, n: float) -> Expression:
+    return _scale_shift(x, 1 / n, 0.0) if n else cdiv(x, scalarInput(0))
+
+
+_Ways = tuple[Callable[[Expression, float], Expression] | None, Callable[[Expression, Expression], Expression] | None]
+
+
+def _operator(op: str, ways: _Ways, is_reflected: bool) -> Callable[[Any, Any], Any]:
+    """What an operator makes of an expression x and something else: a node of op, of_number(x, number), or of_array(x, array as an input)."""
+    of_number, of_array = ways
+
+    def operate(x: Any, y: Any) -> Any:
+        if has_handle(x) and has_handle(y):
+            return node(op, y, x) if is_reflected else node(op, x, y)
         n = _number(y)
         if n is not None:
             return of_number(x, n) if of_number else NotImplemented
         return of_array(x, inputTensor(y)) if of_array and isinstance(y, np.ndarray) else NotImplemented
 
-    return other
+    return operate
 
 
-def _over_number(x: Expression, n: float) -> Expression:
-    return _scale_shift(x, 1 / n, 0) if n else cdiv(x, scalarInput(0))
+# The operators of two expressions, and of one and a number, are in csrc/python/module.c, too; the last column is other + x.
+_OPERATORS: tuple[tuple[str, str, _Ways, _Ways], ...] = (
+    ("__add__", "add", (lambda x, n: _scale_shift(x, 1.0, n), lambda x, y: x + y), (lambda x, n: _scale_shift(x, 1.0, n), lambda x, y: y + x)),
+    ("__sub__", "subtract", (lambda x, n: _scale_shift(x, 1.0, -n), lambda x, y: x - y),
+     (lambda x, n: _scale_shift(x, -1.0, n), lambda x, y: y - x)),
+    ("__mul__", "matmul", (lambda x, n: _scale_shift(x, n, 0.0), lambda x, y: x * y),
+     (lambda x, n: _scale_shift(x, n, 0.0), lambda x, y: y * x)),
+    ("__truediv__", "cdiv", (_over_number, None), (lambda x, n: cdiv(scalarInput(n), x), None)),
+    ("__pow__", "pow", (lambda x, n: pow(x, scalarInput(n)), None), (None, None)),
+)  # fmt: skip
+for _name, _op, _straight, _reflected in _OPERATORS:
+    calls.operator(_name, _op, _operator(_op, _straight, False), _operator(_op, _reflected, True))
+calls.operator("__neg__", "scale_shift", lambda x: _scale_shift(x, -1.0, 0.0), None)
 
 
-# The operators of two expressions, and of one and a number, are in csrc/python/expression.c; these functions do the rest: x + other, other + x.
-calls.operator("scale_shift", _scale_shift, None)
-for name, op, other, reflected in (
-    ("add", "add", _with(lambda x, n: _scale_shift(x, 1, n), lambda x, y: x + y),
-     _with(lambda x, n: _scale_shift(x, 1, n), lambda x, y: y + x)),
-    ("subtract", "subtract", _with(lambda x, n: _scale_shift(x, 1, -n), lambda x, y: x - y),
-     _with(lambda x, n: _scale_shift(x, -1, n), lambda x, y: y - x)),
-    ("multiply", "matmul", _with(lambda x, n: _scale_shift(x, n, 0), lambda x, y: x * y),
-     _with(lambda x, n: _scale_shift(x, n, 0), lambda x, y: y * x)),
-    ("divide", "cdiv", _with(_over_number), _with(lambda x, n: cdiv(scalarInput(n), x))),
-    ("power", "pow", _with(lambda x, n: pow(x, scalarInput(n))), _with(None)),
-):  # fmt: skip
-    calls.operator(name, binary_call(op, other), reflected)
-del name, op, other, reflected
-
-
-@binary
 def cmult(x: Expression, y: Expression) -> Expression:
     """y_i = x_0i x_1i: the elementwise product.
 
@@ -70,10 +77,9 @@ def cmult(x: Expression, y: Expression) -> Expression:
     >>> dy.cmult(dy.inputVector([1, 2, 3]), dy.inputVector([4, 5, 6])).value()
     [4.0, 10.0, 18.0]
     """
-    raise NotImplementedError
+    return node("cmult", x, y)
 
 
-@binary
 def cdiv(x: Expression, y: Expression) -> Expression:
     """y_i = x_0i / x_1i: the elementwise quotient.
 
@@ -84,10 +90,9 @@ def cdiv(x: Expression, y: Expression) -> Expression:
     >>> dy.cdiv(dy.inputVector([1, 2]), dy.inputVector([4, 5])).npvalue().round(2).tolist()
     [0.25, 0.4]
     """
-    raise NotImplementedError
+    return node("cdiv", x, y)
 
 
-@binary
 def pow(x: Expression, y: Expression) -> Expression:
     """y_i = x_0i ^ x_1; also x ** n.
 
@@ -98,7 +103,7 @@ def pow(x: Expression, y: Expression) -> Expression:
     >>> (dy.inputVector([2, 3]) ** 2).value()
     [4.0, 9.0]
     """
-    raise NotImplementedError
+    return node("pow", x, y)
 
 
 def colwise_add(x: Expression, y: Expression) -> Expression:
@@ -108,7 +113,7 @@ def colwise_add(x: Expression, y: Expression) -> Expression:
     >>> dy.colwise_add(dy.zeros((2, 2)), dy.inputVector([1, 2])).npvalue().tolist()
     [[1.0, 1.0], [2.0, 2.0]]
     """
-    return many(OPS["add"], "colwise_add", (x, y))
+    return node("add", x, y, what="colwise_add")
 
 
 def esum(xs: Iterable[Expression]) -> Expression:
@@ -125,7 +130,7 @@ def esum(xs: Iterable[Expression]) -> Expression:
         xs = listed(xs, "esum")
         if len(xs) == 1 and isinstance(xs[0], Expression):
             return xs[0]
-    return _sum(xs)
+    return node("sum", xs, what="esum")
 
 
 def average(xs: Iterable[Expression]) -> Expression:
@@ -135,4 +140,4 @@ def average(xs: Iterable[Expression]) -> Expression:
     >>> dy.average([dy.scalarInput(1), dy.scalarInput(2)]).value()
     1.5
     """
-    return many(OPS["average"], "average", xs)
+    return node("average", xs)

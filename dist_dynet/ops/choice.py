@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .._ffi import NULL, OPS, fail, lib, view_ints
-from .._integers import count
+from .._ffi import NULL, fail, lib, view_ints
+from .._integers import whole
 from ..expression import Expression
-from ._nodes import dim_number, make, many
+from ._nodes import node
 
 __all__ = ["kmax_pooling", "sample_categorical", "topk"]
 
@@ -29,8 +29,8 @@ class _choiceExpression(Expression):  # noqa: N801 - as the other classes of nod
 
 
 def _chosen(what: str, x: Expression, d: int, n: int) -> _choiceExpression:
-    node = many(OPS[what], what, [x], (dim_number(d, what), count(n, what, "n" if what == "sample_categorical" else "k")))
-    return make(_choiceExpression, node._h)
+    name = "n" if what == "sample_categorical" else "k"
+    return node(what, x, whole(d, what, "a dim"), whole(n, what, name), cls=_choiceExpression)
 
 
 def topk(x: Expression, k: int, d: int = 0) -> _choiceExpression:

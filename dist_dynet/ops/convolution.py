@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .._ffi import OPS
-from .._integers import count
+from .._integers import indices, whole
 from ..expression import Expression
-from ._nodes import binary, indices, many, one
+from ._nodes import node
 
 __all__ = ["conv2d", "conv2d_bias", "filter1d_narrow", "fold_rows", "kmh_ngram", "maxpooling2d"]
 
@@ -34,7 +33,7 @@ def conv2d(x: Expression, f: Expression, stride: Sequence[int], is_valid: bool =
     >>> dy.conv2d(x, f, [1, 1]).npvalue()[:, :, 0].tolist()
     [[12.0, 16.0]]
     """
-    return many(OPS["conv2d"], "conv2d", (x, f), (*_pair(stride, "conv2d", "stride"), bool(is_valid)))
+    return node("conv2d", x, f, _pair(stride, "conv2d", "stride"), bool(is_valid))
 
 
 def conv2d_bias(x: Expression, f: Expression, b: Expression, stride: Sequence[int], is_valid: bool = True) -> Expression:
@@ -48,7 +47,7 @@ def conv2d_bias(x: Expression, f: Expression, b: Expression, stride: Sequence[in
     >>> dy.conv2d_bias(x, f, dy.inputVector([100]), [1, 1]).npvalue()[:, :, 0].tolist()
     [[112.0, 116.0]]
     """
-    return many(OPS["conv2d_bias"], "conv2d_bias", (x, f, b), (*_pair(stride, "conv2d_bias", "stride"), bool(is_valid)))
+    return node("conv2d_bias", x, f, b, _pair(stride, "conv2d_bias", "stride"), bool(is_valid))
 
 
 def maxpooling2d(x: Expression, ksize: Sequence[int], stride: Sequence[int], is_valid: bool = True) -> Expression:
@@ -62,11 +61,10 @@ def maxpooling2d(x: Expression, ksize: Sequence[int], stride: Sequence[int], is_
     >>> dy.maxpooling2d(dy.inputTensor([[1, 2, 3], [4, 5, 6]]), [2, 2], [1, 1]).npvalue().tolist()
     [[5.0, 6.0]]
     """
-    ints = (*_pair(ksize, "maxpooling2d", "ksize"), *_pair(stride, "maxpooling2d", "stride"), bool(is_valid))
-    return one(OPS["maxpooling2d"], "maxpooling2d", x, ints)
+    what = "maxpooling2d"
+    return node(what, x, _pair(ksize, what, "ksize"), _pair(stride, what, "stride"), bool(is_valid))
 
 
-@binary
 def filter1d_narrow(x: Expression, y: Expression) -> Expression:
     """z[k, j] = sum over i, l of x[i, j + l] y[i, l, k]: filters y that move over the columns of x.
 
@@ -77,7 +75,7 @@ def filter1d_narrow(x: Expression, y: Expression) -> Expression:
     >>> dy.filter1d_narrow(dy.inputTensor([[1, 2, 3]]), dy.inputTensor([[1, 10]])).npvalue().tolist()
     [[21.0, 32.0]]
     """
-    raise NotImplementedError
+    return node("filter1d_narrow", x, y)
 
 
 def kmh_ngram(x: Expression, v: int) -> Expression:
@@ -91,7 +89,7 @@ def kmh_ngram(x: Expression, v: int) -> Expression:
     >>> dy.kmh_ngram(dy.inputTensor([[1, 2, 3], [4, 5, 6]]), 2).npvalue().tolist()
     [[3.0, 5.0], [9.0, 11.0]]
     """
-    return one(OPS["kmh_ngram"], "kmh_ngram", x, (count(v, "kmh_ngram", "v"),))
+    return node("kmh_ngram", x, whole(v, "kmh_ngram", "v"))
 
 
 def fold_rows(x: Expression, nrows: int = 2) -> Expression:
@@ -105,4 +103,4 @@ def fold_rows(x: Expression, nrows: int = 2) -> Expression:
     >>> dy.fold_rows(dy.inputTensor([[1, 2], [3, 4]])).npvalue().tolist()
     [[4.0, 6.0]]
     """
-    return one(OPS["fold_rows"], "fold_rows", x, (count(nrows, "fold_rows", "nrows"),))
+    return node("fold_rows", x, whole(nrows, "fold_rows", "nrows"))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from .._ffi import OPS
+from .._integers import real
 from ..expression import Expression
-from ._nodes import one, unary, with_reals
+from ._nodes import node
 
 __all__ = [
     "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh", "cube", "elu", "erf", "exp", "gelu", "lgamma", "log",
     "log_sigmoid", "logistic", "rectify", "selu", "silu", "sin", "sinh", "softsign", "sqrt", "square", "tan", "tanh",
 ]  # fmt: skip
 
-_elu, _silu = with_reals("elu", "elu"), with_reals("silu", "silu")
 
-
-@unary
 def tanh(x: Expression) -> Expression:
     """y_i = tanh x_i.
 
@@ -24,10 +21,9 @@ def tanh(x: Expression) -> Expression:
     >>> round(dy.tanh(dy.scalarInput(0.5)).value(), 4)
     0.4621
     """
-    raise NotImplementedError
+    return node("tanh", x)
 
 
-@unary
 def logistic(x: Expression) -> Expression:
     """y_i = 1 / (1 + exp(-x_i)).
 
@@ -37,10 +33,9 @@ def logistic(x: Expression) -> Expression:
     >>> dy.logistic(dy.scalarInput(0)).value()
     0.5
     """
-    raise NotImplementedError
+    return node("logistic", x)
 
 
-@unary
 def rectify(x: Expression) -> Expression:
     """y_i = max(0, x_i); NaN stays.
 
@@ -50,10 +45,9 @@ def rectify(x: Expression) -> Expression:
     >>> dy.rectify(dy.inputVector([-1, 2])).value()
     [0.0, 2.0]
     """
-    raise NotImplementedError
+    return node("rectify", x)
 
 
-@unary
 def exp(x: Expression) -> Expression:
     """y_i = exp x_i.
 
@@ -63,10 +57,9 @@ def exp(x: Expression) -> Expression:
     >>> dy.exp(dy.scalarInput(0)).value()
     1.0
     """
-    raise NotImplementedError
+    return node("exp", x)
 
 
-@unary
 def log(x: Expression) -> Expression:
     """y_i = log x_i, the natural logarithm; -inf at 0, NaN below.
 
@@ -76,10 +69,9 @@ def log(x: Expression) -> Expression:
     >>> dy.log(dy.scalarInput(1)).value()
     0.0
     """
-    raise NotImplementedError
+    return node("log", x)
 
 
-@unary
 def square(x: Expression) -> Expression:
     """y_i = x_i^2.
 
@@ -89,10 +81,9 @@ def square(x: Expression) -> Expression:
     >>> dy.square(dy.scalarInput(-3)).value()
     9.0
     """
-    raise NotImplementedError
+    return node("square", x)
 
 
-@unary
 def abs(x: Expression) -> Expression:
     """y_i = |x_i|.
 
@@ -102,10 +93,9 @@ def abs(x: Expression) -> Expression:
     >>> dy.abs(dy.scalarInput(-3)).value()
     3.0
     """
-    raise NotImplementedError
+    return node("abs", x)
 
 
-@unary
 def sin(x: Expression) -> Expression:
     """y_i = sin x_i.
 
@@ -115,10 +105,9 @@ def sin(x: Expression) -> Expression:
     >>> round(dy.sin(dy.scalarInput(1)).value(), 4)
     0.8415
     """
-    raise NotImplementedError
+    return node("sin", x)
 
 
-@unary
 def cos(x: Expression) -> Expression:
     """y_i = cos x_i.
 
@@ -128,10 +117,9 @@ def cos(x: Expression) -> Expression:
     >>> round(dy.cos(dy.scalarInput(1)).value(), 4)
     0.5403
     """
-    raise NotImplementedError
+    return node("cos", x)
 
 
-@unary
 def tan(x: Expression) -> Expression:
     """y_i = tan x_i.
 
@@ -141,10 +129,9 @@ def tan(x: Expression) -> Expression:
     >>> round(dy.tan(dy.scalarInput(1)).value(), 4)
     1.5574
     """
-    raise NotImplementedError
+    return node("tan", x)
 
 
-@unary
 def asin(x: Expression) -> Expression:
     """y_i = arcsin x_i, in [-pi/2, pi/2]; NaN where |x_i| > 1.
 
@@ -154,10 +141,9 @@ def asin(x: Expression) -> Expression:
     >>> round(dy.asin(dy.scalarInput(0.5)).value(), 4)
     0.5236
     """
-    raise NotImplementedError
+    return node("asin", x)
 
 
-@unary
 def acos(x: Expression) -> Expression:
     """y_i = arccos x_i, in [0, pi]; NaN where |x_i| > 1.
 
@@ -167,10 +153,9 @@ def acos(x: Expression) -> Expression:
     >>> round(dy.acos(dy.scalarInput(0.5)).value(), 4)
     1.0472
     """
-    raise NotImplementedError
+    return node("acos", x)
 
 
-@unary
 def atan(x: Expression) -> Expression:
     """y_i = arctan x_i, in [-pi/2, pi/2].
 
@@ -180,10 +165,9 @@ def atan(x: Expression) -> Expression:
     >>> round(dy.atan(dy.scalarInput(1)).value(), 4)
     0.7854
     """
-    raise NotImplementedError
+    return node("atan", x)
 
 
-@unary
 def sinh(x: Expression) -> Expression:
     """y_i = (exp(x_i) - exp(-x_i)) / 2.
 
@@ -193,10 +177,9 @@ def sinh(x: Expression) -> Expression:
     >>> round(dy.sinh(dy.scalarInput(1)).value(), 4)
     1.1752
     """
-    raise NotImplementedError
+    return node("sinh", x)
 
 
-@unary
 def cosh(x: Expression) -> Expression:
     """y_i = (exp(x_i) + exp(-x_i)) / 2.
 
@@ -206,10 +189,9 @@ def cosh(x: Expression) -> Expression:
     >>> round(dy.cosh(dy.scalarInput(1)).value(), 4)
     1.5431
     """
-    raise NotImplementedError
+    return node("cosh", x)
 
 
-@unary
 def asinh(x: Expression) -> Expression:
     """y_i = log(x_i + sqrt(x_i^2 + 1)), the inverse of sinh.
 
@@ -219,10 +201,9 @@ def asinh(x: Expression) -> Expression:
     >>> round(dy.asinh(dy.scalarInput(1)).value(), 4)
     0.8814
     """
-    raise NotImplementedError
+    return node("asinh", x)
 
 
-@unary
 def acosh(x: Expression) -> Expression:
     """y_i = log(x_i + sqrt(x_i^2 - 1)), the inverse of cosh; NaN below 1.
 
@@ -232,10 +213,9 @@ def acosh(x: Expression) -> Expression:
     >>> round(dy.acosh(dy.scalarInput(2)).value(), 4)
     1.317
     """
-    raise NotImplementedError
+    return node("acosh", x)
 
 
-@unary
 def atanh(x: Expression) -> Expression:
     """y_i = log((1 + x_i) / (1 - x_i)) / 2, the inverse of tanh; NaN where |x_i| > 1.
 
@@ -245,10 +225,9 @@ def atanh(x: Expression) -> Expression:
     >>> round(dy.atanh(dy.scalarInput(0.5)).value(), 4)
     0.5493
     """
-    raise NotImplementedError
+    return node("atanh", x)
 
 
-@unary
 def sqrt(x: Expression) -> Expression:
     """y_i = sqrt x_i; NaN below 0.
 
@@ -258,10 +237,9 @@ def sqrt(x: Expression) -> Expression:
     >>> round(dy.sqrt(dy.scalarInput(2)).value(), 4)
     1.4142
     """
-    raise NotImplementedError
+    return node("sqrt", x)
 
 
-@unary
 def cube(x: Expression) -> Expression:
     """y_i = x_i^3.
 
@@ -271,10 +249,9 @@ def cube(x: Expression) -> Expression:
     >>> round(dy.cube(dy.scalarInput(2)).value(), 4)
     8.0
     """
-    raise NotImplementedError
+    return node("cube", x)
 
 
-@unary
 def erf(x: Expression) -> Expression:
     """y_i = 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x_i: the error function.
 
@@ -284,10 +261,9 @@ def erf(x: Expression) -> Expression:
     >>> round(dy.erf(dy.scalarInput(1)).value(), 4)
     0.8427
     """
-    raise NotImplementedError
+    return node("erf", x)
 
 
-@unary
 def lgamma(x: Expression) -> Expression:
     """y_i = log |gamma(x_i)|; infinite at 0, -1, -2, ...
 
@@ -297,10 +273,9 @@ def lgamma(x: Expression) -> Expression:
     >>> round(dy.lgamma(dy.scalarInput(5)).value(), 4)
     3.1781
     """
-    raise NotImplementedError
+    return node("lgamma", x)
 
 
-@unary
 def log_sigmoid(x: Expression) -> Expression:
     """y_i = -log(1 + exp(-x_i)) = log logistic x_i, without overflow.
 
@@ -310,10 +285,9 @@ def log_sigmoid(x: Expression) -> Expression:
     >>> round(dy.log_sigmoid(dy.scalarInput(0)).value(), 4)
     -0.6931
     """
-    raise NotImplementedError
+    return node("log_sigmoid", x)
 
 
-@unary
 def softsign(x: Expression) -> Expression:
     """y_i = x_i / (1 + |x_i|); 1 and -1 at infinity.
 
@@ -323,10 +297,9 @@ def softsign(x: Expression) -> Expression:
     >>> round(dy.softsign(dy.scalarInput(3)).value(), 4)
     0.75
     """
-    raise NotImplementedError
+    return node("softsign", x)
 
 
-@unary
 def selu(x: Expression) -> Expression:
     """y_i = s (x_i where x_i > 0, else a (exp(x_i) - 1)), s = 1.0507009873554805, a = 1.6732632423543772.
 
@@ -336,7 +309,7 @@ def selu(x: Expression) -> Expression:
     >>> round(dy.selu(dy.scalarInput(1)).value(), 4)
     1.0507
     """
-    raise NotImplementedError
+    return node("selu", x)
 
 
 def elu(x: Expression, alpha: float = 1.0) -> Expression:
@@ -348,7 +321,7 @@ def elu(x: Expression, alpha: float = 1.0) -> Expression:
     >>> dy.elu(dy.inputVector([-1, 2])).npvalue().round(4).tolist()
     [-0.6321, 2.0]
     """
-    return _elu(x, alpha, 0)
+    return node("elu", x, real(alpha, "elu"), 0.0)
 
 
 def silu(x: Expression, beta: float = 1.0) -> Expression:
@@ -360,7 +333,7 @@ def silu(x: Expression, beta: float = 1.0) -> Expression:
     >>> dy.silu(dy.inputVector([-1, 2])).npvalue().round(4).tolist()
     [-0.2689, 1.7616]
     """
-    return _silu(x, beta, 0)
+    return node("silu", x, real(beta, "silu"), 0.0)
 
 
 def gelu(x: Expression, approximate: bool = False) -> Expression:
@@ -376,4 +349,4 @@ def gelu(x: Expression, approximate: bool = False) -> Expression:
     >>> dy.gelu(dy.inputVector([-1, 2]), approximate=True).npvalue().round(4).tolist()
     [-0.1588, 1.9546]
     """
-    return one(OPS["gelu_tanh" if approximate else "gelu"], "gelu", x)
+    return node("gelu_tanh" if approximate else "gelu", x, what="gelu")

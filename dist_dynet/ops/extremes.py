@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .._ffi import OPS
+from .._integers import whole
 from ..expression import Expression
-from ._nodes import binary, many, with_dim
+from ._nodes import node
 
 __all__ = ["bmax", "bmin", "emax", "logsumexp", "logsumexp_dim", "max_dim", "min_dim"]
 
-_logsumexp_dim, _max_dim, _min_dim = (with_dim(name) for name in ("logsumexp_dim", "max_dim", "min_dim"))
 
-
-@binary
 def bmax(x: Expression, y: Expression) -> Expression:
     """y_i = max(x_0i, x_1i), element by element.
 
@@ -24,10 +21,9 @@ def bmax(x: Expression, y: Expression) -> Expression:
     >>> dy.bmax(dy.inputVector([1, 5]), dy.inputVector([2, 3])).value()
     [2.0, 5.0]
     """
-    raise NotImplementedError
+    return node("bmax", x, y)
 
 
-@binary
 def bmin(x: Expression, y: Expression) -> Expression:
     """y_i = min(x_0i, x_1i), element by element.
 
@@ -38,7 +34,7 @@ def bmin(x: Expression, y: Expression) -> Expression:
     >>> dy.bmin(dy.inputVector([1, 5]), dy.inputVector([2, 3])).value()
     [1.0, 3.0]
     """
-    raise NotImplementedError
+    return node("bmin", x, y)
 
 
 def emax(xs: Iterable[Expression]) -> Expression:
@@ -51,7 +47,7 @@ def emax(xs: Iterable[Expression]) -> Expression:
     >>> dy.emax([dy.inputVector([1, 5]), dy.inputVector([2, 3]), dy.inputVector([0, 9])]).value()
     [2.0, 9.0]
     """
-    return many(OPS["emax"], "emax", xs)
+    return node("emax", xs)
 
 
 def logsumexp(xs: Iterable[Expression]) -> Expression:
@@ -64,7 +60,7 @@ def logsumexp(xs: Iterable[Expression]) -> Expression:
     >>> round(dy.logsumexp([dy.scalarInput(0), dy.scalarInput(0)]).value(), 4)
     0.6931
     """
-    return many(OPS["logsumexp"], "logsumexp", xs)
+    return node("logsumexp", xs)
 
 
 def logsumexp_dim(x: Expression, d: int = 0) -> Expression:
@@ -78,7 +74,7 @@ def logsumexp_dim(x: Expression, d: int = 0) -> Expression:
     >>> round(dy.logsumexp_dim(dy.inputVector([0, 0])).value(), 4)
     0.6931
     """
-    return _logsumexp_dim(x, d)
+    return node("logsumexp_dim", x, whole(d, "logsumexp_dim", "a dim"))
 
 
 def max_dim(x: Expression, d: int = 0) -> Expression:
@@ -92,7 +88,7 @@ def max_dim(x: Expression, d: int = 0) -> Expression:
     >>> dy.max_dim(dy.inputTensor([[1, 2], [4, 3]])).value()
     [4.0, 3.0]
     """
-    return _max_dim(x, d)
+    return node("max_dim", x, whole(d, "max_dim", "a dim"))
 
 
 def min_dim(x: Expression, d: int = 0) -> Expression:
@@ -106,4 +102,4 @@ def min_dim(x: Expression, d: int = 0) -> Expression:
     >>> dy.min_dim(dy.inputTensor([[1, 2], [4, 3]])).value()
     [1.0, 2.0]
     """
-    return _min_dim(x, d)
+    return node("min_dim", x, whole(d, "min_dim", "a dim"))

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._ffi import DTYPE, OPS, callback, ffi, lib, view
+from .._ffi import DTYPE, callback, ffi, lib, view
 from ..expression import Expression
 from ..graph import graph_of, kept
 from ..params.dims import as_dims
-from ._nodes import listed, many, not_expression
+from ._nodes import listed, node, not_expression
 
 __all__ = ["function"]
 
@@ -64,7 +64,7 @@ class _Function:
         if len(batches) > 1:
             raise ValueError(f"{self._what()}: batch sizes must be equal or 1; got {', '.join(str(b) for _, b in sizes)}.")
         number = graph_of(*(x._h for x in inputs)).keep(self)
-        return many(OPS["function"], self._what(), inputs, (number, self._backward is not None, *batches, *dims))
+        return node("function", inputs, number, self._backward is not None, *batches, dims, what=self._what())
 
     def run(self, call: Any) -> None:
         """What the tape asks for: forward, or backward."""

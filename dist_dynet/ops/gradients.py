@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from .._ffi import OPS
+from .._integers import real, whole
 from ..expression import Expression
-from ._nodes import dim_number, one, unary, with_int, with_reals
+from ._nodes import node
 
 __all__ = ["argmax", "ceil", "flip_gradient", "floor", "nobackprop", "round", "scale_gradient"]
 
-_scale, _flip = with_reals("scale_gradient", "scale_gradient"), with_reals("scale_gradient", "flip_gradient")
-_round, _ceil, _floor = (with_int(name, name, Expression) for name in ("round", "ceil", "floor"))
 _MODES = {"zero_gradient": 0, "straight_through_gradient": 1}
 
 
@@ -20,7 +18,6 @@ def _mode(gradient_mode: str, what: str) -> int:
         raise ValueError(f'{what}: gradient_mode must be "zero_gradient" or "straight_through_gradient"; got {gradient_mode!r}.') from None
 
 
-@unary
 def nobackprop(x: Expression) -> Expression:
     """y = x; nothing is copied.
 
@@ -30,7 +27,7 @@ def nobackprop(x: Expression) -> Expression:
     >>> dy.nobackprop(dy.scalarInput(3)).value()
     3.0
     """
-    raise NotImplementedError
+    return node("nobackprop", x)
 
 
 def flip_gradient(x: Expression) -> Expression:
@@ -42,7 +39,7 @@ def flip_gradient(x: Expression) -> Expression:
     >>> dy.flip_gradient(dy.scalarInput(3)).value()
     3.0
     """
-    return _flip(x, -1, 0)
+    return node("scale_gradient", x, -1.0, 0.0, what="flip_gradient")
 
 
 def scale_gradient(x: Expression, lambd: float = 1.0) -> Expression:
@@ -54,7 +51,7 @@ def scale_gradient(x: Expression, lambd: float = 1.0) -> Expression:
     >>> dy.scale_gradient(dy.scalarInput(3), 0.1).value()
     3.0
     """
-    return _scale(x, lambd, 0)
+    return node("scale_gradient", x, real(lambd, "scale_gradient"), 0.0)
 
 
 def round(x: Expression, gradient_mode: str) -> Expression:
@@ -67,7 +64,7 @@ def round(x: Expression, gradient_mode: str) -> Expression:
     >>> dy.round(dy.inputVector([0.5, 1.5, -1.2]), "zero_gradient").value()
     [0.0, 2.0, -1.0]
     """
-    return _round(x, _mode(gradient_mode, "round"))
+    return node("round", x, _mode(gradient_mode, "round"))
 
 
 def ceil(x: Expression, gradient_mode: str) -> Expression:
@@ -79,7 +76,7 @@ def ceil(x: Expression, gradient_mode: str) -> Expression:
     >>> dy.ceil(dy.inputVector([0.5, 2, -1.2]), "zero_gradient").value()
     [1.0, 2.0, -1.0]
     """
-    return _ceil(x, _mode(gradient_mode, "ceil"))
+    return node("ceil", x, _mode(gradient_mode, "ceil"))
 
 
 def floor(x: Expression, gradient_mode: str) -> Expression:
@@ -91,7 +88,7 @@ def floor(x: Expression, gradient_mode: str) -> Expression:
     >>> dy.floor(dy.inputVector([0.5, 2, -1.2]), "zero_gradient").value()
     [0.0, 2.0, -2.0]
     """
-    return _floor(x, _mode(gradient_mode, "floor"))
+    return node("floor", x, _mode(gradient_mode, "floor"))
 
 
 def argmax(x: Expression, gradient_mode: str, d: int = 0) -> Expression:
@@ -104,4 +101,4 @@ def argmax(x: Expression, gradient_mode: str, d: int = 0) -> Expression:
     >>> dy.argmax(dy.inputVector([1, 3, 3]), "zero_gradient").value()
     [0.0, 1.0, 0.0]
     """
-    return one(OPS["argmax"], "argmax", x, (_mode(gradient_mode, "argmax"), dim_number(d, "argmax")))
+    return node("argmax", x, _mode(gradient_mode, "argmax"), whole(d, "argmax", "a dim"))

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from math import prod
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._ffi import DTYPE, OPS, calls, fail, fail_in, lib, nodes, pointer
-from .._integers import count
+from .._ffi import DTYPE, NULL, accelerated, fail, fail_in, lib, pointer
+from .._integers import indices as whole_numbers
+from .._integers import numbers, one_or_more, real, reals, whole
 from ..expression import Expression, expression
 from ..graph import ComputationGraph, current_graph
 from ..params.dims import as_dims, check_device
 from ..params.parameters import LookupParameters
-from ._nodes import NOT_TAKEN, E, leaf, make, numbers, one_or_more, quickly, real, reals, set_ints, whole
-from ._nodes import indices as whole_numbers
+from ._nodes import E, make, node, set_ints
 
 __all__ = [
     "constant", "inputMatrix", "inputTensor", "inputTensorTranspose", "inputVector", "lookup", "lookup_batch", "matInput", "one_hot", "ones",
     "scalarInput", "sparse_inputTensor", "vecInput", "zeroes", "zeros",
 ]  # fmt: skip
-
-_input, _input_vector, _input_set, _lookup, _lookup_batch = (
-    nodes.dn_input, nodes.dn_input_vector, nodes.dn_input_set, nodes.dn_lookup, nodes.dn_lookup_batch,
-)  # fmt: skip
-_set_input, _LONG_WAY, _all_whole = calls.set_input, lib.DN_LONG_WAY, calls.all_whole
 
 
 def _made(cls: type[E], graph: int, handle: int, what: str) -> E:
@@ -45,8 +40,11 @@ def _vector(v: Any, what: str) -> NDArray[Any]:
     return np.ascontiguousarray(array)
 
 
-def _set(e: Expression, n: int, data: Any) -> None:
-    code = _input_set(e._h, n, data)
+@accelerated
+def set_numbers(e: Expression, data: Any) -> None:
+    """Other numbers for an input, column-major; all computed values of the graph are forgotten."""
+    flat = _vector(data, "set") if isinstance(data, list | tuple) else reals(data, "set").ravel()
+    code = lib.dn_input_set(e._h, len(flat), pointer(flat))
     if code < 0:
         fail(code, e._h)
 
@@ -58,7 +56,7 @@ class _inputExpression(Expression):  # noqa: N801 - DyNet's name
 
     def set(self, s: float) -> None:
         """New value; all computed values of the graph are forgotten."""
-        _set(self, 1, [s])
+        set_numbers(self, [real(s, "set")])
 
 
 class _vecInputExpression(Expression):  # noqa: N801
@@ -68,13 +66,7 @@ class _vecInputExpression(Expression):  # noqa: N801
 
     def set(self, data: Sequence[float]) -> None:
         """New numbers, as many as before; all computed values of the graph are forgotten."""
-        code = _set_input(self, data)
-        if code == 0:
-            return
-        if code != _LONG_WAY:
-            fail(code, self._h)
-        flat = _vector(data, "set") if type(data) is list or type(data) is tuple else reals(data, "set").ravel()
-        _set(self, len(flat), pointer(flat))
+        set_numbers(self, data)
 
 
 class _tensorInputExpression(Expression):  # noqa: N801
@@ -88,8 +80,7 @@ class _tensorInputExpression(Expression):  # noqa: N801
         """New numbers: a flat column-major list, or an array of the same dims (the batch last)."""
         if not self._reusable:
             raise ValueError("set: this tensor input was not made to be set anew. Make it with inputTensor(..., reusable_expr=True).")
-        flat = _flat(data, "set")
-        _set(self, flat.size, pointer(flat))
+        set_numbers(self, _flat(data, "set"))
 
 
 class _sparseInputExpression(Expression):  # noqa: N801
@@ -122,42 +113,30 @@ class _lookupBatchExpression(Expression):  # noqa: N801
         set_ints(self, whole_numbers(i, "set"))
 
 
-def _long_scalar(code: int, s: Any) -> Any:
+@accelerated
+def input_node(cls: type[E], what: str, values: Any, sizes: Any, batched: bool) -> E:
+    """An input of these numbers, column-major, in an array or list; or of one number, which all elements are, 0 if there are several.
+
+    sizes: None: a vector; an integer with one number; batched: the last one is the batch's.
+    """
+    if isinstance(sizes, int):
+        flat, shape = np.full(1, real(values, what), DTYPE) if sizes == 1 else None, (sizes,)
+    else:
+        flat = _vector(values, what)
+        shape = (flat.size,) if sizes is None else tuple(sizes)
+    dims, batch = (shape[:-1] or (1,), shape[-1]) if batched else (shape, 1)
     graph = current_graph()
-    return _made(_inputExpression, graph, nodes.dn_input_scalar(graph, real(s, "scalarInput")) if code == NOT_TAKEN else code, "scalarInput")
+    return _made(cls, graph, lib.dn_input(graph, len(dims), dims, batch, NULL if flat is None else pointer(flat)), what)
 
 
-def _long_zeros(code: int, n: Any) -> Any:
-    if code == NOT_TAKEN:
-        n = count(n, "vecInput", "dim")
-    graph = current_graph()
-    return _made(_vecInputExpression, graph, nodes.dn_input_zeros(graph, n) if code == NOT_TAKEN else code, "vecInput")
-
-
-def _long_vector(code: int, v: Any) -> Any:
-    graph = current_graph()
-    if code == NOT_TAKEN:
-        data = _vector(v, "inputVector")
-        code = _input_vector(graph, data.size, pointer(data))
-    return _made(_vecInputExpression, graph, code, "inputVector")
-
-
-def _of_few(cls: type[E], what: str) -> Callable[[list[float], tuple[int, ...], bool], E]:
-    """f(numbers, shape, batched) -> an input of a class."""
-
-    def otherwise(code: int, values: list[float], shape: tuple[int, ...], batched: bool) -> E:
-        graph = current_graph()
-        return _made(cls, graph, code if code != NOT_TAKEN else _tensor_node(graph, np.array(values, DTYPE), shape, batched), what)
-
-    return calls.call("tensor", OPS["input"], cls, otherwise)
-
-
-_few, _few_sparse = _of_few(_tensorInputExpression, "inputTensor"), _of_few(_sparseInputExpression, "sparse_inputTensor")
 _FEW = 64
 """So many numbers are quicker as a list."""
-_scalar = calls.call("scalar", OPS["input"], _inputExpression, _long_scalar)
-_zeros = calls.call("zeros", OPS["input"], _vecInputExpression, _long_zeros)
-_numbers = calls.call("vector", OPS["input"], _vecInputExpression, _long_vector)
+
+
+def _few(array: NDArray[Any]) -> Any:
+    """The numbers of an array in column-major order, as a list where that is quicker."""
+    flat = array if array.ndim == 1 else array.ravel(order="F")
+    return flat.tolist() if 0 < flat.size <= _FEW and flat.dtype.kind == "f" else flat
 
 
 def scalarInput(s: float, device: str = "") -> _inputExpression:  # noqa: N802
@@ -175,7 +154,7 @@ def scalarInput(s: float, device: str = "") -> _inputExpression:  # noqa: N802
     """
     if device:
         check_device(device, "scalarInput")
-    return _scalar(s)
+    return input_node(_inputExpression, "scalarInput", s, 1, False)
 
 
 def vecInput(dim: int, device: str = "") -> _vecInputExpression:  # noqa: N802
@@ -189,7 +168,7 @@ def vecInput(dim: int, device: str = "") -> _vecInputExpression:  # noqa: N802
     """
     if device:
         check_device(device, "vecInput")
-    return _zeros(dim)
+    return input_node(_vecInputExpression, "vecInput", 0, whole(dim, "vecInput", "dim"), False)
 
 
 def inputVector(v: Sequence[float] | NDArray[Any], device: str = "") -> _vecInputExpression:  # noqa: N802
@@ -201,25 +180,13 @@ def inputVector(v: Sequence[float] | NDArray[Any], device: str = "") -> _vecInpu
     """
     if device:
         check_device(device, "inputVector")
-    if type(v) is np.ndarray and v.ndim == 1 and len(v) <= _FEW and v.dtype.kind == "f":
-        return _numbers(v.tolist())
-    return _numbers(v)
+    few = _few(v) if type(v) is np.ndarray and v.ndim == 1 else v
+    return input_node(_vecInputExpression, "inputVector", few, None, False)
 
 
 def _flat(array: Any, what: str, takes: str = "takes numbers") -> NDArray[Any]:
     """The numbers in column-major order; what lies so in the build's type is not copied."""
     return numbers(array, what, takes, "F").ravel(order="F")  # type: ignore[no-any-return]
-
-
-def _tensor_node(graph: int, flat: NDArray[Any], shape: tuple[int, ...], batched: bool) -> int:
-    dims, batch = (shape[:-1] or (1,), shape[-1]) if batched else (shape, 1)
-    node: int = _input(graph, len(dims), dims, batch, pointer(flat))
-    return node
-
-
-def _tensor(cls: type[E], what: str, flat: NDArray[Any], shape: tuple[int, ...], batched: bool) -> E:
-    graph = current_graph()
-    return _made(cls, graph, _tensor_node(graph, flat, shape, batched), what)
 
 
 def inputTensor(  # noqa: N802
@@ -239,21 +206,18 @@ def inputTensor(  # noqa: N802
     """
     if device:
         check_device(device, "inputTensor")
-    if type(arr) is np.ndarray and 0 < arr.size <= _FEW and arr.ndim and arr.dtype.kind == "f":
-        few: _tensorInputExpression = _few((arr if arr.ndim == 1 else arr.ravel(order="F")).tolist(), arr.shape, batched)
-        few._reusable = reusable_expr
-        return few
     if isinstance(arr, list) and arr and all(isinstance(a, np.ndarray) for a in arr):
         try:
             arr, batched = np.stack(arr, axis=-1), True
         except ValueError as error:
             raise ValueError(f"inputTensor: arrays that are to be one batch must have equal shapes; {error}.") from None
-    array = numbers(arr, "inputTensor", "takes an array or a nested list of numbers", "F")
+    given = type(arr) is np.ndarray and 0 < arr.size <= _FEW and arr.dtype.kind == "f"  # rounded in C
+    array: Any = arr if given else numbers(arr, "inputTensor", "takes an array or a nested list of numbers", "F")
     if array.ndim == 0:
         raise TypeError("inputTensor: takes an array or a nested list; got a single number. Use scalarInput().")
     if array.size == 0 and not isinstance(arr, np.ndarray):
         raise ValueError(f"inputTensor: the array has no elements; its shape is {array.shape}.")
-    e = _tensor(_tensorInputExpression, "inputTensor", array.ravel(order="F"), array.shape, batched)
+    e = input_node(_tensorInputExpression, "inputTensor", _few(array), array.shape, bool(batched))
     e._reusable = reusable_expr
     return e
 
@@ -271,12 +235,11 @@ def inputTensorTranspose(  # noqa: N802
     [[1.0, 3.0], [2.0, 4.0]]
     """
     check_device(device, "inputTensorTranspose")
-    data, batch = _vector(val, "inputTensorTranspose"), count(batch_size, "inputTensorTranspose", "batch_size")
+    data, batch = _vector(val, "inputTensorTranspose"), whole(batch_size, "inputTensorTranspose", "batch_size")
     dims = (data.size // max(batch, 1),) if dim is None else as_dims(dim, "inputTensorTranspose")
     if data.size != prod(dims) * batch:
         raise ValueError(f"inputTensorTranspose: {data.size} numbers do not fill dims {dims} x {batch}.")
-    graph = current_graph()
-    return _made(_vecInputExpression, graph, _input(graph, len(dims), dims, batch, pointer(data)), "inputTensorTranspose")
+    return input_node(_vecInputExpression, "inputTensorTranspose", data, (*dims, batch), True)
 
 
 def matInput(d1: int, d2: int) -> NoReturn:  # noqa: N802
@@ -302,9 +265,7 @@ def inputMatrix(v: Sequence[float], d: Sequence[int]) -> NoReturn:  # noqa: N802
 
 
 def _sparse(flat: NDArray[Any], shape: tuple[int, ...], batched: bool) -> _sparseInputExpression:
-    if 0 < flat.size <= _FEW:
-        return _few_sparse(flat.tolist(), shape, batched)
-    return _tensor(_sparseInputExpression, "sparse_inputTensor", flat, shape, batched)
+    return input_node(_sparseInputExpression, "sparse_inputTensor", _few(flat), shape, bool(batched))
 
 
 def _few_places(idxs: Any, values: Any, dims: tuple[int, ...]) -> list[int] | None:
@@ -313,7 +274,7 @@ def _few_places(idxs: Any, values: Any, dims: tuple[int, ...]) -> list[int] | No
         return None
     places, stride = [0] * len(values), 1
     for column, n in zip(idxs, dims, strict=True):
-        if type(column) is not list or len(column) != len(values) or not _all_whole(column) or min(column) < 0 or max(column) >= n:
+        if type(column) is not list or len(column) != len(values) or {*map(type, column)} != {int} or min(column) < 0 or max(column) >= n:
             return None
         places = [place + stride * i for place, i in zip(places, column, strict=True)]
         stride *= n
@@ -400,7 +361,7 @@ def _sparse_literal(
     device: str = "",
 ) -> Expression:
     """A tensor of `defval` with the numbers v at the places idxs, counted column-major and batch element after batch element."""
-    dims, batch_size = as_dims(dim, "inputSparseTensor"), count(batch_size, "inputSparseTensor", "batch_size")
+    dims, batch_size = as_dims(dim, "inputSparseTensor"), whole(batch_size, "inputSparseTensor", "batch_size")
     flat = np.full(int(np.prod(dims)) * batch_size, defval, DTYPE)
     places = whole_numbers(idxs, "inputSparseTensor")
     data = numbers(v, "inputSparseTensor", "takes numbers").ravel()
@@ -409,7 +370,7 @@ def _sparse_literal(
     for i in places:
         if not 0 <= i < flat.size:
             raise ValueError(f"inputSparseTensor: index {i} is outside of {dims} x {batch_size}. Indices run from 0 to {flat.size - 1}.")
-    flat[places] = data
+    flat[list(places)] = data
     return inputTensorTranspose(flat, dims, batch_size, device)
 
 
@@ -417,14 +378,8 @@ ComputationGraph.inputMatrixLiteral = _matrix_literal  # type: ignore[attr-defin
 ComputationGraph.inputSparseTensor = _sparse_literal  # type: ignore[attr-defined]
 
 
-def _filled(what: str) -> Callable[..., Expression]:
-    def long_way(dim: int | Sequence[int], batch_size: int, val: float) -> Expression:
-        return leaf(Expression, OPS["fill"], what, (count(batch_size, what, "batch_size"), *as_dims(dim, what)), (real(val, what),))
-
-    return quickly("source", "fill", long_way)
-
-
-_constant, _zeros_of, _ones_of = map(_filled, ("constant", "zeros", "ones"))
+def _filled(what: str, dim: int | Sequence[int], batch_size: int, val: float) -> Expression:
+    return node("fill", whole(batch_size, what, "batch_size"), as_dims(dim, what), val, what=what)
 
 
 def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expression:
@@ -434,7 +389,7 @@ def constant(dim: int | Sequence[int], val: float, batch_size: int = 1) -> Expre
     >>> dy.constant((2, 1), 3).npvalue().tolist()
     [[3.0], [3.0]]
     """
-    return _constant(dim, batch_size, val)
+    return _filled("constant", dim, batch_size, real(val, "constant"))
 
 
 def zeros(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
@@ -444,7 +399,7 @@ def zeros(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
     >>> dy.zeros((2, 2)).npvalue().tolist()
     [[0.0, 0.0], [0.0, 0.0]]
     """
-    return _zeros_of(dim, batch_size, 0)
+    return _filled("zeros", dim, batch_size, 0.0)
 
 
 zeroes = zeros
@@ -457,7 +412,7 @@ def ones(dim: int | Sequence[int], batch_size: int = 1) -> Expression:
     >>> dy.ones(2).value()
     [1.0, 1.0]
     """
-    return _ones_of(dim, batch_size, 1)
+    return _filled("ones", dim, batch_size, 1.0)
 
 
 def _table(p: LookupParameters, update: bool, what: str) -> Expression:
@@ -479,7 +434,7 @@ def lookup(p: LookupParameters, index: int = 0, update: bool = True) -> _lookupE
     >>> dy.lookup(E, 1).value()
     [3.0, 4.0]
     """
-    return _row(_table(p, update, "lookup"), index)
+    return row(_lookupExpression, _table(p, update, "lookup"), index)
 
 
 def lookup_batch(p: LookupParameters, indices: Sequence[int], update: bool = True) -> _lookupBatchExpression:
@@ -491,30 +446,25 @@ def lookup_batch(p: LookupParameters, indices: Sequence[int], update: bool = Tru
     >>> dy.lookup_batch(E, [1, 0, 1]).npvalue().tolist()
     [[3.0, 1.0, 3.0], [4.0, 2.0, 4.0]]
     """
-    return _rows(_table(p, update, "lookup_batch"), indices)
+    return rows(_lookupBatchExpression, _table(p, update, "lookup_batch"), indices)
 
 
-def _long_row(code: int, table: Expression, index: Any) -> Any:
+@accelerated
+def row(cls: type[E], table: Expression, index: Any) -> E:
+    """A row of a table."""
     graph = current_graph()
-    if code == NOT_TAKEN:
-        code = _lookup(graph, table._h, whole(index, "lookup", "lookup_batch"))
-    return _made(_lookupExpression, graph, code, "lookup")
+    return _made(cls, graph, lib.dn_lookup(graph, table._h, whole(index, "lookup", "the index", "lookup_batch")), "lookup")
 
 
-def _long_rows(code: int, table: Expression, indices: Any) -> Any:
-    graph = current_graph()
-    if code == NOT_TAKEN:
-        rows = whole_numbers(indices, "lookup_batch")
-        code = _lookup_batch(graph, table._h, len(rows), rows)
-    return _made(_lookupBatchExpression, graph, code, "lookup_batch")
-
-
-_row = calls.call("row", OPS["lookup"], _lookupExpression, _long_row)
-_rows = calls.call("rows", OPS["lookup_batch"], _lookupBatchExpression, _long_rows)
+@accelerated
+def rows(cls: type[E], table: Expression, indices: Any) -> E:
+    """A batch of rows of a table."""
+    graph, numbered = current_graph(), whole_numbers(indices, "lookup_batch")
+    return _made(cls, graph, lib.dn_lookup_batch(graph, table._h, len(numbered), numbered), "lookup_batch")
 
 
 def _getitem(self: LookupParameters, index: int) -> _lookupExpression:
-    return _row(self, index)
+    return row(_lookupExpression, self, index)
 
 
 def _batch(self: LookupParameters, i: Sequence[int], update: bool = True) -> _lookupBatchExpression:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .._ffi import OPS
 from ..expression import Expression
-from ._nodes import binary, binary_call, many, of_list, unary
+from ._nodes import node
 
 __all__ = [
     "affine_transform", "circ_conv", "circ_corr", "contract3d_1d", "contract3d_1d_1d", "contract3d_1d_1d_bias", "contract3d_1d_bias",
     "dot_product", "inverse", "layer_norm", "logdet", "matmul", "trace_of_product", "weight_norm",
 ]  # fmt: skip
 
-_affine_transform = of_list("affine_transform", "affine_transform")
-_trace_of_product = binary_call("dot_product", what="trace_of_product")
 
-
-@binary
 def matmul(x: Expression, y: Expression) -> Expression:
     """y = a b: the matrix product, also a * b and a @ b.
 
@@ -28,7 +23,7 @@ def matmul(x: Expression, y: Expression) -> Expression:
     >>> (dy.inputTensor([[1, 2], [3, 4]]) * dy.inputVector([1, 1])).value()
     [3.0, 7.0]
     """
-    raise NotImplementedError
+    return node("matmul", x, y)
 
 
 def affine_transform(exprs: Iterable[Expression]) -> Expression:
@@ -43,10 +38,9 @@ def affine_transform(exprs: Iterable[Expression]) -> Expression:
     >>> dy.affine_transform([b, W, x]).value()
     [4.0, 8.0]
     """
-    return _affine_transform(exprs)
+    return node("affine_transform", exprs)
 
 
-@binary
 def dot_product(x: Expression, y: Expression) -> Expression:
     """y = sum_i x_0i x_1i.
 
@@ -57,7 +51,7 @@ def dot_product(x: Expression, y: Expression) -> Expression:
     >>> dy.dot_product(dy.inputVector([1, 2]), dy.inputVector([3, 4])).value()
     11.0
     """
-    raise NotImplementedError
+    return node("dot_product", x, y)
 
 
 def trace_of_product(x: Expression, y: Expression) -> Expression:
@@ -70,10 +64,9 @@ def trace_of_product(x: Expression, y: Expression) -> Expression:
     >>> dy.trace_of_product(dy.inputTensor([[1, 2], [3, 4]]), dy.inputTensor([[1, 0], [0, 1]])).value()
     5.0
     """
-    return _trace_of_product(x, y)  # type: ignore[no-any-return]
+    return node("dot_product", x, y, what="trace_of_product")
 
 
-@unary
 def inverse(x: Expression) -> Expression:
     """y = x^-1, by LU with partial pivoting; NaN throughout where x is singular.
 
@@ -85,10 +78,9 @@ def inverse(x: Expression) -> Expression:
     >>> dy.inverse(dy.inputTensor([[2, 0], [0, 4]])).npvalue().tolist()
     [[0.5, 0.0], [0.0, 0.25]]
     """
-    raise NotImplementedError
+    return node("inverse", x)
 
 
-@unary
 def logdet(x: Expression) -> Expression:
     """y = log det x, by LU with partial pivoting: NaN where det x < 0, -inf where x is singular.
 
@@ -100,7 +92,7 @@ def logdet(x: Expression) -> Expression:
     >>> round(dy.logdet(dy.inputTensor([[2, 1], [1, 2]])).value(), 4)
     1.0986
     """
-    raise NotImplementedError
+    return node("logdet", x)
 
 
 def contract3d_1d(x: Expression, y: Expression) -> Expression:
@@ -114,7 +106,7 @@ def contract3d_1d(x: Expression, y: Expression) -> Expression:
     >>> dy.contract3d_1d(dy.ones((2, 2, 3)), dy.inputVector([1, 2, 3])).npvalue().tolist()
     [[6.0, 6.0], [6.0, 6.0]]
     """
-    return many(OPS["contract3d_1d"], "contract3d_1d", (x, y))
+    return node("contract3d_1d", (x, y))
 
 
 def contract3d_1d_bias(x: Expression, y: Expression, b: Expression) -> Expression:
@@ -127,7 +119,7 @@ def contract3d_1d_bias(x: Expression, y: Expression, b: Expression) -> Expressio
     >>> dy.contract3d_1d_bias(dy.ones((1, 2, 3)), dy.inputVector([1, 2, 3]), dy.inputTensor([[0, 1]])).npvalue().tolist()
     [[6.0, 7.0]]
     """
-    return many(OPS["contract3d_1d"], "contract3d_1d_bias", (x, y, b))
+    return node("contract3d_1d", (x, y, b), what="contract3d_1d_bias")
 
 
 def contract3d_1d_1d(x: Expression, y: Expression, z: Expression) -> Expression:
@@ -141,7 +133,7 @@ def contract3d_1d_1d(x: Expression, y: Expression, z: Expression) -> Expression:
     [66.0, 66.0]
     """
     what = "contract3d_1d_1d"
-    return many(OPS["matmul"], what, (many(OPS["contract3d_1d"], what, (x, y)), z))
+    return node("matmul", node("contract3d_1d", (x, y), what=what), z, what=what)
 
 
 def contract3d_1d_1d_bias(x: Expression, y: Expression, z: Expression, b: Expression) -> Expression:
@@ -155,10 +147,9 @@ def contract3d_1d_1d_bias(x: Expression, y: Expression, z: Expression, b: Expres
     [6.0, 7.0]
     """
     what = "contract3d_1d_1d_bias"
-    return many(OPS["affine_transform"], what, (b, many(OPS["contract3d_1d"], what, (x, y)), z))
+    return node("affine_transform", (b, node("contract3d_1d", (x, y), what=what), z), what=what)
 
 
-@binary
 def circ_conv(u: Expression, v: Expression) -> Expression:
     """y_k = sum_i u_i v_(k - i), indices modulo n: circular convolution.
 
@@ -169,10 +160,9 @@ def circ_conv(u: Expression, v: Expression) -> Expression:
     >>> dy.circ_conv(dy.inputVector([0, 1, 0]), dy.inputVector([1, 2, 3])).value()
     [3.0, 1.0, 2.0]
     """
-    raise NotImplementedError
+    return node("circ_conv", u, v)
 
 
-@binary
 def circ_corr(u: Expression, v: Expression) -> Expression:
     """y_k = sum_i u_i v_(i + k), indices modulo n: circular correlation.
 
@@ -183,10 +173,9 @@ def circ_corr(u: Expression, v: Expression) -> Expression:
     >>> dy.circ_corr(dy.inputVector([0, 1, 0]), dy.inputVector([1, 2, 3])).value()
     [2.0, 3.0, 1.0]
     """
-    raise NotImplementedError
+    return node("circ_corr", u, v)
 
 
-@binary
 def weight_norm(w: Expression, g: Expression) -> Expression:
     """y = g w / |w|, the norm over all of w (Salimans and Kingma 2016); NaN where w = 0.
 
@@ -197,7 +186,7 @@ def weight_norm(w: Expression, g: Expression) -> Expression:
     >>> dy.weight_norm(dy.inputVector([3, 4]), dy.scalarInput(10)).value()
     [6.0, 8.0]
     """
-    raise NotImplementedError
+    return node("weight_norm", w, g)
 
 
 def layer_norm(x: Expression, g: Expression, b: Expression) -> Expression:
@@ -210,4 +199,4 @@ def layer_norm(x: Expression, g: Expression, b: Expression) -> Expression:
     >>> dy.layer_norm(dy.inputVector([1, 3]), dy.inputVector([1, 1]), dy.inputVector([0, 5])).value()
     [-1.0, 6.0]
     """
-    return many(OPS["layer_norm"], "layer_norm", (x, g, b))
+    return node("layer_norm", x, g, b)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from numpy.typing import ArrayLike
 
-from .._ffi import OPS
+from .._integers import one_or_more, real, reals
 from ..expression import Expression
-from ._nodes import binary, binary_with_real, many, one_or_more, quickly, real, reals
+from ._nodes import node
 from .inputs import inputTensor
 
 __all__ = [
@@ -16,22 +16,7 @@ __all__ = [
     "squared_distance",
 ]  # fmt: skip
 
-_huber_distance, _pairwise_rank_loss = binary_with_real("huber_distance"), binary_with_real("pairwise_rank_loss")
 
-
-def _long_poisson_loss(log_lambda: Expression, x: int | Sequence[int]) -> Expression:
-    return many(OPS["poisson_loss"], "poisson_loss", [log_lambda], one_or_more(x, "poisson_loss"))
-
-
-def _long_cross_entropy(x: Expression, v: int | Sequence[int], smoothing: float) -> Expression:
-    return many(OPS["cross_entropy"], "cross_entropy", [x], one_or_more(v, "cross_entropy"), (real(smoothing, "cross_entropy"),))
-
-
-_poisson_loss = quickly("with_ints", "poisson_loss", _long_poisson_loss)
-_cross_entropy = quickly("with_int_and_real", "cross_entropy", _long_cross_entropy)
-
-
-@binary
 def squared_distance(x: Expression, y: Expression) -> Expression:
     """y = sum_i (x_0i - x_1i)^2.
 
@@ -42,10 +27,9 @@ def squared_distance(x: Expression, y: Expression) -> Expression:
     >>> dy.squared_distance(dy.inputVector([1, 2]), dy.inputVector([3, 5])).value()
     13.0
     """
-    raise NotImplementedError
+    return node("squared_distance", x, y)
 
 
-@binary
 def binary_log_loss(x: Expression, y: Expression) -> Expression:
     """y = -sum_i t_i log x_i + (1 - t_i) log(1 - x_i) for predictions x in (0, 1) and targets t in [0, 1].
 
@@ -56,10 +40,9 @@ def binary_log_loss(x: Expression, y: Expression) -> Expression:
     >>> round(dy.binary_log_loss(dy.scalarInput(0.5), dy.scalarInput(1)).value(), 4)
     0.6931
     """
-    raise NotImplementedError
+    return node("binary_log_loss", x, y)
 
 
-@binary
 def l1_distance(x: Expression, y: Expression) -> Expression:
     """y = sum_i |x_0i - x_1i|.
 
@@ -70,7 +53,7 @@ def l1_distance(x: Expression, y: Expression) -> Expression:
     >>> dy.l1_distance(dy.inputVector([1, 2]), dy.inputVector([3, 5])).value()
     5.0
     """
-    raise NotImplementedError
+    return node("l1_distance", x, y)
 
 
 def huber_distance(x: Expression, y: Expression, c: float = 1.345) -> Expression:
@@ -84,7 +67,7 @@ def huber_distance(x: Expression, y: Expression, c: float = 1.345) -> Expression
     >>> dy.huber_distance(dy.inputVector([1, 5]), dy.inputVector([2, 2]), c=1).value()
     3.0
     """
-    return _huber_distance(x, y, c)
+    return node("huber_distance", x, y, real(c, "huber_distance"))
 
 
 def pairwise_rank_loss(x: Expression, y: Expression, m: float = 1.0) -> Expression:
@@ -97,7 +80,7 @@ def pairwise_rank_loss(x: Expression, y: Expression, m: float = 1.0) -> Expressi
     >>> dy.pairwise_rank_loss(dy.inputVector([1, 5]), dy.inputVector([2, 2])).value()
     [2.0, 0.0]
     """
-    return _pairwise_rank_loss(x, y, m)
+    return node("pairwise_rank_loss", x, y, real(m, "pairwise_rank_loss"))
 
 
 def poisson_loss(log_lambda: Expression, x: int | Sequence[int]) -> Expression:
@@ -111,7 +94,7 @@ def poisson_loss(log_lambda: Expression, x: int | Sequence[int]) -> Expression:
     >>> dy.poisson_loss(dy.scalarInput(0), 1).value()
     1.0
     """
-    return _poisson_loss(log_lambda, x)
+    return node("poisson_loss", log_lambda, one_or_more(x, "poisson_loss"))
 
 
 def cross_entropy(x: Expression, v: int | Sequence[int], label_smoothing: float = 0.0) -> Expression:
@@ -125,7 +108,7 @@ def cross_entropy(x: Expression, v: int | Sequence[int], label_smoothing: float 
     >>> round(dy.cross_entropy(dy.inputVector([2, 0]), 0, label_smoothing=0.1).value(), 4)
     0.2269
     """
-    return _cross_entropy(x, v, label_smoothing)
+    return node("cross_entropy", [x], one_or_more(v, "cross_entropy"), real(label_smoothing, "cross_entropy"))
 
 
 def cross_entropy_soft(x: Expression, target_distribution: Expression | ArrayLike) -> Expression:
@@ -141,4 +124,4 @@ def cross_entropy_soft(x: Expression, target_distribution: Expression | ArrayLik
     if not isinstance(target_distribution, Expression):
         array = reals(target_distribution, "cross_entropy_soft")
         target_distribution = inputTensor(array, batched=array.ndim > 1)
-    return many(OPS["cross_entropy_soft"], "cross_entropy_soft", (x, target_distribution))
+    return node("cross_entropy_soft", x, target_distribution)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .._ffi import OPS
+from .._integers import real
 from ..expression import Expression
-from ._nodes import binary, listed, many, not_expression, real, unary
+from ._nodes import listed, node, not_expression
 from .arithmetic import esum
 from .random import random_normal
 
@@ -16,7 +16,6 @@ __all__ = [
 ]  # fmt: skip
 
 
-@unary
 def lstm_gates(x: Expression) -> Expression:
     """y = (logistic x_i, logistic(x_f + 1), logistic x_o, tanh x_g): the gates from their pre-activations, in the order i, f, o, g.
 
@@ -27,7 +26,7 @@ def lstm_gates(x: Expression) -> Expression:
     >>> lstm_gates(dy.zeros(4)).npvalue().round(4).tolist()
     [0.5, 0.7311, 0.5, 0.0]
     """
-    raise NotImplementedError
+    return node("lstm_gates", x)
 
 
 def _noisy(what: str, w: Expression, std: float) -> Expression:
@@ -43,7 +42,7 @@ def _gates(what: str, x: Expression, h: Expression, Wx: Expression, Wh: Expressi
     if not std >= 0:
         raise ValueError(f"{what}: weightnoise_std must not be negative; got {std}.")
     inputs = (_noisy(what, b, std), _noisy(what, Wx, std), x, _noisy(what, Wh, std), h)
-    return many(OPS["lstm_gates"], what, (many(OPS["affine_transform"], what, inputs),))
+    return node("lstm_gates", node("affine_transform", inputs, what=what), what=what)
 
 
 def vanilla_lstm_gates(
@@ -66,11 +65,11 @@ def vanilla_lstm_gates(
 
 def _joined(what: str, x_t: Iterable[Expression]) -> Expression:
     xs = listed(x_t, what)
-    return xs[0] if len(xs) == 1 else many(OPS["concatenate"], what, xs, (0,))
+    return xs[0] if len(xs) == 1 else node("concatenate", xs, 0, what=what)
 
 
 def _dropped(what: str, x: Expression, mask: Expression) -> Expression:
-    return many(OPS["cmult"], what, (x, mask))
+    return node("cmult", x, mask, what=what)
 
 
 def vanilla_lstm_gates_concat(
@@ -133,7 +132,6 @@ def vanilla_lstm_gates_dropout_concat(
     return _gates(what, x, _dropped(what, h_tm1, dropout_mask_h), Wx, Wh, b, weightnoise_std)
 
 
-@binary
 def vanilla_lstm_c(c_tm1: Expression, gates_t: Expression) -> Expression:
     """c_t = f c_(t-1) + i g, elementwise, from the gates (i, f, o, g).
 
@@ -144,10 +142,9 @@ def vanilla_lstm_c(c_tm1: Expression, gates_t: Expression) -> Expression:
     >>> dy.vanilla_lstm_c(dy.scalarInput(4), dy.inputVector([0.5, 0.25, 1, 2])).value()
     2.0
     """
-    raise NotImplementedError
+    return node("vanilla_lstm_c", c_tm1, gates_t)
 
 
-@binary
 def vanilla_lstm_h(c_t: Expression, gates_t: Expression) -> Expression:
     """h_t = o tanh(c_t), elementwise, from the gates (i, f, o, g).
 
@@ -158,4 +155,4 @@ def vanilla_lstm_h(c_t: Expression, gates_t: Expression) -> Expression:
     >>> round(dy.vanilla_lstm_h(dy.scalarInput(1), dy.inputVector([0, 0, 0.5, 0])).value(), 4)
     0.3808
     """
-    raise NotImplementedError
+    return node("vanilla_lstm_h", c_t, gates_t)

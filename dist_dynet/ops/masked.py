@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from numpy.typing import ArrayLike
 
-from .._ffi import OPS
+from .._integers import indices, real, reals, whole
 from ..expression import Expression
-from ._nodes import dim_number, indices, many, not_expression, real, reals
+from ._nodes import node, not_expression
 from .inputs import inputTensor
 
 __all__ = ["attention", "masked_log_softmax", "masked_pickneglogsoftmax_batch", "masked_softmax"]
@@ -25,11 +25,11 @@ def _mask(mask: Expression | ArrayLike, what: str, dims: int) -> Expression:
     return inputTensor(array, batched=array.ndim > dims)
 
 
-def masked(op_name: str, what: str, x: Expression, mask: Expression | ArrayLike, d: int) -> Expression:
+def masked(op: str, what: str, x: Expression, mask: Expression | ArrayLike, d: int) -> Expression:
     """A masked softmax for the function `what`."""
     if not isinstance(x, Expression):
         raise not_expression(what, x)
-    return many(OPS[op_name], what, (x, _mask(mask, what, max(len(x.dim()[0]), 1))), (dim_number(d, what),))
+    return node(op, x, _mask(mask, what, max(len(x.dim()[0]), 1)), whole(d, what, "a dim"), what=what)
 
 
 def masked_softmax(x: Expression, mask: Expression | ArrayLike, d: int = 0) -> Expression:
@@ -79,9 +79,9 @@ def masked_pickneglogsoftmax_batch(x: Expression, vs: Sequence[int], mask: Expre
             raise ValueError(f"{what}: the mask must have one number per class; got {len(weights)} numbers, {len(classes)} classes.")
         classes = [v if w else 0 for v, w in zip(classes, weights, strict=True)]
         if not classes:
-            return many(OPS["cross_entropy"], what, (x,), (), (0.0,))
+            return node("cross_entropy", [x], 0.0, what=what)
         mask = inputTensor(weights, batched=True)
-    return many(OPS["cross_entropy"], what, (x, mask), classes, (0.0,))
+    return node("cross_entropy", (x, mask), classes, 0.0, what=what)
 
 
 def attention(
@@ -107,4 +107,4 @@ def attention(
         dims, _ = q.dim()
         scale = (dims[0] if dims and dims[0] else 1) ** -0.5
     inputs = (q, k, v) if mask is None else (q, k, v, _mask(mask, "attention", 2))
-    return many(OPS["attention"], "attention", inputs, (), (real(scale, "attention"),))
+    return node("attention", inputs, real(scale, "attention"))

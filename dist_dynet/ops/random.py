@@ -6,27 +6,16 @@ same at every look until the graph is renewed or recalculated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from .._ffi import OPS
-from .._integers import count
+from .._integers import real, whole
 from ..expression import Expression
 from ..params.dims import as_dims
-from ._nodes import dim_number, leaf, one, quickly, real, with_reals
+from ._nodes import node
 
 __all__ = [
     "block_dropout", "dropout", "dropout_batch", "dropout_dim", "noise", "random_bernoulli", "random_gumbel", "random_normal", "random_uniform",
 ]  # fmt: skip
-
-_dropout, _noise = with_reals("dropout", "dropout"), with_reals("noise", "noise")
-_dropout_batch, _block_dropout = with_reals("dropout_batch", "dropout_batch"), with_reals("dropout_batch", "block_dropout")
-
-
-def _long_dropout_dim(x: Expression, d: int, p: float) -> Expression:
-    return one(OPS["dropout_dim"], "dropout_dim", x, (dim_number(d, "dropout_dim"),), (real(p, "dropout_dim"),))
-
-
-_dropout_dim = quickly("with_int_and_real", "dropout_dim", _long_dropout_dim)
 
 
 def dropout(x: Expression, p: float) -> Expression:
@@ -39,7 +28,7 @@ def dropout(x: Expression, p: float) -> Expression:
     >>> set(dy.dropout(dy.ones(100), 0.5).value()) == {0.0, 2.0}
     True
     """
-    return _dropout(x, p, 0)
+    return node("dropout", x, real(p, "dropout"), 0.0)
 
 
 def dropout_dim(x: Expression, d: int, p: float) -> Expression:
@@ -52,7 +41,7 @@ def dropout_dim(x: Expression, d: int, p: float) -> Expression:
     >>> bool((dropped[0] == dropped[4]).all())
     True
     """
-    return _dropout_dim(x, d, p)
+    return node("dropout_dim", x, whole(d, "dropout_dim", "a dim"), real(p, "dropout_dim"))
 
 
 def dropout_batch(x: Expression, p: float) -> Expression:
@@ -64,7 +53,7 @@ def dropout_batch(x: Expression, p: float) -> Expression:
     >>> dy.dropout_batch(dy.ones(2, batch_size=3), 0.5).dim()
     ((2,), 3)
     """
-    return _dropout_batch(x, p, 0)
+    return node("dropout_batch", x, real(p, "dropout_batch"), 0.0)
 
 
 def block_dropout(x: Expression, p: float) -> Expression:
@@ -79,7 +68,7 @@ def block_dropout(x: Expression, p: float) -> Expression:
     p = real(p, "block_dropout")
     if not 0 <= p <= 1:
         raise ValueError(f"block_dropout: the dropout rate must lie in [0, 1]; got p = {p}.")
-    return _block_dropout(x, p, 0)
+    return node("dropout_batch", x, p, 0.0, what="block_dropout")
 
 
 def noise(x: Expression, stddev: float) -> Expression:
@@ -92,17 +81,11 @@ def noise(x: Expression, stddev: float) -> Expression:
     >>> dy.noise(dy.inputVector([1, 2]), 0.1).value() != [1, 2]
     True
     """
-    return _noise(x, stddev, 0)
+    return node("noise", x, real(stddev, "noise"), 0.0)
 
 
-def _drawn(name: str) -> Callable[..., Expression]:
-    def long_way(dim: int | Sequence[int], batch_size: int, a: float, b: float) -> Expression:
-        return leaf(Expression, OPS[name], name, (count(batch_size, name, "batch_size"), *as_dims(dim, name)), (real(a, name), real(b, name)))
-
-    return quickly("source", name, long_way)
-
-
-_normal, _uniform, _bernoulli, _gumbel = map(_drawn, ("random_normal", "random_uniform", "random_bernoulli", "random_gumbel"))
+def _drawn(op: str, dim: int | Sequence[int], batch_size: int, a: float, b: float) -> Expression:
+    return node(op, whole(batch_size, op, "batch_size"), as_dims(dim, op), real(a, op), real(b, op))
 
 
 def random_normal(dim: int | Sequence[int], mean: float = 0.0, stddev: float = 1.0, batch_size: int = 1) -> Expression:
@@ -112,7 +95,7 @@ def random_normal(dim: int | Sequence[int], mean: float = 0.0, stddev: float = 1
     >>> dy.random_normal((2, 3), batch_size=4).dim()
     ((2, 3), 4)
     """
-    return _normal(dim, batch_size, mean, stddev)
+    return _drawn("random_normal", dim, batch_size, mean, stddev)
 
 
 def random_uniform(dim: int | Sequence[int], left: float, right: float, batch_size: int = 1) -> Expression:
@@ -122,7 +105,7 @@ def random_uniform(dim: int | Sequence[int], left: float, right: float, batch_si
     >>> all(2 <= y <= 3 for y in dy.random_uniform(10, 2, 3).value())
     True
     """
-    return _uniform(dim, batch_size, left, right)
+    return _drawn("random_uniform", dim, batch_size, left, right)
 
 
 def random_bernoulli(dim: int | Sequence[int], p: float, scale: float = 1.0, batch_size: int = 1) -> Expression:
@@ -134,7 +117,7 @@ def random_bernoulli(dim: int | Sequence[int], p: float, scale: float = 1.0, bat
     >>> set(dy.random_bernoulli(100, 0.5, scale=3).value()) == {0.0, 3.0}
     True
     """
-    return _bernoulli(dim, batch_size, p, scale)
+    return _drawn("random_bernoulli", dim, batch_size, p, scale)
 
 
 def random_gumbel(dim: int | Sequence[int], mu: float = 0.0, beta: float = 1.0, batch_size: int = 1) -> Expression:
@@ -144,4 +127,4 @@ def random_gumbel(dim: int | Sequence[int], mu: float = 0.0, beta: float = 1.0, 
     >>> dy.random_gumbel((2, 3)).dim()
     ((2, 3), 1)
     """
-    return _gumbel(dim, batch_size, mu, beta)
+    return _drawn("random_gumbel", dim, batch_size, mu, beta)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from .._ffi import OPS
-from .._integers import count
+from .._integers import one_or_more, whole
 from ..expression import Expression
-from ._nodes import one, one_or_more, quickly, unary, with_dim
+from ._nodes import node
 
 __all__ = [
     "cumsum", "l2_norm", "mean_batches", "mean_dim", "mean_elems", "moment_batches", "moment_dim", "moment_elems", "squared_norm",
     "std_batches", "std_dim", "std_elems", "sum_batches", "sum_dim", "sum_elems",
 ]  # fmt: skip
 
-_cumsum = with_dim("cumsum")
 
-
-@unary
 def sum_elems(x: Expression) -> Expression:
     """y = sum_i x_i, for each batch element: (1,).
 
@@ -27,10 +23,9 @@ def sum_elems(x: Expression) -> Expression:
     >>> dy.sum_elems(dy.inputVector([1, 2, 3])).value()
     6.0
     """
-    raise NotImplementedError
+    return node("sum_elems", x)
 
 
-@unary
 def mean_elems(x: Expression) -> Expression:
     """y = sum_i x_i / n, for each batch element: (1,).
 
@@ -38,10 +33,9 @@ def mean_elems(x: Expression) -> Expression:
     >>> dy.mean_elems(dy.inputVector([1, 2, 3])).value()
     2.0
     """
-    raise NotImplementedError
+    return node("mean_elems", x)
 
 
-@unary
 def sum_batches(x: Expression) -> Expression:
     """y = sum over the batch of x_b: dims stay, batch 1.
 
@@ -51,10 +45,9 @@ def sum_batches(x: Expression) -> Expression:
     >>> dy.sum_batches(dy.inputTensor([[1, 2], [3, 4]], batched=True)).value()
     [3.0, 7.0]
     """
-    raise NotImplementedError
+    return node("sum_batches", x)
 
 
-@unary
 def mean_batches(x: Expression) -> Expression:
     """y = sum over the batch of x_b / batch size: dims stay, batch 1.
 
@@ -62,10 +55,9 @@ def mean_batches(x: Expression) -> Expression:
     >>> dy.mean_batches(dy.inputTensor([[1, 2], [3, 4]], batched=True)).value()
     [1.5, 3.5]
     """
-    raise NotImplementedError
+    return node("mean_batches", x)
 
 
-@unary
 def squared_norm(x: Expression) -> Expression:
     """y = sum_i x_i^2, for each batch element: (1,).
 
@@ -75,10 +67,9 @@ def squared_norm(x: Expression) -> Expression:
     >>> dy.squared_norm(dy.inputVector([3, 4])).value()
     25.0
     """
-    raise NotImplementedError
+    return node("squared_norm", x)
 
 
-@unary
 def l2_norm(x: Expression) -> Expression:
     """y = sqrt(sum_i x_i^2), for each batch element: (1,).
 
@@ -88,7 +79,7 @@ def l2_norm(x: Expression) -> Expression:
     >>> dy.l2_norm(dy.inputVector([3, 4])).value()
     5.0
     """
-    raise NotImplementedError
+    return node("l2_norm", x)
 
 
 def cumsum(x: Expression, d: int = 0) -> Expression:
@@ -102,28 +93,20 @@ def cumsum(x: Expression, d: int = 0) -> Expression:
     >>> dy.cumsum(dy.inputVector([1, 2, 3])).value()
     [1.0, 3.0, 6.0]
     """
-    return _cumsum(x, d)
+    return node("cumsum", x, whole(d, "cumsum", "a dim"))
 
 
 # ---- over dims: the nodes' whole numbers are "all dims", n, the moment's order, the dims -----------------------------------------------
 
 
-def _maker(what: str, op_name: str) -> Callable[..., Expression]:
-    def long_way(x: Expression, all_dims: int, n: int, r: int, d: int | Iterable[int]) -> Expression:
-        dims = one_or_more(d, what)
-        return one(OPS[op_name], what, x, (all_dims, count(n, what, "n"), count(r, what, "r"), *dims))
-
-    return quickly("with_ints", op_name, long_way)
-
-
-_sum_dim, _mean_dim, _moment_dim, _std_dim = (
-    (_maker(what, what), _maker(what, f"{what}_and_batch")) for what in ("sum_dim", "mean_dim", "moment_dim", "std_dim")
-)
-"""Without the batch, and with it."""
+def _over_dims(what: str, x: Expression, d: int | Iterable[int], b: bool, n: int, r: int = 1) -> Expression:
+    """b: and over the batch."""
+    op = f"{what}_and_batch" if b else what
+    return node(op, x, 0, whole(n, what, "n"), whole(r, what, "r"), one_or_more(d, what), what=what)
 
 
 def _order(r: int, what: str) -> int:
-    order = count(r, what, "r")
+    order = whole(r, what, "r")
     if order < 1:
         raise ValueError(f"{what}: the order must be 1 or more; got r = {r}.")
     return order
@@ -140,7 +123,7 @@ def sum_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) 
     >>> dy.sum_dim(dy.inputTensor([[1, 2], [3, 4]]), [0]).value()
     [4.0, 6.0]
     """
-    return _sum_dim[1 if b else 0](x, 0, n, 1, d)
+    return _over_dims("sum_dim", x, d, b, n)
 
 
 def mean_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) -> Expression:
@@ -153,7 +136,7 @@ def mean_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0)
     >>> dy.mean_dim(dy.inputTensor([[1, 2], [3, 4]]), [0]).value()
     [2.0, 3.0]
     """
-    return _mean_dim[1 if b else 0](x, 0, n, 1, d)
+    return _over_dims("mean_dim", x, d, b, n)
 
 
 def moment_dim(x: Expression, d: int | Iterable[int], r: int, b: bool = False, n: int = 0) -> Expression:
@@ -166,7 +149,7 @@ def moment_dim(x: Expression, d: int | Iterable[int], r: int, b: bool = False, n
     >>> dy.moment_dim(dy.inputTensor([[1, 2], [3, 4]]), [0], 2).value()
     [5.0, 10.0]
     """
-    return _moment_dim[1 if b else 0](x, 0, n, r, d)
+    return _over_dims("moment_dim", x, d, b, n, r)
 
 
 def std_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) -> Expression:
@@ -180,7 +163,7 @@ def std_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) 
     >>> dy.std_dim(dy.inputTensor([[1, 2], [3, 8]]), [0]).value()
     [1.0, 3.0]
     """
-    return _std_dim[1 if b else 0](x, 0, n, 1, d)
+    return _over_dims("std_dim", x, d, b, n)
 
 
 def std_elems(x: Expression) -> Expression:
@@ -192,7 +175,7 @@ def std_elems(x: Expression) -> Expression:
     >>> dy.std_elems(dy.inputVector([1, 3])).value()
     1.0
     """
-    return one(OPS["std_dim"], "std_elems", x, (1, 0, 1))
+    return node("std_dim", x, 1, 0, 1, what="std_elems")
 
 
 def moment_elems(x: Expression, r: int) -> Expression:
@@ -205,7 +188,7 @@ def moment_elems(x: Expression, r: int) -> Expression:
     >>> dy.moment_elems(dy.inputVector([1, 3]), 2).value()
     5.0
     """
-    return one(OPS["moment_dim"], "moment_elems", x, (1, 0, _order(r, "moment_elems")))
+    return node("moment_dim", x, 1, 0, _order(r, "moment_elems"), what="moment_elems")
 
 
 def std_batches(x: Expression) -> Expression:
@@ -217,7 +200,7 @@ def std_batches(x: Expression) -> Expression:
     >>> dy.std_batches(dy.inputTensor([[1, 3], [2, 8]], batched=True)).value()
     [1.0, 3.0]
     """
-    return one(OPS["std_dim_and_batch"], "std_batches", x, (0, 0, 1))
+    return node("std_dim_and_batch", x, 0, 0, 1, what="std_batches")
 
 
 def moment_batches(x: Expression, r: int) -> Expression:
@@ -230,4 +213,4 @@ def moment_batches(x: Expression, r: int) -> Expression:
     >>> dy.moment_batches(dy.inputTensor([[1, 3], [2, 8]], batched=True), 2).value()
     [5.0, 34.0]
     """
-    return one(OPS["moment_dim_and_batch"], "moment_batches", x, (0, 0, _order(r, "moment_batches")))
+    return node("moment_dim_and_batch", x, 0, 0, _order(r, "moment_batches"), what="moment_batches")

@@ -7,18 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from .._ffi import OPS, calls, fail, ffi, lib
-from .._integers import integer
+from .._ffi import calls, fail, ffi, lib
+from .._integers import indices as whole_numbers
+from .._integers import integer, whole
 from ..expression import Expression, operator
-from ._nodes import dim_number, not_expression, one, one_as, quickly, set_ints, whole
-from ._nodes import indices as whole_numbers
+from ._nodes import node, not_expression, set_ints
 from .shape import reshape
 
 __all__ = [
     "pick", "pick_batch", "pick_batch_elem", "pick_batch_elems", "pick_range", "pickrange", "select_cols", "select_rows", "strided_select",
 ]  # fmt: skip
-
-_PICK, _SLICE, _SLICE_BATCH, _SELECT = OPS["pick"], OPS["slice"], OPS["slice_batch"], OPS["select"]
 
 
 class IndexTypeError(TypeError, AssertionError):
@@ -48,20 +46,12 @@ class _pickerBatchExpression(Expression):  # noqa: N801
         _set_indices(self, picked)
 
 
-def _set_indices(e: Expression, picked: list[int]) -> None:
+def _set_indices(e: Expression, picked: Sequence[int]) -> None:
     h, d = e._h, ffi.new("int[1]")
     code = lib.dn_node_ints(h, 1, d)  # the first one is the dim
     if code < 0:
         fail(code, h)
     set_ints(e, [d[0], *picked])
-
-
-# The entry at this index of dim 0, on the shortest way; None if the long one is needed, which knows the errors.
-_first_dim = calls.call("at_index", _PICK, _pickerExpression, lambda code, x, index: None)
-
-
-def _pick(cls: Any, what: str, e: Expression, d: int, picked: list[int]) -> Any:
-    return one_as(cls, _PICK, what, e, [d, *picked])
 
 
 def pick(e: Expression, index: int = 0, dim: int = 0) -> _pickerExpression:
@@ -75,11 +65,8 @@ def pick(e: Expression, index: int = 0, dim: int = 0) -> _pickerExpression:
     >>> dy.pick(dy.inputVector([5, 6, 7]), 2).value()
     7.0
     """
-    if dim == 0 and type(index) is int and index >= 0:  # the frequent case, as in _getitem()
-        picked = _first_dim(e, index)
-        if picked is not None:
-            return picked
-    return _pick(_pickerExpression, "pick", e, dim_number(dim, "pick"), [whole(index, "pick", "pick_batch")])  # type: ignore[no-any-return]
+    d, i = whole(dim, "pick", "a dim"), whole(index, "pick", "the index", "pick_batch")
+    return node("pick", e, d, i, cls=_pickerExpression)
 
 
 def pick_batch(e: Expression, indices: Iterable[int], dim: int = 0) -> _pickerBatchExpression:
@@ -96,14 +83,7 @@ def pick_batch(e: Expression, indices: Iterable[int], dim: int = 0) -> _pickerBa
     picked = whole_numbers(indices, "pick_batch")
     if len(picked) == 1 and isinstance(e, Expression) and e.dim()[1] != 1:
         raise ValueError(f"pick_batch: takes one index per batch element; got 1 index for a batch of {e.dim()[1]}. Use pick() for all.")
-    return _pick(_pickerBatchExpression, "pick_batch", e, dim_number(dim, "pick_batch"), picked)  # type: ignore[no-any-return]
-
-
-def _long_range(x: Expression, d: int, *cut: int) -> Expression:
-    return one(_SLICE, "pick_range", x, (dim_number(d, "pick_range"), *(whole(i, "pick_range") for i in cut)))
-
-
-_range = quickly("with_ints", "slice", _long_range)
+    return node("pick", e, whole(dim, "pick_batch", "a dim"), picked, what="pick_batch", cls=_pickerBatchExpression)
 
 
 def pick_range(x: Expression, s: int, e: int, d: int = 0) -> Expression:
@@ -116,22 +96,13 @@ def pick_range(x: Expression, s: int, e: int, d: int = 0) -> Expression:
     >>> dy.pick_range(dy.inputVector([5, 6, 7]), 1, 3).value()
     [6.0, 7.0]
     """
-    if type(s) is int and type(e) is int and s < e:  # nearly always
-        return _range(x, d, s, e, 1)
     s, e = whole(s, "pick_range"), whole(e, "pick_range")
     if s >= e:
         raise ValueError(f"pick_range: s must be less than e; got s = {s}, e = {e}.")
-    return _range(x, d, s, e, 1)
+    return node("slice", x, whole(d, "pick_range", "a dim"), s, e, 1, what="pick_range")
 
 
 pickrange = pick_range
-
-
-def _long_batch_elem(x: Expression, v: int) -> Expression:
-    return one(OPS["pick_batch_elems"], "pick_batch_elem", x, (whole(v, "pick_batch_elem", "pick_batch_elems"),))
-
-
-_batch_elem = quickly("with_int", "pick_batch_elems", _long_batch_elem)
 
 
 def pick_batch_elem(x: Expression, v: int) -> Expression:
@@ -144,7 +115,8 @@ def pick_batch_elem(x: Expression, v: int) -> Expression:
     >>> dy.pick_batch_elem(dy.inputTensor([[1, 2], [3, 4]], batched=True), 1).value()
     [2.0, 4.0]
     """
-    return _batch_elem(x, v)
+    what = "pick_batch_elem"
+    return node("pick_batch_elems", x, whole(v, what, "the index", "pick_batch_elems"), what=what)
 
 
 def pick_batch_elems(x: Expression, vs: Iterable[int]) -> Expression:
@@ -157,7 +129,7 @@ def pick_batch_elems(x: Expression, vs: Iterable[int]) -> Expression:
     >>> dy.pick_batch_elems(dy.inputTensor([[1, 2], [3, 4]], batched=True), [1, 1, 0]).npvalue().tolist()
     [[2.0, 2.0, 1.0], [4.0, 4.0, 3.0]]
     """
-    return one(OPS["pick_batch_elems"], "pick_batch_elems", x, whole_numbers(vs, "pick_batch_elems"))
+    return node("pick_batch_elems", x, whole_numbers(vs, "pick_batch_elems"))
 
 
 def select_rows(x: Expression, rs: Iterable[int]) -> Expression:
@@ -171,7 +143,7 @@ def select_rows(x: Expression, rs: Iterable[int]) -> Expression:
     >>> dy.select_rows(dy.inputTensor([[1, 2], [3, 4]]), [1, 0, 1]).npvalue().tolist()
     [[3.0, 4.0], [1.0, 2.0], [3.0, 4.0]]
     """
-    return one(_SELECT, "select_rows", x, [0, *whole_numbers(rs, "select_rows")])
+    return node("select", x, 0, whole_numbers(rs, "select_rows"), what="select_rows")
 
 
 def select_cols(x: Expression, cs: Iterable[int]) -> Expression:
@@ -185,13 +157,13 @@ def select_cols(x: Expression, cs: Iterable[int]) -> Expression:
     >>> dy.select_cols(dy.inputTensor([[1, 2], [3, 4]]), [1]).npvalue().tolist()
     [[2.0], [4.0]]
     """
-    return one(_SELECT, "select_cols", x, [1, *whole_numbers(cs, "select_cols")])
+    return node("select", x, 1, whole_numbers(cs, "select_cols"), what="select_cols")
 
 
 def _slice(x: Expression, ranges: list[tuple[int, int, int, int]], what: str) -> Expression:
     """Cuts the (dim, from, to, step); dim -1 is the batch."""
-    code = _SLICE_BATCH if ranges and ranges[-1][0] < 0 else _SLICE
-    return one(code, what, x, [n for r in ranges for n in r])
+    op = "slice_batch" if ranges and ranges[-1][0] < 0 else "slice"
+    return node(op, x, [n for r in ranges for n in r], what=what)
 
 
 def strided_select(x: Expression, strides: Sequence[int], range_from: Sequence[int], range_to: Sequence[int]) -> Expression:
@@ -206,10 +178,6 @@ def strided_select(x: Expression, strides: Sequence[int], range_from: Sequence[i
     >>> dy.strided_select(dy.inputVector([1, 2, 3, 4, 5]), [2], [0], [4]).value()
     [1.0, 3.0]
     """
-    return _strided(x, strides, range_from, range_to)
-
-
-def _long_strided(code: int, x: Any, strides: Sequence[int], range_from: Sequence[int], range_to: Sequence[int]) -> Expression:
     steps, starts, stops = (whole_numbers(v, "strided_select") for v in (strides, range_from, range_to))
     if not isinstance(x, Expression):
         raise not_expression("strided_select", x)
@@ -225,9 +193,6 @@ def _long_strided(code: int, x: Any, strides: Sequence[int], range_from: Sequenc
             stop = start
         ranges.append((i if i < len(dims) else -1, start, stop, steps[i] if i < len(steps) else 1))
     return _slice(x, ranges, "strided_select")
-
-
-_strided = calls.call("strided", _SLICE, Expression, _long_strided)
 
 
 def _one_index(i: int, size: int, d: int, dims: tuple[int, ...]) -> int:
@@ -291,7 +256,7 @@ def _getitem(x: Expression, index: Any) -> Expression:
     return reshape(result, left or [1], n)
 
 
-calls.subscript(_first_dim, _SLICE, Expression, _getitem)
+calls.subscript("pick", _pickerExpression, "slice", _getitem)
 
 
 @operator("__iter__")

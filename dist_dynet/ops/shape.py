@@ -4,29 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .._ffi import OPS, calls
-from .._integers import count
+from .._ffi import accelerated
+from .._integers import indices, whole
 from ..expression import Expression
 from ..params.dims import as_dims
-from ._nodes import dim_number, indices, many, of_list_with_int, one, quickly
+from ._nodes import node
 
 __all__ = ["concatenate", "concatenate_cols", "concatenate_to_batch", "reshape", "transpose"]
-
-_concatenate, _concatenate_cols = of_list_with_int("concatenate", "concatenate"), of_list_with_int("concatenate", "concatenate_cols")
-
-
-def _each_pair(code: int, xs: list[Expression], ys: list[Expression]) -> list[Expression]:
-    return [concatenate(pair) for pair in zip(xs, ys, strict=True)]
-
-
-_concatenate_pairs = calls.call("pairs", OPS["concatenate"], Expression, _each_pair)
-
-
-def _long_reshape(x: Expression, batch_size: int, d: int | Sequence[int]) -> Expression:
-    return one(OPS["reshape"], "reshape", x, (count(batch_size, "reshape", "batch_size"), *as_dims(d, "reshape")))
-
-
-_reshape = quickly("with_ints", "reshape", _long_reshape)
 
 
 def reshape(x: Expression, d: int | Sequence[int], batch_size: int = 1) -> Expression:
@@ -40,14 +24,7 @@ def reshape(x: Expression, d: int | Sequence[int], batch_size: int = 1) -> Expre
     >>> dy.reshape(dy.inputVector([1, 2, 3, 4]), (2, 2)).npvalue().tolist()
     [[1.0, 3.0], [2.0, 4.0]]
     """
-    return _reshape(x, batch_size, d)
-
-
-def _long_transpose(x: Expression, dims: Sequence[int]) -> Expression:
-    return one(OPS["transpose"], "transpose", x, indices(dims, "transpose"))
-
-
-_transpose = quickly("with_ints", "transpose", _long_transpose)
+    return node("reshape", x, whole(batch_size, "reshape", "batch_size"), as_dims(d, "reshape"))
 
 
 def transpose(x: Expression, dims: Sequence[int] = (1, 0)) -> Expression:
@@ -61,7 +38,7 @@ def transpose(x: Expression, dims: Sequence[int] = (1, 0)) -> Expression:
     >>> dy.transpose(dy.inputVector([1, 2, 3])).dim()
     ((1, 3), 1)
     """
-    return _transpose(x, dims)
+    return node("transpose", x, indices(dims, "transpose"))
 
 
 def concatenate(xs: Iterable[Expression], d: int = 0) -> Expression:
@@ -74,12 +51,13 @@ def concatenate(xs: Iterable[Expression], d: int = 0) -> Expression:
     >>> dy.concatenate([dy.inputVector([1, 2]), dy.inputVector([3])]).value()
     [1.0, 2.0, 3.0]
     """
-    return _concatenate(xs, dim_number(d, "concatenate"))
+    return node("concatenate", xs, whole(d, "concatenate", "a dim"))
 
 
+@accelerated
 def concatenate_pairs(xs: list[Expression], ys: list[Expression]) -> list[Expression]:
     """[concatenate([x, y]) for x, y in zip(xs, ys)], of two lists of one length, in one call."""
-    return _concatenate_pairs(xs, ys)
+    return [concatenate(pair) for pair in zip(xs, ys, strict=True)]
 
 
 def concatenate_cols(xs: Iterable[Expression]) -> Expression:
@@ -91,7 +69,7 @@ def concatenate_cols(xs: Iterable[Expression]) -> Expression:
     >>> dy.concatenate_cols([dy.inputVector([1, 2]), dy.inputVector([3, 4])]).npvalue().tolist()
     [[1.0, 3.0], [2.0, 4.0]]
     """
-    return _concatenate_cols(xs, 1)
+    return node("concatenate", xs, 1, what="concatenate_cols")
 
 
 def concatenate_to_batch(xs: Iterable[Expression]) -> Expression:
@@ -105,4 +83,4 @@ def concatenate_to_batch(xs: Iterable[Expression]) -> Expression:
     >>> dy.concatenate_to_batch([dy.inputVector([1, 2]), dy.inputVector([3, 4])]).dim()
     ((2,), 2)
     """
-    return many(OPS["concatenate_to_batch"], "concatenate_to_batch", xs)
+    return node("concatenate_to_batch", xs)

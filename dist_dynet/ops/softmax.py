@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
-from .._ffi import DTYPE, OPS, calls, fail, nodes
+from .._ffi import DTYPE
+from .._integers import indices, real, whole
 from ..expression import Expression
-from ._nodes import dim_number, has_handle, indices, many, not_expression, one, quickly, real, whole, with_dim, with_int
+from ._nodes import has_handle, node, not_expression, set_ints
 from .masked import masked
 
 __all__ = [
     "constrained_softmax", "hinge", "hinge_batch", "hinge_dim", "log_softmax", "pickneglogsoftmax", "pickneglogsoftmax_batch", "softmax",
     "sparsemax",
 ]  # fmt: skip
-
-_PICK, _RESTRICTED = OPS["pickneglogsoftmax"], OPS["restricted_log_softmax"]
-_softmax, _log_softmax, _sparsemax = (with_dim(name) for name in ("softmax", "log_softmax", "sparsemax"))
 
 
 def softmax(x: Expression, d: int = 0) -> Expression:
@@ -30,10 +27,10 @@ def softmax(x: Expression, d: int = 0) -> Expression:
     >>> dy.softmax(dy.inputVector([1, 1])).value()
     [0.5, 0.5]
     """
-    return _softmax(x, d)
+    return node("softmax", x, whole(d, "softmax", "a dim"))
 
 
-def _nested(values: Iterable[int] | Iterable[Iterable[int]], what: str) -> list[list[int]]:
+def _nested(values: Iterable[int] | Iterable[Iterable[int]], what: str) -> list[Sequence[int]]:
     """One list of indices for all batch elements, or a list of lists, one for each."""
     if not isinstance(values, Iterable):
         raise TypeError(f"{what}: takes a list of indices, or one for each batch element; got {values!r:.60}.")
@@ -56,13 +53,9 @@ def log_softmax(x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]]
     >>> dy.log_softmax(dy.inputVector([1, 1, 5]), [0, 1]).npvalue().round(4).tolist()
     [-0.6931, -0.6931, -inf]
     """
-    d = dim_number(d, "log_softmax")
+    d = whole(d, "log_softmax", "a dim")
     if restrict is None:
-        return _log_softmax(x, d)
-    if type(restrict) is list and restrict and d == 0:  # the frequent case
-        made = calls.quick_node(Expression, _RESTRICTED, (x,), restrict, ())
-        if not isinstance(made, int):
-            return made  # else the long way knows what is wrong, and x with other dims
+        return node("log_softmax", x, d)
     if not isinstance(x, Expression):
         raise not_expression("log_softmax", x)
     dims = x.dim()[0] or (1,)
@@ -70,16 +63,17 @@ def log_softmax(x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]]
     if not 0 <= d < len(dims):
         raise ValueError(f"log_softmax: dim {d} is not a dim of x = {dims}.")
     n = dims[d]
-    mask = np.zeros((n, len(lists)), DTYPE)
-    for b, kept in enumerate(lists):
+    for kept in lists:
         if not kept:
             raise ValueError("log_softmax: restrict must name at least one entry; got an empty list.")
         outside = [i for i in kept if not 0 <= i < n]
         if outside:
             raise ValueError(f"log_softmax: index {outside[0]} of restrict is outside dim {d} of x = {dims}. Indices run from 0 to {n - 1}.")
-        mask[kept, b] = 1
     if len(dims) == len(lists) == 1:
-        return one(_RESTRICTED, "log_softmax", x, lists[0])
+        return node("restricted_log_softmax", x, lists[0], what="log_softmax")
+    mask = np.zeros((n, len(lists)), DTYPE)
+    for b, kept in enumerate(lists):
+        mask[list(kept), b] = 1
     mask = mask.reshape((1,) * d + (n,) + (1,) * (len(dims) - 1 - d) + (len(lists),))
     return masked("masked_log_softmax", "log_softmax", x, mask, d)
 
@@ -100,7 +94,7 @@ def sparsemax(x: Expression, d: int | None = None) -> Expression:
         if any(n != 1 for n in dims[1:]):
             raise ValueError(f"sparsemax: x must be a vector where d is not given; got x = {dims}. Name the dim: sparsemax(x, 0).")
         d = 0
-    return _sparsemax(x, d)
+    return node("sparsemax", x, whole(d, "sparsemax", "a dim"))
 
 
 def constrained_softmax(x: Expression, y: Expression) -> Expression:
@@ -114,7 +108,7 @@ def constrained_softmax(x: Expression, y: Expression) -> Expression:
     >>> dy.constrained_softmax(dy.inputVector([0, 0, 5]), dy.inputVector([1, 1, 0.5])).value()
     [0.25, 0.25, 0.5]
     """
-    return many(OPS["constrained_softmax"], "constrained_softmax", (x, y))
+    return node("constrained_softmax", x, y)
 
 
 class _pickedExpression(Expression):  # noqa: N801
@@ -124,12 +118,7 @@ class _pickedExpression(Expression):  # noqa: N801
 
     def set_index(self, v: int) -> None:
         """Another entry; all computed values of the graph are forgotten."""
-        code = nodes.dn_ints_set(self._h, 1, [whole(v, "set")])
-        if code < 0:
-            fail(code, self._h)
-
-
-_picked = with_int("pickneglogsoftmax", "pickneglogsoftmax", _pickedExpression, several="pickneglogsoftmax_batch")
+        set_ints(self, [whole(v, "set")])
 
 
 def pickneglogsoftmax(x: Expression, v: int) -> Expression:
@@ -143,7 +132,8 @@ def pickneglogsoftmax(x: Expression, v: int) -> Expression:
     >>> round(dy.pickneglogsoftmax(dy.inputVector([0, 0]), 1).value(), 4)
     0.6931
     """
-    return _picked(x, v)
+    what = "pickneglogsoftmax"
+    return node(what, x, whole(v, what, "the index", "pickneglogsoftmax_batch"), cls=_pickedExpression)
 
 
 def pickneglogsoftmax_batch(x: Expression, vs: Sequence[int]) -> Expression:
@@ -153,7 +143,7 @@ def pickneglogsoftmax_batch(x: Expression, vs: Sequence[int]) -> Expression:
     >>> dy.pickneglogsoftmax_batch(dy.zeros(4, batch_size=2), [0, 3]).dim()
     ((1,), 2)
     """
-    return many(_PICK, "pickneglogsoftmax_batch", [x], indices(vs, "pickneglogsoftmax_batch"))
+    return node("pickneglogsoftmax", x, indices(vs, "pickneglogsoftmax_batch"), what="pickneglogsoftmax_batch")
 
 
 def hinge(x: Expression, v: int, m: float = 1.0) -> Expression:
@@ -166,7 +156,7 @@ def hinge(x: Expression, v: int, m: float = 1.0) -> Expression:
     >>> dy.hinge(dy.inputVector([1, 0.5, 3]), 0).value()
     3.5
     """
-    return _hinge(x, v, m)
+    return node("hinge", x, whole(v, "hinge", "the index", "hinge_batch"), real(m, "hinge"))
 
 
 def hinge_batch(x: Expression, vs: Sequence[int], m: float = 1.0) -> Expression:
@@ -176,14 +166,7 @@ def hinge_batch(x: Expression, vs: Sequence[int], m: float = 1.0) -> Expression:
     >>> dy.hinge_batch(dy.inputVector([1, 0.5, 3]), [0, 2]).value()
     [3.5, 0.0]
     """
-    return many(OPS["hinge"], "hinge_batch", [x], indices(vs, "hinge_batch"), (real(m, "hinge_batch"),))
-
-
-def _long_hinge(x: Expression, v: int, m: float) -> Expression:
-    return many(OPS["hinge"], "hinge", [x], [whole(v, "hinge", "hinge_batch")], (real(m, "hinge"),))
-
-
-_hinge = quickly("with_int_and_real", "hinge", _long_hinge)
+    return node("hinge", x, indices(vs, "hinge_batch"), real(m, "hinge_batch"), what="hinge_batch")
 
 
 def hinge_dim(x: Expression, v: Sequence[int] | Sequence[Sequence[int]], d: int = 0, m: float = 1.0) -> Expression:
@@ -197,5 +180,5 @@ def hinge_dim(x: Expression, v: Sequence[int] | Sequence[Sequence[int]], d: int 
     >>> dy.hinge_dim(dy.inputTensor([[1, 0], [0.5, 3]]), [0, 1]).value()
     [0.5, 0.0]
     """
-    places: Any = v if calls.all_whole(v) else [i for line in _nested(v, "hinge_dim") for i in line]
-    return many(OPS["hinge_dim"], "hinge_dim", [x], (dim_number(d, "hinge_dim"), *places), (real(m, "hinge_dim"),))
+    places = [i for line in _nested(v, "hinge_dim") for i in line]
+    return node("hinge_dim", x, whole(d, "hinge_dim", "a dim"), places, real(m, "hinge_dim"))

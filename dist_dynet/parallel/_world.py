@@ -144,10 +144,8 @@ class World:
         self.rank, self.size, self.local_rank = (launch.rank, launch.size, launch.local_rank) if launch else (0, 1, 0)
         self.host = socket.gethostname()
         self.process = os.getpid()
-        self.timeout = TIMEOUT
-        """Seconds that a rank waits for ranks that are alive."""
-        self.members: Sequence[int] = range(self.size)
-        """Of each rank here its rank in the job."""
+        self.timeout = TIMEOUT  # seconds that a rank waits for ranks that are alive
+        self.members: Sequence[int] = range(self.size)  # of each rank here its rank in the job
         self.mpi: Any = None
         self.comm: Any = None
         self._job, self._meetings = _Job(), _Meetings()
@@ -222,7 +220,7 @@ class World:
         with suppress(Empty):
             while True:
                 meetings.gone.add(meetings.returned.get_nowait())
-        every = [pickle.loads(b) for b in self.exchange_bytes(self.comm, pickle.dumps(meetings.gone), "start of MPI")]
+        every = self.gather(self.comm, meetings.gone, "start of MPI")
         for loan in sorted(set[int].intersection(*every)):
             meetings.gone.remove(loan)
             meetings.lent.pop(loan).Free()
@@ -277,7 +275,7 @@ class World:
 
         What it sends next would be taken for what it has left out. Exceptions that all ranks have alike are RuntimeError and ValueError.
         """
-        self._meetings.interrupted = what
+        self._meetings.interrupted = what if self.size > 1 else ""
         try:
             yield
         except (RuntimeError, ValueError):
@@ -373,12 +371,18 @@ class World:
 
     def exchange_bytes(self, comm: Any, mine: bytes, what: str) -> list[bytes]:
         """The byte strings of all ranks, on all of them."""
+        if self.size == 1:
+            return [mine]
         sizes = np.empty(self.size, np.int64)
         self.wait([comm.Iallgather(np.array([len(mine)], np.int64), sizes)], what)
         joined = np.empty(int(sizes.sum()), np.uint8)
         self.wait([comm.Iallgatherv(np.frombuffer(mine, np.uint8), (joined, sizes))], what)
         ends = np.cumsum(sizes)
         return [joined[end - size : end].tobytes() for end, size in zip(ends.tolist(), sizes.tolist(), strict=True)]
+
+    def gather(self, comm: Any, mine: Any, what: str) -> list[Any]:
+        """The objects of all ranks, on all of them."""
+        return [pickle.loads(b) for b in self.exchange_bytes(comm, pickle.dumps(mine), what)]
 
     def _missing(self, what: str) -> str:
         """Which ranks have not come, and where all the others are."""

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from .._ffi import lib
 from ..graph import cg
 from ..params.collection import ParameterCollection
+from ..params.handles import handles_of, members_of, root_of
 
 T = TypeVar("T")
 
@@ -30,8 +31,7 @@ class Part:
     of: int
     turn: int
     turns: int
-    loop: object
-    """The loop over the shard that it comes from."""
+    loop: object  # the loop over the shard that it comes from
 
     @property
     def is_last(self) -> bool:
@@ -139,8 +139,7 @@ class _Process:
         self.loops: list[Loop] = []
         """Those that have given a batch and not asked for another one yet."""
         self.sources: list[weakref.ref[Sources]] = []
-        self.made = 0
-        """How many Sources were made."""
+        self.made = 0  # how many Sources were made
         self.new: list[Loop] = []
         """Those that have given a batch, are not over, and of which no update was told since."""
         self.idle: list[_Idle] = []
@@ -148,8 +147,7 @@ class _Process:
         """A loop has ended that had read ahead, and no update came since then: whoever updates next may have its batches."""
         self.claimed = 0
         """Of so many Sources, from the first, gradients may come from the batches of such loops."""
-        self.calls: dict[int, int] = {}
-        """By thread: calls of DistributedTrainer.update()."""
+        self.calls: dict[int, int] = {}  # by thread: calls of DistributedTrainer.update()
         self.readers: set[int] = set()
         """Threads that have looked into a batch which was not present, since their last update."""
 
@@ -187,11 +185,13 @@ class _Idle:
 _process = _Process()
 
 
-def update_called() -> None:
-    """DistributedTrainer.update() was called, in this thread."""
+def update_called(batch: Batch[Any] | None) -> None:
+    """DistributedTrainer.update() was called in this thread, with the gradients of this batch."""
     me = threading.get_ident()
     _process.calls[me] = _process.calls.get(me, 0) + 1
     _process.readers.discard(me)
+    if batch is not None and batch._loop is not None:
+        batch._loop.is_used(batch._loop, batch)
 
 
 def _is_read(batch: Batch[Any]) -> None:
@@ -212,27 +212,21 @@ class Loop:
         is_used: told of each batch of it that an update has used.
     """
 
-    def __init__(self, steps: int, epoch: int, first: int, is_used: Callable[[Batch[Any]], None]) -> None:
+    def __init__(self, steps: int, epoch: int, first: int, is_used: Callable[[Loop, Batch[Any]], None]) -> None:
         self.steps, self.epoch, self.is_used = steps, epoch, is_used
         self.used = first
         """How many steps of the epoch are done: their batches went into an update, as far as is known."""
-        self.given = first
-        """How many the loop has gone past."""
+        self.given = first  # how many the loop has gone past
         self.present: Batch[Any] | None = None
-        self.runs_ahead = False
-        """It has gone past a batch that nothing was done with, on this rank."""
-        self.exact = False
-        """Updates have told which of its batches they used."""
-        self.late = False
-        """One was not the present batch."""
+        self.runs_ahead = False  # it has gone past a batch that nothing was done with, on this rank
+        self.exact = False  # updates have told which of its batches they used
+        self.late = False  # one was not the present batch
         self.strays = self.over = False
-        self.whole = False
-        """It is over, and was given the last batch of its epoch."""
+        self.whole = False  # it is over, and was given the last batch of its epoch
         self.updates = lib.dn_updates_made()
         """How many updates of any trainer there were when it began, or began to run ahead."""
         self.thread = 0
-        self.claimed = 0
-        """It is the business of so many Sources, from the first; 0: not known yet."""
+        self.claimed = 0  # it is the business of so many Sources, from the first; 0: not known yet
         self._work: tuple[int, ...] = ()
 
     def give(self, batch: Batch[Any], asked: bool) -> None:
@@ -371,7 +365,7 @@ class Sources:
     """
 
     def __init__(self, m: ParameterCollection) -> None:
-        self._m, self._root = m, m._root
+        self._m, self._root = m, root_of(m)
         self._passes = lib.dn_root_passes(self._root.c)
         self._batches: list[Batch[Any] | None] = []
         _process.made += 1
@@ -444,5 +438,4 @@ class Sources:
         self._batches.clear()
 
     def _is_empty(self) -> bool:
-        m = self._m
-        return all(lib.dn_param_empty(p._c) for p in (*m._parameters, *m._lookups))
+        return all(map(lib.dn_param_empty, handles_of(members_of(self._m))))

@@ -7,36 +7,32 @@ owners know: parameters, trainer, shard(), generators. Only rank 0 touches the d
 from __future__ import annotations
 
 import operator
-import os
 import pickle
 import re
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ..io.files import FileName, OneProcess, atomic_write
-from ..io.sealed import DamagedError, check, seal, sealed_pieces, unseal
+from ..io.files import FileName
+from ..io.sealed import seal, sealed_pieces, unseal
 from ..params.collection import ParameterCollection
-from ..params.dims import size
-from ..params.stored import check_stored, load_stored, stored
+from ..params.stored import at_one_moment, check_stored, load_stored, stored
 from ..trainers import MovingAverage, Trainer
+from ..trainers.hooks import Hooks
 from ..trainers.state import set_settings, settings_of
 from ._draws import derive_draws, draws, set_draws
-from ._failures import report
 from ._session import world
 from ._signals import tell_of_usr1
+from .checkpoint_files import CheckpointFiles
 from .environment import hash_indicator
-from .report import Flag
+from .message import Flag
 from .sampling import Shard
 from .trainer import DistributedTrainer
 
 _FORMAT = 1
-_NAME = re.compile(r"checkpoint-(\d{6,})-step-(\d+)\.safetensors")
 _PIECE = 1 << 26
 """Bytes that are sent at once when a checkpoint is read."""
 _UNITS = {"s": 1, "min": 60, "h": 3600}
@@ -100,13 +96,10 @@ class Checkpointer:
         every: int | str | None = None,
     ) -> None:
         self._inner = _checked(model, trainer, sampler)
-        self._keep = size(keep, "Checkpointer", " for keep")
-        if keep < 1:
-            raise ValueError(f"Checkpointer: keep must be 1 or more; got {keep}.")
         self._updates, self._seconds, self._epochs = _period(every)
         if self._epochs and sampler is None:
             raise ValueError('Checkpointer: every="epoch" needs a sampler; got none. Call save() at the end of an epoch, or use shard().')
-        self._directory, self._model, self._trainer, self._sampler = Path(directory), model, trainer, sampler
+        self._files, self._model, self._trainer, self._sampler = CheckpointFiles(directory, keep), model, trainer, sampler
         self._saves_first = every is not None
         self.extra: dict[str, Any] = {}
         """What the program wants to keep as well, such as the best score so far: texts as keys; arrays, numbers, texts, dicts, lists of them.
@@ -116,21 +109,21 @@ class Checkpointer:
         self._epoch = self._next_epoch()  # after the last checkpoint
         self._marked = False  # SIGUSR1 came
         self._owed = False  # all ranks know that a save is due
-        self._cleaned = False
-        self._world = here = trainer._world if isinstance(trainer, DistributedTrainer) else world()
-        agreement = getattr(trainer, "_agreement", None)
+        self._sync = trainer.sync if isinstance(trainer, DistributedTrainer) else None
+        self._world = here = self._sync.here if self._sync else world()
+        negotiation = None if self._sync is None else self._sync.negotiation
         if here.size > 1:
-            if agreement is None:
+            if negotiation is None:
                 raise TypeError(f"Checkpointer: with {here.size} ranks trainer must be a DistributedTrainer; got {type(trainer).__name__}.")
-            agreement.asks.append(self._asks)
-            agreement.hears.append(self._hears)
-            self._comm = here.lend(self)
+            negotiation.asks.append(self._asks)
+            negotiation.hears.append(self._hears)
+        self._comm: Any = here.lend(self) if here.size > 1 else None
         if sampler is not None:
             sampler.listen(self)
             if every is not None:
-                self._inner._begin_with(self._refuse_to_run_ahead)
+                Hooks(self._inner).before(self._refuse_to_run_ahead)
         else:
-            self._inner._end_with(self._save_if_due)
+            Hooks(self._inner).after(self._save_if_due)
         tell_of_usr1(self)
 
     @property
@@ -229,17 +222,17 @@ class Checkpointer:
             TypeError: `extra` or the state of an object holds something that cannot be saved.
         """
         self._marked, self._since = False, time.monotonic()
-        what = self._meeting("checkpoint")
+        what = self._world.collective("checkpoint")
         sampler = self._sampler.state() if self._sampler is not None else None
         mine = {
             "at": [self._inner.updates, *(sampler[key] for key in ("epoch", "position") if sampler)],
-            "pending": any(trainer._waits() for trainer in self._trainers()),
+            "pending": any(_waits(trainer) for trainer in self._trainers()),
             "draws": draws(),
-            "rests": self._rests(),  # of compressed messages
+            "rests": self._sync.residuals() if self._sync else {},  # of compressed messages
             "objects": {name: _state_of(obj) for name, (obj, per_rank) in self._objects.items() if per_rank},
         }
         sealed = seal(mine)
-        with self._whole(what):
+        with self._world.whole(what):
             failure = self._save(sealed, sampler, what)
         if failure is not None:
             raise failure
@@ -249,7 +242,7 @@ class Checkpointer:
 
     def _save(self, mine: bytes, sampler: Mapping[str, Any] | None, what: str) -> Exception | None:
         """What rank 0 has raised while it wrote, if anything; where `_owed` says that gradients wait, nothing is written."""
-        parts = self._exchange(mine, what)
+        parts = self._world.exchange_bytes(self._comm, mine, what)
         every = [unseal(part) for part in parts]
         for rank, other in enumerate(every):
             if other["at"] != every[0]["at"]:
@@ -260,14 +253,14 @@ class Checkpointer:
         self._owed = any(part["pending"] for part in every)
         return None if self._owed else self._from_main(lambda: self._write(parts, sampler), what)[1]
 
-    def _rests(self) -> dict[str, Any]:
-        """What this rank's compressed messages have lacked so far."""
-        exchange = getattr(self._trainer, "_exchange", None)
-        return exchange.residuals() if exchange else {}
-
     def _write(self, parts: list[bytes], sampler: Mapping[str, Any] | None) -> None:
-        averages = [f for f in self._inner._followers if isinstance(f, MovingAverage)]
-        content = sealed_pieces(
+        with at_one_moment(self._model, "checkpoint"):
+            content = self._content(parts, sampler)
+        self._files.write(content, self._inner.updates)
+
+    def _content(self, parts: list[bytes], sampler: Mapping[str, Any] | None) -> list[memoryview]:
+        averages = [f for f in Hooks(self._inner).followers if isinstance(f, MovingAverage)]
+        return sealed_pieces(
             {
                 "format": _FORMAT,
                 "hashes": hash_indicator(),
@@ -282,36 +275,6 @@ class Checkpointer:
                 "ranks": [np.frombuffer(part, np.uint8) for part in parts],
             }
         )
-        self._clean()
-        serial = max((number for number, _ in self._files()), default=0) + 1
-        path = self._directory / f"checkpoint-{serial:06d}-step-{self._inner.updates}.safetensors"
-        try:
-            with atomic_write(path, policy=OneProcess()) as file:
-                file.writelines(content)
-        except RuntimeError as error:
-            cause = error.__cause__
-            if not isinstance(cause, OSError):
-                raise
-            words = f"checkpoint: the file must be written to the end; got: {cause.strerror}. Those of before are whole; make room, start again"
-            raise OSError(cause.errno, words, str(path)) from cause
-        for _, old in self._files()[: -self._keep]:
-            with suppress(OSError):  # it is there for longer, then
-                old.unlink()
-        _tell_launcher(self._inner.updates)
-
-    def _clean(self) -> None:
-        """Makes the directory, and takes away what killed saves have left."""
-        if not self._cleaned:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            for left in self._directory.glob(".checkpoint-*.tmp"):
-                with suppress(OSError):
-                    left.unlink()
-            self._cleaned = True
-
-    def _files(self) -> list[tuple[int, Path]]:
-        """Number and path of all files with a checkpoint's name, the oldest first."""
-        named = [(_NAME.fullmatch(path.name), path) for path in self._directory.iterdir()]
-        return sorted((int(match[1]), path) for match, path in named if match)
 
     # ---- resuming ----------------------------------------------------------------------------------------------------------------------
 
@@ -329,15 +292,15 @@ class Checkpointer:
             RuntimeError: there are checkpoints, and all are damaged.
             OSError: the directory cannot be read.
         """
-        what = self._meeting("resume")
+        what = self._world.collective("resume")
         content = b""
 
         def look() -> tuple[str, int] | None:
             nonlocal content
-            name, content = self._newest()
+            name, content = self._files.newest()
             return (name, len(content)) if name else None
 
-        with self._whole(what):
+        with self._world.whole(what):
             found, failure = self._from_main(look, what)
             if found and self._world.size > 1:
                 content = self._broadcast(content, found[1], what)
@@ -350,27 +313,8 @@ class Checkpointer:
         self._load(unseal(content), f"checkpoint {found[0]}")
         return True
 
-    def _newest(self) -> tuple[str, bytes]:
-        """Name and content of the newest good file; nothing if there is no file."""
-        self._clean()
-        files = self._files()
-        for _, path in reversed(files):
-            try:
-                content = path.read_bytes()
-                check(content)
-                return path.name, content
-            except OSError as error:
-                report(f"checkpoint: passes over '{path}', which cannot be read: {error.strerror}.")
-            except DamagedError as error:
-                report(f"checkpoint: passes over '{path}', which is damaged: {error}.")
-        if files:
-            raise RuntimeError(
-                f"checkpoint: one of the {len(files)} files in '{self._directory}' must be whole; all are damaged. Take them away."
-            )
-        return "", b""
-
     def _load(self, tree: dict[str, Any], what: str) -> None:
-        averages = [f for f in self._inner._followers if isinstance(f, MovingAverage)]
+        averages = [f for f in Hooks(self._inner).followers if isinstance(f, MovingAverage)]
         rank, ranks = self._world.rank, len(tree["ranks"])
         mine = unseal(tree["ranks"][rank if rank < ranks else 0].tobytes())
         objects = {**tree["objects"], **(mine["objects"] if ranks == self._world.size else {})}
@@ -416,16 +360,6 @@ class Checkpointer:
 
     # ---- several ranks -----------------------------------------------------------------------------------------------------------------
 
-    def _meeting(self, what: str) -> str:
-        return self._world.collective(what) if self._world.size > 1 else what
-
-    def _exchange(self, mine: bytes, what: str) -> list[bytes]:
-        return self._world.exchange_bytes(self._comm, mine, what) if self._world.size > 1 else [mine]
-
-    def _whole(self, what: str) -> AbstractContextManager[None]:
-        """Around a meeting: a rank that leaves it by an exception of its own, such as Ctrl-C, meets the others no more."""
-        return self._world.whole(what) if self._world.size > 1 else nullcontext()
-
     def _from_main(self, action: Callable[[], R], what: str) -> tuple[R | None, Exception | None]:
         """What rank 0's action returns, or raises, on every rank."""
         answer: tuple[R | None, Exception | None] = None, None
@@ -434,10 +368,8 @@ class Checkpointer:
                 answer = action(), None
             except Exception as error:
                 answer = None, error
-        if self._world.size > 1:
-            told = self._exchange(pickle.dumps(answer), what)
-            answer = answer if self._world.rank == 0 else pickle.loads(told[0])
-        return answer
+        told = self._world.exchange_bytes(self._comm, pickle.dumps(answer) if self._world.size > 1 else b"", what)
+        return answer if self._world.rank == 0 else pickle.loads(told[0])
 
     def _broadcast(self, content: bytes, size: int, what: str) -> bytes:
         """Rank 0's content on every rank: no other needs to see its disk."""
@@ -457,7 +389,7 @@ def _checked(model: Any, trainer: Any, sampler: Any) -> Trainer:
     if sampler is not None and not isinstance(sampler, Shard):
         raise TypeError(f"Checkpointer: sampler must be what parallel.shard() gave; got {type(sampler).__name__}.")
     members = {*model.parameters_list(), *model.lookup_parameters_list()}
-    for p in inner._members():
+    for p in Hooks(inner).members():
         if p not in members:
             raise ValueError(f"Checkpointer: model must have all parameters that are trained; got one without {p.name()}.")
     return inner
@@ -471,6 +403,10 @@ def _period(every: int | str | None) -> tuple[int, float, bool]:
     if every is not None and every != "epoch" and not (updates > 0 or seconds > 0):
         raise ValueError(f'Checkpointer: every must be a number of updates, a time such as "30s", "10min", "2h", or "epoch"; got {every!r}.')
     return updates, seconds, every == "epoch"
+
+
+def _waits(trainer: Trainer | DistributedTrainer) -> bool:
+    return trainer.sync.waits() if isinstance(trainer, DistributedTrainer) else Hooks(trainer).waits()
 
 
 def _state_of(obj: Any) -> Any:
@@ -487,14 +423,3 @@ def _load_state(obj: Any, state: Any, what: str) -> None:
         obj.bit_generator.state = state
     else:
         obj.load_state(state)
-
-
-def _tell_launcher(step: int) -> None:
-    """A restarting launcher wants to know whether a job that failed had got any further."""
-    name = os.environ.get("DIST_DYNET_PROGRESS")
-    if name:
-        try:
-            with Path(name).open("a") as file:
-                file.write(f"{step}\n")
-        except OSError as error:  # the checkpoint is there all the same
-            report(f"checkpoint: could not write to DIST_DYNET_PROGRESS='{name}': {error.strerror}.")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 import socket
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from .._environment import choice
 from ._world import World
-from .exchange import Exchange, MpiExchange
+from .exchange import MpiExchange
 from .hybrid import HybridExchange
 from .shared import SharedExchange
 from .wire import Hosts
@@ -27,6 +26,8 @@ DEFAULT = choice("DIST_DYNET_EXCHANGE", ENGINES)
 
 Compression = Literal["bf16"]
 
+Exchange = MpiExchange | SharedExchange | HybridExchange
+
 
 def choose(here: World, comm: Any, engine: str | None = None, overlap: bool = True, compression: Compression | None = None) -> Exchange:
     """The engine of this name, one of ENGINES; None: DEFAULT. Collective.
@@ -38,7 +39,7 @@ def choose(here: World, comm: Any, engine: str | None = None, overlap: bool = Tr
     """
     name = engine or DEFAULT
     what = here.collective("DistributedTrainer")
-    every = [pickle.loads(b) for b in here.exchange_bytes(comm, pickle.dumps((name, overlap, compression, _host())), what)]
+    every = here.gather(comm, (name, overlap, compression, _host()), what)
     if any(theirs[:3] != every[0][:3] for theirs in every):
         said = "; ".join(f"rank {here.members[r]}: {theirs[0]}, {theirs[1]}, {theirs[2]}" for r, theirs in enumerate(every))
         raise RuntimeError(f"{here.name} {what}: exchange, overlap and compression must be the same on all ranks; got {said}.")

@@ -1,15 +1,16 @@
-"""The exchange of gradients by MPI's all-reduce and all-gather.
+"""The exchange of gradients by MPI's all-reduce and all-gather, and what every exchange is made of.
 
-Dense gradients are added up where they lie, in ranges of the root's chunks: nothing is packed. Of lookup tables only rows that some rank has
-touched are sent. Afterwards every rank holds the same bits. It knows where gradients lie and what the ranks have agreed on; averages, clipping
-and updates are not its business. Where all ranks run on one host, shared.py adds the dense gradients up in memory that they share.
+An exchange is composed of a transport, which takes messages to all ranks, and of a way to add up what they agree on. MpiSum adds up dense
+gradients where they lie, in ranges of the root's chunks: nothing is packed. Of lookup tables only rows that some rank has touched are sent.
+Afterwards every rank holds the same bits. It knows where gradients lie and what the ranks have agreed on; averages, clipping and updates are
+not its business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,7 @@ from numpy.typing import NDArray
 from .._ffi import DTYPE, ffi, lib, pointer
 from ..params.parameters import LookupParameters
 from ._world import World
-from .agreement import Agreed, Messenger
-from .report import Report
+from .negotiation import Agreed, AsPlanned, MpiTransport
 from .structure import Structure
 
 _PADDING = 16
@@ -35,32 +35,8 @@ Weight = Callable[[], float | None]
 """What a rank's gradients are to be multiplied by now; None: whoever wanted to know is gone."""
 
 
-class Exchange(Messenger, Protocol):
-    """Adds up gradients over the ranks."""
-
-    begins_early: bool
-    """Whether arm(), disarm() and hasten() do anything."""
-
-    def sum(self, agreed: Agreed, what: str) -> None:
-        """G = sum over ranks of factor_r g_r, the same bits on every rank. Collective."""
-
-    def arm(self, weight: Weight) -> None:
-        """The next backward is the last before sum(): an exchange that can begins with it."""
-
-    def disarm(self) -> None:
-        """The next backward is not the last."""
-
-    def hasten(self, weight: float) -> int:
-        """The agreement and sum() will follow, with this weight, on all ranks. What of Flag.EARLY and Flag.AHEAD is so."""
-
-    def drop(self, what: str) -> None:
-        """The ranks have not agreed: what hasten() has begun is brought to its end, and gradients stay as they are. Collective."""
-
-    def residuals(self) -> dict[str, NDArray[Any]]:
-        """What compression has left over on this rank, by parameter."""
-
-    def load_residuals(self, residuals: Mapping[str, NDArray[Any]]) -> None:
-        """Goes on with these."""
+AddUp = Callable[[NDArray[Any], str], list[Any]]
+"""add_up(mine, what) begins to replace an array by its sum over the ranks; what is still to be waited for."""
 
 
 @dataclass
@@ -73,53 +49,37 @@ class Rows:
 
 
 class MpiExchange:
-    """The engine that works everywhere."""
+    """The exchange that works everywhere: as every exchange, a transport, and sum(agreed).
 
-    begins_early = False
+    Args:
+        here: all ranks.
+        comm: their communicator.
+        add_up: in place of MPI's all-reduce.
+    """
 
-    def __init__(self, here: World, comm: Any) -> None:
+    def __init__(self, here: World, comm: Any, add_up: AddUp | None = None) -> None:
+        self.transport, self.sum = MpiTransport(here, comm), MpiSum(here, comm, add_up).sum
+
+
+class MpiSum:
+    """Sums by MPI, for exchanges of which it is a part."""
+
+    def __init__(self, here: World, comm: Any, add_up: AddUp | None = None) -> None:
         self._here, self._comm = here, comm
+        self._add_up = add_up or (lambda mine, what: [comm.Iallreduce(here.mpi.IN_PLACE, mine)])
         self._ranges: dict[bytes, tuple[list[Range], list[Range]]] = {}
         self._structure: Structure | None = None
 
-    def arm(self, weight: Weight) -> None:
-        """Nothing begins early."""
-
-    def disarm(self) -> None:
-        """Nothing begins early."""
-
-    def hasten(self, weight: float) -> int:
-        """Nothing begins early."""
-        return 0
-
-    def _advance(self) -> int:
-        """Goes on with what hasten() has begun, while the agreement is waited for; rises with all that is done."""
-        return 0
-
-    def drop(self, what: str) -> None:
-        """Nothing has begun."""
-
-    def residuals(self) -> dict[str, NDArray[Any]]:
-        """Nothing is compressed."""
-        return {}
-
-    def load_residuals(self, residuals: Mapping[str, NDArray[Any]]) -> None:
-        """Nothing is compressed."""
-
-    def tell(self, report: Report, name: Callable[[], str]) -> NDArray[Any] | None:
-        """As Messenger.tell, without a way for updates that are like the last one."""
-        every = np.empty(self._here.size, report.form.dtype)
-        mine = report.form.fill(report.head, report.weight)
-        self._here.wait([self._comm.Iallgather(mine, every.view(np.uint8))], name(), moves=self._advance)
-        return every
-
-    def sum(self, agreed: Agreed, what: str) -> None:
-        """As Exchange.sum."""
-        requests = self._send_dense(agreed, what)
-        self._scale(agreed, agreed.structure.handles[len(agreed.structure.dense) :])
-        tables = self._send_rows(agreed, requests, what)
-        self._here.wait(requests, what)
-        self._here.wait(self._send_blocks(tables, what), what)
+    def sum(self, agreed: Agreed | AsPlanned) -> None:
+        """G = sum over ranks of factor_r g_r, the same bits on every rank. Collective."""
+        assert isinstance(agreed, Agreed)
+        factor = float(agreed.factors[self._here.rank])
+        for handle in agreed.structure.handles if factor != 1 else ():
+            lib.dn_param_scale_gradient(handle, factor)
+        requests = self._send_dense(agreed)
+        tables = self._send_rows(agreed, requests)
+        self._here.wait(requests, agreed.what)
+        self._here.wait(self._send_blocks(tables, agreed.what), agreed.what)
         for rows in tables:
             lib.dn_param_clear_gradient(rows.handle)
             for ids, gradients in rows.pieces:
@@ -127,20 +87,14 @@ class MpiExchange:
                 if lib.dn_lookup_add(rows.handle, len(ids), ffi.from_buffer("int *", ids), pointer(gradients)):
                     raise MemoryError(f"gradient exchange: out of memory for the rows of {rows.table.name()}")
 
-    def _scale(self, agreed: Agreed, handles: list[Any]) -> None:
-        factor = float(agreed.factors[self._here.rank])
-        for handle in handles if factor != 1 else ():
-            lib.dn_param_scale_gradient(handle, factor)
-
     # ---- dense parameters ------------------------------------------------------------------------------------------------------------
 
-    def _send_dense(self, agreed: Agreed, what: str) -> list[Any]:
+    def _send_dense(self, agreed: Agreed) -> list[Any]:
         """Begins to add up the dense gradients; what is still to be waited for."""
         structure = agreed.structure
-        self._scale(agreed, structure.handles[: len(structure.dense)])
         used = np.logical_or.reduce(agreed.filled)
-        for handle in self._filled_elsewhere(agreed, used):
-            lib.dn_param_gradient(handle)  # zeros
+        for i in np.flatnonzero(used & ~agreed.filled[self._here.rank]).tolist():  # only other ranks have one
+            lib.dn_param_gradient(structure.handles[i])  # zeros
         if structure is not self._structure:
             self._structure, self._ranges = structure, {}
         key = used.tobytes()
@@ -152,20 +106,11 @@ class MpiExchange:
         chunks = [structure.root.chunk_gradients(chunk) for chunk in range(structure.root.chunks())]
         for chunk, start, end in gaps:
             chunks[chunk][start:end] = 0
-        return [request for chunk, start, end in ranges for request in self._add_up(chunks[chunk][start:end], what)]
-
-    def _add_up(self, mine: NDArray[Any], what: str) -> list[Any]:
-        """Begins to replace an array by its sum over the ranks; what is still to be waited for."""
-        return [self._comm.Iallreduce(self._here.mpi.IN_PLACE, mine)]
-
-    def _filled_elsewhere(self, agreed: Agreed, used: NDArray[np.bool_]) -> list[Any]:
-        """The parameters that only other ranks have used."""
-        structure = agreed.structure
-        return [structure.handles[i] for i in np.flatnonzero(used & ~agreed.filled[self._here.rank]).tolist()]
+        return [request for chunk, start, end in ranges for request in self._add_up(chunks[chunk][start:end], agreed.what)]
 
     # ---- lookup tables ---------------------------------------------------------------------------------------------------------------
 
-    def _send_rows(self, agreed: Agreed, requests: list[Any], what: str) -> list[Rows]:
+    def _send_rows(self, agreed: Agreed, requests: list[Any]) -> list[Rows]:
         """Gathers the ids of touched rows; with them the rows if over all ranks they are fewer than half of the table."""
         tables, first = [], len(agreed.structure.dense)
         for k, table in enumerate(agreed.structure.tables):

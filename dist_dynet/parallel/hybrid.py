@@ -29,12 +29,12 @@ from .._ffi import DTYPE, lib
 from ..expression import watchers
 from ..params.root import Root
 from ._world import World
-from .agreement import Agreed
 from .compression import Bf16
-from .exchange import MpiExchange, Weight
+from .exchange import MpiSum, Weight
 from .layout import Arrays, Layout
 from .memory import map_together, say_refused
-from .report import Flag
+from .message import Flag
+from .negotiation import Agreed, AsPlanned, MpiTransport
 from .rounds import Helper, Round, stop_at_exit
 from .rows import RowsBetweenHosts, RowsRound
 from .structure import Structure
@@ -46,8 +46,8 @@ WORTH = 5e-3
 """Seconds before update() at which the first gradients must be complete on some rank for the thread to pay: it costs a millisecond or two."""
 
 
-class HybridExchange(MpiExchange):
-    """The engine for several hosts. Where a host has no room in shared memory it goes on as MpiExchange, and rank 0 says so on stderr.
+class HybridExchange:
+    """The exchange for several hosts. Where a host has no room in shared memory it goes on by MPI, and rank 0 says so on stderr.
 
     Args:
         here: all ranks.
@@ -57,10 +57,11 @@ class HybridExchange(MpiExchange):
         compressed: send bfloat16.
     """
 
-    begins_early = True
-
     def __init__(self, here: World, comm: Any, hosts: Hosts, overlap: bool, compressed: bool) -> None:
-        super().__init__(here, comm)
+        self._here, self._comm = here, comm
+        advance = weakref.WeakMethod(self._advance)
+        self.transport = MpiTransport(here, comm, lambda: method() if (method := advance()) else 0)
+        self._by_mpi = MpiSum(here, comm)
         self._hosts, self._compressed = hosts, compressed
         self._wire = here.lend(self)
         self._rows = RowsBetweenHosts(here, here.lend(self), hosts, compressed)
@@ -83,7 +84,7 @@ class HybridExchange(MpiExchange):
 
     # ---- while backward goes on --------------------------------------------------------------------------------------------------------
 
-    def arm(self, weight: Weight) -> None:
+    def enable_overlap(self, weight: Weight) -> None:
         """The next backward is the last before update(): what is complete may be sent, times this weight."""
         if self._early is None or self._layout is None or self._early.weight is not None or not self._overlap or self._skip > 0:
             return
@@ -117,12 +118,12 @@ class HybridExchange(MpiExchange):
         finally:
             early.lock.release()
 
-    def disarm(self) -> None:
+    def disable_overlap(self) -> None:
         """The next backward is not the last."""
         if self._armed and self._early is not None and self._early.weight is None and self._layout is not None:
             lib.dn_root_watch(self._layout.structure.root.c, lib.DN_WATCH_OFF)
 
-    def hasten(self, weight: float) -> int:
+    def flush(self, weight: float) -> int:
         """update() has come: all gradients are complete, and this is their weight. What of Flag.EARLY and Flag.AHEAD is so."""
         if self._layout is None:
             return 0
@@ -152,15 +153,16 @@ class HybridExchange(MpiExchange):
 
     # ---- in update() -------------------------------------------------------------------------------------------------------------------
 
-    def sum(self, agreed: Agreed, what: str) -> None:
-        """As Exchange.sum."""
-        structure = agreed.structure
+    def sum(self, agreed: Agreed | AsPlanned) -> None:
+        """As MpiSum.sum()."""
+        assert isinstance(agreed, Agreed)
+        structure, what = agreed.structure, agreed.what
         is_known = self._layout is not None and structure is self._layout.structure
         held, rows = self._finish_early(agreed, is_known, what)
         if not is_known and not self._refused:
             self._place(structure, what)
         if self._refused or self._layout is None:
-            super().sum(agreed, what)
+            self._by_mpi.sum(agreed)
             return
         used = np.logical_or.reduce(agreed.filled)
         rest, weight = used & ~held, float(agreed.weights[self._here.rank])
@@ -178,7 +180,7 @@ class HybridExchange(MpiExchange):
         self._prepare(used)
 
     def _advance(self) -> int:
-        """As MpiExchange._advance: MPI moves large messages only while somebody looks at it."""
+        """While messages are waited for: MPI moves large messages only while somebody looks at it."""
         early, rows, moves = self._early, self._rows_round, 0
         if early is not None and early.lock.acquire(blocking=False):
             try:
@@ -192,7 +194,7 @@ class HybridExchange(MpiExchange):
         return moves
 
     def drop(self, what: str) -> None:
-        """As Exchange.drop."""
+        """The ranks have not agreed: what flush() has begun is brought to its end, and gradients stay as they are. Collective."""
         early, rows = self._take()
         self._drive(early, rows, what)
         if early:

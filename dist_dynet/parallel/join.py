@@ -6,10 +6,10 @@ what an update is, the trainer knows.
 
 from __future__ import annotations
 
-import pickle
 from types import TracebackType
-from typing import Any
 
+from .message import Flag
+from .negotiation import Step
 from .trainer import DistributedTrainer
 
 
@@ -40,39 +40,59 @@ class Join:
     def __init__(self, trainer: DistributedTrainer) -> None:
         if not isinstance(trainer, DistributedTrainer):
             raise TypeError(f"Join: takes a DistributedTrainer; got {type(trainer).__name__}.")
-        if trainer._sum is not None:
+        if trainer.sync.reproducible is not None:
             raise ValueError("Join: with reproducible=True all ranks have the same number of batches, those of shard(); got such a trainer.")
-        self._trainer = trainer
+        self._trainer, self._sync = trainer, trainer.sync
         self._calls = 0
 
     def __enter__(self) -> Join:
-        self._calls = self._trainer._calls
-        self._trainer._joins += 1
+        self._calls = self._sync.calls
+        self._sync.joins += 1
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        trainer = self._trainer
+        trainer, sync = self._trainer, self._sync
         try:
-            while kind is None and not trainer._take_part():
+            while kind is None and not self._take_part():
                 pass
         finally:
-            trainer._joins -= 1
+            sync.joins -= 1
         if kind is not None:
             return
-        here, schedule = trainer._world, _schedule(trainer)
+        here, schedule = sync.here, sync.hooks.schedule
         if here.size == 1:
             return
-        mine = (trainer._calls - self._calls, trainer.learning_rate, schedule.state_dict() if schedule else {})
+        mine = (sync.calls - self._calls, trainer.learning_rate, schedule.state_dict() if schedule else {})
         what = here.collective("end of Join")
         with here.whole(what):
-            every = here.exchange_bytes(here.comm, pickle.dumps(mine), what)
-        calls, rate, state = max(map(pickle.loads, every), key=lambda told: told[0])
+            every = here.gather(here.comm, mine, what)
+        calls, rate, state = max(every, key=lambda told: told[0])
         if calls > mine[0]:
             if schedule and state:
                 schedule.load_state_dict(state)
             trainer.learning_rate = rate
 
+    def _take_part(self) -> bool:
+        """One pass of the others after this rank has run out of data; True: all have.
 
-def _schedule(trainer: DistributedTrainer) -> Any:
-    reference = trainer.inner._schedule
-    return reference and reference()
+        An accumulation that the end cuts short counts by the mean of its passes.
+        """
+        sync, passes, hooks = self._sync, self._sync.passes, self._sync.hooks
+        if sync.negotiation is None or not sync.weighted:
+            begun = hooks.gathered
+            passes.complete(begun if sync.weighted and begun < self._trainer.accumulation else 0)
+            return sync.step(float(passes.in_place > 0), Step(), Flag.ENDED)[1]
+        _, of_any, of_all = sync.negotiation.gather_weights(0.0, Flag.JOIN | Flag.ENDED)
+        over = bool(of_all & Flag.ENDED)
+        if not over:
+            with passes.stash.unseen():
+                self._trainer.collection.reset_gradients()
+            if not of_any & Flag.LAST:
+                passes.count(bool(of_any & Flag.SILENT))
+                return False
+            passes.passes += 1
+        elif not hooks.gathered:
+            return True
+        passes.complete(hooks.gathered if over else 0)
+        sync.step(1.0, Step(), Flag.ENDED | Flag.WEIGHED)
+        return over

@@ -78,8 +78,7 @@ class Arrays:
 
     def __init__(self, hosts: Hosts, size: int, mapped: list[Any]) -> None:
         self.hosts, self.size = hosts, size
-        self.rounds = self.pieces = 0
-        """How many were begun before the present round."""
+        self.rounds = self.pieces = 0  # how many were begun before the present round
         self._flags: list[Any] = []
         if mapped:
             (whole, starts), (flags, places) = mapped

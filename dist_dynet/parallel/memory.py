@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import pickle
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -50,7 +49,7 @@ def map_together(
         except OSError as error:
             failure = str(error)
     try:
-        every = [pickle.loads(b) for b in here.exchange_bytes(comm, pickle.dumps((path, mine)), what)]
+        every = here.gather(comm, (path, mine), what)
         mapped: list[Mapped] = []
         try:
             wanted = sizes([theirs for _, theirs in every])

@@ -9,7 +9,6 @@ share of the numbers, by the same tree. It knows gradients, and neither averages
 from __future__ import annotations
 
 import math
-import pickle
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from .. import _random
 from .._ffi import BLAS_KERNELS, DTYPE, SIMD
 from ..params.collection import ParameterCollection
 from ._world import World
+from .batches import Part
 from .gradients import SHARE, FlatLayout, Node, Rows, add_up, put_back, take_out
 from .structure import Structure
 
@@ -58,6 +58,7 @@ class ReproducibleSum:
         self._pool: list[NDArray[Any]] = []
         self._weights: dict[int, float] = {}
         self._tree = Tree(self._layout, self._pool)
+        self._part: Part | None = None  # the last micro-batch
 
     def check_hosts(self, what: str) -> None:
         """Makes sure that the ranks round alike. Collective.
@@ -79,6 +80,24 @@ class ReproducibleSum:
         self._release()
         self._weights, self._tree = {}, Tree(self._layout, self._pool)
 
+    def resumes(self, part: Part | None) -> bool:
+        """Whether this micro-batch goes on with a step; False: the loop before it was left within one, and all is forgotten.
+
+        Raises:
+            RuntimeError: it is not the next one.
+        """
+        if part is None:
+            raise RuntimeError("update: with reproducible=True each call belongs to a batch of shard(..., micro_batches=G); got one outside.")
+        before, same_loop = self._part, self._part is not None and self._part.loop is part.loop
+        if part.turn != ((before.turn + 1) % before.turns if before and same_loop else 0):
+            raise RuntimeError(
+                "update: with reproducible=True it is called once after each batch of shard(), empty ones too; got two calls for one, or none."
+            )
+        if before is None or same_loop or before.is_last:
+            return True
+        self.clear()
+        return False
+
     @property
     def pending(self) -> bool:
         """Whether gradients are kept."""
@@ -87,12 +106,17 @@ class ReproducibleSum:
     def _release(self) -> None:
         self._pool += [node.dense for node in self._tree.nodes if node.dense is not None]
 
-    def keep(self, number: int, weight: float, factor: float) -> None:
-        """Takes the gradient of micro-batch `number` of the step, times factor, out of the collection.
+    def keep(self, part: Part, weight: float, factor: float) -> None:
+        """Takes the gradient of a micro-batch, times factor, out of the collection.
 
         Raises:
             RuntimeError: parameters were added between two micro-batches of a step; draws come from one generator, as in DyNet.
         """
+        if part.number is not None:
+            self._keep(part.number, weight, factor)
+        self._part = part
+
+    def _keep(self, number: int, weight: float, factor: float) -> None:
         if _random.dynet_order():
             raise RuntimeError(
                 "update: with reproducible=True draws depend on step and micro-batch alone; got DyNet's order of draws, in which each depends "
@@ -128,8 +152,7 @@ class ReproducibleSum:
         """Makes the tree one of all ranks' nodes: of dense gradients each rank adds up its share, then all get all shares."""
         here, mine = self._here, self._tree.nodes
         counts = [[0 if rows is None else len(rows[0]) for rows in node.tables] for node in mine]
-        told = pickle.dumps((self._weights, [(node.low, node.level, node.filled) for node in mine], counts))
-        every = [pickle.loads(b) for b in here.exchange_bytes(self._comm, told, what)]
+        every = here.gather(self._comm, (self._weights, [(node.low, node.level, node.filled) for node in mine], counts), what)
         for weights, _, _ in every:
             self._weights.update(weights)
         bounds = [self._layout.size // SHARE * rank // here.size * SHARE for rank in range(here.size + 1)]
@@ -160,7 +183,7 @@ class ReproducibleSum:
 
     def _gather_tables(self, counts: list[list[list[int]]], what: str) -> list[list[Rows | None]]:
         """Of each node of each rank, in the order of ranks, the rows of every table. counts: by rank, node, table."""
-        requests, widths = [], [math.prod(table._dims) for table in self._layout.structure.tables]
+        requests, widths = [], [math.prod(table.shape()[1:]) for table in self._layout.structure.tables]
         gathered: list[Rows | None] = []
         for k, width in enumerate(widths):
             sizes = np.array([sum(node[k] for node in nodes) for nodes in counts])
@@ -185,5 +208,3 @@ class ReproducibleSum:
                 tables.append(None if table is None or end == start else (table[0][start:end], table[1][start:end]))
                 start = end
         return result
-
-

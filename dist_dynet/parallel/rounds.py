@@ -45,14 +45,10 @@ class Round:
     def __init__(
         self, comm: Any, hosts: Hosts, structure: Structure, arrays: Arrays, pieces: list[Piece], compression: Bf16 | None, all_come: bool
     ) -> None:
-        self.lock = threading.Lock()
-        """Of whoever advances it."""
-        self.weight: float | None = None
-        """What gradients are multiplied by; None: not open yet."""
-        self.watched = 0
-        """The number of the watched backward in which it was opened."""
-        self.complete = all_come
-        """All gradients are complete, whatever the watch says."""
+        self.lock = threading.Lock()  # of whoever advances it
+        self.weight: float | None = None  # what gradients are multiplied by; None: not open yet
+        self.watched = 0  # the number of the watched backward in which it was opened
+        self.complete = all_come  # all gradients are complete, whatever the watch says
         self.taken_over = False
         self.error: BaseException | None = None
         self._comm, self._hosts, self._arrays, self._pieces = comm, hosts, arrays, pieces

@@ -21,6 +21,7 @@ from .._ffi import DTYPE, ffi, lib, pointer
 from ..params.parameters import LookupParameters
 from ._world import World
 from .compression import CODE, Bf16, decoded
+from .gradients import merged_rows
 from .structure import Structure
 from .wire import PIECE, Hosts, Piece, Sum
 
@@ -115,8 +116,7 @@ class RowsRound:
 
     def __init__(self, rows: RowsBetweenHosts, structure: Structure, weight: float) -> None:
         self.structure = structure
-        self.moves = 0
-        """Rises with everything that has come."""
+        self.moves = 0  # rises with everything that has come
         self._all, self._here, self._comm, self._hosts = rows, rows.here, rows.comm, rows.hosts
         self._tables, self._handles = structure.tables, structure.handles[len(structure.dense) :]
         self._leaders = [ranks[0] for ranks in rows.hosts.ranks]
@@ -169,7 +169,7 @@ class RowsRound:
             inbox: dict[int, Message] = {}
             yield self._swapped(inbox, others, _TO_FIRST, [])
             for rank in others:
-                mine = [_merged(*pair) for pair in zip(mine, self._read(inbox[rank], [DTYPE] * len(mine)), strict=True)]
+                mine = [merged_rows(*pair) for pair in zip(mine, self._read(inbox[rank], [DTYPE] * len(mine)), strict=True)]
             ids, gradients = [part[0] for part in mine], [part[1] for part in mine]
         yield from self._exchange(ids, gradients)
         if others:
@@ -298,16 +298,6 @@ def _width(table: LookupParameters) -> int:
 
 def _union(ids: Sequence[Ids]) -> NDArray[Any]:
     return np.unique(np.concatenate(ids))
-
-
-def _merged(a: tuple[Ids, NDArray[Any]], b: tuple[Ids, NDArray[Any]]) -> tuple[Ids, NDArray[Any]]:
-    """The union of two sets of rows in rising order; of rows in both the sum a + b."""
-    room, width = len(a[0]) + len(b[0]), a[1].shape[1]
-    ids, rows = np.empty(room, np.int32), np.empty((room, width), DTYPE)
-    n = lib.dn_merge_rows(
-        width, len(a[0]), _integers(a[0]), pointer(a[1]), len(b[0]), _integers(b[0]), pointer(b[1]), _integers(ids), pointer(rows)
-    )
-    return ids[:n], rows[:n]
 
 
 def _added_up(parts: Sequence[tuple[Ids, NDArray[Any]]], width: int) -> tuple[Ids, NDArray[Any]]:

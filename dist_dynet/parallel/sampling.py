@@ -232,10 +232,8 @@ class Shard(Generic[T]):
         if self._loop is None or not self._loop.is_awaited():
             self._loop = loop
 
-    def _is_used(self, batch: Batch[T]) -> None:
+    def _is_used(self, loop: Loop, batch: Batch[T]) -> None:
         """An update has used this batch of a loop over it."""
-        loop = batch._loop
-        assert loop is not None
         if loop is not self._loop and loop is self._newest:
             self._loop = loop
         loop.uses(batch)
@@ -251,7 +249,7 @@ class Shard(Generic[T]):
         if loop.epoch == self._epoch and loop.whole and (loop is self._newest or not begun):
             self._epoch, self._position = loop.epoch + 1, 0
         if self._micro_batches:
-            cg()._draw_from(None, self._counter(self._epoch, self._position))
+            cg().draw_from(None, self._counter(self._epoch, self._position))
 
     def _steps(self, loop: Loop) -> Iterator[Batch[T]]:
         """The batches of a loop for this rank."""
@@ -321,7 +319,7 @@ class _Batches(Iterator[Batch[T]], Generic[T]):
             self.close()
             raise
         if (part := batch.part) is not None:
-            cg()._draw_from(part.of if part.number is None else part.number, shard_._counter(batch.epoch, batch.step))
+            cg().draw_from(part.of if part.number is None else part.number, shard_._counter(batch.epoch, batch.step))
         loop.give(batch, before is not None)
         return batch
 

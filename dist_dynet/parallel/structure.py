@@ -5,7 +5,6 @@ It knows names, dims and places in chunks, and nothing of gradients.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,7 +12,9 @@ import numpy as np
 
 from .._ffi import lib
 from ..params.collection import ParameterCollection
+from ..params.handles import counts_of, handles_of, root_of
 from ..params.parameters import AnyParameter
+from ..trainers import Trainer
 from ._world import World, hash_of
 
 
@@ -24,17 +25,19 @@ class Structure:
         self.dense = m.parameters_list()
         self.tables = m.lookup_parameters_list()
         self.parameters: list[AnyParameter] = [*self.dense, *self.tables]
-        self.root = m._root
-        self.handles = [p._c for p in self.parameters]
-        """What C calls take."""
-        self.places = [(lib.dn_param_chunk(p._c), lib.dn_param_offset(p._c), lib.dn_param_size(p._c)) for p in self.dense]
+        self.root = root_of(m)
+        self.handles = handles_of(self.parameters)  # what C calls take
+        self.places = [
+            (lib.dn_param_chunk(p), lib.dn_param_offset(p), lib.dn_param_size(p)) for p in self.handles[: len(self.dense)]
+        ]
         """(chunk, offset, length) of the dense parameters' values and gradients."""
+        self._counts = counts_of(m)
         self._entries = [(p.name(), p.shape()) for p in self.parameters]
         self.hash = hash_of(repr(self._entries))
 
     def fits(self, m: ParameterCollection) -> bool:
         """Whether the collection has still these parameters; they can only become more."""
-        return len(m._parameters) == len(self.dense) and len(m._lookups) == len(self.tables)
+        return counts_of(m) == self._counts
 
     def check(self, here: World, comm: Any, what: str) -> None:
         """Makes sure that all ranks hold the same parameters. Collective.
@@ -46,7 +49,7 @@ class Structure:
         here.wait([comm.Iallgather(np.array([self.hash]), hashes)], what)
         if (hashes == hashes[0]).all():
             return
-        every = [pickle.loads(b) for b in here.exchange_bytes(comm, pickle.dumps(self._entries), what)]
+        every = here.gather(comm, self._entries, what)
         other = here.rank if every[here.rank] != every[0] else next(r for r, e in enumerate(every) if e != every[0])
         who = "this rank" if other == here.rank else f"rank {here.members[other]}"
         raise RuntimeError(f"{here.name} {what}: {_difference(who, every[other], every[0], f'rank {here.members[0]}')}")
@@ -92,3 +95,11 @@ def _difference(who: str, theirs: list[Any], first: list[Any], who_0: str) -> st
         return f'{counts}; first that {who_0} lacks "{extra}".'
     (name, dims), (name_0, dims_0) = next((a, b) for a, b in zip(theirs, first, strict=True) if a != b)
     return f'parameters must be made in one order, with one shape; {who} has "{name}" {dims} where {who_0} has "{name_0}" {dims_0}.'
+
+
+def broadcast_state(here: World, comm: Any, trainer: Trainer) -> None:
+    """Gives every rank rank 0's trainer state, if any rank has made updates. Collective."""
+    what = here.collective("DistributedTrainer")
+    every = here.gather(comm, (trainer.updates, trainer.state() if here.rank == 0 else None), what)
+    if any(updates for updates, _ in every) and here.rank > 0:
+        trainer.load_state(every[0][1])

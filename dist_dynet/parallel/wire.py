@@ -40,12 +40,9 @@ _BEGUN = 0
 class Hosts:
     """Which rank runs where."""
 
-    ranks: list[list[int]]
-    """Of each host."""
-    host: int
-    """This rank's."""
-    local: int
-    """This rank's place on it."""
+    ranks: list[list[int]]  # of each host
+    host: int  # this rank's
+    local: int  # this rank's place on it
 
     @property
     def mine(self) -> list[int]:
@@ -98,8 +95,7 @@ class _Arriving:
     """The other hosts' numbers of a slice, or of a piece, that this host adds up."""
 
     numbers: list[NDArray[Any]]
-    left: int
-    """So many messages must yet come, or leave, before that."""
+    left: int  # so many messages must yet come, or leave, before that
 
 
 class Sum:
@@ -123,10 +119,8 @@ class Sum:
         self._requests: list[Any] = []
         self._then: list[Callable[[], object] | None] = []
         self._held: list[Piece] = []
-        self._absent = 0 if all_come else len(self._peers)
-        """Counterparts that have not begun."""
-        self.moves = 0
-        """Rises with all that comes and goes."""
+        self._absent = 0 if all_come else len(self._peers)  # counterparts that have not begun
+        self.moves = 0  # rises with all that comes and goes
         for _, rank in self._peers if not all_come else ():
             self._add(comm.Isend(np.empty(0, np.uint8), rank, _BEGUN))
             self._add(comm.Irecv(np.empty(0, np.uint8), rank, _BEGUN), self._met)

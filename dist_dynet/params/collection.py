@@ -12,11 +12,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._ffi import lib
-from . import copying, initializers
+from .._ffi import lib, pointer
+from . import initializers
 from .dims import MAX_DIMS, as_dims, check_device, check_size
 from .parameters import AnyParameter, FileName, LookupParameters, Parameters
-from .root import Root
+from .root import Root, unchanged
 
 
 class _Defaults:
@@ -89,7 +89,27 @@ class ParameterCollection:
         """
         if not isinstance(other, ParameterCollection):
             raise TypeError(f"copy_from: takes a ParameterCollection; got {type(other).__name__}.")
-        copying.copy_values(self, other, share)
+        if not 0 <= share <= 1:
+            raise ValueError(f"copy_from: share must lie in [0, 1]; got {share}.")
+        kinds: list[tuple[str, Sequence[AnyParameter], Sequence[AnyParameter]]] = [
+            ("parameters", self._parameters, other._parameters),
+            ("lookup parameters", self._lookups, other._lookups),
+        ]
+        pairs: list[tuple[AnyParameter, AnyParameter]] = []
+        for kind, mine, theirs in kinds:
+            if len(mine) != len(theirs):
+                raise ValueError(f"copy_from: both collections must have the same parameters; got {len(theirs)} {kind} for {len(mine)}.")
+            for p, q in zip(mine, theirs, strict=True):
+                if p.shape() != q.shape():
+                    raise ValueError(f"copy_from: shapes must be equal; got {p.name()} = {p.shape()}, {q.name()} = {q.shape()}.")
+                pairs.append((p, q))
+        with unchanged([other._root], "copy_from"):
+            sources = [q._values() for _, q in pairs]
+        for (p, _), source in zip(pairs, sources, strict=True):
+            if share == 1:
+                p._write(source)
+            else:
+                lib.dn_param_blend(p._c, share, pointer(source))
 
     def get_weight_decay(self) -> float:
         """The strength of weight decay; 0 at the start."""

@@ -8,18 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from .._ffi import calls, lib
+from .._ffi import accelerated, lib
 from .._integers import integer
 
 MAX_DIMS: int = lib.DN_MAX_DIMS
 
 
+@accelerated
 def as_dims(dims: Any, what: str) -> tuple[int, ...]:
     """Sizes from a number or a sequence of numbers; floats are taken where they are whole."""
-    if type(dims) is int and 0 <= dims < 1 << 31:  # nearly always, as what follows
-        return (dims,)
-    if type(dims) is tuple and 0 < len(dims) <= MAX_DIMS and calls.all_whole(dims) and min(dims) >= 0:
-        return dims
     if isinstance(dims, str | bytes) or dims is None:
         raise TypeError(f"{what}: dims must be a number or a tuple of numbers; got {dims!r}.")
     alone = not isinstance(dims, Iterable) or (isinstance(dims, np.ndarray) and dims.ndim == 0)

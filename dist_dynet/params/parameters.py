@@ -10,14 +10,29 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._ffi import DTYPE, NULL, calls, ffi, lib, nodes, pointer, shaped, view
+from .._ffi import DTYPE, NULL, accelerated, ffi, lib, pointer, shaped, view
 from .._integers import named
-from ..expression import Expression, expression, resolved
-from . import copying
+from ..expression import Expression, Numbers, expression, resolved
 from .root import Root
 
 FileName = str | PathLike[str]
-_resolve, _current, _quick_param = nodes.dn_resolve, calls.current, calls.quick_param
+
+
+@accelerated
+def stored(p: Any, row: int) -> Numbers:
+    """The values of a parameter (row -1) or of a row of a table, as they are stored."""
+    (row,) = p._range("row_as_array", [row]) if p._rows else (0,)
+    size = prod(p._dims)
+    return p._values(row * size, size).astype(np.float64), p._dims, 1
+
+
+def rebuilt_parameter(cls: Any, root: Root, index: int, name: str) -> Any:
+    """The object that stands for the parameter at this place of a root."""
+    c, dims, rows = root.made[index]
+    parameter = cls.__new__(cls)
+    parameter._root, parameter._place, parameter._name, parameter._dims, parameter._rows, parameter._c = root, index, name, dims, rows, c
+    parameter._h = lib.dn_param_handle(c, 0)
+    return parameter
 
 
 class _ParameterBase(Expression):
@@ -40,7 +55,7 @@ class _ParameterBase(Expression):
     __copy__ = __deepcopy__ = None  # as __reduce__ says
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return copying.rebuilt_parameter, (type(self), self._root, self._place, self._name)
+        return rebuilt_parameter, (type(self), self._root, self._place, self._name)
 
     def _node(self) -> int:
         return resolved(self._h)
@@ -87,10 +102,10 @@ class _ParameterBase(Expression):
 
     def as_array(self) -> NDArray[np.float64]:
         """A float64 copy of the values, of shape()."""
-        found = None if self._rows else _quick_param(self, -1)
-        if found is not None:
-            return shaped(np.frombuffer(found[0]), found[1], 1)
-        return self._arrange(self._values())
+        if self._rows:
+            return self._arrange(self._values())
+        numbers, dims, batch = stored(self, -1)
+        return shaped(np.frombuffer(numbers), dims, batch)
 
     def _flat_gradient(self) -> NDArray[Any]:
         out = np.empty(lib.dn_param_size(self._c), DTYPE)
@@ -213,9 +228,7 @@ class Parameters(_ParameterBase):
     def expr(self, update: bool = False) -> Expression:
         """Its node in the current graph; by default as a constant, without gradient."""
         constant_or_not = self._h if update else lib.dn_param_handle(self._c, 1)
-        graph = _current()
-        h = _resolve(graph, constant_or_not) if graph >= 0 else graph
-        return expression(h if h >= 0 else resolved(constant_or_not))
+        return expression(resolved(constant_or_not))
 
     def __repr__(self) -> str:
         return f"Parameter {self._name}"
@@ -269,13 +282,10 @@ class LookupParameters(_ParameterBase):
     def row_as_array(self, row: int) -> NDArray[np.float64]:
         """A copy of one row."""
         row = named(row, "row_as_array", "row")
-        found = _quick_param(self, row)
-        if found is not None and row >= 0:
-            return shaped(np.frombuffer(found[0]), found[1], 1)
-        self._range("row_as_array", [row])
-        size = prod(self._dims)
-        values = self._values(row * size, size)
-        return values.astype(np.float64).reshape(self._dims, order="F")
+        if row < 0:
+            self._range("row_as_array", [row])
+        numbers, dims, batch = stored(self, row)
+        return shaped(np.frombuffer(numbers), dims, batch)
 
     def rows_as_array(self, rows: Sequence[int]) -> NDArray[np.float64]:
         """Copies of these rows, the row first."""

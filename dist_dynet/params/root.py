@@ -3,18 +3,24 @@
 Values and gradients live in a root in C (csrc/params/params.c): dense parameters in a few large
 chunks, gradients at the same offsets; lookup tables as blocks of their own with a list of touched
 rows. This module knows names and places of parameters, not the objects that stand for them.
+
+A root is pickled with the dims, values and frozen flags of all its parameters; a parameter as a
+place in its root. So whatever is pickled in one go (collection, subcollections, builders, a
+program's own objects that hold parameters) refers to the same parameters afterwards.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from .. import _random
-from .._ffi import NULL, ffi, lib, view
-from . import copying
+from .._ffi import DTYPE, NULL, ffi, lib, pointer, view
 
 
 class Root:
@@ -38,7 +44,7 @@ class Root:
         lib.dn_root_as_dynet(self.c, _random.dynet_order())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return copying.rebuilt_root, (type(self), copying.contents(self))
+        return rebuilt_root, (type(self), _contents(self))
 
     def new_parameter(self, dims: tuple[int, ...], rows: int = 0) -> Any:
         """C's parameter of these dims, the last in `made`; with rows, a table."""
@@ -67,6 +73,44 @@ class Root:
     def version(self) -> int:
         """Rises whenever values change. Waits for an update by another thread."""
         return int(lib.dn_root_version(self.c))
+
+
+@contextmanager
+def unchanged(roots: Iterable[Root], what: str) -> Iterator[None]:
+    """A context in which parameters of these roots are read one after the other.
+
+    Raises:
+        RuntimeError: they have changed meanwhile, so that what was read is of no one moment.
+    """
+    before = {root: root.version() for root in roots}
+    yield
+    if any(root.version() != version for root, version in before.items()):
+        raise RuntimeError(f"{what}: another thread has changed parameters while they were read. Let the threads take turns: use a lock.")
+
+
+Content = tuple[tuple[int, ...], int, NDArray[Any], bool]
+"""Dims, rows (0: dense), values in storage order, updated."""
+
+
+def _contents(root: Root) -> list[Content]:
+    """What a root holds, as copies."""
+    held = []
+    with unchanged([root], "copy"):
+        for c, dims, rows in root.made:
+            values = np.empty(lib.dn_param_size(c), DTYPE)
+            lib.dn_param_copy(c, 0, values.size, pointer(values))
+            held.append((dims, rows, values, bool(lib.dn_param_updated(c))))
+    return held
+
+
+def rebuilt_root(cls: type[Root], held: list[Content]) -> Root:
+    """A root that holds the same."""
+    root = cls()
+    for dims, rows, values, updated in held:
+        c = root.new_parameter(dims, rows)
+        lib.dn_param_write(c, 0, values.size, pointer(values), 1)
+        lib.dn_param_set_updated(c, updated)
+    return root
 
 
 _roots: weakref.WeakSet[Root] = weakref.WeakSet()

@@ -15,6 +15,7 @@ from .._integers import count
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter
 from .base import Trainer
+from .hooks import Hooks
 
 
 class MovingAverage:
@@ -62,7 +63,7 @@ class MovingAverage:
         of = getattr(of, "inner", of)  # of a DistributedTrainer
         if isinstance(of, Trainer):
             self._collection = of.collection
-            of._follow(self)
+            Hooks(of).follow(self)
         elif isinstance(of, ParameterCollection):
             self._collection = of
         else:

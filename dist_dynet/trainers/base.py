@@ -1,4 +1,4 @@
-"""Trainer: what all trainers have in common. The rules themselves are C (csrc/trainers.c); rules.py gives them names and constants.
+"""Trainer: what all trainers have in common. The rules themselves are C (csrc/params/trainers.c); rules.py gives them names and constants.
 
 update() clips, then passes once over all parameters in C. A trainer keeps its collection alive. It knows nothing of files: state() gives
 arrays, whoever writes them.
@@ -83,7 +83,7 @@ class Trainer:
         kept = lib.dn_rule_moments(cls._rule)
         if len(cls._moments) != kept or len({*cls._moments}) != kept:
             raise TypeError(
-                f"{cls.__name__}: _moments must name each of the {kept} moments that the rule keeps (RULES in csrc/trainers.c), by "
+                f"{cls.__name__}: _moments must name each of the {kept} moments that the rule keeps (RULES in csrc/params/trainers.c), by "
                 f"different names; got {cls._moments}. Mend the class in {cls.__module__}."
             )
 
@@ -118,24 +118,6 @@ class Trainer:
         self._is_plain = not (
             self._watches or self._followers or self._first or self._last or self._accumulation > 1 or self._collection._parent is not None
         )
-
-    def _follow(self, follower: Follower) -> None:
-        self._followers.append(follower)
-        self._set_plain()
-
-    def _begin_with(self, first: Callable[[], None]) -> None:
-        """Calls `first` before each update, which may refuse it by an exception."""
-        self._first.append(first)
-        self._set_plain()
-
-    def _end_with(self, last: Callable[[], None]) -> None:
-        """Calls `last` at the end of each update, after the followers."""
-        self._last.append(last)
-        self._set_plain()
-
-    def _waits(self) -> bool:
-        """Whether an accumulation is under way, or gradients wait to be applied."""
-        return self._gathered > 0 or not all(lib.dn_param_empty(p._c) for p in self._members())
 
     def _set(self, **settings: float) -> None:
         for name, value in settings.items():
@@ -321,19 +303,17 @@ class Trainer:
             self._decay = m._weight_decay
             self._set(decay=1 - self._decay)
 
-    def _apply(self) -> bool:
-        """Updates; False: the step was left out."""
-        if not self._change():
-            return False
-        self._done()
-        self._end()
-        return True
+    def _apply(self, chosen: Sequence[AnyParameter] | None = None) -> None:
+        if self._change(chosen):
+            self._done()
+            self._end()
 
-    def _change(self) -> bool:
-        """The part of an update that changes parameters; False: the step was left out."""
+    def _change(self, chosen: Sequence[AnyParameter] | None = None) -> bool:
+        """The part of an update that changes parameters, all or some; False: the step was left out."""
         self._prepare()
-        code = _update(self._c)
-        return code >= 0 or self._fail(code, self._members())
+        these = () if chosen is None else [p._c for p in chosen]
+        code = _update(self._c) if chosen is None else lib.dn_trainer_update_these(self._c, len(these), these)
+        return code >= 0 or self._fail(code, self._members() if chosen is None else chosen)
 
     def _done(self) -> None:
         """After each update."""
@@ -385,9 +365,7 @@ class Trainer:
         >>> v.as_array().tolist(), w.as_array().tolist(), v.has_gradient()
         ([0.0], [-1.0], True)
         """
-        if self._change_these(self._chosen(updated_params, updated_lookups)):
-            self._done()
-            self._end()
+        self._apply(self._chosen(updated_params, updated_lookups))
 
     def _chosen(self, params: Sequence[int | Parameters], lookups: Sequence[int | LookupParameters]) -> list[AnyParameter]:
         """The parameters that update_subset() is to update."""
@@ -395,12 +373,6 @@ class Trainer:
             raise RuntimeError(f"update_subset: takes no part in accumulation; got set_accumulation({self._accumulation}). Set it to 1.")
         m = self._collection
         return [*_chosen(params, m._parameters, "updated_params"), *_chosen(lookups, m._lookups, "updated_lookups")]
-
-    def _change_these(self, chosen: Sequence[AnyParameter]) -> bool:
-        """As _change(), for some parameters."""
-        self._prepare()
-        code = lib.dn_trainer_update_these(self._c, len(chosen), [p._c for p in chosen])
-        return code >= 0 or self._fail(code, chosen)
 
     def restart(self, learning_rate: float | None = None) -> None:
         """Sets the moments to zero, and the learning rate if given. The count of updates goes on, as in DyNet."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import lib, view
+from .hooks import Hooks
 
 if TYPE_CHECKING:
     from ..params.parameters import AnyParameter
@@ -22,7 +23,7 @@ def _moment(trainer: Trainer, parameter: AnyParameter, k: int) -> NDArray[Any]:
 
 def state_of(trainer: Trainer) -> dict[str, NDArray[Any]]:
     """See Trainer.state()."""
-    schedule = trainer._schedule and trainer._schedule()
+    schedule = Hooks(trainer).schedule
     state: dict[str, NDArray[Any]] = {
         "trainer": np.frombuffer(type(trainer).__name__.encode(), np.uint8),
         "updates": np.array(trainer.updates, np.int64),
@@ -58,7 +59,7 @@ def load_into(trainer: Trainer, state: Mapping[str, NDArray[Any]]) -> None:
     partial = [k for k in moments for m in trainer._moments if f"{m}:{k.partition(':')[2]}" not in moments]
     if partial:
         raise ValueError(f"load_state: a parameter must have all moments ({', '.join(trainer._moments)}); got only {partial[0]!r}.")
-    schedule = trainer._schedule and trainer._schedule()
+    schedule = Hooks(trainer).schedule
     if schedule and scheduled:
         schedule.load_state_dict(scheduled)
     lib.dn_trainer_restart(trainer._c)

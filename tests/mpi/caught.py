@@ -17,6 +17,7 @@ import pytest
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet.parallel import engines
+from dist_dynet.trainers.hooks import Hooks
 
 engine, *whats = sys.argv[1:]
 rank, size = parallel.rank(), parallel.world_size()
@@ -198,18 +199,11 @@ def test_interrupted_after_the_exchange():
     step(a)
     if rank == 0:
 
-        def interrupt(agreed, what):
-            by_steps(agreed, what)
+        def interrupt(agreed):
+            by_steps(agreed)
             raise KeyboardInterrupt
 
-        def interrupt_in_c(report, name):
-            every = tell(report, name)
-            if every is None:  # gradients are added up already
-                raise KeyboardInterrupt
-            return every
-
-        by_steps, trainer._exchange.sum = trainer._exchange.sum, interrupt
-        tell, trainer._exchange.tell = trainer._exchange.tell, interrupt_in_c
+        by_steps, trainer.sync.exchange.sum = trainer.sync.exchange.sum, interrupt
         with pytest.raises(KeyboardInterrupt):
             step(a, b)
         with pytest.raises(RuntimeError, match="was interrupted, so that this rank is out of step with the others"):
@@ -246,7 +240,7 @@ def test_error_after_the_update():
         if errors:
             raise errors.pop()
 
-    trainer.inner._end_with(last)
+    Hooks(trainer.inner).after(last)
     for _ in range(2):
         with pytest.raises(OSError, match="no room today"):
             step(a)

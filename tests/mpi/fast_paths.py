@@ -29,7 +29,7 @@ for _ in range(UPDATES):
 total = -UPDATES * sum(r + 1 for r in range(len(switches)))
 assert w.as_array().tolist() == [total] * 5
 assert np.array_equal(table.as_array(), np.outer([0, 0, total, 0], [1, 1]))
-in_one_call, asked = trainer._exchange.quick, declined()["update"]
+in_one_call, asked = trainer.sync.exchange.quick, declined()["update"]
 assert (in_one_call > 0) == ("0" not in switches), in_one_call
 assert (asked > 0) == (switches[rank] == "0"), asked
 if rank == 0:

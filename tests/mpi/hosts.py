@@ -38,13 +38,13 @@ def distributed(m, average="mean", **options):
     """A trainer that subtracts the averaged gradient."""
     trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1.0), average, **options)
     trainer.set_clip_threshold(0)
-    assert isinstance(trainer._exchange, HybridExchange)
+    assert isinstance(trainer.sync.exchange, HybridExchange)
     return trainer
 
 
 def opened(trainer):
     """Waits until the exchange has seen that backward has begun, if it is to."""
-    exchange, until = trainer._exchange, time.monotonic() + 20
+    exchange, until = trainer.sync.exchange, time.monotonic() + 20
     while exchange._threaded and exchange._early.weight is None:
         assert time.monotonic() < until
         time.sleep(1e-3)
@@ -86,7 +86,7 @@ def trained(updates=6, seed=0, **options):
         random_step(rng, dense, tables)
         trainer.update()
     parallel.assert_in_sync(m)
-    return values(m), trainer._exchange
+    return values(m), trainer.sync.exchange
 
 
 def test_sums_are_those_of_one_process():
@@ -126,7 +126,7 @@ def test_gradients_leave_between_the_steps_of_backward():
     trainer = distributed(m)
     for k in range(4):
         step(a, b, c)
-        early = trainer._exchange._early
+        early = trainer.sync.exchange._early
         if k:  # all but the last, which is complete when backward ends
             assert early.weight == 1.0 and early._filled >= 2 and early.head_start() > 0
         trainer.update()
@@ -158,7 +158,7 @@ def test_ranks_that_disagree_keep_their_gradients():
 def test_exchange_goes_on_while_the_agreement_is_waited_for():
     m, (w,), (table,) = model_of((20, 30), tables=((50, 3),))
     trainer, summed = distributed(m, overlap=False), []
-    exchange, reach = trainer._exchange, trainer._agreement.reach
+    exchange, reach = trainer.sync.exchange, trainer.sync.negotiation.reach
 
     def late(*arguments):
         if rank == size - 1:
@@ -167,7 +167,7 @@ def test_exchange_goes_on_while_the_agreement_is_waited_for():
         summed.append(exchange._early is not None and exchange._early._told and exchange._rows_round._next is None)
         return agreed
 
-    trainer._agreement.reach = late
+    trainer.sync.negotiation.reach = late
     for k in range(4):
         dy.renew_cg()
         (dy.sum_elems(w) + dy.sum_elems(table[k])).backward()
@@ -183,7 +183,7 @@ def test_only_what_is_used_again_and_again_is_sent_early():
         step((a, b)[k % 2], both)
         trainer.update()
         if k:
-            assert trainer._exchange._early_used.tolist() == [False, False, True]
+            assert trainer.sync.exchange._early_used.tolist() == [False, False, True]
     assert np.allclose(a.as_array(), -2.5) and np.allclose(b.as_array(), -2.5) and np.allclose(both.as_array(), -5.5)
 
 
@@ -199,7 +199,7 @@ def test_second_backward_before_the_update():
         trainer.update()
         expected -= (sum(range(1, size + 1)) + (1 if k in (2, 3) else 0)) / size
         assert np.allclose(a.as_array(), expected) and np.allclose(b.as_array(), expected)
-    exchange = trainer._exchange
+    exchange = trainer.sync.exchange
     assert (exchange.held, exchange.dropped) == (10, 1)  # after the first the thread is left out for a while
     parallel.assert_in_sync(m)
 
@@ -211,8 +211,8 @@ def test_gradients_changed_after_backward():
     changes = [lambda: a.scale_gradient(2), lambda: a.clear_gradient(), lambda: m.reset_gradients(), lambda: b.set_updated(False), lambda: None]
     effects = [(2, 1), (0, 1), (0, 0), (1, 0), (1, 0)]
     for change, (of_a, of_b) in zip(changes, effects, strict=True):
-        trainer._exchange._skip = 0  # none is to be left out
-        trainer._arm()
+        trainer.sync.exchange._skip = 0  # none is to be left out
+        trainer._set_overlap()
         step(a, b)
         opened(trainer)
         change()
@@ -243,7 +243,7 @@ def test_ranks_use_different_parameters():
         for i, p in enumerate(dense):
             expected[p] -= sum(r + 1 for r in range(size) if chosen[r, i])
             assert np.all(p.as_array() == expected[p]), (k, i)
-    assert trainer._exchange.dropped == 0
+    assert trainer.sync.exchange.dropped == 0
     parallel.assert_in_sync(m)
 
 
@@ -258,7 +258,7 @@ def test_empty_batches_and_weights():
         trainer.update()
         expected -= sum(n * (r + 1) for r, n in enumerate(counts)) / sum(counts)
         assert np.allclose(w.as_array(), expected)
-    assert trainer._exchange.held > 0 and trainer._exchange.dropped == 0
+    assert trainer.sync.exchange.held > 0 and trainer.sync.exchange.dropped == 0
     m, (w,), _ = model_of(3)
     trainer = distributed(m, average="weighted")
     for _ in range(3):
@@ -275,7 +275,7 @@ def test_accumulation_and_no_sync():
         assert trainer.update() == bool(k % 2)
     expected = 0.5 - sum(np.mean([r + k for r in range(size)]) for k in range(6)) / 2
     assert np.allclose(w.as_array(), expected)
-    assert (trainer._exchange.held, trainer._exchange.dropped) == (2, 0)
+    assert (trainer.sync.exchange.held, trainer.sync.exchange.dropped) == (2, 0)
     trainer.set_accumulation(1)
     for _ in range(3):
         with trainer.no_sync():
@@ -285,7 +285,7 @@ def test_accumulation_and_no_sync():
         trainer.update()
         expected -= 2
         assert np.allclose(w.as_array(), expected)
-    assert (trainer._exchange.held, trainer._exchange.dropped) == (5, 0)
+    assert (trainer.sync.exchange.held, trainer.sync.exchange.dropped) == (5, 0)
 
 
 def test_join():
@@ -385,7 +385,7 @@ def test_compressed_runs_go_on_from_their_state():
     run(3, m2, dense2, tables2, trainer2, rng2)
     assert everywhere(np.array_equal(values(m), values(m2)))
     trainer2.load_state({**state, "rest_rank": np.array(rank + 1)})
-    assert not any(rest.any() for rest in trainer2._exchange.residuals().values())
+    assert not any(rest.any() for rest in trainer2.sync.exchange.residuals().values())
 
 
 def test_backward_without_an_update_at_the_end():
@@ -462,7 +462,7 @@ def test_no_room():
 def test_choice():
     m, _, _ = model_of(3)
     for engine, kind in (("mpi", engines.MpiExchange), ("hybrid", HybridExchange), (None, HybridExchange)):
-        assert type(parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange=engine)._exchange) is kind
+        assert type(parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange=engine).sync.exchange) is kind
     with pytest.raises(RuntimeError, match="needs all ranks on one Linux host"):
         parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange="shared")
     with pytest.raises(RuntimeError, match="exchange, overlap and compression must be the same on all ranks; got rank 0: auto, True, None; "):

@@ -18,6 +18,8 @@ from dist_dynet import parallel
 from dist_dynet._ffi import lib
 from dist_dynet.parallel import engines, memory, shared
 from dist_dynet.parallel._world import World
+from dist_dynet.parallel.negotiation import AsPlanned, Step
+from dist_dynet.trainers.state import Settings
 
 what = sys.argv[1]
 rank, size = parallel.rank(), parallel.world_size()
@@ -138,7 +140,7 @@ def test_rows_of_windows_that_grow():
                 expected[(r + k) % 40] -= r + 1
         assert (first.as_array() == expected[:, None]).all(), used
     assert (second.as_array() == [[-1.0 * (row == 7)] * 5 for row in range(40)]).all()
-    assert {window.capacity for window in trainer._exchange._windows.values()} == {40, 2}
+    assert {window.capacity for window in trainer.sync.exchange._windows.values()} == {40, 2}
     parallel.assert_in_sync(m)
 
 
@@ -181,7 +183,28 @@ def usual_updates(average):
         assert np.allclose(table.as_array(), of_rows[:, None], atol=1e-4)
         assert not any(p.has_gradient() for p in [*parameters, table])
     parallel.assert_in_sync(m)
-    return trainer._exchange.quick
+    return trainer.sync.exchange.quick
+
+
+def test_negotiation_adds_up_nothing():
+    """In the first update, and in the steady state; the sum does."""
+    m, (w,) = model_of((3, 4))
+    table = m.add_lookup_parameters((5, 2), init=0.5)
+    trainer = distributed(m, average="sum")
+    planned = []
+    for _ in range(4):
+        dy.renew_cg()
+        ((dy.sum_elems(w) + dy.sum_elems(table[rank])) * (rank + 1)).backward()
+        mine = [np.asarray(p.grad_as_array()) for p in (w, table)]
+        agreed = trainer.sync.negotiation.reach(1.0, Settings.of(trainer.inner), Step())
+        assert all(np.array_equal(p.grad_as_array(), g) for p, g in zip((w, table), mine, strict=True))
+        parallel.barrier()  # others may add up in this rank's memory, too
+        trainer.sync.exchange.sum(agreed)
+        assert (w.grad_as_array() == size * (size + 1) / 2).all()
+        assert (table.grad_as_array()[:size, 0] == np.arange(1, size + 1)).all()
+        m.reset_gradients()
+        planned.append(isinstance(agreed, AsPlanned))
+    assert planned == [False, True, True, True]
 
 
 def test_updates_go_without_python():
@@ -215,23 +238,23 @@ def test_other_parameters_in_each_update_go_without_python():
         """The values, and how many of the updates since then went without Python."""
         assert all((p.as_array() == value).all() for p, value in zip(parameters, expected, strict=True))
         assert (table.as_array() == of_table[:, None]).all()
-        assert trainer._exchange.quick - before >= wanted * (updates - started), (trainer._exchange.quick - before, updates - started)
+        assert trainer.sync.exchange.quick - before >= wanted * (updates - started), (trainer.sync.exchange.quick - before, updates - started)
 
     def some_rows(most):
         return [rng.choice(500, int(rng.integers(0, most)), replace=False).tolist() for _ in range(size)]
 
     for n_sets, same in ((2, True), (8, True), (8, False)):
-        started, before = updates, trainer._exchange.quick
+        started, before = updates, trainer.sync.exchange.quick
         for k in range(100):
             update([sets[(k if same else k * (r + 1) + r) % n_sets] for r in range(size)], some_rows(4))
             updates += 1
         check(started, before, 0.95)
-    started, before = updates, trainer._exchange.quick
+    started, before = updates, trainer.sync.exchange.quick
     for k in range(200):  # any sets, and windows that grow
         update([np.flatnonzero(rng.random(12) < 0.5).tolist() for _ in range(size)], some_rows(2 + k))
         updates += 1
     check(started, before, 0.95)
-    started, before = updates, trainer._exchange.quick
+    started, before = updates, trainer.sync.exchange.quick
     for k in range(150):
         if k % 50 == 10:  # in the middle, also of tables; each takes an update or two in Python
             parameters.append(m.add_parameters(40, init=0))
@@ -270,7 +293,7 @@ def test_stack_parser_goes_without_python():
             losses.append(dy.pickneglogsoftmax(W * dy.concatenate([tops[-1][0].output(), state.output()]), int(rng.integers(2))))
         dy.average(losses).backward()
         trainer.update()
-    assert trainer._exchange.quick >= 95
+    assert trainer.sync.exchange.quick >= 95
     parallel.assert_in_sync(m)
 
 
@@ -388,7 +411,7 @@ def test_no_room():
     for _ in range(3):
         step(w, by=rank)
         trainer.update()
-    assert isinstance(trainer._exchange, shared.SharedExchange)
+    assert isinstance(trainer.sync.exchange, shared.SharedExchange)
     assert not any(is_shared(m))
     assert np.allclose(w.as_array(), 0.5 - 3 * (size - 1) / 2)
 
@@ -496,7 +519,7 @@ def test_other_layout_falls_back():
 def test_choice():
     m, _ = model_of(3)
     for engine, kind in (("mpi", engines.MpiExchange), ("shared", shared.SharedExchange), (None, shared.SharedExchange)):
-        assert type(parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange=engine)._exchange) is kind
+        assert type(parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange=engine).sync.exchange) is kind
     with pytest.raises(RuntimeError, match="must be the same on all ranks; got rank 0: mpi, True, None; rank 1: shared, True, None"):
         parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange="shared" if rank else "mpi")
 
@@ -504,11 +527,11 @@ def test_choice():
 def test_several_hosts():
     m, _ = model_of(3)
     engines._host = lambda: (str(rank),)
-    assert type(distributed(m)._exchange) is engines.HybridExchange
+    assert type(distributed(m).sync.exchange) is engines.HybridExchange
     with pytest.raises(RuntimeError, match="needs all ranks on one Linux host"):
         distributed(m, exchange="shared")
     engines._host = lambda: None
-    assert type(distributed(m)._exchange) is engines.MpiExchange
+    assert type(distributed(m).sync.exchange) is engines.MpiExchange
 
 
 def test_file_in_dev_shm():

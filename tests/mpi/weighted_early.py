@@ -15,17 +15,17 @@ data = [[float(i % 5)] * (1 + i % 3) for i in range(80)]
 m = dy.ParameterCollection()
 layers = [m.add_parameters((64, 64)) for _ in range(6)]
 trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), average="mean" if way == "mean" else "weighted")
-exchange, begun = trainer._exchange, []
-hasten = exchange.hasten
+exchange, begun = trainer.sync.exchange, []
+flush = exchange.flush
 
 
 def seen(weight):
     """What update() finds."""
     begun.append(exchange._early is not None and exchange._early.weight is not None)
-    return hasten(weight)
+    return flush(weight)
 
 
-exchange.hasten = seen
+exchange.flush = seen
 for batch in parallel.shard(data, batch_size=4, weight=len if way == "shard" else None):
     tokens = sum(map(len, batch))
     if way == "batch":

@@ -5,18 +5,17 @@ import itertools
 import numpy as np
 
 import dist_dynet as dy
-from dist_dynet._ffi import OPS
-from dist_dynet.ops._nodes import many
+from dist_dynet.ops import _nodes
 
 from .row import Row, case, refuses, tensor
 
 
 def node(*inputs, tags=(), weights=(1.0, 0.0)):
-    return many(OPS["crf"], "crf", inputs, [v for row in tags for v in row], weights)
+    return _nodes.node("crf", *inputs, [v for row in tags for v in row], [float(w) for w in weights])
 
 
 def viterbi(*inputs, tags=()):
-    return many(OPS["crf_viterbi"], "crf_viterbi", inputs, [v for row in tags for v in row])
+    return _nodes.node("crf_viterbi", *inputs, [v for row in tags for v in row])
 
 
 def score(A, start, stop, E, v):

@@ -3,20 +3,20 @@
 import numpy as np
 
 import dist_dynet as dy
-from dist_dynet._ffi import OPS, fail, nodes
+from dist_dynet._ffi import fail, lib
 from dist_dynet.expression import expression
-from dist_dynet.ops._nodes import many
+from dist_dynet.ops import _nodes
 
 from .elementwise import logistic
 from .row import Row, case, refuses, tensor
 
 
 def node(inputs, steps, state, forget):
-    return many(OPS["lstm"], "lstm", inputs, (steps, state), (forget,))
+    return _nodes.node("lstm", inputs, (steps, state), float(forget))
 
 
 def parts(owner, first, n, size):
-    h = nodes.dn_parts(owner._h, first, n, size)
+    h = lib.dn_parts(owner._h, first, n, size)
     if h < 0:
         fail(h, owner._h)
     return [expression(h + i) for i in range(n)]

@@ -3,8 +3,7 @@
 import numpy as np
 
 import dist_dynet as dy
-from dist_dynet._ffi import OPS
-from dist_dynet.ops._nodes import many
+from dist_dynet.ops import _nodes
 
 from .elementwise import logistic
 from .lstm import parts
@@ -58,7 +57,7 @@ def row(op):
 
     def build(*inputs, steps, state):
         size = inputs[0].dim()[0][0]
-        node = many(OPS[op], op, inputs, (steps, state))
+        node = _nodes.node(op, inputs, (steps, state))
         return dy.concatenate(parts(node, 0, (1 + has_c) * steps, size))
 
     def reference(*arrays, steps, state):
@@ -83,7 +82,7 @@ def row(op):
         )
 
     def node(dims, steps=1, state=0):
-        return many(OPS[op], op, [dy.zeros(d) for d in dims], (steps, state))
+        return _nodes.node(op, [dy.zeros(d) for d in dims], (steps, state))
 
     good = weights(op, 2, 3)
     return Row(

@@ -3,8 +3,7 @@
 import numpy as np
 
 import dist_dynet as dy
-from dist_dynet._ffi import OPS
-from dist_dynet.ops._nodes import many
+from dist_dynet.ops import _nodes
 
 from .elementwise import logistic
 from .lstm import parts
@@ -12,7 +11,7 @@ from .row import Row, case, refuses, tensor
 
 
 def node(*inputs, children, has_x, n_ary):
-    return many(OPS["tree_lstm"], "tree_lstm", inputs, (children, has_x, n_ary))
+    return _nodes.node("tree_lstm", inputs, (children, has_x, n_ary))
 
 
 def build(*inputs, **attributes):

@@ -1,8 +1,7 @@
 """What the ranks tell one another before gradients move: one small message of each, read by all.
 
 With dynamic graphs every rank may have used other parameters. After this step all ranks know the same things (who has a gradient of what, how
-many rows, which weights), so that whatever they decide on it, they decide alike. It moves no gradients; whoever passes the reports on may,
-where an update is like the last one.
+many rows, which weights), so that whatever they decide on it, they decide alike. It adds up nothing: an exchange does, by what was agreed on.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .._ffi import ffi, lib
 from ..params.collection import ParameterCollection
 from ..trainers.state import Settings
 from ._world import World, ranks_in_words
-from .report import Flag, Form, Report, pack_head
+from .message import Flag, MessageLayout
 from .structure import Structure
 
 
@@ -25,21 +25,17 @@ from .structure import Structure
 class Agreed:
     """One row per rank."""
 
+    what: str  # the name of the collective operation
     structure: Structure
     factors: NDArray[np.float64]
     """What each rank's gradients are multiplied by before they are added up: weights times scale."""
     weights: NDArray[np.float64]
     """The same, known before the others' weights are: n_r, or 1 where no average is wanted; 0 of a rank that contributes nothing."""
-    scale: float
-    """What a sum of gradients that were multiplied by the weights is multiplied by."""
-    filled: NDArray[np.bool_]
-    """(rank, dense parameter): whether the rank has a gradient of it."""
-    rows: NDArray[np.int32]
-    """(rank, table): of how many rows the rank has a gradient."""
-    flags: NDArray[np.uint8]
-    """Of each rank a sum of Flag."""
-    settings: Settings
-    """Those of the ranks that go on."""
+    scale: float  # what a sum of gradients that were multiplied by the weights is multiplied by
+    filled: NDArray[np.bool_]  # (rank, dense parameter): whether the rank has a gradient of it
+    rows: NDArray[np.int32]  # (rank, table): of how many rows the rank has a gradient
+    flags: NDArray[np.uint8]  # of each rank a sum of Flag
+    settings: Settings  # those of the ranks that go on
 
     @property
     def over(self) -> bool:
@@ -54,8 +50,7 @@ class Step(NamedTuple):
     """Of the batch: how many examples the data have, their fingerprint, the settings of shard(), epoch and step; () without shard()."""
     passes: int = 1
     """How many calls of update() have gathered them."""
-    subset: int = 0
-    """A number of the parameters that are updated; 0: all."""
+    subset: int = 0  # a number of the parameters that are updated; 0: all
 
     def words(self) -> str:
         """For an error."""
@@ -70,53 +65,82 @@ class Step(NamedTuple):
         return words + passes + (f", parameters of update_subset {self.subset:x}" if self.subset else "")
 
 
-class Messenger(Protocol):
-    """Passes reports on."""
+class AsPlanned:
+    """All ranks have said what the transport's cached plan foresees; it holds the rest."""
 
-    def tell(self, report: Report, name: Callable[[], str]) -> NDArray[Any] | None:
-        """The reports of all ranks, in the report's form; None: this update is like the last one, and gradients are added up already.
+    over, what = False, ""
 
-        name() names the meeting; nobody asks in an update that goes as ever.
+
+class Transport(Protocol):
+    """Takes messages to all ranks."""
+
+    def send(self, layout: MessageLayout, message: Any, average: bool, plannable: bool, name: Callable[[], str]) -> bool:
+        """Sends this rank's message and receives the others'. Collective.
+
+        Args:
+            layout: of messages.
+            message: dn_rank_message *
+            average: gradients are multiplied by weight / sum of weights, otherwise, where the weight is not 0, by 1.
+            plannable: a plan may be followed; alike on all ranks whose messages are.
+            name: names the collective operation; not called in the steady state.
+
+        Returns:
+            Whether all ranks have said what the plan foresees.
         """
 
+    def received(self, layout: MessageLayout) -> NDArray[Any]:
+        """The messages of all ranks, until the next is sent."""
 
-class Agreement:
+
+class MpiTransport:
+    """Messages by MPI's all-gather, without a plan; moves as for World.wait_until()."""
+
+    def __init__(self, here: World, comm: Any, moves: Callable[[], int] = int) -> None:
+        self._here, self._comm, self._moves = here, comm, moves
+        self._every: NDArray[Any] = np.empty(0)
+
+    def send(self, layout: MessageLayout, message: Any, average: bool, plannable: bool, name: Callable[[], str]) -> bool:
+        """As Transport.send."""
+        mine, self._every = np.empty(layout.dtype.itemsize, np.uint8), np.empty(self._here.size, layout.dtype)
+        lib.dn_rank_message_write(message, layout.members, ffi.from_buffer(mine))
+        self._here.wait([self._comm.Iallgather(mine, self._every.view(np.uint8))], name(), moves=self._moves)
+        return False
+
+    def received(self, layout: MessageLayout) -> NDArray[Any]:
+        """As Transport.received."""
+        return self._every
+
+
+class Negotiation:
     """Reaches agreement over one collection, update after update."""
 
-    def __init__(self, here: World, comm: Any, m: ParameterCollection, average: bool) -> None:
-        self._here, self._comm, self._m, self._average = here, comm, m, average
+    def __init__(self, here: World, comm: Any, m: ParameterCollection, average: bool, transport: Transport) -> None:
+        self._here, self._comm, self._m, self._average, self._transport = here, comm, m, average, transport
         self._updates, self._which = 0, here.number_trainer()
         self.asks: list[Callable[[], int]] = []
         """Flags that this rank has to tell beside those that reach() is given."""
         self.hears: list[Callable[[int], object]] = []
         """Told the flags of all ranks together, at each agreement."""
-        self._said: Any = None
-        self._head = b""
-        """What was said in the last update, and its bytes."""
+        self._said: Any = None  # in the last update
+        self._message = ffi.new("dn_rank_message *")
+        self._planned = AsPlanned()
         self._settle(Structure(m), here.collective("DistributedTrainer"), ())
 
     def _settle(self, structure: Structure, what: str, known: Any) -> None:
         """The ranks hold the same parameters, with the same values where they are not known to be. Else all is as it was."""
         structure.check(self._here, self._comm, what)
         structure.broadcast(self._here, self._comm, what, known)
-        self._structure, self._form = structure, Form(structure)
+        self._structure, self._layout = structure, MessageLayout(structure)
 
-    def reach(
-        self, messenger: Messenger, weight: float, settings: Settings, step: Step, flags: int = 0, problem: str = ""
-    ) -> tuple[Agreed | None, str]:
-        """What all ranks know before this update, and the name of the meeting. Collective.
+    def reach(self, weight: float, settings: Settings, step: Step, flags: int = 0, problem: str = "") -> Agreed | AsPlanned:
+        """What all ranks know before this update. Collective.
 
         Args:
-            messenger: who passes reports on.
             weight: n_r of this rank.
             settings: the trainer's. Those of a rank that has run out of data do not count, nor does its step.
             step: what the gradients belong to.
             flags: a sum of Flag.
             problem: why it is not known which batch the gradients come from.
-
-        Returns:
-            What was agreed on; None if the messenger found that the update is like the last one, and has added up the gradients: then the
-            meeting has no name.
 
         Raises:
             RuntimeError: on all ranks: they have different parameters or settings, have frozen different parameters, or are at different steps
@@ -131,23 +155,22 @@ class Agreement:
         if weight == 0 and not problem:
             self._m.reset_gradients()
         current = self._structure if self._structure.fits(self._m) else Structure(self._m)
-        said = current, step, settings, flags
+        said, c = (current, step, settings, flags), self._message
         if said != self._said:  # objects that stay the same in a loop
-            self._said, self._head = said, pack_head(current.hash, hash(step), *settings, flags)
-        head = self._head
-        usual = current is self._structure and not flags & (Flag.ENDED | Flag.UNKNOWN) and not self._here.checks
-        every = messenger.tell(Report(self._form, head, weight, average, usual), name)
-        if every is None:
+            self._said, c.structure, c.step, c.settings, c.flags = said, current.hash, hash(step), settings, flags
+        c.weight = weight
+        plannable = current is self._structure and not flags & (Flag.ENDED | Flag.UNKNOWN) and not self._here.checks
+        if self._transport.send(self._layout, c, average, plannable, name):
             for hear in self.hears:
                 hear(flags)
-            return None, ""
-        what = name()
+            return self._planned
+        what, every = name(), self._transport.received(self._layout)
         alike = self._begin_alike(every)
         if current.hash != self._structure.hash or (not alike and (every["structure"] != self._structure.hash).any()):
             self._settle(current, what, self._structure.parameters)
-            told = messenger.tell(Report(self._form, head, weight, average, False), name)
-            assert told is not None, "an update that is not usual was taken for one"
-            every, alike = told, self._begin_alike(told)
+            self._transport.send(self._layout, c, average, False, name)
+            every = self._transport.received(self._layout)
+            alike = self._begin_alike(every)
         agreed = settings
         if not alike:
             going = every[every["flags"] & Flag.ENDED == 0]
@@ -162,7 +185,7 @@ class Agreement:
         total = sum(every["weight"].tolist())  # one after another, as C adds them up
         weights = every["weight"] if average else (every["weight"] > 0).astype(np.float64)
         scale = (1 / total if total > 0 else 0.0) if average else 1.0
-        return Agreed(self._structure, weights * scale, weights, scale, every["filled"], every["rows"], every["flags"], agreed), what
+        return Agreed(what, self._structure, weights * scale, weights, scale, every["filled"], every["rows"], every["flags"], agreed)
 
     def gather_weights(self, weight: float, flags: int, problem: str = "") -> tuple[float, int, int]:
         """The sum of all ranks' weights in one pass of an accumulation, whose flags are set on any rank, and whose on all. Collective.
@@ -197,9 +220,8 @@ class Agreement:
 
     def _begin_alike(self, every: NDArray[Any]) -> bool:
         """Whether all ranks say the same in what they nearly always say alike."""
-        said, length, alike = every.tobytes(), self._form.dtype.itemsize, self._form.alike
-        first = said[:alike]
-        return all(said[at : at + alike] == first for at in range(length, len(said), length))
+        said = every.view(np.uint8).reshape(len(every), -1)[:, self._layout.alike]
+        return bool((said == said[0]).all())
 
     def _compare(self, every: NDArray[Any], going: NDArray[Any], settings: Settings, step: Step, flags: int, what: str) -> None:
         """What differs is an error, but for flags, and for tables that a rank has read: what that has rounded, all round."""

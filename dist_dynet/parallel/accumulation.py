@@ -1,0 +1,217 @@
+"""The earlier passes of an accumulation: how many there are, and their gradients, which wait until the update.
+
+It knows when gradients move into the stash and out of it. With which factor they count, and when the
+ranks exchange, is said by its callers.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._ffi import DTYPE, ffi, lib
+from ..params.collection import ParameterCollection
+from ..params.handles import handles_of, root_of
+from ..params.parameters import AnyParameter
+from ..params.root import Root
+from ..trainers import Trainer
+from ..trainers.hooks import Hooks
+from .gradients import FlatLayout, Node, add_up, put_back, take_out
+from .structure import Structure
+
+
+class Accumulation:
+    """The passes since the last update of a trainer."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer, self._hooks = trainer, Hooks(trainer)
+        self.stash = Stash.of(root_of(trainer.collection))
+        self.passes = 0  # calls of update() since the last exchange
+        self.in_place = 0  # of these, whose gradients lie where they were made
+        self.silent = False  # inside of no_sync()
+        self._doubt = ""
+
+    @property
+    def doubt(self) -> str:
+        """Why it was not known what one of them came from; the ranks hear it at the exchange."""
+        if self._doubt and not self._hooks.waits():
+            self._doubt = ""
+        return self._doubt
+
+    def is_last(self) -> bool:
+        """Whether the update comes with the next pass."""
+        return not self.silent and self._hooks.gathered + 1 >= self._trainer.accumulation
+
+    def count(self, silent: bool | None = None) -> None:
+        """A pass whose gradients wait for others was made; silent: it does not count towards k."""
+        self.passes += 1
+        self._hooks.gathered += not (self.silent if silent is None else silent)
+
+    def stay(self, doubt: str = "") -> None:
+        """A pass leaves its gradients where they are."""
+        self.in_place += 1
+        self._doubt = doubt or self._doubt
+
+    def keep(self, factor: float) -> None:
+        """Puts the gradients by, times factor."""
+        if factor != 1 and self.in_place:
+            raise RuntimeError(
+                f"update: earlier passes of this accumulation were not named, so that this one cannot be left out; got weight {factor:g}. Give "
+                "a weight with each call."
+            )
+        self.stash.take(self._trainer.collection, factor)
+        self.in_place = 0
+
+    def restore(self) -> None:
+        """Adds what was put by to the gradients."""
+        self.stash.put_back(self._hooks.members())
+
+    def complete(self, passes: int) -> None:
+        """The accumulation ends here: gradients count as the mean of so many passes, if there are fewer than k."""
+        self.restore()
+        for p in self._hooks.members() if passes else ():
+            p.scale_gradient(self._trainer.accumulation / passes)
+        self._hooks.gathered = 0
+
+    def waits(self) -> bool:
+        """Whether gradients wait to be applied."""
+        return self.passes > 0 or bool(self.stash) or self._hooks.waits()
+
+
+class Stash:
+    """The gradients of earlier passes of a root's parameters, each as it counts in the update that is to come, whichever trainer makes it.
+
+    What the program does to gradients meanwhile is done to these as well: those that are cleared are forgotten, those that are scaled are
+    scaled.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[_Kept] = []
+        self._layouts: weakref.WeakKeyDictionary[ParameterCollection, FlatLayout] = weakref.WeakKeyDictionary()
+        self._pools: weakref.WeakKeyDictionary[FlatLayout, list[NDArray[Any]]] = weakref.WeakKeyDictionary()
+
+    @staticmethod
+    def of(root: Root) -> Stash:
+        """That of this root: one, however many trainers it has."""
+        stash = _stashes.get(root.c)
+        if stash is None:
+            stash = _stashes[root.c] = Stash()
+        return stash
+
+    def __bool__(self) -> bool:
+        """Whether there may be gradients: the same on all ranks, whichever parameters each has used."""
+        return bool(self._kept)
+
+    def take(self, m: ParameterCollection, factor: float) -> None:
+        """Moves the gradients of a collection here, times factor, and adds them to what is here."""
+        with self.unseen():
+            layout = self._layouts.get(m)
+            if layout is None or not layout.structure.fits(m):  # parameters were added
+                layout = self._layouts[m] = FlatLayout(Structure(m))
+            pool = self._pools.setdefault(layout, [])
+            node = take_out(layout, 0, factor, pool)
+            same = [kept for kept in self._kept if kept.layout is layout]
+            if same:
+                add_up(layout, same[0].node, node, pool)
+                same[0].left[:] = True
+            else:
+                self._kept.append(_Kept(layout, node))
+
+    def put_back(self, params: Iterable[AnyParameter]) -> None:
+        """Adds what is here of these parameters to their gradients."""
+        with self.unseen():
+            for kept, node in self._part(params):
+                put_back(kept.layout, node)
+
+    def forget(self, params: Iterable[AnyParameter]) -> None:
+        """Forgets what is here of these parameters."""
+        with self.unseen():
+            self._part(params)
+
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """What is done to gradients inside is not done by the program."""
+        self.follow()
+        yield
+        self.mark()
+
+    def follow(self) -> None:
+        """Does here what the program has done to gradients; what is done from now on until mark() is not done by it."""
+        for kept in self._kept:
+            kept.follow()
+
+    def mark(self) -> None:
+        """What is done from now on is done by the program."""
+        for kept in self._kept:
+            kept.mark()
+
+    def _part(self, params: Iterable[AnyParameter]) -> list[tuple[_Kept, Node]]:
+        """What is here of these parameters, and no more from now on."""
+        wanted = {*handles_of(params)}
+        parts = [(kept, kept.part(wanted)) for kept in self._kept]
+        for kept, node in parts:
+            if not kept.left.any() and node.dense is not None:
+                self._pools.setdefault(kept.layout, []).append(node.dense)
+        self._kept = [kept for kept in self._kept if kept.left.any()]
+        return parts
+
+
+_stashes: weakref.WeakValueDictionary[Any, Stash] = weakref.WeakValueDictionary()
+
+
+class _Kept:
+    """One node of a Stash, and what the program had done to the gradients when it was made."""
+
+    def __init__(self, layout: FlatLayout, node: Node) -> None:
+        self.layout, self.node = layout, node
+        self.left = np.ones(len(layout.structure.parameters), np.bool_)
+        """Which parameters it is still there for."""
+        self._params = ffi.new("dn_param *[]", layout.structure.handles)
+        self.mark()
+
+    def mark(self) -> None:
+        """From now on what is done to gradients is done by the program."""
+        self._clears, self._scales = self._marks()
+
+    def follow(self) -> None:
+        """Does to the node what was done to gradients since then."""
+        clears, scales = self._marks()
+        node, dense = self.node, len(self.layout.structure.dense)
+        cleared = clears != self._clears
+        if cleared.any():
+            self._split(~cleared)
+        for i in np.flatnonzero(scales != self._scales).tolist():
+            by = DTYPE.type(scales[i] / self._scales[i] if self._scales[i] else 0)
+            if i >= dense:
+                rows = node.tables[i - dense]
+                node.tables[i - dense] = rows and (rows[0], rows[1] * by)
+            elif node.filled[i]:
+                for _, start, end in self.layout.runs(np.arange(dense) == i):
+                    node.dense[start:end] *= by  # type: ignore[index]
+        self._clears, self._scales = clears, scales
+
+    def part(self, wanted: set[Any]) -> Node:
+        """What there is of these parameters; it keeps the rest."""
+        mine = np.array([handle in wanted for handle in self.layout.structure.handles], np.bool_)
+        self.left &= ~mine
+        return self._split(~mine)
+
+    def _split(self, stays: NDArray[np.bool_]) -> Node:
+        """Takes those that do not stay out of the node; the array of dense gradients belongs to both parts."""
+        node, dense = self.node, len(self.layout.structure.dense)
+        choice = list(zip(node.tables, stays[dense:].tolist(), strict=True))
+        rest = Node(0, 0, node.filled & ~stays[:dense], node.dense, 0, [None if stay else rows for rows, stay in choice])
+        node.filled = node.filled & stays[:dense]
+        node.tables = [rows if stay else None for rows, stay in choice]
+        return rest
+
+    def _marks(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        n = len(self.layout.structure.handles)
+        clears, scales = np.empty(n, np.int64), np.empty(n, np.float64)
+        lib.dn_gradient_marks(n, self._params, ffi.from_buffer("int64_t *", clears), ffi.from_buffer("double *", scales))
+        return clears, scales

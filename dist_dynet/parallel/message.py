@@ -1,0 +1,66 @@
+"""What a rank tells the others before gradients are added up: the layout is dn_rank_message's, which C writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._ffi import ffi, lib
+from .structure import Structure
+
+
+class Flag:
+    """What a rank tells the others beside numbers."""
+
+    ENDED = 1  # it has run out of data and only takes part
+    SAVE = 2  # it has been asked to save a checkpoint
+    JOIN = 4  # it is inside of Join, where ranks that have ended call from another line
+    EARLY = 8  # what it has sent before the negotiation is what there is to be sent
+    AHEAD = 16  # of that some was complete long before the end of backward
+    WEIGHED = 32  # its gradients are as they count in the sum already
+    UNKNOWN = 64  # it does not know which batch its gradients come from
+    LAST = 128  # after this pass gradients are exchanged; this one and the next are told in passes only
+    SILENT = 256  # the pass does not count towards an accumulation
+
+
+def _numpy(kind: Any) -> Any:
+    """NumPy's type of a C type."""
+    if kind.kind == "array":
+        return _numpy(kind.item), (kind.length,)
+    return {"double": np.float64, "int64_t": np.int64}[kind.cname]
+
+
+_FIELDS = {name: (_numpy(field.type), field.offset) for name, field in ffi.typeof("dn_rank_message").fields}
+
+
+class MessageLayout:
+    """Where messages on one structure have what.
+
+    >>> import dist_dynet as dy
+    >>> m = dy.ParameterCollection()
+    >>> _ = m.add_parameters(2), m.add_lookup_parameters((3, 1))
+    >>> MessageLayout(Structure(m)).dtype.names
+    ('weight', 'structure', 'step', 'settings', 'flags', 'frozen', 'settled', 'rows', 'filled')
+    """
+
+    def __init__(self, structure: Structure) -> None:
+        self.structure = structure
+        dense, tables = len(structure.dense), len(structure.tables)
+        self._params = ffi.new("dn_param *[]", structure.handles)  # a struct of pointers keeps nothing alive
+        self.members = ffi.new("dn_members *", (dense, tables, self._params))  # what C takes
+        at = lib.dn_rank_message_layout_of(dense, tables)
+        fields = {
+            **_FIELDS,
+            "frozen": ((np.bool_, (dense + tables,)), at.frozen),
+            "settled": ((np.bool_, (tables,)), at.settled),
+            "rows": ((np.int32, (tables,)), at.rows),
+            "filled": ((np.bool_, (dense,)), at.filled),
+        }
+        formats, offsets = zip(*fields.values(), strict=True)
+        self.dtype: np.dtype[Any] = np.dtype(
+            {"names": [*fields], "formats": formats, "offsets": offsets, "itemsize": at.size}
+        )
+        self.size = at.size  # of a message, in bytes
+        self.alike = slice(_FIELDS["structure"][1], at.end_alike)
+        """The bytes in which the ranks nearly always say the same."""

@@ -1,0 +1,118 @@
+"""Sync: one update of a DistributedTrainer, from the gradients of this rank to parameters that are equal on all.
+
+negotiate -> sum -> apply -> account. It knows the order of these, and what an exception in between
+leaves behind. How much gradients count is said by its callers: trainer.py and join.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..params.parameters import AnyParameter
+from ..trainers import Trainer
+from ..trainers.hooks import Hooks
+from ..trainers.state import Settings
+from ._world import World
+from .accumulation import Accumulation
+from .batches import Sources
+from .engines import Exchange
+from .hybrid import HybridExchange
+from .message import Flag
+from .negotiation import Agreed, AsPlanned, Negotiation, Step
+from .reproducible import ReproducibleSum
+
+
+class Sync:
+    """What the ranks do together for one trainer.
+
+    Args:
+        here: the ranks.
+        trainer: of which rule, settings and parameters are.
+        weighted: sums are divided by the sum of weights.
+        reproducible: adds up in an order that does not depend on the ranks.
+    """
+
+    def __init__(self, here: World, trainer: Trainer, weighted: bool, reproducible: ReproducibleSum | None) -> None:
+        self.here, self.weighted, self.reproducible = here, weighted, reproducible
+        self.hooks, self.passes, self.sources = Hooks(trainer), Accumulation(trainer), Sources(trainer.collection)
+        self.negotiation: Negotiation | None = None  # as the exchange: with several ranks
+        self.exchange: Exchange | None = None
+        self.wire: HybridExchange | None = None  # the exchange, if it is one between hosts, which sends during backward and compresses
+        self.calls = 0  # of update()
+        self.joins = 0  # how many Joins it is inside of
+        self._trainer = trainer
+        self._is_amid = False  # an update has begun that is not done: so it stays if an exception comes that other ranks do not have
+
+    def residuals(self) -> dict[str, NDArray[Any]]:
+        """What compression has left over on this rank, by parameter."""
+        return self.wire.residuals() if self.wire else {}
+
+    def waits(self) -> bool:
+        """Whether gradients wait to be applied; then there is no checkpoint."""
+        return self.passes.waits() or (self.reproducible is not None and self.reproducible.pending)
+
+    def wait(self) -> bool:
+        """Counts a pass whose gradients wait for others: nothing was updated."""
+        self.sources.clear()
+        self.passes.count()
+        return False
+
+    def step(
+        self, weight: float, step: Step, flags: int = 0, problem: str = "", chosen: Sequence[AnyParameter] | None = None
+    ) -> tuple[bool, bool]:
+        """Exchanges and applies what was gathered: whether parameters were updated, and whether all ranks have run out of data."""
+        over, what = bool(flags & Flag.ENDED), ""
+        if self.negotiation is not None:
+            agreed = self._negotiate(weight, step, flags | Flag.JOIN if self.joins else flags, problem)
+            over, what = agreed.over, agreed.what
+            if self.reproducible is None and self.exchange is not None:
+                self.exchange.sum(agreed)
+            self.passes.stash.mark()
+        elif weight == 0:
+            self._trainer.collection.reset_gradients()
+        if self.reproducible is not None:
+            self.reproducible.sum(what, self.weighted)
+            if self.passes.is_last():
+                self.passes.restore()
+        if (over and not self.hooks.waits()) or (self.reproducible is not None and not self.passes.is_last()):
+            self._is_amid = False
+            return False, over
+        try:
+            updated = self.hooks.apply(chosen)
+        except RuntimeError:  # of gradients that are not finite, on all ranks
+            self._is_amid = False
+            raise
+        self._is_amid = False
+        self.passes.passes = self.passes.in_place = 0
+        self.sources.clear()
+        if updated:
+            self.hooks.finish()
+        return updated, over
+
+    def _negotiate(self, weight: float, step: Step, flags: int, problem: str) -> Agreed | AsPlanned:
+        """What all ranks know before gradients move."""
+        assert self.negotiation is not None
+        if self._is_amid:
+            raise RuntimeError(
+                f"{self.here.name} update: one before it was interrupted, so that this rank is out of step with the others. "
+                "Start the job again from a checkpoint."
+            )
+        self.here.refuse_child()
+        self._is_amid, wire = True, self.wire
+        if wire is not None:
+            flags |= wire.flush(weight if self.weighted else float(weight > 0))
+        self.passes.stash.follow()
+        try:
+            agreed = self.negotiation.reach(weight, Settings.of(self._trainer), step, flags, problem)
+        except RuntimeError:  # on all ranks
+            if wire is not None:
+                wire.drop("gradient exchange that was given up")
+            self.passes.stash.mark()
+            self._is_amid = False
+            raise
+        if isinstance(agreed, Agreed) and flags & Flag.ENDED and not agreed.over:
+            agreed.settings.set_on(self._trainer)  # goes on as the ranks do that still have data
+        return agreed

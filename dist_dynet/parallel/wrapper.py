@@ -1,0 +1,101 @@
+"""What a DistributedTrainer passes on to the trainer that it wraps, as it is."""
+
+from __future__ import annotations
+
+from ..params.collection import ParameterCollection
+from ..trainers import Trainer
+
+
+class TrainerWrapper:
+    """The interface of the wrapped trainer, but for update() and what depends on it."""
+
+    __slots__ = ("_inner",)
+    _inner: Trainer
+
+    @property
+    def inner(self) -> Trainer:
+        """The wrapped trainer."""
+        return self._inner
+
+    @property
+    def collection(self) -> ParameterCollection:
+        """The collection that is trained."""
+        return self._inner.collection
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the next update; must be the same on all ranks."""
+        return self._inner.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._inner.learning_rate = value
+
+    def set_learning_rate(self, value: float) -> None:
+        """As `learning_rate = value`."""
+        self._inner.set_learning_rate(value)
+
+    def set_clip_threshold(self, thr: float) -> None:
+        """The greatest norm of the averaged gradients; longer ones are shortened to it. 0 or less: no clipping."""
+        self._inner.set_clip_threshold(thr)
+
+    def get_clip_threshold(self) -> float:
+        """The greatest norm; 0: no clipping."""
+        return self._inner.get_clip_threshold()
+
+    def set_clip_value(self, limit: float) -> None:
+        """Clips every element of the averaged gradients to [-limit, limit]. 0 or less: does not."""
+        self._inner.set_clip_value(limit)
+
+    def get_clip_value(self) -> float:
+        """The greatest size of one element of a gradient; 0: any."""
+        return self._inner.get_clip_value()
+
+    @property
+    def accumulation(self) -> int:
+        """How many calls of update() make one update."""
+        return self._inner.accumulation
+
+    @property
+    def skip_nonfinite(self) -> bool:
+        """Whether steps whose averaged gradients hold NaN or infinity are left out, alike on all ranks. `skipped` counts them."""
+        return self._inner.skip_nonfinite
+
+    @skip_nonfinite.setter
+    def skip_nonfinite(self, skip: bool) -> None:
+        self._inner.skip_nonfinite = skip
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were left out."""
+        return self._inner.skipped
+
+    @property
+    def updates(self) -> int:
+        """How many updates were done."""
+        return self._inner.updates
+
+    @property
+    def clips(self) -> int:
+        """In how many updates the averaged gradients were longer than the clip threshold."""
+        return self._inner.clips
+
+    def update_epoch(self, r: float = 1.0) -> None:
+        """Does nothing, and warns of it, as Trainer.update_epoch()."""
+        self._inner.update_epoch(r)
+
+    def set_sparse_updates(self, su: bool) -> None:
+        """Whether of a lookup table only rows with a gradient, on any rank, are updated."""
+        self._inner.set_sparse_updates(su)
+
+    def gradient_norm(self) -> float:
+        """The L2 norm of the gradients that this rank has gathered since the last update."""
+        return self._inner.gradient_norm()
+
+    def restart(self, learning_rate: float | None = None) -> None:
+        """Sets the moments to zero, and the learning rate if given. To be called on all ranks."""
+        self._inner.restart(learning_rate)
+
+    def whoami(self) -> str:
+        """The name of the wrapped trainer's class."""
+        return self._inner.whoami()

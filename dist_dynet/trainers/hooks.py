@@ -1,0 +1,78 @@
+"""Hooks: the steps of a trainer's update one by one, for code that makes, follows or saves updates.
+
+Users call the trainer itself. DistributedTrainer averages gradients before `apply()`; schedules,
+moving averages and checkpoints are told of each update. It knows neither ranks nor files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .._ffi import lib
+
+if TYPE_CHECKING:
+    from .base import Follower, Schedule, Trainer
+
+
+class Hooks:
+    """A trainer's update in steps: `if apply(): finish()`."""
+
+    __slots__ = ("_trainer", "apply", "chosen", "members")
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self.members = trainer._members
+        """The parameters that are trained, then the lookup tables."""
+        self.chosen = trainer._chosen
+        """The parameters that update_subset() is to update."""
+        self.apply = trainer._change
+        """Changes all parameters, or the chosen ones, by their gradients; False: skip_nonfinite."""
+
+    # ---- an update ---------------------------------------------------------------------------------
+
+    @property
+    def gathered(self) -> int:
+        """How many passes of the present accumulation are done."""
+        return self._trainer._gathered
+
+    @gathered.setter
+    def gathered(self, passes: int) -> None:
+        self._trainer._gathered = passes
+
+    def waits(self) -> bool:
+        """Whether an accumulation is under way, or gradients wait to be applied."""
+        return self.gathered > 0 or not all(lib.dn_param_empty(p._c) for p in self.members())
+
+    def finish(self) -> None:
+        """Tells all followers that an update was applied."""
+        self._trainer._done()
+        self._trainer._end()
+
+    # ---- who is told of updates --------------------------------------------------------------------
+
+    @property
+    def followers(self) -> tuple[Follower, ...]:
+        """What follow() was given."""
+        return tuple(self._trainer._followers)
+
+    def follow(self, follower: Follower) -> None:
+        """Calls follower.update() after each update."""
+        self._trainer._followers.append(follower)
+        self._trainer._set_plain()
+
+    def before(self, first: Callable[[], None]) -> None:
+        """Calls `first` before each update, which it may refuse by an exception."""
+        self._trainer._first.append(first)
+        self._trainer._set_plain()
+
+    def after(self, last: Callable[[], None]) -> None:
+        """Calls `last` at the end of each update, after the followers."""
+        self._trainer._last.append(last)
+        self._trainer._set_plain()
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """What sets the learning rate, if it is still there."""
+        reference = self._trainer._schedule
+        return None if reference is None else reference()

@@ -1,0 +1,157 @@
+"""Nodes on which the loss does not depend add nothing to its gradients, whatever their values.
+
+Where nothing is batched they have no part in backward. Here each operation of the table is computed
+for the loss and, in the same graph, for inputs with 0, infinity and NaN, which share its parameters:
+the gradients are those of a graph that has the loss alone. Zero times infinity must not be added.
+How long: about fifteen seconds.
+"""
+
+import numpy as np
+import op_table
+import pytest
+from op_table.run import drawn
+from processes import output_of
+
+import dist_dynet as dy
+
+INF, NAN = float("inf"), float("nan")
+FACTORS = {"0": (0, 0), "inf": (INF, 1), "nan": (NAN, 1), "mixed": (INF, 0)}
+"""What every other number, and the rest, of the inputs beside the loss is multiplied by."""
+CHECKED_WITHIN = {"topk"}
+"""Rows whose build looks at the values with NumPy, which sorts such numbers otherwise."""
+ORDERS = [("beside", "loss"), ("loss", "beside"), ("beside", "loss", "beside", "loss", "beside")]
+
+
+class Given:
+    """The inputs of a case, those that can be as parameters."""
+
+    def __init__(self, case, arrays):
+        self.case = case
+        self.parameters = dy.ParameterCollection()
+        self.given = [self._given(spec, a) for spec, a in zip(case.inputs, arrays, strict=True)]
+
+    def _given(self, spec, array):
+        if spec.kind == "table":
+            return self.parameters.lookup_parameters_from_numpy(np.moveaxis(array[..., 0], -1, 0))
+        if spec.kind == "parameter" or (spec.kind == "tensor" and spec.batch == 1):
+            return self.parameters.parameters_from_numpy(array[..., 0])
+        return array if spec.kind == "tensor" or spec.batch > 1 else array[..., 0]
+
+    def times(self, factors):
+        """The inputs, tensors times these numbers."""
+        result = []
+        for spec, x in zip(self.case.inputs, self.given, strict=True):
+            if spec.kind == "tensor":
+                x = dy.inputTensor(x, batched=True) if isinstance(x, np.ndarray) else x
+                x = dy.cmult(x, dy.inputTensor(np.resize(factors, spec.shape), batched=True))
+            result.append(x)
+        return result
+
+    def gradients(self):
+        """Those of the parameters, and which rows of tables have one."""
+        given = self.parameters.parameters_list() + self.parameters.lookup_parameters_list()
+        rows = [sorted(p.touched_rows()) for p in given if isinstance(p, dy.LookupParameters)]
+        return [p.grad_as_array() for p in given], rows
+
+
+def _of(given, row, w, order, factors, autobatching):
+    """The loss, w times the value, and its gradients in a graph in which these are made."""
+    dy.renew_cg(autobatching=autobatching)
+    given.parameters.reset_gradients()
+    losses = []
+    for name in order:
+        inputs = given.times((1, 1) if name == "loss" else factors)
+        y = row.build(*inputs, **given.case.attributes)
+        if name == "loss":
+            losses.append(dy.sum_batches(dy.dot_product(y, dy.inputTensor(w, batched=True))))
+    loss = dy.esum(losses) / len(losses)
+    with np.errstate(all="ignore"):  # of functions in Python
+        value = loss.value()
+        loss.backward()
+    return value, *given.gradients()
+
+
+def _cases():
+    for family, module in op_table.FAMILIES.items():
+        for row in module.ROWS:
+            for case in row.cases[:2] if row.reference is not None and row.name not in CHECKED_WITHIN else ():
+                if any(spec.kind == "tensor" and np.prod(spec.shape) for spec in case.inputs):
+                    yield pytest.param(row, case, id=f"{family}-{row.label(case)}")
+
+
+@pytest.mark.parametrize("factors", FACTORS.values(), ids=FACTORS.keys())
+@pytest.mark.parametrize(("row", "case"), [*_cases()])
+def test_what_is_beside_the_loss_adds_nothing(row, case, factors, rng):
+    arrays = drawn(row, case, rng)
+    given = Given(case, arrays)
+    dy.renew_cg()
+    dims, batch = row.build(*given.times((1, 1)), **case.attributes).dim()
+    w = rng.normal(size=(*dims, batch))
+    value, gradients, rows = _of(given, row, w, ["loss"], factors, 0)
+    for autobatching in (0, 1, 2):
+        for order in ORDERS:
+            got = _of(given, row, w, order, factors, autobatching)
+            where = f"autobatching={autobatching}, {order}"
+            assert got[0] == pytest.approx(value, rel=1e-5, abs=1e-5, nan_ok=True), where
+            assert got[2] == rows, where
+            for g, x in zip(got[1], gradients, strict=True):
+                np.testing.assert_allclose(g, x, rtol=1e-4, atol=1e-4, err_msg=where)
+
+
+DRAWS = """
+import numpy as np, dist_dynet as dy
+traced = dy.cell(lambda x: dy.dropout(dy.square(x), 0.5))
+for autobatching in (0, 1, 2):
+    for noisy in (lambda x: dy.dropout(x, 0.5), traced):
+        dy.renew_cg(autobatching=autobatching)
+        xs = [dy.inputVector(numbers) for numbers in np.arange(1, 25).reshape(6, 4) / 24]
+        ys = [noisy(x) for x in xs]
+        dy.esum([dy.sum_elems(y) for y in ys[1:4]]).backward(full=True)
+        for x, y in zip(xs[1:4], ys[1:4]):
+            print(*(x.gradient() != 0), "is" if np.array_equal(x.gradient() != 0, y.npvalue() != 0) else "is not", y.npvalue())
+"""
+
+
+@pytest.mark.parametrize("rng", ["keyed", "dynet"])
+def test_gradients_are_of_the_draws_of_forward(rng):
+    """Where a number was dropped, and nowhere else, its gradient is 0; some members are beside the loss."""
+    lines = output_of(DRAWS, DIST_DYNET_RNG=rng).splitlines()
+    assert len(lines) == 3 * 2 * 3
+    assert {"True", "False"} <= {word for line in lines for word in line.split()}
+    assert not [line for line in lines if "is not" in line]
+
+
+@pytest.mark.parametrize("autobatching", [0, 1, 2])
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_beside_the_loss_add_nothing_to_their_matrix(seed, autobatching, rng):
+    """Rows that are looked up in any order, and multiplied by one matrix; equal ones, too."""
+    rng = np.random.default_rng(seed)
+    numbers = rng.normal(size=(6, 4))
+    beside = rng.choice(6, size=3, replace=False)
+    numbers[beside, rng.integers(4, size=3)] = rng.choice([INF, -INF, NAN], size=3)
+    parameters = dy.ParameterCollection()
+    table = parameters.lookup_parameters_from_numpy(numbers)
+    w = parameters.parameters_from_numpy(rng.normal(size=(3, 4)))
+    looked_up = rng.integers(6, size=9)
+    early = rng.random(9) < 0.5
+
+    def gradients(indices):
+        dy.renew_cg(autobatching=autobatching)
+        parameters.reset_gradients()
+        before = {i: table[i] for i, e in zip(looked_up, early, strict=True) if e}
+        products = {}
+        for place in indices:
+            row = before.get(looked_up[place])
+            products[place] = w * (table[looked_up[place]] if row is None else row)
+        losses = [dy.squared_norm(y) for i, y in products.items() if looked_up[i] not in beside]
+        loss = dy.esum([*losses, dy.scalarInput(0)])
+        loss.value()
+        loss.backward()
+        return w.grad_as_array(), table.grad_as_array(), sorted(table.touched_rows())
+
+    of_loss = [place for place, i in enumerate(looked_up) if i not in beside]
+    got, want = gradients(range(9)), gradients(of_loss)
+    assert np.isfinite(got[0]).all()
+    for g, x in zip(got[:2], want[:2], strict=True):
+        np.testing.assert_allclose(g, x, rtol=1e-4, atol=1e-4)
+    assert got[2] == want[2]
