@@ -1,4 +1,4 @@
-/* What an integer, a float and a list of them are, where they are Python's own and of 32 bits: all else is for the
+/* What an integer, a float and a list of them are, where they are Python's own and of 32 bits: all else, True and False too, is for the
  * functions of these names in dist_dynet/_integers.py, which say the rule. */
 #include "expression.h"
 
@@ -19,7 +19,7 @@ double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n) {
 /* whole(value, function, name, ...) */
 static PyObject *fast_whole(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     int i;
-    if (!n || !whole(args[0], &i)) return dn__general(self, args, n, names);
+    if (!n || !PyLong_CheckExact(args[0]) || !whole(args[0], &i)) return dn__general(self, args, n, names);
     Py_INCREF(args[0]);
     return args[0];
 }
@@ -38,7 +38,7 @@ static int all_whole(PyObject *from, int least) {
     int number;
     const Py_ssize_t n = length(from);
     Py_ssize_t i = 0;
-    while (i < n && whole(item(from, i), &number) && number >= least) i++;
+    while (i < n && PyLong_CheckExact(item(from, i)) && whole(item(from, i), &number) && number >= least) i++;
     return i == n && (n || PyList_CheckExact(from) || PyTuple_CheckExact(from));
 }
 

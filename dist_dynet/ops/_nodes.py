@@ -97,8 +97,16 @@ def node(op: str, *given: Any, what: str = "", cls: Any = Expression) -> Any:
 
 def _attributes(given: tuple[Attribute, ...]) -> tuple[list[int], list[float]]:
     """The integers and the floats among them, in their order."""
-    flat = [a for g in given for a in (g if isinstance(g, Sequence) else (g,))]
-    return [a for a in flat if isinstance(a, int)], [a for a in flat if isinstance(a, float)]
+    ints: list[int] = []
+    floats: list[float] = []
+    for a in (a for g in given for a in (g if isinstance(g, Sequence) else (g,))):
+        if isinstance(a, int | np.integer):
+            ints.append(int(a))
+        elif isinstance(a, float | np.floating):
+            floats.append(float(a))
+        else:
+            raise TypeError(f"node: takes integers and floats as attributes; got {a!r:.60}.")
+    return ints, floats
 
 
 def many_node(op: int, handles: list[int], ints: Sequence[int] = (), reals: Sequence[float] = ()) -> int:
