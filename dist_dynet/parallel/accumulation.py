@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._ffi import DTYPE, ffi, lib
-from ..params.collection import ParameterCollection
-from ..params.handles import handles_of, root_of
+from ..params.collection import ParameterCollection, handles_of, root_of
 from ..params.parameters import AnyParameter
 from ..params.root import Root
 from ..trainers import Trainer

@@ -16,8 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from .._ffi import lib
 from ..graph import cg
-from ..params.collection import ParameterCollection
-from ..params.handles import handles_of, members_of, root_of
+from ..params.collection import ParameterCollection, handles_of, root_of
 
 T = TypeVar("T")
 
@@ -438,4 +437,4 @@ class Sources:
         self._batches.clear()
 
     def _is_empty(self) -> bool:
-        return all(map(lib.dn_param_empty, handles_of(members_of(self._m))))
+        return all(map(lib.dn_param_empty, handles_of([*self._m.parameters_list(), *self._m.lookup_parameters_list()])))

@@ -226,7 +226,7 @@ class Checkpointer:
         sampler = self._sampler.state() if self._sampler is not None else None
         mine = {
             "at": [self._inner.updates, *(sampler[key] for key in ("epoch", "position") if sampler)],
-            "pending": any(_waits(trainer) for trainer in self._trainers()),
+            "pending": any(t.sync.waits() if isinstance(t, DistributedTrainer) else Hooks(t).waits() for t in self._trainers()),
             "draws": draws(),
             "rests": self._sync.residuals() if self._sync else {},  # of compressed messages
             "objects": {name: _state_of(obj) for name, (obj, per_rank) in self._objects.items() if per_rank},
@@ -403,10 +403,6 @@ def _period(every: int | str | None) -> tuple[int, float, bool]:
     if every is not None and every != "epoch" and not (updates > 0 or seconds > 0):
         raise ValueError(f'Checkpointer: every must be a number of updates, a time such as "30s", "10min", "2h", or "epoch"; got {every!r}.')
     return updates, seconds, every == "epoch"
-
-
-def _waits(trainer: Trainer | DistributedTrainer) -> bool:
-    return trainer.sync.waits() if isinstance(trainer, DistributedTrainer) else Hooks(trainer).waits()
 
 
 def _state_of(obj: Any) -> Any:

@@ -77,13 +77,8 @@ class Node:
     tables: list[Rows | None]
 
 
-def merged(a: Rows | None, b: Rows | None) -> Rows | None:
-    """The union of two sets of rows; of rows in both the sum."""
-    return merged_rows(a, b) if a is not None and b is not None else b if a is None else a
-
-
 def merged_rows(a: Rows, b: Rows) -> Rows:
-    """The same of two that are there."""
+    """The union of two sets of rows; of rows in both the sum."""
     ids, width = np.empty(len(a[0]) + len(b[0]), np.int32), a[1].shape[1]
     block = np.empty((len(ids), width), DTYPE)
     n = lib.dn_merge_rows(width, *in_c(a), *in_c(b), ffi.from_buffer("int *", ids), pointer(block))
@@ -107,7 +102,8 @@ def parts(layout: FlatLayout, node: Node, chosen: NDArray[np.bool_]) -> Iterable
 
 def add_up(layout: FlatLayout, left: Node, right: Node, pool: list[NDArray[Any]]) -> None:
     """left += right. Where only one has a gradient it is copied: no zero is added, which would change the sign of -0."""
-    left.tables = [merged(a, b) for a, b in zip(left.tables, right.tables, strict=True)]
+    pairs = zip(left.tables, right.tables, strict=True)
+    left.tables = [b if a is None else a if b is None else merged_rows(a, b) for a, b in pairs]
     if left.dense is None or right.dense is None:
         if left.dense is None:
             left.dense = right.dense

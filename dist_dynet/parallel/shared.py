@@ -167,8 +167,6 @@ class SharedExchange:
             memory.chunks[chunk] = Segments(pointers, pointers[self._here.rank], whole)
         self._here.wait([self._comm.Ibarrier()], what)
 
-    # ---- lookup tables ---------------------------------------------------------------------------------------------------------------
-
     def _grow(self, structure: Structure, tables: list[int], counts: NDArray[np.int32], what: str) -> None:
         """Makes windows for more rows of these tables. Collective."""
         capacities = [min(2 * int(counts[k]), len(structure.tables[k])) for k in tables]

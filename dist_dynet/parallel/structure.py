@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from .._ffi import lib
-from ..params.collection import ParameterCollection
-from ..params.handles import counts_of, handles_of, root_of
+from ..params.collection import ParameterCollection, counts_of, handles_of, root_of
 from ..params.parameters import AnyParameter
 from ..trainers import Trainer
 from ._world import World, hash_of

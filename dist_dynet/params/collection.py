@@ -5,7 +5,7 @@ Pickles of earlier versions look for Parameters, LookupParameters and Root here,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -356,3 +356,18 @@ def _check_name(name: str) -> None:
         raise RuntimeError(f"parameter and collection names must not contain '/' or '_'; got {name!r}.")
     if any(c.isspace() or c == "#" for c in name):
         raise RuntimeError(f"parameter and collection names must not contain blanks or '#'; got {name!r}.")
+
+
+def root_of(m: ParameterCollection) -> Root:
+    """The owner of its parameters."""
+    return m._root
+
+
+def counts_of(m: ParameterCollection) -> tuple[int, int]:
+    """How many dense parameters and tables it has."""
+    return len(m._parameters), len(m._lookups)
+
+
+def handles_of(parameters: Iterable[AnyParameter]) -> list[Any]:
+    """The dn_param of each."""
+    return [p._c for p in parameters]

@@ -305,8 +305,7 @@ class Trainer:
 
     def _apply(self, chosen: Sequence[AnyParameter] | None = None) -> None:
         if self._change(chosen):
-            self._done()
-            self._end()
+            self._finish()
 
     def _change(self, chosen: Sequence[AnyParameter] | None = None) -> bool:
         """The part of an update that changes parameters, all or some; False: the step was left out."""
@@ -320,8 +319,9 @@ class Trainer:
         for follower in self._followers:
             follower.update()
 
-    def _end(self) -> None:
-        """When all of an update is done."""
+    def _finish(self) -> None:
+        """When an update was applied."""
+        self._done()
         for last in self._last:
             last()
 

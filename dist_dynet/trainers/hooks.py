@@ -18,18 +18,16 @@ if TYPE_CHECKING:
 class Hooks:
     """A trainer's update in steps: `if apply(): finish()`."""
 
-    __slots__ = ("_trainer", "apply", "chosen", "members")
+    __slots__ = ("_trainer", "apply", "chosen", "finish", "followers", "members")
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
-        self.members = trainer._members
-        """The parameters that are trained, then the lookup tables."""
-        self.chosen = trainer._chosen
-        """The parameters that update_subset() is to update."""
+        self.members = trainer._members  # () -> the parameters that are trained, then the lookup tables
+        self.chosen = trainer._chosen  # (parameters, tables) -> those that update_subset() is to update
         self.apply = trainer._change
         """Changes all parameters, or the chosen ones, by their gradients; False: skip_nonfinite."""
-
-    # ---- an update ---------------------------------------------------------------------------------
+        self.finish = trainer._finish  # tells all followers that an update was applied
+        self.followers = trainer._followers
 
     @property
     def gathered(self) -> int:
@@ -43,18 +41,6 @@ class Hooks:
     def waits(self) -> bool:
         """Whether an accumulation is under way, or gradients wait to be applied."""
         return self.gathered > 0 or not all(lib.dn_param_empty(p._c) for p in self.members())
-
-    def finish(self) -> None:
-        """Tells all followers that an update was applied."""
-        self._trainer._done()
-        self._trainer._end()
-
-    # ---- who is told of updates --------------------------------------------------------------------
-
-    @property
-    def followers(self) -> tuple[Follower, ...]:
-        """What follow() was given."""
-        return tuple(self._trainer._followers)
 
     def follow(self, follower: Follower) -> None:
         """Calls follower.update() after each update."""
@@ -74,5 +60,4 @@ class Hooks:
     @property
     def schedule(self) -> Schedule | None:
         """What sets the learning rate, if it is still there."""
-        reference = self._trainer._schedule
-        return None if reference is None else reference()
+        return self._trainer._schedule() if self._trainer._schedule else None
