@@ -342,6 +342,8 @@ OTHER = {
     "ClassFactoredSoftmaxBuilder.__init__.dic": "a dict; its numbers are classes, as neg_log_softmax takes them",
     "HierarchicalSoftmaxBuilder.__init__.dic": "a dict; its numbers are classes, as neg_log_softmax takes them",
     "SoftmaxBuilder.__init__.input_dim": "an abstract class",
+    "ComputationGraph.draw_from.counter": "of a sampler of this package",
+    "ComputationGraph.draw_from.stream": "of a sampler of this package",
     "DeviceInfo.__init__.id": MADE_HERE,
     "DeviceInfo.__init__.type": MADE_HERE,
     "GradientCheckError.__init__.compared": MADE_HERE,
