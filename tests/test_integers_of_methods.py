@@ -378,6 +378,7 @@ def _annotated():
                     yield f"{owner.__name__}.{name}.{argument.name}"
 
 
+@pytest.mark.fast_paths
 def test_integers_each_annotated_argument_of_a_method_has_a_row():
     found = {*_annotated()}
     missing, stale = sorted(found - set(METHODS) - set(SETTINGS) - set(OTHER)), sorted(set(OTHER) - found)
