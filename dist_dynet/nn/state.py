@@ -198,7 +198,7 @@ class RNNState(State):
 
         Empty at the start without given vectors.
         """
-        return (*(self._c or ()), *(self._h or ()))
+        return (self._c or ()) + (self._h or ())
 
     def prev(self) -> RNNState | None:
         """The state before; None at the start."""
