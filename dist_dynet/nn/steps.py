@@ -23,10 +23,9 @@ from ..ops import (
     dropout,
     inputTensor,
     pick_batch_elems,
-    random_bernoulli,
     zeros,
 )
-from ..ops._nodes import has_handle, node_parts, not_expression
+from ..ops._nodes import has_handle, node, node_parts, not_expression
 from .sequences import BY_ELEMENT, LIST, Inputs
 from .state import RNNState, Vectors
 
@@ -81,8 +80,9 @@ class Step(NamedTuple):
         for layer in range(b.layers if any(rates) or not every else 0):
             size, of_layer = b.hidden_dim if layer else b.input_dim, []
             for rate in rates:
-                mask = random_bernoulli(size, *_kept(rate), batch_size) if rate or every else None
-                of_layer.append(mask)
+                used = rate or every
+                made = node("random_bernoulli", batch_size, size, *_kept(rate)) if used else None
+                of_layer.append(made)
                 size = b.hidden_dim
             masks.append(tuple(of_layer))
 
