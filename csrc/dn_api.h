@@ -54,6 +54,15 @@ enum dn_sequence_form {
     DN_SEQUENCE_FORMS = 192
 };
 
+/* What the steps of a recurrent network are made of whose layers are nodes: written by nn/builder.py,
+ * once for many sequences, and read by csrc/python/states.c. */
+typedef struct dn_layers {
+    int op, layers, n_weights, n_reals;
+    int has_c, drops_each_step;
+    double reals[4];
+    int64_t weights[];   /* handles, layers x n_weights */
+} dn_layers;
+
 /* The operations, in the order of the rows `DN_OP(...)` in csrc/ops. build_ffi.py writes op_list.h from those rows. */
 #define DN_OP_ENUM(name) DN_OP_##name,
 enum dn_op_code {

@@ -174,7 +174,7 @@ def by_add_input(state, xs):
 def by_step(state, xs):
     states = []
     for x in xs:
-        states.append(state := state._run.step(state, x))
+        states.append(state := state._step.after(state, x))
     return all_of(states)
 
 

@@ -22,16 +22,11 @@ NOT_FAST_PATHS = {
     "accelerated": "is what functions are replaced by",
     "bind": "tells the extension where C is",
     "current": "which graph is the thread's",
-    "dropping": "gives steps the operations of their masks, once",
     "expression_class": "tells the extension what nodes are",
     "operator": "gives operators their operations, once",
     "set_current": "which graph is the thread's",
     "subscript": "gives subscripts their operations, once",
     "watch": "is for a search for NaN",
-    "State.h": "reads what the state holds",
-    "State.output": "reads what the state holds",
-    "State.prev": "reads what the state holds",
-    "State.s": "reads what the state holds",
     "Node.__pos__": "returns its argument",
 }
 """Functions of the extension, each with the reason."""
@@ -40,7 +35,7 @@ NOT_FAST_PATHS = {
 def found():
     """The names of all fast paths: functions and methods of the extension, and those that the sources replace or ask for by name."""
     functions = [name for name in vars(calls) if callable(getattr(calls, name)) and not isinstance(getattr(calls, name), type)]
-    methods = [f"{kind}.{name}" for kind in ("Node", "State", "Run") for name, f in vars(getattr(calls, kind)).items()
+    methods = [f"{kind}.{name}" for kind in ("Node", "State") for name, f in vars(getattr(calls, kind)).items()
                if callable(f) and name != "__new__"]  # fmt: skip
     sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     replaced = re.findall(r"^@accelerated\ndef (\w+)\(", sources, re.M)
@@ -99,12 +94,6 @@ def after_backward(read):
     return read(y)
 
 
-def sequences():
-    for _ in range(2):  # the second one goes by the first
-        states = LSTM.initial_state().add_inputs([x(), x(1, 2)])
-    return states[-1].output()
-
-
 def states():
     return [s.output() for s in LSTM.initial_state().add_inputs([x(), x(1, 2)])]
 
@@ -158,7 +147,6 @@ USES = {
         value_of=lambda: x().value(),
         whole=lambda: dy.softmax(x(), 0),
     ),
-    "call": Use("_long_step", lambda: after_steps(LSTM)),
     "Node.__add__": Use("operate", lambda: [(x() + x(1, 2)).value(), (x() + 2).value()]),
     "Node.__radd__": Use("operate", lambda: 2 + x()),
     "Node.__sub__": Use("operate", lambda: [(x() - x(1, 2)).value(), (x() - 2).value()]),
@@ -173,24 +161,12 @@ USES = {
     "Node.__rpow__": Use("operate", lambda: dy.scalarInput(3).__rpow__(dy.scalarInput(2))),
     "Node.__neg__": Use("_scale_shift", lambda: -x()),
     "Node.__getitem__": Use("_getitem", lambda: [x()[1].value(), matrix()[0:2].value()]),
-    "State.add_input": Use("step", lambda: LSTM.initial_state().add_input(x()).output()),
-    "State._quick_outputs": Use("_listed", lambda: LSTM.initial_state().transduce([x(), x(1, 2)])),
-    "State._quick_states": Use("_listed", states),
-    "Run.again": Use("_node_weights", sequences),
+    "State.add_input": Use("after", lambda: LSTM.initial_state().add_input(x()).output()),
+    "State._over_list": Use("_layers", lambda: [LSTM.initial_state().transduce([x(), x(1, 2)]), states()]),
+    "State.output": Use("output", lambda: LSTM.initial_state().add_input(x()).output()),
     "python first values": Use("values", first_values),
     "python update": Use("", in_one_call),
 }
-
-
-def after_steps(builder):
-    """A step with a mask, which the state's own call leaves to step(), and that to the call of the layer's operation."""
-    builder.set_dropouts(0.5, 0.5)
-    try:
-        state = builder.initial_state()
-        builder.set_dropout_masks()
-        return state.add_input(x()).output()
-    finally:
-        builder.disable_dropout()
 
 
 def plain(result):

@@ -15,7 +15,7 @@ from test_graph import close
 from test_rnn import WAYS, as_expressions, inputs, run
 
 import dist_dynet as dy
-from dist_dynet.nn.runs import NodeRun
+from dist_dynet.nn.steps import NodeStep
 
 RNN = Path(__file__).parent / "data" / "oracle" / "rnn.json"
 
@@ -141,13 +141,13 @@ class NoStep(dy.SimpleRNNBuilder):
 class TwoSteps(dy.SimpleRNNBuilder):
     """What makes its steps in Python is another network than the call in C."""
 
-    def _new_run(self, update, masks):
-        return Twice(self, update, masks)
+    def _new_step(self, update):
+        return Twice(*super()._new_step(update))
 
 
-class Twice(NodeRun):
-    def step(self, state, x):
-        return super().step(state, x * 2)
+class Twice(NodeStep):
+    def after(self, state, x):
+        return super().after(state, x * 2)
 
 
 @pytest.mark.parametrize(("kind", "error", "words"), [

@@ -6,9 +6,12 @@ How long: under a second.
 import gc
 import weakref
 
+import pytest
+
 import dist_dynet as dy
 
 
+@pytest.mark.fast_paths  # expressions of Python are walked over
 def test_the_collector_does_not_walk_over_nodes():
     m = dy.ParameterCollection()
     table, W = m.add_lookup_parameters((10, 4)), m.add_parameters((3, 4))

@@ -186,6 +186,32 @@ def test_functions_among_batched_nodes(rng, autobatching):
         close(a, b)
 
 
+@pytest.mark.parametrize("way", ["node", "step", "states", "outputs"])
+def test_what_raises_while_another_node_is_made_runs_once(way):
+    ran = []
+
+    def forward(x):
+        ran.append(len(x))
+        if len(ran) > 1:
+            raise KeyError("the second time")
+        return x
+
+    gru = dy.GRUBuilder(2, 2, 2, dy.ParameterCollection())
+    make = {
+        "node": dy.tanh,
+        "step": lambda x: gru.initial_state().add_input(x),
+        "states": lambda x: gru.initial_state().add_inputs([x]),
+        "outputs": lambda x: gru.initial_state().transduce([x]),
+    }[way]
+    dy.renew_cg(immediate_compute=True)
+    vector = dy.inputVector([1, 2])
+    x = dy.function(forward, None, 2)(vector)
+    vector.set([3, 4])  # the next node computes x anew
+    with pytest.raises(KeyError, match="the second time"):
+        make(x)
+    assert ran == [2, 2]
+
+
 # ---- life ------------------------------------------------------------------------------------------------------------------------------
 
 

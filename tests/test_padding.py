@@ -170,7 +170,7 @@ def test_masks_of_dropout_are_the_same_in_all_forms(name, rng):
         dy.reset_random_seed(3)
         dy.renew_cg()
         state = builder.initial_state()
-        state._run.layer_masks(dy.zeros(K), lambda: BATCH)
+        state._step.draw(state._masks, BATCH)
         if way == "steps":
             outputs = [state := state.add_input(e) for e in expressions("list", x, mask)]
             seen.append([outputs[t].output().npvalue()[:, b] for b in range(BATCH) for t in range(LENGTHS[b])])

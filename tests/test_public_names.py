@@ -57,6 +57,7 @@ def test_a_class_that_is_left_out_is_reported():
     assert gap.startswith("dist_dynet/trainers/__init__.py: does not import Unlisted")
 
 
+@pytest.mark.fast_paths  # which stand for functions that are not public
 @pytest.mark.parametrize("family", ops.FAMILIES)
 def test_operations_are_in_all_of_their_module(family):
     file = f"{family.__name__.replace('.', '/')}.py"

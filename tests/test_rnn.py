@@ -64,12 +64,12 @@ def run(way, state, xs):
         first = state.add_input(xs[0])
         return [first.output(), *first.transduce(xs[1:])]
     if way == "sequence without the call in C":
-        return state._run.outputs(state, inputs_of(xs, None, None, "transduce"))
+        return state._step.outputs(state, inputs_of(xs, None, None, "transduce"))
     if way == "states without the call in C":
-        return [s.output() for s in state._run.steps(state, inputs_of(xs, None, None, "add_inputs"))]
+        return [s.output() for s in state._step.states(state, inputs_of(xs, None, None, "add_inputs"))]
     outputs = []
     for x in xs:
-        state = state.add_input(x) if way == "add_input" else state._run.step(state, x)
+        state = state.add_input(x) if way == "add_input" else state._step.after(state, x)
         outputs.append(state.output())
     return outputs
 
@@ -78,7 +78,7 @@ WAYS = [
     "transduce", "add_inputs", "add_input", "step, then sequence", "step without the call in C", "sequence without the call in C",
     "states without the call in C",
 ]  # fmt: skip
-"""What nothing is dropped in goes through one call of csrc/python/states.c; all else through the methods of Run."""
+"""What is frequent goes through one call of csrc/python/states.c; all else through the methods of Step."""
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])

@@ -7,6 +7,7 @@ import weakref
 
 import numpy as np
 import pytest
+from processes import run_python
 
 import dist_dynet as dy
 from dist_dynet import _random
@@ -123,8 +124,12 @@ def test_masks_that_are_drawn_by_hand_count_for_all_that_share_them():
         assert not np.array_equal(state.add_input(xs[1]).output().npvalue(), before)
 
 
+def by_python(state, x):
+    return state._step.after(state, x)
+
+
 def dropping(kind, dynet, rates, way, steps):
-    """What a network gives that drops: all states, the size of the graph, gradients. `way` is called with each state that a run begins with."""
+    """What a network gives that drops: all states, the size of the graph, gradients. `way(state, x)` makes a step."""
     m, builder, _ = network(kind)
     table = m.lookup_parameters_from_numpy(np.random.default_rng(5).normal(size=(4, SIZE)))
     dy.reset_random_seed(7)
@@ -135,10 +140,9 @@ def dropping(kind, dynet, rates, way, steps):
         start = [[dy.inputVector(row) for row in np.random.default_rng(2).normal(size=(len(builder.initial_state().add_input(x).s()), SIZE))]]
         for vectors in (None, *start):
             state = builder.initial_state(vectors)
-            way(state)
             for i in range(steps):
                 builder.dropout_x, builder.dropout_h = rates[i % len(rates)]
-                state = state.add_input(x)
+                state = way(state, x)
                 results += [e.npvalue() for e in (*state.s(), state.output())]
             losses.append(dy.squared_norm(dy.sum_batches(state.output())))
     dy.esum(losses).backward()
@@ -149,12 +153,9 @@ def dropping(kind, dynet, rates, way, steps):
 @pytest.mark.parametrize("dynet", [False, True], ids=["", "dynet"])
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_steps_that_drop_make_the_same_nodes_as_in_python(kind, dynet, rates):
-    def by_python(state):
-        state._run.call = None  # add_input() then leaves all to Run.step()
-
     _random.use_dynet_order(dynet)
     try:
-        ours, general = (dropping(kind, dynet, rates, way, 4) for way in (lambda state: None, by_python))
+        ours, general = (dropping(kind, dynet, rates, way, 4) for way in (dy.RNNState.add_input, by_python))
         assert len(ours) == len(general)
         for a, b in zip(ours, general, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -168,7 +169,7 @@ def test_steps_that_drop_do_not_call_python(kind, monkeypatch):
     _m, builder, xs = network(kind)
     builder.set_dropout(0.5)
     state = builder.initial_state()
-    monkeypatch.setattr(type(state._run), "step", lambda *arguments: pytest.fail("Run.step() was called"))
+    monkeypatch.setattr(type(state._step), "after", lambda *arguments: pytest.fail("Step.after() was called"))
     assert len(stepped(state, xs)) == len(xs)
 
 
@@ -218,7 +219,7 @@ def test_what_cannot_be_an_input_is_an_error_and_changes_nothing(kind):
         with pytest.raises(ValueError, match=r"x.* = \(3,\)"):
             way(dy.inputVector([1, 2, 3]))
     for wrong in (lambda: state.add_input(), lambda: state.add_input(xs[1], xs[1]), lambda: state.add_input(y=xs[1])):
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match=r"takes|argument"):
             wrong()
     np.testing.assert_array_equal(state.add_input(x=xs[1]).output().npvalue(), expected)
     dy.renew_cg()
@@ -244,6 +245,14 @@ def test_no_state_is_made_by_hand():
             wrong()
 
 
+def test_states_are_those_of_python_where_fast_paths_are_off():
+    program = "import dist_dynet as dy; State = dy.RNNState.__bases__[0]; print(State.__module__, *vars(State))"
+    said = [run_python("-c", program, DIST_DYNET_FAST_PATHS=switch).stdout.split() for switch in "01"]
+    assert [of_module for of_module, *_ in said] == ["dist_dynet.nn.state", "dist_dynet._expression"]
+    python, c = ({name for name in names if not name.startswith("__")} for _, *names in said)
+    assert c <= python, "csrc/python/states.c has what the twin in nn/state.py lacks"
+
+
 def test_the_copy_of_a_state_is_the_state():
     state = network(dy.GRUBuilder)[1].initial_state()
     assert copy.copy(state) is state and copy.deepcopy([state])[0] is state
@@ -267,7 +276,7 @@ def test_nothing_is_left_of_builders_and_their_states(dynet):
     try:
         _m, builder, xs = network(dy.VanillaLSTMBuilder)
         state = builder.initial_state().add_input(xs[0]).add_inputs(xs)[-1].set_h(xs[:2]).add_input(xs[0])
-        assert (state._run.last is state) is dynet
+        assert (state._step.last == [state]) is dynet
         gone = weakref.ref(builder)
         del builder, state
         gc.collect()

@@ -89,6 +89,12 @@ void dn__param_clear(dn_param *p) {
     p->written += !p->rows && !is_private(&p->root->chunks[p->chunk]); /* an exchange between processes has put its sums there */
 }
 
+void dn_param_set_updated(dn_param *p, int updated) {
+    DN_HOLD(p->root);
+    p->updated = updated;
+    if (!dn__param_gathers(p)) dn__param_clear(p);
+}
+
 void dn_param_clear_gradient(dn_param *p) {
     DN_HOLD(p->root);
     dn__param_clear(p);

@@ -289,12 +289,6 @@ dn_real *dn_chunk_gradients(dn_root *r, int chunk) {
     return r->chunks[chunk].grads;
 }
 
-void dn_param_set_updated(dn_param *p, int updated) {
-    DN_HOLD(p->root);
-    p->updated = updated;
-    if (!dn__param_gathers(p)) dn__param_clear(p);
-}
-
 void dn_root_as_dynet(dn_root *r, int on) { r->as_dynet = on; }
 
 void dn_root_changed(dn_root *r) {

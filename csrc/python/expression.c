@@ -57,10 +57,10 @@ static int set_handle(PyObject *o, PyObject *value, void *unused) {
     return 0;
 }
 
-PyObject *dn__nodes_from(PyTypeObject *cls, int64_t first, Py_ssize_t n) {
+PyObject *dn__nodes_from(int64_t first, Py_ssize_t n) {
     PyObject *list = PyList_New(n);
     for (Py_ssize_t i = 0; list && i < n; i++) {
-        PyObject *node = dn__new_node(cls, first + i);
+        PyObject *node = dn__new_node(dn__expression_type, first + i);
         if (node && !PyList_SetItem(list, i, node)) continue;
         Py_DECREF(list);
         return NULL;
@@ -69,20 +69,6 @@ PyObject *dn__nodes_from(PyTypeObject *cls, int64_t first, Py_ssize_t n) {
 }
 
 PyGetSetDef dn__node_attributes[] = {{"_h", get_handle, set_handle, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
-
-PyObject *dn__other_way(const Maker *m, int64_t code, Py_ssize_t n, PyObject *const *args) {
-    PyObject *all = PyTuple_New(n + 1), *number = all ? PyLong_FromLongLong(code) : NULL, *result = NULL;
-    if (number) {
-        PyTuple_SetItem(all, 0, number);
-        for (Py_ssize_t i = 0; i < n; i++) {
-            Py_INCREF(args[i]);
-            PyTuple_SetItem(all, i + 1, args[i]);
-        }
-        result = PyObject_Call(m->otherwise, all, NULL);
-    }
-    Py_XDECREF(all);
-    return result;
-}
 
 /* ---- functions in C for functions in Python ------------------------------------------------------------------------ */
 
@@ -101,13 +87,14 @@ PyObject *dn__general(PyObject *function, PyObject *const *args, Py_ssize_t n, P
     return result;
 }
 
-/* The built-in function that stands for this one. */
+/* The built-in function that stands for this one; for a class, that of the module. */
 static PyObject *accelerated(PyObject *module, PyObject *function) {
     static PyMethodDef *const tables[] = {dn__fast_numbers, dn__fast_nodes, dn__fast_values};
-    (void)module;
+    const int is_class = PyType_Check(function);
     PyObject *name = PyObject_GetAttrString(function, "__name__"), *fast = NULL;
     PyObject *from = name ? PyObject_GetAttrString(function, "__module__") : NULL;
-    for (size_t k = 0; from && !fast && k < sizeof tables / sizeof *tables; k++)
+    if (from && is_class) fast = PyObject_GetAttr(module, name);
+    for (size_t k = 0; from && !is_class && !fast && k < sizeof tables / sizeof *tables; k++)
         for (PyMethodDef *m = tables[k]; m->ml_name && !fast; m++)
             if (!PyUnicode_CompareWithASCIIString(name, m->ml_name)) fast = PyCFunction_NewEx(m, function, from);
     if (!fast && !PyErr_Occurred()) PyErr_Format(PyExc_ValueError, "accelerated: C has nothing that stands for %R.", function);

@@ -10,10 +10,7 @@
 typedef struct { PyObject_HEAD int64_t handle; /* negative: none */ } Node;
 extern PyTypeObject *dn__node_type;
 
-/* What a function made by call() makes: expressions of a class; otherwise(code, *arguments) does what it does not: code is the error of C, or
- * NOT_TAKEN for arguments that it does not take. It is the `self` of a built-in function. */
-typedef struct { PyObject_HEAD int op; PyTypeObject *cls; PyObject *otherwise; } Maker;
-extern PyTypeObject *dn__maker_type;
+/* Instead of a handle: the arguments are not for this way. */
 enum { NOT_TAKEN = -1000 };
 
 /* The calls of the number type in use: all that makes, reads or sets a node here goes through them. */
@@ -27,14 +24,12 @@ extern _Thread_local int dn__current;
 /* An expression of this class, of a handle that is known to be good; negative: of none. */
 PyObject *dn__new_node(PyTypeObject *cls, int64_t handle);
 /* A list of n expressions, whose handles follow one another. */
-PyObject *dn__nodes_from(PyTypeObject *cls, int64_t first, Py_ssize_t n);
+PyObject *dn__nodes_from(int64_t first, Py_ssize_t n);
 /* Of the type dn__node_type. */
 PyObject *dn__node_new(PyTypeObject *cls, PyObject *args, PyObject *named);
 void dn__node_dealloc(PyObject *);
 extern PyGetSetDef dn__node_attributes[];
 extern PyMethodDef dn__base_functions[];
-/* What m->otherwise gives for these arguments. */
-PyObject *dn__other_way(const Maker *m, int64_t code, Py_ssize_t n, PyObject *const *args);
 
 /* The functions that stand for others of the same name, written in Python: each has that one as its `self`, and calls it
  * for all that it does not take. accelerated(function) gives the one for a function. */
@@ -46,8 +41,6 @@ PyObject *dn__general(PyObject *function, PyObject *const *args, Py_ssize_t n, P
 PyObject *dn__python_error(void);
 
 /* makers.c */
-/* call() of the module. */
-PyObject *dn__call(PyObject *module, PyObject *args);
 /* {name: number} of the operations; the number of one, negative: there is none. */
 extern PyObject *dn__ops;
 int dn__op(PyObject *name);
@@ -56,8 +49,6 @@ int dn__op(PyObject *name);
 int64_t dn__node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts);
 int64_t dn__node2(int op, int64_t a, int64_t b);
 int64_t dn__node1_real(int op, int64_t a, double r, double s);
-/* Makes dn__maker_type; NULL: an exception is set. */
-PyTypeObject *dn__new_maker_type(void);
 
 /* numbers.c */
 /* The numbers of a list or tuple of Python's own numbers, in `few` (64 of them) or in memory to be freed; NULL: it is none, or there is no
@@ -65,10 +56,8 @@ PyTypeObject *dn__new_maker_type(void);
 double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n);
 
 /* states.c */
-/* Puts the bases of RNNState and Run into the module; -1: an exception is set. */
+/* Puts State, which stands for the class of nn/state.py, into the module; -1: an exception is set. */
 int dn__add_states(PyObject *module);
-/* dropping(ops cmult, dropout, random_bernoulli) of the module: what masks, and a step that drops something, are made of. */
-PyObject *dn__set_dropping(PyObject *module, PyObject *args);
 
 #pragma GCC visibility pop
 

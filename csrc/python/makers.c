@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-PyTypeObject *dn__maker_type, *dn__expression_type;
+PyTypeObject *dn__expression_type;
 
 /* ---- one node ----------------------------------------------------------------------------------------------------- */
 
@@ -146,42 +146,6 @@ static PyObject *listed(PyObject *self, PyObject *const *args, Py_ssize_t n, PyO
 
 /* ---- many nodes in one call ---------------------------------------------------------------------------------------- */
 
-/* The handles in `weights`, as bytes, and those of the expressions in `inputs`: in `few` (64 of them) or in memory to be freed; NULL: something
- * else is among them, or there is no memory. */
-static int64_t *handles_in(PyObject *weights, PyObject *inputs, int64_t *few, Py_ssize_t *n) {
-    const Py_ssize_t bytes = PyBytes_Check(weights) ? PyBytes_Size(weights) : 0, n_inputs = length(inputs);
-    Py_ssize_t at = bytes / (Py_ssize_t)sizeof *few;
-    *n = at + n_inputs;
-    if (at < 1 || n_inputs < 1 || *n > INT32_MAX) return NULL;
-    int64_t *handles = *n <= 64 ? few : malloc((size_t)*n * sizeof *handles);
-    if (handles) memcpy(handles, PyBytes_AsString(weights), (size_t)at * sizeof *handles);
-    for (Py_ssize_t i = 0; handles && i < n_inputs; i++) {
-        if ((handles[at++] = handle_of(item(inputs, i))) >= 0) continue;
-        if (handles != few) free(handles);
-        return NULL;
-    }
-    return handles;
-}
-
-/* f(weights, inputs, ints, reals, n): the first n outputs of a node of several, as a list */
-static PyObject *outputs(PyObject *self, PyObject *const *args, Py_ssize_t n_args) {
-    const Maker *m = (Maker *)self;
-    double few_reals[64];
-    int64_t few[64], first = NOT_TAKEN;
-    Py_ssize_t n, n_reals;
-    int parts, ints[4];
-    if (!counted(n_args, 5)) return NULL;
-    const Py_ssize_t n_ints = length(args[2]);
-    int good = n_ints <= 4 && whole(args[4], &parts) && parts > 0;
-    for (Py_ssize_t i = 0; good && i < n_ints; i++) good = whole(item(args[2], i), &ints[i]);
-    double *reals = good ? dn__numbers(args[3], few_reals, &n_reals) : NULL;
-    int64_t *handles = reals ? handles_in(args[0], args[1], few, &n) : NULL;
-    if (handles) first = dn__node(m->op, (int)n, handles, (int)n_ints, ints, (int)n_reals, reals, parts);
-    if (handles != few) free(handles);
-    if (reals != few_reals) free(reals);
-    return first >= 0 ? dn__nodes_from(m->cls, first, parts) : dn__other_way(m, first, n_args, args);
-}
-
 /* concatenate_pairs(xs, ys): [concatenate([x, y]) for x, y in zip(xs, ys)] */
 static PyObject *pairs(PyObject *self, PyObject *const *args, Py_ssize_t n_args, PyObject *names) {
     static PyObject *name;
@@ -207,7 +171,7 @@ static PyObject *consecutive(PyObject *self, PyObject *const *args, Py_ssize_t n
     int n;
     int64_t first;
     if (n_args != 2 || !handle_from(args[0], &first) || !whole(args[1], &n) || n < 0) return dn__general(self, args, n_args, names);
-    return dn__nodes_from(dn__expression_type, first, n);
+    return dn__nodes_from(first, n);
 }
 
 /* ---- nodes of the current graph: inputs and rows ------------------------------------------------------------------- */
@@ -306,41 +270,3 @@ PyMethodDef dn__fast_nodes[] = {
     {"tree_node", DN_FAST_NAMED(tree_node)},
     {NULL, NULL, 0, NULL},
 };
-
-/* ---- the step of a layer ------------------------------------------------------------------------------------------- */
-
-/* call("outputs", op, cls, otherwise): the built-in function of outputs() */
-PyObject *dn__call(PyObject *module, PyObject *args) {
-    static PyMethodDef method = {"outputs", DN_FAST(outputs)};
-    (void)module;
-    const char *kind;
-    int op;
-    PyObject *cls, *otherwise;
-    if (!PyArg_ParseTuple(args, "siO!O", &kind, &op, &PyType_Type, &cls, &otherwise)) return NULL;
-    if (strcmp(kind, method.ml_name) || !is_class(cls))
-        return PyErr_Format(PyExc_ValueError, "call: takes a kind of call and a class of expressions; got %s, %R.", kind, cls);
-    Maker *m = (Maker *)PyType_GenericAlloc(dn__maker_type, 0);
-    if (!m) return NULL;
-    Py_INCREF(cls);
-    Py_INCREF(otherwise);
-    m->op = op;
-    m->cls = (PyTypeObject *)cls;
-    m->otherwise = otherwise;
-    PyObject *function = PyCFunction_NewEx(&method, (PyObject *)m, NULL);
-    Py_DECREF(m);
-    return function;
-}
-
-static void maker_dealloc(PyObject *o) {
-    PyTypeObject *cls = Py_TYPE(o);
-    Py_XDECREF(((Maker *)o)->cls);
-    Py_XDECREF(((Maker *)o)->otherwise);
-    PyObject_Free(o);
-    Py_DECREF(cls);
-}
-
-PyTypeObject *dn__new_maker_type(void) {
-    static PyType_Slot slots[] = {DN_SLOT(Py_tp_dealloc, maker_dealloc), {0, NULL}};
-    static PyType_Spec spec = {"dist_dynet._expression.Maker", sizeof(Maker), 0, Py_TPFLAGS_DEFAULT, slots};
-    return dn__maker_type = (PyTypeObject *)PyType_FromSpec(&spec);
-}

@@ -126,10 +126,8 @@ static PyObject *set_subscript(PyObject *module, PyObject *args) {
 }
 
 static PyMethodDef functions[] = {
-    {"call", dn__call, METH_VARARGS, NULL},
     {"operator", set_operator, METH_VARARGS, NULL},
     {"subscript", set_subscript, METH_VARARGS, NULL},
-    {"dropping", dn__set_dropping, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -148,7 +146,7 @@ PyMODINIT_FUNC PyInit__expression(void);
 PyMODINIT_FUNC PyInit__expression(void) {
     PyObject *module = PyModule_Create(&definition);
     dn__node_type = (PyTypeObject *)PyType_FromSpec(&node_spec);
-    if (!module || !dn__node_type || !dn__new_maker_type() || PyModule_AddFunctions(module, dn__base_functions) ||
+    if (!module || !dn__node_type || PyModule_AddFunctions(module, dn__base_functions) ||
         dn__add_states(module) || PyModule_AddObject(module, "Node", (PyObject *)dn__node_type)) return NULL;
     Py_INCREF(dn__node_type); /* one reference is the module's, one ours */
     return module;

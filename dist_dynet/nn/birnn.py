@@ -12,9 +12,9 @@ from ..ops import concatenate
 from ..ops._nodes import listed, not_expression
 from ..ops.shape import concatenate_pairs
 from ..params.collection import ParameterCollection
-from .owner import Owner
+from .owner import Owner, subcollection
 from .sequences import LIST, Inputs, inputs_of, packed_inputs
-from .state import RNNState, subcollection
+from .state import RNNState
 
 
 class BiRNNBuilder(Owner):
@@ -97,7 +97,7 @@ class BiRNNBuilder(Owner):
     def _joined(self, xs: Inputs) -> tuple[Expression, tuple[RNNState, RNNState]]:
         for forward, backward in self.builder_layers:
             f, b = forward.initial_state(), backward.initial_state()
-            (y_ahead, ahead), (y_back, back) = f._run.joined(f, xs), b._run.joined(b, xs.backwards())
+            (y_ahead, ahead), (y_back, back) = f._joined(xs), b._joined(xs.backwards())
             xs = xs.replaced([concatenate([y_ahead, y_back])])
         return xs.inputs[0], (ahead, back)
 
@@ -113,7 +113,7 @@ class BiRNNBuilder(Owner):
         if xs.plain:
             ahead, back = f.add_inputs(xs.inputs), b.add_inputs(xs.inputs[::-1])[::-1]
         else:
-            ahead, back = f._run.steps(f, xs), b._run.steps(b, xs.backwards())
+            ahead, back = f._step.states(f, xs), b._step.states(b, xs.backwards())
         return list(zip(ahead, back, strict=True))
 
     def transduce(
@@ -160,7 +160,7 @@ def _both_ways(forward: Any, backward: Any, xs: Inputs) -> list[Expression]:
     if xs.plain:  # a list turned round costs nothing
         ahead, back = f.transduce(xs.inputs), b.transduce(xs.inputs[::-1])[::-1]
     else:
-        ahead, back = f._run.outputs(f, xs), b._run.outputs(b, xs.backwards())
+        ahead, back = f._step.outputs(f, xs), b._step.outputs(b, xs.backwards())
     return concatenate_pairs(ahead, back)
 
 

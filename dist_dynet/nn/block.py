@@ -9,8 +9,7 @@ from .._ffi import lib
 from ..expression import Expression, expression, resolved
 from ..params.collection import ParameterCollection
 from ..params.parameters import AnyParameter, Parameters
-from .owner import Owner
-from .state import subcollection
+from .owner import Owner, subcollection
 
 
 class Block(Owner):

@@ -9,15 +9,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _random
+from .._ffi import ffi, lib
 from .._integers import count
 from ..expression import Expression, expression, resolved
 from ..graph import this_graph
 from ..ops import inputTensor
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
-from .owner import Owner
-from .runs import NodeRun
-from .state import RNNState, Run, check_count, expressions, subcollection
+from .owner import Owner, subcollection
+from .state import RNNState, vectors
+from .steps import CellStep, NodeStep, Step
 
 
 class RecurrentBuilder(Owner):
@@ -40,6 +41,10 @@ class RecurrentBuilder(Owner):
     _fixed_weights: ClassVar[bool] = True
     """Whether _node_weights() are the same in each sequence."""
     _op: ClassVar[int]
+    _start: RNNState | None = None
+    """Where the last sequence has begun; in which graph."""
+    _graph: int = -1
+    _last_step: Step | None = None
 
     def __init__(self, layers: int, input_dim: int, hidden_dim: int, model: ParameterCollection) -> None:
         self.layers, self.input_dim, self.hidden_dim = self._sizes(layers, input_dim, hidden_dim)
@@ -50,18 +55,42 @@ class RecurrentBuilder(Owner):
         self.dropout_x = self.dropout_h = 0.0
         self._collection = subcollection(model, self._subcollection)
         self._layers = [self._layer(self.input_dim if i == 0 else self.hidden_dim) for i in range(self.layers)]
-        self._last_run: Run | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last_run": None}  # a copy has begun no sequence
+        return {**self.__dict__, "_start": None, "_last_step": None}  # a copy has begun no sequence
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
         raise NotImplementedError
 
-    def _new_run(self, update: bool, masks: list[Any] | None) -> Run:
-        last = self._last_run
-        again = last.again(update, self._reals()) if last is not None and masks is None else None
-        return NodeRun(self, update, masks) if again is None else again
+    def _composes(self) -> bool:
+        """Whether a step is composed by `_cell`, where it is not the operation `_op`."""
+        return not hasattr(self, "_op")
+
+    def _new_step(self, update: bool) -> Step:
+        handles = [
+            [p._h if update else lib.dn_param_handle(p._c, 1) for p in layer]
+            for layer in self._layers
+        ]
+        rates = ("dropout_x",) if self._drops_each_step else self._mask_rates
+        more = self._reals(), self._has_cells, update, handles
+        if self._composes():
+            weights = [self._weights([expression(resolved(h)) for h in of]) for of in handles]
+            return CellStep(self, rates, b"", None, weights, *more)
+        handles_of_nodes = self._node_weights(handles)
+        return NodeStep(self, rates, self._table(handles_of_nodes), None, handles_of_nodes, *more)
+
+    def _table(self, weights: list[list[int]]) -> bytes:
+        """What csrc/python/states.c reads; empty: it leaves these layers to Python."""
+        reals = self._reals()
+        if len({*map(len, weights)}) != 1 or len(reals) > 4:
+            return b""
+        flat = [h for of_layer in weights for h in of_layer]
+        table = ffi.new("dn_layers *", {
+            "op": self._op, "layers": len(weights), "n_weights": len(weights[0]),
+            "has_c": self._has_cells, "drops_each_step": self._drops_each_step,
+            "n_reals": len(reals), "reals": reals, "weights": flat,
+        })  # fmt: skip
+        return bytes(ffi.buffer(table, ffi.sizeof(table[0])))
 
     def _node_weights(self, handles: list[list[int]]) -> list[list[int]]:
         """The weights of each layer's node; the first is a parameter."""
@@ -81,7 +110,7 @@ class RecurrentBuilder(Owner):
 
     def _rates(self) -> tuple[float, ...]:
         """The rates of the masks that a sequence holds."""
-        return tuple(getattr(self, name) if name else 0.0 for name in self._mask_rates)
+        return tuple([getattr(self, name) if name else 0.0 for name in self._mask_rates])
 
     @property
     def spec(self) -> tuple[Any, ...]:
@@ -98,11 +127,11 @@ class RecurrentBuilder(Owner):
         """The parameters of each layer, in the order that the class describes."""
         return [list(layer) for layer in self._layers]
 
-    def _begun(self) -> Run:
-        run = self._last_run
-        if run is None or run.graph != this_graph():
+    def _begun(self) -> Step:
+        if self._start is None or self._graph != this_graph():
             raise ValueError("get_parameter_expressions: call initial_state() in this graph first.")
-        return run
+        step: Step = self._start._step
+        return step
 
     def get_parameter_expressions(self) -> list[list[Expression]]:
         """The same as expressions of the current graph.
@@ -136,30 +165,31 @@ class RecurrentBuilder(Owner):
         Raises:
             ValueError: a wrong number of vectors.
         """
-        if _random.dynet_order():
-            return self._dynet_initial_state(vecs, update)
-        last = self._last_run
-        shared = last.masks if share_masks and last is not None and last.graph == this_graph() else None
-        run = self._last_run = self._new_run(bool(update), shared)
+        graph = this_graph()
+        before, masks, step = self._start, [], self._last_step
+        in_order = _random.dynet_order()
+        if in_order and self._graph == graph and before is not None and before._step.last:
+            return before if vecs is None else before.set_s(vecs)
+        if step is None or step.update is not update or step.reals != self._reals():
+            step = self._new_step(bool(update))
+            self._last_step = step if self._fixed_weights and step.table else None
+        if in_order:
+            step = self._in_order(step)
+        elif share_masks and before is not None and self._graph == graph:
+            masks = before._masks
+        self._graph, self._start = graph, RNNState(step, masks)
         if vecs is None:
-            return RNNState(run)
-        given, n = expressions(vecs, "initial_state"), self.layers
-        if not self._has_cells:
-            check_count("initial_state", len(given), n)
-            return RNNState(run, None, given, None)
-        check_count("initial_state", len(given), n, 2 * n)
-        return RNNState(run, None, given[n:] or run.zeros(given), given[:n])
+            return self._start
+        if in_order:
+            return self._start.set_s(vecs)
+        h, c = vectors(self, vecs, "initial_state")
+        return RNNState(step, masks, None, h or step.zeros(c or ()), c)
 
-    def _dynet_initial_state(self, vecs: Sequence[Expression] | None, update: bool) -> RNNState:
-        """The same in DyNet's way: one run per graph, whose `update` the first call decides."""
-        run = self._last_run
-        if run is None or run.start is None or run.graph != this_graph():
-            if run is not None:
-                run.start = run.last = None  # nothing that holds itself is left behind
-            run = self._last_run = self._new_run(bool(update), None)
-            run.start = RNNState(run)
-        start: RNNState = run.start
-        return start if vecs is None else start.set_s(vecs)
+    def _in_order(self, step: Step) -> Step:
+        """As `step`, in DyNet's way: one sequence per graph, whose `update` the first call decides."""
+        if self._start is not None and self._start._step.last:
+            self._start._step.last[0] = None  # nothing that holds itself is left behind
+        return tuple.__new__(type(step), (*step[:3], [None], *step[4:]))
 
     def initial_state_from_raw_vectors(self, vecs: Sequence[ArrayLike], update: bool = True) -> RNNState:
         """The same from lists of numbers or arrays."""
@@ -184,6 +214,7 @@ class TwoRates(RecurrentBuilder):
 
     def set_dropout_masks(self, batch_size: int = 1) -> None:
         """Draws the masks of the sequence that the last initial_state() started, for this batch size."""
-        if self._last_run is None:
+        if self._start is None:
             raise ValueError("set_dropout_masks: call initial_state() first.")
-        self._last_run.draw_masks(count(batch_size, "set_dropout_masks", "batch_size"))
+        step, masks = self._start._step, self._start._masks
+        step.draw(masks, count(batch_size, "set_dropout_masks", "batch_size"))

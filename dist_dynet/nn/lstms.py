@@ -16,8 +16,7 @@ from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
 from .builder import RecurrentBuilder
 from .rnn import VanillaLSTMBuilder
-from .runs import CellRun
-from .state import Run, masked
+from .state import masked
 
 _Optional = Expression | None
 
@@ -58,9 +57,10 @@ class CompactVanillaLSTMBuilder(VanillaLSTMBuilder):
         if not std >= 0:
             raise ValueError(f"set_weightnoise: std must not be negative; got {std}.")
         self.weightnoise_std = float(std)
+        self._last_step = None
 
-    def _new_run(self, update: bool, masks: list[Any] | None) -> Run:
-        return CellRun(self, update, masks) if self.weightnoise_std else super()._new_run(update, masks)
+    def _composes(self) -> bool:
+        return self.weightnoise_std > 0
 
     def _cell(
         self, weights: list[Expression], masks: tuple[_Optional, ...], x: Expression, h: _Optional, c: _Optional

@@ -30,3 +30,10 @@ class Owner:
     def param_collection(self) -> ParameterCollection:
         """The subcollection of its parameters."""
         return self._collection
+
+
+def subcollection(model: ParameterCollection, name: str) -> ParameterCollection:
+    """A new subcollection, where builders keep their parameters."""
+    if not isinstance(model, ParameterCollection):
+        raise TypeError(f"{name}: model must be a ParameterCollection; got {type(model).__name__}.")
+    return model.add_subcollection(name)

@@ -16,8 +16,7 @@ from ..ops.lstm import lstm_gates
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
 from .builder import TwoRates
-from .runs import CellRun
-from .state import Run, masked
+from .state import masked
 
 
 class VanillaLSTMBuilder(TwoRates):
@@ -90,8 +89,8 @@ class VanillaLSTMBuilder(TwoRates):
         """
         return [layer[:3] for layer in super().get_parameter_expressions()]
 
-    def _new_run(self, update: bool, masks: list[Any] | None) -> Run:
-        return CellRun(self, update, masks) if self.ln_lstm else super()._new_run(update, masks)
+    def _composes(self) -> bool:
+        return self.ln_lstm
 
     def _reals(self) -> tuple[float, ...]:
         return (self.forget_bias,)

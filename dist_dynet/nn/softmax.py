@@ -30,8 +30,7 @@ from ..ops import (
 from ..ops._nodes import not_expression
 from ..params.collection import ParameterCollection
 from ..params.parameters import Parameters
-from .owner import Owner
-from .state import subcollection
+from .owner import Owner, subcollection
 
 _Layer = tuple[Parameters, Parameters | None]
 """A matrix and, with bias, a vector."""
