@@ -55,7 +55,7 @@ void dn_root_free(dn_root *r) {
 
 /* ---- making parameters --------------------------------------------------------------------------------------------- */
 
-/* To room for all chunks there may be (64 GB and more). Who has found the few a moment ago reads on there: they stay until the root goes. */
+/* To memory for all chunks. Who has found the few reads on there: they stay until the root goes. */
 static int move_chunks(dn_root *r) {
     dn_chunk *all = calloc(MOST_CHUNKS, sizeof *all);
     if (!all) return -1;
@@ -151,7 +151,7 @@ dn_param *dn__handle_param(int64_t handle, int *constant) {
     return (dn_param *)(intptr_t)(handle & ~(PARAM_TAG | CONSTANT_TAG));
 }
 
-/* Nobody computes with half of what is written: readers without the lock see an odd number, or another one afterwards. */
+/* Readers without the lock see an odd number, or another one afterwards: values are whole. */
 void dn__begin_writing(dn_root *r) {
     __atomic_add_fetch(&r->writes, 1, __ATOMIC_RELAXED);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -238,7 +238,7 @@ int dn_quick_param(int64_t a, int64_t row, dn_dim *dim, int room, double *out) {
     return 0;
 }
 int64_t dn_param_size(dn_param *p) { return p->row_size * (p->rows ? p->rows : 1); }
-/* Four lanes of multiply and shift, so that memory is the limit. The multiplier is the odd number nearest to 2^64 / golden ratio. */
+/* Four lanes of multiply and shift; the multiplier is nearly 2^64 / golden ratio, and odd. */
 uint64_t dn_param_checksum(dn_param *p) {
     enum { LANES = 4 };
     const uint64_t by = 0x9e3779b97f4a7c15u;
@@ -369,7 +369,7 @@ void dn__param_clear(dn_param *p) {
     untouch(p, 0, 1);
     p->changes++;
     p->clears++;
-    p->written += !p->rows && !is_private(&p->root->chunks[p->chunk]); /* an exchange between processes has put its sums there */
+    p->written += !p->rows && !is_private(&p->root->chunks[p->chunk]); /* sums of several processes */
 }
 
 void dn_param_clear_gradient(dn_param *p) {
@@ -467,6 +467,6 @@ int dn_sum_ranks(int ranks, dn_real *const *segments, const double *factors, con
     for (int r = 0; r < ranks; r++) rounded[r] = (dn_real)factors[r];
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* what others wrote before they said so is read, */
     dn__sum_ranks(ranks, segments, rounded, filled, (size_t)from, (size_t)to);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* and what is written here is there before this rank says so */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* written before this rank says so */
     return 0;
 }
