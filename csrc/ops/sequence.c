@@ -6,8 +6,8 @@
 static dn_sizes call_sizes(const dn_call *c, const dn_network *net) {
     return dn__sizes_of(net, c->x[net->blocks[0].wx].dim, c->ints, c->n_ints, c->dim->batch);
 }
-/* What is kept for backward. Sequences are in the order of the plan; x are the columns that were multiplied, distinct rows where `slots` says
- * so. */
+
+/* Kept for backward, in the order of the plan. x: what was multiplied; distinct rows if `slots`. */
 typedef struct kept { dn_real *x, *gates, *extra, *h0, *c0, *h, *c, *h_mask, *c_mask, *h_seen, *c_seen, *c_now; int *distinct, *slots; } kept;
 
 static size_t carve(const dn_network *net, const dn_sizes *z, dn_real *memory, kept *s) {
