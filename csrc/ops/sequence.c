@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-
 static dn_sizes call_sizes(const dn_call *c, const dn_network *net) {
     return dn__sizes_of(net, c->x[net->blocks[0].wx].dim, c->ints, c->n_ints, c->dim->batch);
 }
@@ -54,7 +53,6 @@ int dn__network_dims(dn_shape *s, const dn_network *net) {
     return dn__set_dims(s, 1, (int[]){blocks * z.h}, z.batch);
 }
 
-/* ---- forward */
 /* x (h x batch, or one for all) in the order of the plan */
 static void by_place(const dn_in *x, const dn_sizes *z, const dn_plan *p, dn_real *to) {
     size_t n = (size_t)z->h;
@@ -90,7 +88,7 @@ static int find_distinct(dn_call *c, const dn_sizes *z, const dn_plan *p, int *s
         }
         slots[j] = table[i] - 1;
     }
-    return (size_t)distinct * 5 <= columns * 4 ? distinct : 0; /* gathering costs, too */
+    return (size_t)distinct * 5 <= columns * 4 ? distinct : 0;
 }
 
 /* Wx x + b of `columns` columns, block after block */
