@@ -16,7 +16,7 @@ from ._random import reset_random_seed
 from ._random_state import random_state, set_random_state
 from ._version import __version__
 from .batching import AutobatchStats, autobatch_stats
-from .cells import cell
+from .cells import cell, traced
 from .expression import Expression, forward, npvalues, values
 from .graph import ComputationGraph, cg, cg_checkpoint, cg_revert, cg_version, renew_cg
 from .nn import *  # noqa: F403
@@ -79,6 +79,7 @@ __all__ = [
     "schedules",
     "set_random_state",
     "trace_nonfinite",
+    "traced",
     "values",
     *_builders,
     *ops.__all__,

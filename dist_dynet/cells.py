@@ -1,4 +1,4 @@
-"""@cell: functions of expressions that are traced once and from then on make one node per call.
+"""@traced: functions of expressions that are traced once and make one node per call from then on.
 
 csrc/program.h says what becomes of the traced nodes; this module knows signatures, and what a function may not do while it is traced.
 """
@@ -16,7 +16,7 @@ from ._ffi import accelerated, callback, fail, fail_in, ffi, lib
 from .expression import Expression, expression, expressions_from
 from .graph import graph_of, trace
 
-__all__ = ["cell"]
+__all__ = ["cell", "traced"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,7 +45,7 @@ class _Variant:
     def __init__(self) -> None:
         c = lib.dn_cell_new()
         if c == ffi.NULL:
-            raise MemoryError("cell: out of memory")
+            raise MemoryError("traced: out of memory")
         self.c = ffi.gc(c, lib.dn_cell_free)
         self.handle = lib.dn_cell_handle(self.c)
         self.outputs = 0
@@ -59,7 +59,7 @@ class _Variant:
 
 
 class _Cell:
-    """A function that makes one node per call. Made by cell()."""
+    """A function that makes one node per call. Made by traced()."""
 
     def __init__(self, function: Callable[..., Any], name: str, instance: tuple[Any, ...] = ()) -> None:
         functools.update_wrapper(self, function)
@@ -96,7 +96,7 @@ class _Cell:
         return f"<{self._what()}, traced {self.traces} times>"
 
     def _what(self) -> str:
-        return f"cell {self._name}"
+        return f"traced function {self._name}"
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """The function's expressions for these arguments."""
@@ -250,8 +250,8 @@ def _results(variant: _Variant, h: int) -> Any:
     return variant.form(expressions_from(h, variant.outputs))
 
 
-def cell(function: F) -> F:
-    """y, ... = f(x, ...): a function of expressions as a cell, which makes one node per call.
+def traced(function: F) -> F:
+    """y, ... = f(x, ...): a function of expressions, traced once, that makes one node per call.
 
     The function runs once for each signature of its arguments; what it did is then repeated in C, for all calls of the graph at once where the
     graph batches. Values and gradients are those of the plain function. For what is called often and always does the same: the step of a
@@ -277,7 +277,7 @@ def cell(function: F) -> F:
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
     >>> W, U = m.add_parameters((3, 3)), m.add_parameters((3, 3))
-    >>> @dy.cell
+    >>> @dy.traced
     ... def step(x, h):
     ...     return dy.tanh(W * x + U * h)
     >>> _ = dy.renew_cg()
@@ -288,5 +288,9 @@ def cell(function: F) -> F:
     ((3,), 1)
     """
     if not callable(function):
-        raise TypeError(f"cell: takes a function; got {type(function).__name__}.")
+        raise TypeError(f"traced: takes a function; got {type(function).__name__}.")
     return _Cell(function, getattr(function, "__name__", type(function).__name__))  # type: ignore[return-value]
+
+
+cell = traced
+"""The former name of traced(); both stay."""

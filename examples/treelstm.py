@@ -1,4 +1,4 @@
-"""Trees: a binary TreeLSTM written by hand, whose nodes are cells (dy.cell), learns to evaluate nested MAX, MIN and SUM.
+"""Trees: a binary TreeLSTM written by hand, whose nodes are cells (dy.traced), learns to evaluate nested MAX, MIN and SUM.
 
 One script for one process and for many:
 
@@ -61,14 +61,14 @@ class Network:
         self.forget = [(bias(1), matrix(), matrix()) for _ in "lr"]
         self.V, self.c = model.add_parameters((self.LABELS, n)), model.add_parameters(self.LABELS)
 
-    @dy.cell
+    @dy.traced
     def leaf(self, x):
         """The state (h, c) of a word."""
         i, o, u = (dy.affine_transform([b, W, x]) for b, W in self.of_leaf)
         c = dy.cmult(dy.logistic(i), dy.tanh(u))
         return dy.cmult(dy.logistic(o), dy.tanh(c)), c
 
-    @dy.cell
+    @dy.traced
     def inner(self, hl, cl, hr, cr):
         """The state of a node from those of its children."""
         i, o, u = (dy.affine_transform([b, L, hl, R, hr]) for b, L, R in self.of_inner)

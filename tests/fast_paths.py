@@ -65,7 +65,7 @@ def matrix():
     return dy.inputTensor([[0.5, 2.0, -1.0], [1.5, 0.25, 3.0]])
 
 
-@dy.cell
+@dy.traced
 def step(*xs):
     return dy.tanh(W * dy.esum(list(xs)))
 

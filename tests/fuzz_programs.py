@@ -355,7 +355,7 @@ class _Source:
             self.add(MODEL, "tree = dy.BinaryTreeLSTMBuilder(3, 3, m)")
         for name in sorted({s.rest[0] for s in self.program.steps if s.kind == "cell"}):
             function = CELLS[name][0]
-            self.add(MODEL, f"cell_{name} = {function}" if self.mode.plain else f"cell_{name} = dy.cell({function})")
+            self.add(MODEL, f"cell_{name} = {function}" if self.mode.plain else f"cell_{name} = dy.traced({function})")
         if self.program.seed % 3 == 0:
             self.add(MODEL, "m.set_weight_decay(0.01)")
         self.add(MODEL, f"trainer = dy.{TRAINERS[self.program.seed % len(TRAINERS)]}", self.mode.renew())

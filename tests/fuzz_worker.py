@@ -43,7 +43,7 @@ def row(family, index, case, *inputs):
 
 def cell_of_row(family, index, case, *inputs):
     """The same as a cell."""
-    return dy.cell(lambda *xs: row(family, index, case, *xs))(*inputs)
+    return dy.traced(lambda *xs: row(family, index, case, *xs))(*inputs)
 
 
 def linked(x, v):

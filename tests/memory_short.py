@@ -43,7 +43,7 @@ class Model:
         self.w, self.v, self.b = m.add_parameters((4, 4)), m.add_parameters((4, 4)), m.add_parameters(4)
         self.table = m.add_lookup_parameters((30, 4))
         self.lstm = dy.VanillaLSTMBuilder(1, 4, 4, m)
-        self.cell = dy.cell(lambda x, y: dy.tanh(self.w * x + dy.cmult(y, self.b)))
+        self.cell = dy.traced(lambda x, y: dy.tanh(self.w * x + dy.cmult(y, self.b)))
 
     def products(self):
         xs = [dy.tanh(self.b + 0.1 * k) for k in range(12)]

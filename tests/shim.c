@@ -1,4 +1,5 @@
-/* For tests, under LD_PRELOAD: the n-th allocation that certain libraries ask for fails, once or from then on. */
+/* For tests, under LD_PRELOAD: the n-th allocation that certain libraries ask for fails, once or
+ * from then on. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stddef.h>
@@ -38,7 +39,8 @@ static int fails(void *caller) {
     return 1;
 }
 
-extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t), *__libc_memalign(size_t, size_t);
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t);
+extern void *__libc_realloc(void *, size_t), *__libc_memalign(size_t, size_t);
 #define FAILS fails(__builtin_return_address(0))
 void *malloc(size_t n) { return FAILS ? NULL : __libc_malloc(n); }
 void *calloc(size_t n, size_t size) { return FAILS ? NULL : __libc_calloc(n, size); }

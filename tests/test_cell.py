@@ -96,7 +96,7 @@ def test_cell_of_an_operation_equals_it(row, case):
     dy.renew_cg()
     shape = Run(row, case, arrays[0]).value().shape
     weights = [rng.uniform(0.5, 1.5, shape) for _ in range(COPIES)]
-    cells = [three_of_a_case(row, case, arrays, weights, dy.cell, a) for a in (OFF, BY_AGENDA)]
+    cells = [three_of_a_case(row, case, arrays, weights, dy.traced, a) for a in (OFF, BY_AGENDA)]
     plain = cells[0] if row.reference is None else three_of_a_case(row, case, arrays, weights, lambda f: f, OFF)  # other draws
     for got in cells:
         close(got, plain)
@@ -148,7 +148,7 @@ def test_cell_of_a_random_function_equals_it(data):
         return dy.esum([dy.sum_batches(dy.squared_norm(v)) for v in vectors]), vectors
 
     parameters = [A, c, table]
-    plain, made = results(lambda: build(function), parameters), dy.cell(function)
+    plain, made = results(lambda: build(function), parameters), dy.traced(function)
     for autobatching in (OFF, BY_DEPTH, BY_AGENDA):
         close(results(lambda: build(made), parameters, autobatching), plain)
     close(results(lambda: build(made), parameters, immediate=True), plain)
@@ -161,7 +161,7 @@ def test_cell_of_a_random_function_equals_it(data):
 def test_cell_draws_for_each_call_the_same_however_batched(model, shared):
     W = model.add_parameters((50, 50))
 
-    @dy.cell
+    @dy.traced
     def noisy(x, y):
         return dy.dropout(x, 0.5) + W * dy.noise(y, 0.1), dy.dropout(dy.dropout(y, 0.3), 0.5)
 
@@ -181,7 +181,7 @@ def test_cell_draws_for_each_call_the_same_however_batched(model, shared):
 
 
 def test_draws_inside_and_outside_differ():
-    drop = dy.cell(lambda x: dy.dropout(x, 0.5))
+    drop = dy.traced(lambda x: dy.dropout(x, 0.5))
     dy.renew_cg()
     x = dy.ones(64)
     masks = [tuple(e.npvalue()) for e in (drop(x), drop(x), dy.dropout(x, 0.5), drop(x), dy.dropout(x, 0.5))]
@@ -194,7 +194,7 @@ def test_draws_inside_and_outside_differ():
 def test_function_runs_once_for_each_signature(model):
     runs = []
 
-    @dy.cell
+    @dy.traced
     def f(x, scale=1.0, rest=()):
         runs.append(x.dim())
         return scale * dy.esum([x, *rest])
@@ -214,7 +214,7 @@ def test_function_runs_once_for_each_signature(model):
 
 def test_what_exceeds_the_traces_is_called_plainly(model, monkeypatch):
     monkeypatch.setattr("dist_dynet.cells.MOST_TRACES", 3)
-    f = dy.cell(lambda x, k: k * x)
+    f = dy.traced(lambda x, k: k * x)
     dy.renew_cg()
     x = dy.inputVector([1, 2])
     assert [f(x, k).value() for k in range(6)] == [[k, 2 * k] for k in range(6)]
@@ -225,7 +225,7 @@ def test_what_exceeds_the_traces_is_called_plainly(model, monkeypatch):
 def test_parameters_may_be_arguments(model):
     W, V = model.add_parameters((2, 2), init=1), model.add_parameters((2, 2), init=2)
     E = model.add_lookup_parameters((3, 2), init=1)
-    f = dy.cell(lambda P, T, x: P * x + T[2])
+    f = dy.traced(lambda P, T, x: P * x + T[2])
     dy.renew_cg()
     x = dy.inputVector([1, 2])
     loss = dy.sum_elems(f(W, E, x) + f(V, E, x) + f(W, E, x))
@@ -238,20 +238,20 @@ def test_parameters_may_be_arguments(model):
 def test_result_has_the_form_that_the_function_returns():
     dy.renew_cg()
     x = dy.inputVector([1, 2])
-    one, pair, several = dy.cell(lambda x: x + 1)(x), dy.cell(lambda x: (x, x))(x), dy.cell(lambda x: [x, x + 1, dy.pick(x, 1), x])(x)
+    one, pair, several = dy.traced(lambda x: x + 1)(x), dy.traced(lambda x: (x, x))(x), dy.traced(lambda x: [x, x + 1, dy.pick(x, 1), x])(x)
     assert isinstance(one, dy.Expression) and isinstance(pair, tuple) and isinstance(several, list)
     assert [e.value() for e in several] == [[1, 2], [2, 3], 2, [1, 2]]
     with pytest.raises(TypeError, match="must return an expression"):
-        dy.cell(lambda x: None)(x)
+        dy.traced(lambda x: None)(x)
     with pytest.raises(ValueError, match="as many expressions for all dims"):
-        by_dims = dy.cell(list)
+        by_dims = dy.traced(list)
         by_dims(x)
         by_dims(dy.inputVector([1, 2, 3]))
 
 
 def test_cells_within_cells_become_part_of_them():
-    inner = dy.cell(lambda x: dy.tanh(x))
-    outer = dy.cell(lambda x: inner(x) + inner(2 * x))
+    inner = dy.traced(lambda x: dy.tanh(x))
+    outer = dy.traced(lambda x: inner(x) + inner(2 * x))
     dy.renew_cg()
     value = outer(dy.inputVector([1, 2])).npvalue()
     np.testing.assert_allclose(value, np.tanh([1, 2]) + np.tanh([2, 4]), rtol=1e-5)
@@ -263,7 +263,7 @@ def test_other_threads_may_draw_while_a_function_is_traced():
     lives_on = threading.Thread(target=done.wait)
     lives_on.start()
 
-    @dy.cell
+    @dy.traced
     def double(x):
         for _ in draws:  # while it is traced for the first time
             other = threading.Thread(target=random.random)
@@ -308,7 +308,7 @@ def test_what_cannot_be_traced_is_an_error(which, name):
     dy.renew_cg()
     function = errors()[which][0]
     x = dy.inputVector([1, 2])
-    f = dy.cell(function if name == "plain" else lambda x, k: function(x))
+    f = dy.traced(function if name == "plain" else lambda x, k: function(x))
     for _ in range(2):
         with pytest.raises(exception, match=message):
             f(*([x] if name == "plain" else [x, 1]))
@@ -318,18 +318,18 @@ def test_what_cannot_be_traced_is_an_error(which, name):
 def test_arguments_that_are_neither_expressions_nor_hashable_are_refused():
     dy.renew_cg()
     with pytest.raises(TypeError, match="or hashable"):
-        dy.cell(lambda x, a: x)(dy.ones(2), np.ones(2))
+        dy.traced(lambda x, a: x)(dy.ones(2), np.ones(2))
     with pytest.raises(TypeError, match="takes a function"):
-        dy.cell(3)
+        dy.traced(3)
 
 
 def test_stale_arguments_are_refused():
-    f = dy.cell(lambda x: x + 1)
+    f = dy.traced(lambda x: x + 1)
     dy.renew_cg()
     x = dy.ones(2)
     f(x)
     dy.renew_cg()
-    for g in (f, dy.cell(lambda x: x + 2)):
+    for g in (f, dy.traced(lambda x: x + 2)):
         with pytest.raises(RuntimeError, match="Stale"):
             g(x)
 
@@ -374,12 +374,12 @@ def test_cell_with_checkpoints_set_and_later_nodes_equals_plain(model, step, aut
 
     parameters = model.parameters_list()
     plain = results(lambda: build_with(step), parameters)
-    close(results(lambda: build_with(dy.cell(step)), parameters, autobatching), plain)
+    close(results(lambda: build_with(dy.traced(step)), parameters, autobatching), plain)
     close(seen[1], seen[0])
 
 
 def test_long_chain_of_cells_needs_no_recursion(model, step):
-    f = dy.cell(step)
+    f = dy.traced(step)
     dy.renew_cg()
     x, h = dy.inputVector([0.1, 0.2, 0.3]), dy.ones(3)
     for _ in range(20_000):
@@ -389,7 +389,7 @@ def test_long_chain_of_cells_needs_no_recursion(model, step):
 
 
 def test_calls_whose_arguments_are_known_are_joined(model, step):
-    f = dy.cell(step)
+    f = dy.traced(step)
 
     def build(f):
         h = dy.ones(3)
@@ -401,7 +401,7 @@ def test_calls_whose_arguments_are_known_are_joined(model, step):
 
 
 def test_parameters_changed_between_forward_and_backward_are_an_error(model, step):
-    f, trainer = dy.cell(step), dy.SimpleSGDTrainer(model)
+    f, trainer = dy.traced(step), dy.SimpleSGDTrainer(model)
     dy.renew_cg()
     loss = dy.sum_elems(f(dy.ones(3), dy.ones(3))[0])
     loss.backward()
@@ -412,7 +412,7 @@ def test_parameters_changed_between_forward_and_backward_are_an_error(model, ste
 
 def test_traces_see_the_values_of_now(model):
     W = model.add_parameters(2, init=1)
-    f = dy.cell(lambda x: dy.cmult(W, x))
+    f = dy.traced(lambda x: dy.cmult(W, x))
     for value in (1.0, 5.0):
         W.set_value([value, value])
         dy.renew_cg()
@@ -420,7 +420,7 @@ def test_traces_see_the_values_of_now(model):
 
 
 def test_frozen_parameters_get_no_gradient(model, step):
-    f, (W, U, b) = dy.cell(step), model.parameters_list()
+    f, (W, U, b) = dy.traced(step), model.parameters_list()
     U.set_updated(False)
     dy.renew_cg()
     dy.squared_norm(f(dy.ones(3), dy.ones(3))[0]).backward()
@@ -433,7 +433,7 @@ def test_graph_outlives_the_cell_and_its_parameters():
 
     def value():
         W = dy.ParameterCollection().add_parameters((2, 2), init=1)
-        return dy.cell(lambda x: W * x)(dy.inputVector([1, 2]))
+        return dy.traced(lambda x: W * x)(dy.inputVector([1, 2]))
 
     e = value()
     assert e.value() == [3, 3]
@@ -446,7 +446,7 @@ class Network:
     def __init__(self, model, scale):
         self.W, self.scale = model.add_parameters((2, 2), init=1), scale
 
-    @dy.cell
+    @dy.traced
     def layer(self, x):
         """W x, scaled."""
         return self.scale * (self.W * x)
@@ -458,12 +458,12 @@ class Slotted:
 
 
 class Deeper(Network):
-    @dy.cell
+    @dy.traced
     def layer(self, x):
         return super().layer(x) + 1
 
 
-@dy.cell
+@dy.traced
 def doubled(x):
     return 2 * x
 
@@ -496,7 +496,7 @@ def test_cells_and_objects_with_cells_can_be_pickled_and_copied(model):
 
 
 def test_threads_share_a_cell(model, step):
-    f, wrong = dy.cell(step), []
+    f, wrong = dy.traced(step), []
 
     def expected(k, make):
         dy.renew_cg()
@@ -518,13 +518,13 @@ def test_threads_share_a_cell(model, step):
 def test_a_trace_in_one_thread_is_none_in_another():
     tracing, done, ran = threading.Event(), threading.Event(), []
 
-    @dy.cell
+    @dy.traced
     def slow(x):
         tracing.set()
         assert done.wait(30)
         return dy.tanh(x)
 
-    @dy.cell
+    @dy.traced
     def several(xs):
         ran.append(1)
         return dy.esum(xs)
@@ -557,3 +557,7 @@ def test_the_example_learns():
     assert result.returncode == 0, result.stderr
     accuracy = [float(x) for x in re.findall(r"accuracy (\S+)", result.stdout)]
     assert len(accuracy) == 3 and accuracy[0] < accuracy[1] and accuracy[2] > 0.3, result.stdout
+
+
+def test_the_former_name_is_the_same_function():
+    assert dy.cell is dy.traced and "cell" in dy.__all__

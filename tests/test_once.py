@@ -25,7 +25,7 @@ class Net:
         rng = np.random.default_rng(2)
         for p in m.parameters_list():
             p.set_value(rng.normal(size=p.shape()))
-        self.one, self.two, self.matrix, self.noisy = (dy.cell(f) for f in (self._one, self._two, self._matrix, self._noisy))
+        self.one, self.two, self.matrix, self.noisy = (dy.traced(f) for f in (self._one, self._two, self._matrix, self._noisy))
 
     def _one(self, x):
         return dy.tanh(self.W * x + self.b)

@@ -272,7 +272,7 @@ print(m.parameters_list(), m.lookup_parameters_list(), m.add_parameters(2).name(
 def trained_by_a_cell(m):
     """A step of training with a cell, which is traced, and an operation written in Python."""
     W, E = m.parameters_list()[0], m.lookup_parameters_list()[0]
-    near = dy.cell(lambda x, y: dy.tanh(W * x) + y)
+    near = dy.traced(lambda x, y: dy.tanh(W * x) + y)
     own = dy.function(np.tanh, lambda xs, y, dy: [dy * (1 - y * y)], 3)
     dy.renew_cg(autobatching=True)
     dy.squared_norm(own(near(E[1], E[2])) + near(E[3], E[1])).backward()
@@ -338,7 +338,7 @@ def test_ctrl_c_at_any_place_leaves_all_usable(use, tmp_path):
         dy.renew_cg()
         m.reset_gradients()
         x = dy.inputVector([0, 1, 2])
-        assert dy.cell(lambda x: x * 2)(x).value() == [0, 2, 4], place
+        assert dy.traced(lambda x: x * 2)(x).value() == [0, 2, 4], place
         dy.sum_elems(W * x).backward()
         assert W.grad_as_array().tolist() == [[0, 1, 2]] * 3 and (W.as_array() == 1).all(), place
         m.trainer.update()

@@ -1,7 +1,7 @@
 """A binary TreeLSTM over labelled trees, written for one tree, the losses of 32 in one graph: 128 inputs, 128 hidden. Unit: sentences.
 
 --style=ops: each gate by operations; cells: dist_dynet's BinaryTreeLSTMBuilder, one node for a cell (dyNET38, which has none, goes by
-operations); traced: leaves and inner nodes by operations in functions decorated with dist_dynet's @cell. The same numbers are trained each way.
+operations); traced: leaves and inner nodes by operations in functions decorated with dist_dynet's @traced. The same numbers are trained each way.
 """
 
 import itertools

@@ -2,12 +2,11 @@
 
 #include <string.h>
 
-
 static dn_sizes call_sizes(const dn_call *c, const dn_network *net) {
     return dn__sizes_of(net, c->x[net->blocks[0].wx].dim, c->ints, c->n_ints, c->dim->batch);
 }
-/* What is kept for backward. Sequences are in the order of the plan; x are the columns that were multiplied, distinct rows where `slots` says
- * so. */
+
+/* Kept for backward, in the order of the plan. x: what was multiplied; distinct rows if `slots`. */
 typedef struct kept { dn_real *x, *gates, *extra, *h0, *c0, *h, *c, *h_mask, *c_mask, *h_seen, *c_seen, *c_now; int *distinct, *slots; } kept;
 
 static size_t carve(const dn_network *net, const dn_sizes *z, dn_real *memory, kept *s) {
@@ -54,8 +53,6 @@ int dn__network_dims(dn_shape *s, const dn_network *net) {
     return dn__set_dims(s, 1, (int[]){blocks * z.h}, z.batch);
 }
 
-/* ---- forward ---------------------------------------------------------------------------------------------------------------- */
-
 /* x (h x batch, or one for all) in the order of the plan */
 static void by_place(const dn_in *x, const dn_sizes *z, const dn_plan *p, dn_real *to) {
     size_t n = (size_t)z->h;
@@ -69,7 +66,7 @@ static size_t row_at(const dn_sizes *z, const dn_plan *p, int count, int t, int 
     return (size_t)t * (size_t)count + (size_t)(count > 1 ? b : 0);
 }
 
-/* Finds columns of equal rows of a table: slots[column] and the number of distinct ones; 0: x are no rows, or too few are equal to gain. */
+/* Equal rows of a table: slots[column], and how many are distinct; 0: nothing is gained. */
 static int find_distinct(dn_call *c, const dn_sizes *z, const dn_plan *p, int *slots) {
     size_t columns = z->columns, size = 16, places = (size_t)z->steps * (size_t)z->batch;
     if (z->form == DN_SEQUENCE_MATRIX || columns < 16) return 0;
@@ -91,7 +88,7 @@ static int find_distinct(dn_call *c, const dn_sizes *z, const dn_plan *p, int *s
         }
         slots[j] = table[i] - 1;
     }
-    return (size_t)distinct * 5 <= columns * 4 ? distinct : 0; /* gathering and spreading costs something, too */
+    return (size_t)distinct * 5 <= columns * 4 ? distinct : 0;
 }
 
 /* Wx x + b of `columns` columns, block after block */
@@ -210,8 +207,7 @@ void dn__network_forward(dn_call *c, const dn_network *net) {
     }
 }
 
-/* ---- backward ----------------------------------------------------------------------------------------------------------------- */
-
+/* ---- backward */
 static void collect(const dn_call *c, const dn_sizes *z, const dn_plan *p, const dn_real *dy, dn_real *dh, dn_real *initial) {
     size_t n = (size_t)z->h;
     for (int b = 0; b < z->batch; b++)
@@ -258,7 +254,7 @@ static void collect_all(const dn_call *c, const dn_network *net, const dn_sizes 
     }
 }
 
-/* Adds `from` (h x batch, in the order of the plan) to input i's gradient, summed over the batch where the input is not batched. */
+/* Adds `from` (h x batch, as planned) to input i's gradient; sums over the batch if need be. */
 static void give_back(dn_call *c, const dn_sizes *z, const dn_plan *p, int i, const dn_real *from) {
     dn_grad g = dn__dx(c, i);
     if (!g.dx) return;
@@ -337,7 +333,7 @@ static void give_back_inputs(dn_call *c, const dn_sizes *z, const dn_plan *p, co
         return;
     }
     int list = z->form == DN_SEQUENCE_LIST, n = list ? z->steps : 1;
-    dn_real **to = (dn_real **)dn__scratch(c, (size_t)n * 2 + 2); /* a pointer may be as long as two numbers */
+    dn_real **to = (dn_real **)dn__scratch(c, (size_t)n * 2 + 2); /* 2 numbers a pointer */
     if (!to) return;
     for (int i = 0; i < n; i++) to[i] = dn__dx_zeroed(c, z->first + i);
     for (size_t j = 0; j < z->columns; j++) {
@@ -345,7 +341,7 @@ static void give_back_inputs(dn_call *c, const dn_sizes *z, const dn_plan *p, co
         dn__whose(z, p, j, &t, &b);
         dn_real *base = to[list ? t : 0];
         if (!base) continue;
-        base += dn__x_at(c, z, p, t, b) - c->x[z->first + (list ? t : 0)].v; /* a gradient lies as its input does */
+        base += dn__x_at(c, z, p, t, b) - c->x[z->first + (list ? t : 0)].v; /* as x lies */
         dn__add(k, base, dx + j * k, base);
     }
 }

@@ -23,7 +23,7 @@ class _Cells:
 
 def build(x, h):
     if _Cells.version != dy.cg_version():
-        _Cells.version, _Cells.cell = dy.cg_version(), dy.cell(gated)
+        _Cells.version, _Cells.cell = dy.cg_version(), dy.traced(gated)
     out, c = _Cells.cell(x, h)
     return dy.concatenate([out, c])
 
@@ -34,11 +34,11 @@ def reference(x, h):
 
 
 def read_inside():
-    dy.cell(lambda x: x * x.value())(dy.inputVector([1, 2]))
+    dy.traced(lambda x: x * x.value())(dy.inputVector([1, 2]))
 
 
 def too_small():
-    dy.cell(lambda x: dy.pick(x, 5))(dy.inputVector([1, 2]))
+    dy.traced(lambda x: dy.pick(x, 5))(dy.inputVector([1, 2]))
 
 
 ROWS = [
