@@ -10,7 +10,7 @@ if sysconfig.get_config_var("Py_GIL_DISABLED"):
 
 expression = Extension(
     "dist_dynet._expression",
-    [f"csrc/python/{name}.c" for name in ("expression", "makers", "module", "numbers", "states", "values")],
+    [f"csrc/python/{name}.c" for name in ("expression", "node_functions", "module", "numbers", "states", "values")],
     include_dirs=["csrc", "build/generated"],
     depends=["csrc/dn_api.h", "csrc/python/expression.h"],
     define_macros=[("Py_LIMITED_API", "0x030A0000")],

@@ -1,14 +1,14 @@
 /* The C interface of dist_dynet, read twice: by the C compiler, and by cffi through `cc -E -P -DDN_CDEF csrc/dn_api.h`.
  *
- * Objects and ownership. A *graph* is a number: the slot of a tape, which owns nodes, their values and gradients. A *root* owns parameters:
- * blocks of values and gradients. A *trainer* owns the moments of one root. A graph is used by one thread at a time (a second one gets an
- * error); a root may be shared by graphs and is locked by the calls that need it.
+ * Objects and ownership. A *graph* is a number: the slot of a tape, which owns nodes, their values and gradients. A *parameter store* owns parameters:
+ * blocks of values and gradients. A *trainer* owns the moments of one parameter store. A graph is used by one thread at a time (a second one gets an
+ * error); a parameter store may be shared by graphs and is locked by the calls that need it.
  *
  * Handles. Expressions are known by a 64-bit number that says all: (graph, epoch, index of the node). The epoch rises at each renew and
  * revert, so that a handle closed by either is always recognised. A parameter's handle (dn_param_handle) stands for "the node of this
  * parameter in the graph at hand": the graph of the other inputs. Calls that are given nothing but parameters return DN_ERROR_NO_GRAPH.
  *
- * Errors. Calls that return a handle or a status return a negative dn_error on failure; dn_message() of the graph has the words.
+ * Errors. Calls that return a handle or a status return a negative dn_error on failure; dn_message() of the graph has the message.
  * Shapes. Column-major, batch last. `dn_real` is float, or double under DN_DOUBLE. */
 #ifndef DN_API_H
 #define DN_API_H
@@ -27,9 +27,9 @@ typedef float dn_real;
 enum dn_limits {
     DN_MAX_DIMS = 7,
     DN_INDEX_BITS = 23, DN_EPOCH_BITS = 29, DN_GRAPH_BITS = 10,   /* of a handle, from the lowest */
-    DN_QUICK = 1 << 14,   /* numbers read and written by what is computed without giving Python's lock up: some microseconds */
-    DN_QUICK_ROOM = 256,  /* numbers of an array that are read by a quick way; to read more takes its time anyway */
-    DN_LONG_WAY = 3,
+    DN_FAST_WORK = 1 << 14,   /* numbers read and written by what is computed without giving Python's lock up: some microseconds */
+    DN_FAST_CAPACITY = 256,  /* numbers of an array that are read by a fast path; to read more takes its time anyway */
+    DN_FALLBACK = 3,
     DN_WORK = 1 << 26     /* numbers read and written in one call: tens of milliseconds. The caller looks at signals in between. */
 };
 enum dn_error { DN_ERROR_VALUE = -1, DN_ERROR_STALE = -2, DN_ERROR_STATE = -3, DN_ERROR_MEMORY = -4, DN_ERROR_NONFINITE = -5,
@@ -57,9 +57,9 @@ enum dn_sequence_form {
 /* What the steps of a recurrent network are made of whose layers are nodes: written by nn/builder.py,
  * once for many sequences, and read by csrc/python/states.c. */
 typedef struct dn_layers {
-    int op, layers, n_weights, n_reals;
+    int op, layers, n_weights, n_floats;
     int has_c, drops_each_step;
-    double reals[4];
+    double floats[4];
     int64_t weights[];   /* handles, layers x n_weights */
 } dn_layers;
 
@@ -72,33 +72,33 @@ enum dn_op_code {
     DN_OP_COUNT
 };
 
-typedef struct dn_root dn_root;
+typedef struct dn_store dn_store;
 typedef struct dn_param dn_param;
 typedef struct dn_trainer dn_trainer;
-typedef struct dn_cell dn_cell;
+typedef struct dn_traced dn_traced;
 
 /* ---- calls that make nodes, and renew: csrc/python makes them with Python's lock held, by the table of dn_node_table().
  * Each infers the dims, appends a node and returns its handle. ------------------------------------------------------ */
 #define DN_NODE_CALLS(X) \
     /* how many inputs an operation takes; -1: any number >= 1 */ \
     X(int, op_inputs, (int op), (op)) \
-    X(int64_t, node_many, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals), \
-      (op, n, inputs, n_ints, ints, n_reals, reals)) \
+    X(int64_t, node_many, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_floats, const double *floats), \
+      (op, n, inputs, n_ints, ints, n_floats, floats)) \
     /* a node without inputs */ \
-    X(int64_t, leaf, (int graph, int op, int n_ints, const int *ints, int n_reals, const double *reals), \
-      (graph, op, n_ints, ints, n_reals, reals)) \
+    X(int64_t, leaf, (int graph, int op, int n_ints, const int *ints, int n_floats, const double *floats), \
+      (graph, op, n_ints, ints, n_floats, floats)) \
     /* the rows of a table, given by its parameter handle; the second makes a batch of n */ \
     X(int64_t, lookup, (int graph, int64_t table, int row), (graph, table, row)) \
     X(int64_t, lookup_batch, (int graph, int64_t table, int n, const int *rows), (graph, table, n, rows)) \
     /* n outputs of a node that has several: blocks first, first + 1, ... of (size) x the node's batch. They get consecutive handles; the
      * first is returned. */ \
-    X(int64_t, parts, (int64_t owner, int first, int n, int size), (owner, first, n, size)) \
-    /* A call of a cell, given by its handle, with n arguments: the handle of its output; several outputs have consecutive ones.
+    X(int64_t, output_views, (int64_t owner, int first, int n, int size), (owner, first, n, size)) \
+    /* A call of a traced function, given by its handle, with n arguments: the handle of its output; several outputs have consecutive ones.
      DN_ERROR_UNTRACED: there is no program for arguments of these dims. */ \
-    X(int64_t, cell_call, (int64_t cell, int n, const int64_t *inputs), (cell, n, inputs)) \
+    X(int64_t, traced_call, (int64_t traced, int n, const int64_t *inputs), (traced, n, inputs)) \
     /* node_many, and the first `parts` outputs of that node: consecutive handles, the first of which is returned */ \
-    X(int64_t, node_parts, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_reals, const double *reals, int parts), \
-      (op, n, inputs, n_ints, ints, n_reals, reals, parts)) \
+    X(int64_t, node_with_views, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_floats, const double *floats, int parts), \
+      (op, n, inputs, n_ints, ints, n_floats, floats, parts)) \
     /* The h of a TreeLSTM's cell (csrc/ops/tree_lstm.c) with the six weights, x (0: none) and n <= 2 children, given by their h; the handle
      * after that of an h is its c's. */ \
     X(int64_t, tree_node, (const int64_t *weights, int n_ary, int64_t x, int n, int64_t first, int64_t second), \
@@ -114,13 +114,13 @@ typedef struct dn_cell dn_cell;
     /* the node of a parameter's handle in this graph, made if need be; other handles are checked and returned */ \
     X(int64_t, resolve, (int graph, int64_t a), (graph, a)) \
     X(int, node_dim, (int64_t a, dn_dim *out), (a, out)) \
-    /* Where the work is so small that to give the lock up would cost more, else DN_LONG_WAY: the value of a node, computed if need be, as
-     * `room` numbers at most; its gradient in the last backward, likewise; the values of a parameter, given by its handle, or one of its
+    /* Where the work is so small that to give the lock up would cost more, else DN_FALLBACK: the value of a node, computed if need be, as
+     * `capacity` numbers at most; its gradient in the last backward, likewise; the values of a parameter, given by its handle, or one of its
      * rows (row < 0: all of them); dn_backward. */ \
-    X(int, quick_value, (int64_t a, dn_dim *dim, int room, double *out), (a, dim, room, out)) \
-    X(int, quick_gradient, (int64_t a, dn_dim *dim, int room, double *out), (a, dim, room, out)) \
-    X(int, quick_param, (int64_t a, int64_t row, dn_dim *dim, int room, double *out), (a, row, dim, room, out)) \
-    X(int, quick_backward, (int64_t a), (a)) \
+    X(int, fast_value, (int64_t a, dn_dim *dim, int capacity, double *out), (a, dim, capacity, out)) \
+    X(int, fast_gradient, (int64_t a, dn_dim *dim, int capacity, double *out), (a, dim, capacity, out)) \
+    X(int, fast_param, (int64_t a, int64_t row, dn_dim *dim, int capacity, double *out), (a, row, dim, capacity, out)) \
+    X(int, fast_backward, (int64_t a), (a)) \
     /* how many graphs this slot has started since dn_graph_new */ \
     X(int64_t, graph_version, (int graph), (graph)) \
     /* a new graph in this slot: forgets all nodes, keeps the memory */ \
@@ -151,13 +151,13 @@ enum dn_op_flag {
     DN_VIEW = 8,      /* the value is memory that exists already; nothing is computed */
     DN_NO_GRAD = 16,  /* sends no gradient to its inputs */
     DN_RANDOM = 32,   /* draws random numbers */
-    DN_JOINS = 64,    /* nodes that differ in the last input alone are computed as one, see csrc/schedule/join.h */
-    DN_PARTS = 128,   /* has several outputs, blocks of (size x batch), read through `part` nodes */
+    DN_BATCHED_GEMM = 64,    /* nodes that differ in the last input alone are computed as one, see csrc/schedule/batched_gemm.h */
+    DN_SEVERAL_OUTPUTS = 128,   /* has several outputs, blocks of (size x batch), read through `output_view` nodes */
     DN_INTS_EACH = 256,        /* each int belongs to a batch element, equally many to each, ... */
     DN_INTS_AFTER_FIRST = 512, /* ... or each after the first: what merged nodes have is joined */
-    DN_RAGGED = 1024, /* the first int is T, the last T inputs are steps: nodes of any T are merged, as one in the form DN_SEQUENCE_PACKED */
-    DN_ROWS_ONCE = 2048,       /* merged nodes whose inputs are equal rows of tables are computed once, see csrc/schedule/once.h */
-    DN_TRACED = 4096  /* made by calls of a cell; those of one program whose arguments are known are computed as one */
+    DN_VARIABLE_LENGTH = 1024, /* the first int is T, the last T inputs are steps: nodes of any T are merged, as one in the form DN_SEQUENCE_PACKED */
+    DN_DEDUPLICATES_ROWS = 2048,       /* merged nodes whose inputs are equal rows of tables are computed once, see csrc/schedule/deduplicate.h */
+    DN_TRACED = 4096  /* made by calls of a traced function; those of one program whose arguments are known are computed as one */
 };
 
 /* ---- graphs ------------------------------------------------------------------------------------------------------------------------ */
@@ -215,15 +215,15 @@ void dn_graph_hold(int graph);
 /* ---- cells (csrc/program.h) ------------------------------------------------------------------------------------------------------------- */
 /* A function that is traced: programs, one for each combination of the arguments' dims. NULL: no memory. Freed when no graph uses it any
  * more. */
-dn_cell *dn_cell_new(void);
-void dn_cell_free(dn_cell *);
-int64_t dn_cell_handle(dn_cell *);
+dn_traced *dn_traced_new(void);
+void dn_traced_free(dn_traced *);
+int64_t dn_traced_handle(dn_traced *);
 /* Between these calls a function runs on `graph`: no value can be read there, and no call made on the graph `outer`. The end of what has not
  * begun is nothing. */
 int dn_trace_begin(int graph, int outer);
 void dn_trace_end(int graph, int outer);
 /* Makes a program of what was traced: inputs of `graph` that stand for the arguments, and the outputs. */
-int dn_cell_add(dn_cell *, int graph, int n_given, const int64_t *given, int n_outputs, const int64_t *outputs);
+int dn_traced_add(dn_traced *, int graph, int n_given, const int64_t *given, int n_outputs, const int64_t *outputs);
 
 /* ---- operations written in Python ------------------------------------------------------------------------------------------------- */
 /* An input or the result: its dims, its value, its gradient. */
@@ -243,7 +243,7 @@ int dn_node_index(int64_t a);
 int dn_node_op(int64_t a);
 /* its n-th input as a handle, negative when there are no more */
 int64_t dn_node_input(int64_t a, int n);
-/* copies at most n of the node's whole numbers (indices and the like) to out; returns how many it has */
+/* copies at most n of the node's integers (indices and the like) to out; returns how many it has */
 int dn_node_ints(int64_t a, int n, int *out);
 /* the handle of the parameter that a parameter or lookup node is of; 0: it is another node */
 int64_t dn_node_param(int64_t a);
@@ -273,10 +273,10 @@ int dn_gradient(int64_t a, dn_real *out);
 int dn_find_nonfinite(int64_t a, int gradients, int nan_only, int *node, int64_t *element);
 
 /* ---- parameters -------------------------------------------------------------------------------------------------------------------- */
-dn_root *dn_root_new(void);
-void dn_root_free(dn_root *);            /* the memory goes when no graph uses it any more */
+dn_store *dn_store_new(void);
+void dn_store_free(dn_store *);            /* the memory goes when no graph uses it any more */
 /* A dense parameter (row_count = 0) or a lookup table of row_count rows, each of dims d. Values and gradients are zero. NULL: no memory. */
-dn_param *dn_param_new(dn_root *, int nd, const int *d, int64_t row_count);
+dn_param *dn_param_new(dn_store *, int nd, const int *d, int64_t row_count);
 /* Gives a new parameter its first values, float32 numbers in storage order: drawn evenly from [a, b), drawn normally with mean a and deviation
  * b, or all a. */
 enum dn_first { DN_FIRST_UNIFORM, DN_FIRST_NORMAL, DN_FIRST_CONSTANT };
@@ -300,11 +300,11 @@ int dn_param_updated(dn_param *);
 /* 1: what DyNet's numbers depend on. Parameters that are not updated gather gradients all the same, which count in the norm and are never
  * cleared, and decay; rows that were looked up before the loss have a gradient, if only zero; graphs copy the values of parameters, so that
  * those computed before an update may be followed by backward after it. */
-void dn_root_as_dynet(dn_root *, int on);
+void dn_store_as_dynet(dn_store *, int on);
 /* Call after changing values from outside: a backward through values computed before is then an error. */
-void dn_root_changed(dn_root *);
+void dn_store_changed(dn_store *);
 /* Rises whenever values change; waits for a change that is under way. */
-int64_t dn_root_version(dn_root *);
+int64_t dn_store_version(dn_store *);
 
 /* Gradients. An "empty" gradient reads as zero whatever its memory holds. */
 int dn_param_empty(dn_param *);
@@ -318,9 +318,9 @@ void dn_param_clear_gradient(dn_param *);              /* back to empty */
 void dn_param_scale_gradient(dn_param *, dn_real by);
 /* How often each gradient was cleared so far, and the product of all that it was scaled by. */
 void dn_gradient_marks(int n, dn_param *const *params, int64_t *clears, double *scales);
-/* Tables: how many rows have a gradient; if `room` is enough, copies of their numbers, in order of first touch, and of their gradients, row
+/* Tables: how many rows have a gradient; if `capacity` is enough, copies of their numbers, in order of first touch, and of their gradients, row
  * after row (each NULL: not wanted). The gradients of these rows, zeros where there is none. */
-int64_t dn_lookup_touched(dn_param *, int64_t room, int *rows, dn_real *block);
+int64_t dn_lookup_touched(dn_param *, int64_t capacity, int *rows, dn_real *block);
 void dn_lookup_copy_gradients(dn_param *, int64_t n, const int *rows, dn_real *out);
 /* Add n row gradients; -1 if a row is out of range or memory is short. */
 int dn_lookup_add(dn_param *, int64_t n, const int *rows, const dn_real *block);
@@ -329,15 +329,15 @@ int dn_lookup_add(dn_param *, int64_t n, const int *rows, const dn_real *block);
 int64_t dn_merge_rows(int64_t width, int64_t n_a, const int *rows_a, const dn_real *a, int64_t n_b, const int *rows_b, const dn_real *b,
                       int *rows_out, dn_real *out);
 
-/* Chunks: blocks that hold the dense parameters of a root, gradients at the same offsets as values. */
-int dn_root_chunks(dn_root *);
-int64_t dn_chunk_size(dn_root *, int chunk);           /* elements in use, padding between parameters included (always zero) */
-int64_t dn_chunk_capacity(dn_root *, int chunk);
-dn_real *dn_chunk_values(dn_root *, int chunk);
-dn_real *dn_chunk_gradients(dn_root *, int chunk);
-/* Move a chunk's gradients into memory from outside (capacity elements, 64-byte aligned, outliving the root or the next move);
- * NULL: back into private memory, which waits for nobody (a finaliser may run inside of backward): DN_ERROR_BUSY if the root is in use. */
-int dn_chunk_move_gradients(dn_root *, int chunk, dn_real *memory);
+/* Chunks: blocks that hold the dense parameters of a parameter store, gradients at the same offsets as values. */
+int dn_store_chunks(dn_store *);
+int64_t dn_chunk_size(dn_store *, int chunk);           /* elements in use, padding between parameters included (always zero) */
+int64_t dn_chunk_capacity(dn_store *, int chunk);
+dn_real *dn_chunk_values(dn_store *, int chunk);
+dn_real *dn_chunk_gradients(dn_store *, int chunk);
+/* Move a chunk's gradients into memory from outside (capacity elements, 64-byte aligned, outliving the store or the next move);
+ * NULL: back into private memory, which waits for nobody (a finaliser may run inside of backward): DN_ERROR_BUSY if the store is in use. */
+int dn_chunk_move_gradients(dn_store *, int chunk, dn_real *memory);
 /* The gradients of one chunk on several ranks, each a segment of memory that all of them see: elements [from, to) of every segment become the
  * sum over ranks of factors[r] segments[r][i], in rank order. Ranks with filled[r] = 0 count as zero and are not read. The caller sees to it
  * that nobody else writes or reads these elements meanwhile. DN_ERROR_VALUE: more than DN_MOST_RANKS. */
@@ -346,18 +346,18 @@ int dn_sum_ranks(int ranks, dn_real *const *segments, const double *factors, con
 int dn_param_chunk(dn_param *);                         /* -1 for tables */
 int64_t dn_param_offset(dn_param *);
 
-/* Watching a backward, from another thread or between its steps (csrc/backward/ready.c). Once a
- * root is DN_WATCH_ARMED, the next backward that uses it makes it DN_WATCH_BEGUN and tells of each
- * dense parameter when its gradient is complete: when the sweep has passed its last use, not only
- * when it reaches its node. DN_WATCH_STEPS: the same, and a step of backward ends when it has told something. */
-enum dn_watch { DN_WATCH_OFF, DN_WATCH_ARMED, DN_WATCH_STEPS, DN_WATCH_BEGUN, DN_WATCH_COMPLETE, DN_WATCH_FAILED };
-void dn_root_watch(dn_root *, int watch);              /* sets it; DN_WATCH_OFF ends every wait */
-/* Sleeps while it is DN_WATCH_ARMED, this many seconds at most; returns what it is. */
-int dn_root_await(dn_root *, double seconds);
-/* How many backwards were watched, those of all watchers of the root: whether what was read is of the last one. */
-int64_t dn_root_watched(dn_root *);
-/* How many backwards that use parameters of this root have begun, in all threads. */
-int64_t dn_root_passes(dn_root *);
+/* Watching a backward, from another thread or between its steps (csrc/backward/hooks.c). Once a
+ * store is DN_HOOK_ARMED, the next backward that uses it makes it DN_HOOK_BEGUN and tells of each
+ * dense parameter when its gradient is complete: when the backward pass has passed its last use, not only
+ * when it reaches its node. DN_HOOK_STEPS: the same, and a step of backward ends when it has notified somebody. */
+enum dn_hook { DN_HOOK_OFF, DN_HOOK_ARMED, DN_HOOK_STEPS, DN_HOOK_BEGUN, DN_HOOK_COMPLETE, DN_HOOK_FAILED };
+void dn_store_set_hook(dn_store *, int hook);              /* sets it; DN_HOOK_OFF ends every wait */
+/* Sleeps while it is DN_HOOK_ARMED, this many seconds at most; returns what it is. */
+int dn_store_await(dn_store *, double seconds);
+/* How many backwards were watched, those of all watchers of the store: whether what was read is of the last one. */
+int64_t dn_store_hook_count(dn_store *);
+/* How many backwards that use parameters of this store have begun, in all threads. */
+int64_t dn_store_passes(dn_store *);
 /* How many of the gradient's numbers, from the first, are complete in the watched backward; all, if that does not write it. They may be read
  * until the next one, without a lock. */
 int64_t dn_param_ready(dn_param *);
@@ -372,13 +372,13 @@ void dn_param_put(dn_param *, double factor, const dn_real *in);
 void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum);
 /* bfloat16, the upper half of a float, rounded to nearest, ties to even. encode: code = x + rest rounded, and what that lacks is the new rest
  * (0 where x is not finite); rest may be NULL: 0, and it is forgotten. */
-void dn_bf16_encode(int64_t n, const dn_real *x, dn_real *rest, uint16_t *code);
+void dn_bf16_encode(int64_t n, const dn_real *x, dn_real *residual, uint16_t *code);
 void dn_bf16_decode(int64_t n, const uint16_t *code, dn_real *x);
 /* A number in shared memory: what was written before it was set is there for whoever reads the new number. */
 void dn_flag_set(int64_t *flag, int64_t value);
 int64_t dn_flag_get(const int64_t *flag);
 
-/* ---- the ranks of one host (csrc/parallel/team.c) -------------------- */
+/* ---- the ranks of one host (csrc/parallel/shm_comm.c) -------------------- */
 /* The message of a rank before gradients are added up: this struct, then arrays. What lies from `structure`
  * to `end_alike` is nearly always the same on all ranks. */
 typedef struct dn_rank_message {
@@ -398,45 +398,45 @@ dn_rank_message_layout dn_rank_message_layout_of(int n_dense, int n_tables);
 void dn_rank_message_write(const dn_rank_message *, const dn_members *, void *out);
 
 /* The cached plan of the steady state: how the ranks of one host add up gradients. All pointers are the
- * caller's. Up to `windows` it is constant; the rest is what was agreed on for the present update. */
-typedef struct dn_place { int chunk; int64_t offset, length; } dn_place;
-typedef struct dn_share { int chunk, like; int64_t from, to; } dn_share;   /* used as parameter `like` is */
-typedef struct dn_team_window { dn_real *const *rows; int *const *ids; int64_t capacity; } dn_team_window;   /* [rank]: for a table's rows */
-typedef struct dn_team_plan {
+ * caller's. Up to `buffers` it is constant; the rest is what was agreed on for the present update. */
+typedef struct dn_gradient_slot { int chunk; int64_t offset, length; } dn_gradient_slot;
+typedef struct dn_shard { int chunk, like; int64_t from, to; } dn_shard;   /* used as parameter `like` is */
+typedef struct dn_shared_buffer { dn_real *const *rows; int *const *ids; int64_t capacity; } dn_shared_buffer;   /* [rank]: for a table's rows */
+typedef struct dn_shm_comm_plan {
     dn_members of;
     int ranks, rank;
-    const dn_place *places;                 /* of the dense parameters, as in dn_chunk_gradients */
+    const dn_gradient_slot *places;                 /* of the dense parameters, as in dn_chunk_gradients */
     dn_real *const *const *segments;        /* [chunk][rank] */
-    dn_team_window *windows;                /* [table]; capacity 0: none yet */
+    dn_shared_buffer *buffers;                /* [table]; capacity 0: none yet */
     const uint8_t **filled;                 /* [rank][dense parameter]: whether it has a gradient */
     int32_t *rows;                          /* (rank, table): how many rows have a gradient */
     double *factors;                        /* [rank]: what its gradients are multiplied by */
-    dn_share *shares;                       /* capacity for n_dense */
-} dn_team_plan;
+    dn_shard *shards;                       /* capacity for n_dense */
+} dn_shm_comm_plan;
 /* What this rank adds up: all that some rank has, each number on one rank. Neighbours that the same ranks
  * have used are one range; all ranges are cut into as many equal shares as ranks. Returns how many. */
-int dn_team_divide(const dn_team_plan *);
-int dn_team_sum_dense(const dn_team_plan *);   /* dn_sum_ranks for each of these shares */
+int dn_shm_comm_divide(const dn_shm_comm_plan *);
+int dn_shm_comm_sum_dense(const dn_shm_comm_plan *);   /* dn_sum_ranks for each of these shares */
 
-/* A team sends and receives messages in memory that its ranks share. What the others have sent may be
+/* A communicator sends and receives messages in memory that its ranks share. What the others have sent may be
  * read until this rank sends the next. */
-typedef struct dn_team dn_team;
-int64_t dn_team_bytes(int ranks, int64_t most);   /* of that memory, for messages of up to so many bytes; it begins as zeros, 64-aligned */
-dn_team *dn_team_new(int ranks, int rank, void *memory, int64_t most);   /* NULL: out of memory */
-void dn_team_free(dn_team *);
+typedef struct dn_shm_comm dn_shm_comm;
+int64_t dn_shm_comm_bytes(int ranks, int64_t most);   /* of that memory, for messages of up to so many bytes; it begins as zeros, 64-aligned */
+dn_shm_comm *dn_shm_comm_new(int ranks, int rank, void *memory, int64_t most);   /* NULL: out of memory */
+void dn_shm_comm_free(dn_shm_comm *);
 /* Whether all ranks have sent as much as this one; looks for so many seconds. */
-int dn_team_heard(dn_team *, double seconds);
-const uint8_t *dn_team_message(dn_team *, int rank);
+int dn_shm_comm_received(dn_shm_comm *, double seconds);
+const uint8_t *dn_shm_comm_message(dn_shm_comm *, int rank);
 
-/* WAITS: for another rank; call again when dn_team_heard, with the same arguments. NEWS: messages must be read. */
-enum dn_team_outcome { DN_TEAM_DONE, DN_TEAM_WAITS, DN_TEAM_NEWS };
+/* WAITS: for another rank; call again when dn_shm_comm_received, with the same arguments. NEWS: messages must be read. */
+enum dn_shm_comm_outcome { DN_SHM_COMM_DONE, DN_SHM_COMM_WAITS, DN_SHM_COMM_NO_PLAN };
 /* Sends this rank's message and receives the others'. DONE: all are alike and rows fit into the windows
  * of the plan, which holds now what was agreed on; factors are weight / sum of weights with `average`,
  * else 1, or 0 for weight 0. NEWS otherwise, and without a plan. The outcome is the same on all ranks.
  * No gradient is changed. DN_ERROR_VALUE: the message is too long. */
-int dn_team_negotiate(dn_team *, const dn_rank_message *, const dn_members *, dn_team_plan *, int average, double seconds);
+int dn_shm_comm_negotiate(dn_shm_comm *, const dn_rank_message *, const dn_members *, dn_shm_comm_plan *, int average, double seconds);
 /* By the plan of the present update: gradients become their sums, times the factors. DN_ERROR_MEMORY; DN_ERROR_VALUE: too many ranks. */
-int dn_team_sum(dn_team *, dn_team_plan *, double seconds);
+int dn_shm_comm_sum(dn_shm_comm *, dn_shm_comm_plan *, double seconds);
 
 /* ---- trainers ---------------------------------------------------------------------------------------------------------------------- */
 enum dn_rule_code {
@@ -450,11 +450,11 @@ enum dn_rule_code {
     DN_RULE_ADAMW,      /* beta1, beta2, eps, decay */
     DN_RULE_EG          /* mom */
 };
-/* A trainer updates the parameters of one root by a rule, whose moments it keeps beside each chunk and table. constants: the rule's, padded
+/* A trainer updates the parameters of one parameter store by a rule, whose moments it keeps beside each chunk and table. constants: the rule's, padded
  * to 4. kernels.h has the formulas. */
-dn_trainer *dn_trainer_new(dn_root *, int rule, const double *constants);
+dn_trainer *dn_trainer_new(dn_store *, int rule, const double *constants);
 void dn_trainer_free(dn_trainer *);
-/* n < 0: all parameters of the root, later ones included; else these n, in the root's order. */
+/* n < 0: all parameters of the store, later ones included; else these n, in the store's order. */
 int dn_trainer_select(dn_trainer *, int n, dn_param *const *params);
 /* ADAMW: these n parameters do not shrink. */
 int dn_trainer_exclude(dn_trainer *, int n, dn_param *const *params);
@@ -474,7 +474,7 @@ double dn_trainer_norm(dn_trainer *);
  * gradients are empty. Dense parameters without a gradient count as having zero. DN_ERROR_NONFINITE: the norm is not finite, nothing was
  * done. */
 int dn_trainer_update(dn_trainer *);
-/* the same for these n parameters, in the root's order: no other counts or changes */
+/* the same for these n parameters, in the store's order: no other counts or changes */
 int dn_trainer_update_these(dn_trainer *, int n, dn_param *const *params);
 /* the number of updates done; Adam's bias correction depends on it */
 int64_t dn_trainer_updates(dn_trainer *);

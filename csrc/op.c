@@ -91,14 +91,14 @@ int dn__alike_dims(dn_shape *s) {
 
 /* ---- calls -------------------------------------------------------------------------------------------------------- */
 
-static dn_real *take(dn_call *c, dn_arena *arena, size_t n) {
+static dn_real *take_workspace(dn_call *c, dn_arena *arena, size_t n) {
     dn_real *p = dn__arena_take(arena, n * sizeof *p);
-    if (!p) c->room->out_of_memory = 1;
+    if (!p) c->workspace->out_of_memory = 1;
     return p;
 }
 
-dn_real *dn__scratch(dn_call *c, size_t n) { return take(c, &c->room->scratch, n); }
-dn_real *dn__backward_memory(dn_call *c, size_t n) { return take(c, &c->room->grads, n); }
+dn_real *dn__scratch(dn_call *c, size_t n) { return take_workspace(c, &c->workspace->scratch, n); }
+dn_real *dn__backward_memory(dn_call *c, size_t n) { return take_workspace(c, &c->workspace->grads, n); }
 
 dn_real *dn__dx_zeroed(dn_call *c, int k) {
     dn_grad g = dn__dx(c, k);
@@ -106,7 +106,7 @@ dn_real *dn__dx_zeroed(dn_call *c, int k) {
     return g.dx;
 }
 
-void dn__draw_key(const dn_call *c, struct dn_draw *out) {
-    *out = (struct dn_draw){.seed = c->room->draws.seed, .stream = c->room->draws.stream, .counter = c->room->draws.counter,
-                            .node = c->way->ordinal(c, 0)};
+void dn__draw_key(const dn_call *c, struct dn_rng_key *out) {
+    *out = (struct dn_rng_key){.seed = c->workspace->rng.seed, .stream = c->workspace->rng.stream, .counter = c->workspace->rng.counter,
+                            .node = c->routes->ordinal(c, 0)};
 }

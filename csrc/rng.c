@@ -181,13 +181,13 @@ static uint64_t mix(uint64_t z) {
     return z ^ z >> 31;
 }
 
-static uint64_t draw_key(const dn_draw *draw) {
+static uint64_t draw_key(const dn_rng_key *draw) {
     const uint64_t golden = 0x9e3779b97f4a7c15u;
     return mix((mix(draw->seed + golden) ^ draw->stream) + golden);
 }
 
 /* words[w][lane] = word w of the block first_block + lane */
-static inline __attribute__((always_inline)) void draw_words(const dn_draw *draw, uint64_t key, uint32_t first_block,
+static inline __attribute__((always_inline)) void draw_words(const dn_rng_key *draw, uint64_t key, uint32_t first_block,
                                                              uint32_t words[4][LANES]) {
     uint32_t node = draw->node, counter_low = (uint32_t)draw->counter, counter_high = (uint32_t)(draw->counter >> 32);
     uint64_t m0 = hidden(MULTIPLIER_0), m1 = hidden(MULTIPLIER_1);
@@ -241,7 +241,7 @@ static inline __attribute__((always_inline)) void cos_sin_turn(uint32_t w, float
  * the lanes and vectorising over w instead. */
 
 DN_MULTIVERSION
-void dn_draw_uniform(const dn_draw *draw, size_t first, size_t n, float *out) {
+void dn_draw_uniform(const dn_rng_key *draw, size_t first, size_t n, float *out) {
     uint64_t key = draw_key(draw);
     for (size_t end = first + n, count; first < end; first += count, out += count) {
         uint32_t words[4][LANES];
@@ -257,7 +257,7 @@ void dn_draw_uniform(const dn_draw *draw, size_t first, size_t n, float *out) {
 }
 
 DN_MULTIVERSION
-void dn_draw_normal(const dn_draw *draw, size_t first, size_t n, float *out) {
+void dn_draw_normal(const dn_rng_key *draw, size_t first, size_t n, float *out) {
     uint64_t key = draw_key(draw);
     for (size_t end = first + n, count; first < end; first += count, out += count) {
         uint32_t words[4][LANES];
@@ -281,7 +281,7 @@ void dn_draw_normal(const dn_draw *draw, size_t first, size_t n, float *out) {
 /* limit = keep_probability 2^32, from 1 to 2^32. An element's 32-bit number is compared by its high half, which is half of
  * a word; its low half is computed only where the high half ties. So 16 blocks give 128 elements. */
 DN_MULTIVERSION
-static void draw_mask(const dn_draw *draw, size_t first, size_t n, uint64_t limit, float scale, float *out) {
+static void draw_bernoulli_bits(const dn_rng_key *draw, size_t first, size_t n, uint64_t limit, float scale, float *out) {
     uint64_t key = draw_key(draw);
     int32_t limit_high = (int32_t)(limit >> 16), limit_low = (int32_t)(limit & 0xffffu);
     uint32_t both_limits = (uint32_t)(limit >> 16 & 0xffffu) * 0x00010001u;
@@ -314,10 +314,10 @@ static void draw_mask(const dn_draw *draw, size_t first, size_t n, uint64_t limi
     }
 }
 
-void dn_draw_bernoulli_mask(const dn_draw *draw, size_t first, size_t n, float keep_probability, float scale, float *out) {
+void dn_draw_bernoulli_mask(const dn_rng_key *draw, size_t first, size_t n, float keep_probability, float scale, float *out) {
     double limit = keep_probability * 0x1p32;
     if (!(limit >= 0.5))
         for (size_t i = 0; i < n; i++) out[i] = 0.0f;
     else
-        draw_mask(draw, first, n, limit < 0x1p32 ? (uint64_t)(limit + 0.5) : (uint64_t)1 << 32, scale, out);
+        draw_bernoulli_bits(draw, first, n, limit < 0x1p32 ? (uint64_t)(limit + 0.5) : (uint64_t)1 << 32, scale, out);
 }

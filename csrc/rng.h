@@ -45,12 +45,12 @@ void dn_rng_gumbel(dn_rng *rng, size_t n, float *out);
  * Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. */
 
 /* What a draw depends on, beside the element's index. */
-typedef struct dn_draw {
+typedef struct dn_rng_key {
     uint64_t seed;    /* of reset_random_seed */
     uint64_t stream;  /* rank, thread or micro-batch */
     uint64_t counter; /* rises at every renew_cg and recalculation */
     uint32_t node;    /* index of the node in its graph */
-} dn_draw;
+} dn_rng_key;
 
 /* Each fills out[0..n-1] with the draws of the elements first..first+n-1. A draw is a function of (key, element) alone:
  * any splitting of a range into calls gives the same bits. Elements are numbered below 2^34 (then they repeat).
@@ -61,12 +61,12 @@ typedef struct dn_draw {
  * computed side by side give 64 elements in order. Masks: see dn_draw_bernoulli_mask. */
 
 /* out = (w >> 8) / 2^24, in [0, 1) */
-void dn_draw_uniform(const dn_draw *draw, size_t first, size_t n, float *out);
+void dn_draw_uniform(const dn_rng_key *draw, size_t first, size_t n, float *out);
 /* Standard normal, by Box and Muller (1958): of the words w0, w1 (and likewise w2, w3) of a block,
  * r = sqrt(-2 log v), v = ((w0 >> 1) + 1) / 2^31 in (0, 1], t = 2 pi w1 / 2^32; the elements of w0 and w1 are r cos t and
  * r sin t, within 2e-6. |out| < 6.56. */
-void dn_draw_normal(const dn_draw *draw, size_t first, size_t n, float *out);
+void dn_draw_normal(const dn_rng_key *draw, size_t first, size_t n, float *out);
 /* out = scale where x < keep_probability 2^32 (rounded), else 0. Below 0 counts as 0, above 1 as 1, nan as 0.
  * x has 32 bits: for element i, k = i / 16 % 8, half k % 2 (0: low) of word k / 2 of block b = i / 128 * 16 + i % 16 gives the
  * high 16, the same half of block b + 2^31 the low 16. */
-void dn_draw_bernoulli_mask(const dn_draw *draw, size_t first, size_t n, float keep_probability, float scale, float *out);
+void dn_draw_bernoulli_mask(const dn_rng_key *draw, size_t first, size_t n, float keep_probability, float scale, float *out);

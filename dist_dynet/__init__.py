@@ -11,12 +11,12 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import _checkout, _habits, ops, schedules  # noqa: F401 - _checkout comes first
+from . import _checkout, _hints, ops, schedules  # noqa: F401 - _checkout comes first
 from ._random import reset_random_seed
 from ._random_state import random_state, set_random_state
 from ._version import __version__
 from .batching import AutobatchStats, autobatch_stats
-from .cells import cell, traced
+from .traced_functions import cell, traced
 from .expression import Expression, forward, npvalues, values
 from .graph import ComputationGraph, cg, cg_checkpoint, cg_revert, cg_version, renew_cg
 from .nn import *  # noqa: F403
@@ -96,7 +96,7 @@ def __getattr__(name: str) -> Any:
             found = import_module(f".{module}", __name__)
             globals().update({each: getattr(found, each) for each in names})
             return globals()[name] if name in names else found
-    raise AttributeError(f"module 'dist_dynet' has no attribute {name!r}.{_habits.hint(name)}")
+    raise AttributeError(f"module 'dist_dynet' has no attribute {name!r}.{_hints.hint(name)}")
 
 
 def __dir__() -> list[str]:
@@ -104,13 +104,13 @@ def __dir__() -> list[str]:
 
 
 for _class, _attributes in (
-    (Expression, _habits.OF_EXPRESSIONS),
-    (Parameters, _habits.OF_PARAMETERS),  # noqa: F405
-    (LookupParameters, _habits.OF_PARAMETERS),  # noqa: F405
-    (ParameterCollection, _habits.OF_COLLECTIONS),  # noqa: F405
-    (Trainer, _habits.OF_TRAINERS),  # noqa: F405
+    (Expression, _hints.OF_EXPRESSIONS),
+    (Parameters, _hints.OF_PARAMETERS),  # noqa: F405
+    (LookupParameters, _hints.OF_PARAMETERS),  # noqa: F405
+    (ParameterCollection, _hints.OF_COLLECTIONS),  # noqa: F405
+    (Trainer, _hints.OF_TRAINERS),  # noqa: F405
 ):
-    _habits.explain(_class, _attributes)
+    _hints.explain(_class, _attributes)
 
 
 if {"PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"} & os.environ.keys():

@@ -26,14 +26,14 @@ def number(name: str, default: float, *, least: float | None = None) -> float:
 
 
 def whole(name: str, default: int) -> int:
-    """A whole number, 1 or more.
+    """An integer, 1 or more.
 
     >>> whole("NOT_SET", 3)
     3
     """
     text = os.environ.get(name) or str(default)
     if not text.strip().isdecimal() or int(text) < 1:
-        raise ImportError(f"{name}: takes a whole number, 1 or more; got {text!r}.")
+        raise ImportError(f"{name}: takes an integer, 1 or more; got {text!r}.")
     return int(text)
 
 

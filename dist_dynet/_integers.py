@@ -46,7 +46,7 @@ def named(value: Any, what: str, name: str, hint: str = "") -> int:
     try:
         return integer(value)
     except TypeError:
-        raise TypeError(f"{what}: {name} must be a whole number; got {value!r:.60}.{hint}") from None
+        raise TypeError(f"{what}: {name} must be an integer; got {value!r:.60}.{hint}") from None
 
 
 def _of_32_bits(n: int, what: str, name: str) -> int:
@@ -92,7 +92,7 @@ def indices(values: Iterable[int], what: str) -> Sequence[int]:
             raise TypeError(f"{values.ndim} dims")
         found = [integer(v) for v in items]
     except TypeError:
-        raise TypeError(f"{what}: indices must be whole numbers{'' if _is_flat(values) else ' in one flat list'}; got {values!r}.") from None
+        raise TypeError(f"{what}: indices must be integers{'' if _is_flat(values) else ' in one flat list'}; got {values!r}.") from None
     return [_of_32_bits(n, what, "the index") for n in found]
 
 
@@ -114,7 +114,7 @@ def real(value: Any, what: str) -> float:
         raise OverflowError(f"{what}: takes numbers; {error}.") from None
 
 
-def reals(values: Any, what: str) -> Any:
+def floats(values: Any, what: str) -> Any:
     """Numbers as something that C takes: a contiguous array of the build's type."""
     return np.ascontiguousarray(numbers(values, what), DTYPE)
 

@@ -67,7 +67,7 @@ def _detail(handle: int, op: str) -> str:
     if parameter:
         name = name_of(parameter)
         return name if op == "parameter" else f"{name}{_written(_integers(handle))}"
-    numbers = [] if op in ("input", "fill", "reshape", "part", "cell") or op.startswith("random_") else _integers(handle)
+    numbers = [] if op in ("input", "fill", "reshape", "output_view", "traced") or op.startswith("random_") else _integers(handle)
     return _written(numbers) if numbers else ""
 
 

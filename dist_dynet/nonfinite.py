@@ -87,7 +87,7 @@ def _place(graph: ComputationGraph, index: int) -> Place | None:
 
 @dataclass(frozen=True)
 class NonFinite:
-    """A number that is not finite, where nothing before it was. str() says it in words."""
+    """A number that is not finite, where nothing before it was. str() says it as text."""
 
     kind: str
     """value or gradient"""
@@ -98,7 +98,7 @@ class NonFinite:
     place: Place | None
     """The line of the program that made the node, where trace_nonfinite() was on."""
     from_: tuple[tuple[inspection.Node, str, Place | None], ...]
-    """Where it came from. Of a value: the inputs and their values; of a gradient: the nodes that sent it, and their gradients, in words."""
+    """Where it came from. Of a value: the inputs and their values; of a gradient: the nodes that sent it, and their gradients, in a message."""
 
     def __str__(self) -> str:
         n = self.node
@@ -214,7 +214,7 @@ def _checking_computed(self: Expression, recalculate: bool) -> Any:
 
 
 def _checking(name: str) -> Callable[..., Any]:
-    """The method that reads a value by a quick way, after the longer one has checked it."""
+    """The method that reads a value by a fast path, after the longer one has checked it."""
 
     def checked(self: Expression, recalculate: bool = False) -> Any:
         self._computed(recalculate)

@@ -69,13 +69,13 @@ def _flag(value: Any, what: str) -> bool:
 
 
 def _whole(value: Any, what: str) -> int:
-    """A whole number, 0 or more, from a number or its text."""
+    """An integer, 0 or more, from a number or its text."""
     try:
         number = int(value.strip()) if isinstance(value, str) else integer(value)
     except (TypeError, ValueError):
         number = -1
     if number < 0:
-        raise ValueError(f"{what}: takes a whole number, 0 or more; got {value!r}.")
+        raise ValueError(f"{what}: takes an integer, 0 or more; got {value!r}.")
     return number
 
 
@@ -369,7 +369,7 @@ def const_parameter(*args: Expression) -> Expression | list[Expression]:
 
 
 class UnsignedValue:
-    """Holds a whole number, 0 or more."""
+    """Holds an integer, 0 or more."""
 
     def __init__(self, val: int = 0) -> None:
         self.set(val)
@@ -399,7 +399,7 @@ class FloatValue:
 
 
 class UnsignedVectorValue:
-    """Holds whole numbers, 0 or more."""
+    """Holds integers, 0 or more."""
 
     def __init__(self, vals: Sequence[int]) -> None:
         self.set(vals)
@@ -439,7 +439,7 @@ class FloatVectorValue:
 def _unsigned(value: int, what: str) -> int:
     number = count(value, what, "a number")
     if number < 0:
-        raise OverflowError(f"{what}: takes whole numbers, 0 or more; got {value}.")
+        raise OverflowError(f"{what}: takes integers, 0 or more; got {value}.")
     return number
 
 

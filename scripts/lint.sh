@@ -5,7 +5,7 @@
 #     scripts/lint.sh
 #
 # How long: half a minute after the first call, which installs the tools.
-# What to expect: no output but the verbs' own summaries; a non-zero status when something is to be mended.
+# What to expect: no output but the commands' own summaries; a non-zero status when something is to be mended.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 

@@ -65,7 +65,7 @@ def flag_words(op, meanings):
     """The flags of an operation, in the order of the enum."""
     flags = lib.dn_op_flags(OPS[op])
     words = [f.removeprefix("DN_").lower() for f in meanings if flags & getattr(lib, f)]
-    shared = flags >> int(re.search(r"DN_SHARED_SHIFT = (\d+)", (ROOT / "csrc" / "op.h").read_text())[1])
+    shared = flags >> int(re.search(r"DN_BROADCAST_SHIFT = (\d+)", (ROOT / "csrc" / "op.h").read_text())[1])
     return words + [f"shared {k}" for k in range(8) if shared & 1 << k]
 
 

@@ -201,7 +201,7 @@ def sequence(make, layers, rate, batched, given, way, masks=False):
 
 def recurrent_networks(said):
     both = False, True
-    for (name, make), layers, rate, batched, given in itertools.product(recurrent.MAKERS.items(), (0, 1, 2), (0, 0.4), both, both):
+    for (name, make), layers, rate, batched, given in itertools.product(recurrent.FACTORIES.items(), (0, 1, 2), (0, 0.4), both, both):
         for what, ways in WAYS.items():
             label = f"{name} of {layers} layers, dropout {rate}{', batches' * batched}{', from a state' * given}, {what}"
             said.add(label, *(lambda a=(make, layers, rate, batched, given, way): sequence(*a) for way in ways))

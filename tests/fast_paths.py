@@ -119,7 +119,7 @@ USES = {
     **replaced(
         as_dims=lambda: dy.zeros((2, 2)),
         begin_backward=lambda: after_backward(lambda y: W.grad_as_array()),
-        cell_call=lambda: [cell_of(n) for n in (1, 2, 5)],
+        traced_call=lambda: [cell_of(n) for n in (1, 2, 5)],
         concatenate_pairs=lambda: dy.BiRNNBuilder(1, 2, 2, dy.ParameterCollection(), dy.GRUBuilder).transduce([x()])[0].dim(),
         dim_of=lambda: x().dim(),
         expressions_from=lambda: expressions_from(x()._h, 1),

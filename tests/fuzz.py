@@ -66,7 +66,7 @@ class Worker:
             self._process.stdin.write(struct.pack("q", len(text)) + text)
             return pickle.loads(self._read(struct.unpack("q", self._read(8, self._patience))[0], self._patience))
         except BrokenPipeError:
-            raise CrashError(self._last_words()) from None
+            raise CrashError(self._final_output()) from None
 
     def _read(self, n, patience):
         found, end = b"", time.monotonic() + patience
@@ -77,11 +77,11 @@ class Worker:
                 raise CrashError(f"hangs: no answer within {patience:g} seconds")
             piece = self._process.stdout.read(n - len(found))
             if not piece:
-                raise CrashError(self._last_words())
+                raise CrashError(self._final_output())
             found += piece
         return found
 
-    def _last_words(self):
+    def _final_output(self):
         status = self._process.wait()
         self._errors.seek(0)
         return f"the process ended with status {status}: {self._errors.read()[-1500:].decode(errors='replace')}"
@@ -182,7 +182,7 @@ def unequal(a, b, exact, tolerance, size=0):
 
 
 def compared(got, want):
-    """Both in words; of arrays the first numbers that differ."""
+    """Both as text; of arrays the first numbers that differ."""
     if isinstance(got, np.ndarray) and isinstance(want, np.ndarray) and got.shape == want.shape:
         places = np.flatnonzero(~np.isclose(got, want, rtol=1e-9, atol=0, equal_nan=True).ravel())[:4]
         pairs = ", ".join(f"{got.ravel()[i]!s} at {i}, not {want.ravel()[i]!s}" for i in places)

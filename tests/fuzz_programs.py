@@ -3,7 +3,7 @@
 A program is a list of steps, which make nodes, or do something with the graph or the parameters. A step names those that it depends on by
 their numbers; where one of these is gone, by a revert or because shrinking has taken it out, the step does nothing. `source()` gives the lines
 of a program: as it is (a *live* run, in a mode of autobatching, with cells), or *plain*: whenever something is read, all nodes that there are
-then are made anew, in a new graph that is computed node by node, without cells, checkpoints, or values that are kept. Both must give the same.
+then are made anew, in a new graph that is computed node by node, without tracing, checkpoints, or values that are kept. Both must give the same.
 """
 
 import itertools
@@ -41,7 +41,7 @@ CELLS = {  # what each is called with, a vector of 3 numbers, and how many resul
     "five": ("lambda *xs: dy.tanh(dy.affine_transform([B3, W33, dy.esum(list(xs))]))", 5, 1),
 }
 NO_CELLS = {
-    "cell": "its rows look at the graph",
+    "traced": "its rows look at the graph",
     "function": "operations written in Python cannot be traced",
     "gradients": "a node that lets no gradient through has none; a cell that contains it has one",
     "choice": "its rows read values",
@@ -182,8 +182,8 @@ class _Drawing:
             count = draw.randrange(1, 5) if count == 1 else count
             return self.made(self.add("several", n, form, tuple(self.vector(n) for _ in range(count))), n)
         if kind == "sequence":
-            maker, layers, way = draw.choice(list(recurrent.MAKERS)), draw.choice([1, 2]), draw.choice(["steps", "transduce", "states"])
-            return self.made(self.add("sequence", maker, layers, way, tuple(self.vector(3) for _ in range(draw.randrange(1, 5)))), 3)
+            factory, layers, way = draw.choice(list(recurrent.FACTORIES)), draw.choice([1, 2]), draw.choice(["steps", "transduce", "states"])
+            return self.made(self.add("sequence", factory, layers, way, tuple(self.vector(3) for _ in range(draw.randrange(1, 5)))), 3)
         if kind == "cell":
             name = draw.choice(list(CELLS))
             return self.made(self.add("cell", name, tuple(self.vector(3) for _ in range(CELLS[name][1]))), 3)
@@ -239,8 +239,8 @@ class _Drawing:
             number = self.add("tree", x, *children)
             self.trees.append(number)
         else:
-            maker, layers, way = same.choice(list(recurrent.MAKERS)), same.choice([1, 2]), same.choice(["steps", "transduce", "states"])
-            number = self.add("sequence", maker, layers, way, (x,) * self.draw.randrange(1, 6))
+            factory, layers, way = same.choice(list(recurrent.FACTORIES)), same.choice([1, 2]), same.choice(["steps", "transduce", "states"])
+            number = self.add("sequence", factory, layers, way, (x,) * self.draw.randrange(1, 6))
         self.made(number, n)
         return number, n
 
@@ -349,8 +349,8 @@ class _Source:
             self.add(MODEL, f"B{n} = m.add_parameters({n})")
             self.add(MODEL, *(f"{t}{n} = m.add_lookup_parameters(({TABLE_ROWS}, {n}))" for t in sorted(set(TABLES))))
             self.add(MODEL, *(f"W{n}{k} = m.add_parameters(({n}, {k}))" for k in SIZES))
-        for maker, layers in sorted({s.rest[:2] for s in self.program.steps if s.kind == "sequence"}):
-            self.add(MODEL, f"{_builder(maker, layers)} = recurrent.MAKERS[{maker!r}]({layers}, 3, 3, m)")
+        for factory, layers in sorted({s.rest[:2] for s in self.program.steps if s.kind == "sequence"}):
+            self.add(MODEL, f"{_builder(factory, layers)} = recurrent.FACTORIES[{factory!r}]({layers}, 3, 3, m)")
         if any(s.kind == "tree" for s in self.program.steps):
             self.add(MODEL, "tree = dy.BinaryTreeLSTMBuilder(3, 3, m)")
         for name in sorted({s.rest[0] for s in self.program.steps if s.kind == "cell"}):
@@ -529,8 +529,8 @@ def _needs(step):
     return list(itertools.chain.from_iterable(x if isinstance(x, tuple) else (x,) for x in found))
 
 
-def _builder(maker, layers):
-    return f"{maker.replace(' ', '_').replace('-', '_')}_{layers}"
+def _builder(factory, layers):
+    return f"{factory.replace(' ', '_').replace('-', '_')}_{layers}"
 
 
 def _numbers(seed, n, batch):

@@ -1,6 +1,6 @@
 """Compares drawn training programs (mpi/loops.py) on several ranks with one process: python tests/loop_check.py FIRST COUNT
 
-The law: N ranks end where one process ends, or the program is refused in words on all of them.
+The law: N ranks end where one process ends, or the program is refused with an error message on all of them.
 """
 
 import pickle

@@ -8,13 +8,13 @@
 
 enum { MOST = 8 };
 static struct { uintptr_t from, to; } watched[MOST];
-static int n_watched, lasting;
+static int n_hooked, lasting;
 static long left = -1, failures;   /* left: how many succeed before one fails; < 0: all */
 
 void shim_watch(uintptr_t from, uintptr_t to) {
-    if (n_watched == MOST) abort();
-    watched[n_watched].from = from;
-    watched[n_watched++].to = to;
+    if (n_hooked == MOST) abort();
+    watched[n_hooked].from = from;
+    watched[n_hooked++].to = to;
 }
 
 /* n = 1: the next one fails; 0: none. */
@@ -30,8 +30,8 @@ static int fails(void *caller) {
     const uintptr_t at = (uintptr_t)caller;
     int i = 0;
     if (left < 0) return 0;
-    while (i < n_watched && !(at >= watched[i].from && at < watched[i].to)) i++;
-    if (i == n_watched) return 0;
+    while (i < n_hooked && !(at >= watched[i].from && at < watched[i].to)) i++;
+    if (i == n_hooked) return 0;
     if (left > 0) return left--, 0;
     if (!lasting) left = -1;
     failures++;

@@ -148,7 +148,7 @@ def test_autobatch_of_random_graphs_equals_plain(data):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_autobatch_goes_on_after_values_were_read(model, strategy):
+def test_autobatch_continues_after_values_were_read(model, strategy):
     W = model.add_parameters((3, 3))
     dy.renew_cg(autobatching=strategy)
     xs = [dy.inputVector([i, 1.0, -i]) for i in range(4)]

@@ -100,7 +100,7 @@ def test_what_is_beside_the_loss_adds_nothing(row, case, factors, rng):
 
 DRAWS = """
 import numpy as np, dist_dynet as dy
-traced = dy.cell(lambda x: dy.dropout(dy.square(x), 0.5))
+traced = dy.traced(lambda x: dy.dropout(dy.square(x), 0.5))
 for autobatching in (0, 1, 2):
     for noisy in (lambda x: dy.dropout(x, 0.5), traced):
         dy.renew_cg(autobatching=autobatching)

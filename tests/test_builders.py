@@ -1,6 +1,6 @@
 """Recurrent builders: numbers of the real DyNet, all ways alike, dropout, initial values. The rest: test_nets.py.
 
-MAKERS of net_table/recurrent.py lists them. How long: about two seconds.
+FACTORIES of net_table/recurrent.py lists them. How long: about two seconds.
 """
 
 import copy
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from net_table.recurrent import CLASSES, MAKERS, cells
+from net_table.recurrent import CLASSES, FACTORIES, cells
 from oracle import replay
 from test_graph import close
 from test_rnn import WAYS, as_expressions, inputs, run
@@ -39,9 +39,9 @@ LAST_VALUES = {
 """Of the real DyNet: the last number of each matrix, for the sizes 2, 2, 3 after reset_random_seed(7)."""
 
 
-@pytest.fixture(params=MAKERS)
+@pytest.fixture(params=FACTORIES)
 def make(request):
-    return MAKERS[request.param]
+    return FACTORIES[request.param]
 
 
 def made(make, layers=2):

@@ -201,7 +201,7 @@ def test_other_readers_find_the_parameters_in_a_checkpoint(tmp_path):
     assert equal(values(n), values(m)) and not report.missing and equal(other.state(), trainer.state())
 
 
-def test_progress_is_told_to_the_launcher(tmp_path, monkeypatch, capfd):
+def test_progress_is_notified_to_the_launcher(tmp_path, monkeypatch, capfd):
     m = model_of()
     trainer = dy.AdamTrainer(m)
     checkpointer = parallel.Checkpointer(tmp_path / "run", m, trainer, every=2)
@@ -249,7 +249,7 @@ def test_arguments_are_checked(tmp_path):
     trainer = dy.AdamTrainer(m)
     with pytest.raises(TypeError, match="float"):
         parallel.Checkpointer(tmp_path, m, trainer, every=1.5)
-    with pytest.raises(TypeError, match=r"^Checkpointer: sizes must be whole numbers; got 2\.5 for keep"):
+    with pytest.raises(TypeError, match=r"^Checkpointer: sizes must be integers; got 2\.5 for keep"):
         parallel.Checkpointer(tmp_path, m, trainer, keep=2.5)
     for every in (0, -1, "x", "5", "5 days", "0s"):
         with pytest.raises(ValueError, match="every must be a number of updates, a time such as"):

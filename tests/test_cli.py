@@ -20,7 +20,7 @@ from processes import output_of, run_python
 import dist_dynet
 from dist_dynet import cli
 from dist_dynet.cli import _relay, mpi, options, output
-from dist_dynet.cli._words import RefusedError
+from dist_dynet.cli._messages import RefusedError
 
 
 def lines_of(text, rank):
@@ -164,7 +164,7 @@ def test_what_ranks_have_started_is_killed_though_launcher_and_relays_cannot_do_
     assert job.end()[0] == 137
 
 
-def test_user_signal_goes_on_to_the_ranks(python):
+def test_user_signal_continues_to_the_ranks(python):
     job, processes = started(python, 2)
     job.send_signal(signal.SIGUSR1)
     said = sorted(job.stdout.readline() for _ in range(2))
@@ -345,9 +345,9 @@ def test_hosts_are_read(tmp_path):
         ("--hosts a:2 -n 3 train.py", r"hosts: -n must not ask for more ranks than the hosts take; got -n 3 and 2 places"),
         ("--hosts a --hostfile b train.py", r"give --hosts or --hostfile, not both"),
         ("--hostfile /nowhere/hosts train.py", r"--hostfile: cannot be read: .*No such file"),
-        ("-n 0 train.py", r"argument -n: takes a whole number, at least 1; got '0'"),
+        ("-n 0 train.py", r"argument -n: takes an integer, at least 1; got '0'"),
         ("--timeout x train.py", r"argument --timeout: takes a number of seconds; got 'x'"),
-        ("--max-restarts -1 train.py", r"argument --max-restarts: takes a whole number, at least 0; got '-1'"),
+        ("--max-restarts -1 train.py", r"argument --max-restarts: takes an integer, at least 0; got '-1'"),
         ("-n 2", r"there is no script to run"),
         ("-n 2 --mpi lam train.py", r"argument --mpi: invalid choice"),
     ],

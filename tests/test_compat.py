@@ -266,7 +266,7 @@ def test_settings_that_are_in_force_are_not_set_again(tmp_path):
     [
         (["--dynet-foo", "3"], 0, "dist_dynet: the option --dynet-foo is not known and has no effect.\n"),
         (["--dynet-mem", "1024,1,1,1", "--dynet-profiling", "1", "--dynet-devices=CPU", "--dynet-gpus", "0", "--dynet-memory=9"], 0, ""),
-        (["--dynet-seed", "x"], 1, "ValueError: --dynet-seed: takes a whole number"),
+        (["--dynet-seed", "x"], 1, "ValueError: --dynet-seed: takes an integer"),
         (["--dynet-mem"], 1, "ValueError: --dynet-mem: needs a value"),
         (["--dynet-gpu"], 1, "RuntimeError: --dynet-gpu: there is only the CPU"),
     ],

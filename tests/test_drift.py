@@ -40,7 +40,7 @@ def test_every_row_of_the_tables_is_compared():
         for row in module.ROWS:
             assert all(f"{family}-{row.label(case)}" in names["operations"].outcomes for case in row.cases)
     assert all(any(name.startswith(f"{operator}") for name in names["operators"].outcomes) for operator in drift.OPERATORS)
-    assert all(any(name.startswith(f"{maker} of") for name in names["recurrent"].outcomes) for maker in recurrent.MAKERS)
+    assert all(any(name.startswith(f"{factory} of") for name in names["recurrent"].outcomes) for factory in recurrent.FACTORIES)
     assert all(f"{net} x 1" in names["nets"].outcomes for net in net_table.NETS)
 
 

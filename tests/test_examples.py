@@ -1,4 +1,4 @@
-"""The examples that belong to no single block are run, shortly: they learn. The others: test_cell.py, test_blocks_crf.py, test_blocks_stack.py.
+"""The examples that belong to no single block are run, shortly: they learn. The others: test_traced.py, test_blocks_crf.py, test_blocks_stack.py.
 
 How long: half a minute.
 """
@@ -26,7 +26,7 @@ def test_the_transformer_learns():
 
 
 @pytest.mark.float32
-def test_the_walks_reach_more_goals():
+def test_the_episodes_reach_more_goals():
     reached = numbers(r"([\d.]+) of the goals reached", "gridworld", "--updates", "150")
     assert len(reached) == 5 and reached[-1] > max(0.7, 2 * reached[0])
 

@@ -17,7 +17,7 @@ LIMIT = 15
 SHORT = {"DIST_DYNET_SILENCE": "1"}
 RANK = r"rank 1 \(process \d+ on \S+\)"
 LEFT = rf"waits for {RANK}, which left the program while other ranks still work"
-PLACE = r"gradient exchange of update \d+ \(meeting \d+\)"
+PLACE = r"gradient exchange of update \d+ \(collective \d+\)"
 
 FAILURES = {
     # by itself
@@ -38,7 +38,7 @@ FAILURES = {
     "stuck call": (75, rf"{PLACE}: waited \d s; {RANK} gives no answer: it is stopped, stuck or dead"),
     "long call": (1, rf"{PLACE}: waited 3 s for rank 1; {RANK} gives no answer, but computes: it is in a call that holds Python's lock"),
     "loop": (1, rf"{PLACE}: waited 3 s for rank 1; {RANK} computes at fail\.py:\d+"),
-    "barrier": (1, rf"TimeoutError: \[rank 0/2\] barrier \(meeting \d+\): waited 1 s for rank 1; {RANK} computes at fail\.py:\d+"),
+    "barrier": (1, rf"TimeoutError: \[rank 0/2\] barrier \(collective \d+\): waited 1 s for rank 1; {RANK} computes at fail\.py:\d+"),
     # does something else
     "order": (
         75,
@@ -46,7 +46,7 @@ FAILURES = {
     ),
     "checked": (
         1,
-        r"all ranks must agree; all_reduce sum \(meeting \d+\) at fail\.py:\d+ here, all_reduce sum \(meeting \d+\) at fail\.py:\d+ on",
+        r"all ranks must agree; all_reduce sum \(collective \d+\) at fail\.py:\d+ here, all_reduce sum \(collective \d+\) at fail\.py:\d+ on",
     ),
     "frozen": (1, '"/W" is frozen on rank 1, but not on all'),
     "missing parameter": (1, r'\[rank 1/2\] DistributedTrainer .*: this rank has 1 parameters, rank 0 has 2; first missing "/enc/V"'),
@@ -55,7 +55,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("how", FAILURES)
-def test_failure_of_one_rank_ends_the_job_with_words(how, mpi):
+def test_failure_of_one_rank_ends_the_job_with_a_message(how, mpi):
     patience = {"DIST_DYNET_TIMEOUT": "3"} if how in ("loop", "long call") else {}
     status, output, seconds = mpirun(2, "fail.py", how, mpi=mpi, **SHORT, **patience)
     expected, words = FAILURES[how]
@@ -83,7 +83,7 @@ def test_what_a_rank_starts_is_no_rank(mpi):
     assert mpirun(2, "children.py", mpi=mpi)[:2] == (0, "ok\n")
 
 
-def test_job_that_is_suspended_goes_on(mpi):
+def test_job_that_is_suspended_continues(mpi):
     """All of it, for longer than any limit, while a rank waits: a batch system, or Ctrl-Z. The time counts for nothing."""
     job = start(2, "fail.py", "slow", mpi=mpi, **SHORT, DIST_DYNET_TIMEOUT="3")
     assert job.process.stdout.readline() == "slow\n"

@@ -24,8 +24,8 @@ def test_every_fast_path_has_a_use():
 
 
 def test_a_fast_path_without_a_use_is_reported(monkeypatch):
-    monkeypatch.setattr(fast_paths.calls, "quick_new", len, raising=False)
-    assert found() - USES.keys() == {"quick_new"}
+    monkeypatch.setattr(fast_paths.calls, "fast_new", len, raising=False)
+    assert found() - USES.keys() == {"fast_new"}
     assert not NOT_FAST_PATHS.keys() & USES.keys()
 
 
@@ -60,7 +60,7 @@ def test_another_value_of_the_switch_is_an_error():
 
 
 GENERAL = (
-    "tiny", "rnn", "builders", "trainers", "quick_ways", "cell", "graph", "params", "states",
+    "tiny", "rnn", "builders", "trainers", "fast_path_inputs", "traced", "graph", "params", "states",
     "trees_attention", "integers", "reverts", "special_networks",
 )  # fmt: skip
 

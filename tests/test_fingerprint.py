@@ -88,7 +88,7 @@ def test_every_process_finds_the_same():
     assert len(printed) == 1
 
 
-def test_numbering_by_a_set_is_told_apart():
+def test_numbering_by_a_set_is_notified_apart():
     words = [f"w{i}" for i in range(50)]
     program = f"from dist_dynet.parallel.fingerprint import fingerprint; print(fingerprint([{{w: i for i, w in enumerate(set({words}))}}]))"
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE)}

@@ -544,8 +544,8 @@ def test_numbers_of_a_large_graph_are_read_one_by_one(autobatching):
 
 @pytest.mark.parametrize("shape", [(1,), (3,), (1, 1), (2, 3), (1, 5), (256,), (257,), (16, 17), (0,), (2, 0)])
 @pytest.mark.parametrize("batched", [False, True])
-def test_quick_reading_gives_what_the_long_way_gives(shape, batched):
-    """recalculate=True always takes the long way."""
+def test_quick_reading_gives_what_the_slow_path_gives(shape, batched):
+    """recalculate=True always takes the slow path."""
     dy.renew_cg()
     array = np.arange(np.prod(shape), dtype=float).reshape(shape)
     array[..., :1] = np.nan

@@ -367,7 +367,7 @@ def test_dump_of_nan(tmp_path, capsys):
     assert "Gradient: 1 of 2 numbers are NaN or infinite, the first at (1,)" in lines
 
 
-def test_dump_goes_on_after_errors(tmp_path):
+def test_dump_continues_after_errors(tmp_path):
     def fails(x):
         raise KeyError("mine")
 

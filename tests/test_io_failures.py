@@ -274,7 +274,7 @@ class Recorder:
 
 
 @pytest.mark.parametrize("writes", [True, False])
-def test_policy_decides_who_writes_and_hears_of_the_end(writes, tmp_path):
+def test_policy_decides_who_writes_and_is_notified_of_the_end(writes, tmp_path):
     policy = Recorder(writes)
     former = files.set_policy(policy)
     try:

@@ -696,7 +696,7 @@ def test_classes_of_other_packages_are_not_made(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_damaged_pickles_are_refused_or_harmless(hostile, seed):
-    """Bytes of good files changed at random: an exception in words, or an object; no call, no file, no crash."""
+    """Bytes of good files changed at random: an exception in a message, or an object; no call, no file, no crash."""
     rng = np.random.default_rng(seed)
     good = pickle.dumps((Layer, [Vocabulary(["a"]), Colour.RED, np.arange(3), {"x": filled(Watched)}, collections.deque([1], 3)], "/layer/"))
     data = Path("o.data").read_bytes()

@@ -97,7 +97,7 @@ def test_slurm_is_used_in_its_allocations(python, tmp_path):
 
 
 def test_failing_rank_leaves_its_neighbours_under_slurm_alone(tmp_path):
-    """srun puts all ranks of a node into one process group, which the first of them leads; they have last words, too."""
+    """srun puts all ranks of a node into one process group, which the first of them leads; they have final output, too."""
     fails = [sys.executable, "-c", "import sys; sys.stdin.read(); sys.exit(3)"]
     command = [sys.executable, "-I", "-S", _relay.__file__, "SLURM_PROCID", str(tmp_path), *fails]
     environment, pipe = {**os.environ, "SLURM_PROCID": "0"}, subprocess.PIPE

@@ -1,4 +1,4 @@
-"""N ranks end where one process ends, in every loop, or the program is refused in words: drawn programs, and each kind of loop by itself."""
+"""N ranks end where one process ends, in every loop, or the program is refused with an error message: drawn programs, and each kind of loop by itself."""
 
 import os
 
@@ -17,7 +17,7 @@ def test_ranks_end_where_one_process_ends(job, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_programs_go_on_to_the_same_end(tmp_path):
+def test_killed_programs_continue_to_the_same_end(tmp_path):
     check_resumed(0, PROGRAMS // 2, tmp_path)
 
 
@@ -27,7 +27,7 @@ def test_every_kind_of_loop(ranks):
     assert status == 0 and output == "ok\n", output
 
 
-def test_ranks_that_read_other_data_are_told(tmp_path):
+def test_ranks_that_read_other_data_get_an_error(tmp_path):
     for rank in range(2):
         lines = ["one", "two", "three"] if rank == 0 else ["two", "one", "three"]
         (tmp_path / str(rank)).write_text(os.linesep.join(lines))

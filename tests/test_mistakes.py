@@ -1,4 +1,4 @@
-"""What beginners write, many of them by habit from PyTorch and NumPy: each is an error in words, or has the result that was meant.
+"""What beginners write, many of them by habit from PyTorch and NumPy: each is an error with a message, or has the result that was meant.
 
 How long: three seconds.
 """
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import dist_dynet as dy
-from dist_dynet import _habits
-from dist_dynet._habits import WRITTEN_HERE
+from dist_dynet import _hints
+from dist_dynet._hints import WRITTEN_HERE
 
 
 def surroundings():
@@ -25,37 +25,37 @@ def surroundings():
 
 
 MISTAKES = [
-    # sizes that are no whole numbers
-    ("dy.Linear(5 / 2, 2, m)", TypeError, "Linear: sizes must be whole numbers; got 2.5."),
-    ("dy.Linear('3', 2, m)", TypeError, "Linear: sizes must be whole numbers; got '3'."),
-    ("dy.VanillaLSTMBuilder(1, 3, 5 / 2, m)", TypeError, "VanillaLSTMBuilder: sizes must be whole numbers; got 2.5."),
-    ("dy.BiRNNBuilder(1, 3, '4', m, dy.GRUBuilder)", TypeError, "BiRNNBuilder: sizes must be whole numbers; got '4'."),
+    # sizes that are no integers
+    ("dy.Linear(5 / 2, 2, m)", TypeError, "Linear: sizes must be integers; got 2.5."),
+    ("dy.Linear('3', 2, m)", TypeError, "Linear: sizes must be integers; got '3'."),
+    ("dy.VanillaLSTMBuilder(1, 3, 5 / 2, m)", TypeError, "VanillaLSTMBuilder: sizes must be integers; got 2.5."),
+    ("dy.BiRNNBuilder(1, 3, '4', m, dy.GRUBuilder)", TypeError, "BiRNNBuilder: sizes must be integers; got '4'."),
     ("dy.MLP(3, m)", TypeError, "MLP: sizes must be a list, of the input and of each layer; got 3."),
-    ("dy.MLP([3, 2.5], m)", TypeError, "MLP: sizes must be whole numbers; got 2.5."),
-    ("dy.CRF(m, 2.5)", TypeError, "CRF: sizes must be whole numbers; got 2.5."),
+    ("dy.MLP([3, 2.5], m)", TypeError, "MLP: sizes must be integers; got 2.5."),
+    ("dy.CRF(m, 2.5)", TypeError, "CRF: sizes must be integers; got 2.5."),
     ("dy.BiRNNBuilder(1, 3, 4, m, lstm)", TypeError, "BiRNNBuilder: rnn_builder_factory must make builders"),
     # indices
-    ("E['dog']", TypeError, "lookup: the index must be a whole number; got 'dog'."),
-    ("E[None]", TypeError, "lookup: the index must be a whole number; got None."),
-    ("E[1.5]", TypeError, "lookup: the index must be a whole number; got 1.5."),
-    ("E[1:3]", TypeError, "lookup: the index must be a whole number; got slice(1, 3, None)."),
-    ("E[[1, 2]]", TypeError, "lookup: the index must be a whole number; got [1, 2]. For several: lookup_batch()."),
-    ("dy.lookup(E, (1, 2))", TypeError, "lookup: the index must be a whole number; got (1, 2). For several: lookup_batch()."),
+    ("E['dog']", TypeError, "lookup: the index must be an integer; got 'dog'."),
+    ("E[None]", TypeError, "lookup: the index must be an integer; got None."),
+    ("E[1.5]", TypeError, "lookup: the index must be an integer; got 1.5."),
+    ("E[1:3]", TypeError, "lookup: the index must be an integer; got slice(1, 3, None)."),
+    ("E[[1, 2]]", TypeError, "lookup: the index must be an integer; got [1, 2]. For several: lookup_batch()."),
+    ("dy.lookup(E, (1, 2))", TypeError, "lookup: the index must be an integer; got (1, 2). For several: lookup_batch()."),
     ("E[10 ** 20]", OverflowError, "lookup: the index must have at most 31 bits; got 100000000000000000000."),
-    ("dy.pick(x, 'a')", TypeError, "pick: the index must be a whole number; got 'a'."),
-    ("dy.pick(x, [0])", TypeError, "pick: the index must be a whole number; got [0]. For several: pick_batch()."),
-    ("dy.pick(x, 1, dim='a')", TypeError, "pick: a dim must be a whole number; got 'a'."),
-    ("dy.pickneglogsoftmax(x, 'NOUN')", TypeError, "pickneglogsoftmax: the index must be a whole number; got 'NOUN'."),
+    ("dy.pick(x, 'a')", TypeError, "pick: the index must be an integer; got 'a'."),
+    ("dy.pick(x, [0])", TypeError, "pick: the index must be an integer; got [0]. For several: pick_batch()."),
+    ("dy.pick(x, 1, dim='a')", TypeError, "pick: a dim must be an integer; got 'a'."),
+    ("dy.pickneglogsoftmax(x, 'NOUN')", TypeError, "pickneglogsoftmax: the index must be an integer; got 'NOUN'."),
     ("dy.pickneglogsoftmax(x, [1])", TypeError, "got [1]. For several: pickneglogsoftmax_batch()."),
-    ("x[np.array([0, 1])]", TypeError, "x[i]: an index must be a whole number or a slice; got array([0, 1]). Use select_rows() for lists."),
-    ("dy.softmax(M, d='rows')", TypeError, "softmax: a dim must be a whole number; got 'rows'."),
+    ("x[np.array([0, 1])]", TypeError, "x[i]: an index must be an integer or a slice; got array([0, 1]). Use select_rows() for lists."),
+    ("dy.softmax(M, d='rows')", TypeError, "softmax: a dim must be an integer; got 'rows'."),
     ("dy.concatenate(x, y)", TypeError, "Expressions go into one list: concatenate([x, y])."),
     ("dy.forward([x, 3])", TypeError, "forward: takes a list of expressions; got int in it."),
     ("dy.values([x, 'y'])", TypeError, "values: takes a list of expressions; got str in it."),
     ("dy.npvalues([W, None])", TypeError, "npvalues: takes a list of expressions; got NoneType in it."),
     ("dy.draw_graph('graph.dot', 3)", TypeError, "draw_graph: expr must be an expression; got int."),
     ("dy.print_graphviz(expression_names=['x'])", TypeError, "print_graphviz: expression_names must be a dict of expressions and names"),
-    ("dy.UnsignedVectorValue([1, -1])", OverflowError, "UnsignedVectorValue: takes whole numbers, 0 or more; got -1."),
+    ("dy.UnsignedVectorValue([1, -1])", OverflowError, "UnsignedVectorValue: takes integers, 0 or more; got -1."),
     ("lstm.set_dropout(1.5)", ValueError, "set_dropout: the rate must lie in [0, 1]; got 1.5."),
     ("lstm.set_dropouts(0.5, -1)", ValueError, "set_dropouts: the rate must lie in [0, 1]; got -1."),
     ("dy.MLP([2, 3], m).set_dropout(2)", ValueError, "set_dropout: the rate must lie in [0, 1]; got 2."),
@@ -70,11 +70,11 @@ MISTAKES = [
     ("dy.inputTensor(x)", TypeError, "got expressions. To join expressions: concatenate()."),
     ("dy.inputTensor([[1, 2], [3]])", TypeError, "The detected shape was (2,) + inhomogeneous part."),
     ("dy.inputTensor(np.ma.array([1, 2], mask=[0, 1]))", TypeError, "got masked ones. Say what stands for them: array.filled(0)."),
-    ("dy.lookup_batch(E, np.array([True, False]))", TypeError, "lookup_batch: indices must be whole numbers; got array([ True, False])."),
-    ("dy.lookup_batch(E, np.array([1.5, 2]))", TypeError, "lookup_batch: indices must be whole numbers; got array([1.5, 2. ])."),
-    ("dy.lookup_batch(E, np.array([[0, 1]]))", TypeError, "lookup_batch: indices must be whole numbers in one flat list; got array([[0, 1]])."),
-    ("dy.lookup_batch(E, [[0, 1], [2]])", TypeError, "lookup_batch: indices must be whole numbers in one flat list; got [[0, 1], [2]]."),
-    ("dy.pickneglogsoftmax_batch(xb, 1)", TypeError, "indices must be whole numbers in one flat list; got 1."),
+    ("dy.lookup_batch(E, np.array([True, False]))", TypeError, "lookup_batch: indices must be integers; got array([ True, False])."),
+    ("dy.lookup_batch(E, np.array([1.5, 2]))", TypeError, "lookup_batch: indices must be integers; got array([1.5, 2. ])."),
+    ("dy.lookup_batch(E, np.array([[0, 1]]))", TypeError, "lookup_batch: indices must be integers in one flat list; got array([[0, 1]])."),
+    ("dy.lookup_batch(E, [[0, 1], [2]])", TypeError, "lookup_batch: indices must be integers in one flat list; got [[0, 1], [2]]."),
+    ("dy.pickneglogsoftmax_batch(xb, 1)", TypeError, "indices must be integers in one flat list; got 1."),
     ("dy.inputVector([1, 10**400])", OverflowError, "inputVector: takes numbers; "),
     ("dy.scalarInput(10**400)", OverflowError, "scalarInput: takes numbers; "),
     ("dy.scalarInput('3')", TypeError, "scalarInput: takes numbers; got '3'."),
@@ -128,7 +128,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("line", "error", "words"), MISTAKES, ids=[line for line, *_ in MISTAKES])
-def test_mistake_is_an_error_in_words(line, error, words):
+def test_mistake_is_an_error_in_a_message(line, error, words):
     with pytest.raises(error, match=re.escape(words)):
         exec(line, surroundings())
     assert dy.inputVector([1, 2]).value() == [1, 2]  # and all goes on
@@ -183,12 +183,12 @@ def test_names_of_other_toolkits_lead_to_names_that_there_are():
 @pytest.mark.parametrize(
     ("cls", "attributes"),
     [
-        (dy.Expression, _habits.OF_EXPRESSIONS),
-        (dy.Parameters, _habits.OF_PARAMETERS),
-        (dy.LookupParameters, _habits.OF_PARAMETERS),
-        (dy.ParameterCollection, _habits.OF_COLLECTIONS),
-        (dy.Trainer, _habits.OF_TRAINERS),
-        (dy.parallel.DistributedTrainer, _habits.OF_TRAINERS),
+        (dy.Expression, _hints.OF_EXPRESSIONS),
+        (dy.Parameters, _hints.OF_PARAMETERS),
+        (dy.LookupParameters, _hints.OF_PARAMETERS),
+        (dy.ParameterCollection, _hints.OF_COLLECTIONS),
+        (dy.Trainer, _hints.OF_TRAINERS),
+        (dy.parallel.DistributedTrainer, _hints.OF_TRAINERS),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -77,9 +77,9 @@ def test_table_has_every_builder_and_block():
     assert not (gaps := net_gaps(known_classes(nn, Owner), NETS.values())), gaps
 
 
-def test_table_has_every_recurrent_builder_in_its_makers():
+def test_table_has_every_recurrent_builder_in_its_factories():
     known = {c for c in known_classes(nn, Owner).values() if issubclass(c, nn.builder.RecurrentBuilder) and c.__name__ in nn.__all__}
-    assert known == {*CLASSES}, f"not in MAKERS of tests/net_table/recurrent.py: {known - {*CLASSES}}"
+    assert known == {*CLASSES}, f"not in FACTORIES of tests/net_table/recurrent.py: {known - {*CLASSES}}"
 
 
 # ---- properties ------------------------------------------------------------------------------------------------------------------------

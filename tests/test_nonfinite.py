@@ -257,7 +257,7 @@ def test_mode_is_off_afterwards_even_after_errors():
     assert network(dy.inputVector([1, 2])).value() == -np.inf
 
 
-def test_training_goes_on_as_without():
+def test_training_continues_as_without():
     def train(traced):
         dy.reset_random_seed(3)
         m = dy.ParameterCollection()

@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 import pytest
 from gradients import directional_difference
-from net_table.recurrent import MAKERS, cells
+from net_table.recurrent import FACTORIES, cells
 from processes import passing_tests
 from test_builders import made
 from test_graph import close
@@ -26,11 +26,11 @@ MASKS = {
 WAYS = ["list", "matrix", "packed"]
 
 
-@pytest.fixture(params=[*MAKERS, "both ways", "two layers both ways"])
+@pytest.fixture(params=[*FACTORIES, "both ways", "two layers both ways"])
 def network(request):
     """(collection, network), whose size of h is H; both ways: 2 H."""
-    if request.param in MAKERS:
-        return made(MAKERS[request.param])
+    if request.param in FACTORIES:
+        return made(FACTORIES[request.param])
     dy.renew_cg()
     m = dy.ParameterCollection()
     return m, dy.BiRNNBuilder(1 + request.param.startswith("two"), K, 2 * H, m, dy.VanillaLSTMBuilder)
@@ -114,13 +114,13 @@ def test_padding_carries_the_state(network, rng):
     assert not any(e.npvalue()[:, 2].any() for e in ahead[-1].s()), "the empty sentence stays at the initial state"
     if isinstance(network, dy.BiRNNBuilder):
         back = [s[1].s()[0].npvalue() for s in states]
-        assert not back[3][:, [0, 2, 3]].any() and back[3][:, 1].all(), "the way back begins at each sentence's own end"
+        assert not back[3][:, [0, 2, 3]].any() and back[3][:, 1].all(), "the backward direction begins at each sentence's own end"
         assert states[0][1].prev() is states[1][1]
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_last_state_goes_on(name, rng):
-    _, builder = made(MAKERS[name])
+@pytest.mark.parametrize("name", FACTORIES)
+def test_last_state_continues(name, rng):
+    _, builder = made(FACTORIES[name])
     x, more = rng.normal(size=(STEPS, BATCH, K)), as_expressions(rng.normal(size=(1, K, BATCH)))[0]
     mask = MASKS["lengths"]
     listed = builder.initial_state().add_inputs(expressions("list", x, mask), lengths=LENGTHS)[-1]
@@ -133,9 +133,9 @@ def test_last_state_goes_on(name, rng):
         close(state.add_input(more).output().npvalue(), listed.add_input(more).output().npvalue())
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", FACTORIES)
 def test_matrix_without_batch_is_a_list_of_columns(name, rng):
-    _, builder = made(MAKERS[name])
+    _, builder = made(FACTORIES[name])
     x = rng.normal(size=(K, STEPS))
     listed = builder.initial_state().add_inputs([dy.inputTensor(c) for c in x.T])
     y, last = builder.initial_state().transduce_matrix(dy.inputTensor(x))
@@ -148,10 +148,10 @@ def test_matrix_without_batch_is_a_list_of_columns(name, rng):
     close(y.npvalue().ravel(), listed[0].output().npvalue())
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", FACTORIES)
 @pytest.mark.parametrize("way", WAYS)
 def test_dropout_with_lengths(name, way, rng):
-    _, builder = made(MAKERS[name])
+    _, builder = made(FACTORIES[name])
     x, mask = rng.normal(size=(STEPS, BATCH, K)), MASKS["lengths"]
     builder.set_dropout(0.5)
     values = [[y.npvalue() for row in at_real_positions(builder, way, expressions(way, x, mask), mask) for y in row] for _ in range(2)]
@@ -162,7 +162,7 @@ def test_dropout_with_lengths(name, way, rng):
 
 @pytest.mark.parametrize("name", ["vanilla", "coupled", "simple"])
 def test_masks_of_dropout_are_the_same_in_all_forms(name, rng):
-    _, builder = made(MAKERS[name])
+    _, builder = made(FACTORIES[name])
     x, mask = rng.normal(size=(STEPS, BATCH, K)), MASKS["lengths"]
     builder.set_dropout(0.5)
     seen = []
@@ -187,7 +187,7 @@ def test_masks_of_dropout_are_the_same_in_all_forms(name, rng):
 
 
 def test_what_does_not_fit_is_refused():
-    _, builder = made(MAKERS["vanilla"])
+    _, builder = made(FACTORIES["vanilla"])
     state, xs = builder.initial_state(), [dy.zeros(K, batch_size=2)] * 3
     for arguments, message in (
         (dict(lengths=[3]), "one length for each batch element; got 1 for a batch of 2"),
@@ -350,4 +350,4 @@ def test_double_gradient_with_padding(network, way, kind, rng):
 
 @pytest.mark.float32
 def test_gradients_in_the_double_build():
-    assert passing_tests("-m", "float64", __file__, DIST_DYNET_DTYPE="float64") == 9 * (len(MAKERS) + 2)
+    assert passing_tests("-m", "float64", __file__, DIST_DYNET_DTYPE="float64") == 9 * (len(FACTORIES) + 2)

@@ -160,10 +160,10 @@ def test_shard_gives_every_example_once_an_epoch_in_a_new_order():
         parallel.shard(data, batch_size=0)
 
 
-def test_shard_takes_sequences_and_whole_numbers():
+def test_shard_takes_sequences_and_integers():
     assert len(parallel.shard(range(9), batch_size=9 / 3)) == 3
     for arguments in ({"batch_size": 2.5}, {"batch_size": "2"}, {"batch_size": 2, "micro_batches": 1.5}):
-        with pytest.raises(TypeError, match=f"^shard: sizes must be whole numbers; got .* for {list(arguments)[-1]}"):
+        with pytest.raises(TypeError, match=f"^shard: sizes must be integers; got .* for {list(arguments)[-1]}"):
             parallel.shard(range(9), **arguments)
     for data in ((x for x in "abc"), {"a": 1}, {1, 2}, 3):
         with pytest.raises(TypeError, match=f"^shard: data must be a sequence .*; got {type(data).__name__}. Write list"):
@@ -248,7 +248,7 @@ def test_weights_are_checked():
         parallel.DistributedTrainer(one_weight()[1])
 
 
-def test_meetings_with_one_process():
+def test_collectives_with_one_process():
     assert parallel.all_reduce(2.5, "max") == 2.5
     assert parallel.all_reduce(True) == 1
     array = np.ones((2, 2))
@@ -312,6 +312,6 @@ def test_all_trainers_do_on_ranks_what_they_do_alone(tmp_path):
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_meetings_of_ranks(ranks, mpi, tmp_path):
-    status, output, _ = mpirun(ranks, "meet.py", tmp_path, mpi=mpi)
+def test_collectives_of_ranks(ranks, mpi, tmp_path):
+    status, output, _ = mpirun(ranks, "collectives.py", tmp_path, mpi=mpi)
     assert status == 0, output

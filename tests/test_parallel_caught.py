@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.mpi, needs_mpi]
 
 
 @pytest.mark.parametrize(("engine", "ranks"), [("shared", 3), ("mpi", 2), ("hybrid", 2)])
-def test_program_goes_on(engine, ranks):
+def test_program_continues(engine, ranks):
     assert mpirun(ranks, "caught.py", engine, *CAUGHT)[:2] == (0, "ok\n")
 
 

@@ -173,7 +173,7 @@ def test_other_numbers_of_hosts_and_ranks(layout, what):
 
 @pytest.mark.mpi
 @needs_mpi
-def test_without_room_on_a_host_mpi_takes_over():
+def test_without_memory_on_a_host_mpi_takes_over():
     status, output, _ = on_hosts("aab", "hosts.py", "no_room")
     assert status == 0 and output.count("gradients are exchanged by MPI instead of shared memory") == 1 and "ok" in output.splitlines()
 

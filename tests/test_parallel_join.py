@@ -29,7 +29,7 @@ def test_groups_of_ranks_train_side_by_side(tmp_path):
     assert (status, output) == (0, "")
 
 
-def test_unlike_meetings_are_named(mpi):
+def test_unlike_collectives_are_named(mpi):
     status, output, _ = mpirun(3, "checked.py", mpi=mpi)
     assert (status, output) == (0, "")
 

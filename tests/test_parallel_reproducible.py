@@ -239,7 +239,7 @@ def test_micro_batches_of_ranks(ranks):
 
 @pytest.mark.mpi
 @needs_mpi
-def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
+def test_a_run_continues_with_another_number_of_ranks(tmp_path):
     program = str(HERE / "mpi" / "elastic.py")
     alone = run_python(program, str(tmp_path / "alone"), "13").stdout
     for ranks, last in ((3, 6), (2, 10)):

@@ -59,9 +59,9 @@ def random_places(rng, count):
 def divided(places, filled, rank):
     """What a rank adds up: (chunk, from, to), and who has a gradient there; `filled` is (rank, parameter)."""
     rows = [ffi.from_buffer("uint8_t[]", np.ascontiguousarray(row)) for row in filled]
-    shares, at, used = ffi.new("dn_share[]", len(places)), ffi.new("dn_place[]", places), ffi.new("uint8_t *[]", rows)
+    shares, at, used = ffi.new("dn_shard[]", len(places)), ffi.new("dn_gradient_slot[]", places), ffi.new("uint8_t *[]", rows)
     fields = {"of": {"n_dense": len(places)}, "ranks": len(filled), "rank": rank, "places": at, "filled": used, "shares": shares}
-    count = lib.dn_team_divide(ffi.new("dn_team_plan *", fields))
+    count = lib.dn_shm_comm_divide(ffi.new("dn_shm_comm_plan *", fields))
     return [((s.chunk, getattr(s, "from"), s.to), filled[:, s.like]) for s in shares[0:count]]
 
 
@@ -117,12 +117,12 @@ def test_sum_of_too_many_ranks_is_refused():
 
 
 def test_errors_of_sums_reach_the_caller():
-    assert lib.dn_team_sum_dense(ffi.new("dn_team_plan *", {"ranks": 5000})) == lib.DN_ERROR_VALUE
+    assert lib.dn_shm_comm_sum_dense(ffi.new("dn_shm_comm_plan *", {"ranks": 5000})) == lib.DN_ERROR_VALUE
     with pytest.raises(RuntimeError, match=f"gradient exchange: .* got error {lib.DN_ERROR_VALUE}"):
         check(lib.DN_ERROR_VALUE)
     with pytest.raises(MemoryError, match="gradient exchange: out of memory"):
         check(lib.DN_ERROR_MEMORY)
-    check(lib.DN_TEAM_DONE)
+    check(lib.DN_SHM_COMM_DONE)
 
 
 def test_exchange_argument_is_checked():
@@ -157,7 +157,7 @@ def test_shared_memory(what, ranks):
 @pytest.mark.mpi
 @needs_mpi
 @pytest.mark.parametrize(("what", "limit"), [("no_room", "1000"), ("no_room_later", "1e6"), ("no_room_for_rows", "140000")])
-def test_without_room_mpi_takes_over_and_rank_0_says_so(what, limit):
+def test_without_memory_mpi_takes_over_and_rank_0_says_so(what, limit):
     status, output, _ = mpirun(2, "shared.py", what, DIST_DYNET_SHARED_LIMIT=limit)
     assert status == 0, output
     (note,) = [line for line in output.splitlines() if line != "ok"]
@@ -178,7 +178,7 @@ def test_what_one_rank_cannot_do_all_leave(what, words):
     ("usual_update_of_a_parameter_that_was_frozen", 'is frozen on rank 0, but not on all'),
     ("usual_updates_with_settings_that_change", "all ranks must agree; learning rate"),
 ])  # fmt: skip
-def test_what_is_wrong_is_found_in_usual_updates_too(what, words):
+def test_what_is_wrong_is_found_in_steady_updates_too(what, words):
     status, output, seconds = mpirun(2, "shared.py", what)
     assert status != 0 and words in output and seconds < 15, output
 

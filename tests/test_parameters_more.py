@@ -119,7 +119,7 @@ def test_frozen_parameters_gather_nothing_and_do_not_count(full):
     assert (W.is_updated(), E.is_updated(), b.is_updated()) == (False, False, True)
 
 
-def test_freezing_drops_what_is_pending_and_thawing_goes_on():
+def test_freezing_drops_what_is_pending_and_thawing_continues():
     m, W, E, b = frozen_and_free()
     trainer = dy.MomentumSGDTrainer(m, 0.1, 0.5)
     loss_of(W, E, b).backward()
@@ -282,7 +282,7 @@ OF_ONE = {
     "of two": lambda x: x + x,
     "with a number": lambda x: x * 2,
     "with a dim": lambda x: dy.softmax(x),
-    "with reals": lambda x: dy.elu(x, 0.5),
+    "with floats": lambda x: dy.elu(x, 0.5),
     "an index": lambda x: x[1],
     "an index from the end": lambda x: x[-1],
     "a slice": lambda x: x[0:2],
@@ -291,7 +291,7 @@ OF_ONE = {
     "a list and a number": lambda x: dy.concatenate([x, x]),
     "ints": lambda x: dy.reshape(x, (1, 3)),
     "a list of any length": lambda x: dy.emax([x, x]),
-    "ints and reals": lambda x: dy.hinge(x, 0, 0.5),
+    "ints and floats": lambda x: dy.hinge(x, 0, 0.5),
 }  # fmt: skip
 
 

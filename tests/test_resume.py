@@ -96,7 +96,7 @@ def undisturbed(tmp_path_factory):
         *(pytest.param(2, case, marks=[pytest.mark.mpi, needs_mpi]) for case in ON_TWO),
     ],
 )
-def test_killed_run_goes_on_to_the_same_bits(ranks, case, tmp_path, undisturbed):
+def test_killed_run_continues_to_the_same_bits(ranks, case, tmp_path, undisturbed):
     options = {**CASES[case]}
     rank = ranks - 1
     deadly = {name: f"{options.pop(name)}:{rank}" for name in ("die", "usr1") if name in options} | {"where": options.pop("where", "body")}
@@ -112,7 +112,7 @@ def test_killed_run_goes_on_to_the_same_bits(ranks, case, tmp_path, undisturbed)
 
 
 @RANKS
-def test_run_killed_at_random_moments_goes_on_to_the_same_bits(ranks, tmp_path, rng, undisturbed):
+def test_run_killed_at_random_moments_continues_to_the_same_bits(ranks, tmp_path, rng, undisturbed):
     kills = 0
     for _ in range(6 if ranks == 1 else 3):
         this = Run(ranks, tmp_path, every=1, rest=0.01)  # trains for 0.24 s at least
@@ -125,7 +125,7 @@ def test_run_killed_at_random_moments_goes_on_to_the_same_bits(ranks, tmp_path, 
     assert equal(end_of(tmp_path), undisturbed(ranks))
 
 
-def test_restarted_job_goes_on_to_the_same_bits(python, tmp_path, undisturbed):
+def test_restarted_job_continues_to_the_same_bits(python, tmp_path, undisturbed):
     job = launch(python, "run", "-n", 2, "--max-restarts", 1, "resume.py", tmp_path, "die=13:1")
     assert job.returncode == 0 and job.stdout.count("resumed=True step=12") == 2, job.stdout + job.stderr
     assert equal(end_of(tmp_path), undisturbed(2))

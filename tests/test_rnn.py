@@ -142,7 +142,7 @@ def test_states_branch(rng):
     close(values[2], values[0])
 
 
-def test_middle_state_of_a_sequence_goes_on(rng):
+def test_middle_state_of_a_sequence_continues(rng):
     _, builder = make(2)
     arrays = inputs(rng, 4, 4, 2)
     xs = as_expressions(arrays)

@@ -25,12 +25,12 @@ def run_nonsense(kind, tmp_path, n, dtype="float32"):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_nonsense_arguments_raise_the_usual_exceptions(tmp_path, dtype):
+def test_nonsense_arguments_raise_ordinary_exceptions(tmp_path, dtype):
     assert "exceptions" in run_nonsense("calls", tmp_path, 40, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_random_programs_raise_the_usual_exceptions(tmp_path, dtype):
+def test_random_programs_raise_ordinary_exceptions(tmp_path, dtype):
     assert "'ok'" in run_nonsense("programs", tmp_path, 600, dtype)
 
 
@@ -197,7 +197,7 @@ print(all(t < 2 for t in late), len(late) > 0, loss.value() > 0, w.has_gradient(
 
 
 @pytest.mark.parametrize("mode", [1, 2])
-def test_order_in_the_making_can_be_interrupted_and_all_goes_on(mode):
+def test_order_in_the_making_can_be_interrupted_and_all_continues(mode):
     # the first signal comes while the order of 600,000 nodes is made, before any is computed; later ones at other places
     code = f"""
 import signal, dist_dynet as dy

@@ -58,7 +58,7 @@ def test_plateau(greatest):
     assert seen == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25, 0.2, 0.2, 0.2, 0.2]
 
 
-def test_state_goes_on_where_it_was():
+def test_state_continues_where_it_was():
     measures = [(3.0,), (2.0,), (2.5,), (2.5,), (2.5,), (1.0,), (1.0,), (1.0,), (1.0,), (1.0,)]
     for make, steps in (
         (lambda t: schedules.Cosine(t, 30, warmup=4), [()] * 10),

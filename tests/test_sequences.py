@@ -107,7 +107,7 @@ class Case:
         return np.concatenate(pieces).ravel()
 
 
-def reals(kind):
+def floats(kind):
     """(steps, batch) of what is real."""
     by_length = np.arange(STEPS)[:, None] < LENGTHS
     return {
@@ -125,7 +125,7 @@ def cases(op, rng, forms=FORMS):
     ):
         if form == "packed" and kind in ("holes", "nothing"):
             continue
-        yield f"{form}, {kind}, {by_element=}, {reverse=}, {state=}", Case(op, form, by_element, reverse, reals(kind), rng, state)
+        yield f"{form}, {kind}, {by_element=}, {reverse=}, {state=}", Case(op, form, by_element, reverse, floats(kind), rng, state)
 
 
 @pytest.mark.parametrize("op", NETWORKS)
@@ -142,7 +142,7 @@ def test_every_form_gives_what_steps_give(op, rng):
 
 @pytest.mark.parametrize("op", NETWORKS)
 def test_padding_is_not_read_and_gets_no_gradient(op, rng):
-    case = Case(op, "list", False, False, reals("lengths"), rng)
+    case = Case(op, "list", False, False, floats("lengths"), rng)
     clean = case.node(case.arrays())[0].vec_value()
     case.x[~case.real] = np.nan
     node, inputs = case.node(case.arrays())

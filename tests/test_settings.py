@@ -125,9 +125,9 @@ def test_renew_cg_has_the_last_word(monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"random_seed": -1}, "^set_random_seed: takes a whole number, 0 or more; got -1"),
-        ({"random_seed": 1.5}, "^set_random_seed: takes a whole number"),
-        ({"random_seed": "x"}, "^set_random_seed: takes a whole number"),
+        ({"random_seed": -1}, "^set_random_seed: takes an integer, 0 or more; got -1"),
+        ({"random_seed": 1.5}, "^set_random_seed: takes an integer"),
+        ({"random_seed": "x"}, "^set_random_seed: takes an integer"),
         ({"autobatch": 4}, r"^set_autobatch: takes 0 \(off\), .* True or False; got 4"),
         ({"autobatch": "yes"}, "^set_autobatch: takes 0"),
         ({"weight_decay": 1}, r"^set_weight_decay: the strength must lie in \[0, 1\); got 1"),
@@ -135,8 +135,8 @@ def test_renew_cg_has_the_last_word(monkeypatch):
         ({"weight_decay": float("nan")}, "^set_weight_decay: the strength must lie"),
         ({"weight_decay": "x"}, "^set_weight_decay: takes a number"),
         ({"mem": "1,2"}, "^set_mem: takes one number of MB, or four; got '1,2'"),
-        ({"mem": -1}, "^set_mem: takes a whole number"),
-        ({"profiling": -1}, "^set_profiling: takes a whole number"),
+        ({"mem": -1}, "^set_mem: takes an integer"),
+        ({"profiling": -1}, "^set_profiling: takes an integer"),
     ],
 )
 def test_bad_settings_change_nothing(given, message):
@@ -207,8 +207,8 @@ def test_options_are_taken_when_asked_for(monkeypatch, arguments):
     ("arguments", "exception", "message"),
     [
         (["--dynet-seed"], ValueError, "^--dynet-seed: needs a value"),
-        (["--dynet-seed", "a"], ValueError, "^--dynet-seed: takes a whole number, 0 or more; got 'a'"),
-        (["--dynet-mem=a"], ValueError, "^--dynet-mem: takes a whole number"),
+        (["--dynet-seed", "a"], ValueError, "^--dynet-seed: takes an integer, 0 or more; got 'a'"),
+        (["--dynet-mem=a"], ValueError, "^--dynet-mem: takes an integer"),
         (["--dynet_weight_decay=1"], ValueError, "^--dynet_weight_decay: the strength must lie"),
         (["--dynet-gpu"], RuntimeError, "^--dynet-gpu: there is only the CPU"),
         (["--dynet-gpus", "1"], RuntimeError, "^--dynet-gpus: there is only the CPU; got '1'"),

@@ -6,7 +6,7 @@ from checkpoints import shard
 
 @pytest.mark.parametrize("done", [0, 1, 2])
 @pytest.mark.parametrize("loop", ["while", "for"])
-def test_shard_goes_on_where_its_state_was_taken(loop, done):
+def test_shard_continues_where_its_state_was_taken(loop, done):
     def run(batches, epochs, stop=None):
         seen = []
         for _ in range(batches.epoch, epochs) if loop == "for" else iter(lambda: batches.epoch < epochs, False):
@@ -27,7 +27,7 @@ def test_shard_goes_on_where_its_state_was_taken(loop, done):
     assert before + after == whole
 
 
-def test_shard_at_the_very_end_of_an_epoch_goes_on_with_an_empty_rest():
+def test_shard_at_the_very_end_of_an_epoch_continues_with_an_empty_rest():
     batches = shard()
     batches.load_state({**batches.state(), "epoch": 4, "position": len(batches)})
     assert (list(batches), batches.epoch, batches.position) == ([], 5, 0)
@@ -76,7 +76,7 @@ def test_shard_refuses_a_state_of_another(changed, words):
             shard().load_state({**shard().state(), **bad})
 
 
-def test_shard_tells_listeners_of_each_step():
+def test_shard_notifies_listeners_of_each_step():
     heard = []
 
     class Listener:

@@ -1,11 +1,11 @@
 """Output layers: values of the real DyNet, batches, whole distributions, sampling, refusals. The rest: test_nets.py.
 
-MAKERS of net_table/outputs.py lists them. How long: a second.
+FACTORIES of net_table/outputs.py lists them. How long: a second.
 """
 
 import numpy as np
 import pytest
-from net_table.outputs import CLUSTERS, MAKERS, PATHS, WORDS
+from net_table.outputs import CLUSTERS, FACTORIES, PATHS, WORDS
 from test_graph import close
 
 import dist_dynet as dy
@@ -25,12 +25,12 @@ def paths(tmp_path):
     return path
 
 
-@pytest.fixture(params=[name + bias for name in MAKERS for bias in ("", " without bias")])
+@pytest.fixture(params=[name + bias for name in FACTORIES for bias in ("", " without bias")])
 def output(request):
     """A builder over six words with parameters off their initial values."""
     dy.renew_cg()
     m = dy.ParameterCollection()
-    builder = MAKERS[request.param.split()[0]](m, "without" not in request.param)
+    builder = FACTORIES[request.param.split()[0]](m, "without" not in request.param)
     rng = np.random.default_rng(2)
     for p in m.parameters_list():
         p.set_value(rng.normal(size=p.shape()))

@@ -315,13 +315,13 @@ def autobatched(build, examples):
 def test_special_number_stays_in_its_example(network, together):
     build, place = WAYS[network]["node"], 5
     usual = {name: np.array(array, float) for name, array in STORED[network]["inputs"].items()}
-    usual_result = run(build, usual)
+    expected_result = run(build, usual)
     for changed, number, inputs, want in cases(network):
         if changed not in PER_EXAMPLE:
             continue
         examples = [usual] * place + [inputs] + [usual] * 3
         for b, got in enumerate(together(build, examples)):
-            for d in differing(got, want if b == place else usual_result):
+            for d in differing(got, want if b == place else expected_result):
                 assert b == place and excepted(network, changed, number, *d), (
                     b,
                     changed,

@@ -60,7 +60,7 @@ def test_elementwise_function_gives_pytorchs_special_values(name):
 # ---- all operations ----------------------------------------------------------------------------------------------------------------------
 
 CHOICE = "which one is chosen among NaN and infinity is another matter (extremes of the table)"
-OTHERWISE = {
+FALLBACKS = {
     "constrained_softmax": CHOICE,
     "crf_viterbi": CHOICE,
     "crf_viterbi of a padded batch": CHOICE,
@@ -78,13 +78,13 @@ OTHERWISE = {
 
 def test_exceptions_are_rows_of_the_table():
     rows = {row.name for module in op_table.FAMILIES.values() for row in module.ROWS}
-    assert OTHERWISE.keys() <= rows
+    assert FALLBACKS.keys() <= rows
 
 
 def _specials():
     for family, module in op_table.FAMILIES.items():
         for row in module.ROWS:
-            for case in row.cases[:4] if row.reference is not None and row.name not in OTHERWISE else ():
+            for case in row.cases[:4] if row.reference is not None and row.name not in FALLBACKS else ():
                 if case.attributes.get("state") == 0:
                     continue  # the reference multiplies zeros; without a state there is no product
                 for k, spec in enumerate(case.inputs):

@@ -1,4 +1,4 @@
-"""States of recurrent networks: what the quick ways of csrc/python/states.c must leave to Python, and what they must not lose."""
+"""States of recurrent networks: what the fast paths of csrc/python/states.c must leave to Python, and what they must not lose."""
 
 import copy
 import gc

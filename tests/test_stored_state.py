@@ -1,4 +1,4 @@
-"""What a checkpoint is made of: sealed files, stored values, random draws, moving averages; each goes on as if it had not been away."""
+"""What a checkpoint is made of: checksummed files, stored values, random draws, moving averages; each goes on as if it had not been away."""
 
 import random
 
@@ -7,36 +7,36 @@ import pytest
 from checkpoints import equal, model_of, train, values
 
 import dist_dynet as dy
-from dist_dynet.io.sealed import DamagedError, seal, unseal
-from dist_dynet.parallel import _draws
+from dist_dynet.io.checksummed import DamagedError, add_checksum, verify_checksum
+from dist_dynet.parallel import _rng_streams
 from dist_dynet.params.stored import load_stored, stored
 
 
-def test_sealed_tree_is_the_tree(rng):
+def test_checksummed_tree_is_the_tree(rng):
     tree = {
         "": {"/W": rng.random((2, 3), np.float32).T}, "empty": np.zeros((0, 3)), "number": np.array(3, np.uint64), "text": 'a"b\\',
         "list": [1, 2.5, None, True, [rng.random(2)]], "a": {"b": np.arange(2)}, "a:b": np.arange(3), "great": 1 << 100,
     }  # fmt: skip
-    assert equal(unseal(seal(tree)), tree)
-    assert unseal(seal({"x": np.float32(0.5), "y": (1,)})) == {"x": 0.5, "y": [1]}
+    assert equal(verify_checksum(add_checksum(tree)), tree)
+    assert verify_checksum(add_checksum({"x": np.float32(0.5), "y": (1,)})) == {"x": 0.5, "y": [1]}
 
 
-def test_each_changed_or_missing_byte_of_a_sealed_tree_is_found(rng):
-    content = seal({"step": 3, "array": rng.random(5), "text": '"dist_dynet.checksum":"'})
+def test_each_changed_or_missing_byte_of_a_checksummed_tree_is_found(rng):
+    content = add_checksum({"step": 3, "array": rng.random(5), "text": '"dist_dynet.checksum":"'})
     for i in range(len(content)):
         changed = bytearray(content)
         changed[i] ^= 1 << int(rng.integers(8))
         for damaged in (bytes(changed), content[:i]):
             with pytest.raises(DamagedError):
-                unseal(damaged)
+                verify_checksum(damaged)
     with pytest.raises(DamagedError):
-        unseal(content + b"x")
+        verify_checksum(content + b"x")
 
 
-def test_what_cannot_be_sealed_is_named():
+def test_what_cannot_be_checksummed_is_named():
     for leaf, place in (({"b": [object()]}, "object at a:b:0"), (np.array(["x"]), "ndarray at a"), ({1: 2}, "int at a, a key")):
         with pytest.raises(TypeError, match=f"^checkpoint: .*; got {place}"):
-            seal({"a": leaf})
+            add_checksum({"a": leaf})
 
 
 def test_reading_stored_values_changes_no_later_bit():
@@ -49,7 +49,7 @@ def test_reading_stored_values_changes_no_later_bit():
         for step in range(20):
             train(m, trainer, row=step % 3)
             if reads:
-                state = unseal(seal(stored(m)))
+                state = verify_checksum(add_checksum(stored(m)))
         results.append(values(m))
     assert equal(*results)
     assert state["factors"]["/E"] < 1  # the decay was pending, or this says nothing
@@ -58,26 +58,26 @@ def test_reading_stored_values_changes_no_later_bit():
     assert equal(values(other), results[0])
 
 
-def test_draws_go_on_and_derived_ones_differ():
+def test_draws_continue_and_derived_ones_differ():
     def some():
         return [random.random(), random.gauss(0, 1), *np.random.randn(3), *np.random.permutation(5), *dy.cg().uniform(2)]
 
     random.gauss(0, 1)
     np.random.randn(1)  # the other number of each pair is kept
-    state = unseal(seal(_draws.draws()))
+    state = verify_checksum(add_checksum(_rng_streams.draws()))
     first = some()
-    _draws.set_draws(state)
+    _rng_streams.set_rng_streams(state)
     assert some() == first
     derived = []
     for rank in (1, 2):
-        _draws.derive_draws(state, rank)
+        _rng_streams.derive_rng_streams(state, rank)
         derived.append(some())
-    _draws.derive_draws(state, 1)
+    _rng_streams.derive_rng_streams(state, 1)
     assert some() == derived[0] != derived[1] and first != derived[0]
 
 
 @pytest.mark.parametrize("decay", [0.9, None])
-def test_moving_average_goes_on(decay):
+def test_moving_average_continues(decay):
     m, other = model_of(), model_of()
     averages = []
     for model in (m, other):

@@ -222,9 +222,9 @@ ROOT_KNOWS = {"op": {"kernels"}, "info": {"kernels"}}
 """What files that are in no folder know beside one another."""
 
 
-OWN_OPS = {"input", "parameter", "lookup", "lookup_batch", "part"}
+OWN_OPS = {"input", "parameter", "lookup", "lookup_batch", "output_view"}
 """Of csrc/graph/leaves.c: the tape's own."""
-KNOWS_OPS = {"schedule/as_dynet", "graph/calls", "graph/cell"}
+KNOWS_OPS = {"schedule/as_dynet", "graph/calls", "graph/traced"}
 """Makes calls of named operations, or does as DyNet does with them."""
 
 
@@ -374,6 +374,98 @@ def test_private_uses_are_seen():
 def test_data_parallel_training_uses_what_others_offer(path):
     uses = private_uses(path.read_text())
     assert not uses, f"parallel/{path.name} uses private members of other modules: {uses}. Offer a hook where they belong"
+
+
+# ---- words and columns -----------------------------------------------------------------
+
+
+OLD_WORDS = {
+    "fast path": r"\bquick(er|est)?[ -]ways?\b|\bdn_quick_\w+|\bDN_QUICK\w*",
+    "slow path, fallback": r"\blong[ -_]ways?\b|\bDN_LONG_WAY\b",
+    "not handled": r"\bNOT_TAKEN\b",
+    "FFI layer": r"\bthe wall\b(?! clock)",
+    "integer, float": r"\bwhole numbers?\b|\bn_reals\b|\breals\b",
+    "parameter store": r"\bdn_root\w*",
+    "sequence context": r"\b(Cell|Node)Run\b",
+    "call signature": r"\bMaker\b|\bdn__kinds\b",
+    "deduplicated": r"\bdn_once\b|\bdn__once_\w+|\bDN_ROWS_ONCE\b",
+    "deferred": r"\bdn_late\b|\bdn__late_\w+",
+    "batched GEMM, gathered, broadcast": r"\bDN_JOINS\b|\bdn__join_\w+|\bDN_SHARED\b|dn__is_collected",
+    "variable length": r"\bragged\b|\bDN_RAGGED\b",
+    "output view": r"\bDN_OP_part\b|\bDN_PARTS\b|\bdn_parts\b",
+    "gradient-ready hook": r"\bDN_WATCH_\w+|\bdn__watch_\w+",
+    "checksummed": r"\bunseal\b|\bsealed (file|tree)s?\b",
+    "traced function": r"\bdn_cell\w*|\bDN_OP_cell\b|\bdy\.cell\((?!\))",
+    "small n": r"\bskinny\w*",
+    "axis reductions": r"\bdn_lines\b|\bmap_lines\w*",
+    "collective operation": r"\bmeetings?\b",
+    "cached plan": r"\busual updates?\b|\bis_usual\b|\bdn_team_(learn|forget)\b",
+    "shared-memory communicator": r"\b[Tt]eams?\b|\bdn_team\w*",
+    "shared buffer, shard": r"\bRowWindow\b|\bdn_share\b",
+    "enable, flush, disable overlap": r"\bhasten\b|\bdisarm\b",
+    "negotiation": r"\bclass (Agreement|Agreed)\b",
+    "materialise": r"\bparam_settle\b",
+    "representative": r"\bdn__leader_of\b",
+    "lookahead limit, misses": r"\bmisfits?\b|\bDN_(MOST|LEAST)_PATIENCE\b",
+    "not batchable": r"\bDN_ALONE\b",
+    "gradient slot": r"\bdn_place\b|\bdn__place\b",
+    "backward pass": r"\bsweeps?\b|\bdn_sweep\b|\bthe way back\b",
+    "message": r"\b(error|errors|refused) in words\b",
+    "residual": r"\bwhat messages have lacked\b",
+    "hints": r"\b_habits\b",
+    "resumes": r"\bgoes_on\b",
+    "grace period": r"\blast words\b",
+}
+"""{term of docs/glossary.md: what it was called before, as a regular expression}."""
+OWN_WORDS = {"docs/glossary.md", "tests/test_structure.py"}
+"""They say what the words were."""
+
+
+def project_texts():
+    """{path from the root: text} of code, tests and documents; generated and foreign ones are not among them."""
+    folders = ("csrc", "dist_dynet", "tests", "docs", "scripts", "benchmarks", "examples")
+    paths = [p for name in folders for p in (ROOT / name).rglob("*")] + list(ROOT.glob("*.*"))
+    foreign = ("tests/data/", "tests/compat/", "examples/data/", "docs/ops.md")
+    return {
+        name: p.read_text()
+        for p in sorted(paths)
+        if p.suffix in (".c", ".h", ".py", ".pyi", ".md", ".sh", ".toml", ".sbatch")
+        and not (name := p.relative_to(ROOT).as_posix()).startswith(foreign)
+        and not re.fullmatch(r"dist_dynet/_(core|nodes)_\w+\.c", name)
+    }
+
+
+def old_words(texts):
+    return [
+        f"{name}:{text[: m.start()].count(chr(10)) + 1}: {m[0]!r}; write: {term}"
+        for name, text in texts.items()
+        if name not in OWN_WORDS
+        for term, words in OLD_WORDS.items()
+        for m in re.finditer(words, text)
+    ]
+
+
+def long_lines(texts):
+    """Lines of C and documents with more than 100 columns, but for tables and addresses; ruff looks at Python."""
+    return [
+        f"{name}:{n}"
+        for name, text in texts.items()
+        if name.endswith((".c", ".h", ".md"))
+        for n, line in enumerate(text.split("\n"), 1)
+        if len(line) > 100 and not (name.endswith(".md") and re.search(r"^\s*\||\S{60}", line))
+    ]
+
+
+def test_a_search_for_the_old_words_finds_none():
+    texts = project_texts()
+    assert old_words({"x.c": "dn_root *root; /* a quick way */"}) and "csrc/op.h" in texts
+    assert not (found := old_words(texts)), found
+
+
+def test_lines_have_at_most_100_columns():
+    assert long_lines({"x.c": "x" * 101}) == ["x.c:1"]
+    assert long_lines({"x.md": "| " + "x" * 101}) == []
+    assert not (found := long_lines(project_texts())), found
 
 
 if __name__ == "__main__":

@@ -443,7 +443,7 @@ print("end")
 # ---- fork ------------------------------------------------------------------------------------------------------------------------------
 
 
-def test_child_forked_in_the_middle_of_training_goes_on_by_itself():
+def test_child_forked_in_the_middle_of_training_continues_by_itself():
     code = """
 import os, sys, numpy as np, dist_dynet as dy
 dy.reset_random_seed(2)

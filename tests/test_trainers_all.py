@@ -324,7 +324,7 @@ def test_updates_of_tables_cost_what_the_touched_rows_cost(name):
 
 @pytest.mark.parametrize("how", ["state", "checkpoint"])
 @pytest.mark.parametrize("name", TRAINERS)
-def test_training_goes_on_bit_for_bit(name, how, rng, tmp_path):
+def test_training_continues_bit_for_bit(name, how, rng, tmp_path):
     """In a new model with a new trainer: from a pickled state(), or from what a Checkpointer has saved."""
     make, _, distributions = TRAINERS[name]
     values, table = start(rng, distributions)

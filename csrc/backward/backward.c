@@ -1,17 +1,17 @@
-/* The backward sweep: from the root's index down to 0, without recursion; in a graph that is batched on the fly, back through the order in
- * which nodes were computed. Products that give the gradient of one matrix are collected and done as one when the sweep reaches that matrix:
+/* The backward pass: from the root's index down to 0, without recursion; in a graph that is batched on the fly, back through the order in
+ * which nodes were computed. Products that give the gradient of one matrix are collected and done as one when the backward pass reaches that matrix:
  * every use of it has passed by then. */
 #include <stdlib.h>
 
-#include "sweep.h"
+#include "backward_pass.h"
 #include "work.h"
 
 static void backward_group(dn_tape *t, int group) {
     const dn_group *g = &t->schedule->groups[group];
     for (int m = 0; m < g->n && g->weights; m++)
         if (t->nodes[t->schedule->members[g->first + m]].products >= 0) dn__flush_products(t, t->schedule->members[g->first + m]);
-    if (!t->room.out_of_memory) dn__group_backward(t, group);
-    dn__arena_reset(&t->room.scratch, (dn_arena_mark){0});
+    if (!t->workspace.out_of_memory) dn__group_backward(t, group);
+    dn__arena_reset(&t->workspace.scratch, (dn_arena_mark){0});
 }
 
 static void backward_node(dn_tape *t, int i) {
@@ -22,20 +22,20 @@ static void backward_node(dn_tape *t, int i) {
         return;
     }
     if (node->products >= 0) dn__flush_products(t, i);
-    if (dn__grouped(t, node)) { /* by join.c: the leader comes last */
+    if (dn__grouped(t, node)) { /* by batched_gemm.c: the representative comes last */
         if (t->schedule->members[t->schedule->groups[dn__seat(t, node)->group].first] == i) backward_group(t, dn__seat(t, node)->group);
         return;
     }
-    if (!node->grad || t->room.out_of_memory) return;
+    if (!node->grad || t->workspace.out_of_memory) return;
     if (node->op->flags & DN_NO_GRAD) return;
     dn_call c;
     dn__prepare_call(t, node, &c);
     node->op->backward(&c);
-    if (t->room.scratch.n_chunks) dn__arena_reset(&t->room.scratch, (dn_arena_mark){0});
+    if (t->workspace.scratch.n_chunks) dn__arena_reset(&t->workspace.scratch, (dn_arena_mark){0});
 }
 
 /* Whether node i was computed from values of this root. Negative: no memory. */
-static int depends_on(dn_tape *t, int i, const dn_root *root) {
+static int depends_on(dn_tape *t, int i, const dn_store *store) {
     uint8_t *leads = calloc((size_t)i + 1, 1); /* to node i */
     int found = 0;
     if (!leads) return dn__no_memory(t);
@@ -43,7 +43,7 @@ static int depends_on(dn_tape *t, int i, const dn_root *root) {
     for (; i >= 0 && !found; i--) {
         const dn_node *node = &t->nodes[i];
         if (!leads[i]) continue;
-        found = node->param && node->param->root == root;
+        found = node->param && node->param->store == store;
         for (int k = 0; k < node->n_args; k++) leads[t->args[node->args + k]] = 1;
     }
     free(leads);
@@ -53,7 +53,7 @@ static int depends_on(dn_tape *t, int i, const dn_root *root) {
 /* A backward that does not end leaves no gradients: part of a sum would be taken for the sum, and
  * added to when it is called again. What earlier backwards have left in them goes, too, as it cannot be told apart. The locks are held. */
 static void clear_gradients(dn_tape *t) {
-    for (int i = 0; i <= t->backward->swept_root && i < t->n.nodes; i++) {
+    for (int i = 0; i <= t->backward->last_loss && i < t->n.nodes; i++) {
         const dn_node *node = &t->nodes[i];
         if (node->param && !node->constant && dn__param_gathers(node->param)) dn__param_clear(node->param);
     }
@@ -61,19 +61,19 @@ static void clear_gradients(dn_tape *t) {
 
 /* There is no backward any more. */
 static int end(dn_tape *t, int error) {
-    t->room.raised = t->room.out_of_memory = 0;
-    t->backward->sweep = t->backward->swept_root = -1;
-    t->backward->late = NULL;
+    t->workspace.raised = t->workspace.out_of_memory = 0;
+    t->backward->position = t->backward->last_loss = -1;
+    t->backward->deferred = NULL;
     return error;
 }
 
 /* Whether the values that node i was computed from are still those of its parameters; negative: no. */
 static int check_versions(dn_tape *t, int i) {
-    for (int r = 0; r < t->n.roots; r++) {
-        if (t->roots[r].version < 0 || t->roots[r].root->as_dynet ||
-            t->roots[r].version == __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED))
+    for (int r = 0; r < t->n.stores; r++) {
+        if (t->stores[r].version < 0 || t->stores[r].store->as_dynet ||
+            t->stores[r].version == __atomic_load_n(&t->stores[r].store->version, __ATOMIC_RELAXED))
             continue;
-        const int depends = depends_on(t, i, t->roots[r].root);
+        const int depends = depends_on(t, i, t->stores[r].store);
         if (depends < 0) return depends;
         if (depends)
             return dn__tape_fail(t, DN_ERROR_STATE, "backward: parameters were changed after the values of this graph had been computed. "
@@ -90,7 +90,7 @@ int dn__backward_begin(dn_tape *t, int i, int full) {
     if (i >= t->schedule->evaluated) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the value of the loss was not computed");
     const int error = check_versions(t, i);
     if (error) return error;
-    for (int j = 0; j < t->backward->swept_nodes && j < t->n.nodes; j++) {
+    for (int j = 0; j < t->backward->first_new_node && j < t->n.nodes; j++) {
         t->nodes[j].grad = NULL;
         t->nodes[j].products = -1;
         t->nodes[j].in_chunk = t->nodes[j].finished = 0;
@@ -101,19 +101,19 @@ int dn__backward_begin(dn_tape *t, int i, int full) {
     }
     for (int j = 0; j < t->schedule->n.gathers; j++) t->schedule->gathers[j].grad = NULL;
     dn__work.passes++;
-    for (int r = 0; r < t->n.roots; r++) __atomic_fetch_add(&t->roots[r].root->passes, 1, __ATOMIC_RELAXED);
-    t->backward->swept_nodes = t->n.nodes;
+    for (int r = 0; r < t->n.stores; r++) __atomic_fetch_add(&t->stores[r].store->passes, 1, __ATOMIC_RELAXED);
+    t->backward->first_new_node = t->n.nodes;
     t->backward->n_products = t->backward->reached = 0;
     for (int j = 0; j < DN_KEPT_COLUMNS; j++) t->backward->columns[j].first = -1;
-    t->backward->late = NULL;
-    t->room.out_of_memory = 0;
+    t->backward->deferred = NULL;
+    t->workspace.out_of_memory = 0;
     t->backward->full = full;
-    t->backward->swept_root = i;
-    t->backward->sweep = t->schedule->n.order ? t->schedule->n_done - 1 : i;
-    dn__arena_reset(&t->room.grads, (dn_arena_mark){0});
-    dn_grad g = dn__place(t, i);
+    t->backward->last_loss = i;
+    t->backward->position = t->schedule->n.order ? t->schedule->n_done - 1 : i;
+    dn__arena_reset(&t->workspace.grads, (dn_arena_mark){0});
+    dn_grad g = dn__gradient_slot(t, i);
     if (g.dx) g.dx[0] = 1;
-    if (g.dx && !dn__watch_begin(t)) return 0;
+    if (g.dx && !dn__hook_begin(t)) return 0;
     if (t->nodes[i].in_chunk) dn_param_clear_gradient(t->nodes[i].param); /* was empty, and is so again */
     return end(t, dn__no_memory(t));
 }
@@ -122,22 +122,22 @@ int dn__backward_begin(dn_tape *t, int i, int full) {
  * move it. */
 static void touch_rows_as_dynet(dn_tape *t) {
     int wanted = 0;
-    for (int r = 0; r < t->n.roots; r++) wanted |= t->roots[r].root->as_dynet;
-    for (int i = 0; wanted && i <= t->backward->swept_root; i++) {
+    for (int r = 0; r < t->n.stores; r++) wanted |= t->stores[r].store->as_dynet;
+    for (int i = 0; wanted && i <= t->backward->last_loss; i++) {
         const dn_node *node = &t->nodes[i];
-        if (!node->param || !node->param->root->as_dynet || node->constant || node->op == dn_ops[DN_OP_parameter]) continue;
+        if (!node->param || !node->param->store->as_dynet || node->constant || node->op == dn_ops[DN_OP_parameter]) continue;
         for (int k = 0; k < node->n_ints; k++)
-            if (!dn__lookup_row(node->param, t->ints[node->ints + k])) t->room.out_of_memory = 1;
+            if (!dn__lookup_row(node->param, t->ints[node->ints + k])) t->workspace.out_of_memory = 1;
     }
 }
 
 int dn__backward_step(dn_tape *t) {
     int64_t work = DN_WORK;
-    if (t->backward->sweep < 0) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the graph was renewed, reverted or set anew meanwhile");
-    dn__lock_roots(t);
-    int error = check_versions(t, t->backward->swept_root); /* another thread may have changed them since the step before */
-    for (; !error && t->backward->sweep >= 0 && work > 0 && !t->room.out_of_memory && !t->room.raised; t->backward->sweep--) {
-        const int i = t->schedule->n.order ? t->schedule->order[t->backward->sweep] : t->backward->sweep;
+    if (t->backward->position < 0) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the graph was renewed, reverted or set anew meanwhile");
+    dn__lock_stores(t);
+    int error = check_versions(t, t->backward->last_loss); /* another thread may have changed them since the step before */
+    for (; !error && t->backward->position >= 0 && work > 0 && !t->workspace.out_of_memory && !t->workspace.raised; t->backward->position--) {
+        const int i = t->schedule->n.order ? t->schedule->order[t->backward->position] : t->backward->position;
         if (i < 0) {
             const dn_group *g = &t->schedule->groups[-1 - i];
             work -= (int64_t)g->n * t->nodes[t->schedule->members[g->first]].work;
@@ -146,31 +146,31 @@ int dn__backward_step(dn_tape *t) {
             work -= t->nodes[i].work;
             backward_node(t, i);
         }
-        if (t->backward->watch.last_use) dn__watch_passed(t);
-        if (t->backward->watch.told && t->backward->watch.steps) work = 0;
-        t->backward->watch.told = 0;
+        if (t->backward->hook.last_use) dn__hook_passed(t);
+        if (t->backward->hook.notified && t->backward->hook.steps) work = 0;
+        t->backward->hook.notified = 0;
     }
-    if (t->backward->sweep < 0 && !t->room.raised && !t->room.out_of_memory) touch_rows_as_dynet(t);
-    if (!error) error = t->room.raised ? t->room.raised : t->room.out_of_memory ? dn__no_memory(t) : 0;
+    if (t->backward->position < 0 && !t->workspace.raised && !t->workspace.out_of_memory) touch_rows_as_dynet(t);
+    if (!error) error = t->workspace.raised ? t->workspace.raised : t->workspace.out_of_memory ? dn__no_memory(t) : 0;
     if (error) clear_gradients(t);
-    if (t->backward->sweep < 0 || error) dn__watch_end(t, !error);
-    dn__unlock_roots(t);
+    if (t->backward->position < 0 || error) dn__hook_end(t, !error);
+    dn__unlock_stores(t);
     if (error) return end(t, error);
-    return t->backward->sweep >= 0;
+    return t->backward->position >= 0;
 }
 
 void dn__stop_backward(dn_tape *t) {
-    if (t->backward->sweep >= 0) {
-        dn__lock_roots(t);
+    if (t->backward->position >= 0) {
+        dn__lock_stores(t);
         clear_gradients(t);
-        dn__watch_end(t, 0);
-        dn__unlock_roots(t);
+        dn__hook_end(t, 0);
+        dn__unlock_stores(t);
     }
     end(t, 0);
 }
 
 void dn__backward_free(dn_tape *t) {
-    dn_sweep *b = t->backward;
+    dn_backward_pass *b = t->backward;
     for (int i = 0; i < DN_KEPT_COLUMNS; i++) dn__arena_free(&b->columns[i].memory);
     free(b->products);
     b->products = NULL;

@@ -2,15 +2,15 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
-#include "sweep.h"
+#include "backward_pass.h"
 
 /* ---- collected products -------------------------------------------------------------------------------------------- */
 
-void dn__way_weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x) {
+void dn__route_weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x) {
     dn_tape *t = c->tape;
     dn_node *w = &t->nodes[t->args[c->node->args + k]];
     if (DN_GROW(t->backward->products, t->backward->products_capacity, (int64_t)t->backward->n_products + 1)) {
-        t->room.out_of_memory = 1;
+        t->workspace.out_of_memory = 1;
         return;
     }
     t->backward->products[t->backward->n_products] = (dn_product){w->products, m, kk, n, dy, x};
@@ -20,11 +20,11 @@ void dn__way_weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_r
 
 enum { MOST_KEPT = 1 << 17 }; /* numbers: larger copies are made anew for each matrix, in memory that is in the cache */
 
-static int rows_of(const dn_product *p, int of_x) { return of_x ? p->k : p->m; }
+static int product_rows(const dn_product *p, int of_x) { return of_x ? p->k : p->m; }
 
 /* Whether two lists of products have the same columns. */
 static int equal_columns(const dn_tape *t, int a, int b, int of_x) {
-    if (rows_of(&t->backward->products[a], of_x) != rows_of(&t->backward->products[b], of_x)) return 0;
+    if (product_rows(&t->backward->products[a], of_x) != product_rows(&t->backward->products[b], of_x)) return 0;
     for (; a >= 0 && b >= 0; a = t->backward->products[a].next, b = t->backward->products[b].next) {
         const dn_product *p = &t->backward->products[a], *q = &t->backward->products[b];
         if (p->n != q->n || (of_x ? p->x != q->x : p->dy != q->dy)) return 0;
@@ -44,7 +44,7 @@ static const dn_real *find_columns(dn_tape *t, int first, int wide, int of_x) {
 
 /* Memory for n numbers, kept as the columns of a list in place of those that were not used for longest. */
 static dn_real *new_columns(dn_tape *t, int first, int wide, int of_x, size_t n) {
-    if (n > MOST_KEPT) return dn__arena_take(&t->room.scratch, n * sizeof(dn_real));
+    if (n > MOST_KEPT) return dn__arena_take(&t->workspace.scratch, n * sizeof(dn_real));
     dn_kept_columns *c = t->backward->columns;
     for (int i = 1; i < DN_KEPT_COLUMNS; i++)
         if (t->backward->columns[i].used < c->used) c = &t->backward->columns[i];
@@ -60,7 +60,7 @@ static dn_real *new_columns(dn_tape *t, int first, int wide, int of_x, size_t n)
 /* The columns of a list's products with fewer than `wide` columns side by side, in the order of their nodes: where they are, if they lie so,
  * else a copy. The list runs from the last node to the first. */
 static const dn_real *gather(dn_tape *t, int first, int wide, int columns, int of_x) {
-    const int rows = rows_of(&t->backward->products[first], of_x);
+    const int rows = product_rows(&t->backward->products[first], of_x);
     const dn_real *from = NULL, *expected = NULL;
     int j = first;
     for (; j >= 0; j = t->backward->products[j].next) {
@@ -94,10 +94,10 @@ static int wide_columns(int m, int k) {
 }
 
 /* dW = sum of dy x' over a list of products: one product of all columns that lie side by side or are few, and each that is wide by itself. Of a
- * large parameter that somebody watches the first columns are told first. */
+ * large parameter that somebody watches the first columns are notified first. */
 void dn__flush_products(dn_tape *t, int i) {
     const int first = t->nodes[i].products;
-    dn_arena_mark mark = dn__arena_mark(&t->room.scratch);
+    dn_arena_mark mark = dn__arena_mark(&t->workspace.scratch);
     t->nodes[i].products = -1;
     const int m = t->backward->products[first].m, k = t->backward->products[first].k, wide = wide_columns(m, k);
     int columns = 0;
@@ -106,9 +106,9 @@ void dn__flush_products(dn_tape *t, int i) {
         columns += n < wide ? n : 0;
     }
     const dn_real *dy = gather(t, first, wide, columns, 0), *x = gather(t, first, wide, columns, 1);
-    dn_grad g = !columns || (dy && x) ? dn__place(t, i) : (dn_grad){0}; /* after all that may fail: a place must be written to */
-    const int panel = t->backward->watch.last_use && (int64_t)m * k >= LARGE ? PANEL : k;
-    if (!g.dx) t->room.out_of_memory = 1;
+    dn_grad g = !columns || (dy && x) ? dn__gradient_slot(t, i) : (dn_grad){0}; /* after all that may fail: a place must be written to */
+    const int panel = t->backward->hook.last_use && (int64_t)m * k >= LARGE ? PANEL : k;
+    if (!g.dx) t->workspace.out_of_memory = 1;
     for (int from = 0; g.dx && from < k; from += panel) {
         const int n = k - from < panel ? k - from : panel;
         dn_real *dw = g.dx + (size_t)from * (size_t)m, beta = g.beta;
@@ -119,9 +119,9 @@ void dn__flush_products(dn_tape *t, int i) {
             beta = 1;
         }
         if (columns || beta == 0) dn__mm_dw(m, n, columns, dy, m, x + from, k, beta, dw, m);
-        if (panel < k) dn__watch_tell(t, i, (int64_t)(from + n) * m);
+        if (panel < k) dn__hook_notify(t, i, (int64_t)(from + n) * m);
     }
-    dn__arena_reset(&t->room.scratch, mark);
+    dn__arena_reset(&t->workspace.scratch, mark);
 }
 
 /* ---- parameters ---------------------------------------------------------------------------------------------------- */
@@ -129,10 +129,10 @@ void dn__flush_products(dn_tape *t, int i) {
 static void add_to_parameter(dn_tape *t, dn_node *node) {
     dn_param *p = node->param;
     if (!node->in_chunk && p->rows) { /* the whole table was an expression */
-        for (int64_t row = 0; row < p->rows && !t->room.out_of_memory; row++) {
+        for (int64_t row = 0; row < p->rows && !t->workspace.out_of_memory; row++) {
             dn_real *to = dn__lookup_row(p, row);
             if (to) dn__add((size_t)p->row_size, to, node->grad + row * p->row_size, to);
-            else t->room.out_of_memory = 1;
+            else t->workspace.out_of_memory = 1;
         }
     } else if (!node->in_chunk) {
         dn_real beta, *to = dn__param_gradient(p, &beta);
@@ -143,28 +143,28 @@ static void add_to_parameter(dn_tape *t, dn_node *node) {
 void dn__finish_parameter(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
     if (node->products >= 0) dn__flush_products(t, i);
-    if (node->grad && !t->room.out_of_memory && !node->constant && dn__param_gathers(node->param)) add_to_parameter(t, node);
+    if (node->grad && !t->workspace.out_of_memory && !node->constant && dn__param_gathers(node->param)) add_to_parameter(t, node);
     node->finished = 1;
 }
 
-/* Parameter node i has no further use: its gradient is completed and told, once. */
+/* Parameter node i has no further use: its gradient is completed, and its hook is notified, once. */
 static void finish(dn_tape *t, int i) {
     if (t->nodes[i].finished) return;
     dn__finish_parameter(t, i);
-    if (t->room.out_of_memory) return;
-    dn__watch_complete(t, i);
+    if (t->workspace.out_of_memory) return;
+    dn__hook_complete(t, i);
 }
 
-void dn__watch_passed(dn_tape *t) {
-    for (int i = t->backward->watch.last_use[t->backward->sweep]; i >= 0; i = t->backward->watch.next[i]) finish(t, i);
+void dn__hook_passed(dn_tape *t) {
+    for (int i = t->backward->hook.last_use[t->backward->position]; i >= 0; i = t->backward->hook.next[i]) finish(t, i);
 }
 
-void dn__way_input_done(dn_call *c, int k) {
+void dn__route_input_done(dn_call *c, int k) {
     dn_tape *t = c->tape;
-    if (!t->backward->watch.last_use) return;
+    if (!t->backward->hook.last_use) return;
     int w = t->args[c->node->args + k], uses = 0;
     for (int i = 0; i < c->node->n_args; i++) uses += t->args[c->node->args + i] == w;
     if (uses > 1) return;
-    for (int i = t->backward->watch.last_use[t->backward->sweep]; i >= 0; i = t->backward->watch.next[i])
+    for (int i = t->backward->hook.last_use[t->backward->position]; i >= 0; i = t->backward->hook.next[i])
         if (i == w) finish(t, i);
 }

@@ -1,8 +1,8 @@
 /* Rows of tables as inputs of one call, see op.h: found, and their gradients added up by row. */
 #include "kernels/kernels.h"
-#include "sweep.h"
+#include "backward_pass.h"
 
-static const dn_node *input_of(const dn_tape *t, const dn_node *node, int k) { return &t->nodes[t->args[node->args + k]]; }
+static const dn_node *row_input_of(const dn_tape *t, const dn_node *node, int k) { return &t->nodes[t->args[node->args + k]]; }
 
 static int is_row(const dn_node *x, const dn_node *like) {
     return (x->op == dn_ops[DN_OP_lookup] || x->op == dn_ops[DN_OP_lookup_batch]) && x->param == like->param && x->constant == like->constant;
@@ -13,15 +13,15 @@ static int sources_of(const dn_tape *t, int node, int group, int k, const int32_
     *sources = t->args + t->nodes[node].args + k;
     if (group < 0) return 1;
     const int gather = t->schedule->group_inputs[t->schedule->groups[group].inputs + k].gather;
-    if (gather == DN_SHARED_INPUT) return 1;
+    if (gather == DN_BROADCAST_INPUT) return 1;
     if (gather == DN_MIRRORED) return 0; /* rows of a table have no group or owner */
     *sources = t->schedule->sources + t->schedule->gathers[gather].first;
     return t->schedule->gathers[gather].n;
 }
 
-int dn__way_table_rows(const dn_call *c, int first, int n, int capacity, int *rows) {
+int dn__route_table_rows(const dn_call *c, int first, int n, int capacity, int *rows) {
     const dn_tape *t = c->tape;
-    const dn_node *like = input_of(t, c->node, first);
+    const dn_node *like = row_input_of(t, c->node, first);
     int count = c->x[first].dim->batch, at = 0;
     if (!is_row(like, like)) return 0;
     for (int k = first; k < first + n; k++) {
@@ -42,37 +42,37 @@ int dn__way_table_rows(const dn_call *c, int first, int n, int capacity, int *ro
 void dn__add_to_row(dn_tape *t, dn_param *p, int row, const dn_real *dx) {
     dn_real *to = dn__lookup_row(p, row);
     if (to) dn__add((size_t)p->row_size, to, dx, to);
-    else t->room.out_of_memory = 1;
+    else t->workspace.out_of_memory = 1;
 }
 
-void dn__way_rows_gradient(dn_call *c, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx, const dn_row_products *m) {
+void dn__route_rows_gradient(dn_call *c, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx, const dn_row_products *m) {
     dn_tape *t = c->tape;
-    dn_param *p = input_of(t, c->node, first)->param;
-    dn_late *late = dn__arena_take(&t->room.grads, sizeof *late);
-    t->room.out_of_memory |= !late;
-    for (int i = 0; i < n_rows && !t->room.out_of_memory; i++) dn__add_to_row(t, p, rows[i], dx + i * p->row_size);
-    if (t->room.out_of_memory) return;
-    *late = (dn_late){t->backward->late, (int)(c->node - t->nodes), c->group, first, n, count, *m};
-    t->backward->late = late;
+    dn_param *p = row_input_of(t, c->node, first)->param;
+    dn_deferred *deferred = dn__arena_take(&t->workspace.grads, sizeof *deferred);
+    t->workspace.out_of_memory |= !deferred;
+    for (int i = 0; i < n_rows && !t->workspace.out_of_memory; i++) dn__add_to_row(t, p, rows[i], dx + i * p->row_size);
+    if (t->workspace.out_of_memory) return;
+    *deferred = (dn_deferred){t->backward->deferred, (int)(c->node - t->nodes), c->group, first, n, count, *m};
+    t->backward->deferred = deferred;
 }
 
-void dn__late_group(dn_call *c) {
+void dn__deferred_group(dn_call *c) {
     dn_tape *t = c->tape;
-    dn_late *late = dn__arena_take(&t->room.grads, sizeof *late);
-    if (!late) {
-        t->room.out_of_memory = 1;
+    dn_deferred *deferred = dn__arena_take(&t->workspace.grads, sizeof *deferred);
+    if (!deferred) {
+        t->workspace.out_of_memory = 1;
         return;
     }
-    *late = (dn_late){.next = t->backward->late, .node = (int)(c->node - t->nodes), .group = c->group};
-    t->backward->late = late;
+    *deferred = (dn_deferred){.next = t->backward->deferred, .node = (int)(c->node - t->nodes), .group = c->group};
+    t->backward->deferred = deferred;
 }
 
-void dn__late_add(const dn_tape *t, const dn_late *late, int i, dn_real *out) {
-    const dn_row_products *m = &late->products;
-    for (int k = 0; k < late->n; k++) {
+void dn__deferred_add(const dn_tape *t, const dn_deferred *deferred, int i, dn_real *out) {
+    const dn_row_products *m = &deferred->products;
+    for (int k = 0; k < deferred->n; k++) {
         const int32_t *sources;
-        const int n_sources = sources_of(t, late->node, late->group, late->first + k, &sources);
-        for (int l = 0, at = late->count * k; l < n_sources; at += t->nodes[sources[l++]].n_ints) {
+        const int n_sources = sources_of(t, deferred->node, deferred->group, deferred->first + k, &sources);
+        for (int l = 0, at = deferred->count * k; l < n_sources; at += t->nodes[sources[l++]].n_ints) {
             const dn_node *x = &t->nodes[sources[l]];
             for (int b = 0; x == &t->nodes[i] && b < x->n_ints; b++)
                 for (int j = 0; m->column[at + b] >= 0 && j < m->m; j++)

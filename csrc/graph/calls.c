@@ -26,19 +26,19 @@ static dn_tape *tape_of(int n, const int64_t *handles) {
 }
 
 /* Outputs first, first + 1, ... of node i, `size` numbers each; the index of the first. */
-static int make_parts(dn_tape *t, int i, int first, int n, int size) {
+static int make_output_views(dn_tape *t, int i, int first, int n, int size) {
     const int begin = t->n.nodes, batch = t->nodes[i].dim.batch;
     for (int k = 0; k < n; k++) {
         int64_t offset = (int64_t)(first + k) * size * batch;
         int ints[] = {offset > INT32_MAX ? -1 : (int)offset, batch, size};
-        int64_t handle = dn__finish(t, dn__make(t, dn_ops[DN_OP_part], 1, &i, 3, ints, 0, NULL, NULL));
+        int64_t handle = dn__finish(t, dn__make(t, dn_ops[DN_OP_output_view], 1, &i, 3, ints, 0, NULL, NULL));
         if (handle < 0) return (int)handle;
     }
     return begin;
 }
 
 /* parts: how many outputs are made, too, the first of which is the result; 0: none */
-static int64_t make_many(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts) {
+static int64_t make_many(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_floats, const double *floats, int parts) {
     dn_tape *t = tape_of(n, handles);
     if (!t) return DN_ERROR_NO_GRAPH;
     DN_ENTER(t);
@@ -49,21 +49,21 @@ static int64_t make_many(int op, int n, const int64_t *handles, int n_ints, cons
     int i = 0;
     for (; i < n; i++)
         if ((inputs[i] = dn__find(t, handles[i])) < 0) break;
-    int64_t result = i < n ? inputs[i] : dn__make(t, o, n, inputs, n_ints, ints, n_reals, reals, NULL);
+    int64_t result = i < n ? inputs[i] : dn__make(t, o, n, inputs, n_ints, ints, n_floats, floats, NULL);
     if (inputs != small) free(inputs);
     const int owner = (int)result;
     result = dn__finish(t, owner);
     if (result < 0 || !parts) return result;
-    const int first = make_parts(t, owner, 0, parts, t->nodes[owner].dim.size / t->nodes[owner].parts);
+    const int first = make_output_views(t, owner, 0, parts, t->nodes[owner].dim.size / t->nodes[owner].parts);
     return first < 0 ? first : dn__handle(t, first);
 }
 
-int64_t dn_node_many(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals) {
-    return make_many(op, n, handles, n_ints, ints, n_reals, reals, 0);
+int64_t dn_node_many(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_floats, const double *floats) {
+    return make_many(op, n, handles, n_ints, ints, n_floats, floats, 0);
 }
 
-int64_t dn_node_parts(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts) {
-    return make_many(op, n, handles, n_ints, ints, n_reals, reals, parts);
+int64_t dn_node_with_views(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_floats, const double *floats, int parts) {
+    return make_many(op, n, handles, n_ints, ints, n_floats, floats, parts);
 }
 
 int64_t dn_tree_node(const int64_t *weights, int n_ary, int64_t x, int n, int64_t first, int64_t second) {
@@ -77,26 +77,26 @@ int64_t dn_tree_node(const int64_t *weights, int n_ary, int64_t x, int n, int64_
     return make_many(DN_OP_tree_lstm, at, handles, 3, ints, 0, NULL, 2);
 }
 
-int64_t dn_leaf(int graph, int op, int n_ints, const int *ints, int n_reals, const double *reals) {
+int64_t dn_leaf(int graph, int op, int n_ints, const int *ints, int n_floats, const double *floats) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);
     if (op < 0 || op >= DN_OP_COUNT || dn_ops[op]->inputs)
         return dn__tape_fail(t, DN_ERROR_VALUE, "operation number %d takes inputs", op);
-    return dn__finish(t, dn__make(t, dn_ops[op], 0, NULL, n_ints, ints, n_reals, reals, NULL));
+    return dn__finish(t, dn__make(t, dn_ops[op], 0, NULL, n_ints, ints, n_floats, floats, NULL));
 }
 
-int64_t dn_parts(int64_t owner, int first, int n, int size) {
+int64_t dn_output_views(int64_t owner, int first, int n, int size) {
     dn_tape *t = dn__handle_tape(owner);
     if (!t) return DN_ERROR_NO_GRAPH;
     DN_ENTER(t);
     int i = dn__find(t, owner);
     if (i < 0) return i;
     if (n < 1) return dn__tape_fail(t, DN_ERROR_VALUE, "part: takes at least one part; got %d.", n);
-    const int begin = make_parts(t, i, first, n, size);
+    const int begin = make_output_views(t, i, first, n, size);
     return begin < 0 ? begin : dn__handle(t, begin);
 }
 
-static void copy_numbers(int64_t n, const double *from, dn_real *to) {
+static void copy_doubles(int64_t n, const double *from, dn_real *to) {
     for (int64_t i = 0; i < n; i++) to[i] = (dn_real)from[i];
 }
 
@@ -116,7 +116,7 @@ static int64_t input(dn_tape *t, int n_dims, const int *dims, int batch, const d
         return dn__no_memory(t);
     }
     if (data) memcpy(memory, data, bytes);
-    else if (numbers) copy_numbers((int64_t)dn__elements(&t->nodes[index].dim), numbers, memory);
+    else if (numbers) copy_doubles((int64_t)dn__elements(&t->nodes[index].dim), numbers, memory);
     else memset(memory, 0, bytes);
     t->nodes[index].own = memory;
     return dn__finish(t, index);
@@ -135,7 +135,7 @@ int64_t dn_input_numbers(int graph, int n_dims, const int *dims, int batch, cons
 }
 
 /* New contents of an input, from one of the two; values are forgotten. */
-static int set_input(int64_t a, int64_t n, const dn_real *data, const double *numbers) {
+static int set_input_elements(int64_t a, int64_t n, const dn_real *data, const double *numbers) {
     DN_ENTER_NODE(a);
     const dn_node *node = &t->nodes[i];
     if (node->op != dn_ops[DN_OP_input])
@@ -144,13 +144,13 @@ static int set_input(int64_t a, int64_t n, const dn_real *data, const double *nu
         return dn__tape_fail(t, DN_ERROR_VALUE, "set: the number of values must equal the size of the input; got %lld values for %s.",
                              (long long)n, DIMS(&node->dim));
     dn__forget_values(t);
-    if (numbers) copy_numbers(n, numbers, (dn_real *)node->own);
+    if (numbers) copy_doubles(n, numbers, (dn_real *)node->own);
     else if (data) memcpy((dn_real *)node->own, data, (size_t)n * sizeof *data);
     return 0;
 }
 
-int dn_input_set(int64_t a, int64_t n, const dn_real *data) { return set_input(a, n, data, NULL); }
-int dn_input_set_numbers(int64_t a, int64_t n, const double *data) { return set_input(a, n, NULL, data); }
+int dn_input_set(int64_t a, int64_t n, const dn_real *data) { return set_input_elements(a, n, data, NULL); }
+int dn_input_set_numbers(int64_t a, int64_t n, const double *data) { return set_input_elements(a, n, NULL, data); }
 
 int dn_ints_set(int64_t a, int n, const int *ints) {
     DN_ENTER_NODE(a);
@@ -166,7 +166,7 @@ static int64_t make_lookup(dn_tape *t, int op, int64_t table, int n, const int *
     dn_param *p = dn__handle_param(table, &constant);
     DN_ENTER(t);
     if (!p || !p->rows) return dn__tape_fail(t, DN_ERROR_VALUE, "lookup: the first argument must be a LookupParameters object");
-    if (dn__retain_root(t, p->root)) return DN_ERROR_MEMORY;
+    if (dn__retain_store(t, p->store)) return DN_ERROR_MEMORY;
     return dn__finish(t, dn__make(t, dn_ops[op], 0, NULL, n, rows, 0, NULL, &(dn_origin){p, constant, NULL}));
 }
 int64_t dn_lookup(int graph, int64_t table, int row) { return make_lookup(dn__graph_tape(graph), DN_OP_lookup, table, 1, &row); }

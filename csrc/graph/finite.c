@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "tape/make.h"
-#include "backward/sweep.h"
+#include "backward/backward_pass.h"
 
 /* The first element that is NaN, or infinite where that counts; n: none. */
 static size_t first_bad(const dn_real *x, size_t n, int nan_only) {
@@ -17,10 +17,10 @@ static size_t bad_gradient(dn_tape *t, int i, int nan_only) {
     const dn_real *grad = dn__arrived(t, i);
     const size_t n = dn__elements(&node->dim);
     if (!grad || !node->in_chunk) return grad ? first_bad(grad, n, nan_only) : n;
-    dn_root *root = node->param->root;
-    pthread_mutex_lock(&root->lock); /* the chunk's gradients may have been moved since */
-    size_t at = first_bad(root->chunks[node->param->chunk].grads + node->param->offset, n, nan_only);
-    pthread_mutex_unlock(&root->lock);
+    dn_store *store = node->param->store;
+    pthread_mutex_lock(&store->lock); /* the chunk's gradients may have been moved since */
+    size_t at = first_bad(store->chunks[node->param->chunk].grads + node->param->offset, n, nan_only);
+    pthread_mutex_unlock(&store->lock);
     return at;
 }
 
@@ -53,7 +53,7 @@ static int find(dn_tape *t, int last, int gradients, int nan_only, int *node, in
 
 int dn_find_nonfinite(int64_t a, int gradients, int nan_only, int *node, int64_t *element) {
     DN_ENTER_NODE(a);
-    if (gradients && t->backward->swept_root < i) return 0;
+    if (gradients && t->backward->last_loss < i) return 0;
     if (i >= t->schedule->evaluated || (t->schedule->any_failed && t->nodes[i].failed))
         return dn__tape_fail(t, DN_ERROR_STATE, "the value of this expression was not computed");
     return find(t, i, gradients, nan_only, node, element);

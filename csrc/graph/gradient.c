@@ -3,34 +3,34 @@
 
 #include "kernels/kernels.h"
 #include "tape/make.h"
-#include "backward/sweep.h"
+#include "backward/backward_pass.h"
 
 /* Whether the weights are those of backward. */
 static int have_weights_changed(const dn_tape *t) {
-    for (int r = 0; r < t->n.roots; r++)
-        if (t->roots[r].version != __atomic_load_n(&t->roots[r].root->version, __ATOMIC_RELAXED)) return 1;
+    for (int r = 0; r < t->n.stores; r++)
+        if (t->stores[r].version != __atomic_load_n(&t->stores[r].store->version, __ATOMIC_RELAXED)) return 1;
     return 0;
 }
 
 /* Adds to `out`, of the dims of node i, a row of a table, what was kept from it. Negative: an error. */
-static int add_late(dn_tape *t, int i, dn_real *out) {
+static int add_deferred(dn_tape *t, int i, dn_real *out) {
     if (t->nodes[i].op == dn_ops[DN_OP_parameter] || !dn__node_wants(t, &t->nodes[i])) return 0;
-    for (const dn_late *late = t->backward->late; late; late = late->next) {
+    for (const dn_deferred *deferred = t->backward->deferred; deferred; deferred = deferred->next) {
         if (have_weights_changed(t))
             return dn__tape_fail(t, DN_ERROR_STATE, "gradient: parameters have changed since backward(), which has added up the "
                                  "gradients of equal rows. Ask before the update, or use backward(full=True).");
-        if (late->count) dn__late_add(t, late, i, out);
-        else dn__once_add(t, late->group, i, out);
+        if (deferred->count) dn__deferred_add(t, deferred, i, out);
+        else dn__deduplicated_add(t, deferred->group, i, out);
     }
-    const int failed = t->room.out_of_memory;
-    t->room.out_of_memory = 0;
+    const int failed = t->workspace.out_of_memory;
+    t->workspace.out_of_memory = 0;
     return failed ? dn__no_memory(t) : 0;
 }
 
 void dn_backward_abandon(int graph) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER_OR(t, );
-    if (t->backward->sweep >= 0) dn__stop_backward(t);
+    if (t->backward->position >= 0) dn__stop_backward(t);
 }
 
 int dn_backward_begin(int64_t a, int full) {
@@ -52,37 +52,37 @@ int dn_backward(int64_t a) {
     return result ? result : dn__backward_step(t);
 }
 
-int dn_quick_backward(int64_t a) {
+int dn_fast_backward(int64_t a) {
     const dn_tape *t = dn__handle_tape(a);
-    if (!t || t->work_made > DN_QUICK) return DN_LONG_WAY;
-    for (int r = 0; r < t->n.roots; r++) { /* another thread may be at these parameters for longer than is good to wait here */
-        if (pthread_mutex_trylock(&t->roots[r].root->lock)) return DN_LONG_WAY;
-        pthread_mutex_unlock(&t->roots[r].root->lock);
+    if (!t || t->work_made > DN_FAST_WORK) return DN_FALLBACK;
+    for (int r = 0; r < t->n.stores; r++) { /* another thread may be at these parameters for longer than is good to wait here */
+        if (pthread_mutex_trylock(&t->stores[r].store->lock)) return DN_FALLBACK;
+        pthread_mutex_unlock(&t->stores[r].store->lock);
     }
     return dn_backward(a);
 }
 
 static int copy_gradient(dn_tape *t, int i, dn_real *out) {
-    const int root = t->backward->swept_root;
-    if (i > root)
+    const int store = t->backward->last_loss;
+    if (i > store)
         return dn__tape_fail(t, DN_ERROR_STATE, "Requested gradient for node %d, but %s", i,
-                             root < 0 ? "backward() has not been called on this graph since its values were computed."
+                             store < 0 ? "backward() has not been called on this graph since its values were computed."
                                       : "it was made after the loss that backward() was called on.");
     const dn_node *node = &t->nodes[i];
     const dn_real *grad = dn__arrived(t, i);
     const size_t n = dn__elements(&node->dim);
-    pthread_mutex_t *lock = node->in_chunk ? &node->param->root->lock : NULL;
+    pthread_mutex_t *lock = node->in_chunk ? &node->param->store->lock : NULL;
     int error = 0;
     if (lock) { /* the chunk's gradients may have been moved since */
         pthread_mutex_lock(lock);
         if (node->written != dn__param_written(node->param))
             error = dn__tape_fail(t, DN_ERROR_STATE, "gradient: the parameter's gradient was added to, scaled, clipped or replaced since "
                                   "backward(). Ask before that, or for grad_as_array(), which is the parameter's own.");
-        grad = node->param->root->chunks[node->param->chunk].grads + node->param->offset;
+        grad = node->param->store->chunks[node->param->chunk].grads + node->param->offset;
     }
     if (grad && n) memcpy(out, grad, n * sizeof *out);
     else dn__fill(n, 0, out);
-    if (!error && t->backward->late && node->param) error = add_late(t, i, out);
+    if (!error && t->backward->deferred && node->param) error = add_deferred(t, i, out);
     if (lock) pthread_mutex_unlock(lock);
     return error;
 }
@@ -92,16 +92,16 @@ int dn_gradient(int64_t a, dn_real *out) {
     return copy_gradient(t, i, out);
 }
 
-int dn_quick_gradient(int64_t a, dn_dim *dim, int room, double *out) {
-    dn_real few[DN_QUICK_ROOM];
+int dn_fast_gradient(int64_t a, dn_dim *dim, int workspace, double *out) {
+    dn_real few[DN_FAST_CAPACITY];
     dn_tape *t = dn__handle_tape(a);
-    if (!t) return DN_LONG_WAY;
-    DN_ENTER_OR(t, DN_LONG_WAY);
+    if (!t) return DN_FALLBACK;
+    DN_ENTER_OR(t, DN_FALLBACK);
     const int i = dn__find(t, a);
-    if (i < 0 || t->nodes[i].param) return DN_LONG_WAY; /* a parameter's gradient is behind a lock */
+    if (i < 0 || t->nodes[i].param) return DN_FALLBACK; /* a parameter's gradient is behind a lock */
     *dim = t->nodes[i].dim;
     const int64_t n = (int64_t)dim->size * dim->batch;
-    if (n < 1 || n > room || n > DN_QUICK_ROOM || copy_gradient(t, i, few)) return DN_LONG_WAY;
+    if (n < 1 || n > workspace || n > DN_FAST_CAPACITY || copy_gradient(t, i, few)) return DN_FALLBACK;
     for (int64_t k = 0; k < n; k++) out[k] = (double)few[k];
     return 0;
 }

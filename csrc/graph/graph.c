@@ -4,7 +4,7 @@
 
 #include "tape/make.h"
 #include "schedule/schedule.h"
-#include "backward/sweep.h"
+#include "backward/backward_pass.h"
 #include "work.h"
 
 /* ---- what the schedule and the backward pass give to the tape below them ------------------------------------------ */
@@ -22,20 +22,20 @@ static uint32_t group_ordinal(const dn_call *c, int member) {
 static int wants_each(const dn_call *c) { return c->tape->backward->full; }
 
 static void let_go(dn_call *c, int begin) {
-    if (begin) dn__unlock_roots(c->tape);
-    else dn__lock_roots(c->tape);
+    if (begin) dn__unlock_stores(c->tape);
+    else dn__lock_stores(c->tape);
 }
 
-static const dn_way NODE = {dn__way_wants,      dn__way_dx,           dn__way_weight_gradient, dn__way_input_done, ordinal,
-                            dn__way_table_rows, dn__way_rows_gradient, wants_each,             let_go};
-static const dn_way GROUP = {dn__way_group_wants, dn__way_group_dx,     dn__way_weight_gradient, dn__way_input_done, group_ordinal,
-                             dn__way_table_rows,  dn__way_rows_gradient, wants_each,             let_go};
+static const dn_gradient_routes NODE = {dn__route_wants,      dn__route_dx,           dn__route_weight_gradient, dn__route_input_done, ordinal,
+                            dn__route_table_rows, dn__route_rows_gradient, wants_each,             let_go};
+static const dn_gradient_routes GROUP = {dn__route_group_wants, dn__route_group_dx,     dn__route_weight_gradient, dn__route_input_done, group_ordinal,
+                             dn__route_table_rows,  dn__route_rows_gradient, wants_each,             let_go};
 static const dn_upper UPPER = {&NODE, &GROUP, dn__stop_backward};
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
 /* All that a graph is made of. */
-typedef struct dn_graph { dn_tape tape; dn_schedule schedule; dn_sweep backward; } dn_graph;
+typedef struct dn_graph { dn_tape tape; dn_schedule schedule; dn_backward_pass backward; } dn_graph;
 
 static dn_tape *new_tape(void) {
     dn_graph *g = calloc(1, sizeof *g);
@@ -44,13 +44,13 @@ static dn_tape *new_tape(void) {
     g->tape.backward = &g->backward;
     g->tape.upper = &UPPER;
     g->tape.parameters.epoch = 1;
-    g->backward.swept_root = g->backward.sweep = -1;
+    g->backward.last_loss = g->backward.position = -1;
     return &g->tape;
 }
 
-static void release_roots(dn_tape *t, int from) {
-    for (int i = from; i < t->n.roots; i++) dn__root_release(t->roots[i].root);
-    t->n.roots = from;
+static void release_stores(dn_tape *t, int from) {
+    for (int i = from; i < t->n.stores; i++) dn__store_release(t->stores[i].store);
+    t->n.stores = from;
 }
 
 static void next_epoch(dn_tape *t) {
@@ -62,21 +62,21 @@ static void start(dn_tape *t, int immediate, int check_finite, int autobatch) {
     dn__stop_backward(t);
     next_epoch(t);
     t->version++;
-    release_roots(t, 0);
+    release_stores(t, 0);
     while (t->kept.n) {
         const dn_kept *kept = &t->kept.at[--t->kept.n];
         kept->release(kept->object);
     }
     dn__schedule_start(t, immediate, check_finite, autobatch);
     t->n = (dn_extent){0};
-    t->marks.n = t->holds = t->joinable = t->room.raised = 0;
+    t->marks.n = t->holds = t->may_batch_gemm = t->workspace.raised = 0;
     t->work_made = 0;
     t->dropped = 0;
-    t->backward->swept_nodes = t->backward->n_products = 0;
+    t->backward->first_new_node = t->backward->n_products = 0;
     t->parameters.epoch++;
     t->parameters.count = 0;
-    t->room.draws.counter++;
-    dn__arena_reset(&t->room.grads, (dn_arena_mark){0});
+    t->workspace.rng.counter++;
+    dn__arena_reset(&t->workspace.grads, (dn_arena_mark){0});
     dn__arena_reset(&t->data, (dn_arena_mark){0});
 }
 
@@ -96,10 +96,10 @@ void dn_graph_free(int graph) {
     dn__schedule_free(t);
     dn__backward_free(t);
     dn__arena_free(&t->data);
-    dn__arena_free(&t->room.scratch);
-    dn__arena_free(&t->room.grads);
-    void **const memory[] = {(void **)&t->nodes, (void **)&t->args,     (void **)&t->ints,    (void **)&t->reals,
-                             (void **)&t->roots, (void **)&t->marks.at, (void **)&t->kept.at, (void **)&t->parameters.slots};
+    dn__arena_free(&t->workspace.scratch);
+    dn__arena_free(&t->workspace.grads);
+    void **const memory[] = {(void **)&t->nodes, (void **)&t->args,     (void **)&t->ints,    (void **)&t->floats,
+                             (void **)&t->stores, (void **)&t->marks.at, (void **)&t->kept.at, (void **)&t->parameters.slots};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) {
         free(*memory[i]);
         *memory[i] = NULL;
@@ -113,7 +113,7 @@ int dn_renew(int graph) {
     dn_tape *t = dn__graph_tape(graph);
     if (t->holds || t->tracing) return DN_ERROR_STATE;
     DN_ENTER(t);
-    start(t, 0, 0, t->schedule->usual_autobatch);
+    start(t, 0, 0, t->schedule->default_autobatch);
     return 0;
 }
 
@@ -142,7 +142,7 @@ int dn_graph_revert(int graph) {
         dn__stop_backward(t);
         const dn_mark m = t->marks.at[--t->marks.n];
         t->dropped += (uint32_t)(t->n.nodes - m.n.nodes);
-        release_roots(t, m.n.roots);
+        release_stores(t, m.n.stores);
         t->n = m.n;
         dn__arena_reset(&t->data, m.data);
         dn__schedule_revert(t);
@@ -162,7 +162,7 @@ int dn_graph_invalidate(int graph) {
 
 void dn_graph_autobatch(int graph, int strategy) {
     dn_tape *t = dn__graph_tape(graph);
-    t->schedule->usual_autobatch = strategy;
+    t->schedule->default_autobatch = strategy;
     if (!t->n.nodes) t->schedule->autobatch = strategy;
 }
 
@@ -172,15 +172,15 @@ int64_t dn_graph_version(int graph) { return dn__graph_tape(graph)->version; }
 
 void dn_graph_seed(int graph, uint64_t seed, uint64_t stream) {
     dn_tape *t = dn__graph_tape(graph);
-    t->room.draws.seed = seed;
-    t->room.draws.stream = stream;
-    t->room.draws.counter = 0;
+    t->workspace.rng.seed = seed;
+    t->workspace.rng.stream = stream;
+    t->workspace.rng.counter = 0;
 }
 
-void dn_graph_generator(int graph, struct dn_rng *generator) { dn__graph_tape(graph)->room.draws.generator = generator; }
+void dn_graph_generator(int graph, struct dn_rng *generator) { dn__graph_tape(graph)->workspace.rng.generator = generator; }
 
-uint64_t dn_graph_counter(int graph) { return dn__graph_tape(graph)->room.draws.counter; }
-void dn_graph_set_counter(int graph, uint64_t counter) { dn__graph_tape(graph)->room.draws.counter = counter; }
+uint64_t dn_graph_counter(int graph) { return dn__graph_tape(graph)->workspace.rng.counter; }
+void dn_graph_set_counter(int graph, uint64_t counter) { dn__graph_tape(graph)->workspace.rng.counter = counter; }
 
 void dn_graph_autobatch_counts(int graph, dn_autobatch_counts *out) {
     const dn_schedule *s = dn__graph_tape(graph)->schedule;
@@ -192,7 +192,7 @@ int dn_graph_size(int graph) { return dn__graph_tape(graph)->n.nodes; }
 int64_t dn_graph_bytes(int graph) {
     const dn_tape *t = dn__graph_tape(graph);
     return dn__schedule_bytes(t) + dn__backward_bytes(t) +
-           (int64_t)(dn__arena_bytes(&t->data) + dn__arena_bytes(&t->room.scratch) + dn__arena_bytes(&t->room.grads) +
+           (int64_t)(dn__arena_bytes(&t->data) + dn__arena_bytes(&t->workspace.scratch) + dn__arena_bytes(&t->workspace.grads) +
                      (size_t)t->capacity.nodes * sizeof(dn_node));
 }
 

@@ -14,7 +14,7 @@ static const dn_param *viewed(const dn_tape *t, int i) {
 static int keep_parameter(dn_tape *t, int i) {
     const dn_node *node = &t->nodes[i];
     const dn_param *p = node->failed || node->copied ? NULL : viewed(t, i);
-    return p ? dn__copy_parameter(t, i, &p->root->lock) : 0;
+    return p ? dn__copy_parameter(t, i, &p->store->lock) : 0;
 }
 
 int dn_forward(int64_t a) {
@@ -25,29 +25,29 @@ int dn_forward(int64_t a) {
 }
 
 /* Whether computing up to node i takes some microseconds at most: the graph is small, or little of it is left to compute. */
-static int is_quick(const dn_tape *t, int i) {
-    for (int r = 0; r < t->n.roots; r++)
-        if (dn__writes_of(t->roots[r].root) & 1) return 0; /* this would wait for another thread */
-    if (t->work_made <= DN_QUICK) return 1;
+static int is_fast(const dn_tape *t, int i) {
+    for (int r = 0; r < t->n.stores; r++)
+        if (dn__writes_of(t->stores[r].store) & 1) return 0; /* this would wait for another thread */
+    if (t->work_made <= DN_FAST_WORK) return 1;
     if (t->schedule->any_failed) return 0;
     int64_t work = 0;
-    for (int k = t->schedule->evaluated; k <= i && work <= DN_QUICK; k++) work += t->nodes[k].work;
-    return work <= DN_QUICK;
+    for (int k = t->schedule->evaluated; k <= i && work <= DN_FAST_WORK; k++) work += t->nodes[k].work;
+    return work <= DN_FAST_WORK;
 }
 
-int dn_quick_value(int64_t a, dn_dim *dim, int room, double *out) {
+int dn_fast_value(int64_t a, dn_dim *dim, int workspace, double *out) {
     dn_tape *t = dn__handle_tape(a);
-    if (!t) return DN_LONG_WAY;
-    DN_ENTER_OR(t, DN_LONG_WAY);
+    if (!t) return DN_FALLBACK;
+    DN_ENTER_OR(t, DN_FALLBACK);
     const int i = dn__find(t, a);
-    if (i < 0 || !is_quick(t, i)) return DN_LONG_WAY;
+    if (i < 0 || !is_fast(t, i)) return DN_FALLBACK;
     const dn_node *node = &t->nodes[i];
     const size_t n = dn__elements(&node->dim);
     /* parameters are left to dn_value, which copies what is read */
-    if (!n || n > (size_t)room || viewed(t, i)) return DN_LONG_WAY;
+    if (!n || n > (size_t)workspace || viewed(t, i)) return DN_FALLBACK;
     const int error = dn__forward(t, i);
     if (error == DN_ERROR_PYTHON) t->schedule->unreported = error;
-    if (error || (t->schedule->any_failed && node->failed)) return DN_LONG_WAY;
+    if (error || (t->schedule->any_failed && node->failed)) return DN_FALLBACK;
     for (size_t k = 0; k < n; k++) out[k] = (double)node->value[k];
     *dim = node->dim;
     return 0;

@@ -68,16 +68,16 @@ static inline __attribute__((always_inline)) float from_bf16(uint16_t code) {
     return x;
 }
 
-DN_MULTIVERSION void dn__bf16_encode(size_t n, const dn_real *x, dn_real *rest, uint16_t *code) {
-    if (!rest) {
+DN_MULTIVERSION void dn__bf16_encode(size_t n, const dn_real *x, dn_real *residual, uint16_t *code) {
+    if (!residual) {
         DN_SIMD for (size_t i = 0; i < n; i++) code[i] = to_bf16((float)x[i]);
         return;
     }
     DN_SIMD for (size_t i = 0; i < n; i++) {
-        dn_real wanted = x[i] + rest[i];
+        dn_real wanted = x[i] + residual[i];
         code[i] = to_bf16((float)wanted);
         dn_real lacking = wanted - from_bf16(code[i]);
-        rest[i] = lacking - lacking == 0 ? lacking : 0;
+        residual[i] = lacking - lacking == 0 ? lacking : 0;
     }
 }
 

@@ -64,8 +64,8 @@ enum { SHORT = 16 }; /* lines for which the vector loop does not pay */
         memset(which, 0, inner * sizeof *which); \
         for (size_t k = 1; k < length; k++) fold(inner, x + k * inner, (int32_t)k, best, which); \
     }
-void dn__max_lines(size_t length, size_t inner, const dn_real *x, dn_real *best, int32_t *which) { LINES(>, dn__max, dn__fold_max) }
-void dn__min_lines(size_t length, size_t inner, const dn_real *x, dn_real *best, int32_t *which) { LINES(<, least, fold_min) }
+void dn__max_along_axis(size_t length, size_t inner, const dn_real *x, dn_real *best, int32_t *which) { LINES(>, dn__max, dn__fold_max) }
+void dn__min_along_axis(size_t length, size_t inner, const dn_real *x, dn_real *best, int32_t *which) { LINES(<, least, fold_min) }
 
 /* Equal numbers count as a difference of 0, infinities included. */
 DN_MULTIVERSION void dn__add_exp(size_t n, const dn_real *x, const dn_real *max, dn_real *sum) {

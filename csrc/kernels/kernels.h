@@ -94,11 +94,11 @@ void dn__silu_grad(size_t n, dn_real slope, const dn_real *x, const dn_real *dy,
 void dn__pow(size_t n, const dn_real *x, dn_real e, dn_real *y);
 void dn__pow_grad(size_t n, const dn_real *x, dn_real e, const dn_real *dy, dn_real beta, dn_real *dx);
 dn_real dn__pow_exponent_grad(size_t n, const dn_real *x, const dn_real *y, const dn_real *dy);
-/* to the nearest whole number, halves to the even one; up; down */
+/* to the nearest integer, halves to the even one; up; down */
 void dn__round(size_t n, const dn_real *x, dn_real *y);
 void dn__ceil(size_t n, const dn_real *x, dn_real *y);
 void dn__floor(size_t n, const dn_real *x, dn_real *y);
-/* the derivative of log gamma; -inf at 0, nan at the negative whole numbers */
+/* the derivative of log gamma; -inf at 0, nan at the negative integers */
 double dn__digamma(double x);
 
 /* ---- elementwise, several arrays (kernels/elementwise.c); z may be x or y --------------------------------------- */
@@ -147,8 +147,8 @@ void dn__fold_max(size_t n, const dn_real *x, int32_t k, dn_real *max, int32_t *
 /* dx = dz + beta dx where which is k, else 0 + beta dx */
 void dn__pass_which(size_t n, const int32_t *which, int32_t k, const dn_real *dz, dn_real beta, dn_real *dx);
 /* Of each of the `inner` lines x[i], x[inner + i], x[2 inner + i], ...: the extreme number and the first index it is at; length >= 1 */
-void dn__max_lines(size_t length, size_t inner, const dn_real *x, dn_real *max, int32_t *which);
-void dn__min_lines(size_t length, size_t inner, const dn_real *x, dn_real *min, int32_t *which);
+void dn__max_along_axis(size_t length, size_t inner, const dn_real *x, dn_real *max, int32_t *which);
+void dn__min_along_axis(size_t length, size_t inner, const dn_real *x, dn_real *min, int32_t *which);
 /* log sum exp over several arrays, max being their maximum: sum += exp(x - max), and with log_sum = log(sum)
  * dx = dy exp(x - max - log_sum) + beta dx (where x is -inf: 0) */
 void dn__add_exp(size_t n, const dn_real *x, const dn_real *max, dn_real *sum);
@@ -294,5 +294,5 @@ void dn__blend(size_t n, dn_real a, const dn_real *x, dn_real *y);
 void dn__sum_ranks(int ranks, dn_real *const *segments, const dn_real *factors, const uint8_t *filled, size_t from, size_t to);
 /* as dn_sum_arrays, dn_bf16_encode, dn_bf16_decode */
 void dn__sum_arrays(int count, dn_real *const *x, size_t n, dn_real *sum);
-void dn__bf16_encode(size_t n, const dn_real *x, dn_real *rest, uint16_t *code);
+void dn__bf16_encode(size_t n, const dn_real *x, dn_real *residual, uint16_t *code);
 void dn__bf16_decode(size_t n, const uint16_t *code, dn_real *x);

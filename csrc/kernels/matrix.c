@@ -1,5 +1,5 @@
 /* Matrix products. BLAS is good at large shapes and at some small ones; with 2 to 64 columns, most of what a network
- * does, it packs W each time, which takes longer than the product. Those go to our own kernels (skinny.h).
+ * does, it packs W each time, which takes longer than the product. Those go to our own kernels (small_n.h).
  * All thresholds are measured (OpenBLAS 0.3.34 on Zen 4, AVX-512 and AVX2 kernels). Without BLAS all works, slower. */
 #include "kernels.h"
 #include "math.h"
@@ -16,7 +16,7 @@
 
 enum { ROW_BLOCK = 512 };
 
-/* ---- the kernels of skinny.h, for each instruction set ----------------------------------------------------------- */
+/* ---- the kernels of small_n.h, for each instruction set ----------------------------------------------------------- */
 /* target_clones would compile them for the vector length of the default; so each length is compiled for its instruction
  * set, and dn__set_blas chooses. They take and return vectors inline only: no ABI for GCC to warn about. */
 #pragma GCC diagnostic ignored "-Wpsabi"
@@ -33,34 +33,34 @@ enum { ROW_BLOCK = 512 };
 #endif
 enum { BASELINE_BYTES = VECTOR_BYTES };
 #define ISA baseline
-#include "skinny.h"
+#include "small_n.h"
 
 #ifdef CHOOSE_ISA
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 #define ISA avx2
 #define VECTOR_BYTES 32
-#include "skinny.h"
+#include "small_n.h"
 #pragma GCC pop_options
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512vl,fma")
 #define ISA avx512
 #define VECTOR_BYTES 64
-#include "skinny.h"
+#include "small_n.h"
 #pragma GCC pop_options
 #endif
 
 typedef void product_fn(int m, int k, int n, const dn_real *a, int lda, const dn_real *b, int ldb, dn_real beta,
                         dn_real *c, int ldc);
-struct skinny {
+struct small_n {
     int lanes;                              /* numbers in a vector: the least m */
     int mm_columns, dx_columns, dw_columns; /* the greatest n at which they beat BLAS */
     product_fn *mm, *dx, *dw;
 };
 #define LANES(bytes) ((bytes) / (int)sizeof(dn_real))
-static struct skinny skinny = {LANES(BASELINE_BYTES), 16,                  16, 8,
-                               skinny_mm_baseline,    skinny_dx_baseline, skinny_dw_baseline};
+static struct small_n small_n = {LANES(BASELINE_BYTES), 16,                  16, 8,
+                               small_n_mm_baseline,    small_n_dx_baseline, small_n_dw_baseline};
 
 /* ---- BLAS -------------------------------------------------------------------------------------------------------- */
 enum { COL_MAJOR = 102, NO_TRANS = 111, TRANS = 112 };
@@ -77,9 +77,9 @@ void dn__set_blas(void *gemm_address, void *gemv_address, void *ger_address) {
     (void)ger_address; /* plain loops write dy x' at twice the speed of ger */
 #ifdef CHOOSE_ISA
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"))
-        skinny = (struct skinny){LANES(64), 128, 64, 128, skinny_mm_avx512, skinny_dx_avx512, skinny_dw_avx512};
+        small_n = (struct small_n){LANES(64), 128, 64, 128, small_n_mm_avx512, small_n_dx_avx512, small_n_dw_avx512};
     else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        skinny = (struct skinny){LANES(32), 16, 16, 8, skinny_mm_avx2, skinny_dx_avx2, skinny_dw_avx2};
+        small_n = (struct small_n){LANES(32), 16, 16, 8, small_n_mm_avx2, small_n_dx_avx2, small_n_dw_avx2};
 #endif
 }
 
@@ -133,29 +133,29 @@ static double products(int m, int k, int n) { return (double)m * k * n; }
 static int is_tiny(int m, int k, int n) { return products(m, k, n) <= 64; }
 
 /* For up to 10^6 products OpenBLAS has kernels that do not pack (its PR 3335), but only for AVX-512. */
-static int blas_packs(int m, int k, int n) { return LANES(64) != skinny.lanes || products(m, k, n) > 1e6; }
+static int blas_packs(int m, int k, int n) { return LANES(64) != small_n.lanes || products(m, k, n) > 1e6; }
 
 /* A tail costs as much as a whole vector: too much if there are fewer than four. */
-static int has_dear_tail(int m) { return m < 4 * skinny.lanes && m % skinny.lanes != 0; }
+static int has_dear_tail(int m) { return m < 4 * small_n.lanes && m % small_n.lanes != 0; }
 
-static int is_skinny_mm(int m, int k, int n) {
-    if (m < skinny.lanes) return 0;
+static int is_small_n_mm(int m, int k, int n) {
+    if (m < small_n.lanes) return 0;
     if (!gemm) return 1;
-    if (n == 1 || n > skinny.mm_columns) return 0;
+    if (n == 1 || n > small_n.mm_columns) return 0;
     return blas_packs(m, k, n) || !(has_dear_tail(m) || (n <= 3 && m <= 512));
 }
-static int is_skinny_dx(int m, int k, int n) {
-    if (m < skinny.lanes) return 0;
+static int is_small_n_dx(int m, int k, int n) {
+    if (m < small_n.lanes) return 0;
     if (!gemm || n == 1) return 1;
-    if (n > skinny.dx_columns) return 0;
+    if (n > small_n.dx_columns) return 0;
     /* without packing BLAS takes k n <= 1,200 only; sums across lanes make short columns slow here */
-    return blas_packs(m, k, n) || !(m < 6 * skinny.lanes || (double)k * n <= 1200);
+    return blas_packs(m, k, n) || !(m < 6 * small_n.lanes || (double)k * n <= 1200);
 }
-static int is_skinny_dw(int m, int k, int n) {
-    if (m < skinny.lanes) return 0;
+static int is_small_n_dw(int m, int k, int n) {
+    if (m < small_n.lanes) return 0;
     if (n == 1) return products(m, k, 1) > 1e6; /* out of L2, six columns at a time are faster than one */
     if (!gemm) return 1;
-    return n <= skinny.dw_columns && (blas_packs(m, k, n) || !has_dear_tail(m));
+    return n <= small_n.dw_columns && (blas_packs(m, k, n) || !has_dear_tail(m));
 }
 
 void dn__mm(int m, int k, int n, const dn_real *w, int ldw, const dn_real *x, int ldx, dn_real beta, dn_real *y,
@@ -167,8 +167,8 @@ void dn__mm(int m, int k, int n, const dn_real *w, int ldw, const dn_real *x, in
         dn__mm_dx(k, n, 1, x, ldx, w, k, beta, y, n);
     else if (k == 0 || is_tiny(m, k, n))
         plain_mm(m, k, n, w, ldw, x, ldx, beta, y, ldy);
-    else if (is_skinny_mm(m, k, n))
-        skinny.mm(m, k, n, w, ldw, x, ldx, beta, y, ldy);
+    else if (is_small_n_mm(m, k, n))
+        small_n.mm(m, k, n, w, ldw, x, ldx, beta, y, ldy);
     else if (!gemm)
         plain_mm(m, k, n, w, ldw, x, ldx, beta, y, ldy);
     else if (n == 1)
@@ -184,8 +184,8 @@ void dn__mm_dx(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy
         dn__mm_dw(k, n, 1, w, k, dy, n, beta, dx, lddx);
     else if (m == 0 || is_tiny(m, k, n))
         plain_dx(m, k, n, w, ldw, dy, lddy, beta, dx, lddx);
-    else if (is_skinny_dx(m, k, n))
-        skinny.dx(m, k, n, w, ldw, dy, lddy, beta, dx, lddx);
+    else if (is_small_n_dx(m, k, n))
+        small_n.dx(m, k, n, w, ldw, dy, lddy, beta, dx, lddx);
     else if (!gemm)
         plain_dx(m, k, n, w, ldw, dy, lddy, beta, dx, lddx);
     else if (n == 1)
@@ -201,9 +201,9 @@ void dn__mm_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *
         clear(m, k, dw, lddw);
     else if (m == 1 && n > 1 && lddy == 1 && (lddw == 1 || k == 1)) /* dW' = x dy' */
         dn__mm(k, n, 1, x, ldx, dy, n, beta, dw, k);
-    else if (is_skinny_dw(m, k, n))
-        skinny.dw(m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
-    else if (n <= 1 || !gemm || (m < skinny.lanes && products(m, k, n) <= 512))
+    else if (is_small_n_dw(m, k, n))
+        small_n.dw(m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
+    else if (n <= 1 || !gemm || (m < small_n.lanes && products(m, k, n) <= 512))
         plain_dw(m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
     else
         gemm(COL_MAJOR, NO_TRANS, TRANS, m, k, n, 1, dy, lddy, x, ldx, beta, dw, lddw);

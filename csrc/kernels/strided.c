@@ -37,7 +37,7 @@ DN_MULTIVERSION static void copy_short(size_t run, size_t count, const dn_real *
 DN_MULTIVERSION static void add_short(size_t run, size_t count, const dn_real *x, size_t x_step, dn_real *y, size_t y_step) {
     short_runs(run, count, x, x_step, 1, y, y_step);
 }
-static void copy_numbers(size_t count, const dn_real *x, size_t x_step, dn_real *y, size_t y_step) {
+static void copy_elements(size_t count, const dn_real *x, size_t x_step, dn_real *y, size_t y_step) {
     for (size_t o = 0; o < count; o++) y[o * y_step] = x[o * x_step];
 }
 void dn__copy_blocks(size_t run, size_t count, const dn_real *x, size_t x_step, dn_real *y, size_t y_step) {
@@ -45,7 +45,7 @@ void dn__copy_blocks(size_t run, size_t count, const dn_real *x, size_t x_step, 
         run *= count;
         count = 1;
     }
-    if (run == 1) copy_numbers(count, x, x_step, y, y_step);
+    if (run == 1) copy_elements(count, x, x_step, y, y_step);
     else if (run < SHORT_RUN) copy_short(run, count, x, x_step, y, y_step);
     else for (size_t o = 0; o < count; o++) memcpy(y + o * y_step, x + o * x_step, run * sizeof *y);
 }
@@ -186,7 +186,7 @@ static void gather_plane(const walk *w, const dn_real *x, dn_real *y, dn_real be
     (void)beta;
     if (w->sx[0] == 1) dn__copy_blocks(w->n[0], w->n[1], x, w->sx[1], y, w->sy[1]);
     else if (w->sx[1] == 1) dn__transpose_plane(w->n[1], w->n[0], x, w->sx[0], 0, y, w->sy[1]);
-    else for (size_t i = 0; i < w->n[1]; i++) copy_numbers(w->n[0], x + i * w->sx[1], w->sx[0], y + i * w->sy[1], 1);
+    else for (size_t i = 0; i < w->n[1]; i++) copy_elements(w->n[0], x + i * w->sx[1], w->sx[0], y + i * w->sy[1], 1);
 }
 void dn__gather(int nd, const size_t *n, const size_t *step, const dn_real *x, dn_real *y) {
     walk w;

@@ -26,13 +26,13 @@ static int equal_dims(const dn_call *c) {
 }
 
 static void forward_segments(dn_call *c, void (*f)(const dn_segment *)) {
-    dn_plan p = make_plan(c->x[0].dim, c->x[1].dim);
+    dn_plan p = make_broadcast_plan(c->x[0].dim, c->x[1].dim);
     for_segments(&p, c->x[0].v, c->x[1].v, NULL, NULL, c->y, f);
 }
 
 /* For input k: segments with x = input k and y = the other one. */
 static void backward_segments(dn_call *c, int k, dn_real *dx, void (*f)(const dn_segment *)) {
-    dn_plan p = make_plan(c->x[k].dim, c->x[1 - k].dim);
+    dn_plan p = make_broadcast_plan(c->x[k].dim, c->x[1 - k].dim);
     for_segments(&p, c->x[k].v, c->x[1 - k].v, dx, c->dy, c->y, f);
 }
 
@@ -158,7 +158,7 @@ static void cdiv_backward(dn_call *c) {
 
 /* ---- power: the exponent is one number ------------------------------------------------------------------------------ */
 
-DN_OP(pow, 2, DN_BATCHES | DN_SHARED(1 << 1), "y_i = x_0i ^ x_1, x_1 one number")
+DN_OP(pow, 2, DN_BATCHES | DN_BROADCAST(1 << 1), "y_i = x_0i ^ x_1, x_1 one number")
 static int pow_dims(dn_shape *s) {
     const dn_dim *x = s->x[0], *y = s->x[1];
     if (y->size != 1 || y->batch != 1)
@@ -181,10 +181,10 @@ static int scale_shift_dims(dn_shape *s) {
     s->y = *s->x[0];
     return 0;
 }
-static void scale_shift_forward(dn_call *c) { dn__affine(c->total, (dn_real)c->reals[0], (dn_real)c->reals[1], c->x[0].v, c->y); }
+static void scale_shift_forward(dn_call *c) { dn__affine(c->total, (dn_real)c->floats[0], (dn_real)c->floats[1], c->x[0].v, c->y); }
 static void scale_shift_backward(dn_call *c) {
     dn_grad g = dn__dx(c, 0);
-    if (g.dx) dn__axpy(c->total, (dn_real)c->reals[0], c->dy, g.beta, g.dx);
+    if (g.dx) dn__axpy(c->total, (dn_real)c->floats[0], c->dy, g.beta, g.dx);
 }
 
 /* ---- sums of many --------------------------------------------------------------------------------------------------- */

@@ -4,16 +4,16 @@
 #include "../kernels/kernels.h"
 #include "../op.h"
 
-/* Queries (d, nq), keys (d, nk), values (dv, nk), and perhaps a mask (nk) or (nk, nq). reals: the scale. saved: the weights p, (nk, nq) for
+/* Queries (d, nq), keys (d, nk), values (dv, nk), and perhaps a mask (nk) or (nk, nq). floats: the scale. saved: the weights p, (nk, nq) for
  * each batch element. Where neither keys nor values are batched the batch's queries are nothing but more columns: `batch` is 1 then. */
 enum { QUERY, KEY, VALUE, MASK };
 typedef struct sizes { int d, dv, nk, nq, batch; size_t p; } sizes;
 
-static int rows_of(const dn_dim *d) { return d->nd > 0 ? d->d[0] : 1; }
-static int cols_of(const dn_dim *d) { return d->nd > 1 ? d->d[1] : 1; }
-static sizes sizes_of(const dn_call *c) {
+static int attention_rows(const dn_dim *d) { return d->nd > 0 ? d->d[0] : 1; }
+static int attention_columns(const dn_dim *d) { return d->nd > 1 ? d->d[1] : 1; }
+static sizes attention_sizes(const dn_call *c) {
     const dn_in *x = c->x;
-    sizes z = {rows_of(x[QUERY].dim), rows_of(x[VALUE].dim), cols_of(x[KEY].dim), cols_of(x[QUERY].dim), c->dim->batch, 0};
+    sizes z = {attention_rows(x[QUERY].dim), attention_rows(x[VALUE].dim), attention_columns(x[KEY].dim), attention_columns(x[QUERY].dim), c->dim->batch, 0};
     if (!x[KEY].stride && !x[VALUE].stride && x[QUERY].stride) {
         z.nq *= z.batch;
         z.batch = 1;
@@ -28,36 +28,36 @@ static int attention_dims(dn_shape *s) {
     if (batch < 0) return batch;
     if (s->n != 3 && s->n != 4) return dn__fail(s, DN_ERROR_VALUE, "takes q, k, v and perhaps a mask; got %d inputs.", s->n);
     const dn_dim *q = s->x[QUERY], *k = s->x[KEY], *v = s->x[VALUE];
-    if (q->nd > 2 || k->nd > 2 || v->nd > 2 || rows_of(q) != rows_of(k) || cols_of(k) != cols_of(v))
+    if (q->nd > 2 || k->nd > 2 || v->nd > 2 || attention_rows(q) != attention_rows(k) || attention_columns(k) != attention_columns(v))
         return dn__fail(s, DN_ERROR_VALUE, "q must be (d, nq), k (d, nk) and v (dv, nk); got q = %s, k = %s, v = %s.", DIMS(q), DIMS(k),
                         DIMS(v));
-    int nk = cols_of(k), nq = cols_of(q);
+    int nk = attention_columns(k), nq = attention_columns(q);
     if (s->n == 4) {
         const dn_dim *mask = s->x[MASK];
-        if (mask->nd > 2 || rows_of(mask) != nk || (cols_of(mask) != nq && cols_of(mask) != 1))
+        if (mask->nd > 2 || attention_rows(mask) != nk || (attention_columns(mask) != nq && attention_columns(mask) != 1))
             return dn__fail(s, DN_ERROR_VALUE, "the mask must be (nk,) or (nk, nq); got k = %s, q = %s, mask = %s.", DIMS(k), DIMS(q),
                             DIMS(mask));
     }
     int error = dn__set_dims(s, 2, (int[]){nk, nq}, batch); /* the weights must not be too many */
     if (error) return error;
     s->saved = (size_t)s->y.size * (size_t)batch;
-    return dn__set_dims(s, q->nd > 1 ? 2 : 1, (int[]){rows_of(v), nq}, batch);
+    return dn__set_dims(s, q->nd > 1 ? 2 : 1, (int[]){attention_rows(v), nq}, batch);
 }
 
 /* The mask of a column of p: of query j of batch element b as the node's dims count them. */
 static const dn_real *mask_column(const dn_call *c, int b, int j) {
     const dn_in *mask = &c->x[MASK];
-    return mask->v + (size_t)b * mask->stride + (cols_of(mask->dim) > 1 ? (size_t)j * (size_t)rows_of(mask->dim) : 0);
+    return mask->v + (size_t)b * mask->stride + (attention_columns(mask->dim) > 1 ? (size_t)j * (size_t)attention_rows(mask->dim) : 0);
 }
 
 static void attention_forward(dn_call *c) {
-    sizes z = sizes_of(c);
+    sizes z = attention_sizes(c);
     const dn_in *q = &c->x[QUERY], *k = &c->x[KEY], *v = &c->x[VALUE];
     size_t y_size = (size_t)z.dv * (size_t)z.nq, nk = (size_t)z.nk;
-    int nq = cols_of(q->dim), columns = z.batch * z.nq;
+    int nq = attention_columns(q->dim), columns = z.batch * z.nq;
     for (int b = 0; b < z.batch; b++) /* p = k' q */
         dn__mm_dx(z.d, z.nk, z.nq, k->v + (size_t)b * k->stride, z.d, q->v + (size_t)b * q->stride, z.d, 0, c->saved + (size_t)b * z.p, z.nk);
-    dn__affine((size_t)z.batch * z.p, (dn_real)c->reals[0], 0, c->saved, c->saved);
+    dn__affine((size_t)z.batch * z.p, (dn_real)c->floats[0], 0, c->saved, c->saved);
     for (int j = 0; nk && j < columns; j++) {
         dn_real *p = c->saved + (size_t)j * nk;
         if (c->n == 4) dn__keep(nk, p, mask_column(c, j / nq, j % nq), p);
@@ -70,7 +70,7 @@ static void attention_forward(dn_call *c) {
 /* With s = scale k' q, p = softmax(s), y = v p:
  * dv = dy p',  dp = v' dy,  ds = p (dp - <p, dp>),  dq = scale k ds,  dk = scale q ds' */
 static void attention_backward(dn_call *c) {
-    sizes z = sizes_of(c);
+    sizes z = attention_sizes(c);
     const dn_in *q = &c->x[QUERY], *k = &c->x[KEY], *v = &c->x[VALUE];
     size_t y_size = (size_t)z.dv * (size_t)z.nq, nk = (size_t)z.nk;
     if (dn__wants(c, QUERY) || dn__wants(c, KEY)) {
@@ -82,7 +82,7 @@ static void attention_backward(dn_call *c) {
             dn_real *column = ds + (size_t)j * nk;
             dn__softmax_grad(nk, c->saved + (size_t)j * nk, column, 0, column);
         }
-        dn__affine((size_t)z.batch * z.p, (dn_real)c->reals[0], 0, ds, ds);
+        dn__affine((size_t)z.batch * z.p, (dn_real)c->floats[0], 0, ds, ds);
         dn_grad g = dn__dx(c, QUERY);
         for (int b = 0; g.dx && b < z.batch; b++)
             dn__mm(z.d, z.nk, z.nq, k->v + (size_t)b * k->stride, z.d, ds + (size_t)b * z.p, z.nk, q->stride || !b ? g.beta : 1,

@@ -12,7 +12,7 @@ typedef struct dn_plan {
 
 static inline int size_of(const dn_dim *d, int i) { return i == DN_MAX_DIMS ? d->batch : i < d->nd ? d->d[i] : 1; }
 
-static inline dn_plan make_plan(const dn_dim *x, const dn_dim *y) {
+static inline dn_plan make_broadcast_plan(const dn_dim *x, const dn_dim *y) {
     dn_plan p;
     p.nd = 0;
     size_t sx = 1, sy = 1;

@@ -1,9 +1,9 @@
-/* Choices of entries along one dim: the largest, or drawn at random. Both keep the indices as whole numbers in `saved` (dn_saved_indices). */
+/* Choices of entries along one dim: the largest, or drawn at random. Both keep the indices as integers in `saved` (dn_saved_indices). */
 #include <math.h>
 
 #include "../kernels/kernels.h"
 #include "../rng.h"
-#include "lines.h"
+#include "axis_reductions.h"
 
 /* The dims of x with dim ints[0] replaced by ints[1]; indices of as many elements are kept. */
 static int chosen_dims(dn_shape *s) {
@@ -72,7 +72,7 @@ static int greatest_dims(dn_shape *s) {
     return chosen_dims(s);
 }
 static void greatest_forward(dn_call *c, void (*choose)(int, int, const dn_real *, size_t, int *)) {
-    dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
+    dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
     int k = c->ints[1], *chosen = indices_of(c), *best = (int *)dn__scratch(c, (size_t)k);
     for (size_t o = 0; best && o < l.outer; o++)
         for (size_t i = 0; i < l.inner; i++) {
@@ -88,7 +88,7 @@ static void greatest_forward(dn_call *c, void (*choose)(int, int, const dn_real 
 /* dx = dy at the chosen entries */
 static void greatest_backward(dn_call *c) {
     dn_real *dx = dn__dx_zeroed(c, 0);
-    dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
+    dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
     size_t block = l.inner * (size_t)c->ints[1];
     for (size_t at = 0; dx && at < c->total; at++)
         dx[at / block * l.inner * (size_t)l.length + (size_t)indices_of(c)[at] * l.inner + at % l.inner] += c->dy[at];
@@ -126,8 +126,8 @@ static int largest_sum(size_t n, const dn_real *x, size_t step, const float *g, 
 }
 static void sample_categorical_forward(dn_call *c) {
     enum { BLOCK = 1024 };
-    dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
-    dn_draw key;
+    dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
+    dn_rng_key key;
     float g[BLOCK];
     dn__draw_key(c, &key);
     for (size_t at = 0; at < c->total; at++) {

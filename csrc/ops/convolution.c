@@ -18,8 +18,8 @@ static void place_windows(windows *w, int is_valid) {
         int n = is_valid ? w->in[i] - w->window[i] + 1 : w->in[i];
         if (w->stride[i] > w->in[i]) w->stride[i] = w->in[i] ? w->in[i] : 1; /* one output, and no overflow */
         w->out[i] = n / w->stride[i] + (n % w->stride[i] > 0);
-        int64_t room = ((int64_t)w->out[i] - 1) * w->stride[i] + w->window[i] - w->in[i];
-        w->before[i] = is_valid || room < 0 ? 0 : (int)(room / 2);
+        int64_t workspace = ((int64_t)w->out[i] - 1) * w->stride[i] + w->window[i] - w->in[i];
+        w->before[i] = is_valid || workspace < 0 ? 0 : (int)(workspace / 2);
     }
 }
 static int check_windows(dn_shape *s, const windows *w, int is_valid, const char *what) {
@@ -191,12 +191,12 @@ static void conv_backward(dn_call *c) {
     }
 }
 
-DN_OP(conv2d, 2, DN_BATCHES | DN_SHARED(1 << 1), "y[h, w, o] = sum over i, j, c of x[h s + i, w s + j, c] f[i, j, c, o]")
+DN_OP(conv2d, 2, DN_BATCHES | DN_BROADCAST(1 << 1), "y[h, w, o] = sum over i, j, c of x[h s + i, w s + j, c] f[i, j, c, o]")
 static int conv2d_dims(dn_shape *s) { return conv_dims(s); }
 static void conv2d_forward(dn_call *c) { conv_forward(c, 0); }
 static void conv2d_backward(dn_call *c) { conv_backward(c); }
 
-DN_OP(conv2d_bias, 3, DN_BATCHES | DN_SHARED(1 << 1 | 1 << 2),
+DN_OP(conv2d_bias, 3, DN_BATCHES | DN_BROADCAST(1 << 1 | 1 << 2),
       "y[h, w, o] = b[o] + sum over i, j, c of x[h s + i, w s + j, c] f[i, j, c, o]")
 static int conv2d_bias_dims(dn_shape *s) { return conv_dims(s); }
 static void conv2d_bias_forward(dn_call *c) {
@@ -278,7 +278,7 @@ static void maxpooling2d_backward(dn_call *c) {
 /* ---- windows over the columns of a matrix --------------------------------------------------------------------------------------- */
 
 /* x is r x n, f is r x width (x filters): y[k, j] = <f_k, columns j ... j + width - 1 of x>, as `width` products of matrices */
-DN_OP(filter1d_narrow, 2, DN_BATCHES | DN_SHARED(1 << 1), "y[k, j] = sum over i, l of x[i, j + l] f[i, l, k]")
+DN_OP(filter1d_narrow, 2, DN_BATCHES | DN_BROADCAST(1 << 1), "y[k, j] = sum over i, l of x[i, j + l] f[i, l, k]")
 static int filter1d_narrow_dims(dn_shape *s) {
     const dn_dim *x = s->x[0], *f = s->x[1];
     if (x->nd != 2 || f->nd < 2 || f->nd > 3 || f->d[0] != x->d[0])

@@ -9,7 +9,7 @@
 /* inputs: A (k, k), from row to column; start (k); stop (k); the emissions E (k, steps).
  * ints: `steps` tags for each batch element, -1 beyond the end of a sequence that is shorter; none at all: every sequence is whole. */
 enum { A, START, STOP, E };
-enum { SHARED = DN_SHARED(1 << A | 1 << START | 1 << STOP) };
+enum { SHARED = DN_BROADCAST(1 << A | 1 << START | 1 << STOP) };
 
 static int steps_of(const dn_dim *e) { return e->nd > 1 ? e->d[1] : 1; }
 
@@ -115,18 +115,18 @@ static double score(const chain *z) {
     return sum;
 }
 
-/* reals: a and b. The log likelihood of the tags is a = -1, b = 1; a = 0 needs no sum over sequences, b = 0 asks only where they end. */
+/* floats: a and b. The log likelihood of the tags is a = -1, b = 1; a = 0 needs no sum over sequences, b = 0 asks only where they end. */
 DN_OP(crf, 4, DN_BATCHES | DN_INTS_EACH | SHARED,
       "y = a log Z + b score(v): a linear-chain CRF with transitions x_0, start x_1, stop x_2, emissions x_3")
 static int crf_dims(dn_shape *s) {
     int error = chain_dims(s);
     if (error) return error;
-    if (s->reals[1] != 0 && !s->n_ints) return dn__fail(s, DN_ERROR_VALUE, "the score needs tags; got none.");
-    if (s->reals[0] != 0) s->saved = 3 * (size_t)s->x[E]->size * (size_t)s->x[E]->batch;
+    if (s->floats[1] != 0 && !s->n_ints) return dn__fail(s, DN_ERROR_VALUE, "the score needs tags; got none.");
+    if (s->floats[0] != 0) s->saved = 3 * (size_t)s->x[E]->size * (size_t)s->x[E]->batch;
     return dn__set_dims(s, 1, (int[]){1}, s->x[E]->batch);
 }
 static void crf_forward(dn_call *c) {
-    double a = c->reals[0], b = c->reals[1];
+    double a = c->floats[0], b = c->floats[1];
     dn_real *sums = dn__scratch(c, (size_t)c->x[START].dim->size);
     levelled l = a != 0 ? level_transitions(c) : (levelled){0};
     if (!sums || (a != 0 && (!l.columns || !l.top))) return;
@@ -191,8 +191,8 @@ static void crf_backward(dn_call *c) {
     for (int i = 0; i < c->dim->batch; i++) {
         chain z = chain_of(c, i);
         if (e) g.e = e + (size_t)i * c->x[E].stride;
-        if (c->reals[0] != 0) add_marginals(&z, &l, c->saved, i, (dn_real)c->reals[0] * c->dy[i], &g, work);
-        if (c->reals[1] != 0) add_counts(&z, (dn_real)c->reals[1] * c->dy[i], &g);
+        if (c->floats[0] != 0) add_marginals(&z, &l, c->saved, i, (dn_real)c->floats[0] * c->dy[i], &g, work);
+        if (c->floats[1] != 0) add_counts(&z, (dn_real)c->floats[1] * c->dy[i], &g);
     }
 }
 

@@ -41,14 +41,14 @@ ELEMENTWISE(softsign, c->x[0].v, "y_i = x_i / (1 + |x_i|)")
 ELEMENTWISE(gelu, c->x[0].v, "y_i = x_i Phi(x_i), Phi the distribution function of N(0, 1)")
 ELEMENTWISE(gelu_tanh, c->x[0].v, "y_i = x_i (1 + tanh(sqrt(2 / pi) (x_i + 0.044715 x_i^3))) / 2")
 
-/* ---- with a number beside the input: reals[0] ---------------------------------------------------------------------------- */
+/* ---- with a number beside the input: floats[0] ---------------------------------------------------------------------------- */
 
 DN_OP(elu, 1, DN_BATCHES, "y_i = x_i where x_i > 0, else alpha (exp(x_i) - 1)")
 static int elu_dims(dn_shape *s) { return (s->y = *s->x[0]), 0; }
-static void elu_forward(dn_call *c) { dn__elu(c->total, 1, (dn_real)c->reals[0], c->x[0].v, c->y); }
+static void elu_forward(dn_call *c) { dn__elu(c->total, 1, (dn_real)c->floats[0], c->x[0].v, c->y); }
 static void elu_backward(dn_call *c) {
     dn_grad g = dn__dx(c, 0);
-    if (g.dx) dn__elu_grad(c->total, 1, (dn_real)c->reals[0], c->x[0].v, c->dy, g.beta, g.dx);
+    if (g.dx) dn__elu_grad(c->total, 1, (dn_real)c->floats[0], c->x[0].v, c->dy, g.beta, g.dx);
 }
 
 /* Klambauer and others 2017: the numbers for which mean 0 and variance 1 are kept. */
@@ -64,8 +64,8 @@ static void selu_backward(dn_call *c) {
 
 DN_OP(silu, 1, DN_BATCHES, "y_i = x_i / (1 + exp(-beta x_i))")
 static int silu_dims(dn_shape *s) { return (s->y = *s->x[0]), 0; }
-static void silu_forward(dn_call *c) { dn__silu(c->total, (dn_real)c->reals[0], c->x[0].v, c->y); }
+static void silu_forward(dn_call *c) { dn__silu(c->total, (dn_real)c->floats[0], c->x[0].v, c->y); }
 static void silu_backward(dn_call *c) {
     dn_grad g = dn__dx(c, 0);
-    if (g.dx) dn__silu_grad(c->total, (dn_real)c->reals[0], c->x[0].v, c->dy, g.beta, g.dx);
+    if (g.dx) dn__silu_grad(c->total, (dn_real)c->floats[0], c->x[0].v, c->dy, g.beta, g.dx);
 }

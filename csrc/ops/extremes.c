@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "../kernels/kernels.h"
-#include "lines.h"
+#include "axis_reductions.h"
 
 /* How the inputs are read beside y: in `count` pieces of `n` numbers, one for each batch element if some input is repeated, else one. */
 typedef struct pieces { size_t n; int count; } pieces;
@@ -114,12 +114,12 @@ static int extreme_dims(dn_shape *s) {
     return error;
 }
 static void extreme_forward(dn_call *c, void (*f)(size_t, size_t, const dn_real *, dn_real *, int32_t *)) {
-    dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
+    dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
     for (size_t o = 0; c->total && o < l.outer; o++)
         f((size_t)l.length, l.inner, c->x[0].v + o * l.inner * (size_t)l.length, c->y + o * l.inner, (int32_t *)c->saved + o * l.inner);
 }
 static void extreme_backward(dn_call *c) {
-    dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
+    dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
     const int32_t *which = (const int32_t *)c->saved;
     dn_real *dx = dn__dx_zeroed(c, 0);
     for (size_t o = 0, at = 0; dx && o < l.outer; o++, dx += l.inner * (size_t)l.length)
@@ -128,12 +128,12 @@ static void extreme_backward(dn_call *c) {
 
 DN_OP(max_dim, 1, DN_BATCHES, "y = the maximum of x along dim d; the dim goes")
 static int max_dim_dims(dn_shape *s) { return extreme_dims(s); }
-static void max_dim_forward(dn_call *c) { extreme_forward(c, dn__max_lines); }
+static void max_dim_forward(dn_call *c) { extreme_forward(c, dn__max_along_axis); }
 static void max_dim_backward(dn_call *c) { extreme_backward(c); }
 
 DN_OP(min_dim, 1, DN_BATCHES, "y = the minimum of x along dim d; the dim goes")
 static int min_dim_dims(dn_shape *s) { return extreme_dims(s); }
-static void min_dim_forward(dn_call *c) { extreme_forward(c, dn__min_lines); }
+static void min_dim_forward(dn_call *c) { extreme_forward(c, dn__min_along_axis); }
 static void min_dim_backward(dn_call *c) { extreme_backward(c); }
 
 DN_OP(logsumexp_dim, 1, DN_BATCHES, "y = log sum exp(x) along dim d; the dim goes")
@@ -144,7 +144,7 @@ static int logsumexp_dim_dims(dn_shape *s) {
     return error;
 }
 static void logsumexp_dim_forward(dn_call *c) {
-    dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
+    dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
     size_t length = (size_t)l.length, block = l.inner * length;
     dn_real *all = c->saved, *log_sums = c->saved + c->total;
     if (!length) dn__fill(c->total, -(dn_real)INFINITY, all); /* the sum of nothing is 0 */
@@ -169,7 +169,7 @@ static void logsumexp_dim_forward(dn_call *c) {
 }
 /* dx = dy exp(x - y) */
 static void logsumexp_dim_backward(dn_call *c) {
-    dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
+    dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
     size_t length = (size_t)l.length, block = l.inner * length;
     const dn_real *all = c->saved, *log_sums = c->saved + c->total;
     dn_grad g = dn__dx(c, 0);

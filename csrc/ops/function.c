@@ -20,7 +20,7 @@ static dn_python_array *arrays(dn_call *c, dn_python_call *call) {
 
 static void function_forward(dn_call *c) {
     dn_python_call call;
-    if (arrays(c, &call)) c->room->raised = run_python(&call);
+    if (arrays(c, &call)) c->workspace->raised = run_python(&call);
 }
 
 /* The function writes into memory of its own: if it raises, no gradient may be left half written. */
@@ -37,9 +37,9 @@ static void function_backward(dn_call *c) {
     call.backward = 1;
     call.y.gradient = (dn_real *)c->dy;
     dn__let_go(c); /* it may look at parameters, and other threads must not wait for it */
-    c->room->raised = run_python(&call);
+    c->workspace->raised = run_python(&call);
     dn__take_back(c);
-    for (int k = 0; k < c->n && !c->room->raised; k++) {
+    for (int k = 0; k < c->n && !c->workspace->raised; k++) {
         dn_grad g = x[k].gradient ? dn__dx(c, k) : (dn_grad){0};
         if (g.dx) dn__axpy(dn__elements(x[k].dim), 1, x[k].gradient, g.beta, g.dx);
     }

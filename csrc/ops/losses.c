@@ -55,12 +55,12 @@ static void l1_distance_backward(dn_call *c) {
 /* Huber 1964; DyNet's default c = 1.345 is the one with 95 % efficiency for normal errors */
 DN_OP(huber_distance, 2, DN_BATCHES, "y = sum of d_i^2 / 2 where |d_i| < c, else c |d_i| - c^2 / 2; d = x_0 - x_1")
 static int huber_distance_dims(dn_shape *s) {
-    if (!(s->reals[0] >= 0)) return dn__fail(s, DN_ERROR_VALUE, "c must not be negative; got c = %g.", s->reals[0]);
+    if (!(s->floats[0] >= 0)) return dn__fail(s, DN_ERROR_VALUE, "c must not be negative; got c = %g.", s->floats[0]);
     return pair_dims(s);
 }
 static void huber_distance_forward(dn_call *c) {
     for (int b = 0; b < c->dim->batch; b++)
-        c->y[b] = dn__huber_distance((size_t)c->x[0].dim->size, (dn_real)c->reals[0], c->x[0].v + (size_t)b * c->x[0].stride,
+        c->y[b] = dn__huber_distance((size_t)c->x[0].dim->size, (dn_real)c->floats[0], c->x[0].v + (size_t)b * c->x[0].stride,
                                      c->x[1].v + (size_t)b * c->x[1].stride);
 }
 /* dx_0 = dy max(-c, min(c, x_0 - x_1)), and the same with the inputs exchanged */
@@ -69,7 +69,7 @@ static void huber_distance_backward(dn_call *c) {
         dn_grad g = dn__dx(c, k);
         const dn_in *x = &c->x[k], *y = &c->x[1 - k];
         for (int b = 0; g.dx && b < c->dim->batch; b++)
-            dn__huber_distance_grad((size_t)x->dim->size, (dn_real)c->reals[0], x->v + (size_t)b * x->stride, y->v + (size_t)b * y->stride,
+            dn__huber_distance_grad((size_t)x->dim->size, (dn_real)c->floats[0], x->v + (size_t)b * x->stride, y->v + (size_t)b * y->stride,
                                     c->dy[b], x->stride || !b ? g.beta : 1, g.dx + (size_t)b * x->stride);
     }
 }
@@ -112,7 +112,7 @@ static int pairwise_rank_loss_dims(dn_shape *s) {
 static void pairwise_rank_loss_forward(dn_call *c) {
     size_t n = (size_t)c->dim->size;
     for (int b = 0; b < c->dim->batch; b++)
-        dn__rank_loss(n, (dn_real)c->reals[0], c->x[0].v + (size_t)b * c->x[0].stride, c->x[1].v + (size_t)b * c->x[1].stride,
+        dn__rank_loss(n, (dn_real)c->floats[0], c->x[0].v + (size_t)b * c->x[0].stride, c->x[1].v + (size_t)b * c->x[1].stride,
                       c->y + (size_t)b * n);
 }
 /* where y > 0: dx_0 = -dy, dx_1 = dy */

@@ -3,7 +3,7 @@
 #include <math.h>
 
 #include "broadcast.h"
-#include "lines.h"
+#include "axis_reductions.h"
 #include "../kernels/kernels.h"
 
 /* x_0 and a mask that is repeated over it; ints[0]: the dim */
@@ -25,22 +25,22 @@ static void keep_segment(const dn_segment *s) {
 }
 /* y = f(x where the mask is not 0, else -inf) */
 static void masked_forward(dn_call *c, void (*f)(const dn_real *, int, dn_real *)) {
-    dn_plan p = make_plan(c->x[0].dim, c->x[1].dim);
+    dn_plan p = make_broadcast_plan(c->x[0].dim, c->x[1].dim);
     for_segments(&p, c->x[0].v, c->x[1].v, NULL, NULL, c->y, keep_segment);
-    dn_lines l = dn__lines_of(c->dim, c->ints[0]);
-    map_lines(c, &l, c->y, c->y, f);
+    dn_axis l = dn__axis_of(c->dim, c->ints[0]);
+    map_axis(c, &l, c->y, c->y, f);
 }
 static void masked_backward(dn_call *c, void (*f)(const dn_real *, const dn_real *, int, dn_real, dn_real *)) {
     dn_grad g = dn__dx(c, 0);
-    dn_lines l = dn__lines_of(c->dim, c->ints[0]);
+    dn_axis l = dn__axis_of(c->dim, c->ints[0]);
     size_t n = (size_t)c->dim->size;
     if (!g.dx) return;
     if (c->x[0].stride || c->dim->batch == 1) {
-        map_lines_grad(c, &l, c->y, c->dy, g.beta, g.dx, f);
+        map_axis_grad(c, &l, c->y, c->dy, g.beta, g.dx, f);
         return;
     }
     l.outer /= (size_t)(c->dim->batch ? c->dim->batch : 1);
-    for (int b = 0; b < c->dim->batch; b++) map_lines_grad(c, &l, c->y + (size_t)b * n, c->dy + (size_t)b * n, b ? 1 : g.beta, g.dx, f);
+    for (int b = 0; b < c->dim->batch; b++) map_axis_grad(c, &l, c->y + (size_t)b * n, c->dy + (size_t)b * n, b ? 1 : g.beta, g.dx, f);
 }
 
 DN_OP(masked_softmax, 2, DN_BATCHES, "y = exp(x) / sum exp(x) along dim d over the entries where the mask is not 0; 0 elsewhere")
@@ -75,7 +75,7 @@ static void masked_log_softmax_line_grad(const dn_real *y, const dn_real *dy, in
 static void masked_log_softmax_backward(dn_call *c) { masked_backward(c, masked_log_softmax_line_grad); }
 
 /* The same with a vector's entries named by ints, once or more often, for all batch elements: what a few entries of a large vector cost does
- * not grow with it. saved: how many different ones there are, and their indices, as whole numbers. */
+ * not grow with it. saved: how many different ones there are, and their indices, as integers. */
 DN_OP(restricted_log_softmax, 1, DN_BATCHES, "y = x - log sum exp(x) over the named entries of a vector; -inf elsewhere")
 static int restricted_log_softmax_dims(dn_shape *s) {
     const dn_dim *x = s->x[0];
@@ -126,7 +126,7 @@ static void restricted_log_softmax_backward(dn_call *c) {
 
 static int is_vector(const dn_dim *x) { return x->size == (x->nd ? x->d[0] : 1); }
 
-/* ints: one class per batch element; an unbatched x serves all. reals: the smoothing e. A second input holds weights w, one number for each
+/* ints: one class per batch element; an unbatched x serves all. floats: the smoothing e. A second input holds weights w, one number for each
  * batch element or for all; where it is 0, y is 0 whatever x is, and nothing is computed. saved: log sum exp of each, a dn_lse. */
 DN_OP(cross_entropy, -1, DN_BATCHES | DN_INTS_EACH, "y = log sum exp(x_0) - (1 - e) x_0v - e mean x_0, times the weight x_1 if there is one")
 static int cross_entropy_dims(dn_shape *s) {
@@ -137,8 +137,8 @@ static int cross_entropy_dims(dn_shape *s) {
         return dn__fail(s, DN_ERROR_VALUE, "takes one class per batch element; got %d classes, x = %s.", s->n_ints, DIMS(x));
     if (s->n == 2 && (w->size != 1 || (w->batch != 1 && w->batch != s->n_ints)))
         return dn__fail(s, DN_ERROR_VALUE, "the mask must have one number per class; got %d classes, mask = %s.", s->n_ints, DIMS(w));
-    if (!(s->reals[0] >= 0 && s->reals[0] <= 1))
-        return dn__fail(s, DN_ERROR_VALUE, "label_smoothing must lie in [0, 1]; got %g.", s->reals[0]);
+    if (!(s->floats[0] >= 0 && s->floats[0] <= 1))
+        return dn__fail(s, DN_ERROR_VALUE, "label_smoothing must lie in [0, 1]; got %g.", s->floats[0]);
     for (int i = 0; i < s->n_ints; i++)
         if (s->ints[i] < 0 || s->ints[i] >= x->size)
             return dn__fail(s, dn__bad_index(s->ints[i]), "class %d is outside x = %s. Classes run from 0 to %d.", s->ints[i], DIMS(x),
@@ -150,7 +150,7 @@ static dn_real weight_of(const dn_call *c, int b) { return c->n == 2 ? c->x[1].v
 static void cross_entropy_forward(dn_call *c) {
     const dn_in *x = &c->x[0];
     size_t n = (size_t)x->dim->size;
-    dn_real e = (dn_real)c->reals[0];
+    dn_real e = (dn_real)c->floats[0];
     dn_lse *lse = (dn_lse *)c->saved;
     for (int b = 0; b < c->n_ints; b++) {
         const dn_real *v = x->v + (size_t)b * x->stride;
@@ -167,7 +167,7 @@ static void cross_entropy_forward(dn_call *c) {
 static void cross_entropy_backward(dn_call *c) {
     const dn_in *x = &c->x[0];
     size_t n = (size_t)x->dim->size;
-    dn_real e = (dn_real)c->reals[0];
+    dn_real e = (dn_real)c->floats[0];
     dn_grad g = dn__dx(c, 0);
     for (int b = 0; g.dx && b < c->n_ints; b++) {
         dn_real w = weight_of(c, b), d = c->dy[b] * w, beta = x->stride || !b ? g.beta : 1, *dx = g.dx + (size_t)b * x->stride;

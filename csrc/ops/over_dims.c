@@ -7,7 +7,7 @@
 
 #include "../kernels/kernels.h"
 #include "../op.h"
-#include "lines.h"
+#include "axis_reductions.h"
 
 #ifdef DN_DOUBLE
 static const double EPSILON = DBL_EPSILON;
@@ -159,14 +159,14 @@ static double count_of(const dn_call *c, int with_batch) {
 /* what it is divided by */
 static double divisor_of(const dn_call *c, int with_batch) { return c->ints[COUNT] ? c->ints[COUNT] : count_of(c, with_batch); }
 
-static void divide(size_t total, double n, dn_real *y) {
+static void divide_by_count(size_t total, double n, dn_real *y) {
     if (n != 1) for (size_t i = 0; i < total; i++) y[i] /= (dn_real)n;
 }
 /* to_y = sum of f over x / n, where f is add_tile or add_squares_tile */
 static void reduce(const dn_call *c, int with_batch, double n, const dn_real *x, dn_real *to_y, void (*f)(const work *, const tile *)) {
     dn__fill(c->total, 0, to_y);
     for_tiles(c, with_batch, &(work){.x = x, .to_y = to_y}, f);
-    divide(c->total, n, to_y);
+    divide_by_count(c->total, n, to_y);
 }
 static void sum_forward(dn_call *c, int with_batch, double n) { reduce(c, with_batch, n, c->x[0].v, c->y, add_tile); }
 
@@ -176,7 +176,7 @@ static void sum_backward(dn_call *c, int with_batch, double n) {
     dn_real *dy = g.dx ? dn__scratch(c, c->total) : NULL;
     if (!dy) return;
     dn__axpy(c->total, 1, c->dy, 0, dy);
-    divide(c->total, n, dy);
+    divide_by_count(c->total, n, dy);
     for_tiles(c, with_batch, &(work){.y = dy, .to_x = g.dx, .beta = g.beta}, spread_tile);
 }
 

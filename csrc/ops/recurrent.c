@@ -3,9 +3,9 @@
 
 /* ---- simple network (Elman 1990); inputs: Wx (h, k), Wh (h, h), b (h) ---------------------------------------------------- */
 
-DN_OP(simple_rnn, -1, DN_BATCHES | DN_PARTS | DN_RAGGED | DN_SHARED(7), "h_t = tanh(Wx x_t + Wh h_(t-1) + b) for t = 1 ... T")
-static void run_simple(const dn_sequence *q, const dn_real *const *w, const double *reals) {
-    (void)reals;
+DN_OP(simple_rnn, -1, DN_BATCHES | DN_SEVERAL_OUTPUTS | DN_VARIABLE_LENGTH | DN_BROADCAST(7), "h_t = tanh(Wx x_t + Wh h_(t-1) + b) for t = 1 ... T")
+static void run_simple(const dn_sequence *q, const dn_real *const *w, const double *floats) {
+    (void)floats;
     dn__simple_sequence(q, w);
 }
 static const dn_network SIMPLE = {
@@ -18,9 +18,9 @@ static void simple_rnn_backward(dn_call *c) { dn__network_backward(c, &SIMPLE); 
 /* ---- GRU (Cho et al. 2014); inputs: Wzx (h, k), Wzh (h, h), bz (h), then the same for r and n ------------------------------
  *   z, r = logistic(W x_t + W h_(t-1) + b),  n = tanh(Wnx x_t + Wnh (r h_(t-1)) + bn),  h_t = (1 - z) h_(t-1) + z n */
 
-DN_OP(gru, -1, DN_BATCHES | DN_PARTS | DN_RAGGED | DN_SHARED(255), "h_t = GRU(x_t, h_(t-1)) for t = 1 ... T")
-static void run_gru(const dn_sequence *q, const dn_real *const *w, const double *reals) {
-    (void)reals;
+DN_OP(gru, -1, DN_BATCHES | DN_SEVERAL_OUTPUTS | DN_VARIABLE_LENGTH | DN_BROADCAST(255), "h_t = GRU(x_t, h_(t-1)) for t = 1 ... T")
+static void run_gru(const dn_sequence *q, const dn_real *const *w, const double *floats) {
+    (void)floats;
     dn__gru_sequence(q, w);
 }
 static const dn_network GRU = {
@@ -36,9 +36,9 @@ static void gru_backward(dn_call *c) { dn__network_backward(c, &GRU); }
  *   i = logistic(Wix x_t + Wih h_(t-1) + Wic c_(t-1) + bi),  g = tanh(Wgx x_t + Wgh h_(t-1) + bg),  c_t = (1 - i) c_(t-1) + i g,
  *   o = logistic(Wox x_t + Woh h_(t-1) + Woc c_t + bo),  h_t = o tanh c_t */
 
-DN_OP(coupled_lstm, -1, DN_BATCHES | DN_PARTS | DN_RAGGED | DN_SHARED(255), "(h_t, c_t) = LSTM with f = 1 - i and peepholes for t = 1 ... T")
-static void run_coupled(const dn_sequence *q, const dn_real *const *w, const double *reals) {
-    (void)reals;
+DN_OP(coupled_lstm, -1, DN_BATCHES | DN_SEVERAL_OUTPUTS | DN_VARIABLE_LENGTH | DN_BROADCAST(255), "(h_t, c_t) = LSTM with f = 1 - i and peepholes for t = 1 ... T")
+static void run_coupled(const dn_sequence *q, const dn_real *const *w, const double *floats) {
+    (void)floats;
     dn__coupled_sequence(q, w);
 }
 static const dn_network COUPLED = {
@@ -53,7 +53,7 @@ static void coupled_lstm_backward(dn_call *c) { dn__network_backward(c, &COUPLED
 
 /* ---- the same without peepholes; inputs: Wix, Wih, bi, Wox, Woh, bo, Wgx, Wgh, bg ------------------------------------------- */
 
-DN_OP(fast_lstm, -1, DN_BATCHES | DN_PARTS | DN_RAGGED | DN_SHARED(255), "(h_t, c_t) = LSTM with f = 1 - i for t = 1 ... T")
+DN_OP(fast_lstm, -1, DN_BATCHES | DN_SEVERAL_OUTPUTS | DN_VARIABLE_LENGTH | DN_BROADCAST(255), "(h_t, c_t) = LSTM with f = 1 - i for t = 1 ... T")
 static const dn_network FAST = {
     .takes = "Wx, Wh, b of i, o, g", .rule = "each gate has Wx (h, k), Wh (h, h) and b (h)", .weights = 9, .has_c = 1,
     .has_extra = 1, .gates = 3, .n_blocks = 3, .blocks = {{1, 0, 2}, {1, 3, 5}, {1, 6, 8}}, .n_products = 3,

@@ -2,7 +2,7 @@
 #include <math.h>
 
 #include "../kernels/kernels.h"
-#include "lines.h"
+#include "axis_reductions.h"
 
 static int one_number_dims(dn_shape *s) { return dn__set_dims(s, 1, (int[]){1}, s->x[0]->batch); }
 
@@ -95,7 +95,7 @@ static int cumsum_dims(dn_shape *s) {
     return s->ints[0] == s->x[0]->nd ? 0 : dn__check_dim(s, s->ints[0]);
 }
 static void cumsum_forward(dn_call *c) {
-    dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
+    dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
     size_t length = (size_t)l.length, block = l.inner * length;
     for (size_t o = 0; c->total && o < l.outer; o++) {
         const dn_real *x = c->x[0].v + o * block;
@@ -110,7 +110,7 @@ static void cumsum_forward(dn_call *c) {
 }
 /* dx_i = dy_i + dy_(i+1) + ... */
 static void cumsum_backward(dn_call *c) {
-    dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
+    dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
     size_t length = (size_t)l.length, block = l.inner * length;
     dn_grad g = dn__dx(c, 0);
     if (!g.dx || !c->total) return;

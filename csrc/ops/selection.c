@@ -2,7 +2,7 @@
 #include <stdio.h>
 
 #include "../kernels/kernels.h"
-#include "lines.h"
+#include "axis_reductions.h"
 
 /* Are the n indices in the range of dim d? */
 static int check_indices(dn_shape *s, int d, int n, const int *indices) {
@@ -15,10 +15,10 @@ static int check_indices(dn_shape *s, int d, int n, const int *indices) {
 }
 
 /* One batch element of x seen along dim ints[0] */
-static dn_lines lines_of_element(const dn_call *c) {
+static dn_axis axis_of_element(const dn_call *c) {
     dn_dim element = *c->x[0].dim;
     element.batch = 1;
-    return dn__lines_of(&element, c->ints[0]);
+    return dn__axis_of(&element, c->ints[0]);
 }
 
 /* ---- pick: ints = dim, then one index, or one per batch element --------------------------------------------------------- */
@@ -39,7 +39,7 @@ static int pick_dims(dn_shape *s) {
 /* One index for all is one call of blocks over the whole batch. */
 static size_t picked_indices(const dn_call *c) { return c->n_ints == 2 ? 1 : (size_t)c->dim->batch; }
 static void pick_forward(dn_call *c) {
-    dn_lines l = lines_of_element(c);
+    dn_axis l = axis_of_element(c);
     size_t step = l.inner * (size_t)l.length, size = l.inner * l.outer, n = picked_indices(c);
     size_t blocks = n == 1 ? l.outer * (size_t)c->dim->batch : l.outer;
     for (size_t b = 0; b < n; b++) {
@@ -48,7 +48,7 @@ static void pick_forward(dn_call *c) {
     }
 }
 static void pick_backward(dn_call *c) {
-    dn_lines l = lines_of_element(c);
+    dn_axis l = axis_of_element(c);
     size_t step = l.inner * (size_t)l.length, size = l.inner * l.outer, n = picked_indices(c);
     size_t blocks = n == 1 ? l.outer * (size_t)c->dim->batch : l.outer;
     dn_real *all = dn__dx_zeroed(c, 0);
@@ -133,7 +133,7 @@ static int select_dims(dn_shape *s) {
     return dn__set_dims(s, nd, sizes, x->batch);
 }
 static void select_forward(dn_call *c) {
-    dn_lines l = lines_of_element(c);
+    dn_axis l = axis_of_element(c);
     size_t length = (size_t)l.length, n = (size_t)c->n_ints - 1, blocks = l.outer * (size_t)c->dim->batch;
     if (l.inner > 1) {
         for (size_t j = 0; j < n; j++)
@@ -144,7 +144,7 @@ static void select_forward(dn_call *c) {
         for (size_t j = 0; j < n; j++) c->y[o * n + j] = c->x[0].v[o * length + (size_t)c->ints[j + 1]];
 }
 static void select_backward(dn_call *c) {
-    dn_lines l = lines_of_element(c);
+    dn_axis l = axis_of_element(c);
     size_t length = (size_t)l.length, n = (size_t)c->n_ints - 1, blocks = l.outer * (size_t)c->dim->batch;
     dn_real *dx = dn__dx_zeroed(c, 0);
     if (!dx) return;

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-static dn_sizes call_sizes(const dn_call *c, const dn_network *net) {
+static dn_sizes sequence_call_sizes(const dn_call *c, const dn_network *net) {
     return dn__sizes_of(net, c->x[net->blocks[0].wx].dim, c->ints, c->n_ints, c->dim->batch);
 }
 
@@ -42,7 +42,7 @@ int dn__network_dims(dn_shape *s, const dn_network *net) {
     int error = dn__check_sequence(s, net, &z), options = s->ints[1];
     if (error < 0) return error;
     s->saved = carve(net, &z, NULL, &s_kept);
-    s->alone = s->n_ints > 2 || options & ~(DN_SEQUENCE_STATE | DN_SEQUENCE_H_MASK | DN_SEQUENCE_C_MASK);
+    s->not_batchable = s->n_ints > 2 || options & ~(DN_SEQUENCE_STATE | DN_SEQUENCE_H_MASK | DN_SEQUENCE_C_MASK);
     int by_element = options & DN_SEQUENCE_BY_ELEMENT, ends = (1 + net->has_c) * z.batch;
     s->parts = by_element ? 1 : (1 + net->has_c) * z.steps;
     int only_ends = by_element && !(options & DN_SEQUENCE_EVERY_C);
@@ -172,7 +172,7 @@ static void show_end(const dn_network *net, const dn_sizes *z, const dn_real *ce
 }
 
 void dn__network_forward(dn_call *c, const dn_network *net) {
-    dn_sizes z = call_sizes(c, net);
+    dn_sizes z = sequence_call_sizes(c, net);
     kept s;
     dn_plan p;
     const dn_real *w[5];
@@ -190,7 +190,7 @@ void dn__network_forward(dn_call *c, const dn_network *net) {
         project_inputs(c, net, &z, &p, &s);
         dn_sequence q = sequence_of(c, net, &z, &p, &s);
         weights_of(c, net, w);
-        net->forward(&q, w, c->reals);
+        net->forward(&q, w, c->floats);
     } else {
         *s.distinct = 0;
     }
@@ -208,7 +208,7 @@ void dn__network_forward(dn_call *c, const dn_network *net) {
 }
 
 /* ---- backward */
-static void collect(const dn_call *c, const dn_sizes *z, const dn_plan *p, const dn_real *dy, dn_real *dh, dn_real *initial) {
+static void gather_sequence_steps(const dn_call *c, const dn_sizes *z, const dn_plan *p, const dn_real *dy, dn_real *dh, dn_real *initial) {
     size_t n = (size_t)z->h;
     for (int b = 0; b < z->batch; b++)
         for (int t = 0; t < z->steps; t++) {
@@ -218,7 +218,7 @@ static void collect(const dn_call *c, const dn_sizes *z, const dn_plan *p, const
             dn__add(n, to, dy + n * dn__place_of(z, p, t, b), to);
         }
 }
-static void collect_last(const dn_sizes *z, const dn_plan *p, const dn_real *dy, dn_real *dh, dn_real *initial) {
+static void gather_last(const dn_sizes *z, const dn_plan *p, const dn_real *dy, dn_real *dh, dn_real *initial) {
     size_t n = (size_t)z->h;
     for (int b = 0; b < z->batch; b++) {
         dn_real *to = p->last[b] < 0 ? initial + n * (size_t)(-1 - p->last[b]) : dh + n * (size_t)p->last[b];
@@ -227,7 +227,7 @@ static void collect_last(const dn_sizes *z, const dn_plan *p, const dn_real *dy,
 }
 
 /* The gradients that the result has got, by column. */
-static void collect_all(const dn_call *c, const dn_network *net, const dn_sizes *z, const dn_plan *p, dn_sequence *q) {
+static void gather_all(const dn_call *c, const dn_network *net, const dn_sizes *z, const dn_plan *p, dn_sequence *q) {
     size_t all = z->columns * (size_t)z->h, state = (size_t)z->h * (size_t)z->batch, main = (size_t)z->h * z->positions;
     dn__fill(state, 0, q->dh0);
     if (net->has_c) dn__fill(state, 0, q->dc0);
@@ -245,12 +245,12 @@ static void collect_all(const dn_call *c, const dn_network *net, const dn_sizes 
     }
     dn__fill(all, 0, q->dh);
     if (net->has_c) dn__fill(all, 0, q->dc);
-    collect(c, z, p, c->dy, q->dh, q->dh0);
+    gather_sequence_steps(c, z, p, c->dy, q->dh, q->dh0);
     if (z->ends_only) {
-        collect_last(z, p, c->dy + main, q->dh, q->dh0);
-        if (net->has_c) collect_last(z, p, c->dy + main + state, q->dc, q->dc0);
+        gather_last(z, p, c->dy + main, q->dh, q->dh0);
+        if (net->has_c) gather_last(z, p, c->dy + main + state, q->dc, q->dc0);
     } else if (net->has_c) {
-        collect(c, z, p, c->dy + main, q->dc, q->dc0);
+        gather_sequence_steps(c, z, p, c->dy + main, q->dc, q->dc0);
     }
 }
 
@@ -398,7 +398,7 @@ static void give_back_rows(dn_call *c, const dn_network *net, const dn_sizes *z,
 }
 
 void dn__network_backward(dn_call *c, const dn_network *net) {
-    dn_sizes z = call_sizes(c, net);
+    dn_sizes z = sequence_call_sizes(c, net);
     kept s;
     dn_plan p;
     const dn_real *w[5];
@@ -415,7 +415,7 @@ void dn__network_backward(dn_call *c, const dn_network *net) {
     q.dh_mask = mask_gradient(c, s.h_mask ? z.mask : -1, state);
     q.dc_mask = mask_gradient(c, s.c_mask ? z.first - 1 : -1, state);
     if (!q.dgates || !q.dh || !q.dc || !q.dh0 || !q.dc0 || !q.work) return;
-    collect_all(c, net, &z, &p, &q);
+    gather_all(c, net, &z, &p, &q);
     weights_of(c, net, w);
     if (z.columns) net->backward(&q, w);
     recurrent_gradients(c, net, &z, &q);

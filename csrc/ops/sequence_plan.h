@@ -16,7 +16,7 @@ typedef struct dn_network {
     struct { int rows, wx, b; } blocks[3];                     /* rows in h; inputs */
     int n_products;
     struct { int w, block; dn_factor factor; } products[5];    /* matrices that multiply the state; in the order that the kernels take */
-    void (*forward)(const dn_sequence *, const dn_real *const *w, const double *reals);
+    void (*forward)(const dn_sequence *, const dn_real *const *w, const double *floats);
     void (*backward)(const dn_sequence *, const dn_real *const *w);
 } dn_network;
 

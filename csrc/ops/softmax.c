@@ -1,6 +1,6 @@
 /* The softmax family. */
 #include "../kernels/kernels.h"
-#include "lines.h"
+#include "axis_reductions.h"
 
 DN_OP(softmax, 1, DN_BATCHES, "y = exp(x) / sum exp(x) along dim d")
 static int softmax_dims(dn_shape *s) { return along_dims(s); }
@@ -74,7 +74,7 @@ static void pickneglogsoftmax_backward(dn_call *c) {
 
 DN_OP(hinge, 1, DN_BATCHES | DN_INTS_EACH, "y = sum over j != v of max(0, m - x_v + x_j)")
 static int hinge_dims(dn_shape *s) {
-    if (!(s->reals[0] >= 0)) return dn__fail(s, DN_ERROR_VALUE, "the margin must not be negative; got m = %g.", s->reals[0]);
+    if (!(s->floats[0] >= 0)) return dn__fail(s, DN_ERROR_VALUE, "the margin must not be negative; got m = %g.", s->floats[0]);
     return picked_dims(s);
 }
 /* y of one vector of n numbers */
@@ -84,7 +84,7 @@ static dn_real hinge_of(size_t n, size_t v, dn_real m, const dn_real *x) {
 static void hinge_forward(dn_call *c) {
     const dn_in *x = &c->x[0];
     for (int b = 0; b < c->n_ints; b++)
-        c->y[b] = hinge_of((size_t)x->dim->size, (size_t)c->ints[b], (dn_real)c->reals[0], x->v + (size_t)b * x->stride);
+        c->y[b] = hinge_of((size_t)x->dim->size, (size_t)c->ints[b], (dn_real)c->floats[0], x->v + (size_t)b * x->stride);
 }
 /* each j beyond the margin: dx_j += dy, dx_v -= dy */
 static void hinge_backward(dn_call *c) {
@@ -92,7 +92,7 @@ static void hinge_backward(dn_call *c) {
     for (int b = 0; g.dx && b < c->n_ints; b++) {
         const dn_real *x = c->x[0].v + (size_t)b * c->x[0].stride;
         const size_t v = (size_t)c->ints[b];
-        dn__hinge_grad((size_t)c->x[0].dim->size, v, (dn_real)c->reals[0] - x[v], x, c->dy[b], c->x[0].stride || !b ? g.beta : 1,
+        dn__hinge_grad((size_t)c->x[0].dim->size, v, (dn_real)c->floats[0] - x[v], x, c->dy[b], c->x[0].stride || !b ? g.beta : 1,
                        g.dx + (size_t)b * c->x[0].stride);
     }
 }
@@ -103,7 +103,7 @@ static int hinge_dim_dims(dn_shape *s) {
     const dn_dim *x = s->x[0];
     int kept[DN_MAX_DIMS] = {1}, nd = 0, error = dn__check_dim(s, s->ints[0]);
     if (error) return error;
-    if (!(s->reals[0] >= 0)) return dn__fail(s, DN_ERROR_VALUE, "the margin must not be negative; got m = %g.", s->reals[0]);
+    if (!(s->floats[0] >= 0)) return dn__fail(s, DN_ERROR_VALUE, "the margin must not be negative; got m = %g.", s->floats[0]);
     for (int i = 0; i < x->nd; i++)
         if (i != s->ints[0]) kept[nd++] = x->d[i];
     error = dn__set_dims(s, nd ? nd : 1, kept, x->batch);
@@ -119,9 +119,9 @@ static int hinge_dim_dims(dn_shape *s) {
     return 0;
 }
 /* forward: y of each line. backward (dx != NULL): each j beyond the margin: dx_j += dy, dx_v -= dy */
-static void hinge_dim_lines(dn_call *c, dn_real *dx) {
-    dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
-    dn_real m = (dn_real)c->reals[0];
+static void hinge_dim_vectors(dn_call *c, dn_real *dx) {
+    dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
+    dn_real m = (dn_real)c->floats[0];
     for (size_t line = 0; line < c->total; line++) {
         size_t at = line / l.inner * l.inner * (size_t)l.length + line % l.inner;
         const dn_real *x = c->x[0].v + at;
@@ -142,8 +142,8 @@ static void hinge_dim_lines(dn_call *c, dn_real *dx) {
         if (!dx) c->y[line] = sum;
     }
 }
-static void hinge_dim_forward(dn_call *c) { hinge_dim_lines(c, NULL); }
+static void hinge_dim_forward(dn_call *c) { hinge_dim_vectors(c, NULL); }
 static void hinge_dim_backward(dn_call *c) {
     dn_real *dx = dn__dx_zeroed(c, 0);
-    if (dx) hinge_dim_lines(c, dx);
+    if (dx) hinge_dim_vectors(c, dx);
 }

@@ -2,7 +2,7 @@
 #include <math.h>
 
 #include "../kernels/kernels.h"
-#include "lines.h"
+#include "axis_reductions.h"
 
 DN_OP(sparsemax, 1, DN_BATCHES, "y = max(0, x - t) along dim d, t such that y sums to 1")
 static int sparsemax_dims(dn_shape *s) { return along_dims(s); }

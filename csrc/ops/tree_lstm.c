@@ -5,7 +5,7 @@
  *
  * inputs: W (3h, k), U (3h, h or n h), b (3h) in the order i, o, u; Wf (h, k), Uf, bf (h); x (k) if there is one; h_1 ... h_n, c_1 ... c_n (h)
  * ints: n, whether there is x, whether it is N-ary; a leaf has n = 0 and no use for U, Wf, Uf and bf
- * output: h, then c, each (h) x batch and dense, so that `part` nodes can name them */
+ * output: h, then c, each (h) x batch and dense, so that `output_view` nodes can name them */
 #include <string.h>
 
 #include "../kernels/kernels.h"
@@ -18,7 +18,7 @@ typedef struct sizes {
     int s;                                            /* size of what U sees */
     size_t hb, nhb;
 } sizes;
-static sizes sizes_of(const dn_dim *b, const dn_dim *x, const int *ints, int batch) {
+static sizes tree_sizes(const dn_dim *b, const dn_dim *x, const int *ints, int batch) {
     sizes z = {.h = b->size / 3, .k = ints[1] ? x->size : 0, .n = ints[0], .n_ary = ints[2], .batch = batch, .x = FIRST};
     z.first_h = FIRST + (ints[1] ? 1 : 0);
     z.first_c = z.first_h + z.n;
@@ -40,11 +40,11 @@ static kept kept_of(const dn_call *c, const sizes *z) {
     s.tanh_c = s.f + z->nhb;
     return s;
 }
-static sizes call_sizes(const dn_call *c) { return sizes_of(c->x[B].dim, c->ints[1] ? c->x[FIRST].dim : NULL, c->ints, c->dim->batch); }
+static sizes tree_call_sizes(const dn_call *c) { return tree_sizes(c->x[B].dim, c->ints[1] ? c->x[FIRST].dim : NULL, c->ints, c->dim->batch); }
 
 static int is_matrix(const dn_dim *d, int rows, int64_t cols) { return d->nd <= 2 && (d->nd ? d->d[0] : 1) == rows && d->size == rows * cols; }
 
-DN_OP(tree_lstm, -1, DN_BATCHES | DN_PARTS | DN_ROWS_ONCE | DN_SHARED(1 << W | 1 << U | 1 << B | 1 << WF | 1 << UF | 1 << BF),
+DN_OP(tree_lstm, -1, DN_BATCHES | DN_SEVERAL_OUTPUTS | DN_DEDUPLICATES_ROWS | DN_BROADCAST(1 << W | 1 << U | 1 << B | 1 << WF | 1 << UF | 1 << BF),
       "(h, c) = the TreeLSTM's state from x and the children's h_j and c_j")
 static int tree_lstm_dims(dn_shape *s) {
     int batch = dn__common_batch(s), n = s->ints[0], has_x = s->ints[1];
@@ -70,7 +70,7 @@ static int tree_lstm_dims(dn_shape *s) {
 }
 
 /* n inputs from `first` on, those of one batch element side by side */
-static void collect(const dn_call *c, int first, int n, int size, int batch, dn_real *to) {
+static void gather_children(const dn_call *c, int first, int n, int size, int batch, dn_real *to) {
     for (int b = 0; b < batch; b++)
         for (int j = 0; j < n; j++, to += size) memcpy(to, c->x[first + j].v + (size_t)b * c->x[first + j].stride, (size_t)size * sizeof *to);
 }
@@ -102,7 +102,7 @@ static dn_columns *children_of(dn_call *c, const sizes *z) {
 }
 
 static void tree_lstm_forward(dn_call *c) {
-    const sizes z = call_sizes(c);
+    const sizes z = tree_call_sizes(c);
     const kept s = kept_of(c, &z);
     const int h = z.h, batch = z.batch, columns = z.n * batch;
     const size_t size = (size_t)h;
@@ -110,10 +110,10 @@ static void tree_lstm_forward(dn_call *c) {
     dn_columns bf = {c->x[BF].v, 0};
     if (!children) return;
     const dn_real *x = dense_x(c, &z, &s);
-    if (x == s.x && z.k) collect(c, z.x, 1, z.k, batch, s.x);
+    if (x == s.x && z.k) gather_children(c, z.x, 1, z.k, batch, s.x);
     if (z.k) dn__mm(3 * h, z.k, batch, c->x[W].v, 3 * h, x, z.k, 0, s.gates, 3 * h);
     if (z.n) {
-        collect(c, z.first_h, z.n, h, batch, s.h);
+        gather_children(c, z.first_h, z.n, h, batch, s.h);
         if (!z.n_ary)
             for (int b = 0; b < batch; b++) dn__sum_columns(h, z.n, s.h + (size_t)b * (size_t)z.n * size, 0, s.sum + (size_t)b * size);
         dn__mm(3 * h, z.s, batch, c->x[U].v, 3 * h, z.n_ary ? s.h : s.sum, z.s, z.k ? 1 : 0, s.gates, 3 * h);
@@ -157,7 +157,7 @@ static void send_to_all(dn_call *c, const sizes *z, const dn_real *dgates, const
 }
 
 static void tree_lstm_backward(dn_call *c) {
-    const sizes z = call_sizes(c);
+    const sizes z = tree_call_sizes(c);
     const kept s = kept_of(c, &z);
     const int h = z.h, batch = z.batch, columns = z.n * batch;
     const dn_columns *children = children_of(c, &z);

@@ -7,17 +7,17 @@
 void dn_param_take(dn_param *p, double factor, int64_t from, int64_t to, dn_real *out) {
     size_t n = (size_t)(to - from);
     if (p->empty || factor == 0) dn__fill(n, 0, out);
-    else dn__axpy(n, (dn_real)factor, p->root->chunks[p->chunk].grads + p->offset + from, 0, out);
+    else dn__axpy(n, (dn_real)factor, p->store->chunks[p->chunk].grads + p->offset + from, 0, out);
 }
 
 void dn_param_put(dn_param *p, double factor, const dn_real *in) {
     dn_real beta;
-    DN_HOLD(p->root);
+    DN_HOLD(p->store);
     dn__axpy((size_t)p->row_size, (dn_real)factor, in, 0, dn__param_gradient(p, &beta));
 }
 
 void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum) { dn__sum_arrays(count, x, (size_t)n, sum); }
-void dn_bf16_encode(int64_t n, const dn_real *x, dn_real *rest, uint16_t *code) { dn__bf16_encode((size_t)n, x, rest, code); }
+void dn_bf16_encode(int64_t n, const dn_real *x, dn_real *residual, uint16_t *code) { dn__bf16_encode((size_t)n, x, residual, code); }
 void dn_bf16_decode(int64_t n, const uint16_t *code, dn_real *x) { dn__bf16_decode((size_t)n, code, x); }
 void dn_flag_set(int64_t *flag, int64_t value) { __atomic_store_n(flag, value, __ATOMIC_RELEASE); }
 int64_t dn_flag_get(const int64_t *flag) { return __atomic_load_n(flag, __ATOMIC_ACQUIRE); }

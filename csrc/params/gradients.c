@@ -15,25 +15,25 @@ dn_real *dn__param_gradient(dn_param *p, dn_real *beta) {
     p->empty = 0;
     p->changes++;
     p->written++;
-    return p->root->chunks[p->chunk].grads + p->offset;
+    return p->store->chunks[p->chunk].grads + p->offset;
 }
 
 dn_real *dn__param_filled(dn_param *p) {
-    if (!p->empty) return p->root->chunks[p->chunk].grads + p->offset;
+    if (!p->empty) return p->store->chunks[p->chunk].grads + p->offset;
     dn_real beta, *g = dn__param_gradient(p, &beta);
     dn__fill((size_t)p->row_size, 0, g);
     return g;
 }
 
 void dn_param_mark_filled(dn_param *p) {
-    DN_HOLD(p->root);
+    DN_HOLD(p->store);
     p->empty = 0;
     p->changes++;
     p->written++;
 }
 
 dn_real *dn_param_gradient(dn_param *p) {
-    DN_HOLD(p->root);
+    DN_HOLD(p->store);
     dn_real *g = dn__param_filled(p);
     p->changes++; /* by the caller */
     p->written++;
@@ -86,33 +86,33 @@ void dn__param_clear(dn_param *p) {
     untouch(p, 0, 1);
     p->changes++;
     p->clears++;
-    p->written += !p->rows && !is_private(&p->root->chunks[p->chunk]); /* an exchange between processes has put its sums there */
+    p->written += !p->rows && !is_private(&p->store->chunks[p->chunk]); /* an exchange between processes has put its sums there */
 }
 
 void dn_param_set_updated(dn_param *p, int updated) {
-    DN_HOLD(p->root);
+    DN_HOLD(p->store);
     p->updated = updated;
     if (!dn__param_gathers(p)) dn__param_clear(p);
 }
 
 void dn_param_clear_gradient(dn_param *p) {
-    DN_HOLD(p->root);
+    DN_HOLD(p->store);
     dn__param_clear(p);
 }
 
 void dn_param_copy_gradient(dn_param *p, dn_real *out) {
-    DN_HOLD(p->root);
+    DN_HOLD(p->store);
     if (p->rows || p->empty) memset(out, 0, (size_t)(p->row_size * (p->rows ? p->rows : 1)) * sizeof *out);
     if (p->rows)
         for (int64_t i = 0; i < p->n_touched; i++)
             memcpy(out + p->touched[i] * p->row_size, p->block + i * p->row_size, (size_t)p->row_size * sizeof *out);
     else if (!p->empty)
-        memcpy(out, p->root->chunks[p->chunk].grads + p->offset, (size_t)p->row_size * sizeof *out);
+        memcpy(out, p->store->chunks[p->chunk].grads + p->offset, (size_t)p->row_size * sizeof *out);
 }
 
 void dn_param_scale_gradient(dn_param *p, dn_real by) {
-    DN_HOLD(p->root);
-    dn_real *g = p->rows ? p->block : p->root->chunks[p->chunk].grads + p->offset;
+    DN_HOLD(p->store);
+    dn_real *g = p->rows ? p->block : p->store->chunks[p->chunk].grads + p->offset;
     size_t n = (size_t)(p->row_size * (p->rows ? p->n_touched : 1));
     if (!p->empty) dn__axpy(n, by, g, 0, g);
     p->changes++;
@@ -127,17 +127,17 @@ void dn_gradient_marks(int n, dn_param *const *params, int64_t *clears, double *
     }
 }
 
-int64_t dn_lookup_touched(dn_param *p, int64_t room, int *rows, dn_real *block) {
-    DN_HOLD(p->root);
+int64_t dn_lookup_touched(dn_param *p, int64_t capacity, int *rows, dn_real *block) {
+    DN_HOLD(p->store);
     const int64_t n = p->n_touched;
-    if (n && n <= room && rows) memcpy(rows, p->touched, (size_t)n * sizeof *rows);
-    if (n && n <= room && block) memcpy(block, p->block, (size_t)(n * p->row_size) * sizeof *block);
+    if (n && n <= capacity && rows) memcpy(rows, p->touched, (size_t)n * sizeof *rows);
+    if (n && n <= capacity && block) memcpy(block, p->block, (size_t)(n * p->row_size) * sizeof *block);
     return n;
 }
 
 void dn_lookup_copy_gradients(dn_param *p, int64_t n, const int *rows, dn_real *out) {
     const size_t size = (size_t)p->row_size;
-    DN_HOLD(p->root);
+    DN_HOLD(p->store);
     for (int64_t i = 0; i < n; i++, out += size) {
         const int at = p->slot[rows[i]];
         if (at < 0) dn__fill(size, 0, out);
@@ -149,7 +149,7 @@ int dn_lookup_add(dn_param *p, int64_t n, const int *rows, const dn_real *block)
     int error = 0;
     for (int64_t i = 0; i < n; i++)
         if (rows[i] < 0 || rows[i] >= p->rows) return -1;
-    DN_HOLD(p->root);
+    DN_HOLD(p->store);
     const int64_t before = p->n_touched;
     const int empty = p->empty;
     for (int64_t i = 0; i < n && !error; i++) error = dn__lookup_row(p, rows[i]) ? 0 : -1;
@@ -176,7 +176,7 @@ static int move_gradients(dn_chunk *c, dn_real *memory) {
     return 0;
 }
 
-int dn_chunk_move_gradients(dn_root *r, int chunk, dn_real *memory) {
+int dn_chunk_move_gradients(dn_store *r, int chunk, dn_real *memory) {
     if (memory) pthread_mutex_lock(&r->lock);
     else if (pthread_mutex_trylock(&r->lock)) return DN_ERROR_BUSY;
     int error = move_gradients(&r->chunks[chunk], memory);

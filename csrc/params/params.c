@@ -15,24 +15,24 @@ static const int64_t PARAM_TAG = (int64_t)1 << 62, CONSTANT_TAG = (int64_t)1 << 
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
-static void make_watch(dn_root *r) {
+static void make_watch(dn_store *r) {
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
 #ifndef __APPLE__
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 #endif
-    pthread_cond_init(&r->watch_moved, &monotonic);
+    pthread_cond_init(&r->hook_moved, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    pthread_mutex_init(&r->watch_lock, NULL);
+    pthread_mutex_init(&r->hook_lock, NULL);
 }
 
-static void end_watch(dn_root *r) {
-    pthread_cond_destroy(&r->watch_moved);
-    pthread_mutex_destroy(&r->watch_lock);
+static void end_watch(dn_store *r) {
+    pthread_cond_destroy(&r->hook_moved);
+    pthread_mutex_destroy(&r->hook_lock);
 }
 
-dn_root *dn_root_new(void) {
-    dn_root *r = calloc(1, sizeof *r);
+dn_store *dn_store_new(void) {
+    dn_store *r = calloc(1, sizeof *r);
     if (!r) return NULL;
     r->references = 1;
     r->chunks = r->few_chunks;
@@ -49,9 +49,9 @@ static void param_free(dn_param *p) {
     free(p);
 }
 
-void dn__root_retain(dn_root *r) { __atomic_add_fetch(&r->references, 1, __ATOMIC_RELAXED); }
+void dn__store_retain(dn_store *r) { __atomic_add_fetch(&r->references, 1, __ATOMIC_RELAXED); }
 
-void dn__root_release(dn_root *r) {
+void dn__store_release(dn_store *r) {
     if (__atomic_sub_fetch(&r->references, 1, __ATOMIC_ACQ_REL)) return;
     for (int i = 0; i < r->n_params; i++) param_free(r->params[i]);
     for (int i = 0; i < r->n_chunks; i++) {
@@ -65,14 +65,14 @@ void dn__root_release(dn_root *r) {
     free(r);
 }
 
-void dn_root_free(dn_root *r) {
-    if (r) dn__root_release(r);
+void dn_store_free(dn_store *r) {
+    if (r) dn__store_release(r);
 }
 
 /* ---- making parameters --------------------------------------------------------------------------------------------- */
 
-/* To room for all chunks there may be (64 GB and more). Who has found the few a moment ago reads on there: they stay until the root goes. */
-static int move_chunks(dn_root *r) {
+/* To room for all chunks there may be (64 GB and more). Who has found the few a moment ago reads on there: they stay until the store goes. */
+static int move_chunks(dn_store *r) {
     dn_chunk *all = calloc(MOST_CHUNKS, sizeof *all);
     if (!all) return -1;
     memcpy(all, r->few_chunks, sizeof r->few_chunks);
@@ -81,7 +81,7 @@ static int move_chunks(dn_root *r) {
 }
 
 /* A place of n numbers in the last chunk, or in a new one. */
-static int place(dn_root *r, dn_param *p) {
+static int place_parameter(dn_store *r, dn_param *p) {
     int64_t n = (p->row_size + DN_PARAM_ALIGN - 1) / DN_PARAM_ALIGN * DN_PARAM_ALIGN;
     dn_chunk *last = r->n_chunks ? &r->chunks[r->n_chunks - 1] : NULL;
     if (!last || last->capacity - last->size < n) {
@@ -116,10 +116,10 @@ static int make_table(dn_param *p) {
     return 0;
 }
 
-dn_param *dn_param_new(dn_root *r, int nd, const int *d, int64_t row_count) {
+dn_param *dn_param_new(dn_store *r, int nd, const int *d, int64_t row_count) {
     dn_param *p = calloc(1, sizeof *p);
     if (!p) return NULL;
-    *p = (dn_param){.root = r, .rows = row_count, .row_size = 1, .chunk = -1, .updated = 1, .empty = 1, .factor = 1, .scaled = 1,
+    *p = (dn_param){.store = r, .rows = row_count, .row_size = 1, .chunk = -1, .updated = 1, .empty = 1, .factor = 1, .scaled = 1,
                     .id = r->n_params};
     p->dim.nd = nd;
     p->dim.batch = 1;
@@ -134,7 +134,7 @@ dn_param *dn_param_new(dn_root *r, int nd, const int *d, int64_t row_count) {
         r->params = params;
         r->params_capacity = capacity;
     }
-    if (row_count ? make_table(p) : place(r, p)) goto failed;
+    if (row_count ? make_table(p) : place_parameter(r, p)) goto failed;
     r->params[r->n_params++] = p;
     pthread_mutex_unlock(&r->lock);
     return p;
@@ -168,15 +168,15 @@ dn_param *dn__handle_param(int64_t handle, int *constant) {
 }
 
 /* Nobody computes with half of what is written: readers without the lock see an odd number, or another one afterwards. */
-void dn__begin_writing(dn_root *r) {
+void dn__begin_writing(dn_store *r) {
     __atomic_add_fetch(&r->writes, 1, __ATOMIC_RELAXED);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
-void dn__end_writing(dn_root *r) { __atomic_add_fetch(&r->writes, 1, __ATOMIC_RELEASE); }
+void dn__end_writing(dn_store *r) { __atomic_add_fetch(&r->writes, 1, __ATOMIC_RELEASE); }
 
-static dn_real *storage(const dn_param *p) { return p->rows ? p->table : p->root->chunks[p->chunk].values + p->offset; }
+static dn_real *storage(const dn_param *p) { return p->rows ? p->table : p->store->chunks[p->chunk].values + p->offset; }
 
-void dn__param_settle(dn_param *p) {
+void dn__param_materialise(dn_param *p) {
     if (p->factor == 1) return;
     dn__axpy((size_t)dn_param_size(p), (dn_real)p->factor, p->table, 0, p->table);
     p->factor = 1;
@@ -190,12 +190,12 @@ static void copy(const dn_param *p, int64_t from, int64_t n, dn_real *out) {
 }
 
 dn_real *dn_param_values(dn_param *p) {
-    if (!p->rows) return p->root->chunks[p->chunk].values + p->offset;
-    DN_HOLD(p->root);
+    if (!p->rows) return p->store->chunks[p->chunk].values + p->offset;
+    DN_HOLD(p->store);
     if (p->factor != 1) {
-        dn__begin_writing(p->root);
-        dn__param_settle(p);
-        dn__end_writing(p->root);
+        dn__begin_writing(p->store);
+        dn__param_materialise(p);
+        dn__end_writing(p->store);
     }
     return p->table;
 }
@@ -205,52 +205,52 @@ dn_real *dn_param_storage(dn_param *p, double *factor) {
 }
 
 void dn_param_copy(dn_param *p, int64_t from, int64_t n, dn_real *out) {
-    DN_HOLD(p->root);
+    DN_HOLD(p->store);
     copy(p, from, n, out);
 }
 
 void dn_lookup_copy_rows(dn_param *p, int64_t n, const int *rows, dn_real *out) {
-    DN_HOLD(p->root);
+    DN_HOLD(p->store);
     for (int64_t i = 0; i < n; i++) copy(p, rows[i] * p->row_size, p->row_size, out + i * p->row_size);
 }
 
-static void written(dn_root *r) {
+static void written(dn_store *r) {
     dn__end_writing(r);
     __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&r->lock);
 }
 
 void dn_param_write(dn_param *p, int64_t from, int64_t n, const dn_real *in, double factor) {
-    pthread_mutex_lock(&p->root->lock);
-    dn__begin_writing(p->root);
-    if (n < dn_param_size(p)) dn__param_settle(p);
+    pthread_mutex_lock(&p->store->lock);
+    dn__begin_writing(p->store);
+    if (n < dn_param_size(p)) dn__param_materialise(p);
     if (n) memcpy(storage(p) + from, in, (size_t)n * sizeof *in);
     if (p->rows && n == dn_param_size(p)) p->factor = factor;
-    written(p->root);
+    written(p->store);
 }
 
 void dn_param_blend(dn_param *p, double a, const dn_real *x) {
-    pthread_mutex_lock(&p->root->lock);
-    dn__begin_writing(p->root);
-    dn__param_settle(p);
+    pthread_mutex_lock(&p->store->lock);
+    dn__begin_writing(p->store);
+    dn__param_materialise(p);
     dn__blend((size_t)dn_param_size(p), (dn_real)a, x, storage(p));
-    written(p->root);
+    written(p->store);
 }
 
-int dn_quick_param(int64_t a, int64_t row, dn_dim *dim, int room, double *out) {
+int dn_fast_param(int64_t a, int64_t row, dn_dim *dim, int capacity, double *out) {
     int constant;
     dn_param *p = dn__handle_param(a, &constant);
-    if (!p || (row >= 0 && row >= p->rows)) return DN_LONG_WAY;
+    if (!p || (row >= 0 && row >= p->rows)) return DN_FALLBACK;
     *dim = p->dim;
     if (row >= 0) {
         dim->size = (int)p->row_size;
         dim->nd--; /* the rows are the last dim */
     }
-    if (dim->size < 1 || dim->size > room || pthread_mutex_trylock(&p->root->lock)) return DN_LONG_WAY;
+    if (dim->size < 1 || dim->size > capacity || pthread_mutex_trylock(&p->store->lock)) return DN_FALLBACK;
     const dn_real *values = storage(p) + (row >= 0 ? row * p->row_size : 0);
     const dn_real factor = (dn_real)p->factor;
     for (int i = 0; i < dim->size; i++) out[i] = (double)(factor * values[i]);
-    pthread_mutex_unlock(&p->root->lock);
+    pthread_mutex_unlock(&p->store->lock);
     return 0;
 }
 int64_t dn_param_size(dn_param *p) { return p->row_size * (p->rows ? p->rows : 1); }
@@ -259,7 +259,7 @@ uint64_t dn_param_checksum(dn_param *p) {
     enum { LANES = 4 };
     const uint64_t by = 0x9e3779b97f4a7c15u;
     uint64_t h[LANES] = {1, 2, 3, 4}, words[LANES];
-    pthread_mutex_lock(&p->root->lock);
+    pthread_mutex_lock(&p->store->lock);
     const char *data = (const char *)storage(p);
     size_t bytes = (size_t)dn_param_size(p) * sizeof(dn_real);
     for (size_t at = 0; at < bytes; at += sizeof words) {
@@ -269,7 +269,7 @@ uint64_t dn_param_checksum(dn_param *p) {
         for (int k = 0; k < LANES; k++) h[k] = (h[k] ^ words[k]) * by, h[k] ^= h[k] >> 29;
     }
     double factor = p->factor;
-    pthread_mutex_unlock(&p->root->lock);
+    pthread_mutex_unlock(&p->store->lock);
     memcpy(words, &factor, sizeof factor);
     uint64_t result = words[0];
     for (int k = 0; k < LANES; k++) result = (result ^ h[k]) * by, result ^= result >> 32;
@@ -280,23 +280,23 @@ int dn_param_updated(dn_param *p) { return p->updated; }
 int dn_param_empty(dn_param *p) { return p->empty; }
 int dn_param_chunk(dn_param *p) { return p->chunk; }
 int64_t dn_param_offset(dn_param *p) { return p->offset; }
-int dn_root_chunks(dn_root *r) { return r->n_chunks; }
-int64_t dn_chunk_size(dn_root *r, int chunk) { return r->chunks[chunk].size; }
-int64_t dn_chunk_capacity(dn_root *r, int chunk) { return r->chunks[chunk].capacity; }
-dn_real *dn_chunk_values(dn_root *r, int chunk) { return r->chunks[chunk].values; }
-dn_real *dn_chunk_gradients(dn_root *r, int chunk) {
+int dn_store_chunks(dn_store *r) { return r->n_chunks; }
+int64_t dn_chunk_size(dn_store *r, int chunk) { return r->chunks[chunk].size; }
+int64_t dn_chunk_capacity(dn_store *r, int chunk) { return r->chunks[chunk].capacity; }
+dn_real *dn_chunk_values(dn_store *r, int chunk) { return r->chunks[chunk].values; }
+dn_real *dn_chunk_gradients(dn_store *r, int chunk) {
     __atomic_add_fetch(&r->lent, 1, __ATOMIC_RELAXED);
     return r->chunks[chunk].grads;
 }
 
-void dn_root_as_dynet(dn_root *r, int on) { r->as_dynet = on; }
+void dn_store_as_dynet(dn_store *r, int on) { r->as_dynet = on; }
 
-void dn_root_changed(dn_root *r) {
+void dn_store_changed(dn_store *r) {
     __atomic_add_fetch(&r->version, 1, __ATOMIC_RELAXED);
     __atomic_add_fetch(&r->writes, 2, __ATOMIC_RELEASE);
 }
 
-int64_t dn_root_version(dn_root *r) {
+int64_t dn_store_version(dn_store *r) {
     DN_HOLD(r);
     return __atomic_load_n(&r->version, __ATOMIC_RELAXED);
 }

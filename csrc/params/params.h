@@ -1,4 +1,4 @@
-/* The inside of a root: parameters in chunks, lookup tables, and who may touch them when. */
+/* The inside of a parameter store: parameters in chunks, lookup tables, and who may touch them when. */
 #pragma once
 
 #include <pthread.h>
@@ -15,7 +15,7 @@ typedef struct dn_chunk {
 enum { DN_FEW_CHUNKS = 6 };
 
 struct dn_param {
-    dn_root *root;
+    dn_store *store;
     dn_dim dim;                 /* dense: its dims. Table: (row dims..., rows), the dims of the whole table as an expression */
     int64_t rows;               /* 0: dense */
     int64_t row_size;           /* numbers in a row; the whole size of a dense parameter */
@@ -25,8 +25,8 @@ struct dn_param {
     int updated;
     int64_t changes;            /* of a dense parameter's gradient: rises whenever somebody may have written it */
     int64_t written;            /* of the memory of its gradient: rises whenever numbers may have been put there; clearing leaves them */
-    int64_t watched_changes;    /* ready.c: what `changes` was when it was complete */
-    int64_t ready;              /* ready.c: so many numbers, from the first, are complete in the watched backward (atomic) */
+    int64_t hooked_changes;    /* hooks.c: what `changes` was when it was complete */
+    int64_t ready;              /* hooks.c: so many numbers, from the first, are complete in the watched backward (atomic) */
     int64_t clears;             /* see dn_gradient_marks */
     double scaled;
     int empty;                  /* dense: the gradient reads as zero. Table: no row has one */
@@ -38,7 +38,7 @@ struct dn_param {
     int64_t n_touched, touched_capacity;
 };
 
-struct dn_root {
+struct dn_store {
     pthread_mutex_t lock;       /* held by backward steps, updates, and everything else that touches gradients, writes or copies values */
     int references;             /* the Python object, and each tape whose graph uses it (atomic) */
     int64_t version;            /* rises whenever values change */
@@ -48,34 +48,34 @@ struct dn_root {
     dn_chunk *chunks;           /* few_chunks, or room for all that there may be, made once; readers of other threads take no lock */
     dn_chunk few_chunks[DN_FEW_CHUNKS];
     int n_chunks;
-    pthread_mutex_t watch_lock; /* of `watch` alone; taken after `lock` where both are */
-    pthread_cond_t watch_moved;
-    int watch;                  /* a dn_watch */
-    int64_t watched;            /* how many backwards were watched (atomic) */
+    pthread_mutex_t hook_lock; /* of `hook` alone; taken after `lock` where both are */
+    pthread_cond_t hook_moved;
+    int hook;                  /* a dn_hook */
+    int64_t hooked;            /* how many backwards were watched (atomic) */
     int64_t lent;               /* rises whenever a chunk's gradients are handed out as memory (atomic) */
-    int as_dynet;               /* see dn_root_as_dynet */
-    int64_t passes;             /* see dn_root_passes (atomic) */
+    int as_dynet;               /* see dn_store_as_dynet */
+    int64_t passes;             /* see dn_store_passes (atomic) */
 };
 
 static inline void dn__unlock_held(pthread_mutex_t *const *lock) { pthread_mutex_unlock(*lock); }
-/* From here to the end of the block the root is locked. */
-#define DN_HOLD(root)                     \
-    pthread_mutex_lock(&(root)->lock);    \
-    __attribute__((cleanup(dn__unlock_held), unused)) pthread_mutex_t *const held_ = &(root)->lock
+/* From here to the end of the block the store is locked. */
+#define DN_HOLD(store)                     \
+    pthread_mutex_lock(&(store)->lock);    \
+    __attribute__((cleanup(dn__unlock_held), unused)) pthread_mutex_t *const held_ = &(store)->lock
 
 /* the whole gradient is complete */
-void dn__param_tell(dn_param *);
+void dn__param_notify(dn_param *);
 /* Whether gradients are gathered for it. */
-static inline int dn__param_gathers(const dn_param *p) { return p->updated || p->root->as_dynet; }
+static inline int dn__param_gathers(const dn_param *p) { return p->updated || p->store->as_dynet; }
 /* Two equal numbers: nothing was put into the memory of a dense parameter's gradient in between. */
 static inline int64_t dn__param_written(const dn_param *p) {
-    return p->written + __atomic_load_n(&p->root->lent, __ATOMIC_RELAXED);
+    return p->written + __atomic_load_n(&p->store->lent, __ATOMIC_RELAXED);
 }
-/* Values are written in between, behind the root's lock. */
-void dn__begin_writing(dn_root *);
-void dn__end_writing(dn_root *);
-void dn__root_retain(dn_root *);
-void dn__root_release(dn_root *);
+/* Values are written in between, behind the store's lock. */
+void dn__begin_writing(dn_store *);
+void dn__end_writing(dn_store *);
+void dn__store_retain(dn_store *);
+void dn__store_release(dn_store *);
 dn_param *dn__handle_param(int64_t handle, int *constant);   /* NULL: not a parameter's handle */
 /* Where a dense parameter's gradient goes: *beta is 0 if it was empty (the caller stores), else 1. */
 dn_real *dn__param_gradient(dn_param *, dn_real *beta);
@@ -83,7 +83,7 @@ dn_real *dn__param_gradient(dn_param *, dn_real *beta);
 dn_real *dn__param_filled(dn_param *);
 void dn__param_clear(dn_param *);
 /* multiplies a table's factor into its rows */
-void dn__param_settle(dn_param *);
+void dn__param_materialise(dn_param *);
 /* the gradient row of a table, zeroed if it is new; NULL: no memory */
 dn_real *dn__lookup_row(dn_param *, int64_t row);
 /* all rows of a table get a gradient row; negative: no memory, and no row has got one */

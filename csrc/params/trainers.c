@@ -21,12 +21,12 @@ typedef struct dn_rule {
 } dn_rule;
 
 struct dn_trainer {
-    dn_root *root;
+    dn_store *store;
     dn_rule rule;
     double c[4];                               /* the rule's constants */
     dn_settings set;
     int64_t updates, clips;
-    int n_selected;                            /* -1: all of the root */
+    int n_selected;                            /* -1: all of the store */
     dn_param **selected;
     char *excluded;                            /* by parameter id, below n_excluded: from the decay of AdamW */
     int n_excluded;
@@ -82,13 +82,13 @@ static dn_real keep_of(const dn_trainer *t, const dn_param *p) {
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
-dn_trainer *dn_trainer_new(dn_root *root, int rule, const double *constants) {
+dn_trainer *dn_trainer_new(dn_store *store, int rule, const double *constants) {
     if (!is_rule(rule)) return NULL;
     dn_trainer *t = calloc(1, sizeof *t);
     if (!t) return NULL;
-    *t = (dn_trainer){.root = root, .rule = RULES[rule], .set = {.share = 1, .decay = 1, .sparse = 1}, .n_selected = -1};
+    *t = (dn_trainer){.store = store, .rule = RULES[rule], .set = {.share = 1, .decay = 1, .sparse = 1}, .n_selected = -1};
     memcpy(t->c, constants, sizeof t->c);
-    dn__root_retain(root);
+    dn__store_retain(store);
     return t;
 }
 
@@ -103,12 +103,12 @@ int dn_trainer_select(dn_trainer *t, int n, dn_param *const *params) {
 }
 
 int dn_trainer_exclude(dn_trainer *t, int n, dn_param *const *params) {
-    char *excluded = calloc((size_t)t->root->n_params + 1, 1);
+    char *excluded = calloc((size_t)t->store->n_params + 1, 1);
     if (!excluded) return DN_ERROR_MEMORY;
     for (int i = 0; i < n; i++) excluded[params[i]->id] = 1;
     free(t->excluded);
     t->excluded = excluded;
-    t->n_excluded = t->root->n_params;
+    t->n_excluded = t->store->n_params;
     return 0;
 }
 
@@ -134,7 +134,7 @@ void dn_trainer_free(dn_trainer *t) {
     free_moments(t);
     free(t->selected);
     free(t->excluded);
-    dn__root_release(t->root);
+    dn__store_release(t->store);
     free(t);
 }
 
@@ -152,10 +152,10 @@ static int grow(dn_real *(**array)[MAX_MOMENTS], int *have, int wanted) {
 }
 
 static int prepare(dn_trainer *t, const dn_param *p) {
-    if (grow(&t->chunk_moments, &t->n_chunks, t->root->n_chunks) || grow(&t->table_moments, &t->n_params, t->root->n_params))
+    if (grow(&t->chunk_moments, &t->n_chunks, t->store->n_chunks) || grow(&t->table_moments, &t->n_params, t->store->n_params))
         return DN_ERROR_MEMORY;
     dn_real **moments = p->rows ? t->table_moments[p->id] : t->chunk_moments[p->chunk];
-    int64_t size = p->rows ? p->rows * p->row_size : t->root->chunks[p->chunk].capacity;
+    int64_t size = p->rows ? p->rows * p->row_size : t->store->chunks[p->chunk].capacity;
     for (int k = 0; k < t->rule.moments; k++)
         if (!moments[k] && !(moments[k] = dn__block_new((size_t)size * sizeof(dn_real)))) return DN_ERROR_MEMORY;
     return 0;
@@ -182,7 +182,7 @@ static void at(dn_real *const *moments, int n, int64_t offset, dn_real **out) {
 
 static void update_range(dn_trainer *t, const dn_step *s, const range *r) {
     if (r->chunk < 0) return;
-    const dn_chunk *c = &t->root->chunks[r->chunk];
+    const dn_chunk *c = &t->store->chunks[r->chunk];
     dn_real *moments[MAX_MOMENTS];
     dn_step step = *s;
     step.keep = r->keep;
@@ -200,18 +200,18 @@ static void update_table(dn_trainer *t, const dn_step *s, dn_param *p) {
         t->rule.apply(t, &in_storage, (size_t)p->row_size, p->table + offset, p->block + i * p->row_size, moments);
     }
     p->factor *= t->set.decay;
-    if (p->factor < SMALLEST_FACTOR) dn__param_settle(p);
+    if (p->factor < SMALLEST_FACTOR) dn__param_materialise(p);
 }
 
 /* DyNet's decay, which spares nothing. */
 static void decay_frozen(const dn_trainer *t, dn_param *p) {
-    dn_real *values = p->rows ? NULL : t->root->chunks[p->chunk].values + p->offset;
+    dn_real *values = p->rows ? NULL : t->store->chunks[p->chunk].values + p->offset;
     if (values) {
         dn__affine((size_t)p->row_size, (dn_real)t->set.decay, 0, values, values);
         return;
     }
     p->factor *= t->set.decay;
-    if (p->factor < SMALLEST_FACTOR) dn__param_settle(p);
+    if (p->factor < SMALLEST_FACTOR) dn__param_materialise(p);
 }
 
 /* A dense parameter without a gradient is updated with zero, as in DyNet: its moments go on to move it. Rows of tables without one are left
@@ -232,12 +232,12 @@ static int prepare_all(dn_trainer *t, int n, dn_param *const *params) {
     return 0;
 }
 
-/* The parameters come in the order of the root, so that neighbours in a chunk follow one another. */
+/* The parameters come in the order of the store, so that neighbours in a chunk follow one another. */
 static void update(dn_trainer *t, const dn_step *s, int n, dn_param *const *params) {
     range r = {.chunk = -1};
     for (int i = 0; i < n; i++) {
         dn_param *p = params[i];
-        if (!p->updated && t->root->as_dynet && t->set.decay != 1) decay_frozen(t, p);
+        if (!p->updated && t->store->as_dynet && t->set.decay != 1) decay_frozen(t, p);
         if (!takes_part(t, p)) continue;
         if (p->rows) {
             update_table(t, s, p);
@@ -254,15 +254,15 @@ static void update(dn_trainer *t, const dn_step *s, int n, dn_param *const *para
     }
     update_range(t, s, &r);
     for (int i = 0; i < n; i++)
-        if (params[i]->updated || !t->root->as_dynet) dn__param_clear(params[i]);
-    __atomic_add_fetch(&t->root->version, 1, __ATOMIC_RELAXED);
+        if (params[i]->updated || !t->store->as_dynet) dn__param_clear(params[i]);
+    __atomic_add_fetch(&t->store->version, 1, __ATOMIC_RELAXED);
 }
 
 /* ---- gradients as a whole ------------------------------------------------------------------------------------------ */
 
 /* A parameter's gradient, of a table the touched rows. */
 static size_t gradient(const dn_param *p, dn_real **g) {
-    *g = p->rows ? p->block : p->root->chunks[p->chunk].grads + p->offset;
+    *g = p->rows ? p->block : p->store->chunks[p->chunk].grads + p->offset;
     return p->empty ? 0 : (size_t)(p->rows ? p->n_touched * p->row_size : p->row_size);
 }
 
@@ -301,13 +301,13 @@ static int clip(dn_trainer *t, int n, dn_param *const *params, double *scale) {
 }
 
 static int selection(const dn_trainer *t, dn_param *const **params) {
-    *params = t->n_selected < 0 ? t->root->params : t->selected;
-    return t->n_selected < 0 ? t->root->n_params : t->n_selected;
+    *params = t->n_selected < 0 ? t->store->params : t->selected;
+    return t->n_selected < 0 ? t->store->n_params : t->n_selected;
 }
 
 double dn_trainer_norm(dn_trainer *t) {
     dn_param *const *params;
-    DN_HOLD(t->root);
+    DN_HOLD(t->store);
     int n = selection(t, &params);
     double result = norm(n, params);
     return result;
@@ -316,16 +316,16 @@ double dn_trainer_norm(dn_trainer *t) {
 /* n < 0: what is selected */
 int dn_trainer_update_these(dn_trainer *t, int n, dn_param *const *params) {
     double scale;
-    DN_HOLD(t->root);
+    DN_HOLD(t->store);
     if (n < 0) n = selection(t, &params);
     int error = clip(t, n, params, &scale);
     dn__count_update();
     if (!error) {
         t->updates++;
         dn_step s = {(dn_real)t->rule.rate(t), (dn_real)scale, 1, 1, (dn_real)t->set.decay};
-        dn__begin_writing(t->root);
+        dn__begin_writing(t->store);
         update(t, &s, n, params);
-        dn__end_writing(t->root);
+        dn__end_writing(t->store);
     }
     return error;
 }

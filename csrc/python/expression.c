@@ -21,9 +21,9 @@ PyObject *dn__new_node(PyTypeObject *cls, int64_t handle) {
     if (PyType_GetFlags(cls) & Py_TPFLAGS_HAVE_GC) PyObject_GC_UnTrack(node);
     ((Node *)node)->handle = handle;
     if (!watch) return node;
-    PyObject *told = PyObject_CallFunctionObjArgs(watch, NULL);
-    Py_XDECREF(told);
-    if (told) return node;
+    PyObject *notified = PyObject_CallFunctionObjArgs(watch, NULL);
+    Py_XDECREF(notified);
+    if (notified) return node;
     Py_DECREF(node);
     return NULL;
 }

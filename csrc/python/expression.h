@@ -11,7 +11,7 @@ typedef struct { PyObject_HEAD int64_t handle; /* negative: none */ } Node;
 extern PyTypeObject *dn__node_type;
 
 /* Instead of a handle: the arguments are not for this way. */
-enum { NOT_TAKEN = -1000 };
+enum { NOT_HANDLED = -1000 };
 
 /* The calls of the number type in use: all that makes, reads or sets a node here goes through them. */
 extern const dn_node_calls *dn__calls;
@@ -40,15 +40,15 @@ PyObject *dn__general(PyObject *function, PyObject *const *args, Py_ssize_t n, P
 /* Raises what an operation written in Python has raised, where a node's call returned DN_ERROR_PYTHON: to call once more would run that again. */
 PyObject *dn__python_error(void);
 
-/* makers.c */
+/* node_functions.c */
 /* {name: number} of the operations; the number of one, negative: there is none. */
 extern PyObject *dn__ops;
 int dn__op(PyObject *name);
-/* A node's handle, or an error: node_parts() of C, or node_many() where parts is 0. Parameters alone belong to no graph: then the node is made
+/* A node's handle, or an error: node_with_views() of C, or node_many() where parts is 0. Parameters alone belong to no graph: then the node is made
  * in the current one, and handles[0] may change. */
-int64_t dn__node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts);
+int64_t dn__node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_floats, const double *floats, int parts);
 int64_t dn__node2(int op, int64_t a, int64_t b);
-int64_t dn__node1_real(int op, int64_t a, double r, double s);
+int64_t dn__node1_float(int op, int64_t a, double r, double s);
 
 /* numbers.c */
 /* The numbers of a list or tuple of Python's own numbers, in `few` (64 of them) or in memory to be freed; NULL: it is none, or there is no
@@ -69,8 +69,8 @@ static inline int counted(Py_ssize_t n, Py_ssize_t wanted) {
     return n == wanted;
 }
 
-/* A whole number that fits an int; 0: it is none, or does not fit. */
-static inline int whole(PyObject *o, int *out) {
+/* An integer that fits an int; 0: it is none, or does not fit. */
+static inline int as_int(PyObject *o, int *out) {
     if (!PyLong_Check(o)) return 0;
     int overflow;
     long value = PyLong_AsLongAndOverflow(o, &overflow);
@@ -79,7 +79,7 @@ static inline int whole(PyObject *o, int *out) {
 }
 
 /* A number of Python's own as a double; 0: it is none, or too large. */
-static inline int real(PyObject *o, double *out) {
+static inline int as_double(PyObject *o, double *out) {
     if (!PyFloat_CheckExact(o) && !PyLong_CheckExact(o)) return 0;
     *out = PyFloat_CheckExact(o) ? PyFloat_AsDouble(o) : PyLong_AsDouble(o);
     if (*out != -1 || !PyErr_Occurred()) return 1;

@@ -5,7 +5,7 @@
  * takes numbers: around it Python reads a handle from each argument and makes an object for the result, which costs three times what the node
  * does. The functions here take expressions and return one.
  *
- * This file has operators and subscripts, and the module; expression.c the base class, numbers.c what an integer and a float is, makers.c
+ * This file has operators and subscripts, and the module; expression.c the base class, numbers.c what an integer and a float is, node_functions.c
  * the functions that make nodes, states.c the steps of recurrent networks, values.c what reads values. */
 #include "expression.h"
 
@@ -24,16 +24,16 @@ static int as_scale_shift(int k, int is_reflected, double number, double *a, dou
     return k == DIVIDE ? !is_reflected && number != 0 : k != POWER;
 }
 
-static int64_t scaled(int64_t x, double a, double b) { return dn__node1_real(operators[NEGATE].op, x, a, b); }
+static int64_t scaled(int64_t x, double a, double b) { return dn__node1_float(operators[NEGATE].op, x, a, b); }
 
 static PyObject *operate(int k, PyObject *left, PyObject *right) {
     const int64_t x = handle_of(left), y = handle_of(right);
-    int64_t handle = NOT_TAKEN;
+    int64_t handle = NOT_HANDLED;
     double number, a, b;
     if (!operators[k].general) return PyErr_Format(PyExc_RuntimeError, "this operator has no operation");
     if (x >= 0 && y >= 0) handle = dn__node2(operators[k].op, x, y);
-    else if (x >= 0 && real(right, &number) && as_scale_shift(k, 0, number, &a, &b)) handle = scaled(x, a, b);
-    else if (y >= 0 && real(left, &number) && as_scale_shift(k, 1, number, &a, &b)) handle = scaled(y, a, b);
+    else if (x >= 0 && as_double(right, &number) && as_scale_shift(k, 0, number, &a, &b)) handle = scaled(x, a, b);
+    else if (y >= 0 && as_double(left, &number) && as_scale_shift(k, 1, number, &a, &b)) handle = scaled(y, a, b);
     if (handle >= 0) return dn__new_node(dn__expression_type, handle);
     if (handle == DN_ERROR_PYTHON) return dn__python_error();
     if (is_node(left)) return PyObject_CallFunctionObjArgs(operators[k].general, left, right, NULL);
@@ -43,7 +43,7 @@ static PyObject *operate(int k, PyObject *left, PyObject *right) {
 static PyObject *add(PyObject *x, PyObject *y) { return operate(ADD, x, y); }
 static PyObject *subtract(PyObject *x, PyObject *y) { return operate(SUBTRACT, x, y); }
 static PyObject *multiply(PyObject *x, PyObject *y) { return operate(MULTIPLY, x, y); }
-static PyObject *divide(PyObject *x, PyObject *y) { return operate(DIVIDE, x, y); }
+static PyObject *divide_expression(PyObject *x, PyObject *y) { return operate(DIVIDE, x, y); }
 static PyObject *power(PyObject *x, PyObject *y, PyObject *modulus) {
     if (modulus == Py_None) return operate(POWER, x, y);
     Py_INCREF(Py_NotImplemented);
@@ -51,7 +51,7 @@ static PyObject *power(PyObject *x, PyObject *y, PyObject *modulus) {
 }
 static PyObject *negative(PyObject *x) {
     if (!operators[NEGATE].general) return PyErr_Format(PyExc_RuntimeError, "this operator has no operation");
-    const int64_t given = ((Node *)x)->handle, handle = given < 0 ? NOT_TAKEN : scaled(given, -1, 0);
+    const int64_t given = ((Node *)x)->handle, handle = given < 0 ? NOT_HANDLED : scaled(given, -1, 0);
     return handle >= 0 ? dn__new_node(dn__expression_type, handle) : PyObject_CallFunctionObjArgs(operators[NEGATE].general, x, NULL);
 }
 static PyObject *positive(PyObject *x) {
@@ -62,7 +62,7 @@ static PyObject *positive(PyObject *x) {
 /* x[i] by a node of `index`, of class cls; x[from:to:step] of the first dim by one of `slice`; general(x, index) does all else. */
 static struct { int index, slice; PyTypeObject *cls; PyObject *general; } subscripts;
 
-/* The range of a slice as a node's whole numbers; 0: it is something else. */
+/* The range of a slice as a node's integers; 0: it is something else. */
 static int range_of(int64_t x, PyObject *slice, int ints[4]) {
     dn_dim d;
     Py_ssize_t start, stop, step;
@@ -81,11 +81,11 @@ static int range_of(int64_t x, PyObject *slice, int ints[4]) {
 }
 
 static PyObject *subscript(PyObject *x, PyObject *index) {
-    int64_t a = handle_of(x), handle = NOT_TAKEN;
+    int64_t a = handle_of(x), handle = NOT_HANDLED;
     PyTypeObject *cls = dn__expression_type;
     int ints[4] = {0};
     if (!subscripts.general) return PyErr_Format(PyExc_RuntimeError, "indices have no operation");
-    if (a >= 0 && PyLong_CheckExact(index) && whole(index, &ints[1]) && ints[1] >= 0) {
+    if (a >= 0 && PyLong_CheckExact(index) && as_int(index, &ints[1]) && ints[1] >= 0) {
         handle = dn__node(subscripts.index, 1, &a, 2, ints, 0, NULL, 0);
         cls = subscripts.cls;
     } else if (a >= 0 && range_of(a, index, ints)) handle = dn__node(subscripts.slice, 1, &a, 4, ints, 0, NULL, 0);
@@ -134,7 +134,7 @@ static PyMethodDef functions[] = {
 static PyType_Slot node_slots[] = {
     DN_SLOT(Py_tp_new, dn__node_new), DN_SLOT(Py_tp_dealloc, dn__node_dealloc), DN_SLOT(Py_tp_getset, dn__node_attributes),
     DN_SLOT(Py_nb_add, add), DN_SLOT(Py_nb_subtract, subtract), DN_SLOT(Py_nb_multiply, multiply),
-    DN_SLOT(Py_nb_matrix_multiply, multiply), DN_SLOT(Py_nb_true_divide, divide), DN_SLOT(Py_nb_power, power),
+    DN_SLOT(Py_nb_matrix_multiply, multiply), DN_SLOT(Py_nb_true_divide, divide_expression), DN_SLOT(Py_nb_power, power),
     DN_SLOT(Py_nb_negative, negative), DN_SLOT(Py_nb_positive, positive), DN_SLOT(Py_mp_subscript, subscript),
     {0, NULL},
 };

@@ -9,7 +9,7 @@ double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n) {
     *n = length(from);
     double *out = *n <= 64 ? few : malloc((size_t)*n * sizeof *out);
     for (Py_ssize_t i = 0; out && i < *n; i++)
-        if (!real(item(from, i), &out[i])) {
+        if (!as_double(item(from, i), &out[i])) {
             if (out != few) free(out);
             return NULL;
         }
@@ -19,7 +19,7 @@ double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n) {
 /* whole(value, function, name, ...) */
 static PyObject *fast_whole(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     int i;
-    if (!n || !PyLong_CheckExact(args[0]) || !whole(args[0], &i)) return dn__general(self, args, n, names);
+    if (!n || !PyLong_CheckExact(args[0]) || !as_int(args[0], &i)) return dn__general(self, args, n, names);
     Py_INCREF(args[0]);
     return args[0];
 }
@@ -27,24 +27,24 @@ static PyObject *fast_whole(PyObject *self, PyObject *const *args, Py_ssize_t n,
 /* real(value, function) */
 static PyObject *fast_real(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     double x;
-    if (!n || !real(args[0], &x)) return dn__general(self, args, n, names);
+    if (!n || !as_double(args[0], &x)) return dn__general(self, args, n, names);
     if (!PyFloat_CheckExact(args[0])) return PyFloat_FromDouble(x);
     Py_INCREF(args[0]);
     return args[0];
 }
 
 /* Whether it is a list or tuple, of Python's own, of integers from `least` on. */
-static int all_whole(PyObject *from, int least) {
+static int all_ints(PyObject *from, int least) {
     int number;
     const Py_ssize_t n = length(from);
     Py_ssize_t i = 0;
-    while (i < n && PyLong_CheckExact(item(from, i)) && whole(item(from, i), &number) && number >= least) i++;
+    while (i < n && PyLong_CheckExact(item(from, i)) && as_int(item(from, i), &number) && number >= least) i++;
     return i == n && (n || PyList_CheckExact(from) || PyTuple_CheckExact(from));
 }
 
 /* indices(values, function) */
 static PyObject *fast_indices(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
-    if (!n || !all_whole(args[0], INT32_MIN)) return dn__general(self, args, n, names);
+    if (!n || !all_ints(args[0], INT32_MIN)) return dn__general(self, args, n, names);
     Py_INCREF(args[0]);
     return args[0];
 }
@@ -53,8 +53,8 @@ static PyObject *fast_indices(PyObject *self, PyObject *const *args, Py_ssize_t 
 static PyObject *fast_dims(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     int size;
     PyObject *dims = n ? args[0] : Py_None;
-    if (PyLong_CheckExact(dims) && whole(dims, &size) && size >= 0) return PyTuple_Pack(1, dims);
-    if (!PyTuple_CheckExact(dims) || !length(dims) || length(dims) > DN_MAX_DIMS || !all_whole(dims, 0))
+    if (PyLong_CheckExact(dims) && as_int(dims, &size) && size >= 0) return PyTuple_Pack(1, dims);
+    if (!PyTuple_CheckExact(dims) || !length(dims) || length(dims) > DN_MAX_DIMS || !all_ints(dims, 0))
         return dn__general(self, args, n, names);
     Py_INCREF(dims);
     return dims;

@@ -71,7 +71,7 @@ static double rate_of(const State *s, PyObject *name) {
     if (name == Py_None) return 0;
     PyObject *found = PyObject_GetAttr(field(s, BUILDER), name);
     if (!found) PyErr_Clear();
-    else if (!real(found, &rate)) rate = -1;
+    else if (!as_double(found, &rate)) rate = -1;
     Py_XDECREF(found);
     return rate;
 }
@@ -111,7 +111,7 @@ static int is_made(int64_t handle) {
 }
 
 static int64_t dropped(const Rates *r, PyObject *masks, int64_t x) {
-    if (r->fresh > 0) return dn__node1_real(dn__op(names.dropout), x, r->fresh, 0);
+    if (r->fresh > 0) return dn__node1_float(dn__op(names.dropout), x, r->fresh, 0);
     PyObject *mask = length(masks) && r->masks[0] > 0 ? item(masks, 0) : NULL;
     return given(mask) ? dn__node2(dn__op(names.cmult), x, handle_of(mask)) : x;
 }
@@ -153,7 +153,7 @@ static int make_layers(State *s, const Rates *r, int n, int64_t *xs, int parts, 
         for (int t = 0; good && t < n; t++)
             good = is_made(handles[begin + t] = dropped(r, masks, xs[t]));
         if (!good) break;
-        first[layer] = dn__node(p->op, begin + n, handles, 2, ints, p->n_reals, p->reals, parts);
+        first[layer] = dn__node(p->op, begin + n, handles, 2, ints, p->n_floats, p->floats, parts);
         good = is_made(first[layer]);
         for (int t = 0; t < n; t++) xs[t] = first[layer] + t;
     }

@@ -10,7 +10,7 @@ static PyObject *general(PyObject *function, PyObject *x) { return PyObject_Call
 static PyObject *set_numbers(PyObject *self, PyObject *const *args, Py_ssize_t n_args, PyObject *names) {
     double few[64], *x = NULL;
     Py_ssize_t n;
-    int code = DN_LONG_WAY;
+    int code = DN_FALLBACK;
     const int64_t a = n_args == 2 && !names ? handle_of(args[0]) : -1;
     if (a >= 0 && (x = dn__numbers(args[1], few, &n))) code = dn__calls->input_set_numbers(a, n, x);
     if (x != few) free(x);
@@ -20,16 +20,16 @@ static PyObject *set_numbers(PyObject *self, PyObject *const *args, Py_ssize_t n
 
 enum { LIST_ROOM = 1 << 16 }; /* numbers of a value that are read at once to be made a list of; more take their time anyway */
 
-static int quick_numbers(PyObject *x, dn_dim *dim, int room, double *out) {
+static int fast_numbers(PyObject *x, dn_dim *dim, int capacity, double *out) {
     const int64_t a = handle_of(x);
-    return a < 0 ? DN_LONG_WAY : dn__calls->quick_value(a, dim, room, out);
+    return a < 0 ? DN_FALLBACK : dn__calls->fast_value(a, dim, capacity, out);
 }
 
 /* scalar_of(x) */
 static PyObject *scalar_of(PyObject *self, PyObject *x) {
     dn_dim dim;
     double value;
-    if (quick_numbers(x, &dim, 1, &value)) return general(self, x);
+    if (fast_numbers(x, &dim, 1, &value)) return general(self, x);
     return PyFloat_FromDouble(value);
 }
 
@@ -61,24 +61,24 @@ static PyObject *array_of(const dn_dim *dim, const double *values) {
     return Py_BuildValue("NNi", PyByteArray_FromStringAndSize((const char *)values, bytes), sizes(dim), dim->batch);
 }
 
-/* The value of a node as a list, where it is more than DN_QUICK_ROOM numbers; vectors: only if it has one dim. */
+/* The value of a node as a list, where it is more than DN_FAST_CAPACITY numbers; vectors: only if it has one dim. */
 static PyObject *long_list(PyObject *function, PyObject *x, int vectors) {
     dn_dim dim;
     const int64_t a = handle_of(x);
     if (a < 0 || dn__calls->node_dim(a, &dim) || (vectors && dim.nd > 1)) return general(function, x);
     const int64_t n = (int64_t)dim.size * dim.batch;
-    double *values = n <= DN_QUICK_ROOM || n > LIST_ROOM ? NULL : malloc((size_t)n * sizeof *values);
-    const int quick = values && !dn__calls->quick_value(a, &dim, (int)n, values);
-    PyObject *list = quick ? list_of((Py_ssize_t)n, values) : NULL;
+    double *values = n <= DN_FAST_CAPACITY || n > LIST_ROOM ? NULL : malloc((size_t)n * sizeof *values);
+    const int fast = values && !dn__calls->fast_value(a, &dim, (int)n, values);
+    PyObject *list = fast ? list_of((Py_ssize_t)n, values) : NULL;
     free(values);
-    return quick ? list : general(function, x);
+    return fast ? list : general(function, x);
 }
 
 /* value_of(x): a number, or a list of the numbers of vectors; arrays are for Python */
 static PyObject *value_of(PyObject *self, PyObject *x) {
     dn_dim dim;
-    double values[DN_QUICK_ROOM];
-    if (quick_numbers(x, &dim, DN_QUICK_ROOM, values)) return long_list(self, x, 1);
+    double values[DN_FAST_CAPACITY];
+    if (fast_numbers(x, &dim, DN_FAST_CAPACITY, values)) return long_list(self, x, 1);
     if (dim.nd > 1) return general(self, x);
     const Py_ssize_t n = (Py_ssize_t)dim.size * dim.batch;
     return n == 1 ? PyFloat_FromDouble(values[0]) : list_of(n, values);
@@ -87,35 +87,35 @@ static PyObject *value_of(PyObject *self, PyObject *x) {
 /* list_of(x) */
 static PyObject *flat_list(PyObject *self, PyObject *x) {
     dn_dim dim;
-    double values[DN_QUICK_ROOM];
-    if (quick_numbers(x, &dim, DN_QUICK_ROOM, values)) return long_list(self, x, 0);
+    double values[DN_FAST_CAPACITY];
+    if (fast_numbers(x, &dim, DN_FAST_CAPACITY, values)) return long_list(self, x, 0);
     return list_of((Py_ssize_t)dim.size * dim.batch, values);
 }
 
 /* numbers_of(x) */
 static PyObject *numbers_of(PyObject *self, PyObject *x) {
     dn_dim dim;
-    double values[DN_QUICK_ROOM];
-    if (quick_numbers(x, &dim, DN_QUICK_ROOM, values)) return general(self, x);
+    double values[DN_FAST_CAPACITY];
+    if (fast_numbers(x, &dim, DN_FAST_CAPACITY, values)) return general(self, x);
     return array_of(&dim, values);
 }
 
 /* gradient_of(x) */
 static PyObject *gradient_of(PyObject *self, PyObject *x) {
     dn_dim dim;
-    double values[DN_QUICK_ROOM];
+    double values[DN_FAST_CAPACITY];
     const int64_t a = handle_of(x);
-    if (a < 0 || dn__calls->quick_gradient(a, &dim, DN_QUICK_ROOM, values)) return general(self, x);
+    if (a < 0 || dn__calls->fast_gradient(a, &dim, DN_FAST_CAPACITY, values)) return general(self, x);
     return array_of(&dim, values);
 }
 
 /* stored(parameter, row): row -1: all of a parameter's values, as they are stored */
 static PyObject *stored(PyObject *self, PyObject *const *args, Py_ssize_t n_args, PyObject *names) {
     dn_dim dim;
-    double values[DN_QUICK_ROOM];
+    double values[DN_FAST_CAPACITY];
     int row;
     const int64_t a = n_args == 2 && !names ? handle_of(args[0]) : -1;
-    if (a < 0 || !whole(args[1], &row) || dn__calls->quick_param(a, row, &dim, DN_QUICK_ROOM, values))
+    if (a < 0 || !as_int(args[1], &row) || dn__calls->fast_param(a, row, &dim, DN_FAST_CAPACITY, values))
         return dn__general(self, args, n_args, names);
     return array_of(&dim, values);
 }
@@ -131,8 +131,8 @@ static PyObject *dim_of(PyObject *self, PyObject *x) {
 /* begin_backward(x): what dn_backward() returns */
 static PyObject *begin_backward(PyObject *self, PyObject *x) {
     const int64_t a = handle_of(x);
-    const int code = a < 0 ? DN_LONG_WAY : dn__calls->quick_backward(a);
-    return code == DN_LONG_WAY ? general(self, x) : PyLong_FromLong(code);
+    const int code = a < 0 ? DN_FALLBACK : dn__calls->fast_backward(a);
+    return code == DN_FALLBACK ? general(self, x) : PyLong_FromLong(code);
 }
 
 /* renew_current(): a new graph in the place of the current one */

@@ -25,7 +25,7 @@ typedef struct dn_agenda {
     int first, n, leaves, deepest;
     int parts_done;             /* of append_part */
     int64_t batches;            /* batch sizes added up */
-    int32_t *sign;              /* signature of a node; DN_ALONE, DN_LEAF_NODE */
+    int32_t *sign;              /* signature of a node; DN_NOT_BATCHABLE, DN_LEAF_NODE */
     int32_t *depth, *waits;     /* longest way from what is computed; how many inputs are not computed */
     int32_t *users, *user_at;   /* users[user_at[i] ... user_at[i + 1]] use node i */
     int32_t *next_ready;
@@ -33,13 +33,13 @@ typedef struct dn_agenda {
     int n_signatures;
     uint64_t *active;           /* bit of a rank: the signature has nodes ready */
     int lowest_active;          /* no lower word has a bit */
-    int alone, last_alone;      /* nodes ready that are computed by themselves */
+    int not_batchable, last_not_batchable;      /* nodes ready that are computed by themselves */
     int as_dynet;               /* nodes draw from a generator, in the order of computation: it is to be DyNet's */
     dn_moment *when;               /* as_dynet, in graphs with nodes that are whole sequences: when DyNet, step by step, is done with a node */
     int32_t *turns;             /* the order in which nodes were taken */
     int32_t turn;
 } dn_agenda;
-enum { DN_ALONE = -1, DN_LEAF_NODE = -2 };
+enum { DN_NOT_BATCHABLE = -1, DN_LEAF_NODE = -2 };
 enum { DN_DYNET_DEPTH = 2 }; /* DyNet's number for the order of depth; 1 and True stand for its agenda */
 
 static inline void *dn__plan_take(dn_tape *t, size_t n, size_t size) { return dn__memory(t, DN_PLAN, (n + 1) * size); }
@@ -57,11 +57,11 @@ static inline int dn__equal_sizes(const dn_dim *a, const dn_dim *b) {
 }
 
 /* ---- as_dynet.c: draws come from a generator, and the order of computation is DyNet's */
-/* Whether DyNet batches nodes of this op that draws, and the inputs of an op that DyNet does not batch, as of DN_SHARED. */
+/* Whether DyNet batches nodes of this op that draws, and the inputs of an op that DyNet does not batch, as of DN_BROADCAST. */
 int dn__dynet_batches(const dn_op *);
-int dn__dynet_shared(const dn_op *);
+int dn__dynet_broadcasts(const dn_op *);
 /* Whether nodes first ... last draw from the generator. */
-int dn__dynet_draws(const dn_tape *, int first, int last);
+int dn__dynet_samples(const dn_tape *, int first, int last);
 /* Its averages of depths, and its order where they are equal: products last, of the others the latest first. */
 void dn__dynet_averages(dn_agenda *);
 /* It computes sequences step by step: where there are any, the moments of nodes are noted. Negative: no memory. */

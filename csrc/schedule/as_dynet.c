@@ -5,13 +5,13 @@
 int dn__dynet_batches(const dn_op *op) { return op == dn_ops[DN_OP_dropout]; }
 
 /* Beside what cannot be batched the matrices of products. */
-int dn__dynet_shared(const dn_op *op) {
-    const int shared = op->flags >> DN_SHARED_SHIFT;
-    return op == dn_ops[DN_OP_matmul] ? shared | 1 : op == dn_ops[DN_OP_affine_transform] ? shared | 0xAB : shared;
+int dn__dynet_broadcasts(const dn_op *op) {
+    const int broadcast = op->flags >> DN_BROADCAST_SHIFT;
+    return op == dn_ops[DN_OP_matmul] ? broadcast | 1 : op == dn_ops[DN_OP_affine_transform] ? broadcast | 0xAB : broadcast;
 }
 
-int dn__dynet_draws(const dn_tape *t, int first, int last) {
-    for (int i = first; t->room.draws.generator && i <= last; i++)
+int dn__dynet_samples(const dn_tape *t, int first, int last) {
+    for (int i = first; t->workspace.rng.generator && i <= last; i++)
         if (t->nodes[i].op->flags & DN_RANDOM) return 1;
     return 0;
 }
@@ -20,10 +20,10 @@ int dn__dynet_draws(const dn_tape *t, int first, int last) {
 static int of_all_sizes(const dn_tape *t, const dn_node *node) {
     const dn_op *op = node->op;
     if (op == dn_ops[DN_OP_cmult] || op == dn_ops[DN_OP_add] || op == dn_ops[DN_OP_sum] || op == dn_ops[DN_OP_dropout]) return 1;
-    return op->inputs == 1 && !node->n_ints && !node->n_reals && dn__equal_sizes(&node->dim, &t->nodes[t->args[node->args]].dim);
+    return op->inputs == 1 && !node->n_ints && !node->n_floats && dn__equal_sizes(&node->dim, &t->nodes[t->args[node->args]].dim);
 }
 static int one_in_dynet(const dn_tape *t, const dn_node *a, const dn_node *b) {
-    return a->op == b->op && a->n_args == b->n_args && (a->op != dn_ops[DN_OP_dropout] || t->reals[a->reals] == t->reals[b->reals]);
+    return a->op == b->op && a->n_args == b->n_args && (a->op != dn_ops[DN_OP_dropout] || t->floats[a->floats] == t->floats[b->floats]);
 }
 void dn__dynet_averages(dn_agenda *s) {
     const dn_tape *t = s->t;
@@ -60,8 +60,8 @@ dn_moment dn__dynet_moment(const dn_agenda *s, int i) {
         const int x = t->args[node->args + k] - s->first;
         if (x >= 0 && is_later(&s->when[x], &last)) last = s->when[x];
     }
-    const int at = node->op == dn_ops[DN_OP_part] ? t->args[node->args] - s->first : -1;
-    if (at < 0 || !(t->nodes[s->first + at].op->flags & DN_RAGGED)) return last;
+    const int at = node->op == dn_ops[DN_OP_output_view] ? t->args[node->args] - s->first : -1;
+    if (at < 0 || !(t->nodes[s->first + at].op->flags & DN_VARIABLE_LENGTH)) return last;
     const dn_node *owner = &t->nodes[s->first + at];
     const int64_t block = (int64_t)owner->dim.size / owner->parts * owner->dim.batch;
     const int n = t->ints[owner->ints], step = block ? (int)(t->ints[node->ints] / block) : 0, weights = t->args[owner->args];
@@ -89,7 +89,7 @@ void dn__dynet_insert(dn_agenda *s, int *first, int *last, int i) {
 int dn__dynet_note(dn_agenda *s) {
     const dn_tape *t = s->t;
     int sequences = 0;
-    for (int i = 0; !sequences && i < s->n; i++) sequences = t->nodes[s->first + i].op->flags & DN_RAGGED;
+    for (int i = 0; !sequences && i < s->n; i++) sequences = t->nodes[s->first + i].op->flags & DN_VARIABLE_LENGTH;
     if (!sequences) return 0;
     s->when = dn__plan_zeroed(s->t, (size_t)s->n, sizeof *s->when);
     s->turns = dn__plan_zeroed(s->t, (size_t)s->n, sizeof *s->turns);

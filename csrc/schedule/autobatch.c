@@ -8,7 +8,7 @@
 #include "group.h"
 
 enum {
-    MOST_NUMBERS = 1 << 24, /* of a group's value. Larger groups gain nothing; two in place of one keep a matrix's gradient back (ready.c) */
+    MOST_NUMBERS = 1 << 24, /* of a group's value. Larger groups gain nothing; two in place of one keep a matrix's gradient back (hooks.c) */
     FEW_NODES = 24,         /* what the automatic choice does not look at */
     PLAN_WORK = 1 << 19,    /* nodes that parts of a plan look at in one call: some milliseconds each, then the caller looks at signals */
     LEAST_WIDTH = 2,        /* nodes that could be computed at a time, on average, for the automatic choice to batch */
@@ -23,17 +23,17 @@ double dn__seconds(void) {
 
 /* ---- signatures ---------------------------------------------------------------------------------------------------- */
 
-/* Whether x as input k must be the same node in all members: parameters are, and what the op says cannot be batched, bit k of `shared`. */
-static int must_be_shared(const dn_node *x, int shared, int k) { return x->op == dn_ops[DN_OP_parameter] || (k < 8 && shared & 1 << k); }
+/* Whether x as input k must be the same node in all members: parameters are, and what the op says cannot be batched, bit k of `broadcast`. */
+static int must_be_broadcast(const dn_node *x, int broadcast, int k) { return x->op == dn_ops[DN_OP_parameter] || (k < 8 && broadcast & 1 << k); }
 
 /* The inputs of an op that cannot be batched. */
-static int shared_inputs(const dn_tape *t, const dn_op *op) {
-    return t->schedule->as_dynet ? dn__dynet_shared(op) : op->flags >> DN_SHARED_SHIFT;
+static int broadcast_inputs(const dn_tape *t, const dn_op *op) {
+    return t->schedule->as_dynet ? dn__dynet_broadcasts(op) : op->flags >> DN_BROADCAST_SHIFT;
 }
 
 /* How many each batch element has, of a node with elements: members must agree. Most have none; a division takes longer than all else here. */
 static int ints_each(const dn_node *node) {
-    const int rest = node->n_ints - dn__whole_ints(node);
+    const int rest = node->n_ints - dn__node_ints(node);
     return rest ? rest / node->dim.batch : 0;
 }
 
@@ -44,65 +44,65 @@ static uint64_t mix_dims(uint64_t h, const dn_dim *d) {
 }
 
 /* Whether nodes like this one may differ in their number of steps. A single step is quicker as an ordinary group. */
-static int is_ragged(const dn_tape *t, const dn_node *node) {
-    return node->op->flags & DN_RAGGED && node->n_ints == 2 && node->dim.batch == 1 && t->ints[node->ints] > 1;
+static int has_variable_length(const dn_tape *t, const dn_node *node) {
+    return node->op->flags & DN_VARIABLE_LENGTH && node->n_ints == 2 && node->dim.batch == 1 && t->ints[node->ints] > 1;
 }
 /* How many inputs count for the signature. */
 static int inputs_alike(const dn_tape *t, const dn_node *node) {
-    return is_ragged(t, node) ? node->n_args - t->ints[node->ints] : node->n_args;
+    return has_variable_length(t, node) ? node->n_args - t->ints[node->ints] : node->n_args;
 }
 
 /* What nodes must have in common to be members of one group, as a hash; 0: the node can be in no group. */
-static uint64_t hash(const dn_tape *t, const dn_node *node, int depth) {
-    const int flags = node->op->flags, ints = dn__whole_ints(node);
-    if (flags & DN_RANDOM && t->room.draws.generator && !dn__dynet_batches(node->op)) return 0;
-    if (!(flags & DN_BATCHES) || flags & (DN_VIEW | DN_LEAF) || node->alone || !dn__elements(&node->dim)) return 0;
+static uint64_t hash_signature(const dn_tape *t, const dn_node *node, int depth) {
+    const int flags = node->op->flags, ints = dn__node_ints(node);
+    if (flags & DN_RANDOM && t->workspace.rng.generator && !dn__dynet_batches(node->op)) return 0;
+    if (!(flags & DN_BATCHES) || flags & (DN_VIEW | DN_LEAF) || node->not_batchable || !dn__elements(&node->dim)) return 0;
     if ((node->n_ints - ints) % node->dim.batch) return 0;
-    const int ragged = is_ragged(t, node), n = inputs_alike(t, node), shared = shared_inputs(t, node->op);
+    const int variable_length = has_variable_length(t, node), n = inputs_alike(t, node), broadcast = broadcast_inputs(t, node->op);
     uint64_t h = dn__mix((uint64_t)(uintptr_t)node->op, (uint64_t)(uint32_t)depth << 32 | (uint32_t)n);
-    h = dn__mix(h, (uint64_t)node->needs_grad << 1 | (uint64_t)ragged);
-    if (!ragged) h = mix_dims(h, &node->dim);
-    int collected = ragged;
+    h = dn__mix(h, (uint64_t)node->needs_grad << 1 | (uint64_t)variable_length);
+    if (!variable_length) h = mix_dims(h, &node->dim);
+    int gathered = variable_length;
     for (int k = 0; k < n; k++) {
         const int at = t->args[node->args + k];
         const dn_node *x = &t->nodes[at];
-        if (must_be_shared(x, shared, k)) {
+        if (must_be_broadcast(x, broadcast, k)) {
             if (x->dim.batch != 1) return 0;
             h = dn__mix(h, (uint64_t)at);
         } else {
             if (x->dim.batch != node->dim.batch || !dn__elements(&x->dim)) return 0;
             h = mix_dims(h, &x->dim);
-            collected = 1;
+            gathered = 1;
         }
     }
-    for (int i = ragged; i < ints; i++) h = dn__mix(h, (uint64_t)(uint32_t)t->ints[node->ints + i]);
+    for (int i = variable_length; i < ints; i++) h = dn__mix(h, (uint64_t)(uint32_t)t->ints[node->ints + i]);
     h = dn__mix(h, (uint64_t)ints_each(node));
-    for (int i = 0; i < node->n_reals; i++) {
+    for (int i = 0; i < node->n_floats; i++) {
         uint64_t bits;
-        memcpy(&bits, &t->reals[node->reals + i], sizeof bits);
+        memcpy(&bits, &t->floats[node->floats + i], sizeof bits);
         h = dn__mix(h, bits);
     }
-    return collected ? h | 1 : 0;
+    return gathered ? h | 1 : 0;
 }
 
 /* Whether node b, of which nothing is known, is like node a, which can be in a group: then so can b. */
 static int alike(const dn_tape *t, const dn_node *a, const dn_node *b) {
-    if (a->op != b->op || a->needs_grad != b->needs_grad || b->alone || a->n_reals != b->n_reals || !dn__elements(&b->dim)) return 0;
-    const int ints = dn__whole_ints(a), ragged = is_ragged(t, a), n = inputs_alike(t, a), shared = shared_inputs(t, a->op);
-    if (ragged != is_ragged(t, b) || n != inputs_alike(t, b) || ints != dn__whole_ints(b)) return 0;
+    if (a->op != b->op || a->needs_grad != b->needs_grad || b->not_batchable || a->n_floats != b->n_floats || !dn__elements(&b->dim)) return 0;
+    const int ints = dn__node_ints(a), variable_length = has_variable_length(t, a), n = inputs_alike(t, a), broadcast = broadcast_inputs(t, a->op);
+    if (variable_length != has_variable_length(t, b) || n != inputs_alike(t, b) || ints != dn__node_ints(b)) return 0;
     if (b->n_ints - ints != ints_each(a) * b->dim.batch) return 0;
-    if (!ragged && !dn__equal_sizes(&a->dim, &b->dim)) return 0;
+    if (!variable_length && !dn__equal_sizes(&a->dim, &b->dim)) return 0;
     for (int k = 0; k < n; k++) {
         const int i = t->args[a->args + k], j = t->args[b->args + k];
         if (i == j && a->dim.batch == b->dim.batch) continue;
         const dn_node *x = &t->nodes[i], *y = &t->nodes[j];
-        if (must_be_shared(x, shared, k) ? i != j
-                                         : y->dim.batch != b->dim.batch || must_be_shared(y, shared, k) || !dn__equal_sizes(&x->dim, &y->dim))
+        if (must_be_broadcast(x, broadcast, k) ? i != j
+                                         : y->dim.batch != b->dim.batch || must_be_broadcast(y, broadcast, k) || !dn__equal_sizes(&x->dim, &y->dim))
             return 0;
     }
-    for (int i = ragged; i < ints; i++)
+    for (int i = variable_length; i < ints; i++)
         if (t->ints[a->ints + i] != t->ints[b->ints + i]) return 0;
-    return !a->n_reals || !memcmp(t->reals + a->reals, t->reals + b->reals, (size_t)a->n_reals * sizeof *t->reals);
+    return !a->n_floats || !memcmp(t->floats + a->floats, t->floats + b->floats, (size_t)a->n_floats * sizeof *t->floats);
 }
 
 /* ---- the schedule -------------------------------------------------------------------------------------------------- */
@@ -128,7 +128,7 @@ static int count_edges(dn_agenda *s) {
             waits++;
             if (s->depth[x] >= depth) depth = s->depth[x] + 1;
         }
-        s->sign[i] = node->op->flags & DN_LEAF ? DN_LEAF_NODE : DN_ALONE;
+        s->sign[i] = node->op->flags & DN_LEAF ? DN_LEAF_NODE : DN_NOT_BATCHABLE;
         s->leaves += s->sign[i] == DN_LEAF_NODE;
         s->batches += s->sign[i] == DN_LEAF_NODE ? 0 : node->dim.batch;
         s->depth[i] = depth;
@@ -187,7 +187,7 @@ static int find_signatures(dn_agenda *s) {
         const int level = t->schedule->autobatch == (s->as_dynet ? DN_DYNET_DEPTH : DN_AUTOBATCH_DEPTH) ? s->depth[i] : 0;
         dn_signature *g = at < n ? &s->signatures[seen[at]] : NULL;
         if (!g || g->depth != level || !alike(t, &t->nodes[g->node], node)) {
-            const uint64_t h = hash(t, node, level);
+            const uint64_t h = hash_signature(t, node, level);
             if (!h) continue;
             g = &s->signatures[signature_of(s, i, h, level, table, slots)];
             at = g->last;
@@ -228,8 +228,8 @@ static void make_ready(dn_agenda *s, int i) {
     s->next_ready[i] = -1;
     if (s->when) s->when[i] = dn__dynet_moment(s, i);
     if (s->sign[i] < 0) {
-        if (s->alone < 0) s->alone = s->last_alone = i;
-        else dn__dynet_insert(s, &s->alone, &s->last_alone, i);
+        if (s->not_batchable < 0) s->not_batchable = s->last_not_batchable = i;
+        else dn__dynet_insert(s, &s->not_batchable, &s->last_not_batchable, i);
         return;
     }
     dn_signature *g = &s->signatures[s->sign[i]];
@@ -279,7 +279,7 @@ static int take_group(dn_agenda *s, dn_signature *g) {
         const int group = dn__group_new(t);
         if (group < 0) return group;
         t->schedule->groups[group].n = n;
-        t->schedule->groups[group].ragged = (uint8_t)is_ragged(t, &t->nodes[g->node]);
+        t->schedule->groups[group].variable_length = (uint8_t)has_variable_length(t, &t->nodes[g->node]);
         t->schedule->n.members = last;
         t->schedule->order[t->schedule->n.order++] = -1 - group;
     }
@@ -310,9 +310,9 @@ static void begin_order(dn_agenda *s) {
 static int extend_order(dn_agenda *s) {
     dn_tape *t = s->t;
     for (int64_t work = PLAN_WORK; work > 0;) {
-        if (s->alone >= 0) {
-            int i = s->alone;
-            s->alone = s->next_ready[i];
+        if (s->not_batchable >= 0) {
+            int i = s->not_batchable;
+            s->not_batchable = s->next_ready[i];
             t->schedule->order[t->schedule->n.order++] = s->first + i;
             done(s, i);
             work--;
@@ -356,7 +356,7 @@ static int append_part(dn_agenda *s) {
 static int begin_plan(dn_tape *t, int first, int last) {
     dn_agenda *s = dn__memory(t, DN_PLAN, sizeof *s);
     if (!s) return dn__no_memory(t);
-    *s = (dn_agenda){.t = t, .first = first, .n = last - first + 1, .alone = -1, .as_dynet = dn__dynet_draws(t, first, last)};
+    *s = (dn_agenda){.t = t, .first = first, .n = last - first + 1, .not_batchable = -1, .as_dynet = dn__dynet_samples(t, first, last)};
     t->schedule->as_dynet = s->as_dynet;
     t->schedule->begun = (dn_schedule_mark){.n = t->schedule->n, .values = dn__memory_mark(t, DN_VALUES)};
     t->schedule->planning = s;
@@ -364,7 +364,7 @@ static int begin_plan(dn_tape *t, int first, int last) {
 }
 
 /* Plans the order of nodes first ... last, in calls that take some milliseconds; 1: there is more to do. An error leaves the tape as it was. */
-static int make_plan(dn_tape *t, int first, int last) {
+static int plan_order(dn_tape *t, int first, int last) {
     const dn_agenda *s = t->schedule->planning;
     if (s && (s->first != first || s->first + s->n != last + 1)) dn__abandon_plan(t);
     int result = t->schedule->planning ? 1 : begin_plan(t, first, last);
@@ -397,7 +397,7 @@ int dn__autobatch_forward(dn_tape *t, int last) {
     while (t->schedule->evaluated <= last) {
         if (t->schedule->planning || t->schedule->n_done == t->schedule->n.order) {
             const double start = dn__seconds();
-            const int result = make_plan(t, t->schedule->evaluated, last);
+            const int result = plan_order(t, t->schedule->evaluated, last);
             t->schedule->counts.schedule += dn__seconds() - start;
             if (result) return result;
         }

@@ -17,13 +17,13 @@ void dn__prepare_call(dn_tape *t, dn_node *node, dn_call *c) {
     c->y = node->value;
     c->saved = node->saved_memory;
     c->ints = t->ints + node->ints;
-    c->reals = t->reals + node->reals;
+    c->floats = t->floats + node->floats;
     c->n_ints = node->n_ints;
     c->dy = node->grad;
     c->members = 1;
     c->own = node->own;
-    c->room = &t->room;
-    c->way = t->upper->node;
+    c->workspace = &t->workspace;
+    c->routes = t->upper->node;
     c->tape = t;
     c->node = node;
     c->group = -1;
@@ -52,7 +52,7 @@ int dn__copy_parameter(dn_tape *t, int i, pthread_mutex_t *lock) {
 
 /* There was no memory to compute a node: all is as it was before, so that it can be tried again. */
 static int no_value(dn_tape *t, dn_node *node, dn_arena_mark before) {
-    t->room.out_of_memory = 0;
+    t->workspace.out_of_memory = 0;
     node->value = node->saved_memory = NULL;
     dn__memory_back_to(t, DN_VALUES, before);
     return dn__no_memory(t);
@@ -80,13 +80,13 @@ int dn__compute(dn_tape *t, int i) {
     if (node->op->flags & DN_VIEW) {
         node->value = c.y;
         node->copied = 0;
-        if (node->param && node->param->root->as_dynet) t->room.out_of_memory |= dn__copy_parameter(t, i, NULL) != 0;
+        if (node->param && node->param->store->as_dynet) t->workspace.out_of_memory |= dn__copy_parameter(t, i, NULL) != 0;
     }
-    if (t->room.scratch.n_chunks) dn__memory_back_to(t, DN_SCRATCH, (dn_arena_mark){0});
-    if (t->room.out_of_memory) return no_value(t, node, before);
-    if (t->room.raised) {
-        int error = t->room.raised;
-        t->room.raised = 0;
+    if (t->workspace.scratch.n_chunks) dn__memory_back_to(t, DN_SCRATCH, (dn_arena_mark){0});
+    if (t->workspace.out_of_memory) return no_value(t, node, before);
+    if (t->workspace.raised) {
+        int error = t->workspace.raised;
+        t->workspace.raised = 0;
         node->failed = DN_FAILED;
         t->schedule->any_failed = 1;
         return error;

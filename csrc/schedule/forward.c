@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 #include "autobatch.h"
-#include "join.h"
+#include "batched_gemm.h"
 
 /* A revert to this mark keeps values of nodes below i alone. In an order other than that of the nodes it cannot tell which those are: none. */
 static void lower_mark(const dn_schedule *s, dn_schedule_mark *m, int i) {
@@ -45,9 +45,9 @@ static int retry(dn_tape *t, int last, int64_t work) {
  * again, node by node (the same draws, if they are keyed), until the graph is renewed. */
 static void stop_batching(dn_tape *t) {
     int failed = t->schedule->order[t->schedule->n_done];
-    uint64_t counter = t->room.draws.counter;
+    uint64_t counter = t->workspace.rng.counter;
     dn__forget_values(t);
-    t->room.draws.counter = counter;
+    t->workspace.rng.counter = counter;
     t->schedule->autobatch = 0;
     t->schedule->any_failed = 1;
     t->nodes[failed].failed = DN_FAILED_ALREADY;
@@ -63,11 +63,11 @@ static int forward_in_order(dn_tape *t, int last) {
         const int i = t->schedule->evaluated;
         work -= t->nodes[i].work;
         dn_node *node = &t->nodes[i];
-        int joined = 0;
-        if (node->op->flags & (DN_JOINS | DN_TRACED) && !(t->schedule->any_failed && dn__blocked(t, node)) &&
-            (joined = dn__grouped(t, node)) == 0)
-            joined = dn__join_forward(t, i, last);
-        int error = joined ? joined : dn__compute(t, i);
+        int batched_gemm = 0;
+        if (node->op->flags & (DN_BATCHED_GEMM | DN_TRACED) && !(t->schedule->any_failed && dn__blocked(t, node)) &&
+            (batched_gemm = dn__grouped(t, node)) == 0)
+            batched_gemm = dn__batched_gemm_forward(t, i, last);
+        int error = batched_gemm ? batched_gemm : dn__compute(t, i);
         if (error >= 0 || error == DN_ERROR_PYTHON) t->schedule->evaluated++; /* what failed blocks nothing but what depends on it */
         if (t->schedule->n.order && t->schedule->evaluated > i) dn__append_to_order(t, i);
         if (error < 0) return error;
@@ -77,11 +77,11 @@ static int forward_in_order(dn_tape *t, int last) {
 
 /* Another thread may be writing parameters: they are read when it is done. */
 static void note_writes(dn_tape *t) {
-    for (int r = 0; r < t->n.roots; r++) {
-        dn_root *root = t->roots[r].root;
-        while ((t->roots[r].writes = dn__writes_of(root)) & 1) {
-            pthread_mutex_lock(&root->lock);
-            pthread_mutex_unlock(&root->lock);
+    for (int r = 0; r < t->n.stores; r++) {
+        dn_store *store = t->stores[r].store;
+        while ((t->stores[r].writes = dn__writes_of(store)) & 1) {
+            pthread_mutex_lock(&store->lock);
+            pthread_mutex_unlock(&store->lock);
         }
     }
 }
@@ -89,13 +89,13 @@ static void note_writes(dn_tape *t) {
 /* Whether parameters that values were computed from were written meanwhile. */
 static int were_written(const dn_tape *t) {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    for (int r = 0; r < t->n.roots; r++)
-        if (t->roots[r].version >= 0 && t->roots[r].writes != dn__writes_of(t->roots[r].root)) return 1;
+    for (int r = 0; r < t->n.stores; r++)
+        if (t->stores[r].version >= 0 && t->stores[r].writes != dn__writes_of(t->stores[r].store)) return 1;
     return 0;
 }
 
 static int compute_up_to(dn_tape *t, int last) {
-    if ((t->joinable || t->schedule->autobatch) && dn__schedule_see(t)) return DN_ERROR_MEMORY;
+    if ((t->may_batch_gemm || t->schedule->autobatch) && dn__schedule_see(t)) return DN_ERROR_MEMORY;
     if (!t->schedule->autobatch || t->schedule->immediate || t->schedule->any_failed) return forward_in_order(t, last);
     if (t->schedule->evaluated > last) return 0;
     const double start = dn__seconds(), schedule = t->schedule->counts.schedule;

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#include "once.h"
+#include "deduplicate.h"
 
 int dn__group_new(dn_tape *t) {
     if (DN_GROW(t->schedule->groups, t->schedule->capacity.groups, t->schedule->n.groups + 1)) return dn__no_memory(t);
@@ -16,14 +16,14 @@ static int is_same(const dn_tape *t, const dn_group *g, int k) {
     const int32_t *members = dn__members_of(t, g);
     int x = dn__input(t, members[0], k);
     if (t->nodes[x].dim.batch != 1) return 0;
-    if (!g->joined && t->nodes[x].op == dn_ops[DN_OP_parameter]) return 1; /* the members' signatures say so */
+    if (!g->batched_gemm && t->nodes[x].op == dn_ops[DN_OP_parameter]) return 1; /* the members' signatures say so */
     for (int m = 1; m < g->n; m++)
         if (dn__input(t, members[m], k) != x) return 0;
     return 1;
 }
 
 const dn_real *dn__block_of(const dn_tape *t, const dn_node *node, size_t *n) {
-    const dn_node *owner = node->op == dn_ops[DN_OP_part] ? &t->nodes[t->args[node->args]] : node;
+    const dn_node *owner = node->op == dn_ops[DN_OP_output_view] ? &t->nodes[t->args[node->args]] : node;
     if (dn__grouped(t, owner)) {
         const dn_group *g = &t->schedule->groups[dn__seat(t, owner)->group];
         *n = g->total;
@@ -49,7 +49,7 @@ static int find_gather(dn_tape *t, const int32_t *sources, int n) {
         const dn_gather *gather = &t->schedule->gathers[at];
         next = gather->next;
         if (next >= at) return dn__internal_error(t, "gathers of a node are in a circle");
-        if (gather->n == n && !gather->once && !memcmp(t->schedule->sources + gather->first, sources, (size_t)n * sizeof *sources)) return at;
+        if (gather->n == n && !gather->deduplicated && !memcmp(t->schedule->sources + gather->first, sources, (size_t)n * sizeof *sources)) return at;
     }
     return -1;
 }
@@ -65,7 +65,7 @@ static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
         const dn_node *node = &t->nodes[sources[m]];
         const size_t n = dn__elements(&node->dim);
         apart |= node->value != expected;
-        mirrored &= node->op == dn_ops[DN_OP_part] || (dn__grouped(t, node) && !(node->op->flags & DN_VIEW));
+        mirrored &= node->op == dn_ops[DN_OP_output_view] || (dn__grouped(t, node) && !(node->op->flags & DN_VIEW));
         expected = node->value + n;
         total += n;
     }
@@ -80,8 +80,8 @@ static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
             return 0;
         }
     }
-    const int once = t->schedule->groups[group].once != NULL;
-    in->gather = once ? -1 : find_gather(t, sources, count); /* equal members may differ in which of their inputs are one node */
+    const int deduplicated = t->schedule->groups[group].deduplicated != NULL;
+    in->gather = deduplicated ? -1 : find_gather(t, sources, count); /* equal members may differ in which of their inputs are one node */
     if (in->gather == DN_ERROR_INTERNAL) return in->gather;
     if (in->gather >= 0) {
         in->value = t->schedule->gathers[in->gather].value;
@@ -105,7 +105,7 @@ static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
     }
     const int32_t next = last_gather(t, sources[0]);
     in->gather = t->schedule->n.gathers++;
-    t->schedule->gathers[in->gather] = (dn_gather){.first = t->schedule->n.sources, .n = count, .next = next, .once = once, .group = group,
+    t->schedule->gathers[in->gather] = (dn_gather){.first = t->schedule->n.sources, .n = count, .next = next, .deduplicated = deduplicated, .group = group,
                                          .value = in->value, .total = total};
     t->schedule->seats[sources[0]].gathers = in->gather;
     t->schedule->n.sources += count;
@@ -113,17 +113,17 @@ static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
 }
 
 /* Input k of all members side by side, or of all distinct ones. */
-static int collect(dn_tape *t, int group, int k, dn_group_input *in) {
+static int gather_input(dn_tape *t, int group, int k, dn_group_input *in) {
     const dn_group *g = &t->schedule->groups[group];
-    const int32_t *members = g->once ? g->once->members : dn__members_of(t, g);
-    const int n = g->once ? g->once->n : g->n;
+    const int32_t *members = g->deduplicated ? g->deduplicated->members : dn__members_of(t, g);
+    const int n = g->deduplicated ? g->deduplicated->n : g->n;
     if (DN_GROW(t->schedule->sources, t->schedule->capacity.sources, (int64_t)t->schedule->n.sources + n)) return dn__no_memory(t);
     for (int m = 0; m < n; m++) t->schedule->sources[t->schedule->n.sources + m] = dn__input(t, members[m], k);
     return lay_out(t, group, n, in);
 }
 
 /* The steps of all members, one after another: g->batch of them. */
-static int collect_steps(dn_tape *t, int group, dn_group_input *in) {
+static int gather_steps(dn_tape *t, int group, dn_group_input *in) {
     const dn_group *g = &t->schedule->groups[group];
     const int32_t *members = dn__members_of(t, g);
     if (DN_GROW(t->schedule->sources, t->schedule->capacity.sources, (int64_t)t->schedule->n.sources + g->batch)) return dn__no_memory(t);
@@ -140,31 +140,31 @@ static int collect_steps(dn_tape *t, int group, dn_group_input *in) {
 /* Finds out what each input is. One is always collected: from it the op learns how many batch elements there are. Negative: an error. */
 static int find_inputs(dn_tape *t, int group) {
     dn_group *g = &t->schedule->groups[group];
-    const dn_node *node = dn__leader_of(t, g);
-    const int n = dn__inputs_of(t, g), each = n - g->ragged;
+    const dn_node *node = dn__representative_of(t, g);
+    const int n = dn__inputs_of(t, g), each = n - g->variable_length;
     if (DN_GROW(t->schedule->group_inputs, t->schedule->capacity.group_inputs,
         (int64_t)t->schedule->n.group_inputs + n)) return dn__no_memory(t);
     g->inputs = t->schedule->n.group_inputs;
     t->schedule->n.group_inputs += n;
     dn_group_input *in = t->schedule->group_inputs + g->inputs;
-    int collected = 0, last = -1, error = 0;
+    int gathered = 0, last = -1, error = 0;
     for (int k = 0; k < each; k++) {
-        const int never = k < 8 && node->op->flags >> DN_SHARED_SHIFT & 1 << k, shared = never || is_same(t, g, k);
-        in[k].gather = shared ? DN_SHARED_INPUT : DN_MIRRORED;
+        const int never = k < 8 && node->op->flags >> DN_BROADCAST_SHIFT & 1 << k, broadcast = never || is_same(t, g, k);
+        in[k].gather = broadcast ? DN_BROADCAST_INPUT : DN_MIRRORED;
         if (!never) last = k;
-        collected |= !shared;
+        gathered |= !broadcast;
     }
-    if (collected && dn__once_find(t, group, each)) return dn__no_memory(t);
+    if (gathered && dn__deduplicated_find(t, group, each)) return dn__no_memory(t);
     for (int k = 0; k < each && !error; k++)
-        if (in[k].gather != DN_SHARED_INPUT) error = collect(t, group, k, &in[k]);
+        if (in[k].gather != DN_BROADCAST_INPUT) error = gather_input(t, group, k, &in[k]);
     if (error) return error;
-    if (g->ragged) return collect_steps(t, group, &in[each]);
-    return collected || last < 0 ? 0 : collect(t, group, last, &in[last]);
+    if (g->variable_length) return gather_steps(t, group, &in[each]);
+    return gathered || last < 0 ? 0 : gather_input(t, group, last, &in[last]);
 }
 
 /* Attributes that belong to batch elements are joined like these; others are the same in all members. */
 static const int *joined_ints(dn_tape *t, const dn_group *g, int *count) {
-    const dn_node *node = dn__leader_of(t, g);
+    const dn_node *node = dn__representative_of(t, g);
     const int32_t *members = dn__members_of(t, g);
     *count = node->n_ints;
     if (!(node->op->flags & (DN_INTS_EACH | DN_INTS_AFTER_FIRST))) return t->ints + node->ints;
@@ -181,9 +181,9 @@ static const int *joined_ints(dn_tape *t, const dn_group *g, int *count) {
     return all;
 }
 
-/* Of a ragged group: the greatest number of steps, options, the number of steps of each member. */
+/* Of a variable-length group: the greatest number of steps, options, the number of steps of each member. */
 static const int *packed_ints(dn_tape *t, const dn_group *g, int *count) {
-    const dn_node *node = dn__leader_of(t, g);
+    const dn_node *node = dn__representative_of(t, g);
     const int32_t *members = dn__members_of(t, g);
     int *all = dn__memory(t, DN_SCRATCH, (size_t)(g->n + 2) * sizeof *all);
     if (!all) return NULL;
@@ -197,45 +197,45 @@ static const int *packed_ints(dn_tape *t, const dn_group *g, int *count) {
     return all;
 }
 
-/* The leader's, with the batch counts added up. */
-static int prepare(dn_tape *t, int group, dn_call *c, dn_dim *y_dim) {
+/* The representative's, with the batch counts added up. */
+static int prepare_group(dn_tape *t, int group, dn_call *c, dn_dim *y_dim) {
     const dn_group *g = &t->schedule->groups[group];
-    const int batch = g->once ? g->once->n : g->batch;
-    dn_node *node = dn__leader_of(t, g);
+    const int batch = g->deduplicated ? g->deduplicated->n : g->batch;
+    dn_node *node = dn__representative_of(t, g);
     dn__prepare_call(t, node, c);
     c->n = dn__inputs_of(t, g);
     dn_dim *x_dims = dn__memory(t, DN_SCRATCH, (size_t)c->n * sizeof *x_dims);
-    c->ints = g->ragged ? packed_ints(t, g, &c->n_ints) : joined_ints(t, g, &c->n_ints);
+    c->ints = g->variable_length ? packed_ints(t, g, &c->n_ints) : joined_ints(t, g, &c->n_ints);
     if (!x_dims || (!c->ints && c->n_ints)) return DN_ERROR_MEMORY;
     *y_dim = node->dim;
-    if (g->ragged) *y_dim = (dn_dim){.nd = 1, .batch = 1, .size = (int)g->total, .d = {(int)g->total}};
+    if (g->variable_length) *y_dim = (dn_dim){.nd = 1, .batch = 1, .size = (int)g->total, .d = {(int)g->total}};
     else y_dim->batch = batch;
     c->dim = y_dim;
     c->total = dn__elements(y_dim);
     c->group = group;
-    c->members = g->once ? g->once->n : g->n;
-    c->way = t->upper->group;
+    c->members = g->deduplicated ? g->deduplicated->n : g->n;
+    c->routes = t->upper->group;
     for (int k = 0; k < c->n; k++) {
         const dn_group_input *in = &t->schedule->group_inputs[g->inputs + k];
-        if (in->gather == DN_SHARED_INPUT) continue;
+        if (in->gather == DN_BROADCAST_INPUT) continue;
         x_dims[k] = *t->call.in[k].dim;
-        x_dims[k].batch = g->ragged && k < c->n - 1 ? g->n : batch;
+        x_dims[k].batch = g->variable_length && k < c->n - 1 ? g->n : batch;
         t->call.in[k] = (dn_in){&x_dims[k], in->value, x_dims[k].batch == 1 ? 0 : (size_t)x_dims[k].size};
     }
     return 0;
 }
 
-/* What the op keeps from forward for backward, in numbers; of a ragged group it says so itself. */
+/* What the op keeps from forward for backward, in numbers; of a variable-length group it says so itself. */
 static size_t saved_of(dn_tape *t, const dn_group *g, const dn_call *c) {
     const int32_t *members = dn__members_of(t, g);
     size_t saved = 0;
-    if (g->once) return (size_t)g->once->n * dn__leader_of(t, g)->saved;
-    if (!g->ragged) {
+    if (g->deduplicated) return (size_t)g->deduplicated->n * dn__representative_of(t, g)->saved;
+    if (!g->variable_length) {
         for (int m = 0; m < g->n; m++) saved += t->nodes[members[m]].saved;
         return saved;
     }
-    dn_shape s = {.op = c->node->op->name, .n = c->n, .n_ints = c->n_ints, .n_reals = c->node->n_reals, .x = t->call.xdims, .ints = c->ints,
-                  .reals = c->reals, .parts = 1, .message = t->message};
+    dn_shape s = {.op = c->node->op->name, .n = c->n, .n_ints = c->n_ints, .n_floats = c->node->n_floats, .x = t->call.xdims, .ints = c->ints,
+                  .floats = c->floats, .parts = 1, .message = t->message};
     for (int k = 0; k < c->n; k++) t->call.xdims[k] = c->x[k].dim;
     return c->node->op->dims(&s) < 0 ? SIZE_MAX : s.saved;
 }
@@ -247,14 +247,14 @@ static void draw_each(dn_tape *t, const dn_group *g, const dn_call *all) {
     const int32_t *members = dn__members_of(t, g);
     dn_real *saved = all->saved;
     dn_in *in = dn__memory(t, DN_SCRATCH, (size_t)all->n * sizeof *in);
-    if (!in) t->room.out_of_memory = 1;
+    if (!in) t->workspace.out_of_memory = 1;
     for (int m = 0; in && m < g->n; m++) {
         dn_node *member = &t->nodes[members[m]];
         const size_t column = (size_t)dn__seat(t, member)->column;
         dn_call c = *all;
         c.node = member;
         c.members = 1;
-        c.way = t->upper->node;
+        c.routes = t->upper->node;
         c.dim = &member->dim;
         c.total = dn__elements(&member->dim);
         c.y = member->value;
@@ -262,8 +262,8 @@ static void draw_each(dn_tape *t, const dn_group *g, const dn_call *all) {
         saved += member->saved;
         for (int k = 0; k < c.n; k++) {
             const dn_in *x = &all->x[k];
-            const int shared = t->schedule->group_inputs[g->inputs + k].gather == DN_SHARED_INPUT;
-            in[k] = shared ? *x : (dn_in){&t->nodes[dn__input(t, members[m], k)].dim, x->v + column * (size_t)x->dim->size, x->stride};
+            const int broadcast = t->schedule->group_inputs[g->inputs + k].gather == DN_BROADCAST_INPUT;
+            in[k] = broadcast ? *x : (dn_in){&t->nodes[dn__input(t, members[m], k)].dim, x->v + column * (size_t)x->dim->size, x->stride};
         }
         c.x = in;
         member->op->forward(&c);
@@ -279,12 +279,12 @@ static start start_of(dn_tape *t) {
 }
 static int undo(dn_tape *t, dn_group *g, const start *before, int error) {
     for (int m = 0; m < g->n; m++) t->schedule->seats[t->schedule->members[g->first + m]].grouped = 0;
-    *g = (dn_group){.first = g->first, .n = g->n, .ragged = g->ragged, .joined = g->joined};
+    *g = (dn_group){.first = g->first, .n = g->n, .variable_length = g->variable_length, .batched_gemm = g->batched_gemm};
     t->schedule->n.group_inputs = before->inputs;
     t->schedule->n.gathers = before->gathers;
     t->schedule->n.sources = before->sources;
     t->schedule->counts = before->counts;
-    t->room.out_of_memory = 0;
+    t->workspace.out_of_memory = 0;
     dn__memory_back_to(t, DN_VALUES, before->values);
     dn__memory_back_to(t, DN_SCRATCH, (dn_arena_mark){0});
     return error;
@@ -293,43 +293,43 @@ static int undo(dn_tape *t, dn_group *g, const start *before, int error) {
 int dn__group_forward(dn_tape *t, int group) {
     dn_group *g = &t->schedule->groups[group];
     const int32_t *members = dn__members_of(t, g);
-    const dn_node *node = dn__leader_of(t, g);
+    const dn_node *node = dn__representative_of(t, g);
     const start before = start_of(t);
     for (int m = 0; m < g->n; m++) {
         dn__ask_for(t, members, m, g->n);
         dn_node *member = &t->nodes[members[m]];
         dn__seat(t, member)->group = group;
         dn__seat(t, member)->column = g->batch;
-        g->batch += g->ragged ? t->ints[member->ints] : member->dim.batch;
+        g->batch += g->variable_length ? t->ints[member->ints] : member->dim.batch;
         g->total += dn__elements(&member->dim);
     }
     dn_call c;
     dn_dim y_dim;
     const int error = find_inputs(t, group);
     if (error) return undo(t, g, &before, error);
-    if (prepare(t, group, &c, &y_dim)) return undo(t, g, &before, dn__no_memory(t));
+    if (prepare_group(t, group, &c, &y_dim)) return undo(t, g, &before, dn__no_memory(t));
     const size_t saved = saved_of(t, g, &c);
-    const size_t y_size = dn__aligned(g->total), distinct = g->once ? dn__aligned(c.total) : 0;
+    const size_t y_size = dn__aligned(g->total), distinct = g->deduplicated ? dn__aligned(c.total) : 0;
     dn_real *y = saved > PTRDIFF_MAX / 16 ? NULL : dn__memory(t, DN_VALUES, (y_size + distinct + saved) * sizeof *y);
     if (!y) return undo(t, g, &before, dn__no_memory(t));
     c.y = g->value = y;
     c.saved = g->saved = y + y_size + distinct;
-    if (g->once) c.y = g->once->value = y + y_size;
+    if (g->deduplicated) c.y = g->deduplicated->value = y + y_size;
     for (int m = 0; m < g->n; m++) {
         dn_node *member = &t->nodes[members[m]];
         dn__seat(t, member)->grouped = t->schedule->values_made;
         member->failed = 0;
-        member->value = y + (size_t)dn__seat(t, member)->column * (size_t)(g->ragged ? member->dim.size / member->parts : member->dim.size);
+        member->value = y + (size_t)dn__seat(t, member)->column * (size_t)(g->variable_length ? member->dim.size / member->parts : member->dim.size);
     }
     if (node->op->flags & DN_RANDOM) draw_each(t, g, &c);
     else node->op->forward(&c);
-    if (t->room.out_of_memory) return undo(t, g, &before, dn__no_memory(t));
-    if (g->once) dn__once_spread(t, g);
+    if (t->workspace.out_of_memory) return undo(t, g, &before, dn__no_memory(t));
+    if (g->deduplicated) dn__deduplicated_spread(t, g);
     dn__memory_back_to(t, DN_SCRATCH, (dn_arena_mark){0});
     return 0;
 }
 
-dn_real *dn__part_address(const dn_tape *t, const dn_node *owner, int offset, int gradient) {
+dn_real *dn__output_view_address(const dn_tape *t, const dn_node *owner, int offset, int gradient) {
     if (!dn__grouped(t, owner)) return (gradient ? owner->grad : owner->value) + offset;
     /* The owner's blocks are (size x batch); the group's are (size x the group's batch), and this member's part begins at its column. */
     const dn_group *g = &t->schedule->groups[dn__seat(t, owner)->group];
@@ -342,7 +342,7 @@ dn_real *dn__part_address(const dn_tape *t, const dn_node *owner, int offset, in
     }
     size_t batch = (size_t)owner->dim.batch, size = (size_t)(owner->dim.size / owner->parts);
     size_t block = batch ? (size_t)offset / (size * batch) : 0;
-    if (g->ragged) { /* h of all steps of all members, then c: of this member they begin at its column */
+    if (g->variable_length) { /* h of all steps of all members, then c: of this member they begin at its column */
         const size_t steps = (size_t)t->ints[owner->ints];
         return base + (block / steps * (size_t)g->batch + column + block % steps) * size;
     }
@@ -351,8 +351,8 @@ dn_real *dn__part_address(const dn_tape *t, const dn_node *owner, int offset, in
 
 int dn__group_prepare(dn_tape *t, int group, dn_call *c, dn_dim *y) {
     const dn_group *g = &t->schedule->groups[group];
-    if (prepare(t, group, c, y)) return dn__no_memory(t);
-    c->y = g->once ? g->once->value : g->value;
+    if (prepare_group(t, group, c, y)) return dn__no_memory(t);
+    c->y = g->deduplicated ? g->deduplicated->value : g->value;
     c->saved = g->saved;
     return 0;
 }

@@ -1,5 +1,5 @@
 /* Groups: nodes of one op that are computed as one call with their batch counts added up. The members' values lie side by side, and so do their
- * gradients; the leader, the first member, stands for all. Which nodes make a group is decided by join.c (products with one matrix, in the
+ * gradients; the representative, the first member, stands for all. Which nodes make a group is decided by batched_gemm.c (products with one matrix, in the
  * order of the nodes) and autobatch.c (everything that fits); here it is done.
  *
  * An input is *shared* when it is the same unbatched node in all members (a weight, a bias): the call sees it once, with stride 0. Any other
@@ -11,11 +11,11 @@
 #include "schedule.h"
 
 static inline const int32_t *dn__members_of(const dn_tape *t, const dn_group *g) { return t->schedule->members + g->first; }
-static inline dn_node *dn__leader_of(const dn_tape *t, const dn_group *g) { return &t->nodes[t->schedule->members[g->first]]; }
-/* How many inputs the call has: of a ragged group the steps make one. */
+static inline dn_node *dn__representative_of(const dn_tape *t, const dn_group *g) { return &t->nodes[t->schedule->members[g->first]]; }
+/* How many inputs the call has: of a variable-length group the steps make one. */
 static inline int dn__inputs_of(const dn_tape *t, const dn_group *g) {
-    const dn_node *node = dn__leader_of(t, g);
-    return g->ragged ? node->n_args - t->ints[node->ints] + 1 : node->n_args;
+    const dn_node *node = dn__representative_of(t, g);
+    return g->variable_length ? node->n_args - t->ints[node->ints] + 1 : node->n_args;
 }
 /* Members and sources lie scattered over the nodes, of which a large graph has more than the second-level cache holds: each of them would be
  * waited for, 50 ns. So those some places on in a list are asked for already, and what loops write or read of them is there in time. */
@@ -36,5 +36,5 @@ int dn__group_prepare(dn_tape *, int group, dn_call *, dn_dim *y);
 /* The block of memory that holds a node's value and, in other memory laid out alike, its gradient: its group's, or its owner's. NULL:
  * neither. */
 const dn_real *dn__block_of(const dn_tape *, const dn_node *, size_t *n);
-/* Where a `part` node's value (or, in the gradient's memory, gradient) lies: `offset` numbers into its owner, as if that were no member. */
-dn_real *dn__part_address(const dn_tape *, const dn_node *owner, int offset, int gradient);
+/* Where a `output_view` node's value (or, in the gradient's memory, gradient) lies: `offset` numbers into its owner, as if that were no member. */
+dn_real *dn__output_view_address(const dn_tape *, const dn_node *owner, int offset, int gradient);

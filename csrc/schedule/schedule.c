@@ -19,7 +19,7 @@ static void link(dn_tape *t, int i) {
     dn_seat *seats = t->schedule->seats;
     if (node->op->flags & DN_TRACED) {
         const int last = last_call(t, i);
-        if (last >= 0 && !node->alone) seats[last].next_user = i;
+        if (last >= 0 && !node->not_batchable) seats[last].next_user = i;
         t->kept.at[t->ints[node->ints]].seen = i;
         return;
     }
@@ -36,11 +36,11 @@ static void link(dn_tape *t, int i) {
 int dn__schedule_see(dn_tape *t) {
     dn_schedule *s = t->schedule;
     if (DN_GROW(s->seats, s->seats_capacity, t->n.nodes)) return dn__no_memory(t);
-    static const dn_seat NEW = {.next_user = -1, .last_user = -1, .gathers = -1, .patience = DN_MOST_PATIENCE};
+    static const dn_seat NEW = {.next_user = -1, .last_user = -1, .gathers = -1, .lookahead = DN_MOST_LOOKAHEAD};
     const int n = t->n.nodes;
     for (int i = s->seen; i < n; i++) {
         s->seats[i] = NEW;
-        if (t->nodes[i].op->flags & (DN_JOINS | DN_TRACED)) link(t, i);
+        if (t->nodes[i].op->flags & (DN_BATCHED_GEMM | DN_TRACED)) link(t, i);
     }
     s->seen = n;
     return 0;
@@ -97,8 +97,8 @@ static void forget_all(dn_tape *t) {
 void dn__forget_values(dn_tape *t) {
     t->upper->values_go(t);
     forget_all(t);
-    t->room.draws.counter++;
-    for (int i = 0; i < t->n.roots; i++) t->roots[i].version = -1;
+    t->workspace.rng.counter++;
+    for (int i = 0; i < t->n.stores; i++) t->stores[i].version = -1;
     /* marks that point above the bottom would keep what is now forgotten: let them begin at the bottom, too */
     if (t->schedule->marks.n) memset(t->schedule->marks.at, 0, (size_t)t->schedule->marks.n * sizeof *t->schedule->marks.at);
 }
@@ -133,8 +133,8 @@ void dn__schedule_revert(dn_tape *t) {
     ungroup(t, m.evaluated, t->n.nodes, m.n.groups);
     return_to(t, &m);
     dn__memory_back_to(t, DN_COPIES, m.copies);
-    for (int i = 0; i < t->n.roots; i++)
-        if (t->roots[i].reader >= s->evaluated) t->roots[i].version = -1;
+    for (int i = 0; i < t->n.stores; i++)
+        if (t->stores[i].reader >= s->evaluated) t->stores[i].version = -1;
 }
 
 void dn__schedule_free(dn_tape *t) {

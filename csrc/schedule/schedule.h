@@ -1,5 +1,5 @@
 /* The schedule of a tape: which of its nodes are computed, in which order, and which of them as one.
- * It is what compute.c, once.c, group.c, join.c, autobatch.c and forward.c work on. It makes no
+ * It is what compute.c, deduplicate.c, group.c, batched_gemm.c, autobatch.c and forward.c work on. It makes no
  * gradient (groups and gathers have room for what backward notes of them), and knows no operation by
  * name but those of graph/leaves.c. */
 #pragma once
@@ -10,36 +10,36 @@
 typedef struct dn_seat {
     int64_t grouped;                /* the schedule's `values_made` when its value was computed in a group; else another number, or 0 */
     int32_t group, column;          /* that group, and the first batch element in it */
-    int32_t next_user, last_user;   /* join.h: the next node that multiplies by the same matrix; of a matrix, the last one that does */
+    int32_t next_user, last_user;   /* batched_gemm.h: the next node that multiplies by the same matrix; of a matrix, the last one that does */
     int32_t gathers;                /* group.c: the last gather that begins with this node; may be one that is no more */
-    uint8_t patience;               /* join.h: how many misfits a search that begins here passes over before it finds the first that fits */
+    uint8_t lookahead;               /* batched_gemm.h: how many misses a search that begins here passes over before it finds the first that fits */
     uint8_t reached;                /* backward.c: the gradient of the loss comes to it; of use within one function */
 } dn_seat;
 
 /* Of dn_seat.patience: in a long chain no input is known, so that each search in vain halves it for the next one along the chain, down to the
  * least; a search that has found something leaves the next one with the most. */
-enum { DN_MOST_PATIENCE = 128, DN_LEAST_PATIENCE = 4 };
+enum { DN_MOST_LOOKAHEAD = 128, DN_LEAST_LOOKAHEAD = 4 };
 
-/* Nodes computed as one (group.h): members[first ... first + n - 1], the first of which is the leader, and what each input of the call is. */
+/* Nodes computed as one (group.h): members[first ... first + n - 1], the first of which is the representative, and what each input of the call is. */
 typedef struct dn_group {
     int32_t first, n;
     int32_t batch;                  /* of all members together */
     int32_t inputs;                 /* group_inputs[inputs + k] */
-    uint8_t ragged;                 /* of DN_RAGGED nodes: computed as one in the packed form; `batch` is the number of steps of all */
-    uint8_t joined;                 /* made by join.c: the members were computed out of their order */
+    uint8_t variable_length;                 /* of DN_VARIABLE_LENGTH nodes: computed as one in the packed form; `batch` is the number of steps of all */
+    uint8_t batched_gemm;                 /* made by batched_gemm.c: the members were computed out of their order */
     uint8_t weights;                /* in this backward a member has got products of a weight gradient */
     dn_real *value, *saved, *grads; /* of all members; grads NULL: nothing has come yet */
-    struct dn_once *once;           /* once.h: equal members are computed once, and `saved` is of the distinct ones; NULL: no */
+    struct dn_deduplicated *deduplicated;           /* deduplicate.h: equal members are computed once, and `saved` is of the distinct ones; NULL: no */
     size_t total;                   /* numbers of `value` */
 } dn_group;
-/* gather: an index; DN_SHARED_INPUT: one node for all; DN_MIRRORED: `source` and its neighbours in the memory of one group or owner, where
+/* gather: an index; DN_BROADCAST_INPUT: one node for all; DN_MIRRORED: `source` and its neighbours in the memory of one group or owner, where
  * their gradients lie as their values do. */
-enum { DN_SHARED_INPUT = -1, DN_MIRRORED = -2 };
+enum { DN_BROADCAST_INPUT = -1, DN_MIRRORED = -2 };
 typedef struct dn_group_input { int32_t gather, source; const dn_real *value; } dn_group_input;
-/* Values of nodes side by side, sources[first ... first + n - 1], and their gradients on the way back to them. */
+/* Values of nodes side by side, sources[first ... first + n - 1], and their gradients in the backward pass to them. */
 typedef struct dn_gather {
     int32_t first, n, next;         /* next: an earlier gather that begins with the same node, or -1 */
-    int32_t once;                   /* of a group's distinct members, for it alone: gradients go to rows of tables, not to nodes */
+    int32_t deduplicated;                   /* of a group's distinct members, for it alone: gradients go to rows of tables, not to nodes */
     int32_t group;                  /* the first that uses it; when its backward is done, the gradients are complete */
     const dn_real *value;
     dn_real *grad;                  /* NULL: nothing has come yet */
@@ -58,12 +58,12 @@ enum dn_memory { DN_VALUES, DN_COPIES, DN_PLAN, DN_SCRATCH };
 typedef struct dn_schedule {
     int immediate, check_finite;    /* nodes are computed when they are made; their values are looked at */
     int autobatch;                  /* autobatch.h: 0, or the strategy */
-    int usual_autobatch;            /* the strategy of graphs for which none was named */
+    int default_autobatch;            /* the strategy of graphs for which none was named */
     int evaluated;                  /* nodes below it are computed */
     int64_t values_made;            /* from 1; rises when values are forgotten */
     int any_failed;                 /* some node may be `failed` */
     int forward_begun;              /* dn__forward has more to do: what it has computed and what is to come must be of the same parameters */
-    int unreported;                 /* dn_quick_value met this error and could not say so: dn_forward will */
+    int unreported;                 /* dn_fast_value met this error and could not say so: dn_forward will */
     dn_arena memory[DN_SCRATCH];    /* see dn__memory */
     dn_seat *seats;                 /* of nodes below `seen` */
     int seen, seats_capacity;
@@ -83,7 +83,7 @@ typedef struct dn_schedule {
 } dn_schedule;
 
 static inline dn_arena *dn__arena_of(dn_tape *t, enum dn_memory which) {
-    return which == DN_SCRATCH ? &t->room.scratch : &t->schedule->memory[which];
+    return which == DN_SCRATCH ? &t->workspace.scratch : &t->schedule->memory[which];
 }
 /* Memory of this kind; NULL: there is none. Where it stands; back to there, {0} being the beginning. */
 static inline void *dn__memory(dn_tape *t, enum dn_memory which, size_t bytes) {
@@ -97,7 +97,7 @@ static inline void dn__memory_back_to(dn_tape *t, enum dn_memory which, dn_arena
     dn__arena_reset(dn__arena_of(t, which), mark);
 }
 /* How many ints belong to the node as a whole; the others belong to batch elements. */
-static inline int dn__whole_ints(const dn_node *node) {
+static inline int dn__node_ints(const dn_node *node) {
     if (node->op->flags & DN_INTS_EACH) return 0;
     return node->op->flags & DN_INTS_AFTER_FIRST ? 1 : node->n_ints;
 }
@@ -107,8 +107,8 @@ static inline int dn__grouped(const dn_tape *t, const dn_node *node) {
     return t->schedule->n.groups && dn__seat(t, node)->grouped == t->schedule->values_made;
 }
 /* Whether input k of a group is no node that all members share. */
-static inline int dn__is_collected(const dn_tape *t, const dn_group *g, int k) {
-    return t->schedule->group_inputs[g->inputs + k].gather != DN_SHARED_INPUT;
+static inline int dn__is_gathered(const dn_tape *t, const dn_group *g, int k) {
+    return t->schedule->group_inputs[g->inputs + k].gather != DN_BROADCAST_INPUT;
 }
 /* Block k of the value of a node by itself or, of n members, of their group: it begins at n times its `at`. */
 static inline dn_block dn__block(const dn_node *node, int k) {
@@ -144,7 +144,7 @@ int dn__copy_parameter(dn_tape *, int i, pthread_mutex_t *lock);
 /* ---- forward.c: values are computed when they are asked for */
 /* computes nodes up to index `last` until about DN_WORK numbers were read and written; 0: done, 1: more to do */
 int dn__forward(dn_tape *, int last);
-static inline int64_t dn__writes_of(const dn_root *root) { return __atomic_load_n(&root->writes, __ATOMIC_ACQUIRE); }
+static inline int64_t dn__writes_of(const dn_store *store) { return __atomic_load_n(&store->writes, __ATOMIC_ACQUIRE); }
 /* What node-making calls end with: immediate mode, and the handle of node i; an error is passed on. */
 int64_t dn__finish(dn_tape *, int i);
 

@@ -6,14 +6,14 @@
 
 static inline __attribute__((always_inline)) int make(dn_tape *t, const dn_op *op, int n,
                                                       const int *inputs, int n_ints, const int *ints,
-                                                      int n_reals, const double *reals,
+                                                      int n_floats, const double *floats,
                                                       const dn_origin *origin) {
     if (t->n.nodes >= 1 << DN_INDEX_BITS)
         return dn__tape_fail(t, DN_ERROR_VALUE, "a graph holds at most %d nodes. Call renew_cg() for each example or batch.",
                              1 << DN_INDEX_BITS);
     if (DN_GROW(t->nodes, t->capacity.nodes, t->n.nodes + 1) || DN_GROW(t->args, t->capacity.args, (int64_t)t->n.args + n) ||
         DN_GROW(t->ints, t->capacity.ints, (int64_t)t->n.ints + n_ints) ||
-        DN_GROW(t->reals, t->capacity.reals, (int64_t)t->n.reals + n_reals))
+        DN_GROW(t->floats, t->capacity.floats, (int64_t)t->n.floats + n_floats))
         return dn__no_memory(t);
     if (n + 1 > t->call.capacity) {
         int capacity = t->call.capacity;
@@ -26,15 +26,15 @@ static inline __attribute__((always_inline)) int make(dn_tape *t, const dn_op *o
     s.op = op->name;
     s.n = n;
     s.n_ints = n_ints;
-    s.n_reals = n_reals;
+    s.n_floats = n_floats;
     s.x = t->call.xdims;
     s.ints = ints;
-    s.reals = reals;
+    s.floats = floats;
     s.saved = 0;
     s.parts = 1;
-    s.alone = 0;
+    s.not_batchable = 0;
     s.blocks = NULL;
-    s.draws = 0;
+    s.rng = 0;
     s.work = 0;
     s.own = origin->own;
     s.message = t->message;
@@ -70,8 +70,8 @@ static inline __attribute__((always_inline)) int make(dn_tape *t, const dn_op *o
     node->args = t->n.args;
     node->n_ints = n_ints;
     node->ints = t->n.ints;
-    node->n_reals = n_reals;
-    node->reals = t->n.reals;
+    node->n_floats = n_floats;
+    node->floats = t->n.floats;
     node->ordinal = t->dropped + (uint32_t)index;
     node->products = -1;
     node->saved = s.saved;
@@ -83,33 +83,33 @@ static inline __attribute__((always_inline)) int make(dn_tape *t, const dn_op *o
     node->blocks = s.blocks;
     node->value = node->saved_memory = node->grad = NULL;
     node->parts = s.parts;
-    node->alone = (uint8_t)(s.alone != 0);
-    node->draws = (uint8_t)(s.draws != 0);
+    node->not_batchable = (uint8_t)(s.not_batchable != 0);
+    node->rng = (uint8_t)(s.rng != 0);
     for (int i = 0; i < n; i++) t->args[t->n.args++] = inputs[i];
     for (int i = 0; i < n_ints; i++) t->ints[t->n.ints++] = ints[i];
-    for (int i = 0; i < n_reals; i++) t->reals[t->n.reals++] = reals[i];
+    for (int i = 0; i < n_floats; i++) t->floats[t->n.floats++] = floats[i];
     t->n.nodes++;
     work = (s.work ? 64 + s.work : work) + (int64_t)dn__elements(&s.y);
     node->work = work < INT32_MAX ? (int32_t)work : INT32_MAX;
     t->work_made += node->work;
-    if (op->flags & (DN_JOINS | DN_TRACED)) t->joinable = 1;
-    t->dropped += (uint32_t)s.draws; /* its own draws have the ordinals between its and the next node's */
+    if (op->flags & (DN_BATCHED_GEMM | DN_TRACED)) t->may_batch_gemm = 1;
+    t->dropped += (uint32_t)s.rng; /* its own draws have the ordinals between its and the next node's */
     return index;
 }
 
-int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, const int *ints, int n_reals, const double *reals,
+int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, const int *ints, int n_floats, const double *floats,
              const dn_origin *origin) {
     static const dn_origin NONE;
-    if (!n_ints && !n_reals && !origin) return make(t, op, n, inputs, 0, NULL, 0, NULL, &NONE); /* most nodes */
-    return make(t, op, n, inputs, n_ints, ints, n_reals, reals, origin ? origin : &NONE);
+    if (!n_ints && !n_floats && !origin) return make(t, op, n, inputs, 0, NULL, 0, NULL, &NONE); /* most nodes */
+    return make(t, op, n, inputs, n_ints, ints, n_floats, floats, origin ? origin : &NONE);
 }
 
 int dn__change_ints(dn_tape *t, dn_node *node, int n, const int *ints) {
     if (n != node->n_ints)
         return dn__tape_fail(t, DN_ERROR_VALUE, "%s: set takes as many indices as the node was made with (%d); got %d.", node->op->name,
                              node->n_ints, n);
-    dn_shape s = {.op = node->op->name, .n = node->n_args, .n_ints = n, .n_reals = node->n_reals, .x = t->call.xdims, .ints = ints,
-                  .reals = t->reals + node->reals, .message = t->message};
+    dn_shape s = {.op = node->op->name, .n = node->n_args, .n_ints = n, .n_floats = node->n_floats, .x = t->call.xdims, .ints = ints,
+                  .floats = t->floats + node->floats, .message = t->message};
     for (int k = 0; k < node->n_args; k++) t->call.xdims[k] = &t->nodes[t->args[node->args + k]].dim;
     if (node->param) {
         t->call.xdims[0] = &node->param->dim;
@@ -146,7 +146,7 @@ static int param_table_grow(dn_tape *t) {
 
 static int new_param_node(dn_tape *t, int64_t handle, dn_param *p, int constant) {
     if (t->parameters.count * 2 >= t->parameters.capacity && param_table_grow(t)) return DN_ERROR_MEMORY;
-    if (dn__retain_root(t, p->root)) return DN_ERROR_MEMORY;
+    if (dn__retain_store(t, p->store)) return DN_ERROR_MEMORY;
     int i = dn__make(t, dn_ops[DN_OP_parameter], 0, NULL, 0, NULL, 0, NULL, &(dn_origin){p, constant, NULL});
     if (i < 0) return i;
     int slot = param_slot(t, handle);

@@ -6,7 +6,7 @@
 /* What a node is made with beside inputs and numbers: a parameter or a table, whose dims dims() is asked with; dn_shape.own. */
 typedef struct dn_origin { dn_param *param; int constant; const void *own; } dn_origin;
 /* Appends a node and returns its index. `inputs` are indices; origin may be NULL. */
-int dn__make(dn_tape *, const dn_op *, int n, const int *inputs, int n_ints, const int *ints, int n_reals, const double *reals,
+int dn__make(dn_tape *, const dn_op *, int n, const int *inputs, int n_ints, const int *ints, int n_floats, const double *floats,
              const dn_origin *origin);
 /* Other ints for the node, checked; its value is what it was. */
 int dn__change_ints(dn_tape *, dn_node *, int n, const int *ints);

@@ -1,7 +1,7 @@
 /* A tape: the nodes of one graph, what they were made with, and what is on loan to their calls. Slots and handles.
  *
  * It knows how nodes are numbered and where their memory begins. It does not know what is computed with what (schedule.h), how gradients flow
- * (sweep.h), nor any operation: those lie above it, and it has but a pointer to what each of them keeps. */
+ * (backward_pass.h), nor any operation: those lie above it, and it has but a pointer to what each of them keeps. */
 #pragma once
 
 #include "arena.h"
@@ -16,19 +16,19 @@ struct dn_node {
     dn_dim dim;
     int32_t n_args, args;       /* tape->args[args ...] are the inputs' indices */
     int32_t n_ints, ints;       /* tape->ints */
-    int32_t n_reals, reals;     /* tape->reals */
+    int32_t n_floats, floats;     /* tape->floats */
     uint32_t ordinal;           /* nodes made before it in this graph, reverted ones included: the key of its random draws */
     int32_t products;           /* first pending weight-gradient product, or -1 */
     size_t saved;               /* numbers kept from forward for backward */
     int32_t parts;              /* blocks of a value with several outputs */
     int32_t work;               /* how many numbers computing it reads and writes, about; INT32_MAX: that many or more */
-    uint8_t alone;              /* never a member of a group */
-    uint8_t draws;              /* needs keys of random draws beside its own */
+    uint8_t not_batchable;              /* never a member of a group */
+    uint8_t rng;              /* needs keys of random draws beside its own */
     uint8_t needs_grad;         /* leads to a parameter that is updated */
     uint8_t constant;           /* a parameter or row used without gradient */
     uint8_t copied;             /* value is a copy of the parameter's, made when it was read */
     uint8_t in_chunk;           /* backward: grad is the parameter's own gradient memory */
-    uint8_t finished;           /* backward: the parameter has its gradient already; the sweep passes this node by */
+    uint8_t finished;           /* backward: the parameter has its gradient already; the backward pass passes this node by */
     uint8_t failed;             /* dn_failed: has no value although its turn has passed, because an operation written in Python raised */
     int64_t written;            /* of a node that is in_chunk: dn__param_written when it got its place there */
     dn_param *param;            /* of parameter and lookup nodes */
@@ -37,24 +37,24 @@ struct dn_node {
     dn_real *value, *saved_memory, *grad;
 };
 
-/* A root, and what its version was when the first node that reads it, `reader`, was computed; version -1: none was. */
-typedef struct dn_used_root {
-    dn_root *root;
+/* A parameter store, and what its version was when the first node that reads it, `reader`, was computed; version -1: none was. */
+typedef struct dn_used_store {
+    dn_store *store;
     int64_t version;
-    int64_t writes;     /* forward.c: the root's when the present forward began */
+    int64_t writes;     /* forward.c: the store's when the present forward began */
     int reader;
-    int watched;        /* ready.c: in the present backward */
-} dn_used_root;
+    int hooked;        /* hooks.c: in the present backward */
+} dn_used_store;
 
 /* How many there are, or may be. */
-typedef struct dn_extent { int nodes, args, ints, reals, roots; } dn_extent;
+typedef struct dn_extent { int nodes, args, ints, floats, stores; } dn_extent;
 typedef struct dn_mark { dn_extent n; dn_arena_mark data; } dn_mark;
 
 /* An object that nodes refer to, kept until the graph is renewed; its last node, and the last one that the schedule has seen, or -1. */
 typedef struct dn_kept { void *object; void (*release)(void *); int32_t last, seen; } dn_kept;
 
 /* What the layers above give: the ways of calls, and what is to be done before values go. */
-typedef struct dn_upper { const dn_way *node, *group; void (*values_go)(dn_tape *); } dn_upper;
+typedef struct dn_upper { const dn_gradient_routes *node, *group; void (*values_go)(dn_tape *); } dn_upper;
 
 struct dn_tape {
     int graph;                  /* its slot */
@@ -65,12 +65,12 @@ struct dn_tape {
     int64_t epoch, version;     /* epoch: with the slot above it, as in handles */
     dn_node *nodes;
     int32_t *args, *ints;
-    double *reals;
-    dn_used_root *roots;        /* used by nodes of this graph */
+    double *floats;
+    dn_used_store *stores;        /* used by nodes of this graph */
     dn_extent n, capacity;
     uint32_t dropped;           /* nodes that reverts have dropped from this graph; after 2^32 of them keys of draws come again, and
                                  * nothing else depends on it */
-    int joinable;               /* nodes of ops with DN_JOINS or DN_TRACED were made */
+    int may_batch_gemm;               /* nodes of ops with DN_BATCHED_GEMM or DN_TRACED were made */
     int64_t work_made;          /* what computing all nodes made in this graph would read and write, about */
     dn_arena data;              /* of inputs */
     struct { dn_mark *at; int n, capacity; } marks;
@@ -78,9 +78,9 @@ struct dn_tape {
     /* parameters used in this graph: parameter handle -> node index, open addressing */
     struct { struct { int64_t handle; int node; int64_t epoch; } *slots; int capacity, count; int64_t epoch; } parameters;
     struct { dn_in *in; const dn_dim **xdims; int capacity; } call; /* inputs of the call at hand */
-    dn_room room;
+    dn_workspace workspace;
     struct dn_schedule *schedule;
-    struct dn_sweep *backward;
+    struct dn_backward_pass *backward;
     const dn_upper *upper;
     char message[DN_MESSAGE];
 };
@@ -106,11 +106,11 @@ int dn__stale(dn_tape *);                       /* the error of a handle that is
 int dn__grow(void **array, int *capacity, int64_t wanted, size_t element);
 #define DN_GROW(array, capacity, wanted) \
     ((wanted) <= (capacity) ? 0 : dn__grow((void **)&(array), &(capacity), wanted, sizeof *(array)))
-/* The graph uses parameters of this root, and keeps it until it is renewed. */
-int dn__retain_root(dn_tape *, dn_root *);
-/* the locks of all roots that the graph uses: held while backward runs, but not by an op that calls out */
-void dn__lock_roots(dn_tape *);
-void dn__unlock_roots(dn_tape *);
+/* The graph uses parameters of this store, and keeps it until it is renewed. */
+int dn__retain_store(dn_tape *, dn_store *);
+/* the locks of all stores that the graph uses: held while backward runs, but not by an op that calls out */
+void dn__lock_stores(dn_tape *);
+void dn__unlock_stores(dn_tape *);
 static inline int64_t dn__handle(const dn_tape *t, int i) { return t->nodes[i].epoch << DN_INDEX_BITS | i; }
 /* The index of node i's input k. */
 static inline int dn__input(const dn_tape *t, int i, int k) { return t->args[t->nodes[i].args + k]; }

@@ -25,22 +25,22 @@ def main(arguments: list[str] | None = None) -> int:
     dist-dynet ...
     0
     """
-    verb, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if verb == "run":
+    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if command == "run":
         from .run import run
 
         return run(rest)
-    if verb == "info":
+    if command == "info":
         from .info import info
 
         return info(rest)
-    if verb == "--version":
+    if command == "--version":
         from .._version import __version__
 
         print(f"dist-dynet {__version__}")
         return 0
-    if verb in ("-h", "--help"):
+    if command in ("-h", "--help"):
         print(USAGE)
         return 0
-    print(f"dist-dynet: there is no command {verb!r}.\n{USAGE}", file=sys.stderr)
+    print(f"dist-dynet: there is no command {command!r}.\n{USAGE}", file=sys.stderr)
     return 2

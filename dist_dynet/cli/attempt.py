@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..parallel._world import ranks_in_words
+from ..parallel._world import format_ranks
 from . import _relay
 from .mpi import has_input
 from .output import Frames, Logs, Screen
 
 WORDS, TERM = 2.0, 5.0
-"""Seconds that other ranks have for their own last words after one has failed, and that all have to end after SIGTERM."""
+"""Seconds that other ranks have for their own final output (the grace period) after one has failed, and that all have to end after SIGTERM."""
 START = 120.0
 """Seconds after the first rank in which all others have to start: MPICH starts ranks one by one as ssh comes through."""
 _DRAIN = 2.0
@@ -272,14 +272,14 @@ class Attempt:
             return Outcome(cause.status, cause.words())
         missing = self._missing()
         if self._late and missing:
-            return Outcome(1, f"{ranks_in_words(missing)} did not start within {START:g} s of the others. {self._advice}".rstrip())
+            return Outcome(1, f"{format_ranks(missing)} did not start within {START:g} s of the others. {self._advice}".rstrip())
         for stream, text in self._held:
             self._screen.own(stream, text)
         status = self._process.returncode
         if status < 0:  # not by a rank: those that end mpirun have said so
             return Outcome(128 - status, f"{self._launcher} (process {self._process.pid}) was killed by {_name_of(-status)}.")
         if missing:
-            who = ranks_in_words(missing) if self.ranks else "ranks"
+            who = format_ranks(missing) if self.ranks else "ranks"
             return Outcome(status or _relay.LEFT, f"{self._launcher} ended with status {status}; {who} did not start. {self._advice}".rstrip())
         silent = [rank for _, rank in sorted(self.ranks.items()) if not rank.finished]
         if silent:

@@ -13,7 +13,7 @@ from typing import Any
 from .. import _ffi
 from .._version import __version__
 from . import mpi
-from ._words import RefusedError
+from ._messages import RefusedError
 
 
 def facts() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ._words import RefusedError
+from ._messages import RefusedError
 from .options import Options
 
 NAMES = {"mpich": "MPICH", "openmpi": "Open MPI", "slurm": "Slurm"}

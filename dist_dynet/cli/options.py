@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ._words import RefusedError
+from ._messages import RefusedError
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _parser() -> tuple[argparse.ArgumentParser, set[str]]:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    count, natural = _number(int, 1, "a whole number, at least 1"), _number(int, 0, "a whole number, at least 0")
+    count, natural = _number(int, 1, "an integer, at least 1"), _number(int, 0, "an integer, at least 0")
     seconds = _number(float, 1e-3, "a number of seconds")
     with_value = [
         add("-n", dest="ranks", type=count, metavar="N", help="ranks; default: one for each place of --hosts, else 1"),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ._relay import BAR, LINE, MARK, MARKER, PART
-from ._words import RefusedError, say
+from ._messages import RefusedError, print_message
 
 _BAR_EVERY = 10.0
 """Seconds between two states of a progress bar where they are written one below the other."""
@@ -106,7 +106,7 @@ class Logs:
             self._files[rank].write(text + b"\n")
         except OSError as error:
             self._broken = True
-            say(f"the logs in {self._folder} end here: {error.strerror}.")
+            print_message(f"the logs in {self._folder} end here: {error.strerror}.")
 
     def bar(self, rank: int, stream: int, text: bytes) -> None:
         """Adds the state of a progress bar, now and then."""

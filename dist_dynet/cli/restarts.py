@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from ._words import say
+from ._messages import print_message
 from .attempt import Attempt, Job, Signals
 from .output import Logs, Screen
 
@@ -25,7 +25,7 @@ def run_attempts(job: Job, environment: dict[str, str], max_restarts: int, scree
             variables = {**environment, "DIST_DYNET_ATTEMPT": str(number), "DIST_DYNET_PROGRESS": str(progress)}
             outcome = Attempt(job, variables, signals, screen, logs).run()
             if outcome.words:
-                say(outcome.words)
+                print_message(outcome.words)
             if outcome.status == 0 or outcome.signal or not max_restarts:
                 break
             if not _start_again(number, max_restarts, before, _size(progress)):
@@ -47,13 +47,13 @@ def _start_again(number: int, most: int, before: int, now: int) -> bool:
     Without any checkpoint the next attempt begins anew: that helps a program that keeps its own, and does no harm to another.
     """
     if number == most:
-        say(f"gives up: failed {number + 1} times." if number else "gives up.")
+        print_message(f"gives up: failed {number + 1} times." if number else "gives up.")
         return False
     if now and now == before:
-        say("gives up: there is no new checkpoint since the last start, so the job would fail at the same place again.")
+        print_message("gives up: there is no new checkpoint since the last start, so the job would fail at the same place again.")
         return False
     whence = "from the newest checkpoint" if now else "from the beginning, because no checkpoint was ever written"
-    say(f"starts again {whence} (restart {number + 1} of {most}).")
+    print_message(f"starts again {whence} (restart {number + 1} of {most}).")
     return True
 
 

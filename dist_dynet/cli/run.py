@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..parallel import _launcher
 from . import _relay
-from ._words import RefusedError, say
+from ._messages import RefusedError, print_message
 from .attempt import Job
 from .mpi import RANK_VARIABLES, THREADS, Launcher, command_for, crowded, environment_for, find_launcher
 from .options import Options, parse
@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> int:
             return _alone(options)
         return _together(options)
     except RefusedError as refusal:
-        say(f"run: {refusal}")
+        print_message(f"run: {refusal}")
         return REFUSED
 
 

@@ -209,7 +209,7 @@ def _recurses(thing: Any) -> bool:
     return derives(cls, collections.defaultdict) or derives(cls, collections.deque) or cls is np.ndarray
 
 
-def _check_whole(record: Any, made: dict[int, Any]) -> None:
+def _check_complete(record: Any, made: dict[int, Any]) -> None:
     """Goes through all that was made: it keeps nothing that is to be used in its making only, and can be taken apart again."""
     todo, seen = [record, *made.values()], set()
     inner: dict[int, list[int]] = {}
@@ -258,7 +258,7 @@ def read(stream: io.BytesIO) -> Any:
     machine = _SafeUnpickler(stream)
     try:
         record = machine.load()
-        _check_whole(record, machine.made)
+        _check_complete(record, machine.made)
     except BaseException:
         _take_apart(machine.made)
         raise

@@ -72,7 +72,7 @@ class RecurrentBuilder(Owner):
             for layer in self._layers
         ]
         rates = ("dropout_x",) if self._drops_each_step else self._mask_rates
-        more = self._reals(), self._has_cells, update, handles
+        more = self._floats(), self._has_cells, update, handles
         if self._composes():
             weights = [self._weights([expression(resolved(h)) for h in of]) for of in handles]
             return CellStep(self, rates, b"", None, weights, *more)
@@ -81,14 +81,14 @@ class RecurrentBuilder(Owner):
 
     def _table(self, weights: list[list[int]]) -> bytes:
         """What csrc/python/states.c reads; empty: it leaves these layers to Python."""
-        reals = self._reals()
-        if len({*map(len, weights)}) != 1 or len(reals) > 4:
+        floats = self._floats()
+        if len({*map(len, weights)}) != 1 or len(floats) > 4:
             return b""
         flat = [h for of_layer in weights for h in of_layer]
         table = ffi.new("dn_layers *", {
             "op": self._op, "layers": len(weights), "n_weights": len(weights[0]),
             "has_c": self._has_cells, "drops_each_step": self._drops_each_step,
-            "n_reals": len(reals), "reals": reals, "weights": flat,
+            "n_floats": len(floats), "floats": floats, "weights": flat,
         })  # fmt: skip
         return bytes(ffi.buffer(table, ffi.sizeof(table[0])))
 
@@ -96,7 +96,7 @@ class RecurrentBuilder(Owner):
         """The weights of each layer's node; the first is a parameter."""
         return handles
 
-    def _reals(self) -> tuple[float, ...]:
+    def _floats(self) -> tuple[float, ...]:
         """The numbers of a node."""
         return ()
 
@@ -170,7 +170,7 @@ class RecurrentBuilder(Owner):
         in_order = _random.dynet_order()
         if in_order and self._graph == graph and before is not None and before._step.last:
             return before if vecs is None else before.set_s(vecs)
-        if step is None or step.update is not update or step.reals != self._reals():
+        if step is None or step.update is not update or step.floats != self._floats():
             step = self._new_step(bool(update))
             self._last_step = step if self._fixed_weights and step.table else None
         if in_order:

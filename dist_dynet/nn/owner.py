@@ -14,7 +14,7 @@ class Owner:
     _collection: ParameterCollection
 
     def _sizes(self, *given: Any) -> tuple[int, ...]:
-        """Sizes as whole numbers; 2.5 is an error, not 2."""
+        """Sizes as integers; 2.5 is an error, not 2."""
         return tuple(size(n, self.whoami()) for n in given)
 
     def _rate(self, rate: float, what: str) -> float:

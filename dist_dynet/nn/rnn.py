@@ -92,7 +92,7 @@ class VanillaLSTMBuilder(TwoRates):
     def _composes(self) -> bool:
         return self.ln_lstm
 
-    def _reals(self) -> tuple[float, ...]:
+    def _floats(self) -> tuple[float, ...]:
         return (self.forget_bias,)
 
     def _weights(self, parameters: list[Expression]) -> list[Expression]:

@@ -19,7 +19,7 @@ from ..ops._nodes import many_node, not_expression
 
 LIST, MATRIX, PACKED = lib.DN_SEQUENCE_LIST, lib.DN_SEQUENCE_MATRIX, lib.DN_SEQUENCE_PACKED
 BY_ELEMENT, REVERSED, _MASK = lib.DN_SEQUENCE_BY_ELEMENT, lib.DN_SEQUENCE_REVERSED, lib.DN_SEQUENCE_MASK
-_PART = OPS["part"]
+_PART = OPS["output_view"]
 
 
 class Inputs:
@@ -39,7 +39,7 @@ class Inputs:
         self.masked = masked
 
     def ints(self, options: int) -> tuple[int, ...]:
-        """The whole numbers of a node."""
+        """The integers of a node."""
         return (self.steps, options | self.form | _MASK * self.masked | REVERSED * self.reverse, *self.positions)
 
     def replaced(self, inputs: list[Expression], form: int | None = None) -> Inputs:

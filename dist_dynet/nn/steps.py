@@ -25,7 +25,7 @@ from ..ops import (
     pick_batch_elems,
     zeros,
 )
-from ..ops._nodes import has_handle, node, node_parts, not_expression
+from ..ops._nodes import has_handle, node, node_with_views, not_expression
 from .sequences import BY_ELEMENT, LIST, Inputs
 from .state import RNNState, Vectors
 
@@ -48,7 +48,7 @@ class Step(NamedTuple):
     table: bytes  # a dn_layers (csrc/dn_api.h); empty: none
     last: list[RNNState | None] | None  # in DyNet's order, for one graph: the state made last
     weights: list[Any]  # of each layer: handles, or what the builder's _cell() takes
-    reals: tuple[float, ...]  # of a layer's node
+    floats: tuple[float, ...]  # of a layer's node
     has_cells: bool
     update: bool
     handles: list[list[int]]  # of each layer's parameters
@@ -91,7 +91,7 @@ class Step(NamedTuple):
         t, n, cells = state._t, state._n, []
         for h in state._h or ():
             owner = h._h - t - 1
-            c = lib.dn_parts(owner, n + t, 1, self.builder.hidden_dim) if n else h._h + 1
+            c = lib.dn_output_views(owner, n + t, 1, self.builder.hidden_dim) if n else h._h + 1
             if c < 0:
                 fail(c, owner)
             cells.append(expression(c))
@@ -144,7 +144,7 @@ class NodeStep(Step):
         elif masks:
             xs = xs.times(masks[0])
         handles += [x._h for x in xs.inputs]
-        made = node_parts(self.builder._op, parts, handles, xs.ints(options), self.reals)
+        made = node_with_views(self.builder._op, parts, handles, xs.ints(options), self.floats)
         if made < 0:
             fail(made, *handles)
         return made

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from .._ffi import OPS, accelerated, fail
 from ..expression import NO_GRAPH, Expression, expression, resolved
 from ..ops import zeros
-from ..ops._nodes import node_parts, not_expression
+from ..ops._nodes import node_with_views, not_expression
 from ..params.collection import ParameterCollection
 from .block import Block
 
@@ -20,7 +20,7 @@ _CELL = OPS["tree_lstm"]
 def tree_node(weights: bytes, n_ary: bool, x: int, *children: int) -> int:
     """The handle of a cell's h, or a negative error, of handles: the six weights as bytes, x (0: none), the h of the children."""
     handles = [*memoryview(weights).cast("q"), *((x,) if x else ()), *children, *(h + 1 for h in children)]
-    return node_parts(_CELL, 2, handles, (len(children), x != 0, n_ary))
+    return node_with_views(_CELL, 2, handles, (len(children), x != 0, n_ary))
 
 
 class TreeState:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, NULL, accelerated, fail, fail_in, lib, pointer
-from .._integers import indices as whole_numbers
-from .._integers import numbers, real, reals, whole
+from .._integers import indices as integers_of
+from .._integers import numbers, real, floats, whole
 from ..expression import Expression
 from ..graph import current_graph
 from ._nodes import E, make, set_ints
@@ -35,7 +35,7 @@ def vector(v: Any, what: str) -> NDArray[Any]:
 @accelerated
 def set_numbers(e: Expression, data: Any) -> None:
     """Other numbers for an input, column-major; all computed values of the graph are forgotten."""
-    flat = vector(data, "set") if isinstance(data, list | tuple) else reals(data, "set").ravel()
+    flat = vector(data, "set") if isinstance(data, list | tuple) else floats(data, "set").ravel()
     code = lib.dn_input_set(e._h, len(flat), pointer(flat))
     if code < 0:
         fail(code, e._h)
@@ -102,7 +102,7 @@ class _lookupBatchExpression(Expression):  # noqa: N801
 
     def set(self, i: Sequence[int]) -> None:
         """Other rows, as many; all computed values of the graph are forgotten."""
-        set_ints(self, whole_numbers(i, "set"))
+        set_ints(self, integers_of(i, "set"))
 
 
 @accelerated

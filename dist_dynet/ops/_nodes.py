@@ -18,7 +18,7 @@ E = TypeVar("E", bound=Expression)
 Attribute = float | Sequence[float]
 """An integer, a float, or a list of one of them."""
 
-_node_parts = lib.dn_node_parts
+_node_with_views = lib.dn_node_with_views
 _INPUTS = {name: lib.dn_op_inputs(number) for name, number in OPS.items()}
 """How many inputs each operation takes; -1: a list of any number."""
 
@@ -109,16 +109,16 @@ def _attributes(given: tuple[Attribute, ...]) -> tuple[list[int], list[float]]:
     return ints, floats
 
 
-def many_node(op: int, handles: list[int], ints: Sequence[int] = (), reals: Sequence[float] = ()) -> int:
+def many_node(op: int, handles: list[int], ints: Sequence[int] = (), floats: Sequence[float] = ()) -> int:
     """A node of handles: its handle, or a negative error. Of parameters alone it is made in the current graph."""
-    return node_parts(op, 0, handles, ints, reals)
+    return node_with_views(op, 0, handles, ints, floats)
 
 
-def node_parts(op: int, parts: int, handles: list[int], ints: Sequence[int] = (), reals: Sequence[float] = ()) -> int:
+def node_with_views(op: int, parts: int, handles: list[int], ints: Sequence[int] = (), floats: Sequence[float] = ()) -> int:
     """As many_node(), for an op with several outputs: the handle of the first of its first `parts` outputs. The others' follow it."""
-    attributes = len(ints), ints or NULL, len(reals), reals or NULL
-    h: int = _node_parts(op, len(handles), handles, *attributes, parts)
-    return _node_parts(op, len(handles), [resolved(handles[0]), *handles[1:]], *attributes, parts) if h == NO_GRAPH else h
+    attributes = len(ints), ints or NULL, len(floats), floats or NULL
+    h: int = _node_with_views(op, len(handles), handles, *attributes, parts)
+    return _node_with_views(op, len(handles), [resolved(handles[0]), *handles[1:]], *attributes, parts) if h == NO_GRAPH else h
 
 
 def set_ints(e: Expression, ints: Sequence[int]) -> None:

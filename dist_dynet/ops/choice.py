@@ -65,7 +65,7 @@ def kmax_pooling(x: Expression, k: int, d: int = 1) -> _choiceExpression:
 def sample_categorical(x: Expression, n: int = 1, d: int = 0) -> _choiceExpression:
     """n indices along dim d, each drawn independently with the probabilities softmax(x): x are logits or log probabilities.
 
-    Shape: dim d becomes n, the others stay; every line and batch element draws its own. `.indices()` gives whole numbers, the value the same as
+    Shape: dim d becomes n, the others stay; every line and batch element draws its own. `.indices()` gives integers, the value the same as
     numbers of the build (exact below 2^24). By the largest of x + Gumbel noise. Entries of -inf are never drawn.
     Gradient: none.
     Raises: ValueError for n < 1.

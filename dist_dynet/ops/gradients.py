@@ -55,7 +55,7 @@ def scale_gradient(x: Expression, lambd: float = 1.0) -> Expression:
 
 
 def round(x: Expression, gradient_mode: str) -> Expression:
-    """y_i = the whole number nearest to x_i; halves go to the even one, as in Python.
+    """y_i = the integer nearest to x_i; halves go to the even one, as in Python.
 
     Gradient: with gradient_mode "zero_gradient" none, with "straight_through_gradient" dx = dy.
     Raises: ValueError for another mode.
@@ -68,7 +68,7 @@ def round(x: Expression, gradient_mode: str) -> Expression:
 
 
 def ceil(x: Expression, gradient_mode: str) -> Expression:
-    """y_i = the least whole number >= x_i.
+    """y_i = the least integer >= x_i.
 
     Gradient: as round().
 
@@ -80,7 +80,7 @@ def ceil(x: Expression, gradient_mode: str) -> Expression:
 
 
 def floor(x: Expression, gradient_mode: str) -> Expression:
-    """y_i = the greatest whole number <= x_i.
+    """y_i = the greatest integer <= x_i.
 
     Gradient: as round().
 

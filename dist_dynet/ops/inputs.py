@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, accelerated, lib
-from .._integers import indices as whole_numbers
+from .._integers import indices as integers_of
 from .._integers import numbers, one_or_more, real, whole
 from ..expression import Expression, expression
 from ..graph import ComputationGraph, current_graph
@@ -177,7 +177,7 @@ def _few_places(idxs: Any, values: Any, dims: tuple[int, ...]) -> list[int] | No
 def _column(indices: Any) -> NDArray[np.int64]:
     if isinstance(indices, np.ndarray) and indices.dtype.kind in "iu":
         return indices.astype(np.int64)
-    return np.array(whole_numbers(indices, "sparse_inputTensor"), np.int64)
+    return np.array(integers_of(indices, "sparse_inputTensor"), np.int64)
 
 
 def sparse_inputTensor(  # noqa: N802 - DyNet's name
@@ -256,7 +256,7 @@ def _sparse_literal(
     """A tensor of `defval` with the numbers v at the places idxs, counted column-major and batch element after batch element."""
     dims, batch_size = as_dims(dim, "inputSparseTensor"), whole(batch_size, "inputSparseTensor", "batch_size")
     flat = np.full(int(np.prod(dims)) * batch_size, defval, DTYPE)
-    places = whole_numbers(idxs, "inputSparseTensor")
+    places = integers_of(idxs, "inputSparseTensor")
     data = numbers(v, "inputSparseTensor", "takes numbers").ravel()
     if len(places) != data.size:
         raise ValueError(f"inputSparseTensor: takes one index per number; got {len(places)} indices and {data.size} numbers.")
@@ -352,7 +352,7 @@ def row(cls: type[E], table: Expression, index: Any) -> E:
 @accelerated
 def rows(cls: type[E], table: Expression, indices: Any) -> E:
     """A batch of rows of a table."""
-    graph, numbered = current_graph(), whole_numbers(indices, "lookup_batch")
+    graph, numbered = current_graph(), integers_of(indices, "lookup_batch")
     return made(cls, graph, lib.dn_lookup_batch(graph, table._h, len(numbered), numbered), "lookup_batch")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from numpy.typing import ArrayLike
 
-from .._integers import one_or_more, real, reals
+from .._integers import one_or_more, real, floats
 from ..expression import Expression
 from ._nodes import node
 from .inputs import inputTensor
@@ -122,6 +122,6 @@ def cross_entropy_soft(x: Expression, target_distribution: Expression | ArrayLik
     0.6931
     """
     if not isinstance(target_distribution, Expression):
-        array = reals(target_distribution, "cross_entropy_soft")
+        array = floats(target_distribution, "cross_entropy_soft")
         target_distribution = inputTensor(array, batched=array.ndim > 1)
     return node("cross_entropy_soft", x, target_distribution)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from numpy.typing import ArrayLike
 
-from .._integers import indices, real, reals, whole
+from .._integers import indices, real, floats, whole
 from ..expression import Expression
 from ._nodes import node, not_expression
 from .inputs import inputTensor
@@ -21,7 +21,7 @@ def _mask(mask: Expression | ArrayLike, what: str, dims: int) -> Expression:
     """An array's axis after the dims is the batch."""
     if isinstance(mask, Expression):
         return mask
-    array = reals(mask, what)
+    array = floats(mask, what)
     return inputTensor(array, batched=array.ndim > dims)
 
 
@@ -74,7 +74,7 @@ def masked_pickneglogsoftmax_batch(x: Expression, vs: Sequence[int], mask: Expre
     what = "masked_pickneglogsoftmax_batch"
     classes = indices(vs, what)
     if not isinstance(mask, Expression):
-        weights = reals(mask, what).ravel()
+        weights = floats(mask, what).ravel()
         if len(weights) != len(classes):
             raise ValueError(f"{what}: the mask must have one number per class; got {len(weights)} numbers, {len(classes)} classes.")
         classes = [v if w else 0 for v, w in zip(classes, weights, strict=True)]

@@ -96,7 +96,7 @@ def cumsum(x: Expression, d: int = 0) -> Expression:
     return node("cumsum", x, whole(d, "cumsum", "a dim"))
 
 
-# ---- over dims: the nodes' whole numbers are "all dims", n, the moment's order, the dims -----------------------------------------------
+# ---- over dims: the nodes' integers are "all dims", n, the moment's order, the dims -----------------------------------------------
 
 
 def _over_dims(what: str, x: Expression, d: int | Iterable[int], b: bool, n: int, r: int = 1) -> Expression:
@@ -142,7 +142,7 @@ def mean_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0)
 def moment_dim(x: Expression, d: int | Iterable[int], r: int, b: bool = False, n: int = 0) -> Expression:
     """y = the sum of x^r over the dims in the list d (b=True: and over the batch), divided by n, or by how many numbers that is if n is 0.
 
-    Shape and errors: as sum_dim(); r is a whole number, 1 or more.
+    Shape and errors: as sum_dim(); r is an integer, 1 or more.
     Gradient: dx = dy r x^(r-1) / n.
 
     >>> import dist_dynet as dy

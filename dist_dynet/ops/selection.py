@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._ffi import calls, fail, ffi, lib
-from .._integers import indices as whole_numbers
+from .._integers import indices as integers_of
 from .._integers import integer, whole
 from ..expression import Expression, operator
 from ._nodes import node, not_expression, set_ints
@@ -40,7 +40,7 @@ class _pickerBatchExpression(Expression):  # noqa: N801
 
     def set_index(self, i: Iterable[int]) -> None:
         """Other indices, as many; all computed values of the graph are forgotten."""
-        picked, batch = whole_numbers(i, "set_index"), self.dim()[1]
+        picked, batch = integers_of(i, "set_index"), self.dim()[1]
         if len(picked) != batch:
             raise ValueError(f"pick: set takes as many indices as the node was made with; got {len(picked)} for a batch of {batch}.")
         _set_indices(self, picked)
@@ -80,7 +80,7 @@ def pick_batch(e: Expression, indices: Iterable[int], dim: int = 0) -> _pickerBa
     >>> dy.pick_batch(dy.inputVector([5, 6, 7]), [2, 0]).value()
     [7.0, 5.0]
     """
-    picked = whole_numbers(indices, "pick_batch")
+    picked = integers_of(indices, "pick_batch")
     if len(picked) == 1 and isinstance(e, Expression) and e.dim()[1] != 1:
         raise ValueError(f"pick_batch: takes one index per batch element; got 1 index for a batch of {e.dim()[1]}. Use pick() for all.")
     return node("pick", e, whole(dim, "pick_batch", "a dim"), picked, what="pick_batch", cls=_pickerBatchExpression)
@@ -129,7 +129,7 @@ def pick_batch_elems(x: Expression, vs: Iterable[int]) -> Expression:
     >>> dy.pick_batch_elems(dy.inputTensor([[1, 2], [3, 4]], batched=True), [1, 1, 0]).npvalue().tolist()
     [[2.0, 2.0, 1.0], [4.0, 4.0, 3.0]]
     """
-    return node("pick_batch_elems", x, whole_numbers(vs, "pick_batch_elems"))
+    return node("pick_batch_elems", x, integers_of(vs, "pick_batch_elems"))
 
 
 def select_rows(x: Expression, rs: Iterable[int]) -> Expression:
@@ -143,7 +143,7 @@ def select_rows(x: Expression, rs: Iterable[int]) -> Expression:
     >>> dy.select_rows(dy.inputTensor([[1, 2], [3, 4]]), [1, 0, 1]).npvalue().tolist()
     [[3.0, 4.0], [1.0, 2.0], [3.0, 4.0]]
     """
-    return node("select", x, 0, whole_numbers(rs, "select_rows"), what="select_rows")
+    return node("select", x, 0, integers_of(rs, "select_rows"), what="select_rows")
 
 
 def select_cols(x: Expression, cs: Iterable[int]) -> Expression:
@@ -157,7 +157,7 @@ def select_cols(x: Expression, cs: Iterable[int]) -> Expression:
     >>> dy.select_cols(dy.inputTensor([[1, 2], [3, 4]]), [1]).npvalue().tolist()
     [[2.0], [4.0]]
     """
-    return node("select", x, 1, whole_numbers(cs, "select_cols"), what="select_cols")
+    return node("select", x, 1, integers_of(cs, "select_cols"), what="select_cols")
 
 
 def _slice(x: Expression, ranges: list[tuple[int, int, int, int]], what: str) -> Expression:
@@ -178,7 +178,7 @@ def strided_select(x: Expression, strides: Sequence[int], range_from: Sequence[i
     >>> dy.strided_select(dy.inputVector([1, 2, 3, 4, 5]), [2], [0], [4]).value()
     [1.0, 3.0]
     """
-    steps, starts, stops = (whole_numbers(v, "strided_select") for v in (strides, range_from, range_to))
+    steps, starts, stops = (integers_of(v, "strided_select") for v in (strides, range_from, range_to))
     if not isinstance(x, Expression):
         raise not_expression("strided_select", x)
     dims, batch = x.dim()
@@ -214,7 +214,7 @@ def _integer_slice(item: slice, d: int) -> slice:
     ends = [None if end is None else _index(end) for end in (item.start, item.stop, item.step)]
     for name, given, end in zip(("start", "stop", "step"), (item.start, item.stop, item.step), ends, strict=True):
         if given is not None and end is None:
-            raise TypeError(f"slice: {name} must be a whole number; got {given!r:.60} in dim {d}.")
+            raise TypeError(f"slice: {name} must be an integer; got {given!r:.60} in dim {d}.")
     return slice(*ends)
 
 
@@ -230,7 +230,7 @@ def _getitem(x: Expression, index: Any) -> Expression:
     if len(items) > len(sizes):
         raise IndexError(f"too many indices: {len(items)} for dims {dims} and the batch.")
     if isinstance(index, np.ndarray) and index.ndim:
-        raise IndexTypeError(f"x[i]: an index must be a whole number or a slice; got {index!r:.60}. Use select_rows() for lists.")
+        raise IndexTypeError(f"x[i]: an index must be an integer or a slice; got {index!r:.60}. Use select_rows() for lists.")
     if not isinstance(index, tuple | slice) and _index(index) is not None:
         return pick(x, _one_index(integer(index), sizes[0], 0, dims), 0)
     ranges, removed = [], []
@@ -247,7 +247,7 @@ def _getitem(x: Expression, index: Any) -> Expression:
             ranges.append((place, i, i + 1, 1))
             removed.append(d)
         else:
-            raise IndexTypeError(f"x[i]: an index must be a whole number or a slice; got {item!r} for dim {d}. Use select_rows() for lists.")
+            raise IndexTypeError(f"x[i]: an index must be an integer or a slice; got {item!r} for dim {d}. Use select_rows() for lists.")
     result = _slice(x, ranges, "slice")
     if not [d for d in removed if d < len(dims)]:
         return result

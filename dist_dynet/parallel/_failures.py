@@ -248,7 +248,7 @@ class Watchdog(threading.Thread):
     def _answers_since(self, asked: float) -> dict[int, _Whereabouts]:
         return {rank: answer for rank, (answer, at) in sorted(self._answers.copy().items()) if at >= asked}
 
-    def _in_words(self, rank: int) -> str:
+    def _as_text(self, rank: int) -> str:
         host, process = self._processes[rank]
         return f"rank {rank} (process {process} on {host})"
 
@@ -263,7 +263,7 @@ class Watchdog(threading.Thread):
         silent = _Whereabouts("gives no answer", 0.0, ())
         busy = _Whereabouts("gives no answer, but computes: it is in a call that holds Python's lock", 0.0, ())
         answers |= {rank: busy if self._works(rank, before[rank]) else silent for rank in others if rank not in answers}
-        return {rank: Answer(answers[rank].state, f"{self._in_words(rank)} {answers[rank].state}{answers[rank].line}") for rank in others}
+        return {rank: Answer(answers[rank].state, f"{self._as_text(rank)} {answers[rank].state}{answers[rank].line}") for rank in others}
 
     # What it concludes.
 
@@ -281,7 +281,7 @@ class Watchdog(threading.Thread):
         waited = self._waited(place)
         gone = [rank for rank, since in self._left.items() if rank in place.ranks and min(waited, now - since) > _GRACE]
         if gone:
-            self._end(LEFT, f"{place.what}: waits for {self._in_words(gone[0])}, which left the program while other ranks still work.")
+            self._end(LEFT, f"{place.what}: waits for {self._as_text(gone[0])}, which left the program while other ranks still work.")
         if waited > SILENCE and not self._asked:
             self._work = {rank: self._cpu_seconds(rank) for rank in range(self._world.size)}
             self._asked = self._ask()
@@ -294,14 +294,14 @@ class Watchdog(threading.Thread):
         silent = [r for r in place.ranks if r != me and r not in answers and not self._works(r, self._work.get(r, -1.0))]
         if silent:
             known = "".join(f"\nrank {r} {answer.state}{answer.line}" for r, answer in answers.items())
-            who = self._in_words(silent[0])
+            who = self._as_text(silent[0])
             self._end(MISSING, f"{what}: waited {waited:.0f} s; {who} gives no answer: it is stopped, stuck or dead.{known}")
         here = f"waits in {what}"
         mine = self._here()._replace(state=here, seconds=waited, ranks=tuple(place.ranks))
         stuck = _all_waiting(place.ranks, {**answers, me: mine})
         others = {r: answers[r] for r in stuck if r != me and answers[r].state != here}
         if others:
-            places = "".join(f"\n{self._in_words(r)} {answer.state}{answer.line}" for r, answer in others.items())
+            places = "".join(f"\n{self._as_text(r)} {answer.state}{answer.line}" for r, answer in others.items())
             self._end(MISSING, f"the ranks wait for one another in different places; this one {here}{mine.line}{places}")
 
     def _cpu_seconds(self, rank: int) -> float:

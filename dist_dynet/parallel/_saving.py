@@ -16,7 +16,7 @@ _PATIENCE = 10.0
 """Seconds that another rank waits for rank 0 to begin."""
 
 _Place = tuple[int, int]
-"""Number of meetings of all ranks so far, number of saves since the last: the same on all ranks that call save(). By it, notes of saves that
+"""Number of collective operations of all ranks so far, number of saves since the last: the same on all ranks that call save(). By it, notes of saves that
 rank 0 made alone are told apart and thrown away."""
 
 
@@ -34,8 +34,8 @@ class RankZeroWrites:
         """Whether this rank writes. The first call of a save tells the others that it has begun."""
         if not self._writing:
             self._writing = True
-            meeting, saves = self._at
-            self._at = (meeting, saves + 1) if meeting == self._world.collectives else (self._world.collectives, 1)
+            collective, saves = self._at
+            self._at = (collective, saves + 1) if collective == self._world.collectives else (self._world.collectives, 1)
             if self._world.rank == 0:
                 self._tell("begun", None)
         return self._world.rank == 0

@@ -99,7 +99,7 @@ class Place(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Where another rank is: what it does, and the same in words that name rank, process, host and line."""
+    """Where another rank is: what it does, and the same in a message that names rank, process, host and line."""
 
     state: str
     words: str
@@ -122,7 +122,7 @@ class _Job:
         self.is_forked = True
 
 
-class _Meetings:
+class _Collectives:
     """What is counted for all views of one world."""
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class _Meetings:
         self.trainers = 0
         self.loans = 0
         self.checks = False
-        self.interrupted = ""  # the meeting that this rank has begun and not ended
+        self.interrupted = ""  # the collective operation that this rank has begun and not ended
         self.barrier: tuple[Any, str] | None = None
         self.lent: dict[int, Any] = {}
         self.returned: SimpleQueue[int] = SimpleQueue()  # filled by Python's collector, at any time
@@ -148,7 +148,7 @@ class World:
         self.members: Sequence[int] = range(self.size)  # of each rank here its rank in the job
         self.mpi: Any = None
         self.comm: Any = None
-        self._job, self._meetings = _Job(), _Meetings()
+        self._job, self._collectives = _Job(), _Collectives()
         if launch:
             self._start(launch)
 
@@ -167,16 +167,16 @@ class World:
         self.agree(self.comm, f"dist_dynet {__version__}", "start of MPI")
 
     def part(self, comm: Any) -> World:
-        """The ranks of this mpi4py communicator as a world of their own, which counts its own meetings. Collective over them."""
+        """The ranks of this mpi4py communicator as a world of their own, which counts its own collective operations. Collective over them."""
         part = copy.copy(self)
         part.rank, part.size = comm.Get_rank(), comm.Get_size()
         part.members = self.mpi.Group.Translate_ranks(comm.Get_group(), list(range(part.size)), self.mpi.COMM_WORLD.Get_group())
-        part._meetings = _Meetings()
+        part._collectives = _Collectives()
         part.comm = part.duplicate(comm)
         return part
 
     def patient(self, timeout: float | None) -> World:
-        """The same ranks and meetings, waited for so many seconds; None: as here."""
+        """The same ranks and collective operations, waited for so many seconds; None: as here."""
         if timeout is None:
             return self
         if not timeout > 0:
@@ -192,8 +192,8 @@ class World:
 
     @property
     def collectives(self) -> int:
-        """How many meetings there were."""
-        return self._meetings.count
+        """How many collective operations there were."""
+        return self._collectives.count
 
     @property
     def place(self) -> Place | None:
@@ -216,42 +216,42 @@ class World:
         Only all ranks together can give one back: they do so here, with those whose owners are gone on all ranks.
         """
         self._refuse_interrupted()
-        meetings = self._meetings
+        collectives_made = self._collectives
         with suppress(Empty):
             while True:
-                meetings.gone.add(meetings.returned.get_nowait())
-        every = self.gather(self.comm, meetings.gone, "start of MPI")
+                collectives_made.gone.add(collectives_made.returned.get_nowait())
+        every = self.gather(self.comm, collectives_made.gone, "start of MPI")
         for loan in sorted(set[int].intersection(*every)):
-            meetings.gone.remove(loan)
-            meetings.lent.pop(loan).Free()
-        meetings.loans += 1
-        meetings.lent[meetings.loans] = comm = self.duplicate()
-        weakref.finalize(owner, meetings.returned.put, meetings.loans).atexit = False
+            collectives_made.gone.remove(loan)
+            collectives_made.lent.pop(loan).Free()
+        collectives_made.loans += 1
+        collectives_made.lent[collectives_made.loans] = comm = self.duplicate()
+        weakref.finalize(owner, collectives_made.returned.put, collectives_made.loans).atexit = False
         return comm
 
     def number_trainer(self) -> str:
-        """How meetings of one more trainer are called, so that they can be told from those of others."""
-        self._meetings.trainers += 1
-        return f" of trainer {self._meetings.trainers}" if self._meetings.trainers > 1 else ""
+        """How collective operations of one more trainer are called, so that they can be told from those of others."""
+        self._collectives.trainers += 1
+        return f" of trainer {self._collectives.trainers}" if self._collectives.trainers > 1 else ""
 
     @property
     def checks(self) -> bool:
-        """Whether every meeting begins with a comparison of what the ranks are about to do, and where in the program."""
-        return self._meetings.checks
+        """Whether every collective operation begins with a comparison of what the ranks are about to do, and where in the program."""
+        return self._collectives.checks
 
     def check_from_now_on(self) -> None:
         """Turns the comparison on. To be called on all ranks at one time."""
-        self._meetings.checks = True
+        self._collectives.checks = True
 
     def collective(self, what: str, at_one_line: bool = True) -> str:
-        """Counts one more meeting of all ranks and names it; the numbers agree on all ranks as long as they call the same things.
+        """Counts one more collective operation of all ranks and names it; the numbers agree on all ranks as long as they call the same things.
 
         Args:
             what: its kind.
             at_one_line: whether all ranks call it from the same line of the program.
 
         Raises:
-            RuntimeError: with checks, on all ranks: they meet for different things. This rank has left a meeting half done: see whole().
+            RuntimeError: with checks, on all ranks: they call different collective operations. This rank has left a collective operation half done: see whole().
         """
         self._refuse_interrupted()
         name = self.name_of(what, self.count())
@@ -264,29 +264,29 @@ class World:
         return name
 
     def count(self) -> int:
-        """Counts one more meeting of all ranks, as collective() does, without checks and without a name."""
+        """Counts one more collective operation of all ranks, as collective() does, without checks and without a name."""
         self.refuse_child()
-        self._meetings.count += 1
-        return self._meetings.count
+        self._collectives.count += 1
+        return self._collectives.count
 
     @contextmanager
     def whole(self, what: str) -> Iterator[None]:
-        """A meeting on `comm` in several messages. If an exception that other ranks do not have ends it, this rank meets them no more.
+        """A collective operation on `comm` in several messages. If an exception that other ranks do not have ends it, this rank meets them no more.
 
         What it sends next would be taken for what it has left out. Exceptions that all ranks have alike are RuntimeError and ValueError.
         """
-        self._meetings.interrupted = what if self.size > 1 else ""
+        self._collectives.interrupted = what if self.size > 1 else ""
         try:
             yield
         except (RuntimeError, ValueError):
-            self._meetings.interrupted = ""
+            self._collectives.interrupted = ""
             raise
-        self._meetings.interrupted = ""
+        self._collectives.interrupted = ""
 
     def _refuse_interrupted(self) -> None:
-        if self._meetings.interrupted:
+        if self._collectives.interrupted:
             raise RuntimeError(
-                f"{self.name} {self._meetings.interrupted} was interrupted, so that this rank is out of step with the others. "
+                f"{self.name} {self._collectives.interrupted} was interrupted, so that this rank is out of step with the others. "
                 "Start the job again from a checkpoint."
             )
 
@@ -303,9 +303,9 @@ class World:
             )
 
     def name_of(self, what: str, number: int) -> str:
-        """The name of a meeting of this kind that was the number-th."""
+        """The name of a collective operation of this kind that was the number-th."""
         whole = self.size == self._job.size
-        return f"{what} (meeting {number}{'' if whole else f' of {ranks_in_words(self.members)}'})"
+        return f"{what} (collective {number}{'' if whole else f' of {format_ranks(self.members)}'})"
 
     def wait(self, requests: Sequence[Any], what: str, timeout: float | None = None, moves: Callable[[], int] = int) -> None:
         """Polls until all of these requests are complete; moves as for wait_until().
@@ -345,20 +345,20 @@ class World:
             self._job.place = None
 
     def barrier(self, timeout: float | None = None) -> None:
-        """Returns when all ranks have come here. After a TimeoutError, a second call goes on waiting for the same meeting."""
-        meetings = self._meetings
-        if meetings.barrier is None:
+        """Returns when all ranks have come here. After a TimeoutError, a second call goes on waiting for the same collective operation."""
+        collectives_made = self._collectives
+        if collectives_made.barrier is None:
             what = self.collective("barrier")
-            meetings.barrier = self.comm.Ibarrier(), what
-        request, what = meetings.barrier
+            collectives_made.barrier = self.comm.Ibarrier(), what
+        request, what = collectives_made.barrier
         self.wait([request], what, timeout)
-        meetings.barrier = None
+        collectives_made.barrier = None
 
     def agree(self, comm: Any, mine: str | None, what: str) -> None:
         """Makes sure that all ranks say the same, but for those that say nothing (None). Collective.
 
         Raises:
-            RuntimeError: on all ranks; it has the words of this rank and of the first that says something else.
+            RuntimeError: on all ranks; it has the message of this rank and of the first that says something else.
         """
         every = [text.decode() for text in self.exchange_bytes(comm, b"" if mine is None else b"=" + mine.encode(), what)]
         said = {rank: text[1:] for rank, text in enumerate(every) if text}
@@ -388,7 +388,7 @@ class World:
         """Which ranks have not come, and where all the others are."""
         answers = {rank: answer for rank, answer in sorted(self._job.where().items()) if rank in self.members}
         late = [rank for rank, answer in answers.items() if answer.state != f"waits in {what}"]
-        return "; ".join([ranks_in_words(late) if late else "the other ranks", *(answer.words for answer in answers.values())])
+        return "; ".join([format_ranks(late) if late else "the other ranks", *(answer.words for answer in answers.values())])
 
 
 def _remedy(launch: Launch, library: str) -> str:
@@ -405,7 +405,7 @@ def pause(polled: float, now: float) -> float:
 
 
 def line_of_user(frame: FrameType) -> str:
-    """" at train.py:12": the innermost line outside of this package that this frame is in."""
+    """The text ' at train.py:12' of the innermost line outside of this package that this frame is in."""
     while frame.f_back and str(frame.f_globals.get("__name__", "")).startswith(f"{__package__.partition('.')[0]}."):
         frame = frame.f_back
     return f" at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
@@ -416,10 +416,10 @@ def hash_of(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def ranks_in_words(ranks: Sequence[int]) -> str:
+def format_ranks(ranks: Sequence[int]) -> str:
     """As errors name them.
 
-    >>> ranks_in_words([2]), ranks_in_words([0, 1, 4])
+    >>> format_ranks([2]), format_ranks([0, 1, 4])
     ('rank 2', 'ranks 0, 1 and 4')
     """
     if len(ranks) == 1:

@@ -127,7 +127,7 @@ class Stash:
             for kept, node in self._part(params):
                 put_back(kept.layout, node)
 
-    def forget(self, params: Iterable[AnyParameter]) -> None:
+    def invalidate(self, params: Iterable[AnyParameter]) -> None:
         """Forgets what is here of these parameters."""
         with self.unseen():
             self._part(params)

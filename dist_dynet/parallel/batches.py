@@ -365,7 +365,7 @@ class Sources:
 
     def __init__(self, m: ParameterCollection) -> None:
         self._m, self._root = m, root_of(m)
-        self._passes = lib.dn_root_passes(self._root.c)
+        self._passes = lib.dn_store_passes(self._root.c)
         self._batches: list[Batch[Any] | None] = []
         _process.made += 1
         self._serial = _process.made
@@ -373,7 +373,7 @@ class Sources:
 
     def look(self, batch: Batch[Any] | None) -> None:
         """Backward passes since the last look belong to this batch."""
-        passes = lib.dn_root_passes(self._root.c)
+        passes = lib.dn_store_passes(self._root.c)
         if passes != self._passes:
             self._passes = passes
             if not any(batch is known for known in self._batches):
@@ -385,7 +385,7 @@ class Sources:
             self._batches.clear()  # an update has used them, or the program has thrown them away
 
     def find(self, named: bool = False) -> tuple[Batch[Any] | None, str]:
-        """The one batch that the gradients come from, None if they come from none; and why that cannot be known, in words.
+        """The one batch that the gradients come from, None if they come from none; and why that cannot be known, in a message.
 
         Args:
             named: the program says it itself.
@@ -433,7 +433,7 @@ class Sources:
 
     def clear(self) -> None:
         """The gradients were used."""
-        self._passes = lib.dn_root_passes(self._root.c)
+        self._passes = lib.dn_store_passes(self._root.c)
         self._batches.clear()
 
     def _is_empty(self) -> bool:

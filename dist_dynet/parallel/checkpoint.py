@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..io.files import FileName
-from ..io.sealed import seal, sealed_pieces, unseal
+from ..io.checksummed import add_checksum, checksummed_pieces, verify_checksum
 from ..params.collection import ParameterCollection
 from ..params.stored import at_one_moment, check_stored, load_stored, stored
 from ..trainers import MovingAverage, Trainer
 from ..trainers.hooks import Hooks
 from ..trainers.state import set_settings, settings_of
-from ._draws import derive_draws, draws, set_draws
+from ._rng_streams import derive_rng_streams, draws, set_rng_streams
 from ._session import world
 from ._signals import tell_of_usr1
 from .checkpoint_files import CheckpointFiles
@@ -116,7 +116,7 @@ class Checkpointer:
             if negotiation is None:
                 raise TypeError(f"Checkpointer: with {here.size} ranks trainer must be a DistributedTrainer; got {type(trainer).__name__}.")
             negotiation.asks.append(self._asks)
-            negotiation.hears.append(self._hears)
+            negotiation.on_flags.append(self._on_flags)
         self._comm: Any = here.lend(self) if here.size > 1 else None
         if sampler is not None:
             sampler.listen(self)
@@ -165,7 +165,7 @@ class Checkpointer:
     def _asks(self) -> int:
         return Flag.SAVE if self._wishes() else 0
 
-    def _hears(self, flags: int) -> None:
+    def _on_flags(self, flags: int) -> None:
         self._owed |= bool(flags & Flag.SAVE)
 
     def _wishes(self) -> bool:
@@ -231,7 +231,7 @@ class Checkpointer:
             "rests": self._sync.residuals() if self._sync else {},  # of compressed messages
             "objects": {name: _state_of(obj) for name, (obj, per_rank) in self._objects.items() if per_rank},
         }
-        sealed = seal(mine)
+        sealed = add_checksum(mine)
         with self._world.whole(what):
             failure = self._save(sealed, sampler, what)
         if failure is not None:
@@ -243,7 +243,7 @@ class Checkpointer:
     def _save(self, mine: bytes, sampler: Mapping[str, Any] | None, what: str) -> Exception | None:
         """What rank 0 has raised while it wrote, if anything; where `_owed` says that gradients wait, nothing is written."""
         parts = self._world.exchange_bytes(self._comm, mine, what)
-        every = [unseal(part) for part in parts]
+        every = [verify_checksum(part) for part in parts]
         for rank, other in enumerate(every):
             if other["at"] != every[0]["at"]:
                 raise RuntimeError(
@@ -260,7 +260,7 @@ class Checkpointer:
 
     def _content(self, parts: list[bytes], sampler: Mapping[str, Any] | None) -> list[memoryview]:
         averages = [f for f in Hooks(self._inner).followers if isinstance(f, MovingAverage)]
-        return sealed_pieces(
+        return checksummed_pieces(
             {
                 "format": _FORMAT,
                 "hashes": hash_indicator(),
@@ -310,13 +310,13 @@ class Checkpointer:
             if self._saves_first:
                 self.save()
             return False
-        self._load(unseal(content), f"checkpoint {found[0]}")
+        self._load(verify_checksum(content), f"checkpoint {found[0]}")
         return True
 
     def _load(self, tree: dict[str, Any], what: str) -> None:
         averages = [f for f in Hooks(self._inner).followers if isinstance(f, MovingAverage)]
         rank, ranks = self._world.rank, len(tree["ranks"])
-        mine = unseal(tree["ranks"][rank if rank < ranks else 0].tobytes())
+        mine = verify_checksum(tree["ranks"][rank if rank < ranks else 0].tobytes())
         objects = {**tree["objects"], **(mine["objects"] if ranks == self._world.size else {})}
         expected = [name for name, (_, per_rank) in self._objects.items() if not per_rank or ranks == self._world.size]
         for part, there, here in (
@@ -331,8 +331,8 @@ class Checkpointer:
         try:
             if self._sampler is not None:
                 self._sampler.load_state(tree["sampler"])
-            rests = {f"rest:{name}": rest for name, rest in mine["rests"].items()} if ranks == self._world.size else {}
-            self._trainer.load_state({**tree["trainer"], **rests, **({"rest_rank": np.array(rank)} if rests else {})})
+            residuals = {f"rest:{name}": rest for name, rest in mine["rests"].items()} if ranks == self._world.size else {}
+            self._trainer.load_state({**tree["trainer"], **residuals, **({"rest_rank": np.array(rank)} if residuals else {})})
             for average, state in zip(averages, tree["averages"], strict=True):
                 average.load_state(state)
         except ValueError as error:
@@ -344,9 +344,9 @@ class Checkpointer:
             _load_state(self._objects[name][0], state, f"{what}, {name}")
         self.extra = tree["extra"]
         if rank < ranks:
-            set_draws(mine["draws"])
+            set_rng_streams(mine["draws"])
         else:
-            derive_draws(mine["draws"], rank)
+            derive_rng_streams(mine["draws"], rank)
         self._step, self._since = tree["step"], time.monotonic()
         self._epoch = self._next_epoch()
         self._owed = False

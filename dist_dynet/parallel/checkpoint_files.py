@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..io.files import FileName, OneProcess, atomic_write
-from ..io.sealed import DamagedError, check
+from ..io.checksummed import DamagedError, check
 from ..params.dims import size
 from ._failures import report
 

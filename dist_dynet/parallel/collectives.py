@@ -1,4 +1,4 @@
-"""Meetings of all ranks outside of training steps: sums, barriers, parameters made alike and compared.
+"""Collective operations of all ranks outside of training steps: sums, barriers, parameters made alike and compared.
 
 Every function here must be called on all ranks in the same order; with `comm=`, an mpi4py communicator, on all of its ranks. With one process
 each is a plain local computation.
@@ -195,5 +195,5 @@ def assert_in_sync(m: ParameterCollection, comm: Any = None) -> None:
         structure = Structure(m)
         with here.whole(what):
             structure.check(here, here.comm, what)
-            structure.settle()
+            structure.materialise()
             structure.compare(here, here.comm, what)

@@ -25,13 +25,13 @@ class Bf16:
     """Codes for one array, and what earlier messages lacked of it."""
 
     def __init__(self, size: int) -> None:
-        self.rest = np.zeros(size, DTYPE)
+        self.residual = np.zeros(size, DTYPE)
         """What is added before the next rounding; 0 where a number was not finite."""
         self.code = np.empty(size, CODE)
 
     def encode(self, array: NDArray[Any], start: int, end: int) -> None:
         """code = array + rest, rounded, in this range; rest = what that lacks."""
-        lib.dn_bf16_encode(end - start, pointer(array[start:end]), pointer(self.rest[start:end]), _codes(self.code[start:end]))
+        lib.dn_bf16_encode(end - start, pointer(array[start:end]), pointer(self.residual[start:end]), _codes(self.code[start:end]))
 
 
 def decoded(code: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from .._ffi import DTYPE
 from .._version import __version__
-from ._world import World, ranks_in_words
+from ._world import World, format_ranks
 
 _HASHES = "string hashes"
 _ERRORS = ("dist_dynet", "dtype")
@@ -48,7 +48,7 @@ def compare(here: World, comm: Any, what: str) -> None:
     Args:
         here: the ranks.
         comm: their communicator.
-        what: the name of the meeting.
+        what: the name of the collective operation.
 
     Raises:
         RuntimeError: on all ranks: they have different versions of dist_dynet, or another dtype.
@@ -59,7 +59,7 @@ def compare(here: World, comm: Any, what: str) -> None:
         if not others:
             continue
         first = next(theirs for theirs in every if theirs.get(name) != every[0][name])
-        words = f"{every[0][name]} on rank {here.members[0]}, {first.get(name)} on {ranks_in_words(others)}"
+        words = f"{every[0][name]} on rank {here.members[0]}, {first.get(name)} on {format_ranks(others)}"
         if name in _ERRORS:
             raise RuntimeError(f"{here.name} {what}: all ranks must have the same {name}; got {words}. Install and set it alike on all hosts.")
         if here.rank == 0 and name not in _warned:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .._ffi import DTYPE, ffi, lib, pointer
 from ..params.parameters import LookupParameters
 from ._world import World
-from .negotiation import Agreed, AsPlanned, MpiTransport
+from .negotiation import Negotiated, AsPlanned, MpiTransport
 from .structure import Structure
 
 _PADDING = 16
@@ -70,16 +70,16 @@ class MpiSum:
         self._ranges: dict[bytes, tuple[list[Range], list[Range]]] = {}
         self._structure: Structure | None = None
 
-    def sum(self, agreed: Agreed | AsPlanned) -> None:
+    def sum(self, negotiated: Negotiated | AsPlanned) -> None:
         """G = sum over ranks of factor_r g_r, the same bits on every rank. Collective."""
-        assert isinstance(agreed, Agreed)
-        factor = float(agreed.factors[self._here.rank])
-        for handle in agreed.structure.handles if factor != 1 else ():
+        assert isinstance(negotiated, Negotiated)
+        factor = float(negotiated.factors[self._here.rank])
+        for handle in negotiated.structure.handles if factor != 1 else ():
             lib.dn_param_scale_gradient(handle, factor)
-        requests = self._send_dense(agreed)
-        tables = self._send_rows(agreed, requests)
-        self._here.wait(requests, agreed.what)
-        self._here.wait(self._send_blocks(tables, agreed.what), agreed.what)
+        requests = self._send_dense(negotiated)
+        tables = self._send_rows(negotiated, requests)
+        self._here.wait(requests, negotiated.what)
+        self._here.wait(self._send_blocks(tables, negotiated.what), negotiated.what)
         for rows in tables:
             lib.dn_param_clear_gradient(rows.handle)
             for ids, gradients in rows.pieces:
@@ -89,11 +89,11 @@ class MpiSum:
 
     # ---- dense parameters ------------------------------------------------------------------------------------------------------------
 
-    def _send_dense(self, agreed: Agreed) -> list[Any]:
+    def _send_dense(self, negotiated: Negotiated) -> list[Any]:
         """Begins to add up the dense gradients; what is still to be waited for."""
-        structure = agreed.structure
-        used = np.logical_or.reduce(agreed.filled)
-        for i in np.flatnonzero(used & ~agreed.filled[self._here.rank]).tolist():  # only other ranks have one
+        structure = negotiated.structure
+        used = np.logical_or.reduce(negotiated.filled)
+        for i in np.flatnonzero(used & ~negotiated.filled[self._here.rank]).tolist():  # only other ranks have one
             lib.dn_param_gradient(structure.handles[i])  # zeros
         if structure is not self._structure:
             self._structure, self._ranges = structure, {}
@@ -106,15 +106,15 @@ class MpiSum:
         chunks = [structure.root.chunk_gradients(chunk) for chunk in range(structure.root.chunks())]
         for chunk, start, end in gaps:
             chunks[chunk][start:end] = 0
-        return [request for chunk, start, end in ranges for request in self._add_up(chunks[chunk][start:end], agreed.what)]
+        return [request for chunk, start, end in ranges for request in self._add_up(chunks[chunk][start:end], negotiated.what)]
 
     # ---- lookup tables ---------------------------------------------------------------------------------------------------------------
 
-    def _send_rows(self, agreed: Agreed, requests: list[Any]) -> list[Rows]:
+    def _send_rows(self, negotiated: Negotiated, requests: list[Any]) -> list[Rows]:
         """Gathers the ids of touched rows; with them the rows if over all ranks they are fewer than half of the table."""
-        tables, first = [], len(agreed.structure.dense)
-        for k, table in enumerate(agreed.structure.tables):
-            counts = agreed.rows[:, k]
+        tables, first = [], len(negotiated.structure.dense)
+        for k, table in enumerate(negotiated.structure.tables):
+            counts = negotiated.rows[:, k]
             total = int(counts.sum())
             if total == 0:
                 continue
@@ -124,7 +124,7 @@ class MpiSum:
                 block = table.touched_gradients()
                 gradients = np.empty((total, block.shape[1]), DTYPE)
                 requests.append(self._comm.Iallgatherv(block, (gradients, counts * block.shape[1])))
-            tables.append(Rows(table, agreed.structure.handles[first + k], [(ids, gradients)]))
+            tables.append(Rows(table, negotiated.structure.handles[first + k], [(ids, gradients)]))
         return tables
 
     def _send_blocks(self, tables: list[Rows], what: str) -> list[Any]:

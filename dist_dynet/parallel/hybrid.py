@@ -34,7 +34,7 @@ from .exchange import MpiSum, Weight
 from .layout import Arrays, Layout
 from .memory import map_together, say_refused
 from .message import Flag
-from .negotiation import Agreed, AsPlanned, MpiTransport
+from .negotiation import Negotiated, AsPlanned, MpiTransport
 from .rounds import Helper, Round, stop_at_exit
 from .rows import RowsBetweenHosts, RowsRound
 from .structure import Structure
@@ -89,7 +89,7 @@ class HybridExchange:
         if self._early is None or self._layout is None or self._early.weight is not None or not self._overlap or self._skip > 0:
             return
         root, self._armed, self._threaded, self._weight = self._layout.structure.root, True, self._pays, weight
-        lib.dn_root_watch(root.c, lib.DN_WATCH_ARMED if self._threaded else lib.DN_WATCH_STEPS)
+        lib.dn_store_set_hook(root.c, lib.DN_HOOK_ARMED if self._threaded else lib.DN_HOOK_STEPS)
         if not self._threaded:
             if self not in watchers:
                 watchers.add(self)
@@ -107,7 +107,7 @@ class HybridExchange:
         if early is None or self._layout is None or not self._armed or self._threaded or not early.lock.acquire(blocking=False):
             return
         try:
-            if early.weight is None and lib.dn_root_await(self._layout.structure.root.c, 0.0) == lib.DN_WATCH_BEGUN:
+            if early.weight is None and lib.dn_store_await(self._layout.structure.root.c, 0.0) == lib.DN_HOOK_BEGUN:
                 weight = self._weight() if self._weight else None
                 if weight is not None:
                     early.open(weight)
@@ -121,7 +121,7 @@ class HybridExchange:
     def disable_overlap(self) -> None:
         """The next backward is not the last."""
         if self._armed and self._early is not None and self._early.weight is None and self._layout is not None:
-            lib.dn_root_watch(self._layout.structure.root.c, lib.DN_WATCH_OFF)
+            lib.dn_store_set_hook(self._layout.structure.root.c, lib.DN_HOOK_OFF)
 
     def flush(self, weight: float) -> int:
         """update() has come: all gradients are complete, and this is their weight. What of Flag.EARLY and Flag.AHEAD is so."""
@@ -142,30 +142,30 @@ class HybridExchange:
         """Whether what has been sent early is what the gradients are now."""
         if not self._armed:
             return True
-        state = lib.dn_root_await(structure.root.c, 0.0)
-        lib.dn_root_watch(structure.root.c, lib.DN_WATCH_OFF)
+        state = lib.dn_store_await(structure.root.c, 0.0)
+        lib.dn_store_set_hook(structure.root.c, lib.DN_HOOK_OFF)
         return early.weight is None or (
             early.weight == weight
-            and state == lib.DN_WATCH_COMPLETE
-            and early.watched == lib.dn_root_watched(structure.root.c)  # not of a backward before the last, for another trainer's update
+            and state == lib.DN_HOOK_COMPLETE
+            and early.watched == lib.dn_store_hook_count(structure.root.c)  # not of a backward before the last, for another trainer's update
             and all(lib.dn_param_unchanged(handle) for handle in structure.handles[: len(structure.dense)])
         )
 
     # ---- in update() -------------------------------------------------------------------------------------------------------------------
 
-    def sum(self, agreed: Agreed | AsPlanned) -> None:
+    def sum(self, negotiated: Negotiated | AsPlanned) -> None:
         """As MpiSum.sum()."""
-        assert isinstance(agreed, Agreed)
-        structure, what = agreed.structure, agreed.what
+        assert isinstance(negotiated, Negotiated)
+        structure, what = negotiated.structure, negotiated.what
         is_known = self._layout is not None and structure is self._layout.structure
-        held, rows = self._finish_early(agreed, is_known, what)
+        held, rows = self._finish_early(negotiated, is_known, what)
         if not is_known and not self._refused:
             self._place(structure, what)
         if self._refused or self._layout is None:
-            self._by_mpi.sum(agreed)
+            self._by_mpi.sum(negotiated)
             return
-        used = np.logical_or.reduce(agreed.filled)
-        rest, weight = used & ~held, float(agreed.weights[self._here.rank])
+        used = np.logical_or.reduce(negotiated.filled)
+        rest, weight = used & ~held, float(negotiated.weights[self._here.rank])
         round_ = self._round(rest, all_come=True) if rest.any() else None
         if round_:
             round_.open(weight)
@@ -173,10 +173,10 @@ class HybridExchange:
             rows = self._rows.begin(structure, weight)
         self._drive(round_, rows, what)
         if round_:
-            self._put(rest, agreed.scale)
+            self._put(rest, negotiated.scale)
             round_.end()
         if rows:
-            rows.put(agreed.scale)
+            rows.put(negotiated.scale)
         self._prepare(used)
 
     def _advance(self) -> int:
@@ -207,25 +207,25 @@ class HybridExchange:
         self._armed = self._threaded = False
         return taken
 
-    def _finish_early(self, agreed: Agreed, is_known: bool, what: str) -> tuple[NDArray[np.bool_], RowsRound | None]:
+    def _finish_early(self, negotiated: Negotiated, is_known: bool, what: str) -> tuple[NDArray[np.bool_], RowsRound | None]:
         """Puts down what was sent early: the parameters whose gradients are summed now, and the rows under way, if they are those wanted."""
         was_armed = self._armed
         early, rows = self._take()
         self._skip -= self._skip > 0
-        none = np.zeros(len(agreed.structure.dense), bool)
+        none = np.zeros(len(negotiated.structure.dense), bool)
         if early is not None or not is_known:
             self._drive(early, rows, what)
         if not is_known:
             rows = None
         if early is None:
             return none, rows
-        good = is_known and bool((agreed.flags & Flag.EARLY).all())
-        held = self._early_used & np.logical_or.reduce(agreed.filled) if good else none
-        self._put(held, agreed.scale)
+        good = is_known and bool((negotiated.flags & Flag.EARLY).all())
+        held = self._early_used & np.logical_or.reduce(negotiated.filled) if good else none
+        self._put(held, negotiated.scale)
         early.end()
         self.held, self.dropped = self.held + good, self.dropped + (not good)
         if was_armed:
-            self._pays = bool((agreed.flags & Flag.AHEAD).any())
+            self._pays = bool((negotiated.flags & Flag.AHEAD).any())
             self._skip = self._vain = 0 if good else min(max(2 * self._vain, 1), _MOST_SKIPPED)
         return held, rows
 
@@ -288,7 +288,7 @@ class HybridExchange:
         """What this rank's messages have lacked so far, by parameter: "/w" flat, of tables the rows that were sent as (rows, width)."""
         if self._layout is None or self._compression is None:
             return dict(self._kept)
-        layout, rest = self._layout, self._compression.rest
+        layout, rest = self._layout, self._compression.residual
         dense = {p.name(): rest[at : at + n].copy() for p, at, n in zip(layout.structure.dense, layout.at, layout.sizes, strict=True)}
         return dense | self._rows.residuals()
 
@@ -297,7 +297,7 @@ class HybridExchange:
         self._kept = dict(residuals)
         if self._layout is None or self._compression is None:
             return
-        layout, rest = self._layout, self._compression.rest
+        layout, rest = self._layout, self._compression.residual
         rest[:] = 0
         for p, at, n in zip(layout.structure.dense, layout.at, layout.sizes, strict=True):
             known = residuals.get(p.name())
@@ -310,4 +310,4 @@ os.register_at_fork(after_in_child=watchers.clear)  # a child's gradients go now
 
 
 def _leave(root: Root) -> None:
-    lib.dn_root_watch(root.c, lib.DN_WATCH_OFF)
+    lib.dn_store_set_hook(root.c, lib.DN_HOOK_OFF)

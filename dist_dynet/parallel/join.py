@@ -21,7 +21,7 @@ class Join:
     rank that made the most calls of update(). With accumulate=k, an accumulation that the end cuts short is exchanged: the mean of the passes
     there are. An exception passes through.
 
-    Inside of the block the ranks meet in trainer.update() only: another meeting, or another trainer's update, would wait for ranks that have
+    Inside of the block the ranks meet in trainer.update() only: another collective operation, or another trainer's update, would wait for ranks that have
     ended. Loops over shard() need no Join.
 
     >>> import dist_dynet as dy

@@ -36,10 +36,10 @@ def map_together(
         segments: how many there are of each size, at least as many as ranks on this host.
         mine: what this rank has to say.
         sizes: makes of it the sizes in bytes; may raise OSError. None: no memory is wanted.
-        what: the name of the meeting.
+        what: the name of the collective operation.
 
     Raises:
-        OSError: there is no room on some rank, or `sizes` says so; with the same words on all ranks.
+        OSError: there is no room on some rank, or `sizes` says so; with the same message on all ranks.
     """
     descriptor, path, failure = -1, "", ""
     if here.rank == host[0]:

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from .._ffi import ffi, lib
 from ..params.collection import ParameterCollection
 from ..trainers.state import Settings
-from ._world import World, ranks_in_words
+from ._world import World, format_ranks
 from .message import Flag, MessageLayout
 from .structure import Structure
 
 
 @dataclass(frozen=True)
-class Agreed:
+class Negotiated:
     """One row per rank."""
 
     what: str  # the name of the collective operation
@@ -119,20 +119,20 @@ class Negotiation:
         self._updates, self._which = 0, here.number_trainer()
         self.asks: list[Callable[[], int]] = []
         """Flags that this rank has to tell beside those that reach() is given."""
-        self.hears: list[Callable[[int], object]] = []
+        self.on_flags: list[Callable[[int], object]] = []
         """Told the flags of all ranks together, at each agreement."""
         self._said: Any = None  # in the last update
         self._message = ffi.new("dn_rank_message *")
         self._planned = AsPlanned()
-        self._settle(Structure(m), here.collective("DistributedTrainer"), ())
+        self._adopt(Structure(m), here.collective("DistributedTrainer"), ())
 
-    def _settle(self, structure: Structure, what: str, known: Any) -> None:
+    def _adopt(self, structure: Structure, what: str, known: Any) -> None:
         """The ranks hold the same parameters, with the same values where they are not known to be. Else all is as it was."""
         structure.check(self._here, self._comm, what)
         structure.broadcast(self._here, self._comm, what, known)
         self._structure, self._layout = structure, MessageLayout(structure)
 
-    def reach(self, weight: float, settings: Settings, step: Step, flags: int = 0, problem: str = "") -> Agreed | AsPlanned:
+    def reach(self, weight: float, settings: Settings, step: Step, flags: int = 0, problem: str = "") -> Negotiated | AsPlanned:
         """What all ranks know before this update. Collective.
 
         Args:
@@ -147,7 +147,7 @@ class Negotiation:
                 of shard(); a rank does not know what its gradients belong to.
         """
         self._updates += 1
-        name = self._meet("gradient exchange of update", flags)
+        name = self._begin_collective("gradient exchange of update", flags)
         average = self._average and not flags & Flag.WEIGHED
         flags |= Flag.UNKNOWN if problem else 0
         for ask in self.asks:
@@ -161,31 +161,31 @@ class Negotiation:
         c.weight = weight
         plannable = current is self._structure and not flags & (Flag.ENDED | Flag.UNKNOWN) and not self._here.checks
         if self._transport.send(self._layout, c, average, plannable, name):
-            for hear in self.hears:
-                hear(flags)
+            for callback in self.on_flags:
+                callback(flags)
             return self._planned
         what, every = name(), self._transport.received(self._layout)
         alike = self._begin_alike(every)
         if current.hash != self._structure.hash or (not alike and (every["structure"] != self._structure.hash).any()):
-            self._settle(current, what, self._structure.parameters)
+            self._adopt(current, what, self._structure.parameters)
             self._transport.send(self._layout, c, average, False, name)
             every = self._transport.received(self._layout)
             alike = self._begin_alike(every)
-        agreed = settings
+        negotiated = settings
         if not alike:
             going = every[every["flags"] & Flag.ENDED == 0]
             self._compare(every, going, settings, step, flags, what)
-            agreed = settings if not len(going) else Settings(*going["settings"][0].tolist())
+            negotiated = settings if not len(going) else Settings(*going["settings"][0].tolist())
         if self._average:
             self._refuse_unknown(every, problem, what)
         if self._here.checks:
             self._structure.compare(self._here, self._comm, what)
-        for hear in self.hears:
-            hear(int(np.bitwise_or.reduce(every["flags"])))
+        for callback in self.on_flags:
+            callback(int(np.bitwise_or.reduce(every["flags"])))
         total = sum(every["weight"].tolist())  # one after another, as C adds them up
         weights = every["weight"] if average else (every["weight"] > 0).astype(np.float64)
         scale = (1 / total if total > 0 else 0.0) if average else 1.0
-        return Agreed(what, self._structure, weights * scale, weights, scale, every["filled"], every["rows"], every["flags"], agreed)
+        return Negotiated(what, self._structure, weights * scale, weights, scale, every["filled"], every["rows"], every["flags"], negotiated)
 
     def gather_weights(self, weight: float, flags: int, problem: str = "") -> tuple[float, int, int]:
         """The sum of all ranks' weights in one pass of an accumulation, whose flags are set on any rank, and whose on all. Collective.
@@ -193,7 +193,7 @@ class Negotiation:
         Raises:
             RuntimeError: on all ranks: one does not know which batch its gradients come from.
         """
-        what = self._meet("weights of a pass before update", flags, 1)()
+        what = self._begin_collective("weights of a pass before update", flags, 1)()
         every = np.empty(self._here.size, [("weight", np.float64), ("flags", np.int64)])
         mine = np.array([(weight, flags | (Flag.UNKNOWN if problem else 0))], every.dtype)
         self._here.wait([self._comm.Iallgather(mine.view(np.uint8), every.view(np.uint8))], what)
@@ -205,12 +205,12 @@ class Negotiation:
         """Where a rank does not know what its gradients belong to, none updates."""
         unknown = np.flatnonzero(every["flags"] & Flag.UNKNOWN).tolist()
         if unknown:
-            where = ranks_in_words([self._here.members[rank] for rank in unknown])
+            where = format_ranks([self._here.members[rank] for rank in unknown])
             words = problem or f"on {where} it is not known which batch of shard() the gradients come from; see the message there."
             raise RuntimeError(f"{self._here.name} {what}: {words}")
 
-    def _meet(self, kind: str, flags: int, ahead: int = 0) -> Callable[[], str]:
-        """One more meeting. Its name is made when somebody asks for it: after a backward that takes a tenth of an exchange."""
+    def _begin_collective(self, kind: str, flags: int, ahead: int = 0) -> Callable[[], str]:
+        """One more collective operation. Its name is made when somebody asks for it: after a backward that takes a tenth of an exchange."""
         here, update, which = self._here, self._updates + ahead, self._which
         if here.checks:
             what = here.collective(f"{kind} {update}{which}", at_one_line=not flags & Flag.JOIN)
@@ -236,14 +236,14 @@ class Negotiation:
             self._here.agree(self._comm, None if flags & Flag.ENDED else ", ".join(said), what)
         self._compare_frozen(every["frozen"], what)
         read = [0 < n < self._here.size for n in np.count_nonzero(every["settled"], axis=0)]
-        self._structure.settle(read)
+        self._structure.materialise(read)
 
     def _compare_frozen(self, frozen: NDArray[np.bool_], what: str) -> None:
         """What one rank leaves as it is, none may update."""
         unlike = np.flatnonzero((frozen != frozen[0]).any(axis=0))
         if len(unlike):
             name, members = self._structure.parameters[unlike[0]].name(), self._here.members
-            ranks = ranks_in_words([members[rank] for rank in np.flatnonzero(frozen[:, unlike[0]]).tolist()])
+            ranks = format_ranks([members[rank] for rank in np.flatnonzero(frozen[:, unlike[0]]).tolist()])
             raise RuntimeError(
                 f'{self._here.name} {what}: "{name}" is frozen on {ranks}, but not on all. Call set_updated() on all ranks alike.'
             )

@@ -1,7 +1,7 @@
 """The cached plan of the steady state: how the ranks of one host add up the gradients of known parameters.
 
-It is one struct, dn_team_plan, which C follows and Python fills. It holds for one structure, whose
-chunks lie in shared memory; whoever moves them drops it (SharedExchange), and there is no other way
+It is one struct, dn_shm_comm_plan, which C follows and Python fills. It holds for one structure, whose
+chunks lie in shared memory; whoever moves them drops it (SharedExchange), and there is no fallback
 in which it becomes invalid: windows that grow are put into it in place.
 """
 
@@ -14,11 +14,11 @@ import numpy as np
 
 from .._ffi import DTYPE, NULL, ffi, lib
 from .message import MessageLayout
-from .negotiation import Agreed
+from .negotiation import Negotiated
 from .structure import Structure
 
 
-class RowWindow:
+class RowBuffer:
     """Where every rank puts its touched rows of one table, for the others to read until the next negotiation."""
 
     def __init__(self, capacity: int, width: int, whole: Any, starts: list[int]) -> None:
@@ -40,41 +40,41 @@ class Plan:
     """
 
     def __init__(
-        self, structure: Structure, segments: Mapping[int, Any], windows: Mapping[Any, RowWindow], rank: int, ranks: int
+        self, structure: Structure, segments: Mapping[int, Any], buffers: Mapping[Any, RowBuffer], rank: int, ranks: int
     ) -> None:
         self.structure = structure
         dense, tables = len(structure.dense), len(structure.tables)
         self._layout = MessageLayout(structure)
         by_chunk = [segments.get(chunk, NULL) for chunk in range(max(segments, default=-1) + 1)]
-        self.c = ffi.new("dn_team_plan *")
+        self.c = ffi.new("dn_shm_comm_plan *")
         self._kept = [  # a struct of pointers keeps nothing alive
-            ffi.new("dn_place[]", structure.places),
+            ffi.new("dn_gradient_slot[]", structure.places),
             ffi.new("dn_real *const *[]", by_chunk),
-            ffi.new("dn_team_window[]", tables),
+            ffi.new("dn_shared_buffer[]", tables),
             ffi.new("uint8_t *[]", ranks),
             ffi.new("int32_t[]", ranks * tables),
             ffi.new("double[]", ranks),
-            ffi.new("dn_share[]", dense),
+            ffi.new("dn_shard[]", dense),
         ]
         self.c.of, self.c.ranks, self.c.rank = self._layout.members[0], ranks, rank
-        self.c.places, self.c.segments, self.c.windows, self.c.filled, self.c.rows, self.c.factors, self.c.shares = self._kept
-        self._of_chunks, self._windows = by_chunk, dict(windows)
-        for table, window in windows.items():
-            self.set_window(table, window)
+        self.c.places, self.c.segments, self.c.buffers, self.c.filled, self.c.rows, self.c.factors, self.c.shares = self._kept
+        self._of_chunks, self._buffers = by_chunk, dict(buffers)
+        for table, buffer in buffers.items():
+            self.set_window(table, buffer)
 
-    def set_window(self, table: Any, window: RowWindow) -> None:
+    def set_window(self, table: Any, buffer: RowBuffer) -> None:
         """From now on rows of this table go there."""
-        self._windows[table] = window
+        self._buffers[table] = buffer
         if table in self.structure.handles:
             k = self.structure.handles.index(table) - len(self.structure.dense)
-            self.c.windows[k] = (window.rows, window.ids, window.capacity)
+            self.c.buffers[k] = (buffer.rows, buffer.ids, buffer.capacity)
 
-    def follow(self, agreed: Agreed) -> None:
+    def follow(self, negotiated: Negotiated) -> None:
         """The present update is as agreed, where C has not found that out by itself."""
-        self._filled = np.ascontiguousarray(agreed.filled)
+        self._filled = np.ascontiguousarray(negotiated.filled)
         self.c.filled[0 : len(self._filled)] = [ffi.from_buffer("uint8_t[]", row) for row in self._filled]
-        self.c.factors[0 : agreed.factors.size] = agreed.factors.tolist()
-        self.c.rows[0 : agreed.rows.size] = agreed.rows.ravel().tolist()
+        self.c.factors[0 : negotiated.factors.size] = negotiated.factors.tolist()
+        self.c.rows[0 : negotiated.rows.size] = negotiated.rows.ravel().tolist()
 
 
 def check(outcome: int) -> None:
@@ -83,6 +83,6 @@ def check(outcome: int) -> None:
         raise MemoryError("gradient exchange: out of memory")
     if outcome:
         raise RuntimeError(
-            f"gradient exchange: csrc/parallel/team.c refused its arguments; got error {outcome}. "
+            f"gradient exchange: csrc/parallel/shm_comm.c refused its arguments; got error {outcome}. "
             "This is a fault of dist_dynet."
         )

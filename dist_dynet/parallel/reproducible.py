@@ -135,7 +135,7 @@ class ReproducibleSum:
         """Puts the sum over all ranks in the place of the collection's gradients, the same bits on every rank. Collective.
 
         Args:
-            what: the name of the meeting.
+            what: the name of the collective operation.
             divided: by the sum of the weights.
         """
         if self._here.size > 1:

@@ -64,7 +64,7 @@ class Round:
     def open(self, weight: float) -> None:
         """From now on complete gradients are taken, times this weight, and sent. Again: nothing."""
         if self.weight is None:
-            self.watched = lib.dn_root_watched(self._root.c)
+            self.watched = lib.dn_store_hook_count(self._root.c)
             self.weight = weight
             self._sum = Sum(self._comm, self._hosts, self._arrays.sum, self._compression, self._all_come)
 
@@ -172,7 +172,7 @@ class Helper(threading.Thread):
         """Ends the thread, and what it has begun."""
         self._stopped = True
         if self._present:
-            lib.dn_root_watch(self._present[1].c, lib.DN_WATCH_OFF)
+            lib.dn_store_set_hook(self._present[1].c, lib.DN_HOOK_OFF)
         self._jobs.put(None)
         self.join()
         if self._present and not self._present[0].taken_over:
@@ -180,10 +180,10 @@ class Helper(threading.Thread):
         self._present = None
 
     def _drive(self, round_: Round, root: Root, weight: Weight) -> None:
-        while (state := lib.dn_root_await(root.c, 1.0)) == lib.DN_WATCH_ARMED and not self._stopped:
+        while (state := lib.dn_store_await(root.c, 1.0)) == lib.DN_HOOK_ARMED and not self._stopped:
             pass
         with round_.lock:
-            value = weight() if round_.weight is None and state != lib.DN_WATCH_OFF else round_.weight
+            value = weight() if round_.weight is None and state != lib.DN_HOOK_OFF else round_.weight
             if value is None or round_.taken_over:
                 return
             round_.open(value)

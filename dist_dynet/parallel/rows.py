@@ -49,7 +49,7 @@ class RowsBetweenHosts:
 
     def __init__(self, here: World, comm: Any, hosts: Hosts, compressed: bool) -> None:
         self.here, self.comm, self.hosts, self.compressed = here, comm, hosts, compressed
-        self._rest: dict[LookupParameters, NDArray[Any]] = {}
+        self._residual: dict[LookupParameters, NDArray[Any]] = {}
         self._few: set[LookupParameters] = set()
         """Of which the rows of all hosts were no more than twice their union: known alike to the first ranks of all hosts."""
 
@@ -83,26 +83,26 @@ class RowsBetweenHosts:
     def compression(self, table: LookupParameters, ids: Ids) -> Bf16:
         """Codes for these rows, with what earlier messages lacked of them."""
         compression = Bf16(len(ids) * _width(table))
-        if table not in self._rest:
-            self._rest[table] = np.zeros((len(table), _width(table)), DTYPE)
-        compression.rest[:] = self._rest[table][ids].reshape(-1)
+        if table not in self._residual:
+            self._residual[table] = np.zeros((len(table), _width(table)), DTYPE)
+        compression.residual[:] = self._residual[table][ids].reshape(-1)
         return compression
 
     def keep(self, table: LookupParameters, ids: Ids, compression: Bf16) -> None:
         """Keeps what they lack now."""
-        self._rest[table][ids] = compression.rest.reshape(len(ids), -1)
+        self._residual[table][ids] = compression.residual.reshape(len(ids), -1)
 
     def residuals(self) -> dict[str, NDArray[Any]]:
         """What messages have lacked so far, by table: (rows, width)."""
-        return {table.name(): rest.copy() for table, rest in self._rest.items()}
+        return {table.name(): rest.copy() for table, rest in self._residual.items()}
 
     def load_residuals(self, tables: Sequence[LookupParameters], residuals: Mapping[str, NDArray[Any]]) -> None:
         """Goes on with these."""
-        self._rest.clear()
+        self._residual.clear()
         for table in tables:
             rest = residuals.get(table.name())
             if rest is not None and rest.size == len(table) * _width(table):
-                self._rest[table] = rest.reshape(len(table), -1).astype(DTYPE)
+                self._residual[table] = rest.reshape(len(table), -1).astype(DTYPE)
 
 
 class RowsRound:
@@ -119,14 +119,14 @@ class RowsRound:
         self.moves = 0  # rises with everything that has come
         self._all, self._here, self._comm, self._hosts = rows, rows.here, rows.comm, rows.hosts
         self._tables, self._handles = structure.tables, structure.handles[len(structure.dense) :]
-        self._leaders = [ranks[0] for ranks in rows.hosts.ranks]
+        self._host_leaders = [ranks[0] for ranks in rows.hosts.ranks]
         self._parts: list[list[tuple[Ids, NDArray[Any]]]] = [[] for _ in self._tables]
         """Of each table what its gradient becomes the sum of, in this order."""
         ids = [table.touched_rows() if weight else np.empty(0, np.int32) for table in self._tables]
         gradients = [table.touched_gradients()[: len(own)] for table, own in zip(self._tables, ids, strict=True)]
         if weight not in (0, 1):
             gradients = [rows * DTYPE.type(weight) for rows in gradients]
-        self._steps = self._lead(ids, gradients) if self._here.rank in self._leaders else self._follow(ids, gradients)
+        self._steps = self._lead(ids, gradients) if self._here.rank in self._host_leaders else self._follow(ids, gradients)
         self._next = next(self._steps, None)
 
     def advance(self) -> bool:
@@ -190,20 +190,20 @@ class RowsRound:
             for is_first, table, own, rows in zip(first, self._tables, ids, gradients, strict=True)
         ]
         message = self._message(ids, sent)
-        others = [rank for rank in self._leaders if rank != self._here.rank]
+        others = [rank for rank in self._host_leaders if rank != self._here.rank]
         inbox: dict[int, Message] = {}
         yield self._swapped(inbox, others, _BETWEEN, [(message, rank, _BETWEEN) for rank in others])
         inbox[self._here.rank] = message
-        read = [self._read(inbox[rank], kinds) for rank in self._leaders]  # by host, then table
+        read = [self._read(inbox[rank], kinds) for rank in self._host_leaders]  # by host, then table
         requests, sums = [], []
         for k, (table, is_first) in enumerate(zip(self._tables, first, strict=True)):
             theirs = [of[k][0] for of in read]
-            few = len(self._leaders) == 2 or every.are_few(table, theirs)
+            few = len(self._host_leaders) == 2 or every.are_few(table, theirs)
             if is_first:
                 self._parts[k] = [of[k] for of in read]
             elif few:
                 code = every.encoded(table, ids[k], gradients[k].copy())
-                for rank, of in zip(self._leaders, theirs, strict=True):
+                for rank, of in zip(self._host_leaders, theirs, strict=True):
                     place = code if rank == self._here.rank else np.empty((len(of), _width(table)), code.dtype)
                     self._parts[k].append((of, place))
                     if rank != self._here.rank:
@@ -221,7 +221,7 @@ class RowsRound:
 
     def _summed(self, table: LookupParameters, union: Ids, block: NDArray[Any]) -> Done:
         """Adds up a block of rows over the hosts, in place."""
-        between = Hosts([[rank] for rank in self._leaders], self._hosts.host, 0)
+        between = Hosts([[rank] for rank in self._host_leaders], self._hosts.host, 0)
         compression = self._all.compression(table, union) if self._all.compressed else None
         summing = Sum(self._comm, between, block.reshape(-1), compression, all_come=True)
         for number, start in enumerate(range(0, block.size, PIECE)):

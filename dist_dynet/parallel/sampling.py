@@ -127,7 +127,7 @@ class Shard(Generic[T]):
         self._data, self._seed, self._cost, self._weight = data, int(seed), cost, weight
         self._drop_last, self._shuffle, self._comm = bool(drop_last), bool(shuffle), comm
         self._epoch, self._position = int(epoch), 0
-        self._goes_on = False  # the next loop begins at _position
+        self._resumes = False  # the next loop begins at _position
         self._fingerprint: int | None = None
         self._loop: Loop | None = None  # the one that state() speaks of
         self._newest: Loop | None = None
@@ -141,7 +141,7 @@ class Shard(Generic[T]):
     @epoch.setter
     def epoch(self, epoch: int) -> None:
         if epoch != self._epoch:
-            self._epoch, self._position, self._goes_on = int(epoch), 0, False
+            self._epoch, self._position, self._resumes = int(epoch), 0, False
             self._loop = self._newest = None
 
     @property
@@ -208,7 +208,7 @@ class Shard(Generic[T]):
         epoch, position = state.get("epoch"), state.get("position")
         if not isinstance(epoch, int) or not isinstance(position, int) or not 0 <= position <= len(self):
             raise ValueError(f"shard: position must lie between 0 and {len(self)}, epoch be a number; got {position!r}, {epoch!r}.")
-        self._epoch, self._position, self._goes_on = epoch, position, True
+        self._epoch, self._position, self._resumes = epoch, position, True
         self._loop = self._newest = None
 
     def __len__(self) -> int:
@@ -222,8 +222,8 @@ class Shard(Generic[T]):
         return np.random.default_rng((self._seed, self._epoch)).permutation(len(self._data)).tolist()  # type: ignore[no-any-return]
 
     def __iter__(self) -> Iterator[Batch[T]]:
-        first = self._position if self._goes_on else 0
-        self._goes_on = False
+        first = self._position if self._resumes else 0
+        self._resumes = False
         return _Batches(self, Loop(len(self), self._epoch, first, self._is_used))
 
     def _begins(self, loop: Loop) -> None:

@@ -22,10 +22,10 @@ from ..params.root import Root
 from ._world import World
 from .exchange import MpiSum
 from .memory import map_together, say_refused
-from .negotiation import Agreed, AsPlanned
-from .plan import Plan, RowWindow
+from .negotiation import Negotiated, AsPlanned
+from .plan import Plan, RowBuffer
 from .structure import Structure
-from .team import TeamTransport
+from .shm_comm import TeamTransport
 
 # ---- memory ----------------------------------------------------------------------------------------------------------------------------
 
@@ -103,32 +103,32 @@ class SharedExchange:
         self.transport, self._by_mpi = TeamTransport(here, comm), MpiSum(here, comm)
         self._memory: SharedMemory | None = None
         self._refused = False
-        self._windows: dict[Any, RowWindow] = {}
+        self._buffers: dict[Any, RowBuffer] = {}
         self.quick = 0  # how many updates were exchanged as planned
 
-    def sum(self, agreed: Agreed | AsPlanned) -> None:
+    def sum(self, negotiated: Negotiated | AsPlanned) -> None:
         """As MpiSum.sum()."""
-        if isinstance(agreed, AsPlanned):
+        if isinstance(negotiated, AsPlanned):
             self.quick += 1
             self.transport.sum()
-        elif (plan := self._prepared(agreed)) is not None:
-            plan.follow(agreed)
+        elif (plan := self._prepared(negotiated)) is not None:
+            plan.follow(negotiated)
             self.transport.sum()
         else:
-            self._by_mpi.sum(agreed)
+            self._by_mpi.sum(negotiated)
 
-    def _prepared(self, agreed: Agreed) -> Plan | None:
+    def _prepared(self, negotiated: Negotiated) -> Plan | None:
         """A plan by which these gradients can be added up; None: there is no room in shared memory. Collective."""
-        structure, counts = agreed.structure, agreed.rows.max(axis=0)
+        structure, counts = negotiated.structure, negotiated.rows.max(axis=0)
         if self.transport.refused:
             self._memory = None
         elif not self._refused and (self.transport.plan is None or self.transport.plan.structure is not structure):
-            self._place(structure, agreed.what)
+            self._place(structure, negotiated.what)
         if self.transport.plan is not None:
             tables = structure.handles[len(structure.dense) :]
-            grown = [k for k, table in enumerate(tables) if counts[k] > (self._windows[table].capacity if table in self._windows else 0)]
+            grown = [k for k, table in enumerate(tables) if counts[k] > (self._buffers[table].capacity if table in self._buffers else 0)]
             if grown:
-                self._grow(structure, grown, counts, agreed.what)
+                self._grow(structure, grown, counts, negotiated.what)
         return self.transport.plan
 
     def _place(self, structure: Structure, what: str) -> None:
@@ -143,10 +143,10 @@ class SharedExchange:
         else:
             self._memory = memory
             segments = {chunk: memory.chunks[chunk].pointers for chunk in used}
-            self.transport.plan = Plan(structure, segments, self._windows, self._here.rank, self._here.size)
+            self.transport.plan = Plan(structure, segments, self._buffers, self._here.rank, self._here.size)
 
     def _share(self, structure: Structure, memory: SharedMemory, used: set[int], what: str) -> None:
-        """Raises OSError, with the same words on all ranks, where that is not possible."""
+        """Raises OSError, with the same message on all ranks, where that is not possible."""
         root = structure.root.c
         capacities = [lib.dn_chunk_capacity(root, chunk) for chunk in range(max(used, default=-1) + 1)]
         layout = hashlib.blake2b(repr((capacities, structure.places)).encode(), digest_size=8).digest()
@@ -179,9 +179,9 @@ class SharedExchange:
             return
         for k, capacity, width, (whole, starts) in zip(tables, capacities, widths, mapped, strict=True):
             handle = structure.handles[len(structure.dense) + k]
-            self._windows[handle] = RowWindow(capacity, width, whole, starts)
+            self._buffers[handle] = RowBuffer(capacity, width, whole, starts)
             if self.transport.plan:
-                self.transport.plan.set_window(handle, self._windows[handle])
+                self.transport.plan.set_window(handle, self._buffers[handle])
 
     def _refuse(self, error: OSError) -> None:
         """MPI from now on."""

@@ -59,7 +59,7 @@ class Structure:
         here.wait([comm.Ibcast(p.storage(), root=0) for p in self.parameters if p not in skip], what)
         self.root.changed()
 
-    def settle(self, chosen: Iterable[bool] | None = None) -> None:
+    def materialise(self, chosen: Iterable[bool] | None = None) -> None:
         """Multiplies the weight decay into the rows of these tables, as an update does now and then and reading does; None: of all."""
         for table, wanted in zip(self.tables, chosen or [True] * len(self.tables), strict=True):
             if wanted:

@@ -21,7 +21,7 @@ from .batches import Sources
 from .engines import Exchange
 from .hybrid import HybridExchange
 from .message import Flag
-from .negotiation import Agreed, AsPlanned, Negotiation, Step
+from .negotiation import Negotiated, AsPlanned, Negotiation, Step
 from .reproducible import ReproducibleSum
 
 
@@ -66,10 +66,10 @@ class Sync:
         """Exchanges and applies what was gathered: whether parameters were updated, and whether all ranks have run out of data."""
         over, what = bool(flags & Flag.ENDED), ""
         if self.negotiation is not None:
-            agreed = self._negotiate(weight, step, flags | Flag.JOIN if self.joins else flags, problem)
-            over, what = agreed.over, agreed.what
+            negotiated = self._negotiate(weight, step, flags | Flag.JOIN if self.joins else flags, problem)
+            over, what = negotiated.over, negotiated.what
             if self.reproducible is None and self.exchange is not None:
-                self.exchange.sum(agreed)
+                self.exchange.sum(negotiated)
             self.passes.stash.mark()
         elif weight == 0:
             self._trainer.collection.reset_gradients()
@@ -92,7 +92,7 @@ class Sync:
             self.hooks.finish()
         return updated, over
 
-    def _negotiate(self, weight: float, step: Step, flags: int, problem: str) -> Agreed | AsPlanned:
+    def _negotiate(self, weight: float, step: Step, flags: int, problem: str) -> Negotiated | AsPlanned:
         """What all ranks know before gradients move."""
         assert self.negotiation is not None
         if self._is_amid:
@@ -106,13 +106,13 @@ class Sync:
             flags |= wire.flush(weight if self.weighted else float(weight > 0))
         self.passes.stash.follow()
         try:
-            agreed = self.negotiation.reach(weight, Settings.of(self._trainer), step, flags, problem)
+            negotiated = self.negotiation.reach(weight, Settings.of(self._trainer), step, flags, problem)
         except RuntimeError:  # on all ranks
             if wire is not None:
                 wire.drop("gradient exchange that was given up")
             self.passes.stash.mark()
             self._is_amid = False
             raise
-        if isinstance(agreed, Agreed) and flags & Flag.ENDED and not agreed.over:
-            agreed.settings.set_on(self._trainer)  # goes on as the ranks do that still have data
-        return agreed
+        if isinstance(negotiated, Negotiated) and flags & Flag.ENDED and not negotiated.over:
+            negotiated.settings.set_on(self._trainer)  # goes on as the ranks do that still have data
+        return negotiated

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .._habits import OF_TRAINERS, explain
+from .._hints import OF_TRAINERS, explain
 from ..params.parameters import LookupParameters, Parameters
 from ..trainers import Trainer
 from . import _saving, environment
@@ -53,7 +53,7 @@ class _Pass:
 class DistributedTrainer(TrainerWrapper):
     """Wraps a trainer, so that N ranks with B/N examples each do what one process does with B.
 
-    At construction all ranks get rank 0's values and trainer state. Each update() replaces the gradients by g, then clips and updates as ever:
+    At construction all ranks get rank 0's values and trainer state. Each update() replaces the gradients by g, then clips and updates as always:
 
     - "mean": g = sum n_r g_r / sum n_r, for losses that are means over the rank's examples. n_r is the number of examples in the batch of
       shard() that the gradients come from, or their weight; without shard() it is 1.
@@ -77,7 +77,7 @@ class DistributedTrainer(TrainerWrapper):
             the environment, "auto" by default.
         reproducible: the same bits whatever the number of ranks; needs `shard(..., micro_batches=G)`, and update() after each micro-batch. It
             keeps their gradients, and updates after the last of a step.
-        check: for finding faults: every meeting of these ranks, not only this trainer's, first compares what the ranks are about to do and on
+        check: for finding faults: every collective operation of these ranks, not only this trainer's, first compares what the ranks are about to do and on
             which line of the program, and every update() the parameters, bit for bit.
         comm: an mpi4py communicator whose ranks train this model, such as MPI.COMM_WORLD.Split(color); give it to shard() as well. From then
             on the first of them writes the files. None: all.
@@ -259,7 +259,7 @@ class DistributedTrainer(TrainerWrapper):
         sync, part = self.sync, this.batch.part if this.batch is not None else None
         if not kept.resumes(part):
             sync.hooks.gathered = 0
-            sync.passes.stash.forget(sync.hooks.members())
+            sync.passes.stash.invalidate(sync.hooks.members())
         assert part is not None
         with sync.passes.stash.unseen():
             kept.keep(part, this.n, this.n if sync.weighted else 1.0)
@@ -388,10 +388,10 @@ class DistributedTrainer(TrainerWrapper):
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """As Trainer.load_state(). To be called on all ranks with the same state; what another rank's messages lacked is left out."""
-        rests = {name.removeprefix("rest:"): rest for name, rest in state.items() if name.startswith("rest:")}
+        residuals = {name.removeprefix("rest:"): rest for name, rest in state.items() if name.startswith("rest:")}
         self._inner.load_state({name: values for name, values in state.items() if not name.startswith(("rest:", "rest_rank"))})
         if self.sync.wire:
-            self.sync.wire.load_residuals(rests if int(state.get("rest_rank", -1)) == self._world.rank else {})
+            self.sync.wire.load_residuals(residuals if int(state.get("rest_rank", -1)) == self._world.rank else {})
 
     def status(self) -> None:
         """Prints on stderr, on rank 0, the learning rate, and how many updates were clipped and done since the last call."""

@@ -36,7 +36,7 @@ def size(value: Any, what: str, where: str = "") -> int:
     try:
         return integer(value)
     except TypeError:
-        raise TypeError(f"{what}: sizes must be whole numbers; got {value!r}{where}.") from None
+        raise TypeError(f"{what}: sizes must be integers; got {value!r}{where}.") from None
 
 
 def check_size(dims: tuple[int, ...], what: str) -> None:

@@ -201,7 +201,7 @@ class IdentityInitializer(PyInitializer):
 
 
 def _left_vectors_by_jacobi(matrix: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The left singular vectors with the signs that the cyclic two-sided Jacobi method gives them (Kogbetliantz 1955; sweeps row by row).
+    """The left singular vectors with the signs that the cyclic two-sided Jacobi method gives them (Kogbetliantz 1955; iterates row by row).
 
     Each pair (p, q), q < p, gets a rotation that makes the 2 x 2 block symmetric, and one that makes it diagonal. Slow for large matrices.
     """

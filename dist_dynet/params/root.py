@@ -27,10 +27,10 @@ class Root:
     """The owner of all parameters of a tree of collections."""
 
     def __init__(self) -> None:
-        root = lib.dn_root_new()
+        root = lib.dn_store_new()
         if root == NULL:
             raise MemoryError("ParameterCollection: out of memory")
-        self.c = ffi.gc(root, lib.dn_root_free)
+        self.c = ffi.gc(root, lib.dn_store_free)
         self.made: list[tuple[Any, tuple[int, ...], int]] = []
         """C's parameters in the order in which they were made, with dims and rows."""
         self.names: dict[int, str] = {}
@@ -41,7 +41,7 @@ class Root:
 
     def follow_order(self) -> None:
         """Lets C know whether the numbers are to be DyNet's."""
-        lib.dn_root_as_dynet(self.c, _random.dynet_order())
+        lib.dn_store_as_dynet(self.c, _random.dynet_order())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return rebuilt_root, (type(self), _contents(self))
@@ -56,7 +56,7 @@ class Root:
 
     def chunks(self) -> int:
         """How many chunks the dense parameters fill."""
-        return int(lib.dn_root_chunks(self.c))
+        return int(lib.dn_store_chunks(self.c))
 
     def chunk_gradients(self, chunk: int) -> NDArray[Any]:
         """The gradients of a chunk, without a copy: padding and empty gradients included, which may hold anything but NaN's absence."""
@@ -68,11 +68,11 @@ class Root:
 
     def changed(self) -> None:
         """To be called after values were written from outside."""
-        lib.dn_root_changed(self.c)
+        lib.dn_store_changed(self.c)
 
     def version(self) -> int:
         """Rises whenever values change. Waits for an update by another thread."""
-        return int(lib.dn_root_version(self.c))
+        return int(lib.dn_store_version(self.c))
 
 
 @contextmanager

@@ -168,7 +168,7 @@ class Trainer:
 
         Raises:
             ValueError: k is below 1.
-            TypeError: k is not a whole number.
+            TypeError: k is not an integer.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()

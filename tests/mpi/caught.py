@@ -145,7 +145,7 @@ def test_interrupted():
 
 
 def test_interrupted_gather():
-    """What this rank sends next would be taken for its part of the meeting that it has left."""
+    """What this rank sends next would be taken for its part of the collective operation that it has left."""
     if rank:
         time.sleep(1)
     else:
@@ -153,12 +153,12 @@ def test_interrupted_gather():
         timer.start()
         with pytest.raises(KeyboardInterrupt):
             parallel.gather("one")
-        meetings = (
+        collectives_made = (
             lambda: parallel.gather("two"), lambda: parallel.all_reduce(2), lambda: parallel.barrier(timeout=5),
             lambda: parallel.broadcast_parameters(m), set_up,
         )  # fmt: skip
-        for meet in meetings:
-            with pytest.raises(RuntimeError, match=r"gather \(meeting \d+\) was interrupted, so that this rank is out of step with the others"):
+        for meet in collectives_made:
+            with pytest.raises(RuntimeError, match=r"gather \(collective \d+\) was interrupted, so that this rank is out of step with the others"):
                 meet()
         print("ok", flush=True)
     parallel.gather("two")  # nobody can: the job ends
@@ -177,7 +177,7 @@ def test_interrupted_checkpoint():
             with pytest.raises(KeyboardInterrupt):
                 checkpointer.save()
             for meet in (checkpointer.save, checkpointer.resume, lambda: parallel.gather("two")):
-                with pytest.raises(RuntimeError, match=r"checkpoint \(meeting \d+\) was interrupted, so that this rank is out of step"):
+                with pytest.raises(RuntimeError, match=r"checkpoint \(collective \d+\) was interrupted, so that this rank is out of step"):
                     meet()
             print("ok", flush=True)
         checkpointer.save()  # nobody can: the job ends

@@ -41,13 +41,13 @@ with parallel.Join(trainer):
 assert parallel.all_reduce(1) == size and parallel.gather(rank) == list(range(size))
 
 # two sums of one length, swapped: plain MPI adds unlike things up
-a, b = r"all_reduce sum \(meeting \d+\) at checked.py:\d+", r"all_reduce sum \(meeting \d+\) at checked.py:\d+"
+a, b = r"all_reduce sum \(collective \d+\) at checked.py:\d+", r"all_reduce sum \(collective \d+\) at checked.py:\d+"
 with unlike(a, b):
     if rank == 0:
         parallel.all_reduce(1.0)
     else:
         parallel.all_reduce(2.0)
-with unlike(r"gather \(meeting \d+\) at checked.py:\d+", r"barrier \(meeting \d+\) at checked.py:\d+"):
+with unlike(r"gather \(collective \d+\) at checked.py:\d+", r"barrier \(collective \d+\) at checked.py:\d+"):
     (parallel.gather if rank == 0 else lambda _: parallel.barrier())(1)
 
 # two trainers in another order
@@ -55,7 +55,7 @@ a_pass()
 with unlike(r"gradient exchange of update \d+ \(.*\) at .*", r"gradient exchange of update 1 of trainer 2 \(.*\) at .*"):
     (trainer if rank == 0 else other).update()
 
-# a meeting in place of an update
+# a collective operation in place of an update
 with unlike(r"gradient exchange of update \d+ \(.*\) at .*", r"all_reduce max \(.*\) at .*"):
     if rank == 0:
         trainer.update()

@@ -19,7 +19,7 @@ RATE, STEPS = 2.0**-4, 12
 
 
 def drawn(rng, shape):
-    """Small whole numbers: sums of them are exact."""
+    """Small integers: sums of them are exact."""
     return rng.integers(-4, 5, shape).astype(float)
 
 

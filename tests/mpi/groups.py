@@ -36,7 +36,7 @@ model.save(str(file))  # on return the group's first rank has written it
 assert f"#Parameter# /w{color} " in file.read_text()
 assert parallel.all_reduce(rank, comm=comm) == sum(range(color, size, 2))
 assert parallel.evaluate(lambda x: -x, data, comm=comm) == [-x for x in data]
-words = rf"\[rank {rank}/{size}\] assert_in_sync \(meeting \d+ of ranks {color} and {color + 2}\): rank {color + 2} and rank {color} differ"
+words = rf"\[rank {rank}/{size}\] assert_in_sync \(collective \d+ of ranks {color} and {color + 2}\): rank {color + 2} and rank {color} differ"
 with pytest.raises(RuntimeError, match=words):
     w.set_value(np.full(3 + color, float(rank)))
     parallel.assert_in_sync(model, comm=comm)

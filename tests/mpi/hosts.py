@@ -133,7 +133,7 @@ def test_gradients_leave_between_the_steps_of_backward():
     assert np.allclose(values(m), 0.5 - 4)
     root = m._root
     del trainer, early
-    assert lib.dn_root_await(root.c, 0.0) == lib.DN_WATCH_OFF
+    assert lib.dn_store_await(root.c, 0.0) == lib.DN_HOOK_OFF
 
 
 def test_ranks_that_disagree_keep_their_gradients():
@@ -155,7 +155,7 @@ def test_ranks_that_disagree_keep_their_gradients():
     parallel.assert_in_sync(m)
 
 
-def test_exchange_goes_on_while_the_agreement_is_waited_for():
+def test_exchange_continues_while_the_agreement_is_waited_for():
     m, (w,), (table,) = model_of((20, 30), tables=((50, 3),))
     trainer, summed = distributed(m, overlap=False), []
     exchange, reach = trainer.sync.exchange, trainer.sync.negotiation.reach
@@ -361,7 +361,7 @@ def test_compression_is_bounded_and_loses_nothing():
     parallel.assert_in_sync(m)
 
 
-def test_compressed_runs_go_on_from_their_state():
+def test_compressed_runs_continue_from_their_state():
     def run(updates, m, dense, tables, trainer, rng):
         for _ in range(updates):
             random_step(rng, dense, tables)
@@ -411,7 +411,7 @@ def test_trainer_that_goes():
         del trainer
     assert np.allclose(w.as_array(), 0.5 - 6)
     step(w)
-    assert lib.dn_root_await(m._root.c, 0.0) == lib.DN_WATCH_OFF
+    assert lib.dn_store_await(m._root.c, 0.0) == lib.DN_HOOK_OFF
 
 
 def test_trainers_that_end_give_back_what_they_had():
@@ -449,7 +449,7 @@ def test_interrupted_backward():
     assert np.allclose(w.as_array(), 0.5 - 3) and np.allclose(v.as_array(), 0.5 - 3)
 
 
-def test_no_room():
+def test_no_memory():
     memory.LIMIT = 1000
     m, (w,), _ = model_of((100, 30))
     trainer = distributed(m)

@@ -124,7 +124,7 @@ def rows_step(table, *rows, by=1.0):
     dy.esum([dy.sum_elems(table[row]) * by for row in rows]).backward()
 
 
-def test_rows_of_windows_that_grow():
+def test_rows_of_buffers_that_grow():
     m = dy.ParameterCollection()
     first, second = (m.add_lookup_parameters((40, width), init=0) for width in (3, 5))
     trainer = distributed(m, average="sum")
@@ -140,7 +140,7 @@ def test_rows_of_windows_that_grow():
                 expected[(r + k) % 40] -= r + 1
         assert (first.as_array() == expected[:, None]).all(), used
     assert (second.as_array() == [[-1.0 * (row == 7)] * 5 for row in range(40)]).all()
-    assert {window.capacity for window in trainer.sync.exchange._windows.values()} == {40, 2}
+    assert {window.capacity for window in trainer.sync.exchange._buffers.values()} == {40, 2}
     parallel.assert_in_sync(m)
 
 
@@ -159,7 +159,7 @@ def random_updates(seed, count):
         yield [(used[r], rng.integers(0, 30, rng.integers(0, most)), weights[r]) for r in range(size)]
 
 
-def usual_updates(average):
+def steady_updates(average):
     """Updates of changing parameters, against sums in NumPy; returns how many of them went without Python."""
     m, parameters = model_of(40, (20, 30), 7)
     table = m.add_lookup_parameters((30, 5), init=0)
@@ -209,7 +209,7 @@ def test_negotiation_adds_up_nothing():
 
 def test_updates_go_without_python():
     for average in ("sum", "weighted"):
-        assert usual_updates(average) >= 55  # all 60 but the first, and those in which the table's window grows
+        assert steady_updates(average) >= 55  # all 60 but the first, and those in which the table's window grows
 
 
 def test_other_parameters_in_each_update_go_without_python():
@@ -297,7 +297,7 @@ def test_stack_parser_goes_without_python():
     parallel.assert_in_sync(m)
 
 
-def test_usual_update_of_a_parameter_that_was_frozen():
+def test_steady_updates_of_a_parameter_that_was_frozen():
     m, (a, b) = model_of(4, 5)
     trainer = distributed(m, average="sum")
     for _ in range(3):
@@ -308,7 +308,7 @@ def test_usual_update_of_a_parameter_that_was_frozen():
     trainer.update()
 
 
-def test_usual_updates_with_settings_that_change():
+def test_steady_updates_with_settings_that_change():
     m, (w,) = model_of(4)
     trainer = distributed(m, average="sum")
     for k in range(4):
@@ -318,7 +318,7 @@ def test_usual_updates_with_settings_that_change():
         trainer.update()
 
 
-def test_usual_updates_between_other_meetings():
+def test_steady_updates_between_other_meetings():
     m, (w,) = model_of(4)
     trainer, second = distributed(m, average="sum"), distributed(m, average="mean")
     for k in range(6):
@@ -355,7 +355,7 @@ def test_update_after_an_interrupted_one():
     sys.exit(0)
 
 
-def test_report_that_outgrows_the_team():
+def test_report_that_outgrows_the_buffers():
     m, (w,) = model_of(4)
     trainer = distributed(m, average="sum")
     step(w)
@@ -367,7 +367,7 @@ def test_report_that_outgrows_the_team():
     assert all(p.as_array() == -3 * size for p in many)
 
 
-def test_no_room_for_rows():
+def test_no_memory_for_rows():
     m, (w,) = model_of(3)
     table = m.add_lookup_parameters((100, 20000), init=0)
     trainer = distributed(m, average="sum")
@@ -405,7 +405,7 @@ def test_fork():
     assert (w.as_array() == -0.5 - (size + 1) / 2).all()
 
 
-def test_no_room():
+def test_no_memory():
     m, (w,) = model_of((100, 30))
     trainer = distributed(m)
     for _ in range(3):
@@ -416,7 +416,7 @@ def test_no_room():
     assert np.allclose(w.as_array(), 0.5 - 3 * (size - 1) / 2)
 
 
-def test_no_room_later():
+def test_no_memory_later():
     m, (w,) = model_of((100, 30))
     trainer = distributed(m)
     step(w)
@@ -549,13 +549,13 @@ def test_no_file():
         raise PermissionError("no files today")
 
     memory._nameless_file = refuse
-    test_no_room()
+    test_no_memory()
 
 
-def test_no_room_on_one_rank():
+def test_no_memory_on_one_rank():
     if rank == 1:
         memory.LIMIT = 1000
-    test_no_room()
+    test_no_memory()
 
 
 def test_killed():

@@ -26,7 +26,7 @@ def of_file(builder, text):
     return make
 
 
-MAKERS = {
+FACTORIES = {
     "standard": lambda m, bias: dy.StandardSoftmaxBuilder(INPUT, 6, m, bias),
     "factored": of_file(dy.ClassFactoredSoftmaxBuilder, CLUSTERS),
     "hierarchical": of_file(dy.HierarchicalSoftmaxBuilder, PATHS),
@@ -47,6 +47,6 @@ def losses(output, xs):
 
 NETS = {
     name + ("" if bias else " without bias"): Net(lambda m, make=make, bias=bias: make(m, bias), [(INPUT,)], losses, per_element=False)
-    for name, make in MAKERS.items()
+    for name, make in FACTORIES.items()
     for bias in (True, False)
 }

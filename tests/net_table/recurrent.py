@@ -4,7 +4,7 @@ import dist_dynet as dy
 
 from .row import Net
 
-MAKERS = {
+FACTORIES = {
     "simple": dy.SimpleRNNBuilder,
     "gru": dy.GRUBuilder,
     "coupled": dy.CoupledLSTMBuilder,
@@ -17,7 +17,7 @@ MAKERS = {
 }
 """Each makes a builder from layers, input_dim, hidden_dim and a collection. The tests of test_builders.py and test_padding.py are for all."""
 
-CLASSES = list(dict.fromkeys(type(make(1, 1, 1, dy.ParameterCollection())) for make in MAKERS.values()))
+CLASSES = list(dict.fromkeys(type(make(1, 1, 1, dy.ParameterCollection())) for make in FACTORIES.values()))
 
 UNUSED = {"fast": ("_2", "_6", "_13", "_17")}
 """The peepholes of two layers, which DyNet's FastLSTMBuilder has and does not use."""
@@ -44,7 +44,7 @@ def both_ways(network, xs):
     return dy.concatenate([*network.transduce(xs), network.add_inputs(xs)[1][1].output()])
 
 
-def _maker(make):
+def _factory(make):
     return lambda m: make(LAYERS, INPUT, HIDDEN, m)
 
 
@@ -53,10 +53,10 @@ def _starts(make):
 
 
 NETS = {
-    **{name: Net(_maker(make), [(INPUT,)] * 3, from_zeros, unused=UNUSED.get(name, ())) for name, make in MAKERS.items()},
+    **{name: Net(_factory(make), [(INPUT,)] * 3, from_zeros, unused=UNUSED.get(name, ())) for name, make in FACTORIES.items()},
     **{
-        f"{name} from a state": Net(_maker(make), [(INPUT,)] * 2 + [*_starts(make)], from_a_state, unused=UNUSED.get(name, ()))
-        for name, make in MAKERS.items()
+        f"{name} from a state": Net(_factory(make), [(INPUT,)] * 2 + [*_starts(make)], from_a_state, unused=UNUSED.get(name, ()))
+        for name, make in FACTORIES.items()
     },
     **{
         f"both ways {factory.__name__}": Net(lambda m, f=factory: dy.BiRNNBuilder(2, 2, 4, m, f), [(2,)] * 3, both_ways)

@@ -2,7 +2,7 @@
 
 from . import (
     arithmetic,
-    cell,
+    traced,
     choice,
     convolution,
     crf,
@@ -27,7 +27,7 @@ from . import (
 
 FAMILIES = {
     "arithmetic": arithmetic,
-    "cell": cell,
+    "traced": traced,
     "choice": choice,
     "convolution": convolution,
     "crf": crf,

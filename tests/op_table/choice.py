@@ -54,7 +54,7 @@ def drawn(x, n, d):
 
 
 def follows(value, x, n, d):
-    """Whole numbers within the dim, as often as softmax(x) says; five standard deviations."""
+    """Integers within the dim, as often as softmax(x) says; five standard deviations."""
     assert value.shape == (*x.shape[:d], n, *x.shape[d + 1 :])
     assert (value == np.round(value)).all()
     assert (value >= 0).all() and (value < x.shape[d]).all()

@@ -63,7 +63,7 @@ ROWS = [
         errors=[
             refuses(lambda: dy.vecInput(-1), ValueError, "^vecInput: dims must not be negative; got -1"),
             refuses(lambda: dy.vecInput("a"), TypeError, "."),
-            refuses(lambda: dy.vecInput(2.5), TypeError, "^vecInput: dim must be a whole number"),
+            refuses(lambda: dy.vecInput(2.5), TypeError, "^vecInput: dim must be an integer"),
             refuses(lambda: dy.vecInput(2, device="GPU:0"), ValueError, "^vecInput: everything is computed on the CPU"),
             refuses(
                 lambda: dy.vecInput(3).set([1, 2]),
@@ -207,7 +207,7 @@ ROWS = [
             refuses(
                 lambda: dy.sparse_inputTensor([[0, 1], [0]], [1], (2, 3)), ValueError, "^sparse_inputTensor: takes one index per dim and value"
             ),
-            refuses(lambda: dy.sparse_inputTensor([[0.5]], [1], (2,)), TypeError, "^sparse_inputTensor: indices must be whole numbers; got"),
+            refuses(lambda: dy.sparse_inputTensor([[0.5]], [1], (2,)), TypeError, "^sparse_inputTensor: indices must be integers; got"),
             refuses(lambda: dy.sparse_inputTensor([[0]], ["a"], (2,)), TypeError, "^sparse_inputTensor: takes numbers"),
             refuses(lambda: dy.sparse_inputTensor([[0]], [1], (2,), device="GPU:0"), ValueError, "^sparse_inputTensor: everything"),
             refuses(lambda: dy.sparse_inputTensor([[0]], [1], (2,)).set([1, 2]), ValueError, "^set: this input cannot be set anew"),
@@ -231,7 +231,7 @@ ROWS = [
         errors=[
             refuses(lambda: dy.one_hot(3, 3), ValueError, "^one_hot: index 3 is outside of 3 classes. Indices run from 0 to 2"),
             refuses(lambda: dy.one_hot(3, [0, -1]), ValueError, "^one_hot: index -1 is outside"),
-            refuses(lambda: dy.one_hot(3, 0.5), TypeError, "^one_hot: indices must be whole numbers"),
+            refuses(lambda: dy.one_hot(3, 0.5), TypeError, "^one_hot: indices must be integers"),
         ],
     ),
     Row("input", "sparse_inputTensor of nothing", lambda: dy.sparse_inputTensor([[]], [], 2, defval=3), fixed(3, 3), [case()], **plain),
@@ -307,7 +307,7 @@ ROWS = [
             refuses(
                 lambda: dy.lookup_batch(a_table(), [0, 1]).set([0]), ValueError, r"^lookup_batch: set takes as many indices .*\(2\); got 1"
             ),
-            refuses(lambda: dy.lookup_batch(a_table(), 1), TypeError, "^lookup_batch: indices must be whole numbers"),
+            refuses(lambda: dy.lookup_batch(a_table(), 1), TypeError, "^lookup_batch: indices must be integers"),
         ],
     ),
     Row(

@@ -1,4 +1,4 @@
-"""Linear algebra. Sizes beyond a few columns reach each of the kernels: plain, skinny, BLAS's gemv and gemm."""
+"""Linear algebra. Sizes beyond a few columns reach each of the kernels: plain, small_n, BLAS's gemv and gemm."""
 
 import numpy as np
 

@@ -16,7 +16,7 @@ def node(inputs, steps, state, forget):
 
 
 def parts(owner, first, n, size):
-    h = lib.dn_parts(owner._h, first, n, size)
+    h = lib.dn_output_views(owner._h, first, n, size)
     if h < 0:
         fail(h, owner._h)
     return [expression(h + i) for i in range(n)]
@@ -120,8 +120,8 @@ ROWS = [
         ],
     ),
     Row(
-        "part",
-        "part",
+        "output_view",
+        "output_view",
         one_part,
         part_reference,
         [

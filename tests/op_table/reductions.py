@@ -112,7 +112,7 @@ def refusals_over(name, *rest):
         refuses(lambda: f(dy.zeros((2, 3)), [-1]), ValueError, f"^{name}: dim -1 is not a dim"),
         refuses(lambda: f(dy.zeros((2, 3)), [40]), ValueError, f"^{name}: dim 40 is not a dim"),
         refuses(lambda: f(dy.zeros((2, 3)), []), ValueError, f"^{name}: takes at least one dim, or b = True"),
-        refuses(lambda: f(dy.zeros((2, 3)), [0.5]), TypeError, f"^{name}: indices must be whole numbers"),
+        refuses(lambda: f(dy.zeros((2, 3)), [0.5]), TypeError, f"^{name}: indices must be integers"),
         refuses(lambda: f(3, [0]), TypeError, f"^{name}: takes expressions; got int"),
     ]
 

@@ -155,7 +155,7 @@ def bad_indices(name, function, batch_function):
             rf"^{name}_batch: takes one index per batch element; got 3 indices, x = \(5,\) x 2",
         ),
         refuses(lambda: batch_function(dy.zeros(5, batch_size=2), [0, 5]), ValueError, f"^{name}_batch: index 5 is outside"),
-        refuses(lambda: batch_function(dy.zeros(5), [0.5]), TypeError, "indices must be whole numbers"),
+        refuses(lambda: batch_function(dy.zeros(5), [0.5]), TypeError, "indices must be integers"),
     ]
 
 
@@ -257,7 +257,7 @@ ROWS = [
                 r"^log_softmax: index 5 of restrict is outside dim 0 of x = \(5,\). Indices run from 0 to 4",
             ),
             refuses(lambda: dy.log_softmax(dy.zeros(5), [-1]), ValueError, "^log_softmax: index -1 of restrict is outside"),
-            refuses(lambda: dy.log_softmax(dy.zeros(5), [0.5]), TypeError, "^log_softmax: indices must be whole numbers"),
+            refuses(lambda: dy.log_softmax(dy.zeros(5), [0.5]), TypeError, "^log_softmax: indices must be integers"),
             refuses(lambda: dy.log_softmax(dy.zeros(5), [1], d=1), ValueError, "^log_softmax: dim 1 is not a dim"),
             refuses(lambda: dy.log_softmax(3, [1]), TypeError, "^log_softmax: takes expressions; got int"),
             refuses(lambda: dy.log_softmax(dy.zeros(5, batch_size=3), [[1], [2]]), ValueError, "batch sizes must be equal or 1"),

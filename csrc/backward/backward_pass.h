@@ -1,5 +1,5 @@
 /* A backward pass over a tape, back through its schedule: places for gradients, products that are collected, rows whose gradients are added up,
- * watchers that are told what is complete. It does not know how a schedule is made, nor any operation by name but those of leaves.c. */
+ * hooks that are notified of what is complete. It does not know how a schedule is made, nor any operation by name but those of leaves.c. */
 #pragma once
 
 #include "schedule/schedule.h"
@@ -12,32 +12,32 @@ typedef struct dn_kept_columns { int32_t first; int wide, of_x; int64_t used; dn
 enum { DN_KEPT_COLUMNS = 4 };
 
 /* A call whose inputs are rows that got no gradient of their own. */
-typedef struct dn_late {
-    struct dn_late *next;
-    int node, group, first, n, count; /* count = 0: of a group by once.h */
+typedef struct dn_deferred {
+    struct dn_deferred *next;
+    int node, group, first, n, count; /* count = 0: of a group by deduplicate.h */
     dn_row_products products;
-} dn_late;
+} dn_deferred;
 
-typedef struct dn_sweep {
-    dn_late *late;              /* gradients of rows that were added up, by input */
+typedef struct dn_backward_pass {
+    dn_deferred *deferred;              /* gradients of rows that were added up, by input */
     dn_product *products;
     int n_products, products_capacity;
     dn_kept_columns columns[DN_KEPT_COLUMNS];
     int64_t columns_used;       /* counts their uses */
-    int sweep;                  /* the place in the order that comes next; -1: none */
+    int position;                  /* the place in the order that comes next; -1: none */
     int reached;                /* seats say which nodes the loss depends on */
     int full;                   /* gradients of all nodes are wanted */
-    /* ready.c, in a backward that is watched, else NULL: the parameters' nodes that were last used at each place of the sweep, as lists */
-    struct { int32_t *last_use, *next; int steps, told; /* whether a step ends when it has told something; whether it has */ } watch;
-    int swept_root;             /* root of the last finished or running backward, -1: none */
-    int swept_nodes;            /* nodes from this one on are as they were made: no backward has seen them */
-} dn_sweep;
+    /* hooks.c, in a backward that is watched, else NULL: the parameters' nodes that were last used at each place of the backward pass, as lists */
+    struct { int32_t *last_use, *next; int steps, notified; /* whether a step ends when it has notified somebody; whether it has */ } hook;
+    int last_loss;             /* root of the last finished or running backward, -1: none */
+    int first_new_node;            /* nodes from this one on are as they were made: no backward has seen them */
+} dn_backward_pass;
 
-/* ---- places.c: where gradients are put */
+/* ---- gradient_slots.c: where gradients are put */
 /* whether node wants a gradient in this backward */
 int dn__node_wants(const dn_tape *, const dn_node *);
-/* the place of node i's gradient; beta = 0: it holds nothing yet */
-dn_grad dn__place(dn_tape *, int i);
+/* the gradient slot of node i; beta = 0: it holds nothing yet */
+dn_grad dn__gradient_slot(dn_tape *, int i);
 /* Where node i's gradient is, or NULL: nothing has come. That of a parameter may be elsewhere, see dn_gradient. */
 const dn_real *dn__arrived(const dn_tape *, int i);
 /* Whether the gradient of the loss does not come to node i. Negative: no memory. */
@@ -45,49 +45,49 @@ int dn__is_beside_loss(dn_tape *, int i);
 /* The memory of a group's gradients, not set; the same, zeros before anything has come; NULL: out of memory. */
 dn_real *dn__group_new_grads(dn_tape *, dn_group *);
 dn_real *dn__group_grads(dn_tape *, int group);
-int dn__way_wants(const dn_call *, int k);
-dn_grad dn__way_dx(dn_call *, int k);
+int dn__route_wants(const dn_call *, int k);
+dn_grad dn__route_dx(dn_call *, int k);
 /* the same for a call that computes a group, and whether its input k is collected from the members */
-int dn__way_group_wants(const dn_call *, int k);
-dn_grad dn__way_group_dx(dn_call *, int k);
-int dn__group_collects(const dn_call *, int k);
+int dn__route_group_wants(const dn_call *, int k);
+dn_grad dn__route_group_dx(dn_call *, int k);
+int dn__group_gathers(const dn_call *, int k);
 
-/* ---- ready.c: who watches is told */
-/* of parameter node i, whose last use has passed, so many numbers have their gradient; told if it is watched */
-void dn__watch_tell(dn_tape *, int i, int64_t numbers);
+/* ---- hooks.c: gradient-ready hooks */
+/* of parameter node i, whose last use has passed, so many numbers have their gradient; its hook is notified */
+void dn__hook_notify(dn_tape *, int i, int64_t numbers);
 /* all of it has */
-void dn__watch_complete(dn_tape *, int i);
+void dn__hook_complete(dn_tape *, int i);
 /* a backward begins (-1: out of memory), ends; locks are held in the latter */
-int dn__watch_begin(dn_tape *);
-void dn__watch_end(dn_tape *, int complete);
+int dn__hook_begin(dn_tape *);
+void dn__hook_end(dn_tape *, int complete);
 
 /* ---- products.c: collected products, and gradients that come home to parameters */
-void dn__way_weight_gradient(dn_call *, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x);
-void dn__way_input_done(dn_call *, int k);
+void dn__route_weight_gradient(dn_call *, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x);
+void dn__route_input_done(dn_call *, int k);
 /* what is collected for node i is computed */
 void dn__flush_products(dn_tape *, int i);
 /* what is collected for a parameter's node, and its gradient, go to the parameter: once, when no use of it is left */
 void dn__finish_parameter(dn_tape *, int i);
-/* the backward has passed the place `sweep` */
-void dn__watch_passed(dn_tape *);
+/* the backward has passed the place `position` */
+void dn__hook_passed(dn_tape *);
 
 /* ---- rows.c */
-int dn__way_table_rows(const dn_call *, int first, int n, int capacity, int *rows);
-void dn__way_rows_gradient(dn_call *, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx, const dn_row_products *);
+int dn__route_table_rows(const dn_call *, int first, int n, int capacity, int *rows);
+void dn__route_rows_gradient(dn_call *, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx, const dn_row_products *);
 /* d(row) += dx; a row has a gradient, be it zero, if the loss depends on it. */
 void dn__add_to_row(dn_tape *, dn_param *, int row, const dn_real *dx);
-/* The call was of a group whose equal members were computed once (once.h): the same holds for the gradients of its inputs. */
-void dn__late_group(dn_call *);
+/* The call was of a group whose equal members were computed once (deduplicate.h): the same holds for the gradients of its inputs. */
+void dn__deferred_group(dn_call *);
 /* Adds what one call would have given to node i, if it is an input of it. */
-void dn__late_add(const dn_tape *, const dn_late *, int i, dn_real *out);
+void dn__deferred_add(const dn_tape *, const dn_deferred *, int i, dn_real *out);
 
-/* ---- distinct.c: backward of groups whose equal members were computed once */
+/* ---- deduplicated.c: backward of groups whose equal members were computed once */
 /* by `c`, a call for the distinct members */
-void dn__once_backward(dn_tape *, int group, dn_call *c);
+void dn__deduplicated_backward(dn_tape *, int group, dn_call *c);
 /* Adds to `out` what node i, a row, would have got from the group. */
-void dn__once_add(dn_tape *, int group, int i, dn_real *out);
+void dn__deduplicated_add(dn_tape *, int group, int i, dn_real *out);
 
-/* ---- apart.c: backward of groups */
+/* ---- groups.c: backward of groups */
 /* to be called when the gradients of all members are complete */
 void dn__group_backward(dn_tape *, int group);
 

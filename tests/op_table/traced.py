@@ -1,4 +1,4 @@
-"""Cells: functions traced once. tests/test_cell.py compares every row of the other families as a cell with itself."""
+"""Cells: functions traced once. tests/test_traced.py compares every row of the other families as a cell with itself."""
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def too_small():
 
 ROWS = [
     Row(
-        "cell", "cell", build, reference,
+        "traced", "traced", build, reference,
         [case(tensor(3), tensor(3)), case(tensor(3, batch=2), tensor(3, batch=2)), case(tensor(3, batch=2), tensor(3))],
         errors=[refuses(read_inside, RuntimeError, "no value is known"), refuses(too_small, ValueError, "index 5 is outside")],
     )

@@ -22,10 +22,10 @@ _MARK = f'"{_CHECKSUM}":"'.encode()
 
 
 class DamagedError(ValueError):
-    """The bytes are not those that seal() made."""
+    """The bytes are not those that add_checksum() made."""
 
 
-def seal(tree: Mapping[str, Any]) -> bytes:
+def add_checksum(tree: Mapping[str, Any]) -> bytes:
     """The tree as bytes: nested dicts and lists whose leaves are arrays, numbers, texts and None.
 
     An array is stored under its keys, joined by colons; an empty key is left out.
@@ -34,14 +34,14 @@ def seal(tree: Mapping[str, Any]) -> bytes:
         TypeError: a leaf is something else; it names the place.
 
     >>> tree = {"step": 3, "trainer": {"rates": np.array([0.5, 0.25])}}
-    >>> unseal(seal(tree))
+    >>> verify_checksum(add_checksum(tree))
     {'step': 3, 'trainer': {'rates': array([0.5 , 0.25])}}
     """
-    return b"".join(sealed_pieces(tree))
+    return b"".join(checksummed_pieces(tree))
 
 
-def sealed_pieces(tree: Mapping[str, Any]) -> list[memoryview]:
-    """What seal() returns, in pieces to be written one after the other: large trees are not copied once more."""
+def checksummed_pieces(tree: Mapping[str, Any]) -> list[memoryview]:
+    """What add_checksum() returns, in pieces to be written one after the other: large trees are not copied once more."""
     from safetensors.numpy import save as serialized  # here, since few programs need it
 
     arrays: dict[str, NDArray[Any]] = {}
@@ -53,7 +53,7 @@ def sealed_pieces(tree: Mapping[str, Any]) -> list[memoryview]:
 
 
 def check(content: bytes) -> None:
-    """Makes sure that this is what seal() made.
+    """Makes sure that this is what add_checksum() made.
 
     Raises:
         DamagedError: a byte is another, or missing.
@@ -66,8 +66,8 @@ def check(content: bytes) -> None:
         raise DamagedError(f"its {len(content)} bytes are not those that were written (checksum)")
 
 
-def unseal(content: bytes) -> dict[str, Any]:
-    """The tree that seal() was given; arrays are copies.
+def verify_checksum(content: bytes) -> dict[str, Any]:
+    """The tree that add_checksum() was given; arrays are copies.
 
     Raises:
         DamagedError: a byte is another, or missing.
@@ -137,4 +137,4 @@ def _with_arrays(leaf: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     return [_with_arrays(value, arrays) for value in leaf] if isinstance(leaf, list) else leaf
 
 
-__all__ = ["DamagedError", "check", "seal", "sealed_pieces", "unseal"]
+__all__ = ["DamagedError", "check", "add_checksum", "checksummed_pieces", "verify_checksum"]

@@ -22,7 +22,7 @@ def draws() -> dict[str, Any]:
     }
 
 
-def set_draws(state: Mapping[str, Any]) -> None:
+def set_rng_streams(state: Mapping[str, Any]) -> None:
     """Goes on drawing from a draws()."""
     set_random_state(state["dist_dynet"])
     python = state["python"]
@@ -30,7 +30,7 @@ def set_draws(state: Mapping[str, Any]) -> None:
     np.random.set_state(state["numpy"])
 
 
-def derive_draws(state: Mapping[str, Any], rank: int) -> None:
+def derive_rng_streams(state: Mapping[str, Any], rank: int) -> None:
     """Draws for a rank that was not there when they were saved: made from rank 0's, other ones for each rank.
 
     In graphs the rank itself tells draws apart, so that counting goes on from rank 0's; the generators of Python and NumPy are seeded anew.

@@ -1,4 +1,4 @@
-"""What user code calls besides the trainer, checked on every rank: meet.py FOLDER."""
+"""What user code calls besides the trainer, checked on every rank: collectives.py FOLDER."""
 
 import sys
 import threading
@@ -66,7 +66,7 @@ if rank == 1:
         time.sleep(0.1)
     parallel.barrier()
 else:
-    with pytest.raises(TimeoutError, match=r"waited 0.1 s for rank 1; .*rank 1 \(process \d+ on \S+\) computes at meet.py:\d+"):
+    with pytest.raises(TimeoutError, match=r"waited 0.1 s for rank 1; .*rank 1 \(process \d+ on \S+\) computes at collectives.py:\d+"):
         parallel.barrier(timeout=0.1)
     Path(folder, f"missed rank 1 {rank}").touch()
     parallel.barrier()

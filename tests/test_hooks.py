@@ -10,11 +10,11 @@ from dist_dynet._ffi import DTYPE, ffi, lib, pointer
 from dist_dynet.expression import watchers
 
 
-def watched(m, loss, watch=lib.DN_WATCH_ARMED):
+def watched(m, loss, watch=lib.DN_HOOK_ARMED):
     """Runs a watched backward; the root's state after it."""
-    lib.dn_root_watch(m._root.c, watch)
+    lib.dn_store_set_hook(m._root.c, watch)
     loss.backward()
-    return lib.dn_root_await(m._root.c, 0.0)
+    return lib.dn_store_await(m._root.c, 0.0)
 
 
 def gradients(m):
@@ -44,17 +44,17 @@ def model():
 
 @pytest.mark.parametrize("autobatching", [False, True])
 @pytest.mark.parametrize("passes", [1, 2])
-def test_a_watched_backward_gives_the_same_gradients(autobatching, passes, seed):
+def test_a_hooked_backward_gives_the_same_gradients(autobatching, passes, seed):
     m = model()
     results = []
-    for watch in (lib.DN_WATCH_OFF, lib.DN_WATCH_ARMED, lib.DN_WATCH_STEPS):
+    for watch in (lib.DN_HOOK_OFF, lib.DN_HOOK_ARMED, lib.DN_HOOK_STEPS):
         for p in m.parameters_list():
             p.clear_gradient()
         for k in range(passes):
             dy.renew_cg(autobatching=autobatching)
             loss = network(m, seed + k)
-            if watch != lib.DN_WATCH_OFF:
-                assert watched(m, loss, watch) == lib.DN_WATCH_COMPLETE
+            if watch != lib.DN_HOOK_OFF:
+                assert watched(m, loss, watch) == lib.DN_HOOK_COMPLETE
                 assert all(lib.dn_param_ready(p._c) and lib.dn_param_unchanged(p._c) for p in m.parameters_list())
             else:
                 loss.backward()
@@ -78,7 +78,7 @@ def test_a_step_of_backward_ends_when_something_is_complete():
     first, second, third = (m.add_parameters(4) for _ in range(3))
     looks = Looks(third, second, first)
     watchers.add(looks)
-    for watch, expected in ((lib.DN_WATCH_STEPS, [[4, 0, 0], [4, 4, 0]]), (lib.DN_WATCH_ARMED, []), (lib.DN_WATCH_OFF, [])):
+    for watch, expected in ((lib.DN_HOOK_STEPS, [[4, 0, 0], [4, 4, 0]]), (lib.DN_HOOK_ARMED, []), (lib.DN_HOOK_OFF, [])):
         dy.renew_cg()
         h = first * 2.0
         for p in (second, third):
@@ -100,16 +100,16 @@ def test_ready_when_the_last_use_has_passed(autobatching):
         return [dy_]
 
     dy.renew_cg(autobatching=autobatching)
-    for p in (both, upper, lower):  # their nodes come first, so that the sweep reaches them last
+    for p in (both, upper, lower):  # their nodes come first, so that the backward pass reaches them last
         p.expr()
     h = both * (lower * dy.inputVector([1, 2, 3]))
     h = dy.function(lambda x: x.copy(), look, 3)(h)
     loss = dy.sum_elems(both * (upper * h))
-    assert watched(m, loss) == lib.DN_WATCH_COMPLETE
+    assert watched(m, loss) == lib.DN_HOOK_COMPLETE
     assert seen == [[0, 9, 0, 9]]
 
 
-def test_a_large_matrix_is_told_in_parts(rng):
+def test_a_large_matrix_is_notified_in_parts(rng):
     m = dy.ParameterCollection()
     W = m.add_parameters((4096, 300))
     seen, results = [], []
@@ -120,10 +120,10 @@ def test_a_large_matrix_is_told_in_parts(rng):
         loss = dy.sum_elems(dy.square(W * x))
         loss.value()
         if watch:
-            lib.dn_root_watch(m._root.c, lib.DN_WATCH_ARMED)
+            lib.dn_store_set_hook(m._root.c, lib.DN_HOOK_ARMED)
 
             def look():
-                lib.dn_root_await(m._root.c, 60.0)
+                lib.dn_store_await(m._root.c, 60.0)
                 while not seen or seen[-1] < 4096 * 300:
                     seen.append(lib.dn_param_ready(W._c))
 
@@ -140,7 +140,7 @@ def test_loss_that_is_a_parameter():
     m = dy.ParameterCollection()
     w = m.add_parameters(1)
     dy.renew_cg()
-    assert watched(m, w) == lib.DN_WATCH_COMPLETE
+    assert watched(m, w) == lib.DN_HOOK_COMPLETE
     assert w.grad_as_array().tolist() == [1] and lib.dn_param_unchanged(w._c)
 
 
@@ -151,7 +151,7 @@ def test_changes_are_noticed(rng):
     def again():
         m.reset_gradients()
         dy.renew_cg()
-        assert watched(m, dy.sum_elems(w)) == lib.DN_WATCH_COMPLETE
+        assert watched(m, dy.sum_elems(w)) == lib.DN_HOOK_COMPLETE
         assert lib.dn_param_unchanged(w._c) and lib.dn_param_unchanged(other._c)
 
     def backward():
@@ -168,7 +168,7 @@ def test_changes_are_noticed(rng):
     assert lib.dn_param_unchanged(w._c) and not lib.dn_param_unchanged(other._c)
 
 
-def test_an_error_ends_the_watch():
+def test_an_error_ends_the_hook():
     m = dy.ParameterCollection()
     w = m.add_parameters(3)
 
@@ -177,41 +177,41 @@ def test_an_error_ends_the_watch():
 
     dy.renew_cg()
     loss = dy.sum_elems(dy.function(lambda x: x.copy(), fail, 3)(w))
-    lib.dn_root_watch(m._root.c, lib.DN_WATCH_ARMED)
+    lib.dn_store_set_hook(m._root.c, lib.DN_HOOK_ARMED)
     with pytest.raises(ArithmeticError):
         loss.backward()
-    assert lib.dn_root_await(m._root.c, 5.0) == lib.DN_WATCH_FAILED
+    assert lib.dn_store_await(m._root.c, 5.0) == lib.DN_HOOK_FAILED
 
 
-def test_only_the_armed_root_and_one_backward_are_watched():
+def test_only_the_armed_root_and_one_backward_are_hooked():
     m, other = dy.ParameterCollection(), dy.ParameterCollection()
     w, v = m.add_parameters(2), other.add_parameters(2)
     dy.renew_cg()
     loss = dy.dot_product(w, v)
-    assert watched(m, loss) == lib.DN_WATCH_COMPLETE
-    assert lib.dn_root_await(other._root.c, 0.0) == lib.DN_WATCH_OFF
+    assert watched(m, loss) == lib.DN_HOOK_COMPLETE
+    assert lib.dn_store_await(other._root.c, 0.0) == lib.DN_HOOK_OFF
     loss.backward()
-    assert lib.dn_root_await(m._root.c, 0.0) == lib.DN_WATCH_COMPLETE and not lib.dn_param_unchanged(w._c)
+    assert lib.dn_store_await(m._root.c, 0.0) == lib.DN_HOOK_COMPLETE and not lib.dn_param_unchanged(w._c)
 
 
 def test_waiting_ends_with_the_backward_s_begin_or_by_time():
     m = dy.ParameterCollection()
     w = m.add_parameters(2)
-    lib.dn_root_watch(m._root.c, lib.DN_WATCH_ARMED)
-    assert lib.dn_root_await(m._root.c, 0.01) == lib.DN_WATCH_ARMED
+    lib.dn_store_set_hook(m._root.c, lib.DN_HOOK_ARMED)
+    assert lib.dn_store_await(m._root.c, 0.01) == lib.DN_HOOK_ARMED
     states = []
-    waiting = threading.Thread(target=lambda: states.append(lib.dn_root_await(m._root.c, 60.0)))
+    waiting = threading.Thread(target=lambda: states.append(lib.dn_store_await(m._root.c, 60.0)))
     waiting.start()
     dy.renew_cg()
     dy.sum_elems(w).backward()
     waiting.join(60)
-    assert states and states[0] in (lib.DN_WATCH_BEGUN, lib.DN_WATCH_COMPLETE)
-    lib.dn_root_watch(m._root.c, lib.DN_WATCH_ARMED)
-    waiting = threading.Thread(target=lambda: states.append(lib.dn_root_await(m._root.c, 60.0)))
+    assert states and states[0] in (lib.DN_HOOK_BEGUN, lib.DN_HOOK_COMPLETE)
+    lib.dn_store_set_hook(m._root.c, lib.DN_HOOK_ARMED)
+    waiting = threading.Thread(target=lambda: states.append(lib.dn_store_await(m._root.c, 60.0)))
     waiting.start()
-    lib.dn_root_watch(m._root.c, lib.DN_WATCH_OFF)
+    lib.dn_store_set_hook(m._root.c, lib.DN_HOOK_OFF)
     waiting.join(60)
-    assert states[1:] == [lib.DN_WATCH_OFF]
+    assert states[1:] == [lib.DN_HOOK_OFF]
 
 
 def test_take_and_put(rng):

@@ -1,8 +1,8 @@
 /* Register-blocked matrix products for few columns (n up to about 64), without packing. A template: matrix.c includes
  * it once for each instruction set, with ISA (suffix of the names) and VECTOR_BYTES (16, 32 or 64) defined.
- *   skinny_mm:  y  = W x    sums of outer products, a column of W with a row of x
- *   skinny_dw:  dW = dy x'  sums of outer products, a column of dy with a column of x
- *   skinny_dx:  dx = W' dy  dot products of the columns of W with those of dy
+ *   small_n_mm:  y  = W x    sums of outer products, a column of W with a row of x
+ *   small_n_dw:  dW = dy x'  sums of outer products, a column of dy with a column of x
+ *   small_n_dx:  dx = W' dy  dot products of the columns of W with those of dy
  * m must be at least VL. The rows left over by full vectors are covered by one vector that ends at row m and overlaps
  * rows already done; `tail` tells its new lanes. Tiles are called with constant sizes: each is straight vector code.
  * Rows go in blocks of ROW_BLOCK: a block of W (or dy) stays in L2 while all columns pass over it. */
@@ -115,13 +115,13 @@ DN_INLINE void NAME(outer_products)(int m, int terms, int n, const dn_real *a, i
 }
 
 /* y = W x + beta y */
-static void NAME(skinny_mm)(int m, int k, int n, const dn_real *w, int ldw, const dn_real *x, int ldx, dn_real beta,
+static void NAME(small_n_mm)(int m, int k, int n, const dn_real *w, int ldw, const dn_real *x, int ldx, dn_real beta,
                             dn_real *y, int ldy) {
     NAME(outer_products)(m, k, n, w, ldw, x, 1, (size_t)ldx, beta, y, ldy, 1);
 }
 
 /* dW = dy x' + beta dW */
-static void NAME(skinny_dw)(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x, int ldx, dn_real beta,
+static void NAME(small_n_dw)(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x, int ldx, dn_real beta,
                             dn_real *dw, int lddw) {
     NAME(outer_products)(m, n, k, dy, lddy, x, (size_t)ldx, 1, beta, dw, lddw, 0);
 }
@@ -183,7 +183,7 @@ DN_INLINE void NAME(dot_tile)(int KC, int NC, int rows, const dn_real *w, int ld
     default: DOT_TILE(KC, DOT_COLUMNS); \
     }
 
-static void NAME(skinny_dx)(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy, int lddy, dn_real beta,
+static void NAME(small_n_dx)(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy, int lddy, dn_real beta,
                             dn_real *dx, int lddx) {
     for (int block = 0, rows; block < m; block += rows) {
         rows = n == 1 ? 8 * ROW_BLOCK : ROW_BLOCK; /* one column is passed over once: only its sums count */

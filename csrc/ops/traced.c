@@ -6,15 +6,15 @@
 #include "../kernels/kernels.h"
 #include "../program.h"
 
-DN_OP(cell, -1, DN_BATCHES | DN_PARTS | DN_ROWS_ONCE | DN_TRACED, "y = f(x_1, x_2, ...), f a traced function: one output, or several")
+DN_OP(traced, -1, DN_BATCHES | DN_SEVERAL_OUTPUTS | DN_DEDUPLICATES_ROWS | DN_TRACED, "y = f(x_1, x_2, ...), f a traced function: one output, or several")
 
-static int cell_dims(dn_shape *s) {
+static int traced_dims(dn_shape *s) {
     const dn_program *p = s->own;
     if (!p) return dn__fail(s, DN_ERROR_VALUE, "what it was called with cannot be changed.");
     s->y = p->dim;
     s->saved = p->saved;
-    s->alone = p->alone;
-    s->draws = p->draws;
+    s->not_batchable = p->not_batchable;
+    s->rng = p->rng;
     s->work = p->work;
     s->parts = p->n_outputs;
     s->blocks = p->n_outputs > 1 ? p->blocks : NULL;
@@ -22,7 +22,7 @@ static int cell_dims(dn_shape *s) {
 }
 
 /* One run of a program, and one operation of it: what dn_call.inner leads to. */
-typedef struct dn_cell_run {
+typedef struct dn_traced_run {
     dn_call *outer;
     const dn_program *program;
     int members;
@@ -31,13 +31,13 @@ typedef struct dn_cell_run {
     uint8_t *wants;
     dn_in *in, *member_in;          /* room for the inputs of one inner operation, and for those of one member */
     dn_dim *member_dims;
-} dn_cell_run;
-typedef struct dn_inner_call { dn_cell_run *run; int at, member; /* -1: all members */ } dn_inner_call;
+} dn_traced_run;
+typedef struct dn_inner_call { dn_traced_run *run; int at, member; /* -1: all members */ } dn_inner_call;
 /* ---- one inner operation as a call ----------------------------------------------------------------------------------- */
 
-static int input_of(const dn_program *p, int at, int k) { return p->args[p->nodes[at].args + k]; }
+static int inner_input_of(const dn_program *p, int at, int k) { return p->args[p->nodes[at].args + k]; }
 
-static dn_in value_of(const dn_cell_run *run, int32_t source) {
+static dn_in value_of(const dn_traced_run *run, int32_t source) {
     if (source < 0) return run->outer->x[-1 - source];
     const dn_dim *d = &run->dims[source];
     return (dn_in){d, run->values[source], d->batch == 1 ? 0 : (size_t)d->size};
@@ -58,27 +58,27 @@ static const int *ints_of(dn_call *outer, const dn_inner *inner, const dn_progra
 }
 
 /* How many members the node's own batch elements are of. */
-static int members_in(const dn_cell_run *run, int at) {
+static int members_in(const dn_traced_run *run, int at) {
     const int traced = run->program->nodes[at].dim.batch;
     return traced && run->dims[at].batch != traced ? run->members : 1;
 }
 
-static const dn_way INNER;
+static const dn_gradient_routes INNER;
 
-static int fill_call(dn_cell_run *run, dn_inner_call *ic, dn_call *c) {
+static int fill_call(dn_traced_run *run, dn_inner_call *ic, dn_call *c) {
     const dn_program *p = run->program;
     const dn_inner *inner = &p->nodes[ic->at];
     const dn_dim *dim = &run->dims[ic->at];
-    for (int k = 0; k < inner->n_args; k++) run->in[k] = value_of(run, input_of(p, ic->at, k));
+    for (int k = 0; k < inner->n_args; k++) run->in[k] = value_of(run, inner_input_of(p, ic->at, k));
     *c = (dn_call){.n = inner->n_args, .x = run->in, .dim = dim, .total = dn__elements(dim), .y = run->values[ic->at],
-                   .saved = run->saved[ic->at], .reals = p->reals + inner->reals, .dy = run->grads ? run->grads[ic->at] : NULL,
-                   .members = 1, .room = run->outer->room, .way = &INNER, .inner = ic};
+                   .saved = run->saved[ic->at], .floats = p->floats + inner->floats, .dy = run->grads ? run->grads[ic->at] : NULL,
+                   .members = 1, .workspace = run->outer->workspace, .routes = &INNER, .inner = ic};
     c->ints = ints_of(run->outer, inner, p, members_in(run, ic->at), &c->n_ints);
     return c->ints || !c->n_ints ? 0 : DN_ERROR_MEMORY;
 }
 
 /* The same for one member of a group: of an operation that draws. */
-static void fill_member(dn_cell_run *run, const dn_call *all, int member, dn_call *c) {
+static void fill_member(dn_traced_run *run, const dn_call *all, int member, dn_call *c) {
     const dn_program *p = run->program;
     dn_in *in = run->member_in;
     dn_dim *dims = run->member_dims;
@@ -108,10 +108,10 @@ static void fill_member(dn_cell_run *run, const dn_call *all, int member, dn_cal
 
 static void *scratch(dn_call *c, size_t n, size_t size) { return dn__scratch(c, ((n + 1) * size + sizeof(dn_real) - 1) / sizeof(dn_real)); }
 
-static int begin(dn_cell_run *run, dn_call *c) {
+static int begin(dn_traced_run *run, dn_call *c) {
     const dn_program *p = c->own;
     const size_t n = (size_t)p->n_nodes, most = (size_t)p->most_inputs;
-    *run = (dn_cell_run){.outer = c, .program = p, .members = c->members};
+    *run = (dn_traced_run){.outer = c, .program = p, .members = c->members};
     run->dims = scratch(c, n, sizeof *run->dims);
     run->values = scratch(c, n, sizeof *run->values);
     run->saved = scratch(c, n, sizeof *run->saved);
@@ -123,36 +123,36 @@ static int begin(dn_cell_run *run, dn_call *c) {
 }
 
 /* The dims of an inner node in this run. */
-static void find_dim(dn_cell_run *run, int at) {
+static void find_dim(dn_traced_run *run, int at) {
     const dn_program *p = run->program;
     const dn_inner *inner = &p->nodes[at];
     dn_dim *d = &run->dims[at];
     *d = inner->dim;
     if (run->members == 1) return;
-    if (inner->draws) { /* each member draws for itself, also where they have the same input */
+    if (inner->rng) { /* each member draws for itself, also where they have the same input */
         d->batch *= run->members;
         return;
     }
     int batch = 1;
     for (int k = 0; k < inner->n_args; k++) {
-        const int32_t source = input_of(p, at, k);
+        const int32_t source = inner_input_of(p, at, k);
         const int of_input = source < 0 ? run->outer->x[-1 - source].dim->batch : run->dims[source].batch;
         if (of_input != 1) batch = of_input;
     }
     d->batch = batch;
 }
 
-static size_t place_of(const dn_cell_run *run, size_t at) { return at * (size_t)run->members; }
+static size_t offset_of(const dn_traced_run *run, size_t at) { return at * (size_t)run->members; }
 
 /* Where an inner node's value lies or, if it is a view, is to be found. */
-static void find_value(dn_cell_run *run, dn_inner_call *ic) {
+static void find_value(dn_traced_run *run, dn_inner_call *ic) {
     const dn_program *p = run->program;
     const dn_inner *inner = &p->nodes[ic->at];
     const int at = ic->at;
     if (inner->op == dn_ops[DN_OP_input]) {
         run->values[at] = inner->data;
-    } else if (inner->op == dn_ops[DN_OP_part]) {
-        const int owner = input_of(p, at, 0);
+    } else if (inner->op == dn_ops[DN_OP_output_view]) {
+        const int owner = inner_input_of(p, at, 0);
         const dn_inner *whole = &p->nodes[owner];
         const size_t block = (size_t)(whole->dim.size / whole->parts);
         const size_t offset = (size_t)p->ints[inner->ints], traced = block * (size_t)whole->dim.batch;
@@ -164,17 +164,17 @@ static void find_value(dn_cell_run *run, dn_inner_call *ic) {
         run->values[at] = c.y;
     } else {
         const int complete = run->dims[at].batch == inner->dim.batch * run->members;
-        run->values[at] = inner->output >= 0 && complete ? run->outer->y + place_of(run, p->outputs[inner->output].at)
-                                                         : run->outer->saved + place_of(run, inner->value_at);
-        run->saved[at] = run->outer->saved + place_of(run, inner->saved_at);
+        run->values[at] = inner->output >= 0 && complete ? run->outer->y + offset_of(run, p->outputs[inner->output].at)
+                                                         : run->outer->saved + offset_of(run, inner->value_at);
+        run->saved[at] = run->outer->saved + offset_of(run, inner->saved_at);
     }
 }
 
 /* ---- forward --------------------------------------------------------------------------------------------------------- */
 
 /* `pass`, forward or backward, of an inner node: once for all members, or one by one where each has draws of its own. */
-static void for_members(dn_cell_run *run, dn_inner_call *ic, void (*pass)(dn_call *), dn_call *c) {
-    if (!run->program->nodes[ic->at].draws || run->members == 1) {
+static void for_members(dn_traced_run *run, dn_inner_call *ic, void (*pass)(dn_call *), dn_call *c) {
+    if (!run->program->nodes[ic->at].rng || run->members == 1) {
         pass(c);
         return;
     }
@@ -186,7 +186,7 @@ static void for_members(dn_cell_run *run, dn_inner_call *ic, void (*pass)(dn_cal
     ic->member = -1;
 }
 
-static void compute(dn_cell_run *run, dn_inner_call *ic) {
+static void compute(dn_traced_run *run, dn_inner_call *ic) {
     const dn_inner *inner = &run->program->nodes[ic->at];
     if (inner->op->flags & DN_VIEW) return;
     dn_call c;
@@ -195,38 +195,38 @@ static void compute(dn_cell_run *run, dn_inner_call *ic) {
 }
 
 /* y of an output: what was not computed into it. */
-static void copy_output(const dn_cell_run *run, const dn_cell_output *output) {
+static void copy_output(const dn_traced_run *run, const dn_traced_output *output) {
     const dn_in x = value_of(run, output->source);
-    dn_real *y = run->outer->y + place_of(run, output->at);
+    dn_real *y = run->outer->y + offset_of(run, output->at);
     if (x.v == y) return;
     const size_t n = dn__elements(x.dim), all = dn__elements(&output->dim) * (size_t)run->members;
     for (size_t from = 0; n && from < all; from += n) memcpy(y + from, x.v, n * sizeof *y);
 }
 
-static void cell_forward(dn_call *c) {
-    dn_cell_run run;
+static void traced_forward(dn_call *c) {
+    dn_traced_run run;
     if (begin(&run, c)) return;
     const dn_program *p = run.program;
     dn_inner_call ic = {&run, 0, -1};
-    const dn_arena_mark mark = dn__arena_mark(&c->room->scratch);
-    for (ic.at = 0; ic.at < p->n_nodes && !c->room->out_of_memory; ic.at++) {
+    const dn_arena_mark mark = dn__arena_mark(&c->workspace->scratch);
+    for (ic.at = 0; ic.at < p->n_nodes && !c->workspace->out_of_memory; ic.at++) {
         find_dim(&run, ic.at);
         find_value(&run, &ic);
         compute(&run, &ic);
-        dn__arena_reset(&c->room->scratch, mark);
+        dn__arena_reset(&c->workspace->scratch, mark);
     }
-    for (int k = 0; k < p->n_outputs && !c->room->out_of_memory; k++) copy_output(&run, &p->outputs[k]);
+    for (int k = 0; k < p->n_outputs && !c->workspace->out_of_memory; k++) copy_output(&run, &p->outputs[k]);
 }
 
 /* ---- backward -------------------------------------------------------------------------------------------------------- */
 
 /* The place of the gradient of an inner node. */
-static dn_grad place(dn_cell_run *run, int at) {
+static dn_grad inner_gradient_slot(dn_traced_run *run, int at) {
     const dn_program *p = run->program;
     const dn_inner *inner = &p->nodes[at];
-    if (inner->op == dn_ops[DN_OP_part]) {
-        const int owner = input_of(p, at, 0);
-        dn_grad whole = place(run, owner);
+    if (inner->op == dn_ops[DN_OP_output_view]) {
+        const int owner = inner_input_of(p, at, 0);
+        dn_grad whole = inner_gradient_slot(run, owner);
         if (whole.dx && whole.beta == 0) dn__fill(dn__elements(&run->dims[owner]), 0, whole.dx);
         return (dn_grad){whole.dx ? whole.dx + (run->values[at] - run->values[owner]) : NULL, 1};
     }
@@ -235,22 +235,22 @@ static dn_grad place(dn_cell_run *run, int at) {
     return (dn_grad){run->grads[at], 0};
 }
 
-static dn_grad source_place(dn_cell_run *run, int32_t source) {
+static dn_grad source_slot(dn_traced_run *run, int32_t source) {
     if (source < 0) return dn__dx(run->outer, -1 - source);
-    return run->wants[source] ? place(run, source) : (dn_grad){0};
+    return run->wants[source] ? inner_gradient_slot(run, source) : (dn_grad){0};
 }
 
 static int inner_wants(const dn_call *c, int k) {
-    const dn_cell_run *run = c->inner->run;
-    const int32_t source = input_of(run->program, c->inner->at, k);
+    const dn_traced_run *run = c->inner->run;
+    const int32_t source = inner_input_of(run->program, c->inner->at, k);
     return source < 0 ? dn__wants(run->outer, -1 - source) : run->wants[source];
 }
 
 static dn_grad inner_dx(dn_call *c, int k) {
-    dn_cell_run *run = c->inner->run;
-    const int32_t source = input_of(run->program, c->inner->at, k);
+    dn_traced_run *run = c->inner->run;
+    const int32_t source = inner_input_of(run->program, c->inner->at, k);
     const dn_dim *dim = value_of(run, source).dim;
-    dn_grad g = source_place(run, source);
+    dn_grad g = source_slot(run, source);
     if (g.dx && g.beta == 0 && (c->inner->member >= 0 || !c->total)) { /* not all of it is written now */
         dn__fill(dn__elements(dim), 0, g.dx);
         g.beta = 1;
@@ -261,26 +261,26 @@ static dn_grad inner_dx(dn_call *c, int k) {
 }
 
 static void inner_weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x) {
-    dn_cell_run *run = c->inner->run;
-    const int32_t source = input_of(run->program, c->inner->at, k);
+    dn_traced_run *run = c->inner->run;
+    const int32_t source = inner_input_of(run->program, c->inner->at, k);
     if (source < 0) {
         dn__weight_gradient(run->outer, -1 - source, m, kk, n, dy, x);
         return;
     }
-    dn_grad g = place(run, source);
+    dn_grad g = inner_gradient_slot(run, source);
     if (g.dx) dn__mm_dw(m, kk, n, dy, m, x, kk, g.beta, g.dx, m);
 }
 
 static void inner_input_done(dn_call *c, int k) { (void)c, (void)k; }
 
 static uint32_t inner_ordinal(const dn_call *c, int member) {
-    const dn_cell_run *run = c->inner->run;
+    const dn_traced_run *run = c->inner->run;
     (void)member;
-    return run->outer->way->ordinal(run->outer, c->inner->member < 0 ? 0 : c->inner->member) +
-           (uint32_t)run->program->nodes[c->inner->at].draws;
+    return run->outer->routes->ordinal(run->outer, c->inner->member < 0 ? 0 : c->inner->member) +
+           (uint32_t)run->program->nodes[c->inner->at].rng;
 }
 
-/* Inner operations see no tables: rows are captured, and gathered by the cell's node. */
+/* Inner operations see no tables: rows are captured, and gathered by the traced function's node. */
 static int inner_table_rows(const dn_call *c, int first, int n, int capacity, int *rows) {
     (void)c, (void)first, (void)n, (void)capacity, (void)rows;
     return 0;
@@ -289,25 +289,25 @@ static int inner_table_rows(const dn_call *c, int first, int n, int capacity, in
 static int inner_wants_each(const dn_call *c) { return dn__wants_each(c->inner->run->outer); }
 
 /* The last two are never asked for: there are no rows, and operations written in Python cannot be traced. */
-static const dn_way INNER = {inner_wants,   inner_dx,         inner_weight_gradient, inner_input_done, inner_ordinal,
+static const dn_gradient_routes INNER = {inner_wants,   inner_dx,         inner_weight_gradient, inner_input_done, inner_ordinal,
                              inner_table_rows, NULL, inner_wants_each, NULL};
 
 /* What came to an output goes to what it was computed from: a sum over the members where that is one for all of them. */
-static void add_output(dn_cell_run *run, const dn_cell_output *output) {
+static void add_output(dn_traced_run *run, const dn_traced_output *output) {
     const int32_t source = output->source;
-    const dn_real *dy = run->outer->dy + place_of(run, output->at);
+    const dn_real *dy = run->outer->dy + offset_of(run, output->at);
     const size_t n = dn__elements(value_of(run, source).dim), all = dn__elements(&output->dim) * (size_t)run->members;
     if (!n) return;
     if (source >= 0 && run->wants[source] && !run->program->nodes[source].consumed && n == all && !run->grads[source] &&
-        run->program->nodes[source].op != dn_ops[DN_OP_part]) {
+        run->program->nodes[source].op != dn_ops[DN_OP_output_view]) {
         run->grads[source] = (dn_real *)dy; /* only read from now on */
         return;
     }
-    dn_grad g = source_place(run, source);
+    dn_grad g = source_slot(run, source);
     for (size_t from = 0; g.dx && from < all; from += n, g.beta = 1) dn__axpy(n, 1, dy + from, g.beta, g.dx);
 }
 
-static void find_wanted(dn_cell_run *run) {
+static void find_wanted(dn_traced_run *run) {
     const dn_program *p = run->program;
     for (int at = 0; at < p->n_nodes; at++) {
         const dn_inner *inner = &p->nodes[at];
@@ -315,22 +315,22 @@ static void find_wanted(dn_cell_run *run) {
         run->grads[at] = NULL;
         if (inner->op->flags & DN_NO_GRAD) continue;
         for (int k = 0; k < inner->n_args; k++) {
-            const int32_t source = input_of(p, at, k);
+            const int32_t source = inner_input_of(p, at, k);
             run->wants[at] |= source < 0 ? dn__wants(run->outer, -1 - source) != 0 : run->wants[source];
         }
     }
 }
 
-static void propagate(dn_cell_run *run, dn_inner_call *ic) {
+static void propagate(dn_traced_run *run, dn_inner_call *ic) {
     const dn_inner *inner = &run->program->nodes[ic->at];
-    if (!run->grads[ic->at] || !run->wants[ic->at] || inner->op == dn_ops[DN_OP_part]) return;
+    if (!run->grads[ic->at] || !run->wants[ic->at] || inner->op == dn_ops[DN_OP_output_view]) return;
     dn_call c;
     if (fill_call(run, ic, &c)) return;
     for_members(run, ic, inner->op->backward, &c);
 }
 
-static void cell_backward(dn_call *c) {
-    dn_cell_run run;
+static void traced_backward(dn_call *c) {
+    dn_traced_run run;
     if (begin(&run, c)) return;
     const dn_program *p = run.program;
     run.wants = scratch(c, (size_t)p->n_nodes, sizeof *run.wants);
@@ -338,14 +338,14 @@ static void cell_backward(dn_call *c) {
     if (!run.wants || !run.grads) return;
     find_wanted(&run);
     dn_inner_call ic = {&run, 0, -1};
-    for (ic.at = 0; ic.at < p->n_nodes && !c->room->out_of_memory; ic.at++) {
+    for (ic.at = 0; ic.at < p->n_nodes && !c->workspace->out_of_memory; ic.at++) {
         find_dim(&run, ic.at);
         find_value(&run, &ic);
     }
-    for (int k = 0; k < p->n_outputs && !c->room->out_of_memory; k++) add_output(&run, &p->outputs[k]);
-    const dn_arena_mark mark = dn__arena_mark(&c->room->scratch);
-    for (ic.at = p->n_nodes - 1; ic.at >= 0 && !c->room->out_of_memory; ic.at--) {
+    for (int k = 0; k < p->n_outputs && !c->workspace->out_of_memory; k++) add_output(&run, &p->outputs[k]);
+    const dn_arena_mark mark = dn__arena_mark(&c->workspace->scratch);
+    for (ic.at = p->n_nodes - 1; ic.at >= 0 && !c->workspace->out_of_memory; ic.at--) {
         propagate(&run, &ic);
-        dn__arena_reset(&c->room->scratch, mark);
+        dn__arena_reset(&c->workspace->scratch, mark);
     }
 }

@@ -35,42 +35,42 @@ int dn__op(PyObject *name) {
     return op ? op->number : -1;
 }
 
-/* What node_many gives, or node_parts where there are parts. */
-static int64_t node_of(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts) {
-    return parts ? dn__calls->node_parts(op, n, handles, n_ints, ints, n_reals, reals, parts)
-                 : dn__calls->node_many(op, n, handles, n_ints, ints, n_reals, reals);
+/* What node_many gives, or node_with_views where there are parts. */
+static int64_t node_of(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_floats, const double *floats, int parts) {
+    return parts ? dn__calls->node_with_views(op, n, handles, n_ints, ints, n_floats, floats, parts)
+                 : dn__calls->node_many(op, n, handles, n_ints, ints, n_floats, floats);
 }
 
-int64_t dn__node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_reals, const double *reals, int parts) {
-    const int64_t result = node_of(op, n, handles, n_ints, ints, n_reals, reals, parts);
+int64_t dn__node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_floats, const double *floats, int parts) {
+    const int64_t result = node_of(op, n, handles, n_ints, ints, n_floats, floats, parts);
     if (result != DN_ERROR_NO_GRAPH || dn__current < 0) return result;
     const int64_t first = dn__calls->resolve(dn__current, handles[0]);
     if (first < 0) return result;
     handles[0] = first;
-    return node_of(op, n, handles, n_ints, ints, n_reals, reals, parts);
+    return node_of(op, n, handles, n_ints, ints, n_floats, floats, parts);
 }
 
 int64_t dn__node2(int op, int64_t a, int64_t b) { return dn__node(op, 2, (int64_t[]){a, b}, 0, NULL, 0, NULL, 0); }
-int64_t dn__node1_real(int op, int64_t a, double r, double s) { return dn__node(op, 1, &a, 0, NULL, 2, (double[]){r, s}, 0); }
+int64_t dn__node1_float(int op, int64_t a, double r, double s) { return dn__node(op, 1, &a, 0, NULL, 2, (double[]){r, s}, 0); }
 
 /* What a node is made of: the expressions, integers and floats among the arguments, in their order. */
 enum { FEW = 32 };
 typedef struct {
-    int n, n_ints, n_reals;
+    int n, n_ints, n_floats;
     int64_t *handles;
     int *ints;
-    double *reals;
+    double *floats;
     void *memory; /* NULL: they are few, and lie here */
     int64_t few_handles[FEW];
     int few_ints[FEW];
-    double few_reals[FEW];
+    double few_floats[FEW];
 } Given;
 
 /* An argument, or an item of a list; 0: it is none of the three. */
 static int take(Given *g, PyObject *o) {
     if (is_node(o)) return (g->handles[g->n++] = ((Node *)o)->handle) >= 0;
-    if (PyFloat_CheckExact(o)) g->reals[g->n_reals++] = PyFloat_AsDouble(o);
-    else if (whole(o, &g->ints[g->n_ints])) g->n_ints++;
+    if (PyFloat_CheckExact(o)) g->floats[g->n_floats++] = PyFloat_AsDouble(o);
+    else if (as_int(o, &g->ints[g->n_ints])) g->n_ints++;
     else return 0;
     return 1;
 }
@@ -78,22 +78,22 @@ static int take(Given *g, PyObject *o) {
 /* A list is of one kind: of expressions, if these are all inputs; or of numbers. */
 static int take_list(Given *g, PyObject *list, int inputs) {
     const Py_ssize_t n = length(list);
-    const int before[] = {g->n, g->n_ints, g->n_reals};
+    const int before[] = {g->n, g->n_ints, g->n_floats};
     for (Py_ssize_t i = 0; i < n; i++)
         if (!take(g, item(list, i))) return 0;
-    return inputs ? g->n == n : g->n_ints - before[1] == n || g->n_reals - before[2] == n;
+    return inputs ? g->n == n : g->n_ints - before[1] == n || g->n_floats - before[2] == n;
 }
 
 /* Reads arguments; inputs_listed: the first one is the list of inputs. 0: they are not for this way. g->memory is to be freed. */
 static int take_all(Given *g, PyObject *const *args, Py_ssize_t n, int inputs_listed) {
     Py_ssize_t most = n;
     for (Py_ssize_t i = 0; i < n; i++) most += length(args[i]);
-    g->n = g->n_ints = g->n_reals = 0;
-    g->handles = g->few_handles, g->ints = g->few_ints, g->reals = g->few_reals, g->memory = NULL;
+    g->n = g->n_ints = g->n_floats = 0;
+    g->handles = g->few_handles, g->ints = g->few_ints, g->floats = g->few_floats, g->memory = NULL;
     if (most > FEW) {
-        const size_t each = sizeof *g->handles + sizeof *g->reals + sizeof *g->ints;
+        const size_t each = sizeof *g->handles + sizeof *g->floats + sizeof *g->ints;
         if (most > INT32_MAX || !(g->memory = malloc((size_t)most * each))) return 0;
-        g->handles = g->memory, g->reals = (double *)(g->handles + most), g->ints = (int *)(g->reals + most);
+        g->handles = g->memory, g->floats = (double *)(g->handles + most), g->ints = (int *)(g->floats + most);
     }
     for (Py_ssize_t i = 0; i < n; i++) {
         const int is_list = PyList_CheckExact(args[i]) || PyTuple_CheckExact(args[i]);
@@ -123,11 +123,11 @@ static PyObject *node(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObj
     Given g;
     PyTypeObject *cls = names ? class_of(args + n, names) : dn__expression_type;
     const Op *op = n && cls ? find_op(args[0]) : NULL;
-    int64_t handle = NOT_TAKEN;
+    int64_t handle = NOT_HANDLED;
     if (op) {
-        if (!take_all(&g, args + 1, n - 1, op->takes_list)) handle = NOT_TAKEN;
-        else if (g.n) handle = dn__node(op->number, g.n, g.handles, g.n_ints, g.ints, g.n_reals, g.reals, 0);
-        else if (dn__current >= 0) handle = dn__calls->leaf(dn__current, op->number, g.n_ints, g.ints, g.n_reals, g.reals);
+        if (!take_all(&g, args + 1, n - 1, op->takes_list)) handle = NOT_HANDLED;
+        else if (g.n) handle = dn__node(op->number, g.n, g.handles, g.n_ints, g.ints, g.n_floats, g.floats, 0);
+        else if (dn__current >= 0) handle = dn__calls->leaf(dn__current, op->number, g.n_ints, g.ints, g.n_floats, g.floats);
         free(g.memory);
     }
     if (handle == DN_ERROR_PYTHON) return dn__python_error();
@@ -155,7 +155,7 @@ static PyObject *pairs(PyObject *self, PyObject *const *args, Py_ssize_t n_args,
     PyObject *list = PyList_New(n);
     for (Py_ssize_t i = 0; list && made && i < n; i++) {
         int64_t pair[] = {handle_of(item(args[0], i)), handle_of(item(args[1], i))};
-        const int64_t handle = pair[0] < 0 || pair[1] < 0 ? NOT_TAKEN : dn__node(op, 2, pair, 1, (int[]){0}, 0, NULL, 0);
+        const int64_t handle = pair[0] < 0 || pair[1] < 0 ? NOT_HANDLED : dn__node(op, 2, pair, 1, (int[]){0}, 0, NULL, 0);
         PyObject *node = handle < 0 ? NULL : dn__new_node(dn__expression_type, handle);
         if (node) PyList_SetItem(list, i, node);
         else if (handle < 0) made = 0;
@@ -170,7 +170,7 @@ static PyObject *pairs(PyObject *self, PyObject *const *args, Py_ssize_t n_args,
 static PyObject *consecutive(PyObject *self, PyObject *const *args, Py_ssize_t n_args, PyObject *names) {
     int n;
     int64_t first;
-    if (n_args != 2 || !handle_from(args[0], &first) || !whole(args[1], &n) || n < 0) return dn__general(self, args, n_args, names);
+    if (n_args != 2 || !handle_from(args[0], &first) || !as_int(args[1], &n) || n < 0) return dn__general(self, args, n_args, names);
     return dn__nodes_from(first, n);
 }
 
@@ -178,10 +178,10 @@ static PyObject *consecutive(PyObject *self, PyObject *const *args, Py_ssize_t n
 
 /* The sizes of an input: an integer or several; how many, 0: they are not for this way. */
 static int sizes_of(PyObject *from, int sizes[DN_MAX_DIMS + 1]) {
-    if (PyLong_CheckExact(from)) return whole(from, sizes);
+    if (PyLong_CheckExact(from)) return as_int(from, sizes);
     const Py_ssize_t n = length(from);
     for (Py_ssize_t i = 0; i < n && i <= DN_MAX_DIMS; i++)
-        if (!whole(item(from, i), &sizes[i])) return 0;
+        if (!as_int(item(from, i), &sizes[i])) return 0;
     return n <= DN_MAX_DIMS + 1 ? (int)n : 0;
 }
 
@@ -191,10 +191,10 @@ static PyObject *input_node(PyObject *self, PyObject *const *args, Py_ssize_t n_
     double few[64], *x = few;
     int sizes[DN_MAX_DIMS + 1];
     Py_ssize_t n = 1;
-    int64_t handle = NOT_TAKEN;
+    int64_t handle = NOT_HANDLED;
     if (n_args != 5 || names || dn__current < 0 || !is_class(args[0]) || !PyBool_Check(args[4])) return dn__general(self, args, n_args, names);
     const int is_one = PyLong_CheckExact(args[3]);
-    if (is_one ? !real(args[2], few) : !(x = dn__numbers(args[2], few, &n))) return dn__general(self, args, n_args, names);
+    if (is_one ? !as_double(args[2], few) : !(x = dn__numbers(args[2], few, &n))) return dn__general(self, args, n_args, names);
     int n_dims = 1, batch = 1;
     if (args[3] == Py_None) sizes[0] = n <= INT32_MAX ? (int)n : -1;
     else n_dims = sizes_of(args[3], sizes);
@@ -214,7 +214,7 @@ static PyObject *input_node(PyObject *self, PyObject *const *args, Py_ssize_t n_
 static PyObject *row(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     int i;
     const int64_t table = n == 3 && !names && is_class(args[0]) ? handle_of(args[1]) : -1;
-    const int64_t handle = dn__current >= 0 && table >= 0 && whole(args[2], &i) ? dn__calls->lookup(dn__current, table, i) : NOT_TAKEN;
+    const int64_t handle = dn__current >= 0 && table >= 0 && as_int(args[2], &i) ? dn__calls->lookup(dn__current, table, i) : NOT_HANDLED;
     return handle >= 0 ? dn__new_node((PyTypeObject *)args[0], handle) : dn__general(self, args, n, names);
 }
 
@@ -222,8 +222,8 @@ static PyObject *row(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObje
 static PyObject *rows(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     Given g = {0};
     const int64_t table = n == 3 && !names && dn__current >= 0 && is_class(args[0]) ? handle_of(args[1]) : -1;
-    int64_t handle = NOT_TAKEN;
-    if (table >= 0 && length(args[2]) && take_all(&g, args + 2, 1, 0) && !g.n && !g.n_reals)
+    int64_t handle = NOT_HANDLED;
+    if (table >= 0 && length(args[2]) && take_all(&g, args + 2, 1, 0) && !g.n && !g.n_floats)
         handle = dn__calls->lookup_batch(dn__current, table, g.n_ints, g.ints);
     free(g.memory);
     return handle >= 0 ? dn__new_node((PyTypeObject *)args[0], handle) : dn__general(self, args, n, names);
@@ -234,17 +234,17 @@ static PyObject *rows(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObj
 /* resolved(handle) */
 static PyObject *resolved(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     int64_t given;
-    const int64_t handle = n == 1 && dn__current >= 0 && handle_from(args[0], &given) ? dn__calls->resolve(dn__current, given) : NOT_TAKEN;
+    const int64_t handle = n == 1 && dn__current >= 0 && handle_from(args[0], &given) ? dn__calls->resolve(dn__current, given) : NOT_HANDLED;
     return handle >= 0 ? PyLong_FromLongLong(handle) : dn__general(self, args, n, names);
 }
 
-/* cell_call(cell, *handles): a handle, or the error of C */
-static PyObject *cell_call(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
+/* traced_call(cell, *handles): a handle, or the error of C */
+static PyObject *traced_call(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     int64_t handles[FEW];
     int good = n > 1 && n <= FEW;
     for (Py_ssize_t i = 0; good && i < n; i++) good = handle_from(args[i], &handles[i]);
     if (!good) return dn__general(self, args, n, names);
-    return PyLong_FromLongLong(dn__calls->cell_call(handles[0], (int)n - 1, handles + 1));
+    return PyLong_FromLongLong(dn__calls->traced_call(handles[0], (int)n - 1, handles + 1));
 }
 
 /* tree_node(weights, n_ary, x, *children): a handle, or the error of C */
@@ -266,7 +266,7 @@ PyMethodDef dn__fast_nodes[] = {
     {"row", DN_FAST_NAMED(row)},
     {"rows", DN_FAST_NAMED(rows)},
     {"resolved", DN_FAST_NAMED(resolved)},
-    {"cell_call", DN_FAST_NAMED(cell_call)},
+    {"traced_call", DN_FAST_NAMED(traced_call)},
     {"tree_node", DN_FAST_NAMED(tree_node)},
     {NULL, NULL, 0, NULL},
 };

@@ -1,4 +1,4 @@
-"""Quick ways and long ways give the same: reads of few and of many numbers, makers, inputs, first values, chunks.
+"""Fast paths and slow paths give the same: reads of few and of many numbers, makers, inputs, first values, chunks.
 
 How long: about two seconds.
 """
@@ -11,7 +11,7 @@ from dist_dynet._ffi import DTYPE, lib
 from dist_dynet.params.initializers import GlorotInitializer
 from dist_dynet.params.parameters import stored
 
-SIZES = (1, 2, 255, 256, 257, 1000, 70_000)  # around DN_QUICK_ROOM, the draws at once, and the longest list
+SIZES = (1, 2, 255, 256, 257, 1000, 70_000)  # around DN_FAST_CAPACITY, the draws at once, and the longest list
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -79,7 +79,7 @@ def test_rows_are_read_with_their_decay():
     assert table.row_as_array(1).tolist() == [0.5, 0.5]
 
 
-MAKERS = {  # name: (call with numbers as users write them, the same with arguments that only the long way takes)
+FACTORIES = {  # name: (call with numbers as users write them, the same with arguments that only the slow path takes)
     "reshape": (lambda x: dy.reshape(x, (3, 2)), lambda x: dy.reshape(x, [3.0, 2.0])),
     "transpose": (lambda x: dy.transpose(x, [1, 0]), lambda x: dy.transpose(x, np.array([1, 0]))),
     "sum_dim": (lambda x: dy.sum_dim(x, [0]), lambda x: dy.sum_dim(x, iter([0]))),
@@ -99,9 +99,9 @@ MAKERS = {  # name: (call with numbers as users write them, the same with argume
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_both_ways_make_the_same_node(name):
-    quick, long = MAKERS[name]
+@pytest.mark.parametrize("name", FACTORIES)
+def test_both_paths_make_the_same_node(name):
+    quick, long = FACTORIES[name]
     dy.renew_cg()
     x = dy.inputTensor([[0.5, 2.0, -1.0], [1.5, 0.25, 3.0]])
     a, b = quick(x), long(x)

@@ -23,12 +23,12 @@ enum {
     NUMBERS = 16                  /* shares begin at multiples of so many: two ranks do not write into one line of the cache */
 };
 
-struct dn_team {
+struct dn_shm_comm {
     int ranks, rank;
     int64_t most;                 /* bytes of a message, a multiple of LINE */
     char *memory;
-    int64_t spoken;               /* how often this rank has */
-    enum { TO_SEND, TO_RECEIVE, TO_MEET } stage;
+    int64_t sent;               /* how often this rank has */
+    enum { TO_SEND, TO_RECEIVE, TO_EXCHANGE } stage;
 };
 
 /* ---- messages ------------------------------------------------------------------------------------------------------ */
@@ -59,32 +59,32 @@ void dn_rank_message_write(const dn_rank_message *message, const dn_members *of,
 
 /* ---- sending and receiving ----------------------------------------------------------------------------------------- */
 
-static int64_t stride(const dn_team *team) { return LINE + 2 * team->most; }
-static int64_t in_lines(int64_t n) { return (n + LINE - 1) / LINE * LINE; }
-int64_t dn_team_bytes(int ranks, int64_t most) { return ranks * (LINE + 2 * in_lines(most)); }
+static int64_t stride(const dn_shm_comm *comm) { return LINE + 2 * comm->most; }
+static int64_t cache_line_bytes(int64_t n) { return (n + LINE - 1) / LINE * LINE; }
+int64_t dn_shm_comm_bytes(int ranks, int64_t most) { return ranks * (LINE + 2 * cache_line_bytes(most)); }
 
-dn_team *dn_team_new(int ranks, int rank, void *memory, int64_t most) {
-    dn_team *team = calloc(1, sizeof *team);
-    if (team) *team = (dn_team){.ranks = ranks, .rank = rank, .most = in_lines(most), .memory = memory};
-    return team;
+dn_shm_comm *dn_shm_comm_new(int ranks, int rank, void *memory, int64_t most) {
+    dn_shm_comm *comm = calloc(1, sizeof *comm);
+    if (comm) *comm = (dn_shm_comm){.ranks = ranks, .rank = rank, .most = cache_line_bytes(most), .memory = memory};
+    return comm;
 }
 
-void dn_team_free(dn_team *team) { free(team); }
+void dn_shm_comm_free(dn_shm_comm *comm) { free(comm); }
 
-static int64_t *counter_of(const dn_team *team, int rank) { return (int64_t *)(team->memory + rank * stride(team)); }
-static uint8_t *message_of(const dn_team *team, int rank, int64_t number) {
-    return (uint8_t *)team->memory + rank * stride(team) + LINE + (number & 1) * team->most;
+static int64_t *counter_of(const dn_shm_comm *comm, int rank) { return (int64_t *)(comm->memory + rank * stride(comm)); }
+static uint8_t *message_of(const dn_shm_comm *comm, int rank, int64_t number) {
+    return (uint8_t *)comm->memory + rank * stride(comm) + LINE + (number & 1) * comm->most;
 }
-const uint8_t *dn_team_message(dn_team *team, int rank) { return message_of(team, rank, team->spoken); }
+const uint8_t *dn_shm_comm_message(dn_shm_comm *comm, int rank) { return message_of(comm, rank, comm->sent); }
 
-static void speak(dn_team *team) {
-    team->spoken++;
-    __atomic_store_n(counter_of(team, team->rank), team->spoken, __ATOMIC_RELEASE);
+static void send_message(dn_shm_comm *comm) {
+    comm->sent++;
+    __atomic_store_n(counter_of(comm, comm->rank), comm->sent, __ATOMIC_RELEASE);
 }
 
-static int all_have_spoken(const dn_team *team) {
-    for (int r = 0; r < team->ranks; r++)
-        if (__atomic_load_n(counter_of(team, r), __ATOMIC_ACQUIRE) < team->spoken) return 0;
+static int all_have_sent(const dn_shm_comm *comm) {
+    for (int r = 0; r < comm->ranks; r++)
+        if (__atomic_load_n(counter_of(comm, r), __ATOMIC_ACQUIRE) < comm->sent) return 0;
     return 1;
 }
 
@@ -103,71 +103,71 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-int dn_team_heard(dn_team *team, double seconds) {
-    if (all_have_spoken(team)) return 1;
+int dn_shm_comm_received(dn_shm_comm *comm, double seconds) {
+    if (all_have_sent(comm)) return 1;
     for (const double until = seconds > 0 ? now() + seconds : 0; seconds > 0 && now() < until; sched_yield())
         for (int i = 0; i < LOOKS; i++, pause_core())
-            if (all_have_spoken(team)) return 1;
+            if (all_have_sent(comm)) return 1;
     return 0;
 }
 
 /* ---- who adds up what ------------------------------------------------------------------------------------------------ */
 
-static int is_used(const dn_team_plan *plan, int k) {
+static int is_used(const dn_shm_comm_plan *plan, int k) {
     for (int r = 0; r < plan->ranks; r++)
         if (plan->filled[r][k]) return 1;
     return 0;
 }
-static int are_used_alike(const dn_team_plan *plan, int j, int k) {
+static int are_used_alike(const dn_shm_comm_plan *plan, int j, int k) {
     for (int r = 0; r < plan->ranks; r++)
         if (plan->filled[r][j] != plan->filled[r][k]) return 0;
     return 1;
 }
 
 /* Neighbours that the same ranks have used are one range. */
-static int find_ranges(const dn_team_plan *plan, dn_share *ranges) {
+static int find_ranges(const dn_shm_comm_plan *plan, dn_shard *ranges) {
     int count = 0;
     for (int k = 0; k < plan->of.n_dense; k++) {
         if (!is_used(plan, k)) continue;
-        const dn_place p = plan->places[k];
-        dn_share *last = count ? &ranges[count - 1] : NULL;
+        const dn_gradient_slot p = plan->places[k];
+        dn_shard *last = count ? &ranges[count - 1] : NULL;
         const int is_next = last && last->chunk == p.chunk && p.offset >= last->to && p.offset - last->to < NUMBERS;
         if (is_next && are_used_alike(plan, last->like, k)) last->to = p.offset + p.length;
-        else ranges[count++] = (dn_share){p.chunk, k, p.offset, p.offset + p.length};
+        else ranges[count++] = (dn_shard){p.chunk, k, p.offset, p.offset + p.length};
     }
     return count;
 }
 
-static int64_t lines_in(const dn_share *range) { return (range->to - range->from + NUMBERS - 1) / NUMBERS; }
+static int64_t lines_in(const dn_shard *range) { return (range->to - range->from + NUMBERS - 1) / NUMBERS; }
 
-int dn_team_divide(const dn_team_plan *plan) {
-    dn_share *shares = plan->shares;
-    const int count = find_ranges(plan, shares);
+int dn_shm_comm_divide(const dn_shm_comm_plan *plan) {
+    dn_shard *shards = plan->shards;
+    const int count = find_ranges(plan, shards);
     int64_t total = 0, passed = 0;
-    for (int i = 0; i < count; i++) total += lines_in(&shares[i]);
+    for (int i = 0; i < count; i++) total += lines_in(&shards[i]);
     const int64_t first = total * plan->rank / plan->ranks, last = total * (plan->rank + 1) / plan->ranks;
     int mine = 0;
     for (int i = 0; i < count; i++) {
-        const dn_share range = shares[i];
+        const dn_shard range = shards[i];
         const int64_t lines = lines_in(&range);
         const int64_t low = first > passed ? first - passed : 0, high = last - passed < lines ? last - passed : lines;
         if (low < high) {
             const int64_t to = range.from + high * NUMBERS;
-            shares[mine++] = (dn_share){range.chunk, range.like, range.from + low * NUMBERS, to < range.to ? to : range.to};
+            shards[mine++] = (dn_shard){range.chunk, range.like, range.from + low * NUMBERS, to < range.to ? to : range.to};
         }
         passed += lines;
     }
     return mine;
 }
 
-int dn_team_sum_dense(const dn_team_plan *plan) {
+int dn_shm_comm_sum_dense(const dn_shm_comm_plan *plan) {
     uint8_t who[DN_MOST_RANKS];
     if (plan->ranks > DN_MOST_RANKS) return DN_ERROR_VALUE;
-    const int count = dn_team_divide(plan);
+    const int count = dn_shm_comm_divide(plan);
     for (int i = 0; i < count; i++) {
-        const dn_share share = plan->shares[i];
-        for (int r = 0; r < plan->ranks; r++) who[r] = plan->filled[r][share.like];
-        const int error = dn_sum_ranks(plan->ranks, plan->segments[share.chunk], plan->factors, who, share.from, share.to);
+        const dn_shard shard = plan->shards[i];
+        for (int r = 0; r < plan->ranks; r++) who[r] = plan->filled[r][shard.like];
+        const int error = dn_sum_ranks(plan->ranks, plan->segments[shard.chunk], plan->factors, who, shard.from, shard.to);
         if (error) return error;
     }
     return 0;
@@ -177,93 +177,93 @@ int dn_team_sum_dense(const dn_team_plan *plan) {
 
 /* Notes who has gradients of what, and whether nothing else is to be known. What this comes to is the same on all ranks: it is made of what
  * all have sent, and of a plan that all have. */
-static int is_as_planned(const dn_team *team, dn_team_plan *plan, const dn_rank_message_layout *l) {
+static int is_as_planned(const dn_shm_comm *comm, dn_shm_comm_plan *plan, const dn_rank_message_layout *l) {
     const size_t from = offsetof(dn_rank_message, structure), bytes = (size_t)l->end_alike - from;
-    const uint8_t *mine = message_of(team, team->rank, team->spoken);
-    for (int r = 0; r < team->ranks; r++) {
-        const uint8_t *theirs = message_of(team, r, team->spoken);
+    const uint8_t *mine = message_of(comm, comm->rank, comm->sent);
+    for (int r = 0; r < comm->ranks; r++) {
+        const uint8_t *theirs = message_of(comm, r, comm->sent);
         if (memcmp(theirs + from, mine + from, bytes)) return 0;
         plan->filled[r] = theirs + l->filled;
         for (int k = 0; k < plan->of.n_tables; k++) {
             const int32_t rows = ((const int32_t *)(theirs + l->rows))[k];
-            if (rows > plan->windows[k].capacity) return 0;
+            if (rows > plan->buffers[k].capacity) return 0;
             plan->rows[r * plan->of.n_tables + k] = rows;
         }
     }
     return 1;
 }
 
-static void find_factors(const dn_team *team, dn_team_plan *plan, int average) {
+static void find_factors(const dn_shm_comm *comm, dn_shm_comm_plan *plan, int average) {
     double total = 0;
-    for (int r = 0; r < team->ranks; r++) {
-        const double weight = ((const dn_rank_message *)message_of(team, r, team->spoken))->weight;
+    for (int r = 0; r < comm->ranks; r++) {
+        const double weight = ((const dn_rank_message *)message_of(comm, r, comm->sent))->weight;
         plan->factors[r] = average ? weight : weight > 0;
         total += weight;
     }
     const double scale = !average ? 1 : total > 0 ? 1 / total : 0;
-    for (int r = 0; r < team->ranks; r++) plan->factors[r] *= scale;
+    for (int r = 0; r < comm->ranks; r++) plan->factors[r] *= scale;
 }
 
-int dn_team_negotiate(dn_team *team, const dn_rank_message *message, const dn_members *of, dn_team_plan *plan, int average, double seconds) {
+int dn_shm_comm_negotiate(dn_shm_comm *comm, const dn_rank_message *message, const dn_members *of, dn_shm_comm_plan *plan, int average, double seconds) {
     const dn_rank_message_layout l = dn_rank_message_layout_of(of->n_dense, of->n_tables);
-    if (l.size > team->most) return DN_ERROR_VALUE;
-    if (team->stage == TO_SEND) {
-        dn_rank_message_write(message, of, message_of(team, team->rank, team->spoken + 1));
-        speak(team);
-        team->stage = TO_RECEIVE;
+    if (l.size > comm->most) return DN_ERROR_VALUE;
+    if (comm->stage == TO_SEND) {
+        dn_rank_message_write(message, of, message_of(comm, comm->rank, comm->sent + 1));
+        send_message(comm);
+        comm->stage = TO_RECEIVE;
     }
-    if (!dn_team_heard(team, seconds)) return DN_TEAM_WAITS;
-    team->stage = TO_SEND;
-    if (!plan || !is_as_planned(team, plan, &l)) return DN_TEAM_NEWS;
-    find_factors(team, plan, average);
-    return DN_TEAM_DONE;
+    if (!dn_shm_comm_received(comm, seconds)) return DN_SHM_COMM_WAITS;
+    comm->stage = TO_SEND;
+    if (!plan || !is_as_planned(comm, plan, &l)) return DN_SHM_COMM_NO_PLAN;
+    find_factors(comm, plan, average);
+    return DN_SHM_COMM_DONE;
 }
 
 /* Parameters of which only other ranks have a gradient get one here. */
-static void fill_missing(const dn_team_plan *plan) {
+static void fill_missing(const dn_shm_comm_plan *plan) {
     for (int k = 0; k < plan->of.n_dense; k++)
         if (!plan->filled[plan->rank][k] && is_used(plan, k)) dn_param_mark_filled(plan->of.params[k]);
 }
 
 /* Puts this rank's rows where the others read them. */
-static void give_rows(const dn_team_plan *plan) {
+static void give_rows(const dn_shm_comm_plan *plan) {
     for (int k = 0; k < plan->of.n_tables; k++) {
         dn_param *table = plan->of.params[plan->of.n_dense + k];
-        const dn_team_window *window = &plan->windows[k];
+        const dn_shared_buffer *buffer = &plan->buffers[k];
         const int32_t sent = plan->rows[plan->rank * plan->of.n_tables + k];
         const size_t rows = (size_t)(sent < table->n_touched ? sent : table->n_touched); /* never more than the window's capacity */
         if (!rows) continue;
-        pthread_mutex_lock(&table->root->lock);
-        memcpy(window->ids[plan->rank], table->touched, rows * sizeof *table->touched);
-        dn__axpy(rows * (size_t)table->row_size, (dn_real)plan->factors[plan->rank], table->block, 0, window->rows[plan->rank]);
-        pthread_mutex_unlock(&table->root->lock);
+        pthread_mutex_lock(&table->store->lock);
+        memcpy(buffer->ids[plan->rank], table->touched, rows * sizeof *table->touched);
+        dn__axpy(rows * (size_t)table->row_size, (dn_real)plan->factors[plan->rank], table->block, 0, buffer->rows[plan->rank]);
+        pthread_mutex_unlock(&table->store->lock);
     }
 }
 
 /* Adds up all ranks' rows, in their order. */
-static int take_rows(const dn_team_plan *plan) {
+static int take_rows(const dn_shm_comm_plan *plan) {
     for (int k = 0; k < plan->of.n_tables; k++) {
         dn_param *table = plan->of.params[plan->of.n_dense + k];
-        const dn_team_window *window = &plan->windows[k];
+        const dn_shared_buffer *buffer = &plan->buffers[k];
         dn_param_clear_gradient(table);
         for (int r = 0; r < plan->ranks; r++) {
             const int32_t rows = plan->rows[r * plan->of.n_tables + k]; /* the message may have been overwritten */
-            if (rows && dn_lookup_add(table, rows, window->ids[r], window->rows[r])) return DN_ERROR_MEMORY;
+            if (rows && dn_lookup_add(table, rows, buffer->ids[r], buffer->rows[r])) return DN_ERROR_MEMORY;
         }
     }
-    return DN_TEAM_DONE;
+    return DN_SHM_COMM_DONE;
 }
 
-int dn_team_sum(dn_team *team, dn_team_plan *plan, double seconds) {
-    if (team->stage == TO_SEND) {
+int dn_shm_comm_sum(dn_shm_comm *comm, dn_shm_comm_plan *plan, double seconds) {
+    if (comm->stage == TO_SEND) {
         fill_missing(plan);
-        const int error = dn_team_sum_dense(plan); /* of the number of ranks: on all of them */
+        const int error = dn_shm_comm_sum_dense(plan); /* of the number of ranks: on all of them */
         if (error) return error;
         give_rows(plan);
-        speak(team); /* behind it sums and rows are complete */
-        team->stage = TO_MEET;
+        send_message(comm); /* behind it sums and rows are complete */
+        comm->stage = TO_EXCHANGE;
     }
-    if (!dn_team_heard(team, seconds)) return DN_TEAM_WAITS;
-    team->stage = TO_SEND;
+    if (!dn_shm_comm_received(comm, seconds)) return DN_SHM_COMM_WAITS;
+    comm->stage = TO_SEND;
     return take_rows(plan);
 }

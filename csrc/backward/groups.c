@@ -3,10 +3,10 @@
 
 #include "schedule/group.h"
 #include "kernels/kernels.h"
-#include "schedule/once.h"
-#include "sweep.h"
+#include "schedule/deduplicate.h"
+#include "backward_pass.h"
 
-/* Rows that were looked up after the leader of joined products was made have been passed by the sweep, which goes in the order of the nodes
+/* Rows that were looked up after the representative of batched products was made have been passed by the backward pass, which goes in the order of the nodes
  * there: bring their gradient home here. */
 static void add_to_row(dn_tape *t, int x, const dn_real *dx) {
     dn_call c;
@@ -17,25 +17,25 @@ static void add_to_row(dn_tape *t, int x, const dn_real *dx) {
 
 /* Brings the gradients of a gather home. */
 static void scatter(dn_tape *t, dn_gather *gather, const dn_group *g) {
-    const int leader = t->schedule->members[g->first];
+    const int representative = t->schedule->members[g->first];
     dn_real *dx = gather->grad;
     gather->grad = NULL;
-    for (int m = 0; m < gather->n && !t->room.out_of_memory; m++) {
+    for (int m = 0; m < gather->n && !t->workspace.out_of_memory; m++) {
         dn__ask_for(t, t->schedule->sources + gather->first, m, gather->n);
         const int x = t->schedule->sources[gather->first + m];
         dn_node *node = &t->nodes[x];
         const size_t n = dn__elements(&node->dim);
         if (dn__node_wants(t, node)) {
-            if (gather->once) {
+            if (gather->deduplicated) {
                 add_to_row(t, x, dx);
-            } else if (!node->grad && !dn__grouped(t, node) && node->op != dn_ops[DN_OP_parameter] && node->op != dn_ops[DN_OP_part]) {
+            } else if (!node->grad && !dn__grouped(t, node) && node->op != dn_ops[DN_OP_parameter] && node->op != dn_ops[DN_OP_output_view]) {
                 node->grad = dx; /* nobody else needs this memory any more */
             } else {
-                dn_grad place = dn__place(t, x);
-                if (place.dx) dn__axpy(n, 1, dx, place.beta, place.dx);
-                else t->room.out_of_memory = 1;
+                dn_grad slot = dn__gradient_slot(t, x);
+                if (slot.dx) dn__axpy(n, 1, dx, slot.beta, slot.dx);
+                else t->workspace.out_of_memory = 1;
             }
-            if (g->joined && x > leader && node->param) add_to_row(t, x, dx);
+            if (g->batched_gemm && x > representative && node->param) add_to_row(t, x, dx);
         }
         dx += n;
     }
@@ -46,11 +46,11 @@ static void call_backward(dn_tape *t, int group) {
     dn_call c;
     dn_dim y_dim;
     if (dn__group_prepare(t, group, &c, &y_dim)) {
-        t->room.out_of_memory = 1;
+        t->workspace.out_of_memory = 1;
         return;
     }
     c.dy = g->grads;
-    if (g->once) dn__once_backward(t, group, &c);
+    if (g->deduplicated) dn__deduplicated_backward(t, group, &c);
     else c.node->op->backward(&c);
 }
 
@@ -71,7 +71,7 @@ static int has_zeros_alone(const dn_tape *t, const dn_node *member) {
     for (int part = 0; part < member->parts; part++) {
         size_t n;
         const size_t at = block_of(member, part, &n);
-        const dn_real *dy = n ? dn__part_address(t, member, (int)at, 1) : NULL;
+        const dn_real *dy = n ? dn__output_view_address(t, member, (int)at, 1) : NULL;
         for (size_t i = 0; i < n; i++)
             if (dy[i] != 0) return 0;
     }
@@ -81,19 +81,19 @@ static int has_zeros_alone(const dn_tape *t, const dn_node *member) {
 /* As dn__is_beside_loss(); without memory the backward fails. */
 static int is_beside_loss(dn_tape *t, int i) {
     const int beside = dn__is_beside_loss(t, i);
-    t->room.out_of_memory |= beside < 0;
+    t->workspace.out_of_memory |= beside < 0;
     return beside != 0;
 }
 
 /* Whether a traced function with draws inside would make other ones if it were run once more. */
-static int would_draw_anew(const dn_tape *t, const dn_node *node) { return node->draws && t->room.draws.generator; }
+static int would_draw_anew(const dn_tape *t, const dn_node *node) { return node->rng && t->workspace.rng.generator; }
 
 /* Whether a member is beside the loss. That is looked up only for members that got nothing. */
 static int has_members_beside_loss(dn_tape *t, const dn_group *g) {
     const int32_t *members = dn__members_of(t, g);
-    if (would_draw_anew(t, dn__leader_of(t, g))) return 0;
-    const size_t step = g->batch == g->n && !g->ragged ? (size_t)(dn__leader_of(t, g)->dim.size) /
-                        (size_t)dn__leader_of(t, g)->parts : 0;
+    if (would_draw_anew(t, dn__representative_of(t, g))) return 0;
+    const size_t step = g->batch == g->n && !g->variable_length ? (size_t)(dn__representative_of(t, g)->dim.size) /
+                        (size_t)dn__representative_of(t, g)->parts : 0;
     for (int m = 0; m < g->n; m++) {
         if (step && g->grads[(size_t)m * step] != 0) continue; /* nearly always */
         if (has_zeros_alone(t, &t->nodes[members[m]]) && is_beside_loss(t, members[m])) return 1;
@@ -105,42 +105,42 @@ static int has_members_beside_loss(dn_tape *t, const dn_group *g) {
  * memory. All of it outlives the call, as products that are put off read it. */
 static void prepare_member(dn_tape *t, dn_node *member, dn_real *saved, dn_call *c) {
     dn__prepare_call(t, member, c);
-    const int draws = (member->op->flags & DN_RANDOM) != 0;
+    const int rng = (member->op->flags & DN_RANDOM) != 0;
     dn_real *dy = dn__backward_memory(c, c->total);
     c->y = member->value;
-    if (draws) c->saved = saved;
+    if (rng) c->saved = saved;
     else if ((c->y = dn__backward_memory(c, dn__aligned(c->total) + member->saved))) c->saved = c->y + dn__aligned(c->total);
-    if (!dy || t->room.out_of_memory) return;
+    if (!dy || t->workspace.out_of_memory) return;
     c->dy = dy;
     for (int part = 0; part < member->parts; part++) {
         size_t n;
         const size_t at = block_of(member, part, &n);
-        if (n) memcpy(dy + at, dn__part_address(t, member, (int)at, 1), n * sizeof *dy);
+        if (n) memcpy(dy + at, dn__output_view_address(t, member, (int)at, 1), n * sizeof *dy);
     }
-    if (!draws) member->op->forward(c);
+    if (!rng) member->op->forward(c);
 }
 
 static void not_yet(dn_call *c, int k) { (void)c, (void)k; }
 
-/* The row that is input k of joined member i and that the sweep, which goes in the order of the nodes
+/* The row that is input k of joined member i and that the backward pass, which goes in the order of the nodes
  * there, has passed; else NULL. */
 static dn_node *passed_row(const dn_tape *t, const dn_group *g, int i, int k) {
     const int x = dn__input(t, i, k);
-    return g->joined && x > t->schedule->members[g->first] && t->nodes[x].param ? &t->nodes[x] : NULL;
+    return g->batched_gemm && x > t->schedule->members[g->first] && t->nodes[x].param ? &t->nodes[x] : NULL;
 }
 
-/* Backward of one member by itself. Rows that the sweep has passed get their gradient here. */
+/* Backward of one member by itself. Rows that the backward pass has passed get their gradient here. */
 static void member_backward(dn_tape *t, const dn_group *g, int i, dn_real *saved) {
     dn_node *member = &t->nodes[i];
     dn_call c;
     prepare_member(t, member, saved, &c);
-    dn_real **before = dn__arena_take(&t->room.grads, (size_t)member->n_args * sizeof *before), **after;
-    after = dn__arena_take(&t->room.grads, (size_t)member->n_args * sizeof *after);
-    t->room.out_of_memory |= !before || !after;
-    if (t->room.out_of_memory) return;
-    dn_way way = *c.way;
-    way.input_done = not_yet; /* other members add to it */
-    c.way = &way;
+    dn_real **before = dn__arena_take(&t->workspace.grads, (size_t)member->n_args * sizeof *before), **after;
+    after = dn__arena_take(&t->workspace.grads, (size_t)member->n_args * sizeof *after);
+    t->workspace.out_of_memory |= !before || !after;
+    if (t->workspace.out_of_memory) return;
+    dn_gradient_routes routes = *c.routes;
+    routes.input_done = not_yet; /* other members add to it */
+    c.routes = &routes;
     for (int k = 0; k < member->n_args; k++) {
         dn_node *x = passed_row(t, g, i, k);
         before[k] = x ? x->grad : NULL;
@@ -150,7 +150,7 @@ static void member_backward(dn_tape *t, const dn_group *g, int i, dn_real *saved
     for (int k = 0; k < member->n_args; k++) { /* once where an input is the same row as another */
         dn_node *x = passed_row(t, g, i, k);
         after[k] = x ? x->grad : NULL;
-        if (after[k] && !t->room.out_of_memory) add_to_row(t, dn__input(t, i, k), after[k]);
+        if (after[k] && !t->workspace.out_of_memory) add_to_row(t, dn__input(t, i, k), after[k]);
         if (x) x->grad = NULL;
     }
     for (int k = 0; k < member->n_args; k++) {
@@ -163,17 +163,17 @@ static void member_backward(dn_tape *t, const dn_group *g, int i, dn_real *saved
 
 static void members_backward(dn_tape *t, const dn_group *g) {
     dn_real *saved = g->saved;
-    for (int m = 0; m < g->n && !t->room.out_of_memory; m++) {
+    for (int m = 0; m < g->n && !t->workspace.out_of_memory; m++) {
         const int i = t->schedule->members[g->first + m];
         if (!is_beside_loss(t, i)) member_backward(t, g, i, saved);
         saved += t->nodes[i].saved;
-        dn__arena_reset(&t->room.scratch, (dn_arena_mark){0});
+        dn__arena_reset(&t->workspace.scratch, (dn_arena_mark){0});
     }
 }
 
 void dn__group_backward(dn_tape *t, int group) {
     const dn_group *g = &t->schedule->groups[group];
-    const dn_node *node = dn__leader_of(t, g);
+    const dn_node *node = dn__representative_of(t, g);
     if (g->grads && !(node->op->flags & DN_NO_GRAD)) {
         if (has_members_beside_loss(t, g)) members_backward(t, g);
         else call_backward(t, group);

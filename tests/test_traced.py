@@ -1,4 +1,4 @@
-"""A cell gives the values and gradients of the function that it was made of: by itself, joined, and batched on the fly."""
+"""A traced function gives the values and gradients of the function that it was made of: by itself, joined, and batched on the fly."""
 
 import copy
 import pickle
@@ -51,7 +51,7 @@ def nodes_of(op):
     return sum(NAMES[lib.dn_node_op(graph.expression(i)._h)] == op for i in range(len(graph)))
 
 
-# ---- every row of the op table as a cell ---------------------------------------------------------------------------------------------------
+# ---- every row of the op table as a traced function ---------------------------------------------------------------------------------------------------
 
 COPIES = 3
 
@@ -85,7 +85,7 @@ CASES = [
     for family in FAMILIES.values()
     for row in family.ROWS
     for case in row.cases
-    if row.has_gradient and row.op not in ("function", "cell") and row.name not in READ_INSIDE and any(i.kind == "tensor" for i in case.inputs)
+    if row.has_gradient and row.op not in ("function", "traced") and row.name not in READ_INSIDE and any(i.kind == "tensor" for i in case.inputs)
 ]
 
 
@@ -213,13 +213,13 @@ def test_function_runs_once_for_each_signature(model):
 
 
 def test_what_exceeds_the_traces_is_called_plainly(model, monkeypatch):
-    monkeypatch.setattr("dist_dynet.cells.MOST_TRACES", 3)
+    monkeypatch.setattr("dist_dynet.traced_functions.MOST_TRACES", 3)
     f = dy.traced(lambda x, k: k * x)
     dy.renew_cg()
     x = dy.inputVector([1, 2])
     assert [f(x, k).value() for k in range(6)] == [[k, 2 * k] for k in range(6)]
     assert f.traces == 3
-    assert nodes_of("cell") == 3
+    assert nodes_of("traced") == 3
 
 
 def test_parameters_may_be_arguments(model):
@@ -255,7 +255,7 @@ def test_cells_within_cells_become_part_of_them():
     dy.renew_cg()
     value = outer(dy.inputVector([1, 2])).npvalue()
     np.testing.assert_allclose(value, np.tanh([1, 2]) + np.tanh([2, 4]), rtol=1e-5)
-    assert (inner.traces, outer.traces, nodes_of("cell")) == (0, 1, 1)
+    assert (inner.traces, outer.traces, nodes_of("traced")) == (0, 1, 1)
 
 
 def test_other_threads_may_draw_while_a_function_is_traced():

@@ -1,4 +1,4 @@
-/* Programs of cells: made from a traced graph, counted, and called. They are run by csrc/ops/cell.c. */
+/* Programs of traced functions: made from a traced graph, counted, and called. They are run by csrc/ops/traced.c. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,19 +7,19 @@
 #include "schedule/schedule.h"
 
 enum { NOT_NEEDED = INT32_MAX, MOST_CAPTURED = 1000 };
-struct dn_cell { dn_program *programs; };
+struct dn_traced { dn_program *programs; };
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
-dn_cell *dn_cell_new(void) { return calloc(1, sizeof(dn_cell)); }
+dn_traced *dn_traced_new(void) { return calloc(1, sizeof(dn_traced)); }
 
-int64_t dn_cell_handle(dn_cell *cell) { return (int64_t)(intptr_t)cell; }
+int64_t dn_traced_handle(dn_traced *traced) { return (int64_t)(intptr_t)traced; }
 
 static void release(void *program) {
     dn_program *p = program;
     if (__atomic_sub_fetch(&p->references, 1, __ATOMIC_ACQ_REL)) return;
     for (int i = 0; i < p->n_captured && p->captured; i++)
-        if (p->captured[i].root) dn__root_release(p->captured[i].root);
+        if (p->captured[i].store) dn__store_release(p->captured[i].store);
     for (int i = 0; i < p->n_nodes && p->nodes; i++) free(p->nodes[i].data);
     free(p->given);
     free(p->captured);
@@ -28,17 +28,17 @@ static void release(void *program) {
     free(p->blocks);
     free(p->args);
     free(p->ints);
-    free(p->reals);
+    free(p->floats);
     free(p);
 }
 
-void dn_cell_free(dn_cell *cell) {
+void dn_traced_free(dn_traced *traced) {
     dn_program *next;
-    for (dn_program *p = cell->programs; p; p = next) {
+    for (dn_program *p = traced->programs; p; p = next) {
         next = p->next;
         release(p);
     }
-    free(cell);
+    free(traced);
 }
 
 /* ---- tracing: the graph on which the function runs ------------------------------------------------------------------- */
@@ -90,7 +90,7 @@ static int mark_needed(trace *r, const int *given, const int *outputs) {
         else r->place[i] = p->n_nodes++;
         p->n_args += is_captured(node) ? 0 : node->n_args;
         p->n_ints += node->n_ints;
-        p->n_reals += node->n_reals;
+        p->n_floats += node->n_floats;
         if (node->n_args > p->most_inputs) p->most_inputs = node->n_args;
     }
     if (p->n_captured > MOST_CAPTURED)
@@ -107,23 +107,23 @@ static int joins(const trace *r, int i, int batch) {
     const dn_tape *t = r->t;
     const dn_node *node = &t->nodes[i];
     const int flags = node->op->flags;
-    if (node->dim.batch != (r->varies[i] ? batch : 1) || node->alone || !dn__elements(&node->dim)) return 0;
-    if ((node->n_ints - dn__whole_ints(node)) % node->dim.batch) return 0;
+    if (node->dim.batch != (r->varies[i] ? batch : 1) || node->not_batchable || !dn__elements(&node->dim)) return 0;
+    if ((node->n_ints - dn__node_ints(node)) % node->dim.batch) return 0;
     if (node->op == dn_ops[DN_OP_input] || node->op == dn_ops[DN_OP_fill]) return 1;
     if (flags & DN_LEAF || (flags & DN_RANDOM && !r->varies[i])) return 0;
     if (!(flags & (DN_BATCHES | DN_VIEW))) return 0;
     for (int k = 0; k < node->n_args; k++)
-        if (k < 8 && flags >> DN_SHARED_SHIFT & 1 << k && r->varies[t->args[node->args + k]]) return 0;
+        if (k < 8 && flags >> DN_BROADCAST_SHIFT & 1 << k && r->varies[t->args[node->args + k]]) return 0;
     return 1;
 }
 
-static void copy_node(trace *r, int i, int *n_nodes, int *n_args, int *n_ints, int *n_reals) {
+static void copy_node(trace *r, int i, int *n_nodes, int *n_args, int *n_ints, int *n_floats) {
     const dn_tape *t = r->t;
     const dn_node *node = &t->nodes[i];
     dn_program *p = r->p;
     dn_inner *inner = &p->nodes[(*n_nodes)++];
     *inner = (dn_inner){.op = node->op, .dim = node->dim, .n_args = node->n_args, .args = *n_args, .n_ints = node->n_ints, .ints = *n_ints,
-                        .n_reals = node->n_reals, .reals = *n_reals, .parts = node->parts, .each = dn__whole_ints(node), .output = -1,
+                        .n_floats = node->n_floats, .floats = *n_floats, .parts = node->parts, .each = dn__node_ints(node), .output = -1,
                         .saved = node->saved};
     for (int k = 0; k < node->n_args; k++) {
         const int32_t x = r->place[t->args[node->args + k]];
@@ -131,10 +131,10 @@ static void copy_node(trace *r, int i, int *n_nodes, int *n_args, int *n_ints, i
         if (x >= 0) p->nodes[x].consumed = 1;
     }
     if (node->n_ints) memcpy(p->ints + *n_ints, t->ints + node->ints, (size_t)node->n_ints * sizeof *p->ints); /* NULL while there is none */
-    if (node->n_reals) memcpy(p->reals + *n_reals, t->reals + node->reals, (size_t)node->n_reals * sizeof *p->reals);
+    if (node->n_floats) memcpy(p->floats + *n_floats, t->floats + node->floats, (size_t)node->n_floats * sizeof *p->floats);
     *n_ints += node->n_ints;
-    *n_reals += node->n_reals;
-    if (node->op->flags & DN_RANDOM) inner->draws = ++p->draws;
+    *n_floats += node->n_floats;
+    if (node->op->flags & DN_RANDOM) inner->rng = ++p->rng;
     if (!(node->op->flags & DN_VIEW)) {
         inner->value_at = p->saved;
         inner->saved_at = p->saved + dn__aligned(dn__elements(&node->dim));
@@ -147,21 +147,21 @@ static void copy_node(trace *r, int i, int *n_nodes, int *n_args, int *n_ints, i
 static int copy_nodes(trace *r) {
     const dn_tape *t = r->t;
     dn_program *p = r->p;
-    int n_nodes = 0, n_args = 0, n_ints = 0, n_reals = 0, n_captured = 0;
+    int n_nodes = 0, n_args = 0, n_ints = 0, n_floats = 0, n_captured = 0;
     for (int i = 0; i <= r->last; i++) {
         const dn_node *node = &t->nodes[i];
         if (r->place[i] == NOT_NEEDED || r->place[i] < -p->n_captured) continue;
         if (is_captured(node)) {
-            p->captured[n_captured++] = (dn_captured){node->op, dn_param_handle(node->param, node->constant), node->param->root, node->n_ints,
+            p->captured[n_captured++] = (dn_captured){node->op, dn_param_handle(node->param, node->constant), node->param->store, node->n_ints,
                                                       n_ints};
-            dn__root_retain(node->param->root);
+            dn__store_retain(node->param->store);
             if (node->n_ints) memcpy(p->ints + n_ints, t->ints + node->ints, (size_t)node->n_ints * sizeof *p->ints);
             n_ints += node->n_ints;
             /* rows are batches of rows: one row varies no more than a parameter */
             continue;
         }
         for (int k = 0; k < node->n_args; k++) r->varies[i] |= r->varies[t->args[node->args + k]];
-        copy_node(r, i, &n_nodes, &n_args, &n_ints, &n_reals);
+        copy_node(r, i, &n_nodes, &n_args, &n_ints, &n_floats);
         if (node->op == dn_ops[DN_OP_input]) {
             const size_t bytes = dn__elements(&node->dim) * sizeof(dn_real);
             dn_real *data = malloc(bytes + 1);
@@ -193,10 +193,10 @@ static int place_outputs(trace *r, const int *given, const int *outputs) {
     dn_program *p = r->p;
     int batch;
     size_t total = 0;
-    p->alone = !groups(r, given, outputs, &batch);
+    p->not_batchable = !groups(r, given, outputs, &batch);
     for (int k = 0; k < p->n_outputs; k++) {
         const int32_t source = r->place[outputs[k]];
-        p->outputs[k] = (dn_cell_output){source, t->nodes[outputs[k]].dim, total};
+        p->outputs[k] = (dn_traced_output){source, t->nodes[outputs[k]].dim, total};
         p->blocks[k] = (dn_block){total, (size_t)p->outputs[k].dim.size};
         total += dn__elements(&p->outputs[k].dim);
         if (source < 0) continue;
@@ -208,9 +208,9 @@ static int place_outputs(trace *r, const int *given, const int *outputs) {
         p->dim = p->outputs[0].dim;
         return 0;
     }
-    const size_t size = p->alone ? total : total / (size_t)batch;
+    const size_t size = p->not_batchable ? total : total / (size_t)batch;
     if (total > INT32_MAX) return dn__tape_fail(r->t, DN_ERROR_VALUE, "cell: the outputs would have more than %d elements.", INT32_MAX);
-    p->dim = (dn_dim){.nd = 1, .batch = p->alone ? 1 : batch, .size = (int)size, .d = {(int)size}};
+    p->dim = (dn_dim){.nd = 1, .batch = p->not_batchable ? 1 : batch, .size = (int)size, .d = {(int)size}};
     return 0;
 }
 
@@ -225,8 +225,8 @@ static int fill_program(trace *r, const int *given, const int *outputs) {
     p->blocks = malloc((size_t)p->n_outputs * sizeof *p->blocks);
     p->args = malloc(((size_t)p->n_args + 1) * sizeof *p->args);
     p->ints = malloc(((size_t)p->n_ints + 1) * sizeof *p->ints);
-    p->reals = malloc(((size_t)p->n_reals + 1) * sizeof *p->reals);
-    if (!p->given || !p->captured || !p->nodes || !p->outputs || !p->blocks || !p->args || !p->ints || !p->reals
+    p->floats = malloc(((size_t)p->n_floats + 1) * sizeof *p->floats);
+    if (!p->given || !p->captured || !p->nodes || !p->outputs || !p->blocks || !p->args || !p->ints || !p->floats
         || copy_nodes(r)) return dn__no_memory(r->t);
     for (int k = 0; k < p->n_given; k++) p->given[k] = r->t->nodes[given[k]].dim;
     return place_outputs(r, given, outputs);
@@ -238,7 +238,7 @@ static int find_all(dn_tape *t, int n, const int64_t *handles, int *indices) {
     return 0;
 }
 
-int dn_cell_add(dn_cell *cell, int graph, int n_given, const int64_t *given, int n_outputs, const int64_t *outputs) {
+int dn_traced_add(dn_traced *traced, int graph, int n_given, const int64_t *given, int n_outputs, const int64_t *outputs) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);
     dn_program *p = calloc(1, sizeof *p);
@@ -255,9 +255,9 @@ int dn_cell_add(dn_cell *cell, int graph, int n_given, const int64_t *given, int
     free(r.place);
     free(r.varies);
     free(indices);
-    if (!error) { /* other threads may be calling the cell */
-        p->next = cell->programs;
-        __atomic_store_n(&cell->programs, p, __ATOMIC_RELEASE);
+    if (!error) { /* other threads may be calling the traced function */
+        p->next = traced->programs;
+        __atomic_store_n(&traced->programs, p, __ATOMIC_RELEASE);
     } else if (p) {
         p->references = 1;
         release(p);
@@ -267,7 +267,7 @@ int dn_cell_add(dn_cell *cell, int graph, int n_given, const int64_t *given, int
 
 /* ---- calls --------------------------------------------------------------------------------------------------------- */
 
-static int equal_dims(const dn_dim *a, const dn_dim *b) {
+static int same_dims(const dn_dim *a, const dn_dim *b) {
     if (a->nd != b->nd || a->batch != b->batch) return 0;
     for (int i = 0; i < a->nd; i++)
         if (a->d[i] != b->d[i]) return 0;
@@ -275,10 +275,10 @@ static int equal_dims(const dn_dim *a, const dn_dim *b) {
 }
 
 /* The program for these dims; NULL: the function was not traced with them yet. */
-static dn_program *matching(const dn_cell *cell, const dn_tape *t, int n, const int *x) {
-    for (dn_program *p = __atomic_load_n(&cell->programs, __ATOMIC_ACQUIRE); p; p = p->next) {
+static dn_program *matching(const dn_traced *traced, const dn_tape *t, int n, const int *x) {
+    for (dn_program *p = __atomic_load_n(&traced->programs, __ATOMIC_ACQUIRE); p; p = p->next) {
         int k = p->n_given == n ? 0 : n + 1;
-        while (k < n && equal_dims(&p->given[k], &t->nodes[x[k]].dim)) k++;
+        while (k < n && same_dims(&p->given[k], &t->nodes[x[k]].dim)) k++;
         if (k == n) return p;
     }
     return NULL;
@@ -298,14 +298,14 @@ static int captured_node(dn_tape *t, const dn_program *p, const dn_captured *cap
     int constant;
     dn_param *param = dn__handle_param(captured->handle, &constant);
     if (captured->op == dn_ops[DN_OP_parameter]) return dn__param_node(t, captured->handle, param, constant);
-    if (dn__retain_root(t, param->root)) return DN_ERROR_MEMORY;
+    if (dn__retain_store(t, param->store)) return DN_ERROR_MEMORY;
     return dn__make(t, captured->op, 0, NULL, captured->n_rows, p->ints + captured->rows, 0, NULL, &(dn_origin){param, constant, NULL});
 }
 
 /* The last node of this program in the graph, or -1. */
 static int last_node(const dn_tape *t, int number) {
     const int i = t->kept.at[number].last;
-    const int is_one = i >= 0 && i < t->n.nodes && t->nodes[i].op == dn_ops[DN_OP_cell] && t->ints[t->nodes[i].ints] == number;
+    const int is_one = i >= 0 && i < t->n.nodes && t->nodes[i].op == dn_ops[DN_OP_traced] && t->ints[t->nodes[i].ints] == number;
     return is_one ? i : -1; /* a revert may have dropped it */
 }
 
@@ -317,41 +317,41 @@ static int find_captured(dn_tape *t, const dn_program *p, int last, int *inputs)
     return 0;
 }
 
-static int make_part(dn_tape *t, int owner, const dn_cell_output *output) {
+static int make_output_view(dn_tape *t, int owner, const dn_traced_output *output) {
     int ints[DN_MAX_DIMS + 2] = {(int)output->at, output->dim.batch};
     for (int d = 0; d < output->dim.nd; d++) ints[d + 2] = output->dim.d[d];
-    return dn__make(t, dn_ops[DN_OP_part], 1, &owner, output->dim.nd + 2, ints, 0, NULL, NULL);
+    return dn__make(t, dn_ops[DN_OP_output_view], 1, &owner, output->dim.nd + 2, ints, 0, NULL, NULL);
 }
 
-static int64_t call(dn_tape *t, const dn_cell *cell, int n, const int64_t *handles, int *inputs) {
+static int64_t call_traced(dn_tape *t, const dn_traced *traced, int n, const int64_t *handles, int *inputs) {
     if (t->tracing) return DN_ERROR_UNTRACED;
     for (int k = 0; k < n; k++) {
         if (!dn__handle_tape(handles[k])) return DN_ERROR_UNTRACED; /* parameters belong to the signature */
         if ((inputs[MOST_CAPTURED + k] = dn__find(t, handles[k])) < 0) return inputs[MOST_CAPTURED + k];
     }
-    dn_program *p = matching(cell, t, n, inputs + MOST_CAPTURED);
+    dn_program *p = matching(traced, t, n, inputs + MOST_CAPTURED);
     if (!p) return DN_ERROR_UNTRACED;
     const int number = number_of(t, p);
     if (number < 0) return number;
     int *first = inputs + MOST_CAPTURED - p->n_captured;
     const int last = last_node(t, number), error = find_captured(t, p, last, first);
     if (error) return error;
-    const int owner = dn__make(t, dn_ops[DN_OP_cell], p->n_captured + n, first, 1, &number, 0, NULL, &(dn_origin){NULL, 0, p});
+    const int owner = dn__make(t, dn_ops[DN_OP_traced], p->n_captured + n, first, 1, &number, 0, NULL, &(dn_origin){NULL, 0, p});
     if (owner < 0) return owner;
     t->kept.at[number].last = owner;
     if (p->n_outputs == 1) return dn__finish(t, owner);
     int64_t result = 0;
-    for (int k = 0; k < p->n_outputs && result >= 0; k++) result = dn__finish(t, make_part(t, owner, &p->outputs[k]));
+    for (int k = 0; k < p->n_outputs && result >= 0; k++) result = dn__finish(t, make_output_view(t, owner, &p->outputs[k]));
     return result < 0 ? result : dn__handle(t, owner + 1);
 }
 
-int64_t dn_cell_call(int64_t cell, int n, const int64_t *handles) {
+int64_t dn_traced_call(int64_t traced, int n, const int64_t *handles) {
     dn_tape *t = NULL;
     for (int k = 0; k < n && !t; k++) t = dn__handle_tape(handles[k]);
     if (!t) return DN_ERROR_NO_GRAPH;
     DN_ENTER(t);
     int small[MOST_CAPTURED + 16], *inputs = n <= 16 ? small : malloc((size_t)(MOST_CAPTURED + n) * sizeof *inputs);
-    const int64_t result = inputs ? call(t, (const dn_cell *)(intptr_t)cell, n, handles, inputs) : dn__no_memory(t);
+    const int64_t result = inputs ? call_traced(t, (const dn_traced *)(intptr_t)traced, n, handles, inputs) : dn__no_memory(t);
     if (inputs != small) free(inputs);
     return result;
 }

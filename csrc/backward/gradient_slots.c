@@ -1,11 +1,11 @@
 /* Where gradients are put: of nodes, of groups, of the inputs of both. */
 #include "schedule/group.h"
 #include "kernels/kernels.h"
-#include "sweep.h"
+#include "backward_pass.h"
 
-static dn_real *take(dn_tape *t, size_t n) {
-    dn_real *p = dn__arena_take(&t->room.grads, n * sizeof *p);
-    if (!p) t->room.out_of_memory = 1;
+static dn_real *take_gradient_memory(dn_tape *t, size_t n) {
+    dn_real *p = dn__arena_take(&t->workspace.grads, n * sizeof *p);
+    if (!p) t->workspace.out_of_memory = 1;
     return p;
 }
 
@@ -13,7 +13,7 @@ int dn__node_wants(const dn_tape *t, const dn_node *node) {
     return t->backward->full ? !node->constant : node->needs_grad && !(node->param && !dn__param_gathers(node->param));
 }
 
-dn_real *dn__group_new_grads(dn_tape *t, dn_group *g) { return g->grads = take(t, g->total); }
+dn_real *dn__group_new_grads(dn_tape *t, dn_group *g) { return g->grads = take_gradient_memory(t, g->total); }
 
 dn_real *dn__group_grads(dn_tape *t, int group) {
     dn_group *g = &t->schedule->groups[group];
@@ -21,16 +21,16 @@ dn_real *dn__group_grads(dn_tape *t, int group) {
     return g->grads;
 }
 
-/* The place of node i's gradient. A parameter whose gradient is empty gets it where it belongs; one that already has a gradient, from an
- * earlier backward, keeps this one apart until the sweep adds it, so that gradient() shows this backward only. */
-dn_grad dn__place(dn_tape *t, int i) {
+/* The gradient slot of node i. A parameter whose gradient is empty gets it where it belongs; one that already has a gradient, from an
+ * earlier backward, keeps this one apart until the backward pass adds it, so that gradient() shows this backward only. */
+dn_grad dn__gradient_slot(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
-    if (node->op == dn_ops[DN_OP_part]) {
+    if (node->op == dn_ops[DN_OP_output_view]) {
         dn_node *owner = &t->nodes[t->args[node->args]];
-        if (!dn__grouped(t, owner) && !owner->grad && (owner->grad = take(t, dn__elements(&owner->dim))))
+        if (!dn__grouped(t, owner) && !owner->grad && (owner->grad = take_gradient_memory(t, dn__elements(&owner->dim))))
             dn__fill(dn__elements(&owner->dim), 0, owner->grad);
         if (dn__grouped(t, owner) ? !dn__group_grads(t, dn__seat(t, owner)->group) : !owner->grad) return (dn_grad){0};
-        return (dn_grad){dn__part_address(t, owner, t->ints[node->ints], 1), 1};
+        return (dn_grad){dn__output_view_address(t, owner, t->ints[node->ints], 1), 1};
     }
     if (dn__grouped(t, node)) {
         dn_real *grads = dn__group_grads(t, dn__seat(t, node)->group);
@@ -44,17 +44,17 @@ dn_grad dn__place(dn_tape *t, int i) {
         node->in_chunk = 1;
         node->written = dn__param_written(node->param);
     } else {
-        node->grad = take(t, dn__elements(&node->dim));
-        if (!node->grad) t->room.out_of_memory = 1;
+        node->grad = take_gradient_memory(t, dn__elements(&node->dim));
+        if (!node->grad) t->workspace.out_of_memory = 1;
     }
     return (dn_grad){node->grad, 0};
 }
 
 const dn_real *dn__arrived(const dn_tape *t, int i) {
-    const dn_node *node = &t->nodes[i], *owner = node->op == dn_ops[DN_OP_part] ? &t->nodes[dn__input(t, i, 0)] : node;
+    const dn_node *node = &t->nodes[i], *owner = node->op == dn_ops[DN_OP_output_view] ? &t->nodes[dn__input(t, i, 0)] : node;
     const dn_group *g = dn__grouped(t, owner) ? &t->schedule->groups[dn__seat(t, owner)->group] : NULL;
     if (g ? !g->grads : !owner->grad) return NULL;
-    if (owner != node) return dn__part_address(t, owner, t->ints[node->ints], 1);
+    if (owner != node) return dn__output_view_address(t, owner, t->ints[node->ints], 1);
     return g ? g->grads + (node->value - g->value) : node->grad;
 }
 
@@ -63,8 +63,8 @@ static int reach(dn_tape *t) {
     if (t->backward->reached) return 0;
     if (dn__schedule_see(t)) return -1;
     dn_seat *seats = t->schedule->seats;
-    for (int i = 0; i <= t->backward->swept_root; i++) seats[i].reached = i == t->backward->swept_root;
-    for (int i = t->backward->swept_root; i >= 0; i--) {
+    for (int i = 0; i <= t->backward->last_loss; i++) seats[i].reached = i == t->backward->last_loss;
+    for (int i = t->backward->last_loss; i >= 0; i--) {
         const dn_node *node = &t->nodes[i];
         if (!seats[i].reached || node->op->flags & DN_NO_GRAD) continue;
         for (int k = 0; k < node->n_args; k++)
@@ -74,20 +74,20 @@ static int reach(dn_tape *t) {
 }
 
 int dn__is_beside_loss(dn_tape *t, int i) {
-    if (i > t->backward->swept_root) return 1;
+    if (i > t->backward->last_loss) return 1;
     return reach(t) ? -1 : !t->schedule->seats[i].reached;
 }
 
-int dn__way_wants(const dn_call *c, int k) {
+int dn__route_wants(const dn_call *c, int k) {
     const dn_tape *t = c->tape;
     return dn__node_wants(t, &t->nodes[t->args[c->node->args + k]]);
 }
 
-dn_grad dn__way_dx(dn_call *c, int k) {
+dn_grad dn__route_dx(dn_call *c, int k) {
     dn_tape *t = c->tape;
     const int i = t->args[c->node->args + k];
     if (!dn__node_wants(t, &t->nodes[i])) return (dn_grad){0};
-    dn_grad g = dn__place(t, i);
+    dn_grad g = dn__gradient_slot(t, i);
     if (!c->total && g.dx && g.beta == 0) { /* nothing comes from an empty batch, so the op may not write at all */
         dn__fill(dn__elements(&t->nodes[i].dim), 0, g.dx);
         g.beta = 1;
@@ -97,9 +97,9 @@ dn_grad dn__way_dx(dn_call *c, int k) {
 
 /* ---- inputs of groups ----------------------------------------------------------------------------------------------- */
 
-int dn__group_collects(const dn_call *c, int k) {
+int dn__group_gathers(const dn_call *c, int k) {
     const dn_schedule *s = c->tape->schedule;
-    return s->group_inputs[s->groups[c->group].inputs + k].gather != DN_SHARED_INPUT;
+    return s->group_inputs[s->groups[c->group].inputs + k].gather != DN_BROADCAST_INPUT;
 }
 
 static int wants(const dn_call *c, int k) {
@@ -113,9 +113,9 @@ static int wants(const dn_call *c, int k) {
 }
 
 /* The place of neighbours in one block, the first of which is node x: the part of the block's gradients that mirrors their values. */
-static dn_grad mirror_place(dn_tape *t, int x, size_t total) {
+static dn_grad mirror_slot(dn_tape *t, int x, size_t total) {
     const dn_node *node = &t->nodes[x];
-    if (node->op == dn_ops[DN_OP_part]) return dn__place(t, x); /* which sees to it that the owner has gradients */
+    if (node->op == dn_ops[DN_OP_output_view]) return dn__gradient_slot(t, x); /* which sees to it that the owner has gradients */
     size_t n;
     const dn_real *block = dn__block_of(t, node, &n);
     dn_group *g = &t->schedule->groups[dn__seat(t, node)->group];
@@ -127,22 +127,22 @@ static dn_grad mirror_place(dn_tape *t, int x, size_t total) {
     return (dn_grad){grads ? grads + (node->value - block) : NULL, 1};
 }
 
-int dn__way_group_wants(const dn_call *c, int k) { return dn__group_collects(c, k) ? wants(c, k) : dn__way_wants(c, k); }
+int dn__route_group_wants(const dn_call *c, int k) { return dn__group_gathers(c, k) ? wants(c, k) : dn__route_wants(c, k); }
 
-dn_grad dn__way_group_dx(dn_call *c, int k) {
+dn_grad dn__route_group_dx(dn_call *c, int k) {
     dn_tape *t = c->tape;
-    if (!dn__group_collects(c, k)) return dn__way_dx(c, k);
+    if (!dn__group_gathers(c, k)) return dn__route_dx(c, k);
     const dn_group_input *in = &t->schedule->group_inputs[t->schedule->groups[c->group].inputs + k];
     if (!wants(c, k)) return (dn_grad){0};
     dn_grad g;
     if (in->gather < 0) {
-        g = mirror_place(t, in->source, dn__elements(c->x[k].dim));
+        g = mirror_slot(t, in->source, dn__elements(c->x[k].dim));
     } else {
         dn_gather *gather = &t->schedule->gathers[in->gather];
         g.beta = gather->grad != NULL;
-        if (!gather->grad) gather->grad = dn__arena_take(&t->room.grads, gather->total * sizeof(dn_real));
+        if (!gather->grad) gather->grad = dn__arena_take(&t->workspace.grads, gather->total * sizeof(dn_real));
         g.dx = gather->grad;
     }
-    if (!g.dx) t->room.out_of_memory = 1;
+    if (!g.dx) t->workspace.out_of_memory = 1;
     return g;
 }

@@ -137,7 +137,7 @@ def test_a_row_can_be_asked_again_and_after_backward_only():
 
 
 @pytest.mark.parametrize("form", [Net.by_one, Net.by_tree])
-def test_rows_added_up_cannot_be_told_apart_after_an_update(form):
+def test_rows_added_up_cannot_be_distinguished_after_an_update(form):
     net = Net()
     trainer = dy.SimpleSGDTrainer(net.m)
     for full in (False, True):

@@ -1,7 +1,7 @@
-"""The ranks of one host as csrc/parallel/team.c knows them: messages in shared memory, and the steady state without Python.
+"""The ranks of one host as csrc/parallel/shm_comm.c knows them: messages in shared memory, and the steady state without Python.
 
 After a backward neither Python's code nor its data are in the caches any more. So an update of parameters for which there is a plan, whichever
-of them each rank has used, with rows that fit into their windows, is negotiated and summed by one call of C each. It knows how to wait; what
+of them each rank has used, with rows that fit into their buffers, is negotiated and summed by one call of C each. It knows how to wait; what
 is shared, and the plan, are the business of shared.py.
 """
 
@@ -23,10 +23,10 @@ from .plan import Plan, check
 _LOOK = 1e-4
 """Seconds for which C looks for the others before Python goes on waiting."""
 
-_negotiate, _sum, _DONE, _WAITS = lib.dn_team_negotiate, lib.dn_team_sum, lib.DN_TEAM_DONE, lib.DN_TEAM_WAITS
+_negotiate, _sum, _DONE, _WAITS = lib.dn_shm_comm_negotiate, lib.dn_shm_comm_sum, lib.DN_SHM_COMM_DONE, lib.DN_SHM_COMM_WAITS
 
 _CAPACITY = 1024
-"""Bytes of a message, at least: a team whose model grows a little need not be made anew."""
+"""Bytes of a message, at least: a communicator whose model grows a little need not be made anew."""
 
 
 class TeamTransport:
@@ -66,7 +66,7 @@ class TeamTransport:
         if self.refused:
             return self._by_mpi.received(layout)
         size = layout.size
-        said = b"".join(ffi.buffer(lib.dn_team_message(self._c, rank), size)[:] for rank in range(self._here.size))
+        said = b"".join(ffi.buffer(lib.dn_shm_comm_message(self._c, rank), size)[:] for rank in range(self._here.size))
         return np.frombuffer(said, layout.dtype)
 
     def sum(self) -> None:
@@ -78,7 +78,7 @@ class TeamTransport:
     def _awaited(self, call: Any, *arguments: Any) -> int:
         """The outcome of a function of C that waits for other ranks."""
         while (outcome := call(self._c, *arguments, _LOOK)) == _WAITS:
-            self._here.wait_until(lambda: lib.dn_team_heard(self._c, 0), self._name())
+            self._here.wait_until(lambda: lib.dn_shm_comm_received(self._c, 0), self._name())
         return int(outcome)
 
     def _share(self, layout: MessageLayout, name: Callable[[], str]) -> bool:
@@ -87,7 +87,7 @@ class TeamTransport:
             return False
         here = self._here
         capacity = max(2 * layout.size, _CAPACITY)
-        share = -(-lib.dn_team_bytes(here.size, capacity) // here.size)
+        share = -(-lib.dn_shm_comm_bytes(here.size, capacity) // here.size)
 
         def sizes(fast: list[bool]) -> list[int]:
             self._alike = all(fast)  # a rank on which it is switched off decides for all: they must not part here
@@ -102,8 +102,8 @@ class TeamTransport:
             self._capacity = 0
             say_refused(here, error)
             return False
-        team = lib.dn_team_new(here.size, here.rank, whole + starts[0], capacity)
-        if team == NULL:
+        shm_comm = lib.dn_shm_comm_new(here.size, here.rank, whole + starts[0], capacity)
+        if shm_comm == NULL:
             raise MemoryError("gradient exchange: out of memory")
-        self._c, self._memory, self._capacity = ffi.gc(team, lib.dn_team_free), whole, capacity
+        self._c, self._memory, self._capacity = ffi.gc(shm_comm, lib.dn_shm_comm_free), whole, capacity
         return True

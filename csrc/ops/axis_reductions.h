@@ -4,10 +4,10 @@
 #include "../kernels/kernels.h"
 #include "../op.h"
 
-typedef struct dn_lines { int length; size_t inner, outer; } dn_lines;
+typedef struct dn_axis { int length; size_t inner, outer; } dn_axis;
 
-static inline dn_lines dn__lines_of(const dn_dim *x, int d) {
-    dn_lines l = {d < x->nd ? x->d[d] : 1, 1, (size_t)x->batch};
+static inline dn_axis dn__axis_of(const dn_dim *x, int d) {
+    dn_axis l = {d < x->nd ? x->d[d] : 1, 1, (size_t)x->batch};
     for (int i = 0; i < x->nd; i++) {
         if (i < d) l.inner *= (size_t)x->d[i];
         if (i > d) l.outer *= (size_t)x->d[i];
@@ -35,52 +35,52 @@ static inline int dn__dims_without(dn_shape *s, int d) {
 /* ---- functions of the lines along dim ints[0]: the softmax family and what resembles it -------------------------------------- */
 
 /* Lines whose numbers lie apart are copied side by side, as many at once as numbers are in a line of the cache. */
-enum { LINES_AT_ONCE = 16 };
-static inline size_t lines_at(const dn_lines *l, size_t i) { return l->inner - i < LINES_AT_ONCE ? l->inner - i : LINES_AT_ONCE; }
-static inline void read_lines(const dn_lines *l, size_t count, const dn_real *x, dn_real *lines) {
+enum { VECTORS_AT_A_TIME = 16 };
+static inline size_t vectors_at(const dn_axis *l, size_t i) { return l->inner - i < VECTORS_AT_A_TIME ? l->inner - i : VECTORS_AT_A_TIME; }
+static inline void read_vectors(const dn_axis *l, size_t count, const dn_real *x, dn_real *lines) {
     dn__transpose_plane(count, (size_t)l->length, x, l->inner, 0, lines, (size_t)l->length);
 }
-static inline void write_lines(const dn_lines *l, size_t count, const dn_real *lines, dn_real *y) {
+static inline void write_vectors(const dn_axis *l, size_t count, const dn_real *lines, dn_real *y) {
     dn__transpose_plane((size_t)l->length, count, lines, (size_t)l->length, 0, y, l->inner);
 }
 
 /* y = f(x), line by line; y may be x */
-static inline void map_lines(dn_call *c, const dn_lines *l, const dn_real *x, dn_real *y, void (*f)(const dn_real *, int, dn_real *)) {
+static inline void map_axis(dn_call *c, const dn_axis *l, const dn_real *x, dn_real *y, void (*f)(const dn_real *, int, dn_real *)) {
     const size_t n = (size_t)l->length;
-    dn_real *lines = l->inner > 1 ? dn__scratch(c, n * lines_at(l, 0)) : NULL;
+    dn_real *lines = l->inner > 1 ? dn__scratch(c, n * vectors_at(l, 0)) : NULL;
     if (l->inner > 1 && !lines) return;
     for (size_t o = 0; o < l->outer; o++)
         for (size_t i = 0, count; i < l->inner; i += count) {
             size_t at = o * l->inner * n + i;
-            count = lines_at(l, i);
+            count = vectors_at(l, i);
             if (!lines) {
                 f(x + at, l->length, y + at);
                 continue;
             }
-            read_lines(l, count, x + at, lines);
+            read_vectors(l, count, x + at, lines);
             for (size_t k = 0; k < count; k++) f(lines + k * n, l->length, lines + k * n);
-            write_lines(l, count, lines, y + at);
+            write_vectors(l, count, lines, y + at);
         }
 }
 /* dx = f(y, dy) + beta dx, line by line */
-static inline void map_lines_grad(dn_call *c, const dn_lines *l, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx,
+static inline void map_axis_grad(dn_call *c, const dn_axis *l, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx,
                                   void (*f)(const dn_real *, const dn_real *, int, dn_real, dn_real *)) {
-    const size_t n = (size_t)l->length, all = n * lines_at(l, 0);
+    const size_t n = (size_t)l->length, all = n * vectors_at(l, 0);
     dn_real *lines = l->inner > 1 ? dn__scratch(c, 3 * all) : NULL;
     if (l->inner > 1 && !lines) return;
     for (size_t o = 0; o < l->outer; o++)
         for (size_t i = 0, count; i < l->inner; i += count) {
             size_t at = o * l->inner * n + i;
-            count = lines_at(l, i);
+            count = vectors_at(l, i);
             if (!lines) {
                 f(y + at, dy + at, l->length, beta, dx + at);
                 continue;
             }
-            read_lines(l, count, y + at, lines);
-            read_lines(l, count, dy + at, lines + all);
-            if (beta != 0) read_lines(l, count, dx + at, lines + 2 * all);
+            read_vectors(l, count, y + at, lines);
+            read_vectors(l, count, dy + at, lines + all);
+            if (beta != 0) read_vectors(l, count, dx + at, lines + 2 * all);
             for (size_t k = 0; k < count; k++) f(lines + k * n, lines + all + k * n, l->length, beta, lines + 2 * all + k * n);
-            write_lines(l, count, lines + 2 * all, dx + at);
+            write_vectors(l, count, lines + 2 * all, dx + at);
         }
 }
 
@@ -91,11 +91,11 @@ static inline int along_dims(dn_shape *s) {
     return dn__check_dim(s, s->ints[0]);
 }
 static inline void along_forward(dn_call *c, void (*f)(const dn_real *, int, dn_real *)) {
-    dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
-    map_lines(c, &l, c->x[0].v, c->y, f);
+    dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
+    map_axis(c, &l, c->x[0].v, c->y, f);
 }
 static inline void along_backward(dn_call *c, void (*f)(const dn_real *, const dn_real *, int, dn_real, dn_real *)) {
     dn_grad g = dn__dx(c, 0);
-    dn_lines l = dn__lines_of(c->x[0].dim, c->ints[0]);
-    if (g.dx) map_lines_grad(c, &l, c->y, c->dy, g.beta, g.dx, f);
+    dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
+    if (g.dx) map_axis_grad(c, &l, c->y, c->dy, g.beta, g.dx, f);
 }

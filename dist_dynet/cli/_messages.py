@@ -10,7 +10,7 @@ class RefusedError(Exception):
     """Something is asked for that cannot be done; the text says what and what to do."""
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """Writes to stderr, under the launcher's name."""
     with suppress(OSError):
         sys.stderr.write("".join(f"dist-dynet: {line}\n" for line in text.splitlines()))

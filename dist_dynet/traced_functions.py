@@ -32,9 +32,9 @@ _lock = threading.RLock()
 
 
 @accelerated
-def cell_call(cell: int, *handles: int) -> int:
-    """What dn_cell_call() of csrc/dn_api.h returns."""
-    return lib.dn_cell_call(cell, len(handles), handles)  # type: ignore[no-any-return]
+def traced_call(cell: int, *handles: int) -> int:
+    """What dn_traced_call() of csrc/dn_api.h returns."""
+    return lib.dn_traced_call(cell, len(handles), handles)  # type: ignore[no-any-return]
 
 
 class _Variant:
@@ -43,11 +43,11 @@ class _Variant:
     __slots__ = ("c", "form", "handle", "is_pair", "kept", "outputs")
 
     def __init__(self) -> None:
-        c = lib.dn_cell_new()
+        c = lib.dn_traced_new()
         if c == ffi.NULL:
             raise MemoryError("traced: out of memory")
-        self.c = ffi.gc(c, lib.dn_cell_free)
-        self.handle = lib.dn_cell_handle(self.c)
+        self.c = ffi.gc(c, lib.dn_traced_free)
+        self.handle = lib.dn_traced_handle(self.c)
         self.outputs = 0
         """How many; 0: not known yet."""
         self.form: Any = None
@@ -58,7 +58,7 @@ class _Variant:
         """The arguments of the first call, whose identity the form may depend on."""
 
 
-class _Cell:
+class TracedFunction:
     """A function that makes one node per call. Made by traced()."""
 
     def __init__(self, function: Callable[..., Any], name: str, instance: tuple[Any, ...] = ()) -> None:
@@ -83,8 +83,8 @@ class _Cell:
         shadowed = getattr(type(instance), self._name, None) is not self  # it was asked for by super()
         name = f"{self.__qualname__} of {self._name}" if shadowed else self._name  # type: ignore[attr-defined]
         bound = known.get(name)
-        if not isinstance(bound, _Cell):
-            bound = known[name] = _Cell(self._function, self._name, (instance,))
+        if not isinstance(bound, TracedFunction):
+            bound = known[name] = TracedFunction(self._function, self._name, (instance,))
         return bound
 
     def __reduce__(self) -> Any:
@@ -104,11 +104,11 @@ class _Cell:
         try:
             variant = self._plain[n] if not options else self._plain[-1]
             if n == 1:
-                h = cell_call(variant.handle, args[0]._h)
+                h = traced_call(variant.handle, args[0]._h)
             elif n == 2:
-                h = cell_call(variant.handle, args[0]._h, args[1]._h)
+                h = traced_call(variant.handle, args[0]._h, args[1]._h)
             else:
-                h = cell_call(variant.handle, *[a._h for a in args])
+                h = traced_call(variant.handle, *[a._h for a in args])
         except (KeyError, AttributeError):
             return self._general(args, options)
         if h < 0:
@@ -135,14 +135,14 @@ class _Cell:
             variant = self._variants.get(form)
         except TypeError:
             raise TypeError(f"{self._what()}: arguments must be expressions, lists of them, or hashable; got {args!r:.200}.") from None
-        h = cell_call(variant.handle, *handles) if variant else _UNTRACED
+        h = traced_call(variant.handle, *handles) if variant else _UNTRACED
         if h == _UNTRACED:
             if self.traces >= MOST_TRACES:
                 return self._function(*self._instance, *args, **options)
             with _lock:
                 variant = self._variants.get(form)
                 if variant:  # another thread may have traced it meanwhile
-                    h = cell_call(variant.handle, *handles)
+                    h = traced_call(variant.handle, *handles)
                 if not variant or h == _UNTRACED:
                     variant = variant or _Variant()
                     self._trace(variant, handles, args, options)
@@ -150,7 +150,7 @@ class _Cell:
                     self._variants[form] = variant
                     if all(mark is Expression for mark in form):
                         self._plain[len(form)] = variant
-                    h = cell_call(variant.handle, *handles)
+                    h = traced_call(variant.handle, *handles)
         if h < 0:
             fail(h, *handles)
         assert variant is not None
@@ -198,7 +198,7 @@ class _Cell:
         if _generators() != before:
             return False
         outputs = self._outputs(variant, result)
-        code = lib.dn_cell_add(variant.c, graph, len(given), [e._h for e in given], len(outputs), [e._h for e in outputs])
+        code = lib.dn_traced_add(variant.c, graph, len(given), [e._h for e in given], len(outputs), [e._h for e in outputs])
         if code < 0:
             fail_in(graph, code)
         return True
@@ -289,7 +289,7 @@ def traced(function: F) -> F:
     """
     if not callable(function):
         raise TypeError(f"traced: takes a function; got {type(function).__name__}.")
-    return _Cell(function, getattr(function, "__name__", type(function).__name__))  # type: ignore[return-value]
+    return TracedFunction(function, getattr(function, "__name__", type(function).__name__))  # type: ignore[return-value]
 
 
 cell = traced

@@ -1,4 +1,4 @@
-"""Joined nodes (csrc/schedule/join.h) give what the same nodes give one by one.
+"""Joined nodes (csrc/schedule/batched_gemm.h) give what the same nodes give one by one.
 
 Immediate mode computes each node when it is made: nothing is joined there.
 """
