@@ -1,7 +1,8 @@
 """Builds the C extensions with cffi (API mode), from one header.
 
-There is one per number type: `_core_float32` and `_core_float64` hold all of csrc but csrc/python. setup.py names the two FFI
-objects below; `python setup.py build_ext --inplace` builds them for work on the sources.
+There is one per number type: `_core_float32` and `_core_float64` hold all of csrc but csrc/python.
+setup.py names the two FFI objects below; `python setup.py build_ext --inplace` builds them for work
+on the sources.
 """
 
 import os
@@ -21,9 +22,15 @@ ROWS = [*sorted((CSRC / "ops").glob("*.c")), CSRC / "graph" / "leaves.c"]
 """The files with rows of operations."""
 HEADERS = sorted(str(p.relative_to(ROOT)) for p in CSRC.rglob("*.h"))
 FLAGS = [
-    "-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fvisibility=hidden",
-    "-Werror=implicit-function-declaration", *os.environ.get("DIST_DYNET_CFLAGS", "").split(),
-]  # fmt: skip
+    "-O3",
+    "-std=gnu11",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fopenmp-simd",
+    "-fvisibility=hidden",
+    "-Werror=implicit-function-declaration",
+    *os.environ.get("DIST_DYNET_CFLAGS", "").split(),
+]
 
 CLONES_PROBE = """
 #include "dn_real.h"
@@ -45,9 +52,11 @@ def compiler() -> list[str]:
 
 
 def clone_flags() -> list[str]:
-    """The best form of function multiversioning that the compiler knows (dn_real.h); none: one version for every processor.
+    """The best form of function multiversioning that the compiler knows (dn_real.h); none: one
+    version for every processor.
 
-    DIST_DYNET_CLONES=0 asks for none: for other compilers' sake in tests, and for sanitizers, which do not get on with it.
+    DIST_DYNET_CLONES=0 asks for none: for other compilers' sake in tests, and for sanitizers, which
+    do not get on with it.
     """
     if os.environ.get("DIST_DYNET_CLONES") == "0":
         return []
@@ -57,7 +66,17 @@ def clone_flags() -> list[str]:
             source.write_text(first + CLONES_PROBE)
         for level in ("2", "1"):
             flag = f"-DDN_TARGET_CLONES={level}"
-            command = [*compiler(), "-O2", "-Werror", "-fPIC", flag, f"-I{CSRC}", *map(str, sources), "-o", str(Path(folder) / "probe")]
+            command = [
+                *compiler(),
+                "-O2",
+                "-Werror",
+                "-fPIC",
+                flag,
+                f"-I{CSRC}",
+                *map(str, sources),
+                "-o",
+                str(Path(folder) / "probe"),
+            ]
             if subprocess.run(command, capture_output=True, check=False).returncode == 0:
                 return [flag]
     return []
@@ -78,7 +97,8 @@ def write_op_list() -> None:
 
 
 def sources_by_file() -> dict[str, str]:
-    """{file: its text as the preprocessor leaves it}, headers included; nothing of what the compiler refuses, which says so later."""
+    """{file: its text as the preprocessor leaves it}, headers included; nothing of what the
+    compiler refuses, which says so later."""
     command = [*compiler(), "-E", f"-I{CSRC}", f"-I{GENERATED}", *SOURCES]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     texts: dict[str, list[str]] = {}
@@ -92,16 +112,28 @@ def sources_by_file() -> dict[str, str]:
 
 
 def kernel_gaps() -> list[str]:
-    """Kernels that are used, declared in kernels.h and defined, but not all three: each with the file to edit first."""
+    """Kernels that are used, declared in kernels.h and defined, but not all three: each with the
+    file to edit first."""
     header, texts = "csrc/kernels/kernels.h", sources_by_file()
     files = {name: text for name, text in texts.items() if name.endswith(".c")}
     declared = dict.fromkeys(re.findall(r"\b(dn__\w+)\s*\(", texts.get(header, "")))
-    defined = {name: file for file, text in files.items() for name in re.findall(r"\b(dn__\w+)\([^;{}]*\)\s*\{", text)}
+    defined = {
+        name: file
+        for file, text in files.items()
+        for name in re.findall(r"\b(dn__\w+)\([^;{}]*\)\s*\{", text)
+    }
     uses = {file: re.findall(r"\b(dn__\w+)", text) for file, text in files.items()}
-    everywhere = {name for file, text in texts.items() if file not in files for name in re.findall(r"\b(dn__\w+)", text)}
+    everywhere = {
+        name
+        for file, text in texts.items()
+        if file not in files
+        for name in re.findall(r"\b(dn__\w+)", text)
+    }
     users: dict[str, list[str]] = {}
     for file, names in uses.items():
-        for name in set(names) - {n for n in names if defined.get(n) == file and names.count(n) == 1}:
+        for name in set(names) - {
+            n for n in names if defined.get(n) == file and names.count(n) == 1
+        }:
             users.setdefault(name, []).append(file)
     gaps = [
         f"{header}: does not declare {name}, which {users[name][0]} uses"
@@ -111,11 +143,16 @@ def kernel_gaps() -> list[str]:
     raw, previous = (CSRC / "kernels" / "kernels.h").read_text(), ""
     for name in declared:
         if name not in defined:
-            place = re.search(rf"\b(?:dn__)?{name.removeprefix('dn__').removesuffix('_grad')}\b", raw)
+            place = re.search(
+                rf"\b(?:dn__)?{name.removeprefix('dn__').removesuffix('_grad')}\b", raw
+            )
             section = re.findall(r"kernels/\w+\.c", raw[: place.start() if place else None])
             gaps.append(f"csrc/{section[-1]}: does not define {name}, which {header} declares")
         elif name not in users:
-            gaps.append(f"{users[previous][0] if previous in users else 'csrc'}: does not use {name}, which {header} declares")
+            gaps.append(
+                f"{users[previous][0] if previous in users else 'csrc'}: does not use {name}, which"
+                f" {header} declares"
+            )
         else:
             previous = name
     return gaps
@@ -125,13 +162,27 @@ def rule_gaps() -> list[str]:
     """Rules of trainers that are in one of the two lists only."""
     listed = set(re.findall(r"^ +(DN_RULE_\w+)", (CSRC / "dn_api.h").read_text(), re.M))
     rows = set(re.findall(r"\[(DN_RULE_\w+)\] =", (CSRC / "params" / "trainers.c").read_text()))
-    gaps = [f"csrc/params/trainers.c: RULES has no row of {name}, which csrc/dn_api.h lists" for name in sorted(listed - rows)]
-    return gaps + [f"csrc/dn_api.h: does not list {name}, of which RULES in csrc/params/trainers.c has a row" for name in sorted(rows - listed)]
+    gaps = [
+        f"csrc/params/trainers.c: RULES has no row of {name}, which csrc/dn_api.h lists"
+        for name in sorted(listed - rows)
+    ]
+    return gaps + [
+        f"csrc/dn_api.h: does not list {name}, of which RULES in csrc/params/trainers.c has a row"
+        for name in sorted(rows - listed)
+    ]
 
 
 def declarations(defines: list[str]) -> str:
     """What cffi reads of dn_api.h."""
-    command = [*compiler(), "-E", "-P", "-DDN_CDEF", *defines, f"-I{GENERATED}", str(CSRC / "dn_api.h")]
+    command = [
+        *compiler(),
+        "-E",
+        "-P",
+        "-DDN_CDEF",
+        *defines,
+        f"-I{GENERATED}",
+        str(CSRC / "dn_api.h"),
+    ]
     return subprocess.run(command, capture_output=True, check=True, text=True).stdout
 
 

@@ -1,4 +1,5 @@
-"""Builds the package: the C extensions (build_ffi.py, and the one that is written by hand), and the licence. All else is in pyproject.toml."""
+"""Builds the package: the C extensions (build_ffi.py, and the one that is written by hand), and the
+licence. All else is in pyproject.toml."""
 
 import os
 import sysconfig
@@ -6,20 +7,34 @@ import sysconfig
 from setuptools import Extension, setup
 
 if sysconfig.get_config_var("Py_GIL_DISABLED"):
-    raise SystemExit("dist_dynet: needs a Python with its global lock; got a free-threaded build. Use python3.13, say, not python3.13t.")
+    raise SystemExit(
+        "dist_dynet: needs a Python with its global lock; got a free-threaded build. Use"
+        " python3.13, say, not python3.13t."
+    )
 
 expression = Extension(
     "dist_dynet._expression",
-    [f"csrc/python/{name}.c" for name in ("expression", "node_functions", "module", "numbers", "states", "values")],
+    [
+        f"csrc/python/{name}.c"
+        for name in ("expression", "node_functions", "module", "numbers", "states", "values")
+    ],
     include_dirs=["csrc", "build/generated"],
     depends=["csrc/dn_api.h", "csrc/python/expression.h"],
     define_macros=[("Py_LIMITED_API", "0x030A0000")],
-    extra_compile_args=["-O3", "-std=gnu11", "-fvisibility=hidden", *os.environ.get("DIST_DYNET_CFLAGS", "").split()],
+    extra_compile_args=[
+        "-O3",
+        "-std=gnu11",
+        "-fvisibility=hidden",
+        *os.environ.get("DIST_DYNET_CFLAGS", "").split(),
+    ],
     py_limited_api=True,
 )
 setup(
-    license="Apache-2.0",  # here, since older setuptools refuse the string in pyproject.toml that newer ones demand, and these any other form
+    # here, since older setuptools refuse the string in pyproject.toml that newer ones demand, and
+    # these any other form
+    license="Apache-2.0",
     cffi_modules=[f"build_ffi.py:{name}" for name in ("core_float", "core_double")],
     ext_modules=[expression],
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},  # the extensions keep to the stable ABI: one wheel serves this Python and later ones
+    # the extensions keep to the stable ABI: one wheel serves this Python and later ones
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -3,9 +3,10 @@
     export DIST_DYNET_BENCH_TORCH=~/peers/torch/bin/python
     python benchmarks/conv.py [--match 3x3] [--rounds 5] [--seconds 0.3]
 
-Four minutes for all shapes. Each line: CPU milliseconds for forward alone, and for forward and backward (of sum(y g), gradients of image
-and filter), and ours divided by PyTorch's, as median over the rounds (least - greatest); below 1 we are faster. Both sides start from the same
-numbers, and the gradients they find are compared.
+Four minutes for all shapes. Each line: CPU milliseconds for forward alone, and for forward and
+backward (of sum(y g), gradients of image and filter), and ours divided by PyTorch's, as median over
+the rounds (least - greatest); below 1 we are faster. Both sides start from the same numbers, and
+the gradients they find are compared.
 """
 
 import argparse
@@ -19,7 +20,8 @@ import time
 import numpy as np
 
 SHAPES = {
-    # name: height, width, channels, filter's height and width, output channels, stride, is_valid, batch
+    # name: height, width, channels, filter's height and width, output channels, stride, is_valid,
+    # batch
     "digits, first 5x5": (28, 28, 1, 5, 5, 32, 1, False, 16),
     "digits, second 5x5": (14, 14, 32, 5, 5, 64, 1, False, 16),
     "small image, first 3x3": (32, 32, 3, 3, 3, 64, 1, False, 16),
@@ -38,8 +40,13 @@ SHAPES = {
 def arrays(h, w, ci, fh, fw, co, stride, is_valid, batch):
     """Image, filter and the weights of the loss, in our order of dims."""
     rng = np.random.default_rng(0)
-    out = [-(-(n - k + 1) // stride) if is_valid else -(-n // stride) for n, k in ((h, fh), (w, fw))]
-    return [rng.standard_normal(shape).astype(np.float32) for shape in ((h, w, ci, batch), (fh, fw, ci, co), (*out, co, batch))]
+    out = [
+        -(-(n - k + 1) // stride) if is_valid else -(-n // stride) for n, k in ((h, fh), (w, fw))
+    ]
+    return [
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in ((h, w, ci, batch), (fh, fw, ci, co), (*out, co, batch))
+    ]
 
 
 def ours(shape):
@@ -76,13 +83,18 @@ def pytorch(shape):
     x = torch.from_numpy(x.transpose(3, 2, 0, 1).copy()).requires_grad_()
     f = torch.from_numpy(f.transpose(3, 2, 0, 1).copy()).requires_grad_()
     g = torch.from_numpy(g.transpose(3, 2, 0, 1).copy())
-    room = [max((-(-n // stride) - 1) * stride + k - n, 0) if not is_valid else 0 for n, k in ((h, fh), (w, fw))]
+    room = [
+        max((-(-n // stride) - 1) * stride + k - n, 0) if not is_valid else 0
+        for n, k in ((h, fh), (w, fw))
+    ]
     around = (room[1] // 2, room[1] - room[1] // 2, room[0] // 2, room[0] - room[0] // 2)
     even = all(r % 2 == 0 for r in room)
 
     def convolve():
         if even:
-            return torch.nn.functional.conv2d(x, f, stride=stride, padding=(room[0] // 2, room[1] // 2))
+            return torch.nn.functional.conv2d(
+                x, f, stride=stride, padding=(room[0] // 2, room[1] // 2)
+            )
         return torch.nn.functional.conv2d(torch.nn.functional.pad(x, around), f, stride=stride)
 
     def forward():
@@ -114,7 +126,11 @@ def measure(peer, shape, seconds):
     """What the process of one peer prints."""
     forward, both, gradients = (ours if peer == "dist_dynet" else pytorch)(shape)
     sums = [float(np.abs(np.asarray(a, np.float64)).sum()) for a in gradients()]
-    return {"forward": milliseconds(forward, seconds), "both": milliseconds(both, seconds), "sums": sums}
+    return {
+        "forward": milliseconds(forward, seconds),
+        "both": milliseconds(both, seconds),
+        "sums": sums,
+    }
 
 
 def run(peer, name, seconds):
@@ -141,8 +157,14 @@ def main():
         print(json.dumps(measure(args.peer, SHAPES[args.match], args.seconds)))
         return 0
     if not os.environ.get("DIST_DYNET_BENCH_TORCH"):
-        print("DIST_DYNET_BENCH_TORCH is not set: the Python that has PyTorch (benchmarks/README.md). Our times alone:")
-    print(f"{'':30} {'forward':>24}{'':14} forward and backward\n{'':30} " + f"{'ours':>8} {'PyTorch':>8} {'ratio':>17}   " * 2)
+        print(
+            "DIST_DYNET_BENCH_TORCH is not set: the Python that has PyTorch (benchmarks/README.md)."
+            " Our times alone:"
+        )
+    print(
+        f"{'':30} {'forward':>24}{'':14} forward and backward\n{'':30} "
+        + f"{'ours':>8} {'PyTorch':>8} {'ratio':>17}   " * 2
+    )
     worst = 0.0
     for name, shape in SHAPES.items():
         if args.match not in name:
@@ -150,15 +172,21 @@ def main():
         rounds = []
         for _ in range(args.rounds):
             us = run("dist_dynet", name, args.seconds)
-            them = run("torch", name, args.seconds) if os.environ.get("DIST_DYNET_BENCH_TORCH") else us
-            np.testing.assert_allclose(us["sums"], them["sums"], rtol=1e-4, err_msg=f"{name} {shape}: the gradients differ")
+            them = (
+                run("torch", name, args.seconds) if os.environ.get("DIST_DYNET_BENCH_TORCH") else us
+            )
+            np.testing.assert_allclose(
+                us["sums"], them["sums"], rtol=1e-4, err_msg=f"{name} {shape}: the gradients differ"
+            )
             rounds.append((us, them))
         columns = []
         for what in ("forward", "both"):
             a, b = ([r[k][what] for r in rounds] for k in (0, 1))
             ratios = [p / q for p, q in zip(a, b, strict=True)]
             worst = max(worst, statistics.median(ratios))
-            columns.append(f"{statistics.median(a):8.3f} {statistics.median(b):8.3f} {spread(ratios):>17}")
+            columns.append(
+                f"{statistics.median(a):8.3f} {statistics.median(b):8.3f} {spread(ratios):>17}"
+            )
         print(f"{name:30} " + "   ".join(columns), flush=True)
     print(f"greatest ratio: {worst:.2f}")
     return 0

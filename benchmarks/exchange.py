@@ -2,9 +2,11 @@
 
     python benchmarks/exchange.py [--ranks 2 4] [--megabytes 6.2] [--rounds 200]
 
-Half a minute. The model has 50 matrices, all used on every rank, as many numbers as the tagger of the examples by default. Each line: ms of one
-exchange, without the agreement before it: of each round the slowest rank, of these the least, and the median (10 % - 90 %). The engines take
-turns of 20 rounds, each after 3 that do not count. Before each exchange a rank writes all of its gradients, as backward does.
+Half a minute. The model has 50 matrices, all used on every rank, as many numbers as the tagger of
+the examples by default. Each line: ms of one exchange, without the agreement before it: of each
+round the slowest rank, of these the least, and the median (10 % - 90 %). The engines take turns of
+20 rounds, each after 3 that do not count. Before each exchange a rank writes all of its gradients,
+as backward does.
 """
 
 import argparse
@@ -59,12 +61,18 @@ def work(megabytes: float, rounds: int) -> None:
         slowest = parallel.all_reduce(times[engine], "max")
         low, middle, high = np.percentile(slowest, [10, 50, 90])
         if here.rank == 0:
-            print(f"{here.size:5}  {engine:7} {slowest.min():7.3f}  {middle:7.3f}  ({low:.3f} - {high:.3f})", flush=True)
+            print(
+                f"{here.size:5}  {engine:7} {slowest.min():7.3f}  {middle:7.3f}  ({low:.3f} -"
+                f" {high:.3f})",
+                flush=True,
+            )
 
 
 def main() -> None:
     """Starts mpirun once for each number of ranks."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--megabytes", type=float, default=6.2)
     parser.add_argument("--rounds", type=int, default=200)
@@ -75,10 +83,15 @@ def main() -> None:
         return
     beside = Path(sys.executable).with_name("mpirun")
     mpirun = str(beside) if beside.exists() else "mpirun"
-    print(f"{options.megabytes:g} MB, {os.cpu_count()} cores\nranks  engine    least   median  (10 % - 90 %), ms")
+    print(
+        f"{options.megabytes:g} MB, {os.cpu_count()} cores\nranks  engine    least   median  (10 %"
+        " - 90 %), ms"
+    )
     for ranks in options.ranks:
         command = [mpirun, "-n", str(ranks), sys.executable, __file__, "--work"]
-        subprocess.run([*command, f"--megabytes={options.megabytes}", f"--rounds={options.rounds}"], check=True)
+        subprocess.run(
+            [*command, f"--megabytes={options.megabytes}", f"--rounds={options.rounds}"], check=True
+        )
 
 
 if __name__ == "__main__":

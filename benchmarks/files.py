@@ -1,9 +1,11 @@
-"""How fast models are loaded and saved: safetensors beside DyNet's text format, and a plain read of the same bytes.
+"""How fast models are loaded and saved: safetensors beside DyNet's text format, and a plain read of
+the same bytes.
 
     python benchmarks/files.py                 # 100 MB of parameters, 3 rounds: about a minute
     python benchmarks/files.py --mb 20 --json result.json
 
-Prints seconds (the least of the rounds, wall clock; files in the system's cache) and the ratios of loading and saving.
+Prints seconds (the least of the rounds, wall clock; files in the system's cache) and the ratios of
+loading and saving.
 """
 
 import argparse
@@ -18,7 +20,8 @@ import dist_dynet as dy
 
 
 def model(megabytes):
-    """A language model's parameters: two thirds a table of rows of 256, one third matrices of 1024 x 256."""
+    """A language model's parameters: two thirds a table of rows of 256, one third matrices of 1024
+    x 256."""
     m = dy.ParameterCollection()
     m.add_lookup_parameters((max(1, int(megabytes * 1e6 * 2 / 3) // 1024), 256), name="E")
     for _ in range(max(1, round(megabytes / 3 / 1.048576))):

@@ -1,15 +1,19 @@
-"""Training steps over several hosts beside what the wire and the processor allow: a tagger and a language model, 32 sentences a rank.
+"""Training steps over several hosts beside what the wire and the processor allow: a tagger and a
+language model, 32 sentences a rank.
 
-    mpirun -n 2 --hosts a,b python benchmarks/hosts.py [--steps 30] [--rate 125] [--tasks tagger rnnlm] [--compression bf16]
+    mpirun -n 2 --hosts a,b python benchmarks/hosts.py [--steps 30] [--rate 125] [--tasks tagger
+    rnnlm] [--compression bf16]
 
-A minute. Started by mpirun over the hosts; --rate is that of a host's link in MB/s, each direction. Sizes as in tasks/tagger.py and
-tasks/rnnlm.py, one graph a step, batched on the fly. Ways of exchange ("early": overlapped with backward, "late": not) take turns of a few
-steps in one run. A line per task and way, ms of the slowest rank, median over the steps and, in brackets, the least:
+A minute. Started by mpirun over the hosts; --rate is that of a host's link in MB/s, each direction.
+Sizes as in tasks/tagger.py and tasks/rnnlm.py, one graph a step, batched on the fly. Ways of
+exchange ("early": overlapped with backward, "late": not) take turns of a few steps in one run. A
+line per task and way, ms of the slowest rank, median over the steps and, in brackets, the least:
 
     compute    the same step on every rank at once without an exchange
-    wire       2 (N - 1) / N of the bytes, dense parameters and rows of tables that any host has used, over the rate
-    step       with the exchange
-    after      update() alone, of the rank that came to it last: what of exchange and update did not fit beside backward; on a busy machine the
+    wire       2 (N - 1) / N of the bytes, dense parameters and rows of tables that any host has
+    used, over the rate step       with the exchange
+    after      update() alone, of the rank that came to it last: what of exchange and update did not
+    fit beside backward; on a busy machine the
                one figure to compare
     ratio      step / max(compute, wire)
 """
@@ -44,11 +48,18 @@ def tagger(dy, m):
         losses = []
         for words, tags in sentences:
             hidden = birnn.transduce([table[i] for i in words])
-            losses += [dy.pickneglogsoftmax(dy.affine_transform([b, W, h]), t) for h, t in zip(hidden, tags, strict=True)]
+            losses += [
+                dy.pickneglogsoftmax(dy.affine_transform([b, W, h]), t)
+                for h, t in zip(hidden, tags, strict=True)
+            ]
         return dy.esum(losses)
 
     corpus = common.sentences(1000, 5, 40, task.VOCABULARY, seed=1)
-    return loss_of, [(words, common.tags(words, task.TAGS, seed=i)) for i, words in enumerate(corpus)], lambda example: example[0]
+    return (
+        loss_of,
+        [(words, common.tags(words, task.TAGS, seed=i)) for i, words in enumerate(corpus)],
+        lambda example: example[0],
+    )
 
 
 def rnnlm(dy, m):
@@ -69,7 +80,10 @@ def rnnlm(dy, m):
         losses = []
         for words in sentences:
             hidden = lstm.initial_state().transduce([table[i] for i in (task.START, *words[:-1])])
-            losses += [dy.pickneglogsoftmax(dy.affine_transform([b, W, h]), i) for h, i in zip(hidden, words, strict=True)]
+            losses += [
+                dy.pickneglogsoftmax(dy.affine_transform([b, W, h]), i)
+                for h, i in zip(hidden, words, strict=True)
+            ]
         return dy.esum(losses)
 
     return loss_of, common.sentences(1000, 15, 35, task.VOCABULARY, seed=3), lambda words: words
@@ -82,7 +96,11 @@ class Way:
         self.dy, self.m = dy, dy.ParameterCollection()
         self.loss_of, self.data, self.words = task(dy, self.m)
         trainer = dy.AdamTrainer(self.m)
-        self.trainer = dy.parallel.DistributedTrainer(trainer, average="sum", **options) if options else trainer
+        self.trainer = (
+            dy.parallel.DistributedTrainer(trainer, average="sum", **options)
+            if options
+            else trainer
+        )
         self.times, self.after = [], []
 
     def step(self, sentences):
@@ -104,14 +122,21 @@ def work(task, options):
     from dist_dynet import parallel
 
     rank, size = parallel.rank(), parallel.world_size()
-    ways = {"compute": Way(dy, task), "late": Way(dy, task, overlap=False), "early": Way(dy, task, overlap=True)}
+    ways = {
+        "compute": Way(dy, task),
+        "late": Way(dy, task, overlap=False),
+        "early": Way(dy, task, overlap=True),
+    }
     if options.mpi:
         ways["mpi"] = Way(dy, task, exchange="mpi")
     if options.compression:
         ways[options.compression] = Way(dy, task, overlap=True, compression=options.compression)
     first = next(iter(ways.values()))
     order = np.random.default_rng(5).permutation(len(first.data)).tolist()
-    batches = [order[i : i + SENTENCES * size] for i in range(0, len(order) - SENTENCES * size, SENTENCES * size)]
+    batches = [
+        order[i : i + SENTENCES * size]
+        for i in range(0, len(order) - SENTENCES * size, SENTENCES * size)
+    ]
     rows = [len({w for i in batch for w in first.words(first.data[i])}) for batch in batches]
     for turn in range(-(-options.steps // TURN)):
         for way in ways.values():
@@ -133,16 +158,23 @@ def work(task, options):
         columns = []
         for of in (np.median, np.min):
             ratio = of(times) / max(of(compute), wire)
-            columns.append(f"{of(compute):8.1f} {wire:8.1f} {of(times):8.1f} {of(last[name]):8.1f} {ratio:8.2f}")
+            columns.append(
+                f"{of(compute):8.1f} {wire:8.1f} {of(times):8.1f} {of(last[name]):8.1f}"
+                f" {ratio:8.2f}"
+            )
         print(f"{task.__name__:7} {name:6} {columns[0]}   ({columns[1]} )", flush=True)
 
 
 def main():
     """Runs the tasks on this rank."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rate", type=float, default=125.0)
-    parser.add_argument("--tasks", nargs="+", default=["tagger", "rnnlm"], choices=["tagger", "rnnlm"])
+    parser.add_argument(
+        "--tasks", nargs="+", default=["tagger", "rnnlm"], choices=["tagger", "rnnlm"]
+    )
     parser.add_argument("--compression", choices=["bf16"])
     parser.add_argument("--mpi", action="store_true", help="also exchange='mpi'")
     options = parser.parse_args()

@@ -1,10 +1,12 @@
-"""Prints what one element costs in elementwise functions and softmax, beside NumPy's copy, triad and functions on as many numbers.
+"""Prints what one element costs in elementwise functions and softmax, beside NumPy's copy, triad
+and functions on as many numbers.
 
-    python benchmarks/kernels.py                                  # 4,096 and 1,048,576 numbers: about 10 seconds
-    python benchmarks/kernels.py exp softmax --size 512 --rounds 20
+    python benchmarks/kernels.py                                  # 4,096 and 1,048,576 numbers:
+    about 10 seconds python benchmarks/kernels.py exp softmax --size 512 --rounds 20
 
-A graph holds a number of nodes of one operation over the same inputs and is computed anew again and again; NumPy does the same into as many
-outputs. Times are the best of the rounds, in ns per element and CPU; so they hold what a node costs, which counts only below 1,000 elements.
+A graph holds a number of nodes of one operation over the same inputs and is computed anew again and
+again; NumPy does the same into as many outputs. Times are the best of the rounds, in ns per element
+and CPU; so they hold what a node costs, which counts only below 1,000 elements.
 """
 
 import argparse
@@ -99,8 +101,15 @@ def numpys(function, x, y, rounds):
 def main():
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kernels", nargs="*", metavar="kernel", help=f"of {', '.join(KERNELS)}; all if none is named")
-    parser.add_argument("--size", type=int, action="append", help="numbers in each input; may be repeated")
+    parser.add_argument(
+        "kernels",
+        nargs="*",
+        metavar="kernel",
+        help=f"of {', '.join(KERNELS)}; all if none is named",
+    )
+    parser.add_argument(
+        "--size", type=int, action="append", help="numbers in each input; may be repeated"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     unknown = set(args.kernels) - KERNELS.keys()
@@ -108,12 +117,21 @@ def main():
         parser.error(f"no such kernel: {', '.join(sorted(unknown))}")
     rng = np.random.default_rng(1)
     for size in args.size or (4096, 1 << 20):
-        x, y = rng.uniform(-4, 4, size).astype(np.float32), rng.uniform(0.1, 4, size).astype(np.float32)
+        x, y = (
+            rng.uniform(-4, 4, size).astype(np.float32),
+            rng.uniform(0.1, 4, size).astype(np.float32),
+        )
         print(f"{size} numbers{'':15}dist_dynet      NumPy      ns per element")
         for name in args.kernels or KERNELS:
             build, function = KERNELS[name]
-            times = [f(what, x, y, args.rounds) * 1e9 if what else None for f, what in ((ours, build), (numpys, function))]
-            print(f"{name:24}" + "".join(f"{t:11.3f}" if t is not None else f"{'-':>11}" for t in times))
+            times = [
+                f(what, x, y, args.rounds) * 1e9 if what else None
+                for f, what in ((ours, build), (numpys, function))
+            ]
+            print(
+                f"{name:24}"
+                + "".join(f"{t:11.3f}" if t is not None else f"{'-':>11}" for t in times)
+            )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Data-parallel training on one host: N ranks beside N processes that exchange nothing, and beside PyTorch's DistributedDataParallel (gloo).
+"""Data-parallel training on one host: N ranks beside N processes that exchange nothing, and beside
+PyTorch's DistributedDataParallel (gloo).
 
-    python benchmarks/ranks.py                          # tagger and rnnlm, 2 ranks, 5 rounds: about 6 minutes
-    python benchmarks/ranks.py tagger --ranks 1 2 4 --rounds 3
+    python benchmarks/ranks.py                          # tagger and rnnlm, 2 ranks, 5 rounds: about
+    6 minutes python benchmarks/ranks.py tagger --ranks 1 2 4 --rounds 3
 
 Every rank trains on 32 sentences a step, one thread each. In each round these run once, in turn:
 
@@ -10,19 +11,24 @@ Every rank trains on 32 sentences a step, one thread each. In each round these r
     t-alone   N processes of PyTorch
     t-ddp     N ranks of PyTorch with DistributedDataParallel
 
-The speed of a core of a shared machine changes from second to second, by more than what is to be measured. So `alone` and `ranks` take turns in
-the same N processes, which have a model for each: a block of steps alone, two of ranks, one alone, and so on. In a block of `alone` no process
-knows of the others. The variants of PyTorch are processes of their own; its interpreter comes from --torch-python or DIST_DYNET_BENCH_TORCH,
-without one they are left out. A line per variant says how many words a second all processes did together (wall time, median and span over the
-rounds). Then, of the same round:
+The speed of a core of a shared machine changes from second to second, by more than what is to be
+measured. So `alone` and `ranks` take turns in the same N processes, which have a model for each: a
+block of steps alone, two of ranks, one alone, and so on. In a block of `alone` no process knows of
+the others. The variants of PyTorch are processes of their own; its interpreter comes from
+--torch-python or DIST_DYNET_BENCH_TORCH, without one they are left out. A line per variant says how
+many words a second all processes did together (wall time, median and span over the rounds). Then,
+of the same round:
 
     efficiency          ranks / alone, and the same for PyTorch
-    lockstep / alone    what `alone` would have reached had its processes waited for one another after each step, and exchanged nothing: as the
-                        time of a step varies from core to core and from step to step, no exchange can do better
+    lockstep / alone    what `alone` would have reached had its processes waited for one another
+    after each step, and exchanged nothing: as the
+                        time of a step varies from core to core and from step to step, no exchange
+                        can do better
     ranks / t-ddp
 
-`parts` is one more run of the ranks in which a barrier stands before each update, so that waiting for a slower rank is not counted as exchange:
-ms of a step (computing, waiting, agreement and exchange, update), of each the median.
+`parts` is one more run of the ranks in which a barrier stands before each update, so that waiting
+for a slower rank is not counted as exchange: ms of a step (computing, waiting, agreement and
+exchange, update), of each the median.
 """
 
 import argparse
@@ -46,11 +52,12 @@ WARM = 8
 BLOCKS = 12  # of `alone`, and of `ranks`, in a round
 
 
-# ---- the models: one step over a list of sentences ---------------------------------------------------------------
+# ---- the models: one step over a list of sentences -------------------------------------
 
 
 def dynet_model(task, m):
-    """step(batch) -> the summed loss, as an expression; in plain DyNet style, a sentence at a time."""
+    """step(batch) -> the summed loss, as an expression; in plain DyNet style, a sentence at a
+    time."""
     import common
     import rnnlm
     import tagger
@@ -72,8 +79,13 @@ def dynet_model(task, m):
         losses = []
         for words, targets in batch:
             xs = [table[i] for i in words]
-            hs = builder.transduce(xs) if task == "tagger" else builder.initial_state().transduce(xs)
-            losses += [dy.pickneglogsoftmax(dy.affine_transform([b, W, h]), t) for h, t in zip(hs, targets, strict=True)]
+            hs = (
+                builder.transduce(xs) if task == "tagger" else builder.initial_state().transduce(xs)
+            )
+            losses += [
+                dy.pickneglogsoftmax(dy.affine_transform([b, W, h]), t)
+                for h, t in zip(hs, targets, strict=True)
+            ]
         return dy.esum(losses)
 
     return loss_of
@@ -86,27 +98,40 @@ def corpus(task):
     import tagger
 
     if task == "tagger":
-        return [(s, common.tags(s, tagger.TAGS, seed=i)) for i, s in enumerate(common.sentences(2000, 5, 40, tagger.VOCABULARY, seed=1))]
-    return [([rnnlm.START, *s[:-1]], s) for s in common.sentences(2000, 15, 35, rnnlm.VOCABULARY, seed=3)]
+        return [
+            (s, common.tags(s, tagger.TAGS, seed=i))
+            for i, s in enumerate(common.sentences(2000, 5, 40, tagger.VOCABULARY, seed=1))
+        ]
+    return [
+        ([rnnlm.START, *s[:-1]], s)
+        for s in common.sentences(2000, 15, 35, rnnlm.VOCABULARY, seed=3)
+    ]
 
 
 def batches(task, ranks, rank):
-    """An endless stream of this process's part of steps of 32 sentences a rank, balanced by words."""
+    """An endless stream of this process's part of steps of 32 sentences a rank, balanced by
+    words."""
     data, epoch = corpus(task), 0
     while True:
         order = np.random.default_rng(epoch).permutation(len(data))
         for start in range(0, len(data) - BATCH * ranks + 1, BATCH * ranks):
             step = [data[i] for i in order[start : start + BATCH * ranks]]
             step.sort(key=lambda example: -len(example[0]))
-            yield [x for i, x in enumerate(step) if rank in (i % (2 * ranks), 2 * ranks - 1 - i % (2 * ranks))]  # there and back
+            # there and back
+            yield [
+                x
+                for i, x in enumerate(step)
+                if rank in (i % (2 * ranks), 2 * ranks - 1 - i % (2 * ranks))
+            ]
         epoch += 1
 
 
-# ---- what one process does ---------------------------------------------------------------------------------------
+# ---- what one process does -------------------------------------------------------------
 
 
 def warmed(step, meet, seconds, share):
-    """How many steps fit in that time, after some to warm up; `share(x)` gives all processes rank 0's number."""
+    """How many steps fit in that time, after some to warm up; `share(x)` gives all processes rank
+    0's number."""
     for _ in range(WARM):
         step()
     meet()
@@ -127,7 +152,8 @@ def timed(step, meet, steps):
 
 
 def run_ours(variant, task, seconds):
-    """One process of `ours` (`alone` and `ranks` in turn) or `parts`; rank 0 prints the JSON line."""
+    """One process of `ours` (`alone` and `ranks` in turn) or `parts`; rank 0 prints the JSON
+    line."""
     import dist_dynet as dy
     from dist_dynet import parallel
     from dist_dynet.parallel.negotiation import Step
@@ -141,15 +167,23 @@ def run_ours(variant, task, seconds):
         computed = time.perf_counter()
         parallel.barrier()
         met = time.perf_counter()
-        trainer.sync.exchange.sum(trainer.sync.negotiation.reach(1.0, Settings.of(trainer.inner), Step()))
+        trainer.sync.exchange.sum(
+            trainer.sync.negotiation.reach(1.0, Settings.of(trainer.inner), Step())
+        )
         exchanged = time.perf_counter()
         trainer.inner.update()
-        parts.append((computed - begin, met - computed, exchanged - met, time.perf_counter() - exchanged))
+        parts.append(
+            (computed - begin, met - computed, exchanged - met, time.perf_counter() - exchanged)
+        )
 
     def program(wrap):
         """A model's training step."""
         m = dy.ParameterCollection()
-        loss_of, trainer, stream = dynet_model(task, m), wrap(dy.AdamTrainer(m)), batches(task, ranks, rank)
+        loss_of, trainer, stream = (
+            dynet_model(task, m),
+            wrap(dy.AdamTrainer(m)),
+            batches(task, ranks, rank),
+        )
 
         def step():
             begin = time.perf_counter()
@@ -166,13 +200,20 @@ def run_ours(variant, task, seconds):
 
         return step
 
-    steps_of = {"ranks": program(lambda trainer: parallel.DistributedTrainer(trainer, average="sum"))}
+    steps_of = {
+        "ranks": program(lambda trainer: parallel.DistributedTrainer(trainer, average="sum"))
+    }
     if variant == "ours":
         steps_of["alone"] = program(lambda trainer: trainer)
         seconds /= BLOCKS
     counts = {}
     for name, step in steps_of.items():
-        counts[name] = warmed(step, parallel.barrier, seconds, lambda x: parallel.all_reduce(x if rank == 0 else 0.0, "sum"))
+        counts[name] = warmed(
+            step,
+            parallel.barrier,
+            seconds,
+            lambda x: parallel.all_reduce(x if rank == 0 else 0.0, "sum"),
+        )
     steps = min(counts.values())
     blocks = {name: [] for name in steps_of}
     for k in range(BLOCKS if variant == "ours" else 1):
@@ -184,12 +225,17 @@ def run_ours(variant, task, seconds):
         every = parallel.gather([(words, took.tolist()) for words, took in mine])
         if rank == 0:  # by process, over all blocks
             took = np.array([[seconds for _, seconds in of] for of in every])
-            result[name] = {"words": [sum(words for words, _ in of) for of in every], "seconds": took.sum((1, 2)).tolist()}
+            result[name] = {
+                "words": [sum(words for words, _ in of) for of in every],
+                "seconds": took.sum((1, 2)).tolist(),
+            }
             result[name]["lockstep"] = took.max(0).sum()
             result[name]["last"] = took.sum(2).max(0).sum()
     if rank == 0:
         if parts:
-            result["parts"] = [1e3 * statistics.median(column) for column in zip(*parts[2 * WARM :], strict=True)]
+            result["parts"] = [
+                1e3 * statistics.median(column) for column in zip(*parts[2 * WARM :], strict=True)
+            ]
         print(json.dumps(result, default=float), flush=True)
 
 
@@ -212,11 +258,15 @@ def run_torch(variant, task, seconds, rank, ranks, port):
         def __init__(self):
             super().__init__()
             self.embedding = torch.nn.Embedding(sizes.VOCABULARY, sizes.EMBEDDING)
-            self.lstm = torch.nn.LSTM(sizes.EMBEDDING, hidden, bidirectional=task == "tagger", batch_first=True)
+            self.lstm = torch.nn.LSTM(
+                sizes.EMBEDDING, hidden, bidirectional=task == "tagger", batch_first=True
+            )
             self.linear = torch.nn.Linear(sizes.HIDDEN, classes)
 
         def forward(self, words, lengths, targets):
-            packed = torch.nn.utils.rnn.pack_padded_sequence(self.embedding(words), lengths, batch_first=True, enforce_sorted=False)
+            packed = torch.nn.utils.rnn.pack_padded_sequence(
+                self.embedding(words), lengths, batch_first=True, enforce_sorted=False
+            )
             hs, _ = self.lstm(packed)
             return torch.nn.functional.cross_entropy(self.linear(hs.data), targets, reduction="sum")
 
@@ -233,7 +283,9 @@ def run_torch(variant, task, seconds, rank, ranks, port):
         pad = int(lengths.max())
         words = torch.tensor([w + [0] * (pad - len(w)) for w, _ in batch])
         targets = torch.tensor([t + [0] * (pad - len(t)) for _, t in batch])
-        targets = torch.nn.utils.rnn.pack_padded_sequence(targets, lengths, batch_first=True, enforce_sorted=False).data
+        targets = torch.nn.utils.rnn.pack_padded_sequence(
+            targets, lengths, batch_first=True, enforce_sorted=False
+        ).data
         optimizer.zero_grad(set_to_none=variant != "t-ddp")
         loss = model(words, lengths, targets)
         loss.item()
@@ -250,13 +302,17 @@ def run_torch(variant, task, seconds, rank, ranks, port):
     every = [None] * ranks
     dist.all_gather_object(every, (done, took.sum()))
     if rank == 0:
-        result = {"words": [w for w, _ in every], "seconds": [s for _, s in every], "last": max(s for _, s in every)}
+        result = {
+            "words": [w for w, _ in every],
+            "seconds": [s for _, s in every],
+            "last": max(s for _, s in every),
+        }
         print(json.dumps({variant: result}, default=float), flush=True)
     sys.stdout.flush()
     os._exit(0)  # gloo's threads sometimes abort a regular end
 
 
-# ---- the rounds --------------------------------------------------------------------------------------------------
+# ---- the rounds ------------------------------------------------------------------------
 
 
 def free_port():
@@ -273,19 +329,44 @@ def launch(variant, task, ranks, options):
     worker = [__file__, task, "--work", variant, "--seconds", str(options.seconds)]
     if variant.startswith("t-"):
         port = free_port()
-        commands = [[options.torch_python, *worker, "--rank", str(r), "--ranks", str(ranks), "--port", str(port)] for r in range(ranks)]
+        commands = [
+            [
+                options.torch_python,
+                *worker,
+                "--rank",
+                str(r),
+                "--ranks",
+                str(ranks),
+                "--port",
+                str(port),
+            ]
+            for r in range(ranks)
+        ]
     else:
         beside = Path(options.python).with_name("mpirun")
-        commands = [[str(beside) if beside.exists() else "mpirun", "-n", str(ranks), options.python, *worker]]
-    processes = [subprocess.Popen(c, env=environment(), stdout=subprocess.PIPE, text=True) for c in commands]
+        commands = [
+            [
+                str(beside) if beside.exists() else "mpirun",
+                "-n",
+                str(ranks),
+                options.python,
+                *worker,
+            ]
+        ]
+    processes = [
+        subprocess.Popen(c, env=environment(), stdout=subprocess.PIPE, text=True) for c in commands
+    ]
     outputs = [p.communicate()[0] for p in processes]
     if any(p.returncode for p in processes):
-        raise RuntimeError(f"{variant} of {task} ended with status {[p.returncode for p in processes]}")
+        raise RuntimeError(
+            f"{variant} of {task} ended with status {[p.returncode for p in processes]}"
+        )
     return json.loads(next(line for line in "".join(outputs).splitlines() if line.startswith("{")))
 
 
 def rate(result, variant):
-    """Words a second over all processes; those that exchange end together, so that the slowest counts."""
+    """Words a second over all processes; those that exchange end together, so that the slowest
+    counts."""
     if variant in ("alone", "t-alone"):
         return sum(w / s for w, s in zip(result["words"], result["seconds"], strict=True))
     return sum(result["words"]) / result["last"]
@@ -310,19 +391,32 @@ def compare(task, ranks, options, torch):
     for variant in variants:
         print(f"  {variant:8} {span([x / 1e3 for x in rates[variant]])} k words/s")
     quotients = [("efficiency", "ranks", "alone"), ("lockstep / alone", "lockstep", "alone")]
-    quotients += [("PyTorch's", "t-ddp", "t-alone"), ("ranks / t-ddp", "ranks", "t-ddp")] if torch else []
+    quotients += (
+        [("PyTorch's", "t-ddp", "t-alone"), ("ranks / t-ddp", "ranks", "t-ddp")] if torch else []
+    )
     for name, a, b in quotients:
         print(f"  {name}: {span([x / y for x, y in zip(rates[a], rates[b], strict=True)])}")
     if ranks > 1:
         parts = launch("parts", task, ranks, options)["parts"]
-        words = ", ".join(f"{name} {ms:.3g}" for name, ms in zip(("computing", "waiting", "exchange", "update"), parts, strict=True))
-        print(f"  parts, ms: {words}; exchange / step without waiting {parts[2] / (sum(parts) - parts[1]):.1%}", flush=True)
+        words = ", ".join(
+            f"{name} {ms:.3g}"
+            for name, ms in zip(("computing", "waiting", "exchange", "update"), parts, strict=True)
+        )
+        print(
+            f"  parts, ms: {words}; exchange / step without waiting"
+            f" {parts[2] / (sum(parts) - parts[1]):.1%}",
+            flush=True,
+        )
 
 
 def main():
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(TASKS)} (default: both)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "tasks", nargs="*", metavar="TASK", help=f"of {', '.join(TASKS)} (default: both)"
+    )
     parser.add_argument("--ranks", type=int, nargs="+", default=[2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
@@ -334,7 +428,14 @@ def main():
     options = parser.parse_args()
     if options.work:
         if options.work.startswith("t-"):
-            run_torch(options.work, options.tasks[0], options.seconds, options.rank, options.ranks[0], options.port)
+            run_torch(
+                options.work,
+                options.tasks[0],
+                options.seconds,
+                options.rank,
+                options.ranks[0],
+                options.port,
+            )
         else:
             run_ours(options.work, options.tasks[0], options.seconds)
         return

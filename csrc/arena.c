@@ -9,9 +9,16 @@
 #include <sys/mman.h>
 #endif
 
-enum { ALIGN = 64, FIRST_CHUNK = 256 << 10, LARGEST_CHUNK = 64 << 20, HUGE_PAGE = 2 << 20, LARGE = 256 << 20 };
+enum {
+    ALIGN = 64,
+    FIRST_CHUNK = 256 << 10,
+    LARGEST_CHUNK = 64 << 20,
+    HUGE_PAGE = 2 << 20,
+    LARGE = 256 << 20
+};
 
-/* Linux grants more memory than there is, and ends the process that uses it. So large requests ask whether it is there. */
+/* Linux grants more memory than there is, and ends the process that uses it. So large requests ask
+ * whether it is there. */
 static int is_available(size_t bytes) {
     FILE *file = bytes < LARGE ? NULL : fopen("/proc/meminfo", "r");
     if (!file) return 1;
@@ -22,7 +29,8 @@ static int is_available(size_t bytes) {
     return bytes / 1024 < kilobytes;
 }
 
-/* First touch of fresh memory costs 7 to 30 times a write into warm memory; huge pages make it four times cheaper. */
+/* First touch of fresh memory costs 7 to 30 times a write into warm memory; huge pages make it four
+ * times cheaper. */
 static void *aligned_new(size_t bytes) {
     size_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : ALIGN;
     if (bytes > SIZE_MAX - align || !is_available(bytes)) return NULL;
@@ -52,8 +60,8 @@ static void *taken(void *p, size_t bytes) {
     return p;
 }
 
-/* Gives back chunks from `first` on, in which nothing lies and which a large request does not fit: else blocks that grow a little from graph to
- * graph would leave all smaller ones behind. */
+/* Gives back chunks from `first` on, in which nothing lies and which a large request does not fit:
+ * else blocks that grow a little from graph to graph would leave all smaller ones behind. */
 static void drop_unused(dn_arena *a, int first) {
     while (a->n_chunks > first) free(a->chunks[--a->n_chunks].memory);
     a->current = a->n_chunks;
@@ -74,7 +82,8 @@ void *dn__arena_take(dn_arena *a, size_t bytes) {
     size_t size = a->n_chunks ? a->chunks[a->n_chunks - 1].size * 2 : FIRST_CHUNK;
     if (size > LARGEST_CHUNK) size = LARGEST_CHUNK;
     if (bytes > LARGEST_CHUNK) drop_unused(a, unused);
-    if (size < bytes) size = bytes > LARGEST_CHUNK ? bytes + bytes / 8 : bytes; /* the next one may be larger */
+    /* the next one may be larger */
+    if (size < bytes) size = bytes > LARGEST_CHUNK ? bytes + bytes / 8 : bytes;
     dn_arena_chunk *chunks = realloc(a->chunks, (size_t)(a->n_chunks + 1) * sizeof *chunks);
     if (!chunks) return NULL;
     a->chunks = chunks;

@@ -1,15 +1,21 @@
-/* The C interface of dist_dynet, read twice: by the C compiler, and by cffi through `cc -E -P -DDN_CDEF csrc/dn_api.h`.
+/* The C interface of dist_dynet, read twice: by the C compiler, and by cffi through
+ * `cc -E -P -DDN_CDEF csrc/dn_api.h`.
  *
- * Objects and ownership. A *graph* is a number: the slot of a tape, which owns nodes, their values and gradients. A *parameter store* owns parameters:
- * blocks of values and gradients. A *trainer* owns the moments of one parameter store. A graph is used by one thread at a time (a second one gets an
- * error); a parameter store may be shared by graphs and is locked by the calls that need it.
+ * Objects and ownership. A *graph* is a number: the slot of a tape, which owns nodes, their values
+ * and gradients. A *parameter store* owns parameters: blocks of values and gradients. A *trainer*
+ * owns the moments of one parameter store. A graph is used by one thread at a time (a second one
+ * gets an error); a parameter store may be shared by graphs and is locked by the calls that need
+ * it.
  *
- * Handles. Expressions are known by a 64-bit number that says all: (graph, epoch, index of the node). The epoch rises at each renew and
- * revert, so that a handle closed by either is always recognised. A parameter's handle (dn_param_handle) stands for "the node of this
- * parameter in the graph at hand": the graph of the other inputs. Calls that are given nothing but parameters return DN_ERROR_NO_GRAPH.
+ * Handles. Expressions are known by a 64-bit number that says all: (graph, epoch, index of the
+ * node). The epoch rises at each renew and revert, so that a handle closed by either is always
+ * recognised. A parameter's handle (dn_param_handle) stands for "the node of this parameter in the
+ * graph at hand": the graph of the other inputs. Calls that are given nothing but parameters return
+ * DN_ERROR_NO_GRAPH.
  *
- * Errors. Calls that return a handle or a status return a negative dn_error on failure; dn_message() of the graph has the message.
- * Shapes. Column-major, batch last. `dn_real` is float, or double under DN_DOUBLE. */
+ * Errors. Calls that return a handle or a status return a negative dn_error on failure;
+ * dn_message() of the graph has the message. Shapes. Column-major, batch last. `dn_real` is float,
+ * or double under DN_DOUBLE. */
 #ifndef DN_API_H
 #define DN_API_H
 #ifndef DN_CDEF
@@ -26,44 +32,74 @@ typedef float dn_real;
 
 enum dn_limits {
     DN_MAX_DIMS = 7,
-    DN_INDEX_BITS = 23, DN_EPOCH_BITS = 29, DN_GRAPH_BITS = 10,   /* of a handle, from the lowest */
-    DN_FAST_WORK = 1 << 14,   /* numbers read and written by what is computed without giving Python's lock up: some microseconds */
-    DN_FAST_CAPACITY = 256,  /* numbers of an array that are read by a fast path; to read more takes its time anyway */
+    DN_INDEX_BITS = 23,
+    DN_EPOCH_BITS = 29,
+    DN_GRAPH_BITS = 10, /* of a handle, from the lowest */
+    /* numbers read and written by what is computed without giving Python's lock up: some
+     * microseconds */
+    DN_FAST_WORK = 1 << 14,
+    /* numbers of an array that are read by a fast path; to read more takes its time anyway */
+    DN_FAST_CAPACITY = 256,
     DN_FALLBACK = 3,
-    DN_WORK = 1 << 26     /* numbers read and written in one call: tens of milliseconds. The caller looks at signals in between. */
+    /* numbers read and written in one call: tens of milliseconds. The caller looks at signals in
+     * between. */
+    DN_WORK = 1 << 26
 };
-enum dn_error { DN_ERROR_VALUE = -1, DN_ERROR_STALE = -2, DN_ERROR_STATE = -3, DN_ERROR_MEMORY = -4, DN_ERROR_NONFINITE = -5,
-    DN_ERROR_BUSY = -6, DN_ERROR_NO_GRAPH = -7, DN_ERROR_PYTHON = -8, DN_ERROR_NEGATIVE = -9 /* an index */,
-    DN_ERROR_UNTRACED = -10, DN_ERROR_INTERNAL = -11 };
+enum dn_error {
+    DN_ERROR_VALUE = -1,
+    DN_ERROR_STALE = -2,
+    DN_ERROR_STATE = -3,
+    DN_ERROR_MEMORY = -4,
+    DN_ERROR_NONFINITE = -5,
+    DN_ERROR_BUSY = -6,
+    DN_ERROR_NO_GRAPH = -7,
+    DN_ERROR_PYTHON = -8,
+    DN_ERROR_NEGATIVE = -9 /* an index */,
+    DN_ERROR_UNTRACED = -10,
+    DN_ERROR_INTERNAL = -11
+};
 
-/* d[0..nd-1] are the sizes of one batch element, `size` their product, `batch` the number of batch elements. */
-typedef struct dn_dim { int nd; int batch; int size; int d[7]; } dn_dim;
+/* d[0..nd-1] are the sizes of one batch element, `size` their product, `batch` the number of batch
+ * elements. */
+typedef struct dn_dim {
+    int nd;
+    int batch;
+    int size;
+    int d[7];
+} dn_dim;
 
-/* How recurrent networks over sequences take x and give the result (csrc/ops/sequence.h); an option of the second int, with the form. */
+/* How recurrent networks over sequences take x and give the result (csrc/ops/sequence.h); an option
+ * of the second int, with the form. */
 enum dn_sequence_option {
-    DN_SEQUENCE_STATE = 1, DN_SEQUENCE_H_MASK = 2, DN_SEQUENCE_C_MASK = 4,    /* these inputs are there */
-    DN_SEQUENCE_REVERSED = 8,   /* from the last position to the first */
+    /* these inputs are there */
+    DN_SEQUENCE_STATE = 1,
+    DN_SEQUENCE_H_MASK = 2,
+    DN_SEQUENCE_C_MASK = 4,
+    DN_SEQUENCE_REVERSED = 8, /* from the last position to the first */
     DN_SEQUENCE_BY_ELEMENT = 16,
-    DN_SEQUENCE_MASK = 32,      /* the ints after the second are a mask */
-    DN_SEQUENCE_EVERY_C = 256   /* with BY_ELEMENT: c of all positions follows, as h does, in place of the last h and c */
+    DN_SEQUENCE_MASK = 32, /* the ints after the second are a mask */
+    /* with BY_ELEMENT: c of all positions follows, as h does, in place of the last h and c */
+    DN_SEQUENCE_EVERY_C = 256
 };
 enum dn_sequence_form {
-    DN_SEQUENCE_LIST = 0,           /* T inputs, k x batch each */
-    DN_SEQUENCE_MATRIX = 64,        /* one input (k, T) x batch */
-    DN_SEQUENCE_PACKED = 128,       /* one input (k) x (sum of lengths): sequence after sequence; T is the greatest length */
+    DN_SEQUENCE_LIST = 0,    /* T inputs, k x batch each */
+    DN_SEQUENCE_MATRIX = 64, /* one input (k, T) x batch */
+    /* one input (k) x (sum of lengths): sequence after sequence; T is the greatest length */
+    DN_SEQUENCE_PACKED = 128,
     DN_SEQUENCE_FORMS = 192
 };
 
-/* What the steps of a recurrent network are made of whose layers are nodes: written by nn/builder.py,
- * once for many sequences, and read by csrc/python/states.c. */
+/* What the steps of a recurrent network are made of whose layers are nodes: written by
+ * nn/builder.py, once for many sequences, and read by csrc/python/states.c. */
 typedef struct dn_layers {
     int op, layers, n_weights, n_floats;
     int has_c, drops_each_step;
     double floats[4];
-    int64_t weights[];   /* handles, layers x n_weights */
+    int64_t weights[]; /* handles, layers x n_weights */
 } dn_layers;
 
-/* The operations, in the order of the rows `DN_OP(...)` in csrc/ops. build_ffi.py writes op_list.h from those rows. */
+/* The operations, in the order of the rows `DN_OP(...)` in csrc/ops. build_ffi.py writes op_list.h
+ * from those rows. */
 #define DN_OP_ENUM(name) DN_OP_##name,
 enum dn_op_code {
 #define DN_OP_ITEM DN_OP_ENUM
@@ -77,49 +113,68 @@ typedef struct dn_param dn_param;
 typedef struct dn_trainer dn_trainer;
 typedef struct dn_traced dn_traced;
 
-/* ---- calls that make nodes, and renew: csrc/python makes them with Python's lock held, by the table of dn_node_table().
- * Each infers the dims, appends a node and returns its handle. ------------------------------------------------------ */
+/* ---- calls that make nodes, and renew: csrc/python makes them with Python's lock held, by the
+ * table of dn_node_table(). Each infers the dims, appends a node and returns its handle.
+ * --------------------------- */
 #define DN_NODE_CALLS(X) \
     /* how many inputs an operation takes; -1: any number >= 1 */ \
     X(int, op_inputs, (int op), (op)) \
-    X(int64_t, node_many, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_floats, const double *floats), \
+    X(int64_t, node_many, \
+      (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_floats, \
+       const double *floats), \
       (op, n, inputs, n_ints, ints, n_floats, floats)) \
     /* a node without inputs */ \
-    X(int64_t, leaf, (int graph, int op, int n_ints, const int *ints, int n_floats, const double *floats), \
+    X(int64_t, leaf, \
+      (int graph, int op, int n_ints, const int *ints, int n_floats, const double *floats), \
       (graph, op, n_ints, ints, n_floats, floats)) \
     /* the rows of a table, given by its parameter handle; the second makes a batch of n */ \
     X(int64_t, lookup, (int graph, int64_t table, int row), (graph, table, row)) \
-    X(int64_t, lookup_batch, (int graph, int64_t table, int n, const int *rows), (graph, table, n, rows)) \
-    /* n outputs of a node that has several: blocks first, first + 1, ... of (size) x the node's batch. They get consecutive handles; the
-     * first is returned. */ \
+    X(int64_t, lookup_batch, (int graph, int64_t table, int n, const int *rows), \
+      (graph, table, n, rows)) \
+    /* n outputs of a node that has several: blocks first, first + 1, ... of (size) x the node's \
+     * batch. They get consecutive handles; the first is returned. */ \
     X(int64_t, output_views, (int64_t owner, int first, int n, int size), (owner, first, n, size)) \
-    /* A call of a traced function, given by its handle, with n arguments: the handle of its output; several outputs have consecutive ones.
-     DN_ERROR_UNTRACED: there is no program for arguments of these dims. */ \
+    /* A call of a traced function, given by its handle, with n arguments: the handle of its \
+     * output; several outputs have consecutive ones. DN_ERROR_UNTRACED: there is no program for \
+     * arguments of these dims. */ \
     X(int64_t, traced_call, (int64_t traced, int n, const int64_t *inputs), (traced, n, inputs)) \
-    /* node_many, and the first `parts` outputs of that node: consecutive handles, the first of which is returned */ \
-    X(int64_t, node_with_views, (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_floats, const double *floats, int parts), \
+    /* node_many, and the first `parts` outputs of that node: consecutive handles, the first of \
+     * which is returned */ \
+    X(int64_t, node_with_views, \
+      (int op, int n, const int64_t *inputs, int n_ints, const int *ints, int n_floats, \
+       const double *floats, int parts), \
       (op, n, inputs, n_ints, ints, n_floats, floats, parts)) \
-    /* The h of a TreeLSTM's cell (csrc/ops/tree_lstm.c) with the six weights, x (0: none) and n <= 2 children, given by their h; the handle
-     * after that of an h is its c's. */ \
-    X(int64_t, tree_node, (const int64_t *weights, int n_ary, int64_t x, int n, int64_t first, int64_t second), \
+    /* The h of a TreeLSTM's cell (csrc/ops/tree_lstm.c) with the six weights, x (0: none) and n \
+     * <= 2 children, given by their h; the handle after that of an h is its c's. */ \
+    X(int64_t, tree_node, \
+      (const int64_t *weights, int n_ary, int64_t x, int n, int64_t first, int64_t second), \
       (weights, n_ary, x, n, first, second)) \
     /* an input node of the given dims (n_dims sizes); `data` may be NULL: zeros */ \
-    X(int64_t, input, (int graph, int n_dims, const int *dims, int batch, const dn_real *data), (graph, n_dims, dims, batch, data)) \
+    X(int64_t, input, (int graph, int n_dims, const int *dims, int batch, const dn_real *data), \
+      (graph, n_dims, dims, batch, data)) \
     /* input and input_set from numbers of Python's own type */ \
-    X(int64_t, input_numbers, (int graph, int n_dims, const int *dims, int batch, const double *data), (graph, n_dims, dims, batch, data)) \
+    X(int64_t, input_numbers, \
+      (int graph, int n_dims, const int *dims, int batch, const double *data), \
+      (graph, n_dims, dims, batch, data)) \
     X(int, input_set_numbers, (int64_t a, int64_t n, const double *data), (a, n, data)) \
-    /* new contents of an input node, n = its number of elements; new ints (row, index) of a node. Both forget all values. */ \
+    /* new contents of an input node, n = its number of elements; new ints (row, index) of a node. \
+     * Both forget all values. */ \
     X(int, input_set, (int64_t a, int64_t n, const dn_real *data), (a, n, data)) \
     X(int, ints_set, (int64_t a, int n, const int *ints), (a, n, ints)) \
-    /* the node of a parameter's handle in this graph, made if need be; other handles are checked and returned */ \
+    /* the node of a parameter's handle in this graph, made if need be; other handles are checked \
+     * and returned */ \
     X(int64_t, resolve, (int graph, int64_t a), (graph, a)) \
     X(int, node_dim, (int64_t a, dn_dim *out), (a, out)) \
-    /* Where the work is so small that to give the lock up would cost more, else DN_FALLBACK: the value of a node, computed if need be, as
-     * `capacity` numbers at most; its gradient in the last backward, likewise; the values of a parameter, given by its handle, or one of its
-     * rows (row < 0: all of them); dn_backward. */ \
-    X(int, fast_value, (int64_t a, dn_dim *dim, int capacity, double *out), (a, dim, capacity, out)) \
-    X(int, fast_gradient, (int64_t a, dn_dim *dim, int capacity, double *out), (a, dim, capacity, out)) \
-    X(int, fast_param, (int64_t a, int64_t row, dn_dim *dim, int capacity, double *out), (a, row, dim, capacity, out)) \
+    /* Where the work is so small that to give the lock up would cost more, else DN_FALLBACK: the \
+     * value of a node, computed if need be, as `capacity` numbers at most; its gradient in the \
+     * last backward, likewise; the values of a parameter, given by its handle, or one of its rows \
+     * (row < 0: all of them); dn_backward. */ \
+    X(int, fast_value, (int64_t a, dn_dim *dim, int capacity, double *out), \
+      (a, dim, capacity, out)) \
+    X(int, fast_gradient, (int64_t a, dn_dim *dim, int capacity, double *out), \
+      (a, dim, capacity, out)) \
+    X(int, fast_param, (int64_t a, int64_t row, dn_dim *dim, int capacity, double *out), \
+      (a, row, dim, capacity, out)) \
     X(int, fast_backward, (int64_t a), (a)) \
     /* how many graphs this slot has started since dn_graph_new */ \
     X(int64_t, graph_version, (int graph), (graph)) \
@@ -128,74 +183,94 @@ typedef struct dn_traced dn_traced;
 #define DN_NODE_PROTOTYPE(result, name, params, args) result dn_##name params;
 #ifndef DN_CDEF
 #define DN_NODE_FIELD(result, name, params, args) result(*name) params;
-typedef struct dn_node_calls {
-    DN_NODE_CALLS(DN_NODE_FIELD)
-} dn_node_calls;
+typedef struct dn_node_calls { DN_NODE_CALLS(DN_NODE_FIELD) } dn_node_calls;
 #endif
 DN_NODE_CALLS(DN_NODE_PROTOTYPE)
 
 /* The table of these calls, a dn_node_calls. */
 const void *dn_node_table(void);
 
-/* ---- process-wide constants, set once when the extension is loaded --------------------------------------------------------------- */
+/* ---- process-wide constants, set once when the extension is loaded -------------------- */
 /* Addresses of cblas_?gemm, ?gemv, ?ger with 32-bit integers; all NULL: plain C. */
 void dn_set_blas(void *gemm, void *gemv, void *ger);
-/* "default", "x86-64-v3" (AVX2) or "x86-64-v4" (AVX-512): the instruction set that the vector loops run with on this machine */
+/* "default", "x86-64-v3" (AVX2) or "x86-64-v4" (AVX-512): the instruction set that the vector loops
+ * run with on this machine */
 const char *dn_simd_level(void);
 const char *dn_op_name(int op);
 const char *dn_op_formula(int op);
 int dn_op_flags(int op);
 enum dn_op_flag {
-    DN_BATCHES = 1,   /* batch elements do not meet: nodes of equal signature may be merged, batch counts add up */
-    DN_LEAF = 4,      /* has no inputs to send gradients to; what it owns (a parameter, a row) takes them */
-    DN_VIEW = 8,      /* the value is memory that exists already; nothing is computed */
-    DN_NO_GRAD = 16,  /* sends no gradient to its inputs */
-    DN_RANDOM = 32,   /* draws random numbers */
-    DN_BATCHED_GEMM = 64,    /* nodes that differ in the last input alone are computed as one, see csrc/schedule/batched_gemm.h */
-    DN_SEVERAL_OUTPUTS = 128,   /* has several outputs, blocks of (size x batch), read through `output_view` nodes */
+    /* batch elements do not meet: nodes of equal signature may be merged, batch counts add up */
+    DN_BATCHES = 1,
+    /* has no inputs to send gradients to; what it owns (a parameter, a row) takes them */
+    DN_LEAF = 4,
+    DN_VIEW = 8,     /* the value is memory that exists already; nothing is computed */
+    DN_NO_GRAD = 16, /* sends no gradient to its inputs */
+    DN_RANDOM = 32,  /* draws random numbers */
+    /* nodes that differ in the last input alone are computed as one, see
+     * csrc/schedule/batched_gemm.h */
+    DN_BATCHED_GEMM = 64,
+    /* has several outputs, blocks of (size x batch), read through `output_view` nodes */
+    DN_SEVERAL_OUTPUTS = 128,
     DN_INTS_EACH = 256,        /* each int belongs to a batch element, equally many to each, ... */
     DN_INTS_AFTER_FIRST = 512, /* ... or each after the first: what merged nodes have is joined */
-    DN_VARIABLE_LENGTH = 1024, /* the first int is T, the last T inputs are steps: nodes of any T are merged, as one in the form DN_SEQUENCE_PACKED */
-    DN_DEDUPLICATES_ROWS = 2048,       /* merged nodes whose inputs are equal rows of tables are computed once, see csrc/schedule/deduplicate.h */
-    DN_TRACED = 4096  /* made by calls of a traced function; those of one program whose arguments are known are computed as one */
+    /* the first int is T, the last T inputs are steps: nodes of any T are merged, as one in the
+     * form DN_SEQUENCE_PACKED */
+    DN_VARIABLE_LENGTH = 1024,
+    /* merged nodes whose inputs are equal rows of tables are computed once, see
+     * csrc/schedule/deduplicate.h */
+    DN_DEDUPLICATES_ROWS = 2048,
+    /* made by calls of a traced function; those of one program whose arguments are known are
+     * computed as one */
+    DN_TRACED = 4096
 };
 
-/* ---- graphs ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- graphs --------------------------------------------------------------------------- */
 /* A slot for a graph; slots given back are used again. DN_ERROR_MEMORY: none is left. */
 int dn_graph_new(void);
 void dn_graph_free(int graph);
 enum dn_autobatch {
     DN_AUTOBATCH_OFF,
-    DN_AUTOBATCH_DEPTH,   /* groups of equal depth, in the order of depth (Looks et al. 2017) */
-    DN_AUTOBATCH_AGENDA,  /* of the signatures that have nodes ready, the one of least average depth (Neubig et al. 2017) */
-    DN_AUTOBATCH_AUTO     /* by agenda where that promises to be faster than node by node, which is decided for each call that computes */
+    DN_AUTOBATCH_DEPTH, /* groups of equal depth, in the order of depth (Looks et al. 2017) */
+    /* of the signatures that have nodes ready, the one of least average depth (Neubig et al.
+     * 2017) */
+    DN_AUTOBATCH_AGENDA,
+    /* by agenda where that promises to be faster than node by node, which is decided for each call
+     * that computes */
+    DN_AUTOBATCH_AUTO
 };
 /* What batching has done in the present graph, all values computed since it began. */
 typedef struct dn_autobatch_counts {
-    int64_t nodes, batches;       /* nodes computed, and calls that computed them: groups and nodes by themselves */
-    int64_t copied, avoided;      /* inputs of groups that had to be laid side by side; that lay so, or had been laid so for another group */
-    double schedule, execution;   /* seconds */
+    /* nodes computed, and calls that computed them: groups and nodes by themselves */
+    int64_t nodes, batches;
+    /* inputs of groups that had to be laid side by side; that lay so, or had been laid so for
+     * another group */
+    int64_t copied, avoided;
+    double schedule, execution; /* seconds */
 } dn_autobatch_counts;
-/* As dn_renew, and from now on: immediate: compute nodes as they are made; check_finite: then a NaN or infinite value is an error;
- * autobatch: a dn_autobatch. */
+/* As dn_renew, and from now on: immediate: compute nodes as they are made; check_finite: then a NaN
+ * or infinite value is an error; autobatch: a dn_autobatch. */
 int dn_graph_renew(int graph, int immediate, int check_finite, int autobatch);
 /* The dn_autobatch of all later dn_renew, and of the present graph if it has no nodes yet. */
 void dn_graph_autobatch(int graph, int strategy);
 int dn_graph_checkpoint(int graph);
 /* Back to the last checkpoint; nodes made since are closed. Without a checkpoint: nothing. */
 int dn_graph_revert(int graph);
-/* Random draws are keyed by (seed, stream, counter, node, element); this sets the counter to 0. It rises at renew and recalculation. */
+/* Random draws are keyed by (seed, stream, counter, node, element); this sets the counter to 0. It
+ * rises at renew and recalculation. */
 void dn_graph_seed(int graph, uint64_t seed, uint64_t stream);
-/* From now on random nodes draw from this generator, as DyNet's do: each when it is computed, in the order of computation. Where nodes are
- * batched, that is the order in which DyNet's agenda would compute them, or nearly so. The graph
- * does not own it. NULL: draws are keyed, as at the start. */
+/* From now on random nodes draw from this generator, as DyNet's do: each when it is computed, in
+ * the order of computation. Where nodes are batched, that is the order in which DyNet's agenda
+ * would compute them, or nearly so. The graph does not own it. NULL: draws are keyed, as at the
+ * start. */
 struct dn_rng;
 void dn_graph_generator(int graph, struct dn_rng *generator);
 /* The draw counter, for saving and resuming. */
 uint64_t dn_graph_counter(int graph);
 void dn_graph_set_counter(int graph, uint64_t counter);
-/* What the calling thread has done so far: how many backwards it has begun, how many updates of trainers it has made; and a number that changes
- * when nodes of this graph are made or computed, or it is renewed. */
+/* What the calling thread has done so far: how many backwards it has begun, how many updates of
+ * trainers it has made; and a number that changes when nodes of this graph are made or computed, or
+ * it is renewed. */
 typedef struct dn_work { int64_t passes, updates, activity; } dn_work;
 dn_work dn_thread_work(int graph);
 /* Updates of all threads. */
@@ -208,37 +283,47 @@ int64_t dn_graph_bytes(int graph);
 int64_t dn_graph_node(int graph, int index);
 /* Forget all values (draws are made anew). */
 int dn_graph_invalidate(int graph);
-/* From now on nodes refer to Python objects that the caller keeps alive until the next renewal: dn_renew returns DN_ERROR_STATE,
- * dn_graph_renew does it. */
+/* From now on nodes refer to Python objects that the caller keeps alive until the next renewal:
+ * dn_renew returns DN_ERROR_STATE, dn_graph_renew does it. */
 void dn_graph_hold(int graph);
 
-/* ---- cells (csrc/program.h) ------------------------------------------------------------------------------------------------------------- */
-/* A function that is traced: programs, one for each combination of the arguments' dims. NULL: no memory. Freed when no graph uses it any
- * more. */
+/* ---- cells (csrc/program.h) ----------------------------------------------------------- */
+/* A function that is traced: programs, one for each combination of the arguments' dims. NULL: no
+ * memory. Freed when no graph uses it any more. */
 dn_traced *dn_traced_new(void);
 void dn_traced_free(dn_traced *);
 int64_t dn_traced_handle(dn_traced *);
-/* Between these calls a function runs on `graph`: no value can be read there, and no call made on the graph `outer`. The end of what has not
- * begun is nothing. */
+/* Between these calls a function runs on `graph`: no value can be read there, and no call made on
+ * the graph `outer`. The end of what has not begun is nothing. */
 int dn_trace_begin(int graph, int outer);
 void dn_trace_end(int graph, int outer);
-/* Makes a program of what was traced: inputs of `graph` that stand for the arguments, and the outputs. */
-int dn_traced_add(dn_traced *, int graph, int n_given, const int64_t *given, int n_outputs, const int64_t *outputs);
+/* Makes a program of what was traced: inputs of `graph` that stand for the arguments, and the
+ * outputs. */
+int dn_traced_add(dn_traced *, int graph, int n_given, const int64_t *given, int n_outputs,
+                  const int64_t *outputs);
 
-/* ---- operations written in Python ------------------------------------------------------------------------------------------------- */
+/* ---- operations written in Python ----------------------------------------------------- */
 /* An input or the result: its dims, its value, its gradient. */
-typedef struct dn_python_array { const dn_dim *dim; dn_real *value, *gradient; } dn_python_array;
-/* A run of the function with this id. Forward: write y.value; all gradients are NULL. Backward: y.gradient is given, write x[k].gradient
- * where it is not NULL. */
-typedef struct dn_python_call { int id, backward, n; const dn_python_array *x; dn_python_array y; } dn_python_call;
-/* What runs them: set once when the extension is loaded, like BLAS. It returns 0, or DN_ERROR_PYTHON after it has put the exception by.
- * No lock is held in it but the graph's: calls on the graph return DN_ERROR_BUSY. */
+typedef struct dn_python_array {
+    const dn_dim *dim;
+    dn_real *value, *gradient;
+} dn_python_array;
+/* A run of the function with this id. Forward: write y.value; all gradients are NULL. Backward:
+ * y.gradient is given, write x[k].gradient where it is not NULL. */
+typedef struct dn_python_call {
+    int id, backward, n;
+    const dn_python_array *x;
+    dn_python_array y;
+} dn_python_call;
+/* What runs them: set once when the extension is loaded, like BLAS. It returns 0, or
+ * DN_ERROR_PYTHON after it has put the exception by. No lock is held in it but the graph's: calls
+ * on the graph return DN_ERROR_BUSY. */
 void dn_set_python(int (*run)(const dn_python_call *));
 #ifdef DN_CDEF
 extern "Python" int dn_python(const dn_python_call *);
 #endif
 
-/* ---- nodes ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- nodes ---------------------------------------------------------------------------- */
 int dn_node_index(int64_t a);
 int dn_node_op(int64_t a);
 /* its n-th input as a handle, negative when there are no more */
@@ -250,208 +335,49 @@ int64_t dn_node_param(int64_t a);
 
 /* Compute values up to node a: 1 if there is more to do (call again), 0 when done. */
 int dn_forward(int64_t a);
-/* The value of a computed node, column-major, batch last. Stays valid until the graph is renewed, reverted or recomputed. */
+/* The value of a computed node, column-major, batch last. Stays valid until the graph is renewed,
+ * reverted or recomputed. */
 const dn_real *dn_value(int64_t a);
-/* The indices that a computed node of topk or sample_categorical keeps: as many as its value has numbers, in the same order. Valid as
- * dn_value. */
+/* The indices that a computed node of topk or sample_categorical keeps: as many as its value has
+ * numbers, in the same order. Valid as dn_value. */
 const int *dn_saved_indices(int64_t a);
 
-/* Backward from node a, a single number: adds to the gradients of parameters. full = 1: gradients of all nodes, not only of those that
- * lead to parameters. begin, then step until it returns 0 (as dn_forward). */
+/* Backward from node a, a single number: adds to the gradients of parameters. full = 1: gradients
+ * of all nodes, not only of those that lead to parameters. begin, then step until it returns 0 (as
+ * dn_forward). */
 int dn_backward_begin(int64_t a, int full);
 int dn_backward_step(int graph);
-/* Ends a backward that was begun and is not done, as an error of dn_backward_step does: the parameters of the graph are left without
- * gradient. */
+/* Ends a backward that was begun and is not done, as an error of dn_backward_step does: the
+ * parameters of the graph are left without gradient. */
 void dn_backward_abandon(int graph);
-/* dn_forward, dn_backward_begin and dn_backward_step at once: 0, all is done; 1, begun, go on with dn_backward_step; 2, forward is not done */
+/* dn_forward, dn_backward_begin and dn_backward_step at once: 0, all is done; 1, begun, go on with
+ * dn_backward_step; 2, forward is not done */
 int dn_backward(int64_t a);
 /* The gradient of node a in the last backward (copied to out, zeros where nothing arrived). */
 int dn_gradient(int64_t a, dn_real *out);
-/* Of what node a was computed from, itself included: the first node, in the order of forward, whose value is not finite; gradients = 1: in the
- * order of backward, whose gradient is not. nan_only = 1: infinities are let pass. 1: found, *node is its index and *element where in it; 0:
- * there is none, or no backward. */
+/* Of what node a was computed from, itself included: the first node, in the order of forward, whose
+ * value is not finite; gradients = 1: in the order of backward, whose gradient is not. nan_only =
+ * 1: infinities are let pass. 1: found, *node is its index and *element where in it; 0: there is
+ * none, or no backward. */
 int dn_find_nonfinite(int64_t a, int gradients, int nan_only, int *node, int64_t *element);
 
-/* ---- parameters -------------------------------------------------------------------------------------------------------------------- */
-dn_store *dn_store_new(void);
-void dn_store_free(dn_store *);            /* the memory goes when no graph uses it any more */
-/* A dense parameter (row_count = 0) or a lookup table of row_count rows, each of dims d. Values and gradients are zero. NULL: no memory. */
-dn_param *dn_param_new(dn_store *, int nd, const int *d, int64_t row_count);
-/* Gives a new parameter its first values, float32 numbers in storage order: drawn evenly from [a, b), drawn normally with mean a and deviation
- * b, or all a. */
-enum dn_first { DN_FIRST_UNIFORM, DN_FIRST_NORMAL, DN_FIRST_CONSTANT };
-void dn_param_begin(dn_param *, struct dn_rng *, int first, float a, float b);
-int64_t dn_param_handle(dn_param *, int constant);
-dn_real *dn_param_values(dn_param *);    /* the storage itself; a table's rows follow one another. Other threads may write to it */
-/* Values out and in, whole: an update or a writing by another thread comes before or after. Elements [from, from + n) in storage order; rows of
- * a table. `factor` is that of dn_param_storage, for a whole table. blend: value = (1 - a) value + a x */
-void dn_param_copy(dn_param *, int64_t from, int64_t n, dn_real *out);
-void dn_lookup_copy_rows(dn_param *, int64_t n, const int *rows, dn_real *out);
-void dn_param_write(dn_param *, int64_t from, int64_t n, const dn_real *in, double factor);
-void dn_param_blend(dn_param *, double a, const dn_real *x);
-int64_t dn_param_size(dn_param *);
-/* The storage as it is, and the factor that the values are it times: not 1 for a table whose weight decay was not multiplied in yet.
- * dn_param_values multiplies it in, which rounds; a checkpoint must not change what comes after it. */
-dn_real *dn_param_storage(dn_param *, double *factor);
-/* A hash of the values as they are stored, and of the factor; nothing is changed. */
-uint64_t dn_param_checksum(dn_param *);
-void dn_param_set_updated(dn_param *, int updated);   /* 0 drops a pending gradient */
-int dn_param_updated(dn_param *);
-/* 1: what DyNet's numbers depend on. Parameters that are not updated gather gradients all the same, which count in the norm and are never
- * cleared, and decay; rows that were looked up before the loss have a gradient, if only zero; graphs copy the values of parameters, so that
- * those computed before an update may be followed by backward after it. */
-void dn_store_as_dynet(dn_store *, int on);
-/* Call after changing values from outside: a backward through values computed before is then an error. */
-void dn_store_changed(dn_store *);
-/* Rises whenever values change; waits for a change that is under way. */
-int64_t dn_store_version(dn_store *);
+/* ---- parameters, and the gradients of several ranks */
+#include "dn_api_params.h"
 
-/* Gradients. An "empty" gradient reads as zero whatever its memory holds. */
-int dn_param_empty(dn_param *);
-/* The gradient's memory (dense parameters). If it was empty it is zeroed first and counts as filled from then on. */
-dn_real *dn_param_gradient(dn_param *);
-/* The gradient counts as filled from now on (dense parameters); somebody else writes the memory. */
-void dn_param_mark_filled(dn_param *);
-/* Copies a dense parameter's gradient, or a whole table's (zeros where there is none). */
-void dn_param_copy_gradient(dn_param *, dn_real *out);
-void dn_param_clear_gradient(dn_param *);              /* back to empty */
-void dn_param_scale_gradient(dn_param *, dn_real by);
-/* How often each gradient was cleared so far, and the product of all that it was scaled by. */
-void dn_gradient_marks(int n, dn_param *const *params, int64_t *clears, double *scales);
-/* Tables: how many rows have a gradient; if `capacity` is enough, copies of their numbers, in order of first touch, and of their gradients, row
- * after row (each NULL: not wanted). The gradients of these rows, zeros where there is none. */
-int64_t dn_lookup_touched(dn_param *, int64_t capacity, int *rows, dn_real *block);
-void dn_lookup_copy_gradients(dn_param *, int64_t n, const int *rows, dn_real *out);
-/* Add n row gradients; -1 if a row is out of range or memory is short. */
-int dn_lookup_add(dn_param *, int64_t n, const int *rows, const dn_real *block);
-/* The union of two sets of rows of `width` numbers, each in rising order of row: rows that are in both are added up, a + b, others copied. out
- * has room for all of a and b. Returns how many rows there are. */
-int64_t dn_merge_rows(int64_t width, int64_t n_a, const int *rows_a, const dn_real *a, int64_t n_b, const int *rows_b, const dn_real *b,
-                      int *rows_out, dn_real *out);
-
-/* Chunks: blocks that hold the dense parameters of a parameter store, gradients at the same offsets as values. */
-int dn_store_chunks(dn_store *);
-int64_t dn_chunk_size(dn_store *, int chunk);           /* elements in use, padding between parameters included (always zero) */
-int64_t dn_chunk_capacity(dn_store *, int chunk);
-dn_real *dn_chunk_values(dn_store *, int chunk);
-dn_real *dn_chunk_gradients(dn_store *, int chunk);
-/* Move a chunk's gradients into memory from outside (capacity elements, 64-byte aligned, outliving the store or the next move);
- * NULL: back into private memory, which waits for nobody (a finaliser may run inside of backward): DN_ERROR_BUSY if the store is in use. */
-int dn_chunk_move_gradients(dn_store *, int chunk, dn_real *memory);
-/* The gradients of one chunk on several ranks, each a segment of memory that all of them see: elements [from, to) of every segment become the
- * sum over ranks of factors[r] segments[r][i], in rank order. Ranks with filled[r] = 0 count as zero and are not read. The caller sees to it
- * that nobody else writes or reads these elements meanwhile. DN_ERROR_VALUE: more than DN_MOST_RANKS. */
-enum { DN_MOST_RANKS = 4096 };
-int dn_sum_ranks(int ranks, dn_real *const *segments, const double *factors, const uint8_t *filled, int64_t from, int64_t to);
-int dn_param_chunk(dn_param *);                         /* -1 for tables */
-int64_t dn_param_offset(dn_param *);
-
-/* Watching a backward, from another thread or between its steps (csrc/backward/hooks.c). Once a
- * store is DN_HOOK_ARMED, the next backward that uses it makes it DN_HOOK_BEGUN and tells of each
- * dense parameter when its gradient is complete: when the backward pass has passed its last use, not only
- * when it reaches its node. DN_HOOK_STEPS: the same, and a step of backward ends when it has notified somebody. */
-enum dn_hook { DN_HOOK_OFF, DN_HOOK_ARMED, DN_HOOK_STEPS, DN_HOOK_BEGUN, DN_HOOK_COMPLETE, DN_HOOK_FAILED };
-void dn_store_set_hook(dn_store *, int hook);              /* sets it; DN_HOOK_OFF ends every wait */
-/* Sleeps while it is DN_HOOK_ARMED, this many seconds at most; returns what it is. */
-int dn_store_await(dn_store *, double seconds);
-/* How many backwards were watched, those of all watchers of the store: whether what was read is of the last one. */
-int64_t dn_store_hook_count(dn_store *);
-/* How many backwards that use parameters of this store have begun, in all threads. */
-int64_t dn_store_passes(dn_store *);
-/* How many of the gradient's numbers, from the first, are complete in the watched backward; all, if that does not write it. They may be read
- * until the next one, without a lock. */
-int64_t dn_param_ready(dn_param *);
-/* Whether nobody has written, cleared or scaled it since. */
-int dn_param_unchanged(dn_param *);
-
-/* Between hosts. out = factor g (zeros where the gradient is empty or factor is 0), elements [from, to); takes no lock. g = factor in; it
- * counts as filled then. */
-void dn_param_take(dn_param *, double factor, int64_t from, int64_t to, dn_real *out);
-void dn_param_put(dn_param *, double factor, const dn_real *in);
-/* sum = x[0] + x[1] + ..., in this order; sum may be one of them */
-void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum);
-/* bfloat16, the upper half of a float, rounded to nearest, ties to even. encode: code = x + rest rounded, and what that lacks is the new rest
- * (0 where x is not finite); rest may be NULL: 0, and it is forgotten. */
-void dn_bf16_encode(int64_t n, const dn_real *x, dn_real *residual, uint16_t *code);
-void dn_bf16_decode(int64_t n, const uint16_t *code, dn_real *x);
-/* A number in shared memory: what was written before it was set is there for whoever reads the new number. */
-void dn_flag_set(int64_t *flag, int64_t value);
-int64_t dn_flag_get(const int64_t *flag);
-
-/* ---- the ranks of one host (csrc/parallel/shm_comm.c) -------------------- */
-/* The message of a rank before gradients are added up: this struct, then arrays. What lies from `structure`
- * to `end_alike` is nearly always the same on all ranks. */
-typedef struct dn_rank_message {
-    double weight;               /* of this rank's gradients */
-    int64_t structure, step;     /* hashes of the parameters, and of what the gradients belong to */
-    double settings[7];          /* of the trainer: Settings of trainers/state.py */
-    int64_t flags;               /* Flag of parallel/message.py */
-} dn_rank_message;
-typedef struct dn_rank_message_layout {   /* in bytes, where the arrays begin */
-    int64_t frozen;              /* a byte per parameter: whether it is frozen */
-    int64_t settled, end_alike;  /* a byte per table: whether weight decay is multiplied into its rows */
-    int64_t rows;                /* an int32_t per table: how many rows have a gradient */
-    int64_t filled, size;        /* a byte per dense parameter: whether it has a gradient */
-} dn_rank_message_layout;
-typedef struct dn_members { int n_dense, n_tables; dn_param *const *params; } dn_members;   /* dense ones first */
-dn_rank_message_layout dn_rank_message_layout_of(int n_dense, int n_tables);
-void dn_rank_message_write(const dn_rank_message *, const dn_members *, void *out);
-
-/* The cached plan of the steady state: how the ranks of one host add up gradients. All pointers are the
- * caller's. Up to `buffers` it is constant; the rest is what was agreed on for the present update. */
-typedef struct dn_gradient_slot { int chunk; int64_t offset, length; } dn_gradient_slot;
-typedef struct dn_shard { int chunk, like; int64_t from, to; } dn_shard;   /* used as parameter `like` is */
-typedef struct dn_shared_buffer { dn_real *const *rows; int *const *ids; int64_t capacity; } dn_shared_buffer;   /* [rank]: for a table's rows */
-typedef struct dn_shm_comm_plan {
-    dn_members of;
-    int ranks, rank;
-    const dn_gradient_slot *places;                 /* of the dense parameters, as in dn_chunk_gradients */
-    dn_real *const *const *segments;        /* [chunk][rank] */
-    dn_shared_buffer *buffers;                /* [table]; capacity 0: none yet */
-    const uint8_t **filled;                 /* [rank][dense parameter]: whether it has a gradient */
-    int32_t *rows;                          /* (rank, table): how many rows have a gradient */
-    double *factors;                        /* [rank]: what its gradients are multiplied by */
-    dn_shard *shards;                       /* capacity for n_dense */
-} dn_shm_comm_plan;
-/* What this rank adds up: all that some rank has, each number on one rank. Neighbours that the same ranks
- * have used are one range; all ranges are cut into as many equal shares as ranks. Returns how many. */
-int dn_shm_comm_divide(const dn_shm_comm_plan *);
-int dn_shm_comm_sum_dense(const dn_shm_comm_plan *);   /* dn_sum_ranks for each of these shares */
-
-/* A communicator sends and receives messages in memory that its ranks share. What the others have sent may be
- * read until this rank sends the next. */
-typedef struct dn_shm_comm dn_shm_comm;
-int64_t dn_shm_comm_bytes(int ranks, int64_t most);   /* of that memory, for messages of up to so many bytes; it begins as zeros, 64-aligned */
-dn_shm_comm *dn_shm_comm_new(int ranks, int rank, void *memory, int64_t most);   /* NULL: out of memory */
-void dn_shm_comm_free(dn_shm_comm *);
-/* Whether all ranks have sent as much as this one; looks for so many seconds. */
-int dn_shm_comm_received(dn_shm_comm *, double seconds);
-const uint8_t *dn_shm_comm_message(dn_shm_comm *, int rank);
-
-/* WAITS: for another rank; call again when dn_shm_comm_received, with the same arguments. NEWS: messages must be read. */
-enum dn_shm_comm_outcome { DN_SHM_COMM_DONE, DN_SHM_COMM_WAITS, DN_SHM_COMM_NO_PLAN };
-/* Sends this rank's message and receives the others'. DONE: all are alike and rows fit into the windows
- * of the plan, which holds now what was agreed on; factors are weight / sum of weights with `average`,
- * else 1, or 0 for weight 0. NEWS otherwise, and without a plan. The outcome is the same on all ranks.
- * No gradient is changed. DN_ERROR_VALUE: the message is too long. */
-int dn_shm_comm_negotiate(dn_shm_comm *, const dn_rank_message *, const dn_members *, dn_shm_comm_plan *, int average, double seconds);
-/* By the plan of the present update: gradients become their sums, times the factors. DN_ERROR_MEMORY; DN_ERROR_VALUE: too many ranks. */
-int dn_shm_comm_sum(dn_shm_comm *, dn_shm_comm_plan *, double seconds);
-
-/* ---- trainers ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- trainers ------------------------------------------------------------------------- */
 enum dn_rule_code {
-    DN_RULE_SGD,        /* no constants */
-    DN_RULE_MOMENTUM,   /* mom */
-    DN_RULE_ADAGRAD,    /* eps */
-    DN_RULE_ADADELTA,   /* eps, rho */
-    DN_RULE_RMSPROP,    /* eps, rho */
-    DN_RULE_ADAM,       /* beta1, beta2, eps */
-    DN_RULE_AMSGRAD,    /* beta1, beta2, eps */
-    DN_RULE_ADAMW,      /* beta1, beta2, eps, decay */
-    DN_RULE_EG          /* mom */
+    DN_RULE_SGD,      /* no constants */
+    DN_RULE_MOMENTUM, /* mom */
+    DN_RULE_ADAGRAD,  /* eps */
+    DN_RULE_ADADELTA, /* eps, rho */
+    DN_RULE_RMSPROP,  /* eps, rho */
+    DN_RULE_ADAM,     /* beta1, beta2, eps */
+    DN_RULE_AMSGRAD,  /* beta1, beta2, eps */
+    DN_RULE_ADAMW,    /* beta1, beta2, eps, decay */
+    DN_RULE_EG        /* mom */
 };
-/* A trainer updates the parameters of one parameter store by a rule, whose moments it keeps beside each chunk and table. constants: the rule's, padded
- * to 4. kernels.h has the formulas. */
+/* A trainer updates the parameters of one parameter store by a rule, whose moments it keeps beside
+ * each chunk and table. constants: the rule's, padded to 4. kernels.h has the formulas. */
 dn_trainer *dn_trainer_new(dn_store *, int rule, const double *constants);
 void dn_trainer_free(dn_trainer *);
 /* n < 0: all parameters of the store, later ones included; else these n, in the store's order. */
@@ -459,37 +385,42 @@ int dn_trainer_select(dn_trainer *, int n, dn_param *const *params);
 /* ADAMW: these n parameters do not shrink. */
 int dn_trainer_exclude(dn_trainer *, int n, dn_param *const *params);
 typedef struct dn_settings {
-    double rate;         /* the learning rate */
-    double share;        /* gradients are multiplied by it first: 1 / k where k backward passes count as one */
-    double clip_value;   /* the greatest size of one element of a gradient, 0: none */
-    double clip;         /* then the greatest norm of all gradients together, 0: none */
-    double decay;        /* what the result of each update is multiplied by */
-    int sparse;          /* 0: all rows of a table take part, not only those that have a gradient */
-    int check;           /* 1: look for gradients that are not finite also where nothing is clipped */
+    double rate; /* the learning rate */
+    /* gradients are multiplied by it first: 1 / k where k backward passes count as one */
+    double share;
+    double clip_value; /* the greatest size of one element of a gradient, 0: none */
+    double clip;       /* then the greatest norm of all gradients together, 0: none */
+    double decay;      /* what the result of each update is multiplied by */
+    int sparse;        /* 0: all rows of a table take part, not only those that have a gradient */
+    /* 1: look for gradients that are not finite also where nothing is clipped */
+    int check;
 } dn_settings;
 void dn_trainer_set(dn_trainer *, const dn_settings *);
 /* the L2 norm of all selected gradients together, as they were gathered */
 double dn_trainer_norm(dn_trainer *);
-/* For every selected parameter that is not frozen, of tables for the rows that have a gradient: the rule, with gradients clipped; then the
- * gradients are empty. Dense parameters without a gradient count as having zero. DN_ERROR_NONFINITE: the norm is not finite, nothing was
- * done. */
+/* For every selected parameter that is not frozen, of tables for the rows that have a gradient: the
+ * rule, with gradients clipped; then the gradients are empty. Dense parameters without a gradient
+ * count as having zero. DN_ERROR_NONFINITE: the norm is not finite, nothing was done. */
 int dn_trainer_update(dn_trainer *);
 /* the same for these n parameters, in the store's order: no other counts or changes */
 int dn_trainer_update_these(dn_trainer *, int n, dn_param *const *params);
 /* the number of updates done; Adam's bias correction depends on it */
 int64_t dn_trainer_updates(dn_trainer *);
-int64_t dn_trainer_clips(dn_trainer *);                 /* how many updates, of this object, shortened longer gradients to `clip` */
+/* how many updates, of this object, shortened longer gradients to `clip` */
+int64_t dn_trainer_clips(dn_trainer *);
 void dn_trainer_set_updates(dn_trainer *, int64_t updates);
-int dn_rule_moments(int rule);                          /* how many moments a rule keeps; -1: no such rule */
+/* how many moments a rule keeps; -1: no such rule */
+int dn_rule_moments(int rule);
 /* moment k of a parameter: same size as its values; NULL: no such moment, or no memory */
 dn_real *dn_trainer_moment(dn_trainer *, dn_param *, int k);
-int dn_trainer_has_moments(dn_trainer *, dn_param *);   /* whether they were made; they count as zero before */
-void dn_trainer_restart(dn_trainer *);                  /* moments to zero */
+/* whether they were made; they count as zero before */
+int dn_trainer_has_moments(dn_trainer *, dn_param *);
+void dn_trainer_restart(dn_trainer *); /* moments to zero */
 
 /* y = y + a (x - y): moving averages of values */
 void dn_blend(int64_t n, double a, const dn_real *x, dn_real *y);
 
-/* ---- random numbers: initial values and draws ---------------------------------------------------------------------------------------- */
+/* ---- random numbers: initial values and draws ----------------------------------------- */
 #include "rng.h"
 
 #endif

@@ -11,19 +11,21 @@ typedef float dn_real;
 #define DN_MOST FLT_MAX
 #endif
 
-/* build_ffi.py probes the compiler and defines DN_TARGET_CLONES where function multiversioning works: 2 for the x86-64 levels (GCC 12),
- * 1 for single features (GCC 11). Names of processors such as arch=haswell are of no use here: GCC makes them a test of the model, which no
- * AMD processor passes (docs/adr/0002). */
+/* build_ffi.py probes the compiler and defines DN_TARGET_CLONES where function multiversioning
+ * works: 2 for the x86-64 levels (GCC 12), 1 for single features (GCC 11). Names of processors such
+ * as arch=haswell are of no use here: GCC makes them a test of the model, which no AMD processor
+ * passes (docs/adr/0002). */
 #if defined(DN_TARGET_CLONES) && DN_TARGET_CLONES == 2
-#define DN_MULTIVERSION __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#define DN_MULTIVERSION \
+    __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #elif defined(DN_TARGET_CLONES)
 #define DN_MULTIVERSION __attribute__((target_clones("default", "avx2", "avx512f")))
 #else
 #define DN_MULTIVERSION
 #endif
 
-/* For loops that must stay functions of their own: inlined, GCC 12 would find control flow in them and leave them scalar. clang takes no clones
- * that are told so, and inlines none. */
+/* For loops that must stay functions of their own: inlined, GCC 12 would find control flow in them
+ * and leave them scalar. clang takes no clones that are told so, and inlines none. */
 #if defined(__clang__) && defined(DN_TARGET_CLONES)
 #define DN_NOT_INLINE
 #else

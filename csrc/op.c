@@ -20,11 +20,13 @@ const dn_op *const dn_ops[DN_OP_COUNT] = {
 };
 
 const char *dn_op_name(int op) { return op >= 0 && op < DN_OP_COUNT ? dn_ops[op]->name : NULL; }
-const char *dn_op_formula(int op) { return op >= 0 && op < DN_OP_COUNT ? dn_ops[op]->formula : NULL; }
+const char *dn_op_formula(int op) {
+    return op >= 0 && op < DN_OP_COUNT ? dn_ops[op]->formula : NULL;
+}
 int dn_op_flags(int op) { return op >= 0 && op < DN_OP_COUNT ? dn_ops[op]->flags : 0; }
 int dn_op_inputs(int op) { return op >= 0 && op < DN_OP_COUNT ? dn_ops[op]->inputs : 0; }
 
-/* ---- dims --------------------------------------------------------------------------------------------------------- */
+/* ---- dims ----------------------------------------------------------------------------- */
 
 int dn__fail(dn_shape *s, int error, const char *format, ...) {
     int n = snprintf(s->message, DN_MESSAGE, "%s: ", s->op);
@@ -38,7 +40,8 @@ int dn__fail(dn_shape *s, int error, const char *format, ...) {
 dn_text dn__dims_text(const dn_dim *d) {
     dn_text text;
     int n = snprintf(text.s, sizeof text.s, "(");
-    for (int i = 0; i < d->nd; i++) n += snprintf(text.s + n, sizeof text.s - (size_t)n, i ? ", %d" : "%d", d->d[i]);
+    for (int i = 0; i < d->nd; i++)
+        n += snprintf(text.s + n, sizeof text.s - (size_t)n, i ? ", %d" : "%d", d->d[i]);
     n += snprintf(text.s + n, sizeof text.s - (size_t)n, d->nd == 1 ? ",)" : ")");
     if (d->batch != 1) snprintf(text.s + n, sizeof text.s - (size_t)n, " x %d", d->batch);
     return text;
@@ -46,18 +49,23 @@ dn_text dn__dims_text(const dn_dim *d) {
 
 int dn__set_dims(dn_shape *s, int nd, const int *d, int batch) {
     int64_t size = 1;
-    if (nd < 0 || nd > DN_MAX_DIMS) return dn__fail(s, DN_ERROR_VALUE, "at most %d dims; got %d.", DN_MAX_DIMS, nd);
-    if (batch < 0) return dn__fail(s, DN_ERROR_VALUE, "the batch size must not be negative; got %d.", batch);
+    if (nd < 0 || nd > DN_MAX_DIMS)
+        return dn__fail(s, DN_ERROR_VALUE, "at most %d dims; got %d.", DN_MAX_DIMS, nd);
+    if (batch < 0)
+        return dn__fail(s, DN_ERROR_VALUE, "the batch size must not be negative; got %d.", batch);
     s->y.nd = nd;
     s->y.batch = batch;
     for (int i = 0; i < nd; i++) {
-        if (d[i] < 0) return dn__fail(s, DN_ERROR_VALUE, "dims must not be negative; got %d as dim %d.", d[i], i);
+        if (d[i] < 0)
+            return dn__fail(s, DN_ERROR_VALUE, "dims must not be negative; got %d as dim %d.", d[i],
+                            i);
         s->y.d[i] = d[i];
         size *= d[i];
         if (size > INT32_MAX) break;
     }
     if (size > INT32_MAX || size * (batch ? batch : 1) > INT32_MAX)
-        return dn__fail(s, DN_ERROR_VALUE, "the result would have more than %d elements.", INT32_MAX);
+        return dn__fail(s, DN_ERROR_VALUE, "the result would have more than %d elements.",
+                        INT32_MAX);
     s->y.size = (int)size;
     return 0;
 }
@@ -67,7 +75,8 @@ int dn__common_batch(dn_shape *s) {
     for (int i = 0; i < s->n; i++) {
         if (s->x[i]->batch == 1 || s->x[i]->batch == batch) continue;
         if (batch != 1)
-            return dn__fail(s, DN_ERROR_VALUE, "batch sizes must be equal or 1; got %d and %d.", batch, s->x[i]->batch);
+            return dn__fail(s, DN_ERROR_VALUE, "batch sizes must be equal or 1; got %d and %d.",
+                            batch, s->x[i]->batch);
         batch = s->x[i]->batch;
     }
     return batch;
@@ -85,11 +94,13 @@ int dn__alike_dims(dn_shape *s) {
     if (batch < 0) return batch;
     for (int i = 1; i < s->n; i++)
         if (!dn__same_sizes(s->x[0], s->x[i]))
-            return dn__fail(s, DN_ERROR_VALUE, "all inputs must have the same dims; got x_0 = %s, x_%d = %s.", DIMS(s->x[0]), i, DIMS(s->x[i]));
+            return dn__fail(s, DN_ERROR_VALUE,
+                            "all inputs must have the same dims; got x_0 = %s, x_%d = %s.",
+                            DIMS(s->x[0]), i, DIMS(s->x[i]));
     return dn__set_dims(s, s->x[0]->nd, s->x[0]->d, batch);
 }
 
-/* ---- calls -------------------------------------------------------------------------------------------------------- */
+/* ---- calls ---------------------------------------------------------------------------- */
 
 static dn_real *take_workspace(dn_call *c, dn_arena *arena, size_t n) {
     dn_real *p = dn__arena_take(arena, n * sizeof *p);
@@ -98,7 +109,9 @@ static dn_real *take_workspace(dn_call *c, dn_arena *arena, size_t n) {
 }
 
 dn_real *dn__scratch(dn_call *c, size_t n) { return take_workspace(c, &c->workspace->scratch, n); }
-dn_real *dn__backward_memory(dn_call *c, size_t n) { return take_workspace(c, &c->workspace->grads, n); }
+dn_real *dn__backward_memory(dn_call *c, size_t n) {
+    return take_workspace(c, &c->workspace->grads, n);
+}
 
 dn_real *dn__dx_zeroed(dn_call *c, int k) {
     dn_grad g = dn__dx(c, k);
@@ -107,6 +120,8 @@ dn_real *dn__dx_zeroed(dn_call *c, int k) {
 }
 
 void dn__draw_key(const dn_call *c, struct dn_rng_key *out) {
-    *out = (struct dn_rng_key){.seed = c->workspace->rng.seed, .stream = c->workspace->rng.stream, .counter = c->workspace->rng.counter,
-                            .node = c->routes->ordinal(c, 0)};
+    *out = (struct dn_rng_key){.seed = c->workspace->rng.seed,
+                               .stream = c->workspace->rng.stream,
+                               .counter = c->workspace->rng.counter,
+                               .node = c->routes->ordinal(c, 0)};
 }

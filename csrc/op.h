@@ -1,13 +1,15 @@
-/* What an operation is. An op is one row and the block of functions below it in csrc/ops/<family>.c:
+/* What an operation is. An op is one row and the block of functions below it in
+ * csrc/ops/<family>.c:
  *
  *     DN_OP(tanh, 1, DN_BATCHES, "y_i = tanh(x_i)")
  *     static int tanh_dims(dn_shape *s) {...}
  *     static void tanh_forward(dn_call *c) {...}
  *     static void tanh_backward(dn_call *c) {...}
  *
- * build_ffi.py gathers the rows into op_list.h: the enum, the table and the names come from there. An op knows dims and raw memory,
- * nothing of graphs: what it asks of its caller goes through a table (dn_gradient_routes).
- * The tape knows no op by name but those that are its own (csrc/graph/leaves.c). */
+ * build_ffi.py gathers the rows into op_list.h: the enum, the table and the names come from there.
+ * An op knows dims and raw memory, nothing of graphs: what it asks of its caller goes through a
+ * table (dn_gradient_routes). The tape knows no op by name but those that are its own
+ * (csrc/graph/leaves.c). */
 #pragma once
 
 #include "arena.h"
@@ -16,7 +18,8 @@
 typedef struct dn_node dn_node;
 typedef struct dn_tape dn_tape;
 
-/* What dims() sees: the inputs' dims and the attributes; it fills y, and `saved` when the op keeps numbers from forward for backward. */
+/* What dims() sees: the inputs' dims and the attributes; it fills y, and `saved` when the op keeps
+ * numbers from forward for backward. */
 typedef struct dn_shape {
     const char *op;
     int n, n_ints, n_floats;
@@ -24,51 +27,68 @@ typedef struct dn_shape {
     const int *ints;
     const double *floats;
     dn_dim y;
-    size_t saved;          /* numbers */
-    int parts;             /* blocks of a value with several outputs: all of one size, or ... */
-    const struct dn_block *blocks; /* ... these, which live as long as the node; NULL: of one size */
-    int not_batchable;             /* never a member of a group, although the op has DN_BATCHES */
-    int rng;             /* how many of the numbers that random draws are keyed by it needs beside its own */
-    int64_t work;          /* how many numbers it reads and writes; 0: those of its inputs and its value */
-    const void *own;       /* what the node was made with beside numbers, or NULL */
-    char *message;         /* of DN_MESSAGE bytes, for dn__fail */
+    size_t saved; /* numbers */
+    int parts;    /* blocks of a value with several outputs: all of one size, or ... */
+    /* ... these, which live as long as the node; NULL: of one size */
+    const struct dn_block *blocks;
+    int not_batchable; /* never a member of a group, although the op has DN_BATCHES */
+    /* how many of the numbers that random draws are keyed by it needs beside its own */
+    int rng;
+    /* how many numbers it reads and writes; 0: those of its inputs and its value */
+    int64_t work;
+    const void *own; /* what the node was made with beside numbers, or NULL */
+    char *message;   /* of DN_MESSAGE bytes, for dn__fail */
 } dn_shape;
 enum { DN_MESSAGE = 1024 };
-/* A block of a value: it begins at `at` times the members, and has `size` numbers for each batch element. */
+/* A block of a value: it begins at `at` times the members, and has `size` numbers for each batch
+ * element. */
 typedef struct dn_block { size_t at, size; } dn_block;
 
-/* One input in a call: its batch elements are `stride` numbers apart, 0 where one element serves all. */
-typedef struct dn_in { const dn_dim *dim; const dn_real *v; size_t stride; } dn_in;
+/* One input in a call: its batch elements are `stride` numbers apart, 0 where one element serves
+ * all. */
+typedef struct dn_in {
+    const dn_dim *dim;
+    const dn_real *v;
+    size_t stride;
+} dn_in;
 
-/* The gradient slot of input k: dx = (gradient) + beta dx, where beta = 0 means that dx holds nothing yet and must be written whole. */
-typedef struct dn_grad { dn_real *dx; dn_real beta; } dn_grad;
+/* The gradient slot of input k: dx = (gradient) + beta dx, where beta = 0 means that dx holds
+ * nothing yet and must be written whole. */
+typedef struct dn_grad {
+    dn_real *dx;
+    dn_real beta;
+} dn_grad;
 
 /* Memory of calls, what went wrong in them, and what they draw from. */
 typedef struct dn_workspace {
-    dn_arena scratch;                  /* for the length of one call */
-    dn_arena grads;                    /* until the next backward */
+    dn_arena scratch; /* for the length of one call */
+    dn_arena grads;   /* until the next backward */
     int out_of_memory;
-    int raised;                        /* the error of an op that cannot go on */
+    int raised; /* the error of an op that cannot go on */
     /* generator: what random ops draw from; NULL: draws are keyed */
-    struct { uint64_t seed, stream, counter; struct dn_rng *generator; } rng;
+    struct {
+        uint64_t seed, stream, counter;
+        struct dn_rng *generator;
+    } rng;
 } dn_workspace;
 
 /* What forward() and backward() see.
- * forward: fill y (ops with DN_VIEW: let y point to memory that exists). backward: for each input k that dn__dx() gives a gradient slot for,
- * add its gradient there; it has the dims of input k, its own batch count included: where that is 1 and y has more, sum over the batch. */
+ * forward: fill y (ops with DN_VIEW: let y point to memory that exists). backward: for each input k
+ * that dn__dx() gives a gradient slot for, add its gradient there; it has the dims of input k, its
+ * own batch count included: where that is 1 and y has more, sum over the batch. */
 typedef struct dn_call {
     int n;
     const dn_in *x;
-    const dn_dim *dim;                 /* of y */
-    size_t total;                      /* elements of y, batch included */
+    const dn_dim *dim; /* of y */
+    size_t total;      /* elements of y, batch included */
     dn_real *y;
     dn_real *saved;
     const int *ints;
     const double *floats;
     int n_ints;
-    int members;                       /* nodes that are computed as one */
+    int members; /* nodes that are computed as one */
     const dn_real *dy;
-    const void *own;                   /* as dn_shape.own */
+    const void *own; /* as dn_shape.own */
     dn_workspace *workspace;
     const struct dn_gradient_routes *routes;
     /* For the functions of `routes` alone. */
@@ -79,59 +99,75 @@ typedef struct dn_call {
 } dn_call;
 
 /* Of a table: `m` products of rows[i] x k matrices w[i] with the columns of dy[i], dx = sum_i
- * w[i]' dy[i], column[count j + b] being the column of batch element b of input first + j, or -1. */
-typedef struct dn_row_products { int m, k; int rows[3]; const dn_real *w[3], *dy[3]; const int *column; } dn_row_products;
+ * w[i]' dy[i], column[count j + b] being the column of batch element b of input first + j, or
+ * -1. */
+typedef struct dn_row_products {
+    int m, k;
+    int rows[3];
+    const dn_real *w[3], *dy[3];
+    const int *column;
+} dn_row_products;
 
-/* What a call asks of its caller: a node by itself, a group of nodes, a cell. The functions below say what each is. */
+/* What a call asks of its caller: a node by itself, a group of nodes, a cell. The functions below
+ * say what each is. */
 typedef struct dn_gradient_routes {
     int (*wants)(const dn_call *, int k);
     dn_grad (*dx)(dn_call *, int k);
-    void (*weight_gradient)(dn_call *, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x);
+    void (*weight_gradient)(dn_call *, int k, int m, int kk, int n, const dn_real *dy,
+                            const dn_real *x);
     void (*input_done)(dn_call *, int k);
     uint32_t (*ordinal)(const dn_call *, int member);
     int (*table_rows)(const dn_call *, int first, int n, int capacity, int *rows);
-    void (*rows_gradient)(dn_call *, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx, const dn_row_products *);
+    void (*rows_gradient)(dn_call *, int first, int n, int count, int n_rows, const int *rows,
+                          const dn_real *dx, const dn_row_products *);
     int (*wants_each)(const dn_call *);
     void (*let_go)(dn_call *, int begin);
 } dn_gradient_routes;
 
 typedef struct dn_op {
     const char *name;
-    int inputs;                        /* number of inputs, -1: any number >= 1 */
-    int flags;                         /* dn_op_flag: the batch signature among them */
+    int inputs; /* number of inputs, -1: any number >= 1 */
+    int flags;  /* dn_op_flag: the batch signature among them */
     const char *formula;
     int (*dims)(dn_shape *);
     void (*forward)(dn_call *);
     void (*backward)(dn_call *);
 } dn_op;
 
-#define DN_OP(NAME, INPUTS, FLAGS, FORMULA)                                                                         \
-    static int NAME##_dims(dn_shape *);                                                                             \
-    static void NAME##_forward(dn_call *);                                                                          \
-    static void NAME##_backward(dn_call *);                                                                         \
-    const dn_op dn_op_##NAME = {#NAME, INPUTS, FLAGS, FORMULA, NAME##_dims, NAME##_forward, NAME##_backward};
+#define DN_OP(NAME, INPUTS, FLAGS, FORMULA) \
+    static int NAME##_dims(dn_shape *); \
+    static void NAME##_forward(dn_call *); \
+    static void NAME##_backward(dn_call *); \
+    const dn_op dn_op_##NAME = {#NAME,       INPUTS,         FLAGS,          FORMULA, \
+                                NAME##_dims, NAME##_forward, NAME##_backward};
 
-/* Flag of inputs that cannot be batched: bit k for input k, k < 8. Nodes that differ in one of them are not merged. */
+/* Flag of inputs that cannot be batched: bit k for input k, k < 8. Nodes that differ in one of them
+ * are not merged. */
 enum { DN_BROADCAST_SHIFT = 16 };
 #define DN_BROADCAST(mask) ((mask) << DN_BROADCAST_SHIFT)
 
 extern const dn_op *const dn_ops[DN_OP_COUNT];
 
-/* Writes "<op>: <text>" to the message and returns `error`. dn__dims_text writes "(4, 3)", or "(4, 3) x 5" with a batch. */
+/* Writes "<op>: <text>" to the message and returns `error`. dn__dims_text writes "(4, 3)", or "(4,
+ * 3) x 5" with a batch. */
 int dn__fail(dn_shape *s, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));
 typedef struct dn_text { char s[96]; } dn_text;
 dn_text dn__dims_text(const dn_dim *d);
 #define DIMS(d) dn__dims_text(d).s
 
 /* the error of an index that is out of range */
-static inline int dn__bad_index(int index) { return index < 0 ? DN_ERROR_NEGATIVE : DN_ERROR_VALUE; }
+static inline int dn__bad_index(int index) {
+    return index < 0 ? DN_ERROR_NEGATIVE : DN_ERROR_VALUE;
+}
 
-/* dims: y with these sizes; the product is checked. Returns 0, or the error of a size that does not fit into an int. */
+/* dims: y with these sizes; the product is checked. Returns 0, or the error of a size that does not
+ * fit into an int. */
 int dn__set_dims(dn_shape *s, int nd, const int *d, int batch);
 /* The batch count of a result: all inputs have it or 1. Negative error otherwise. */
 int dn__common_batch(dn_shape *s);
-int dn__same_sizes(const dn_dim *a, const dn_dim *b);       /* equal but for trailing 1s */
-/* The dims() of an op whose inputs have the same dims but for trailing 1s; the batch is repeated. */
+int dn__same_sizes(const dn_dim *a, const dn_dim *b); /* equal but for trailing 1s */
+/* The dims() of an op whose inputs have the same dims but for trailing 1s; the batch is
+ * repeated. */
 int dn__alike_dims(dn_shape *s);
 
 /* Memory for the length of one call; NULL: no memory (the tape then reports the call as failed). */
@@ -139,37 +175,45 @@ dn_real *dn__scratch(dn_call *c, size_t n);
 /* Memory of the backward pass, for what dn__weight_gradient refers to. */
 dn_real *dn__backward_memory(dn_call *c, size_t n);
 
-/* dx is NULL where no gradient is wanted. Ask once for each input, and write at once. dn__dx_zeroed: always to be added to. */
+/* dx is NULL where no gradient is wanted. Ask once for each input, and write at once.
+ * dn__dx_zeroed: always to be added to. */
 static inline int dn__wants(const dn_call *c, int k) { return c->routes->wants(c, k); }
 static inline dn_grad dn__dx(dn_call *c, int k) { return c->routes->dx(c, k); }
 dn_real *dn__dx_zeroed(dn_call *c, int k);
 
-/* dW_k += dy x' (W_k is m x kk, dy m x n, x kk x n, all dense) for input k, an unbatched matrix that dn__wants(). Put off: the products of
- * one matrix are done as one when the backward pass reaches its node, so dy and x must outlive the call (values, dy, dn__backward_memory). */
-static inline void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x) {
+/* dW_k += dy x' (W_k is m x kk, dy m x n, x kk x n, all dense) for input k, an unbatched matrix
+ * that dn__wants(). Put off: the products of one matrix are done as one when the backward pass
+ * reaches its node, so dy and x must outlive the call (values, dy, dn__backward_memory). */
+static inline void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy,
+                                       const dn_real *x) {
     c->routes->weight_gradient(c, k, m, kk, n, dy, x);
 }
-/* Nothing more comes for input k in this call. Somebody may wait for it: then what was put off is computed now, before other inputs'
- * gradients. */
+/* Nothing more comes for input k in this call. Somebody may wait for it: then what was put off is
+ * computed now, before other inputs' gradients. */
 static inline void dn__input_done(dn_call *c, int k) { c->routes->input_done(c, k); }
 
 /* Random numbers in [0, 1) for the elements of this node; the same for every evaluation order. */
 struct dn_rng_key;
 void dn__draw_key(const dn_call *c, struct dn_rng_key *out);
-/* The generator to draw from instead, in the order of evaluation; NULL: there is none, draw with the key. */
+/* The generator to draw from instead, in the order of evaluation; NULL: there is none, draw with
+ * the key. */
 static inline struct dn_rng *dn__generator(const dn_call *c) { return c->workspace->rng.generator; }
 
-/* Rows of tables as inputs of an op that treats equal rows as one: an embedding of a word that occurs several times in a batch needs to be
- * multiplied only once, and its gradient can be added up before it is multiplied.
+/* Rows of tables as inputs of an op that treats equal rows as one: an embedding of a word that
+ * occurs several times in a batch needs to be multiplied only once, and its gradient can be added
+ * up before it is multiplied.
  *
- * Whether inputs first ... first + n - 1 are rows of one table, used alike, with equal batch counts. If so: that count, and rows[count k + b]
- * is the row of batch element b of input first + k; `rows` has this capacity. Else 0. */
+ * Whether inputs first ... first + n - 1 are rows of one table, used alike, with equal batch
+ * counts. If so: that count, and rows[count k + b] is the row of batch element b of input first +
+ * k; `rows` has this capacity. Else 0. */
 static inline int dn__table_rows(const dn_call *c, int first, int n, int capacity, int *rows) {
     return c->routes->table_rows(c, first, n, capacity, rows);
 }
-/* d(row) += dx for these rows of the table of input `first`: in place of gradients of the inputs themselves. The products are what those would
- * be. If somebody asks for one of them after all (dn_gradient), it is computed then. */
-static inline void dn__rows_gradient(dn_call *c, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx,
+/* d(row) += dx for these rows of the table of input `first`: in place of gradients of the inputs
+ * themselves. The products are what those would be. If somebody asks for one of them after all
+ * (dn_gradient), it is computed then. */
+static inline void dn__rows_gradient(dn_call *c, int first, int n, int count, int n_rows,
+                                     const int *rows, const dn_real *dx,
                                      const dn_row_products *products) {
     c->routes->rows_gradient(c, first, n, count, n_rows, rows, dx, products);
 }

@@ -8,14 +8,15 @@
 
 #include "dn_real.h"
 
-/* The compiler must not fuse what is not written as fmaf: the bits would depend on the machine and on the clone of a function. */
+/* The compiler must not fuse what is not written as fmaf: the bits would depend on the machine and
+ * on the clone of a function. */
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
 #pragma GCC optimize("fp-contract=off")
 #endif
 
-/* ---- mt19937 ----------------------------------------------------------------------------------------------------- */
+/* ---- mt19937 -------------------------------------------------------------------------- */
 enum { MT_N = 624, MT_M = 397 };
 
 struct dn_rng {
@@ -82,7 +83,8 @@ void dn_rng_get_state(const dn_rng *rng, uint32_t *state) {
 }
 
 int dn_rng_set_state(dn_rng *rng, const uint32_t *state) {
-    /* From this state only zeros follow, and dn_rng_normal would wait for another number for ever. */
+    /* From this state only zeros follow, and dn_rng_normal would wait for another number for
+     * ever. */
     uint32_t any = state[0] & 0x80000000u;
     for (int i = 1; i < MT_N; i++) any |= state[i];
     if (!any || state[MT_N] > MT_N) return -1;
@@ -99,9 +101,9 @@ static inline float mt_canonical(dn_rng *rng) {
     return u < 1.0f ? u : 1.0f - 0x1p-24f;
 }
 
-/* out = out a + b, rounded once. A pass of its own, since fmaf is a slow call where the instruction set is the oldest one. */
-DN_MULTIVERSION
-static void scale_shift(size_t n, float a, float b, float *out) {
+/* out = out a + b, rounded once. A pass of its own, since fmaf is a slow call where the instruction
+ * set is the oldest one. */
+DN_MULTIVERSION static void scale_shift(size_t n, float a, float b, float *out) {
     for (size_t i = 0; i < n; i++) out[i] = fmaf(out[i], a, b);
 }
 
@@ -146,11 +148,13 @@ void dn_rng_gumbel(dn_rng *rng, size_t n, float *out) {
     unlock(rng);
 }
 
-/* ---- Philox4x32-10 ----------------------------------------------------------------------------------------------- */
-/* The words stand in the low halves of 64 bits; what stands above them does not matter. So the product of 32-bit words is
- * one multiplication, and its low half needs no masking. The multipliers are arguments to keep them from the compiler,
- * which would else replace multiplications by shifts and additions (AVX2: 1.9 ns a word instead of 1.5). */
-static inline __attribute__((always_inline)) void philox_rounds(uint64_t c[4], uint64_t key, uint64_t m0, uint64_t m1) {
+/* ---- Philox4x32-10 -------------------------------------------------------------------- */
+/* The words stand in the low halves of 64 bits; what stands above them does not matter. So the
+ * product of 32-bit words is one multiplication, and its low half needs no masking. The multipliers
+ * are arguments to keep them from the compiler, which would else replace multiplications by shifts
+ * and additions (AVX2: 1.9 ns a word instead of 1.5). */
+static inline __attribute__((always_inline)) void philox_rounds(uint64_t c[4], uint64_t key,
+                                                                uint64_t m0, uint64_t m1) {
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     for (int round = 0; round < 10; round++) {
         uint64_t p0 = (c[0] & 0xffffffffu) * m0, p1 = (c[2] & 0xffffffffu) * m1;
@@ -170,11 +174,13 @@ static inline uint64_t hidden(uint64_t x) {
 
 static const uint64_t MULTIPLIER_0 = 0xd2511f53u, MULTIPLIER_1 = 0xcd9e8d57u;
 
-/* ---- draws ------------------------------------------------------------------------------------------------------- */
-/* Elements lie in groups, of LANES blocks each, that are computed whole: so no bits depend on where a call starts or ends. */
+/* ---- draws ---------------------------------------------------------------------------- */
+/* Elements lie in groups, of LANES blocks each, that are computed whole: so no bits depend on where
+ * a call starts or ends. */
 enum { LANES = 16, GROUP = 4 * LANES, MASK_GROUP = 8 * LANES };
 
-/* finaliser of splitmix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014 */
+/* finaliser of splitmix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators",
+ * OOPSLA 2014 */
 static uint64_t mix(uint64_t z) {
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
     z = (z ^ z >> 27) * 0x94d049bb133111ebu;
@@ -187,9 +193,10 @@ static uint64_t draw_key(const dn_rng_key *draw) {
 }
 
 /* words[w][lane] = word w of the block first_block + lane */
-static inline __attribute__((always_inline)) void draw_words(const dn_rng_key *draw, uint64_t key, uint32_t first_block,
-                                                             uint32_t words[4][LANES]) {
-    uint32_t node = draw->node, counter_low = (uint32_t)draw->counter, counter_high = (uint32_t)(draw->counter >> 32);
+static inline __attribute__((always_inline)) void
+draw_words(const dn_rng_key *draw, uint64_t key, uint32_t first_block, uint32_t words[4][LANES]) {
+    uint32_t node = draw->node, counter_low = (uint32_t)draw->counter,
+             counter_high = (uint32_t)(draw->counter >> 32);
     uint64_t m0 = hidden(MULTIPLIER_0), m1 = hidden(MULTIPLIER_1);
     for (int lane = 0; lane < LANES; lane++) {
         uint64_t c[4] = {first_block + (uint32_t)lane, node, counter_low, counter_high};
@@ -204,7 +211,8 @@ static inline size_t in_group(size_t group, size_t first, size_t end) {
     return room < end - first ? room : end - first;
 }
 
-/* log v for v in [2^-31, 1], to 1 ulp: v = m 2^e with m in [0.70, 1.41), the polynomial of Cephes' logf in m - 1 */
+/* log v for v in [2^-31, 1], to 1 ulp: v = m 2^e with m in [0.70, 1.41), the polynomial of Cephes'
+ * logf in m - 1 */
 static inline __attribute__((always_inline)) float log_unit(float v) {
     int32_t bits;
     memcpy(&bits, &v, sizeof bits);
@@ -225,23 +233,26 @@ static inline __attribute__((always_inline)) float log_unit(float v) {
     return (x + (x * z * p + k * -2.12194440e-4f - 0.5f * z)) + k * 0.693359375f;
 }
 
-/* (cos, sin) of 2 pi w / 2^32: the nearest quarter turn q, and the Cephes polynomials in the rest |a| <= pi/4 */
-static inline __attribute__((always_inline)) void cos_sin_turn(uint32_t w, float *cos_out, float *sin_out) {
+/* (cos, sin) of 2 pi w / 2^32: the nearest quarter turn q, and the Cephes polynomials in the rest
+ * |a| <= pi/4 */
+static inline __attribute__((always_inline)) void cos_sin_turn(uint32_t w, float *cos_out,
+                                                               float *sin_out) {
     uint32_t q = (w + 0x20000000u) >> 30;
     float a = (float)(int32_t)(w - (q << 30)) * 1.46291807926716e-9f; /* 2 pi / 2^32 */
     float z = a * a;
     float s = a + a * z * (-1.6666654611e-1f + z * (8.3321608736e-3f + z * -1.9515295891e-4f));
-    float c = 1.0f - 0.5f * z + z * z * (4.166664568298827e-2f + z * (-1.388731625493765e-3f + z * 2.443315711809948e-5f));
+    float c =
+        1.0f - 0.5f * z +
+        z * z * (4.166664568298827e-2f + z * (-1.388731625493765e-3f + z * 2.443315711809948e-5f));
     float cos_size = q & 1 ? s : c, sin_size = q & 1 ? c : s;
     *cos_out = (q + 1) & 2 ? -cos_size : cos_size;
     *sin_out = q & 2 ? -sin_size : sin_size;
 }
 
-/* In the three loops below a whole group is written to out, a part by way of `part`. The pragmas keep GCC 12 from unrolling
- * the lanes and vectorising over w instead. */
+/* In the three loops below a whole group is written to out, a part by way of `part`. The pragmas
+ * keep GCC 12 from unrolling the lanes and vectorising over w instead. */
 
-DN_MULTIVERSION
-void dn_draw_uniform(const dn_rng_key *draw, size_t first, size_t n, float *out) {
+DN_MULTIVERSION void dn_draw_uniform(const dn_rng_key *draw, size_t first, size_t n, float *out) {
     uint64_t key = draw_key(draw);
     for (size_t end = first + n, count; first < end; first += count, out += count) {
         uint32_t words[4][LANES];
@@ -251,13 +262,13 @@ void dn_draw_uniform(const dn_rng_key *draw, size_t first, size_t n, float *out)
         draw_words(draw, key, (uint32_t)(first / GROUP * LANES), words);
         for (int w = 0; w < 4; w++)
 #pragma omp simd
-            for (int lane = 0; lane < LANES; lane++) to[w * LANES + lane] = (float)(int32_t)(words[w][lane] >> 8) * 0x1p-24f;
+            for (int lane = 0; lane < LANES; lane++)
+                to[w * LANES + lane] = (float)(int32_t)(words[w][lane] >> 8) * 0x1p-24f;
         if (to == part) memcpy(out, part + first % GROUP, count * sizeof *out);
     }
 }
 
-DN_MULTIVERSION
-void dn_draw_normal(const dn_rng_key *draw, size_t first, size_t n, float *out) {
+DN_MULTIVERSION void dn_draw_normal(const dn_rng_key *draw, size_t first, size_t n, float *out) {
     uint64_t key = draw_key(draw);
     for (size_t end = first + n, count; first < end; first += count, out += count) {
         uint32_t words[4][LANES];
@@ -278,15 +289,17 @@ void dn_draw_normal(const dn_rng_key *draw, size_t first, size_t n, float *out) 
     }
 }
 
-/* limit = keep_probability 2^32, from 1 to 2^32. An element's 32-bit number is compared by its high half, which is half of
- * a word; its low half is computed only where the high half ties. So 16 blocks give 128 elements. */
-DN_MULTIVERSION
-static void draw_bernoulli_bits(const dn_rng_key *draw, size_t first, size_t n, uint64_t limit, float scale, float *out) {
+/* limit = keep_probability 2^32, from 1 to 2^32. An element's 32-bit number is compared by its high
+ * half, which is half of a word; its low half is computed only where the high half ties. So 16
+ * blocks give 128 elements. */
+DN_MULTIVERSION static void draw_bernoulli_bits(const dn_rng_key *draw, size_t first, size_t n,
+                                                uint64_t limit, float scale, float *out) {
     uint64_t key = draw_key(draw);
     int32_t limit_high = (int32_t)(limit >> 16), limit_low = (int32_t)(limit & 0xffffu);
     uint32_t both_limits = (uint32_t)(limit >> 16 & 0xffffu) * 0x00010001u;
     for (size_t end = first + n, count; first < end; first += count, out += count) {
-        uint32_t block = (uint32_t)(first / MASK_GROUP * LANES), words[4][LANES], low[4][LANES], ties = 0;
+        uint32_t block = (uint32_t)(first / MASK_GROUP * LANES), words[4][LANES], low[4][LANES],
+                 ties = 0;
         float part[MASK_GROUP], *to;
         count = in_group(MASK_GROUP, first, end);
         to = count == MASK_GROUP ? out : part;
@@ -294,30 +307,39 @@ static void draw_bernoulli_bits(const dn_rng_key *draw, size_t first, size_t n, 
         for (int w = 0; w < 4; w++)
 #pragma omp simd reduction(| : ties)
             for (int lane = 0; lane < LANES; lane++) {
-                int32_t a = (int32_t)(words[w][lane] & 0xffffu), b = (int32_t)(words[w][lane] >> 16);
+                int32_t a = (int32_t)(words[w][lane] & 0xffffu),
+                        b = (int32_t)(words[w][lane] >> 16);
                 to[2 * w * LANES + lane] = a < limit_high ? scale : 0.0f;
                 to[(2 * w + 1) * LANES + lane] = b < limit_high ? scale : 0.0f;
-                uint32_t x = words[w][lane] ^ both_limits; /* has a half that is 0? Then the next line sets its top bit. */
+                /* has a half that is 0? Then the next line sets its top bit. */
+                uint32_t x = words[w][lane] ^ both_limits;
                 ties |= (x - 0x00010001u) & ~x;
             }
         if ((ties & 0x80008000u) && limit_low) { /* one group in 512 */
             draw_words(draw, key, block | 0x80000000u, low);
             for (int w = 0; w < 4; w++)
                 for (int lane = 0; lane < LANES; lane++) {
-                    int32_t a = (int32_t)(words[w][lane] & 0xffffu), b = (int32_t)(words[w][lane] >> 16);
-                    int32_t a_low = (int32_t)(low[w][lane] & 0xffffu), b_low = (int32_t)(low[w][lane] >> 16);
-                    if (a == limit_high) to[2 * w * LANES + lane] = a_low < limit_low ? scale : 0.0f;
-                    if (b == limit_high) to[(2 * w + 1) * LANES + lane] = b_low < limit_low ? scale : 0.0f;
+                    int32_t a = (int32_t)(words[w][lane] & 0xffffu),
+                            b = (int32_t)(words[w][lane] >> 16);
+                    int32_t a_low = (int32_t)(low[w][lane] & 0xffffu),
+                            b_low = (int32_t)(low[w][lane] >> 16);
+                    if (a == limit_high)
+                        to[2 * w * LANES + lane] = a_low < limit_low ? scale : 0.0f;
+                    if (b == limit_high)
+                        to[(2 * w + 1) * LANES + lane] = b_low < limit_low ? scale : 0.0f;
                 }
         }
         if (to == part) memcpy(out, part + first % MASK_GROUP, count * sizeof *out);
     }
 }
 
-void dn_draw_bernoulli_mask(const dn_rng_key *draw, size_t first, size_t n, float keep_probability, float scale, float *out) {
+void dn_draw_bernoulli_mask(const dn_rng_key *draw, size_t first, size_t n, float keep_probability,
+                            float scale, float *out) {
     double limit = keep_probability * 0x1p32;
     if (!(limit >= 0.5))
         for (size_t i = 0; i < n; i++) out[i] = 0.0f;
     else
-        draw_bernoulli_bits(draw, first, n, limit < 0x1p32 ? (uint64_t)(limit + 0.5) : (uint64_t)1 << 32, scale, out);
+        draw_bernoulli_bits(draw, first, n,
+                            limit < 0x1p32 ? (uint64_t)(limit + 0.5) : (uint64_t)1 << 32, scale,
+                            out);
 }

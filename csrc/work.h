@@ -1,4 +1,5 @@
-/* What each thread has done so far, for whoever wants to know which of its data an update came from. It knows nothing else. */
+/* What each thread has done so far, for whoever wants to know which of its data an update came
+ * from. It knows nothing else. */
 #pragma once
 
 #include "dn_api.h"

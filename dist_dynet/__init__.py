@@ -2,7 +2,8 @@
 
     import dist_dynet as dy
 
-Build a graph per example, loss.backward(), trainer.update(); dist_dynet.parallel turns the same script into N MPI ranks.
+Build a graph per example, loss.backward(), trainer.update(); dist_dynet.parallel turns the same
+script into N MPI ranks.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from ._random import reset_random_seed
 from ._random_state import random_state, set_random_state
 from ._version import __version__
 from .batching import AutobatchStats, autobatch_stats
-from .traced_functions import cell, traced
 from .expression import Expression, forward, npvalues, values
 from .graph import ComputationGraph, cg, cg_checkpoint, cg_revert, cg_version, renew_cg
 from .nn import *  # noqa: F403
@@ -27,6 +27,7 @@ from .params import __all__ as _params
 from .settings import *  # noqa: F403
 from .settings import __all__ as _settings
 from .tensor import Tensor
+from .traced_functions import cell, traced
 from .trainers import *  # noqa: F403
 from .trainers import __all__ as _trainers
 
@@ -43,7 +44,8 @@ _LATER = {
     "nonfinite": ("NonFinite", "NonFiniteError", "find_nonfinite", "trace_nonfinite"),
     "parallel": (),
 }
-"""Modules that most programs do not need, imported when they, or these names of theirs, are first asked for."""
+"""Modules that most programs do not need, imported when they, or these names of theirs, are first
+asked for."""
 
 __all__ = [
     "AutobatchStats",

@@ -1,6 +1,8 @@
-"""A checkout without compiled parts, met before the package that is installed: Python looks into the folder that it works in first.
+"""A checkout without compiled parts, met before the package that is installed: Python looks into
+the folder that it works in first.
 
-Importing it does its work. It stands by itself, since it comes before everything else of the package.
+Importing it does its work. It stands by itself, since it comes before everything else of the
+package.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ def _version(folder: Path) -> str | None:
 
 
 def _use_installed(name: str, path: list[str]) -> None:
-    """Where the package of this name, whose __path__ is given, is not compiled: takes its modules from one of the same version that is.
+    """Where the package of this name, whose __path__ is given, is not compiled: takes its modules
+    from one of the same version that is.
 
-    It is looked for along sys.path. If there is none, nothing changes, and the import of the extensions says what to do.
+    It is looked for along sys.path. If there is none, nothing changes, and the import of the
+    extensions says what to do.
     """
     here = Path(path[0])
     if is_compiled(here):
@@ -43,8 +47,8 @@ def _use_installed(name: str, path: list[str]) -> None:
         if is_compiled(other) and _version(other) == _version(here):
             path[:] = [str(other)]
             warnings.warn(
-                f"{name}: {here} is not compiled; the package installed in {other}, of the same version, is used. To compile in place: "
-                f"pip install -e {here.parent}",
+                f"{name}: {here} is not compiled; the package installed in {other}, of the same"
+                f" version, is used. To compile in place: pip install -e {here.parent}",
                 RuntimeWarning,
                 stacklevel=2,
             )

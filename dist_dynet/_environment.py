@@ -1,4 +1,5 @@
-"""The DIST_DYNET_* variables of the environment as what they mean: read once, at import. A value that makes no sense is an ImportError.
+"""The DIST_DYNET_* variables of the environment as what they mean: read once, at import. A value
+that makes no sense is an ImportError.
 
 An empty value counts as none. It knows what values look like, and not what they are for.
 """
@@ -21,7 +22,10 @@ def number(name: str, default: float, *, least: float | None = None) -> float:
     except ValueError:
         value = float("nan")
     if not (value > 0 if least is None else value >= least):
-        raise ImportError(f"{name}: takes a number {'above 0' if least is None else f'of {least:g} or more'}; got {text!r}.")
+        raise ImportError(
+            f"{name}: takes a number {'above 0' if least is None else f'of {least:g} or more'}; got"
+            f" {text!r}."
+        )
     return value
 
 
@@ -45,5 +49,7 @@ def choice(name: str, choices: Sequence[str]) -> str:
     """
     text = os.environ.get(name) or choices[0]
     if text not in choices:
-        raise ImportError(f"{name}: must be {', '.join(choices[:-1])} or {choices[-1]}; got {text!r}.")
+        raise ImportError(
+            f"{name}: must be {', '.join(choices[:-1])} or {choices[-1]}; got {text!r}."
+        )
     return text

@@ -1,7 +1,8 @@
 """The wall: the only module that touches cffi.
 
-It chooses the number type (DIST_DYNET_DTYPE=float32|float64), loads the extensions, hands BLAS to the kernels, and turns the
-negative results of C calls into Python exceptions. It knows nothing of parameters or policy.
+It chooses the number type (DIST_DYNET_DTYPE=float32|float64), loads the extensions, hands BLAS to
+the kernels, and turns the negative results of C calls into Python exceptions. It knows nothing of
+parameters or policy.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ DTYPE_NAME = choice("DIST_DYNET_DTYPE", ("float32", "float64"))
 DTYPE = np.dtype(DTYPE_NAME)
 
 FAST_PATHS = choice("DIST_DYNET_FAST_PATHS", ("1", "0")) == "1"
-"""Whether functions in C stand for those of Python's that are called most often. Without them the same is done more slowly:
-for tests, and to find a fault."""
+"""Whether functions in C stand for those of Python's that are called most often. Without them the
+same is done more slowly: for tests, and to find a fault."""
 
 try:
     _core: Any = import_module(f"dist_dynet._core_{DTYPE_NAME}")
@@ -35,15 +36,16 @@ try:
         from . import _plain as _calls
 except ModuleNotFoundError as error:
     raise ImportError(
-        f"dist_dynet: the package must be compiled; got sources alone, in {Path(__file__).parent}. To compile them in place: "
-        f"pip install -e {Path(__file__).parents[1]}. If another version is installed: run Python from another folder."
+        f"dist_dynet: the package must be compiled; got sources alone, in {Path(__file__).parent}."
+        f" To compile them in place: pip install -e {Path(__file__).parents[1]}. If another version"
+        " is installed: run Python from another folder."
     ) from error
 ffi: Any = _core.ffi
 lib: Any = _core.lib
 calls = _calls
 accelerated = calls.accelerated
-"""What stands for a function of Python's: one of csrc/python of the same name, which calls it for all that it does not take;
-without fast paths the function itself."""
+"""What stands for a function of Python's: one of csrc/python of the same name, which calls it for
+all that it does not take; without fast paths the function itself."""
 
 NULL = ffi.NULL
 DIM = ffi.typeof("dn_dim *")
@@ -54,7 +56,8 @@ _declined: Counter[str] = Counter()
 
 
 def declines(name: str) -> bool:
-    """Whether a fast path of Python's own, of this name, is switched off; counts how often it was."""
+    """Whether a fast path of Python's own, of this name, is switched off; counts how often it
+    was."""
     if FAST_PATHS:
         return False
     _declined[name] += 1
@@ -66,7 +69,7 @@ def declined() -> Counter[str]:
     return _declined.copy()
 
 
-# ---- BLAS ----------------------------------------------------------------------------------------------------------------------------
+# ---- BLAS ------------------------------------------------------------------------------
 
 
 def _blas_candidates() -> list[tuple[str, str]]:
@@ -76,9 +79,14 @@ def _blas_candidates() -> list[tuple[str, str]]:
         return []
     if chosen:
         return [(chosen, "cblas_"), (chosen, "scipy_cblas_")]
-    found = find_spec("scipy_openblas32")  # not imported: all that it needs takes a tenth of the time of this import
+    # not imported: all that it needs takes a tenth of the time of this import
+    found = find_spec("scipy_openblas32")
     folders = found.submodule_search_locations or [] if found else []
-    return [(str(p), "scipy_cblas_") for folder in folders for p in sorted(Path(folder, "lib").glob("libscipy_openblas*"))]
+    return [
+        (str(p), "scipy_cblas_")
+        for folder in folders
+        for p in sorted(Path(folder, "lib").glob("libscipy_openblas*"))
+    ]
 
 
 def _load_blas() -> str:
@@ -87,22 +95,30 @@ def _load_blas() -> str:
     for path, prefix in _blas_candidates():
         try:
             library = _opened(path)
-            functions = [getattr(library, f"{prefix}{letter}{name}") for name in ("gemm", "gemv", "ger")]
+            functions = [
+                getattr(library, f"{prefix}{letter}{name}") for name in ("gemm", "gemv", "ger")
+            ]
         except (OSError, AttributeError):
             continue
-        lib.dn_set_blas(*(ffi.cast("void *", ctypes.cast(f, ctypes.c_void_p).value) for f in functions))
+        lib.dn_set_blas(
+            *(ffi.cast("void *", ctypes.cast(f, ctypes.c_void_p).value) for f in functions)
+        )
         _limit_threads(library, prefix)
         _multiply_once(functions[0])
         _blas["kernels"] = f"{Path(path).name} {_core_name(library, prefix)}".rstrip()
         return path
     if os.environ.get("DIST_DYNET_BLAS", "none") not in ("", "none"):
-        raise ImportError(f"DIST_DYNET_BLAS={os.environ['DIST_DYNET_BLAS']}: not a BLAS library with cblas functions.")
+        raise ImportError(
+            f"DIST_DYNET_BLAS={os.environ['DIST_DYNET_BLAS']}: not a BLAS library with cblas"
+            " functions."
+        )
     lib.dn_set_blas(NULL, NULL, NULL)
     return "none (plain C)"
 
 
 def _opened(path: str) -> ctypes.CDLL:
-    """The library, with no more threads than it is to use: OpenBLAS starts one per core when it is loaded, and each is busy for 30 ms."""
+    """The library, with no more threads than it is to use: OpenBLAS starts one per core when it is
+    loaded, and each is busy for 30 ms."""
     name = "OPENBLAS_NUM_THREADS"
     before = os.environ.get(name)
     os.environ[name] = str(whole("DIST_DYNET_THREADS", 1))
@@ -116,16 +132,22 @@ def _opened(path: str) -> ctypes.CDLL:
 
 
 def _multiply_once(gemm: Any) -> None:
-    """OpenBLAS takes its buffers at the first product, and ends the process where there is no memory for them: better here than in a run."""
+    """OpenBLAS takes its buffers at the first product, and ends the process where there is no
+    memory for them: better here than in a run."""
     n, row_major, plain = 128, 101, 111  # larger than what is multiplied without a buffer
     real = ctypes.c_float if DTYPE_NAME == "float32" else ctypes.c_double
     a, c = np.zeros((n, n), DTYPE), np.zeros((n, n), DTYPE)
-    x, y, sizes = ctypes.c_void_p(a.ctypes.data), ctypes.c_void_p(c.ctypes.data), [ctypes.c_int(n)] * 3
+    x, y, sizes = (
+        ctypes.c_void_p(a.ctypes.data),
+        ctypes.c_void_p(c.ctypes.data),
+        [ctypes.c_int(n)] * 3,
+    )
     gemm(row_major, plain, plain, *sizes, real(1), x, sizes[0], x, sizes[0], real(0), y, sizes[0])
 
 
 def _core_name(library: Any, prefix: str) -> str:
-    """The processor for which OpenBLAS has chosen its kernels; they give other roundings on another."""
+    """The processor for which OpenBLAS has chosen its kernels; they give other roundings on
+    another."""
     name = getattr(library, f"{prefix.removesuffix('cblas_')}openblas_get_corename", None)
     if name is None:
         return ""
@@ -136,7 +158,11 @@ def _core_name(library: Any, prefix: str) -> str:
 def _limit_threads(library: Any, prefix: str) -> None:
     """One thread per process by default: ranks are the parallelism."""
     threads = whole("DIST_DYNET_THREADS", 1)
-    for name in (f"{prefix.removesuffix('cblas_')}openblas_set_num_threads", "MKL_Set_Num_Threads", "bli_thread_set_num_threads"):
+    for name in (
+        f"{prefix.removesuffix('cblas_')}openblas_set_num_threads",
+        "MKL_Set_Num_Threads",
+        "bli_thread_set_num_threads",
+    ):
         setter = getattr(library, name, None)
         if setter is not None:
             setter(threads)
@@ -145,19 +171,21 @@ def _limit_threads(library: Any, prefix: str) -> None:
 _blas = {"kernels": "plain C"}
 BLAS = _load_blas()
 BLAS_KERNELS = _blas["kernels"]
-"""What decides how BLAS rounds: the library and the kernels that it has chosen for this processor."""
+"""What decides how BLAS rounds: the library and the kernels that it has chosen for this
+processor."""
 SIMD: str = ffi.string(lib.dn_simd_level()).decode()
 
-# ---- operations ----------------------------------------------------------------------------------------------------------------------
+# ---- operations ------------------------------------------------------------------------
 
 OPS: dict[str, int] = {ffi.string(lib.dn_op_name(i)).decode(): i for i in range(lib.DN_OP_COUNT)}
 """The number of each operation, by name, from the rows of csrc/ops."""
 
-# ---- errors --------------------------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------
 
 
 class NegativeIndexError(ValueError, OverflowError):
-    """An index below 0 where there is nothing to count from the end. An OverflowError, too, as in DyNet."""
+    """An index below 0 where there is nothing to count from the end. An OverflowError, too, as in
+    DyNet."""
 
 
 _EXCEPTIONS: dict[int, type[Exception]] = {
@@ -173,7 +201,8 @@ _EXCEPTIONS: dict[int, type[Exception]] = {
 
 
 class _Callback(threading.local):
-    """What this thread's C call is doing in Python: the operation of the user's own that runs now, and what it raised."""
+    """What this thread's C call is doing in Python: the operation of the user's own that runs now,
+    and what it raised."""
 
     running = ""
     tracing = ""
@@ -188,32 +217,41 @@ GRAPH_SHIFT: int = lib.DN_INDEX_BITS + lib.DN_EPOCH_BITS
 
 
 def fail(code: int, *handles: int, what: str = "") -> NoReturn:
-    """Raises the exception that a negative result of a call with these handles stands for; `what` as in fail_in()."""
-    # calls are made on the graph of the first input that is a node; of parameters alone, on the current graph
+    """Raises the exception that a negative result of a call with these handles stands for; `what`
+    as in fail_in()."""
+    # calls are made on the graph of the first input that is a node; of parameters alone, on the
+    # current graph
     graphs = (h >> GRAPH_SHIFT for h in handles)
     fail_in(next((g for g in graphs if g >> lib.DN_GRAPH_BITS == 0), calls.current()), code, what)
 
 
 def fail_in(graph: int, code: int, what: str = "") -> NoReturn:
-    """The same for a call on a graph. `what` is the function that was called, where the operation has another name."""
+    """The same for a call on a graph. `what` is the function that was called, where the operation
+    has another name."""
     if code == lib.DN_ERROR_PYTHON:
         raised, callback.raised = callback.raised, None
         try:
-            raise raised or RuntimeError("an operation written in Python raised an exception in another thread.")
+            raise raised or RuntimeError(
+                "an operation written in Python raised an exception in another thread."
+            )
         finally:
             del raised
     if code in (lib.DN_ERROR_BUSY, lib.DN_ERROR_STALE) and callback.tracing:
         raise RuntimeError(
-            f"{callback.tracing}: the function uses an expression of the graph that is not among its arguments, or the graph itself. "
-            "Pass as arguments what it needs."
+            f"{callback.tracing}: the function uses an expression of the graph that is not among"
+            " its arguments, or the graph itself. Pass as arguments what it needs."
         )
     if code == lib.DN_ERROR_BUSY and callback.running:
         raise RuntimeError(
-            f"graph busy: inside of forward and backward of {callback.running} no node can be made or read. Compute with the arrays given."
+            f"graph busy: inside of forward and backward of {callback.running} no node can be made"
+            " or read. Compute with the arrays given."
         )
     message = ffi.string(lib.dn_message(graph)).decode(errors="replace")
     if code == lib.DN_ERROR_BUSY or not message:  # without words: dn_value() found no way in
-        raise RuntimeError("this graph is being computed by another thread. Each thread has a graph of its own: call renew_cg() in it.")
+        raise RuntimeError(
+            "this graph is being computed by another thread. Each thread has a graph of its own:"
+            " call renew_cg() in it."
+        )
     if what:
         operation, colon, rest = message.partition(": ")
         message = f"{what}: {rest}" if colon and operation in OPS else message
@@ -223,11 +261,12 @@ def fail_in(graph: int, code: int, what: str = "") -> NoReturn:
 
 calls.bind(int(ffi.cast("uintptr_t", lib.dn_node_table())), OPS, fail_in)
 
-# ---- memory --------------------------------------------------------------------------------------------------------------------------
+# ---- memory ----------------------------------------------------------------------------
 
 
 def view(pointer: Any, size: int, owner: object = None) -> NDArray[Any]:
-    """The numbers behind a C pointer as a NumPy array, without a copy. The array keeps `owner` alive; without one the caller does."""
+    """The numbers behind a C pointer as a NumPy array, without a copy. The array keeps `owner`
+    alive; without one the caller does."""
     if size == 0:
         return np.empty(0, DTYPE)
     if owner is not None:
@@ -246,7 +285,8 @@ def pointer(array: NDArray[Any]) -> Any:
 
 
 def read(pointer_to_values: Any, dims: tuple[int, ...], batch: int) -> NDArray[np.float64]:
-    """A float64 copy in DyNet's form: the dims, plus the batch as last axis when there is more than one."""
+    """A float64 copy in DyNet's form: the dims, plus the batch as last axis when there is more than
+    one."""
     size = batch
     for d in dims:
         size *= d

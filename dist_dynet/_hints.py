@@ -1,4 +1,5 @@
-"""Names that other toolkits have, and what is written here in their place: read when somebody asks `dy`, or one of its objects, for them."""
+"""Names that other toolkits have, and what is written here in their place: read when somebody asks
+`dy`, or one of its objects, for them."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ WRITTEN_HERE = {
     "value": "x.value",
     "vector": "inputVector",
 }
-"""A name in PyTorch or NumPy -> the one here. With a letter before the dot: of a collection m, an expression x."""
+"""A name in PyTorch or NumPy -> the one here. With a letter before the dot: of a collection m, an
+expression x."""
 
 
 def hint(name: str) -> str:
@@ -88,7 +90,8 @@ OF_TRAINERS = {
 
 
 class _Elsewhere:
-    """Stands in a class for an attribute that it does not have. Unlike a __getattr__ it costs nothing at other attributes.
+    """Stands in a class for an attribute that it does not have. Unlike a __getattr__ it costs
+    nothing at other attributes.
 
     Objects of subclasses without __slots__ may have an attribute of that name.
     """
@@ -99,7 +102,11 @@ class _Elsewhere:
     def __get__(self, owner: object, cls: type) -> Any:
         own: dict[str, Any] = getattr(owner, "__dict__", {})
         if self.name not in own:
-            raise AttributeError(f"{cls.__name__!r} object has no attribute {self.name!r}. {self.words}", name=self.name, obj=owner)
+            raise AttributeError(
+                f"{cls.__name__!r} object has no attribute {self.name!r}. {self.words}",
+                name=self.name,
+                obj=owner,
+            )
         return own[self.name]
 
     def __set__(self, owner: object, value: object) -> None:
@@ -111,7 +118,10 @@ class _Elsewhere:
 def _names(thing: object) -> list[str]:
     """What dir() shows: all but these."""
     classes = type(thing).__mro__
-    found = ((name, next((vars(c)[name] for c in classes if name in vars(c)), None)) for name in object.__dir__(thing))
+    found = (
+        (name, next((vars(c)[name] for c in classes if name in vars(c)), None))
+        for name in object.__dir__(thing)
+    )
     return [name for name, attribute in found if not isinstance(attribute, _Elsewhere)]
 
 

@@ -1,6 +1,8 @@
-"""What counts as an integer, a float, and a list of them: the one rule that sizes, indices, dims, counts and rates obey, in each call.
+"""What counts as an integer, a float, and a list of them: the one rule that sizes, indices, dims,
+counts and rates obey, in each call.
 
-csrc/python/numbers.c takes Python's own integers of 32 bits and floats, and hands everything else to the functions here.
+csrc/python/numbers.c takes Python's own integers of 32 bits and floats, and hands everything else
+to the functions here.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from ._ffi import DTYPE, accelerated, calls
 def integer(value: Any) -> int:
     """The integer that a value stands for.
 
-    Integers, Python's and NumPy's; floats without a fraction, as n / 2 gives them; NumPy arrays of one such element. True and False are 1
-    and 0, as everywhere in Python; NumPy's truth values are masks, not integers, and refused as text, NaN, infinity and fractions are.
+    Integers, Python's and NumPy's; floats without a fraction, as n / 2 gives them; NumPy arrays of
+    one such element. True and False are 1 and 0, as everywhere in Python; NumPy's truth values are
+    masks, not integers, and refused as text, NaN, infinity and fractions are.
 
     Raises: TypeError for anything else.
 
@@ -39,7 +42,8 @@ def integer(value: Any) -> int:
 
 
 def named(value: Any, what: str, name: str, hint: str = "") -> int:
-    """The argument `name` of the function `what` as an integer of any size; `hint` is what the error says in the end.
+    """The argument `name` of the function `what` as an integer of any size; `hint` is what the
+    error says in the end.
 
     Raises: TypeError for what integer() does not take.
     """
@@ -61,7 +65,11 @@ def whole(value: Any, what: str, name: str = "the index", several: str = "") -> 
 
     Raises: TypeError as named(), OverflowError for more bits.
     """
-    hint = f" For several: {several}()." if several and isinstance(value, Iterable) and not isinstance(value, str) else ""
+    hint = (
+        f" For several: {several}()."
+        if several and isinstance(value, Iterable) and not isinstance(value, str)
+        else ""
+    )
     if name == "a dim" and isinstance(value, calls.Node):
         hint = f" Expressions go into one list: {what}([x, y])."
     return _of_32_bits(named(value, what, name, hint), what, name)
@@ -71,14 +79,17 @@ count = whole
 
 
 def is_one(value: Any) -> bool:
-    """Whether it stands for one index, not for several: it is no iterable, or an array without dims."""
+    """Whether it stands for one index, not for several: it is no iterable, or an array without
+    dims."""
     return not isinstance(value, Iterable) or (isinstance(value, np.ndarray) and value.ndim == 0)
 
 
 def _is_flat(values: Any) -> bool:
     if isinstance(values, np.ndarray):
         return values.ndim == 1
-    return isinstance(values, Iterable) and not any(isinstance(v, Iterable) and not isinstance(v, str) for v in values)
+    return isinstance(values, Iterable) and not any(
+        isinstance(v, Iterable) and not isinstance(v, str) for v in values
+    )
 
 
 @accelerated
@@ -92,7 +103,10 @@ def indices(values: Iterable[int], what: str) -> Sequence[int]:
             raise TypeError(f"{values.ndim} dims")
         found = [integer(v) for v in items]
     except TypeError:
-        raise TypeError(f"{what}: indices must be integers{'' if _is_flat(values) else ' in one flat list'}; got {values!r}.") from None
+        raise TypeError(
+            f"{what}: indices must be integers{'' if _is_flat(values) else ' in one flat list'};"
+            f" got {values!r}."
+        ) from None
     return [_of_32_bits(n, what, "the index") for n in found]
 
 
@@ -120,19 +134,26 @@ def floats(values: Any, what: str) -> Any:
 
 
 def numbers(values: Any, what: str, takes: str = "takes numbers", order: Any = None) -> Any:
-    """An array of the build's type, in a memory order, from arrays and nested sequences of numbers. What is one is not copied.
+    """An array of the build's type, in a memory order, from arrays and nested sequences of numbers.
+    What is one is not copied.
 
     NumPy itself would read None as NaN and text as a number.
     """
     if type(values) is np.ndarray and values.dtype.kind == "f":  # nearly always
         return np.asarray(values, DTYPE, order)
-    if isinstance(values, calls.Node) or (isinstance(values, list | tuple) and any(isinstance(v, calls.Node) for v in values)):
+    if isinstance(values, calls.Node) or (
+        isinstance(values, list | tuple) and any(isinstance(v, calls.Node) for v in values)
+    ):
         raise TypeError(f"{what}: {takes}; got expressions. To join expressions: concatenate().")
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
-        raise TypeError(f"{what}: {takes}; got masked ones. Say what stands for them: array.filled(0).")
+        raise TypeError(
+            f"{what}: {takes}; got masked ones. Say what stands for them: array.filled(0)."
+        )
     try:
         array = np.asarray(values)
-        if array.dtype.kind not in "biufO" or (array.dtype.kind == "O" and any(isinstance(v, str | None) for v in array.flat)):
+        if array.dtype.kind not in "biufO" or (
+            array.dtype.kind == "O" and any(isinstance(v, str | None) for v in array.flat)
+        ):
             raise TypeError(f"got {values!r:.60}")
         return np.asarray(array, DTYPE, order)
     except (TypeError, ValueError) as error:

@@ -1,4 +1,5 @@
-"""What csrc/python has besides functions that stand for others, in Python: for DIST_DYNET_FAST_PATHS=0, which does not load it.
+"""What csrc/python has besides functions that stand for others, in Python: for
+DIST_DYNET_FAST_PATHS=0, which does not load it.
 
 The base of Expression, and which graph is a thread's. It knows no C.
 """
@@ -23,7 +24,9 @@ class Node:
 
     def __new__(cls, *args: Any, **named: Any) -> Any:
         if (args or named) and cls.__init__ is object.__init__:
-            raise TypeError("an expression takes no arguments. Use inputs, parameters and functions.")
+            raise TypeError(
+                "an expression takes no arguments. Use inputs, parameters and functions."
+            )
         node = super().__new__(cls)
         if _watch is not None:
             _watch()
@@ -71,7 +74,9 @@ def expression_class(cls: Any, /) -> None:
     _expression = cls
 
 
-def operator(name: str, op: str, general: Callable[..., Any], reflected: Callable[..., Any] | None, /) -> None:
+def operator(
+    name: str, op: str, general: Callable[..., Any], reflected: Callable[..., Any] | None, /
+) -> None:
     """Gives Expression an operator, such as __add__, and its reflected form."""
     also = {"__mul__": "__matmul__"}.get(name, name)
     for each in {name, also}:

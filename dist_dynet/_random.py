@@ -1,8 +1,9 @@
 """Seeds and streams.
 
-Initial parameters come from one mt19937 per process, drawn as libstdc++ does. Draws inside graphs (dropout, noise) are keyed by
-(seed, stream, draw counter, node, element): the stream tells ranks, threads and forked children apart. In DyNet's order (use_dynet_order) the
-first thread's graph draws from the mt19937, too, node after node.
+Initial parameters come from one mt19937 per process, drawn as libstdc++ does. Draws inside graphs
+(dropout, noise) are keyed by (seed, stream, draw counter, node, element): the stream tells ranks,
+threads and forked children apart. In DyNet's order (use_dynet_order) the first thread's graph draws
+from the mt19937, too, node after node.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def seed() -> int:
 
 
 def set_seed(seed: int) -> None:
-    """Keys all graphs by this seed, their counters at 0; the generator of initial values stays as it is."""
+    """Keys all graphs by this seed, their counters at 0; the generator of initial values stays as
+    it is."""
     _state.seed = seed & _MASK
     _state.tell()
 
@@ -90,7 +92,8 @@ def generator() -> Any:
 
 
 def use_dynet_order(on: bool) -> None:
-    """Whether everything that a program's numbers depend on is as in DyNet: one generator, drawn from in the order of computation."""
+    """Whether everything that a program's numbers depend on is as in DyNet: one generator, drawn
+    from in the order of computation."""
     if on != _state.dynet_order:
         _state.dynet_order = on
         _state.tell()
@@ -102,9 +105,11 @@ def dynet_order() -> bool:
 
 
 def node_generator(thread: int) -> Any:
-    """What the nodes of a thread's graph draw from, one after the other; NULL: their draws are keyed.
+    """What the nodes of a thread's graph draw from, one after the other; NULL: their draws are
+    keyed.
 
-    Threads beside the first keep keyed draws: what they drew from a common generator would depend on who comes first.
+    Threads beside the first keep keyed draws: what they drew from a common generator would depend
+    on who comes first.
     """
     return _state.generator if _state.dynet_order and thread == 0 else ffi.NULL
 
@@ -134,7 +139,11 @@ def new_thread() -> int:
 
 def key(thread: int) -> tuple[int, int]:
     """(seed, stream) of a thread's graph."""
-    stream = _state.rank if not thread and not _state.lineage else _mix(_mix(_state.rank, thread), _state.lineage)
+    stream = (
+        _state.rank
+        if not thread and not _state.lineage
+        else _mix(_mix(_state.rank, thread), _state.lineage)
+    )
     return _state.seed, stream
 
 

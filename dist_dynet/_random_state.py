@@ -1,4 +1,5 @@
-"""The state of all random draws, to be stored with a model, so that a resumed run draws what an uninterrupted one would."""
+"""The state of all random draws, to be stored with a model, so that a resumed run draws what an
+uninterrupted one would."""
 
 from __future__ import annotations
 
@@ -16,8 +17,9 @@ from .graph import cg
 def random_state() -> dict[str, NDArray[Any]]:
     """What set_random_state() needs to repeat the draws from here on, as arrays by name.
 
-    It holds the generator of initial values, the seed, how many graphs this thread has drawn for since the seed was set, and how often it
-    has sampled outside of graphs (as softmax builders do). Rank and thread are not part of it: each keeps draws of its own.
+    It holds the generator of initial values, the seed, how many graphs this thread has drawn for
+    since the seed was set, and how often it has sampled outside of graphs (as softmax builders do).
+    Rank and thread are not part of it: each keeps draws of its own.
 
     >>> import dist_dynet as dy
     >>> state = dy.random_state()
@@ -31,7 +33,11 @@ def random_state() -> dict[str, NDArray[Any]]:
     with _random.lock():
         lib.dn_rng_get_state(_random.generator(), ffi.from_buffer("uint32_t *", state))
     counts = {"counter": lib.dn_graph_counter(cg().number), "samples": cg()._samples}
-    return {"mt19937": state, "seed": np.array(_random.seed(), np.uint64), **{name: np.array(n, np.uint64) for name, n in counts.items()}}
+    return {
+        "mt19937": state,
+        "seed": np.array(_random.seed(), np.uint64),
+        **{name: np.array(n, np.uint64) for name, n in counts.items()},
+    }
 
 
 def set_random_state(state: Mapping[str, NDArray[Any]]) -> None:
@@ -52,14 +58,24 @@ def set_random_state(state: Mapping[str, NDArray[Any]]) -> None:
     """
     try:
         words = np.ascontiguousarray(state["mt19937"], np.uint32)
-        seed, counter, samples = int(state["seed"]), int(state["counter"]), int(state.get("samples", 0))  # older files have no samples
+        # older files have no samples
+        seed, counter, samples = (
+            int(state["seed"]),
+            int(state["counter"]),
+            int(state.get("samples", 0)),
+        )
         if words.shape != (lib.DN_RNG_STATE_WORDS,) or min(seed, counter, samples) < 0:
-            raise ValueError(f"mt19937 = {words.shape}, seed = {seed}, counter = {counter}, samples = {samples}")
+            raise ValueError(
+                f"mt19937 = {words.shape}, seed = {seed}, counter = {counter}, samples = {samples}"
+            )
         with _random.lock():
             if lib.dn_rng_set_state(_random.generator(), ffi.from_buffer("uint32_t *", words)):
                 raise ValueError("mt19937 is in no possible state")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"set_random_state: takes what random_state() gave; got {error!s:.200}. Nothing was changed.") from error
+        raise ValueError(
+            f"set_random_state: takes what random_state() gave; got {error!s:.200}. Nothing was"
+            " changed."
+        ) from error
     graph = cg()  # made before the seed is told to all graphs
     _random.set_seed(seed)
     lib.dn_graph_set_counter(graph.number, counter)

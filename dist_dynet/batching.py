@@ -1,4 +1,5 @@
-"""On-the-fly batching: its strategies by number, and what it has done in this thread's graph. Below graph.py, so it knows no expression."""
+"""On-the-fly batching: its strategies by number, and what it has done in this thread's graph. Below
+graph.py, so it knows no expression."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ AUTO: int = lib.DN_AUTOBATCH_AUTO
 
 
 def strategy(value: Any, what: str) -> int:
-    """The number of a strategy from True (the automatic choice), False, 0 to 3, or the text of one of them.
+    """The number of a strategy from True (the automatic choice), False, 0 to 3, or the text of one
+    of them.
 
     Raises:
         ValueError: anything else.
@@ -28,7 +30,10 @@ def strategy(value: Any, what: str) -> int:
     except TypeError:
         number = -1
     if not 0 <= number <= AUTO:
-        raise ValueError(f"{what}: takes 0 (off), 1 (by depth), 2 (by agenda), 3 (automatic choice), True or False; got {value!r}.")
+        raise ValueError(
+            f"{what}: takes 0 (off), 1 (by depth), 2 (by agenda), 3 (automatic choice), True or"
+            f" False; got {value!r}."
+        )
     return number
 
 
@@ -65,4 +70,11 @@ def autobatch_stats() -> AutobatchStats:
     counts = ffi.new("dn_autobatch_counts *")
     if graph >= 0:
         lib.dn_graph_autobatch_counts(graph, counts)
-    return AutobatchStats(counts.nodes, counts.batches, counts.copied, counts.avoided, counts.schedule, counts.execution)
+    return AutobatchStats(
+        counts.nodes,
+        counts.batches,
+        counts.copied,
+        counts.avoided,
+        counts.schedule,
+        counts.execution,
+    )

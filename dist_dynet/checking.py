@@ -1,6 +1,7 @@
 """check_gradient(): whether the gradients that backward() gives are those of the loss.
 
-It knows parameters and losses; it knows no operation. Whoever writes an operation or a builder can call it on a loss made with it.
+It knows parameters and losses; it knows no operation. Whoever writes an operation or a builder can
+call it on a loss made with it.
 """
 
 from __future__ import annotations
@@ -37,18 +38,24 @@ class Derivative:
 
     def __str__(self) -> str:
         index = ", ".join(map(str, self.index))
-        return f"{self.parameter}[{index}]: backward() gives {self.backward:.9g}, differences give {self.differences:.9g}"
+        return (
+            f"{self.parameter}[{index}]: backward() gives {self.backward:.9g}, differences give"
+            f" {self.differences:.9g}"
+        )
 
 
 class GradientCheckError(AssertionError):
-    """Gradients that differ from differences. `worst`: the derivatives in question, worst first; `compared`: how many were looked at."""
+    """Gradients that differ from differences. `worst`: the derivatives in question, worst first;
+    `compared`: how many were looked at."""
 
     def __init__(self, worst: list[Derivative], compared: int, tolerance: float) -> None:
         self.worst, self.compared, self.tolerance = worst, compared, tolerance
-        lines = [f"  {d}" for d in worst[:SHOWN]] + [f"  and {len(worst) - SHOWN} more"] * (len(worst) > SHOWN)
+        lines = [f"  {d}" for d in worst[:SHOWN]] + [f"  and {len(worst) - SHOWN} more"] * (
+            len(worst) > SHOWN
+        )
         super().__init__(
-            f"check_gradient: {len(worst)} of {compared} derivatives differ by more than {tolerance:g} (1 + |differences|):\n"
-            + "\n".join(lines)
+            f"check_gradient: {len(worst)} of {compared} derivatives differ by more than"
+            f" {tolerance:g} (1 + |differences|):\n" + "\n".join(lines)
         )
 
 
@@ -63,8 +70,12 @@ class _Loss:
             self._expression, self._build = None, expr_or_fn
             self._graph = cg().number
         else:
-            raise TypeError(f"check_gradient: takes an expression or a function that builds one; got {type(expr_or_fn).__name__}.")
-        # Each computation raises the counter of draws by one: it is set so that an expression keeps the draws it has.
+            raise TypeError(
+                "check_gradient: takes an expression or a function that builds one; got"
+                f" {type(expr_or_fn).__name__}."
+            )
+        # Each computation raises the counter of draws by one: it is set so that an expression keeps
+        # the draws it has.
         self._counter = (lib.dn_graph_counter(self._graph) - 1) & (1 << 64) - 1
 
     def expression(self) -> Expression:
@@ -75,30 +86,46 @@ class _Loss:
             renew_cg()
             loss = self._build()
             if not isinstance(loss, Expression):
-                raise TypeError(f"check_gradient: the function must return the loss, an expression; got {type(loss).__name__}.")
+                raise TypeError(
+                    "check_gradient: the function must return the loss, an expression; got"
+                    f" {type(loss).__name__}."
+                )
         loss.forward(recalculate=self._expression is not None)
         dims, batch = loss.dim()
         if int(np.prod(dims)) * batch != 1:
-            raise ValueError(f"check_gradient: the loss must be one number; got {dims} x {batch}. Use sum_elems(), sum_batches() first.")
+            raise ValueError(
+                f"check_gradient: the loss must be one number; got {dims} x {batch}. Use"
+                " sum_elems(), sum_batches() first."
+            )
         return loss
 
     def value(self) -> float:
         return self.expression().scalar_value()
 
 
-def _listed(parameters: ParameterCollection | AnyParameter | Iterable[AnyParameter]) -> list[AnyParameter]:
+def _listed(
+    parameters: ParameterCollection | AnyParameter | Iterable[AnyParameter],
+) -> list[AnyParameter]:
     if isinstance(parameters, ParameterCollection):
-        chosen: list[AnyParameter] = [*parameters.parameters_list(), *parameters.lookup_parameters_list()]
+        chosen: list[AnyParameter] = [
+            *parameters.parameters_list(),
+            *parameters.lookup_parameters_list(),
+        ]
     elif isinstance(parameters, AnyParameter):
         chosen = [parameters]
     else:
         chosen = list(parameters)
     for p in chosen:
         if not isinstance(p, AnyParameter):
-            raise TypeError(f"check_gradient: takes a collection, or parameters; got {type(p).__name__} among them.")
+            raise TypeError(
+                f"check_gradient: takes a collection, or parameters; got {type(p).__name__} among"
+                " them."
+            )
     chosen = [p for p in chosen if p.is_updated()]
     if not chosen:
-        raise ValueError("check_gradient: there is no parameter to check: none was given, or all are frozen.")
+        raise ValueError(
+            "check_gradient: there is no parameter to check: none was given, or all are frozen."
+        )
     return chosen
 
 
@@ -110,7 +137,8 @@ def _index(p: AnyParameter, i: int) -> tuple[int, ...]:
 
 
 def _chosen(p: AnyParameter, most: int, rng: np.random.Generator) -> list[int]:
-    """The numbers of the storage to look at: of a table those of the rows that have a gradient, and of one row that has none."""
+    """The numbers of the storage to look at: of a table those of the rows that have a gradient, and
+    of one row that has none."""
     size = int(np.prod(p._dims))
     rows = np.arange(1)
     if isinstance(p, LookupParameters):
@@ -123,8 +151,11 @@ def _chosen(p: AnyParameter, most: int, rng: np.random.Generator) -> list[int]:
     return sorted(numbers.tolist())
 
 
-def _differences(loss: _Loss, p: AnyParameter, numbers: list[int], epsilon: float) -> Iterator[tuple[float, float]]:
-    """(derivative by central differences, how wrong it may be by rounding) for these numbers of a parameter."""
+def _differences(
+    loss: _Loss, p: AnyParameter, numbers: list[int], epsilon: float
+) -> Iterator[tuple[float, float]]:
+    """(derivative by central differences, how wrong it may be by rounding) for these numbers of a
+    parameter."""
     storage = p.storage()
     for i in numbers:
         here = storage[i]
@@ -150,22 +181,27 @@ def check_gradient(
     tolerance: float | None = None,
     max_entries: int = 1000,
 ) -> bool:
-    """Compares the gradients that backward() gives with central differences of the loss; True when they agree.
+    """Compares the gradients that backward() gives with central differences of the loss; True when
+    they agree.
 
-    For each number p of the parameters: |g - d| <= tolerance (1 + |d|), d = (loss(p + h) - loss(p - h)) / 2h. The float build computes with
-    7 digits, so it can only see errors above tolerance = 1e-2 (h = 3e-3); the double build (DIST_DYNET_DTYPE=float64) has 1e-7 (h = 1e-5).
+    For each number p of the parameters: |g - d| <= tolerance (1 + |d|), d = (loss(p + h) - loss(p -
+    h)) / 2h. The float build computes with 7 digits, so it can only see errors above tolerance =
+    1e-2 (h = 3e-3); the double build (DIST_DYNET_DTYPE=float64) has 1e-7 (h = 1e-5).
 
-    Values, gradients and random draws are afterwards as they were; only parameters that were not given have got the gradient of one more
-    backward().
+    Values, gradients and random draws are afterwards as they were; only parameters that were not
+    given have got the gradient of one more backward().
     Kinks (as of rectify at 0) within h of a value are reported: sample away from them.
 
     Args:
-        expr_or_fn: the loss, one number, which is computed again; or a function without arguments that builds it in a new graph each time.
-        parameters: a collection, parameters and lookup tables, or one. Frozen ones are left out. Of tables, the rows that the loss uses are
-            checked, and that one other row gets no gradient.
+        expr_or_fn: the loss, one number, which is computed again; or a function without arguments
+            that builds it in a new graph each time.
+        parameters: a collection, parameters and lookup tables, or one. Frozen ones are left out. Of
+            tables, the rows that the loss uses are checked, and that one other row gets no
+            gradient.
         epsilon: h, for numbers of size 1 and less; larger ones get it times their size.
         tolerance: see above.
-        max_entries: of parameters with more numbers than this, so many at random places are checked.
+        max_entries: of parameters with more numbers than this, so many at random places are
+            checked.
 
     Raises:
         GradientCheckError: they differ; its message lists the worst.
@@ -194,9 +230,14 @@ def check_gradient(
         gradients = [p._flat_gradient() for p in chosen]
         numbers = [_chosen(p, max_entries, rng) for p in chosen]
         if not np.array_equal(loss.value(), value, equal_nan=True):
-            raise ValueError("check_gradient: the loss differs from one evaluation to the next, with the same parameters and random draws.")
+            raise ValueError(
+                "check_gradient: the loss differs from one evaluation to the next, with the same"
+                " parameters and random draws."
+            )
         for p, gradient, places in zip(chosen, gradients, numbers, strict=True):
-            for i, (difference, rounding) in zip(places, _differences(loss, p, places, epsilon), strict=True):
+            for i, (difference, rounding) in zip(
+                places, _differences(loss, p, places, epsilon), strict=True
+            ):
                 g, allowed = float(gradient[i]), tolerance * (1 + abs(difference)) + rounding
                 compared += 1
                 if not abs(g - difference) <= allowed:
@@ -207,5 +248,7 @@ def check_gradient(
             p._set_flat_gradient(gradient_before)
     loss.expression()
     if wrong:
-        raise GradientCheckError(sorted(wrong, key=lambda d: -np.nan_to_num(d.excess, nan=np.inf)), compared, tolerance)
+        raise GradientCheckError(
+            sorted(wrong, key=lambda d: -np.nan_to_num(d.excess, nan=np.inf)), compared, tolerance
+        )
     return True

@@ -1,6 +1,8 @@
-"""Expression: a light handle on one node of a graph. Its value, its gradient, and the operators that are hung onto it.
+"""Expression: a light handle on one node of a graph. Its value, its gradient, and the operators
+that are hung onto it.
 
-It knows graphs but no operation: the modules of `dist_dynet.ops` hang their operators onto Expression when they are imported.
+It knows graphs but no operation: the modules of `dist_dynet.ops` hang their operators onto
+Expression when they are imported.
 """
 
 from __future__ import annotations
@@ -13,7 +15,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ._ffi import DIM, DTYPE, GRAPH_SHIFT, NULL, accelerated, calls, fail, fail_in, ffi, lib, pointer, read, shaped, view
+from ._ffi import (
+    DIM,
+    DTYPE,
+    GRAPH_SHIFT,
+    NULL,
+    accelerated,
+    calls,
+    fail,
+    fail_in,
+    ffi,
+    lib,
+    pointer,
+    read,
+    shaped,
+    view,
+)
 from .graph import cg, current_graph, make_expressions_by
 from .tensor import Tensor
 
@@ -37,9 +54,11 @@ def _uniform(n: int) -> NDArray[np.float64]:
 
 
 class Expression(calls.Node):
-    """A node of a graph. Made by inputs, parameters, functions and operators; computed when a value is asked for.
+    """A node of a graph. Made by inputs, parameters, functions and operators; computed when a value
+    is asked for.
 
-    `*` is the matrix product, cmult() the elementwise one; dims are column-major, the batch is separate and comes last in arrays.
+    `*` is the matrix product, cmult() the elementwise one; dims are column-major, the batch is
+    separate and comes last in arrays.
 
     >>> import dist_dynet as dy
     >>> _ = dy.renew_cg()
@@ -54,7 +73,9 @@ class Expression(calls.Node):
     # NumPy must leave `array * expression` to us instead of looping over its elements.
     __array_ufunc__ = None
 
-    if TYPE_CHECKING:  # the operators that the base has, and what operator() hangs on, for type checkers
+    # the operators that the base has, and what operator() hangs on, for type checkers
+    if TYPE_CHECKING:
+
         def __add__(self, other: Any) -> Expression: ...
         def __radd__(self, other: Any) -> Expression: ...
         def __sub__(self, other: Any) -> Expression: ...
@@ -76,7 +97,10 @@ class Expression(calls.Node):
         try:
             return self._h
         except AttributeError:
-            raise ValueError("this Expression stands for nothing: it was made by hand. Use inputs, parameters and functions.") from None
+            raise ValueError(
+                "this Expression stands for nothing: it was made by hand. Use inputs, parameters"
+                " and functions."
+            ) from None
 
     def dim(self) -> tuple[tuple[int, ...], int]:
         """((sizes), batch size)."""
@@ -100,20 +124,24 @@ class Expression(calls.Node):
         return values, tuple(out.d[0 : out.nd]), out.batch
 
     def forward(self, recalculate: bool = False) -> None:
-        """Computes the value; returns nothing. recalculate: forget all values of the graph first (random draws are made anew)."""
+        """Computes the value; returns nothing. recalculate: forget all values of the graph first
+        (random draws are made anew)."""
         self._computed(recalculate)
 
     def value(self, recalculate: bool = False) -> float | list[float] | NDArray[np.float64]:
-        """The value: a float (one number), a list (vectors), or an array (two dims and more; batch last).
+        """The value: a float (one number), a list (vectors), or an array (two dims and more; batch
+        last).
 
-        Values are kept: a parameter changed after the first call is seen only with recalculate=True or in a new graph.
+        Values are kept: a parameter changed after the first call is seen only with recalculate=True
+        or in a new graph.
         """
         if recalculate:
             self._computed(True)
         return value_of(self)
 
     def npvalue(self, recalculate: bool = False) -> NDArray[np.float64]:
-        """The value as a float64 array: the dims, and the batch as last axis if there is one. One number has shape (1,)."""
+        """The value as a float64 array: the dims, and the batch as last axis if there is one. One
+        number has shape (1,)."""
         if recalculate:
             self._computed(True)
         return _array(*numbers_of(self))
@@ -142,7 +170,8 @@ class Expression(calls.Node):
         return scalar_of(self)
 
     def backward(self, full: bool = False) -> None:
-        """Adds the derivatives of this expression, one number, to the gradients of the parameters it was computed from.
+        """Adds the derivatives of this expression, one number, to the gradients of the parameters
+        it was computed from.
 
         full: also gives inputs and constants a gradient to be read with gradient().
 
@@ -150,8 +179,9 @@ class Expression(calls.Node):
             ValueError: the expression is not one number (sum_batches() or esum() it first).
             RuntimeError: it is stale, or parameters were updated after it had been computed.
 
-        A call that began and then failed (no memory, an exception in an operation of your own, Ctrl-C) leaves the parameters of this
-        graph without gradient, whatever earlier calls had added: part of a sum is never taken for the sum.
+        A call that began and then failed (no memory, an exception in an operation of your own,
+        Ctrl-C) leaves the parameters of this graph without gradient, whatever earlier calls had
+        added: part of a sum is never taken for the sum.
         """
         if full:
             self._computed(False)
@@ -174,13 +204,15 @@ class Expression(calls.Node):
             fail(code, h)
 
     def gradient(self) -> NDArray[np.float64]:
-        """The derivative of the expression that backward() was last called on with respect to this one, in the form of npvalue().
+        """The derivative of the expression that backward() was last called on with respect to this
+        one, in the form of npvalue().
 
         Zeros for nodes that lead to no parameter, unless it was backward(full=True).
 
         Raises:
-            RuntimeError: no backward() since the graph's values were computed (set() and value(recalculate=True) forget them, and the
-                gradients with them); this node was made after the loss; of a parameter, its own gradient was written to since.
+            RuntimeError: no backward() since the graph's values were computed (set() and
+                value(recalculate=True) forget them, and the gradients with them); this node was
+                made after the loss; of a parameter, its own gradient was written to since.
         """
         return _array(*gradient_of(self))
 
@@ -211,7 +243,10 @@ class Expression(calls.Node):
 
     def __reduce__(self) -> Any:
         # elsewhere the same handle may name another node
-        raise TypeError("an expression cannot be pickled: its graph lives in this process. Take its numbers, by value() or npvalue().")
+        raise TypeError(
+            "an expression cannot be pickled: its graph lives in this process. Take its numbers, by"
+            " value() or npvalue()."
+        )
 
 
 def expression(handle: int) -> Expression:
@@ -231,7 +266,7 @@ def expressions_from(handle: int, n: int) -> list[Expression]:
     return [expression(handle + i) for i in range(n)]
 
 
-# ---- what is read of a node ----------------------------------------------------------------------------------------
+# ---- what is read of a node ------------------------------------------------------------
 
 Numbers = tuple[Any, tuple[int, ...], int]
 """Floats of 64 bits in C's order, the sizes, the batch size."""
@@ -271,7 +306,10 @@ def scalar_of(x: Expression) -> float:
     """The value of one number."""
     values, dims, batch = x._computed(False)
     if batch != 1 or any(d != 1 for d in dims):
-        raise ValueError(f"scalar_value: the expression must be one number; got {dims} x {batch}. Use value() or npvalue().")
+        raise ValueError(
+            f"scalar_value: the expression must be one number; got {dims} x {batch}. Use value() or"
+            " npvalue()."
+        )
     return float(values[0])
 
 
@@ -302,7 +340,7 @@ def begin_backward(x: Expression) -> int:
     return _backward(x._node())  # type: ignore[no-any-return]
 
 
-# ---- how others make expressions -----------------------------------------------------------------------------------
+# ---- how others make expressions -------------------------------------------------------
 
 
 @accelerated
@@ -316,7 +354,8 @@ def resolved(h: int) -> int:
 
 
 def operator(*names: str) -> Callable[[Any], Any]:
-    """Hangs a function onto Expression under these names: how operations bring their operators along."""
+    """Hangs a function onto Expression under these names: how operations bring their operators
+    along."""
 
     def attach(f: Any) -> Any:
         for name in names:

@@ -1,7 +1,7 @@
 """The graph layer: ComputationGraph, and which graph is a thread's current one.
 
-Nodes, values and gradients live on a tape in C. This module knows no operation, and of expressions only that a node's index has one:
-`expression.py`, above it, has the handles on nodes.
+Nodes, values and gradients live on a tape in C. This module knows no operation, and of expressions
+only that a node's index has one: `expression.py`, above it, has the handles on nodes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ class ComputationGraph:
             raise RuntimeError("ComputationGraph: cannot be made directly. Use renew_cg() or cg().")
         self.number = lib.dn_graph_new()
         if self.number < 0:
-            raise MemoryError(f"ComputationGraph: out of memory, or more than {1 << lib.DN_GRAPH_BITS} threads have a graph.")
+            raise MemoryError(
+                f"ComputationGraph: out of memory, or more than {1 << lib.DN_GRAPH_BITS} threads"
+                " have a graph."
+            )
         self._kept: dict[Any, int] = {}
         _graphs[self.number] = self
         weakref.finalize(self, _free, self.number, self._kept)
@@ -56,7 +59,10 @@ class ComputationGraph:
         _random.on_reset(self)
 
     def __reduce__(self) -> Any:
-        raise TypeError("ComputationGraph: cannot be copied or pickled. Each thread and process has a graph of its own: cg().")
+        raise TypeError(
+            "ComputationGraph: cannot be copied or pickled. Each thread and process has a graph of"
+            " its own: cg()."
+        )
 
     def _key(self) -> tuple[int, int]:
         seed, stream = _random.key(self._thread)
@@ -68,14 +74,16 @@ class ComputationGraph:
         self._samples = 0
 
     def draw_from(self, stream: int | None, counter: int) -> None:
-        """From now on draws have this stream, of a micro-batch, and counters from this one on; None: the stream of rank and thread."""
+        """From now on draws have this stream, of a micro-batch, and counters from this one on;
+        None: the stream of rank and thread."""
         self._stream = stream
         self._seed()
         self._samples = counter
         lib.dn_graph_set_counter(self.number, counter)
 
     def uniform(self, n: int) -> NDArray[np.float64]:
-        """Numbers drawn evenly from (0, 1), for sampling from values outside of the graph; new ones at each call."""
+        """Numbers drawn evenly from (0, 1), for sampling from values outside of the graph; new ones
+        at each call."""
         n = count(n, "uniform", "n")
         out = np.empty(n, np.float32)
         generator = _random.node_generator(self._thread)
@@ -84,7 +92,15 @@ class ComputationGraph:
             return out.astype(np.float64)
         seed, stream = self._key()
         # Draws of nodes have counters and node numbers far below these.
-        draw = ffi.new("dn_rng_key *", {"seed": seed, "stream": stream, "counter": (1 << 63) + self._samples, "node": (1 << 32) - 1})
+        draw = ffi.new(
+            "dn_rng_key *",
+            {
+                "seed": seed,
+                "stream": stream,
+                "counter": (1 << 63) + self._samples,
+                "node": (1 << 32) - 1,
+            },
+        )
         self._samples += 1
         lib.dn_draw_uniform(draw, 0, n, ffi.from_buffer("float *", out) if n else NULL)
         return out.astype(np.float64) + 2.0**-25
@@ -94,10 +110,17 @@ class ComputationGraph:
             fail_in(self.number, code)
 
     def renew(
-        self, immediate_compute: bool = False, check_validity: bool = False, autobatching: bool | int | None = None
+        self,
+        immediate_compute: bool = False,
+        check_validity: bool = False,
+        autobatching: bool | int | None = None,
     ) -> ComputationGraph:
         """As renew_cg()."""
-        number = _defaults.autobatch if autobatching is None else strategy(autobatching, "renew_cg: autobatching")
+        number = (
+            _defaults.autobatch
+            if autobatching is None
+            else strategy(autobatching, "renew_cg: autobatching")
+        )
         self._check(lib.dn_graph_renew(self.number, immediate_compute, check_validity, number))
         _let_go(self._kept)
         return self
@@ -118,11 +141,13 @@ class ComputationGraph:
         return int(lib.dn_graph_size(self.number))
 
     def memory(self) -> int:
-        """Bytes held for nodes, values and gradients; they are kept and used again by the next graph."""
+        """Bytes held for nodes, values and gradients; they are kept and used again by the next
+        graph."""
         return int(lib.dn_graph_bytes(self.number))
 
     def keep(self, thing: Any) -> int:
-        """A number by which nodes of this graph refer to a Python object (see kept()); the graph keeps it alive until it is renewed."""
+        """A number by which nodes of this graph refer to a Python object (see kept()); the graph
+        keeps it alive until it is renewed."""
         number = self._kept.get(thing)
         if number is None:
             lib.dn_graph_hold(self.number)
@@ -184,7 +209,8 @@ _defaults = _Defaults()
 
 
 def set_default_autobatch(number: int) -> None:
-    """How graphs batch when renew_cg() does not say: a strategy's number. Counts from the next renewal."""
+    """How graphs batch when renew_cg() does not say: a strategy's number. Counts from the next
+    renewal."""
     _defaults.autobatch = number
     for graph in list(_graphs.values()):
         lib.dn_graph_autobatch(graph.number, number)
@@ -212,6 +238,8 @@ def graph_of(*handles: int) -> ComputationGraph:
     number = min((h >> GRAPH_SHIFT for h in handles), default=-1)
     graph = _graphs.get(number)
     return cg() if graph is None else graph
+
+
 _local = threading.local()
 
 
@@ -241,7 +269,8 @@ def cg() -> ComputationGraph:
 
 
 def trace(outer: ComputationGraph, run: Callable[[int], T]) -> T:
-    """run(graph), for a graph of this number that is the thread's current one meanwhile. `outer` cannot be used, and no value be read.
+    """run(graph), for a graph of this number that is the thread's current one meanwhile. `outer`
+    cannot be used, and no value be read.
 
     No context manager: Ctrl-C may come between any two calls, and none of what is set may stay.
     """
@@ -273,15 +302,18 @@ def this_graph() -> int:
 
 
 def renew_cg(
-    immediate_compute: bool = False, check_validity: bool = False, autobatching: bool | int | None = None
+    immediate_compute: bool = False,
+    check_validity: bool = False,
+    autobatching: bool | int | None = None,
 ) -> ComputationGraph:
     """Starts a new graph; expressions of the old one become stale. Memory is kept and used again.
 
     Args:
         immediate_compute: compute each node when it is made, so that errors show at its line.
         check_validity: with immediate_compute, raise RuntimeError when a value is NaN or infinite.
-        autobatching: compute like nodes together; the same values and gradients, to rounding. False or 0: no; 1: by depth; 2: by agenda;
-            True or 3: by agenda where that promises to be faster; None: as init(autobatch=...) says.
+        autobatching: compute like nodes together; the same values and gradients, to rounding. False
+            or 0: no; 1: by depth; 2: by agenda; True or 3: by agenda where that promises to be
+            faster; None: as init(autobatch=...) says.
 
     Raises:
         ValueError: autobatching is none of these.
@@ -323,7 +355,7 @@ def cg_checkpoint() -> None:
     3.0
     >>> y.value()
     Traceback (most recent call last):
-    RuntimeError: Stale Expression: expression belongs to a graph that renew_cg() or cg_revert() closed...
+    RuntimeError: Stale Expression: expression belongs to a graph that renew_cg() or cg_revert()...
     """
     cg().checkpoint()
 

@@ -1,4 +1,5 @@
-"""Looking at a graph: its nodes as text, as DOT for Graphviz, as pictures. Only reads; knows nodes by name, dims and inputs."""
+"""Looking at a graph: its nodes as text, as DOT for Graphviz, as pictures. Only reads; knows nodes
+by name, dims and inputs."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ MOST_NUMBERS = 6
 
 @dataclass(frozen=True)
 class Node:
-    """What is known of a node. `inputs` are indices; `detail` is the name of its parameter or function, and indices."""
+    """What is known of a node. `inputs` are indices; `detail` is the name of its parameter or
+    function, and indices."""
 
     index: int
     op: str
@@ -67,7 +69,11 @@ def _detail(handle: int, op: str) -> str:
     if parameter:
         name = name_of(parameter)
         return name if op == "parameter" else f"{name}{_written(_integers(handle))}"
-    numbers = [] if op in ("input", "fill", "reshape", "output_view", "traced") or op.startswith("random_") else _integers(handle)
+    numbers = (
+        []
+        if op in ("input", "fill", "reshape", "output_view", "traced") or op.startswith("random_")
+        else _integers(handle)
+    )
     return _written(numbers) if numbers else ""
 
 
@@ -89,9 +95,15 @@ def nodes(graph: ComputationGraph | None = None) -> Iterator[Node]:
     return (node(graph.expression(i)) for i in range(len(graph)))
 
 
-# ---- DOT -------------------------------------------------------------------------------------------------------------------------------
+# ---- DOT -------------------------------------------------------------------------------
 
-_SHAPES = {"parameter": "box", "lookup": "box", "lookup_batch": "box", "input": "ellipse", "fill": "ellipse"}
+_SHAPES = {
+    "parameter": "box",
+    "lookup": "box",
+    "lookup_batch": "box",
+    "input": "ellipse",
+    "fill": "ellipse",
+}
 
 
 def _quoted(text: str) -> str:
@@ -116,18 +128,28 @@ def dot(
     expression_names: dict[Expression, str] | None = None,
     what: str = "print_graphviz",
 ) -> str:
-    """The graph in the DOT language; with an expression, only what it is computed from. `what` is the function that errors name."""
+    """The graph in the DOT language; with an expression, only what it is computed from. `what` is
+    the function that errors name."""
     if not isinstance(e, Expression | None):
         raise TypeError(f"{what}: expr must be an expression; got {type(e).__name__}.")
     if not isinstance(expression_names, dict | None):
-        raise TypeError(f"{what}: expression_names must be a dict of expressions and names; got {type(expression_names).__name__}.")
+        raise TypeError(
+            f"{what}: expression_names must be a dict of expressions and names; got"
+            f" {type(expression_names).__name__}."
+        )
     graph = graph_of(e._node()) if e is not None else graph or cg()
     only = range(len(graph)) if e is None else sorted(_needed(e))
-    names = {x.index(): str(name) for x, name in (expression_names or {}).items() if isinstance(x, Expression)}
+    names = {
+        x.index(): str(name)
+        for x, name in (expression_names or {}).items()
+        if isinstance(x, Expression)
+    }
     lines = ["digraph G {", "  rankdir=LR;", "  nodesep=.05;"]
     for n in (node(graph.expression(i)) for i in only):
         label = n.formula(names) + (f"\n{n.shape()}" if show_dims else "")
-        lines.append(f"  N{n.index} [label={_quoted(label)}, shape={_SHAPES.get(n.op, 'plaintext')}];")
+        lines.append(
+            f"  N{n.index} [label={_quoted(label)}, shape={_SHAPES.get(n.op, 'plaintext')}];"
+        )
         lines.extend(f"  N{i} -> N{n.index};" for i in n.inputs)
     return "\n".join([*lines, "}"]) + "\n"
 
@@ -144,9 +166,11 @@ def print_graphviz(
     lookup_names: dict[Any, str] | None = None,
     collapse_birnns: bool = False,
 ) -> None:
-    """As print_text_graphviz(), with the dims of nodes or without, and names of expressions. draw_graph() writes it to a file.
+    """As print_text_graphviz(), with the dims of nodes or without, and names of expressions.
+    draw_graph() writes it to a file.
 
-    compact, lookup_names and collapse_birnns are accepted for DyNet's sake and have no effect: parameters and tables are shown by name.
+    compact, lookup_names and collapse_birnns are accepted for DyNet's sake and have no effect:
+    parameters and tables are shown by name.
     """
     print(dot(show_dims=show_dims, expression_names=expression_names), end="", file=sys.stderr)
 
@@ -158,7 +182,8 @@ def draw_graph(
     show_dims: bool = True,
     expression_names: dict[Expression, str] | None = None,
 ) -> None:
-    r"""Writes the current graph to a file: .dot or .gv as text in the DOT language, .svg, .png, .pdf as a picture drawn by Graphviz.
+    r"""Writes the current graph to a file: .dot or .gv as text in the DOT language, .svg, .png,
+    .pdf as a picture drawn by Graphviz.
 
     Args:
         filename: its suffix tells the form.
@@ -168,7 +193,8 @@ def draw_graph(
 
     Raises:
         ValueError: the suffix is none of these.
-        RuntimeError: a picture is asked for, and Graphviz's program `dot` is not installed or fails.
+        RuntimeError: a picture is asked for, and Graphviz's program `dot` is not installed or
+            fails.
 
     >>> import dist_dynet as dy, pathlib, tempfile
     >>> _ = dy.renew_cg()
@@ -192,26 +218,45 @@ def draw_graph(
         path.write_text(text, encoding="utf-8")
         return
     if form not in ("svg", "png", "pdf"):
-        raise ValueError(f"draw_graph: the file name must end in .dot, .gv, .svg, .png or .pdf; got {path.name!r}.")
+        raise ValueError(
+            "draw_graph: the file name must end in .dot, .gv, .svg, .png or .pdf; got"
+            f" {path.name!r}."
+        )
     import shutil  # here, as few programs run `dot`
     import subprocess
 
     program = shutil.which("dot")
     if program is None:
-        raise RuntimeError(f"draw_graph: a .{form} file needs Graphviz's program `dot`, which is not installed. Write a .dot file instead.")
-    drawn = subprocess.run([program, f"-T{form}"], input=text.encode(), capture_output=True, check=False)
+        raise RuntimeError(
+            f"draw_graph: a .{form} file needs Graphviz's program `dot`, which is not installed."
+            " Write a .dot file instead."
+        )
+    drawn = subprocess.run(
+        [program, f"-T{form}"], input=text.encode(), capture_output=True, check=False
+    )
     if drawn.returncode:
-        raise RuntimeError(f"draw_graph: dot failed: {drawn.stderr.decode(errors='replace').strip()}")
+        raise RuntimeError(
+            f"draw_graph: dot failed: {drawn.stderr.decode(errors='replace').strip()}"
+        )
     path.write_bytes(drawn.stdout)
 
 
-# ---- values and gradients --------------------------------------------------------------------------------------------------------------
+# ---- values and gradients --------------------------------------------------------------
 
 
 def _matrices(array: np.ndarray[Any, Any], batch: int) -> Iterator[str]:
-    """An array as text: rows of numbers, one block for each batch element and each index of the dims after the second."""
-    blocks = array.reshape((*array.shape[:2], -1), order="F") if array.ndim > 2 else array.reshape((array.shape[0], -1, 1), order="F")
-    blocks = array.reshape((array.shape[0], 1, -1), order="F") if batch != 1 and array.ndim == 2 else blocks
+    """An array as text: rows of numbers, one block for each batch element and each index of the
+    dims after the second."""
+    blocks = (
+        array.reshape((*array.shape[:2], -1), order="F")
+        if array.ndim > 2
+        else array.reshape((array.shape[0], -1, 1), order="F")
+    )
+    blocks = (
+        array.reshape((array.shape[0], 1, -1), order="F")
+        if batch != 1 and array.ndim == 2
+        else blocks
+    )
     for k in range(blocks.shape[2]):
         if k:
             yield ""
@@ -240,7 +285,9 @@ def _numbers(title: str, read: Any, batch: int, nan_check_only: bool) -> Iterato
     yield from _matrices(array, batch)
 
 
-def _dump(graph: ComputationGraph, show_values: bool, show_gradients: bool, nan_check_only: bool) -> Iterator[str]:
+def _dump(
+    graph: ComputationGraph, show_values: bool, show_gradients: bool, nan_check_only: bool
+) -> Iterator[str]:
     for i in range(len(graph)):
         e = graph.expression(i)
         n = node(e)
@@ -256,8 +303,14 @@ def _write(lines: Iterable[str], out: TextIO) -> None:
         out.write(line + "\n")
 
 
-def dump_cg(filename: str | PathLike[str] = "", show_values: bool = True, show_gradients: bool = True, nan_check_only: bool = False) -> None:
-    """Writes all nodes of the current graph with their values and gradients, to a file or on stdout.
+def dump_cg(
+    filename: str | PathLike[str] = "",
+    show_values: bool = True,
+    show_gradients: bool = True,
+    nan_check_only: bool = False,
+) -> None:
+    """Writes all nodes of the current graph with their values and gradients, to a file or on
+    stdout.
 
     Values are computed where they are not yet; gradients are those of the last backward().
 

@@ -1,7 +1,8 @@
-"""The search for NaN and infinity: which node has the first one, and which line of the program made that node.
+"""The search for NaN and infinity: which node has the first one, and which line of the program made
+that node.
 
-While trace_nonfinite() is on, the making of expressions is watched, and their methods that compute and differentiate are replaced by ones that
-look; when it is off nothing is in the way.
+While trace_nonfinite() is on, the making of expressions is watched, and their methods that compute
+and differentiate are replaced by ones that look; when it is off nothing is in the way.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Place:
         return f"{self.file}:{self.line}, in {self.function}"
 
 
-# ---- which line made a node ------------------------------------------------------------------------------------------------------------
+# ---- which line made a node ------------------------------------------------------------
 
 
 @dataclass
@@ -82,7 +83,7 @@ def _place(graph: ComputationGraph, index: int) -> Place | None:
     return _notes_of(graph.number).places.get(lib.dn_graph_node(graph.number, index))
 
 
-# ---- what is said about it -------------------------------------------------------------------------------------------------------------
+# ---- what is said about it -------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -98,17 +99,29 @@ class NonFinite:
     place: Place | None
     """The line of the program that made the node, where trace_nonfinite() was on."""
     from_: tuple[tuple[inspection.Node, str, Place | None], ...]
-    """Where it came from. Of a value: the inputs and their values; of a gradient: the nodes that sent it, and their gradients, in a message."""
+    """Where it came from. Of a value: the inputs and their values; of a gradient: the nodes that
+    sent it, and their gradients, in a message."""
 
     def __str__(self) -> str:
         n = self.node
         lines = [
-            f"the {self.kind} of node {n.index} is {self.number} at {self.element}: {n.formula()}, dims {n.shape()}",
-            f"  made at {self.place}" if self.place else "  made at a line that is not known: build the graph inside of trace_nonfinite()",
+            (
+                f"the {self.kind} of node {n.index} is {self.number} at {self.element}:"
+                f" {n.formula()}, dims {n.shape()}"
+            ),
+            (
+                f"  made at {self.place}"
+                if self.place
+                else (
+                    "  made at a line that is not known: build the graph inside of"
+                    " trace_nonfinite()"
+                )
+            ),
         ]
         for other, summary, place in self.from_:
             lines.append(
-                f"  {'its input' if self.kind == 'value' else 'sent by'} {other.formula()}, {summary}" + (f", {place}" if place else "")
+                f"  {'its input' if self.kind == 'value' else 'sent by'} {other.formula()},"
+                f" {summary}" + (f", {place}" if place else "")
             )
         return "\n".join(lines)
 
@@ -146,7 +159,9 @@ def _search(e: Expression, gradients: bool, infinite: bool) -> NonFinite | None:
     array = _array(bad, gradients)
     about = inspection.node(bad)
     if gradients:
-        later = (inspection.node(graph.expression(i)) for i in range(about.index + 1, e.index() + 1))
+        later = (
+            inspection.node(graph.expression(i)) for i in range(about.index + 1, e.index() + 1)
+        )
         others = [n for n in later if about.index in n.inputs]
     else:
         others = [inspection.node(graph.expression(i)) for i in dict.fromkeys(about.inputs)]
@@ -154,9 +169,22 @@ def _search(e: Expression, gradients: bool, infinite: bool) -> NonFinite | None:
     for n in others:
         numbers = _array(graph.expression(n.index), gradients)
         if not gradients or numbers.any():
-            sources.append((n, ("gradient " if gradients else "value ") + _summary(numbers), _place(graph, n.index)))
+            sources.append(
+                (
+                    n,
+                    ("gradient " if gradients else "value ") + _summary(numbers),
+                    _place(graph, n.index),
+                )
+            )
     at = tuple(int(i) for i in np.unravel_index(element[0], array.shape, order="F"))
-    return NonFinite("gradient" if gradients else "value", about, float(array[at]), at, _place(graph, about.index), tuple(sources))
+    return NonFinite(
+        "gradient" if gradients else "value",
+        about,
+        float(array[at]),
+        at,
+        _place(graph, about.index),
+        tuple(sources),
+    )
 
 
 def _find(e: Expression, infinite: bool) -> NonFinite | None:
@@ -164,9 +192,11 @@ def _find(e: Expression, infinite: bool) -> NonFinite | None:
 
 
 def find_nonfinite(expr: Expression, infinite: bool = True) -> NonFinite | None:
-    """The first node, of those that expr is computed from, with NaN or infinity in its value; None: all is finite.
+    """The first node, of those that expr is computed from, with NaN or infinity in its value; None:
+    all is finite.
 
-    If all values are finite and backward() was called, the first node, from the end, with NaN or infinity in its gradient.
+    If all values are finite and backward() was called, the first node, from the end, with NaN or
+    infinity in its gradient.
 
     Args:
         expr: is computed if need be.
@@ -186,7 +216,7 @@ def find_nonfinite(expr: Expression, infinite: bool = True) -> NonFinite | None:
     return _find(expr, infinite)
 
 
-# ---- the mode --------------------------------------------------------------------------------------------------------------------------
+# ---- the mode --------------------------------------------------------------------------
 
 _lock = threading.Lock()
 _depth = 0
@@ -233,7 +263,10 @@ def _checking_backward(self: Expression, full: bool = False) -> None:
 
 _REPLACEMENTS = {
     "_computed": _checking_computed,
-    **{name: _checking(name) for name in ("value", "npvalue", "vec_value", "scalar_value", "tensor_value")},
+    **{
+        name: _checking(name)
+        for name in ("value", "npvalue", "vec_value", "scalar_value", "tensor_value")
+    },
     "backward": _checking_backward,
 }
 
@@ -253,17 +286,20 @@ def _switch_off() -> None:
 
 @contextmanager
 def trace_nonfinite(infinite: bool = True) -> Iterator[None]:
-    """While it is on, the first NaN or infinity is an error that names its node, and the line of the program that made it.
+    """While it is on, the first NaN or infinity is an error that names its node, and the line of
+    the program that made it.
 
-    Values are looked at when they are computed (value(), backward(), ...), gradients at the end of backward(). For the search only: all is
-    slower. It counts for all threads of the process; when it is off it costs nothing.
+    Values are looked at when they are computed (value(), backward(), ...), gradients at the end of
+    backward(). For the search only: all is slower. It counts for all threads of the process; when
+    it is off it costs nothing.
 
     Args:
         infinite: False: infinities are meant (as in a mask of -inf), only NaN is an error.
 
     Raises:
-        NonFiniteError: from value() and its like, or from backward(). Before backward() raises for a value it has changed no gradient; when it
-            raises for a gradient, those of the parameters are spoilt: reset_gradients().
+        NonFiniteError: from value() and its like, or from backward(). Before backward() raises for
+            a value it has changed no gradient; when it raises for a gradient, those of the
+            parameters are spoilt: reset_gradients().
 
     >>> import dist_dynet as dy
     >>> with dy.trace_nonfinite():
@@ -272,9 +308,9 @@ def trace_nonfinite(infinite: bool = True) -> Iterator[None]:
     ...     y = dy.log(x)
     ...     dy.sum_elems(y).value()
     Traceback (most recent call last):
-    dist_dynet.nonfinite.NonFiniteError: NaN or Inf detected: the value of node 1 is -inf at (1,): v1 = log(v0), dims (2,)
+    dist_dynet.nonfinite.NonFiniteError: NaN or Inf detected: the value of node 1 is -inf at (1,)...
       made at <doctest dist_dynet.nonfinite.trace_nonfinite[1]>:4, in <module>
-      its input v0 = input(), value from 0 to 1, <doctest dist_dynet.nonfinite.trace_nonfinite[1]>:3, in <module>
+      its input v0 = input(), value from 0 to 1, <doctest dist_dynet.nonfinite.trace_nonfinite[1]...
     """
     global _depth, _infinite
     with _lock:

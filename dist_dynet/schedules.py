@@ -1,4 +1,5 @@
-"""Learning-rate schedules: each sets trainer.learning_rate when it is made, and anew at each step().
+"""Learning-rate schedules: each sets trainer.learning_rate when it is made, and anew at each
+step().
 
     schedule = dy.schedules.Cosine(trainer, steps=10_000, warmup=500)
     for batch in batches:
@@ -6,8 +7,9 @@
         trainer.update()
         schedule.step()
 
-n counts the calls of step(); `base` is the trainer's learning rate when the schedule is made, unless given. A schedule's state is part of
-trainer.state(). A DistributedTrainer is given as it is, or its inner trainer; all ranks step alike.
+n counts the calls of step(); `base` is the trainer's learning rate when the schedule is made,
+unless given. A schedule's state is part of trainer.state(). A DistributedTrainer is given as it is,
+or its inner trainer; all ranks step alike.
 """
 
 from __future__ import annotations
@@ -26,9 +28,13 @@ class _Schedule:
     def __init__(self, trainer: Any, base: float | None = None, warmup: int = 0) -> None:
         warmup = count(warmup, type(self).__name__, "warmup")
         if warmup < 0:
-            raise ValueError(f"{type(self).__name__}: warmup must be 0 or more steps; got {warmup}.")
+            raise ValueError(
+                f"{type(self).__name__}: warmup must be 0 or more steps; got {warmup}."
+            )
         if not hasattr(trainer, "learning_rate"):
-            raise TypeError(f"{type(self).__name__}: takes a trainer; got {type(trainer).__name__}.")
+            raise TypeError(
+                f"{type(self).__name__}: takes a trainer; got {type(trainer).__name__}."
+            )
         self._trainer, self._warmup, self._n = trainer, warmup, 0
         self._base = float(trainer.learning_rate if base is None else base)
         getattr(trainer, "inner", trainer)._schedule = weakref.ref(self)
@@ -44,7 +50,8 @@ class _Schedule:
         raise NotImplementedError
 
     def rate(self) -> float:
-        """The present learning rate: base (n + 1) / (warmup + 1) during the warm-up, then as the class says."""
+        """The present learning rate: base (n + 1) / (warmup + 1) during the warm-up, then as the
+        class says."""
         if self._n < self._warmup:
             return self._base * (self._n + 1) / (self._warmup + 1)
         return self._base * self._factor(self._n - self._warmup)
@@ -62,17 +69,24 @@ class _Schedule:
         return {"n": self._n, "base": self._base}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Goes on from a state_dict() of the same class; the other settings are those of this object.
+        """Goes on from a state_dict() of the same class; the other settings are those of this
+        object.
 
         Raises:
             ValueError: something is missing in it.
             TypeError: it is not a dict.
         """
         if not isinstance(state, Mapping):
-            raise TypeError(f"{type(self).__name__}.load_state_dict: takes a state_dict(); got {type(state).__name__}.")
+            raise TypeError(
+                f"{type(self).__name__}.load_state_dict: takes a state_dict(); got"
+                f" {type(state).__name__}."
+            )
         missing = self.state_dict().keys() - state.keys()
         if missing:
-            raise ValueError(f"{type(self).__name__}.load_state_dict: the state must have {', '.join(sorted(missing))}; got {sorted(state)}.")
+            raise ValueError(
+                f"{type(self).__name__}.load_state_dict: the state must have"
+                f" {', '.join(sorted(missing))}; got {sorted(state)}."
+            )
         self._restore(state)
         self._set()
 
@@ -98,7 +112,8 @@ class Constant(_Schedule):
 
 
 class Linear(_Schedule):
-    """rate = base (1 - (1 - end) min(1, n / steps)): falls in a line to end * base in `steps` steps after the warm-up.
+    """rate = base (1 - (1 - end) min(1, n / steps)): falls in a line to end * base in `steps` steps
+    after the warm-up.
 
     Raises:
         ValueError: steps is below 1.
@@ -113,7 +128,9 @@ class Linear(_Schedule):
     [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
     """
 
-    def __init__(self, trainer: Any, steps: int, end: float = 0.0, base: float | None = None, warmup: int = 0) -> None:
+    def __init__(
+        self, trainer: Any, steps: int, end: float = 0.0, base: float | None = None, warmup: int = 0
+    ) -> None:
         steps = count(steps, type(self).__name__, "steps")
         if steps < 1:
             raise ValueError(f"{type(self).__name__}: steps must be 1 or more; got {steps}.")
@@ -125,7 +142,8 @@ class Linear(_Schedule):
 
 
 class Cosine(Linear):
-    """rate = base (end + (1 - end) (1 + cos(pi min(1, n / steps))) / 2): falls along a half wave (Loshchilov and Hutter 2017).
+    """rate = base (end + (1 - end) (1 + cos(pi min(1, n / steps))) / 2): falls along a half wave
+    (Loshchilov and Hutter 2017).
 
     >>> import dist_dynet as dy
     >>> trainer = dy.SimpleSGDTrainer(dy.ParameterCollection(), learning_rate=1)
@@ -142,7 +160,8 @@ class Cosine(Linear):
 
 
 class InverseSquareRoot(_Schedule):
-    """rate = base sqrt((warmup + 1) / (n + 1)): after a linear warm-up to base, falls as 1 / sqrt(n) (Vaswani et al. 2017).
+    """rate = base sqrt((warmup + 1) / (n + 1)): after a linear warm-up to base, falls as 1 /
+    sqrt(n) (Vaswani et al. 2017).
 
     >>> import dist_dynet as dy
     >>> trainer = dy.AdamTrainer(dy.ParameterCollection(), alpha=1)
@@ -162,7 +181,8 @@ class InverseSquareRoot(_Schedule):
 
 
 class Plateau(_Schedule):
-    """rate = base factor^k: multiplies the rate by `factor` whenever a measure has not got better for more than `patience` steps.
+    """rate = base factor^k: multiplies the rate by `factor` whenever a measure has not got better
+    for more than `patience` steps.
 
     step(measure) is usually called once per epoch, with the loss on held-out data.
 
@@ -200,7 +220,10 @@ class Plateau(_Schedule):
     ) -> None:
         patience = count(patience, "Plateau", "patience")
         if not 0 < factor < 1 or patience < 0:
-            raise ValueError(f"Plateau: factor must lie in (0, 1), patience be 0 or more; got factor {factor}, patience {patience}.")
+            raise ValueError(
+                f"Plateau: factor must lie in (0, 1), patience be 0 or more; got factor {factor},"
+                f" patience {patience}."
+            )
         self._cut, self._patience, self._threshold = float(factor), patience, float(threshold)
         self._sign, self._least = (1 if greatest_is_best else -1), float(least)
         self._best, self._bad, self._cuts = -math.inf, 0, 0
@@ -227,7 +250,11 @@ class Plateau(_Schedule):
 
     def _restore(self, state: Mapping[str, float]) -> None:
         super()._restore(state)
-        self._best, self._bad, self._cuts = float(state["best"]), int(state["bad"]), int(state["cuts"])
+        self._best, self._bad, self._cuts = (
+            float(state["best"]),
+            int(state["bad"]),
+            int(state["cuts"]),
+        )
 
 
 __all__ = ["Constant", "Cosine", "InverseSquareRoot", "Linear", "Plateau"]

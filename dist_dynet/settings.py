@@ -1,8 +1,9 @@
-"""Settings of this process: random seed, autobatching, weight decay; and what DyNet has around them (init, DynetParams, devices).
+"""Settings of this process (random seed, autobatching, ...), and what DyNet has around them.
 
-There is nothing to initialise: importing the package is enough, and settings may be changed at any time. At import these variables of the
-environment are read: DIST_DYNET_SEED, DIST_DYNET_RNG, DIST_DYNET_AUTOBATCH, DIST_DYNET_WEIGHT_DECAY (docs/settings.md). sys.argv is
-read by DynetParams.from_args() alone.
+There is nothing to initialise: importing the package is enough, and settings may be changed at any
+time. At import these variables of the environment are read: DIST_DYNET_SEED, DIST_DYNET_RNG,
+DIST_DYNET_AUTOBATCH, DIST_DYNET_WEIGHT_DECAY (docs/settings.md). sys.argv is read by
+DynetParams.from_args() alone.
 """
 
 from __future__ import annotations
@@ -111,19 +112,24 @@ def init(
     profiling: int | None = None,
     rng: str | None = None,
 ) -> None:
-    """Changes settings of this process; what is not given stays. It need not be called, and may be called again.
+    """Changes settings of this process; what is not given stays. It need not be called, and may be
+    called again.
 
     Args:
         shared_parameters: accepted for DyNet's sake; has no effect.
-        random_seed: as reset_random_seed(); 0 leaves the seed as it is, which was drawn at random when the process began.
-        autobatch: what renew_cg() does when it is not told, in the same terms; 0 (no batching) at the start.
+        random_seed: as reset_random_seed(); 0 leaves the seed as it is, which was drawn at random
+            when the process began.
+        autobatch: what renew_cg() does when it is not told, in the same terms; 0 (no batching) at
+            the start.
         weight_decay: what new collections begin with; see ParameterCollection.set_weight_decay().
         mem: accepted for DyNet's sake; memory is taken as it is needed.
         profiling: accepted for DyNet's sake; has no effect.
-        rng: "dynet": all that numbers depend on is as in DyNet, so that a program prints DyNet's losses if the seed is the same. Every draw
-            comes from one generator in the order of computation, DyNet's (threads beside the first keep keyed draws); all sequences of a
-            builder in one graph share their dropout masks; parameters that are not updated count in the clipping norm, and decay; a graph
-            keeps the values of parameters over an update. "keyed": back to independent draws.
+        rng: "dynet": all that numbers depend on is as in DyNet, so that a program prints DyNet's
+            losses if the seed is the same. Every draw comes from one generator in the order of
+            computation, DyNet's (threads beside the first keep keyed draws); all sequences of a
+            builder in one graph share their dropout masks; parameters that are not updated count in
+            the clipping norm, and decay; a graph keeps the values of parameters over an update.
+            "keyed": back to independent draws.
 
     Raises:
         ValueError: a value makes no sense; then nothing is changed.
@@ -177,9 +183,11 @@ class DynetParams:
         self._values.update(settings)
 
     def from_args(self, shared_parameters: Any = None) -> None:
-        """Takes the --dynet-* options of sys.argv, which stays as it is: --dynet-seed N, --dynet-autobatch 0/1/2/3, --dynet-weight-decay X.
+        """Takes the --dynet-* options of sys.argv, which stays as it is: --dynet-seed N,
+        --dynet-autobatch 0/1/2/3, --dynet-weight-decay X.
 
-        --dynet-mem and --dynet-profiling are accepted and ignored. `-` and `_` are the same, and so are `--dynet-seed 1` and `--dynet-seed=1`.
+        --dynet-mem and --dynet-profiling are accepted and ignored. `-` and `_` are the same, and so
+        are `--dynet-seed 1` and `--dynet-seed=1`.
 
         Raises:
             ValueError: an option without a value, or with one that makes no sense.
@@ -198,7 +206,10 @@ class DynetParams:
                 continue
             setter = self._options().get(name)
             if setter is None:
-                say(option, f"the option {option} is not known and has no effect.{_INSTEAD.get(name, '')}")
+                say(
+                    option,
+                    f"the option {option} is not known and has no effect.{_INSTEAD.get(name, '')}",
+                )
                 continue
             if not given and i + 1 == len(arguments):
                 raise ValueError(f"{option}: needs a value.")
@@ -206,20 +217,32 @@ class DynetParams:
 
     def _options(self) -> dict[str, Any]:
         return {
-            "seed": self.set_random_seed, "autobatch": self.set_autobatch, "weight-decay": self.set_weight_decay, "mem": self.set_mem,
-            "memory": self.set_mem, "profiling": self.set_profiling, "gpus": self.set_requested_gpus, "devices": self._set_devices,
-        }  # fmt: skip
+            "seed": self.set_random_seed,
+            "autobatch": self.set_autobatch,
+            "weight-decay": self.set_weight_decay,
+            "mem": self.set_mem,
+            "memory": self.set_mem,
+            "profiling": self.set_profiling,
+            "gpus": self.set_requested_gpus,
+            "devices": self._set_devices,
+        }
 
     def from_config(self, conf: Any) -> None:
         """Takes the attributes, or the items of a dict, where there are.
 
-        Their names: mem, seed, autobatch, profiling, weight_decay, shared_params, requested_gpus, gpu_mask.
+        Their names: mem, seed, autobatch, profiling, weight_decay, shared_params, requested_gpus,
+        gpu_mask.
         """
         setters: dict[str, Callable[[Any], None]] = {
-            "mem": self.set_mem, "seed": self.set_random_seed, "autobatch": self.set_autobatch, "profiling": self.set_profiling,
-            "weight_decay": self.set_weight_decay, "shared_params": self.set_shared_parameters, "requested_gpus": self.set_requested_gpus,
+            "mem": self.set_mem,
+            "seed": self.set_random_seed,
+            "autobatch": self.set_autobatch,
+            "profiling": self.set_profiling,
+            "weight_decay": self.set_weight_decay,
+            "shared_params": self.set_shared_parameters,
+            "requested_gpus": self.set_requested_gpus,
             "gpu_mask": self.set_gpu_mask,
-        }  # fmt: skip
+        }
         for name, setter in setters.items():
             value = conf.get(name) if isinstance(conf, Mapping) else getattr(conf, name, None)
             if value is not None:
@@ -291,7 +314,7 @@ def init_from_params(params: DynetParams) -> None:
     params.init()
 
 
-# ---- devices ---------------------------------------------------------------------------------------------------------------------------
+# ---- devices ---------------------------------------------------------------------------
 
 
 class DeviceInfo:
@@ -337,23 +360,28 @@ def to_device(e: Expression, device_str: str) -> Expression:
     return e
 
 
-# ---- parameters as expressions -----------------------------------------------------------------------------------------------------------
+# ---- parameters as expressions ---------------------------------------------------------
 
 
 def parameter(*args: Any) -> Any:
-    """Returns its argument, or a tuple of several: parameters are expressions by themselves. Deprecated, as in DyNet; says so once.
+    """Returns its argument, or a tuple of several: parameters are expressions by themselves.
+    Deprecated, as in DyNet; says so once.
 
     >>> import dist_dynet as dy
     >>> W = dy.ParameterCollection().add_parameters((2, 2))
     >>> dy.parameter(W) is W
     True
     """
-    say("parameter", "parameter(...) is deprecated: parameters are expressions by themselves. Leave it out.")
+    say(
+        "parameter",
+        "parameter(...) is deprecated: parameters are expressions by themselves. Leave it out.",
+    )
     return args[0] if len(args) == 1 else args
 
 
 def const_parameter(*args: Expression) -> Expression | list[Expression]:
-    """The parameters as constants, which no gradient is sent to: nobackprop() of each; a list if there are several.
+    """The parameters as constants, which no gradient is sent to: nobackprop() of each; a list if
+    there are several.
 
     >>> import dist_dynet as dy
     >>> W = dy.ParameterCollection().add_parameters(2, init=1)
@@ -365,7 +393,7 @@ def const_parameter(*args: Expression) -> Expression | list[Expression]:
     return constants[0] if len(constants) == 1 else constants
 
 
-# ---- holders ---------------------------------------------------------------------------------------------------------------------------
+# ---- holders ---------------------------------------------------------------------------
 
 
 class UnsignedValue:
@@ -443,7 +471,7 @@ def _unsigned(value: int, what: str) -> int:
     return number
 
 
-# ---- the environment -------------------------------------------------------------------------------------------------------------------
+# ---- the environment -------------------------------------------------------------------
 
 
 def from_environment() -> DynetParams:

@@ -1,4 +1,5 @@
-"""Tensor: a value that was read, with its largest entries and samples. It knows arrays, nothing of graphs."""
+"""Tensor: a value that was read, with its largest entries and samples. It knows arrays, nothing of
+graphs."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ __all__ = ["Tensor"]
 
 
 class Tensor:
-    """The value of an expression at the time it was read: dims, and a batch. Made by Expression.tensor_value().
+    """The value of an expression at the time it was read: dims, and a batch. Made by
+    Expression.tensor_value().
 
     >>> import dist_dynet as dy
     >>> _ = dy.renew_cg()
@@ -30,14 +32,19 @@ class Tensor:
 
     __slots__ = ("_array", "_uniform")
 
-    def __init__(self, _array: NDArray[Any] | None = None, _uniform: Callable[[int], NDArray[np.float64]] | None = None) -> None:
+    def __init__(
+        self,
+        _array: NDArray[Any] | None = None,
+        _uniform: Callable[[int], NDArray[np.float64]] | None = None,
+    ) -> None:
         """`_array`: dims..., batch. `_uniform(n)`: n numbers drawn evenly from (0, 1)."""
         if not isinstance(_array, np.ndarray) or _uniform is None:
             raise TypeError("Tensor: cannot be made directly. Use Expression.tensor_value().")
         self._array, self._uniform = _array, _uniform
 
     def as_numpy(self) -> NDArray[Any]:
-        """A copy of the numbers (float64, or int64 where they are indices): the dims, and the batch as last axis if there is one."""
+        """A copy of the numbers (float64, or int64 where they are indices): the dims, and the batch
+        as last axis if there is one."""
         array = self._array
         return (array if array.shape[-1] != 1 else array[..., 0]).copy("K")
 
@@ -45,23 +52,34 @@ class Tensor:
         dims = self._array.shape[:-1]
         dim, num = count(dim, what, "dim"), count(num, what, "num")
         if not 0 <= dim < len(dims):
-            raise ValueError(f"{what}: dim {dim} is not a dim of {dims}. Dims run from 0 to {len(dims) - 1}.")
+            raise ValueError(
+                f"{what}: dim {dim} is not a dim of {dims}. Dims run from 0 to {len(dims) - 1}."
+            )
         if num < 1:
             raise ValueError(f"{what}: num must be positive; got {num}.")
         return dim, num
 
     def _largest(self, what: str, dim: int, num: int) -> NDArray[np.int64]:
-        """Indices of the num largest entries along dim, in falling order; of equal ones the first; NaN is smaller than all numbers."""
+        """Indices of the num largest entries along dim, in falling order; of equal ones the first;
+        NaN is smaller than all numbers."""
         dim, num = self._axis(what, dim, num)
         if num > self._array.shape[dim]:
-            raise ValueError(f"{what}: num must be at most {self._array.shape[dim]}, the size of dim {dim}; got {num}.")
-        keys = np.where(np.isnan(self._array), -np.inf, self._array) if self._array.dtype.kind == "f" else self._array
+            raise ValueError(
+                f"{what}: num must be at most {self._array.shape[dim]}, the size of dim {dim}; got"
+                f" {num}."
+            )
+        keys = (
+            np.where(np.isnan(self._array), -np.inf, self._array)
+            if self._array.dtype.kind == "f"
+            else self._array
+        )
         if num == 1:
             return np.asarray(np.argmax(keys, axis=dim, keepdims=True), np.int64)
         return np.take(np.argsort(-keys, axis=dim, kind="stable"), range(num), axis=dim)
 
     def argmax(self, dim: int = 0, num: int = 1) -> Tensor:
-        """The indices of the num largest entries along dim, in falling order: dim stays, with size num. Of equal entries the first counts.
+        """The indices of the num largest entries along dim, in falling order: dim stays, with size
+        num. Of equal entries the first counts.
 
         Raises:
             ValueError: there is no such dim, or num is not in 1 .. its size.
@@ -69,7 +87,8 @@ class Tensor:
         return Tensor(self._largest("argmax", dim, num), self._uniform)
 
     def topk(self, dim: int = 0, num: int = 1) -> tuple[Tensor, Tensor]:
-        """The num largest entries along dim in falling order, and their indices: dim stays, with size num.
+        """The num largest entries along dim in falling order, and their indices: dim stays, with
+        size num.
 
         Raises:
             ValueError: there is no such dim, or num is not in 1 .. its size.
@@ -79,17 +98,23 @@ class Tensor:
         return Tensor(values, self._uniform), Tensor(indices, self._uniform)
 
     def categorical_sample_log_prob(self, dim: int = 0, num: int = 1) -> Tensor:
-        """Indices along dim drawn with probability exp(entry) / sum exp(entries), num of them, independently: dim stays, with size num.
+        """Indices along dim drawn with probability exp(entry) / sum exp(entries), num of them,
+        independently: dim stays, with size num.
 
-        As argmax(entry + g) with g = -log(-log u), u drawn evenly from (0, 1). reset_random_seed() repeats the draws.
+        As argmax(entry + g) with g = -log(-log u), u drawn evenly from (0, 1). reset_random_seed()
+        repeats the draws.
 
         Raises:
-            ValueError: there is no such dim; or NaN, or nothing but -inf, among the entries of a draw.
+            ValueError: there is no such dim; or NaN, or nothing but -inf, among the entries of a
+                draw.
         """
         dim, num = self._axis("categorical_sample_log_prob", dim, num)
         log_p = np.moveaxis(self._array, dim, -1)[..., None, :]
         if log_p.shape[-1] == 0 or not (np.max(log_p, axis=-1, initial=-np.inf) > -np.inf).all():
-            raise ValueError("categorical_sample_log_prob: entries must be log probabilities, not all of them -inf, none NaN.")
+            raise ValueError(
+                "categorical_sample_log_prob: entries must be log probabilities, not all of them"
+                " -inf, none NaN."
+            )
         shape = (*self._array.shape, num)
         u = np.moveaxis(self._uniform(int(np.prod(shape))).reshape(shape, order="F"), dim, -1)
         with np.errstate(divide="ignore"):  # u may be 0, which wins never

@@ -1,6 +1,7 @@
 """@traced: functions of expressions that are traced once and make one node per call from then on.
 
-csrc/program.h says what becomes of the traced nodes; this module knows signatures, and what a function may not do while it is traced.
+csrc/program.h says what becomes of the traced nodes; this module knows signatures, and what a
+function may not do while it is traced.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def traced_call(cell: int, *handles: int) -> int:
 
 
 class _Variant:
-    """What a function returns for arguments of one form: C's cell, which holds the programs for their dims."""
+    """What a function returns for arguments of one form: C's cell, which holds the programs for
+    their dims."""
 
     __slots__ = ("c", "form", "handle", "is_pair", "kept", "outputs")
 
@@ -61,11 +63,14 @@ class _Variant:
 class TracedFunction:
     """A function that makes one node per call. Made by traced()."""
 
-    def __init__(self, function: Callable[..., Any], name: str, instance: tuple[Any, ...] = ()) -> None:
+    def __init__(
+        self, function: Callable[..., Any], name: str, instance: tuple[Any, ...] = ()
+    ) -> None:
         functools.update_wrapper(self, function)
         self._function, self._name, self._instance = function, name, instance
         self._variants: dict[Any, _Variant] = {}
-        self._plain: dict[int, _Variant] = {}  # for arguments that are nodes, by their number; -1 is none
+        # for arguments that are nodes, by their number; -1 is none
+        self._plain: dict[int, _Variant] = {}
         self.traces = 0
         """How often the function was traced."""
 
@@ -73,14 +78,19 @@ class TracedFunction:
         self._name = name
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """The cell of an instance: traces belong to it, since what the function reads from it may be its own."""
+        """The cell of an instance: traces belong to it, since what the function reads from it may
+        be its own."""
         if instance is None:
             return self
         try:
             known = instance.__dict__
         except AttributeError:
-            raise TypeError(f"{self._what()}: objects of {type(instance).__name__} cannot keep traces: __slots__ leaves no __dict__.") from None
-        shadowed = getattr(type(instance), self._name, None) is not self  # it was asked for by super()
+            raise TypeError(
+                f"{self._what()}: objects of {type(instance).__name__} cannot keep traces:"
+                " __slots__ leaves no __dict__."
+            ) from None
+        # it was asked for by super()
+        shadowed = getattr(type(instance), self._name, None) is not self
         name = f"{self.__qualname__} of {self._name}" if shadowed else self._name  # type: ignore[attr-defined]
         bound = known.get(name)
         if not isinstance(bound, TracedFunction):
@@ -134,7 +144,10 @@ class TracedFunction:
         try:
             variant = self._variants.get(form)
         except TypeError:
-            raise TypeError(f"{self._what()}: arguments must be expressions, lists of them, or hashable; got {args!r:.200}.") from None
+            raise TypeError(
+                f"{self._what()}: arguments must be expressions, lists of them, or hashable; got"
+                f" {args!r:.200}."
+            ) from None
         h = traced_call(variant.handle, *handles) if variant else _UNTRACED
         if h == _UNTRACED:
             if self.traces >= MOST_TRACES:
@@ -159,7 +172,8 @@ class TracedFunction:
     def _flatten(self, given: Any, handles: list[int], key: list[Any]) -> None:
         """Appends the nodes in an argument to `handles`, and what it is besides to `key`."""
         if isinstance(given, Expression):
-            h: int = getattr(given, "_h", 0) or given._node()  # which raises an error for one made by hand
+            # which raises an error for one made by hand
+            h: int = getattr(given, "_h", 0) or given._node()
             if 0 <= h < _FIRST_PARAMETER:
                 handles.append(h)
                 key.append(Expression)
@@ -172,7 +186,9 @@ class TracedFunction:
         else:
             key.append((type(given), given))
 
-    def _trace(self, variant: _Variant, handles: list[int], args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def _trace(
+        self, variant: _Variant, handles: list[int], args: tuple[Any, ...], options: dict[str, Any]
+    ) -> None:
         """Adds a program to C's cell."""
         dims = [expression(h).dim() for h in handles]
         outer = graph_of(*handles)
@@ -183,11 +199,21 @@ class TracedFunction:
                     return
             finally:
                 callback.tracing = ""
-        raise RuntimeError(f"{self._what()}: the function draws random numbers in Python, once for all calls. Draw outside and pass what "
-                           "depends on it, or use dropout(), noise() and the like.")
+        raise RuntimeError(
+            f"{self._what()}: the function draws random numbers in Python, once for all calls. Draw"
+            " outside and pass what depends on it, or use dropout(), noise() and the like."
+        )
 
-    def _traced(self, graph: int, variant: _Variant, dims: list[Any], args: tuple[Any, ...], options: dict[str, Any]) -> bool:
-        """Runs the function on a graph of its own; False, and nothing is added: somebody has drawn from Python's or NumPy's generators."""
+    def _traced(
+        self,
+        graph: int,
+        variant: _Variant,
+        dims: list[Any],
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+    ) -> bool:
+        """Runs the function on a graph of its own; False, and nothing is added: somebody has drawn
+        from Python's or NumPy's generators."""
         callback.tracing = self._what()
         before = _generators()
         given = [_placeholder(graph, d, batch) for d, batch in dims]
@@ -198,7 +224,14 @@ class TracedFunction:
         if _generators() != before:
             return False
         outputs = self._outputs(variant, result)
-        code = lib.dn_traced_add(variant.c, graph, len(given), [e._h for e in given], len(outputs), [e._h for e in outputs])
+        code = lib.dn_traced_add(
+            variant.c,
+            graph,
+            len(given),
+            [e._h for e in given],
+            len(outputs),
+            [e._h for e in outputs],
+        )
         if code < 0:
             fail_in(graph, code)
         return True
@@ -208,12 +241,21 @@ class TracedFunction:
         several = isinstance(result, list | tuple)
         outputs = list(result) if several else [result]
         if not outputs or not all(isinstance(e, Expression) for e in outputs):
-            raise TypeError(f"{self._what()}: the function must return an expression, or a list or tuple of them; got {result!r:.200}.")
+            raise TypeError(
+                f"{self._what()}: the function must return an expression, or a list or tuple of"
+                f" them; got {result!r:.200}."
+            )
         form = None if not several else getattr(type(result), "_make", type(result))
         if variant.outputs and (variant.outputs, variant.form) != (len(outputs), form):
-            raise ValueError(f"{self._what()}: the function must return as many expressions for all dims of its arguments; got "
-                             f"{len(outputs)}, before {variant.outputs}.")
-        variant.outputs, variant.form, variant.is_pair = len(outputs), form, form is tuple and len(outputs) == 2
+            raise ValueError(
+                f"{self._what()}: the function must return as many expressions for all dims of its"
+                f" arguments; got {len(outputs)}, before {variant.outputs}."
+            )
+        variant.outputs, variant.form, variant.is_pair = (
+            len(outputs),
+            form,
+            form is tuple and len(outputs) == 2,
+        )
         return outputs
 
 
@@ -253,26 +295,32 @@ def _results(variant: _Variant, h: int) -> Any:
 def traced(function: F) -> F:
     """y, ... = f(x, ...): a function of expressions, traced once, that makes one node per call.
 
-    The function runs once for each signature of its arguments; what it did is then repeated in C, for all calls of the graph at once where the
-    graph batches. Values and gradients are those of the plain function. For what is called often and always does the same: the step of a
-    recurrent network, a node of a tree, a layer. Works for methods, too.
+    The function runs once for each signature of its arguments; what it did is then repeated in C,
+    for all calls of the graph at once where the graph batches. Values and gradients are those of
+    the plain function. For what is called often and always does the same: the step of a recurrent
+    network, a node of a tree, a layer. Works for methods, too.
 
     Args:
-        function: takes expressions, lists and tuples of them, and whatever else is hashable; returns an expression, or a list or tuple of
-            them. Its signature is the dims and batch sizes of its expressions, and the values of all else. Parameters may be arguments, but
-            need not be. What it reads from outside, such as attributes of its object, is read while it is traced, so it must not change. Up
-            to 256 signatures are traced; with others the function is called as if it were not decorated. While other threads draw from
-            Python's or NumPy's generators, nobody can tell who drew: then the function runs up to 8 times for a signature. It should have
-            no effect but the expressions it makes.
+        function: takes expressions, lists and tuples of them, and whatever else is hashable;
+            returns an expression, or a list or tuple of them. Its signature is the dims and batch
+            sizes of its expressions, and the values of all else. Parameters may be arguments, but
+            need not be. What it reads from outside, such as attributes of its object, is read while
+            it is traced, so it must not change. Up to 256 signatures are traced; with others the
+            function is called as if it were not decorated. While other threads draw from Python's
+            or NumPy's generators, nobody can tell who drew: then the function runs up to 8 times
+            for a signature. It should have no effect but the expressions it makes.
 
     Shape: whatever the function makes.
-    Gradient: as of the plain function. Random operations in it make draws of their own, the same with batching and without.
+    Gradient: as of the plain function. Random operations in it make draws of their own, the same
+    with batching and without.
 
     Raises:
-        RuntimeError: the function reads a value, uses an expression of the graph that is not among its arguments, or draws from
-            Python's or NumPy's generators.
-        ValueError: it uses an operation written in Python (function()), or returns other numbers of expressions for other dims.
-        TypeError: it returns something other than expressions, or is given something that is neither an expression nor hashable.
+        RuntimeError: the function reads a value, uses an expression of the graph that is not among
+            its arguments, or draws from Python's or NumPy's generators.
+        ValueError: it uses an operation written in Python (function()), or returns other numbers of
+            expressions for other dims.
+        TypeError: it returns something other than expressions, or is given something that is
+            neither an expression nor hashable.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()

@@ -1,13 +1,15 @@
 """Dependency parser: a transition system whose stack is read by a StackLSTM (dy.StackLSTM).
 
-Trains on the English Web Treebank (Universal Dependencies) and prints the share of words that get the right head. The
-network's shape follows each sentence: every action is a decision, and a subtree becomes one vector when it is finished.
+Trains on the English Web Treebank (Universal Dependencies) and prints the share of words that get
+the right head. The network's shape follows each sentence: every action is a decision, and a subtree
+becomes one vector when it is finished.
 
     python examples/stack_parser.py
     mpirun -n 2 python examples/stack_parser.py
 
-How long: four epochs take 40 s on one core. What to expect: 0.868 of the heads right on the test set (with --limit 4000,
-which takes 15 s, 0.818). What it leaves: the model that was best on dev, in --output.
+How long: four epochs take 40 s on one core. What to expect: 0.868 of the heads right on the test
+set (with --limit 4000, which takes 15 s, 0.818). What it leaves: the model that was best on dev, in
+--output.
 """
 
 import argparse
@@ -25,20 +27,30 @@ UNKNOWN = 0
 
 
 def read(path, limit):
-    """[(words, part-of-speech tags, heads)] of the first sentences of a gzipped CoNLL-U file; a head of 0 is the root."""
+    """[(words, part-of-speech tags, heads)] of the first sentences of a gzipped CoNLL-U file; a
+    head of 0 is the root."""
     sentences = []
     with gzip.open(path, "rt", encoding="utf-8") as file:
         for block in file.read().strip().split("\n\n")[:limit]:
             rows = [line.split("\t") for line in block.splitlines() if not line.startswith("#")]
-            rows = [row for row in rows if row[0].isdigit()]  # neither multiword tokens (2-3) nor empty nodes (8.1)
-            sentences.append(([row[1].lower() for row in rows], [row[3] for row in rows], [int(row[6]) for row in rows]))
+            # neither multiword tokens (2-3) nor empty nodes (8.1)
+            rows = [row for row in rows if row[0].isdigit()]
+            sentences.append(
+                (
+                    [row[1].lower() for row in rows],
+                    [row[3] for row in rows],
+                    [int(row[6]) for row in rows],
+                )
+            )
     return sentences
 
 
 def oracle(stack, front, heads):
-    """The right action of the arc-hybrid system (Kuhlmann, Gomez-Rodriguez and Satta 2011); None: the tree has crossing arcs.
+    """The right action of the arc-hybrid system (Kuhlmann, Gomez-Rodriguez and Satta 2011); None:
+    the tree has crossing arcs.
 
-    stack: word numbers, the top last, 0 being the root; front: the first word of the buffer; heads[w - 1]: the head of w.
+    stack: word numbers, the top last, 0 being the root; front: the first word of the buffer;
+    heads[w - 1]: the head of w.
     """
     top, n = stack[-1], len(heads)
     if top and front <= n and heads[top - 1] == front:
@@ -49,7 +61,8 @@ def oracle(stack, front, heads):
 
 
 class Parser:
-    """The network: a BiLSTM over words, a StackLSTM over unfinished subtrees, and a layer that chooses actions."""
+    """The network: a BiLSTM over words, a StackLSTM over unfinished subtrees, and a layer that
+    chooses actions."""
 
     def __init__(self, model, sentences, size):
         words = Counter(word for words, _, _ in sentences for word in words)
@@ -66,10 +79,17 @@ class Parser:
         self.root, self.end = model.add_parameters(size), model.add_parameters(size)
 
     def run(self, sentence, train=False):
-        """The losses of the right actions, or None where no actions give this tree; without `train` the heads that it finds."""
+        """The losses of the right actions, or None where no actions give this tree; without `train`
+        the heads that it finds."""
         words, tags, gold = sentence
-        inputs = zip((self.words.get(w, UNKNOWN) for w in words), (self.tags.get(t, UNKNOWN) for t in tags), strict=True)
-        vectors = self.reader.transduce([dy.concatenate([self.word_table[w], self.tag_table[t]]) for w, t in inputs])
+        inputs = zip(
+            (self.words.get(w, UNKNOWN) for w in words),
+            (self.tags.get(t, UNKNOWN) for t in tags),
+            strict=True,
+        )
+        vectors = self.reader.transduce(
+            [dy.concatenate([self.word_table[w], self.tag_table[t]]) for w, t in inputs]
+        )
         vectors = [self.root, *vectors, self.end]
         stack, items, front, n = self.stacks.empty().push(self.root), [0], 1, len(words)
         losses, heads = [], [0] * n
@@ -105,27 +125,44 @@ class Parser:
     def count(self, sentence):
         """How many words get their head, and how many there are."""
         dy.renew_cg()
-        return sum(h == g for h, g in zip(self.run(sentence), sentence[2], strict=True)), len(sentence[2])
+        return sum(h == g for h, g in zip(self.run(sentence), sentence[2], strict=True)), len(
+            sentence[2]
+        )
 
 
 def evaluate(parser, sentences):
-    """The share of words with the right head; the ranks divide the sentences, and each gets the whole answer."""
+    """The share of words with the right head; the ranks divide the sentences, and each gets the
+    whole answer."""
     right, words = np.sum(parallel.evaluate(parser.count, sentences), axis=0)
     return right / words
 
 
 def main():
     """Train, keep the epoch that is best on dev, test it."""
-    cli = argparse.ArgumentParser(description="StackLSTM dependency parser for the English Web Treebank.")
-    cli.add_argument("--data", type=Path, default=Path(__file__).parent / "data" / "ud-ewt", help="folder")
-    cli.add_argument("--output", type=Path, default=Path("runs/stack_parser.model"), help="file for the best model")
+    cli = argparse.ArgumentParser(
+        description="StackLSTM dependency parser for the English Web Treebank."
+    )
+    cli.add_argument(
+        "--data", type=Path, default=Path(__file__).parent / "data" / "ud-ewt", help="folder"
+    )
+    cli.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/stack_parser.model"),
+        help="file for the best model",
+    )
     cli.add_argument("--limit", type=int, help="read only so many sentences of each file")
     cli.add_argument("--epochs", type=int, default=4)
-    cli.add_argument("--batch-size", type=int, default=16, help="sentences of one update, over all ranks")
+    cli.add_argument(
+        "--batch-size", type=int, default=16, help="sentences of one update, over all ranks"
+    )
     cli.add_argument("--size", type=int, default=64, help="of all vectors")
     cli.add_argument("--seed", type=int, default=1)
     args = cli.parse_args()
-    train, dev, test = (read(args.data / f"en_ewt-ud-{part}.conllu.gz", args.limit) for part in ("train", "dev", "test"))
+    train, dev, test = (
+        read(args.data / f"en_ewt-ud-{part}.conllu.gz", args.limit)
+        for part in ("train", "dev", "test")
+    )
     dy.reset_random_seed(args.seed)
     model = dy.ParameterCollection()
     parser = Parser(model, train, args.size)
@@ -134,7 +171,9 @@ def main():
     best = -1.0
     for epoch in range(1, args.epochs + 1):
         total = np.zeros(2)
-        for batch in parallel.shard(train, batch_size=args.batch_size, seed=args.seed, epoch=epoch, cost=lambda s: len(s[0])):
+        for batch in parallel.shard(
+            train, batch_size=args.batch_size, seed=args.seed, epoch=epoch, cost=lambda s: len(s[0])
+        ):
             dy.renew_cg(autobatching=True)
             losses = [loss for sentence in batch for loss in parser.run(sentence, train=True) or ()]
             if losses:  # a rank may be left without sentences, or with crossing arcs alone
@@ -148,7 +187,11 @@ def main():
             best = accuracy
             model.save(args.output)
         if parallel.is_main():
-            print(f"epoch {epoch}: loss of an action {loss_sum / actions:.4f}, heads right on dev {accuracy:.4f}", flush=True)
+            print(
+                f"epoch {epoch}: loss of an action {loss_sum / actions:.4f}, heads right on dev"
+                f" {accuracy:.4f}",
+                flush=True,
+            )
     model.populate(args.output)
     accuracy = evaluate(parser, test)
     if parallel.is_main():

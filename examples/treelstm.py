@@ -1,14 +1,16 @@
-"""Trees: a binary TreeLSTM written by hand, whose nodes are cells (dy.traced), learns to evaluate nested MAX, MIN and SUM.
+"""Trees: a binary TreeLSTM written by hand, whose nodes are cells (dy.traced), learns to evaluate
+nested MAX, MIN and SUM.
 
 One script for one process and for many:
 
     python examples/treelstm.py
     mpirun -n 2 python examples/treelstm.py
 
-Each tree is another network. The functions `leaf` and `inner` say what one node does; as cells they are one node of the graph per call, and
-with autobatching all calls that can be made together are.
+Each tree is another network. The functions `leaf` and `inner` say what one node does; as cells they
+are one node of the graph per call, and with autobatching all calls that can be made together are.
 
-How long: 6 epochs take 10 s on one core. What to expect: 0.99 or more of the roots are right on dev and test.
+How long: 6 epochs take 10 s on one core. What to expect: 0.99 or more of the roots are right on dev
+and test.
 """
 
 import argparse
@@ -48,14 +50,18 @@ def size(tree):
 
 
 class Network:
-    """A TreeLSTM (Tai, Socher and Manning 2015) with a forget gate per child, and a classifier for every node."""
+    """A TreeLSTM (Tai, Socher and Manning 2015) with a forget gate per child, and a classifier for
+    every node."""
 
     LABELS = 5
 
     def __init__(self, model, words, n):
         self.words = {w: k for k, w in enumerate(words)}
         self.table = model.add_lookup_parameters((len(words), n))
-        matrix, bias = (lambda: model.add_parameters((n, n))), (lambda start=0: model.add_parameters(n, init=start))
+        matrix, bias = (
+            (lambda: model.add_parameters((n, n))),
+            (lambda start=0: model.add_parameters(n, init=start)),
+        )
         self.of_leaf = [(bias(), matrix()) for _ in "iou"]
         self.of_inner = [(bias(), matrix(), matrix()) for _ in "iou"]
         self.forget = [(bias(1), matrix(), matrix()) for _ in "lr"]
@@ -91,7 +97,12 @@ class Network:
         labelled = []
         for tree in batch:
             self.states(tree, labelled)
-        return dy.esum([dy.pickneglogsoftmax(dy.affine_transform([self.c, self.V, h]), label) for h, label in labelled]) / len(batch)
+        return dy.esum(
+            [
+                dy.pickneglogsoftmax(dy.affine_transform([self.c, self.V, h]), label)
+                for h, label in labelled
+            ]
+        ) / len(batch)
 
     def is_right(self, tree):
         """Whether the label of the root is found."""
@@ -103,9 +114,13 @@ class Network:
 def main():
     """Train, print the share of roots that are right after each epoch, and on the test set."""
     parser = argparse.ArgumentParser(description="TreeLSTM for nested operations, made of cells.")
-    parser.add_argument("--data", type=Path, default=Path(__file__).parent / "data" / "listops", help="folder")
+    parser.add_argument(
+        "--data", type=Path, default=Path(__file__).parent / "data" / "listops", help="folder"
+    )
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--batch-size", type=int, default=32, help="trees of one update, over all ranks")
+    parser.add_argument(
+        "--batch-size", type=int, default=32, help="trees of one update, over all ranks"
+    )
     parser.add_argument("--size", type=int, default=64, help="of states and embeddings")
     parser.add_argument("--limit", type=int, default=None, help="this many training trees")
     parser.add_argument("--seed", type=int, default=1)
@@ -118,7 +133,9 @@ def main():
     trainer = parallel.DistributedTrainer(dy.AdamTrainer(model, 0.003))
     for epoch in range(1, args.epochs + 1):
         total = np.zeros(2)
-        for batch in parallel.shard(train, batch_size=args.batch_size, seed=args.seed, epoch=epoch, cost=size):
+        for batch in parallel.shard(
+            train, batch_size=args.batch_size, seed=args.seed, epoch=epoch, cost=size
+        ):
             if batch:  # a rank may be left without trees at the end of an epoch
                 loss = network.loss(batch)
                 total += loss.value() * len(batch), len(batch)
@@ -127,7 +144,10 @@ def main():
         loss_sum, trees = parallel.all_reduce(total, "sum")
         accuracy = np.mean(parallel.evaluate(network.is_right, dev))
         if parallel.is_main():
-            print(f"epoch {epoch}: loss {loss_sum / trees:.3f}, dev accuracy {accuracy:.3f}", flush=True)
+            print(
+                f"epoch {epoch}: loss {loss_sum / trees:.3f}, dev accuracy {accuracy:.3f}",
+                flush=True,
+            )
     accuracy = np.mean(parallel.evaluate(network.is_right, test))
     if parallel.is_main():
         print(f"test accuracy {accuracy:.3f}")

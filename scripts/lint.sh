@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Checks the sources without running them: ruff (style and docstrings), mypy (types of the package), the C compiler's strict warnings, and
-# the shell checker (shellcheck).
+# Checks the sources without running them: ruff (style, format and docstrings), clang-format, mypy
+# (types of the package), the C compiler's strict warnings, and the shell checker (shellcheck).
 #
 #     scripts/lint.sh
 #
 # How long: half a minute after the first call, which installs the tools.
-# What to expect: no output but the commands' own summaries; a non-zero status when something is to be mended.
+# What to expect: no output but the commands' own summaries; a non-zero status when something is to
+# be mended.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
@@ -16,7 +17,8 @@ cd "$ROOT"
 "$VENV/bin/mypy"
 "$VENV/bin/python" -c 'import build_ffi'
 include="$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')"
-long=$(grep -rnE '^.{145,}' csrc --include='*.[ch]') && { echo "lines of more than 144 columns:" "$long"; exit 1; }
+"$VENV/bin/ruff" format --check .
+"$VENV/bin/clang-format" --dry-run -Werror csrc/*.[ch] csrc/*/*.[ch]
 for source in csrc/*.c csrc/*/*.c; do
     defines=()
     [[ "$source" = csrc/python/* ]] && defines=(-DPy_LIMITED_API=0x030A0000 -isystem "$include")

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Writes docs/ops.md: all operations, from the rows in csrc/ops (formula, flags) and the docstrings of dist_dynet/ops (shapes, gradient, ...).
+"""Writes docs/ops.md: all operations, from the rows in csrc/ops (formula, flags) and the docstrings
+of dist_dynet/ops (shapes, gradient, ...).
 
-    python scripts/make_ops_md.py            writes docs/ops.md; the package must be built or installed
-    python scripts/make_ops_md.py FILE       writes another file
+    python scripts/make_ops_md.py            writes docs/ops.md; the package must be built or
+    installed python scripts/make_ops_md.py FILE       writes another file
 
-How long: two seconds. What to expect: the name of the file. tests/test_ops_md.py fails when the file is not what the sources say.
+How long: two seconds. What to expect: the name of the file. tests/test_ops_md.py fails when the
+file is not what the sources say.
 """
 
 import doctest
@@ -39,13 +41,16 @@ OPERATORS = [
 FIELDS = ("Shape", "Gradient", "Args", "Raises", "Returns")
 
 
-# ---- what the C rows say ---------------------------------------------------------------------------------------------------------------
+# ---- what the C rows say ---------------------------------------------------------------
 
 
 def c_files():
     """{a file with rows, from csrc: its operations}."""
     row = re.compile(r"^(?:DN_OP|[A-Z_]+)\((\w+),", re.M)
-    paths = sorted([*(ROOT / "csrc" / "ops").glob("*.c"), ROOT / "csrc" / "graph" / "leaves.c"], key=lambda p: p.name)
+    paths = sorted(
+        [*(ROOT / "csrc" / "ops").glob("*.c"), ROOT / "csrc" / "graph" / "leaves.c"],
+        key=lambda p: p.name,
+    )
     files = {
         str(p.relative_to(ROOT)): [n for n in row.findall(p.read_text()) if n in OPS] for p in paths
     }
@@ -57,15 +62,22 @@ def c_files():
 
 def flag_meanings():
     """{flag: its comment}, from the enum in csrc/dn_api.h."""
-    enum = re.search(r"enum dn_op_flag \{(.*?)\n\};", (ROOT / "csrc" / "dn_api.h").read_text(), re.S)[1]
-    return {name: " ".join(text.split()) for name, text in re.findall(r"(DN_\w+) = \d+,?\s*/\* (.*?) \*/", enum, re.S)}
+    enum = re.search(
+        r"enum dn_op_flag \{(.*?)\n\};", (ROOT / "csrc" / "dn_api.h").read_text(), re.S
+    )[1]
+    return {
+        name: " ".join(text.split())
+        for name, text in re.findall(r"(DN_\w+) = \d+,?\s*/\* (.*?) \*/", enum, re.S)
+    }
 
 
 def flag_words(op, meanings):
     """The flags of an operation, in the order of the enum."""
     flags = lib.dn_op_flags(OPS[op])
     words = [f.removeprefix("DN_").lower() for f in meanings if flags & getattr(lib, f)]
-    shared = flags >> int(re.search(r"DN_BROADCAST_SHIFT = (\d+)", (ROOT / "csrc" / "op.h").read_text())[1])
+    shared = flags >> int(
+        re.search(r"DN_BROADCAST_SHIFT = (\d+)", (ROOT / "csrc" / "op.h").read_text())[1]
+    )
     return words + [f"shared {k}" for k in range(8) if shared & 1 << k]
 
 
@@ -74,7 +86,7 @@ def formula(op):
     return f"`{ffi.string(lib.dn_op_formula(OPS[op])).decode()}`".replace("|", r"\|")
 
 
-# ---- what the docstrings say -----------------------------------------------------------------------------------------------------------
+# ---- what the docstrings say -----------------------------------------------------------
 
 
 def signature(name, function):
@@ -107,11 +119,16 @@ def parts(docstring):
             paragraphs[-1].append(line.strip())
         elif line.strip():
             field.append(line)
-    return [" ".join(p) for p in paragraphs if p], fields, (">>> " + example).strip() if found else ""
+    return (
+        [" ".join(p) for p in paragraphs if p],
+        fields,
+        (">>> " + example).strip() if found else "",
+    )
 
 
 def items(lines):
-    """The lines of Args or Raises: `name: text`, going on where lines are indented further; or one plain text."""
+    """The lines of Args or Raises: `name: text`, going on where lines are indented further; or one
+    plain text."""
     depth = min((len(line) - len(line.lstrip()) for line in lines), default=0)
     result = []
     for line in lines:
@@ -138,7 +155,11 @@ def entry(name, function, nodes):
         lines += [escaped(p), ""]
     for field, content in fields.items():
         texts = items(content)
-        lines += [f"- {field}: {escaped(texts[0])}"] if len(texts) == 1 else [f"- {field}:", *(f"    - {escaped(t)}" for t in texts)]
+        lines += (
+            [f"- {field}: {escaped(texts[0])}"]
+            if len(texts) == 1
+            else [f"- {field}:", *(f"    - {escaped(t)}" for t in texts)]
+        )
     if nodes:
         lines.append(f"- Nodes: {', '.join(f'[`{n}`](#in-c)' for n in nodes)}")
     if fields or nodes:
@@ -148,7 +169,7 @@ def entry(name, function, nodes):
     return lines
 
 
-# ---- which nodes a function makes: its example is run --------------------------------------------------------------------------------------
+# ---- which nodes a function makes: its example is run ----------------------------------
 
 
 def ops_made(before):
@@ -174,7 +195,9 @@ def nodes_of(name, function):
     setattr(dy, name, spy)
     try:
         example = doctest.DocTestParser().get_doctest(function.__doc__, {}, name, None, None)
-        doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS).run(example, out=lambda text: None)
+        doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS).run(
+            example, out=lambda text: None
+        )
     finally:
         setattr(dy, name, function)
     return list(dict.fromkeys(made)) or [name] * (name in OPS)
@@ -182,18 +205,32 @@ def nodes_of(name, function):
 
 def operators():
     """The table of what is written with operators."""
-    lines = ["## Operators", "", "x and y are expressions, s is one number.", "", "| written | node | formula |", "|---|---|---|"]
+    lines = [
+        "## Operators",
+        "",
+        "x and y are expressions, s is one number.",
+        "",
+        "| written | node | formula |",
+        "|---|---|---|",
+    ]
     for text in OPERATORS:
         dy.renew_cg()
-        x, y, s = dy.inputTensor([[1, 2], [3, 4]]), dy.inputTensor([[5, 6], [7, 8]]), dy.scalarInput(2)
+        x, y, s = (
+            dy.inputTensor([[1, 2], [3, 4]]),
+            dy.inputTensor([[5, 6], [7, 8]]),
+            dy.scalarInput(2),
+        )
         before = len(dy.cg())
         eval(text, {"x": x, "y": y, "s": s})
         made = [op for op in ops_made(before) if op not in ("input", "reshape")]
-        lines.append(f"| `{text}` | {', '.join(f'`{op}`' for op in made)} | {'; '.join(formula(op) for op in made)} |")
+        lines.append(
+            f"| `{text}` | {', '.join(f'`{op}`' for op in made)} |"
+            f" {'; '.join(formula(op) for op in made)} |"
+        )
     return [*lines, ""]
 
 
-# ---- the document ------------------------------------------------------------------------------------------------------------------------
+# ---- the document ----------------------------------------------------------------------
 
 
 def document():
@@ -209,7 +246,12 @@ def document():
             if not callable(function):
                 continue
             if name != function.__name__ and function.__name__ in family.__all__:
-                body += [f"### {name}", "", f"Another name of [{function.__name__}](#{function.__name__.lower()}).", ""]
+                body += [
+                    f"### {name}",
+                    "",
+                    f"Another name of [{function.__name__}](#{function.__name__.lower()}).",
+                    "",
+                ]
                 continue
             nodes = nodes_of(name, function)
             for op in nodes:
@@ -217,22 +259,36 @@ def document():
             body += entry(name, function, nodes)
     meanings = flag_meanings()
     table = ["## In C", "", "The rows of `csrc/ops`, one for each kind of node. The flags:", ""]
-    table += [f"- *{flag.removeprefix('DN_').lower()}*: {escaped(text)}" for flag, text in meanings.items()]
+    table += [
+        f"- *{flag.removeprefix('DN_').lower()}*: {escaped(text)}"
+        for flag, text in meanings.items()
+    ]
     table += ["- *shared k*: merged nodes have input k in common (a weight, a bias)", ""]
     for file, rows in c_files().items():
         if rows:
             table += [f"`{file}`", "", "| node | formula | flags | made by |", "|---|---|---|---|"]
             table += [
-                f"| `{op}` | {formula(op)} | {', '.join(flag_words(op, meanings))} | {', '.join(f'`{u}`' for u in users[op])} |" for op in rows
+                f"| `{op}` | {formula(op)} | {', '.join(flag_words(op, meanings))} |"
+                f" {', '.join(f'`{u}`' for u in users[op])} |"
+                for op in rows
             ]
             table.append("")
     head = [
         "# Operations",
         "",
-        "<!-- Written by scripts/make_ops_md.py from csrc/ops and dist_dynet/ops: change those, then run `python scripts/make_ops_md.py`. -->",
+        (
+            "<!-- Written by scripts/make_ops_md.py from csrc/ops and dist_dynet/ops: change those,"
+            " then run `python scripts/make_ops_md.py`. -->"
+        ),
         "",
-        "All operations of `dist_dynet` (`import dist_dynet as dy`). y is the result, dy its gradient, dx the gradient of input x. Dims are",
-        "written (rows, columns); the batch is apart from them, and unless an entry says otherwise inputs have equal batch sizes or 1. Lists",
+        (
+            "All operations of `dist_dynet` (`import dist_dynet as dy`). y is the result, dy its"
+            " gradient, dx the gradient of input x. Dims are"
+        ),
+        (
+            "written (rows, columns); the batch is apart from them, and unless an entry says"
+            " otherwise inputs have equal batch sizes or 1. Lists"
+        ),
         "may be tuples or generators, numbers may be NumPy's.",
         "",
     ]

@@ -1,18 +1,23 @@
 #!/usr/bin/env bash
-# Runs a command on the first of several "hosts" that are made of Linux namespaces on this machine, to try and to time jobs that span hosts.
+# Runs a command on the first of several "hosts" that are made of Linux namespaces on this machine,
+# to try and to time jobs that span hosts.
 #
 #     scripts/namespace_hosts.sh dist-dynet run --hosts node0:1,node1:1,node2:1 train.py
-#     scripts/namespace_hosts.sh -n 2 -r 1gbit dist-dynet run --no-bind --hosts node0:1,node1:1 train.py
+#     scripts/namespace_hosts.sh -n 2 -r 1gbit dist-dynet run --no-bind --hosts node0:1,node1:1
+#     train.py
 #
 #     -n N       so many hosts, node0, node1, ... (default 3)
-#     -r RATE    what each host can send and get at most, as tc writes it: 1gbit, 200mbit (default: no limit)
+#     -r RATE    what each host can send and get at most, as tc writes it: 1gbit, 200mbit (default:
+#     no limit)
 #
-# A host has its own name, network card (eth0), shared memory (/dev/shm) and IPC; files and processors are those of the machine. The command
-# finds DIST_DYNET_LAUNCH_AGENT and DIST_DYNET_INTERFACE set, so that dist-dynet run reaches the other hosts without ssh.
+# A host has its own name, network card (eth0), shared memory (/dev/shm) and IPC; files and
+# processors are those of the machine. The command finds DIST_DYNET_LAUNCH_AGENT and
+# DIST_DYNET_INTERFACE set, so that dist-dynet run reaches the other hosts without ssh.
 #
-# How long: three hosts are there after 0.3 s. What to expect: the command's output and exit status; afterwards nothing is left, not even when
-# this script is killed (-9), but for an empty folder in that case. 77 and a reason where the kernel does not allow it.
-# Needs: root, or a kernel that lets users make namespaces; ip and tc (iproute2), unshare, nsenter and setpriv (util-linux).
+# How long: three hosts are there after 0.3 s. What to expect: the command's output and exit status;
+# afterwards nothing is left, not even when this script is killed (-9), but for an empty folder in
+# that case. 77 and a reason where the kernel does not allow it. Needs: root, or a kernel that lets
+# users make namespaces; ip and tc (iproute2), unshare, nsenter and setpriv (util-linux).
 set -euo pipefail
 
 cannot() {
@@ -33,7 +38,7 @@ if [[ ! $hosts =~ ^[1-9][0-9]?$ ]] || [ $# -lt "$OPTIND" ]; then
     exit 64
 fi
 
-# ---- outside: into namespaces of our own, where everything else happens and ends -----------------------------------------------------------
+# ---- outside: into namespaces of our own, where everything else happens and ends -------
 
 if [ -z "${NAMESPACE_HOSTS:-}" ]; then
     for tool in ip tc unshare nsenter setpriv; do
@@ -44,7 +49,8 @@ if [ -z "${NAMESPACE_HOSTS:-}" ]; then
     "${enclose[@]}" true 2>/dev/null || cannot "the kernel does not let this user make namespaces"
     NAMESPACE_HOSTS=$(mktemp -d)
     export NAMESPACE_HOSTS
-    # The kernel kills unshare when this script ends, unshare kills the first process of the PID namespace, and with it goes all that is in it.
+    # The kernel kills unshare when this script ends, unshare kills the first process of the PID
+    # namespace, and with it goes all that is in it.
     setpriv --pdeathsig KILL "${enclose[@]}" --kill-child --mount-proc -- bash "$(readlink -f "$0")" "$@" <&0 &
     inside=$!
     trap 'kill -KILL "$inside" 2>/dev/null || true; rmdir "$NAMESPACE_HOSTS" 2>/dev/null || true' EXIT
@@ -55,7 +61,7 @@ if [ -z "${NAMESPACE_HOSTS:-}" ]; then
     exit "$status"
 fi
 
-# ---- inside: a switch, and the hosts around it ---------------------------------------------------------------------------------------------
+# ---- inside: a switch, and the hosts around it -----------------------------------------
 
 folder=$NAMESPACE_HOSTS
 unset NAMESPACE_HOSTS
@@ -90,8 +96,8 @@ ip link add switch type bridge 2>/dev/null || cannot "the kernel has no bridges"
 ip link set switch up
 ip link set lo up
 for ((i = 0; i < hosts; i++)); do
-    # A sleeping process holds the namespaces of the host; the rename makes the file whole when it is seen.
-    # shellcheck disable=SC2016
+    # A sleeping process holds the namespaces of the host; the rename makes the file whole when it
+    # is seen. shellcheck disable=SC2016
     unshare --net --uts --ipc --mount sh -c '
         hostname "$1" && mount -t tmpfs none /dev/shm && echo $$ >"$2.new" && mv "$2.new" "$2" && exec sleep infinity
     ' sh "node$i" "$folder/node$i.process" </dev/null >/dev/null 2>&1 &

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Builds the extensions with the address and undefined-behaviour sanitizers in a temporary folder and runs the tests under them.
-#     scripts/sanitize.sh                       # all tests but those marked mpi or slow, and those that limit or measure memory
-#     scripts/sanitize.sh tests/test_rnn.py     # these only; options of pytest may follow
-#     DIST_DYNET_DTYPE=float64 scripts/sanitize.sh
-# Needs: GCC with libasan and libubsan; the Python that runs the tests (PYTHON, else .venv/bin/python, else python3).
-# How long: two minutes to build (both number types), then about three times as long as the tests take otherwise.
-# What to expect: pytest's summary and status 0. The first fault ends the run with its report: read the first stack that names a file of csrc.
+# Builds the extensions with the address and undefined-behaviour sanitizers in a temporary folder
+# and runs the tests under them.
+#     scripts/sanitize.sh                       # all tests but those marked mpi or slow, and those
+#     that limit or measure memory scripts/sanitize.sh tests/test_rnn.py     # these only; options
+#     of pytest may follow DIST_DYNET_DTYPE=float64 scripts/sanitize.sh
+# Needs: GCC with libasan and libubsan; the Python that runs the tests (PYTHON, else
+# .venv/bin/python, else python3). How long: two minutes to build (both number types), then about
+# three times as long as the tests take otherwise. What to expect: pytest's summary and status 0.
+# The first fault ends the run with its report: read the first stack that names a file of csrc.
 #     Leaks are not looked for: Python itself leaves memory behind.
 set -euo pipefail
 
@@ -32,7 +34,8 @@ for file in $(cd "$ROOT" && find dist_dynet -name '*.py'); do
 done
 
 [ $# -gt 0 ] || set -- tests
-# halt: UBSan's reports, too, end the process. Python's own allocator would hide what happens in its blocks.
+# halt: UBSan's reports, too, end the process. Python's own allocator would hide what happens in its
+# blocks.
 export ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1:handle_abort=1:${ASAN_OPTIONS:-}"
 export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1:${UBSAN_OPTIONS:-}"
 export PYTHONMALLOC=malloc PYTHONPATH="$FOLDER/lib:$ROOT/tests"

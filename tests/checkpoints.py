@@ -1,4 +1,5 @@
-"""What tests of checkpoints share: a model that is trained with random draws, and how to tell whether two runs came to the same bits."""
+"""What tests of checkpoints share: a model that is trained with random draws, and how to tell
+whether two runs came to the same bits."""
 
 import re
 
@@ -44,4 +45,7 @@ def values(m):
 
 def names(folder):
     """The checkpoints in a folder, each as number:step."""
-    return sorted(re.sub(r"checkpoint-0*(\d+)-step-(\d+).safetensors", r"\1:\2", path.name) for path in folder.iterdir())
+    return sorted(
+        re.sub(r"checkpoint-0*(\d+)-step-(\d+).safetensors", r"\1:\2", path.name)
+        for path in folder.iterdir()
+    )

@@ -1,8 +1,9 @@
-"""What all tests share: fixed seeds, printed on failure; a new graph for each test; tests of one build of the C code.
+"""What all tests share: fixed seeds, printed on failure; a new graph for each test; tests of one
+build of the C code.
 
-`pytest` runs the float build; test_ops.py starts the double build as a process of its own (DIST_DYNET_DTYPE=float64). Tests marked `float32`
-or `float64` make sense in one of the two only and are not collected in the other;
-those marked `fast_paths` are not where DIST_DYNET_FAST_PATHS=0.
+`pytest` runs the float build; test_ops.py starts the double build as a process of its own
+(DIST_DYNET_DTYPE=float64). Tests marked `float32` or `float64` make sense in one of the two only
+and are not collected in the other; those marked `fast_paths` are not where DIST_DYNET_FAST_PATHS=0.
 """
 
 import random
@@ -17,7 +18,8 @@ import dist_dynet as dy
 from dist_dynet._ffi import BLAS, DTYPE_NAME, FAST_PATHS, SIMD
 
 ONE_WORKER = ("test_recipes.py", "test_fast_paths.py")
-"""Modules whose tests share what takes long to make; of pytest-xdist one process runs all of such a module."""
+"""Modules whose tests share what takes long to make; of pytest-xdist one process runs all of such a
+module."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -33,12 +35,20 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--seed", type=int, default=0, help="mixed into the seed of each test; 0, the default, draws the same numbers each time")
+    parser.addoption(
+        "--seed",
+        type=int,
+        default=0,
+        help="mixed into the seed of each test; 0, the default, draws the same numbers each time",
+    )
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "float32: only in the float build")
-    config.addinivalue_line("markers", "fast_paths: only where calls take their fast paths; test_fast_paths.py switches these off")
+    config.addinivalue_line(
+        "markers",
+        "fast_paths: only where calls take their fast paths; test_fast_paths.py switches these off",
+    )
     config.addinivalue_line("markers", "float64: only in the double build; test_ops.py starts it")
 
 
@@ -58,8 +68,11 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture
 def seed(request):
-    """The seed of this test: depends on its name only, so that tests may be run alone and in any order."""
-    return (crc32(request.node.name.encode()) + request.config.getoption("--seed")) & 0x7FFFFFFF or 1
+    """The seed of this test: depends on its name only, so that tests may be run alone and in any
+    order."""
+    return (
+        crc32(request.node.name.encode()) + request.config.getoption("--seed")
+    ) & 0x7FFFFFFF or 1
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +81,9 @@ def _fixed_seeds(request, seed):
     random.seed(seed)
     np.random.seed(seed)
     dy.renew_cg()
-    request.node.add_report_section("setup", "seed", f"{seed} (pytest --seed {request.config.getoption('--seed')})")
+    request.node.add_report_section(
+        "setup", "seed", f"{seed} (pytest --seed {request.config.getoption('--seed')})"
+    )
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
-"""The fast paths that there are, each with a use that takes it; run by test_fast_paths.py with and without them.
+"""The fast paths that there are, each with a use that takes it; run by test_fast_paths.py with and
+without them.
 
-`python fast_paths.py` uses each of them and prints by name what came out, and how often each function of the package was entered meanwhile.
-A new fast path gets a row in USES: what there is is found in the extension and in the sources.
+`python fast_paths.py` uses each of them and prints by name what came out, and how often each
+function of the package was entered meanwhile. A new fast path gets a row in USES: what there is is
+found in the extension and in the sources.
 """
 
 import json
@@ -33,18 +35,33 @@ NOT_FAST_PATHS = {
 
 
 def found():
-    """The names of all fast paths: functions and methods of the extension, and those that the sources replace or ask for by name."""
-    functions = [name for name in vars(calls) if callable(getattr(calls, name)) and not isinstance(getattr(calls, name), type)]
-    methods = [f"{kind}.{name}" for kind in ("Node", "State") for name, f in vars(getattr(calls, kind)).items()
-               if callable(f) and name != "__new__"]  # fmt: skip
+    """The names of all fast paths: functions and methods of the extension, and those that the
+    sources replace or ask for by name."""
+    functions = [
+        name
+        for name in vars(calls)
+        if callable(getattr(calls, name)) and not isinstance(getattr(calls, name), type)
+    ]
+    methods = [
+        f"{kind}.{name}"
+        for kind in ("Node", "State")
+        for name, f in vars(getattr(calls, kind)).items()
+        if callable(f) and name != "__new__"
+    ]
     sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     replaced = re.findall(r"^@accelerated\ndef (\w+)\(", sources, re.M)
     asked = re.findall(r'declines\("(\w[\w ]*)"\)', sources)
-    return {*functions, *methods, *replaced, *(f"python {name}" for name in asked)} - NOT_FAST_PATHS.keys()
+    return {
+        *functions,
+        *methods,
+        *replaced,
+        *(f"python {name}" for name in asked),
+    } - NOT_FAST_PATHS.keys()
 
 
 class Use(NamedTuple):
-    """general: the function in Python that does the same, and is entered less often with the fast path."""
+    """general: the function in Python that does the same, and is entered less often with the fast
+    path."""
 
     general: str
     run: object
@@ -120,18 +137,39 @@ USES = {
         as_dims=lambda: dy.zeros((2, 2)),
         begin_backward=lambda: after_backward(lambda y: W.grad_as_array()),
         traced_call=lambda: [cell_of(n) for n in (1, 2, 5)],
-        concatenate_pairs=lambda: dy.BiRNNBuilder(1, 2, 2, dy.ParameterCollection(), dy.GRUBuilder).transduce([x()])[0].dim(),
+        concatenate_pairs=lambda: (
+            dy.BiRNNBuilder(1, 2, 2, dy.ParameterCollection(), dy.GRUBuilder)
+            .transduce([x()])[0]
+            .dim()
+        ),
         dim_of=lambda: x().dim(),
         expressions_from=lambda: expressions_from(x()._h, 1),
         gradient_of=lambda: after_backward(lambda y: y.gradient()),
         indices=lambda: dy.pick_batch(x(), [1, 0]),
-        input_node=lambda: [dy.scalarInput(3), dy.vecInput(3), dy.inputVector([1, 2]), dy.inputTensor(np.eye(2))],
+        input_node=lambda: [
+            dy.scalarInput(3),
+            dy.vecInput(3),
+            dy.inputVector([1, 2]),
+            dy.inputTensor(np.eye(2)),
+        ],
         list_of=lambda: x().vec_value(),
-        listed=lambda: dy.vanilla_lstm_gates_concat([x()], dy.zeros(1), dy.ones((4, 2)), dy.ones((4, 1)), dy.zeros(4)),
+        listed=lambda: dy.vanilla_lstm_gates_concat(
+            [x()], dy.zeros(1), dy.ones((4, 2)), dy.ones((4, 1)), dy.zeros(4)
+        ),
         node=lambda: [
-            dy.tanh(x()), dy.cmult(x(), x(1, 2)), dy.softmax(x(), 0), dy.pick(x(), 1), dy.elu(x(), 0.5), dy.reshape(x(), (1, 2)),
-            dy.hinge(x(), 1, 2), dy.huber_distance(x(), x(1, 2), 0.5), dy.esum([x(), x(1, 2)]), dy.affine_transform([V, W, x()]),
-            dy.concatenate([x(), x(1, 2)]), dy.zeros((2, 2)), dy.average([x()] * 100),
+            dy.tanh(x()),
+            dy.cmult(x(), x(1, 2)),
+            dy.softmax(x(), 0),
+            dy.pick(x(), 1),
+            dy.elu(x(), 0.5),
+            dy.reshape(x(), (1, 2)),
+            dy.hinge(x(), 1, 2),
+            dy.huber_distance(x(), x(1, 2), 0.5),
+            dy.esum([x(), x(1, 2)]),
+            dy.affine_transform([V, W, x()]),
+            dy.concatenate([x(), x(1, 2)]),
+            dy.zeros((2, 2)),
+            dy.average([x()] * 100),
         ],
         numbers_of=lambda: x().npvalue(),
         real=lambda: dy.elu(x(), 1),
@@ -162,7 +200,9 @@ USES = {
     "Node.__neg__": Use("_scale_shift", lambda: -x()),
     "Node.__getitem__": Use("_getitem", lambda: [x()[1].value(), matrix()[0:2].value()]),
     "State.add_input": Use("after", lambda: LSTM.initial_state().add_input(x()).output()),
-    "State._over_list": Use("_layers", lambda: [LSTM.initial_state().transduce([x(), x(1, 2)]), states()]),
+    "State._over_list": Use(
+        "_layers", lambda: [LSTM.initial_state().transduce([x(), x(1, 2)]), states()]
+    ),
     "State.output": Use("output", lambda: LSTM.initial_state().add_input(x()).output()),
     "python first values": Use("values", first_values),
     "python update": Use("", in_one_call),

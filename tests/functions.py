@@ -9,7 +9,9 @@ def close(a, b, tolerance=2e-5):
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-cube = dy.function(lambda x: x**3, lambda xs, y, dy_: [3 * xs[0] ** 2 * dy_], lambda d: d, name="cube")
+cube = dy.function(
+    lambda x: x**3, lambda xs, y, dy_: [3 * xs[0] ** 2 * dy_], lambda d: d, name="cube"
+)
 
 
 def outer_forward(x, y):
@@ -28,7 +30,13 @@ def outer_dims(x, y):
 
 
 outer = dy.function(outer_forward, outer_backward, outer_dims, name="outer")
-outer_each = dy.function(lambda x, y: np.outer(x, y), lambda xs, y, d: [d @ xs[1], d.T @ xs[0]], outer_dims, batched=False, name="outer_each")
+outer_each = dy.function(
+    lambda x, y: np.outer(x, y),
+    lambda xs, y, d: [d @ xs[1], d.T @ xs[0]],
+    outer_dims,
+    batched=False,
+    name="outer_each",
+)
 
 
 class MineError(Exception):

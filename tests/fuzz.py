@@ -1,14 +1,18 @@
-"""Random programs, computed in many ways that must agree: `python tests/fuzz.py --seconds N --seed S`.
+"""Random programs, computed in many ways that must agree:
+`python tests/fuzz.py --seconds N --seed S`.
 
-A program (fuzz_programs.py) has operations of all rows of the op table, recurrent builders, cells, checkpoints and reverts,
-set(), recalculation, frozen parameters, updates, and reads values and gradients on the way. It is computed live, in all modes
-of autobatching and in immediate mode; plainly, anew for each reading; once more without fast paths (DIST_DYNET_FAST_PATHS=0),
-which must give the same bits; in several threads at a time, likewise; and row by row beside NumPy. Numbers are float64, in
-every third program float32. Processes of their own compute, so that a crash and a hang are findings, too.
+A program (fuzz_programs.py) has operations of all rows of the op table, recurrent builders, cells,
+checkpoints and reverts, set(), recalculation, frozen parameters, updates, and reads values and
+gradients on the way. It is computed live, in all modes of autobatching and in immediate mode;
+plainly, anew for each reading; once more without fast paths (DIST_DYNET_FAST_PATHS=0), which must
+give the same bits; in several threads at a time, likewise; and row by row beside NumPy. Numbers are
+float64, in every third program float32. Processes of their own compute, so that a crash and a hang
+are findings, too.
 
-What is found is made smaller, step by step, as long as it stays wrong, and printed as a program of Python. Status 1: something
-was found. Draws depend on the seed alone: `--seed S --only K` is program K of that seed. Run it with other seeds after changes
-to the tape, to schedules, to backward, or to fast paths.
+What is found is made smaller, step by step, as long as it stays wrong, and printed as a program of
+Python. Status 1: something was found. Draws depend on the seed alone: `--seed S --only K` is
+program K of that seed. Run it with other seeds after changes to the tape, to schedules, to
+backward, or to fast paths.
 """
 
 import argparse
@@ -50,21 +54,37 @@ class Worker:
 
     def __init__(self, dtype, fast, patience):
         path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "PYTHONPATH": path, "DIST_DYNET_DTYPE": dtype, "DIST_DYNET_FAST_PATHS": str(int(fast)),
-                       "OMP_NUM_THREADS": "1"}  # fmt: skip
+        environment = {
+            **os.environ,
+            "PYTHONPATH": path,
+            "DIST_DYNET_DTYPE": dtype,
+            "DIST_DYNET_FAST_PATHS": str(int(fast)),
+            "OMP_NUM_THREADS": "1",
+        }
         self._patience, self.programs = patience, 0
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        self._process = subprocess.Popen([sys.executable, HERE / "fuzz_worker.py"], env=environment, stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, stderr=self._errors, cwd=HERE, bufsize=0)  # fmt: skip
+        self._process = subprocess.Popen(
+            [sys.executable, HERE / "fuzz_worker.py"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            cwd=HERE,
+            bufsize=0,
+        )
         self._read(8, STARTS)
 
     def run(self, requests):
         """What each (program, mode, threads) has noted; CrashError."""
         self.programs += 1
-        text = pickle.dumps([(source(program, mode), threads) for program, mode, threads in requests])
+        text = pickle.dumps(
+            [(source(program, mode), threads) for program, mode, threads in requests]
+        )
         try:
             self._process.stdin.write(struct.pack("q", len(text)) + text)
-            return pickle.loads(self._read(struct.unpack("q", self._read(8, self._patience))[0], self._patience))
+            return pickle.loads(
+                self._read(struct.unpack("q", self._read(8, self._patience))[0], self._patience)
+            )
         except BrokenPipeError:
             raise CrashError(self._final_output()) from None
 
@@ -84,7 +104,10 @@ class Worker:
     def _final_output(self):
         status = self._process.wait()
         self._errors.seek(0)
-        return f"the process ended with status {status}: {self._errors.read()[-1500:].decode(errors='replace')}"
+        return (
+            f"the process ended with status {status}:"
+            f" {self._errors.read()[-1500:].decode(errors='replace')}"
+        )
 
     def close(self):
         self._process.kill()
@@ -122,7 +145,8 @@ class Workers:
 
 
 class Finding(NamedTuple):
-    """kind: what shrinking keeps. mode, reference: what was compared; None: nothing, it is an error by itself."""
+    """kind: what shrinking keeps. mode, reference: what was compared; None: nothing, it is an error
+    by itself."""
 
     kind: str
     dtype: str
@@ -134,7 +158,10 @@ class Finding(NamedTuple):
 
     def words(self):
         against = "" if self.reference is None else f", beside {self.reference}"
-        return f"{self.kind}: {self.dtype}, {self.mode}{against}\n{' '.join(map(str, self.key))}: {compared(self.got, self.want)}"
+        return (
+            f"{self.kind}: {self.dtype}, {self.mode}{against}\n{' '.join(map(str, self.key))}:"
+            f" {compared(self.got, self.want)}"
+        )
 
 
 def difference(got, want, exact, tolerance, model=True):
@@ -161,10 +188,15 @@ EXPLODED = 1e6
 
 
 def exploded(noted, key):
-    """The size of the largest gradient of a pass, if it has exploded: what comes along one way may be taken away along another."""
+    """The size of the largest gradient of a pass, if it has exploded: what comes along one way may
+    be taken away along another."""
     if not key[1].startswith("gradient"):
         return 0
-    gradients = (a for k, a in noted.items() if k[0] == key[0] and k[1].startswith("gradient") and isinstance(a, np.ndarray))
+    gradients = (
+        a
+        for k, a in noted.items()
+        if k[0] == key[0] and k[1].startswith("gradient") and isinstance(a, np.ndarray)
+    )
     size = max((np.abs(a[np.isfinite(a)]).max(initial=0) for a in gradients), default=0)
     return size if size > EXPLODED else 0
 
@@ -175,8 +207,15 @@ def unequal(a, b, exact, tolerance, size=0):
         if exact and (a.tobytes() == b.tobytes() or np.array_equal(a, b, equal_nan=True)):
             return None
         finite = np.isfinite(b)
-        same = np.array_equal(a[~finite], b[~finite], equal_nan=True) and np.isfinite(a[finite]).all()
-        if not exact and same and np.abs(a[finite] - b[finite]).max(initial=0) <= tolerance * (1 + max(size, np.abs(b[finite]).max(initial=0))):
+        same = (
+            np.array_equal(a[~finite], b[~finite], equal_nan=True) and np.isfinite(a[finite]).all()
+        )
+        if (
+            not exact
+            and same
+            and np.abs(a[finite] - b[finite]).max(initial=0)
+            <= tolerance * (1 + max(size, np.abs(b[finite]).max(initial=0)))
+        ):
             return None
     return a, b
 
@@ -184,7 +223,9 @@ def unequal(a, b, exact, tolerance, size=0):
 def compared(got, want):
     """Both as text; of arrays the first numbers that differ."""
     if isinstance(got, np.ndarray) and isinstance(want, np.ndarray) and got.shape == want.shape:
-        places = np.flatnonzero(~np.isclose(got, want, rtol=1e-9, atol=0, equal_nan=True).ravel())[:4]
+        places = np.flatnonzero(~np.isclose(got, want, rtol=1e-9, atol=0, equal_nan=True).ravel())[
+            :4
+        ]
         pairs = ", ".join(f"{got.ravel()[i]!s} at {i}, not {want.ravel()[i]!s}" for i in places)
         return pairs or "other bits"
     return f"{got}, not {want}"
@@ -210,11 +251,21 @@ def finding(workers, program, plan):
     """What is wrong with a program, or None."""
     reference = PLAIN if program.comparable else plan.modes[0]
     modes = [reference, *(mode for mode in plan.modes if mode != reference)]
-    requests = [(program, mode, 0) for mode in modes] + ([(program, plan.threads, 0), (program, plan.threads, THREADS)] if plan.threads else [])
+    requests = [(program, mode, 0) for mode in modes] + (
+        [(program, plan.threads, 0), (program, plan.threads, THREADS)] if plan.threads else []
+    )
     try:
         answers = workers.run((plan.dtype, True), program, requests)
     except CrashError as crash:
-        return Finding("hang" if "hangs" in str(crash) else "crash", plan.dtype, modes[-1], None, (), str(crash), "an answer")
+        return Finding(
+            "hang" if "hangs" in str(crash) else "crash",
+            plan.dtype,
+            modes[-1],
+            None,
+            (),
+            str(crash),
+            "an answer",
+        )
     tolerance = TOLERANCE[plan.dtype]
     for mode, got in zip(modes, answers, strict=False):
         found = difference(got, answers[0], False, tolerance)
@@ -229,24 +280,35 @@ def finding(workers, program, plan):
         try:
             (general,) = workers.run((plan.dtype, False), program, [(program, plan.general, 0)])
         except CrashError as crash:
-            return Finding("hang" if "hangs" in str(crash) else "crash", plan.dtype, plan.general, None, (), f"without fast paths {crash}", "")
+            return Finding(
+                "hang" if "hangs" in str(crash) else "crash",
+                plan.dtype,
+                plan.general,
+                None,
+                (),
+                f"without fast paths {crash}",
+                "",
+            )
         found = difference(general, answers[modes.index(plan.general)], True, 0, False)
         if found:
             return Finding("general path", plan.dtype, plan.general, plan.general, *found)
     return None
 
 
-# ---- shrinking -------------------------------------------------------------------------------------------------------------------------
+# ---- shrinking -------------------------------------------------------------------------
 
 
 def shrunk(still_wrong, program):
-    """As few steps as possible, and as little in them: pieces are taken out as long as still_wrong(program)."""
+    """As few steps as possible, and as little in them: pieces are taken out as long as
+    still_wrong(program)."""
     size = max(1, len(program.steps) // 2)
     while True:
         at, changed = len(program.steps), False
         while at > 0:
             at -= size
-            smaller = program._replace(steps=program.steps[: max(at, 0)] + program.steps[at + size :])
+            smaller = program._replace(
+                steps=program.steps[: max(at, 0)] + program.steps[at + size :]
+            )
             if still_wrong(smaller):
                 program, changed = smaller, True
         if size == 1 and not changed:
@@ -254,7 +316,13 @@ def shrunk(still_wrong, program):
         size = max(1, size // 2)
     for k, step in enumerate(program.steps):
         for rest in simpler(step):
-            smaller = program._replace(steps=(*program.steps[:k], program.steps[k]._replace(rest=rest), *program.steps[k + 1 :]))
+            smaller = program._replace(
+                steps=(
+                    *program.steps[:k],
+                    program.steps[k]._replace(rest=rest),
+                    *program.steps[k + 1 :],
+                )
+            )
             if still_wrong(smaller):
                 program = smaller
     return program
@@ -289,10 +357,12 @@ def printed(program, found):
     made = {line.split(" = ")[0]: line for line in lines if " = m.add_" in line}
     unused = [line for name, line in made.items() if name not in needed.replace(line, "")]
     lines = [line for line in lines if line not in unused and "model(" not in line]
-    return HEADER.format(words=found.words().replace('"""', "'''"), here=str(HERE), dtype=found.dtype) + "\n".join(lines)
+    return HEADER.format(
+        words=found.words().replace('"""', "'''"), here=str(HERE), dtype=found.dtype
+    ) + "\n".join(lines)
 
 
-# ---- the run -----------------------------------------------------------------------------------------------------------------------------
+# ---- the run ---------------------------------------------------------------------------
 
 
 class Fuzz:
@@ -316,14 +386,27 @@ class Fuzz:
         return program, plan
 
     def check(self, program, plan):
-        """What is wrong, made small: (program, finding, whether a process that has just started shows it), or None."""
+        """What is wrong, made small: (program, finding, whether a process that has just started
+        shows it), or None."""
         found = finding(self.workers, program, plan)
-        if found is None or (found.kind == "wrong" and plan.dtype == "float32" and self._is_rounding(program, plan)):
+        if found is None or (
+            found.kind == "wrong" and plan.dtype == "float32" and self._is_rounding(program, plan)
+        ):
             return None
         modes = plan.modes if found.reference is None else (found.mode,)
-        general = plan.general if found.reference is None else found.mode if found.kind == "general path" else None
+        general = (
+            plan.general
+            if found.reference is None
+            else found.mode
+            if found.kind == "general path"
+            else None
+        )
         only = Plan(found.dtype, modes, general, found.mode if found.kind == "threads" else None)
-        if not program.comparable and found.reference not in only.modes and found.reference is not None:
+        if (
+            not program.comparable
+            and found.reference not in only.modes
+            and found.reference is not None
+        ):
             only = only._replace(modes=(found.reference, *only.modes))
 
         def still_wrong(smaller, like=found):
@@ -332,13 +415,22 @@ class Fuzz:
                 again = finding(alone, smaller, only)
             finally:
                 alone.close()
-            return again is not None and again.kind == like.kind and (again.got is None) == (like.got is None)
+            return (
+                again is not None
+                and again.kind == like.kind
+                and (again.got is None) == (like.got is None)
+            )
 
         if not still_wrong(program):
             return program, found, False
         quick = Workers(self._patience)
         try:
-            small = shrunk(lambda p: (again := finding(quick, p, only)) is not None and again.kind == found.kind, program)
+            small = shrunk(
+                lambda p: (
+                    (again := finding(quick, p, only)) is not None and again.kind == found.kind
+                ),
+                program,
+            )
         finally:
             quick.close()
         if not still_wrong(small):
@@ -357,7 +449,9 @@ class Fuzz:
 
 def seconds_used():
     """Of processors, by this process and those that it has ended."""
-    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(
+        sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
 
 
 def main():
@@ -366,7 +460,9 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, metavar="K", help="program K alone")
     parser.add_argument("--findings", type=int, default=1, help="after how many to stop")
-    parser.add_argument("--patience", type=float, default=60, help="seconds after which a program hangs")
+    parser.add_argument(
+        "--patience", type=float, default=60, help="seconds after which a program hangs"
+    )
     given = parser.parse_args()
     run, end, findings = Fuzz(given.seed, given.patience), time.monotonic() + given.seconds, 0
     try:
@@ -379,16 +475,25 @@ def main():
             if result:
                 findings += 1
                 small, found, alone = result
-                print(f"# program {number} of seed {given.seed}{'' if alone else ', only after those before it'}, {len(small.steps)} of "
-                      f"{len(program.steps)} steps", printed(small, found), sep="\n", flush=True)  # fmt: skip
+                print(
+                    f"# program {number} of seed"
+                    f" {given.seed}{'' if alone else ', only after those before it'},"
+                    f" {len(small.steps)} of {len(program.steps)} steps",
+                    printed(small, found),
+                    sep="\n",
+                    flush=True,
+                )
             if given.only is not None:
                 break
     except KeyboardInterrupt:
         print("interrupted")
     finally:
         run.workers.close()
-    print(f"{run.count} programs, {run.steps} steps, {len(run.rows)} of {len(run.deck.rows)} rows, {seconds_used():.0f} processor seconds, "
-          f"{run.rounding} of float32 looked at again in float64, {findings} findings")  # fmt: skip
+    print(
+        f"{run.count} programs, {run.steps} steps, {len(run.rows)} of {len(run.deck.rows)} rows,"
+        f" {seconds_used():.0f} processor seconds, {run.rounding} of float32 looked at again in"
+        f" float64, {findings} findings"
+    )
     return 1 if findings else 0
 
 

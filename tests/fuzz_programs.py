@@ -1,9 +1,12 @@
-"""Random programs for fuzz.py: how they are drawn, and the lines of Python that they are in each mode of computing.
+"""Random programs for fuzz.py: how they are drawn, and the lines of Python that they are in each
+mode of computing.
 
-A program is a list of steps, which make nodes, or do something with the graph or the parameters. A step names those that it depends on by
-their numbers; where one of these is gone, by a revert or because shrinking has taken it out, the step does nothing. `source()` gives the lines
-of a program: as it is (a *live* run, in a mode of autobatching, with cells), or *plain*: whenever something is read, all nodes that there are
-then are made anew, in a new graph that is computed node by node, without tracing, checkpoints, or values that are kept. Both must give the same.
+A program is a list of steps, which make nodes, or do something with the graph or the parameters. A
+step names those that it depends on by their numbers; where one of these is gone, by a revert or
+because shrinking has taken it out, the step does nothing. `source()` gives the lines of a program:
+as it is (a *live* run, in a mode of autobatching, with cells), or *plain*: whenever something is
+read, all nodes that there are then are made anew, in a new graph that is computed node by node,
+without tracing, checkpoints, or values that are kept. Both must give the same.
 """
 
 import itertools
@@ -14,25 +17,58 @@ from typing import NamedTuple
 import op_table
 from net_table import recurrent
 
-ROWS = [(family, k, row) for family, module in op_table.FAMILIES.items() for k, row in enumerate(module.ROWS)]
+ROWS = [
+    (family, k, row)
+    for family, module in op_table.FAMILIES.items()
+    for k, row in enumerate(module.ROWS)
+]
 LARGEST = 3000
 """Numbers in the inputs of a case; the tests of operations have the larger ones."""
 SIZES = (2, 3)
 TABLE_ROWS = 5
 TRAINERS = ("SimpleSGDTrainer(m, 0.1)", "MomentumSGDTrainer(m, 0.05)")
 TABLES = ("E", "E", "F")
-# Numbers stay finite however long a chain gets: otherwise most losses would be NaN, and tell nothing.
-# Infinite ones are beside the loss: POISON.
-UNARY = ("dy.tanh({})", "dy.tanh(dy.square({}))", "{} * 0.7 - 0.1", "dy.tanh(dy.cmult({0}, {0}))", "dy.logistic({})", "1 - {}",
-         "dy.softmax({})", "dy.concatenate([dy.pick_range({0}, 1, 2), {0}[0:1], {0}])[0:{n}]", "dy.reshape({}, (1, {n}))[0]",
-         "-{}", "dy.nobackprop({})",
-         "dy.rectify({} + 0.3)", "dy.log_softmax({})")  # fmt: skip
-SEVERAL = ("dy.esum([{}])", "dy.average([{}])", "dy.emax([{} * 1.01, {}])", "dy.tanh(dy.cmult({}, {}))", "{} + {}", "dy.tanh({}) - {}",
-           "dy.tanh(dy.cmult(dy.dot_product({}, {}), {}))", "dy.tanh(dy.concatenate_cols([{}]) * dy.inputVector([0.3] * {count}))")  # fmt: skip
-WEIGHT = ("dy.tanh(W{n}{k} * {x})", "W{n}{k} * {x}", "dy.affine_transform([B{n}, W{n}{k}, {x}])", "dy.tanh(W{n}{k} * {x} + B{n})",
-          "dy.logistic(dy.affine_transform([B{n}, W{n}{k}, {x}, W{n}{n}, B{n}]))")  # fmt: skip
-POISON = ("dy.cmult({}, dy.inputVector([np.inf, 0.0, 1.0][:{n}]))", "dy.log({} * 0)", "dy.sqrt({0} * 0) + dy.nobackprop({0})",
-          "dy.cdiv({0}, {0} * 0)", "dy.cmult({}, dy.inputVector([1.0, np.nan, -np.inf][:{n}]))")  # fmt: skip
+# Numbers stay finite however long a chain gets: otherwise most losses would be NaN, and tell
+# nothing. Infinite ones are beside the loss: POISON.
+UNARY = (
+    "dy.tanh({})",
+    "dy.tanh(dy.square({}))",
+    "{} * 0.7 - 0.1",
+    "dy.tanh(dy.cmult({0}, {0}))",
+    "dy.logistic({})",
+    "1 - {}",
+    "dy.softmax({})",
+    "dy.concatenate([dy.pick_range({0}, 1, 2), {0}[0:1], {0}])[0:{n}]",
+    "dy.reshape({}, (1, {n}))[0]",
+    "-{}",
+    "dy.nobackprop({})",
+    "dy.rectify({} + 0.3)",
+    "dy.log_softmax({})",
+)
+SEVERAL = (
+    "dy.esum([{}])",
+    "dy.average([{}])",
+    "dy.emax([{} * 1.01, {}])",
+    "dy.tanh(dy.cmult({}, {}))",
+    "{} + {}",
+    "dy.tanh({}) - {}",
+    "dy.tanh(dy.cmult(dy.dot_product({}, {}), {}))",
+    "dy.tanh(dy.concatenate_cols([{}]) * dy.inputVector([0.3] * {count}))",
+)
+WEIGHT = (
+    "dy.tanh(W{n}{k} * {x})",
+    "W{n}{k} * {x}",
+    "dy.affine_transform([B{n}, W{n}{k}, {x}])",
+    "dy.tanh(W{n}{k} * {x} + B{n})",
+    "dy.logistic(dy.affine_transform([B{n}, W{n}{k}, {x}, W{n}{n}, B{n}]))",
+)
+POISON = (
+    "dy.cmult({}, dy.inputVector([np.inf, 0.0, 1.0][:{n}]))",
+    "dy.log({} * 0)",
+    "dy.sqrt({0} * 0) + dy.nobackprop({0})",
+    "dy.cdiv({0}, {0} * 0)",
+    "dy.cmult({}, dy.inputVector([1.0, np.nan, -np.inf][:{n}]))",
+)
 """Nodes whose values or derivatives are infinite; no loss is made of them."""
 CELLS = {  # what each is called with, a vector of 3 numbers, and how many results
     "one": ("lambda x: dy.tanh(W33 * x + B3)", 1, 1),
@@ -62,7 +98,7 @@ class Mode(NamedTuple):
     def renew(self):
         if self.plain:
             return "dy.renew_cg(autobatching=0)"
-        return f"dy.renew_cg({'immediate_compute=True, ' * self.immediate}autobatching={self.autobatching})"
+        return f"dy.renew_cg({'immediate_compute=True, ' * self.immediate}autobatching={self.autobatching})"  # noqa: E501
 
 
 class Step(NamedTuple):
@@ -74,24 +110,34 @@ class Step(NamedTuple):
 
 
 class Program(NamedTuple):
-    """seed: of the random numbers. comparable: plain and live runs draw the same numbers, and know the same frozen parameters."""
+    """seed: of the random numbers. comparable: plain and live runs draw the same numbers, and know
+    the same frozen parameters."""
 
     seed: int
     comparable: bool
     steps: tuple
 
 
-# ---- drawing ---------------------------------------------------------------------------------------------------------------------------
+# ---- drawing ---------------------------------------------------------------------------
 
 
 def cases():
-    """(index into ROWS, index of the case) for all cases of the table that are not too large; of each row at least one."""
+    """(index into ROWS, index of the case) for all cases of the table that are not too large; of
+    each row at least one."""
     found = []
     for k, (_, _, row) in enumerate(ROWS):
         sizes = [sum(_count(i.shape) for i in case.inputs) for case in row.cases]
         numbers = [_largest_attribute(case) for case in row.cases]
-        fitting = [c for c, (size, n) in enumerate(zip(sizes, numbers, strict=True)) if size <= LARGEST and n <= LARGEST]
-        found += [(k, c) for c in fitting or [min(range(len(sizes)), key=lambda c, s=sizes, n=numbers: s[c] + n[c])]]
+        fitting = [
+            c
+            for c, (size, n) in enumerate(zip(sizes, numbers, strict=True))
+            if size <= LARGEST and n <= LARGEST
+        ]
+        found += [
+            (k, c)
+            for c in fitting
+            or [min(range(len(sizes)), key=lambda c, s=sizes, n=numbers: s[c] + n[c])]
+        ]
     return found
 
 
@@ -126,7 +172,8 @@ class Deck:
 
 
 class _Drawing:
-    """A program in the making. `vectors` are the numbers of nodes that are vectors of a known size, `nodes` those of all nodes."""
+    """A program in the making. `vectors` are the numbers of nodes that are vectors of a known size,
+    `nodes` those of all nodes."""
 
     def __init__(self, draw, deck):
         self.draw, self.deck, self.steps = draw, deck, []
@@ -142,7 +189,11 @@ class _Drawing:
 
     def one_of(self, numbers):
         """More often one of the last ones, so that chains arise."""
-        return numbers[-1 - min(int(self.draw.expovariate(0.25)), len(numbers) - 1)] if self.draw.random() < 0.6 else self.draw.choice(numbers)
+        return (
+            numbers[-1 - min(int(self.draw.expovariate(0.25)), len(numbers) - 1)]
+            if self.draw.random() < 0.6
+            else self.draw.choice(numbers)
+        )
 
     def vector(self, n):
         if not self.vectors[n]:
@@ -155,38 +206,67 @@ class _Drawing:
             self.vectors[n].append(number)
 
     def leaf(self, n):
-        draw, kind = self.draw, self.draw.choice(["input", "input", "lookup", "lookup", "rows", "parameter"])
+        draw, kind = (
+            self.draw,
+            self.draw.choice(["input", "input", "lookup", "lookup", "rows", "parameter"]),
+        )
         batch = draw.choice([1, 1, 1, 1, 3])
         if kind == "input":
             number = self.add("input", n, batch, draw.randrange(1 << 30))
         elif kind == "parameter":
             number = self.add("parameter", n)
         else:
-            rows = draw.randrange(TABLE_ROWS) if kind == "lookup" else [draw.randrange(TABLE_ROWS) for _ in range(3)]
+            rows = (
+                draw.randrange(TABLE_ROWS)
+                if kind == "lookup"
+                else [draw.randrange(TABLE_ROWS) for _ in range(3)]
+            )
             number = self.add("lookup", n, rows, draw.choice(TABLES))
         self.made(number, n)
 
     def node(self, rows=4):
         draw, n = self.draw, self.draw.choice(SIZES)
-        kind = draw.choices(["leaf", "unary", "weight", "several", "row", "sequence", "cell", "fold"], [3, 3, 4, 3, rows, 1, 1, 1])[0]
+        kind = draw.choices(
+            ["leaf", "unary", "weight", "several", "row", "sequence", "cell", "fold"],
+            [3, 3, 4, 3, rows, 1, 1, 1],
+        )[0]
         if kind == "leaf":
             return self.leaf(n)
         if kind == "unary":
             return self.made(self.add("unary", n, draw.randrange(len(UNARY)), self.vector(n)), n)
         if kind == "weight":
             k = draw.choice(SIZES)
-            return self.made(self.add("weight", n, k, draw.randrange(len(WEIGHT)), self.vector(k)), n)
+            return self.made(
+                self.add("weight", n, k, draw.randrange(len(WEIGHT)), self.vector(k)), n
+            )
         if kind == "several":
             form = draw.randrange(len(SEVERAL))
             count = SEVERAL[form].count("{}")
             count = draw.randrange(1, 5) if count == 1 else count
-            return self.made(self.add("several", n, form, tuple(self.vector(n) for _ in range(count))), n)
+            return self.made(
+                self.add("several", n, form, tuple(self.vector(n) for _ in range(count))), n
+            )
         if kind == "sequence":
-            factory, layers, way = draw.choice(list(recurrent.FACTORIES)), draw.choice([1, 2]), draw.choice(["steps", "transduce", "states"])
-            return self.made(self.add("sequence", factory, layers, way, tuple(self.vector(3) for _ in range(draw.randrange(1, 5)))), 3)
+            factory, layers, way = (
+                draw.choice(list(recurrent.FACTORIES)),
+                draw.choice([1, 2]),
+                draw.choice(["steps", "transduce", "states"]),
+            )
+            return self.made(
+                self.add(
+                    "sequence",
+                    factory,
+                    layers,
+                    way,
+                    tuple(self.vector(3) for _ in range(draw.randrange(1, 5))),
+                ),
+                3,
+            )
         if kind == "cell":
             name = draw.choice(list(CELLS))
-            return self.made(self.add("cell", name, tuple(self.vector(3) for _ in range(CELLS[name][1]))), 3)
+            return self.made(
+                self.add("cell", name, tuple(self.vector(3) for _ in range(CELLS[name][1]))), 3
+            )
         if kind == "fold":
             if self.nodes:
                 self.made(self.add("fold", n, self.one_of(self.nodes), self.vector(n)), n)
@@ -194,7 +274,8 @@ class _Drawing:
         return self.row()
 
     def chorus(self):
-        """Many copies of one small network, of different leaves and lengths: much to be batched, and rows that repeat."""
+        """Many copies of one small network, of different leaves and lengths: much to be batched,
+        and rows that repeat."""
         draw, n = self.draw, self.draw.choice(SIZES)
         leaf, layers = draw.choice(["lookup", "lookup", "input", "any"]), []
         for _ in range(draw.randrange(1, 4)):
@@ -206,7 +287,8 @@ class _Drawing:
                 y, size = self.layer(kind, random.Random(seed), y, size)
 
     def beside(self):
-        """Nodes of infinite numbers, which nothing else reads; rows, some of which look at their values, are not among them."""
+        """Nodes of infinite numbers, which nothing else reads; rows, some of which look at their
+        values, are not among them."""
         draw, n, here = self.draw, self.draw.choice(SIZES), self.here()
         self.made(self.add("poison", n, draw.randrange(len(POISON)), self.vector(n)), n)
         for _ in range(draw.randrange(6)):
@@ -216,7 +298,11 @@ class _Drawing:
     def chorus_leaf(self, n, kind):
         if kind == "any":
             return self.vector(n)
-        rest = (n, self.draw.randrange(TABLE_ROWS), self.draw.choice(TABLES)) if kind == "lookup" else (n, 1, self.draw.randrange(1 << 30))
+        rest = (
+            (n, self.draw.randrange(TABLE_ROWS), self.draw.choice(TABLES))
+            if kind == "lookup"
+            else (n, 1, self.draw.randrange(1 << 30))
+        )
         self.made(number := self.add(kind, *rest), n)
         return number
 
@@ -235,11 +321,19 @@ class _Drawing:
             name = same.choice(list(CELLS))
             number = self.add("cell", name, (x,) * CELLS[name][1])
         elif kind == "tree":
-            children = [self.one_of(self.trees) for _ in range(2)] if self.trees and self.draw.random() < 0.6 else []
+            children = (
+                [self.one_of(self.trees) for _ in range(2)]
+                if self.trees and self.draw.random() < 0.6
+                else []
+            )
             number = self.add("tree", x, *children)
             self.trees.append(number)
         else:
-            factory, layers, way = same.choice(list(recurrent.FACTORIES)), same.choice([1, 2]), same.choice(["steps", "transduce", "states"])
+            factory, layers, way = (
+                same.choice(list(recurrent.FACTORIES)),
+                same.choice([1, 2]),
+                same.choice(["steps", "transduce", "states"]),
+            )
             number = self.add("sequence", factory, layers, way, (x,) * self.draw.randrange(1, 6))
         self.made(number, n)
         return number, n
@@ -249,10 +343,23 @@ class _Drawing:
         family, _, row = ROWS[k]
         self.comparable &= row.reference is not None
         inputs = row.cases[c].inputs
-        links = tuple(self.one_of(self.nodes) if i.kind == "tensor" and self.nodes and draw.random() < 0.6 else None for i in inputs)
-        parameters = tuple(i.kind == "tensor" and i.batch == 1 and draw.random() < 0.4 for i in inputs)
-        may_be_cell = row.has_gradient and inputs and row.reference is not None and family not in NO_CELLS
-        cell = bool(may_be_cell) and all(i.kind == "tensor" for i in inputs) and draw.random() < 0.15
+        links = tuple(
+            (
+                self.one_of(self.nodes)
+                if i.kind == "tensor" and self.nodes and draw.random() < 0.6
+                else None
+            )
+            for i in inputs
+        )
+        parameters = tuple(
+            i.kind == "tensor" and i.batch == 1 and draw.random() < 0.4 for i in inputs
+        )
+        may_be_cell = (
+            row.has_gradient and inputs and row.reference is not None and family not in NO_CELLS
+        )
+        cell = (
+            bool(may_be_cell) and all(i.kind == "tensor" for i in inputs) and draw.random() < 0.15
+        )
         for _ in range(draw.choice([1, 1, 1, 2, 3])):  # like nodes, to be batched
             self.made(self.add("row", k, c, draw.randrange(1 << 30), links, parameters, cell))
         return None
@@ -262,14 +369,29 @@ class _Drawing:
         if not self.nodes:
             return
         most = draw.choice([7, 7, 30])
-        chosen = tuple(dict.fromkeys(self.one_of(self.nodes) for _ in range(draw.randrange(1, most))))
+        chosen = tuple(
+            dict.fromkeys(self.one_of(self.nodes) for _ in range(draw.randrange(1, most)))
+        )
         backward = draw.choice(["", "backward()", "backward()", "backward(full=True)"])
         self.add("observe", chosen, backward, draw.random() < 0.5, draw.randrange(len(READERS)))
 
     def action(self):
         draw = self.draw
         kind = draw.choices(
-            ["node", "chorus", "beside", "observe", "checkpoint", "revert", "set", "recalculate", "update", "renew", "freeze", "clear"],
+            [
+                "node",
+                "chorus",
+                "beside",
+                "observe",
+                "checkpoint",
+                "revert",
+                "set",
+                "recalculate",
+                "update",
+                "renew",
+                "freeze",
+                "clear",
+            ],
             [40, 3, 4, 8, 3, 3, 3, 2, 1, 1, 0.3, 0.5],
         )[0]
         if kind == "node":
@@ -288,7 +410,11 @@ class _Drawing:
             self.add("revert")
             self.nodes, self.vectors, self.trees = self.marks.pop()
         elif kind == "set":
-            settable = [s for s in self.steps if s.number in self.nodes and s.kind in ("input", "lookup", "row")]
+            settable = [
+                s
+                for s in self.steps
+                if s.number in self.nodes and s.kind in ("input", "lookup", "row")
+            ]
             if settable:
                 self.set(draw.choice(settable))
         elif kind == "recalculate" and self.nodes:
@@ -305,7 +431,11 @@ class _Drawing:
             self.add("clear")
 
     def here(self):
-        return list(self.nodes), {n: list(numbers) for n, numbers in self.vectors.items()}, list(self.trees)
+        return (
+            list(self.nodes),
+            {n: list(numbers) for n, numbers in self.vectors.items()},
+            list(self.trees),
+        )
 
     def set(self, step):
         if step.kind != "lookup":
@@ -325,7 +455,7 @@ def drawn(seed, deck):
     return Program(draw.randrange(1, 1 << 30), drawing.comparable, tuple(drawing.steps))
 
 
-# ---- lines -----------------------------------------------------------------------------------------------------------------------------
+# ---- lines -----------------------------------------------------------------------------
 
 
 class _Source:
@@ -344,21 +474,44 @@ class _Source:
         self.lines += [(number, text) for text in texts]
 
     def all(self):
-        self.add(MODEL, f"dy.reset_random_seed({self.program.seed})", "m = dy.ParameterCollection()")
+        self.add(
+            MODEL, f"dy.reset_random_seed({self.program.seed})", "m = dy.ParameterCollection()"
+        )
         for n in SIZES:
             self.add(MODEL, f"B{n} = m.add_parameters({n})")
-            self.add(MODEL, *(f"{t}{n} = m.add_lookup_parameters(({TABLE_ROWS}, {n}))" for t in sorted(set(TABLES))))
+            self.add(
+                MODEL,
+                *(
+                    f"{t}{n} = m.add_lookup_parameters(({TABLE_ROWS}, {n}))"
+                    for t in sorted(set(TABLES))
+                ),
+            )
             self.add(MODEL, *(f"W{n}{k} = m.add_parameters(({n}, {k}))" for k in SIZES))
-        for factory, layers in sorted({s.rest[:2] for s in self.program.steps if s.kind == "sequence"}):
-            self.add(MODEL, f"{_builder(factory, layers)} = recurrent.FACTORIES[{factory!r}]({layers}, 3, 3, m)")
+        for factory, layers in sorted(
+            {s.rest[:2] for s in self.program.steps if s.kind == "sequence"}
+        ):
+            self.add(
+                MODEL,
+                f"{_builder(factory, layers)} = recurrent.FACTORIES[{factory!r}]({layers}, 3,"
+                " 3, m)",
+            )
         if any(s.kind == "tree" for s in self.program.steps):
             self.add(MODEL, "tree = dy.BinaryTreeLSTMBuilder(3, 3, m)")
         for name in sorted({s.rest[0] for s in self.program.steps if s.kind == "cell"}):
             function = CELLS[name][0]
-            self.add(MODEL, f"cell_{name} = {function}" if self.mode.plain else f"cell_{name} = dy.traced({function})")
+            self.add(
+                MODEL,
+                (
+                    f"cell_{name} = {function}"
+                    if self.mode.plain
+                    else f"cell_{name} = dy.traced({function})"
+                ),
+            )
         if self.program.seed % 3 == 0:
             self.add(MODEL, "m.set_weight_decay(0.01)")
-        self.add(MODEL, f"trainer = dy.{TRAINERS[self.program.seed % len(TRAINERS)]}", self.mode.renew())
+        self.add(
+            MODEL, f"trainer = dy.{TRAINERS[self.program.seed % len(TRAINERS)]}", self.mode.renew()
+        )
         for step in self.program.steps:
             getattr(self, f"_{step.kind}", self._node)(step)
         return self.lines
@@ -378,14 +531,22 @@ class _Source:
         if step.kind == "input":
             n, batch, seed = rest
             numbers = self.numbers.get(step.number, seed)
-            return [f"{y} = dy.inputTensor({_numbers(numbers, n, batch)}, batched=True, reusable_expr=True)" if batch > 1 else
-                    f"{y} = dy.inputVector({_numbers(numbers, n, batch)})"]  # fmt: skip
+            return [
+                f"{y} = dy.inputTensor({_numbers(numbers, n, batch)}, batched=True,"
+                " reusable_expr=True)"
+                if batch > 1
+                else f"{y} = dy.inputVector({_numbers(numbers, n, batch)})"
+            ]
         if step.kind == "parameter":
             return [f"{y} = B{rest[0]} * 1"]
         if step.kind == "lookup":
             rows = self.numbers.get(step.number, rest[1])
             table = f"{rest[2]}{rest[0]}"
-            return [f"{y} = dy.lookup_batch({table}, {rows})" if isinstance(rows, list) else f"{y} = {table}[{rows}]"]
+            return [
+                f"{y} = dy.lookup_batch({table}, {rows})"
+                if isinstance(rows, list)
+                else f"{y} = {table}[{rows}]"
+            ]
         if step.kind == "unary":
             return [f"{y} = {UNARY[rest[1]].format(xs[0], n=rest[0])}"]
         if step.kind == "poison":
@@ -394,10 +555,16 @@ class _Source:
             return [f"{y} = {WEIGHT[rest[2]].format(n=rest[0], k=rest[1], x=xs[0])}"]
         if step.kind == "several":
             form = SEVERAL[rest[1]]
-            return [f"{y} = {form.format(', '.join(xs), count=len(xs)) if form.count('{}') == 1 else form.format(*xs)}"]
+            return [
+                f"{y} ="
+                f" {form.format(', '.join(xs), count=len(xs)) if form.count('{}') == 1 else form.format(*xs)}"  # noqa: E501
+            ]
         if step.kind == "tree":
             children = f", [{', '.join(f'state{x}' for x in rest[1:])}]" if rest[1:] else ""
-            return [f"state{step.number} = tree.node({xs[0]}{children})", f"{y} = state{step.number}.output()"]
+            return [
+                f"state{step.number} = tree.node({xs[0]}{children})",
+                f"{y} = state{step.number}.output()",
+            ]
         if step.kind == "fold":
             return [f"{y} = linked({xs[1]}, {xs[0]})"]
         if step.kind == "cell":
@@ -406,16 +573,24 @@ class _Source:
         if step.kind == "sequence":
             builder, listed = _builder(*rest[:2]), ", ".join(xs)
             if rest[2] == "steps":
-                return [f"{y} = {builder}.initial_state()" + "".join(f".add_input({x})" for x in xs) + ".output()"]
+                return [
+                    f"{y} = {builder}.initial_state()"
+                    + "".join(f".add_input({x})" for x in xs)
+                    + ".output()"
+                ]
             if rest[2] == "transduce":
                 return [f"{y} = {builder}.initial_state().transduce([{listed}])[-1]"]
-            return [f"{y} = dy.average(list({builder}.initial_state().add_inputs([{listed}])[-1].s()))"]
+            return [
+                f"{y} = dy.average(list({builder}.initial_state().add_inputs([{listed}])[-1].s()))"
+            ]
         return self._row_texts(step)
 
     def _row_texts(self, step):
         i, (k, c, seed, links, parameters, cell) = step.number, step.rest
         family, index, row = ROWS[k]
-        self._once(i, f"s{i} = sample({family!r}, {index}, {c}, {seed})  # {row.label(row.cases[c])}")
+        self._once(
+            i, f"s{i} = sample({family!r}, {index}, {c}, {seed})  # {row.label(row.cases[c])}"
+        )
         texts, names = [], []
         for j, spec in enumerate(row.cases[c].inputs):
             name = f"a{i}_{j}"
@@ -423,11 +598,17 @@ class _Source:
             if spec.kind == "parameter" or (spec.kind == "tensor" and parameters[j]):
                 self._once(i, f"{name} = m.parameters_from_numpy(s{i}[{j}][..., 0])")
             elif spec.kind == "table":
-                self._once(i, f"{name} = m.lookup_parameters_from_numpy(np.moveaxis(s{i}[{j}][..., 0], -1, 0))")
+                self._once(
+                    i,
+                    f"{name} = m.lookup_parameters_from_numpy(np.moveaxis(s{i}[{j}][..., 0],"
+                    " -1, 0))",
+                )
             elif spec.kind == "data":
                 texts.append(f"{name} = s{i}[{j}]{'' if spec.batch > 1 else '[..., 0]'}")
             else:
-                texts.append(f"{name} = dy.inputTensor(s{i}[{j}], batched=True, reusable_expr=True)")
+                texts.append(
+                    f"{name} = dy.inputTensor(s{i}[{j}], batched=True, reusable_expr=True)"
+                )
             if links[j] in self.live and links[j] < i:
                 names[-1] = f"x{i}_{j}"
                 texts.append(f"x{i}_{j} = linked({name} * 1, v{links[j]})")
@@ -457,7 +638,9 @@ class _Source:
             self.add(step.number, "dy.cg_revert()", *(f"del v{x}" for x in dropped))
 
     def _renew(self, step):
-        self.add(step.number, self.mode.renew(), *(f"del v{x}" for x in self.live if not self.mode.plain))
+        self.add(
+            step.number, self.mode.renew(), *(f"del v{x}" for x in self.live if not self.mode.plain)
+        )
         self.live, self.marks = [], []
 
     def _set(self, step):
@@ -469,7 +652,10 @@ class _Source:
         if made.kind == "row":
             self._set_row(step.number, made, to)
         elif not self.mode.plain:
-            self.add(step.number, f"v{number}.set({_numbers(to, *made.rest[:2]) if made.kind == 'input' else to})")
+            self.add(
+                step.number,
+                f"v{number}.set({_numbers(to, *made.rest[:2]) if made.kind == 'input' else to})",
+            )
 
     def _set_row(self, number, made, seed):
         """Other numbers for all inputs of a row's node that are no parameters."""
@@ -511,11 +697,23 @@ class _Source:
             made = self.steps[x]
             if made.kind == "row" and ROWS[made.rest[0]][2].reference is not None:
                 family, index, _ = ROWS[made.rest[0]]
-                inputs = [f"{'x' if link in self.live and link < x else 'a'}{x}_{j}" for j, link in enumerate(made.rest[3])]
-                reads.append(f"model({(i, 'model', x)}, {', '.join([repr(family), str(index), str(made.rest[1]), f'v{x}', *inputs])})")
-        loss = [f"loss = total([{', '.join(f'v{x}' for x in chosen)}])", f"note({(i, 'loss')}, loss.npvalue())"]
+                inputs = [
+                    f"{'x' if link in self.live and link < x else 'a'}{x}_{j}"
+                    for j, link in enumerate(made.rest[3])
+                ]
+                reads.append(
+                    f"model({(i, 'model', x)},"
+                    f" {', '.join([repr(family), str(index), str(made.rest[1]), f'v{x}', *inputs])})"  # noqa: E501
+                )
+        loss = [
+            f"loss = total([{', '.join(f'v{x}' for x in chosen)}])",
+            f"note({(i, 'loss')}, loss.npvalue())",
+        ]
         if backward:
-            loss += [f"loss.{backward}", *(f"note({(i, 'gradient', x)}, v{x}.gradient())" for x in chosen)]
+            loss += [
+                f"loss.{backward}",
+                *(f"note({(i, 'gradient', x)}, v{x}.gradient())" for x in chosen),
+            ]
             loss.append(f"gradients({i}, m)")
         self.add(i, *(reads + loss if first else loss + reads))
 
@@ -523,8 +721,16 @@ class _Source:
 def _needs(step):
     """The nodes without which a step does nothing."""
     rest = step.rest
-    places = {"unary": rest[2:3], "poison": rest[2:3], "weight": rest[3:4], "several": rest[2:3], "fold": rest[1:3], "cell": rest[1:2],
-              "sequence": rest[3:4], "tree": rest}  # fmt: skip
+    places = {
+        "unary": rest[2:3],
+        "poison": rest[2:3],
+        "weight": rest[3:4],
+        "several": rest[2:3],
+        "fold": rest[1:3],
+        "cell": rest[1:2],
+        "sequence": rest[3:4],
+        "tree": rest,
+    }
     found = places.get(step.kind, ())
     return list(itertools.chain.from_iterable(x if isinstance(x, tuple) else (x,) for x in found))
 

@@ -1,7 +1,8 @@
-"""Runs programs of fuzz.py in a process of its own, and sends back what they noted: `python fuzz_worker.py` reads from stdin.
+"""Runs programs of fuzz.py in a process of its own, and sends back what they noted:
+`python fuzz_worker.py` reads from stdin.
 
-A request is a pickled list of (lines of a program, threads); the answer a pickled list of what each noted: {key: array, or (exception, words)},
-of several threads a list of these.
+A request is a pickled list of (lines of a program, threads); the answer a pickled list of what each
+noted: {key: array, or (exception, words)}, of several threads a list of these.
 """
 
 import faulthandler
@@ -47,7 +48,8 @@ def cell_of_row(family, index, case, *inputs):
 
 
 def linked(x, v):
-    """x, each number made smaller by up to 5 %, depending on v: so that any node can lead to any operation."""
+    """x, each number made smaller by up to 5 %, depending on v: so that any node can lead to any
+    operation."""
     t = dy.tanh(v if v.dim() == x.dim() else dy.mean_elems(v))
     if t.dim()[1] not in (1, x.dim()[1]):
         t = dy.mean_batches(t)
@@ -85,7 +87,11 @@ class Notes(dict):
             elif isinstance(x, dy.Parameters):
                 arrays.append(x.as_array()[..., None])
             else:
-                arrays.append(array_of(x) if isinstance(x, dy.Expression) else np.asarray(x, float).reshape(spec.shape))
+                arrays.append(
+                    array_of(x)
+                    if isinstance(x, dy.Expression)
+                    else np.asarray(x, float).reshape(spec.shape)
+                )
         want = np.asarray(r.reference(*arrays, **r.cases[case].attributes), float)
         self[key] = np.stack([array_of(node), want])
 
@@ -99,8 +105,16 @@ class Printed(Notes):
 
 def names():
     """What lines of programs find."""
-    return {"dy": dy, "np": np, "recurrent": recurrent, "sample": sample, "row": row, "cell_of_row": cell_of_row, "linked": linked,
-            "total": total}  # fmt: skip
+    return {
+        "dy": dy,
+        "np": np,
+        "recurrent": recurrent,
+        "sample": sample,
+        "row": row,
+        "cell_of_row": cell_of_row,
+        "linked": linked,
+        "total": total,
+    }
 
 
 def run(lines):

@@ -1,7 +1,8 @@
-"""Starts jobs of several ranks, with mpirun or `dist-dynet run`, under either MPI, and sees to it that nothing of a job is left over.
+"""Starts jobs of several ranks, with mpirun or `dist-dynet run`, under either MPI, and sees to it
+that nothing of a job is left over.
 
-The fixture `mpi` (conftest.py) runs a test with each MPI: MPICH, or whatever is beside this Python; Open MPI, in a venv whose Python
-DIST_DYNET_TEST_OPENMPI names.
+The fixture `mpi` (conftest.py) runs a test with each MPI: MPICH, or whatever is beside this Python;
+Open MPI, in a venv whose Python DIST_DYNET_TEST_OPENMPI names.
 """
 
 import itertools
@@ -43,10 +44,13 @@ class Mpi(NamedTuple):
 
 HERE_MPI = Mpi("mpich", sys.executable)
 needs_mpi = pytest.mark.skipif(
-    find_spec("mpi4py") is None or HERE_MPI.mpirun is None, reason="needs mpi4py and mpirun: pip install 'dist-dynet[mpi]'"
+    find_spec("mpi4py") is None or HERE_MPI.mpirun is None,
+    reason="needs mpi4py and mpirun: pip install 'dist-dynet[mpi]'",
 )
 _other = os.environ.get("DIST_DYNET_TEST_OPENMPI", "")
-_needs_other = pytest.mark.skipif(not _other, reason="DIST_DYNET_TEST_OPENMPI names no Python of a venv with dist-dynet[openmpi]")
+_needs_other = pytest.mark.skipif(
+    not _other, reason="DIST_DYNET_TEST_OPENMPI names no Python of a venv with dist-dynet[openmpi]"
+)
 MPIS = [
     pytest.param(HERE_MPI, id="mpich", marks=[pytest.mark.mpi, needs_mpi]),
     pytest.param(Mpi("openmpi", _other), id="openmpi", marks=[pytest.mark.mpi, _needs_other]),
@@ -54,12 +58,17 @@ MPIS = [
 
 
 def environment_of(python, **changed):
-    """What a job of this Python finds in its environment: the package under test, and no trace of another job's launcher or settings."""
+    """What a job of this Python finds in its environment: the package under test, and no trace of
+    another job's launcher or settings."""
     # beside the sources there is no other copy; installed, each venv has its own
     sources = PACKAGE if (PACKAGE / "pyproject.toml").exists() or python == sys.executable else ""
     clean = {k: v for k, v in os.environ.items() if not k.startswith((*_LAUNCHERS, "DIST_DYNET_"))}
-    path = os.pathsep.join(str(p) for p in (sources, PROGRAMS, os.environ.get("PYTHONPATH", "")) if p)  # programs share modules
-    environment = {"PYTHONHASHSEED": "0", **clean, "PYTHONPATH": path, **changed}  # of other seeds on other ranks there are warnings
+    # programs share modules
+    path = os.pathsep.join(
+        str(p) for p in (sources, PROGRAMS, os.environ.get("PYTHONPATH", "")) if p
+    )
+    # of other seeds on other ranks there are warnings
+    environment = {"PYTHONHASHSEED": "0", **clean, "PYTHONPATH": path, **changed}
     return {name: value for name, value in environment.items() if value is not None}
 
 
@@ -70,28 +79,45 @@ class Job:
         self._mark = f"{os.getpid()}-{next(_numbers)}"
         self.command, self.since = command, time.monotonic()
         self.process = subprocess.Popen(
-            command, env={**environment, _MARK: self._mark}, cwd=PROGRAMS, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr,
-            text=True, errors="replace", start_new_session=True,
-        )  # fmt: skip
+            command,
+            env={**environment, _MARK: self._mark},
+            cwd=PROGRAMS,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
 
     def processes(self):
-        """Those that are there now: command lines by process id. They are known by what they have inherited in the environment."""
+        """Those that are there now: command lines by process id. They are known by what they have
+        inherited in the environment."""
         entry, found = f"{_MARK}={self._mark}".encode(), {}
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # has ended, or is another user's
                 if entry in (folder / "environ").read_bytes().split(b"\0"):
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                    found[int(folder.name)] = (
+                        (folder / "cmdline")
+                        .read_bytes()
+                        .replace(b"\0", b" ")
+                        .decode(errors="replace")
+                        .strip()
+                    )
         return found
 
     def end(self, limit=60):
-        """Status, what was written to both streams, and seconds, when the job is over; AssertionError if it is not, or leaves something."""
+        """Status, what was written to both streams, and seconds, when the job is over;
+        AssertionError if it is not, or leaves something."""
         try:
             out, err = self.process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             there = self.processes()
             self.kill()
             out, err = self.process.communicate()
-            raise AssertionError(f"not over after {limit} s: {self.command}\n{there}\n{out}{err or ''}") from None
+            raise AssertionError(
+                f"not over after {limit} s: {self.command}\n{there}\n{out}{err or ''}"
+            ) from None
         seconds = time.monotonic() - self.since
         left = self.left()
         self.kill()
@@ -113,7 +139,8 @@ class Job:
 
 
 def run_program(program, *arguments, **environment):
-    """Runs a program of tests/mpi in one process, without a launcher: a subprocess.CompletedProcess."""
+    """Runs a program of tests/mpi in one process, without a launcher: a
+    subprocess.CompletedProcess."""
     return launch(sys.executable, *arguments, program=[PROGRAMS / program], **environment)
 
 
@@ -121,27 +148,49 @@ def start(ranks, program, *arguments, mpi=HERE_MPI, **environment):
     """Starts a program of tests/mpi as a user does with mpirun; both streams come together."""
     as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     crowded = {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
-    command = [mpi.mpirun, "-n", str(ranks), mpi.python, str(PROGRAMS / program), *map(str, arguments)]
-    return Job(command, environment_of(mpi.python, **as_root, **crowded, **environment), stderr=subprocess.STDOUT)
+    command = [
+        mpi.mpirun,
+        "-n",
+        str(ranks),
+        mpi.python,
+        str(PROGRAMS / program),
+        *map(str, arguments),
+    ]
+    return Job(
+        command,
+        environment_of(mpi.python, **as_root, **crowded, **environment),
+        stderr=subprocess.STDOUT,
+    )
 
 
 def mpirun(ranks, program, *arguments, mpi=HERE_MPI, limit=60, **environment):
     """Runs a program of tests/mpi with mpirun; (status, what it wrote, seconds)."""
-    status, output, _, seconds = start(ranks, program, *arguments, mpi=mpi, **environment).end(limit)
+    status, output, _, seconds = start(ranks, program, *arguments, mpi=mpi, **environment).end(
+        limit
+    )
     return status, output, seconds
 
 
 def start_launcher(python, *arguments, before=(), program=("-m", "dist_dynet"), **environment):
     """Starts `python -m dist_dynet ARGUMENTS` as a user does, in the folder tests/mpi.
 
-    `before` is a command that runs it, `program` what Python runs instead; without a Python it runs itself.
+    `before` is a command that runs it, `program` what Python runs instead; without a Python it runs
+    itself.
     """
-    return Job([*map(str, before), *([python] if python else []), *map(str, program), *map(str, arguments)],
-               environment_of(python, **environment))  # fmt: skip
+    return Job(
+        [
+            *map(str, before),
+            *([python] if python else []),
+            *map(str, program),
+            *map(str, arguments),
+        ],
+        environment_of(python, **environment),
+    )
 
 
 def launch(python, *arguments, wait=True, limit=120, **options):
-    """start_launcher() to its end: a subprocess.CompletedProcess; or, without waiting, the process."""
+    """start_launcher() to its end: a subprocess.CompletedProcess; or, without waiting, the
+    process."""
     job = start_launcher(python, *arguments, **options)
     if not wait:
         return job.process
@@ -150,7 +199,8 @@ def launch(python, *arguments, wait=True, limit=120, **options):
 
 
 def started(python, ranks, *arguments, **options):
-    """A job whose ranks sleep: the launcher, and the processes of the ranks and of their children."""
+    """A job whose ranks sleep: the launcher, and the processes of the ranks and of their
+    children."""
     ours = [] if "program" in options else ["run", "-n", ranks, *arguments]
     job = launch(python, *ours, SCRIPT, "-", "sleep", wait=False, **options)
     processes = []

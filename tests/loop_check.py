@@ -1,6 +1,8 @@
-"""Compares drawn training programs (mpi/loops.py) on several ranks with one process: python tests/loop_check.py FIRST COUNT
+"""Compares drawn training programs (mpi/loops.py) on several ranks with one process: python
+tests/loop_check.py FIRST COUNT
 
-The law: N ranks end where one process ends, or the program is refused with an error message on all of them.
+The law: N ranks end where one process ends, or the program is refused with an error message on all
+of them.
 """
 
 import pickle
@@ -23,7 +25,9 @@ def run(mode, first, count, out, ranks, exchange="auto", hosts=""):
     arguments = [mode, first, count, out]
     environment = {"DIST_DYNET_DTYPE": "float64", "DIST_DYNET_EXCHANGE": exchange}
     if hosts:
-        status, output, _ = mpirun(ranks, "as_hosts.py", hosts, "loops.py", *arguments, limit=LIMIT, **environment)
+        status, output, _ = mpirun(
+            ranks, "as_hosts.py", hosts, "loops.py", *arguments, limit=LIMIT, **environment
+        )
     else:
         status, output, _ = mpirun(ranks, "loops.py", *arguments, limit=LIMIT, **environment)
     if status:
@@ -40,7 +44,8 @@ def run_plain(first, count, out, ranks):
 
 
 def differences(expected, got, same_bits=False):
-    """The programs that end elsewhere, the greatest difference of the others, and how many were refused."""
+    """The programs that end elsewhere, the greatest difference of the others, and how many were
+    refused."""
     wrong, worst, refused = [], 0.0, 0
     for seed, (values, _) in expected.items():
         there, words = got[seed]
@@ -54,11 +59,14 @@ def differences(expected, got, same_bits=False):
 
 
 def check(first, count, folder, jobs=JOBS):
-    """All programs as they are: raises an AssertionError that names those that end elsewhere; (greatest difference, refusals)."""
+    """All programs as they are: raises an AssertionError that names those that end elsewhere;
+    (greatest difference, refusals)."""
     worst, refused, wrong = 0.0, 0, {}
     for ranks, exchange, hosts in jobs:
         expected = run_plain(first, count, folder / f"plain{ranks}", ranks)
-        bad, off, words = differences(expected, run("run", first, count, folder / f"run{ranks}", ranks, exchange, hosts))
+        bad, off, words = differences(
+            expected, run("run", first, count, folder / f"run{ranks}", ranks, exchange, hosts)
+        )
         worst, refused = max(worst, off), refused + words
         if bad:
             wrong[ranks, exchange] = bad
@@ -67,7 +75,8 @@ def check(first, count, folder, jobs=JOBS):
 
 
 def check_resumed(first, count, folder, pairs=((1, 1), (2, 2), (3, 2), (2, 5))):
-    """The same for programs that are killed on some ranks and go on on others: with as many to the bit."""
+    """The same for programs that are killed on some ranks and go on on others: with as many to the
+    bit."""
     worst, wrong = 0.0, {}
     for before, after in pairs:
         expected = run_plain(first, count, folder / f"resumable-plain{after}", after)
@@ -91,4 +100,12 @@ if __name__ == "__main__":
     for at in range(start, start + number, 25):
         with tempfile.TemporaryDirectory() as name:
             n = min(25, start + number - at)
-            print(at, n, "worst, refused:", *check(at, n, Path(name)), "resumed, worst:", check_resumed(at, n, Path(name)), flush=True)
+            print(
+                at,
+                n,
+                "worst, refused:",
+                *check(at, n, Path(name)),
+                "resumed, worst:",
+                check_resumed(at, n, Path(name)),
+                flush=True,
+            )

@@ -1,7 +1,9 @@
-"""Run under the shim (shim.c) by test_memory_short.py: for n = 1, 2, ... the n-th allocation of a program fails, once or from then on.
+"""Run under the shim (shim.c) by test_memory_short.py: for n = 1, 2, ... the n-th allocation of a
+program fails, once or from then on.
 
-After it, MemoryError was raised or the numbers are right; and when there is memory again they are right in the same graph.
-`python memory_short.py PROGRAM AUTOBATCHING` prints how many allocations were made to fail.
+After it, MemoryError was raised or the numbers are right; and when there is memory again they are
+right in the same graph. `python memory_short.py PROGRAM AUTOBATCHING` prints how many allocations
+were made to fail.
 """
 
 import ctypes
@@ -40,7 +42,11 @@ class Model:
     def __init__(self):
         dy.reset_random_seed(3)
         self.collection = m = dy.ParameterCollection()
-        self.w, self.v, self.b = m.add_parameters((4, 4)), m.add_parameters((4, 4)), m.add_parameters(4)
+        self.w, self.v, self.b = (
+            m.add_parameters((4, 4)),
+            m.add_parameters((4, 4)),
+            m.add_parameters(4),
+        )
         self.table = m.add_lookup_parameters((30, 4))
         self.lstm = dy.VanillaLSTMBuilder(1, 4, 4, m)
         self.cell = dy.traced(lambda x, y: dy.tanh(self.w * x + dy.cmult(y, self.b)))
@@ -55,7 +61,12 @@ class Model:
         return dy.esum([dy.dot_product(x, y) for x, y in zip(xs, ys[1:], strict=False)])
 
     def network(self):
-        hs = [self.lstm.initial_state().transduce([self.table[(i + k) % 7] for k in range(3 + i % 2)])[-1] for i in range(6)]
+        hs = [
+            self.lstm.initial_state().transduce(
+                [self.table[(i + k) % 7] for k in range(3 + i % 2)]
+            )[-1]
+            for i in range(6)
+        ]
         return dy.esum([dy.pickneglogsoftmax(self.v * h, i % 4) for i, h in enumerate(hs)])
 
     def traced(self):
@@ -65,7 +76,9 @@ class Model:
     def shapes(self):
         xs = [dy.inputVector([k, 1.0, 2.0, 0.5 * k]) for k in range(12)]
         rows = [dy.reshape(self.w * x, (2, 2)) for x in xs]
-        return dy.sum_elems(dy.esum([dy.transpose(r) * r for r in rows])) + dy.sum_elems(dy.concatenate([dy.max_dim(r) for r in rows]))
+        return dy.sum_elems(dy.esum([dy.transpose(r) * r for r in rows])) + dy.sum_elems(
+            dy.concatenate([dy.max_dim(r) for r in rows])
+        )
 
     @property
     def parameters(self):
@@ -76,7 +89,8 @@ class Model:
 
 
 def once_more(model, mode, name, n, lasting):
-    """One run in which the n-th allocation fails, in a thread, whose graph is new. What it gave, and how many failed."""
+    """One run in which the n-th allocation fails, in a thread, whose graph is new. What it gave,
+    and how many failed."""
     out = {}
 
     def run():
@@ -113,12 +127,16 @@ def once_more(model, mode, name, n, lasting):
     thread.start()
     thread.join()
     if "error" in out:
-        raise AssertionError(f"{name}, autobatching {mode}: allocation {n}, {lasting=}") from out["error"]
+        raise AssertionError(f"{name}, autobatching {mode}: allocation {n}, {lasting=}") from out[
+            "error"
+        ]
     return out
 
 
 def agree(a, b):
-    return np.allclose(a[0], b[0], rtol=1e-4) and all(np.allclose(x, y, rtol=1e-3, atol=1e-5) for x, y in zip(a[1], b[1], strict=True))
+    return np.allclose(a[0], b[0], rtol=1e-4) and all(
+        np.allclose(x, y, rtol=1e-3, atol=1e-5) for x, y in zip(a[1], b[1], strict=True)
+    )
 
 
 def main(name, mode, most):
@@ -135,7 +153,10 @@ def main(name, mode, most):
             count += 1
             for when in ("first", "again"):
                 if out.get(when) is not None:
-                    assert agree(out[when], right), f"{name}, autobatching {mode}: allocation {n}, {lasting=}, {when}: {out[when]}; {right}"
+                    assert agree(out[when], right), (
+                        f"{name}, autobatching {mode}: allocation {n}, {lasting=}, {when}:"
+                        f" {out[when]}; {right}"
+                    )
     for w in model.parameters:
         w.clear_gradient()
     before = [p.as_array() for p in model.parameters]
@@ -151,7 +172,10 @@ def main(name, mode, most):
             fail_from(0, False)
             count += 1
             assert trainer.updates == 0
-            assert all(np.array_equal(x, p.as_array()) for x, p in zip(before, model.parameters, strict=True))
+            assert all(
+                np.array_equal(x, p.as_array())
+                for x, p in zip(before, model.parameters, strict=True)
+            )
             assert agree((0, gradients), (0, model.gradients()))
             for p in model.parameters:
                 p.clear_gradient()

@@ -1,4 +1,5 @@
-"""Starts Python in a process of its own: for what may end a process, or needs another build, limit or environment."""
+"""Starts Python in a process of its own: for what may end a process, or needs another build, limit
+or environment."""
 
 import os
 import re
@@ -14,24 +15,47 @@ PACKAGE = Path(dist_dynet.__file__).parent.parent
 
 def run_python(*arguments, timeout=120, **environment):
     """`python ARGUMENTS` with the package under test and this folder on its path."""
-    path = os.pathsep.join(p for p in (str(PACKAGE), str(HERE), os.environ.get("PYTHONPATH", "")) if p)
+    path = os.pathsep.join(
+        p for p in (str(PACKAGE), str(HERE), os.environ.get("PYTHONPATH", "")) if p
+    )
     return subprocess.run(
-        [sys.executable, *arguments], env={**os.environ, "PYTHONPATH": path, **environment}, capture_output=True, text=True,
-        timeout=timeout, check=False, cwd=HERE,  # not the root: Python would take the package there first
-    )  # fmt: skip
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        # not the root: Python would take the package there first
+        timeout=timeout,
+        check=False,
+        cwd=HERE,
+    )
 
 
 def output_of(code, **options):
     """What a program prints; AssertionError with all it said when it fails."""
     result = run_python("-c", code, **options)
-    assert result.returncode == 0, f"exit status {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    assert result.returncode == 0, (
+        f"exit status {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    )
     return result.stdout
 
 
 def passing_tests(*arguments, timeout=300, **environment):
-    """How many tests pass when pytest runs with these arguments, in another build or environment; AssertionError if one fails."""
-    result = run_python("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments, timeout=timeout, **environment)
-    assert result.returncode == 0, f"{environment}: {arguments}\n{result.stdout[-6000:]}\n{result.stderr[-2000:]}"
+    """How many tests pass when pytest runs with these arguments, in another build or environment;
+    AssertionError if one fails."""
+    result = run_python(
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        *arguments,
+        timeout=timeout,
+        **environment,
+    )
+    assert result.returncode == 0, (
+        f"{environment}: {arguments}\n{result.stdout[-6000:]}\n{result.stderr[-2000:]}"
+    )
     return int(re.search(r"(\d+) passed", result.stdout)[1])
 
 

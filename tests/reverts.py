@@ -1,7 +1,8 @@
-"""Run by test_reverts.py: checkpoints, reverts, set() and recalculation in graphs that are drawn at random, in all modes of autobatching.
+"""Run by test_reverts.py: checkpoints, reverts, set() and recalculation in graphs that are drawn at
+random, in all modes of autobatching.
 
-After each step some values are compared with those of the same program in a new graph, computed node by node; at the end gradients, too.
-`python reverts.py SEED PROGRAMS MODE`
+After each step some values are compared with those of the same program in a new graph, computed
+node by node; at the end gradients, too. `python reverts.py SEED PROGRAMS MODE`
 """
 
 import random
@@ -18,7 +19,8 @@ UNARY = [dy.tanh, dy.square, lambda x: x * 0.7, lambda x: dy.cmult(x, x), dy.log
 
 
 class Program:
-    """What was done so far, so that it can be done again: instructions, and the numbers of the inputs."""
+    """What was done so far, so that it can be done again: instructions, and the numbers of the
+    inputs."""
 
     def __init__(self, draw):
         self.draw, self.steps, self.numbers = draw, [], {}
@@ -27,7 +29,11 @@ class Program:
         """New instructions, of sizes that fit."""
         for _ in range(n):
             at, draw = len(self.steps), self.draw
-            kind = "leaf" if at < 3 else draw.choice(["leaf", "unary", "weight", "weight", "both", "most"])
+            kind = (
+                "leaf"
+                if at < 3
+                else draw.choice(["leaf", "unary", "weight", "weight", "both", "most"])
+            )
             size = draw.choice([2, 3])
             if kind == "leaf" and draw.random() < 0.5:
                 self.numbers[at] = [draw.uniform(-1, 1) for _ in range(size)]
@@ -42,7 +48,9 @@ class Program:
                 x = draw.choice(range(at))
                 self.steps.append(("weight", size, self.size(x), x))
             else:
-                self.steps.append((kind, size, *(draw.choice(fitting) for _ in range(draw.choice([2, 2, 3])))))
+                self.steps.append(
+                    (kind, size, *(draw.choice(fitting) for _ in range(draw.choice([2, 2, 3]))))
+                )
 
     def size(self, k):
         return self.steps[k][1]
@@ -77,12 +85,15 @@ def result(program, nodes, chosen, backward):
 
 
 def check(program, mode, happened):
-    """Drawn actions on one graph. The other results are computed afterwards, in graphs of their own."""
+    """Drawn actions on one graph. The other results are computed afterwards, in graphs of their
+    own."""
     draw, nodes, marks, wanted = program.draw, [], [], []
     dy.renew_cg(autobatching=mode)
     for _ in range(draw.randrange(4, 10)):
         before = len(nodes)
-        action = draw.choice(["extend", "extend", "checkpoint", "revert", "set", "recalculate", "compare", "compare"])
+        action = draw.choice(
+            ["extend", "extend", "checkpoint", "revert", "set", "recalculate", "compare", "compare"]
+        )
         happened.append(action)
         if action == "extend" or not nodes:
             program.extend(draw.randrange(4, 30))
@@ -105,7 +116,14 @@ def check(program, mode, happened):
             chosen = [draw.randrange(before) for _ in range(draw.randrange(1, 12))]
             copy = Program(draw)
             copy.steps, copy.numbers = list(program.steps), dict(program.numbers)
-            wanted.append((copy, chosen, backward := draw.random() < 0.7, result(program, nodes, chosen, backward)))
+            wanted.append(
+                (
+                    copy,
+                    chosen,
+                    backward := draw.random() < 0.7,
+                    result(program, nodes, chosen, backward),
+                )
+            )
     for copy, chosen, backward, (value, gradients) in wanted:
         dy.renew_cg(autobatching=0)
         fresh = []

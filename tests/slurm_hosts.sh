@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Runs a command on the first of several hosts that a Slurm of its own controls; sshd runs on each of them, too. For tests.
+# Runs a command on the first of several hosts that a Slurm of its own controls; sshd runs on each
+# of them, too. For tests.
 #
 #     scripts/namespace_hosts.sh -n 2 tests/slurm_hosts.sh sbatch --wait train.sbatch
 #
-# The hosts are those of scripts/namespace_hosts.sh, each with two cores as far as Slurm knows. Keys, configuration and state lie in a folder
-# that goes with the hosts; of the machine nothing is changed, and when the command ends, everything ends.
+# The hosts are those of scripts/namespace_hosts.sh, each with two cores as far as Slurm knows.
+# Keys, configuration and state lie in a folder that goes with the hosts; of the machine nothing is
+# changed, and when the command ends, everything ends.
 #
-# How long: the cluster is there after 2 to 4 s. What to expect: the command's output and exit status; 77 and a reason where it cannot be had.
-# Needs: root, slurmctld, slurmd, munged, sshd (Debian, Ubuntu: slurm-wlm, munge, openssh-server).
+# How long: the cluster is there after 2 to 4 s. What to expect: the command's output and exit
+# status; 77 and a reason where it cannot be had. Needs: root, slurmctld, slurmd, munged, sshd
+# (Debian, Ubuntu: slurm-wlm, munge, openssh-server).
 set -euo pipefail
 
 cannot() {
@@ -29,7 +32,7 @@ names=$(IFS=,; echo "${hosts[*]}")
 state=$(mktemp -d)
 chmod 755 "$state"
 
-# ---- ssh: a key for the user, and one for each host ----------------------------------------------------------------------------------------
+# ---- ssh: a key for the user, and one for each host ------------------------------------
 
 mkdir -m 700 "$state/ssh"
 ssh-keygen -q -t ed25519 -N '' -f "$state/ssh/id_ed25519"
@@ -41,7 +44,7 @@ done
 home=$(getent passwd root | cut -d: -f6) # ssh asks there, whatever HOME is
 mkdir -p /run/sshd "$home/.ssh"
 
-# ---- Slurm ---------------------------------------------------------------------------------------------------------------------------------
+# ---- Slurm -----------------------------------------------------------------------------
 
 head -c 1024 /dev/urandom >"$state/munge.key"
 chmod 600 "$state/munge.key"

@@ -1,4 +1,5 @@
-"""Classes of a program whose specs hold more than plain data. The real DyNet has stored such objects: tests/data/dynet_files/specs.meta."""
+"""Classes of a program whose specs hold more than plain data. The real DyNet has stored such
+objects: tests/data/dynet_files/specs.meta."""
 
 from __future__ import annotations
 
@@ -54,4 +55,11 @@ def example(model):
     """A tagger with a spec of all sorts."""
     vocabulary = Vocabulary(["the", "dog", "barks"])
     options = OrderedDict(rate=0.5, others={Case.KEEP}, same=vocabulary)
-    return Tagger(model, vocabulary, Case.LOWER, Sizes(2, 3), options, np.array([[1.5, -2.0]], dtype=np.float32))
+    return Tagger(
+        model,
+        vocabulary,
+        Case.LOWER,
+        Sizes(2, 3),
+        options,
+        np.array([[1.5, -2.0]], dtype=np.float32),
+    )

@@ -1,7 +1,9 @@
-"""The table of trainers: a row for each, with its rule in float64; and the training that both are given.
+"""The table of trainers: a row for each, with its rule in float64; and the training that both are
+given.
 
-A new trainer gets a row here. From it come the tests of test_trainers_all.py (formula, moments, clipping, accumulation, subsets, state and
-checkpoints) and of several ranks (mpi/all_trainers.py). A trainer without a row fails test_table_has_every_trainer.
+A new trainer gets a row here. From it come the tests of test_trainers_all.py (formula, moments,
+clipping, accumulation, subsets, state and checkpoints) and of several ranks (mpi/all_trainers.py).
+A trainer without a row fails test_table_has_every_trainer.
 """
 
 from collections.abc import Callable
@@ -16,7 +18,8 @@ TOLERANCE = 1e-5 if DTYPE_NAME == "float32" else 1e-12
 
 
 class Reference:
-    """A rule in float64: step(p, g, moments, t) -> p; moments is a dict of its own per parameter."""
+    """A rule in float64: step(p, g, moments, t) -> p; moments is a dict of its own per
+    parameter."""
 
     def __init__(self, rate=0.1, **constants):
         self.rate = rate
@@ -57,7 +60,9 @@ class Adagrad(Reference):
 class Adadelta(Reference):
     def step(self, p, g, moments, t):
         moments["h"] = self.rho * self.moment(moments, "h", p) + (1 - self.rho) * g**2
-        step = -g * np.sqrt(self.moment(moments, "d", p) + self.eps) / np.sqrt(moments["h"] + self.eps)
+        step = (
+            -g * np.sqrt(self.moment(moments, "d", p) + self.eps) / np.sqrt(moments["h"] + self.eps)
+        )
         moments["d"] = self.rho * moments["d"] + (1 - self.rho) * step**2
         return p + step
 
@@ -116,16 +121,27 @@ ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
 TRAINERS = {
     "SimpleSGDTrainer": Row(lambda m: dy.SimpleSGDTrainer(m, 0.05), Sgd(0.05)),
     "CyclicalSGDTrainer": Row(
-        lambda m: dy.CyclicalSGDTrainer(m, 0.01, 0.1, 7, 0.99), Cyclical(low=0.01, high=0.1, size=7, gamma=0.99)
+        lambda m: dy.CyclicalSGDTrainer(m, 0.01, 0.1, 7, 0.99),
+        Cyclical(low=0.01, high=0.1, size=7, gamma=0.99),
     ),
-    "MomentumSGDTrainer": Row(lambda m: dy.MomentumSGDTrainer(m, 0.02, 0.8), Momentum(0.02, mom=0.8)),
+    "MomentumSGDTrainer": Row(
+        lambda m: dy.MomentumSGDTrainer(m, 0.02, 0.8), Momentum(0.02, mom=0.8)
+    ),
     "AdagradTrainer": Row(lambda m: dy.AdagradTrainer(m, 0.1), Adagrad(0.1, eps=1e-20)),
     "AdadeltaTrainer": Row(lambda m: dy.AdadeltaTrainer(m, 1e-4, 0.9), Adadelta(eps=1e-4, rho=0.9)),
-    "RMSPropTrainer": Row(lambda m: dy.RMSPropTrainer(m, 0.01, 1e-6, 0.8), RmsProp(0.01, eps=1e-6, rho=0.8)),
+    "RMSPropTrainer": Row(
+        lambda m: dy.RMSPropTrainer(m, 0.01, 1e-6, 0.8), RmsProp(0.01, eps=1e-6, rho=0.8)
+    ),
     "AdamTrainer": Row(lambda m: dy.AdamTrainer(m, 0.01), Adam(0.01, **ADAM)),
     "AmsgradTrainer": Row(lambda m: dy.AmsgradTrainer(m, 0.01), Amsgrad(0.01, **ADAM)),
-    "AdamWTrainer": Row(lambda m: dy.AdamWTrainer(m, 0.01, weight_decay=0.2), AdamW(0.01, **ADAM, decay=0.2)),
-    "EGTrainer": Row(lambda m: dy.EGTrainer(m, 0.05, 0.8), ExponentiatedGradient(0.05, mom=0.8), distributions=True),
+    "AdamWTrainer": Row(
+        lambda m: dy.AdamWTrainer(m, 0.01, weight_decay=0.2), AdamW(0.01, **ADAM, decay=0.2)
+    ),
+    "EGTrainer": Row(
+        lambda m: dy.EGTrainer(m, 0.05, 0.8),
+        ExponentiatedGradient(0.05, mom=0.8),
+        distributions=True,
+    ),
 }
 NOT_IN_THE_TABLE = {
     "Trainer": "the base of all: cannot be made",
@@ -155,7 +171,10 @@ def collection_of(values, table):
 
 def gradients_of_step(rng, t):
     """Dense gradients by name (b is not always used), and (row, gradient) of the table."""
-    dense = {name: rng.normal(0, 0.3, shape).astype(np.float32).astype(np.float64) for name, shape in SHAPES.items()}
+    dense = {
+        name: rng.normal(0, 0.3, shape).astype(np.float32).astype(np.float64)
+        for name, shape in SHAPES.items()
+    }
     if t % 3 == 2:
         del dense["b"]
     rows = [] if t % 5 == 4 else rng.integers(0, ROWS, 3).tolist()
@@ -175,11 +194,16 @@ def reference_step(rule, values, table, moments, dense, rows, t, clip, decay, sp
         total[r] += g
     g = {name: dense.get(name, np.zeros(shape)) for name, shape in SHAPES.items()}
     if clip_value:
-        g, total = {name: np.clip(x, -clip_value, clip_value) for name, x in g.items()}, np.clip(total, -clip_value, clip_value)
+        g, total = (
+            {name: np.clip(x, -clip_value, clip_value) for name, x in g.items()},
+            np.clip(total, -clip_value, clip_value),
+        )
     norm = np.sqrt(sum((x**2).sum() for x in (*g.values(), total)))
     scale = clip / norm if clip and norm > clip else 1
     for name in values:
-        values[name] = (1 - decay) * rule.step(values[name], scale * g[name], moments.setdefault(name, {}), t)
+        values[name] = (1 - decay) * rule.step(
+            values[name], scale * g[name], moments.setdefault(name, {}), t
+        )
     for r in range(ROWS) if not sparse else sorted({r for r, _ in rows}):
         table[r] = rule.step(table[r], scale * total[r], moments.setdefault(r, {}), t)
     table *= 1 - decay

@@ -29,7 +29,14 @@ def results_of(build, parameters):
         loss.backward()
         if autobatching:
             values = [e.npvalue() for e in exprs]
-        results.append([np.array(total), *values, *(e.gradient() for e in exprs), *(p.grad_as_array() for p in parameters)])
+        results.append(
+            [
+                np.array(total),
+                *values,
+                *(e.gradient() for e in exprs),
+                *(p.grad_as_array() for p in parameters),
+            ]
+        )
     return results
 
 
@@ -84,12 +91,18 @@ def test_autobatch_of_stepwise_lstms_equals_plain(model):
 
 def test_autobatch_of_trees_equals_plain(model):
     E = model.add_lookup_parameters((20, 6))
-    Wl, Wr, b = model.add_parameters((6, 6)), model.add_parameters((6, 6)), model.add_parameters(6, init=0.1)
+    Wl, Wr, b = (
+        model.add_parameters((6, 6)),
+        model.add_parameters((6, 6)),
+        model.add_parameters(6, init=0.1),
+    )
     V = model.add_parameters((3, 6))
     rng = np.random.default_rng(1)
 
     def tree(n):
-        return int(rng.integers(20)) if n == 1 else (tree(k := int(rng.integers(1, n))), tree(n - k))
+        return (
+            int(rng.integers(20)) if n == 1 else (tree(k := int(rng.integers(1, n))), tree(n - k))
+        )
 
     trees = [tree(n) for n in (5, 9, 3, 9, 1)]
 
@@ -97,7 +110,10 @@ def test_autobatch_of_trees_equals_plain(model):
         if isinstance(t, int):
             return E[t]
         left, right = (encode(x, exprs) for x in t)
-        exprs.append(dy.tanh(dy.affine_transform([b, Wl, left, Wr, right])) + dy.cmult(left, dy.logistic(right)))
+        exprs.append(
+            dy.tanh(dy.affine_transform([b, Wl, left, Wr, right]))
+            + dy.cmult(left, dy.logistic(right))
+        )
         return exprs[-1]
 
     def build():
@@ -111,13 +127,23 @@ def test_autobatch_of_trees_equals_plain(model):
 def step(op, table, x, y, c, matrix, i, j):
     """The value of line `op` of a random program."""
     return [
-        lambda: x + y, lambda: x - y, lambda: dy.cmult(x, y), lambda: dy.tanh(x), lambda: dy.logistic(x) * 2 - 1,
-        lambda: matrix * x, lambda: dy.affine_transform([c, matrix, x]), lambda: dy.softmax(x),
+        lambda: x + y,
+        lambda: x - y,
+        lambda: dy.cmult(x, y),
+        lambda: dy.tanh(x),
+        lambda: dy.logistic(x) * 2 - 1,
+        lambda: matrix * x,
+        lambda: dy.affine_transform([c, matrix, x]),
+        lambda: dy.softmax(x),
         lambda: dy.concatenate([dy.pick_range(x, 0, 2), dy.pick_range(y, 2, 4)]),
-        lambda: dy.esum([x, y, x]), lambda: dy.average([x, y]), lambda: table[(i + j) % 6],
-        lambda: dy.rectify(x) + dy.pick(y, j % 4), lambda: dy.dropout(x, 0.5),
-        lambda: dy.reshape(dy.reshape(x, (2, 2)) * dy.reshape(y, (2, 2)), (4,)), lambda: dy.log_softmax(x),
-    ][op]()  # fmt: skip
+        lambda: dy.esum([x, y, x]),
+        lambda: dy.average([x, y]),
+        lambda: table[(i + j) % 6],
+        lambda: dy.rectify(x) + dy.pick(y, j % 4),
+        lambda: dy.dropout(x, 0.5),
+        lambda: dy.reshape(dy.reshape(x, (2, 2)) * dy.reshape(y, (2, 2)), (4,)),
+        lambda: dy.log_softmax(x),
+    ][op]()
 
 
 @settings(max_examples=150, deadline=None)
@@ -125,19 +151,42 @@ def step(op, table, x, y, c, matrix, i, j):
 def test_autobatch_of_random_graphs_equals_plain(data):
     draw = data.draw
     m = dy.ParameterCollection()
-    parameters = [m.add_parameters(4), m.add_parameters((4, 4)), m.add_parameters(4), m.add_parameters((4, 4))]
+    parameters = [
+        m.add_parameters(4),
+        m.add_parameters((4, 4)),
+        m.add_parameters(4),
+        m.add_parameters((4, 4)),
+    ]
     table = m.add_lookup_parameters((6, 4))
-    program = draw(st.lists(st.tuples(st.integers(0, 15), st.integers(0, 99), st.integers(0, 99)), min_size=3, max_size=40))
+    program = draw(
+        st.lists(
+            st.tuples(st.integers(0, 15), st.integers(0, 99), st.integers(0, 99)),
+            min_size=3,
+            max_size=40,
+        )
+    )
 
     def build():
         a, A, c, C = parameters
-        vectors = [table[0], table[1], dy.lookup_batch(table, [2, 3]), a, dy.inputVector([0.5, -1, 2, 0.1])]
+        vectors = [
+            table[0],
+            table[1],
+            dy.lookup_batch(table, [2, 3]),
+            a,
+            dy.inputVector([0.5, -1, 2, 0.1]),
+        ]
         for op, i, j in program:
             x, y = vectors[i % len(vectors)], vectors[j % len(vectors)]
             matrix = (A, C, dy.transpose(A))[j % 3]
             vectors.append(step(op, table, x, y, c, matrix, i, j))
-        losses = [dy.sum_batches(dy.sum_elems(dy.cmult(v, v))) if k % 2 else dy.sum_batches(
-            dy.pickneglogsoftmax_batch(v, [k % 4] * v.dim()[1])) for k, v in enumerate(vectors)]
+        losses = [
+            (
+                dy.sum_batches(dy.sum_elems(dy.cmult(v, v)))
+                if k % 2
+                else dy.sum_batches(dy.pickneglogsoftmax_batch(v, [k % 4] * v.dim()[1]))
+            )
+            for k, v in enumerate(vectors)
+        ]
         # products of products grow: keep the loss of moderate size
         return dy.log(1 + dy.esum([dy.rectify(x) for x in losses])), vectors
 
@@ -159,7 +208,9 @@ def test_autobatch_continues_after_values_were_read(model, strategy):
     loss.backward()
     first = W.grad_as_array()
     xs[2].set([9.0, 9.0, 9.0])
-    np.testing.assert_allclose(ys[2].npvalue(), np.tanh(W.as_array() @ [9, 9, 9]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        ys[2].npvalue(), np.tanh(W.as_array() @ [9, 9, 9]), rtol=1e-5, atol=1e-6
+    )
     assert np.abs(first).sum() > 0
 
 
@@ -183,8 +234,17 @@ def test_autobatch_with_checkpoints_equals_plain(model):
 
 
 def test_autobatch_of_losses_and_attention_equals_plain(model):
-    W, b, K, V = model.add_parameters((5, 4)), model.add_parameters(5, init=0.1), model.add_parameters((4, 7)), model.add_parameters((4, 7))
-    G, U, R = model.add_parameters((5, 5), init=np.eye(5) + 0.1), model.add_parameters((20, 4)), model.add_parameters((20, 5))
+    W, b, K, V = (
+        model.add_parameters((5, 4)),
+        model.add_parameters(5, init=0.1),
+        model.add_parameters((4, 7)),
+        model.add_parameters((4, 7)),
+    )
+    G, U, R = (
+        model.add_parameters((5, 5), init=np.eye(5) + 0.1),
+        model.add_parameters((20, 4)),
+        model.add_parameters((20, 5)),
+    )
     rng = np.random.default_rng(1)
     xs = rng.uniform(-1, 1, (6, 4))
 
@@ -196,13 +256,30 @@ def test_autobatch_of_losses_and_attention_equals_plain(model):
             gates = dy.vanilla_lstm_gates(x, h, U, R, dy.zeros(20))
             p = dy.masked_softmax(h, [1, 1, 1, 0, i % 2])
             best = dy.topk(h + p, 2)
-            hs += [h, p, best, dy.sparsemax(h), dy.constrained_softmax(h, p + 0.2), dy.weight_norm(h, dy.pick(h, 0)), gates]
+            hs += [
+                h,
+                p,
+                best,
+                dy.sparsemax(h),
+                dy.constrained_softmax(h, p + 0.2),
+                dy.weight_norm(h, dy.pick(h, 0)),
+                gates,
+            ]
             losses += [
-                dy.cross_entropy(h, i % 5, 0.1), dy.masked_pickneglogsoftmax_batch(h, [i % 5], [i % 3]), dy.cross_entropy_soft(h, p),
-                dy.huber_distance(h, p, 0.5), dy.l1_distance(h, b), dy.poisson_loss(dy.pick(h, 1), i % 4), dy.sum_elems(best),
-                dy.sum_elems(dy.pairwise_rank_loss(h, p)), dy.logdet(G + dy.concatenate_cols([p] * 5)), dy.pick(dy.inverse(G) * h, 1),
-            ]  # fmt: skip
-            losses.append(dy.sum_elems(dy.cmult(dy.sparsemax(h), dy.constrained_softmax(h, p + 0.2))))
+                dy.cross_entropy(h, i % 5, 0.1),
+                dy.masked_pickneglogsoftmax_batch(h, [i % 5], [i % 3]),
+                dy.cross_entropy_soft(h, p),
+                dy.huber_distance(h, p, 0.5),
+                dy.l1_distance(h, b),
+                dy.poisson_loss(dy.pick(h, 1), i % 4),
+                dy.sum_elems(best),
+                dy.sum_elems(dy.pairwise_rank_loss(h, p)),
+                dy.logdet(G + dy.concatenate_cols([p] * 5)),
+                dy.pick(dy.inverse(G) * h, 1),
+            ]
+            losses.append(
+                dy.sum_elems(dy.cmult(dy.sparsemax(h), dy.constrained_softmax(h, p + 0.2)))
+            )
             losses.append(dy.sum_elems(dy.vanilla_lstm_h(dy.vanilla_lstm_c(h, gates), gates)))
         return dy.esum(losses), hs
 
@@ -215,7 +292,8 @@ def test_autobatch_of_losses_and_attention_equals_plain(model):
     assert found[0] == found[1]
 
 
-# ---- every row of the op table: three nodes of each case in one graph, which may be computed as one ------------------------------------
+# ---- every row of the op table: three nodes of each case in one graph, which may be computed as
+# one
 
 COPIES = 3
 
@@ -245,7 +323,9 @@ def three_of_a_case(row, case, arrays, weights, autobatching):
     loss = dy.esum(losses)
     loss.backward(full=True)
     values = [array_of(e) for e in exprs]
-    gradients = [Run._gradient(spec, x) for xs in inputs for spec, x in zip(case.inputs, xs, strict=True)]
+    gradients = [
+        Run._gradient(spec, x) for xs in inputs for spec, x in zip(case.inputs, xs, strict=True)
+    ]
     return values, gradients
 
 
@@ -270,7 +350,7 @@ def test_autobatch_of_like_nodes_equals_plain(row, case):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-# ---- which operations run singly -----------------------------------------------------------------------------------------------------
+# ---- which operations run singly -------------------------------------------------------
 
 ALONE = {
     "concatenate_to_batch": "its result is a batch made of other batches",
@@ -285,16 +365,19 @@ ALONE = {
     "sum_batches": "batch elements meet",
     "sum_dim_and_batch": "batch elements meet",
 }
-"""Operations that never become members of a group, each with the reason. Leaves and views have nothing to compute."""
+"""Operations that never become members of a group, each with the reason. Leaves and views have
+nothing to compute."""
 
 
 def test_operations_that_run_singly():
     flags = {name: lib.dn_op_flags(number) for name, number in OPS.items()}
     nothing_to_compute = lib.DN_LEAF | lib.DN_VIEW
-    assert {name for name, f in flags.items() if not f & (lib.DN_BATCHES | nothing_to_compute)} == set(ALONE)
+    assert {
+        name for name, f in flags.items() if not f & (lib.DN_BATCHES | nothing_to_compute)
+    } == set(ALONE)
 
 
-# ---- statistics, memory, the automatic choice -----------------------------------------------------------------------------------------
+# ---- statistics, memory, the automatic choice ------------------------------------------
 
 
 def products(model, n):
@@ -337,7 +420,10 @@ def test_automatic_choice_leaves_chains_as_they_are():
 def test_sequences_of_different_lengths_are_one_batch(model):
     E, lstm = model.add_lookup_parameters((9, 4)), dy.VanillaLSTMBuilder(1, 4, 3, model)
     dy.renew_cg(autobatching=BY_AGENDA)
-    ends = [lstm.initial_state().transduce([E[(i + k) % 9] for k in range(n)])[-1] for i, n in enumerate([5, 2, 7, 3])]
+    ends = [
+        lstm.initial_state().transduce([E[(i + k) % 9] for k in range(n)])[-1]
+        for i, n in enumerate([5, 2, 7, 3])
+    ]
     dy.forward(ends)
     stats = dy.autobatch_stats()
     assert stats.nodes - stats.batches == 3
@@ -363,11 +449,17 @@ def test_draws_of_batched_nodes_are_those_of_single_ones(strategy):
 
 
 @pytest.mark.parametrize("autobatching", [0, *STRATEGIES])
-@pytest.mark.parametrize(("use", "words"), [
-    (lambda W, x: dy.tanh(x), range(30)), (lambda W, x: W * x, range(30)), (lambda W, x: W * x, [*range(15)] * 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        (lambda W, x: dy.tanh(x), range(30)),
+        (lambda W, x: W * x, range(30)),
+        (lambda W, x: W * x, [*range(15)] * 3),
+    ],
+)
 def test_rows_of_nodes_beside_the_loss_do_not_change(model, autobatching, use, words):
-    """They are computed with nodes of the loss; a row with a gradient of zeros would go on with its momentum."""
+    """They are computed with nodes of the loss; a row with a gradient of zeros would go on with its
+    momentum."""
     W, E = model.add_parameters((3, 3)), model.add_lookup_parameters((30, 3))
     trainer = dy.MomentumSGDTrainer(model, 0.5)
     of_loss = [w for w in set(words) if w % 3]

@@ -14,7 +14,12 @@ TOLERANCE = 1e-5
 @pytest.fixture
 def model():
     m = dy.ParameterCollection()
-    return m, m.add_parameters((37, 20), name="W"), m.add_parameters(37, name="b"), m.add_lookup_parameters((9, 20))
+    return (
+        m,
+        m.add_parameters((37, 20), name="W"),
+        m.add_parameters(37, name="b"),
+        m.add_lookup_parameters((9, 20)),
+    )
 
 
 def inputs(E, batch=1):
@@ -31,7 +36,9 @@ def losses(kind, W, b, xs):
     else:  # a matrix that is computed, and the loss uses some of the products twice
         V = dy.transpose(dy.transpose(W) * 0.5)
         ys = [V * x for x in xs]
-    return ys, [dy.sum_batches(dy.pickneglogsoftmax_batch(y, [k] * y.dim()[1])) for k, y in enumerate(ys)]
+    return ys, [
+        dy.sum_batches(dy.pickneglogsoftmax_batch(y, [k] * y.dim()[1])) for k, y in enumerate(ys)
+    ]
 
 
 def run(model, kind, batch, immediate, used=None):
@@ -42,7 +49,12 @@ def run(model, kind, batch, immediate, used=None):
     loss = dy.esum([p for k, p in enumerate(parts) if used is None or k in used])
     value = loss.value()
     loss.backward()
-    return [value, *(y.npvalue() for y in ys), *(y.gradient() for y in ys), *(p.grad_as_array() for p in (W, b, E))]
+    return [
+        value,
+        *(y.npvalue() for y in ys),
+        *(y.gradient() for y in ys),
+        *(p.grad_as_array() for p in (W, b, E)),
+    ]
 
 
 def assert_equal(a, b):
@@ -88,7 +100,9 @@ def test_join_keeps_to_what_was_asked_for(model):
     first = ys[0].npvalue()  # the others are not computed yet
     E.init_row(1, [1.0] * 20)
     np.testing.assert_allclose(ys[0].npvalue(), first)
-    np.testing.assert_allclose(ys[2].npvalue(), W.as_array() @ E.row_as_array(2), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        ys[2].npvalue(), W.as_array() @ E.row_as_array(2), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_join_after_set_is_computed_anew(model):
@@ -119,7 +133,9 @@ def test_join_over_a_checkpoint_is_computed_anew(model):
         loss = dy.esum([dy.sum_elems(dy.square(y)) for y in (*kept, *again)])
         loss.backward()
         X = np.stack([E.row_as_array(i) for i in range(4)], axis=1)
-        np.testing.assert_allclose(W.grad_as_array(), 2 * W.as_array() @ X @ X.T, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            W.grad_as_array(), 2 * W.as_array() @ X @ X.T, rtol=1e-4, atol=1e-5
+        )
 
 
 def test_join_does_not_mix_other_dims_or_weights(model):
@@ -130,14 +146,21 @@ def test_join_does_not_mix_other_dims_or_weights(model):
     batch = dy.lookup_batch(E, [2, 3])
     exprs = [W * E[0], V * E[1], W * wide, W * batch, W * E[2], V * wide]
     dy.forward(exprs)
-    expected = [W.as_array() @ E.row_as_array(0), V.as_array() @ E.row_as_array(1), W.as_array() @ wide.npvalue(),
-                W.as_array() @ batch.npvalue(), W.as_array() @ E.row_as_array(2), V.as_array() @ wide.npvalue()]  # fmt: skip
+    expected = [
+        W.as_array() @ E.row_as_array(0),
+        V.as_array() @ E.row_as_array(1),
+        W.as_array() @ wide.npvalue(),
+        W.as_array() @ batch.npvalue(),
+        W.as_array() @ E.row_as_array(2),
+        V.as_array() @ wide.npvalue(),
+    ]
     for e, x in zip(exprs, expected, strict=True):
         np.testing.assert_allclose(e.npvalue(), x, rtol=1e-4, atol=1e-5)
 
 
 def test_join_beside_a_long_chain_equals_one_by_one(model):
-    """Searches along a chain, where nothing fits, get shorter; what comes after it is found all the same."""
+    """Searches along a chain, where nothing fits, get shorter; what comes after it is found all the
+    same."""
     m, _, _, E = model
     V, U = m.add_parameters((20, 20)), m.add_parameters((20, 20))
 

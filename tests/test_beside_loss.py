@@ -1,9 +1,9 @@
 """Nodes on which the loss does not depend add nothing to its gradients, whatever their values.
 
 Where nothing is batched they have no part in backward. Here each operation of the table is computed
-for the loss and, in the same graph, for inputs with 0, infinity and NaN, which share its parameters:
-the gradients are those of a graph that has the loss alone. Zero times infinity must not be added.
-How long: about fifteen seconds.
+for the loss and, in the same graph, for inputs with 0, infinity and NaN, which share its
+parameters: the gradients are those of a graph that has the loss alone. Zero times infinity must not
+be added. How long: about fifteen seconds.
 """
 
 import numpy as np
@@ -74,7 +74,11 @@ def _of(given, row, w, order, factors, autobatching):
 def _cases():
     for family, module in op_table.FAMILIES.items():
         for row in module.ROWS:
-            for case in row.cases[:2] if row.reference is not None and row.name not in CHECKED_WITHIN else ():
+            for case in (
+                row.cases[:2]
+                if row.reference is not None and row.name not in CHECKED_WITHIN
+                else ()
+            ):
                 if any(spec.kind == "tensor" and np.prod(spec.shape) for spec in case.inputs):
                     yield pytest.param(row, case, id=f"{family}-{row.label(case)}")
 
@@ -109,12 +113,13 @@ for autobatching in (0, 1, 2):
         dy.esum([dy.sum_elems(y) for y in ys[1:4]]).backward(full=True)
         for x, y in zip(xs[1:4], ys[1:4]):
             print(*(x.gradient() != 0), "is" if np.array_equal(x.gradient() != 0, y.npvalue() != 0) else "is not", y.npvalue())
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.parametrize("rng", ["keyed", "dynet"])
 def test_gradients_are_of_the_draws_of_forward(rng):
-    """Where a number was dropped, and nowhere else, its gradient is 0; some members are beside the loss."""
+    """Where a number was dropped, and nowhere else, its gradient is 0; some members are beside the
+    loss."""
     lines = output_of(DRAWS, DIST_DYNET_RNG=rng).splitlines()
     assert len(lines) == 3 * 2 * 3
     assert {"True", "False"} <= {word for line in lines for word in line.split()}

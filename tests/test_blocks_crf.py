@@ -1,4 +1,5 @@
-"""The CRF as a block: constraints, names of tags, padded batches, the best sequence, what is refused. Its values: tests/op_table/crf.py.
+"""The CRF as a block: constraints, names of tags, padded batches, the best sequence, what is
+refused. Its values: tests/op_table/crf.py.
 
 How long: three seconds, most of them for the example.
 """
@@ -67,24 +68,42 @@ def test_gradient_of_log_partition_is_the_marginals(rng):
 def test_emissions_may_be_vectors(rng):
     crf, columns = made(), rng.normal(size=(4, 3))
     vectors, matrix = [dy.inputVector(x) for x in columns], dy.inputTensor(columns.T)
-    close(crf.neg_log_likelihood(vectors, [0, 1, 2, 0]).value(), crf.neg_log_likelihood(matrix, [0, 1, 2, 0]).value())
+    close(
+        crf.neg_log_likelihood(vectors, [0, 1, 2, 0]).value(),
+        crf.neg_log_likelihood(matrix, [0, 1, 2, 0]).value(),
+    )
     assert crf.decode(vectors) == crf.decode(matrix) == crf.decode(iter(vectors))
     close(crf.log_partition(vectors[:1]).value(), crf.log_partition(vectors[0]).value())
 
 
 def test_padding_changes_nothing(rng):
-    crf, arrays, tags = made(TAGS, BIO), rng.normal(size=(3, 5, 3)), [list("OBIOO"), list("BI"), list("O")]
+    crf, arrays, tags = (
+        made(TAGS, BIO),
+        rng.normal(size=(3, 5, 3)),
+        [list("OBIOO"), list("BI"), list("O")],
+    )
     E = dy.inputTensor(arrays, batched=True, reusable_expr=True)
     lengths = [5, 2, 1]
     loss = crf.neg_log_likelihood(E, tags, lengths)
-    close(loss.npvalue(), crf.neg_log_likelihood(E, [v + ["I"] * (5 - len(v)) for v in tags], lengths).npvalue())
+    close(
+        loss.npvalue(),
+        crf.neg_log_likelihood(E, [v + ["I"] * (5 - len(v)) for v in tags], lengths).npvalue(),
+    )
     for b, n in enumerate(lengths):
         alone = dy.inputTensor(arrays[:, :n, b])
         close(loss.npvalue().ravel()[b], crf.neg_log_likelihood(alone, tags[b]).value(), 1e-5)
-        close(crf.log_partition(E, lengths).npvalue().ravel()[b], crf.log_partition(alone).value(), 1e-5)
+        close(
+            crf.log_partition(E, lengths).npvalue().ravel()[b],
+            crf.log_partition(alone).value(),
+            1e-5,
+        )
         assert crf.decode(E, lengths)[b] == crf.decode(alone)
     dy.sum_batches(loss).backward(full=True)
-    assert not E.gradient()[:, 2:, 1].any() and not E.gradient()[:, 1:, 2].any() and E.gradient()[:, 4, 0].any()
+    assert (
+        not E.gradient()[:, 2:, 1].any()
+        and not E.gradient()[:, 1:, 2].any()
+        and E.gradient()[:, 4, 0].any()
+    )
 
 
 def test_autobatching_keeps_the_tags_of_sentences_apart():
@@ -93,7 +112,9 @@ def test_autobatching_keeps_the_tags_of_sentences_apart():
     found = []
     for autobatching in (False, True):
         dy.renew_cg(autobatching=autobatching)
-        losses = [crf.neg_log_likelihood(dy.inputTensor(a), v) for a, v in zip(arrays, tags, strict=True)]
+        losses = [
+            crf.neg_log_likelihood(dy.inputTensor(a), v) for a, v in zip(arrays, tags, strict=True)
+        ]
         found.append([dy.esum(losses).value(), *[loss.value() for loss in losses]])
     close(*found, 1e-5)
 
@@ -154,26 +175,66 @@ def test_constraints_outlive_a_revert():
 @pytest.mark.parametrize(
     ("use", "error", "message"),
     [
-        (lambda c, E: dy.CRF(dy.ParameterCollection(), 0), ValueError, "CRF: sizes must be positive; got tags=0"),
-        (lambda c, E: dy.CRF(dy.ParameterCollection(), ["a", "a"]), ValueError, "CRF: each tag must have a name of its own"),
-        (lambda c, E: dy.CRF(dy.ParameterCollection(), ["a", 2]), ValueError, "CRF: each tag must have a name of its own"),
-        (lambda c, E: dy.CRF(dy.ParameterCollection(), ["a"], [("a", "b")]), ValueError, "CRF: tags are .'a'.; got 'b'"),
-        (lambda c, E: dy.CRF(dy.ParameterCollection(), 2, [(0, 2)]), ValueError, "CRF: tags run from 0 to 1; got 2"),
-        (lambda c, E: dy.CRF(dy.ParameterCollection(), 2, [(None, None)]), ValueError, "CRF: a forbidden pair must have a tag"),
+        (
+            lambda c, E: dy.CRF(dy.ParameterCollection(), 0),
+            ValueError,
+            "CRF: sizes must be positive; got tags=0",
+        ),
+        (
+            lambda c, E: dy.CRF(dy.ParameterCollection(), ["a", "a"]),
+            ValueError,
+            "CRF: each tag must have a name of its own",
+        ),
+        (
+            lambda c, E: dy.CRF(dy.ParameterCollection(), ["a", 2]),
+            ValueError,
+            "CRF: each tag must have a name of its own",
+        ),
+        (
+            lambda c, E: dy.CRF(dy.ParameterCollection(), ["a"], [("a", "b")]),
+            ValueError,
+            "CRF: tags are .'a'.; got 'b'",
+        ),
+        (
+            lambda c, E: dy.CRF(dy.ParameterCollection(), 2, [(0, 2)]),
+            ValueError,
+            "CRF: tags run from 0 to 1; got 2",
+        ),
+        (
+            lambda c, E: dy.CRF(dy.ParameterCollection(), 2, [(None, None)]),
+            ValueError,
+            "CRF: a forbidden pair must have a tag",
+        ),
         (lambda c, E: dy.CRF(None, 2), TypeError, "must be a ParameterCollection"),
-        (lambda c, E: c.score(E, [0, 1]), ValueError, r"CRF: takes a tag for each step; got \[2\] tags for \[3\] steps"),
+        (
+            lambda c, E: c.score(E, [0, 1]),
+            ValueError,
+            r"CRF: takes a tag for each step; got \[2\] tags for \[3\] steps",
+        ),
         (lambda c, E: c.score(E, [0, 1, 3]), ValueError, "CRF: tags run from 0 to 2; got 3"),
         (lambda c, E: c.score(E, "abc"), ValueError, "CRF: tags are .*0 to 2"),
         (lambda c, E: c.score(E, 3), TypeError, "CRF: takes a list of tags"),
-        (lambda c, E: c.score(E, [0.5, 1, 2]), TypeError, r"CRF: takes a list of tags, or of lists of tags; got \[0.5"),
+        (
+            lambda c, E: c.score(E, [0.5, 1, 2]),
+            TypeError,
+            r"CRF: takes a list of tags, or of lists of tags; got \[0.5",
+        ),
         (lambda c, E: c.score(E, [[0, 1, 2]] * 2), ValueError, "takes a tag for each step"),
-        (lambda c, E: c.score(E, [0, 1, 2], [4]), ValueError, r"lengths must be one for each of 1 sequences, from 1 to 3; got \[4\]"),
+        (
+            lambda c, E: c.score(E, [0, 1, 2], [4]),
+            ValueError,
+            r"lengths must be one for each of 1 sequences, from 1 to 3; got \[4\]",
+        ),
         (lambda c, E: c.score(E, [0], [2]), ValueError, "takes a tag for each step"),
         (lambda c, E: c.log_partition(E, [0]), ValueError, "lengths must be"),
         (lambda c, E: c.log_partition(dy.zeros((2, 3))), ValueError, "crf: emissions must be"),
         (lambda c, E: c.log_partition(3), TypeError, "CRF"),
         (lambda c, E: c.log_partition([3]), TypeError, "CRF: takes expressions; got int"),
-        (lambda c, E: c.neg_log_likelihood([], []), ValueError, "CRF: there must be at least one step; got an empty list of emissions"),
+        (
+            lambda c, E: c.neg_log_likelihood([], []),
+            ValueError,
+            "CRF: there must be at least one step; got an empty list of emissions",
+        ),
         (lambda c, E: c.viterbi([]), ValueError, "CRF: there must be at least one step"),
     ],
 )
@@ -190,7 +251,16 @@ def test_an_empty_sentence_has_no_tags():
 @pytest.mark.float32
 def test_the_example_learns(tmp_path):
     script = Path(__file__).parents[1] / "examples" / "crf_tagger.py"
-    result = run_python(str(script), "--epochs", "2", "--size", "32", "--output", str(tmp_path / "model"), timeout=120)
+    result = run_python(
+        str(script),
+        "--epochs",
+        "2",
+        "--size",
+        "32",
+        "--output",
+        str(tmp_path / "model"),
+        timeout=120,
+    )
     assert result.returncode == 0, result.stderr
     f1 = [float(x) for x in re.findall(r"F1 (\S+)", result.stdout)]
     assert len(f1) == 3 and f1[0] < f1[1] and f1[2] > 0.2, result.stdout

@@ -1,4 +1,5 @@
-"""Linear layers, networks of them, layer normalisation, attention with dot products: values against NumPy, masks, dropout, refusals.
+"""Linear layers, networks of them, layer normalisation, attention with dot products: values against
+NumPy, masks, dropout, refusals.
 
 How long: a second. Gradients, batches and saving: test_nets.py.
 """
@@ -40,7 +41,11 @@ def test_mlp_is_its_layers(activation, rng):
     x = rng.normal(size=3)
     network, (W1, b1, W2, b2) = made(dy.MLP, [3, 4, 2], activation=activation)
     close(network(dy.inputVector(x)).npvalue(), W2 @ np.tanh(W1 @ x + b1) + b2, 1e-5)
-    assert [p.name() for p in network.get_parameters()][:3] == ["/mlp/linear/_0", "/mlp/linear/_1", "/mlp/linear_1/_0"]
+    assert [p.name() for p in network.get_parameters()][:3] == [
+        "/mlp/linear/_0",
+        "/mlp/linear/_1",
+        "/mlp/linear_1/_0",
+    ]
     assert network.spec == ([3, 4, 2], "tanh", 0)
 
 
@@ -59,7 +64,11 @@ def test_layer_norm_normalises_each_column(rng):
     norm, (g, b) = made(dy.LayerNorm, 4)
     x = rng.normal(size=(4, 3, 2))
     z = (x - x.mean(0)) / x.std(0)
-    close(norm(dy.inputTensor(x, batched=True)).npvalue(), g[:, None, None] * z + b[:, None, None], 1e-4)
+    close(
+        norm(dy.inputTensor(x, batched=True)).npvalue(),
+        g[:, None, None] * z + b[:, None, None],
+        1e-4,
+    )
     close(norm(dy.inputVector(x[:, 1, 1])).npvalue(), g * z[:, 1, 1] + b, 1e-4)
     fresh = dy.LayerNorm(4, dy.ParameterCollection())
     close([p.as_array() for p in fresh.get_parameters()], [[1] * 4, [0] * 4])
@@ -70,7 +79,12 @@ def test_layer_norm_normalises_each_column(rng):
 def test_a_matrix_gives_a_matrix_however_few_its_columns(columns, batch, rng):
     """A sentence of one word is a matrix, too."""
     m = dy.ParameterCollection()
-    layers = dy.Linear(4, 4, m), dy.Linear(4, 4, m, bias=False), dy.MLP([4, 5, 4], m), dy.LayerNorm(4, m)
+    layers = (
+        dy.Linear(4, 4, m),
+        dy.Linear(4, 4, m, bias=False),
+        dy.MLP([4, 5, 4], m),
+        dy.LayerNorm(4, m),
+    )
     heads = dy.MultiHeadAttention(4, 2, m)
     x = rng.normal(size=(4, columns, batch))
     dy.renew_cg()
@@ -80,13 +94,19 @@ def test_a_matrix_gives_a_matrix_however_few_its_columns(columns, batch, rng):
     for layer in layers:
         column = layer(dy.inputTensor(x[:, 0], batched=True))
         assert column.dim() == ((4,), batch)
-        close(layer(matrix).npvalue().reshape(x.shape)[:, 0], column.npvalue().reshape(4, batch), 1e-5)
+        close(
+            layer(matrix).npvalue().reshape(x.shape)[:, 0], column.npvalue().reshape(4, batch), 1e-5
+        )
 
 
 @pytest.mark.parametrize("block", ["linear", "mlp", "norm"])
 def test_update_false_gives_no_gradient(block):
     m = dy.ParameterCollection()
-    f = {"linear": lambda: dy.Linear(3, 3, m), "mlp": lambda: dy.MLP([3, 3, 3], m, "tanh"), "norm": lambda: dy.LayerNorm(3, m)}[block]()
+    f = {
+        "linear": lambda: dy.Linear(3, 3, m),
+        "mlp": lambda: dy.MLP([3, 3, 3], m, "tanh"),
+        "norm": lambda: dy.LayerNorm(3, m),
+    }[block]()
     dy.renew_cg()
     x = dy.inputVector([1, -2, 4])
     dy.sum_elems(dy.square(f(x, update=False))).backward()
@@ -108,13 +128,19 @@ def test_dot_attention_is_that_of_the_paper(rng):
         close(weights[:, :, b], p, 1e-5)
         close(found[:, :, b], V[:, :, b] @ p, 1e-5)
     close(again, found)
-    close(block.weights(dy.inputVector(q[:, 0, 0]), dy.inputTensor(K[:, :, 0])).npvalue().sum(), 1, 1e-5)
+    close(
+        block.weights(dy.inputVector(q[:, 0, 0]), dy.inputTensor(K[:, :, 0])).npvalue().sum(),
+        1,
+        1e-5,
+    )
 
 
 def heads_of(parameters, heads, q, K, V, mask=None):
     Wq, Wk, Wv, Wo = parameters
     parts = []
-    for Q, k, v in zip(np.split(Wq @ q, heads), np.split(Wk @ K, heads), np.split(Wv @ V, heads), strict=True):
+    for Q, k, v in zip(
+        np.split(Wq @ q, heads), np.split(Wk @ K, heads), np.split(Wv @ V, heads), strict=True
+    ):
         scores = k.T @ Q / np.sqrt(len(Q))
         parts.append(v @ softmax(scores if mask is None else np.where(mask, scores, -np.inf)))
     return Wo @ np.concatenate(parts)
@@ -130,12 +156,26 @@ def test_multi_head_attention_is_that_of_the_paper(rng):
     for which, arrays in masks.items():
         found = block(queries, keys, values, given[which]).npvalue()
         for b in range(2):
-            close(found[:, :, b], heads_of(parameters, 3, q[:, :, b], K[:, :, b], V[:, :, b], arrays[b]), 1e-5)
+            close(
+                found[:, :, b],
+                heads_of(parameters, 3, q[:, :, b], K[:, :, b], V[:, :, b], arrays[b]),
+                1e-5,
+            )
     expression = dy.inputTensor(mask, batched=True)
-    close(block(queries, keys, values, expression).npvalue(), block(queries, keys, values, mask).npvalue())
-    close(block(dy.inputTensor(q[:, :, 0]), keys, values, mask).npvalue()[:, :, 0], block(queries, keys, values, mask).npvalue()[:, :, 0])
+    close(
+        block(queries, keys, values, expression).npvalue(),
+        block(queries, keys, values, mask).npvalue(),
+    )
+    close(
+        block(dy.inputTensor(q[:, :, 0]), keys, values, mask).npvalue()[:, :, 0],
+        block(queries, keys, values, mask).npvalue()[:, :, 0],
+    )
     unbatched = dy.inputTensor(K[:, :, 0])
-    close(block(queries, unbatched).npvalue()[:, :, 1], heads_of(parameters, 3, q[:, :, 1], K[:, :, 0], K[:, :, 0]), 1e-5)
+    close(
+        block(queries, unbatched).npvalue()[:, :, 1],
+        heads_of(parameters, 3, q[:, :, 1], K[:, :, 0], K[:, :, 0]),
+        1e-5,
+    )
 
 
 def test_a_causal_mask_hides_what_comes_later(rng):
@@ -152,28 +192,70 @@ def test_a_causal_mask_hides_what_comes_later(rng):
 @pytest.mark.parametrize(
     ("use", "error", "message"),
     [
-        (lambda m: dy.Linear(0, 2, m), ValueError, "Linear: sizes must be positive; got input_dim=0, output_dim=2"),
+        (
+            lambda m: dy.Linear(0, 2, m),
+            ValueError,
+            "Linear: sizes must be positive; got input_dim=0, output_dim=2",
+        ),
         (lambda m: dy.Linear(2, 2, m)(None), TypeError, "Linear: takes expressions"),
         (lambda m: dy.Linear(2, 2, m)(dy.zeros(3)), ValueError, "affine_transform"),
         (lambda m: dy.MLP([3], m), ValueError, "at least one layer"),
-        (lambda m: dy.MLP([3, 0, 2], m), ValueError, r"MLP: sizes must be positive; got sizes\[0\]=3, sizes\[1\]=0"),
+        (
+            lambda m: dy.MLP([3, 0, 2], m),
+            ValueError,
+            r"MLP: sizes must be positive; got sizes\[0\]=3, sizes\[1\]=0",
+        ),
         (lambda m: dy.MLP([3, 2], m, "tanhh"), ValueError, "MLP: activation must be an operation"),
-        (lambda m: dy.MLP([3, 2], m, lambda x: x), ValueError, "MLP: activation must be an operation"),
+        (
+            lambda m: dy.MLP([3, 2], m, lambda x: x),
+            ValueError,
+            "MLP: activation must be an operation",
+        ),
         (lambda m: dy.MLP([3, 2], m, 3), ValueError, "MLP: activation must be an operation"),
         (lambda m: dy.MLP([3, 2], m, "tanh", 1.5), ValueError, "rate must lie"),
         (lambda m: dy.LayerNorm(0, m), ValueError, "LayerNorm: sizes must be positive"),
         (lambda m: dy.LayerNorm(2, m)("x"), TypeError, "LayerNorm: takes expressions"),
         (lambda m: dy.LayerNorm(2, m)(dy.zeros((3, 2))), ValueError, "layer_norm"),
         (lambda m: dy.DotAttention(2, 0, 2, m), ValueError, "DotAttention: sizes must be positive"),
-        (lambda m: dy.DotAttention(2, 2, 2, m).attend(None, dy.zeros((2, 2))), TypeError, "attend: takes expressions"),
-        (lambda m: dy.DotAttention(2, 2, 2, m).weights(None, dy.zeros((2, 2))), TypeError, "weights: takes expressions"),
+        (
+            lambda m: dy.DotAttention(2, 2, 2, m).attend(None, dy.zeros((2, 2))),
+            TypeError,
+            "attend: takes expressions",
+        ),
+        (
+            lambda m: dy.DotAttention(2, 2, 2, m).weights(None, dy.zeros((2, 2))),
+            TypeError,
+            "weights: takes expressions",
+        ),
         (lambda m: dy.DotAttention(2, 2, 2, m).project(3), TypeError, "project: takes expressions"),
         (lambda m: dy.MultiHeadAttention(4, 3, m), ValueError, "dim must be a multiple of heads"),
-        (lambda m: dy.MultiHeadAttention(4, 0, m), ValueError, "MultiHeadAttention: sizes must be positive"),
-        (lambda m: dy.MultiHeadAttention(4, 2, m)(dy.zeros(4), None), TypeError, "MultiHeadAttention: takes expressions"),
-        (lambda m: dy.MultiHeadAttention(4, 2, m)(dy.zeros(4), dy.zeros((3, 2))), ValueError, "matmul"),
-        (lambda m: dy.MultiHeadAttention(4, 2, m)(dy.zeros(4), dy.zeros((4, 2)), mask="x"), TypeError, "takes numbers"),
-        (lambda m: dy.MultiHeadAttention(4, 2, m)(dy.zeros(4, batch_size=2), dy.zeros((4, 2), batch_size=3)), ValueError, r"got \[2, 3, 3\]"),
+        (
+            lambda m: dy.MultiHeadAttention(4, 0, m),
+            ValueError,
+            "MultiHeadAttention: sizes must be positive",
+        ),
+        (
+            lambda m: dy.MultiHeadAttention(4, 2, m)(dy.zeros(4), None),
+            TypeError,
+            "MultiHeadAttention: takes expressions",
+        ),
+        (
+            lambda m: dy.MultiHeadAttention(4, 2, m)(dy.zeros(4), dy.zeros((3, 2))),
+            ValueError,
+            "matmul",
+        ),
+        (
+            lambda m: dy.MultiHeadAttention(4, 2, m)(dy.zeros(4), dy.zeros((4, 2)), mask="x"),
+            TypeError,
+            "takes numbers",
+        ),
+        (
+            lambda m: dy.MultiHeadAttention(4, 2, m)(
+                dy.zeros(4, batch_size=2), dy.zeros((4, 2), batch_size=3)
+            ),
+            ValueError,
+            r"got \[2, 3, 3\]",
+        ),
     ],
 )
 def test_layers_refuse_what_they_cannot_do(use, error, message):

@@ -1,4 +1,5 @@
-"""The stack LSTM: what pushes and pops give, over every builder; depth, sharing, refusals. Gradients and saving: test_nets.py.
+"""The stack LSTM: what pushes and pops give, over every builder; depth, sharing, refusals.
+Gradients and saving: test_nets.py.
 
 How long: three seconds, most of them for the example.
 """
@@ -32,7 +33,9 @@ def test_summary_is_the_output_over_what_lies_on_the_stack(factory, rng):
         assert len(stack) == len(items) and list(stack) == [name for name, _ in reversed(items)]
         if items:
             assert stack.top() == items[-1][0]
-    read = stacks.builder.initial_state().transduce([empty.expr(True), *[dy.inputVector(x) for _, x in items]])
+    read = stacks.builder.initial_state().transduce(
+        [empty.expr(True), *[dy.inputVector(x) for _, x in items]]
+    )
     close(stack.summary().npvalue(), read[-1].npvalue(), 1e-5)
     close(stack.state().output().npvalue(), read[-1].npvalue(), 1e-5)
 
@@ -92,15 +95,33 @@ def test_stack_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match="StackLSTM: sizes must be positive"):
         dy.StackLSTM(0, 2, 3, dy.ParameterCollection())
     for factory in (3, int, dy.BiRNNBuilder, lambda *a: None):
-        with pytest.raises(TypeError, match="rnn_builder_factory must be the class of a recurrent builder"):
+        with pytest.raises(
+            TypeError, match="rnn_builder_factory must be the class of a recurrent builder"
+        ):
             dy.StackLSTM(1, 2, 3, dy.ParameterCollection(), factory)
 
 
 @pytest.mark.float32
 def test_the_example_learns(tmp_path):
     script = Path(__file__).parents[1] / "examples" / "stack_parser.py"
-    result = run_python(str(script), "--limit", "200", "--epochs", "3", "--size", "32", "--output", str(tmp_path / "model"), timeout=120)
+    result = run_python(
+        str(script),
+        "--limit",
+        "200",
+        "--epochs",
+        "3",
+        "--size",
+        "32",
+        "--output",
+        str(tmp_path / "model"),
+        timeout=120,
+    )
     assert result.returncode == 0, result.stderr
     right = [float(x) for x in re.findall(r"right on (?:dev|test) (\S+)", result.stdout)]
     losses = [float(x) for x in re.findall(r"loss of an action ([\d.]+)", result.stdout)]
-    assert losses == sorted(losses, reverse=True) and len(losses) == 3 and len(right) == 4 and right[-1] > 0.3, result.stdout
+    assert (
+        losses == sorted(losses, reverse=True)
+        and len(losses) == 3
+        and len(right) == 4
+        and right[-1] > 0.3
+    ), result.stdout

@@ -1,4 +1,5 @@
-"""The build: one header for C and cffi, names, warnings, and builds by clang and without function multiversioning, which compute the same.
+"""The build: one header for C and cffi, names, warnings, and builds by clang and without function
+multiversioning, which compute the same.
 
 How long: three seconds; the tests marked slow compile all sources, two minutes.
 """
@@ -21,7 +22,10 @@ CSRC = ROOT / "csrc"
 GENERATED = ROOT / "build" / "generated"
 COMPILER = (os.environ.get("CC") or "cc").split()
 
-pytestmark = pytest.mark.skipif(not shutil.which(COMPILER[0]) or not GENERATED.exists(), reason="needs a C compiler and built sources")
+pytestmark = pytest.mark.skipif(
+    not shutil.which(COMPILER[0]) or not GENERATED.exists(),
+    reason="needs a C compiler and built sources",
+)
 
 
 EXPRESSION = sorted((CSRC / "python").glob("*.c"))
@@ -34,7 +38,15 @@ def sources():
 
 
 def preprocessed(*defines):
-    command = [*COMPILER, "-E", "-P", "-DDN_CDEF", *defines, f"-I{GENERATED}", str(CSRC / "dn_api.h")]
+    command = [
+        *COMPILER,
+        "-E",
+        "-P",
+        "-DDN_CDEF",
+        *defines,
+        f"-I{GENERATED}",
+        str(CSRC / "dn_api.h"),
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
@@ -57,10 +69,19 @@ def test_extensions_export_python_and_dn_names_only(module):
     library = next((PACKAGE / "dist_dynet").glob(f"{module}*.so"))
     if not shutil.which("nm"):
         pytest.skip("needs nm")
-    lines = subprocess.run(["nm", "-D", "--defined-only", str(library)], capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(
+        ["nm", "-D", "--defined-only", str(library)], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     names = {line.split()[-1].split("@")[0] for line in lines}
-    assert {n for n in names if not n.startswith(("dn_", "PyInit_", "_cffi_pypyinit_"))} <= {"_init", "_fini", "_edata", "_end", "__bss_start"}
-    # GCC makes the names of functions with target_clones public, whatever -fvisibility says; all others are hidden
+    assert {n for n in names if not n.startswith(("dn_", "PyInit_", "_cffi_pypyinit_"))} <= {
+        "_init",
+        "_fini",
+        "_edata",
+        "_end",
+        "__bss_start",
+    }
+    # GCC makes the names of functions with target_clones public, whatever -fvisibility says; all
+    # others are hidden
     plain = {n.removesuffix(".resolver") for n in names if n.endswith(".resolver")}
     assert {n for n in names if n.startswith("dn__")} <= plain | {f"{n}.resolver" for n in plain}
 
@@ -75,16 +96,38 @@ def test_functions_shared_between_files_are_dn__and_others_are_static(tmp_path):
         pytest.skip("needs nm")
     declared = set(re.findall(r"\b(dn_\w+)\s*\(", preprocessed()))
     for source in [*sources(), *EXPRESSION]:
-        out, flags = tmp_path / "out.o", [f"-I{CSRC}", f"-I{GENERATED}", *(PYTHON if source in EXPRESSION else ())]
-        subprocess.run([*COMPILER, "-O0", "-std=gnu11", *flags, "-c", str(source), "-o", str(out)], check=True)
-        lines = subprocess.run(["nm", "--defined-only", "-g", str(out)], capture_output=True, text=True, check=True).stdout.splitlines()
+        out, flags = (
+            tmp_path / "out.o",
+            [f"-I{CSRC}", f"-I{GENERATED}", *(PYTHON if source in EXPRESSION else ())],
+        )
+        subprocess.run(
+            [*COMPILER, "-O0", "-std=gnu11", *flags, "-c", str(source), "-o", str(out)], check=True
+        )
+        lines = subprocess.run(
+            ["nm", "--defined-only", "-g", str(out)], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
         names = {line.split()[-1] for line in lines}
-        wrong = {n for n in names if not n.startswith(("dn__", "dn_op_", "PyInit_")) and n not in declared and n != "dn_ops"}
+        wrong = {
+            n
+            for n in names
+            if not n.startswith(("dn__", "dn_op_", "PyInit_"))
+            and n not in declared
+            and n != "dn_ops"
+        }
         assert not wrong, f"{source.name}: {wrong}"
 
 
-WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wstrict-prototypes", "-Wmissing-prototypes", "-Wshadow",
-            "-Wundef", "-Wvla"]  # fmt: skip
+WARNINGS = [
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+    "-Wstrict-prototypes",
+    "-Wmissing-prototypes",
+    "-Wshadow",
+    "-Wundef",
+    "-Wvla",
+]
 
 
 @pytest.mark.slow
@@ -92,8 +135,21 @@ WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wstrict-pro
 def test_sources_compile_without_warnings(defines, tmp_path):
     said = []
     for source in sources():
-        command = [*COMPILER, "-O2", "-std=gnu11", "-fopenmp-simd", *WARNINGS, *defines, f"-I{CSRC}", f"-I{GENERATED}", "-c", str(source)]
-        result = subprocess.run([*command, "-o", str(tmp_path / "out.o")], capture_output=True, text=True, check=False)
+        command = [
+            *COMPILER,
+            "-O2",
+            "-std=gnu11",
+            "-fopenmp-simd",
+            *WARNINGS,
+            *defines,
+            f"-I{CSRC}",
+            f"-I{GENERATED}",
+            "-c",
+            str(source),
+        ]
+        result = subprocess.run(
+            [*command, "-o", str(tmp_path / "out.o")], capture_output=True, text=True, check=False
+        )
         said.append(result.stderr)
     assert "".join(said) == ""
 
@@ -102,25 +158,52 @@ def test_sources_compile_without_warnings(defines, tmp_path):
 @pytest.mark.parametrize("source", EXPRESSION, ids=lambda source: source.stem)
 def test_extension_type_compiles_without_warnings(source, tmp_path):
     flags = [*WARNINGS, *PYTHON, f"-I{CSRC}", f"-I{GENERATED}"]
-    command = [*COMPILER, "-O2", "-std=gnu11", *flags, "-c", str(source), "-o", str(tmp_path / "out.o")]
+    command = [
+        *COMPILER,
+        "-O2",
+        "-std=gnu11",
+        *flags,
+        "-c",
+        str(source),
+        "-o",
+        str(tmp_path / "out.o"),
+    ]
     assert subprocess.run(command, capture_output=True, text=True, check=False).stderr == ""
 
 
 def build(folder, **environment):
     """All extensions, built into a folder, beside copies of the Python files."""
     result = subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(folder / "lib"), "--build-temp", str(folder / "temp")],
-        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "setup.py",
+            "-q",
+            "build_ext",
+            "--build-lib",
+            str(folder / "lib"),
+            "--build-temp",
+            str(folder / "temp"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     shutil.copytree(
-        ROOT / "dist_dynet", folder / "lib" / "dist_dynet", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.so", "*.c", "__pycache__")
+        ROOT / "dist_dynet",
+        folder / "lib" / "dist_dynet",
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("*.so", "*.c", "__pycache__"),
     )
     return folder / "lib"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [{"DIST_DYNET_CLONES": "0"}, {"CC": "clang"}], ids=["without clones", "clang"])
+@pytest.mark.parametrize(
+    "how", [{"DIST_DYNET_CLONES": "0"}, {"CC": "clang"}], ids=["without clones", "clang"]
+)
 def test_another_build_computes_the_same(how, tmp_path):
     if not (ROOT / "setup.py").exists():
         pytest.skip("needs the source tree")
@@ -130,24 +213,54 @@ def test_another_build_computes_the_same(how, tmp_path):
     code = "import dist_dynet as dy, dist_dynet._ffi as f; print(dy.__file__, f.SIMD)"
     path = {"PYTHONPATH": os.pathsep.join([str(library), str(ROOT / "tests")])}
     command, environment = [sys.executable, "-c", code], {**os.environ, **path}
-    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    out = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, cwd=tmp_path
+    ).stdout
     file, loops = out.split()
-    assert file == f"{library / 'dist_dynet' / '__init__.py'}" and loops == ("default" if "DIST_DYNET_CLONES" in how else loops)
-    tests = [str(ROOT / "tests" / f"test_{name}.py") for name in ("kernels", "graph_backward", "trainers", "blocks_layers")]
+    assert file == f"{library / 'dist_dynet' / '__init__.py'}" and loops == (
+        "default" if "DIST_DYNET_CLONES" in how else loops
+    )
+    tests = [
+        str(ROOT / "tests" / f"test_{name}.py")
+        for name in ("kernels", "graph_backward", "trainers", "blocks_layers")
+    ]
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "not slow and not mpi", "-c", str(ROOT / "pyproject.toml"), *tests],
-        env={**os.environ, **path}, capture_output=True, text=True, check=False, cwd=tmp_path,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            "not slow and not mpi",
+            "-c",
+            str(ROOT / "pyproject.toml"),
+            *tests,
+        ],
+        env={**os.environ, **path},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
     assert f"vector loops {loops}" in result.stdout
     assert result.returncode == 0, result.stdout[-3000:]
     # the same numbers, to rounding, in both builds
     program = (
-        "import dist_dynet as dy; dy.reset_random_seed(5); m = dy.ParameterCollection()\n"
-        "l = dy.VanillaLSTMBuilder(2, 8, 33, m); t = dy.AdamTrainer(m)\n"
-        "for i in range(9):\n dy.renew_cg(); h = l.initial_state().transduce([dy.dropout(dy.ones(8), 0.5)] * 4)[-1]\n"
-        " loss = dy.squared_distance(h, dy.ones(33)); print(f'{loss.value():.4f}'); loss.backward(); t.update()"
+        "import dist_dynet as dy; dy.reset_random_seed(5); m = dy.ParameterCollection()\nl ="
+        " dy.VanillaLSTMBuilder(2, 8, 33, m); t = dy.AdamTrainer(m)\nfor i in range(9):\n"
+        " dy.renew_cg(); h = l.initial_state().transduce([dy.dropout(dy.ones(8), 0.5)] * 4)[-1]\n"
+        " loss = dy.squared_distance(h, dy.ones(33)); print(f'{loss.value():.4f}');"
+        " loss.backward(); t.update()"
     )
     here = run_python("-c", program).stdout
     environment = {**os.environ, **path}
-    there = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, cwd=tmp_path)
+    there = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
     assert here == there.stdout and len(here.splitlines()) == 9

@@ -1,4 +1,5 @@
-"""Recurrent builders: numbers of the real DyNet, all ways alike, dropout, initial values. The rest: test_nets.py.
+"""Recurrent builders: numbers of the real DyNet, all ways alike, dropout, initial values. The rest:
+test_nets.py.
 
 FACTORIES of net_table/recurrent.py lists them. How long: about two seconds.
 """
@@ -22,21 +23,61 @@ RNN = Path(__file__).parent / "data" / "oracle" / "rnn.json"
 LAST_VALUES = {
     "SimpleRNNBuilder": [1.047734, -0.855898, -0.338322, -0.573229],
     "GRUBuilder": [
-        1.047734, -0.855898, 0.392673, 0.344635, 0.941049, -0.539394, -0.230701, -0.018468, -0.106988, -0.094314, -0.133316, 0.482238,
+        1.047734,
+        -0.855898,
+        0.392673,
+        0.344635,
+        0.941049,
+        -0.539394,
+        -0.230701,
+        -0.018468,
+        -0.106988,
+        -0.094314,
+        -0.133316,
+        0.482238,
     ],
     "CoupledLSTMBuilder": [
-        1.047734, -0.855898, -0.338322, 0.377528, -0.950202, 0.581527, -0.25272, -0.018468, -0.106988, -0.094314, -0.133316, 0.482238,
-        -0.481728, 0.048691, -0.692522, 0.890096,
+        1.047734,
+        -0.855898,
+        -0.338322,
+        0.377528,
+        -0.950202,
+        0.581527,
+        -0.25272,
+        -0.018468,
+        -0.106988,
+        -0.094314,
+        -0.133316,
+        0.482238,
+        -0.481728,
+        0.048691,
+        -0.692522,
+        0.890096,
     ],
     "CompactVanillaLSTMBuilder": [-0.221483, -0.505365, 0.37134, 0.46616],
     "FastLSTMBuilder": [
-        1.047734, -0.855898, -1.185773, -0.370613, -0.573229, 1.052125, -0.537, -0.733661, -0.799052, -0.268219, -0.131033, -0.094314,
-        -0.133316, -0.213126, 0.00791, -0.997146,
+        1.047734,
+        -0.855898,
+        -1.185773,
+        -0.370613,
+        -0.573229,
+        1.052125,
+        -0.537,
+        -0.733661,
+        -0.799052,
+        -0.268219,
+        -0.131033,
+        -0.094314,
+        -0.133316,
+        -0.213126,
+        0.00791,
+        -0.997146,
     ],
     "SparseLSTMBuilder": [-0.221483, -0.505365, 1.0, 1.0, 0.37134, 0.46616, 1.0, 1.0],
     "VanillaLSTMBuilder": [-0.221483, -0.505365, 0.37134, 0.46616],
-}  # fmt: skip
-"""Of the real DyNet: the last number of each matrix, for the sizes 2, 2, 3 after reset_random_seed(7)."""
+}
+"""Of the real DyNet: the last number of each matrix, for the sizes 2, 2, 3 after
+reset_random_seed(7)."""
 
 
 @pytest.fixture(params=FACTORIES)
@@ -56,11 +97,13 @@ def made(make, layers=2):
     return m, builder
 
 
-# ---- the real DyNet's numbers --------------------------------------------------------------------------------------------------------
+# ---- the real DyNet's numbers ----------------------------------------------------------
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize("case", [pytest.param(case, id=case["id"]) for case in json.loads(RNN.read_text())])
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case["id"]) for case in json.loads(RNN.read_text())]
+)
 def test_oracle_builder_agrees(case):
     differences = replay.differences(replay.rnn_expected(case), replay.rnn(dy, case), 1e-5)
     assert not differences, "\n".join(differences[:20])
@@ -71,10 +114,14 @@ def test_initial_values_are_those_of_dynet(name):
     dy.reset_random_seed(7)
     m = dy.ParameterCollection()
     getattr(dy, name)(2, 2, 3, m)
-    close([p.as_array().ravel()[-1] for p in m.parameters_list() if len(p.shape()) > 1], LAST_VALUES[name], 1e-5)
+    close(
+        [p.as_array().ravel()[-1] for p in m.parameters_list() if len(p.shape()) > 1],
+        LAST_VALUES[name],
+        1e-5,
+    )
 
 
-# ---- all ways ------------------------------------------------------------------------------------------------------------------------
+# ---- all ways --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("vecs", [False, True])
@@ -89,9 +136,14 @@ def test_all_ways_give_the_same_values_and_gradients(make, batch, vecs, rng):
         m.reset_gradients()
         xs, given = as_expressions(arrays), as_expressions(starts)
         outputs = run(way, builder.initial_state(given if vecs else None), xs)
-        dots = [dy.sum_batches(dy.dot_product(y, w)) for y, w in zip(outputs, as_expressions(weights), strict=True)]
+        dots = [
+            dy.sum_batches(dy.dot_product(y, w))
+            for y, w in zip(outputs, as_expressions(weights), strict=True)
+        ]
         dy.esum(dots).backward(full=True)
-        gradients = [p.grad_as_array() for p in m.parameters_list()] + [e.gradient() for e in xs + (given if vecs else [])]
+        gradients = [p.grad_as_array() for p in m.parameters_list()] + [
+            e.gradient() for e in xs + (given if vecs else [])
+        ]
         seen.append([y.npvalue() for y in outputs] + gradients)
     for other in seen[1:]:
         for a, b in zip(seen[0], other, strict=True):
@@ -107,11 +159,18 @@ def check_ways(builder, arrays, starts=None, share_masks=False):
         seen = {}
         for way in WAYS:
             given = as_expressions(starts) if starts else None
-            outputs = run(way, builder.initial_state(given, share_masks=share_masks), as_expressions(xs))
+            outputs = run(
+                way, builder.initial_state(given, share_masks=share_masks), as_expressions(xs)
+            )
             seen[way] = [y.npvalue() for y in outputs]
-            assert len(outputs) == len(xs), f"{way} of {len(xs)} inputs: {len(outputs)} outputs of {type(builder).__name__}"
+            assert len(outputs) == len(xs), (
+                f"{way} of {len(xs)} inputs: {len(outputs)} outputs of {type(builder).__name__}"
+            )
             differs = not np.allclose(seen[way], seen[WAYS[0]], rtol=1e-5, atol=1e-6)
-            assert not differs, f"{way} of {len(xs)} inputs is not {WAYS[0]}: {type(builder).__name__}, see {type(builder).__module__}"
+            assert not differs, (
+                f"{way} of {len(xs)} inputs is not {WAYS[0]}: {type(builder).__name__}, see"
+                f" {type(builder).__module__}"
+            )
     return seen[WAYS[0]]
 
 
@@ -150,11 +209,18 @@ class Twice(NodeStep):
         return super().after(state, x * 2)
 
 
-@pytest.mark.parametrize(("kind", "error", "words"), [
-    (NoStep, ValueError, "gru"),
-    pytest.param(TwoSteps, AssertionError, "step without the call in C of 1 inputs is not transduce: TwoSteps, see test_b",
-                 marks=pytest.mark.fast_paths),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "error", "words"),
+    [
+        (NoStep, ValueError, "gru"),
+        pytest.param(
+            TwoSteps,
+            AssertionError,
+            "step without the call in C of 1 inputs is not transduce: TwoSteps, see test_b",
+            marks=pytest.mark.fast_paths,
+        ),
+    ],
+)
 def test_a_builder_whose_steps_are_wrong_is_reported(kind, error, words, rng):
     _, builder = made(kind)
     with pytest.raises(error, match=words):
@@ -184,7 +250,13 @@ def test_set_h_and_set_s_keep_what_is_not_given(make, rng):
     close(state.set_s(state.s()).add_input(y).output().npvalue(), expected)
     close(state.set_s(state.s()[:2]).add_input(y).output().npvalue(), expected)
     close(builder.initial_state(state.s()).add_input(y).output().npvalue(), expected)
-    close(builder.initial_state_from_raw_vectors([e.value() for e in state.s()]).add_input(y).output().npvalue(), expected)
+    close(
+        builder.initial_state_from_raw_vectors([e.value() for e in state.s()])
+        .add_input(y)
+        .output()
+        .npvalue(),
+        expected,
+    )
     for use in (state.set_h, state.set_s, builder.initial_state):
         with pytest.raises(ValueError, match=r"takes 2"):
             use([dy.zeros(3)])
@@ -201,7 +273,9 @@ def test_parameters_and_their_expressions(make):
     with pytest.raises(ValueError, match=r"call initial_state\(\)"):
         builder.get_parameter_expressions()
     builder.initial_state()
-    for parameters, nodes in zip(builder.get_parameters(), builder.get_parameter_expressions(), strict=True):
+    for parameters, nodes in zip(
+        builder.get_parameters(), builder.get_parameter_expressions(), strict=True
+    ):
         assert [e.dim()[0] for e in nodes] == [p.shape() for p in parameters[: len(nodes)]]
     dy.renew_cg()
     with pytest.raises(ValueError, match=r"call initial_state\(\)"):
@@ -216,10 +290,13 @@ def test_bad_inputs_are_refused(make):
     with pytest.raises(ValueError, match="positive"):
         make(1, 0, 3, dy.ParameterCollection())
     assert builder.initial_state().transduce([]) == []
-    assert make(0, 4, 3, dy.ParameterCollection()).initial_state().add_input(dy.ones(4)).output() is None
+    assert (
+        make(0, 4, 3, dy.ParameterCollection()).initial_state().add_input(dy.ones(4)).output()
+        is None
+    )
 
 
-# ---- dropout -------------------------------------------------------------------------------------------------------------------------
+# ---- dropout ---------------------------------------------------------------------------
 
 
 def test_masks_are_per_sequence_and_shared_on_demand(make):
@@ -227,8 +304,9 @@ def test_masks_are_per_sequence_and_shared_on_demand(make):
     builder.set_dropout(0.5)
     xs = [dy.ones(4, batch_size=20)] * 2
     first, second, shared = (
-        builder.initial_state(share_masks=share).transduce(xs)[-1].npvalue() for share in (False, False, True)
-    )  # fmt: skip
+        builder.initial_state(share_masks=share).transduce(xs)[-1].npvalue()
+        for share in (False, False, True)
+    )
     builder.disable_dropout()
     plain = builder.initial_state().transduce(xs)[-1].npvalue()
     if isinstance(builder, dy.FastLSTMBuilder):
@@ -282,7 +360,7 @@ def test_coupled_masks_the_c_that_peepholes_see():
     close(np.unique(c.round(5)), [0, 0.5])
 
 
-# ---- what only some have -------------------------------------------------------------------------------------------------------------
+# ---- what only some have ---------------------------------------------------------------
 
 
 def test_compact_weight_noise():
@@ -302,7 +380,11 @@ def test_sparsity_prunes_the_smallest_of_all_layers():
     m, builder = made(dy.SparseLSTMBuilder)
     for share in (0.25, 0.5, 0, 1, 0.5):
         builder.set_sparsity(share)
-        pairs = [(layer[i].as_array(), layer[i + 3].as_array()) for layer in builder.get_parameters() for i in (0, 1)]
+        pairs = [
+            (layer[i].as_array(), layer[i + 3].as_array())
+            for layer in builder.get_parameters()
+            for i in (0, 1)
+        ]
         sizes, kept = (np.concatenate([pair[k].ravel() for pair in pairs]) for k in (0, 1))
         assert (kept == 0).sum() == round(len(kept) * share)
         assert not 0 < share < 1 or np.abs(sizes)[kept == 0].max() <= np.abs(sizes)[kept == 1].min()
@@ -347,10 +429,14 @@ def test_birnn_of_other_builders(factory):
     dy.sum_elems(network.transduce([dy.ones(4)] * 3)[1]).backward()
     network.disable_dropout()
     pairs = network.add_inputs([dy.ones(4)] * 3)
-    close(np.concatenate([s.output().npvalue() for s in pairs[1]]), network.transduce([dy.ones(4)] * 3)[1].npvalue())
+    close(
+        np.concatenate([s.output().npvalue() for s in pairs[1]]),
+        network.transduce([dy.ones(4)] * 3)[1].npvalue(),
+    )
 
 
-# ---- sequences in one call ---------------------------------------------------------------------------------------------------------------
+# ---- sequences in one call -------------------------------------------------------------
+
 
 def network(kind, layers=2):
     m = dy.ParameterCollection()
@@ -379,9 +465,12 @@ def test_rates_of_the_first_input_count_for_the_whole_sequence(kind):
         np.testing.assert_array_equal(undropped.transduce(xs)[-1].npvalue(), plain[-1])
     builder.set_dropout(0.9)
     dropped = [e.npvalue() for e in builder.initial_state().transduce(xs)]
-    assert np.array_equal(dropped, plain) == (kind is dy.FastLSTMBuilder)  # which drops nothing, as in DyNet
+    # which drops nothing, as in DyNet
+    assert np.array_equal(dropped, plain) == (kind is dy.FastLSTMBuilder)
     builder.disable_dropout()
-    np.testing.assert_array_equal([e.npvalue() for e in builder.initial_state().transduce(xs)], plain)
+    np.testing.assert_array_equal(
+        [e.npvalue() for e in builder.initial_state().transduce(xs)], plain
+    )
     np.testing.assert_array_equal(first[0].npvalue(), plain[0])
 
 
@@ -421,10 +510,15 @@ def test_a_copied_builder_uses_parameters_of_its_own():
 
 def test_both_directions_of_inputs_of_any_kind():
     m = dy.ParameterCollection()
-    table, builder = m.add_lookup_parameters((5, 3)), dy.BiRNNBuilder(2, 3, 8, m, dy.VanillaLSTMBuilder)
+    table, builder = (
+        m.add_lookup_parameters((5, 3)),
+        dy.BiRNNBuilder(2, 3, 8, m, dy.VanillaLSTMBuilder),
+    )
     dy.renew_cg()
     xs = [table[i] for i in (1, 4, 2)]
-    expected = [dy.concatenate([f.output(), b.output()]).npvalue() for f, b in builder.add_inputs(xs)]
+    expected = [
+        dy.concatenate([f.output(), b.output()]).npvalue() for f, b in builder.add_inputs(xs)
+    ]
     np.testing.assert_array_equal([e.npvalue() for e in builder.transduce(xs)], expected)
     np.testing.assert_array_equal([e.npvalue() for e in builder.transduce(x for x in xs)], expected)
     assert builder.transduce([]) == []
@@ -443,4 +537,7 @@ def test_both_directions_by_builders_of_the_users_own():
     m = dy.ParameterCollection()
     builder = dy.BiRNNBuilder(1, 1, 2, m, None, builder_layers=[(Twice(), Twice())])
     dy.renew_cg()
-    assert [e.value() for e in builder.transduce([dy.scalarInput(1), dy.scalarInput(3)])] == [[2, 2], [6, 6]]
+    assert [e.value() for e in builder.transduce([dy.scalarInput(1), dy.scalarInput(3)])] == [
+        [2, 2],
+        [6, 6],
+    ]

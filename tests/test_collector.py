@@ -1,4 +1,5 @@
-"""Expressions and Python's collector of cycles: it need not walk over graphs, and loses nothing by that.
+"""Expressions and Python's collector of cycles: it need not walk over graphs, and loses nothing by
+that.
 
 How long: under a second.
 """
@@ -18,7 +19,18 @@ def test_the_collector_does_not_walk_over_nodes():
     builder = dy.VanillaLSTMBuilder(1, 4, 4, m)
     dy.renew_cg()
     x = dy.inputVector([1, 2, 3, 4])
-    nodes = [x, table[3], W * x, 2 * x + 1, -x, x[2], dy.tanh(x), dy.esum([x, x]), dy.concatenate([x, x]), dy.scalarInput(1)]
+    nodes = [
+        x,
+        table[3],
+        W * x,
+        2 * x + 1,
+        -x,
+        x[2],
+        dy.tanh(x),
+        dy.esum([x, x]),
+        dy.concatenate([x, x]),
+        dy.scalarInput(1),
+    ]
     nodes += builder.initial_state().transduce([table[i] for i in range(5)])
     assert [i for i, node in enumerate(nodes) if gc.is_tracked(node)] == []
 

@@ -1,4 +1,5 @@
-"""Programs written for DyNet run unchanged: tests/compat holds some, and the real DyNet's output and names are stored beside the other numbers.
+"""Programs written for DyNet run unchanged: tests/compat holds some, and the real DyNet's output
+and names are stored beside the other numbers.
 
 How long: about twenty seconds.
 """
@@ -31,7 +32,9 @@ NUMBER = re.compile(r"(?<![A-Za-z_])[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?")
 def run_program(path, *arguments, **environment):
     """What `python -m dist_dynet.compat` with these arguments prints."""
     result = run_python("-m", "dist_dynet.compat", str(path), *arguments, **environment)
-    assert result.returncode == 0, f"exit status {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    assert result.returncode == 0, (
+        f"exit status {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    )
     return result
 
 
@@ -41,12 +44,13 @@ def program(tmp_path, text, name="program.py"):
     return path
 
 
-# ---- programs ------------------------------------------------------------------------------------------------------------------------------
+# ---- programs --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PRINTED)
 def test_program_prints_what_it_prints_under_dynet(name):
-    """Text is equal, numbers (losses, accuracies, draws) agree to the rounding that training piles up."""
+    """Text is equal, numbers (losses, accuracies, draws) agree to the rounding that training piles
+    up."""
     lines = run_program(PROGRAMS / f"{name}.py", "--dynet-seed", "1").stdout.splitlines()
     assert len(lines) == len(PRINTED[name])
     for got, want in zip(lines, PRINTED[name], strict=True):
@@ -56,12 +60,23 @@ def test_program_prints_what_it_prints_under_dynet(name):
 
 
 def test_autobatching_changes_no_loss_of_a_program_without_draws():
-    losses = [run_program(PROGRAMS / "attention.py", "--dynet-seed", "1", "--dynet-autobatch", on).stdout for on in ("0", "1")]
-    epochs = [[float(x) for line in text.splitlines() if line.startswith("epoch") for x in NUMBER.findall(line)] for text in losses]
+    losses = [
+        run_program(PROGRAMS / "attention.py", "--dynet-seed", "1", "--dynet-autobatch", on).stdout
+        for on in ("0", "1")
+    ]
+    epochs = [
+        [
+            float(x)
+            for line in text.splitlines()
+            if line.startswith("epoch")
+            for x in NUMBER.findall(line)
+        ]
+        for text in losses
+    ]
     assert len(epochs[0]) == 18 and epochs[0] == pytest.approx(epochs[1], rel=1e-4)
 
 
-# ---- names ---------------------------------------------------------------------------------------------------------------------------------
+# ---- names -----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -70,8 +85,6 @@ def installed():
     compat.install()
     yield importlib.import_module("dynet")
     compat.uninstall()
-
-
 
 
 NOT_CLASSES = ("inputTensorTranspose",)
@@ -90,18 +103,28 @@ def takes(thing, wanted):
     here = parameters(thing)
     if here is None or any(p.kind is p.VAR_KEYWORD for p in here.values()):
         return []
-    return [name for name, _ in wanted if name not in here and name != "kwarge"]  # the real print_graphviz(**kwarge)
+    # the real print_graphviz(**kwarge)
+    return [name for name, _ in wanted if name not in here and name != "kwarge"]
 
 
 def test_every_name_of_dynet_resolves(installed):
     assert [name for name in REAL if not hasattr(installed, name)] == []
     low = importlib.import_module("_dynet")
-    assert [n for n in ("_RNNBuilder", "_inputExpression", "_lookupExpression", "_pickerBatchExpression") if not hasattr(low, n)] == []
+    assert [
+        n
+        for n in ("_RNNBuilder", "_inputExpression", "_lookupExpression", "_pickerBatchExpression")
+        if not hasattr(low, n)
+    ] == []
 
 
 def test_every_member_of_dynets_classes_is_there(installed):
     classes = [(c, about.get("members", {})) for c, about in REAL.items() if c not in NOT_CLASSES]
-    missing = [f"{c}.{m}" for c, members in classes for m in members if not hasattr(getattr(installed, c), m)]
+    missing = [
+        f"{c}.{m}"
+        for c, members in classes
+        for m in members
+        if not hasattr(getattr(installed, c), m)
+    ]
     assert missing == []
 
 
@@ -111,25 +134,43 @@ def test_functions_take_dynets_arguments(installed):
         thing = getattr(installed, name)
         if about["signature"] and callable(thing):
             missing[name] = takes(thing, about["signature"])
-        for member, signature in about.get("members", {}).items() if name not in NOT_CLASSES else ():
+        for member, signature in (
+            about.get("members", {}).items() if name not in NOT_CLASSES else ()
+        ):
             if signature and callable(getattr(thing, member)):
-                missing[f"{name}.{member}"] = takes(getattr(thing, member), [p for p in signature if p[0] != "self"])
+                missing[f"{name}.{member}"] = takes(
+                    getattr(thing, member), [p for p in signature if p[0] != "self"]
+                )
     assert {name: left for name, left in missing.items() if left} == {}
 
 
 def test_star_import_gives_dynets_names_old_ones_included_and_no_others(tmp_path):
-    old = {"Saveable", "average_cols", "conv1d_narrow", "conv1d_wide", "cwise_multiply", "sum_cols", "sum_rows"}
+    old = {
+        "Saveable",
+        "average_cols",
+        "conv1d_narrow",
+        "conv1d_wide",
+        "cwise_multiply",
+        "sum_cols",
+        "sum_rows",
+    }
     for module in ("dynet", "_dynet"):
-        path = program(tmp_path, f"from {module} import *\nprint({{n for n in globals() if not n.startswith('_')}})\n")
+        path = program(
+            tmp_path,
+            f"from {module} import *\nprint({{n for n in globals() if not n.startswith('_')}})\n",
+        )
         given = eval(run_program(path).stdout)
         assert given - {*REAL} == old
         if module == "dynet":
             assert {*REAL} <= given
 
 
-# ---- where `import dynet` leads --------------------------------------------------------------------------------------------------------------
+# ---- where `import dynet` leads --------------------------------------------------------
 
-WHO = "import dynet as dy, dist_dynet; assert dy.Expression is dist_dynet.Expression; print('ours', dy.__version__)\n"
+WHO = (
+    "import dynet as dy, dist_dynet; assert dy.Expression is dist_dynet.Expression; print('ours',"
+    " dy.__version__)\n"
+)
 
 
 def test_a_real_dynet_is_hidden(tmp_path):
@@ -140,16 +181,22 @@ def test_a_real_dynet_is_hidden(tmp_path):
 
 def test_modules_of_a_real_dynet_are_forgotten(tmp_path):
     program(tmp_path, "real = True\n", "dynet.py")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nimport dynet; assert dynet.real\nimport dist_dynet.compat as c; c.install()\n"
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nimport dynet; assert"
+        " dynet.real\nimport dist_dynet.compat as c; c.install()\n"
+    )
     assert output_of(code + WHO) == "ours 2.1\n"
 
 
 def test_children_find_it_too(tmp_path):
-    """Other Pythons that a program starts, and multiprocessing in both ways; a sitecustomize of the user's own runs as well."""
+    """Other Pythons that a program starts, and multiprocessing in both ways; a sitecustomize of the
+    user's own runs as well."""
     mine = tmp_path / "mine"
     mine.mkdir()
     program(mine, "import os; os.environ['MINE'] = 'seen'\n", "sitecustomize.py")
-    path = program(tmp_path, f"""
+    path = program(
+        tmp_path,
+        f"""
 import multiprocessing, os, subprocess, sys
 WHO = {WHO!r}
 def work(way):
@@ -163,23 +210,43 @@ if __name__ == "__main__":
         child.start()
         child.join()
         assert child.exitcode == 0, way
-""")  # fmt: skip
+""",  # noqa: E501
+    )
     paths = os.pathsep.join([str(mine), PACKAGE])
     command = [sys.executable, "-m", "dist_dynet.compat", str(path), "--dynet-seed", "3"]
-    shown = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}, check=True, cwd=tmp_path).stdout
+    shown = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+        check=True,
+        cwd=tmp_path,
+    ).stdout
     assert "returncode=0" in shown and r"ours 2.1\nseen\n" in shown
-    assert "ours 2.1\nfork ['--dynet-seed', '3']" in shown and "ours 2.1\nspawn ['--dynet-seed', '3']" in shown
+    assert (
+        "ours 2.1\nfork ['--dynet-seed', '3']" in shown
+        and "ours 2.1\nspawn ['--dynet-seed', '3']" in shown
+    )
 
 
 def test_children_that_do_not_ask_for_dynet_stay_light():
     code = "import subprocess, sys\nimport dist_dynet.compat as c; c.install(); c.install()\n"
-    code += "print(subprocess.run([sys.executable, '-c', 'import sys; print(sorted({\"numpy\", \"dist_dynet\"} & set(sys.modules)))'],"
+    code += (
+        "print(subprocess.run([sys.executable, '-c', 'import sys; print(sorted({\"numpy\","
+        ' "dist_dynet"} & set(sys.modules)))\'],'
+    )
     code += "capture_output=True, text=True).stdout)"
     assert output_of(code).strip() == "[]"
 
 
 def test_uninstall_leaves_nothing(monkeypatch):
-    classes = (dy.ParameterCollection, dy.Parameters, dy.LookupParameters, dy.Trainer, dy.AdamTrainer)
+    classes = (
+        dy.ParameterCollection,
+        dy.Parameters,
+        dy.LookupParameters,
+        dy.Trainer,
+        dy.AdamTrainer,
+    )
     before = [dict(vars(cls)) for cls in classes]
     monkeypatch.setenv("PYTHONPATH", "somewhere")
     compat.install()
@@ -195,29 +262,60 @@ def test_uninstall_leaves_nothing(monkeypatch):
 
 
 def test_the_runner_is_as_python(tmp_path):
-    path = program(tmp_path, "import sys, __main__; print(sys.argv, __name__, __file__, sys.path[0], __main__.__dict__ is globals())\n")
+    path = program(
+        tmp_path,
+        "import sys, __main__; print(sys.argv, __name__, __file__, sys.path[0], __main__.__dict__"
+        " is globals())\n",
+    )
     shown = run_program(path, "a", "--dynet-seed", "1", "-b").stdout
-    assert shown == f"{[str(path), 'a', '--dynet-seed', '1', '-b']} __main__ {path} {tmp_path} True\n"
+    assert (
+        shown == f"{[str(path), 'a', '--dynet-seed', '1', '-b']} __main__ {path} {tmp_path} True\n"
+    )
     both = os.pathsep.join([str(tmp_path), PACKAGE])
     module = run_python("-m", "dist_dynet.compat", "-m", "program", "x", PYTHONPATH=both)
     assert "'x'] __main__" in module.stdout, module.stderr
-    result = run_python("-m", "dist_dynet.compat", str(program(tmp_path, "import sys; sys.exit(7)\n")))
+    result = run_python(
+        "-m", "dist_dynet.compat", str(program(tmp_path, "import sys; sys.exit(7)\n"))
+    )
     assert result.returncode == 7
-    result = run_python("-m", "dist_dynet.compat", str(program(tmp_path, "def f(): raise KeyError('x')\nf()\n")))
-    assert result.returncode == 1 and re.search(r'program.py", line 1, in f\n.*\nKeyError', result.stderr, re.S)
+    result = run_python(
+        "-m", "dist_dynet.compat", str(program(tmp_path, "def f(): raise KeyError('x')\nf()\n"))
+    )
+    assert result.returncode == 1 and re.search(
+        r'program.py", line 1, in f\n.*\nKeyError', result.stderr, re.S
+    )
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python has the option -P since 3.11")
 def test_a_checkout_that_is_not_compiled_does_not_stand_in_the_way(tmp_path):
-    shutil.copytree(Path(dy.__file__).parent, tmp_path / "dist_dynet", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    program(tmp_path / "dist_dynet", "import sys, dynet as dy; print(dy.Expression.__name__, len(sys.argv), sys.path[0])\n")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"} | {"PYTHONPATH": PACKAGE}
+    shutil.copytree(
+        Path(dy.__file__).parent,
+        tmp_path / "dist_dynet",
+        ignore=shutil.ignore_patterns("*.so", "__pycache__"),
+    )
+    program(
+        tmp_path / "dist_dynet",
+        "import sys, dynet as dy; print(dy.Expression.__name__, len(sys.argv), sys.path[0])\n",
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"
+    } | {"PYTHONPATH": PACKAGE}
 
     def run(*arguments):
-        return subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     bare = run("-c", "import dist_dynet")
-    assert bare.returncode == 0 and "dist_dynet is not compiled; the package installed in " in bare.stderr, bare.stderr
+    assert (
+        bare.returncode == 0
+        and "dist_dynet is not compiled; the package installed in " in bare.stderr
+    ), bare.stderr
     script = ("dist_dynet/program.py", "x")
     result = run(*options.parse(["--as-dynet", *script]).command[1:])
     assert result.stdout == f"Expression 2 {tmp_path / 'dist_dynet'}\n", result.stderr
@@ -225,14 +323,22 @@ def test_a_checkout_that_is_not_compiled_does_not_stand_in_the_way(tmp_path):
 
 def test_the_runner_says_what_it_takes(tmp_path):
     nothing = run_python("-m", "dist_dynet.compat")
-    assert nothing.returncode == 2 and nothing.stderr.startswith("usage: python -m dist_dynet.compat PROGRAM.py")
+    assert nothing.returncode == 2 and nothing.stderr.startswith(
+        "usage: python -m dist_dynet.compat PROGRAM.py"
+    )
     missing = run_python("-m", "dist_dynet.compat", str(tmp_path / "no.py"))
-    assert missing.returncode == 2 and missing.stderr == f"dist_dynet.compat: there is no program {tmp_path / 'no.py'}.\n"
+    assert (
+        missing.returncode == 2
+        and missing.stderr == f"dist_dynet.compat: there is no program {tmp_path / 'no.py'}.\n"
+    )
 
 
-# ---- settings ------------------------------------------------------------------------------------------------------------------------------
+# ---- settings --------------------------------------------------------------------------
 
-SETTINGS = "print(dy.ParameterCollection().add_parameters(1).as_array()[0].round(4), dy.ParameterCollection().get_weight_decay())\n"
+SETTINGS = (
+    "print(dy.ParameterCollection().add_parameters(1).as_array()[0].round(4),"
+    " dy.ParameterCollection().get_weight_decay())\n"
+)
 
 
 def first_draw(seed):
@@ -241,31 +347,72 @@ def first_draw(seed):
 
 
 def test_settings_merge_and_later_ones_win(tmp_path):
-    path = program(tmp_path, f"import dynet_config\ndynet_config.set(random_seed=3, weight_decay=0.25)\nimport dynet as dy\n{SETTINGS}")
+    path = program(
+        tmp_path,
+        "import dynet_config\ndynet_config.set(random_seed=3, weight_decay=0.25)\nimport dynet as"
+        f" dy\n{SETTINGS}",
+    )
     assert run_program(path).stdout == f"{first_draw(3)} 0.25\n"
     assert run_program(path, DIST_DYNET_SEED="4").stdout == f"{first_draw(4)} 0.25\n"
-    assert run_program(path, "--dynet-seed", "5", DIST_DYNET_SEED="4").stdout == f"{first_draw(5)} 0.25\n"
-    assert run_program(path, "--dynet_seed=5", "--dynet-weight-decay=0.5").stdout == f"{first_draw(5)} 0.5\n"
+    assert (
+        run_program(path, "--dynet-seed", "5", DIST_DYNET_SEED="4").stdout
+        == f"{first_draw(5)} 0.25\n"
+    )
+    assert (
+        run_program(path, "--dynet_seed=5", "--dynet-weight-decay=0.5").stdout
+        == f"{first_draw(5)} 0.5\n"
+    )
 
 
 def test_low_module_starts_at_init(tmp_path):
-    text = "import _dynet as dy\np = dy.DynetParams()\np.set_random_seed(7)\np.set_mem(512)\np.init()\n"
+    text = (
+        "import _dynet as dy\np ="
+        " dy.DynetParams()\np.set_random_seed(7)\np.set_mem(512)\np.init()\n"
+    )
     assert run_program(program(tmp_path, text + SETTINGS)).stdout == f"{first_draw(7)} 0.0\n"
-    assert run_program(program(tmp_path, "import _dynet as dy\ndy.init()\n" + SETTINGS), "--dynet-seed", "8").stdout == f"{first_draw(8)} 0.0\n"
+    assert (
+        run_program(
+            program(tmp_path, "import _dynet as dy\ndy.init()\n" + SETTINGS), "--dynet-seed", "8"
+        ).stdout
+        == f"{first_draw(8)} 0.0\n"
+    )
 
 
 def test_settings_that_are_in_force_are_not_set_again(tmp_path):
     """A second initialisation, which DyNet ignores, must not begin the draws anew."""
-    text = "import dynet as dy\na = dy.ParameterCollection().add_parameters(2).as_array()\nparams = dy.DynetParams()\nparams.from_args()\n"
-    text += "params.init()\ndy.init()\nprint((dy.ParameterCollection().add_parameters(2).as_array() == a).all())\n"
+    text = (
+        "import dynet as dy\na = dy.ParameterCollection().add_parameters(2).as_array()\nparams ="
+        " dy.DynetParams()\nparams.from_args()\n"
+    )
+    text += (
+        "params.init()\ndy.init()\nprint((dy.ParameterCollection().add_parameters(2).as_array() =="
+        " a).all())\n"
+    )
     assert run_program(program(tmp_path, text), "--dynet-seed", "2").stdout == "False\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["--dynet-foo", "3"], 0, "dist_dynet: the option --dynet-foo is not known and has no effect.\n"),
-        (["--dynet-mem", "1024,1,1,1", "--dynet-profiling", "1", "--dynet-devices=CPU", "--dynet-gpus", "0", "--dynet-memory=9"], 0, ""),
+        (
+            ["--dynet-foo", "3"],
+            0,
+            "dist_dynet: the option --dynet-foo is not known and has no effect.\n",
+        ),
+        (
+            [
+                "--dynet-mem",
+                "1024,1,1,1",
+                "--dynet-profiling",
+                "1",
+                "--dynet-devices=CPU",
+                "--dynet-gpus",
+                "0",
+                "--dynet-memory=9",
+            ],
+            0,
+            "",
+        ),
         (["--dynet-seed", "x"], 1, "ValueError: --dynet-seed: takes an integer"),
         (["--dynet-mem"], 1, "ValueError: --dynet-mem: needs a value"),
         (["--dynet-gpu"], 1, "RuntimeError: --dynet-gpu: there is only the CPU"),
@@ -279,30 +426,52 @@ def test_options(tmp_path, arguments, status, said):
 
 
 def test_viz_draws(tmp_path):
-    text = "import sys, dynet as dy\nx = dy.tanh(dy.scalarInput(1))\nx.value()\ndy.print_graphviz()\nprint(sys.argv[1:])\n"
+    text = (
+        "import sys, dynet as dy\nx ="
+        " dy.tanh(dy.scalarInput(1))\nx.value()\ndy.print_graphviz()\nprint(sys.argv[1:])\n"
+    )
     result = run_program(program(tmp_path, text), "--dynet-viz", "a")
     assert "digraph" in result.stdout + result.stderr and result.stdout.endswith("['a']\n")
 
 
-# ---- types, old names, processes, threads ------------------------------------------------------------------------------------------------
+# ---- types, old names, processes, threads ----------------------------------------------
 
 
 def test_types_that_programs_touch(installed, tmp_path):
     d = installed
     m = d.Model()
     W, E = m.add_parameters((4 / 2, 3)), m.add_lookup_parameters((5, 8 / 2))
-    assert isinstance(m, d.ParameterCollection) and isinstance(W, d.Parameters) and isinstance(E, d.LookupParameters)
+    assert (
+        isinstance(m, d.ParameterCollection)
+        and isinstance(W, d.Parameters)
+        and isinstance(E, d.LookupParameters)
+    )
     assert W.shape() == (2, 3) and isinstance(W, d.Expression) and isinstance(E[1.0], d.Expression)
     d.renew_cg()
     h = W * d.inputVector([1, 2, 3])
-    assert type(h.value()) is list and type(h.value()[0]) is float and h.npvalue().dtype == "float64" and h.npvalue().shape == (2,)
-    assert type(d.sum_elems(h).value()) is float and d.sum_elems(h).npvalue().shape == (1,) and d.pick_range(h, 0, 2 / 2).dim() == ((1,), 1)
+    assert (
+        type(h.value()) is list
+        and type(h.value()[0]) is float
+        and h.npvalue().dtype == "float64"
+        and h.npvalue().shape == (2,)
+    )
+    assert (
+        type(d.sum_elems(h).value()) is float
+        and d.sum_elems(h).npvalue().shape == (1,)
+        and d.pick_range(h, 0, 2 / 2).dim() == ((1,), 1)
+    )
     assert bool(h) and [x for x in (None, h) if x] == [h] and len(list(h)) == 2 and h != d.tanh(h)
     for wrong, exception in [
-        (lambda: E[-1], OverflowError), (lambda: d.pick(h, -1), OverflowError), (lambda: h["a"], AssertionError), (lambda: h[5], IndexError),
-        (lambda: d.esum([]), AssertionError), (lambda: d.inputVector([1]) * h, ValueError), (lambda: d.load(str(tmp_path / "no"), m), OSError),
-        (lambda: m.populate(str(tmp_path / "no")), RuntimeError), (lambda: d.LSTMBuilder(1, 2, 2, m).initial_state([]), ValueError),
-    ]:  # fmt: skip
+        (lambda: E[-1], OverflowError),
+        (lambda: d.pick(h, -1), OverflowError),
+        (lambda: h["a"], AssertionError),
+        (lambda: h[5], IndexError),
+        (lambda: d.esum([]), AssertionError),
+        (lambda: d.inputVector([1]) * h, ValueError),
+        (lambda: d.load(str(tmp_path / "no"), m), OSError),
+        (lambda: m.populate(str(tmp_path / "no")), RuntimeError),
+        (lambda: d.LSTMBuilder(1, 2, 2, m).initial_state([]), ValueError),
+    ]:
         with pytest.raises(exception):
             wrong()
 
@@ -339,18 +508,24 @@ print(type(m2) is dy.Model, m2.parameter_count(), V.as_array().tolist() == W.as_
 x, y = dy.inputMatrix([1, 2, 3, 4, 5, 6], (2, 3)), dy.matInput(2, 2)
 y.set([1, 0, 5, 1])
 print(x.npvalue().tolist(), (y * x).npvalue().tolist(), dy.__file__ == __import__("_dynet").__file__)
-"""
-    path = program(tmp_path, text.replace("FILE", str(tmp_path / "file")).replace("OBJECTS", str(tmp_path / "objects")))
+"""  # noqa: E501
+    path = program(
+        tmp_path,
+        text.replace("FILE", str(tmp_path / "file")).replace("OBJECTS", str(tmp_path / "objects")),
+    )
     result = run_program(path)
     lines = result.stdout.splitlines()
     assert lines[0] == "[14.0, 77.0] ((1, 3), 1) [2.0, 5.0]"
     # clipped at norm 5: six gradients of 2 have norm 4.9
     assert lines[1] == "[[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]] 0.25"
     assert lines[3] == "[[-0.5, 0.5, 1.5], [2.5, 3.5, 4.5]] 0.16666666666666666"
-    assert lines[4] == "[[1.0, 3.0], [11.0, 14.0]] ((2, 4), 1)"  # of the values before the update, which this graph keeps
+    # of the values before the update, which this graph keeps
+    assert lines[4] == "[[1.0, 3.0], [11.0, 14.0]] ((2, 4), 1)"
     assert lines[5] == "[[-0.5, 0.5, 1.5], [2.5, 3.5, 4.5]] VanillaLSTMBuilder (2, 3)"
     assert lines[6] == "True 46 True"
-    assert lines[7] == "[[1.0, 3.0, 5.0], [2.0, 4.0, 6.0]] [[11.0, 23.0, 35.0], [2.0, 4.0, 6.0]] True"
+    assert (
+        lines[7] == "[[1.0, 3.0, 5.0], [2.0, 4.0, 6.0]] [[11.0, 23.0, 35.0], [2.0, 4.0, 6.0]] True"
+    )
     said = result.stderr.splitlines()
     assert len(said) == len(set(said)) and all(line.startswith("dist_dynet: ") for line in said)
     assert sum("edecay" in line for line in said) == 1
@@ -366,13 +541,15 @@ class Layer(dy.Saveable):
         self.W, self.b = model.add_parameters((n, 2)), model.add_parameters(n)
     def get_components(self): return [self.W, self.b]
     def restore_components(self, components): self.W, self.b = components
-    def __call__(self, x): return self.activation(dy.parameter(self.W, update=False) * x + dy.parameter(self.b))
+    def __call__(self, x):
+     return self.activation(dy.parameter(self.W, update=False) * x + dy.parameter(self.b))
 class Net(dy.Saveable):
     def __init__(self, model):
         self.layers, self.lstm = [Layer(model, 2, dy.tanh), Layer(model, 3, dy.rectify)], dy.LSTMBuilder(1, 2, 2, model)
     def get_components(self): return (*self.layers, self.lstm)
     def restore_components(self, components): *self.layers, self.lstm = components
-    def __call__(self, x): return self.layers[1](self.lstm.initial_state().add_input(self.layers[0](x)).output())
+    def __call__(self, x):
+     return self.layers[1](self.lstm.initial_state().add_input(self.layers[0](x)).output())
 dy.init()
 dy.reset_random_seed(4)
 m, m2 = dy.Model(), dy.Model()
@@ -387,10 +564,14 @@ print(y.value() == y2.value() == y3.value() == y4.value(), m4.parameter_count() 
 print(net2.layers[1].n, net2.layers[0].table.tolist(), net2.layers[0].model is m2)
 dy.sum_elems(y).backward()
 print(not net.layers[0].W.grad_as_array().any(), net.layers[0].b.grad_as_array().any())
-"""
+"""  # noqa: E501
     for name in ("FILE2", "FILE"):
         text = text.replace(f'"{name}"', repr(str(tmp_path / name)))
-    assert run_program(program(tmp_path, text)).stdout.splitlines() == ["True True", "3 [0, 1, 2] True", "True True"]
+    assert run_program(program(tmp_path, text)).stdout.splitlines() == [
+        "True True",
+        "3 [0, 1, 2] True",
+        "True True",
+    ]
 
 
 def test_pickles_name_dynet_and_are_read_back(tmp_path):
@@ -426,7 +607,7 @@ for _ in range(3):
     process.join()
 drawn = [draw(0), *children]
 print(len({masks for masks, _ in drawn}), len({values for _, values in drawn}))
-"""
+"""  # noqa: E501
     path = program(tmp_path, text)
     assert run_program(path, "--dynet-seed", "4").stdout == "4 4\n"
 
@@ -459,7 +640,7 @@ print(results[0] == results[1] == results["alone"], results[0][-1] < results[0][
     assert run_program(program(tmp_path, text), "--dynet-seed", "1").stdout == "True True\n"
 
 
-# ---- DyNet's order within this package ----------------------------------------------------------------------------------------------------
+# ---- DyNet's order within this package -------------------------------------------------
 
 
 def test_backward_after_an_update_uses_the_values_of_the_graph(installed):
@@ -471,7 +652,9 @@ def test_backward_after_an_update_uses_the_values_of_the_graph(installed):
     y.backward()
     trainer.update()
     y.backward()
-    assert (W.grad_as_array(), V.grad_as_array()) == (3.0, 2.0) and W.as_array() == pytest.approx(1.7)
+    assert (W.grad_as_array(), V.grad_as_array()) == (3.0, 2.0) and W.as_array() == pytest.approx(
+        1.7
+    )
 
 
 def test_sequences_of_one_graph_share_their_start_and_their_masks(installed):
@@ -484,9 +667,17 @@ def test_sequences_of_one_graph_share_their_start_and_their_masks(installed):
     assert lstm.initial_state().add_input(dy.ones(3)).output().value() != first
 
 
-@pytest.mark.parametrize("draw", [lambda: dy.dropout(dy.ones(64), 0.5), lambda: dy.random_normal(8), lambda: dy.noise(dy.ones(8), 1.0)])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: dy.dropout(dy.ones(64), 0.5),
+        lambda: dy.random_normal(8),
+        lambda: dy.noise(dy.ones(8), 1.0),
+    ],
+)
 def test_draws_do_not_depend_on_the_order_that_batching_chooses(installed, draw):
-    """Two draws that do not need one another, in a graph that is batched: the same values whichever is asked for first, as the real one's."""
+    """Two draws that do not need one another, in a graph that is batched: the same values whichever
+    is asked for first, as the real one's."""
     seen = []
     for first in (0, 1):
         dy.reset_random_seed(3)
@@ -498,7 +689,9 @@ def test_draws_do_not_depend_on_the_order_that_batching_chooses(installed, draw)
 
 
 @pytest.mark.parametrize(
-    ("name", "dropped", "kept"),  # what the real DyNet draws after the masks, where one of the rates is positive and where none is
+    # what the real DyNet draws after the masks, where one of the rates is positive and where none
+    # is
+    ("name", "dropped", "kept"),
     [
         ("SimpleRNNBuilder", 0.693138, 0.676255),
         ("VanillaLSTMBuilder", 0.572794, 0.707687),
@@ -507,14 +700,21 @@ def test_draws_do_not_depend_on_the_order_that_batching_chooses(installed, draw)
     ],
 )
 def test_masks_are_drawn_where_one_of_the_rates_is_positive(installed, name, dropped, kept):
-    for rates, wanted in ((0, 0), kept), ((0.5, 0), dropped), ((0, 0.5), dropped), ((0.3, 0.4), dropped):
+    for rates, wanted in (
+        ((0, 0), kept),
+        ((0.5, 0), dropped),
+        ((0, 0.5), dropped),
+        ((0.3, 0.4), dropped),
+    ):
         dy.reset_random_seed(3)
         builder = getattr(dy, name)(1, 3, 4, dy.ParameterCollection())
         builder.set_dropouts(*rates)
         dy.renew_cg()
         state = builder.initial_state()
         builder.set_dropout_masks(1)
-        state.add_input(dy.inputVector([1, 2, 3])).add_input(dy.inputVector([1, 0, 3])).output().value()
+        state.add_input(dy.inputVector([1, 2, 3])).add_input(
+            dy.inputVector([1, 0, 3])
+        ).output().value()
         assert dy.random_uniform(1, 0, 1).value() == pytest.approx(wanted, abs=2e-6), rates
 
 

@@ -84,7 +84,10 @@ class Network:
     def __call__(self, xs):
         dy.renew_cg()
         inputs = [dy.inputVector(x) for x in xs]
-        return (self.W * (self.lstm.initial_state().transduce(inputs)[-1] + self.birnn.transduce(inputs)[0])).npvalue()
+        return (
+            self.W
+            * (self.lstm.initial_state().transduce(inputs)[-1] + self.birnn.transduce(inputs)[0])
+        ).npvalue()
 
 
 def test_objects_with_builders_keep_identity(copied, rng):
@@ -102,17 +105,26 @@ def test_a_subcollection_brings_its_parents(copied):
     m, sub, _, E, b = model()
     twin = copied(sub)
     assert twin.name() == "/sub/" and twin.parameter_count() == sub.parameter_count()
-    assert [p.name() for p in twin._parent.parameters_list()] == [p.name() for p in m.parameters_list()]
+    assert [p.name() for p in twin._parent.parameters_list()] == [
+        p.name() for p in m.parameters_list()
+    ]
     both = copied([b, sub, E, m])
-    assert both[0] is both[1].parameters_list()[0] and both[2] is both[3].lookup_parameters_list()[0]
+    assert (
+        both[0] is both[1].parameters_list()[0] and both[2] is both[3].lookup_parameters_list()[0]
+    )
 
 
 def test_pickles_are_read_in_another_process(tmp_path):
     m, *_ = model()
     path = tmp_path / "model.pickle"
     path.write_bytes(pickle.dumps(m))
-    program = "import sys, pickle; m = pickle.load(open(sys.argv[1], 'rb')); print(m.parameter_count(), m.parameters_list()[1].name())"
-    ran = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+    program = (
+        "import sys, pickle; m = pickle.load(open(sys.argv[1], 'rb')); print(m.parameter_count(),"
+        " m.parameters_list()[1].name())"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, path], capture_output=True, text=True, check=True
+    )
     assert ran.stdout.split() == [str(m.parameter_count()), "/sub/_1"]
 
 
@@ -121,7 +133,9 @@ def test_pickles_of_earlier_versions_are_read():
     text = pickle.dumps(m, 0)
     moved = {  # what: where earlier versions had it
         b"dist_dynet.params.root\nrebuilt_root": b"dist_dynet.params.copying\nrebuilt_root",
-        b"dist_dynet.params.parameters\nrebuilt_parameter": b"dist_dynet.params.copying\nrebuilt_parameter",
+        b"dist_dynet.params.parameters\nrebuilt_parameter": (
+            b"dist_dynet.params.copying\nrebuilt_parameter"
+        ),
         b"dist_dynet.params.parameters": b"dist_dynet.params.collection",
         b"dist_dynet.params.root": b"dist_dynet.params.collection",
     }
@@ -151,7 +165,9 @@ def test_copy_from_takes_values(rng):
     n, *_ = model()
     before = [p.as_array() for p in (*n.parameters_list(), *n.lookup_parameters_list())]
     n.copy_from(m, share=0.25)
-    for p, q, b in zip(m.named_parameters().values(), n.named_parameters().values(), before, strict=True):
+    for p, q, b in zip(
+        m.named_parameters().values(), n.named_parameters().values(), before, strict=True
+    ):
         assert np.allclose(q.as_array(), 0.75 * b + 0.25 * p.as_array(), rtol=1e-6, atol=1e-7)
     n.copy_from(m)
     assert (n.parameters_list()[0].as_array() == m.parameters_list()[0].as_array()).all()

@@ -1,4 +1,5 @@
-"""Members of a group that take equal rows of tables are computed once: values and gradients are those of a graph without batching.
+"""Members of a group that take equal rows of tables are computed once: values and gradients are
+those of a graph without batching.
 
 How long: a second.
 """
@@ -20,12 +21,18 @@ class Net:
     def __init__(self):
         self.m = m = dy.ParameterCollection()
         self.E, self.F = m.add_lookup_parameters((9, 4)), m.add_lookup_parameters((2, 4))
-        self.W, self.b, self.V = m.add_parameters((3, 4)), m.add_parameters(3), m.add_parameters((2, 3))
+        self.W, self.b, self.V = (
+            m.add_parameters((3, 4)),
+            m.add_parameters(3),
+            m.add_parameters((2, 3)),
+        )
         self.tree = dy.ChildSumTreeLSTMBuilder(4, 3, m)
         rng = np.random.default_rng(2)
         for p in m.parameters_list():
             p.set_value(rng.normal(size=p.shape()))
-        self.one, self.two, self.matrix, self.noisy = (dy.traced(f) for f in (self._one, self._two, self._matrix, self._noisy))
+        self.one, self.two, self.matrix, self.noisy = (
+            dy.traced(f) for f in (self._one, self._two, self._matrix, self._noisy)
+        )
 
     def _one(self, x):
         return dy.tanh(self.W * x + self.b)
@@ -54,8 +61,12 @@ class Net:
     def by_pairs(self):
         """Both arguments are one row: as one node, or as two."""
         xs = self.words()
-        pairs = [(x, x if k % 4 else self.E[w]) for k, (x, w) in enumerate(zip(xs, WORDS, strict=True))]
-        return [x for pair in pairs for x in pair], [dy.squared_norm(z) for pair in pairs for z in self.two(*pair)[::2]]
+        pairs = [
+            (x, x if k % 4 else self.E[w]) for k, (x, w) in enumerate(zip(xs, WORDS, strict=True))
+        ]
+        return [x for pair in pairs for x in pair], [
+            dy.squared_norm(z) for pair in pairs for z in self.two(*pair)[::2]
+        ]
 
     def by_matrix(self):
         xs = self.words()
@@ -64,13 +75,22 @@ class Net:
     def by_two_cells(self):
         """Of the same rows, which are used outside of cells, too."""
         xs = self.words()
-        return xs, [dy.sum_elems(self.V * self.one(x)) + dy.squared_norm(self.two(x, x)[0]) + dy.squared_norm(x) for x in xs]
+        return xs, [
+            dy.sum_elems(self.V * self.one(x))
+            + dy.squared_norm(self.two(x, x)[0])
+            + dy.squared_norm(x)
+            for x in xs
+        ]
 
     def by_tree(self):
         xs = self.words()
         states = [self.tree.node(x) for x in xs]
-        above = [self.tree.node(children=[states[i], states[i + 1]]) for i in range(0, len(states), 2)]
-        return xs, [dy.sum_elems(self.V * s.output()) + dy.sum_elems(s.s()[0]) for s in states + above]
+        above = [
+            self.tree.node(children=[states[i], states[i + 1]]) for i in range(0, len(states), 2)
+        ]
+        return xs, [
+            dy.sum_elems(self.V * s.output()) + dy.sum_elems(s.s()[0]) for s in states + above
+        ]
 
     def by_constants(self):
         """Some rows that are not updated, equal to others that are."""
@@ -78,7 +98,15 @@ class Net:
         return xs[1:3], [dy.sum_elems(self.V * self.one(x)) for x in xs]
 
 
-FORMS = [Net.by_one, Net.by_two, Net.by_pairs, Net.by_matrix, Net.by_two_cells, Net.by_tree, Net.by_constants]
+FORMS = [
+    Net.by_one,
+    Net.by_two,
+    Net.by_pairs,
+    Net.by_matrix,
+    Net.by_two_cells,
+    Net.by_tree,
+    Net.by_constants,
+]
 
 
 def close(got, want):
@@ -95,7 +123,11 @@ def results(net, form, autobatching, full=False):
     loss.value()
     loss.backward(full=full)
     asked = [x.gradient() for x in xs]
-    return [x.npvalue() for x in losses], asked, [p.grad_as_array() for p in (*net.m.parameters_list(), *net.m.lookup_parameters_list())]
+    return (
+        [x.npvalue() for x in losses],
+        asked,
+        [p.grad_as_array() for p in (*net.m.parameters_list(), *net.m.lookup_parameters_list())],
+    )
 
 
 @pytest.mark.parametrize("autobatching", BATCHED)

@@ -1,4 +1,5 @@
-"""The documents are run: the notebook, the README's programs, the examples in docstrings; links and paths in them must be right.
+"""The documents are run: the notebook, the README's programs, the examples in docstrings; links and
+paths in them must be right.
 
     python tests/test_docs.py      runs the notebook and stores its outputs anew
 """
@@ -22,26 +23,45 @@ from dist_dynet import parallel
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "docs" / "tutorials" / "xor.ipynb"
-FOLDERS = [ROOT / name for name in (".ci", "benchmarks", "csrc", "dist_dynet", "docs", "examples", "scripts", "tests")]
+FOLDERS = [
+    ROOT / name
+    for name in (".ci", "benchmarks", "csrc", "dist_dynet", "docs", "examples", "scripts", "tests")
+]
 TEXTS = sorted(
     p
-    for p in [*(q for q in ROOT.iterdir() if q.is_file()), *(q for folder in FOLDERS for q in folder.rglob("*"))]
+    for p in [
+        *(q for q in ROOT.iterdir() if q.is_file()),
+        *(q for folder in FOLDERS for q in folder.rglob("*")),
+    ]
     if p.suffix in (".c", ".h", ".ipynb", ".md", ".py", ".sh", ".toml") or p.name == "run"
     if not re.match(r"_(core|nodes)_", p.name)  # generated
 )
 DOCUMENTS = [p for p in TEXTS if p.suffix == ".md"]
-MODULES = ["dist_dynet", *(m.name for m in pkgutil.walk_packages(dy.__path__, "dist_dynet.") if not re.search(r"\._(core|nodes)_", m.name))]
+MODULES = [
+    "dist_dynet",
+    *(
+        m.name
+        for m in pkgutil.walk_packages(dy.__path__, "dist_dynet.")
+        if not re.search(r"\._(core|nodes)_", m.name)
+    ),
+]
 # Programs run elsewhere with the package that is tested here.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(dy.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join(
+        [str(Path(dy.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    ),
+}
 
 
 def relative(path):
     return str(path.relative_to(ROOT))
 
 
-# ---- the notebook --------------------------------------------------------------------------------------------------------------------
+# ---- the notebook ----------------------------------------------------------------------
 
-# What a network says for all four questions, where the tutorial does not print it: the program in one piece, the dynamic one.
+# What a network says for all four questions, where the tutorial does not print it: the program in
+# one piece, the dynamic one.
 STATIC = """
 for question in (0, 1), (1, 0), (0, 0), (1, 1):
     x.set(question)
@@ -51,13 +71,15 @@ DYNAMIC = """
 for question in (0, 1), (1, 0), (0, 0), (1, 1):
     dy.renew_cg()
     print("{},{}".format(*question), dy.logistic(V * dy.tanh(W * dy.inputVector(question) + b)).value())
-"""
+"""  # noqa: E501
 
 
 def execute(source, target):
-    """Runs the cells of a notebook file in a kernel of this interpreter, whatever the machine knows by the name python3.
+    """Runs the cells of a notebook file in a kernel of this interpreter, whatever the machine knows
+    by the name python3.
 
-    For a process of its own: jupyter_client leaves sockets to the collector, which the filters of the test run take for errors.
+    For a process of its own: jupyter_client leaves sockets to the collector, which the filters of
+    the test run take for errors.
     """
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
@@ -71,7 +93,9 @@ def execute(source, target):
     notebook = nbformat.read(source, as_version=4)
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=ThisInterpreter())
     folder = {"metadata": {"path": tempfile.gettempdir()}}
-    NotebookClient(notebook, km=manager, timeout=120, record_timing=False, resources=folder).execute(env=ENVIRONMENT)
+    NotebookClient(
+        notebook, km=manager, timeout=120, record_timing=False, resources=folder
+    ).execute(env=ENVIRONMENT)
     notebook.metadata.pop("language_info", None)  # the version of Python
     nbformat.write(notebook, target)
 
@@ -88,25 +112,47 @@ def text_below(cell):
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """The notebook's code cells as they run today, and the two cells of ours that let the trained networks speak."""
+    """The notebook's code cells as they run today, and the two cells of ours that let the trained
+    networks speak."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    for beginning, source in (("# define the parameters", STATIC), ("import dist_dynet as dy\n# create training", DYNAMIC)):
+    for beginning, source in (
+        ("# define the parameters", STATIC),
+        ("import dist_dynet as dy\n# create training", DYNAMIC),
+    ):
         (program,) = (cell for cell in code_cells(notebook) if cell.source.startswith(beginning))
         notebook.cells.insert(notebook.cells.index(program) + 1, nbformat.v4.new_code_cell(source))
-    source, target = (tmp_path_factory.mktemp("notebook") / name for name in ("source.ipynb", "target.ipynb"))
+    source, target = (
+        tmp_path_factory.mktemp("notebook") / name for name in ("source.ipynb", "target.ipynb")
+    )
     nbformat.write(notebook, source)
-    ran = subprocess.run([sys.executable, __file__, source, target], capture_output=True, text=True, timeout=300, check=False)
+    ran = subprocess.run(
+        [sys.executable, __file__, source, target],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stderr  # a cell that raises ends it
     cells = code_cells(nbformat.read(target, as_version=4))
-    return [c for c in cells if c.source not in (STATIC, DYNAMIC)], [c for c in cells if c.source in (STATIC, DYNAMIC)]
+    return [c for c in cells if c.source not in (STATIC, DYNAMIC)], [
+        c for c in cells if c.source in (STATIC, DYNAMIC)
+    ]
 
 
 def test_notebook_learns_xor(executed):
     cells, own = executed
     (tutorials,) = (cell for cell in cells if 'print("1,1",output.value())' in cell.source)
     for cell in (tutorials, *own):
-        said = {question: float(answer) for question, answer in re.findall(r"^(\d,\d) (\S+)$", text_below(cell), re.M)}
-        assert {question: round(answer) for question, answer in said.items()} == {"0,1": 1, "1,0": 1, "0,0": 0, "1,1": 0}, said
+        said = {
+            question: float(answer)
+            for question, answer in re.findall(r"^(\d,\d) (\S+)$", text_below(cell), re.M)
+        }
+        assert {question: round(answer) for question, answer in said.items()} == {
+            "0,1": 1,
+            "1,0": 1,
+            "0,0": 0,
+            "1,1": 0,
+        }, said
 
 
 def test_notebook_outputs_are_those_of_today(executed):
@@ -116,22 +162,36 @@ def test_notebook_outputs_are_those_of_today(executed):
     assert len(stored) == len(executed[0])
     for old, new in zip(stored, executed[0], strict=True):
         was, is_ = text_below(old), text_below(new)
-        assert number.sub("#", was).split() == number.sub("#", is_).split(), f"{old.source}\nStore it anew: python tests/test_docs.py"
+        assert number.sub("#", was).split() == number.sub("#", is_).split(), (
+            f"{old.source}\nStore it anew: python tests/test_docs.py"
+        )
         pairs = zip(map(float, number.findall(was)), map(float, number.findall(is_)), strict=True)
-        assert all(abs(a - b) <= 1e-2 * (1 + abs(a)) for a, b in pairs), f"{old.source}\nwas:\n{was}\nis:\n{is_}"
+        assert all(abs(a - b) <= 1e-2 * (1 + abs(a)) for a, b in pairs), (
+            f"{old.source}\nwas:\n{was}\nis:\n{is_}"
+        )
 
 
-# ---- programs in documents -----------------------------------------------------------------------------------------------------------
+# ---- programs in documents -------------------------------------------------------------
 
 PROGRAM = re.compile(r"^```python\n((?:(?!```).)*)^```\n+```text\n(.*?)^```", re.M | re.S)
 PROGRAMS = [(path, *m.groups()) for path in DOCUMENTS for m in PROGRAM.finditer(path.read_text())]
 
 
-@pytest.mark.parametrize(("path", "program", "output"), PROGRAMS, ids=[relative(p[0]) for p in PROGRAMS])
+@pytest.mark.parametrize(
+    ("path", "program", "output"), PROGRAMS, ids=[relative(p[0]) for p in PROGRAMS]
+)
 def test_program_in_document_prints_what_follows_it(path, program, output, tmp_path):
     """A block of Python with a block of text right after it."""
     command = [sys.executable, "-W", "error", "-c", program]
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT, timeout=120, check=False)
+    ran = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        timeout=120,
+        check=False,
+    )
     assert (ran.stdout, ran.returncode) == (output, 0), ran.stderr
 
 
@@ -139,7 +199,7 @@ def test_readme_has_a_program():
     assert ROOT / "README.md" in [p[0] for p in PROGRAMS]
 
 
-# ---- docstrings ----------------------------------------------------------------------------------------------------------------------
+# ---- docstrings ------------------------------------------------------------------------
 
 
 def examples(module):
@@ -164,18 +224,40 @@ def test_examples_of_decorated_functions_are_found():
     assert "dist_dynet.ops.elementwise.tanh" in names
 
 
-@pytest.mark.parametrize(("module", "name"), [(m, name) for m in (dy, parallel) for name in m.__all__ if name != "__version__"])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(m, name) for m in (dy, parallel) for name in m.__all__ if name != "__version__"],
+)
 def test_public_name_has_a_docstring(module, name):
     assert getattr(module, name).__doc__, f"{module.__name__}.{name}"
 
 
-# What users do not call: results, errors, bases; what programs for DyNet ask for; what writes to stderr.
+# What users do not call: results, errors, bases; what programs for DyNet ask for; what writes to
+# stderr.
 WITHOUT_EXAMPLE = {
-    "AutobatchStats", "DeviceInfo", "FloatValue", "FloatVectorValue", "GradientCheckError", "NonFinite", "NonFiniteError", "PyInitializer",
-    "Trainer", "UnsignedValue", "UnsignedVectorValue", "get_device_info", "init_from_params", "print_graphviz", "print_text_graphviz",
+    "AutobatchStats",
+    "DeviceInfo",
+    "FloatValue",
+    "FloatVectorValue",
+    "GradientCheckError",
+    "NonFinite",
+    "NonFiniteError",
+    "PyInitializer",
+    "Trainer",
+    "UnsignedValue",
+    "UnsignedVectorValue",
+    "get_device_info",
+    "init_from_params",
+    "print_graphviz",
+    "print_text_graphviz",
     "to_device",
-}  # fmt: skip
-CALLED = [(m, name) for m in (dy, parallel) for name in m.__all__ if callable(getattr(m, name)) and name not in WITHOUT_EXAMPLE]
+}
+CALLED = [
+    (m, name)
+    for m in (dy, parallel)
+    for name in m.__all__
+    if callable(getattr(m, name)) and name not in WITHOUT_EXAMPLE
+]
 
 
 @pytest.mark.parametrize(("module", "name"), CALLED)
@@ -190,19 +272,26 @@ def test_all_lists_what_there_is():
         assert not [name for name in module.__all__ if not hasattr(module, name)]
 
 
-# ---- links and paths -----------------------------------------------------------------------------------------------------------------
+# ---- links and paths -------------------------------------------------------------------
 
 
 def anchors(path):
     """What a heading is called in a link."""
-    return [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", path.read_text(), re.M)]
+    return [
+        re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-")
+        for h in re.findall(r"^#+ (.*)$", path.read_text(), re.M)
+    ]
 
 
 @pytest.mark.parametrize("path", [*DOCUMENTS, NOTEBOOK], ids=relative)
 def test_links_resolve(path):
     text = path.read_text()
     if path.suffix == ".ipynb":
-        text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
+        text = "\n".join(
+            "".join(cell["source"])
+            for cell in json.loads(text)["cells"]
+            if cell["cell_type"] == "markdown"
+        )
     for target, anchor in re.findall(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)]*))?\)", text):
         file = (path.parent / target).resolve() if target else path
         assert file.exists(), target
@@ -211,21 +300,34 @@ def test_links_resolve(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
 def test_files_named_in_documents_exist(path):
-    """`csrc/tape/tape.c` and the like: files and folders of the project, from its root or from the document, but for what a recipe adds."""
-    names = r"`((?:\./)?(?:" + "|".join(re.escape(folder.name) for folder in FOLDERS) + r")/[\w./-]*)(?!`, a new file)[` :]"
-    missing = [n for n in re.findall(names, path.read_text()) if not (ROOT / n).exists() and not (path.parent / n).exists()]
+    """`csrc/tape/tape.c` and the like: files and folders of the project, from its root or from the
+    document, but for what a recipe adds."""
+    names = (
+        r"`((?:\./)?(?:"
+        + "|".join(re.escape(folder.name) for folder in FOLDERS)
+        + r")/[\w./-]*)(?!`, a new file)[` :]"
+    )
+    missing = [
+        n
+        for n in re.findall(names, path.read_text())
+        if not (ROOT / n).exists() and not (path.parent / n).exists()
+    ]
     assert not missing
 
 
 def test_what_is_not_there_yet_is_not_there():
     section = (ROOT / "docs" / "differences.md").read_text().split("## Not there yet\n")[1]
-    assert not [name for name in re.findall(r"`(\w+)`", section) if name in dy.__all__], "now it is: take it out of docs/differences.md"
+    assert not [name for name in re.findall(r"`(\w+)`", section) if name in dy.__all__], (
+        "now it is: take it out of docs/differences.md"
+    )
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=relative)
 def test_no_path_of_one_machine(path):
     places = "|".join(("home", "opt", "root", "Users", "work"))
-    assert not re.findall(rf"(?<![\w.~>)}}\]\"'])/(?:{places})/[\w.-]+", path.read_text()), relative(path)
+    assert not re.findall(rf"(?<![\w.~>)}}\]\"'])/(?:{places})/[\w.-]+", path.read_text()), (
+        relative(path)
+    )
 
 
 if __name__ == "__main__":

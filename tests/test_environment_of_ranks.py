@@ -1,4 +1,5 @@
-"""What differs between the processes of a job without a word is found when the first trainer is made."""
+"""What differs between the processes of a job without a word is found when the first trainer is
+made."""
 
 import os
 import subprocess
@@ -28,17 +29,32 @@ def test_string_hashes_that_differ_are_said_once():
 @pytest.mark.parametrize("name", ["Python", "NumPy"])
 def test_other_versions_are_said_once(name):
     status, output, _ = mpirun(2, "environment.py", name, PYTHONHASHSEED="0")
-    assert status == 0 and output.count(f"ranks have different versions of {name}") == 1 and "another on rank 1" in output, output
+    assert (
+        status == 0
+        and output.count(f"ranks have different versions of {name}") == 1
+        and "another on rank 1" in output
+    ), output
 
 
 @pytest.mark.parametrize("name", ["dist_dynet", "dtype"])
 def test_another_version_of_the_package_is_an_error(name):
     status, output, _ = mpirun(2, "environment.py", name, PYTHONHASHSEED="0")
-    assert status != 0 and f"all ranks must have the same {name}; got {environment.describe()[name]} on rank 0, another on rank 1" in output
+    assert (
+        status != 0
+        and f"all ranks must have the same {name}; got {environment.describe()[name]} on rank 0, another on rank 1"  # noqa: E501
+        in output
+    )
 
 
 def test_indicator_tells_seeds():
     program = "from dist_dynet.parallel.environment import hash_indicator; print(hash_indicator())"
-    environments = [{**os.environ, "PYTHONPATH": str(PACKAGE), "PYTHONHASHSEED": seed} for seed in "001"]
-    numbers = [subprocess.run([sys.executable, "-c", program], env=e, capture_output=True, check=True).stdout for e in environments]
+    environments = [
+        {**os.environ, "PYTHONPATH": str(PACKAGE), "PYTHONHASHSEED": seed} for seed in "001"
+    ]
+    numbers = [
+        subprocess.run(
+            [sys.executable, "-c", program], env=e, capture_output=True, check=True
+        ).stdout
+        for e in environments
+    ]
     assert numbers[0] == numbers[1] != numbers[2]

@@ -1,4 +1,5 @@
-"""Errors of a function begin with its own name, whichever operations it is made of: each call of the op table, with each argument wrong.
+"""Errors of a function begin with its own name, whichever operations it is made of: each call of
+the op table, with each argument wrong.
 
 How long: about five seconds.
 """
@@ -15,7 +16,8 @@ import dist_dynet as dy
 from dist_dynet import ops
 
 OTHER_WORDS = re.compile(
-    r"Stale Expression: |this Expression stands for nothing|The truth value of an array"  # of an argument by itself: the function is not asked
+    # of an argument by itself: the function is not asked
+    r"Stale Expression: |this Expression stands for nothing|The truth value of an array"
 )
 OF_DYNET = r"List is empty, nothing to {0}\.|Empty element for {0}: "
 EXEMPT = {
@@ -31,11 +33,27 @@ class Thing:
 def wrong_values():
     table = dy.ParameterCollection()
     return [
-        Thing(), None, "x", [], [Thing()], [[1.0, 2], [3]], -1, 1000, 1 << 40, 2.5, float("nan"), np.ones((5, 6, 7)), dy.Expression(),
-        dy.inputTensor(np.ones((2, 3, 2, 3, 2))), dy.inputTensor(np.ones((7, 11))), dy.inputTensor(np.ones(7)),
-        dy.inputTensor(np.ones((3, 3, 5)), batched=True), table.add_parameters((13, 17)), table.add_lookup_parameters((13, 17)),
+        Thing(),
+        None,
+        "x",
+        [],
+        [Thing()],
+        [[1.0, 2], [3]],
+        -1,
+        1000,
+        1 << 40,
+        2.5,
+        float("nan"),
+        np.ones((5, 6, 7)),
+        dy.Expression(),
+        dy.inputTensor(np.ones((2, 3, 2, 3, 2))),
+        dy.inputTensor(np.ones((7, 11))),
+        dy.inputTensor(np.ones(7)),
+        dy.inputTensor(np.ones((3, 3, 5)), batched=True),
+        table.add_parameters((13, 17)),
+        table.add_lookup_parameters((13, 17)),
         [dy.inputTensor(np.ones((7, 11))), dy.inputTensor(np.ones(3))],
-    ]  # fmt: skip
+    ]
 
 
 def spoilt(args, kwargs):
@@ -53,7 +71,11 @@ def spoilt(args, kwargs):
 
 def names_itself(function, message):
     name = function.__name__  # of zeros for zeroes, which is the same function
-    return message.startswith(f"{name}: ") or OTHER_WORDS.match(message) or re.match(OF_DYNET.format(name), message)
+    return (
+        message.startswith(f"{name}: ")
+        or OTHER_WORDS.match(message)
+        or re.match(OF_DYNET.format(name), message)
+    )
 
 
 def recorder(function, name, called):
@@ -89,7 +111,9 @@ def test_errors_begin_with_the_function_that_was_called(monkeypatch, parameters)
                 if name not in EXEMPT and not names_itself(function, str(error)):
                     wrong.append(f"{name}: {type(error).__name__}: {error!s:.100}")
     assert not wrong, "\n".join(wrong)
-    assert not {*ops.__all__} - refused - {*EXEMPT}, "functions that refuse nothing, or that no row calls"
+    assert not {*ops.__all__} - refused - {*EXEMPT}, (
+        "functions that refuse nothing, or that no row calls"
+    )
 
 
 def by_names(function, name, called):

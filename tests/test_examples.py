@@ -1,4 +1,5 @@
-"""The examples that belong to no single block are run, shortly: they learn. The others: test_traced.py, test_blocks_crf.py, test_blocks_stack.py.
+"""The examples that belong to no single block are run, shortly: they learn. The others:
+test_traced.py, test_blocks_crf.py, test_blocks_stack.py.
 
 How long: half a minute.
 """
@@ -21,7 +22,9 @@ def numbers(pattern, name, *options):
 
 @pytest.mark.float32
 def test_the_transformer_learns():
-    right = numbers(r"accuracy ([\d.]+)", "transformer", "--limit", "1500", "--epochs", "2", "--size", "32")
+    right = numbers(
+        r"accuracy ([\d.]+)", "transformer", "--limit", "1500", "--epochs", "2", "--size", "32"
+    )
     assert len(right) == 3 and right[0] < right[1] and right[2] > 0.5
 
 
@@ -34,4 +37,6 @@ def test_the_episodes_reach_more_goals():
 @pytest.mark.float32
 def test_the_inflector_learns():
     losses = numbers(r"loss of a form ([\d.]+)", "inflection", "--limit", "4000", "--epochs", "3")
-    assert len(losses) == 3 and losses == sorted(losses, reverse=True) and losses[-1] < losses[0] / 2
+    assert (
+        len(losses) == 3 and losses == sorted(losses, reverse=True) and losses[-1] < losses[0] / 2
+    )

@@ -1,4 +1,5 @@
-"""Every exchange of table_exchanges.py adds up what NumPy adds up; the names are the same in code, documents and messages.
+"""Every exchange of table_exchanges.py adds up what NumPy adds up; the names are the same in code,
+documents and messages.
 
 How long: about eight seconds.
 """
@@ -18,8 +19,11 @@ ROOT = Path(__file__).parents[1]
 
 
 def exchange_gaps(names):
-    """Which of these names have no row in the table, and the other way round: a text that names the file to edit, or None."""
-    said = [f"{name}: no row in tests/table_exchanges.py" for name in sorted({*names} - LAYOUTS.keys())]
+    """Which of these names have no row in the table, and the other way round: a text that names the
+    file to edit, or None."""
+    said = [
+        f"{name}: no row in tests/table_exchanges.py" for name in sorted({*names} - LAYOUTS.keys())
+    ]
     unknown = sorted(LAYOUTS.keys() - {*names})
     where = "and is not in Engine of dist_dynet/parallel/engines.py"
     said += [f"{name}: has a row in tests/table_exchanges.py, {where}" for name in unknown]
@@ -39,7 +43,9 @@ def test_messages_name_every_exchange():
     with pytest.raises(ValueError, match="exchange must be") as raised:
         parallel.DistributedTrainer(dy.SimpleSGDTrainer(dy.ParameterCollection()), exchange="ring")
     missing = [name for name in engines.ENGINES if name not in str(raised.value)]
-    assert not missing, f"the message about exchange= in dist_dynet/parallel/trainer.py leaves out {missing}"
+    assert not missing, (
+        f"the message about exchange= in dist_dynet/parallel/trainer.py leaves out {missing}"
+    )
 
 
 def test_document_names_every_exchange():
@@ -50,14 +56,19 @@ def test_document_names_every_exchange():
 
 @pytest.mark.parametrize("name", get_args(trainer.Average))
 def test_averages_are_in_document_and_message(name):
-    assert f'`"{name}"`' in (ROOT / "docs" / "parallel.md").read_text(), f"docs/parallel.md leaves out average={name}"
+    assert f'`"{name}"`' in (ROOT / "docs" / "parallel.md").read_text(), (
+        f"docs/parallel.md leaves out average={name}"
+    )
     with pytest.raises(ValueError, match=f"average must be .*{name}"):
         parallel.DistributedTrainer(dy.SimpleSGDTrainer(dy.ParameterCollection()), "median")
 
 
 @pytest.mark.mpi
 @needs_mpi
-@pytest.mark.parametrize(("engine", "layout"), [(engine, layout) for engine, layouts in LAYOUTS.items() for layout in layouts])
+@pytest.mark.parametrize(
+    ("engine", "layout"),
+    [(engine, layout) for engine, layouts in LAYOUTS.items() for layout in layouts],
+)
 def test_exchange_adds_up_what_numpy_does(engine, layout):
     status, said, _ = mpirun(len(layout), "as_hosts.py", layout, "exchanges.py", engine)
     assert (status, said) == (0, "ok\n"), said

@@ -1,7 +1,9 @@
-"""How a job ends when one rank fails, with each MPI: in time, with a status that is not 0, words that name rank, host, place and cause, and
-with nothing left over (tests/jobs.py sees to that). Checkpoints on full disks and damaged ones: test_resume.py; restarts: test_cli.py.
+"""How a job ends when one rank fails, with each MPI: in time, with a status that is not 0, words
+that name rank, host, place and cause, and with nothing left over (tests/jobs.py sees to that).
+Checkpoints on full disks and damaged ones: test_resume.py; restarts: test_cli.py.
 
-How long: a minute for each MPI; most of it is waiting, with limits that are shorter than by default.
+How long: a minute for each MPI; most of it is waiting, with limits that are shorter than by
+default.
 """
 
 import os
@@ -22,7 +24,13 @@ PLACE = r"gradient exchange of update \d+ \(collective \d+\)"
 FAILURES = {
     # by itself
     "raise": (1, r"^\[rank 1/2 on \S+\] ValueError: words of the exception"),
-    "thread": (1, r"^\[rank 1/2 on \S+\] in thread .*\n(.*\n)*\[rank 1/2 on \S+\] ValueError: words of the thread"),
+    "thread": (
+        1,
+        (
+            r"^\[rank 1/2 on \S+\] in thread .*\n(.*\n)*\[rank 1/2 on \S+\] ValueError: words of"
+            r" the thread"
+        ),
+    ),
     "interrupt": (130, r"^\[rank 1/2 on \S+\] KeyboardInterrupt"),
     "before start": (1, r"^\[rank 1/2 on \S+\] RuntimeError: bad data file"),
     "nan": (1, r"^\[rank 1/2 on \S+\] RuntimeError: Magnitude of gradient is bad: nan"),
@@ -31,25 +39,64 @@ FAILURES = {
     "exit 3": (76, rf"{PLACE}: {LEFT}"),
     "early end": (76, rf"{PLACE}: {LEFT}"),
     "extra": (76, rf"{PLACE}: {LEFT}"),
-    "leave 0": (76, r"^\[rank 1/2 on \S+\] leaves by os\._exit\(0\) at fail\.py:\d+, not through the end of the program"),
-    "leave 3": (3, r"^\[rank 1/2 on \S+\] leaves by os\._exit\(3\) at fail\.py:\d+, not through the end of the program"),
+    "leave 0": (
+        76,
+        (
+            r"^\[rank 1/2 on \S+\] leaves by os\._exit\(0\) at fail\.py:\d+, not through the end of"
+            r" the program"
+        ),
+    ),
+    "leave 3": (
+        3,
+        (
+            r"^\[rank 1/2 on \S+\] leaves by os\._exit\(3\) at fail\.py:\d+, not through the end of"
+            r" the program"
+        ),
+    ),
     # gives no sign, or works for ever
     "stop": (75, rf"{PLACE}: waited \d s; {RANK} gives no answer: it is stopped, stuck or dead"),
-    "stuck call": (75, rf"{PLACE}: waited \d s; {RANK} gives no answer: it is stopped, stuck or dead"),
-    "long call": (1, rf"{PLACE}: waited 3 s for rank 1; {RANK} gives no answer, but computes: it is in a call that holds Python's lock"),
+    "stuck call": (
+        75,
+        rf"{PLACE}: waited \d s; {RANK} gives no answer: it is stopped, stuck or dead",
+    ),
+    "long call": (
+        1,
+        (
+            rf"{PLACE}: waited 3 s for rank 1; {RANK} gives no answer, but computes: it is in a"
+            r" call that holds Python's lock"
+        ),
+    ),
     "loop": (1, rf"{PLACE}: waited 3 s for rank 1; {RANK} computes at fail\.py:\d+"),
-    "barrier": (1, rf"TimeoutError: \[rank 0/2\] barrier \(collective \d+\): waited 1 s for rank 1; {RANK} computes at fail\.py:\d+"),
+    "barrier": (
+        1,
+        (
+            rf"TimeoutError: \[rank 0/2\] barrier \(collective \d+\): waited 1 s for rank 1; {RANK}"
+            r" computes at fail\.py:\d+"
+        ),
+    ),
     # does something else
     "order": (
         75,
-        r"in different places; this one waits in .* at fail\.py:\d+\n\[.*\] rank \d \(process \d+ on \S+\) waits in .* at fail\.py:\d+",
+        (
+            r"in different places; this one waits in .* at fail\.py:\d+\n\[.*\] rank \d \(process"
+            r" \d+ on \S+\) waits in .* at fail\.py:\d+"
+        ),
     ),
     "checked": (
         1,
-        r"all ranks must agree; all_reduce sum \(collective \d+\) at fail\.py:\d+ here, all_reduce sum \(collective \d+\) at fail\.py:\d+ on",
+        (
+            r"all ranks must agree; all_reduce sum \(collective \d+\) at fail\.py:\d+ here,"
+            r" all_reduce sum \(collective \d+\) at fail\.py:\d+ on"
+        ),
     ),
     "frozen": (1, '"/W" is frozen on rank 1, but not on all'),
-    "missing parameter": (1, r'\[rank 1/2\] DistributedTrainer .*: this rank has 1 parameters, rank 0 has 2; first missing "/enc/V"'),
+    "missing parameter": (
+        1,
+        (
+            r"\[rank 1/2\] DistributedTrainer .*: this rank has 1 parameters, rank 0 has 2; first"
+            r' missing "/enc/V"'
+        ),
+    ),
     "other dims": (1, r'rank 0 has "/enc/V" \(3,\)'),
 }
 
@@ -84,11 +131,16 @@ def test_what_a_rank_starts_is_no_rank(mpi):
 
 
 def test_job_that_is_suspended_continues(mpi):
-    """All of it, for longer than any limit, while a rank waits: a batch system, or Ctrl-Z. The time counts for nothing."""
+    """All of it, for longer than any limit, while a rank waits: a batch system, or Ctrl-Z. The time
+    counts for nothing."""
     job = start(2, "fail.py", "slow", mpi=mpi, **SHORT, DIST_DYNET_TIMEOUT="3")
     assert job.process.stdout.readline() == "slow\n"
     time.sleep(0.5)
-    ranks = [process for process, command in job.processes().items() if command == f"{mpi.python} {PROGRAMS / 'fail.py'} slow"]
+    ranks = [
+        process
+        for process, command in job.processes().items()
+        if command == f"{mpi.python} {PROGRAMS / 'fail.py'} slow"
+    ]
     for number, pause in ((signal.SIGSTOP, 4), (signal.SIGCONT, 0)):
         for process in ranks:
             os.kill(process, number)
@@ -99,9 +151,18 @@ def test_job_that_is_suspended_continues(mpi):
 LAUNCHED = {
     "kill": (137, rf"^dist-dynet: {RANK} was killed by SIGKILL\.$"),
     "segv": (139, rf"^dist-dynet: {RANK} was killed by SIGSEGV\.$"),
-    "vanish 0": (76, rf"^dist-dynet: {RANK} left with status 0, but not through the end of its program"),
+    "vanish 0": (
+        76,
+        rf"^dist-dynet: {RANK} left with status 0, but not through the end of its program",
+    ),
     "raise": (1, r"^\[1\] \[rank 1/2 on \S+\] ValueError: words of the exception$"),
-    "stop": (75, rf"^\[0\] \[rank 0/2 on \S+\] {PLACE}: waited \d s; {RANK} gives no answer: it is stopped, stuck or dead"),
+    "stop": (
+        75,
+        (
+            rf"^\[0\] \[rank 0/2 on \S+\] {PLACE}: waited \d s; {RANK} gives no answer: it is"
+            r" stopped, stuck or dead"
+        ),
+    ),
 }
 
 

@@ -1,4 +1,5 @@
-"""Fast paths and slow paths give the same: reads of few and of many numbers, makers, inputs, first values, chunks.
+"""Fast paths and slow paths give the same: reads of few and of many numbers, makers, inputs, first
+values, chunks.
 
 How long: about two seconds.
 """
@@ -11,7 +12,8 @@ from dist_dynet._ffi import DTYPE, lib
 from dist_dynet.params.initializers import GlorotInitializer
 from dist_dynet.params.parameters import stored
 
-SIZES = (1, 2, 255, 256, 257, 1000, 70_000)  # around DN_FAST_CAPACITY, the draws at once, and the longest list
+# around DN_FAST_CAPACITY, the draws at once, and the longest list
+SIZES = (1, 2, 255, 256, 257, 1000, 70_000)
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -79,24 +81,59 @@ def test_rows_are_read_with_their_decay():
     assert table.row_as_array(1).tolist() == [0.5, 0.5]
 
 
-FACTORIES = {  # name: (call with numbers as users write them, the same with arguments that only the slow path takes)
+# name: (call with numbers as users write them, the same with arguments that only the slow path
+# takes)
+FACTORIES = {
     "reshape": (lambda x: dy.reshape(x, (3, 2)), lambda x: dy.reshape(x, [3.0, 2.0])),
     "transpose": (lambda x: dy.transpose(x, [1, 0]), lambda x: dy.transpose(x, np.array([1, 0]))),
     "sum_dim": (lambda x: dy.sum_dim(x, [0]), lambda x: dy.sum_dim(x, iter([0]))),
-    "mean_dim, n": (lambda x: dy.mean_dim(x, 1, False, 2), lambda x: dy.mean_dim(x, np.array([1]), False, np.int64(2))),
-    "moment_dim": (lambda x: dy.moment_dim(x, (0, 1), 3), lambda x: dy.moment_dim(x, {0, 1}, np.int64(3))),
+    "mean_dim, n": (
+        lambda x: dy.mean_dim(x, 1, False, 2),
+        lambda x: dy.mean_dim(x, np.array([1]), False, np.int64(2)),
+    ),
+    "moment_dim": (
+        lambda x: dy.moment_dim(x, (0, 1), 3),
+        lambda x: dy.moment_dim(x, {0, 1}, np.int64(3)),
+    ),
     "std_dim": (lambda x: dy.std_dim(x, [1]), lambda x: dy.std_dim(x, np.int64(1))),
-    "pick_range": (lambda x: dy.pick_range(x, 1, 3, 1), lambda x: dy.pick_range(x, 1.0, np.int64(3), np.int64(1))),
-    "strided_select": (lambda x: dy.strided_select(x, [1, 2], [0, 0], [2, 3]), lambda x: dy.strided_select(x, [1, 2], [], [])),
-    "dropout_dim": (lambda x: dy.dropout_dim(x, 1, 0.0), lambda x: dy.dropout_dim(x, np.int64(1), np.float32(0))),
-    "hinge": (lambda x: dy.hinge(x[0], 1, 2.0), lambda x: dy.hinge(x[0], np.int64(1), np.float32(2))),
-    "cross_entropy": (lambda x: dy.cross_entropy(x[0], 1, 0.5), lambda x: dy.cross_entropy(x[0], [1], np.float32(0.5))),
-    "poisson_loss": (lambda x: dy.poisson_loss(x[0][0], 3), lambda x: dy.poisson_loss(x[0][0], np.array([3]))),
-    "huber_distance": (lambda x: dy.huber_distance(x[0], x[1], 0.5), lambda x: dy.huber_distance(x[0], x[1], np.float32(0.5))),
-    "pairwise_rank_loss": (lambda x: dy.pairwise_rank_loss(x[0], x[1], 0.5), lambda x: dy.pairwise_rank_loss(x[0], x[1], np.float32(0.5))),
-    "constant": (lambda x: dy.constant((2, 1), 3), lambda x: dy.constant(np.array([2, 1]), np.float32(3), np.int64(1))),
+    "pick_range": (
+        lambda x: dy.pick_range(x, 1, 3, 1),
+        lambda x: dy.pick_range(x, 1.0, np.int64(3), np.int64(1)),
+    ),
+    "strided_select": (
+        lambda x: dy.strided_select(x, [1, 2], [0, 0], [2, 3]),
+        lambda x: dy.strided_select(x, [1, 2], [], []),
+    ),
+    "dropout_dim": (
+        lambda x: dy.dropout_dim(x, 1, 0.0),
+        lambda x: dy.dropout_dim(x, np.int64(1), np.float32(0)),
+    ),
+    "hinge": (
+        lambda x: dy.hinge(x[0], 1, 2.0),
+        lambda x: dy.hinge(x[0], np.int64(1), np.float32(2)),
+    ),
+    "cross_entropy": (
+        lambda x: dy.cross_entropy(x[0], 1, 0.5),
+        lambda x: dy.cross_entropy(x[0], [1], np.float32(0.5)),
+    ),
+    "poisson_loss": (
+        lambda x: dy.poisson_loss(x[0][0], 3),
+        lambda x: dy.poisson_loss(x[0][0], np.array([3])),
+    ),
+    "huber_distance": (
+        lambda x: dy.huber_distance(x[0], x[1], 0.5),
+        lambda x: dy.huber_distance(x[0], x[1], np.float32(0.5)),
+    ),
+    "pairwise_rank_loss": (
+        lambda x: dy.pairwise_rank_loss(x[0], x[1], 0.5),
+        lambda x: dy.pairwise_rank_loss(x[0], x[1], np.float32(0.5)),
+    ),
+    "constant": (
+        lambda x: dy.constant((2, 1), 3),
+        lambda x: dy.constant(np.array([2, 1]), np.float32(3), np.int64(1)),
+    ),
     "zeros": (lambda x: dy.zeros(3, 2), lambda x: dy.zeros([3.0], np.int64(2))),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FACTORIES)
@@ -111,7 +148,11 @@ def test_both_paths_make_the_same_node(name):
 
 def test_lists_are_taken_only_where_they_belong():
     x = dy.inputTensor([[[1, 2], [3, 4]]], batched=True)
-    for call in (lambda: dy.pick_batch_elem(x, [0, 1]), lambda: dy.pick_range(x, 0, 1, [0]), lambda: dy.mean_dim(x, [0], False, [1])):
+    for call in (
+        lambda: dy.pick_batch_elem(x, [0, 1]),
+        lambda: dy.pick_range(x, 0, 1, [0]),
+        lambda: dy.mean_dim(x, [0], False, [1]),
+    ):
         with pytest.raises(TypeError):
             call()
 
@@ -137,7 +178,10 @@ def test_arrays_go_in_as_they_are(dtype, shape):
 def test_sparse_inputs_hold_the_numbers(n, default, batched):
     rng = np.random.default_rng(n)
     shape = (3, 4, 5)
-    columns, numbers = [rng.integers(0, size, n).tolist() for size in shape], rng.normal(size=n).astype(DTYPE).tolist()
+    columns, numbers = (
+        [rng.integers(0, size, n).tolist() for size in shape],
+        rng.normal(size=n).astype(DTYPE).tolist(),
+    )
     expected = np.full(shape, default, np.float64)
     for place, number in zip(zip(*columns, strict=True), numbers, strict=True):
         expected[place] = number  # of several for one place the last
@@ -163,7 +207,10 @@ def test_few_numbers_may_be_set_anew():
         dy.inputTensor(np.ones(2)).set([1, 2])
 
 
-@pytest.mark.parametrize("init", [None, "uniform", "normal", "he", 0.1, dy.HeInitializer(2.0), dy.GlorotInitializer(gain=0.1)])
+@pytest.mark.parametrize(
+    "init",
+    [None, "uniform", "normal", "he", 0.1, dy.HeInitializer(2.0), dy.GlorotInitializer(gain=0.1)],
+)
 @pytest.mark.parametrize("n", SIZES)
 def test_values_drawn_in_place_are_those_of_the_initialiser(init, n):
     class Own(GlorotInitializer):
@@ -185,7 +232,9 @@ def test_values_drawn_in_place_are_those_of_the_initialiser(init, n):
     np.testing.assert_array_equal(drawn[0][1], drawn[1][1])
 
 
-@pytest.mark.parametrize("init", [dy.UniformInitializer("x"), dy.NormalInitializer("x"), dy.ConstInitializer("x")])
+@pytest.mark.parametrize(
+    "init", [dy.UniformInitializer("x"), dy.NormalInitializer("x"), dy.ConstInitializer("x")]
+)
 def test_a_parameter_without_values_is_not_made(init):
     m = dy.ParameterCollection()
     with pytest.raises((TypeError, ValueError)):
@@ -196,7 +245,8 @@ def test_a_parameter_without_values_is_not_made(init):
 
 def test_more_chunks_than_a_few_keep_their_parameters():
     m = dy.ParameterCollection()
-    parameters = [m.add_parameters((1 << 22) + k, init=k) for k in range(1, 9)]  # each larger than the largest chunk
+    # each larger than the largest chunk
+    parameters = [m.add_parameters((1 << 22) + k, init=k) for k in range(1, 9)]
     small = m.add_parameters(3, init=9)
     assert m._root.chunks() == 9
     assert [float(p.storage()[0]) for p in parameters] == list(range(1, 9))

@@ -1,7 +1,8 @@
-"""DIST_DYNET_FAST_PATHS=0: the extension of fast calls is not loaded, and the package does the same in Python; parts of the suite run there.
+"""DIST_DYNET_FAST_PATHS=0: the extension of fast calls is not loaded, and the package does the same
+in Python; parts of the suite run there.
 
-How long: about half a minute; the nets' tests, which are slow, take as long. All of the operations' tests on the general paths:
-DIST_DYNET_FAST_PATHS=0 pytest tests/test_ops.py
+How long: about half a minute; the nets' tests, which are slow, take as long. All of the operations'
+tests on the general paths: DIST_DYNET_FAST_PATHS=0 pytest tests/test_ops.py
 """
 
 import json
@@ -19,7 +20,9 @@ pytestmark = pytest.mark.fast_paths
 
 def test_every_fast_path_has_a_use():
     missing, stale = found() - USES.keys(), USES.keys() - found()
-    assert not missing, f"fast paths without a row in USES of tests/fast_paths.py: {sorted(missing)}"
+    assert not missing, (
+        f"fast paths without a row in USES of tests/fast_paths.py: {sorted(missing)}"
+    )
     assert not stale, f"USES of tests/fast_paths.py names what is not there: {sorted(stale)}"
 
 
@@ -31,7 +34,8 @@ def test_a_fast_path_without_a_use_is_reported(monkeypatch):
 
 @pytest.fixture(scope="module")
 def said():
-    """What each use gives, and how often each function was entered, without and with the fast paths."""
+    """What each use gives, and how often each function was entered, without and with the fast
+    paths."""
     results = []
     for switch in "01":
         result = run_python("fast_paths.py", DIST_DYNET_FAST_PATHS=switch)
@@ -49,7 +53,9 @@ def test_each_fast_path_gives_the_same_without_its_function_in_python(said, name
     (without, in_python), (with_it, in_c) = (results["uses"][name] for results in said)
     general = USES[name].general
     assert without == with_it
-    assert in_python.get(general, 0) > in_c.get(general, 0), f"{general}: its use does not take the fast path: {in_c}"
+    assert in_python.get(general, 0) > in_c.get(general, 0), (
+        f"{general}: its use does not take the fast path: {in_c}"
+    )
     if general == name:
         assert general not in in_c, f"{general}: C leaves a part of its use to Python"
 
@@ -60,32 +66,51 @@ def test_another_value_of_the_switch_is_an_error():
 
 
 GENERAL = (
-    "tiny", "rnn", "builders", "trainers", "fast_path_inputs", "traced", "graph", "params", "states",
-    "trees_attention", "integers", "reverts", "special_networks",
-)  # fmt: skip
+    "tiny",
+    "rnn",
+    "builders",
+    "trainers",
+    "fast_path_inputs",
+    "traced",
+    "graph",
+    "params",
+    "states",
+    "trees_attention",
+    "integers",
+    "reverts",
+    "special_networks",
+)
 
 
 def test_suite_passes_on_the_general_paths():
     files = [str(HERE / f"test_{name}.py") for name in GENERAL]
-    assert passing_tests(*files, "-m", "not slow and not mpi", "-k", "not double_build", DIST_DYNET_FAST_PATHS="0")
+    assert passing_tests(
+        *files, "-m", "not slow and not mpi", "-k", "not double_build", DIST_DYNET_FAST_PATHS="0"
+    )
 
 
 def test_operations_values_and_errors_pass_on_the_general_paths():
     chosen = "value_agrees or is_refused or accumulates or extreme_gives"
-    assert passing_tests(str(HERE / "test_ops.py"), "-m", "not slow", "-k", chosen, DIST_DYNET_FAST_PATHS="0")
+    assert passing_tests(
+        str(HERE / "test_ops.py"), "-m", "not slow", "-k", chosen, DIST_DYNET_FAST_PATHS="0"
+    )
 
 
 @pytest.mark.slow
 def test_nets_pass_on_the_general_paths():
     files = [str(HERE / f"test_{name}.py") for name in ("ops_set", "nets")]
-    assert passing_tests(*files, "-m", "not slow", "-k", "not instead", DIST_DYNET_FAST_PATHS="0", timeout=600)
+    assert passing_tests(
+        *files, "-m", "not slow", "-k", "not instead", DIST_DYNET_FAST_PATHS="0", timeout=600
+    )
 
 
 @pytest.mark.mpi
 @needs_mpi
 @pytest.mark.parametrize("layout", ["aa", "aab"])
 def test_exchanges_pass_on_the_general_paths(layout):
-    assert mpirun(len(layout), "as_hosts.py", layout, "exchanges.py", "auto", DIST_DYNET_FAST_PATHS="0")[:2] == (0, "ok\n")
+    assert mpirun(
+        len(layout), "as_hosts.py", layout, "exchanges.py", "auto", DIST_DYNET_FAST_PATHS="0"
+    )[:2] == (0, "ok\n")
 
 
 @pytest.mark.parametrize("switches", ["11", "00", "10", "01"])

@@ -1,4 +1,5 @@
-"""A fingerprint of data: the same in every process, another one for other data, with bounded work and without the user's code."""
+"""A fingerprint of data: the same in every process, another one for other data, with bounded work
+and without the user's code."""
 
 import array
 import enum
@@ -49,51 +50,103 @@ class Hostile:
     def _refuse(self, *_):
         raise AssertionError("a method of the user's was called")
 
-    __repr__ = __str__ = __hash__ = __eq__ = __lt__ = __len__ = __iter__ = __getattr__ = __reduce__ = __bool__ = _refuse
+    __repr__ = __str__ = __hash__ = __eq__ = __lt__ = __len__ = __iter__ = __getattr__ = (
+        __reduce__
+    ) = __bool__ = _refuse
 
 
 EXAMPLES = {
-    "none": None, "bool": True, "int": 1, "negative": -1, "great": 10**30, "float": 1.0, "nan": float("nan"), "complex": 1j, "str": "a",
-    "surrogate": "\ud800", "bytes": b"a", "bytearray": bytearray(b"a"), "array": array.array("d", [1, 2]), "list": [1, "a"], "tuple": (1, "a"),
-    "nested": [[1], [2]], "flat": [[1, 2]], "dict": {"a": 1, "b": 2}, "other_order": {"b": 2, "a": 1}, "ordered": OrderedDict(a=1, b=2),
-    "set": {"the", "cat", "sat", "on", "mat"}, "frozenset": frozenset({("a", 1), ("b", frozenset("xyz"))}), "sets": [{"a", "b"}, {"c", "d"}],
-    "named": Pair(["a"], [1]), "dataclass": Sentence(["a"], {"f", "g", "h"}), "slots": Slotted(("a",)), "other_slots": Slotted(("b",)),
-    "float32": np.float32(1), "float64": np.float64(1), "numpy_str": np.str_("a"), "numbers": np.arange(6),
+    "none": None,
+    "bool": True,
+    "int": 1,
+    "negative": -1,
+    "great": 10**30,
+    "float": 1.0,
+    "nan": float("nan"),
+    "complex": 1j,
+    "str": "a",
+    "surrogate": "\ud800",
+    "bytes": b"a",
+    "bytearray": bytearray(b"a"),
+    "array": array.array("d", [1, 2]),
+    "list": [1, "a"],
+    "tuple": (1, "a"),
+    "nested": [[1], [2]],
+    "flat": [[1, 2]],
+    "dict": {"a": 1, "b": 2},
+    "other_order": {"b": 2, "a": 1},
+    "ordered": OrderedDict(a=1, b=2),
+    "set": {"the", "cat", "sat", "on", "mat"},
+    "frozenset": frozenset({("a", 1), ("b", frozenset("xyz"))}),
+    "sets": [{"a", "b"}, {"c", "d"}],
+    "named": Pair(["a"], [1]),
+    "dataclass": Sentence(["a"], {"f", "g", "h"}),
+    "slots": Slotted(("a",)),
+    "other_slots": Slotted(("b",)),
+    "float32": np.float32(1),
+    "float64": np.float64(1),
+    "numpy_str": np.str_("a"),
+    "numbers": np.arange(6),
     "shape": np.arange(6).reshape(2, 3),
-    "dtype": np.arange(6, dtype=np.int8), "strided": np.arange(12)[::2], "objects": np.array(["a", None, {"x", "y"}], object),
+    "dtype": np.arange(6, dtype=np.int8),
+    "strided": np.arange(12)[::2],
+    "objects": np.array(["a", None, {"x", "y"}], object),
     "structured": np.array([(1, 2.5)], [("a", "i1"), ("b", "f8")]),
-    "path": Path("a/b"), "range": range(3), "enum": Colour.RED, "blue": Colour.BLUE,
-    "class": Sentence, "function": fingerprint, "hostile": Hostile([1]), "other_hostile": Hostile([2]), "empty": [], "empty_bytes": b"",
-}  # fmt: skip
+    "path": Path("a/b"),
+    "range": range(3),
+    "enum": Colour.RED,
+    "blue": Colour.BLUE,
+    "class": Sentence,
+    "function": fingerprint,
+    "hostile": Hostile([1]),
+    "other_hostile": Hostile([2]),
+    "empty": [],
+    "empty_bytes": b"",
+}
 
 
 def test_different_examples_have_different_fingerprints():
     by_number = {}
     for name, example in EXAMPLES.items():
         number = fingerprint([example])
-        assert 0 <= number < 2**63 and number == fingerprint([example]) and number not in by_number, (name, by_number.get(number))
+        assert (
+            0 <= number < 2**63 and number == fingerprint([example]) and number not in by_number
+        ), (name, by_number.get(number))
         by_number[number] = name
 
 
 def test_every_process_finds_the_same():
     path = os.pathsep.join([str(Path(__file__).parent), str(PACKAGE)])
-    program = "import test_fingerprint as t; print([t.fingerprint([x]) for x in t.EXAMPLES.values()])"
+    program = (
+        "import test_fingerprint as t; print([t.fingerprint([x]) for x in t.EXAMPLES.values()])"
+    )
     printed = {
         subprocess.run(
-            [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path}, capture_output=True, text=True,
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
             check=True,
         ).stdout
         for seed in ("0", "1", "77")
-    }  # fmt: skip
+    }
     assert len(printed) == 1
 
 
 def test_numbering_by_a_set_is_notified_apart():
     words = [f"w{i}" for i in range(50)]
-    program = f"from dist_dynet.parallel.fingerprint import fingerprint; print(fingerprint([{{w: i for i, w in enumerate(set({words}))}}]))"
+    program = (
+        "from dist_dynet.parallel.fingerprint import fingerprint; print(fingerprint([{w: i for i,"
+        f" w in enumerate(set({words}))}}]))"
+    )
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE)}
     numbers = {
-        subprocess.run([sys.executable, "-c", program], env={**environment, "PYTHONHASHSEED": seed}, capture_output=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**environment, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
         for seed in ("0", "1")
     }
     assert len(numbers) == 2
@@ -123,7 +176,10 @@ class Lazy:
 def test_few_examples_are_fetched_once(n):
     data = Lazy(n)
     fingerprint(data)
-    assert len(data.fetched) == len(set(data.fetched)) == min(n, 8) and sorted(data.fetched) == data.fetched
+    assert (
+        len(data.fetched) == len(set(data.fetched)) == min(n, 8)
+        and sorted(data.fetched) == data.fetched
+    )
     if n:
         assert data.fetched[0] == 0 and data.fetched[-1] == n - 1
         assert all(fingerprint(Lazy(n, other)) != fingerprint(Lazy(n)) for other in data.fetched)
@@ -139,7 +195,10 @@ def test_work_is_bounded():
         deep = [deep]
     great = np.broadcast_to(np.float64(1), (10**6, 10**6))
     many = set(range(10**5))
-    numbers = [fingerprint([x]) for x in (endless, wide, [wide] * 1000, great, many, "x" * 10**7, {"a": wide, "b": [many]})]
+    numbers = [
+        fingerprint([x])
+        for x in (endless, wide, [wide] * 1000, great, many, "x" * 10**7, {"a": wide, "b": [many]})
+    ]
     assert len(set(numbers)) == len(numbers)
     assert fingerprint([deep]) == fingerprint([endless])  # as far as it looks
 
@@ -148,4 +207,6 @@ def test_long_values_count_by_their_ends_and_lengths():
     x = np.zeros(10**6)
     number = fingerprint([x])
     x[-1] = 1
-    assert fingerprint([x]) != number and fingerprint(["x" * 10**6]) != fingerprint(["x" * (10**6 + 1)])
+    assert fingerprint([x]) != number and fingerprint(["x" * 10**6]) != fingerprint(
+        ["x" * (10**6 + 1)]
+    )

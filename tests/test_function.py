@@ -1,4 +1,5 @@
-"""dy.function: operations of the user's own in Python. Values, gradients, batches; how long they live.
+"""dy.function: operations of the user's own in Python. Values, gradients, batches; how long they
+live.
 
 How long: a few seconds.
 """
@@ -15,7 +16,7 @@ from processes import output_of
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE
 
-# ---- values and gradients --------------------------------------------------------------------------------------------------------------
+# ---- values and gradients --------------------------------------------------------------
 
 
 def test_value_and_gradient(rng):
@@ -94,7 +95,9 @@ def test_batches(rng, f, batches):
 
 
 def test_many_inputs_and_one_of_them_twice():
-    f = dy.function(lambda *xs: sum(xs), lambda xs, y, d: [(k + 1) * d for k in range(len(xs))], lambda *d: d[0])
+    f = dy.function(
+        lambda *xs: sum(xs), lambda xs, y, d: [(k + 1) * d for k in range(len(xs))], lambda *d: d[0]
+    )
     m = dy.ParameterCollection()
     w = [m.add_parameters(2, init=k) for k in range(30)]
     y = f(*w, w[0])
@@ -153,7 +156,12 @@ def test_check_gradient_finds_a_wrong_one(rng):
 
     assert dy.check_gradient(loss(outer), m)
     assert dy.check_gradient(loss(outer_each), m)
-    wrong = dy.function(outer_each._forward, lambda xs, y, d: [d @ xs[1], 1.1 * d.T @ xs[0]], outer_dims, batched=False)
+    wrong = dy.function(
+        outer_each._forward,
+        lambda xs, y, d: [d @ xs[1], 1.1 * d.T @ xs[0]],
+        outer_dims,
+        batched=False,
+    )
     with pytest.raises(dy.GradientCheckError):
         dy.check_gradient(loss(wrong), m)
 
@@ -212,7 +220,7 @@ def test_what_raises_while_another_node_is_made_runs_once(way):
     assert ran == [2, 2]
 
 
-# ---- life ------------------------------------------------------------------------------------------------------------------------------
+# ---- life ------------------------------------------------------------------------------
 
 
 def test_functions_live_as_long_as_the_graph():
@@ -260,5 +268,8 @@ def test_many_graphs_need_no_more_memory():
 
 
 def test_interpreter_ends_cleanly_with_a_function_in_the_graph():
-    code = "import dist_dynet as dy\ny = dy.function(lambda x: x, None, 1)(dy.scalarInput(3))\nprint(y.value())"
+    code = (
+        "import dist_dynet as dy\ny = dy.function(lambda x: x, None,"
+        " 1)(dy.scalarInput(3))\nprint(y.value())"
+    )
     assert output_of(code).split() == ["3.0"]

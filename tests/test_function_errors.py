@@ -1,4 +1,5 @@
-"""dy.function: exceptions in operations written in Python, what may not be done in them, and what other threads may do meanwhile.
+"""dy.function: exceptions in operations written in Python, what may not be done in them, and what
+other threads may do meanwhile.
 
 How long: a few seconds.
 """
@@ -12,7 +13,7 @@ from functions import MineError, batched_network, close, cube, outer, raising_fo
 
 import dist_dynet as dy
 
-# ---- exceptions ------------------------------------------------------------------------------------------------------------------------
+# ---- exceptions ------------------------------------------------------------------------
 
 
 def raising_backward(xs, y, d):
@@ -22,8 +23,18 @@ def raising_backward(xs, y, d):
 fails = dy.function(raising_forward, None, 1)
 
 
-@pytest.mark.parametrize("read", [dy.Expression.value, dy.Expression.npvalue, dy.Expression.scalar_value, dy.Expression.forward,
-                                  dy.Expression.backward, lambda e: e.backward(full=True), lambda e: dy.values([e])])  # fmt: skip
+@pytest.mark.parametrize(
+    "read",
+    [
+        dy.Expression.value,
+        dy.Expression.npvalue,
+        dy.Expression.scalar_value,
+        dy.Expression.forward,
+        dy.Expression.backward,
+        lambda e: e.backward(full=True),
+        lambda e: dy.values([e]),
+    ],
+)
 def test_exceptions_in_forward_reach_the_caller_with_the_users_lines(read):
     y = fails(dy.scalarInput(1))
     with pytest.raises(MineError, match="in forward") as caught:
@@ -122,7 +133,11 @@ def test_revert_after_a_node_was_tried_again():
 
 def test_products_beside_failed_ones_are_computed():
     W = dy.ParameterCollection().parameters_from_numpy(np.eye(2))
-    xs = [dy.inputVector([1, 2]), dy.function(raising_forward, None, 2)(dy.zeros(2)), dy.inputVector([3, 4])]
+    xs = [
+        dy.inputVector([1, 2]),
+        dy.function(raising_forward, None, 2)(dy.zeros(2)),
+        dy.inputVector([3, 4]),
+    ]
     ys = [W * x for x in xs]
     for read in (0, 1, 2, 1, 0, 2):
         if read == 1:
@@ -140,11 +155,34 @@ def test_products_beside_failed_ones_are_computed():
 @pytest.mark.parametrize(
     ("forward", "backward", "message"),
     [
-        (lambda x: np.zeros(4), None, r"^function f: forward must return an array of shape \(3,\); got \(4,\)"),
-        (lambda x: np.zeros((3, 1)), None, r"^function f: forward must return an array of shape \(3,\); got \(3, 1\)"),
-        (lambda x: x, lambda xs, y, d: [], r"^function f: backward must return a list of 1 gradients, one for each input; got 0 items"),
-        (lambda x: x, lambda xs, y, d: None, r"^function f: backward must return a list of 1 gradients, .* got NoneType"),
-        (lambda x: x, lambda xs, y, d: [np.zeros(2)], r"^function f: backward must return for input 0 a gradient of its shape, \(3,\); got"),
+        (
+            lambda x: np.zeros(4),
+            None,
+            r"^function f: forward must return an array of shape \(3,\); got \(4,\)",
+        ),
+        (
+            lambda x: np.zeros((3, 1)),
+            None,
+            r"^function f: forward must return an array of shape \(3,\); got \(3, 1\)",
+        ),
+        (
+            lambda x: x,
+            lambda xs, y, d: [],
+            (
+                r"^function f: backward must return a list of 1 gradients, one for each input; got"
+                r" 0 items"
+            ),
+        ),
+        (
+            lambda x: x,
+            lambda xs, y, d: None,
+            r"^function f: backward must return a list of 1 gradients, .* got NoneType",
+        ),
+        (
+            lambda x: x,
+            lambda xs, y, d: [np.zeros(2)],
+            r"^function f: backward must return for input 0 a gradient of its shape, \(3,\); got",
+        ),
         (lambda x: "text", None, "could not convert"),
     ],
 )
@@ -161,18 +199,46 @@ def test_a_number_is_enough_for_one_number():
 @pytest.mark.parametrize(
     ("call", "exception", "message"),
     [
-        (lambda: dy.function(3, None, 2), TypeError, "^function: forward must be a function over arrays; got int"),
-        (lambda: dy.function(np.sin, 3, 2), TypeError, "^function: backward must be a function over arrays; got int"),
-        (lambda: dy.function(np.sin, None, "a"), TypeError, "^function sin: dims must be a number or a tuple"),
-        (lambda: dy.function(np.sin, None, -2), ValueError, "^function sin: sizes must not be negative"),
+        (
+            lambda: dy.function(3, None, 2),
+            TypeError,
+            "^function: forward must be a function over arrays; got int",
+        ),
+        (
+            lambda: dy.function(np.sin, 3, 2),
+            TypeError,
+            "^function: backward must be a function over arrays; got int",
+        ),
+        (
+            lambda: dy.function(np.sin, None, "a"),
+            TypeError,
+            "^function sin: dims must be a number or a tuple",
+        ),
+        (
+            lambda: dy.function(np.sin, None, -2),
+            ValueError,
+            "^function sin: sizes must not be negative",
+        ),
         (lambda: cube(3), TypeError, "^function cube: takes expressions; got int"),
         (lambda: cube(np.zeros(3)), TypeError, "^function cube: takes expressions; got ndarray"),
         (lambda: cube(), AssertionError, "^List is empty"),
-        (lambda: outer(dy.zeros(2, 2), dy.zeros(2, 3)), ValueError, "^function outer: batch sizes must be equal or 1; got 2, 3"),
-        (lambda: dy.function(np.sin, None, lambda d: None)(dy.zeros(2)), TypeError, "^function sin: dims must be"),
-        (lambda: dy.function(np.sin, None, lambda d: 1 / 0)(dy.zeros(2)), ZeroDivisionError, "division"),
+        (
+            lambda: outer(dy.zeros(2, 2), dy.zeros(2, 3)),
+            ValueError,
+            "^function outer: batch sizes must be equal or 1; got 2, 3",
+        ),
+        (
+            lambda: dy.function(np.sin, None, lambda d: None)(dy.zeros(2)),
+            TypeError,
+            "^function sin: dims must be",
+        ),
+        (
+            lambda: dy.function(np.sin, None, lambda d: 1 / 0)(dy.zeros(2)),
+            ZeroDivisionError,
+            "division",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_calls(call, exception, message):
     with pytest.raises(exception, match=message):
         call()
@@ -236,7 +302,7 @@ def test_graph_is_usable_after_an_error_among_batched_nodes(rng):
         close(p.grad_as_array(), g)
 
 
-# ---- what may not be done in them ------------------------------------------------------------------------------------------------------
+# ---- what may not be done in them ------------------------------------------------------
 
 BUSY = {
     "make an input": lambda x: dy.scalarInput(1),
@@ -266,12 +332,21 @@ def test_graph_is_busy_inside(what, place):
     w = dy.ParameterCollection().add_parameters(1, init=1)
 
     def act(*_):
-        with pytest.raises(RuntimeError, match=r"^graph busy: inside of forward and backward of function mine no node can be made or read"):
+        with pytest.raises(
+            RuntimeError,
+            match=(
+                r"^graph busy: inside of forward and backward of function mine no node can be made"
+                r" or read"
+            ),
+        ):
             BUSY[what](x)
         return np.ones(1)
 
     f = dy.function(
-        act if place != "backward" else lambda a, b: a, act if place != "backward" else lambda xs, y, d: [act(), act()], 1, name="mine"
+        act if place != "backward" else lambda a, b: a,
+        act if place != "backward" else lambda xs, y, d: [act(), act()],
+        1,
+        name="mine",
     )
     y = f(x, w)
     y.value()
@@ -294,7 +369,14 @@ def test_parameters_can_be_looked_at_in_backward():
     seen = []
 
     def backward(xs, y, d):
-        seen.extend([w.as_array().tolist(), w.grad_as_array().tolist(), E.as_array().sum(), E.grad_as_array().sum()])
+        seen.extend(
+            [
+                w.as_array().tolist(),
+                w.grad_as_array().tolist(),
+                E.as_array().sum(),
+                E.grad_as_array().sum(),
+            ]
+        )
         return [d]
 
     dy.sum_elems(dy.function(lambda x: x, backward, 2)(w) + E[1]).backward()

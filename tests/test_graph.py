@@ -1,4 +1,5 @@
-"""The graph: what is computed when, checkpoint and revert, stale expressions, the rules of backward() and gradient().
+"""The graph: what is computed when, checkpoint and revert, stale expressions, the rules of
+backward() and gradient().
 
 How long: about five seconds.
 """
@@ -18,7 +19,7 @@ def close(a, b, tolerance=2e-5):
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-# ---- laziness, caching -----------------------------------------------------------------------------------------------------------------
+# ---- laziness, caching -----------------------------------------------------------------
 
 
 def test_nodes_are_not_computed_before_they_are_asked_for():
@@ -58,8 +59,12 @@ def test_value_read_of_a_parameter_is_kept_and_used_by_later_nodes():
     assert (e * 2).value(recalculate=True) == [10, 12]
 
 
-@pytest.mark.parametrize("view", [lambda w: dy.reshape(w, (1, 2)), lambda w: dy.reshape(dy.reshape(w, (1, 2)), (2,))])
-@pytest.mark.parametrize("read", [dy.Expression.value, dy.Expression.npvalue, dy.Expression.vec_value])
+@pytest.mark.parametrize(
+    "view", [lambda w: dy.reshape(w, (1, 2)), lambda w: dy.reshape(dy.reshape(w, (1, 2)), (2,))]
+)
+@pytest.mark.parametrize(
+    "read", [dy.Expression.value, dy.Expression.npvalue, dy.Expression.vec_value]
+)
 def test_value_read_of_a_view_of_a_parameter_is_kept(view, read):
     w = dy.ParameterCollection().add_parameters(2, init=1)
     e = view(w)
@@ -86,7 +91,12 @@ TABLE = np.arange(12.0).reshape(4, 3)
         (lambda t: dy.lookup_batch(t, [0, 1]), [3, 2], "set", [9, 10, 11, 6, 7, 8]),
         (lambda t: dy.pick(dy.inputVector([1, 2, 3]), 0), 2, "set_index", 3),
         (lambda t: dy.pick_batch(dy.inputVector([1, 2, 3]), [0, 0]), [2, 1], "set_index", [3, 2]),
-        (lambda t: dy.pickneglogsoftmax(dy.inputVector([0, np.log(3)]), 1), 0, "set_index", np.log(4)),
+        (
+            lambda t: dy.pickneglogsoftmax(dy.inputVector([0, np.log(3)]), 1),
+            0,
+            "set_index",
+            np.log(4),
+        ),
     ],
 )
 def test_set_forgets_values_that_depend_on_it(make, new, set_name, expected):
@@ -172,7 +182,7 @@ def test_chain_of_100000_nodes():
     assert (y.value(), w.grad_as_array().tolist(), len(dy.cg())) == (100_001, [1], 100_001)
 
 
-# ---- renew, version, immediate mode ----------------------------------------------------------------------------------------------------
+# ---- renew, version, immediate mode ----------------------------------------------------
 
 
 def test_version_counts_renewals():
@@ -230,7 +240,7 @@ def test_shape_error_leaves_the_graph_usable():
     assert (x + x).value() == [2, 4]
 
 
-# ---- checkpoint, revert ----------------------------------------------------------------------------------------------------------------
+# ---- checkpoint, revert ----------------------------------------------------------------
 
 
 def test_revert_drops_nodes_in_nested_order():
@@ -387,7 +397,7 @@ def test_memory_does_not_grow_over_10000_rounds(mode):
     assert in_a_thread(rounds) == (0, 1)
 
 
-# ---- stale expressions -----------------------------------------------------------------------------------------------------------------
+# ---- stale expressions -----------------------------------------------------------------
 
 
 def _lstm(x=None, vecs=None):
@@ -435,7 +445,7 @@ USES = {
     "backward": lambda s, x: s.backward(),
     "full backward": lambda s, x: s.backward(full=True),
     "set": lambda s, x: s.set([1, 2]),
-}  # fmt: skip
+}
 
 
 def _closed_by_renew():
@@ -459,7 +469,11 @@ def _closed_with_its_thread():
     return made[0]
 
 
-CLOSERS = {"renew": _closed_by_renew, "revert": _closed_by_revert, "thread": _closed_with_its_thread}
+CLOSERS = {
+    "renew": _closed_by_renew,
+    "revert": _closed_by_revert,
+    "thread": _closed_with_its_thread,
+}
 
 
 @pytest.mark.parametrize("use", USES.values(), ids=list(USES))
@@ -473,7 +487,16 @@ def test_stale_expression_is_found(closer, use):
     assert "stale" in repr(s)
 
 
-MIXED = ["left", "right", "first in a list", "last in a list", "in a long list", "affine bias", "affine input", "lstm state"]
+MIXED = [
+    "left",
+    "right",
+    "first in a list",
+    "last in a list",
+    "in a long list",
+    "affine bias",
+    "affine input",
+    "lstm state",
+]
 
 
 @pytest.mark.parametrize("use", MIXED)
@@ -499,10 +522,22 @@ def test_expression_of_another_living_thread_is_not_mixed_in(use):
 
 def test_expression_made_by_hand_stands_for_nothing():
     e = dy.Expression()
-    for use in (e.dim, e.value, e.npvalue, e.gradient, e.backward, lambda: repr(e) and dy.values([e])):
+    for use in (
+        e.dim,
+        e.value,
+        e.npvalue,
+        e.gradient,
+        e.backward,
+        lambda: repr(e) and dy.values([e]),
+    ):
         with pytest.raises(ValueError, match="made by hand"):
             use()
-    for use in (lambda: e + dy.zeros(1), lambda: dy.tanh(e), lambda: dy.esum([e, e]), lambda: dy.zeros(1) * e):
+    for use in (
+        lambda: e + dy.zeros(1),
+        lambda: dy.tanh(e),
+        lambda: dy.esum([e, e]),
+        lambda: dy.zeros(1) * e,
+    ):
         with pytest.raises(TypeError):
             use()
 
@@ -530,7 +565,8 @@ print(set(seen) <= {"done", "Stale", "backw"}, dy.scalarInput(3).value(), seen)
 
 @pytest.mark.parametrize("autobatching", [0, 3])
 def test_numbers_of_a_large_graph_are_read_one_by_one(autobatching):
-    """The first read has much to compute, the others little or nothing; all are equal, also after set() and recalculate."""
+    """The first read has much to compute, the others little or nothing; all are equal, also after
+    set() and recalculate."""
     dy.renew_cg(autobatching=autobatching)
     x = dy.inputVector([1.0] * 1000)
     scores = [dy.sum_elems(x * k) + k for k in range(100)]
@@ -542,7 +578,9 @@ def test_numbers_of_a_large_graph_are_read_one_by_one(autobatching):
     assert more.scalar_value() == 2 * 2001.0 * 4950
 
 
-@pytest.mark.parametrize("shape", [(1,), (3,), (1, 1), (2, 3), (1, 5), (256,), (257,), (16, 17), (0,), (2, 0)])
+@pytest.mark.parametrize(
+    "shape", [(1,), (3,), (1, 1), (2, 3), (1, 5), (256,), (257,), (16, 17), (0,), (2, 0)]
+)
 @pytest.mark.parametrize("batched", [False, True])
 def test_quick_reading_gives_what_the_slow_path_gives(shape, batched):
     """recalculate=True always takes the slow path."""
@@ -572,7 +610,9 @@ def test_expressions_of_handles_that_follow_one_another():
     first, *others = [dy.scalarInput(x) for x in (1, 2, 3)]
     same = expressions_from(first._h, 3)
     assert [type(e) for e in same] == [dy.Expression] * 3 and [e.value() for e in same] == [1, 2, 3]
-    assert [e._h for e in same] == [e._h for e in (first, *others)] and expressions_from(first._h, 0) == []
+    assert [e._h for e in same] == [e._h for e in (first, *others)] and expressions_from(
+        first._h, 0
+    ) == []
     for nonsense in ((first._h, "2"), ("1", 1), (first._h, 1.5)):
         with pytest.raises(TypeError):
             expressions_from(*nonsense)

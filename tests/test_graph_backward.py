@@ -13,12 +13,14 @@ from test_graph import close
 
 import dist_dynet as dy
 
-# ---- gradient() ------------------------------------------------------------------------------------------------------------------------
+# ---- gradient() ------------------------------------------------------------------------
 
 
 def test_gradient_before_backward_is_an_error():
     x = dy.ParameterCollection().add_parameters(2) * 2
-    with pytest.raises(RuntimeError, match=r"Requested gradient for node 1, but backward\(\) has not been called"):
+    with pytest.raises(
+        RuntimeError, match=r"Requested gradient for node 1, but backward\(\) has not been called"
+    ):
         x.gradient()
 
 
@@ -52,9 +54,17 @@ def test_gradient_of_inputs_only_with_full():
     y = x * 2
     loss = dy.dot_product(w, y)
     loss.backward()
-    assert (x.gradient().tolist(), y.gradient().tolist(), w.gradient().tolist()) == ([0, 0], [0, 0], [10, 12])
+    assert (x.gradient().tolist(), y.gradient().tolist(), w.gradient().tolist()) == (
+        [0, 0],
+        [0, 0],
+        [10, 12],
+    )
     loss.backward(full=True)
-    assert (x.gradient().tolist(), y.gradient().tolist(), w.gradient().tolist()) == ([6, 6], [3, 3], [10, 12])
+    assert (x.gradient().tolist(), y.gradient().tolist(), w.gradient().tolist()) == (
+        [6, 6],
+        [3, 3],
+        [10, 12],
+    )
 
 
 def test_node_gradients_are_replaced_parameter_gradients_accumulate():
@@ -85,11 +95,14 @@ def test_gradient_of_the_loss_itself_and_of_shared_views():
 
 def test_gradient_of_parts_of_a_node():
     m = dy.ParameterCollection()
-    states = dy.VanillaLSTMBuilder(1, 2, 3, m).initial_state().add_inputs([dy.inputVector([1, 2])] * 3)
+    states = (
+        dy.VanillaLSTMBuilder(1, 2, 3, m).initial_state().add_inputs([dy.inputVector([1, 2])] * 3)
+    )
     h = [s.output() for s in states]
     dy.dot_product(h[1], dy.inputVector([1, 2, 3])).backward()
     assert [e.gradient().tolist() for e in h] == [h[0].gradient().tolist(), [1, 2, 3], [0, 0, 0]]
-    assert np.abs(h[0].gradient()).max() == 0  # it went on inside of the node, not through this output
+    # it went on inside of the node, not through this output
+    assert np.abs(h[0].gradient()).max() == 0
     dy.esum([dy.sum_elems(h[0]), dy.sum_elems(h[2] * 2)]).backward()
     assert [e.gradient().tolist() for e in h] == [[1, 1, 1], [0, 0, 0], [2, 2, 2]]
 
@@ -102,7 +115,10 @@ def test_gradient_reads_moved_memory_of_no_chunk():
     dy.sum_elems(w).backward()
     memory = np.zeros(lib.dn_chunk_capacity(m._root.c, 0) + 16, w.storage().dtype)
     start = -memory.ctypes.data % 64 // memory.itemsize
-    assert lib.dn_chunk_move_gradients(m._root.c, 0, ffi.cast("dn_real *", memory[start:].ctypes.data)) == 0
+    assert (
+        lib.dn_chunk_move_gradients(m._root.c, 0, ffi.cast("dn_real *", memory[start:].ctypes.data))
+        == 0
+    )
     assert w.gradient().tolist() == w.grad_as_array().tolist() == [1] * 1000
     assert lib.dn_chunk_move_gradients(m._root.c, 0, ffi.NULL) == 0
     memory[:] = np.nan
@@ -112,7 +128,10 @@ def test_gradient_reads_moved_memory_of_no_chunk():
 def shared_matrix():
     """Three products of one matrix, computed as one, a row of a table, and their sum."""
     m = dy.ParameterCollection()
-    W, E = m.parameters_from_numpy(np.arange(6.0).reshape(3, 2)), m.add_lookup_parameters((5, 2), init=1)
+    W, E = (
+        m.parameters_from_numpy(np.arange(6.0).reshape(3, 2)),
+        m.add_lookup_parameters((5, 2), init=1),
+    )
     xs = [dy.inputVector([i, 1.0]) for i in range(3)]
     ys = [W * x for x in (*xs, E[1])]
     return m, W, E, xs, ys, dy.sum_elems(dy.esum([dy.square(y) for y in ys]))
@@ -131,26 +150,44 @@ def reverted(ys):
 
 
 NO_BACKWARD = r"backward\(\) has not been called on this graph since its values were computed"
-# what is done between backward() and gradient(): what inner nodes and the matrix then answer; None: the gradients of that backward
+# what is done between backward() and gradient(): what inner nodes and the matrix then answer; None:
+# the gradients of that backward
 AFTERWARDS = {
     "nothing": (lambda s: None, None, None),
     "set": (lambda s: s[3][0].set([1, 2]), NO_BACKWARD, NO_BACKWARD),
-    "set after all is computed": (lambda s: (s[3][0].set([1, 2]), s[5].value()), NO_BACKWARD, NO_BACKWARD),
+    "set after all is computed": (
+        lambda s: (s[3][0].set([1, 2]), s[5].value()),
+        NO_BACKWARD,
+        NO_BACKWARD,
+    ),
     "recalculate": (lambda s: s[5].value(recalculate=True), NO_BACKWARD, NO_BACKWARD),
-    "recalculate of an inner node": (lambda s: s[4][0].npvalue(recalculate=True), NO_BACKWARD, NO_BACKWARD),
+    "recalculate of an inner node": (
+        lambda s: s[4][0].npvalue(recalculate=True),
+        NO_BACKWARD,
+        NO_BACKWARD,
+    ),
     "revert": (lambda s: reverted(s[4]), NO_BACKWARD, NO_BACKWARD),
     "new nodes": (lambda s: dy.esum([s[1] * x for x in s[3]]).value(), None, None),
     "update": (lambda s: dy.MomentumSGDTrainer(s[0]).update(), None, None),
     "new values": (lambda s: s[1].set_value(np.ones((3, 2))), None, None),
     "clear": (lambda s: s[1].clear_gradient(), None, None),
-    "scale": (lambda s: s[1].scale_gradient(10), None, "was added to, scaled, clipped or replaced since backward"),
-    "replaced": (lambda s: s[1].set_gradient(np.ones((3, 2))), None, "was added to, scaled, clipped or replaced since backward"),
+    "scale": (
+        lambda s: s[1].scale_gradient(10),
+        None,
+        "was added to, scaled, clipped or replaced since backward",
+    ),
+    "replaced": (
+        lambda s: s[1].set_gradient(np.ones((3, 2))),
+        None,
+        "was added to, scaled, clipped or replaced since backward",
+    ),
     "another graph": (
-        lambda s: in_another_thread(lambda: dy.sum_elems(s[1] * dy.ones(2)).backward()), None,
+        lambda s: in_another_thread(lambda: dy.sum_elems(s[1] * dy.ones(2)).backward()),
+        None,
         "was added to, scaled, clipped or replaced since backward",
     ),
     "the same again": (lambda s: s[5].backward(), None, None),
-}  # fmt: skip
+}
 
 
 def clipped_by_value(s):
@@ -159,7 +196,11 @@ def clipped_by_value(s):
     trainer.update()
 
 
-AFTERWARDS["clip"] = (clipped_by_value, None, "was added to, scaled, clipped or replaced since backward")
+AFTERWARDS["clip"] = (
+    clipped_by_value,
+    None,
+    "was added to, scaled, clipped or replaced since backward",
+)
 
 
 @pytest.mark.parametrize("autobatching", [0, 1, 2])
@@ -171,9 +212,15 @@ def test_gradient_is_that_of_the_last_backward_or_an_error(afterwards, autobatch
     _, W, _, xs, ys, loss = s
     loss.backward()
     expected = [2 * y.npvalue() for y in ys]
-    matrix = sum(np.outer(g, x) for g, x in zip(expected, [*(x.npvalue() for x in xs), np.ones(2)], strict=True))
+    matrix = sum(
+        np.outer(g, x)
+        for g, x in zip(expected, [*(x.npvalue() for x in xs), np.ones(2)], strict=True)
+    )
     act(s)
-    for node, error, right in [*((y, of_nodes, g) for y, g in zip(ys, expected, strict=True)), (W, of_matrix, matrix)]:
+    for node, error, right in [
+        *((y, of_nodes, g) for y, g in zip(ys, expected, strict=True)),
+        (W, of_matrix, matrix),
+    ]:
         if error is None:
             close(node.gradient(), right)
         else:
@@ -200,7 +247,14 @@ def test_backward_that_loses_its_values_midway_leaves_no_gradients(act):
 
     class Interrupts:
         def look(self):
-            steps.append({"set": lambda: x.set([1, 2]), "renew": dy.renew_cg, "revert": dy.cg_revert, "again": lambda: y.value(True)}[act]())
+            steps.append(
+                {
+                    "set": lambda: x.set([1, 2]),
+                    "renew": dy.renew_cg,
+                    "revert": dy.cg_revert,
+                    "again": lambda: y.value(True),
+                }[act]()
+            )
 
     steps = []
     m = dy.ParameterCollection()
@@ -224,10 +278,18 @@ def test_backward_that_loses_its_values_midway_leaves_no_gradients(act):
     assert not w.has_gradient() and not last.has_gradient()
 
 
-# ---- what backward() refuses -----------------------------------------------------------------------------------------------------------
+# ---- what backward() refuses -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [lambda: dy.zeros(2), lambda: dy.zeros((1, 1), batch_size=2), lambda: dy.zeros(0), lambda: dy.zeros(1, 0)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: dy.zeros(2),
+        lambda: dy.zeros((1, 1), batch_size=2),
+        lambda: dy.zeros(0),
+        lambda: dy.zeros(1, 0),
+    ],
+)
 def test_backward_of_what_is_not_one_number_is_refused(make):
     with pytest.raises(ValueError, match="backward: the loss must be one number"):
         make().backward()
@@ -248,11 +310,18 @@ def test_backward_after_a_change_without_new_forward_is_an_error(change):
     loss = dy.sum_elems(dy.cmult(dy.square(w), table[0]))
     loss.backward()
     {
-        "update": trainer.update, "set_value": lambda: w.set_value([2, 2]), "scale": lambda: w.scale(2), "zero": w.zero,
-        "clip": lambda: w.clip_inplace(0, 0.5), "table": lambda: table.init_row(0, [2, 2]),
-    }[change]()  # fmt: skip
+        "update": trainer.update,
+        "set_value": lambda: w.set_value([2, 2]),
+        "scale": lambda: w.scale(2),
+        "zero": w.zero,
+        "clip": lambda: w.clip_inplace(0, 0.5),
+        "table": lambda: table.init_row(0, [2, 2]),
+    }[change]()
     m.reset_gradients()
-    with pytest.raises(RuntimeError, match="backward: parameters were changed after the values of this graph had been computed"):
+    with pytest.raises(
+        RuntimeError,
+        match="backward: parameters were changed after the values of this graph had been computed",
+    ):
         loss.backward()
     assert not w.has_gradient()
     loss.value(recalculate=True)
@@ -281,7 +350,7 @@ def test_change_of_another_model_matters_where_the_loss_depends_on_it(used):
         assert w.grad_as_array().tolist() == [2, 2]
 
 
-# ---- constants and frozen parameters ---------------------------------------------------------------------------------------------------
+# ---- constants and frozen parameters ---------------------------------------------------
 
 
 def test_parameter_as_constant_and_as_variable_in_one_graph():
@@ -293,7 +362,11 @@ def test_parameter_as_constant_and_as_variable_in_one_graph():
 @pytest.mark.parametrize("full", [False, True])
 def test_frozen_parameter_gathers_nothing(full):
     m = dy.ParameterCollection()
-    w, v, table = m.add_parameters(2, init=3), m.add_parameters(2, init=1), m.add_lookup_parameters((3, 2), init=2)
+    w, v, table = (
+        m.add_parameters(2, init=3),
+        m.add_parameters(2, init=1),
+        m.add_lookup_parameters((3, 2), init=2),
+    )
     for p in (w, table):
         p.set_updated(False)
     dy.esum([dy.dot_product(w, v), dy.sum_elems(table[1]), dy.sum_elems(table)]).backward(full=full)
@@ -329,24 +402,36 @@ def test_empty_batches_give_gradients_of_zero():
     dy.tanh(dy.ones(5000) * float("nan")).forward()  # memory that is not zero
     x = dy.zeros(4, batch_size=0)
     losses = [
-        dy.dot_product(w * 1, x), dy.sum_elems(W * x), dy.sum_elems(dy.esum([w * 1, x])), dy.squared_distance(x, w * 1),
-        dy.sum_elems(dy.concatenate([w * 1, x])), dy.pickneglogsoftmax_batch(w * 1, []), dy.sum_elems(dy.affine_transform([w * 1, W, x])),
-    ]  # fmt: skip
+        dy.dot_product(w * 1, x),
+        dy.sum_elems(W * x),
+        dy.sum_elems(dy.esum([w * 1, x])),
+        dy.squared_distance(x, w * 1),
+        dy.sum_elems(dy.concatenate([w * 1, x])),
+        dy.pickneglogsoftmax_batch(w * 1, []),
+        dy.sum_elems(dy.affine_transform([w * 1, W, x])),
+    ]
     for loss in losses:
         dy.sum_batches(loss).backward()
-        assert np.array_equal(w.grad_as_array(), np.zeros(4)) and np.array_equal(W.grad_as_array(), np.zeros((4, 4)))
+        assert np.array_equal(w.grad_as_array(), np.zeros(4)) and np.array_equal(
+            W.grad_as_array(), np.zeros((4, 4))
+        )
         w.clear_gradient()
         W.clear_gradient()
 
 
-# ---- products of one matrix are put off ------------------------------------------------------------------------------------------------
+# ---- products of one matrix are put off ------------------------------------------------
 
 
 def test_deferred_gradient_of_a_matrix_used_by_many_nodes(rng):
     W = dy.ParameterCollection().add_parameters((5, 3))
     xs = [rng.normal(size=(3, n)) for n in (1, 4, 2, 7, 1)]
     gs = [rng.normal(size=(5, n)) for n in (1, 4, 2, 7, 1)]
-    dy.esum([dy.dot_product(W * dy.inputTensor(x), dy.inputTensor(g)) for x, g in zip(xs, gs, strict=True)]).backward()
+    dy.esum(
+        [
+            dy.dot_product(W * dy.inputTensor(x), dy.inputTensor(g))
+            for x, g in zip(xs, gs, strict=True)
+        ]
+    ).backward()
     close(W.grad_as_array(), sum(g @ x.T for x, g in zip(xs, gs, strict=True)))
     close(W.gradient(), W.grad_as_array())
 
@@ -356,7 +441,12 @@ def test_deferred_gradient_through_a_computed_matrix(rng):
     A, B = m.add_parameters((5, 2)), m.add_parameters((2, 3))
     W = A * B
     xs, gs = rng.normal(size=(3, 4)), rng.normal(size=(5, 4))
-    dy.esum([dy.dot_product(W * dy.inputVector(x), dy.inputVector(g)) for x, g in zip(xs.T, gs.T, strict=True)]).backward()
+    dy.esum(
+        [
+            dy.dot_product(W * dy.inputVector(x), dy.inputVector(g))
+            for x, g in zip(xs.T, gs.T, strict=True)
+        ]
+    ).backward()
     dW = gs @ xs.T
     close(W.gradient(), dW)
     close(A.grad_as_array(), dW @ B.as_array().T)
@@ -367,7 +457,12 @@ def test_deferred_gradient_through_a_transposed_parameter(rng):
     P = dy.ParameterCollection().add_parameters((3, 5))
     T = dy.transpose(P)
     xs, gs = rng.normal(size=(3, 4)), rng.normal(size=(5, 4))
-    dy.esum([dy.dot_product(T * dy.inputVector(x), dy.inputVector(g)) for x, g in zip(xs.T, gs.T, strict=True)]).backward()
+    dy.esum(
+        [
+            dy.dot_product(T * dy.inputVector(x), dy.inputVector(g))
+            for x, g in zip(xs.T, gs.T, strict=True)
+        ]
+    ).backward()
     close(P.grad_as_array(), (gs @ xs.T).T)
 
 
@@ -380,7 +475,11 @@ def test_deferred_gradient_of_a_matrix_used_elementwise_too(rng):
     chained = dy.dot_product(W * (W * dy.inputVector(x)), dy.inputVector(g))
     w = W.as_array()
     dy.esum([first, product, last, chained]).backward()
-    close(W.grad_as_array(), c + np.outer(g, x) + 2 * w + np.outer(g, w @ x) + np.outer(w.T @ g, x), 1e-4)
+    close(
+        W.grad_as_array(),
+        c + np.outer(g, x) + 2 * w + np.outer(g, w @ x) + np.outer(w.T @ g, x),
+        1e-4,
+    )
 
 
 def test_deferred_gradient_over_batches(rng):
@@ -393,13 +492,18 @@ def test_deferred_gradient_over_batches(rng):
     close(b.grad_as_array(), g.sum(axis=(1, 2)))
 
 
-@pytest.mark.parametrize(("size", "batch"), [(4, 5), (128, 400)], ids=["kept", "too large to be kept"])
+@pytest.mark.parametrize(
+    ("size", "batch"), [(4, 5), (128, 400)], ids=["kept", "too large to be kept"]
+)
 def test_deferred_gradients_of_matrices_that_share_outputs_and_inputs(rng, size, batch):
     gates, times = 6, 3  # more lists of columns than are kept
     m = dy.ParameterCollection()
     b = m.add_parameters(size, init=0)
     L, R = ([m.add_parameters((size, size)) for _ in range(gates)] for _ in range(2))
-    xs, zs, gs = (rng.normal(size=shape) for shape in ((times, size, batch), (times, size, batch), (gates, times, size, batch)))
+    xs, zs, gs = (
+        rng.normal(size=shape)
+        for shape in ((times, size, batch), (times, size, batch), (gates, times, size, batch))
+    )
     losses = []
     for t in range(times):
         x, z = dy.inputTensor(xs[t], batched=True), dy.inputTensor(zs[t], batched=True)
@@ -410,15 +514,25 @@ def test_deferred_gradients_of_matrices_that_share_outputs_and_inputs(rng, size,
     for again in (1, 2):  # the second backward of a graph begins anew
         loss.backward()
         for k in range(gates):
-            close(L[k].grad_as_array(), again * np.einsum("tib,tjb->ij", gs[k], xs, optimize=True), 1e-3)
-            close(R[k].grad_as_array(), again * np.einsum("tib,tjb->ij", gs[k], zs, optimize=True), 1e-3)
+            close(
+                L[k].grad_as_array(),
+                again * np.einsum("tib,tjb->ij", gs[k], xs, optimize=True),
+                1e-3,
+            )
+            close(
+                R[k].grad_as_array(),
+                again * np.einsum("tib,tjb->ij", gs[k], zs, optimize=True),
+                1e-3,
+            )
 
 
 def test_gradient_of_a_batched_matrix(rng):
     W = dy.ParameterCollection().add_parameters((4, 3))
     scale, x, g = rng.normal(size=5), rng.normal(size=(3, 2)), rng.normal(size=(4, 2, 5))
     batched = dy.cmult(W, dy.inputTensor(scale[None], batched=True))
-    dy.sum_batches(dy.dot_product(batched * dy.inputTensor(x), dy.inputTensor(g, batched=True))).backward()
+    dy.sum_batches(
+        dy.dot_product(batched * dy.inputTensor(x), dy.inputTensor(g, batched=True))
+    ).backward()
     close(W.grad_as_array(), np.einsum("b,inb,jn->ij", scale, g, x))
     close(batched.gradient(), np.einsum("inb,jn->ijb", g, x))
 
@@ -429,13 +543,15 @@ def test_deferred_gradients_add_to_earlier_ones(rng):
     for _ in range(3):
         dy.renew_cg()
         x, g = rng.normal(size=(3, 2)), rng.normal(size=(4, 2))
-        dy.esum([dy.dot_product(W * dy.inputVector(x[:, j]), dy.inputVector(g[:, j])) for j in range(2)]).backward()
+        dy.esum(
+            [dy.dot_product(W * dy.inputVector(x[:, j]), dy.inputVector(g[:, j])) for j in range(2)]
+        ).backward()
         total += g @ x.T
         close(W.gradient(), g @ x.T)
     close(W.grad_as_array(), total)
 
 
-# ---- parameters that die ---------------------------------------------------------------------------------------------------------------
+# ---- parameters that die ---------------------------------------------------------------
 
 
 def test_expressions_outlive_their_collection():
@@ -470,7 +586,9 @@ def test_trainer_and_builder_keep_what_they_need():
 
 
 def test_storage_outlives_its_parameter():
-    views = [dy.ParameterCollection().add_parameters(100_000, init=i).storage() for i in range(1, 5)]
+    views = [
+        dy.ParameterCollection().add_parameters(100_000, init=i).storage() for i in range(1, 5)
+    ]
     views.append(dy.ParameterCollection().add_lookup_parameters((10, 10_000), init=5).storage())
     gc.collect()
     [dy.ParameterCollection().add_parameters(100_000, init=9) for _ in range(5)]
@@ -495,7 +613,8 @@ for step in range(800):
     del m, w, t, s, l
     if random.random() < 0.2: gc.collect()
     try: loss.backward(); trainer.update()
-    except RuntimeError as error: assert "parameters were changed" in str(error), error  # by an older trainer
+    except RuntimeError as error:
+     assert "parameters were changed" in str(error), error  # by an older trainer
     del trainer, h, loss
     if random.random() < 0.2: dy.cg_revert()
     random.shuffle(held)
@@ -512,7 +631,11 @@ print("alive")
 
 def test_parameter_of_another_thread_dies_while_a_graph_holds_it():
     made = []
-    thread = threading.Thread(target=lambda: made.append(dy.sum_elems(dy.ParameterCollection().add_parameters(500, init=2) * 2)))
+    thread = threading.Thread(
+        target=lambda: made.append(
+            dy.sum_elems(dy.ParameterCollection().add_parameters(500, init=2) * 2)
+        )
+    )
     thread.start()
     thread.join()
     gc.collect()

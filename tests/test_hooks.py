@@ -1,4 +1,5 @@
-"""Watching a backward: when each parameter's gradient counts as complete, and that it is the same gradient. How long: seconds."""
+"""Watching a backward: when each parameter's gradient counts as complete, and that it is the same
+gradient. How long: seconds."""
 
 import threading
 
@@ -22,7 +23,8 @@ def gradients(m):
 
 
 def network(m, seed, sentences=3):
-    """A loss in which parameters are used first, last, as matrices, as vectors, through a view, twice, as a constant, and not at all."""
+    """A loss in which parameters are used first, last, as matrices, as vectors, through a view,
+    twice, as a constant, and not at all."""
     rng = np.random.default_rng(seed)
     W, V, b, shaped, constant, _, table = m.parameters_list()
     losses = []
@@ -31,7 +33,9 @@ def network(m, seed, sentences=3):
         for _ in range(3):
             h = dy.tanh(dy.affine_transform([b, W, h])) + constant.expr(update=False)
         h = h + dy.reshape(shaped, (4,))
-        losses.append(dy.pickneglogsoftmax(V * h + V * b, 1) + dy.sum_elems(table) + dy.sum_elems(W * W))
+        losses.append(
+            dy.pickneglogsoftmax(V * h + V * b, 1) + dy.sum_elems(table) + dy.sum_elems(W * W)
+        )
     return dy.esum(losses)
 
 
@@ -55,11 +59,18 @@ def test_a_hooked_backward_gives_the_same_gradients(autobatching, passes, seed):
             loss = network(m, seed + k)
             if watch != lib.DN_HOOK_OFF:
                 assert watched(m, loss, watch) == lib.DN_HOOK_COMPLETE
-                assert all(lib.dn_param_ready(p._c) and lib.dn_param_unchanged(p._c) for p in m.parameters_list())
+                assert all(
+                    lib.dn_param_ready(p._c) and lib.dn_param_unchanged(p._c)
+                    for p in m.parameters_list()
+                )
             else:
                 loss.backward()
         results.append(gradients(m))
-    assert all(np.array_equal(first, other) for rest in results[1:] for first, other in zip(results[0], rest, strict=True))
+    assert all(
+        np.array_equal(first, other)
+        for rest in results[1:]
+        for first, other in zip(results[0], rest, strict=True)
+    )
     assert any(g.any() for g in results[0])
 
 
@@ -78,13 +89,19 @@ def test_a_step_of_backward_ends_when_something_is_complete():
     first, second, third = (m.add_parameters(4) for _ in range(3))
     looks = Looks(third, second, first)
     watchers.add(looks)
-    for watch, expected in ((lib.DN_HOOK_STEPS, [[4, 0, 0], [4, 4, 0]]), (lib.DN_HOOK_ARMED, []), (lib.DN_HOOK_OFF, [])):
+    for watch, expected in (
+        (lib.DN_HOOK_STEPS, [[4, 0, 0], [4, 4, 0]]),
+        (lib.DN_HOOK_ARMED, []),
+        (lib.DN_HOOK_OFF, []),
+    ):
         dy.renew_cg()
         h = first * 2.0
         for p in (second, third):
             h = dy.tanh(dy.cmult(h, p))
         watched(m, dy.sum_elems(h), watch)
-        assert looks.seen[: len(expected)] == expected and len(looks.seen) <= len(expected) + 1, looks.seen
+        assert looks.seen[: len(expected)] == expected and len(looks.seen) <= len(expected) + 1, (
+            looks.seen
+        )
         looks.seen.clear()
 
 
@@ -100,7 +117,8 @@ def test_ready_when_the_last_use_has_passed(autobatching):
         return [dy_]
 
     dy.renew_cg(autobatching=autobatching)
-    for p in (both, upper, lower):  # their nodes come first, so that the backward pass reaches them last
+    # their nodes come first, so that the backward pass reaches them last
+    for p in (both, upper, lower):
         p.expr()
     h = both * (lower * dy.inputVector([1, 2, 3]))
     h = dy.function(lambda x: x.copy(), look, 3)(h)
@@ -158,7 +176,13 @@ def test_changes_are_noticed(rng):
         dy.renew_cg()
         dy.sum_elems(w).backward()
 
-    for change in (backward, w.clear_gradient, lambda: w.scale_gradient(2), lambda: w._set_flat_gradient(np.ones(3, DTYPE)), m.reset_gradients):
+    for change in (
+        backward,
+        w.clear_gradient,
+        lambda: w.scale_gradient(2),
+        lambda: w._set_flat_gradient(np.ones(3, DTYPE)),
+        m.reset_gradients,
+    ):
         again()
         change()
         assert not lib.dn_param_unchanged(w._c)
@@ -191,7 +215,9 @@ def test_only_the_armed_root_and_one_backward_are_hooked():
     assert watched(m, loss) == lib.DN_HOOK_COMPLETE
     assert lib.dn_store_await(other._root.c, 0.0) == lib.DN_HOOK_OFF
     loss.backward()
-    assert lib.dn_store_await(m._root.c, 0.0) == lib.DN_HOOK_COMPLETE and not lib.dn_param_unchanged(w._c)
+    assert lib.dn_store_await(
+        m._root.c, 0.0
+    ) == lib.DN_HOOK_COMPLETE and not lib.dn_param_unchanged(w._c)
 
 
 def test_waiting_ends_with_the_backward_s_begin_or_by_time():
@@ -235,17 +261,26 @@ def test_take_and_put(rng):
 
 @pytest.mark.parametrize("size", [1, 17, 1024, 5000])
 def test_sum_of_arrays_is_in_order(size, rng):
-    arrays = (rng.normal(size=(3, size)) * 10.0 ** rng.integers(-3, 4, size=(3, size))).astype(DTYPE)
+    arrays = (rng.normal(size=(3, size)) * 10.0 ** rng.integers(-3, 4, size=(3, size))).astype(
+        DTYPE
+    )
     expected = (arrays[0] + arrays[1]) + arrays[2]
     for k in range(3):  # the sum may be one of them
         each = arrays.copy()
-        lib.dn_sum_arrays(3, ffi.new("dn_real *[]", [pointer(a) for a in each]), size, pointer(each[k]))
+        lib.dn_sum_arrays(
+            3, ffi.new("dn_real *[]", [pointer(a) for a in each]), size, pointer(each[k])
+        )
         assert np.array_equal(each[k], expected)
 
 
 def encode(x, rest=None):
     code = np.empty(x.size, np.uint16)
-    lib.dn_bf16_encode(x.size, pointer(x), ffi.NULL if rest is None else pointer(rest), ffi.from_buffer("uint16_t[]", code))
+    lib.dn_bf16_encode(
+        x.size,
+        pointer(x),
+        ffi.NULL if rest is None else pointer(rest),
+        ffi.from_buffer("uint16_t[]", code),
+    )
     return code
 
 
@@ -264,7 +299,11 @@ def test_bf16_is_the_nearest_and_keeps_what_is_no_number(rng):
     exact = np.array([0, -0.0, 1, -2, 1.0078125, 3.0e38, np.inf, -np.inf], DTYPE)
     exact[5] = decode(encode(exact[5:6]))[0]
     assert np.array_equal(decode(encode(exact)), exact)
-    assert decode(encode(np.array([1 + 2.0**-8, 1 + 3 * 2.0**-8], DTYPE))).tolist() == [1, 1 + 2.0**-6]  # ties go to the even one
+    # ties go to the even one
+    assert decode(encode(np.array([1 + 2.0**-8, 1 + 3 * 2.0**-8], DTYPE))).tolist() == [
+        1,
+        1 + 2.0**-6,
+    ]
     with np.errstate(invalid="ignore"):  # the first one signals when it becomes a double
         payload = np.array([0x7F800001, 0xFFFFFFFF], np.uint32).view(np.float32).astype(DTYPE)
     assert np.isnan(decode(encode(payload))).all()

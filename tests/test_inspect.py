@@ -20,7 +20,7 @@ def close(a, b, tolerance=1e-6):
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-# ---- Tensor ----------------------------------------------------------------------------------------------------------------------------
+# ---- Tensor ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(3,), (1,), (2, 3), (2, 1, 3), (2, 3, 4, 2)])
@@ -47,7 +47,9 @@ def test_largest_entries(rng, dim, batch):
         for indices in (t.argmax(dim, num), t.topk(dim, num)[1]):
             np.testing.assert_array_equal(indices.as_numpy(), squeezed(expected))
             assert indices.as_numpy().dtype == np.int64
-        np.testing.assert_array_equal(t.topk(dim, num)[0].as_numpy(), squeezed(np.take_along_axis(a, expected, dim)))
+        np.testing.assert_array_equal(
+            t.topk(dim, num)[0].as_numpy(), squeezed(np.take_along_axis(a, expected, dim))
+        )
 
 
 def test_defaults_and_forms():
@@ -56,8 +58,12 @@ def test_defaults_and_forms():
     values, indices = t.topk()
     assert values.as_numpy().tolist() == [7] and indices.as_numpy().tolist() == [1]
     assert [str(x) for x in (t, values, indices, t.argmax(), t.categorical_sample_log_prob())] == [
-        "<Dynet Tensor:float>", "<Dynet Tensor:float>", "<Dynet Tensor:int>", "<Dynet Tensor:int>", "<Dynet Tensor:int>",
-    ]  # fmt: skip
+        "<Dynet Tensor:float>",
+        "<Dynet Tensor:float>",
+        "<Dynet Tensor:int>",
+        "<Dynet Tensor:int>",
+        "<Dynet Tensor:int>",
+    ]
     assert isinstance(t, dy.Tensor) and repr(t) == str(t)
     with pytest.raises(TypeError, match=r"^Tensor: cannot be made directly"):
         dy.Tensor()
@@ -85,8 +91,14 @@ def test_recalculate():
         (lambda t: t.topk(-1), "^topk: dim -1 is not a dim"),
         (lambda t: t.topk(0, 3), "^topk: num must be at most 2, the size of dim 0; got 3"),
         (lambda t: t.argmax(0, 0), "^argmax: num must be positive; got 0"),
-        (lambda t: t.categorical_sample_log_prob(2), "^categorical_sample_log_prob: dim 2 is not a dim"),
-        (lambda t: t.categorical_sample_log_prob(0, 0), "^categorical_sample_log_prob: num must be positive"),
+        (
+            lambda t: t.categorical_sample_log_prob(2),
+            "^categorical_sample_log_prob: dim 2 is not a dim",
+        ),
+        (
+            lambda t: t.categorical_sample_log_prob(0, 0),
+            "^categorical_sample_log_prob: num must be positive",
+        ),
         (
             lambda t: dy.inputVector([-np.inf] * 2).tensor_value().categorical_sample_log_prob(),
             "^categorical_sample_log_prob: entries must be log",
@@ -95,7 +107,10 @@ def test_recalculate():
             lambda t: dy.inputVector([np.nan, 1]).tensor_value().categorical_sample_log_prob(),
             "^categorical_sample_log_prob: entries must be log",
         ),
-        (lambda t: dy.zeros(0).tensor_value().categorical_sample_log_prob(), "^categorical_sample_log_prob: entries must be log"),
+        (
+            lambda t: dy.zeros(0).tensor_value().categorical_sample_log_prob(),
+            "^categorical_sample_log_prob: entries must be log",
+        ),
         (lambda t: dy.zeros(0).tensor_value().argmax(), "^argmax: num must be at most 0"),
     ],
 )
@@ -148,12 +163,14 @@ def test_sampling_leaves_the_draws_of_nodes_alone():
         if sample:
             x.tensor_value().categorical_sample_log_prob(num=3)
         dy.renew_cg()
-        return dy.random_normal(5).value(), dy.ParameterCollection().add_parameters(3).as_array().tolist()
+        return dy.random_normal(5).value(), dy.ParameterCollection().add_parameters(
+            3
+        ).as_array().tolist()
 
     assert noise(False) == noise(True)
 
 
-# ---- lists -----------------------------------------------------------------------------------------------------------------------------
+# ---- lists -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", [list, tuple, iter, lambda xs: (x for x in xs)])
@@ -171,10 +188,14 @@ def test_values_recalculated():
     x = dy.random_normal(50)
     before = dy.npvalues((x, x))
     after = dy.npvalues((x, x), recalculate=True)
-    assert (before[0] == before[1]).all() and (after[0] == after[1]).all() and (before[0] != after[0]).any()
+    assert (
+        (before[0] == before[1]).all()
+        and (after[0] == after[1]).all()
+        and (before[0] != after[0]).any()
+    )
 
 
-# ---- a graph's methods by index ----------------------------------------------------------------------------------------------------------
+# ---- a graph's methods by index --------------------------------------------------------
 
 
 def test_graph_methods_by_index():
@@ -201,10 +222,19 @@ def test_graph_methods_by_index():
 
 def test_literals_of_a_graph():
     graph = dy.cg()
-    assert graph.inputMatrixLiteral([1, 2, 3, 4, 5, 6], (2, 3)).npvalue().tolist() == [[1, 3, 5], [2, 4, 6]]
+    assert graph.inputMatrixLiteral([1, 2, 3, 4, 5, 6], (2, 3)).npvalue().tolist() == [
+        [1, 3, 5],
+        [2, 4, 6],
+    ]
     assert graph.inputMatrixLiteral(range(4), 2, 2).npvalue().tolist() == [[0, 2], [1, 3]]
-    assert graph.inputSparseTensor([0, 3], [7, 8], (2, 3)).npvalue().tolist() == [[7, 0, 0], [0, 8, 0]]
-    assert graph.inputSparseTensor([0, 3], (7, 8), 2, 2, defval=1).npvalue().tolist() == [[7, 1], [1, 8]]
+    assert graph.inputSparseTensor([0, 3], [7, 8], (2, 3)).npvalue().tolist() == [
+        [7, 0, 0],
+        [0, 8, 0],
+    ]
+    assert graph.inputSparseTensor([0, 3], (7, 8), 2, 2, defval=1).npvalue().tolist() == [
+        [7, 1],
+        [1, 8],
+    ]
     with pytest.raises(ValueError, match="takes one index per number; got 1 indices and 2 numbers"):
         graph.inputSparseTensor([0], [1, 2], 3)
     for i in (-1, 3):
@@ -212,13 +242,16 @@ def test_literals_of_a_graph():
             graph.inputSparseTensor([i], [1], 3)
 
 
-# ---- DOT -------------------------------------------------------------------------------------------------------------------------------
+# ---- DOT -------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def drawn():
     m = dy.ParameterCollection()
-    W, E = m.add_parameters((2, 3), init=1, name="W"), m.add_lookup_parameters((5, 2), init=1, name="E")
+    W, E = (
+        m.add_parameters((2, 3), init=1, name="W"),
+        m.add_lookup_parameters((5, 2), init=1, name="E"),
+    )
     y = dy.tanh(W * dy.inputVector([1, 5, 3]))
     unused = dy.inputVector([1])
     f = dy.function(lambda x: x, lambda xs, y, d: [d], lambda d: d, name="mine")
@@ -266,7 +299,13 @@ def test_text_graphviz_on_stderr(drawn, capsys):
 
 def test_graphviz_options(drawn, capsys):
     *_, loss = drawn
-    dy.print_graphviz(compact=True, show_dims=False, expression_names={loss: 'the "loss"'}, lookup_names={}, collapse_birnns=True)
+    dy.print_graphviz(
+        compact=True,
+        show_dims=False,
+        expression_names={loss: 'the "loss"'},
+        lookup_names={},
+        collapse_birnns=True,
+    )
     err = capsys.readouterr().err
     check_dot(err)
     assert r"the \"loss\" = sum_batches(" in err and r"\n(" not in err
@@ -279,20 +318,33 @@ def test_draw_graph_writes_dot_files(drawn, tmp_path):
         assert len(check_dot((tmp_path / name).read_text())) == len(dy.cg())
     dy.draw_graph(str(tmp_path / "g.dot"), loss)
     declared = check_dot((tmp_path / "g.dot").read_text())
-    assert f"N{loss.index()}" in declared and f"N{unused.index()}" not in declared and len(declared) == len(dy.cg()) - 1
-    with pytest.raises(ValueError, match=r"^draw_graph: the file name must end in .dot, .gv, .svg, .png or .pdf; got 'g.txt'"):
+    assert (
+        f"N{loss.index()}" in declared
+        and f"N{unused.index()}" not in declared
+        and len(declared) == len(dy.cg()) - 1
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"^draw_graph: the file name must end in .dot, .gv, .svg, .png or .pdf; got 'g.txt'",
+    ):
         dy.draw_graph(tmp_path / "g.txt")
 
 
 def test_bad_arguments_of_draw_graph(drawn, tmp_path):
-    for call in (lambda: dy.draw_graph(tmp_path / "g.dot", 3), lambda: dy.print_graphviz(expression_names=[1])):
+    for call in (
+        lambda: dy.draw_graph(tmp_path / "g.dot", 3),
+        lambda: dy.print_graphviz(expression_names=[1]),
+    ):
         with pytest.raises(TypeError, match=r"got int|got list"):
             call()
 
 
 def test_pictures_need_the_program_dot(drawn, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RuntimeError, match=r"^draw_graph: a .svg file needs Graphviz's program `dot`, which is not installed"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"^draw_graph: a .svg file needs Graphviz's program `dot`, which is not installed",
+    ):
         dy.draw_graph(tmp_path / "g.svg")
     program = tmp_path / "dot"
     program.write_text('#!/bin/sh\necho "drawn with $1"\n/bin/cat\n')
@@ -322,7 +374,7 @@ def test_a_long_chain_is_drawn():
     assert sum(1 for _ in out) > 40_000
 
 
-# ---- dumps -----------------------------------------------------------------------------------------------------------------------------
+# ---- dumps -----------------------------------------------------------------------------
 
 
 def test_dump_has_all_nodes_with_values_and_gradients(drawn, tmp_path, capsys):
@@ -335,7 +387,9 @@ def test_dump_has_all_nodes_with_values_and_gradients(drawn, tmp_path, capsys):
     for pattern in NODES:
         assert re.search(rf"^Node \d+: {pattern}, \(", text, re.M), pattern
     assert all("\nValue:\n" in s and "\nGradient:\n" in s for s in sections)
-    assert float(sections[-1].split("Value:\n")[1].split()[0]) == pytest.approx(loss.value(), rel=1e-5)
+    assert float(sections[-1].split("Value:\n")[1].split()[0]) == pytest.approx(
+        loss.value(), rel=1e-5
+    )
     assert float(sections[-1].split("Gradient:\n")[1]) == 1
     for write in (dy.dump_cg, dy.cg().dump):
         write(tmp_path / "dump.txt")
@@ -352,7 +406,11 @@ def test_dump_shows_every_number(rng, tmp_path):
     dy.inputTensor(a[:, :, 0, 0])
     dy.inputTensor(a[:, 0, 0], batched=True)
     dy.dump_cg(tmp_path / "dump.txt", show_gradients=False)
-    for section, array in zip((tmp_path / "dump.txt").read_text().split("Node")[1:], (a, a[:, :, 0, 0], a[:, 0, 0]), strict=True):
+    for section, array in zip(
+        (tmp_path / "dump.txt").read_text().split("Node")[1:],
+        (a, a[:, :, 0, 0], a[:, 0, 0]),
+        strict=True,
+    ):
         shown = [float(x) for x in section.split("Value:\n")[1].split()]
         close(sorted(shown), sorted(array.ravel()), 1e-5)
     assert "\n\n" in (tmp_path / "dump.txt").read_text()
@@ -363,7 +421,10 @@ def test_dump_of_nan(tmp_path, capsys):
     dy.sum_elems(dy.log(x)).backward(full=True)
     dy.cg().dump("", True, True, True)
     lines = capsys.readouterr().out.splitlines()
-    assert "Value: 1 of 2 numbers are NaN or infinite, the first at (1,)" in lines and "Value: finite" in lines
+    assert (
+        "Value: 1 of 2 numbers are NaN or infinite, the first at (1,)" in lines
+        and "Value: finite" in lines
+    )
     assert "Gradient: 1 of 2 numbers are NaN or infinite, the first at (1,)" in lines
 
 
@@ -374,7 +435,10 @@ def test_dump_continues_after_errors(tmp_path):
     dy.square(dy.function(fails, None, 1)(dy.scalarInput(2)))
     dy.dump_cg(tmp_path / "dump.txt")
     text = (tmp_path / "dump.txt").read_text()
-    assert text.count("Value: none ('mine')") == 2 and text.count("Gradient: none (Requested gradient") == 3
+    assert (
+        text.count("Value: none ('mine')") == 2
+        and text.count("Gradient: none (Requested gradient") == 3
+    )
 
 
 def test_dump_where_nobody_can_write(drawn, tmp_path):
@@ -391,4 +455,7 @@ y = dy.ParameterCollection().add_parameters(2, name="W") * 2
 gc.collect()
 dy.dump_cg(show_values=False, show_gradients=False)
 """
-    assert output_of(code).splitlines()[0] in ("Node 0: v0 = parameter(), (2,)", "Node 0: v0 = parameter(/W), (2,)")
+    assert output_of(code).splitlines()[0] in (
+        "Node 0: v0 = parameter(), (2,)",
+        "Node 0: v0 = parameter(/W), (2,)",
+    )

@@ -1,4 +1,5 @@
-"""Integers as arguments: each public function takes for them what integer() takes, and nothing else."""
+"""Integers as arguments: each public function takes for them what integer() takes, and nothing
+else."""
 
 import inspect
 import re
@@ -27,7 +28,9 @@ def _b():
 
 
 def _table():
-    return dy.ParameterCollection().lookup_parameters_from_numpy(np.arange(12, dtype=float).reshape(4, 3))
+    return dy.ParameterCollection().lookup_parameters_from_numpy(
+        np.arange(12, dtype=float).reshape(4, 3)
+    )
 
 
 def _image():
@@ -65,7 +68,10 @@ ONE = {
     "lookup_batch.indices": (lambda n: dy.lookup_batch(_table(), [n, 1]), 2),
     "masked_log_softmax.d": (lambda n: dy.masked_log_softmax(_m(), np.ones((4, 2)), n), 1),
     "masked_softmax.d": (lambda n: dy.masked_softmax(_m(), np.ones((4, 2)), n), 1),
-    "masked_pickneglogsoftmax_batch.vs": (lambda n: dy.masked_pickneglogsoftmax_batch(_b(), [n, 1], [1, 1]), 2),
+    "masked_pickneglogsoftmax_batch.vs": (
+        lambda n: dy.masked_pickneglogsoftmax_batch(_b(), [n, 1], [1, 1]),
+        2,
+    ),
     "max_dim.d": (lambda n: dy.max_dim(_m(), n), 1),
     "maxpooling2d.ksize": (lambda n: dy.maxpooling2d(_image(), [n, 2], [1, 1]), 2),
     "maxpooling2d.stride": (lambda n: dy.maxpooling2d(_image(), [2, 2], [n, 1]), 2),
@@ -151,8 +157,27 @@ OTHER = {
 SAME = {"zeroes": "zeros", "pickrange": "pick_range"}
 
 ALL = {**ONE, **SUBSCRIPTS}
-GOOD = (float, np.float32, np.float64, np.int64, np.int32, np.array, lambda n: np.array(float(n)), lambda n: np.array([n]))
-BAD = (2.5, float("nan"), float("inf"), "1", None, np.bool_(True), np.array([0.5]), 1j, np.float32(0.5))
+GOOD = (
+    float,
+    np.float32,
+    np.float64,
+    np.int64,
+    np.int32,
+    np.array,
+    lambda n: np.array(float(n)),
+    lambda n: np.array([n]),
+)
+BAD = (
+    2.5,
+    float("nan"),
+    float("inf"),
+    "1",
+    None,
+    np.bool_(True),
+    np.array([0.5]),
+    1j,
+    np.float32(0.5),
+)
 
 
 def _annotated():
@@ -195,7 +220,15 @@ def test_integers_nothing_else_is_taken(name):
         assert ": " in str(caught.value), f"{name} of {bad!r}: {caught.value}"
 
 
-NAMED = ("fold_rows.nrows", "kmh_ngram.v", "mean_dim.n", "moment_dim.r", "reshape.batch_size", "topk.k", "zeros.batch_size")
+NAMED = (
+    "fold_rows.nrows",
+    "kmh_ngram.v",
+    "mean_dim.n",
+    "moment_dim.r",
+    "reshape.batch_size",
+    "topk.k",
+    "zeros.batch_size",
+)
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -203,11 +236,16 @@ def test_integers_errors_name_the_argument(name):
     argument = name.split(".")[1]
     with pytest.raises(TypeError, match=rf"\w+: {argument} must be an integer; got 2\.5\."):
         ALL[name][0](2.5)
-    with pytest.raises(OverflowError, match=rf"\w+: {argument} must have at most 31 bits; got {1 << 40}\."):
+    with pytest.raises(
+        OverflowError, match=rf"\w+: {argument} must have at most 31 bits; got {1 << 40}\."
+    ):
         ALL[name][0](1 << 40)
 
 
 def test_integer_true_is_one():
-    assert integer(True) == 1 and dy.moment_elems(_m(), True).npvalue() == dy.moment_elems(_m(), 1).npvalue()
+    assert (
+        integer(True) == 1
+        and dy.moment_elems(_m(), True).npvalue() == dy.moment_elems(_m(), 1).npvalue()
+    )
     with pytest.raises(TypeError):
         integer(np.True_)

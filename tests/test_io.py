@@ -16,7 +16,7 @@ from dist_dynet._ffi import DTYPE
 
 MODELS = sorted(name for name in CONTENTS if name.endswith(".model"))
 
-# ---- files of DyNet ------------------------------------------------------------------------------------------------------------------
+# ---- files of DyNet --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*MODELS, "objects.data"])
@@ -25,11 +25,15 @@ def test_file_of_dynet_loaded_by_name_and_saved_is_identical(name, tmp_path):
     m = dy.ParameterCollection()
     out = tmp_path / "out"
     for e in entries:
-        p = (m.load_param if e["tag"] == "Parameter" else m.load_lookup_param)(DYNET_FILES / name, e["name"])
+        p = (m.load_param if e["tag"] == "Parameter" else m.load_lookup_param)(
+            DYNET_FILES / name, e["name"]
+        )
         assert p.name() == e["name"]
         np.testing.assert_allclose(p.storage(), e["v"], rtol=1e-7)
         assert p.has_gradient() == (e["grad"] is not None)
-        np.testing.assert_allclose(p._flat_gradient(), e["grad"] or np.zeros(len(e["v"])), rtol=1e-7)
+        np.testing.assert_allclose(
+            p._flat_gradient(), e["grad"] or np.zeros(len(e["v"])), rtol=1e-7
+        )
         p.save(out, append=True)
     assert out.read_bytes() == (DYNET_FILES / name).read_bytes()
 
@@ -45,7 +49,8 @@ def test_file_of_dynet_populates_a_collection(name):
 
 
 def nested():
-    """The model that subcollections.model, subcollection.model and keyed.model were saved from, with its subcollection."""
+    """The model that subcollections.model, subcollection.model and keyed.model were saved from,
+    with its subcollection."""
     m = dy.ParameterCollection()
     m.add_parameters(2, name="w")
     s = m.add_subcollection("enc")
@@ -76,13 +81,17 @@ def test_key_chooses_entries_by_their_beginning():
         p.zero()
     s.populate(DYNET_FILES / "keyed.model", key="/bar/")
     assert state(s) == before
-    with pytest.raises(RuntimeError, match=r"Too many parameters to load in populated model at /bar/_0"):
+    with pytest.raises(
+        RuntimeError, match=r"Too many parameters to load in populated model at /bar/_0"
+    ):
         m.populate(DYNET_FILES / "keyed.model")
-    with pytest.raises(RuntimeError, match=r"loaded from file \(0/0\) did not match number to be populated \(4/2\)"):
+    with pytest.raises(
+        RuntimeError, match=r"loaded from file \(0/0\) did not match number to be populated \(4/2\)"
+    ):
         m.populate(DYNET_FILES / "keyed.model", key="/baz")
 
 
-# ---- round trips ---------------------------------------------------------------------------------------------------------------------
+# ---- round trips -----------------------------------------------------------------------
 
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=4)
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True, allow_subnormal=True)
@@ -106,13 +115,19 @@ def test_round_trip_keeps_every_number(tmp_path_factory, arrays):
 
     copy = dy.ParameterCollection()
     for p in m.parameters_list():
-        copy.add_parameters(p.shape(), init=7, name=p.name()[1:])._set_flat_gradient(np.ones(p.storage().size, DTYPE))
+        copy.add_parameters(p.shape(), init=7, name=p.name()[1:])._set_flat_gradient(
+            np.ones(p.storage().size, DTYPE)
+        )
     for p in m.lookup_parameters_list():
         copy.add_lookup_parameters(p.shape(), init=7, name=p.name()[1:])
     copy.populate(path)
     for p, q in zip(members(m), members(copy), strict=True):
-        np.testing.assert_array_equal(p.storage().astype(np.float32), q.storage().astype(np.float32))
-        np.testing.assert_array_equal(p._flat_gradient().astype(np.float32), q._flat_gradient().astype(np.float32))
+        np.testing.assert_array_equal(
+            p.storage().astype(np.float32), q.storage().astype(np.float32)
+        )
+        np.testing.assert_array_equal(
+            p._flat_gradient().astype(np.float32), q._flat_gradient().astype(np.float32)
+        )
         assert p.has_gradient() == q.has_gradient()
     copy.save(path)
     assert path.read_bytes() == content
@@ -130,8 +145,9 @@ def test_bytes_count_exponents_of_three_digits(tmp_path):
     m = dy.ParameterCollection()
     a = m.add_parameters(4, init=np.array([1e300, -9.999999999e99, 1e-200, 1.0]), name="a")
     m.save(tmp_path / "m")
-    assert (tmp_path / "m").read_bytes() == (
-        b"#Parameter# /a {4} 68 ZERO_GRAD\n+1.00000000e+300 -1.00000000e+100 +1.00000000e-200 +1.00000000e+00 \n"
+    assert (
+        (tmp_path / "m").read_bytes()
+        == b"#Parameter# /a {4} 68 ZERO_GRAD\n+1.00000000e+300 -1.00000000e+100 +1.00000000e-200 +1.00000000e+00 \n"  # noqa: E501
     )
     m.populate(tmp_path / "m")
     assert a.as_array().tolist() == [1e300, -1e100, 1e-200, 1.0]
@@ -155,7 +171,9 @@ def test_wrong_bytes_of_dynet_for_nan_do_not_hide_later_entries(tmp_path):
 
 def test_any_spelling_of_numbers_is_read(tmp_path):
     path = tmp_path / "m"
-    path.write_bytes(b"#Parameter# /a {4} 1 ZERO_GRAD\r\n1 -.5\t+2e0 3.25E-1\r\n#Parameter# /old {1} 99\n1\n2\n")
+    path.write_bytes(
+        b"#Parameter# /a {4} 1 ZERO_GRAD\r\n1 -.5\t+2e0 3.25E-1\r\n#Parameter# /old {1} 99\n1\n2\n"
+    )
     m = dy.ParameterCollection()
     np.testing.assert_allclose(m.load_param(path, "/a").as_array(), [1, -0.5, 2, 0.325], rtol=1e-7)
     old = m.load_param(path, "/old")  # no flag: a line of gradients follows
@@ -170,7 +188,9 @@ def test_lines_longer_than_the_buffer_are_read(buffer, spelling, tmp_path, monke
     numbers = rng.normal(size=150).tolist()
     line = "".join(spelling % x for x in numbers)
     header = f"#Parameter# /w {{3,50}} {2 * len(line) + 2} FULL_GRAD"
-    (tmp_path / "m").write_text(f"{header}\n{line}\n{line}\n#Parameter# /last {{1}} 2 ZERO_GRAD\n7\n")
+    (tmp_path / "m").write_text(
+        f"{header}\n{line}\n{line}\n#Parameter# /last {{1}} 2 ZERO_GRAD\n7\n"
+    )
     m = dy.ParameterCollection()
     w, last = m.load_param(tmp_path / "m", "/w"), m.load_param(tmp_path / "m", "/last")
     np.testing.assert_allclose(w.as_array().T.ravel(), numbers, rtol=2e-7)
@@ -231,7 +251,7 @@ def test_no_numbers_and_no_parameters(tmp_path):
     assert (tmp_path / "m").read_bytes() == b"#Parameter# /_0 {0} 1 ZERO_GRAD\n\n"
 
 
-# ---- keys ----------------------------------------------------------------------------------------------------------------------------
+# ---- keys ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("key", ["/", "a b", "a#b", "a\tb", "a\nb"])
@@ -259,10 +279,20 @@ def test_parameter_entries_go_by_exact_name_and_kind(tmp_path):
     other = dy.ParameterCollection()
     assert other.load_lookup_param(path, "any:key").shape() == (4, 2)
     assert other.add_subcollection("s").load_param(path, "/b").name() == "/b"
-    for call in (lambda: other.load_lookup_param(path, "/b"), lambda: b.populate(path, "/c"), lambda: table.populate(path)):
+    for call in (
+        lambda: other.load_lookup_param(path, "/b"),
+        lambda: b.populate(path, "/c"),
+        lambda: table.populate(path),
+    ):
         with pytest.raises(RuntimeError, match="Could not find key"):
             call()
-    with pytest.raises(RuntimeError, match=r"Dimensions of parameter any:key looked up from file \(\{2,3\}\) do not match .* \(\{2\}\)"):
+    with pytest.raises(
+        RuntimeError,
+        match=(
+            r"Dimensions of parameter any:key looked up from file \(\{2,3\}\) do not match .*"
+            r" \(\{2\}\)"
+        ),
+    ):
         b.populate(path, "any:key")
     with pytest.raises(ValueError, match="non-empty key"):
         other.load_param(path, "")
@@ -285,8 +315,19 @@ def test_counts_and_dims_of_a_collection_must_agree(tmp_path):
     for parameters, tables, message in (
         ([(2, 3)], [(4, 2)], "Too many parameters to load in populated model at /b"),
         ([(2, 3), 2], [], "Too many lookup parameters in populated model at /sub/E"),
-        ([(2, 3), 2, 2], [(4, 2)], r"loaded from file \(2/1\) did not match number to be populated \(3/1\)"),
-        ([(2, 3), 3], [(4, 2)], r"Dimensions of parameter /b looked up from file \(\{2\}\) do not match parameters to be populated \(\{3\}\)"),
+        (
+            [(2, 3), 2, 2],
+            [(4, 2)],
+            r"loaded from file \(2/1\) did not match number to be populated \(3/1\)",
+        ),
+        (
+            [(2, 3), 3],
+            [(4, 2)],
+            (
+                r"Dimensions of parameter /b looked up from file \(\{2\}\) do not match parameters"
+                r" to be populated \(\{3\}\)"
+            ),
+        ),
         ([(2, 3), 2], [(2, 4)], r"Dimensions of parameter /sub/E"),
     ):
         m = model(parameters, tables)

@@ -1,4 +1,5 @@
-"""Model files are written whole or not at all, and damaged ones are refused: nothing is ever half written or half read."""
+"""Model files are written whole or not at all, and damaged ones are refused: nothing is ever half
+written or half read."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ import dist_dynet as dy
 from dist_dynet._ffi import DTYPE
 from dist_dynet.io import files, save
 
-# ---- damaged files -------------------------------------------------------------------------------------------------------------------
+# ---- damaged files ---------------------------------------------------------------------
 
 
 def unreadable(path, m, match=None):
@@ -66,22 +67,41 @@ def test_missing_line_or_number_is_named_with_its_place(tmp_path):
         assert "/b" in unreadable(path, m, re.escape(match) if "{" in match else match)
 
 
-@pytest.mark.parametrize("count", ["-81", "x", "81.0", "0x51", "", "0", "80", "82", "40", "97", "100000", "9" * 50, "081 81"])
+@pytest.mark.parametrize(
+    "count",
+    ["-81", "x", "81.0", "0x51", "", "0", "80", "82", "40", "97", "100000", "9" * 50, "081 81"],
+)
 @pytest.mark.parametrize("line", [3, 5])
 def test_byte_count_that_is_nonsense_is_refused_with_a_message(tmp_path, count, line):
-    """No number, negative, beyond the end of the file, or within a line: of the first entry that is read, or the last."""
+    """No number, negative, beyond the end of the file, or within a line: of the first entry that is
+    read, or the last."""
     m = dy.ParameterCollection()
-    a, _, table = m.add_parameters(5, name="a"), m.add_parameters(5, name="b"), m.add_lookup_parameters((1, 5), name="t")
+    a, _, table = (
+        m.add_parameters(5, name="a"),
+        m.add_parameters(5, name="b"),
+        m.add_lookup_parameters((1, 5), name="t"),
+    )
     path = tmp_path / "m"
     m.save(path)
     lines = path.read_bytes().split(b"\n")
     lines[line - 1] = lines[line - 1].replace(b" 81 ", f" {count} ".encode())
     path.write_bytes(b"\n".join(lines))
-    what = rf"entry /\w+ at byte {len(b' '.join(lines[: line - 1])) + 1}: its header says that \d+ bytes follow, where 81 do"
-    message = unreadable(path, m, rf"{what}|Bad parameter specification.*byte {len(b' '.join(lines[: line - 1])) + 1}")
+    what = (
+        rf"entry /\w+ at byte {len(b' '.join(lines[: line - 1])) + 1}: its header says that \d+"
+        r" bytes follow, where 81 do"
+    )
+    message = unreadable(
+        path,
+        m,
+        rf"{what}|Bad parameter specification.*byte {len(b' '.join(lines[: line - 1])) + 1}",
+    )
     assert message.endswith("take another copy of the file.")
     key = "/b" if line == 3 else "/t"
-    load_one = dy.ParameterCollection().load_param if line == 3 else dy.ParameterCollection().load_lookup_param
+    load_one = (
+        dy.ParameterCollection().load_param
+        if line == 3
+        else dy.ParameterCollection().load_lookup_param
+    )
     with pytest.raises(RuntimeError, match="take another copy of the file"):
         load_one(path, key)
     a.populate(path, "/a")  # before the damage
@@ -133,9 +153,14 @@ def test_file_of_the_other_format_is_named_with_what_reads_it(tmp_path):
     m = small()
     m.save(tmp_path / "text")
     dy.save_safetensors(m, tmp_path / "safe")
-    with pytest.raises(RuntimeError, match=r"safe' is a safetensors file. Read it by load_safetensors\(\)."):
+    with pytest.raises(
+        RuntimeError, match=r"safe' is a safetensors file. Read it by load_safetensors\(\)."
+    ):
         m.populate(tmp_path / "safe")
-    with pytest.raises(RuntimeError, match=r"text' is a file in DyNet's text format. Read it by the collection's populate\(\)."):
+    with pytest.raises(
+        RuntimeError,
+        match=r"text' is a file in DyNet's text format. Read it by the collection's populate\(\).",
+    ):
         dy.load_safetensors(m, tmp_path / "text")
 
 
@@ -154,7 +179,7 @@ def test_missing_file_and_folder_cannot_be_read(tmp_path):
             m.load_param(path, "/w")
 
 
-# ---- writing whole or not at all -----------------------------------------------------------------------------------------------------
+# ---- writing whole or not at all -------------------------------------------------------
 
 
 class Full:
@@ -205,7 +230,13 @@ def test_places_that_cannot_be_written_are_refused(tmp_path):
     m = small()
     occupied = tmp_path / "file"
     occupied.write_text("x")
-    for path in (tmp_path / "no" / "folder", tmp_path, occupied / "below", tmp_path / ("n" * 300), "/dev/full"):
+    for path in (
+        tmp_path / "no" / "folder",
+        tmp_path,
+        occupied / "below",
+        tmp_path / ("n" * 300),
+        "/dev/full",
+    ):
         with pytest.raises(RuntimeError, match="could not write"):
             m.save(path)
     assert list(tmp_path.iterdir()) == [occupied]
@@ -247,10 +278,14 @@ def test_links_and_permissions_are_kept(tmp_path):
 def test_save_killed_at_any_time_leaves_a_whole_file(tmp_path):
     path = tmp_path / "m"
     program = (
-        "import sys, dist_dynet as dy\nm = dy.ParameterCollection(); w = m.add_parameters((300, 1000), init=1)\n"
-        "m.save(sys.argv[1]); print(flush=True)\nwhile True: m.save(sys.argv[1])"
+        "import sys, dist_dynet as dy\nm = dy.ParameterCollection(); w = m.add_parameters((300,"
+        " 1000), init=1)\nm.save(sys.argv[1]); print(flush=True)\nwhile True: m.save(sys.argv[1])"
     )
-    with subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE, cwd=Path(dy.__file__).parents[1]) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", program, path],
+        stdout=subprocess.PIPE,
+        cwd=Path(dy.__file__).parents[1],
+    ) as process:
         process.stdout.readline()
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.1)
@@ -283,7 +318,9 @@ def test_policy_decides_who_writes_and_is_notified_of_the_end(writes, tmp_path):
         m.save(tmp_path / "m", append=True)
         save(tmp_path / "o", m.parameters_list())
         assert policy.errors == [None] * 3
-        assert sorted(p.name for p in tmp_path.iterdir()) == (["m", "o.data", "o.meta"] if writes else [])
+        assert sorted(p.name for p in tmp_path.iterdir()) == (
+            ["m", "o.data", "o.meta"] if writes else []
+        )
         with pytest.raises(ZeroDivisionError), files.atomic_write(tmp_path / "m"):
             1 / 0  # noqa: B018
         assert isinstance(policy.errors[-1], ZeroDivisionError)

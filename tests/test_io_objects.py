@@ -52,10 +52,17 @@ def other_builders(monkeypatch):
                 builder.collection.add_parameters(shape)
             return builder
 
-        return type(name, (), {"from_spec": classmethod(make), "param_collection": lambda self: self.collection})
+        return type(
+            name,
+            (),
+            {"from_spec": classmethod(make), "param_collection": lambda self: self.collection},
+        )
 
     square = [(2, 2), (2, 2), 2]
-    for name, collection, shapes in (("SimpleRNNBuilder", "simple-rnn-builder", square), ("GRUBuilder", "gru-builder", square * 3)):
+    for name, collection, shapes in (
+        ("SimpleRNNBuilder", "simple-rnn-builder", square),
+        ("GRUBuilder", "gru-builder", square * 3),
+    ):
         if not hasattr(dy, name):
             monkeypatch.setattr(dy, name, stand_in(collection, shapes), raising=False)
 
@@ -69,7 +76,10 @@ def test_objects_of_dynet_are_loaded():
     assert isinstance(loaded[0], dy.VanillaLSTMBuilder)
     assert isinstance(loaded[3], dy.BiRNNBuilder)
     for thing, e in zip(loaded, expected, strict=True):
-        assert e.get("collection", e.get("name")) == (thing.param_collection() if "spec" in e else thing).name()
+        assert (
+            e.get("collection", e.get("name"))
+            == (thing.param_collection() if "spec" in e else thing).name()
+        )
     got = {p.name(): p for p in members(m)}
     for e in CONTENTS["objects.data"]["entries"]:
         np.testing.assert_allclose(got[e["name"]].storage(), e["v"], rtol=1e-7)
@@ -78,14 +88,19 @@ def test_objects_of_dynet_are_loaded():
 def test_objects_of_dynet_are_saved_as_dynet_saves_them(tmp_path):
     save(tmp_path / "o", load(DYNET_FILES / "objects", dy.ParameterCollection()))
     for suffix in (".data", ".meta"):
-        assert (tmp_path / f"o{suffix}").read_bytes() == (DYNET_FILES / f"objects{suffix}").read_bytes()
+        assert (tmp_path / f"o{suffix}").read_bytes() == (
+            DYNET_FILES / f"objects{suffix}"
+        ).read_bytes()
 
 
 def test_operations_are_stored_under_dynets_names_and_other_classes_under_their_own(tmp_path):
     save(tmp_path / "o", [Affine(dy.ParameterCollection(), 2, dy.rectify)])
     meta = (tmp_path / "o.meta").read_bytes()
     assert b"_dynet\x94\x8c\x07rectify" in meta and b"dist_dynet" not in meta
-    assert Affine.__module__.encode() in meta and type(load(tmp_path / "o", dy.ParameterCollection())[0]) is Affine
+    assert (
+        Affine.__module__.encode() in meta
+        and type(load(tmp_path / "o", dy.ParameterCollection())[0]) is Affine
+    )
 
 
 def test_missing_class_is_named_and_nothing_is_added(monkeypatch):
@@ -115,7 +130,11 @@ def test_objects_round_trip(tmp_path):
     assert [type(t) for t in loaded] == [type(t) for t in things]
     for old, new in zip(things, loaded, strict=True):
         if isinstance(old, dy.Parameters | dy.LookupParameters):
-            assert (old.name(), old.shape(), old.storage().tobytes()) == (new.name(), new.shape(), new.storage().tobytes())
+            assert (old.name(), old.shape(), old.storage().tobytes()) == (
+                new.name(),
+                new.shape(),
+                new.storage().tobytes(),
+            )
         else:
             assert old.spec == new.spec
             assert state(old.param_collection()) == state(new.param_collection())
@@ -145,12 +164,17 @@ def test_subclasses_of_builders_are_loaded(tmp_path):
     assert (type(encoder2), type(reader2)) == (dy.VanillaLSTMBuilder, Reader)
     x = dy.ones(2)
     for a, b in ((encoder, encoder2), (reader, reader2)):
-        assert a.initial_state().add_input(x).output().value() == b.initial_state().add_input(x).output().value()
+        assert (
+            a.initial_state().add_input(x).output().value()
+            == b.initial_state().add_input(x).output().value()
+        )
 
 
 def test_objects_of_equal_names_are_kept_apart(tmp_path):
     models = [dy.ParameterCollection() for _ in range(3)]
-    things = [Affine(m, 2) for m in models] + [m.load_param(saved(m, tmp_path), "/affine/_0") for m in models]
+    things = [Affine(m, 2) for m in models] + [
+        m.load_param(saved(m, tmp_path), "/affine/_0") for m in models
+    ]
     save(tmp_path / "o", things)
     loaded = load(tmp_path / "o", dy.ParameterCollection())
     for old, new in zip(things[:3], loaded[:3], strict=True):
@@ -198,7 +222,12 @@ def test_objects_that_cannot_be_saved_are_named(tmp_path):
     m = small()
     save(tmp_path / "o", [])
     assert load(tmp_path / "o", m) == []
-    for thing, name in ((m, "ParameterCollection"), (1, "int"), (Plain(), "Plain"), (None, "NoneType")):
+    for thing, name in (
+        (m, "ParameterCollection"),
+        (1, "int"),
+        (Plain(), "Plain"),
+        (None, "NoneType"),
+    ):
         with pytest.raises(AttributeError, match=f"got {name}.*no spec"):
             save(tmp_path / "o", [m.parameters_list()[0], thing])
     for spec in (lambda x: x, m, dy.ones(1)):
@@ -238,8 +267,16 @@ def test_stray_pickles_are_refused(tmp_path, monkeypatch):
     for content, match in (
         (pickle.dumps(Evil()), "mkdir is named"),
         (pickle.dumps((Plain, (), "/x/")), r"Plain is kept as a value"),
-        (pickle.dumps((Affine, (2,), "/x/")).replace(b"Affine", b"Afines"), "this program does not have"),
-        (pickle.dumps((Affine, (2,), "/x/")).replace(Affine.__module__.encode(), b"x" * len(Affine.__module__)), "Define it first"),
+        (
+            pickle.dumps((Affine, (2,), "/x/")).replace(b"Affine", b"Afines"),
+            "this program does not have",
+        ),
+        (
+            pickle.dumps((Affine, (2,), "/x/")).replace(
+                Affine.__module__.encode(), b"x" * len(Affine.__module__)
+            ),
+            "Define it first",
+        ),
         (pickle.dumps(("Parameters", "/w", "/w")), "must describe objects"),
         (pickle.dumps(("Foo", "/w")), "must describe objects"),
         (pickle.dumps(3), "must describe objects"),

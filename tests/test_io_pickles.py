@@ -1,4 +1,5 @@
-"""Specs of saved objects: whatever pickle stores is saved, what is on a list is loaded, and hostile files do nothing."""
+"""Specs of saved objects: whatever pickle stores is saved, what is on a list is loaded, and hostile
+files do nothing."""
 
 from __future__ import annotations
 
@@ -201,15 +202,45 @@ def round_trip(folder, spec):
 
 RECORD_ARRAY = np.array([(1, 2.5)], dtype=[("a", "<i4"), ("b", ">f8")])
 HARMLESS = [
-    {"a": [1, -2.5, None, True, b"x", 3 + 4j, ...], (1, ("x",)): {1, 2}, frozenset([3]): range(4), "long": 10**400},
-    collections.Counter("hello"), collections.OrderedDict(b=1, a=2), collections.deque([1, 2], 5), collections.defaultdict(list, {"a": [1]}),
-    argparse.Namespace(size=3, names=["x"]), types.SimpleNamespace(a=1, b="c"), bytearray(b"abc"), slice(1, None, 2),
-    decimal.Decimal("1.50"), fractions.Fraction(-3, 7), pathlib.Path("a/b"), pathlib.PureWindowsPath("c:/x"), pathlib.PurePosixPath("/"),
-    datetime.datetime(2020, 1, 2, 3, 4, tzinfo=datetime.timezone(datetime.timedelta(hours=1))), datetime.date(2020, 1, 2),
-    datetime.time(1, 2), datetime.timedelta(3, 4, 5), np.float32(2.5), np.int64(3), np.bool_(True), np.str_("ab"), np.float32, int,
-    Colour.RED, Colour.BLUE, Mode.READ | Mode.RUN, Level.LOW, Point(1, [2]), {Point(1, 2): Level.LOW, Colour.RED: 1, Level.LOW: 2},
-    Words(["a"]), collections.Counter(), [Layer, dy.rectify, dy.VanillaLSTMBuilder],
-]  # fmt: skip
+    {
+        "a": [1, -2.5, None, True, b"x", 3 + 4j, ...],
+        (1, ("x",)): {1, 2},
+        frozenset([3]): range(4),
+        "long": 10**400,
+    },
+    collections.Counter("hello"),
+    collections.OrderedDict(b=1, a=2),
+    collections.deque([1, 2], 5),
+    collections.defaultdict(list, {"a": [1]}),
+    argparse.Namespace(size=3, names=["x"]),
+    types.SimpleNamespace(a=1, b="c"),
+    bytearray(b"abc"),
+    slice(1, None, 2),
+    decimal.Decimal("1.50"),
+    fractions.Fraction(-3, 7),
+    pathlib.Path("a/b"),
+    pathlib.PureWindowsPath("c:/x"),
+    pathlib.PurePosixPath("/"),
+    datetime.datetime(2020, 1, 2, 3, 4, tzinfo=datetime.timezone(datetime.timedelta(hours=1))),
+    datetime.date(2020, 1, 2),
+    datetime.time(1, 2),
+    datetime.timedelta(3, 4, 5),
+    np.float32(2.5),
+    np.int64(3),
+    np.bool_(True),
+    np.str_("ab"),
+    np.float32,
+    int,
+    Colour.RED,
+    Colour.BLUE,
+    Mode.READ | Mode.RUN,
+    Level.LOW,
+    Point(1, [2]),
+    {Point(1, 2): Level.LOW, Colour.RED: 1, Level.LOW: 2},
+    Words(["a"]),
+    collections.Counter(),
+    [Layer, dy.rectify, dy.VanillaLSTMBuilder],
+]
 
 
 def as_protocol(folder, protocol, spec):
@@ -222,7 +253,9 @@ def as_protocol(folder, protocol, spec):
 @pytest.mark.parametrize("protocol", ["save", *range(pickle.HIGHEST_PROTOCOL + 1)])
 @pytest.mark.parametrize("spec", HARMLESS, ids=lambda s: type(s).__name__)
 def test_harmless_things_are_loaded(tmp_path, spec, protocol):
-    found = round_trip(tmp_path, spec) if protocol == "save" else as_protocol(tmp_path, protocol, spec)
+    found = (
+        round_trip(tmp_path, spec) if protocol == "save" else as_protocol(tmp_path, protocol, spec)
+    )
     assert found == spec and type(found) is type(spec)
     if isinstance(spec, collections.defaultdict):
         assert found.default_factory is list
@@ -236,19 +269,39 @@ def test_harmless_things_are_loaded(tmp_path, spec, protocol):
 @pytest.mark.parametrize(
     "array",
     [
-        np.arange(6.0).reshape(2, 3), np.asfortranarray(np.arange(6, dtype=np.int16).reshape(2, 3)), np.array(["ab", "c"]), np.array(3.5),
-        np.array([b"x"]), np.zeros((0, 4)), np.array(["a", [1], None], dtype=object), RECORD_ARRAY, np.arange(3, dtype=">i4"),
-        np.array(["2020-01-02"], "M8[D]"), np.array([True]), RECORD_ARRAY.dtype, np.dtype("<f4"), np.array([5], "m8[25s]"),
+        np.arange(6.0).reshape(2, 3),
+        np.asfortranarray(np.arange(6, dtype=np.int16).reshape(2, 3)),
+        np.array(["ab", "c"]),
+        np.array(3.5),
+        np.array([b"x"]),
+        np.zeros((0, 4)),
+        np.array(["a", [1], None], dtype=object),
+        RECORD_ARRAY,
+        np.arange(3, dtype=">i4"),
+        np.array(["2020-01-02"], "M8[D]"),
+        np.array([True]),
+        RECORD_ARRAY.dtype,
+        np.dtype("<f4"),
+        np.array([5], "m8[25s]"),
     ],
     ids=lambda a: f"{getattr(a, 'dtype', a)}",
-)  # fmt: skip
+)
 def test_arrays_are_loaded(tmp_path, array, protocol):
-    found = round_trip(tmp_path, array) if protocol == "save" else as_protocol(tmp_path, protocol, array)
+    found = (
+        round_trip(tmp_path, array)
+        if protocol == "save"
+        else as_protocol(tmp_path, protocol, array)
+    )
     if isinstance(array, np.dtype):
         assert found == array and found.__reduce__()[2] == array.__reduce__()[2]
         return
-    usual = pickle.loads(pickle.dumps(array, 4 if protocol == "save" else protocol))  # NumPy changes the order of bytes to the machine's
-    assert found.dtype == usual.dtype and found.shape == array.shape and found.tolist() == array.tolist()
+    # NumPy changes the order of bytes to the machine's
+    usual = pickle.loads(pickle.dumps(array, 4 if protocol == "save" else protocol))
+    assert (
+        found.dtype == usual.dtype
+        and found.shape == array.shape
+        and found.tolist() == array.tolist()
+    )
     assert found.flags.f_contiguous == array.flags.f_contiguous and found.flags.writeable
 
 
@@ -260,22 +313,37 @@ def test_objects_of_the_programs_classes_get_attributes_and_nothing_is_called(tm
     numbers, more = Numbers({"a": 1}), Factory(int, a=1)
     numbers.note = "kept"
     spec = [words, Slotted(), numbers, more, Host.Inner(), Words("ab")]
-    found = round_trip(tmp_path, spec) if protocol == "save" else as_protocol(tmp_path, protocol, spec)
+    found = (
+        round_trip(tmp_path, spec) if protocol == "save" else as_protocol(tmp_path, protocol, spec)
+    )
     words2, slotted, numbers2, more2, inner, list2 = found
     calls.clear()
     again = load(tmp_path / "o", dy.ParameterCollection())[0].spec[0]
     assert calls == [] and type(again) is Vocabulary and type(vars(again)["of"]) is Watched
-    assert words2.words == ["x"] and words2.itself is words2 and object.__getattribute__(words2.of, "a") == 1
+    assert (
+        words2.words == ["x"]
+        and words2.itself is words2
+        and object.__getattribute__(words2.of, "a") == 1
+    )
     assert slotted.words == ["a"] and slotted.hidden() == 3
     assert dict(numbers2) == {"a": 1} and numbers2.note == "kept" and type(numbers2) is Numbers
-    assert type(more2) is Factory and more2["b"] == 0 and type(inner) is Host.Inner and list(list2) == ["a", "b"]
+    assert (
+        type(more2) is Factory
+        and more2["b"] == 0
+        and type(inner) is Host.Inner
+        and list(list2) == ["a", "b"]
+    )
 
 
 def test_local_variables_are_a_spec(tmp_path):
     tagger = spec_classes.example(dy.ParameterCollection())
     save(tmp_path / "o", [tagger])
     (found,) = load(tmp_path / "o", dy.ParameterCollection())
-    assert type(found) is spec_classes.Tagger and found.spec["vocabulary"].words == ["the", "dog", "barks"]
+    assert type(found) is spec_classes.Tagger and found.spec["vocabulary"].words == [
+        "the",
+        "dog",
+        "barks",
+    ]
     assert found.matrix.as_array().tolist() == tagger.matrix.as_array().tolist()
 
 
@@ -283,25 +351,43 @@ def test_specs_that_dynet_has_stored_are_loaded():
     m = dy.ParameterCollection()
     (tagger,) = load(DYNET_FILES / "specs", m)
     spec = tagger.spec
-    assert spec["vocabulary"].numbers == {"the": 0, "dog": 1, "barks": 2} and spec["vocabulary"].counts["dog"] == 1
+    assert (
+        spec["vocabulary"].numbers == {"the": 0, "dog": 1, "barks": 2}
+        and spec["vocabulary"].counts["dog"] == 1
+    )
     assert spec["case"] is spec_classes.Case.LOWER and spec["sizes"] == spec_classes.Sizes(2, 3)
-    assert spec["options"] == {"rate": 0.5, "others": {spec_classes.Case.KEEP}, "same": spec["vocabulary"]}
-    assert type(spec["options"]) is collections.OrderedDict and spec["vector"].tolist() == [[1.5, -2]]
+    assert spec["options"] == {
+        "rate": 0.5,
+        "others": {spec_classes.Case.KEEP},
+        "same": spec["vocabulary"],
+    }
+    assert type(spec["options"]) is collections.OrderedDict and spec["vector"].tolist() == [
+        [1.5, -2]
+    ]
     got = {p.name(): p for p in members(m)}
     for e in CONTENTS["specs.data"]["entries"]:
         np.testing.assert_allclose(got[e["name"]].storage(), e["v"], rtol=1e-7)
 
 
-# ---- what is saved, but loaded only where that is wanted ----------------------------------------------------------------------------------
+# ---- what is saved, but loaded only where that is wanted -------------------------------
 
 
 NOT_ALLOWED = [
-    (os.getcwd, "getcwd"), (functools.partial(int, base=2), "functools.partial"), (len, "builtins.len"), (Vocabulary, "Vocabulary is kept"),
-    (filled(Restoring, a=1), "Restoring has a __setstate__"), (random.Random(1), "random.Random"), (as_protocol, "as_protocol"),
-    (np.random.RandomState(1), "numpy.random"), (Path("a").joinpath, "an attribute of something is taken"), ({filled(Watched): 1}, "__hash__"),
-    (collections.defaultdict(os.getcwd), "getcwd"), (collections.OrderedDict.fromkeys, "OrderedDict.fromkeys"),
-    (Derived((1,)), "Derived"), (type(None), "builtins.type"),
-]  # fmt: skip
+    (os.getcwd, "getcwd"),
+    (functools.partial(int, base=2), "functools.partial"),
+    (len, "builtins.len"),
+    (Vocabulary, "Vocabulary is kept"),
+    (filled(Restoring, a=1), "Restoring has a __setstate__"),
+    (random.Random(1), "random.Random"),
+    (as_protocol, "as_protocol"),
+    (np.random.RandomState(1), "numpy.random"),
+    (Path("a").joinpath, "an attribute of something is taken"),
+    ({filled(Watched): 1}, "__hash__"),
+    (collections.defaultdict(os.getcwd), "getcwd"),
+    (collections.OrderedDict.fromkeys, "OrderedDict.fromkeys"),
+    (Derived((1,)), "Derived"),
+    (type(None), "builtins.type"),
+]
 
 
 @pytest.mark.parametrize(("spec", "named"), NOT_ALLOWED, ids=[n for _, n in NOT_ALLOWED])
@@ -333,8 +419,13 @@ def test_an_object_with_del_is_refused(tmp_path):
 def test_what_cannot_be_pickled_is_refused_by_save(tmp_path):
     m = small()
     w = m.parameters_list()[0]
-    for spec, what in ((lambda x: x, "lambda"), ({"a": [w]}, "it holds a Parameters"), ((m,), "it holds a ParameterCollection"),
-                       (dy.ones(1), "it holds a Expression"), (Layer(m, 1), "it holds a")):  # fmt: skip
+    for spec, what in (
+        (lambda x: x, "lambda"),
+        ({"a": [w]}, "it holds a Parameters"),
+        ((m,), "it holds a ParameterCollection"),
+        (dy.ones(1), "it holds a Expression"),
+        (Layer(m, 1), "it holds a"),
+    ):
         with pytest.raises(TypeError, match=rf"the spec of Layer must be picklable.*{what}"):
             save(tmp_path / "o", [Layer(m, spec)])
     assert not Path(tmp_path, "o.meta").exists()
@@ -374,10 +465,13 @@ def test_programs_for_dynet_load_what_dynet_loads_with_a_notice(tmp_path):
     lines = job.stdout.splitlines()
     assert lines[0] == lines[1] and "function join" in lines[0] and lines[2] == "{'a': 3}"
     assert "posixpath.join is named" in lines[3] and lines[3].startswith("refused: ")
-    assert job.stderr.count("by pickle") == 1 and "'o.meta' made posixpath.join by pickle" in job.stderr
+    assert (
+        job.stderr.count("by pickle") == 1
+        and "'o.meta' made posixpath.join by pickle" in job.stderr
+    )
 
 
-# ---- hostile files ------------------------------------------------------------------------------------------------------------------------
+# ---- hostile files ---------------------------------------------------------------------
 
 
 def named(thing, name=None):
@@ -406,38 +500,83 @@ F8 = b"cnumpy\ndtype\n(Vf8\nI0\nI1\ntR"
 
 
 def array(shape, dtype=F8, data=b"B\x08\x00\x00\x00" + bytes(8)):
-    return RECONSTRUCT + b"(I1\n(" + b"".join(map(number, shape)) + b"t" + dtype + b"I00\n" + data + b"tb"
+    return (
+        RECONSTRUCT
+        + b"(I1\n("
+        + b"".join(map(number, shape))
+        + b"t"
+        + dtype
+        + b"I00\n"
+        + data
+        + b"tb"
+    )
 
 
 HOSTILE = {
     "call": (SYSTEM + TOUCH + b"R", "os.system is named"),
     "nested call": (b"(lp0\n" + SYSTEM + TOUCH + b"Ra", "os.system"),
-    "call in arguments": (named(collections.OrderedDict) + b"(" + SYSTEM + TOUCH + b"RtR", "os.system"),
+    "call in arguments": (
+        named(collections.OrderedDict) + b"(" + SYSTEM + TOUCH + b"RtR",
+        "os.system",
+    ),
     "inst": (b"(" + text("touch evil") + b"ios\nsystem\n", "INST"),
     "obj": (b"(" + SYSTEM + text("touch evil") + b"o", "os.system"),
     "obj of a builder": (b"(" + named(Layer) + text("x") + b"o", "OBJ"),
     "newobj of a function": (SYSTEM + TOUCH + b"\x81", "os.system"),
     "eval": (b"cbuiltins\neval\n(Vopen('evil', 'w')\ntR", "builtins.eval"),
     "eval of Python 2": (b"c__builtin__\neval\n(Vopen('evil', 'w')\ntR", "builtins.eval"),
-    "getattr": (b"cbuiltins\ngetattr\n(" + VOCABULARY + text("__init__") + b"tR", "Vocabulary.__init__ is named"),
-    "getattr of a value": (b"cbuiltins\ngetattr\n(" + named(Layer) + text("from_spec") + b"tR", "Layer.from_spec is named"),
-    "getattr of an object": (b"cbuiltins\ngetattr\n(" + WATCHED + b")\x81" + text("x") + b"tR", "an attribute of something is taken"),
+    "getattr": (
+        b"cbuiltins\ngetattr\n(" + VOCABULARY + text("__init__") + b"tR",
+        "Vocabulary.__init__ is named",
+    ),
+    "getattr of a value": (
+        b"cbuiltins\ngetattr\n(" + named(Layer) + text("from_spec") + b"tR",
+        "Layer.from_spec is named",
+    ),
+    "getattr of an object": (
+        b"cbuiltins\ngetattr\n(" + WATCHED + b")\x81" + text("x") + b"tR",
+        "an attribute of something is taken",
+    ),
     "dotted name": (b"c" + __name__.encode() + b"\nos.system\n" + TOUCH + b"R", "does not have"),
     "class by another module": (b"cpathlib\nos\n", "pathlib.os is named"),
     "call of an own class": (VOCABULARY + b"((ltR", "would be called with arguments"),
     "call of a builder": (named(Layer) + b"(NNtR", "Layer would be called"),
-    "call of an operation": (b"cdynet\nreset_random_seed\n(I1\ntR", "dynet.reset_random_seed is named"),
+    "call of an operation": (
+        b"cdynet\nreset_random_seed\n(I1\ntR",
+        "dynet.reset_random_seed is named",
+    ),
     "new with arguments": (WATCHED + b"(I1\nt\x81", "would be called with arguments"),
-    "new with keywords": (WATCHED + b")}" + text("a") + b"I1\ns\x92", "would be called with arguments"),
-    "build on a class": (named(Layer) + b"}" + text("from_spec") + b"I1\nsb", "attributes of .*Layer are set"),
-    "build on a name": (VOCABULARY + b"}" + text("x") + b"I1\nsb", "attributes of .*Vocabulary are set"),
-    "build on an operation": (b"cdynet\ntanh\n}" + text("__doc__") + b"I1\nsb", "attributes of .*tanh are set"),
+    "new with keywords": (
+        WATCHED + b")}" + text("a") + b"I1\ns\x92",
+        "would be called with arguments",
+    ),
+    "build on a class": (
+        named(Layer) + b"}" + text("from_spec") + b"I1\nsb",
+        "attributes of .*Layer are set",
+    ),
+    "build on a name": (
+        VOCABULARY + b"}" + text("x") + b"I1\nsb",
+        "attributes of .*Vocabulary are set",
+    ),
+    "build on an operation": (
+        b"cdynet\ntanh\n}" + text("__doc__") + b"I1\nsb",
+        "attributes of .*tanh are set",
+    ),
     "build on an enum": (named(Colour) + b"(I1\ntR}" + text("_value_") + b"I1\nsb", "are set"),
     "build with other names": (VOCABULARY + b")\x81}I1\nI1\nsb", "not a dictionary of names"),
     "build with a list": (VOCABULARY + b")\x81(lb", "not a dictionary of names"),
-    "unknown slots": (named(Slotted) + b")\x81(N}" + text("hidden") + b"I1\nstb", "other __slots__"),
-    "slots that are methods": (named(Slotted) + b")\x81(N}" + text("hidden") + b"I1\nstb", "other __slots__"),
-    "setstate": (named(Restoring) + b")\x81}" + text("x") + b"I1\nsb", "Restoring has a __setstate__"),
+    "unknown slots": (
+        named(Slotted) + b")\x81(N}" + text("hidden") + b"I1\nstb",
+        "other __slots__",
+    ),
+    "slots that are methods": (
+        named(Slotted) + b")\x81(N}" + text("hidden") + b"I1\nstb",
+        "other __slots__",
+    ),
+    "setstate": (
+        named(Restoring) + b")\x81}" + text("x") + b"I1\nsb",
+        "Restoring has a __setstate__",
+    ),
     "del": (named(Closing) + b")\x81", "Closing has a __del__"),
     "append to an object": (WATCHED + b")\x81I1\na", "items are added to"),
     "items of an object": (WATCHED + b")\x81I1\nI1\ns", "items of .* are set"),
@@ -445,11 +584,17 @@ HOSTILE = {
     "object as a key": (b"}" + WATCHED + b")\x81I1\ns", "__hash__ and __eq__"),
     "object in a tuple as a key": (b"}(" + WATCHED + b")\x81tI1\ns", "__hash__ and __eq__"),
     "object in a set": (b"\x8f(" + WATCHED + b")\x81\x90", "__hash__ and __eq__"),
-    "object in an old set": (b"c__builtin__\nset\n((l" + WATCHED + b")\x81atR", "__hash__ and __eq__"),
+    "object in an old set": (
+        b"c__builtin__\nset\n((l" + WATCHED + b")\x81atR",
+        "__hash__ and __eq__",
+    ),
     "object in a frozenset": (b"(" + WATCHED + b")\x81\x91", "__hash__ and __eq__"),
     "object in a dict": (b"(" + WATCHED + b")\x81I1\nd", "__hash__ and __eq__"),
     "class as a value": (VOCABULARY, "Vocabulary is kept as a value"),
-    "class in an object": (VOCABULARY + b")\x81}" + text("x") + VOCABULARY + b"sb", "Vocabulary is kept as a value"),
+    "class in an object": (
+        VOCABULARY + b")\x81}" + text("x") + VOCABULARY + b"sb",
+        "Vocabulary is kept as a value",
+    ),
     "function as a value": (b"c_codecs\nencode\n", "_codecs.encode is kept as a value"),
     "getattr as a value": (b"cbuiltins\ngetattr\n", "builtins.getattr is kept as a value"),
     "persistent id": (b"Pevil\n", "PERSID"),
@@ -459,21 +604,48 @@ HOSTILE = {
     "out of band": (b"\x97", "NEXT_BUFFER"),
     "enum that is missing": (named(Colour) + b"(I7\ntR", "no such member"),
     "enum by new": (named(Colour) + b"(I7\nt\x81", "enum"),
-    "enum by another attribute": (b"cbuiltins\ngetattr\n(" + named(Colour) + text("_missing_") + b"tR", "Colour._missing_ is named"),
+    "enum by another attribute": (
+        b"cbuiltins\ngetattr\n(" + named(Colour) + text("_missing_") + b"tR",
+        "Colour._missing_ is named",
+    ),
     "named tuple too short": (named(Point) + b"(I1\nt\x81", "has 2 fields"),
     "named tuple called": (named(Point) + b"(I1\nI1\ntR", "would be called"),
     "defaultdict of a function": (b"ccollections\ndefaultdict\n(" + SYSTEM + b"tR", "os.system"),
-    "defaultdict of a builder": (b"ccollections\ndefaultdict\n(" + named(Layer) + b"tR", "makes its values"),
-    "defaultdict of an operation": (b"ccollections\ndefaultdict\n(cdynet\nones\ntR", "makes its values"),
-    "own defaultdict of a builder": (named(Factory) + b"(" + named(Layer) + b"tR", "makes its values"),
-    "Counter of an object": (b"ccollections\nCounter\n(" + WATCHED + b")\x81tR", "not given a dictionary"),
-    "deque of a generator": (b"ccollections\ndeque\n(" + VOCABULARY + b")\x81I1\ntR", "a deque is given"),
-    "deque of less than nothing": (b"ccollections\ndeque\n()I-1\ntR", "maxlen must be non-negative"),
+    "defaultdict of a builder": (
+        b"ccollections\ndefaultdict\n(" + named(Layer) + b"tR",
+        "makes its values",
+    ),
+    "defaultdict of an operation": (
+        b"ccollections\ndefaultdict\n(cdynet\nones\ntR",
+        "makes its values",
+    ),
+    "own defaultdict of a builder": (
+        named(Factory) + b"(" + named(Layer) + b"tR",
+        "makes its values",
+    ),
+    "Counter of an object": (
+        b"ccollections\nCounter\n(" + WATCHED + b")\x81tR",
+        "not given a dictionary",
+    ),
+    "deque of a generator": (
+        b"ccollections\ndeque\n(" + VOCABULARY + b")\x81I1\ntR",
+        "a deque is given",
+    ),
+    "deque of less than nothing": (
+        b"ccollections\ndeque\n()I-1\ntR",
+        "maxlen must be non-negative",
+    ),
     "OrderedDict of pairs": (b"ccollections\nOrderedDict\n((ltR", "is given arguments"),
     "bytearray of a number": (b"cbuiltins\nbytearray\n(L99999999999L\ntR", "not given as bytes"),
     "bytes of a number": (b"cbuiltins\nbytes\n(L99999999999L\ntR", "not given as bytes"),
-    "list of a range": (b"cbuiltins\nlist\n(cbuiltins\nrange\n(L99999999999L\ntRtR", "list would be called"),
-    "set of a range": (b"cbuiltins\nset\n(cbuiltins\nrange\n(L99999999999L\ntRtR", "not given a list"),
+    "list of a range": (
+        b"cbuiltins\nlist\n(cbuiltins\nrange\n(L99999999999L\ntRtR",
+        "list would be called",
+    ),
+    "set of a range": (
+        b"cbuiltins\nset\n(cbuiltins\nrange\n(L99999999999L\ntRtR",
+        "not given a list",
+    ),
     "appends of a range": (b"(lcbuiltins\nrange\n(I9\ntRe", "load|must be readable"),
     "huge Fraction": (b"cfractions\nFraction\n(V1e999999999\ntR", "as two integers"),
     "codec": (b"c_codecs\nencode\n(Vx\nVzlib_codec\ntR", "not given as bytes"),
@@ -481,30 +653,75 @@ HOSTILE = {
     "negative shape": (array([-1]), "NumPy does not write"),
     "shape of more than there is": (array([2]), "other contents"),
     "overflowing shape": (array([2**62, 4]), "other contents"),
-    "empty elements": (array([10**15], b"cnumpy\ndtype\n(VV0\nI0\nI1\ntR", b"C\x00"), "other contents"),
+    "empty elements": (
+        array([10**15], b"cnumpy\ndtype\n(VV0\nI0\nI1\ntR", b"C\x00"),
+        "other contents",
+    ),
     "pointers": (array([1], b"cnumpy\ndtype\n(VO8\nI0\nI1\ntR"), "other contents"),
-    "pointers of a scalar": (b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(VO8\nI0\nI1\ntRC\x08" + bytes(8) + b"tR", "other contents"),
-    "pointers in fields": (array([1], b"cnumpy\ndtype\n(VV8\nI0\nI1\ntR"
-                                 b"(I3\nV|\nN(Va\nt}Va\n(cnumpy\ndtype\n(VO8\nI0\nI1\ntRI0\ntsI8\nI1\nI16\ntb"),
-                           "other contents"),
-    "dtype of another size": (b"cnumpy\ndtype\n(Vf8\nI0\nI1\ntR(I3\nV<\nNNNI64\nI8\nI0\ntb", "NumPy does not write"),
+    "pointers of a scalar": (
+        b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(VO8\nI0\nI1\ntRC\x08" + bytes(8) + b"tR",
+        "other contents",
+    ),
+    "pointers in fields": (
+        array(
+            [1],
+            b"cnumpy\ndtype\n(VV8\nI0\nI1\ntR"
+            b"(I3\nV|\nN(Va\nt}Va\n(cnumpy\ndtype\n(VO8\nI0\nI1\ntRI0\ntsI8\nI1\nI16\ntb",
+        ),
+        "other contents",
+    ),
+    "dtype of another size": (
+        b"cnumpy\ndtype\n(Vf8\nI0\nI1\ntR(I3\nV<\nNNNI64\nI8\nI0\ntb",
+        "NumPy does not write",
+    ),
     "dtype with flags": (array([1], F8 + b"(I3\nV<\nNNNI-1\nI-1\nI63\ntb"), ""),
     "dtype of text": (b"cnumpy\ndtype\n(Vf8,f8\nI0\nI1\ntR", "simple name"),
-    "array of a class": (b"cnumpy.core.multiarray\n_reconstruct\n(" + VOCABULARY + b"(I0\ntC\x01btR", "a class of its own"),
-    "array of a shape": (b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(L99999999999L\ntC\x01btR", ""),
+    "array of a class": (
+        b"cnumpy.core.multiarray\n_reconstruct\n(" + VOCABULARY + b"(I0\ntC\x01btR",
+        "a class of its own",
+    ),
+    "array of a shape": (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(L99999999999L\ntC\x01btR",
+        "",
+    ),
     "path of an object": (b"cpathlib\nPurePosixPath\n(" + WATCHED + b")\x81tR", "other arguments"),
     "time zone of an object": (b"cdatetime\ntimezone\n(" + WATCHED + b")\x81tR", "other arguments"),
-    "reconstructor of another base": (b"ccopyreg\n_reconstructor\n(" + VOCABULARY + b"cbuiltins\ndict\n}tR", "is made of a"),
-    "reconstructor of a builder": (b"ccopyreg\n_reconstructor\n(" + SYSTEM + b"cbuiltins\nobject\nNtR", "os.system"),
-    "reconstructor of a type": (b"ccopyreg\n_reconstructor\n(cbuiltins\nset\ncbuiltins\nobject\nNtR", "an object of builtins.set is made"),
+    "reconstructor of another base": (
+        b"ccopyreg\n_reconstructor\n(" + VOCABULARY + b"cbuiltins\ndict\n}tR",
+        "is made of a",
+    ),
+    "reconstructor of a builder": (
+        b"ccopyreg\n_reconstructor\n(" + SYSTEM + b"cbuiltins\nobject\nNtR",
+        "os.system",
+    ),
+    "reconstructor of a type": (
+        b"ccopyreg\n_reconstructor\n(cbuiltins\nset\ncbuiltins\nobject\nNtR",
+        "an object of builtins.set is made",
+    ),
     "object of another layout": (named(Laid) + b")\x81", "Laid is derived from a built-in class"),
-    "comparison of an array's order":
-        (b"cnumpy.core.numeric\n_frombuffer\n(C\x08" + bytes(8) + F8 + b"(I1\nt" + WATCHED + b")\x81tR", "does not write"),
-    "comparison of a dtype's size": (F8 + b"(I3\nV<\nNNN" + WATCHED + b")\x81I-1\nI0\ntb", "does not write"),
-    "comparison of keywords": (WATCHED + b")" + WATCHED + b")\x81\x92", "would be called with arguments"),
+    "comparison of an array's order": (
+        b"cnumpy.core.numeric\n_frombuffer\n(C\x08"
+        + bytes(8)
+        + F8
+        + b"(I1\nt"
+        + WATCHED
+        + b")\x81tR",
+        "does not write",
+    ),
+    "comparison of a dtype's size": (
+        F8 + b"(I3\nV<\nNNN" + WATCHED + b")\x81I-1\nI0\ntb",
+        "does not write",
+    ),
+    "comparison of keywords": (
+        WATCHED + b")" + WATCHED + b")\x81\x92",
+        "would be called with arguments",
+    ),
     "long name": (b"c" + b"x" * 1_000_000 + b"\ny\n", r"x{100}\.y is named"),
     "subprocess": (b"csubprocess\nPopen\n)\x81", "subprocess.Popen is named"),
-    "subprocess by the module": (named(Layer).replace(b"Layer", b"subprocess") + b")\x81", "subprocess is named"),
+    "subprocess by the module": (
+        named(Layer).replace(b"Layer", b"subprocess") + b")\x81",
+        "subprocess is named",
+    ),
     "loop of a key": (b"}" + b"(I1\nt" + b"2\x86" * 200 + b"I1\ns", "too many parts"),
     "deep key": (b"}" + b")" + b"\x85" * 100_000 + b"I1\ns", "too many parts"),
     "deep frozenset": (b")" + b"(\x91" + b"\x85\x85" * 100_000 + b"(20\x91", ""),
@@ -520,12 +737,13 @@ HOSTILE = {
     "protocol": (b"\x80\xff", "must be readable"),
     "memo that is empty": (b"j\xff\xff\xff\xff", "must be readable"),
     "unknown opcode": (b"\xff", "must be readable"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
 def limited():
-    """Runs code with 600 MB of memory beyond what is there: what a file claims would take much more."""
+    """Runs code with 600 MB of memory beyond what is there: what a file claims would take much
+    more."""
     import resource
 
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -550,7 +768,9 @@ def hostile(tmp_path, monkeypatch, limited):
             load("o", m)
         assert state(m) == before and set(sys.modules) == modules
         assert calls == [] and sorted(p.name for p in Path().iterdir()) == ["o.data", "o.meta"]
-        assert not isinstance(caught.value.__cause__, MemoryError), "it was stopped by the limit of memory"
+        assert not isinstance(caught.value.__cause__, MemoryError), (
+            "it was stopped by the limit of memory"
+        )
         assert len(str(caught.value)) < 2000
         return str(caught.value)
 
@@ -583,7 +803,9 @@ def test_odd_specs_are_harmless(tmp_path, limited, name):
 
 
 @pytest.mark.parametrize("allow_pickle", [False, True])
-@pytest.mark.parametrize("content", [b"\x80\x04Nr\xff\xff\xff\x7f.", b"Nr\xff\xff\xff\xff.", b"Np4000000000\n."])
+@pytest.mark.parametrize(
+    "content", [b"\x80\x04Nr\xff\xff\xff\x7f.", b"Nr\xff\xff\xff\xff.", b"Np4000000000\n."]
+)
 def test_index_of_the_memo_takes_no_memory(tmp_path, limited, content, allow_pickle):
     (tmp_path / "o.meta").write_bytes(content)
     (tmp_path / "o.data").write_bytes(b"")
@@ -594,24 +816,36 @@ def test_index_of_the_memo_takes_no_memory(tmp_path, limited, content, allow_pic
         load(tmp_path / "o", dy.ParameterCollection(), allow_pickle=allow_pickle)
 
 
-@pytest.mark.parametrize("kind", ["defaultdict", "deque", "object array", "list", "tuple", "dict", "SimpleNamespace", "object"])
+@pytest.mark.parametrize(
+    "kind",
+    ["defaultdict", "deque", "object array", "list", "tuple", "dict", "SimpleNamespace", "object"],
+)
 @pytest.mark.parametrize("outwards", [True, False])
 def test_deep_nesting_ends_in_no_crash(tmp_path, kind, outwards):
     """From within, or from without: each container is filled after it was put into the next one."""
     deep = 60_000
     empty, fill = {
-        "defaultdict": (b"ccollections\ndefaultdict\n)R", b"I1\n%bs"), "deque": (b"ccollections\ndeque\n)R", b"%ba"),
+        "defaultdict": (b"ccollections\ndefaultdict\n)R", b"I1\n%bs"),
+        "deque": (b"ccollections\ndeque\n)R", b"%ba"),
         "object array": (RECONSTRUCT, b"(I1\n(I1\ntcnumpy\ndtype\n(VO\nI0\nI1\ntRI00\n(l%batb"),
-        "list": (b"]", b"%ba"), "tuple": (b"", b"%b\x85"), "dict": (b"}", b"I1\n%bs"),
-        "SimpleNamespace": (b"ctypes\nSimpleNamespace\n)R", b"}Vx\n%bsb"), "object": (VOCABULARY + b")\x81", b"}Vx\n%bsb"),
-    }[kind]  # fmt: skip
+        "list": (b"]", b"%ba"),
+        "tuple": (b"", b"%b\x85"),
+        "dict": (b"}", b"I1\n%bs"),
+        "SimpleNamespace": (b"ctypes\nSimpleNamespace\n)R", b"}Vx\n%bsb"),
+        "object": (VOCABULARY + b")\x81", b"}Vx\n%bsb"),
+    }[kind]
     if kind == "tuple":
         spec = b")" + b"\x85" * deep
     elif outwards:
         # each is the value of the next: made, kept in the memo, put into the next
         spec = b"N" + b"".join(b"q\x00" + b"0" + empty + fill % b"h\x00" for _ in range(deep))
     else:
-        spec = empty + b"q\x01q\x00" + b"".join(b"0h\x00" + fill % (empty + b"q\x00") for _ in range(deep)) + b"0h\x01"
+        spec = (
+            empty
+            + b"q\x01q\x00"
+            + b"".join(b"0h\x00" + fill % (empty + b"q\x00") for _ in range(deep))
+            + b"0h\x01"
+        )
     program = f"""
         import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -626,7 +860,9 @@ def test_deep_nesting_ends_in_no_crash(tmp_path, kind, outwards):
     """
     (tmp_path / "deep").write_bytes(meta(spec))
     (tmp_path / "program.py").write_text(textwrap.dedent(program))
-    job = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    job = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert job.returncode == 0, (job.returncode, job.stderr)
     if kind in ("defaultdict", "deque", "object array"):
         assert "containers are nested more than 1000 deep" in job.stdout
@@ -635,17 +871,29 @@ def test_deep_nesting_ends_in_no_crash(tmp_path, kind, outwards):
 
 
 def test_modules_that_a_file_names_are_not_imported(tmp_path, monkeypatch):
-    (tmp_path / "leaves_a_mark.py").write_text("open('mark', 'w')\nclass Layer:\n    from_spec = None\n")
+    (tmp_path / "leaves_a_mark.py").write_text(
+        "open('mark', 'w')\nclass Layer:\n    from_spec = None\n"
+    )
     package = tmp_path / "also_a_mark"
     package.mkdir()
     (package / "__init__.py").write_text("open('mark', 'w')\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     save("o", [Layer(dy.ParameterCollection(), 0)])
-    for name in ("leaves_a_mark\nLayer", "also_a_mark.inside\nf", "dist_dynet.leaves_a_mark\nx", "dist_dynet.parallel\nf"):
-        for content in (b"(c" + name.encode() + b"\nNV/layer/\nt.", meta(b"c" + name.encode() + b"\n")):
+    for name in (
+        "leaves_a_mark\nLayer",
+        "also_a_mark.inside\nf",
+        "dist_dynet.leaves_a_mark\nx",
+        "dist_dynet.parallel\nf",
+    ):
+        for content in (
+            b"(c" + name.encode() + b"\nNV/layer/\nt.",
+            meta(b"c" + name.encode() + b"\n"),
+        ):
             Path("o.meta").write_bytes(content)
-            with pytest.raises(RuntimeError, match=r"whose module this program has not imported|does not have"):
+            with pytest.raises(
+                RuntimeError, match=r"whose module this program has not imported|does not have"
+            ):
                 load("o", dy.ParameterCollection())
     assert not Path("mark").exists() and "leaves_a_mark" not in sys.modules
 
@@ -664,7 +912,9 @@ def test_lazy_modules_are_not_asked(tmp_path, monkeypatch):
     save(tmp_path / "o", [Layer(dy.ParameterCollection(), 0)])
     calls.clear()
     (tmp_path / "o.meta").write_bytes(meta(b"clazy_module\nVocabulary\n)\x81"))
-    with pytest.raises(RuntimeError, match=r"lazy_module\.Vocabulary is named, which this program does not have"):
+    with pytest.raises(
+        RuntimeError, match=r"lazy_module\.Vocabulary is named, which this program does not have"
+    ):
         load(tmp_path / "o", dy.ParameterCollection())
     assert calls == []
 
@@ -675,7 +925,9 @@ def test_classes_of_other_packages_are_not_made(tmp_path, monkeypatch):
     site = tmp_path / "venv" / "site-packages"
     site.mkdir(parents=True)
     (site / "installed_module.py").write_text("class Thing:\n    pass\n")
-    (tmp_path / "own_module.py").write_text("from installed_module import Thing\nclass Mine:\n    pass\n")
+    (tmp_path / "own_module.py").write_text(
+        "from installed_module import Thing\nclass Mine:\n    pass\n"
+    )
     elsewhere = tmp_path.parent / f"{tmp_path.name}-elsewhere"
     elsewhere.mkdir()
     (elsewhere / "foreign_module.py").write_text("class Thing:\n    pass\n")
@@ -686,7 +938,12 @@ def test_classes_of_other_packages_are_not_made(tmp_path, monkeypatch):
     import own_module
 
     save("o", [Layer(dy.ParameterCollection(), 0)])
-    for name in ("installed_module\nThing", "own_module\nThing", "foreign_module\nThing", "argparse\nArgumentParser"):
+    for name in (
+        "installed_module\nThing",
+        "own_module\nThing",
+        "foreign_module\nThing",
+        "argparse\nArgumentParser",
+    ):
         Path("o.meta").write_bytes(meta(b"c" + name.encode() + b"\n)\x81"))
         with pytest.raises(RuntimeError, match="nor a class of the program's own modules"):
             load("o", dy.ParameterCollection())
@@ -696,9 +953,22 @@ def test_classes_of_other_packages_are_not_made(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_damaged_pickles_are_refused_or_harmless(hostile, seed):
-    """Bytes of good files changed at random: an exception in a message, or an object; no call, no file, no crash."""
+    """Bytes of good files changed at random: an exception in a message, or an object; no call, no
+    file, no crash."""
     rng = np.random.default_rng(seed)
-    good = pickle.dumps((Layer, [Vocabulary(["a"]), Colour.RED, np.arange(3), {"x": filled(Watched)}, collections.deque([1], 3)], "/layer/"))
+    good = pickle.dumps(
+        (
+            Layer,
+            [
+                Vocabulary(["a"]),
+                Colour.RED,
+                np.arange(3),
+                {"x": filled(Watched)},
+                collections.deque([1], 3),
+            ],
+            "/layer/",
+        )
+    )
     data = Path("o.data").read_bytes()
     for _ in range(400):
         content = bytearray(good)

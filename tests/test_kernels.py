@@ -1,4 +1,5 @@
-"""Kernels through operations: accuracy of vector functions in units of the last place, matrix products of all sizes with and without BLAS.
+"""Kernels through operations: accuracy of vector functions in units of the last place, matrix
+products of all sizes with and without BLAS.
 
 How long: about fifteen seconds.
 """
@@ -10,32 +11,46 @@ from processes import output_of
 import dist_dynet as dy
 from dist_dynet._ffi import BLAS, DTYPE
 
-# ---- exp, log, tanh, logistic ----------------------------------------------------------------------------------------------------------
+# ---- exp, log, tanh, logistic ----------------------------------------------------------
 
 TINY = float(np.finfo(np.float32).tiny)
 FUNCTIONS = {
     "exp": (dy.exp, np.exp),
     "log": (dy.log, np.log),
     "tanh": (dy.tanh, np.tanh),
-    "logistic": (dy.logistic, lambda x: np.where(x < 0, np.exp(-np.abs(x)), 1) / (1 + np.exp(-np.abs(x)))),
+    "logistic": (
+        dy.logistic,
+        lambda x: np.where(x < 0, np.exp(-np.abs(x)), 1) / (1 + np.exp(-np.abs(x))),
+    ),
 }
 
 
 def float_patterns(rng, n):
-    """Floats of all sizes: random bit patterns, evenly spread numbers, neighbours of powers of two and of where functions change."""
+    """Floats of all sizes: random bit patterns, evenly spread numbers, neighbours of powers of two
+    and of where functions change."""
     bits = rng.integers(0, 1 << 32, size=n, dtype=np.uint64).astype(np.uint32).view(np.float32)
     even = rng.uniform(-100, 100, n).astype(np.float32)
     small = rng.uniform(-1.5, 1.5, n).astype(np.float32)
-    others = [0.625, 9.01, 88.3762626647949, 88.72283905206835, 87.33654475055310, 103.9720770839918]
+    others = [
+        0.625,
+        9.01,
+        88.3762626647949,
+        88.72283905206835,
+        87.33654475055310,
+        103.9720770839918,
+    ]
     edges = np.concatenate([2.0 ** np.arange(-126, 128), others])
     edges = edges.astype(np.float32)
-    edges = np.concatenate([edges, np.nextafter(edges, np.float32(0)), np.nextafter(edges, np.float32(np.inf))])
+    edges = np.concatenate(
+        [edges, np.nextafter(edges, np.float32(0)), np.nextafter(edges, np.float32(np.inf))]
+    )
     x = np.concatenate([bits, even, small, edges, -edges])
     return x[np.isfinite(x)]
 
 
 def ulps(y, exact):
-    """|y - exact| in units of the last place of float32; below the least normal number its unit counts."""
+    """|y - exact| in units of the last place of float32; below the least normal number its unit
+    counts."""
     unit = np.spacing(np.maximum(np.abs(exact), TINY).astype(np.float32)).astype(np.float64)
     return np.abs(y - exact) / unit
 
@@ -55,7 +70,8 @@ def test_vector_function_is_accurate_to_3_ulp(name, rng):
     normal = np.isfinite(rounded) & (np.abs(exact) >= TINY)
     worst = ulps(y[normal], exact[normal])
     assert worst.max() <= 3, f"{name}({x[normal][worst.argmax()]!r}): {worst.max():.2f} ulp"
-    # where the result is too small for a normal number it is that small; where it is too large, infinite
+    # where the result is too small for a normal number it is that small; where it is too large,
+    # infinite
     under = np.abs(exact) < TINY
     assert (np.abs(y[under]) <= TINY * 1.001).all()
     near_overflow = np.isinf(rounded) & (exact < float(np.finfo(np.float32).max) * 1.001)
@@ -70,7 +86,13 @@ def test_vector_functions_at_special_values(size):
         return y[0]
 
     inf, nan = np.inf, np.nan
-    assert (at(dy.exp, -inf), at(dy.exp, 0), at(dy.exp, inf), at(dy.exp, 1e4), at(dy.exp, -1e4)) == (0, 1, inf, inf, 0)
+    assert (
+        at(dy.exp, -inf),
+        at(dy.exp, 0),
+        at(dy.exp, inf),
+        at(dy.exp, 1e4),
+        at(dy.exp, -1e4),
+    ) == (0, 1, inf, inf, 0)
     assert (at(dy.log, 0), at(dy.log, 1), at(dy.log, inf)) == (-inf, 0, inf)
     assert np.isnan(at(dy.log, -1)) and np.isnan(at(dy.log, -inf))
     assert (at(dy.tanh, -inf), at(dy.tanh, 0), at(dy.tanh, inf), at(dy.tanh, 1e4)) == (-1, 0, 1, 1)
@@ -91,11 +113,12 @@ def test_vector_function_does_not_depend_on_the_place_in_the_array(name, rng):
         assert np.abs(part - whole[start:end]).max() <= 1e-7 * np.abs(whole[start:end]).max()
 
 
-# ---- matrix products -------------------------------------------------------------------------------------------------------------------
+# ---- matrix products -------------------------------------------------------------------
 
 
 def check_product(rng, m, k, n):
-    """y = W x, dx = W' dy, dW = dy x' against double; twice over, so that the second adds to the first. The errors' text, or None."""
+    """y = W x, dx = W' dy, dW = dy x' against double; twice over, so that the second adds to the
+    first. The errors' text, or None."""
     w, x, dy_ = rng.normal(size=(m, k)), rng.normal(size=(k, n)), rng.normal(size=(m, n))
     w, x, dy_ = (a.astype(DTYPE).astype(float) for a in (w, x, dy_))
     dy.renew_cg()
@@ -112,13 +135,18 @@ def check_product(rng, m, k, n):
         error = np.abs(got.reshape(exact.shape) - exact) / (size * eps + 1e-300)
         if not error.max() <= np.sqrt(m + k + n) + 4:
             place = np.unravel_index(error.argmax(), error.shape)
-            return f"{name} of m = {m}, k = {k}, n = {n}: error of {error.max():.1f} roundings at {place}"
+            return (
+                f"{name} of m = {m}, k = {k}, n = {n}: error of {error.max():.1f} roundings at"
+                f" {place}"
+            )
     return None
 
 
 ROWS = [1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 48, 63, 65, 97]
 INNER = [1, 2, 3, 5, 8, 13, 33]
-LARGE = [(256, 128, n) for n in (1, 2, 3, 16, 17, 64, 65, 128, 129)] + [(515, 300, n) for n in (1, 4, 33)]
+LARGE = [(256, 128, n) for n in (1, 2, 3, 16, 17, 64, 65, 128, 129)] + [
+    (515, 300, n) for n in (1, 4, 33)
+]
 LARGE += [(97, 1025, 3), (1030, 33, 40), (129, 700, 20)]
 
 
@@ -133,10 +161,15 @@ def test_matrix_products_of_all_sizes():
     assert check_products(range(1, 131)) is None
 
 
-@pytest.mark.skipif(BLAS.startswith("none"), reason="this run has no BLAS: the test above was this one")
+@pytest.mark.skipif(
+    BLAS.startswith("none"), reason="this run has no BLAS: the test above was this one"
+)
 def test_matrix_products_without_blas():
     sizes = [1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 33, 63, 65, 128, 130]
-    code = f"import test_kernels, dist_dynet._ffi as f; print(f.BLAS, test_kernels.check_products({sizes}))"
+    code = (
+        "import test_kernels, dist_dynet._ffi as f; print(f.BLAS,"
+        f" test_kernels.check_products({sizes}))"
+    )
     assert output_of(code, DIST_DYNET_BLAS="none") == "none (plain C) None\n"
 
 
@@ -146,7 +179,9 @@ def test_blas_that_is_none_is_refused():
     assert out.startswith("DIST_DYNET_BLAS=/nowhere/lib.so: not a BLAS library")
 
 
-@pytest.mark.parametrize("zero", [(0, 3, 2), (3, 0, 2), (3, 2, 0), (0, 0, 0), (1, 0, 1), (20, 0, 20)])
+@pytest.mark.parametrize(
+    "zero", [(0, 3, 2), (3, 0, 2), (3, 2, 0), (0, 0, 0), (1, 0, 1), (20, 0, 20)]
+)
 def test_matrix_products_with_a_size_of_zero(zero):
     m, k, n = zero
     W, x = dy.zeros((m, k)), dy.zeros((k, n))
@@ -162,9 +197,13 @@ def test_sums_keep_their_digits(n, rng):
     exact = x.astype(float).sum()
     eps = np.finfo(DTYPE).eps
     assert abs(dy.sum_elems(dy.inputTensor(x)).value() - exact) <= 4 * eps * np.abs(x).sum()
-    assert abs(dy.mean_elems(dy.inputTensor(x)).value() - exact / n) <= 4 * eps * np.abs(x).sum() / n
+    assert (
+        abs(dy.mean_elems(dy.inputTensor(x)).value() - exact / n) <= 4 * eps * np.abs(x).sum() / n
+    )
     y = rng.normal(size=n).astype(DTYPE)
-    assert abs(dy.dot_product(dy.inputTensor(x), dy.inputTensor(y)).value() - x.astype(float) @ y) <= 4 * eps * (np.abs(x) @ np.abs(y))
+    assert abs(
+        dy.dot_product(dy.inputTensor(x), dy.inputTensor(y)).value() - x.astype(float) @ y
+    ) <= 4 * eps * (np.abs(x) @ np.abs(y))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (16, 16), (17, 33), (40, 7), (3, 100)])

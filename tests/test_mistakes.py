@@ -1,4 +1,5 @@
-"""What beginners write, many of them by habit from PyTorch and NumPy: each is an error with a message, or has the result that was meant.
+"""What beginners write, many of them by habit from PyTorch and NumPy: each is an error with a
+message, or has the result that was meant.
 
 How long: three seconds.
 """
@@ -18,63 +19,193 @@ from dist_dynet._hints import WRITTEN_HERE
 def surroundings():
     """The names that a line below may use."""
     m = dy.ParameterCollection()
-    names = {"dy": dy, "np": np, "copy": copy, "pickle": pickle, "m": m, "W": m.add_parameters((2, 3)), "b": m.add_parameters(2)}
-    names |= {"E": m.add_lookup_parameters((10, 3)), "lstm": dy.VanillaLSTMBuilder(1, 3, 2, m), "trainer": dy.SimpleSGDTrainer(m)}
-    names |= {"x": dy.inputVector([1, 2, 3]), "y": dy.inputVector([3, 2, 1]), "M": dy.inputTensor([[0, 1, 2], [3, 4, 5]])}
-    return names | {"xb": dy.inputTensor(np.ones((3, 2)), batched=True), "s": dy.sum_elems(names["W"] * names["x"])}
+    names = {
+        "dy": dy,
+        "np": np,
+        "copy": copy,
+        "pickle": pickle,
+        "m": m,
+        "W": m.add_parameters((2, 3)),
+        "b": m.add_parameters(2),
+    }
+    names |= {
+        "E": m.add_lookup_parameters((10, 3)),
+        "lstm": dy.VanillaLSTMBuilder(1, 3, 2, m),
+        "trainer": dy.SimpleSGDTrainer(m),
+    }
+    names |= {
+        "x": dy.inputVector([1, 2, 3]),
+        "y": dy.inputVector([3, 2, 1]),
+        "M": dy.inputTensor([[0, 1, 2], [3, 4, 5]]),
+    }
+    return names | {
+        "xb": dy.inputTensor(np.ones((3, 2)), batched=True),
+        "s": dy.sum_elems(names["W"] * names["x"]),
+    }
 
 
 MISTAKES = [
     # sizes that are no integers
     ("dy.Linear(5 / 2, 2, m)", TypeError, "Linear: sizes must be integers; got 2.5."),
     ("dy.Linear('3', 2, m)", TypeError, "Linear: sizes must be integers; got '3'."),
-    ("dy.VanillaLSTMBuilder(1, 3, 5 / 2, m)", TypeError, "VanillaLSTMBuilder: sizes must be integers; got 2.5."),
-    ("dy.BiRNNBuilder(1, 3, '4', m, dy.GRUBuilder)", TypeError, "BiRNNBuilder: sizes must be integers; got '4'."),
-    ("dy.MLP(3, m)", TypeError, "MLP: sizes must be a list, of the input and of each layer; got 3."),
+    (
+        "dy.VanillaLSTMBuilder(1, 3, 5 / 2, m)",
+        TypeError,
+        "VanillaLSTMBuilder: sizes must be integers; got 2.5.",
+    ),
+    (
+        "dy.BiRNNBuilder(1, 3, '4', m, dy.GRUBuilder)",
+        TypeError,
+        "BiRNNBuilder: sizes must be integers; got '4'.",
+    ),
+    (
+        "dy.MLP(3, m)",
+        TypeError,
+        "MLP: sizes must be a list, of the input and of each layer; got 3.",
+    ),
     ("dy.MLP([3, 2.5], m)", TypeError, "MLP: sizes must be integers; got 2.5."),
     ("dy.CRF(m, 2.5)", TypeError, "CRF: sizes must be integers; got 2.5."),
-    ("dy.BiRNNBuilder(1, 3, 4, m, lstm)", TypeError, "BiRNNBuilder: rnn_builder_factory must make builders"),
+    (
+        "dy.BiRNNBuilder(1, 3, 4, m, lstm)",
+        TypeError,
+        "BiRNNBuilder: rnn_builder_factory must make builders",
+    ),
     # indices
     ("E['dog']", TypeError, "lookup: the index must be an integer; got 'dog'."),
     ("E[None]", TypeError, "lookup: the index must be an integer; got None."),
     ("E[1.5]", TypeError, "lookup: the index must be an integer; got 1.5."),
     ("E[1:3]", TypeError, "lookup: the index must be an integer; got slice(1, 3, None)."),
-    ("E[[1, 2]]", TypeError, "lookup: the index must be an integer; got [1, 2]. For several: lookup_batch()."),
-    ("dy.lookup(E, (1, 2))", TypeError, "lookup: the index must be an integer; got (1, 2). For several: lookup_batch()."),
-    ("E[10 ** 20]", OverflowError, "lookup: the index must have at most 31 bits; got 100000000000000000000."),
+    (
+        "E[[1, 2]]",
+        TypeError,
+        "lookup: the index must be an integer; got [1, 2]. For several: lookup_batch().",
+    ),
+    (
+        "dy.lookup(E, (1, 2))",
+        TypeError,
+        "lookup: the index must be an integer; got (1, 2). For several: lookup_batch().",
+    ),
+    (
+        "E[10 ** 20]",
+        OverflowError,
+        "lookup: the index must have at most 31 bits; got 100000000000000000000.",
+    ),
     ("dy.pick(x, 'a')", TypeError, "pick: the index must be an integer; got 'a'."),
-    ("dy.pick(x, [0])", TypeError, "pick: the index must be an integer; got [0]. For several: pick_batch()."),
+    (
+        "dy.pick(x, [0])",
+        TypeError,
+        "pick: the index must be an integer; got [0]. For several: pick_batch().",
+    ),
     ("dy.pick(x, 1, dim='a')", TypeError, "pick: a dim must be an integer; got 'a'."),
-    ("dy.pickneglogsoftmax(x, 'NOUN')", TypeError, "pickneglogsoftmax: the index must be an integer; got 'NOUN'."),
+    (
+        "dy.pickneglogsoftmax(x, 'NOUN')",
+        TypeError,
+        "pickneglogsoftmax: the index must be an integer; got 'NOUN'.",
+    ),
     ("dy.pickneglogsoftmax(x, [1])", TypeError, "got [1]. For several: pickneglogsoftmax_batch()."),
-    ("x[np.array([0, 1])]", TypeError, "x[i]: an index must be an integer or a slice; got array([0, 1]). Use select_rows() for lists."),
+    (
+        "x[np.array([0, 1])]",
+        TypeError,
+        (
+            "x[i]: an index must be an integer or a slice; got array([0, 1]). Use select_rows() for"
+            " lists."
+        ),
+    ),
     ("dy.softmax(M, d='rows')", TypeError, "softmax: a dim must be an integer; got 'rows'."),
     ("dy.concatenate(x, y)", TypeError, "Expressions go into one list: concatenate([x, y])."),
     ("dy.forward([x, 3])", TypeError, "forward: takes a list of expressions; got int in it."),
     ("dy.values([x, 'y'])", TypeError, "values: takes a list of expressions; got str in it."),
-    ("dy.npvalues([W, None])", TypeError, "npvalues: takes a list of expressions; got NoneType in it."),
-    ("dy.draw_graph('graph.dot', 3)", TypeError, "draw_graph: expr must be an expression; got int."),
-    ("dy.print_graphviz(expression_names=['x'])", TypeError, "print_graphviz: expression_names must be a dict of expressions and names"),
-    ("dy.UnsignedVectorValue([1, -1])", OverflowError, "UnsignedVectorValue: takes integers, 0 or more; got -1."),
+    (
+        "dy.npvalues([W, None])",
+        TypeError,
+        "npvalues: takes a list of expressions; got NoneType in it.",
+    ),
+    (
+        "dy.draw_graph('graph.dot', 3)",
+        TypeError,
+        "draw_graph: expr must be an expression; got int.",
+    ),
+    (
+        "dy.print_graphviz(expression_names=['x'])",
+        TypeError,
+        "print_graphviz: expression_names must be a dict of expressions and names",
+    ),
+    (
+        "dy.UnsignedVectorValue([1, -1])",
+        OverflowError,
+        "UnsignedVectorValue: takes integers, 0 or more; got -1.",
+    ),
     ("lstm.set_dropout(1.5)", ValueError, "set_dropout: the rate must lie in [0, 1]; got 1.5."),
-    ("lstm.set_dropouts(0.5, -1)", ValueError, "set_dropouts: the rate must lie in [0, 1]; got -1."),
-    ("dy.MLP([2, 3], m).set_dropout(2)", ValueError, "set_dropout: the rate must lie in [0, 1]; got 2."),
+    (
+        "lstm.set_dropouts(0.5, -1)",
+        ValueError,
+        "set_dropouts: the rate must lie in [0, 1]; got -1.",
+    ),
+    (
+        "dy.MLP([2, 3], m).set_dropout(2)",
+        ValueError,
+        "set_dropout: the rate must lie in [0, 1]; got 2.",
+    ),
     # numbers
     ("dy.inputVector([1, 'a'])", TypeError, "inputVector: takes numbers; got [1, 'a']."),
     ("dy.inputVector([1, None])", TypeError, "inputVector: takes numbers; got [1, None]."),
     ("dy.inputVector([1 + 2j])", TypeError, "inputVector: takes numbers; got [(1+2j)]."),
-    ("dy.inputVector([[1, 2], [3, 4]])", TypeError, "inputVector: takes a vector of numbers; got shape (2, 2). Use inputTensor()."),
-    ("dy.inputVector({1, 2})", TypeError, "inputVector: takes numbers in their order; got a set. Make a list of it."),
-    ("dy.inputVector({1: 2})", TypeError, "inputVector: takes numbers in their order; got a dict. Make a list of it."),
-    ("dy.inputVector([s, s])", TypeError, "inputVector: takes numbers; got expressions. To join expressions: concatenate()."),
+    (
+        "dy.inputVector([[1, 2], [3, 4]])",
+        TypeError,
+        "inputVector: takes a vector of numbers; got shape (2, 2). Use inputTensor().",
+    ),
+    (
+        "dy.inputVector({1, 2})",
+        TypeError,
+        "inputVector: takes numbers in their order; got a set. Make a list of it.",
+    ),
+    (
+        "dy.inputVector({1: 2})",
+        TypeError,
+        "inputVector: takes numbers in their order; got a dict. Make a list of it.",
+    ),
+    (
+        "dy.inputVector([s, s])",
+        TypeError,
+        "inputVector: takes numbers; got expressions. To join expressions: concatenate().",
+    ),
     ("dy.inputTensor(x)", TypeError, "got expressions. To join expressions: concatenate()."),
-    ("dy.inputTensor([[1, 2], [3]])", TypeError, "The detected shape was (2,) + inhomogeneous part."),
-    ("dy.inputTensor(np.ma.array([1, 2], mask=[0, 1]))", TypeError, "got masked ones. Say what stands for them: array.filled(0)."),
-    ("dy.lookup_batch(E, np.array([True, False]))", TypeError, "lookup_batch: indices must be integers; got array([ True, False])."),
-    ("dy.lookup_batch(E, np.array([1.5, 2]))", TypeError, "lookup_batch: indices must be integers; got array([1.5, 2. ])."),
-    ("dy.lookup_batch(E, np.array([[0, 1]]))", TypeError, "lookup_batch: indices must be integers in one flat list; got array([[0, 1]])."),
-    ("dy.lookup_batch(E, [[0, 1], [2]])", TypeError, "lookup_batch: indices must be integers in one flat list; got [[0, 1], [2]]."),
-    ("dy.pickneglogsoftmax_batch(xb, 1)", TypeError, "indices must be integers in one flat list; got 1."),
+    (
+        "dy.inputTensor([[1, 2], [3]])",
+        TypeError,
+        "The detected shape was (2,) + inhomogeneous part.",
+    ),
+    (
+        "dy.inputTensor(np.ma.array([1, 2], mask=[0, 1]))",
+        TypeError,
+        "got masked ones. Say what stands for them: array.filled(0).",
+    ),
+    (
+        "dy.lookup_batch(E, np.array([True, False]))",
+        TypeError,
+        "lookup_batch: indices must be integers; got array([ True, False]).",
+    ),
+    (
+        "dy.lookup_batch(E, np.array([1.5, 2]))",
+        TypeError,
+        "lookup_batch: indices must be integers; got array([1.5, 2. ]).",
+    ),
+    (
+        "dy.lookup_batch(E, np.array([[0, 1]]))",
+        TypeError,
+        "lookup_batch: indices must be integers in one flat list; got array([[0, 1]]).",
+    ),
+    (
+        "dy.lookup_batch(E, [[0, 1], [2]])",
+        TypeError,
+        "lookup_batch: indices must be integers in one flat list; got [[0, 1], [2]].",
+    ),
+    (
+        "dy.pickneglogsoftmax_batch(xb, 1)",
+        TypeError,
+        "indices must be integers in one flat list; got 1.",
+    ),
     ("dy.inputVector([1, 10**400])", OverflowError, "inputVector: takes numbers; "),
     ("dy.scalarInput(10**400)", OverflowError, "scalarInput: takes numbers; "),
     ("dy.scalarInput('3')", TypeError, "scalarInput: takes numbers; got '3'."),
@@ -82,47 +213,136 @@ MISTAKES = [
     ("x.set(['a', 1, 2])", TypeError, "set: takes numbers; got ['a', 1, 2]."),
     ("dy.dropout(x, '0.5')", TypeError, "dropout: takes numbers; got '0.5'."),
     ("dy.dropout(x, None)", TypeError, "dropout: takes numbers; "),
-    ("dy.tanh(2)", TypeError, "tanh: takes expressions; got int. Make one of numbers by scalarInput(), inputVector() or inputTensor()."),
-    ("lstm.initial_state().add_input([1, 2, 3])", TypeError, "got list. Make one of numbers by scalarInput(), "),
+    (
+        "dy.tanh(2)",
+        TypeError,
+        (
+            "tanh: takes expressions; got int. Make one of numbers by scalarInput(), inputVector()"
+            " or inputTensor()."
+        ),
+    ),
+    (
+        "lstm.initial_state().add_input([1, 2, 3])",
+        TypeError,
+        "got list. Make one of numbers by scalarInput(), ",
+    ),
     ("dy.tanh(None)", TypeError, "tanh: takes expressions; got NoneType."),
     # initial values
-    ("m.add_parameters((2, 3), init=dy.NumpyInitializer(np.ones((3, 2))))", ValueError, "the array must have the parameter's dims; got"),
+    (
+        "m.add_parameters((2, 3), init=dy.NumpyInitializer(np.ones((3, 2))))",
+        ValueError,
+        "the array must have the parameter's dims; got",
+    ),
     # trainers
     ("dy.AdamWTrainer(m).learning_rte = 0.1", AttributeError, "learning_rte"),
     ("dy.parallel.DistributedTrainer(trainer).learning_rte = 0.1", AttributeError, "learning_rte"),
-    ("trainer.learning_rate = 'fast'", TypeError, "learning_rate: the rate must be a number; got 'fast'."),
-    ("trainer.learning_rate = float('nan')", ValueError, "learning_rate: the rate must be a number; got nan."),
-    ("dy.AdamTrainer(m, None)", TypeError, "AdamTrainer: the learning rate must be a number; got None."),
-    ("dy.AdamTrainer(m, float('nan'))", ValueError, "AdamTrainer: the learning rate must be a number; got nan."),
-    ("trainer.set_clip_threshold(None)", TypeError, "set_clip_threshold: the norm must be a number; got None."),
-    ("trainer.set_clip_threshold(float('nan'))", ValueError, "set_clip_threshold: the norm must be a number; got nan."),
+    (
+        "trainer.learning_rate = 'fast'",
+        TypeError,
+        "learning_rate: the rate must be a number; got 'fast'.",
+    ),
+    (
+        "trainer.learning_rate = float('nan')",
+        ValueError,
+        "learning_rate: the rate must be a number; got nan.",
+    ),
+    (
+        "dy.AdamTrainer(m, None)",
+        TypeError,
+        "AdamTrainer: the learning rate must be a number; got None.",
+    ),
+    (
+        "dy.AdamTrainer(m, float('nan'))",
+        ValueError,
+        "AdamTrainer: the learning rate must be a number; got nan.",
+    ),
+    (
+        "trainer.set_clip_threshold(None)",
+        TypeError,
+        "set_clip_threshold: the norm must be a number; got None.",
+    ),
+    (
+        "trainer.set_clip_threshold(float('nan'))",
+        ValueError,
+        "set_clip_threshold: the norm must be a number; got nan.",
+    ),
     ("dy.schedules.Cosine(m, 3)", TypeError, "Cosine: takes a trainer; got ParameterCollection."),
     # names of other toolkits
-    ("dy.relu(x)", AttributeError, "module 'dist_dynet' has no attribute 'relu'. Write dy.rectify() here."),
+    (
+        "dy.relu(x)",
+        AttributeError,
+        "module 'dist_dynet' has no attribute 'relu'. Write dy.rectify() here.",
+    ),
     ("dy.cat([x, y])", AttributeError, "Write dy.concatenate() here."),
     ("dy.Embedding(10, 3)", AttributeError, "Write m.add_lookup_parameters() here."),
     ("x.shape", AttributeError, "has no attribute 'shape'. Write x.dim() here."),
     ("s.item()", AttributeError, "has no attribute 'item'. Write x.value() here."),
     ("x.detach()", AttributeError, "has no attribute 'detach'. Write dy.nobackprop() here."),
     ("W.T", AttributeError, "has no attribute 'T'. Write dy.transpose() here."),
-    ("W.grad", AttributeError, "'Parameters' object has no attribute 'grad'. Write p.grad_as_array() or p.set_gradient() here."),
+    (
+        "W.grad",
+        AttributeError,
+        (
+            "'Parameters' object has no attribute 'grad'. Write p.grad_as_array() or"
+            " p.set_gradient() here."
+        ),
+    ),
     ("W.grad = 3", AttributeError, "Write p.grad_as_array() or p.set_gradient() here."),
     ("trainer.lr = 0.1", AttributeError, "Write trainer.learning_rate here."),
-    ("W.data", AttributeError, "'Parameters' object has no attribute 'data'. Write p.as_array() here."),
-    ("E.weight", AttributeError, "'LookupParameters' object has no attribute 'weight'. Write p.as_array() here."),
-    ("m.parameters()", AttributeError, "'ParameterCollection' object has no attribute 'parameters'. Write m.parameters_list() here."),
-    ("m.state_dict()", AttributeError, "'ParameterCollection' object has no attribute 'state_dict'. Write m.save() here."),
+    (
+        "W.data",
+        AttributeError,
+        "'Parameters' object has no attribute 'data'. Write p.as_array() here.",
+    ),
+    (
+        "E.weight",
+        AttributeError,
+        "'LookupParameters' object has no attribute 'weight'. Write p.as_array() here.",
+    ),
+    (
+        "m.parameters()",
+        AttributeError,
+        (
+            "'ParameterCollection' object has no attribute 'parameters'. Write m.parameters_list()"
+            " here."
+        ),
+    ),
+    (
+        "m.state_dict()",
+        AttributeError,
+        "'ParameterCollection' object has no attribute 'state_dict'. Write m.save() here.",
+    ),
     ("m.nonsense", AttributeError, "'ParameterCollection' object has no attribute 'nonsense'"),
-    ("trainer.step()", AttributeError, "'SimpleSGDTrainer' object has no attribute 'step'. Write trainer.update() here."),
-    ("trainer.zero_grad()", AttributeError, "no attribute 'zero_grad'. Leave it out: update() forgets the gradients."),
-    ("dy.parallel.DistributedTrainer(trainer).step()", AttributeError, "has no attribute 'step'. Write trainer.update() here."),
+    (
+        "trainer.step()",
+        AttributeError,
+        "'SimpleSGDTrainer' object has no attribute 'step'. Write trainer.update() here.",
+    ),
+    (
+        "trainer.zero_grad()",
+        AttributeError,
+        "no attribute 'zero_grad'. Leave it out: update() forgets the gradients.",
+    ),
+    (
+        "dy.parallel.DistributedTrainer(trainer).step()",
+        AttributeError,
+        "has no attribute 'step'. Write trainer.update() here.",
+    ),
     ("trainer.lr", AttributeError, "has no attribute 'lr'. Write trainer.learning_rate here."),
     ("dy.nonsense(x)", AttributeError, "module 'dist_dynet' has no attribute 'nonsense'."),
     ("dy.esum([[x]])", TypeError, "esum: takes expressions; got list."),
     # a graph for each example
-    ("for _ in range(2): loss = dy.squared_norm(W * x); loss.backward(); trainer.update()", RuntimeError, "renew_cg()"),
+    (
+        "for _ in range(2): loss = dy.squared_norm(W * x); loss.backward(); trainer.update()",
+        RuntimeError,
+        "renew_cg()",
+    ),
     # expressions belong to a graph of this process
-    ("pickle.dumps(x)", TypeError, "an expression cannot be pickled: its graph lives in this process."),
+    (
+        "pickle.dumps(x)",
+        TypeError,
+        "an expression cannot be pickled: its graph lives in this process.",
+    ),
     ("pickle.dumps({'loss': s})", TypeError, "Take its numbers, by value() or npvalue()."),
 ]
 
@@ -137,9 +357,21 @@ def test_mistake_is_an_error_in_a_message(line, error, words):
 MEANT = [
     ("dy.Linear(6 / 2, np.int64(2), m).spec", (3, 2, True)),
     ("dy.VanillaLSTMBuilder(1, 3, 4 / 2, m).spec[:3]", (1, 3, 2)),
-    ("m.add_parameters((2, 3), init=dy.NumpyInitializer(np.arange(6))).as_array().tolist()", [[0, 2, 4], [1, 3, 5]]),
-    ("m.add_parameters(3, init=dy.NumpyInitializer([[1], [2], [3]])).as_array().tolist()", [1, 2, 3]),
-    ("dy.lookup_batch(E, np.array([1.0, 2.0])).vec_value() == dy.lookup_batch(E, [1, 2]).vec_value()", True),
+    (
+        "m.add_parameters((2, 3), init=dy.NumpyInitializer(np.arange(6))).as_array().tolist()",
+        [[0, 2, 4], [1, 3, 5]],
+    ),
+    (
+        "m.add_parameters(3, init=dy.NumpyInitializer([[1], [2], [3]])).as_array().tolist()",
+        [1, 2, 3],
+    ),
+    (
+        (
+            "dy.lookup_batch(E, np.array([1.0, 2.0])).vec_value() == dy.lookup_batch(E, [1,"
+            " 2]).vec_value()"
+        ),
+        True,
+    ),
     ("dy.inputTensor(np.ma.array([1, 2])).value()", [1, 2]),
     ("E[2.0].value() == E[np.int64(2)].value() == E[np.array(2)].value()", True),
     ("dy.pickneglogsoftmax(x, np.array(1)).value() == dy.pickneglogsoftmax(x, 1.0).value()", True),
@@ -147,7 +379,13 @@ MEANT = [
     ("dy.inputVector((k for k in (1, True, np.float32(3)))).value()", [1, 1, 3]),
     ("dy.inputVector([np.float64(1), np.array(2)]).value()", [1, 2]),
     ("copy.copy(x).value(), copy.deepcopy([x])[0].value()", ([1, 2, 3], [1, 2, 3])),
-    ("copy.deepcopy(W).as_array().tolist() == W.as_array().tolist() and copy.deepcopy(W) is not W", True),
+    (
+        (
+            "copy.deepcopy(W).as_array().tolist() == W.as_array().tolist() and copy.deepcopy(W) is"
+            " not W"
+        ),
+        True,
+    ),
     ("pickle.loads(pickle.dumps(W)).shape()", (2, 3)),
 ]
 
@@ -173,7 +411,12 @@ def test_subclasses_of_trainers_may_use_names_of_other_toolkits():
 
 
 def test_names_of_other_toolkits_lead_to_names_that_there_are():
-    owners = {"m": dy.ParameterCollection, "x": dy.Expression, "loss": dy.Expression, "parallel": dy.parallel}
+    owners = {
+        "m": dy.ParameterCollection,
+        "x": dy.Expression,
+        "loss": dy.Expression,
+        "parallel": dy.parallel,
+    }
     for theirs, here in WRITTEN_HERE.items():
         assert not hasattr(dy, theirs), theirs
         owner, _, name = here.rpartition(".")
@@ -193,7 +436,13 @@ def test_names_of_other_toolkits_lead_to_names_that_there_are():
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_attributes_of_other_toolkits_lead_to_what_there_is(cls, attributes):
-    owners = {"m": dy.ParameterCollection, "x": dy.Expression, "p": dy.Parameters, "trainer": dy.Trainer, "dy": dy}
+    owners = {
+        "m": dy.ParameterCollection,
+        "x": dy.Expression,
+        "p": dy.Parameters,
+        "trainer": dy.Trainer,
+        "dy": dy,
+    }
     for theirs, here in attributes.items():
         assert not hasattr(cls, theirs), theirs
         for owner, name in re.findall(r"(\w+)\.(\w+)", here):
@@ -202,5 +451,11 @@ def test_attributes_of_other_toolkits_lead_to_what_there_is(cls, attributes):
 
 def test_attributes_of_other_toolkits_are_not_offered():
     m = dy.ParameterCollection()
-    for thing in (m, dy.SimpleSGDTrainer(m), m.add_parameters(2), m.add_lookup_parameters((2, 2)), dy.scalarInput(1)):
+    for thing in (
+        m,
+        dy.SimpleSGDTrainer(m),
+        m.add_parameters(2),
+        m.add_lookup_parameters((2, 2)),
+        dy.scalarInput(1),
+    ):
         assert all(hasattr(thing, name) for name in dir(thing)), thing

@@ -1,7 +1,8 @@
-"""What every builder and block of tests/net_table promises: batches, batching on the fly, saving, copies, gradients, resumed runs, ranks.
+"""What every builder and block of tests/net_table promises: batches, batching on the fly, saving,
+copies, gradients, resumed runs, ranks.
 
-What each computes is tested in test_builders.py, test_softmax_builders.py, test_blocks_*.py and test_trees_attention.py. How long: about 15 s,
-half of them for the double build.
+What each computes is tested in test_builders.py, test_softmax_builders.py, test_blocks_*.py and
+test_trees_attention.py. How long: about 15 s, half of them for the double build.
 """
 
 import copy
@@ -24,7 +25,9 @@ from dist_dynet import nn
 from dist_dynet._ffi import DTYPE_NAME
 from dist_dynet.nn.owner import Owner
 
-every_net = pytest.mark.parametrize("net", [pytest.param(net, id=name) for name, net in NETS.items()])
+every_net = pytest.mark.parametrize(
+    "net", [pytest.param(net, id=name) for name, net in NETS.items()]
+)
 
 
 def made(net):
@@ -52,7 +55,8 @@ def expressions(arrays):
 
 
 def value_of(net, built, arrays):
-    """In a graph of its own: a value that is computed once may be kept for the length of a graph."""
+    """In a graph of its own: a value that is computed once may be kept for the length of a
+    graph."""
     dy.renew_cg()
     return net.value(built, expressions(arrays)).npvalue()
 
@@ -65,12 +69,18 @@ def where(built):
     return f"{type(built).__name__}, see {type(built).__module__}"
 
 
-# ---- the table is whole ----------------------------------------------------------------------------------------------------------------
+# ---- the table is whole ----------------------------------------------------------------
 
 
 def net_gaps(classes, rows):
     table, public = "tests/net_table/<family>.py", "dist_dynet/nn/__init__.py"
-    return differing(classes, {type(net.make(dy.ParameterCollection())) for net in rows}, net_table.NOT_IN_THE_TABLE, table, public)
+    return differing(
+        classes,
+        {type(net.make(dy.ParameterCollection())) for net in rows},
+        net_table.NOT_IN_THE_TABLE,
+        table,
+        public,
+    )
 
 
 def test_table_has_every_builder_and_block():
@@ -78,11 +88,17 @@ def test_table_has_every_builder_and_block():
 
 
 def test_table_has_every_recurrent_builder_in_its_factories():
-    known = {c for c in known_classes(nn, Owner).values() if issubclass(c, nn.builder.RecurrentBuilder) and c.__name__ in nn.__all__}
-    assert known == {*CLASSES}, f"not in FACTORIES of tests/net_table/recurrent.py: {known - {*CLASSES}}"
+    known = {
+        c
+        for c in known_classes(nn, Owner).values()
+        if issubclass(c, nn.builder.RecurrentBuilder) and c.__name__ in nn.__all__
+    }
+    assert known == {*CLASSES}, (
+        f"not in FACTORIES of tests/net_table/recurrent.py: {known - {*CLASSES}}"
+    )
 
 
-# ---- properties ------------------------------------------------------------------------------------------------------------------------
+# ---- properties ------------------------------------------------------------------------
 
 
 @every_net
@@ -101,7 +117,9 @@ def test_autobatched_equals_plain(net, rng):
             close(batched, plain, 2e-5)
 
 
-@pytest.mark.parametrize("net", [pytest.param(net, id=name) for name, net in NETS.items() if net.per_element])
+@pytest.mark.parametrize(
+    "net", [pytest.param(net, id=name) for name, net in NETS.items() if net.per_element]
+)
 def test_batched_equals_unbatched(net, rng):
     _, built = made(net)
     arrays = inputs(net, rng, 5)
@@ -129,7 +147,8 @@ def test_spec_makes_an_equal_one(net):
 
 
 def check_copies(net, folder, rng):
-    """Saved and loaded, pickled, copied: of the same spec and names, with the same values and bits; and trained apart from the original."""
+    """Saved and loaded, pickled, copied: of the same spec and names, with the same values and bits;
+    and trained apart from the original."""
     m, built = made(net)
     arrays = inputs(net, rng, 2)
     dy.save(folder / "net", [built])
@@ -137,18 +156,36 @@ def check_copies(net, folder, rng):
     (loaded,) = dy.load(folder / "net", other)
     assert list(other.named_parameters()) == list(m.named_parameters()), where(built)
     expected = value_of(net, built, arrays)
-    for way, twin in (("load", loaded), ("pickle", pickle.loads(pickle.dumps(built))), ("copy", copy.deepcopy(built))):
+    for way, twin in (
+        ("load", loaded),
+        ("pickle", pickle.loads(pickle.dumps(built))),
+        ("copy", copy.deepcopy(built)),
+    ):
         what = f"{way}: {where(built)}"
-        assert type(twin) is type(built) and twin.spec == built.spec and twin.whoami() == type(built).__name__, what
+        assert (
+            type(twin) is type(built)
+            and twin.spec == built.spec
+            and twin.whoami() == type(built).__name__
+        ), what
         own = twin.param_collection()
-        assert list(own.named_parameters()) == list(built.param_collection().named_parameters()), what
-        assert len(own.named_parameters()) == len(m.named_parameters()), f"not all parameters are in param_collection(): {what}"
+        assert list(own.named_parameters()) == list(built.param_collection().named_parameters()), (
+            what
+        )
+        assert len(own.named_parameters()) == len(m.named_parameters()), (
+            f"not all parameters are in param_collection(): {what}"
+        )
         got = value_of(net, twin, arrays)
         # DyNet's text files hold as many digits as float32 has
-        assert np.allclose(got, expected, rtol=1e-6) if way == "load" and DTYPE_NAME == "float64" else np.array_equal(got, expected), what
+        assert (
+            np.allclose(got, expected, rtol=1e-6)
+            if way == "load" and DTYPE_NAME == "float64"
+            else np.array_equal(got, expected)
+        ), what
         for p in trained(own):
             p.scale(0.5)
-        assert not np.array_equal(value_of(net, twin, arrays), expected), f"does not use its own parameters: {what}"
+        assert not np.array_equal(value_of(net, twin, arrays), expected), (
+            f"does not use its own parameters: {what}"
+        )
         assert np.array_equal(value_of(net, built, arrays), expected), what
 
 
@@ -160,9 +197,16 @@ def test_saved_pickled_and_copied(net, tmp_path, rng):
 def check_gradients_arrive(net, rng):
     m, built = made(net)
     loss_of(net, built, inputs(net, rng, 2)).backward()
-    without = [p.name() for p in trained(m) if not (p.has_gradient() and np.abs(p.grad_as_array()).max() > 0)]
+    without = [
+        p.name()
+        for p in trained(m)
+        if not (p.has_gradient() and np.abs(p.grad_as_array()).max() > 0)
+    ]
     expected = [p.name() for p in trained(m) if p.name().rpartition("/")[2] in net.unused]
-    assert without == expected, f"no gradient reaches {without}: {where(built)}; or its row in tests/net_table does not use them"
+    assert without == expected, (
+        f"no gradient reaches {without}: {where(built)}; or its row in tests/net_table does not use"
+        " them"
+    )
 
 
 @every_net
@@ -172,7 +216,8 @@ def test_gradient_reaches_every_parameter(net, rng):
 
 @every_net
 def test_resumed_training_is_that_of_an_uninterrupted_run(net, tmp_path, rng):
-    """With dropout, where there is some: three steps, a checkpoint, three more steps, again in a new model; bit for bit."""
+    """With dropout, where there is some: three steps, a checkpoint, three more steps, again in a
+    new model; bit for bit."""
     arrays = [inputs(net, rng, 2) for _ in range(6)]
     ends = []
     for resume in (False, True):
@@ -200,7 +245,7 @@ def test_ranks_do_what_one_process_does_with_every_net():
     assert mpirun(2, "nets.py")[:2] == (0, "ok\n")
 
 
-# ---- wrong nets are found --------------------------------------------------------------------------------------------------------------
+# ---- wrong nets are found --------------------------------------------------------------
 
 
 class Scale(nn.block.Block):
@@ -263,13 +308,21 @@ def test_checks_pass_what_is_right(tmp_path, rng):
 
 def test_a_block_without_a_row_is_reported():
     said = net_gaps({**known_classes(nn, Owner), "Scale": Scale}, NETS.values())
-    assert "Scale: no row in tests/net_table/<family>.py; add one, or say in its NOT_IN_THE_TABLE" in said
+    assert (
+        "Scale: no row in tests/net_table/<family>.py; add one, or say in its NOT_IN_THE_TABLE"
+        in said
+    )
     said = net_gaps(known_classes(nn, Owner), [*NETS.values(), row(lambda m: Scale(3, m))])
-    assert said == "Scale: has a row in tests/net_table/<family>.py, and is not in __all__ of dist_dynet/nn/__init__.py"
+    assert (
+        said == "Scale: has a row in tests/net_table/<family>.py, and is not in __all__ of"
+        " dist_dynet/nn/__init__.py"
+    )
 
 
 def test_a_parameter_without_gradient_is_reported(rng):
-    with pytest.raises(AssertionError, match=r"no gradient reaches \['/scale/_1'\]: Idle, see test_nets"):
+    with pytest.raises(
+        AssertionError, match=r"no gradient reaches \['/scale/_1'\]: Idle, see test_nets"
+    ):
         check_gradients_arrive(row(lambda m: Idle(3, m)), rng)
 
 
@@ -282,7 +335,10 @@ class Uneven(Scale):
 
 
 def test_a_spec_that_leaves_something_out_is_reported():
-    with pytest.raises(AssertionError, match=r"from_spec gives other initial values of \['/scale/_0'\]: Uneven, see test_nets"):
+    with pytest.raises(
+        AssertionError,
+        match=r"from_spec gives other initial values of \['/scale/_0'\]: Uneven, see test_nets",
+    ):
         check_spec(row(lambda m: Uneven(3, m, 2)))
 
 
@@ -292,7 +348,7 @@ def test_a_wrong_copy_is_reported(make, tmp_path, rng):
         check_copies(row(make), tmp_path, rng)
 
 
-# ---- gradients in double ---------------------------------------------------------------------------------------------------------------
+# ---- gradients in double ---------------------------------------------------------------
 
 
 def gradients_of(net, m, built, arrays, w):
@@ -300,7 +356,9 @@ def gradients_of(net, m, built, arrays, w):
     dy.renew_cg()
     xs = expressions(arrays)
     y = net.value(built, xs)
-    dy.sum_batches(dy.dot_product(y, dy.inputTensor(w.reshape((*y.dim()[0], y.dim()[1])), batched=True))).backward(full=True)
+    dy.sum_batches(
+        dy.dot_product(y, dy.inputTensor(w.reshape((*y.dim()[0], y.dim()[1])), batched=True))
+    ).backward(full=True)
     return [p.grad_as_array() for p in trained(m)] + [x.gradient() for x in xs]
 
 

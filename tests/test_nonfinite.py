@@ -1,4 +1,5 @@
-"""The search for NaN and infinity: the first node, its shapes, the line of the program that made it.
+"""The search for NaN and infinity: the first node, its shapes, the line of the program that made
+it.
 
 How long: about a second.
 """
@@ -17,7 +18,11 @@ HERE = Path(__file__).name
 
 def line_of(mark):
     """The number of the line of this file that ends with `# <mark>`."""
-    (number,) = (i for i, line in enumerate(Path(__file__).read_text().splitlines(), 1) if line.endswith("# " + mark))
+    (number,) = (
+        i
+        for i, line in enumerate(Path(__file__).read_text().splitlines(), 1)
+        if line.endswith("# " + mark)
+    )
     return number
 
 
@@ -31,7 +36,7 @@ def _off():
     assert "__init__" not in vars(dy.Expression) and nonfinite._depth == 0
 
 
-# ---- find_nonfinite ---------------------------------------------------------------------------------------------------------------------
+# ---- find_nonfinite --------------------------------------------------------------------
 
 
 def test_nothing_is_found_where_all_is_finite():
@@ -47,9 +52,22 @@ def test_first_value_is_found(rng):
     y = dy.log(x)
     loss = dy.sum_batches(dy.sum_elems(dy.exp(y) + dy.cmult(y, y) * 0))
     report = dy.find_nonfinite(loss)
-    assert (report.kind, report.node.op, report.node.index, report.element) == ("value", "log", y.index(), (1, 0))
-    assert report.number == -np.inf and report.node.dims == (2,) and report.node.batch == 2 and report.place is None
-    assert str(report).splitlines()[0] == "the value of node 1 is -inf at (1, 0): v1 = log(v0), dims (2,) x 2"
+    assert (report.kind, report.node.op, report.node.index, report.element) == (
+        "value",
+        "log",
+        y.index(),
+        (1, 0),
+    )
+    assert (
+        report.number == -np.inf
+        and report.node.dims == (2,)
+        and report.node.batch == 2
+        and report.place is None
+    )
+    assert (
+        str(report).splitlines()[0]
+        == "the value of node 1 is -inf at (1, 0): v1 = log(v0), dims (2,) x 2"
+    )
     assert "its input v0 = input(), value from 0 to 1" in str(report)
 
 
@@ -59,7 +77,9 @@ def test_infinity_can_be_let_pass():
     assert dy.find_nonfinite(probabilities).node.op == "input"
     assert dy.find_nonfinite(probabilities, infinite=False) is None
     difference = mask - mask
-    assert dy.find_nonfinite(dy.sum_elems(difference), infinite=False).node.index == difference.index()
+    assert (
+        dy.find_nonfinite(dy.sum_elems(difference), infinite=False).node.index == difference.index()
+    )
 
 
 def test_nodes_that_do_not_matter_are_not_looked_at():
@@ -79,7 +99,12 @@ def test_first_gradient_is_found(accumulated):
     loss = dy.sum_elems(y)
     loss.backward()
     report = dy.find_nonfinite(loss)
-    assert report.kind == "gradient" and report.node.index == v.index() and report.number == np.inf and report.element == (0,)
+    assert (
+        report.kind == "gradient"
+        and report.node.index == v.index()
+        and report.number == np.inf
+        and report.element == (0,)
+    )
     assert [n.index for n, *_ in report.from_] == [y.index()]
     assert "sent by v" in str(report) and "gradient from 1 to 1" in str(report)
 
@@ -89,7 +114,10 @@ def test_gradient_of_parameters_tables_and_parts():
     W, E = m.parameters_from_numpy([[0.0, 1.0]]), m.lookup_parameters_from_numpy([[0.0, 1.0]])
     loss = dy.sum_elems(W**0.5)
     loss.backward()
-    assert dy.find_nonfinite(loss).node.op == "parameter" and dy.find_nonfinite(loss).element == (0, 0)
+    assert dy.find_nonfinite(loss).node.op == "parameter" and dy.find_nonfinite(loss).element == (
+        0,
+        0,
+    )
     dy.renew_cg()
     loss = dy.sum_elems(E[0] ** 0.5)
     loss.backward()
@@ -117,7 +145,7 @@ def test_stale_and_failing_expressions():
     assert dy.find_nonfinite(dy.ParameterCollection().add_parameters(1, init=1)) is None
 
 
-# ---- trace_nonfinite --------------------------------------------------------------------------------------------------------------------
+# ---- trace_nonfinite -------------------------------------------------------------------
 
 
 def network(x):
@@ -145,7 +173,10 @@ def test_values_are_traced_to_the_line(read):
     with dy.trace_nonfinite():
         dy.renew_cg()
         loss = network(dy.inputVector([1, 2]))
-        with pytest.raises(dy.NonFiniteError, match=r"^NaN or Inf detected: the value of node 3 is -inf at \(0,\): v3 = log\(v2\)") as caught:
+        with pytest.raises(
+            dy.NonFiniteError,
+            match=r"^NaN or Inf detected: the value of node 3 is -inf at \(0,\): v3 = log\(v2\)",
+        ) as caught:
             READS[read](loss)
     report = caught.value.report
     assert made_at(report.place, "log") and report.place.function == "network"
@@ -173,7 +204,9 @@ def test_gradients_are_traced_to_the_line():
         y = v**0.5  # root
         loss = dy.sum_elems(y)
         assert loss.value() == 0
-        with pytest.raises(dy.NonFiniteError, match=r"^NaN or Inf detected: the gradient of node \d+ is inf") as caught:
+        with pytest.raises(
+            dy.NonFiniteError, match=r"^NaN or Inf detected: the gradient of node \d+ is inf"
+        ) as caught:
             loss.backward()
     report = caught.value.report
     assert report.node.index == v.index() and made_at(report.place, "times")
@@ -249,7 +282,10 @@ def test_infinity_can_be_let_pass_in_the_mode():
 
 
 def test_mode_is_off_afterwards_even_after_errors():
-    before = {name: getattr(dy.Expression, name) for name in ("value", "_computed", "backward", "__init__")}
+    before = {
+        name: getattr(dy.Expression, name)
+        for name in ("value", "_computed", "backward", "__init__")
+    }
     with pytest.raises(KeyError), dy.trace_nonfinite(), dy.trace_nonfinite():
         raise KeyError
     assert {name: getattr(dy.Expression, name) for name in before} == before

@@ -1,6 +1,7 @@
 """Every operation, from the rows of tests/op_table: values, gradients, batches, extremes, errors.
 
-`pytest` runs the float build, and starts the double build and plain C instead of BLAS as processes of their own. How long: about a minute.
+`pytest` runs the float build, and starts the double build and plain C instead of BLAS as processes
+of their own. How long: about a minute.
 """
 
 import re
@@ -33,13 +34,22 @@ ROWS = [(family, row) for family, module in op_table.FAMILIES.items() for row in
 
 def cases(choose=lambda row, case: True):
     """Parametrises a test over the cases for which choose(row, case)."""
-    chosen = [pytest.param(row, case, id=f"{family}-{row.label(case)}") for family, row in ROWS for case in row.cases if choose(row, case)]
+    chosen = [
+        pytest.param(row, case, id=f"{family}-{row.label(case)}")
+        for family, row in ROWS
+        for case in row.cases
+        if choose(row, case)
+    ]
     return pytest.mark.parametrize(("row", "case"), chosen)
 
 
 def items(attribute):
     """Parametrises a test over the entries of an attribute of rows."""
-    return [pytest.param(row, e, id=f"{family}-{row.name}-{i}") for family, row in ROWS for i, e in enumerate(getattr(row, attribute))]
+    return [
+        pytest.param(row, e, id=f"{family}-{row.name}-{i}")
+        for family, row in ROWS
+        for i, e in enumerate(getattr(row, attribute))
+    ]
 
 
 def differentiable(row, case):
@@ -66,21 +76,31 @@ def weights(rng, shape):
     return rng.uniform(-1, 1, shape).astype(DTYPE).astype(np.float64)
 
 
-# ---- the table is whole ----------------------------------------------------------------------------------------------------------------
+# ---- the table is whole ----------------------------------------------------------------
 
 
 def table_of(op):
-    """The file of the op table that a row of this operation belongs to: the one named as its file in csrc/ops."""
+    """The file of the op table that a row of this operation belongs to: the one named as its file
+    in csrc/ops."""
     row = re.compile(rf"^[A-Z_]+\({op},", re.M)
-    families = [path.stem for path in (HERE.parent / "csrc" / "ops").glob("*.c") if row.search(path.read_text())]
-    return f"tests/op_table/{families[0] if families and families[0] in op_table.FAMILIES else '<family>'}.py"
+    families = [
+        path.stem
+        for path in (HERE.parent / "csrc" / "ops").glob("*.c")
+        if row.search(path.read_text())
+    ]
+    return f"tests/op_table/{families[0] if families and families[0] in op_table.FAMILIES else '<family>'}.py"  # noqa: E501
 
 
 def test_table_has_every_operation_of_c():
     rows = {row.op for _, row in ROWS}
     missing = OPS.keys() - rows
-    assert not missing, "\n".join(f"{op}: no row in {table_of(op)} for this operation of csrc/ops" for op in sorted(missing))
-    assert not rows - OPS.keys(), f"rows in tests/op_table name operations that csrc/ops does not have: {sorted(rows - OPS.keys())}"
+    assert not missing, "\n".join(
+        f"{op}: no row in {table_of(op)} for this operation of csrc/ops" for op in sorted(missing)
+    )
+    assert not rows - OPS.keys(), (
+        "rows in tests/op_table name operations that csrc/ops does not have:"
+        f" {sorted(rows - OPS.keys())}"
+    )
 
 
 def test_table_calls_every_public_function(monkeypatch):
@@ -95,7 +115,11 @@ def test_table_calls_every_public_function(monkeypatch):
 
         monkeypatch.setattr(owner, name, recorder)
 
-    operators = [name for name, f in vars(dy.Expression).items() if getattr(f, "__module__", "").startswith("dist_dynet.ops.")]
+    operators = [
+        name
+        for name, f in vars(dy.Expression).items()
+        if getattr(f, "__module__", "").startswith("dist_dynet.ops.")
+    ]
     for name in operators:
         record(dy.Expression, name)
     for name in ops.__all__:
@@ -103,9 +127,14 @@ def test_table_calls_every_public_function(monkeypatch):
     for _, row in ROWS:
         Run(row, row.cases[0], drawn(row, row.cases[0], np.random.default_rng(0)))
     missing = {*ops.__all__, *operators} - called - op_table.NOT_IN_THE_TABLE.keys()
-    assert not missing, f"no row in tests/op_table/<family>.py calls {sorted(missing)}; or give the reason in tests/op_table/__init__.py"
+    assert not missing, (
+        f"no row in tests/op_table/<family>.py calls {sorted(missing)}; or give the reason in"
+        " tests/op_table/__init__.py"
+    )
     stale = called & op_table.NOT_IN_THE_TABLE.keys()
-    assert not stale, f"NOT_IN_THE_TABLE of tests/op_table/__init__.py lists {sorted(stale)}, which rows call"
+    assert not stale, (
+        f"NOT_IN_THE_TABLE of tests/op_table/__init__.py lists {sorted(stale)}, which rows call"
+    )
 
 
 def test_table_has_distinct_names():
@@ -113,13 +142,22 @@ def test_table_has_distinct_names():
     assert sorted(labels) == sorted(set(labels)), "two cases of one name hide each other"
 
 
-@pytest.mark.parametrize("row", [pytest.param(row, id=f"{family}-{row.name}") for family, row in ROWS if any(c.inputs for c in row.cases)])
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=f"{family}-{row.name}")
+        for family, row in ROWS
+        if any(c.inputs for c in row.cases)
+    ],
+)
 def test_table_has_a_case_of_one_element(row):
     sizes = [max(int(np.prod(i.dims)) for i in c.inputs) for c in row.cases if c.inputs]
-    assert min(sizes) <= 4, f"row {row.name!r} of {row.op} has no case of one element in tests/op_table"
+    assert min(sizes) <= 4, (
+        f"row {row.name!r} of {row.op} has no case of one element in tests/op_table"
+    )
 
 
-# ---- values ----------------------------------------------------------------------------------------------------------------------------
+# ---- values ----------------------------------------------------------------------------
 
 
 @cases()
@@ -181,7 +219,7 @@ def test_extreme_gives_what_the_table_says(row, extreme):
                 close(g[:, 0], np.asarray(want, float))
 
 
-# ---- gradients -------------------------------------------------------------------------------------------------------------------------
+# ---- gradients -------------------------------------------------------------------------
 
 
 @cases(deterministic)
@@ -194,7 +232,10 @@ def test_gradient_agrees_with_differences_of_numpy(row, case, rng):
         for i in rng.choice(a.size, min(a.size, 40), replace=False):
             direction = [np.zeros(b.shape) for b in arrays]
             direction[k].flat[i] = 1
-            want = np.sum(w * gradients.slope(lambda *xs: expected(row, xs, case.attributes), arrays, direction))
+            want = np.sum(
+                w
+                * gradients.slope(lambda *xs: expected(row, xs, case.attributes), arrays, direction)
+            )
             assert abs(got[k].flat[i] - want) <= GRADIENT_TOLERANCE * (1 + abs(want)), (
                 f"input {k}, number {i}: {got[k].flat[i]!r}, not {want!r}"
             )
@@ -206,25 +247,41 @@ def test_gradient_agrees_with_slope(row, case, rng):
     arrays = drawn(row, case, rng)
     run = Run(row, case, arrays)
     w = weights(rng, run.value().shape)
-    found = gradients.directional_difference(lambda *xs: Run(row, case, xs).value(), arrays, w, run.gradients(w), rng)
+    found = gradients.directional_difference(
+        lambda *xs: Run(row, case, xs).value(), arrays, w, run.gradients(w), rng
+    )
     assert found is None, found
 
 
 @pytest.mark.float64
-@cases(lambda row, case: differentiable(row, case) and sum(int(np.prod(i.shape)) for i in case.inputs) <= SMALL)
+@cases(
+    lambda row, case: (
+        differentiable(row, case) and sum(int(np.prod(i.shape)) for i in case.inputs) <= SMALL
+    )
+)
 def test_jacobian_agrees_with_differences(row, case, rng):
     arrays = drawn(row, case, rng)
-    found = gradients.jacobian_difference(lambda *xs: Run(row, case, xs).value(), arrays, lambda w: Run(row, case, arrays).gradients(w))
+    found = gradients.jacobian_difference(
+        lambda *xs: Run(row, case, xs).value(),
+        arrays,
+        lambda w: Run(row, case, arrays).gradients(w),
+    )
     assert found is None, found
 
 
-@cases(lambda row, case: differentiable(row, case) and any(i.kind != "data" and i.batch == 1 for i in case.inputs))
+@cases(
+    lambda row, case: (
+        differentiable(row, case) and any(i.kind != "data" and i.batch == 1 for i in case.inputs)
+    )
+)
 def test_gradient_accumulates_in_parameters(row, case, rng):
     run = Run(row, case, drawn(row, case, rng), parameters=True)
     w = weights(rng, run.value().shape)
     once = run.gradients(w)
     run.loss(w).backward(full=True)
-    params = [k for k, x in enumerate(run.inputs) if isinstance(x, dy.Parameters | dy.LookupParameters)]
+    params = [
+        k for k, x in enumerate(run.inputs) if isinstance(x, dy.Parameters | dy.LookupParameters)
+    ]
     assert params
     all_close([run.read_gradients()[k] for k in params], [2 * once[k] for k in params])
 
@@ -240,7 +297,12 @@ def test_gradients_of_two_uses_add_up(row, case, rng):
 
 
 def first_two_alike(row, case):
-    return deterministic(row, case) and len(case.inputs) > 1 and case.inputs[0] == case.inputs[1] and case.inputs[0].kind == "tensor"
+    return (
+        deterministic(row, case)
+        and len(case.inputs) > 1
+        and case.inputs[0] == case.inputs[1]
+        and case.inputs[0].kind == "tensor"
+    )
 
 
 @pytest.mark.parametrize("parameters", [False, True], ids=["inputs", "parameters"])
@@ -278,7 +340,12 @@ def test_gradient_goes_to_parameters_alone_unless_full(row, case, rng):
     for k, spec in enumerate(case.inputs):
         if spec.kind != "tensor" or spec.batch > 1:
             continue
-        only = replace(case, inputs=tuple(replace(i, kind="parameter") if j == k else i for j, i in enumerate(case.inputs)))
+        only = replace(
+            case,
+            inputs=tuple(
+                replace(i, kind="parameter") if j == k else i for j, i in enumerate(case.inputs)
+            ),
+        )
         run = Run(row, only, arrays)
         run.loss(w).backward()
         got = run.read_gradients()
@@ -287,7 +354,7 @@ def test_gradient_goes_to_parameters_alone_unless_full(row, case, rng):
             assert j == k or case.inputs[j].kind != "tensor" or not g.any()
 
 
-# ---- batches, changed inputs -------------------------------------------------------------------------------------------------------------
+# ---- batches, changed inputs -----------------------------------------------------------
 
 
 def batched(row, case):
@@ -306,8 +373,12 @@ def test_batch_gives_what_its_elements_give(row, case, rng):
         run = Run(row, *element(case, arrays, b, row.batched_attributes))
         close(value[..., b : b + 1], run.value())
         if row.has_gradient:
-            for total, g, spec in zip(sums, run.gradients(w[..., b : b + 1]), case.inputs, strict=True):
-                total[..., b : b + 1 if spec.batch > 1 else None] += g if spec.batch > 1 or b == 0 else 0
+            for total, g, spec in zip(
+                sums, run.gradients(w[..., b : b + 1]), case.inputs, strict=True
+            ):
+                total[..., b : b + 1 if spec.batch > 1 else None] += (
+                    g if spec.batch > 1 or b == 0 else 0
+                )
                 if spec.batch == 1 and b > 0:
                     total += g
     all_close(got, sums)
@@ -328,7 +399,7 @@ def test_set_gives_what_a_new_graph_gives(row, case, rng):
         all_close(changed, Run(row, case, after).gradients(w))
 
 
-# ---- errors ------------------------------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("row", "refusal"), items("errors"))
@@ -339,19 +410,29 @@ def test_wrong_input_is_refused(row, refusal):
 
 
 @pytest.mark.parametrize("which", ["first", "last"])
-@cases(lambda row, case: case is row.cases[-1] and row.op != "input" and any(i.kind == "tensor" for i in case.inputs))
+@cases(
+    lambda row, case: (
+        case is row.cases[-1] and row.op != "input" and any(i.kind == "tensor" for i in case.inputs)
+    )
+)
 def test_stale_input_is_refused(row, case, which, rng):
     arrays = drawn(row, case, rng)
     old = Run(row, case, arrays).inputs
     new = Run(row, case, arrays)
     k = 0 if which == "first" else len(case.inputs) - 1
     new.inputs[k] = old[k]
-    with pytest.raises(RuntimeError, match=r"^Stale Expression: expression belongs to a graph that renew_cg"):
+    with pytest.raises(
+        RuntimeError, match=r"^Stale Expression: expression belongs to a graph that renew_cg"
+    ):
         new.build()
 
 
 @pytest.mark.parametrize("thing", [object(), dy.Expression()], ids=["object", "empty expression"])
-@cases(lambda row, case: case is row.cases[-1] and row.op != "input" and any(i.kind == "tensor" for i in case.inputs))
+@cases(
+    lambda row, case: (
+        case is row.cases[-1] and row.op != "input" and any(i.kind == "tensor" for i in case.inputs)
+    )
+)
 def test_input_that_is_no_expression_is_refused(row, case, thing, rng):
     run = Run(row, case, drawn(row, case, rng))
     run.inputs[-1] = thing
@@ -359,16 +440,25 @@ def test_input_that_is_no_expression_is_refused(row, case, thing, rng):
         run.build()
 
 
-# ---- the other builds ----------------------------------------------------------------------------------------------------------------------
+# ---- the other builds ------------------------------------------------------------------
 
 
 @pytest.mark.float32
 @pytest.mark.slow
 def test_double_build_passes():
-    assert passing_tests(*(str(HERE / f"test_{name}.py") for name in ("ops", "ops_set", "checker", "tiny")), DIST_DYNET_DTYPE="float64")
+    assert passing_tests(
+        *(str(HERE / f"test_{name}.py") for name in ("ops", "ops_set", "checker", "tiny")),
+        DIST_DYNET_DTYPE="float64",
+    )
 
 
 @pytest.mark.float32
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_plain_c_instead_of_blas_passes(dtype):
-    assert passing_tests(str(HERE / "test_ops.py"), "-k", "(linear or lstm) and not instead", DIST_DYNET_DTYPE=dtype, DIST_DYNET_BLAS="none")
+    assert passing_tests(
+        str(HERE / "test_ops.py"),
+        "-k",
+        "(linear or lstm) and not instead",
+        DIST_DYNET_DTYPE=dtype,
+        DIST_DYNET_BLAS="none",
+    )

@@ -20,7 +20,9 @@ TEXT = (ROOT / "docs" / "ops.md").read_text()
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("make_ops_md", ROOT / "scripts" / "make_ops_md.py")
+    spec = importlib.util.spec_from_file_location(
+        "make_ops_md", ROOT / "scripts" / "make_ops_md.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -28,9 +30,21 @@ def script():
 
 def test_document_is_what_the_sources_say(script):
     before = {name: getattr(dy, name) for name in ops.__all__}
-    difference = list(unified_diff(TEXT.splitlines(), script.document().splitlines(), "docs/ops.md", "the sources", lineterm="", n=1))
+    difference = list(
+        unified_diff(
+            TEXT.splitlines(),
+            script.document().splitlines(),
+            "docs/ops.md",
+            "the sources",
+            lineterm="",
+            n=1,
+        )
+    )
     shown = "\n".join(difference[:20])
-    assert not difference, f"docs/ops.md is not what the sources say; write it anew: python scripts/make_ops_md.py\n{shown}"
+    assert not difference, (
+        "docs/ops.md is not what the sources say; write it anew: python"
+        f" scripts/make_ops_md.py\n{shown}"
+    )
     assert {name: getattr(dy, name) for name in ops.__all__} == before
 
 
@@ -44,8 +58,7 @@ def test_every_row_of_c_is_there():
 
 
 def test_parts_of_a_docstring(script):
-    paragraphs, fields, example = script.parts(
-        """y = x: the first
+    paragraphs, fields, example = script.parts("""y = x: the first
         paragraph.
 
         Args:
@@ -59,8 +72,7 @@ def test_parts_of_a_docstring(script):
 
         >>> 1 + 1
         2
-        """
-    )
+        """)
     assert paragraphs == ["y = x: the first paragraph."]
     assert {k: script.items(v) for k, v in fields.items() if v} == {
         "Args": ["`a`: one thing.", "`b`: another."],

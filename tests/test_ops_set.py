@@ -1,4 +1,5 @@
-"""Nodes that can be set anew: inputs, rows of tables, chosen indices. What depends on them is computed anew, as in a new graph."""
+"""Nodes that can be set anew: inputs, rows of tables, chosen indices. What depends on them is
+computed anew, as in a new graph."""
 
 import numpy as np
 import pytest
@@ -28,7 +29,16 @@ def test_set_of_scalar_input_changes_what_depends_on_it():
     assert x.value() == -3
 
 
-@pytest.mark.parametrize("numbers", [[4, 5, 6], (4, 5, 6), np.array([4, 5, 6]), np.array([4, 0, 5, 0, 6, 0], np.float64)[::2], range(4, 7)])
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [4, 5, 6],
+        (4, 5, 6),
+        np.array([4, 5, 6]),
+        np.array([4, 0, 5, 0, 6, 0], np.float64)[::2],
+        range(4, 7),
+    ],
+)
 def test_set_of_vector_input_takes_any_sequence(numbers):
     x = dy.vecInput(3)
     y = 2 * x
@@ -122,7 +132,13 @@ def test_set_index_of_pickneglogsoftmax_changes_the_class():
 
 
 def test_set_of_a_stale_input_is_refused(table):
-    old = [dy.scalarInput(1), dy.vecInput(2), dy.inputTensor([1.0], reusable_expr=True), dy.lookup(table, 0), dy.lookup_batch(table, [0])]
+    old = [
+        dy.scalarInput(1),
+        dy.vecInput(2),
+        dy.inputTensor([1.0], reusable_expr=True),
+        dy.lookup(table, 0),
+        dy.lookup_batch(table, [0]),
+    ]
     picked = dy.pick(dy.zeros(3), 0)
     dy.renew_cg()
     for x, new in zip(old, [1, [1, 2], [1.0], 1, [1]], strict=True):

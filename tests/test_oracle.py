@@ -1,4 +1,5 @@
-"""The numbers of the real DyNet (tests/data/oracle, see tests/oracle/README.md): values, gradients, trainers, initial values, the tutorial.
+"""The numbers of the real DyNet (tests/data/oracle, see tests/oracle/README.md): values, gradients,
+trainers, initial values, the tutorial.
 
 Float build only: the stored numbers are float32.
 """
@@ -19,8 +20,8 @@ TOLERANCE = 1e-5
 """|a - b| <= tolerance (1 + |b|)"""
 
 LATER: set[str] = set()
-"""Functions that a later release brings. When one is there it must be taken off this list, and its cases run."""
-
+"""Functions that a later release brings. When one is there it must be taken off this list, and its
+cases run."""
 
 
 @pytest.fixture
@@ -45,7 +46,8 @@ def agree(case, got):
 
 
 def without_signs(case, result):
-    """The draws, each column of a Saxe matrix with its largest element positive: the signs depend on the library that decomposes."""
+    """The draws, each column of a Saxe matrix with its largest element positive: the signs depend
+    on the library that decomposes."""
     draws = []
     for draw, flat in zip(case["draws"], result, strict=True):
         if isinstance(draw["init"], dict) and draw["init"]["class"] == "SaxeInitializer":
@@ -60,15 +62,17 @@ def is_there(name):
     return name in replay.OPERATORS or hasattr(dy, name)
 
 
-# ---- the list of what is not there yet is true --------------------------------------------------------------------------------------------
+# ---- the list of what is not there yet is true -----------------------------------------
 
 
 def test_oracle_functions_are_there_or_listed():
     missing = {case["fn"] for case in load("ops") if not is_there(case["fn"])}
-    assert missing == LATER, f"LATER in {__file__}: add {sorted(missing - LATER)}, take off {sorted(LATER - missing)}"
+    assert missing == LATER, (
+        f"LATER in {__file__}: add {sorted(missing - LATER)}, take off {sorted(LATER - missing)}"
+    )
 
 
-# ---- the cases ---------------------------------------------------------------------------------------------------------------------------
+# ---- the cases -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", [p for p in known("ops") if p.values[0]["fn"] not in LATER])
@@ -86,7 +90,10 @@ def test_oracle_trainer_agrees(case):
     agree(case, replay.trainer(dy, case))
 
 
-@pytest.mark.parametrize("case", [p for p in known("random") if all(draw["kind"] != "node" for draw in p.values[0]["draws"])])
+@pytest.mark.parametrize(
+    "case",
+    [p for p in known("random") if all(draw["kind"] != "node" for draw in p.values[0]["draws"])],
+)
 def test_oracle_initial_values_agree(case):
     want, got = without_signs(case, case["result"]), without_signs(case, replay.random(dy, case))
     differences = replay.differences(want, got, TOLERANCE)

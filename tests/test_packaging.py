@@ -1,4 +1,5 @@
-"""What the package says of itself to installers: one wheel for all Pythons from the oldest on, metadata that is true.
+"""What the package says of itself to installers: one wheel for all Pythons from the oldest on,
+metadata that is true.
 
 How long: two seconds. The wheel itself is made and installed by scripts/test.sh.
 """
@@ -32,12 +33,14 @@ print(json.dumps({
     "python": str(d.python_requires), "packages": d.packages, "classifiers": m.get_classifiers(), "license": m.license,
     "deprecated": [str(w.message) for w in said if "icense" in str(w.message)], "extras": sorted(d.extras_require),
 }))
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture(scope="module")
 def project():
-    ran = subprocess.run([sys.executable, "-c", DESCRIBE], cwd=ROOT, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", DESCRIBE], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout.splitlines()[-1])
 
@@ -52,12 +55,17 @@ def test_one_wheel_serves_all_pythons_from_the_oldest_on(project):
 
 @pytest.mark.parametrize("module", EXTENSIONS)
 def test_extensions_are_built_for_the_stable_abi(module):
-    assert [path.name for path in (PACKAGE / "dist_dynet").glob(f"{module}.*so")] == [f"{module}.abi3.so"]
+    assert [path.name for path in (PACKAGE / "dist_dynet").glob(f"{module}.*so")] == [
+        f"{module}.abi3.so"
+    ]
 
 
 def test_all_packages_are_listed(project):
     folders = {p.parent.relative_to(ROOT) for p in (ROOT / "dist_dynet").rglob("*.py")}
-    assert {".".join(folder.parts) for folder in folders} - set(project["packages"]) == {"dist_dynet.compat.site"}  # package data
+    # package data
+    assert {".".join(folder.parts) for folder in folders} - set(project["packages"]) == {
+        "dist_dynet.compat.site"
+    }
 
 
 def test_licence_is_named_in_a_form_that_setuptools_takes(project):
@@ -65,7 +73,11 @@ def test_licence_is_named_in_a_form_that_setuptools_takes(project):
 
 
 def test_documents_name_extras_that_there_are(project):
-    named = {e for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")] for e in re.findall(r"'\.\[([\w,]+)\]'", path.read_text())}
+    named = {
+        e
+        for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+        for e in re.findall(r"'\.\[([\w,]+)\]'", path.read_text())
+    }
     assert named and {part for e in named for part in e.split(",")} <= set(project["extras"])
 
 
@@ -79,30 +91,59 @@ loss = dy.squared_norm(dy.VanillaLSTMBuilder(1, 2, 2, m).initial_state().transdu
 loss.backward()
 dy.AdamTrainer(m).update()
 print((W.as_array() != 1).all(), dy.tanh.__doc__ is None, dy.parallel.rank())
-"""
-    code = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, {flag!r}, '-W', 'error', '-c', {program!r}]).returncode)"
+"""  # noqa: E501
+    code = (
+        f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, {flag!r}, '-W', 'error',"
+        f" '-c', {program!r}]).returncode)"
+    )
     assert output_of(code) == f"True {flag == '-OO'} 0\n"
 
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A folder with the package's sources alone; runs Python in it as one does after `git clone`, with the package under test installed."""
-    shutil.copytree(PACKAGE / "dist_dynet", tmp_path / "dist_dynet", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"} | {"PYTHONPATH": str(PACKAGE)}
+    """A folder with the package's sources alone; runs Python in it as one does after `git clone`,
+    with the package under test installed."""
+    shutil.copytree(
+        PACKAGE / "dist_dynet",
+        tmp_path / "dist_dynet",
+        ignore=shutil.ignore_patterns("*.so", "__pycache__"),
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"
+    } | {"PYTHONPATH": str(PACKAGE)}
 
     def run(*arguments):
-        return subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     return tmp_path, run
 
 
 def test_checkout_that_is_not_compiled_uses_the_installed_package(checkout):
     folder, run = checkout
-    asked = "import dist_dynet as dy; from dist_dynet import parallel; print(dy.ones(1).value(), parallel.__file__)"
+    asked = (
+        "import dist_dynet as dy; from dist_dynet import parallel; print(dy.ones(1).value(),"
+        " parallel.__file__)"
+    )
     job = run("-c", asked)
-    assert job.stdout.split() == ["1.0", str(PACKAGE / "dist_dynet" / "parallel" / "__init__.py")], job.stderr
-    words = f"{folder / 'dist_dynet'} is not compiled; the package installed in {PACKAGE / 'dist_dynet'}, of the same version, is used."
-    assert job.stderr.count("RuntimeWarning") == 1 and f"{words} To compile in place: pip install -e {folder}\n" in job.stderr
+    assert job.stdout.split() == [
+        "1.0",
+        str(PACKAGE / "dist_dynet" / "parallel" / "__init__.py"),
+    ], job.stderr
+    words = (
+        f"{folder / 'dist_dynet'} is not compiled; the package installed in"
+        f" {PACKAGE / 'dist_dynet'}, of the same version, is used."
+    )
+    assert (
+        job.stderr.count("RuntimeWarning") == 1
+        and f"{words} To compile in place: pip install -e {folder}\n" in job.stderr
+    )
     job = run("-m", "dist_dynet", "info")
     assert job.returncode == 0 and words in job.stderr, job.stderr
 
@@ -110,22 +151,56 @@ def test_checkout_that_is_not_compiled_uses_the_installed_package(checkout):
 def test_checkout_of_another_version_says_how_to_compile(checkout):
     folder, run = checkout
     (folder / "dist_dynet" / "_version.py").write_text('__version__ = "0.0.9"\n')
-    finders = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if not f.__module__.startswith('__editable__')]; import dist_dynet"
+    finders = (
+        "import sys; sys.meta_path[:] = [f for f in sys.meta_path if not"
+        " f.__module__.startswith('__editable__')]; import dist_dynet"
+    )
     job = run("-c", finders)
     assert job.returncode == 1
-    words = f"must be compiled; got sources alone, in {folder / 'dist_dynet'}. To compile them in place: pip install -e {folder}. "
+    words = (
+        f"must be compiled; got sources alone, in {folder / 'dist_dynet'}. To compile them in"
+        f" place: pip install -e {folder}. "
+    )
     assert words in job.stderr and "another version" in job.stderr, job.stderr
 
 
-# ---- what an import brings -------------------------------------------------------------------------------------------------------------
+# ---- what an import brings -------------------------------------------------------------
 
 NOT_IMPORTED = {
-    *("argparse", "csv", "dataclasses", "decimal", "email", "fractions", "hashlib", "hmac", "importlib.metadata", "json", "logging"),
-    *("multiprocessing", "pickle", "pickletools", "random", "safetensors", "secrets", "shutil", "socket", "ssl", "subprocess", "tempfile"),
+    *(
+        "argparse",
+        "csv",
+        "dataclasses",
+        "decimal",
+        "email",
+        "fractions",
+        "hashlib",
+        "hmac",
+        "importlib.metadata",
+        "json",
+        "logging",
+    ),
+    *(
+        "multiprocessing",
+        "pickle",
+        "pickletools",
+        "random",
+        "safetensors",
+        "secrets",
+        "shutil",
+        "socket",
+        "ssl",
+        "subprocess",
+        "tempfile",
+    ),
     *("unittest", "zipfile", "mpi4py", "scipy_openblas32", "numpy.random", "numpy.testing"),
-    *(f"dist_dynet.{name}" for name in ("checking", "cli", "compat", "inspection", "io", "nonfinite", "parallel")),
+    *(
+        f"dist_dynet.{name}"
+        for name in ("checking", "cli", "compat", "inspection", "io", "nonfinite", "parallel")
+    ),
 }
-"""What few programs need, and what costs more to import than the package itself. NumPy may bring some of it."""
+"""What few programs need, and what costs more to import than the package itself. NumPy may bring
+some of it."""
 
 
 def test_import_brings_nothing_that_most_programs_do_not_need():
@@ -149,7 +224,7 @@ modules = {module: getattr(dy, module) for module in dy._LATER if module != "par
 print(all(getattr(dy, name) is getattr(modules[module], name) for module in modules for name in dy._LATER[module]))
 from dist_dynet import *
 print(save is dy.io.save, later <= set(globals()) and later <= set(vars(dy)))
-"""
+"""  # noqa: E501
     assert output_of(code) == "True True True True\nTrue\nTrue True\n"
 
 

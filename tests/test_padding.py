@@ -1,4 +1,5 @@
-"""Sequences of different lengths in one batch, of every builder: each sentence gives what it gives alone; rows of tables are multiplied once.
+"""Sequences of different lengths in one batch, of every builder: each sentence gives what it gives
+alone; rows of tables are multiplied once.
 
 How long: about ten seconds, half of them for the double build.
 """
@@ -33,7 +34,9 @@ def network(request):
         return made(FACTORIES[request.param])
     dy.renew_cg()
     m = dy.ParameterCollection()
-    return m, dy.BiRNNBuilder(1 + request.param.startswith("two"), K, 2 * H, m, dy.VanillaLSTMBuilder)
+    return m, dy.BiRNNBuilder(
+        1 + request.param.startswith("two"), K, 2 * H, m, dy.VanillaLSTMBuilder
+    )
 
 
 def start(network):
@@ -53,23 +56,42 @@ def at_real_positions(network, way, xs, mask):
     if way == "packed":
         y, _ = start(network).transduce_packed(xs, lengths)
         ends = np.cumsum([0, *lengths])
-        return [[dy.pick_batch_elem(y, i) for i in range(a, b)] for a, b in itertools.pairwise(ends)]
+        return [
+            [dy.pick_batch_elem(y, i) for i in range(a, b)] for a, b in itertools.pairwise(ends)
+        ]
     if way == "matrix":
         y, _ = start(network).transduce_matrix(xs, mask=mask)
-        return [[dy.pick(dy.pick_batch_elem(y, b), t, 1) for t in range(STEPS) if mask[t, b]] for b in range(BATCH)]
+        return [
+            [dy.pick(dy.pick_batch_elem(y, b), t, 1) for t in range(STEPS) if mask[t, b]]
+            for b in range(BATCH)
+        ]
     outputs = start(network).transduce(xs, mask=mask)
-    return [[dy.pick_batch_elem(outputs[t], b) for t in range(STEPS) if mask[t, b]] for b in range(BATCH)]
+    return [
+        [dy.pick_batch_elem(outputs[t], b) for t in range(STEPS) if mask[t, b]]
+        for b in range(BATCH)
+    ]
 
 
 def expressions(way, x, mask):
     """x (steps, batch, k) in one of the forms."""
     if way == "packed":
-        return dy.inputTensor(np.array([x[t, b] for b in range(BATCH) for t in range(STEPS) if mask[t, b]]).T, batched=True)
-    return dy.inputTensor(x.transpose(2, 0, 1), batched=True) if way == "matrix" else as_expressions(x.transpose(0, 2, 1))
+        return dy.inputTensor(
+            np.array([x[t, b] for b in range(BATCH) for t in range(STEPS) if mask[t, b]]).T,
+            batched=True,
+        )
+    return (
+        dy.inputTensor(x.transpose(2, 0, 1), batched=True)
+        if way == "matrix"
+        else as_expressions(x.transpose(0, 2, 1))
+    )
 
 
 def loss_of(outputs, weights):
-    dots = [dy.dot_product(y, dy.inputTensor(w)) for row, ws in zip(outputs, weights, strict=True) for y, w in zip(row, ws, strict=False)]
+    dots = [
+        dy.dot_product(y, dy.inputTensor(w))
+        for row, ws in zip(outputs, weights, strict=True)
+        for y, w in zip(row, ws, strict=False)
+    ]
     return dy.esum(dots)
 
 
@@ -111,10 +133,14 @@ def test_padding_carries_the_state(network, rng):
         for before, after in zip(ahead[t - 1].s(), ahead[t].s(), strict=True):
             assert np.array_equal(after.npvalue()[:, stays], before.npvalue()[:, stays])
             assert (after.npvalue()[:, ~stays] != before.npvalue()[:, ~stays]).all()
-    assert not any(e.npvalue()[:, 2].any() for e in ahead[-1].s()), "the empty sentence stays at the initial state"
+    assert not any(e.npvalue()[:, 2].any() for e in ahead[-1].s()), (
+        "the empty sentence stays at the initial state"
+    )
     if isinstance(network, dy.BiRNNBuilder):
         back = [s[1].s()[0].npvalue() for s in states]
-        assert not back[3][:, [0, 2, 3]].any() and back[3][:, 1].all(), "the backward direction begins at each sentence's own end"
+        assert not back[3][:, [0, 2, 3]].any() and back[3][:, 1].all(), (
+            "the backward direction begins at each sentence's own end"
+        )
         assert states[0][1].prev() is states[1][1]
 
 
@@ -125,7 +151,9 @@ def test_last_state_continues(name, rng):
     mask = MASKS["lengths"]
     listed = builder.initial_state().add_inputs(expressions("list", x, mask), lengths=LENGTHS)[-1]
     _, packed = builder.initial_state().transduce_packed(expressions("packed", x, mask), LENGTHS)
-    _, matrix = builder.initial_state().transduce_matrix(expressions("matrix", x, mask), lengths=LENGTHS)
+    _, matrix = builder.initial_state().transduce_matrix(
+        expressions("matrix", x, mask), lengths=LENGTHS
+    )
     for state in (packed, matrix):
         assert len(state.s()) == len(listed.s()) == (4 if cells(builder) else 2)
         for a, b in zip(state.s(), listed.s(), strict=True):
@@ -154,7 +182,14 @@ def test_dropout_with_lengths(name, way, rng):
     _, builder = made(FACTORIES[name])
     x, mask = rng.normal(size=(STEPS, BATCH, K)), MASKS["lengths"]
     builder.set_dropout(0.5)
-    values = [[y.npvalue() for row in at_real_positions(builder, way, expressions(way, x, mask), mask) for y in row] for _ in range(2)]
+    values = [
+        [
+            y.npvalue()
+            for row in at_real_positions(builder, way, expressions(way, x, mask), mask)
+            for y in row
+        ]
+        for _ in range(2)
+    ]
     assert np.isfinite(values).all()
     assert np.array_equal(*values) == isinstance(builder, dy.FastLSTMBuilder)
     dy.sum_elems(at_real_positions(builder, way, expressions(way, x, mask), mask)[1][-1]).backward()
@@ -173,15 +208,25 @@ def test_masks_of_dropout_are_the_same_in_all_forms(name, rng):
         state._step.draw(state._masks, BATCH)
         if way == "steps":
             outputs = [state := state.add_input(e) for e in expressions("list", x, mask)]
-            seen.append([outputs[t].output().npvalue()[:, b] for b in range(BATCH) for t in range(LENGTHS[b])])
+            seen.append(
+                [
+                    outputs[t].output().npvalue()[:, b]
+                    for b in range(BATCH)
+                    for t in range(LENGTHS[b])
+                ]
+            )
         elif way == "list":
             outputs = state.transduce(expressions(way, x, mask), lengths=LENGTHS)
-            seen.append([outputs[t].npvalue()[:, b] for b in range(BATCH) for t in range(LENGTHS[b])])
+            seen.append(
+                [outputs[t].npvalue()[:, b] for b in range(BATCH) for t in range(LENGTHS[b])]
+            )
         elif way == "matrix":
             y = state.transduce_matrix(expressions(way, x, mask), lengths=LENGTHS)[0].npvalue()
             seen.append([y[:, t, b] for b in range(BATCH) for t in range(LENGTHS[b])])
         else:
-            seen.append(list(state.transduce_packed(expressions(way, x, mask), LENGTHS)[0].npvalue().T))
+            seen.append(
+                list(state.transduce_packed(expressions(way, x, mask), LENGTHS)[0].npvalue().T)
+            )
     for other in seen[1:]:
         close(np.array(seen[0]), np.array(other))
 
@@ -204,19 +249,27 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(TypeError):
         state.transduce(xs, lengths=[3, 1.5])
     x = dy.zeros(K, batch_size=4)
-    for lengths, message in (([2, 1], "add up to the batch of x; got 3"), ([], "at least one"), ([0, 0], "at least one")):
+    for lengths, message in (
+        ([2, 1], "add up to the batch of x; got 3"),
+        ([], "at least one"),
+        ([0, 0], "at least one"),
+    ):
         with pytest.raises(ValueError, match=message):
             state.transduce_packed(x, lengths)
     with pytest.raises(ValueError, match="one expression must be a matrix"):
         state.transduce(dy.zeros((2, 2, 2)))
     with pytest.raises(ValueError, match="columns of a matrix"):
         state.transduce(dy.zeros((K + 1, 3)))
-    for use in (state.transduce_matrix, lambda x: state.transduce_packed(x, [1]), lambda x: state.transduce_matrix([x])):
+    for use in (
+        state.transduce_matrix,
+        lambda x: state.transduce_packed(x, [1]),
+        lambda x: state.transduce_matrix([x]),
+    ):
         with pytest.raises(TypeError):
             use(5)
 
 
-# ---- rows of tables --------------------------------------------------------------------------------------------------------------------
+# ---- rows of tables --------------------------------------------------------------------
 
 
 WORDS = [[1, 2, 1, 3, 1, 1, 2], [2, 2], [3, 1, 2, 3, 3, 3], [], [1, 1, 1, 1]]
@@ -232,7 +285,10 @@ def tagger(network, table, rows, way):
     if way == "list":
         xs = [rows(table, [s[t] if t < len(s) else 0 for s in WORDS]) for t in range(max(lengths))]
         ys = start(network).transduce(xs, lengths=lengths)
-        real = [dy.pick_batch_elems(y, [b for b, n in enumerate(lengths) if n > t]) for t, y in enumerate(ys)]
+        real = [
+            dy.pick_batch_elems(y, [b for b, n in enumerate(lengths) if n > t])
+            for t, y in enumerate(ys)
+        ]
         return dy.esum([dy.sum_batches(dy.sum_elems(dy.square(y))) for y in real]), xs
     xs, total = [], []
     for s in WORDS:
@@ -266,7 +322,13 @@ def test_rows_give_what_other_inputs_give(network, way, full, autobatching, tabl
         m.reset_gradients()
         loss, xs = tagger(network, table, rows, way)
         loss.backward(full=full or rows is plain)
-        results.append(([loss.value()], [p.grad_as_array() for p in m.parameters_list()], [x.gradient() for x in xs]))
+        results.append(
+            (
+                [loss.value()],
+                [p.grad_as_array() for p in m.parameters_list()],
+                [x.gradient() for x in xs],
+            )
+        )
     for a, b in zip(*results, strict=True):
         for u, v in zip(a, b, strict=True):
             close(u, v, 1e-4)
@@ -306,12 +368,16 @@ def test_gradient_of_a_row_is_not_asked_for_too_late(table):
 def test_frozen_table_gets_no_gradient(table, frozen):
     lstm = dy.VanillaLSTMBuilder(1, K, H, dy.ParameterCollection())
     table.set_updated(frozen != "set_updated")
-    loss, _ = tagger(lstm, table, lambda t, r: dy.lookup_batch(t, r, update=frozen != "update=False"), "packed")
+    loss, _ = tagger(
+        lstm, table, lambda t, r: dy.lookup_batch(t, r, update=frozen != "update=False"), "packed"
+    )
     loss.backward()
-    assert not table.grad_as_array().any() and all(p.has_gradient() for p in lstm.param_collection().parameters_list())
+    assert not table.grad_as_array().any() and all(
+        p.has_gradient() for p in lstm.param_collection().parameters_list()
+    )
 
 
-# ---- gradients in double ---------------------------------------------------------------------------------------------------------------
+# ---- gradients in double ---------------------------------------------------------------
 
 
 @pytest.mark.float64
@@ -330,7 +396,9 @@ def test_double_gradient_with_padding(network, way, kind, rng):
         for p, a in zip(parameters, arrays, strict=False):
             p.set_value(a)
         xs = expressions(way, arrays[-1], mask)
-        return dy.concatenate([y for row in at_real_positions(network, way, xs, mask) for y in row]), xs
+        return dy.concatenate(
+            [y for row in at_real_positions(network, way, xs, mask) for y in row]
+        ), xs
 
     m.reset_gradients()
     y, xs = output(*arrays)
@@ -338,16 +406,28 @@ def test_double_gradient_with_padding(network, way, kind, rng):
     dy.dot_product(y, dy.inputTensor(w)).backward(full=True)
     dx = np.zeros_like(x)
     if way == "packed":
-        for column, (b, t) in zip(xs.gradient().T, [(b, t) for b in range(BATCH) for t in range(STEPS) if mask[t, b]], strict=True):
+        for column, (b, t) in zip(
+            xs.gradient().T,
+            [(b, t) for b in range(BATCH) for t in range(STEPS) if mask[t, b]],
+            strict=True,
+        ):
             dx[t, b] = column
     else:
-        dx = xs.gradient().transpose(1, 2, 0) if way == "matrix" else np.stack([e.gradient().T for e in xs])
+        dx = (
+            xs.gradient().transpose(1, 2, 0)
+            if way == "matrix"
+            else np.stack([e.gradient().T for e in xs])
+        )
     gradients = [*(p.grad_as_array() for p in parameters), dx]
     # layer normalisation of three numbers is steep: a smaller step than the usual one
-    difference = directional_difference(lambda *a: output(*a)[0].npvalue(), arrays, w, gradients, rng, step=2e-5)
+    difference = directional_difference(
+        lambda *a: output(*a)[0].npvalue(), arrays, w, gradients, rng, step=2e-5
+    )
     assert difference is None, difference
 
 
 @pytest.mark.float32
 def test_gradients_in_the_double_build():
-    assert passing_tests("-m", "float64", __file__, DIST_DYNET_DTYPE="float64") == 9 * (len(FACTORIES) + 2)
+    assert passing_tests("-m", "float64", __file__, DIST_DYNET_DTYPE="float64") == 9 * (
+        len(FACTORIES) + 2
+    )

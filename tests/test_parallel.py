@@ -1,4 +1,5 @@
-"""Data-parallel training: the logic in this process, the rest in programs of tests/mpi that mpirun starts.
+"""Data-parallel training: the logic in this process, the rest in programs of tests/mpi that mpirun
+starts.
 
 How long: half a minute for each MPI.
 """
@@ -22,19 +23,30 @@ from dist_dynet.parallel import _launcher
 from dist_dynet.parallel.exchange import merge_ranges
 from dist_dynet.parallel.sampling import divide
 
-# ---- one process -----------------------------------------------------------------------------------------------------------------------
+# ---- one process -----------------------------------------------------------------------
 
 
 def run_python(code, **environment):
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PMI", "OMPI_", "SLURM_", "MPI_"))}
+    clean = {
+        k: v for k, v in os.environ.items() if not k.startswith(("PMI", "OMPI_", "SLURM_", "MPI_"))
+    }
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command,
+        env={**clean, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def test_serial_run_imports_no_mpi():
     code = (
-        "import sys, dist_dynet as dy; m = dy.ParameterCollection(); t = dy.parallel.DistributedTrainer(dy.SimpleSGDTrainer(m)); t.update();"
-        "dy.parallel.barrier(); dy.parallel.all_reduce(1); print(sorted(n for n in sys.modules if n.startswith('mpi4py')))"
+        "import sys, dist_dynet as dy; m = dy.ParameterCollection(); t ="
+        " dy.parallel.DistributedTrainer(dy.SimpleSGDTrainer(m)); t.update();dy.parallel.barrier();"
+        " dy.parallel.all_reduce(1); print(sorted(n for n in sys.modules if"
+        " n.startswith('mpi4py')))"
     )
     result = run_python(code)
     assert (result.stdout, result.stderr) == ("[]\n", "")
@@ -42,13 +54,21 @@ def test_serial_run_imports_no_mpi():
 
 def test_launcher_without_mpi4py_says_what_to_install():
     code = "import sys; sys.modules['mpi4py'] = None\nimport dist_dynet as dy; dy.parallel.rank()"
-    result = run_python(f"try:\n exec({code!r})\nexcept ImportError as e: print(e)", PMI_RANK="0", PMI_SIZE="2")
+    result = run_python(
+        f"try:\n exec({code!r})\nexcept ImportError as e: print(e)", PMI_RANK="0", PMI_SIZE="2"
+    )
     assert "rank 0 of 2" in result.stdout and "pip install 'dist-dynet[mpi]'" in result.stdout
 
 
 def test_import_under_a_launcher_installs_the_hooks_and_starts_no_mpi():
-    code = "import sys, threading; before = sys.excepthook, threading.excepthook; import dist_dynet.parallel;"
-    code += "print(before[0] is sys.excepthook, before[1] is threading.excepthook, 'mpi4py' in sys.modules)"
+    code = (
+        "import sys, threading; before = sys.excepthook, threading.excepthook; import"
+        " dist_dynet.parallel;"
+    )
+    code += (
+        "print(before[0] is sys.excepthook, before[1] is threading.excepthook, 'mpi4py' in"
+        " sys.modules)"
+    )
     assert run_python(code, PMI_RANK="0", PMI_SIZE="2").stdout == "False False False\n"
     assert run_python(code).stdout == "True True False\n"
 
@@ -56,8 +76,12 @@ def test_import_under_a_launcher_installs_the_hooks_and_starts_no_mpi():
 @pytest.mark.mpi
 @pytest.mark.skipif(not find_spec("mpi4py"), reason="mpi4py is not installed")
 def test_wrong_mpirun_is_named():
-    # What a rank sees when mpirun belongs to another MPI: variables of a launcher that mpi4py's library does not know.
-    code = "import dist_dynet as dy\ntry: dy.parallel.rank()\nexcept RuntimeError as e: print(e)\nimport os; os._exit(0)"
+    # What a rank sees when mpirun belongs to another MPI: variables of a launcher that mpi4py's
+    # library does not know.
+    code = (
+        "import dist_dynet as dy\ntry: dy.parallel.rank()\nexcept RuntimeError as e:"
+        " print(e)\nimport os; os._exit(0)"
+    )
     variables = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
     if "Open MPI" in run_python("from mpi4py import MPI; print(MPI.Get_library_version())").stdout:
         variables = {"PMI_RANK": "1", "PMI_SIZE": "2"}
@@ -65,7 +89,8 @@ def test_wrong_mpirun_is_named():
 
 
 def in_world_of(library, after, **variables):
-    """What a program prints that meets the others with a stand-in for mpi4py whose library sees one process."""
+    """What a program prints that meets the others with a stand-in for mpi4py whose library sees one
+    process."""
     code = f"""
 import os, sys, types
 import dist_dynet as dy
@@ -77,25 +102,47 @@ try:
 except RuntimeError as error:
     print(error, flush=True)
 {after}
-"""
+"""  # noqa: E501
     return run_python(code, **variables)
 
 
 # What Slurm 24.11 leaves in the environment of task 1 of 2, in an allocation of 4 on two nodes.
-TASK = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0"}
+TASK = {
+    "SLURM_STEP_ID": "0",
+    "SLURM_PROCID": "1",
+    "SLURM_NTASKS": "2",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_LOCALID": "0",
+}
 PMI2 = {**TASK, "PMI_RANK": "1", "PMI_SIZE": "2"}
-PMIX = {**TASK, "PMIX_RANK": "1", "PMIX_NAMESPACE": "slurm.pmix.16.0", "PMIX_SECURITY_MODE": "munge,native"}
+PMIX = {
+    **TASK,
+    "PMIX_RANK": "1",
+    "PMIX_NAMESPACE": "slurm.pmix.16.0",
+    "PMIX_SECURITY_MODE": "munge,native",
+}
 
 
-@pytest.mark.parametrize(("library", "variables", "plugin"), [("MPICH", PMIX, "pmi2"), ("Open MPI", PMI2, "pmix")])
+@pytest.mark.parametrize(
+    ("library", "variables", "plugin"), [("MPICH", PMIX, "pmi2"), ("Open MPI", PMI2, "pmix")]
+)
 def test_plugin_of_srun_for_another_mpi_is_named(library, variables, plugin):
-    said = in_world_of(library, "print(os.environ.get('PMIX_SECURITY_MODE'), flush=True); dy.parallel._failures._exit(0)", **variables).stdout
-    assert f"Slurm started 2 processes, but mpi4py ({library}) sees 1." in said and f"srun --mpi={plugin}\n" in said
-    assert said.endswith("native\n" if variables is PMIX else "None\n")  # Open MPI's wheel cannot do without
+    said = in_world_of(
+        library,
+        "print(os.environ.get('PMIX_SECURITY_MODE'), flush=True); dy.parallel._failures._exit(0)",
+        **variables,
+    ).stdout
+    assert (
+        f"Slurm started 2 processes, but mpi4py ({library}) sees 1." in said
+        and f"srun --mpi={plugin}\n" in said
+    )
+    # Open MPI's wheel cannot do without
+    assert said.endswith("native\n" if variables is PMIX else "None\n")
 
 
 def test_rank_of_slurm_leaves_it_to_the_launcher_to_end_the_others():
-    """There MPI_Abort would kill the relay that says who has failed; without dist-dynet run nothing else ends the job."""
+    """There MPI_Abort would kill the relay that says who has failed; without dist-dynet run nothing
+    else ends the job."""
     plain = in_world_of("Open MPI", "raise ValueError('words')", **PMI2)
     launched = in_world_of("Open MPI", "raise ValueError('words')", **PMI2, DIST_DYNET_ATTEMPT="0")
     assert plain.stdout.endswith("aborts") and not launched.stdout.endswith("aborts")
@@ -104,11 +151,21 @@ def test_rank_of_slurm_leaves_it_to_the_launcher_to_end_the_others():
 
 def test_tasks_that_srun_has_not_connected_are_refused():
     """Each would train alone, and write the same files."""
-    assert run_python("import dist_dynet as dy; print(dy.__name__)", **TASK).stdout == "dist_dynet\n"  # a program that meets nobody
+    # a program that meets nobody
+    assert (
+        run_python("import dist_dynet as dy; print(dy.__name__)", **TASK).stdout == "dist_dynet\n"
+    )
     for variables in (TASK, {**TASK, "SLURM_PROCID": "0"}):
         said = run_python("import dist_dynet as dy; dy.parallel.world_size()", **variables).stderr
-        assert "srun must connect the tasks that it starts; got 2 tasks without an MPI" in said and "srun --mpi=pmi2 with MPICH" in said
-    for alone in ({**TASK, "SLURM_STEP_NUM_TASKS": "1"}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, {**PMI2, "PMI_FD": "99"}):
+        assert (
+            "srun must connect the tasks that it starts; got 2 tasks without an MPI" in said
+            and "srun --mpi=pmi2 with MPICH" in said
+        )
+    for alone in (
+        {**TASK, "SLURM_STEP_NUM_TASKS": "1"},
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"},
+        {**PMI2, "PMI_FD": "99"},
+    ):
         _launcher.refuse_lone_task(alone)
 
 
@@ -130,10 +187,22 @@ def test_ranks_with_another_version_are_named(python, tmp_path):
 def test_launch_is_read_from_the_environment():
     find = _launcher.find
     assert find({}) is None
-    assert find({"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}).local_rank == 0
+    assert (
+        find(
+            {
+                "OMPI_COMM_WORLD_RANK": "2",
+                "OMPI_COMM_WORLD_SIZE": "3",
+                "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+            }
+        ).local_rank
+        == 0
+    )
     assert find({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) is None  # a batch script
-    assert find(PMI2) == find(PMIX) == _launcher.Launch(rank=1, size=2, local_rank=0, launcher="Slurm")
-    assert find({**PMI2, "MPI_LOCALRANKID": "1"}) == _launcher.Launch(1, 2, 1, "MPICH")  # of mpirun, which srun has started on the nodes
+    assert (
+        find(PMI2) == find(PMIX) == _launcher.Launch(rank=1, size=2, local_rank=0, launcher="Slurm")
+    )
+    # of mpirun, which srun has started on the nodes
+    assert find({**PMI2, "MPI_LOCALRANKID": "1"}) == _launcher.Launch(1, 2, 1, "MPICH")
 
 
 def test_division_balances_costs_and_keeps_every_position_once():
@@ -162,11 +231,20 @@ def test_shard_gives_every_example_once_an_epoch_in_a_new_order():
 
 def test_shard_takes_sequences_and_integers():
     assert len(parallel.shard(range(9), batch_size=9 / 3)) == 3
-    for arguments in ({"batch_size": 2.5}, {"batch_size": "2"}, {"batch_size": 2, "micro_batches": 1.5}):
-        with pytest.raises(TypeError, match=f"^shard: sizes must be integers; got .* for {list(arguments)[-1]}"):
+    for arguments in (
+        {"batch_size": 2.5},
+        {"batch_size": "2"},
+        {"batch_size": 2, "micro_batches": 1.5},
+    ):
+        with pytest.raises(
+            TypeError, match=f"^shard: sizes must be integers; got .* for {list(arguments)[-1]}"
+        ):
             parallel.shard(range(9), **arguments)
     for data in ((x for x in "abc"), {"a": 1}, {1, 2}, 3):
-        with pytest.raises(TypeError, match=f"^shard: data must be a sequence .*; got {type(data).__name__}. Write list"):
+        with pytest.raises(
+            TypeError,
+            match=f"^shard: data must be a sequence .*; got {type(data).__name__}. Write list",
+        ):
             parallel.shard(data, batch_size=2)
 
 
@@ -177,24 +255,39 @@ def test_batches_know_what_they_are_part_of():
         (["d", "e"], 2, 2, 2, 1),
     ]
     first = batches[0]
-    assert all(type(copied) is list for copied in (copy.copy(first), copy.deepcopy(first), pickle.loads(pickle.dumps(first)), first[:]))
+    assert all(
+        type(copied) is list
+        for copied in (
+            copy.copy(first),
+            copy.deepcopy(first),
+            pickle.loads(pickle.dumps(first)),
+            first[:],
+        )
+    )
     first.n = 7
     assert (first.n, first.total, first.is_weighted) == (7, None, True)
     for bad in (-1, float("nan")):
         with pytest.raises(ValueError, match=r"^batch.n must be a number, 0 or more; got"):
             first.n = bad
-    weighted = [(batch.n, batch.total) for batch in parallel.shard([[1], [2, 3], [4]], batch_size=2, shuffle=False, weight=len)]
+    weighted = [
+        (batch.n, batch.total)
+        for batch in parallel.shard([[1], [2, 3], [4]], batch_size=2, shuffle=False, weight=len)
+    ]
     assert weighted == [(3, 3), (1, 1)]
 
 
 def test_ranges_are_cut_at_chunks_gaps_and_foreign_parameters():
     used = [True, True]
     assert merge_ranges([(0, 0, 16), (0, 16, 5)], used) == ([(0, 0, 21)], [])
-    assert merge_ranges([(0, 0, 16), (0, 64, 5)], used) == ([(0, 0, 16), (0, 64, 69)], [])  # another collection's between them
+    # another collection's between them
+    assert merge_ranges([(0, 0, 16), (0, 64, 5)], used) == ([(0, 0, 16), (0, 64, 69)], [])
     assert merge_ranges([(0, 0, 16), (1, 0, 5)], used) == ([(0, 0, 16), (1, 0, 5)], [])
     large = 1 << 17
     places = [(0, 0, 16), (0, 16, large), (0, 16 + large, 8)]
-    assert merge_ranges(places, [True, False, True]) == ([(0, 0, 16), (0, 16 + large, 24 + large)], [])
+    assert merge_ranges(places, [True, False, True]) == (
+        [(0, 0, 16), (0, 16 + large, 24 + large)],
+        [],
+    )
     assert merge_ranges(places, [False, False, True]) == ([(0, 16 + large, 24 + large)], [])
     assert merge_ranges(places, [False] * 3) == ([], [])
 
@@ -204,14 +297,20 @@ def one_weight(average="mean", rate=1.0):
     w = model.add_parameters(1, init=1)
     dy.renew_cg()
     dy.sum_elems(w).backward()
-    return w, parallel.DistributedTrainer(dy.SimpleSGDTrainer(model, learning_rate=rate), average=average)
+    return w, parallel.DistributedTrainer(
+        dy.SimpleSGDTrainer(model, learning_rate=rate), average=average
+    )
 
 
 def test_trainer_with_one_process_is_the_wrapped_one(capfd):
     w, trainer = one_weight()
     trainer.learning_rate = 0.5
     trainer.set_clip_threshold(0.1)
-    assert (trainer.inner.learning_rate, trainer.get_clip_threshold(), trainer.gradient_norm()) == (0.5, pytest.approx(0.1), 1.0)
+    assert (trainer.inner.learning_rate, trainer.get_clip_threshold(), trainer.gradient_norm()) == (
+        0.5,
+        pytest.approx(0.1),
+        1.0,
+    )
     trainer.update()
     assert w.as_array() == pytest.approx([0.95])
     trainer.set_learning_rate(0.25)
@@ -224,7 +323,9 @@ def test_trainer_with_one_process_is_the_wrapped_one(capfd):
 
 def test_trainer_has_the_whole_interface_of_trainers():
     public = {name for name in dir(dy.Trainer) if not name.startswith("_")}
-    assert public <= set(dir(parallel.DistributedTrainer)), "write the new method out in dist_dynet/parallel/trainer.py"
+    assert public <= set(dir(parallel.DistributedTrainer)), (
+        "write the new method out in dist_dynet/parallel/trainer.py"
+    )
 
 
 def test_weights_are_checked():
@@ -234,7 +335,9 @@ def test_weights_are_checked():
             trainer.update(bad)
     with pytest.raises(ValueError, match='average="weighted" needs a weight; got none'):
         trainer.update()
-    with pytest.raises(TypeError, match=r"^update: the weight must be a number or a batch of shard\(\); got 'x'"):
+    with pytest.raises(
+        TypeError, match=r"^update: the weight must be a number or a batch of shard\(\); got 'x'"
+    ):
         trainer.update("x")
     trainer.update(0)
     assert w.as_array() == [1]  # counts for nothing, and is forgotten
@@ -253,7 +356,9 @@ def test_collectives_with_one_process():
     assert parallel.all_reduce(True) == 1
     array = np.ones((2, 2))
     assert parallel.all_reduce(array) is not array
-    with pytest.raises(ValueError, match="op must be one of sum, mean, max, min, prod; got 'median'"):
+    with pytest.raises(
+        ValueError, match="op must be one of sum, mean, max, min, prod; got 'median'"
+    ):
         parallel.all_reduce(1, "median")
     with pytest.raises(TypeError, match="takes numbers and arrays of numbers; got str"):
         parallel.all_reduce("a")
@@ -262,9 +367,11 @@ def test_collectives_with_one_process():
     assert parallel.evaluate(str, [1, 2], cost=None) == ["1", "2"]
 
 
-# ---- several -----------------------------------------------------------------------------------------------------------------------------
+# ---- several ---------------------------------------------------------------------------
 
-WAYS = [f"{trainer} {average}" for trainer in ("sgd", "adam") for average in ("mean", "weighted", "sum")]
+WAYS = [
+    f"{trainer} {average}" for trainer in ("sgd", "adam") for average in ("mean", "weighted", "sum")
+]
 ENGINES = ("shared", "mpi")
 
 
@@ -273,7 +380,9 @@ def trained(folder, ranks, ways, **options):
     folder.mkdir()
     status, output, _ = mpirun(ranks, "train.py", folder, *ways, **options)
     assert (status, output) == (0, "")
-    return {way: [dict(np.load(folder / f"{way} {rank}.npz")) for rank in range(ranks)] for way in ways}
+    return {
+        way: [dict(np.load(folder / f"{way} {rank}.npz")) for rank in range(ranks)] for way in ways
+    }
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -291,8 +400,14 @@ def test_ranks_do_what_one_process_does(ranks, mpi, tmp_path):
         for name, values in alone.items():
             for engine in ENGINES:
                 every = first[f"{way} {engine}"] + second.get(f"{way} {engine}", [])
-                assert np.all(np.abs(every[0][name] - values) <= 1e-5 * (1 + np.abs(values))), (way, engine, name)
-                assert all(np.array_equal(parameters[name], every[0][name]) for parameters in every), (way, engine, name)
+                assert np.all(np.abs(every[0][name] - values) <= 1e-5 * (1 + np.abs(values))), (
+                    way,
+                    engine,
+                    name,
+                )
+                assert all(
+                    np.array_equal(parameters[name], every[0][name]) for parameters in every
+                ), (way, engine, name)
 
 
 @pytest.mark.mpi
@@ -308,7 +423,10 @@ def test_all_trainers_do_on_ranks_what_they_do_alone(tmp_path):
     assert {key.split()[0] for key in every[1]} == {*TRAINERS}
     for ranks in (2, 3, 4):
         for key, alone in every[1].items():
-            assert np.linalg.norm(every[ranks][key] - alone) <= 1e-5 * np.linalg.norm(alone), (ranks, key)
+            assert np.linalg.norm(every[ranks][key] - alone) <= 1e-5 * np.linalg.norm(alone), (
+                ranks,
+                key,
+            )
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

@@ -1,4 +1,5 @@
-"""Errors that a program catches, to go on: updates that all ranks refuse alike, and ranks that were interrupted (tests/mpi/caught.py).
+"""Errors that a program catches, to go on: updates that all ranks refuse alike, and ranks that were
+interrupted (tests/mpi/caught.py).
 
 How long: about 10 s.
 """
@@ -29,7 +30,12 @@ def test_program_continues(engine, ranks):
 
 @pytest.mark.parametrize(
     ("engine", "what"),
-    [("shared", "interrupted"), ("mpi", "interrupted"), ("mpi", "interrupted_gather"), ("mpi", "interrupted_checkpoint")],
+    [
+        ("shared", "interrupted"),
+        ("mpi", "interrupted"),
+        ("mpi", "interrupted_gather"),
+        ("mpi", "interrupted_checkpoint"),
+    ],
 )
 def test_interrupted_rank_is_out_of_step(engine, what):
     status, output, seconds = mpirun(2, "caught.py", engine, what, DIST_DYNET_SILENCE="1")

@@ -1,4 +1,5 @@
-"""The exchange between hosts: the division of the work here, the rest in tests/mpi/hosts.py, which mpirun starts as if on several hosts.
+"""The exchange between hosts: the division of the work here, the rest in tests/mpi/hosts.py, which
+mpirun starts as if on several hosts.
 
 How long: about a minute.
 """
@@ -49,7 +50,7 @@ PROPERTIES = (
 )
 
 
-# ---- one process -----------------------------------------------------------------------------------------------------------------------
+# ---- one process -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7])
@@ -74,13 +75,23 @@ def test_each_number_of_a_piece_has_one_stripe_and_one_owner(layout):
             assert piece.slices[0][0] == piece.start and piece.slices[-1][1] == piece.end
             assert piece.one_hop and Piece(hosts, 0, 0, 1 << 17).one_hop == (len(layout) == 2)
     assert (seen[100:] == 1).all() and not seen[:100].any()
-    assert all(Hosts(layout, h, len(ranks) - 1).counterparts == [] for h, ranks in enumerate(layout) if len(ranks) > min(map(len, layout)))
+    assert all(
+        Hosts(layout, h, len(ranks) - 1).counterparts == []
+        for h, ranks in enumerate(layout)
+        if len(ranks) > min(map(len, layout))
+    )
 
 
 def test_pieces_hold_what_is_used_and_little_else(seed):
     rng = np.random.default_rng(seed)
     m = dy.ParameterCollection()
-    for size in [*rng.integers(1, 3000, 40).tolist(), 200_000, 5, 300_000, *rng.integers(1, 30, 40).tolist()]:
+    for size in [
+        *rng.integers(1, 3000, 40).tolist(),
+        200_000,
+        5,
+        300_000,
+        *rng.integers(1, 30, 40).tolist(),
+    ]:
         m.add_parameters(size, init=0)
     structure = Structure(m)
     layout = Layout(structure, Hosts([[0], [1]], 0, 0))
@@ -96,10 +107,17 @@ def test_pieces_hold_what_is_used_and_little_else(seed):
             assert piece.end - piece.start <= 1 << 17
             for i, start, end, place in piece.parts:
                 assert 0 <= start < end <= layout.sizes[i] and place == layout.at[i] + start
-                assert piece.start <= place and place + end - start <= piece.end and not filled[place : place + end - start].any()
+                assert (
+                    piece.start <= place
+                    and place + end - start <= piece.end
+                    and not filled[place : place + end - start].any()
+                )
                 filled[place : place + end - start] = True
         sent = {i for piece in pieces for i, *_ in piece.parts}
-        assert all(filled[layout.at[i] : layout.at[i] + layout.sizes[i]].all() == (i in sent) for i in range(len(used)))
+        assert all(
+            filled[layout.at[i] : layout.at[i] + layout.sizes[i]].all() == (i in sent)
+            for i in range(len(used))
+        )
         assert set(np.flatnonzero(used).tolist()) <= sent
         assert sum(layout.sizes[i] for i in sent if not used[i]) <= 4096 * len(sent)
     assert layout.pieces(used) is pieces
@@ -109,17 +127,23 @@ def test_compression_keeps_what_it_takes_away(rng):
     compression = Bf16(100)
     x = rng.normal(size=100).astype(DTYPE)
     compression.encode(x, 10, 60)
-    assert not compression.rest[:10].any() and not compression.rest[60:].any() and compression.rest[10:60].any()
+    assert (
+        not compression.rest[:10].any()
+        and not compression.rest[60:].any()
+        and compression.rest[10:60].any()
+    )
 
 
 def test_arguments_are_checked():
     trainer = dy.SimpleSGDTrainer(dy.ParameterCollection())
     with pytest.raises(ValueError, match="compression must be None or 'bf16'; got 'zip'"):
         parallel.DistributedTrainer(trainer, compression="zip")
-    assert parallel.DistributedTrainer(trainer, overlap=False, compression="bf16", exchange="hybrid").update()
+    assert parallel.DistributedTrainer(
+        trainer, overlap=False, compression="bf16", exchange="hybrid"
+    ).update()
 
 
-# ---- several ---------------------------------------------------------------------------------------------------------------------------
+# ---- several ---------------------------------------------------------------------------
 
 
 def on_hosts(layout, program, *arguments, **environment):
@@ -135,19 +159,28 @@ def trained(folder, layout):
     folder.mkdir()
     status, output, _ = on_hosts(layout, "train.py", folder, *WAYS)
     assert (status, output) == (0, "")
-    return {way: [dict(np.load(folder / f"{way} {rank}.npz")) for rank in range(len(layout))] for way in WAYS}
+    return {
+        way: [dict(np.load(folder / f"{way} {rank}.npz")) for rank in range(len(layout))]
+        for way in WAYS
+    }
 
 
 @pytest.mark.mpi
 @needs_mpi
 @pytest.mark.parametrize("layout", ["aab", "abc"])
 def test_hosts_agree_with_one_process_and_with_themselves(layout, tmp_path):
-    every = {name: trained(tmp_path / name, hosts) for name, hosts in (("alone", "a"), ("first", layout), ("second", layout))}
+    every = {
+        name: trained(tmp_path / name, hosts)
+        for name, hosts in (("alone", "a"), ("first", layout), ("second", layout))
+    }
     for way in WAYS:
         (alone,) = every["alone"][way]
         ranks = every["first"][way] + every["second"][way]
         for name, values in alone.items():
-            assert np.all(np.abs(ranks[0][name] - values) <= 1e-5 * (1 + np.abs(values))), (way, name)
+            assert np.all(np.abs(ranks[0][name] - values) <= 1e-5 * (1 + np.abs(values))), (
+                way,
+                name,
+            )
             assert all(np.array_equal(rank[name], ranks[0][name]) for rank in ranks), (way, name)
 
 
@@ -163,8 +196,15 @@ def test_between_hosts(what):
 @needs_mpi
 @pytest.mark.parametrize(
     ("layout", "what"),
-    [(layout, what) for layout in ("ab", "abab", "abc") for what in ("sums_are_those_of_one_process", "overlap_changes_nothing")]
-    + [("abc", "compressed_runs_go_on_from_their_state"), ("abc", "ranks_that_disagree_keep_their_gradients")],
+    [
+        (layout, what)
+        for layout in ("ab", "abab", "abc")
+        for what in ("sums_are_those_of_one_process", "overlap_changes_nothing")
+    ]
+    + [
+        ("abc", "compressed_runs_go_on_from_their_state"),
+        ("abc", "ranks_that_disagree_keep_their_gradients"),
+    ],
 )
 def test_other_numbers_of_hosts_and_ranks(layout, what):
     status, output, _ = on_hosts(layout, "hosts.py", what)
@@ -175,12 +215,18 @@ def test_other_numbers_of_hosts_and_ranks(layout, what):
 @needs_mpi
 def test_without_memory_on_a_host_mpi_takes_over():
     status, output, _ = on_hosts("aab", "hosts.py", "no_room")
-    assert status == 0 and output.count("gradients are exchanged by MPI instead of shared memory") == 1 and "ok" in output.splitlines()
+    assert (
+        status == 0
+        and output.count("gradients are exchanged by MPI instead of shared memory") == 1
+        and "ok" in output.splitlines()
+    )
 
 
 @pytest.mark.mpi
 @needs_mpi
-@pytest.mark.parametrize(("how", "begins"), [("mean", True), ("shard", True), ("batch", True), ("number", False)])
+@pytest.mark.parametrize(
+    ("how", "begins"), [("mean", True), ("shard", True), ("batch", True), ("number", False)]
+)
 def test_gradients_leave_during_backward_where_their_weight_is_known(how, begins):
     status, output, _ = on_hosts("ab", "weighted_early.py", how)
     early, again = map(int, output.split())

@@ -1,4 +1,5 @@
-"""Ranks with unlike many batches, groups of ranks, passes without an exchange, checks of the order; the programs are in tests/mpi.
+"""Ranks with unlike many batches, groups of ranks, passes without an exchange, checks of the order;
+the programs are in tests/mpi.
 
 How long: half a minute.
 """
@@ -11,7 +12,9 @@ import dist_dynet as dy
 from dist_dynet import parallel
 
 
-@pytest.mark.parametrize(("ranks", "engine"), [(1, "auto"), (2, "shared"), (3, "mpi"), (4, "shared")])
+@pytest.mark.parametrize(
+    ("ranks", "engine"), [(1, "auto"), (2, "shared"), (3, "mpi"), (4, "shared")]
+)
 def test_uneven_ranks(ranks, engine, mpi):
     status, output, _ = mpirun(ranks, "uneven.py", mpi=mpi, DIST_DYNET_EXCHANGE=engine)
     assert (status, output) == (0, "")

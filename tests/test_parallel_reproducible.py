@@ -1,4 +1,5 @@
-"""reproducible=True: the same bits for every number of ranks. The tree here, the rest in programs of tests/mpi.
+"""reproducible=True: the same bits for every number of ranks. The tree here, the rest in programs
+of tests/mpi.
 
 How long: half a minute.
 """
@@ -18,21 +19,28 @@ from dist_dynet.parallel.reproducible import FlatLayout, Node, Tree
 from dist_dynet.parallel.sampling import deal, spread
 from dist_dynet.parallel.structure import Structure
 
-# ---- the tree --------------------------------------------------------------------------------------------------------------------------
+# ---- the tree --------------------------------------------------------------------------
 
 
 def random_leaves(rng, layout, tables, count):
-    """Leaves with gradients of some parameters and rows, over many orders of magnitude, so that other orders of summation show."""
+    """Leaves with gradients of some parameters and rows, over many orders of magnitude, so that
+    other orders of summation show."""
     leaves = []
     for low in range(count):
         filled = rng.random(len(layout.structure.dense)) < 0.7
         dense = np.full(layout.size, np.nan, DTYPE)
         for _, start, end in layout.runs(filled):
-            dense[start:end] = rng.normal(size=end - start) * 10.0 ** rng.integers(-6, 6, end - start)
+            dense[start:end] = rng.normal(size=end - start) * 10.0 ** rng.integers(
+                -6, 6, end - start
+            )
         rows = []
         for _ in range(tables):
             ids = np.flatnonzero(rng.random(9) < 0.4).astype(np.int32)
-            rows.append((ids, (rng.normal(size=(len(ids), 4)) * 10.0 ** rng.integers(-6, 6)).astype(DTYPE)) if len(ids) else None)
+            rows.append(
+                (ids, (rng.normal(size=(len(ids), 4)) * 10.0 ** rng.integers(-6, 6)).astype(DTYPE))
+                if len(ids)
+                else None
+            )
         leaves.append(Node(low, 0, filled, dense if filled.any() else None, 0, rows))
     return leaves
 
@@ -45,7 +53,8 @@ def root_of(nodes, layout):
 
 
 def in_halves(low, high, leaves, layout):
-    """The sum as the tree says, by recursion, in plain NumPy: (values or None, rows) of the dense parameters and of each table's rows."""
+    """The sum as the tree says, by recursion, in plain NumPy: (values or None, rows) of the dense
+    parameters and of each table's rows."""
     if high - low == 1:
         leaf = leaves[low]
         parts = {}
@@ -59,7 +68,12 @@ def in_halves(low, high, leaves, layout):
         return parts
     middle = low + (1 << (high - low - 1).bit_length() - 1)
     left, right = in_halves(low, middle, leaves, layout), in_halves(middle, high, leaves, layout)
-    return {key: left[key] + right[key] if key in left and key in right else left.get(key, right.get(key)) for key in left.keys() | right}
+    return {
+        key: left[key] + right[key]
+        if key in left and key in right
+        else left.get(key, right.get(key))
+        for key in left.keys() | right
+    }
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6, 7, 8, 13, 16])
@@ -96,8 +110,13 @@ def test_a_share_of_the_tree_is_that_share_of_the_whole(seed):
     for first, last in ((0, 16), (16, 64), (64, layout.size), (32, 32)):
         shares = copy.deepcopy(leaves)
         for share in shares:
-            share.dense, share.start = None if share.dense is None else share.dense[first:last], first
-        assert np.array_equal(root_of(shares, layout).root().dense, whole.dense[first:last], equal_nan=True)
+            share.dense, share.start = (
+                None if share.dense is None else share.dense[first:last],
+                first,
+            )
+        assert np.array_equal(
+            root_of(shares, layout).root().dense, whole.dense[first:last], equal_nan=True
+        )
 
 
 def test_micro_batches_are_dealt_evenly():
@@ -110,15 +129,23 @@ def test_micro_batches_are_dealt_evenly():
     assert spread(8) == [0, 4, 2, 6, 1, 5, 3, 7]
 
 
-# ---- one process -----------------------------------------------------------------------------------------------------------------------
+# ---- one process -----------------------------------------------------------------------
 
 
 def test_shard_cuts_a_step_into_micro_batches():
     data = list(range(10))
     batches = list(parallel.shard(data, batch_size=6, micro_batches=4, shuffle=False))
-    assert sorted(map(len, batches[:4])) == [1, 1, 2, 2] and sorted(x for batch in batches[:4] for x in batch) == data[:6]
-    assert sorted(map(len, batches[4:])) == [1, 1, 1, 1] and sorted(x for batch in batches[4:] for x in batch) == data[6:]
-    with pytest.raises(ValueError, match="micro_batches, over all ranks, must be at least 1; got 0"):
+    assert (
+        sorted(map(len, batches[:4])) == [1, 1, 2, 2]
+        and sorted(x for batch in batches[:4] for x in batch) == data[:6]
+    )
+    assert (
+        sorted(map(len, batches[4:])) == [1, 1, 1, 1]
+        and sorted(x for batch in batches[4:] for x in batch) == data[6:]
+    )
+    with pytest.raises(
+        ValueError, match="micro_batches, over all ranks, must be at least 1; got 0"
+    ):
         parallel.shard(data, batch_size=6, micro_batches=0)
 
 
@@ -152,7 +179,8 @@ def test_draws_depend_on_step_and_micro_batch_only():
 @pytest.mark.parametrize("average", ["mean", "weighted", "sum"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_result_is_that_of_whole_batches(average, accumulate):
-    """With losses as `average` says: micro-batches add up to what one process does with whole batches, of several steps too."""
+    """With losses as `average` says: micro-batches add up to what one process does with whole
+    batches, of several steps too."""
     results = []
     for micro_batches in (None, 3):
         dy.reset_random_seed(3)
@@ -160,13 +188,19 @@ def test_result_is_that_of_whole_batches(average, accumulate):
         W, table = model.add_parameters((3, 4)), model.add_lookup_parameters((7, 4))
         inner = dy.AdamTrainer(model, 0.05)
         inner.set_clip_threshold(0.7)
-        trainer = parallel.DistributedTrainer(inner, average, reproducible=micro_batches is not None, accumulate=accumulate)
+        trainer = parallel.DistributedTrainer(
+            inner, average, reproducible=micro_batches is not None, accumulate=accumulate
+        )
         for _ in range(4):
             for batch in parallel.shard(range(14), batch_size=7, micro_batches=micro_batches):
                 dy.renew_cg()
                 weight = sum(1.0 + x % 3 for x in batch)
                 if batch:
-                    losses = [dy.pickneglogsoftmax(W * table[x % 7], x % 3) * (1.0 + x % 3 if average == "weighted" else 1) for x in batch]
+                    losses = [
+                        dy.pickneglogsoftmax(W * table[x % 7], x % 3)
+                        * (1.0 + x % 3 if average == "weighted" else 1)
+                        for x in batch
+                    ]
                     divisor = {"mean": len(batch), "weighted": weight, "sum": 1}[average]
                     (dy.esum(losses) / divisor).backward()
                 trainer.update(*([weight] if average == "weighted" else []))
@@ -198,7 +232,8 @@ def test_calls_that_do_not_fit_are_errors():
             trainer.update()
         break
     assert w.as_array() == [0]
-    for _ in parallel.shard([1, 2], batch_size=2, micro_batches=2):  # the step that was left is forgotten
+    # the step that was left is forgotten
+    for _ in parallel.shard([1, 2], batch_size=2, micro_batches=2):
         dy.renew_cg()
         (2 * w).backward()
         trainer.update()
@@ -217,7 +252,7 @@ def test_calls_that_do_not_fit_are_errors():
         break
 
 
-# ---- several ---------------------------------------------------------------------------------------------------------------------------
+# ---- several ---------------------------------------------------------------------------
 
 
 def test_every_number_of_ranks_gives_the_same_bits(mpi):

@@ -1,4 +1,5 @@
-"""Several trainers over one parameter store, in random programs, do on ranks what they do in one process (tests/mpi/several.py).
+"""Several trainers over one parameter store, in random programs, do on ranks what they do in one
+process (tests/mpi/several.py).
 
 How long: about 15 s.
 """

@@ -1,4 +1,5 @@
-"""The exchange of gradients in shared memory: the division of the work here, the rest in tests/mpi/shared.py, which mpirun starts.
+"""The exchange of gradients in shared memory: the division of the work here, the rest in
+tests/mpi/shared.py, which mpirun starts.
 
 How long: about a minute.
 """
@@ -39,7 +40,7 @@ PROPERTIES = (
 )
 
 
-# ---- one process -----------------------------------------------------------------------------------------------------------------------
+# ---- one process -----------------------------------------------------------------------
 
 
 def random_places(rng, count):
@@ -57,10 +58,22 @@ def random_places(rng, count):
 
 
 def divided(places, filled, rank):
-    """What a rank adds up: (chunk, from, to), and who has a gradient there; `filled` is (rank, parameter)."""
+    """What a rank adds up: (chunk, from, to), and who has a gradient there; `filled` is (rank,
+    parameter)."""
     rows = [ffi.from_buffer("uint8_t[]", np.ascontiguousarray(row)) for row in filled]
-    shares, at, used = ffi.new("dn_shard[]", len(places)), ffi.new("dn_gradient_slot[]", places), ffi.new("uint8_t *[]", rows)
-    fields = {"of": {"n_dense": len(places)}, "ranks": len(filled), "rank": rank, "places": at, "filled": used, "shares": shares}
+    shares, at, used = (
+        ffi.new("dn_shard[]", len(places)),
+        ffi.new("dn_gradient_slot[]", places),
+        ffi.new("uint8_t *[]", rows),
+    )
+    fields = {
+        "of": {"n_dense": len(places)},
+        "ranks": len(filled),
+        "rank": rank,
+        "places": at,
+        "filled": used,
+        "shares": shares,
+    }
     count = lib.dn_shm_comm_divide(ffi.new("dn_shm_comm_plan *", fields))
     return [((s.chunk, getattr(s, "from"), s.to), filled[:, s.like]) for s in shares[0:count]]
 
@@ -77,7 +90,9 @@ def test_shares_cover_every_used_number_once(ranks, seed):
     rng = random.Random(seed)
     for count in (0, 1, 5, 40):
         places = random_places(rng, count)
-        filled = np.array([[rng.random() < 0.7 for _ in places] for _ in range(ranks)], bool).reshape(ranks, count)
+        filled = np.array(
+            [[rng.random() < 0.7 for _ in places] for _ in range(ranks)], bool
+        ).reshape(ranks, count)
         taken = {}
         sizes = []
         for rank in range(ranks):
@@ -92,7 +107,11 @@ def test_shares_cover_every_used_number_once(ranks, seed):
             who = tuple(filled[:, k])
             for i in range(offset, offset + length):
                 assert taken.pop((chunk, i), None) == (who if any(who) else None)
-        ends = {(chunk, offset + length + i) for chunk, offset, length in places for i in range(-length % 16)}
+        ends = {
+            (chunk, offset + length + i)
+            for chunk, offset, length in places
+            for i in range(-length % 16)
+        }
         assert taken.keys() <= ends  # the rest is padding
         assert max(sizes) - min(sizes) <= 16 * (2 + count)
 
@@ -100,16 +119,35 @@ def test_shares_cover_every_used_number_once(ranks, seed):
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 @pytest.mark.parametrize("size", [1, 17, 1024, 5000])
 def test_sum_of_ranks(ranks, size, rng):
-    for filled in (np.ones(ranks, np.uint8), np.arange(ranks, dtype=np.uint8) % 2, np.zeros(ranks, np.uint8)):
+    for filled in (
+        np.ones(ranks, np.uint8),
+        np.arange(ranks, dtype=np.uint8) % 2,
+        np.zeros(ranks, np.uint8),
+    ):
         segments = rng.normal(size=(ranks, size + 9)).astype(DTYPE)
         segments[filled == 0] = np.nan  # must not be read
         factors = rng.random(ranks)
         expected = segments.copy()
-        expected[:, 4 : size + 4] = sum(factors[r] * segments[r, 4 : size + 4] for r in range(ranks) if filled[r])
+        expected[:, 4 : size + 4] = sum(
+            factors[r] * segments[r, 4 : size + 4] for r in range(ranks) if filled[r]
+        )
         pointers = ffi.new("dn_real *[]", [pointer(segment) for segment in segments])
-        assert lib.dn_sum_ranks(ranks, pointers, ffi.from_buffer("double[]", factors), ffi.from_buffer("uint8_t[]", filled), 4, size + 4) == 0
+        assert (
+            lib.dn_sum_ranks(
+                ranks,
+                pointers,
+                ffi.from_buffer("double[]", factors),
+                ffi.from_buffer("uint8_t[]", filled),
+                4,
+                size + 4,
+            )
+            == 0
+        )
         np.testing.assert_allclose(segments, expected, rtol=1e-5, atol=1e-6)
-        assert all(np.array_equal(segments[r, 4 : size + 4], segments[0, 4 : size + 4]) for r in range(ranks))
+        assert all(
+            np.array_equal(segments[r, 4 : size + 4], segments[0, 4 : size + 4])
+            for r in range(ranks)
+        )
 
 
 def test_sum_of_too_many_ranks_is_refused():
@@ -117,7 +155,10 @@ def test_sum_of_too_many_ranks_is_refused():
 
 
 def test_errors_of_sums_reach_the_caller():
-    assert lib.dn_shm_comm_sum_dense(ffi.new("dn_shm_comm_plan *", {"ranks": 5000})) == lib.DN_ERROR_VALUE
+    assert (
+        lib.dn_shm_comm_sum_dense(ffi.new("dn_shm_comm_plan *", {"ranks": 5000}))
+        == lib.DN_ERROR_VALUE
+    )
     with pytest.raises(RuntimeError, match=f"gradient exchange: .* got error {lib.DN_ERROR_VALUE}"):
         check(lib.DN_ERROR_VALUE)
     with pytest.raises(MemoryError, match="gradient exchange: out of memory"):
@@ -126,11 +167,13 @@ def test_errors_of_sums_reach_the_caller():
 
 
 def test_exchange_argument_is_checked():
-    with pytest.raises(ValueError, match="exchange must be auto, hybrid, mpi or shared; got 'gloo'"):
+    with pytest.raises(
+        ValueError, match="exchange must be auto, hybrid, mpi or shared; got 'gloo'"
+    ):
         parallel.DistributedTrainer(dy.SimpleSGDTrainer(dy.ParameterCollection()), exchange="gloo")
 
 
-# ---- several ---------------------------------------------------------------------------------------------------------------------------
+# ---- several ---------------------------------------------------------------------------
 
 
 def in_shm():
@@ -147,7 +190,9 @@ def test_shared_memory(what, ranks):
     before = in_shm()
     status, output, _ = mpirun(ranks, "shared.py", what)
     if what == "other_layout_falls_back":
-        assert output.count("dist_dynet: gradients are exchanged by MPI instead of shared memory") == 1, output
+        assert (
+            output.count("dist_dynet: gradients are exchanged by MPI instead of shared memory") == 1
+        ), output
     else:
         assert output == "ok\n"
     assert status == 0 and "ok" in output.splitlines(), output
@@ -156,28 +201,42 @@ def test_shared_memory(what, ranks):
 
 @pytest.mark.mpi
 @needs_mpi
-@pytest.mark.parametrize(("what", "limit"), [("no_room", "1000"), ("no_room_later", "1e6"), ("no_room_for_rows", "140000")])
+@pytest.mark.parametrize(
+    ("what", "limit"),
+    [("no_room", "1000"), ("no_room_later", "1e6"), ("no_room_for_rows", "140000")],
+)
 def test_without_memory_mpi_takes_over_and_rank_0_says_so(what, limit):
     status, output, _ = mpirun(2, "shared.py", what, DIST_DYNET_SHARED_LIMIT=limit)
     assert status == 0, output
     (note,) = [line for line in output.splitlines() if line != "ok"]
-    assert "by MPI instead of shared memory" in note and f"DIST_DYNET_SHARED_LIMIT={int(float(limit))}" in note
+    assert (
+        "by MPI instead of shared memory" in note
+        and f"DIST_DYNET_SHARED_LIMIT={int(float(limit))}" in note
+    )
 
 
 @pytest.mark.mpi
 @needs_mpi
-@pytest.mark.parametrize(("what", "words"), [("no_file", "(rank 0: no files today)"), ("no_room_on_one_rank", "(rank 1: [Errno 28]")])
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [("no_file", "(rank 0: no files today)"), ("no_room_on_one_rank", "(rank 1: [Errno 28]")],
+)
 def test_what_one_rank_cannot_do_all_leave(what, words):
     status, output, _ = mpirun(2, "shared.py", what)
-    assert status == 0 and output.count("by MPI instead of shared memory") == 1 and words in output, output
+    assert (
+        status == 0 and output.count("by MPI instead of shared memory") == 1 and words in output
+    ), output
 
 
 @pytest.mark.mpi
 @needs_mpi
-@pytest.mark.parametrize(("what", "words"), [
-    ("usual_update_of_a_parameter_that_was_frozen", 'is frozen on rank 0, but not on all'),
-    ("usual_updates_with_settings_that_change", "all ranks must agree; learning rate"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("usual_update_of_a_parameter_that_was_frozen", "is frozen on rank 0, but not on all"),
+        ("usual_updates_with_settings_that_change", "all ranks must agree; learning rate"),
+    ],
+)
 def test_what_is_wrong_is_found_in_steady_updates_too(what, words):
     status, output, seconds = mpirun(2, "shared.py", what)
     assert status != 0 and words in output and seconds < 15, output

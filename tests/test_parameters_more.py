@@ -11,7 +11,7 @@ import pytest
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE
 
-# ---- tables ------------------------------------------------------------------------------------------------------------------------------
+# ---- tables ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 2, 3), (3, 2, 3, 2), (2, 1, 2, 1, 2, 1, 2)])
@@ -28,7 +28,9 @@ def test_tables_of_many_dims(shape, rng):
     for t in (table, same, filled, by_row):
         assert t.shape() == shape and len(t) == shape[0]
         assert (t.as_array() == values).all()
-        assert (t.row_as_array(1) == values[1]).all() and (t.rows_as_array([1, 0, 1]) == values[[1, 0, 1]]).all()
+        assert (t.row_as_array(1) == values[1]).all() and (
+            t.rows_as_array([1, 0, 1]) == values[[1, 0, 1]]
+        ).all()
         dy.renew_cg()
         assert (t[1].npvalue() == values[1]).all()
         assert (np.moveaxis(t.batch([1, 0]).npvalue(), -1, 0) == values[[1, 0]]).all()
@@ -39,16 +41,26 @@ def test_gradients_of_rows(rng):
     table = m.add_lookup_parameters((6, 2, 3))
     weights = rng.normal(size=(2, 2, 3)).astype(DTYPE)
     dy.renew_cg()
-    dy.esum([dy.dot_product(table[i], dy.inputTensor(w)) for i, w in zip((4, 1), weights, strict=True)]).backward()
+    dy.esum(
+        [dy.dot_product(table[i], dy.inputTensor(w)) for i, w in zip((4, 1), weights, strict=True)]
+    ).backward()
     assert (table.row_grad_as_array(4) == weights[0]).all()
-    assert (table.rows_grad_as_array([0, 1, 4, 1]) == np.stack([np.zeros((2, 3)), weights[1], weights[0], weights[1]])).all()
+    assert (
+        table.rows_grad_as_array([0, 1, 4, 1])
+        == np.stack([np.zeros((2, 3)), weights[1], weights[0], weights[1]])
+    ).all()
     assert (table.rows_grad_as_array(range(6)) == table.grad_as_array()).all()
     assert table.rows_grad_as_array([]).shape == (0, 2, 3)
 
 
 def test_rows_out_of_range_are_refused():
     table = dy.ParameterCollection().add_lookup_parameters((3, 2))
-    for call in (table.row_as_array, table.row_grad_as_array, lambda i: table.init_row(i, [1, 2]), lambda i: table.rows_as_array([0, i])):
+    for call in (
+        table.row_as_array,
+        table.row_grad_as_array,
+        lambda i: table.init_row(i, [1, 2]),
+        lambda i: table.rows_as_array([0, i]),
+    ):
         for i in (-1, 3, 1 << 40):
             with pytest.raises(ValueError, match="outside the table of 3 rows"):
                 call(i)
@@ -65,21 +77,39 @@ def test_rows_out_of_range_are_refused():
 def test_parameters_from_arrays_of_any_order_and_type(rng):
     m = dy.ParameterCollection()
     a = rng.normal(size=(4, 6)).astype(DTYPE)
-    for array in (a, np.asfortranarray(a), a[::2, ::-3], a.T, a.astype(np.float64), (10 * a).astype(np.int64)):
+    for array in (
+        a,
+        np.asfortranarray(a),
+        a[::2, ::-3],
+        a.T,
+        a.astype(np.float64),
+        (10 * a).astype(np.int64),
+    ):
         assert (m.parameters_from_numpy(array).as_array() == array).all()
         assert (m.lookup_parameters_from_numpy(array).as_array() == array).all()
     assert m.parameters_from_numpy([[1, 2, 3]]).as_array().tolist() == [[1, 2, 3]]
 
 
-# ---- initialisers --------------------------------------------------------------------------------------------------------------------------
+# ---- initialisers ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dims", "fan_in"), [((300, 200), 200), ((40_000,), 40_000), ((10, 8, 9, 60), 720), ((50, 20, 30), 600)])
+@pytest.mark.parametrize(
+    ("dims", "fan_in"),
+    [((300, 200), 200), ((40_000,), 40_000), ((10, 8, 9, 60), 720), ((50, 20, 30), 600)],
+)
 def test_he_initializer_has_variance_2_over_fan_in(dims, fan_in):
     m = dy.ParameterCollection()
     a = m.add_parameters(dims, init=dy.HeInitializer()).as_array()
-    assert abs(a.var() / (2 / fan_in) - 1) < 0.05 and abs(a.mean()) < 4 * np.sqrt(2 / fan_in / a.size)
-    assert abs(m.add_parameters(dims, init=dy.HeInitializer(gain=2)).as_array().var() / (8 / fan_in) - 1) < 0.05
+    assert abs(a.var() / (2 / fan_in) - 1) < 0.05 and abs(a.mean()) < 4 * np.sqrt(
+        2 / fan_in / a.size
+    )
+    assert (
+        abs(
+            m.add_parameters(dims, init=dy.HeInitializer(gain=2)).as_array().var() / (8 / fan_in)
+            - 1
+        )
+        < 0.05
+    )
 
 
 def test_he_as_a_word_is_the_formula_of_dynet():
@@ -92,12 +122,17 @@ def test_he_initializer_refuses_tables():
         dy.ParameterCollection().add_lookup_parameters((3, 2), init=dy.HeInitializer())
 
 
-# ---- freezing ------------------------------------------------------------------------------------------------------------------------------
+# ---- freezing --------------------------------------------------------------------------
 
 
 def frozen_and_free():
     m = dy.ParameterCollection()
-    return m, m.add_parameters((2, 2), init=1), m.add_lookup_parameters((50, 2), init=1), m.add_parameters(2, init=1)
+    return (
+        m,
+        m.add_parameters((2, 2), init=1),
+        m.add_lookup_parameters((50, 2), init=1),
+        m.add_parameters(2, init=1),
+    )
 
 
 def loss_of(W, E, b, row=3):
@@ -149,7 +184,9 @@ def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the size of the process from /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="reads the size of the process from /proc"
+)
 def test_training_with_frozen_parameters_does_not_grow():
     m, W, E, b = frozen_and_free()
     big = m.add_lookup_parameters((200_000, 32), init=0)
@@ -160,7 +197,11 @@ def test_training_with_frozen_parameters_does_not_grow():
 
     def step(i):
         dy.renew_cg()
-        loss = dy.sum_elems(W * E[i % 50] + b) + dy.sum_elems(big[i * 37 % 200_000]) + dy.sum_elems(dy.pick(dense, i % 1000))
+        loss = (
+            dy.sum_elems(W * E[i % 50] + b)
+            + dy.sum_elems(big[i * 37 % 200_000])
+            + dy.sum_elems(dy.pick(dense, i % 1000))
+        )
         loss.backward()
         trainer.update()
 
@@ -172,7 +213,7 @@ def test_training_with_frozen_parameters_does_not_grow():
     assert resident() - before < 2e6
 
 
-# ---- lifetime ------------------------------------------------------------------------------------------------------------------------------
+# ---- lifetime --------------------------------------------------------------------------
 
 
 def test_a_trainer_keeps_its_collection():
@@ -209,12 +250,20 @@ def test_parameters_and_graphs_outlive_collection_and_trainer():
     assert e.value() == 6
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the size of the process from /proc")
-@pytest.mark.parametrize("make", [dy.SimpleSGDTrainer, dy.AdamTrainer, dy.AmsgradTrainer, dy.CyclicalSGDTrainer])
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="reads the size of the process from /proc"
+)
+@pytest.mark.parametrize(
+    "make", [dy.SimpleSGDTrainer, dy.AdamTrainer, dy.AmsgradTrainer, dy.CyclicalSGDTrainer]
+)
 def test_ten_thousand_models_made_trained_and_dropped_do_not_grow_memory(make):
     def life(i):
         m = dy.ParameterCollection()
-        W, b, E = m.add_parameters((4, 4)), m.add_subcollection("s").add_parameters(4), m.add_lookup_parameters((10, 4))
+        W, b, E = (
+            m.add_parameters((4, 4)),
+            m.add_subcollection("s").add_parameters(4),
+            m.add_lookup_parameters((10, 4)),
+        )
         trainer = make(m)
         average = dy.MovingAverage(trainer) if i % 2 else None
         dy.renew_cg()
@@ -235,7 +284,7 @@ def test_ten_thousand_models_made_trained_and_dropped_do_not_grow_memory(make):
         gc.enable()
 
 
-# ---- gradients by hand -------------------------------------------------------------------------------------------------------------------
+# ---- gradients by hand -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 3, 4)])
@@ -267,15 +316,20 @@ def test_set_gradient_is_what_the_update_takes(shape, is_table, rng):
 def test_set_gradient_refuses_another_shape_and_leaves_frozen_parameters():
     m = dy.ParameterCollection()
     W, E = m.add_parameters((2, 3)), m.add_lookup_parameters((4, 2))
-    for p, words in ((W, r"got array \(6,\), parameter \(2, 3\)"), (E, r"got array \(6,\), parameter \(4, 2\)")):
-        with pytest.raises(ValueError, match="set_gradient: the array must have the parameter's shape; " + words):
+    for p, words in (
+        (W, r"got array \(6,\), parameter \(2, 3\)"),
+        (E, r"got array \(6,\), parameter \(4, 2\)"),
+    ):
+        with pytest.raises(
+            ValueError, match="set_gradient: the array must have the parameter's shape; " + words
+        ):
             p.set_gradient(np.ones(6))
         p.set_updated(False)
         p.set_gradient(np.ones(p.shape()))
         assert not p.has_gradient()
 
 
-# ---- parameters as expressions -------------------------------------------------------------------------------------------------------------
+# ---- parameters as expressions ---------------------------------------------------------
 
 OF_ONE = {
     "a function": lambda x: dy.tanh(x),
@@ -292,7 +346,7 @@ OF_ONE = {
     "ints": lambda x: dy.reshape(x, (1, 3)),
     "a list of any length": lambda x: dy.emax([x, x]),
     "ints and floats": lambda x: dy.hinge(x, 0, 0.5),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("in_thread", [False, True])

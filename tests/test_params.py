@@ -1,4 +1,5 @@
-"""Parameters: names, initial values, what may be read and written, freezing, chunks and their gradients' memory.
+"""Parameters: names, initial values, what may be read and written, freezing, chunks and their
+gradients' memory.
 
 How long: about four seconds.
 """
@@ -12,22 +13,31 @@ from processes import resident_megabytes
 import dist_dynet as dy
 from dist_dynet._ffi import DTYPE, ffi, lib, view
 
-# ---- names and lists -------------------------------------------------------------------------------------------------------------------
+# ---- names and lists -------------------------------------------------------------------
 
 
 def test_names_count_by_name():
     m = dy.ParameterCollection()
     made = [
-        m.add_parameters(1), m.add_parameters(1, name="w"), m.add_lookup_parameters((1, 1)), m.add_parameters(1),
-        m.add_lookup_parameters((1, 1), name="w"), m.add_parameters(1, name="w"),
-    ]  # fmt: skip
+        m.add_parameters(1),
+        m.add_parameters(1, name="w"),
+        m.add_lookup_parameters((1, 1)),
+        m.add_parameters(1),
+        m.add_lookup_parameters((1, 1), name="w"),
+        m.add_parameters(1, name="w"),
+    ]
     assert [p.name() for p in made] == ["/_0", "/w", "/_1", "/_2", "/w_1", "/w_2"]
 
 
 def test_subcollections_have_their_own_counters_and_belong_to_their_parents():
     m = dy.ParameterCollection()
     w = m.add_parameters(1)
-    subs = [m.add_subcollection("s"), m.add_subcollection("s"), m.add_subcollection(), m.add_subcollection()]
+    subs = [
+        m.add_subcollection("s"),
+        m.add_subcollection("s"),
+        m.add_subcollection(),
+        m.add_subcollection(),
+    ]
     assert [s.name() for s in subs] == ["/s/", "/s_1/", "/_0/", "/_1/"]
     a = subs[0].add_parameters((2, 3))
     b = subs[0].add_subcollection("t").add_parameters(4, name="b")
@@ -37,26 +47,41 @@ def test_subcollections_have_their_own_counters_and_belong_to_their_parents():
     assert m.parameters_list() == [w, a, b, v]
     assert subs[0].parameters_list() == [a, b]
     assert m.lookup_parameters_list() == subs[1].lookup_parameters_list() == [t]
-    assert (m.parameter_count(), subs[0].parameter_count(), subs[3].parameter_count()) == (1 + 6 + 4 + 10 + 1, 10, 0)
+    assert (m.parameter_count(), subs[0].parameter_count(), subs[3].parameter_count()) == (
+        1 + 6 + 4 + 10 + 1,
+        10,
+        0,
+    )
     assert str(a) == "Parameter /s/_0" and str(t) == "LookupParameter /s_1/_0"
 
 
 @pytest.mark.parametrize("name", ["a/b", "a_b", "/", "a b"])
 def test_names_with_reserved_characters_are_refused(name):
     m = dy.ParameterCollection()
-    for add in (lambda: m.add_parameters(1, name=name), lambda: m.add_lookup_parameters((1, 1), name=name), lambda: m.add_subcollection(name)):
+    for add in (
+        lambda: m.add_parameters(1, name=name),
+        lambda: m.add_lookup_parameters((1, 1), name=name),
+        lambda: m.add_subcollection(name),
+    ):
         with pytest.raises((RuntimeError, ValueError), match="name"):
             add()
     assert m.parameters_list() == m.lookup_parameters_list() == []
 
 
-# ---- dims ------------------------------------------------------------------------------------------------------------------------------
+# ---- dims ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("dim", "shape"),
     [
-        (3, (3,)), (3.0, (3,)), (np.int64(3), (3,)), ((2, 3), (2, 3)), ([2, 3], (2, 3)), ((2.0, 3), (2, 3)), ((1,) * 7, (1,) * 7), (0, (0,)),
+        (3, (3,)),
+        (3.0, (3,)),
+        (np.int64(3), (3,)),
+        ((2, 3), (2, 3)),
+        ([2, 3], (2, 3)),
+        ((2.0, 3), (2, 3)),
+        ((1,) * 7, (1,) * 7),
+        (0, (0,)),
         ((2, 0), (2, 0)),
     ],
 )
@@ -69,9 +94,21 @@ def test_dims_may_be_numbers_tuples_and_lists(dim, shape):
 
 @pytest.mark.parametrize(
     ("dim", "error"),
-    [(-1, ValueError), ((2, -3), ValueError), ((1,) * 8, ValueError), ((), ValueError), (2.5, TypeError), ("3", TypeError), (None, TypeError),
-     ((2, None), TypeError), ((2, "3"), TypeError), ((1 << 16, 1 << 16), ValueError), (1 << 40, ValueError), (1 << 80, ValueError)],
-)  # fmt: skip
+    [
+        (-1, ValueError),
+        ((2, -3), ValueError),
+        ((1,) * 8, ValueError),
+        ((), ValueError),
+        (2.5, TypeError),
+        ("3", TypeError),
+        (None, TypeError),
+        ((2, None), TypeError),
+        ((2, "3"), TypeError),
+        ((1 << 16, 1 << 16), ValueError),
+        (1 << 40, ValueError),
+        (1 << 80, ValueError),
+    ],
+)
 def test_dims_that_cannot_be_are_refused(dim, error):
     m = dy.ParameterCollection()
     with pytest.raises(error, match="add_parameters"):
@@ -82,7 +119,11 @@ def test_dims_that_cannot_be_are_refused(dim, error):
 @pytest.mark.parametrize("array", [np.zeros((1,) * 8), np.zeros((1,) * 9), np.array(3.0)])
 def test_arrays_with_too_many_or_no_dims_are_refused(array):
     m = dy.ParameterCollection()
-    for add in (lambda: m.add_parameters(1, init=array), lambda: m.parameters_from_numpy(array), lambda: m.lookup_parameters_from_numpy(array)):
+    for add in (
+        lambda: m.add_parameters(1, init=array),
+        lambda: m.parameters_from_numpy(array),
+        lambda: m.lookup_parameters_from_numpy(array),
+    ):
         with pytest.raises(ValueError, match="dims"):
             add()
 
@@ -93,7 +134,7 @@ def test_tables_that_cannot_be_are_refused(dim):
         dy.ParameterCollection().add_lookup_parameters(dim)
 
 
-# ---- initial values --------------------------------------------------------------------------------------------------------------------
+# ---- initial values --------------------------------------------------------------------
 
 
 def drawn(dim, **options):
@@ -102,15 +143,22 @@ def drawn(dim, **options):
 
 
 def test_glorot_draws_are_those_of_dynet():
-    np.testing.assert_allclose(drawn((2, 2)), [[-0.680975, 0.908105], [-1.089582, 0.811584]], atol=1e-6)
+    np.testing.assert_allclose(
+        drawn((2, 2)), [[-0.680975, 0.908105], [-1.089582, 0.811584]], atol=1e-6
+    )
     assert np.array_equal(drawn((2, 2)), drawn((2, 2), init="glorot"))
 
 
 @pytest.mark.parametrize(
     ("dim", "bound"),
-    [(400, np.sqrt(3 / 400)), ((30, 50), np.sqrt(6 / 80)), ((9, 10, 11), np.sqrt(9 / 30)), ((3, 4, 5, 6), np.sqrt(6 / (12 * 11))),
-     ((4, 4, 4, 4, 4), np.sqrt(15 / 20))],
-)  # fmt: skip
+    [
+        (400, np.sqrt(3 / 400)),
+        ((30, 50), np.sqrt(6 / 80)),
+        ((9, 10, 11), np.sqrt(9 / 30)),
+        ((3, 4, 5, 6), np.sqrt(6 / (12 * 11))),
+        ((4, 4, 4, 4, 4), np.sqrt(15 / 20)),
+    ],
+)
 def test_glorot_bound_of_each_number_of_dims(dim, bound):
     values = np.abs(drawn(dim))
     assert 0.97 * bound < values.max() <= bound * (1 + 1e-6)
@@ -142,9 +190,16 @@ def test_init_variants():
 
 @pytest.mark.parametrize(
     ("dim", "init", "error"),
-    [((2, 3), "identity", ValueError), (2, "identity", ValueError), ((2, 3), dy.SaxeInitializer(), RuntimeError), (2, "nonsense", ValueError),
-     (2, object(), ValueError), ((2, 2), dy.NumpyInitializer(np.zeros(5)), ValueError), (2, dy.PyInitializer(), AssertionError)],
-)  # fmt: skip
+    [
+        ((2, 3), "identity", ValueError),
+        (2, "identity", ValueError),
+        ((2, 3), dy.SaxeInitializer(), RuntimeError),
+        (2, "nonsense", ValueError),
+        (2, object(), ValueError),
+        ((2, 2), dy.NumpyInitializer(np.zeros(5)), ValueError),
+        (2, dy.PyInitializer(), AssertionError),
+    ],
+)
 def test_init_that_does_not_fit_is_refused(dim, init, error):
     m = dy.ParameterCollection()
     with pytest.raises(error, match=r"[iI]nitializer"):
@@ -154,13 +209,20 @@ def test_init_that_does_not_fit_is_refused(dim, init, error):
 
 def test_init_from_file(tmp_path):
     (tmp_path / "numbers").write_text("1 2\n3 4 5 6")
-    assert drawn((2, 3), init=dy.FromFileInitializer(tmp_path / "numbers")).tolist() == [[1, 3, 5], [2, 4, 6]]
-    for name, dim, error in (("numbers", 5, ValueError), ("missing", 6, RuntimeError), ("", 6, RuntimeError)):
+    assert drawn((2, 3), init=dy.FromFileInitializer(tmp_path / "numbers")).tolist() == [
+        [1, 3, 5],
+        [2, 4, 6],
+    ]
+    for name, dim, error in (
+        ("numbers", 5, ValueError),
+        ("missing", 6, RuntimeError),
+        ("", 6, RuntimeError),
+    ):
         with pytest.raises(error, match="FromFileInitializer"):
             drawn(dim, init=dy.FromFileInitializer(tmp_path / name))
 
 
-# ---- reading and writing ---------------------------------------------------------------------------------------------------------------
+# ---- reading and writing ---------------------------------------------------------------
 
 
 def test_dense_parameter_reads_what_was_written(rng):
@@ -192,7 +254,9 @@ def test_gradient_is_scaled_cleared_and_zeroed():
     w.scale_gradient(-2)
     assert w.grad_as_array().tolist() == [[-2, -4], [-6, -8]]
     w.zero()
-    assert not w.has_gradient() and np.abs(w.as_array()).max() == np.abs(w.grad_as_array()).max() == 0
+    assert (
+        not w.has_gradient() and np.abs(w.as_array()).max() == np.abs(w.grad_as_array()).max() == 0
+    )
 
 
 @pytest.mark.parametrize("row_dims", [(3,), (2, 3), (2, 3, 2)])
@@ -212,7 +276,9 @@ def test_table_against_numpy(row_dims, rng):
     assert np.array_equal(t.expr().npvalue(), np.moveaxis(array, 0, -1))
     assert len(list(t)) == 5
     g = rng.integers(-5, 5, size=(*row_dims, 3)).astype(float)
-    dy.sum_batches(dy.dot_product(dy.lookup_batch(t, [1, 4, 1]), dy.inputTensor(g, batched=True))).backward()
+    dy.sum_batches(
+        dy.dot_product(dy.lookup_batch(t, [1, 4, 1]), dy.inputTensor(g, batched=True))
+    ).backward()
     expected = np.zeros_like(array)
     np.add.at(expected, [1, 4, 1], np.moveaxis(g, -1, 0))
     assert np.array_equal(t.grad_as_array(), expected)
@@ -245,8 +311,16 @@ def test_whole_table_as_expression_has_a_dense_gradient(rng):
 def test_table_refuses_rows_outside():
     t = dy.ParameterCollection().add_lookup_parameters((4, 3))
     for i in (-1, 4, 1 << 31, -(1 << 40)):
-        for use in (lambda i: t[i], lambda i: dy.lookup(t, i), lambda i: dy.lookup_batch(t, [0, i]), lambda i: t.init_row(i, [1, 2, 3]),
-                    t.row_as_array, lambda i: t.rows_as_array([0, i]), t.row_grad_as_array, lambda i: t[0].set(i)):  # fmt: skip
+        for use in (
+            lambda i: t[i],
+            lambda i: dy.lookup(t, i),
+            lambda i: dy.lookup_batch(t, [0, i]),
+            lambda i: t.init_row(i, [1, 2, 3]),
+            t.row_as_array,
+            lambda i: t.rows_as_array([0, i]),
+            t.row_grad_as_array,
+            lambda i: t[0].set(i),
+        ):
             with pytest.raises((ValueError, OverflowError)):
                 use(i)
     for row in ([1, 2], [1, 2, 3, 4], 5, []):
@@ -262,7 +336,7 @@ def test_one_number_makes_a_table_of_single_numbers():
     assert t.shape() == (4, 1) and t[1].value() == 2
 
 
-# ---- frozen parameters, constants ------------------------------------------------------------------------------------------------------
+# ---- frozen parameters, constants ------------------------------------------------------
 
 
 def test_freezing_drops_a_pending_gradient_and_leaves_the_norm():
@@ -303,9 +377,22 @@ def test_parameter_is_one_node_per_graph():
     assert len(dy.cg()) == 5
 
 
-# ---- chunks ----------------------------------------------------------------------------------------------------------------------------
+# ---- chunks ----------------------------------------------------------------------------
 
-SIZES = [(3,), (40, 40), (1,), (500, 30), (17,), (16,), (200, 100), (7, 9), (900, 900), (5,), (2100, 2100), (3, 3)]
+SIZES = [
+    (3,),
+    (40, 40),
+    (1,),
+    (500, 30),
+    (17,),
+    (16,),
+    (200, 100),
+    (7, 9),
+    (900, 900),
+    (5,),
+    (2100, 2100),
+    (3, 3),
+]
 
 
 def layout(m):
@@ -330,11 +417,15 @@ def test_chunks_hold_parameters_side_by_side():
         assert offset == ends.get(chunk, 0) and offset % 16 == 0
         n = int(np.prod(p.shape()))
         ends[chunk] = -(-(offset + n) // 16) * 16
-        assert ends[chunk] <= lib.dn_chunk_size(root.c, chunk) <= lib.dn_chunk_capacity(root.c, chunk)
+        assert (
+            ends[chunk] <= lib.dn_chunk_size(root.c, chunk) <= lib.dn_chunk_capacity(root.c, chunk)
+        )
         assert int(ffi.cast("intptr_t", lib.dn_param_values(p._c))) % 64 == 0
         # padding is zero
         assert np.abs(root.chunk_values(chunk)[offset + n : ends[chunk]]).sum() == 0
-    assert [np.unique(p.as_array()).tolist() for p in parameters] == [[i + 1] for i in range(len(SIZES))]
+    assert [np.unique(p.as_array()).tolist() for p in parameters] == [
+        [i + 1] for i in range(len(SIZES))
+    ]
     assert sum(lib.dn_chunk_size(root.c, c) for c in range(root.chunks())) == sum(ends.values())
 
 
@@ -360,7 +451,8 @@ def aligned(n):
 
 
 def train(move, steps=12):
-    """The bits of a small model's parameters after some steps, with gradients moved at the steps in `move`."""
+    """The bits of a small model's parameters after some steps, with gradients moved at the steps in
+    `move`."""
     dy.reset_random_seed(3)
     m = dy.ParameterCollection()
     lstm = dy.VanillaLSTMBuilder(1, 20, 30, m)
@@ -380,12 +472,16 @@ def train(move, steps=12):
             if step in move and k == 0 and move[step] == "between":
                 for c in range(m._root.chunks()):
                     kept.append(aligned(lib.dn_chunk_capacity(m._root.c, c)))
-                    lib.dn_chunk_move_gradients(m._root.c, c, ffi.cast("dn_real *", kept[-1].ctypes.data))
+                    lib.dn_chunk_move_gradients(
+                        m._root.c, c, ffi.cast("dn_real *", kept[-1].ctypes.data)
+                    )
         trainer.update()
     return b"".join(p.storage().tobytes() for p in (*m.parameters_list(), t)), m, kept
 
 
-@pytest.mark.parametrize("move", [{0: "out"}, {5: "out"}, {3: "out", 6: ""}, {2: "out", 4: "out", 9: ""}, {4: "between"}])
+@pytest.mark.parametrize(
+    "move", [{0: "out"}, {5: "out"}, {3: "out", 6: ""}, {2: "out", 4: "out", 9: ""}, {4: "between"}]
+)
 def test_moved_gradients_leave_training_bit_equal(move):
     assert train(move)[0] == train({})[0]
 
@@ -398,10 +494,12 @@ def test_moved_gradients_are_read_where_they_are():
     memory = kept[lib.dn_param_chunk(w._c)]
     offset = lib.dn_param_offset(w._c)
     assert memory[offset : offset + 150].tolist() == w.grad_as_array().tolist() == [2] * 150
-    assert np.shares_memory(view(lib.dn_chunk_gradients(m._root.c, lib.dn_param_chunk(w._c)), 16), memory)
+    assert np.shares_memory(
+        view(lib.dn_chunk_gradients(m._root.c, lib.dn_param_chunk(w._c)), 16), memory
+    )
 
 
-# ---- memory ----------------------------------------------------------------------------------------------------------------------------
+# ---- memory ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("trainer", [dy.SimpleSGDTrainer, dy.AdamTrainer])
@@ -421,7 +519,8 @@ def test_1000_models_made_trained_and_dropped_leave_no_memory_behind(trainer):
     for _ in range(900):
         one()
     gc.collect()
-    assert resident_megabytes() - before < 60  # 900 models of 0.3 MB; a process with a history wanders by some 20
+    # 900 models of 0.3 MB; a process with a history wanders by some 20
+    assert resident_megabytes() - before < 60
 
 
 def test_marks_of_gradients_tell_of_clearing_and_scaling():
@@ -432,7 +531,12 @@ def test_marks_of_gradients_tell_of_clearing_and_scaling():
 
     def marks():
         clears, scales = np.empty(2, np.int64), np.empty(2)
-        lib.dn_gradient_marks(2, [p._c for p in parameters], ffi.from_buffer("int64_t *", clears), ffi.from_buffer("double *", scales))
+        lib.dn_gradient_marks(
+            2,
+            [p._c for p in parameters],
+            ffi.from_buffer("int64_t *", clears),
+            ffi.from_buffer("double *", scales),
+        )
         return clears, scales
 
     (clears, scales) = marks()

@@ -20,9 +20,10 @@ def own(module, kind):
     """{name: what is defined in a module}, of one kind, without what begins with an underscore."""
     found = {name: thing for name, thing in vars(module).items() if kind(thing)}
     return {
-        name: thing for name, thing in found.items()
+        name: thing
+        for name, thing in found.items()
         if thing.__module__ == module.__name__ and not name.startswith("_")
-    }  # fmt: skip
+    }
 
 
 def modules(package):

@@ -42,7 +42,11 @@ def test_seed_repeats_draws(draw):
 def test_seed_repeats_initial_parameters():
     def values():
         m = dy.ParameterCollection()
-        return [m.add_parameters((3, 4)).as_array(), m.add_lookup_parameters((5, 2)).as_array(), m.add_parameters(9, init="normal").as_array()]
+        return [
+            m.add_parameters((3, 4)).as_array(),
+            m.add_lookup_parameters((5, 2)).as_array(),
+            m.add_parameters(9, init="normal").as_array(),
+        ]
 
     dy.reset_random_seed(4)
     first = values()
@@ -146,11 +150,17 @@ def test_moments_of_random_inputs():
     coin = np.array(dy.random_bernoulli(n, 0.25, 4).value())
     np.testing.assert_allclose(coin.mean(), 1, rtol=0.03)
     gumbel = np.array(dy.random_gumbel(n).value())
-    np.testing.assert_allclose([gumbel.mean(), gumbel.std()], [0.5772, np.pi / np.sqrt(6)], rtol=0.02)
+    np.testing.assert_allclose(
+        [gumbel.mean(), gumbel.std()], [0.5772, np.pi / np.sqrt(6)], rtol=0.02
+    )
 
 
 def test_random_inputs_take_dims_and_batch():
-    for e in (dy.random_normal((2, 3), batch_size=4), dy.random_uniform((2, 3), 0, 1, batch_size=4), dy.random_gumbel((2, 3), batch_size=4)):
+    for e in (
+        dy.random_normal((2, 3), batch_size=4),
+        dy.random_uniform((2, 3), 0, 1, batch_size=4),
+        dy.random_gumbel((2, 3), batch_size=4),
+    ):
         assert e.dim() == ((2, 3), 4)
         assert len(np.unique(e.npvalue())) == 24
 
@@ -192,7 +202,7 @@ for level in ("a", "b"):
         os._exit(0)
     os.waitpid(pid, 0)
 print("p", draws())
-"""
+"""  # noqa: E501
     first, second = output_of(code), output_of(code)
     assert first == second
     lines = [line.split(" ", 1)[1] for line in first.splitlines()]
@@ -212,6 +222,10 @@ def test_fork_does_not_change_the_parents_draws():
             if not pid:
                 os._exit(0)
             os.waitpid(pid, 0)
-        return first, dy.random_uniform(3, 0, 1).value(), dy.ParameterCollection().add_parameters(3).as_array().tolist()
+        return (
+            first,
+            dy.random_uniform(3, 0, 1).value(),
+            dy.ParameterCollection().add_parameters(3).as_array().tolist(),
+        )
 
     assert values(True) == values(False)

@@ -73,7 +73,8 @@ RECIPES = parsed((ROOT / "CONTRIBUTING.md").read_text())
 
 def param(name, *more, number=""):
     """A parameter of a test; that an exchange is right is seen with several ranks only."""
-    marks = [needs_mpi] if name == "An exchange" else []  # not `mpi`: it belongs to the copy of the others
+    # not `mpi`: it belongs to the copy of the others
+    marks = [needs_mpi] if name == "An exchange" else []
     return pytest.param(name, *more, id=f"{name}{number}", marks=marks)
 
 
@@ -123,9 +124,16 @@ def run(root, command):
     if shutil.which("ccache") and "CC" not in os.environ:
         environment["CC"] = f"ccache {sysconfig.get_config_var('CC')}"
     result = subprocess.run(
-        command, shell=True, cwd=root, env=environment, timeout=600, check=False,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        command,
+        shell=True,
+        cwd=root,
+        env=environment,
+        timeout=600,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     return result.returncode == 0, result.stdout
 
 

@@ -1,4 +1,5 @@
-"""Runs that are killed, in one process and with mpirun, go on to the bits of a run that nobody disturbed; what goes wrong on ranks is named.
+"""Runs that are killed, in one process and with mpirun, go on to the bits of a run that nobody
+disturbed; what goes wrong on ranks is named.
 
 How long: about a minute.
 """
@@ -25,7 +26,11 @@ class Run:
         if ranks > 1:
             self.job = start(ranks, "resume.py", *arguments)
         else:
-            self.job = Job([sys.executable, "resume.py", *arguments], environment_of(sys.executable), stderr=subprocess.STDOUT)
+            self.job = Job(
+                [sys.executable, "resume.py", *arguments],
+                environment_of(sys.executable),
+                stderr=subprocess.STDOUT,
+            )
         self.ranks, self.output = ranks, ""
 
     def started(self):
@@ -99,7 +104,9 @@ def undisturbed(tmp_path_factory):
 def test_killed_run_continues_to_the_same_bits(ranks, case, tmp_path, undisturbed):
     options = {**CASES[case]}
     rank = ranks - 1
-    deadly = {name: f"{options.pop(name)}:{rank}" for name in ("die", "usr1") if name in options} | {"where": options.pop("where", "body")}
+    deadly = {
+        name: f"{options.pop(name)}:{rank}" for name in ("die", "usr1") if name in options
+    } | {"where": options.pop("where", "body")}
     run(ranks, tmp_path, status="killed", **options, **deadly)
     output = run(ranks, tmp_path, **options)
     assert output.count("resumed=True") == ranks
@@ -107,7 +114,9 @@ def test_killed_run_continues_to_the_same_bits(ranks, case, tmp_path, undisturbe
         assert output.count("step=8\n") == ranks  # steps count from 0
     if case == "first step":
         assert output.count("step=0\n") == ranks
-    model = {name: options[name] for name in ("average", "accumulate", "compression") if name in options}
+    model = {
+        name: options[name] for name in ("average", "accumulate", "compression") if name in options
+    }
     assert equal(end_of(tmp_path), undisturbed(ranks, **model))
 
 
@@ -127,7 +136,9 @@ def test_run_killed_at_random_moments_continues_to_the_same_bits(ranks, tmp_path
 
 def test_restarted_job_continues_to_the_same_bits(python, tmp_path, undisturbed):
     job = launch(python, "run", "-n", 2, "--max-restarts", 1, "resume.py", tmp_path, "die=13:1")
-    assert job.returncode == 0 and job.stdout.count("resumed=True step=12") == 2, job.stdout + job.stderr
+    assert job.returncode == 0 and job.stdout.count("resumed=True step=12") == 2, (
+        job.stdout + job.stderr
+    )
     assert equal(end_of(tmp_path), undisturbed(2))
 
 
@@ -140,7 +151,8 @@ def test_usr1_to_mpirun_makes_all_ranks_save_once(tmp_path, undisturbed):
     this.job.process.send_signal(signal.SIGUSR1)
     assert this.end() == 0, this.output
     steps = [name.split(":")[1] for name in names(tmp_path / "told") if name != "end.npz"]
-    assert len({*steps} - {"0", "6", "12"}) <= 1 and len(steps) in (4, 5)  # the ranks may hear it one step apart
+    # the ranks may hear it one step apart
+    assert len({*steps} - {"0", "6", "12"}) <= 1 and len(steps) in (4, 5)
     assert equal(end_of(tmp_path / "told"), undisturbed(2, epochs=2))
 
 
@@ -161,7 +173,13 @@ WRONG = {
     "save on 1 alone": (75, "wait for one another in different places.*checkpoint"),
     "resume on 1 alone": (75, "wait for one another in different places.*resume"),
     "last save on 0 alone": (76, r"checkpoint .*: waits for rank 1 .*, which left the program"),
-    "unlike places": (1, r"all ranks must be at one place; got update, epoch, position \[5\] on rank 1, \[4\] on rank 0"),
+    "unlike places": (
+        1,
+        (
+            r"all ranks must be at one place; got update, epoch, position \[5\] on rank 1, \[4\] on"
+            r" rank 0"
+        ),
+    ),
     "bad extra": (1, "TypeError: checkpoint: .*; got object at extra:here:deep"),
     "no MPI trainer": (1, "with 2 ranks trainer must be a DistributedTrainer; got AdamTrainer"),
 }
@@ -177,9 +195,17 @@ def test_what_is_wrong_on_several_ranks_is_named(how, tmp_path):
 
 
 def test_full_disks_and_damaged_files_end_no_job(mpi, tmp_path):
-    status, output, _ = mpirun(2, "checkpoint.py", tmp_path, "full disk", "damaged", "unlike extra", "join", mpi=mpi)
+    status, output, _ = mpirun(
+        2, "checkpoint.py", tmp_path, "full disk", "damaged", "unlike extra", "join", mpi=mpi
+    )
     assert status == 0, output
     for rank in range(2):
-        assert re.search(rf"rank {rank}: \[Errno 27\] checkpoint: the file must be .*full disk/checkpoint-000002-step-4", output), output
-    damaged = re.findall("passes over '.*damaged/checkpoint-000002-step-4.*', which is damaged", output)
+        assert re.search(
+            rf"rank {rank}: \[Errno 27\] checkpoint: the file must be .*full"
+            r" disk/checkpoint-000002-step-4",
+            output,
+        ), output
+    damaged = re.findall(
+        "passes over '.*damaged/checkpoint-000002-step-4.*', which is damaged", output
+    )
     assert len(damaged) == 1 and len(output.splitlines()) == 3, output

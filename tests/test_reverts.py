@@ -1,4 +1,5 @@
-"""Checkpoint, revert, set() and recalculation: in processes of their own, so that a call that never returns is a failure."""
+"""Checkpoint, revert, set() and recalculation: in processes of their own, so that a call that never
+returns is a failure."""
 
 import pytest
 from processes import output_of, run_python
@@ -53,5 +54,5 @@ dy.renew_cg(autobatching={mode})
 value = program(1)
 dy.renew_cg()
 print(abs(value - program(0)) < 1e-4)
-"""
+"""  # noqa: E501
     assert output_of(code, timeout=20).split() == ["True"]

@@ -1,4 +1,5 @@
-"""Recurrent builders: a sequence as one node equals steps, states branch, masks are drawn once per sequence; gradients in double.
+"""Recurrent builders: a sequence as one node equals steps, states branch, masks are drawn once per
+sequence; gradients in double.
 
 How long: about three seconds, two of them for the double build.
 """
@@ -18,7 +19,8 @@ def logistic(x):
 
 
 def lstm_reference(layers, xs, h=None, c=None, forget_bias=1.0):
-    """h of the top layer after each input, and the last (c, h) of each layer; arrays (size, batch)."""
+    """h of the top layer after each input, and the last (c, h) of each layer; arrays (size,
+    batch)."""
     last = []
     for k, (Wx, Wh, b) in enumerate(layers):
         n = Wh.shape[1]
@@ -66,7 +68,9 @@ def run(way, state, xs):
     if way == "sequence without the call in C":
         return state._step.outputs(state, inputs_of(xs, None, None, "transduce"))
     if way == "states without the call in C":
-        return [s.output() for s in state._step.states(state, inputs_of(xs, None, None, "add_inputs"))]
+        return [
+            s.output() for s in state._step.states(state, inputs_of(xs, None, None, "add_inputs"))
+        ]
     outputs = []
     for x in xs:
         state = state.add_input(x) if way == "add_input" else state._step.after(state, x)
@@ -75,10 +79,16 @@ def run(way, state, xs):
 
 
 WAYS = [
-    "transduce", "add_inputs", "add_input", "step, then sequence", "step without the call in C", "sequence without the call in C",
+    "transduce",
+    "add_inputs",
+    "add_input",
+    "step, then sequence",
+    "step without the call in C",
+    "sequence without the call in C",
     "states without the call in C",
-]  # fmt: skip
-"""What is frequent goes through one call of csrc/python/states.c; all else through the methods of Step."""
+]
+"""What is frequent goes through one call of csrc/python/states.c; all else through the methods of
+Step."""
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -88,24 +98,44 @@ def test_all_ways_give_the_same_values_and_gradients(layers, batch, state, rng):
     m, builder = make(layers, forget_bias=0.5)
     arrays = inputs(rng, 5, 4, batch)
     state_batch = 1 if state == "unbatched" else batch
-    cs, hs = [rng.normal(size=(3, state_batch)) for _ in range(layers)], [rng.normal(size=(3, state_batch)) for _ in range(layers)]
+    cs, hs = (
+        [rng.normal(size=(3, state_batch)) for _ in range(layers)],
+        [rng.normal(size=(3, state_batch)) for _ in range(layers)],
+    )
     if state == "c":
         hs = [np.zeros_like(h) for h in hs]
-    reference, _ = lstm_reference(arrays_of(builder), arrays, None if state == "none" else hs, cs, 0.5)
+    reference, _ = lstm_reference(
+        arrays_of(builder), arrays, None if state == "none" else hs, cs, 0.5
+    )
     targets = inputs(rng, 5, 3, batch)
     seen = []
     for way in WAYS:
         dy.renew_cg()
         m.reset_gradients()
         xs = as_expressions(arrays)
-        vecs = None if state == "none" else as_expressions(cs) + ([] if state == "c" else as_expressions(hs))
+        vecs = (
+            None
+            if state == "none"
+            else as_expressions(cs) + ([] if state == "c" else as_expressions(hs))
+        )
         outputs = run(way, builder.initial_state(vecs), xs)
         for y, expected in zip(outputs, reference, strict=True):
             close(y.npvalue().reshape(3, batch), expected)
-        loss = dy.sum_batches(dy.esum([dy.squared_distance(y, t) for y, t in zip(outputs, as_expressions(targets), strict=True)]))
+        loss = dy.sum_batches(
+            dy.esum(
+                [
+                    dy.squared_distance(y, t)
+                    for y, t in zip(outputs, as_expressions(targets), strict=True)
+                ]
+            )
+        )
         loss.backward(full=True)
-        gradients = [p.grad_as_array() for p in m.parameters_list()] + [e.gradient() for e in (*xs, *(vecs or []))]
-        assert all(np.abs(g).max() > 0 for g in gradients if g.size != 36 or state != "none" or layers > 0)
+        gradients = [p.grad_as_array() for p in m.parameters_list()] + [
+            e.gradient() for e in (*xs, *(vecs or []))
+        ]
+        assert all(
+            np.abs(g).max() > 0 for g in gradients if g.size != 36 or state != "none" or layers > 0
+        )
         seen.append(gradients)
     for other in seen[1:]:
         for a, b in zip(seen[0], other, strict=True):
@@ -117,7 +147,10 @@ def test_states_know_h_s_prev_and_builder(rng):
     start = builder.initial_state()
     assert (start.output(), start.h(), start.s(), start.prev()) == (None, (), (), None)
     arrays = inputs(rng, 3, 4, 1)
-    for states in ([start.add_input(x) for x in as_expressions(arrays[:1])], start.add_inputs(as_expressions(arrays))):
+    for states in (
+        [start.add_input(x) for x in as_expressions(arrays[:1])],
+        start.add_inputs(as_expressions(arrays)),
+    ):
         state = states[-1]
         _, last = lstm_reference(arrays_of(builder), arrays[: len(states)])
         assert state.b() is builder and states[0].prev() is start
@@ -174,7 +207,11 @@ def test_set_h_and_set_s(at_start, rng):
 def test_wrong_number_of_vectors_is_refused(n):
     _, builder = make(2)
     vecs = [dy.zeros(3)] * n
-    for use in (builder.initial_state, builder.initial_state().set_h, builder.initial_state().set_s):
+    for use in (
+        builder.initial_state,
+        builder.initial_state().set_h,
+        builder.initial_state().set_s,
+    ):
         with pytest.raises((ValueError, AssertionError), match=r"takes .* expressions|empty"):
             use(vecs)
 
@@ -185,7 +222,9 @@ def test_wrong_dims_name_the_op():
         lambda: builder.initial_state().add_input(dy.zeros(5)),
         lambda: builder.initial_state().transduce([dy.zeros(4), dy.zeros(5)]),
         lambda: builder.initial_state([dy.zeros(2)]).add_input(dy.zeros(4)),
-        lambda: builder.initial_state().transduce([dy.zeros(4, batch_size=2), dy.zeros(4, batch_size=3)]),
+        lambda: builder.initial_state().transduce(
+            [dy.zeros(4, batch_size=2), dy.zeros(4, batch_size=3)]
+        ),
     ):
         with pytest.raises(ValueError, match="lstm: "):
             use()
@@ -209,10 +248,14 @@ def test_raw_vectors_and_parameters_as_start(rng):
     c, h = rng.normal(size=3), rng.normal(size=3)
     x = inputs(rng, 1, 4, 1)
     y = builder.initial_state_from_raw_vectors([c, h]).transduce(as_expressions(x))[-1]
-    close(y.npvalue(), lstm_reference(arrays_of(builder), x, [h[:, None]], [c[:, None]])[0][0][:, 0])
+    close(
+        y.npvalue(), lstm_reference(arrays_of(builder), x, [h[:, None]], [c[:, None]])[0][0][:, 0]
+    )
     start = [m.add_parameters(3, init=c), m.add_parameters(3, init=h)]
     y = builder.initial_state(start).transduce(as_expressions(x))[-1]
-    close(y.npvalue(), lstm_reference(arrays_of(builder), x, [h[:, None]], [c[:, None]])[0][0][:, 0])
+    close(
+        y.npvalue(), lstm_reference(arrays_of(builder), x, [h[:, None]], [c[:, None]])[0][0][:, 0]
+    )
     dy.sum_elems(y).backward()
     assert all(p.has_gradient() for p in start)
 
@@ -224,7 +267,9 @@ def test_parameter_expressions():
     builder.initial_state()
     shapes = [[e.dim()[0] for e in layer] for layer in builder.get_parameter_expressions()]
     assert shapes == [[(12, 4), (12, 3), (12,)], [(12, 3), (12, 3), (12,)]]
-    assert [p.name() for p in builder.get_parameters()[1]] == [f"/vanilla-lstm-builder/_{i}" for i in (3, 4, 5)]
+    assert [p.name() for p in builder.get_parameters()[1]] == [
+        f"/vanilla-lstm-builder/_{i}" for i in (3, 4, 5)
+    ]
     assert builder.spec == (2, 4, 3, False, 1)
     copy = dy.VanillaLSTMBuilder.from_spec(builder.spec, dy.ParameterCollection())
     assert copy.spec == builder.spec and copy.whoami() == "VanillaLSTMBuilder"
@@ -237,11 +282,12 @@ def test_builder_without_layers_and_sequence_without_inputs():
     assert empty.add_input(dy.zeros(2)).output() is None
 
 
-# ---- dropout ---------------------------------------------------------------------------------------------------------------------------
+# ---- dropout ---------------------------------------------------------------------------
 
 
 def masked(rates, layers=1):
-    """A builder whose h shows which inputs passed: each unit of h copies one input number, with next to no memory."""
+    """A builder whose h shows which inputs passed: each unit of h copies one input number, with
+    next to no memory."""
     m = dy.ParameterCollection()
     builder = dy.VanillaLSTMBuilder(layers, 64, 64, m)
     for Wx, Wh, b in builder.get_parameters():
@@ -256,7 +302,9 @@ def masked(rates, layers=1):
 def test_input_mask_is_constant_within_a_sequence_and_its_own_per_sequence(way):
     builder = masked((0.5, 0))
     xs = [dy.ones(64)] * 4
-    sequences = [[np.array(y.value()) > 0.1 for y in run(way, builder.initial_state(), xs)] for _ in range(2)]
+    sequences = [
+        [np.array(y.value()) > 0.1 for y in run(way, builder.initial_state(), xs)] for _ in range(2)
+    ]
     for sequence in sequences:
         assert all(np.array_equal(sequence[0], s) for s in sequence)
         assert 15 < sequence[0].sum() < 49
@@ -317,7 +365,7 @@ def test_all_masked_sequences_do_not_share_state_over_graphs():
         state.add_input(dy.ones(64))
 
 
-# ---- both ways -------------------------------------------------------------------------------------------------------------------------
+# ---- both ways -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -350,10 +398,13 @@ def test_birnn_refuses_what_cannot_be():
 
 
 def test_birnn_of_an_empty_sentence_is_empty():
-    assert dy.BiRNNBuilder(2, 2, 4, dy.ParameterCollection(), dy.VanillaLSTMBuilder).transduce([]) == []
+    assert (
+        dy.BiRNNBuilder(2, 2, 4, dy.ParameterCollection(), dy.VanillaLSTMBuilder).transduce([])
+        == []
+    )
 
 
-# ---- arguments that are no expressions -------------------------------------------------------------------------------------------------
+# ---- arguments that are no expressions -------------------------------------------------
 
 
 @pytest.mark.parametrize("rate", [0, 0.5])
@@ -364,11 +415,15 @@ def test_what_is_no_expression_is_refused(bad, rate):
     state = builder.initial_state()
     good = dy.zeros(3)
     for use in (
-        lambda: state.add_input(bad), lambda: state.add_inputs([dy.zeros(4), bad]), lambda: state.transduce([bad]),
-        lambda: builder.initial_state([bad]).add_input(dy.zeros(4)), lambda: builder.initial_state([good, bad]).add_input(dy.zeros(4)),
-        lambda: state.set_h([bad]).add_input(dy.zeros(4)), lambda: state.set_s([bad]).add_input(dy.zeros(4)),
+        lambda: state.add_input(bad),
+        lambda: state.add_inputs([dy.zeros(4), bad]),
+        lambda: state.transduce([bad]),
+        lambda: builder.initial_state([bad]).add_input(dy.zeros(4)),
+        lambda: builder.initial_state([good, bad]).add_input(dy.zeros(4)),
+        lambda: state.set_h([bad]).add_input(dy.zeros(4)),
+        lambda: state.set_s([bad]).add_input(dy.zeros(4)),
         lambda: state.set_s([bad, good]).add_input(dy.zeros(4)),
-    ):  # fmt: skip
+    ):
         with pytest.raises((TypeError, AssertionError)):
             use()
 
@@ -381,7 +436,7 @@ def test_builder_needs_a_collection():
             dy.BiRNNBuilder(1, 2, 4, m, dy.VanillaLSTMBuilder)
 
 
-# ---- gradients in double ---------------------------------------------------------------------------------------------------------------
+# ---- gradients in double ---------------------------------------------------------------
 
 
 @pytest.mark.float64
@@ -415,7 +470,9 @@ def test_double_jacobian_of_the_lstm(way, batch, state_batch, rng):
     def gradients_of(w):
         m.reset_gradients()
         y, rest = outputs(*arrays)
-        dy.sum_batches(dy.dot_product(y, dy.inputTensor(w.reshape(-1, batch), batched=True))).backward(full=True)
+        dy.sum_batches(
+            dy.dot_product(y, dy.inputTensor(w.reshape(-1, batch), batched=True))
+        ).backward(full=True)
         return [p.grad_as_array() for p in parameters] + [e.gradient() for e in rest]
 
     difference = jacobian_difference(f, arrays, gradients_of)

@@ -1,6 +1,8 @@
-"""Nothing that Python can say crashes: nonsense arguments, random programs, sizes too large, interruptions. Messages name the op.
+"""Nothing that Python can say crashes: nonsense arguments, random programs, sizes too large,
+interruptions. Messages name the op.
 
-The programs run in processes of their own (tests/nonsense.py), with 3 GB of address space. How long: about twenty seconds.
+The programs run in processes of their own (tests/nonsense.py), with 3 GB of address space. How
+long: about twenty seconds.
 """
 
 import copy
@@ -19,8 +21,13 @@ import dist_dynet as dy
 def run_nonsense(kind, tmp_path, n, dtype="float32"):
     log = tmp_path / "log"
     script = __file__.replace("test_robustness", "nonsense")
-    result = run_python("-W", "ignore", script, kind, str(log), "0", str(n), timeout=300, DIST_DYNET_DTYPE=dtype)
-    assert result.returncode == 0, f"status {result.returncode} in\n{log.read_text()}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
+    result = run_python(
+        "-W", "ignore", script, kind, str(log), "0", str(n), timeout=300, DIST_DYNET_DTYPE=dtype
+    )
+    assert result.returncode == 0, (
+        f"status {result.returncode}"
+        f" in\n{log.read_text()}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
+    )
     return result.stdout
 
 
@@ -34,7 +41,7 @@ def test_random_programs_raise_ordinary_exceptions(tmp_path, dtype):
     assert "'ok'" in run_nonsense("programs", tmp_path, 600, dtype)
 
 
-# ---- what crashed DyNet ----------------------------------------------------------------------------------------------------------------
+# ---- what crashed DyNet ----------------------------------------------------------------
 
 MATRIX, VECTOR = np.ones((2, 3)), np.ones(3)
 
@@ -44,44 +51,128 @@ def _table():
 
 
 CRASHES = {
-    "scalar_value of a vector": (lambda: dy.inputVector([1, 2]).scalar_value(), ValueError, "scalar_value: the expression must be one number"),
-    "scalar_value of a batch": (lambda: dy.ones(1, batch_size=2).scalar_value(), ValueError, "scalar_value"),
+    "scalar_value of a vector": (
+        lambda: dy.inputVector([1, 2]).scalar_value(),
+        ValueError,
+        "scalar_value: the expression must be one number",
+    ),
+    "scalar_value of a batch": (
+        lambda: dy.ones(1, batch_size=2).scalar_value(),
+        ValueError,
+        "scalar_value",
+    ),
     "init_row of wrong length": (lambda: _table().init_row(0, [1]), ValueError, "init_row"),
-    "init_row out of range": (lambda: _table().init_row(4, VECTOR), ValueError, "init_row: row 4 is outside the table of 4 rows"),
-    "row_as_array out of range": (lambda: _table().row_as_array(-1), ValueError, "row -1 is outside"),
-    "rows_as_array out of range": (lambda: _table().rows_as_array([0, 9]), ValueError, "row 9 is outside"),
-    "negative weight decay": (lambda: dy.ParameterCollection().set_weight_decay(-1), ValueError, "set_weight_decay"),
-    "weight decay of 1": (lambda: dy.ParameterCollection().set_weight_decay(1), ValueError, "set_weight_decay"),
-    "negative dim": (lambda: dy.ParameterCollection().add_parameters((-1,)), ValueError, "add_parameters"),
+    "init_row out of range": (
+        lambda: _table().init_row(4, VECTOR),
+        ValueError,
+        "init_row: row 4 is outside the table of 4 rows",
+    ),
+    "row_as_array out of range": (
+        lambda: _table().row_as_array(-1),
+        ValueError,
+        "row -1 is outside",
+    ),
+    "rows_as_array out of range": (
+        lambda: _table().rows_as_array([0, 9]),
+        ValueError,
+        "row 9 is outside",
+    ),
+    "negative weight decay": (
+        lambda: dy.ParameterCollection().set_weight_decay(-1),
+        ValueError,
+        "set_weight_decay",
+    ),
+    "weight decay of 1": (
+        lambda: dy.ParameterCollection().set_weight_decay(1),
+        ValueError,
+        "set_weight_decay",
+    ),
+    "negative dim": (
+        lambda: dy.ParameterCollection().add_parameters((-1,)),
+        ValueError,
+        "add_parameters",
+    ),
     "bare Expression": (lambda: dy.Expression().dim(), ValueError, "made by hand"),
     "bare Trainer": (lambda: dy.Trainer().update(), TypeError, "Trainer"),
     "set_h without vectors": (
-        lambda: dy.VanillaLSTMBuilder(1, 2, 2, dy.ParameterCollection()).initial_state().set_h(), (ValueError, AssertionError), "set_h"
+        lambda: dy.VanillaLSTMBuilder(1, 2, 2, dy.ParameterCollection()).initial_state().set_h(),
+        (ValueError, AssertionError),
+        "set_h",
     ),
     "wide bias": (
-        lambda: dy.affine_transform([dy.zeros((3, 4)), dy.zeros((3, 2)), dy.zeros(2)]), ValueError,
-        "affine_transform: the bias must have the dims"
+        lambda: dy.affine_transform([dy.zeros((3, 4)), dy.zeros((3, 2)), dy.zeros(2)]),
+        ValueError,
+        "affine_transform: the bias must have the dims",
     ),
     "tanh of None": (lambda: dy.tanh(None), TypeError, "tanh: takes expressions; got NoneType"),
-    "one_hot outside": (lambda: dy.one_hot(3, 3), ValueError, "one_hot: index 3 is outside of 3 classes"),
-    "lookup outside": (lambda: _table()[4], ValueError, "lookup: index 4 is outside the table. Indices run from 0 to 3."),
-    "lookup_batch outside": (lambda: dy.lookup_batch(_table(), [0, -1]), ValueError, "lookup_batch: index -1"),
+    "one_hot outside": (
+        lambda: dy.one_hot(3, 3),
+        ValueError,
+        "one_hot: index 3 is outside of 3 classes",
+    ),
+    "lookup outside": (
+        lambda: _table()[4],
+        ValueError,
+        "lookup: index 4 is outside the table. Indices run from 0 to 3.",
+    ),
+    "lookup_batch outside": (
+        lambda: dy.lookup_batch(_table(), [0, -1]),
+        ValueError,
+        "lookup_batch: index -1",
+    ),
     "set of wrong length": (
-        lambda: dy.vecInput(3).set([1]), ValueError, "set: the number of values must equal the size of the input; got 1 values"
+        lambda: dy.vecInput(3).set([1]),
+        ValueError,
+        "set: the number of values must equal the size of the input; got 1 values",
     ),
-    "pick outside": (lambda: dy.pick(dy.inputVector([1]), 1), ValueError, "pick: index 1 is outside dim 0 of x = (1,)"),
-    "class outside": (lambda: dy.pickneglogsoftmax(dy.inputVector([1]), -1), ValueError, "pickneglogsoftmax: index -1"),
-    "unbatched mismatch": (lambda: dy.inputTensor(MATRIX) * dy.inputTensor(MATRIX), ValueError, "matmul: columns of a must equal rows of b"),
+    "pick outside": (
+        lambda: dy.pick(dy.inputVector([1]), 1),
+        ValueError,
+        "pick: index 1 is outside dim 0 of x = (1,)",
+    ),
+    "class outside": (
+        lambda: dy.pickneglogsoftmax(dy.inputVector([1]), -1),
+        ValueError,
+        "pickneglogsoftmax: index -1",
+    ),
+    "unbatched mismatch": (
+        lambda: dy.inputTensor(MATRIX) * dy.inputTensor(MATRIX),
+        ValueError,
+        "matmul: columns of a must equal rows of b",
+    ),
     "two parameters": (
-        lambda: dy.ParameterCollection().add_parameters((2, 3)) * dy.ParameterCollection().add_parameters((2, 3)), ValueError,
-        "matmul: columns of a must equal rows of b; got a = (2, 3), b = (2, 3). Did you mean transpose(a) * b?",
+        lambda: (
+            dy.ParameterCollection().add_parameters((2, 3))
+            * dy.ParameterCollection().add_parameters((2, 3))
+        ),
+        ValueError,
+        (
+            "matmul: columns of a must equal rows of b; got a = (2, 3), b = (2, 3). Did you mean"
+            " transpose(a) * b?"
+        ),
     ),
-    "dropout of a parameter": (lambda: dy.dropout(dy.ParameterCollection().add_parameters(2), 7), ValueError, "dropout: the dropout rate"),
-    "pick in a dim of size zero": (lambda: dy.pick(dy.zeros((0, 3)), 1, 1).backward(), ValueError, "backward: the loss must be one number"),
+    "dropout of a parameter": (
+        lambda: dy.dropout(dy.ParameterCollection().add_parameters(2), 7),
+        ValueError,
+        "dropout: the dropout rate",
+    ),
+    "pick in a dim of size zero": (
+        lambda: dy.pick(dy.zeros((0, 3)), 1, 1).backward(),
+        ValueError,
+        "backward: the loss must be one number",
+    ),
     "too many dims": (lambda: dy.zeros((1,) * 8), ValueError, "zeros: takes 1 to 7 dims"),
-    "too many elements": (lambda: dy.zeros((1 << 16, 1 << 16)), ValueError, "zeros: the result would have more than 2147483647 elements"),
-    "batches that differ": (lambda: dy.ones(2, 2) + dy.ones(2, 3), ValueError, "add: batch sizes must be equal or 1; got 2 and 3"),
-}  # fmt: skip
+    "too many elements": (
+        lambda: dy.zeros((1 << 16, 1 << 16)),
+        ValueError,
+        "zeros: the result would have more than 2147483647 elements",
+    ),
+    "batches that differ": (
+        lambda: dy.ones(2, 2) + dy.ones(2, 3),
+        ValueError,
+        "add: batch sizes must be equal or 1; got 2 and 3",
+    ),
+}
 
 
 @pytest.mark.parametrize(("use", "error", "message"), CRASHES.values(), ids=list(CRASHES))
@@ -116,7 +207,7 @@ def test_expressions_are_copied_but_not_pickled():
             refused(trainer)
 
 
-# ---- sizes too large -------------------------------------------------------------------------------------------------------------------
+# ---- sizes too large -------------------------------------------------------------------
 
 HUGE = """
 import resource
@@ -143,7 +234,7 @@ for i, use in enumerate(uses):
     except MemoryError: pass
     assert trained(), i
 print("alive")
-"""
+"""  # noqa: E501
 
 
 def test_sizes_beyond_memory_raise_memory_error():
@@ -171,7 +262,7 @@ print(results)
     assert output_of(code) == "['memory', 1.0]\n"
 
 
-# ---- interruptions ---------------------------------------------------------------------------------------------------------------------
+# ---- interruptions ---------------------------------------------------------------------
 
 
 def test_long_computations_can_be_interrupted():
@@ -198,7 +289,8 @@ print(all(t < 2 for t in late), len(late) > 0, loss.value() > 0, w.has_gradient(
 
 @pytest.mark.parametrize("mode", [1, 2])
 def test_order_in_the_making_can_be_interrupted_and_all_continues(mode):
-    # the first signal comes while the order of 600,000 nodes is made, before any is computed; later ones at other places
+    # the first signal comes while the order of 600,000 nodes is made, before any is computed; later
+    # ones at other places
     code = f"""
 import signal, dist_dynet as dy
 signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -237,7 +329,8 @@ for name in acts:
         first.value()
         computed = dy.autobatch_stats().nodes
         was = interrupted(loss.value, seconds)
-        if seconds == 0.001 and not (was and dy.autobatch_stats().nodes == computed): wrong.append("not interrupted")
+        if seconds == 0.001 and not (was and dy.autobatch_stats().nodes == computed):
+         wrong.append("not interrupted")
         acts[name]()
         if not right(loss.npvalue(), value): wrong.append((name, seconds, "value"))
         if not right(gradient(loss), derivative): wrong.append((name, seconds, "gradient"))
@@ -249,7 +342,7 @@ for name in acts:
 interrupted(graph({mode})[3].value, 0.001)
 dy.renew_cg()
 print(wrong, (W * dy.inputVector([1, 1])).npvalue().tolist() == (W.as_array() @ [1, 1]).tolist())
-"""
+"""  # noqa: E501
     assert output_of(code) == "[] True\n"
 
 
@@ -265,7 +358,7 @@ for add in (lambda: m.add_parameters(200_000_000, init="normal"), lambda: m.add_
         print("not interrupted")
     except KeyboardInterrupt: pass
 print(m.parameters_list(), m.lookup_parameters_list(), m.add_parameters(2).name())
-"""
+"""  # noqa: E501
     assert output_of(code) == "[] [] /_0\n"
 
 
@@ -294,7 +387,8 @@ INTERRUPTED = {
 
 
 def interrupted_at(place, use):
-    """Runs use(), which Ctrl-C ends at this place of those where Python looks at signals: entries of functions, returns from C.
+    """Runs use(), which Ctrl-C ends at this place of those where Python looks at signals: entries
+    of functions, returns from C.
 
     False if it has not so many of them.
     """
@@ -304,8 +398,11 @@ def interrupted_at(place, use):
         nonlocal left
         if frame.f_code.co_filename.startswith("<"):
             return
-        # a generator that goes on is left out: Python 3.10 would end it by this without its finally, as no signal does
-        if event == "c_return" or (event == "call" and not frame.f_code.co_flags & inspect.CO_GENERATOR):
+        # a generator that goes on is left out: Python 3.10 would end it by this without its
+        # finally, as no signal does
+        if event == "c_return" or (
+            event == "call" and not frame.f_code.co_flags & inspect.CO_GENERATOR
+        ):
             left -= 1
             if left == -1:
                 raise KeyboardInterrupt
@@ -321,7 +418,8 @@ def interrupted_at(place, use):
     return left < 0
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # callbacks of weak references cannot pass it on
+# callbacks of weak references cannot pass it on
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("use", INTERRUPTED.values(), ids=list(INTERRUPTED))
 def test_ctrl_c_at_any_place_leaves_all_usable(use, tmp_path):
     m = dy.ParameterCollection()

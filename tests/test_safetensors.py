@@ -1,4 +1,5 @@
-"""Files in the safetensors format: round trips, other programs' files, damage, kills; random state; resuming bit for bit."""
+"""Files in the safetensors format: round trips, other programs' files, damage, kills; random state;
+resuming bit for bit."""
 
 import copy
 import os
@@ -42,7 +43,9 @@ def equal(a, b):
 
 def one_step(m, trainer):
     dy.renew_cg()
-    terms = [dy.sum_elems(dy.square(p)) for p in m.parameters_list()] + [dy.sum_elems(dy.square(t[1])) for t in m.lookup_parameters_list()]
+    terms = [dy.sum_elems(dy.square(p)) for p in m.parameters_list()] + [
+        dy.sum_elems(dy.square(t[1])) for t in m.lookup_parameters_list()
+    ]
     dy.esum([dy.dropout(t, 0.5) for t in terms]).backward()
     trainer.update()
 
@@ -88,14 +91,19 @@ def test_other_tools_see_shapes_and_numbers(tmp_path):
     m = model()
     dy.save_safetensors(m, tmp_path / "a")
     seen = st.load_file(tmp_path / "a")
-    assert seen["/E"].dtype == DTYPE and equal({k: a.astype(np.float64) for k, a in seen.items()}, values(m))
+    assert seen["/E"].dtype == DTYPE and equal(
+        {k: a.astype(np.float64) for k, a in seen.items()}, values(m)
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_files_of_other_tools_are_read(tmp_path, dtype, rng):
     m = dy.ParameterCollection()
     W, E = m.add_parameters((3, 2), name="W"), m.add_lookup_parameters((4, 2, 2), name="E")
-    arrays = {"/W": rng.normal(size=(3, 2)).astype(dtype), "/E": rng.normal(size=(4, 2, 2)).astype(dtype)}
+    arrays = {
+        "/W": rng.normal(size=(3, 2)).astype(dtype),
+        "/E": rng.normal(size=(4, 2, 2)).astype(dtype),
+    }
     st.save_file(arrays, tmp_path / "a")
     dy.load_safetensors(m, tmp_path / "a")
     for p, a in ((W, arrays["/W"]), (E, arrays["/E"])):
@@ -136,7 +144,7 @@ def test_decayed_tables_are_saved_as_they_read(tmp_path):
     assert equal(values(m), values(n))
 
 
-# ---- strictness ------------------------------------------------------------------------------------------------------------------------
+# ---- strictness ------------------------------------------------------------------------
 
 
 def test_strict_names_what_differs_and_changes_nothing(tmp_path):
@@ -146,13 +154,23 @@ def test_strict_names_what_differs_and_changes_nothing(tmp_path):
     n.add_parameters((3, 3), name="F", init=0)
     n.add_parameters(1, name="own", init=0)
     before = values(n)
-    with pytest.raises(RuntimeError, match=r"missing /own; unexpected .*/extra.*; of another shape /F: float\d\d \(2, 3, 2\)"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"missing /own; unexpected .*/extra.*; of another shape /F: float\d\d \(2, 3, 2\)",
+    ):
         dy.load_safetensors(n, tmp_path / "a")
     assert equal(values(n), before)
     report = dy.load_safetensors(n, tmp_path / "a", strict=False)
-    assert report.missing == ["/own"] and set(report.unexpected) == {"/E", "/extra", "/sub/_0", "/sub/_1"}
+    assert report.missing == ["/own"] and set(report.unexpected) == {
+        "/E",
+        "/extra",
+        "/sub/_0",
+        "/sub/_1",
+    }
     assert [x.split(":")[0] for x in report.mismatched] == ["/F"]
-    assert (n.parameters_list()[0].as_array() == m.parameters_list()[0].as_array()).all() and not n.parameters_list()[1].as_array().any()
+    assert (
+        n.parameters_list()[0].as_array() == m.parameters_list()[0].as_array()
+    ).all() and not n.parameters_list()[1].as_array().any()
 
 
 def test_trainer_state_is_asked_for_and_reported(tmp_path):
@@ -164,7 +182,9 @@ def test_trainer_state_is_asked_for_and_reported(tmp_path):
     assert dy.load_safetensors(m, tmp_path / "with").unexpected == []
     with pytest.raises(RuntimeError, match="missing trainer:"):
         dy.load_safetensors(m, tmp_path / "without", trainer=trainer)
-    assert dy.load_safetensors(m, tmp_path / "without", strict=False, trainer=trainer).missing == ["trainer:"]
+    assert dy.load_safetensors(m, tmp_path / "without", strict=False, trainer=trainer).missing == [
+        "trainer:"
+    ]
     before = values(m)
     m.parameters_list()[0].scale(2)
     changed = values(m)
@@ -197,7 +217,7 @@ def test_metadata_must_be_texts(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# ---- damage ------------------------------------------------------------------------------------------------------------------------------
+# ---- damage ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -218,7 +238,9 @@ def test_files_cut_anywhere_are_refused(stored):
         with pytest.raises(RuntimeError, match=r"a\.safetensors', entry \S+ at byte \d+") as caught:
             dy.load_safetensors(m, path)
         assert equal(values(m), before), size
-    assert "/" in str(caught.value) and f"the file ends at byte {len(content) - 1}" in str(caught.value)
+    assert "/" in str(caught.value) and f"the file ends at byte {len(content) - 1}" in str(
+        caught.value
+    )
 
 
 def test_damaged_bytes_are_found(stored):
@@ -253,10 +275,15 @@ def test_strange_files_are_refused(tmp_path):
     m = model()
     path = tmp_path / "a"
     for content in (
-        b"", b"#Parameter# /_0 {1} 17 ZERO_GRAD\n+0.00000000e+00 \n", b"\x02" + bytes(7) + b"[]", b"\x04" + bytes(7) + b"null",
-        b"\xff" * 8, b"\xff" * 7 + b"\x7f", b"\x02" + bytes(7) + b"{}",
+        b"",
+        b"#Parameter# /_0 {1} 17 ZERO_GRAD\n+0.00000000e+00 \n",
+        b"\x02" + bytes(7) + b"[]",
+        b"\x04" + bytes(7) + b"null",
+        b"\xff" * 8,
+        b"\xff" * 7 + b"\x7f",
+        b"\x02" + bytes(7) + b"{}",
         b"\x20" + bytes(7) + b'{"__metadata__":{"dist_dynet.crc32":"x"}}'.ljust(32),
-    ):  # fmt: skip
+    ):
         path.write_bytes(content)
         with pytest.raises(RuntimeError, match="load_safetensors"):
             dy.load_safetensors(m, path)
@@ -273,7 +300,7 @@ def test_saving_where_one_cannot(tmp_path):
             dy.save_safetensors(m, path)
 
 
-# ---- resuming ------------------------------------------------------------------------------------------------------------------------------
+# ---- resuming --------------------------------------------------------------------------
 
 
 def test_random_state_repeats_initial_values_and_draws():
@@ -299,9 +326,14 @@ def test_random_state_repeats_initial_values_and_draws():
 def test_random_states_that_are_none_are_refused():
     state = dy.random_state()
     bad = [
-        {}, {**state, "mt19937": np.zeros(625, np.uint32)}, {**state, "mt19937": state["mt19937"][:-1]}, {**state, "seed": np.array(-1)},
-        {**state, "counter": "x"}, {**state, "mt19937": "x"}, {**state, "counter": np.array([1, 2])},
-    ]  # fmt: skip
+        {},
+        {**state, "mt19937": np.zeros(625, np.uint32)},
+        {**state, "mt19937": state["mt19937"][:-1]},
+        {**state, "seed": np.array(-1)},
+        {**state, "counter": "x"},
+        {**state, "mt19937": "x"},
+        {**state, "counter": np.array([1, 2])},
+    ]
     for wrong in bad:
         with pytest.raises(ValueError, match="set_random_state"):
             dy.set_random_state(wrong)
@@ -353,12 +385,23 @@ for step in range(1, 100_000):
 
 @pytest.mark.parametrize("form", ["safetensors", "text"])
 def test_a_kill_in_the_middle_of_a_save_loses_at_most_a_step(tmp_path, form):
-    """The file holds the step whose save was last reported, or the one whose save was going on when the process was killed."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(dy.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
+    """The file holds the step whose save was last reported, or the one whose save was going on when
+    the process was killed."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(
+            [str(Path(dy.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        ),
+    }
     chance = random.Random(5)
     for kill in range(KILLS if form == "safetensors" else 3):
         path = tmp_path / f"{kill}.model"
-        process = subprocess.Popen([sys.executable, "-c", TRAINING, path, form], stdout=subprocess.PIPE, env=environment, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", TRAINING, path, form],
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
         with process.stdout:
             saved = int(process.stdout.readline())
             time.sleep(chance.uniform(0, 0.05))
@@ -372,6 +415,10 @@ def test_a_kill_in_the_middle_of_a_save_loses_at_most_a_step(tmp_path, form):
             m.populate(path)
         else:
             trainer = dy.MomentumSGDTrainer(m, mom=0)
-            assert int(dy.load_safetensors(m, path, trainer=trainer).metadata["step"]) == w.as_array()[0] == trainer.updates
+            assert (
+                int(dy.load_safetensors(m, path, trainer=trainer).metadata["step"])
+                == w.as_array()[0]
+                == trainer.updates
+            )
         held = w.as_array()
         assert (held == held[0]).all() and held[0] in (saved, saved + 1)

@@ -23,9 +23,18 @@ def rates(trainer, schedule, n):
 
 FORMULAS = {
     "constant": (lambda t, w: schedules.Constant(t, warmup=w), lambda n, w: 1.0),
-    "linear": (lambda t, w: schedules.Linear(t, 20, end=0.1, warmup=w), lambda n, w: 1 - 0.9 * min(1, n / 20)),
-    "cosine": (lambda t, w: schedules.Cosine(t, 20, warmup=w), lambda n, w: (1 + math.cos(math.pi * min(1, n / 20))) / 2),
-    "inverse square root": (lambda t, w: schedules.InverseSquareRoot(t, warmup=w), lambda n, w: math.sqrt((w + 1) / (n + w + 1))),
+    "linear": (
+        lambda t, w: schedules.Linear(t, 20, end=0.1, warmup=w),
+        lambda n, w: 1 - 0.9 * min(1, n / 20),
+    ),
+    "cosine": (
+        lambda t, w: schedules.Cosine(t, 20, warmup=w),
+        lambda n, w: (1 + math.cos(math.pi * min(1, n / 20))) / 2,
+    ),
+    "inverse square root": (
+        lambda t, w: schedules.InverseSquareRoot(t, warmup=w),
+        lambda n, w: math.sqrt((w + 1) / (n + w + 1)),
+    ),
 }
 
 
@@ -35,9 +44,13 @@ def test_schedule_is_its_formula(name, warmup):
     make, formula = FORMULAS[name]
     trainer = trainer_of()
     got = rates(trainer, make(trainer, warmup), 40)
-    expected = [0.5 * ((n + 1) / (warmup + 1) if n < warmup else formula(n - warmup, warmup)) for n in range(40)]
+    expected = [
+        0.5 * ((n + 1) / (warmup + 1) if n < warmup else formula(n - warmup, warmup))
+        for n in range(40)
+    ]
     assert np.allclose(got, expected, rtol=1e-14)
-    assert (np.diff(got[:warmup]) > 0).all() and got.max() == 0.5  # no jump: the warm-up ends at the base
+    # no jump: the warm-up ends at the base
+    assert (np.diff(got[:warmup]) > 0).all() and got.max() == 0.5
 
 
 def test_base_may_be_given():
@@ -49,7 +62,9 @@ def test_base_may_be_given():
 @pytest.mark.parametrize("greatest", [False, True])
 def test_plateau(greatest):
     trainer = trainer_of(1.0)
-    schedule = schedules.Plateau(trainer, 0.5, patience=2, threshold=0.1, greatest_is_best=greatest, least=0.2)
+    schedule = schedules.Plateau(
+        trainer, 0.5, patience=2, threshold=0.1, greatest_is_best=greatest, least=0.2
+    )
     sign = -1 if greatest else 1
     seen = []
     for measure in (5, 4, 3.95, 4.5, float("nan"), 4, 4, 4, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5):
@@ -89,7 +104,9 @@ def test_state_lacking_something_is_refused_and_nothing_changes():
         with pytest.raises(TypeError, match="takes"):
             thing([1])
     with pytest.raises(ValueError, match="best"):
-        trainer.load_state({**trainer_of().state(), "schedule:n": np.array(3.0), "schedule:base": np.array(1.0)})
+        trainer.load_state(
+            {**trainer_of().state(), "schedule:n": np.array(3.0), "schedule:base": np.array(1.0)}
+        )
     assert (schedule.state_dict(), trainer.learning_rate) == before
 
 

@@ -1,4 +1,5 @@
-"""Sequence nodes against NumPy, step by step: forms of x and of the result, lengths, masks, directions, dropout, equal rows of a table.
+"""Sequence nodes against NumPy, step by step: forms of x and of the result, lengths, masks,
+directions, dropout, equal rows of a table.
 
 How long: about ten seconds, half of them for the double build.
 """
@@ -39,7 +40,8 @@ def weight_dims(op):
 
 
 def reference(op, w, xs, real, start, reverse=False):
-    """(h, c) at each position and at the end of one batch element; c is None for networks without."""
+    """(h, c) at each position and at the end of one batch element; c is None for networks
+    without."""
     step = lstm_step if op == "lstm" else recurrent.STEPS[op]
     w = [a.reshape(len(a), -1) for a in w]
     (h, c), shown = start, [None] * len(xs)
@@ -54,12 +56,20 @@ class Case:
     """One node: its inputs as arrays, and what it must give."""
 
     def __init__(self, op, form, by_element, reverse, real, rng, state=True):
-        self.op, self.form, self.by_element, self.reverse, self.state = op, form, by_element, reverse, state
+        self.op, self.form, self.by_element, self.reverse, self.state = (
+            op,
+            form,
+            by_element,
+            reverse,
+            state,
+        )
         self.real = np.asarray(real)  # (steps, batch)
         self.steps, self.batch = self.real.shape
         self.x = rng.normal(size=(self.steps, self.batch, K))
         self.weights = [rng.normal(size=d) for d in weight_dims(op)]
-        self.starts = [rng.normal(size=(H, self.batch)) for _ in range(1 + has_c(op))] if state else []
+        self.starts = (
+            [rng.normal(size=(H, self.batch)) for _ in range(1 + has_c(op))] if state else []
+        )
 
     @property
     def lengths(self):
@@ -72,22 +82,40 @@ class Case:
             return [a.T for a in x]
         if self.form == "matrix":
             return [x.transpose(2, 0, 1)]
-        return [np.array([x[t, b] for b in range(self.batch) for t in range(self.steps) if real[t, b]]).reshape(-1, K).T]
+        return [
+            np.array([x[t, b] for b in range(self.batch) for t in range(self.steps) if real[t, b]])
+            .reshape(-1, K)
+            .T
+        ]
 
     def arrays(self):
         return [*self.weights, *self.starts, *self.inputs()]
 
     def ints(self, as_mask):
         options = FORMS[self.form] | lib.DN_SEQUENCE_STATE * self.state
-        options |= lib.DN_SEQUENCE_REVERSED * self.reverse | lib.DN_SEQUENCE_BY_ELEMENT * self.by_element
+        options |= (
+            lib.DN_SEQUENCE_REVERSED * self.reverse | lib.DN_SEQUENCE_BY_ELEMENT * self.by_element
+        )
         if as_mask:
-            return self.steps, options | lib.DN_SEQUENCE_MASK, *self.real.astype(int).ravel().tolist()
-        return (self.steps, options, *(self.lengths.tolist() if self.form == "packed" or not self.real.all() else []))
+            return (
+                self.steps,
+                options | lib.DN_SEQUENCE_MASK,
+                *self.real.astype(int).ravel().tolist(),
+            )
+        return (
+            self.steps,
+            options,
+            *(self.lengths.tolist() if self.form == "packed" or not self.real.all() else []),
+        )
 
     def node(self, arrays, as_mask=False):
         n = len(self.weights)
-        inputs = [dy.inputTensor(a) for a in arrays[:n]] + [dy.inputTensor(a, batched=True) for a in arrays[n:]]
-        return node(self.op, inputs, self.ints(as_mask), (float(BIAS),) if self.op == "lstm" else ()), inputs
+        inputs = [dy.inputTensor(a) for a in arrays[:n]] + [
+            dy.inputTensor(a, batched=True) for a in arrays[n:]
+        ]
+        return node(
+            self.op, inputs, self.ints(as_mask), (float(BIAS),) if self.op == "lstm" else ()
+        ), inputs
 
     def expected(self):
         """The node's value as a flat array."""
@@ -100,8 +128,12 @@ class Case:
         steps, batch = range(self.steps), range(self.batch)
         if self.by_element:
             packed = self.form == "packed"
-            pieces = [runs[b][0][t][0] for b in batch for t in steps if self.real[t, b] or not packed]
-            pieces += [runs[b][1][0] for b in batch] + ([runs[b][1][1] for b in batch] if cs else [])
+            pieces = [
+                runs[b][0][t][0] for b in batch for t in steps if self.real[t, b] or not packed
+            ]
+            pieces += [runs[b][1][0] for b in batch] + (
+                [runs[b][1][1] for b in batch] if cs else []
+            )
         else:
             pieces = [runs[b][0][t][k] for k in range(1 + cs) for t in steps for b in batch]
         return np.concatenate(pieces).ravel()
@@ -121,11 +153,18 @@ def floats(kind):
 
 def cases(op, rng, forms=FORMS):
     for form, kind, by_element, reverse, state in itertools.product(
-        forms, ("all", "one", "lengths", "holes", "nothing"), (False, True), (False, True), (False, True)
+        forms,
+        ("all", "one", "lengths", "holes", "nothing"),
+        (False, True),
+        (False, True),
+        (False, True),
     ):
         if form == "packed" and kind in ("holes", "nothing"):
             continue
-        yield f"{form}, {kind}, {by_element=}, {reverse=}, {state=}", Case(op, form, by_element, reverse, floats(kind), rng, state)
+        yield (
+            f"{form}, {kind}, {by_element=}, {reverse=}, {state=}",
+            Case(op, form, by_element, reverse, floats(kind), rng, state),
+        )
 
 
 @pytest.mark.parametrize("op", NETWORKS)
@@ -137,7 +176,9 @@ def test_every_form_gives_what_steps_give(op, rng):
             masks.append(True)
         for as_mask in masks:
             value = np.array(case.node(case.arrays(), as_mask)[0].vec_value())
-            np.testing.assert_allclose(value, case.expected(), rtol=1e-5, atol=1e-5, err_msg=f"{name}, {as_mask=}")
+            np.testing.assert_allclose(
+                value, case.expected(), rtol=1e-5, atol=1e-5, err_msg=f"{name}, {as_mask=}"
+            )
 
 
 @pytest.mark.parametrize("op", NETWORKS)
@@ -150,7 +191,11 @@ def test_padding_is_not_read_and_gets_no_gradient(op, rng):
     dy.sum_batches(dy.sum_elems(node)).backward(full=True)
     for t, x in enumerate(inputs[-STEPS:]):
         gradient = x.gradient()
-        assert np.isfinite(gradient).all() and not gradient[:, ~case.real[t]].any() and gradient[:, case.real[t]].all()
+        assert (
+            np.isfinite(gradient).all()
+            and not gradient[:, ~case.real[t]].any()
+            and gradient[:, case.real[t]].all()
+        )
 
 
 @pytest.mark.float64

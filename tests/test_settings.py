@@ -27,11 +27,15 @@ def _as_before():
 
 def first_draws():
     dy.renew_cg()
-    return dy.random_normal(3).value(), dy.ParameterCollection().add_parameters(3).as_array().tolist()
+    return (
+        dy.random_normal(3).value(),
+        dy.ParameterCollection().add_parameters(3).as_array().tolist(),
+    )
 
 
 def batches():
-    """Whether graphs of this thread batch: then nodes are computed in groups, which shows in the order of a function's runs."""
+    """Whether graphs of this thread batch: then nodes are computed in groups, which shows in the
+    order of a function's runs."""
     dy.renew_cg()
     order = []
     f = dy.function(lambda x: (order.append("f"), x)[1], None, 1)
@@ -43,7 +47,7 @@ def batches():
     return order[2:] == ["f", "f", "g"]
 
 
-# ---- init ------------------------------------------------------------------------------------------------------------------------------
+# ---- init ------------------------------------------------------------------------------
 
 
 def test_init_without_arguments_changes_nothing():
@@ -52,7 +56,11 @@ def test_init_without_arguments_changes_nothing():
     dy.reset_random_seed(3)
     assert dy.init() is None
     dy.init(shared_parameters=True, mem="512", profiling=1)
-    assert first_draws() == expected and not graph._defaults.autobatch and collection._defaults.weight_decay == 0
+    assert (
+        first_draws() == expected
+        and not graph._defaults.autobatch
+        and collection._defaults.weight_decay == 0
+    )
 
 
 def test_seed():
@@ -69,7 +77,11 @@ def test_weight_decay_is_that_of_new_collections():
     before = dy.ParameterCollection()
     dy.init(weight_decay=0.25)
     m = dy.ParameterCollection()
-    assert (before.get_weight_decay(), m.get_weight_decay(), m.add_subcollection().get_weight_decay()) == (0, 0.25, 0.25)
+    assert (
+        before.get_weight_decay(),
+        m.get_weight_decay(),
+        m.add_subcollection().get_weight_decay(),
+    ) == (0, 0.25, 0.25)
     assert before.add_subcollection().get_weight_decay() == 0
     w = m.add_parameters(2, init=8)
     dy.sum_elems(w * 0).backward()
@@ -92,7 +104,20 @@ def test_autobatch_is_that_of_renew_cg():
 
 @pytest.mark.parametrize(
     ("given", "number"),
-    [(False, 0), (0, 0), ("0", 0), ("False", 0), (1, 1), ("1", 1), (2, 2), ("2", 2), (3, 3), (True, 3), ("true", 3), (np.int64(2), 2)],
+    [
+        (False, 0),
+        (0, 0),
+        ("0", 0),
+        ("False", 0),
+        (1, 1),
+        ("1", 1),
+        (2, 2),
+        ("2", 2),
+        (3, 3),
+        (True, 3),
+        ("true", 3),
+        (np.int64(2), 2),
+    ],
 )
 def test_autobatch_strategies(given, number):
     dy.init(autobatch=given)
@@ -103,15 +128,21 @@ def test_autobatch_strategies(given, number):
 
 @pytest.mark.parametrize("given", [4, -1, 1.5, [1]])
 def test_renew_cg_refuses_other_strategies(given):
-    with pytest.raises(ValueError, match=r"^renew_cg: autobatching: takes 0 \(off\), 1 \(by depth\)"):
+    with pytest.raises(
+        ValueError, match=r"^renew_cg: autobatching: takes 0 \(off\), 1 \(by depth\)"
+    ):
         dy.renew_cg(autobatching=given)
 
 
 def test_renew_cg_has_the_last_word(monkeypatch):
     asked = []
-    monkeypatch.setattr(graph, "lib", SimpleNamespace(**{n: getattr(graph.lib, n) for n in dir(graph.lib)}))
+    monkeypatch.setattr(
+        graph, "lib", SimpleNamespace(**{n: getattr(graph.lib, n) for n in dir(graph.lib)})
+    )
     original = graph.lib.dn_graph_renew
-    monkeypatch.setattr(graph.lib, "dn_graph_renew", lambda *args: (asked.append(bool(args[3])), original(*args))[1])
+    monkeypatch.setattr(
+        graph.lib, "dn_graph_renew", lambda *args: (asked.append(bool(args[3])), original(*args))[1]
+    )
     dy.init(autobatch=True)
     for given in (True, False, None):
         dy.renew_cg(immediate_compute=True, autobatching=given)
@@ -148,7 +179,7 @@ def test_bad_settings_change_nothing(given, message):
     assert first_draws() == expected and not graph._defaults.autobatch
 
 
-# ---- DynetParams -------------------------------------------------------------------------------------------------------------------------
+# ---- DynetParams -----------------------------------------------------------------------
 
 
 def test_params_take_effect_at_init():
@@ -190,8 +221,14 @@ def test_gpus_are_refused():
     "arguments",
     [
         "--dynet-seed 7 --dynet-weight-decay=0.5 --dynet-autobatch 1",
-        "x --dynet_seed=7 --dynet-mem 512 --dynet_weight_decay 0.5 --dynet-memory=1,2,3,4 --dynet-autobatch=1 --other 3",
-        "--dynet-profiling 1 --dynet-seed=7 --dynet-devices CPU --dynet-gpus=0 --dynet-autobatch=1 --dynet-weight_decay=.5 --dynet-viz",
+        (
+            "x --dynet_seed=7 --dynet-mem 512 --dynet_weight_decay 0.5 --dynet-memory=1,2,3,4"
+            " --dynet-autobatch=1 --other 3"
+        ),
+        (
+            "--dynet-profiling 1 --dynet-seed=7 --dynet-devices CPU --dynet-gpus=0"
+            " --dynet-autobatch=1 --dynet-weight_decay=.5 --dynet-viz"
+        ),
     ],
 )
 def test_options_are_taken_when_asked_for(monkeypatch, arguments):
@@ -224,15 +261,30 @@ def test_bad_options(monkeypatch, arguments, exception, message):
 def test_unknown_options_are_named(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["program", "--dynet-sed", "3"])
     dy.DynetParams().from_args()
-    assert capsys.readouterr().err == "dist_dynet: the option --dynet-sed is not known and has no effect.\n"
+    assert (
+        capsys.readouterr().err
+        == "dist_dynet: the option --dynet-sed is not known and has no effect.\n"
+    )
     monkeypatch.setattr("sys.argv", ["program", "--dynet_l2=1e-6"])
     dy.DynetParams().from_args()
-    assert "--dynet_l2 is not known and has no effect. Its name today is --dynet-weight-decay." in capsys.readouterr().err
+    assert (
+        "--dynet_l2 is not known and has no effect. Its name today is --dynet-weight-decay."
+        in capsys.readouterr().err
+    )
 
 
 def test_config():
     params = dy.DynetParams()
-    conf = SimpleNamespace(mem="512", seed=7, autobatch=0, profiling=0, weight_decay=0.5, shared_params=0, requested_gpus=0, gpu_mask=None)
+    conf = SimpleNamespace(
+        mem="512",
+        seed=7,
+        autobatch=0,
+        profiling=0,
+        weight_decay=0.5,
+        shared_params=0,
+        requested_gpus=0,
+        gpu_mask=None,
+    )
     params.from_config(conf)
     assert params.given() == {"seed": 7, "weight_decay": 0.5, "autobatch": 0}
     dy.DynetParams().from_config(SimpleNamespace())
@@ -241,26 +293,33 @@ def test_config():
     assert as_dict.given() == params.given()
 
 
-# ---- the environment -----------------------------------------------------------------------------------------------------------------------
+# ---- the environment -------------------------------------------------------------------
 
 SHOW = """
 import dist_dynet as dy
 from dist_dynet import graph
 print(dy.ParameterCollection().add_parameters(2).as_array().tolist(), dy.ParameterCollection().get_weight_decay(), graph._defaults.autobatch)
-"""
+"""  # noqa: E501
 
 
 def test_environment_is_read_at_import():
     dy.reset_random_seed(5)
     drawn = dy.ParameterCollection().add_parameters(2).as_array().tolist()
-    shown = output_of(SHOW, DIST_DYNET_SEED="5", DIST_DYNET_WEIGHT_DECAY="0.5", DIST_DYNET_AUTOBATCH="1").strip()
+    shown = output_of(
+        SHOW, DIST_DYNET_SEED="5", DIST_DYNET_WEIGHT_DECAY="0.5", DIST_DYNET_AUTOBATCH="1"
+    ).strip()
     assert shown == f"{drawn} 0.5 1"
-    assert output_of(SHOW, DIST_DYNET_SEED="", DIST_DYNET_WEIGHT_DECAY="", DIST_DYNET_AUTOBATCH="").endswith("] 0.0 0\n")
+    assert output_of(
+        SHOW, DIST_DYNET_SEED="", DIST_DYNET_WEIGHT_DECAY="", DIST_DYNET_AUTOBATCH=""
+    ).endswith("] 0.0 0\n")
 
 
 def test_empty_environment_says_nothing():
     names = ("DTYPE", "BLAS", "THREADS", "TIMEOUT", "SILENCE", "SHARED_LIMIT", "EXCHANGE")
-    code = "import dist_dynet as dy; w = dy.ParameterCollection(); dy.parallel.DistributedTrainer(dy.SimpleSGDTrainer(w)); print('ok')"
+    code = (
+        "import dist_dynet as dy; w = dy.ParameterCollection();"
+        " dy.parallel.DistributedTrainer(dy.SimpleSGDTrainer(w)); print('ok')"
+    )
     assert output_of(code, **{f"DIST_DYNET_{name}": "" for name in names}) == "ok\n"
 
 
@@ -287,32 +346,50 @@ def test_bad_environment_is_an_import_error(name, value):
 
 
 def test_command_line_is_not_read_at_import():
-    code = "import sys; sys.argv = ['p', '--dynet-seed', '5', '--dynet-gpu', '--dynet-weight-decay', '0.5']\nimport dist_dynet as dy\n"
+    code = (
+        "import sys; sys.argv = ['p', '--dynet-seed', '5', '--dynet-gpu', '--dynet-weight-decay',"
+        " '0.5']\nimport dist_dynet as dy\n"
+    )
     code += "print(dy.ParameterCollection().get_weight_decay())"
     assert output_of(code) == "0.0\n"
 
 
 def test_all_variables_are_documented():
     text = (ROOT / "docs" / "settings.md").read_text()
-    sources = [*(ROOT / "dist_dynet").rglob("*.py"), ROOT / "build_ffi.py", *(ROOT / "csrc").rglob("*.[ch]")]
+    sources = [
+        *(ROOT / "dist_dynet").rglob("*.py"),
+        ROOT / "build_ffi.py",
+        *(ROOT / "csrc").rglob("*.[ch]"),
+    ]
     names = {name for p in sources for name in re.findall(r"DIST_DYNET_[A-Z_]+", p.read_text())}
     assert not {n for n in names if f"`{n}=" not in text}
 
 
-# ---- what DyNet has beside -------------------------------------------------------------------------------------------------------------------
+# ---- what DyNet has beside -------------------------------------------------------------
 
 
 def test_devices():
-    assert dy.available_devices() == [b"CPU"] and dy.HAVE_CUDA is False and isinstance(dy.ERRMSG, str)
+    assert (
+        dy.available_devices() == [b"CPU"] and dy.HAVE_CUDA is False and isinstance(dy.ERRMSG, str)
+    )
     for name in ("CPU", b"CPU", *dy.available_devices()):
         info = dy.get_device_info(name)
-        assert isinstance(info, dy.DeviceInfo) and (info.name, info.id, info.type) == (b"CPU", 0, -1)
-    with pytest.raises(RuntimeError, match=r"^get_device_info: there is no device 'GPU:0', only CPU"):
+        assert isinstance(info, dy.DeviceInfo) and (info.name, info.id, info.type) == (
+            b"CPU",
+            0,
+            -1,
+        )
+    with pytest.raises(
+        RuntimeError, match=r"^get_device_info: there is no device 'GPU:0', only CPU"
+    ):
         dy.get_device_info("GPU:0")
     x = dy.inputVector([1, 5, 3])
     for device in ("", "CPU"):
         assert dy.to_device(x, device).value() == [1, 5, 3]
-    with pytest.raises(ValueError, match=r"^to_device: everything is computed on the CPU; got device = 'GPU:0'. Leave it out."):
+    with pytest.raises(
+        ValueError,
+        match=r"^to_device: everything is computed on the CPU; got device = 'GPU:0'. Leave it out.",
+    ):
         dy.to_device(x, "GPU:0")
     with pytest.raises(TypeError, match=r"^to_device: takes an expression; got int"):
         dy.to_device(3, "CPU")
@@ -327,7 +404,11 @@ assert dy.parameter(W) is W and dy.parameter(W, E) == (W, E) and dy.parameter() 
 """
     result = run_python("-c", code)
     assert result.returncode == 0, result.stderr
-    assert result.stderr == "dist_dynet: parameter(...) is deprecated: parameters are expressions by themselves. Leave it out.\n"
+    assert (
+        result.stderr
+        == "dist_dynet: parameter(...) is deprecated: parameters are expressions by themselves."
+        " Leave it out.\n"
+    )
 
 
 def test_const_parameter_stops_gradients():
@@ -346,14 +427,24 @@ def test_const_parameter_stops_gradients():
 def test_holders_of_one(cls, number):
     assert cls().get() == 0 and isinstance(cls().get(), number)
     holder = cls(3)
-    assert holder.get() == 3 and holder.set(np.int64(5)) is None and holder.get() == 5 and isinstance(holder.get(), number)
+    assert (
+        holder.get() == 3
+        and holder.set(np.int64(5)) is None
+        and holder.get() == 5
+        and isinstance(holder.get(), number)
+    )
 
 
-@pytest.mark.parametrize(("cls", "number"), [(dy.UnsignedVectorValue, int), (dy.FloatVectorValue, float)])
+@pytest.mark.parametrize(
+    ("cls", "number"), [(dy.UnsignedVectorValue, int), (dy.FloatVectorValue, float)]
+)
 def test_holders_of_many(cls, number):
     holder = cls([3, 4])
     assert (holder.get(), holder.size()) == ([3, 4], 2)
-    assert holder.set((np.int64(5), 6, 7)) is None and (holder.get(), holder.size()) == ([5, 6, 7], 3)
+    assert holder.set((np.int64(5), 6, 7)) is None and (holder.get(), holder.size()) == (
+        [5, 6, 7],
+        3,
+    )
     assert all(isinstance(v, number) for v in holder.get())
     holder.get().append(1)
     assert holder.size() == 3

@@ -9,7 +9,11 @@ from checkpoints import shard
 def test_shard_continues_where_its_state_was_taken(loop, done):
     def run(batches, epochs, stop=None):
         seen = []
-        for _ in range(batches.epoch, epochs) if loop == "for" else iter(lambda: batches.epoch < epochs, False):
+        for _ in (
+            range(batches.epoch, epochs)
+            if loop == "for"
+            else iter(lambda: batches.epoch < epochs, False)
+        ):
             for batch in batches:
                 if (batches.epoch, batches.position) == stop:
                     return seen, batches.state()

@@ -1,4 +1,5 @@
-"""Output layers: values of the real DyNet, batches, whole distributions, sampling, refusals. The rest: test_nets.py.
+"""Output layers: values of the real DyNet, batches, whole distributions, sampling, refusals. The
+rest: test_nets.py.
 
 FACTORIES of net_table/outputs.py lists them. How long: a second.
 """
@@ -44,7 +45,7 @@ def parameters_of(output):
     return [*output.owner.parameters_list(), *output.owner.lookup_parameters_list()]
 
 
-# ---- values --------------------------------------------------------------------------------------------------------------------------
+# ---- values ----------------------------------------------------------------------------
 
 
 def test_initial_values_and_losses_are_those_of_dynet(clusters):
@@ -70,11 +71,15 @@ def test_parameters_have_dynets_names_and_shapes(clusters):
     dy.ClassFactoredSoftmaxBuilder(2, clusters, WORDS, m)
     dy.StandardSoftmaxBuilder(2, 4, m)
     assert [(p.name(), p.shape()) for p in m.parameters_list()] == [
-        ("/class-factored-softmax-builder/_0", (3, 2)), ("/class-factored-softmax-builder/_1", (3,)),
-        ("/class-factored-softmax-builder/_2", (2, 2)), ("/class-factored-softmax-builder/_3", (2,)),
-        ("/class-factored-softmax-builder/_4", (3, 2)), ("/class-factored-softmax-builder/_5", (3,)),
-        ("/standard-softmax-builder/_0", (4, 2)), ("/standard-softmax-builder/_1", (4,)),
-    ]  # fmt: skip
+        ("/class-factored-softmax-builder/_0", (3, 2)),
+        ("/class-factored-softmax-builder/_1", (3,)),
+        ("/class-factored-softmax-builder/_2", (2, 2)),
+        ("/class-factored-softmax-builder/_3", (2,)),
+        ("/class-factored-softmax-builder/_4", (3, 2)),
+        ("/class-factored-softmax-builder/_5", (3,)),
+        ("/standard-softmax-builder/_0", (4, 2)),
+        ("/standard-softmax-builder/_1", (4,)),
+    ]
 
 
 def test_distribution_is_made_of_the_losses(output, rng):
@@ -93,13 +98,22 @@ def test_batched_equals_unbatched(output, rng):
     close(output.neg_log_softmax_batch(x, words).npvalue().ravel(), losses, 1e-5)
     one = [output.neg_log_softmax(columns[0], c).value() for c in words]
     close(output.neg_log_softmax_batch(columns[0], iter(words)).npvalue().ravel(), one, 1e-5)
-    close(output.neg_log_softmax_batch(columns[0], [3]).value(), output.neg_log_softmax(columns[0], 3).value())
-    close(output.full_log_distribution(x).npvalue()[:, 4], output.full_log_distribution(columns[4]).npvalue(), 1e-5)
+    close(
+        output.neg_log_softmax_batch(columns[0], [3]).value(),
+        output.neg_log_softmax(columns[0], 3).value(),
+    )
+    close(
+        output.full_log_distribution(x).npvalue()[:, 4],
+        output.full_log_distribution(columns[4]).npvalue(),
+        1e-5,
+    )
 
 
 def test_update_false_gives_no_gradient(output):
     x = dy.ones(3, batch_size=2)
-    loss = output.neg_log_softmax_batch(x, [0, 2], update=False) + output.neg_log_softmax(dy.ones(3), 4, False)
+    loss = output.neg_log_softmax_batch(x, [0, 2], update=False) + output.neg_log_softmax(
+        dy.ones(3), 4, False
+    )
     dy.sum_batches(loss + dy.sum_elems(output.full_log_distribution(x, False))).backward()
     parameters = parameters_of(output)
     assert not any(p.has_gradient() for p in parameters)
@@ -120,17 +134,36 @@ def test_samples_follow_the_distribution(output):
 def test_hierarchical_softmax_is_the_product_of_its_choices(paths, rng):
     m = dy.ParameterCollection()
     output = dy.HierarchicalSoftmaxBuilder(3, paths, WORDS | {"g": 6}, m)
-    assert [p.shape() for p in m.parameters_list()] == [(1, 3), (1,), (1, 3), (1,), (1, 3), (1,), (3, 3), (3,)]
+    assert [p.shape() for p in m.parameters_list()] == [
+        (1, 3),
+        (1,),
+        (1, 3),
+        (1,),
+        (1, 3),
+        (1,),
+        (3, 3),
+        (3,),
+    ]
     assert m.parameters_list()[0].name() == "/hierarchical-softmax-builder/_0"
     for p in m.parameters_list():
         p.set_value(rng.normal(size=p.shape()))
     dy.renew_cg()
     x = rng.normal(size=3)
-    root, one, two, three = (W.as_array() @ x + b.as_array() for W, b in zip(m.parameters_list()[::2], m.parameters_list()[1::2], strict=True))
+    root, one, two, three = (
+        W.as_array() @ x + b.as_array()
+        for W, b in zip(m.parameters_list()[::2], m.parameters_list()[1::2], strict=True)
+    )
     (root,), (one,), (two,) = (1 / (1 + np.exp(-z)) for z in (root, one, two))
     last = np.exp(three) / np.exp(three).sum()
     rest = (1 - root) * (1 - one)
-    p = [root, (1 - root) * one, rest * two * last[0], rest * two * last[1], rest * (1 - two), rest * two * last[2]]
+    p = [
+        root,
+        (1 - root) * one,
+        rest * two * last[0],
+        rest * two * last[1],
+        rest * (1 - two),
+        rest * two * last[2],
+    ]
     x = dy.inputVector(x)
     close([np.exp(-output.neg_log_softmax(x, c).value()) for c in range(6)], p, 1e-5)
     close(dy.exp(output.full_log_distribution(x)).npvalue(), [*p, 0], 1e-5)
@@ -144,7 +177,11 @@ def test_hierarchy_of_one_word_is_certain(tmp_path):
     output = dy.HierarchicalSoftmaxBuilder(2, path, {"w": 0}, dy.ParameterCollection())
     x = dy.ones(2, batch_size=3)
     assert output.neg_log_softmax(dy.ones(2), 0).value() == 0 and output.sample(dy.ones(2)) == 0
-    assert output.neg_log_softmax_batch(x, [0] * 3).npvalue().tolist() == [[0] * 3] == output.full_log_distribution(x).npvalue().tolist()
+    assert (
+        output.neg_log_softmax_batch(x, [0] * 3).npvalue().tolist()
+        == [[0] * 3]
+        == output.full_log_distribution(x).npvalue().tolist()
+    )
 
 
 def test_a_deep_hierarchy_is_read(tmp_path):
@@ -156,7 +193,7 @@ def test_a_deep_hierarchy_is_read(tmp_path):
     close(np.exp(-output.neg_log_softmax(dy.ones(2), 1).value()), p[1])
 
 
-# ---- sampled classes -----------------------------------------------------------------------------------------------------------------
+# ---- sampled classes -------------------------------------------------------------------
 
 
 def scores_of(output, x, classes):
@@ -195,7 +232,11 @@ def test_a_sampled_loss_touches_the_rows_it_reads(output):
         assert sorted(table.touched_rows()) == [2, 3, 5]
     output.owner.reset_gradients()
     dy.sum_batches(output.loss_batch(x, [2, 3, 2], update=False)).backward()
-    close(output.loss_batch(dy.ones(3), [2, 3], [1]).npvalue().ravel(), [output.loss(dy.ones(3), c, [1]).value() for c in (2, 3)], 1e-5)
+    close(
+        output.loss_batch(dy.ones(3), [2, 3], [1]).npvalue().ravel(),
+        [output.loss(dy.ones(3), c, [1]).value() for c in (2, 3)],
+        1e-5,
+    )
     assert not any(p.has_gradient() for p in parameters_of(output))
 
 
@@ -264,7 +305,7 @@ def test_words_without_class_have_probability_zero(clusters):
         output.neg_log_softmax(dy.ones(3), 7)
 
 
-# ---- what is refused -----------------------------------------------------------------------------------------------------------------
+# ---- what is refused -------------------------------------------------------------------
 
 
 def test_bad_arguments_are_refused(output):
@@ -280,7 +321,13 @@ def test_bad_arguments_are_refused(output):
 
 
 @pytest.mark.parametrize(
-    ("lines", "what"), [("A\n", "lines must be"), ("A q\n", "lines must be"), ("A a\nB a\n", "has one class"), ("", "empty")]
+    ("lines", "what"),
+    [
+        ("A\n", "lines must be"),
+        ("A q\n", "lines must be"),
+        ("A a\nB a\n", "has one class"),
+        ("", "empty"),
+    ],
 )
 def test_bad_cluster_files_are_refused(lines, what, tmp_path):
     path = tmp_path / "clusters"
@@ -294,10 +341,16 @@ def test_bad_cluster_files_are_refused(lines, what, tmp_path):
 @pytest.mark.parametrize(
     ("lines", "what"),
     [
-        ("a b\n", "lines must be SYMBOLS<tab>WORD"), ("\ta\n", "lines must be"), ("x\tq\n", "lines must be"), ("x\ta\ny\ta\n", "has one place"),
-        ("x\ta\nx\ta\n", "has one place"), ("x\ta\nx y\tb\n", "got both at 'x y'"), ("x y\ta\nx\tb\n", "got both at 'x'"), ("", "empty"),
+        ("a b\n", "lines must be SYMBOLS<tab>WORD"),
+        ("\ta\n", "lines must be"),
+        ("x\tq\n", "lines must be"),
+        ("x\ta\ny\ta\n", "has one place"),
+        ("x\ta\nx\ta\n", "has one place"),
+        ("x\ta\nx y\tb\n", "got both at 'x y'"),
+        ("x y\ta\nx\tb\n", "got both at 'x'"),
+        ("", "empty"),
     ],
-)  # fmt: skip
+)
 def test_bad_hierarchies_are_refused(lines, what, tmp_path):
     path = tmp_path / "paths"
     path.write_text(lines)
@@ -327,10 +380,13 @@ def test_bad_samplers_and_samples_are_refused():
 def test_bad_sizes_are_refused(clusters):
     m = dy.ParameterCollection()
     for make in (
-        lambda: dy.SampledSoftmax(2, 0, m), lambda: dy.NoiseContrastiveEstimation(2, 3, m, 0), lambda: dy.SampledSoftmax(0, 3, m),
-        lambda: dy.StandardSoftmaxBuilder(0, 2, m), lambda: dy.StandardSoftmaxBuilder(2, 0, m),
+        lambda: dy.SampledSoftmax(2, 0, m),
+        lambda: dy.NoiseContrastiveEstimation(2, 3, m, 0),
+        lambda: dy.SampledSoftmax(0, 3, m),
+        lambda: dy.StandardSoftmaxBuilder(0, 2, m),
+        lambda: dy.StandardSoftmaxBuilder(2, 0, m),
         lambda: dy.ClassFactoredSoftmaxBuilder(0, clusters, WORDS, m),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match="positive"):
             make()
     builder = dy.ClassFactoredSoftmaxBuilder(2, clusters, WORDS, m)

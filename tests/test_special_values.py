@@ -1,5 +1,5 @@
-"""NaN and infinity. Elementwise functions: what PyTorch gives, stored in tests/data/special.json. Everything else in the op table: a value is
-finite exactly where its definition in NumPy is.
+"""NaN and infinity. Elementwise functions: what PyTorch gives, stored in tests/data/special.json.
+Everything else in the op table: a value is finite exactly where its definition in NumPy is.
 
 How long: about ten seconds.
 """
@@ -18,23 +18,32 @@ from dist_dynet.ops import elementwise
 STORED = json.loads((Path(__file__).parent / "data" / "special.json").read_text())
 NAN, INF = float("nan"), float("inf")
 LIMITS = {
-    "gelu": {INF: (INF, NAN), 3e38: (3e38, 1)},  # x Phi(x); PyTorch's formula rounds to NaN, and to infinity
+    # x Phi(x); PyTorch's formula rounds to NaN, and to infinity
+    "gelu": {INF: (INF, NAN), 3e38: (3e38, 1)},
     "softsign": {INF: (1, 0), -INF: (-1, 0)},  # x / (1 + |x|); inf / inf there
 }
 """Functions whose limits are given where PyTorch rounds to something else: x -> (value, slope)."""
 
-# ---- elementwise functions -------------------------------------------------------------------------------------------------------------
+# ---- elementwise functions -------------------------------------------------------------
 
 
 def _close(got, want):
-    """To float32's rounding and that of PyTorch's gelu, whose error function is short of 1e-4; numbers below 1e-12 count as 0."""
-    return (np.isnan(got) and np.isnan(want)) or got == want or abs(got - want) <= 1e-12 + 2e-4 * abs(want)
+    """To float32's rounding and that of PyTorch's gelu, whose error function is short of 1e-4;
+    numbers below 1e-12 count as 0."""
+    return (
+        (np.isnan(got) and np.isnan(want))
+        or got == want
+        or abs(got - want) <= 1e-12 + 2e-4 * abs(want)
+    )
 
 
 def test_special_values_are_stored_of_elementwise_functions():
     """Of those that PyTorch has; for the others the definition in the op table stands in, below."""
     gone = {*STORED["functions"]} - {*elementwise.__all__}
-    assert not gone, f"tests/oracle/make_special_numbers.py and tests/data/special.json: {sorted(gone)} are no functions"
+    assert not gone, (
+        f"tests/oracle/make_special_numbers.py and tests/data/special.json: {sorted(gone)} are no"
+        " functions"
+    )
     assert LIMITS.keys() <= STORED["functions"].keys()
 
 
@@ -57,7 +66,7 @@ def test_elementwise_function_gives_pytorchs_special_values(name):
                 assert _close(got, gradient), f"{name}'({number}) {dy_} = {got}, not {gradient}"
 
 
-# ---- all operations ----------------------------------------------------------------------------------------------------------------------
+# ---- all operations --------------------------------------------------------------------
 
 CHOICE = "which one is chosen among NaN and infinity is another matter (extremes of the table)"
 FALLBACKS = {
@@ -67,7 +76,9 @@ FALLBACKS = {
     "inverse": "one NaN in the decomposition is NaN throughout",
     "inverse without a diagonal": "as inverse",
     "kmax_pooling": CHOICE,
-    "masked_log_softmax with a mask of each": "exp of x - inf is 0, where the reference has inf / inf",
+    "masked_log_softmax with a mask of each": (
+        "exp of x - inf is 0, where the reference has inf / inf"
+    ),
     "sparsemax": CHOICE,
     "sparsemax of a vector": CHOICE,
     "topk": CHOICE,
@@ -84,7 +95,9 @@ def test_exceptions_are_rows_of_the_table():
 def _specials():
     for family, module in op_table.FAMILIES.items():
         for row in module.ROWS:
-            for case in row.cases[:4] if row.reference is not None and row.name not in FALLBACKS else ():
+            for case in (
+                row.cases[:4] if row.reference is not None and row.name not in FALLBACKS else ()
+            ):
                 if case.attributes.get("state") == 0:
                     continue  # the reference multiplies zeros; without a state there is no product
                 for k, spec in enumerate(case.inputs):
@@ -99,6 +112,8 @@ def test_value_is_finite_where_its_definition_is(row, case, k, special, rng):
     arrays[k].flat[rng.integers(arrays[k].size)] = special
     want = expected(row, arrays, case.attributes)
     got = Run(row, case, arrays).value()
-    np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want), err_msg=f"{got.ravel()} instead of {want.ravel()}")
+    np.testing.assert_array_equal(
+        np.isfinite(got), np.isfinite(want), err_msg=f"{got.ravel()} instead of {want.ravel()}"
+    )
     finite = np.isfinite(want)
     np.testing.assert_allclose(got[finite], want[finite], rtol=1e-4, atol=1e-4)

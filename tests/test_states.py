@@ -1,4 +1,5 @@
-"""States of recurrent networks: what the fast paths of csrc/python/states.c must leave to Python, and what they must not lose."""
+"""States of recurrent networks: what the fast paths of csrc/python/states.c must leave to Python,
+and what they must not lose."""
 
 import copy
 import gc
@@ -50,17 +51,34 @@ def stepped(state, xs):
 def test_lists_and_steps_give_the_same_states(kind, layers):
     _m, builder, xs = network(kind, layers)
     for _ in range(2):  # the second sequence is begun as the first one was
-        for begin in (builder.initial_state(), builder.initial_state().add_input(xs[4]), builder.initial_state().add_inputs(xs)[-1]):
+        for begin in (
+            builder.initial_state(),
+            builder.initial_state().add_input(xs[4]),
+            builder.initial_state().add_inputs(xs)[-1],
+        ):
             one_by_one = stepped(begin, xs)
             together = begin.add_inputs(xs)
-            assert [len(state.s()) for state in together] == [len(state.s()) for state in one_by_one]
+            assert [len(state.s()) for state in together] == [
+                len(state.s()) for state in one_by_one
+            ]
             for a, b in zip(one_by_one, together, strict=True):
                 np.testing.assert_allclose(arrays(a.s()), arrays(b.s()), rtol=1e-5, atol=1e-6)
                 assert all(x is y for x, y in zip(b.s(), b.s(), strict=True))
-            np.testing.assert_allclose(arrays(begin.transduce(xs)), arrays(s.output() for s in one_by_one), rtol=1e-5, atol=1e-6)
-            assert together[0].prev() is begin and together[3].prev() is together[2] and together[0].b() is builder
+            np.testing.assert_allclose(
+                arrays(begin.transduce(xs)),
+                arrays(s.output() for s in one_by_one),
+                rtol=1e-5,
+                atol=1e-6,
+            )
+            assert (
+                together[0].prev() is begin
+                and together[3].prev() is together[2]
+                and together[0].b() is builder
+            )
             after = stepped(together[2], xs[3:])
-            np.testing.assert_allclose(arrays(after[-1].s()), arrays(one_by_one[-1].s()), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(
+                arrays(after[-1].s()), arrays(one_by_one[-1].s()), rtol=1e-5, atol=1e-6
+            )
         dy.renew_cg()
         xs = [dy.inputVector(x) for x in np.random.default_rng(2).normal(size=(5, SIZE))]
 
@@ -68,7 +86,10 @@ def test_lists_and_steps_give_the_same_states(kind, layers):
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_gradients_of_steps_and_lists_agree(kind):
     gradients = []
-    for way in (lambda state, xs: [s.output() for s in stepped(state, xs)], lambda state, xs: state.transduce(xs)):
+    for way in (
+        lambda state, xs: [s.output() for s in stepped(state, xs)],
+        lambda state, xs: state.transduce(xs),
+    ):
         m, builder, xs = network(kind)
         dy.squared_norm(dy.esum(way(builder.initial_state(), xs))).backward()
         gradients.append([p.grad_as_array() for p in m.parameters_list()])
@@ -76,7 +97,9 @@ def test_gradients_of_steps_and_lists_agree(kind):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [dy.SimpleRNNBuilder, dy.VanillaLSTMBuilder, dy.CoupledLSTMBuilder])
+@pytest.mark.parametrize(
+    "kind", [dy.SimpleRNNBuilder, dy.VanillaLSTMBuilder, dy.CoupledLSTMBuilder]
+)
 def test_the_first_step_decides_whether_a_sequence_drops(kind):
     _m, builder, xs = network(kind)
     expected = arrays(s.output() for s in stepped(builder.initial_state(), xs))
@@ -86,10 +109,13 @@ def test_the_first_step_decides_whether_a_sequence_drops(kind):
     dropped = stepped(builder.initial_state(), xs)
     builder.disable_dropout()
     assert not np.array_equal(arrays(s.output() for s in dropped), expected)
-    later = [stepped(dropped[0], xs[1:])[-1].output().npvalue() for _ in range(2)]  # the masks stay, whatever the rates are
+    # the masks stay, whatever the rates are
+    later = [stepped(dropped[0], xs[1:])[-1].output().npvalue() for _ in range(2)]
     np.testing.assert_array_equal(later[0], dropped[-1].output().npvalue())
     np.testing.assert_array_equal(later[0], later[1])
-    np.testing.assert_array_equal(arrays(s.output() for s in stepped(builder.initial_state(), xs)), expected)
+    np.testing.assert_array_equal(
+        arrays(s.output() for s in stepped(builder.initial_state(), xs)), expected
+    )
 
 
 def test_rates_set_between_the_start_and_the_first_step_count():
@@ -106,7 +132,9 @@ def test_a_gru_draws_by_the_rate_of_each_step():
     plain = state.add_input(xs[1]).output().npvalue()
     builder.set_dropout(1)
     dropped = state.add_input(xs[1])
-    assert not dropped.output().npvalue().any() and not np.array_equal(dropped.h()[-1].npvalue(), plain)
+    assert not dropped.output().npvalue().any() and not np.array_equal(
+        dropped.h()[-1].npvalue(), plain
+    )
     assert not any(e.npvalue().any() for e in state.transduce(xs))
     builder.disable_dropout()
     np.testing.assert_array_equal(state.add_input(xs[1]).output().npvalue(), plain)
@@ -129,7 +157,8 @@ def by_python(state, x):
 
 
 def dropping(kind, dynet, rates, way, steps):
-    """What a network gives that drops: all states, the size of the graph, gradients. `way(state, x)` makes a step."""
+    """What a network gives that drops: all states, the size of the graph, gradients.
+    `way(state, x)` makes a step."""
     m, builder, _ = network(kind)
     table = m.lookup_parameters_from_numpy(np.random.default_rng(5).normal(size=(4, SIZE)))
     dy.reset_random_seed(7)
@@ -137,7 +166,14 @@ def dropping(kind, dynet, rates, way, steps):
     numbers = np.random.default_rng(1).normal(size=(SIZE, 3))
     results, losses = [], []
     for x in (dy.inputVector(numbers[:, 0]), dy.inputTensor(numbers, batched=True), table[1]):
-        start = [[dy.inputVector(row) for row in np.random.default_rng(2).normal(size=(len(builder.initial_state().add_input(x).s()), SIZE))]]
+        start = [
+            [
+                dy.inputVector(row)
+                for row in np.random.default_rng(2).normal(
+                    size=(len(builder.initial_state().add_input(x).s()), SIZE)
+                )
+            ]
+        ]
         for vectors in (None, *start):
             state = builder.initial_state(vectors)
             for i in range(steps):
@@ -146,16 +182,32 @@ def dropping(kind, dynet, rates, way, steps):
                 results += [e.npvalue() for e in (*state.s(), state.output())]
             losses.append(dy.squared_norm(dy.sum_batches(state.output())))
     dy.esum(losses).backward()
-    return [*results, len(dy.cg()), *(p.grad_as_array() for p in m.parameters_list()), table.grad_as_array()]
+    return [
+        *results,
+        len(dy.cg()),
+        *(p.grad_as_array() for p in m.parameters_list()),
+        table.grad_as_array(),
+    ]
 
 
-@pytest.mark.parametrize("rates", [[(0.5, 0.3)], [(0.0, 0.4)], [(0.6, 0.0)], [(1.0, 1.0)], [(0.3, 0.3), (0, 0), (0.0, 0.5), (1, 0)]])
+@pytest.mark.parametrize(
+    "rates",
+    [
+        [(0.5, 0.3)],
+        [(0.0, 0.4)],
+        [(0.6, 0.0)],
+        [(1.0, 1.0)],
+        [(0.3, 0.3), (0, 0), (0.0, 0.5), (1, 0)],
+    ],
+)
 @pytest.mark.parametrize("dynet", [False, True], ids=["", "dynet"])
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_steps_that_drop_make_the_same_nodes_as_in_python(kind, dynet, rates):
     _random.use_dynet_order(dynet)
     try:
-        ours, general = (dropping(kind, dynet, rates, way, 4) for way in (dy.RNNState.add_input, by_python))
+        ours, general = (
+            dropping(kind, dynet, rates, way, 4) for way in (dy.RNNState.add_input, by_python)
+        )
         assert len(ours) == len(general)
         for a, b in zip(ours, general, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -164,17 +216,22 @@ def test_steps_that_drop_make_the_same_nodes_as_in_python(kind, dynet, rates):
 
 
 @pytest.mark.fast_paths
-@pytest.mark.parametrize("kind", [dy.SimpleRNNBuilder, dy.GRUBuilder, dy.VanillaLSTMBuilder, dy.CoupledLSTMBuilder])
+@pytest.mark.parametrize(
+    "kind", [dy.SimpleRNNBuilder, dy.GRUBuilder, dy.VanillaLSTMBuilder, dy.CoupledLSTMBuilder]
+)
 def test_steps_that_drop_do_not_call_python(kind, monkeypatch):
     _m, builder, xs = network(kind)
     builder.set_dropout(0.5)
     state = builder.initial_state()
-    monkeypatch.setattr(type(state._step), "after", lambda *arguments: pytest.fail("Step.after() was called"))
+    monkeypatch.setattr(
+        type(state._step), "after", lambda *arguments: pytest.fail("Step.after() was called")
+    )
     assert len(stepped(state, xs)) == len(xs)
 
 
 @pytest.mark.parametrize("dynet", [False, True], ids=["", "dynet"])
-@pytest.mark.parametrize("kind", [kind for kind in BUILDERS if kind is not dy.FastLSTMBuilder])  # which drops nothing
+# which drops nothing
+@pytest.mark.parametrize("kind", [kind for kind in BUILDERS if kind is not dy.FastLSTMBuilder])
 def test_rates_that_cannot_be_are_errors(kind, dynet):
     _random.use_dynet_order(dynet)
     try:
@@ -196,10 +253,16 @@ def test_forget_bias_and_update_are_those_of_the_sequence():
     first = builder.initial_state()
     values = [first.add_inputs(xs)[-1].output().npvalue()]
     builder.forget_bias = 0.0
-    values += [state.add_inputs(xs)[-1].output().npvalue() for state in (builder.initial_state(), first)]
+    values += [
+        state.add_inputs(xs)[-1].output().npvalue() for state in (builder.initial_state(), first)
+    ]
     assert not np.array_equal(values[0], values[1])
     np.testing.assert_array_equal(values[0], values[2])
-    x, weights, trainer = m.add_parameters(SIZE), builder.get_parameters()[0][0], dy.SimpleSGDTrainer(m, 0.0)
+    x, weights, trainer = (
+        m.add_parameters(SIZE),
+        builder.get_parameters()[0][0],
+        dy.SimpleSGDTrainer(m, 0.0),
+    )
     for update in (False, True, False, False):
         dy.renew_cg()
         dy.squared_norm(builder.initial_state(update=update).add_input(x).output()).backward()
@@ -212,13 +275,21 @@ def test_what_cannot_be_an_input_is_an_error_and_changes_nothing(kind):
     _m, builder, xs = network(kind)
     state = builder.initial_state().add_input(xs[0])
     expected = state.add_input(xs[1]).output().npvalue()
-    for way in (state.add_input, lambda x: state.add_inputs([x]), lambda x: state.transduce([xs[1], x])):
+    for way in (
+        state.add_input,
+        lambda x: state.add_inputs([x]),
+        lambda x: state.transduce([xs[1], x]),
+    ):
         for x in (3, None, [1.0], "x"):
             with pytest.raises(TypeError, match="add_input: takes expressions"):
                 way(x)
         with pytest.raises(ValueError, match=r"x.* = \(3,\)"):
             way(dy.inputVector([1, 2, 3]))
-    for wrong in (lambda: state.add_input(), lambda: state.add_input(xs[1], xs[1]), lambda: state.add_input(y=xs[1])):
+    for wrong in (
+        lambda: state.add_input(),
+        lambda: state.add_input(xs[1], xs[1]),
+        lambda: state.add_input(y=xs[1]),
+    ):
         with pytest.raises(TypeError, match=r"takes|argument"):
             wrong()
     np.testing.assert_array_equal(state.add_input(x=xs[1]).output().npvalue(), expected)
@@ -234,21 +305,37 @@ def test_a_parameter_can_be_the_input():
     m = dy.ParameterCollection()
     builder, p = dy.GRUBuilder(1, SIZE, SIZE, m), m.add_parameters(SIZE)
     dy.renew_cg()
-    values = [f(builder.initial_state()).npvalue() for f in (lambda s: s.add_input(p).output(), lambda s: s.transduce([p])[0])]
+    values = [
+        f(builder.initial_state()).npvalue()
+        for f in (lambda s: s.add_input(p).output(), lambda s: s.transduce([p])[0])
+    ]
     np.testing.assert_array_equal(*values)
 
 
 def test_no_state_is_made_by_hand():
     state = network(dy.GRUBuilder)[1].initial_state()
-    for wrong in (lambda: dy.RNNState(), lambda: dy.RNNState(3), lambda: dy.RNNState(run=3), lambda: pickle.dumps(state)):
+    for wrong in (
+        lambda: dy.RNNState(),
+        lambda: dy.RNNState(3),
+        lambda: dy.RNNState(run=3),
+        lambda: pickle.dumps(state),
+    ):
         with pytest.raises(TypeError):
             wrong()
 
 
 def test_states_are_those_of_python_where_fast_paths_are_off():
-    program = "import dist_dynet as dy; State = dy.RNNState.__bases__[0]; print(State.__module__, *vars(State))"
-    said = [run_python("-c", program, DIST_DYNET_FAST_PATHS=switch).stdout.split() for switch in "01"]
-    assert [of_module for of_module, *_ in said] == ["dist_dynet.nn.state", "dist_dynet._expression"]
+    program = (
+        "import dist_dynet as dy; State = dy.RNNState.__bases__[0]; print(State.__module__,"
+        " *vars(State))"
+    )
+    said = [
+        run_python("-c", program, DIST_DYNET_FAST_PATHS=switch).stdout.split() for switch in "01"
+    ]
+    assert [of_module for of_module, *_ in said] == [
+        "dist_dynet.nn.state",
+        "dist_dynet._expression",
+    ]
     python, c = ({name for name in names if not name.startswith("__")} for _, *names in said)
     assert c <= python, "csrc/python/states.c has what the twin in nn/state.py lacks"
 
@@ -275,7 +362,13 @@ def test_nothing_is_left_of_builders_and_their_states(dynet):
     _random.use_dynet_order(dynet)
     try:
         _m, builder, xs = network(dy.VanillaLSTMBuilder)
-        state = builder.initial_state().add_input(xs[0]).add_inputs(xs)[-1].set_h(xs[:2]).add_input(xs[0])
+        state = (
+            builder.initial_state()
+            .add_input(xs[0])
+            .add_inputs(xs)[-1]
+            .set_h(xs[:2])
+            .add_input(xs[0])
+        )
         assert (state._step.last == [state]) is dynet
         gone = weakref.ref(builder)
         del builder, state

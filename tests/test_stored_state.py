@@ -1,4 +1,5 @@
-"""What a checkpoint is made of: checksummed files, stored values, random draws, moving averages; each goes on as if it had not been away."""
+"""What a checkpoint is made of: checksummed files, stored values, random draws, moving averages;
+each goes on as if it had not been away."""
 
 import random
 
@@ -14,9 +15,15 @@ from dist_dynet.params.stored import load_stored, stored
 
 def test_checksummed_tree_is_the_tree(rng):
     tree = {
-        "": {"/W": rng.random((2, 3), np.float32).T}, "empty": np.zeros((0, 3)), "number": np.array(3, np.uint64), "text": 'a"b\\',
-        "list": [1, 2.5, None, True, [rng.random(2)]], "a": {"b": np.arange(2)}, "a:b": np.arange(3), "great": 1 << 100,
-    }  # fmt: skip
+        "": {"/W": rng.random((2, 3), np.float32).T},
+        "empty": np.zeros((0, 3)),
+        "number": np.array(3, np.uint64),
+        "text": 'a"b\\',
+        "list": [1, 2.5, None, True, [rng.random(2)]],
+        "a": {"b": np.arange(2)},
+        "a:b": np.arange(3),
+        "great": 1 << 100,
+    }
     assert equal(verify_checksum(add_checksum(tree)), tree)
     assert verify_checksum(add_checksum({"x": np.float32(0.5), "y": (1,)})) == {"x": 0.5, "y": [1]}
 
@@ -34,7 +41,11 @@ def test_each_changed_or_missing_byte_of_a_checksummed_tree_is_found(rng):
 
 
 def test_what_cannot_be_checksummed_is_named():
-    for leaf, place in (({"b": [object()]}, "object at a:b:0"), (np.array(["x"]), "ndarray at a"), ({1: 2}, "int at a, a key")):
+    for leaf, place in (
+        ({"b": [object()]}, "object at a:b:0"),
+        (np.array(["x"]), "ndarray at a"),
+        ({1: 2}, "int at a, a key"),
+    ):
         with pytest.raises(TypeError, match=f"^checkpoint: .*; got {place}"):
             add_checksum({"a": leaf})
 
@@ -60,7 +71,13 @@ def test_reading_stored_values_changes_no_later_bit():
 
 def test_draws_continue_and_derived_ones_differ():
     def some():
-        return [random.random(), random.gauss(0, 1), *np.random.randn(3), *np.random.permutation(5), *dy.cg().uniform(2)]
+        return [
+            random.random(),
+            random.gauss(0, 1),
+            *np.random.randn(3),
+            *np.random.permutation(5),
+            *dy.cg().uniform(2),
+        ]
 
     random.gauss(0, 1)
     np.random.randn(1)  # the other number of each pair is kept
@@ -96,7 +113,12 @@ def test_moving_average_continues(decay):
         averages[0].load_state({})
     averages[0].swap_out()
     state = averages[0].state()
-    for wrong in ({**state, "decay": np.array(0.5)}, {**state, "average:/W": np.zeros(2)}, {**state, "average:/X": np.zeros(2)}, {}):
+    for wrong in (
+        {**state, "decay": np.array(0.5)},
+        {**state, "average:/W": np.zeros(2)},
+        {**state, "average:/X": np.zeros(2)},
+        {},
+    ):
         with pytest.raises(ValueError, match=r"^MovingAverage: "):
             averages[0].load_state(wrong)
     assert equal(averages[0].state(), state)

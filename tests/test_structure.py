@@ -1,4 +1,5 @@
-"""The layers: in csrc and in dist_dynet includes, calls and imports make no circle; files and the tape stay small.
+"""The layers: in csrc and in dist_dynet includes, calls and imports make no circle; files and the
+tape stay small.
 
 What lies low knows nothing of what lies above it (docs/design.md). How long: five seconds.
 """
@@ -18,7 +19,8 @@ MOST_FIELDS = 30
 
 
 def circles(edges):
-    """The sets of nodes, two or more, that can all be reached from one another (Tarjan), by a dict of sets."""
+    """The sets of nodes, two or more, that can all be reached from one another (Tarjan), by a dict
+    of sets."""
     index, low, stack, found = {}, {}, [], []
 
     def visit(start):
@@ -59,7 +61,7 @@ def check(edges, where):
     )
 
 
-# ---- C ---------------------------------------------------------------------------------------------------------------
+# ---- C ---------------------------------------------------------------------------------
 
 
 def unit(path):
@@ -82,7 +84,8 @@ def plain(text):
 
 
 DEFINITION = re.compile(
-    r"^(?!typedef|struct \w+ \{|enum)((?:[A-Za-z_][\w ]*[\s*]+)|)([A-Za-z_]\w*)\((?:[^;{}()]|\([^()]*\))*\)\s*\{",
+    r"^(?!typedef|struct \w+ \{|enum)((?:[A-Za-z_][\w"
+    r" ]*[\s*]+)|)([A-Za-z_]\w*)\((?:[^;{}()]|\([^()]*\))*\)\s*\{",
     re.M,
 )
 
@@ -108,7 +111,8 @@ def includes():
 
 
 def calls():
-    """{unit: units whose functions it calls by their names}. What goes through tables is not seen: that is what tables are for."""
+    """{unit: units whose functions it calls by their names}. What goes through tables is not seen:
+    that is what tables are for."""
     texts = {p: plain(p.read_text()) for p in files()}
     found = {p: definitions(text) for p, text in texts.items()}
     defined = {}
@@ -163,7 +167,8 @@ def tape_fields(name="dn_tape", header=None):
 def test_the_parser_sees_what_is_there(tmp_path):
     """On a text that has everything: else the tests below could not fail."""
     text = plain(
-        '/* f(1) */\nstatic inline int a(int x) {\n return b(x);\n}\nint *c(struct s *p,\n   int (*q)(int)) {\n p->d(1); e("g()"); }\n'
+        "/* f(1) */\nstatic inline int a(int x) {\n return b(x);\n}\nint *c(struct s *p,\n   int"
+        ' (*q)(int)) {\n p->d(1); e("g()"); }\n'
     )
     assert definitions(text) == {"a": True, "c": False}
     assert called("b", text)
@@ -265,7 +270,7 @@ def test_files_of_csrc_are_short():
     assert not long, f"of more than {MOST_LINES} lines: {long}. Take them apart"
 
 
-# ---- Python ----------------------------------------------------------------------------------------------------------
+# ---- Python ----------------------------------------------------------------------------
 
 
 def modules():
@@ -336,7 +341,8 @@ OF_PYTHON = {"_fields", "_replace", "_asdict", "_exit", "_getframe", "_current_f
 
 
 def private_uses(text):
-    """What a module uses of others that begins with an underscore: x._name, and names that are imported; modules are not meant."""
+    """What a module uses of others that begins with an underscore: x._name, and names that are
+    imported; modules are not meant."""
     tree = ast.parse(text)
     own, uses = set(OF_PYTHON), []
     for node in ast.walk(tree):
@@ -362,18 +368,30 @@ def is_private(name):
 
 def is_of_self(node):
     """self.x and cls.x"""
-    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+    return (
+        isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in ("self", "cls")
+    )
 
 
 def test_private_uses_are_seen():
-    text = "from .a import _b, c\nclass D:\n def e(self, f):\n  self._g = f._g\n  return f._h, self._i, super()._j, t._fields"
+    text = (
+        "from .a import _b, c\nclass D:\n def e(self, f):\n  self._g = f._g\n  return f._h,"
+        " self._i, super()._j, t._fields"
+    )
     assert sorted(private_uses(text)) == ["line 1: _b", "line 5: _h", "line 5: _j"]
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "parallel").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "parallel").glob("*.py")), ids=lambda path: path.name
+)
 def test_data_parallel_training_uses_what_others_offer(path):
     uses = private_uses(path.read_text())
-    assert not uses, f"parallel/{path.name} uses private members of other modules: {uses}. Offer a hook where they belong"
+    assert not uses, (
+        f"parallel/{path.name} uses private members of other modules: {uses}. Offer a hook where"
+        " they belong"
+    )
 
 
 # ---- words and columns -----------------------------------------------------------------
@@ -390,7 +408,9 @@ OLD_WORDS = {
     "call signature": r"\bMaker\b|\bdn__kinds\b",
     "deduplicated": r"\bdn_once\b|\bdn__once_\w+|\bDN_ROWS_ONCE\b",
     "deferred": r"\bdn_late\b|\bdn__late_\w+",
-    "batched GEMM, gathered, broadcast": r"\bDN_JOINS\b|\bdn__join_\w+|\bDN_SHARED\b|dn__is_collected",
+    "batched GEMM, gathered, broadcast": (
+        r"\bDN_JOINS\b|\bdn__join_\w+|\bDN_SHARED\b|dn__is_collected"
+    ),
     "variable length": r"\bragged\b|\bDN_RAGGED\b",
     "output view": r"\bDN_OP_part\b|\bDN_PARTS\b|\bdn_parts\b",
     "gradient-ready hook": r"\bDN_WATCH_\w+|\bdn__watch_\w+",
@@ -422,7 +442,8 @@ OWN_WORDS = {"docs/glossary.md", "tests/test_structure.py"}
 
 
 def project_texts():
-    """{path from the root: text} of code, tests and documents; generated and foreign ones are not among them."""
+    """{path from the root: text} of code, tests and documents; generated and foreign ones are not
+    among them."""
     folders = ("csrc", "dist_dynet", "tests", "docs", "scripts", "benchmarks", "examples")
     paths = [p for name in folders for p in (ROOT / name).rglob("*")] + list(ROOT.glob("*.*"))
     foreign = ("tests/data/", "tests/compat/", "examples/data/", "docs/ops.md")
@@ -446,7 +467,8 @@ def old_words(texts):
 
 
 def long_lines(texts):
-    """Lines of C and documents with more than 100 columns, but for tables and addresses; ruff looks at Python."""
+    """Lines of C and documents with more than 100 columns, but for tables and addresses; ruff looks
+    at Python."""
     return [
         f"{name}:{n}"
         for name, text in texts.items()

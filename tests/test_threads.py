@@ -15,7 +15,8 @@ import dist_dynet as dy
 
 
 def together(*functions):
-    """Runs functions in threads of their own, started at one moment; their results. An exception in one is raised here."""
+    """Runs functions in threads of their own, started at one moment; their results. An exception in
+    one is raised here."""
     start, results, errors = threading.Barrier(len(functions)), [None] * len(functions), []
 
     def run(i, f):
@@ -41,7 +42,10 @@ def train(seed, steps=60):
     rng = np.random.default_rng(seed)
     m = dy.ParameterCollection()
     lstm = dy.VanillaLSTMBuilder(1, 8, 16, m)
-    W, t = m.parameters_from_numpy(rng.normal(size=(7, 16))), m.lookup_parameters_from_numpy(rng.normal(size=(20, 8)))
+    W, t = (
+        m.parameters_from_numpy(rng.normal(size=(7, 16))),
+        m.lookup_parameters_from_numpy(rng.normal(size=(20, 8))),
+    )
     for p in m.parameters_list():
         p.set_value(rng.normal(size=p.shape()) * 0.3)
     trainer, losses = dy.AdamTrainer(m, 0.01), []
@@ -49,7 +53,9 @@ def train(seed, steps=60):
         dy.renew_cg()
         words = rng.integers(0, 20, size=6)
         outputs = lstm.initial_state().transduce([t[w] for w in words])
-        loss = dy.esum([dy.pickneglogsoftmax(W * h, int(w) % 7) for h, w in zip(outputs, words, strict=True)])
+        loss = dy.esum(
+            [dy.pickneglogsoftmax(W * h, int(w) % 7) for h, w in zip(outputs, words, strict=True)]
+        )
         losses.append(loss.value())
         loss.backward()
         trainer.update()
@@ -64,7 +70,11 @@ def test_two_threads_train_two_models_as_one_would():
 
 def test_threads_add_gradients_to_one_collection():
     m = dy.ParameterCollection()
-    w, t, W = m.add_parameters(50, init=1), m.add_lookup_parameters((9, 50), init=1), m.add_parameters((50, 50), init=0)
+    w, t, W = (
+        m.add_parameters(50, init=1),
+        m.add_lookup_parameters((9, 50), init=1),
+        m.add_parameters((50, 50), init=0),
+    )
     rounds = 300
 
     def add(k):
@@ -121,7 +131,7 @@ def test_collection_grows_while_another_thread_computes_with_it():
     assert together(compute, grow)[0] > 0
 
 
-# ---- reading parameters while another thread trains them ------------------------------------------------------------------------------
+# ---- reading parameters while another thread trains them -------------------------------
 
 BESIDES = """
 import sys, tempfile, threading, numpy as np, dist_dynet as dy
@@ -151,12 +161,14 @@ def besides(train, readings, rounds):
         done.set()
         for t in threads: t.join()
     print("alive", len(readings) == len(counts) and all(kinds["read"] + kinds["error"] for kinds in counts.values()), sorted(set(wrong))[:5])
-"""
+"""  # noqa: E501
 
 
 def test_gradients_read_while_another_thread_trains():
     # tables get their first gradients again and again, so that the memory of these moves
-    code = BESIDES + """
+    code = (
+        BESIDES
+        + """
 m = dy.ParameterCollection()
 W, tables = m.add_parameters((64, 64)), [m.add_lookup_parameters((500, 64))]
 trainer = dy.AdamTrainer(m)
@@ -177,12 +189,15 @@ besides(train, {
     "gradient_norm": lambda: trainer.gradient_norm(),
 }, 400)
 """
+    )
     assert output_of(code) == "alive True []\n"
 
 
 def test_values_read_while_another_thread_updates_are_of_one_moment():
     # all numbers of all parameters are equal at any moment between two updates
-    code = BESIDES + """
+    code = (
+        BESIDES
+        + """
 from pathlib import Path
 m = dy.ParameterCollection()
 W, V, E = m.add_parameters((300, 1000), init=0), m.add_parameters((1000, 300), init=0), m.add_lookup_parameters((300, 1000), init=0)
@@ -192,7 +207,8 @@ trainer.set_clip_threshold(0)
 ones = np.ones((300, 1000))
 def train(i):
     if i % 4 == 3:
-        W.set_value(np.full((300, 1000), i)); V.set_value(np.full((1000, 300), i)); E.init_from_array(np.full((300, 1000), i))
+        W.set_value(np.full((300, 1000), i)); V.set_value(np.full((1000, 300), i))
+        E.init_from_array(np.full((300, 1000), i))
         return
     for p in (W, E): p.set_gradient(ones)
     V.set_gradient(ones.T)
@@ -219,13 +235,16 @@ def table():
     dy.renew_cg()
     same(E.npvalue())
 def arrays():
-    same(W.as_array()); same(V.as_array()); same(E.as_array()); same(E.rows_as_array(range(0, 300, 7))); same(E.row_as_array(5))
+    same(W.as_array()); same(V.as_array()); same(E.as_array())
+    same(E.rows_as_array(range(0, 300, 7))); same(E.row_as_array(5))
 folder = tempfile.mkdtemp()
 def whole(n):
-    same(*(p.as_array() for p in n.parameters_list())); same(*(p.as_array() for p in n.lookup_parameters_list()))
+    same(*(p.as_array() for p in n.parameters_list()))
+    same(*(p.as_array() for p in n.lookup_parameters_list()))
 def safetensors():
     dy.save_safetensors(m, folder + "/m.safetensors")
-    n = dy.ParameterCollection(); n.add_parameters((300, 1000)); n.add_parameters((1000, 300)); n.add_lookup_parameters((300, 1000))
+    n = dy.ParameterCollection(); n.add_parameters((300, 1000)); n.add_parameters((1000, 300))
+    n.add_lookup_parameters((300, 1000))
     dy.load_safetensors(n, folder + "/m.safetensors"); whole(n)
 def copies():
     import copy
@@ -237,7 +256,8 @@ def smaller_saves():
     same(w.as_array())
 readings = [values, parameter, view, product, rows, table, arrays, safetensors, copies, smaller_saves]
 besides(train, {f.__name__: f for f in readings}, 200)
-"""
+"""  # noqa: E501
+    )
     assert output_of(code) == "alive True []\n"
 
 
@@ -260,7 +280,9 @@ def test_backward_whose_parameters_another_thread_updates_midway_is_an_error():
     updates = Updates()
     watchers.add(updates)
     try:
-        with pytest.raises(RuntimeError, match="backward: parameters were changed after the values"):
+        with pytest.raises(
+            RuntimeError, match="backward: parameters were changed after the values"
+        ):
             loss.backward()
     finally:
         watchers.discard(updates)
@@ -269,7 +291,9 @@ def test_backward_whose_parameters_another_thread_updates_midway_is_an_error():
 
 def test_checkpoints_written_while_another_thread_updates_are_of_one_moment():
     # all numbers of W are equal at any moment between two updates; so are those of a file
-    code = BESIDES + """
+    code = (
+        BESIDES
+        + """
 from pathlib import Path
 from dist_dynet import parallel
 m = dy.ParameterCollection()
@@ -290,10 +314,11 @@ def save():
     assert np.ptp(V.as_array()) == 0
 besides(train, {"save": save}, 300)
 """
+    )
     assert output_of(code) == "alive True []\n"
 
 
-# ---- a graph that belongs to another thread --------------------------------------------------------------------------------------------
+# ---- a graph that belongs to another thread --------------------------------------------
 
 USES = {
     "value": lambda e: e.value(),
@@ -374,7 +399,7 @@ stop.set()
 for t in threads: t.join()
 known = {"this graph is being ", "Stale Expression", "Requested gradient f", "the value of this ex", "expression belongs t"}
 print("alive", errors <= known or errors)
-"""
+"""  # noqa: E501
     assert output_of(code) == "alive True\n"
 
 
@@ -440,7 +465,7 @@ print("end")
         assert output_of(code) == "end\n"
 
 
-# ---- fork ------------------------------------------------------------------------------------------------------------------------------
+# ---- fork ------------------------------------------------------------------------------
 
 
 def test_child_forked_in_the_middle_of_training_continues_by_itself():
@@ -470,7 +495,7 @@ mask = [v > 0 for v in dy.dropout(dy.ones(50), 0.5).value()]
 if pid: assert os.waitpid(pid, 0)[1] == 0
 print(np.abs(W.as_array() - before).max() > 0.1, np.mean(losses[-20:]) < np.mean(losses[:20]), *map(int, mask), flush=True)
 if not pid: os._exit(0)
-"""
+"""  # noqa: E501
     lines = output_of(code).splitlines()
     assert len(lines) == 2
     assert all(line.startswith("True True") for line in lines)

@@ -1,4 +1,5 @@
-"""The first test to run: build a network, forward, backward, one step, the loss falls. Well under 2 seconds."""
+"""The first test to run: build a network, forward, backward, one step, the loss falls. Well under 2
+seconds."""
 
 import pytest
 

@@ -1,4 +1,5 @@
-"""A traced function gives the values and gradients of the function that it was made of: by itself, joined, and batched on the fly."""
+"""A traced function gives the values and gradients of the function that it was made of: by itself,
+joined, and batched on the fly."""
 
 import copy
 import pickle
@@ -31,11 +32,14 @@ def close(got, want):
     assert len(got) == len(want)
     for k, (g, w) in enumerate(zip(got, want, strict=True)):
         scale = 1 + np.abs(w).max(initial=0)
-        np.testing.assert_allclose(g, w, rtol=TOLERANCE, atol=TOLERANCE * scale, err_msg=f"result {k}")
+        np.testing.assert_allclose(
+            g, w, rtol=TOLERANCE, atol=TOLERANCE * scale, err_msg=f"result {k}"
+        )
 
 
 def results(build, parameters, autobatching=OFF, immediate=False):
-    """The loss, the values and gradients of the expressions that `build` returns with it, the gradients of parameters."""
+    """The loss, the values and gradients of the expressions that `build` returns with it, the
+    gradients of parameters."""
     for p in parameters:
         p.clear_gradient()
     dy.reset_random_seed(3)
@@ -43,7 +47,12 @@ def results(build, parameters, autobatching=OFF, immediate=False):
     loss, exprs = build()
     total = loss.value()
     loss.backward(full=True)
-    return [total, *(e.npvalue() for e in exprs), *(e.gradient() for e in exprs), *(p.grad_as_array() for p in parameters)]
+    return [
+        total,
+        *(e.npvalue() for e in exprs),
+        *(e.gradient() for e in exprs),
+        *(p.grad_as_array() for p in parameters),
+    ]
 
 
 def nodes_of(op):
@@ -51,29 +60,46 @@ def nodes_of(op):
     return sum(NAMES[lib.dn_node_op(graph.expression(i)._h)] == op for i in range(len(graph)))
 
 
-# ---- every row of the op table as a traced function ---------------------------------------------------------------------------------------------------
+# ---- every row of the op table as a traced function ------------------------------------
 
 COPIES = 3
 
 
 def three_of_a_case(row, case, arrays, weights, make, autobatching):
-    """Values and gradients of three nodes in one graph; `make` makes of row.build what is called."""
+    """Values and gradients of three nodes in one graph; `make` makes of row.build what is
+    called."""
     dy.reset_random_seed(1)
     dy.renew_cg(autobatching=autobatching)
     run = Run.__new__(Run)
     run.row, run.case, run.collection = row, case, dy.ParameterCollection()
-    fixed = {j: run._input(spec, arrays[0][j], False) for j, spec in enumerate(case.inputs) if spec.kind != "tensor"}
+    fixed = {
+        j: run._input(spec, arrays[0][j], False)
+        for j, spec in enumerate(case.inputs)
+        if spec.kind != "tensor"
+    }
 
     def function(*tensors):
         rest = iter(tensors)
-        return row.build(*(fixed[j] if j in fixed else next(rest) for j in range(len(case.inputs))), **case.attributes)
+        return row.build(
+            *(fixed[j] if j in fixed else next(rest) for j in range(len(case.inputs))),
+            **case.attributes,
+        )
 
     call = make(function)
-    inputs = [[run._input(spec, a, False) for spec, a in zip(case.inputs, copy, strict=True) if spec.kind == "tensor"] for copy in arrays]
+    inputs = [
+        [
+            run._input(spec, a, False)
+            for spec, a in zip(case.inputs, copy, strict=True)
+            if spec.kind == "tensor"
+        ]
+        for copy in arrays
+    ]
     exprs = [call(*xs) for xs in inputs]
     dy.esum([run.loss(w, e) for w, e in zip(weights, exprs, strict=True)]).backward(full=True)
     parameters = [p for p in fixed.values() if isinstance(p, dy.Parameters | dy.LookupParameters)]
-    gradients = [x.gradient() for xs in inputs for x in xs] + [p.grad_as_array() for p in parameters]
+    gradients = [x.gradient() for xs in inputs for x in xs] + [
+        p.grad_as_array() for p in parameters
+    ]
     return [array_of(e) for e in exprs] + gradients
 
 
@@ -85,7 +111,10 @@ CASES = [
     for family in FAMILIES.values()
     for row in family.ROWS
     for case in row.cases
-    if row.has_gradient and row.op not in ("function", "traced") and row.name not in READ_INSIDE and any(i.kind == "tensor" for i in case.inputs)
+    if row.has_gradient
+    and row.op not in ("function", "traced")
+    and row.name not in READ_INSIDE
+    and any(i.kind == "tensor" for i in case.inputs)
 ]
 
 
@@ -97,24 +126,43 @@ def test_cell_of_an_operation_equals_it(row, case):
     shape = Run(row, case, arrays[0]).value().shape
     weights = [rng.uniform(0.5, 1.5, shape) for _ in range(COPIES)]
     cells = [three_of_a_case(row, case, arrays, weights, dy.traced, a) for a in (OFF, BY_AGENDA)]
-    plain = cells[0] if row.reference is None else three_of_a_case(row, case, arrays, weights, lambda f: f, OFF)  # other draws
+    # other draws
+    plain = (
+        cells[0]
+        if row.reference is None
+        else three_of_a_case(row, case, arrays, weights, lambda f: f, OFF)
+    )
     for got in cells:
         close(got, plain)
 
 
-# ---- random functions --------------------------------------------------------------------------------------------------------------------
+# ---- random functions ------------------------------------------------------------------
 
 
 def line(op, x, y, c, A, table, i):
     """The value of one line of a random function of vectors of 4."""
     return [
-        lambda: x + y, lambda: x - y, lambda: dy.cmult(x, y), lambda: dy.tanh(x), lambda: dy.logistic(x) * 2 - 1, lambda: A * x,
-        lambda: dy.affine_transform([c, A, x, A, y]), lambda: dy.softmax(x), lambda: dy.transpose(A) * y,
-        lambda: dy.concatenate([dy.pick_range(x, 0, 2), dy.pick_range(y, 2, 4)]), lambda: dy.esum([x, y, x]),
-        lambda: table[i % 6], lambda: dy.rectify(x) + dy.pick(y, i % 4), lambda: dy.inputVector([0.5, -0.2, 1, i % 3]) + x,
-        lambda: dy.reshape(dy.reshape(x, (2, 2)) * dy.reshape(y, (2, 2)), (4,)), lambda: dy.scale_gradient(x, 0.5), lambda: c,
-        lambda: (A + dy.transpose(A)) * x, lambda: dy.nobackprop(x) + y, lambda: dy.cmult(c, c),
-    ][op]()  # fmt: skip
+        lambda: x + y,
+        lambda: x - y,
+        lambda: dy.cmult(x, y),
+        lambda: dy.tanh(x),
+        lambda: dy.logistic(x) * 2 - 1,
+        lambda: A * x,
+        lambda: dy.affine_transform([c, A, x, A, y]),
+        lambda: dy.softmax(x),
+        lambda: dy.transpose(A) * y,
+        lambda: dy.concatenate([dy.pick_range(x, 0, 2), dy.pick_range(y, 2, 4)]),
+        lambda: dy.esum([x, y, x]),
+        lambda: table[i % 6],
+        lambda: dy.rectify(x) + dy.pick(y, i % 4),
+        lambda: dy.inputVector([0.5, -0.2, 1, i % 3]) + x,
+        lambda: dy.reshape(dy.reshape(x, (2, 2)) * dy.reshape(y, (2, 2)), (4,)),
+        lambda: dy.scale_gradient(x, 0.5),
+        lambda: c,
+        lambda: (A + dy.transpose(A)) * x,
+        lambda: dy.nobackprop(x) + y,
+        lambda: dy.cmult(c, c),
+    ][op]()
 
 
 LINES = 20
@@ -126,7 +174,9 @@ def test_cell_of_a_random_function_equals_it(data):
     draw, numbers = data.draw, st.integers(0, 99)
     m = dy.ParameterCollection()
     A, c, table = m.add_parameters((4, 4)), m.add_parameters(4), m.add_lookup_parameters((6, 4))
-    program = draw(st.lists(st.tuples(st.integers(0, LINES - 1), numbers, numbers), min_size=1, max_size=12))
+    program = draw(
+        st.lists(st.tuples(st.integers(0, LINES - 1), numbers, numbers), min_size=1, max_size=12)
+    )
     outputs = draw(st.lists(numbers, min_size=1, max_size=3))
     calls = draw(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=12))
     batch = draw(st.sampled_from([1, 1, 3]))
@@ -134,12 +184,17 @@ def test_cell_of_a_random_function_equals_it(data):
     def function(x, y):
         vectors = [x, y]
         for op, i, j in program:
-            vectors.append(line(op, vectors[i % len(vectors)], vectors[j % len(vectors)], c, A, table, i))
+            vectors.append(
+                line(op, vectors[i % len(vectors)], vectors[j % len(vectors)], c, A, table, i)
+            )
         made = [vectors[-1 - o % len(vectors)] for o in outputs]
         return made[0] if len(made) == 1 else made
 
     def build(f):
-        rows = [dy.lookup_batch(table, [k, *range(1, batch)]) if batch > 1 else table[k] for k in range(3)]
+        rows = [
+            dy.lookup_batch(table, [k, *range(1, batch)]) if batch > 1 else table[k]
+            for k in range(3)
+        ]
         vectors = [*rows, dy.inputVector([0.5, -1, 2, 0.1])]
         for i, j in calls:
             made = f(vectors[i % len(vectors)], vectors[j % len(vectors)])
@@ -154,7 +209,7 @@ def test_cell_of_a_random_function_equals_it(data):
     close(results(lambda: build(made), parameters, immediate=True), plain)
 
 
-# ---- draws ---------------------------------------------------------------------------------------------------------------------------------
+# ---- draws -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -167,7 +222,9 @@ def test_cell_draws_for_each_call_the_same_however_batched(model, shared):
 
     def build():
         x = dy.ones(50)
-        pairs = [noisy(x if shared else dy.ones(50), dy.inputVector([k + 1.0] * 50)) for k in range(4)]
+        pairs = [
+            noisy(x if shared else dy.ones(50), dy.inputVector([k + 1.0] * 50)) for k in range(4)
+        ]
         exprs = [e for pair in pairs for e in pair]
         return dy.esum([dy.squared_norm(e) for e in exprs]), [*exprs, x]
 
@@ -184,11 +241,14 @@ def test_draws_inside_and_outside_differ():
     drop = dy.traced(lambda x: dy.dropout(x, 0.5))
     dy.renew_cg()
     x = dy.ones(64)
-    masks = [tuple(e.npvalue()) for e in (drop(x), drop(x), dy.dropout(x, 0.5), drop(x), dy.dropout(x, 0.5))]
+    masks = [
+        tuple(e.npvalue())
+        for e in (drop(x), drop(x), dy.dropout(x, 0.5), drop(x), dy.dropout(x, 0.5))
+    ]
     assert len(set(masks)) == 5
 
 
-# ---- signatures ------------------------------------------------------------------------------------------------------------------------------
+# ---- signatures ------------------------------------------------------------------------
 
 
 def test_function_runs_once_for_each_signature(model):
@@ -200,7 +260,11 @@ def test_function_runs_once_for_each_signature(model):
         return scale * dy.esum([x, *rest])
 
     dy.renew_cg()
-    x, longer, batch = dy.inputVector([1, 2]), dy.inputVector([1, 2, 3]), dy.inputTensor(np.ones((2, 3)), batched=True)
+    x, longer, batch = (
+        dy.inputVector([1, 2]),
+        dy.inputVector([1, 2, 3]),
+        dy.inputTensor(np.ones((2, 3)), batched=True),
+    )
     for _ in range(3):
         assert f(x).value() == [1, 2]
         assert f(x, 3).value() == f(x, scale=3).value() == [3, 6]
@@ -231,14 +295,21 @@ def test_parameters_may_be_arguments(model):
     loss = dy.sum_elems(f(W, E, x) + f(V, E, x) + f(W, E, x))
     assert loss.value() == 2 * (3 + 6 + 3 + 3)
     loss.backward()
-    assert W.grad_as_array().tolist() == [[2, 4], [2, 4]] and V.grad_as_array().tolist() == [[1, 2], [1, 2]]
+    assert W.grad_as_array().tolist() == [[2, 4], [2, 4]] and V.grad_as_array().tolist() == [
+        [1, 2],
+        [1, 2],
+    ]
     assert E.grad_as_array().tolist() == [[0, 0], [0, 0], [3, 3]]
 
 
 def test_result_has_the_form_that_the_function_returns():
     dy.renew_cg()
     x = dy.inputVector([1, 2])
-    one, pair, several = dy.traced(lambda x: x + 1)(x), dy.traced(lambda x: (x, x))(x), dy.traced(lambda x: [x, x + 1, dy.pick(x, 1), x])(x)
+    one, pair, several = (
+        dy.traced(lambda x: x + 1)(x),
+        dy.traced(lambda x: (x, x))(x),
+        dy.traced(lambda x: [x, x + 1, dy.pick(x, 1), x])(x),
+    )
     assert isinstance(one, dy.Expression) and isinstance(pair, tuple) and isinstance(several, list)
     assert [e.value() for e in several] == [[1, 2], [2, 3], 2, [1, 2]]
     with pytest.raises(TypeError, match="must return an expression"):
@@ -279,7 +350,7 @@ def test_other_threads_may_draw_while_a_function_is_traced():
         lives_on.join()
 
 
-# ---- what cannot be traced -----------------------------------------------------------------------------------------------------------------
+# ---- what cannot be traced -------------------------------------------------------------
 
 
 def errors():
@@ -287,7 +358,11 @@ def errors():
     return {
         "value": (lambda x: x * x.value(), RuntimeError, "no value is known"),
         "npvalue": (lambda x: x + dy.inputVector(x.npvalue()), RuntimeError, "no value is known"),
-        "scalar_value": (lambda x: x * dy.sum_elems(x).scalar_value(), RuntimeError, "no value is known"),
+        "scalar_value": (
+            lambda x: x * dy.sum_elems(x).scalar_value(),
+            RuntimeError,
+            "no value is known",
+        ),
         "backward": (lambda x: dy.sum_elems(x).backward(), RuntimeError, "no value is known"),
         "renew_cg": (lambda x: dy.renew_cg() and x, RuntimeError, "no graph begun"),
         "outside": (lambda x: x + outside, RuntimeError, "not among its arguments"),
@@ -295,7 +370,11 @@ def errors():
         "outside alone": (lambda x: dy.tanh(outside), RuntimeError, "not among its arguments"),
         "outside returned": (lambda x: outside, RuntimeError, "not among its arguments"),
         "random": (lambda x: x * random.random(), RuntimeError, "draws random numbers in Python"),
-        "numpy": (lambda x: x * float(np.random.rand()), RuntimeError, "draws random numbers in Python"),
+        "numpy": (
+            lambda x: x * float(np.random.rand()),
+            RuntimeError,
+            "draws random numbers in Python",
+        ),
         "function": (dy.function(lambda x: x, None, 2), ValueError, "written in Python"),
         "own error": (lambda x: x.nothing, AttributeError, "nothing"),
     }
@@ -334,7 +413,7 @@ def test_stale_arguments_are_refused():
             g(x)
 
 
-# ---- graphs ----------------------------------------------------------------------------------------------------------------------------------
+# ---- graphs ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -363,7 +442,11 @@ def test_cell_with_checkpoints_set_and_later_nodes_equals_plain(model, step, aut
                 xs[repeat].set([0.5, repeat, 1.0])
             dy.cg_revert()
         last = [f(a, b)[1] for a, b in firsts]
-        return dy.esum([dy.squared_norm(e) for e in last]), [*(e for pair in firsts for e in pair), *last], seen
+        return (
+            dy.esum([dy.squared_norm(e) for e in last]),
+            [*(e for pair in firsts for e in pair), *last],
+            seen,
+        )
 
     seen = []
 
@@ -397,7 +480,10 @@ def test_calls_whose_arguments_are_known_are_joined(model, step):
         exprs += [f(e, h)[1] for e in exprs]
         return dy.esum([dy.squared_norm(e) for e in exprs]), exprs
 
-    close(results(lambda: build(f), model.parameters_list()), results(lambda: build(step), model.parameters_list()))
+    close(
+        results(lambda: build(f), model.parameters_list()),
+        results(lambda: build(step), model.parameters_list()),
+    )
 
 
 def test_parameters_changed_between_forward_and_backward_are_an_error(model, step):
@@ -439,7 +525,7 @@ def test_graph_outlives_the_cell_and_its_parameters():
     assert e.value() == [3, 3]
 
 
-# ---- methods, copies, threads --------------------------------------------------------------------------------------------------------------
+# ---- methods, copies, threads ----------------------------------------------------------
 
 
 class Network:
@@ -553,7 +639,9 @@ def test_double_build_passes():
 @pytest.mark.float32
 def test_the_example_learns():
     script = Path(__file__).parents[1] / "examples" / "treelstm.py"
-    result = run_python(str(script), "--epochs", "2", "--size", "32", "--limit", "1500", timeout=120)
+    result = run_python(
+        str(script), "--epochs", "2", "--size", "32", "--limit", "1500", timeout=120
+    )
     assert result.returncode == 0, result.stderr
     accuracy = [float(x) for x in re.findall(r"accuracy (\S+)", result.stdout)]
     assert len(accuracy) == 3 and accuracy[0] < accuracy[1] and accuracy[2] > 0.3, result.stdout

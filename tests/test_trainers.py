@@ -1,6 +1,8 @@
-"""Trainers against their formulas in NumPy, in double: dense and sparse, clipping, rates, selection, what is refused.
+"""Trainers against their formulas in NumPy, in double: dense and sparse, clipping, rates,
+selection, what is refused.
 
-Losses are linear in the parameters (a dot product with chosen numbers), so that gradients are those numbers. How long: about two seconds.
+Losses are linear in the parameters (a dot product with chosen numbers), so that gradients are those
+numbers. How long: about two seconds.
 """
 
 import gc
@@ -12,11 +14,13 @@ from test_graph import close
 import dist_dynet as dy
 
 NAMES = ["W", "b", "U", "T"]
-SHAPES = {"W": (3, 4), "b": (5,), "U": (2, 2), "T": (6, 3)}  # T: a table; U: gets a gradient in every fourth step only
+# T: a table; U: gets a gradient in every fourth step only
+SHAPES = {"W": (3, 4), "b": (5,), "U": (2, 2), "T": (6, 3)}
 
 
 class Reference:
-    """The formulas, on a dict of arrays. step(gradients): rows of a table without a gradient are None."""
+    """The formulas, on a dict of arrays. step(gradients): rows of a table without a gradient are
+    None."""
 
     def __init__(self, rule, values, rate, clip=5.0, sparse=True):
         self.rule, self.rate, self.clip, self.sparse, self.t = rule, rate, clip, sparse, 0
@@ -49,11 +53,15 @@ class Reference:
 
 def make_model():
     m = dy.ParameterCollection()
-    return m, {k: m.add_lookup_parameters(s) if k == "T" else m.add_parameters(s) for k, s in SHAPES.items()}
+    return m, {
+        k: m.add_lookup_parameters(s) if k == "T" else m.add_parameters(s)
+        for k, s in SHAPES.items()
+    }
 
 
 def backward(parameters, g, rows):
-    """Gives the parameters these gradients. Rows of the table: one lookup each, repeated ones share."""
+    """Gives the parameters these gradients. Rows of the table: one lookup each, repeated ones
+    share."""
     dy.renew_cg()
     parts = [dy.dot_product(parameters[k], dy.inputTensor(x)) for k, x in g.items() if k != "T"]
     for i in sorted(set(rows)):
@@ -64,7 +72,9 @@ def backward(parameters, g, rows):
 
 def draw(rng, step, size=1.0):
     rows = [] if step % 5 == 4 else rng.integers(0, 6, size=rng.integers(1, 4)).tolist()
-    g = {k: size * rng.normal(size=SHAPES[k]) for k in ("W", "b") + (("U",) if step % 4 == 0 else ())}
+    g = {
+        k: size * rng.normal(size=SHAPES[k]) for k in ("W", "b") + (("U",) if step % 4 == 0 else ())
+    }
     g["T"] = np.zeros(SHAPES["T"])
     for i in rows:
         g["T"][i] = size * rng.normal(size=3)
@@ -78,7 +88,13 @@ def compare(rule, rng, steps=60, size=1.0, sparse=True, clip=None, change=None, 
     m, parameters = make_model()
     make, rate = RULES[rule]
     trainer = make(m, rate)
-    reference = Reference(rule, {k: p.as_array() for k, p in parameters.items()}, rate, 5.0 if clip is None else clip, sparse)
+    reference = Reference(
+        rule,
+        {k: p.as_array() for k, p in parameters.items()},
+        rate,
+        5.0 if clip is None else clip,
+        sparse,
+    )
     trainer.set_sparse_updates(sparse)
     if clip is not None:
         trainer.set_clip_threshold(clip)
@@ -94,7 +110,9 @@ def compare(rule, rng, steps=60, size=1.0, sparse=True, clip=None, change=None, 
         close(trainer.gradient_norm(), norm)
         trainer.update()
         reference.step(g, rows, frozen)
-        assert trainer.gradient_norm() == 0 and not any(p.has_gradient() for p in parameters.values())
+        assert trainer.gradient_norm() == 0 and not any(
+            p.has_gradient() for p in parameters.values()
+        )
     for k, p in parameters.items():
         close(p.as_array(), reference.p[k], 3e-5)
         assert k in frozen or np.abs(p.as_array() - before[k]).max() > 1e-3
@@ -112,9 +130,13 @@ def test_clipping_that_hits_and_that_is_off(rule, clip, rng):
     compare(rule, rng, size=5, clip=max(0, clip) if clip is not None else None)
 
 
-@pytest.mark.parametrize("trainer", [dy.AdamTrainer, dy.AmsgradTrainer, lambda m, rate: dy.AdamWTrainer(m, rate, weight_decay=0)])
+@pytest.mark.parametrize(
+    "trainer",
+    [dy.AdamTrainer, dy.AmsgradTrainer, lambda m, rate: dy.AdamWTrainer(m, rate, weight_decay=0)],
+)
 def test_bias_correction_takes_out_what_the_moments_hold(trainer):
-    """Under a gradient that stays the same, m^ / sqrt(v^) is 1 in every update: the numbers 1 - b1 and 1 - b2 must be those of the moments."""
+    """Under a gradient that stays the same, m^ / sqrt(v^) is 1 in every update: the numbers 1 - b1
+    and 1 - b2 must be those of the moments."""
     m = dy.ParameterCollection()
     w = m.add_parameters(3, init=0)
     t = trainer(m, 0.25)
@@ -176,7 +198,11 @@ def test_frozen_between_its_neighbours_stays_bit_equal(rng):
 def test_unused_dense_parameter_moves_on_under_adam_and_not_under_sgd():
     for make, moves in ((dy.AdamTrainer, True), (dy.SimpleSGDTrainer, False)):
         m = dy.ParameterCollection()
-        w, v, t = m.add_parameters(2, init=1), m.add_parameters(2, init=1), m.add_lookup_parameters((2, 2), init=1)
+        w, v, t = (
+            m.add_parameters(2, init=1),
+            m.add_parameters(2, init=1),
+            m.add_lookup_parameters((2, 2), init=1),
+        )
         trainer = make(m)
         dy.esum([dy.sum_elems(w), dy.sum_elems(v), dy.sum_elems(t[0])]).backward()
         trainer.update()
@@ -221,7 +247,11 @@ def test_parameters_added_after_the_trainer_was_made(rule, inside):
     trainer = RULES[rule][0](part, 1.0)
     added = []
     for step in range(6):  # over several chunks
-        added.append(part.add_parameters((10**step // 2 + 1,), init=0) if step % 2 == 0 else part.add_lookup_parameters((3, 2), init=0))
+        added.append(
+            part.add_parameters((10**step // 2 + 1,), init=0)
+            if step % 2 == 0
+            else part.add_lookup_parameters((3, 2), init=0)
+        )
         m.add_parameters(2, init=0)
         dy.renew_cg()
         parts = [dy.sum_elems(p if isinstance(p, dy.Parameters) else p[1]) for p in (first, *added)]
@@ -231,7 +261,8 @@ def test_parameters_added_after_the_trainer_was_made(rule, inside):
     for i, p in enumerate(added):
         steps = 6 - i
         moved = p.as_array() if isinstance(p, dy.Parameters) else p.row_as_array(1)
-        # constant gradients of 1: SGD moves by 1 a step; Adam's count began with the trainer, so its first step is smaller
+        # constant gradients of 1: SGD moves by 1 a step; Adam's count began with the trainer, so
+        # its first step is smaller
         assert np.ptp(moved) == 0 and moved[0] < 0
         if rule == "sgd":
             close(moved, -steps)
@@ -276,7 +307,11 @@ def test_update_without_gradients_or_parameters():
 
 def test_settings_read_back(capfd):
     trainer = dy.AdamTrainer(dy.ParameterCollection())
-    assert (trainer.learning_rate, trainer.get_clip_threshold(), trainer.whoami()) == (0.001, 5, "AdamTrainer")
+    assert (trainer.learning_rate, trainer.get_clip_threshold(), trainer.whoami()) == (
+        0.001,
+        5,
+        "AdamTrainer",
+    )
     trainer.set_clip_threshold(-1)
     assert trainer.get_clip_threshold() == 0
     trainer.update()
@@ -300,7 +335,11 @@ def test_status_counts_updates_and_clips_since_the_last_one(capfd):
     update(trainer, 8)
     trainer.status()
     trainer.status()
-    shown = ["[lr=0.5 clips=2 updates=3]", "[lr=0.5 clips=1 updates=1]", "[lr=0.5 clips=0 updates=0]"]
+    shown = [
+        "[lr=0.5 clips=2 updates=3]",
+        "[lr=0.5 clips=1 updates=1]",
+        "[lr=0.5 clips=0 updates=0]",
+    ]
     assert capfd.readouterr().err.splitlines() == shown
     assert (trainer.clips, trainer.updates) == (3, 4)
 
@@ -361,7 +400,9 @@ def test_weight_decay_multiplies_values_after_each_update(rule, rng):
             dy.renew_cg()
             close(parameters["T"][2].value(), reference.p["T"][2], 5e-5)
             close(parameters["T"].expr().npvalue(), reference.p["T"].T, 5e-5)
-            close(dy.lookup_batch(parameters["T"], [5, 0]).npvalue(), reference.p["T"][[5, 0]].T, 5e-5)
+            close(
+                dy.lookup_batch(parameters["T"], [5, 0]).npvalue(), reference.p["T"][[5, 0]].T, 5e-5
+            )
         if step % 11 == 0:
             close(parameters["T"].row_as_array(1), reference.p["T"][1], 5e-5)
     for k, p in parameters.items():
@@ -369,7 +410,8 @@ def test_weight_decay_multiplies_values_after_each_update(rule, rng):
 
 
 def test_rows_that_were_looked_up_only_stay():
-    """The loss does not depend on row 1 in the second step: its moments stay, and do not move it."""
+    """The loss does not depend on row 1 in the second step: its moments stay, and do not move
+    it."""
     pc = dy.ParameterCollection()
     table = pc.add_lookup_parameters((3, 2))
     trainer = dy.AdamTrainer(pc)
@@ -402,7 +444,11 @@ def test_values_that_are_set_or_read_after_decay_stay(tmp_path):
     close([table[i].value() for i in range(3)], [[0.9**3] * 2, [7, 8], [0.9**3] * 2])
 
 
-@pytest.mark.parametrize("wrapped", [lambda trainer: trainer, dy.parallel.DistributedTrainer], ids=["trainer", "distributed"])
+@pytest.mark.parametrize(
+    "wrapped",
+    [lambda trainer: trainer, dy.parallel.DistributedTrainer],
+    ids=["trainer", "distributed"],
+)
 def test_update_epoch_does_nothing_but_warn(wrapped):
     pc = dy.ParameterCollection()
     w = pc.add_parameters(1, init=1)
@@ -410,6 +456,14 @@ def test_update_epoch_does_nothing_but_warn(wrapped):
     dy.renew_cg()
     w.backward()
     for arguments in (), (0.5,):
-        with pytest.warns(DeprecationWarning, match=r"^update_epoch: does nothing, as in DyNet\. Set trainer\.learning_rate\.$"):
+        with pytest.warns(
+            DeprecationWarning,
+            match=r"^update_epoch: does nothing, as in DyNet\. Set trainer\.learning_rate\.$",
+        ):
             trainer.update_epoch(*arguments)
-    assert (w.as_array()[0], w.grad_as_array()[0], trainer.learning_rate, trainer.updates) == (1, 1, 0.5, 0)
+    assert (w.as_array()[0], w.grad_as_array()[0], trainer.learning_rate, trainer.updates) == (
+        1,
+        1,
+        0.5,
+        0,
+    )

@@ -1,4 +1,5 @@
-"""Every trainer of table_trainers.py against its formula in float64, 100 steps each; clipping, accumulation, subsets; state; averages."""
+"""Every trainer of table_trainers.py against its formula in float64, 100 steps each; clipping,
+accumulation, subsets; state; averages."""
 
 import copy
 import json
@@ -10,7 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import table_trainers
-from table_trainers import STEPS, TRAINERS, backward, close, collection_of, gradients_of_step, reference_step, start
+from table_trainers import (
+    STEPS,
+    TRAINERS,
+    backward,
+    close,
+    collection_of,
+    gradients_of_step,
+    reference_step,
+    start,
+)
 from tables import differing, known_classes
 
 import dist_dynet as dy
@@ -21,7 +31,11 @@ sys.path.insert(0, str(Path(__file__).parent / "oracle"))
 import replay
 
 DATA = Path(__file__).parent / "data" / "oracle"
-CASES = [case for name in ("trainers", "trainers_other") for case in json.loads((DATA / f"{name}.json").read_text())]
+CASES = [
+    case
+    for name in ("trainers", "trainers_other")
+    for case in json.loads((DATA / f"{name}.json").read_text())
+]
 
 MODES = {
     "plain": {"clip": 0, "decay": 0, "sparse": True},
@@ -33,36 +47,54 @@ MODES = {
 }
 
 
-# ---- the table is whole ----------------------------------------------------------------------------------------------------------------
+# ---- the table is whole ----------------------------------------------------------------
 
 
 def trainer_gaps(classes):
     rows = {type(row.make(dy.ParameterCollection())) for row in TRAINERS.values()}
-    return differing(classes, rows, table_trainers.NOT_IN_THE_TABLE, "tests/table_trainers.py", "dist_dynet/trainers/__init__.py")
+    return differing(
+        classes,
+        rows,
+        table_trainers.NOT_IN_THE_TABLE,
+        "tests/table_trainers.py",
+        "dist_dynet/trainers/__init__.py",
+    )
 
 
 def test_table_has_every_trainer():
     assert not (gaps := trainer_gaps(known_classes(trainers, dy.Trainer))), gaps
-    assert all(type(row.make(dy.ParameterCollection())).__name__ == name for name, row in TRAINERS.items())
+    assert all(
+        type(row.make(dy.ParameterCollection())).__name__ == name for name, row in TRAINERS.items()
+    )
 
 
 def test_a_trainer_without_a_row_is_reported():
     class Unlisted(dy.AdamTrainer):
         pass
 
-    assert "Unlisted: no row in tests/table_trainers.py" in trainer_gaps({**known_classes(trainers, dy.Trainer), "Unlisted": Unlisted})
+    assert "Unlisted: no row in tests/table_trainers.py" in trainer_gaps(
+        {**known_classes(trainers, dy.Trainer), "Unlisted": Unlisted}
+    )
 
 
 @pytest.mark.parametrize("moments", [("m", "v"), ("m", "v", "v"), ("m", "v", "top", "more"), ()])
 def test_a_trainer_names_the_moments_that_its_rule_keeps(moments):
-    with pytest.raises(TypeError, match=r"Wrong: _moments must name each of the 3 moments .*RULES in csrc/params/trainers.c.*Mend the class"):
+    with pytest.raises(
+        TypeError,
+        match=(
+            r"Wrong: _moments must name each of the 3 moments .*RULES in"
+            r" csrc/params/trainers.c.*Mend the class"
+        ),
+    ):
         type("Wrong", (dy.AmsgradTrainer,), {"_moments": moments})
 
 
 def test_every_rule_of_c_has_a_trainer():
     rules = {getattr(lib, name) for name in dir(lib) if name.startswith("DN_RULE_")}
     have = {type(row.make(dy.ParameterCollection()))._rule for row in TRAINERS.values()}
-    assert rules == have, f"no row in tests/table_trainers.py for the rules {rules - have} of csrc/params/trainers.c"
+    assert rules == have, (
+        f"no row in tests/table_trainers.py for the rules {rules - have} of csrc/params/trainers.c"
+    )
     assert lib.dn_rule_moments(max(rules) + 1) == lib.dn_rule_moments(-1) == -1
 
 
@@ -94,7 +126,9 @@ def test_trainer_is_its_formula_for_100_steps(name, mode, rng):
     for key, kept in moments.items():  # of a dense parameter, or of a row of the table
         for moment, expected in kept.items():
             got = state[f"{moment}:/E"][key] if isinstance(key, int) else state[f"{moment}:/{key}"]
-            assert close(got, expected), f"{moment} of {key} in state(): see _moments of {name} in {type(trainer).__module__}"
+            assert close(got, expected), (
+                f"{moment} of {key} in state(): see _moments of {name} in {type(trainer).__module__}"  # noqa: E501
+            )
     assert {key.partition(":")[0] for key in state if ":" in key} == {*moments["W"]}
 
 
@@ -104,7 +138,7 @@ def test_trainer_has_the_numbers_of_dynet(case):
     assert not replay.differences(case["result"], replay.trainer(dy, case), 1e-5)
 
 
-# ---- AdamW, EG, Cyclical -------------------------------------------------------------------------------------------------------------
+# ---- AdamW, EG, Cyclical ---------------------------------------------------------------
 
 
 def test_adamw_excluded_parameters_do_not_shrink(rng):
@@ -114,7 +148,9 @@ def test_adamw_excluded_parameters_do_not_shrink(rng):
     trainer.exclude_from_decay([lookup])
     trainer.set_sparse_updates(False)
     trainer.update()  # all gradients are zero
-    assert close(parameters["W"].as_array(), 0.95 * values["W"]) and close(parameters["F"].as_array(), 0.95 * values["F"])
+    assert close(parameters["W"].as_array(), 0.95 * values["W"]) and close(
+        parameters["F"].as_array(), 0.95 * values["F"]
+    )
     assert close(parameters["b"].as_array(), values["b"]) and close(lookup.as_array(), table)
     later = m.add_parameters(2, init=1)
     trainer.update()
@@ -172,7 +208,7 @@ def test_restart_zeroes_the_moments_and_keeps_the_count():
     assert (w.as_array() == before).all() and trainer.updates == 3 and trainer.learning_rate == 0.5
 
 
-# ---- subsets, accumulation, what is not finite ------------------------------------------------------------------------------------------
+# ---- subsets, accumulation, what is not finite -----------------------------------------
 
 
 @pytest.mark.parametrize("name", TRAINERS)
@@ -187,19 +223,32 @@ def test_update_subset_changes_these_alone(name, rng):
     trainer.set_clip_threshold(0)
     trainer.update_subset([2, 0, 0], [])
     for key in ("W", "F"):
-        assert close(parameters[key].as_array(), rule.step(values[key], dense[key], {}, 1)) and not parameters[key].has_gradient()
+        assert (
+            close(parameters[key].as_array(), rule.step(values[key], dense[key], {}, 1))
+            and not parameters[key].has_gradient()
+        )
     assert (parameters["b"].as_array() == values["b"]).all() and (lookup.as_array() == table).all()
-    assert (parameters["b"].grad_as_array() == pending[0]).all() and (lookup.grad_as_array() == pending[1]).all()
+    assert (parameters["b"].grad_as_array() == pending[0]).all() and (
+        lookup.grad_as_array() == pending[1]
+    ).all()
     trainer.update_subset([parameters["b"]], [lookup])
     assert not parameters["b"].has_gradient() and not lookup.has_gradient() and trainer.updates == 2
-    assert not (parameters["b"].as_array() == values["b"]).all() and not (lookup.as_array() == table).all()
+    assert (
+        not (parameters["b"].as_array() == values["b"]).all()
+        and not (lookup.as_array() == table).all()
+    )
 
 
 def test_update_subset_refuses_strangers():
     m = dy.ParameterCollection()
     m.add_parameters(1)
     trainer = dy.SimpleSGDTrainer(m)
-    for params, lookups in (([1], []), ([-1], []), ([], [0]), ([dy.ParameterCollection().add_parameters(1)], [])):
+    for params, lookups in (
+        ([1], []),
+        ([-1], []),
+        ([], [0]),
+        ([dy.ParameterCollection().add_parameters(1)], []),
+    ):
         with pytest.raises(ValueError, match="update_subset"):
             trainer.update_subset(params, lookups)
     with pytest.raises(TypeError):
@@ -220,12 +269,17 @@ def test_update_subset_of_a_subcollection_counts_within_it():
     dy.renew_cg()
     (first + second).backward()
     trainer.update_subset([0], [])
-    assert second.as_array().tolist() == [-1] and first.as_array().tolist() == [0] and first.has_gradient()
+    assert (
+        second.as_array().tolist() == [-1]
+        and first.as_array().tolist() == [0]
+        and first.has_gradient()
+    )
 
 
 @pytest.mark.parametrize("name", TRAINERS)
 def test_accumulation_is_one_update_by_the_mean(name, rng):
-    """4 passes with set_accumulation(4) = one pass with a quarter of all gradients, clipping included."""
+    """4 passes with set_accumulation(4) = one pass with a quarter of all gradients, clipping
+    included."""
     make, _, distributions = TRAINERS[name]
     values, table = start(rng, distributions)
     results = []
@@ -255,17 +309,27 @@ def test_accumulation_is_one_update_by_the_mean(name, rng):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_steps_that_are_not_finite_can_be_left_out(clip, bad):
     m = dy.ParameterCollection()
-    w, v, table = m.add_parameters(3, init=1), m.add_parameters(2, init=1), m.add_lookup_parameters((4, 2), init=1)
+    w, v, table = (
+        m.add_parameters(3, init=1),
+        m.add_parameters(2, init=1),
+        m.add_lookup_parameters((4, 2), init=1),
+    )
     trainer = dy.MomentumSGDTrainer(m, 0.1)
     trainer.set_clip_threshold(clip)
     trainer.skip_nonfinite = True
     for number in (bad, 1.0, bad):
         dy.renew_cg()
-        (dy.dot_product(w, dy.inputVector([1, number, 1])) + dy.sum_elems(v) + dy.sum_elems(table[1])).backward()
+        (
+            dy.dot_product(w, dy.inputVector([1, number, 1]))
+            + dy.sum_elems(v)
+            + dy.sum_elems(table[1])
+        ).backward()
         trainer.update()
     assert (trainer.skipped, trainer.updates) == (2, 1)
-    assert close(w.as_array(), 0.9 * np.ones(3)) and close(v.as_array(), 0.9 * np.ones(2)) and not any(
-        p.has_gradient() for p in (w, v, table)
+    assert (
+        close(w.as_array(), 0.9 * np.ones(3))
+        and close(v.as_array(), 0.9 * np.ones(2))
+        and not any(p.has_gradient() for p in (w, v, table))
     )
     trainer.skip_nonfinite = False
     dy.renew_cg()
@@ -296,13 +360,18 @@ def test_clip_value_with_frozen_and_unused_parameters():
     dy.renew_cg()
     dy.dot_product(w + frozen, dy.inputVector([3, -4])).backward()
     trainer.update()
-    assert w.as_array().tolist() == [-0.5, 0.5] and not frozen.as_array().any() and not unused.as_array().any()
+    assert (
+        w.as_array().tolist() == [-0.5, 0.5]
+        and not frozen.as_array().any()
+        and not unused.as_array().any()
+    )
     assert trainer.get_clip_value() == 0.5
 
 
 @pytest.mark.parametrize("name", TRAINERS)
 def test_updates_of_tables_cost_what_the_touched_rows_cost(name):
-    """The norm, the update and clearing: a table of 400,000 rows of which 3 are touched beside one update of all rows."""
+    """The norm, the update and clearing: a table of 400,000 rows of which 3 are touched beside one
+    update of all rows."""
     m = dy.ParameterCollection()
     table = m.add_lookup_parameters((400_000, 16), init=1 / 16)
     trainer = TRAINERS[name].make(m)
@@ -319,13 +388,14 @@ def test_updates_of_tables_cost_what_the_touched_rows_cost(name):
     assert min(seconds(True) for _ in range(5)) < 0.05 * min(seconds(False) for _ in range(2))
 
 
-# ---- state -----------------------------------------------------------------------------------------------------------------------------
+# ---- state -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["state", "checkpoint"])
 @pytest.mark.parametrize("name", TRAINERS)
 def test_training_continues_bit_for_bit(name, how, rng, tmp_path):
-    """In a new model with a new trainer: from a pickled state(), or from what a Checkpointer has saved."""
+    """In a new model with a new trainer: from a pickled state(), or from what a Checkpointer has
+    saved."""
     make, _, distributions = TRAINERS[name]
     values, table = start(rng, distributions)
     steps = [gradients_of_step(rng, t) for t in range(12)]
@@ -345,7 +415,9 @@ def test_training_continues_bit_for_bit(name, how, rng, tmp_path):
     end, end_of_resumed = everything(model, trainer), everything(resumed_model, resumed)
     assert end.keys() == end_of_resumed.keys()
     wrong = [key for key in end if not np.array_equal(end[key], end_of_resumed[key])]
-    assert not wrong, f"{name}: a resumed run is another run: {wrong}. See state() of {type(trainer).__module__}"
+    assert not wrong, (
+        f"{name}: a resumed run is another run: {wrong}. See state() of {type(trainer).__module__}"
+    )
 
 
 def new_run(make, values, table):
@@ -363,7 +435,11 @@ def new_run(make, values, table):
 
 def everything(model, trainer):
     """All that training has come to, by name."""
-    return {**{name: p.as_array() for name, p in model.named_parameters().items()}, **trainer.state(), "rate": trainer.learning_rate}
+    return {
+        **{name: p.as_array() for name, p in model.named_parameters().items()},
+        **trainer.state(),
+        "rate": trainer.learning_rate,
+    }
 
 
 def test_state_is_a_copy_and_is_checked_before_anything_changes():
@@ -400,7 +476,7 @@ def test_trainers_are_not_copied(copying):
         copying(dy.AdamTrainer(dy.ParameterCollection()))
 
 
-# ---- moving averages ---------------------------------------------------------------------------------------------------------------------
+# ---- moving averages -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("every", [1, 3])
@@ -417,7 +493,11 @@ def test_moving_average_is_its_formula(decay, every, rng):
         if t % every == 0:
             seen.append([p.as_array() for p in (*parameters.values(), lookup)])
     n = len(seen)
-    weights = [1 / n] * n if decay is None else [(1 - decay) * decay ** (n - 1 - i) / (1 - decay**n) for i in range(n)]
+    weights = (
+        [1 / n] * n
+        if decay is None
+        else [(1 - decay) * decay ** (n - 1 - i) / (1 - decay**n) for i in range(n)]
+    )
     trained = [p.as_array() for p in (*parameters.values(), lookup)]
     with average.applied():
         for i, p in enumerate((*parameters.values(), lookup)):
@@ -425,7 +505,10 @@ def test_moving_average_is_its_formula(decay, every, rng):
         assert average.is_in
         with pytest.raises(RuntimeError, match="swap_out"):
             trainer.update()
-    assert all((p.as_array() == t).all() for p, t in zip((*parameters.values(), lookup), trained, strict=True))
+    assert all(
+        (p.as_array() == t).all()
+        for p, t in zip((*parameters.values(), lookup), trained, strict=True)
+    )
     with pytest.raises(RuntimeError, match="swap_out"):
         average.swap_out()
 

@@ -1,4 +1,5 @@
-"""What tests of model files share: collections made for them, and comparisons of all that they hold."""
+"""What tests of model files share: collections made for them, and comparisons of all that they
+hold."""
 
 from __future__ import annotations
 
@@ -39,7 +40,10 @@ def exact(*things):
 
 
 def state(m):
-    return [(p.name(), p.shape(), p.has_gradient(), p.storage().tobytes(), p._flat_gradient().tobytes()) for p in members(m)]
+    return [
+        (p.name(), p.shape(), p.has_gradient(), p.storage().tobytes(), p._flat_gradient().tobytes())
+        for p in members(m)
+    ]
 
 
 def small():

@@ -1,4 +1,5 @@
-"""The encoder-decoder of batch_attention, --batch pairs made one batch by hand: sources of one length, targets padded. Unit: target words."""
+"""The encoder-decoder of batch_attention, --batch pairs made one batch by hand: sources of one
+length, targets padded. Unit: target words."""
 
 import itertools
 import random
@@ -19,7 +20,7 @@ def batch_data(size):
     batches = []
     for pairs in by_length.values():
         in_order = sorted(pairs, key=lambda pair: len(pair[1]))
-        batches += [in_order[i:i + size] for i in range(0, len(in_order) - size + 1, size)]
+        batches += [in_order[i : i + size] for i in range(0, len(in_order) - size + 1, size)]
     random.Random(14).shuffle(batches)
     return itertools.cycle(batches)
 
@@ -31,21 +32,37 @@ def dynet_task(dy, args):
 
     def loss_of(pairs):
         sources, targets = zip(*pairs, strict=True)
-        H = dy.concatenate_cols(model.encoder.transduce([dy.lookup_batch(model.source, column) for column in zip(*sources, strict=True)]))
+        H = dy.concatenate_cols(
+            model.encoder.transduce(
+                [dy.lookup_batch(model.source, column) for column in zip(*sources, strict=True)]
+            )
+        )
         keys = model.K * H
         state, context, outs = model.decoder.initial_state(), dy.zeros(HIDDEN, len(pairs)), []
         for before in common.padded([(START, *words[:-1]) for words in targets])[0]:
-            state = state.add_input(dy.concatenate([dy.lookup_batch(model.target, before), context]))
+            state = state.add_input(
+                dy.concatenate([dy.lookup_batch(model.target, before), context])
+            )
             h = state.output()
             scores = dy.transpose(model.v * dy.tanh(dy.colwise_add(keys, model.Q * h)))
             context = H * dy.softmax(scores)
             outs.append(dy.concatenate([h, context]))
         real = [t * len(pairs) + i for i, words in enumerate(targets) for t in range(len(words))]
         out = dy.tanh(model.C * dy.pick_batch_elems(dy.concatenate_to_batch(outs), real))
-        return dy.sum_batches(dy.pickneglogsoftmax_batch(dy.affine_transform([model.b, model.W, out]), twins.flat(targets)))
+        return dy.sum_batches(
+            dy.pickneglogsoftmax_batch(
+                dy.affine_transform([model.b, model.W, out]), twins.flat(targets)
+            )
+        )
 
-    return common.training_step(dy, collection, batch_data(args.batch), dy.AdamTrainer(collection), loss_of,
-                                lambda pairs: sum(map(model.units, pairs)))  # fmt: skip
+    return common.training_step(
+        dy,
+        collection,
+        batch_data(args.batch),
+        dy.AdamTrainer(collection),
+        loss_of,
+        lambda pairs: sum(map(model.units, pairs)),
+    )
 
 
 def torch_task(torch, args):
@@ -54,5 +71,11 @@ def torch_task(torch, args):
 
 
 if __name__ == "__main__":
-    common.main("attention", "words", dynet_task, torch_task, loss_steps=3,
-                options={"--batch": {"type": int, "default": 16, "help": "pairs in a step"}})
+    common.main(
+        "attention",
+        "words",
+        dynet_task,
+        torch_task,
+        loss_steps=3,
+        options={"--batch": {"type": int, "default": 16, "help": "pairs in a step"}},
+    )

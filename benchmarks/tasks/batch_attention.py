@@ -1,6 +1,8 @@
-"""An encoder-decoder with additive attention, written for one pair of sentences, the losses of 16 in one graph. Unit: target words.
+"""An encoder-decoder with additive attention, written for one pair of sentences, the losses of 16
+in one graph. Unit: target words.
 
-Vocabularies of 5,000, embeddings 128, BiLSTM encoder of 256, LSTM decoder of 256 fed with the last context, attention of 128.
+Vocabularies of 5,000, embeddings 128, BiLSTM encoder of 256, LSTM decoder of 256 fed with the last
+context, attention of 128.
 """
 
 import itertools
@@ -20,8 +22,18 @@ def initial_values():
     values = {name: common.glorot(rng, VOCABULARY, EMBEDDING) for name in ("source", "target")}
     values["encoder"] = [common.lstm_values(rng, EMBEDDING, HIDDEN // 2) for _ in range(2)]
     values["decoder"] = common.lstm_values(rng, EMBEDDING + HIDDEN, HIDDEN)
-    shapes = {"K": (ATTENTION, HIDDEN), "Q": (ATTENTION, HIDDEN), "v": (1, ATTENTION), "C": (HIDDEN, 2 * HIDDEN), "W": (VOCABULARY, HIDDEN)}
-    return {**values, **{name: common.glorot(rng, *shape) for name, shape in shapes.items()}, "b": np.zeros(VOCABULARY, np.float32)}
+    shapes = {
+        "K": (ATTENTION, HIDDEN),
+        "Q": (ATTENTION, HIDDEN),
+        "v": (1, ATTENTION),
+        "C": (HIDDEN, 2 * HIDDEN),
+        "W": (VOCABULARY, HIDDEN),
+    }
+    return {
+        **values,
+        **{name: common.glorot(rng, *shape) for name, shape in shapes.items()},
+        "b": np.zeros(VOCABULARY, np.float32),
+    }
 
 
 class Model:
@@ -30,12 +42,16 @@ class Model:
     def __init__(self, dy, m):
         values = initial_values()
         self.dy = dy
-        self.source, self.target = (batching.table(m, values[name]) for name in ("source", "target"))
+        self.source, self.target = (
+            batching.table(m, values[name]) for name in ("source", "target")
+        )
         self.encoder = dy.BiRNNBuilder(1, EMBEDDING, HIDDEN, m, dy.VanillaLSTMBuilder)
         common.set_dynet_lstm(self.encoder, *values["encoder"])
         self.decoder = dy.VanillaLSTMBuilder(1, EMBEDDING + HIDDEN, HIDDEN, m)
         common.set_dynet_lstm(self.decoder, values["decoder"])
-        self.K, self.Q, self.v, self.C, self.W, self.b = (batching.parameter(m, values[name]) for name in ("K", "Q", "v", "C", "W", "b"))
+        self.K, self.Q, self.v, self.C, self.W, self.b = (
+            batching.parameter(m, values[name]) for name in ("K", "Q", "v", "C", "W", "b")
+        )
 
     @staticmethod
     def data():
@@ -67,19 +83,30 @@ class Model:
 
 
 def torch_task(torch, args, batches=None):
-    """All pairs padded, a decoder's step for all at once; what the recurrence does not need, for all target words at once."""
+    """All pairs padded, a decoder's step for all at once; what the recurrence does not need, for
+    all target words at once."""
     values = initial_values()
     source, target = (twins.embedding(torch, values[name]) for name in ("source", "target"))
-    encoder, decoder = [twins.lstm(torch, v) for v in values["encoder"]], twins.Cell(torch, values["decoder"])
+    encoder, decoder = (
+        [twins.lstm(torch, v) for v in values["encoder"]],
+        twins.Cell(torch, values["decoder"]),
+    )
     K, Q, v, C = (twins.linear(torch, values[name]) for name in ("K", "Q", "v", "C"))
     linear = twins.linear(torch, values["W"], values["b"])
 
     def loss_of(examples):
         sources, targets = zip(*examples, strict=True)
         read, write = twins.Padded(torch, sources), twins.Padded(torch, targets)
-        H = read.padded(read.outputs(torch, encoder, source(torch.tensor(twins.flat(sources))))).transpose(0, 1).contiguous()
+        H = (
+            read.padded(read.outputs(torch, encoder, source(torch.tensor(twins.flat(sources)))))
+            .transpose(0, 1)
+            .contiguous()
+        )
         keys, nowhere = K(H), torch.zeros(read.real.shape).masked_fill(~read.real, -torch.inf).T
-        of_word, of_state = decoder.wx[:, :EMBEDDING], torch.cat([decoder.wx[:, EMBEDDING:], decoder.wh], 1).T
+        of_word, of_state = (
+            decoder.wx[:, :EMBEDDING],
+            torch.cat([decoder.wx[:, EMBEDDING:], decoder.wh], 1).T,
+        )
         before = target(torch.tensor(twins.flat([(START, *words[:-1]) for words in targets])))
         gates = write.padded(torch.nn.functional.linear(before, of_word, decoder.b))
         h = c = context = torch.zeros(len(examples), HIDDEN)
@@ -92,7 +119,15 @@ def torch_task(torch, args, batches=None):
         out = torch.tanh(C(torch.cat(outs).index_select(0, write.items[0])))
         return len(out), twins.cross_entropy(torch, linear(out), twins.flat(targets))
 
-    return twins.task(torch, args, Model, [source, target], twins.trained(*encoder, decoder, K, Q, v, C, linear), loss_of, batches)
+    return twins.task(
+        torch,
+        args,
+        Model,
+        [source, target],
+        twins.trained(*encoder, decoder, K, Q, v, C, linear),
+        loss_of,
+        batches,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""A language model written for one sentence, the losses of 16 in one graph: sizes as rnnlm.py. Unit: words."""
+"""A language model written for one sentence, the losses of 16 in one graph: sizes as rnnlm.py.
+Unit: words."""
 
 import batching
 import common
@@ -23,7 +24,10 @@ class Model:
         """One per word."""
         dy, b, W, E = self.dy, self.b, self.W, self.E
         hs = self.lstm.initial_state().transduce([E[i] for i in (rnnlm.START, *words[:-1])])
-        return [dy.pickneglogsoftmax(dy.affine_transform([b, W, h]), i) for h, i in zip(hs, words, strict=True)]
+        return [
+            dy.pickneglogsoftmax(dy.affine_transform([b, W, h]), i)
+            for h, i in zip(hs, words, strict=True)
+        ]
 
     def units(self, words):
         """Words."""
@@ -33,7 +37,11 @@ class Model:
 def torch_task(torch, args):
     """The sentences padded, one product for the scores of all words."""
     embedding, lstm_values, w, bias = rnnlm.initial_values()
-    E, lstm, linear = twins.embedding(torch, embedding), twins.lstm(torch, lstm_values), twins.linear(torch, w, bias)
+    E, lstm, linear = (
+        twins.embedding(torch, embedding),
+        twins.lstm(torch, lstm_values),
+        twins.linear(torch, w, bias),
+    )
 
     def loss_of(sentences):
         before = torch.tensor(twins.flat([(rnnlm.START, *words[:-1]) for words in sentences]))

@@ -1,4 +1,5 @@
-"""A BiLSTM tagger written for one sentence, the losses of 32 in one graph: sizes as tagger.py. Unit: words."""
+"""A BiLSTM tagger written for one sentence, the losses of 32 in one graph: sizes as tagger.py.
+Unit: words."""
 
 import batching
 import common
@@ -24,7 +25,10 @@ class Model:
         dy, b, W, E = self.dy, self.b, self.W, self.E
         words, tags = example
         hs = self.birnn.transduce([E[i] for i in words])
-        return [dy.pickneglogsoftmax(dy.affine_transform([b, W, h]), t) for h, t in zip(hs, tags, strict=True)]
+        return [
+            dy.pickneglogsoftmax(dy.affine_transform([b, W, h]), t)
+            for h, t in zip(hs, tags, strict=True)
+        ]
 
     def units(self, example):
         """Words."""

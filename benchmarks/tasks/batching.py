@@ -1,7 +1,9 @@
-"""What the tasks for on-the-fly batching share: the losses of some examples summed in one graph, by a program that knows one example.
+"""What the tasks for on-the-fly batching share: the losses of some examples summed in one graph, by
+a program that knows one example.
 
-A task gives a class: `Model(dy, collection)` with `data()`, an endless stream of examples, `losses(example)`, a list of expressions, and
-`units(example)`. Programs that decide as they go give `losses_of(examples)` instead: see parser_bilstm.py.
+A task gives a class: `Model(dy, collection)` with `data()`, an endless stream of examples,
+`losses(example)`, a list of expressions, and `units(example)`. Programs that decide as they go give
+`losses_of(examples)` instead: see parser_bilstm.py.
 """
 
 import common
@@ -29,7 +31,9 @@ def table(m, value):
 
 
 def main(task, unit, model_class, batch, loss_steps, torch_task=None, options=None):
-    """As common.main, for a model class, which finds the values of its own options as attributes."""
+    """As common.main, for a model class, which finds the values of its own options as
+    attributes."""
+
     def dynet_task(dy, args):
         for name in options or {}:
             setattr(model_class, name.lstrip("-"), getattr(args, name.lstrip("-")))
@@ -42,7 +46,11 @@ def main(task, unit, model_class, batch, loss_steps, torch_task=None, options=No
         def step(keep=collection):
             examples = next(stream)
             dy.renew_cg(autobatching=how)
-            losses = model.losses_of(examples) if hasattr(model, "losses_of") else [x for e in examples for x in model.losses(e)]
+            losses = (
+                model.losses_of(examples)
+                if hasattr(model, "losses_of")
+                else [x for e in examples for x in model.losses(e)]
+            )
             loss = dy.esum(losses)
             value = loss.value()
             loss.backward()
@@ -52,7 +60,19 @@ def main(task, unit, model_class, batch, loss_steps, torch_task=None, options=No
         step.statistics = getattr(dy, "autobatch_stats", None)
         return step
 
-    common.main(task, unit, dynet_task, torch_task, loss_steps=loss_steps, options={
-        **(options or {}),
-        "--batch": {"type": int, "default": batch, "help": "examples in a graph"},
-        "--strategy": {"choices": STRATEGIES, "default": "auto", "help": "of batching; a peer that has only one takes it for all but off"}})
+    common.main(
+        task,
+        unit,
+        dynet_task,
+        torch_task,
+        loss_steps=loss_steps,
+        options={
+            **(options or {}),
+            "--batch": {"type": int, "default": batch, "help": "examples in a graph"},
+            "--strategy": {
+                "choices": STRATEGIES,
+                "default": "auto",
+                "help": "of batching; a peer that has only one takes it for all but off",
+            },
+        },
+    )

@@ -1,8 +1,8 @@
 """What the task programs share: command line, measuring, synthetic data, equal initial values.
 
-A task program runs one peer in one process and prints one JSON line. It is written once against DyNet's API; the
-peer says which module is imported (`dist_dynet` or `dynet`). A PyTorch twin does the same training step.
-Knows nothing of the other peers' interpreters or of rounds: run.py does.
+A task program runs one peer in one process and prints one JSON line. It is written once against
+DyNet's API; the peer says which module is imported (`dist_dynet` or `dynet`). A PyTorch twin does
+the same training step. Knows nothing of the other peers' interpreters or of rounds: run.py does.
 """
 
 import argparse
@@ -20,12 +20,15 @@ import numpy as np
 def main(task, unit, dynet_task, torch_task, loss_steps, loss_of="unit", options=None):
     """Runs the peer named on the command line and prints the JSON line.
 
-    `dynet_task(dy, args)` and `torch_task(torch, args)` build the model and return `step()`, which does one training
-    step and returns (units done, loss as a float). The first `loss_steps` steps are the warm-up; their loss per unit
-    (or per step) is printed, to show that the peers compute the same; so is that of the first, which no update has touched.
+    `dynet_task(dy, args)` and `torch_task(torch, args)` build the model and return `step()`, which
+    does one training step and returns (units done, loss as a float). The first `loss_steps` steps
+    are the warm-up; their loss per unit (or per step) is printed, to show that the peers compute
+    the same; so is that of the first, which no update has touched.
     """
     parser = argparse.ArgumentParser(description=f"Benchmark task {task}; unit: {unit}.")
-    parser.add_argument("--peer", default="dist_dynet", help="dist_dynet, dynet, torch, or another such module")
+    parser.add_argument(
+        "--peer", default="dist_dynet", help="dist_dynet, dynet, torch, or another such module"
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="CPU seconds to measure")
     for name, how in (options or {}).items():
         parser.add_argument(name, **how)
@@ -42,7 +45,13 @@ def main(task, unit, dynet_task, torch_task, loss_steps, loss_of="unit", options
         n, value = step()
         units += n if loss_of == "unit" else 1
         losses.append(value)
-    result = {"task": task, "peer": args.peer, "unit": unit, "loss": sum(losses) / units, "first_loss": losses[0]}
+    result = {
+        "task": task,
+        "peer": args.peer,
+        "unit": unit,
+        "loss": sum(losses) / units,
+        "first_loss": losses[0],
+    }
     result.update(measure(step, args.seconds))
     statistics = getattr(step, "statistics", None)
     if statistics is not None:
@@ -67,14 +76,19 @@ def measure(step, seconds):
     }
 
 
-# ---- data --------------------------------------------------------------------------------------------------------
+# ---- data ------------------------------------------------------------------------------
+
 
 def sentences(count, shortest, longest, vocabulary, seed):
-    """`count` lists of word ids from 1 on, by Zipf's law, with lengths spread evenly over the bounds."""
+    """`count` lists of word ids from 1 on, by Zipf's law, with lengths spread evenly over the
+    bounds."""
     rng = random.Random(seed)
     ids = range(1, vocabulary)
     cumulative = list(itertools.accumulate(1.0 / i for i in ids))
-    return [rng.choices(ids, cum_weights=cumulative, k=rng.randint(shortest, longest)) for _ in range(count)]
+    return [
+        rng.choices(ids, cum_weights=cumulative, k=rng.randint(shortest, longest))
+        for _ in range(count)
+    ]
 
 
 def tags(words, count, seed):
@@ -85,6 +99,7 @@ def tags(words, count, seed):
 
 def training_step(dy, collection, stream, trainer, loss_of, units_of):
     """step() of a DyNet task: a graph for the next example, or batch, of the stream."""
+
     def step(model=collection):  # holds the collection: dynet's trainer does not
         example = next(stream)
         dy.renew_cg()
@@ -98,9 +113,10 @@ def training_step(dy, collection, stream, trainer, loss_of, units_of):
 
 
 def batches(corpus, size, length_of, seed):
-    """The corpus in batches of about equal length, as one makes them by hand to have little padding, in random order."""
+    """The corpus in batches of about equal length, as one makes them by hand to have little
+    padding, in random order."""
     in_order = sorted(corpus, key=length_of)
-    result = [in_order[i:i + size] for i in range(0, len(in_order) - size + 1, size)]
+    result = [in_order[i : i + size] for i in range(0, len(in_order) - size + 1, size)]
     random.Random(seed).shuffle(result)
     return result
 
@@ -112,18 +128,25 @@ def together(stream, size):
 
 
 def padded(rows, pad=0):
-    """One list for each position: what each row has there, and 1 or 0 for whether it has anything there."""
-    columns = [[row[t] if t < len(row) else pad for row in rows] for t in range(max(map(len, rows)))]
+    """One list for each position: what each row has there, and 1 or 0 for whether it has anything
+    there."""
+    columns = [
+        [row[t] if t < len(row) else pad for row in rows] for t in range(max(map(len, rows)))
+    ]
     return columns, [[float(t < len(row)) for row in rows] for t in range(len(columns))]
 
 
 def sum_of_losses(dy, losses, real):
     """The sum of batched losses, one expression for each position, over what is real."""
-    masked = [x if all(r) else dy.cmult(x, dy.inputTensor([r], batched=True)) for x, r in zip(losses, real, strict=True)]
+    masked = [
+        x if all(r) else dy.cmult(x, dy.inputTensor([r], batched=True))
+        for x, r in zip(losses, real, strict=True)
+    ]
     return dy.sum_batches(dy.esum(masked))
 
 
-# ---- equal initial values ----------------------------------------------------------------------------------------
+# ---- equal initial values --------------------------------------------------------------
+
 
 def glorot(rng, *shape):
     """Uniform numbers within sqrt(6 / (rows + columns)), float32."""
@@ -138,17 +161,22 @@ def lstm_values(rng, input_dim, hidden_dim):
 
 
 def set_dynet_lstm(builder, *values):
-    """Gives a one-layer builder its values: one LSTM's for VanillaLSTMBuilder, two for BiRNNBuilder."""
-    for p, v in zip(builder.param_collection().parameters_list(), itertools.chain(*values), strict=True):
+    """Gives a one-layer builder its values: one LSTM's for VanillaLSTMBuilder, two for
+    BiRNNBuilder."""
+    for p, v in zip(
+        builder.param_collection().parameters_list(), itertools.chain(*values), strict=True
+    ):
         p.set_value(v)
 
 
 def set_torch_lstm(torch, lstm, values, suffix="l0"):
     """The same values for a layer of nn.LSTM.
 
-    Its gates are input, forget, cell, output; its forget bias holds the 1 that DyNet adds when computing. The second
-    bias of nn.LSTM is frozen at zero, so that the number of trained numbers is the same.
+    Its gates are input, forget, cell, output; its forget bias holds the 1 that DyNet adds when
+    computing. The second bias of nn.LSTM is frozen at zero, so that the number of trained numbers
+    is the same.
     """
+
     def reorder(v):
         i, f, o, g = np.split(v, 4)
         return torch.from_numpy(np.concatenate([i, f, g, o]))
@@ -156,7 +184,7 @@ def set_torch_lstm(torch, lstm, values, suffix="l0"):
     wx, wh, b = values
     hidden = len(b) // 4
     b = b.copy()
-    b[hidden:2 * hidden] += 1.0
+    b[hidden : 2 * hidden] += 1.0
     with torch.no_grad():
         getattr(lstm, "weight_ih_" + suffix).copy_(reorder(wx))
         getattr(lstm, "weight_hh_" + suffix).copy_(reorder(wh))
@@ -168,8 +196,8 @@ def set_torch_lstm(torch, lstm, values, suffix="l0"):
 def torch_adam(torch, embeddings, others, kind):
     """A function that updates all and clears the gradients.
 
-    kind "sparse": SparseAdam for the embeddings' used rows and fused Adam for the rest (what DyNet does, and the
-    faster one); "dense": fused Adam for everything.
+    kind "sparse": SparseAdam for the embeddings' used rows and fused Adam for the rest (what DyNet
+    does, and the faster one); "dense": fused Adam for everything.
     """
     weights = [e.weight for e in embeddings]
     if kind == "sparse":
@@ -189,12 +217,28 @@ def style_of(args, dy):
     """How the sequences are given: what was asked for, else the fastest that the peer has."""
     if args.style != "best":
         return args.style
-    return "packed" if args.batch > 1 and hasattr(dy, "RNNState") and hasattr(dy.RNNState, "transduce_packed") else "transduce"
+    return (
+        "packed"
+        if args.batch > 1 and hasattr(dy, "RNNState") and hasattr(dy.RNNState, "transduce_packed")
+        else "transduce"
+    )
 
 
 SEQUENCE_OPTIONS = {
     "--batch": {"type": int, "default": 1, "help": "sentences in a step, batched by hand"},
-    "--style": {"choices": ["best", "packed", "transduce", "add_input"], "default": "best",
-                "help": "DyNet's API only: sentences one after another (ours alone), a sequence at once, or state by state"}}
-EMBEDDING_OPTION = {"--embedding": {"choices": ["sparse", "dense"], "default": "sparse",
-                                    "help": "PyTorch only: how the embedding is updated"}}
+    "--style": {
+        "choices": ["best", "packed", "transduce", "add_input"],
+        "default": "best",
+        "help": (
+            "DyNet's API only: sentences one after another (ours alone), a sequence at once, or"
+            " state by state"
+        ),
+    },
+}
+EMBEDDING_OPTION = {
+    "--embedding": {
+        "choices": ["sparse", "dense"],
+        "default": "sparse",
+        "help": "PyTorch only: how the embedding is updated",
+    }
+}

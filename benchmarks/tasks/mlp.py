@@ -1,4 +1,5 @@
-"""A perceptron with two hidden layers over images, --batch of them a step: 784, 512, 512, 10, ReLU, Adam. Unit: images."""
+"""A perceptron with two hidden layers over images, --batch of them a step: 784, 512, 512, 10, ReLU,
+Adam. Unit: images."""
 
 import itertools
 
@@ -23,7 +24,10 @@ def batch_data(size):
 def initial_values():
     """(W, b) of each layer."""
     rng = np.random.default_rng(13)
-    return [(common.glorot(rng, rows, columns), np.zeros(rows, np.float32)) for columns, rows in itertools.pairwise(SIZES)]
+    return [
+        (common.glorot(rng, rows, columns), np.zeros(rows, np.float32))
+        for columns, rows in itertools.pairwise(SIZES)
+    ]
 
 
 def dynet_task(dy, args):
@@ -43,12 +47,16 @@ def dynet_task(dy, args):
             x = dy.affine_transform([b, W, dy.rectify(x) if i else x])
         return dy.mean_batches(dy.pickneglogsoftmax_batch(x, labels))
 
-    return common.training_step(dy, m, batch_data(args.batch), dy.AdamTrainer(m), loss_of, lambda batch: len(batch[1]))
+    return common.training_step(
+        dy, m, batch_data(args.batch), dy.AdamTrainer(m), loss_of, lambda batch: len(batch[1])
+    )
 
 
 def torch_task(torch, args):
     """nn.Linear and fused Adam."""
-    layers = torch.nn.ModuleList(torch.nn.Linear(columns, rows) for columns, rows in itertools.pairwise(SIZES))
+    layers = torch.nn.ModuleList(
+        torch.nn.Linear(columns, rows) for columns, rows in itertools.pairwise(SIZES)
+    )
     with torch.no_grad():
         for layer, (W, b) in zip(layers, initial_values(), strict=True):
             layer.weight.copy_(torch.from_numpy(W))
@@ -71,5 +79,12 @@ def torch_task(torch, args):
 
 
 if __name__ == "__main__":
-    common.main("mlp", "images", dynet_task, torch_task, loss_steps=5, loss_of="step",
-                options={"--batch": {"type": int, "default": 64, "help": "images in a step"}})
+    common.main(
+        "mlp",
+        "images",
+        dynet_task,
+        torch_task,
+        loss_steps=5,
+        loss_of="step",
+        options={"--batch": {"type": int, "default": 64, "help": "images in a step"}},
+    )

@@ -1,7 +1,9 @@
-"""A shift-reduce parser over BiLSTM features that decides at every action; --batch sentences advance together. Unit: words.
+"""A shift-reduce parser over BiLSTM features that decides at every action; --batch sentences
+advance together. Unit: words.
 
-Embedding 100, BiLSTM of 250, four features into a hidden layer of 100, three actions. The parser follows its own best legal action, as in
-training with exploration; the loss is that of the action the example names for the step.
+Embedding 100, BiLSTM of 250, four features into a hidden layer of 100, three actions. The parser
+follows its own best legal action, as in training with exploration; the loss is that of the action
+the example names for the step.
 """
 
 import itertools
@@ -18,9 +20,15 @@ SHIFT = 0
 def initial_values():
     """By name; an LSTM for each direction."""
     rng = np.random.default_rng(11)
-    return {"E": common.glorot(rng, VOCABULARY, EMBEDDING), "lstms": [common.lstm_values(rng, EMBEDDING, HIDDEN // 2) for _ in range(2)],
-            "padding": common.glorot(rng, HIDDEN, 1)[:, 0], "W1": common.glorot(rng, LAYER, 4 * HIDDEN), "b1": np.zeros(LAYER, np.float32),
-            "W2": common.glorot(rng, ACTIONS, LAYER), "b2": np.zeros(ACTIONS, np.float32)}
+    return {
+        "E": common.glorot(rng, VOCABULARY, EMBEDDING),
+        "lstms": [common.lstm_values(rng, EMBEDDING, HIDDEN // 2) for _ in range(2)],
+        "padding": common.glorot(rng, HIDDEN, 1)[:, 0],
+        "W1": common.glorot(rng, LAYER, 4 * HIDDEN),
+        "b1": np.zeros(LAYER, np.float32),
+        "W2": common.glorot(rng, ACTIONS, LAYER),
+        "b2": np.zeros(ACTIONS, np.float32),
+    }
 
 
 class Run:
@@ -37,7 +45,11 @@ class Run:
     def features(self, padding):
         """The states of the stack's three uppermost and of the next word."""
         top = [self.states[i] for i in self.stack[-3:]]
-        return [padding] * (3 - len(top)) + top + [self.states[self.buffer[0]] if self.buffer else padding]
+        return (
+            [padding] * (3 - len(top))
+            + top
+            + [self.states[self.buffer[0]] if self.buffer else padding]
+        )
 
     def act(self, scores):
         """Does the best legal action."""
@@ -60,13 +72,17 @@ class Model:
         self.birnn = dy.BiRNNBuilder(1, EMBEDDING, HIDDEN, m, dy.VanillaLSTMBuilder)
         common.set_dynet_lstm(self.birnn, *values["lstms"])
         names = ("padding", "W1", "b1", "W2", "b2")
-        self.padding, self.W1, self.b1, self.W2, self.b2 = (batching.parameter(m, values[name]) for name in names)
+        self.padding, self.W1, self.b1, self.W2, self.b2 = (
+            batching.parameter(m, values[name]) for name in names
+        )
 
     @staticmethod
     def data():
         """An endless stream of (words, the action for each step)."""
         corpus = common.sentences(500, 10, 40, VOCABULARY, seed=12)
-        return itertools.cycle([(words, common.tags(words * 2, ACTIONS, seed=i)) for i, words in enumerate(corpus)])
+        return itertools.cycle(
+            [(words, common.tags(words * 2, ACTIONS, seed=i)) for i, words in enumerate(corpus)]
+        )
 
     def begin(self, words, golden):
         """A run at its start."""
@@ -80,9 +96,16 @@ class Model:
         while runs:
             scores = []
             for run in runs:
-                layer = dy.tanh(dy.affine_transform([self.b1, self.W1, dy.concatenate(run.features(self.padding))]))
+                layer = dy.tanh(
+                    dy.affine_transform(
+                        [self.b1, self.W1, dy.concatenate(run.features(self.padding))]
+                    )
+                )
                 scores.append(dy.affine_transform([self.b2, self.W2, layer]))
-            losses += [dy.pickneglogsoftmax(s, run.golden[run.step]) for s, run in zip(scores, runs, strict=True)]
+            losses += [
+                dy.pickneglogsoftmax(s, run.golden[run.step])
+                for s, run in zip(scores, runs, strict=True)
+            ]
             dy.forward(scores)
             for s, run in zip(scores, runs, strict=True):
                 run.act(s.value())
@@ -95,24 +118,35 @@ class Model:
 
 
 def torch_task(torch, args):
-    """Decisions without gradients, those of all sentences at once; then all scores again at once, for the loss.
+    """Decisions without gradients, those of all sentences at once; then all scores again at once,
+    for the loss.
 
     A state is its row in an array of all words' states, which the padding begins.
     """
     values = initial_values()
     E, lstms = twins.embedding(torch, values["E"]), [twins.lstm(torch, v) for v in values["lstms"]]
     padding = torch.nn.Parameter(torch.from_numpy(values["padding"]))
-    first, second = twins.linear(torch, values["W1"], values["b1"]), twins.linear(torch, values["W2"], values["b2"])
+    first, second = (
+        twins.linear(torch, values["W1"], values["b1"]),
+        twins.linear(torch, values["W2"], values["b2"]),
+    )
 
     def scores_of(H, features):
-        return second(torch.tanh(first(H.index_select(0, torch.tensor(features)).view(-1, 4 * HIDDEN))))
+        return second(
+            torch.tanh(first(H.index_select(0, torch.tensor(features)).view(-1, 4 * HIDDEN)))
+        )
 
     def loss_of(examples):
         words = [words for words, _ in examples]
-        states = twins.Padded(torch, words).outputs(torch, lstms, E(torch.tensor(twins.flat(words))))
+        states = twins.Padded(torch, words).outputs(
+            torch, lstms, E(torch.tensor(twins.flat(words)))
+        )
         H = torch.cat([padding.unsqueeze(0), states])
         ends = itertools.accumulate(map(len, words))
-        runs = [Run(range(1 + end - len(golden) // 2, 1 + end), golden) for end, (_, golden) in zip(ends, examples, strict=True)]
+        runs = [
+            Run(range(1 + end - len(golden) // 2, 1 + end), golden)
+            for end, (_, golden) in zip(ends, examples, strict=True)
+        ]
         features, labels = [], []
         with torch.no_grad():
             while runs:
@@ -124,7 +158,9 @@ def torch_task(torch, args):
                 runs = [run for run in runs if not run.done()]
         return len(states), twins.cross_entropy(torch, scores_of(H, features), labels)
 
-    return twins.task(torch, args, Model, [E], [padding, *twins.trained(*lstms, first, second)], loss_of)
+    return twins.task(
+        torch, args, Model, [E], [padding, *twins.trained(*lstms, first, second)], loss_of
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""A shift-reduce parser with stack LSTMs that decides at every action; --batch sentences advance together. Unit: words.
+"""A shift-reduce parser with stack LSTMs that decides at every action; --batch sentences advance
+together. Unit: words.
 
-Embedding 100, LSTMs of 128 over stack and buffer, trees composed by a layer of 100, three actions (Dyer et al. 2015, without labels).
+Embedding 100, LSTMs of 128 over stack and buffer, trees composed by a layer of 100, three actions
+(Dyer et al. 2015, without labels).
 """
 
 import itertools
@@ -18,11 +20,23 @@ def initial_values():
     """By name; two LSTMs."""
     rng = np.random.default_rng(13)
     values = {"E": common.glorot(rng, VOCABULARY, EMBEDDING)}
-    values.update((name, common.lstm_values(rng, EMBEDDING, HIDDEN)) for name in ("stack", "buffer"))
+    values.update(
+        (name, common.lstm_values(rng, EMBEDDING, HIDDEN)) for name in ("stack", "buffer")
+    )
     values.update((name, common.glorot(rng, EMBEDDING, 1)[:, 0]) for name in ("root", "end"))
-    shapes = {"compose": (EMBEDDING, 2 * EMBEDDING), "W1": (HIDDEN, 2 * HIDDEN), "W2": (ACTIONS, HIDDEN)}
+    shapes = {
+        "compose": (EMBEDDING, 2 * EMBEDDING),
+        "W1": (HIDDEN, 2 * HIDDEN),
+        "W2": (ACTIONS, HIDDEN),
+    }
     values.update((name, common.glorot(rng, *shape)) for name, shape in shapes.items())
-    return {**values, **{name: np.zeros(n, np.float32) for name, n in (("bc", EMBEDDING), ("b1", HIDDEN), ("b2", ACTIONS))}}
+    return {
+        **values,
+        **{
+            name: np.zeros(n, np.float32)
+            for name, n in (("bc", EMBEDDING), ("b1", HIDDEN), ("b2", ACTIONS))
+        },
+    }
 
 
 class Run:
@@ -36,7 +50,8 @@ class Run:
         return len(self.buffer) == 1 and len(self.stack) < 3
 
     def take(self, scores):
-        """Takes off what the best legal action works on: one input to shift, or two for composing, the head first."""
+        """Takes off what the best legal action works on: one input to shift, or two for composing,
+        the head first."""
         legal = ([SHIFT] if len(self.buffer) > 1 else []) + ([1, 2] if len(self.stack) >= 3 else [])
         action = max(legal, key=lambda a: scores[a])
         self.step += 1
@@ -53,17 +68,25 @@ class Model:
         values = initial_values()
         self.dy = dy
         self.E = batching.table(m, values["E"])
-        self.stack_lstm, self.buffer_lstm = (dy.VanillaLSTMBuilder(1, EMBEDDING, HIDDEN, m) for _ in range(2))
+        self.stack_lstm, self.buffer_lstm = (
+            dy.VanillaLSTMBuilder(1, EMBEDDING, HIDDEN, m) for _ in range(2)
+        )
         for lstm, name in ((self.stack_lstm, "stack"), (self.buffer_lstm, "buffer")):
             common.set_dynet_lstm(lstm, values[name])
-        self.root, self.end, self.compose, self.bc = (batching.parameter(m, values[name]) for name in ("root", "end", "compose", "bc"))
-        self.W1, self.b1, self.W2, self.b2 = (batching.parameter(m, values[name]) for name in ("W1", "b1", "W2", "b2"))
+        self.root, self.end, self.compose, self.bc = (
+            batching.parameter(m, values[name]) for name in ("root", "end", "compose", "bc")
+        )
+        self.W1, self.b1, self.W2, self.b2 = (
+            batching.parameter(m, values[name]) for name in ("W1", "b1", "W2", "b2")
+        )
 
     @staticmethod
     def data():
         """An endless stream of (words, the action for each step)."""
         corpus = common.sentences(500, 10, 40, VOCABULARY, seed=14)
-        return itertools.cycle([(words, common.tags(words * 2, ACTIONS, seed=i)) for i, words in enumerate(corpus)])
+        return itertools.cycle(
+            [(words, common.tags(words * 2, ACTIONS, seed=i)) for i, words in enumerate(corpus)]
+        )
 
     def begin(self, words, golden):
         """The buffer is read from its end."""
@@ -79,7 +102,9 @@ class Model:
         """Does the best legal action."""
         x, *other = run.take(scores)
         if other:
-            x = self.dy.tanh(self.dy.affine_transform([self.bc, self.compose, self.dy.concatenate([x, *other])]))
+            x = self.dy.tanh(
+                self.dy.affine_transform([self.bc, self.compose, self.dy.concatenate([x, *other])])
+            )
         run.stack.append((run.stack[-1][0].add_input(x), x))
 
     def losses_of(self, examples):
@@ -93,7 +118,10 @@ class Model:
                 state = dy.concatenate([run.stack[-1][0].output(), run.buffer[-1][0].output()])
                 layer = dy.rectify(dy.affine_transform([self.b1, self.W1, state]))
                 scores.append(dy.affine_transform([self.b2, self.W2, layer]))
-            losses += [dy.pickneglogsoftmax(s, run.golden[run.step]) for s, run in zip(scores, runs, strict=True)]
+            losses += [
+                dy.pickneglogsoftmax(s, run.golden[run.step])
+                for s, run in zip(scores, runs, strict=True)
+            ]
             dy.forward(scores)
             for s, run in zip(scores, runs, strict=True):
                 self.act(run, s.value())
@@ -106,11 +134,19 @@ class Model:
 
 
 def torch_task(torch, args):
-    """An action of all sentences at once: states are rows, which are put together for a step and taken apart after it."""
+    """An action of all sentences at once: states are rows, which are put together for a step and
+    taken apart after it."""
     values = initial_values()
-    E, buffer_lstm, stack_cell = twins.embedding(torch, values["E"]), twins.lstm(torch, values["buffer"]), twins.Cell(torch, values["stack"])
+    E, buffer_lstm, stack_cell = (
+        twins.embedding(torch, values["E"]),
+        twins.lstm(torch, values["buffer"]),
+        twins.Cell(torch, values["stack"]),
+    )
     root, end = (torch.nn.Parameter(torch.from_numpy(values[name])) for name in ("root", "end"))
-    compose, first, second = (twins.linear(torch, values[w], values[b]) for w, b in (("compose", "bc"), ("W1", "b1"), ("W2", "b2")))
+    compose, first, second = (
+        twins.linear(torch, values[w], values[b])
+        for w, b in (("compose", "bc"), ("W1", "b1"), ("W2", "b2"))
+    )
 
     def together(rows):
         return rows[0] if len(rows) == 1 else torch.cat(rows)
@@ -125,7 +161,10 @@ def torch_task(torch, args):
         states = iter(twins.Padded(torch, read).outputs(torch, [buffer_lstm], inputs).split(1))
         rows = [None, *xs.split(1)]
         (h,), (c,) = push(root.unsqueeze(0), torch.zeros(1, HIDDEN), torch.zeros(1, HIDDEN))
-        return [Run((h, c), [(next(states), rows[k]) for k in of], golden) for of, (_, golden) in zip(read, examples, strict=True)]
+        return [
+            Run((h, c), [(next(states), rows[k]) for k in of], golden)
+            for of, (_, golden) in zip(read, examples, strict=True)
+        ]
 
     def loss_of(examples):
         w = torch.cat([stack_cell.wx, stack_cell.wh], 1).T
@@ -136,24 +175,50 @@ def torch_task(torch, args):
 
         runs, all_scores, labels = runs_of(examples, push), [], []
         while runs:
-            state = torch.cat([together([run.stack[-1][0][0] for run in runs]), together([run.buffer[-1][0] for run in runs])], 1)
+            state = torch.cat(
+                [
+                    together([run.stack[-1][0][0] for run in runs]),
+                    together([run.buffer[-1][0] for run in runs]),
+                ],
+                1,
+            )
             scores = second(torch.relu(first(state)))
             all_scores.append(scores)
             labels += [run.golden[run.step] for run in runs]
             taken = [run.take(s) for run, s in zip(runs, scores.tolist(), strict=True)]
-            going = [(run, xs) for run, xs in zip(runs, taken, strict=True) if len(run.buffer) > 1 or len(run.stack) > 1]
+            going = [
+                (run, xs)
+                for run, xs in zip(runs, taken, strict=True)
+                if len(run.buffer) > 1 or len(run.stack) > 1
+            ]
             pairs = [xs for _, xs in going if len(xs) == 2]
             if pairs:
                 heads, others = zip(*pairs, strict=True)
-                composed = iter(torch.tanh(compose(torch.cat([together(heads), together(others)], 1))).split(1))
-            runs, xs = [run for run, _ in going], [xs[0] if len(xs) == 1 else next(composed) for _, xs in going]
+                composed = iter(
+                    torch.tanh(compose(torch.cat([together(heads), together(others)], 1))).split(1)
+                )
+            runs, xs = (
+                [run for run, _ in going],
+                [xs[0] if len(xs) == 1 else next(composed) for _, xs in going],
+            )
             if runs:
-                hs, cs = push(together(xs), *(together([run.stack[-1][0][k] for run in runs]) for k in (0, 1)))
+                hs, cs = push(
+                    together(xs), *(together([run.stack[-1][0][k] for run in runs]) for k in (0, 1))
+                )
                 for run, x, h, c in zip(runs, xs, hs, cs, strict=True):
                     run.stack.append(((h, c), x))
-        return sum(len(words) for words, _ in examples), twins.cross_entropy(torch, torch.cat(all_scores), labels)
+        return sum(len(words) for words, _ in examples), twins.cross_entropy(
+            torch, torch.cat(all_scores), labels
+        )
 
-    return twins.task(torch, args, Model, [E], [root, end, *twins.trained(stack_cell, buffer_lstm, compose, first, second)], loss_of)
+    return twins.task(
+        torch,
+        args,
+        Model,
+        [E],
+        [root, end, *twins.trained(stack_cell, buffer_lstm, compose, first, second)],
+        loss_of,
+    )
 
 
 if __name__ == "__main__":

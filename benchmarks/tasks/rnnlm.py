@@ -1,4 +1,5 @@
-"""A language model, one sentence a step or --batch of them: embedding 128, LSTM 256, softmax over 10,000 words, Adam. Unit: words."""
+"""A language model, one sentence a step or --batch of them: embedding 128, LSTM 256, softmax over
+10,000 words, Adam. Unit: words."""
 
 import itertools
 
@@ -16,14 +17,20 @@ def data():
 
 def batch_data(size):
     """The same in batches."""
-    return itertools.cycle(common.batches(common.sentences(1000, 15, 35, VOCABULARY, seed=3), size, len, seed=5))
+    return itertools.cycle(
+        common.batches(common.sentences(1000, 15, 35, VOCABULARY, seed=3), size, len, seed=5)
+    )
 
 
 def initial_values():
     """(embedding, LSTM, W, b)."""
     rng = np.random.default_rng(4)
-    return (common.glorot(rng, VOCABULARY, EMBEDDING), common.lstm_values(rng, EMBEDDING, HIDDEN),
-            common.glorot(rng, VOCABULARY, HIDDEN), np.zeros(VOCABULARY, dtype=np.float32))
+    return (
+        common.glorot(rng, VOCABULARY, EMBEDDING),
+        common.lstm_values(rng, EMBEDDING, HIDDEN),
+        common.glorot(rng, VOCABULARY, HIDDEN),
+        np.zeros(VOCABULARY, dtype=np.float32),
+    )
 
 
 def dynet_task(dy, args):
@@ -55,20 +62,40 @@ def dynet_task(dy, args):
 
     def loss_of(words):
         hs = outputs([E[i] for i in (START, *words[:-1])])
-        return dy.esum([dy.pickneglogsoftmax(dy.affine_transform([b, W, h]), i) for h, i in zip(hs, words, strict=True)])
+        return dy.esum(
+            [
+                dy.pickneglogsoftmax(dy.affine_transform([b, W, h]), i)
+                for h, i in zip(hs, words, strict=True)
+            ]
+        )
 
     def loss_of_batch(sentences):
         if style == "packed":
             x = dy.lookup_batch(E, [i for s in sentences for i in (START, *s[:-1])])
             h, _ = lstm.initial_state().transduce_packed(x, [len(s) for s in sentences])
-            return dy.sum_batches(dy.pickneglogsoftmax_batch(dy.affine_transform([b, W, h]), [i for s in sentences for i in s]))
+            return dy.sum_batches(
+                dy.pickneglogsoftmax_batch(
+                    dy.affine_transform([b, W, h]), [i for s in sentences for i in s]
+                )
+            )
         targets, real = common.padded(sentences)
-        hs = outputs([dy.lookup_batch(E, column) for column in [[START] * len(sentences), *targets[:-1]]])
-        losses = [dy.pickneglogsoftmax_batch(dy.affine_transform([b, W, h]), column) for h, column in zip(hs, targets, strict=True)]
+        hs = outputs(
+            [dy.lookup_batch(E, column) for column in [[START] * len(sentences), *targets[:-1]]]
+        )
+        losses = [
+            dy.pickneglogsoftmax_batch(dy.affine_transform([b, W, h]), column)
+            for h, column in zip(hs, targets, strict=True)
+        ]
         return common.sum_of_losses(dy, losses, real)
 
-    return common.training_step(dy, m, stream if args.batch == 1 else batch_data(args.batch), trainer,
-                                loss_of if args.batch == 1 else loss_of_batch, len if args.batch == 1 else lambda b: sum(map(len, b)))
+    return common.training_step(
+        dy,
+        m,
+        stream if args.batch == 1 else batch_data(args.batch),
+        trainer,
+        loss_of if args.batch == 1 else loss_of_batch,
+        len if args.batch == 1 else lambda b: sum(map(len, b)),
+    )
 
 
 def torch_task(torch, args):
@@ -91,7 +118,9 @@ def torch_task(torch, args):
         targets, _ = common.padded(sentences, -100)
         words, _ = common.padded([(START, *s[:-1]) for s in sentences])
         hs, _ = lstm(E(torch.tensor(words)))
-        loss = torch.nn.functional.cross_entropy(linear(hs).flatten(0, 1), torch.tensor(targets).flatten(), reduction="sum")
+        loss = torch.nn.functional.cross_entropy(
+            linear(hs).flatten(0, 1), torch.tensor(targets).flatten(), reduction="sum"
+        )
         value = loss.item()
         loss.backward()
         update()
@@ -101,4 +130,11 @@ def torch_task(torch, args):
 
 
 if __name__ == "__main__":
-    common.main("rnnlm", "words", dynet_task, torch_task, loss_steps=20, options={**common.EMBEDDING_OPTION, **common.SEQUENCE_OPTIONS})
+    common.main(
+        "rnnlm",
+        "words",
+        dynet_task,
+        torch_task,
+        loss_steps=20,
+        options={**common.EMBEDDING_OPTION, **common.SEQUENCE_OPTIONS},
+    )

@@ -1,4 +1,5 @@
-"""A BiLSTM tagger, one sentence a step or --batch of them: embedding 128, 50 per direction, 17 tags, Adam. Unit: words."""
+"""A BiLSTM tagger, one sentence a step or --batch of them: embedding 128, 50 per direction, 17
+tags, Adam. Unit: words."""
 
 import itertools
 
@@ -20,15 +21,22 @@ def batch_data(size):
 
 def corpus():
     """(words, tags) of each sentence."""
-    return [(s, common.tags(s, TAGS, seed=i)) for i, s in enumerate(common.sentences(1000, 5, 40, VOCABULARY, seed=1))]
+    return [
+        (s, common.tags(s, TAGS, seed=i))
+        for i, s in enumerate(common.sentences(1000, 5, 40, VOCABULARY, seed=1))
+    ]
 
 
 def initial_values():
     """(embedding, forward LSTM, backward LSTM, W, b)."""
     rng = np.random.default_rng(2)
-    return (common.glorot(rng, VOCABULARY, EMBEDDING),
-            common.lstm_values(rng, EMBEDDING, HIDDEN // 2), common.lstm_values(rng, EMBEDDING, HIDDEN // 2),
-            common.glorot(rng, TAGS, HIDDEN), np.zeros(TAGS, dtype=np.float32))
+    return (
+        common.glorot(rng, VOCABULARY, EMBEDDING),
+        common.lstm_values(rng, EMBEDDING, HIDDEN // 2),
+        common.lstm_values(rng, EMBEDDING, HIDDEN // 2),
+        common.glorot(rng, TAGS, HIDDEN),
+        np.zeros(TAGS, dtype=np.float32),
+    )
 
 
 def dynet_task(dy, args):
@@ -51,7 +59,7 @@ def dynet_task(dy, args):
     def outputs(xs):
         if style == "transduce":
             return birnn.transduce(xs)
-        (forward, backward), = birnn.builder_layers
+        ((forward, backward),) = birnn.builder_layers
         f, g, ahead, back = forward.initial_state(), backward.initial_state(), [], []
         for x, y in zip(xs, xs[::-1], strict=True):
             f, g = f.add_input(x), g.add_input(y)
@@ -62,22 +70,41 @@ def dynet_task(dy, args):
     def loss_of(example):
         words, tags = example
         hs = outputs([E[i] for i in words])
-        return dy.esum([dy.pickneglogsoftmax(dy.affine_transform([b, W, h]), t) for h, t in zip(hs, tags, strict=True)])
+        return dy.esum(
+            [
+                dy.pickneglogsoftmax(dy.affine_transform([b, W, h]), t)
+                for h, t in zip(hs, tags, strict=True)
+            ]
+        )
 
     def loss_of_batch(examples):
         if style == "packed":
             x = dy.lookup_batch(E, [i for words, _ in examples for i in words])
             h, _ = birnn.transduce_packed(x, [len(words) for words, _ in examples])
-            return dy.sum_batches(dy.pickneglogsoftmax_batch(dy.affine_transform([b, W, h]), [t for _, tags in examples for t in tags]))
+            return dy.sum_batches(
+                dy.pickneglogsoftmax_batch(
+                    dy.affine_transform([b, W, h]), [t for _, tags in examples for t in tags]
+                )
+            )
         words, real = common.padded([words for words, _ in examples])
         tags, _ = common.padded([tags for _, tags in examples])
         hs = outputs([dy.lookup_batch(E, column) for column in words])
-        losses = [dy.pickneglogsoftmax_batch(dy.affine_transform([b, W, h]), column) for h, column in zip(hs, tags, strict=True)]
+        losses = [
+            dy.pickneglogsoftmax_batch(dy.affine_transform([b, W, h]), column)
+            for h, column in zip(hs, tags, strict=True)
+        ]
         return common.sum_of_losses(dy, losses, real)
 
     if args.batch == 1:
         return common.training_step(dy, m, stream, trainer, loss_of, lambda e: len(e[0]))
-    return common.training_step(dy, m, batch_data(args.batch), trainer, loss_of_batch, lambda batch: sum(len(words) for words, _ in batch))
+    return common.training_step(
+        dy,
+        m,
+        batch_data(args.batch),
+        trainer,
+        loss_of_batch,
+        lambda batch: sum(len(words) for words, _ in batch),
+    )
 
 
 def torch_task(torch, args):
@@ -101,7 +128,9 @@ def torch_task(torch, args):
         words, _ = common.padded([words for words, _ in examples])
         tags, _ = common.padded([tags for _, tags in examples], -100)
         hs, _ = lstm(E(torch.tensor(words)))
-        loss = torch.nn.functional.cross_entropy(linear(hs).flatten(0, 1), torch.tensor(tags).flatten(), reduction="sum")
+        loss = torch.nn.functional.cross_entropy(
+            linear(hs).flatten(0, 1), torch.tensor(tags).flatten(), reduction="sum"
+        )
         value = loss.item()
         loss.backward()
         update()
@@ -111,4 +140,11 @@ def torch_task(torch, args):
 
 
 if __name__ == "__main__":
-    common.main("tagger", "words", dynet_task, torch_task, loss_steps=100, options={**common.EMBEDDING_OPTION, **common.SEQUENCE_OPTIONS})
+    common.main(
+        "tagger",
+        "words",
+        dynet_task,
+        torch_task,
+        loss_steps=100,
+        options={**common.EMBEDDING_OPTION, **common.SEQUENCE_OPTIONS},
+    )

@@ -1,4 +1,5 @@
-"""A chain of 10,000 tanh nodes over a parameter, forward and backward: what a node costs. Unit: nodes."""
+"""A chain of 10,000 tanh nodes over a parameter, forward and backward: what a node costs. Unit:
+nodes."""
 
 import common
 
@@ -42,5 +43,12 @@ def torch_task(torch, args):
 
 
 if __name__ == "__main__":
-    common.main("tanh_chain", "nodes", dynet_task, torch_task, loss_steps=5, loss_of="step",
-                options={"--size": {"type": int, "default": 1, "help": "length of the vector"}})
+    common.main(
+        "tanh_chain",
+        "nodes",
+        dynet_task,
+        torch_task,
+        loss_steps=5,
+        loss_of="step",
+        options={"--size": {"type": int, "default": 1, "help": "length of the vector"}},
+    )

@@ -1,8 +1,10 @@
-"""What the PyTorch twins of the tasks for on-the-fly batching share: layers of given values, sequences of unlike lengths as one batch.
+"""What the PyTorch twins of the tasks for on-the-fly batching share: layers of given values,
+sequences of unlike lengths as one batch.
 
-Sequences are padded for nn.LSTM: its oneDNN kernels do padding and all in less time than packed sequences take. A second direction is a layer
-of its own over the sequences read backwards, so that no state comes from padding. What is not recurrent gets the items alone, one sequence
-after the other.
+Sequences are padded for nn.LSTM: its oneDNN kernels do padding and all in less time than packed
+sequences take. A second direction is a layer of its own over the sequences read backwards, so that
+no state comes from padding. What is not recurrent gets the items alone, one sequence after the
+other.
 """
 
 import common
@@ -32,13 +34,14 @@ def lstm(torch, values):
 
 
 class Cell:
-    """An LSTM's step, its gates in DyNet's order, so that one logistic serves three of them; 1 is added to the forget gate's bias."""
+    """An LSTM's step, its gates in DyNet's order, so that one logistic serves three of them; 1 is
+    added to the forget gate's bias."""
 
     def __init__(self, torch, values):
         wx, wh, b = values
         self.torch, self.hidden = torch, wh.shape[1]
         b = b.copy()
-        b[self.hidden:2 * self.hidden] += 1.0
+        b[self.hidden : 2 * self.hidden] += 1.0
         self.wx, self.wh, self.b = (torch.nn.Parameter(torch.from_numpy(v)) for v in (wx, wh, b))
 
     def parameters(self):
@@ -65,7 +68,8 @@ def flat(rows):
 
 
 class Padded:
-    """Where the items of sequences lie, given one sequence after the other, in arrays of (position, sequence) that are read from either end."""
+    """Where the items of sequences lie, given one sequence after the other, in arrays of (position,
+    sequence) that are read from either end."""
 
     def __init__(self, torch, rows):
         lengths = np.array([len(row) for row in rows])
@@ -74,21 +78,34 @@ class Padded:
         real, there = t < lengths, np.arange(lengths.sum()) - np.repeat(first, lengths)
         of, left = np.repeat(np.arange(count), lengths), np.repeat(lengths, lengths)
         self.real = torch.from_numpy(real)
-        self.read = [torch.from_numpy(np.where(real, first + at, 0).ravel()) for at in (t, lengths - 1 - t)]
+        self.read = [
+            torch.from_numpy(np.where(real, first + at, 0).ravel()) for at in (t, lengths - 1 - t)
+        ]
         self.items = [torch.from_numpy(at * count + of) for at in (there, left - 1 - there)]
         self.ends = torch.from_numpy((lengths - 1) * count + np.arange(count))
 
     def padded(self, x):
-        """A row for each position and sequence, from a row for each item; padding holds whatever item."""
+        """A row for each position and sequence, from a row for each item; padding holds whatever
+        item."""
         return x.index_select(0, self.read[0]).view(*self.shape, -1)
 
     def transduce(self, layers, x):
-        """The outputs of each layer over the rows of x, the second reading backwards, padding included."""
-        return [layer(x.index_select(0, at).view(*self.shape, -1))[0].flatten(0, 1) for layer, at in zip(layers, self.read, strict=False)]
+        """The outputs of each layer over the rows of x, the second reading backwards, padding
+        included."""
+        return [
+            layer(x.index_select(0, at).view(*self.shape, -1))[0].flatten(0, 1)
+            for layer, at in zip(layers, self.read, strict=False)
+        ]
 
     def outputs(self, torch, layers, x):
         """A row for each item."""
-        return torch.cat([h.index_select(0, at) for h, at in zip(self.transduce(layers, x), self.items, strict=False)], 1)
+        return torch.cat(
+            [
+                h.index_select(0, at)
+                for h, at in zip(self.transduce(layers, x), self.items, strict=False)
+            ],
+            1,
+        )
 
     def last(self, torch, layers, x):
         """A row for each sequence: where each layer ends."""
@@ -101,11 +118,15 @@ def cross_entropy(torch, scores, labels):
 
 
 def task(torch, args, model, embeddings, others, loss_of, batches=None):
-    """step() of a twin: `loss_of(examples)` gives (units, loss); sparse embeddings and all else are updated.
+    """step() of a twin: `loss_of(examples)` gives (units, loss); sparse embeddings and all else are
+    updated.
 
     The examples come from a stream of batches, or else from the model's data.
     """
-    update, stream = common.torch_adam(torch, embeddings, others, "sparse"), batches or common.together(model.data(), args.batch)
+    update, stream = (
+        common.torch_adam(torch, embeddings, others, "sparse"),
+        batches or common.together(model.data(), args.batch),
+    )
 
     def step():
         units, loss = loss_of(next(stream))

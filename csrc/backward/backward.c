@@ -1,6 +1,7 @@
-/* The backward pass: from the root's index down to 0, without recursion; in a graph that is batched on the fly, back through the order in
- * which nodes were computed. Products that give the gradient of one matrix are collected and done as one when the backward pass reaches that matrix:
- * every use of it has passed by then. */
+/* The backward pass: from the root's index down to 0, without recursion; in a graph that is batched
+ * on the fly, back through the order in which nodes were computed. Products that give the gradient
+ * of one matrix are collected and done as one when the backward pass reaches that matrix: every use
+ * of it has passed by then. */
 #include <stdlib.h>
 
 #include "backward_pass.h"
@@ -9,7 +10,8 @@
 static void backward_group(dn_tape *t, int group) {
     const dn_group *g = &t->schedule->groups[group];
     for (int m = 0; m < g->n && g->weights; m++)
-        if (t->nodes[t->schedule->members[g->first + m]].products >= 0) dn__flush_products(t, t->schedule->members[g->first + m]);
+        if (t->nodes[t->schedule->members[g->first + m]].products >= 0)
+            dn__flush_products(t, t->schedule->members[g->first + m]);
     if (!t->workspace.out_of_memory) dn__group_backward(t, group);
     dn__arena_reset(&t->workspace.scratch, (dn_arena_mark){0});
 }
@@ -23,7 +25,8 @@ static void backward_node(dn_tape *t, int i) {
     }
     if (node->products >= 0) dn__flush_products(t, i);
     if (dn__grouped(t, node)) { /* by batched_gemm.c: the representative comes last */
-        if (t->schedule->members[t->schedule->groups[dn__seat(t, node)->group].first] == i) backward_group(t, dn__seat(t, node)->group);
+        if (t->schedule->members[t->schedule->groups[dn__seat(t, node)->group].first] == i)
+            backward_group(t, dn__seat(t, node)->group);
         return;
     }
     if (!node->grad || t->workspace.out_of_memory) return;
@@ -51,11 +54,13 @@ static int depends_on(dn_tape *t, int i, const dn_store *store) {
 }
 
 /* A backward that does not end leaves no gradients: part of a sum would be taken for the sum, and
- * added to when it is called again. What earlier backwards have left in them goes, too, as it cannot be told apart. The locks are held. */
+ * added to when it is called again. What earlier backwards have left in them goes, too, as it
+ * cannot be told apart. The locks are held. */
 static void clear_gradients(dn_tape *t) {
     for (int i = 0; i <= t->backward->last_loss && i < t->n.nodes; i++) {
         const dn_node *node = &t->nodes[i];
-        if (node->param && !node->constant && dn__param_gathers(node->param)) dn__param_clear(node->param);
+        if (node->param && !node->constant && dn__param_gathers(node->param))
+            dn__param_clear(node->param);
     }
 }
 
@@ -67,7 +72,8 @@ static int end(dn_tape *t, int error) {
     return error;
 }
 
-/* Whether the values that node i was computed from are still those of its parameters; negative: no. */
+/* Whether the values that node i was computed from are still those of its parameters; negative:
+ * no. */
 static int check_versions(dn_tape *t, int i) {
     for (int r = 0; r < t->n.stores; r++) {
         if (t->stores[r].version < 0 || t->stores[r].store->as_dynet ||
@@ -76,8 +82,11 @@ static int check_versions(dn_tape *t, int i) {
         const int depends = depends_on(t, i, t->stores[r].store);
         if (depends < 0) return depends;
         if (depends)
-            return dn__tape_fail(t, DN_ERROR_STATE, "backward: parameters were changed after the values of this graph had been computed. "
-                                 "Build the graph anew, after renew_cg(), or compute it again: value(recalculate=True).");
+            return dn__tape_fail(t, DN_ERROR_STATE,
+                                 "backward: parameters were changed after the values of this graph "
+                                 "had been computed. "
+                                 "Build the graph anew, after renew_cg(), or compute it again: "
+                                 "value(recalculate=True).");
     }
     return 0;
 }
@@ -85,9 +94,13 @@ static int check_versions(dn_tape *t, int i) {
 int dn__backward_begin(dn_tape *t, int i, int full) {
     if (t->tracing) return dn__no_values(t);
     if (dn__elements(&t->nodes[i].dim) != 1)
-        return dn__tape_fail(t, DN_ERROR_VALUE, "backward: the loss must be one number, without a batch; got %s. Use sum_elems(), "
-                             "sum_batches() or esum() first.", DIMS(&t->nodes[i].dim));
-    if (i >= t->schedule->evaluated) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the value of the loss was not computed");
+        return dn__tape_fail(
+            t, DN_ERROR_VALUE,
+            "backward: the loss must be one number, without a batch; got %s. Use sum_elems(), "
+            "sum_batches() or esum() first.",
+            DIMS(&t->nodes[i].dim));
+    if (i >= t->schedule->evaluated)
+        return dn__tape_fail(t, DN_ERROR_STATE, "backward: the value of the loss was not computed");
     const int error = check_versions(t, i);
     if (error) return error;
     for (int j = 0; j < t->backward->first_new_node && j < t->n.nodes; j++) {
@@ -101,7 +114,8 @@ int dn__backward_begin(dn_tape *t, int i, int full) {
     }
     for (int j = 0; j < t->schedule->n.gathers; j++) t->schedule->gathers[j].grad = NULL;
     dn__work.passes++;
-    for (int r = 0; r < t->n.stores; r++) __atomic_fetch_add(&t->stores[r].store->passes, 1, __ATOMIC_RELAXED);
+    for (int r = 0; r < t->n.stores; r++)
+        __atomic_fetch_add(&t->stores[r].store->passes, 1, __ATOMIC_RELAXED);
     t->backward->first_new_node = t->n.nodes;
     t->backward->n_products = t->backward->reached = 0;
     for (int j = 0; j < DN_KEPT_COLUMNS; j++) t->backward->columns[j].first = -1;
@@ -114,30 +128,40 @@ int dn__backward_begin(dn_tape *t, int i, int full) {
     dn_grad g = dn__gradient_slot(t, i);
     if (g.dx) g.dx[0] = 1;
     if (g.dx && !dn__hook_begin(t)) return 0;
-    if (t->nodes[i].in_chunk) dn_param_clear_gradient(t->nodes[i].param); /* was empty, and is so again */
+    /* was empty, and is so again */
+    if (t->nodes[i].in_chunk) dn_param_clear_gradient(t->nodes[i].param);
     return end(t, dn__no_memory(t));
 }
 
-/* In DyNet a row has a gradient if it was looked up before the loss, be it zero because the loss does not depend on it: rules with moments
- * move it. */
+/* In DyNet a row has a gradient if it was looked up before the loss, be it zero because the loss
+ * does not depend on it: rules with moments move it. */
 static void touch_rows_as_dynet(dn_tape *t) {
     int wanted = 0;
     for (int r = 0; r < t->n.stores; r++) wanted |= t->stores[r].store->as_dynet;
     for (int i = 0; wanted && i <= t->backward->last_loss; i++) {
         const dn_node *node = &t->nodes[i];
-        if (!node->param || !node->param->store->as_dynet || node->constant || node->op == dn_ops[DN_OP_parameter]) continue;
+        if (!node->param || !node->param->store->as_dynet || node->constant ||
+            node->op == dn_ops[DN_OP_parameter])
+            continue;
         for (int k = 0; k < node->n_ints; k++)
-            if (!dn__lookup_row(node->param, t->ints[node->ints + k])) t->workspace.out_of_memory = 1;
+            if (!dn__lookup_row(node->param, t->ints[node->ints + k]))
+                t->workspace.out_of_memory = 1;
     }
 }
 
 int dn__backward_step(dn_tape *t) {
     int64_t work = DN_WORK;
-    if (t->backward->position < 0) return dn__tape_fail(t, DN_ERROR_STATE, "backward: the graph was renewed, reverted or set anew meanwhile");
+    if (t->backward->position < 0)
+        return dn__tape_fail(t, DN_ERROR_STATE,
+                             "backward: the graph was renewed, reverted or set anew meanwhile");
     dn__lock_stores(t);
-    int error = check_versions(t, t->backward->last_loss); /* another thread may have changed them since the step before */
-    for (; !error && t->backward->position >= 0 && work > 0 && !t->workspace.out_of_memory && !t->workspace.raised; t->backward->position--) {
-        const int i = t->schedule->n.order ? t->schedule->order[t->backward->position] : t->backward->position;
+    /* another thread may have changed them since the step before */
+    int error = check_versions(t, t->backward->last_loss);
+    for (; !error && t->backward->position >= 0 && work > 0 && !t->workspace.out_of_memory &&
+           !t->workspace.raised;
+         t->backward->position--) {
+        const int i = t->schedule->n.order ? t->schedule->order[t->backward->position]
+                                           : t->backward->position;
         if (i < 0) {
             const dn_group *g = &t->schedule->groups[-1 - i];
             work -= (int64_t)g->n * t->nodes[t->schedule->members[g->first]].work;
@@ -150,8 +174,12 @@ int dn__backward_step(dn_tape *t) {
         if (t->backward->hook.notified && t->backward->hook.steps) work = 0;
         t->backward->hook.notified = 0;
     }
-    if (t->backward->position < 0 && !t->workspace.raised && !t->workspace.out_of_memory) touch_rows_as_dynet(t);
-    if (!error) error = t->workspace.raised ? t->workspace.raised : t->workspace.out_of_memory ? dn__no_memory(t) : 0;
+    if (t->backward->position < 0 && !t->workspace.raised && !t->workspace.out_of_memory)
+        touch_rows_as_dynet(t);
+    if (!error)
+        error = t->workspace.raised          ? t->workspace.raised
+                : t->workspace.out_of_memory ? dn__no_memory(t)
+                                             : 0;
     if (error) clear_gradients(t);
     if (t->backward->position < 0 || error) dn__hook_end(t, !error);
     dn__unlock_stores(t);
@@ -179,6 +207,7 @@ void dn__backward_free(dn_tape *t) {
 
 int64_t dn__backward_bytes(const dn_tape *t) {
     size_t sum = 0;
-    for (int i = 0; i < DN_KEPT_COLUMNS; i++) sum += dn__arena_bytes(&t->backward->columns[i].memory);
+    for (int i = 0; i < DN_KEPT_COLUMNS; i++)
+        sum += dn__arena_bytes(&t->backward->columns[i].memory);
     return (int64_t)sum;
 }

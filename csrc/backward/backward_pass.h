@@ -1,14 +1,26 @@
-/* A backward pass over a tape, back through its schedule: places for gradients, products that are collected, rows whose gradients are added up,
- * hooks that are notified of what is complete. It does not know how a schedule is made, nor any operation by name but those of leaves.c. */
+/* A backward pass over a tape, back through its schedule: places for gradients, products that are
+ * collected, rows whose gradients are added up, hooks that are notified of what is complete. It
+ * does not know how a schedule is made, nor any operation by name but those of leaves.c. */
 #pragma once
 
 #include "schedule/schedule.h"
 
 /* A pending product dW += dy x'. */
-typedef struct dn_product { int32_t next; int m, k, n; const dn_real *dy, *x; } dn_product;
+typedef struct dn_product {
+    int32_t next;
+    int m, k, n;
+    const dn_real *dy, *x;
+} dn_product;
 
-/* The dy or the x of a list of products side by side, kept for other matrices that belong to the same outputs or multiply the same inputs. */
-typedef struct dn_kept_columns { int32_t first; int wide, of_x; int64_t used; dn_real *all; dn_arena memory; } dn_kept_columns;
+/* The dy or the x of a list of products side by side, kept for other matrices that belong to the
+ * same outputs or multiply the same inputs. */
+typedef struct dn_kept_columns {
+    int32_t first;
+    int wide, of_x;
+    int64_t used;
+    dn_real *all;
+    dn_arena memory;
+} dn_kept_columns;
 enum { DN_KEPT_COLUMNS = 4 };
 
 /* A call whose inputs are rows that got no gradient of their own. */
@@ -19,18 +31,23 @@ typedef struct dn_deferred {
 } dn_deferred;
 
 typedef struct dn_backward_pass {
-    dn_deferred *deferred;              /* gradients of rows that were added up, by input */
+    dn_deferred *deferred; /* gradients of rows that were added up, by input */
     dn_product *products;
     int n_products, products_capacity;
     dn_kept_columns columns[DN_KEPT_COLUMNS];
-    int64_t columns_used;       /* counts their uses */
-    int position;                  /* the place in the order that comes next; -1: none */
-    int reached;                /* seats say which nodes the loss depends on */
-    int full;                   /* gradients of all nodes are wanted */
-    /* hooks.c, in a backward that is watched, else NULL: the parameters' nodes that were last used at each place of the backward pass, as lists */
-    struct { int32_t *last_use, *next; int steps, notified; /* whether a step ends when it has notified somebody; whether it has */ } hook;
-    int last_loss;             /* root of the last finished or running backward, -1: none */
-    int first_new_node;            /* nodes from this one on are as they were made: no backward has seen them */
+    int64_t columns_used; /* counts their uses */
+    int position;         /* the place in the order that comes next; -1: none */
+    int reached;          /* seats say which nodes the loss depends on */
+    int full;             /* gradients of all nodes are wanted */
+    /* hooks.c, in a backward that is watched, else NULL: the parameters' nodes that were last used
+     * at each place of the backward pass, as lists */
+    struct {
+        int32_t *last_use, *next;
+        int steps, notified; /* whether a step ends when it has notified somebody; whether it has */
+    } hook;
+    int last_loss; /* root of the last finished or running backward, -1: none */
+    /* nodes from this one on are as they were made: no backward has seen them */
+    int first_new_node;
 } dn_backward_pass;
 
 /* ---- gradient_slots.c: where gradients are put */
@@ -38,22 +55,26 @@ typedef struct dn_backward_pass {
 int dn__node_wants(const dn_tape *, const dn_node *);
 /* the gradient slot of node i; beta = 0: it holds nothing yet */
 dn_grad dn__gradient_slot(dn_tape *, int i);
-/* Where node i's gradient is, or NULL: nothing has come. That of a parameter may be elsewhere, see dn_gradient. */
+/* Where node i's gradient is, or NULL: nothing has come. That of a parameter may be elsewhere, see
+ * dn_gradient. */
 const dn_real *dn__arrived(const dn_tape *, int i);
 /* Whether the gradient of the loss does not come to node i. Negative: no memory. */
 int dn__is_beside_loss(dn_tape *, int i);
-/* The memory of a group's gradients, not set; the same, zeros before anything has come; NULL: out of memory. */
+/* The memory of a group's gradients, not set; the same, zeros before anything has come; NULL: out
+ * of memory. */
 dn_real *dn__group_new_grads(dn_tape *, dn_group *);
 dn_real *dn__group_grads(dn_tape *, int group);
 int dn__route_wants(const dn_call *, int k);
 dn_grad dn__route_dx(dn_call *, int k);
-/* the same for a call that computes a group, and whether its input k is collected from the members */
+/* the same for a call that computes a group, and whether its input k is collected from the
+ * members */
 int dn__route_group_wants(const dn_call *, int k);
 dn_grad dn__route_group_dx(dn_call *, int k);
 int dn__group_gathers(const dn_call *, int k);
 
 /* ---- hooks.c: gradient-ready hooks */
-/* of parameter node i, whose last use has passed, so many numbers have their gradient; its hook is notified */
+/* of parameter node i, whose last use has passed, so many numbers have their gradient; its hook is
+ * notified */
 void dn__hook_notify(dn_tape *, int i, int64_t numbers);
 /* all of it has */
 void dn__hook_complete(dn_tape *, int i);
@@ -62,21 +83,25 @@ int dn__hook_begin(dn_tape *);
 void dn__hook_end(dn_tape *, int complete);
 
 /* ---- products.c: collected products, and gradients that come home to parameters */
-void dn__route_weight_gradient(dn_call *, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x);
+void dn__route_weight_gradient(dn_call *, int k, int m, int kk, int n, const dn_real *dy,
+                               const dn_real *x);
 void dn__route_input_done(dn_call *, int k);
 /* what is collected for node i is computed */
 void dn__flush_products(dn_tape *, int i);
-/* what is collected for a parameter's node, and its gradient, go to the parameter: once, when no use of it is left */
+/* what is collected for a parameter's node, and its gradient, go to the parameter: once, when no
+ * use of it is left */
 void dn__finish_parameter(dn_tape *, int i);
 /* the backward has passed the place `position` */
 void dn__hook_passed(dn_tape *);
 
 /* ---- rows.c */
 int dn__route_table_rows(const dn_call *, int first, int n, int capacity, int *rows);
-void dn__route_rows_gradient(dn_call *, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx, const dn_row_products *);
+void dn__route_rows_gradient(dn_call *, int first, int n, int count, int n_rows, const int *rows,
+                             const dn_real *dx, const dn_row_products *);
 /* d(row) += dx; a row has a gradient, be it zero, if the loss depends on it. */
 void dn__add_to_row(dn_tape *, dn_param *, int row, const dn_real *dx);
-/* The call was of a group whose equal members were computed once (deduplicate.h): the same holds for the gradients of its inputs. */
+/* The call was of a group whose equal members were computed once (deduplicate.h): the same holds
+ * for the gradients of its inputs. */
 void dn__deferred_group(dn_call *);
 /* Adds what one call would have given to node i, if it is an input of it. */
 void dn__deferred_add(const dn_tape *, const dn_deferred *, int i, dn_real *out);
@@ -95,7 +120,8 @@ void dn__group_backward(dn_tape *, int group);
 /* a backward from node i; negative: an error. And up to DN_WORK of it; 1: there is more to do */
 int dn__backward_begin(dn_tape *, int i, int full);
 int dn__backward_step(dn_tape *);
-/* Gradients of this graph are no more; a backward that is not done ends as one that failed, and whoever makes its next step gets an error. */
+/* Gradients of this graph are no more; a backward that is not done ends as one that failed, and
+ * whoever makes its next step gets an error. */
 void dn__stop_backward(dn_tape *);
 void dn__backward_free(dn_tape *);
 int64_t dn__backward_bytes(const dn_tape *);

@@ -29,17 +29,25 @@ static void put(const dn_tape *t, const dn_group *g, int m, dn_real *dy) {
     const dn_node *node = &t->nodes[t->schedule->members[g->first]];
     for (int k = 0; k < node->parts; k++) {
         const dn_block b = dn__block(node, k);
-        memcpy(dy + b.at * (size_t)g->deduplicated->n + b.size * (size_t)g->deduplicated->column[m], g->grads + b.at * (size_t)g->n + b.size * (size_t)m,
-               b.size * sizeof *dy);
+        memcpy(dy + b.at * (size_t)g->deduplicated->n + b.size * (size_t)g->deduplicated->column[m],
+               g->grads + b.at * (size_t)g->n + b.size * (size_t)m, b.size * sizeof *dy);
     }
 }
 
-/* ---- backward ---------------------------------------------------------------------------------------------------------- */
+/* ---- backward ------------------------------------------------------------------------- */
 
-static int broadcast_wants(const dn_call *c, int k) { return !dn__group_gathers(c, k) && dn__route_wants(c, k); }
-static dn_grad broadcast_dx(dn_call *c, int k) { return dn__group_gathers(c, k) ? (dn_grad){0} : dn__route_dx(c, k); }
-static int gathered_wants(const dn_call *c, int k) { return dn__group_gathers(c, k) && dn__route_group_wants(c, k); }
-static dn_grad gathered_dx(dn_call *c, int k) { return dn__group_gathers(c, k) ? dn__route_group_dx(c, k) : (dn_grad){0}; }
+static int broadcast_wants(const dn_call *c, int k) {
+    return !dn__group_gathers(c, k) && dn__route_wants(c, k);
+}
+static dn_grad broadcast_dx(dn_call *c, int k) {
+    return dn__group_gathers(c, k) ? (dn_grad){0} : dn__route_dx(c, k);
+}
+static int gathered_wants(const dn_call *c, int k) {
+    return dn__group_gathers(c, k) && dn__route_group_wants(c, k);
+}
+static dn_grad gathered_dx(dn_call *c, int k) {
+    return dn__group_gathers(c, k) ? dn__route_group_dx(c, k) : (dn_grad){0};
+}
 
 enum only { ALL_INPUTS, ONLY_BROADCAST, ONLY_GATHERED };
 
@@ -59,18 +67,22 @@ static void call_backward(dn_call *c, enum only only) {
 static const dn_real *arrived(const dn_tape *t, const dn_group *g, int m, int k) {
     const dn_group_input *in = &t->schedule->group_inputs[g->inputs + k];
     const dn_real *dx = in->gather < 0 ? NULL : t->schedule->gathers[in->gather].grad;
-    const size_t n = dn__elements(&t->nodes[dn__input(t, t->schedule->members[g->first + m], k)].dim);
+    const size_t n =
+        dn__elements(&t->nodes[dn__input(t, t->schedule->members[g->first + m], k)].dim);
     return dx ? dx + (size_t)g->deduplicated->column[m] * n : NULL;
 }
 
 static void forget_arrived(dn_tape *t, const dn_group *g, int n_inputs) {
     for (int k = 0; k < n_inputs; k++)
-        if (dn__is_gathered(t, g, k)) t->schedule->gathers[t->schedule->group_inputs[g->inputs + k].gather].grad = NULL;
+        if (dn__is_gathered(t, g, k))
+            t->schedule->gathers[t->schedule->group_inputs[g->inputs + k].gather].grad = NULL;
 }
 
-/* The gradients of all members' own inputs: as many calls as the most frequent member occurs times, the r-th for the r-th of equal ones. */
+/* The gradients of all members' own inputs: as many calls as the most frequent member occurs times,
+ * the r-th for the r-th of equal ones. */
 static void for_each_member(dn_tape *t, const dn_group *g, dn_call *c, dn_real *dy) {
-    int32_t *times = (int32_t *)dn__scratch(c, 2 * (size_t)g->n), *rank = times + g->n; /* dn_real is as large */
+    /* dn_real is as large */
+    int32_t *times = (int32_t *)dn__scratch(c, 2 * (size_t)g->n), *rank = times + g->n;
     if (!times) return;
     int rounds = 0;
     memset(times, 0, (size_t)g->n * sizeof *times);
@@ -84,9 +96,11 @@ static void for_each_member(dn_tape *t, const dn_group *g, dn_call *c, dn_real *
             if (rank[m] == r) put(t, g, m, dy);
         call_backward(c, ONLY_GATHERED);
         for (int k = 0; k < c->n; k++) {
-            for (int m = 0; m < g->n && !t->workspace.out_of_memory && dn__is_gathered(t, g, k); m++) {
+            for (int m = 0; m < g->n && !t->workspace.out_of_memory && dn__is_gathered(t, g, k);
+                 m++) {
                 const int x = dn__input(t, t->schedule->members[g->first + m], k);
-                const dn_real *dx = rank[m] == r && dn__node_wants(t, &t->nodes[x]) ? arrived(t, g, m, k) : NULL;
+                const dn_real *dx =
+                    rank[m] == r && dn__node_wants(t, &t->nodes[x]) ? arrived(t, g, m, k) : NULL;
                 const dn_grad to = dx ? dn__gradient_slot(t, x) : (dn_grad){0};
                 if (to.dx) dn__axpy(dn__elements(&t->nodes[x].dim), 1, dx, to.beta, to.dx);
             }
@@ -120,7 +134,9 @@ void dn__deduplicated_add(dn_tape *t, int group, int i, dn_real *out) {
     if (dn__group_prepare(t, group, &c, &y_dim)) t->workspace.out_of_memory = 1;
     for (int m = 0; m < g->n; m++) {
         int uses = 0;
-        for (int k = 0; k < c.n; k++) uses |= dn__is_gathered(t, g, k) && dn__input(t, t->schedule->members[g->first + m], k) == i;
+        for (int k = 0; k < c.n; k++)
+            uses |= dn__is_gathered(t, g, k) &&
+                    dn__input(t, t->schedule->members[g->first + m], k) == i;
         dn_real *dy = uses && !t->workspace.out_of_memory ? dn__backward_memory(&c, c.total) : NULL;
         if (!dy) continue;
         dn__fill(c.total, 0, dy);
@@ -128,7 +144,8 @@ void dn__deduplicated_add(dn_tape *t, int group, int i, dn_real *out) {
         c.dy = dy;
         call_backward(&c, ONLY_GATHERED);
         for (int k = 0; k < c.n && !t->workspace.out_of_memory; k++) {
-            const int is_input = dn__input(t, t->schedule->members[g->first + m], k) == i && dn__is_gathered(t, g, k);
+            const int is_input = dn__input(t, t->schedule->members[g->first + m], k) == i &&
+                                 dn__is_gathered(t, g, k);
             const dn_real *dx = is_input ? arrived(t, g, m, k) : NULL;
             if (dx) dn__add(n, out, dx, out);
         }

@@ -10,10 +10,14 @@ static dn_real *take_gradient_memory(dn_tape *t, size_t n) {
 }
 
 int dn__node_wants(const dn_tape *t, const dn_node *node) {
-    return t->backward->full ? !node->constant : node->needs_grad && !(node->param && !dn__param_gathers(node->param));
+    return t->backward->full
+               ? !node->constant
+               : node->needs_grad && !(node->param && !dn__param_gathers(node->param));
 }
 
-dn_real *dn__group_new_grads(dn_tape *t, dn_group *g) { return g->grads = take_gradient_memory(t, g->total); }
+dn_real *dn__group_new_grads(dn_tape *t, dn_group *g) {
+    return g->grads = take_gradient_memory(t, g->total);
+}
 
 dn_real *dn__group_grads(dn_tape *t, int group) {
     dn_group *g = &t->schedule->groups[group];
@@ -21,24 +25,30 @@ dn_real *dn__group_grads(dn_tape *t, int group) {
     return g->grads;
 }
 
-/* The gradient slot of node i. A parameter whose gradient is empty gets it where it belongs; one that already has a gradient, from an
- * earlier backward, keeps this one apart until the backward pass adds it, so that gradient() shows this backward only. */
+/* The gradient slot of node i. A parameter whose gradient is empty gets it where it belongs; one
+ * that already has a gradient, from an earlier backward, keeps this one apart until the backward
+ * pass adds it, so that gradient() shows this backward only. */
 dn_grad dn__gradient_slot(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
     if (node->op == dn_ops[DN_OP_output_view]) {
         dn_node *owner = &t->nodes[t->args[node->args]];
-        if (!dn__grouped(t, owner) && !owner->grad && (owner->grad = take_gradient_memory(t, dn__elements(&owner->dim))))
+        if (!dn__grouped(t, owner) && !owner->grad &&
+            (owner->grad = take_gradient_memory(t, dn__elements(&owner->dim))))
             dn__fill(dn__elements(&owner->dim), 0, owner->grad);
-        if (dn__grouped(t, owner) ? !dn__group_grads(t, dn__seat(t, owner)->group) : !owner->grad) return (dn_grad){0};
+        if (dn__grouped(t, owner) ? !dn__group_grads(t, dn__seat(t, owner)->group) : !owner->grad)
+            return (dn_grad){0};
         return (dn_grad){dn__output_view_address(t, owner, t->ints[node->ints], 1), 1};
     }
     if (dn__grouped(t, node)) {
         dn_real *grads = dn__group_grads(t, dn__seat(t, node)->group);
-        return (dn_grad){grads ? grads + (node->value - t->schedule->groups[dn__seat(t, node)->group].value) : NULL, 1};
+        return (dn_grad){grads ? grads + (node->value -
+                                          t->schedule->groups[dn__seat(t, node)->group].value)
+                               : NULL,
+                         1};
     }
     if (node->grad) return (dn_grad){node->grad, 1};
-    if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows && node->param->empty && dn__param_gathers(node->param) &&
-        !node->constant) {
+    if (node->op == dn_ops[DN_OP_parameter] && !node->param->rows && node->param->empty &&
+        dn__param_gathers(node->param) && !node->constant) {
         dn_real beta;
         node->grad = dn__param_gradient(node->param, &beta);
         node->in_chunk = 1;
@@ -51,8 +61,11 @@ dn_grad dn__gradient_slot(dn_tape *t, int i) {
 }
 
 const dn_real *dn__arrived(const dn_tape *t, int i) {
-    const dn_node *node = &t->nodes[i], *owner = node->op == dn_ops[DN_OP_output_view] ? &t->nodes[dn__input(t, i, 0)] : node;
-    const dn_group *g = dn__grouped(t, owner) ? &t->schedule->groups[dn__seat(t, owner)->group] : NULL;
+    const dn_node *node = &t->nodes[i], *owner = node->op == dn_ops[DN_OP_output_view]
+                                                     ? &t->nodes[dn__input(t, i, 0)]
+                                                     : node;
+    const dn_group *g =
+        dn__grouped(t, owner) ? &t->schedule->groups[dn__seat(t, owner)->group] : NULL;
     if (g ? !g->grads : !owner->grad) return NULL;
     if (owner != node) return dn__output_view_address(t, owner, t->ints[node->ints], 1);
     return g ? g->grads + (node->value - g->value) : node->grad;
@@ -63,12 +76,14 @@ static int reach(dn_tape *t) {
     if (t->backward->reached) return 0;
     if (dn__schedule_see(t)) return -1;
     dn_seat *seats = t->schedule->seats;
-    for (int i = 0; i <= t->backward->last_loss; i++) seats[i].reached = i == t->backward->last_loss;
+    for (int i = 0; i <= t->backward->last_loss; i++)
+        seats[i].reached = i == t->backward->last_loss;
     for (int i = t->backward->last_loss; i >= 0; i--) {
         const dn_node *node = &t->nodes[i];
         if (!seats[i].reached || node->op->flags & DN_NO_GRAD) continue;
         for (int k = 0; k < node->n_args; k++)
-            seats[dn__input(t, i, k)].reached |= (uint8_t)dn__node_wants(t, &t->nodes[dn__input(t, i, k)]);
+            seats[dn__input(t, i, k)].reached |=
+                (uint8_t)dn__node_wants(t, &t->nodes[dn__input(t, i, k)]);
     }
     return !(t->backward->reached = 1);
 }
@@ -88,14 +103,15 @@ dn_grad dn__route_dx(dn_call *c, int k) {
     const int i = t->args[c->node->args + k];
     if (!dn__node_wants(t, &t->nodes[i])) return (dn_grad){0};
     dn_grad g = dn__gradient_slot(t, i);
-    if (!c->total && g.dx && g.beta == 0) { /* nothing comes from an empty batch, so the op may not write at all */
+    /* nothing comes from an empty batch, so the op may not write at all */
+    if (!c->total && g.dx && g.beta == 0) {
         dn__fill(dn__elements(&t->nodes[i].dim), 0, g.dx);
         g.beta = 1;
     }
     return g;
 }
 
-/* ---- inputs of groups ----------------------------------------------------------------------------------------------- */
+/* ---- inputs of groups ----------------------------------------------------------------- */
 
 int dn__group_gathers(const dn_call *c, int k) {
     const dn_schedule *s = c->tape->schedule;
@@ -112,10 +128,12 @@ static int wants(const dn_call *c, int k) {
     return 0;
 }
 
-/* The place of neighbours in one block, the first of which is node x: the part of the block's gradients that mirrors their values. */
+/* The place of neighbours in one block, the first of which is node x: the part of the block's
+ * gradients that mirrors their values. */
 static dn_grad mirror_slot(dn_tape *t, int x, size_t total) {
     const dn_node *node = &t->nodes[x];
-    if (node->op == dn_ops[DN_OP_output_view]) return dn__gradient_slot(t, x); /* which sees to it that the owner has gradients */
+    /* which sees to it that the owner has gradients */
+    if (node->op == dn_ops[DN_OP_output_view]) return dn__gradient_slot(t, x);
     size_t n;
     const dn_real *block = dn__block_of(t, node, &n);
     dn_group *g = &t->schedule->groups[dn__seat(t, node)->group];
@@ -127,7 +145,9 @@ static dn_grad mirror_slot(dn_tape *t, int x, size_t total) {
     return (dn_grad){grads ? grads + (node->value - block) : NULL, 1};
 }
 
-int dn__route_group_wants(const dn_call *c, int k) { return dn__group_gathers(c, k) ? wants(c, k) : dn__route_wants(c, k); }
+int dn__route_group_wants(const dn_call *c, int k) {
+    return dn__group_gathers(c, k) ? wants(c, k) : dn__route_wants(c, k);
+}
 
 dn_grad dn__route_group_dx(dn_call *c, int k) {
     dn_tape *t = c->tape;
@@ -140,7 +160,8 @@ dn_grad dn__route_group_dx(dn_call *c, int k) {
     } else {
         dn_gather *gather = &t->schedule->gathers[in->gather];
         g.beta = gather->grad != NULL;
-        if (!gather->grad) gather->grad = dn__arena_take(&t->workspace.grads, gather->total * sizeof(dn_real));
+        if (!gather->grad)
+            gather->grad = dn__arena_take(&t->workspace.grads, gather->total * sizeof(dn_real));
         g.dx = gather->grad;
     }
     if (!g.dx) t->workspace.out_of_memory = 1;

@@ -6,8 +6,9 @@
 #include "schedule/deduplicate.h"
 #include "backward_pass.h"
 
-/* Rows that were looked up after the representative of batched products was made have been passed by the backward pass, which goes in the order of the nodes
- * there: bring their gradient home here. */
+/* Rows that were looked up after the representative of batched products was made have been passed
+ * by the backward pass, which goes in the order of the nodes there: bring their gradient home
+ * here. */
 static void add_to_row(dn_tape *t, int x, const dn_real *dx) {
     dn_call c;
     dn__prepare_call(t, &t->nodes[x], &c);
@@ -28,7 +29,9 @@ static void scatter(dn_tape *t, dn_gather *gather, const dn_group *g) {
         if (dn__node_wants(t, node)) {
             if (gather->deduplicated) {
                 add_to_row(t, x, dx);
-            } else if (!node->grad && !dn__grouped(t, node) && node->op != dn_ops[DN_OP_parameter] && node->op != dn_ops[DN_OP_output_view]) {
+            } else if (!node->grad && !dn__grouped(t, node) &&
+                       node->op != dn_ops[DN_OP_parameter] &&
+                       node->op != dn_ops[DN_OP_output_view]) {
                 node->grad = dx; /* nobody else needs this memory any more */
             } else {
                 dn_grad slot = dn__gradient_slot(t, x);
@@ -54,11 +57,11 @@ static void call_backward(dn_tape *t, int group) {
     else c.node->op->backward(&c);
 }
 
-/* ---- members beside the loss ------------------------------------------------------------------
+/* ---- members beside the loss --------------------------------------------------------------
  * A member on which the loss does not depend has zeros as its gradient. Its derivatives may be
- * infinite, and zero times infinity is NaN, which would go into the gradients of what it shares with
- * the other members. A group that has such a member is therefore done member by member, and those
- * beside the loss are left out, as they are where nothing is batched. */
+ * infinite, and zero times infinity is NaN, which would go into the gradients of what it shares
+ * with the other members. A group that has such a member is therefore done member by member, and
+ * those beside the loss are left out, as they are where nothing is batched. */
 
 /* Where a block of a member's value begins when it is by itself, and how many numbers it has. */
 static size_t block_of(const dn_node *member, int part, size_t *n) {
@@ -86,14 +89,18 @@ static int is_beside_loss(dn_tape *t, int i) {
 }
 
 /* Whether a traced function with draws inside would make other ones if it were run once more. */
-static int would_draw_anew(const dn_tape *t, const dn_node *node) { return node->rng && t->workspace.rng.generator; }
+static int would_draw_anew(const dn_tape *t, const dn_node *node) {
+    return node->rng && t->workspace.rng.generator;
+}
 
 /* Whether a member is beside the loss. That is looked up only for members that got nothing. */
 static int has_members_beside_loss(dn_tape *t, const dn_group *g) {
     const int32_t *members = dn__members_of(t, g);
     if (would_draw_anew(t, dn__representative_of(t, g))) return 0;
-    const size_t step = g->batch == g->n && !g->variable_length ? (size_t)(dn__representative_of(t, g)->dim.size) /
-                        (size_t)dn__representative_of(t, g)->parts : 0;
+    const size_t step = g->batch == g->n && !g->variable_length
+                            ? (size_t)(dn__representative_of(t, g)->dim.size) /
+                                  (size_t)dn__representative_of(t, g)->parts
+                            : 0;
     for (int m = 0; m < g->n; m++) {
         if (step && g->grads[(size_t)m * step] != 0) continue; /* nearly always */
         if (has_zeros_alone(t, &t->nodes[members[m]]) && is_beside_loss(t, members[m])) return 1;
@@ -109,7 +116,8 @@ static void prepare_member(dn_tape *t, dn_node *member, dn_real *saved, dn_call 
     dn_real *dy = dn__backward_memory(c, c->total);
     c->y = member->value;
     if (rng) c->saved = saved;
-    else if ((c->y = dn__backward_memory(c, dn__aligned(c->total) + member->saved))) c->saved = c->y + dn__aligned(c->total);
+    else if ((c->y = dn__backward_memory(c, dn__aligned(c->total) + member->saved)))
+        c->saved = c->y + dn__aligned(c->total);
     if (!dy || t->workspace.out_of_memory) return;
     c->dy = dy;
     for (int part = 0; part < member->parts; part++) {
@@ -122,19 +130,22 @@ static void prepare_member(dn_tape *t, dn_node *member, dn_real *saved, dn_call 
 
 static void not_yet(dn_call *c, int k) { (void)c, (void)k; }
 
-/* The row that is input k of joined member i and that the backward pass, which goes in the order of the nodes
- * there, has passed; else NULL. */
+/* The row that is input k of joined member i and that the backward pass, which goes in the order of
+ * the nodes there, has passed; else NULL. */
 static dn_node *passed_row(const dn_tape *t, const dn_group *g, int i, int k) {
     const int x = dn__input(t, i, k);
-    return g->batched_gemm && x > t->schedule->members[g->first] && t->nodes[x].param ? &t->nodes[x] : NULL;
+    return g->batched_gemm && x > t->schedule->members[g->first] && t->nodes[x].param ? &t->nodes[x]
+                                                                                      : NULL;
 }
 
-/* Backward of one member by itself. Rows that the backward pass has passed get their gradient here. */
+/* Backward of one member by itself. Rows that the backward pass has passed get their gradient
+ * here. */
 static void member_backward(dn_tape *t, const dn_group *g, int i, dn_real *saved) {
     dn_node *member = &t->nodes[i];
     dn_call c;
     prepare_member(t, member, saved, &c);
-    dn_real **before = dn__arena_take(&t->workspace.grads, (size_t)member->n_args * sizeof *before), **after;
+    dn_real **before = dn__arena_take(&t->workspace.grads, (size_t)member->n_args * sizeof *before),
+            **after;
     after = dn__arena_take(&t->workspace.grads, (size_t)member->n_args * sizeof *after);
     t->workspace.out_of_memory |= !before || !after;
     if (t->workspace.out_of_memory) return;
@@ -182,6 +193,7 @@ void dn__group_backward(dn_tape *t, int group) {
     const int n = dn__inputs_of(t, g);
     for (int k = 0; k < n; k++) {
         const int at = t->schedule->group_inputs[g->inputs + k].gather;
-        if (at >= 0 && t->schedule->gathers[at].group == group && t->schedule->gathers[at].grad) scatter(t, &t->schedule->gathers[at], g);
+        if (at >= 0 && t->schedule->gathers[at].group == group && t->schedule->gathers[at].grad)
+            scatter(t, &t->schedule->gathers[at], g);
     }
 }

@@ -1,10 +1,12 @@
-/* Watching a backward: which parameters have their gradients, notified while the backward pass goes on, so that another thread can send them.
+/* Watching a backward: which parameters have their gradients, notified while the backward pass goes
+ * on, so that another thread can send them.
  *
- * A parameter's node is made at its first use, so the backward pass reaches it last. Its gradient is complete earlier: when the use with the lowest
- * place in the backward pass has passed. For one backward, places of last uses are found by one pass over nodes and inputs; nothing of it is done in a
- * backward that nobody watches. An operation may tell of an input before it goes on with another: a matrix gets its gradient
- * before what it was multiplied by, since it takes long to send. Knows nodes and parameters; who reads the gradients and why is the watcher's
- * business. */
+ * A parameter's node is made at its first use, so the backward pass reaches it last. Its gradient
+ * is complete earlier: when the use with the lowest place in the backward pass has passed. For one
+ * backward, places of last uses are found by one pass over nodes and inputs; nothing of it is done
+ * in a backward that nobody watches. An operation may tell of an input before it goes on with
+ * another: a matrix gets its gradient before what it was multiplied by, since it takes long to
+ * send. Knows nodes and parameters; who reads the gradients and why is the watcher's business. */
 #include "backward_pass.h"
 
 static int hooks(const dn_tape *t, const dn_store *store) {
@@ -15,8 +17,8 @@ static int hooks(const dn_tape *t, const dn_store *store) {
 
 /* A dense parameter whose gradient this backward may write. */
 static int is_hooked(const dn_tape *t, const dn_node *node) {
-    return node->param && node->op == dn_ops[DN_OP_parameter] && !node->param->rows && !node->constant && node->param->updated &&
-           hooks(t, node->param->store);
+    return node->param && node->op == dn_ops[DN_OP_parameter] && !node->param->rows &&
+           !node->constant && node->param->updated && hooks(t, node->param->store);
 }
 
 static int is_armed(const dn_tape *t) {
@@ -28,13 +30,16 @@ static int is_armed(const dn_tape *t) {
 }
 
 static int begins(dn_store *store, int hook) {
-    return __atomic_compare_exchange_n(&store->hook, &hook, DN_HOOK_BEGUN, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    return __atomic_compare_exchange_n(&store->hook, &hook, DN_HOOK_BEGUN, 0, __ATOMIC_ACQ_REL,
+                                       __ATOMIC_ACQUIRE);
 }
 
-/* The place in the backward pass where node i takes part, or -1: in a group, where its first member does. */
+/* The place in the backward pass where node i takes part, or -1: in a group, where its first member
+ * does. */
 static int position_of(const dn_tape *t, const int32_t *places, int i) {
     const dn_node *node = &t->nodes[i];
-    if (i < t->schedule->seen && dn__grouped(t, node)) i = t->schedule->members[t->schedule->groups[dn__seat(t, node)->group].first];
+    if (i < t->schedule->seen && dn__grouped(t, node))
+        i = t->schedule->members[t->schedule->groups[dn__seat(t, node)->group].first];
     return places ? places[i] : i;
 }
 
@@ -46,7 +51,7 @@ int dn__hook_begin(dn_tape *t) {
     if (!is_armed(t)) return 0;
     size_t n_positions = (size_t)t->backward->position + 1, n = (size_t)t->n.nodes;
     int32_t *last_use = dn__arena_take(&t->workspace.grads, n_positions * sizeof *last_use),
-        *next = dn__arena_take(&t->workspace.grads, n * sizeof *next);
+            *next = dn__arena_take(&t->workspace.grads, n * sizeof *next);
     int32_t *at = dn__arena_take(&t->workspace.grads, n * sizeof *at), *places = NULL;
     if (!last_use || !next || !at) return -1;
     if (t->schedule->n.order) {
@@ -60,13 +65,16 @@ int dn__hook_begin(dn_tape *t) {
     dn__lock_stores(t);
     for (int r = 0; r < t->n.stores; r++) {
         dn_store *store = t->stores[r].store;
-        pthread_mutex_lock(&store->hook_lock); /* nobody sees that it has begun before `ready` is of this backward */
+        /* nobody sees that it has begun before `ready` is of this backward */
+        pthread_mutex_lock(&store->hook_lock);
         int steps = begins(store, DN_HOOK_STEPS);
         t->backward->hook.steps |= steps;
         t->stores[r].hooked = steps || begins(store, DN_HOOK_ARMED);
         if (t->stores[r].hooked) __atomic_add_fetch(&store->hooked, 1, __ATOMIC_ACQ_REL);
         else pthread_mutex_unlock(&store->hook_lock);
-        for (int k = 0; t->stores[r].hooked && k < store->n_params; k++) dn__param_notify(store->params[k]); /* until they are found to be used */
+        /* until they are found to be used */
+        for (int k = 0; t->stores[r].hooked && k < store->n_params; k++)
+            dn__param_notify(store->params[k]);
     }
     for (size_t i = 0; i < n; i++) at[i] = NO_USE;
     for (size_t i = 0; i < n; i++) {
@@ -99,7 +107,8 @@ int dn__hook_begin(dn_tape *t) {
 
 void dn__hook_notify(dn_tape *t, int i, int64_t numbers) {
     const dn_node *node = &t->nodes[i];
-    if (t->backward->hook.last_use && node->in_chunk && is_hooked(t, node)) __atomic_store_n(&node->param->ready, numbers, __ATOMIC_RELEASE);
+    if (t->backward->hook.last_use && node->in_chunk && is_hooked(t, node))
+        __atomic_store_n(&node->param->ready, numbers, __ATOMIC_RELEASE);
 }
 
 void dn__hook_complete(dn_tape *t, int i) {
@@ -111,6 +120,7 @@ void dn__hook_end(dn_tape *t, int complete) {
     if (!t->backward->hook.last_use) return;
     t->backward->hook.last_use = NULL;
     for (int r = 0; r < t->n.stores; r++)
-        if (t->stores[r].hooked && __atomic_load_n(&t->stores[r].store->hook, __ATOMIC_ACQUIRE) == DN_HOOK_BEGUN)
+        if (t->stores[r].hooked &&
+            __atomic_load_n(&t->stores[r].store->hook, __ATOMIC_ACQUIRE) == DN_HOOK_BEGUN)
             dn_store_set_hook(t->stores[r].store, complete ? DN_HOOK_COMPLETE : DN_HOOK_FAILED);
 }

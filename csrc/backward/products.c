@@ -1,15 +1,18 @@
-/* Products that give the gradient of one matrix are collected, and done as one when every use of it has passed. */
+/* Products that give the gradient of one matrix are collected, and done as one when every use of it
+ * has passed. */
 #include <string.h>
 
 #include "kernels/kernels.h"
 #include "backward_pass.h"
 
-/* ---- collected products -------------------------------------------------------------------------------------------- */
+/* ---- collected products --------------------------------------------------------------- */
 
-void dn__route_weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x) {
+void dn__route_weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy,
+                               const dn_real *x) {
     dn_tape *t = c->tape;
     dn_node *w = &t->nodes[t->args[c->node->args + k]];
-    if (DN_GROW(t->backward->products, t->backward->products_capacity, (int64_t)t->backward->n_products + 1)) {
+    if (DN_GROW(t->backward->products, t->backward->products_capacity,
+                (int64_t)t->backward->n_products + 1)) {
         t->workspace.out_of_memory = 1;
         return;
     }
@@ -18,13 +21,16 @@ void dn__route_weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn
     if (dn__grouped(t, w)) t->schedule->groups[dn__seat(t, w)->group].weights = 1;
 }
 
-enum { MOST_KEPT = 1 << 17 }; /* numbers: larger copies are made anew for each matrix, in memory that is in the cache */
+/* numbers: larger copies are made anew for each matrix, in memory that is in the cache */
+enum { MOST_KEPT = 1 << 17 };
 
 static int product_rows(const dn_product *p, int of_x) { return of_x ? p->k : p->m; }
 
 /* Whether two lists of products have the same columns. */
 static int equal_columns(const dn_tape *t, int a, int b, int of_x) {
-    if (product_rows(&t->backward->products[a], of_x) != product_rows(&t->backward->products[b], of_x)) return 0;
+    if (product_rows(&t->backward->products[a], of_x) !=
+        product_rows(&t->backward->products[b], of_x))
+        return 0;
     for (; a >= 0 && b >= 0; a = t->backward->products[a].next, b = t->backward->products[b].next) {
         const dn_product *p = &t->backward->products[a], *q = &t->backward->products[b];
         if (p->n != q->n || (of_x ? p->x != q->x : p->dy != q->dy)) return 0;
@@ -34,15 +40,19 @@ static int equal_columns(const dn_tape *t, int a, int b, int of_x) {
 
 /* A copy of the columns of a list that was made before, or NULL. */
 static const dn_real *find_columns(dn_tape *t, int first, int wide, int of_x) {
-    for (dn_kept_columns *c = t->backward->columns; c < t->backward->columns + DN_KEPT_COLUMNS; c++) {
-        if (c->first < 0 || c->wide != wide || c->of_x != of_x || !equal_columns(t, c->first, first, of_x)) continue;
+    for (dn_kept_columns *c = t->backward->columns; c < t->backward->columns + DN_KEPT_COLUMNS;
+         c++) {
+        if (c->first < 0 || c->wide != wide || c->of_x != of_x ||
+            !equal_columns(t, c->first, first, of_x))
+            continue;
         c->used = ++t->backward->columns_used;
         return c->all;
     }
     return NULL;
 }
 
-/* Memory for n numbers, kept as the columns of a list in place of those that were not used for longest. */
+/* Memory for n numbers, kept as the columns of a list in place of those that were not used for
+ * longest. */
 static dn_real *new_columns(dn_tape *t, int first, int wide, int of_x, size_t n) {
     if (n > MOST_KEPT) return dn__arena_take(&t->workspace.scratch, n * sizeof(dn_real));
     dn_kept_columns *c = t->backward->columns;
@@ -57,8 +67,9 @@ static dn_real *new_columns(dn_tape *t, int first, int wide, int of_x, size_t n)
     return c->all;
 }
 
-/* The columns of a list's products with fewer than `wide` columns side by side, in the order of their nodes: where they are, if they lie so,
- * else a copy. The list runs from the last node to the first. */
+/* The columns of a list's products with fewer than `wide` columns side by side, in the order of
+ * their nodes: where they are, if they lie so, else a copy. The list runs from the last node to the
+ * first. */
 static const dn_real *gather(dn_tape *t, int first, int wide, int columns, int of_x) {
     const int rows = product_rows(&t->backward->products[first], of_x);
     const dn_real *from = NULL, *expected = NULL;
@@ -73,7 +84,8 @@ static const dn_real *gather(dn_tape *t, int first, int wide, int columns, int o
     if (j < 0) return from;
     const dn_real *known = find_columns(t, first, wide, of_x);
     if (known) return known;
-    dn_real *all = new_columns(t, first, wide, of_x, (size_t)columns * (size_t)rows), *to = all + (size_t)columns * (size_t)rows;
+    dn_real *all = new_columns(t, first, wide, of_x, (size_t)columns * (size_t)rows),
+            *to = all + (size_t)columns * (size_t)rows;
     for (j = first; all && j >= 0; j = t->backward->products[j].next) {
         const dn_product *p = &t->backward->products[j];
         if (p->n >= wide) continue;
@@ -86,27 +98,30 @@ static const dn_real *gather(dn_tape *t, int first, int wide, int columns, int o
 
 enum { WIDE = 64, PANEL = 128, LARGE = 1 << 20 }; /* columns; columns; numbers of a matrix */
 
-/* From how many columns on a product is better done by itself than copied to others: then dW, which it reads and writes once more, is no larger
- * than its columns. */
+/* From how many columns on a product is better done by itself than copied to others: then dW, which
+ * it reads and writes once more, is no larger than its columns. */
 static int wide_columns(int m, int k) {
     const int64_t both = (int64_t)m + k, columns = both ? (int64_t)m * k / both : 0;
     return columns < WIDE ? WIDE : columns > INT32_MAX ? INT32_MAX : (int)columns;
 }
 
-/* dW = sum of dy x' over a list of products: one product of all columns that lie side by side or are few, and each that is wide by itself. Of a
- * large parameter that somebody watches the first columns are notified first. */
+/* dW = sum of dy x' over a list of products: one product of all columns that lie side by side or
+ * are few, and each that is wide by itself. Of a large parameter that somebody watches the first
+ * columns are notified first. */
 void dn__flush_products(dn_tape *t, int i) {
     const int first = t->nodes[i].products;
     dn_arena_mark mark = dn__arena_mark(&t->workspace.scratch);
     t->nodes[i].products = -1;
-    const int m = t->backward->products[first].m, k = t->backward->products[first].k, wide = wide_columns(m, k);
+    const int m = t->backward->products[first].m, k = t->backward->products[first].k,
+              wide = wide_columns(m, k);
     int columns = 0;
     for (int j = first; j >= 0; j = t->backward->products[j].next) {
         const int n = t->backward->products[j].n;
         columns += n < wide ? n : 0;
     }
     const dn_real *dy = gather(t, first, wide, columns, 0), *x = gather(t, first, wide, columns, 1);
-    dn_grad g = !columns || (dy && x) ? dn__gradient_slot(t, i) : (dn_grad){0}; /* after all that may fail: a place must be written to */
+    /* after all that may fail: a place must be written to */
+    dn_grad g = !columns || (dy && x) ? dn__gradient_slot(t, i) : (dn_grad){0};
     const int panel = t->backward->hook.last_use && (int64_t)m * k >= LARGE ? PANEL : k;
     if (!g.dx) t->workspace.out_of_memory = 1;
     for (int from = 0; g.dx && from < k; from += panel) {
@@ -124,7 +139,7 @@ void dn__flush_products(dn_tape *t, int i) {
     dn__arena_reset(&t->workspace.scratch, mark);
 }
 
-/* ---- parameters ---------------------------------------------------------------------------------------------------- */
+/* ---- parameters ----------------------------------------------------------------------- */
 
 static void add_to_parameter(dn_tape *t, dn_node *node) {
     dn_param *p = node->param;
@@ -143,11 +158,14 @@ static void add_to_parameter(dn_tape *t, dn_node *node) {
 void dn__finish_parameter(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
     if (node->products >= 0) dn__flush_products(t, i);
-    if (node->grad && !t->workspace.out_of_memory && !node->constant && dn__param_gathers(node->param)) add_to_parameter(t, node);
+    if (node->grad && !t->workspace.out_of_memory && !node->constant &&
+        dn__param_gathers(node->param))
+        add_to_parameter(t, node);
     node->finished = 1;
 }
 
-/* Parameter node i has no further use: its gradient is completed, and its hook is notified, once. */
+/* Parameter node i has no further use: its gradient is completed, and its hook is notified,
+ * once. */
 static void finish(dn_tape *t, int i) {
     if (t->nodes[i].finished) return;
     dn__finish_parameter(t, i);
@@ -156,7 +174,9 @@ static void finish(dn_tape *t, int i) {
 }
 
 void dn__hook_passed(dn_tape *t) {
-    for (int i = t->backward->hook.last_use[t->backward->position]; i >= 0; i = t->backward->hook.next[i]) finish(t, i);
+    for (int i = t->backward->hook.last_use[t->backward->position]; i >= 0;
+         i = t->backward->hook.next[i])
+        finish(t, i);
 }
 
 void dn__route_input_done(dn_call *c, int k) {
@@ -165,6 +185,7 @@ void dn__route_input_done(dn_call *c, int k) {
     int w = t->args[c->node->args + k], uses = 0;
     for (int i = 0; i < c->node->n_args; i++) uses += t->args[c->node->args + i] == w;
     if (uses > 1) return;
-    for (int i = t->backward->hook.last_use[t->backward->position]; i >= 0; i = t->backward->hook.next[i])
+    for (int i = t->backward->hook.last_use[t->backward->position]; i >= 0;
+         i = t->backward->hook.next[i])
         if (i == w) finish(t, i);
 }

@@ -2,13 +2,17 @@
 #include "kernels/kernels.h"
 #include "backward_pass.h"
 
-static const dn_node *row_input_of(const dn_tape *t, const dn_node *node, int k) { return &t->nodes[t->args[node->args + k]]; }
-
-static int is_row(const dn_node *x, const dn_node *like) {
-    return (x->op == dn_ops[DN_OP_lookup] || x->op == dn_ops[DN_OP_lookup_batch]) && x->param == like->param && x->constant == like->constant;
+static const dn_node *row_input_of(const dn_tape *t, const dn_node *node, int k) {
+    return &t->nodes[t->args[node->args + k]];
 }
 
-/* The nodes that input k of a call stands for: one, or those that were gathered for a group. 0: there is no list of them. */
+static int is_row(const dn_node *x, const dn_node *like) {
+    return (x->op == dn_ops[DN_OP_lookup] || x->op == dn_ops[DN_OP_lookup_batch]) &&
+           x->param == like->param && x->constant == like->constant;
+}
+
+/* The nodes that input k of a call stands for: one, or those that were gathered for a group. 0:
+ * there is no list of them. */
 static int sources_of(const dn_tape *t, int node, int group, int k, const int32_t **sources) {
     *sources = t->args + t->nodes[node].args + k;
     if (group < 0) return 1;
@@ -37,7 +41,7 @@ int dn__route_table_rows(const dn_call *c, int first, int n, int capacity, int *
     return count;
 }
 
-/* ---- gradients ---------------------------------------------------------------------------------------------------------- */
+/* ---- gradients ------------------------------------------------------------------------ */
 
 void dn__add_to_row(dn_tape *t, dn_param *p, int row, const dn_real *dx) {
     dn_real *to = dn__lookup_row(p, row);
@@ -45,14 +49,17 @@ void dn__add_to_row(dn_tape *t, dn_param *p, int row, const dn_real *dx) {
     else t->workspace.out_of_memory = 1;
 }
 
-void dn__route_rows_gradient(dn_call *c, int first, int n, int count, int n_rows, const int *rows, const dn_real *dx, const dn_row_products *m) {
+void dn__route_rows_gradient(dn_call *c, int first, int n, int count, int n_rows, const int *rows,
+                             const dn_real *dx, const dn_row_products *m) {
     dn_tape *t = c->tape;
     dn_param *p = row_input_of(t, c->node, first)->param;
     dn_deferred *deferred = dn__arena_take(&t->workspace.grads, sizeof *deferred);
     t->workspace.out_of_memory |= !deferred;
-    for (int i = 0; i < n_rows && !t->workspace.out_of_memory; i++) dn__add_to_row(t, p, rows[i], dx + i * p->row_size);
+    for (int i = 0; i < n_rows && !t->workspace.out_of_memory; i++)
+        dn__add_to_row(t, p, rows[i], dx + i * p->row_size);
     if (t->workspace.out_of_memory) return;
-    *deferred = (dn_deferred){t->backward->deferred, (int)(c->node - t->nodes), c->group, first, n, count, *m};
+    *deferred = (dn_deferred){
+        t->backward->deferred, (int)(c->node - t->nodes), c->group, first, n, count, *m};
     t->backward->deferred = deferred;
 }
 
@@ -63,7 +70,9 @@ void dn__deferred_group(dn_call *c) {
         t->workspace.out_of_memory = 1;
         return;
     }
-    *deferred = (dn_deferred){.next = t->backward->deferred, .node = (int)(c->node - t->nodes), .group = c->group};
+    *deferred = (dn_deferred){.next = t->backward->deferred,
+                              .node = (int)(c->node - t->nodes),
+                              .group = c->group};
     t->backward->deferred = deferred;
 }
 
@@ -71,12 +80,15 @@ void dn__deferred_add(const dn_tape *t, const dn_deferred *deferred, int i, dn_r
     const dn_row_products *m = &deferred->products;
     for (int k = 0; k < deferred->n; k++) {
         const int32_t *sources;
-        const int n_sources = sources_of(t, deferred->node, deferred->group, deferred->first + k, &sources);
-        for (int l = 0, at = deferred->count * k; l < n_sources; at += t->nodes[sources[l++]].n_ints) {
+        const int n_sources =
+            sources_of(t, deferred->node, deferred->group, deferred->first + k, &sources);
+        for (int l = 0, at = deferred->count * k; l < n_sources;
+             at += t->nodes[sources[l++]].n_ints) {
             const dn_node *x = &t->nodes[sources[l]];
             for (int b = 0; x == &t->nodes[i] && b < x->n_ints; b++)
                 for (int j = 0; m->column[at + b] >= 0 && j < m->m; j++)
-                    dn__mm_dx(m->rows[j], m->k, 1, m->w[j], m->rows[j], m->dy[j] + (size_t)m->column[at + b] * (size_t)m->rows[j], m->rows[j],
+                    dn__mm_dx(m->rows[j], m->k, 1, m->w[j], m->rows[j],
+                              m->dy[j] + (size_t)m->column[at + b] * (size_t)m->rows[j], m->rows[j],
                               1, out + (size_t)b * (size_t)m->k, m->k);
         }
     }

@@ -1,5 +1,6 @@
-/* The calls that make nodes: dims are inferred, errors phrased, the node appended, and computed where values are wanted at once. They keep
- * Python's lock; a tape that another thread computes with is busy. */
+/* The calls that make nodes: dims are inferred, errors phrased, the node appended, and computed
+ * where values are wanted at once. They keep Python's lock; a tape that another thread computes
+ * with is busy. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,12 +8,15 @@
 #include "schedule/schedule.h"
 
 static const dn_op *checked_op(dn_tape *t, int op, int n) {
-    if (op < 0 || op >= DN_OP_COUNT || dn_ops[op]->flags & DN_LEAF || dn_ops[op]->flags & DN_TRACED) {
-        dn__tape_fail(t, DN_ERROR_VALUE, "operation number %d does not exist or takes no inputs", op);
+    if (op < 0 || op >= DN_OP_COUNT || dn_ops[op]->flags & DN_LEAF ||
+        dn_ops[op]->flags & DN_TRACED) {
+        dn__tape_fail(t, DN_ERROR_VALUE, "operation number %d does not exist or takes no inputs",
+                      op);
         return NULL;
     }
     if (dn_ops[op]->inputs >= 0 ? n != dn_ops[op]->inputs : n < 1) {
-        dn__tape_fail(t, DN_ERROR_VALUE, "%s: takes %d inputs; got %d.", dn_ops[op]->name, dn_ops[op]->inputs, n);
+        dn__tape_fail(t, DN_ERROR_VALUE, "%s: takes %d inputs; got %d.", dn_ops[op]->name,
+                      dn_ops[op]->inputs, n);
         return NULL;
     }
     return dn_ops[op];
@@ -31,14 +35,16 @@ static int make_output_views(dn_tape *t, int i, int first, int n, int size) {
     for (int k = 0; k < n; k++) {
         int64_t offset = (int64_t)(first + k) * size * batch;
         int ints[] = {offset > INT32_MAX ? -1 : (int)offset, batch, size};
-        int64_t handle = dn__finish(t, dn__make(t, dn_ops[DN_OP_output_view], 1, &i, 3, ints, 0, NULL, NULL));
+        int64_t handle =
+            dn__finish(t, dn__make(t, dn_ops[DN_OP_output_view], 1, &i, 3, ints, 0, NULL, NULL));
         if (handle < 0) return (int)handle;
     }
     return begin;
 }
 
 /* parts: how many outputs are made, too, the first of which is the result; 0: none */
-static int64_t make_many(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_floats, const double *floats, int parts) {
+static int64_t make_many(int op, int n, const int64_t *handles, int n_ints, const int *ints,
+                         int n_floats, const double *floats, int parts) {
     dn_tape *t = tape_of(n, handles);
     if (!t) return DN_ERROR_NO_GRAPH;
     DN_ENTER(t);
@@ -49,24 +55,29 @@ static int64_t make_many(int op, int n, const int64_t *handles, int n_ints, cons
     int i = 0;
     for (; i < n; i++)
         if ((inputs[i] = dn__find(t, handles[i])) < 0) break;
-    int64_t result = i < n ? inputs[i] : dn__make(t, o, n, inputs, n_ints, ints, n_floats, floats, NULL);
+    int64_t result =
+        i < n ? inputs[i] : dn__make(t, o, n, inputs, n_ints, ints, n_floats, floats, NULL);
     if (inputs != small) free(inputs);
     const int owner = (int)result;
     result = dn__finish(t, owner);
     if (result < 0 || !parts) return result;
-    const int first = make_output_views(t, owner, 0, parts, t->nodes[owner].dim.size / t->nodes[owner].parts);
+    const int first =
+        make_output_views(t, owner, 0, parts, t->nodes[owner].dim.size / t->nodes[owner].parts);
     return first < 0 ? first : dn__handle(t, first);
 }
 
-int64_t dn_node_many(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_floats, const double *floats) {
+int64_t dn_node_many(int op, int n, const int64_t *handles, int n_ints, const int *ints,
+                     int n_floats, const double *floats) {
     return make_many(op, n, handles, n_ints, ints, n_floats, floats, 0);
 }
 
-int64_t dn_node_with_views(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_floats, const double *floats, int parts) {
+int64_t dn_node_with_views(int op, int n, const int64_t *handles, int n_ints, const int *ints,
+                           int n_floats, const double *floats, int parts) {
     return make_many(op, n, handles, n_ints, ints, n_floats, floats, parts);
 }
 
-int64_t dn_tree_node(const int64_t *weights, int n_ary, int64_t x, int n, int64_t first, int64_t second) {
+int64_t dn_tree_node(const int64_t *weights, int n_ary, int64_t x, int n, int64_t first,
+                     int64_t second) {
     const int64_t children[] = {first, second}, states[] = {first + 1, second + 1};
     int64_t handles[11];
     int at = 6, ints[] = {n > 2 ? 2 : n < 0 ? 0 : n, x != 0, n_ary};
@@ -77,7 +88,8 @@ int64_t dn_tree_node(const int64_t *weights, int n_ary, int64_t x, int n, int64_
     return make_many(DN_OP_tree_lstm, at, handles, 3, ints, 0, NULL, 2);
 }
 
-int64_t dn_leaf(int graph, int op, int n_ints, const int *ints, int n_floats, const double *floats) {
+int64_t dn_leaf(int graph, int op, int n_ints, const int *ints, int n_floats,
+                const double *floats) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);
     if (op < 0 || op >= DN_OP_COUNT || dn_ops[op]->inputs)
@@ -101,9 +113,12 @@ static void copy_doubles(int64_t n, const double *from, dn_real *to) {
 }
 
 /* What it holds comes from data or from numbers; both NULL: zeros. */
-static int64_t input(dn_tape *t, int n_dims, const int *dims, int batch, const dn_real *data, const double *numbers) {
+static int64_t input(dn_tape *t, int n_dims, const int *dims, int batch, const dn_real *data,
+                     const double *numbers) {
     int ints[DN_MAX_DIMS + 1] = {batch};
-    if (n_dims < 0 || n_dims > DN_MAX_DIMS) return dn__tape_fail(t, DN_ERROR_VALUE, "input: at most %d dims; got %d.", DN_MAX_DIMS, n_dims);
+    if (n_dims < 0 || n_dims > DN_MAX_DIMS)
+        return dn__tape_fail(t, DN_ERROR_VALUE, "input: at most %d dims; got %d.", DN_MAX_DIMS,
+                             n_dims);
     for (int i = 0; i < n_dims; i++) ints[i + 1] = dims[i];
     int index = dn__make(t, dn_ops[DN_OP_input], 0, NULL, n_dims + 1, ints, 0, NULL, NULL);
     if (index < 0) return index;
@@ -139,18 +154,25 @@ static int set_input_elements(int64_t a, int64_t n, const dn_real *data, const d
     DN_ENTER_NODE(a);
     const dn_node *node = &t->nodes[i];
     if (node->op != dn_ops[DN_OP_input])
-        return dn__tape_fail(t, DN_ERROR_STATE, "set: only inputs can be set; this is a node of %s.", node->op->name);
+        return dn__tape_fail(t, DN_ERROR_STATE,
+                             "set: only inputs can be set; this is a node of %s.", node->op->name);
     if (n != (int64_t)dn__elements(&node->dim))
-        return dn__tape_fail(t, DN_ERROR_VALUE, "set: the number of values must equal the size of the input; got %lld values for %s.",
-                             (long long)n, DIMS(&node->dim));
+        return dn__tape_fail(
+            t, DN_ERROR_VALUE,
+            "set: the number of values must equal the size of the input; got %lld values for %s.",
+            (long long)n, DIMS(&node->dim));
     dn__forget_values(t);
     if (numbers) copy_doubles(n, numbers, (dn_real *)node->own);
     else if (data) memcpy((dn_real *)node->own, data, (size_t)n * sizeof *data);
     return 0;
 }
 
-int dn_input_set(int64_t a, int64_t n, const dn_real *data) { return set_input_elements(a, n, data, NULL); }
-int dn_input_set_numbers(int64_t a, int64_t n, const double *data) { return set_input_elements(a, n, NULL, data); }
+int dn_input_set(int64_t a, int64_t n, const dn_real *data) {
+    return set_input_elements(a, n, data, NULL);
+}
+int dn_input_set_numbers(int64_t a, int64_t n, const double *data) {
+    return set_input_elements(a, n, NULL, data);
+}
 
 int dn_ints_set(int64_t a, int n, const int *ints) {
     DN_ENTER_NODE(a);
@@ -159,17 +181,22 @@ int dn_ints_set(int64_t a, int n, const int *ints) {
     return error;
 }
 
-/* ---- rows of tables ------------------------------------------------------------------------------------------------- */
+/* ---- rows of tables ------------------------------------------------------------------- */
 
 static int64_t make_lookup(dn_tape *t, int op, int64_t table, int n, const int *rows) {
     int constant;
     dn_param *p = dn__handle_param(table, &constant);
     DN_ENTER(t);
-    if (!p || !p->rows) return dn__tape_fail(t, DN_ERROR_VALUE, "lookup: the first argument must be a LookupParameters object");
+    if (!p || !p->rows)
+        return dn__tape_fail(t, DN_ERROR_VALUE,
+                             "lookup: the first argument must be a LookupParameters object");
     if (dn__retain_store(t, p->store)) return DN_ERROR_MEMORY;
-    return dn__finish(t, dn__make(t, dn_ops[op], 0, NULL, n, rows, 0, NULL, &(dn_origin){p, constant, NULL}));
+    return dn__finish(t, dn__make(t, dn_ops[op], 0, NULL, n, rows, 0, NULL,
+                                  &(dn_origin){p, constant, NULL}));
 }
-int64_t dn_lookup(int graph, int64_t table, int row) { return make_lookup(dn__graph_tape(graph), DN_OP_lookup, table, 1, &row); }
+int64_t dn_lookup(int graph, int64_t table, int row) {
+    return make_lookup(dn__graph_tape(graph), DN_OP_lookup, table, 1, &row);
+}
 int64_t dn_lookup_batch(int graph, int64_t table, int n, const int *rows) {
     return make_lookup(dn__graph_tape(graph), DN_OP_lookup_batch, table, n, rows);
 }
@@ -178,4 +205,3 @@ static const dn_node_calls NODE_CALLS = {
 #define DN_NODE_ADDRESS(result, name, params, args) dn_##name,
     DN_NODE_CALLS(DN_NODE_ADDRESS)};
 const void *dn_node_table(void) { return &NODE_CALLS; }
-

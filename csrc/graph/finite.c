@@ -19,7 +19,8 @@ static size_t bad_gradient(dn_tape *t, int i, int nan_only) {
     if (!grad || !node->in_chunk) return grad ? first_bad(grad, n, nan_only) : n;
     dn_store *store = node->param->store;
     pthread_mutex_lock(&store->lock); /* the chunk's gradients may have been moved since */
-    size_t at = first_bad(store->chunks[node->param->chunk].grads + node->param->offset, n, nan_only);
+    size_t at =
+        first_bad(store->chunks[node->param->chunk].grads + node->param->offset, n, nan_only);
     pthread_mutex_unlock(&store->lock);
     return at;
 }
@@ -30,7 +31,8 @@ static uint8_t *ancestors(const dn_tape *t, int i) {
     if (!needed) return NULL;
     needed[i] = 1;
     for (; i >= 0; i--)
-        for (int k = 0; needed[i] && k < t->nodes[i].n_args; k++) needed[t->args[t->nodes[i].args + k]] = 1;
+        for (int k = 0; needed[i] && k < t->nodes[i].n_args; k++)
+            needed[t->args[t->nodes[i].args + k]] = 1;
     return needed;
 }
 
@@ -41,7 +43,9 @@ static int find(dn_tape *t, int last, int gradients, int nan_only, int *node, in
     for (int k = 0; k <= last && !found; k++) {
         int i = gradients ? last - k : k;
         size_t n = dn__elements(&t->nodes[i].dim), at = n;
-        if (needed[i]) at = gradients ? bad_gradient(t, i, nan_only) : first_bad(t->nodes[i].value, n, nan_only);
+        if (needed[i])
+            at = gradients ? bad_gradient(t, i, nan_only)
+                           : first_bad(t->nodes[i].value, n, nan_only);
         if (at == n) continue;
         found = 1;
         *node = i;

@@ -8,17 +8,21 @@
 /* Whether the weights are those of backward. */
 static int have_weights_changed(const dn_tape *t) {
     for (int r = 0; r < t->n.stores; r++)
-        if (t->stores[r].version != __atomic_load_n(&t->stores[r].store->version, __ATOMIC_RELAXED)) return 1;
+        if (t->stores[r].version != __atomic_load_n(&t->stores[r].store->version, __ATOMIC_RELAXED))
+            return 1;
     return 0;
 }
 
-/* Adds to `out`, of the dims of node i, a row of a table, what was kept from it. Negative: an error. */
+/* Adds to `out`, of the dims of node i, a row of a table, what was kept from it. Negative: an
+ * error. */
 static int add_deferred(dn_tape *t, int i, dn_real *out) {
     if (t->nodes[i].op == dn_ops[DN_OP_parameter] || !dn__node_wants(t, &t->nodes[i])) return 0;
     for (const dn_deferred *deferred = t->backward->deferred; deferred; deferred = deferred->next) {
         if (have_weights_changed(t))
-            return dn__tape_fail(t, DN_ERROR_STATE, "gradient: parameters have changed since backward(), which has added up the "
-                                 "gradients of equal rows. Ask before the update, or use backward(full=True).");
+            return dn__tape_fail(
+                t, DN_ERROR_STATE,
+                "gradient: parameters have changed since backward(), which has added up the "
+                "gradients of equal rows. Ask before the update, or use backward(full=True).");
         if (deferred->count) dn__deferred_add(t, deferred, i, out);
         else dn__deduplicated_add(t, deferred->group, i, out);
     }
@@ -55,7 +59,8 @@ int dn_backward(int64_t a) {
 int dn_fast_backward(int64_t a) {
     const dn_tape *t = dn__handle_tape(a);
     if (!t || t->work_made > DN_FAST_WORK) return DN_FALLBACK;
-    for (int r = 0; r < t->n.stores; r++) { /* another thread may be at these parameters for longer than is good to wait here */
+    /* another thread may be at these parameters for longer than is good to wait here */
+    for (int r = 0; r < t->n.stores; r++) {
         if (pthread_mutex_trylock(&t->stores[r].store->lock)) return DN_FALLBACK;
         pthread_mutex_unlock(&t->stores[r].store->lock);
     }
@@ -65,9 +70,11 @@ int dn_fast_backward(int64_t a) {
 static int copy_gradient(dn_tape *t, int i, dn_real *out) {
     const int store = t->backward->last_loss;
     if (i > store)
-        return dn__tape_fail(t, DN_ERROR_STATE, "Requested gradient for node %d, but %s", i,
-                             store < 0 ? "backward() has not been called on this graph since its values were computed."
-                                      : "it was made after the loss that backward() was called on.");
+        return dn__tape_fail(
+            t, DN_ERROR_STATE, "Requested gradient for node %d, but %s", i,
+            store < 0
+                ? "backward() has not been called on this graph since its values were computed."
+                : "it was made after the loss that backward() was called on.");
     const dn_node *node = &t->nodes[i];
     const dn_real *grad = dn__arrived(t, i);
     const size_t n = dn__elements(&node->dim);
@@ -76,8 +83,11 @@ static int copy_gradient(dn_tape *t, int i, dn_real *out) {
     if (lock) { /* the chunk's gradients may have been moved since */
         pthread_mutex_lock(lock);
         if (node->written != dn__param_written(node->param))
-            error = dn__tape_fail(t, DN_ERROR_STATE, "gradient: the parameter's gradient was added to, scaled, clipped or replaced since "
-                                  "backward(). Ask before that, or for grad_as_array(), which is the parameter's own.");
+            error = dn__tape_fail(t, DN_ERROR_STATE,
+                                  "gradient: the parameter's gradient was added to, scaled, "
+                                  "clipped or replaced since "
+                                  "backward(). Ask before that, or for grad_as_array(), which is "
+                                  "the parameter's own.");
         grad = node->param->store->chunks[node->param->chunk].grads + node->param->offset;
     }
     if (grad && n) memcpy(out, grad, n * sizeof *out);
@@ -98,10 +108,12 @@ int dn_fast_gradient(int64_t a, dn_dim *dim, int workspace, double *out) {
     if (!t) return DN_FALLBACK;
     DN_ENTER_OR(t, DN_FALLBACK);
     const int i = dn__find(t, a);
-    if (i < 0 || t->nodes[i].param) return DN_FALLBACK; /* a parameter's gradient is behind a lock */
+    /* a parameter's gradient is behind a lock */
+    if (i < 0 || t->nodes[i].param) return DN_FALLBACK;
     *dim = t->nodes[i].dim;
     const int64_t n = (int64_t)dim->size * dim->batch;
-    if (n < 1 || n > workspace || n > DN_FAST_CAPACITY || copy_gradient(t, i, few)) return DN_FALLBACK;
+    if (n < 1 || n > workspace || n > DN_FAST_CAPACITY || copy_gradient(t, i, few))
+        return DN_FALLBACK;
     for (int64_t k = 0; k < n; k++) out[k] = (double)few[k];
     return 0;
 }

@@ -1,4 +1,5 @@
-/* Graphs: their life, from slot to slot, checkpoint and revert; what can be asked of them and of their nodes. */
+/* Graphs: their life, from slot to slot, checkpoint and revert; what can be asked of them and of
+ * their nodes. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,7 +8,7 @@
 #include "backward/backward_pass.h"
 #include "work.h"
 
-/* ---- what the schedule and the backward pass give to the tape below them ------------------------------------------ */
+/* ---- what the schedule and the backward pass give to the tape below them -------------- */
 
 static uint32_t ordinal(const dn_call *c, int member) {
     (void)member;
@@ -26,16 +27,24 @@ static void let_go(dn_call *c, int begin) {
     else dn__lock_stores(c->tape);
 }
 
-static const dn_gradient_routes NODE = {dn__route_wants,      dn__route_dx,           dn__route_weight_gradient, dn__route_input_done, ordinal,
-                            dn__route_table_rows, dn__route_rows_gradient, wants_each,             let_go};
-static const dn_gradient_routes GROUP = {dn__route_group_wants, dn__route_group_dx,     dn__route_weight_gradient, dn__route_input_done, group_ordinal,
-                             dn__route_table_rows,  dn__route_rows_gradient, wants_each,             let_go};
+static const dn_gradient_routes NODE = {
+    dn__route_wants,         dn__route_dx, dn__route_weight_gradient,
+    dn__route_input_done,    ordinal,      dn__route_table_rows,
+    dn__route_rows_gradient, wants_each,   let_go};
+static const dn_gradient_routes GROUP = {
+    dn__route_group_wants,   dn__route_group_dx, dn__route_weight_gradient,
+    dn__route_input_done,    group_ordinal,      dn__route_table_rows,
+    dn__route_rows_gradient, wants_each,         let_go};
 static const dn_upper UPPER = {&NODE, &GROUP, dn__stop_backward};
 
-/* ---- life ---------------------------------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------- */
 
 /* All that a graph is made of. */
-typedef struct dn_graph { dn_tape tape; dn_schedule schedule; dn_backward_pass backward; } dn_graph;
+typedef struct dn_graph {
+    dn_tape tape;
+    dn_schedule schedule;
+    dn_backward_pass backward;
+} dn_graph;
 
 static dn_tape *new_tape(void) {
     dn_graph *g = calloc(1, sizeof *g);
@@ -98,8 +107,10 @@ void dn_graph_free(int graph) {
     dn__arena_free(&t->data);
     dn__arena_free(&t->workspace.scratch);
     dn__arena_free(&t->workspace.grads);
-    void **const memory[] = {(void **)&t->nodes, (void **)&t->args,     (void **)&t->ints,    (void **)&t->floats,
-                             (void **)&t->stores, (void **)&t->marks.at, (void **)&t->kept.at, (void **)&t->parameters.slots};
+    void **const memory[] = {(void **)&t->nodes,   (void **)&t->args,
+                             (void **)&t->ints,    (void **)&t->floats,
+                             (void **)&t->stores,  (void **)&t->marks.at,
+                             (void **)&t->kept.at, (void **)&t->parameters.slots};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) {
         free(*memory[i]);
         *memory[i] = NULL;
@@ -158,7 +169,7 @@ int dn_graph_invalidate(int graph) {
     return 0;
 }
 
-/* ---- settings and questions ---------------------------------------------------------------------------------------- */
+/* ---- settings and questions ----------------------------------------------------------- */
 
 void dn_graph_autobatch(int graph, int strategy) {
     dn_tape *t = dn__graph_tape(graph);
@@ -177,10 +188,14 @@ void dn_graph_seed(int graph, uint64_t seed, uint64_t stream) {
     t->workspace.rng.counter = 0;
 }
 
-void dn_graph_generator(int graph, struct dn_rng *generator) { dn__graph_tape(graph)->workspace.rng.generator = generator; }
+void dn_graph_generator(int graph, struct dn_rng *generator) {
+    dn__graph_tape(graph)->workspace.rng.generator = generator;
+}
 
 uint64_t dn_graph_counter(int graph) { return dn__graph_tape(graph)->workspace.rng.counter; }
-void dn_graph_set_counter(int graph, uint64_t counter) { dn__graph_tape(graph)->workspace.rng.counter = counter; }
+void dn_graph_set_counter(int graph, uint64_t counter) {
+    dn__graph_tape(graph)->workspace.rng.counter = counter;
+}
 
 void dn_graph_autobatch_counts(int graph, dn_autobatch_counts *out) {
     const dn_schedule *s = dn__graph_tape(graph)->schedule;
@@ -192,7 +207,8 @@ int dn_graph_size(int graph) { return dn__graph_tape(graph)->n.nodes; }
 int64_t dn_graph_bytes(int graph) {
     const dn_tape *t = dn__graph_tape(graph);
     return dn__schedule_bytes(t) + dn__backward_bytes(t) +
-           (int64_t)(dn__arena_bytes(&t->data) + dn__arena_bytes(&t->workspace.scratch) + dn__arena_bytes(&t->workspace.grads) +
+           (int64_t)(dn__arena_bytes(&t->data) + dn__arena_bytes(&t->workspace.scratch) +
+                     dn__arena_bytes(&t->workspace.grads) +
                      (size_t)t->capacity.nodes * sizeof(dn_node));
 }
 
@@ -200,16 +216,17 @@ dn_work dn_thread_work(int graph) {
     dn_work work = dn__work;
     const dn_tape *t = dn__graph_tape(graph);
     if (t) {
-        const uint64_t parts[] = {(uint64_t)t->epoch, (uint64_t)t->schedule->values_made, (uint64_t)t->n.nodes,
-            (uint64_t)t->schedule->evaluated};
+        const uint64_t parts[] = {(uint64_t)t->epoch, (uint64_t)t->schedule->values_made,
+                                  (uint64_t)t->n.nodes, (uint64_t)t->schedule->evaluated};
         uint64_t mixed = 0;
-        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) mixed = (mixed ^ parts[i]) * 0x9E3779B97F4A7C15u;
+        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+            mixed = (mixed ^ parts[i]) * 0x9E3779B97F4A7C15u;
         work.activity = (int64_t)mixed;
     }
     return work;
 }
 
-/* ---- nodes ---------------------------------------------------------------------------------------------------------- */
+/* ---- nodes ---------------------------------------------------------------------------- */
 
 int64_t dn_graph_node(int graph, int index) {
     dn_tape *t = dn__graph_tape(graph);

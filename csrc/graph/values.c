@@ -24,14 +24,16 @@ int dn_forward(int64_t a) {
     return result ? result : keep_parameter(t, i);
 }
 
-/* Whether computing up to node i takes some microseconds at most: the graph is small, or little of it is left to compute. */
+/* Whether computing up to node i takes some microseconds at most: the graph is small, or little of
+ * it is left to compute. */
 static int is_fast(const dn_tape *t, int i) {
-    for (int r = 0; r < t->n.stores; r++)
-        if (dn__writes_of(t->stores[r].store) & 1) return 0; /* this would wait for another thread */
+    for (int r = 0; r < t->n.stores; r++) /* this would wait for another thread */
+        if (dn__writes_of(t->stores[r].store) & 1) return 0;
     if (t->work_made <= DN_FAST_WORK) return 1;
     if (t->schedule->any_failed) return 0;
     int64_t work = 0;
-    for (int k = t->schedule->evaluated; k <= i && work <= DN_FAST_WORK; k++) work += t->nodes[k].work;
+    for (int k = t->schedule->evaluated; k <= i && work <= DN_FAST_WORK; k++)
+        work += t->nodes[k].work;
     return work <= DN_FAST_WORK;
 }
 
@@ -59,7 +61,8 @@ const dn_real *dn_value(int64_t a) {
     DN_ENTER_OR(t, NULL);
     const int i = dn__find(t, a);
     if (i < 0) return NULL;
-    if (i < t->schedule->evaluated && !(t->schedule->any_failed && t->nodes[i].failed)) return keep_parameter(t, i) ? NULL : t->nodes[i].value;
+    if (i < t->schedule->evaluated && !(t->schedule->any_failed && t->nodes[i].failed))
+        return keep_parameter(t, i) ? NULL : t->nodes[i].value;
     dn__tape_fail(t, DN_ERROR_STATE, "the value of this expression was not computed");
     return NULL;
 }
@@ -71,6 +74,7 @@ const int *dn_saved_indices(int64_t a) {
     const int i = dn__find(t, a);
     if (i < 0 || i >= t->schedule->evaluated || !t->nodes[i].saved) return NULL;
     const dn_node *node = &t->nodes[i];
-    const dn_group *g = dn__grouped(t, node) ? &t->schedule->groups[dn__seat(t, node)->group] : NULL;
+    const dn_group *g =
+        dn__grouped(t, node) ? &t->schedule->groups[dn__seat(t, node)->group] : NULL;
     return g ? (const int *)g->saved + (node->value - g->value) : (const int *)node->saved_memory;
 }

@@ -1,17 +1,25 @@
-/* Greatest and least numbers, where they are, and the soft maximum log sum exp over several arrays. */
+/* Greatest and least numbers, where they are, and the soft maximum log sum exp over several
+ * arrays. */
 #include "kernels.h"
 #include "math.h"
 
-/* nan loses every comparison, so that it is asked for by itself; | instead of || keeps the loops free of branches. */
+/* nan loses every comparison, so that it is asked for by itself; | instead of || keeps the loops
+ * free of branches. */
 #define IS_NAN(x) ((x) != (x))
 
-DN_MULTIVERSION void dn__bmax(size_t n, const dn_real *x, const dn_real *y, dn_real *z) { EACH(z, (x[i] > y[i]) | IS_NAN(x[i]) ? x[i] : y[i]); }
-DN_MULTIVERSION void dn__bmin(size_t n, const dn_real *x, const dn_real *y, dn_real *z) { EACH(z, (x[i] < y[i]) | IS_NAN(x[i]) ? x[i] : y[i]); }
+DN_MULTIVERSION void dn__bmax(size_t n, const dn_real *x, const dn_real *y, dn_real *z) {
+    EACH(z, (x[i] > y[i]) | IS_NAN(x[i]) ? x[i] : y[i]);
+}
+DN_MULTIVERSION void dn__bmin(size_t n, const dn_real *x, const dn_real *y, dn_real *z) {
+    EACH(z, (x[i] < y[i]) | IS_NAN(x[i]) ? x[i] : y[i]);
+}
 
-DN_MULTIVERSION void dn__pass_greater(size_t n, const dn_real *x, const dn_real *y, const dn_real *dz, dn_real beta, dn_real *dx) {
+DN_MULTIVERSION void dn__pass_greater(size_t n, const dn_real *x, const dn_real *y,
+                                      const dn_real *dz, dn_real beta, dn_real *dx) {
     EACH_BETA(dx, x[i] > y[i] ? dz[i] : 0);
 }
-DN_MULTIVERSION void dn__pass_not_greater(size_t n, const dn_real *x, const dn_real *y, const dn_real *dz, dn_real beta, dn_real *dx) {
+DN_MULTIVERSION void dn__pass_not_greater(size_t n, const dn_real *x, const dn_real *y,
+                                          const dn_real *dz, dn_real beta, dn_real *dx) {
     EACH_BETA(dx, x[i] > y[i] ? 0 : dz[i]);
 }
 
@@ -22,10 +30,13 @@ DN_MULTIVERSION void dn__pass_not_greater(size_t n, const dn_real *x, const dn_r
         best[i] = new ? x[i] : best[i]; \
         which[i] = new ? k : which[i]; \
     }
-DN_MULTIVERSION void dn__fold_max(size_t n, const dn_real *x, int32_t k, dn_real *best, int32_t *which) { FOLD(>) }
-DN_MULTIVERSION static void fold_min(size_t n, const dn_real *x, int32_t k, dn_real *best, int32_t *which) { FOLD(<) }
+DN_MULTIVERSION void dn__fold_max(size_t n, const dn_real *x, int32_t k, dn_real *best,
+                                  int32_t *which){FOLD(>)}
+DN_MULTIVERSION static void fold_min(size_t n, const dn_real *x, int32_t k, dn_real *best,
+                                     int32_t *which){FOLD(<)}
 
-DN_MULTIVERSION void dn__pass_which(size_t n, const int32_t *which, int32_t k, const dn_real *dz, dn_real beta, dn_real *dx) {
+DN_MULTIVERSION void dn__pass_which(size_t n, const int32_t *which, int32_t k, const dn_real *dz,
+                                    dn_real beta, dn_real *dx) {
     EACH_BETA(dx, which[i] == k ? dz[i] : 0);
 }
 
@@ -44,8 +55,10 @@ DN_MULTIVERSION static dn_real least(size_t n, const dn_real *x) {
 
 static int32_t first(size_t n, const dn_real *x, dn_real value) {
     size_t i = 0;
-    if (IS_NAN(value)) while (i < n && !IS_NAN(x[i])) i++;
-    else while (i < n && x[i] != value) i++;
+    if (IS_NAN(value))
+        while (i < n && !IS_NAN(x[i])) i++;
+    else
+        while (i < n && x[i] != value) i++;
     return (int32_t)i;
 }
 
@@ -58,20 +71,26 @@ enum { SHORT = 16 }; /* lines for which the vector loop does not pay */
         best[0] = x[0]; \
         which[0] = 0; \
         for (size_t k = 1; k < length; k++) \
-            if (x[k] better best[0] || (IS_NAN(x[k]) && !IS_NAN(best[0]))) best[0] = x[k], which[0] = (int32_t)k; \
+            if (x[k] better best[0] || (IS_NAN(x[k]) && !IS_NAN(best[0]))) \
+                best[0] = x[k], which[0] = (int32_t)k; \
     } else { \
         memcpy(best, x, inner * sizeof *x); \
         memset(which, 0, inner * sizeof *which); \
         for (size_t k = 1; k < length; k++) fold(inner, x + k * inner, (int32_t)k, best, which); \
     }
-void dn__max_along_axis(size_t length, size_t inner, const dn_real *x, dn_real *best, int32_t *which) { LINES(>, dn__max, dn__fold_max) }
-void dn__min_along_axis(size_t length, size_t inner, const dn_real *x, dn_real *best, int32_t *which) { LINES(<, least, fold_min) }
+void dn__max_along_axis(size_t length, size_t inner, const dn_real *x, dn_real *best,
+                        int32_t *which) {
+    LINES(>, dn__max, dn__fold_max)
+}
+void dn__min_along_axis(size_t length, size_t inner, const dn_real *x, dn_real *best,
+                        int32_t *which){LINES(<, least, fold_min)}
 
 /* Equal numbers count as a difference of 0, infinities included. */
 DN_MULTIVERSION void dn__add_exp(size_t n, const dn_real *x, const dn_real *max, dn_real *sum) {
     EACH(sum, sum[i] + dn__exp_of(x[i] == max[i] ? 0 : x[i] - max[i]));
 }
-DN_MULTIVERSION void dn__add_exp_grad(size_t n, const dn_real *x, const dn_real *max, const dn_real *log_sum, const dn_real *dy, dn_real beta,
+DN_MULTIVERSION void dn__add_exp_grad(size_t n, const dn_real *x, const dn_real *max,
+                                      const dn_real *log_sum, const dn_real *dy, dn_real beta,
                                       dn_real *dx) {
     EACH_BETA(dx, x[i] == -INFINITY ? 0 : dy[i] * dn__exp_of(x[i] - max[i] - log_sum[i]));
 }

@@ -1,5 +1,6 @@
-/* Trigonometric, hyperbolic and error functions of one number, in the manner of math.h: float as polynomials that become vector code, a few
- * ulp (minimax fits, the weight being the function itself); double by libm. */
+/* Trigonometric, hyperbolic and error functions of one number, in the manner of math.h: float as
+ * polynomials that become vector code, a few ulp (minimax fits, the weight being the function
+ * itself); double by libm. */
 #pragma once
 
 #include "math.h"
@@ -25,9 +26,11 @@ DN_INLINE double dn__erfc_of(double x) { return erfc(x); }
 /* Beyond this, sin, cos and tan are left to libm: the reduction below would lose digits. */
 #define DN_TRIGONOMETRIC_LIMIT 6000.f
 
-/* x = n pi / 2 + r with |r| <= pi / 4; sin r and cos r, and n mod 4. pi / 2 in three parts: the first two times n are exact. */
+/* x = n pi / 2 + r with |r| <= pi / 4; sin r and cos r, and n mod 4. pi / 2 in three parts: the
+ * first two times n are exact. */
 DN_INLINE uint32_t dn__quadrant(float x, float *sine, float *cosine) {
-    float t = x * 0.636619772f + 12582912.f; /* rounds to an integer, left in the low bits: see dn__expm1_parts */
+    /* rounds to an integer, left in the low bits: see dn__expm1_parts */
+    float t = x * 0.636619772f + 12582912.f;
     float n = t - 12582912.f;
     float r = x - n * 1.5703125f;
     r = r - n * 4.83751297e-4f;
@@ -61,7 +64,8 @@ DN_INLINE float dn__tan_of(float x) {
     return (n & 1u ? -c : s) / (n & 1u ? s : c);
 }
 
-/* asin |x| where |x| <= 1/2, else asin sqrt((1 - |x|) / 2), of which asin and acos are made; `large` tells which. */
+/* asin |x| where |x| <= 1/2, else asin sqrt((1 - |x|) / 2), of which asin and acos are made;
+ * `large` tells which. */
 DN_INLINE float dn__asin_parts(float x, int *large) {
     float a = fabsf(x);
     *large = a > 0.5f;
@@ -136,7 +140,8 @@ DN_INLINE float dn__asinh_of(float x) {
 DN_INLINE float dn__acosh_of(float x) {
     float t = x - 1.f;
     int large = x > 1e8f;
-    float near = dn__log1p_of(t + sqrtf(large ? 1.f : t * (t + 2.f))), far = dn__log_of(x) + 0.693147181f;
+    float near = dn__log1p_of(t + sqrtf(large ? 1.f : t * (t + 2.f))),
+          far = dn__log_of(x) + 0.693147181f;
     float y = large ? far : near;
     return t >= 0 ? y : NAN;
 }

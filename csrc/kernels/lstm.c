@@ -1,14 +1,17 @@
-/* The LSTM cell after its matrix products: gates, cell and output of a column in one pass, and back. */
+/* The LSTM cell after its matrix products: gates, cell and output of a column in one pass, and
+ * back. */
 #include "kernels.h"
 #include "math.h"
 
-/* A column is worked through in blocks, so that an input that is not there can be read from a short row of zeros and an
- * output that is not wanted can go to scratch: one loop instead of one for each combination. */
+/* A column is worked through in blocks, so that an input that is not there can be read from a short
+ * row of zeros and an output that is not wanted can go to scratch: one loop instead of one for each
+ * combination. */
 enum { BLOCK = 256 };
 static const dn_real zeros[BLOCK];
 
-DN_MULTIVERSION DN_NOT_INLINE static void cell(int n, dn_real forget_bias, dn_real *i, dn_real *f, dn_real *o, dn_real *g,
-                                               const dn_real *c_prev, dn_real *c, dn_real *tanh_c, dn_real *h) {
+DN_MULTIVERSION DN_NOT_INLINE static void cell(int n, dn_real forget_bias, dn_real *i, dn_real *f,
+                                               dn_real *o, dn_real *g, const dn_real *c_prev,
+                                               dn_real *c, dn_real *tanh_c, dn_real *h) {
     DN_SIMD for (int j = 0; j < n; j++) {
         dn_real i_ = dn__logistic_of(i[j]), f_ = dn__logistic_of(f[j] + forget_bias);
         dn_real o_ = dn__logistic_of(o[j]), g_ = dn__tanh_of(g[j]);
@@ -23,21 +26,23 @@ DN_MULTIVERSION DN_NOT_INLINE static void cell(int n, dn_real forget_bias, dn_re
     }
 }
 
-void dn__lstm_cell(int h, int batch, dn_real forget_bias, dn_real *gates, const dn_real *c_prev, int c_prev_stride,
-                   dn_real *c, dn_real *tanh_c, dn_real *h_out) {
+void dn__lstm_cell(int h, int batch, dn_real forget_bias, dn_real *gates, const dn_real *c_prev,
+                   int c_prev_stride, dn_real *c, dn_real *tanh_c, dn_real *h_out) {
     for (int b = 0; b < batch; b++) {
         dn_real *i = gates + (size_t)4 * h * b, *f = i + h, *o = f + h, *g = o + h;
         const dn_real *cp = c_prev ? c_prev + (size_t)c_prev_stride * b : NULL;
         for (int j = 0; j < h; j += BLOCK) {
             int n = h - j < BLOCK ? h - j : BLOCK;
             size_t at = (size_t)h * b + j;
-            cell(n, forget_bias, i + j, f + j, o + j, g + j, cp ? cp + j : zeros, c + at, tanh_c + at, h_out + at);
+            cell(n, forget_bias, i + j, f + j, o + j, g + j, cp ? cp + j : zeros, c + at,
+                 tanh_c + at, h_out + at);
         }
     }
 }
 
-DN_MULTIVERSION DN_NOT_INLINE static void cell_grad(int n, int h, const dn_real *gates, const dn_real *c_prev,
-                                                    const dn_real *tanh_c, const dn_real *dh, const dn_real *dc,
+DN_MULTIVERSION DN_NOT_INLINE static void cell_grad(int n, int h, const dn_real *gates,
+                                                    const dn_real *c_prev, const dn_real *tanh_c,
+                                                    const dn_real *dh, const dn_real *dc,
                                                     dn_real *dgates, dn_real *dc_prev) {
     const dn_real *i = gates, *f = i + h, *o = f + h, *g = o + h;
     dn_real *di = dgates, *df = di + h, *d_o = df + h, *dg = d_o + h;
@@ -52,24 +57,27 @@ DN_MULTIVERSION DN_NOT_INLINE static void cell_grad(int n, int h, const dn_real 
     }
 }
 
-void dn__lstm_cell_grad(int h, int batch, const dn_real *gates, const dn_real *c_prev, int c_prev_stride,
-                        const dn_real *tanh_c, const dn_real *dh, const dn_real *dc, dn_real *dgates,
-                        dn_real *dc_prev) {
+void dn__lstm_cell_grad(int h, int batch, const dn_real *gates, const dn_real *c_prev,
+                        int c_prev_stride, const dn_real *tanh_c, const dn_real *dh,
+                        const dn_real *dc, dn_real *dgates, dn_real *dc_prev) {
     dn_real scratch[BLOCK] = {0}; /* for a dc_prev that nobody wants */
     for (int b = 0; b < batch; b++) {
         for (int j = 0; j < h; j += BLOCK) {
             int n = h - j < BLOCK ? h - j : BLOCK;
             size_t gate = (size_t)4 * h * b + j, at = (size_t)h * b + j;
-            cell_grad(n, h, gates + gate, c_prev ? c_prev + (size_t)c_prev_stride * b + j : zeros, tanh_c + at,
-                      dh ? dh + at : zeros, dc ? dc + at : zeros, dgates + gate, dc_prev ? dc_prev + at : scratch);
+            cell_grad(n, h, gates + gate, c_prev ? c_prev + (size_t)c_prev_stride * b + j : zeros,
+                      tanh_c + at, dh ? dh + at : zeros, dc ? dc + at : zeros, dgates + gate,
+                      dc_prev ? dc_prev + at : scratch);
         }
     }
 }
 
-/* ---- the TreeLSTM's cell ------------------------------------------------------------------------------------------- */
+/* ---- the TreeLSTM's cell -------------------------------------------------------------- */
 
-DN_MULTIVERSION DN_NOT_INLINE static void tree_cell(int h, int n, size_t at, const dn_real *b, const dn_real *bf, const dn_columns *children,
-                                                    dn_real *gates, dn_real *f, dn_real *c, dn_real *tanh_c, dn_real *h_out) {
+DN_MULTIVERSION DN_NOT_INLINE static void tree_cell(int h, int n, size_t at, const dn_real *b,
+                                                    const dn_real *bf, const dn_columns *children,
+                                                    dn_real *gates, dn_real *f, dn_real *c,
+                                                    dn_real *tanh_c, dn_real *h_out) {
     dn_real *i = gates, *o = i + h, *u = o + h;
     const dn_real *bi = b, *bo = bi + h, *bu = bo + h;
     DN_SIMD for (int j = 0; j < h; j++) {
@@ -92,32 +100,40 @@ DN_MULTIVERSION DN_NOT_INLINE static void tree_cell(int h, int n, size_t at, con
     }
 }
 
-void dn__tree_lstm_cell(int h, int n, int batch, const dn_real *b, dn_columns bf, const dn_columns *children, dn_real *gates, dn_real *f,
-                        dn_real *c, dn_real *tanh_c, dn_real *h_out) {
+void dn__tree_lstm_cell(int h, int n, int batch, const dn_real *b, dn_columns bf,
+                        const dn_columns *children, dn_real *gates, dn_real *f, dn_real *c,
+                        dn_real *tanh_c, dn_real *h_out) {
     for (size_t e = 0; e < (size_t)batch; e++) {
         const size_t at = e * (size_t)h;
-        tree_cell(h, n, e, b, bf.x + e * bf.stride, children, gates + 3 * at, f + at * (size_t)n, c + at, tanh_c + at, h_out + at);
+        tree_cell(h, n, e, b, bf.x + e * bf.stride, children, gates + 3 * at, f + at * (size_t)n,
+                  c + at, tanh_c + at, h_out + at);
     }
 }
 
-DN_MULTIVERSION DN_NOT_INLINE static void tree_cell_grad(int h, int n, size_t at, const dn_real *gates, const dn_real *f,
-                                                         const dn_columns *children, const dn_real *tanh_c, const dn_real *dh,
-                                                         const dn_real *dc, dn_real *dgates, dn_real *df,
-                                                         const dn_column_grads *dc_children) {
+DN_MULTIVERSION DN_NOT_INLINE static void
+tree_cell_grad(int h, int n, size_t at, const dn_real *gates, const dn_real *f,
+               const dn_columns *children, const dn_real *tanh_c, const dn_real *dh,
+               const dn_real *dc, dn_real *dgates, dn_real *df,
+               const dn_column_grads *dc_children) {
     const dn_real *i = gates, *o = i + h, *u = o + h;
     dn_real *di = dgates, *d_o = di + h, *du = d_o + h;
     for (int k = 0; k < n; k++) {
-        const dn_real *f_k = f + (size_t)k * (size_t)h, *c_k = children[k].x + at * children[k].stride;
+        const dn_real *f_k = f + (size_t)k * (size_t)h,
+                      *c_k = children[k].x + at * children[k].stride;
         const dn_column_grads *to = &dc_children[k];
-        dn_real *df_k = df + (size_t)k * (size_t)h, *dc_k = to->dx ? to->dx + at * to->stride : NULL;
+        dn_real *df_k = df + (size_t)k * (size_t)h,
+                *dc_k = to->dx ? to->dx + at * to->stride : NULL;
         DN_SIMD for (int j = 0; j < h; j++) {
             dn_real dc_ = dc[j] + dh[j] * o[j] * (1 - tanh_c[j] * tanh_c[j]); /* h = o tanh(c) */
-            df_k[j] = dc_ * c_k[j] * (f_k[j] * (1 - f_k[j]));                 /* c = ... + f_k c_k */
+            /* c = ... + f_k c_k */
+            df_k[j] = dc_ * c_k[j] * (f_k[j] * (1 - f_k[j]));
         }
         if (dc_k && to->beta == 0 && (to->stride || !at)) {
-            DN_SIMD for (int j = 0; j < h; j++) dc_k[j] = (dc[j] + dh[j] * o[j] * (1 - tanh_c[j] * tanh_c[j])) * f_k[j];
+            DN_SIMD for (int j = 0; j < h; j++)
+                dc_k[j] = (dc[j] + dh[j] * o[j] * (1 - tanh_c[j] * tanh_c[j])) * f_k[j];
         } else if (dc_k) {
-            DN_SIMD for (int j = 0; j < h; j++) dc_k[j] += (dc[j] + dh[j] * o[j] * (1 - tanh_c[j] * tanh_c[j])) * f_k[j];
+            DN_SIMD for (int j = 0; j < h; j++)
+                dc_k[j] += (dc[j] + dh[j] * o[j] * (1 - tanh_c[j] * tanh_c[j])) * f_k[j];
         }
     }
     DN_SIMD for (int j = 0; j < h; j++) {
@@ -128,10 +144,13 @@ DN_MULTIVERSION DN_NOT_INLINE static void tree_cell_grad(int h, int n, size_t at
     }
 }
 
-void dn__tree_lstm_cell_grad(int h, int n, int batch, const dn_real *gates, const dn_real *f, const dn_columns *children, const dn_real *tanh_c,
-                             const dn_real *dh, const dn_real *dc, dn_real *dgates, dn_real *df, const dn_column_grads *dc_children) {
+void dn__tree_lstm_cell_grad(int h, int n, int batch, const dn_real *gates, const dn_real *f,
+                             const dn_columns *children, const dn_real *tanh_c, const dn_real *dh,
+                             const dn_real *dc, dn_real *dgates, dn_real *df,
+                             const dn_column_grads *dc_children) {
     for (size_t e = 0; e < (size_t)batch; e++) {
         const size_t at = e * (size_t)h, child = at * (size_t)n;
-        tree_cell_grad(h, n, e, gates + 3 * at, f + child, children, tanh_c + at, dh + at, dc + at, dgates + 3 * at, df + child, dc_children);
+        tree_cell_grad(h, n, e, gates + 3 * at, f + child, children, tanh_c + at, dh + at, dc + at,
+                       dgates + 3 * at, df + child, dc_children);
     }
 }

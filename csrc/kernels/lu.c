@@ -1,4 +1,5 @@
-/* LU with partial pivoting, in blocks of columns: all but a block's own elimination is a matrix product (Golub and Van Loan, section 3.2). */
+/* LU with partial pivoting, in blocks of columns: all but a block's own elimination is a matrix
+ * product (Golub and Van Loan, section 3.2). */
 #include "kernels.h"
 #include "math.h"
 
@@ -6,8 +7,10 @@ enum { BLOCK = 32 };
 size_t dn__lu_work(int n) { return (size_t)n * BLOCK; }
 
 /* c -= a b; a is m x k, b is k x n. `work` takes a negated copy of a. */
-static void subtract_product(int m, int k, int n, const dn_real *a, int lda, const dn_real *b, int ldb, dn_real *c, int ldc, dn_real *work) {
-    for (int j = 0; j < k; j++) dn__axpy((size_t)m, -1, a + (size_t)j * (size_t)lda, 0, work + (size_t)j * (size_t)m);
+static void subtract_product(int m, int k, int n, const dn_real *a, int lda, const dn_real *b,
+                             int ldb, dn_real *c, int ldc, dn_real *work) {
+    for (int j = 0; j < k; j++)
+        dn__axpy((size_t)m, -1, a + (size_t)j * (size_t)lda, 0, work + (size_t)j * (size_t)m);
     dn__mm(m, k, n, work, m, b, ldb, 1, c, ldc);
 }
 
@@ -19,7 +22,8 @@ static void swap_rows(int n, dn_real *a, int ld, int i, int j) {
     }
 }
 
-/* The row of the largest number at or below row k; nan counts as largest, so that it is not lost. */
+/* The row of the largest number at or below row k; nan counts as largest, so that it is not
+ * lost. */
 static int pivot_row(int n, const dn_real *column, int k) {
     int best = k;
     for (int i = k; i < n; i++) {
@@ -29,11 +33,14 @@ static int pivot_row(int n, const dn_real *column, int k) {
     return best;
 }
 
-/* columns first .. last-1 of x: column c gets minus the multiple x[k][c] of `from`, in rows low .. high-1 */
-DN_MULTIVERSION static void eliminate(int k, int low, int high, int first, int last, const dn_real *from, dn_real *x, int ld) {
+/* columns first .. last-1 of x: column c gets minus the multiple x[k][c] of `from`, in rows low ..
+ * high-1 */
+DN_MULTIVERSION static void eliminate(int k, int low, int high, int first, int last,
+                                      const dn_real *from, dn_real *x, int ld) {
     for (int c = first; c < last; c++) {
         dn_real *to = x + (size_t)c * (size_t)ld, a = to[k];
-        DN_SIMD for (int i = low; i < high; i++) to[i] -= a * from[i];
+        DN_SIMD for (int i = low; i < high; i++)
+            to[i] -= a * from[i];
     }
 }
 
@@ -49,20 +56,26 @@ int dn__lu(int n, dn_real *a, int *pivot, dn_real *work) {
             eliminate(k, k + 1, n, k + 1, end, column, a, n);
         }
         /* the block's rows of U, then what is left of the matrix */
-        for (int k = j; k < end; k++) eliminate(k, k + 1, end, end, n, a + (size_t)k * (size_t)n, a, n);
+        for (int k = j; k < end; k++)
+            eliminate(k, k + 1, end, end, n, a + (size_t)k * (size_t)n, a, n);
         if (end < n)
-            subtract_product(n - end, end - j, n - end, a + (size_t)j * (size_t)n + end, n, a + (size_t)end * (size_t)n + j, n,
-                             a + (size_t)end * (size_t)n + end, n, work);
+            subtract_product(n - end, end - j, n - end, a + (size_t)j * (size_t)n + end, n,
+                             a + (size_t)end * (size_t)n + j, n, a + (size_t)end * (size_t)n + end,
+                             n, work);
     }
     return 1;
 }
 
-void dn__lu_solve(int n, int columns, const dn_real *lu, const int *pivot, dn_real *x, dn_real *work) {
+void dn__lu_solve(int n, int columns, const dn_real *lu, const int *pivot, dn_real *x,
+                  dn_real *work) {
     for (int k = 0; k < n; k++) swap_rows(columns, x, n, k, pivot[k]);
     for (int j = 0; j < n; j += BLOCK) { /* L z = P b, from above */
         int end = n - j < BLOCK ? n : j + BLOCK;
-        for (int k = j; k < end; k++) eliminate(k, k + 1, end, 0, columns, lu + (size_t)k * (size_t)n, x, n);
-        if (end < n) subtract_product(n - end, end - j, columns, lu + (size_t)j * (size_t)n + end, n, x + j, n, x + end, n, work);
+        for (int k = j; k < end; k++)
+            eliminate(k, k + 1, end, 0, columns, lu + (size_t)k * (size_t)n, x, n);
+        if (end < n)
+            subtract_product(n - end, end - j, columns, lu + (size_t)j * (size_t)n + end, n, x + j,
+                             n, x + end, n, work);
     }
     for (int end = n; end > 0; end = (end - 1) / BLOCK * BLOCK) { /* U x = z, from below */
         int j = (end - 1) / BLOCK * BLOCK;
@@ -71,6 +84,8 @@ void dn__lu_solve(int n, int columns, const dn_real *lu, const int *pivot, dn_re
             for (int c = 0; c < columns; c++) x[(size_t)c * (size_t)n + (size_t)k] /= column[k];
             eliminate(k, j, k, 0, columns, column, x, n);
         }
-        if (j > 0) subtract_product(j, end - j, columns, lu + (size_t)j * (size_t)n, n, x + j, n, x, n, work);
+        if (j > 0)
+            subtract_product(j, end - j, columns, lu + (size_t)j * (size_t)n, n, x + j, n, x, n,
+                             work);
     }
 }

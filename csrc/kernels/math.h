@@ -1,7 +1,8 @@
-/* exp, log, tanh, logistic, expm1, log1p of one number, written so that GCC makes vector code of a loop over them on every
- * instruction set. Float: own polynomials, at most 3 ulp, right for zeros, denormals, infinities and nan. Double, the
- * build in which gradients are checked: libm. Always inline, so that each clone of a DN_MULTIVERSION loop compiles its
- * own copy. And the macros that the kernels' loops share. */
+/* exp, log, tanh, logistic, expm1, log1p of one number, written so that GCC makes vector code of a
+ * loop over them on every instruction set. Float: own polynomials, at most 3 ulp, right for zeros,
+ * denormals, infinities and nan. Double, the build in which gradients are checked: libm. Always
+ * inline, so that each clone of a DN_MULTIVERSION loop compiles its own copy. And the macros that
+ * the kernels' loops share. */
 #pragma once
 
 #include <math.h>
@@ -10,28 +11,35 @@
 #include "../dn_real.h"
 
 #define DN_INLINE static inline __attribute__((always_inline))
-/* The iterations of the next loop do not depend on one another (an output may be an input, at the same index). */
+/* The iterations of the next loop do not depend on one another (an output may be an input, at the
+ * same index). */
 #define DN_SIMD _Pragma("omp simd")
-/* target[i] = value for i < n; the same + beta target[i]: two loops, because with beta = 0 the target may hold anything, nan included, and must
- * not be read. */
-#define EACH(target, value) DN_SIMD for (size_t i = 0; i < n; i++) (target)[i] = (value)
+/* target[i] = value for i < n; the same + beta target[i]: two loops, because with beta = 0 the
+ * target may hold anything, nan included, and must not be read. */
+#define EACH(target, value) \
+    DN_SIMD for (size_t i = 0; i < n; i++) \
+    (target)[i] = (value)
 #define EACH_BETA(target, value) \
     if (beta == 0) EACH(target, value); \
     else EACH(target, (target)[i] + (value))
 
-/* Sum over i < n of `term`, an expression in i. It runs in DN_LANES partial sums, element i in sum i % DN_LANES, which
- * are then added as a tree: vector code without -ffast-math, and an order that depends on n alone, not on alignment or
- * instruction set. */
+/* Sum over i < n of `term`, an expression in i. It runs in DN_LANES partial sums, element i in sum
+ * i % DN_LANES, which are then added as a tree: vector code without -ffast-math, and an order that
+ * depends on n alone, not on alignment or instruction set. */
 enum { DN_LANES = 32 };
-#define DN_SUM(term) __extension__({ \
-    dn_real lane[DN_LANES] = {0}; \
-    size_t start = 0; \
-    for (; start + DN_LANES <= n; start += DN_LANES) { \
-        DN_SIMD for (int l = 0; l < DN_LANES; l++) { size_t i = start + l; lane[l] += (term); } \
-    } \
-    for (size_t i = start; i < n; i++) lane[i - start] += (term); \
-    dn__sum_lanes(lane); \
-})
+#define DN_SUM(term) \
+    __extension__({ \
+        dn_real lane[DN_LANES] = {0}; \
+        size_t start = 0; \
+        for (; start + DN_LANES <= n; start += DN_LANES) { \
+            DN_SIMD for (int l = 0; l < DN_LANES; l++) { \
+                size_t i = start + l; \
+                lane[l] += (term); \
+            } \
+        } \
+        for (size_t i = start; i < n; i++) lane[i - start] += (term); \
+        dn__sum_lanes(lane); \
+    })
 DN_INLINE dn_real dn__sum_lanes(dn_real *lane) {
     for (int width = DN_LANES / 2; width > 0; width /= 2)
         for (int l = 0; l < width; l++) lane[l] += lane[l + width];
@@ -68,9 +76,11 @@ DN_INLINE float dn__from_bits(uint32_t u) {
     return x;
 }
 
-/* exp x = 2^n exp r with n = round(x / ln 2), |r| <= ln 2 / 2, and a polynomial for exp r - 1, which is returned. */
+/* exp x = 2^n exp r with n = round(x / ln 2), |r| <= ln 2 / 2, and a polynomial for exp r - 1,
+ * which is returned. */
 DN_INLINE float dn__expm1_parts(float x, int32_t *n) {
-    /* Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits: unlike rintf, vector code on SSE2 too. */
+    /* Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits: unlike rintf, vector
+     * code on SSE2 too. */
     float t = x * 1.44269504f + 12582912.f;
     float rounded = t - 12582912.f;
     float r = x - rounded * 0.693145752f; /* ln 2 in two parts: the first times n is exact */
@@ -83,21 +93,26 @@ DN_INLINE float dn__expm1_parts(float x, int32_t *n) {
     p = p * r + 0.5f;
     return p * r * r + r;
 }
-DN_INLINE float dn__exp_parts(float x, int32_t *n) { return dn__expm1_parts(x, n) + 1.f; } /* exp r */
-DN_INLINE float dn__power_of_2(int32_t n) { return dn__from_bits((uint32_t)(n + 127) << 23); } /* -126 <= n <= 127 */
+/* exp r */
+DN_INLINE float dn__exp_parts(float x, int32_t *n) { return dn__expm1_parts(x, n) + 1.f; }
+/* -126 <= n <= 127 */
+DN_INLINE float dn__power_of_2(int32_t n) { return dn__from_bits((uint32_t)(n + 127) << 23); }
 
 DN_INLINE float dn__exp_of(float x) {
-    x = x < -104.f ? -104.f : x; /* beyond these the result is 0 or inf anyway; nan passes both comparisons */
+    /* beyond these the result is 0 or inf anyway; nan passes both comparisons */
+    x = x < -104.f ? -104.f : x;
     x = x > 89.f ? 89.f : x;
     int32_t n;
     float p = dn__exp_parts(x, &n);
-    return p * dn__power_of_2(n >> 1) * dn__power_of_2(n - (n >> 1)); /* n: -150, result 0 or denormal, to 128 */
+    /* n: -150, result 0 or denormal, to 128 */
+    return p * dn__power_of_2(n >> 1) * dn__power_of_2(n - (n >> 1));
 }
 
 /* Below -88.7 exp(-x) is inf and the result 0 (instead of a denormal). */
 DN_INLINE float dn__logistic_of(float x) { return 1.f / (1.f + dn__exp_of(-x)); }
 
-/* An odd polynomial below 0.625, 1 - 2 / (exp 2|x| + 1) above; both are computed, one is selected. */
+/* An odd polynomial below 0.625, 1 - 2 / (exp 2|x| + 1) above; both are computed, one is
+ * selected. */
 DN_INLINE float dn__tanh_of(float x) {
     float a = fabsf(x), s = a * a;
     float p = -5.70498872745e-3f;
@@ -113,8 +128,8 @@ DN_INLINE float dn__tanh_of(float x) {
     return copysignf(a < 0.625f ? p : t, x);
 }
 
-/* log x = e ln 2 + log m with m in [sqrt(1/2), sqrt 2), and the polynomial of Cephes' logf for log m. For x with 24 digits: neither zero,
- * denormal, negative, infinite nor nan. */
+/* log x = e ln 2 + log m with m in [sqrt(1/2), sqrt 2), and the polynomial of Cephes' logf for log
+ * m. For x with 24 digits: neither zero, denormal, negative, infinite nor nan. */
 DN_INLINE float dn__log_normal_of(float x) {
     uint32_t shifted = dn__bits(x) - 0x3f3504f3u; /* of sqrt(1/2) */
     int32_t e = (int32_t)shifted >> 23;
@@ -144,7 +159,8 @@ DN_INLINE float dn__log_of(float x) {
     return x > 0 ? y : x == 0 ? -INFINITY : NAN;
 }
 
-/* exp(x) - 1 = 2^n (exp r - 1) + (2^n - 1), exact where x is small. For x <= 88: beyond, the power overflows. */
+/* exp(x) - 1 = 2^n (exp r - 1) + (2^n - 1), exact where x is small. For x <= 88: beyond, the power
+ * overflows. */
 DN_INLINE float dn__expm1_of(float x) {
     x = x < -30.f ? -30.f : x; /* -1 to the last bit */
     int32_t n;
@@ -152,7 +168,8 @@ DN_INLINE float dn__expm1_of(float x) {
     return power * q + (power - 1.f);
 }
 
-/* log(1 + x) = log w + (x - (w - 1)) / w: the second term is what the rounding of w = 1 + x has lost. w is never denormal. */
+/* log(1 + x) = log w + (x - (w - 1)) / w: the second term is what the rounding of w = 1 + x has
+ * lost. w is never denormal. */
 DN_INLINE float dn__log1p_of(float x) {
     float w = 1.f + x, lost = x - (w - 1.f);
     float y = dn__log_normal_of(w) + lost / w;

@@ -6,16 +6,20 @@ enum { BLOCK = 4096 };
 
 DN_MULTIVERSION dn_real dn__sum(size_t n, const dn_real *x) { return DN_SUM(x[i]); }
 
-DN_MULTIVERSION dn_real dn__dot(size_t n, const dn_real *x, const dn_real *y) { return DN_SUM(x[i] * y[i]); }
+DN_MULTIVERSION dn_real dn__dot(size_t n, const dn_real *x, const dn_real *y) {
+    return DN_SUM(x[i] * y[i]);
+}
 
 DN_MULTIVERSION dn_real dn__squared_distance(size_t n, const dn_real *x, const dn_real *y) {
     return DN_SUM((x[i] - y[i]) * (x[i] - y[i]));
 }
 
-/* The norm of all gradients adds up tens of millions of squares: blocks in dn_real, for speed, the blocks in double. */
+/* The norm of all gradients adds up tens of millions of squares: blocks in dn_real, for speed, the
+ * blocks in double. */
 double dn__sum_squares(size_t n, const dn_real *x) {
     double sum = 0;
-    for (size_t i = 0; i < n; i += BLOCK) sum += dn__dot(n - i < BLOCK ? n - i : BLOCK, x + i, x + i);
+    for (size_t i = 0; i < n; i += BLOCK)
+        sum += dn__dot(n - i < BLOCK ? n - i : BLOCK, x + i, x + i);
     return sum;
 }
 
@@ -32,45 +36,58 @@ DN_MULTIVERSION dn_real dn__max(size_t n, const dn_real *x) {
     return any_nan ? (dn_real)NAN : max;
 }
 
-DN_MULTIVERSION void dn__sum_columns(int rows, int cols, const dn_real *x, dn_real beta, dn_real *y) {
+DN_MULTIVERSION void dn__sum_columns(int rows, int cols, const dn_real *x, dn_real beta,
+                                     dn_real *y) {
     if (rows == 1) {
         y[0] = dn__sum((size_t)cols, x) + (beta == 0 ? 0 : y[0]);
         return;
     }
     if (beta == 0) memset(y, 0, sizeof *y * (size_t)rows);
     int c = 0;
-    for (; c + 4 <= cols; c += 4, x += (size_t)4 * rows) { /* four columns: y is read and written less */
+    /* four columns: y is read and written less */
+    for (; c + 4 <= cols; c += 4, x += (size_t)4 * rows) {
         const dn_real *x1 = x + rows, *x2 = x1 + rows, *x3 = x2 + rows;
-        DN_SIMD for (int r = 0; r < rows; r++) y[r] += (x[r] + x1[r]) + (x2[r] + x3[r]);
+        DN_SIMD for (int r = 0; r < rows; r++)
+            y[r] += (x[r] + x1[r]) + (x2[r] + x3[r]);
     }
     for (; c < cols; c++, x += rows) {
-        DN_SIMD for (int r = 0; r < rows; r++) y[r] += x[r];
+        DN_SIMD for (int r = 0; r < rows; r++)
+            y[r] += x[r];
     }
 }
 
 DN_MULTIVERSION void dn__power(size_t n, dn_real a, unsigned r, const dn_real *x, dn_real *y) {
     enum { PART = 256 };
     dn_real square[PART], product[PART];
-    for (size_t start = 0; start < n; start += PART) { /* x^r from x^1, x^2, x^4, ... as the bits of r say */
+    /* x^r from x^1, x^2, x^4, ... as the bits of r say */
+    for (size_t start = 0; start < n; start += PART) {
         int m = (int)(n - start < PART ? n - start : PART);
-        DN_SIMD for (int i = 0; i < m; i++) square[i] = x[start + i], product[i] = a;
+        DN_SIMD for (int i = 0; i < m; i++)
+            square[i] = x[start + i], product[i] = a;
         for (unsigned bits = r; bits; bits >>= 1) {
-            if (bits & 1) DN_SIMD for (int i = 0; i < m; i++) product[i] *= square[i];
-            if (bits > 1) DN_SIMD for (int i = 0; i < m; i++) square[i] *= square[i];
+            if (bits & 1) DN_SIMD
+                for (int i = 0; i < m; i++) product[i] *= square[i];
+            if (bits > 1) DN_SIMD
+                for (int i = 0; i < m; i++) square[i] *= square[i];
         }
-        DN_SIMD for (int i = 0; i < m; i++) y[start + i] = product[i];
+        DN_SIMD for (int i = 0; i < m; i++)
+            y[start + i] = product[i];
     }
 }
 
-DN_MULTIVERSION void dn__centered(size_t n, int step, const dn_real *a, const dn_real *m, const dn_real *d, const dn_real *x, dn_real beta,
-                                  dn_real *dx) {
+DN_MULTIVERSION void dn__centered(size_t n, int step, const dn_real *a, const dn_real *m,
+                                  const dn_real *d, const dn_real *x, dn_real beta, dn_real *dx) {
     if (!step) {
         dn_real a0 = a[0], m0 = m[0], d0 = d[0];
-        if (beta == 0) DN_SIMD for (size_t i = 0; i < n; i++) dx[i] = a0 * ((x[i] - m0) - d0);
-        else DN_SIMD for (size_t i = 0; i < n; i++) dx[i] += a0 * ((x[i] - m0) - d0);
+        if (beta == 0) DN_SIMD
+            for (size_t i = 0; i < n; i++) dx[i] = a0 * ((x[i] - m0) - d0);
+        else DN_SIMD
+            for (size_t i = 0; i < n; i++) dx[i] += a0 * ((x[i] - m0) - d0);
     } else {
-        if (beta == 0) DN_SIMD for (size_t i = 0; i < n; i++) dx[i] = a[i] * ((x[i] - m[i]) - d[i]);
-        else DN_SIMD for (size_t i = 0; i < n; i++) dx[i] += a[i] * ((x[i] - m[i]) - d[i]);
+        if (beta == 0) DN_SIMD
+            for (size_t i = 0; i < n; i++) dx[i] = a[i] * ((x[i] - m[i]) - d[i]);
+        else DN_SIMD
+            for (size_t i = 0; i < n; i++) dx[i] += a[i] * ((x[i] - m[i]) - d[i]);
     }
 }
 

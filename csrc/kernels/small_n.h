@@ -1,11 +1,13 @@
-/* Register-blocked matrix products for few columns (n up to about 64), without packing. A template: matrix.c includes
- * it once for each instruction set, with ISA (suffix of the names) and VECTOR_BYTES (16, 32 or 64) defined.
+/* Register-blocked matrix products for few columns (n up to about 64), without packing. A template:
+ * matrix.c includes it once for each instruction set, with ISA (suffix of the names) and
+ * VECTOR_BYTES (16, 32 or 64) defined.
  *   small_n_mm:  y  = W x    sums of outer products, a column of W with a row of x
  *   small_n_dw:  dW = dy x'  sums of outer products, a column of dy with a column of x
  *   small_n_dx:  dx = W' dy  dot products of the columns of W with those of dy
- * m must be at least VL. The rows left over by full vectors are covered by one vector that ends at row m and overlaps
- * rows already done; `tail` tells its new lanes. Tiles are called with constant sizes: each is straight vector code.
- * Rows go in blocks of ROW_BLOCK: a block of W (or dy) stays in L2 while all columns pass over it. */
+ * m must be at least VL. The rows left over by full vectors are covered by one vector that ends at
+ * row m and overlaps rows already done; `tail` tells its new lanes. Tiles are called with constant
+ * sizes: each is straight vector code. Rows go in blocks of ROW_BLOCK: a block of W (or dy) stays
+ * in L2 while all columns pass over it. */
 #define NAME__(a, b) a##_##b
 #define NAME_(a, b) NAME__(a, b)
 #define NAME(a) NAME_(a, ISA)
@@ -34,8 +36,8 @@ DN_INLINE M NAME(tail_lanes)(int m) {
     return mask;
 }
 
-/* Sums of four vectors at once, down to 4 lanes each and then across: a scalar sum for each dot product would halve the
- * speed at m = 256. */
+/* Sums of four vectors at once, down to 4 lanes each and then across: a scalar sum for each dot
+ * product would halve the speed at m = 256. */
 DN_INLINE Quad NAME(fold)(V v) {
     union {
         Quad part[VL >= 4 ? VL / 4 : 1];
@@ -53,15 +55,18 @@ DN_INLINE Quad NAME(sum4)(V a, V b, V c, V d) {
     return SHUFFLE(t, u, 0, 1, 4, 5) + SHUFFLE(t, u, 2, 3, 6, 7);
 }
 
-/* ---- sums of outer products: y = a x + beta y -------------------------------------------------------------------- */
+/* ---- sums of outer products: y = a x + beta y ----------------------------------------- */
 enum { NAME(plain), NAME(prefetch), NAME(tail) };
 
-/* MV vectors of rows x NC columns of y. a: column t at a + t lda; x: element (t, c) at x[t down + c across]. */
-DN_INLINE void NAME(outer_tile)(int MV, int NC, int kind, int terms, const dn_real *a, int lda, const dn_real *x,
-                                size_t down, size_t across, dn_real beta, dn_real *y, int ldy, M tail) {
+/* MV vectors of rows x NC columns of y. a: column t at a + t lda; x: element (t, c) at x[t down + c
+ * across]. */
+DN_INLINE void NAME(outer_tile)(int MV, int NC, int kind, int terms, const dn_real *a, int lda,
+                                const dn_real *x, size_t down, size_t across, dn_real beta,
+                                dn_real *y, int ldy, M tail) {
     V sum[MV_MAX][6];
     for (int c = 0; c < NC; c++)
-        for (int r = 0; r < MV; r++) sum[r][c] = beta == 0 ? (V){0} : NAME(load)(y + (size_t)c * ldy + r * VL);
+        for (int r = 0; r < MV; r++)
+            sum[r][c] = beta == 0 ? (V){0} : NAME(load)(y + (size_t)c * ldy + r * VL);
     for (int t = 0; t < terms; t++, a += lda, x += down) {
         V v[MV_MAX];
         for (int r = 0; r < MV; r++) {
@@ -75,14 +80,16 @@ DN_INLINE void NAME(outer_tile)(int MV, int NC, int kind, int terms, const dn_re
     for (int c = 0; c < NC; c++) {
         for (int r = 0; r < MV; r++) {
             dn_real *to = y + (size_t)c * ldy + r * VL;
-            if (kind == NAME(tail) && beta != 0) sum[r][c] = NAME(choose)(tail, sum[r][c], NAME(load)(to));
+            if (kind == NAME(tail) && beta != 0)
+                sum[r][c] = NAME(choose)(tail, sum[r][c], NAME(load)(to));
             NAME(store)(to, sum[r][c]);
         }
     }
 }
 
 #define OUTER_TILE(MV, NC, kind, row) \
-    NAME(outer_tile)(MV, NC, NAME(kind), terms, a + (row), lda, xc, down, across, beta, yc + (row), ldy, tail)
+    NAME(outer_tile)(MV, NC, NAME(kind), terms, a + (row), lda, xc, down, across, beta, \
+                     yc + (row), ldy, tail)
 #define OUTER_TILE_OF(columns, MV, kind, row) \
     switch (columns) { \
     case 1: OUTER_TILE(MV, 1, kind, row); break; \
@@ -93,10 +100,12 @@ DN_INLINE void NAME(outer_tile)(int MV, int NC, int kind, int terms, const dn_re
     default: OUTER_TILE(MV, 6, kind, row); \
     }
 
-/* `prefetch`: with the first group of columns, fetch the rows of the next tile while this one computes. Columns of a
- * large W are strides that the hardware does not follow; at 10,000 x 256 it doubles the speed; packing does as much. */
-DN_INLINE void NAME(outer_products)(int m, int terms, int n, const dn_real *a, int lda, const dn_real *x, size_t down,
-                                    size_t across, dn_real beta, dn_real *y, int ldy, int prefetch) {
+/* `prefetch`: with the first group of columns, fetch the rows of the next tile while this one
+ * computes. Columns of a large W are strides that the hardware does not follow; at 10,000 x 256 it
+ * doubles the speed; packing does as much. */
+DN_INLINE void NAME(outer_products)(int m, int terms, int n, const dn_real *a, int lda,
+                                    const dn_real *x, size_t down, size_t across, dn_real beta,
+                                    dn_real *y, int ldy, int prefetch) {
     M tail = NAME(tail_lanes)(m);
     for (int block = 0; block < m; block += ROW_BLOCK) {
         int end = m - block < ROW_BLOCK ? m : block + ROW_BLOCK;
@@ -106,8 +115,10 @@ DN_INLINE void NAME(outer_products)(int m, int terms, int n, const dn_real *a, i
             dn_real *yc = y + (size_t)c * ldy;
             int i = block;
             if (prefetch && c == 0)
-                for (; i + MV_MAX * VL <= end; i += MV_MAX * VL) OUTER_TILE_OF(columns, MV_MAX, prefetch, i)
-            for (; i + MV_MAX * VL <= end; i += MV_MAX * VL) OUTER_TILE_OF(columns, MV_MAX, plain, i)
+                for (; i + MV_MAX * VL <= end; i += MV_MAX * VL)
+                    OUTER_TILE_OF(columns, MV_MAX, prefetch, i)
+            for (; i + MV_MAX * VL <= end; i += MV_MAX * VL)
+                OUTER_TILE_OF(columns, MV_MAX, plain, i)
             for (; i + VL <= end; i += VL) OUTER_TILE_OF(columns, 1, plain, i)
             if (i < end) OUTER_TILE_OF(columns, 1, tail, m - VL)
         }
@@ -115,21 +126,21 @@ DN_INLINE void NAME(outer_products)(int m, int terms, int n, const dn_real *a, i
 }
 
 /* y = W x + beta y */
-static void NAME(small_n_mm)(int m, int k, int n, const dn_real *w, int ldw, const dn_real *x, int ldx, dn_real beta,
-                            dn_real *y, int ldy) {
+static void NAME(small_n_mm)(int m, int k, int n, const dn_real *w, int ldw, const dn_real *x,
+                             int ldx, dn_real beta, dn_real *y, int ldy) {
     NAME(outer_products)(m, k, n, w, ldw, x, 1, (size_t)ldx, beta, y, ldy, 1);
 }
 
 /* dW = dy x' + beta dW */
-static void NAME(small_n_dw)(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x, int ldx, dn_real beta,
-                            dn_real *dw, int lddw) {
+static void NAME(small_n_dw)(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x,
+                             int ldx, dn_real beta, dn_real *dw, int lddw) {
     NAME(outer_products)(m, n, k, dy, lddy, x, (size_t)ldx, 1, beta, dw, lddw, 0);
 }
 
-/* ---- dot products: dx = W' dy + beta dx -------------------------------------------------------------------------- */
+/* ---- dot products: dx = W' dy + beta dx ----------------------------------------------- */
 /* KC columns of W with NC columns of dy, over `rows` rows; added to dx if `add`. */
-DN_INLINE void NAME(dot_tile)(int KC, int NC, int rows, const dn_real *w, int ldw, const dn_real *dy, int lddy, int add,
-                              dn_real *dx, int lddx, M tail) {
+DN_INLINE void NAME(dot_tile)(int KC, int NC, int rows, const dn_real *w, int ldw,
+                              const dn_real *dy, int lddy, int add, dn_real *dx, int lddx, M tail) {
     V sum[8][DOT_COLUMNS];
     int i = 0;
     for (int q = 0; q < KC; q++)
@@ -138,7 +149,9 @@ DN_INLINE void NAME(dot_tile)(int KC, int NC, int rows, const dn_real *w, int ld
         V d[DOT_COLUMNS];
         for (int c = 0; c < NC; c++) {
             V t = NAME(load)(dy + (size_t)c * lddy + i);
-            KEEP(t); /* t, not d[c]: GCC 12 would store the array in every turn, 105 -> 82 GFLOP/s at 512 x 256 */
+            /* t, not d[c]: GCC 12 would store the array in every turn, 105 -> 82 GFLOP/s at 512 x
+             * 256 */
+            KEEP(t);
             d[c] = t;
         }
         for (int q = 0; q < KC; q++) {
@@ -147,9 +160,11 @@ DN_INLINE void NAME(dot_tile)(int KC, int NC, int rows, const dn_real *w, int ld
             for (int c = 0; c < NC; c++) sum[q][c] += v * d[c];
         }
     }
-    if (i < rows) { /* both factors are masked: 0 times an inf in a lane that has been counted would be nan */
+    /* both factors are masked: 0 times an inf in a lane that has been counted would be nan */
+    if (i < rows) {
         V v[8];
-        for (int q = 0; q < KC; q++) v[q] = NAME(choose)(tail, NAME(load)(w + (size_t)q * ldw + rows - VL), (V){0});
+        for (int q = 0; q < KC; q++)
+            v[q] = NAME(choose)(tail, NAME(load)(w + (size_t)q * ldw + rows - VL), (V){0});
         for (int c = 0; c < NC; c++) {
             V d = NAME(choose)(tail, NAME(load)(dy + (size_t)c * lddy + rows - VL), (V){0});
             for (int q = 0; q < KC; q++) sum[q][c] += v[q] * d;
@@ -157,7 +172,8 @@ DN_INLINE void NAME(dot_tile)(int KC, int NC, int rows, const dn_real *w, int ld
     }
     for (int c = 0; c < NC; c++) {
         if (KC == 1) {
-            dn_real *to = dx + (size_t)c * lddx, s = NAME(sum4)(sum[0][c], (V){0}, (V){0}, (V){0})[0];
+            dn_real *to = dx + (size_t)c * lddx,
+                    s = NAME(sum4)(sum[0][c], (V){0}, (V){0}, (V){0})[0];
             *to = add ? *to + s : s;
             continue;
         }
@@ -183,10 +199,11 @@ DN_INLINE void NAME(dot_tile)(int KC, int NC, int rows, const dn_real *w, int ld
     default: DOT_TILE(KC, DOT_COLUMNS); \
     }
 
-static void NAME(small_n_dx)(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy, int lddy, dn_real beta,
-                            dn_real *dx, int lddx) {
+static void NAME(small_n_dx)(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy,
+                             int lddy, dn_real beta, dn_real *dx, int lddx) {
     for (int block = 0, rows; block < m; block += rows) {
-        rows = n == 1 ? 8 * ROW_BLOCK : ROW_BLOCK; /* one column is passed over once: only its sums count */
+        /* one column is passed over once: only its sums count */
+        rows = n == 1 ? 8 * ROW_BLOCK : ROW_BLOCK;
         if (m - block < rows + VL) rows = m - block; /* the last block, too, has VL rows or more */
         M tail = NAME(tail_lanes)(rows);
         int add = block > 0 || beta != 0;

@@ -1,4 +1,5 @@
-/* Softmax of one column. The maximum is subtracted before exp, so that nothing overflows and one term is exp 0 = 1. */
+/* Softmax of one column. The maximum is subtracted before exp, so that nothing overflows and one
+ * term is exp 0 = 1. */
 #include "kernels.h"
 #include "math.h"
 
@@ -13,7 +14,8 @@ DN_MULTIVERSION static dn_real store_exp(size_t n, const dn_real *x, dn_real max
 
 dn_lse dn__logsumexp(size_t n, const dn_real *x) {
     dn_real max = dn__max(n, x);
-    if (!isfinite(max)) return (dn_lse){max, 0}; /* all -inf, some inf, or nan: x - max would be nan */
+    /* all -inf, some inf, or nan: x - max would be nan */
+    if (!isfinite(max)) return (dn_lse){max, 0};
     return (dn_lse){max, DN_MATH(log)(sum_exp(n, x, max))};
 }
 
@@ -30,60 +32,75 @@ void dn__softmax_or_zeros(size_t n, const dn_real *x, dn_real *y) {
     else softmax_of(n, x, max, y);
 }
 
-DN_MULTIVERSION void dn__softmax_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx) {
-    dn_real mean = dn__dot(n, y, dy); /* y_i = exp x_i / sum_j exp x_j, hence dy_i/dx_j = y_i ((i == j) - y_j) */
+DN_MULTIVERSION void dn__softmax_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta,
+                                      dn_real *dx) {
+    /* y_i = exp x_i / sum_j exp x_j, hence dy_i/dx_j = y_i ((i == j) - y_j) */
+    dn_real mean = dn__dot(n, y, dy);
     if (beta == 0) {
-        DN_SIMD for (size_t i = 0; i < n; i++) dx[i] = y[i] * (dy[i] - mean);
+        DN_SIMD for (size_t i = 0; i < n; i++)
+            dx[i] = y[i] * (dy[i] - mean);
     } else {
-        DN_SIMD for (size_t i = 0; i < n; i++) dx[i] += y[i] * (dy[i] - mean);
+        DN_SIMD for (size_t i = 0; i < n; i++)
+            dx[i] += y[i] * (dy[i] - mean);
     }
 }
 
-DN_MULTIVERSION void dn__softmax_from_lse(size_t n, const dn_real *x, dn_lse lse, dn_real scale, dn_real beta,
-                                          dn_real *dx) {
+DN_MULTIVERSION void dn__softmax_from_lse(size_t n, const dn_real *x, dn_lse lse, dn_real scale,
+                                          dn_real beta, dn_real *dx) {
     if (beta == 0) {
-        DN_SIMD for (size_t i = 0; i < n; i++) dx[i] = scale * dn__exp_of(x[i] - lse.max - lse.log_sum);
+        DN_SIMD for (size_t i = 0; i < n; i++)
+            dx[i] = scale * dn__exp_of(x[i] - lse.max - lse.log_sum);
     } else {
-        DN_SIMD for (size_t i = 0; i < n; i++) dx[i] += scale * dn__exp_of(x[i] - lse.max - lse.log_sum);
+        DN_SIMD for (size_t i = 0; i < n; i++)
+            dx[i] += scale * dn__exp_of(x[i] - lse.max - lse.log_sum);
     }
 }
 
 DN_MULTIVERSION void dn__keep(size_t n, const dn_real *x, const dn_real *mask, dn_real *y) {
-    DN_SIMD for (size_t i = 0; i < n; i++) y[i] = mask[i] != 0 ? x[i] : -INFINITY;
+    DN_SIMD for (size_t i = 0; i < n; i++)
+        y[i] = mask[i] != 0 ? x[i] : -INFINITY;
 }
 
-DN_MULTIVERSION void dn__log_softmax(size_t n, dn_real a, const dn_real *x, dn_lse lse, dn_real beta, dn_real *y) {
+DN_MULTIVERSION void dn__log_softmax(size_t n, dn_real a, const dn_real *x, dn_lse lse,
+                                     dn_real beta, dn_real *y) {
     if (beta == 0) {
-        DN_SIMD for (size_t i = 0; i < n; i++) y[i] = a * (x[i] - lse.max - lse.log_sum);
+        DN_SIMD for (size_t i = 0; i < n; i++)
+            y[i] = a * (x[i] - lse.max - lse.log_sum);
     } else {
-        DN_SIMD for (size_t i = 0; i < n; i++) y[i] += a * (x[i] - lse.max - lse.log_sum);
+        DN_SIMD for (size_t i = 0; i < n; i++)
+            y[i] += a * (x[i] - lse.max - lse.log_sum);
     }
 }
 
-DN_MULTIVERSION dn_real dn__sum_neg_log_softmax(size_t n, const dn_real *x, dn_lse lse) { return DN_SUM(lse.max - x[i] + lse.log_sum); }
+DN_MULTIVERSION dn_real dn__sum_neg_log_softmax(size_t n, const dn_real *x, dn_lse lse) {
+    return DN_SUM(lse.max - x[i] + lse.log_sum);
+}
 
-DN_MULTIVERSION dn_real dn__cross_entropy(size_t n, const dn_real *t, const dn_real *x, dn_lse lse) {
+DN_MULTIVERSION dn_real dn__cross_entropy(size_t n, const dn_real *t, const dn_real *x,
+                                          dn_lse lse) {
     return DN_SUM(t[i] == 0 ? 0 : t[i] * (lse.max - x[i] + lse.log_sum));
 }
 
-/* ---- sparsemax ----------------------------------------------------------------------------------------------------- */
+/* ---- sparsemax ------------------------------------------------------------------------ */
 /* sum over x_i - max > t of x_i - max, and in *count how many there are */
-DN_MULTIVERSION static dn_real sum_above(size_t n, const dn_real *x, dn_real max, dn_real t, size_t *count) {
+DN_MULTIVERSION static dn_real sum_above(size_t n, const dn_real *x, dn_real max, dn_real t,
+                                         size_t *count) {
     size_t above = 0;
 #pragma omp simd reduction(+ : above)
     for (size_t i = 0; i < n; i++) above += x[i] - max > t;
     *count = above;
     return DN_SUM(x[i] - max > t ? x[i] - max : 0);
 }
-DN_MULTIVERSION static void store_above(size_t n, const dn_real *x, dn_real max, dn_real t, dn_real *y) {
+DN_MULTIVERSION static void store_above(size_t n, const dn_real *x, dn_real max, dn_real t,
+                                        dn_real *y) {
     DN_SIMD for (size_t i = 0; i < n; i++) {
         dn_real d = x[i] - max - t;
         y[i] = d <= 0 ? 0 : d; /* nan stays */
     }
 }
 
-/* The threshold by repeated means (Michelot 1986): t rises from below, and what falls under it never counts again. It cannot be less
- * than max - 1, so that most numbers fall at once. */
+/* The threshold by repeated means (Michelot 1986): t rises from below, and what falls under it
+ * never counts again. It cannot be less than max - 1, so that most numbers fall at once. */
 void dn__sparsemax(size_t n, const dn_real *x, dn_real *y) {
     dn_real max = dn__max(n, x), t = -1;
     size_t count, before = n + 1;
@@ -96,15 +113,18 @@ void dn__sparsemax(size_t n, const dn_real *x, dn_real *y) {
     store_above(n, x, max, t, y);
 }
 
-DN_MULTIVERSION void dn__sparsemax_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx) {
+DN_MULTIVERSION void dn__sparsemax_grad(size_t n, const dn_real *y, const dn_real *dy, dn_real beta,
+                                        dn_real *dx) {
     dn_real sum = DN_SUM(y[i] > 0 ? dy[i] : 0);
     size_t count = 0;
 #pragma omp simd reduction(+ : count)
     for (size_t i = 0; i < n; i++) count += y[i] > 0;
     dn_real mean = sum / (dn_real)(count ? count : 1);
     if (beta == 0) {
-        DN_SIMD for (size_t i = 0; i < n; i++) dx[i] = y[i] > 0 ? dy[i] - mean : 0;
+        DN_SIMD for (size_t i = 0; i < n; i++)
+            dx[i] = y[i] > 0 ? dy[i] - mean : 0;
     } else {
-        DN_SIMD for (size_t i = 0; i < n; i++) dx[i] += y[i] > 0 ? dy[i] - mean : 0;
+        DN_SIMD for (size_t i = 0; i < n; i++)
+            dx[i] += y[i] > 0 ? dy[i] - mean : 0;
     }
 }

@@ -1,4 +1,5 @@
-/* Numbers that change their places: blocks, and arrays walked with steps of their own. What lies together is moved together. */
+/* Numbers that change their places: blocks, and arrays walked with steps of their own. What lies
+ * together is moved together. */
 #include "kernels.h"
 #include "math.h"
 #include "quad.h"
@@ -7,22 +8,24 @@
 enum { SHORT_RUN = 16 };
 typedef dn_real Oct __attribute__((vector_size(8 * sizeof(dn_real))));
 
-/* y = x, or y += x with add = 1, for 4 to 15 numbers: two vectors that overlap. Both are read before one is written. */
-#define TWO_VECTORS(Vector, n)                                          \
-    do {                                                                \
-        Vector first, second, old;                                      \
-        memcpy(&first, x, sizeof first);                                \
-        memcpy(&second, x + run - (n), sizeof second);                  \
-        if (add) {                                                      \
-            memcpy(&old, y, sizeof old);                                \
-            first += old;                                               \
-            memcpy(&old, y + run - (n), sizeof old);                    \
-            second += old;                                              \
-        }                                                               \
-        memcpy(y, &first, sizeof first);                                \
-        memcpy(y + run - (n), &second, sizeof second);                  \
+/* y = x, or y += x with add = 1, for 4 to 15 numbers: two vectors that overlap. Both are read
+ * before one is written. */
+#define TWO_VECTORS(Vector, n) \
+    do { \
+        Vector first, second, old; \
+        memcpy(&first, x, sizeof first); \
+        memcpy(&second, x + run - (n), sizeof second); \
+        if (add) { \
+            memcpy(&old, y, sizeof old); \
+            first += old; \
+            memcpy(&old, y + run - (n), sizeof old); \
+            second += old; \
+        } \
+        memcpy(y, &first, sizeof first); \
+        memcpy(y + run - (n), &second, sizeof second); \
     } while (0)
-DN_INLINE void short_runs(size_t run, size_t count, const dn_real *x, size_t x_step, int add, dn_real *y, size_t y_step) {
+DN_INLINE void short_runs(size_t run, size_t count, const dn_real *x, size_t x_step, int add,
+                          dn_real *y, size_t y_step) {
     if (run >= 8)
         for (size_t o = 0; o < count; o++, x += x_step, y += y_step) TWO_VECTORS(Oct, 8);
     else if (run >= 4)
@@ -31,34 +34,42 @@ DN_INLINE void short_runs(size_t run, size_t count, const dn_real *x, size_t x_s
         for (size_t o = 0; o < count; o++, x += x_step, y += y_step)
             for (size_t i = 0; i < run; i++) y[i] = x[i] + (add ? y[i] : 0);
 }
-DN_MULTIVERSION static void copy_short(size_t run, size_t count, const dn_real *x, size_t x_step, dn_real *y, size_t y_step) {
+DN_MULTIVERSION static void copy_short(size_t run, size_t count, const dn_real *x, size_t x_step,
+                                       dn_real *y, size_t y_step) {
     short_runs(run, count, x, x_step, 0, y, y_step);
 }
-DN_MULTIVERSION static void add_short(size_t run, size_t count, const dn_real *x, size_t x_step, dn_real *y, size_t y_step) {
+DN_MULTIVERSION static void add_short(size_t run, size_t count, const dn_real *x, size_t x_step,
+                                      dn_real *y, size_t y_step) {
     short_runs(run, count, x, x_step, 1, y, y_step);
 }
-static void copy_elements(size_t count, const dn_real *x, size_t x_step, dn_real *y, size_t y_step) {
+static void copy_elements(size_t count, const dn_real *x, size_t x_step, dn_real *y,
+                          size_t y_step) {
     for (size_t o = 0; o < count; o++) y[o * y_step] = x[o * x_step];
 }
-void dn__copy_blocks(size_t run, size_t count, const dn_real *x, size_t x_step, dn_real *y, size_t y_step) {
+void dn__copy_blocks(size_t run, size_t count, const dn_real *x, size_t x_step, dn_real *y,
+                     size_t y_step) {
     if (run == x_step && run == y_step) {
         run *= count;
         count = 1;
     }
     if (run == 1) copy_elements(count, x, x_step, y, y_step);
     else if (run < SHORT_RUN) copy_short(run, count, x, x_step, y, y_step);
-    else for (size_t o = 0; o < count; o++) memcpy(y + o * y_step, x + o * x_step, run * sizeof *y);
+    else
+        for (size_t o = 0; o < count; o++) memcpy(y + o * y_step, x + o * x_step, run * sizeof *y);
 }
 
-DN_MULTIVERSION static void add_runs(size_t run, size_t count, const dn_real *x, size_t x_step, dn_real *y, size_t y_step) {
+DN_MULTIVERSION static void add_runs(size_t run, size_t count, const dn_real *x, size_t x_step,
+                                     dn_real *y, size_t y_step) {
     for (size_t o = 0; o < count; o++, x += x_step, y += y_step) {
-        DN_SIMD for (size_t i = 0; i < run; i++) y[i] += x[i];
+        DN_SIMD for (size_t i = 0; i < run; i++)
+            y[i] += x[i];
     }
 }
 static void add_numbers(size_t count, const dn_real *x, size_t x_step, dn_real *y, size_t y_step) {
     for (size_t o = 0; o < count; o++) y[o * y_step] += x[o * x_step];
 }
-void dn__add_blocks(size_t run, size_t count, const dn_real *x, size_t x_step, dn_real beta, dn_real *y, size_t y_step) {
+void dn__add_blocks(size_t run, size_t count, const dn_real *x, size_t x_step, dn_real beta,
+                    dn_real *y, size_t y_step) {
     if (beta == 0) {
         dn__copy_blocks(run, count, x, x_step, y, y_step);
         return;
@@ -72,7 +83,7 @@ void dn__add_blocks(size_t run, size_t count, const dn_real *x, size_t x_step, d
     else add_runs(run, count, x, x_step, y, y_step);
 }
 
-/* ---- transposition ------------------------------------------------------------------------------------------------- */
+/* ---- transposition -------------------------------------------------------------------- */
 
 /* Four columns of four become four rows. */
 DN_INLINE void transpose_quad(const dn_real *x, size_t ldx, dn_real beta, dn_real *y, size_t ldy) {
@@ -96,13 +107,16 @@ DN_INLINE void transpose_quad(const dn_real *x, size_t ldx, dn_real beta, dn_rea
     }
 }
 
-static void transpose_rest(size_t rows, size_t cols, const dn_real *x, size_t ldx, dn_real beta, dn_real *y, size_t ldy) {
+static void transpose_rest(size_t rows, size_t cols, const dn_real *x, size_t ldx, dn_real beta,
+                           dn_real *y, size_t ldy) {
     for (size_t r = 0; r < rows; r++)
-        for (size_t c = 0; c < cols; c++) y[c + r * ldy] = x[r + c * ldx] + (beta == 0 ? 0 : y[c + r * ldy]);
+        for (size_t c = 0; c < cols; c++)
+            y[c + r * ldy] = x[r + c * ldx] + (beta == 0 ? 0 : y[c + r * ldy]);
 }
 
 /* In tiles, so that the lines that the strided side touches stay in L1. */
-void dn__transpose_plane(size_t rows, size_t cols, const dn_real *x, size_t ldx, dn_real beta, dn_real *y, size_t ldy) {
+void dn__transpose_plane(size_t rows, size_t cols, const dn_real *x, size_t ldx, dn_real beta,
+                         dn_real *y, size_t ldy) {
     enum { TILE = 16 };
     size_t whole_rows = rows & ~(size_t)3, whole_cols = cols & ~(size_t)3;
     for (size_t r0 = 0; r0 < whole_rows; r0 += TILE) {
@@ -110,23 +124,25 @@ void dn__transpose_plane(size_t rows, size_t cols, const dn_real *x, size_t ldx,
         for (size_t c0 = 0; c0 < whole_cols; c0 += TILE) {
             size_t c1 = whole_cols - c0 < TILE ? whole_cols : c0 + TILE;
             for (size_t r = r0; r < r1; r += 4)
-                for (size_t c = c0; c < c1; c += 4) transpose_quad(x + r + c * ldx, ldx, beta, y + c + r * ldy, ldy);
+                for (size_t c = c0; c < c1; c += 4)
+                    transpose_quad(x + r + c * ldx, ldx, beta, y + c + r * ldy, ldy);
         }
     }
     transpose_rest(rows, cols - whole_cols, x + whole_cols * ldx, ldx, beta, y + whole_cols, ldy);
-    transpose_rest(rows - whole_rows, whole_cols, x + whole_rows, ldx, beta, y + whole_rows * ldy, ldy);
+    transpose_rest(rows - whole_rows, whole_cols, x + whole_rows, ldx, beta, y + whole_rows * ldy,
+                   ldy);
 }
 
 void dn__transpose(int rows, int cols, const dn_real *x, dn_real beta, dn_real *y) {
     dn__transpose_plane((size_t)rows, (size_t)cols, x, (size_t)rows, beta, y, (size_t)cols);
 }
 
-/* ---- walks --------------------------------------------------------------------------------------------------------- */
+/* ---- walks ---------------------------------------------------------------------------- */
 
 enum { MAX_WALK = 16 };
 
-/* A walk over a dense array y, in the order of its memory, during which x moves by steps of its own. Neighbouring dims are merged; the first
- * two are left to kernels, the others are counted. */
+/* A walk over a dense array y, in the order of its memory, during which x moves by steps of its
+ * own. Neighbouring dims are merged; the first two are left to kernels, the others are counted. */
 typedef struct walk {
     int nd;
     size_t n[MAX_WALK], sx[MAX_WALK], sy[MAX_WALK];
@@ -153,7 +169,8 @@ static int plan_walk(walk *w, int nd, const size_t *n, const size_t *step) {
         w->n[w->nd] = 1;
         w->sx[w->nd] = w->sy[w->nd] = w->nd ? 0 : 1;
     }
-    /* A dim along which x is contiguous comes second if it is not first: the two make a transposition. */
+    /* A dim along which x is contiguous comes second if it is not first: the two make a
+     * transposition. */
     for (int i = 2; i < w->nd && w->sx[0] != 1; i++)
         if (w->sx[i] == 1) {
             size_t of_i[] = {w->n[i], w->sx[i], w->sy[i]};
@@ -186,7 +203,9 @@ static void gather_plane(const walk *w, const dn_real *x, dn_real *y, dn_real be
     (void)beta;
     if (w->sx[0] == 1) dn__copy_blocks(w->n[0], w->n[1], x, w->sx[1], y, w->sy[1]);
     else if (w->sx[1] == 1) dn__transpose_plane(w->n[1], w->n[0], x, w->sx[0], 0, y, w->sy[1]);
-    else for (size_t i = 0; i < w->n[1]; i++) copy_elements(w->n[0], x + i * w->sx[1], w->sx[0], y + i * w->sy[1], 1);
+    else
+        for (size_t i = 0; i < w->n[1]; i++)
+            copy_elements(w->n[0], x + i * w->sx[1], w->sx[0], y + i * w->sy[1], 1);
 }
 void dn__gather(int nd, const size_t *n, const size_t *step, const dn_real *x, dn_real *y) {
     walk w;
@@ -201,10 +220,12 @@ static void scatter_plane(const walk *w, const dn_real *x, dn_real *y, dn_real b
     } else if (w->sx[1] == 1) {
         dn__transpose_plane(w->n[0], w->n[1], y, w->sy[1], beta, to, w->sx[0]);
     } else {
-        for (size_t i = 0; i < w->n[1]; i++) dn__add_blocks(1, w->n[0], y + i * w->sy[1], 1, beta, to + i * w->sx[1], w->sx[0]);
+        for (size_t i = 0; i < w->n[1]; i++)
+            dn__add_blocks(1, w->n[0], y + i * w->sy[1], 1, beta, to + i * w->sx[1], w->sx[0]);
     }
 }
-void dn__scatter(int nd, const size_t *n, const size_t *step, const dn_real *y, dn_real beta, dn_real *x) {
+void dn__scatter(int nd, const size_t *n, const size_t *step, const dn_real *y, dn_real beta,
+                 dn_real *x) {
     walk w;
     if (plan_walk(&w, nd, n, step)) for_planes(&w, x, (dn_real *)y, beta, scatter_plane);
 }

@@ -1,15 +1,16 @@
-/* Parameter updates: one pass over parameter, gradient and moments; out of cache they are bound by memory, so a second
- * pass (for the norm, for zeroing the gradient) would cost as much again. */
+/* Parameter updates: one pass over parameter, gradient and moments; out of cache they are bound by
+ * memory, so a second pass (for the norm, for zeroing the gradient) would cost as much again. */
 #include "kernels.h"
 #include "math.h"
 
 DN_MULTIVERSION void dn__update_sgd(size_t n, const dn_step *s, dn_real *p, const dn_real *g) {
     dn_real step = s->rate * s->scale * s->push, decay = s->decay;
-    DN_SIMD for (size_t i = 0; i < n; i++) p[i] = decay * (p[i] - step * g[i]);
+    DN_SIMD for (size_t i = 0; i < n; i++)
+        p[i] = decay * (p[i] - step * g[i]);
 }
 
-DN_MULTIVERSION void dn__update_momentum(size_t n, const dn_step *s, dn_real mom, dn_real *p, const dn_real *g,
-                                         dn_real *v) {
+DN_MULTIVERSION void dn__update_momentum(size_t n, const dn_step *s, dn_real mom, dn_real *p,
+                                         const dn_real *g, dn_real *v) {
     dn_real rate = s->rate * s->scale, push = s->push, decay = s->decay;
     DN_SIMD for (size_t i = 0; i < n; i++) {
         v[i] = mom * v[i] - rate * g[i];
@@ -17,8 +18,8 @@ DN_MULTIVERSION void dn__update_momentum(size_t n, const dn_step *s, dn_real mom
     }
 }
 
-DN_MULTIVERSION void dn__update_adagrad(size_t n, const dn_step *s, dn_real eps, dn_real *p, const dn_real *g,
-                                        dn_real *h) {
+DN_MULTIVERSION void dn__update_adagrad(size_t n, const dn_step *s, dn_real eps, dn_real *p,
+                                        const dn_real *g, dn_real *h) {
     dn_real step = s->rate * s->push, scale = s->scale, decay = s->decay;
     DN_SIMD for (size_t i = 0; i < n; i++) {
         dn_real g_ = scale * g[i];
@@ -27,8 +28,8 @@ DN_MULTIVERSION void dn__update_adagrad(size_t n, const dn_step *s, dn_real eps,
     }
 }
 
-DN_MULTIVERSION void dn__update_adadelta(size_t n, const dn_step *s, dn_real eps, dn_real rho, dn_real *p,
-                                         const dn_real *g, dn_real *G, dn_real *D) {
+DN_MULTIVERSION void dn__update_adadelta(size_t n, const dn_step *s, dn_real eps, dn_real rho,
+                                         dn_real *p, const dn_real *g, dn_real *G, dn_real *D) {
     dn_real scale = s->scale, push = s->push, decay = s->decay;
     DN_SIMD for (size_t i = 0; i < n; i++) {
         dn_real g_ = scale * g[i];
@@ -39,8 +40,8 @@ DN_MULTIVERSION void dn__update_adadelta(size_t n, const dn_step *s, dn_real eps
     }
 }
 
-DN_MULTIVERSION void dn__update_rmsprop(size_t n, const dn_step *s, dn_real eps, dn_real rho, dn_real *p,
-                                        const dn_real *g, dn_real *h) {
+DN_MULTIVERSION void dn__update_rmsprop(size_t n, const dn_step *s, dn_real eps, dn_real rho,
+                                        dn_real *p, const dn_real *g, dn_real *h) {
     dn_real step = s->rate * s->push, scale = s->scale, decay = s->decay;
     DN_SIMD for (size_t i = 0; i < n; i++) {
         dn_real g_ = scale * g[i];
@@ -49,8 +50,9 @@ DN_MULTIVERSION void dn__update_rmsprop(size_t n, const dn_step *s, dn_real eps,
     }
 }
 
-DN_MULTIVERSION void dn__update_adam(size_t n, const dn_step *s, dn_real b1, dn_real b2, dn_real eps, dn_real *p,
-                                     const dn_real *g, dn_real *m, dn_real *v) {
+DN_MULTIVERSION void dn__update_adam(size_t n, const dn_step *s, dn_real b1, dn_real b2,
+                                     dn_real eps, dn_real *p, const dn_real *g, dn_real *m,
+                                     dn_real *v) {
     dn_real step = s->rate * s->push, scale = s->scale, keep = s->keep, decay = s->decay;
     DN_SIMD for (size_t i = 0; i < n; i++) {
         dn_real g_ = scale * g[i];
@@ -62,8 +64,9 @@ DN_MULTIVERSION void dn__update_adam(size_t n, const dn_step *s, dn_real b1, dn_
     }
 }
 
-DN_MULTIVERSION void dn__update_amsgrad(size_t n, const dn_step *s, dn_real b1, dn_real b2, dn_real eps, dn_real *p,
-                                        const dn_real *g, dn_real *m, dn_real *v, dn_real *top) {
+DN_MULTIVERSION void dn__update_amsgrad(size_t n, const dn_step *s, dn_real b1, dn_real b2,
+                                        dn_real eps, dn_real *p, const dn_real *g, dn_real *m,
+                                        dn_real *v, dn_real *top) {
     dn_real step = s->rate * s->push, scale = s->scale, keep = s->keep, decay = s->decay;
     DN_SIMD for (size_t i = 0; i < n; i++) {
         dn_real g_ = scale * g[i];
@@ -77,7 +80,8 @@ DN_MULTIVERSION void dn__update_amsgrad(size_t n, const dn_step *s, dn_real b1, 
     }
 }
 
-DN_MULTIVERSION void dn__update_eg(size_t n, const dn_step *s, dn_real mom, dn_real *p, const dn_real *g, dn_real *v) {
+DN_MULTIVERSION void dn__update_eg(size_t n, const dn_step *s, dn_real mom, dn_real *p,
+                                   const dn_real *g, dn_real *v) {
     dn_real rate = s->rate * s->scale, push = s->push;
     DN_SIMD for (size_t i = 0; i < n; i++) {
         v[i] = mom * v[i] - rate * g[i];
@@ -87,9 +91,11 @@ DN_MULTIVERSION void dn__update_eg(size_t n, const dn_step *s, dn_real mom, dn_r
 }
 
 DN_MULTIVERSION void dn__clamp(size_t n, dn_real limit, dn_real *x) {
-    DN_SIMD for (size_t i = 0; i < n; i++) x[i] = x[i] > limit ? limit : x[i] < -limit ? -limit : x[i];
+    DN_SIMD for (size_t i = 0; i < n; i++)
+        x[i] = x[i] > limit ? limit : x[i] < -limit ? -limit : x[i];
 }
 
 DN_MULTIVERSION void dn__blend(size_t n, dn_real a, const dn_real *x, dn_real *y) {
-    DN_SIMD for (size_t i = 0; i < n; i++) y[i] += a * (x[i] - y[i]);
+    DN_SIMD for (size_t i = 0; i < n; i++)
+        y[i] += a * (x[i] - y[i]);
 }

@@ -1,4 +1,5 @@
-/* Arithmetic of two expressions with broadcasting, of an expression and a number, and sums of many. */
+/* Arithmetic of two expressions with broadcasting, of an expression and a number, and sums of
+ * many. */
 #include <math.h>
 #include <string.h>
 
@@ -13,8 +14,10 @@ static int broadcast_dims(dn_shape *s) {
     for (int i = 0; i < nd; i++) {
         int a = size_of(x, i), b = size_of(y, i);
         if (a != b && a != 1 && b != 1)
-            return dn__fail(s, DN_ERROR_VALUE, "sizes must be equal or 1 in each dim, counted from the first; got x = %s, y = %s.", DIMS(x),
-                            DIMS(y));
+            return dn__fail(
+                s, DN_ERROR_VALUE,
+                "sizes must be equal or 1 in each dim, counted from the first; got x = %s, y = %s.",
+                DIMS(x), DIMS(y));
         d[i] = a == 1 ? b : a;
     }
     return dn__set_dims(s, nd, d, batch);
@@ -40,7 +43,8 @@ static void backward_segments(dn_call *c, int k, dn_real *dx, void (*f)(const dn
 static void accumulate(const dn_segment *s, dn_real a) {
     if (s->sx == 0) s->dx[0] += a * dn__sum(s->n, s->dz);
     else if (s->sx == 1) dn__axpy(s->n, a, s->dz, 1, s->dx);
-    else for (size_t i = 0; i < s->n; i++) s->dx[i * s->sx] += a * s->dz[i];
+    else
+        for (size_t i = 0; i < s->n; i++) s->dx[i * s->sx] += a * s->dz[i];
 }
 static void accumulate_plus(const dn_segment *s) { accumulate(s, 1); }
 static void accumulate_minus(const dn_segment *s) { accumulate(s, -1); }
@@ -56,7 +60,7 @@ static void linear_backward(dn_call *c, int k, dn_real a, void (*f)(const dn_seg
     }
 }
 
-/* ---- x + y, x - y -------------------------------------------------------------------------------------------------- */
+/* ---- x + y, x - y --------------------------------------------------------------------- */
 
 DN_OP(add, 2, DN_BATCHES, "y = x_0 + x_1, broadcast")
 static int add_dims(dn_shape *s) { return broadcast_dims(s); }
@@ -64,7 +68,8 @@ static void add_segment(const dn_segment *s) {
     if (s->sx == 1 && s->sy == 1) dn__add(s->n, s->x, s->y, s->z);
     else if (s->sx == 1 && s->sy == 0) dn__affine(s->n, 1, s->y[0], s->x, s->z);
     else if (s->sx == 0 && s->sy == 1) dn__affine(s->n, 1, s->x[0], s->y, s->z);
-    else for (size_t i = 0; i < s->n; i++) s->z[i] = s->x[i * s->sx] + s->y[i * s->sy];
+    else
+        for (size_t i = 0; i < s->n; i++) s->z[i] = s->x[i * s->sx] + s->y[i * s->sy];
 }
 static void add_forward(dn_call *c) {
     if (equal_dims(c)) dn__add(c->total, c->x[0].v, c->x[1].v, c->y);
@@ -81,7 +86,8 @@ static void subtract_segment(const dn_segment *s) {
     if (s->sx == 1 && s->sy == 1) dn__sub(s->n, s->x, s->y, s->z);
     else if (s->sx == 1 && s->sy == 0) dn__affine(s->n, 1, -s->y[0], s->x, s->z);
     else if (s->sx == 0 && s->sy == 1) dn__affine(s->n, -1, s->x[0], s->y, s->z);
-    else for (size_t i = 0; i < s->n; i++) s->z[i] = s->x[i * s->sx] - s->y[i * s->sy];
+    else
+        for (size_t i = 0; i < s->n; i++) s->z[i] = s->x[i * s->sx] - s->y[i * s->sy];
 }
 static void subtract_forward(dn_call *c) {
     if (equal_dims(c)) dn__sub(c->total, c->x[0].v, c->x[1].v, c->y);
@@ -92,7 +98,7 @@ static void subtract_backward(dn_call *c) {
     linear_backward(c, 1, -1, accumulate_minus);
 }
 
-/* ---- elementwise product and quotient ------------------------------------------------------------------------------ */
+/* ---- elementwise product and quotient ------------------------------------------------- */
 
 DN_OP(cmult, 2, DN_BATCHES, "y = x_0 x_1 elementwise, broadcast")
 static int cmult_dims(dn_shape *s) { return broadcast_dims(s); }
@@ -100,7 +106,8 @@ static void cmult_segment(const dn_segment *s) {
     if (s->sx == 1 && s->sy == 1) dn__mul(s->n, s->x, s->y, s->z);
     else if (s->sx == 1 && s->sy == 0) dn__axpy(s->n, s->y[0], s->x, 0, s->z);
     else if (s->sx == 0 && s->sy == 1) dn__axpy(s->n, s->x[0], s->y, 0, s->z);
-    else for (size_t i = 0; i < s->n; i++) s->z[i] = s->x[i * s->sx] * s->y[i * s->sy];
+    else
+        for (size_t i = 0; i < s->n; i++) s->z[i] = s->x[i * s->sx] * s->y[i * s->sy];
 }
 static void cmult_forward(dn_call *c) {
     if (equal_dims(c)) dn__mul(c->total, c->x[0].v, c->x[1].v, c->y);
@@ -111,7 +118,8 @@ static void cmult_segment_grad(const dn_segment *s) {
     if (s->sx == 1 && s->sy == 1) dn__mul_add(s->n, s->dz, s->y, 1, s->dx);
     else if (s->sx == 1 && s->sy == 0) dn__axpy(s->n, s->y[0], s->dz, 1, s->dx);
     else if (s->sx == 0 && s->sy == 1) s->dx[0] += dn__dot(s->n, s->dz, s->y);
-    else for (size_t i = 0; i < s->n; i++) s->dx[i * s->sx] += s->dz[i] * s->y[i * s->sy];
+    else
+        for (size_t i = 0; i < s->n; i++) s->dx[i * s->sx] += s->dz[i] * s->y[i * s->sy];
 }
 static void cmult_backward(dn_call *c) {
     for (int k = 0; k < 2; k++) {
@@ -129,13 +137,15 @@ DN_OP(cdiv, 2, DN_BATCHES, "y = x_0 / x_1 elementwise, broadcast")
 static int cdiv_dims(dn_shape *s) { return broadcast_dims(s); }
 static void cdiv_segment(const dn_segment *s) {
     if (s->sx == 1 && s->sy == 1) dn__div(s->n, s->x, s->y, s->z);
-    else for (size_t i = 0; i < s->n; i++) s->z[i] = s->x[i * s->sx] / s->y[i * s->sy];
+    else
+        for (size_t i = 0; i < s->n; i++) s->z[i] = s->x[i * s->sx] / s->y[i * s->sy];
 }
 static void cdiv_forward(dn_call *c) {
     if (equal_dims(c)) dn__div(c->total, c->x[0].v, c->x[1].v, c->y);
     else forward_segments(c, cdiv_segment);
 }
-/* y = x_0 / x_1: dx_0 += dy / x_1;  dx_1 -= dy y / x_1. In both segments x is the input that gets the gradient. */
+/* y = x_0 / x_1: dx_0 += dy / x_1;  dx_1 -= dy y / x_1. In both segments x is the input that gets
+ * the gradient. */
 static void cdiv_numerator_grad(const dn_segment *s) {
     for (size_t i = 0; i < s->n; i++) s->dx[i * s->sx] += s->dz[i] / s->y[i * s->sy];
 }
@@ -156,13 +166,16 @@ static void cdiv_backward(dn_call *c) {
     if (dx) backward_segments(c, 1, dx, cdiv_denominator_grad);
 }
 
-/* ---- power: the exponent is one number ------------------------------------------------------------------------------ */
+/* ---- power: the exponent is one number ------------------------------------------------ */
 
 DN_OP(pow, 2, DN_BATCHES | DN_BROADCAST(1 << 1), "y_i = x_0i ^ x_1, x_1 one number")
 static int pow_dims(dn_shape *s) {
     const dn_dim *x = s->x[0], *y = s->x[1];
     if (y->size != 1 || y->batch != 1)
-        return dn__fail(s, DN_ERROR_VALUE, "the exponent must be one number without a batch; got x = %s, exponent = %s.", DIMS(x), DIMS(y));
+        return dn__fail(
+            s, DN_ERROR_VALUE,
+            "the exponent must be one number without a batch; got x = %s, exponent = %s.", DIMS(x),
+            DIMS(y));
     s->y = *x;
     return 0;
 }
@@ -171,23 +184,27 @@ static void pow_backward(dn_call *c) {
     dn_grad g = dn__dx(c, 0);
     if (g.dx) dn__pow_grad(c->total, c->x[0].v, c->x[1].v[0], c->dy, g.beta, g.dx);
     g = dn__dx(c, 1);
-    if (g.dx) g.dx[0] = dn__pow_exponent_grad(c->total, c->x[0].v, c->y, c->dy) + (g.beta == 0 ? 0 : g.dx[0]);
+    if (g.dx)
+        g.dx[0] =
+            dn__pow_exponent_grad(c->total, c->x[0].v, c->y, c->dy) + (g.beta == 0 ? 0 : g.dx[0]);
 }
 
-/* ---- an expression and a number: a x + b ----------------------------------------------------------------------------- */
+/* ---- an expression and a number: a x + b ---------------------------------------------- */
 
 DN_OP(scale_shift, 1, DN_BATCHES, "y = a x + b, a and b numbers")
 static int scale_shift_dims(dn_shape *s) {
     s->y = *s->x[0];
     return 0;
 }
-static void scale_shift_forward(dn_call *c) { dn__affine(c->total, (dn_real)c->floats[0], (dn_real)c->floats[1], c->x[0].v, c->y); }
+static void scale_shift_forward(dn_call *c) {
+    dn__affine(c->total, (dn_real)c->floats[0], (dn_real)c->floats[1], c->x[0].v, c->y);
+}
 static void scale_shift_backward(dn_call *c) {
     dn_grad g = dn__dx(c, 0);
     if (g.dx) dn__axpy(c->total, (dn_real)c->floats[0], c->dy, g.beta, g.dx);
 }
 
-/* ---- sums of many --------------------------------------------------------------------------------------------------- */
+/* ---- sums of many --------------------------------------------------------------------- */
 
 /* y = a (x_0 + x_1 + ...) */
 static void many_forward(dn_call *c, dn_real a) {
@@ -195,7 +212,9 @@ static void many_forward(dn_call *c, dn_real a) {
     for (int k = 0; k < c->n; k++) {
         dn_real beta = k ? 1 : 0;
         if (c->x[k].stride || c->dim->batch == 1) dn__axpy(c->total, a, c->x[k].v, beta, c->y);
-        else for (int b = 0; b < c->dim->batch; b++) dn__axpy(n, a, c->x[k].v, beta, c->y + (size_t)b * n);
+        else
+            for (int b = 0; b < c->dim->batch; b++)
+                dn__axpy(n, a, c->x[k].v, beta, c->y + (size_t)b * n);
     }
 }
 static void many_backward(dn_call *c, dn_real a) {
@@ -206,7 +225,8 @@ static void many_backward(dn_call *c, dn_real a) {
         if (c->x[k].stride || c->dim->batch == 1) {
             dn__axpy(c->total, a, c->dy, g.beta, g.dx);
         } else {
-            for (int b = 0; b < c->dim->batch; b++) dn__axpy(n, a, c->dy + (size_t)b * n, b ? 1 : g.beta, g.dx);
+            for (int b = 0; b < c->dim->batch; b++)
+                dn__axpy(n, a, c->dy + (size_t)b * n, b ? 1 : g.beta, g.dx);
         }
     }
 }

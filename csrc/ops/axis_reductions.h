@@ -1,10 +1,14 @@
-/* A tensor seen along one of its dims: `outer` blocks of `inner` lines, each of `length` numbers that lie `inner` apart. */
+/* A tensor seen along one of its dims: `outer` blocks of `inner` lines, each of `length` numbers
+ * that lie `inner` apart. */
 #pragma once
 
 #include "../kernels/kernels.h"
 #include "../op.h"
 
-typedef struct dn_axis { int length; size_t inner, outer; } dn_axis;
+typedef struct dn_axis {
+    int length;
+    size_t inner, outer;
+} dn_axis;
 
 static inline dn_axis dn__axis_of(const dn_dim *x, int d) {
     dn_axis l = {d < x->nd ? x->d[d] : 1, 1, (size_t)x->batch};
@@ -32,11 +36,14 @@ static inline int dn__dims_without(dn_shape *s, int d) {
     return dn__set_dims(s, nd, sizes, x->batch);
 }
 
-/* ---- functions of the lines along dim ints[0]: the softmax family and what resembles it -------------------------------------- */
+/* ---- functions of the lines along dim ints[0]: the softmax family and what resembles it  */
 
-/* Lines whose numbers lie apart are copied side by side, as many at once as numbers are in a line of the cache. */
+/* Lines whose numbers lie apart are copied side by side, as many at once as numbers are in a line
+ * of the cache. */
 enum { VECTORS_AT_A_TIME = 16 };
-static inline size_t vectors_at(const dn_axis *l, size_t i) { return l->inner - i < VECTORS_AT_A_TIME ? l->inner - i : VECTORS_AT_A_TIME; }
+static inline size_t vectors_at(const dn_axis *l, size_t i) {
+    return l->inner - i < VECTORS_AT_A_TIME ? l->inner - i : VECTORS_AT_A_TIME;
+}
 static inline void read_vectors(const dn_axis *l, size_t count, const dn_real *x, dn_real *lines) {
     dn__transpose_plane(count, (size_t)l->length, x, l->inner, 0, lines, (size_t)l->length);
 }
@@ -45,7 +52,8 @@ static inline void write_vectors(const dn_axis *l, size_t count, const dn_real *
 }
 
 /* y = f(x), line by line; y may be x */
-static inline void map_axis(dn_call *c, const dn_axis *l, const dn_real *x, dn_real *y, void (*f)(const dn_real *, int, dn_real *)) {
+static inline void map_axis(dn_call *c, const dn_axis *l, const dn_real *x, dn_real *y,
+                            void (*f)(const dn_real *, int, dn_real *)) {
     const size_t n = (size_t)l->length;
     dn_real *lines = l->inner > 1 ? dn__scratch(c, n * vectors_at(l, 0)) : NULL;
     if (l->inner > 1 && !lines) return;
@@ -63,8 +71,9 @@ static inline void map_axis(dn_call *c, const dn_axis *l, const dn_real *x, dn_r
         }
 }
 /* dx = f(y, dy) + beta dx, line by line */
-static inline void map_axis_grad(dn_call *c, const dn_axis *l, const dn_real *y, const dn_real *dy, dn_real beta, dn_real *dx,
-                                  void (*f)(const dn_real *, const dn_real *, int, dn_real, dn_real *)) {
+static inline void
+map_axis_grad(dn_call *c, const dn_axis *l, const dn_real *y, const dn_real *dy, dn_real beta,
+              dn_real *dx, void (*f)(const dn_real *, const dn_real *, int, dn_real, dn_real *)) {
     const size_t n = (size_t)l->length, all = n * vectors_at(l, 0);
     dn_real *lines = l->inner > 1 ? dn__scratch(c, 3 * all) : NULL;
     if (l->inner > 1 && !lines) return;
@@ -79,7 +88,8 @@ static inline void map_axis_grad(dn_call *c, const dn_axis *l, const dn_real *y,
             read_vectors(l, count, y + at, lines);
             read_vectors(l, count, dy + at, lines + all);
             if (beta != 0) read_vectors(l, count, dx + at, lines + 2 * all);
-            for (size_t k = 0; k < count; k++) f(lines + k * n, lines + all + k * n, l->length, beta, lines + 2 * all + k * n);
+            for (size_t k = 0; k < count; k++)
+                f(lines + k * n, lines + all + k * n, l->length, beta, lines + 2 * all + k * n);
             write_vectors(l, count, lines + 2 * all, dx + at);
         }
 }
@@ -94,7 +104,8 @@ static inline void along_forward(dn_call *c, void (*f)(const dn_real *, int, dn_
     dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
     map_axis(c, &l, c->x[0].v, c->y, f);
 }
-static inline void along_backward(dn_call *c, void (*f)(const dn_real *, const dn_real *, int, dn_real, dn_real *)) {
+static inline void along_backward(dn_call *c, void (*f)(const dn_real *, const dn_real *, int,
+                                                        dn_real, dn_real *)) {
     dn_grad g = dn__dx(c, 0);
     dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
     if (g.dx) map_axis_grad(c, &l, c->y, c->dy, g.beta, g.dx, f);

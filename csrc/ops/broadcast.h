@@ -1,6 +1,7 @@
-/* Broadcasting: dims are aligned from the first, missing ones count as 1, and a size of 1 (the batch included) is repeated. A plan walks the
- * result in segments along which each operand either advances or stands still; neighbouring dims are merged, so that equal dims are a
- * single segment. Only csrc/ops/arithmetic.c includes it. */
+/* Broadcasting: dims are aligned from the first, missing ones count as 1, and a size of 1 (the
+ * batch included) is repeated. A plan walks the result in segments along which each operand either
+ * advances or stands still; neighbouring dims are merged, so that equal dims are a single segment.
+ * Only csrc/ops/arithmetic.c includes it. */
 #pragma once
 
 #include "../op.h"
@@ -10,7 +11,9 @@ typedef struct dn_plan {
     size_t n[DN_MAX_DIMS + 1], sx[DN_MAX_DIMS + 1], sy[DN_MAX_DIMS + 1];
 } dn_plan;
 
-static inline int size_of(const dn_dim *d, int i) { return i == DN_MAX_DIMS ? d->batch : i < d->nd ? d->d[i] : 1; }
+static inline int size_of(const dn_dim *d, int i) {
+    return i == DN_MAX_DIMS ? d->batch : i < d->nd ? d->d[i] : 1;
+}
 
 static inline dn_plan make_broadcast_plan(const dn_dim *x, const dn_dim *y) {
     dn_plan p;
@@ -38,17 +41,25 @@ static inline dn_plan make_broadcast_plan(const dn_dim *x, const dn_dim *y) {
     return p;
 }
 
-/* One segment: n elements of z; x and y advance by 0 or by `stride` (more than 1 where a leading dim is repeated in the other). */
-typedef struct dn_segment { size_t n, sx, sy; const dn_real *x, *y; dn_real *dx; const dn_real *dz; dn_real *z; } dn_segment;
+/* One segment: n elements of z; x and y advance by 0 or by `stride` (more than 1 where a leading
+ * dim is repeated in the other). */
+typedef struct dn_segment {
+    size_t n, sx, sy;
+    const dn_real *x, *y;
+    dn_real *dx;
+    const dn_real *dz;
+    dn_real *z;
+} dn_segment;
 
 /* Calls f for every segment. dx, when given, follows x; z and dz follow the result. */
-static inline void for_segments(const dn_plan *p, const dn_real *x, const dn_real *y, dn_real *dx, const dn_real *dz, dn_real *z,
-                                void (*f)(const dn_segment *)) {
+static inline void for_segments(const dn_plan *p, const dn_real *x, const dn_real *y, dn_real *dx,
+                                const dn_real *dz, dn_real *z, void (*f)(const dn_segment *)) {
     size_t at[DN_MAX_DIMS + 1] = {0}, ox = 0, oy = 0, oz = 0;
     for (int i = 0; i < p->nd; i++)
         if (!p->n[i]) return;
     for (;;) {
-        f(&(dn_segment){p->n[0], p->sx[0], p->sy[0], x + ox, y ? y + oy : NULL, dx ? dx + ox : NULL, dz ? dz + oz : NULL, z ? z + oz : NULL});
+        f(&(dn_segment){p->n[0], p->sx[0], p->sy[0], x + ox, y ? y + oy : NULL, dx ? dx + ox : NULL,
+                        dz ? dz + oz : NULL, z ? z + oz : NULL});
         oz += p->n[0];
         int i = 1;
         for (; i < p->nd; i++) {

@@ -1,4 +1,5 @@
-/* Choices of entries along one dim: the largest, or drawn at random. Both keep the indices as integers in `saved` (dn_saved_indices). */
+/* Choices of entries along one dim: the largest, or drawn at random. Both keep the indices as
+ * integers in `saved` (dn_saved_indices). */
 #include <math.h>
 
 #include "../kernels/kernels.h"
@@ -16,10 +17,12 @@ static int chosen_dims(dn_shape *s) {
     s->saved = error ? 0 : (size_t)s->y.size * (size_t)s->y.batch;
     return error;
 }
-static int size_along(const dn_shape *s) { return s->ints[0] < s->x[0]->nd ? s->x[0]->d[s->ints[0]] : 1; }
+static int size_along(const dn_shape *s) {
+    return s->ints[0] < s->x[0]->nd ? s->x[0]->d[s->ints[0]] : 1;
+}
 static int *indices_of(const dn_call *c) { return (int *)c->saved; }
 
-/* ---- topk, kmax_pooling ------------------------------------------------------------------------------------------------------------------ */
+/* ---- topk, kmax_pooling --------------------------------------------------------------- */
 
 /* x at i comes after x at j: less, or equal and later; nan comes first */
 static int comes_after(const dn_real *x, size_t step, int i, int j) {
@@ -43,7 +46,8 @@ static void first_of(int n, int k, const dn_real *x, size_t step, int *heap) {
     int size = 0;
     for (; size < k; size++) { /* let it rise */
         int at = size;
-        for (; at && comes_after(x, step, size, heap[(at - 1) / 2]); at = (at - 1) / 2) heap[at] = heap[(at - 1) / 2];
+        for (; at && comes_after(x, step, size, heap[(at - 1) / 2]); at = (at - 1) / 2)
+            heap[at] = heap[(at - 1) / 2];
         heap[at] = size;
     }
     for (int i = k; i < n; i++)
@@ -67,8 +71,9 @@ static int greatest_dims(dn_shape *s) {
     int error = dn__check_dim(s, s->ints[0]);
     if (error) return error;
     if (s->ints[1] < 1 || s->ints[1] > size_along(s))
-        return dn__fail(s, DN_ERROR_VALUE, "k must be from 1 to %d, the size of dim %d of x = %s; got k = %d.", size_along(s), s->ints[0],
-                        DIMS(s->x[0]), s->ints[1]);
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "k must be from 1 to %d, the size of dim %d of x = %s; got k = %d.",
+                        size_along(s), s->ints[0], DIMS(s->x[0]), s->ints[1]);
     return chosen_dims(s);
 }
 static void greatest_forward(dn_call *c, void (*choose)(int, int, const dn_real *, size_t, int *)) {
@@ -91,30 +96,40 @@ static void greatest_backward(dn_call *c) {
     dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
     size_t block = l.inner * (size_t)c->ints[1];
     for (size_t at = 0; dx && at < c->total; at++)
-        dx[at / block * l.inner * (size_t)l.length + (size_t)indices_of(c)[at] * l.inner + at % l.inner] += c->dy[at];
+        dx[at / block * l.inner * (size_t)l.length + (size_t)indices_of(c)[at] * l.inner +
+           at % l.inner] += c->dy[at];
 }
 
-DN_OP(topk, 1, DN_BATCHES, "y = the k largest entries of x along dim d, the largest first; the earlier of equal ones")
+DN_OP(topk, 1, DN_BATCHES,
+      "y = the k largest entries of x along dim d, the largest first; the earlier of equal ones")
 static int topk_dims(dn_shape *s) { return greatest_dims(s); }
 static void topk_forward(dn_call *c) { greatest_forward(c, first_of); }
 static void topk_backward(dn_call *c) { greatest_backward(c); }
 
-DN_OP(kmax_pooling, 1, DN_BATCHES, "y = the k largest entries of x along dim d, in the order that they have in x; the earlier of equal ones")
+DN_OP(kmax_pooling, 1, DN_BATCHES,
+      "y = the k largest entries of x along dim d, in the order that they have in x; the earlier "
+      "of equal ones")
 static int kmax_pooling_dims(dn_shape *s) { return greatest_dims(s); }
 static void kmax_pooling_forward(dn_call *c) { greatest_forward(c, first_in_place); }
 static void kmax_pooling_backward(dn_call *c) { greatest_backward(c); }
 
-/* ---- sampling: Gumbel 1954; the largest of x_i + g_i falls on i with probability softmax(x)_i ---------------------------------- */
+/* ---- sampling: Gumbel 1954; the largest of x_i + g_i falls on i with probability softmax(x)_ */
 
-DN_OP(sample_categorical, 1, DN_BATCHES | DN_NO_GRAD | DN_RANDOM, "y = n indices drawn with the probabilities softmax(x) along dim d")
+DN_OP(sample_categorical, 1, DN_BATCHES | DN_NO_GRAD | DN_RANDOM,
+      "y = n indices drawn with the probabilities softmax(x) along dim d")
 static int sample_categorical_dims(dn_shape *s) {
     int error = dn__check_dim(s, s->ints[0]);
     if (error) return error;
-    if (s->ints[1] < 1) return dn__fail(s, DN_ERROR_VALUE, "the number of samples must be positive; got n = %d.", s->ints[1]);
-    if (size_along(s) < 1) return dn__fail(s, DN_ERROR_VALUE, "there is nothing to draw from in dim %d of x = %s.", s->ints[0], DIMS(s->x[0]));
+    if (s->ints[1] < 1)
+        return dn__fail(s, DN_ERROR_VALUE, "the number of samples must be positive; got n = %d.",
+                        s->ints[1]);
+    if (size_along(s) < 1)
+        return dn__fail(s, DN_ERROR_VALUE, "there is nothing to draw from in dim %d of x = %s.",
+                        s->ints[0], DIMS(s->x[0]));
     return chosen_dims(s);
 }
-static int largest_sum(size_t n, const dn_real *x, size_t step, const float *g, int best, dn_real *best_sum) {
+static int largest_sum(size_t n, const dn_real *x, size_t step, const float *g, int best,
+                       dn_real *best_sum) {
     int found = best;
     for (size_t i = 0; i < n; i++) {
         dn_real sum = x[i * step] + (dn_real)g[i];
@@ -131,7 +146,9 @@ static void sample_categorical_forward(dn_call *c) {
     float g[BLOCK];
     dn__draw_key(c, &key);
     for (size_t at = 0; at < c->total; at++) {
-        const dn_real *x = c->x[0].v + at / (l.inner * (size_t)c->ints[1]) * l.inner * (size_t)l.length + at % l.inner;
+        const dn_real *x = c->x[0].v +
+                           at / (l.inner * (size_t)c->ints[1]) * l.inner * (size_t)l.length +
+                           at % l.inner;
         dn_real best = -(dn_real)INFINITY;
         int index = 0;
         for (size_t i = 0; i < (size_t)l.length; i += BLOCK) {

@@ -9,13 +9,17 @@ static int circular_dims(dn_shape *s) {
     int batch = dn__common_batch(s);
     if (batch < 0) return batch;
     if (u->nd < 1 || u->size != u->d[0] || !dn__same_sizes(u, v))
-        return dn__fail(s, DN_ERROR_VALUE, "u and v must be vectors of the same size; got u = %s, v = %s.", DIMS(u), DIMS(v));
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "u and v must be vectors of the same size; got u = %s, v = %s.", DIMS(u),
+                        DIMS(v));
     return dn__set_dims(s, 1, u->d, batch);
 }
 
 enum { CONVOLUTION = -1, CORRELATION = 1 };
-/* y_k = sum_i u_i v_(k-i) or sum_i u_i v_(k+i), + beta y; `twice` takes v twice, so that no index need be reduced */
-static void circular(int n, int kind, const dn_real *u, const dn_real *v, dn_real beta, dn_real *y, dn_real *twice) {
+/* y_k = sum_i u_i v_(k-i) or sum_i u_i v_(k+i), + beta y; `twice` takes v twice, so that no index
+ * need be reduced */
+static void circular(int n, int kind, const dn_real *u, const dn_real *v, dn_real beta, dn_real *y,
+                     dn_real *twice) {
     memcpy(twice, v, (size_t)n * sizeof *v);
     memcpy(twice + n, v, (size_t)n * sizeof *v);
     if (kind == CORRELATION) dn__sliding_sum(n, u, twice, 1, beta, y);
@@ -26,7 +30,8 @@ static void circular_forward(dn_call *c, int kind) {
     const dn_in *u = &c->x[0], *v = &c->x[1];
     dn_real *twice = dn__scratch(c, 2 * (size_t)n);
     for (int b = 0; twice && b < c->dim->batch; b++)
-        circular(n, kind, u->v + (size_t)b * u->stride, v->v + (size_t)b * v->stride, 0, c->y + (size_t)b * (size_t)n, twice);
+        circular(n, kind, u->v + (size_t)b * u->stride, v->v + (size_t)b * v->stride, 0,
+                 c->y + (size_t)b * (size_t)n, twice);
 }
 /* dx_k = kind(a, dy) or, with dy first, kind(dy, a), a being the other input */
 static void circular_grad(dn_call *c, int k, int kind, int dy_first) {
@@ -35,8 +40,10 @@ static void circular_grad(dn_call *c, int k, int kind, int dy_first) {
     const dn_in *x = &c->x[k], *other = &c->x[1 - k];
     dn_real *twice = g.dx ? dn__scratch(c, 2 * (size_t)n) : NULL;
     for (int b = 0; twice && b < c->dim->batch; b++) {
-        const dn_real *a = other->v + (size_t)b * other->stride, *dy = c->dy + (size_t)b * (size_t)n;
-        circular(n, kind, dy_first ? dy : a, dy_first ? a : dy, x->stride || !b ? g.beta : 1, g.dx + (size_t)b * x->stride, twice);
+        const dn_real *a = other->v + (size_t)b * other->stride,
+                      *dy = c->dy + (size_t)b * (size_t)n;
+        circular(n, kind, dy_first ? dy : a, dy_first ? a : dy, x->stride || !b ? g.beta : 1,
+                 g.dx + (size_t)b * x->stride, twice);
     }
 }
 

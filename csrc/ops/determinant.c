@@ -13,16 +13,23 @@ static int square_check(dn_shape *s) {
     return 0;
 }
 
-/* An LU factorization of x; `ok` is 0 where x is singular, `work` NULL where there was no memory. */
-typedef struct factors { dn_real *lu, *work; int *pivot, n, ok; } factors;
-static size_t factors_size(const dn_dim *x) { return (size_t)order_of(x) * (size_t)(order_of(x) + 1); }
+/* An LU factorization of x; `ok` is 0 where x is singular, `work` NULL where there was no
+ * memory. */
+typedef struct factors {
+    dn_real *lu, *work;
+    int *pivot, n, ok;
+} factors;
+static size_t factors_size(const dn_dim *x) {
+    return (size_t)order_of(x) * (size_t)(order_of(x) + 1);
+}
 /* in memory of factors_size() numbers */
 static void factors_in(factors *f, dn_real *memory) {
     f->lu = memory;
     f->pivot = (int *)(memory + (size_t)f->n * (size_t)f->n);
 }
 static factors factors_for(dn_call *c) {
-    return (factors){.n = order_of(c->x[0].dim), .work = dn__scratch(c, dn__lu_work(order_of(c->x[0].dim)))};
+    return (factors){.n = order_of(c->x[0].dim),
+                     .work = dn__scratch(c, dn__lu_work(order_of(c->x[0].dim)))};
 }
 static void factorize(factors *f, const dn_real *x) {
     memcpy(f->lu, x, (size_t)f->n * (size_t)f->n * sizeof *x);

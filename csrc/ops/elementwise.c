@@ -4,14 +4,15 @@
 #include "../kernels/kernels.h"
 #include "../op.h"
 
-/* The rows that differ in nothing but a kernel: y = f(x); dx = dy f'(x), with f' told from x or from y. */
-#define ELEMENTWISE(NAME, KNOWN, FORMULA)                                                                \
-    DN_OP(NAME, 1, DN_BATCHES, FORMULA)                                                                  \
-    static int NAME##_dims(dn_shape *s) { return (s->y = *s->x[0]), 0; }                                 \
-    static void NAME##_forward(dn_call *c) { dn__##NAME(c->total, c->x[0].v, c->y); }                    \
-    static void NAME##_backward(dn_call *c) {                                                            \
-        dn_grad g = dn__dx(c, 0);                                                                        \
-        if (g.dx) dn__##NAME##_grad(c->total, KNOWN, c->dy, g.beta, g.dx);                               \
+/* The rows that differ in nothing but a kernel: y = f(x); dx = dy f'(x), with f' told from x or
+ * from y. */
+#define ELEMENTWISE(NAME, KNOWN, FORMULA) \
+    DN_OP(NAME, 1, DN_BATCHES, FORMULA) \
+    static int NAME##_dims(dn_shape *s) { return (s->y = *s->x[0]), 0; } \
+    static void NAME##_forward(dn_call *c) { dn__##NAME(c->total, c->x[0].v, c->y); } \
+    static void NAME##_backward(dn_call *c) { \
+        dn_grad g = dn__dx(c, 0); \
+        if (g.dx) dn__##NAME##_grad(c->total, KNOWN, c->dy, g.beta, g.dx); \
     }
 
 ELEMENTWISE(tanh, c->y, "y_i = tanh x_i")
@@ -41,18 +42,21 @@ ELEMENTWISE(softsign, c->x[0].v, "y_i = x_i / (1 + |x_i|)")
 ELEMENTWISE(gelu, c->x[0].v, "y_i = x_i Phi(x_i), Phi the distribution function of N(0, 1)")
 ELEMENTWISE(gelu_tanh, c->x[0].v, "y_i = x_i (1 + tanh(sqrt(2 / pi) (x_i + 0.044715 x_i^3))) / 2")
 
-/* ---- with a number beside the input: floats[0] ---------------------------------------------------------------------------- */
+/* ---- with a number beside the input: floats[0] ---------------------------------------- */
 
 DN_OP(elu, 1, DN_BATCHES, "y_i = x_i where x_i > 0, else alpha (exp(x_i) - 1)")
 static int elu_dims(dn_shape *s) { return (s->y = *s->x[0]), 0; }
-static void elu_forward(dn_call *c) { dn__elu(c->total, 1, (dn_real)c->floats[0], c->x[0].v, c->y); }
+static void elu_forward(dn_call *c) {
+    dn__elu(c->total, 1, (dn_real)c->floats[0], c->x[0].v, c->y);
+}
 static void elu_backward(dn_call *c) {
     dn_grad g = dn__dx(c, 0);
     if (g.dx) dn__elu_grad(c->total, 1, (dn_real)c->floats[0], c->x[0].v, c->dy, g.beta, g.dx);
 }
 
 /* Klambauer and others 2017: the numbers for which mean 0 and variance 1 are kept. */
-static const dn_real SELU_SCALE = (dn_real)1.0507009873554804934, SELU_ALPHA = (dn_real)1.6732632423543772848;
+static const dn_real SELU_SCALE = (dn_real)1.0507009873554804934,
+                     SELU_ALPHA = (dn_real)1.6732632423543772848;
 
 DN_OP(selu, 1, DN_BATCHES, "y_i = 1.0507 (x_i where x_i > 0, else 1.67326 (exp(x_i) - 1))")
 static int selu_dims(dn_shape *s) { return (s->y = *s->x[0]), 0; }

@@ -5,29 +5,41 @@
 #include "../kernels/kernels.h"
 #include "axis_reductions.h"
 
-/* How the inputs are read beside y: in `count` pieces of `n` numbers, one for each batch element if some input is repeated, else one. */
-typedef struct pieces { size_t n; int count; } pieces;
+/* How the inputs are read beside y: in `count` pieces of `n` numbers, one for each batch element if
+ * some input is repeated, else one. */
+typedef struct pieces {
+    size_t n;
+    int count;
+} pieces;
 static pieces pieces_of(const dn_call *c) {
     for (int k = 0; k < c->n; k++)
-        if (c->x[k].dim->batch != c->dim->batch) return (pieces){(size_t)c->dim->size, c->dim->batch};
+        if (c->x[k].dim->batch != c->dim->batch)
+            return (pieces){(size_t)c->dim->size, c->dim->batch};
     return (pieces){c->total, 1};
 }
-static const dn_real *piece(const dn_call *c, int k, int b) { return c->x[k].v + (size_t)b * c->x[k].stride; }
-
-/* ---- of two: a tie goes to the second ------------------------------------------------------------------------------------- */
-
-static void two_forward(dn_call *c, void (*f)(size_t, const dn_real *, const dn_real *, dn_real *)) {
-    pieces p = pieces_of(c);
-    for (int b = 0; b < p.count; b++) f(p.n, piece(c, 0, b), piece(c, 1, b), c->y + (size_t)b * p.n);
+static const dn_real *piece(const dn_call *c, int k, int b) {
+    return c->x[k].v + (size_t)b * c->x[k].stride;
 }
-/* dx_0 = dy where x_greater > x_less, dx_1 = dy elsewhere; `greater` is the input that must be greater for input 0 to be chosen */
+
+/* ---- of two: a tie goes to the second ------------------------------------------------- */
+
+static void two_forward(dn_call *c,
+                        void (*f)(size_t, const dn_real *, const dn_real *, dn_real *)) {
+    pieces p = pieces_of(c);
+    for (int b = 0; b < p.count; b++)
+        f(p.n, piece(c, 0, b), piece(c, 1, b), c->y + (size_t)b * p.n);
+}
+/* dx_0 = dy where x_greater > x_less, dx_1 = dy elsewhere; `greater` is the input that must be
+ * greater for input 0 to be chosen */
 static void two_backward(dn_call *c, int greater) {
     pieces p = pieces_of(c);
     for (int k = 0; k < 2; k++) {
         dn_grad g = dn__dx(c, k);
         for (int b = 0; g.dx && b < p.count; b++)
-            (k ? dn__pass_not_greater : dn__pass_greater)(p.n, piece(c, greater, b), piece(c, 1 - greater, b), c->dy + (size_t)b * p.n,
-                                                          c->x[k].stride || !b ? g.beta : 1, g.dx + (size_t)b * c->x[k].stride);
+            (k ? dn__pass_not_greater
+               : dn__pass_greater)(p.n, piece(c, greater, b), piece(c, 1 - greater, b),
+                                   c->dy + (size_t)b * p.n, c->x[k].stride || !b ? g.beta : 1,
+                                   g.dx + (size_t)b * c->x[k].stride);
     }
 }
 
@@ -41,12 +53,13 @@ static int bmin_dims(dn_shape *s) { return dn__alike_dims(s); }
 static void bmin_forward(dn_call *c) { two_forward(c, dn__bmin); }
 static void bmin_backward(dn_call *c) { two_backward(c, 1); }
 
-/* ---- of many: a tie goes to the first ---------------------------------------------------------------------------------------- */
+/* ---- of many: a tie goes to the first ------------------------------------------------- */
 
 DN_OP(emax, -1, DN_BATCHES, "y_i = max(x_0i, x_1i, ...)")
 static int emax_dims(dn_shape *s) {
     int error = dn__alike_dims(s);
-    if (!error) s->saved = (size_t)s->y.size * (size_t)s->y.batch; /* which input each maximum came from, as int32_t */
+    /* which input each maximum came from, as int32_t */
+    if (!error) s->saved = (size_t)s->y.size * (size_t)s->y.batch;
     return error;
 }
 static void emax_forward(dn_call *c) {
@@ -56,7 +69,8 @@ static void emax_forward(dn_call *c) {
     for (int b = 0; b < p.count; b++) {
         dn_real *y = c->y + (size_t)b * p.n;
         memcpy(y, piece(c, 0, b), p.n * sizeof *y);
-        for (int k = 1; k < c->n; k++) dn__fold_max(p.n, piece(c, k, b), k, y, which + (size_t)b * p.n);
+        for (int k = 1; k < c->n; k++)
+            dn__fold_max(p.n, piece(c, k, b), k, y, which + (size_t)b * p.n);
     }
 }
 static void emax_backward(dn_call *c) {
@@ -65,12 +79,13 @@ static void emax_backward(dn_call *c) {
     for (int k = 0; k < c->n; k++) {
         dn_grad g = dn__dx(c, k);
         for (int b = 0; g.dx && b < p.count; b++)
-            dn__pass_which(p.n, which + (size_t)b * p.n, k, c->dy + (size_t)b * p.n, c->x[k].stride || !b ? g.beta : 1,
-                           g.dx + (size_t)b * c->x[k].stride);
+            dn__pass_which(p.n, which + (size_t)b * p.n, k, c->dy + (size_t)b * p.n,
+                           c->x[k].stride || !b ? g.beta : 1, g.dx + (size_t)b * c->x[k].stride);
     }
 }
 
-/* saved: the maxima, then the logs of the sums of exp(x - max), which the sum of both has fewer digits of */
+/* saved: the maxima, then the logs of the sums of exp(x - max), which the sum of both has fewer
+ * digits of */
 DN_OP(logsumexp, -1, DN_BATCHES, "y_i = log(exp x_0i + exp x_1i + ...)")
 static int logsumexp_dims(dn_shape *s) {
     int error = dn__alike_dims(s);
@@ -85,7 +100,8 @@ static void logsumexp_forward(dn_call *c) {
         dn_real *max = all + (size_t)b * p.n;
         memcpy(max, piece(c, 0, b), p.n * sizeof *max);
         for (int k = 1; k < c->n; k++) dn__bmax(p.n, piece(c, k, b), max, max);
-        for (int k = 0; k < c->n; k++) dn__add_exp(p.n, piece(c, k, b), max, log_sums + (size_t)b * p.n);
+        for (int k = 0; k < c->n; k++)
+            dn__add_exp(p.n, piece(c, k, b), max, log_sums + (size_t)b * p.n);
     }
     dn__log(c->total, log_sums, log_sums);
     dn__add(c->total, all, log_sums, c->y);
@@ -97,26 +113,31 @@ static void logsumexp_backward(dn_call *c) {
         dn_grad g = dn__dx(c, k);
         for (int b = 0; g.dx && b < p.count; b++) {
             size_t at = (size_t)b * p.n;
-            dn__add_exp_grad(p.n, piece(c, k, b), c->saved + at, c->saved + c->total + at, c->dy + at, c->x[k].stride || !b ? g.beta : 1,
+            dn__add_exp_grad(p.n, piece(c, k, b), c->saved + at, c->saved + c->total + at,
+                             c->dy + at, c->x[k].stride || !b ? g.beta : 1,
                              g.dx + (size_t)b * c->x[k].stride);
         }
     }
 }
 
-/* ---- along a dim: ints[0] ------------------------------------------------------------------------------------------------------- */
+/* ---- along a dim: ints[0] ------------------------------------------------------------- */
 
 static int extreme_dims(dn_shape *s) {
     int d = s->ints[0], error = dn__check_dim(s, d);
     if (!error && d < s->x[0]->nd && s->x[0]->d[d] == 0)
-        error = dn__fail(s, DN_ERROR_VALUE, "dim %d must not be empty; got x = %s.", d, DIMS(s->x[0]));
+        error =
+            dn__fail(s, DN_ERROR_VALUE, "dim %d must not be empty; got x = %s.", d, DIMS(s->x[0]));
     if (!error) error = dn__dims_without(s, d);
-    if (!error) s->saved = (size_t)s->y.size * (size_t)s->y.batch; /* where each extreme is, as int32_t */
+    /* where each extreme is, as int32_t */
+    if (!error) s->saved = (size_t)s->y.size * (size_t)s->y.batch;
     return error;
 }
-static void extreme_forward(dn_call *c, void (*f)(size_t, size_t, const dn_real *, dn_real *, int32_t *)) {
+static void extreme_forward(dn_call *c,
+                            void (*f)(size_t, size_t, const dn_real *, dn_real *, int32_t *)) {
     dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
     for (size_t o = 0; c->total && o < l.outer; o++)
-        f((size_t)l.length, l.inner, c->x[0].v + o * l.inner * (size_t)l.length, c->y + o * l.inner, (int32_t *)c->saved + o * l.inner);
+        f((size_t)l.length, l.inner, c->x[0].v + o * l.inner * (size_t)l.length, c->y + o * l.inner,
+          (int32_t *)c->saved + o * l.inner);
 }
 static void extreme_backward(dn_call *c) {
     dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
@@ -161,7 +182,8 @@ static void logsumexp_dim_forward(dn_call *c) {
             dn_real *max = all + o * l.inner;
             memcpy(max, x, l.inner * sizeof *max);
             for (size_t k = 1; k < length; k++) dn__bmax(l.inner, x + k * l.inner, max, max);
-            for (size_t k = 0; k < length; k++) dn__add_exp(l.inner, x + k * l.inner, max, log_sums + o * l.inner);
+            for (size_t k = 0; k < length; k++)
+                dn__add_exp(l.inner, x + k * l.inner, max, log_sums + o * l.inner);
         }
         dn__log(c->total, log_sums, log_sums);
     }
@@ -174,12 +196,15 @@ static void logsumexp_dim_backward(dn_call *c) {
     const dn_real *all = c->saved, *log_sums = c->saved + c->total;
     dn_grad g = dn__dx(c, 0);
     for (size_t o = 0; g.dx && o < l.outer; o++) {
-        const dn_real *x = c->x[0].v + o * block, *max = all + o * l.inner, *log_sum = log_sums + o * l.inner;
+        const dn_real *x = c->x[0].v + o * block, *max = all + o * l.inner,
+                      *log_sum = log_sums + o * l.inner;
         dn_real *dx = g.dx + o * block;
         if (l.inner != 1)
             for (size_t k = 0; k < length; k++)
-                dn__add_exp_grad(l.inner, x + k * l.inner, max, log_sum, c->dy + o * l.inner, g.beta, dx + k * l.inner);
-        else if (max[0] != -INFINITY) dn__softmax_from_lse(length, x, (dn_lse){max[0], log_sum[0]}, c->dy[o], g.beta, dx);
+                dn__add_exp_grad(l.inner, x + k * l.inner, max, log_sum, c->dy + o * l.inner,
+                                 g.beta, dx + k * l.inner);
+        else if (max[0] != -INFINITY)
+            dn__softmax_from_lse(length, x, (dn_lse){max[0], log_sum[0]}, c->dy[o], g.beta, dx);
         else if (g.beta == 0) dn__fill(length, 0, dx);
     }
 }

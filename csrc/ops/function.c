@@ -7,13 +7,17 @@ void dn_set_python(int (*run)(const dn_python_call *)) { run_python = run; }
 
 /* ints: id of the function, whether it has a backward, batch, sizes... */
 DN_OP(function, -1, 0, "y = f(x_1, x_2, ...), f written in Python over NumPy arrays")
-static int function_dims(dn_shape *s) { return dn__set_dims(s, s->n_ints - 3, s->ints + 3, s->ints[2]); }
+static int function_dims(dn_shape *s) {
+    return dn__set_dims(s, s->n_ints - 3, s->ints + 3, s->ints[2]);
+}
 
 /* The call for this node; y and all gradients are left to be filled in. NULL: no memory. */
 static dn_python_array *arrays(dn_call *c, dn_python_call *call) {
-    dn_python_array *x = (dn_python_array *)dn__scratch(c, (size_t)c->n * sizeof *x / sizeof(dn_real));
+    dn_python_array *x =
+        (dn_python_array *)dn__scratch(c, (size_t)c->n * sizeof *x / sizeof(dn_real));
     if (!x) return NULL;
-    for (int k = 0; k < c->n; k++) x[k] = (dn_python_array){c->x[k].dim, (dn_real *)c->x[k].v, NULL};
+    for (int k = 0; k < c->n; k++)
+        x[k] = (dn_python_array){c->x[k].dim, (dn_real *)c->x[k].v, NULL};
     *call = (dn_python_call){.id = c->ints[0], .n = c->n, .x = x, .y = {c->dim, c->y, NULL}};
     return x;
 }
@@ -23,7 +27,8 @@ static void function_forward(dn_call *c) {
     if (arrays(c, &call)) c->workspace->raised = run_python(&call);
 }
 
-/* The function writes into memory of its own: if it raises, no gradient may be left half written. */
+/* The function writes into memory of its own: if it raises, no gradient may be left half
+ * written. */
 static void function_backward(dn_call *c) {
     dn_python_call call;
     dn_python_array *x = c->ints[1] ? arrays(c, &call) : NULL;

@@ -1,8 +1,9 @@
-/* Operations whose gradient is not the derivative of their value: another factor, none, or that of the identity ("straight through"). */
+/* Operations whose gradient is not the derivative of their value: another factor, none, or that of
+ * the identity ("straight through"). */
 #include "../kernels/kernels.h"
 #include "axis_reductions.h"
 
-/* ---- the value as it is: views --------------------------------------------------------------------------------------------- */
+/* ---- the value as it is: views -------------------------------------------------------- */
 
 DN_OP(nobackprop, 1, DN_VIEW | DN_NO_GRAD, "y = x; no gradient goes back")
 static int nobackprop_dims(dn_shape *s) { return (s->y = *s->x[0]), 0; }
@@ -17,7 +18,7 @@ static void scale_gradient_backward(dn_call *c) {
     if (g.dx) dn__axpy(c->total, (dn_real)c->floats[0], c->dy, g.beta, g.dx);
 }
 
-/* ---- steps, whose derivative is 0: ints[0] = 1 sends the gradient of the identity instead ------------------------------------ */
+/* ---- steps, whose derivative is 0: ints[0] = 1 sends the gradient of the identity instead  */
 
 static void straight_through(dn_call *c) {
     if (!c->ints[0]) return;

@@ -25,14 +25,19 @@ DN_OP(matmul, 2, DN_BATCHES | DN_BATCHED_GEMM, "y = a b, the matrix product; a v
 static int matmul_dims(dn_shape *s) {
     const dn_dim *a = s->x[0], *b = s->x[1];
     if (a->nd > 2 || b->nd > 2)
-        return dn__fail(s, DN_ERROR_VALUE, "both inputs must be matrices or vectors; got a = %s, b = %s.", DIMS(a), DIMS(b));
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "both inputs must be matrices or vectors; got a = %s, b = %s.", DIMS(a),
+                        DIMS(b));
     if (columns_of(a) != rows_of_matrix(b)) {
         const char *hint = "";
         if (rows_of_matrix(a) == rows_of_matrix(b))
-            hint = a->nd == 1 && b->nd <= 1 ? " Did you mean transpose(a) * b, dot_product(a, b) or cmult(a, b)?"
-                                            : " Did you mean transpose(a) * b?";
+            hint = a->nd == 1 && b->nd <= 1
+                       ? " Did you mean transpose(a) * b, dot_product(a, b) or cmult(a, b)?"
+                       : " Did you mean transpose(a) * b?";
         else if (columns_of(a) == columns_of(b)) hint = " Did you mean a * transpose(b)?";
-        return dn__fail(s, DN_ERROR_VALUE, "columns of a must equal rows of b; got a = %s, b = %s.%s", DIMS(a), DIMS(b), hint);
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "columns of a must equal rows of b; got a = %s, b = %s.%s", DIMS(a),
+                        DIMS(b), hint);
     }
     int batch = dn__common_batch(s);
     return batch < 0 ? batch : matrix_dims(s, rows_of_matrix(a), columns_of(b), b->nd > 1, batch);
@@ -40,13 +45,16 @@ static int matmul_dims(dn_shape *s) {
 static void matmul_forward(dn_call *c) { matrix_product(c, 0, 0); }
 static void matmul_backward(dn_call *c) { matrix_product_backward(c, 0); }
 
-DN_OP(affine_transform, -1, DN_BATCHES | DN_BATCHED_GEMM, "y = b + W_1 x_1 + W_2 x_2 + ...; b is repeated over columns and batch")
+DN_OP(affine_transform, -1, DN_BATCHES | DN_BATCHED_GEMM,
+      "y = b + W_1 x_1 + W_2 x_2 + ...; b is repeated over columns and batch")
 static int affine_transform_dims(dn_shape *s) {
     const dn_dim *b = s->x[0];
     int batch = dn__common_batch(s);
     if (batch < 0) return batch;
     if (s->n % 2 == 0)
-        return dn__fail(s, DN_ERROR_VALUE, "takes an odd number of expressions: b, W_1, x_1, W_2, x_2, ...; got %d.", s->n);
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "takes an odd number of expressions: b, W_1, x_1, W_2, x_2, ...; got %d.",
+                        s->n);
     if (s->n == 1) {
         s->y = *b;
         return 0;
@@ -55,16 +63,21 @@ static int affine_transform_dims(dn_shape *s) {
     for (int i = 1; i < s->n; i += 2) {
         const dn_dim *w = s->x[i], *x = s->x[i + 1];
         if (w->nd > 2 || x->nd > 2 || columns_of(w) != rows_of_matrix(x))
-            return dn__fail(s, DN_ERROR_VALUE, "columns of W_%d must equal rows of x_%d; got W_%d = %s, x_%d = %s.", i / 2 + 1, i / 2 + 1,
-                            i / 2 + 1, DIMS(w), i / 2 + 1, DIMS(x));
+            return dn__fail(s, DN_ERROR_VALUE,
+                            "columns of W_%d must equal rows of x_%d; got W_%d = %s, x_%d = %s.",
+                            i / 2 + 1, i / 2 + 1, i / 2 + 1, DIMS(w), i / 2 + 1, DIMS(x));
         if (rows_of_matrix(w) != rows || columns_of(x) != cols)
-            return dn__fail(s, DN_ERROR_VALUE, "all products must have the same dims; got (%d, %d) and W_%d x_%d = (%d, %d).", rows, cols,
-                            i / 2 + 1, i / 2 + 1, rows_of_matrix(w), columns_of(x));
+            return dn__fail(
+                s, DN_ERROR_VALUE,
+                "all products must have the same dims; got (%d, %d) and W_%d x_%d = (%d, %d).",
+                rows, cols, i / 2 + 1, i / 2 + 1, rows_of_matrix(w), columns_of(x));
     }
     if (b->nd > 2 || rows_of_matrix(b) != rows || (columns_of(b) != cols && columns_of(b) != 1))
         return dn__fail(s, DN_ERROR_VALUE,
-                        "the bias must have the dims of the products or be one column of them; got b = %s, products (%d, %d). "
-                        "Did you mean W * x + b, which repeats the products?", DIMS(b), rows, cols);
+                        "the bias must have the dims of the products or be one column of them; got "
+                        "b = %s, products (%d, %d). "
+                        "Did you mean W * x + b, which repeats the products?",
+                        DIMS(b), rows, cols);
     return matrix_dims(s, rows, cols, cols > 1, batch);
 }
 static void affine_transform_forward(dn_call *c) {
@@ -72,7 +85,8 @@ static void affine_transform_forward(dn_call *c) {
     size_t n = (size_t)b->dim->size;
     int repeat = n ? (int)((size_t)c->dim->size / n) : 0; /* columns that one bias column serves */
     for (int e = 0, at = 0; e < c->dim->batch; e++)
-        for (int r = 0; r < repeat; r++, at++) memcpy(c->y + (size_t)at * n, b->v + (size_t)e * b->stride, n * sizeof *c->y);
+        for (int r = 0; r < repeat; r++, at++)
+            memcpy(c->y + (size_t)at * n, b->v + (size_t)e * b->stride, n * sizeof *c->y);
     for (int i = 1; i < c->n; i += 2) matrix_product(c, i, 1);
 }
 static void affine_transform_backward(dn_call *c) {
@@ -81,27 +95,33 @@ static void affine_transform_backward(dn_call *c) {
     dn_grad g = dn__dx(c, 0);
     if (g.dx && b->stride)
         for (int e = 0; e < c->dim->batch; e++)
-            dn__sum_columns(n, repeat, c->dy + (size_t)e * (size_t)c->dim->size, g.beta, g.dx + (size_t)e * b->stride);
-    else if (g.dx)
-        dn__sum_columns(n, repeat * c->dim->batch, c->dy, g.beta, g.dx);
+            dn__sum_columns(n, repeat, c->dy + (size_t)e * (size_t)c->dim->size, g.beta,
+                            g.dx + (size_t)e * b->stride);
+    else if (g.dx) dn__sum_columns(n, repeat * c->dim->batch, c->dy, g.beta, g.dx);
     dn__input_done(c, 0);
     for (int i = 1; i < c->n; i += 2) matrix_product_backward(c, i);
 }
 
-/* ---- tensors of three dims --------------------------------------------------------------------------------------------- */
+/* ---- tensors of three dims ------------------------------------------------------------ */
 
-/* x_0 is a matrix of (a b) rows and c columns. Inputs: x (a, b, c), y (c), and perhaps a bias (a, b). */
+/* x_0 is a matrix of (a b) rows and c columns. Inputs: x (a, b, c), y (c), and perhaps a bias (a,
+ * b). */
 DN_OP(contract3d_1d, -1, DN_BATCHES, "y_ij = sum_k x_0ijk x_1k (+ x_2ij)")
 static int contract3d_1d_dims(dn_shape *s) {
     int batch = dn__common_batch(s);
     if (batch < 0) return batch;
-    if (s->n != 2 && s->n != 3) return dn__fail(s, DN_ERROR_VALUE, "takes x, y and perhaps b; got %d inputs.", s->n);
+    if (s->n != 2 && s->n != 3)
+        return dn__fail(s, DN_ERROR_VALUE, "takes x, y and perhaps b; got %d inputs.", s->n);
     const dn_dim *x = s->x[0], *y = s->x[1];
     if (x->nd != 3 || y->size != x->d[2] || rows_of_matrix(y) != y->size)
-        return dn__fail(s, DN_ERROR_VALUE, "x must be (a, b, c) and y a vector (c,); got x = %s, y = %s.", DIMS(x), DIMS(y));
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "x must be (a, b, c) and y a vector (c,); got x = %s, y = %s.", DIMS(x),
+                        DIMS(y));
     int error = dn__set_dims(s, 2, x->d, batch);
     if (!error && s->n == 3 && !dn__same_sizes(s->x[2], &s->y))
-        return dn__fail(s, DN_ERROR_VALUE, "the bias must have the first two dims of x; got x = %s, b = %s.", DIMS(x), DIMS(s->x[2]));
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "the bias must have the first two dims of x; got x = %s, b = %s.", DIMS(x),
+                        DIMS(s->x[2]));
     return error;
 }
 static void contract3d_1d_forward(dn_call *c) {

@@ -9,29 +9,35 @@ static int pair_dims(dn_shape *s) {
     int batch = dn__common_batch(s);
     if (batch < 0) return batch;
     if (!dn__same_sizes(s->x[0], s->x[1]))
-        return dn__fail(s, DN_ERROR_VALUE, "x and y must have the same dims; got x = %s, y = %s.", DIMS(s->x[0]), DIMS(s->x[1]));
+        return dn__fail(s, DN_ERROR_VALUE, "x and y must have the same dims; got x = %s, y = %s.",
+                        DIMS(s->x[0]), DIMS(s->x[1]));
     return dn__set_dims(s, 1, (int[]){1}, batch);
 }
 
-/* dx_k for each batch element by f(call, n, x, y, dy, beta, dx), summed over the batch where the input is not batched */
-static void pair_backward(dn_call *c, int k, void (*f)(size_t, const dn_real *, const dn_real *, dn_real, dn_real, dn_real *)) {
+/* dx_k for each batch element by f(call, n, x, y, dy, beta, dx), summed over the batch where the
+ * input is not batched */
+static void pair_backward(dn_call *c, int k,
+                          void (*f)(size_t, const dn_real *, const dn_real *, dn_real, dn_real,
+                                    dn_real *)) {
     dn_grad g = dn__dx(c, k);
     const dn_in *x = &c->x[k], *y = &c->x[1 - k];
     size_t n = (size_t)x->dim->size;
     for (int b = 0; g.dx && b < c->dim->batch; b++)
-        f(n, x->v + (size_t)b * x->stride, y->v + (size_t)b * y->stride, c->dy[b], x->stride || !b ? g.beta : 1,
-          g.dx + (size_t)b * x->stride);
+        f(n, x->v + (size_t)b * x->stride, y->v + (size_t)b * y->stride, c->dy[b],
+          x->stride || !b ? g.beta : 1, g.dx + (size_t)b * x->stride);
 }
 
 DN_OP(squared_distance, 2, DN_BATCHES, "y = sum (x_0i - x_1i)^2")
 static int squared_distance_dims(dn_shape *s) { return pair_dims(s); }
 static void squared_distance_forward(dn_call *c) {
     for (int b = 0; b < c->dim->batch; b++)
-        c->y[b] = dn__squared_distance((size_t)c->x[0].dim->size, c->x[0].v + (size_t)b * c->x[0].stride,
-                                       c->x[1].v + (size_t)b * c->x[1].stride);
+        c->y[b] =
+            dn__squared_distance((size_t)c->x[0].dim->size, c->x[0].v + (size_t)b * c->x[0].stride,
+                                 c->x[1].v + (size_t)b * c->x[1].stride);
 }
 /* dx_0 = 2 dy (x_0 - x_1), and the same with the inputs exchanged */
-static void squared_distance_grad(size_t n, const dn_real *x, const dn_real *y, dn_real dy, dn_real beta, dn_real *dx) {
+static void squared_distance_grad(size_t n, const dn_real *x, const dn_real *y, dn_real dy,
+                                  dn_real beta, dn_real *dx) {
     dn__axpy(n, 2 * dy, x, beta, dx);
     dn__axpy(n, -2 * dy, y, 1, dx);
 }
@@ -44,7 +50,8 @@ DN_OP(l1_distance, 2, DN_BATCHES, "y = sum |x_0i - x_1i|")
 static int l1_distance_dims(dn_shape *s) { return pair_dims(s); }
 static void l1_distance_forward(dn_call *c) {
     for (int b = 0; b < c->dim->batch; b++)
-        c->y[b] = dn__l1_distance((size_t)c->x[0].dim->size, c->x[0].v + (size_t)b * c->x[0].stride, c->x[1].v + (size_t)b * c->x[1].stride);
+        c->y[b] = dn__l1_distance((size_t)c->x[0].dim->size, c->x[0].v + (size_t)b * c->x[0].stride,
+                                  c->x[1].v + (size_t)b * c->x[1].stride);
 }
 /* dx_0 = dy sign(x_0 - x_1), and the same with the inputs exchanged */
 static void l1_distance_backward(dn_call *c) {
@@ -53,14 +60,17 @@ static void l1_distance_backward(dn_call *c) {
 }
 
 /* Huber 1964; DyNet's default c = 1.345 is the one with 95 % efficiency for normal errors */
-DN_OP(huber_distance, 2, DN_BATCHES, "y = sum of d_i^2 / 2 where |d_i| < c, else c |d_i| - c^2 / 2; d = x_0 - x_1")
+DN_OP(huber_distance, 2, DN_BATCHES,
+      "y = sum of d_i^2 / 2 where |d_i| < c, else c |d_i| - c^2 / 2; d = x_0 - x_1")
 static int huber_distance_dims(dn_shape *s) {
-    if (!(s->floats[0] >= 0)) return dn__fail(s, DN_ERROR_VALUE, "c must not be negative; got c = %g.", s->floats[0]);
+    if (!(s->floats[0] >= 0))
+        return dn__fail(s, DN_ERROR_VALUE, "c must not be negative; got c = %g.", s->floats[0]);
     return pair_dims(s);
 }
 static void huber_distance_forward(dn_call *c) {
     for (int b = 0; b < c->dim->batch; b++)
-        c->y[b] = dn__huber_distance((size_t)c->x[0].dim->size, (dn_real)c->floats[0], c->x[0].v + (size_t)b * c->x[0].stride,
+        c->y[b] = dn__huber_distance((size_t)c->x[0].dim->size, (dn_real)c->floats[0],
+                                     c->x[0].v + (size_t)b * c->x[0].stride,
                                      c->x[1].v + (size_t)b * c->x[1].stride);
 }
 /* dx_0 = dy max(-c, min(c, x_0 - x_1)), and the same with the inputs exchanged */
@@ -69,8 +79,10 @@ static void huber_distance_backward(dn_call *c) {
         dn_grad g = dn__dx(c, k);
         const dn_in *x = &c->x[k], *y = &c->x[1 - k];
         for (int b = 0; g.dx && b < c->dim->batch; b++)
-            dn__huber_distance_grad((size_t)x->dim->size, (dn_real)c->floats[0], x->v + (size_t)b * x->stride, y->v + (size_t)b * y->stride,
-                                    c->dy[b], x->stride || !b ? g.beta : 1, g.dx + (size_t)b * x->stride);
+            dn__huber_distance_grad((size_t)x->dim->size, (dn_real)c->floats[0],
+                                    x->v + (size_t)b * x->stride, y->v + (size_t)b * y->stride,
+                                    c->dy[b], x->stride || !b ? g.beta : 1,
+                                    g.dx + (size_t)b * x->stride);
     }
 }
 
@@ -78,10 +90,12 @@ DN_OP(dot_product, 2, DN_BATCHES, "y = sum x_0i x_1i")
 static int dot_product_dims(dn_shape *s) { return pair_dims(s); }
 static void dot_product_forward(dn_call *c) {
     for (int b = 0; b < c->dim->batch; b++)
-        c->y[b] = dn__dot((size_t)c->x[0].dim->size, c->x[0].v + (size_t)b * c->x[0].stride, c->x[1].v + (size_t)b * c->x[1].stride);
+        c->y[b] = dn__dot((size_t)c->x[0].dim->size, c->x[0].v + (size_t)b * c->x[0].stride,
+                          c->x[1].v + (size_t)b * c->x[1].stride);
 }
 /* dx_0 = dy x_1 */
-static void dot_product_grad(size_t n, const dn_real *x, const dn_real *y, dn_real dy, dn_real beta, dn_real *dx) {
+static void dot_product_grad(size_t n, const dn_real *x, const dn_real *y, dn_real dy, dn_real beta,
+                             dn_real *dx) {
     (void)x;
     dn__axpy(n, dy, y, beta, dx);
 }
@@ -94,7 +108,8 @@ DN_OP(binary_log_loss, 2, DN_BATCHES, "y = -sum x_1i log x_0i + (1 - x_1i) log(1
 static int binary_log_loss_dims(dn_shape *s) { return pair_dims(s); }
 static void binary_log_loss_forward(dn_call *c) {
     for (int b = 0; b < c->dim->batch; b++)
-        c->y[b] = dn__log_loss((size_t)c->x[0].dim->size, c->x[0].v + (size_t)b * c->x[0].stride, c->x[1].v + (size_t)b * c->x[1].stride);
+        c->y[b] = dn__log_loss((size_t)c->x[0].dim->size, c->x[0].v + (size_t)b * c->x[0].stride,
+                               c->x[1].v + (size_t)b * c->x[1].stride);
 }
 /* dx = dy ((1 - t) / (1 - x) - t / x);  dt = dy (log(1 - x) - log x) */
 static void binary_log_loss_backward(dn_call *c) {
@@ -102,7 +117,7 @@ static void binary_log_loss_backward(dn_call *c) {
     pair_backward(c, 1, dn__log_loss_target_grad);
 }
 
-/* ---- losses that are not sums over pairs --------------------------------------------------------------------------------- */
+/* ---- losses that are not sums over pairs ---------------------------------------------- */
 
 DN_OP(pairwise_rank_loss, 2, DN_BATCHES, "y_i = max(0, m - x_0i + x_1i)")
 static int pairwise_rank_loss_dims(dn_shape *s) {
@@ -112,8 +127,8 @@ static int pairwise_rank_loss_dims(dn_shape *s) {
 static void pairwise_rank_loss_forward(dn_call *c) {
     size_t n = (size_t)c->dim->size;
     for (int b = 0; b < c->dim->batch; b++)
-        dn__rank_loss(n, (dn_real)c->floats[0], c->x[0].v + (size_t)b * c->x[0].stride, c->x[1].v + (size_t)b * c->x[1].stride,
-                      c->y + (size_t)b * n);
+        dn__rank_loss(n, (dn_real)c->floats[0], c->x[0].v + (size_t)b * c->x[0].stride,
+                      c->x[1].v + (size_t)b * c->x[1].stride, c->y + (size_t)b * n);
 }
 /* where y > 0: dx_0 = -dy, dx_1 = dy */
 static void pairwise_rank_loss_backward(dn_call *c) {
@@ -121,7 +136,8 @@ static void pairwise_rank_loss_backward(dn_call *c) {
     for (int k = 0; k < 2; k++) {
         dn_grad g = dn__dx(c, k);
         for (int b = 0; g.dx && b < c->dim->batch; b++)
-            dn__rank_loss_grad(n, k ? 1 : -1, c->y + (size_t)b * n, c->dy + (size_t)b * n, c->x[k].stride || !b ? g.beta : 1,
+            dn__rank_loss_grad(n, k ? 1 : -1, c->y + (size_t)b * n, c->dy + (size_t)b * n,
+                               c->x[k].stride || !b ? g.beta : 1,
                                g.dx + (size_t)b * c->x[k].stride);
     }
 }
@@ -136,11 +152,16 @@ static double lgamma_of(double x) {
 DN_OP(poisson_loss, 1, DN_BATCHES | DN_INTS_EACH, "y = exp x + log k! - k x")
 static int poisson_loss_dims(dn_shape *s) {
     const dn_dim *x = s->x[0];
-    if (x->size != 1) return dn__fail(s, DN_ERROR_VALUE, "the logarithm of the rate must be one number; got %s.", DIMS(x));
+    if (x->size != 1)
+        return dn__fail(s, DN_ERROR_VALUE, "the logarithm of the rate must be one number; got %s.",
+                        DIMS(x));
     if (s->n_ints != x->batch && x->batch != 1)
-        return dn__fail(s, DN_ERROR_VALUE, "takes one count per batch element; got %d counts for %s.", s->n_ints, DIMS(x));
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "takes one count per batch element; got %d counts for %s.", s->n_ints,
+                        DIMS(x));
     for (int i = 0; i < s->n_ints; i++)
-        if (s->ints[i] < 0) return dn__fail(s, DN_ERROR_VALUE, "counts must not be negative; got %d.", s->ints[i]);
+        if (s->ints[i] < 0)
+            return dn__fail(s, DN_ERROR_VALUE, "counts must not be negative; got %d.", s->ints[i]);
     return dn__set_dims(s, 1, (int[]){1}, s->n_ints);
 }
 static void poisson_loss_forward(dn_call *c) {

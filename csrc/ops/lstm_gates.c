@@ -1,14 +1,16 @@
-/* The LSTM's step in three nodes, as DyNet has them: gates, cell, output. Gates in the order i, f, o, g, each of h numbers. */
+/* The LSTM's step in three nodes, as DyNet has them: gates, cell, output. Gates in the order i, f,
+ * o, g, each of h numbers. */
 #include "../kernels/kernels.h"
 #include "../op.h"
 
-/* ---- the gates from their pre-activations, W_x x + W_h h + b --------------------------------------------------------------------- */
+/* ---- the gates from their pre-activations, W_x x + W_h h + b -------------------------- */
 
 DN_OP(lstm_gates, 1, DN_BATCHES, "y = (logistic x_i, logistic(x_f + 1), logistic x_o, tanh x_g)")
 static int lstm_gates_dims(dn_shape *s) {
     const dn_dim *x = s->x[0];
     if (x->nd < 1 || x->size != x->d[0] || x->size % 4)
-        return dn__fail(s, DN_ERROR_VALUE, "the pre-activations must be a vector of 4 h numbers; got %s.", DIMS(x));
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "the pre-activations must be a vector of 4 h numbers; got %s.", DIMS(x));
     return dn__set_dims(s, 1, x->d, x->batch);
 }
 static void lstm_gates_forward(dn_call *c) {
@@ -32,15 +34,18 @@ static void lstm_gates_backward(dn_call *c) {
     }
 }
 
-/* ---- cell and output: a state (h) and the gates (4 h) ---------------------------------------------------------------------------- */
+/* ---- cell and output: a state (h) and the gates (4 h) --------------------------------- */
 
 static int state_dims(dn_shape *s) {
     const dn_dim *x = s->x[0], *gates = s->x[1];
     int batch = dn__common_batch(s);
     if (batch < 0) return batch;
-    if (x->nd < 1 || x->size != x->d[0] || gates->nd < 1 || gates->size != gates->d[0] || gates->size != 4 * (int64_t)x->size)
-        return dn__fail(s, DN_ERROR_VALUE, "the state must be a vector (h,) and the gates (4 h,); got state = %s, gates = %s.", DIMS(x),
-                        DIMS(gates));
+    if (x->nd < 1 || x->size != x->d[0] || gates->nd < 1 || gates->size != gates->d[0] ||
+        gates->size != 4 * (int64_t)x->size)
+        return dn__fail(
+            s, DN_ERROR_VALUE,
+            "the state must be a vector (h,) and the gates (4 h,); got state = %s, gates = %s.",
+            DIMS(x), DIMS(gates));
     return dn__set_dims(s, 1, x->d, batch);
 }
 enum { I, F, O, G };
@@ -54,7 +59,8 @@ static void vanilla_lstm_c_forward(dn_call *c) {
     size_t h = (size_t)c->dim->size;
     for (int b = 0; b < c->dim->batch; b++) {
         dn__mul(h, gate(c, b, I), gate(c, b, G), c->y + (size_t)b * h);
-        dn__mul_add(h, gate(c, b, F), c->x[0].v + (size_t)b * c->x[0].stride, 1, c->y + (size_t)b * h);
+        dn__mul_add(h, gate(c, b, F), c->x[0].v + (size_t)b * c->x[0].stride, 1,
+                    c->y + (size_t)b * h);
     }
 }
 /* dc_(t-1) = dy f;  di = dy g, df = dy c_(t-1), do = 0, dg = dy i */
@@ -62,7 +68,8 @@ static void vanilla_lstm_c_backward(dn_call *c) {
     size_t h = (size_t)c->dim->size;
     dn_grad d = dn__dx(c, 0);
     for (int b = 0; d.dx && b < c->dim->batch; b++)
-        dn__mul_add(h, c->dy + (size_t)b * h, gate(c, b, F), c->x[0].stride || !b ? d.beta : 1, d.dx + (size_t)b * c->x[0].stride);
+        dn__mul_add(h, c->dy + (size_t)b * h, gate(c, b, F), c->x[0].stride || !b ? d.beta : 1,
+                    d.dx + (size_t)b * c->x[0].stride);
     d = dn__dx(c, 1);
     for (int b = 0; d.dx && b < c->dim->batch; b++) {
         const dn_real *dy = c->dy + (size_t)b * h;
@@ -83,7 +90,8 @@ static int vanilla_lstm_h_dims(dn_shape *s) {
 static void vanilla_lstm_h_forward(dn_call *c) {
     size_t h = (size_t)c->dim->size;
     dn__tanh(h * (size_t)c->x[0].dim->batch, c->x[0].v, c->saved);
-    for (int b = 0; b < c->dim->batch; b++) dn__mul(h, gate(c, b, O), c->saved + (size_t)b * c->x[0].stride, c->y + (size_t)b * h);
+    for (int b = 0; b < c->dim->batch; b++)
+        dn__mul(h, gate(c, b, O), c->saved + (size_t)b * c->x[0].stride, c->y + (size_t)b * h);
 }
 /* dc = dy o (1 - tanh(c)^2);  do = dy tanh c, di = df = dg = 0 */
 static void vanilla_lstm_h_backward(dn_call *c) {
@@ -92,7 +100,8 @@ static void vanilla_lstm_h_backward(dn_call *c) {
     dn_real *do_ = d.dx ? dn__scratch(c, h) : NULL;
     for (int b = 0; do_ && b < c->dim->batch; b++) {
         dn__mul(h, c->dy + (size_t)b * h, gate(c, b, O), do_);
-        dn__tanh_grad(h, c->saved + (size_t)b * c->x[0].stride, do_, c->x[0].stride || !b ? d.beta : 1, d.dx + (size_t)b * c->x[0].stride);
+        dn__tanh_grad(h, c->saved + (size_t)b * c->x[0].stride, do_,
+                      c->x[0].stride || !b ? d.beta : 1, d.dx + (size_t)b * c->x[0].stride);
     }
     d = dn__dx(c, 1);
     for (int b = 0; d.dx && b < c->dim->batch; b++) {

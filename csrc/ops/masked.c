@@ -1,5 +1,6 @@
-/* Softmax over part of the entries, and cross entropies: what padded batches need. A mask is 0 where an entry does not count; no gradient goes
- * to it, and what stands at such a place (NaN included) does no harm. */
+/* Softmax over part of the entries, and cross entropies: what padded batches need. A mask is 0
+ * where an entry does not count; no gradient goes to it, and what stands at such a place (NaN
+ * included) does no harm. */
 #include <math.h>
 
 #include "broadcast.h"
@@ -13,7 +14,9 @@ static int masked_dims(dn_shape *s) {
     if (batch < 0) return batch;
     for (int i = 0; i < DN_MAX_DIMS; i++)
         if (size_of(mask, i) != size_of(x, i) && size_of(mask, i) != 1)
-            return dn__fail(s, DN_ERROR_VALUE, "sizes of the mask must be those of x or 1, counted from the first; got x = %s, mask = %s.",
+            return dn__fail(s, DN_ERROR_VALUE,
+                            "sizes of the mask must be those of x or 1, counted from the first; "
+                            "got x = %s, mask = %s.",
                             DIMS(x), DIMS(mask));
     int error = dn__check_dim(s, s->ints[0]);
     return error ? error : dn__set_dims(s, x->nd, x->d, batch);
@@ -21,7 +24,9 @@ static int masked_dims(dn_shape *s) {
 
 static void keep_segment(const dn_segment *s) {
     if (s->sx == 1 && s->sy == 1) dn__keep(s->n, s->x, s->y, s->z);
-    else for (size_t i = 0; i < s->n; i++) s->z[i] = s->y[i * s->sy] != 0 ? s->x[i * s->sx] : -(dn_real)INFINITY;
+    else
+        for (size_t i = 0; i < s->n; i++)
+            s->z[i] = s->y[i * s->sy] != 0 ? s->x[i * s->sx] : -(dn_real)INFINITY;
 }
 /* y = f(x where the mask is not 0, else -inf) */
 static void masked_forward(dn_call *c, void (*f)(const dn_real *, int, dn_real *)) {
@@ -30,7 +35,8 @@ static void masked_forward(dn_call *c, void (*f)(const dn_real *, int, dn_real *
     dn_axis l = dn__axis_of(c->dim, c->ints[0]);
     map_axis(c, &l, c->y, c->y, f);
 }
-static void masked_backward(dn_call *c, void (*f)(const dn_real *, const dn_real *, int, dn_real, dn_real *)) {
+static void masked_backward(dn_call *c,
+                            void (*f)(const dn_real *, const dn_real *, int, dn_real, dn_real *)) {
     dn_grad g = dn__dx(c, 0);
     dn_axis l = dn__axis_of(c->dim, c->ints[0]);
     size_t n = (size_t)c->dim->size;
@@ -40,20 +46,26 @@ static void masked_backward(dn_call *c, void (*f)(const dn_real *, const dn_real
         return;
     }
     l.outer /= (size_t)(c->dim->batch ? c->dim->batch : 1);
-    for (int b = 0; b < c->dim->batch; b++) map_axis_grad(c, &l, c->y + (size_t)b * n, c->dy + (size_t)b * n, b ? 1 : g.beta, g.dx, f);
+    for (int b = 0; b < c->dim->batch; b++)
+        map_axis_grad(c, &l, c->y + (size_t)b * n, c->dy + (size_t)b * n, b ? 1 : g.beta, g.dx, f);
 }
 
-DN_OP(masked_softmax, 2, DN_BATCHES, "y = exp(x) / sum exp(x) along dim d over the entries where the mask is not 0; 0 elsewhere")
+DN_OP(masked_softmax, 2, DN_BATCHES,
+      "y = exp(x) / sum exp(x) along dim d over the entries where the mask is not 0; 0 elsewhere")
 static int masked_softmax_dims(dn_shape *s) { return masked_dims(s); }
-static void masked_softmax_line(const dn_real *x, int n, dn_real *y) { dn__softmax_or_zeros((size_t)n, x, y); }
+static void masked_softmax_line(const dn_real *x, int n, dn_real *y) {
+    dn__softmax_or_zeros((size_t)n, x, y);
+}
 static void masked_softmax_forward(dn_call *c) { masked_forward(c, masked_softmax_line); }
 /* dx = y (dy - <y, dy>) */
-static void masked_softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta, dn_real *dx) {
+static void masked_softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta,
+                                     dn_real *dx) {
     dn__softmax_grad((size_t)n, y, dy, beta, dx);
 }
 static void masked_softmax_backward(dn_call *c) { masked_backward(c, masked_softmax_line_grad); }
 
-DN_OP(masked_log_softmax, 2, DN_BATCHES, "y = x - log sum exp(x) along dim d over the entries where the mask is not 0; -inf elsewhere")
+DN_OP(masked_log_softmax, 2, DN_BATCHES,
+      "y = x - log sum exp(x) along dim d over the entries where the mask is not 0; -inf elsewhere")
 static int masked_log_softmax_dims(dn_shape *s) { return masked_dims(s); }
 static void masked_log_softmax_line(const dn_real *x, int n, dn_real *y) {
     dn_lse lse = dn__logsumexp((size_t)n, x);
@@ -62,7 +74,8 @@ static void masked_log_softmax_line(const dn_real *x, int n, dn_real *y) {
 }
 static void masked_log_softmax_forward(dn_call *c) { masked_forward(c, masked_log_softmax_line); }
 /* dx = dy - exp(y) sum dy, all over the entries that count: the others are -inf */
-static void masked_log_softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta, dn_real *dx) {
+static void masked_log_softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta,
+                                         dn_real *dx) {
     const dn_real masked = -(dn_real)INFINITY;
     dn_real sum = 0;
     for (int i = 0; i < n; i++) {
@@ -72,18 +85,24 @@ static void masked_log_softmax_line_grad(const dn_real *y, const dn_real *dy, in
     }
     dn__softmax_from_lse((size_t)n, y, (dn_lse){0, 0}, -sum, 1, dx);
 }
-static void masked_log_softmax_backward(dn_call *c) { masked_backward(c, masked_log_softmax_line_grad); }
+static void masked_log_softmax_backward(dn_call *c) {
+    masked_backward(c, masked_log_softmax_line_grad);
+}
 
-/* The same with a vector's entries named by ints, once or more often, for all batch elements: what a few entries of a large vector cost does
- * not grow with it. saved: how many different ones there are, and their indices, as integers. */
-DN_OP(restricted_log_softmax, 1, DN_BATCHES, "y = x - log sum exp(x) over the named entries of a vector; -inf elsewhere")
+/* The same with a vector's entries named by ints, once or more often, for all batch elements: what
+ * a few entries of a large vector cost does not grow with it. saved: how many different ones there
+ * are, and their indices, as integers. */
+DN_OP(restricted_log_softmax, 1, DN_BATCHES,
+      "y = x - log sum exp(x) over the named entries of a vector; -inf elsewhere")
 static int restricted_log_softmax_dims(dn_shape *s) {
     const dn_dim *x = s->x[0];
-    if (x->size != (x->nd ? x->d[0] : 1)) return dn__fail(s, DN_ERROR_VALUE, "x must be a vector; got x = %s.", DIMS(x));
+    if (x->size != (x->nd ? x->d[0] : 1))
+        return dn__fail(s, DN_ERROR_VALUE, "x must be a vector; got x = %s.", DIMS(x));
     for (int i = 0; i < s->n_ints; i++)
         if (s->ints[i] < 0 || s->ints[i] >= x->size)
-            return dn__fail(s, dn__bad_index(s->ints[i]), "index %d is outside x = %s. Indices run from 0 to %d.", s->ints[i], DIMS(x),
-                            x->size - 1);
+            return dn__fail(s, dn__bad_index(s->ints[i]),
+                            "index %d is outside x = %s. Indices run from 0 to %d.", s->ints[i],
+                            DIMS(x), x->size - 1);
     s->y = *x;
     s->saved = 1 + (size_t)s->n_ints;
     return 0;
@@ -116,37 +135,50 @@ static void restricted_log_softmax_backward(dn_call *c) {
     dn_real *dy = y + count, *dx = dy + count;
     if (g.beta == 0) dn__fill(c->total, 0, g.dx);
     for (size_t at = 0; at < c->total; at += (size_t)c->dim->size) {
-        for (int k = 0; k < count; k++) y[k] = c->y[at + (size_t)named[k]], dy[k] = c->dy[at + (size_t)named[k]];
+        for (int k = 0; k < count; k++)
+            y[k] = c->y[at + (size_t)named[k]], dy[k] = c->dy[at + (size_t)named[k]];
         masked_log_softmax_line_grad(y, dy, count, 0, dx);
         for (int k = 0; k < count; k++) g.dx[at + (size_t)named[k]] += dx[k];
     }
 }
 
-/* ---- cross entropies ------------------------------------------------------------------------------------------------------- */
+/* ---- cross entropies ------------------------------------------------------------------ */
 
 static int is_vector(const dn_dim *x) { return x->size == (x->nd ? x->d[0] : 1); }
 
-/* ints: one class per batch element; an unbatched x serves all. floats: the smoothing e. A second input holds weights w, one number for each
- * batch element or for all; where it is 0, y is 0 whatever x is, and nothing is computed. saved: log sum exp of each, a dn_lse. */
-DN_OP(cross_entropy, -1, DN_BATCHES | DN_INTS_EACH, "y = log sum exp(x_0) - (1 - e) x_0v - e mean x_0, times the weight x_1 if there is one")
+/* ints: one class per batch element; an unbatched x serves all. floats: the smoothing e. A second
+ * input holds weights w, one number for each batch element or for all; where it is 0, y is 0
+ * whatever x is, and nothing is computed. saved: log sum exp of each, a dn_lse. */
+DN_OP(cross_entropy, -1, DN_BATCHES | DN_INTS_EACH,
+      "y = log sum exp(x_0) - (1 - e) x_0v - e mean x_0, times the weight x_1 if there is one")
 static int cross_entropy_dims(dn_shape *s) {
     const dn_dim *x = s->x[0], *w = s->x[s->n - 1];
-    if (s->n > 2) return dn__fail(s, DN_ERROR_VALUE, "takes x and perhaps weights; got %d inputs.", s->n);
-    if (!is_vector(x)) return dn__fail(s, DN_ERROR_VALUE, "x must be a vector; got x = %s.", DIMS(x));
+    if (s->n > 2)
+        return dn__fail(s, DN_ERROR_VALUE, "takes x and perhaps weights; got %d inputs.", s->n);
+    if (!is_vector(x))
+        return dn__fail(s, DN_ERROR_VALUE, "x must be a vector; got x = %s.", DIMS(x));
     if (s->n_ints != x->batch && x->batch != 1)
-        return dn__fail(s, DN_ERROR_VALUE, "takes one class per batch element; got %d classes, x = %s.", s->n_ints, DIMS(x));
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "takes one class per batch element; got %d classes, x = %s.", s->n_ints,
+                        DIMS(x));
     if (s->n == 2 && (w->size != 1 || (w->batch != 1 && w->batch != s->n_ints)))
-        return dn__fail(s, DN_ERROR_VALUE, "the mask must have one number per class; got %d classes, mask = %s.", s->n_ints, DIMS(w));
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "the mask must have one number per class; got %d classes, mask = %s.",
+                        s->n_ints, DIMS(w));
     if (!(s->floats[0] >= 0 && s->floats[0] <= 1))
-        return dn__fail(s, DN_ERROR_VALUE, "label_smoothing must lie in [0, 1]; got %g.", s->floats[0]);
+        return dn__fail(s, DN_ERROR_VALUE, "label_smoothing must lie in [0, 1]; got %g.",
+                        s->floats[0]);
     for (int i = 0; i < s->n_ints; i++)
         if (s->ints[i] < 0 || s->ints[i] >= x->size)
-            return dn__fail(s, dn__bad_index(s->ints[i]), "class %d is outside x = %s. Classes run from 0 to %d.", s->ints[i], DIMS(x),
-                            x->size - 1);
+            return dn__fail(s, dn__bad_index(s->ints[i]),
+                            "class %d is outside x = %s. Classes run from 0 to %d.", s->ints[i],
+                            DIMS(x), x->size - 1);
     s->saved = 2 * (size_t)s->n_ints;
     return dn__set_dims(s, 1, (int[]){1}, s->n_ints);
 }
-static dn_real weight_of(const dn_call *c, int b) { return c->n == 2 ? c->x[1].v[(size_t)b * c->x[1].stride] : 1; }
+static dn_real weight_of(const dn_call *c, int b) {
+    return c->n == 2 ? c->x[1].v[(size_t)b * c->x[1].stride] : 1;
+}
 static void cross_entropy_forward(dn_call *c) {
     const dn_in *x = &c->x[0];
     size_t n = (size_t)x->dim->size;
@@ -170,7 +202,8 @@ static void cross_entropy_backward(dn_call *c) {
     dn_real e = (dn_real)c->floats[0];
     dn_grad g = dn__dx(c, 0);
     for (int b = 0; g.dx && b < c->n_ints; b++) {
-        dn_real w = weight_of(c, b), d = c->dy[b] * w, beta = x->stride || !b ? g.beta : 1, *dx = g.dx + (size_t)b * x->stride;
+        dn_real w = weight_of(c, b), d = c->dy[b] * w, beta = x->stride || !b ? g.beta : 1,
+                *dx = g.dx + (size_t)b * x->stride;
         if (w == 0) {
             if (beta == 0) dn__fill(n, 0, dx);
             continue;
@@ -186,7 +219,9 @@ static int cross_entropy_soft_dims(dn_shape *s) {
     int batch = dn__common_batch(s);
     if (batch < 0) return batch;
     if (!is_vector(s->x[0]) || !dn__same_sizes(s->x[0], s->x[1]))
-        return dn__fail(s, DN_ERROR_VALUE, "x and the target distribution must be vectors of the same size; got x = %s, target = %s.",
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "x and the target distribution must be vectors of the same size; got x = "
+                        "%s, target = %s.",
                         DIMS(s->x[0]), DIMS(s->x[1]));
     s->saved = 2 * (size_t)batch; /* log sum exp of each, a dn_lse */
     return dn__set_dims(s, 1, (int[]){1}, batch);
@@ -197,7 +232,8 @@ static void cross_entropy_soft_forward(dn_call *c) {
     dn_lse *lse = (dn_lse *)c->saved;
     for (int b = 0; b < c->dim->batch; b++) {
         lse[b] = dn__logsumexp(n, x->v + (size_t)b * x->stride);
-        c->y[b] = dn__cross_entropy(n, t->v + (size_t)b * t->stride, x->v + (size_t)b * x->stride, lse[b]);
+        c->y[b] = dn__cross_entropy(n, t->v + (size_t)b * t->stride, x->v + (size_t)b * x->stride,
+                                    lse[b]);
     }
 }
 /* dx = dy (softmax(x) sum t - t);  dt = dy (log sum exp(x) - x) */
@@ -209,7 +245,8 @@ static void cross_entropy_soft_backward(dn_call *c) {
     for (int b = 0; g.dx && b < c->dim->batch; b++) {
         const dn_real *target = t->v + (size_t)b * t->stride;
         dn_real *dx = g.dx + (size_t)b * x->stride;
-        dn__softmax_from_lse(n, x->v + (size_t)b * x->stride, lse[b], c->dy[b] * dn__sum(n, target), x->stride || !b ? g.beta : 1, dx);
+        dn__softmax_from_lse(n, x->v + (size_t)b * x->stride, lse[b], c->dy[b] * dn__sum(n, target),
+                             x->stride || !b ? g.beta : 1, dx);
         dn__axpy(n, -c->dy[b], target, 1, dx);
     }
     g = dn__dx(c, 1);

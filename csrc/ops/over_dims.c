@@ -1,7 +1,8 @@
 /* Sum, mean, moment and standard deviation over any set of dims, with or without the batch.
  *
- * Each has two rows, because members of a merged batch must not be summed over; errors name the function, which is the same for both. ints: 1
- * for "all dims", else 0; n, the number to divide by (0: the count); r, the order of the moment; then the dims. */
+ * Each has two rows, because members of a merged batch must not be summed over; errors name the
+ * function, which is the same for both. ints: 1 for "all dims", else 0; n, the number to divide by
+ * (0: the count); r, the order of the moment; then the dims. */
 #include <float.h>
 #include <math.h>
 
@@ -17,7 +18,7 @@ static const double EPSILON = FLT_EPSILON;
 
 enum { ALL, COUNT, ORDER, FIRST_DIM };
 
-/* ---- dims ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- dims ----------------------------------------------------------------------------- */
 
 /* the dims that go, as bits; DN_MAX_DIMS stands for the batch */
 static unsigned reduced_of(const int *ints, int n_ints, int with_batch) {
@@ -32,12 +33,18 @@ static int over_dims(dn_shape *s, int with_batch) {
     for (int i = FIRST_DIM; i < s->n_ints; i++) {
         const int d = s->ints[i], error = dn__check_dim(s, d);
         if (error) return error;
-        if (seen & 1u << d) return dn__fail(s, DN_ERROR_VALUE, "each dim may be named once; dim %d is named twice.", d);
+        if (seen & 1u << d)
+            return dn__fail(s, DN_ERROR_VALUE, "each dim may be named once; dim %d is named twice.",
+                            d);
         seen |= 1u << d;
     }
-    if (!s->ints[ALL] && !seen && !with_batch) return dn__fail(s, DN_ERROR_VALUE, "takes at least one dim, or b = True for the batch.");
-    if (s->ints[COUNT] < 0) return dn__fail(s, DN_ERROR_VALUE, "n must not be negative; got n = %d.", s->ints[COUNT]);
-    if (s->ints[ORDER] < 1) return dn__fail(s, DN_ERROR_VALUE, "the order must be 1 or more; got r = %d.", s->ints[ORDER]);
+    if (!s->ints[ALL] && !seen && !with_batch)
+        return dn__fail(s, DN_ERROR_VALUE, "takes at least one dim, or b = True for the batch.");
+    if (s->ints[COUNT] < 0)
+        return dn__fail(s, DN_ERROR_VALUE, "n must not be negative; got n = %d.", s->ints[COUNT]);
+    if (s->ints[ORDER] < 1)
+        return dn__fail(s, DN_ERROR_VALUE, "the order must be 1 or more; got r = %d.",
+                        s->ints[ORDER]);
     unsigned reduced = reduced_of(s->ints, s->n_ints, with_batch);
     int nd = 0, sizes[DN_MAX_DIMS];
     for (int i = 0; i < x->nd; i++)
@@ -46,15 +53,28 @@ static int over_dims(dn_shape *s, int with_batch) {
     return dn__set_dims(s, nd, sizes, with_batch ? 1 : x->batch);
 }
 
-/* ---- walking x ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- walking x ------------------------------------------------------------------------ */
 
-/* x in memory order, in tiles of rows x cols. reduced: the rows become one number (cols is 1); else each row of the tile does. */
-typedef struct tile { size_t rows, cols; int reduced; size_t x, y; } tile;
+/* x in memory order, in tiles of rows x cols. reduced: the rows become one number (cols is 1); else
+ * each row of the tile does. */
+typedef struct tile {
+    size_t rows, cols;
+    int reduced;
+    size_t x, y;
+} tile;
 /* What is done with the tiles: arrays beside x and beside y, as each function says. */
-typedef struct work { const dn_real *x; dn_real *to_x; const dn_real *y, *y2, *y3; dn_real *to_y; dn_real beta; } work;
+typedef struct work {
+    const dn_real *x;
+    dn_real *to_x;
+    const dn_real *y, *y2, *y3;
+    dn_real *to_y;
+    dn_real beta;
+} work;
 
-/* Neighbouring dims of one kind are one; the first, with a reduced one behind it, is the tile; `steps` moves y along the others. */
-static void for_tiles(const dn_call *c, int with_batch, const work *w, void (*f)(const work *, const tile *)) {
+/* Neighbouring dims of one kind are one; the first, with a reduced one behind it, is the tile;
+ * `steps` moves y along the others. */
+static void for_tiles(const dn_call *c, int with_batch, const work *w,
+                      void (*f)(const work *, const tile *)) {
     const dn_dim *x = c->x[0].dim;
     unsigned reduced = reduced_of(c->ints, c->n_ints, with_batch);
     size_t n[DN_MAX_DIMS + 1], step[DN_MAX_DIMS + 1], y_step = 1;
@@ -102,7 +122,8 @@ static void add_tile(const work *w, const tile *t) {
         return;
     }
     if (t->rows >= SHORT) sum = dn__sum(t->rows, x);
-    else for (size_t i = 0; i < t->rows; i++) sum += x[i];
+    else
+        for (size_t i = 0; i < t->rows; i++) sum += x[i];
     w->to_y[t->y] += sum;
 }
 /* y += sum x^2 */
@@ -110,11 +131,13 @@ static void add_squares_tile(const work *w, const tile *t) {
     const dn_real *x = w->x + t->x;
     dn_real sum = 0;
     if (!t->reduced) {
-        for (size_t i = 0; i < t->cols; i++) dn__mul_add(t->rows, x + i * t->rows, x + i * t->rows, 1, w->to_y + t->y);
+        for (size_t i = 0; i < t->cols; i++)
+            dn__mul_add(t->rows, x + i * t->rows, x + i * t->rows, 1, w->to_y + t->y);
         return;
     }
     if (t->rows >= SHORT) sum = dn__dot(t->rows, x, x);
-    else for (size_t i = 0; i < t->rows; i++) sum += x[i] * x[i];
+    else
+        for (size_t i = 0; i < t->rows; i++) sum += x[i] * x[i];
     w->to_y[t->y] += sum;
 }
 /* x' = x - y */
@@ -142,10 +165,11 @@ static void multiply_tile(const work *w, const tile *t) {
 /* x' = y ((x - y2) - y3) + beta x' */
 static void centered_tile(const work *w, const tile *t) {
     for (size_t i = t->x; i < t->x + t->rows * t->cols; i += t->rows)
-        dn__centered(t->rows, !t->reduced, w->y + t->y, w->y2 + t->y, w->y3 + t->y, w->x + i, w->beta, w->to_x + i);
+        dn__centered(t->rows, !t->reduced, w->y + t->y, w->y2 + t->y, w->y3 + t->y, w->x + i,
+                     w->beta, w->to_x + i);
 }
 
-/* ---- the four ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- the four ------------------------------------------------------------------------- */
 
 static size_t elements(const dn_dim *x) { return (size_t)x->size * (size_t)x->batch; }
 /* how many numbers of x go into one of y */
@@ -157,18 +181,24 @@ static double count_of(const dn_call *c, int with_batch) {
     return n;
 }
 /* what it is divided by */
-static double divisor_of(const dn_call *c, int with_batch) { return c->ints[COUNT] ? c->ints[COUNT] : count_of(c, with_batch); }
+static double divisor_of(const dn_call *c, int with_batch) {
+    return c->ints[COUNT] ? c->ints[COUNT] : count_of(c, with_batch);
+}
 
 static void divide_by_count(size_t total, double n, dn_real *y) {
-    if (n != 1) for (size_t i = 0; i < total; i++) y[i] /= (dn_real)n;
+    if (n != 1)
+        for (size_t i = 0; i < total; i++) y[i] /= (dn_real)n;
 }
 /* to_y = sum of f over x / n, where f is add_tile or add_squares_tile */
-static void reduce(const dn_call *c, int with_batch, double n, const dn_real *x, dn_real *to_y, void (*f)(const work *, const tile *)) {
+static void reduce(const dn_call *c, int with_batch, double n, const dn_real *x, dn_real *to_y,
+                   void (*f)(const work *, const tile *)) {
     dn__fill(c->total, 0, to_y);
     for_tiles(c, with_batch, &(work){.x = x, .to_y = to_y}, f);
     divide_by_count(c->total, n, to_y);
 }
-static void sum_forward(dn_call *c, int with_batch, double n) { reduce(c, with_batch, n, c->x[0].v, c->y, add_tile); }
+static void sum_forward(dn_call *c, int with_batch, double n) {
+    reduce(c, with_batch, n, c->x[0].v, c->y, add_tile);
+}
 
 /* dx = dy / n */
 static void sum_backward(dn_call *c, int with_batch, double n) {
@@ -205,17 +235,21 @@ static void moment_backward(dn_call *c, int with_batch) {
     dn_real *slope = g.dx ? dn__scratch(c, size) : NULL;
     if (!slope) return;
     dn__power(size, (dn_real)(c->ints[ORDER] / n), (unsigned)c->ints[ORDER] - 1, c->x[0].v, slope);
-    for_tiles(c, with_batch, &(work){.x = slope, .y = c->dy, .to_x = g.dx, .beta = g.beta}, multiply_tile);
+    for_tiles(c, with_batch, &(work){.x = slope, .y = c->dy, .to_x = g.dx, .beta = g.beta},
+              multiply_tile);
 }
 
-/* With N numbers of x for each of y, y = sqrt(sum x^2 / n - m^2), m = sum x / n: n = N, the default, gives the deviation of x; another n that
- * of x with zeros taken away or added, which is what n is for.
+/* With N numbers of x for each of y, y = sqrt(sum x^2 / n - m^2), m = sum x / n: n = N, the
+ * default, gives the deviation of x; another n that of x with zeros taken away or added, which is
+ * what n is for.
  *
- * saved: m in two parts. The sum of x - (sum x / N) is 0 but for rounding; taken off again it makes the differences right to the last bit,
- * so that numbers which are all equal have a deviation of 0 and not of some rounding error. */
+ * saved: m in two parts. The sum of x - (sum x / N) is 0 but for rounding; taken off again it makes
+ * the differences right to the last bit, so that numbers which are all equal have a deviation of 0
+ * and not of some rounding error. */
 static void std_forward(dn_call *c, int with_batch) {
     const dn_real *x = c->x[0].v;
-    dn_real *mean = c->saved, *rest = c->saved + c->total, *centered = dn__scratch(c, elements(c->x[0].dim));
+    dn_real *mean = c->saved, *rest = c->saved + c->total,
+            *centered = dn__scratch(c, elements(c->x[0].dim));
     double count = count_of(c, with_batch), n = divisor_of(c, with_batch);
     if (!centered) return;
     reduce(c, with_batch, count, x, mean, add_tile);
@@ -241,8 +275,15 @@ static void std_backward(dn_call *c, int with_batch) {
     dn_real *a = g.dx ? dn__scratch(c, c->total) : NULL;
     if (!a) return;
     double n = divisor_of(c, with_batch);
-    for (size_t i = 0; i < c->total; i++) a[i] = c->y[i] == 0 ? 0 : (dn_real)(c->dy[i] / (n * c->y[i]));
-    for_tiles(c, with_batch, &(work){.x = c->x[0].v, .y = a, .y2 = c->saved, .y3 = c->saved + c->total, .to_x = g.dx, .beta = g.beta},
+    for (size_t i = 0; i < c->total; i++)
+        a[i] = c->y[i] == 0 ? 0 : (dn_real)(c->dy[i] / (n * c->y[i]));
+    for_tiles(c, with_batch,
+              &(work){.x = c->x[0].v,
+                      .y = a,
+                      .y2 = c->saved,
+                      .y3 = c->saved + c->total,
+                      .to_x = g.dx,
+                      .beta = g.beta},
               centered_tile);
 }
 static int std_dims(dn_shape *s, int with_batch) {
@@ -286,7 +327,8 @@ static int std_dim_dims(dn_shape *s) { return std_dims(s, 0); }
 static void std_dim_forward(dn_call *c) { std_forward(c, 0); }
 static void std_dim_backward(dn_call *c) { std_backward(c, 0); }
 
-DN_OP(std_dim_and_batch, 1, 0, "y = sqrt(sum of x^2 over the dims d and the batch / n - (sum of x / n)^2)")
+DN_OP(std_dim_and_batch, 1, 0,
+      "y = sqrt(sum of x^2 over the dims d and the batch / n - (sum of x / n)^2)")
 static int std_dim_and_batch_dims(dn_shape *s) { return s->op = "std_dim", std_dims(s, 1); }
 static void std_dim_and_batch_forward(dn_call *c) { std_forward(c, 1); }
 static void std_dim_and_batch_backward(dn_call *c) { std_backward(c, 1); }

@@ -1,14 +1,18 @@
-/* Products y = W x of inputs that may be batched; W is m x k, x is k x n, y is m x n. An unbatched W sees the whole batch as more columns. */
+/* Products y = W x of inputs that may be batched; W is m x k, x is k x n, y is m x n. An unbatched
+ * W sees the whole batch as more columns. */
 #pragma once
 
 #include "../kernels/kernels.h"
 #include "../op.h"
 
 /* One product does for the whole batch: W is one matrix, and the columns of x lie side by side. */
-static inline int product_is_one(const dn_in *w, const dn_in *x, int batch) { return !w->stride && (x->stride || batch == 1); }
+static inline int product_is_one(const dn_in *w, const dn_in *x, int batch) {
+    return !w->stride && (x->stride || batch == 1);
+}
 
 /* y = W x + beta y */
-static inline void product_forward(dn_call *c, const dn_in *w, const dn_in *x, int m, int k, int n, dn_real beta) {
+static inline void product_forward(dn_call *c, const dn_in *w, const dn_in *x, int m, int k, int n,
+                                   dn_real beta) {
     int batch = c->dim->batch;
     size_t size = (size_t)m * (size_t)n;
     if (product_is_one(w, x, batch)) {
@@ -16,10 +20,12 @@ static inline void product_forward(dn_call *c, const dn_in *w, const dn_in *x, i
         return;
     }
     for (int b = 0; b < batch; b++)
-        dn__mm(m, k, n, w->v + (size_t)b * w->stride, m, x->v + (size_t)b * x->stride, k, beta, c->y + (size_t)b * size, m);
+        dn__mm(m, k, n, w->v + (size_t)b * w->stride, m, x->v + (size_t)b * x->stride, k, beta,
+               c->y + (size_t)b * size, m);
 }
 
-/* y = W x:  dW = dy x',  dx = W' dy. Inputs i (W) and i + 1 (x). All uses of one node as W must agree on m and k. */
+/* y = W x:  dW = dy x',  dx = W' dy. Inputs i (W) and i + 1 (x). All uses of one node as W must
+ * agree on m and k. */
 static inline void product_backward(dn_call *c, int i, int m, int k, int n) {
     const dn_in *w = &c->x[i], *x = &c->x[i + 1];
     int batch = c->dim->batch, one = product_is_one(w, x, batch);
@@ -31,8 +37,8 @@ static inline void product_backward(dn_call *c, int i, int m, int k, int n) {
         } else {
             dn_grad g = dn__dx(c, i);
             for (int b = 0; g.dx && b < batch; b++)
-                dn__mm_dw(m, k, n, c->dy + (size_t)b * size, m, x->v + (size_t)b * x->stride, k, w->stride || !b ? g.beta : 1,
-                          g.dx + (size_t)b * w->stride, m);
+                dn__mm_dw(m, k, n, c->dy + (size_t)b * size, m, x->v + (size_t)b * x->stride, k,
+                          w->stride || !b ? g.beta : 1, g.dx + (size_t)b * w->stride, m);
         }
     }
     dn_grad g = dn__dx(c, i + 1);
@@ -42,6 +48,6 @@ static inline void product_backward(dn_call *c, int i, int m, int k, int n) {
         return;
     }
     for (int b = 0; b < batch; b++)
-        dn__mm_dx(m, k, n, w->v + (size_t)b * w->stride, m, c->dy + (size_t)b * size, m, x->stride || !b ? g.beta : 1,
-                  g.dx + (size_t)b * x->stride, k);
+        dn__mm_dx(m, k, n, w->v + (size_t)b * w->stride, m, c->dy + (size_t)b * size, m,
+                  x->stride || !b ? g.beta : 1, g.dx + (size_t)b * x->stride, k);
 }

@@ -1,4 +1,5 @@
-/* Sums, means, moments and deviations: over elements, over the batch, over dims; norms; running sums. */
+/* Sums, means, moments and deviations: over elements, over the batch, over dims; norms; running
+ * sums. */
 #include <math.h>
 
 #include "../kernels/kernels.h"
@@ -28,8 +29,12 @@ static void sum_elems_backward(dn_call *c) { elements_backward(c, 1); }
 
 DN_OP(mean_elems, 1, DN_BATCHES, "y = sum x_i / n")
 static int mean_elems_dims(dn_shape *s) { return one_number_dims(s); }
-static void mean_elems_forward(dn_call *c) { elements_forward(c, (dn_real)1 / (dn_real)c->x[0].dim->size); }
-static void mean_elems_backward(dn_call *c) { elements_backward(c, (dn_real)1 / (dn_real)c->x[0].dim->size); }
+static void mean_elems_forward(dn_call *c) {
+    elements_forward(c, (dn_real)1 / (dn_real)c->x[0].dim->size);
+}
+static void mean_elems_backward(dn_call *c) {
+    elements_backward(c, (dn_real)1 / (dn_real)c->x[0].dim->size);
+}
 
 /* y = a sum_b x_b;  dx_b = a dy */
 static int over_batch_dims(dn_shape *s) { return dn__set_dims(s, s->x[0]->nd, s->x[0]->d, 1); }
@@ -44,7 +49,8 @@ static void over_batch_forward(dn_call *c, dn_real a) {
 }
 static void over_batch_backward(dn_call *c, dn_real a) {
     dn_grad g = dn__dx(c, 0);
-    for (int b = 0; g.dx && b < c->x[0].dim->batch; b++) dn__axpy(c->total, a, c->dy, g.beta, g.dx + (size_t)b * c->total);
+    for (int b = 0; g.dx && b < c->x[0].dim->batch; b++)
+        dn__axpy(c->total, a, c->dy, g.beta, g.dx + (size_t)b * c->total);
 }
 
 DN_OP(sum_batches, 1, 0, "y = sum over the batch of x_b")
@@ -54,21 +60,27 @@ static void sum_batches_backward(dn_call *c) { over_batch_backward(c, 1); }
 
 DN_OP(mean_batches, 1, 0, "y = sum over the batch of x_b / batch size")
 static int mean_batches_dims(dn_shape *s) { return over_batch_dims(s); }
-static void mean_batches_forward(dn_call *c) { over_batch_forward(c, (dn_real)1 / (dn_real)c->x[0].dim->batch); }
-static void mean_batches_backward(dn_call *c) { over_batch_backward(c, (dn_real)1 / (dn_real)c->x[0].dim->batch); }
+static void mean_batches_forward(dn_call *c) {
+    over_batch_forward(c, (dn_real)1 / (dn_real)c->x[0].dim->batch);
+}
+static void mean_batches_backward(dn_call *c) {
+    over_batch_backward(c, (dn_real)1 / (dn_real)c->x[0].dim->batch);
+}
 
-/* ---- norms ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- norms ---------------------------------------------------------------------------- */
 
 /* dx = a_b x_b with a_b = factor(dy_b, y_b) */
 static void norm_backward(dn_call *c, dn_real (*factor)(dn_real dy, dn_real y)) {
     dn_grad g = dn__dx(c, 0);
     size_t n = (size_t)c->x[0].dim->size;
     for (int b = 0; g.dx && b < c->dim->batch; b++)
-        dn__axpy(n, factor(c->dy[b], c->y[b]), c->x[0].v + (size_t)b * n, g.beta, g.dx + (size_t)b * n);
+        dn__axpy(n, factor(c->dy[b], c->y[b]), c->x[0].v + (size_t)b * n, g.beta,
+                 g.dx + (size_t)b * n);
 }
 static void norm_forward(dn_call *c) {
     size_t n = (size_t)c->x[0].dim->size;
-    for (int b = 0; b < c->dim->batch; b++) c->y[b] = dn__dot(n, c->x[0].v + (size_t)b * n, c->x[0].v + (size_t)b * n);
+    for (int b = 0; b < c->dim->batch; b++)
+        c->y[b] = dn__dot(n, c->x[0].v + (size_t)b * n, c->x[0].v + (size_t)b * n);
 }
 
 DN_OP(squared_norm, 1, DN_BATCHES, "y = sum x_i^2")
@@ -87,7 +99,7 @@ static void l2_norm_forward(dn_call *c) {
 static dn_real l2_norm_factor(dn_real dy, dn_real y) { return y == 0 ? 0 : dy / y; }
 static void l2_norm_backward(dn_call *c) { norm_backward(c, l2_norm_factor); }
 
-/* ---- running sums: ints[0] is the dim; one above the last has size 1 and leaves x as it is ---------------------------------------- */
+/* ---- running sums: ints[0] is the dim; one above the last has size 1 and leaves x as it is  */
 
 DN_OP(cumsum, 1, DN_BATCHES, "y_i = x_0 + ... + x_i along dim d")
 static int cumsum_dims(dn_shape *s) {
@@ -105,7 +117,8 @@ static void cumsum_forward(dn_call *c) {
             continue;
         }
         dn__axpy(l.inner, 1, x, 0, y);
-        for (size_t k = l.inner; k < block; k += l.inner) dn__add(l.inner, y + k - l.inner, x + k, y + k);
+        for (size_t k = l.inner; k < block; k += l.inner)
+            dn__add(l.inner, y + k - l.inner, x + k, y + k);
     }
 }
 /* dx_i = dy_i + dy_(i+1) + ... */

@@ -9,8 +9,9 @@ static int check_indices(dn_shape *s, int d, int n, const int *indices) {
     int size = d < s->x[0]->nd ? s->x[0]->d[d] : 1;
     for (int i = 0; i < n; i++)
         if (indices[i] < 0 || indices[i] >= size)
-            return dn__fail(s, dn__bad_index(indices[i]), "index %d is outside dim %d of x = %s. Indices run from 0 to %d.", indices[i], d,
-                            DIMS(s->x[0]), size - 1);
+            return dn__fail(s, dn__bad_index(indices[i]),
+                            "index %d is outside dim %d of x = %s. Indices run from 0 to %d.",
+                            indices[i], d, DIMS(s->x[0]), size - 1);
     return 0;
 }
 
@@ -21,15 +22,18 @@ static dn_axis axis_of_element(const dn_call *c) {
     return dn__axis_of(&element, c->ints[0]);
 }
 
-/* ---- pick: ints = dim, then one index, or one per batch element --------------------------------------------------------- */
+/* ---- pick: ints = dim, then one index, or one per batch element ----------------------- */
 
-DN_OP(pick, 1, DN_BATCHES | DN_INTS_AFTER_FIRST, "y = x at index v of dim d; the dim goes. One index, or one per batch element")
+DN_OP(pick, 1, DN_BATCHES | DN_INTS_AFTER_FIRST,
+      "y = x at index v of dim d; the dim goes. One index, or one per batch element")
 static int pick_dims(dn_shape *s) {
     const dn_dim *x = s->x[0];
     int d = s->ints[0], n = s->n_ints - 1, nd = 0, sizes[DN_MAX_DIMS], error = dn__check_dim(s, d);
     if (error) return error;
     if (n != 1 && x->batch != 1 && n != x->batch)
-        return dn__fail(s, DN_ERROR_VALUE, "takes one index, or one per batch element; got %d indices, x = %s.", n, DIMS(x));
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "takes one index, or one per batch element; got %d indices, x = %s.", n,
+                        DIMS(x));
     if ((error = check_indices(s, d, n, s->ints + 1))) return error;
     for (int i = 0; i < x->nd; i++)
         if (i != d) sizes[nd++] = x->d[i];
@@ -37,7 +41,9 @@ static int pick_dims(dn_shape *s) {
     return dn__set_dims(s, nd, sizes, n == 1 ? x->batch : n);
 }
 /* One index for all is one call of blocks over the whole batch. */
-static size_t picked_indices(const dn_call *c) { return c->n_ints == 2 ? 1 : (size_t)c->dim->batch; }
+static size_t picked_indices(const dn_call *c) {
+    return c->n_ints == 2 ? 1 : (size_t)c->dim->batch;
+}
 static void pick_forward(dn_call *c) {
     dn_axis l = axis_of_element(c);
     size_t step = l.inner * (size_t)l.length, size = l.inner * l.outer, n = picked_indices(c);
@@ -58,25 +64,33 @@ static void pick_backward(dn_call *c) {
     }
 }
 
-/* ---- slice: ints = dim, from, to, step for each dim that is cut; slice_batch: the same, where dim -1 is the batch ---------------- */
+/* ---- slice: ints = dim, from, to, step for each dim that is cut; slice_batch: the same, wher */
 
 static int slice_any_dims(dn_shape *s, int batch_too) {
     const dn_dim *x = s->x[0];
     int sizes[DN_MAX_DIMS], batch = x->batch, seen = 0;
     for (int i = 0; i < x->nd; i++) sizes[i] = x->d[i];
-    if (s->n_ints % 4) return dn__fail(s, DN_ERROR_VALUE, "takes dim, from, to, step for each dim that is cut; x = %s.", DIMS(x));
+    if (s->n_ints % 4)
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "takes dim, from, to, step for each dim that is cut; x = %s.", DIMS(x));
     for (int i = 0; i < s->n_ints; i += 4) {
         int d = s->ints[i], from = s->ints[i + 1], to = s->ints[i + 2], step = s->ints[i + 3];
         if (d < (batch_too ? -1 : 0) || d >= x->nd)
-            return dn__fail(s, DN_ERROR_VALUE, "dim %d is not a dim of x = %s. Dims are counted from 0.", d, DIMS(x));
-        if (seen & 1 << (d + 1)) return dn__fail(s, DN_ERROR_VALUE, "dim %d is cut twice; x = %s.", d, DIMS(x));
+            return dn__fail(s, DN_ERROR_VALUE,
+                            "dim %d is not a dim of x = %s. Dims are counted from 0.", d, DIMS(x));
+        if (seen & 1 << (d + 1))
+            return dn__fail(s, DN_ERROR_VALUE, "dim %d is cut twice; x = %s.", d, DIMS(x));
         seen |= 1 << (d + 1);
         int n = d < 0 ? x->batch : x->d[d], *size = d < 0 ? &batch : &sizes[d];
         char where[32] = "the batch";
         if (d >= 0) snprintf(where, sizeof where, "dim %d", d);
-        if (step < 1) return dn__fail(s, DN_ERROR_VALUE, "the step must be positive; got %d in %s.", step, where);
+        if (step < 1)
+            return dn__fail(s, DN_ERROR_VALUE, "the step must be positive; got %d in %s.", step,
+                            where);
         if (from < 0 || to > n || from > to)
-            return dn__fail(s, DN_ERROR_VALUE, "range %d:%d is outside %s of x = %s, which has size %d.", from, to, where, DIMS(x), n);
+            return dn__fail(s, DN_ERROR_VALUE,
+                            "range %d:%d is outside %s of x = %s, which has size %d.", from, to,
+                            where, DIMS(x), n);
         *size = (int)(((int64_t)to - from + step - 1) / step);
     }
     return dn__set_dims(s, x->nd, sizes, batch);
@@ -122,9 +136,10 @@ static int slice_batch_dims(dn_shape *s) { return slice_any_dims(s, 1); }
 static void slice_batch_forward(dn_call *c) { slice_any_forward(c); }
 static void slice_batch_backward(dn_call *c) { slice_any_backward(c); }
 
-/* ---- several indices of a dim, or of the batch ------------------------------------------------------------------------------ */
+/* ---- several indices of a dim, or of the batch ---------------------------------------- */
 
-DN_OP(select, 1, DN_BATCHES, "y = x at indices v_0, v_1, ... of dim d, each as often as it is named")
+DN_OP(select, 1, DN_BATCHES,
+      "y = x at indices v_0, v_1, ... of dim d, each as often as it is named")
 static int select_dims(dn_shape *s) {
     const dn_dim *x = s->x[0];
     int d = s->ints[0], sizes[DN_MAX_DIMS], nd = x->nd ? x->nd : 1, error = dn__check_dim(s, d);
@@ -134,44 +149,54 @@ static int select_dims(dn_shape *s) {
 }
 static void select_forward(dn_call *c) {
     dn_axis l = axis_of_element(c);
-    size_t length = (size_t)l.length, n = (size_t)c->n_ints - 1, blocks = l.outer * (size_t)c->dim->batch;
+    size_t length = (size_t)l.length, n = (size_t)c->n_ints - 1,
+           blocks = l.outer * (size_t)c->dim->batch;
     if (l.inner > 1) {
         for (size_t j = 0; j < n; j++)
-            dn__copy_blocks(l.inner, blocks, c->x[0].v + (size_t)c->ints[j + 1] * l.inner, l.inner * length, c->y + j * l.inner, l.inner * n);
+            dn__copy_blocks(l.inner, blocks, c->x[0].v + (size_t)c->ints[j + 1] * l.inner,
+                            l.inner * length, c->y + j * l.inner, l.inner * n);
         return;
     }
     for (size_t o = 0; o < blocks; o++)
-        for (size_t j = 0; j < n; j++) c->y[o * n + j] = c->x[0].v[o * length + (size_t)c->ints[j + 1]];
+        for (size_t j = 0; j < n; j++)
+            c->y[o * n + j] = c->x[0].v[o * length + (size_t)c->ints[j + 1]];
 }
 static void select_backward(dn_call *c) {
     dn_axis l = axis_of_element(c);
-    size_t length = (size_t)l.length, n = (size_t)c->n_ints - 1, blocks = l.outer * (size_t)c->dim->batch;
+    size_t length = (size_t)l.length, n = (size_t)c->n_ints - 1,
+           blocks = l.outer * (size_t)c->dim->batch;
     dn_real *dx = dn__dx_zeroed(c, 0);
     if (!dx) return;
     if (l.inner > 1) {
         for (size_t j = 0; j < n; j++)
-            dn__add_blocks(l.inner, blocks, c->dy + j * l.inner, l.inner * n, 1, dx + (size_t)c->ints[j + 1] * l.inner, l.inner * length);
+            dn__add_blocks(l.inner, blocks, c->dy + j * l.inner, l.inner * n, 1,
+                           dx + (size_t)c->ints[j + 1] * l.inner, l.inner * length);
         return;
     }
     for (size_t o = 0; o < blocks; o++)
         for (size_t j = 0; j < n; j++) dx[o * length + (size_t)c->ints[j + 1]] += c->dy[o * n + j];
 }
 
-DN_OP(pick_batch_elems, 1, 0, "y = the batch elements v_0, v_1, ... of x, each as often as it is named")
+DN_OP(pick_batch_elems, 1, 0,
+      "y = the batch elements v_0, v_1, ... of x, each as often as it is named")
 static int pick_batch_elems_dims(dn_shape *s) {
     const dn_dim *x = s->x[0];
     for (int i = 0; i < s->n_ints; i++)
         if (s->ints[i] < 0 || s->ints[i] >= x->batch)
-            return dn__fail(s, dn__bad_index(s->ints[i]), "index %d is outside the batch of x = %s. Batch elements are counted from 0 to %d.",
-                            s->ints[i], DIMS(x), x->batch - 1);
+            return dn__fail(
+                s, dn__bad_index(s->ints[i]),
+                "index %d is outside the batch of x = %s. Batch elements are counted from 0 to %d.",
+                s->ints[i], DIMS(x), x->batch - 1);
     return dn__set_dims(s, x->nd, x->d, s->n_ints);
 }
 static void pick_batch_elems_forward(dn_call *c) {
     size_t n = (size_t)c->dim->size;
-    for (int j = 0; j < c->n_ints; j++) dn__copy_blocks(n, 1, c->x[0].v + (size_t)c->ints[j] * n, n, c->y + (size_t)j * n, n);
+    for (int j = 0; j < c->n_ints; j++)
+        dn__copy_blocks(n, 1, c->x[0].v + (size_t)c->ints[j] * n, n, c->y + (size_t)j * n, n);
 }
 static void pick_batch_elems_backward(dn_call *c) {
     size_t n = (size_t)c->dim->size;
     dn_real *dx = dn__dx_zeroed(c, 0);
-    for (int j = 0; dx && j < c->n_ints; j++) dn__add_blocks(n, 1, c->dy + (size_t)j * n, n, 1, dx + (size_t)c->ints[j] * n, n);
+    for (int j = 0; dx && j < c->n_ints; j++)
+        dn__add_blocks(n, 1, c->dy + (size_t)j * n, n, 1, dx + (size_t)c->ints[j] * n, n);
 }

@@ -7,11 +7,15 @@ static dn_sizes sequence_call_sizes(const dn_call *c, const dn_network *net) {
 }
 
 /* Kept for backward, in the order of the plan. x: what was multiplied; distinct rows if `slots`. */
-typedef struct kept { dn_real *x, *gates, *extra, *h0, *c0, *h, *c, *h_mask, *c_mask, *h_seen, *c_seen, *c_now; int *distinct, *slots; } kept;
+typedef struct kept {
+    dn_real *x, *gates, *extra, *h0, *c0, *h, *c, *h_mask, *c_mask, *h_seen, *c_seen, *c_now;
+    int *distinct, *slots;
+} kept;
 
 static size_t carve(const dn_network *net, const dn_sizes *z, dn_real *memory, kept *s) {
     size_t used = 0, column = (size_t)z->h * z->columns, state = (size_t)z->h * (size_t)z->batch;
-    int h_mask = z->options & DN_SEQUENCE_H_MASK, c_mask = z->options & DN_SEQUENCE_C_MASK, apart = !z->plain;
+    int h_mask = z->options & DN_SEQUENCE_H_MASK, c_mask = z->options & DN_SEQUENCE_C_MASK,
+        apart = !z->plain;
     *s = (kept){0};
 #define TAKE(wanted, field, n) \
     if (wanted) { \
@@ -42,13 +46,17 @@ int dn__network_dims(dn_shape *s, const dn_network *net) {
     int error = dn__check_sequence(s, net, &z), options = s->ints[1];
     if (error < 0) return error;
     s->saved = carve(net, &z, NULL, &s_kept);
-    s->not_batchable = s->n_ints > 2 || options & ~(DN_SEQUENCE_STATE | DN_SEQUENCE_H_MASK | DN_SEQUENCE_C_MASK);
+    s->not_batchable =
+        s->n_ints > 2 || options & ~(DN_SEQUENCE_STATE | DN_SEQUENCE_H_MASK | DN_SEQUENCE_C_MASK);
     int by_element = options & DN_SEQUENCE_BY_ELEMENT, ends = (1 + net->has_c) * z.batch;
     s->parts = by_element ? 1 : (1 + net->has_c) * z.steps;
     int only_ends = by_element && !(options & DN_SEQUENCE_EVERY_C);
-    int64_t numbers = only_ends ? ((int64_t)z.positions + ends) * z.h : (int64_t)(1 + net->has_c) * (int64_t)z.positions * z.h;
-    if (numbers > INT32_MAX) return dn__fail(s, DN_ERROR_VALUE, "the sequence is too long: %d steps.", z.steps);
-    if (z.form == DN_SEQUENCE_PACKED && by_element) return dn__set_dims(s, 1, (int[]){(int)numbers}, 1);
+    int64_t numbers = only_ends ? ((int64_t)z.positions + ends) * z.h
+                                : (int64_t)(1 + net->has_c) * (int64_t)z.positions * z.h;
+    if (numbers > INT32_MAX)
+        return dn__fail(s, DN_ERROR_VALUE, "the sequence is too long: %d steps.", z.steps);
+    if (z.form == DN_SEQUENCE_PACKED && by_element)
+        return dn__set_dims(s, 1, (int[]){(int)numbers}, 1);
     int blocks = only_ends ? z.steps + 1 + net->has_c : (1 + net->has_c) * z.steps;
     return dn__set_dims(s, 1, (int[]){blocks * z.h}, z.batch);
 }
@@ -57,7 +65,10 @@ int dn__network_dims(dn_shape *s, const dn_network *net) {
 static void by_place(const dn_in *x, const dn_sizes *z, const dn_plan *p, dn_real *to) {
     size_t n = (size_t)z->h;
     if (z->plain && x->stride) memcpy(to, x->v, n * (size_t)z->batch * sizeof *to);
-    else for (int i = 0; i < z->batch; i++) memcpy(to + (size_t)i * n, x->v + (size_t)(z->plain ? i : p->order[i]) * x->stride, n * sizeof *to);
+    else
+        for (int i = 0; i < z->batch; i++)
+            memcpy(to + (size_t)i * n, x->v + (size_t)(z->plain ? i : p->order[i]) * x->stride,
+                   n * sizeof *to);
 }
 
 /* where dn__table_rows, which gave `count`, has the row of a position */
@@ -71,9 +82,11 @@ static int find_distinct(dn_call *c, const dn_sizes *z, const dn_plan *p, int *s
     size_t columns = z->columns, size = 16, places = (size_t)z->steps * (size_t)z->batch;
     if (z->form == DN_SEQUENCE_MATRIX || columns < 16) return 0;
     while (size < 2 * columns) size *= 2;
-    int *rows = dn__take_ints(c, places), *table = dn__take_ints(c, size), *row_of = dn__take_ints(c, columns);
+    int *rows = dn__take_ints(c, places), *table = dn__take_ints(c, size),
+        *row_of = dn__take_ints(c, columns);
     if (!rows || !table || !row_of) return 0;
-    int n_x = z->form == DN_SEQUENCE_LIST ? z->steps : 1, count = dn__table_rows(c, z->first, n_x, (int)places, rows), distinct = 0;
+    int n_x = z->form == DN_SEQUENCE_LIST ? z->steps : 1,
+        count = dn__table_rows(c, z->first, n_x, (int)places, rows), distinct = 0;
     if (!count) return 0;
     memset(table, 0, size * sizeof *table); /* slot + 1 */
     for (size_t j = 0; j < columns; j++) {
@@ -92,17 +105,20 @@ static int find_distinct(dn_call *c, const dn_sizes *z, const dn_plan *p, int *s
 }
 
 /* Wx x + b of `columns` columns, block after block */
-static void project(dn_call *c, const dn_network *net, const dn_sizes *z, size_t columns, const dn_real *x, dn_real *to) {
+static void project(dn_call *c, const dn_network *net, const dn_sizes *z, size_t columns,
+                    const dn_real *x, dn_real *to) {
     for (int i = 0; i < net->n_blocks; i++) {
         int rows = net->blocks[i].rows * z->h;
-        for (size_t j = 0; j < columns; j++) memcpy(to + j * (size_t)rows, c->x[net->blocks[i].b].v, (size_t)rows * sizeof *to);
+        for (size_t j = 0; j < columns; j++)
+            memcpy(to + j * (size_t)rows, c->x[net->blocks[i].b].v, (size_t)rows * sizeof *to);
         dn__mm(rows, z->k, (int)columns, c->x[net->blocks[i].wx].v, rows, x, z->k, 1, to, rows);
         to += columns * (size_t)rows;
     }
 }
 
 /* The input projections of all columns, from those of distinct rows where it pays. */
-static void project_inputs(dn_call *c, const dn_network *net, const dn_sizes *z, const dn_plan *p, kept *s) {
+static void project_inputs(dn_call *c, const dn_network *net, const dn_sizes *z, const dn_plan *p,
+                           kept *s) {
     size_t k = (size_t)z->k;
     *s->distinct = find_distinct(c, z, p, s->slots);
     if (z->direct && !*s->distinct) {
@@ -114,28 +130,43 @@ static void project_inputs(dn_call *c, const dn_network *net, const dn_sizes *z,
         int t, b;
         if (distinct && s->slots[j] != next) continue; /* not the first of its row */
         dn__whose(z, p, j, &t, &b);
-        memcpy(s->x + k * (distinct ? (size_t)next++ : j), dn__x_at(c, z, p, t, b), k * sizeof *s->x);
+        memcpy(s->x + k * (distinct ? (size_t)next++ : j), dn__x_at(c, z, p, t, b),
+               k * sizeof *s->x);
     }
     if (!distinct) {
         project(c, net, z, z->columns, s->x, s->gates);
         return;
     }
-    dn_real *all = dn__scratch(c, (size_t)net->gates * (size_t)z->h * (size_t)distinct), *gates = s->gates;
+    dn_real *all = dn__scratch(c, (size_t)net->gates * (size_t)z->h * (size_t)distinct),
+            *gates = s->gates;
     if (!all) return;
     project(c, net, z, (size_t)distinct, s->x, all);
     for (int i = 0; i < net->n_blocks; i++) {
         size_t rows = (size_t)(net->blocks[i].rows * z->h);
-        for (size_t j = 0; j < z->columns; j++) memcpy(gates + j * rows, all + (size_t)s->slots[j] * rows, rows * sizeof *gates);
+        for (size_t j = 0; j < z->columns; j++)
+            memcpy(gates + j * rows, all + (size_t)s->slots[j] * rows, rows * sizeof *gates);
         gates += z->columns * rows;
         all += (size_t)distinct * rows;
     }
 }
 
-static dn_sequence sequence_of(const dn_call *c, const dn_network *net, const dn_sizes *z, const dn_plan *p, const kept *s) {
+static dn_sequence sequence_of(const dn_call *c, const dn_network *net, const dn_sizes *z,
+                               const dn_plan *p, const kept *s) {
     size_t all = z->columns * (size_t)z->h;
-    dn_sequence q = {.h = z->h, .steps = p->steps, .active = p->active, .columns = z->columns, .given = z->options & DN_SEQUENCE_STATE,
-                     .h0 = s->h0, .c0 = s->c0, .h_mask = s->h_mask, .c_mask = s->c_mask, .h_seen = s->h_seen, .c_seen = s->c_seen,
-                     .gates = s->gates, .extra = s->extra, .h_out = z->plain ? c->y : s->h};
+    dn_sequence q = {.h = z->h,
+                     .steps = p->steps,
+                     .active = p->active,
+                     .columns = z->columns,
+                     .given = z->options & DN_SEQUENCE_STATE,
+                     .h0 = s->h0,
+                     .c0 = s->c0,
+                     .h_mask = s->h_mask,
+                     .c_mask = s->c_mask,
+                     .h_seen = s->h_seen,
+                     .c_seen = s->c_seen,
+                     .gates = s->gates,
+                     .extra = s->extra,
+                     .h_out = z->plain ? c->y : s->h};
     if (net->has_c) q.c = s->c ? s->c : c->y + all;
     q.c_now = s->c_now ? s->c_now : q.c;
     return q;
@@ -146,21 +177,26 @@ static void weights_of(const dn_call *c, const dn_network *net, const dn_real **
     for (int i = 0; i < net->n_products; i++) w[i] = c->x[net->products[i].w].v;
 }
 
-static void show(const dn_call *c, const dn_sizes *z, const dn_plan *p, const dn_real *h, const dn_real *initial, dn_real *to) {
+static void show(const dn_call *c, const dn_sizes *z, const dn_plan *p, const dn_real *h,
+                 const dn_real *initial, dn_real *to) {
     size_t n = (size_t)z->h;
     for (int b = 0; b < z->batch; b++)
         for (int t = 0; t < z->steps; t++) {
             if (!dn__has_place(c, z, t, b)) break;
             int column = p->shown[(size_t)t * (size_t)z->batch + (size_t)b];
-            memcpy(to + n * dn__place_of(z, p, t, b), column < 0 ? initial + n * (size_t)(-1 - column) : h + n * (size_t)column,
+            memcpy(to + n * dn__place_of(z, p, t, b),
+                   column < 0 ? initial + n * (size_t)(-1 - column) : h + n * (size_t)column,
                    n * sizeof *to);
         }
 }
-static void show_last(const dn_sizes *z, const dn_plan *p, const dn_real *h, const dn_real *initial, dn_real *to) {
+static void show_last(const dn_sizes *z, const dn_plan *p, const dn_real *h, const dn_real *initial,
+                      dn_real *to) {
     size_t n = (size_t)z->h;
     for (int b = 0; b < z->batch; b++) {
         int column = p->last[b];
-        memcpy(to + n * (size_t)b, column < 0 ? initial + n * (size_t)(-1 - column) : h + n * (size_t)column, n * sizeof *to);
+        memcpy(to + n * (size_t)b,
+               column < 0 ? initial + n * (size_t)(-1 - column) : h + n * (size_t)column,
+               n * sizeof *to);
     }
 }
 
@@ -208,27 +244,33 @@ void dn__network_forward(dn_call *c, const dn_network *net) {
 }
 
 /* ---- backward */
-static void gather_sequence_steps(const dn_call *c, const dn_sizes *z, const dn_plan *p, const dn_real *dy, dn_real *dh, dn_real *initial) {
+static void gather_sequence_steps(const dn_call *c, const dn_sizes *z, const dn_plan *p,
+                                  const dn_real *dy, dn_real *dh, dn_real *initial) {
     size_t n = (size_t)z->h;
     for (int b = 0; b < z->batch; b++)
         for (int t = 0; t < z->steps; t++) {
             if (!dn__has_place(c, z, t, b)) break;
             int column = p->shown[(size_t)t * (size_t)z->batch + (size_t)b];
-            dn_real *to = column < 0 ? initial + n * (size_t)(-1 - column) : dh + n * (size_t)column;
+            dn_real *to =
+                column < 0 ? initial + n * (size_t)(-1 - column) : dh + n * (size_t)column;
             dn__add(n, to, dy + n * dn__place_of(z, p, t, b), to);
         }
 }
-static void gather_last(const dn_sizes *z, const dn_plan *p, const dn_real *dy, dn_real *dh, dn_real *initial) {
+static void gather_last(const dn_sizes *z, const dn_plan *p, const dn_real *dy, dn_real *dh,
+                        dn_real *initial) {
     size_t n = (size_t)z->h;
     for (int b = 0; b < z->batch; b++) {
-        dn_real *to = p->last[b] < 0 ? initial + n * (size_t)(-1 - p->last[b]) : dh + n * (size_t)p->last[b];
+        dn_real *to =
+            p->last[b] < 0 ? initial + n * (size_t)(-1 - p->last[b]) : dh + n * (size_t)p->last[b];
         dn__add(n, to, dy + n * (size_t)b, to);
     }
 }
 
 /* The gradients that the result has got, by column. */
-static void gather_all(const dn_call *c, const dn_network *net, const dn_sizes *z, const dn_plan *p, dn_sequence *q) {
-    size_t all = z->columns * (size_t)z->h, state = (size_t)z->h * (size_t)z->batch, main = (size_t)z->h * z->positions;
+static void gather_all(const dn_call *c, const dn_network *net, const dn_sizes *z, const dn_plan *p,
+                       dn_sequence *q) {
+    size_t all = z->columns * (size_t)z->h, state = (size_t)z->h * (size_t)z->batch,
+           main = (size_t)z->h * z->positions;
     dn__fill(state, 0, q->dh0);
     if (net->has_c) dn__fill(state, 0, q->dc0);
     if (z->plain) {
@@ -260,8 +302,10 @@ static void give_back(dn_call *c, const dn_sizes *z, const dn_plan *p, int i, co
     if (!g.dx) return;
     size_t n = (size_t)z->h;
     if (!c->x[i].stride && z->batch != 1) dn__sum_columns(z->h, z->batch, from, g.beta, g.dx);
-    else for (int place = 0; place < z->batch; place++)
-        dn__axpy(n, 1, from + n * (size_t)place, g.beta, g.dx + n * (size_t)(z->plain ? place : p->order[place]));
+    else
+        for (int place = 0; place < z->batch; place++)
+            dn__axpy(n, 1, from + n * (size_t)place, g.beta,
+                     g.dx + n * (size_t)(z->plain ? place : p->order[place]));
 }
 
 /* Zeros for the gradient of a mask, the input i; NULL: none is wanted. */
@@ -273,10 +317,12 @@ static dn_real *mask_gradient(dn_call *c, int i, size_t n) {
 }
 
 /* Gradients of matrices that multiply the state. */
-static void recurrent_gradients(dn_call *c, const dn_network *net, const dn_sizes *z, const dn_sequence *q) {
+static void recurrent_gradients(dn_call *c, const dn_network *net, const dn_sizes *z,
+                                const dn_sequence *q) {
     size_t h = (size_t)z->h, begun = (size_t)q->active[0];
     for (int i = 0; i < net->n_products; i++) {
-        int w = net->products[i].w, block = net->products[i].block, rows = net->blocks[block].rows * z->h;
+        int w = net->products[i].w, block = net->products[i].block,
+            rows = net->blocks[block].rows * z->h;
         if (!dn__wants(c, w)) continue;
         const dn_real *dy = q->dgates, *x = NULL, *initial = NULL;
         for (int j = 0; j < block; j++) dy += (size_t)(net->blocks[j].rows * z->h) * z->columns;
@@ -290,30 +336,34 @@ static void recurrent_gradients(dn_call *c, const dn_network *net, const dn_size
             dn__weight_gradient(c, w, rows, z->h, (int)z->columns, dy, x);
         } else if (x) { /* without a given state the first step multiplied nothing */
             size_t from = q->given ? 0 : begun;
-            dn__weight_gradient(c, w, rows, z->h, (int)(z->columns - from), dy + from * (size_t)rows, x + from * h);
+            dn__weight_gradient(c, w, rows, z->h, (int)(z->columns - from),
+                                dy + from * (size_t)rows, x + from * h);
         } else { /* plain: step s has multiplied what step s - 1 gave */
-            dn__weight_gradient(c, w, rows, z->h, (int)(z->columns - begun), dy + begun * (size_t)rows, initial == q->h0 ? q->h_out : q->c);
+            dn__weight_gradient(c, w, rows, z->h, (int)(z->columns - begun),
+                                dy + begun * (size_t)rows, initial == q->h0 ? q->h_out : q->c);
             if (q->given) dn__weight_gradient(c, w, rows, z->h, (int)begun, dy, initial);
         }
     }
 }
 
 /* dx of all columns = sum over blocks of Wx' dgates */
-static void input_products(dn_call *c, const dn_network *net, const dn_sizes *z, size_t columns, const dn_real *dgates, dn_real beta,
-                           dn_real *dx) {
+static void input_products(dn_call *c, const dn_network *net, const dn_sizes *z, size_t columns,
+                           const dn_real *dgates, dn_real beta, dn_real *dx) {
     for (int i = 0; i < net->n_blocks; i++) {
         int rows = net->blocks[i].rows * z->h;
-        dn__mm_dx(rows, z->k, (int)columns, c->x[net->blocks[i].wx].v, rows, dgates, rows, i ? 1 : beta, dx, z->k);
+        dn__mm_dx(rows, z->k, (int)columns, c->x[net->blocks[i].wx].v, rows, dgates, rows,
+                  i ? 1 : beta, dx, z->k);
         dgates += columns * (size_t)rows;
     }
 }
 
 /* Gradients of Wx and b: gates = Wx x + b. */
-static void projection_gradients(dn_call *c, const dn_network *net, const dn_sizes *z, size_t columns, const dn_real *dgates,
-                                 const dn_real *x) {
+static void projection_gradients(dn_call *c, const dn_network *net, const dn_sizes *z,
+                                 size_t columns, const dn_real *dgates, const dn_real *x) {
     for (int i = 0; i < net->n_blocks; i++) {
         int rows = net->blocks[i].rows * z->h;
-        if (dn__wants(c, net->blocks[i].wx)) dn__weight_gradient(c, net->blocks[i].wx, rows, z->k, (int)columns, dgates, x);
+        if (dn__wants(c, net->blocks[i].wx))
+            dn__weight_gradient(c, net->blocks[i].wx, rows, z->k, (int)columns, dgates, x);
         dn_grad g = dn__dx(c, net->blocks[i].b);
         if (g.dx) dn__sum_columns(rows, (int)columns, dgates, g.beta, g.dx);
         dgates += columns * (size_t)rows;
@@ -327,7 +377,8 @@ static void give_back_inputs(dn_call *c, const dn_sizes *z, const dn_plan *p, co
             dn_grad g = dn__dx(c, z->first + t);
             if (!g.dx) continue;
             const dn_real *from = dx + (size_t)t * k * (size_t)z->batch;
-            if (c->x[z->first + t].stride || z->batch == 1) dn__axpy(k * (size_t)z->batch, 1, from, g.beta, g.dx);
+            if (c->x[z->first + t].stride || z->batch == 1)
+                dn__axpy(k * (size_t)z->batch, 1, from, g.beta, g.dx);
             else dn__sum_columns(z->k, z->batch, from, g.beta, g.dx);
         }
         return;
@@ -353,7 +404,8 @@ static int wants_inputs(const dn_call *c, const dn_sizes *z) {
 }
 
 /* Gradients of gates added up for each distinct row: (rows x distinct) blocks. */
-static dn_real *sum_by_row(dn_call *c, const dn_network *net, const dn_sizes *z, const kept *s, const dn_real *dgates) {
+static dn_real *sum_by_row(dn_call *c, const dn_network *net, const dn_sizes *z, const kept *s,
+                           const dn_real *dgates) {
     size_t distinct = (size_t)*s->distinct, total = (size_t)net->gates * (size_t)z->h * distinct;
     dn_real *sums = dn__backward_memory(c, total), *to = sums;
     if (!sums) return NULL;
@@ -371,8 +423,8 @@ static dn_real *sum_by_row(dn_call *c, const dn_network *net, const dn_sizes *z,
 }
 
 /* Brings dx (k x distinct) to the rows of the table. */
-static void give_back_rows(dn_call *c, const dn_network *net, const dn_sizes *z, const dn_plan *p, const kept *s, const dn_real *dgates,
-                           const dn_real *dx) {
+static void give_back_rows(dn_call *c, const dn_network *net, const dn_sizes *z, const dn_plan *p,
+                           const kept *s, const dn_real *dgates, const dn_real *dx) {
     int n = z->form == DN_SEQUENCE_LIST ? z->steps : 1;
     size_t places = (size_t)z->steps * (size_t)z->batch;
     int *rows = dn__take_ints(c, places), *distinct_rows = dn__take_ints(c, (size_t)*s->distinct);

@@ -2,13 +2,20 @@
 
 #include <string.h>
 
-/* ---- sizes ----------------------------------------------------------------------------------------------------------------- */
+/* ---- sizes ---------------------------------------------------------------------------- */
 
 static int form_of(int options) { return options & DN_SEQUENCE_FORMS; }
-static int count_bits(int options, int bits) { return !!(options & bits & DN_SEQUENCE_H_MASK) + !!(options & bits & DN_SEQUENCE_C_MASK); }
+static int count_bits(int options, int bits) {
+    return !!(options & bits & DN_SEQUENCE_H_MASK) + !!(options & bits & DN_SEQUENCE_C_MASK);
+}
 
-dn_sizes dn__sizes_of(const dn_network *net, const dn_dim *wx, const int *ints, int n_ints, int batch) {
-    dn_sizes z = {.steps = ints[0], .batch = batch, .options = ints[1], .form = form_of(ints[1]), .state = net->weights};
+dn_sizes dn__sizes_of(const dn_network *net, const dn_dim *wx, const int *ints, int n_ints,
+                      int batch) {
+    dn_sizes z = {.steps = ints[0],
+                  .batch = batch,
+                  .options = ints[1],
+                  .form = form_of(ints[1]),
+                  .state = net->weights};
     z.h = wx->d[0] / net->blocks[0].rows;
     z.k = wx->nd > 1 ? wx->d[1] : 1;
     z.mask = z.state + (z.options & DN_SEQUENCE_STATE ? 1 + net->has_c : 0);
@@ -19,16 +26,19 @@ dn_sizes dn__sizes_of(const dn_network *net, const dn_dim *wx, const int *ints, 
         z.columns = 0;
         for (int i = 2; i < n_ints; i++) z.columns += (size_t)ints[i];
     }
-    z.positions = z.form == DN_SEQUENCE_PACKED && z.options & DN_SEQUENCE_BY_ELEMENT ? z.columns : (size_t)z.steps * (size_t)z.batch;
+    z.positions = z.form == DN_SEQUENCE_PACKED && z.options & DN_SEQUENCE_BY_ELEMENT
+                      ? z.columns
+                      : (size_t)z.steps * (size_t)z.batch;
     z.by_element = z.options & DN_SEQUENCE_BY_ELEMENT;
     z.ends_only = z.by_element && !(z.options & DN_SEQUENCE_EVERY_C);
-    z.plain = z.columns == (size_t)z.steps * (size_t)z.batch && !(z.options & DN_SEQUENCE_REVERSED) &&
+    z.plain = z.columns == (size_t)z.steps * (size_t)z.batch &&
+              !(z.options & DN_SEQUENCE_REVERSED) &&
               (z.batch == 1 || !(z.by_element || z.form == DN_SEQUENCE_PACKED));
     z.direct = z.plain && z.batch == 1 && z.form != DN_SEQUENCE_LIST;
     return z;
 }
 
-/* ---- dims ------------------------------------------------------------------------------------------------------------------ */
+/* ---- dims ----------------------------------------------------------------------------- */
 
 static int wrong_weight(dn_shape *s, const dn_network *net, int i) {
     return dn__fail(s, DN_ERROR_VALUE, "%s; got input %d = %s.", net->rule, i, DIMS(s->x[i]));
@@ -38,16 +48,20 @@ static int check_weights(dn_shape *s, const dn_network *net) {
     const dn_dim *wx = s->x[net->blocks[0].wx];
     int h = wx->d[0] / net->blocks[0].rows, k = wx->nd > 1 ? wx->d[1] : 1;
     for (int i = 0; i < net->weights; i++)
-        if (s->x[i]->batch != 1) return dn__fail(s, DN_ERROR_VALUE, "weights must not be batched; got input %d = %s.", i, DIMS(s->x[i]));
+        if (s->x[i]->batch != 1)
+            return dn__fail(s, DN_ERROR_VALUE, "weights must not be batched; got input %d = %s.", i,
+                            DIMS(s->x[i]));
     for (int i = 0; i < net->n_blocks; i++) {
         int rows = net->blocks[i].rows * h, x = net->blocks[i].wx, b = net->blocks[i].b;
-        if (s->x[x]->nd > 2 || s->x[x]->d[0] != rows || s->x[x]->size != (int64_t)rows * k || !h) return wrong_weight(s, net, x);
+        if (s->x[x]->nd > 2 || s->x[x]->d[0] != rows || s->x[x]->size != (int64_t)rows * k || !h)
+            return wrong_weight(s, net, x);
         if (s->x[b]->size != rows) return wrong_weight(s, net, b);
     }
     for (int i = 0; i < net->n_products; i++) {
         const dn_dim *w = s->x[net->products[i].w];
         int rows = net->blocks[net->products[i].block].rows * h;
-        if (w->d[0] != rows || w->size != (int64_t)rows * h) return wrong_weight(s, net, net->products[i].w);
+        if (w->d[0] != rows || w->size != (int64_t)rows * h)
+            return wrong_weight(s, net, net->products[i].w);
     }
     return 0;
 }
@@ -56,10 +70,13 @@ static int check_weights(dn_shape *s, const dn_network *net) {
 static int find_batch(dn_shape *s, const dn_sizes *z) {
     dn_shape others = *s;
     others.n = z->form == DN_SEQUENCE_PACKED ? z->first : s->n;
-    int batch = dn__common_batch(&others), lengths = s->n_ints > 2 && !(z->options & DN_SEQUENCE_MASK);
+    int batch = dn__common_batch(&others),
+        lengths = s->n_ints > 2 && !(z->options & DN_SEQUENCE_MASK);
     if (batch < 0) return batch;
     if (lengths && batch != 1 && batch != s->n_ints - 2)
-        return dn__fail(s, DN_ERROR_VALUE, "takes one length for each batch element; got %d for a batch of %d.", s->n_ints - 2, batch);
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "takes one length for each batch element; got %d for a batch of %d.",
+                        s->n_ints - 2, batch);
     if (lengths) batch = s->n_ints - 2;
     return batch;
 }
@@ -67,17 +84,24 @@ static int find_batch(dn_shape *s, const dn_sizes *z) {
 static int check_positions(dn_shape *s, const dn_sizes *z, int batch) {
     int mask = z->options & DN_SEQUENCE_MASK, most = mask ? 1 : z->steps;
     if (mask && s->n_ints - 2 != (int64_t)z->steps * batch)
-        return dn__fail(s, DN_ERROR_VALUE, "the mask must be (%d, %d): steps, batch elements; got %d numbers.", z->steps, batch, s->n_ints - 2);
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "the mask must be (%d, %d): steps, batch elements; got %d numbers.",
+                        z->steps, batch, s->n_ints - 2);
     int64_t total = 0;
     for (int i = 2; i < s->n_ints; i++) {
         if (s->ints[i] < 0 || s->ints[i] > most)
-            return mask ? dn__fail(s, DN_ERROR_VALUE, "a mask holds zeros and ones; got %d.", s->ints[i])
-                        : dn__fail(s, DN_ERROR_VALUE, "lengths must lie between 0 and the number of steps, %d; got %d.", most, s->ints[i]);
+            return mask
+                       ? dn__fail(s, DN_ERROR_VALUE, "a mask holds zeros and ones; got %d.",
+                                  s->ints[i])
+                       : dn__fail(s, DN_ERROR_VALUE,
+                                  "lengths must lie between 0 and the number of steps, %d; got %d.",
+                                  most, s->ints[i]);
         total += s->ints[i];
     }
     if (z->form == DN_SEQUENCE_PACKED && (s->n_ints == 2 || mask || total != s->x[z->first]->batch))
-        return dn__fail(s, DN_ERROR_VALUE, "the lengths must add up to the batch of x; got %lld for x = %s.", (long long)total,
-                        DIMS(s->x[z->first]));
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "the lengths must add up to the batch of x; got %lld for x = %s.",
+                        (long long)total, DIMS(s->x[z->first]));
     return 0;
 }
 
@@ -94,14 +118,20 @@ int dn__check_sequence(dn_shape *s, const dn_network *net, dn_sizes *z) {
     if (s->n != z->first + (list ? z->steps : 1))
         return wrong_count(s, net, z->mask > z->state ? net->has_c ? ", h, c" : ", h" : "", list);
     for (int i = z->state; i < z->first; i++)
-        if (s->x[i]->size != z->h) return dn__fail(s, DN_ERROR_VALUE, "the state must be (%d,); got %s.", z->h, DIMS(s->x[i]));
+        if (s->x[i]->size != z->h)
+            return dn__fail(s, DN_ERROR_VALUE, "the state must be (%d,); got %s.", z->h,
+                            DIMS(s->x[i]));
     int size = z->form == DN_SEQUENCE_MATRIX ? z->k * z->steps : z->k;
     for (int i = z->first; i < s->n; i++)
         if (s->x[i]->size != size || (z->form == DN_SEQUENCE_MATRIX && s->x[i]->d[0] != z->k))
             return z->form == DN_SEQUENCE_MATRIX
-                ? dn__fail(s, DN_ERROR_VALUE, "this network's inputs are the columns of a matrix (%d, %d); got x = %s.", z->k, z->steps,
-                           DIMS(s->x[i]))
-                : dn__fail(s, DN_ERROR_VALUE, "this network's inputs have dim (%d,); got x_%d = %s.", z->k, i - z->first + 1, DIMS(s->x[i]));
+                       ? dn__fail(s, DN_ERROR_VALUE,
+                                  "this network's inputs are the columns of a matrix (%d, %d); got "
+                                  "x = %s.",
+                                  z->k, z->steps, DIMS(s->x[i]))
+                       : dn__fail(s, DN_ERROR_VALUE,
+                                  "this network's inputs have dim (%d,); got x_%d = %s.", z->k,
+                                  i - z->first + 1, DIMS(s->x[i]));
     int batch = find_batch(s, z);
     if (batch < 0) return batch;
     if ((error = check_positions(s, z, batch)) < 0) return error;
@@ -109,20 +139,20 @@ int dn__check_sequence(dn_shape *s, const dn_network *net, dn_sizes *z) {
     return 0;
 }
 
-/* ---- the order of batch elements ---------------------------------------------------------------------------------------------- */
+/* ---- the order of batch elements ------------------------------------------------------ */
 
-int *dn__take_ints(dn_call *c, size_t n) {
-    return (int *)dn__scratch(c, n + 1);
-}
+int *dn__take_ints(dn_call *c, size_t n) { return (int *)dn__scratch(c, n + 1); }
 
 static int is_real(const dn_call *c, const dn_sizes *z, int t, int b) {
     if (c->n_ints == 2) return 1;
-    return z->options & DN_SEQUENCE_MASK ? c->ints[2 + (size_t)t * (size_t)z->batch + (size_t)b] : t < c->ints[2 + b];
+    return z->options & DN_SEQUENCE_MASK ? c->ints[2 + (size_t)t * (size_t)z->batch + (size_t)b]
+                                         : t < c->ints[2 + b];
 }
 
 /* Sorts by falling length, equal ones in their order; fills active. */
 static int sort(dn_call *c, const dn_sizes *z, dn_plan *p) {
-    int *length = dn__take_ints(c, (size_t)z->batch), *place = dn__take_ints(c, (size_t)z->steps + 2);
+    int *length = dn__take_ints(c, (size_t)z->batch),
+        *place = dn__take_ints(c, (size_t)z->steps + 2);
     if (!length || !place) return 0;
     memset(place, 0, ((size_t)z->steps + 2) * sizeof *place);
     for (int b = 0; b < z->batch; b++) {
@@ -155,9 +185,13 @@ int dn__make_plan(dn_call *c, const dn_sizes *z, dn_plan *p) {
     p->shown = dn__take_ints(c, cells);
     p->last = dn__take_ints(c, (size_t)z->batch);
     int *at = dn__take_ints(c, (size_t)z->steps);
-    if (!p->element || !p->position || !p->order || !p->start || !p->shown || !p->last || !at || !sort(c, z, p)) return 0;
+    if (!p->element || !p->position || !p->order || !p->start || !p->shown || !p->last || !at ||
+        !sort(c, z, p))
+        return 0;
     for (int s = 0, next = 0; s < p->steps; next += p->active[s++]) at[s] = next;
-    for (int b = 0, next = 0; z->form == DN_SEQUENCE_PACKED && b < z->batch; next += c->ints[2 + b++]) p->start[b] = next;
+    for (int b = 0, next = 0; z->form == DN_SEQUENCE_PACKED && b < z->batch;
+         next += c->ints[2 + b++])
+        p->start[b] = next;
     int reversed = z->options & DN_SEQUENCE_REVERSED;
     for (int place = 0; place < z->batch; place++) {
         int b = p->order[place], column = -1 - place, step = 0;

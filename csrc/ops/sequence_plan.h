@@ -1,4 +1,5 @@
-/* Which column of the kernels' arrays is which position of a sequence: sizes, checks, and the order of batch elements. For sequence.c. */
+/* Which column of the kernels' arrays is which position of a sequence: sizes, checks, and the order
+ * of batch elements. For sequence.c. */
 #pragma once
 
 #include "../kernels/kernels.h"
@@ -8,40 +9,52 @@
 typedef enum dn_factor { DN_OF_H_BEFORE, DN_OF_C_BEFORE, DN_OF_C_NOW, DN_OF_EXTRA } dn_factor;
 
 typedef struct dn_network {
-    const char *takes, *rule;                                  /* the weights' names, and what they must be */
-    int weights;                                               /* how many inputs are */
+    /* the weights' names, and what they must be */
+    const char *takes, *rule;
+    int weights; /* how many inputs are */
     int has_c, has_extra, has_peepholes;
-    int gates;                                                 /* rows of all blocks together, in h */
+    /* rows of all blocks together, in h */
+    int gates;
     int n_blocks;
-    struct { int rows, wx, b; } blocks[3];                     /* rows in h; inputs */
+    struct { int rows, wx, b; } blocks[3]; /* rows in h; inputs */
     int n_products;
-    struct { int w, block; dn_factor factor; } products[5];    /* matrices that multiply the state; in the order that the kernels take */
+    /* matrices that multiply the state; in the order that the kernels take */
+    struct {
+        int w, block;
+        dn_factor factor;
+    } products[5];
     void (*forward)(const dn_sequence *, const dn_real *const *w, const double *floats);
     void (*backward)(const dn_sequence *, const dn_real *const *w);
 } dn_network;
 
 typedef struct dn_sizes {
     int h, k, steps, batch, options, form;
-    int by_element, ends_only;  /* h element by element; and after it the last states, rather than every c */
-    int state, mask, first;     /* the inputs h_0, the masks, x begin at; state and mask where there are some */
-    int plain;                  /* every position is real and in its place: columns are positions, kernels write h into the result */
-    int direct;                 /* and x lies as the kernels want it */
-    size_t columns, positions;  /* real positions; those of the result */
+    /* h element by element; and after it the last states, rather than every c */
+    int by_element, ends_only;
+    /* the inputs h_0, the masks, x begin at; state and mask where there are some */
+    int state, mask, first;
+    /* every position is real and in its place: columns are positions, kernels write h into the
+     * result */
+    int plain;
+    int direct;                /* and x lies as the kernels want it */
+    size_t columns, positions; /* real positions; those of the result */
 } dn_sizes;
 
-/* Batch elements in the order of falling length; `step` of a column is its place within its own sequence. In `shown`, a column, or -1 - (place
- * of the batch element): the initial state. Where z.plain only `active` is there. */
+/* Batch elements in the order of falling length; `step` of a column is its place within its own
+ * sequence. In `shown`, a column, or -1 - (place of the batch element): the initial state. Where
+ * z.plain only `active` is there. */
 typedef struct dn_plan {
-    int steps;              /* of the longest */
-    int *active;            /* steps: how many sequences have this step */
-    int *element;           /* columns: the batch element */
-    int *position;          /* columns: the position */
-    int *order;             /* batch: batch elements by place */
-    int *start;             /* batch: where a packed sequence begins */
-    int *shown, *last;      /* steps x batch, batch: whose state a position, the end shows */
+    int steps;         /* of the longest */
+    int *active;       /* steps: how many sequences have this step */
+    int *element;      /* columns: the batch element */
+    int *position;     /* columns: the position */
+    int *order;        /* batch: batch elements by place */
+    int *start;        /* batch: where a packed sequence begins */
+    int *shown, *last; /* steps x batch, batch: whose state a position, the end shows */
 } dn_plan;
 
-dn_sizes dn__sizes_of(const dn_network *net, const dn_dim *wx, const int *ints, int n_ints, int batch);
+dn_sizes dn__sizes_of(const dn_network *net, const dn_dim *wx, const int *ints, int n_ints,
+                      int batch);
 /* Checks the inputs of a node and fills its sizes. Negative: an error. */
 int dn__check_sequence(dn_shape *, const dn_network *net, dn_sizes *);
 /* 0: no memory */
@@ -52,7 +65,8 @@ int *dn__take_ints(dn_call *, size_t n);
 /* where a packed sequence begins; one alone begins at 0 */
 static inline int dn__start_of(const dn_plan *p, int b) { return p->start ? p->start[b] : 0; }
 
-static inline const dn_real *dn__x_at(const dn_call *c, const dn_sizes *z, const dn_plan *p, int t, int b) {
+static inline const dn_real *dn__x_at(const dn_call *c, const dn_sizes *z, const dn_plan *p, int t,
+                                      int b) {
     const dn_in *x = &c->x[z->first];
     size_t k = (size_t)z->k;
     switch (z->form) {
@@ -70,7 +84,8 @@ static inline void dn__whose(const dn_sizes *z, const dn_plan *p, size_t column,
 /* the place of a position in the result, counted in h */
 static inline size_t dn__place_of(const dn_sizes *z, const dn_plan *p, int t, int b) {
     if (!z->by_element) return (size_t)t * (size_t)z->batch + (size_t)b;
-    return z->form == DN_SEQUENCE_PACKED ? (size_t)(dn__start_of(p, b) + t) : (size_t)b * (size_t)z->steps + (size_t)t;
+    return z->form == DN_SEQUENCE_PACKED ? (size_t)(dn__start_of(p, b) + t)
+                                         : (size_t)b * (size_t)z->steps + (size_t)t;
 }
 static inline int dn__has_place(const dn_call *c, const dn_sizes *z, int t, int b) {
     return !(z->form == DN_SEQUENCE_PACKED && z->by_element) || t < c->ints[2 + b];

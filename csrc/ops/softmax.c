@@ -7,7 +7,8 @@ static int softmax_dims(dn_shape *s) { return along_dims(s); }
 static void softmax_line(const dn_real *x, int n, dn_real *y) { dn__softmax((size_t)n, x, y); }
 static void softmax_forward(dn_call *c) { along_forward(c, softmax_line); }
 /* dx = y (dy - <y, dy>) */
-static void softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta, dn_real *dx) {
+static void softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta,
+                              dn_real *dx) {
     dn__softmax_grad((size_t)n, y, dy, beta, dx);
 }
 static void softmax_backward(dn_call *c) { along_backward(c, softmax_line_grad); }
@@ -19,25 +20,31 @@ static void log_softmax_line(const dn_real *x, int n, dn_real *y) {
 }
 static void log_softmax_forward(dn_call *c) { along_forward(c, log_softmax_line); }
 /* dx = dy - exp(y) sum dy */
-static void log_softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta, dn_real *dx) {
+static void log_softmax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta,
+                                  dn_real *dx) {
     dn_real sum = dn__sum((size_t)n, dy);
     dn__axpy((size_t)n, 1, dy, beta, dx);
     dn__softmax_from_lse((size_t)n, y, (dn_lse){0, 0}, -sum, 1, dx);
 }
 static void log_softmax_backward(dn_call *c) { along_backward(c, log_softmax_line_grad); }
 
-/* ---- losses on one chosen entry -------------------------------------------------------------------------------------- */
+/* ---- losses on one chosen entry ------------------------------------------------------- */
 
 /* One id per batch element. x is a vector; unbatched, it serves all ids. */
 static int picked_dims(dn_shape *s) {
     const dn_dim *x = s->x[0];
     int n = x->nd ? x->d[0] : 1;
-    if (x->size != n) return dn__fail(s, DN_ERROR_VALUE, "x must be a vector; got x = %s.", DIMS(x));
+    if (x->size != n)
+        return dn__fail(s, DN_ERROR_VALUE, "x must be a vector; got x = %s.", DIMS(x));
     if (s->n_ints != x->batch && x->batch != 1)
-        return dn__fail(s, DN_ERROR_VALUE, "takes one index per batch element; got %d indices, x = %s.", s->n_ints, DIMS(x));
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "takes one index per batch element; got %d indices, x = %s.", s->n_ints,
+                        DIMS(x));
     for (int i = 0; i < s->n_ints; i++)
         if (s->ints[i] < 0 || s->ints[i] >= n)
-            return dn__fail(s, dn__bad_index(s->ints[i]), "index %d is outside x = %s. Indices run from 0 to %d.", s->ints[i], DIMS(x), n - 1);
+            return dn__fail(s, dn__bad_index(s->ints[i]),
+                            "index %d is outside x = %s. Indices run from 0 to %d.", s->ints[i],
+                            DIMS(x), n - 1);
     return dn__set_dims(s, 1, (int[]){1}, s->n_ints);
 }
 
@@ -65,16 +72,20 @@ static void pickneglogsoftmax_backward(dn_call *c) {
     if (!g.dx) return;
     if (x->stride) {
         for (int b = 0; b < c->n_ints; b++)
-            dn__softmax_from_lse(n, x->v + (size_t)b * n, lse[b], c->dy[b], g.beta, g.dx + (size_t)b * n);
+            dn__softmax_from_lse(n, x->v + (size_t)b * n, lse[b], c->dy[b], g.beta,
+                                 g.dx + (size_t)b * n);
     } else {
         dn__softmax_from_lse(n, x->v, lse[0], dn__sum((size_t)c->n_ints, c->dy), g.beta, g.dx);
     }
-    for (int b = 0; b < c->n_ints; b++) g.dx[(size_t)b * x->stride + (size_t)c->ints[b]] -= c->dy[b];
+    for (int b = 0; b < c->n_ints; b++)
+        g.dx[(size_t)b * x->stride + (size_t)c->ints[b]] -= c->dy[b];
 }
 
 DN_OP(hinge, 1, DN_BATCHES | DN_INTS_EACH, "y = sum over j != v of max(0, m - x_v + x_j)")
 static int hinge_dims(dn_shape *s) {
-    if (!(s->floats[0] >= 0)) return dn__fail(s, DN_ERROR_VALUE, "the margin must not be negative; got m = %g.", s->floats[0]);
+    if (!(s->floats[0] >= 0))
+        return dn__fail(s, DN_ERROR_VALUE, "the margin must not be negative; got m = %g.",
+                        s->floats[0]);
     return picked_dims(s);
 }
 /* y of one vector of n numbers */
@@ -84,7 +95,8 @@ static dn_real hinge_of(size_t n, size_t v, dn_real m, const dn_real *x) {
 static void hinge_forward(dn_call *c) {
     const dn_in *x = &c->x[0];
     for (int b = 0; b < c->n_ints; b++)
-        c->y[b] = hinge_of((size_t)x->dim->size, (size_t)c->ints[b], (dn_real)c->floats[0], x->v + (size_t)b * x->stride);
+        c->y[b] = hinge_of((size_t)x->dim->size, (size_t)c->ints[b], (dn_real)c->floats[0],
+                           x->v + (size_t)b * x->stride);
 }
 /* each j beyond the margin: dx_j += dy, dx_v -= dy */
 static void hinge_backward(dn_call *c) {
@@ -92,40 +104,49 @@ static void hinge_backward(dn_call *c) {
     for (int b = 0; g.dx && b < c->n_ints; b++) {
         const dn_real *x = c->x[0].v + (size_t)b * c->x[0].stride;
         const size_t v = (size_t)c->ints[b];
-        dn__hinge_grad((size_t)c->x[0].dim->size, v, (dn_real)c->floats[0] - x[v], x, c->dy[b], c->x[0].stride || !b ? g.beta : 1,
-                       g.dx + (size_t)b * c->x[0].stride);
+        dn__hinge_grad((size_t)c->x[0].dim->size, v, (dn_real)c->floats[0] - x[v], x, c->dy[b],
+                       c->x[0].stride || !b ? g.beta : 1, g.dx + (size_t)b * c->x[0].stride);
     }
 }
 
-/* ints: the dim d, then the entry v of each line, once for all batch elements or for each. A line runs along d. */
-DN_OP(hinge_dim, 1, 0, "y = sum over j != v of max(0, m - x_v + x_j) for each line of x along dim d")
+/* ints: the dim d, then the entry v of each line, once for all batch elements or for each. A line
+ * runs along d. */
+DN_OP(hinge_dim, 1, 0,
+      "y = sum over j != v of max(0, m - x_v + x_j) for each line of x along dim d")
 static int hinge_dim_dims(dn_shape *s) {
     const dn_dim *x = s->x[0];
     int kept[DN_MAX_DIMS] = {1}, nd = 0, error = dn__check_dim(s, s->ints[0]);
     if (error) return error;
-    if (!(s->floats[0] >= 0)) return dn__fail(s, DN_ERROR_VALUE, "the margin must not be negative; got m = %g.", s->floats[0]);
+    if (!(s->floats[0] >= 0))
+        return dn__fail(s, DN_ERROR_VALUE, "the margin must not be negative; got m = %g.",
+                        s->floats[0]);
     for (int i = 0; i < x->nd; i++)
         if (i != s->ints[0]) kept[nd++] = x->d[i];
     error = dn__set_dims(s, nd ? nd : 1, kept, x->batch);
     if (error) return error;
     if (s->n_ints - 1 != s->y.size && s->n_ints - 1 != (int64_t)s->y.size * s->y.batch)
-        return dn__fail(s, DN_ERROR_VALUE, "takes %d indices, one per line along dim %d of x = %s, once or for each batch element; got %d.",
+        return dn__fail(s, DN_ERROR_VALUE,
+                        "takes %d indices, one per line along dim %d of x = %s, once or for each "
+                        "batch element; got %d.",
                         s->y.size, s->ints[0], DIMS(x), s->n_ints - 1);
     int n = s->ints[0] < x->nd ? x->d[s->ints[0]] : 1;
     for (int i = 1; i < s->n_ints; i++)
         if (s->ints[i] < 0 || s->ints[i] >= n)
-            return dn__fail(s, dn__bad_index(s->ints[i]), "index %d is outside dim %d of x = %s. Indices run from 0 to %d.", s->ints[i],
-                            s->ints[0], DIMS(x), n - 1);
+            return dn__fail(s, dn__bad_index(s->ints[i]),
+                            "index %d is outside dim %d of x = %s. Indices run from 0 to %d.",
+                            s->ints[i], s->ints[0], DIMS(x), n - 1);
     return 0;
 }
-/* forward: y of each line. backward (dx != NULL): each j beyond the margin: dx_j += dy, dx_v -= dy */
+/* forward: y of each line. backward (dx != NULL): each j beyond the margin: dx_j += dy, dx_v -=
+ * dy */
 static void hinge_dim_vectors(dn_call *c, dn_real *dx) {
     dn_axis l = dn__axis_of(c->x[0].dim, c->ints[0]);
     dn_real m = (dn_real)c->floats[0];
     for (size_t line = 0; line < c->total; line++) {
         size_t at = line / l.inner * l.inner * (size_t)l.length + line % l.inner;
         const dn_real *x = c->x[0].v + at;
-        size_t picked = (size_t)c->ints[1 + line % (size_t)(c->n_ints - 1)] * l.inner, end = (size_t)l.length * l.inner;
+        size_t picked = (size_t)c->ints[1 + line % (size_t)(c->n_ints - 1)] * l.inner,
+               end = (size_t)l.length * l.inner;
         if (l.inner == 1) {
             if (dx) dn__hinge_grad(end, picked, m - x[picked], x, c->dy[line], 1, dx + at);
             else c->y[line] = hinge_of(end, picked, m, x);

@@ -11,20 +11,26 @@ static void sparsemax_line(const dn_real *x, int n, dn_real *y) {
 }
 static void sparsemax_forward(dn_call *c) { along_forward(c, sparsemax_line); }
 /* dx = dy - mean of dy, both over y > 0 */
-static void sparsemax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta, dn_real *dx) {
+static void sparsemax_line_grad(const dn_real *y, const dn_real *dy, int n, dn_real beta,
+                                dn_real *dx) {
     dn__sparsemax_grad((size_t)n, y, dy, beta, dx);
 }
 static void sparsemax_backward(dn_call *c) { along_backward(c, sparsemax_line_grad); }
 
-/* Martins and Kreutzer 2017: the distribution nearest to softmax(x) that keeps below the bounds. What would be above its bound gets it; the
- * others share the rest as softmax does, which may lift more of them to their bounds. `saved`: e_i / sum e_j of the others, -1 at a bound. */
-DN_OP(constrained_softmax, 2, DN_BATCHES, "y_i = min(x_1i, s exp x_0i), s such that y sums to 1; y = x_1 where that sums to less")
+/* Martins and Kreutzer 2017: the distribution nearest to softmax(x) that keeps below the bounds.
+ * What would be above its bound gets it; the others share the rest as softmax does, which may lift
+ * more of them to their bounds. `saved`: e_i / sum e_j of the others, -1 at a bound. */
+DN_OP(constrained_softmax, 2, DN_BATCHES,
+      "y_i = min(x_1i, s exp x_0i), s such that y sums to 1; y = x_1 where that sums to less")
 static int constrained_softmax_dims(dn_shape *s) {
     const dn_dim *x = s->x[0], *u = s->x[1];
     int batch = dn__common_batch(s);
     if (batch < 0) return batch;
     if (x->nd < 1 || x->size != x->d[0] || !dn__same_sizes(x, u))
-        return dn__fail(s, DN_ERROR_VALUE, "x and the bounds must be vectors of the same size; got x = %s, bounds = %s.", DIMS(x), DIMS(u));
+        return dn__fail(
+            s, DN_ERROR_VALUE,
+            "x and the bounds must be vectors of the same size; got x = %s, bounds = %s.", DIMS(x),
+            DIMS(u));
     s->saved = (size_t)x->size * (size_t)batch;
     return dn__set_dims(s, x->nd, x->d, batch);
 }
@@ -56,16 +62,18 @@ static void constrain(size_t n, const dn_real *x, const dn_real *u, dn_real *y, 
 static void constrained_softmax_forward(dn_call *c) {
     size_t n = (size_t)c->dim->size;
     for (int b = 0; b < c->dim->batch; b++)
-        constrain(n, c->x[0].v + (size_t)b * c->x[0].stride, c->x[1].v + (size_t)b * c->x[1].stride, c->y + (size_t)b * n,
-                  c->saved + (size_t)b * n);
+        constrain(n, c->x[0].v + (size_t)b * c->x[0].stride, c->x[1].v + (size_t)b * c->x[1].stride,
+                  c->y + (size_t)b * n, c->saved + (size_t)b * n);
 }
-/* m = sum of weight dy over those below their bounds:  dx = y (dy - m) for them, du = dy - m for the others */
+/* m = sum of weight dy over those below their bounds:  dx = y (dy - m) for them, du = dy - m for
+ * the others */
 static void constrained_softmax_backward(dn_call *c) {
     size_t n = (size_t)c->dim->size;
     for (int k = 0; k < 2; k++) {
         dn_real *d = dn__dx_zeroed(c, k);
         for (int b = 0; d && b < c->dim->batch; b++) {
-            const dn_real *y = c->y + (size_t)b * n, *dy = c->dy + (size_t)b * n, *weight = c->saved + (size_t)b * n;
+            const dn_real *y = c->y + (size_t)b * n, *dy = c->dy + (size_t)b * n,
+                          *weight = c->saved + (size_t)b * n;
             dn_real *to = d + (size_t)b * c->x[k].stride, m = 0;
             for (size_t i = 0; i < n; i++)
                 if (weight[i] > 0) m += weight[i] * dy[i];

@@ -1,12 +1,14 @@
 /* Cells: the program of a traced function (csrc/program.h), run as one operation. In a group it
  * runs once for all members: each inner operation is one call with their batch elements side by
- * side. What depends on nothing that differs between the members is computed once for all of them. */
+ * side. What depends on nothing that differs between the members is computed once for all of
+ * them. */
 #include <string.h>
 
 #include "../kernels/kernels.h"
 #include "../program.h"
 
-DN_OP(traced, -1, DN_BATCHES | DN_SEVERAL_OUTPUTS | DN_DEDUPLICATES_ROWS | DN_TRACED, "y = f(x_1, x_2, ...), f a traced function: one output, or several")
+DN_OP(traced, -1, DN_BATCHES | DN_SEVERAL_OUTPUTS | DN_DEDUPLICATES_ROWS | DN_TRACED,
+      "y = f(x_1, x_2, ...), f a traced function: one output, or several")
 
 static int traced_dims(dn_shape *s) {
     const dn_program *p = s->own;
@@ -29,13 +31,19 @@ typedef struct dn_traced_run {
     dn_dim *dims;
     dn_real **values, **saved, **grads;
     uint8_t *wants;
-    dn_in *in, *member_in;          /* room for the inputs of one inner operation, and for those of one member */
+    /* room for the inputs of one inner operation, and for those of one member */
+    dn_in *in, *member_in;
     dn_dim *member_dims;
 } dn_traced_run;
-typedef struct dn_inner_call { dn_traced_run *run; int at, member; /* -1: all members */ } dn_inner_call;
-/* ---- one inner operation as a call ----------------------------------------------------------------------------------- */
+typedef struct dn_inner_call {
+    dn_traced_run *run;
+    int at, member; /* -1: all members */
+} dn_inner_call;
+/* ---- one inner operation as a call ---------------------------------------------------- */
 
-static int inner_input_of(const dn_program *p, int at, int k) { return p->args[p->nodes[at].args + k]; }
+static int inner_input_of(const dn_program *p, int at, int k) {
+    return p->args[p->nodes[at].args + k];
+}
 
 static dn_in value_of(const dn_traced_run *run, int32_t source) {
     if (source < 0) return run->outer->x[-1 - source];
@@ -43,8 +51,10 @@ static dn_in value_of(const dn_traced_run *run, int32_t source) {
     return (dn_in){d, run->values[source], d->batch == 1 ? 0 : (size_t)d->size};
 }
 
-/* Attributes of batch elements, once for each member where the members' elements lie side by side. NULL: no memory. */
-static const int *ints_of(dn_call *outer, const dn_inner *inner, const dn_program *p, int members, int *n) {
+/* Attributes of batch elements, once for each member where the members' elements lie side by side.
+ * NULL: no memory. */
+static const int *ints_of(dn_call *outer, const dn_inner *inner, const dn_program *p, int members,
+                          int *n) {
     const int *ints = p->ints + inner->ints;
     const int each = inner->n_ints - inner->each;
     *n = inner->n_ints;
@@ -53,7 +63,8 @@ static const int *ints_of(dn_call *outer, const dn_inner *inner, const dn_progra
     if (!all) return NULL;
     *n = inner->each + each * members;
     memcpy(all, ints, (size_t)inner->each * sizeof *all);
-    for (int m = 0; m < members; m++) memcpy(all + inner->each + m * each, ints + inner->each, (size_t)each * sizeof *all);
+    for (int m = 0; m < members; m++)
+        memcpy(all + inner->each + m * each, ints + inner->each, (size_t)each * sizeof *all);
     return all;
 }
 
@@ -69,10 +80,20 @@ static int fill_call(dn_traced_run *run, dn_inner_call *ic, dn_call *c) {
     const dn_program *p = run->program;
     const dn_inner *inner = &p->nodes[ic->at];
     const dn_dim *dim = &run->dims[ic->at];
-    for (int k = 0; k < inner->n_args; k++) run->in[k] = value_of(run, inner_input_of(p, ic->at, k));
-    *c = (dn_call){.n = inner->n_args, .x = run->in, .dim = dim, .total = dn__elements(dim), .y = run->values[ic->at],
-                   .saved = run->saved[ic->at], .floats = p->floats + inner->floats, .dy = run->grads ? run->grads[ic->at] : NULL,
-                   .members = 1, .workspace = run->outer->workspace, .routes = &INNER, .inner = ic};
+    for (int k = 0; k < inner->n_args; k++)
+        run->in[k] = value_of(run, inner_input_of(p, ic->at, k));
+    *c = (dn_call){.n = inner->n_args,
+                   .x = run->in,
+                   .dim = dim,
+                   .total = dn__elements(dim),
+                   .y = run->values[ic->at],
+                   .saved = run->saved[ic->at],
+                   .floats = p->floats + inner->floats,
+                   .dy = run->grads ? run->grads[ic->at] : NULL,
+                   .members = 1,
+                   .workspace = run->outer->workspace,
+                   .routes = &INNER,
+                   .inner = ic};
     c->ints = ints_of(run->outer, inner, p, members_in(run, ic->at), &c->n_ints);
     return c->ints || !c->n_ints ? 0 : DN_ERROR_MEMORY;
 }
@@ -104,9 +125,11 @@ static void fill_member(dn_traced_run *run, const dn_call *all, int member, dn_c
     }
 }
 
-/* ---- where everything lies ------------------------------------------------------------------------------------------- */
+/* ---- where everything lies ------------------------------------------------------------ */
 
-static void *scratch(dn_call *c, size_t n, size_t size) { return dn__scratch(c, ((n + 1) * size + sizeof(dn_real) - 1) / sizeof(dn_real)); }
+static void *scratch(dn_call *c, size_t n, size_t size) {
+    return dn__scratch(c, ((n + 1) * size + sizeof(dn_real) - 1) / sizeof(dn_real));
+}
 
 static int begin(dn_traced_run *run, dn_call *c) {
     const dn_program *p = c->own;
@@ -117,7 +140,8 @@ static int begin(dn_traced_run *run, dn_call *c) {
     run->saved = scratch(c, n, sizeof *run->saved);
     run->in = scratch(c, 2 * most, sizeof *run->in);
     run->member_dims = scratch(c, most, sizeof *run->member_dims);
-    if (!run->dims || !run->values || !run->saved || !run->in || !run->member_dims) return DN_ERROR_MEMORY;
+    if (!run->dims || !run->values || !run->saved || !run->in || !run->member_dims)
+        return DN_ERROR_MEMORY;
     run->member_in = run->in + most;
     return 0;
 }
@@ -136,7 +160,8 @@ static void find_dim(dn_traced_run *run, int at) {
     int batch = 1;
     for (int k = 0; k < inner->n_args; k++) {
         const int32_t source = inner_input_of(p, at, k);
-        const int of_input = source < 0 ? run->outer->x[-1 - source].dim->batch : run->dims[source].batch;
+        const int of_input =
+            source < 0 ? run->outer->x[-1 - source].dim->batch : run->dims[source].batch;
         if (of_input != 1) batch = of_input;
     }
     d->batch = batch;
@@ -155,8 +180,12 @@ static void find_value(dn_traced_run *run, dn_inner_call *ic) {
         const int owner = inner_input_of(p, at, 0);
         const dn_inner *whole = &p->nodes[owner];
         const size_t block = (size_t)(whole->dim.size / whole->parts);
-        const size_t offset = (size_t)p->ints[inner->ints], traced = block * (size_t)whole->dim.batch;
-        run->values[at] = run->values[owner] + (traced ? offset / traced * block * (size_t)run->dims[owner].batch + offset % traced : 0);
+        const size_t offset = (size_t)p->ints[inner->ints],
+                     traced = block * (size_t)whole->dim.batch;
+        run->values[at] =
+            run->values[owner] +
+            (traced ? offset / traced * block * (size_t)run->dims[owner].batch + offset % traced
+                    : 0);
     } else if (inner->op->flags & DN_VIEW) {
         dn_call c;
         if (fill_call(run, ic, &c)) return;
@@ -164,16 +193,19 @@ static void find_value(dn_traced_run *run, dn_inner_call *ic) {
         run->values[at] = c.y;
     } else {
         const int complete = run->dims[at].batch == inner->dim.batch * run->members;
-        run->values[at] = inner->output >= 0 && complete ? run->outer->y + offset_of(run, p->outputs[inner->output].at)
-                                                         : run->outer->saved + offset_of(run, inner->value_at);
+        run->values[at] = inner->output >= 0 && complete
+                              ? run->outer->y + offset_of(run, p->outputs[inner->output].at)
+                              : run->outer->saved + offset_of(run, inner->value_at);
         run->saved[at] = run->outer->saved + offset_of(run, inner->saved_at);
     }
 }
 
-/* ---- forward --------------------------------------------------------------------------------------------------------- */
+/* ---- forward -------------------------------------------------------------------------- */
 
-/* `pass`, forward or backward, of an inner node: once for all members, or one by one where each has draws of its own. */
-static void for_members(dn_traced_run *run, dn_inner_call *ic, void (*pass)(dn_call *), dn_call *c) {
+/* `pass`, forward or backward, of an inner node: once for all members, or one by one where each has
+ * draws of its own. */
+static void for_members(dn_traced_run *run, dn_inner_call *ic, void (*pass)(dn_call *),
+                        dn_call *c) {
     if (!run->program->nodes[ic->at].rng || run->members == 1) {
         pass(c);
         return;
@@ -215,10 +247,11 @@ static void traced_forward(dn_call *c) {
         compute(&run, &ic);
         dn__arena_reset(&c->workspace->scratch, mark);
     }
-    for (int k = 0; k < p->n_outputs && !c->workspace->out_of_memory; k++) copy_output(&run, &p->outputs[k]);
+    for (int k = 0; k < p->n_outputs && !c->workspace->out_of_memory; k++)
+        copy_output(&run, &p->outputs[k]);
 }
 
-/* ---- backward -------------------------------------------------------------------------------------------------------- */
+/* ---- backward ------------------------------------------------------------------------- */
 
 /* The place of the gradient of an inner node. */
 static dn_grad inner_gradient_slot(dn_traced_run *run, int at) {
@@ -251,7 +284,8 @@ static dn_grad inner_dx(dn_call *c, int k) {
     const int32_t source = inner_input_of(run->program, c->inner->at, k);
     const dn_dim *dim = value_of(run, source).dim;
     dn_grad g = source_slot(run, source);
-    if (g.dx && g.beta == 0 && (c->inner->member >= 0 || !c->total)) { /* not all of it is written now */
+    /* not all of it is written now */
+    if (g.dx && g.beta == 0 && (c->inner->member >= 0 || !c->total)) {
         dn__fill(dn__elements(dim), 0, g.dx);
         g.beta = 1;
     }
@@ -260,7 +294,8 @@ static dn_grad inner_dx(dn_call *c, int k) {
     return g;
 }
 
-static void inner_weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, const dn_real *x) {
+static void inner_weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy,
+                                  const dn_real *x) {
     dn_traced_run *run = c->inner->run;
     const int32_t source = inner_input_of(run->program, c->inner->at, k);
     if (source < 0) {
@@ -288,23 +323,34 @@ static int inner_table_rows(const dn_call *c, int first, int n, int capacity, in
 
 static int inner_wants_each(const dn_call *c) { return dn__wants_each(c->inner->run->outer); }
 
-/* The last two are never asked for: there are no rows, and operations written in Python cannot be traced. */
-static const dn_gradient_routes INNER = {inner_wants,   inner_dx,         inner_weight_gradient, inner_input_done, inner_ordinal,
-                             inner_table_rows, NULL, inner_wants_each, NULL};
+/* The last two are never asked for: there are no rows, and operations written in Python cannot be
+ * traced. */
+static const dn_gradient_routes INNER = {inner_wants,
+                                         inner_dx,
+                                         inner_weight_gradient,
+                                         inner_input_done,
+                                         inner_ordinal,
+                                         inner_table_rows,
+                                         NULL,
+                                         inner_wants_each,
+                                         NULL};
 
-/* What came to an output goes to what it was computed from: a sum over the members where that is one for all of them. */
+/* What came to an output goes to what it was computed from: a sum over the members where that is
+ * one for all of them. */
 static void add_output(dn_traced_run *run, const dn_traced_output *output) {
     const int32_t source = output->source;
     const dn_real *dy = run->outer->dy + offset_of(run, output->at);
-    const size_t n = dn__elements(value_of(run, source).dim), all = dn__elements(&output->dim) * (size_t)run->members;
+    const size_t n = dn__elements(value_of(run, source).dim),
+                 all = dn__elements(&output->dim) * (size_t)run->members;
     if (!n) return;
-    if (source >= 0 && run->wants[source] && !run->program->nodes[source].consumed && n == all && !run->grads[source] &&
-        run->program->nodes[source].op != dn_ops[DN_OP_output_view]) {
+    if (source >= 0 && run->wants[source] && !run->program->nodes[source].consumed && n == all &&
+        !run->grads[source] && run->program->nodes[source].op != dn_ops[DN_OP_output_view]) {
         run->grads[source] = (dn_real *)dy; /* only read from now on */
         return;
     }
     dn_grad g = source_slot(run, source);
-    for (size_t from = 0; g.dx && from < all; from += n, g.beta = 1) dn__axpy(n, 1, dy + from, g.beta, g.dx);
+    for (size_t from = 0; g.dx && from < all; from += n, g.beta = 1)
+        dn__axpy(n, 1, dy + from, g.beta, g.dx);
 }
 
 static void find_wanted(dn_traced_run *run) {
@@ -316,14 +362,16 @@ static void find_wanted(dn_traced_run *run) {
         if (inner->op->flags & DN_NO_GRAD) continue;
         for (int k = 0; k < inner->n_args; k++) {
             const int32_t source = inner_input_of(p, at, k);
-            run->wants[at] |= source < 0 ? dn__wants(run->outer, -1 - source) != 0 : run->wants[source];
+            run->wants[at] |=
+                source < 0 ? dn__wants(run->outer, -1 - source) != 0 : run->wants[source];
         }
     }
 }
 
 static void propagate(dn_traced_run *run, dn_inner_call *ic) {
     const dn_inner *inner = &run->program->nodes[ic->at];
-    if (!run->grads[ic->at] || !run->wants[ic->at] || inner->op == dn_ops[DN_OP_output_view]) return;
+    if (!run->grads[ic->at] || !run->wants[ic->at] || inner->op == dn_ops[DN_OP_output_view])
+        return;
     dn_call c;
     if (fill_call(run, ic, &c)) return;
     for_members(run, ic, inner->op->backward, &c);
@@ -342,7 +390,8 @@ static void traced_backward(dn_call *c) {
         find_dim(&run, ic.at);
         find_value(&run, &ic);
     }
-    for (int k = 0; k < p->n_outputs && !c->workspace->out_of_memory; k++) add_output(&run, &p->outputs[k]);
+    for (int k = 0; k < p->n_outputs && !c->workspace->out_of_memory; k++)
+        add_output(&run, &p->outputs[k]);
     const dn_arena_mark mark = dn__arena_mark(&c->workspace->scratch);
     for (ic.at = p->n_nodes - 1; ic.at >= 0 && !c->workspace->out_of_memory; ic.at--) {
         propagate(&run, &ic);

@@ -1,11 +1,15 @@
-/* The TreeLSTM's cell as one node (Tai, Socher and Manning 2015): a tree node's state from its input x and the h and c of its n children.
- *   i, o = logistic(b + W x + U s),  u = tanh(b + W x + U s),  f_j = logistic(bf + Wf x + ...),  c = i u + sum_j f_j c_j,  h = o tanh c
- * There are two kinds. Child-sum, for any n: s = sum_j h_j, and f_j sees its own child, Uf h_j, with Uf (h, h). N-ary, for a fixed n: s is all
- * h_j below one another, and so do the f_j see it, below one another, too: Uf s, with Uf (n h, n h).
+/* The TreeLSTM's cell as one node (Tai, Socher and Manning 2015): a tree node's state from its
+ * input x and the h and c of its n children.
+ *   i, o = logistic(b + W x + U s),  u = tanh(b + W x + U s),  f_j = logistic(bf + Wf x + ...),  c
+ *   = i u + sum_j f_j c_j,  h = o tanh c
+ * There are two kinds. Child-sum, for any n: s = sum_j h_j, and f_j sees its own child, Uf h_j,
+ * with Uf (h, h). N-ary, for a fixed n: s is all h_j below one another, and so do the f_j see it,
+ * below one another, too: Uf s, with Uf (n h, n h).
  *
- * inputs: W (3h, k), U (3h, h or n h), b (3h) in the order i, o, u; Wf (h, k), Uf, bf (h); x (k) if there is one; h_1 ... h_n, c_1 ... c_n (h)
- * ints: n, whether there is x, whether it is N-ary; a leaf has n = 0 and no use for U, Wf, Uf and bf
- * output: h, then c, each (h) x batch and dense, so that `output_view` nodes can name them */
+ * inputs: W (3h, k), U (3h, h or n h), b (3h) in the order i, o, u; Wf (h, k), Uf, bf (h); x (k) if
+ * there is one; h_1 ... h_n, c_1 ... c_n (h) ints: n, whether there is x, whether it is N-ary; a
+ * leaf has n = 0 and no use for U, Wf, Uf and bf output: h, then c, each (h) x batch and dense, so
+ * that `output_view` nodes can name them */
 #include <string.h>
 
 #include "../kernels/kernels.h"
@@ -14,12 +18,18 @@
 enum { W, U, B, WF, UF, BF, FIRST };
 
 typedef struct sizes {
-    int h, k, n, n_ary, batch, x, first_h, first_c;   /* k = 0: no x. The last three are places of inputs */
-    int s;                                            /* size of what U sees */
+    /* k = 0: no x. The last three are places of inputs */
+    int h, k, n, n_ary, batch, x, first_h, first_c;
+    int s; /* size of what U sees */
     size_t hb, nhb;
 } sizes;
 static sizes tree_sizes(const dn_dim *b, const dn_dim *x, const int *ints, int batch) {
-    sizes z = {.h = b->size / 3, .k = ints[1] ? x->size : 0, .n = ints[0], .n_ary = ints[2], .batch = batch, .x = FIRST};
+    sizes z = {.h = b->size / 3,
+               .k = ints[1] ? x->size : 0,
+               .n = ints[0],
+               .n_ary = ints[2],
+               .batch = batch,
+               .x = FIRST};
     z.first_h = FIRST + (ints[1] ? 1 : 0);
     z.first_c = z.first_h + z.n;
     z.s = z.n_ary ? z.n * z.h : z.h;
@@ -28,8 +38,8 @@ static sizes tree_sizes(const dn_dim *b, const dn_dim *x, const int *ints, int b
     return z;
 }
 
-/* What is kept for backward: x where its columns are not dense, the children's h with those of one batch element side by side, the sum of h if
- * that is what U sees, activated gates, and tanh c. */
+/* What is kept for backward: x where its columns are not dense, the children's h with those of one
+ * batch element side by side, the sum of h if that is what U sees, activated gates, and tanh c. */
 typedef struct kept { dn_real *x, *h, *sum, *gates, *f, *tanh_c; } kept;
 static kept kept_of(const dn_call *c, const sizes *z) {
     kept s = {.x = c->saved};
@@ -40,30 +50,49 @@ static kept kept_of(const dn_call *c, const sizes *z) {
     s.tanh_c = s.f + z->nhb;
     return s;
 }
-static sizes tree_call_sizes(const dn_call *c) { return tree_sizes(c->x[B].dim, c->ints[1] ? c->x[FIRST].dim : NULL, c->ints, c->dim->batch); }
+static sizes tree_call_sizes(const dn_call *c) {
+    return tree_sizes(c->x[B].dim, c->ints[1] ? c->x[FIRST].dim : NULL, c->ints, c->dim->batch);
+}
 
-static int is_matrix(const dn_dim *d, int rows, int64_t cols) { return d->nd <= 2 && (d->nd ? d->d[0] : 1) == rows && d->size == rows * cols; }
+static int is_matrix(const dn_dim *d, int rows, int64_t cols) {
+    return d->nd <= 2 && (d->nd ? d->d[0] : 1) == rows && d->size == rows * cols;
+}
 
-DN_OP(tree_lstm, -1, DN_BATCHES | DN_SEVERAL_OUTPUTS | DN_DEDUPLICATES_ROWS | DN_BROADCAST(1 << W | 1 << U | 1 << B | 1 << WF | 1 << UF | 1 << BF),
+DN_OP(tree_lstm, -1,
+      DN_BATCHES | DN_SEVERAL_OUTPUTS | DN_DEDUPLICATES_ROWS |
+          DN_BROADCAST(1 << W | 1 << U | 1 << B | 1 << WF | 1 << UF | 1 << BF),
       "(h, c) = the TreeLSTM's state from x and the children's h_j and c_j")
 static int tree_lstm_dims(dn_shape *s) {
     int batch = dn__common_batch(s), n = s->ints[0], has_x = s->ints[1];
     if (batch < 0) return batch;
     if (n < 0 || n > (1 << 20) || s->n != FIRST + (has_x ? 1 : 0) + 2 * n || (!n && !has_x))
-        return dn__fail(s, DN_ERROR_VALUE, "takes W, U, b, Wf, Uf, bf, then x or children or both; got %d inputs for %d children.", s->n, n);
-    int h = s->x[B]->size / 3, k = s->x[WF]->nd > 1 ? s->x[WF]->d[1] : 1, states = s->ints[2] ? n : 1;
+        return dn__fail(
+            s, DN_ERROR_VALUE,
+            "takes W, U, b, Wf, Uf, bf, then x or children or both; got %d inputs for %d children.",
+            s->n, n);
+    int h = s->x[B]->size / 3, k = s->x[WF]->nd > 1 ? s->x[WF]->d[1] : 1,
+        states = s->ints[2] ? n : 1;
     int64_t seen = (int64_t)states * h;
-    if (h < 1 || s->x[B]->size != 3 * (int64_t)h || s->x[BF]->size != h || !is_matrix(s->x[W], 3 * h, k) || !is_matrix(s->x[WF], h, k) ||
-        (n && (seen > INT32_MAX || !is_matrix(s->x[U], 3 * h, seen) || !is_matrix(s->x[UF], (int)seen, seen))))
+    if (h < 1 || s->x[B]->size != 3 * (int64_t)h || s->x[BF]->size != h ||
+        !is_matrix(s->x[W], 3 * h, k) || !is_matrix(s->x[WF], h, k) ||
+        (n && (seen > INT32_MAX || !is_matrix(s->x[U], 3 * h, seen) ||
+               !is_matrix(s->x[UF], (int)seen, seen))))
         return dn__fail(s, DN_ERROR_VALUE,
-                        "weights must be W (3h, k), U (3h, %d h), b (3h), Wf (h, k), Uf (%d h, %d h), bf (h); got %s, %s, %s, %s, %s, %s.",
-                        states, states, states, DIMS(s->x[W]), DIMS(s->x[U]), DIMS(s->x[B]), DIMS(s->x[WF]), DIMS(s->x[UF]), DIMS(s->x[BF]));
+                        "weights must be W (3h, k), U (3h, %d h), b (3h), Wf (h, k), Uf (%d h, %d "
+                        "h), bf (h); got %s, %s, %s, %s, %s, %s.",
+                        states, states, states, DIMS(s->x[W]), DIMS(s->x[U]), DIMS(s->x[B]),
+                        DIMS(s->x[WF]), DIMS(s->x[UF]), DIMS(s->x[BF]));
     for (int i = W; i <= BF; i++)
-        if (s->x[i]->batch != 1) return dn__fail(s, DN_ERROR_VALUE, "weights must not be batched; got input %d = %s.", i, DIMS(s->x[i]));
+        if (s->x[i]->batch != 1)
+            return dn__fail(s, DN_ERROR_VALUE, "weights must not be batched; got input %d = %s.", i,
+                            DIMS(s->x[i]));
     if (has_x && s->x[FIRST]->size != k)
-        return dn__fail(s, DN_ERROR_VALUE, "this network's inputs have dim (%d,); got x = %s.", k, DIMS(s->x[FIRST]));
+        return dn__fail(s, DN_ERROR_VALUE, "this network's inputs have dim (%d,); got x = %s.", k,
+                        DIMS(s->x[FIRST]));
     for (int i = FIRST + (has_x ? 1 : 0); i < s->n; i++)
-        if (s->x[i]->size != h) return dn__fail(s, DN_ERROR_VALUE, "the children's states must be (%d,); got %s.", h, DIMS(s->x[i]));
+        if (s->x[i]->size != h)
+            return dn__fail(s, DN_ERROR_VALUE, "the children's states must be (%d,); got %s.", h,
+                            DIMS(s->x[i]));
     s->parts = 2;
     s->saved = (size_t)batch * ((size_t)(has_x ? k : 0) + (size_t)h * (5 + 2 * (size_t)n));
     return dn__set_dims(s, 1, (int[]){2 * h}, batch);
@@ -72,7 +101,9 @@ static int tree_lstm_dims(dn_shape *s) {
 /* n inputs from `first` on, those of one batch element side by side */
 static void gather_children(const dn_call *c, int first, int n, int size, int batch, dn_real *to) {
     for (int b = 0; b < batch; b++)
-        for (int j = 0; j < n; j++, to += size) memcpy(to, c->x[first + j].v + (size_t)b * c->x[first + j].stride, (size_t)size * sizeof *to);
+        for (int j = 0; j < n; j++, to += size)
+            memcpy(to, c->x[first + j].v + (size_t)b * c->x[first + j].stride,
+                   (size_t)size * sizeof *to);
 }
 /* the other way round: adds to the gradients of these inputs */
 static void hand_out(dn_call *c, int first, int n, int size, int batch, const dn_real *from) {
@@ -80,8 +111,8 @@ static void hand_out(dn_call *c, int first, int n, int size, int batch, const dn
         dn_grad g = dn__dx(c, first + j);
         size_t stride = c->x[first + j].stride;
         for (int b = 0; g.dx && b < batch; b++)
-            dn__axpy((size_t)size, 1, from + ((size_t)b * (size_t)n + (size_t)j) * (size_t)size, stride || !b ? g.beta : 1,
-                     g.dx + (size_t)b * stride);
+            dn__axpy((size_t)size, 1, from + ((size_t)b * (size_t)n + (size_t)j) * (size_t)size,
+                     stride || !b ? g.beta : 1, g.dx + (size_t)b * stride);
     }
 }
 static void repeat(size_t n, int times, const dn_real *x, dn_real *y) {
@@ -96,8 +127,10 @@ static const dn_real *dense_x(const dn_call *c, const sizes *z, const kept *s) {
 
 /* The c of the children, where they are. NULL: no memory. */
 static dn_columns *children_of(dn_call *c, const sizes *z) {
-    dn_columns *children = (dn_columns *)dn__scratch(c, ((size_t)z->n + 1) * sizeof *children / sizeof(dn_real));
-    for (int j = 0; children && j < z->n; j++) children[j] = (dn_columns){c->x[z->first_c + j].v, c->x[z->first_c + j].stride};
+    dn_columns *children =
+        (dn_columns *)dn__scratch(c, ((size_t)z->n + 1) * sizeof *children / sizeof(dn_real));
+    for (int j = 0; children && j < z->n; j++)
+        children[j] = (dn_columns){c->x[z->first_c + j].v, c->x[z->first_c + j].stride};
     return children;
 }
 
@@ -115,8 +148,11 @@ static void tree_lstm_forward(dn_call *c) {
     if (z.n) {
         gather_children(c, z.first_h, z.n, h, batch, s.h);
         if (!z.n_ary)
-            for (int b = 0; b < batch; b++) dn__sum_columns(h, z.n, s.h + (size_t)b * (size_t)z.n * size, 0, s.sum + (size_t)b * size);
-        dn__mm(3 * h, z.s, batch, c->x[U].v, 3 * h, z.n_ary ? s.h : s.sum, z.s, z.k ? 1 : 0, s.gates, 3 * h);
+            for (int b = 0; b < batch; b++)
+                dn__sum_columns(h, z.n, s.h + (size_t)b * (size_t)z.n * size, 0,
+                                s.sum + (size_t)b * size);
+        dn__mm(3 * h, z.s, batch, c->x[U].v, 3 * h, z.n_ary ? s.h : s.sum, z.s, z.k ? 1 : 0,
+               s.gates, 3 * h);
         if (z.n_ary) dn__mm(z.s, z.s, batch, c->x[UF].v, z.s, s.h, z.s, 0, s.f, z.s);
         else dn__mm(h, h, columns, c->x[UF].v, h, s.h, h, 0, s.f, h);
         if (z.k) { /* bf + Wf x, the same for all children */
@@ -127,11 +163,14 @@ static void tree_lstm_forward(dn_call *c) {
             bf = (dn_columns){fx, size};
         }
     }
-    dn__tree_lstm_cell(h, z.n, batch, c->x[B].v, bf, children, s.gates, s.f, c->y + z.hb, s.tanh_c, c->y);
+    dn__tree_lstm_cell(h, z.n, batch, c->x[B].v, bf, children, s.gates, s.f, c->y + z.hb, s.tanh_c,
+                       c->y);
 }
 
-/* dh_j = U_j' dgates + Uf_j' df, with the columns of U and Uf that see child j. dh: scratch memory. */
-static void send_to_places(dn_call *c, const sizes *z, const dn_real *dgates, const dn_real *df, dn_real *dh) {
+/* dh_j = U_j' dgates + Uf_j' df, with the columns of U and Uf that see child j. dh: scratch
+ * memory. */
+static void send_to_places(dn_call *c, const sizes *z, const dn_real *dgates, const dn_real *df,
+                           dn_real *dh) {
     const int h = z->h, batch = z->batch;
     for (int j = 0; j < z->n; j++) {
         const size_t from = (size_t)j * (size_t)h;
@@ -139,19 +178,23 @@ static void send_to_places(dn_call *c, const sizes *z, const dn_real *dgates, co
         const dn_grad g = dn__dx(c, z->first_h + j);
         if (!g.dx) continue;
         dn_real *to = is_place ? g.dx : dh;
-        dn__mm_dx(3 * h, h, batch, c->x[U].v + from * 3 * (size_t)h, 3 * h, dgates, 3 * h, is_place ? g.beta : 0, to, h);
+        dn__mm_dx(3 * h, h, batch, c->x[U].v + from * 3 * (size_t)h, 3 * h, dgates, 3 * h,
+                  is_place ? g.beta : 0, to, h);
         dn__mm_dx(z->s, h, batch, c->x[UF].v + from * (size_t)z->s, z->s, df, z->s, 1, to, h);
         if (!is_place) dn__sum_columns(h, batch, dh, g.beta, g.dx);
     }
 }
 
 /* dh_j = U' dgates + Uf' df_j */
-static void send_to_all(dn_call *c, const sizes *z, const dn_real *dgates, const dn_real *df, dn_real *dh) {
+static void send_to_all(dn_call *c, const sizes *z, const dn_real *dgates, const dn_real *df,
+                        dn_real *dh) {
     const int h = z->h, batch = z->batch;
     dn_real *ds = dn__scratch(c, z->hb);
     if (!ds) return;
     dn__mm_dx(3 * h, h, batch, c->x[U].v, 3 * h, dgates, 3 * h, 0, ds, h);
-    for (int b = 0; b < batch; b++) repeat((size_t)h, z->n, ds + (size_t)b * (size_t)h, dh + (size_t)b * (size_t)z->n * (size_t)h);
+    for (int b = 0; b < batch; b++)
+        repeat((size_t)h, z->n, ds + (size_t)b * (size_t)h,
+               dh + (size_t)b * (size_t)z->n * (size_t)h);
     dn__mm_dx(h, h, z->n * batch, c->x[UF].v, h, df, h, 1, dh, h);
     hand_out(c, z->first_h, z->n, h, batch, dh);
 }
@@ -161,26 +204,34 @@ static void tree_lstm_backward(dn_call *c) {
     const kept s = kept_of(c, &z);
     const int h = z.h, batch = z.batch, columns = z.n * batch;
     const dn_columns *children = children_of(c, &z);
-    dn_column_grads *dc = (dn_column_grads *)dn__scratch(c, ((size_t)z.n + 1) * sizeof *dc / sizeof(dn_real));
-    dn_real *dgates = dn__backward_memory(c, 3 * z.hb), *df = dn__backward_memory(c, z.nhb), *dfx = dn__backward_memory(c, z.hb);
+    dn_column_grads *dc =
+        (dn_column_grads *)dn__scratch(c, ((size_t)z.n + 1) * sizeof *dc / sizeof(dn_real));
+    dn_real *dgates = dn__backward_memory(c, 3 * z.hb), *df = dn__backward_memory(c, z.nhb),
+            *dfx = dn__backward_memory(c, z.hb);
     dn_real *dh = dn__scratch(c, z.nhb), *dx = dn__scratch(c, (size_t)z.k * (size_t)batch);
     if (!children || !dc || !dgates || !df || !dfx || !dh || !dx) return;
-    for (int j = 0; j < z.n; j++) { /* one child may be two: then column by column what the first stores is there when the second adds */
+    /* one child may be two: then column by column what the first stores is there when the second
+     * adds */
+    for (int j = 0; j < z.n; j++) {
         const dn_grad g = dn__dx(c, z.first_c + j);
         dc[j] = (dn_column_grads){g.dx, g.beta, children[j].stride};
     }
-    dn__tree_lstm_cell_grad(h, z.n, batch, s.gates, s.f, children, s.tanh_c, c->dy, c->dy + z.hb, dgates, df, dc);
+    dn__tree_lstm_cell_grad(h, z.n, batch, s.gates, s.f, children, s.tanh_c, c->dy, c->dy + z.hb,
+                            dgates, df, dc);
 
     /* gates = b + W x + U s */
     const dn_real *x = dense_x(c, &z, &s);
     if (z.k && dn__wants(c, W)) dn__weight_gradient(c, W, 3 * h, z.k, batch, dgates, x);
-    if (z.n && dn__wants(c, U)) dn__weight_gradient(c, U, 3 * h, z.s, batch, dgates, z.n_ary ? s.h : s.sum);
+    if (z.n && dn__wants(c, U))
+        dn__weight_gradient(c, U, 3 * h, z.s, batch, dgates, z.n_ary ? s.h : s.sum);
     dn_grad g = dn__dx(c, B);
     if (g.dx) dn__sum_columns(3 * h, batch, dgates, g.beta, g.dx);
     if (z.k) dn__mm_dx(3 * h, z.k, batch, c->x[W].v, 3 * h, dgates, 3 * h, 0, dx, z.k);
     if (z.n) {
         /* f_j = bf + Wf x + Uf h_j, or Uf s */
-        for (int b = 0; b < batch; b++) dn__sum_columns(h, z.n, df + (size_t)b * (size_t)z.n * (size_t)h, 0, dfx + (size_t)b * (size_t)h);
+        for (int b = 0; b < batch; b++)
+            dn__sum_columns(h, z.n, df + (size_t)b * (size_t)z.n * (size_t)h, 0,
+                            dfx + (size_t)b * (size_t)h);
         if (z.k && dn__wants(c, WF)) dn__weight_gradient(c, WF, h, z.k, batch, dfx, x);
         if (dn__wants(c, UF)) {
             if (z.n_ary) dn__weight_gradient(c, UF, z.s, z.s, batch, df, s.h);

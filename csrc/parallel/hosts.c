@@ -1,4 +1,5 @@
-/* Gradients on their way between ranks: out of a parameter and into it, summed, packed, merged by rows. */
+/* Gradients on their way between ranks: out of a parameter and into it, summed, packed, merged by
+ * rows. */
 #include <string.h>
 
 #include "kernels/kernels.h"
@@ -16,18 +17,25 @@ void dn_param_put(dn_param *p, double factor, const dn_real *in) {
     dn__axpy((size_t)p->row_size, (dn_real)factor, in, 0, dn__param_gradient(p, &beta));
 }
 
-void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum) { dn__sum_arrays(count, x, (size_t)n, sum); }
-void dn_bf16_encode(int64_t n, const dn_real *x, dn_real *residual, uint16_t *code) { dn__bf16_encode((size_t)n, x, residual, code); }
-void dn_bf16_decode(int64_t n, const uint16_t *code, dn_real *x) { dn__bf16_decode((size_t)n, code, x); }
+void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum) {
+    dn__sum_arrays(count, x, (size_t)n, sum);
+}
+void dn_bf16_encode(int64_t n, const dn_real *x, dn_real *residual, uint16_t *code) {
+    dn__bf16_encode((size_t)n, x, residual, code);
+}
+void dn_bf16_decode(int64_t n, const uint16_t *code, dn_real *x) {
+    dn__bf16_decode((size_t)n, code, x);
+}
 void dn_flag_set(int64_t *flag, int64_t value) { __atomic_store_n(flag, value, __ATOMIC_RELEASE); }
 int64_t dn_flag_get(const int64_t *flag) { return __atomic_load_n(flag, __ATOMIC_ACQUIRE); }
 
-int64_t dn_merge_rows(int64_t width, int64_t n_a, const int *rows_a, const dn_real *a, int64_t n_b, const int *rows_b, const dn_real *b,
-                      int *rows_out, dn_real *out) {
+int64_t dn_merge_rows(int64_t width, int64_t n_a, const int *rows_a, const dn_real *a, int64_t n_b,
+                      const int *rows_b, const dn_real *b, int *rows_out, dn_real *out) {
     int64_t i = 0, j = 0, n = 0;
     size_t bytes = (size_t)width * sizeof *out;
     for (; i < n_a || j < n_b; n++, out += width) {
-        int from_a = i < n_a && (j == n_b || rows_a[i] <= rows_b[j]), from_b = j < n_b && (i == n_a || rows_b[j] <= rows_a[i]);
+        int from_a = i < n_a && (j == n_b || rows_a[i] <= rows_b[j]),
+            from_b = j < n_b && (i == n_a || rows_b[j] <= rows_a[i]);
         rows_out[n] = from_a ? rows_a[i] : rows_b[j];
         if (from_a && from_b) dn__add((size_t)width, a + i * width, b + j * width, out);
         else memcpy(out, from_a ? a + i * width : b + j * width, bytes);

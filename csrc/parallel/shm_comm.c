@@ -1,13 +1,17 @@
-/* The ranks of one host, through memory that they share: messages, and in the steady state the sum of gradients.
+/* The ranks of one host, through memory that they share: messages, and in the steady state the sum
+ * of gradients.
  *
- * Of a small model's step an exchange in Python is several hundredths: after a backward its code and data are no longer in the caches. So
- * parameters for which there is a plan are exchanged here, whichever of them each rank has used: parsers and programs of several tasks use
- * other ones in every update. Who adds up what follows from the messages, at each update anew, which takes less than a microsecond for 50
- * parameters of two ranks. Where messages differ in anything else, or rows need more capacity, they go to Python, which can do all. This
- * knows parameters, and where their gradients lie; what messages mean is Python's business.
+ * Of a small model's step an exchange in Python is several hundredths: after a backward its code
+ * and data are no longer in the caches. So parameters for which there is a plan are exchanged here,
+ * whichever of them each rank has used: parsers and programs of several tasks use other ones in
+ * every update. Who adds up what follows from the messages, at each update anew, which takes less
+ * than a microsecond for 50 parameters of two ranks. Where messages differ in anything else, or
+ * rows need more capacity, they go to Python, which can do all. This knows parameters, and where
+ * their gradients lie; what messages mean is Python's business.
  *
- * Each rank has a line that only it writes: how often it has spoken. Its messages lie in two places, in turn: a message is overwritten when its
- * rank speaks the next but one time, and that is after all have spoken since, so that they have read it. */
+ * Each rank has a line that only it writes: how often it has spoken. Its messages lie in two
+ * places, in turn: a message is overwritten when its rank speaks the next but one time, and that is
+ * after all have spoken since, so that they have read it. */
 #include <sched.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -19,25 +23,27 @@
 
 enum {
     LINE = 64,
-    LOOKS = 16,                   /* between two looks at the clock */
-    NUMBERS = 16                  /* shares begin at multiples of so many: two ranks do not write into one line of the cache */
+    LOOKS = 16, /* between two looks at the clock */
+    /* shares begin at multiples of so many: two ranks do not write into one line of the cache */
+    NUMBERS = 16
 };
 
 struct dn_shm_comm {
     int ranks, rank;
-    int64_t most;                 /* bytes of a message, a multiple of LINE */
+    int64_t most; /* bytes of a message, a multiple of LINE */
     char *memory;
-    int64_t sent;               /* how often this rank has */
+    int64_t sent; /* how often this rank has */
     enum { TO_SEND, TO_RECEIVE, TO_EXCHANGE } stage;
 };
 
-/* ---- messages ------------------------------------------------------------------------------------------------------ */
+/* ---- messages ------------------------------------------------------------------------- */
 
 dn_rank_message_layout dn_rank_message_layout_of(int n_dense, int n_tables) {
     dn_rank_message_layout l = {.frozen = sizeof(dn_rank_message)};
     l.settled = l.frozen + n_dense + n_tables;
     l.end_alike = l.settled + n_tables;
-    l.rows = (l.end_alike + (int64_t)sizeof(int32_t) - 1) / (int64_t)sizeof(int32_t) * (int64_t)sizeof(int32_t);
+    l.rows = (l.end_alike + (int64_t)sizeof(int32_t) - 1) / (int64_t)sizeof(int32_t) *
+             (int64_t)sizeof(int32_t);
     l.filled = l.rows + n_tables * (int64_t)sizeof(int32_t);
     l.size = l.filled + n_dense;
     return l;
@@ -48,7 +54,8 @@ void dn_rank_message_write(const dn_rank_message *message, const dn_members *of,
     uint8_t *bytes = out;
     int32_t *rows = (int32_t *)(bytes + l.rows);
     memcpy(bytes, message, sizeof *message);
-    for (int k = 0; k < of->n_dense + of->n_tables; k++) bytes[l.frozen + k] = !of->params[k]->updated;
+    for (int k = 0; k < of->n_dense + of->n_tables; k++)
+        bytes[l.frozen + k] = !of->params[k]->updated;
     for (int k = 0; k < of->n_tables; k++) {
         const dn_param *table = of->params[of->n_dense + k];
         bytes[l.settled + k] = table->factor == 1;
@@ -57,25 +64,35 @@ void dn_rank_message_write(const dn_rank_message *message, const dn_members *of,
     for (int k = 0; k < of->n_dense; k++) bytes[l.filled + k] = !of->params[k]->empty;
 }
 
-/* ---- sending and receiving ----------------------------------------------------------------------------------------- */
+/* ---- sending and receiving ------------------------------------------------------------ */
 
 static int64_t stride(const dn_shm_comm *comm) { return LINE + 2 * comm->most; }
 static int64_t cache_line_bytes(int64_t n) { return (n + LINE - 1) / LINE * LINE; }
-int64_t dn_shm_comm_bytes(int ranks, int64_t most) { return ranks * (LINE + 2 * cache_line_bytes(most)); }
+int64_t dn_shm_comm_bytes(int ranks, int64_t most) {
+    return ranks * (LINE + 2 * cache_line_bytes(most));
+}
 
 dn_shm_comm *dn_shm_comm_new(int ranks, int rank, void *memory, int64_t most) {
     dn_shm_comm *comm = calloc(1, sizeof *comm);
-    if (comm) *comm = (dn_shm_comm){.ranks = ranks, .rank = rank, .most = cache_line_bytes(most), .memory = memory};
+    if (comm)
+        *comm = (dn_shm_comm){.ranks = ranks,
+                              .rank = rank,
+                              .most = cache_line_bytes(most),
+                              .memory = memory};
     return comm;
 }
 
 void dn_shm_comm_free(dn_shm_comm *comm) { free(comm); }
 
-static int64_t *counter_of(const dn_shm_comm *comm, int rank) { return (int64_t *)(comm->memory + rank * stride(comm)); }
+static int64_t *counter_of(const dn_shm_comm *comm, int rank) {
+    return (int64_t *)(comm->memory + rank * stride(comm));
+}
 static uint8_t *message_of(const dn_shm_comm *comm, int rank, int64_t number) {
     return (uint8_t *)comm->memory + rank * stride(comm) + LINE + (number & 1) * comm->most;
 }
-const uint8_t *dn_shm_comm_message(dn_shm_comm *comm, int rank) { return message_of(comm, rank, comm->sent); }
+const uint8_t *dn_shm_comm_message(dn_shm_comm *comm, int rank) {
+    return message_of(comm, rank, comm->sent);
+}
 
 static void send_message(dn_shm_comm *comm) {
     comm->sent++;
@@ -88,7 +105,8 @@ static int all_have_sent(const dn_shm_comm *comm) {
     return 1;
 }
 
-/* Tells the core that this is a loop that waits: it leaves its units to the core's other thread, and sees a change sooner. */
+/* Tells the core that this is a loop that waits: it leaves its units to the core's other thread,
+ * and sees a change sooner. */
 static inline void pause_core(void) {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
@@ -105,13 +123,14 @@ static double now(void) {
 
 int dn_shm_comm_received(dn_shm_comm *comm, double seconds) {
     if (all_have_sent(comm)) return 1;
-    for (const double until = seconds > 0 ? now() + seconds : 0; seconds > 0 && now() < until; sched_yield())
+    for (const double until = seconds > 0 ? now() + seconds : 0; seconds > 0 && now() < until;
+         sched_yield())
         for (int i = 0; i < LOOKS; i++, pause_core())
             if (all_have_sent(comm)) return 1;
     return 0;
 }
 
-/* ---- who adds up what ------------------------------------------------------------------------------------------------ */
+/* ---- who adds up what ----------------------------------------------------------------- */
 
 static int is_used(const dn_shm_comm_plan *plan, int k) {
     for (int r = 0; r < plan->ranks; r++)
@@ -131,29 +150,35 @@ static int find_ranges(const dn_shm_comm_plan *plan, dn_shard *ranges) {
         if (!is_used(plan, k)) continue;
         const dn_gradient_slot p = plan->places[k];
         dn_shard *last = count ? &ranges[count - 1] : NULL;
-        const int is_next = last && last->chunk == p.chunk && p.offset >= last->to && p.offset - last->to < NUMBERS;
+        const int is_next =
+            last && last->chunk == p.chunk && p.offset >= last->to && p.offset - last->to < NUMBERS;
         if (is_next && are_used_alike(plan, last->like, k)) last->to = p.offset + p.length;
         else ranges[count++] = (dn_shard){p.chunk, k, p.offset, p.offset + p.length};
     }
     return count;
 }
 
-static int64_t lines_in(const dn_shard *range) { return (range->to - range->from + NUMBERS - 1) / NUMBERS; }
+static int64_t lines_in(const dn_shard *range) {
+    return (range->to - range->from + NUMBERS - 1) / NUMBERS;
+}
 
 int dn_shm_comm_divide(const dn_shm_comm_plan *plan) {
     dn_shard *shards = plan->shards;
     const int count = find_ranges(plan, shards);
     int64_t total = 0, passed = 0;
     for (int i = 0; i < count; i++) total += lines_in(&shards[i]);
-    const int64_t first = total * plan->rank / plan->ranks, last = total * (plan->rank + 1) / plan->ranks;
+    const int64_t first = total * plan->rank / plan->ranks,
+                  last = total * (plan->rank + 1) / plan->ranks;
     int mine = 0;
     for (int i = 0; i < count; i++) {
         const dn_shard range = shards[i];
         const int64_t lines = lines_in(&range);
-        const int64_t low = first > passed ? first - passed : 0, high = last - passed < lines ? last - passed : lines;
+        const int64_t low = first > passed ? first - passed : 0,
+                      high = last - passed < lines ? last - passed : lines;
         if (low < high) {
             const int64_t to = range.from + high * NUMBERS;
-            shards[mine++] = (dn_shard){range.chunk, range.like, range.from + low * NUMBERS, to < range.to ? to : range.to};
+            shards[mine++] = (dn_shard){range.chunk, range.like, range.from + low * NUMBERS,
+                                        to < range.to ? to : range.to};
         }
         passed += lines;
     }
@@ -167,17 +192,19 @@ int dn_shm_comm_sum_dense(const dn_shm_comm_plan *plan) {
     for (int i = 0; i < count; i++) {
         const dn_shard shard = plan->shards[i];
         for (int r = 0; r < plan->ranks; r++) who[r] = plan->filled[r][shard.like];
-        const int error = dn_sum_ranks(plan->ranks, plan->segments[shard.chunk], plan->factors, who, shard.from, shard.to);
+        const int error = dn_sum_ranks(plan->ranks, plan->segments[shard.chunk], plan->factors, who,
+                                       shard.from, shard.to);
         if (error) return error;
     }
     return 0;
 }
 
-/* ---- the steady state ---------------------------------------------------------------------------------------------- */
+/* ---- the steady state ----------------------------------------------------------------- */
 
-/* Notes who has gradients of what, and whether nothing else is to be known. What this comes to is the same on all ranks: it is made of what
- * all have sent, and of a plan that all have. */
-static int is_as_planned(const dn_shm_comm *comm, dn_shm_comm_plan *plan, const dn_rank_message_layout *l) {
+/* Notes who has gradients of what, and whether nothing else is to be known. What this comes to is
+ * the same on all ranks: it is made of what all have sent, and of a plan that all have. */
+static int is_as_planned(const dn_shm_comm *comm, dn_shm_comm_plan *plan,
+                         const dn_rank_message_layout *l) {
     const size_t from = offsetof(dn_rank_message, structure), bytes = (size_t)l->end_alike - from;
     const uint8_t *mine = message_of(comm, comm->rank, comm->sent);
     for (int r = 0; r < comm->ranks; r++) {
@@ -204,7 +231,8 @@ static void find_factors(const dn_shm_comm *comm, dn_shm_comm_plan *plan, int av
     for (int r = 0; r < comm->ranks; r++) plan->factors[r] *= scale;
 }
 
-int dn_shm_comm_negotiate(dn_shm_comm *comm, const dn_rank_message *message, const dn_members *of, dn_shm_comm_plan *plan, int average, double seconds) {
+int dn_shm_comm_negotiate(dn_shm_comm *comm, const dn_rank_message *message, const dn_members *of,
+                          dn_shm_comm_plan *plan, int average, double seconds) {
     const dn_rank_message_layout l = dn_rank_message_layout_of(of->n_dense, of->n_tables);
     if (l.size > comm->most) return DN_ERROR_VALUE;
     if (comm->stage == TO_SEND) {
@@ -222,7 +250,8 @@ int dn_shm_comm_negotiate(dn_shm_comm *comm, const dn_rank_message *message, con
 /* Parameters of which only other ranks have a gradient get one here. */
 static void fill_missing(const dn_shm_comm_plan *plan) {
     for (int k = 0; k < plan->of.n_dense; k++)
-        if (!plan->filled[plan->rank][k] && is_used(plan, k)) dn_param_mark_filled(plan->of.params[k]);
+        if (!plan->filled[plan->rank][k] && is_used(plan, k))
+            dn_param_mark_filled(plan->of.params[k]);
 }
 
 /* Puts this rank's rows where the others read them. */
@@ -231,11 +260,13 @@ static void give_rows(const dn_shm_comm_plan *plan) {
         dn_param *table = plan->of.params[plan->of.n_dense + k];
         const dn_shared_buffer *buffer = &plan->buffers[k];
         const int32_t sent = plan->rows[plan->rank * plan->of.n_tables + k];
-        const size_t rows = (size_t)(sent < table->n_touched ? sent : table->n_touched); /* never more than the window's capacity */
+        /* never more than the window's capacity */
+        const size_t rows = (size_t)(sent < table->n_touched ? sent : table->n_touched);
         if (!rows) continue;
         pthread_mutex_lock(&table->store->lock);
         memcpy(buffer->ids[plan->rank], table->touched, rows * sizeof *table->touched);
-        dn__axpy(rows * (size_t)table->row_size, (dn_real)plan->factors[plan->rank], table->block, 0, buffer->rows[plan->rank]);
+        dn__axpy(rows * (size_t)table->row_size, (dn_real)plan->factors[plan->rank], table->block,
+                 0, buffer->rows[plan->rank]);
         pthread_mutex_unlock(&table->store->lock);
     }
 }
@@ -247,8 +278,10 @@ static int take_rows(const dn_shm_comm_plan *plan) {
         const dn_shared_buffer *buffer = &plan->buffers[k];
         dn_param_clear_gradient(table);
         for (int r = 0; r < plan->ranks; r++) {
-            const int32_t rows = plan->rows[r * plan->of.n_tables + k]; /* the message may have been overwritten */
-            if (rows && dn_lookup_add(table, rows, buffer->ids[r], buffer->rows[r])) return DN_ERROR_MEMORY;
+            /* the message may have been overwritten */
+            const int32_t rows = plan->rows[r * plan->of.n_tables + k];
+            if (rows && dn_lookup_add(table, rows, buffer->ids[r], buffer->rows[r]))
+                return DN_ERROR_MEMORY;
         }
     }
     return DN_SHM_COMM_DONE;

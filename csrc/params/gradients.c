@@ -9,7 +9,6 @@
 
 enum { TABLE_BLOCK_ROWS = 64 }; /* of gradients, at first */
 
-
 dn_real *dn__param_gradient(dn_param *p, dn_real *beta) {
     *beta = !p->empty;
     p->empty = 0;
@@ -86,7 +85,8 @@ void dn__param_clear(dn_param *p) {
     untouch(p, 0, 1);
     p->changes++;
     p->clears++;
-    p->written += !p->rows && !is_private(&p->store->chunks[p->chunk]); /* an exchange between processes has put its sums there */
+    /* an exchange between processes has put its sums there */
+    p->written += !p->rows && !is_private(&p->store->chunks[p->chunk]);
 }
 
 void dn_param_set_updated(dn_param *p, int updated) {
@@ -102,12 +102,15 @@ void dn_param_clear_gradient(dn_param *p) {
 
 void dn_param_copy_gradient(dn_param *p, dn_real *out) {
     DN_HOLD(p->store);
-    if (p->rows || p->empty) memset(out, 0, (size_t)(p->row_size * (p->rows ? p->rows : 1)) * sizeof *out);
+    if (p->rows || p->empty)
+        memset(out, 0, (size_t)(p->row_size * (p->rows ? p->rows : 1)) * sizeof *out);
     if (p->rows)
         for (int64_t i = 0; i < p->n_touched; i++)
-            memcpy(out + p->touched[i] * p->row_size, p->block + i * p->row_size, (size_t)p->row_size * sizeof *out);
+            memcpy(out + p->touched[i] * p->row_size, p->block + i * p->row_size,
+                   (size_t)p->row_size * sizeof *out);
     else if (!p->empty)
-        memcpy(out, p->store->chunks[p->chunk].grads + p->offset, (size_t)p->row_size * sizeof *out);
+        memcpy(out, p->store->chunks[p->chunk].grads + p->offset,
+               (size_t)p->row_size * sizeof *out);
 }
 
 void dn_param_scale_gradient(dn_param *p, dn_real by) {
@@ -131,7 +134,8 @@ int64_t dn_lookup_touched(dn_param *p, int64_t capacity, int *rows, dn_real *blo
     DN_HOLD(p->store);
     const int64_t n = p->n_touched;
     if (n && n <= capacity && rows) memcpy(rows, p->touched, (size_t)n * sizeof *rows);
-    if (n && n <= capacity && block) memcpy(block, p->block, (size_t)(n * p->row_size) * sizeof *block);
+    if (n && n <= capacity && block)
+        memcpy(block, p->block, (size_t)(n * p->row_size) * sizeof *block);
     return n;
 }
 
@@ -163,7 +167,8 @@ int dn_lookup_add(dn_param *p, int64_t n, const int *rows, const dn_real *block)
 
 static int move_gradients(dn_chunk *c, dn_real *memory) {
     if (!memory) {
-        if (!c->private_grads) c->private_grads = dn__block_new((size_t)c->capacity * sizeof(dn_real));
+        if (!c->private_grads)
+            c->private_grads = dn__block_new((size_t)c->capacity * sizeof(dn_real));
         if (!(memory = c->private_grads)) return DN_ERROR_MEMORY;
     }
     if (memory == c->grads) return 0;
@@ -184,12 +189,14 @@ int dn_chunk_move_gradients(dn_store *r, int chunk, dn_real *memory) {
     return error;
 }
 
-int dn_sum_ranks(int ranks, dn_real *const *segments, const double *factors, const uint8_t *filled, int64_t from, int64_t to) {
+int dn_sum_ranks(int ranks, dn_real *const *segments, const double *factors, const uint8_t *filled,
+                 int64_t from, int64_t to) {
     dn_real rounded[DN_MOST_RANKS];
     if (ranks > DN_MOST_RANKS) return DN_ERROR_VALUE;
     for (int r = 0; r < ranks; r++) rounded[r] = (dn_real)factors[r];
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* what others wrote before they said so is read, */
     dn__sum_ranks(ranks, segments, rounded, filled, (size_t)from, (size_t)to);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* and what is written here is there before this rank says so */
+    /* and what is written here is there before this rank says so */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
     return 0;
 }

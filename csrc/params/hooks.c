@@ -1,4 +1,5 @@
-/* Gradients that another thread waits for, and sends: the side of the parameters. Who tells of them is csrc/backward/hooks.c's business. */
+/* Gradients that another thread waits for, and sends: the side of the parameters. Who tells of them
+ * is csrc/backward/hooks.c's business. */
 #include <errno.h>
 #include <time.h>
 
@@ -23,7 +24,8 @@ int dn_store_await(dn_store *r, double seconds) {
     until.tv_nsec = (long)(ns % 1000000000);
     int timeout = 0;
     pthread_mutex_lock(&r->hook_lock);
-    while (r->hook == DN_HOOK_ARMED && timeout != ETIMEDOUT) timeout = pthread_cond_timedwait(&r->hook_moved, &r->hook_lock, &until);
+    while (r->hook == DN_HOOK_ARMED && timeout != ETIMEDOUT)
+        timeout = pthread_cond_timedwait(&r->hook_moved, &r->hook_lock, &until);
     int hook = r->hook;
     pthread_mutex_unlock(&r->hook_lock);
     return hook;

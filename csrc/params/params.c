@@ -7,13 +7,14 @@
 #include "arena.h"
 #include "kernels/kernels.h"
 
-/* Chunks start small and grow with the model, so that a tiny model is tiny and a large one has few chunks. Their boundaries depend on the
- * model alone: the same parameters in the same order give the same chunks on every rank. */
+/* Chunks start small and grow with the model, so that a tiny model is tiny and a large one has few
+ * chunks. Their boundaries depend on the model alone: the same parameters in the same order give
+ * the same chunks on every rank. */
 enum { FIRST_CHUNK = 1 << 14, LARGEST_CHUNK = 1 << 22, MOST_CHUNKS = 1 << 12 };
 
 static const int64_t PARAM_TAG = (int64_t)1 << 62, CONSTANT_TAG = (int64_t)1 << 61;
 
-/* ---- life ---------------------------------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------- */
 
 static void make_watch(dn_store *r) {
     pthread_condattr_t monotonic;
@@ -69,9 +70,10 @@ void dn_store_free(dn_store *r) {
     if (r) dn__store_release(r);
 }
 
-/* ---- making parameters --------------------------------------------------------------------------------------------- */
+/* ---- making parameters ---------------------------------------------------------------- */
 
-/* To room for all chunks there may be (64 GB and more). Who has found the few a moment ago reads on there: they stay until the store goes. */
+/* To room for all chunks there may be (64 GB and more). Who has found the few a moment ago reads on
+ * there: they stay until the store goes. */
 static int move_chunks(dn_store *r) {
     dn_chunk *all = calloc(MOST_CHUNKS, sizeof *all);
     if (!all) return -1;
@@ -88,7 +90,8 @@ static int place_parameter(dn_store *r, dn_param *p) {
         int64_t capacity = last ? last->capacity * 4 : FIRST_CHUNK;
         if (capacity > LARGEST_CHUNK) capacity = LARGEST_CHUNK;
         if (capacity < n) capacity = n;
-        if (r->n_chunks == MOST_CHUNKS || (r->n_chunks == DN_FEW_CHUNKS && move_chunks(r))) return -1;
+        if (r->n_chunks == MOST_CHUNKS || (r->n_chunks == DN_FEW_CHUNKS && move_chunks(r)))
+            return -1;
         last = &r->chunks[r->n_chunks];
         *last = (dn_chunk){.capacity = capacity};
         last->values = dn__block_raw((size_t)capacity * sizeof(dn_real));
@@ -119,7 +122,14 @@ static int make_table(dn_param *p) {
 dn_param *dn_param_new(dn_store *r, int nd, const int *d, int64_t row_count) {
     dn_param *p = calloc(1, sizeof *p);
     if (!p) return NULL;
-    *p = (dn_param){.store = r, .rows = row_count, .row_size = 1, .chunk = -1, .updated = 1, .empty = 1, .factor = 1, .scaled = 1,
+    *p = (dn_param){.store = r,
+                    .rows = row_count,
+                    .row_size = 1,
+                    .chunk = -1,
+                    .updated = 1,
+                    .empty = 1,
+                    .factor = 1,
+                    .scaled = 1,
                     .id = r->n_params};
     p->dim.nd = nd;
     p->dim.batch = 1;
@@ -153,13 +163,16 @@ void dn_param_begin(dn_param *p, struct dn_rng *rng, int first, float a, float b
         const size_t count = n - start < AT_ONCE ? n - start : AT_ONCE;
         if (first == DN_FIRST_UNIFORM) dn_rng_uniform(rng, count, a, b, drawn);
         else if (first == DN_FIRST_NORMAL) dn_rng_normal(rng, count, a, b, drawn);
-        for (size_t i = 0; i < count; i++) values[start + i] = (dn_real)(first == DN_FIRST_CONSTANT ? a : drawn[i]);
+        for (size_t i = 0; i < count; i++)
+            values[start + i] = (dn_real)(first == DN_FIRST_CONSTANT ? a : drawn[i]);
     }
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------- */
+/* ---- reading -------------------------------------------------------------------------- */
 
-int64_t dn_param_handle(dn_param *p, int constant) { return PARAM_TAG | (constant ? CONSTANT_TAG : 0) | (int64_t)(intptr_t)p; }
+int64_t dn_param_handle(dn_param *p, int constant) {
+    return PARAM_TAG | (constant ? CONSTANT_TAG : 0) | (int64_t)(intptr_t)p;
+}
 
 dn_param *dn__handle_param(int64_t handle, int *constant) {
     if (handle < 0 || !(handle & PARAM_TAG)) return NULL;
@@ -167,14 +180,17 @@ dn_param *dn__handle_param(int64_t handle, int *constant) {
     return (dn_param *)(intptr_t)(handle & ~(PARAM_TAG | CONSTANT_TAG));
 }
 
-/* Nobody computes with half of what is written: readers without the lock see an odd number, or another one afterwards. */
+/* Nobody computes with half of what is written: readers without the lock see an odd number, or
+ * another one afterwards. */
 void dn__begin_writing(dn_store *r) {
     __atomic_add_fetch(&r->writes, 1, __ATOMIC_RELAXED);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 void dn__end_writing(dn_store *r) { __atomic_add_fetch(&r->writes, 1, __ATOMIC_RELEASE); }
 
-static dn_real *storage(const dn_param *p) { return p->rows ? p->table : p->store->chunks[p->chunk].values + p->offset; }
+static dn_real *storage(const dn_param *p) {
+    return p->rows ? p->table : p->store->chunks[p->chunk].values + p->offset;
+}
 
 void dn__param_materialise(dn_param *p) {
     if (p->factor == 1) return;
@@ -211,7 +227,8 @@ void dn_param_copy(dn_param *p, int64_t from, int64_t n, dn_real *out) {
 
 void dn_lookup_copy_rows(dn_param *p, int64_t n, const int *rows, dn_real *out) {
     DN_HOLD(p->store);
-    for (int64_t i = 0; i < n; i++) copy(p, rows[i] * p->row_size, p->row_size, out + i * p->row_size);
+    for (int64_t i = 0; i < n; i++)
+        copy(p, rows[i] * p->row_size, p->row_size, out + i * p->row_size);
 }
 
 static void written(dn_store *r) {
@@ -246,7 +263,8 @@ int dn_fast_param(int64_t a, int64_t row, dn_dim *dim, int capacity, double *out
         dim->size = (int)p->row_size;
         dim->nd--; /* the rows are the last dim */
     }
-    if (dim->size < 1 || dim->size > capacity || pthread_mutex_trylock(&p->store->lock)) return DN_FALLBACK;
+    if (dim->size < 1 || dim->size > capacity || pthread_mutex_trylock(&p->store->lock))
+        return DN_FALLBACK;
     const dn_real *values = storage(p) + (row >= 0 ? row * p->row_size : 0);
     const dn_real factor = (dn_real)p->factor;
     for (int i = 0; i < dim->size; i++) out[i] = (double)(factor * values[i]);
@@ -254,7 +272,8 @@ int dn_fast_param(int64_t a, int64_t row, dn_dim *dim, int capacity, double *out
     return 0;
 }
 int64_t dn_param_size(dn_param *p) { return p->row_size * (p->rows ? p->rows : 1); }
-/* Four lanes of multiply and shift, so that memory is the limit. The multiplier is the odd number nearest to 2^64 / golden ratio. */
+/* Four lanes of multiply and shift, so that memory is the limit. The multiplier is the odd number
+ * nearest to 2^64 / golden ratio. */
 uint64_t dn_param_checksum(dn_param *p) {
     enum { LANES = 4 };
     const uint64_t by = 0x9e3779b97f4a7c15u;

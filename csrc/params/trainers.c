@@ -1,5 +1,6 @@
-/* Trainers: the moments that stand beside the values, and one pass over the ranges that have a gradient. Neighbouring parameters are one
- * range (the padding between them is zero in every array and stays zero), so in the plain case a chunk is one kernel call. */
+/* Trainers: the moments that stand beside the values, and one pass over the ranges that have a
+ * gradient. Neighbouring parameters are one range (the padding between them is zero in every array
+ * and stays zero), so in the plain case a chunk is one kernel call. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,38 +11,44 @@
 #include "work.h"
 
 enum { MAX_MOMENTS = 3 };
-static const double SMALLEST_FACTOR = 0.25; /* of a table's decay, before it is multiplied into the rows: keeps all digits */
+/* of a table's decay, before it is multiplied into the rows: keeps all digits */
+static const double SMALLEST_FACTOR = 0.25;
 
 /* One rule over n numbers: values, gradient, and the moments' places. */
 typedef struct dn_rule {
     int moments;
-    int whole;                                 /* needs each parameter, or row, by itself: neighbours are not joined */
-    double (*rate)(const dn_trainer *);        /* what the step is multiplied by in update number `updates` */
-    void (*apply)(const dn_trainer *, const dn_step *, size_t n, dn_real *p, const dn_real *g, dn_real *const *moments);
+    /* needs each parameter, or row, by itself: neighbours are not joined */
+    int whole;
+    /* what the step is multiplied by in update number `updates` */
+    double (*rate)(const dn_trainer *);
+    void (*apply)(const dn_trainer *, const dn_step *, size_t n, dn_real *p, const dn_real *g,
+                  dn_real *const *moments);
 } dn_rule;
 
 struct dn_trainer {
     dn_store *store;
     dn_rule rule;
-    double c[4];                               /* the rule's constants */
+    double c[4]; /* the rule's constants */
     dn_settings set;
     int64_t updates, clips;
-    int n_selected;                            /* -1: all of the store */
+    int n_selected; /* -1: all of the store */
     dn_param **selected;
-    char *excluded;                            /* by parameter id, below n_excluded: from the decay of AdamW */
+    /* by parameter id, below n_excluded: from the decay of AdamW */
+    char *excluded;
     int n_excluded;
-    dn_real *(*chunk_moments)[MAX_MOMENTS];    /* by chunk */
+    dn_real *(*chunk_moments)[MAX_MOMENTS]; /* by chunk */
     int n_chunks;
-    dn_real *(*table_moments)[MAX_MOMENTS];    /* by parameter id */
+    dn_real *(*table_moments)[MAX_MOMENTS]; /* by parameter id */
     int n_params;
 };
 
-/* ---- rules --------------------------------------------------------------------------------------------------------- */
+/* ---- rules ---------------------------------------------------------------------------- */
 
 static double plain_rate(const dn_trainer *t) { return t->set.rate; }
 
 #define APPLY(name) \
-    static void name(const dn_trainer *t, const dn_step *s, size_t n, dn_real *p, const dn_real *g, dn_real *const *moments)
+    static void name(const dn_trainer *t, const dn_step *s, size_t n, dn_real *p, \
+                     const dn_real *g, dn_real *const *moments)
 #define C(k) ((dn_real)t->c[k])
 
 APPLY(sgd) { (void)t, (void)moments, dn__update_sgd(n, s, p, g); }
@@ -50,23 +57,32 @@ APPLY(adagrad) { dn__update_adagrad(n, s, C(0), p, g, moments[0]); }
 APPLY(adadelta) { dn__update_adadelta(n, s, C(0), C(1), p, g, moments[0], moments[1]); }
 APPLY(rmsprop) { dn__update_rmsprop(n, s, C(0), C(1), p, g, moments[0]); }
 
-/* The bias of a moment with the constant C(k): 1 - C(k)^t, with C(k) as the kernels have it. In float 1 - 0.999 is not 1e-3 but 1.3e-5 less. */
+/* The bias of a moment with the constant C(k): 1 - C(k)^t, with C(k) as the kernels have it. In
+ * float 1 - 0.999 is not 1e-3 but 1.3e-5 less. */
 static double bias(const dn_trainer *t, int k) { return 1 - pow(C(k), (double)t->updates); }
 static double adam_rate(const dn_trainer *t) { return t->set.rate * sqrt(bias(t, 1)) / bias(t, 0); }
 APPLY(adam) { dn__update_adam(n, s, C(0), C(1), C(2), p, g, moments[0], moments[1]); }
-APPLY(amsgrad) { dn__update_amsgrad(n, s, C(0), C(1), C(2), p, g, moments[0], moments[1], moments[2]); }
+APPLY(amsgrad) {
+    dn__update_amsgrad(n, s, C(0), C(1), C(2), p, g, moments[0], moments[1], moments[2]);
+}
 
-/* eps is added to the root of the *corrected* v, as in the paper: the correction that adam_rate has taken out is multiplied into eps */
+/* eps is added to the root of the *corrected* v, as in the paper: the correction that adam_rate has
+ * taken out is multiplied into eps */
 APPLY(adamw) {
-    dn__update_adam(n, s, C(0), C(1), (dn_real)(t->c[2] * sqrt(bias(t, 1))), p, g, moments[0], moments[1]);
+    dn__update_adam(n, s, C(0), C(1), (dn_real)(t->c[2] * sqrt(bias(t, 1))), p, g, moments[0],
+                    moments[1]);
 }
 APPLY(eg) { dn__update_eg(n, s, C(0), p, g, moments[0]); }
 
 static const dn_rule RULES[] = {
-    [DN_RULE_SGD] = {0, 0, plain_rate, sgd},           [DN_RULE_MOMENTUM] = {1, 0, plain_rate, momentum},
-    [DN_RULE_ADAGRAD] = {1, 0, plain_rate, adagrad},   [DN_RULE_ADADELTA] = {2, 0, plain_rate, adadelta},
-    [DN_RULE_RMSPROP] = {1, 0, plain_rate, rmsprop},   [DN_RULE_ADAM] = {2, 0, adam_rate, adam},
-    [DN_RULE_AMSGRAD] = {3, 0, adam_rate, amsgrad},    [DN_RULE_ADAMW] = {2, 0, adam_rate, adamw},
+    [DN_RULE_SGD] = {0, 0, plain_rate, sgd},
+    [DN_RULE_MOMENTUM] = {1, 0, plain_rate, momentum},
+    [DN_RULE_ADAGRAD] = {1, 0, plain_rate, adagrad},
+    [DN_RULE_ADADELTA] = {2, 0, plain_rate, adadelta},
+    [DN_RULE_RMSPROP] = {1, 0, plain_rate, rmsprop},
+    [DN_RULE_ADAM] = {2, 0, adam_rate, adam},
+    [DN_RULE_AMSGRAD] = {3, 0, adam_rate, amsgrad},
+    [DN_RULE_ADAMW] = {2, 0, adam_rate, adamw},
     [DN_RULE_EG] = {1, 1, plain_rate, eg},
 };
 
@@ -80,13 +96,16 @@ static dn_real keep_of(const dn_trainer *t, const dn_param *p) {
     return (dn_real)(shrinks ? 1 - t->set.rate * t->c[3] : 1);
 }
 
-/* ---- life ---------------------------------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------- */
 
 dn_trainer *dn_trainer_new(dn_store *store, int rule, const double *constants) {
     if (!is_rule(rule)) return NULL;
     dn_trainer *t = calloc(1, sizeof *t);
     if (!t) return NULL;
-    *t = (dn_trainer){.store = store, .rule = RULES[rule], .set = {.share = 1, .decay = 1, .sparse = 1}, .n_selected = -1};
+    *t = (dn_trainer){.store = store,
+                      .rule = RULES[rule],
+                      .set = {.share = 1, .decay = 1, .sparse = 1},
+                      .n_selected = -1};
     memcpy(t->c, constants, sizeof t->c);
     dn__store_retain(store);
     return t;
@@ -140,7 +159,8 @@ void dn_trainer_free(dn_trainer *t) {
 
 void dn_trainer_restart(dn_trainer *t) { free_moments(t); }
 
-/* Room for one entry per chunk and per parameter; moments themselves are made when they are first needed. */
+/* Room for one entry per chunk and per parameter; moments themselves are made when they are first
+ * needed. */
 static int grow(dn_real *(**array)[MAX_MOMENTS], int *have, int wanted) {
     if (*have >= wanted) return 0;
     void *p = realloc(*array, (size_t)wanted * sizeof **array);
@@ -152,12 +172,14 @@ static int grow(dn_real *(**array)[MAX_MOMENTS], int *have, int wanted) {
 }
 
 static int prepare(dn_trainer *t, const dn_param *p) {
-    if (grow(&t->chunk_moments, &t->n_chunks, t->store->n_chunks) || grow(&t->table_moments, &t->n_params, t->store->n_params))
+    if (grow(&t->chunk_moments, &t->n_chunks, t->store->n_chunks) ||
+        grow(&t->table_moments, &t->n_params, t->store->n_params))
         return DN_ERROR_MEMORY;
     dn_real **moments = p->rows ? t->table_moments[p->id] : t->chunk_moments[p->chunk];
     int64_t size = p->rows ? p->rows * p->row_size : t->store->chunks[p->chunk].capacity;
     for (int k = 0; k < t->rule.moments; k++)
-        if (!moments[k] && !(moments[k] = dn__block_new((size_t)size * sizeof(dn_real)))) return DN_ERROR_MEMORY;
+        if (!moments[k] && !(moments[k] = dn__block_new((size_t)size * sizeof(dn_real))))
+            return DN_ERROR_MEMORY;
     return 0;
 }
 
@@ -168,13 +190,18 @@ dn_real *dn_trainer_moment(dn_trainer *t, dn_param *p, int k) {
 
 int dn_trainer_has_moments(dn_trainer *t, dn_param *p) {
     if (!t->rule.moments) return 0;
-    return p->rows ? p->id < t->n_params && t->table_moments[p->id][0] : p->chunk < t->n_chunks && t->chunk_moments[p->chunk][0];
+    return p->rows ? p->id < t->n_params && t->table_moments[p->id][0]
+                   : p->chunk < t->n_chunks && t->chunk_moments[p->chunk][0];
 }
 
-/* ---- ranges -------------------------------------------------------------------------------------------------------- */
+/* ---- ranges --------------------------------------------------------------------------- */
 
 /* Neighbours in a chunk, so far. */
-typedef struct range { int chunk; int64_t from, to; dn_real keep; } range;
+typedef struct range {
+    int chunk;
+    int64_t from, to;
+    dn_real keep;
+} range;
 
 static void at(dn_real *const *moments, int n, int64_t offset, dn_real **out) {
     for (int k = 0; k < n; k++) out[k] = moments[k] + offset;
@@ -187,17 +214,24 @@ static void update_range(dn_trainer *t, const dn_step *s, const range *r) {
     dn_step step = *s;
     step.keep = r->keep;
     at(t->chunk_moments[r->chunk], t->rule.moments, r->from, moments);
-    t->rule.apply(t, &step, (size_t)(r->to - r->from), c->values + r->from, c->grads + r->from, moments);
+    t->rule.apply(t, &step, (size_t)(r->to - r->from), c->values + r->from, c->grads + r->from,
+                  moments);
 }
 
-/* A table's values are factor * storage, so that decay is one number: storage moves by the step divided by the factor. */
+/* A table's values are factor * storage, so that decay is one number: storage moves by the step
+ * divided by the factor. */
 static void update_table(dn_trainer *t, const dn_step *s, dn_param *p) {
     dn_real *moments[MAX_MOMENTS];
-    dn_step in_storage = {.rate = s->rate, .scale = s->scale, .push = (dn_real)(1 / p->factor), .keep = keep_of(t, p), .decay = 1};
+    dn_step in_storage = {.rate = s->rate,
+                          .scale = s->scale,
+                          .push = (dn_real)(1 / p->factor),
+                          .keep = keep_of(t, p),
+                          .decay = 1};
     for (int64_t i = 0; i < p->n_touched; i++) {
         int64_t offset = p->touched[i] * p->row_size;
         at(t->table_moments[p->id], t->rule.moments, offset, moments);
-        t->rule.apply(t, &in_storage, (size_t)p->row_size, p->table + offset, p->block + i * p->row_size, moments);
+        t->rule.apply(t, &in_storage, (size_t)p->row_size, p->table + offset,
+                      p->block + i * p->row_size, moments);
     }
     p->factor *= t->set.decay;
     if (p->factor < SMALLEST_FACTOR) dn__param_materialise(p);
@@ -214,25 +248,29 @@ static void decay_frozen(const dn_trainer *t, dn_param *p) {
     if (p->factor < SMALLEST_FACTOR) dn__param_materialise(p);
 }
 
-/* A dense parameter without a gradient is updated with zero, as in DyNet: its moments go on to move it. Rows of tables without one are left
- * alone; with dense updates, all rows move. Frozen parameters are never touched. */
+/* A dense parameter without a gradient is updated with zero, as in DyNet: its moments go on to move
+ * it. Rows of tables without one are left alone; with dense updates, all rows move. Frozen
+ * parameters are never touched. */
 static int takes_part(const dn_trainer *t, const dn_param *p) {
     if (!p->updated) return 0;
     if (!p->empty) return 1;
     return t->set.decay != 1 || (p->rows ? !t->set.sparse : t->rule.moments > 0);
 }
 
-/* All memory that update() needs is taken before anything is changed: an update is done, or it is an error and nothing has happened. */
+/* All memory that update() needs is taken before anything is changed: an update is done, or it is
+ * an error and nothing has happened. */
 static int prepare_all(dn_trainer *t, int n, dn_param *const *params) {
     for (int i = 0; i < n; i++) {
         dn_param *p = params[i];
         if (takes_part(t, p) && prepare(t, p)) return DN_ERROR_MEMORY;
-        if (takes_part(t, p) && p->rows && !t->set.sparse && dn__lookup_all_rows(p)) return DN_ERROR_MEMORY;
+        if (takes_part(t, p) && p->rows && !t->set.sparse && dn__lookup_all_rows(p))
+            return DN_ERROR_MEMORY;
     }
     return 0;
 }
 
-/* The parameters come in the order of the store, so that neighbours in a chunk follow one another. */
+/* The parameters come in the order of the store, so that neighbours in a chunk follow one
+ * another. */
 static void update(dn_trainer *t, const dn_step *s, int n, dn_param *const *params) {
     range r = {.chunk = -1};
     for (int i = 0; i < n; i++) {
@@ -245,7 +283,8 @@ static void update(dn_trainer *t, const dn_step *s, int n, dn_param *const *para
         }
         dn__param_filled(p); /* zero where it is empty */
         dn_real keep = keep_of(t, p);
-        int joins = p->chunk == r.chunk && p->offset - r.to < DN_PARAM_ALIGN; /* only padding lies between */
+        /* only padding lies between */
+        int joins = p->chunk == r.chunk && p->offset - r.to < DN_PARAM_ALIGN;
         if (!joins || keep != r.keep || t->rule.whole) {
             update_range(t, s, &r);
             r = (range){p->chunk, p->offset, p->offset, keep};
@@ -258,7 +297,7 @@ static void update(dn_trainer *t, const dn_step *s, int n, dn_param *const *para
     __atomic_add_fetch(&t->store->version, 1, __ATOMIC_RELAXED);
 }
 
-/* ---- gradients as a whole ------------------------------------------------------------------------------------------ */
+/* ---- gradients as a whole ------------------------------------------------------------- */
 
 /* A parameter's gradient, of a table the touched rows. */
 static size_t gradient(const dn_param *p, dn_real **g) {
@@ -276,7 +315,8 @@ static double norm(int n, dn_param *const *params) {
     return sqrt(sum);
 }
 
-/* Clips, where there is memory for the update; *scale is what the gradients are to be multiplied by. */
+/* Clips, where there is memory for the update; *scale is what the gradients are to be multiplied
+ * by. */
 static int clip(dn_trainer *t, int n, dn_param *const *params, double *scale) {
     const dn_settings *set = &t->set;
     double length = 0;
@@ -332,4 +372,6 @@ int dn_trainer_update_these(dn_trainer *t, int n, dn_param *const *params) {
 
 int dn_trainer_update(dn_trainer *t) { return dn_trainer_update_these(t, -1, NULL); }
 
-void dn_blend(int64_t n, double a, const dn_real *x, dn_real *y) { dn__blend((size_t)n, (dn_real)a, x, y); }
+void dn_blend(int64_t n, double a, const dn_real *x, dn_real *y) {
+    dn__blend((size_t)n, (dn_real)a, x, y);
+}

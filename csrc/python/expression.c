@@ -1,4 +1,5 @@
-/* The base of class Expression; which graph is the present one; how functions in C stand for those in Python. */
+/* The base of class Expression; which graph is the present one; how functions in C stand for those
+ * in Python. */
 #include "expression.h"
 
 #include <string.h>
@@ -6,15 +7,15 @@
 const dn_node_calls *dn__calls;
 _Thread_local int dn__current = -1;
 
-/* ---- the base of Expression ---------------------------------------------------------------------------------------------------------- */
+/* ---- the base of Expression ----------------------------------------------------------- */
 
 PyTypeObject *dn__node_type;
 
 /* What is called after each expression is made, in all threads: a search's, else NULL. */
 static PyObject *watch;
 
-/* A node refers to nothing, so it is in no cycle, and Python's collector need not walk over the nodes of a graph: without them its full
- * collections, 10 ms each, become rare. */
+/* A node refers to nothing, so it is in no cycle, and Python's collector need not walk over the
+ * nodes of a graph: without them its full collections, 10 ms each, become rare. */
 PyObject *dn__new_node(PyTypeObject *cls, int64_t handle) {
     PyObject *node = PyType_GenericAlloc(cls, 0);
     if (!node) return NULL;
@@ -31,9 +32,12 @@ PyObject *dn__new_node(PyTypeObject *cls, int64_t handle) {
 PyObject *dn__node_new(PyTypeObject *cls, PyObject *args, PyObject *named) {
     if ((PyTuple_Size(args) || (named && PyDict_Size(named))) &&
         PyType_GetSlot(cls, Py_tp_init) == PyType_GetSlot(&PyBaseObject_Type, Py_tp_init))
-        return PyErr_Format(PyExc_TypeError, "an expression takes no arguments. Use inputs, parameters and functions.");
+        return PyErr_Format(
+            PyExc_TypeError,
+            "an expression takes no arguments. Use inputs, parameters and functions.");
     PyObject *node = dn__new_node(cls, -1);
-    if (node && PyType_GetFlags(cls) & Py_TPFLAGS_HAVE_GC) PyObject_GC_Track(node); /* a class of the user's, which may refer to anything */
+    /* a class of the user's, which may refer to anything */
+    if (node && PyType_GetFlags(cls) & Py_TPFLAGS_HAVE_GC) PyObject_GC_Track(node);
     return node;
 }
 
@@ -45,7 +49,8 @@ void dn__node_dealloc(PyObject *o) {
 
 static PyObject *get_handle(PyObject *o, void *unused) {
     (void)unused;
-    if (((Node *)o)->handle < 0) return PyErr_Format(PyExc_AttributeError, "this expression has no handle");
+    if (((Node *)o)->handle < 0)
+        return PyErr_Format(PyExc_AttributeError, "this expression has no handle");
     return PyLong_FromLongLong(((Node *)o)->handle);
 }
 
@@ -68,9 +73,10 @@ PyObject *dn__nodes_from(int64_t first, Py_ssize_t n) {
     return list;
 }
 
-PyGetSetDef dn__node_attributes[] = {{"_h", get_handle, set_handle, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
+PyGetSetDef dn__node_attributes[] = {{"_h", get_handle, set_handle, NULL, NULL},
+                                     {NULL, NULL, NULL, NULL, NULL}};
 
-/* ---- functions in C for functions in Python ------------------------------------------------------------------------ */
+/* ---- functions in C for functions in Python ------------------------------------------- */
 
 PyObject *dn__general(PyObject *function, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     const Py_ssize_t n_named = names ? PyTuple_Size(names) : 0;
@@ -80,7 +86,8 @@ PyObject *dn__general(PyObject *function, PyObject *const *args, Py_ssize_t n, P
         Py_INCREF(args[i]);
         PyTuple_SetItem(all, i, args[i]);
     }
-    for (Py_ssize_t i = 0; good && i < n_named; i++) good = !PyDict_SetItem(named, PyTuple_GetItem(names, i), args[n + i]);
+    for (Py_ssize_t i = 0; good && i < n_named; i++)
+        good = !PyDict_SetItem(named, PyTuple_GetItem(names, i), args[n + i]);
     if (good) result = PyObject_Call(function, all, named);
     Py_XDECREF(all);
     Py_XDECREF(named);
@@ -96,17 +103,21 @@ static PyObject *accelerated(PyObject *module, PyObject *function) {
     if (from && is_class) fast = PyObject_GetAttr(module, name);
     for (size_t k = 0; from && !is_class && !fast && k < sizeof tables / sizeof *tables; k++)
         for (PyMethodDef *m = tables[k]; m->ml_name && !fast; m++)
-            if (!PyUnicode_CompareWithASCIIString(name, m->ml_name)) fast = PyCFunction_NewEx(m, function, from);
-    if (!fast && !PyErr_Occurred()) PyErr_Format(PyExc_ValueError, "accelerated: C has nothing that stands for %R.", function);
+            if (!PyUnicode_CompareWithASCIIString(name, m->ml_name))
+                fast = PyCFunction_NewEx(m, function, from);
+    if (!fast && !PyErr_Occurred())
+        PyErr_Format(PyExc_ValueError, "accelerated: C has nothing that stands for %R.", function);
     Py_XDECREF(name);
     Py_XDECREF(from);
     return fast;
 }
 
-/* ---- functions of the module ------------------------------------------------------------------------------------------------------- */
+/* ---- functions of the module ---------------------------------------------------------- */
 
 static PyObject *fail_in;
-PyObject *dn__python_error(void) { return PyObject_CallFunction(fail_in, "ii", dn__current, DN_ERROR_PYTHON); }
+PyObject *dn__python_error(void) {
+    return PyObject_CallFunction(fail_in, "ii", dn__current, DN_ERROR_PYTHON);
+}
 
 /* bind(address of the calls, {name: number} of the operations, fail_in(graph, code)) */
 static PyObject *bind(PyObject *module, PyObject *const *args, Py_ssize_t n_args) {
@@ -124,7 +135,8 @@ static PyObject *bind(PyObject *module, PyObject *const *args, Py_ssize_t n_args
 static PyObject *expression_class(PyObject *module, PyObject *cls) {
     (void)module;
     if (!PyType_Check(cls) || !PyType_IsSubtype((PyTypeObject *)cls, dn__node_type))
-        return PyErr_Format(PyExc_TypeError, "expression_class: takes a class of expressions; got %R.", cls);
+        return PyErr_Format(PyExc_TypeError,
+                            "expression_class: takes a class of expressions; got %R.", cls);
     Py_INCREF(cls);
     dn__expression_type = (PyTypeObject *)cls;
     Py_RETURN_NONE;

@@ -1,4 +1,5 @@
-/* What the files of the Python extension _expression share: the layout of its objects, the way into C, and how arguments are read. */
+/* What the files of the Python extension _expression share: the layout of its objects, the way into
+ * C, and how arguments are read. */
 #pragma once
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -13,11 +14,13 @@ extern PyTypeObject *dn__node_type;
 /* Instead of a handle: the arguments are not for this way. */
 enum { NOT_HANDLED = -1000 };
 
-/* The calls of the number type in use: all that makes, reads or sets a node here goes through them. */
+/* The calls of the number type in use: all that makes, reads or sets a node here goes through
+ * them. */
 extern const dn_node_calls *dn__calls;
 /* Class Expression: what nodes are made as where no other class is asked for. */
 extern PyTypeObject *dn__expression_type;
-/* Which graph is a thread's is decided in graph.py; it is kept here because asking there costs as much as making a node. Negative: none. */
+/* Which graph is a thread's is decided in graph.py; it is kept here because asking there costs as
+ * much as making a node. Negative: none. */
 extern _Thread_local int dn__current;
 
 /* expression.c */
@@ -31,37 +34,44 @@ void dn__node_dealloc(PyObject *);
 extern PyGetSetDef dn__node_attributes[];
 extern PyMethodDef dn__base_functions[];
 
-/* The functions that stand for others of the same name, written in Python: each has that one as its `self`, and calls it
- * for all that it does not take. accelerated(function) gives the one for a function. */
+/* The functions that stand for others of the same name, written in Python: each has that one as its
+ * `self`, and calls it for all that it does not take. accelerated(function) gives the one for a
+ * function. */
 extern PyMethodDef dn__fast_numbers[], dn__fast_nodes[], dn__fast_values[];
-/* What the function in Python gives for these arguments; names: of those that are named, which come last. */
+/* What the function in Python gives for these arguments; names: of those that are named, which come
+ * last. */
 PyObject *dn__general(PyObject *function, PyObject *const *args, Py_ssize_t n, PyObject *names);
 
-/* Raises what an operation written in Python has raised, where a node's call returned DN_ERROR_PYTHON: to call once more would run that again. */
+/* Raises what an operation written in Python has raised, where a node's call returned
+ * DN_ERROR_PYTHON: to call once more would run that again. */
 PyObject *dn__python_error(void);
 
 /* node_functions.c */
 /* {name: number} of the operations; the number of one, negative: there is none. */
 extern PyObject *dn__ops;
 int dn__op(PyObject *name);
-/* A node's handle, or an error: node_with_views() of C, or node_many() where parts is 0. Parameters alone belong to no graph: then the node is made
- * in the current one, and handles[0] may change. */
-int64_t dn__node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_floats, const double *floats, int parts);
+/* A node's handle, or an error: node_with_views() of C, or node_many() where parts is 0. Parameters
+ * alone belong to no graph: then the node is made in the current one, and handles[0] may change. */
+int64_t dn__node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_floats,
+                 const double *floats, int parts);
 int64_t dn__node2(int op, int64_t a, int64_t b);
 int64_t dn__node1_float(int op, int64_t a, double r, double s);
 
 /* numbers.c */
-/* The numbers of a list or tuple of Python's own numbers, in `few` (64 of them) or in memory to be freed; NULL: it is none, or there is no
- * memory. */
+/* The numbers of a list or tuple of Python's own numbers, in `few` (64 of them) or in memory to be
+ * freed; NULL: it is none, or there is no memory. */
 double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n);
 
 /* states.c */
-/* Puts State, which stands for the class of nn/state.py, into the module; -1: an exception is set. */
+/* Puts State, which stands for the class of nn/state.py, into the module; -1: an exception is
+ * set. */
 int dn__add_states(PyObject *module);
 
 #pragma GCC visibility pop
 
-static inline int is_node(PyObject *o) { return Py_IS_TYPE(o, dn__expression_type) || PyObject_TypeCheck(o, dn__node_type); }
+static inline int is_node(PyObject *o) {
+    return Py_IS_TYPE(o, dn__expression_type) || PyObject_TypeCheck(o, dn__node_type);
+}
 static inline int64_t handle_of(PyObject *o) { return is_node(o) ? ((Node *)o)->handle : -1; }
 
 static inline int counted(Py_ssize_t n, Py_ssize_t wanted) {
@@ -97,7 +107,9 @@ static inline int handle_from(PyObject *o, int64_t *out) {
 
 /* A list or tuple of Python's own: how many items it has, and one of them; 0: it is none. */
 static inline Py_ssize_t length(PyObject *from) {
-    return PyList_CheckExact(from) ? PyList_Size(from) : PyTuple_CheckExact(from) ? PyTuple_Size(from) : 0;
+    return PyList_CheckExact(from)    ? PyList_Size(from)
+           : PyTuple_CheckExact(from) ? PyTuple_Size(from)
+                                      : 0;
 }
 static inline PyObject *item(PyObject *from, Py_ssize_t i) {
     return PyList_CheckExact(from) ? PyList_GetItem(from, i) : PyTuple_GetItem(from, i);
@@ -105,7 +117,9 @@ static inline PyObject *item(PyObject *from, Py_ssize_t i) {
 
 /* A number that tells this thread's present graph from all others; negative: it has none. */
 static inline int64_t this_graph(void) {
-    return dn__current < 0 ? dn__current : (int64_t)(dn__calls->graph_version(dn__current) << DN_GRAPH_BITS | dn__current);
+    return dn__current < 0
+               ? dn__current
+               : (int64_t)(dn__calls->graph_version(dn__current) << DN_GRAPH_BITS | dn__current);
 }
 
 #define DN_SLOT(name, f) {name, (void *)(f)}

@@ -1,21 +1,27 @@
-/* The Python extension _expression: the base of class Expression, and the calls that are made most often, as Python's own fast calls.
+/* The Python extension _expression: the base of class Expression, and the calls that are made most
+ * often, as Python's own fast calls.
  *
- * The package is complete without it (DIST_DYNET_FAST_PATHS=0 does not load it): each function here stands for one in Python of the same
- * name, and calls that one for whatever else can happen (an error, an array, a wrong type). A cffi call gives Python's lock up and
- * takes numbers: around it Python reads a handle from each argument and makes an object for the result, which costs three times what the node
- * does. The functions here take expressions and return one.
+ * The package is complete without it (DIST_DYNET_FAST_PATHS=0 does not load it): each function here
+ * stands for one in Python of the same name, and calls that one for whatever else can happen (an
+ * error, an array, a wrong type). A cffi call gives Python's lock up and takes numbers: around it
+ * Python reads a handle from each argument and makes an object for the result, which costs three
+ * times what the node does. The functions here take expressions and return one.
  *
- * This file has operators and subscripts, and the module; expression.c the base class, numbers.c what an integer and a float is, node_functions.c
- * the functions that make nodes, states.c the steps of recurrent networks, values.c what reads values. */
+ * This file has operators and subscripts, and the module; expression.c the base class, numbers.c
+ * what an integer and a float is, node_functions.c the functions that make nodes, states.c the
+ * steps of recurrent networks, values.c what reads values. */
 #include "expression.h"
 
 #include <string.h>
 
-/* ---- operators ----------------------------------------------------------------------------------------------------- */
+/* ---- operators ------------------------------------------------------------------------ */
 
 enum { ADD, SUBTRACT, MULTIPLY, DIVIDE, POWER, NEGATE, OPERATORS };
 /* general(x, other) is x <operator> other in Python, reflected(x, other) other <operator> x. */
-static struct { int op; PyObject *general, *reflected; } operators[OPERATORS];
+static struct {
+    int op;
+    PyObject *general, *reflected;
+} operators[OPERATORS];
 
 /* x <operator> number, or number <operator> x, as a x + b; 0: it is not of that form. */
 static int as_scale_shift(int k, int is_reflected, double number, double *a, double *b) {
@@ -24,16 +30,21 @@ static int as_scale_shift(int k, int is_reflected, double number, double *a, dou
     return k == DIVIDE ? !is_reflected && number != 0 : k != POWER;
 }
 
-static int64_t scaled(int64_t x, double a, double b) { return dn__node1_float(operators[NEGATE].op, x, a, b); }
+static int64_t scaled(int64_t x, double a, double b) {
+    return dn__node1_float(operators[NEGATE].op, x, a, b);
+}
 
 static PyObject *operate(int k, PyObject *left, PyObject *right) {
     const int64_t x = handle_of(left), y = handle_of(right);
     int64_t handle = NOT_HANDLED;
     double number, a, b;
-    if (!operators[k].general) return PyErr_Format(PyExc_RuntimeError, "this operator has no operation");
+    if (!operators[k].general)
+        return PyErr_Format(PyExc_RuntimeError, "this operator has no operation");
     if (x >= 0 && y >= 0) handle = dn__node2(operators[k].op, x, y);
-    else if (x >= 0 && as_double(right, &number) && as_scale_shift(k, 0, number, &a, &b)) handle = scaled(x, a, b);
-    else if (y >= 0 && as_double(left, &number) && as_scale_shift(k, 1, number, &a, &b)) handle = scaled(y, a, b);
+    else if (x >= 0 && as_double(right, &number) && as_scale_shift(k, 0, number, &a, &b))
+        handle = scaled(x, a, b);
+    else if (y >= 0 && as_double(left, &number) && as_scale_shift(k, 1, number, &a, &b))
+        handle = scaled(y, a, b);
     if (handle >= 0) return dn__new_node(dn__expression_type, handle);
     if (handle == DN_ERROR_PYTHON) return dn__python_error();
     if (is_node(left)) return PyObject_CallFunctionObjArgs(operators[k].general, left, right, NULL);
@@ -50,17 +61,25 @@ static PyObject *power(PyObject *x, PyObject *y, PyObject *modulus) {
     return Py_NotImplemented;
 }
 static PyObject *negative(PyObject *x) {
-    if (!operators[NEGATE].general) return PyErr_Format(PyExc_RuntimeError, "this operator has no operation");
-    const int64_t given = ((Node *)x)->handle, handle = given < 0 ? NOT_HANDLED : scaled(given, -1, 0);
-    return handle >= 0 ? dn__new_node(dn__expression_type, handle) : PyObject_CallFunctionObjArgs(operators[NEGATE].general, x, NULL);
+    if (!operators[NEGATE].general)
+        return PyErr_Format(PyExc_RuntimeError, "this operator has no operation");
+    const int64_t given = ((Node *)x)->handle,
+                  handle = given < 0 ? NOT_HANDLED : scaled(given, -1, 0);
+    return handle >= 0 ? dn__new_node(dn__expression_type, handle)
+                       : PyObject_CallFunctionObjArgs(operators[NEGATE].general, x, NULL);
 }
 static PyObject *positive(PyObject *x) {
     Py_INCREF(x);
     return x;
 }
 
-/* x[i] by a node of `index`, of class cls; x[from:to:step] of the first dim by one of `slice`; general(x, index) does all else. */
-static struct { int index, slice; PyTypeObject *cls; PyObject *general; } subscripts;
+/* x[i] by a node of `index`, of class cls; x[from:to:step] of the first dim by one of `slice`;
+ * general(x, index) does all else. */
+static struct {
+    int index, slice;
+    PyTypeObject *cls;
+    PyObject *general;
+} subscripts;
 
 /* The range of a slice as a node's integers; 0: it is something else. */
 static int range_of(int64_t x, PyObject *slice, int ints[4]) {
@@ -68,7 +87,8 @@ static int range_of(int64_t x, PyObject *slice, int ints[4]) {
     Py_ssize_t start, stop, step;
     if (!PySlice_Check(slice)) return 0;
     int error = dn__calls->node_dim(x, &d);
-    if (error == DN_ERROR_NO_GRAPH && dn__current >= 0) error = dn__calls->node_dim(dn__calls->resolve(dn__current, x), &d);
+    if (error == DN_ERROR_NO_GRAPH && dn__current >= 0)
+        error = dn__calls->node_dim(dn__calls->resolve(dn__current, x), &d);
     if (error || d.nd < 1) return 0;
     if (PySlice_Unpack(slice, &start, &stop, &step)) {
         PyErr_Clear();
@@ -76,7 +96,8 @@ static int range_of(int64_t x, PyObject *slice, int ints[4]) {
     }
     if (step < 1 || step > INT32_MAX) return 0;
     PySlice_AdjustIndices(d.d[0], &start, &stop, step);
-    ints[0] = 0, ints[1] = (int)start, ints[2] = (int)(stop < start ? start : stop), ints[3] = (int)step;
+    ints[0] = 0, ints[1] = (int)start, ints[2] = (int)(stop < start ? start : stop),
+    ints[3] = (int)step;
     return 1;
 }
 
@@ -88,27 +109,33 @@ static PyObject *subscript(PyObject *x, PyObject *index) {
     if (a >= 0 && PyLong_CheckExact(index) && as_int(index, &ints[1]) && ints[1] >= 0) {
         handle = dn__node(subscripts.index, 1, &a, 2, ints, 0, NULL, 0);
         cls = subscripts.cls;
-    } else if (a >= 0 && range_of(a, index, ints)) handle = dn__node(subscripts.slice, 1, &a, 4, ints, 0, NULL, 0);
+    } else if (a >= 0 && range_of(a, index, ints))
+        handle = dn__node(subscripts.slice, 1, &a, 4, ints, 0, NULL, 0);
     if (handle == DN_ERROR_PYTHON) return dn__python_error();
-    return handle >= 0 ? dn__new_node(cls, handle) : PyObject_CallFunctionObjArgs(subscripts.general, x, index, NULL);
+    return handle >= 0 ? dn__new_node(cls, handle)
+                       : PyObject_CallFunctionObjArgs(subscripts.general, x, index, NULL);
 }
 
-/* ---- the module ---------------------------------------------------------------------------------------------------- */
+/* ---- the module ----------------------------------------------------------------------- */
 
 /* operator("__add__", op, general, reflected) */
 static PyObject *set_operator(PyObject *module, PyObject *args) {
     (void)module;
-    static const char *const names[] = {"__add__", "__sub__", "__mul__", "__truediv__", "__pow__", "__neg__"};
+    static const char *const names[] = {"__add__",     "__sub__", "__mul__",
+                                        "__truediv__", "__pow__", "__neg__"};
     const char *name;
     PyObject *op, *general, *reflected;
     if (!PyArg_ParseTuple(args, "sUOO", &name, &op, &general, &reflected)) return NULL;
     int k = 0;
     while (k < OPERATORS && strcmp(names[k], name)) k++;
     if (k == OPERATORS || dn__op(op) < 0)
-        return PyErr_Format(PyExc_ValueError, "operator: takes the name of one and that of an operation; got %s, %U.", name, op);
+        return PyErr_Format(PyExc_ValueError,
+                            "operator: takes the name of one and that of an operation; got %s, %U.",
+                            name, op);
     Py_INCREF(general); /* for the life of the process */
     Py_INCREF(reflected);
-    operators[k].op = dn__op(op), operators[k].general = general, operators[k].reflected = reflected;
+    operators[k].op = dn__op(op), operators[k].general = general,
+    operators[k].reflected = reflected;
     Py_RETURN_NONE;
 }
 
@@ -117,11 +144,16 @@ static PyObject *set_subscript(PyObject *module, PyObject *args) {
     (void)module;
     PyObject *index, *cls, *slice, *general;
     if (!PyArg_ParseTuple(args, "UO!UO", &index, &PyType_Type, &cls, &slice, &general)) return NULL;
-    if (dn__op(index) < 0 || dn__op(slice) < 0 || !PyType_IsSubtype((PyTypeObject *)cls, dn__node_type))
-        return PyErr_Format(PyExc_ValueError, "subscript: takes two operations and a class of expressions; got %U, %U, %R.", index, slice, cls);
+    if (dn__op(index) < 0 || dn__op(slice) < 0 ||
+        !PyType_IsSubtype((PyTypeObject *)cls, dn__node_type))
+        return PyErr_Format(
+            PyExc_ValueError,
+            "subscript: takes two operations and a class of expressions; got %U, %U, %R.", index,
+            slice, cls);
     Py_INCREF(cls); /* for the life of the process */
     Py_INCREF(general);
-    subscripts.index = dn__op(index), subscripts.slice = dn__op(slice), subscripts.cls = (PyTypeObject *)cls, subscripts.general = general;
+    subscripts.index = dn__op(index), subscripts.slice = dn__op(slice),
+    subscripts.cls = (PyTypeObject *)cls, subscripts.general = general;
     Py_RETURN_NONE;
 }
 
@@ -132,22 +164,39 @@ static PyMethodDef functions[] = {
 };
 
 static PyType_Slot node_slots[] = {
-    DN_SLOT(Py_tp_new, dn__node_new), DN_SLOT(Py_tp_dealloc, dn__node_dealloc), DN_SLOT(Py_tp_getset, dn__node_attributes),
-    DN_SLOT(Py_nb_add, add), DN_SLOT(Py_nb_subtract, subtract), DN_SLOT(Py_nb_multiply, multiply),
-    DN_SLOT(Py_nb_matrix_multiply, multiply), DN_SLOT(Py_nb_true_divide, divide_expression), DN_SLOT(Py_nb_power, power),
-    DN_SLOT(Py_nb_negative, negative), DN_SLOT(Py_nb_positive, positive), DN_SLOT(Py_mp_subscript, subscript),
+    DN_SLOT(Py_tp_new, dn__node_new),
+    DN_SLOT(Py_tp_dealloc, dn__node_dealloc),
+    DN_SLOT(Py_tp_getset, dn__node_attributes),
+    DN_SLOT(Py_nb_add, add),
+    DN_SLOT(Py_nb_subtract, subtract),
+    DN_SLOT(Py_nb_multiply, multiply),
+    DN_SLOT(Py_nb_matrix_multiply, multiply),
+    DN_SLOT(Py_nb_true_divide, divide_expression),
+    DN_SLOT(Py_nb_power, power),
+    DN_SLOT(Py_nb_negative, negative),
+    DN_SLOT(Py_nb_positive, positive),
+    DN_SLOT(Py_mp_subscript, subscript),
     {0, NULL},
 };
-static PyType_Spec node_spec = {"dist_dynet._expression.Node", sizeof(Node), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, node_slots};
-static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_expression", "Fast calls on expressions.", -1, functions, NULL, NULL, NULL, NULL};
+static PyType_Spec node_spec = {"dist_dynet._expression.Node", sizeof(Node), 0,
+                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, node_slots};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT,
+                                        "_expression",
+                                        "Fast calls on expressions.",
+                                        -1,
+                                        functions,
+                                        NULL,
+                                        NULL,
+                                        NULL,
+                                        NULL};
 
 PyMODINIT_FUNC PyInit__expression(void);
 PyMODINIT_FUNC PyInit__expression(void) {
     PyObject *module = PyModule_Create(&definition);
     dn__node_type = (PyTypeObject *)PyType_FromSpec(&node_spec);
     if (!module || !dn__node_type || PyModule_AddFunctions(module, dn__base_functions) ||
-        dn__add_states(module) || PyModule_AddObject(module, "Node", (PyObject *)dn__node_type)) return NULL;
+        dn__add_states(module) || PyModule_AddObject(module, "Node", (PyObject *)dn__node_type))
+        return NULL;
     Py_INCREF(dn__node_type); /* one reference is the module's, one ours */
     return module;
 }

@@ -1,5 +1,5 @@
-/* The functions that make nodes: of expressions, from attributes alone, inputs, rows of tables. They stand for those of
- * the same name in dist_dynet/ops (expression.h: accelerated). */
+/* The functions that make nodes: of expressions, from attributes alone, inputs, rows of tables.
+ * They stand for those of the same name in dist_dynet/ops (expression.h: accelerated). */
 #include "expression.h"
 
 #include <stdlib.h>
@@ -7,15 +7,18 @@
 
 PyTypeObject *dn__expression_type;
 
-/* ---- one node ----------------------------------------------------------------------------------------------------- */
+/* ---- one node ------------------------------------------------------------------------- */
 
 PyObject *dn__ops;
 
 /* takes_list: its inputs are one list, of any number. */
-typedef struct { PyObject *name; int number, takes_list; } Op;
+typedef struct {
+    PyObject *name;
+    int number, takes_list;
+} Op;
 
-/* Names are constants of programs: which object a name was when it was last looked up is kept, and saves a search. NULL: there is no such
- * operation. */
+/* Names are constants of programs: which object a name was when it was last looked up is kept, and
+ * saves a search. NULL: there is no such operation. */
 static const Op *find_op(PyObject *name) {
     enum { KEPT = 256 };
     static Op kept[KEPT];
@@ -36,12 +39,14 @@ int dn__op(PyObject *name) {
 }
 
 /* What node_many gives, or node_with_views where there are parts. */
-static int64_t node_of(int op, int n, const int64_t *handles, int n_ints, const int *ints, int n_floats, const double *floats, int parts) {
+static int64_t node_of(int op, int n, const int64_t *handles, int n_ints, const int *ints,
+                       int n_floats, const double *floats, int parts) {
     return parts ? dn__calls->node_with_views(op, n, handles, n_ints, ints, n_floats, floats, parts)
                  : dn__calls->node_many(op, n, handles, n_ints, ints, n_floats, floats);
 }
 
-int64_t dn__node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_floats, const double *floats, int parts) {
+int64_t dn__node(int op, int n, int64_t *handles, int n_ints, const int *ints, int n_floats,
+                 const double *floats, int parts) {
     const int64_t result = node_of(op, n, handles, n_ints, ints, n_floats, floats, parts);
     if (result != DN_ERROR_NO_GRAPH || dn__current < 0) return result;
     const int64_t first = dn__calls->resolve(dn__current, handles[0]);
@@ -50,10 +55,15 @@ int64_t dn__node(int op, int n, int64_t *handles, int n_ints, const int *ints, i
     return node_of(op, n, handles, n_ints, ints, n_floats, floats, parts);
 }
 
-int64_t dn__node2(int op, int64_t a, int64_t b) { return dn__node(op, 2, (int64_t[]){a, b}, 0, NULL, 0, NULL, 0); }
-int64_t dn__node1_float(int op, int64_t a, double r, double s) { return dn__node(op, 1, &a, 0, NULL, 2, (double[]){r, s}, 0); }
+int64_t dn__node2(int op, int64_t a, int64_t b) {
+    return dn__node(op, 2, (int64_t[]){a, b}, 0, NULL, 0, NULL, 0);
+}
+int64_t dn__node1_float(int op, int64_t a, double r, double s) {
+    return dn__node(op, 1, &a, 0, NULL, 2, (double[]){r, s}, 0);
+}
 
-/* What a node is made of: the expressions, integers and floats among the arguments, in their order. */
+/* What a node is made of: the expressions, integers and floats among the arguments, in their
+ * order. */
 enum { FEW = 32 };
 typedef struct {
     int n, n_ints, n_floats;
@@ -84,7 +94,8 @@ static int take_list(Given *g, PyObject *list, int inputs) {
     return inputs ? g->n == n : g->n_ints - before[1] == n || g->n_floats - before[2] == n;
 }
 
-/* Reads arguments; inputs_listed: the first one is the list of inputs. 0: they are not for this way. g->memory is to be freed. */
+/* Reads arguments; inputs_listed: the first one is the list of inputs. 0: they are not for this
+ * way. g->memory is to be freed. */
 static int take_all(Given *g, PyObject *const *args, Py_ssize_t n, int inputs_listed) {
     Py_ssize_t most = n;
     for (Py_ssize_t i = 0; i < n; i++) most += length(args[i]);
@@ -93,7 +104,8 @@ static int take_all(Given *g, PyObject *const *args, Py_ssize_t n, int inputs_li
     if (most > FEW) {
         const size_t each = sizeof *g->handles + sizeof *g->floats + sizeof *g->ints;
         if (most > INT32_MAX || !(g->memory = malloc((size_t)most * each))) return 0;
-        g->handles = g->memory, g->floats = (double *)(g->handles + most), g->ints = (int *)(g->floats + most);
+        g->handles = g->memory, g->floats = (double *)(g->handles + most),
+        g->ints = (int *)(g->floats + most);
     }
     for (Py_ssize_t i = 0; i < n; i++) {
         const int is_list = PyList_CheckExact(args[i]) || PyTuple_CheckExact(args[i]);
@@ -103,13 +115,18 @@ static int take_all(Given *g, PyObject *const *args, Py_ssize_t n, int inputs_li
     return 1;
 }
 
-static int is_class(PyObject *o) { return PyType_Check(o) && PyType_IsSubtype((PyTypeObject *)o, dn__node_type); }
+static int is_class(PyObject *o) {
+    return PyType_Check(o) && PyType_IsSubtype((PyTypeObject *)o, dn__node_type);
+}
 
-/* The class that arguments by name ask for, which are cls and what, as constants of programs; NULL: it is not for this way. */
+/* The class that arguments by name ask for, which are cls and what, as constants of programs; NULL:
+ * it is not for this way. */
 static PyTypeObject *class_of(PyObject *const *named, PyObject *names) {
     static PyObject *of_class, *of_what;
     PyTypeObject *cls = dn__expression_type;
-    if (!of_what && (!(of_class = PyUnicode_InternFromString("cls")) || !(of_what = PyUnicode_InternFromString("what")))) return NULL;
+    if (!of_what && (!(of_class = PyUnicode_InternFromString("cls")) ||
+                     !(of_what = PyUnicode_InternFromString("what"))))
+        return NULL;
     for (Py_ssize_t i = 0; i < PyTuple_Size(names); i++) {
         PyObject *name = PyTuple_GetItem(names, i);
         if (name == of_class && is_class(named[i])) cls = (PyTypeObject *)named[i];
@@ -126,8 +143,12 @@ static PyObject *node(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObj
     int64_t handle = NOT_HANDLED;
     if (op) {
         if (!take_all(&g, args + 1, n - 1, op->takes_list)) handle = NOT_HANDLED;
-        else if (g.n) handle = dn__node(op->number, g.n, g.handles, g.n_ints, g.ints, g.n_floats, g.floats, 0);
-        else if (dn__current >= 0) handle = dn__calls->leaf(dn__current, op->number, g.n_ints, g.ints, g.n_floats, g.floats);
+        else if (g.n)
+            handle =
+                dn__node(op->number, g.n, g.handles, g.n_ints, g.ints, g.n_floats, g.floats, 0);
+        else if (dn__current >= 0)
+            handle =
+                dn__calls->leaf(dn__current, op->number, g.n_ints, g.ints, g.n_floats, g.floats);
         free(g.memory);
     }
     if (handle == DN_ERROR_PYTHON) return dn__python_error();
@@ -144,18 +165,22 @@ static PyObject *listed(PyObject *self, PyObject *const *args, Py_ssize_t n, PyO
     return args[0];
 }
 
-/* ---- many nodes in one call ---------------------------------------------------------------------------------------- */
+/* ---- many nodes in one call ----------------------------------------------------------- */
 
 /* concatenate_pairs(xs, ys): [concatenate([x, y]) for x, y in zip(xs, ys)] */
 static PyObject *pairs(PyObject *self, PyObject *const *args, Py_ssize_t n_args, PyObject *names) {
     static PyObject *name;
-    const int op = n_args == 2 && (name || (name = PyUnicode_InternFromString("concatenate"))) ? dn__op(name) : -1;
+    const int op = n_args == 2 && (name || (name = PyUnicode_InternFromString("concatenate")))
+                       ? dn__op(name)
+                       : -1;
     const Py_ssize_t n = op < 0 ? 0 : length(args[0]);
     int made = n > 0 && n == length(args[1]);
     PyObject *list = PyList_New(n);
     for (Py_ssize_t i = 0; list && made && i < n; i++) {
         int64_t pair[] = {handle_of(item(args[0], i)), handle_of(item(args[1], i))};
-        const int64_t handle = pair[0] < 0 || pair[1] < 0 ? NOT_HANDLED : dn__node(op, 2, pair, 1, (int[]){0}, 0, NULL, 0);
+        const int64_t handle = pair[0] < 0 || pair[1] < 0
+                                   ? NOT_HANDLED
+                                   : dn__node(op, 2, pair, 1, (int[]){0}, 0, NULL, 0);
         PyObject *node = handle < 0 ? NULL : dn__new_node(dn__expression_type, handle);
         if (node) PyList_SetItem(list, i, node);
         else if (handle < 0) made = 0;
@@ -167,14 +192,16 @@ static PyObject *pairs(PyObject *self, PyObject *const *args, Py_ssize_t n_args,
 }
 
 /* expressions_from(handle, n) */
-static PyObject *consecutive(PyObject *self, PyObject *const *args, Py_ssize_t n_args, PyObject *names) {
+static PyObject *consecutive(PyObject *self, PyObject *const *args, Py_ssize_t n_args,
+                             PyObject *names) {
     int n;
     int64_t first;
-    if (n_args != 2 || !handle_from(args[0], &first) || !as_int(args[1], &n) || n < 0) return dn__general(self, args, n_args, names);
+    if (n_args != 2 || !handle_from(args[0], &first) || !as_int(args[1], &n) || n < 0)
+        return dn__general(self, args, n_args, names);
     return dn__nodes_from(first, n);
 }
 
-/* ---- nodes of the current graph: inputs and rows ------------------------------------------------------------------- */
+/* ---- nodes of the current graph: inputs and rows -------------------------------------- */
 
 /* The sizes of an input: an integer or several; how many, 0: they are not for this way. */
 static int sizes_of(PyObject *from, int sizes[DN_MAX_DIMS + 1]) {
@@ -185,16 +212,19 @@ static int sizes_of(PyObject *from, int sizes[DN_MAX_DIMS + 1]) {
     return n <= DN_MAX_DIMS + 1 ? (int)n : 0;
 }
 
-/* input_node(cls, function, numbers, sizes, batched): of a list, column-major, or of one number, which all elements are.
- * Without sizes (None) a vector; batched: the last size is the batch's. */
-static PyObject *input_node(PyObject *self, PyObject *const *args, Py_ssize_t n_args, PyObject *names) {
+/* input_node(cls, function, numbers, sizes, batched): of a list, column-major, or of one number,
+ * which all elements are. Without sizes (None) a vector; batched: the last size is the batch's. */
+static PyObject *input_node(PyObject *self, PyObject *const *args, Py_ssize_t n_args,
+                            PyObject *names) {
     double few[64], *x = few;
     int sizes[DN_MAX_DIMS + 1];
     Py_ssize_t n = 1;
     int64_t handle = NOT_HANDLED;
-    if (n_args != 5 || names || dn__current < 0 || !is_class(args[0]) || !PyBool_Check(args[4])) return dn__general(self, args, n_args, names);
+    if (n_args != 5 || names || dn__current < 0 || !is_class(args[0]) || !PyBool_Check(args[4]))
+        return dn__general(self, args, n_args, names);
     const int is_one = PyLong_CheckExact(args[3]);
-    if (is_one ? !as_double(args[2], few) : !(x = dn__numbers(args[2], few, &n))) return dn__general(self, args, n_args, names);
+    if (is_one ? !as_double(args[2], few) : !(x = dn__numbers(args[2], few, &n)))
+        return dn__general(self, args, n_args, names);
     int n_dims = 1, batch = 1;
     if (args[3] == Py_None) sizes[0] = n <= INT32_MAX ? (int)n : -1;
     else n_dims = sizes_of(args[3], sizes);
@@ -204,37 +234,46 @@ static PyObject *input_node(PyObject *self, PyObject *const *args, Py_ssize_t n_
         for (int i = 0; i < n_dims; i++) wanted *= sizes[i];
         if (n_dims == 0) sizes[n_dims++] = 1; /* a batch of single numbers */
         const double *data = is_one && wanted != 1 && *x == 0 ? NULL : x;
-        if (!data || wanted == n) handle = dn__calls->input_numbers(dn__current, n_dims, sizes, batch, data);
+        if (!data || wanted == n)
+            handle = dn__calls->input_numbers(dn__current, n_dims, sizes, batch, data);
     }
     if (x != few) free(x);
-    return handle >= 0 ? dn__new_node((PyTypeObject *)args[0], handle) : dn__general(self, args, n_args, names);
+    return handle >= 0 ? dn__new_node((PyTypeObject *)args[0], handle)
+                       : dn__general(self, args, n_args, names);
 }
 
 /* row(cls, table, row) */
 static PyObject *row(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     int i;
     const int64_t table = n == 3 && !names && is_class(args[0]) ? handle_of(args[1]) : -1;
-    const int64_t handle = dn__current >= 0 && table >= 0 && as_int(args[2], &i) ? dn__calls->lookup(dn__current, table, i) : NOT_HANDLED;
-    return handle >= 0 ? dn__new_node((PyTypeObject *)args[0], handle) : dn__general(self, args, n, names);
+    const int64_t handle = dn__current >= 0 && table >= 0 && as_int(args[2], &i)
+                               ? dn__calls->lookup(dn__current, table, i)
+                               : NOT_HANDLED;
+    return handle >= 0 ? dn__new_node((PyTypeObject *)args[0], handle)
+                       : dn__general(self, args, n, names);
 }
 
 /* rows(cls, table, rows) */
 static PyObject *rows(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     Given g = {0};
-    const int64_t table = n == 3 && !names && dn__current >= 0 && is_class(args[0]) ? handle_of(args[1]) : -1;
+    const int64_t table =
+        n == 3 && !names && dn__current >= 0 && is_class(args[0]) ? handle_of(args[1]) : -1;
     int64_t handle = NOT_HANDLED;
     if (table >= 0 && length(args[2]) && take_all(&g, args + 2, 1, 0) && !g.n && !g.n_floats)
         handle = dn__calls->lookup_batch(dn__current, table, g.n_ints, g.ints);
     free(g.memory);
-    return handle >= 0 ? dn__new_node((PyTypeObject *)args[0], handle) : dn__general(self, args, n, names);
+    return handle >= 0 ? dn__new_node((PyTypeObject *)args[0], handle)
+                       : dn__general(self, args, n, names);
 }
 
-/* ---- handles: of nodes that are not expressions yet ---------------------------------------------------------------- */
+/* ---- handles: of nodes that are not expressions yet ----------------------------------- */
 
 /* resolved(handle) */
 static PyObject *resolved(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     int64_t given;
-    const int64_t handle = n == 1 && dn__current >= 0 && handle_from(args[0], &given) ? dn__calls->resolve(dn__current, given) : NOT_HANDLED;
+    const int64_t handle = n == 1 && dn__current >= 0 && handle_from(args[0], &given)
+                               ? dn__calls->resolve(dn__current, given)
+                               : NOT_HANDLED;
     return handle >= 0 ? PyLong_FromLongLong(handle) : dn__general(self, args, n, names);
 }
 
@@ -250,11 +289,15 @@ static PyObject *traced_call(PyObject *self, PyObject *const *args, Py_ssize_t n
 /* tree_node(weights, n_ary, x, *children): a handle, or the error of C */
 static PyObject *tree_node(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     int64_t x, children[2] = {0, 0};
-    const int64_t *weights = n > 2 && PyBytes_Check(args[0]) ? (const int64_t *)(const void *)PyBytes_AsString(args[0]) : NULL;
-    int good = weights && PyBytes_Size(args[0]) == 6 * sizeof x && n <= 5 && handle_from(args[2], &x);
+    const int64_t *weights = n > 2 && PyBytes_Check(args[0])
+                                 ? (const int64_t *)(const void *)PyBytes_AsString(args[0])
+                                 : NULL;
+    int good =
+        weights && PyBytes_Size(args[0]) == 6 * sizeof x && n <= 5 && handle_from(args[2], &x);
     for (Py_ssize_t i = 3; good && i < n; i++) good = handle_from(args[i], &children[i - 3]);
     if (!good) return dn__general(self, args, n, names);
-    return PyLong_FromLongLong(dn__calls->tree_node(weights, args[1] == Py_True, x, (int)n - 3, children[0], children[1]));
+    return PyLong_FromLongLong(
+        dn__calls->tree_node(weights, args[1] == Py_True, x, (int)n - 3, children[0], children[1]));
 }
 
 PyMethodDef dn__fast_nodes[] = {

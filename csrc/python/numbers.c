@@ -1,5 +1,6 @@
-/* What an integer, a float and a list of them are, where they are Python's own and of 32 bits: all else, True and False too, is for the
- * functions of these names in dist_dynet/_integers.py, which say the rule. */
+/* What an integer, a float and a list of them are, where they are Python's own and of 32 bits: all
+ * else, True and False too, is for the functions of these names in dist_dynet/_integers.py, which
+ * say the rule. */
 #include "expression.h"
 
 #include <stdlib.h>
@@ -19,7 +20,8 @@ double *dn__numbers(PyObject *from, double *few, Py_ssize_t *n) {
 /* whole(value, function, name, ...) */
 static PyObject *fast_whole(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     int i;
-    if (!n || !PyLong_CheckExact(args[0]) || !as_int(args[0], &i)) return dn__general(self, args, n, names);
+    if (!n || !PyLong_CheckExact(args[0]) || !as_int(args[0], &i))
+        return dn__general(self, args, n, names);
     Py_INCREF(args[0]);
     return args[0];
 }
@@ -38,12 +40,15 @@ static int all_ints(PyObject *from, int least) {
     int number;
     const Py_ssize_t n = length(from);
     Py_ssize_t i = 0;
-    while (i < n && PyLong_CheckExact(item(from, i)) && as_int(item(from, i), &number) && number >= least) i++;
+    while (i < n && PyLong_CheckExact(item(from, i)) && as_int(item(from, i), &number) &&
+           number >= least)
+        i++;
     return i == n && (n || PyList_CheckExact(from) || PyTuple_CheckExact(from));
 }
 
 /* indices(values, function) */
-static PyObject *fast_indices(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
+static PyObject *fast_indices(PyObject *self, PyObject *const *args, Py_ssize_t n,
+                              PyObject *names) {
     if (!n || !all_ints(args[0], INT32_MIN)) return dn__general(self, args, n, names);
     Py_INCREF(args[0]);
     return args[0];
@@ -54,7 +59,8 @@ static PyObject *fast_dims(PyObject *self, PyObject *const *args, Py_ssize_t n, 
     int size;
     PyObject *dims = n ? args[0] : Py_None;
     if (PyLong_CheckExact(dims) && as_int(dims, &size) && size >= 0) return PyTuple_Pack(1, dims);
-    if (!PyTuple_CheckExact(dims) || !length(dims) || length(dims) > DN_MAX_DIMS || !all_ints(dims, 0))
+    if (!PyTuple_CheckExact(dims) || !length(dims) || length(dims) > DN_MAX_DIMS ||
+        !all_ints(dims, 0))
         return dn__general(self, args, n, names);
     Py_INCREF(dims);
     return dims;

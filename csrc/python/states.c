@@ -18,8 +18,7 @@ enum { MOST_LAYERS = 32 };
 /* table: the Step's; NULL: its steps are not made here. c: NULL: none, or an output of the node of
  * h that has no expression yet: h is t of a list of n, or, for n = 0, of a step. */
 typedef struct {
-    PyObject_HEAD
-    PyObject *step, *masks, *prev, *h, *c, *output;
+    PyObject_HEAD PyObject *step, *masks, *prev, *h, *c, *output;
     const dn_layers *table;
     int t, n;
 } State;
@@ -229,8 +228,7 @@ static PyObject *over_list(PyObject *self, PyObject *const *args, Py_ssize_t n_a
     for (Py_ssize_t t = 0; xs && t < n; t++) xs[t] = handle_of(PyList_GetItem(args[0], t));
     PyObject *made = NULL;
     if (xs && advance(s, (int)n, xs, (int)n, first))
-        made = args[1] == Py_True ? states_over(s, first, (int)n, xs[0])
-                                  : dn__nodes_from(xs[0], n);
+        made = args[1] == Py_True ? states_over(s, first, (int)n, xs[0]) : dn__nodes_from(xs[0], n);
     if (xs != few) free(xs);
     return made || PyErr_Occurred() ? made : or_none(NULL);
 }
@@ -278,24 +276,30 @@ static PyObject *state_new(PyTypeObject *cls, PyObject *args, PyObject *named) {
 
 static int state_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
-    for EACH_FROM(step, o) Py_VISIT(*o);
+    for
+        EACH_FROM(step, o) Py_VISIT(*o);
     return 0;
 }
 static int state_clear(PyObject *self) {
-    for EACH_FROM(prev, o) Py_CLEAR(*o); /* the others are needed */
+    for
+        EACH_FROM(prev, o) Py_CLEAR(*o); /* the others are needed */
     return 0;
 }
 static void state_dealloc(PyObject *self) {
     PyTypeObject *cls = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    for EACH_FROM(step, o) Py_CLEAR(*o);
+    for
+        EACH_FROM(step, o) Py_CLEAR(*o);
     ((freefunc)PyType_GetSlot(cls, Py_tp_free))(self);
     Py_DECREF(cls);
 }
 
 #define PART(name) {"_" #name, T_OBJECT, offsetof(State, name), READONLY, NULL}
 static PyMemberDef members[] = {
-    PART(step), PART(masks), PART(prev), PART(h),
+    PART(step),
+    PART(masks),
+    PART(prev),
+    PART(h),
     {"_t", T_INT, offsetof(State, t), READONLY, NULL},
     {"_n", T_INT, offsetof(State, n), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -308,16 +312,17 @@ static PyMethodDef methods[] = {
     {"_over_list", DN_FAST(over_list)},
     {"add_input", (PyCFunction)(void (*)(void))add_input, METH_FASTCALL | METH_KEYWORDS,
      "add_input($self, x)\n--\n\nThe state after one more input."},
-    {"output", output, METH_NOARGS, "output($self, /)\n--\n\n"
+    {"output", output, METH_NOARGS,
+     "output($self, /)\n--\n\n"
      "The h of the top layer; None at the start without given vectors.\n\n"
      "Of a GRU with dropout: after dropout."},
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot slots[] = {
-    DN_SLOT(Py_tp_new, state_new), DN_SLOT(Py_tp_traverse, state_traverse),
+    DN_SLOT(Py_tp_new, state_new),     DN_SLOT(Py_tp_traverse, state_traverse),
     DN_SLOT(Py_tp_clear, state_clear), DN_SLOT(Py_tp_dealloc, state_dealloc),
-    DN_SLOT(Py_tp_members, members), DN_SLOT(Py_tp_getset, attributes),
-    DN_SLOT(Py_tp_methods, methods), {0, NULL},
+    DN_SLOT(Py_tp_members, members),   DN_SLOT(Py_tp_getset, attributes),
+    DN_SLOT(Py_tp_methods, methods),   {0, NULL},
 };
 enum { FLAGS = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC };
 static PyType_Spec spec = {"dist_dynet._expression.State", sizeof(State), 0, FLAGS, slots};

@@ -1,13 +1,17 @@
-/* Values in and out, of numbers that fit on the stack, by the quick calls of csrc/graph/values.c and csrc/graph/gradient.c.
- * They stand for the functions of the same name in expression.py, graph.py, parameters.py and ops/inputs.py. */
+/* Values in and out, of numbers that fit on the stack, by the quick calls of csrc/graph/values.c
+ * and csrc/graph/gradient.c. They stand for the functions of the same name in expression.py,
+ * graph.py, parameters.py and ops/inputs.py. */
 #include "expression.h"
 
 #include <stdlib.h>
 
-static PyObject *general(PyObject *function, PyObject *x) { return PyObject_CallFunctionObjArgs(function, x, NULL); }
+static PyObject *general(PyObject *function, PyObject *x) {
+    return PyObject_CallFunctionObjArgs(function, x, NULL);
+}
 
 /* set_numbers(x, numbers) */
-static PyObject *set_numbers(PyObject *self, PyObject *const *args, Py_ssize_t n_args, PyObject *names) {
+static PyObject *set_numbers(PyObject *self, PyObject *const *args, Py_ssize_t n_args,
+                             PyObject *names) {
     double few[64], *x = NULL;
     Py_ssize_t n;
     int code = DN_FALLBACK;
@@ -18,7 +22,8 @@ static PyObject *set_numbers(PyObject *self, PyObject *const *args, Py_ssize_t n
     Py_RETURN_NONE;
 }
 
-enum { LIST_ROOM = 1 << 16 }; /* numbers of a value that are read at once to be made a list of; more take their time anyway */
+/* numbers of a value that are read at once to be made a list of; more take their time anyway */
+enum { LIST_ROOM = 1 << 16 };
 
 static int fast_numbers(PyObject *x, dn_dim *dim, int capacity, double *out) {
     const int64_t a = handle_of(x);
@@ -58,16 +63,20 @@ static PyObject *sizes(const dn_dim *dim) {
 /* (the numbers as doubles in a bytearray, the sizes, the batch size) */
 static PyObject *array_of(const dn_dim *dim, const double *values) {
     const Py_ssize_t bytes = (Py_ssize_t)sizeof *values * dim->size * dim->batch;
-    return Py_BuildValue("NNi", PyByteArray_FromStringAndSize((const char *)values, bytes), sizes(dim), dim->batch);
+    return Py_BuildValue("NNi", PyByteArray_FromStringAndSize((const char *)values, bytes),
+                         sizes(dim), dim->batch);
 }
 
-/* The value of a node as a list, where it is more than DN_FAST_CAPACITY numbers; vectors: only if it has one dim. */
+/* The value of a node as a list, where it is more than DN_FAST_CAPACITY numbers; vectors: only if
+ * it has one dim. */
 static PyObject *long_list(PyObject *function, PyObject *x, int vectors) {
     dn_dim dim;
     const int64_t a = handle_of(x);
-    if (a < 0 || dn__calls->node_dim(a, &dim) || (vectors && dim.nd > 1)) return general(function, x);
+    if (a < 0 || dn__calls->node_dim(a, &dim) || (vectors && dim.nd > 1))
+        return general(function, x);
     const int64_t n = (int64_t)dim.size * dim.batch;
-    double *values = n <= DN_FAST_CAPACITY || n > LIST_ROOM ? NULL : malloc((size_t)n * sizeof *values);
+    double *values =
+        n <= DN_FAST_CAPACITY || n > LIST_ROOM ? NULL : malloc((size_t)n * sizeof *values);
     const int fast = values && !dn__calls->fast_value(a, &dim, (int)n, values);
     PyObject *list = fast ? list_of((Py_ssize_t)n, values) : NULL;
     free(values);
@@ -105,7 +114,8 @@ static PyObject *gradient_of(PyObject *self, PyObject *x) {
     dn_dim dim;
     double values[DN_FAST_CAPACITY];
     const int64_t a = handle_of(x);
-    if (a < 0 || dn__calls->fast_gradient(a, &dim, DN_FAST_CAPACITY, values)) return general(self, x);
+    if (a < 0 || dn__calls->fast_gradient(a, &dim, DN_FAST_CAPACITY, values))
+        return general(self, x);
     return array_of(&dim, values);
 }
 
@@ -115,7 +125,8 @@ static PyObject *stored(PyObject *self, PyObject *const *args, Py_ssize_t n_args
     double values[DN_FAST_CAPACITY];
     int row;
     const int64_t a = n_args == 2 && !names ? handle_of(args[0]) : -1;
-    if (a < 0 || !as_int(args[1], &row) || dn__calls->fast_param(a, row, &dim, DN_FAST_CAPACITY, values))
+    if (a < 0 || !as_int(args[1], &row) ||
+        dn__calls->fast_param(a, row, &dim, DN_FAST_CAPACITY, values))
         return dn__general(self, args, n_args, names);
     return array_of(&dim, values);
 }
@@ -138,14 +149,16 @@ static PyObject *begin_backward(PyObject *self, PyObject *x) {
 /* renew_current(): a new graph in the place of the current one */
 static PyObject *renew_current(PyObject *self, PyObject *unused) {
     (void)unused;
-    if (dn__current < 0 || dn__calls->renew(dn__current)) return PyObject_CallFunctionObjArgs(self, NULL);
+    if (dn__current < 0 || dn__calls->renew(dn__current))
+        return PyObject_CallFunctionObjArgs(self, NULL);
     Py_RETURN_NONE;
 }
 
 /* this_graph() */
 static PyObject *get_this_graph(PyObject *self, PyObject *unused) {
     (void)unused;
-    return dn__current < 0 ? PyObject_CallFunctionObjArgs(self, NULL) : PyLong_FromLongLong(this_graph());
+    return dn__current < 0 ? PyObject_CallFunctionObjArgs(self, NULL)
+                           : PyLong_FromLongLong(this_graph());
 }
 
 PyMethodDef dn__fast_values[] = {

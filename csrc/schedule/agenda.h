@@ -1,4 +1,5 @@
-/* An order in the making: what autobatch.c plans with, and as_dynet.c where the order is to be DyNet's. */
+/* An order in the making: what autobatch.c plans with, and as_dynet.c where the order is to be
+ * DyNet's. */
 #pragma once
 
 #include <string.h>
@@ -8,41 +9,50 @@
 /* The nodes of one signature: how deep they lie, and which of them are ready. */
 typedef struct dn_signature {
     uint64_t hash;
-    int64_t depths;             /* added up */
-    double average;             /* of the depths, or what DyNet takes for it */
-    int64_t tie;                /* the order where averages are equal */
+    int64_t depths; /* added up */
+    double average; /* of the depths, or what DyNet takes for it */
+    int64_t tie;    /* the order where averages are equal */
     int32_t node, depth, count, rank, ready, last_ready;
-    int32_t last;               /* where it stood last in what find_signatures has seen */
+    int32_t last; /* where it stood last in what find_signatures has seen */
 } dn_signature;
 
-/* When an output of a sequence is ready: how deep the sequence lies, which step it is, by which weights, and which sequence. */
+/* When an output of a sequence is ready: how deep the sequence lies, which step it is, by which
+ * weights, and which sequence. */
 typedef struct dn_moment { int32_t phase, step, weights, turn; } dn_moment;
 
-/* Nodes first ... first + n - 1. Leaves need nothing but memory that exists: they come first, and nothing waits for them. Of a large graph it
- * is made in several calls; all of its memory is in DN_PLAN. */
+/* Nodes first ... first + n - 1. Leaves need nothing but memory that exists: they come first, and
+ * nothing waits for them. Of a large graph it is made in several calls; all of its memory is in
+ * DN_PLAN. */
 typedef struct dn_agenda {
     dn_tape *t;
     int first, n, leaves, deepest;
-    int parts_done;             /* of append_part */
-    int64_t batches;            /* batch sizes added up */
-    int32_t *sign;              /* signature of a node; DN_NOT_BATCHABLE, DN_LEAF_NODE */
-    int32_t *depth, *waits;     /* longest way from what is computed; how many inputs are not computed */
-    int32_t *users, *user_at;   /* users[user_at[i] ... user_at[i + 1]] use node i */
+    int parts_done;  /* of append_part */
+    int64_t batches; /* batch sizes added up */
+    int32_t *sign;   /* signature of a node; DN_NOT_BATCHABLE, DN_LEAF_NODE */
+    /* longest way from what is computed; how many inputs are not computed */
+    int32_t *depth, *waits;
+    int32_t *users, *user_at; /* users[user_at[i] ... user_at[i + 1]] use node i */
     int32_t *next_ready;
     dn_signature *signatures, **by_rank;
     int n_signatures;
-    uint64_t *active;           /* bit of a rank: the signature has nodes ready */
-    int lowest_active;          /* no lower word has a bit */
-    int not_batchable, last_not_batchable;      /* nodes ready that are computed by themselves */
-    int as_dynet;               /* nodes draw from a generator, in the order of computation: it is to be DyNet's */
-    dn_moment *when;               /* as_dynet, in graphs with nodes that are whole sequences: when DyNet, step by step, is done with a node */
-    int32_t *turns;             /* the order in which nodes were taken */
+    uint64_t *active;                      /* bit of a rank: the signature has nodes ready */
+    int lowest_active;                     /* no lower word has a bit */
+    int not_batchable, last_not_batchable; /* nodes ready that are computed by themselves */
+    /* nodes draw from a generator, in the order of computation: it is to be DyNet's */
+    int as_dynet;
+    /* as_dynet, in graphs with nodes that are whole sequences: when DyNet, step by step, is done
+     * with a node */
+    dn_moment *when;
+    int32_t *turns; /* the order in which nodes were taken */
     int32_t turn;
 } dn_agenda;
 enum { DN_NOT_BATCHABLE = -1, DN_LEAF_NODE = -2 };
-enum { DN_DYNET_DEPTH = 2 }; /* DyNet's number for the order of depth; 1 and True stand for its agenda */
+/* DyNet's number for the order of depth; 1 and True stand for its agenda */
+enum { DN_DYNET_DEPTH = 2 };
 
-static inline void *dn__plan_take(dn_tape *t, size_t n, size_t size) { return dn__memory(t, DN_PLAN, (n + 1) * size); }
+static inline void *dn__plan_take(dn_tape *t, size_t n, size_t size) {
+    return dn__memory(t, DN_PLAN, (n + 1) * size);
+}
 static inline void *dn__plan_zeroed(dn_tape *t, size_t n, size_t size) {
     void *p = dn__plan_take(t, n, size);
     return p ? memset(p, 0, (n + 1) * size) : NULL;
@@ -57,16 +67,21 @@ static inline int dn__equal_sizes(const dn_dim *a, const dn_dim *b) {
 }
 
 /* ---- as_dynet.c: draws come from a generator, and the order of computation is DyNet's */
-/* Whether DyNet batches nodes of this op that draws, and the inputs of an op that DyNet does not batch, as of DN_BROADCAST. */
+/* Whether DyNet batches nodes of this op that draws, and the inputs of an op that DyNet does not
+ * batch, as of DN_BROADCAST. */
 int dn__dynet_batches(const dn_op *);
 int dn__dynet_broadcasts(const dn_op *);
 /* Whether nodes first ... last draw from the generator. */
 int dn__dynet_samples(const dn_tape *, int first, int last);
-/* Its averages of depths, and its order where they are equal: products last, of the others the latest first. */
+/* Its averages of depths, and its order where they are equal: products last, of the others the
+ * latest first. */
 void dn__dynet_averages(dn_agenda *);
-/* It computes sequences step by step: where there are any, the moments of nodes are noted. Negative: no memory. */
+/* It computes sequences step by step: where there are any, the moments of nodes are noted.
+ * Negative: no memory. */
 int dn__dynet_note(dn_agenda *);
-/* When DyNet is done with the last input of node i; with i itself, if it is an output of a sequence. Its inputs are computed. */
+/* When DyNet is done with the last input of node i; with i itself, if it is an output of a
+ * sequence. Its inputs are computed. */
 dn_moment dn__dynet_moment(const dn_agenda *, int i);
-/* Puts node i where it belongs in a list of ready nodes, which mostly is its end: behind all that DyNet is done with before it. */
+/* Puts node i where it belongs in a list of ready nodes, which mostly is its end: behind all that
+ * DyNet is done with before it. */
 void dn__dynet_insert(dn_agenda *, int *first, int *last, int i);

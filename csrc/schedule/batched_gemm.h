@@ -1,11 +1,14 @@
-/* Batched GEMM. y_1 = W x_1, y_2 = W x_2, ... with one W: once the x are known, all y are one product of matrices, two to five times as fast
- * as products of a matrix and a vector each. When the first of them is computed, later nodes of the same op whose inputs are the same nodes but
- * for the last one (and whose last one is computed already) are computed with it, as a group (group.h). The representative has the lowest index: when
- * the backward pass reaches it the gradients of all members are complete, and none of their inputs has been passed. Calls of one traced function (program.h)
- * whose arguments are known are joined in the same way. */
+/* Batched GEMM. y_1 = W x_1, y_2 = W x_2, ... with one W: once the x are known, all y are one
+ * product of matrices, two to five times as fast as products of a matrix and a vector each. When
+ * the first of them is computed, later nodes of the same op whose inputs are the same nodes but for
+ * the last one (and whose last one is computed already) are computed with it, as a group (group.h).
+ * The representative has the lowest index: when the backward pass reaches it the gradients of all
+ * members are complete, and none of their inputs has been passed. Calls of one traced function
+ * (program.h) whose arguments are known are joined in the same way. */
 #pragma once
 
 #include "schedule.h"
 
-/* Computes node i and those that can be joined with it, none later than `last`. 1: done; 0: there is nothing to join; negative: error. */
+/* Computes node i and those that can be joined with it, none later than `last`. 1: done; 0: there
+ * is nothing to join; negative: error. */
 int dn__batched_gemm_forward(dn_tape *, int i, int last);

@@ -9,7 +9,8 @@ void dn__prepare_call(dn_tape *t, dn_node *node, dn_call *c) {
         const dn_node *x = &t->nodes[args[k]];
         t->call.in[k] = (dn_in){&x->dim, x->value, x->dim.batch == 1 ? 0 : (size_t)x->dim.size};
     }
-    /* Field by field: GCC clears a whole struct with `rep stos`, which costs more than the rest of this function. */
+    /* Field by field: GCC clears a whole struct with `rep stos`, which costs more than the rest of
+     * this function. */
     c->n = node->n_args;
     c->x = t->call.in;
     c->dim = &node->dim;
@@ -45,8 +46,10 @@ int dn__copy_parameter(dn_tape *t, int i, pthread_mutex_t *lock) {
     node->value = memcpy(copy, node->value, bytes);
     if (lock) pthread_mutex_unlock(lock);
     node->copied = 1;
-    for (int m = 0; m < t->schedule->marks.n; m++) /* reverts that leave this value must leave the copy, too */
-        if (i < t->schedule->marks.at[m].evaluated) t->schedule->marks.at[m].copies = dn__memory_mark(t, DN_COPIES);
+    /* reverts that leave this value must leave the copy, too */
+    for (int m = 0; m < t->schedule->marks.n; m++)
+        if (i < t->schedule->marks.at[m].evaluated)
+            t->schedule->marks.at[m].copies = dn__memory_mark(t, DN_COPIES);
     return 0;
 }
 
@@ -62,7 +65,8 @@ int dn__compute(dn_tape *t, int i) {
     dn_node *node = &t->nodes[i];
     node->failed = (uint8_t)(t->schedule->any_failed && dn__blocked(t, node));
     if (node->failed) return 0;
-    if (node->op == dn_ops[DN_OP_input]) { /* it is there already; many graphs of small nodes are half inputs */
+    /* it is there already; many graphs of small nodes are half inputs */
+    if (node->op == dn_ops[DN_OP_input]) {
         node->value = (dn_real *)node->own;
         node->copied = 0;
         return 0;
@@ -80,7 +84,8 @@ int dn__compute(dn_tape *t, int i) {
     if (node->op->flags & DN_VIEW) {
         node->value = c.y;
         node->copied = 0;
-        if (node->param && node->param->store->as_dynet) t->workspace.out_of_memory |= dn__copy_parameter(t, i, NULL) != 0;
+        if (node->param && node->param->store->as_dynet)
+            t->workspace.out_of_memory |= dn__copy_parameter(t, i, NULL) != 0;
     }
     if (t->workspace.scratch.n_chunks) dn__memory_back_to(t, DN_SCRATCH, (dn_arena_mark){0});
     if (t->workspace.out_of_memory) return no_value(t, node, before);

@@ -2,12 +2,14 @@
 
 #include <string.h>
 
-/* ---- finding them ---------------------------------------------------------------------------------------------------- */
+/* ---- finding them --------------------------------------------------------------------- */
 
 /* Whether the values of members are functions of their inputs, one batch element each. */
 static int is_function(const dn_tape *t, const dn_group *g) {
     const dn_node *representative = &t->nodes[t->schedule->members[g->first]];
-    if (!(representative->op->flags & DN_DEDUPLICATES_ROWS) || g->batched_gemm || g->variable_length || g->batch != g->n || representative->dim.batch != 1) return 0;
+    if (!(representative->op->flags & DN_DEDUPLICATES_ROWS) || g->batched_gemm ||
+        g->variable_length || g->batch != g->n || representative->dim.batch != 1)
+        return 0;
     return !representative->rng;
 }
 
@@ -17,7 +19,9 @@ static int takes_rows(const dn_tape *t, const dn_group *g, int n_inputs) {
         if (!dn__is_gathered(t, g, k)) continue;
         gathered = 1;
         for (int m = 0; m < g->n; m++)
-            if (t->nodes[dn__input(t, t->schedule->members[g->first + m], k)].op != dn_ops[DN_OP_lookup]) return 0;
+            if (t->nodes[dn__input(t, t->schedule->members[g->first + m], k)].op !=
+                dn_ops[DN_OP_lookup])
+                return 0;
     }
     return gathered;
 }
@@ -25,7 +29,8 @@ static int takes_rows(const dn_tape *t, const dn_group *g, int n_inputs) {
 static uint64_t hash_row(const dn_tape *t, const dn_group *g, int member, int n_inputs) {
     uint64_t h = 0;
     for (int k = 0; k < n_inputs; k++)
-        if (dn__is_gathered(t, g, k)) h = dn__mix(h, (uint64_t)(uint32_t)t->ints[t->nodes[dn__input(t, member, k)].ints]);
+        if (dn__is_gathered(t, g, k))
+            h = dn__mix(h, (uint64_t)(uint32_t)t->ints[t->nodes[dn__input(t, member, k)].ints]);
     return h;
 }
 
@@ -33,19 +38,23 @@ static int are_equal(const dn_tape *t, const dn_group *g, int a, int b, int n_in
     for (int k = 0; k < n_inputs; k++) {
         if (!dn__is_gathered(t, g, k)) continue;
         const dn_node *x = &t->nodes[dn__input(t, a, k)], *y = &t->nodes[dn__input(t, b, k)];
-        if (x->param != y->param || x->constant != y->constant || t->ints[x->ints] != t->ints[y->ints]) return 0;
+        if (x->param != y->param || x->constant != y->constant ||
+            t->ints[x->ints] != t->ints[y->ints])
+            return 0;
     }
     return 1;
 }
 
 /* Numbers the distinct members by a table of their hashes. */
-static void number(const dn_tape *t, const dn_group *g, int n_inputs, struct dn_deduplicated *deduplicated, int32_t *members, int32_t *column, int32_t *table,
-                   size_t slots) {
+static void number(const dn_tape *t, const dn_group *g, int n_inputs,
+                   struct dn_deduplicated *deduplicated, int32_t *members, int32_t *column,
+                   int32_t *table, size_t slots) {
     memset(table, 0, slots * sizeof *table);
     for (int m = 0; m < g->n; m++) {
         const int member = t->schedule->members[g->first + m];
         size_t at = hash_row(t, g, member, n_inputs) >> 7 & (slots - 1);
-        while (table[at] && !are_equal(t, g, members[table[at] - 1], member, n_inputs)) at = (at + 1) & (slots - 1);
+        while (table[at] && !are_equal(t, g, members[table[at] - 1], member, n_inputs))
+            at = (at + 1) & (slots - 1);
         if (!table[at]) {
             members[deduplicated->n] = member;
             table[at] = ++deduplicated->n;
@@ -68,7 +77,8 @@ int dn__deduplicated_find(dn_tape *t, int group, int n_inputs) {
     if (!table || !deduplicated || !lists) return DN_ERROR_MEMORY;
     *deduplicated = (struct dn_deduplicated){.members = lists, .column = lists + n};
     number(t, g, n_inputs, deduplicated, lists, lists + n, table, slots);
-    if (8 * (int64_t)deduplicated->n > 7 * (int64_t)g->n) dn__memory_back_to(t, DN_VALUES, mark); /* copying would cost as much as is saved */
+    /* copying would cost as much as is saved */
+    if (8 * (int64_t)deduplicated->n > 7 * (int64_t)g->n) dn__memory_back_to(t, DN_VALUES, mark);
     else g->deduplicated = deduplicated;
     return 0;
 }
@@ -80,6 +90,7 @@ void dn__deduplicated_spread(const dn_tape *t, const dn_group *g) {
         const dn_block b = dn__block(node, k);
         const dn_real *from = deduplicated->value + b.at * (size_t)deduplicated->n;
         dn_real *to = g->value + b.at * (size_t)g->n;
-        for (int m = 0; m < g->n; m++, to += b.size) memcpy(to, from + b.size * (size_t)deduplicated->column[m], b.size * sizeof *to);
+        for (int m = 0; m < g->n; m++, to += b.size)
+            memcpy(to, from + b.size * (size_t)deduplicated->column[m], b.size * sizeof *to);
     }
 }

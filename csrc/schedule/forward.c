@@ -1,4 +1,5 @@
-/* Computing values: nodes in the order they were made, or as autobatch.c says; what is computed is kept. */
+/* Computing values: nodes in the order they were made, or as autobatch.c says; what is computed is
+ * kept. */
 #include "schedule.h"
 
 #include <math.h>
@@ -7,7 +8,8 @@
 #include "autobatch.h"
 #include "batched_gemm.h"
 
-/* A revert to this mark keeps values of nodes below i alone. In an order other than that of the nodes it cannot tell which those are: none. */
+/* A revert to this mark keeps values of nodes below i alone. In an order other than that of the
+ * nodes it cannot tell which those are: none. */
 static void lower_mark(const dn_schedule *s, dn_schedule_mark *m, int i) {
     m->evaluated = s->n.order ? 0 : i;
     if (!s->n.order) return;
@@ -22,7 +24,8 @@ static int retry(dn_tape *t, int last, int64_t work) {
     needed[last] = 1;
     for (int i = last; i >= 0; i--) {
         const dn_node *node = &t->nodes[i];
-        for (int k = 0; needed[i] && node->failed && k < node->n_args; k++) needed[t->args[node->args + k]] = 1;
+        for (int k = 0; needed[i] && node->failed && k < node->n_args; k++)
+            needed[t->args[node->args + k]] = 1;
     }
     int error = 0;
     for (int i = 0; i <= last && !error; i++) {
@@ -34,15 +37,17 @@ static int retry(dn_tape *t, int last, int64_t work) {
         work -= t->nodes[i].work;
         error = dn__compute(t, i);
         dn_schedule *s = t->schedule;
-        for (int m = 0; m < s->marks.n; m++) /* its value lies above them: a revert must forget it, and what follows it in the order */
+        /* its value lies above them: a revert must forget it, and what follows it in the order */
+        for (int m = 0; m < s->marks.n; m++)
             if (s->marks.at[m].evaluated > i) lower_mark(s, &s->marks.at[m], i);
     }
     free(needed);
     return error;
 }
 
-/* A node failed while nodes were computed in another order than they were made. All but what depends on it must stay usable: compute them
- * again, node by node (the same draws, if they are keyed), until the graph is renewed. */
+/* A node failed while nodes were computed in another order than they were made. All but what
+ * depends on it must stay usable: compute them again, node by node (the same draws, if they are
+ * keyed), until the graph is renewed. */
 static void stop_batching(dn_tape *t) {
     int failed = t->schedule->order[t->schedule->n_done];
     uint64_t counter = t->workspace.rng.counter;
@@ -59,16 +64,19 @@ static int forward_in_order(dn_tape *t, int last) {
     while (t->schedule->evaluated <= last) {
         if (work <= 0) return 1;
         if (t->schedule->n.order && DN_GROW(t->schedule->order, t->schedule->capacity.order,
-            (int64_t)t->schedule->n.order + 1)) return dn__no_memory(t);
+                                            (int64_t)t->schedule->n.order + 1))
+            return dn__no_memory(t);
         const int i = t->schedule->evaluated;
         work -= t->nodes[i].work;
         dn_node *node = &t->nodes[i];
         int batched_gemm = 0;
-        if (node->op->flags & (DN_BATCHED_GEMM | DN_TRACED) && !(t->schedule->any_failed && dn__blocked(t, node)) &&
+        if (node->op->flags & (DN_BATCHED_GEMM | DN_TRACED) &&
+            !(t->schedule->any_failed && dn__blocked(t, node)) &&
             (batched_gemm = dn__grouped(t, node)) == 0)
             batched_gemm = dn__batched_gemm_forward(t, i, last);
         int error = batched_gemm ? batched_gemm : dn__compute(t, i);
-        if (error >= 0 || error == DN_ERROR_PYTHON) t->schedule->evaluated++; /* what failed blocks nothing but what depends on it */
+        /* what failed blocks nothing but what depends on it */
+        if (error >= 0 || error == DN_ERROR_PYTHON) t->schedule->evaluated++;
         if (t->schedule->n.order && t->schedule->evaluated > i) dn__append_to_order(t, i);
         if (error < 0) return error;
     }
@@ -90,13 +98,16 @@ static void note_writes(dn_tape *t) {
 static int were_written(const dn_tape *t) {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     for (int r = 0; r < t->n.stores; r++)
-        if (t->stores[r].version >= 0 && t->stores[r].writes != dn__writes_of(t->stores[r].store)) return 1;
+        if (t->stores[r].version >= 0 && t->stores[r].writes != dn__writes_of(t->stores[r].store))
+            return 1;
     return 0;
 }
 
 static int compute_up_to(dn_tape *t, int last) {
-    if ((t->may_batch_gemm || t->schedule->autobatch) && dn__schedule_see(t)) return DN_ERROR_MEMORY;
-    if (!t->schedule->autobatch || t->schedule->immediate || t->schedule->any_failed) return forward_in_order(t, last);
+    if ((t->may_batch_gemm || t->schedule->autobatch) && dn__schedule_see(t))
+        return DN_ERROR_MEMORY;
+    if (!t->schedule->autobatch || t->schedule->immediate || t->schedule->any_failed)
+        return forward_in_order(t, last);
     if (t->schedule->evaluated > last) return 0;
     const double start = dn__seconds(), schedule = t->schedule->counts.schedule;
     int result = dn__autobatch_forward(t, last);
@@ -107,7 +118,8 @@ static int compute_up_to(dn_tape *t, int last) {
     } else if (result == DN_ERROR_PYTHON) {
         stop_batching(t);
     }
-    t->schedule->counts.execution += dn__seconds() - start - (t->schedule->counts.schedule - schedule);
+    t->schedule->counts.execution +=
+        dn__seconds() - start - (t->schedule->counts.schedule - schedule);
     return result;
 }
 
@@ -119,8 +131,11 @@ int dn__forward(dn_tape *t, int last) {
     t->schedule->forward_begun = result > 0;
     if (result < 0 || !were_written(t)) return result;
     dn__forget_values(t);
-    return dn__tape_fail(t, DN_ERROR_STATE, "forward: another thread has changed parameters while values were computed from them. Compute them "
-                         "again. Threads that update and threads that compute must take turns: use a lock, or a copy of the model.");
+    return dn__tape_fail(t, DN_ERROR_STATE,
+                         "forward: another thread has changed parameters while values were "
+                         "computed from them. Compute them "
+                         "again. Threads that update and threads that compute must take turns: use "
+                         "a lock, or a copy of the model.");
 }
 
 int64_t dn__finish(dn_tape *t, int i) {
@@ -133,8 +148,9 @@ int64_t dn__finish(dn_tape *t, int i) {
         size_t total = dn__elements(&node->dim);
         for (size_t j = 0; t->schedule->check_finite && j < total; j++)
             if (!isfinite(node->value[j]))
-                return dn__tape_fail(t, DN_ERROR_NONFINITE, "%s: NaN or Inf detected at element %zu of %s.", node->op->name, j,
-                                     DIMS(&node->dim));
+                return dn__tape_fail(t, DN_ERROR_NONFINITE,
+                                     "%s: NaN or Inf detected at element %zu of %s.",
+                                     node->op->name, j, DIMS(&node->dim));
     }
     return dn__handle(t, i);
 }

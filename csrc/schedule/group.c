@@ -5,25 +5,28 @@
 #include "deduplicate.h"
 
 int dn__group_new(dn_tape *t) {
-    if (DN_GROW(t->schedule->groups, t->schedule->capacity.groups, t->schedule->n.groups + 1)) return dn__no_memory(t);
+    if (DN_GROW(t->schedule->groups, t->schedule->capacity.groups, t->schedule->n.groups + 1))
+        return dn__no_memory(t);
     t->schedule->groups[t->schedule->n.groups] = (dn_group){.first = t->schedule->n.members};
     return t->schedule->n.groups++;
 }
 
-/* ---- inputs -------------------------------------------------------------------------------------------------------- */
+/* ---- inputs --------------------------------------------------------------------------- */
 
 static int is_same(const dn_tape *t, const dn_group *g, int k) {
     const int32_t *members = dn__members_of(t, g);
     int x = dn__input(t, members[0], k);
     if (t->nodes[x].dim.batch != 1) return 0;
-    if (!g->batched_gemm && t->nodes[x].op == dn_ops[DN_OP_parameter]) return 1; /* the members' signatures say so */
+    /* the members' signatures say so */
+    if (!g->batched_gemm && t->nodes[x].op == dn_ops[DN_OP_parameter]) return 1;
     for (int m = 1; m < g->n; m++)
         if (dn__input(t, members[m], k) != x) return 0;
     return 1;
 }
 
 const dn_real *dn__block_of(const dn_tape *t, const dn_node *node, size_t *n) {
-    const dn_node *owner = node->op == dn_ops[DN_OP_output_view] ? &t->nodes[t->args[node->args]] : node;
+    const dn_node *owner =
+        node->op == dn_ops[DN_OP_output_view] ? &t->nodes[t->args[node->args]] : node;
     if (dn__grouped(t, owner)) {
         const dn_group *g = &t->schedule->groups[dn__seat(t, owner)->group];
         *n = g->total;
@@ -33,23 +36,30 @@ const dn_real *dn__block_of(const dn_tape *t, const dn_node *node, size_t *n) {
     return owner == node ? NULL : owner->value;
 }
 
-/* The last gather that begins with node i, or -1. What the node says outlives evaluations and reverts, gathers do not: its number may be of
- * one that is no more, or of another node's. */
+/* The last gather that begins with node i, or -1. What the node says outlives evaluations and
+ * reverts, gathers do not: its number may be of one that is no more, or of another node's. */
 static int last_gather(const dn_tape *t, int i) {
     const int at = t->schedule->seats[i].gathers;
-    return at >= 0 && at < t->schedule->n.gathers && t->schedule->sources[t->schedule->gathers[at].first] == i ? at : -1;
+    return at >= 0 && at < t->schedule->n.gathers &&
+                   t->schedule->sources[t->schedule->gathers[at].first] == i
+               ? at
+               : -1;
 }
 
 enum { MOST_GATHERS_SEEN = 64 }; /* to look further takes longer than to copy once more */
 
-/* A gather of the same nodes that was made before, or -1; DN_ERROR_INTERNAL. Each was made after the next one in its list: so lists end. */
+/* A gather of the same nodes that was made before, or -1; DN_ERROR_INTERNAL. Each was made after
+ * the next one in its list: so lists end. */
 static int find_gather(dn_tape *t, const int32_t *sources, int n) {
     int seen = 0;
-    for (int at = last_gather(t, sources[0]), next; at >= 0 && seen < MOST_GATHERS_SEEN; at = next, seen++) {
+    for (int at = last_gather(t, sources[0]), next; at >= 0 && seen < MOST_GATHERS_SEEN;
+         at = next, seen++) {
         const dn_gather *gather = &t->schedule->gathers[at];
         next = gather->next;
         if (next >= at) return dn__internal_error(t, "gathers of a node are in a circle");
-        if (gather->n == n && !gather->deduplicated && !memcmp(t->schedule->sources + gather->first, sources, (size_t)n * sizeof *sources)) return at;
+        if (gather->n == n && !gather->deduplicated &&
+            !memcmp(t->schedule->sources + gather->first, sources, (size_t)n * sizeof *sources))
+            return at;
     }
     return -1;
 }
@@ -65,7 +75,8 @@ static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
         const dn_node *node = &t->nodes[sources[m]];
         const size_t n = dn__elements(&node->dim);
         apart |= node->value != expected;
-        mirrored &= node->op == dn_ops[DN_OP_output_view] || (dn__grouped(t, node) && !(node->op->flags & DN_VIEW));
+        mirrored &= node->op == dn_ops[DN_OP_output_view] ||
+                    (dn__grouped(t, node) && !(node->op->flags & DN_VIEW));
         expected = node->value + n;
         total += n;
     }
@@ -81,14 +92,16 @@ static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
         }
     }
     const int deduplicated = t->schedule->groups[group].deduplicated != NULL;
-    in->gather = deduplicated ? -1 : find_gather(t, sources, count); /* equal members may differ in which of their inputs are one node */
+    /* equal members may differ in which of their inputs are one node */
+    in->gather = deduplicated ? -1 : find_gather(t, sources, count);
     if (in->gather == DN_ERROR_INTERNAL) return in->gather;
     if (in->gather >= 0) {
         in->value = t->schedule->gathers[in->gather].value;
         t->schedule->counts.avoided++;
         return 0;
     }
-    if (DN_GROW(t->schedule->gathers, t->schedule->capacity.gathers, t->schedule->n.gathers + 1)) return dn__no_memory(t);
+    if (DN_GROW(t->schedule->gathers, t->schedule->capacity.gathers, t->schedule->n.gathers + 1))
+        return dn__no_memory(t);
     if (apart) { /* kept as long as values: later groups and backward read it */
         dn_real *copy = dn__memory(t, DN_VALUES, total * sizeof *copy), *to = copy;
         if (!copy) return dn__no_memory(t);
@@ -105,8 +118,13 @@ static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
     }
     const int32_t next = last_gather(t, sources[0]);
     in->gather = t->schedule->n.gathers++;
-    t->schedule->gathers[in->gather] = (dn_gather){.first = t->schedule->n.sources, .n = count, .next = next, .deduplicated = deduplicated, .group = group,
-                                         .value = in->value, .total = total};
+    t->schedule->gathers[in->gather] = (dn_gather){.first = t->schedule->n.sources,
+                                                   .n = count,
+                                                   .next = next,
+                                                   .deduplicated = deduplicated,
+                                                   .group = group,
+                                                   .value = in->value,
+                                                   .total = total};
     t->schedule->seats[sources[0]].gathers = in->gather;
     t->schedule->n.sources += count;
     return 0;
@@ -117,8 +135,11 @@ static int gather_input(dn_tape *t, int group, int k, dn_group_input *in) {
     const dn_group *g = &t->schedule->groups[group];
     const int32_t *members = g->deduplicated ? g->deduplicated->members : dn__members_of(t, g);
     const int n = g->deduplicated ? g->deduplicated->n : g->n;
-    if (DN_GROW(t->schedule->sources, t->schedule->capacity.sources, (int64_t)t->schedule->n.sources + n)) return dn__no_memory(t);
-    for (int m = 0; m < n; m++) t->schedule->sources[t->schedule->n.sources + m] = dn__input(t, members[m], k);
+    if (DN_GROW(t->schedule->sources, t->schedule->capacity.sources,
+                (int64_t)t->schedule->n.sources + n))
+        return dn__no_memory(t);
+    for (int m = 0; m < n; m++)
+        t->schedule->sources[t->schedule->n.sources + m] = dn__input(t, members[m], k);
     return lay_out(t, group, n, in);
 }
 
@@ -126,7 +147,9 @@ static int gather_input(dn_tape *t, int group, int k, dn_group_input *in) {
 static int gather_steps(dn_tape *t, int group, dn_group_input *in) {
     const dn_group *g = &t->schedule->groups[group];
     const int32_t *members = dn__members_of(t, g);
-    if (DN_GROW(t->schedule->sources, t->schedule->capacity.sources, (int64_t)t->schedule->n.sources + g->batch)) return dn__no_memory(t);
+    if (DN_GROW(t->schedule->sources, t->schedule->capacity.sources,
+                (int64_t)t->schedule->n.sources + g->batch))
+        return dn__no_memory(t);
     int32_t *to = t->schedule->sources + t->schedule->n.sources;
     for (int m = 0; m < g->n; m++) {
         const dn_node *member = &t->nodes[members[m]];
@@ -137,19 +160,22 @@ static int gather_steps(dn_tape *t, int group, dn_group_input *in) {
     return lay_out(t, group, g->batch, in);
 }
 
-/* Finds out what each input is. One is always collected: from it the op learns how many batch elements there are. Negative: an error. */
+/* Finds out what each input is. One is always collected: from it the op learns how many batch
+ * elements there are. Negative: an error. */
 static int find_inputs(dn_tape *t, int group) {
     dn_group *g = &t->schedule->groups[group];
     const dn_node *node = dn__representative_of(t, g);
     const int n = dn__inputs_of(t, g), each = n - g->variable_length;
     if (DN_GROW(t->schedule->group_inputs, t->schedule->capacity.group_inputs,
-        (int64_t)t->schedule->n.group_inputs + n)) return dn__no_memory(t);
+                (int64_t)t->schedule->n.group_inputs + n))
+        return dn__no_memory(t);
     g->inputs = t->schedule->n.group_inputs;
     t->schedule->n.group_inputs += n;
     dn_group_input *in = t->schedule->group_inputs + g->inputs;
     int gathered = 0, last = -1, error = 0;
     for (int k = 0; k < each; k++) {
-        const int never = k < 8 && node->op->flags >> DN_BROADCAST_SHIFT & 1 << k, broadcast = never || is_same(t, g, k);
+        const int never = k < 8 && node->op->flags >> DN_BROADCAST_SHIFT & 1 << k,
+                  broadcast = never || is_same(t, g, k);
         in[k].gather = broadcast ? DN_BROADCAST_INPUT : DN_MIRRORED;
         if (!never) last = k;
         gathered |= !broadcast;
@@ -162,7 +188,8 @@ static int find_inputs(dn_tape *t, int group) {
     return gathered || last < 0 ? 0 : gather_input(t, group, last, &in[last]);
 }
 
-/* Attributes that belong to batch elements are joined like these; others are the same in all members. */
+/* Attributes that belong to batch elements are joined like these; others are the same in all
+ * members. */
 static const int *joined_ints(dn_tape *t, const dn_group *g, int *count) {
     const dn_node *node = dn__representative_of(t, g);
     const int32_t *members = dn__members_of(t, g);
@@ -181,14 +208,16 @@ static const int *joined_ints(dn_tape *t, const dn_group *g, int *count) {
     return all;
 }
 
-/* Of a variable-length group: the greatest number of steps, options, the number of steps of each member. */
+/* Of a variable-length group: the greatest number of steps, options, the number of steps of each
+ * member. */
 static const int *packed_ints(dn_tape *t, const dn_group *g, int *count) {
     const dn_node *node = dn__representative_of(t, g);
     const int32_t *members = dn__members_of(t, g);
     int *all = dn__memory(t, DN_SCRATCH, (size_t)(g->n + 2) * sizeof *all);
     if (!all) return NULL;
     all[0] = 0;
-    all[1] = t->ints[node->ints + 1] | DN_SEQUENCE_PACKED | DN_SEQUENCE_BY_ELEMENT | DN_SEQUENCE_EVERY_C;
+    all[1] =
+        t->ints[node->ints + 1] | DN_SEQUENCE_PACKED | DN_SEQUENCE_BY_ELEMENT | DN_SEQUENCE_EVERY_C;
     for (int m = 0; m < g->n; m++) {
         all[2 + m] = t->ints[t->nodes[members[m]].ints];
         if (all[2 + m] > all[0]) all[0] = all[2 + m];
@@ -208,7 +237,8 @@ static int prepare_group(dn_tape *t, int group, dn_call *c, dn_dim *y_dim) {
     c->ints = g->variable_length ? packed_ints(t, g, &c->n_ints) : joined_ints(t, g, &c->n_ints);
     if (!x_dims || (!c->ints && c->n_ints)) return DN_ERROR_MEMORY;
     *y_dim = node->dim;
-    if (g->variable_length) *y_dim = (dn_dim){.nd = 1, .batch = 1, .size = (int)g->total, .d = {(int)g->total}};
+    if (g->variable_length)
+        *y_dim = (dn_dim){.nd = 1, .batch = 1, .size = (int)g->total, .d = {(int)g->total}};
     else y_dim->batch = batch;
     c->dim = y_dim;
     c->total = dn__elements(y_dim);
@@ -220,12 +250,14 @@ static int prepare_group(dn_tape *t, int group, dn_call *c, dn_dim *y_dim) {
         if (in->gather == DN_BROADCAST_INPUT) continue;
         x_dims[k] = *t->call.in[k].dim;
         x_dims[k].batch = g->variable_length && k < c->n - 1 ? g->n : batch;
-        t->call.in[k] = (dn_in){&x_dims[k], in->value, x_dims[k].batch == 1 ? 0 : (size_t)x_dims[k].size};
+        t->call.in[k] =
+            (dn_in){&x_dims[k], in->value, x_dims[k].batch == 1 ? 0 : (size_t)x_dims[k].size};
     }
     return 0;
 }
 
-/* What the op keeps from forward for backward, in numbers; of a variable-length group it says so itself. */
+/* What the op keeps from forward for backward, in numbers; of a variable-length group it says so
+ * itself. */
 static size_t saved_of(dn_tape *t, const dn_group *g, const dn_call *c) {
     const int32_t *members = dn__members_of(t, g);
     size_t saved = 0;
@@ -234,13 +266,20 @@ static size_t saved_of(dn_tape *t, const dn_group *g, const dn_call *c) {
         for (int m = 0; m < g->n; m++) saved += t->nodes[members[m]].saved;
         return saved;
     }
-    dn_shape s = {.op = c->node->op->name, .n = c->n, .n_ints = c->n_ints, .n_floats = c->node->n_floats, .x = t->call.xdims, .ints = c->ints,
-                  .floats = c->floats, .parts = 1, .message = t->message};
+    dn_shape s = {.op = c->node->op->name,
+                  .n = c->n,
+                  .n_ints = c->n_ints,
+                  .n_floats = c->node->n_floats,
+                  .x = t->call.xdims,
+                  .ints = c->ints,
+                  .floats = c->floats,
+                  .parts = 1,
+                  .message = t->message};
     for (int k = 0; k < c->n; k++) t->call.xdims[k] = c->x[k].dim;
     return c->node->op->dims(&s) < 0 ? SIZE_MAX : s.saved;
 }
 
-/* ---- forward ------------------------------------------------------------------------------------------------------- */
+/* ---- forward -------------------------------------------------------------------------- */
 
 /* Draws belong to nodes: each member makes its own, into its part of the group's memory. */
 static void draw_each(dn_tape *t, const dn_group *g, const dn_call *all) {
@@ -262,24 +301,35 @@ static void draw_each(dn_tape *t, const dn_group *g, const dn_call *all) {
         saved += member->saved;
         for (int k = 0; k < c.n; k++) {
             const dn_in *x = &all->x[k];
-            const int broadcast = t->schedule->group_inputs[g->inputs + k].gather == DN_BROADCAST_INPUT;
-            in[k] = broadcast ? *x : (dn_in){&t->nodes[dn__input(t, members[m], k)].dim, x->v + column * (size_t)x->dim->size, x->stride};
+            const int broadcast =
+                t->schedule->group_inputs[g->inputs + k].gather == DN_BROADCAST_INPUT;
+            in[k] = broadcast ? *x
+                              : (dn_in){&t->nodes[dn__input(t, members[m], k)].dim,
+                                        x->v + column * (size_t)x->dim->size, x->stride};
         }
         c.x = in;
         member->op->forward(&c);
     }
 }
 
-/* Where the tape stood before a group was computed. A group that fails leaves nothing behind: it, or what takes its place, is computed when
- * there is memory again. */
-typedef struct start { int inputs, gathers, sources; dn_arena_mark values; dn_autobatch_counts counts; } start;
+/* Where the tape stood before a group was computed. A group that fails leaves nothing behind: it,
+ * or what takes its place, is computed when there is memory again. */
+typedef struct start {
+    int inputs, gathers, sources;
+    dn_arena_mark values;
+    dn_autobatch_counts counts;
+} start;
 static start start_of(dn_tape *t) {
     return (start){t->schedule->n.group_inputs, t->schedule->n.gathers, t->schedule->n.sources,
-        dn__memory_mark(t, DN_VALUES), t->schedule->counts};
+                   dn__memory_mark(t, DN_VALUES), t->schedule->counts};
 }
 static int undo(dn_tape *t, dn_group *g, const start *before, int error) {
-    for (int m = 0; m < g->n; m++) t->schedule->seats[t->schedule->members[g->first + m]].grouped = 0;
-    *g = (dn_group){.first = g->first, .n = g->n, .variable_length = g->variable_length, .batched_gemm = g->batched_gemm};
+    for (int m = 0; m < g->n; m++)
+        t->schedule->seats[t->schedule->members[g->first + m]].grouped = 0;
+    *g = (dn_group){.first = g->first,
+                    .n = g->n,
+                    .variable_length = g->variable_length,
+                    .batched_gemm = g->batched_gemm};
     t->schedule->n.group_inputs = before->inputs;
     t->schedule->n.gathers = before->gathers;
     t->schedule->n.sources = before->sources;
@@ -309,8 +359,11 @@ int dn__group_forward(dn_tape *t, int group) {
     if (error) return undo(t, g, &before, error);
     if (prepare_group(t, group, &c, &y_dim)) return undo(t, g, &before, dn__no_memory(t));
     const size_t saved = saved_of(t, g, &c);
-    const size_t y_size = dn__aligned(g->total), distinct = g->deduplicated ? dn__aligned(c.total) : 0;
-    dn_real *y = saved > PTRDIFF_MAX / 16 ? NULL : dn__memory(t, DN_VALUES, (y_size + distinct + saved) * sizeof *y);
+    const size_t y_size = dn__aligned(g->total),
+                 distinct = g->deduplicated ? dn__aligned(c.total) : 0;
+    dn_real *y = saved > PTRDIFF_MAX / 16
+                     ? NULL
+                     : dn__memory(t, DN_VALUES, (y_size + distinct + saved) * sizeof *y);
     if (!y) return undo(t, g, &before, dn__no_memory(t));
     c.y = g->value = y;
     c.saved = g->saved = y + y_size + distinct;
@@ -319,7 +372,9 @@ int dn__group_forward(dn_tape *t, int group) {
         dn_node *member = &t->nodes[members[m]];
         dn__seat(t, member)->grouped = t->schedule->values_made;
         member->failed = 0;
-        member->value = y + (size_t)dn__seat(t, member)->column * (size_t)(g->variable_length ? member->dim.size / member->parts : member->dim.size);
+        member->value = y + (size_t)dn__seat(t, member)->column *
+                                (size_t)(g->variable_length ? member->dim.size / member->parts
+                                                            : member->dim.size);
     }
     if (node->op->flags & DN_RANDOM) draw_each(t, g, &c);
     else node->op->forward(&c);
@@ -331,7 +386,8 @@ int dn__group_forward(dn_tape *t, int group) {
 
 dn_real *dn__output_view_address(const dn_tape *t, const dn_node *owner, int offset, int gradient) {
     if (!dn__grouped(t, owner)) return (gradient ? owner->grad : owner->value) + offset;
-    /* The owner's blocks are (size x batch); the group's are (size x the group's batch), and this member's part begins at its column. */
+    /* The owner's blocks are (size x batch); the group's are (size x the group's batch), and this
+     * member's part begins at its column. */
     const dn_group *g = &t->schedule->groups[dn__seat(t, owner)->group];
     dn_real *base = gradient ? g->grads : g->value;
     const size_t column = (size_t)dn__seat(t, owner)->column;
@@ -342,7 +398,8 @@ dn_real *dn__output_view_address(const dn_tape *t, const dn_node *owner, int off
     }
     size_t batch = (size_t)owner->dim.batch, size = (size_t)(owner->dim.size / owner->parts);
     size_t block = batch ? (size_t)offset / (size * batch) : 0;
-    if (g->variable_length) { /* h of all steps of all members, then c: of this member they begin at its column */
+    /* h of all steps of all members, then c: of this member they begin at its column */
+    if (g->variable_length) {
         const size_t steps = (size_t)t->ints[owner->ints];
         return base + (block / steps * (size_t)g->batch + column + block % steps) * size;
     }

@@ -3,9 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- seats --------------------------------------------------------------------------------------------------------- */
+/* ---- seats ---------------------------------------------------------------------------- */
 
-/* The last node that was made by the same program before node i, a call of it, or -1: a revert may have dropped it. */
+/* The last node that was made by the same program before node i, a call of it, or -1: a revert may
+ * have dropped it. */
 static int last_call(const dn_tape *t, int i) {
     const dn_node *node = &t->nodes[i];
     const int program = t->ints[node->ints], last = t->kept.at[program].seen;
@@ -28,7 +29,9 @@ static void link(dn_tape *t, int i) {
     if (at >= 0 && at < i) {
         const dn_node *last = &t->nodes[at];
         /* after a revert, another node may have its index */
-        if (last->op == node->op && last->n_args == node->n_args && t->args[last->args + last->n_args - 2] == w) seats[at].next_user = i;
+        if (last->op == node->op && last->n_args == node->n_args &&
+            t->args[last->args + last->n_args - 2] == w)
+            seats[at].next_user = i;
     }
     seats[w].last_user = i;
 }
@@ -36,7 +39,10 @@ static void link(dn_tape *t, int i) {
 int dn__schedule_see(dn_tape *t) {
     dn_schedule *s = t->schedule;
     if (DN_GROW(s->seats, s->seats_capacity, t->n.nodes)) return dn__no_memory(t);
-    static const dn_seat NEW = {.next_user = -1, .last_user = -1, .gathers = -1, .lookahead = DN_MOST_LOOKAHEAD};
+    static const dn_seat NEW = {.next_user = -1,
+                                .last_user = -1,
+                                .gathers = -1,
+                                .lookahead = DN_MOST_LOOKAHEAD};
     const int n = t->n.nodes;
     for (int i = s->seen; i < n; i++) {
         s->seats[i] = NEW;
@@ -46,7 +52,7 @@ int dn__schedule_see(dn_tape *t) {
     return 0;
 }
 
-/* ---- what is known is forgotten ------------------------------------------------------------------------------------ */
+/* ---- what is known is forgotten ------------------------------------------------------- */
 
 void dn__end_plan(dn_tape *t) {
     t->schedule->planning = NULL;
@@ -66,7 +72,8 @@ void dn__abandon_plan(dn_tape *t) {
 static void ungroup(dn_tape *t, int first, int last, int from) {
     dn_schedule *s = t->schedule;
     for (int i = first; i < last && i < s->seen && s->n.groups; i++)
-        if (s->seats[i].grouped == s->values_made && s->seats[i].group >= from) s->seats[i].grouped = 0;
+        if (s->seats[i].grouped == s->values_made && s->seats[i].group >= from)
+            s->seats[i].grouped = 0;
 }
 
 static void return_to(dn_tape *t, const dn_schedule_mark *m) {
@@ -75,7 +82,8 @@ static void return_to(dn_tape *t, const dn_schedule_mark *m) {
     dn__memory_back_to(t, DN_VALUES, m->values);
 }
 
-/* Forgets an order that is computed in part, with what is computed of it: nodes from `evaluated` on are as they were before. */
+/* Forgets an order that is computed in part, with what is computed of it: nodes from `evaluated` on
+ * are as they were before. */
 static void drop_plan(dn_tape *t) {
     dn_schedule *s = t->schedule;
     dn__abandon_plan(t);
@@ -99,11 +107,14 @@ void dn__forget_values(dn_tape *t) {
     forget_all(t);
     t->workspace.rng.counter++;
     for (int i = 0; i < t->n.stores; i++) t->stores[i].version = -1;
-    /* marks that point above the bottom would keep what is now forgotten: let them begin at the bottom, too */
-    if (t->schedule->marks.n) memset(t->schedule->marks.at, 0, (size_t)t->schedule->marks.n * sizeof *t->schedule->marks.at);
+    /* marks that point above the bottom would keep what is now forgotten: let them begin at the
+     * bottom, too */
+    if (t->schedule->marks.n)
+        memset(t->schedule->marks.at, 0,
+               (size_t)t->schedule->marks.n * sizeof *t->schedule->marks.at);
 }
 
-/* ---- life ---------------------------------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------- */
 
 void dn__schedule_start(dn_tape *t, int immediate, int check_finite, int autobatch) {
     dn_schedule *s = t->schedule;
@@ -119,7 +130,9 @@ int dn__schedule_mark(dn_tape *t) {
     dn_schedule *s = t->schedule;
     if (DN_GROW(s->marks.at, s->marks.capacity, s->marks.n + 1)) return DN_ERROR_MEMORY;
     drop_plan(t);
-    s->marks.at[s->marks.n++] = (dn_schedule_mark){s->evaluated, s->n, dn__memory_mark(t, DN_VALUES), dn__memory_mark(t, DN_COPIES)};
+    s->marks.at[s->marks.n++] =
+        (dn_schedule_mark){s->evaluated, s->n, dn__memory_mark(t, DN_VALUES),
+                           dn__memory_mark(t, DN_COPIES)};
     return 0;
 }
 
@@ -127,7 +140,8 @@ void dn__schedule_revert(dn_tape *t) {
     dn_schedule *s = t->schedule;
     const dn_schedule_mark m = s->marks.at[--s->marks.n];
     dn__abandon_plan(t);
-    /* Nodes from before the mark that were computed after it have their values above it: compute them again (the same draws). */
+    /* Nodes from before the mark that were computed after it have their values above it: compute
+     * them again (the same draws). */
     if (s->evaluated > m.evaluated) s->evaluated = m.evaluated;
     if (s->seen > t->n.nodes) s->seen = t->n.nodes;
     ungroup(t, m.evaluated, t->n.nodes, m.n.groups);
@@ -140,8 +154,9 @@ void dn__schedule_revert(dn_tape *t) {
 void dn__schedule_free(dn_tape *t) {
     dn_schedule *s = t->schedule;
     for (int k = 0; k < DN_SCRATCH; k++) dn__arena_free(&s->memory[k]);
-    void **const memory[] = {(void **)&s->seats,   (void **)&s->order,        (void **)&s->groups,  (void **)&s->members,
-                             (void **)&s->sources, (void **)&s->group_inputs, (void **)&s->gathers, (void **)&s->marks.at};
+    void **const memory[] = {(void **)&s->seats,   (void **)&s->order,   (void **)&s->groups,
+                             (void **)&s->members, (void **)&s->sources, (void **)&s->group_inputs,
+                             (void **)&s->gathers, (void **)&s->marks.at};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) {
         free(*memory[i]);
         *memory[i] = NULL;

@@ -1,91 +1,132 @@
-/* The schedule of a tape: which of its nodes are computed, in which order, and which of them as one.
- * It is what compute.c, deduplicate.c, group.c, batched_gemm.c, autobatch.c and forward.c work on. It makes no
- * gradient (groups and gathers have room for what backward notes of them), and knows no operation by
- * name but those of graph/leaves.c. */
+/* The schedule of a tape: which of its nodes are computed, in which order, and which of them as
+ * one. It is what compute.c, deduplicate.c, group.c, batched_gemm.c, autobatch.c and forward.c work
+ * on. It makes no gradient (groups and gathers have room for what backward notes of them), and
+ * knows no operation by name but those of graph/leaves.c. */
 #pragma once
 
 #include "tape/tape.h"
 
 /* What the schedule knows of a node. */
 typedef struct dn_seat {
-    int64_t grouped;                /* the schedule's `values_made` when its value was computed in a group; else another number, or 0 */
-    int32_t group, column;          /* that group, and the first batch element in it */
-    int32_t next_user, last_user;   /* batched_gemm.h: the next node that multiplies by the same matrix; of a matrix, the last one that does */
-    int32_t gathers;                /* group.c: the last gather that begins with this node; may be one that is no more */
-    uint8_t lookahead;               /* batched_gemm.h: how many misses a search that begins here passes over before it finds the first that fits */
-    uint8_t reached;                /* backward.c: the gradient of the loss comes to it; of use within one function */
+    /* the schedule's `values_made` when its value was computed in a group; else another number, or
+     * 0 */
+    int64_t grouped;
+    int32_t group, column; /* that group, and the first batch element in it */
+    /* batched_gemm.h: the next node that multiplies by the same matrix; of a matrix, the last one
+     * that does */
+    int32_t next_user, last_user;
+    /* group.c: the last gather that begins with this node; may be one that is no more */
+    int32_t gathers;
+    /* batched_gemm.h: how many misses a search that begins here passes over before it finds the
+     * first that fits */
+    uint8_t lookahead;
+    /* backward.c: the gradient of the loss comes to it; of use within one function */
+    uint8_t reached;
 } dn_seat;
 
-/* Of dn_seat.patience: in a long chain no input is known, so that each search in vain halves it for the next one along the chain, down to the
- * least; a search that has found something leaves the next one with the most. */
+/* Of dn_seat.patience: in a long chain no input is known, so that each search in vain halves it for
+ * the next one along the chain, down to the least; a search that has found something leaves the
+ * next one with the most. */
 enum { DN_MOST_LOOKAHEAD = 128, DN_LEAST_LOOKAHEAD = 4 };
 
-/* Nodes computed as one (group.h): members[first ... first + n - 1], the first of which is the representative, and what each input of the call is. */
+/* Nodes computed as one (group.h): members[first ... first + n - 1], the first of which is the
+ * representative, and what each input of the call is. */
 typedef struct dn_group {
     int32_t first, n;
-    int32_t batch;                  /* of all members together */
-    int32_t inputs;                 /* group_inputs[inputs + k] */
-    uint8_t variable_length;                 /* of DN_VARIABLE_LENGTH nodes: computed as one in the packed form; `batch` is the number of steps of all */
-    uint8_t batched_gemm;                 /* made by batched_gemm.c: the members were computed out of their order */
-    uint8_t weights;                /* in this backward a member has got products of a weight gradient */
+    int32_t batch;  /* of all members together */
+    int32_t inputs; /* group_inputs[inputs + k] */
+    /* of DN_VARIABLE_LENGTH nodes: computed as one in the packed form; `batch` is the number of
+     * steps of all */
+    uint8_t variable_length;
+    /* made by batched_gemm.c: the members were computed out of their order */
+    uint8_t batched_gemm;
+    /* in this backward a member has got products of a weight gradient */
+    uint8_t weights;
     dn_real *value, *saved, *grads; /* of all members; grads NULL: nothing has come yet */
-    struct dn_deduplicated *deduplicated;           /* deduplicate.h: equal members are computed once, and `saved` is of the distinct ones; NULL: no */
-    size_t total;                   /* numbers of `value` */
+    /* deduplicate.h: equal members are computed once, and `saved` is of the distinct ones; NULL:
+     * no */
+    struct dn_deduplicated *deduplicated;
+    size_t total; /* numbers of `value` */
 } dn_group;
-/* gather: an index; DN_BROADCAST_INPUT: one node for all; DN_MIRRORED: `source` and its neighbours in the memory of one group or owner, where
- * their gradients lie as their values do. */
+/* gather: an index; DN_BROADCAST_INPUT: one node for all; DN_MIRRORED: `source` and its neighbours
+ * in the memory of one group or owner, where their gradients lie as their values do. */
 enum { DN_BROADCAST_INPUT = -1, DN_MIRRORED = -2 };
-typedef struct dn_group_input { int32_t gather, source; const dn_real *value; } dn_group_input;
-/* Values of nodes side by side, sources[first ... first + n - 1], and their gradients in the backward pass to them. */
-typedef struct dn_gather {
-    int32_t first, n, next;         /* next: an earlier gather that begins with the same node, or -1 */
-    int32_t deduplicated;                   /* of a group's distinct members, for it alone: gradients go to rows of tables, not to nodes */
-    int32_t group;                  /* the first that uses it; when its backward is done, the gradients are complete */
+typedef struct dn_group_input {
+    int32_t gather, source;
     const dn_real *value;
-    dn_real *grad;                  /* NULL: nothing has come yet */
+} dn_group_input;
+/* Values of nodes side by side, sources[first ... first + n - 1], and their gradients in the
+ * backward pass to them. */
+typedef struct dn_gather {
+    /* next: an earlier gather that begins with the same node, or -1 */
+    int32_t first, n, next;
+    /* of a group's distinct members, for it alone: gradients go to rows of tables, not to nodes */
+    int32_t deduplicated;
+    /* the first that uses it; when its backward is done, the gradients are complete */
+    int32_t group;
+    const dn_real *value;
+    dn_real *grad; /* NULL: nothing has come yet */
     size_t total;
 } dn_gather;
 
 /* How many there are, or may be. */
-typedef struct dn_scheduled { int order, groups, members, group_inputs, gathers, sources; } dn_scheduled;
+typedef struct dn_scheduled {
+    int order, groups, members, group_inputs, gathers, sources;
+} dn_scheduled;
 /* Where all stood: nodes below `evaluated` were computed, n.order of the order. */
-typedef struct dn_schedule_mark { int evaluated; dn_scheduled n; dn_arena_mark values, copies; } dn_schedule_mark;
+typedef struct dn_schedule_mark {
+    int evaluated;
+    dn_scheduled n;
+    dn_arena_mark values, copies;
+} dn_schedule_mark;
 
 /* Memory by how long it lives: as long as values are known; copies of parameters, longer where a
  * revert leaves them; until a plan is made; until the call at hand is over. */
 enum dn_memory { DN_VALUES, DN_COPIES, DN_PLAN, DN_SCRATCH };
 
 typedef struct dn_schedule {
-    int immediate, check_finite;    /* nodes are computed when they are made; their values are looked at */
-    int autobatch;                  /* autobatch.h: 0, or the strategy */
-    int default_autobatch;            /* the strategy of graphs for which none was named */
-    int evaluated;                  /* nodes below it are computed */
-    int64_t values_made;            /* from 1; rises when values are forgotten */
-    int any_failed;                 /* some node may be `failed` */
-    int forward_begun;              /* dn__forward has more to do: what it has computed and what is to come must be of the same parameters */
-    int unreported;                 /* dn_fast_value met this error and could not say so: dn_forward will */
-    dn_arena memory[DN_SCRATCH];    /* see dn__memory */
-    dn_seat *seats;                 /* of nodes below `seen` */
+    /* nodes are computed when they are made; their values are looked at */
+    int immediate, check_finite;
+    int autobatch;         /* autobatch.h: 0, or the strategy */
+    int default_autobatch; /* the strategy of graphs for which none was named */
+    int evaluated;         /* nodes below it are computed */
+    int64_t values_made;   /* from 1; rises when values are forgotten */
+    int any_failed;        /* some node may be `failed` */
+    /* dn__forward has more to do: what it has computed and what is to come must be of the same
+     * parameters */
+    int forward_begun;
+    /* dn_fast_value met this error and could not say so: dn_forward will */
+    int unreported;
+    dn_arena memory[DN_SCRATCH]; /* see dn__memory */
+    dn_seat *seats;              /* of nodes below `seen` */
     int seen, seats_capacity;
-    int32_t *order;                 /* autobatch.h: nodes, and groups as -1 - group, in the order they were computed */
+    /* autobatch.h: nodes, and groups as -1 - group, in the order they were computed */
+    int32_t *order;
     int n_done, planned;
-    dn_group *groups;               /* group.h */
+    dn_group *groups; /* group.h */
     int32_t *members, *sources;
     dn_group_input *group_inputs;
     dn_gather *gathers;
     dn_scheduled n, capacity;
-    /* the plan is made in the order in which DyNet computes, for the sake of the generator that it draws from */
+    /* the plan is made in the order in which DyNet computes, for the sake of the generator that it
+     * draws from */
     int as_dynet;
-    struct dn_agenda *planning;     /* autobatch.c: an order in the making, in DN_PLAN; NULL: none */
-    dn_schedule_mark begun;         /* where all stood when the order's last part, up to node `planned`, was made */
-    struct { dn_schedule_mark *at; int n, capacity; } marks;
-    dn_autobatch_counts counts;     /* of this graph */
+    /* autobatch.c: an order in the making, in DN_PLAN; NULL: none */
+    struct dn_agenda *planning;
+    /* where all stood when the order's last part, up to node `planned`, was made */
+    dn_schedule_mark begun;
+    struct {
+        dn_schedule_mark *at;
+        int n, capacity;
+    } marks;
+    dn_autobatch_counts counts; /* of this graph */
 } dn_schedule;
 
 static inline dn_arena *dn__arena_of(dn_tape *t, enum dn_memory which) {
     return which == DN_SCRATCH ? &t->workspace.scratch : &t->schedule->memory[which];
 }
-/* Memory of this kind; NULL: there is none. Where it stands; back to there, {0} being the beginning. */
+/* Memory of this kind; NULL: there is none. Where it stands; back to there, {0} being the
+ * beginning. */
 static inline void *dn__memory(dn_tape *t, enum dn_memory which, size_t bytes) {
     return dn__arena_take(dn__arena_of(t, which), bytes);
 }
@@ -101,7 +142,9 @@ static inline int dn__node_ints(const dn_node *node) {
     if (node->op->flags & DN_INTS_EACH) return 0;
     return node->op->flags & DN_INTS_AFTER_FIRST ? 1 : node->n_ints;
 }
-static inline dn_seat *dn__seat(const dn_tape *t, const dn_node *node) { return &t->schedule->seats[node - t->nodes]; }
+static inline dn_seat *dn__seat(const dn_tape *t, const dn_node *node) {
+    return &t->schedule->seats[node - t->nodes];
+}
 /* Whether a node has a value that was computed as a member of a group. */
 static inline int dn__grouped(const dn_tape *t, const dn_node *node) {
     return t->schedule->n.groups && dn__seat(t, node)->grouped == t->schedule->values_made;
@@ -110,12 +153,15 @@ static inline int dn__grouped(const dn_tape *t, const dn_node *node) {
 static inline int dn__is_gathered(const dn_tape *t, const dn_group *g, int k) {
     return t->schedule->group_inputs[g->inputs + k].gather != DN_BROADCAST_INPUT;
 }
-/* Block k of the value of a node by itself or, of n members, of their group: it begins at n times its `at`. */
+/* Block k of the value of a node by itself or, of n members, of their group: it begins at n times
+ * its `at`. */
 static inline dn_block dn__block(const dn_node *node, int k) {
     const size_t size = (size_t)(node->dim.size / node->parts);
-    return node->blocks ? node->blocks[k] : (dn_block){(size_t)k * size * (size_t)node->dim.batch, size};
+    return node->blocks ? node->blocks[k]
+                        : (dn_block){(size_t)k * size * (size_t)node->dim.batch, size};
 }
-/* Gives all nodes their seats (where nothing can be computed with others there may be none), and links those that may be computed with one another. Negative: no memory. */
+/* Gives all nodes their seats (where nothing can be computed with others there may be none), and
+ * links those that may be computed with one another. Negative: no memory. */
 int dn__schedule_see(dn_tape *);
 /* A new graph begins. */
 void dn__schedule_start(dn_tape *, int immediate, int check_finite, int autobatch);
@@ -136,16 +182,22 @@ int64_t dn__schedule_bytes(const dn_tape *);
 void dn__prepare_call(dn_tape *, dn_node *, dn_call *);
 /* Computes one node by itself; its inputs are known. */
 int dn__compute(dn_tape *, int i);
-/* Whether a node cannot be computed because something above it failed, or it did itself a moment ago. */
+/* Whether a node cannot be computed because something above it failed, or it did itself a moment
+ * ago. */
 int dn__blocked(const dn_tape *, const dn_node *);
-/* Later readers in this graph see the value of now, whatever becomes of the parameter: where other threads may write to it, behind its lock. */
+/* Later readers in this graph see the value of now, whatever becomes of the parameter: where other
+ * threads may write to it, behind its lock. */
 int dn__copy_parameter(dn_tape *, int i, pthread_mutex_t *lock);
 
 /* ---- forward.c: values are computed when they are asked for */
-/* computes nodes up to index `last` until about DN_WORK numbers were read and written; 0: done, 1: more to do */
+/* computes nodes up to index `last` until about DN_WORK numbers were read and written; 0: done, 1:
+ * more to do */
 int dn__forward(dn_tape *, int last);
-static inline int64_t dn__writes_of(const dn_store *store) { return __atomic_load_n(&store->writes, __ATOMIC_ACQUIRE); }
-/* What node-making calls end with: immediate mode, and the handle of node i; an error is passed on. */
+static inline int64_t dn__writes_of(const dn_store *store) {
+    return __atomic_load_n(&store->writes, __ATOMIC_ACQUIRE);
+}
+/* What node-making calls end with: immediate mode, and the handle of node i; an error is passed
+ * on. */
 int64_t dn__finish(dn_tape *, int i);
 
 /* A hash of what was hashed before, h, and of x. */

@@ -4,14 +4,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-static inline __attribute__((always_inline)) int make(dn_tape *t, const dn_op *op, int n,
-                                                      const int *inputs, int n_ints, const int *ints,
-                                                      int n_floats, const double *floats,
-                                                      const dn_origin *origin) {
+static inline __attribute__((always_inline)) int
+append_node(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, const int *ints,
+            int n_floats, const double *floats, const dn_origin *origin) {
     if (t->n.nodes >= 1 << DN_INDEX_BITS)
-        return dn__tape_fail(t, DN_ERROR_VALUE, "a graph holds at most %d nodes. Call renew_cg() for each example or batch.",
-                             1 << DN_INDEX_BITS);
-    if (DN_GROW(t->nodes, t->capacity.nodes, t->n.nodes + 1) || DN_GROW(t->args, t->capacity.args, (int64_t)t->n.args + n) ||
+        return dn__tape_fail(
+            t, DN_ERROR_VALUE,
+            "a graph holds at most %d nodes. Call renew_cg() for each example or batch.",
+            1 << DN_INDEX_BITS);
+    if (DN_GROW(t->nodes, t->capacity.nodes, t->n.nodes + 1) ||
+        DN_GROW(t->args, t->capacity.args, (int64_t)t->n.args + n) ||
         DN_GROW(t->ints, t->capacity.ints, (int64_t)t->n.ints + n_ints) ||
         DN_GROW(t->floats, t->capacity.floats, (int64_t)t->n.floats + n_floats))
         return dn__no_memory(t);
@@ -52,14 +54,18 @@ static inline __attribute__((always_inline)) int make(dn_tape *t, const dn_op *o
     }
     int error = op->dims(&s);
     if (error < 0) return error;
-    if (s.y.size * (int64_t)s.y.batch + (int64_t)s.saved > PTRDIFF_MAX / (int64_t)sizeof(dn_real)) return dn__no_memory(t);
+    if (s.y.size * (int64_t)s.y.batch + (int64_t)s.saved > PTRDIFF_MAX / (int64_t)sizeof(dn_real))
+        return dn__no_memory(t);
 
     int index = t->n.nodes;
     dn_node *node = &t->nodes[index];
-    /* Field by field: GCC clears a whole struct with `rep stos`, which costs more than all the rest. */
+    /* Field by field: GCC clears a whole struct with `rep stos`, which costs more than all the
+     * rest. */
     node->op = op;
     node->epoch = t->epoch;
-    node->dim.nd = s.y.nd; /* number by number, as dims() has just written them: wider loads would wait for those stores to reach the cache */
+    /* number by number, as dims() has just written them: wider loads would wait for those stores to
+     * reach the cache */
+    node->dim.nd = s.y.nd;
     node->dim.batch = s.y.batch;
     node->dim.size = s.y.size;
     for (int i = 0; i < s.y.nd; i++) {
@@ -93,24 +99,36 @@ static inline __attribute__((always_inline)) int make(dn_tape *t, const dn_op *o
     node->work = work < INT32_MAX ? (int32_t)work : INT32_MAX;
     t->work_made += node->work;
     if (op->flags & (DN_BATCHED_GEMM | DN_TRACED)) t->may_batch_gemm = 1;
-    t->dropped += (uint32_t)s.rng; /* its own draws have the ordinals between its and the next node's */
+    /* its own draws have the ordinals between its and the next node's */
+    t->dropped += (uint32_t)s.rng;
     return index;
 }
 
-int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, const int *ints, int n_floats, const double *floats,
-             const dn_origin *origin) {
+int dn__make(dn_tape *t, const dn_op *op, int n, const int *inputs, int n_ints, const int *ints,
+             int n_floats, const double *floats, const dn_origin *origin) {
     static const dn_origin NONE;
-    if (!n_ints && !n_floats && !origin) return make(t, op, n, inputs, 0, NULL, 0, NULL, &NONE); /* most nodes */
-    return make(t, op, n, inputs, n_ints, ints, n_floats, floats, origin ? origin : &NONE);
+    /* most nodes */
+    if (!n_ints && !n_floats && !origin)
+        return append_node(t, op, n, inputs, 0, NULL, 0, NULL, &NONE);
+    return append_node(t, op, n, inputs, n_ints, ints, n_floats, floats, origin ? origin : &NONE);
 }
 
 int dn__change_ints(dn_tape *t, dn_node *node, int n, const int *ints) {
     if (n != node->n_ints)
-        return dn__tape_fail(t, DN_ERROR_VALUE, "%s: set takes as many indices as the node was made with (%d); got %d.", node->op->name,
-                             node->n_ints, n);
-    dn_shape s = {.op = node->op->name, .n = node->n_args, .n_ints = n, .n_floats = node->n_floats, .x = t->call.xdims, .ints = ints,
-                  .floats = t->floats + node->floats, .message = t->message};
-    for (int k = 0; k < node->n_args; k++) t->call.xdims[k] = &t->nodes[t->args[node->args + k]].dim;
+        return dn__tape_fail(
+            t, DN_ERROR_VALUE,
+            "%s: set takes as many indices as the node was made with (%d); got %d.", node->op->name,
+            node->n_ints, n);
+    dn_shape s = {.op = node->op->name,
+                  .n = node->n_args,
+                  .n_ints = n,
+                  .n_floats = node->n_floats,
+                  .x = t->call.xdims,
+                  .ints = ints,
+                  .floats = t->floats + node->floats,
+                  .message = t->message};
+    for (int k = 0; k < node->n_args; k++)
+        t->call.xdims[k] = &t->nodes[t->args[node->args + k]].dim;
     if (node->param) {
         t->call.xdims[0] = &node->param->dim;
         s.n = 1;
@@ -121,33 +139,40 @@ int dn__change_ints(dn_tape *t, dn_node *node, int n, const int *ints) {
     return 0;
 }
 
-/* ---- parameters of this graph -------------------------------------------------------------------------------------- */
+/* ---- parameters of this graph --------------------------------------------------------- */
 
 /* The slot of a parameter's handle in the table of parameters, which has room. */
 static int param_slot(const dn_tape *t, int64_t handle) {
     uint64_t h = (uint64_t)handle * 0x9E3779B97F4A7C15u;
     int mask = t->parameters.capacity - 1, i = (int)(h >> 32) & mask;
-    while (t->parameters.slots[i].epoch == t->parameters.epoch && t->parameters.slots[i].handle != handle) i = (i + 1) & mask;
+    while (t->parameters.slots[i].epoch == t->parameters.epoch &&
+           t->parameters.slots[i].handle != handle)
+        i = (i + 1) & mask;
     return i;
 }
 
 static int param_table_grow(dn_tape *t) {
     int old_capacity = t->parameters.capacity;
     void *old_memory = t->parameters.slots;
-    __typeof__(t->parameters.slots) old = old_memory, grown = calloc(old_capacity ? (size_t)old_capacity * 2 : 32, sizeof *old);
+    __typeof__(t->parameters.slots) old = old_memory,
+                                    grown = calloc(old_capacity ? (size_t)old_capacity * 2 : 32,
+                                                   sizeof *old);
     if (!grown) return dn__no_memory(t);
     t->parameters.slots = grown;
     t->parameters.capacity = old_capacity ? old_capacity * 2 : 32;
     for (int i = 0; i < old_capacity; i++)
-        if (old[i].epoch == t->parameters.epoch) t->parameters.slots[param_slot(t, old[i].handle)] = old[i];
+        if (old[i].epoch == t->parameters.epoch)
+            t->parameters.slots[param_slot(t, old[i].handle)] = old[i];
     free(old_memory);
     return 0;
 }
 
 static int new_param_node(dn_tape *t, int64_t handle, dn_param *p, int constant) {
-    if (t->parameters.count * 2 >= t->parameters.capacity && param_table_grow(t)) return DN_ERROR_MEMORY;
+    if (t->parameters.count * 2 >= t->parameters.capacity && param_table_grow(t))
+        return DN_ERROR_MEMORY;
     if (dn__retain_store(t, p->store)) return DN_ERROR_MEMORY;
-    int i = dn__make(t, dn_ops[DN_OP_parameter], 0, NULL, 0, NULL, 0, NULL, &(dn_origin){p, constant, NULL});
+    int i = dn__make(t, dn_ops[DN_OP_parameter], 0, NULL, 0, NULL, 0, NULL,
+                     &(dn_origin){p, constant, NULL});
     if (i < 0) return i;
     int slot = param_slot(t, handle);
     t->parameters.count += t->parameters.slots[slot].epoch != t->parameters.epoch;
@@ -162,7 +187,8 @@ int dn__param_node(dn_tape *t, int64_t handle, dn_param *p, int constant) {
     if (slot >= 0 && t->parameters.slots[slot].epoch == t->parameters.epoch) {
         const int i = t->parameters.slots[slot].node;
         /* after a revert the entry may be of a node that is gone */
-        if (i < t->n.nodes && t->nodes[i].op == dn_ops[DN_OP_parameter] && t->nodes[i].param == p && t->nodes[i].constant == constant)
+        if (i < t->n.nodes && t->nodes[i].op == dn_ops[DN_OP_parameter] && t->nodes[i].param == p &&
+            t->nodes[i].constant == constant)
             return i;
     }
     return new_param_node(t, handle, p, constant);

@@ -5,9 +5,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* ---- errors -------------------------------------------------------------------------------------------------------- */
+/* ---- errors --------------------------------------------------------------------------- */
 
-static const char STALE[] = "expression belongs to a graph that renew_cg() or cg_revert() closed, or that ended with its thread. "
+static const char STALE[] = "expression belongs to a graph that renew_cg() or cg_revert() closed, "
+                            "or that ended with its thread. "
                             "Build it again in this graph.";
 
 int dn__tape_fail(dn_tape *t, int error, const char *format, ...) {
@@ -20,13 +21,16 @@ int dn__tape_fail(dn_tape *t, int error, const char *format, ...) {
 
 int dn__no_values(dn_tape *t) {
     return dn__tape_fail(t, DN_ERROR_STATE,
-                         "cell: no value is known and no graph begun while a function is traced. Do it outside of the cell.");
+                         "cell: no value is known and no graph begun while a function is traced. "
+                         "Do it outside of the cell.");
 }
 
 int dn__no_memory(dn_tape *t) { return dn__tape_fail(t, DN_ERROR_MEMORY, "out of memory"); }
 
 int dn__internal_error(dn_tape *t, const char *what) {
-    return dn__tape_fail(t, DN_ERROR_INTERNAL, "internal error: %s. Please report it with the program. Call renew_cg() to go on.", what);
+    return dn__tape_fail(
+        t, DN_ERROR_INTERNAL,
+        "internal error: %s. Please report it with the program. Call renew_cg() to go on.", what);
 }
 
 int dn__stale(dn_tape *t) { return dn__tape_fail(t, DN_ERROR_STALE, "%s", STALE); }
@@ -46,17 +50,20 @@ int dn__grow(void **array, int *capacity, int64_t wanted, size_t element) {
     return 0;
 }
 
-/* ---- slots --------------------------------------------------------------------------------------------------------- */
+/* ---- slots ---------------------------------------------------------------------------- */
 
-/* Tapes stay where they are for the life of the process; a slot that is given back goes to the next graph with its epoch raised, so that a
- * handle, which holds nothing but numbers, never leads to memory that is gone. */
+/* Tapes stay where they are for the life of the process; a slot that is given back goes to the next
+ * graph with its epoch raised, so that a handle, which holds nothing but numbers, never leads to
+ * memory that is gone. */
 enum { SLOTS = 1 << DN_GRAPH_BITS };
 static dn_tape *slots[SLOTS];
 static pthread_mutex_t slots_lock = PTHREAD_MUTEX_INITIALIZER;
 
 dn_tape *dn__graph_tape(int graph) { return graph >= 0 && graph < SLOTS ? slots[graph] : NULL; }
 
-dn_tape *dn__handle_tape(int64_t a) { return a >= 0 && a >> 62 == 0 ? slots[a >> (DN_INDEX_BITS + DN_EPOCH_BITS)] : NULL; }
+dn_tape *dn__handle_tape(int64_t a) {
+    return a >= 0 && a >> 62 == 0 ? slots[a >> (DN_INDEX_BITS + DN_EPOCH_BITS)] : NULL;
+}
 
 dn_tape *dn__take_slot(dn_tape *(*make)(void)) {
     dn_tape *t = NULL;
@@ -78,7 +85,7 @@ void dn__give_slot_back(dn_tape *t) {
     pthread_mutex_unlock(&slots_lock);
 }
 
-/* ---- stores --------------------------------------------------------------------------------------------------------- */
+/* ---- stores --------------------------------------------------------------------------- */
 
 int dn__retain_store(dn_tape *t, dn_store *store) {
     for (int i = 0; i < t->n.stores; i++)
@@ -89,7 +96,8 @@ int dn__retain_store(dn_tape *t, dn_store *store) {
     return 0;
 }
 
-/* Another thread may hold some of the same stores and wait for others: so nobody waits while holding one. */
+/* Another thread may hold some of the same stores and wait for others: so nobody waits while
+ * holding one. */
 void dn__lock_stores(dn_tape *t) {
     int first = 0, i = 0;
     while (i < t->n.stores) {

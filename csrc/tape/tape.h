@@ -1,83 +1,125 @@
-/* A tape: the nodes of one graph, what they were made with, and what is on loan to their calls. Slots and handles.
+/* A tape: the nodes of one graph, what they were made with, and what is on loan to their calls.
+ * Slots and handles.
  *
- * It knows how nodes are numbered and where their memory begins. It does not know what is computed with what (schedule.h), how gradients flow
- * (backward_pass.h), nor any operation: those lie above it, and it has but a pointer to what each of them keeps. */
+ * It knows how nodes are numbered and where their memory begins. It does not know what is computed
+ * with what (schedule.h), how gradients flow (backward_pass.h), nor any operation: those lie above
+ * it, and it has but a pointer to what each of them keeps. */
 #pragma once
 
 #include "arena.h"
 #include "op.h"
 #include "params/params.h"
 
-enum dn_failed { DN_FAILED = 1, DN_FAILED_ALREADY };     /* the latter: when its turn comes, it is not tried again */
+/* the latter: when its turn comes, it is not tried again */
+enum dn_failed { DN_FAILED = 1, DN_FAILED_ALREADY };
 
 struct dn_node {
     const dn_op *op;
-    int64_t epoch;              /* graph and epoch: the upper part of its handle */
+    int64_t epoch; /* graph and epoch: the upper part of its handle */
     dn_dim dim;
-    int32_t n_args, args;       /* tape->args[args ...] are the inputs' indices */
-    int32_t n_ints, ints;       /* tape->ints */
-    int32_t n_floats, floats;     /* tape->floats */
-    uint32_t ordinal;           /* nodes made before it in this graph, reverted ones included: the key of its random draws */
-    int32_t products;           /* first pending weight-gradient product, or -1 */
-    size_t saved;               /* numbers kept from forward for backward */
-    int32_t parts;              /* blocks of a value with several outputs */
-    int32_t work;               /* how many numbers computing it reads and writes, about; INT32_MAX: that many or more */
-    uint8_t not_batchable;              /* never a member of a group */
-    uint8_t rng;              /* needs keys of random draws beside its own */
-    uint8_t needs_grad;         /* leads to a parameter that is updated */
-    uint8_t constant;           /* a parameter or row used without gradient */
-    uint8_t copied;             /* value is a copy of the parameter's, made when it was read */
-    uint8_t in_chunk;           /* backward: grad is the parameter's own gradient memory */
-    uint8_t finished;           /* backward: the parameter has its gradient already; the backward pass passes this node by */
-    uint8_t failed;             /* dn_failed: has no value although its turn has passed, because an operation written in Python raised */
-    int64_t written;            /* of a node that is in_chunk: dn__param_written when it got its place there */
-    dn_param *param;            /* of parameter and lookup nodes */
-    const void *own;            /* of input nodes: what set() writes, dn_real; else as dn_shape.own */
-    const dn_block *blocks;     /* as dn_shape.blocks */
+    int32_t n_args, args;     /* tape->args[args ...] are the inputs' indices */
+    int32_t n_ints, ints;     /* tape->ints */
+    int32_t n_floats, floats; /* tape->floats */
+    /* nodes made before it in this graph, reverted ones included: the key of its random draws */
+    uint32_t ordinal;
+    int32_t products; /* first pending weight-gradient product, or -1 */
+    size_t saved;     /* numbers kept from forward for backward */
+    int32_t parts;    /* blocks of a value with several outputs */
+    /* how many numbers computing it reads and writes, about; INT32_MAX: that many or more */
+    int32_t work;
+    uint8_t not_batchable; /* never a member of a group */
+    uint8_t rng;           /* needs keys of random draws beside its own */
+    uint8_t needs_grad;    /* leads to a parameter that is updated */
+    uint8_t constant;      /* a parameter or row used without gradient */
+    uint8_t copied;        /* value is a copy of the parameter's, made when it was read */
+    uint8_t in_chunk;      /* backward: grad is the parameter's own gradient memory */
+    /* backward: the parameter has its gradient already; the backward pass passes this node by */
+    uint8_t finished;
+    /* dn_failed: has no value although its turn has passed, because an operation written in Python
+     * raised */
+    uint8_t failed;
+    /* of a node that is in_chunk: dn__param_written when it got its place there */
+    int64_t written;
+    dn_param *param; /* of parameter and lookup nodes */
+    /* of input nodes: what set() writes, dn_real; else as dn_shape.own */
+    const void *own;
+    const dn_block *blocks; /* as dn_shape.blocks */
     dn_real *value, *saved_memory, *grad;
 };
 
-/* A parameter store, and what its version was when the first node that reads it, `reader`, was computed; version -1: none was. */
+/* A parameter store, and what its version was when the first node that reads it, `reader`, was
+ * computed; version -1: none was. */
 typedef struct dn_used_store {
     dn_store *store;
     int64_t version;
-    int64_t writes;     /* forward.c: the store's when the present forward began */
+    int64_t writes; /* forward.c: the store's when the present forward began */
     int reader;
-    int hooked;        /* hooks.c: in the present backward */
+    int hooked; /* hooks.c: in the present backward */
 } dn_used_store;
 
 /* How many there are, or may be. */
 typedef struct dn_extent { int nodes, args, ints, floats, stores; } dn_extent;
-typedef struct dn_mark { dn_extent n; dn_arena_mark data; } dn_mark;
+typedef struct dn_mark {
+    dn_extent n;
+    dn_arena_mark data;
+} dn_mark;
 
-/* An object that nodes refer to, kept until the graph is renewed; its last node, and the last one that the schedule has seen, or -1. */
-typedef struct dn_kept { void *object; void (*release)(void *); int32_t last, seen; } dn_kept;
+/* An object that nodes refer to, kept until the graph is renewed; its last node, and the last one
+ * that the schedule has seen, or -1. */
+typedef struct dn_kept {
+    void *object;
+    void (*release)(void *);
+    int32_t last, seen;
+} dn_kept;
 
 /* What the layers above give: the ways of calls, and what is to be done before values go. */
-typedef struct dn_upper { const dn_gradient_routes *node, *group; void (*values_go)(dn_tape *); } dn_upper;
+typedef struct dn_upper {
+    const dn_gradient_routes *node, *group;
+    void (*values_go)(dn_tape *);
+} dn_upper;
 
 struct dn_tape {
-    int graph;                  /* its slot */
-    int taken;                  /* the slot is somebody's graph */
-    int busy;                   /* a call is running: 1 (atomic) */
-    int tracing;                /* a function is being traced on it; there are no values */
-    int holds;                  /* nodes refer to Python objects */
-    int64_t epoch, version;     /* epoch: with the slot above it, as in handles */
+    int graph;              /* its slot */
+    int taken;              /* the slot is somebody's graph */
+    int busy;               /* a call is running: 1 (atomic) */
+    int tracing;            /* a function is being traced on it; there are no values */
+    int holds;              /* nodes refer to Python objects */
+    int64_t epoch, version; /* epoch: with the slot above it, as in handles */
     dn_node *nodes;
     int32_t *args, *ints;
     double *floats;
-    dn_used_store *stores;        /* used by nodes of this graph */
+    dn_used_store *stores; /* used by nodes of this graph */
     dn_extent n, capacity;
-    uint32_t dropped;           /* nodes that reverts have dropped from this graph; after 2^32 of them keys of draws come again, and
-                                 * nothing else depends on it */
-    int may_batch_gemm;               /* nodes of ops with DN_BATCHED_GEMM or DN_TRACED were made */
-    int64_t work_made;          /* what computing all nodes made in this graph would read and write, about */
-    dn_arena data;              /* of inputs */
-    struct { dn_mark *at; int n, capacity; } marks;
-    struct { dn_kept *at; int n, capacity; } kept;
+    /* nodes that reverts have dropped from this graph; after 2^32 of them keys of draws come again,
+     * and nothing else depends on it */
+    uint32_t dropped;
+    int may_batch_gemm; /* nodes of ops with DN_BATCHED_GEMM or DN_TRACED were made */
+    /* what computing all nodes made in this graph would read and write, about */
+    int64_t work_made;
+    dn_arena data; /* of inputs */
+    struct {
+        dn_mark *at;
+        int n, capacity;
+    } marks;
+    struct {
+        dn_kept *at;
+        int n, capacity;
+    } kept;
     /* parameters used in this graph: parameter handle -> node index, open addressing */
-    struct { struct { int64_t handle; int node; int64_t epoch; } *slots; int capacity, count; int64_t epoch; } parameters;
-    struct { dn_in *in; const dn_dim **xdims; int capacity; } call; /* inputs of the call at hand */
+    struct {
+        struct {
+            int64_t handle;
+            int node;
+            int64_t epoch;
+        } *slots;
+        int capacity, count;
+        int64_t epoch;
+    } parameters;
+    struct {
+        dn_in *in;
+        const dn_dim **xdims;
+        int capacity;
+    } call; /* inputs of the call at hand */
     dn_workspace workspace;
     struct dn_schedule *schedule;
     struct dn_backward_pass *backward;
@@ -85,32 +127,44 @@ struct dn_tape {
     char message[DN_MESSAGE];
 };
 
-dn_tape *dn__graph_tape(int graph);             /* NULL: no such graph */
-dn_tape *dn__handle_tape(int64_t a);            /* NULL: a parameter's handle, or no handle at all */
-/* A slot's tape, given what makes one where there is none; NULL: none is left, or no memory. And the slot given back. */
+dn_tape *dn__graph_tape(int graph); /* NULL: no such graph */
+/* NULL: a parameter's handle, or no handle at all */
+dn_tape *dn__handle_tape(int64_t a);
+/* A slot's tape, given what makes one where there is none; NULL: none is left, or no memory. And
+ * the slot given back. */
 dn_tape *dn__take_slot(dn_tape *(*make)(void));
 void dn__give_slot_back(dn_tape *);
-static inline int dn__tape_enter(dn_tape *t) { return __atomic_exchange_n(&t->busy, 1, __ATOMIC_ACQUIRE) ? DN_ERROR_BUSY : 0; }
+static inline int dn__tape_enter(dn_tape *t) {
+    return __atomic_exchange_n(&t->busy, 1, __ATOMIC_ACQUIRE) ? DN_ERROR_BUSY : 0;
+}
 static inline void dn__tape_leave(dn_tape *t) { __atomic_store_n(&t->busy, 0, __ATOMIC_RELEASE); }
 static inline void dn__leave_entered(dn_tape *const *t) { dn__tape_leave(*t); }
-/* From here to the end of the block `t` is used by this thread: other threads may come without Python's lock. Not free: returns `failure`. */
-#define DN_ENTER_OR(t, failure)                \
-    if (dn__tape_enter(t)) return failure;     \
+/* From here to the end of the block `t` is used by this thread: other threads may come without
+ * Python's lock. Not free: returns `failure`. */
+#define DN_ENTER_OR(t, failure) \
+    if (dn__tape_enter(t)) return failure; \
     __attribute__((cleanup(dn__leave_entered), unused)) dn_tape *const entered_ = (t)
 #define DN_ENTER(t) DN_ENTER_OR(t, DN_ERROR_BUSY)
-int dn__tape_fail(dn_tape *, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));
+int dn__tape_fail(dn_tape *, int error, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 int dn__no_memory(dn_tape *);
-int dn__internal_error(dn_tape *, const char *what);  /* what must not be: raised as an error rather than looped over or read */
-int dn__no_values(dn_tape *);                   /* the error while a function is traced */
-int dn__stale(dn_tape *);                       /* the error of a handle that is no node's */
+/* what must not be: raised as an error rather than looped over or read */
+int dn__internal_error(dn_tape *, const char *what);
+int dn__no_values(dn_tape *); /* the error while a function is traced */
+int dn__stale(dn_tape *);     /* the error of a handle that is no node's */
 int dn__grow(void **array, int *capacity, int64_t wanted, size_t element);
 #define DN_GROW(array, capacity, wanted) \
     ((wanted) <= (capacity) ? 0 : dn__grow((void **)&(array), &(capacity), wanted, sizeof *(array)))
 /* The graph uses parameters of this store, and keeps it until it is renewed. */
 int dn__retain_store(dn_tape *, dn_store *);
-/* the locks of all stores that the graph uses: held while backward runs, but not by an op that calls out */
+/* the locks of all stores that the graph uses: held while backward runs, but not by an op that
+ * calls out */
 void dn__lock_stores(dn_tape *);
 void dn__unlock_stores(dn_tape *);
-static inline int64_t dn__handle(const dn_tape *t, int i) { return t->nodes[i].epoch << DN_INDEX_BITS | i; }
+static inline int64_t dn__handle(const dn_tape *t, int i) {
+    return t->nodes[i].epoch << DN_INDEX_BITS | i;
+}
 /* The index of node i's input k. */
-static inline int dn__input(const dn_tape *t, int i, int k) { return t->args[t->nodes[i].args + k]; }
+static inline int dn__input(const dn_tape *t, int i, int k) {
+    return t->args[t->nodes[i].args + k];
+}

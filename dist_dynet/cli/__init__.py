@@ -1,8 +1,10 @@
-"""The command line: `dist-dynet run` starts a script as N ranks and looks after them, `dist-dynet info` says what is installed.
+"""The command line: `dist-dynet run` starts a script as N ranks and looks after them,
+`dist-dynet info` says what is installed.
 
-In reading order: options (what is asked for), mpi (which MPI there is, and the commands of its launchers), run (the environment of the ranks),
-restarts (one attempt after the other), attempt (one job, from its start to its end), output (what the ranks say); _relay.py runs beside each
-rank. docs/launching.md is the manual.
+In reading order: options (what is asked for), mpi (which MPI there is, and the commands of its
+launchers), run (the environment of the ranks), restarts (one attempt after the other), attempt (one
+job, from its start to its end), output (what the ranks say); _relay.py runs beside each rank.
+docs/launching.md is the manual.
 """
 
 from __future__ import annotations

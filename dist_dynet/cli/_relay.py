@@ -1,17 +1,21 @@
-"""Stands between mpirun and one rank's script: starts the script, passes its output on in frames, says how it ended.
+"""Stands between mpirun and one rank's script: starts the script, passes its output on in frames,
+says how it ended.
 
     python -I -S _relay.py RANK FOLDER COMMAND...
 
-RANK is a number, or the name of the variable of the environment that holds it. FOLDER has the sitecustomize.py that lets the script say that
-it ended of its own accord. This file is run by its path and imports nothing but the standard library, so that a rank costs 15 ms and 8 MB
-more, not a second NumPy.
+RANK is a number, or the name of the variable of the environment that holds it. FOLDER has the
+sitecustomize.py that lets the script say that it ended of its own accord. This file is run by its
+path and imports nothing but the standard library, so that a rank costs 15 ms and 8 MB more, not a
+second NumPy.
 
-A frame is a line that begins with MARKER, rank and kind; what mpirun says itself has no MARKER. Programs write parts of lines, and mpirun
-forwards them as they come, mixed with those of other ranks; frames reach the launcher whole: see Pipe.
+A frame is a line that begins with MARKER, rank and kind; what mpirun says itself has no MARKER.
+Programs write parts of lines, and mpirun forwards them as they come, mixed with those of other
+ranks; frames reach the launcher whole: see Pipe.
 
-The script stays in the process group that mpirun has made for the rank, so that signals to the rank reach both, and nobody is left over when
-the group is killed. Slurm makes one group for all ranks of a step on a node, and itself ends what a rank has started. If the relay is killed,
-the kernel kills the script; if the launcher is gone, the pipe breaks and the relay ends the rank.
+The script stays in the process group that mpirun has made for the rank, so that signals to the rank
+reach both, and nobody is left over when the group is killed. Slurm makes one group for all ranks of
+a step on a node, and itself ends what a rank has started. If the relay is killed, the kernel kills
+the script; if the launcher is gone, the pipe breaks and the relay ends the rank.
 """
 
 from __future__ import annotations
@@ -27,15 +31,18 @@ import time
 
 MARKER = b"\x1e"
 LINE, PART, BAR, MARK = b"l", b"p", b"b", b"m"
-"""Kinds of frames: a line (or the end of one); the beginning of a long line; the present state of a progress bar; a record."""
+"""Kinds of frames: a line (or the end of one); the beginning of a long line; the present state of a
+progress bar; a record."""
 
 LEFT = 76
-"""Status of a rank that ended with status 0 but not through the end of its program (os._exit(0)); as in dist_dynet/parallel/_failures.py."""
+"""Status of a rank that ended with status 0 but not through the end of its program (os._exit(0));
+as in dist_dynet/parallel/_failures.py."""
 
 _PIECE, _MOST = 1500, 4000
 """Bytes of text in a frame, and bytes in a write: POSIX promises 4096 in one piece."""
 _LINGER = 1.0
-"""Seconds that the output of a script is read after its end, if a child of it keeps the pipe open."""
+"""Seconds that the output of a script is read after its end, if a child of it keeps the pipe
+open."""
 
 
 def place() -> str:
@@ -50,8 +57,9 @@ def place() -> str:
 class Pipe:
     """Writes frames to a descriptor of this process, several in one write.
 
-    A write of whole frames, no longer than a pipe takes in one piece, is passed on in one piece: MPICH's mpirun reads as much as a pipe can
-    hold, Open MPI's and srun keep back the beginning of a line.
+    A write of whole frames, no longer than a pipe takes in one piece, is passed on in one piece:
+    MPICH's mpirun reads as much as a pipe can hold, Open MPI's and srun keep back the beginning of
+    a line.
     """
 
     def __init__(self, descriptor: int, rank: int) -> None:
@@ -83,7 +91,8 @@ class Pipe:
 
 
 class Lines:
-    """Cuts what a script writes into lines; of what a progress bar writes over itself only the present state goes on."""
+    """Cuts what a script writes into lines; of what a progress bar writes over itself only the
+    present state goes on."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe, self._text = pipe, b""
@@ -140,17 +149,24 @@ def end_the_rank() -> None:
 
 
 def start(command: list[str], folder: str, has_input: bool, out: int, err: int, end: int) -> int:
-    """The process of the script, with these descriptors, and with an empty stdin if it is to have none; it dies with this one."""
+    """The process of the script, with these descriptors, and with an empty stdin if it is to have
+    none; it dies with this one."""
     path = os.environ.get("PYTHONPATH", "")
-    environment = {**os.environ, "PYTHONPATH": folder + (os.pathsep + path if path else ""), "DIST_DYNET_END": str(end)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": folder + (os.pathsep + path if path else ""),
+        "DIST_DYNET_END": str(end),
+    }
     library, parent = ctypes.CDLL(None), os.getpid()
     child = os.fork()
     if child:
         return child
     try:
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and a program inherits that
+        # Python ignores them, and a program inherits that
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # means "checkpoint now"; must not kill a script that is not ready for it yet
+        # means "checkpoint now"; must not kill a script that is not ready for it yet
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         library.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() == parent:
             os.dup2(out, 1)
@@ -168,13 +184,15 @@ class Relay:
     """One rank."""
 
     def __init__(self, rank: int, group_of_its_own: bool) -> None:
-        self._group_of_its_own, self._has_input = group_of_its_own, rank == 0  # MPICH leaves the stdin of other ranks open for ever
+        # MPICH leaves the stdin of other ranks open for ever
+        self._group_of_its_own, self._has_input = group_of_its_own, rank == 0
         self._pipes = {1: Pipe(1, rank), 2: Pipe(2, rank)}
         self._told = 0
         """The signal to end that this process got, and with it the whole rank."""
         self._process = 0
         self._leads = os.getpgid(0) == os.getpid()
-        """Whether launchers can signal to the rank's group, as mpirun does; else what comes here is handed on."""
+        """Whether launchers can signal to the rank's group, as mpirun does; else what comes here is
+        handed on."""
         self._woken, wake = os.pipe()
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -199,8 +217,14 @@ class Relay:
 
     def run(self, command: list[str], folder: str) -> int:
         """Until the script has ended; its status."""
-        (out, out_of_script), (err, err_of_script), (end, end_of_script) = os.pipe(), os.pipe(), os.pipe()
-        process = self._process = start(command, folder, self._has_input, out_of_script, err_of_script, end_of_script)
+        (out, out_of_script), (err, err_of_script), (end, end_of_script) = (
+            os.pipe(),
+            os.pipe(),
+            os.pipe(),
+        )
+        process = self._process = start(
+            command, folder, self._has_input, out_of_script, err_of_script, end_of_script
+        )
         for descriptor in (out_of_script, err_of_script, end_of_script):
             os.close(descriptor)
         self.mark(process=process, relay=os.getpid(), host=socket.gethostname(), place=place())
@@ -250,9 +274,12 @@ class Relay:
 
 
 def main() -> int:
-    """The status is the script's: 128 + number if a signal has killed it, LEFT if it left without an end."""
+    """The status is the script's: 128 + number if a signal has killed it, LEFT if it left without
+    an end."""
     rank, folder, *command = sys.argv[1:]
-    return Relay(int(rank if rank.isdigit() else os.environ[rank]), rank != "SLURM_PROCID").run(command, folder)
+    return Relay(int(rank if rank.isdigit() else os.environ[rank]), rank != "SLURM_PROCID").run(
+        command, folder
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""One job, from its start to its end: starts mpirun, listens, learns which process is which rank, and leaves nothing running.
+"""One job, from its start to its end: starts mpirun, listens, learns which process is which rank,
+and leaves nothing running.
 
-It knows processes and signals; what the ranks write is the business of output, whether to start again of restarts.
+It knows processes and signals; what the ranks write is the business of output, whether to start
+again of restarts.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ from .mpi import has_input
 from .output import Frames, Logs, Screen
 
 WORDS, TERM = 2.0, 5.0
-"""Seconds that other ranks have for their own final output (the grace period) after one has failed, and that all have to end after SIGTERM."""
+"""Seconds that other ranks have for their own final output (the grace period) after one has failed,
+and that all have to end after SIGTERM."""
 START = 120.0
-"""Seconds after the first rank in which all others have to start: MPICH starts ranks one by one as ssh comes through."""
+"""Seconds after the first rank in which all others have to start: MPICH starts ranks one by one as
+ssh comes through."""
 _DRAIN = 2.0
 """Seconds that output is awaited after the end of mpirun, if something still holds its pipes."""
 
@@ -47,7 +51,8 @@ class Rank:
     finished: bool = False
     told: int = 0
     handles: list[int] = field(default_factory=list)
-    """Of relay and script on this machine, so that they can be killed; a process id might have gone to another process."""
+    """Of relay and script on this machine, so that they can be killed; a process id might have gone
+    to another process."""
     group: int = 0
     """The process group that its relay leads on this machine; 0 if there is none."""
 
@@ -85,7 +90,8 @@ class Outcome:
 
 
 class Signals:
-    """The signals to the launcher: makes select() return, and counts. SIGUSR1 goes on to the job."""
+    """The signals to the launcher: makes select() return, and counts. SIGUSR1 goes on to the
+    job."""
 
     ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -119,7 +125,8 @@ class Signals:
 
 @dataclass(frozen=True)
 class Job:
-    """What is started: `launcher` (mpirun and its options; nothing for one rank without MPI) runs `relay` as each rank."""
+    """What is started: `launcher` (mpirun and its options; nothing for one rank without MPI) runs
+    `relay` as each rank."""
 
     launcher: tuple[str, ...]
     relay: tuple[str, ...]
@@ -131,7 +138,14 @@ class Job:
 class Attempt:
     """One job. run() returns when nothing of it is left."""
 
-    def __init__(self, job: Job, environment: dict[str, str], signals: Signals, screen: Screen, logs: Logs | None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        environment: dict[str, str],
+        signals: Signals,
+        screen: Screen,
+        logs: Logs | None,
+    ) -> None:
         self._signals, self._screen, self._logs = signals, screen, logs
         self._count, self._grouped, self._advice = job.ranks, not job.launcher, job.advice
         self._launcher = Path((job.launcher or job.relay)[0]).name
@@ -139,15 +153,21 @@ class Attempt:
         self.ranks: dict[int, Rank] = {}
         self._ended: list[Rank] = []
         self._late = False
-        """Whether the job is ended because ranks have not started: MPICH's mpirun waits for ever for a program that it could not run."""
+        """Whether the job is ended because ranks have not started: MPICH's mpirun waits for ever
+        for a program that it could not run."""
         self._held: list[tuple[int, bytes]] = []
         """What mpirun has said since all ranks have started: shown if no rank explains the end."""
         self._frames = Frames(screen, logs, self._mark, self._own)
         stdin = None if has_input() else subprocess.DEVNULL
         self._process = subprocess.Popen(
-            [*job.launcher, *job.relay], env=environment, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            [*job.launcher, *job.relay],
+            env=environment,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
             preexec_fn=_die_with(os.getpid()),
-        )  # fmt: skip
+        )
 
     # ---- what comes in
 
@@ -159,7 +179,9 @@ class Attempt:
                     with suppress(OSError):
                         rank.handles.append(os.pidfd_open(process))
                 with suppress(OSError):
-                    rank.group = record["relay"] if os.getpgid(record["relay"]) == record["relay"] else 0
+                    rank.group = (
+                        record["relay"] if os.getpgid(record["relay"]) == record["relay"] else 0
+                    )
         elif number in self.ranks:
             rank = self.ranks[number]
             rank.code, rank.finished, rank.told = record["code"], record["finished"], record["told"]
@@ -174,7 +196,8 @@ class Attempt:
     # ---- the end
 
     def _send(self, number: int) -> None:
-        """To the ranks: a launcher hands it on to their process groups; without one, the job is a group of its own."""
+        """To the ranks: a launcher hands it on to their process groups; without one, the job is a
+        group of its own."""
         with suppress(ProcessLookupError):
             if self._grouped:
                 os.killpg(self._process.pid, number)
@@ -186,7 +209,8 @@ class Attempt:
         for rank in self.ranks.values():
             if rank.group and rank.handles:
                 with suppress(OSError):
-                    signal.pidfd_send_signal(rank.handles[0], 0)  # the relay is there, so that no other group has its number
+                    # the relay is there, so that no other group has its number
+                    signal.pidfd_send_signal(rank.handles[0], 0)
                     os.killpg(rank.group, signal.SIGKILL)
             for handle in rank.handles:
                 with suppress(OSError):
@@ -195,7 +219,8 @@ class Attempt:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def run(self) -> Outcome:
-        """Listens until the job is over; ends it if a rank has failed or the launcher is told to end."""
+        """Listens until the job is over; ends it if a rank has failed or the launcher is told to
+        end."""
         self._signals.on_user_signal = lambda: self._send(signal.SIGUSR1)
         try:
             self._listen()
@@ -267,25 +292,48 @@ class Attempt:
             return Outcome(128 + received, signal=received)
         failed = [rank for rank in self._ended if rank.failed]
         if failed:
-            # Between hosts the news of a death may be late: others have already ended with an error because a connection broke.
+            # Between hosts the news of a death may be late: others have already ended with an error
+            # because a connection broke.
             cause = next((rank for rank in failed if not rank.code or rank.code < 0), failed[0])
             return Outcome(cause.status, cause.words())
         missing = self._missing()
         if self._late and missing:
-            return Outcome(1, f"{format_ranks(missing)} did not start within {START:g} s of the others. {self._advice}".rstrip())
+            return Outcome(
+                1,
+                f"{format_ranks(missing)} did not start within {START:g} s of the others."
+                f" {self._advice}".rstrip(),
+            )
         for stream, text in self._held:
             self._screen.own(stream, text)
         status = self._process.returncode
         if status < 0:  # not by a rank: those that end mpirun have said so
-            return Outcome(128 - status, f"{self._launcher} (process {self._process.pid}) was killed by {_name_of(-status)}.")
+            return Outcome(
+                128 - status,
+                f"{self._launcher} (process {self._process.pid}) was killed by"
+                f" {_name_of(-status)}.",
+            )
         if missing:
             who = format_ranks(missing) if self.ranks else "ranks"
-            return Outcome(status or _relay.LEFT, f"{self._launcher} ended with status {status}; {who} did not start. {self._advice}".rstrip())
+            return Outcome(
+                status or _relay.LEFT,
+                f"{self._launcher} ended with status {status}; {who} did not start. {self._advice}".rstrip(),  # noqa: E501
+            )
         silent = [rank for _, rank in sorted(self.ranks.items()) if not rank.finished]
         if silent:
-            words = f"the job ended with status {status}." if status else f"{silent[0]} did not say that it has finished."
+            words = (
+                f"the job ended with status {status}."
+                if status
+                else f"{silent[0]} did not say that it has finished."
+            )
             return Outcome(status or _relay.LEFT, words)
-        return Outcome(status, f"all ranks have finished, but their launcher ended with status {status}." if status else "")
+        return Outcome(
+            status,
+            (
+                f"all ranks have finished, but their launcher ended with status {status}."
+                if status
+                else ""
+            ),
+        )
 
 
 class _Limits:

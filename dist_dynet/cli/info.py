@@ -1,4 +1,5 @@
-"""`dist-dynet info`: what is installed and how it was built, for people and, with --json, for programs. MPI is not started."""
+"""`dist-dynet info`: what is installed and how it was built, for people and, with --json, for
+programs. MPI is not started."""
 
 from __future__ import annotations
 
@@ -31,7 +32,11 @@ def facts() -> dict[str, Any]:
         "MPI": _mpi(),
         "cores": {"usable": mpi.cores(), "of this host": os.cpu_count()},
         "threads": os.environ.get("DIST_DYNET_THREADS", "1"),
-        "settings": {name: value for name, value in sorted(os.environ.items()) if name.startswith("DIST_DYNET_")},
+        "settings": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith("DIST_DYNET_")
+        },
     }
 
 
@@ -70,7 +75,9 @@ def _text(value: Any) -> str:
 
 def info(arguments: list[str]) -> int:
     """Does what `dist-dynet info ARGUMENTS` is to do; its exit status."""
-    parser = argparse.ArgumentParser(prog="dist-dynet info", description="What is installed, and how it was built.")
+    parser = argparse.ArgumentParser(
+        prog="dist-dynet info", description="What is installed, and how it was built."
+    )
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     if parser.parse_args(arguments).json:
         print(json.dumps(facts(), indent=2))

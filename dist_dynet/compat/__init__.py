@@ -1,10 +1,13 @@
-"""Programs written for DyNet run on dist_dynet: `import dynet` means this package, in this process and its children.
+"""Programs written for DyNet run on dist_dynet: `import dynet` means this package, in this process
+and its children.
 
     python -m dist_dynet.compat train.py --dynet-seed 1        a program, unchanged
-    import dist_dynet.compat; dist_dynet.compat.install()      from within: a sitecustomize.py, a conftest.py
+    import dist_dynet.compat; dist_dynet.compat.install()      from within: a sitecustomize.py, a
+    conftest.py
 
-`dynet`, `_dynet`, `dynet_config` and `dynet_viz` resolve to modules made of this package's names; a real DyNet, if there is one, is hidden.
-Numbers are DyNet's (dy.init(rng="dynet")). docs/migrating.md says what is the same, what is better and what differs.
+`dynet`, `_dynet`, `dynet_config` and `dynet_viz` resolve to modules made of this package's names; a
+real DyNet, if there is one, is hidden. Numbers are DyNet's (dy.init(rng="dynet")).
+docs/migrating.md says what is the same, what is better and what differs.
 
 This module knows how Python finds modules; what is in them is said in `_modules`.
 """
@@ -24,10 +27,12 @@ SITE = str(Path(__file__).parent / "site")
 
 
 def install() -> None:
-    """From now on `import dynet` (`_dynet`, `dynet_config`, `dynet_viz`) means dist_dynet, here and in processes started from here.
+    """From now on `import dynet` (`_dynet`, `dynet_config`, `dynet_viz`) means dist_dynet, here and
+    in processes started from here.
 
-    Modules of a real DyNet that were imported before are forgotten. Children learn of it by a folder on PYTHONPATH, whose sitecustomize.py
-    hands on to an existing one. Calling it again does nothing.
+    Modules of a real DyNet that were imported before are forgotten. Children learn of it by a
+    folder on PYTHONPATH, whose sitecustomize.py hands on to an existing one. Calling it again does
+    nothing.
 
     >>> import dist_dynet.compat
     >>> dist_dynet.compat.install()

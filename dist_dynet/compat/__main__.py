@@ -1,4 +1,5 @@
-"""Runs a program written for DyNet: python -m dist_dynet.compat PROGRAM.py ARGUMENTS...  (or -m MODULE ARGUMENTS...)."""
+"""Runs a program written for DyNet: python -m dist_dynet.compat PROGRAM.py ARGUMENTS...  (or -m
+MODULE ARGUMENTS...)."""
 
 from __future__ import annotations
 
@@ -9,11 +10,15 @@ from types import ModuleType
 
 from . import install
 
-USAGE = "usage: python -m dist_dynet.compat PROGRAM.py [ARGUMENTS...]\n       python -m dist_dynet.compat -m MODULE [ARGUMENTS...]"
+USAGE = (
+    "usage: python -m dist_dynet.compat PROGRAM.py [ARGUMENTS...]\n       python -m"
+    " dist_dynet.compat -m MODULE [ARGUMENTS...]"
+)
 
 
 def _look_in(folder: str) -> None:
-    """Imports look here first, as Python does it; with -P sys.path has no place that is kept for it."""
+    """Imports look here first, as Python does it; with -P sys.path has no place that is kept for
+    it."""
     if getattr(sys.flags, "safe_path", False):
         sys.path.insert(0, folder)
     else:
@@ -21,7 +26,8 @@ def _look_in(folder: str) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Runs a program in this process as Python would; arguments: its path, or -m and its name, and its own arguments."""
+    """Runs a program in this process as Python would; arguments: its path, or -m and its name, and
+    its own arguments."""
     if not arguments or arguments == ["-m"] or arguments[0] in ("-h", "--help"):
         print(USAGE, file=sys.stdout if arguments[:1] in (["-h"], ["--help"]) else sys.stderr)
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
@@ -39,7 +45,8 @@ def run(arguments: list[str]) -> int:
     if path.is_dir():
         runpy.run_path(str(path), run_name="__main__")
         return 0
-    # A module of its own that stays __main__: threads and exit handlers outlive the last line, and multiprocessing looks for __file__.
+    # A module of its own that stays __main__: threads and exit handlers outlive the last line, and
+    # multiprocessing looks for __file__.
     main = ModuleType("__main__")
     main.__dict__.update(__file__=str(path), __builtins__=__builtins__)
     sys.modules["__main__"] = main

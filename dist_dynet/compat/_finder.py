@@ -1,4 +1,5 @@
-"""Finds `dynet` and its like. It stands by itself: child processes load it before anything else, and may never import dynet."""
+"""Finds `dynet` and its like. It stands by itself: child processes load it before anything else,
+and may never import dynet."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ PACKAGE = "dist_dynet"
 class Finder(MetaPathFinder, Loader):
     """Makes the modules of NAMES from the package."""
 
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """Of the names it knows."""
         return ModuleSpec(name, self, origin=PACKAGE) if name in NAMES and is_there() else None
 
@@ -28,7 +31,8 @@ class Finder(MetaPathFinder, Loader):
 
 
 def is_there() -> bool:
-    """Whether the package can be imported; a child may have another sys.path than the process that started it."""
+    """Whether the package can be imported; a child may have another sys.path than the process that
+    started it."""
     if find_spec(PACKAGE) is not None:
         return True
     sys.path.append(str(Path(__file__).resolve().parents[2]))

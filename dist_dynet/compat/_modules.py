@@ -1,8 +1,10 @@
-"""What is in the modules `dynet`, `_dynet`, `_gdynet` (1.x with a GPU), `dynet_config` and `dynet_viz` of a program that was written for DyNet.
+"""What is in the modules `dynet`, `_dynet`, `_gdynet` (1.x with a GPU), `dynet_config` and
+`dynet_viz` of a program that was written for DyNet.
 
-`dynet` and `_dynet` have this package's names under DyNet's, the modules that DyNet's leave lying about, and what old versions had. `from
-dynet import *` gives DyNet's names only, those of old versions included, so that no name of the program's own is overwritten. Importing
-`dynet` reads the command line; `_dynet` waits for init().
+`dynet` and `_dynet` have this package's names under DyNet's, the modules that DyNet's leave lying
+about, and what old versions had. `from dynet import *` gives DyNet's names only, those of old
+versions included, so that no name of the program's own is overwritten. Importing `dynet` reads the
+command line; `_dynet` waits for init().
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ _EXPRESSIONS = {
 }
 
 
-_OLD: dict[str, Any] = {f.__name__: f for f in _old.FUNCTIONS} | {cls.__name__: cls for cls in _old.CLASSES}
+_OLD: dict[str, Any] = {f.__name__: f for f in _old.FUNCTIONS} | {
+    cls.__name__: cls for cls in _old.CLASSES
+}
 _STARRED = sorted({*NAMES, *_OLD})
 """What `from dynet import *` gives."""
 
@@ -46,8 +50,14 @@ def _names() -> dict[str, Any]:
     """What `dynet` and `_dynet` have in common."""
     names = {name: getattr(dist_dynet, name) for name in dist_dynet.__all__}
     names |= _OLD
-    names |= {name: getattr(_settings, name) for name in ("DynetParams", "init", "init_from_params")}
-    return names | _EXPRESSIONS | {"np": np, "os": os, "sys": sys, "pickle": pickle, "_RNNBuilder": RecurrentBuilder}
+    names |= {
+        name: getattr(_settings, name) for name in ("DynetParams", "init", "init_from_params")
+    }
+    return (
+        names
+        | _EXPRESSIONS
+        | {"np": np, "os": os, "sys": sys, "pickle": pickle, "_RNNBuilder": RecurrentBuilder}
+    )
 
 
 def _of_package(module: ModuleType) -> Callable[[str], Any]:
@@ -85,16 +95,22 @@ def _fill_dynet(module: ModuleType) -> None:
     _fill_common(module)
     config = import_module("dynet_config")
     module.__dict__.update(
-        HAVE_CUDA=HAVE_CUDA, ERRMSG=ERRMSG, __version__=VERSION, __gitversion__=GIT_VERSION, dynet_config=config, _CONF=config.get(),
-        print_function=import_module("__future__").print_function, __all__=list(_STARRED),
-    )  # fmt: skip
+        HAVE_CUDA=HAVE_CUDA,
+        ERRMSG=ERRMSG,
+        __version__=VERSION,
+        __gitversion__=GIT_VERSION,
+        dynet_config=config,
+        _CONF=config.get(),
+        print_function=import_module("__future__").print_function,
+        __all__=list(_STARRED),
+    )
     params = _settings.DynetParams()
     if config.get() is not None:
         params.from_config(config.get())
     params.init()
 
 
-# ---- dynet_config ---------------------------------------------------------------------------------------------------------------------------
+# ---- dynet_config ----------------------------------------------------------------------
 
 
 class _Config:
@@ -105,21 +121,36 @@ class _Config:
 
 
 def _config_set(
-    mem: Any = "512", random_seed: int = 0, autobatch: int = 0, profiling: int = 0, weight_decay: float = 0, shared_parameters: Any = 0,
-    requested_gpus: int = 0, gpu_mask: Any = None,
-) -> None:  # fmt: skip
+    mem: Any = "512",
+    random_seed: int = 0,
+    autobatch: int = 0,
+    profiling: int = 0,
+    weight_decay: float = 0,
+    shared_parameters: Any = 0,
+    requested_gpus: int = 0,
+    gpu_mask: Any = None,
+) -> None:
     """Settings for `import dynet`; the environment and the command line win over them."""
     _Config.values = {
-        "mem": mem, "seed": random_seed, "autobatch": autobatch, "profiling": profiling, "weight_decay": weight_decay,
-        "shared_params": shared_parameters, "requested_gpus": requested_gpus, "gpu_mask": gpu_mask or [],
-    }  # fmt: skip
+        "mem": mem,
+        "seed": random_seed,
+        "autobatch": autobatch,
+        "profiling": profiling,
+        "weight_decay": weight_decay,
+        "shared_params": shared_parameters,
+        "requested_gpus": requested_gpus,
+        "gpu_mask": gpu_mask or [],
+    }
 
 
 def _config_set_gpu(flag: bool = True) -> None:
     """There is only the CPU: says so once."""
     _Config.wants_gpu = flag
     if flag:
-        say("gpu", "there is only the CPU; it is used in place of the GPU that the program asks for.")
+        say(
+            "gpu",
+            "there is only the CPU; it is used in place of the GPU that the program asks for.",
+        )
     if _Config.values is None:
         _config_set()
 
@@ -135,13 +166,22 @@ def _config_get() -> dict[str, Any] | None:
 
 
 def _fill_config(module: ModuleType) -> None:
-    functions = {"set": _config_set, "set_gpu": _config_set_gpu, "gpu": _config_gpu, "get": _config_get}
+    functions = {
+        "set": _config_set,
+        "set_gpu": _config_set_gpu,
+        "gpu": _config_gpu,
+        "get": _config_get,
+    }
     module.__dict__.update(functions)
 
 
 _FILL: dict[str, Callable[[ModuleType], None]] = {
-    "dynet": _fill_dynet, "_dynet": _fill_low, "_gdynet": _fill_low, "dynet_config": _fill_config, "dynet_viz": _fill_low,
-}  # fmt: skip
+    "dynet": _fill_dynet,
+    "_dynet": _fill_low,
+    "_gdynet": _fill_low,
+    "dynet_config": _fill_config,
+    "dynet_viz": _fill_low,
+}
 
 
 def fill(module: ModuleType) -> None:

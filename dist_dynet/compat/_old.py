@@ -1,4 +1,5 @@
-"""What DyNet 1.x and 2.0 had and 2.1 has no more: hung onto this package's classes when a program imports dynet. Each says so once.
+"""What DyNet 1.x and 2.0 had and 2.1 has no more: hung onto this package's classes when a program
+imports dynet. Each says so once.
 
 Files that 1.x wrote (Boost archives) cannot be read; what load() reads here was written by save().
 """
@@ -17,14 +18,18 @@ from ..params import LookupParameters, ParameterCollection, Parameters
 from ..settings import say
 from . import _saveable
 
-_TRAINER_ARGUMENTS = {"e0": "learning_rate", "e0_min": "learning_rate_min", "e0_max": "learning_rate_max"}
+_TRAINER_ARGUMENTS = {
+    "e0": "learning_rate",
+    "e0_min": "learning_rate_min",
+    "e0_max": "learning_rate_max",
+}
 
 
 def _old(name: str, instead: str) -> None:
     say(f"old {name}", f"{name} is of an old DyNet and still works. Today: {instead}.")
 
 
-# ---- functions -----------------------------------------------------------------------------------------------------------------------------
+# ---- functions -------------------------------------------------------------------------
 
 
 def cwise_multiply(x: Expression, y: Expression) -> Expression:
@@ -55,7 +60,9 @@ def conv1d_narrow(x: Expression, f: Expression) -> Expression:
     """Each row of x (r, n) filtered by the same row of f (r, w): (r, n - w + 1)."""
     _old("conv1d_narrow", "filter1d_narrow(x, f) or conv2d(x, f, stride)")
     (_, n), (_, w) = x.dim()[0], f.dim()[0]
-    return ops.esum([ops.cmult(ops.pick_range(x, k, k + n - w + 1, 1), ops.pick(f, k, 1)) for k in range(w)])
+    return ops.esum(
+        [ops.cmult(ops.pick_range(x, k, k + n - w + 1, 1), ops.pick(f, k, 1)) for k in range(w)]
+    )
 
 
 def conv1d_wide(x: Expression, f: Expression) -> Expression:
@@ -83,11 +90,19 @@ def parameter(*args: Any, update: bool = True) -> Any:
 
 
 FUNCTIONS: tuple[Callable[..., Any], ...] = (
-    cwise_multiply, sum_cols, sum_rows, average_cols, conv1d_narrow, conv1d_wide, matInput, inputMatrix, parameter,
-)  # fmt: skip
+    cwise_multiply,
+    sum_cols,
+    sum_rows,
+    average_cols,
+    conv1d_narrow,
+    conv1d_wide,
+    matInput,
+    inputMatrix,
+    parameter,
+)
 CLASSES: tuple[type, ...] = (_saveable.Saveable,)
 
-# ---- methods -------------------------------------------------------------------------------------------------------------------------------
+# ---- methods ---------------------------------------------------------------------------
 
 
 def _load_array(self: Parameters | LookupParameters, arr: Any) -> None:
@@ -116,7 +131,8 @@ def _save(original: Callable[..., None]) -> Callable[..., None]:
 
 
 def _load(self: ParameterCollection, fname: Any) -> Any:
-    """Reads what save() wrote: the list of objects it was given, made anew in this collection; without one, all values."""
+    """Reads what save() wrote: the list of objects it was given, made anew in this collection;
+    without one, all values."""
     if Path(f"{fname}.meta").exists() and not Path(fname).exists():
         _old("ParameterCollection.load", "dy.load(basename, collection)")
         return _saveable.load(fname, self)
@@ -127,7 +143,10 @@ def _load(self: ParameterCollection, fname: Any) -> Any:
 
 def _from_file(cls: type[ParameterCollection], fname: Any) -> tuple[ParameterCollection, Any]:
     """A new collection, and what load() makes in it."""
-    _old("ParameterCollection.from_file", "collection = dy.ParameterCollection(); dy.load(basename, collection)")
+    _old(
+        "ParameterCollection.from_file",
+        "collection = dy.ParameterCollection(); dy.load(basename, collection)",
+    )
     collection: Any = cls()
     return collection, collection.load(fname)
 
@@ -149,10 +168,14 @@ _epoch_decays: WeakKeyDictionary[Any, dict[str, float]] = WeakKeyDictionary()
 
 
 def _update_epoch(self: Any, r: float = 1.0) -> None:
-    """What DyNet 2.1 does: nothing. After `edecay`, the learning rate falls as in 1.x: rate / (1 + edecay epochs)."""
+    """What DyNet 2.1 does: nothing. After `edecay`, the learning rate falls as in 1.x: rate / (1 +
+    edecay epochs)."""
     decay = _epoch_decays.get(self)
     if decay is None:
-        say("update_epoch", "update_epoch(...) is deprecated and does nothing. Set trainer.learning_rate.")
+        say(
+            "update_epoch",
+            "update_epoch(...) is deprecated and does nothing. Set trainer.learning_rate.",
+        )
         return
     decay["epochs"] += r
     self.learning_rate = decay["rate"] / (1 + decay["edecay"] * decay["epochs"])
@@ -213,7 +236,12 @@ def hang() -> None:
     _put(base, "update_epoch", _update_epoch)
     for name in trainers.__all__:
         trainer: Any = getattr(trainers, name)
-        if isinstance(trainer, type) and issubclass(trainer, base) and "__init__" in trainer.__dict__ and trainer is not base:
+        if (
+            isinstance(trainer, type)
+            and issubclass(trainer, base)
+            and "__init__" in trainer.__dict__
+            and trainer is not base
+        ):
             _put(trainer, "__init__", _with_old_arguments(vars(trainer)["__init__"]))
 
 

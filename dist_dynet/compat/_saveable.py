@@ -1,7 +1,9 @@
-"""Objects as DyNet 2.0 saved them: `class Tagger(dy.Saveable)`, model.save(fname, [tagger, W]), model.load(fname).
+"""Objects as DyNet 2.0 saved them: `class Tagger(dy.Saveable)`, model.save(fname, [tagger, W]),
+model.load(fname).
 
-A Saveable names its components (parameters, builders, other Saveables); what else it holds is pickled. Components go to `fname.data` and
-`fname.meta` (dy.save), the rest to `fname.pyk`: a plain pickle, as it was then, so that only files of one's own should be read.
+A Saveable names its components (parameters, builders, other Saveables); what else it holds is
+pickled. Components go to `fname.data` and `fname.meta` (dy.save), the rest to `fname.pyk`: a plain
+pickle, as it was then, so that only files of one's own should be read.
 """
 
 from __future__ import annotations
@@ -25,11 +27,17 @@ class Saveable:
 
     def get_components(self) -> Sequence[Any]:
         """Parameters, lookup parameters, builders and other Saveables."""
-        raise NotImplementedError(f"{type(self).__name__}.get_components: a Saveable returns the list of its components. Define it.")
+        raise NotImplementedError(
+            f"{type(self).__name__}.get_components: a Saveable returns the list of its components."
+            " Define it."
+        )
 
     def restore_components(self, components: Sequence[Any]) -> None:
         """Takes the list that get_components() gave, read back."""
-        raise NotImplementedError(f"{type(self).__name__}.restore_components: a Saveable takes the list of its components. Define it.")
+        raise NotImplementedError(
+            f"{type(self).__name__}.restore_components: a Saveable takes the list of its"
+            " components. Define it."
+        )
 
 
 def _path(fname: FileName) -> Path:
@@ -46,12 +54,17 @@ def _holds_components(value: Any, components: Sequence[Any]) -> bool:
 
 
 def _described(thing: Any, flat: list[Any]) -> Any:
-    """(class, attributes, names of collections, descriptions of components) of a Saveable; None for what dy.save() stores: goes to `flat`."""
+    """(class, attributes, names of collections, descriptions of components) of a Saveable; None for
+    what dy.save() stores: goes to `flat`."""
     if not isinstance(thing, Saveable):
         flat.append(thing)
         return None
     components = list(thing.get_components())
-    state = {name: value for name, value in vars(thing).items() if not _holds_components(value, components)}
+    state = {
+        name: value
+        for name, value in vars(thing).items()
+        if not _holds_components(value, components)
+    }
     collections = [name for name, value in state.items() if isinstance(value, ParameterCollection)]
     for name in collections:  # the object gets the one that it is read into
         del state[name]
@@ -76,7 +89,8 @@ def save(fname: FileName, objects: Sequence[Any]) -> None:
         pickled = pickle.dumps(descriptions)
     except (pickle.PickleError, AttributeError, TypeError) as error:
         raise TypeError(
-            f"save: what a Saveable holds beside its components must be picklable; got {error}. Name it in get_components(), or make it anew."
+            f"save: what a Saveable holds beside its components must be picklable; got {error}."
+            " Name it in get_components(), or make it anew."
         ) from error
     save_objects(fname, flat)
     with atomic_write(_path(fname)) as file:

@@ -1,4 +1,5 @@
-"""Settings of a program that was written for DyNet: what it says itself, then the environment, then the command line; later ones win.
+"""Settings of a program that was written for DyNet: what it says itself, then the environment, then
+the command line; later ones win.
 
 Each setting is put in force when it changes and not again: to seed twice would repeat draws.
 """
@@ -19,7 +20,8 @@ class Merged:
         self.in_force: dict[str, Any] = {}
 
     def use_dynet_order(self) -> None:
-        """Numbers are DyNet's from the import on, whatever waits for init(); unless the environment says otherwise."""
+        """Numbers are DyNet's from the import on, whatever waits for init(); unless the environment
+        says otherwise."""
         settings.init(rng=settings.from_environment().given().get("rng", "dynet"))
 
     def leave(self) -> None:
@@ -38,7 +40,9 @@ class Merged:
         self.read_command_line()
         merged = {**self.program, **settings.from_environment().given(), **self.command_line}
         merged.pop("rng", None)  # in force since the import
-        changed = {name: value for name, value in merged.items() if value != self.in_force.get(name)}
+        changed = {
+            name: value for name, value in merged.items() if value != self.in_force.get(name)
+        }
         self.in_force.update(changed)
         params = settings.DynetParams()
         params.put(changed)
@@ -49,7 +53,8 @@ merged = Merged()
 
 
 class DynetParams(settings.DynetParams):
-    """As dist_dynet.DynetParams; the environment and the command line win over what a program sets."""
+    """As dist_dynet.DynetParams; the environment and the command line win over what a program
+    sets."""
 
     def from_args(self, shared_parameters: Any = None) -> None:
         """Takes the --dynet-* options of sys.argv, as init() does by itself."""
@@ -59,10 +64,14 @@ class DynetParams(settings.DynetParams):
     def set_requested_gpus(self, requested_gpus: int, what: str = "set_requested_gpus") -> None:
         """There is only the CPU: says so once."""
         if requested_gpus:
-            settings.say("gpu", "there is only the CPU; it is used in place of the GPU that the program asks for.")
+            settings.say(
+                "gpu",
+                "there is only the CPU; it is used in place of the GPU that the program asks for.",
+            )
 
     def init(self) -> None:
-        """Puts the settings in force. DyNet does this once and warns later; here it may be called again."""
+        """Puts the settings in force. DyNet does this once and warns later; here it may be called
+        again."""
         merged.program.update(self.given())
         merged.start()
 

@@ -1,4 +1,5 @@
-"""Saving and loading: DyNet's text format of parameters, builders with their parameters in one go, and safetensors, the fast format."""
+"""Saving and loading: DyNet's text format of parameters, builders with their parameters in one go,
+and safetensors, the fast format."""
 
 from .objects import load, load_generator, save
 from .safetensors import LoadReport, load_safetensors, save_safetensors

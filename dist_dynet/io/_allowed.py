@@ -1,7 +1,8 @@
-"""What a pickle may make, and how it is made: by functions that check what they are given and call nothing of a class of the program.
+"""What a pickle may make, and how it is made: by functions that check what they are given and call
+nothing of a class of the program.
 
-The lists: _VALUES and NumPy's, which a pickle may name and keep; REDUCED and the _FUNCTIONS, by which it may make something; enums, and
-plain objects of classes of the program's own.
+The lists: _VALUES and NumPy's, which a pickle may name and keep; REDUCED and the _FUNCTIONS, by
+which it may make something; enums, and plain objects of classes of the program's own.
 """
 
 from __future__ import annotations
@@ -56,15 +57,21 @@ def found(module: str, name: str) -> Any:
     if is_builder(thing) or (module.partition(".")[0] in DYNET_MODULES and is_operation(thing)):
         return thing
     text = f"{module}.{name}"
-    if not (is_class(thing) and is_own_module(module, names) and attribute(thing, "__module__") == module):
-        refuse(f"{text} is named, which is neither plain data nor a class with from_spec, nor an operation of {PACKAGE}, nor a class of "
-                "the program's own modules")  # fmt: skip
+    if not (
+        is_class(thing)
+        and is_own_module(module, names)
+        and attribute(thing, "__module__") == module
+    ):
+        refuse(
+            f"{text} is named, which is neither plain data nor a class with from_spec, nor an"
+            f" operation of {PACKAGE}, nor a class of the program's own modules"
+        )
     if attribute(thing, "__del__") is not None:
         refuse(f"{text} has a __del__ that would be called")
     return Named(text, thing)
 
 
-# ---- what REDUCE may make ------------------------------------------------------------------------------------------------------------
+# ---- what REDUCE may make --------------------------------------------------------------
 
 
 def _bytes(args: tuple[Any, ...]) -> bytes:
@@ -86,7 +93,9 @@ def _fraction(args: tuple[Any, ...]) -> fractions.Fraction:
     return refuse("a Fraction is not given as two integers")
 
 
-def _of(cls: Any, kinds: tuple[type, ...], least: int = 0, most: int = 3) -> Callable[[tuple[Any, ...]], Any]:
+def _of(
+    cls: Any, kinds: tuple[type, ...], least: int = 0, most: int = 3
+) -> Callable[[tuple[Any, ...]], Any]:
     """Calls a class of the standard library with so many arguments of these types."""
 
     def make(args: tuple[Any, ...]) -> Any:
@@ -98,7 +107,9 @@ def _of(cls: Any, kinds: tuple[type, ...], least: int = 0, most: int = 3) -> Cal
 
 
 def _keyed(args: tuple[Any, ...], cls: type) -> Any:
-    items = args[0] if fits(args, (list, tuple, set)) else refuse(f"{cls.__name__} is not given a list")
+    items = (
+        args[0] if fits(args, (list, tuple, set)) else refuse(f"{cls.__name__} is not given a list")
+    )
     return cls(checked(items))
 
 
@@ -121,7 +132,9 @@ def _defaultdict(args: tuple[Any, ...], cls: Any = collections.defaultdict) -> A
 
 
 def _deque(args: tuple[Any, ...], cls: Any = collections.deque) -> Any:
-    if args and not (fits(args[:1], (tuple, list)) and (len(args) == 1 or fits(args[1:], (int, type(None))))):
+    if args and not (
+        fits(args[:1], (tuple, list)) and (len(args) == 1 or fits(args[1:], (int, type(None))))
+    ):
         refuse("a deque is given other things than its items and their greatest number")
     made: Any = collections.deque.__new__(cls)
     collections.deque.__init__(made, *args)
@@ -135,7 +148,19 @@ def _empty(cls: Any) -> Callable[[tuple[Any, ...]], Any]:
     return make
 
 
-_FACTORIES: tuple[type, ...] = (int, float, bool, str, list, dict, set, tuple, collections.Counter, collections.OrderedDict, collections.deque)
+_FACTORIES: tuple[type, ...] = (
+    int,
+    float,
+    bool,
+    str,
+    list,
+    dict,
+    set,
+    tuple,
+    collections.Counter,
+    collections.OrderedDict,
+    collections.deque,
+)
 REDUCED: dict[Any, Callable[[tuple[Any, ...]], Any]] = {
     set: lambda args: _keyed(args, set),
     frozenset: lambda args: _keyed(args, frozenset),
@@ -163,26 +188,65 @@ REDUCED: dict[Any, Callable[[tuple[Any, ...]], Any]] = {
 """What is made of which arguments, by class; the objects are filled afterwards."""
 
 _VALUES: dict[tuple[str, str], Any] = {
-    **{("builtins", t.__name__): t for t in (int, float, bool, str, bytes, list, dict, set, tuple, frozenset, complex)},
+    **{
+        ("builtins", t.__name__): t
+        for t in (int, float, bool, str, bytes, list, dict, set, tuple, frozenset, complex)
+    },
     **{("builtins", t.__name__): t for t in (bytearray, range, slice)},
-    **{("collections", t.__name__): t for t in (collections.Counter, collections.OrderedDict, collections.defaultdict, collections.deque)},
-    **{("datetime", t.__name__): t for t in (datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone)},
-    **{(m, n): type(Path()) for m in ("pathlib", "pathlib._local") for n in ("Path", f"{os.name.title()}Path".replace("Nt", "Windows"))},
-    **{(m, t.__name__): t for m in ("pathlib", "pathlib._local") for t in (pathlib.PurePosixPath, pathlib.PureWindowsPath)},
+    **{
+        ("collections", t.__name__): t
+        for t in (
+            collections.Counter,
+            collections.OrderedDict,
+            collections.defaultdict,
+            collections.deque,
+        )
+    },
+    **{
+        ("datetime", t.__name__): t
+        for t in (
+            datetime.date,
+            datetime.time,
+            datetime.datetime,
+            datetime.timedelta,
+            datetime.timezone,
+        )
+    },
+    **{
+        (m, n): type(Path())
+        for m in ("pathlib", "pathlib._local")
+        for n in ("Path", f"{os.name.title()}Path".replace("Nt", "Windows"))
+    },
+    **{
+        (m, t.__name__): t
+        for m in ("pathlib", "pathlib._local")
+        for t in (pathlib.PurePosixPath, pathlib.PureWindowsPath)
+    },
     ("argparse", "Namespace"): argparse.Namespace,
     ("builtins", "Ellipsis"): Ellipsis,
     ("builtins", "object"): object,
     ("decimal", "Decimal"): decimal.Decimal,
     ("fractions", "Fraction"): fractions.Fraction,
     ("types", "SimpleNamespace"): types.SimpleNamespace,
-}  # fmt: skip
-"""What a pickle may name and keep. object is among them since protocols 0 and 1 name it with each object."""
+}
+"""What a pickle may name and keep. object is among them since protocols 0 and 1 name it with each
+object."""
 
-# ---- objects of the program's classes ------------------------------------------------------------------------------------------------
+# ---- objects of the program's classes --------------------------------------------------
 
 _BUILT_IN: tuple[Any, ...] = (
-    collections.OrderedDict, collections.defaultdict, collections.Counter, collections.deque, dict, list, set, tuple, str, int, float,
-)  # fmt: skip
+    collections.OrderedDict,
+    collections.defaultdict,
+    collections.Counter,
+    collections.deque,
+    dict,
+    list,
+    set,
+    tuple,
+    str,
+    int,
+    float,
+)
 
 
 def _class_of(thing: Any) -> Any:
@@ -217,21 +281,35 @@ def new(machine: Machine, args: tuple[Any, ...]) -> Any:
             refuse(f"{class_name(cls)} has {len(fields)} fields and is given {len(args)}")
         made = tuple.__new__(cls, args)
     elif base in (str, int, float):
-        made = base.__new__(cls, *(args if not args or fits(args, base) else refuse(f"{class_name(cls)} is given other things than a value")))
+        made = base.__new__(
+            cls,
+            *(
+                args
+                if not args or fits(args, base)
+                else refuse(f"{class_name(cls)} is given other things than a value")
+            ),
+        )
     elif args:
         refuse(f"{class_name(cls)}.__new__ would be called with arguments")
     else:
         try:
             made = object.__new__(cls) if base is None else base.__new__(cls)
         except TypeError as error:
-            refuse(f"{class_name(cls)} is derived from a built-in class that is on no list, or abstract: {error}")
+            refuse(
+                f"{class_name(cls)} is derived from a built-in class that is on no list, or"
+                f" abstract: {error}"
+            )
     machine.made[id(made)] = made
     return made
 
 
 def _reconstructor(machine: Machine, args: tuple[Any, ...]) -> Any:
     """The same as protocols 0 and 1 write it, with the content of the built-in class."""
-    cls, base, value = args if len(args) == 3 else refuse("copyreg._reconstructor is given other things than it is written with")
+    cls, base, value = (
+        args
+        if len(args) == 3
+        else refuse("copyreg._reconstructor is given other things than it is written with")
+    )
     if base is object and value is None:
         return new(machine, (cls,))
     if base is not _built_in(_class_of(cls)) or type(value) is not base:
@@ -239,13 +317,18 @@ def _reconstructor(machine: Machine, args: tuple[Any, ...]) -> Any:
     if base in (str, int, float, tuple):
         return new(machine, (cls, *(value if base is tuple else (value,))))
     made = new(machine, (cls,))
-    fill: dict[Any, Callable[[Any, Any], None]] = {list: list.extend, dict: dict.update, set: set.update}
+    fill: dict[Any, Callable[[Any, Any], None]] = {
+        list: list.extend,
+        dict: dict.update,
+        set: set.update,
+    }
     fill[base](made, value)
     return made
 
 
 def called(machine: Machine, cls: Any, args: tuple[Any, ...]) -> Any:
-    """What a class of the program's makes when it is called: members of enums, and containers derived from those of the standard library."""
+    """What a class of the program's makes when it is called: members of enums, and containers
+    derived from those of the standard library."""
     if derives(cls, enum.Enum):
         return _member(cls, args)
     base = _built_in(cls)
@@ -256,7 +339,11 @@ def called(machine: Machine, cls: Any, args: tuple[Any, ...]) -> Any:
     elif base is collections.OrderedDict and not args:
         made = collections.OrderedDict.__new__(cls)
     elif base in (collections.Counter, collections.defaultdict, collections.deque):
-        make: Any = {collections.Counter: _counter, collections.defaultdict: _defaultdict, collections.deque: _deque}[base]
+        make: Any = {
+            collections.Counter: _counter,
+            collections.defaultdict: _defaultdict,
+            collections.deque: _deque,
+        }[base]
         made = make(args, cls)
     else:
         refuse(f"{class_name(cls)} would be called with arguments of the file's choice")
@@ -271,9 +358,12 @@ def _member(cls: Any, args: tuple[Any, ...]) -> Any:
     if value in members:
         return members[value]
     flag: Any = enum.Flag
-    plain = attribute(cls, "_new_member_") in (object.__new__, int.__new__) and attribute(cls, "_missing_") in (
-        attribute(enum.Flag, "_missing_"), attribute(enum.IntFlag, "_missing_"),
-    )  # fmt: skip
+    plain = attribute(cls, "_new_member_") in (object.__new__, int.__new__) and attribute(
+        cls, "_missing_"
+    ) in (
+        attribute(enum.Flag, "_missing_"),
+        attribute(enum.IntFlag, "_missing_"),
+    )
     if derives(cls, enum.Flag) and type(value) is int and plain:
         return flag._missing_.__func__(cls, value)
     return refuse(f"{class_name(cls)} has no such member")
@@ -308,12 +398,18 @@ def set_attributes(thing: Any, state: Any) -> None:
     attributes, in_slots = state if type(state) is tuple and len(state) == 2 else (state, None)
     if attributes is not None:
         inside = instance_dict(thing)
-        if type(attributes) is not dict or inside is None or any(type(name) is not str for name in attributes):
+        if (
+            type(attributes) is not dict
+            or inside is None
+            or any(type(name) is not str for name in attributes)
+        ):
             refuse(f"attributes of {class_name(cls)} are not a dictionary of names")
         inside.update({sys.intern(name): value for name, value in attributes.items()})
     if in_slots is not None:
         places = dict(reversed(list(slots(cls))))
-        if type(in_slots) is not dict or not all(type(name) is str and name in places for name in in_slots):
+        if type(in_slots) is not dict or not all(
+            type(name) is str and name in places for name in in_slots
+        ):
             refuse(f"{class_name(cls)} has other __slots__ than the file")
         for name, value in in_slots.items():
             places[name].__set__(thing, value)

@@ -1,4 +1,5 @@
-"""What may be a key of a dictionary or set that a pickle makes: hashing it calls nothing unknown."""
+"""What may be a key of a dictionary or set that a pickle makes: hashing it calls nothing
+unknown."""
 
 from __future__ import annotations
 
@@ -21,18 +22,45 @@ _MOST_PARTS, _DEEPEST_KEY = 100_000, 100
 
 
 def checked(keys: Iterable[Any]) -> Any:
-    """The same, if all of them may be keys: hashing and comparing them calls nothing of a class of the program."""
+    """The same, if all of them may be keys: hashing and comparing them calls nothing of a class of
+    the program."""
     for key in keys:
         check_key(key)
     return keys
 
 
 ATOMS: frozenset[type] = frozenset(
-    {str, int, float, bytes, bool, complex, type(None), type(Ellipsis), range, decimal.Decimal, fractions.Fraction, datetime.date,
-     datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone, pathlib.PurePosixPath, pathlib.PureWindowsPath, type(Path())}
-)  # fmt: skip
+    {
+        str,
+        int,
+        float,
+        bytes,
+        bool,
+        complex,
+        type(None),
+        type(Ellipsis),
+        range,
+        decimal.Decimal,
+        fractions.Fraction,
+        datetime.date,
+        datetime.time,
+        datetime.datetime,
+        datetime.timedelta,
+        datetime.timezone,
+        pathlib.PurePosixPath,
+        pathlib.PureWindowsPath,
+        type(Path()),
+    }
+)
 """Types whose values hold no other values."""
-_HASHES = {object.__hash__, tuple.__hash__, str.__hash__, int.__hash__, float.__hash__, enum.Enum.__hash__}
+_HASHES = {
+    object.__hash__,
+    tuple.__hash__,
+    str.__hash__,
+    int.__hash__,
+    float.__hash__,
+    enum.Enum.__hash__,
+}
 _COMPARISONS = {object.__eq__, tuple.__eq__, str.__eq__, int.__eq__, float.__eq__}
 
 
@@ -41,7 +69,10 @@ def _check_hash(cls: type) -> None:
     if hashing is None:
         raise TypeError(f"unhashable type: {class_name(cls)}")
     if hashing not in _HASHES or attribute(cls, "__eq__") not in _COMPARISONS:
-        refuse(f"a key of a dictionary or set is of {class_name(cls)}, whose __hash__ and __eq__ would be called")
+        refuse(
+            f"a key of a dictionary or set is of {class_name(cls)}, whose __hash__ and __eq__ would"
+            " be called"
+        )
 
 
 def check_key(key: Any) -> None:

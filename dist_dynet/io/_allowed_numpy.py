@@ -19,17 +19,27 @@ class Machine(Protocol):
 
 def fits(args: tuple[Any, ...], *kinds: type | tuple[type, ...]) -> bool:
     """Whether there are that many arguments, of exactly these types."""
-    return len(args) == len(kinds) and all(type(a) in (k if isinstance(k, tuple) else (k,)) for a, k in zip(args, kinds, strict=True))
+    return len(args) == len(kinds) and all(
+        type(a) in (k if isinstance(k, tuple) else (k,)) for a, k in zip(args, kinds, strict=True)
+    )
 
 
 TYPES: dict[str, Any] = {
-    t.__name__: t for t in (*np.sctypeDict.values(), np.bool_) if issubclass(t, np.generic) and t not in (np.object_, np.void)
+    t.__name__: t
+    for t in (*np.sctypeDict.values(), np.bool_)
+    if issubclass(t, np.generic) and t not in (np.object_, np.void)
 } | {"bool_": np.bool_, "str_": np.str_, "bytes_": np.bytes_}
 _DTYPE = re.compile(r"[<>|=]?(?:[?bBhHiIlLqQefdgFDGOMm]|[biufcSUVMmO]\d{1,9})", re.ASCII)
 
 
 def _dtype(machine: Machine, args: tuple[Any, ...]) -> Any:
-    if not (args and type(args[0]) is str and _DTYPE.fullmatch(args[0]) and all(type(a) in (int, bool) for a in args[1:]) and len(args) <= 3):
+    if not (
+        args
+        and type(args[0]) is str
+        and _DTYPE.fullmatch(args[0])
+        and all(type(a) in (int, bool) for a in args[1:])
+        and len(args) <= 3
+    ):
         refuse("a NumPy dtype is not given by a simple name")
     made = np.dtype(args[0], False, True)
     machine.unset[id(made)] = made
@@ -39,39 +49,81 @@ def _dtype(machine: Machine, args: tuple[Any, ...]) -> Any:
 def set_dtype(dtype: Any, state: Any) -> None:
     """By a state that NumPy has computed for what the pickle describes, which must be the same."""
     wrong = "a NumPy dtype is described in a way that NumPy does not write"
-    if not (type(state) is tuple and len(state) >= 8 and type(state[1]) is str and fits(state[5:8], int, int, int)):
+    if not (
+        type(state) is tuple
+        and len(state) >= 8
+        and type(state[1]) is str
+        and fits(state[5:8], int, int, int)
+    ):
         refuse(wrong)
     if state[1] not in tuple("<>|="):
         refuse(wrong)
     names, fields = state[3:5]
     made: Any
     if names is None and fields is None and dtype.kind in "Mm":
-        unit = state[8][1] if len(state) == 9 and fits(state[8:], tuple) and len(state[8]) == 2 else refuse(wrong)
-        if not (type(unit) is tuple and len(unit) == 4 and type(unit[0]) is bytes and type(unit[1]) is int):
+        unit = (
+            state[8][1]
+            if len(state) == 9 and fits(state[8:], tuple) and len(state[8]) == 2
+            else refuse(wrong)
+        )
+        if not (
+            type(unit) is tuple
+            and len(unit) == 4
+            and type(unit[0]) is bytes
+            and type(unit[1]) is int
+        ):
             refuse(wrong)
-        made = np.dtype(f"{dtype.kind}8[{unit[1]}{unit[0].decode('ascii')}]") if unit[0] != b"generic" else np.dtype(f"{dtype.kind}8")
+        made = (
+            np.dtype(f"{dtype.kind}8[{unit[1]}{unit[0].decode('ascii')}]")
+            if unit[0] != b"generic"
+            else np.dtype(f"{dtype.kind}8")
+        )
     elif names is None and fields is None:
         made = dtype
     else:
-        if not (fits((names, fields), tuple, dict) and all(type(n) is str for n in names) and set(names) == set(fields)):
+        if not (
+            fits((names, fields), tuple, dict)
+            and all(type(n) is str for n in names)
+            and set(names) == set(fields)
+        ):
             refuse(wrong)
         parts = [fields[n] for n in names]
-        if not all(type(p) is tuple and len(p) == 2 and issubclass(type(p[0]), np.dtype) and type(p[1]) is int for p in parts):
+        if not all(
+            type(p) is tuple
+            and len(p) == 2
+            and issubclass(type(p[0]), np.dtype)
+            and type(p[1]) is int
+            for p in parts
+        ):
             refuse(wrong)
-        description = {"names": list(names), "formats": [p[0] for p in parts], "offsets": [p[1] for p in parts], "itemsize": state[5]}
+        description = {
+            "names": list(names),
+            "formats": [p[0] for p in parts],
+            "offsets": [p[1] for p in parts],
+            "itemsize": state[5],
+        }
         made = np.dtype(cast(Any, description), align=state[7] & 128 != 0)
     if made.byteorder != "|" and state[1] != "|":
         made = made.newbyteorder(state[1])
     expected: Any = made.__reduce__()[2]
     same = expected[5] == state[5] and (state[5] != -1 or made.itemsize == dtype.itemsize)
-    if not same or state[2] is not None or made.itemsize != dtype.itemsize or made.kind != dtype.kind:
+    if (
+        not same
+        or state[2] is not None
+        or made.itemsize != dtype.itemsize
+        or made.kind != dtype.kind
+    ):
         refuse(wrong)
     dtype.__setstate__(expected)
 
 
 def _check_layout(shape: Any, dtype: Any, data: Any) -> None:
     """Raises where the numbers of an array are not as many as its shape says."""
-    if not (type(shape) is tuple and all(type(n) is int and n >= 0 for n in shape) and issubclass(type(dtype), np.dtype)):
+    if not (
+        type(shape) is tuple
+        and all(type(n) is int and n >= 0 for n in shape)
+        and issubclass(type(dtype), np.dtype)
+    ):
         refuse("a NumPy array is described in a way that NumPy does not write")
     count = 1
     for n in shape:
@@ -79,7 +131,12 @@ def _check_layout(shape: Any, dtype: Any, data: Any) -> None:
     if dtype.kind == "O":
         fits = type(data) is list and len(data) == count
     else:
-        fits = type(data) in (bytes, bytearray) and not dtype.hasobject and dtype.itemsize > 0 and len(data) == count * dtype.itemsize
+        fits = (
+            type(data) in (bytes, bytearray)
+            and not dtype.hasobject
+            and dtype.itemsize > 0
+            and len(data) == count * dtype.itemsize
+        )
     if not fits:
         refuse(f"a NumPy array of the shape {shape} has other contents than its shape and type say")
 
@@ -97,7 +154,9 @@ def set_array(array: Any, state: Any) -> None:
         refuse("a NumPy array is described in a way that NumPy does not write")
     _, shape, dtype, by_columns, data = state
     _check_layout(shape, dtype, data)
-    array.__setstate__((1, shape, dtype, bool(by_columns), bytes(data) if dtype.kind != "O" else data))
+    array.__setstate__(
+        (1, shape, dtype, bool(by_columns), bytes(data) if dtype.kind != "O" else data)
+    )
 
 
 def _frombuffer(machine: Machine, args: tuple[Any, ...]) -> Any:
@@ -118,6 +177,10 @@ def _scalar(machine: Machine, args: tuple[Any, ...]) -> Any:
 
 
 FUNCTIONS: dict[str, Any] = {
-    "dtype": _dtype, "ndarray": None, "_reconstruct": _reconstruct, "scalar": _scalar, "_frombuffer": _frombuffer,
-}  # fmt: skip
+    "dtype": _dtype,
+    "ndarray": None,
+    "_reconstruct": _reconstruct,
+    "scalar": _scalar,
+    "_frombuffer": _frombuffer,
+}
 """By name alone: where they are at home has changed over the versions of NumPy."""

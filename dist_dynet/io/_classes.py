@@ -1,6 +1,8 @@
-"""Classes and objects, without asking them: look-ups that run no code of theirs, whatever they define.
+"""Classes and objects, without asking them: look-ups that run no code of theirs, whatever they
+define.
 
-For what reads pickles: which class a name stands for, what it is derived from, where its objects keep their attributes.
+For what reads pickles: which class a name stands for, what it is derived from, where its objects
+keep their attributes.
 """
 
 from __future__ import annotations
@@ -77,7 +79,9 @@ def slots(cls: type) -> Iterator[tuple[str, Any]]:
     for base in _bases(cls):
         names = _NAMES_OF_CLASS.__get__(base)
         if "__slots__" in names:
-            yield from ((name, d) for name, d in names.items() if type(d) is types.MemberDescriptorType)
+            yield from (
+                (name, d) for name, d in names.items() if type(d) is types.MemberDescriptorType
+            )
 
 
 def _current_folder() -> list[Path]:
@@ -91,7 +95,8 @@ _AT_THE_START = _current_folder()
 
 
 def _own_folders() -> list[Path]:
-    """Where the program's own modules lie: with the script, or the package that `python -m` was given; the current folder, then and now."""
+    """Where the program's own modules lie: with the script, or the package that `python -m` was
+    given; the current folder, then and now."""
     folders = [*_AT_THE_START, *_current_folder()]
     main = sys.modules.get("__main__")
     names = _NAMES_OF_MODULE.__get__(main) if main is not None else {}
@@ -114,26 +119,38 @@ def is_own_module(name: str, names: dict[str, Any]) -> bool:
     if {"site-packages", "dist-packages"} & set(path.parts):
         return False
     library = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib")]
-    return not any(path.is_relative_to(f) for f in library) and any(path.is_relative_to(f) for f in _own_folders())
+    return not any(path.is_relative_to(f) for f in library) and any(
+        path.is_relative_to(f) for f in _own_folders()
+    )
 
 
 class Named:
-    """A class or function that a pickle may use, but not keep as a value. It stands for nothing that could be called."""
+    """A class or function that a pickle may use, but not keep as a value. It stands for nothing
+    that could be called."""
 
     __slots__ = ("call", "cls", "text")
 
-    def __init__(self, text: str, cls: type | None = None, call: Callable[[Any, tuple[Any, ...]], Any] | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        cls: type | None = None,
+        call: Callable[[Any, tuple[Any, ...]], Any] | None = None,
+    ) -> None:
         self.text, self.cls, self.call = text, cls, call
 
 
 def looked_up(module: str, name: str) -> tuple[dict[str, Any], Any]:
-    """The names of a module that is imported, and what it has under this name: by dictionaries alone, so that nothing can be asked."""
+    """The names of a module that is imported, and what it has under this name: by dictionaries
+    alone, so that nothing can be asked."""
     if module in DYNET_MODULES:
         module = PACKAGE
     found: Any = sys.modules.get(module)
     text = f"{module[:100]}.{name[:100]}"
     if found is None or not issubclass(type(found), types.ModuleType):
-        refuse(f"{text} is named, whose module this program has not imported. Define it first, or import the module before")
+        refuse(
+            f"{text} is named, whose module this program has not imported. Define it first, or"
+            " import the module before"
+        )
     names = thing = _NAMES_OF_MODULE.__get__(found)
     for k, part in enumerate(name.split(".")):
         inside = thing if k == 0 else _NAMES_OF_CLASS.__get__(thing) if is_class(thing) else {}

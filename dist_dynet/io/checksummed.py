@@ -1,7 +1,9 @@
-"""Trees of arrays and JSON values as one string of bytes that is whole or is refused: what a checkpoint's file holds.
+"""Trees of arrays and JSON values as one string of bytes that is whole or is refused: what a
+checkpoint's file holds.
 
-The form is that of safetensors, so that other tools can look into it: arrays as tensors, everything else as JSON in the metadata. A checksum of
-all bytes, header included, stands in the header; it was computed with zeros in its place. Knows nothing of files and of what the tree means.
+The form is that of safetensors, so that other tools can look into it: arrays as tensors, everything
+else as JSON in the metadata. A checksum of all bytes, header included, stands in the header; it was
+computed with zeros in its place. Knows nothing of files and of what the tree means.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ _TREE, _CHECKSUM = "dist_dynet.tree", "dist_dynet.checksum"
 _ARRAY = "__array__"
 _NONE = b"00000000"
 _MARK = f'"{_CHECKSUM}":"'.encode()
-"""What stands before the checksum. Within a text of the header each quotation mark has a backslash in front, so that it stands nowhere else."""
+"""What stands before the checksum. Within a text of the header each quotation mark has a backslash
+in front, so that it stands nowhere else."""
 
 
 class DamagedError(ValueError):
@@ -41,7 +44,8 @@ def add_checksum(tree: Mapping[str, Any]) -> bytes:
 
 
 def checksummed_pieces(tree: Mapping[str, Any]) -> list[memoryview]:
-    """What add_checksum() returns, in pieces to be written one after the other: large trees are not copied once more."""
+    """What add_checksum() returns, in pieces to be written one after the other: large trees are not
+    copied once more."""
     from safetensors.numpy import save as serialized  # here, since few programs need it
 
     arrays: dict[str, NDArray[Any]] = {}
@@ -61,7 +65,9 @@ def check(content: bytes) -> None:
     length = int.from_bytes(content[:8], "little")
     start = content.find(_MARK, 8, 8 + length) + len(_MARK)
     if start < len(_MARK):
-        raise DamagedError(f"its header is not one of a checkpoint, or it ends too early, at byte {len(content)}")
+        raise DamagedError(
+            f"its header is not one of a checkpoint, or it ends too early, at byte {len(content)}"
+        )
     if _checksum(content, start) != content[start : start + len(_NONE)]:
         raise DamagedError(f"its {len(content)} bytes are not those that were written (checksum)")
 
@@ -95,9 +101,14 @@ def _checksum(content: bytes, start: int) -> bytes:
 def _without_arrays(leaf: Any, place: str, arrays: dict[str, NDArray[Any]]) -> Any:
     """What JSON can hold of a tree; its arrays are put into `arrays`."""
     if isinstance(leaf, Mapping):
-        return {_key(key, place): _without_arrays(value, _join(place, key), arrays) for key, value in leaf.items()}
+        return {
+            _key(key, place): _without_arrays(value, _join(place, key), arrays)
+            for key, value in leaf.items()
+        }
     if isinstance(leaf, list | tuple):
-        return [_without_arrays(value, _join(place, str(i)), arrays) for i, value in enumerate(leaf)]
+        return [
+            _without_arrays(value, _join(place, str(i)), arrays) for i, value in enumerate(leaf)
+        ]
     if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf":
         name = next(name for name in _names(place) if name not in arrays)
         arrays[name] = np.asarray(leaf, order="C")
@@ -117,7 +128,10 @@ def _key(key: Any, place: str) -> str:
 
 def _refuse(place: str, leaf: Any) -> NoReturn:
     kind = type(leaf).__name__
-    raise TypeError(f"checkpoint: dicts with texts as keys, lists, arrays, numbers and texts can be saved; got {kind} at {place}.")
+    raise TypeError(
+        "checkpoint: dicts with texts as keys, lists, arrays, numbers and texts can be saved; got"
+        f" {kind} at {place}."
+    )
 
 
 def _join(place: str, key: Any) -> str:
@@ -133,7 +147,11 @@ def _names(place: str) -> Iterator[str]:
 
 def _with_arrays(leaf: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     if isinstance(leaf, dict):
-        return arrays[leaf[_ARRAY]] if leaf.keys() == {_ARRAY} else {key: _with_arrays(value, arrays) for key, value in leaf.items()}
+        return (
+            arrays[leaf[_ARRAY]]
+            if leaf.keys() == {_ARRAY}
+            else {key: _with_arrays(value, arrays) for key, value in leaf.items()}
+        )
     return [_with_arrays(value, arrays) for value in leaf] if isinstance(leaf, list) else leaf
 
 

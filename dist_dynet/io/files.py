@@ -1,7 +1,8 @@
 """Files that are written whole or not at all, by one process.
 
-Knows nothing of what is written. A file grows under a temporary name beside its target, is flushed to the disk, and takes the target's name
-in one step; whatever fails before that leaves the target as it was. Who writes is a policy, which dist_dynet.parallel replaces.
+Knows nothing of what is written. A file grows under a temporary name beside its target, is flushed
+to the disk, and takes the target's name in one step; whatever fails before that leaves the target
+as it was. Who writes is a policy, which dist_dynet.parallel replaces.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ class Policy(Protocol):
     """Which processes write, and what happens when a file is done."""
 
     def writes(self) -> bool:
-        """Whether this process writes. Where not, what it would write is discarded. Called once at the beginning of a save."""
+        """Whether this process writes. Where not, what it would write is discarded. Called once at
+        the beginning of a save."""
 
     def finished(self, error: BaseException | None) -> None:
-        """Called once at the end of a save on every process: the file is in place (None), or the save has failed.
+        """Called once at the end of a save on every process: the file is in place (None), or the
+        save has failed.
 
         May wait for the others, and may raise where another process failed.
         """
@@ -74,7 +77,10 @@ class _Draft:
         if exists and not target.is_file():
             self.file = target.open("ab" if append else "wb", BUFFER)
             return self.file
-        self.temporary = temporary = target.with_name(f".{target.name[:40]}.{os.urandom(6).hex()}.tmp")  # before Ctrl-C can follow on open()
+        # before Ctrl-C can follow on open()
+        self.temporary = temporary = target.with_name(
+            f".{target.name[:40]}.{os.urandom(6).hex()}.tmp"
+        )
         self.file = temporary.open("x+b", BUFFER)
         if exists:
             temporary.chmod(stat.S_IMODE(target.stat().st_mode))
@@ -115,7 +121,8 @@ class _Draft:
 
 
 class MissingFileError(RuntimeError, FileNotFoundError):
-    """A file or folder of a model that is not there. A FileNotFoundError, too, as some of DyNet's are."""
+    """A file or folder of a model that is not there. A FileNotFoundError, too, as some of DyNet's
+    are."""
 
 
 def _of_kind(error: OSError) -> type[RuntimeError]:
@@ -128,14 +135,17 @@ def unreadable(name: object, error: OSError) -> RuntimeError:
 
 
 @contextmanager
-def atomic_writes(paths: Sequence[FileName], append: bool = False, policy: Policy | None = None) -> Iterator[list[BinaryIO]]:
-    """Files open for writing that take their names at the end of the with block, one right after the other, if nothing failed.
+def atomic_writes(
+    paths: Sequence[FileName], append: bool = False, policy: Policy | None = None
+) -> Iterator[list[BinaryIO]]:
+    """Files open for writing that take their names at the end of the with block, one right after
+    the other, if nothing failed.
 
     `policy` says who writes; None: what set_policy() was given.
 
     Raises:
-        RuntimeError: the operating system refused (its error is the cause). Other exceptions of the block pass through. The old files are
-            whole.
+        RuntimeError: the operating system refused (its error is the cause). Other exceptions of the
+            block pass through. The old files are whole.
     """
     policy = policy or _policy
     writes = policy.writes()
@@ -151,8 +161,8 @@ def atomic_writes(paths: Sequence[FileName], append: bool = False, policy: Polic
     except OSError as error:
         names = " and ".join(f"'{os.fspath(path)}'" for path in paths)
         failure = _of_kind(error)(
-            f"save: could not write {names}: {error.strerror or error}. Check the folder, its permissions and the free space; the file of "
-            "before, if there was one, is untouched."
+            f"save: could not write {names}: {error.strerror or error}. Check the folder, its"
+            " permissions and the free space; the file of before, if there was one, is untouched."
         )
         raise failure from error
     except BaseException as error:
@@ -165,13 +175,17 @@ def atomic_writes(paths: Sequence[FileName], append: bool = False, policy: Polic
 
 
 @contextmanager
-def atomic_write(path: FileName, append: bool = False, policy: Policy | None = None) -> Iterator[BinaryIO]:
+def atomic_write(
+    path: FileName, append: bool = False, policy: Policy | None = None
+) -> Iterator[BinaryIO]:
     """A file open for writing that takes its name at the end of the with block, if nothing failed.
 
-    With `append`, what was there before comes first; `policy` as in atomic_writes(). Temporary files (.name.*.tmp) outlive a kill.
+    With `append`, what was there before comes first; `policy` as in atomic_writes(). Temporary
+    files (.name.*.tmp) outlive a kill.
 
     Raises:
-        RuntimeError: the operating system refused (its error is the cause). Other exceptions of the block pass through. The old file is whole.
+        RuntimeError: the operating system refused (its error is the cause). Other exceptions of the
+            block pass through. The old file is whole.
 
     >>> import tempfile, pathlib
     >>> with tempfile.TemporaryDirectory() as folder:

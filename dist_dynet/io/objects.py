@@ -1,9 +1,11 @@
-"""Saving builders and parameters in one go: what is needed to make them again, beside their numbers.
+"""Saving builders and parameters in one go: what is needed to make them again, beside their
+numbers.
 
-`basename.data` holds the numbers in the text format, object after object; `basename.meta` one pickle per object: ("Parameters", name),
-("LookupParameters", name), or (class, spec, name of its collection). Reading follows that order, so that objects whose parameters have the
-same names do not get in each other's way. What may be in a spec that is saved is up to pickle; what is made of one that is read, to the lists
-in `pickles`.
+`basename.data` holds the numbers in the text format, object after object; `basename.meta` one
+pickle per object: ("Parameters", name), ("LookupParameters", name), or (class, spec, name of its
+collection). Reading follows that order, so that objects whose parameters have the same names do not
+get in each other's way. What may be in a spec that is saved is up to pickle; what is made of one
+that is read, to the lists in `pickles`.
 """
 
 from __future__ import annotations
@@ -29,23 +31,28 @@ from ._classes import is_builder
 from .files import FileName, atomic_writes, unreadable
 
 _PACKAGE = __name__.partition(".")[0]
-_KINDS: dict[str, type[AnyParameter]] = {"Parameters": Parameters, "LookupParameters": LookupParameters}
+_KINDS: dict[str, type[AnyParameter]] = {
+    "Parameters": Parameters,
+    "LookupParameters": LookupParameters,
+}
 _PROTOCOL = 4
 """Of pickle; what DyNet writes."""
 _OF_MODELS: tuple[type, ...] = (ParameterCollection, Parameters, LookupParameters, Expression)
 
-# ---- pickles -------------------------------------------------------------------------------------------------------------------------
+# ---- pickles ---------------------------------------------------------------------------
 
 
 class _Pickler(pickle._Pickler):
-    """Writes this package's builders and operations under DyNet's names, so that the real DyNet reads them, too.
+    """Writes this package's builders and operations under DyNet's names, so that the real DyNet
+    reads them, too.
 
     Only the pickler in Python lets a subclass say how a class is named.
     """
 
     def save_global(self, obj: Any, name: str | None = None) -> None:
         """A class or function: by module and name."""
-        this, base = cast(Any, self), cast(Any, super())  # the stubs of pickle leave out what subclasses use
+        # the stubs of pickle leave out what subclasses use
+        this, base = cast(Any, self), cast(Any, super())
         public = getattr(obj, "__qualname__", "")
         if getattr(import_module(_PACKAGE), public, None) is not obj:
             base.save_global(obj, name)
@@ -56,12 +63,18 @@ class _Pickler(pickle._Pickler):
         this.memoize(obj)
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
-        """Anything: but parameters, which from_spec() makes anew, would be others than those that are saved."""
+        """Anything: but parameters, which from_spec() makes anew, would be others than those that
+        are saved."""
         if issubclass(type(obj), _OF_MODELS):
-            raise pickle.PicklingError(f"it holds a {type(obj).__name__}; from_spec(spec, model) makes those anew")
+            raise pickle.PicklingError(
+                f"it holds a {type(obj).__name__}; from_spec(spec, model) makes those anew"
+            )
         cast(Any, super()).save(obj, save_persistent_id)
 
-    dispatch: ClassVar[dict[type, Callable[..., None]]] = {**pickle._Pickler.dispatch, FunctionType: save_global}
+    dispatch: ClassVar[dict[type, Callable[..., None]]] = {
+        **pickle._Pickler.dispatch,
+        FunctionType: save_global,
+    }
 
 
 def _dumped(record: tuple[Any, ...]) -> bytes:
@@ -72,8 +85,9 @@ def _dumped(record: tuple[Any, ...]) -> bytes:
         _Pickler(stream, _PROTOCOL).dump(record)
     except Exception as error:  # whatever a __reduce__ raises
         raise TypeError(
-            f"save: the spec of {cls.__qualname__} must be picklable, without parameters and expressions; got {_types(record[1])}: {error}. "
-            "Put names in place of what cannot be pickled."
+            f"save: the spec of {cls.__qualname__} must be picklable, without parameters and"
+            f" expressions; got {_types(record[1])}: {error}. Put names in place of what cannot be"
+            " pickled."
         ) from error
     dumped = stream.getvalue()
     if not _as_dynet:
@@ -82,7 +96,8 @@ def _dumped(record: tuple[Any, ...]) -> bytes:
         except Exception as error:
             say(
                 f"spec {cls.__module__}.{cls.__qualname__}",
-                f"save: to read what is saved here, load(..., allow_pickle=True) is needed: in the spec of {cls.__qualname__}, {error}.",
+                "save: to read what is saved here, load(..., allow_pickle=True) is needed: in the"
+                f" spec of {cls.__qualname__}, {error}.",
             )
     return dumped
 
@@ -90,7 +105,11 @@ def _dumped(record: tuple[Any, ...]) -> bytes:
 def _types(spec: Any) -> str:
     """The types of a spec, without a call of their __repr__."""
     if type(spec) is tuple:
-        return "(" + ", ".join(type(x).__name__ for x in spec[:10]) + (", ...)" if len(spec) > 10 else ")")
+        return (
+            "("
+            + ", ".join(type(x).__name__ for x in spec[:10])
+            + (", ...)" if len(spec) > 10 else ")")
+        )
     return type(spec).__name__
 
 
@@ -98,7 +117,8 @@ _as_dynet = False
 
 
 def read_as_dynet(on: bool) -> None:
-    """Whether load() reads specs as DyNet does, unless it is told otherwise: everything that pickle reads, with a notice that names it."""
+    """Whether load() reads specs as DyNet does, unless it is told otherwise: everything that pickle
+    reads, with a notice that names it."""
     global _as_dynet
     _as_dynet = on
 
@@ -115,21 +135,36 @@ def _records(path: Path, allow_pickle: bool | None) -> list[tuple[Any, ...]]:
     while stream.tell() < len(content):
         offset = stream.tell()
         try:
-            record = pickles.read_trusted(stream) if allow_pickle else _record(stream, named, allow_pickle is None and _as_dynet)
+            record = (
+                pickles.read_trusted(stream)
+                if allow_pickle
+                else _record(stream, named, allow_pickle is None and _as_dynet)
+            )
         except Exception as error:
             where = f"in object {len(records)} at byte {offset}"
             if isinstance(error, pickles.NotAllowedError):
                 raise RuntimeError(
-                    f"load: '{path}' must hold plain data and objects of the program's own classes; got, {where}: {str(error)[:500]}. "
-                    "If you trust who made the file: load(..., allow_pickle=True), which may run any code that the file names."
+                    f"load: '{path}' must hold plain data and objects of the program's own classes;"
+                    f" got, {where}: {str(error)[:500]}. If you trust who made the file: load(...,"
+                    " allow_pickle=True), which may run any code that the file names."
                 ) from error
-            raise RuntimeError(f"load: all of '{path}' must be readable; got, {where}: {type(error).__name__}: {str(error)[:500]}.") from error
+            raise RuntimeError(
+                f"load: all of '{path}' must be readable; got, {where}: {type(error).__name__}:"
+                f" {str(error)[:500]}."
+            ) from error
         if not _is_record(record):
             what = f"a {type(record).__name__}" if type(record) is not tuple else _types(record)
-            raise RuntimeError(f"load: '{path}' must describe objects; got {what} as object {len(records)} at byte {offset}.")
+            raise RuntimeError(
+                f"load: '{path}' must describe objects; got {what} as object {len(records)} at byte"
+                f" {offset}."
+            )
         records.append(record)
     if named:
-        say(f"pickle {path}", f"load: '{path}' made {', '.join(sorted(named))} by pickle, as DyNet does, which runs what a file names.")
+        say(
+            f"pickle {path}",
+            f"load: '{path}' made {', '.join(sorted(named))} by pickle, as DyNet does, which runs"
+            " what a file names.",
+        )
     return records
 
 
@@ -147,10 +182,14 @@ def _record(stream: io.BytesIO, named: set[str], or_trusted: bool) -> Any:
 def _is_record(record: Any) -> bool:
     if not (type(record) is tuple and len(record) in (2, 3) and type(record[-1]) is str):
         return False
-    return type(record[0]) is str and record[0] in _KINDS if len(record) == 2 else is_builder(record[0])
+    return (
+        type(record[0]) is str and record[0] in _KINDS
+        if len(record) == 2
+        else is_builder(record[0])
+    )
 
 
-# ---- saving --------------------------------------------------------------------------------------------------------------------------
+# ---- saving ----------------------------------------------------------------------------
 
 
 def _path(basename: FileName, suffix: str) -> Path:
@@ -158,8 +197,13 @@ def _path(basename: FileName, suffix: str) -> Path:
 
 
 def _stored_class(cls: Any) -> Any:
-    """The class whose from_spec() fits: a builder's subclass with an __init__ of its own, but no from_spec, is stored as that builder."""
-    own = list(itertools.takewhile(lambda c: c.__module__.partition(".")[0] != _PACKAGE, inspect.getmro(cls)))
+    """The class whose from_spec() fits: a builder's subclass with an __init__ of its own, but no
+    from_spec, is stored as that builder."""
+    own = list(
+        itertools.takewhile(
+            lambda c: c.__module__.partition(".")[0] != _PACKAGE, inspect.getmro(cls)
+        )
+    )
     if any("from_spec" in vars(c) for c in own) or not any("__init__" in vars(c) for c in own):
         return cls
     return inspect.getmro(cls)[len(own)]
@@ -174,24 +218,33 @@ def _described(thing: Any) -> tuple[bytes, list[tuple[str, text.ParameterLike]]]
     if not hasattr(type(thing), "from_spec"):
         missing.append("from_spec")
     if missing:
-        hint = " Save a collection by its own save()." if isinstance(thing, ParameterCollection) else " Give the class what it lacks."
+        hint = (
+            " Save a collection by its own save()."
+            if isinstance(thing, ParameterCollection)
+            else " Give the class what it lacks."
+        )
         raise AttributeError(
-            f"save: objects must be parameters, or have spec, from_spec(spec, model) and param_collection(); "
-            f"got {type(thing).__name__}, which has no {' and no '.join(missing)}.{hint}"
+            "save: objects must be parameters, or have spec, from_spec(spec, model) and"
+            f" param_collection(); got {type(thing).__name__}, which has no"
+            f" {' and no '.join(missing)}.{hint}"
         )
     collection = thing.param_collection()
-    return _dumped((_stored_class(type(thing)), thing.spec, collection.name())), text.collection_entries(collection)
+    return _dumped(
+        (_stored_class(type(thing)), thing.spec, collection.name())
+    ), text.collection_entries(collection)
 
 
 def save(basename: FileName, objects: Iterable[Any]) -> None:
     """Writes builders and parameters to `basename.data` and `basename.meta`, as DyNet does.
 
-    Both files are written under temporary names, then renamed: a failed save leaves the old ones whole.
+    Both files are written under temporary names, then renamed: a failed save leaves the old ones
+    whole.
 
     Args:
         basename: the path of the files without .data and .meta.
-        objects: Parameters, LookupParameters, or objects of classes with `spec`, `from_spec(spec, model)` and `param_collection()`. A spec
-            is whatever pickle can store; a notice says so where load() will need allow_pickle=True.
+        objects: Parameters, LookupParameters, or objects of classes with `spec`,
+            `from_spec(spec, model)` and `param_collection()`. A spec is whatever pickle can store;
+            a notice says so where load() will need allow_pickle=True.
 
     Raises:
         AttributeError: an object is none of these.
@@ -208,36 +261,50 @@ def save(basename: FileName, objects: Iterable[Any]) -> None:
     >>> lstm2.spec == lstm.spec, W2.name(), bool((W2.as_array() == W.as_array()).all())
     (True, '/W', True)
     """
-    if not isinstance(objects, Iterable) or isinstance(objects, Parameters | LookupParameters | str | bytes):
-        raise TypeError(f"save: objects must be a list of parameters and builders; got {type(objects).__name__}. Write save(name, [x]).")
+    if not isinstance(objects, Iterable) or isinstance(
+        objects, Parameters | LookupParameters | str | bytes
+    ):
+        raise TypeError(
+            "save: objects must be a list of parameters and builders; got"
+            f" {type(objects).__name__}. Write save(name, [x])."
+        )
     described = [_described(thing) for thing in objects]
     roots = {parameter._root for _, entries in described for _, parameter in entries}
-    with atomic_writes([_path(basename, ".data"), _path(basename, ".meta")]) as (data, meta), unchanged(roots, "save"):
+    with (
+        atomic_writes([_path(basename, ".data"), _path(basename, ".meta")]) as (data, meta),
+        unchanged(roots, "save"),
+    ):
         for record, entries in described:
             meta.write(record)
             for key, parameter in entries:
                 text.write_entry(data, key, parameter)
 
 
-# ---- loading -------------------------------------------------------------------------------------------------------------------------
+# ---- loading ---------------------------------------------------------------------------
 
 
-def load(basename: FileName, params: ParameterCollection, allow_pickle: bool | None = None) -> list[Any]:
-    """Makes again, in the collection `params`, what save() has written to `basename.data` and `basename.meta`, in the same order.
+def load(
+    basename: FileName, params: ParameterCollection, allow_pickle: bool | None = None
+) -> list[Any]:
+    """Makes again, in the collection `params`, what save() has written to `basename.data` and
+    `basename.meta`, in the same order.
 
-    Files of DyNet can be read, too. A class of the program's own must be defined, in the module of then, before it can be loaded.
+    Files of DyNet can be read, too. A class of the program's own must be defined, in the module of
+    then, before it can be loaded.
 
     Args:
         basename: the path of the files without .data and .meta.
         params: gets the parameters.
-        allow_pickle: whether specs may hold anything that pickle can read. That runs code of the file's choice: only for files of people
-            whom you trust. Otherwise specs are of plain data, containers of the standard library, NumPy arrays and objects of plain
-            classes of the program's own modules; nothing is imported, and no method of such a class is called. None: False, but in
-            programs that say `import dynet` (dist_dynet.compat) True, with a notice that names what was made.
+        allow_pickle: whether specs may hold anything that pickle can read. That runs code of the
+            file's choice: only for files of people whom you trust. Otherwise specs are of plain
+            data, containers of the standard library, NumPy arrays and objects of plain classes of
+            the program's own modules; nothing is imported, and no method of such a class is called.
+            None: False, but in programs that say `import dynet` (dist_dynet.compat) True, with a
+                notice that names what was made.
 
     Raises:
-        RuntimeError: the files are missing or damaged, do not fit the classes, or a spec holds what may not be loaded; nothing is added to
-            `params` then.
+        RuntimeError: the files are missing or damaged, do not fit the classes, or a spec holds what
+            may not be loaded; nothing is added to `params` then.
 
     >>> import tempfile
     >>> import dist_dynet as dy
@@ -252,7 +319,9 @@ def load(basename: FileName, params: ParameterCollection, allow_pickle: bool | N
         return list(load_generator(basename, params, allow_pickle))
 
 
-def load_generator(basename: FileName, params: ParameterCollection, allow_pickle: bool | None = None) -> Iterator[Any]:
+def load_generator(
+    basename: FileName, params: ParameterCollection, allow_pickle: bool | None = None
+) -> Iterator[Any]:
     """As load(), but makes each object when it is asked for.
 
     Raises:
@@ -279,18 +348,32 @@ def load_generator(basename: FileName, params: ParameterCollection, allow_pickle
 
 
 def _load_parameter(
-    params: ParameterCollection, file: text.ModelFile, entries: list[text.Entry], at: int, kind: str, name: str
+    params: ParameterCollection,
+    file: text.ModelFile,
+    entries: list[text.Entry],
+    at: int,
+    kind: str,
+    name: str,
 ) -> tuple[text.ParameterLike, int]:
     entry = text.find(file, _KINDS[kind] is LookupParameters, name, entries[at:] + entries[:at])
     return text.new_parameter(params, file, entry), entry.number + 1
 
 
 def _load_builder(
-    params: ParameterCollection, file: text.ModelFile, entries: list[text.Entry], at: int, cls: Any, spec: Any, name: str
+    params: ParameterCollection,
+    file: text.ModelFile,
+    entries: list[text.Entry],
+    at: int,
+    cls: Any,
+    spec: Any,
+    name: str,
 ) -> tuple[Any, int]:
     builder = cls.from_spec(spec, params)
     collection = builder.param_collection()
-    room = {"Parameter": len(collection.parameters_list()), "LookupParameter": len(collection.lookup_parameters_list())}
+    room = {
+        "Parameter": len(collection.parameters_list()),
+        "LookupParameter": len(collection.lookup_parameters_list()),
+    }
     chosen: list[text.Entry] = []
     for entry in entries[at:] + entries[:at]:
         if not any(room.values()):

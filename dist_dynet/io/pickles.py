@@ -1,17 +1,21 @@
 """Reading pickles without running what they name.
 
-A pickle is a program for a small machine; pickle.load() lets it call whatever it names. The machine here takes the same files, and makes
-only what is on its lists:
+A pickle is a program for a small machine; pickle.load() lets it call whatever it names. The machine
+here takes the same files, and makes only what is on its lists:
 
-- plain data, containers of the standard library, NumPy arrays and scalars: each by a function of this module that checks what it is given;
-- objects of plain classes, enums and named tuples of the program's own modules: `__main__`, and modules that are imported already and lie
-  in the folder of the script or in the current one (that of the start or now). Attributes are put into the object's dictionary and slots.
-  Of the class nothing is called: no __new__, __init__, __setstate__, __reduce__, property, __setattr__, __hash__ or __eq__, and a class
-  with __del__ is refused;
-- as values: classes that have from_spec, operations of this package, types of plain data and of NumPy's scalars.
+- plain data, containers of the standard library, NumPy arrays and scalars: each by a function of
+  this module that checks what it is given;
+- objects of plain classes, enums and named tuples of the program's own modules: `__main__`, and
+  modules that are imported already and lie in the folder of the script or in the current one (that
+  of the start or now). Attributes are put into the object's dictionary and slots. Of the class
+  nothing is called: no __new__, __init__, __setstate__, __reduce__, property, __setattr__, __hash__
+  or __eq__, and a class with __del__ is refused;
+- as values: classes that have from_spec, operations of this package, types of plain data and of
+  NumPy's scalars.
 
-Nothing is imported. What is on no list ends with NotAllowedError, which names it. What was made is gone through once more at the end.
-Memory is bounded by the size of the pickle: lengths and numbers that it claims are not believed.
+Nothing is imported. What is on no list ends with NotAllowedError, which names it. What was made is
+gone through once more at the end. Memory is bounded by the size of the pickle: lengths and numbers
+that it claims are not believed.
 
 Knows nothing of builders but that they have from_spec, and of files nothing.
 """
@@ -33,20 +37,32 @@ import numpy as np
 from ._allowed import REDUCED, called, found, new, set_attributes, shown
 from ._allowed_keys import ATOMS, check_key, checked
 from ._allowed_numpy import set_array, set_dtype
-from ._classes import DYNET_MODULES, PACKAGE, Named, NotAllowedError, derives, instance_dict, refuse, slots
+from ._classes import (
+    DYNET_MODULES,
+    PACKAGE,
+    Named,
+    NotAllowedError,
+    derives,
+    instance_dict,
+    refuse,
+    slots,
+)
 
 _DEEPEST = 1000
 """How deep containers nest whose end recurses."""
 
-# ---- the machine ---------------------------------------------------------------------------------------------------------------------
+# ---- the machine -----------------------------------------------------------------------
 
 _Base: Any = pickle._Unpickler
-"""The machine in Python: its memo is a dictionary, where that in C makes room for whatever index a pickle names."""
+"""The machine in Python: its memo is a dictionary, where that in C makes room for whatever index a
+pickle names."""
 _Operation = Callable[[Any], None]
 _AS_THEY_ARE = """
-    PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING
-    SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
-    EMPTY_LIST LIST EMPTY_DICT EMPTY_SET GLOBAL STACK_GLOBAL GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE
+    PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG
+    LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8
+    UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
+    EMPTY_LIST LIST EMPTY_DICT EMPTY_SET GLOBAL STACK_GLOBAL GET BINGET LONG_BINGET PUT BINPUT
+    LONG_BINPUT MEMOIZE
 """
 """Operations that are pickle's own."""
 
@@ -68,12 +84,15 @@ class _SafeUnpickler(_Base):  # type: ignore[misc]
         self.unset: dict[int, Any] = {}
         """Arrays and dtypes that wait for their contents."""
         self.made: dict[int, Any] = {}
-        """Objects that can be given attributes. They stay here, so that no other object gets their id."""
+        """Objects that can be given attributes. They stay here, so that no other object gets their
+        id."""
 
     def find_class(self, module: str, name: str) -> Any:
         """A name of a pickle."""
         if self.proto < 3:  # names of Python 2
-            module, name = _compat_pickle.NAME_MAPPING.get((module, name), (_compat_pickle.IMPORT_MAPPING.get(module, module), name))
+            module, name = _compat_pickle.NAME_MAPPING.get(
+                (module, name), (_compat_pickle.IMPORT_MAPPING.get(module, module), name)
+            )
         return found(module, name)
 
     def _call(self, function: Any, args: Any) -> Any:
@@ -82,7 +101,11 @@ class _SafeUnpickler(_Base):  # type: ignore[misc]
         if type(function) is Named:
             if function.call is not None:
                 return function.call(self, args)
-            return called(self, function.cls, args) if function.cls else refuse(f"{function.text} would be called")
+            return (
+                called(self, function.cls, args)
+                if function.cls
+                else refuse(f"{function.text} would be called")
+            )
         for cls, make in REDUCED.items():
             if function is cls:
                 made = make(args)
@@ -96,7 +119,13 @@ class _SafeUnpickler(_Base):  # type: ignore[misc]
 
     def load_newobj(self) -> None:
         args = self.stack.pop()
-        self.stack[-1] = new(self, (self.stack[-1], *(args if type(args) is tuple else refuse("arguments are not a tuple"))))
+        self.stack[-1] = new(
+            self,
+            (
+                self.stack[-1],
+                *(args if type(args) is tuple else refuse("arguments are not a tuple")),
+            ),
+        )
 
     def load_newobj_ex(self) -> None:
         named = self.stack.pop()
@@ -142,7 +171,11 @@ class _SafeUnpickler(_Base):  # type: ignore[misc]
     def _set_items(self, target: Any, items: list[Any]) -> None:
         if not derives(type(target), dict):
             refuse(f"items of {shown(target)} are set")
-        put: Any = collections.OrderedDict.__setitem__ if derives(type(target), collections.OrderedDict) else dict.__setitem__
+        put: Any = (
+            collections.OrderedDict.__setitem__
+            if derives(type(target), collections.OrderedDict)
+            else dict.__setitem__
+        )
         for key, value in zip(items[::2], items[1::2], strict=True):
             check_key(key)
             put(target, key, value)
@@ -164,7 +197,8 @@ class _SafeUnpickler(_Base):  # type: ignore[misc]
 
 
 def _refused(name: str) -> _Operation:
-    """For what is persistent, registered or elsewhere, and for what only old classes of Python 2 need."""
+    """For what is persistent, registered or elsewhere, and for what only old classes of Python 2
+    need."""
     return lambda machine: refuse(f"it has the opcode {name}")
 
 
@@ -174,7 +208,9 @@ def _dispatch() -> dict[int, _Operation]:
     for opcode in pickletools.opcodes:
         code = opcode.code.encode("latin1")[0]
         own = vars(_SafeUnpickler).get(f"load_{opcode.name.lower()}")
-        table[code] = own or (_Base.dispatch[code] if opcode.name in as_they_are else _refused(opcode.name))
+        table[code] = own or (
+            _Base.dispatch[code] if opcode.name in as_they_are else _refused(opcode.name)
+        )
     return table | {pickle.BYTEARRAY8[0]: _load_bytearray8}
 
 
@@ -206,11 +242,16 @@ def _contents(thing: Any, made: dict[int, Any]) -> list[Any]:
 def _recurses(thing: Any) -> bool:
     """Whether its end recurses in C without a limit, where others of its kind are inside."""
     cls = type(thing)
-    return derives(cls, collections.defaultdict) or derives(cls, collections.deque) or cls is np.ndarray
+    return (
+        derives(cls, collections.defaultdict)
+        or derives(cls, collections.deque)
+        or cls is np.ndarray
+    )
 
 
 def _check_complete(record: Any, made: dict[int, Any]) -> None:
-    """Goes through all that was made: it keeps nothing that is to be used in its making only, and can be taken apart again."""
+    """Goes through all that was made: it keeps nothing that is to be used in its making only, and
+    can be taken apart again."""
     todo, seen = [record, *made.values()], set()
     inner: dict[int, list[int]] = {}
     while todo:
@@ -265,7 +306,7 @@ def read(stream: io.BytesIO) -> Any:
     return record
 
 
-# ---- pickles that are trusted --------------------------------------------------------------------------------------------------------
+# ---- pickles that are trusted ----------------------------------------------------------
 
 _NUMPY: dict[str, Any] = {
     "dtype": np.dtype,
@@ -276,7 +317,8 @@ _NUMPY: dict[str, Any] = {
 
 
 class _TrustingUnpickler(_Base):  # type: ignore[misc]
-    """That of pickle, with this package in DyNet's place. It imports and calls what the pickle names."""
+    """That of pickle, with this package in DyNet's place. It imports and calls what the pickle
+    names."""
 
     def __init__(self, file: io.BytesIO, named: set[str]) -> None:
         super().__init__(file)
@@ -296,11 +338,15 @@ class _TrustingUnpickler(_Base):  # type: ignore[misc]
             return _NUMPY[name]
         return super().find_class(PACKAGE if module in DYNET_MODULES else module, name)
 
-    dispatch: ClassVar[dict[int, _Operation]] = {**_Base.dispatch, pickle.BYTEARRAY8[0]: _load_bytearray8}
+    dispatch: ClassVar[dict[int, _Operation]] = {
+        **_Base.dispatch,
+        pickle.BYTEARRAY8[0]: _load_bytearray8,
+    }
 
 
 def read_trusted(stream: io.BytesIO, named: set[str] | None = None) -> Any:
-    """The next pickle of the stream, as pickle.load() reads it; `named` gets the names of what read() would refuse, or make on its own."""
+    """The next pickle of the stream, as pickle.load() reads it; `named` gets the names of what
+    read() would refuse, or make on its own."""
     return _TrustingUnpickler(stream, set() if named is None else named).load()
 
 

@@ -1,8 +1,10 @@
 """Models in the safetensors format: fast, and read by other tools, too.
 
-Parameters are stored under their names within the collection (ParameterCollection.named_parameters()) with their shapes, row-major as the
-format demands; the arrays of a trainer's state() and of random_state() beside them, under "trainer:..." and "random:...". The metadata has
-a checksum of each array, so that a damaged file is told from a whole one; files of other programs, without checksums, are read as well.
+Parameters are stored under their names within the collection
+(ParameterCollection.named_parameters()) with their shapes, row-major as the format demands; the
+arrays of a trainer's state() and of random_state() beside them, under "trainer:..." and
+"random:...". The metadata has a checksum of each array, so that a damaged file is told from a whole
+one; files of other programs, without checksums, are read as well.
 """
 
 from __future__ import annotations
@@ -30,9 +32,19 @@ from .files import FileName, atomic_write, unreadable
 _CHECKSUMS = "dist_dynet.crc32"
 _TRAINER, _RANDOM = "trainer:", "random:"
 _TYPES = {
-    "F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
-    "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
-}  # fmt: skip
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
 _BLOCK = 1 << 20
 """Bytes that are read at once for a checksum; they stay in the processor's cache."""
 Arrays = dict[str, NDArray[Any]]
@@ -42,7 +54,8 @@ class LoadReport(NamedTuple):
     """What load_safetensors() found, by names."""
 
     missing: list[str]
-    """Parameters of the model that the file lacks; "trainer:" and "random:" if these were asked for."""
+    """Parameters of the model that the file lacks; "trainer:" and "random:" if these were asked
+    for."""
     unexpected: list[str]
     """Entries of the file that the model lacks."""
     mismatched: list[str]
@@ -60,7 +73,8 @@ def save_safetensors(
 ) -> None:
     """Writes all parameters to a file in the safetensors format, in the number type of the build.
 
-    The file is written under a temporary name, flushed to disk, then renamed: a save that fails or is killed leaves the old file whole.
+    The file is written under a temporary name, flushed to disk, then renamed: a save that fails or
+    is killed leaves the old file whole.
 
     Args:
         collection: what is written.
@@ -90,9 +104,14 @@ def save_safetensors(
     texts = dict(metadata or {})
     for key, value in texts.items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise TypeError(f"save_safetensors: metadata must be texts by name; got {key!r}: {value!r}. Use json.dumps().")
+            raise TypeError(
+                f"save_safetensors: metadata must be texts by name; got {key!r}: {value!r}. Use"
+                " json.dumps()."
+            )
     with unchanged([collection._root], "save_safetensors"):
-        arrays: Arrays = {name: p._shaped(p._values()) for name, p in collection.named_parameters().items()}
+        arrays: Arrays = {
+            name: p._shaped(p._values()) for name, p in collection.named_parameters().items()
+        }
     if trainer is not None:
         arrays |= {_TRAINER + name: array for name, array in trainer.state().items()}
     if random:
@@ -105,7 +124,11 @@ def save_safetensors(
 
 
 def load_safetensors(
-    collection: ParameterCollection, path: FileName, strict: bool = True, trainer: Trainer | None = None, random: bool = False
+    collection: ParameterCollection,
+    path: FileName,
+    strict: bool = True,
+    trainer: Trainer | None = None,
+    random: bool = False,
 ) -> LoadReport:
     """Reads the values of all parameters, matched by name; gradients gathered before are dropped.
 
@@ -113,12 +136,13 @@ def load_safetensors(
         collection: what is read into.
         path: of the file.
         strict: False: takes what fits and reports the rest.
-        trainer: also its state; made beforehand, as at the first start. A DistributedTrainer will do, on all ranks.
+        trainer: also its state; made beforehand, as at the first start. A DistributedTrainer will
+            do, on all ranks.
         random: also the random_state().
 
     Raises:
-        RuntimeError: the file is missing or damaged (file, entry and byte are named); or strict, and its names or shapes are not the
-            model's. The model is as it was then.
+        RuntimeError: the file is missing or damaged (file, entry and byte are named); or strict,
+            and its names or shapes are not the model's. The model is as it was then.
         ValueError: the trainer's state is of another class of trainers.
 
     >>> import dist_dynet as dy, tempfile
@@ -140,11 +164,16 @@ def load_safetensors(
             missing=[key for key in named if key not in file.entries],
             unexpected=[key for key in own if key not in named],
             mismatched=[
-                f"{key}: {file.entries[key]} in the file, {named[key].shape()} in the model" for key in own if key in named and key not in fits
+                f"{key}: {file.entries[key]} in the file, {named[key].shape()} in the model"
+                for key in own
+                if key in named and key not in fits
             ],
             metadata=file.texts,
         )
-        state, draws = file.arrays(_TRAINER) if trainer is not None else {}, file.arrays(_RANDOM) if random else {}
+        state, draws = (
+            file.arrays(_TRAINER) if trainer is not None else {},
+            file.arrays(_RANDOM) if random else {},
+        )
         report.missing.extend(_TRAINER for _ in range(trainer is not None and not state))
         report.missing.extend(_RANDOM for _ in range(random and not draws))
         if strict and (report.missing or report.unexpected or report.mismatched):
@@ -162,7 +191,10 @@ def _check(what: str, collection: ParameterCollection, trainer: Trainer | None) 
     if not isinstance(collection, ParameterCollection):
         raise TypeError(f"{what}: takes a ParameterCollection; got {type(collection).__name__}.")
     if trainer is not None and not isinstance(getattr(trainer, "inner", trainer), Trainer):
-        raise TypeError(f"{what}: trainer must be a trainer such as AdamTrainer(m), or None; got {type(trainer).__name__}.")
+        raise TypeError(
+            f"{what}: trainer must be a trainer such as AdamTrainer(m), or None; got"
+            f" {type(trainer).__name__}."
+        )
 
 
 def _of_members(state: Arrays, trainer: Trainer) -> Arrays:
@@ -171,24 +203,33 @@ def _of_members(state: Arrays, trainer: Trainer) -> Arrays:
 
     def fits(key: str) -> bool:
         kind, _, name = key.partition(":")
-        return not name or kind == "schedule" or (name in named and named[name].shape() == state[key].shape)
+        return (
+            not name
+            or kind == "schedule"
+            or (name in named and named[name].shape() == state[key].shape)
+        )
 
     return {key: array for key, array in state.items() if fits(key)}
 
 
 def _refuse(name: str, report: LoadReport) -> NoReturn:
     found = [
-        f"{what} {', '.join(entries[:5])}{f' and {len(entries) - 5} more' if len(entries) > 5 else ''}"
-        for what, entries in (("missing", report.missing), ("unexpected", report.unexpected), ("of another shape", report.mismatched))
+        f"{what}"
+        f" {', '.join(entries[:5])}{f' and {len(entries) - 5} more' if len(entries) > 5 else ''}"
+        for what, entries in (
+            ("missing", report.missing),
+            ("unexpected", report.unexpected),
+            ("of another shape", report.mismatched),
+        )
         if entries
     ]
     raise RuntimeError(
-        f"load_safetensors: '{name}' must have the model's names and shapes; got {'; '.join(found)}. The model is as it was; "
-        "strict=False takes what fits."
+        f"load_safetensors: '{name}' must have the model's names and shapes; got"
+        f" {'; '.join(found)}. The model is as it was; strict=False takes what fits."
     )
 
 
-# ---- reading ---------------------------------------------------------------------------------------------------------------------------
+# ---- reading ---------------------------------------------------------------------------
 
 
 class _Entry(NamedTuple):
@@ -210,8 +251,8 @@ class _Entry(NamedTuple):
 class _File:
     """A file, open for reading, whose header has been checked.
 
-    Its numbers are read twice, first for the checksums: that costs less than memory to hold them all, and nothing in a model changes before
-    all is known to be right.
+    Its numbers are read twice, first for the checksums: that costs less than memory to hold them
+    all, and nothing in a model changes before all is known to be right.
 
     Raises:
         RuntimeError: it cannot be opened or its header is not right.
@@ -235,7 +276,10 @@ class _File:
             raise unreadable(self.name, error) from error
         except (safetensors.SafetensorError, ValueError) as error:
             if first in (b"#Paramet", b"#LookupP"):
-                words = f"load_safetensors: '{self.name}' is a file in DyNet's text format. Read it by the collection's populate()."
+                words = (
+                    f"load_safetensors: '{self.name}' is a file in DyNet's text format. Read it by"
+                    " the collection's populate()."
+                )
                 raise RuntimeError(words) from error
             _damaged(self.name, *_diagnosis(head, length, size, error))
         self.texts = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
@@ -244,8 +288,18 @@ class _File:
         for key, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             start, end = entry["data_offsets"]
             if entry["dtype"] not in _TYPES:
-                _damaged(self.name, key, 8 + length + start, f"its type {entry['dtype']} is none that can be read")
-            self.entries[key] = _Entry(np.dtype(_TYPES[entry["dtype"]]), tuple(entry["shape"]), 8 + length + start, end - start)
+                _damaged(
+                    self.name,
+                    key,
+                    8 + length + start,
+                    f"its type {entry['dtype']} is none that can be read",
+                )
+            self.entries[key] = _Entry(
+                np.dtype(_TYPES[entry["dtype"]]),
+                tuple(entry["shape"]),
+                8 + length + start,
+                end - start,
+            )
         self._file = Path(path).open("rb")  # noqa: SIM115 - closed by __exit__
 
     def __enter__(self) -> _File:
@@ -270,12 +324,22 @@ class _File:
                 self._read(key, start, block)
                 found = zlib.crc32(block, found)
             if found != expected:
-                _damaged(self.name, key, entry.offset, "its numbers are not those that were written (checksum)")
+                _damaged(
+                    self.name,
+                    key,
+                    entry.offset,
+                    "its numbers are not those that were written (checksum)",
+                )
 
     def _read(self, key: str, start: int, into: memoryview) -> None:
         self._file.seek(self.entries[key].offset + start)
         if self._file.readinto(into) != len(into):
-            _damaged(self.name, key, self.entries[key].offset, "the file became shorter while it was read")
+            _damaged(
+                self.name,
+                key,
+                self.entries[key].offset,
+                "the file became shorter while it was read",
+            )
 
     def array(self, key: str) -> NDArray[Any]:
         """A copy of an array."""
@@ -287,7 +351,11 @@ class _File:
 
     def arrays(self, prefix: str) -> Arrays:
         """Copies of all arrays whose names begin so, by the rest of their names."""
-        return {key.removeprefix(prefix): self.array(key) for key in self.entries if key.startswith(prefix)}
+        return {
+            key.removeprefix(prefix): self.array(key)
+            for key in self.entries
+            if key.startswith(prefix)
+        }
 
     def fill(self, parameter: AnyParameter, key: str) -> None:
         """Gives a parameter its values."""
@@ -312,23 +380,32 @@ def _checksums(name: str, texts: dict[str, str]) -> dict[str, int]:
 
 def _damaged(name: str, entry: str, offset: int, what: str) -> NoReturn:
     raise RuntimeError(
-        f"load_safetensors: all of a model file must be there; got '{name}', entry {entry} at byte {offset}: {what}. "
-        "The model is as it was; take another copy of the file."
+        f"load_safetensors: all of a model file must be there; got '{name}', entry {entry} at byte"
+        f" {offset}: {what}. The model is as it was; take another copy of the file."
     )
 
 
 def _diagnosis(head: bytes, length: int, size: int, error: Exception) -> tuple[str, int, str]:
-    """Entry, byte and words for a file of `size` bytes that cannot be read; `head` are the `length` bytes of its header, if they are there."""
+    """Entry, byte and words for a file of `size` bytes that cannot be read; `head` are the `length`
+    bytes of its header, if they are there."""
     if size < 8 or 8 + length > size:
         return "(header)", min(8, size), f"the file ends at byte {size}, within the header"
     try:
         entries = json.loads(head).items()
-        placed = sorted((int(e["data_offsets"][0]), int(e["data_offsets"][1]), key) for key, e in entries if key != "__metadata__")
+        placed = sorted(
+            (int(e["data_offsets"][0]), int(e["data_offsets"][1]), key)
+            for key, e in entries
+            if key != "__metadata__"
+        )
     except (ValueError, TypeError, LookupError, AttributeError) as fault:
         return "(header)", 8, f"the header cannot be read ({fault or error})"
     for start, end, key in placed:
         if 8 + length + end > size:
-            return key, 8 + length + start, f"the file ends at byte {size}, before its end at byte {8 + length + end}"
+            return (
+                key,
+                8 + length + start,
+                f"the file ends at byte {size}, before its end at byte {8 + length + end}",
+            )
     return "(header)", 8, str(error)
 
 

@@ -4,12 +4,14 @@
     +1.00000000e+00 ... (column-major, each number followed by a blank)
     the gradients, likewise, if FLAG is FULL_GRAD and not ZERO_GRAD
 
-Tables have the tag #LookupParameter# and their number of rows as last size. BYTES is the length of what follows the header. Files of DyNet
-state it wrongly where numbers are NaN or infinite, and other tools may spell numbers otherwise, so reading counts lines instead; where the
-lines are as long as finite numbers make them, any other BYTES is damage. Nothing in a model changes before all that is to be read has been
-read and checked.
+Tables have the tag #LookupParameter# and their number of rows as last size. BYTES is the length of
+what follows the header. Files of DyNet state it wrongly where numbers are NaN or infinite, and
+other tools may spell numbers otherwise, so reading counts lines instead; where the lines are as
+long as finite numbers make them, any other BYTES is damage. Nothing in a model changes before all
+that is to be read has been read and checked.
 
-Nine digits hold every float32 exactly; of a float64 they are a rounding, so that in the double build what is loaded is near what was saved.
+Nine digits hold every float32 exactly; of a float64 they are a rounding, so that in the double
+build what is loaded is near what was saved.
 """
 
 from __future__ import annotations
@@ -45,8 +47,10 @@ class ParameterLike(Protocol):
 
     def name(self) -> str:
         """The full name."""
+
     def has_gradient(self) -> bool:
         """Whether one has come."""
+
     def _values(self) -> NDArray[Any]: ...
     def _write(self, values: NDArray[Any]) -> None: ...
     def _flat_gradient(self) -> NDArray[Any]: ...
@@ -58,15 +62,18 @@ class CollectionLike(Protocol):
 
     def name(self) -> str:
         """The full name."""
+
     def parameters_list(self) -> Sequence[ParameterLike]:
         """The dense ones."""
+
     def lookup_parameters_list(self) -> Sequence[ParameterLike]:
         """The tables."""
+
     def _new(self, name: str, dims: tuple[int, ...], is_table: bool) -> ParameterLike: ...
     def _adopt(self, parameter: Any) -> None: ...
 
 
-# ---- writing -------------------------------------------------------------------------------------------------------------------------
+# ---- writing ---------------------------------------------------------------------------
 
 _BLOCK = 4096
 _NUMBER = b"%+.8e "
@@ -106,7 +113,9 @@ def write_entry(file: BinaryIO, key: str, parameter: ParameterLike) -> None:
         lines.append(parameter._flat_gradient())
     size = sum(map(_line_bytes, lines))
     flag = "ZERO_GRAD" if len(lines) == 1 else "FULL_GRAD"
-    file.write(f"#{_tag(parameter)}# {key} {_dims_text(_file_dims(parameter))} {size} {flag}\n".encode())
+    file.write(
+        f"#{_tag(parameter)}# {key} {_dims_text(_file_dims(parameter))} {size} {flag}\n".encode()
+    )
     for line in lines:
         file.writelines(_formatted(line))
         file.write(b"\n")
@@ -116,48 +125,68 @@ def _is_word(key: str) -> bool:
     return bool(key) and key != "/" and "#" not in key and not any(c.isspace() for c in key)
 
 
-def save_parameters(entries: Iterable[tuple[str, ParameterLike]], fname: FileName, append: bool) -> None:
+def save_parameters(
+    entries: Iterable[tuple[str, ParameterLike]], fname: FileName, append: bool
+) -> None:
     """Writes these parameters under these names; with `append`, after what the file holds.
 
     Raises:
         ValueError: a name is empty, '/', or holds a blank or '#'.
-        RuntimeError: the file cannot be written, or ends within a line where it should be added to. It then is as it was.
+        RuntimeError: the file cannot be written, or ends within a line where it should be added to.
+            It then is as it was.
     """
     entries = list(entries)
     for key, _ in entries:
         if not _is_word(key):
-            raise ValueError(f"save: Key could not include ' ' or '#', be empty or '/' alone; got {key!r}. Give another key.")
+            raise ValueError(
+                f"save: Key could not include ' ' or '#', be empty or '/' alone; got {key!r}. Give"
+                " another key."
+            )
     with atomic_write(fname, append) as file:
         if file.readable() and file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
-                raise RuntimeError(f"save: the file to append to must end with a whole line; got '{os.fspath(fname)}', which is cut short.")
+                raise RuntimeError(
+                    "save: the file to append to must end with a whole line; got"
+                    f" '{os.fspath(fname)}', which is cut short."
+                )
         with unchanged((parameter._root for _, parameter in entries), "save"):
             for key, parameter in entries:
                 write_entry(file, key, parameter)
 
 
-def collection_entries(collection: CollectionLike, key: str = "") -> list[tuple[str, ParameterLike]]:
-    """The parameters of a collection with their names in a file, in file order; `key` replaces the collection's name in front."""
+def collection_entries(
+    collection: CollectionLike, key: str = ""
+) -> list[tuple[str, ParameterLike]]:
+    """The parameters of a collection with their names in a file, in file order; `key` replaces the
+    collection's name in front."""
     prefix = key.rstrip("/") + "/"
 
     def name(p: ParameterLike) -> str:
         return prefix + p.name().removeprefix(collection.name()).lstrip("/") if key else p.name()
 
-    members: list[ParameterLike] = [*collection.parameters_list(), *collection.lookup_parameters_list()]
+    members: list[ParameterLike] = [
+        *collection.parameters_list(),
+        *collection.lookup_parameters_list(),
+    ]
     return [(name(p), p) for p in members]
 
 
 def save_collection(collection: CollectionLike, fname: FileName, name: str, append: bool) -> None:
     """Writes a collection: see ParameterCollection.save()."""
     if name and not (name.startswith("/") and _is_word(name.rstrip("/"))):
-        raise ValueError(f"save: Key should start with '/' and could not include ' ' or '#', or be '/' alone; got {name!r}. Use name='/foo'.")
+        raise ValueError(
+            "save: Key should start with '/' and could not include ' ' or '#', or be '/' alone;"
+            f" got {name!r}. Use name='/foo'."
+        )
     save_parameters(collection_entries(collection, name), fname, append)
 
 
-# ---- reading -------------------------------------------------------------------------------------------------------------------------
+# ---- reading ---------------------------------------------------------------------------
 
-_HEADER = re.compile(rb"#(Parameter|LookupParameter)#\s+(\S+)\s+\{(\d{1,10}(?:,\d{1,10})*)\}\s+(\d+)(?:\s+(ZERO_GRAD|FULL_GRAD))?\s*\n")
+_HEADER = re.compile(
+    rb"#(Parameter|LookupParameter)#\s+(\S+)\s+\{(\d{1,10}(?:,\d{1,10})*)\}\s+(\d+)(?:\s+(ZERO_GRAD|FULL_GRAD))?\s*\n"
+)
 
 
 @dataclass(frozen=True)
@@ -208,7 +237,12 @@ class ModelFile:
     def __enter__(self) -> ModelFile:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._file.close()
 
     def _unreadable(self, error: OSError) -> RuntimeError:
@@ -216,8 +250,8 @@ class ModelFile:
 
     def _damaged(self, name: str, offset: int, what: str) -> NoReturn:
         raise RuntimeError(
-            f"load: all of a model file must be there; got '{self.name}', entry {name} at byte {offset}: {what}. "
-            "The model is as it was; take another copy of the file."
+            f"load: all of a model file must be there; got '{self.name}', entry {name} at byte"
+            f" {offset}: {what}. The model is as it was; take another copy of the file."
         )
 
     def _line(self, most: int = -1) -> bytes:
@@ -227,7 +261,8 @@ class ModelFile:
             raise self._unreadable(error) from error
 
     def entries(self) -> Iterator[Entry]:
-        """The entries from the first on. Each is checked for its header and for its lines being there before it is given."""
+        """The entries from the first on. Each is checked for its header and for its lines being
+        there before it is given."""
         offset = 0
         for number in itertools.count():
             self._file.seek(offset)
@@ -238,20 +273,29 @@ class ModelFile:
             entry = match and self._entry(match, number, offset)
             if not entry:
                 if not offset and line[8:9] == b"{":
-                    raise RuntimeError(f"load: '{self.name}' is a safetensors file. Read it by load_safetensors().")
+                    raise RuntimeError(
+                        f"load: '{self.name}' is a safetensors file. Read it by load_safetensors()."
+                    )
                 shown = line[:80].decode(errors="replace").rstrip("\n")
                 raise RuntimeError(
-                    f"Bad parameter specification in model: {shown} (in '{self.name}' at byte {offset}). The model is as it was; "
-                    "take another copy of the file."
+                    f"Bad parameter specification in model: {shown} (in '{self.name}' at byte"
+                    f" {offset}). The model is as it was; take another copy of the file."
                 )
             self._file.seek(entry.body)
             offset = entry.body
             for _ in range(1 + entry.has_gradient):
                 offset += sum(map(len, self._pieces(entry, offset)))
-            following, usual = offset - entry.body, (_WIDTH * entry.size + 1) * (1 + entry.has_gradient)
+            following, usual = (
+                offset - entry.body,
+                (_WIDTH * entry.size + 1) * (1 + entry.has_gradient),
+            )
             stated = entry.stated.lstrip(b"0")[:20].decode()
             if following == usual and stated != str(following):
-                self._damaged(entry.name, entry.offset, f"its header says that {stated or 0} bytes follow, where {following} do")
+                self._damaged(
+                    entry.name,
+                    entry.offset,
+                    f"its header says that {stated or 0} bytes follow, where {following} do",
+                )
             yield entry
 
     @staticmethod
@@ -261,13 +305,27 @@ class ModelFile:
             name, body = name.decode(), offset + match.end()
         except UnicodeDecodeError:
             return None
-        entry = Entry(tag.decode(), name, tuple(map(int, dims.split(b","))), flag != b"ZERO_GRAD", number, offset, body, stated)
+        entry = Entry(
+            tag.decode(),
+            name,
+            tuple(map(int, dims.split(b","))),
+            flag != b"ZERO_GRAD",
+            number,
+            offset,
+            body,
+            stated,
+        )
         is_table = entry.tag == "LookupParameter"
-        ok = entry.size <= _MAX_SIZE and len(entry.dims) <= MAX_DIMS and not (is_table and (len(entry.dims) < 2 or not entry.dims[-1]))
+        ok = (
+            entry.size <= _MAX_SIZE
+            and len(entry.dims) <= MAX_DIMS
+            and not (is_table and (len(entry.dims) < 2 or not entry.dims[-1]))
+        )
         return entry if ok else None
 
     def _pieces(self, entry: Entry, offset: int) -> Iterator[bytes]:
-        """A line of numbers, a buffer at a time: a line of a large table needs much more memory than its numbers."""
+        """A line of numbers, a buffer at a time: a line of a large table needs much more memory
+        than its numbers."""
         what, start, piece = "values" if offset == entry.body else "gradients", offset, b""
         while not piece.endswith(b"\n"):
             piece = self._line(BUFFER)
@@ -286,7 +344,8 @@ class ModelFile:
 
     def _parsed(self, entry: Entry, offset: int) -> NDArray[Any]:
         """The numbers of the line that comes next, at this offset."""
-        room = (os.fstat(self._file.fileno()).st_size - offset + 1) // 2  # however many the header promises
+        # however many the header promises
+        room = (os.fstat(self._file.fileno()).st_size - offset + 1) // 2
         result = np.empty(min(entry.size, room), DTYPE)
         count, fault, rest = 0, "", b""
         for piece in self._pieces(entry, offset):
@@ -295,12 +354,18 @@ class ModelFile:
                 words = (rest + piece).split()
                 rest = words.pop() if not piece[-1:].isspace() else b""
                 if len(rest) > BUFFER:
-                    self._damaged(entry.name, offset, f"a number is longer than {BUFFER} characters")
+                    self._damaged(
+                        entry.name, offset, f"a number is longer than {BUFFER} characters"
+                    )
                 numbers, wrong = _spelt(words)
                 fault = fault or wrong
             with np.errstate(over="ignore"):
                 stored = numbers.astype(DTYPE)
-            if not fault and stored.dtype != numbers.dtype and bool((np.isinf(stored) & np.isfinite(numbers)).any()):
+            if (
+                not fault
+                and stored.dtype != numbers.dtype
+                and bool((np.isinf(stored) & np.isfinite(numbers)).any())
+            ):
                 fault = f"a number is too large for {DTYPE}"
             result[count : count + numbers.size] = stored[: max(result.size - count, 0)]
             count += numbers.size
@@ -312,7 +377,8 @@ class ModelFile:
 
 
 def _fixed_width(piece: bytes) -> NDArray[np.float64] | None:
-    """The numbers of (a piece of) a line as it is written; None if it is another kind of line. Half as long as splitting it."""
+    """The numbers of (a piece of) a line as it is written; None if it is another kind of line. Half
+    as long as splitting it."""
     size, more = divmod(len(piece), _WIDTH)
     if more != piece.endswith(b"\n") or piece[_WIDTH - 1 :: _WIDTH] != b" " * size or b"_" in piece:
         return None
@@ -323,7 +389,8 @@ def _fixed_width(piece: bytes) -> NDArray[np.float64] | None:
 
 
 def _spelt(words: Sequence[bytes]) -> tuple[NDArray[np.float64], str]:
-    """The numbers in any spelling, and what is wrong with them; then there are as many all the same."""
+    """The numbers in any spelling, and what is wrong with them; then there are as many all the
+    same."""
     try:
         numbers = np.fromiter(map(float, words), np.float64, len(words))
     except ValueError as error:
@@ -340,11 +407,14 @@ def find(file: ModelFile, is_table: bool, key: str, entries: Iterable[Entry]) ->
     raise RuntimeError(f"Could not find key {key} in the model file ({kind} in '{file.name}')")
 
 
-# ---- models --------------------------------------------------------------------------------------------------------------------------
+# ---- models ----------------------------------------------------------------------------
 
 
-def pair(collection: CollectionLike, file: ModelFile, entries: Iterable[Entry]) -> list[tuple[ParameterLike, Entry]]:
-    """Pairs the parameters of a collection with entries: each kind in order, equal in dims and in number."""
+def pair(
+    collection: CollectionLike, file: ModelFile, entries: Iterable[Entry]
+) -> list[tuple[ParameterLike, Entry]]:
+    """Pairs the parameters of a collection with entries: each kind in order, equal in dims and in
+    number."""
     parameters, tables = collection.parameters_list(), collection.lookup_parameters_list()
     pairs: list[tuple[ParameterLike, Entry]] = []
     found = {"Parameter": 0, "LookupParameter": 0}
@@ -353,14 +423,18 @@ def pair(collection: CollectionLike, file: ModelFile, entries: Iterable[Entry]) 
         at = found[entry.tag]
         if at == len(members):
             what = "lookup parameters" if entry.is_table else "parameters to load"
-            raise RuntimeError(f"Too many {what} in populated model at {entry.name} ('{file.name}', byte {entry.offset})")
+            raise RuntimeError(
+                f"Too many {what} in populated model at {entry.name} ('{file.name}', byte"
+                f" {entry.offset})"
+            )
         _check_dims(members[at], entry)
         pairs.append((members[at], entry))
         found[entry.tag] += 1
     if (found["Parameter"], found["LookupParameter"]) != (len(parameters), len(tables)):
         raise RuntimeError(
-            f"Number of parameter/lookup parameter objects loaded from file ({found['Parameter']}/{found['LookupParameter']}) did not match "
-            f"number to be populated ({len(parameters)}/{len(tables)}): '{file.name}'"
+            "Number of parameter/lookup parameter objects loaded from file"
+            f" ({found['Parameter']}/{found['LookupParameter']}) did not match number to be"
+            f" populated ({len(parameters)}/{len(tables)}): '{file.name}'"
         )
     return pairs
 
@@ -368,14 +442,16 @@ def pair(collection: CollectionLike, file: ModelFile, entries: Iterable[Entry]) 
 def _check_dims(parameter: ParameterLike, entry: Entry) -> None:
     if entry.dims != _file_dims(parameter):
         raise RuntimeError(
-            f"Dimensions of parameter {entry.name} looked up from file ({_dims_text(entry.dims)}) do not match parameters to be populated "
-            f"({_dims_text(_file_dims(parameter))})"
+            f"Dimensions of parameter {entry.name} looked up from file ({_dims_text(entry.dims)})"
+            f" do not match parameters to be populated ({_dims_text(_file_dims(parameter))})"
         )
 
 
 def fill(file: ModelFile, pairs: Iterable[tuple[ParameterLike, Entry]]) -> None:
     """Reads the numbers of all entries, then gives them to their parameters."""
-    for parameter, (values, gradient) in [(parameter, file.numbers(entry)) for parameter, entry in pairs]:
+    for parameter, (values, gradient) in [
+        (parameter, file.numbers(entry)) for parameter, entry in pairs
+    ]:
         parameter._write(values)
         parameter._set_flat_gradient(gradient)
 
@@ -391,7 +467,12 @@ def populate_parameter(parameter: ParameterLike, fname: FileName, key: str) -> N
 def populate_collection(collection: CollectionLike, fname: FileName, key: str) -> None:
     """Reads a collection: see ParameterCollection.populate()."""
     with ModelFile(fname) as file:
-        fill(file, pair(collection, file, (entry for entry in file.entries() if entry.name.startswith(key))))
+        fill(
+            file,
+            pair(
+                collection, file, (entry for entry in file.entries() if entry.name.startswith(key))
+            ),
+        )
 
 
 def new_parameter(collection: CollectionLike, file: ModelFile, entry: Entry) -> ParameterLike:
@@ -406,9 +487,14 @@ def new_parameter(collection: CollectionLike, file: ModelFile, entry: Entry) -> 
     return parameter
 
 
-def load_parameter(collection: CollectionLike, fname: FileName, key: str, is_table: bool) -> ParameterLike:
+def load_parameter(
+    collection: CollectionLike, fname: FileName, key: str, is_table: bool
+) -> ParameterLike:
     """Adds a parameter or a table: see ParameterCollection.load_param()."""
     if not key:
-        raise ValueError("load_param: requires a non-empty key; got ''. Give the name of an entry, such as '/_0'.")
+        raise ValueError(
+            "load_param: requires a non-empty key; got ''. Give the name of an entry, such as"
+            " '/_0'."
+        )
     with ModelFile(fname) as file:
         return new_parameter(collection, file, find(file, is_table, key, file.entries()))

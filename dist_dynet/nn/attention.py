@@ -1,4 +1,5 @@
-"""Attention as blocks with parameters: additive, dot-product, and with several heads. attention() is the operation without any."""
+"""Attention as blocks with parameters: additive, dot-product, and with several heads. attention()
+is the operation without any."""
 
 from __future__ import annotations
 
@@ -32,11 +33,18 @@ _Mask = Expression | ArrayLike | None
 class _Projections(Block):
     """A block that compares Wq q with Wk k, for a query q and keys k."""
 
-    def __init__(self, query_dim: int, key_dim: int, hidden_dim: int, model: ParameterCollection) -> None:
+    def __init__(
+        self, query_dim: int, key_dim: int, hidden_dim: int, model: ParameterCollection
+    ) -> None:
         self.query_dim, self.key_dim, self.hidden_dim = self._sizes(query_dim, key_dim, hidden_dim)
-        self._begin(model, query_dim=self.query_dim, key_dim=self.key_dim, hidden_dim=self.hidden_dim)
+        self._begin(
+            model, query_dim=self.query_dim, key_dim=self.key_dim, hidden_dim=self.hidden_dim
+        )
         add = self._collection.add_parameters
-        self._Wq, self._Wk = add((self.hidden_dim, self.query_dim)), add((self.hidden_dim, self.key_dim))
+        self._Wq, self._Wk = (
+            add((self.hidden_dim, self.query_dim)),
+            add((self.hidden_dim, self.key_dim)),
+        )
 
     @property
     def spec(self) -> tuple[int, ...]:
@@ -57,9 +65,11 @@ class _Projections(Block):
 
 
 class AdditiveAttention(_Projections):
-    """Attention by a small network (Bahdanau, Cho and Bengio 2015): weights = softmax over j of v tanh(Wq q + Wk k_j + b).
+    """Attention by a small network (Bahdanau, Cho and Bengio 2015): weights = softmax over j of v
+    tanh(Wq q + Wk k_j + b).
 
-    Parameters, in the subcollection additive-attention: Wq (hidden, query), Wk (hidden, key), b (hidden), v (1, hidden).
+    Parameters, in the subcollection additive-attention: Wq (hidden, query), Wk (hidden, key), b
+    (hidden), v (1, hidden).
 
     Args:
         query_dim, key_dim: sizes of the query and of a key.
@@ -79,24 +89,37 @@ class AdditiveAttention(_Projections):
 
     _subcollection: ClassVar[str] = "additive-attention"
 
-    def __init__(self, query_dim: int, key_dim: int, hidden_dim: int, model: ParameterCollection) -> None:
+    def __init__(
+        self, query_dim: int, key_dim: int, hidden_dim: int, model: ParameterCollection
+    ) -> None:
         super().__init__(query_dim, key_dim, hidden_dim, model)
         self._b = self._collection.add_parameters(self.hidden_dim, init=0)
         self._v = self._collection.add_parameters((1, self.hidden_dim))
 
-    def weights(self, query: Expression, keys: Expression, mask: _Mask = None, projected: Expression | None = None) -> Expression:
+    def weights(
+        self,
+        query: Expression,
+        keys: Expression,
+        mask: _Mask = None,
+        projected: Expression | None = None,
+    ) -> Expression:
         """A weight for each key; they sum to 1.
 
         Args:
             query: a vector (query,).
             keys: a matrix (key, n): n keys; a vector is one.
-            mask: (n,), an array's second axis being the batch: 0 for keys that do not count, such as padding. Where it leaves none, all
-                weights are 0.
+            mask: (n,), an array's second axis being the batch: 0 for keys that do not count, such
+                as padding. Where it leaves none, all weights are 0.
             projected: project(keys), if it is there already.
         """
         if not isinstance(query, Expression):
             raise not_expression("weights", query)
-        hidden = tanh(colwise_add(self.project(keys) if projected is None else projected, affine_transform([self._b, self._Wq, query])))
+        hidden = tanh(
+            colwise_add(
+                self.project(keys) if projected is None else projected,
+                affine_transform([self._b, self._Wq, query]),
+            )
+        )
         scores = self._v * hidden
         (_, *n), batch = scores.dim()
         scores = reshape(scores, tuple(n) or (1,), batch)
@@ -115,7 +138,8 @@ class AdditiveAttention(_Projections):
 
 
 class DotAttention(_Projections):
-    """Scaled dot-product attention with projections: weights = softmax over j of (Wk k_j)' Wq q / sqrt(hidden) (Vaswani et al. 2017).
+    """Scaled dot-product attention with projections: weights = softmax over j of (Wk k_j)' Wq q /
+    sqrt(hidden) (Vaswani et al. 2017).
 
     Parameters, in the subcollection dot-attention: Wq (hidden, query), Wk (hidden, key).
 
@@ -131,20 +155,29 @@ class DotAttention(_Projections):
     >>> block = dy.DotAttention(3, 2, 4, dy.ParameterCollection())
     >>> _ = dy.renew_cg()
     >>> keys = dy.inputTensor([[1, 1, 4], [2, 2, 8]])  # three keys
-    >>> block.attend(dy.zeros(3), keys).npvalue().round(4).tolist(), block.attend(dy.zeros(3), keys, mask=[1, 1, 0]).value()
+    >>> (
+    ...     block.attend(dy.zeros(3), keys).npvalue().round(4).tolist(),
+    ...     block.attend(dy.zeros(3), keys, mask=[1, 1, 0]).value(),
+    ... )
     ([2.0, 4.0], [1.0, 2.0])
     """
 
     _subcollection: ClassVar[str] = "dot-attention"
 
-    def weights(self, query: Expression, keys: Expression, mask: _Mask = None, projected: Expression | None = None) -> Expression:
+    def weights(
+        self,
+        query: Expression,
+        keys: Expression,
+        mask: _Mask = None,
+        projected: Expression | None = None,
+    ) -> Expression:
         """A weight for each key; they sum to 1. Of several queries, a column for each.
 
         Args:
             query: a vector (query,), or a matrix (query, m) of m queries.
             keys: a matrix (key, n): n keys.
-            mask: (n,) or (n, m), the next axis of an array being the batch: 0 for keys that do not count. Where it leaves none, all weights
-                are 0.
+            mask: (n,) or (n, m), the next axis of an array being the batch: 0 for keys that do not
+                count. Where it leaves none, all weights are 0.
             projected: project(keys), if it is there already.
         """
         if not isinstance(query, Expression):
@@ -154,9 +187,15 @@ class DotAttention(_Projections):
         return softmax(scores) if mask is None else masked_softmax(scores, mask)
 
     def attend(
-        self, query: Expression, keys: Expression, values: Expression | None = None, mask: _Mask = None, projected: Expression | None = None
+        self,
+        query: Expression,
+        keys: Expression,
+        values: Expression | None = None,
+        mask: _Mask = None,
+        projected: Expression | None = None,
     ) -> Expression:
-        """The sum of the columns of values (of keys, if there are none), weighted by weights(); as one node after the projections.
+        """The sum of the columns of values (of keys, if there are none), weighted by weights(); as
+        one node after the projections.
 
         An array's third axis is the mask's batch: (n, 1, B) masks the padding of B sentences.
         """
@@ -167,10 +206,12 @@ class DotAttention(_Projections):
 
 
 class MultiHeadAttention(Block):
-    """Attention with several heads: y = Wo (head_1, ..., head_n), head_i = v_i softmax(k_i' q_i / sqrt(dim / n)) (Vaswani et al. 2017).
+    """Attention with several heads: y = Wo (head_1, ..., head_n), head_i = v_i softmax(k_i' q_i /
+    sqrt(dim / n)) (Vaswani et al. 2017).
 
-    q_i are the rows of Wq q that belong to head i, and likewise k_i of Wk k and v_i of Wv v. All heads are one node.
-    Parameters, in the subcollection multi-head-attention: Wq (dim, dim), Wk (dim, key), Wv (dim, key), Wo (dim, dim).
+    q_i are the rows of Wq q that belong to head i, and likewise k_i of Wk k and v_i of Wv v. All
+    heads are one node. Parameters, in the subcollection multi-head-attention: Wq (dim, dim), Wk
+    (dim, key), Wv (dim, key), Wo (dim, dim).
 
     Args:
         dim: the size of queries and results.
@@ -191,13 +232,24 @@ class MultiHeadAttention(Block):
 
     _subcollection: ClassVar[str] = "multi-head-attention"
 
-    def __init__(self, dim: int, heads: int, model: ParameterCollection, key_dim: int | None = None) -> None:
-        self.dim, self.heads, self.key_dim = self._sizes(dim, heads, dim if key_dim is None else key_dim)
+    def __init__(
+        self, dim: int, heads: int, model: ParameterCollection, key_dim: int | None = None
+    ) -> None:
+        self.dim, self.heads, self.key_dim = self._sizes(
+            dim, heads, dim if key_dim is None else key_dim
+        )
         if self.heads > 0 and self.dim % self.heads:
-            raise ValueError(f"MultiHeadAttention: dim must be a multiple of heads; got dim={dim}, heads={heads}.")
+            raise ValueError(
+                f"MultiHeadAttention: dim must be a multiple of heads; got dim={dim},"
+                f" heads={heads}."
+            )
         self._begin(model, dim=self.dim, heads=self.heads, key_dim=self.key_dim)
         add = self._collection.add_parameters
-        self._Wq, self._Wk, self._Wv = add((self.dim, self.dim)), add((self.dim, self.key_dim)), add((self.dim, self.key_dim))
+        self._Wq, self._Wk, self._Wv = (
+            add((self.dim, self.dim)),
+            add((self.dim, self.key_dim)),
+            add((self.dim, self.key_dim)),
+        )
         self._Wo = add((self.dim, self.dim))
 
     @property
@@ -212,20 +264,32 @@ class MultiHeadAttention(Block):
         return cls(dim, heads, model, key_dim)
 
     def _split(self, x: Expression) -> Expression:
-        """(dim, n) x batch -> (dim / heads, n) x (heads batch): the heads of one batch element side by side."""
+        """(dim, n) x batch -> (dim / heads, n) x (heads batch): the heads of one batch element side
+        by side."""
         (_, *more), batch = x.dim()
         n, size = more[0] if more else 1, self.dim // self.heads
-        return reshape(transpose(reshape(x, (size, self.heads, n), batch), (0, 2, 1)), (size, n), self.heads * batch)
+        return reshape(
+            transpose(reshape(x, (size, self.heads, n), batch), (0, 2, 1)),
+            (size, n),
+            self.heads * batch,
+        )
 
-    def __call__(self, query: Expression, keys: Expression, values: Expression | None = None, mask: _Mask = None) -> Expression:
+    def __call__(
+        self,
+        query: Expression,
+        keys: Expression,
+        values: Expression | None = None,
+        mask: _Mask = None,
+    ) -> Expression:
         """The result for each query.
 
         Args:
             query: a vector (dim,), or a matrix (dim, m) of m queries.
             keys: a matrix (key_dim, n).
             values: a matrix (key_dim, n); None: the keys.
-            mask: (n,) or (n, m), 0 for keys that do not count; an array's third axis is the batch: (n, 1, B) masks the padding of B sentences,
-                and np.triu(np.ones((n, n))) lets each position see itself and those before.
+            mask: (n,) or (n, m), 0 for keys that do not count; an array's third axis is the batch:
+                (n, 1, B) masks the padding of B sentences, and np.triu(np.ones((n, n))) lets each
+                position see itself and those before.
 
         Shape: that of the query.
         """
@@ -235,15 +299,27 @@ class MultiHeadAttention(Block):
         if mask is not None and not isinstance(mask, Expression):
             array = np.asarray(numbers(mask, "MultiHeadAttention"))
             mask = inputTensor(array, batched=array.ndim > 2)
-        projected = [self._Wq * query, self._Wk * keys, self._Wv * (keys if values is None else values)]
+        projected = [
+            self._Wq * query,
+            self._Wk * keys,
+            self._Wv * (keys if values is None else values),
+        ]
         sizes = [e.dim()[1] for e in (*projected, *([] if mask is None else [mask]))]
         batch = max(sizes)
         if not all(size in (1, batch) for size in sizes):
-            raise ValueError(f"MultiHeadAttention: batch sizes of query, keys, values and mask must be equal or 1; got {sizes}.")
-        q, k, v = (self._split(e if e.dim()[1] == batch else pick_batch_elems(e, [0] * batch)) for e in projected)
+            raise ValueError(
+                "MultiHeadAttention: batch sizes of query, keys, values and mask must be equal or"
+                f" 1; got {sizes}."
+            )
+        q, k, v = (
+            self._split(e if e.dim()[1] == batch else pick_batch_elems(e, [0] * batch))
+            for e in projected
+        )
         if mask is not None and mask.dim()[1] > 1:
             mask = pick_batch_elems(mask, [b for b in range(batch) for _ in range(self.heads)])
         heads, (_, *columns) = attention(q, k, v, mask), query.dim()[0]
         n = columns[0] if columns else 1
-        joined = transpose(reshape(heads, (self.dim // self.heads, n, self.heads), batch), (0, 2, 1))
+        joined = transpose(
+            reshape(heads, (self.dim // self.heads, n, self.heads), batch), (0, 2, 1)
+        )
         return self._Wo * reshape(joined, (self.dim, *columns), batch)

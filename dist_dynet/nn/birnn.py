@@ -18,12 +18,14 @@ from .state import RNNState
 
 
 class BiRNNBuilder(Owner):
-    """A network that reads the sequence both ways; h is the forward h over the backward h, each of half the size.
+    """A network that reads the sequence both ways; h is the forward h over the backward h, each of
+    half the size.
 
     Args:
         num_layers: the number of layers, each fed with the h of the one below.
         input_dim, hidden_dim: sizes of x and of h; hidden_dim must be even.
-        model: where the parameters go: subcollection birnn, per layer the forward, then the backward builder.
+        model: where the parameters go: subcollection birnn, per layer the forward, then the
+            backward builder.
         rnn_builder_factory: makes builders, such as VanillaLSTMBuilder.
         builder_layers: ready pairs (forward, backward) instead.
 
@@ -44,16 +46,20 @@ class BiRNNBuilder(Owner):
         rnn_builder_factory: Callable[..., Any],
         builder_layers: Sequence[tuple[Any, Any]] | None = None,
     ) -> None:
-        self.num_layers, self.input_dim, self.hidden_dim = self._sizes(num_layers, input_dim, hidden_dim)
+        self.num_layers, self.input_dim, self.hidden_dim = self._sizes(
+            num_layers, input_dim, hidden_dim
+        )
         if not callable(rnn_builder_factory) and builder_layers is None:
             raise TypeError(
-                "BiRNNBuilder: rnn_builder_factory must make builders, as a class of builders does; "
-                f"got {rnn_builder_factory!r:.60}. Write dy.VanillaLSTMBuilder, without ()."
+                "BiRNNBuilder: rnn_builder_factory must make builders, as a class of builders"
+                f" does; got {rnn_builder_factory!r:.60}. Write dy.VanillaLSTMBuilder, without ()."
             )
         if num_layers < 1:
             raise AssertionError(f"BiRNNBuilder: takes at least one layer; got {num_layers}.")
         if hidden_dim % 2:
-            raise AssertionError(f"BiRNNBuilder: hidden_dim must be even, half for each direction; got {hidden_dim}.")
+            raise AssertionError(
+                f"BiRNNBuilder: hidden_dim must be even, half for each direction; got {hidden_dim}."
+            )
         self.rnn_builder_factory = rnn_builder_factory
         self._collection = subcollection(model, "birnn")
         self.builder_layers: list[tuple[Any, Any]] = []
@@ -63,7 +69,9 @@ class BiRNNBuilder(Owner):
         for layer in range(self.num_layers):
             size = self.input_dim if layer == 0 else self.hidden_dim
             forward = rnn_builder_factory(1, size, self.hidden_dim // 2, self._collection)
-            self.builder_layers.append((forward, rnn_builder_factory(1, size, self.hidden_dim // 2, self._collection)))
+            self.builder_layers.append(
+                (forward, rnn_builder_factory(1, size, self.hidden_dim // 2, self._collection))
+            )
 
     @property
     def spec(self) -> tuple[Any, ...]:
@@ -102,11 +110,16 @@ class BiRNNBuilder(Owner):
         return xs.inputs[0], (ahead, back)
 
     def add_inputs(
-        self, es: Iterable[Expression] | Expression, mask: ArrayLike | None = None, lengths: Iterable[int] | None = None
+        self,
+        es: Iterable[Expression] | Expression,
+        mask: ArrayLike | None = None,
+        lengths: Iterable[int] | None = None,
     ) -> list[tuple[RNNState, RNNState]]:
-        """(forward state, backward state) of the last layer at each position; arguments as of RNNState.add_inputs().
+        """(forward state, backward state) of the last layer at each position; arguments as of
+        RNNState.add_inputs().
 
-        The backward state at a position has read all that follows: where padding follows, it begins at the sentence's own end.
+        The backward state at a position has read all that follows: where padding follows, it begins
+        at the sentence's own end.
         """
         xs = self._below(_inputs(es, mask, lengths, "add_inputs"))
         f, b = (builder.initial_state() for builder in self.builder_layers[-1])
@@ -117,31 +130,45 @@ class BiRNNBuilder(Owner):
         return list(zip(ahead, back, strict=True))
 
     def transduce(
-        self, es: Iterable[Expression] | Expression, mask: ArrayLike | None = None, lengths: Iterable[int] | None = None
+        self,
+        es: Iterable[Expression] | Expression,
+        mask: ArrayLike | None = None,
+        lengths: Iterable[int] | None = None,
     ) -> list[Expression]:
         """The h of the last layer at each position; arguments as of RNNState.add_inputs()."""
-        return _both_ways(*self.builder_layers[-1], self._below(_inputs(es, mask, lengths, "transduce")))
+        return _both_ways(
+            *self.builder_layers[-1], self._below(_inputs(es, mask, lengths, "transduce"))
+        )
 
     def transduce_matrix(
         self, x: Expression, mask: ArrayLike | None = None, lengths: Iterable[int] | None = None
     ) -> tuple[Expression, tuple[RNNState, RNNState]]:
-        """The h of the last layer at all positions as one matrix, and (forward state, backward state) after all has been read.
+        """The h of the last layer at all positions as one matrix, and (forward state, backward
+        state) after all has been read.
 
-        Shape: (input size, steps) -> (h, steps); batches alike. Arguments as of RNNState.add_inputs().
+        Shape: (input size, steps) -> (h, steps); batches alike. Arguments as of
+        RNNState.add_inputs().
         """
         if not isinstance(x, Expression):
             raise not_expression("transduce_matrix", x)
         return self._joined(inputs_of(x, mask, lengths, "transduce_matrix"))
 
-    def transduce_packed(self, x: Expression, lengths: Iterable[int]) -> tuple[Expression, tuple[RNNState, RNNState]]:
-        """The h of the last layer for sequences laid one after another as a batch of words, and (forward state, backward state).
+    def transduce_packed(
+        self, x: Expression, lengths: Iterable[int]
+    ) -> tuple[Expression, tuple[RNNState, RNNState]]:
+        """The h of the last layer for sequences laid one after another as a batch of words, and
+        (forward state, backward state).
 
-        Shape: (input size,) x (sum of lengths) -> (h,) x (sum of lengths); the states have a batch element for each sequence. The fastest way
-        to tag a batch of sentences: nothing is padded, and of looked-up words each distinct one is projected once.
+        Shape: (input size,) x (sum of lengths) -> (h,) x (sum of lengths); the states have a batch
+        element for each sequence. The fastest way to tag a batch of sentences: nothing is padded,
+        and of looked-up words each distinct one is projected once.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
-        >>> E, network = m.add_lookup_parameters((10, 2)), dy.BiRNNBuilder(1, 2, 6, m, dy.VanillaLSTMBuilder)
+        >>> E, network = (
+        ...     m.add_lookup_parameters((10, 2)),
+        ...     dy.BiRNNBuilder(1, 2, 6, m, dy.VanillaLSTMBuilder),
+        ... )
         >>> _ = dy.renew_cg()
         >>> y, (ahead, back) = network.transduce_packed(dy.lookup_batch(E, [1, 2, 3, 1, 2]), [3, 2])
         >>> y.dim(), ahead.output().dim()
@@ -150,7 +177,12 @@ class BiRNNBuilder(Owner):
         return self._joined(packed_inputs(x, lengths, "transduce_packed"))
 
 
-def _inputs(es: Iterable[Expression] | Expression, mask: ArrayLike | None, lengths: Iterable[int] | None, what: str) -> Inputs:
+def _inputs(
+    es: Iterable[Expression] | Expression,
+    mask: ArrayLike | None,
+    lengths: Iterable[int] | None,
+    what: str,
+) -> Inputs:
     one_or_none = isinstance(es, Expression) or (isinstance(es, list | tuple) and not es)
     return inputs_of(es if one_or_none else listed(es, what), mask, lengths, what)
 
@@ -165,7 +197,8 @@ def _both_ways(forward: Any, backward: Any, xs: Inputs) -> list[Expression]:
 
 
 class StackedRNNState:
-    """States of several builders, one on top of the other: an input goes to the first, its output to the second, and so on.
+    """States of several builders, one on top of the other: an input goes to the first, its output
+    to the second, and so on.
 
     Args:
         states: from the lowest to the topmost.
@@ -198,9 +231,13 @@ class StackedRNNState:
         return StackedRNNState(after, self)
 
     def add_inputs(
-        self, xs: Iterable[Expression] | Expression, mask: ArrayLike | None = None, lengths: Iterable[int] | None = None
+        self,
+        xs: Iterable[Expression] | Expression,
+        mask: ArrayLike | None = None,
+        lengths: Iterable[int] | None = None,
     ) -> list[StackedRNNState]:
-        """The states after each of these inputs; each network runs over the whole sequence before the next. Arguments as of RNNState."""
+        """The states after each of these inputs; each network runs over the whole sequence before
+        the next. Arguments as of RNNState."""
         layers: list[list[RNNState]] = []
         for state in self.states:
             layers.append(state.add_inputs(xs, mask, lengths))
@@ -212,9 +249,13 @@ class StackedRNNState:
         return states
 
     def transduce(
-        self, xs: Iterable[Expression] | Expression, mask: ArrayLike | None = None, lengths: Iterable[int] | None = None
+        self,
+        xs: Iterable[Expression] | Expression,
+        mask: ArrayLike | None = None,
+        lengths: Iterable[int] | None = None,
     ) -> list[Expression]:
-        """The outputs of the topmost network after each of these inputs. Arguments as of RNNState.add_inputs()."""
+        """The outputs of the topmost network after each of these inputs. Arguments as of
+        RNNState.add_inputs()."""
         for state in self.states:
             xs = state.transduce(xs, mask, lengths)
         return list(xs)

@@ -1,4 +1,5 @@
-"""What all blocks share: a subcollection for their parameters, the name of the class, what from_spec() needs."""
+"""What all blocks share: a subcollection for their parameters, the name of the class, what
+from_spec() needs."""
 
 from __future__ import annotations
 
@@ -13,9 +14,11 @@ from .owner import Owner, subcollection
 
 
 class Block(Owner):
-    """A piece of a network with parameters of its own, saved and loaded by dy.save() and dy.load() like a builder.
+    """A piece of a network with parameters of its own, saved and loaded by dy.save() and dy.load()
+    like a builder.
 
-    A subclass names its subcollection, and says in `spec` what its constructor takes before the collection.
+    A subclass names its subcollection, and says in `spec` what its constructor takes before the
+    collection.
 
     >>> import dist_dynet as dy
     >>> crf = dy.CRF(dy.ParameterCollection(), 3)

@@ -1,4 +1,5 @@
-"""What all recurrent builders share: sizes, parameters, dropout rates, and the start of sequences."""
+"""What all recurrent builders share: sizes, parameters, dropout rates, and the start of
+sequences."""
 
 from __future__ import annotations
 
@@ -24,8 +25,9 @@ from .steps import CellStep, NodeStep, Step
 class RecurrentBuilder(Owner):
     """The base of recurrent builders: sizes, parameters, dropout rates, and the start of sequences.
 
-    A subclass names its subcollection, makes the parameters of a layer in `_layer`, and either names the operation that computes a step and a
-    whole sequence (`_op`), or composes a step in `_cell`.
+    A subclass names its subcollection, makes the parameters of a layer in `_layer`, and either
+    names the operation that computes a step and a whole sequence (`_op`), or composes a step in
+    `_cell`.
 
     >>> import dist_dynet as dy
     >>> [issubclass(b, RecurrentBuilder) for b in (dy.VanillaLSTMBuilder, dy.GRUBuilder)]
@@ -37,7 +39,8 @@ class RecurrentBuilder(Owner):
     _drops_each_step: ClassVar[bool] = False
     """Whether dropout is drawn anew at each step, by _fresh_rate()."""
     _mask_rates: ClassVar[tuple[str | None, ...]] = ("dropout_x", "dropout_h")
-    """The attributes that are the rates of the masks that a sequence holds: of the input, then of parts of the state. None: drops nothing."""
+    """The attributes that are the rates of the masks that a sequence holds: of the input, then of
+    parts of the state. None: drops nothing."""
     _fixed_weights: ClassVar[bool] = True
     """Whether _node_weights() are the same in each sequence."""
     _op: ClassVar[int]
@@ -46,15 +49,20 @@ class RecurrentBuilder(Owner):
     _graph: int = -1
     _last_step: Step | None = None
 
-    def __init__(self, layers: int, input_dim: int, hidden_dim: int, model: ParameterCollection) -> None:
+    def __init__(
+        self, layers: int, input_dim: int, hidden_dim: int, model: ParameterCollection
+    ) -> None:
         self.layers, self.input_dim, self.hidden_dim = self._sizes(layers, input_dim, hidden_dim)
         if self.layers < 0 or self.input_dim < 1 or self.hidden_dim < 1:
             raise ValueError(
-                f"{self.whoami()}: sizes must be positive; got layers={layers}, input_dim={input_dim}, hidden_dim={hidden_dim}."
+                f"{self.whoami()}: sizes must be positive; got layers={layers},"
+                f" input_dim={input_dim}, hidden_dim={hidden_dim}."
             )
         self.dropout_x = self.dropout_h = 0.0
         self._collection = subcollection(model, self._subcollection)
-        self._layers = [self._layer(self.input_dim if i == 0 else self.hidden_dim) for i in range(self.layers)]
+        self._layers = [
+            self._layer(self.input_dim if i == 0 else self.hidden_dim) for i in range(self.layers)
+        ]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_start": None, "_last_step": None}  # a copy has begun no sequence
@@ -85,11 +93,19 @@ class RecurrentBuilder(Owner):
         if len({*map(len, weights)}) != 1 or len(floats) > 4:
             return b""
         flat = [h for of_layer in weights for h in of_layer]
-        table = ffi.new("dn_layers *", {
-            "op": self._op, "layers": len(weights), "n_weights": len(weights[0]),
-            "has_c": self._has_cells, "drops_each_step": self._drops_each_step,
-            "n_floats": len(floats), "floats": floats, "weights": flat,
-        })  # fmt: skip
+        table = ffi.new(
+            "dn_layers *",
+            {
+                "op": self._op,
+                "layers": len(weights),
+                "n_weights": len(weights[0]),
+                "has_c": self._has_cells,
+                "drops_each_step": self._drops_each_step,
+                "n_floats": len(floats),
+                "floats": floats,
+                "weights": flat,
+            },
+        )
         return bytes(ffi.buffer(table, ffi.sizeof(table[0])))
 
     def _node_weights(self, handles: list[list[int]]) -> list[list[int]]:
@@ -101,7 +117,8 @@ class RecurrentBuilder(Owner):
         return ()
 
     def _fresh_rate(self) -> float:
-        """The rate of dropout that is drawn anew at each step, for the input of each layer and for the output."""
+        """The rate of dropout that is drawn anew at each step, for the input of each layer and for
+        the output."""
         return self.dropout_x if self._drops_each_step else 0.0
 
     def _weights(self, parameters: list[Expression]) -> list[Expression]:
@@ -142,7 +159,8 @@ class RecurrentBuilder(Owner):
         return [[expression(resolved(h)) for h in layer] for layer in self._begun().handles]
 
     def set_dropout(self, f: float) -> None:
-        """The dropout rate of inputs and of h. Masks are drawn once per sequence and layer (Gal and Ghahramani 2016).
+        """The dropout rate of inputs and of h. Masks are drawn once per sequence and layer (Gal and
+        Ghahramani 2016).
 
         Raises:
             ValueError: a rate outside of [0, 1].
@@ -153,12 +171,17 @@ class RecurrentBuilder(Owner):
         """No dropout."""
         self.set_dropout(0)
 
-    def initial_state(self, vecs: Sequence[Expression] | None = None, update: bool = True, share_masks: bool = False) -> RNNState:
+    def initial_state(
+        self,
+        vecs: Sequence[Expression] | None = None,
+        update: bool = True,
+        share_masks: bool = False,
+    ) -> RNNState:
         """Starts a sequence, with dropout masks of its own.
 
         Args:
-            vecs: nothing: zeros. Of an LSTM: c of each layer (h is zero then), or c of each layer, then h of each layer. Of others: h of each
-                layer.
+            vecs: nothing: zeros. Of an LSTM: c of each layer (h is zero then), or c of each layer,
+                then h of each layer. Of others: h of each layer.
             update: False: the parameters get no gradient.
             share_masks: True: the masks are those of the sequence before, if it is of this graph.
 
@@ -186,12 +209,15 @@ class RecurrentBuilder(Owner):
         return RNNState(step, masks, None, h or step.zeros(c or ()), c)
 
     def _in_order(self, step: Step) -> Step:
-        """As `step`, in DyNet's way: one sequence per graph, whose `update` the first call decides."""
+        """As `step`, in DyNet's way: one sequence per graph, whose `update` the first call
+        decides."""
         if self._start is not None and self._start._step.last:
             self._start._step.last[0] = None  # nothing that holds itself is left behind
         return tuple.__new__(type(step), (*step[:3], [None], *step[4:]))
 
-    def initial_state_from_raw_vectors(self, vecs: Sequence[ArrayLike], update: bool = True) -> RNNState:
+    def initial_state_from_raw_vectors(
+        self, vecs: Sequence[ArrayLike], update: bool = True
+    ) -> RNNState:
         """The same from lists of numbers or arrays."""
         return self.initial_state([inputTensor(np.asarray(v, float)) for v in vecs], update)
 
@@ -210,10 +236,14 @@ class TwoRates(RecurrentBuilder):
         Raises:
             ValueError: a rate outside of [0, 1].
         """
-        self.dropout_x, self.dropout_h = self._rate(d, "set_dropouts"), self._rate(d_r, "set_dropouts")
+        self.dropout_x, self.dropout_h = (
+            self._rate(d, "set_dropouts"),
+            self._rate(d_r, "set_dropouts"),
+        )
 
     def set_dropout_masks(self, batch_size: int = 1) -> None:
-        """Draws the masks of the sequence that the last initial_state() started, for this batch size."""
+        """Draws the masks of the sequence that the last initial_state() started, for this batch
+        size."""
         if self._start is None:
             raise ValueError("set_dropout_masks: call initial_state() first.")
         step, masks = self._start._step, self._start._masks

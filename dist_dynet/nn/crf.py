@@ -1,4 +1,5 @@
-"""The linear-chain conditional random field: tags of a sequence that are chosen together, not one by one."""
+"""The linear-chain conditional random field: tags of a sequence that are chosen together, not one
+by one."""
 
 from __future__ import annotations
 
@@ -25,16 +26,19 @@ Emissions = Expression | Sequence[Expression]
 
 
 class CRF(Block):
-    """A linear-chain conditional random field (Lafferty, McCallum and Pereira 2001): p(v | E) = exp(score(v)) / Z over all tag sequences v.
+    """A linear-chain conditional random field (Lafferty, McCallum and Pereira 2001): p(v | E) =
+    exp(score(v)) / Z over all tag sequences v.
 
-    score(v) = start_v1 + sum over t of E_(v_t, t) + sum over t > 1 of A_(v_(t-1), v_t) + stop_vT, with the emissions E of a network. Losses
-    and scores are one node each, of the time O(steps tags^2).
-    Parameters, in the subcollection crf: A (tags, tags), from the row's tag to the column's; start (tags); stop (tags); all start at 0.
+    score(v) = start_v1 + sum over t of E_(v_t, t) + sum over t > 1 of A_(v_(t-1), v_t) + stop_vT,
+    with the emissions E of a network. Losses and scores are one node each, of the time O(steps
+    tags^2). Parameters, in the subcollection crf: A (tags, tags), from the row's tag to the
+    column's; start (tags); stop (tags); all start at 0.
 
     Args:
         model: where the parameters go.
         tags: how many, or their names.
-        forbidden: pairs (from, to) of tags that never follow one another; (None, tag): never first; (tag, None): never last.
+        forbidden: pairs (from, to) of tags that never follow one another; (None, tag): never first;
+            (tag, None): never last.
 
     Raises:
         ValueError: no tags, a name twice, or a pair of unknown tags.
@@ -42,7 +46,9 @@ class CRF(Block):
     >>> import dist_dynet as dy
     >>> crf = dy.CRF(dy.ParameterCollection(), ["O", "B", "I"], forbidden=[("O", "I"), (None, "I")])
     >>> _ = dy.renew_cg()
-    >>> emissions = dy.inputTensor([[1, 0, 0], [0, 0, 2], [0, 3, 1]])  # a row for each tag, a column for each step
+    >>> emissions = dy.inputTensor(
+    ...     [[1, 0, 0], [0, 0, 2], [0, 3, 1]]
+    ... )  # a row for each tag, a column for each step
     >>> path, score = crf.viterbi(emissions)
     >>> path, score.value(), round(crf.neg_log_likelihood(emissions, path).value(), 4)
     ([1, 2, 1], 5.0, 0.689)
@@ -50,12 +56,23 @@ class CRF(Block):
 
     _subcollection: ClassVar[str] = "crf"
 
-    def __init__(self, model: ParameterCollection, tags: int | Sequence[str], forbidden: Iterable[tuple[Tag | None, Tag | None]] = ()) -> None:
-        named = isinstance(tags, Iterable) and not isinstance(tags, str) and not (isinstance(tags, np.ndarray) and tags.dtype.kind in "biuf")
+    def __init__(
+        self,
+        model: ParameterCollection,
+        tags: int | Sequence[str],
+        forbidden: Iterable[tuple[Tag | None, Tag | None]] = (),
+    ) -> None:
+        named = (
+            isinstance(tags, Iterable)
+            and not isinstance(tags, str)
+            and not (isinstance(tags, np.ndarray) and tags.dtype.kind in "biuf")
+        )
         self.names: list[str] | None = list(tags) if named else None  # type: ignore[arg-type]
         (self.tags,) = self._sizes(tags if self.names is None else len(self.names))
         self._by_name = {name: k for k, name in enumerate(self.names or ())}
-        if self.names is not None and (len(self._by_name) < self.tags or not all(isinstance(name, str) for name in self.names)):
+        if self.names is not None and (
+            len(self._by_name) < self.tags or not all(isinstance(name, str) for name in self.names)
+        ):
             raise ValueError(f"CRF: each tag must have a name of its own; got {self.names!r:.200}.")
         self.forbidden = sorted({self._pair(pair) for pair in forbidden})
         self._begin(model, tags=self.tags)
@@ -70,7 +87,10 @@ class CRF(Block):
         """The number of a tag."""
         if isinstance(tag, str):
             if self.names is None or tag not in self._by_name:
-                raise ValueError(f"CRF: tags are {self.names or f'0 to {self.tags - 1}'!r:.200}; got {tag!r:.100}.")
+                raise ValueError(
+                    f"CRF: tags are {self.names or f'0 to {self.tags - 1}'!r:.200}; got"
+                    f" {tag!r:.100}."
+                )
             return self._by_name[tag]
         (number,) = indices([tag], "CRF")
         if not 0 <= number < self.tags:
@@ -93,9 +113,11 @@ class CRF(Block):
     def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> CRF:
         """A block of this spec, with new parameters in `model`."""
         tags, forbidden = spec
-        return cls(model, tags, [(None if a < 0 else a, None if b < 0 else b) for a, b in forbidden])
+        return cls(
+            model, tags, [(None if a < 0 else a, None if b < 0 else b) for a, b in forbidden]
+        )
 
-    # ---- what the nodes get --------------------------------------------------------------------------------------------------------
+    # ---- what the nodes get ------------------------------------------------------------
 
     def _masks(self) -> tuple[NDArray[np.float64], ...]:
         """What A, start and stop are added to: -inf for what is forbidden."""
@@ -111,7 +133,8 @@ class CRF(Block):
         return pairs, start, stop
 
     def _transitions(self, update: bool) -> tuple[Expression, ...]:
-        """A, start and stop; the same expressions for all of a graph, so that its sequences can be batched."""
+        """A, start and stop; the same expressions for all of a graph, so that its sequences can be
+        batched."""
         parameters = tuple(used(p, update) for p in self._parameters)
         if not self.forbidden:
             return parameters
@@ -122,7 +145,9 @@ class CRF(Block):
                 return self._now[2]
             except RuntimeError:  # cg_revert() took them away
                 pass
-        made = tuple(p + inputTensor(mask) for p, mask in zip(parameters, self._masks(), strict=True))
+        made = tuple(
+            p + inputTensor(mask) for p, mask in zip(parameters, self._masks(), strict=True)
+        )
         self._now = graph, update, made
         return made
 
@@ -130,7 +155,10 @@ class CRF(Block):
         if isinstance(emissions, Expression):
             return emissions
         if isinstance(emissions, Sequence) and not emissions:
-            raise ValueError("CRF: there must be at least one step; got an empty list of emissions. Leave the sentence out.")
+            raise ValueError(
+                "CRF: there must be at least one step; got an empty list of emissions. Leave the"
+                " sentence out."
+            )
         xs = listed(emissions, "CRF")
         if not all(isinstance(x, Expression) for x in xs):
             raise not_expression("CRF", *xs)
@@ -145,29 +173,54 @@ class CRF(Block):
         weights: Sequence[float],
         update: bool,
     ) -> Expression:
-        return node(op, *self._transitions(update), emissions, self._ints(emissions, rows, lengths), weights, what="crf")
+        return node(
+            op,
+            *self._transitions(update),
+            emissions,
+            self._ints(emissions, rows, lengths),
+            weights,
+            what="crf",
+        )
 
-    def _ints(self, emissions: Expression, rows: list[list[int]] | None, lengths: Sequence[int] | None) -> list[int]:
-        """What the node takes for tags: those of one sequence after another (0 where any will do), -1 beyond the ends."""
+    def _ints(
+        self, emissions: Expression, rows: list[list[int]] | None, lengths: Sequence[int] | None
+    ) -> list[int]:
+        """What the node takes for tags: those of one sequence after another (0 where any will do),
+        -1 beyond the ends."""
         if rows is None and lengths is None:
             return []
         (_, *more), batch = emissions.dim()
         steps = more[0] if more else 1
         ends = [steps] * batch if lengths is None else indices(lengths, "CRF")
         if len(ends) != batch or not all(1 <= n <= steps for n in ends):
-            raise ValueError(f"CRF: lengths must be one for each of {batch} sequences, from 1 to {steps}; got {ends!r:.200}.")
+            raise ValueError(
+                f"CRF: lengths must be one for each of {batch} sequences, from 1 to {steps}; got"
+                f" {ends!r:.200}."
+            )
         if rows is None:
             rows = [[0] * n for n in ends]
-        if len(rows) != batch or any(len(row) < n if lengths is not None else len(row) != n for row, n in zip(rows, ends, strict=True)):
-            raise ValueError(f"CRF: takes a tag for each step; got {[len(row) for row in rows]!r:.200} tags for {ends!r:.200} steps.")
-        return [v for row, n in zip(rows, ends, strict=True) for v in [*row[:n], *[-1] * (steps - n)]]
+        if len(rows) != batch or any(
+            len(row) < n if lengths is not None else len(row) != n
+            for row, n in zip(rows, ends, strict=True)
+        ):
+            raise ValueError(
+                f"CRF: takes a tag for each step; got {[len(row) for row in rows]!r:.200} tags for"
+                f" {ends!r:.200} steps."
+            )
+        return [
+            v for row, n in zip(rows, ends, strict=True) for v in [*row[:n], *[-1] * (steps - n)]
+        ]
 
     def _rows(self, tags: Sequence[Tag] | Sequence[Sequence[Tag]]) -> list[list[int]]:
         """The numbers of tags: a list for each sequence."""
         try:
-            rows: list[Any] = [row if isinstance(row, str | int | np.integer) else list(row) for row in tags]
+            rows: list[Any] = [
+                row if isinstance(row, str | int | np.integer) else list(row) for row in tags
+            ]
         except TypeError:
-            raise TypeError(f"CRF: takes a list of tags, or of lists of tags; got {tags!r:.100}.") from None
+            raise TypeError(
+                f"CRF: takes a list of tags, or of lists of tags; got {tags!r:.100}."
+            ) from None
         if not rows or not isinstance(rows[0], list):
             rows = [rows]
         return [list(self._numbers(row)) for row in rows]
@@ -178,45 +231,68 @@ class CRF(Block):
             return [self._number(tag) for tag in row]
         numbers = indices(row, "CRF")  # type: ignore[arg-type]
         if numbers and not 0 <= min(numbers) <= max(numbers) < self.tags:
-            raise ValueError(f"CRF: tags run from 0 to {self.tags - 1}; got {next(k for k in numbers if not 0 <= k < self.tags)}.")
+            raise ValueError(
+                f"CRF: tags run from 0 to {self.tags - 1}; got"
+                f" {next(k for k in numbers if not 0 <= k < self.tags)}."
+            )
         return numbers
 
-    # ---- losses and scores ---------------------------------------------------------------------------------------------------------
+    # ---- losses and scores -------------------------------------------------------------
 
     def neg_log_likelihood(
-        self, emissions: Emissions, tags: Sequence[Tag] | Sequence[Sequence[Tag]], lengths: Sequence[int] | None = None, update: bool = True
+        self,
+        emissions: Emissions,
+        tags: Sequence[Tag] | Sequence[Sequence[Tag]],
+        lengths: Sequence[int] | None = None,
+        update: bool = True,
     ) -> Expression:
         """The loss log Z - score(tags).
 
         Args:
             emissions: a matrix (tags, steps), or a vector (tags,) for each step; batched or not.
             tags: a tag for each step; of a batch, a list for each element.
-            lengths: of a padded batch, how many steps of each element count. What lies beyond gets no gradient, and its tags may be anything.
+            lengths: of a padded batch, how many steps of each element count. What lies beyond gets
+                no gradient, and its tags may be anything.
             update: False: the parameters get no gradient.
 
         Shape: (1,), batched like the emissions.
-        Gradient: dE_jt = dy (p(v_t = j) - [tags_t = j]); dA likewise with the probabilities and counts of neighbouring pairs.
+        Gradient: dE_jt = dy (p(v_t = j) - [tags_t = j]); dA likewise with the probabilities and
+        counts of neighbouring pairs.
 
         Raises:
             ValueError: a tag is unknown, or numbers of tags and steps differ.
         """
-        return self._node(_CRF, self._matrix(emissions), self._rows(tags), lengths, (1.0, -1.0), update)
+        return self._node(
+            _CRF, self._matrix(emissions), self._rows(tags), lengths, (1.0, -1.0), update
+        )
 
     def score(
-        self, emissions: Emissions, tags: Sequence[Tag] | Sequence[Sequence[Tag]], lengths: Sequence[int] | None = None, update: bool = True
+        self,
+        emissions: Emissions,
+        tags: Sequence[Tag] | Sequence[Sequence[Tag]],
+        lengths: Sequence[int] | None = None,
+        update: bool = True,
     ) -> Expression:
         """The score of a tag sequence; arguments as of neg_log_likelihood()."""
-        return self._node(_CRF, self._matrix(emissions), self._rows(tags), lengths, (0.0, 1.0), update)
+        return self._node(
+            _CRF, self._matrix(emissions), self._rows(tags), lengths, (0.0, 1.0), update
+        )
 
-    def log_partition(self, emissions: Emissions, lengths: Sequence[int] | None = None, update: bool = True) -> Expression:
-        """log Z: the log sum exp of the scores of all tag sequences. Its gradient to the emissions is p(v_t = j | E)."""
+    def log_partition(
+        self, emissions: Emissions, lengths: Sequence[int] | None = None, update: bool = True
+    ) -> Expression:
+        """log Z: the log sum exp of the scores of all tag sequences. Its gradient to the emissions
+        is p(v_t = j | E)."""
         return self._node(_CRF, self._matrix(emissions), None, lengths, (1.0, 0.0), update)
 
-    def viterbi(self, emissions: Emissions, lengths: Sequence[int] | None = None, update: bool = True) -> tuple[Any, Expression]:
+    def viterbi(
+        self, emissions: Emissions, lengths: Sequence[int] | None = None, update: bool = True
+    ) -> tuple[Any, Expression]:
         """The best tag sequence and its score, computed at once; of a batch, a list of sequences.
 
-        The score is an expression with a gradient, so that score - crf.score(emissions, tags) is the loss of the structured perceptron. Of
-        equal scores, the sequence that ends with the lowest tag wins.
+        The score is an expression with a gradient, so that score - crf.score(emissions, tags) is
+        the loss of the structured perceptron. Of equal scores, the sequence that ends with the
+        lowest tag wins.
         """
         E = self._matrix(emissions)
         node = self._node(_VITERBI, E, None, lengths, (), update)
@@ -227,11 +303,16 @@ class CRF(Block):
         return paths[0] if batch == 1 else paths, score
 
     def decode(self, emissions: Emissions, lengths: Sequence[int] | None = None) -> Any:
-        """The best tag sequence as a list, of names if the tags have names; of a batch, a list of lists. An empty sentence has none."""
+        """The best tag sequence as a list, of names if the tags have names; of a batch, a list of
+        lists. An empty sentence has none."""
         if isinstance(emissions, Sequence) and not emissions:
             return []
         paths, score = self.viterbi(emissions, lengths, update=False)
         if self.names is None:
             return paths
         names = self.names
-        return [names[v] for v in paths] if score.dim()[1] == 1 else [[names[v] for v in path] for path in paths]
+        return (
+            [names[v] for v in paths]
+            if score.dim()[1] == 1
+            else [[names[v] for v in path] for path in paths]
+        )

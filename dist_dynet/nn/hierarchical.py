@@ -1,4 +1,5 @@
-"""The hierarchical softmax: a word's probability as a product of choices on the way down a tree of clusters."""
+"""The hierarchical softmax: a word's probability as a product of choices on the way down a tree of
+clusters."""
 
 from __future__ import annotations
 
@@ -59,31 +60,41 @@ def _read(cluster_file: str | PathLike[str], dic: Mapping[str, int]) -> _Leaves:
         symbols, _, rest = line.partition("\t")
         path, word = tuple(symbols.split()), (rest.split() or [""])[0]
         if not path or word not in dic:
-            rule = "lines must be SYMBOLS<tab>WORD [COUNT], the symbols divided by blanks, each word in dic"
-            raise ValueError(f"HierarchicalSoftmaxBuilder: {rule}; got {line!r} in line {number} of {cluster_file}.")
+            rule = (
+                "lines must be SYMBOLS<tab>WORD [COUNT], the symbols divided by blanks, each word"
+                " in dic"
+            )
+            raise ValueError(
+                f"HierarchicalSoftmaxBuilder: {rule}; got {line!r} in line {number} of"
+                f" {cluster_file}."
+            )
         leaves.setdefault(path, []).append(int(dic[word]))
     return [(list(path), words) for path, words in leaves.items()]
 
 
 class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
-    r"""Words in a tree of clusters (Morin and Bengio 2005): p(w | x) = product of softmax(W_k x + b_k)_i over the clusters k on the way to w.
+    r"""Words in a tree of clusters (Morin and Bengio 2005): p(w | x) = product of softmax(W_k x +
+    b_k)_i over the clusters k on the way to w.
 
-    i is the branch taken, at the last cluster the word. A cluster of two branches has one row: p(first) = logistic(W_k x + b_k). The loss of a
-    word costs as many products as its way has clusters, so with a balanced tree the logarithm of the number of words.
-    Parameters, in the subcollection hierarchical-softmax-builder, of each cluster of more than one branch, a cluster before those below it: W_k
-    (branches, input_dim) and, with bias, b_k; for two branches (1, input_dim) and (1). Clusters and words have the order of the file.
+    i is the branch taken, at the last cluster the word. A cluster of two branches has one row:
+    p(first) = logistic(W_k x + b_k). The loss of a word costs as many products as its way has
+    clusters, so with a balanced tree the logarithm of the number of words. Parameters, in the
+    subcollection hierarchical-softmax-builder, of each cluster of more than one branch, a cluster
+    before those below it: W_k (branches, input_dim) and, with bias, b_k; for two branches (1,
+    input_dim) and (1). Clusters and words have the order of the file.
 
     Args:
         input_dim: the size of x.
-        cluster_file: lines SYMBOLS<tab>WORD or SYMBOLS<tab>WORD<tab>COUNT, the symbols of the way from the root divided by blanks; what
-            DyNet's C++ library reads. Brown clusters are one: `0 1 1<tab>the`.
+        cluster_file: lines SYMBOLS<tab>WORD or SYMBOLS<tab>WORD<tab>COUNT, the symbols of the way
+            from the root divided by blanks; what DyNet's C++ library reads. Brown clusters are one:
+            `0 1 1<tab>the`.
         dic: the number of each word. Words of it that are not in the file have probability zero.
         pc: where the parameters go.
         bias: False: there are no b_k.
 
     Raises:
-        ValueError: a line has another form, names a word that dic does not have or that already has a place, or a cluster would have both words
-            and clusters.
+        ValueError: a line has another form, names a word that dic does not have or that already has
+            a place, or a cluster would have both words and clusters.
 
     >>> import pathlib, tempfile
     >>> import dist_dynet as dy
@@ -100,28 +111,47 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
     _subcollection: ClassVar[str] = "hierarchical-softmax-builder"
 
     def __init__(
-        self, input_dim: int, cluster_file: str | PathLike[str], dic: Mapping[str, int], pc: ParameterCollection, bias: bool = True
+        self,
+        input_dim: int,
+        cluster_file: str | PathLike[str],
+        dic: Mapping[str, int],
+        pc: ParameterCollection,
+        bias: bool = True,
     ) -> None:
-        self._build(input_dim, _read(cluster_file, dic), max(dic.values(), default=-1) + 1, pc, bias)
+        self._build(
+            input_dim, _read(cluster_file, dic), max(dic.values(), default=-1) + 1, pc, bias
+        )
 
-    def _build(self, input_dim: int, leaves: _Leaves, words: int, pc: ParameterCollection, bias: bool) -> None:
+    def _build(
+        self, input_dim: int, leaves: _Leaves, words: int, pc: ParameterCollection, bias: bool
+    ) -> None:
         if not leaves:
-            raise ValueError("HierarchicalSoftmaxBuilder: there must be a cluster; got an empty file.")
+            raise ValueError(
+                "HierarchicalSoftmaxBuilder: there must be a cluster; got an empty file."
+            )
         self.leaves, self.num_words = leaves, words
         self._root = _Cluster()
-        self._ways: dict[int, list[tuple[_Cluster, int]]] = {}  # of each word, where there is a choice, and which
+        # of each word, where there is a choice, and which
+        self._ways: dict[int, list[tuple[_Cluster, int]]] = {}
         for path, members in leaves:
             self._place(path, members)
         super().__init__(input_dim, pc, bias)
         for path, members in leaves:
             way = self._way(path)
             for k, word in enumerate(members):
-                self._ways[word] = [(cluster, i) for cluster, i in [*way[:-1], (way[-1][0], k)] if cluster.size() > 1]
+                self._ways[word] = [
+                    (cluster, i)
+                    for cluster, i in [*way[:-1], (way[-1][0], k)]
+                    if cluster.size() > 1
+                ]
         for cluster in self._clusters():
             if cluster.size() > 1:
                 cluster.layer = self._new_layer(1 if cluster.size() == 2 else cluster.size())
-        order = {w: row for row, w in enumerate(w for cluster in self._clusters() for w in cluster.words)}
-        self._rows = [order.get(w, len(order)) for w in range(words)]  # of words without a place: the row after the last
+        order = {
+            w: row for row, w in enumerate(w for cluster in self._clusters() for w in cluster.words)
+        }
+        # of words without a place: the row after the last
+        self._rows = [order.get(w, len(order)) for w in range(words)]
 
     def _place(self, path: list[str], members: list[int]) -> None:
         cluster = self._root
@@ -130,11 +160,17 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
                 break
             cluster = cluster.below.setdefault(symbol, _Cluster())
         if cluster.words or cluster.below:
-            raise ValueError(f"HierarchicalSoftmaxBuilder: a cluster has words or clusters; got both at {' '.join(path)!r:.100}.")
+            raise ValueError(
+                "HierarchicalSoftmaxBuilder: a cluster has words or clusters; got both at"
+                f" {' '.join(path)!r:.100}."
+            )
         cluster.words = members
         for word in members:
             if word in self._ways or word < 0 or members.count(word) > 1:
-                raise ValueError(f"HierarchicalSoftmaxBuilder: a word has one place; got word {word} again at {' '.join(path)!r:.100}.")
+                raise ValueError(
+                    f"HierarchicalSoftmaxBuilder: a word has one place; got word {word} again at"
+                    f" {' '.join(path)!r:.100}."
+                )
             self._ways[word] = []
 
     def _way(self, path: list[str]) -> list[tuple[_Cluster, int]]:
@@ -160,7 +196,9 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
         return self.input_dim, self.leaves, self.num_words, self.bias
 
     @classmethod
-    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> HierarchicalSoftmaxBuilder:
+    def from_spec(
+        cls, spec: Sequence[Any], model: ParameterCollection
+    ) -> HierarchicalSoftmaxBuilder:
         """A builder of this spec, with new parameters in `model`."""
         builder = cls.__new__(cls)
         input_dim, leaves, words, bias = spec
@@ -171,9 +209,13 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
         try:
             return self._ways[whole(c, "neg_log_softmax", "the index", "neg_log_softmax_batch")]
         except KeyError:
-            raise ValueError(f"neg_log_softmax: c must be the number of a word of the cluster file; got {c!r}.") from None
+            raise ValueError(
+                f"neg_log_softmax: c must be the number of a word of the cluster file; got {c!r}."
+            ) from None
 
-    def _losses(self, cluster: _Cluster, x: Expression, branches: list[int], update: bool) -> Expression:
+    def _losses(
+        self, cluster: _Cluster, x: Expression, branches: list[int], update: bool
+    ) -> Expression:
         """-log p(branch | cluster, x), one branch per batch element."""
         assert cluster.layer is not None
         logits = _logits(cluster.layer, x, update)
@@ -188,22 +230,32 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
         Raises:
             ValueError: c is not a word of the file.
         """
-        losses = [self._losses(cluster, x, [branch], update) for cluster, branch in self._decisions(c)]
+        losses = [
+            self._losses(cluster, x, [branch], update) for cluster, branch in self._decisions(c)
+        ]
         return esum(losses) if losses else zeros(1)
 
-    def neg_log_softmax_batch(self, x: Expression, c: Iterable[int], update: bool = True) -> Expression:
-        """The same with one word per batch element; an unbatched x serves all words. Each cluster of a level is computed once.
+    def neg_log_softmax_batch(
+        self, x: Expression, c: Iterable[int], update: bool = True
+    ) -> Expression:
+        """The same with one word per batch element; an unbatched x serves all words. Each cluster
+        of a level is computed once.
 
         Raises:
             ValueError: one of c is not a word of the file.
         """
         _check(x)
         ways = [self._decisions(w) for w in c]
-        levels = [self._level(x, ways, level, update) for level in range(max(map(len, ways), default=0))]
+        levels = [
+            self._level(x, ways, level, update) for level in range(max(map(len, ways), default=0))
+        ]
         return esum(levels) if levels else zeros(1, batch_size=len(ways))
 
-    def _level(self, x: Expression, ways: list[list[tuple[_Cluster, int]]], level: int, update: bool) -> Expression:
-        """The losses of the decisions number `level` of all words; 0 for those that are at their end."""
+    def _level(
+        self, x: Expression, ways: list[list[tuple[_Cluster, int]]], level: int, update: bool
+    ) -> Expression:
+        """The losses of the decisions number `level` of all words; 0 for those that are at their
+        end."""
 
         def losses(cluster: _Cluster, mine: Expression, where: list[int]) -> Expression:
             return self._losses(cluster, mine, [ways[at][level][1] for at in where], update)
@@ -231,7 +283,11 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
             if cluster.layer is not None:
                 logits = _logits(cluster.layer, x, update)
                 two = cluster.size() == 2
-                branches = branches + (concatenate([log_sigmoid(logits), log_sigmoid(-logits)]) if two else log_softmax(logits))
+                branches = branches + (
+                    concatenate([log_sigmoid(logits), log_sigmoid(-logits)])
+                    if two
+                    else log_softmax(logits)
+                )
             if cluster.words:
                 rows.append(branches)
             for k, below in enumerate(cluster.below.values()):

@@ -16,7 +16,8 @@ from .block import Block, used
 class Linear(Block):
     """y = W x + b.
 
-    Parameters, in the subcollection linear: W (output_dim, input_dim) and, with bias, b (output_dim), which starts at 0.
+    Parameters, in the subcollection linear: W (output_dim, input_dim) and, with bias, b
+    (output_dim), which starts at 0.
 
     Args:
         input_dim, output_dim: sizes of x and y.
@@ -35,8 +36,13 @@ class Linear(Block):
 
     _subcollection: ClassVar[str] = "linear"
 
-    def __init__(self, input_dim: int, output_dim: int, model: ParameterCollection, bias: bool = True) -> None:
-        (self.input_dim, self.output_dim), self.bias = self._sizes(input_dim, output_dim), bool(bias)
+    def __init__(
+        self, input_dim: int, output_dim: int, model: ParameterCollection, bias: bool = True
+    ) -> None:
+        (self.input_dim, self.output_dim), self.bias = (
+            self._sizes(input_dim, output_dim),
+            bool(bias),
+        )
         self._begin(model, input_dim=self.input_dim, output_dim=self.output_dim)
         self._W = self._collection.add_parameters((self.output_dim, self.input_dim))
         self._b = self._collection.add_parameters(self.output_dim, init=0) if self.bias else None
@@ -53,7 +59,8 @@ class Linear(Block):
         return cls(input_dim, output_dim, model, bias)
 
     def __call__(self, x: Expression, update: bool = True) -> Expression:
-        """The result for a vector (input_dim,), or for each column of a matrix; with update=False the parameters get no gradient."""
+        """The result for a vector (input_dim,), or for each column of a matrix; with update=False
+        the parameters get no gradient."""
         if not isinstance(x, Expression):
             raise not_expression("Linear", x)
         W = used(self._W, update)
@@ -61,11 +68,13 @@ class Linear(Block):
             return W * x
         y = affine_transform([used(self._b, update), W, x])
         dims, batch = x.dim()
-        return y if len(dims) < 2 or dims[1] != 1 else reshape(y, (self.output_dim, 1), batch)  # affine_transform, as DyNet's, gives a vector
+        # affine_transform, as DyNet's, gives a vector
+        return y if len(dims) < 2 or dims[1] != 1 else reshape(y, (self.output_dim, 1), batch)
 
 
 class MLP(Block):
-    """Linear layers with a function between them: x_(k + 1) = f(W_k x_k + b_k), the last layer without f.
+    """Linear layers with a function between them: x_(k + 1) = f(W_k x_k + b_k), the last layer
+    without f.
 
     Parameters, in the subcollection mlp: those of each Linear layer in turn.
 
@@ -76,7 +85,8 @@ class MLP(Block):
         dropout: the rate at which what f gives is dropped; set_dropout() changes it.
 
     Raises:
-        ValueError: fewer than two sizes, one that is not positive, an operation that is not there, or a rate outside of [0, 1].
+        ValueError: fewer than two sizes, one that is not positive, an operation that is not there,
+            or a rate outside of [0, 1].
 
     >>> import dist_dynet as dy
     >>> network = dy.MLP([2, 8, 8, 3], dy.ParameterCollection(), activation="tanh", dropout=0.1)
@@ -95,17 +105,31 @@ class MLP(Block):
         dropout: float = 0,
     ) -> None:
         if not isinstance(sizes, Iterable):
-            raise TypeError(f"MLP: sizes must be a list, of the input and of each layer; got {sizes!r}. Write MLP([input, hidden, output], m).")
+            raise TypeError(
+                f"MLP: sizes must be a list, of the input and of each layer; got {sizes!r}. Write"
+                " MLP([input, hidden, output], m)."
+            )
         self.sizes = list(self._sizes(*sizes))
         if len(self.sizes) < 2:
-            raise ValueError(f"MLP: sizes must be of the input and of at least one layer; got {self.sizes}.")
-        self.activation = activation if isinstance(activation, str) else getattr(activation, "__name__", "")
-        self._f: Any = getattr(ops, self.activation, None) if self.activation in ops.__all__ else None
+            raise ValueError(
+                f"MLP: sizes must be of the input and of at least one layer; got {self.sizes}."
+            )
+        self.activation = (
+            activation if isinstance(activation, str) else getattr(activation, "__name__", "")
+        )
+        self._f: Any = (
+            getattr(ops, self.activation, None) if self.activation in ops.__all__ else None
+        )
         if self._f is None or activation not in (self.activation, self._f):
-            raise ValueError(f"MLP: activation must be an operation of one expression, or its name; got {activation!r:.80}.")
+            raise ValueError(
+                "MLP: activation must be an operation of one expression, or its name; got"
+                f" {activation!r:.80}."
+            )
         self.set_dropout(dropout)
         self._begin(model, **{f"sizes[{k}]": size for k, size in enumerate(self.sizes)})
-        self._layers = [Linear(m, n, self._collection) for m, n in zip(self.sizes, self.sizes[1:], strict=False)]
+        self._layers = [
+            Linear(m, n, self._collection) for m, n in zip(self.sizes, self.sizes[1:], strict=False)
+        ]
 
     @property
     def spec(self) -> tuple[Any, ...]:
@@ -131,7 +155,8 @@ class MLP(Block):
         self.set_dropout(0)
 
     def __call__(self, x: Expression, update: bool = True) -> Expression:
-        """The result for a vector (sizes[0],), or for each column of a matrix; with update=False the parameters get no gradient."""
+        """The result for a vector (sizes[0],), or for each column of a matrix; with update=False
+        the parameters get no gradient."""
         for layer in self._layers[:-1]:
             x = self._f(layer(x, update))
             if self.dropout_rate:

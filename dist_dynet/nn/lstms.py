@@ -1,6 +1,7 @@
 """Other LSTMs: compact, sparse, and those with coupled gates and peepholes.
 
-Compact and sparse are the LSTM of rnn.py with other parameters; the coupled ones are operations of their own.
+Compact and sparse are the LSTM of rnn.py with other parameters; the coupled ones are operations of
+their own.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ _Optional = Expression | None
 class CompactVanillaLSTMBuilder(VanillaLSTMBuilder):
     """The LSTM of VanillaLSTMBuilder, with forget_bias 1 and noise on its weights if wanted.
 
-    Parameters of each layer, in the subcollection compact-vanilla-lstm-builder: Wx (4h, input), Wh (4h, h), b (4h).
+    Parameters of each layer, in the subcollection compact-vanilla-lstm-builder: Wx (4h, input), Wh
+    (4h, h), b (4h).
 
     Arguments and errors are those of VanillaLSTMBuilder, up to the model.
 
@@ -39,7 +41,9 @@ class CompactVanillaLSTMBuilder(VanillaLSTMBuilder):
 
     _subcollection: ClassVar[str] = "compact-vanilla-lstm-builder"
 
-    def __init__(self, layers: int, input_dim: int, hidden_dim: int, model: ParameterCollection) -> None:
+    def __init__(
+        self, layers: int, input_dim: int, hidden_dim: int, model: ParameterCollection
+    ) -> None:
         self.weightnoise_std = 0.0
         super().__init__(layers, input_dim, hidden_dim, model)
 
@@ -49,7 +53,8 @@ class CompactVanillaLSTMBuilder(VanillaLSTMBuilder):
         return self.layers, self.input_dim, self.hidden_dim
 
     def set_weightnoise(self, std: float) -> None:
-        """Adds N(0, std^2) to all weights, drawn anew at each step (Graves 2011); 0: none. For sequences that begin after the call.
+        """Adds N(0, std^2) to all weights, drawn anew at each step (Graves 2011); 0: none. For
+        sequences that begin after the call.
 
         Raises:
             ValueError: a negative std.
@@ -63,7 +68,12 @@ class CompactVanillaLSTMBuilder(VanillaLSTMBuilder):
         return self.weightnoise_std > 0
 
     def _cell(
-        self, weights: list[Expression], masks: tuple[_Optional, ...], x: Expression, h: _Optional, c: _Optional
+        self,
+        weights: list[Expression],
+        masks: tuple[_Optional, ...],
+        x: Expression,
+        h: _Optional,
+        c: _Optional,
     ) -> tuple[Expression, Expression]:
         """A step with noise."""
         size = self.hidden_dim
@@ -75,11 +85,12 @@ class CompactVanillaLSTMBuilder(VanillaLSTMBuilder):
 
 
 class SparseLSTMBuilder(VanillaLSTMBuilder):
-    """The LSTM with pruned weights: Wx and Wh are multiplied by masks of zeros and ones (Narang et al. 2017).
+    """The LSTM with pruned weights: Wx and Wh are multiplied by masks of zeros and ones (Narang et
+    al. 2017).
 
-    Parameters of each layer, in the subcollection vanilla-lstm-builder, as they are saved: Wx (4h, input), Wh (4h, h), their masks, b (4h),
-    then those of layer normalisation. The masks hold ones and are not trained; set_sparsity() sets them, to be called with growing sparsity
-    in training.
+    Parameters of each layer, in the subcollection vanilla-lstm-builder, as they are saved: Wx (4h,
+    input), Wh (4h, h), their masks, b (4h), then those of layer normalisation. The masks hold ones
+    and are not trained; set_sparsity() sets them, to be called with growing sparsity in training.
 
     Arguments and errors are those of VanillaLSTMBuilder.
 
@@ -107,15 +118,20 @@ class SparseLSTMBuilder(VanillaLSTMBuilder):
         return [list(layer[:5]) for layer in self._layers]
 
     def get_parameter_expressions(self) -> list[list[Expression]]:
-        """[Wx, Wh, b] of each layer as expressions of the current graph, Wx and Wh multiplied by their masks.
+        """[Wx, Wh, b] of each layer as expressions of the current graph, Wx and Wh multiplied by
+        their masks.
 
         Raises:
             ValueError: no initial_state() in this graph before.
         """
-        return [[expression(resolved(h)) for h in layer] for layer in self._node_weights(self._begun().handles)]
+        return [
+            [expression(resolved(h)) for h in layer]
+            for layer in self._node_weights(self._begun().handles)
+        ]
 
     def set_sparsity(self, sparsity: float) -> None:
-        """Prunes this share of all weights of Wx and Wh, those of smallest magnitude over all layers.
+        """Prunes this share of all weights of Wx and Wh, those of smallest magnitude over all
+        layers.
 
         Raises:
             ValueError: a share outside of [0, 1].
@@ -135,7 +151,9 @@ class SparseLSTMBuilder(VanillaLSTMBuilder):
     def _node_weights(self, handles: list[list[int]]) -> list[list[int]]:
         return [self._pruned(*map(expression, layer[:5])) for layer in handles]
 
-    def _pruned(self, Wx: Expression, Wh: Expression, b: Expression, mask_x: Expression, mask_h: Expression) -> list[int]:
+    def _pruned(
+        self, Wx: Expression, Wh: Expression, b: Expression, mask_x: Expression, mask_h: Expression
+    ) -> list[int]:
         return [cmult(Wx, mask_x)._h, cmult(Wh, mask_h)._h, b._h]
 
     def _weights(self, parameters: list[Expression]) -> list[Expression]:
@@ -146,10 +164,11 @@ class SparseLSTMBuilder(VanillaLSTMBuilder):
 class CoupledLSTMBuilder(RecurrentBuilder):
     """The LSTM with coupled gates, f = 1 - i, and peepholes (Greff et al. 2015).
 
-    i = logistic(Wix x_t + Wih h_(t-1) + Wic c_(t-1) + bi); c_t = (1 - i) c_(t-1) + i tanh(Wcx x_t + Wch h_(t-1) + bc);
-    o = logistic(Wox x_t + Woh h_(t-1) + Woc c_t + bo); h_t = o tanh c_t.
-    Parameters of each layer, in the subcollection lstm-builder: Wix (h, input), Wih, Wic (h, h), bi (h), Wox, Woh, Woc, bo, Wcx, Wch, bc.
-    Masks of dropout, one each for x, h_(t-1) and the c that peepholes see, are drawn once per sequence.
+    i = logistic(Wix x_t + Wih h_(t-1) + Wic c_(t-1) + bi); c_t = (1 - i) c_(t-1) + i tanh(Wcx x_t +
+    Wch h_(t-1) + bc); o = logistic(Wox x_t + Woh h_(t-1) + Woc c_t + bo); h_t = o tanh c_t.
+    Parameters of each layer, in the subcollection lstm-builder: Wix (h, input), Wih, Wic (h, h), bi
+    (h), Wox, Woh, Woc, bo, Wcx, Wch, bc. Masks of dropout, one each for x, h_(t-1) and the c that
+    peepholes see, are drawn once per sequence.
 
     Args:
         layers: the number of layers, each fed with the h of the one below.
@@ -186,7 +205,8 @@ class CoupledLSTMBuilder(RecurrentBuilder):
 class FastLSTMBuilder(CoupledLSTMBuilder):
     """The LSTM with coupled gates and without peepholes: CoupledLSTMBuilder without the terms of c.
 
-    As in DyNet, Wic and Woc (h, 1) exist, in the subcollection fast-lstm-builder, and are not used; dropout drops nothing.
+    As in DyNet, Wic and Woc (h, 1) exist, in the subcollection fast-lstm-builder, and are not used;
+    dropout drops nothing.
 
     Arguments and errors are those of CoupledLSTMBuilder.
 
@@ -203,4 +223,5 @@ class FastLSTMBuilder(CoupledLSTMBuilder):
     _mask_rates: ClassVar[tuple[str | None, ...]] = (None, None, None)
 
     def _node_weights(self, handles: list[list[int]]) -> list[list[int]]:
-        return [[h for i, h in enumerate(layer) if i not in (2, 6)] for layer in handles]  # without Wic and Woc
+        # without Wic and Woc
+        return [[h for i, h in enumerate(layer) if i not in (2, 6)] for layer in handles]

@@ -13,9 +13,11 @@ from .block import Block, used
 
 
 class LayerNorm(Block):
-    """y = g (x - mean) / std + b, elementwise; mean and std over the elements of x (Ba, Kiros and Hinton 2016).
+    """y = g (x - mean) / std + b, elementwise; mean and std over the elements of x (Ba, Kiros and
+    Hinton 2016).
 
-    Parameters, in the subcollection layer-norm: g (dim), which starts at 1, b (dim), which starts at 0.
+    Parameters, in the subcollection layer-norm: g (dim), which starts at 1, b (dim), which starts
+    at 0.
 
     Args:
         dim: the size of x.
@@ -36,7 +38,10 @@ class LayerNorm(Block):
     def __init__(self, dim: int, model: ParameterCollection) -> None:
         (self.dim,) = self._sizes(dim)
         self._begin(model, dim=self.dim)
-        self._g, self._b = self._collection.add_parameters(self.dim, init=1), self._collection.add_parameters(self.dim, init=0)
+        self._g, self._b = (
+            self._collection.add_parameters(self.dim, init=1),
+            self._collection.add_parameters(self.dim, init=0),
+        )
 
     @property
     def spec(self) -> tuple[int, ...]:
@@ -50,7 +55,8 @@ class LayerNorm(Block):
         return cls(dim, model)
 
     def __call__(self, x: Expression, update: bool = True) -> Expression:
-        """The result for a vector (dim,), or for each column of a matrix by itself; with update=False the parameters get no gradient."""
+        """The result for a vector (dim,), or for each column of a matrix by itself; with
+        update=False the parameters get no gradient."""
         if not isinstance(x, Expression):
             raise not_expression("LayerNorm", x)
         g, b = used(self._g, update), used(self._b, update)

@@ -1,4 +1,5 @@
-"""The LSTM. A step is one node; a sequence known in advance (add_inputs, transduce) is one node per layer.
+"""The LSTM. A step is one node; a sequence known in advance (add_inputs, transduce) is one node per
+layer.
 
 With layer normalisation a step is composed of several nodes.
 """
@@ -20,11 +21,14 @@ from .state import masked
 
 
 class VanillaLSTMBuilder(TwoRates):
-    """The LSTM: i, f, o = logistic(Wx x_t + Wh h_(t-1) + b) (forget_bias added to f), g = tanh(...), c_t = f c_(t-1) + i g, h_t = o tanh c_t.
+    """The LSTM: i, f, o = logistic(Wx x_t + Wh h_(t-1) + b) (forget_bias added to f), g =
+    tanh(...), c_t = f c_(t-1) + i g, h_t = o tanh c_t.
 
-    Parameters of each layer, in the subcollection vanilla-lstm-builder: Wx (4h, input), Wh (4h, h), b (4h); gates in the order i, f, o, g.
-    With layer normalisation (Ba, Kiros and Hinton 2016) the sum is LN(Wx x; gx, bx) + LN(Wh h; gh, bh) + b, and h = o tanh(LN(c; gc, bc)); the
-    term of h is absent at a start without vectors. Then follow gh, bh, gx, bx (4h), gc, bc (h), gains at 1, shifts at 0.
+    Parameters of each layer, in the subcollection vanilla-lstm-builder: Wx (4h, input), Wh (4h, h),
+    b (4h); gates in the order i, f, o, g. With layer normalisation (Ba, Kiros and Hinton 2016) the
+    sum is LN(Wx x; gx, bx) + LN(Wh h; gh, bh) + b, and h = o tanh(LN(c; gc, bc)); the term of h is
+    absent at a start without vectors. Then follow gh, bh, gx, bx (4h), gc, bc (h), gains at 1,
+    shifts at 0.
 
     Args:
         layers: the number of layers, each fed with the h of the one below.
@@ -97,12 +101,18 @@ class VanillaLSTMBuilder(TwoRates):
 
     def _weights(self, parameters: list[Expression]) -> list[Expression]:
         bias = np.zeros(4 * self.hidden_dim)
-        bias[self.hidden_dim : 2 * self.hidden_dim] = self.forget_bias - 1  # lstm_gates() adds the 1
+        # lstm_gates() adds the 1
+        bias[self.hidden_dim : 2 * self.hidden_dim] = self.forget_bias - 1
         Wx, Wh, b, *norms = parameters
         return [Wx, Wh, b + inputVector(bias.tolist()) if bias.any() else b, *norms]
 
     def _cell(
-        self, weights: list[Expression], masks: tuple[Expression | None, ...], x: Expression, h: Expression | None, c: Expression | None
+        self,
+        weights: list[Expression],
+        masks: tuple[Expression | None, ...],
+        x: Expression,
+        h: Expression | None,
+        c: Expression | None,
     ) -> tuple[Expression, Expression]:
         """A step of the layer-normalised LSTM."""
         Wx, Wh, b, gain_h, shift_h, gain_x, shift_x, gain_c, shift_c = weights

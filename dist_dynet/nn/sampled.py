@@ -1,4 +1,5 @@
-"""Output layers for large vocabularies, trained on a few sampled classes at a time: a step reads and changes their rows only."""
+"""Output layers for large vocabularies, trained on a few sampled classes at a time: a step reads
+and changes their rows only."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ from .softmax import SoftmaxBuilder
 
 
 class Sampler:
-    """Draws classes with replacement: "uniform", "log-uniform" (Zipf's law, for classes sorted by frequency), or in proportion to counts.
+    """Draws classes with replacement: "uniform", "log-uniform" (Zipf's law, for classes sorted by
+    frequency), or in proportion to counts.
 
     Log-uniform: q(c) = log((c + 2) / (c + 1)) / log(n + 1).
 
@@ -54,13 +56,21 @@ class Sampler:
             raise ValueError(f"Sampler: there must be a class; got n={n}.")
         if isinstance(distribution, str):
             if distribution not in ("uniform", "log-uniform"):
-                raise ValueError(f"Sampler: distribution must be 'uniform', 'log-uniform' or one number per class; got {distribution!r:.50}.")
-            weights = np.ones(n) if distribution == "uniform" else np.log1p(1 / np.arange(1.0, n + 1))
+                raise ValueError(
+                    "Sampler: distribution must be 'uniform', 'log-uniform' or one number per"
+                    f" class; got {distribution!r:.50}."
+                )
+            weights = (
+                np.ones(n) if distribution == "uniform" else np.log1p(1 / np.arange(1.0, n + 1))
+            )
             self.distribution: str | list[float] = distribution
         else:
             weights = np.asarray(distribution, float)
             if weights.shape != (n,) or not (np.isfinite(weights).all() and (weights > 0).all()):
-                raise ValueError(f"Sampler: distribution must have a positive number for each of {n} classes; got {distribution!r:.100}.")
+                raise ValueError(
+                    f"Sampler: distribution must have a positive number for each of {n} classes;"
+                    f" got {distribution!r:.100}."
+                )
             self.distribution = weights.tolist()
         self._log: NDArray[np.float64] = np.log(weights / weights.sum())
         self._cumulative = np.cumsum(weights) / weights.sum()
@@ -70,13 +80,15 @@ class Sampler:
         return np.take(self._log, indices(classes, "log_probability"))
 
     def draw(self, n: int) -> list[int]:
-        """n classes, drawn by the current graph's generator: reset_random_seed() repeats them, ranks draw different ones."""
+        """n classes, drawn by the current graph's generator: reset_random_seed() repeats them,
+        ranks draw different ones."""
         drawn = np.searchsorted(self._cumulative, cg().uniform(count(n, "draw", "n")), side="right")
         return [min(int(k), len(self._log) - 1) for k in drawn]
 
 
 class _SampledBuilder(SoftmaxBuilder):
-    """What both builders share: rows, the sampler, scores of candidates, and the exact distribution."""
+    """What both builders share: rows, the sampler, scores of candidates, and the exact
+    distribution."""
 
     def __init__(
         self,
@@ -89,12 +101,22 @@ class _SampledBuilder(SoftmaxBuilder):
     ) -> None:
         self.num_classes, self.num_samples = self._sizes(num_classes, num_samples)
         if self.num_classes < 1 or self.num_samples < 1:
-            raise ValueError(f"{self.whoami()}: sizes must be positive; got num_classes={num_classes}, num_samples={num_samples}.")
+            raise ValueError(
+                f"{self.whoami()}: sizes must be positive; got num_classes={num_classes},"
+                f" num_samples={num_samples}."
+            )
         self.sampler = Sampler(self.num_classes, distribution)
         super().__init__(input_dim, pc, bias)
-        add, scale = self._collection.add_lookup_parameters, (6 / (self.num_classes + self.input_dim)) ** 0.5
+        add, scale = (
+            self._collection.add_lookup_parameters,
+            (6 / (self.num_classes + self.input_dim)) ** 0.5,
+        )
         self._W = add((self.num_classes, self.input_dim), init=UniformInitializer(scale))
-        self._b = add((self.num_classes, 1), init=ConstInitializer(self._first_bias())) if self.bias else None
+        self._b = (
+            add((self.num_classes, 1), init=ConstInitializer(self._first_bias()))
+            if self.bias
+            else None
+        )
 
     def _first_bias(self) -> float:
         return 0.0
@@ -102,7 +124,13 @@ class _SampledBuilder(SoftmaxBuilder):
     @property
     def spec(self) -> tuple[Any, ...]:
         """What from_spec() makes an equal builder of."""
-        return self.input_dim, self.num_classes, self.num_samples, self.sampler.distribution, self.bias
+        return (
+            self.input_dim,
+            self.num_classes,
+            self.num_samples,
+            self.sampler.distribution,
+            self.bias,
+        )
 
     @classmethod
     def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> Any:
@@ -110,25 +138,43 @@ class _SampledBuilder(SoftmaxBuilder):
         input_dim, num_classes, *rest = spec
         return cls(input_dim, num_classes, model, *rest)
 
-    # ---- the loss of training ------------------------------------------------------------------------------------------------------
+    # ---- the loss of training ----------------------------------------------------------
 
     def _candidates(
-        self, x: Expression, c: Iterable[int], negatives: Sequence[int] | None, update: bool, keep_hits: bool
+        self,
+        x: Expression,
+        c: Iterable[int],
+        negatives: Sequence[int] | None,
+        update: bool,
+        keep_hits: bool,
     ) -> tuple[Expression, int, int]:
-        """s_j - log(n q_j) for c and for each of the negatives, in a column for each batch element; n, and how many batch elements there are.
+        """s_j - log(n q_j) for c and for each of the negatives, in a column for each batch element;
+        n, and how many batch elements there are.
 
         Where a negative is the class itself: -inf, unless keep_hits.
         """
         if not isinstance(x, Expression):
             raise not_expression(self.whoami(), x)
         classes = indices(c, self.whoami())
-        sampled = self.sampler.draw(self.num_samples) if negatives is None else indices(negatives, self.whoami())
+        sampled = (
+            self.sampler.draw(self.num_samples)
+            if negatives is None
+            else indices(negatives, self.whoami())
+        )
         if not classes or not sampled:
-            raise ValueError(f"{self.whoami()}: takes at least one class and one negative; got {len(classes)} and {len(sampled)}.")
-        n, rows = len(sampled), reshape(lookup_batch(self._W, sampled, update), (self.input_dim, len(sampled)))
+            raise ValueError(
+                f"{self.whoami()}: takes at least one class and one negative; got {len(classes)}"
+                f" and {len(sampled)}."
+            )
+        n, rows = (
+            len(sampled),
+            reshape(lookup_batch(self._W, sampled, update), (self.input_dim, len(sampled))),
+        )
         own = dot_product(lookup_batch(self._W, classes, update), x)
         others = transpose(rows) * x if x.dim()[1] > 1 else reshape(transpose(x) * rows, n)
-        shift = -np.log(n) - np.stack([self.sampler.log_probability([v, *sampled]) for v in classes], axis=-1)
+        shift = -np.log(n) - np.stack(
+            [self.sampler.log_probability([v, *sampled]) for v in classes], axis=-1
+        )
         if not keep_hits:
             shift[1:][np.asarray(sampled)[:, None] == np.asarray(classes)] = -np.inf
         if self._b is not None:
@@ -136,7 +182,9 @@ class _SampledBuilder(SoftmaxBuilder):
             others = others + reshape(lookup_batch(self._b, sampled, update), n)
         return concatenate([own, others]) + inputTensor(shift, batched=True), n, len(classes)
 
-    def loss(self, x: Expression, c: int, negatives: Sequence[int] | None = None, update: bool = True) -> Expression:
+    def loss(
+        self, x: Expression, c: int, negatives: Sequence[int] | None = None, update: bool = True
+    ) -> Expression:
         """The loss to be trained with, from class c and sampled classes.
 
         Args:
@@ -150,35 +198,48 @@ class _SampledBuilder(SoftmaxBuilder):
         """
         return self.loss_batch(x, [c], negatives, update)
 
-    def loss_batch(self, x: Expression, c: Iterable[int], negatives: Sequence[int] | None = None, update: bool = True) -> Expression:
-        """The same with one class per batch element; an unbatched x serves all classes. All share the sampled classes."""
+    def loss_batch(
+        self,
+        x: Expression,
+        c: Iterable[int],
+        negatives: Sequence[int] | None = None,
+        update: bool = True,
+    ) -> Expression:
+        """The same with one class per batch element; an unbatched x serves all classes. All share
+        the sampled classes."""
         raise NotImplementedError
 
-    # ---- the exact distribution ----------------------------------------------------------------------------------------------------
+    # ---- the exact distribution --------------------------------------------------------
 
     def full_logits(self, x: Expression, update: bool = True) -> Expression:
-        """The scores of all classes. It reads all of W; in training, its gradient fills all rows."""
+        """The scores of all classes. It reads all of W; in training, its gradient fills all
+        rows."""
         if not isinstance(x, Expression):
             raise not_expression(self.whoami(), x)
         W = used(self._W, update)
         scores = transpose(W) * x if x.dim()[1] > 1 else reshape(transpose(x) * W, self.num_classes)
-        return scores if self._b is None else scores + reshape(used(self._b, update), self.num_classes)
+        return (
+            scores if self._b is None else scores + reshape(used(self._b, update), self.num_classes)
+        )
 
 
 class SampledSoftmax(_SampledBuilder):
-    """Softmax over a class and n sampled ones (Bengio and Senecal 2008; Jean et al. 2015): loss = -log softmax(s_j - log(n q_j))_c.
+    """Softmax over a class and n sampled ones (Bengio and Senecal 2008; Jean et al. 2015): loss =
+    -log softmax(s_j - log(n q_j))_c.
 
-    The scores are s_j = W_j x + b_j; q is what the samples are drawn from, with replacement; one that is c itself does not count. As n grows,
-    the gradient becomes that of the exact loss. Train with loss(), evaluate with neg_log_softmax().
-    Parameters, in the subcollection sampled-softmax, are lookup tables, so that a step touches n + 1 rows: W (num_classes rows of
-    input_dim) and, with bias, b (num_classes rows of one number).
+    The scores are s_j = W_j x + b_j; q is what the samples are drawn from, with replacement; one
+    that is c itself does not count. As n grows, the gradient becomes that of the exact loss. Train
+    with loss(), evaluate with neg_log_softmax(). Parameters, in the subcollection sampled-softmax,
+    are lookup tables, so that a step touches n + 1 rows: W (num_classes rows of input_dim) and,
+    with bias, b (num_classes rows of one number).
 
     Args:
         input_dim: the size of x.
         num_classes: the number of classes.
         pc: where the parameters go.
         num_samples: n.
-        distribution: q, as Sampler takes it: "log-uniform" for classes sorted by falling frequency, "uniform", or counts.
+        distribution: q, as Sampler takes it: "log-uniform" for classes sorted by falling frequency,
+            "uniform", or counts.
         bias: False: there is no b.
 
     Raises:
@@ -195,19 +256,29 @@ class SampledSoftmax(_SampledBuilder):
 
     _subcollection: ClassVar[str] = "sampled-softmax"
 
-    def loss_batch(self, x: Expression, c: Iterable[int], negatives: Sequence[int] | None = None, update: bool = True) -> Expression:
-        """The same with one class per batch element; an unbatched x serves all classes. All share the sampled classes."""
+    def loss_batch(
+        self,
+        x: Expression,
+        c: Iterable[int],
+        negatives: Sequence[int] | None = None,
+        update: bool = True,
+    ) -> Expression:
+        """The same with one class per batch element; an unbatched x serves all classes. All share
+        the sampled classes."""
         scores, _, batch = self._candidates(x, c, negatives, update, keep_hits=False)
         return pickneglogsoftmax_batch(scores, [0] * batch)
 
 
 class NoiseContrastiveEstimation(_SampledBuilder):
-    """Tells a class from n classes of noise (Gutmann and Hyvarinen 2010; Mnih and Teh 2012), with unnormalised scores.
+    """Tells a class from n classes of noise (Gutmann and Hyvarinen 2010; Mnih and Teh 2012), with
+    unnormalised scores.
 
-    loss = -log logistic(s_c - log(n q_c)) - sum over the noise j of log logistic(-(s_j - log(n q_j))), s_j = W_j x + b_j. In the limit s_j =
-    log p(j | x), so that full_logits() needs no sum over the classes. Train with loss(), evaluate with neg_log_softmax().
-    Parameters, in the subcollection noise-contrastive-estimation, are lookup tables, so that a step touches n + 1 rows: W (num_classes
-    rows of input_dim) and, with bias, b (num_classes rows of one number), which starts at -log num_classes.
+    loss = -log logistic(s_c - log(n q_c)) - sum over the noise j of log logistic(-(s_j - log(n
+    q_j))), s_j = W_j x + b_j. In the limit s_j = log p(j | x), so that full_logits() needs no sum
+    over the classes. Train with loss(), evaluate with neg_log_softmax(). Parameters, in the
+    subcollection noise-contrastive-estimation, are lookup tables, so that a step touches n + 1
+    rows: W (num_classes rows of input_dim) and, with bias, b (num_classes rows of one number),
+    which starts at -log num_classes.
 
     Arguments and errors are those of SampledSoftmax; q is where the noise is drawn from.
 
@@ -223,7 +294,14 @@ class NoiseContrastiveEstimation(_SampledBuilder):
     def _first_bias(self) -> float:
         return -float(np.log(self.num_classes))
 
-    def loss_batch(self, x: Expression, c: Iterable[int], negatives: Sequence[int] | None = None, update: bool = True) -> Expression:
-        """The same with one class per batch element; an unbatched x serves all classes. All share the noise."""
+    def loss_batch(
+        self,
+        x: Expression,
+        c: Iterable[int],
+        negatives: Sequence[int] | None = None,
+        update: bool = True,
+    ) -> Expression:
+        """The same with one class per batch element; an unbatched x serves all classes. All share
+        the noise."""
         scores, n, _ = self._candidates(x, c, negatives, update, keep_hits=True)
         return -sum_elems(log_sigmoid(cmult(scores, inputTensor([1.0] + [-1.0] * n))))

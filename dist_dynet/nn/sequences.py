@@ -1,4 +1,5 @@
-"""Sequences as users give them: a list, the columns of a matrix, or a batch of words laid side by side; with padding or without.
+"""Sequences as users give them: a list, the columns of a matrix, or a batch of words laid side by
+side; with padding or without.
 
 Knows nothing of networks. What a sequence node is told of it is in csrc/ops/sequence.h.
 """
@@ -18,37 +19,62 @@ from ..ops import cmult, concatenate_cols, concatenate_to_batch, pick, pick_batc
 from ..ops._nodes import many_node, not_expression
 
 LIST, MATRIX, PACKED = lib.DN_SEQUENCE_LIST, lib.DN_SEQUENCE_MATRIX, lib.DN_SEQUENCE_PACKED
-BY_ELEMENT, REVERSED, _MASK = lib.DN_SEQUENCE_BY_ELEMENT, lib.DN_SEQUENCE_REVERSED, lib.DN_SEQUENCE_MASK
+BY_ELEMENT, REVERSED, _MASK = (
+    lib.DN_SEQUENCE_BY_ELEMENT,
+    lib.DN_SEQUENCE_REVERSED,
+    lib.DN_SEQUENCE_MASK,
+)
 _PART = OPS["output_view"]
 
 
 class Inputs:
     """x_1 ... x_T, and which of their batch elements are real.
 
-    form: LIST, inputs are one expression for each step; MATRIX, one expression (k, T); PACKED, one (k,), whose batch elements are the words
-    of one sequence after another.
+    form: LIST, inputs are one expression for each step; MATRIX, one expression (k, T); PACKED, one
+    (k,), whose batch elements are the words of one sequence after another.
     """
 
     __slots__ = ("form", "inputs", "masked", "positions", "reverse", "steps")
 
     def __init__(
-        self, inputs: list[Expression], steps: int, form: int = LIST, positions: Sequence[int] = (), masked: bool = False, reverse: bool = False
+        self,
+        inputs: list[Expression],
+        steps: int,
+        form: int = LIST,
+        positions: Sequence[int] = (),
+        masked: bool = False,
+        reverse: bool = False,
     ) -> None:
         self.inputs, self.steps, self.form, self.reverse = inputs, steps, form, reverse
-        self.positions = positions  # none: all is real. Of each batch element the length; masked: of each position and element 0 or 1
+        # none: all is real. Of each batch element the length; masked: of each position and element
+        # 0 or 1
+        self.positions = positions
         self.masked = masked
 
     def ints(self, options: int) -> tuple[int, ...]:
         """The integers of a node."""
-        return (self.steps, options | self.form | _MASK * self.masked | REVERSED * self.reverse, *self.positions)
+        return (
+            self.steps,
+            options | self.form | _MASK * self.masked | REVERSED * self.reverse,
+            *self.positions,
+        )
 
     def replaced(self, inputs: list[Expression], form: int | None = None) -> Inputs:
         """Other inputs at the same positions."""
-        return Inputs(inputs, self.steps, self.form if form is None else form, self.positions, self.masked, self.reverse)
+        return Inputs(
+            inputs,
+            self.steps,
+            self.form if form is None else form,
+            self.positions,
+            self.masked,
+            self.reverse,
+        )
 
     def backwards(self) -> Inputs:
         """The same, to be read from the last position to the first."""
-        return Inputs(self.inputs, self.steps, self.form, self.positions, self.masked, not self.reverse)
+        return Inputs(
+            self.inputs, self.steps, self.form, self.positions, self.masked, not self.reverse
+        )
 
     @property
     def plain(self) -> bool:
@@ -79,14 +105,18 @@ class Inputs:
         if self.form == LIST:
             return self.inputs
         if self.form == MATRIX:
-            return [pick(self.inputs[0], t, 1) if self.steps > 1 else self.inputs[0] for t in range(self.steps)]
+            return [
+                pick(self.inputs[0], t, 1) if self.steps > 1 else self.inputs[0]
+                for t in range(self.steps)
+            ]
         lengths = np.array(self.positions)
         starts = np.cumsum(lengths) - lengths
         words = [np.where(t < lengths, starts + t, 0) for t in range(self.steps)]  # at padding any
         return [pick_batch_elems(self.inputs[0], at.tolist()) for at in words]
 
     def compacted(self, real: NDArray[np.bool_]) -> tuple[Inputs, list[list[int]]]:
-        """A list of what is real, read forwards, padding last; and for each position which of (begin, steps...) x batch its states are."""
+        """A list of what is real, read forwards, padding last; and for each position which of
+        (begin, steps...) x batch its states are."""
         order, batch, width = list(self.order()), real.shape[1], self.inputs[0].dim()[1]
         lengths = real.sum(0)
         words = np.zeros((max(lengths), batch), int)  # which of steps x batch; at padding any
@@ -96,14 +126,25 @@ class Inputs:
             words[: len(read), b] = [t * width + b % width for t in read]
             shown[order, b] = np.cumsum(real[order, b]) * batch + b
         together = concatenate_to_batch(self.inputs)
-        return Inputs([pick_batch_elems(together, row) for row in words.tolist()], len(words), LIST, lengths.tolist()), shown.tolist()
+        return (
+            Inputs(
+                [pick_batch_elems(together, row) for row in words.tolist()],
+                len(words),
+                LIST,
+                lengths.tolist(),
+            ),
+            shown.tolist(),
+        )
 
     def joined(self, outputs: list[Expression]) -> Expression:
         """One expression of the outputs, in the form of the inputs."""
         if self.form != PACKED:
             return concatenate_cols(outputs) if len(outputs) > 1 else outputs[0]
         batch = len(self.positions)
-        return pick_batch_elems(concatenate_to_batch(outputs), [t * batch + b for b, n in enumerate(self.positions) for t in range(n)])
+        return pick_batch_elems(
+            concatenate_to_batch(outputs),
+            [t * batch + b for b, n in enumerate(self.positions) for t in range(n)],
+        )
 
     def times(self, mask: Expression | None) -> Inputs:
         """Each x multiplied by the mask, (k,)."""
@@ -112,12 +153,18 @@ class Inputs:
         if self.form == MATRIX and self.steps > 1:
             mask = concatenate_cols([mask] * self.steps)
         elif self.form == PACKED and mask.dim()[1] > 1:
-            mask = pick_batch_elems(mask, [b for b, n in enumerate(self.positions) for _ in range(n)])
+            mask = pick_batch_elems(
+                mask, [b for b, n in enumerate(self.positions) for _ in range(n)]
+            )
         return self.replaced([cmult(x, mask) for x in self.inputs])
 
     def whole(self, owner: int, size: int) -> Expression:
         """The output of a node with BY_ELEMENT, in the form of the inputs."""
-        out = (sum(self.positions), size) if self.form == PACKED else (_batch_of(owner), size, self.steps)
+        out = (
+            (sum(self.positions), size)
+            if self.form == PACKED
+            else (_batch_of(owner), size, self.steps)
+        )
         h = many_node(_PART, [owner], (0, *out))
         if h < 0:
             fail(h, owner)
@@ -127,7 +174,16 @@ class Inputs:
         """The last state that follows the output of such a node: block 0 is h, block 1 is c."""
         packed = self.form == PACKED
         batch = len(self.positions) if packed else _batch_of(owner)
-        h = many_node(_PART, [owner], ((sum(self.positions) if packed else batch * self.steps) * size + block * batch * size, batch, size))
+        h = many_node(
+            _PART,
+            [owner],
+            (
+                (sum(self.positions) if packed else batch * self.steps) * size
+                + block * batch * size,
+                batch,
+                size,
+            ),
+        )
         if h < 0:
             fail(h, owner)
         return expression(h)
@@ -137,11 +193,17 @@ def _batch_of(owner: int) -> int:
     return expression(owner).dim()[1]
 
 
-def inputs_of(xs: Iterable[Expression] | Expression, mask: ArrayLike | None, lengths: Iterable[int] | None, what: str) -> Inputs:
+def inputs_of(
+    xs: Iterable[Expression] | Expression,
+    mask: ArrayLike | None,
+    lengths: Iterable[int] | None,
+    what: str,
+) -> Inputs:
     """The inputs from arguments of transduce() and its like.
 
     Raises:
-        ValueError: a mask and lengths, or a mask of another shape or with other numbers than 0 and 1.
+        ValueError: a mask and lengths, or a mask of another shape or with other numbers than 0 and
+            1.
     """
     if isinstance(xs, Expression):
         dims = xs.dim()[0]
@@ -173,7 +235,9 @@ def packed_inputs(x: Expression, lengths: Iterable[int], what: str) -> Inputs:
         raise not_expression(what, x)
     positions = indices(lengths, what)
     if max(positions, default=0) < 1:
-        raise ValueError(f"{what}: takes at least one sequence that is not empty; got lengths {positions}.")
+        raise ValueError(
+            f"{what}: takes at least one sequence that is not empty; got lengths {positions}."
+        )
     return Inputs([x], max(positions), PACKED, positions)
 
 
@@ -182,6 +246,9 @@ def _flat(mask: Any, steps: int, what: str) -> list[int]:
     if array.ndim == 1:
         array = array[:, None]
     if array.ndim != 2 or len(array) != steps or not np.isin(array, (0, 1)).all():
-        raise ValueError(f"{what}: the mask must be (steps, batch size) = ({steps}, ...) of zeros and ones; got shape {np.shape(mask)}.")
+        raise ValueError(
+            f"{what}: the mask must be (steps, batch size) = ({steps}, ...) of zeros and ones; got"
+            f" shape {np.shape(mask)}."
+        )
     flat: list[int] = array.astype(int).ravel().tolist()
     return flat

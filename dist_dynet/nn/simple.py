@@ -12,7 +12,8 @@ from .builder import RecurrentBuilder, TwoRates
 class SimpleRNNBuilder(TwoRates):
     """The simple recurrent network (Elman 1990): h_t = tanh(Wx x_t + Wh h_(t-1) + b).
 
-    Parameters of each layer, in the subcollection simple-rnn-builder: Wx (h, input), Wh (h, h), b (h).
+    Parameters of each layer, in the subcollection simple-rnn-builder: Wx (h, input), Wh (h, h), b
+    (h).
 
     Args:
         layers: the number of layers, each fed with the h of the one below.
@@ -47,12 +48,15 @@ class SimpleRNNBuilder(TwoRates):
 
 
 class GRUBuilder(RecurrentBuilder):
-    """The gated recurrent unit (Cho et al. 2014): h_t = (1 - z) h_(t-1) + z tanh(Whx x_t + Whh (r h_(t-1)) + bh).
+    """The gated recurrent unit (Cho et al. 2014): h_t = (1 - z) h_(t-1) + z tanh(Whx x_t + Whh (r
+    h_(t-1)) + bh).
 
-    The gates are z = logistic(Wzx x_t + Wzh h_(t-1) + bz) and r = logistic(Wrx x_t + Wrh h_(t-1) + br); products of vectors are elementwise.
-    Parameters of each layer, in the subcollection gru-builder: Wzx (h, input), Wzh (h, h), bz (h), then the same for r and for h.
+    The gates are z = logistic(Wzx x_t + Wzh h_(t-1) + bz) and r = logistic(Wrx x_t + Wrh h_(t-1) +
+    br); products of vectors are elementwise. Parameters of each layer, in the subcollection
+    gru-builder: Wzx (h, input), Wzh (h, h), bz (h), then the same for r and for h.
 
-    Dropout is drawn anew at each step, for the input of each layer and for the output; h() itself is not dropped.
+    Dropout is drawn anew at each step, for the input of each layer and for the output; h() itself
+    is not dropped.
 
     Args:
         layers: the number of layers, each fed with the h of the one below.
@@ -78,7 +82,11 @@ class GRUBuilder(RecurrentBuilder):
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
         add, h = self._collection.add_parameters, self.hidden_dim
-        shapes: list[tuple[int | tuple[int, int], int | None]] = [((h, input_dim), None), ((h, h), None), (h, 0)]
+        shapes: list[tuple[int | tuple[int, int], int | None]] = [
+            ((h, input_dim), None),
+            ((h, h), None),
+            (h, 0),
+        ]
         return tuple(add(shape, init=init) for _ in range(3) for shape, init in shapes)
 
     def set_dropout(self, f: float) -> None:

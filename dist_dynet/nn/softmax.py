@@ -1,4 +1,5 @@
-"""Output layers: distributions over many classes, computed from a vector by parameters of their own."""
+"""Output layers: distributions over many classes, computed from a vector by parameters of their
+own."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ _Layer = tuple[Parameters, Parameters | None]
 
 
 class SoftmaxBuilder(Owner):
-    """The base of output layers: what follows from full_logits(), unless a subclass has a shorter way.
+    """The base of output layers: what follows from full_logits(), unless a subclass has a shorter
+    way.
 
     >>> import dist_dynet as dy
     >>> issubclass(dy.StandardSoftmaxBuilder, dy.SoftmaxBuilder)
@@ -48,7 +50,9 @@ class SoftmaxBuilder(Owner):
 
     def __init__(self, input_dim: int, pc: ParameterCollection, bias: bool) -> None:
         if not self._subcollection:
-            raise NotImplementedError(f"{type(self).__name__}: not a builder by itself. Use StandardSoftmaxBuilder.")
+            raise NotImplementedError(
+                f"{type(self).__name__}: not a builder by itself. Use StandardSoftmaxBuilder."
+            )
         (self.input_dim,), self.bias = self._sizes(input_dim), bool(bias)
         if self.input_dim < 1:
             raise ValueError(f"{type(self).__name__}: input_dim must be positive; got {input_dim}.")
@@ -62,7 +66,9 @@ class SoftmaxBuilder(Owner):
         """The loss -log p(c | x); with update=False the parameters get no gradient."""
         return pickneglogsoftmax(self.full_logits(x, update), c)
 
-    def neg_log_softmax_batch(self, x: Expression, c: Iterable[int], update: bool = True) -> Expression:
+    def neg_log_softmax_batch(
+        self, x: Expression, c: Iterable[int], update: bool = True
+    ) -> Expression:
         """The same with one class per batch element; an unbatched x serves all classes."""
         return pickneglogsoftmax_batch(self.full_logits(x, update), list(c))
 
@@ -90,15 +96,22 @@ def _logits(layer: _Layer, x: Expression, update: bool) -> Expression:
 def _draw(logits: Expression) -> int:
     """An index, drawn with the softmax of logits as probabilities."""
     if logits.dim()[1] > 1:
-        raise ValueError(f"sample: x must be without batch; got {logits.dim()[1]} batch elements. Pick one by pick_batch_elem().")
-    if _random.dynet_order():  # as DyNet does: one number, and along the distribution until it is used up
+        raise ValueError(
+            f"sample: x must be without batch; got {logits.dim()[1]} batch elements. Pick one by"
+            " pick_batch_elem()."
+        )
+    # as DyNet does: one number, and along the distribution until it is used up
+    if _random.dynet_order():
         rest = cg().uniform(1)[0] - np.cumsum(softmax(logits).npvalue().ravel())
         return int(np.argmax(rest < 0)) if rest[-1] < 0 else len(rest) - 1
     return int(logits.tensor_value().categorical_sample_log_prob().as_numpy().ravel()[0])
 
 
-def _by_groups(x: Expression, keys: Sequence[Any], loss: Callable[[Any, Expression, list[int]], Expression]) -> Expression:
-    """Losses in the order of the batch, of which each group of elements has its own: loss(key, x of the group, which elements these are).
+def _by_groups(
+    x: Expression, keys: Sequence[Any], loss: Callable[[Any, Expression, list[int]], Expression]
+) -> Expression:
+    """Losses in the order of the batch, of which each group of elements has its own: loss(key, x of
+    the group, which elements these are).
 
     `keys` has one key for each element; None: its loss is 0.
     """
@@ -120,7 +133,8 @@ def _by_groups(x: Expression, keys: Sequence[Any], loss: Callable[[Any, Expressi
 class StandardSoftmaxBuilder(SoftmaxBuilder):
     """The usual output layer: p(c | x) = softmax(W x + b)_c.
 
-    Parameters, in the subcollection standard-softmax-builder: W (num_classes, input_dim) and, with bias, b (num_classes).
+    Parameters, in the subcollection standard-softmax-builder: W (num_classes, input_dim) and, with
+    bias, b (num_classes).
 
     Args:
         input_dim: the size of x.
@@ -142,10 +156,14 @@ class StandardSoftmaxBuilder(SoftmaxBuilder):
 
     _subcollection: ClassVar[str] = "standard-softmax-builder"
 
-    def __init__(self, input_dim: int, num_classes: int, pc: ParameterCollection, bias: bool = True) -> None:
+    def __init__(
+        self, input_dim: int, num_classes: int, pc: ParameterCollection, bias: bool = True
+    ) -> None:
         (self.num_classes,) = self._sizes(num_classes)
         if self.num_classes < 1:
-            raise ValueError(f"StandardSoftmaxBuilder: num_classes must be positive; got {num_classes}.")
+            raise ValueError(
+                f"StandardSoftmaxBuilder: num_classes must be positive; got {num_classes}."
+            )
         super().__init__(input_dim, pc, bias)
         self._layer = self._new_layer(self.num_classes)
 
@@ -165,7 +183,9 @@ class StandardSoftmaxBuilder(SoftmaxBuilder):
         return _logits(self._layer, x, update)
 
 
-def _clusters(cluster_file: str | PathLike[str], dic: Mapping[str, int]) -> list[tuple[str, list[int]]]:
+def _clusters(
+    cluster_file: str | PathLike[str], dic: Mapping[str, int]
+) -> list[tuple[str, list[int]]]:
     """Name and word numbers of each class, in the order in which the file names them first."""
     clusters: dict[str, list[int]] = {}
     seen: set[int] = set()
@@ -175,20 +195,28 @@ def _clusters(cluster_file: str | PathLike[str], dic: Mapping[str, int]) -> list
             continue
         if len(fields) < 2 or fields[1] not in dic:
             rule = "lines must be CLASS WORD [COUNT], each word in dic"
-            raise ValueError(f"ClassFactoredSoftmaxBuilder: {rule}; got {line!r} in line {number} of {cluster_file}.")
+            raise ValueError(
+                f"ClassFactoredSoftmaxBuilder: {rule}; got {line!r} in line {number} of"
+                f" {cluster_file}."
+            )
         word = int(dic[fields[1]])
         if word in seen or word < 0:
-            raise ValueError(f"ClassFactoredSoftmaxBuilder: a word has one class; got {fields[1]!r} again in line {number} of {cluster_file}.")
+            raise ValueError(
+                f"ClassFactoredSoftmaxBuilder: a word has one class; got {fields[1]!r} again in"
+                f" line {number} of {cluster_file}."
+            )
         seen.add(word)
         clusters.setdefault(fields[0], []).append(word)
     return list(clusters.items())
 
 
 class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
-    r"""Words in classes (Goodman 2001): p(w | x) = softmax(W x + b)_k softmax(W_k x + b_k)_i, where word w is number i of class k.
+    r"""Words in classes (Goodman 2001): p(w | x) = softmax(W x + b)_k softmax(W_k x + b_k)_i, where
+    word w is number i of class k.
 
-    Parameters, in the subcollection class-factored-softmax-builder: W (classes, input_dim) and, with bias, b; then W_k and b_k of each class of
-    more than one word. Classes, and words within a class, have the order of the file.
+    Parameters, in the subcollection class-factored-softmax-builder: W (classes, input_dim) and,
+    with bias, b; then W_k and b_k of each class of more than one word. Classes, and words within a
+    class, have the order of the file.
 
     Args:
         input_dim: the size of x.
@@ -198,14 +226,17 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         bias: False: there are no b.
 
     Raises:
-        ValueError: a line has another form, or names a word that dic does not have or that already has a class.
+        ValueError: a line has another form, or names a word that dic does not have or that already
+            has a class.
 
     >>> import pathlib, tempfile
     >>> import dist_dynet as dy
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "clusters")
     ...     _ = path.write_text("A the\nB cat\nB dog\n")
-    ...     output = dy.ClassFactoredSoftmaxBuilder(3, path, {"cat": 0, "dog": 1, "the": 2}, dy.ParameterCollection())
+    ...     output = dy.ClassFactoredSoftmaxBuilder(
+    ...         3, path, {"cat": 0, "dog": 1, "the": 2}, dy.ParameterCollection()
+    ...     )
     >>> _ = dy.renew_cg()
     >>> dy.exp(output.full_log_distribution(dy.zeros(3))).npvalue().round(4).tolist()
     [0.25, 0.25, 0.5]
@@ -214,20 +245,41 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
     _subcollection: ClassVar[str] = "class-factored-softmax-builder"
 
     def __init__(
-        self, input_dim: int, cluster_file: str | PathLike[str], dic: Mapping[str, int], pc: ParameterCollection, bias: bool = True
+        self,
+        input_dim: int,
+        cluster_file: str | PathLike[str],
+        dic: Mapping[str, int],
+        pc: ParameterCollection,
+        bias: bool = True,
     ) -> None:
-        self._build(input_dim, _clusters(cluster_file, dic), max(dic.values(), default=-1) + 1, pc, bias)
+        self._build(
+            input_dim, _clusters(cluster_file, dic), max(dic.values(), default=-1) + 1, pc, bias
+        )
 
-    def _build(self, input_dim: int, clusters: list[tuple[str, list[int]]], words: int, pc: ParameterCollection, bias: bool) -> None:
+    def _build(
+        self,
+        input_dim: int,
+        clusters: list[tuple[str, list[int]]],
+        words: int,
+        pc: ParameterCollection,
+        bias: bool,
+    ) -> None:
         if not clusters:
-            raise ValueError("ClassFactoredSoftmaxBuilder: there must be a class; got an empty file.")
+            raise ValueError(
+                "ClassFactoredSoftmaxBuilder: there must be a class; got an empty file."
+            )
         super().__init__(input_dim, pc, bias)
         self.clusters, self.num_words = clusters, words
-        self._place = {w: (k, i) for k, (_, members) in enumerate(clusters) for i, w in enumerate(members)}
+        self._place = {
+            w: (k, i) for k, (_, members) in enumerate(clusters) for i, w in enumerate(members)
+        }
         self._class_layer = self._new_layer(len(clusters))
-        self._layers = [self._new_layer(len(members)) if len(members) > 1 else None for _, members in clusters]
+        self._layers = [
+            self._new_layer(len(members)) if len(members) > 1 else None for _, members in clusters
+        ]
         order = {w: row for row, w in enumerate(w for _, members in clusters for w in members)}
-        self._rows = [order.get(w, len(order)) for w in range(words)]  # of words without class: the row after the last
+        # of words without class: the row after the last
+        self._rows = [order.get(w, len(order)) for w in range(words)]
 
     @property
     def spec(self) -> tuple[Any, ...]:
@@ -235,7 +287,9 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         return self.input_dim, self.clusters, self.num_words, self.bias
 
     @classmethod
-    def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> ClassFactoredSoftmaxBuilder:
+    def from_spec(
+        cls, spec: Sequence[Any], model: ParameterCollection
+    ) -> ClassFactoredSoftmaxBuilder:
         """A builder of this spec, with new parameters in `model`."""
         builder = cls.__new__(cls)
         input_dim, clusters, words, bias = spec
@@ -247,12 +301,17 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         try:
             return self._place[whole(c, "neg_log_softmax", "the index", "neg_log_softmax_batch")]
         except KeyError:
-            raise ValueError(f"neg_log_softmax: c must be the number of a word of the cluster file; got {c!r}.") from None
+            raise ValueError(
+                f"neg_log_softmax: c must be the number of a word of the cluster file; got {c!r}."
+            ) from None
 
     def _class(self, classid: int) -> _Layer | None:
         classid = count(classid, "subclass_logits", "classid")
         if not 0 <= classid < len(self._layers):
-            raise ValueError(f"subclass_logits: classid {classid} is outside of the {len(self._layers)} classes. They run from 0.")
+            raise ValueError(
+                f"subclass_logits: classid {classid} is outside of the {len(self._layers)} classes."
+                " They run from 0."
+            )
         return self._layers[classid]
 
     def neg_log_softmax(self, x: Expression, c: int, update: bool = True) -> Expression:
@@ -263,10 +322,17 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         """
         k, i = self._where(c)
         loss = pickneglogsoftmax(self.class_logits(x, update), k)
-        return loss if self._layers[k] is None else loss + pickneglogsoftmax(self.subclass_logits(x, k, update), i)
+        return (
+            loss
+            if self._layers[k] is None
+            else loss + pickneglogsoftmax(self.subclass_logits(x, k, update), i)
+        )
 
-    def neg_log_softmax_batch(self, x: Expression, c: Iterable[int], update: bool = True) -> Expression:
-        """The same with one word per batch element; an unbatched x serves all words. Each class is computed once, for its elements.
+    def neg_log_softmax_batch(
+        self, x: Expression, c: Iterable[int], update: bool = True
+    ) -> Expression:
+        """The same with one word per batch element; an unbatched x serves all words. Each class is
+        computed once, for its elements.
 
         Raises:
             ValueError: one of c is not a word of the file.
@@ -275,20 +341,29 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         by_class = pickneglogsoftmax_batch(self.class_logits(x, update), [k for k, _ in places])
 
         def within(k: int, mine: Expression, where: list[int]) -> Expression:
-            return pickneglogsoftmax_batch(self.subclass_logits(mine, k, update), [places[at][1] for at in where])
+            return pickneglogsoftmax_batch(
+                self.subclass_logits(mine, k, update), [places[at][1] for at in where]
+            )
 
-        return by_class + _by_groups(x, [None if self._layers[k] is None else k for k, _ in places], within)
+        return by_class + _by_groups(
+            x, [None if self._layers[k] is None else k for k, _ in places], within
+        )
 
     def sample(self, x: Expression) -> int:
         """A word drawn from p( . | x), for x without batch: first its class, then the word."""
         k = _draw(self.class_logits(x, False))
         members = self.clusters[k][1]
-        return members[0] if len(members) == 1 else members[_draw(self.subclass_logits(x, k, False))]
+        return (
+            members[0] if len(members) == 1 else members[_draw(self.subclass_logits(x, k, False))]
+        )
 
     def full_log_distribution(self, x: Expression, update: bool = True) -> Expression:
         """The vector of log p(w | x) by word number; -inf for words without class."""
         classes = self.class_log_distribution(x, update)
-        rows = [pick(classes, k) + self.subclass_log_distribution(x, k, update) for k in range(len(self.clusters))]
+        rows = [
+            pick(classes, k) + self.subclass_log_distribution(x, k, update)
+            for k in range(len(self.clusters))
+        ]
         if len(self._place) < self.num_words:
             rows.append(inputTensor(np.full((1, x.dim()[1]), -np.inf), batched=True))
         return select_rows(concatenate(rows), self._rows)
@@ -306,13 +381,16 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         return log_softmax(self.class_logits(x, update))
 
     def subclass_logits(self, x: Expression, classid: int, update: bool = True) -> Expression:
-        """The vector W_k x + b_k over the words of a class, in the order of the file; 0 for the only word of a class."""
+        """The vector W_k x + b_k over the words of a class, in the order of the file; 0 for the
+        only word of a class."""
         layer = self._class(classid)
         if not isinstance(x, Expression):
             raise not_expression("subclass_logits", x)
         return zeros(1, batch_size=x.dim()[1]) if layer is None else _logits(layer, x, update)
 
-    def subclass_log_distribution(self, x: Expression, classid: int, update: bool = True) -> Expression:
+    def subclass_log_distribution(
+        self, x: Expression, classid: int, update: bool = True
+    ) -> Expression:
         """The vector of log p(word | class, x) over the words of a class."""
         logits = self.subclass_logits(x, classid, update)
         return logits if self._class(classid) is None else log_softmax(logits)

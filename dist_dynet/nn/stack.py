@@ -1,4 +1,5 @@
-"""The stack LSTM (Dyer et al. 2015): a recurrent network that follows a stack, as parsers need it."""
+"""The stack LSTM (Dyer et al. 2015): a recurrent network that follows a stack, as parsers need
+it."""
 
 from __future__ import annotations
 
@@ -16,9 +17,11 @@ from .state import RNNState
 
 
 class Stack:
-    """A stack of items, and the state of a network that has read them from the bottom up. Never changed: push() and pop() return others.
+    """A stack of items, and the state of a network that has read them from the bottom up. Never
+    changed: push() and pop() return others.
 
-    All take the same time whatever the depth. Stacks share what they have in common, so keeping one, as beam search does, costs nothing.
+    All take the same time whatever the depth. Stacks share what they have in common, so keeping
+    one, as beam search does, costs nothing.
 
     >>> import dist_dynet as dy
     >>> stacks = dy.StackLSTM(1, 2, 3, dy.ParameterCollection())
@@ -33,7 +36,10 @@ class Stack:
 
     def __init__(self, below: Stack | None, item: Any, state: RNNState) -> None:
         if not isinstance(state, RNNState) or not isinstance(below, Stack | None):
-            raise TypeError("Stack: cannot be made directly. Get the empty one from StackLSTM.empty(), others by push().")
+            raise TypeError(
+                "Stack: cannot be made directly. Get the empty one from StackLSTM.empty(), others"
+                " by push()."
+            )
         self._below, self._item, self._state = below, item, state
         self._size: int = 0 if below is None else below._size + 1
 
@@ -69,7 +75,8 @@ class Stack:
         return self._item
 
     def summary(self) -> Expression:
-        """The network's output after the items, from the bottom up; of the empty stack, after `empty` alone."""
+        """The network's output after the items, from the bottom up; of the empty stack, after
+        `empty` alone."""
         output: Any = self._state.output()
         return output  # type: ignore[no-any-return]
 
@@ -89,9 +96,11 @@ class Stack:
 
 
 class StackLSTM(Block):
-    """Makes stacks that a recurrent network follows: summary = output(empty, x_1, ..., x_n) for the items 1 to n, the last one on top.
+    """Makes stacks that a recurrent network follows: summary = output(empty, x_1, ..., x_n) for the
+    items 1 to n, the last one on top.
 
-    Parameters, in the subcollection stack-lstm: `empty` (input_dim), the first input of every stack, then those of the network.
+    Parameters, in the subcollection stack-lstm: `empty` (input_dim), the first input of every
+    stack, then those of the network.
 
     Args:
         layers, input_dim, hidden_dim: sizes of the network.
@@ -120,13 +129,21 @@ class StackLSTM(Block):
         model: ParameterCollection,
         rnn_builder_factory: type[RecurrentBuilder] = VanillaLSTMBuilder,
     ) -> None:
-        if not (isinstance(rnn_builder_factory, type) and issubclass(rnn_builder_factory, RecurrentBuilder)):
-            raise TypeError(f"StackLSTM: rnn_builder_factory must be the class of a recurrent builder; got {rnn_builder_factory!r:.100}.")
+        if not (
+            isinstance(rnn_builder_factory, type)
+            and issubclass(rnn_builder_factory, RecurrentBuilder)
+        ):
+            raise TypeError(
+                "StackLSTM: rnn_builder_factory must be the class of a recurrent builder; got"
+                f" {rnn_builder_factory!r:.100}."
+            )
         self.layers, self.input_dim, self.hidden_dim = self._sizes(layers, input_dim, hidden_dim)
         self.rnn_builder_factory = rnn_builder_factory
         self._begin(model, layers=self.layers, input_dim=self.input_dim, hidden_dim=self.hidden_dim)
         self._empty = self._collection.add_parameters(self.input_dim)
-        self.builder = rnn_builder_factory(self.layers, self.input_dim, self.hidden_dim, self._collection)
+        self.builder = rnn_builder_factory(
+            self.layers, self.input_dim, self.hidden_dim, self._collection
+        )
 
     @property
     def spec(self) -> tuple[Any, ...]:
@@ -156,5 +173,10 @@ class StackLSTM(Block):
         self.builder.disable_dropout()
 
     def empty(self, update: bool = True) -> Stack:
-        """The empty stack in the current graph; with update=False the parameters get no gradient."""
-        return Stack(None, None, self.builder.initial_state(update=update).add_input(used(self._empty, update)))
+        """The empty stack in the current graph; with update=False the parameters get no
+        gradient."""
+        return Stack(
+            None,
+            None,
+            self.builder.initial_state(update=update).add_input(used(self._empty, update)),
+        )

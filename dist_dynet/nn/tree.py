@@ -1,4 +1,5 @@
-"""TreeLSTMs (Tai, Socher and Manning 2015): a node's state from its input and the states of its children. A cell is one node of the graph."""
+"""TreeLSTMs (Tai, Socher and Manning 2015): a node's state from its input and the states of its
+children. A cell is one node of the graph."""
 
 from __future__ import annotations
 
@@ -18,8 +19,14 @@ _CELL = OPS["tree_lstm"]
 
 @accelerated
 def tree_node(weights: bytes, n_ary: bool, x: int, *children: int) -> int:
-    """The handle of a cell's h, or a negative error, of handles: the six weights as bytes, x (0: none), the h of the children."""
-    handles = [*memoryview(weights).cast("q"), *((x,) if x else ()), *children, *(h + 1 for h in children)]
+    """The handle of a cell's h, or a negative error, of handles: the six weights as bytes, x (0:
+    none), the h of the children."""
+    handles = [
+        *memoryview(weights).cast("q"),
+        *((x,) if x else ()),
+        *children,
+        *(h + 1 for h in children),
+    ]
     return node_with_views(_CELL, 2, handles, (len(children), x != 0, n_ary))
 
 
@@ -36,7 +43,8 @@ class TreeState:
 
     __slots__ = ("_hidden",)
 
-    _hidden: int  # the handle of h: an Expression is made when it is asked for. The next handle is that of c
+    # the handle of h: an Expression is made when it is asked for. The next handle is that of c
+    _hidden: int
 
     def output(self) -> Expression:
         """The h of the node."""
@@ -52,16 +60,20 @@ class _TreeBuilder(Block):
 
     _n_ary: ClassVar[bool]
 
-    def __init__(self, input_dim: int, hidden_dim: int, model: ParameterCollection, forget_bias: float = 1.0) -> None:
+    def __init__(
+        self, input_dim: int, hidden_dim: int, model: ParameterCollection, forget_bias: float = 1.0
+    ) -> None:
         self._build(1, input_dim, hidden_dim, model, forget_bias)
 
-    def node(self, x: Expression | None = None, children: Iterable[TreeState | None] = ()) -> TreeState:
+    def node(
+        self, x: Expression | None = None, children: Iterable[TreeState | None] = ()
+    ) -> TreeState:
         """The state of a node.
 
         Args:
             x: the input; None: there is none.
-            children: states of the children; none: a leaf. A builder with places for them takes a state for each place, None for one that
-                is missing.
+            children: states of the children; none: a leaf. A builder with places for them takes a
+                state for each place, None for one that is missing.
 
         Raises:
             ValueError: neither input nor children, or not as many children as places.
@@ -72,7 +84,8 @@ class _TreeBuilder(Block):
                 h = tree_node(self._weights, self._n_ary, x._h)  # type: ignore[union-attr]
             elif n == self._quick:
                 a, b = children
-                h = tree_node(self._weights, self._n_ary, 0 if x is None else x._h, a._hidden, b._hidden)  # type: ignore[union-attr]
+                h_a, h_b = a._hidden, b._hidden  # type: ignore[union-attr]
+                h = tree_node(self._weights, self._n_ary, 0 if x is None else x._h, h_a, h_b)
             else:
                 return self._any_node(x, children)
         except (AttributeError, TypeError):
@@ -87,13 +100,28 @@ class _TreeBuilder(Block):
         """The state of a node with any number of children; or what is wrong with them."""
         raise NotImplementedError
 
-    def _build(self, arity: int, input_dim: int, hidden_dim: int, model: ParameterCollection, forget_bias: float) -> None:
+    def _build(
+        self,
+        arity: int,
+        input_dim: int,
+        hidden_dim: int,
+        model: ParameterCollection,
+        forget_bias: float,
+    ) -> None:
         """arity: how many children U and Uf see at once."""
-        (self.input_dim, self.hidden_dim), self.forget_bias = self._sizes(input_dim, hidden_dim), float(forget_bias)
+        (self.input_dim, self.hidden_dim), self.forget_bias = (
+            self._sizes(input_dim, hidden_dim),
+            float(forget_bias),
+        )
         self._begin(model, input_dim=self.input_dim, hidden_dim=self.hidden_dim)
         add, n, k = self._collection.add_parameters, self.hidden_dim, self.input_dim
         gates = add((3 * n, k)), add((3 * n, arity * n)), add(3 * n, init=0)
-        self._parameters = (*gates, add((n, k)), add((arity * n, arity * n)), add(n, init=self.forget_bias))
+        self._parameters = (
+            *gates,
+            add((n, k)),
+            add((arity * n, arity * n)),
+            add(n, init=self.forget_bias),
+        )
         self._weights: Any = None
         """Their handles as bytes; None: not there yet, as in a copy."""
         self._quick = 2 if arity == 2 or not self._n_ary else -1
@@ -138,22 +166,27 @@ def _listed(children: Iterable[TreeState | None]) -> list[Any]:
     try:
         return list(children)
     except TypeError:
-        raise TypeError(f"node: children must be a list of states made by node(); got {type(children).__name__}.") from None
+        raise TypeError(
+            "node: children must be a list of states made by node(); got"
+            f" {type(children).__name__}."
+        ) from None
 
 
 def _check(children: list[Any]) -> None:
     for child in children:
         if not isinstance(child, TreeState):
-            raise TypeError(f"node: children must be states made by node(); got {type(child).__name__}.")
+            raise TypeError(
+                f"node: children must be states made by node(); got {type(child).__name__}."
+            )
 
 
 class ChildSumTreeLSTMBuilder(_TreeBuilder):
     """The TreeLSTM for any number of children without order, as in dependency trees.
 
-    With s the sum of the children's h: i, o = logistic(W x + U s + b), u = tanh(W x + U s + b), f_k = logistic(Wf x + Uf h_k + bf) for each
-    child; c = i u + sum f_k c_k, h = o tanh c.
-    Parameters, in the subcollection child-sum-tree-lstm-builder: W (3h, input), U (3h, h), b (3h) in the order i, o, u; Wf (h, input),
-    Uf (h, h), bf (h), which starts at forget_bias.
+    With s the sum of the children's h: i, o = logistic(W x + U s + b), u = tanh(W x + U s + b), f_k
+    = logistic(Wf x + Uf h_k + bf) for each child; c = i u + sum f_k c_k, h = o tanh c.
+    Parameters, in the subcollection child-sum-tree-lstm-builder: W (3h, input), U (3h, h), b (3h)
+    in the order i, o, u; Wf (h, input), Uf (h, h), bf (h), which starts at forget_bias.
 
     Args:
         input_dim, hidden_dim: sizes of x and h.
@@ -181,10 +214,11 @@ class ChildSumTreeLSTMBuilder(_TreeBuilder):
 class NaryTreeLSTMBuilder(_TreeBuilder):
     """The TreeLSTM for at most n children, each with a place of its own.
 
-    With s = (h_1, ..., h_n), 0 for a child that is missing: i, o = logistic(W x + U s + b), u = tanh(W x + U s + b),
-    f_k = logistic(Wf x + (Uf s)_k + bf); c = i u + sum f_k c_k, h = o tanh c.
-    Parameters, in the subcollection nary-tree-lstm-builder: W (3h, input), U (3h, n h), b (3h) in the order i, o, u; Wf (h, input),
-    Uf (n h, n h), the rows of f_1 first, bf (h), which starts at forget_bias.
+    With s = (h_1, ..., h_n), 0 for a child that is missing: i, o = logistic(W x + U s + b), u =
+    tanh(W x + U s + b), f_k = logistic(Wf x + (Uf s)_k + bf); c = i u + sum f_k c_k, h = o tanh c.
+    Parameters, in the subcollection nary-tree-lstm-builder: W (3h, input), U (3h, n h), b (3h) in
+    the order i, o, u; Wf (h, input), Uf (n h, n h), the rows of f_1 first, bf (h), which starts at
+    forget_bias.
 
     Args:
         arity: n.
@@ -206,7 +240,14 @@ class NaryTreeLSTMBuilder(_TreeBuilder):
     _subcollection: ClassVar[str] = "nary-tree-lstm-builder"
     _n_ary: ClassVar[bool] = True
 
-    def __init__(self, arity: int, input_dim: int, hidden_dim: int, model: ParameterCollection, forget_bias: float = 1.0) -> None:
+    def __init__(
+        self,
+        arity: int,
+        input_dim: int,
+        hidden_dim: int,
+        model: ParameterCollection,
+        forget_bias: float = 1.0,
+    ) -> None:
         (self.arity,) = self._sizes(arity)
         if self.arity < 1:
             raise ValueError(f"{self.whoami()}: sizes must be positive; got arity={arity}.")
@@ -222,18 +263,23 @@ class NaryTreeLSTMBuilder(_TreeBuilder):
         present = [child for child in given if child is not None]
         if present and len(given) != self.arity:
             _check(present)
-            raise ValueError(f"node: takes no children or {self.arity}, None for a missing one; got {len(given)}.")
+            raise ValueError(
+                f"node: takes no children or {self.arity}, None for a missing one; got"
+                f" {len(given)}."
+            )
         if len(present) in (0, self.arity):
             return self._state(x, present)
         _check(present)
         missing = TreeState()
         batch = present[0].output().dim()[1]
-        missing._hidden, _ = [zeros(self.hidden_dim, batch_size=batch)._h for _ in range(2)]  # h, c: consecutive handles
+        # h, c: consecutive handles
+        missing._hidden, _ = [zeros(self.hidden_dim, batch_size=batch)._h for _ in range(2)]
         return self._state(x, [missing if child is None else child for child in given])
 
 
 class BinaryTreeLSTMBuilder(NaryTreeLSTMBuilder):
-    """The TreeLSTM for a left and a right child, as in constituency trees in Chomsky normal form: NaryTreeLSTMBuilder with n = 2.
+    """The TreeLSTM for a left and a right child, as in constituency trees in Chomsky normal form:
+    NaryTreeLSTMBuilder with n = 2.
 
     Parameters, in the subcollection binary-tree-lstm-builder: those of NaryTreeLSTMBuilder.
 
@@ -249,7 +295,9 @@ class BinaryTreeLSTMBuilder(NaryTreeLSTMBuilder):
 
     _subcollection: ClassVar[str] = "binary-tree-lstm-builder"
 
-    def __init__(self, input_dim: int, hidden_dim: int, model: ParameterCollection, forget_bias: float = 1.0) -> None:
+    def __init__(
+        self, input_dim: int, hidden_dim: int, model: ParameterCollection, forget_bias: float = 1.0
+    ) -> None:
         super().__init__(2, input_dim, hidden_dim, model, forget_bias)
 
     @property

@@ -1,4 +1,5 @@
-"""The operations, by family. Each module turns function calls and operators into nodes; csrc/ops/<family>.c computes them.
+"""The operations, by family. Each module turns function calls and operators into nodes;
+csrc/ops/<family>.c computes them.
 
 CONTRIBUTING.md has the recipe for a new one. The build and the tests name what is missing.
 """
@@ -45,9 +46,24 @@ if TYPE_CHECKING:  # what the loop at the end does, for type checkers
     from .softmax import *  # noqa: F403 - the names are those of __all__
 
 FAMILIES = (
-    inputs, arithmetic, elementwise, linear, _softmax, masked, losses, reductions, extremes, shape, selection,
-    convolution, choice, gradients, lstm, random, _function,
-)  # fmt: skip
+    inputs,
+    arithmetic,
+    elementwise,
+    linear,
+    _softmax,
+    masked,
+    losses,
+    reductions,
+    extremes,
+    shape,
+    selection,
+    convolution,
+    choice,
+    gradients,
+    lstm,
+    random,
+    _function,
+)
 
 __all__ = [name for family in FAMILIES for name in family.__all__]
 for _family in FAMILIES:

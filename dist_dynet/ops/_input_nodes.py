@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._ffi import DTYPE, NULL, accelerated, fail, fail_in, lib, pointer
+from .._integers import floats, numbers, real, whole
 from .._integers import indices as integers_of
-from .._integers import numbers, real, floats, whole
 from ..expression import Expression
 from ..graph import current_graph
 from ._nodes import E, make, set_ints
@@ -25,10 +25,22 @@ def made(cls: type[E], graph: int, handle: int, what: str) -> E:
 def vector(v: Any, what: str) -> NDArray[Any]:
     """A vector of the build's type from any iterable of numbers."""
     if isinstance(v, Mapping | Set):
-        raise TypeError(f"{what}: takes numbers in their order; got a {type(v).__name__}. Make a list of it.")
-    array = numbers(v if isinstance(v, np.ndarray | list | tuple | str) or not isinstance(v, Iterable) else list(v), what)
+        raise TypeError(
+            f"{what}: takes numbers in their order; got a {type(v).__name__}. Make a list of it."
+        )
+    array = numbers(
+        (
+            v
+            if isinstance(v, np.ndarray | list | tuple | str) or not isinstance(v, Iterable)
+            else list(v)
+        ),
+        what,
+    )
     if array.ndim != 1:
-        raise TypeError(f"{what}: takes a vector of numbers; got {f'shape {array.shape}. Use inputTensor()' if array.ndim else 'one number'}.")
+        raise TypeError(
+            f"{what}: takes a vector of numbers; got"
+            f" {f'shape {array.shape}. Use inputTensor()' if array.ndim else 'one number'}."
+        )
     return np.ascontiguousarray(array)
 
 
@@ -71,7 +83,10 @@ class _tensorInputExpression(Expression):  # noqa: N801
     def set(self, data: ArrayLike) -> None:
         """New numbers: a flat column-major list, or an array of the same dims (the batch last)."""
         if not self._reusable:
-            raise ValueError("set: this tensor input was not made to be set anew. Make it with inputTensor(..., reusable_expr=True).")
+            raise ValueError(
+                "set: this tensor input was not made to be set anew. Make it with inputTensor(...,"
+                " reusable_expr=True)."
+            )
         set_numbers(self, flat(data, "set"))
 
 
@@ -107,7 +122,8 @@ class _lookupBatchExpression(Expression):  # noqa: N801
 
 @accelerated
 def input_node(cls: type[E], what: str, values: Any, sizes: Any, batched: bool) -> E:
-    """An input of these numbers, column-major, in an array or list; or of one number, which all elements are, 0 if there are several.
+    """An input of these numbers, column-major, in an array or list; or of one number, which all
+    elements are, 0 if there are several.
 
     sizes: None: a vector; an integer with one number; batched: the last one is the batch's.
     """
@@ -118,7 +134,12 @@ def input_node(cls: type[E], what: str, values: Any, sizes: Any, batched: bool) 
         shape = (flat.size,) if sizes is None else tuple(sizes)
     dims, batch = (shape[:-1] or (1,), shape[-1]) if batched else (shape, 1)
     graph = current_graph()
-    return made(cls, graph, lib.dn_input(graph, len(dims), dims, batch, NULL if flat is None else pointer(flat)), what)
+    return made(
+        cls,
+        graph,
+        lib.dn_input(graph, len(dims), dims, batch, NULL if flat is None else pointer(flat)),
+        what,
+    )
 
 
 FEW = 64

@@ -1,4 +1,5 @@
-"""How an operation's Python function becomes a node: node(), whose arguments are the node's inputs and attributes.
+"""How an operation's Python function becomes a node: node(), whose arguments are the node's inputs
+and attributes.
 
 This module knows the C calls; it knows no operation.
 """
@@ -25,10 +26,18 @@ _INPUTS = {name: lib.dn_op_inputs(number) for name, number in OPS.items()}
 
 def not_expression(what: str, *given: Any) -> TypeError:
     """The error for arguments that are not expressions."""
-    lists = [g for g in given if isinstance(g, list | tuple) and not any(isinstance(item, Expression) for item in g)]
+    lists = [
+        g
+        for g in given
+        if isinstance(g, list | tuple) and not any(isinstance(item, Expression) for item in g)
+    ]
     numbers = lists or any(isinstance(g, int | float | np.ndarray | np.number) for g in given)
-    hint = " Make one of numbers by scalarInput(), inputVector() or inputTensor()." if numbers else ""
-    return TypeError(f"{what}: takes expressions; got {', '.join(type(g).__name__ for g in given)}.{hint}")
+    hint = (
+        " Make one of numbers by scalarInput(), inputVector() or inputTensor()." if numbers else ""
+    )
+    return TypeError(
+        f"{what}: takes expressions; got {', '.join(type(g).__name__ for g in given)}.{hint}"
+    )
 
 
 def has_handle(x: Any) -> bool:
@@ -37,7 +46,8 @@ def has_handle(x: Any) -> bool:
 
 
 def make(cls: type[E], handle: int, *inputs: int, what: str = "") -> E:
-    """An expression of a class for what a C call with these inputs returned; raises what a negative handle stands for, as fail() does."""
+    """An expression of a class for what a C call with these inputs returned; raises what a negative
+    handle stands for, as fail() does."""
     if handle < 0:
         fail(handle, *inputs, what=what)
     e = cls()
@@ -49,7 +59,9 @@ def make(cls: type[E], handle: int, *inputs: int, what: str = "") -> E:
 def listed(exprs: Iterable[Expression], what: str) -> list[Expression]:
     """A list of expressions from any iterable; the errors of DyNet for empty ones."""
     if isinstance(exprs, Expression):
-        raise TypeError(f"{what}: takes a list of expressions; got one expression. Write {what}([x]).")
+        raise TypeError(
+            f"{what}: takes a list of expressions; got one expression. Write {what}([x])."
+        )
     try:
         result: list[Any] = list(exprs)
     except TypeError:
@@ -74,8 +86,9 @@ def node(op: str, *given: Any, what: str = "", cls: Any = Expression) -> Any:
 
     Args:
         op: its name, that of a row in csrc/ops.
-        given: first its inputs: as many expressions as the operation takes, or one list of them for an operation that takes any number. Then
-            its attributes: integers and floats, by themselves or in lists; whole() and real() make them of what users give.
+        given: first its inputs: as many expressions as the operation takes, or one list of them for
+            an operation that takes any number. Then its attributes: integers and floats, by
+            themselves or in lists; whole() and real() make them of what users give.
         what: the function that was called, where that has another name.
         cls: the class of the result.
     """
@@ -92,7 +105,12 @@ def node(op: str, *given: Any, what: str = "", cls: Any = Expression) -> Any:
         handles = [e._h for e in inputs]
     except AttributeError:
         raise not_expression(what, *(e for e in inputs if not has_handle(e))) from None
-    return make(cls, many_node(OPS[op], handles, *_attributes(given[n if n > 0 else 1 :])), *handles, what=what)
+    return make(
+        cls,
+        many_node(OPS[op], handles, *_attributes(given[n if n > 0 else 1 :])),
+        *handles,
+        what=what,
+    )
 
 
 def _attributes(given: tuple[Attribute, ...]) -> tuple[list[int], list[float]]:
@@ -109,20 +127,31 @@ def _attributes(given: tuple[Attribute, ...]) -> tuple[list[int], list[float]]:
     return ints, floats
 
 
-def many_node(op: int, handles: list[int], ints: Sequence[int] = (), floats: Sequence[float] = ()) -> int:
-    """A node of handles: its handle, or a negative error. Of parameters alone it is made in the current graph."""
+def many_node(
+    op: int, handles: list[int], ints: Sequence[int] = (), floats: Sequence[float] = ()
+) -> int:
+    """A node of handles: its handle, or a negative error. Of parameters alone it is made in the
+    current graph."""
     return node_with_views(op, 0, handles, ints, floats)
 
 
-def node_with_views(op: int, parts: int, handles: list[int], ints: Sequence[int] = (), floats: Sequence[float] = ()) -> int:
-    """As many_node(), for an op with several outputs: the handle of the first of its first `parts` outputs. The others' follow it."""
+def node_with_views(
+    op: int, parts: int, handles: list[int], ints: Sequence[int] = (), floats: Sequence[float] = ()
+) -> int:
+    """As many_node(), for an op with several outputs: the handle of the first of its first `parts`
+    outputs. The others' follow it."""
     attributes = len(ints), ints or NULL, len(floats), floats or NULL
     h: int = _node_with_views(op, len(handles), handles, *attributes, parts)
-    return _node_with_views(op, len(handles), [resolved(handles[0]), *handles[1:]], *attributes, parts) if h == NO_GRAPH else h
+    return (
+        _node_with_views(op, len(handles), [resolved(handles[0]), *handles[1:]], *attributes, parts)
+        if h == NO_GRAPH
+        else h
+    )
 
 
 def set_ints(e: Expression, ints: Sequence[int]) -> None:
-    """Other integers for a node that looks rows or places up; all computed values of the graph are forgotten."""
+    """Other integers for a node that looks rows or places up; all computed values of the graph are
+    forgotten."""
     code = lib.dn_ints_set(e._h, len(ints), ints)
     if code < 0:
         fail(code, e._h)

@@ -34,11 +34,15 @@ def _over_number(x: Expression, n: float) -> Expression:
     return _scale_shift(x, 1 / n, 0.0) if n else cdiv(x, scalarInput(0))
 
 
-_Ways = tuple[Callable[[Expression, float], Expression] | None, Callable[[Expression, Expression], Expression] | None]
+_Ways = tuple[
+    Callable[[Expression, float], Expression] | None,
+    Callable[[Expression, Expression], Expression] | None,
+]
 
 
 def _operator(op: str, ways: _Ways, is_reflected: bool) -> Callable[[Any, Any], Any]:
-    """What an operator makes of an expression x and something else: a node of op, of_number(x, number), or of_array(x, array as an input)."""
+    """What an operator makes of an expression x and something else: a node of op, of_number(x,
+    number), or of_array(x, array as an input)."""
     of_number, of_array = ways
 
     def operate(x: Any, y: Any) -> Any:
@@ -47,21 +51,39 @@ def _operator(op: str, ways: _Ways, is_reflected: bool) -> Callable[[Any, Any], 
         n = _number(y)
         if n is not None:
             return of_number(x, n) if of_number else NotImplemented
-        return of_array(x, inputTensor(y)) if of_array and isinstance(y, np.ndarray) else NotImplemented
+        return (
+            of_array(x, inputTensor(y))
+            if of_array and isinstance(y, np.ndarray)
+            else NotImplemented
+        )
 
     return operate
 
 
-# The operators of two expressions, and of one and a number, are in csrc/python/module.c, too; the last column is other + x.
+# The operators of two expressions, and of one and a number, are in csrc/python/module.c, too; the
+# last column is other + x.
 _OPERATORS: tuple[tuple[str, str, _Ways, _Ways], ...] = (
-    ("__add__", "add", (lambda x, n: _scale_shift(x, 1.0, n), lambda x, y: x + y), (lambda x, n: _scale_shift(x, 1.0, n), lambda x, y: y + x)),
-    ("__sub__", "subtract", (lambda x, n: _scale_shift(x, 1.0, -n), lambda x, y: x - y),
-     (lambda x, n: _scale_shift(x, -1.0, n), lambda x, y: y - x)),
-    ("__mul__", "matmul", (lambda x, n: _scale_shift(x, n, 0.0), lambda x, y: x * y),
-     (lambda x, n: _scale_shift(x, n, 0.0), lambda x, y: y * x)),
+    (
+        "__add__",
+        "add",
+        (lambda x, n: _scale_shift(x, 1.0, n), lambda x, y: x + y),
+        (lambda x, n: _scale_shift(x, 1.0, n), lambda x, y: y + x),
+    ),
+    (
+        "__sub__",
+        "subtract",
+        (lambda x, n: _scale_shift(x, 1.0, -n), lambda x, y: x - y),
+        (lambda x, n: _scale_shift(x, -1.0, n), lambda x, y: y - x),
+    ),
+    (
+        "__mul__",
+        "matmul",
+        (lambda x, n: _scale_shift(x, n, 0.0), lambda x, y: x * y),
+        (lambda x, n: _scale_shift(x, n, 0.0), lambda x, y: y * x),
+    ),
     ("__truediv__", "cdiv", (_over_number, None), (lambda x, n: cdiv(scalarInput(n), x), None)),
     ("__pow__", "pow", (lambda x, n: pow(x, scalarInput(n)), None), (None, None)),
-)  # fmt: skip
+)
 for _name, _op, _straight, _reflected in _OPERATORS:
     calls.operator(_name, _op, _operator(_op, _straight, False), _operator(_op, _reflected, True))
 calls.operator("__neg__", "scale_shift", lambda x: _scale_shift(x, -1.0, 0.0), None)
@@ -70,7 +92,8 @@ calls.operator("__neg__", "scale_shift", lambda x: _scale_shift(x, -1.0, 0.0), N
 def cmult(x: Expression, y: Expression) -> Expression:
     """y_i = x_0i x_1i: the elementwise product.
 
-    Shape: sizes equal or 1 in each dim, counted from the first; missing ones count as 1; batches equal or 1.
+    Shape: sizes equal or 1 in each dim, counted from the first; missing ones count as 1; batches
+    equal or 1.
     Gradient: dx_0 = dy x_1, dx_1 = dy x_0, summed over what was repeated.
 
     >>> import dist_dynet as dy

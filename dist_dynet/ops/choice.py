@@ -1,4 +1,5 @@
-"""Choices along one dim: the largest entries, and entries drawn at random. `.indices()` of the result says which they are."""
+"""Choices along one dim: the largest entries, and entries drawn at random. `.indices()` of the
+result says which they are."""
 
 from __future__ import annotations
 
@@ -25,7 +26,11 @@ class _choiceExpression(Expression):  # noqa: N801 - as the other classes of nod
         size = batch * int(np.prod(dims))
         if pointer == NULL and size:
             fail(lib.DN_ERROR_STATE, self._h)
-        return view_ints(pointer, size).astype(np.int64).reshape((*dims, batch) if batch != 1 else dims, order="F")
+        return (
+            view_ints(pointer, size)
+            .astype(np.int64)
+            .reshape((*dims, batch) if batch != 1 else dims, order="F")
+        )
 
 
 def _chosen(what: str, x: Expression, d: int, n: int) -> _choiceExpression:
@@ -34,7 +39,8 @@ def _chosen(what: str, x: Expression, d: int, n: int) -> _choiceExpression:
 
 
 def topk(x: Expression, k: int, d: int = 0) -> _choiceExpression:
-    """y = the k largest entries of x along dim d, the largest first; of equal ones the earlier first; NaN counts as largest.
+    """y = the k largest entries of x along dim d, the largest first; of equal ones the earlier
+    first; NaN counts as largest.
 
     Shape: dim d becomes k, the others stay. `.indices()` gives their places in dim d as an array.
     Gradient: dy to the chosen entries, 0 elsewhere.
@@ -49,9 +55,11 @@ def topk(x: Expression, k: int, d: int = 0) -> _choiceExpression:
 
 
 def kmax_pooling(x: Expression, k: int, d: int = 1) -> _choiceExpression:
-    """y = the k greatest numbers along dim d, in the order that they have in x; of equal ones the first.
+    """y = the k greatest numbers along dim d, in the order that they have in x; of equal ones the
+    first.
 
-    Shape: x with dim d of size k. NaN counts as greatest. `.indices()` gives their places in dim d as an array.
+    Shape: x with dim d of size k. NaN counts as greatest. `.indices()` gives their places in dim d
+    as an array.
     Gradient: dy at the places that were chosen.
     Raises: ValueError when k is not from 1 to the size of dim d.
 
@@ -63,10 +71,12 @@ def kmax_pooling(x: Expression, k: int, d: int = 1) -> _choiceExpression:
 
 
 def sample_categorical(x: Expression, n: int = 1, d: int = 0) -> _choiceExpression:
-    """n indices along dim d, each drawn independently with the probabilities softmax(x): x are logits or log probabilities.
+    """n indices along dim d, each drawn independently with the probabilities softmax(x): x are
+    logits or log probabilities.
 
-    Shape: dim d becomes n, the others stay; every line and batch element draws its own. `.indices()` gives integers, the value the same as
-    numbers of the build (exact below 2^24). By the largest of x + Gumbel noise. Entries of -inf are never drawn.
+    Shape: dim d becomes n, the others stay; every line and batch element draws its own.
+    `.indices()` gives integers, the value the same as numbers of the build (exact below 2^24). By
+    the largest of x + Gumbel noise. Entries of -inf are never drawn.
     Gradient: none.
     Raises: ValueError for n < 1.
 

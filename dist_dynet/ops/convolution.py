@@ -1,4 +1,5 @@
-"""Windows that move over an image or over the columns of a matrix: convolution, pooling, sums of neighbours."""
+"""Windows that move over an image or over the columns of a matrix: convolution, pooling, sums of
+neighbours."""
 
 from __future__ import annotations
 
@@ -16,15 +17,22 @@ def _pair(values: Any, what: str, name: str) -> tuple[int, int]:
     """(height, width), as numbers that C can hold."""
     pair = [values] if isinstance(values, int) else indices(values, what)
     if len(pair) != 2:
-        raise ValueError(f"{what}: {name} must have two numbers, for height and width; got {values!r}.")
+        raise ValueError(
+            f"{what}: {name} must have two numbers, for height and width; got {values!r}."
+        )
     return min(pair[0], 0x7FFFFFFF), min(pair[1], 0x7FFFFFFF)
 
 
-def conv2d(x: Expression, f: Expression, stride: Sequence[int], is_valid: bool = True) -> Expression:
-    """y[h, w, o] = sum over i, j, c of x[h s_0 + i, w s_1 + j, c] f[i, j, c, o]: cross-correlation, the filter is not turned around.
+def conv2d(
+    x: Expression, f: Expression, stride: Sequence[int], is_valid: bool = True
+) -> Expression:
+    """y[h, w, o] = sum over i, j, c of x[h s_0 + i, w s_1 + j, c] f[i, j, c, o]: cross-correlation,
+    the filter is not turned around.
 
-    Shape: x (H, W) or (H, W, Ci), f (Hf, Wf, Ci, Co), y (H', W', Co); batches equal or 1. is_valid: only whole windows,
-        H' = ceil((H - Hf + 1) / s_0). Else H' = ceil(H / s_0): x is padded with zeros on both sides, with the odd one at the end.
+    Shape: x (H, W) or (H, W, Ci), f (Hf, Wf, Ci, Co), y (H', W', Co); batches equal or 1. is_valid:
+    only whole windows,
+        H' = ceil((H - Hf + 1) / s_0). Else H' = ceil(H / s_0): x is padded with zeros on both
+        sides, with the odd one at the end.
     Gradient: dx and df are the correlations of dy with f and with x.
     Raises: ValueError for strides below 1, unequal channels, a filter larger than x.
 
@@ -36,7 +44,9 @@ def conv2d(x: Expression, f: Expression, stride: Sequence[int], is_valid: bool =
     return node("conv2d", x, f, _pair(stride, "conv2d", "stride"), bool(is_valid))
 
 
-def conv2d_bias(x: Expression, f: Expression, b: Expression, stride: Sequence[int], is_valid: bool = True) -> Expression:
+def conv2d_bias(
+    x: Expression, f: Expression, b: Expression, stride: Sequence[int], is_valid: bool = True
+) -> Expression:
     """y[h, w, o] = b[o] + conv2d(x, f)[h, w, o].
 
     Shape: as conv2d(); b (Co,).
@@ -50,10 +60,13 @@ def conv2d_bias(x: Expression, f: Expression, b: Expression, stride: Sequence[in
     return node("conv2d_bias", x, f, b, _pair(stride, "conv2d_bias", "stride"), bool(is_valid))
 
 
-def maxpooling2d(x: Expression, ksize: Sequence[int], stride: Sequence[int], is_valid: bool = True) -> Expression:
+def maxpooling2d(
+    x: Expression, ksize: Sequence[int], stride: Sequence[int], is_valid: bool = True
+) -> Expression:
     """y[h, w, c] = the greatest x[h s_0 + i, w s_1 + j, c] with i, j in a window of ksize.
 
-    Shape: x (H, W) or (H, W, C); H' and W' as for conv2d(). With is_valid=False windows hang over the edges; what is outside does not count.
+    Shape: x (H, W) or (H, W, C); H' and W' as for conv2d(). With is_valid=False windows hang over
+    the edges; what is outside does not count.
     Gradient: dy at the place of the maximum, the first of equal ones.
     Raises: ValueError for strides or windows below 1, a window larger than x.
 
@@ -69,10 +82,13 @@ def filter1d_narrow(x: Expression, y: Expression) -> Expression:
     """z[k, j] = sum over i, l of x[i, j + l] y[i, l, k]: filters y that move over the columns of x.
 
     Shape: x (r, n), y (r, w) or (r, w, k), z (k, n - w + 1); batches equal or 1.
-    Gradient: dx[i, j + l] and dy[i, l, k] are the sums of dz[k, j] y[i, l, k] and of dz[k, j] x[i, j + l].
+    Gradient: dx[i, j + l] and dy[i, l, k] are the sums of dz[k, j] y[i, l, k] and of dz[k, j] x[i,
+    j + l].
 
     >>> import dist_dynet as dy
-    >>> dy.filter1d_narrow(dy.inputTensor([[1, 2, 3]]), dy.inputTensor([[1, 10]])).npvalue().tolist()
+    >>> dy.filter1d_narrow(
+    ...     dy.inputTensor([[1, 2, 3]]), dy.inputTensor([[1, 10]])
+    ... ).npvalue().tolist()
     [[21.0, 32.0]]
     """
     return node("filter1d_narrow", x, y)

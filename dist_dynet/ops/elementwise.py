@@ -7,9 +7,35 @@ from ..expression import Expression
 from ._nodes import node
 
 __all__ = [
-    "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh", "cube", "elu", "erf", "exp", "gelu", "lgamma", "log",
-    "log_sigmoid", "logistic", "rectify", "selu", "silu", "sin", "sinh", "softsign", "sqrt", "square", "tan", "tanh",
-]  # fmt: skip
+    "abs",
+    "acos",
+    "acosh",
+    "asin",
+    "asinh",
+    "atan",
+    "atanh",
+    "cos",
+    "cosh",
+    "cube",
+    "elu",
+    "erf",
+    "exp",
+    "gelu",
+    "lgamma",
+    "log",
+    "log_sigmoid",
+    "logistic",
+    "rectify",
+    "selu",
+    "silu",
+    "sin",
+    "sinh",
+    "softsign",
+    "sqrt",
+    "square",
+    "tan",
+    "tanh",
+]
 
 
 def tanh(x: Expression) -> Expression:
@@ -301,7 +327,8 @@ def softsign(x: Expression) -> Expression:
 
 
 def selu(x: Expression) -> Expression:
-    """y_i = s (x_i where x_i > 0, else a (exp(x_i) - 1)), s = 1.0507009873554805, a = 1.6732632423543772.
+    """y_i = s (x_i where x_i > 0, else a (exp(x_i) - 1)), s = 1.0507009873554805, a =
+    1.6732632423543772.
 
     Gradient: dx = s dy where x > 0, else s a dy exp x.
 
@@ -337,11 +364,13 @@ def silu(x: Expression, beta: float = 1.0) -> Expression:
 
 
 def gelu(x: Expression, approximate: bool = False) -> Expression:
-    """y_i = x_i Phi(x_i), where Phi is the distribution function of N(0, 1): Phi(x) = (1 + erf(x / sqrt 2)) / 2.
+    """y_i = x_i Phi(x_i), where Phi is the distribution function of N(0, 1): Phi(x) = (1 + erf(x /
+    sqrt 2)) / 2.
 
-    approximate=True: y_i = x_i (1 + tanh(sqrt(2 / pi) (x_i + 0.044715 x_i^3))) / 2, as models such as GPT-2 were trained with; the two differ
-    by less than 5e-4.
-    Gradient: dx = dy (Phi(x) + x phi(x)), phi being the density of N(0, 1); of the approximate form, its own derivative.
+    approximate=True: y_i = x_i (1 + tanh(sqrt(2 / pi) (x_i + 0.044715 x_i^3))) / 2, as models such
+    as GPT-2 were trained with; the two differ by less than 5e-4.
+    Gradient: dx = dy (Phi(x) + x phi(x)), phi being the density of N(0, 1); of the approximate
+    form, its own derivative.
 
     >>> import dist_dynet as dy
     >>> dy.gelu(dy.inputVector([-1, 2])).npvalue().round(4).tolist()

@@ -51,7 +51,8 @@ def emax(xs: Iterable[Expression]) -> Expression:
 
 
 def logsumexp(xs: Iterable[Expression]) -> Expression:
-    """y_i = log(exp x_0i + exp x_1i + ...), element by element over a list of expressions, without overflow.
+    """y_i = log(exp x_0i + exp x_1i + ...), element by element over a list of expressions, without
+    overflow.
 
     Shape: equal but for trailing 1s; batches equal or 1.
     Gradient: dx_k = dy exp(x_k - y).

@@ -1,7 +1,7 @@
 """Operations of the user's own, written in Python over NumPy arrays.
 
-The tape runs them through one callback, with Python's lock taken for the time of the call. This module knows how arrays go in and out; what the
-functions compute is the user's.
+The tape runs them through one callback, with Python's lock taken for the time of the call. This
+module knows how arrays go in and out; what the functions compute is the user's.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class _Function:
     ) -> None:
         for what, given in (("forward", forward), ("backward", backward)):
             if not callable(given) and (what == "forward" or given is not None):
-                raise TypeError(f"function: {what} must be a function over arrays; got {type(given).__name__}.")
+                raise TypeError(
+                    f"function: {what} must be a function over arrays; got {type(given).__name__}."
+                )
         self.name = name or getattr(forward, "__name__", type(forward).__name__)
         self._forward, self._backward, self._batched = forward, backward, batched
         self._dim = dim if callable(dim) else as_dims(dim, self._what())
@@ -57,14 +59,31 @@ class _Function:
         """
         inputs = listed(xs, self._what())
         if not all(isinstance(x, Expression) for x in inputs):
-            raise not_expression(self._what(), *(x for x in inputs if not isinstance(x, Expression)))
+            raise not_expression(
+                self._what(), *(x for x in inputs if not isinstance(x, Expression))
+            )
         sizes = [x.dim() for x in inputs]
-        dims = as_dims(self._dim(*(d for d, _ in sizes)), self._what()) if callable(self._dim) else self._dim
+        dims = (
+            as_dims(self._dim(*(d for d, _ in sizes)), self._what())
+            if callable(self._dim)
+            else self._dim
+        )
         batches = {b for _, b in sizes} - {1} or {1}
         if len(batches) > 1:
-            raise ValueError(f"{self._what()}: batch sizes must be equal or 1; got {', '.join(str(b) for _, b in sizes)}.")
+            raise ValueError(
+                f"{self._what()}: batch sizes must be equal or 1; got"
+                f" {', '.join(str(b) for _, b in sizes)}."
+            )
         number = graph_of(*(x._h for x in inputs)).keep(self)
-        return node("function", inputs, number, self._backward is not None, *batches, dims, what=self._what())
+        return node(
+            "function",
+            inputs,
+            number,
+            self._backward is not None,
+            *batches,
+            dims,
+            what=self._what(),
+        )
 
     def run(self, call: Any) -> None:
         """What the tape asks for: forward, or backward."""
@@ -74,12 +93,16 @@ class _Function:
         if not call.backward:
             shape = _shape(call.y.dim)
             if self._batched or batch == 1:
-                result = self._fit(self._forward(*xs), shape, "forward must return an array of shape")
+                result = self._fit(
+                    self._forward(*xs), shape, "forward must return an array of shape"
+                )
             else:
                 result = np.empty(shape, DTYPE)
                 for b in range(batch):
                     one = self._forward(*_element(xs, many_batches, b))
-                    result[..., b] = self._fit(one, shape[:-1], "forward must return an array of shape")
+                    result[..., b] = self._fit(
+                        one, shape[:-1], "forward must return an array of shape"
+                    )
             _write(call.y.value, result)
             return
         assert self._backward is not None
@@ -91,7 +114,9 @@ class _Function:
             gradients = [np.zeros_like(x) for x in xs]
             for b in range(batch):
                 element = _element(xs, many_batches, b)
-                parts = self._gradients(self._backward(element, y[..., b], dy[..., b]), element, wanted, 1)
+                parts = self._gradients(
+                    self._backward(element, y[..., b], dy[..., b]), element, wanted, 1
+                )
                 for k, part in enumerate(parts):
                     if many_batches[k]:
                         gradients[k][..., b] = part
@@ -109,13 +134,21 @@ class _Function:
             return array.reshape(shape)
         raise ValueError(f"{self._what()}: {rule} {shape}; got {array.shape}.")
 
-    def _gradients(self, given: Any, xs: list[Array], wanted: list[bool], batch: int) -> list[Array]:
-        """One array per input from what backward returned: None is zero; a batch for an input without one is summed."""
+    def _gradients(
+        self, given: Any, xs: list[Array], wanted: list[bool], batch: int
+    ) -> list[Array]:
+        """One array per input from what backward returned: None is zero; a batch for an input
+        without one is summed."""
         if isinstance(given, np.ndarray) and len(xs) == 1:
             given = [given]
         if not isinstance(given, list | tuple) or len(given) != len(xs):
-            number = f"{len(given)} items" if isinstance(given, list | tuple) else type(given).__name__
-            raise ValueError(f"{self._what()}: backward must return a list of {len(xs)} gradients, one for each input; got {number}.")
+            number = (
+                f"{len(given)} items" if isinstance(given, list | tuple) else type(given).__name__
+            )
+            raise ValueError(
+                f"{self._what()}: backward must return a list of {len(xs)} gradients, one for each"
+                f" input; got {number}."
+            )
         result = []
         for k, (gradient, x) in enumerate(zip(given, xs, strict=True)):
             if gradient is None or not wanted[k]:
@@ -124,7 +157,11 @@ class _Function:
             array = np.asarray(gradient, DTYPE)
             if batch != 1 and array.shape == (*x.shape, batch):
                 array = array.sum(axis=-1)
-            result.append(self._fit(array, x.shape, f"backward must return for input {k} a gradient of its shape,"))
+            result.append(
+                self._fit(
+                    array, x.shape, f"backward must return for input {k} a gradient of its shape,"
+                )
+            )
         return result
 
 
@@ -152,7 +189,8 @@ def _write(memory: Any, array: Array) -> None:
 
 
 def _keep(_: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Keeps an exception for the Python call that C will return to; Ctrl-C, too, may come anywhere in _run()."""
+    """Keeps an exception for the Python call that C will return to; Ctrl-C, too, may come anywhere
+    in _run()."""
     callback.raised = error.with_traceback(traceback)
 
 
@@ -180,28 +218,38 @@ def function(
     batched: bool = True,
     name: str = "",
 ) -> _Function:
-    """y = forward(x_1, x_2, ...): an operation of your own over NumPy arrays; call the result with expressions to make nodes.
+    """y = forward(x_1, x_2, ...): an operation of your own over NumPy arrays; call the result with
+    expressions to make nodes.
 
-    Arrays are copies of the build's number type, dims as they are; where an expression has a batch (more than one element), it is the last
-    axis.
+    Arrays are copies of the build's number type, dims as they are; where an expression has a batch
+    (more than one element), it is the last axis.
 
     Args:
-        forward: forward(x_1, x_2, ...) -> array of shape dim, with the batch as last axis if an input has one.
-        backward: backward([x_1, x_2, ...], y, dy) -> list of gradients, one for each input and of its shape; None in it: no gradient. For an
-            input without a batch a gradient with one is summed over it. None instead of a function: no gradient passes at all.
-        dim: the dims of y: a number, a tuple, or a function dim(dims of x_1, dims of x_2, ...) that returns them.
-        batched: False: the functions know nothing of batches; they are called for one batch element after another.
+        forward: forward(x_1, x_2, ...) -> array of shape dim, with the batch as last axis if an
+            input has one.
+        backward: backward([x_1, x_2, ...], y, dy) -> list of gradients, one for each input and of
+            its shape; None in it: no gradient. For an input without a batch a gradient with one is
+            summed over it. None instead of a function: no gradient passes at all.
+        dim: the dims of y: a number, a tuple, or a function dim(dims of x_1, dims of x_2, ...) that
+            returns them.
+        batched: False: the functions know nothing of batches; they are called for one batch element
+            after another.
         name: for messages and drawings; that of `forward` if empty.
 
     Shape: inputs with equal batch sizes or 1 -> dim with that batch size.
-    Gradient: what backward returns; dy has the shape of y. check_gradient() compares it with differences.
-    Raises: whatever the functions raise comes out of the call that computed the node (value(), backward(), ...), with their lines in the
-    traceback; the graph can still be used, and the node is tried again when it is asked for again. After a backward() that raised, parameters
-    hold a part of the gradients: forget them with reset_gradients(). In the functions no node of this graph can be made or read: RuntimeError.
+    Gradient: what backward returns; dy has the shape of y. check_gradient() compares it with
+    differences.
+    Raises: whatever the functions raise comes out of the call that computed the node (value(),
+    backward(), ...), with their lines in the traceback; the graph can still be used, and the node
+    is tried again when it is asked for again. After a backward() that raised, parameters hold a
+    part of the gradients: forget them with reset_gradients(). In the functions no node of this
+    graph can be made or read: RuntimeError.
 
     >>> import dist_dynet as dy
     >>> import numpy as np
-    >>> cube = dy.function(lambda x: x**3, lambda xs, y, dy: [3 * xs[0] ** 2 * dy], lambda d: d, name="cube")
+    >>> cube = dy.function(
+    ...     lambda x: x**3, lambda xs, y, dy: [3 * xs[0] ** 2 * dy], lambda d: d, name="cube"
+    ... )
     >>> cube(dy.inputVector([1, 2, -3])).value()
     [1.0, 8.0, -27.0]
     """

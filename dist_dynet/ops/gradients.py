@@ -1,4 +1,5 @@
-"""Operations whose gradient is not the derivative of their value: another factor, none, or that of the identity."""
+"""Operations whose gradient is not the derivative of their value: another factor, none, or that of
+the identity."""
 
 from __future__ import annotations
 
@@ -15,7 +16,10 @@ def _mode(gradient_mode: str, what: str) -> int:
     try:
         return _MODES[gradient_mode]
     except (KeyError, TypeError):
-        raise ValueError(f'{what}: gradient_mode must be "zero_gradient" or "straight_through_gradient"; got {gradient_mode!r}.') from None
+        raise ValueError(
+            f'{what}: gradient_mode must be "zero_gradient" or "straight_through_gradient"; got'
+            f" {gradient_mode!r}."
+        ) from None
 
 
 def nobackprop(x: Expression) -> Expression:

@@ -32,9 +32,22 @@ from ._input_nodes import (
 from ._nodes import E, node
 
 __all__ = [
-    "constant", "inputMatrix", "inputTensor", "inputTensorTranspose", "inputVector", "lookup", "lookup_batch", "matInput", "one_hot", "ones",
-    "scalarInput", "sparse_inputTensor", "vecInput", "zeroes", "zeros",
-]  # fmt: skip
+    "constant",
+    "inputMatrix",
+    "inputTensor",
+    "inputTensorTranspose",
+    "inputVector",
+    "lookup",
+    "lookup_batch",
+    "matInput",
+    "one_hot",
+    "ones",
+    "scalarInput",
+    "sparse_inputTensor",
+    "vecInput",
+    "zeroes",
+    "zeros",
+]
 
 
 def scalarInput(s: float, device: str = "") -> _inputExpression:  # noqa: N802
@@ -85,7 +98,8 @@ def inputVector(v: Sequence[float] | NDArray[Any], device: str = "") -> _vecInpu
 def inputTensor(  # noqa: N802
     arr: ArrayLike, batched: bool = False, device: str = "", reusable_expr: bool = False
 ) -> _tensorInputExpression:
-    """A tensor from an array or nested list of any number type and memory order; a column-major array of the build's type is copied once.
+    """A tensor from an array or nested list of any number type and memory order; a column-major
+    array of the build's type is copied once.
 
     Args:
         arr: dims as they are. A list of arrays is stacked: one batch element each.
@@ -103,14 +117,25 @@ def inputTensor(  # noqa: N802
         try:
             arr, batched = np.stack(arr, axis=-1), True
         except ValueError as error:
-            raise ValueError(f"inputTensor: arrays that are to be one batch must have equal shapes; {error}.") from None
-    given = type(arr) is np.ndarray and 0 < arr.size <= FEW and arr.dtype.kind == "f"  # rounded in C
-    array: Any = arr if given else numbers(arr, "inputTensor", "takes an array or a nested list of numbers", "F")
+            raise ValueError(
+                f"inputTensor: arrays that are to be one batch must have equal shapes; {error}."
+            ) from None
+    # rounded in C
+    given = type(arr) is np.ndarray and 0 < arr.size <= FEW and arr.dtype.kind == "f"
+    array: Any = (
+        arr
+        if given
+        else numbers(arr, "inputTensor", "takes an array or a nested list of numbers", "F")
+    )
     if array.ndim == 0:
-        raise TypeError("inputTensor: takes an array or a nested list; got a single number. Use scalarInput().")
+        raise TypeError(
+            "inputTensor: takes an array or a nested list; got a single number. Use scalarInput()."
+        )
     if array.size == 0 and not isinstance(arr, np.ndarray):
         raise ValueError(f"inputTensor: the array has no elements; its shape is {array.shape}.")
-    e = input_node(_tensorInputExpression, "inputTensor", listed_if_few(array), array.shape, bool(batched))
+    e = input_node(
+        _tensorInputExpression, "inputTensor", listed_if_few(array), array.shape, bool(batched)
+    )
     e._reusable = reusable_expr
     return e
 
@@ -128,10 +153,15 @@ def inputTensorTranspose(  # noqa: N802
     [[1.0, 3.0], [2.0, 4.0]]
     """
     check_device(device, "inputTensorTranspose")
-    data, batch = vector(val, "inputTensorTranspose"), whole(batch_size, "inputTensorTranspose", "batch_size")
+    data, batch = (
+        vector(val, "inputTensorTranspose"),
+        whole(batch_size, "inputTensorTranspose", "batch_size"),
+    )
     dims = (data.size // max(batch, 1),) if dim is None else as_dims(dim, "inputTensorTranspose")
     if data.size != prod(dims) * batch:
-        raise ValueError(f"inputTensorTranspose: {data.size} numbers do not fill dims {dims} x {batch}.")
+        raise ValueError(
+            f"inputTensorTranspose: {data.size} numbers do not fill dims {dims} x {batch}."
+        )
     return input_node(_vecInputExpression, "inputTensorTranspose", data, (*dims, batch), True)
 
 
@@ -147,27 +177,45 @@ def matInput(d1: int, d2: int) -> NoReturn:  # noqa: N802
 
 
 def inputMatrix(v: Sequence[float], d: Sequence[int]) -> NoReturn:  # noqa: N802
-    """Raises DeprecationWarning, as in DyNet: use inputTensor(), or inputTensorTranspose() for flat lists.
+    """Raises DeprecationWarning, as in DyNet: use inputTensor(), or inputTensorTranspose() for flat
+    lists.
 
     >>> import dist_dynet as dy
     >>> dy.inputMatrix([1, 2, 3, 4], (2, 2))
     Traceback (most recent call last):
-    DeprecationWarning: inputMatrix: no longer exists. Use inputTensor(), or inputTensorTranspose() for a flat list.
+    DeprecationWarning: inputMatrix: no longer exists. Use inputTensor(), or inputTensorTranspose...
     """
-    raise DeprecationWarning("inputMatrix: no longer exists. Use inputTensor(), or inputTensorTranspose() for a flat list.")
+    raise DeprecationWarning(
+        "inputMatrix: no longer exists. Use inputTensor(), or inputTensorTranspose() for a flat"
+        " list."
+    )
 
 
 def _sparse(flat: NDArray[Any], shape: tuple[int, ...], batched: bool) -> _sparseInputExpression:
-    return input_node(_sparseInputExpression, "sparse_inputTensor", listed_if_few(flat), shape, bool(batched))
+    return input_node(
+        _sparseInputExpression, "sparse_inputTensor", listed_if_few(flat), shape, bool(batched)
+    )
 
 
 def _few_places(idxs: Any, values: Any, dims: tuple[int, ...]) -> list[int] | None:
-    """Where up to 16 numbers lie in a tensor, column-major; None: they are more, or not plain lists, or there is something wrong."""
-    if type(values) is not list or not 0 < len(values) <= 16 or len(idxs) != len(dims) or not {int, float}.issuperset(map(type, values)):
+    """Where up to 16 numbers lie in a tensor, column-major; None: they are more, or not plain
+    lists, or there is something wrong."""
+    if (
+        type(values) is not list
+        or not 0 < len(values) <= 16
+        or len(idxs) != len(dims)
+        or not {int, float}.issuperset(map(type, values))
+    ):
         return None
     places, stride = [0] * len(values), 1
     for column, n in zip(idxs, dims, strict=True):
-        if type(column) is not list or len(column) != len(values) or {*map(type, column)} != {int} or min(column) < 0 or max(column) >= n:
+        if (
+            type(column) is not list
+            or len(column) != len(values)
+            or {*map(type, column)} != {int}
+            or min(column) < 0
+            or max(column) >= n
+        ):
             return None
         places = [place + stride * i for place, i in zip(places, column, strict=True)]
         stride *= n
@@ -181,9 +229,15 @@ def _column(indices: Any) -> NDArray[np.int64]:
 
 
 def sparse_inputTensor(  # noqa: N802 - DyNet's name
-    idxs: Sequence[Sequence[int]], values: Sequence[float], shape: Sequence[int], batched: bool = False, defval: float = 0, device: str = ""
+    idxs: Sequence[Sequence[int]],
+    values: Sequence[float],
+    shape: Sequence[int],
+    batched: bool = False,
+    defval: float = 0,
+    device: str = "",
 ) -> _sparseInputExpression:
-    """A tensor of `defval` with `values` at the places `idxs`: one sequence of indices per dim, the batch's last.
+    """A tensor of `defval` with `values` at the places `idxs`: one sequence of indices per dim, the
+    batch's last.
 
     Of values for one place the last counts.
 
@@ -198,17 +252,26 @@ def sparse_inputTensor(  # noqa: N802 - DyNet's name
         check_device(device, "sparse_inputTensor")
     dims = as_dims(shape, "sparse_inputTensor")
     if not isinstance(idxs, Sequence | np.ndarray) or isinstance(idxs, str):
-        raise TypeError(f"sparse_inputTensor: takes a list of indices for each dim; got {type(idxs).__name__}.")
+        raise TypeError(
+            f"sparse_inputTensor: takes a list of indices for each dim; got {type(idxs).__name__}."
+        )
     places = _few_places(idxs, values, dims)
     if places is not None:
-        few = np.full(prod(dims), real(defval, "sparse_inputTensor"), DTYPE) if defval else np.zeros(prod(dims), DTYPE)
+        few = (
+            np.full(prod(dims), real(defval, "sparse_inputTensor"), DTYPE)
+            if defval
+            else np.zeros(prod(dims), DTYPE)
+        )
         for place, value in zip(places, values, strict=True):
             few[place] = value
         return _sparse(few, dims, batched)
     data = vector(values, "sparse_inputTensor")
     columns = [_column(i) for i in idxs]
     if len(columns) != len(dims) or any(c.shape != data.shape for c in columns):
-        raise ValueError(f"sparse_inputTensor: takes one index per dim and value; got {len(columns)} sequences for dims {dims}.")
+        raise ValueError(
+            f"sparse_inputTensor: takes one index per dim and value; got {len(columns)} sequences"
+            f" for dims {dims}."
+        )
     for d, column in enumerate(columns):
         if column.size and (column.min() < 0 or column.max() >= dims[d]):
             raise ValueError(f"sparse_inputTensor: an index is outside dim {d} of {dims}.")
@@ -232,14 +295,22 @@ def one_hot(d: int, idx: int | Iterable[int], device: str = "") -> _sparseInputE
     rows = one_or_more(idx, "one_hot")
     for i in rows:
         if not 0 <= i < d:
-            raise ValueError(f"one_hot: index {i} is outside of {d} classes. Indices run from 0 to {d - 1}.")
+            raise ValueError(
+                f"one_hot: index {i} is outside of {d} classes. Indices run from 0 to {d - 1}."
+            )
     flat = np.zeros(len(rows) * d, DTYPE)
     for b, i in enumerate(rows):
         flat[b * d + i] = 1
     return _sparse(flat, (d, len(rows)), True)
 
 
-def _matrix_literal(self: ComputationGraph, v: Sequence[float], d: int | Sequence[int], batch_size: int = 1, device: str = "") -> Expression:
+def _matrix_literal(
+    self: ComputationGraph,
+    v: Sequence[float],
+    d: int | Sequence[int],
+    batch_size: int = 1,
+    device: str = "",
+) -> Expression:
     """As inputTensorTranspose(v, d, batch_size)."""
     return inputTensorTranspose(v, d, batch_size, device)
 
@@ -253,16 +324,26 @@ def _sparse_literal(
     defval: float = 0.0,
     device: str = "",
 ) -> Expression:
-    """A tensor of `defval` with the numbers v at the places idxs, counted column-major and batch element after batch element."""
-    dims, batch_size = as_dims(dim, "inputSparseTensor"), whole(batch_size, "inputSparseTensor", "batch_size")
+    """A tensor of `defval` with the numbers v at the places idxs, counted column-major and batch
+    element after batch element."""
+    dims, batch_size = (
+        as_dims(dim, "inputSparseTensor"),
+        whole(batch_size, "inputSparseTensor", "batch_size"),
+    )
     flat = np.full(int(np.prod(dims)) * batch_size, defval, DTYPE)
     places = integers_of(idxs, "inputSparseTensor")
     data = numbers(v, "inputSparseTensor", "takes numbers").ravel()
     if len(places) != data.size:
-        raise ValueError(f"inputSparseTensor: takes one index per number; got {len(places)} indices and {data.size} numbers.")
+        raise ValueError(
+            f"inputSparseTensor: takes one index per number; got {len(places)} indices and"
+            f" {data.size} numbers."
+        )
     for i in places:
         if not 0 <= i < flat.size:
-            raise ValueError(f"inputSparseTensor: index {i} is outside of {dims} x {batch_size}. Indices run from 0 to {flat.size - 1}.")
+            raise ValueError(
+                f"inputSparseTensor: index {i} is outside of {dims} x {batch_size}. Indices run"
+                f" from 0 to {flat.size - 1}."
+            )
     flat[list(places)] = data
     return inputTensorTranspose(flat, dims, batch_size, device)
 
@@ -330,7 +411,9 @@ def lookup(p: LookupParameters, index: int = 0, update: bool = True) -> _lookupE
     return row(_lookupExpression, _table(p, update, "lookup"), index)
 
 
-def lookup_batch(p: LookupParameters, indices: Sequence[int], update: bool = True) -> _lookupBatchExpression:
+def lookup_batch(
+    p: LookupParameters, indices: Sequence[int], update: bool = True
+) -> _lookupBatchExpression:
     """A batch of rows of a table. Gradients of repeated rows add up.
 
     >>> import dist_dynet as dy
@@ -346,14 +429,21 @@ def lookup_batch(p: LookupParameters, indices: Sequence[int], update: bool = Tru
 def row(cls: type[E], table: Expression, index: Any) -> E:
     """A row of a table."""
     graph = current_graph()
-    return made(cls, graph, lib.dn_lookup(graph, table._h, whole(index, "lookup", "the index", "lookup_batch")), "lookup")
+    return made(
+        cls,
+        graph,
+        lib.dn_lookup(graph, table._h, whole(index, "lookup", "the index", "lookup_batch")),
+        "lookup",
+    )
 
 
 @accelerated
 def rows(cls: type[E], table: Expression, indices: Any) -> E:
     """A batch of rows of a table."""
     graph, numbered = current_graph(), integers_of(indices, "lookup_batch")
-    return made(cls, graph, lib.dn_lookup_batch(graph, table._h, len(numbered), numbered), "lookup_batch")
+    return made(
+        cls, graph, lib.dn_lookup_batch(graph, table._h, len(numbered), numbered), "lookup_batch"
+    )
 
 
 def _getitem(self: LookupParameters, index: int) -> _lookupExpression:

@@ -8,16 +8,29 @@ from ..expression import Expression
 from ._nodes import node
 
 __all__ = [
-    "affine_transform", "circ_conv", "circ_corr", "contract3d_1d", "contract3d_1d_1d", "contract3d_1d_1d_bias", "contract3d_1d_bias",
-    "dot_product", "inverse", "layer_norm", "logdet", "matmul", "trace_of_product", "weight_norm",
-]  # fmt: skip
+    "affine_transform",
+    "circ_conv",
+    "circ_corr",
+    "contract3d_1d",
+    "contract3d_1d_1d",
+    "contract3d_1d_1d_bias",
+    "contract3d_1d_bias",
+    "dot_product",
+    "inverse",
+    "layer_norm",
+    "logdet",
+    "matmul",
+    "trace_of_product",
+    "weight_norm",
+]
 
 
 def matmul(x: Expression, y: Expression) -> Expression:
     """y = a b: the matrix product, also a * b and a @ b.
 
     Shape: (m, k) (k, n) -> (m, n); (m, k) (k,) -> (m,); a vector is a column. Batches equal or 1.
-    Gradient: da = dy b', db = a' dy. Products with one unbatched matrix are collected over the graph and done as one.
+    Gradient: da = dy b', db = a' dy. Products with one unbatched matrix are collected over the
+    graph and done as one.
 
     >>> import dist_dynet as dy
     >>> (dy.inputTensor([[1, 2], [3, 4]]) * dy.inputVector([1, 1])).value()
@@ -29,7 +42,8 @@ def matmul(x: Expression, y: Expression) -> Expression:
 def affine_transform(exprs: Iterable[Expression]) -> Expression:
     """y = b + W_1 x_1 + W_2 x_2 + ... for [b, W_1, x_1, W_2, x_2, ...].
 
-    Shape: products of equal dims (m, n); b has them, or is one column (m,) that is repeated over columns and batch. One column gives (m,).
+    Shape: products of equal dims (m, n); b has them, or is one column (m,) that is repeated over
+    columns and batch. One column gives (m,).
     Gradient: db = sum of dy over what was repeated; the products as in matmul().
     Raises: ValueError for an even number of expressions or dims that do not fit.
 
@@ -61,7 +75,9 @@ def trace_of_product(x: Expression, y: Expression) -> Expression:
     Gradient: dx_0 = dy x_1, dx_1 = dy x_0.
 
     >>> import dist_dynet as dy
-    >>> dy.trace_of_product(dy.inputTensor([[1, 2], [3, 4]]), dy.inputTensor([[1, 0], [0, 1]])).value()
+    >>> dy.trace_of_product(
+    ...     dy.inputTensor([[1, 2], [3, 4]]), dy.inputTensor([[1, 0], [0, 1]])
+    ... ).value()
     5.0
     """
     return node("dot_product", x, y, what="trace_of_product")
@@ -116,7 +132,9 @@ def contract3d_1d_bias(x: Expression, y: Expression, b: Expression) -> Expressio
     Gradient: as contract3d_1d(); db = dz.
 
     >>> import dist_dynet as dy
-    >>> dy.contract3d_1d_bias(dy.ones((1, 2, 3)), dy.inputVector([1, 2, 3]), dy.inputTensor([[0, 1]])).npvalue().tolist()
+    >>> dy.contract3d_1d_bias(
+    ...     dy.ones((1, 2, 3)), dy.inputVector([1, 2, 3]), dy.inputTensor([[0, 1]])
+    ... ).npvalue().tolist()
     [[6.0, 7.0]]
     """
     return node("contract3d_1d", (x, y, b), what="contract3d_1d_bias")
@@ -129,7 +147,9 @@ def contract3d_1d_1d(x: Expression, y: Expression, z: Expression) -> Expression:
     Gradient: dx_ijk = du_i y_k z_j, and likewise to y and z.
 
     >>> import dist_dynet as dy
-    >>> dy.contract3d_1d_1d(dy.ones((2, 2, 3)), dy.inputVector([1, 2, 3]), dy.inputVector([1, 10])).value()
+    >>> dy.contract3d_1d_1d(
+    ...     dy.ones((2, 2, 3)), dy.inputVector([1, 2, 3]), dy.inputVector([1, 10])
+    ... ).value()
     [66.0, 66.0]
     """
     what = "contract3d_1d_1d"
@@ -143,7 +163,9 @@ def contract3d_1d_1d_bias(x: Expression, y: Expression, z: Expression, b: Expres
     Gradient: as contract3d_1d_1d(); db = du.
 
     >>> import dist_dynet as dy
-    >>> dy.contract3d_1d_1d_bias(dy.ones((2, 1, 1)), dy.scalarInput(2), dy.scalarInput(3), dy.inputVector([0, 1])).value()
+    >>> dy.contract3d_1d_1d_bias(
+    ...     dy.ones((2, 1, 1)), dy.scalarInput(2), dy.scalarInput(3), dy.inputVector([0, 1])
+    ... ).value()
     [6.0, 7.0]
     """
     what = "contract3d_1d_1d_bias"
@@ -190,13 +212,18 @@ def weight_norm(w: Expression, g: Expression) -> Expression:
 
 
 def layer_norm(x: Expression, g: Expression, b: Expression) -> Expression:
-    """y = g (x - mean) / (std + 1e-8) + b, elementwise; mean and population std over all elements of each batch element.
+    """y = g (x - mean) / (std + 1e-8) + b, elementwise; mean and population std over all elements
+    of each batch element.
 
-    Shape: g and b have the dims of x, or the first ones of them (a vector serves all columns of a matrix); batches equal or 1.
-    Gradient: with z = (x - mean) / (std + 1e-8): db = dy, dg = dy z, summed over what was repeated; that to x also goes through mean and std.
+    Shape: g and b have the dims of x, or the first ones of them (a vector serves all columns of a
+    matrix); batches equal or 1.
+    Gradient: with z = (x - mean) / (std + 1e-8): db = dy, dg = dy z, summed over what was repeated;
+    that to x also goes through mean and std.
 
     >>> import dist_dynet as dy
-    >>> dy.layer_norm(dy.inputVector([1, 3]), dy.inputVector([1, 1]), dy.inputVector([0, 5])).value()
+    >>> dy.layer_norm(
+    ...     dy.inputVector([1, 3]), dy.inputVector([1, 1]), dy.inputVector([0, 5])
+    ... ).value()
     [-1.0, 6.0]
     """
     return node("layer_norm", x, g, b)

@@ -6,15 +6,21 @@ from collections.abc import Sequence
 
 from numpy.typing import ArrayLike
 
-from .._integers import one_or_more, real, floats
+from .._integers import floats, one_or_more, real
 from ..expression import Expression
 from ._nodes import node
 from .inputs import inputTensor
 
 __all__ = [
-    "binary_log_loss", "cross_entropy", "cross_entropy_soft", "huber_distance", "l1_distance", "pairwise_rank_loss", "poisson_loss",
+    "binary_log_loss",
+    "cross_entropy",
+    "cross_entropy_soft",
+    "huber_distance",
+    "l1_distance",
+    "pairwise_rank_loss",
+    "poisson_loss",
     "squared_distance",
-]  # fmt: skip
+]
 
 
 def squared_distance(x: Expression, y: Expression) -> Expression:
@@ -31,9 +37,11 @@ def squared_distance(x: Expression, y: Expression) -> Expression:
 
 
 def binary_log_loss(x: Expression, y: Expression) -> Expression:
-    """y = -sum_i t_i log x_i + (1 - t_i) log(1 - x_i) for predictions x in (0, 1) and targets t in [0, 1].
+    """y = -sum_i t_i log x_i + (1 - t_i) log(1 - x_i) for predictions x in (0, 1) and targets t in
+    [0, 1].
 
-    Shape: equal but for trailing 1s, batches equal or 1 -> (1,). A prediction of exactly 0 or 1 that is right costs 0.
+    Shape: equal but for trailing 1s, batches equal or 1 -> (1,). A prediction of exactly 0 or 1
+    that is right costs 0.
     Gradient: dx = dy ((1 - t) / (1 - x) - t / x), dt = dy (log(1 - x) - log x).
 
     >>> import dist_dynet as dy
@@ -84,9 +92,11 @@ def pairwise_rank_loss(x: Expression, y: Expression, m: float = 1.0) -> Expressi
 
 
 def poisson_loss(log_lambda: Expression, x: int | Sequence[int]) -> Expression:
-    """y = exp(l) + log x! - x l: minus the log probability of the count x under a Poisson distribution of rate exp(l).
+    """y = exp(l) + log x! - x l: minus the log probability of the count x under a Poisson
+    distribution of rate exp(l).
 
-    Shape: l is one number -> (1,). x: a count, or one for each batch element; an unbatched l serves all.
+    Shape: l is one number -> (1,). x: a count, or one for each batch element; an unbatched l serves
+    all.
     Gradient: dl = dy (exp(l) - x).
     Raises: ValueError for negative counts.
 
@@ -97,8 +107,11 @@ def poisson_loss(log_lambda: Expression, x: int | Sequence[int]) -> Expression:
     return node("poisson_loss", log_lambda, one_or_more(x, "poisson_loss"))
 
 
-def cross_entropy(x: Expression, v: int | Sequence[int], label_smoothing: float = 0.0) -> Expression:
-    """y = log sum exp(x) - (1 - e) x_v - e mean(x): the cross entropy of softmax(x) with 1 - e on class v and e spread evenly over all classes.
+def cross_entropy(
+    x: Expression, v: int | Sequence[int], label_smoothing: float = 0.0
+) -> Expression:
+    """y = log sum exp(x) - (1 - e) x_v - e mean(x): the cross entropy of softmax(x) with 1 - e on
+    class v and e spread evenly over all classes.
 
     Shape: x a vector -> (1,). v: a class, or one for each batch element; an unbatched x serves all.
     Gradient: dx = dy (softmax(x) - (1 - e) onehot(v) - e / n).
@@ -108,13 +121,20 @@ def cross_entropy(x: Expression, v: int | Sequence[int], label_smoothing: float 
     >>> round(dy.cross_entropy(dy.inputVector([2, 0]), 0, label_smoothing=0.1).value(), 4)
     0.2269
     """
-    return node("cross_entropy", [x], one_or_more(v, "cross_entropy"), real(label_smoothing, "cross_entropy"))
+    return node(
+        "cross_entropy",
+        [x],
+        one_or_more(v, "cross_entropy"),
+        real(label_smoothing, "cross_entropy"),
+    )
 
 
 def cross_entropy_soft(x: Expression, target_distribution: Expression | ArrayLike) -> Expression:
-    """y = sum_i t_i (log sum exp(x) - x_i): the cross entropy of softmax(x) with a distribution t, an expression or numbers.
+    """y = sum_i t_i (log sum exp(x) - x_i): the cross entropy of softmax(x) with a distribution t,
+    an expression or numbers.
 
-    Shape: vectors of one size, batches equal or 1 -> (1,). An array's second axis is the batch. Where t is 0, x may be -inf.
+    Shape: vectors of one size, batches equal or 1 -> (1,). An array's second axis is the batch.
+    Where t is 0, x may be -inf.
     Gradient: dx = dy (softmax(x) sum t - t), dt = dy (log sum exp(x) - x).
 
     >>> import dist_dynet as dy

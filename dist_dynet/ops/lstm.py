@@ -1,4 +1,5 @@
-"""The LSTM's step in three nodes, as DyNet has them; the builders have one node of their own for a whole sequence (csrc/ops/lstm.c)."""
+"""The LSTM's step in three nodes, as DyNet has them; the builders have one node of their own for a
+whole sequence (csrc/ops/lstm.c)."""
 
 from __future__ import annotations
 
@@ -11,13 +12,18 @@ from .arithmetic import esum
 from .random import random_normal
 
 __all__ = [
-    "vanilla_lstm_c", "vanilla_lstm_gates", "vanilla_lstm_gates_concat", "vanilla_lstm_gates_dropout",
-    "vanilla_lstm_gates_dropout_concat", "vanilla_lstm_h",
-]  # fmt: skip
+    "vanilla_lstm_c",
+    "vanilla_lstm_gates",
+    "vanilla_lstm_gates_concat",
+    "vanilla_lstm_gates_dropout",
+    "vanilla_lstm_gates_dropout_concat",
+    "vanilla_lstm_h",
+]
 
 
 def lstm_gates(x: Expression) -> Expression:
-    """y = (logistic x_i, logistic(x_f + 1), logistic x_o, tanh x_g): the gates from their pre-activations, in the order i, f, o, g.
+    """y = (logistic x_i, logistic(x_f + 1), logistic x_o, tanh x_g): the gates from their
+    pre-activations, in the order i, f, o, g.
 
     Shape: (4 h,) -> (4 h,).
     Gradient: dx = dy y (1 - y) for i, f, o; dy (1 - y^2) for g.
@@ -37,7 +43,15 @@ def _noisy(what: str, w: Expression, std: float) -> Expression:
     return esum([w, random_normal(w.dim()[0], 0.0, std)])
 
 
-def _gates(what: str, x: Expression, h: Expression, Wx: Expression, Wh: Expression, b: Expression, noise: float) -> Expression:
+def _gates(
+    what: str,
+    x: Expression,
+    h: Expression,
+    Wx: Expression,
+    Wh: Expression,
+    b: Expression,
+    noise: float,
+) -> Expression:
     std = real(noise, what)
     if not std >= 0:
         raise ValueError(f"{what}: weightnoise_std must not be negative; got {std}.")
@@ -46,13 +60,20 @@ def _gates(what: str, x: Expression, h: Expression, Wx: Expression, Wh: Expressi
 
 
 def vanilla_lstm_gates(
-    x_t: Expression, h_tm1: Expression, Wx: Expression, Wh: Expression, b: Expression, weightnoise_std: float = 0.0
+    x_t: Expression,
+    h_tm1: Expression,
+    Wx: Expression,
+    Wh: Expression,
+    b: Expression,
+    weightnoise_std: float = 0.0,
 ) -> Expression:
-    """y = (i, f, o, g): i, f, o = logistic(Wx x + Wh h + b), 1 being added for f; g = tanh(Wx x + Wh h + b).
+    """y = (i, f, o, g): i, f, o = logistic(Wx x + Wh h + b), 1 being added for f; g = tanh(Wx x +
+    Wh h + b).
 
     Shape: x (n,), h (h,), Wx (4 h, n), Wh (4 h, h), b (4 h,) -> (4 h,); batches equal or 1.
-    weightnoise_std: if not 0, Wx, Wh and b are replaced by themselves plus N(0, std^2), drawn anew for each node and shared by its batch; the
-    gradient goes to Wx, Wh and b as if they had been these.
+    weightnoise_std: if not 0, Wx, Wh and b are replaced by themselves plus N(0, std^2), drawn anew
+    for each node and shared by its batch; the gradient goes to Wx, Wh and b as if they had been
+    these.
     Gradient: through lstm_gates(affine_transform([b, Wx, x, Wh, h])).
 
     >>> import dist_dynet as dy
@@ -73,12 +94,23 @@ def _dropped(what: str, x: Expression, mask: Expression) -> Expression:
 
 
 def vanilla_lstm_gates_concat(
-    x_t: Iterable[Expression], h_tm1: Expression, Wx: Expression, Wh: Expression, b: Expression, weightnoise_std: float = 0.0
+    x_t: Iterable[Expression],
+    h_tm1: Expression,
+    Wx: Expression,
+    Wh: Expression,
+    b: Expression,
+    weightnoise_std: float = 0.0,
 ) -> Expression:
     """vanilla_lstm_gates() of concatenate(x_t).
 
     >>> import dist_dynet as dy
-    >>> xs, h, Wx, Wh, b = [dy.zeros(1), dy.zeros(2)], dy.zeros(1), dy.zeros((4, 3)), dy.zeros((4, 1)), dy.zeros(4)
+    >>> xs, h, Wx, Wh, b = (
+    ...     [dy.zeros(1), dy.zeros(2)],
+    ...     dy.zeros(1),
+    ...     dy.zeros((4, 3)),
+    ...     dy.zeros((4, 1)),
+    ...     dy.zeros(4),
+    ... )
     >>> dy.vanilla_lstm_gates_concat(xs, h, Wx, Wh, b).dim()
     ((4,), 1)
     """
@@ -103,11 +135,21 @@ def vanilla_lstm_gates_dropout(
 
     >>> import dist_dynet as dy
     >>> x, h, Wx, Wh, b = dy.ones(3), dy.zeros(1), dy.ones((4, 3)), dy.zeros((4, 1)), dy.zeros(4)
-    >>> dy.vanilla_lstm_gates_dropout(x, h, Wx, Wh, b, dy.zeros(3), dy.ones(1)).npvalue().round(4).tolist()
+    >>> dy.vanilla_lstm_gates_dropout(x, h, Wx, Wh, b, dy.zeros(3), dy.ones(1)).npvalue().round(
+    ...     4
+    ... ).tolist()
     [0.5, 0.7311, 0.5, 0.0]
     """
     what = "vanilla_lstm_gates_dropout"
-    return _gates(what, _dropped(what, x_t, dropout_mask_x), _dropped(what, h_tm1, dropout_mask_h), Wx, Wh, b, weightnoise_std)
+    return _gates(
+        what,
+        _dropped(what, x_t, dropout_mask_x),
+        _dropped(what, h_tm1, dropout_mask_h),
+        Wx,
+        Wh,
+        b,
+        weightnoise_std,
+    )
 
 
 def vanilla_lstm_gates_dropout_concat(
@@ -123,8 +165,16 @@ def vanilla_lstm_gates_dropout_concat(
     """vanilla_lstm_gates_dropout() of concatenate(x_t).
 
     >>> import dist_dynet as dy
-    >>> xs, h, Wx, Wh, b = [dy.ones(1), dy.ones(2)], dy.zeros(1), dy.ones((4, 3)), dy.zeros((4, 1)), dy.zeros(4)
-    >>> dy.vanilla_lstm_gates_dropout_concat(xs, h, Wx, Wh, b, dy.zeros(3), dy.ones(1)).npvalue().round(4).tolist()
+    >>> xs, h, Wx, Wh, b = (
+    ...     [dy.ones(1), dy.ones(2)],
+    ...     dy.zeros(1),
+    ...     dy.ones((4, 3)),
+    ...     dy.zeros((4, 1)),
+    ...     dy.zeros(4),
+    ... )
+    >>> dy.vanilla_lstm_gates_dropout_concat(
+    ...     xs, h, Wx, Wh, b, dy.zeros(3), dy.ones(1)
+    ... ).npvalue().round(4).tolist()
     [0.5, 0.7311, 0.5, 0.0]
     """
     what = "vanilla_lstm_gates_dropout_concat"

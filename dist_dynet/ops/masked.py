@@ -1,6 +1,7 @@
 """What padded batches need: softmax, loss and attention over part of the entries.
 
-A mask is an expression, an array or a list: 0 where an entry does not count, anything else where it does. No gradient goes to it.
+A mask is an expression, an array or a list: 0 where an entry does not count, anything else where it
+does. No gradient goes to it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 
 from numpy.typing import ArrayLike
 
-from .._integers import indices, real, floats, whole
+from .._integers import floats, indices, real, whole
 from ..expression import Expression
 from ._nodes import node, not_expression
 from .inputs import inputTensor
@@ -29,14 +30,18 @@ def masked(op: str, what: str, x: Expression, mask: Expression | ArrayLike, d: i
     """A masked softmax for the function `what`."""
     if not isinstance(x, Expression):
         raise not_expression(what, x)
-    return node(op, x, _mask(mask, what, max(len(x.dim()[0]), 1)), whole(d, what, "a dim"), what=what)
+    return node(
+        op, x, _mask(mask, what, max(len(x.dim()[0]), 1)), whole(d, what, "a dim"), what=what
+    )
 
 
 def masked_softmax(x: Expression, mask: Expression | ArrayLike, d: int = 0) -> Expression:
-    """y = exp(x) / sum exp(x) along dim d over the entries where the mask is not 0; 0 elsewhere, and where the mask leaves nothing.
+    """y = exp(x) / sum exp(x) along dim d over the entries where the mask is not 0; 0 elsewhere,
+    and where the mask leaves nothing.
 
-    Shape: the mask's sizes are those of x or 1, counted from the first; missing ones count as 1; batches equal or 1. If an array has one axis
-    more than x has dims, that is the batch. What x is where the mask is 0 does not matter, NaN included.
+    Shape: the mask's sizes are those of x or 1, counted from the first; missing ones count as 1;
+    batches equal or 1. If an array has one axis more than x has dims, that is the batch. What x is
+    where the mask is 0 does not matter, NaN included.
     Gradient: dx = y (dy - <y, dy>).
 
     >>> import dist_dynet as dy
@@ -59,16 +64,22 @@ def masked_log_softmax(x: Expression, mask: Expression | ArrayLike, d: int = 0) 
     return masked("masked_log_softmax", "masked_log_softmax", x, mask, d)
 
 
-def masked_pickneglogsoftmax_batch(x: Expression, vs: Sequence[int], mask: Expression | ArrayLike) -> Expression:
+def masked_pickneglogsoftmax_batch(
+    x: Expression, vs: Sequence[int], mask: Expression | ArrayLike
+) -> Expression:
     """y = m (log sum exp(x) - x_v) with one class v and one number m of the mask per batch element.
 
-    Shape: x a vector -> (1,). Numbers other than 0 and 1 are weights. Where it is 0, y = 0, no gradient flows, and nothing is
-    computed; if the mask is a list or an array, the class is not looked at, either: it may be any padding.
+    Shape: x a vector -> (1,). Numbers other than 0 and 1 are weights. Where it is 0, y = 0, no
+    gradient flows, and nothing is computed; if the mask is a list or an array, the class is not
+    looked at, either: it may be any padding.
     Gradient: dx = dy m (softmax(x) - onehot(v)).
-    Raises: ValueError for a class outside of x, or different numbers of classes, mask and batch elements.
+    Raises: ValueError for a class outside of x, or different numbers of classes, mask and batch
+    elements.
 
     >>> import dist_dynet as dy
-    >>> dy.masked_pickneglogsoftmax_batch(dy.zeros(2, batch_size=2), [0, -1], [1, 0]).npvalue().round(4).tolist()
+    >>> dy.masked_pickneglogsoftmax_batch(
+    ...     dy.zeros(2, batch_size=2), [0, -1], [1, 0]
+    ... ).npvalue().round(4).tolist()
     [[0.6931, 0.0]]
     """
     what = "masked_pickneglogsoftmax_batch"
@@ -76,7 +87,10 @@ def masked_pickneglogsoftmax_batch(x: Expression, vs: Sequence[int], mask: Expre
     if not isinstance(mask, Expression):
         weights = floats(mask, what).ravel()
         if len(weights) != len(classes):
-            raise ValueError(f"{what}: the mask must have one number per class; got {len(weights)} numbers, {len(classes)} classes.")
+            raise ValueError(
+                f"{what}: the mask must have one number per class; got {len(weights)} numbers,"
+                f" {len(classes)} classes."
+            )
         classes = [v if w else 0 for v, w in zip(classes, weights, strict=True)]
         if not classes:
             return node("cross_entropy", [x], 0.0, what=what)
@@ -85,15 +99,21 @@ def masked_pickneglogsoftmax_batch(x: Expression, vs: Sequence[int], mask: Expre
 
 
 def attention(
-    q: Expression, k: Expression, v: Expression, mask: Expression | ArrayLike | None = None, scale: float | None = None
+    q: Expression,
+    k: Expression,
+    v: Expression,
+    mask: Expression | ArrayLike | None = None,
+    scale: float | None = None,
 ) -> Expression:
-    """y = v softmax(scale k' q): scaled dot-product attention (Vaswani et al. 2017), the softmax over the keys for each query.
+    """y = v softmax(scale k' q): scaled dot-product attention (Vaswani et al. 2017), the softmax
+    over the keys for each query.
 
-    Shape: q (d, nq), k (d, nk), v (dv, nk) -> (dv, nq); a vector q is one query and gives (dv,). mask (nk,) or (nk, nq), 0 for keys that do not
-    count; where it leaves none, or all scores are -inf, y = 0. Batches equal or 1; an array's third axis is
-    the batch: (nk, 1, B) masks the padding of B sentences.
-    scale: 1 / sqrt(d) when not given.
-    Gradient: with p = softmax(scale k' q): dv = dy p', ds = p (v' dy - <p, v' dy>) per query, dq = scale k ds, dk = scale q ds'.
+    Shape: q (d, nq), k (d, nk), v (dv, nk) -> (dv, nq); a vector q is one query and gives (dv,).
+    mask (nk,) or (nk, nq), 0 for keys that do not count; where it leaves none, or all scores are
+    -inf, y = 0. Batches equal or 1; an array's third axis is the batch: (nk, 1, B) masks the
+    padding of B sentences. scale: 1 / sqrt(d) when not given.
+    Gradient: with p = softmax(scale k' q): dv = dy p', ds = p (v' dy - <p, v' dy>) per query, dq =
+    scale k ds, dk = scale q ds'.
     Raises: ValueError for dims that do not fit.
 
     >>> import dist_dynet as dy

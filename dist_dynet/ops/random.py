@@ -1,7 +1,8 @@
 """Random draws: dropout, noise and random inputs.
 
-A draw is a function of (seed, stream, draw counter, node, element): it depends neither on batching nor on the order of evaluation, and is the
-same at every look until the graph is renewed or recalculated.
+A draw is a function of (seed, stream, draw counter, node, element): it depends neither on batching
+nor on the order of evaluation, and is the same at every look until the graph is renewed or
+recalculated.
 """
 
 from __future__ import annotations
@@ -14,12 +15,21 @@ from ..params.dims import as_dims
 from ._nodes import node
 
 __all__ = [
-    "block_dropout", "dropout", "dropout_batch", "dropout_dim", "noise", "random_bernoulli", "random_gumbel", "random_normal", "random_uniform",
-]  # fmt: skip
+    "block_dropout",
+    "dropout",
+    "dropout_batch",
+    "dropout_dim",
+    "noise",
+    "random_bernoulli",
+    "random_gumbel",
+    "random_normal",
+    "random_uniform",
+]
 
 
 def dropout(x: Expression, p: float) -> Expression:
-    """y_i = x_i m_i, where m_i = 1 / (1 - p) with probability 1 - p, else 0: a mask of its own for each element and batch element.
+    """y_i = x_i m_i, where m_i = 1 / (1 - p) with probability 1 - p, else 0: a mask of its own for
+    each element and batch element.
 
     There is no switch for testing: leave dropout() out then. p = 1 gives zeros.
     Raises: ValueError for a rate outside of [0, 1].
@@ -32,7 +42,8 @@ def dropout(x: Expression, p: float) -> Expression:
 
 
 def dropout_dim(x: Expression, d: int, p: float) -> Expression:
-    """y = x m, where m is the same along dim d: 1 / (1 - p) with probability 1 - p, else 0. Each line along d is kept or dropped as a whole.
+    """y = x m, where m is the same along dim d: 1 / (1 - p) with probability 1 - p, else 0. Each
+    line along d is kept or dropped as a whole.
 
     Raises: ValueError for a rate outside of [0, 1], for a dim that x does not have.
 
@@ -45,7 +56,8 @@ def dropout_dim(x: Expression, d: int, p: float) -> Expression:
 
 
 def dropout_batch(x: Expression, p: float) -> Expression:
-    """y_b = x_b m_b, where m_b = 1 / (1 - p) with probability 1 - p, else 0: each batch element is kept or dropped as a whole.
+    """y_b = x_b m_b, where m_b = 1 / (1 - p) with probability 1 - p, else 0: each batch element is
+    kept or dropped as a whole.
 
     Raises: ValueError for a rate outside of [0, 1].
 
@@ -57,7 +69,8 @@ def dropout_batch(x: Expression, p: float) -> Expression:
 
 
 def block_dropout(x: Expression, p: float) -> Expression:
-    """y = x m, where m = 1 / (1 - p) with probability 1 - p, else 0: all of x is kept or dropped. In a batch, each element by itself.
+    """y = x m, where m = 1 / (1 - p) with probability 1 - p, else 0: all of x is kept or dropped.
+    In a batch, each element by itself.
 
     Raises: ValueError for a rate outside of [0, 1].
 
@@ -88,7 +101,9 @@ def _drawn(op: str, dim: int | Sequence[int], batch_size: int, a: float, b: floa
     return node(op, whole(batch_size, op, "batch_size"), as_dims(dim, op), real(a, op), real(b, op))
 
 
-def random_normal(dim: int | Sequence[int], mean: float = 0.0, stddev: float = 1.0, batch_size: int = 1) -> Expression:
+def random_normal(
+    dim: int | Sequence[int], mean: float = 0.0, stddev: float = 1.0, batch_size: int = 1
+) -> Expression:
     """y_i drawn from the normal distribution: dims x batch_size.
 
     >>> import dist_dynet as dy
@@ -98,7 +113,9 @@ def random_normal(dim: int | Sequence[int], mean: float = 0.0, stddev: float = 1
     return _drawn("random_normal", dim, batch_size, mean, stddev)
 
 
-def random_uniform(dim: int | Sequence[int], left: float, right: float, batch_size: int = 1) -> Expression:
+def random_uniform(
+    dim: int | Sequence[int], left: float, right: float, batch_size: int = 1
+) -> Expression:
     """y_i drawn evenly from [left, right): dims x batch_size.
 
     >>> import dist_dynet as dy
@@ -108,7 +125,9 @@ def random_uniform(dim: int | Sequence[int], left: float, right: float, batch_si
     return _drawn("random_uniform", dim, batch_size, left, right)
 
 
-def random_bernoulli(dim: int | Sequence[int], p: float, scale: float = 1.0, batch_size: int = 1) -> Expression:
+def random_bernoulli(
+    dim: int | Sequence[int], p: float, scale: float = 1.0, batch_size: int = 1
+) -> Expression:
     """y_i = scale with probability p, else 0: dims x batch_size.
 
     Raises: ValueError for a probability outside of [0, 1].
@@ -120,7 +139,9 @@ def random_bernoulli(dim: int | Sequence[int], p: float, scale: float = 1.0, bat
     return _drawn("random_bernoulli", dim, batch_size, p, scale)
 
 
-def random_gumbel(dim: int | Sequence[int], mu: float = 0.0, beta: float = 1.0, batch_size: int = 1) -> Expression:
+def random_gumbel(
+    dim: int | Sequence[int], mu: float = 0.0, beta: float = 1.0, batch_size: int = 1
+) -> Expression:
     """y_i = mu - beta log(-log u_i), u_i drawn evenly from (0, 1): dims x batch_size.
 
     >>> import dist_dynet as dy

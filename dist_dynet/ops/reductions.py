@@ -1,4 +1,5 @@
-"""Sums, means, moments and deviations: over elements, over the batch, over dims; norms; running sums."""
+"""Sums, means, moments and deviations: over elements, over the batch, over dims; norms; running
+sums."""
 
 from __future__ import annotations
 
@@ -9,9 +10,22 @@ from ..expression import Expression
 from ._nodes import node
 
 __all__ = [
-    "cumsum", "l2_norm", "mean_batches", "mean_dim", "mean_elems", "moment_batches", "moment_dim", "moment_elems", "squared_norm",
-    "std_batches", "std_dim", "std_elems", "sum_batches", "sum_dim", "sum_elems",
-]  # fmt: skip
+    "cumsum",
+    "l2_norm",
+    "mean_batches",
+    "mean_dim",
+    "mean_elems",
+    "moment_batches",
+    "moment_dim",
+    "moment_elems",
+    "squared_norm",
+    "std_batches",
+    "std_dim",
+    "std_elems",
+    "sum_batches",
+    "sum_dim",
+    "sum_elems",
+]
 
 
 def sum_elems(x: Expression) -> Expression:
@@ -96,10 +110,12 @@ def cumsum(x: Expression, d: int = 0) -> Expression:
     return node("cumsum", x, whole(d, "cumsum", "a dim"))
 
 
-# ---- over dims: the nodes' integers are "all dims", n, the moment's order, the dims -----------------------------------------------
+# ---- over dims: the nodes' integers are "all dims", n, the moment's order, the dims ----
 
 
-def _over_dims(what: str, x: Expression, d: int | Iterable[int], b: bool, n: int, r: int = 1) -> Expression:
+def _over_dims(
+    what: str, x: Expression, d: int | Iterable[int], b: bool, n: int, r: int = 1
+) -> Expression:
     """b: and over the batch."""
     op = f"{what}_and_batch" if b else what
     return node(op, x, 0, whole(n, what, "n"), whole(r, what, "r"), one_or_more(d, what), what=what)
@@ -113,11 +129,14 @@ def _order(r: int, what: str) -> int:
 
 
 def sum_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) -> Expression:
-    """y = the sum of x over the dims in the list d; they go. b=True: over the batch, too; its size becomes 1.
+    """y = the sum of x over the dims in the list d; they go. b=True: over the batch, too; its size
+    becomes 1.
 
-    Shape: the other dims, in their order; (1,) if none is left. n is there for the likeness with mean_dim() and not used.
+    Shape: the other dims, in their order; (1,) if none is left. n is there for the likeness with
+    mean_dim() and not used.
     Gradient: dx = dy.
-    Raises: ValueError for a dim that x does not have or that is named twice, and for an empty list without b.
+    Raises: ValueError for a dim that x does not have or that is named twice, and for an empty list
+    without b.
 
     >>> import dist_dynet as dy
     >>> dy.sum_dim(dy.inputTensor([[1, 2], [3, 4]]), [0]).value()
@@ -127,7 +146,8 @@ def sum_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) 
 
 
 def mean_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) -> Expression:
-    """y = the sum of x over the dims in the list d (b=True: and over the batch), divided by n, or by how many numbers that is if n is 0.
+    """y = the sum of x over the dims in the list d (b=True: and over the batch), divided by n, or
+    by how many numbers that is if n is 0.
 
     Shape and errors: as sum_dim().
     Gradient: dx = dy / n.
@@ -139,8 +159,11 @@ def mean_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0)
     return _over_dims("mean_dim", x, d, b, n)
 
 
-def moment_dim(x: Expression, d: int | Iterable[int], r: int, b: bool = False, n: int = 0) -> Expression:
-    """y = the sum of x^r over the dims in the list d (b=True: and over the batch), divided by n, or by how many numbers that is if n is 0.
+def moment_dim(
+    x: Expression, d: int | Iterable[int], r: int, b: bool = False, n: int = 0
+) -> Expression:
+    """y = the sum of x^r over the dims in the list d (b=True: and over the batch), divided by n, or
+    by how many numbers that is if n is 0.
 
     Shape and errors: as sum_dim(); r is an integer, 1 or more.
     Gradient: dx = dy r x^(r-1) / n.
@@ -153,7 +176,8 @@ def moment_dim(x: Expression, d: int | Iterable[int], r: int, b: bool = False, n
 
 
 def std_dim(x: Expression, d: int | Iterable[int], b: bool = False, n: int = 0) -> Expression:
-    """y = sqrt(moment_dim(x, d, 2, b, n) - mean_dim(x, d, b, n)^2): the standard deviation of a population (no n - 1).
+    """y = sqrt(moment_dim(x, d, 2, b, n) - mean_dim(x, d, b, n)^2): the standard deviation of a
+    population (no n - 1).
 
     n: how many numbers count where x is padded with zeros; 0: all of them.
     Shape and errors: as sum_dim().

@@ -15,8 +15,16 @@ from ._nodes import node, not_expression, set_ints
 from .shape import reshape
 
 __all__ = [
-    "pick", "pick_batch", "pick_batch_elem", "pick_batch_elems", "pick_range", "pickrange", "select_cols", "select_rows", "strided_select",
-]  # fmt: skip
+    "pick",
+    "pick_batch",
+    "pick_batch_elem",
+    "pick_batch_elems",
+    "pick_range",
+    "pickrange",
+    "select_cols",
+    "select_rows",
+    "strided_select",
+]
 
 
 class IndexTypeError(TypeError, AssertionError):
@@ -42,7 +50,10 @@ class _pickerBatchExpression(Expression):  # noqa: N801
         """Other indices, as many; all computed values of the graph are forgotten."""
         picked, batch = integers_of(i, "set_index"), self.dim()[1]
         if len(picked) != batch:
-            raise ValueError(f"pick: set takes as many indices as the node was made with; got {len(picked)} for a batch of {batch}.")
+            raise ValueError(
+                f"pick: set takes as many indices as the node was made with; got {len(picked)} for"
+                f" a batch of {batch}."
+            )
         _set_indices(self, picked)
 
 
@@ -74,7 +85,8 @@ def pick_batch(e: Expression, indices: Iterable[int], dim: int = 0) -> _pickerBa
 
     Shape: the dims of e without `dim`, a batch of as many as there are indices.
     Gradient: dy of each batch element at its index.
-    Raises: ValueError for an index outside of the dim, or when e has another number of batch elements.
+    Raises: ValueError for an index outside of the dim, or when e has another number of batch
+    elements.
 
     >>> import dist_dynet as dy
     >>> dy.pick_batch(dy.inputVector([5, 6, 7]), [2, 0]).value()
@@ -82,8 +94,18 @@ def pick_batch(e: Expression, indices: Iterable[int], dim: int = 0) -> _pickerBa
     """
     picked = integers_of(indices, "pick_batch")
     if len(picked) == 1 and isinstance(e, Expression) and e.dim()[1] != 1:
-        raise ValueError(f"pick_batch: takes one index per batch element; got 1 index for a batch of {e.dim()[1]}. Use pick() for all.")
-    return node("pick", e, whole(dim, "pick_batch", "a dim"), picked, what="pick_batch", cls=_pickerBatchExpression)
+        raise ValueError(
+            "pick_batch: takes one index per batch element; got 1 index for a batch of"
+            f" {e.dim()[1]}. Use pick() for all."
+        )
+    return node(
+        "pick",
+        e,
+        whole(dim, "pick_batch", "a dim"),
+        picked,
+        what="pick_batch",
+        cls=_pickerBatchExpression,
+    )
 
 
 def pick_range(x: Expression, s: int, e: int, d: int = 0) -> Expression:
@@ -126,7 +148,9 @@ def pick_batch_elems(x: Expression, vs: Iterable[int]) -> Expression:
     Raises: ValueError for an index outside of the batch.
 
     >>> import dist_dynet as dy
-    >>> dy.pick_batch_elems(dy.inputTensor([[1, 2], [3, 4]], batched=True), [1, 1, 0]).npvalue().tolist()
+    >>> dy.pick_batch_elems(
+    ...     dy.inputTensor([[1, 2], [3, 4]], batched=True), [1, 1, 0]
+    ... ).npvalue().tolist()
     [[2.0, 2.0, 1.0], [4.0, 4.0, 3.0]]
     """
     return node("pick_batch_elems", x, integers_of(vs, "pick_batch_elems"))
@@ -166,26 +190,34 @@ def _slice(x: Expression, ranges: list[tuple[int, int, int, int]], what: str) ->
     return node(op, x, [n for r in ranges for n in r], what=what)
 
 
-def strided_select(x: Expression, strides: Sequence[int], range_from: Sequence[int], range_to: Sequence[int]) -> Expression:
+def strided_select(
+    x: Expression, strides: Sequence[int], range_from: Sequence[int], range_to: Sequence[int]
+) -> Expression:
     """y = x[from:to:stride] in each dim; the entry after those of the dims is the batch's.
 
-    Shape: ceil((to - from) / stride) in each dim, 0 where from is not below to. A list may be shorter: what it does not name is from 0, to
-    the end, with stride 1.
+    Shape: ceil((to - from) / stride) in each dim, 0 where from is not below to. A list may be
+    shorter: what it does not name is from 0, to the end, with stride 1.
     Gradient: dy at those places, zero elsewhere.
-    Raises: ValueError for a stride below 1, a range outside of the dim, more entries than dims and the batch.
+    Raises: ValueError for a stride below 1, a range outside of the dim, more entries than dims and
+    the batch.
 
     >>> import dist_dynet as dy
     >>> dy.strided_select(dy.inputVector([1, 2, 3, 4, 5]), [2], [0], [4]).value()
     [1.0, 3.0]
     """
-    steps, starts, stops = (integers_of(v, "strided_select") for v in (strides, range_from, range_to))
+    steps, starts, stops = (
+        integers_of(v, "strided_select") for v in (strides, range_from, range_to)
+    )
     if not isinstance(x, Expression):
         raise not_expression("strided_select", x)
     dims, batch = x.dim()
     sizes = (*dims, batch)
     n = max(len(steps), len(starts), len(stops))
     if n > len(sizes):
-        raise ValueError(f"strided_select: takes at most one entry per dim and one for the batch; got {n} entries, x = {dims}.")
+        raise ValueError(
+            f"strided_select: takes at most one entry per dim and one for the batch; got {n}"
+            f" entries, x = {dims}."
+        )
     ranges = []
     for i in range(n):
         start, stop = starts[i] if i < len(starts) else 0, stops[i] if i < len(stops) else sizes[i]
@@ -212,7 +244,9 @@ def _index(item: Any) -> int | None:
 
 def _integer_slice(item: slice, d: int) -> slice:
     ends = [None if end is None else _index(end) for end in (item.start, item.stop, item.step)]
-    for name, given, end in zip(("start", "stop", "step"), (item.start, item.stop, item.step), ends, strict=True):
+    for name, given, end in zip(
+        ("start", "stop", "step"), (item.start, item.stop, item.step), ends, strict=True
+    ):
         if given is not None and end is None:
             raise TypeError(f"slice: {name} must be an integer; got {given!r:.60} in dim {d}.")
     return slice(*ends)
@@ -221,8 +255,9 @@ def _integer_slice(item: slice, d: int) -> slice:
 def _getitem(x: Expression, index: Any) -> Expression:
     """x[i], x[a:b:s], x[i, a:b, ...]: as in Python, negative and clipped.
 
-    An index of its own removes its dim; one more slice is the batch's. The frequent cases, an index from the left and a slice of the first
-    dim, do not come here unless there is something wrong with them.
+    An index of its own removes its dim; one more slice is the batch's. The frequent cases, an index
+    from the left and a slice of the first dim, do not come here unless there is something wrong
+    with them.
     """
     dims, batch = x.dim()
     items = index if isinstance(index, tuple) else (index,)
@@ -230,7 +265,10 @@ def _getitem(x: Expression, index: Any) -> Expression:
     if len(items) > len(sizes):
         raise IndexError(f"too many indices: {len(items)} for dims {dims} and the batch.")
     if isinstance(index, np.ndarray) and index.ndim:
-        raise IndexTypeError(f"x[i]: an index must be an integer or a slice; got {index!r:.60}. Use select_rows() for lists.")
+        raise IndexTypeError(
+            f"x[i]: an index must be an integer or a slice; got {index!r:.60}. Use select_rows()"
+            " for lists."
+        )
     if not isinstance(index, tuple | slice) and _index(index) is not None:
         return pick(x, _one_index(integer(index), sizes[0], 0, dims), 0)
     ranges, removed = [], []
@@ -247,7 +285,10 @@ def _getitem(x: Expression, index: Any) -> Expression:
             ranges.append((place, i, i + 1, 1))
             removed.append(d)
         else:
-            raise IndexTypeError(f"x[i]: an index must be an integer or a slice; got {item!r} for dim {d}. Use select_rows() for lists.")
+            raise IndexTypeError(
+                f"x[i]: an index must be an integer or a slice; got {item!r} for dim {d}. Use"
+                " select_rows() for lists."
+            )
     result = _slice(x, ranges, "slice")
     if not [d for d in removed if d < len(dims)]:
         return result

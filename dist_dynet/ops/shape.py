@@ -16,7 +16,8 @@ __all__ = ["concatenate", "concatenate_cols", "concatenate_to_batch", "reshape",
 def reshape(x: Expression, d: int | Sequence[int], batch_size: int = 1) -> Expression:
     """y = x in other dims, column-major; nothing is copied.
 
-    Shape: d x batch_size, as many numbers as x with its batch. Without a batch_size, d may also be the new dims of each batch element.
+    Shape: d x batch_size, as many numbers as x with its batch. Without a batch_size, d may also be
+    the new dims of each batch element.
     Gradient: dx = dy in the dims of x.
     Raises: ValueError when the numbers of elements differ.
 
@@ -30,7 +31,8 @@ def reshape(x: Expression, d: int | Sequence[int], batch_size: int = 1) -> Expre
 def transpose(x: Expression, dims: Sequence[int] = (1, 0)) -> Expression:
     """y = x with dim dims[i] as its dim i; a matrix is transposed, a vector becomes a row.
 
-    Shape: one entry for each dim of x; entries for more dims than x has count as dims of 1, trailing dims of 1 may be left out.
+    Shape: one entry for each dim of x; entries for more dims than x has count as dims of 1,
+    trailing dims of 1 may be left out.
     Gradient: dx = dy with the dims back in their order.
     Raises: ValueError when dims is not a permutation.
 

@@ -13,9 +13,16 @@ from ._nodes import has_handle, node, not_expression, set_ints
 from .masked import masked
 
 __all__ = [
-    "constrained_softmax", "hinge", "hinge_batch", "hinge_dim", "log_softmax", "pickneglogsoftmax", "pickneglogsoftmax_batch", "softmax",
+    "constrained_softmax",
+    "hinge",
+    "hinge_batch",
+    "hinge_dim",
+    "log_softmax",
+    "pickneglogsoftmax",
+    "pickneglogsoftmax_batch",
+    "softmax",
     "sparsemax",
-]  # fmt: skip
+]
 
 
 def softmax(x: Expression, d: int = 0) -> Expression:
@@ -33,17 +40,23 @@ def softmax(x: Expression, d: int = 0) -> Expression:
 def _nested(values: Iterable[int] | Iterable[Iterable[int]], what: str) -> list[Sequence[int]]:
     """One list of indices for all batch elements, or a list of lists, one for each."""
     if not isinstance(values, Iterable):
-        raise TypeError(f"{what}: takes a list of indices, or one for each batch element; got {values!r:.60}.")
+        raise TypeError(
+            f"{what}: takes a list of indices, or one for each batch element; got {values!r:.60}."
+        )
     items = list(values)
     if items and all(isinstance(i, Iterable) for i in items):
         return [indices(i, what) for i in items]  # type: ignore[arg-type]
     return [indices(items, what)]  # type: ignore[arg-type]
 
 
-def log_softmax(x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]] | None = None, d: int = 0) -> Expression:
-    """y = x - log sum exp(x) along dim d. With `restrict` only these entries of dim d compete; all others are -inf.
+def log_softmax(
+    x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]] | None = None, d: int = 0
+) -> Expression:
+    """y = x - log sum exp(x) along dim d. With `restrict` only these entries of dim d compete; all
+    others are -inf.
 
-    Shape: x -> x. restrict: a list of indices, or one list per batch element (then an unbatched x serves all).
+    Shape: x -> x. restrict: a list of indices, or one list per batch element (then an unbatched x
+    serves all).
     Gradient: dx = dy - exp(y) sum dy, over the entries that compete.
     Raises: ValueError for an empty list or an index outside of the dim.
 
@@ -65,10 +78,15 @@ def log_softmax(x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]]
     n = dims[d]
     for kept in lists:
         if not kept:
-            raise ValueError("log_softmax: restrict must name at least one entry; got an empty list.")
+            raise ValueError(
+                "log_softmax: restrict must name at least one entry; got an empty list."
+            )
         outside = [i for i in kept if not 0 <= i < n]
         if outside:
-            raise ValueError(f"log_softmax: index {outside[0]} of restrict is outside dim {d} of x = {dims}. Indices run from 0 to {n - 1}.")
+            raise ValueError(
+                f"log_softmax: index {outside[0]} of restrict is outside dim {d} of x = {dims}."
+                f" Indices run from 0 to {n - 1}."
+            )
     if len(dims) == len(lists) == 1:
         return node("restricted_log_softmax", x, lists[0], what="log_softmax")
     mask = np.zeros((n, len(lists)), DTYPE)
@@ -79,7 +97,8 @@ def log_softmax(x: Expression, restrict: Iterable[int] | Iterable[Iterable[int]]
 
 
 def sparsemax(x: Expression, d: int | None = None) -> Expression:
-    """y = max(0, x - t) along dim d with t such that y sums to 1: the distribution nearest to x (Martins and Astudillo 2016).
+    """y = max(0, x - t) along dim d with t such that y sums to 1: the distribution nearest to x
+    (Martins and Astudillo 2016).
 
     Shape: x -> x. Only of a vector d may be left out.
     Gradient: dx = dy - mean of dy, both over the entries where y > 0; 0 elsewhere.
@@ -92,17 +111,22 @@ def sparsemax(x: Expression, d: int | None = None) -> Expression:
     if d is None:
         dims = x.dim()[0] if has_handle(x) else ()
         if any(n != 1 for n in dims[1:]):
-            raise ValueError(f"sparsemax: x must be a vector where d is not given; got x = {dims}. Name the dim: sparsemax(x, 0).")
+            raise ValueError(
+                f"sparsemax: x must be a vector where d is not given; got x = {dims}. Name the dim:"
+                " sparsemax(x, 0)."
+            )
         d = 0
     return node("sparsemax", x, whole(d, "sparsemax", "a dim"))
 
 
 def constrained_softmax(x: Expression, y: Expression) -> Expression:
-    """p_i = min(y_i, s exp x_i) with s such that p sums to 1: softmax with upper bounds y (Martins and Kreutzer 2017).
+    """p_i = min(y_i, s exp x_i) with s such that p sums to 1: softmax with upper bounds y (Martins
+    and Kreutzer 2017).
 
-    Shape: vectors of one size, batches equal or 1 -> the dims of x. Where the bounds sum to less than 1: p = y.
-    Gradient: with m the mean of dp, weighted by p, over the entries below their bounds: dx_i = p_i (dp_i - m) for these, dy_i = dp_i - m for
-    the others.
+    Shape: vectors of one size, batches equal or 1 -> the dims of x. Where the bounds sum to less
+    than 1: p = y.
+    Gradient: with m the mean of dp, weighted by p, over the entries below their bounds: dx_i = p_i
+    (dp_i - m) for these, dy_i = dp_i - m for the others.
 
     >>> import dist_dynet as dy
     >>> dy.constrained_softmax(dy.inputVector([0, 0, 5]), dy.inputVector([1, 1, 0.5])).value()
@@ -133,7 +157,9 @@ def pickneglogsoftmax(x: Expression, v: int) -> Expression:
     0.6931
     """
     what = "pickneglogsoftmax"
-    return node(what, x, whole(v, what, "the index", "pickneglogsoftmax_batch"), cls=_pickedExpression)
+    return node(
+        what, x, whole(v, what, "the index", "pickneglogsoftmax_batch"), cls=_pickedExpression
+    )
 
 
 def pickneglogsoftmax_batch(x: Expression, vs: Sequence[int]) -> Expression:
@@ -143,7 +169,12 @@ def pickneglogsoftmax_batch(x: Expression, vs: Sequence[int]) -> Expression:
     >>> dy.pickneglogsoftmax_batch(dy.zeros(4, batch_size=2), [0, 3]).dim()
     ((1,), 2)
     """
-    return node("pickneglogsoftmax", x, indices(vs, "pickneglogsoftmax_batch"), what="pickneglogsoftmax_batch")
+    return node(
+        "pickneglogsoftmax",
+        x,
+        indices(vs, "pickneglogsoftmax_batch"),
+        what="pickneglogsoftmax_batch",
+    )
 
 
 def hinge(x: Expression, v: int, m: float = 1.0) -> Expression:
@@ -169,10 +200,14 @@ def hinge_batch(x: Expression, vs: Sequence[int], m: float = 1.0) -> Expression:
     return node("hinge", x, indices(vs, "hinge_batch"), real(m, "hinge_batch"), what="hinge_batch")
 
 
-def hinge_dim(x: Expression, v: Sequence[int] | Sequence[Sequence[int]], d: int = 0, m: float = 1.0) -> Expression:
-    """The hinge of each line of x along dim d: y = sum over j != v of max(0, m - x_v + x_j). With d = 0 a line is a column.
+def hinge_dim(
+    x: Expression, v: Sequence[int] | Sequence[Sequence[int]], d: int = 0, m: float = 1.0
+) -> Expression:
+    """The hinge of each line of x along dim d: y = sum over j != v of max(0, m - x_v + x_j). With d
+    = 0 a line is a column.
 
-    Shape: x without dim d. v: one index per line, the same for all batch elements, or one such list per batch element.
+    Shape: x without dim d. v: one index per line, the same for all batch elements, or one such list
+    per batch element.
     Gradient: as hinge().
     Raises: ValueError for an index outside of dim d, or the wrong number of them.
 

@@ -1,13 +1,15 @@
-"""Data-parallel training: the same script in N processes, started by mpirun, that train one model together.
+"""Data-parallel training: the same script in N processes, started by mpirun, that train one model
+together.
 
     trainer = dy.parallel.DistributedTrainer(dy.AdamTrainer(m))
     for batch in dy.parallel.shard(data, batch_size=32): ...
 
-Without a launcher all of it works with one process and mpi4py is not imported. In reading order: structure, message, negotiation, exchange,
-sync, batches, gradients, accumulation, wrapper and trainer say how an update is made together, join and reproducible what some programs ask for
-beside it; engines chooses how gradients travel: memory, plan, communicator and shared on one host, layout, wire, compression, rounds, rows and hybrid
-between hosts.
-sampling, collectives and checkpoint, with _signals and _rng_streams, are what else user code calls; _launcher, _world, _session, _failures and
+Without a launcher all of it works with one process and mpi4py is not imported. In reading order:
+structure, message, negotiation, exchange, sync, batches, gradients, accumulation, wrapper and
+trainer say how an update is made together, join and reproducible what some programs ask for beside
+it; engines chooses how gradients travel: memory, plan, communicator and shared on one host, layout,
+wire, compression, rounds, rows and hybrid between hosts. sampling, collectives and checkpoint, with
+_signals and _rng_streams, are what else user code calls; _launcher, _world, _session, _failures and
 _saving say what it is to be one of several processes.
 """
 

@@ -1,8 +1,10 @@
 """How a job ends when one rank fails: within seconds, with words, with a non-zero status.
 
-Plain MPI hangs for ever when a rank raises, leaves early or is stopped. Here an uncaught exception aborts the job, a rank that leaves says so
-to those that still wait for it, and a watchdog thread asks where everybody is when a wait gets long. It knows processes and messages, and
-nothing of training. A normal end is not disturbed: a rank may work on alone after the others have left, as long as it waits for nobody.
+Plain MPI hangs for ever when a rank raises, leaves early or is stopped. Here an uncaught exception
+aborts the job, a rank that leaves says so to those that still wait for it, and a watchdog thread
+asks where everybody is when a wait gets long. It knows processes and messages, and nothing of
+training. A normal end is not disturbed: a rank may work on alone after the others have left, as
+long as it waits for nobody.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from typing import Any, NamedTuple, NoReturn
 
 from .._environment import number
 from . import _launcher
-from ._world import TIMEOUT, Answer, Place, World, finalize_mpi, import_mpi, line_of_user, pause
+from ._mpi import TIMEOUT, finalize_mpi, import_mpi
+from ._world import Answer, Place, World, line_of_user, pause
 
 EXCEPTION, MISSING, LEFT = 1, 75, 76
-"""Status of the job after an uncaught exception, after a rank that gives no answer, after one that left early."""
+"""Status of the job after an uncaught exception, after a rank that gives no answer, after one that
+left early."""
 
 SILENCE = number("DIST_DYNET_SILENCE", 8)
 """Seconds of waiting after which the watchdog asks."""
@@ -46,32 +50,43 @@ class _State:
     previous_thread: Any = None
 
 
-# ---- words and the end -----------------------------------------------------------------------------------------------------------------
+# ---- words and the end -----------------------------------------------------------------
 
 
 def report(text: str) -> None:
-    """Writes to stderr, each line with rank and host in front, in one piece, so that lines of ranks do not mix."""
+    """Writes to stderr, each line with rank and host in front, in one piece, so that lines of ranks
+    do not mix."""
     launch = _State.launch
     prefix = f"[rank {launch.rank}/{launch.size} on {socket.gethostname()}] " if launch else ""
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):
             stream.flush()
-    os.write(2, "".join(f"{prefix}{line}\n" for line in text.rstrip().splitlines()).encode(errors="replace"))
+    os.write(
+        2,
+        "".join(f"{prefix}{line}\n" for line in text.rstrip().splitlines()).encode(
+            errors="replace"
+        ),
+    )
 
 
 def abort(code: int) -> None:
-    """Ends all ranks. Starts MPI if need be: the launcher ends the others only for a process that it knows."""
+    """Ends all ranks. Starts MPI if need be: the launcher ends the others only for a process that
+    it knows."""
     time.sleep(0.2)  # the launcher forwards what was written
     assert _State.launch is not None
     if _State.launch.launcher == "Slurm" and "DIST_DYNET_ATTEMPT" in os.environ:
-        _exit(code)  # dist-dynet run ends the others; by MPI_Abort Slurm would kill its relays before they can say who has failed
+        # dist-dynet run ends the others; by MPI_Abort Slurm would kill its relays before they can
+        # say who has failed
+        _exit(code)
     try:
         import_mpi(_State.launch).COMM_WORLD.Abort(code)
     finally:
         _exit(code)
 
 
-def _on_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _on_exception(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     if _State.process != os.getpid():  # a forked child
         _State.previous(kind, error, trace)
         return
@@ -84,12 +99,16 @@ def _on_thread_exception(args: threading.ExceptHookArgs) -> None:
         _State.previous_thread(args)
         return
     name = args.thread.name if args.thread else "?"
-    report(f"in thread {name}:\n" + "".join(traceback.format_exception(args.exc_type, args.exc_value, args.exc_traceback)))
+    report(
+        f"in thread {name}:\n"
+        + "".join(traceback.format_exception(args.exc_type, args.exc_value, args.exc_traceback))
+    )
     abort(EXCEPTION)
 
 
 def install() -> None:
-    """Makes uncaught exceptions end the job, if a launcher started this process with others. Imports no MPI; may be called again."""
+    """Makes uncaught exceptions end the job, if a launcher started this process with others.
+    Imports no MPI; may be called again."""
     launch = _launcher.find()
     if launch is None or _State.launch is not None:
         return
@@ -99,13 +118,17 @@ def install() -> None:
     _State.previous_thread, threading.excepthook = threading.excepthook, _on_thread_exception
 
 
-# ---- leaving ---------------------------------------------------------------------------------------------------------------------------
+# ---- leaving ---------------------------------------------------------------------------
 
 
 def _on_quick_exit(status: int) -> NoReturn:
-    """What os._exit is in a rank: the others would wait for it in vain, and MPICH's launcher takes status 0 for a good end of the job."""
+    """What os._exit is in a rank: the others would wait for it in vain, and MPICH's launcher takes
+    status 0 for a good end of the job."""
     if _State.process == os.getpid():
-        report(f"leaves by os._exit({status}){line_of_user(sys._getframe(1))}, not through the end of the program. All ranks end.")
+        report(
+            f"leaves by os._exit({status}){line_of_user(sys._getframe(1))}, not through the end of"
+            " the program. All ranks end."
+        )
         abort(status or LEFT)
     _exit(status)
 
@@ -123,7 +146,8 @@ def guard(world: World) -> None:
 
 
 def _leave(comm: Any) -> None:
-    """The end of the program, and of MPI: waits until all others have come here, too. A rank that waits for this one aborts."""
+    """The end of the program, and of MPI: waits until all others have come here, too. A rank that
+    waits for this one aborts."""
     if _State.process != os.getpid():
         return
     watchdog = _State.watchdog
@@ -136,7 +160,10 @@ def _leave(comm: Any) -> None:
         now = time.monotonic()
         start, polled = start + pause(polled, now), now
         if now - start > TIMEOUT:
-            report(f"left the program {TIMEOUT:g} s ago, while other ranks still work. End all ranks together.")
+            report(
+                f"left the program {TIMEOUT:g} s ago, while other ranks still work. End all ranks"
+                " together."
+            )
             abort(LEFT)
     if watchdog:
         watchdog.stop()
@@ -144,11 +171,12 @@ def _leave(comm: Any) -> None:
     finalize_mpi()
 
 
-# ---- the watchdog ----------------------------------------------------------------------------------------------------------------------
+# ---- the watchdog ----------------------------------------------------------------------
 
 
 class _Whereabouts(NamedTuple):
-    """What a rank answers: what its main thread does, for how many seconds it has waited (0: it computes), for whom, in which line."""
+    """What a rank answers: what its main thread does, for how many seconds it has waited (0: it
+    computes), for whom, in which line."""
 
     state: str
     seconds: float
@@ -157,7 +185,8 @@ class _Whereabouts(NamedTuple):
 
 
 def _all_waiting(ranks: Iterable[int], answers: Mapping[int, _Whereabouts]) -> list[int]:
-    """These ranks and those that they wait for, and so on, if all of them have been waiting for long; else none."""
+    """These ranks and those that they wait for, and so on, if all of them have been waiting for
+    long; else none."""
     closed: set[int] = set()
     open_ = set(ranks)
     while open_:
@@ -170,18 +199,21 @@ def _all_waiting(ranks: Iterable[int], answers: Mapping[int, _Whereabouts]) -> l
 
 
 class Watchdog(threading.Thread):
-    """A thread per rank with a communicator of its own: answers "where are you?", and asks it when this rank has waited long."""
+    """A thread per rank with a communicator of its own: answers "where are you?", and asks it when
+    this rank has waited long."""
 
     def __init__(self, world: World, comm: Any, processes: list[tuple[str, int]]) -> None:
         super().__init__(name="dist_dynet watchdog", daemon=True)
         self._world, self._comm, self._processes = world, comm, processes
         self._sending = threading.Lock()
         self._sent: list[Any] = []
-        self._answers: dict[int, tuple[_Whereabouts, float]] = {}  # of each rank the last, and its time of arrival
+        # of each rank the last, and its time of arrival
+        self._answers: dict[int, tuple[_Whereabouts, float]] = {}
         self._left: dict[int, float] = {}
         self._leaving = self._stopped = False
         self._asked = 0.0
-        self._looked = self._awake = time.monotonic()  # the last time; since when this process has not been stopped
+        # the last time; since when this process has not been stopped
+        self._looked = self._awake = time.monotonic()
         self._work: dict[int, float] = {}
         world.answers_by(self.where)
 
@@ -193,9 +225,11 @@ class Watchdog(threading.Thread):
             time.sleep(_TICK)
 
     def stop(self) -> None:
-        """Lets MPI go; to be called before it is finalised, when all ranks have said that they leave.
+        """Lets MPI go; to be called before it is finalised, when all ranks have said that they
+        leave.
 
-        Takes what the others have said: MPI libraries complain at their end of messages that nobody has received.
+        Takes what the others have said: MPI libraries complain at their end of messages that nobody
+        has received.
         """
         self._stopped = True
         self.join()
@@ -228,7 +262,9 @@ class Watchdog(threading.Thread):
         line = line_of_user(frame) if frame and not self._leaving else ""
         place = self._world.place
         if place:
-            return _Whereabouts(f"waits in {place.what}", self._waited(place), tuple(place.ranks), line)
+            return _Whereabouts(
+                f"waits in {place.what}", self._waited(place), tuple(place.ranks), line
+            )
         return _Whereabouts("has left the program" if self._leaving else "computes", 0.0, (), line)
 
     def tell_leaving(self) -> None:
@@ -246,7 +282,11 @@ class Watchdog(threading.Thread):
         return asked
 
     def _answers_since(self, asked: float) -> dict[int, _Whereabouts]:
-        return {rank: answer for rank, (answer, at) in sorted(self._answers.copy().items()) if at >= asked}
+        return {
+            rank: answer
+            for rank, (answer, at) in sorted(self._answers.copy().items())
+            if at >= asked
+        }
 
     def _as_text(self, rank: int) -> str:
         host, process = self._processes[rank]
@@ -261,9 +301,21 @@ class Watchdog(threading.Thread):
             time.sleep(_TICK / 5)
         answers = self._answers_since(asked)
         silent = _Whereabouts("gives no answer", 0.0, ())
-        busy = _Whereabouts("gives no answer, but computes: it is in a call that holds Python's lock", 0.0, ())
-        answers |= {rank: busy if self._works(rank, before[rank]) else silent for rank in others if rank not in answers}
-        return {rank: Answer(answers[rank].state, f"{self._as_text(rank)} {answers[rank].state}{answers[rank].line}") for rank in others}
+        busy = _Whereabouts(
+            "gives no answer, but computes: it is in a call that holds Python's lock", 0.0, ()
+        )
+        answers |= {
+            rank: busy if self._works(rank, before[rank]) else silent
+            for rank in others
+            if rank not in answers
+        }
+        return {
+            rank: Answer(
+                answers[rank].state,
+                f"{self._as_text(rank)} {answers[rank].state}{answers[rank].line}",
+            )
+            for rank in others
+        }
 
     # What it concludes.
 
@@ -279,9 +331,17 @@ class Watchdog(threading.Thread):
             self._asked = 0.0
             return
         waited = self._waited(place)
-        gone = [rank for rank, since in self._left.items() if rank in place.ranks and min(waited, now - since) > _GRACE]
+        gone = [
+            rank
+            for rank, since in self._left.items()
+            if rank in place.ranks and min(waited, now - since) > _GRACE
+        ]
         if gone:
-            self._end(LEFT, f"{place.what}: waits for {self._as_text(gone[0])}, which left the program while other ranks still work.")
+            self._end(
+                LEFT,
+                f"{place.what}: waits for {self._as_text(gone[0])}, which left the program while"
+                " other ranks still work.",
+            )
         if waited > SILENCE and not self._asked:
             self._work = {rank: self._cpu_seconds(rank) for rank in range(self._world.size)}
             self._asked = self._ask()
@@ -291,21 +351,38 @@ class Watchdog(threading.Thread):
 
     def _judge(self, place: Place, waited: float) -> None:
         answers, me, what = self._answers_since(self._asked), self._world.rank, place.what
-        silent = [r for r in place.ranks if r != me and r not in answers and not self._works(r, self._work.get(r, -1.0))]
+        silent = [
+            r
+            for r in place.ranks
+            if r != me and r not in answers and not self._works(r, self._work.get(r, -1.0))
+        ]
         if silent:
-            known = "".join(f"\nrank {r} {answer.state}{answer.line}" for r, answer in answers.items())
+            known = "".join(
+                f"\nrank {r} {answer.state}{answer.line}" for r, answer in answers.items()
+            )
             who = self._as_text(silent[0])
-            self._end(MISSING, f"{what}: waited {waited:.0f} s; {who} gives no answer: it is stopped, stuck or dead.{known}")
+            self._end(
+                MISSING,
+                f"{what}: waited {waited:.0f} s; {who} gives no answer: it is stopped, stuck or"
+                f" dead.{known}",
+            )
         here = f"waits in {what}"
         mine = self._here()._replace(state=here, seconds=waited, ranks=tuple(place.ranks))
         stuck = _all_waiting(place.ranks, {**answers, me: mine})
         others = {r: answers[r] for r in stuck if r != me and answers[r].state != here}
         if others:
-            places = "".join(f"\n{self._as_text(r)} {answer.state}{answer.line}" for r, answer in others.items())
-            self._end(MISSING, f"the ranks wait for one another in different places; this one {here}{mine.line}{places}")
+            places = "".join(
+                f"\n{self._as_text(r)} {answer.state}{answer.line}" for r, answer in others.items()
+            )
+            self._end(
+                MISSING,
+                "the ranks wait for one another in different places; this one"
+                f" {here}{mine.line}{places}",
+            )
 
     def _cpu_seconds(self, rank: int) -> float:
-        """Processor time of a rank's process; -1 if it cannot be seen (another host) or is stopped."""
+        """Processor time of a rank's process; -1 if it cannot be seen (another host) or is
+        stopped."""
         host, process = self._processes[rank]
         if host != self._world.host:
             return -1.0
@@ -313,10 +390,15 @@ class Watchdog(threading.Thread):
             fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             return -1.0
-        return -1.0 if fields[0] in "TtZX" else (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return (
+            -1.0
+            if fields[0] in "TtZX"
+            else (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        )
 
     def _works(self, rank: int, before: float) -> bool:
-        """Whether a silent rank computes all the same: a long call into C that holds Python's lock looks like silence."""
+        """Whether a silent rank computes all the same: a long call into C that holds Python's lock
+        looks like silence."""
         return before >= 0 and self._cpu_seconds(rank) - before > _ANSWER / 10
 
     def _end(self, code: int, text: str) -> None:

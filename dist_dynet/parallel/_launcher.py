@@ -42,16 +42,22 @@ def find(environment: Mapping[str, str] = os.environ) -> Launch | None:
     for launcher, rank, size, local in _variables(environment):
         if rank in environment and size in environment and _is_rank(environment):
             number, count = int(environment[rank]), int(environment[size])
-            return Launch(number, count, int(environment.get(local, number)), launcher) if count > 1 else None
+            return (
+                Launch(number, count, int(environment.get(local, number)), launcher)
+                if count > 1
+                else None
+            )
     return None
 
 
 def _variables(environment: Mapping[str, str]) -> list[tuple[str, str, str, str]]:
     rows = list(_VARIABLES)
-    # A batch script itself has SLURM_PROCID=0 without being a rank; a task that srun has started also has a step number, and what an MPI needs.
+    # A batch script itself has SLURM_PROCID=0 without being a rank; a task that srun has started
+    # also has a step number, and what an MPI needs.
     if _is_task(environment) and "PMIX_RANK" in environment:
         rows.append(("Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
-    if _is_task(environment) and "MPI_LOCALRANKID" not in environment:  # --mpi=pmi2; MPICH's mpirun would have set it
+    # --mpi=pmi2; MPICH's mpirun would have set it
+    if _is_task(environment) and "MPI_LOCALRANKID" not in environment:
         rows.insert(0, ("Slurm", "PMI_RANK", "PMI_SIZE", "SLURM_LOCALID"))
     return rows
 
@@ -61,22 +67,29 @@ def _is_task(environment: Mapping[str, str]) -> bool:
 
 
 def refuse_lone_task(environment: Mapping[str, str] = os.environ) -> None:
-    """Not to be called in a rank: where srun has started several tasks, each would take itself for the whole job.
+    """Not to be called in a rank: where srun has started several tasks, each would take itself for
+    the whole job.
 
     Raises:
         RuntimeError: this is one of them.
     """
     tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
-    if _is_task(environment) and tasks != "1" and not any(name in environment for name in ("PMIX_RANK", *(row[1] for row in _VARIABLES))):
+    if (
+        _is_task(environment)
+        and tasks != "1"
+        and not any(name in environment for name in ("PMIX_RANK", *(row[1] for row in _VARIABLES)))
+    ):
         raise RuntimeError(
-            f"dist_dynet.parallel: srun must connect the tasks that it starts; got {tasks} tasks without an MPI, each of which would train "
-            "alone. Say srun --mpi=pmi2 with MPICH, srun --mpi=pmix with Open MPI; srun --mpi=list shows what there is. "
-            "Programs that have nothing to do with one another need a srun -n 1 each."
+            f"dist_dynet.parallel: srun must connect the tasks that it starts; got {tasks} tasks"
+            " without an MPI, each of which would train alone. Say srun --mpi=pmi2 with MPICH,"
+            " srun --mpi=pmix with Open MPI; srun --mpi=list shows what there is. Programs that"
+            " have nothing to do with one another need a srun -n 1 each."
         )
 
 
 def claim() -> None:
-    """Says to the programs that this rank starts that they are not the rank. To be called in the rank."""
+    """Says to the programs that this rank starts that they are not the rank. To be called in the
+    rank."""
     if "PMIX_NAMESPACE" in os.environ:
         os.environ[_CLAIM] = f"{os.environ['PMIX_NAMESPACE']} {os.getpid()}"
 
@@ -84,10 +97,16 @@ def claim() -> None:
 def _is_rank(environment: Mapping[str, str]) -> bool:
     """False in a program that a rank started.
 
-    It inherits MPICH's variables, but not the open descriptor they name; of a job of Open MPI or Slurm it inherits all, and the rank's claim.
+    It inherits MPICH's variables, but not the open descriptor they name; of a job of Open MPI or
+    Slurm it inherits all, and the rank's claim.
     """
     job, _, process = os.environ.get(_CLAIM, "").rpartition(" ")
-    if environment is os.environ and process and job == os.environ.get("PMIX_NAMESPACE") and process != str(os.getpid()):
+    if (
+        environment is os.environ
+        and process
+        and job == os.environ.get("PMIX_NAMESPACE")
+        and process != str(os.getpid())
+    ):
         return False
     descriptor = environment.get("PMI_FD", "")
     if not descriptor.isdigit() or environment is not os.environ:

@@ -31,11 +31,15 @@ def set_rng_streams(state: Mapping[str, Any]) -> None:
 
 
 def derive_rng_streams(state: Mapping[str, Any], rank: int) -> None:
-    """Draws for a rank that was not there when they were saved: made from rank 0's, other ones for each rank.
+    """Draws for a rank that was not there when they were saved: made from rank 0's, other ones for
+    each rank.
 
-    In graphs the rank itself tells draws apart, so that counting goes on from rank 0's; the generators of Python and NumPy are seeded anew.
+    In graphs the rank itself tells draws apart, so that counting goes on from rank 0's; the
+    generators of Python and NumPy are seeded anew.
     """
     set_random_state(state["dist_dynet"])
-    seed = hashlib.blake2b(state["python"]["words"].tobytes() + rank.to_bytes(8, "little"), digest_size=16).digest()
+    seed = hashlib.blake2b(
+        state["python"]["words"].tobytes() + rank.to_bytes(8, "little"), digest_size=16
+    ).digest()
     random.seed(seed)
     np.random.seed(np.frombuffer(seed, np.uint32))

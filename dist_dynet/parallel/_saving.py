@@ -1,7 +1,8 @@
 """Who writes files when there are several ranks: rank 0, so that user code needs no `if rank == 0`.
 
-save() on another rank returns when rank 0's file is there. Rank 0 waits for nobody: it sends notes, so that calling save() on rank 0 only is
-harmless, and calling it on another rank only ends with a warning. It knows nothing of file formats.
+save() on another rank returns when rank 0's file is there. Rank 0 waits for nobody: it sends notes,
+so that calling save() on rank 0 only is harmless, and calling it on another rank only ends with a
+warning. It knows nothing of file formats.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import time
 import warnings
 from typing import Any
 
-from ._world import TIMEOUT, World
+from ._mpi import TIMEOUT
+from ._world import World
 
 _PATIENCE = 10.0
 """Seconds that another rank waits for rank 0 to begin."""
 
 _Place = tuple[int, int]
-"""Number of collective operations of all ranks so far, number of saves since the last: the same on all ranks that call save(). By it, notes of saves that
-rank 0 made alone are told apart and thrown away."""
+"""Number of collective operations of all ranks so far, number of saves since the last: the same on
+all ranks that call save(). By it, notes of saves that rank 0 made alone are told apart and thrown
+away."""
 
 
 class RankZeroWrites:
@@ -35,13 +38,18 @@ class RankZeroWrites:
         if not self._writing:
             self._writing = True
             collective, saves = self._at
-            self._at = (collective, saves + 1) if collective == self._world.collectives else (self._world.collectives, 1)
+            self._at = (
+                (collective, saves + 1)
+                if collective == self._world.collectives
+                else (self._world.collectives, 1)
+            )
             if self._world.rank == 0:
                 self._tell("begun", None)
         return self._world.rank == 0
 
     def finished(self, error: BaseException | None) -> None:
-        """Called at the end of a save: the file is in its place when this returns, on whichever rank.
+        """Called at the end of a save: the file is in its place when this returns, on whichever
+        rank.
 
         Raises:
             RuntimeError: rank 0 could not write it.
@@ -56,7 +64,8 @@ class RankZeroWrites:
         self._notes = {key: text for key, text in self._notes.items() if key[1] >= self._at}
         if not self._wait_for("begun", _PATIENCE) or not self._wait_for("done", TIMEOUT):
             warnings.warn(
-                f"{self._world.name} save: rank 0 did not save at this place of the program, so nothing was written. Call save() on all ranks.",
+                f"{self._world.name} save: rank 0 did not save at this place of the program, so"
+                " nothing was written. Call save() on all ranks.",
                 RuntimeWarning,
                 stacklevel=5,
             )
@@ -67,7 +76,9 @@ class RankZeroWrites:
 
     def _tell(self, kind: str, text: str | None) -> None:
         self._sent = [request for request in self._sent if not request.Test()]
-        self._sent += [self._comm.isend((kind, self._at, text), rank) for rank in range(1, self._world.size)]
+        self._sent += [
+            self._comm.isend((kind, self._at, text), rank) for rank in range(1, self._world.size)
+        ]
 
     def _wait_for(self, kind: str, limit: float) -> bool:
         end = time.monotonic() + limit

@@ -1,6 +1,8 @@
-"""The one place where MPI starts: at the first use of dist_dynet.parallel, and only under a launcher.
+"""The one place where MPI starts: at the first use of dist_dynet.parallel, and only under a
+launcher.
 
-It knows what else changes when there is more than one rank: failures are watched, random streams differ, rank 0 writes the files.
+It knows what else changes when there is more than one rank: failures are watched, random streams
+differ, rank 0 writes the files.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ _key: Any = None
 
 
 def world(comm: Any = None) -> World:
-    """All ranks of this job; a world of one without a launcher. With an mpi4py communicator: its ranks.
+    """All ranks of this job; a world of one without a launcher. With an mpi4py communicator: its
+    ranks.
 
     A communicator is duplicated at its first use, which is collective over its ranks.
 
@@ -32,11 +35,17 @@ def world(comm: Any = None) -> World:
 def _part(whole: World, comm: Any) -> World:
     global _key
     if not callable(getattr(comm, "Get_size", None)) or comm.Is_inter():
-        raise TypeError(f"comm must be a communicator of mpi4py such as MPI.COMM_WORLD.Split(color); got {comm!r:.80}.")
+        raise TypeError(
+            "comm must be a communicator of mpi4py such as MPI.COMM_WORLD.Split(color); got"
+            f" {comm!r:.80}."
+        )
     if comm.Get_size() == 1:
         return World(None)
     if whole.size == 1:
-        raise RuntimeError(f"comm has {comm.Get_size()} ranks, but no launcher known here has started this program. Use mpirun or srun.")
+        raise RuntimeError(
+            f"comm has {comm.Get_size()} ranks, but no launcher known here has started this"
+            " program. Use mpirun or srun."
+        )
     if _key is None:
         _key = whole.mpi.Comm.Create_keyval()
     part: World | None = comm.Get_attr(_key)

@@ -1,6 +1,8 @@
-"""SIGUSR1, by which a batch system says that time is nearly up: it marks all Checkpointers, which save at the next step.
+"""SIGUSR1, by which a batch system says that time is nearly up: it marks all Checkpointers, which
+save at the next step.
 
-A handler must be installed after MPI has started, since MPI libraries install their own. Python's handler of before is called, too.
+A handler must be installed after MPI has started, since MPI libraries install their own. Python's
+handler of before is called, too.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ class Marked(Protocol):
     """What is to be told."""
 
     def mark(self) -> None:
-        """Called in the main thread, between any two steps of the interpreter: sets a mark and returns."""
+        """Called in the main thread, between any two steps of the interpreter: sets a mark and
+        returns."""
 
 
 _marked: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -24,10 +27,14 @@ _previous: Any = None
 
 
 def tell_of_usr1(marked: Marked) -> None:
-    """Marks the object, as long as it lives, whenever SIGUSR1 arrives. Outside of the main thread Python allows no handler: then never."""
+    """Marks the object, as long as it lives, whenever SIGUSR1 arrives. Outside of the main thread
+    Python allows no handler: then never."""
     global _previous
     _marked.add(marked)
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGUSR1) is not _on_usr1:
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGUSR1) is not _on_usr1
+    ):
         _previous = signal.signal(signal.SIGUSR1, _on_usr1)
 
 

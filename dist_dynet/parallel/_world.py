@@ -1,13 +1,13 @@
 """The ranks of this job as seen from one of them: starting MPI, and waiting for the others.
 
-It knows mpi4py and nothing of parameters. It never blocks inside MPI: every wait is a loop that polls, so that a missing rank is noticed, and
-that gives its core away after a millisecond. What happens to the job when a rank fails is the business of _failures.
+It knows mpi4py and nothing of parameters. It never blocks inside MPI: every wait is a loop that
+polls, so that a missing rank is noticed, and that gives its core away after a millisecond. What
+happens to the job when a rank fails is the business of _failures.
 """
 
 from __future__ import annotations
 
 import copy
-import faulthandler
 import hashlib
 import os
 import pickle
@@ -24,70 +24,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._environment import number
 from .._version import __version__
 from ._launcher import Launch
-
-TIMEOUT = number("DIST_DYNET_TIMEOUT", 600)
-"""Seconds that a rank waits for ranks that are alive but do not come."""
+from ._mpi import TIMEOUT, import_mpi
 
 _SPIN, _SHORTEST_NAP, _LONGEST_NAP = 1e-3, 2e-5, 1e-3
-"""Seconds of waiting without sleep; then a rank sleeps for a fiftieth of the time since something has moved, 20 us at first, at most this."""
+"""Seconds of waiting without sleep; then a rank sleeps for a fiftieth of the time since something
+has moved, 20 us at first, at most this."""
 
 _PAUSE = 2.0
-"""Seconds without a poll after which a process must have been stopped, by a batch system or Ctrl-Z: they are no waiting."""
-
-_LONGEST = 1e9
-"""Seconds that a timer of the system can be set to."""
-
-_finalizes = False
-"""Whether MPI is ended here, not by mpi4py."""
+"""Seconds without a poll after which a process must have been stopped, by a batch system or Ctrl-Z:
+they are no waiting."""
 
 _abandoned: list[Sequence[Any]] = []
-"""Requests that nobody waits for any more, since an exception came. MPI may still write into their buffers, which they keep alive."""
+"""Requests that nobody waits for any more, since an exception came. MPI may still write into their
+buffers, which they keep alive."""
 
 _give_way: Callable[[], object] = getattr(os, "sched_yield", lambda: None)
-"""Between two polls: with more ranks than cores it halves the time of an exchange (4 ranks on 2 cores), otherwise it costs nothing."""
-
-
-def import_mpi(launch: Launch) -> Any:
-    """mpi4py's MPI module, initialised; the process ends with a traceback if the other ranks do not come within TIMEOUT.
-
-    Raises:
-        ImportError: mpi4py is not installed.
-    """
-    global _finalizes
-    if launch.launcher == "Open MPI":
-        os.environ.setdefault("OMPI_MCA_btl", "^ofi")  # takes a second off the start
-    if launch.launcher == "Slurm" and "native" in os.environ.get("PMIX_SECURITY_MODE", "").split(","):
-        os.environ["PMIX_SECURITY_MODE"] = "native"  # a PMIx without munge, as in the wheel of Open MPI, would complain in sixteen lines
-    alone = "mpi4py.MPI" not in sys.modules
-    if alone:  # MPI_Init holds Python's lock: only a timer in C can end it
-        faulthandler.dump_traceback_later(min(TIMEOUT, _LONGEST), exit=True, file=sys.__stderr__ or 2)
-    try:
-        import mpi4py
-
-        if alone and mpi4py.rc.finalize is None:
-            mpi4py.rc.finalize, _finalizes = False, True  # mpi4py would do it in a forked child, too, which then hangs
-        from mpi4py import MPI
-    except ImportError as error:
-        raise ImportError(
-            f"dist_dynet.parallel: {launch.launcher} started this program as rank {launch.rank} of {launch.size}, but mpi4py "
-            f"cannot be imported ({error}). Run: pip install 'dist-dynet[mpi]'"
-        ) from error
-    finally:
-        if alone:
-            faulthandler.cancel_dump_traceback_later()
-    if not MPI.Is_initialized():
-        MPI.Init_thread(MPI.THREAD_MULTIPLE)
-    return MPI
-
-
-def finalize_mpi() -> None:
-    """Ends MPI, at the end of the program; unless the program started it by itself, or said who ends it (mpi4py.rc.finalize)."""
-    mpi = sys.modules["mpi4py.MPI"]
-    if _finalizes and not mpi.Is_finalized():
-        mpi.Finalize()
+"""Between two polls: with more ranks than cores it halves the time of an exchange (4 ranks on 2
+cores), otherwise it costs nothing."""
 
 
 class Place(NamedTuple):
@@ -99,7 +54,8 @@ class Place(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Where another rank is: what it does, and the same in a message that names rank, process, host and line."""
+    """Where another rank is: what it does, and the same in a message that names rank, process, host
+    and line."""
 
     state: str
     words: str
@@ -138,10 +94,13 @@ class _Collectives:
 
 
 class World:
-    """All ranks of the job, or a part of them. `size == 1` means alone: then `comm` is None and nothing may be sent."""
+    """All ranks of the job, or a part of them. `size == 1` means alone: then `comm` is None and
+    nothing may be sent."""
 
     def __init__(self, launch: Launch | None) -> None:
-        self.rank, self.size, self.local_rank = (launch.rank, launch.size, launch.local_rank) if launch else (0, 1, 0)
+        self.rank, self.size, self.local_rank = (
+            (launch.rank, launch.size, launch.local_rank) if launch else (0, 1, 0)
+        )
         self.host = socket.gethostname()
         self.process = os.getpid()
         self.timeout = TIMEOUT  # seconds that a rank waits for ranks that are alive
@@ -156,8 +115,9 @@ class World:
         mpi = import_mpi(launch)
         if mpi.COMM_WORLD.size != launch.size:
             raise RuntimeError(
-                f"dist_dynet.parallel: {launch.launcher} started {launch.size} processes, but mpi4py ({mpi.get_vendor()[0]}) sees "
-                f"{mpi.COMM_WORLD.size}. {_remedy(launch, mpi.get_vendor()[0])}"
+                f"dist_dynet.parallel: {launch.launcher} started {launch.size} processes, but"
+                f" mpi4py ({mpi.get_vendor()[0]}) sees {mpi.COMM_WORLD.size}."
+                f" {_remedy(launch, mpi.get_vendor()[0])}"
             )
         self.mpi = mpi
         self.rank, self.size = mpi.COMM_WORLD.rank, mpi.COMM_WORLD.size
@@ -167,10 +127,13 @@ class World:
         self.agree(self.comm, f"dist_dynet {__version__}", "start of MPI")
 
     def part(self, comm: Any) -> World:
-        """The ranks of this mpi4py communicator as a world of their own, which counts its own collective operations. Collective over them."""
+        """The ranks of this mpi4py communicator as a world of their own, which counts its own
+        collective operations. Collective over them."""
         part = copy.copy(self)
         part.rank, part.size = comm.Get_rank(), comm.Get_size()
-        part.members = self.mpi.Group.Translate_ranks(comm.Get_group(), list(range(part.size)), self.mpi.COMM_WORLD.Get_group())
+        part.members = self.mpi.Group.Translate_ranks(
+            comm.Get_group(), list(range(part.size)), self.mpi.COMM_WORLD.Get_group()
+        )
         part._collectives = _Collectives()
         part.comm = part.duplicate(comm)
         return part
@@ -180,7 +143,9 @@ class World:
         if timeout is None:
             return self
         if not timeout > 0:
-            raise ValueError(f"DistributedTrainer: timeout must be a number of seconds above 0; got {timeout}.")
+            raise ValueError(
+                f"DistributedTrainer: timeout must be a number of seconds above 0; got {timeout}."
+            )
         other = copy.copy(self)
         other.timeout = float(timeout)
         return other
@@ -205,15 +170,18 @@ class World:
         self._job.where = where
 
     def duplicate(self, comm: Any = None) -> Any:
-        """A communicator of its own for one purpose, so that messages of two purposes never meet. Collective."""
+        """A communicator of its own for one purpose, so that messages of two purposes never meet.
+        Collective."""
         new, request = (comm or self.comm).Idup()
         self.wait([request], "start of MPI")
         return new
 
     def lend(self, owner: object) -> Any:
-        """A communicator as duplicate() makes it, for as long as the owner lives: MPI libraries have two thousand or so. Collective.
+        """A communicator as duplicate() makes it, for as long as the owner lives: MPI libraries
+        have two thousand or so. Collective.
 
-        Only all ranks together can give one back: they do so here, with those whose owners are gone on all ranks.
+        Only all ranks together can give one back: they do so here, with those whose owners are gone
+        on all ranks.
         """
         self._refuse_interrupted()
         collectives_made = self._collectives
@@ -226,17 +194,21 @@ class World:
             collectives_made.lent.pop(loan).Free()
         collectives_made.loans += 1
         collectives_made.lent[collectives_made.loans] = comm = self.duplicate()
-        weakref.finalize(owner, collectives_made.returned.put, collectives_made.loans).atexit = False
+        weakref.finalize(
+            owner, collectives_made.returned.put, collectives_made.loans
+        ).atexit = False
         return comm
 
     def number_trainer(self) -> str:
-        """How collective operations of one more trainer are called, so that they can be told from those of others."""
+        """How collective operations of one more trainer are called, so that they can be told from
+        those of others."""
         self._collectives.trainers += 1
         return f" of trainer {self._collectives.trainers}" if self._collectives.trainers > 1 else ""
 
     @property
     def checks(self) -> bool:
-        """Whether every collective operation begins with a comparison of what the ranks are about to do, and where in the program."""
+        """Whether every collective operation begins with a comparison of what the ranks are about
+        to do, and where in the program."""
         return self._collectives.checks
 
     def check_from_now_on(self) -> None:
@@ -244,14 +216,16 @@ class World:
         self._collectives.checks = True
 
     def collective(self, what: str, at_one_line: bool = True) -> str:
-        """Counts one more collective operation of all ranks and names it; the numbers agree on all ranks as long as they call the same things.
+        """Counts one more collective operation of all ranks and names it; the numbers agree on all
+        ranks as long as they call the same things.
 
         Args:
             what: its kind.
             at_one_line: whether all ranks call it from the same line of the program.
 
         Raises:
-            RuntimeError: with checks, on all ranks: they call different collective operations. This rank has left a collective operation half done: see whole().
+            RuntimeError: with checks, on all ranks: they call different collective operations. This
+                rank has left a collective operation half done: see whole().
         """
         self._refuse_interrupted()
         name = self.name_of(what, self.count())
@@ -264,16 +238,19 @@ class World:
         return name
 
     def count(self) -> int:
-        """Counts one more collective operation of all ranks, as collective() does, without checks and without a name."""
+        """Counts one more collective operation of all ranks, as collective() does, without checks
+        and without a name."""
         self.refuse_child()
         self._collectives.count += 1
         return self._collectives.count
 
     @contextmanager
     def whole(self, what: str) -> Iterator[None]:
-        """A collective operation on `comm` in several messages. If an exception that other ranks do not have ends it, this rank meets them no more.
+        """A collective operation on `comm` in several messages. If an exception that other ranks do
+        not have ends it, this rank meets them no more.
 
-        What it sends next would be taken for what it has left out. Exceptions that all ranks have alike are RuntimeError and ValueError.
+        What it sends next would be taken for what it has left out. Exceptions that all ranks have
+        alike are RuntimeError and ValueError.
         """
         self._collectives.interrupted = what if self.size > 1 else ""
         try:
@@ -286,20 +263,22 @@ class World:
     def _refuse_interrupted(self) -> None:
         if self._collectives.interrupted:
             raise RuntimeError(
-                f"{self.name} {self._collectives.interrupted} was interrupted, so that this rank is out of step with the others. "
-                "Start the job again from a checkpoint."
+                f"{self.name} {self._collectives.interrupted} was interrupted, so that this rank is"
+                " out of step with the others. Start the job again from a checkpoint."
             )
 
     def refuse_child(self) -> None:
         """Only the ranks themselves meet.
 
         Raises:
-            RuntimeError: in a forked child: if it spoke in its parent's name the others would take it for the parent.
+            RuntimeError: in a forked child: if it spoke in its parent's name the others would take
+                it for the parent.
         """
         if self._job.is_forked:
             raise RuntimeError(
-                f"{self.name} process {os.getpid()}, which this rank has forked, takes no part in the job; got a call that meets the other "
-                "ranks. Call it in the rank itself; a child may train by a trainer that is not distributed."
+                f"{self.name} process {os.getpid()}, which this rank has forked, takes no part in"
+                " the job; got a call that meets the other ranks. Call it in the rank itself; a"
+                " child may train by a trainer that is not distributed."
             )
 
     def name_of(self, what: str, number: int) -> str:
@@ -307,7 +286,13 @@ class World:
         whole = self.size == self._job.size
         return f"{what} (collective {number}{'' if whole else f' of {format_ranks(self.members)}'})"
 
-    def wait(self, requests: Sequence[Any], what: str, timeout: float | None = None, moves: Callable[[], int] = int) -> None:
+    def wait(
+        self,
+        requests: Sequence[Any],
+        what: str,
+        timeout: float | None = None,
+        moves: Callable[[], int] = int,
+    ) -> None:
         """Polls until all of these requests are complete; moves as for wait_until().
 
         Raises:
@@ -320,8 +305,15 @@ class World:
             _abandoned.append(requests)
             raise
 
-    def wait_until(self, done: Callable[[], bool], what: str, timeout: float | None = None, moves: Callable[[], int] = int) -> None:
-        """Polls until done() says so, more often for as long as moves() rises: then it is not ranks that are waited for, but the wire.
+    def wait_until(
+        self,
+        done: Callable[[], bool],
+        what: str,
+        timeout: float | None = None,
+        moves: Callable[[], int] = int,
+    ) -> None:
+        """Polls until done() says so, more often for as long as moves() rises: then it is not ranks
+        that are waited for, but the wire.
 
         Raises:
             TimeoutError: as wait().
@@ -337,7 +329,9 @@ class World:
                     seen, moved = count, now
                 start, polled = start + pause(polled, now), now
                 if now - start > limit:
-                    raise TimeoutError(f"{self.name} {what}: waited {limit:g} s for {self._missing(what)}.")
+                    raise TimeoutError(
+                        f"{self.name} {what}: waited {limit:g} s for {self._missing(what)}."
+                    )
                 _give_way()
                 if now - start > _SPIN:
                     time.sleep(min(max((now - moved) / 50, _SHORTEST_NAP), _LONGEST_NAP))
@@ -345,7 +339,8 @@ class World:
             self._job.place = None
 
     def barrier(self, timeout: float | None = None) -> None:
-        """Returns when all ranks have come here. After a TimeoutError, a second call goes on waiting for the same collective operation."""
+        """Returns when all ranks have come here. After a TimeoutError, a second call goes on
+        waiting for the same collective operation."""
         collectives_made = self._collectives
         if collectives_made.barrier is None:
             what = self.collective("barrier")
@@ -355,19 +350,29 @@ class World:
         collectives_made.barrier = None
 
     def agree(self, comm: Any, mine: str | None, what: str) -> None:
-        """Makes sure that all ranks say the same, but for those that say nothing (None). Collective.
+        """Makes sure that all ranks say the same, but for those that say nothing (None).
+        Collective.
 
         Raises:
-            RuntimeError: on all ranks; it has the message of this rank and of the first that says something else.
+            RuntimeError: on all ranks; it has the message of this rank and of the first that says
+                something else.
         """
-        every = [text.decode() for text in self.exchange_bytes(comm, b"" if mine is None else b"=" + mine.encode(), what)]
+        every = [
+            text.decode()
+            for text in self.exchange_bytes(
+                comm, b"" if mine is None else b"=" + mine.encode(), what
+            )
+        ]
         said = {rank: text[1:] for rank, text in enumerate(every) if text}
         if len(set(said.values())) <= 1:
             return
         me = self.rank if self.rank in said else min(said)
         other = next(rank for rank, text in said.items() if text != said[me])
         here = "here" if me == self.rank else f"on rank {self.members[me]}"
-        raise RuntimeError(f"{self.name} {what}: all ranks must agree; {said[me]} {here}, {said[other]} on rank {self.members[other]}.")
+        raise RuntimeError(
+            f"{self.name} {what}: all ranks must agree; {said[me]} {here}, {said[other]} on rank"
+            f" {self.members[other]}."
+        )
 
     def exchange_bytes(self, comm: Any, mine: bytes, what: str) -> list[bytes]:
         """The byte strings of all ranks, on all of them."""
@@ -378,7 +383,10 @@ class World:
         joined = np.empty(int(sizes.sum()), np.uint8)
         self.wait([comm.Iallgatherv(np.frombuffer(mine, np.uint8), (joined, sizes))], what)
         ends = np.cumsum(sizes)
-        return [joined[end - size : end].tobytes() for end, size in zip(ends.tolist(), sizes.tolist(), strict=True)]
+        return [
+            joined[end - size : end].tobytes()
+            for end, size in zip(ends.tolist(), sizes.tolist(), strict=True)
+        ]
 
     def gather(self, comm: Any, mine: Any, what: str) -> list[Any]:
         """The objects of all ranks, on all of them."""
@@ -386,17 +394,31 @@ class World:
 
     def _missing(self, what: str) -> str:
         """Which ranks have not come, and where all the others are."""
-        answers = {rank: answer for rank, answer in sorted(self._job.where().items()) if rank in self.members}
+        answers = {
+            rank: answer
+            for rank, answer in sorted(self._job.where().items())
+            if rank in self.members
+        }
         late = [rank for rank, answer in answers.items() if answer.state != f"waits in {what}"]
-        return "; ".join([format_ranks(late) if late else "the other ranks", *(answer.words for answer in answers.values())])
+        return "; ".join(
+            [
+                format_ranks(late) if late else "the other ranks",
+                *(answer.words for answer in answers.values()),
+            ]
+        )
 
 
 def _remedy(launch: Launch, library: str) -> str:
     """What to do where a launcher does not start the ranks of mpi4py's library."""
     if launch.launcher == "Slurm":
-        return f"srun must be told which MPI to start: srun --mpi={'pmix' if library == 'Open MPI' else 'pmi2'}"
+        return (
+            "srun must be told which MPI to start: srun"
+            f" --mpi={'pmix' if library == 'Open MPI' else 'pmi2'}"
+        )
     beside = Path(sys.executable).with_name("mpirun")
-    return f"This mpirun belongs to another MPI than mpi4py. Use the one beside this Python: {beside}"
+    return (
+        f"This mpirun belongs to another MPI than mpi4py. Use the one beside this Python: {beside}"
+    )
 
 
 def pause(polled: float, now: float) -> float:
@@ -405,15 +427,20 @@ def pause(polled: float, now: float) -> float:
 
 
 def line_of_user(frame: FrameType) -> str:
-    """The text ' at train.py:12' of the innermost line outside of this package that this frame is in."""
-    while frame.f_back and str(frame.f_globals.get("__name__", "")).startswith(f"{__package__.partition('.')[0]}."):
+    """The text ' at train.py:12' of the innermost line outside of this package that this frame is
+    in."""
+    while frame.f_back and str(frame.f_globals.get("__name__", "")).startswith(
+        f"{__package__.partition('.')[0]}."
+    ):
         frame = frame.f_back
     return f" at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
 
 
 def hash_of(text: str) -> int:
     """64 bits that are the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+    return int.from_bytes(
+        hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True
+    )
 
 
 def format_ranks(ranks: Sequence[int]) -> str:

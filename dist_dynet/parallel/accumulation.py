@@ -1,7 +1,8 @@
-"""The earlier passes of an accumulation: how many there are, and their gradients, which wait until the update.
+"""The earlier passes of an accumulation: how many there are, and their gradients, which wait until
+the update.
 
-It knows when gradients move into the stash and out of it. With which factor they count, and when the
-ranks exchange, is said by its callers.
+It knows when gradients move into the stash and out of it. With which factor they count, and when
+the ranks exchange, is said by its callers.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class Accumulation:
         """Puts the gradients by, times factor."""
         if factor != 1 and self.in_place:
             raise RuntimeError(
-                f"update: earlier passes of this accumulation were not named, so that this one cannot be left out; got weight {factor:g}. Give "
-                "a weight with each call."
+                "update: earlier passes of this accumulation were not named, so that this one"
+                f" cannot be left out; got weight {factor:g}. Give a weight with each call."
             )
         self.stash.take(self._trainer.collection, factor)
         self.in_place = 0
@@ -71,7 +72,8 @@ class Accumulation:
         self.stash.put_back(self._hooks.members())
 
     def complete(self, passes: int) -> None:
-        """The accumulation ends here: gradients count as the mean of so many passes, if there are fewer than k."""
+        """The accumulation ends here: gradients count as the mean of so many passes, if there are
+        fewer than k."""
         self.restore()
         for p in self._hooks.members() if passes else ():
             p.scale_gradient(self._trainer.accumulation / passes)
@@ -83,16 +85,21 @@ class Accumulation:
 
 
 class Stash:
-    """The gradients of earlier passes of a root's parameters, each as it counts in the update that is to come, whichever trainer makes it.
+    """The gradients of earlier passes of a root's parameters, each as it counts in the update that
+    is to come, whichever trainer makes it.
 
-    What the program does to gradients meanwhile is done to these as well: those that are cleared are forgotten, those that are scaled are
-    scaled.
+    What the program does to gradients meanwhile is done to these as well: those that are cleared
+    are forgotten, those that are scaled are scaled.
     """
 
     def __init__(self) -> None:
         self._kept: list[_Kept] = []
-        self._layouts: weakref.WeakKeyDictionary[ParameterCollection, FlatLayout] = weakref.WeakKeyDictionary()
-        self._pools: weakref.WeakKeyDictionary[FlatLayout, list[NDArray[Any]]] = weakref.WeakKeyDictionary()
+        self._layouts: weakref.WeakKeyDictionary[ParameterCollection, FlatLayout] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._pools: weakref.WeakKeyDictionary[FlatLayout, list[NDArray[Any]]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     @staticmethod
     def of(root: Root) -> Stash:
@@ -103,7 +110,8 @@ class Stash:
         return stash
 
     def __bool__(self) -> bool:
-        """Whether there may be gradients: the same on all ranks, whichever parameters each has used."""
+        """Whether there may be gradients: the same on all ranks, whichever parameters each has
+        used."""
         return bool(self._kept)
 
     def take(self, m: ParameterCollection, factor: float) -> None:
@@ -140,7 +148,8 @@ class Stash:
         self.mark()
 
     def follow(self) -> None:
-        """Does here what the program has done to gradients; what is done from now on until mark() is not done by it."""
+        """Does here what the program has done to gradients; what is done from now on until mark()
+        is not done by it."""
         for kept in self._kept:
             kept.follow()
 
@@ -201,10 +210,18 @@ class _Kept:
         return self._split(~mine)
 
     def _split(self, stays: NDArray[np.bool_]) -> Node:
-        """Takes those that do not stay out of the node; the array of dense gradients belongs to both parts."""
+        """Takes those that do not stay out of the node; the array of dense gradients belongs to
+        both parts."""
         node, dense = self.node, len(self.layout.structure.dense)
         choice = list(zip(node.tables, stays[dense:].tolist(), strict=True))
-        rest = Node(0, 0, node.filled & ~stays[:dense], node.dense, 0, [None if stay else rows for rows, stay in choice])
+        rest = Node(
+            0,
+            0,
+            node.filled & ~stays[:dense],
+            node.dense,
+            0,
+            [None if stay else rows for rows, stay in choice],
+        )
         node.filled = node.filled & stays[:dense]
         node.tables = [rows if stay else None for rows, stay in choice]
         return rest
@@ -212,5 +229,10 @@ class _Kept:
     def _marks(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         n = len(self.layout.structure.handles)
         clears, scales = np.empty(n, np.int64), np.empty(n, np.float64)
-        lib.dn_gradient_marks(n, self._params, ffi.from_buffer("int64_t *", clears), ffi.from_buffer("double *", scales))
+        lib.dn_gradient_marks(
+            n,
+            self._params,
+            ffi.from_buffer("int64_t *", clears),
+            ffi.from_buffer("double *", scales),
+        )
         return clears, scales

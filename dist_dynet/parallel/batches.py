@@ -1,8 +1,10 @@
-"""Which batch gradients come from: what shard() gives knows what it is part of, and each update asks whose gradients it has.
+"""Which batch gradients come from: what shard() gives knows what it is part of, and each update
+asks whose gradients it has.
 
-A loop over a shard says when it gives a batch and when it asks for the next one. Backward passes in between belong to that batch, as long as
-one loop is under way and does something with each batch before it asks for the next. Where that is not so (lists of batches, loops that
-read ahead, several loops at once) nobody but the program knows: the answer says so, and what to write. It exchanges nothing.
+A loop over a shard says when it gives a batch and when it asks for the next one. Backward passes in
+between belong to that batch, as long as one loop is under way and does something with each batch
+before it asks for the next. Where that is not so (lists of batches, loops that read ahead, several
+loops at once) only the program knows: the answer says so, and what to write. No rank is asked.
 """
 
 from __future__ import annotations
@@ -48,25 +50,40 @@ def checked_weight(value: Any, what: str) -> float:
     try:
         weight = float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{what} must be a number or a batch of shard(); got {value!r:.60}.") from None
+        raise TypeError(
+            f"{what} must be a number or a batch of shard(); got {value!r:.60}."
+        ) from None
     if not 0 <= weight < math.inf:
         raise ValueError(f"{what} must be a number, 0 or more; got {value!r:.60}.")
     return weight
 
 
 class Batch(list[T], Generic[T]):
-    """The examples of one rank in one step: a list that knows what it is part of. shard() makes them; `update(batch)` names one.
+    """The examples of one rank in one step: a list that knows what it is part of. shard() makes
+    them; `update(batch)` names one.
 
     Copies and slices are plain lists.
 
     >>> from dist_dynet import parallel
-    >>> for batch in parallel.shard([[1, 2], [3], [4, 5, 6]], batch_size=2, shuffle=False, weight=len):
+    >>> for batch in parallel.shard(
+    ...     [[1, 2], [3], [4, 5, 6]], batch_size=2, shuffle=False, weight=len
+    ... ):
     ...     print(batch, batch.n, batch.total, batch.epoch, batch.step)
     [[1, 2], [3]] 3.0 3.0 0 0
     [[4, 5, 6]] 3.0 3.0 0 1
     """
 
-    __slots__ = ("__weakref__", "_loop", "_n", "description", "epoch", "is_weighted", "part", "step", "total")
+    __slots__ = (
+        "__weakref__",
+        "_loop",
+        "_n",
+        "description",
+        "epoch",
+        "is_weighted",
+        "part",
+        "step",
+        "total",
+    )
 
     def __init__(
         self,
@@ -93,7 +110,8 @@ class Batch(list[T], Generic[T]):
 
     @property
     def ends_step(self) -> bool:
-        """Whether its step ends with it: it is not cut into micro-batches, or the last of this rank's."""
+        """Whether its step ends with it: it is not cut into micro-batches, or the last of this
+        rank's."""
         return self.part is None or self.part.is_last
 
     @property
@@ -128,7 +146,7 @@ class Batch(list[T], Generic[T]):
         return deepcopy(list(self), memo)
 
 
-# ---- loops -----------------------------------------------------------------------------------------------------------------------------
+# ---- loops -----------------------------------------------------------------------------
 
 
 class _Process:
@@ -143,7 +161,8 @@ class _Process:
         """Those that have given a batch, are not over, and of which no update was told since."""
         self.idle: list[_Idle] = []
         self.unclaimed = False
-        """A loop has ended that had read ahead, and no update came since then: whoever updates next may have its batches."""
+        """A loop has ended that had read ahead, and no update came since then: whoever updates next
+        may have its batches."""
         self.claimed = 0
         """Of so many Sources, from the first, gradients may come from the batches of such loops."""
         self.calls: dict[int, int] = {}  # by thread: calls of DistributedTrainer.update()
@@ -155,7 +174,8 @@ class _Process:
         return [sources for ref in self.sources if (sources := ref()) is not None]
 
     def claim(self) -> None:
-        """An update comes: loops that there are by now are the business of the trainers that there are, not of later ones."""
+        """An update comes: loops that there are by now are the business of the trainers that there
+        are, not of later ones."""
         if self.unclaimed:
             self.unclaimed, self.claimed = False, self.made
         for loop in (*self.new, *(idle.loop for idle in self.idle)):
@@ -163,7 +183,8 @@ class _Process:
         self.new.clear()
 
     def holds_batches(self, serial: int) -> bool:
-        """Whether the program still has batches that were passed over, which Sources of this number may come to."""
+        """Whether the program still has batches that were passed over, which Sources of this number
+        may come to."""
         self.idle = [idle for idle in self.idle if idle.count()]
         return any(serial <= idle.loop.claimed for idle in self.idle)
 
@@ -211,10 +232,13 @@ class Loop:
         is_used: told of each batch of it that an update has used.
     """
 
-    def __init__(self, steps: int, epoch: int, first: int, is_used: Callable[[Loop, Batch[Any]], None]) -> None:
+    def __init__(
+        self, steps: int, epoch: int, first: int, is_used: Callable[[Loop, Batch[Any]], None]
+    ) -> None:
         self.steps, self.epoch, self.is_used = steps, epoch, is_used
         self.used = first
-        """How many steps of the epoch are done: their batches went into an update, as far as is known."""
+        """How many steps of the epoch are done: their batches went into an update, as far as is
+        known."""
         self.given = first  # how many the loop has gone past
         self.present: Batch[Any] | None = None
         self.runs_ahead = False  # it has gone past a batch that nothing was done with, on this rank
@@ -269,7 +293,9 @@ class Loop:
             _look()
             if self.steps_done() == batch.step + 1:
                 self.used = self.given = batch.step + 1
-        self.whole = self.given == self.steps or (batch is not None and batch.step + 1 == self.steps)
+        self.whole = self.given == self.steps or (
+            batch is not None and batch.step + 1 == self.steps
+        )
         self._leave()
         self.over = True
         if self.runs_ahead:
@@ -298,7 +324,11 @@ class Loop:
         if self.runs_ahead:
             return -1
         batch = self.present
-        return batch.step + 1 if batch is not None and batch.ends_step and self._has_updated() else self.used
+        return (
+            batch.step + 1
+            if batch is not None and batch.ends_step and self._has_updated()
+            else self.used
+        )
 
     def is_awaited(self) -> bool:
         """Whether batches that it has gone past may still come to an update."""
@@ -323,20 +353,21 @@ class Loop:
 
 
 def _work_of_thread() -> tuple[int, ...]:
-    """Which thread this is, how many updates it has made, how often it has called for one, backward passes, and what its graph has done."""
+    """Which thread this is, how many updates it has made, how often it has called for one, backward
+    passes, and what its graph has done."""
     me = threading.get_ident()
     work = lib.dn_thread_work(cg().number)
     return me, work.updates, _process.calls.get(me, 0), work.passes, work.activity
 
 
-# ---- where gradients come from ---------------------------------------------------------------------------------------------------------
+# ---- where gradients come from ---------------------------------------------------------
 
 _SEVERAL = Batch[Any]((), 0, 0, 0, 0)
 """Stands for the batch where several loops are under way."""
 
 _WRITE = (
-    "Write trainer.update(batch), with the batch of shard() that the gradients come from, or trainer.update(n), with this rank's number of "
-    "examples."
+    "Write trainer.update(batch), with the batch of shard() that the gradients come from, or"
+    " trainer.update(n), with this rank's number of examples."
 )
 
 
@@ -385,7 +416,8 @@ class Sources:
             self._batches.clear()  # an update has used them, or the program has thrown them away
 
     def find(self, named: bool = False) -> tuple[Batch[Any] | None, str]:
-        """The one batch that the gradients come from, None if they come from none; and why that cannot be known, in a message.
+        """The one batch that the gradients come from, None if they come from none; and why that
+        cannot be known, in a message.
 
         Args:
             named: the program says it itself.
@@ -397,13 +429,24 @@ class Sources:
         if named:
             return None, ""
         if len(self._batches) > 1:
-            return None, (
-                "the gradients come from several batches of shard(). Call update() after each batch (accumulate=k gathers k of them), name "
-                "one by update(batch), or forget the gradients of a batch that was left by reset_gradients()."
+            return (
+                None,
+                (
+                    "the gradients come from several batches of shard(). Call update() after each"
+                    " batch (accumulate=k gathers k of them), name one by update(batch), or forget"
+                    " the gradients of a batch that was left by reset_gradients()."
+                ),
             )
         batch = self._batches[0] if self._batches else present
         doubt = self._doubt(batch)
-        return (None, f"{doubt}, so that it is not known which batch the gradients come from. {_WRITE}") if doubt else (batch, "")
+        return (
+            (
+                None,
+                f"{doubt}, so that it is not known which batch the gradients come from. {_WRITE}",
+            )
+            if doubt
+            else (batch, "")
+        )
 
     def _doubt(self, batch: Batch[Any] | None) -> str:
         """Why gradients that seem to come from this batch may come from another one."""
@@ -414,18 +457,30 @@ class Sources:
             if any(loop.thread != me and self._serial <= loop.claimed for loop in _process.loops):
                 return "a loop over shard() is under way in another thread"
             if self._serial <= _process.claimed:
-                return "a loop over shard() has gone past batches without a backward pass, as list(shard(...)) does"
+                return (
+                    "a loop over shard() has gone past batches without a backward pass, as"
+                    " list(shard(...)) does"
+                )
         elif batch._loop is not None:
             if batch._loop.runs_ahead:
-                return "the loop over shard() has gone past a batch without a backward pass, as loops that read ahead do"
+                return (
+                    "the loop over shard() has gone past a batch without a backward pass, as loops"
+                    " that read ahead do"
+                )
             if _process.idle and _process.holds_batches(self._serial):
-                return "there are batches of shard() that nothing was done with yet, as list(shard(...)) gives them"
+                return (
+                    "there are batches of shard() that nothing was done with yet, as"
+                    " list(shard(...)) gives them"
+                )
         if threading.get_ident() in _process.readers:
-            return "the program has looked into a batch of shard() that is not the loop's present one"
+            return (
+                "the program has looked into a batch of shard() that is not the loop's present one"
+            )
         return ""
 
     def peek(self, thread: int) -> tuple[Batch[Any] | None, bool]:
-        """While backward goes on in a thread: the batch that it belongs to, and whether that is certain."""
+        """While backward goes on in a thread: the batch that it belongs to, and whether that is
+        certain."""
         loops = _process.loops
         mine = [loop.present for loop in loops if loop.thread == thread]
         batch = mine[0] if mine else None
@@ -437,4 +492,9 @@ class Sources:
         self._batches.clear()
 
     def _is_empty(self) -> bool:
-        return all(map(lib.dn_param_empty, handles_of([*self._m.parameters_list(), *self._m.lookup_parameters_list()])))
+        return all(
+            map(
+                lib.dn_param_empty,
+                handles_of([*self._m.parameters_list(), *self._m.lookup_parameters_list()]),
+            )
+        )

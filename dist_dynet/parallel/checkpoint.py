@@ -1,7 +1,8 @@
 """Checkpointer: saves all that a run depends on, and goes on from there bit for bit.
 
-It knows when to save, that all ranks save at the same step, and which file is the newest good one. What the parts of a state are, their
-owners know: parameters, trainer, shard(), generators. Only rank 0 touches the directory; it sends the others what it reads.
+It knows when to save, that all ranks save at the same step, and which file is the newest good one.
+What the parts of a state are, their owners know: parameters, trainer, shard(), generators. Only
+rank 0 touches the directory; it sends the others what it reads.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..io.files import FileName
 from ..io.checksummed import add_checksum, checksummed_pieces, verify_checksum
+from ..io.files import FileName
 from ..params.collection import ParameterCollection
 from ..params.stored import at_one_moment, check_stored, load_stored, stored
 from ..trainers import MovingAverage, Trainer
@@ -40,15 +41,19 @@ R = TypeVar("R")
 
 
 class Checkpointer:
-    """Saves a run into a directory, and makes a run that was stopped at any moment go on as if it had not been.
+    """Saves a run into a directory, and makes a run that was stopped at any moment go on as if it
+    had not been.
 
-    Part of a checkpoint: parameters, frozen or not; the trainer's moments, counts, learning rate, schedule and settings; moving averages that
-    follow it; random states (ours, Python's `random`, NumPy's global one) of every rank; epoch and position of `sampler`; `extra`; what
-    add() was given. A save changes nothing in the run. The files of killed saves are never taken for checkpoints.
+    Part of a checkpoint: parameters, frozen or not; the trainer's moments, counts, learning rate,
+    schedule and settings; moving averages that follow it; random states (ours, Python's `random`,
+    NumPy's global one) of every rank; epoch and position of `sampler`; `extra`; what add() was
+    given. A save changes nothing in the run. The files of killed saves are never taken for
+    checkpoints.
 
-    Make model, trainer, schedule and sampler as at the first start, then resume(). With `every`, saving happens by itself when the loop over
-    the sampler asks for its next batch, the last time at its end, or, without a sampler, at the end of update(). After SIGUSR1, to whichever
-    rank, all save at their next step and go on.
+    Make model, trainer, schedule and sampler as at the first start, then resume(). With `every`,
+    saving happens by itself when the loop over the sampler asks for its next batch, the last time
+    at its end, or, without a sampler, at the end of update(). After SIGUSR1, to whichever rank, all
+    save at their next step and go on.
 
     Args:
         directory: of the files; made if need be.
@@ -56,7 +61,8 @@ class Checkpointer:
         trainer: with several ranks a DistributedTrainer.
         sampler: what shard() gave.
         keep: how many checkpoints stay.
-        every: updates (500), a time ("10min"; units s, min, h) or "epoch". None: only save() and SIGUSR1.
+        every: updates (500), a time ("10min"; units s, min, h) or "epoch". None: only save() and
+            SIGUSR1.
 
     Raises:
         ValueError: a setting makes no sense.
@@ -98,12 +104,17 @@ class Checkpointer:
         self._inner = _checked(model, trainer, sampler)
         self._updates, self._seconds, self._epochs = _period(every)
         if self._epochs and sampler is None:
-            raise ValueError('Checkpointer: every="epoch" needs a sampler; got none. Call save() at the end of an epoch, or use shard().')
-        self._files, self._model, self._trainer, self._sampler = CheckpointFiles(directory, keep), model, trainer, sampler
+            raise ValueError(
+                'Checkpointer: every="epoch" needs a sampler; got none. Call save() at the end of'
+                " an epoch, or use shard()."
+            )
+        self._files = CheckpointFiles(directory, keep)
+        self._model, self._trainer, self._sampler = model, trainer, sampler
         self._saves_first = every is not None
         self.extra: dict[str, Any] = {}
-        """What the program wants to keep as well, such as the best score so far: texts as keys; arrays, numbers, texts, dicts, lists of them.
-        Rank 0's is saved, and given to all ranks by resume()."""
+        """What the program wants to keep as well, such as the best score so far: texts as keys;
+        arrays, numbers, texts, dicts, lists of them. Rank 0's is saved, and given to all ranks by
+        resume()."""
         self._objects: dict[str, tuple[Any, bool]] = {}
         self._step, self._since = self._inner.updates, time.monotonic()
         self._epoch = self._next_epoch()  # after the last checkpoint
@@ -114,7 +125,10 @@ class Checkpointer:
         negotiation = None if self._sync is None else self._sync.negotiation
         if here.size > 1:
             if negotiation is None:
-                raise TypeError(f"Checkpointer: with {here.size} ranks trainer must be a DistributedTrainer; got {type(trainer).__name__}.")
+                raise TypeError(
+                    f"Checkpointer: with {here.size} ranks trainer must be a DistributedTrainer;"
+                    f" got {type(trainer).__name__}."
+                )
             negotiation.asks.append(self._asks)
             negotiation.on_flags.append(self._on_flags)
         self._comm: Any = here.lend(self) if here.size > 1 else None
@@ -132,15 +146,16 @@ class Checkpointer:
         return self._step
 
     def add(self, name: str, obj: Any, per_rank: bool = False) -> None:
-        """Makes an object part of checkpoints: one with state() and load_state(), a collection, a numpy.random.Generator.
+        """Makes an object part of checkpoints: one with state() and load_state(), a collection, a
+        numpy.random.Generator.
 
         To be called before resume(), in the order of the first start.
 
         Args:
             name: of its own.
             obj: the object.
-            per_rank: its state differs from rank to rank; otherwise rank 0's is saved, and given to all. A checkpoint of another number of
-                ranks leaves such objects as they are.
+            per_rank: its state differs from rank to rank; otherwise rank 0's is saved, and given to
+                all. A checkpoint of another number of ranks leaves such objects as they are.
 
         Raises:
             ValueError: the name is taken.
@@ -151,12 +166,12 @@ class Checkpointer:
         stateful = all(callable(getattr(obj, method, None)) for method in ("state", "load_state"))
         if not stateful and not isinstance(obj, np.random.Generator | ParameterCollection):
             raise TypeError(
-                "Checkpointer.add: takes objects with state() and load_state(), collections and NumPy's generators; "
-                f"got {type(obj).__name__}."
+                "Checkpointer.add: takes objects with state() and load_state(), collections and"
+                f" NumPy's generators; got {type(obj).__name__}."
             )
         self._objects[name] = obj, per_rank
 
-    # ---- when --------------------------------------------------------------------------------------------------------------------------
+    # ---- when --------------------------------------------------------------------------
 
     def mark(self) -> None:
         """Asks for a save at the next step, on all ranks; what SIGUSR1 does."""
@@ -170,7 +185,9 @@ class Checkpointer:
 
     def _wishes(self) -> bool:
         """Whether this rank wants a save: it was told to, or rank 0's clock says so."""
-        return self._marked or (0 < self._seconds < time.monotonic() - self._since and self._world.rank == 0)
+        return self._marked or (
+            0 < self._seconds < time.monotonic() - self._since and self._world.rank == 0
+        )
 
     def _due(self) -> bool:
         """The same on all ranks."""
@@ -183,18 +200,22 @@ class Checkpointer:
             self.save()
 
     def _refuse_to_run_ahead(self) -> None:
-        """A loop that reads ahead does not ask for its next batch when its body is done: then there is no moment to save at."""
+        """A loop that reads ahead does not ask for its next batch when its body is done: then there
+        is no moment to save at."""
         if self._sampler is not None and self._sampler.runs_ahead:
             raise RuntimeError(
-                "Checkpointer: with `every` the loop over the sampler must work on each batch before it asks for the next one; got a loop that "
-                "reads ahead, as list(shard(...)) does. Leave `every` out, name the batches, update(batch), and call save() at the end of "
-                "the loop's body."
+                "Checkpointer: with `every` the loop over the sampler must work on each batch"
+                " before it asks for the next one; got a loop that reads ahead, as list(shard(...))"
+                " does. Leave `every` out, name the batches, update(batch), and call save() at the"
+                " end of the loop's body."
             )
 
     def step_ends(self) -> None:
         """Told by the sampler when all of a step is done."""
         assert self._sampler is not None
-        ended = self._epochs and (self._sampler.epoch > self._epoch or self._sampler.position == len(self._sampler))
+        ended = self._epochs and (
+            self._sampler.epoch > self._epoch or self._sampler.position == len(self._sampler)
+        )
         if self._due() or ended:
             self.save()
 
@@ -205,16 +226,18 @@ class Checkpointer:
 
     def _trainers(self) -> list[Any]:
         """Those that the checkpoint has."""
-        added = [obj for obj, _ in self._objects.values() if isinstance(obj, Trainer | DistributedTrainer)]
-        return [self._trainer, *added]
+        kinds = Trainer | DistributedTrainer
+        return [self._trainer, *(o for o, _ in self._objects.values() if isinstance(o, kinds))]
 
-    # ---- saving ------------------------------------------------------------------------------------------------------------------------
+    # ---- saving ------------------------------------------------------------------------
 
     def save(self) -> bool:
-        """Saves now. To be called on all ranks, at the end of a loop's body: what the body does after it is not done again after resume().
+        """Saves now. To be called on all ranks, at the end of a loop's body: what the body does
+        after it is not done again after resume().
 
         Returns:
-            False: gradients wait to be applied (set_accumulation). It is made up for at the end of the first step where none do.
+            False: gradients wait to be applied (set_accumulation). It is made up for at the end of
+                the first step where none do.
 
         Raises:
             OSError: the file cannot be written, on all ranks; the earlier checkpoints are whole.
@@ -225,11 +248,19 @@ class Checkpointer:
         what = self._world.collective("checkpoint")
         sampler = self._sampler.state() if self._sampler is not None else None
         mine = {
-            "at": [self._inner.updates, *(sampler[key] for key in ("epoch", "position") if sampler)],
-            "pending": any(t.sync.waits() if isinstance(t, DistributedTrainer) else Hooks(t).waits() for t in self._trainers()),
+            "at": [
+                self._inner.updates,
+                *(sampler[key] for key in ("epoch", "position") if sampler),
+            ],
+            "pending": any(
+                t.sync.waits() if isinstance(t, DistributedTrainer) else Hooks(t).waits()
+                for t in self._trainers()
+            ),
             "draws": draws(),
             "rests": self._sync.residuals() if self._sync else {},  # of compressed messages
-            "objects": {name: _state_of(obj) for name, (obj, per_rank) in self._objects.items() if per_rank},
+            "objects": {
+                name: _state_of(obj) for name, (obj, per_rank) in self._objects.items() if per_rank
+            },
         }
         sealed = add_checksum(mine)
         with self._world.whole(what):
@@ -241,14 +272,16 @@ class Checkpointer:
         return not self._owed
 
     def _save(self, mine: bytes, sampler: Mapping[str, Any] | None, what: str) -> Exception | None:
-        """What rank 0 has raised while it wrote, if anything; where `_owed` says that gradients wait, nothing is written."""
+        """What rank 0 has raised while it wrote, if anything; where `_owed` says that gradients
+        wait, nothing is written."""
         parts = self._world.exchange_bytes(self._comm, mine, what)
         every = [verify_checksum(part) for part in parts]
         for rank, other in enumerate(every):
             if other["at"] != every[0]["at"]:
                 raise RuntimeError(
-                    f"{self._world.name} {what}: all ranks must be at one place; got update, epoch, position {other['at']} on rank {rank}, "
-                    f"{every[0]['at']} on rank 0. Call save() on all ranks alike."
+                    f"{self._world.name} {what}: all ranks must be at one place; got update, epoch,"
+                    f" position {other['at']} on rank {rank}, {every[0]['at']} on rank 0. Call"
+                    " save() on all ranks alike."
                 )
         self._owed = any(part["pending"] for part in every)
         return None if self._owed else self._from_main(lambda: self._write(parts, sampler), what)[1]
@@ -270,19 +303,25 @@ class Checkpointer:
                 "settings": settings_of(self._inner),
                 "averages": [average.state() for average in averages],
                 "sampler": sampler,
-                "objects": {name: _state_of(obj) for name, (obj, per_rank) in self._objects.items() if not per_rank},
+                "objects": {
+                    name: _state_of(obj)
+                    for name, (obj, per_rank) in self._objects.items()
+                    if not per_rank
+                },
                 "extra": self.extra,
                 "ranks": [np.frombuffer(part, np.uint8) for part in parts],
             }
         )
 
-    # ---- resuming ----------------------------------------------------------------------------------------------------------------------
+    # ---- resuming ----------------------------------------------------------------------
 
     def resume(self) -> bool:
-        """Goes on from the newest good checkpoint, if there is one. To be called on all ranks, before the loop.
+        """Goes on from the newest good checkpoint, if there is one. To be called on all ranks,
+        before the loop.
 
-        A newer one that is damaged is passed over, with a line on stderr. If there is none and `every` was given, the initial state is saved.
-        Another number of ranks will do: ranks that were there go on with their random draws, further ones get other draws.
+        A newer one that is damaged is passed over, with a line on stderr. If there is none and
+        `every` was given, the initial state is saved. Another number of ranks will do: ranks that
+        were there go on with their random draws, further ones get other draws.
 
         Returns:
             Whether there was one.
@@ -318,7 +357,11 @@ class Checkpointer:
         rank, ranks = self._world.rank, len(tree["ranks"])
         mine = verify_checksum(tree["ranks"][rank if rank < ranks else 0].tobytes())
         objects = {**tree["objects"], **(mine["objects"] if ranks == self._world.size else {})}
-        expected = [name for name, (_, per_rank) in self._objects.items() if not per_rank or ranks == self._world.size]
+        expected = [
+            name
+            for name, (_, per_rank) in self._objects.items()
+            if not per_rank or ranks == self._world.size
+        ]
         for part, there, here in (
             ("format", tree["format"], _FORMAT),
             ("whether there is a sampler", tree["sampler"] is not None, self._sampler is not None),
@@ -326,13 +369,26 @@ class Checkpointer:
             ("the names of added objects", sorted(objects), sorted(expected)),
         ):
             if there != here:
-                raise ValueError(f"{what}: {part} must be as in this program, {here}; got {there}. Make everything as at the first start.")
+                raise ValueError(
+                    f"{what}: {part} must be as in this program, {here}; got {there}. Make"
+                    " everything as at the first start."
+                )
         check_stored(self._model, tree, what)
         try:
             if self._sampler is not None:
                 self._sampler.load_state(tree["sampler"])
-            residuals = {f"rest:{name}": rest for name, rest in mine["rests"].items()} if ranks == self._world.size else {}
-            self._trainer.load_state({**tree["trainer"], **residuals, **({"rest_rank": np.array(rank)} if residuals else {})})
+            residuals = (
+                {f"rest:{name}": rest for name, rest in mine["rests"].items()}
+                if ranks == self._world.size
+                else {}
+            )
+            self._trainer.load_state(
+                {
+                    **tree["trainer"],
+                    **residuals,
+                    **({"rest_rank": np.array(rank)} if residuals else {}),
+                }
+            )
             for average, state in zip(averages, tree["averages"], strict=True):
                 average.load_state(state)
         except ValueError as error:
@@ -352,13 +408,14 @@ class Checkpointer:
         self._owed = False
         if tree.get("hashes", hash_indicator()) != hash_indicator():
             warnings.warn(
-                f"{what}: Python hashed strings differently in the run that is resumed, so that a set of strings had another order there. "
-                "Start both by `dist-dynet run` or with PYTHONHASHSEED=0, or make numbers of words from sorted sets.",
+                f"{what}: Python hashed strings differently in the run that is resumed, so that a"
+                " set of strings had another order there. Start both by `dist-dynet run` or with"
+                " PYTHONHASHSEED=0, or make numbers of words from sorted sets.",
                 RuntimeWarning,
                 stacklevel=3,
             )
 
-    # ---- several ranks -----------------------------------------------------------------------------------------------------------------
+    # ---- several ranks -----------------------------------------------------------------
 
     def _from_main(self, action: Callable[[], R], what: str) -> tuple[R | None, Exception | None]:
         """What rank 0's action returns, or raises, on every rank."""
@@ -368,12 +425,18 @@ class Checkpointer:
                 answer = action(), None
             except Exception as error:
                 answer = None, error
-        told = self._world.exchange_bytes(self._comm, pickle.dumps(answer) if self._world.size > 1 else b"", what)
+        told = self._world.exchange_bytes(
+            self._comm, pickle.dumps(answer) if self._world.size > 1 else b"", what
+        )
         return answer if self._world.rank == 0 else pickle.loads(told[0])
 
     def _broadcast(self, content: bytes, size: int, what: str) -> bytes:
         """Rank 0's content on every rank: no other needs to see its disk."""
-        buffer = np.frombuffer(content, np.uint8).copy() if self._world.rank == 0 else np.empty(size, np.uint8)
+        buffer = (
+            np.frombuffer(content, np.uint8).copy()
+            if self._world.rank == 0
+            else np.empty(size, np.uint8)
+        )
         for start in range(0, size, _PIECE):
             self._world.wait([self._comm.Ibcast(buffer[start : start + _PIECE], root=0)], what)
         return buffer.tobytes()
@@ -383,15 +446,26 @@ def _checked(model: Any, trainer: Any, sampler: Any) -> Trainer:
     """The inner trainer, if all three are what they should be."""
     inner = getattr(trainer, "inner", trainer)
     if not isinstance(model, ParameterCollection):
-        raise TypeError(f"Checkpointer: model must be a ParameterCollection; got {type(model).__name__}.")
+        raise TypeError(
+            f"Checkpointer: model must be a ParameterCollection; got {type(model).__name__}."
+        )
     if not isinstance(inner, Trainer):
-        raise TypeError(f"Checkpointer: trainer must be a trainer such as AdamTrainer(m); got {type(trainer).__name__}.")
+        raise TypeError(
+            "Checkpointer: trainer must be a trainer such as AdamTrainer(m); got"
+            f" {type(trainer).__name__}."
+        )
     if sampler is not None and not isinstance(sampler, Shard):
-        raise TypeError(f"Checkpointer: sampler must be what parallel.shard() gave; got {type(sampler).__name__}.")
+        raise TypeError(
+            "Checkpointer: sampler must be what parallel.shard() gave; got"
+            f" {type(sampler).__name__}."
+        )
     members = {*model.parameters_list(), *model.lookup_parameters_list()}
     for p in Hooks(inner).members():
         if p not in members:
-            raise ValueError(f"Checkpointer: model must have all parameters that are trained; got one without {p.name()}.")
+            raise ValueError(
+                "Checkpointer: model must have all parameters that are trained; got one without"
+                f" {p.name()}."
+            )
     return inner
 
 
@@ -401,7 +475,10 @@ def _period(every: int | str | None) -> tuple[int, float, bool]:
     updates = 0 if every is None or isinstance(every, str) else operator.index(every)
     seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
     if every is not None and every != "epoch" and not (updates > 0 or seconds > 0):
-        raise ValueError(f'Checkpointer: every must be a number of updates, a time such as "30s", "10min", "2h", or "epoch"; got {every!r}.')
+        raise ValueError(
+            'Checkpointer: every must be a number of updates, a time such as "30s", "10min", "2h",'
+            f' or "epoch"; got {every!r}.'
+        )
     return updates, seconds, every == "epoch"
 
 

@@ -1,4 +1,5 @@
-"""The files of a run's checkpoints: their names, which is the newest good one, and how one is written."""
+"""The files of a run's checkpoints: their names, which is the newest good one, and how one is
+written."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..io.files import FileName, OneProcess, atomic_write
 from ..io.checksummed import DamagedError, check
+from ..io.files import FileName, OneProcess, atomic_write
 from ..params.dims import size
 from ._failures import report
 
@@ -21,7 +22,11 @@ class CheckpointFiles:
     """Those of one directory, of which the last `keep` stay."""
 
     def __init__(self, directory: FileName, keep: int) -> None:
-        self._directory, self._keep, self._cleaned = Path(directory), size(keep, "Checkpointer", " for keep"), False
+        self._directory, self._keep, self._cleaned = (
+            Path(directory),
+            size(keep, "Checkpointer", " for keep"),
+            False,
+        )
         if keep < 1:
             raise ValueError(f"Checkpointer: keep must be 1 or more; got {keep}.")
 
@@ -41,7 +46,10 @@ class CheckpointFiles:
             cause = error.__cause__
             if not isinstance(cause, OSError):
                 raise
-            words = f"checkpoint: the file must be written to the end; got: {cause.strerror}. Those of before are whole; make room, start again"
+            words = (
+                f"checkpoint: the file must be written to the end; got: {cause.strerror}. Those of"
+                " before are whole; make room, start again"
+            )
             raise OSError(cause.errno, words, str(path)) from cause
         for _, old in self._all()[: -self._keep]:
             with suppress(OSError):  # it is there for longer, then
@@ -63,7 +71,8 @@ class CheckpointFiles:
                 report(f"checkpoint: passes over '{path}', which is damaged: {error}.")
         if files:
             raise RuntimeError(
-                f"checkpoint: one of the {len(files)} files in '{self._directory}' must be whole; all are damaged. Take them away."
+                f"checkpoint: one of the {len(files)} files in '{self._directory}' must be whole;"
+                " all are damaged. Take them away."
             )
         return "", b""
 
@@ -90,4 +99,6 @@ def _tell_launcher(step: int) -> None:
             with Path(name).open("a") as file:
                 file.write(f"{step}\n")
         except OSError as error:  # the checkpoint is there all the same
-            report(f"checkpoint: could not write to DIST_DYNET_PROGRESS='{name}': {error.strerror}.")
+            report(
+                f"checkpoint: could not write to DIST_DYNET_PROGRESS='{name}': {error.strerror}."
+            )

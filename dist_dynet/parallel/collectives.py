@@ -1,7 +1,8 @@
-"""Collective operations of all ranks outside of training steps: sums, barriers, parameters made alike and compared.
+"""Collective operations of all ranks outside of training steps: sums, barriers, parameters made
+alike and compared.
 
-Every function here must be called on all ranks in the same order; with `comm=`, an mpi4py communicator, on all of its ranks. With one process
-each is a plain local computation.
+Every function here must be called on all ranks in the same order; with `comm=`, an mpi4py
+communicator, on all of its ranks. With one process each is a plain local computation.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def local_rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is rank 0: the one that prints and shows progress. save() needs no such question.
+    """Whether this is rank 0: the one that prints and shows progress. save() needs no such
+    question.
 
     >>> from dist_dynet import parallel
     >>> if parallel.is_main():
@@ -59,7 +61,7 @@ def is_main() -> bool:
     return world().rank == 0
 
 
-# ---- values --------------------------------------------------------------------------------------------------------------------------
+# ---- values ----------------------------------------------------------------------------
 
 
 def gather(obj: Any, comm: Any = None) -> list[Any]:
@@ -82,10 +84,12 @@ _OPERATIONS = {"sum": "SUM", "mean": "SUM", "max": "MAX", "min": "MIN", "prod": 
 
 
 def all_reduce(value: ArrayLike, op: str = "sum", comm: Any = None) -> Any:
-    """The sum, "mean", "max", "min" or "prod" (product) over the ranks, on every rank: of a number, or of arrays elementwise (in a new one).
+    """The sum, "mean", "max", "min" or "prod" (product) over the ranks, on every rank: of a number,
+    or of arrays elementwise (in a new one).
 
     Args:
-        value: a number, or an array of one shape and kind of number on all ranks. True and False count as 1 and 0.
+        value: a number, or an array of one shape and kind of number on all ranks. True and False
+            count as 1 and 0.
         op: as above.
         comm: an mpi4py communicator; None: all ranks.
 
@@ -103,15 +107,23 @@ def all_reduce(value: ArrayLike, op: str = "sum", comm: Any = None) -> Any:
     if array.dtype.kind == "b":
         array = array.astype(np.int64)
     if array.dtype.kind not in "iuf":
-        raise TypeError(f"all_reduce: takes numbers and arrays of numbers; got {type(value).__name__} of {array.dtype}.")
+        raise TypeError(
+            f"all_reduce: takes numbers and arrays of numbers; got {type(value).__name__} of"
+            f" {array.dtype}."
+        )
     if array.dtype == np.float16 or array.dtype.byteorder == ">":  # kinds that MPI does not add
-        array = array.astype(np.float32 if array.dtype == np.float16 else array.dtype.newbyteorder("="))
+        array = array.astype(
+            np.float32 if array.dtype == np.float16 else array.dtype.newbyteorder("=")
+        )
     here = world(comm)
     if here.size > 1:
         what = here.collective(f"all_reduce {op}")
         with here.whole(what):
-            _same_kind(here, f"{op} of {array.dtype} {array.shape}", what)  # without check=True, too: unlike lengths may kill a process
-            marked = _mark_nan(array, op) if op in ("max", "min") and array.dtype.kind == "f" else array
+            # without check=True, too: unlike lengths may kill a process
+            _same_kind(here, f"{op} of {array.dtype} {array.shape}", what)
+            marked = (
+                _mark_nan(array, op) if op in ("max", "min") and array.dtype.kind == "f" else array
+            )
             operation = getattr(here.mpi, _OPERATIONS[op])
             here.wait([here.comm.Iallreduce(here.mpi.IN_PLACE, marked, op=operation)], what)
             if marked is not array:
@@ -122,7 +134,8 @@ def all_reduce(value: ArrayLike, op: str = "sum", comm: Any = None) -> Any:
 
 
 def _mark_nan(array: NDArray[Any], op: str) -> NDArray[Any]:
-    """The array, and below it where it was NaN: compared with a number NaN is neither more nor less, so that MPI may lose it on some ranks."""
+    """The array, and below it where it was NaN: compared with a number NaN is neither more nor
+    less, so that MPI may lose it on some ranks."""
     is_nan, end = np.isnan(array), 1 if op == "max" else -1
     return np.stack([np.where(is_nan, -end * np.inf, array), end * is_nan]).astype(array.dtype)
 
@@ -135,7 +148,8 @@ def _same_kind(here: World, mine: str, what: str) -> None:
     every = [b.decode() for b in here.exchange_bytes(here.comm, mine.encode(), what)]
     other = next(rank for rank, theirs in enumerate(every) if theirs != mine)
     raise ValueError(
-        f"{here.name} {what}: all ranks must give the same kind of value; got {mine} here, {every[other]} on rank {here.members[other]}."
+        f"{here.name} {what}: all ranks must give the same kind of value; got {mine} here,"
+        f" {every[other]} on rank {here.members[other]}."
     )
 
 
@@ -147,7 +161,8 @@ def barrier(timeout: float | None = None, comm: Any = None) -> None:
         comm: an mpi4py communicator; None: all ranks.
 
     Raises:
-        TimeoutError: some did not come in time; it names them and says where they are. A second call goes on waiting for them.
+        TimeoutError: some did not come in time; it names them and says where they are. A second
+            call goes on waiting for them.
 
     >>> from dist_dynet import parallel
     >>> parallel.barrier(timeout=10)
@@ -157,7 +172,7 @@ def barrier(timeout: float | None = None, comm: Any = None) -> None:
         here.barrier(timeout)
 
 
-# ---- parameters ----------------------------------------------------------------------------------------------------------------------
+# ---- parameters ------------------------------------------------------------------------
 
 
 def broadcast_parameters(m: ParameterCollection, comm: Any = None) -> None:

@@ -1,7 +1,8 @@
 """What crosses the wire in half of the bytes: bfloat16 with error feedback.
 
-Sums are made in full precision; only messages are rounded. What rounding takes away is kept and added to the same number at the next exchange
-(Seide et al. 2014), so that over steps nothing is lost. It knows arrays only.
+Sums are made in full precision; only messages are rounded. What rounding takes away is kept and
+added to the same number at the next exchange (Seide et al. 2014), so that over steps nothing is
+lost. It knows arrays only.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ class Bf16:
 
     def encode(self, array: NDArray[Any], start: int, end: int) -> None:
         """code = array + rest, rounded, in this range; rest = what that lacks."""
-        lib.dn_bf16_encode(end - start, pointer(array[start:end]), pointer(self.residual[start:end]), _codes(self.code[start:end]))
+        lib.dn_bf16_encode(
+            end - start,
+            pointer(array[start:end]),
+            pointer(self.residual[start:end]),
+            _codes(self.code[start:end]),
+        )
 
 
 def decoded(code: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:

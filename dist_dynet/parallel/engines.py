@@ -1,4 +1,5 @@
-"""Which way gradients take: shared memory on one host, shared memory and the wire between hosts, or MPI alone."""
+"""Which way gradients take: shared memory on one host, shared memory and the wire between hosts, or
+MPI alone."""
 
 from __future__ import annotations
 
@@ -29,10 +30,17 @@ Compression = Literal["bf16"]
 Exchange = MpiExchange | SharedExchange | HybridExchange
 
 
-def choose(here: World, comm: Any, engine: str | None = None, overlap: bool = True, compression: Compression | None = None) -> Exchange:
+def choose(
+    here: World,
+    comm: Any,
+    engine: str | None = None,
+    overlap: bool = True,
+    compression: Compression | None = None,
+) -> Exchange:
     """The engine of this name, one of ENGINES; None: DEFAULT. Collective.
 
-    "auto" and "hybrid": with one host "shared", with several the exchange between hosts; where the system does not tell hosts apart, "mpi".
+    "auto" and "hybrid": with one host "shared", with several the exchange between hosts; where the
+    system does not tell hosts apart, "mpi".
 
     Raises:
         RuntimeError: the ranks have chosen differently; "shared" with several hosts.
@@ -41,29 +49,52 @@ def choose(here: World, comm: Any, engine: str | None = None, overlap: bool = Tr
     what = here.collective("DistributedTrainer")
     every = here.gather(comm, (name, overlap, compression, _host()), what)
     if any(theirs[:3] != every[0][:3] for theirs in every):
-        said = "; ".join(f"rank {here.members[r]}: {theirs[0]}, {theirs[1]}, {theirs[2]}" for r, theirs in enumerate(every))
-        raise RuntimeError(f"{here.name} {what}: exchange, overlap and compression must be the same on all ranks; got {said}.")
+        said = "; ".join(
+            f"rank {here.members[r]}: {theirs[0]}, {theirs[1]}, {theirs[2]}"
+            for r, theirs in enumerate(every)
+        )
+        raise RuntimeError(
+            f"{here.name} {what}: exchange, overlap and compression must be the same on all ranks;"
+            f" got {said}."
+        )
     names = [theirs[3] for theirs in every]
     if name == "mpi" or (None in names and name != "shared"):
         return MpiExchange(here, comm)
     if name not in ("auto", "hybrid", "shared"):
-        raise NotImplementedError(f"choose() in dist_dynet/parallel/engines.py has no branch for exchange={name!r}")
+        raise NotImplementedError(
+            f"choose() in dist_dynet/parallel/engines.py has no branch for exchange={name!r}"
+        )
     if len(set(names)) == 1 and None not in names:
         return SharedExchange(here, comm)
     if name == "shared":
-        raise RuntimeError(f'{here.name} {what}: exchange="shared" needs all ranks on one Linux host. Use "auto".')
-    ranks = [[r for r, theirs in enumerate(names) if theirs == host] for host in dict.fromkeys(names)]
+        raise RuntimeError(
+            f'{here.name} {what}: exchange="shared" needs all ranks on one Linux host. Use "auto".'
+        )
+    ranks = [
+        [r for r, theirs in enumerate(names) if theirs == host] for host in dict.fromkeys(names)
+    ]
     host = next(h for h, members in enumerate(ranks) if here.rank in members)
-    return HybridExchange(here, comm, Hosts(ranks, host, ranks[host].index(here.rank)), overlap, compression is not None)
+    return HybridExchange(
+        here,
+        comm,
+        Hosts(ranks, host, ranks[host].index(here.rank)),
+        overlap,
+        compression is not None,
+    )
 
 
 def _host() -> tuple[str, ...] | None:
     """Equal for processes that can see one another's open files; None where /proc does not tell.
 
-    Names alone would take two containers for one host, and the boot alone would take the namespaces of a kernel for one host.
+    Names alone would take two containers for one host, and the boot alone would take the namespaces
+    of a kernel for one host.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return (socket.gethostname(), boot, *(str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in ("pid", "net")))
+        return (
+            socket.gethostname(),
+            boot,
+            *(str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in ("pid", "net")),
+        )
     except OSError:
         return None

@@ -1,6 +1,8 @@
-"""What differs between the processes of a job without a word: versions, and how Python hashes strings.
+"""What differs between the processes of a job without a word: versions, and how Python hashes
+strings.
 
-It knows what matters to a job whose ranks each run the same program for themselves. What programs read is fingerprint.py's business.
+It knows what matters to a job whose ranks each run the same program for themselves. What programs
+read is fingerprint.py's business.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ _warned: set[str] = set()
 
 
 def hash_indicator() -> int:
-    """A number that is the same in two processes if these hash strings alike (PYTHONHASHSEED), so that sets of strings have one order.
+    """A number that is the same in two processes if these hash strings alike (PYTHONHASHSEED), so
+    that sets of strings have one order.
 
     >>> hash_indicator() == hash("dist_dynet")
     True
@@ -38,12 +41,18 @@ def describe() -> dict[str, str]:
     >>> sorted(describe())
     ['NumPy', 'Python', 'dist_dynet', 'dtype', 'string hashes']
     """
-    versions = {"dist_dynet": __version__, "dtype": DTYPE.name, "Python": platform.python_version(), "NumPy": np.__version__}
+    versions = {
+        "dist_dynet": __version__,
+        "dtype": DTYPE.name,
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+    }
     return {**versions, _HASHES: f"{hash_indicator():x}"}
 
 
 def compare(here: World, comm: Any, what: str) -> None:
-    """Compares what this process is with the other ranks. Collective. Rank 0 warns, once, of what may do harm.
+    """Compares what this process is with the other ranks. Collective. Rank 0 warns, once, of what
+    may do harm.
 
     Args:
         here: the ranks.
@@ -53,15 +62,27 @@ def compare(here: World, comm: Any, what: str) -> None:
     Raises:
         RuntimeError: on all ranks: they have different versions of dist_dynet, or another dtype.
     """
-    every = [json.loads(b) for b in here.exchange_bytes(comm, json.dumps(describe()).encode(), what)]
+    every = [
+        json.loads(b) for b in here.exchange_bytes(comm, json.dumps(describe()).encode(), what)
+    ]
     for name in every[0]:
-        others = [here.members[rank] for rank, theirs in enumerate(every) if theirs.get(name) != every[0][name]]
+        others = [
+            here.members[rank]
+            for rank, theirs in enumerate(every)
+            if theirs.get(name) != every[0][name]
+        ]
         if not others:
             continue
         first = next(theirs for theirs in every if theirs.get(name) != every[0][name])
-        words = f"{every[0][name]} on rank {here.members[0]}, {first.get(name)} on {format_ranks(others)}"
+        words = (
+            f"{every[0][name]} on rank {here.members[0]}, {first.get(name)} on"
+            f" {format_ranks(others)}"
+        )
         if name in _ERRORS:
-            raise RuntimeError(f"{here.name} {what}: all ranks must have the same {name}; got {words}. Install and set it alike on all hosts.")
+            raise RuntimeError(
+                f"{here.name} {what}: all ranks must have the same {name}; got {words}. Install and"
+                " set it alike on all hosts."
+            )
         if here.rank == 0 and name not in _warned:
             _warned.add(name)
             warnings.warn(_advice(name, words), RuntimeWarning, stacklevel=3)
@@ -71,8 +92,12 @@ def _advice(name: str, words: str) -> str:
     """What may come of a difference, and what to do."""
     if name == _HASHES:
         return (
-            "dist_dynet: Python hashes strings differently on each rank, so that a set of strings has another order there: the numbers "
-            "that words get from enumerate(set(words)) differ. Write sorted(set(words)), or start the ranks by `dist-dynet run`, which "
-            "gives all one order, or with PYTHONHASHSEED=0 in their environment."
+            "dist_dynet: Python hashes strings differently on each rank, so that a set of strings"
+            " has another order there: the numbers that words get from enumerate(set(words))"
+            " differ. Write sorted(set(words)), or start the ranks by `dist-dynet run`, which gives"
+            " all one order, or with PYTHONHASHSEED=0 in their environment."
         )
-    return f"dist_dynet: ranks have different versions of {name}: {words}. Results may differ; install one version on all hosts."
+    return (
+        f"dist_dynet: ranks have different versions of {name}: {words}. Results may differ; install"
+        " one version on all hosts."
+    )

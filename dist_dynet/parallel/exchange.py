@@ -1,9 +1,10 @@
 """The exchange of gradients by MPI's all-reduce and all-gather, and what every exchange is made of.
 
-An exchange is composed of a transport, which takes messages to all ranks, and of a way to add up what they agree on. MpiSum adds up dense
-gradients where they lie, in ranges of the root's chunks: nothing is packed. Of lookup tables only rows that some rank has touched are sent.
-Afterwards every rank holds the same bits. It knows where gradients lie and what the ranks have agreed on; averages, clipping and updates are
-not its business.
+An exchange is composed of a transport, which takes messages to all ranks, and of a way to add up
+what they agree on. MpiSum adds up dense gradients where they lie, in ranges of the root's chunks:
+nothing is packed. Of lookup tables only rows that some rank has touched are sent. Afterwards every
+rank holds the same bits. It knows where gradients lie and what the ranks have agreed on; averages,
+clipping and updates are not its business.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from numpy.typing import NDArray
 from .._ffi import DTYPE, ffi, lib, pointer
 from ..params.parameters import LookupParameters
 from ._world import World
-from .negotiation import Negotiated, AsPlanned, MpiTransport
+from .negotiation import AsPlanned, MpiTransport, Negotiated
 from .structure import Structure
 
 _PADDING = 16
 """Fewer numbers than this between two parameters of a chunk belong to neither; they are zero."""
 
 _GAP = 1 << 16
-"""Unused parameters of up to so many numbers are sent along as zeros rather than cutting a range in two: a second call costs as much."""
+"""Unused parameters of up to so many numbers are sent along as zeros rather than cutting a range in
+two: a second call costs as much."""
 
 Range = tuple[int, int, int]
 """(chunk, from, to)."""
@@ -36,12 +38,14 @@ Weight = Callable[[], float | None]
 
 
 AddUp = Callable[[NDArray[Any], str], list[Any]]
-"""add_up(mine, what) begins to replace an array by its sum over the ranks; what is still to be waited for."""
+"""add_up(mine, what) begins to replace an array by its sum over the ranks; what is still to be
+waited for."""
 
 
 @dataclass
 class Rows:
-    """A table's touched rows on their way: pieces of (ids, gradients), to be added up in this order. Without gradients: yet to be sent."""
+    """A table's touched rows on their way: pieces of (ids, gradients), to be added up in this
+    order. Without gradients: yet to be sent."""
 
     table: LookupParameters
     handle: Any
@@ -84,16 +88,21 @@ class MpiSum:
             lib.dn_param_clear_gradient(rows.handle)
             for ids, gradients in rows.pieces:
                 assert gradients is not None
-                if lib.dn_lookup_add(rows.handle, len(ids), ffi.from_buffer("int *", ids), pointer(gradients)):
-                    raise MemoryError(f"gradient exchange: out of memory for the rows of {rows.table.name()}")
+                if lib.dn_lookup_add(
+                    rows.handle, len(ids), ffi.from_buffer("int *", ids), pointer(gradients)
+                ):
+                    raise MemoryError(
+                        f"gradient exchange: out of memory for the rows of {rows.table.name()}"
+                    )
 
-    # ---- dense parameters ------------------------------------------------------------------------------------------------------------
+    # ---- dense parameters --------------------------------------------------------------
 
     def _send_dense(self, negotiated: Negotiated) -> list[Any]:
         """Begins to add up the dense gradients; what is still to be waited for."""
         structure = negotiated.structure
         used = np.logical_or.reduce(negotiated.filled)
-        for i in np.flatnonzero(used & ~negotiated.filled[self._here.rank]).tolist():  # only other ranks have one
+        # only other ranks have one
+        for i in np.flatnonzero(used & ~negotiated.filled[self._here.rank]).tolist():
             lib.dn_param_gradient(structure.handles[i])  # zeros
         if structure is not self._structure:
             self._structure, self._ranges = structure, {}
@@ -106,12 +115,17 @@ class MpiSum:
         chunks = [structure.root.chunk_gradients(chunk) for chunk in range(structure.root.chunks())]
         for chunk, start, end in gaps:
             chunks[chunk][start:end] = 0
-        return [request for chunk, start, end in ranges for request in self._add_up(chunks[chunk][start:end], negotiated.what)]
+        return [
+            request
+            for chunk, start, end in ranges
+            for request in self._add_up(chunks[chunk][start:end], negotiated.what)
+        ]
 
-    # ---- lookup tables ---------------------------------------------------------------------------------------------------------------
+    # ---- lookup tables -----------------------------------------------------------------
 
     def _send_rows(self, negotiated: Negotiated, requests: list[Any]) -> list[Rows]:
-        """Gathers the ids of touched rows; with them the rows if over all ranks they are fewer than half of the table."""
+        """Gathers the ids of touched rows; with them the rows if over all ranks they are fewer than
+        half of the table."""
         tables, first = [], len(negotiated.structure.dense)
         for k, table in enumerate(negotiated.structure.tables):
             counts = negotiated.rows[:, k]
@@ -128,7 +142,8 @@ class MpiSum:
         return tables
 
     def _send_blocks(self, tables: list[Rows], what: str) -> list[Any]:
-        """For tables of which much is used, so that only ids were sent: adds up the union of the rows."""
+        """For tables of which much is used, so that only ids were sent: adds up the union of the
+        rows."""
         requests = []
         for rows in tables:
             ids, gradients = rows.pieces[0]
@@ -143,7 +158,8 @@ class MpiSum:
 
 
 def merge_ranges(places: list[Range], used: list[bool]) -> tuple[list[Range], list[Range]]:
-    """The ranges to be sent, and the parameters within them that nobody used. `places` are (chunk, offset, length), in a chunk's order.
+    """The ranges to be sent, and the parameters within them that nobody used. `places` are (chunk,
+    offset, length), in a chunk's order.
 
     >>> merge_ranges([(0, 0, 30), (0, 32, 8), (0, 48, 5), (1, 0, 9)], [True, False, True, True])
     ([(0, 0, 53), (1, 0, 9)], [(0, 32, 40)])

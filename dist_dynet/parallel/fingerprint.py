@@ -1,7 +1,9 @@
-"""A number that tells data apart which ranks have read for themselves: made of a few examples, the same in every process.
+"""A number that tells data apart which ranks have read for themselves: made of a few examples, the
+same in every process.
 
-It knows how Python's and NumPy's values are walked in one order, with bounded work. It calls no code of the user's but `len(data)` and
-`data[i]`: no repr, no hash, no property. What it cannot look into counts by its class.
+It knows how Python's and NumPy's values are walked in one order, with bounded work. It calls no
+code of the user's but `len(data)` and `data[i]`: no repr, no hash, no property. What it cannot look
+into counts by its class.
 """
 
 from __future__ import annotations
@@ -38,10 +40,12 @@ class Sequence(Protocol):
 
 
 def fingerprint(data: Sequence) -> int:
-    """63 bits of how many examples there are, and of about eight of them: the first, the last, and some between, each fetched once.
+    """63 bits of how many examples there are, and of about eight of them: the first, the last, and
+    some between, each fetched once.
 
-    Equal examples in equal order give the same number in every process, whatever PYTHONHASHSEED is. Sets are walked in an order of their
-    own; dicts, lists and objects count by what they hold. Other numbers mean other data; equal ones mean that these examples are alike.
+    Equal examples in equal order give the same number in every process, whatever PYTHONHASHSEED is.
+    Sets are walked in an order of their own; dicts, lists and objects count by what they hold.
+    Other numbers mean other data; equal ones mean that these examples are alike.
 
     >>> fingerprint([("a", 1), ("b", 2)]) == fingerprint([("a", 1), ("b", 2)])
     True
@@ -74,7 +78,8 @@ class _Walk:
         self.left = values
 
     def add(self, value: Any, depth: int) -> None:
-        """Goes on with this value. Methods are those of the built-in classes, also for classes derived from them."""
+        """Goes on with this value. Methods are those of the built-in classes, also for classes
+        derived from them."""
         self.left -= 1
         kind = type(value)
         self._put("class", _name_of(kind))
@@ -83,21 +88,36 @@ class _Walk:
         if isinstance(value, (np.ndarray, np.generic)):
             self._add_array(np.asarray(value), depth)
         elif isinstance(value, str):
-            self._put("str", str.__len__(value), *(str.__getitem__(value, piece) for piece in _ends(str.__len__(value))))
+            self._put(
+                "str",
+                str.__len__(value),
+                *(str.__getitem__(value, piece) for piece in _ends(str.__len__(value))),
+            )
         elif isinstance(value, int):
             self._put("int", f"{int.__index__(value):x}")
         elif isinstance(value, float):
             self._put("float", float.hex(value))
         elif isinstance(value, complex):
-            self._put("complex", float.hex(complex.__getattribute__(value, "real")), float.hex(complex.__getattribute__(value, "imag")))
+            self._put(
+                "complex",
+                float.hex(complex.__getattribute__(value, "real")),
+                float.hex(complex.__getattribute__(value, "imag")),
+            )
         elif isinstance(value, (bytes, bytearray, memoryview, array.array)):
-            self._add_array(np.frombuffer(memoryview(value).cast("B"), np.uint8) if memoryview(value).nbytes else np.zeros(0), depth)
+            self._add_array(
+                np.frombuffer(memoryview(value).cast("B"), np.uint8)
+                if memoryview(value).nbytes
+                else np.zeros(0),
+                depth,
+            )
         elif isinstance(value, list):
             self._add_all("sequence", list.__len__(value), list.__iter__(value), depth)
         elif isinstance(value, tuple):
             self._add_all("sequence", tuple.__len__(value), tuple.__iter__(value), depth)
         elif isinstance(value, dict):
-            self._add_all("dict", dict.__len__(value), (x for item in dict.items(value) for x in item), depth)
+            self._add_all(
+                "dict", dict.__len__(value), (x for item in dict.items(value) for x in item), depth
+            )
         elif isinstance(value, (set, frozenset)):
             self._add_set(value, depth)
         else:
@@ -116,13 +136,17 @@ class _Walk:
             self.add(value, depth + 1)
 
     def _add_set(self, value: Any, depth: int) -> None:
-        """Elements count by themselves, each with the same share of what is left: so their order says nothing."""
+        """Elements count by themselves, each with the same share of what is left: so their order
+        says nothing."""
         base = set if isinstance(value, set) else frozenset
         count = base.__len__(value)
         self._put("set", count)
         share = max(self.left, 0) // count if count else 0
         if share:
-            digests, used = zip(*(_digest(element, share, depth + 1) for element in base.__iter__(value)), strict=True)
+            digests, used = zip(
+                *(_digest(element, share, depth + 1) for element in base.__iter__(value)),
+                strict=True,
+            )
             self.left -= sum(used)
             self._put(*(digest.hex() for digest in sorted(digests)))
 
@@ -142,7 +166,16 @@ class _Walk:
     def _add_object(self, value: Any, depth: int) -> None:
         """By what it holds; what it keeps of hashes differs from process to process."""
         if isinstance(value, _BY_NAME):
-            self._put(*(name for name in (getattr(value, "__module__", ""), getattr(value, "__qualname__", "")) if type(name) is str))
+            self._put(
+                *(
+                    name
+                    for name in (
+                        getattr(value, "__module__", ""),
+                        getattr(value, "__qualname__", ""),
+                    )
+                    if type(name) is str
+                )
+            )
         elif isinstance(value, range):
             self._put(value.start, value.stop, value.step)
         elif isinstance(value, PurePath):
@@ -150,9 +183,17 @@ class _Walk:
         elif isinstance(value, datetime.timedelta):
             self._put(value.days, value.seconds, value.microseconds)
         elif type(value) in (datetime.date, datetime.datetime, datetime.time):
-            self._put(*(getattr(value, name, 0) for name in ("year", "month", "day", "hour", "minute", "second", "microsecond")))
+            self._put(
+                *(
+                    getattr(value, name, 0)
+                    for name in ("year", "month", "day", "hour", "minute", "second", "microsecond")
+                )
+            )
         else:
-            held = sorted(((name, x) for name, x in _held_by(value).items() if "hash" not in name), key=lambda pair: pair[0])
+            held = sorted(
+                ((name, x) for name, x in _held_by(value).items() if "hash" not in name),
+                key=lambda pair: pair[0],
+            )
             self._add_all("object", len(held), (x for pair in held for x in pair), depth)
 
 
@@ -177,7 +218,9 @@ def _held_by(value: Any) -> dict[str, Any]:
 
 
 def _name_of(kind: type) -> str:
-    return f"{type.__getattribute__(kind, '__module__')}.{type.__getattribute__(kind, '__qualname__')}"
+    return (
+        f"{type.__getattribute__(kind, '__module__')}.{type.__getattribute__(kind, '__qualname__')}"
+    )
 
 
 def _ends(count: int) -> list[slice]:

@@ -1,7 +1,9 @@
-"""Gradients taken out of a collection, and put back: flat copies of the dense ones, and rows of tables.
+"""Gradients taken out of a collection, and put back: flat copies of the dense ones, and rows of
+tables.
 
-Whoever keeps gradients aside does it by these: the sum over micro-batches (reproducible.py), and the stash of earlier passes
-(accumulation.py). It knows where gradients lie, and neither averages nor exchanges.
+Whoever keeps gradients aside does it by these: the sum over micro-batches (reproducible.py), and
+the stash of earlier passes (accumulation.py). It knows where gradients lie, and neither averages
+nor exchanges.
 """
 
 from __future__ import annotations
@@ -25,25 +27,35 @@ Rows = tuple[NDArray[np.int32], NDArray[Any]]
 
 
 class FlatLayout:
-    """Where the dense parameters of a structure lie in one flat array: neighbours in a chunk are neighbours here."""
+    """Where the dense parameters of a structure lie in one flat array: neighbours in a chunk are
+    neighbours here."""
 
     def __init__(self, structure: Structure) -> None:
         self.structure = structure
         self.ranges, _ = merge_ranges(structure.places, [True] * len(structure.places))
-        starts = np.cumsum([0, *(-(-(end - start) // SHARE) * SHARE for _, start, end in self.ranges)]).tolist()
+        starts = np.cumsum(
+            [0, *(-(-(end - start) // SHARE) * SHARE for _, start, end in self.ranges)]
+        ).tolist()
         self.size: int = starts.pop()
-        self._places: list[tuple[int, int, int]] = []  # of each parameter its range, and its place in the flat array
+        # of each parameter its range, and its place in the flat array
+        self._places: list[tuple[int, int, int]] = []
         at = 0
         for chunk, offset, length in structure.places:
-            while not (self.ranges[at][0] == chunk and self.ranges[at][1] <= offset < self.ranges[at][2]):
+            while not (
+                self.ranges[at][0] == chunk and self.ranges[at][1] <= offset < self.ranges[at][2]
+            ):
                 at += 1
             start = starts[at] + offset - self.ranges[at][1]
             self._places.append((at, start, start + length))
-        self._chunk_of = [(chunk, start - flat) for (chunk, start, _), flat in zip(self.ranges, starts, strict=True)]
+        self._chunk_of = [
+            (chunk, start - flat)
+            for (chunk, start, _), flat in zip(self.ranges, starts, strict=True)
+        ]
         self._runs: dict[bytes, list[tuple[int, int, int]]] = {}
 
     def runs(self, chosen: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
-        """(range, from, to) in the flat array of these parameters; neighbours are joined, with the zeros between them."""
+        """(range, from, to) in the flat array of these parameters; neighbours are joined, with the
+        zeros between them."""
         key = chosen.tobytes()
         if key not in self._runs:
             if len(self._runs) > 256:
@@ -87,11 +99,16 @@ def merged_rows(a: Rows, b: Rows) -> Rows:
 
 def in_c(rows: Rows) -> tuple[int, Any, Any]:
     """As C takes them."""
-    return len(rows[0]), ffi.from_buffer("const int *", np.ascontiguousarray(rows[0])), pointer(rows[1])
+    return (
+        len(rows[0]),
+        ffi.from_buffer("const int *", np.ascontiguousarray(rows[0])),
+        pointer(rows[1]),
+    )
 
 
 def parts(layout: FlatLayout, node: Node, chosen: NDArray[np.bool_]) -> Iterable[slice]:
-    """Where these parameters lie in the node's array, which may hold only a share of the numbers."""
+    """Where these parameters lie in the node's array, which may hold only a share of the
+    numbers."""
     assert node.dense is not None
     first, last = node.start, node.start + len(node.dense)
     for _, start, end in layout.runs(chosen):
@@ -101,7 +118,8 @@ def parts(layout: FlatLayout, node: Node, chosen: NDArray[np.bool_]) -> Iterable
 
 
 def add_up(layout: FlatLayout, left: Node, right: Node, pool: list[NDArray[Any]]) -> None:
-    """left += right. Where only one has a gradient it is copied: no zero is added, which would change the sign of -0."""
+    """left += right. Where only one has a gradient it is copied: no zero is added, which would
+    change the sign of -0."""
     pairs = zip(left.tables, right.tables, strict=True)
     left.tables = [b if a is None else a if b is None else merged_rows(a, b) for a, b in pairs]
     if left.dense is None or right.dense is None:
@@ -117,16 +135,20 @@ def add_up(layout: FlatLayout, left: Node, right: Node, pool: list[NDArray[Any]]
 
 
 def take_out(layout: FlatLayout, number: int, factor: float, pool: list[NDArray[Any]]) -> Node:
-    """The gradients of the layout's parameters, times factor; 0: of none. The collection has none then."""
+    """The gradients of the layout's parameters, times factor; 0: of none. The collection has none
+    then."""
     structure = layout.structure
     filled = np.zeros(len(structure.dense), np.bool_)
     dense: NDArray[Any] | None = None
     tables: list[Rows | None] = [None] * len(structure.tables)
     if factor:
-        filled = np.array([not lib.dn_param_empty(p) for p in structure.handles[: len(filled)]], np.bool_)
+        filled = np.array(
+            [not lib.dn_param_empty(p) for p in structure.handles[: len(filled)]], np.bool_
+        )
         tables = [_rows_of(table, factor) for table in structure.tables]
     if filled.any():
-        dense = pool.pop() if pool else np.zeros(layout.size, DTYPE)  # zeros between parameters stay
+        # zeros between parameters stay
+        dense = pool.pop() if pool else np.zeros(layout.size, DTYPE)
         for run in layout.runs(filled):
             np.multiply(layout.gradient(run), DTYPE.type(factor), out=dense[run[1] : run[2]])
     for handle in structure.handles:
@@ -142,7 +164,9 @@ def put_back(layout: FlatLayout, node: Node, factor: Any = 1) -> None:
     """
     structure = layout.structure
     for handle, rows in zip(structure.handles[len(structure.dense) :], node.tables, strict=True):
-        if rows is not None and lib.dn_lookup_add(handle, *in_c((rows[0], rows[1] * DTYPE.type(factor)))):
+        if rows is not None and lib.dn_lookup_add(
+            handle, *in_c((rows[0], rows[1] * DTYPE.type(factor)))
+        ):
             raise MemoryError("gradient exchange: out of memory for the rows of a lookup table")
     was_empty = np.zeros(len(node.filled), np.bool_)
     for i in np.flatnonzero(node.filled).tolist():

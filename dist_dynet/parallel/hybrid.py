@@ -1,18 +1,22 @@
-"""The exchange between hosts: shared memory within each, the wire between them, while backward goes on.
+"""The exchange between hosts: shared memory within each, the wire between them, while backward goes
+on.
 
-Dense gradients are copied, times the rank's weight, into an array in the order of sending (layout.py). Within a host the arrays are shared
-memory and are added up by stripes, in rank order; wire.py adds up the hosts' sums. What comes out, times 1 / sum of weights, becomes the
-gradient. Since gradients stay as they are until update(), another backward() in between does no harm: what was sent early is dropped then,
-and sent again.
+Dense gradients are copied, times the rank's weight, into an array in the order of sending
+(layout.py). Within a host the arrays are shared memory and are added up by stripes, in rank order;
+wire.py adds up the hosts' sums. What comes out, times 1 / sum of weights, becomes the gradient.
+Since gradients stay as they are until update(), another backward() in between does no harm: what
+was sent early is dropped then, and sent again.
 
-Which parameters will be used is not known when backward begins: those of the last two updates are sent early, as zeros where they are not
-used now; the rest follows in update(). A round is the same whether it begins in backward or in update(), so that both give the same bits.
-What is not under way when update() comes, rows of tables too, leaves then at once, before the ranks agree on anything: the agreement only
-says whether that was all.
+Which parameters will be used is not known when backward begins: those of the last two updates are
+sent early, as zeros where they are not used now; the rest follows in update(). A round is the same
+whether it begins in backward or in update(), so that both give the same bits. What is not under way
+when update() comes, rows of tables too, leaves then at once, before the ranks agree on anything:
+the agreement only says whether that was all.
 
-While backward goes on the main thread sends what is complete between its steps. Where some gradients are complete long before its end a
-second thread does, which need not wait for a step to end; otherwise that would cost more than it brings. This module knows what was agreed
-on; averages and updates are not its business.
+While backward goes on the main thread sends what is complete between its steps. Where some
+gradients are complete long before its end a second thread does, which need not wait for a step to
+end; otherwise that would cost more than it brings. This module knows what was agreed on; averages
+and updates are not its business.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ from .exchange import MpiSum, Weight
 from .layout import Arrays, Layout
 from .memory import map_together, say_refused
 from .message import Flag
-from .negotiation import Negotiated, AsPlanned, MpiTransport
+from .negotiation import AsPlanned, MpiTransport, Negotiated
 from .rounds import Helper, Round, stop_at_exit
 from .rows import RowsBetweenHosts, RowsRound
 from .structure import Structure
@@ -43,21 +47,26 @@ from .wire import Hosts
 _MOST_SKIPPED = 1024
 
 WORTH = 5e-3
-"""Seconds before update() at which the first gradients must be complete on some rank for the thread to pay: it costs a millisecond or two."""
+"""Seconds before update() at which the first gradients must be complete on some rank for the thread
+to pay: it costs a millisecond or two."""
 
 
 class HybridExchange:
-    """The exchange for several hosts. Where a host has no room in shared memory it goes on by MPI, and rank 0 says so on stderr.
+    """The exchange for several hosts. Where a host has no room in shared memory it goes on by MPI,
+    and rank 0 says so on stderr.
 
     Args:
         here: all ranks.
         comm: their communicator.
         hosts: which of them runs where.
-        overlap: send gradients while backward goes on, where it pays, if MPI can be used by two threads.
+        overlap: send gradients while backward goes on, where it pays, if MPI can be used by two
+            threads.
         compressed: send bfloat16.
     """
 
-    def __init__(self, here: World, comm: Any, hosts: Hosts, overlap: bool, compressed: bool) -> None:
+    def __init__(
+        self, here: World, comm: Any, hosts: Hosts, overlap: bool, compressed: bool
+    ) -> None:
         self._here, self._comm = here, comm
         advance = weakref.WeakMethod(self._advance)
         self.transport = MpiTransport(here, comm, lambda: method() if (method := advance()) else 0)
@@ -73,7 +82,8 @@ class HybridExchange:
         self._refused = False
         self._early: Round | None = None
         self._early_used = self._used = np.zeros(0, bool)
-        self._armed = self._threaded = False  # whether it may begin in backward; whether the thread drives it
+        # whether it may begin in backward; whether the thread drives it
+        self._armed = self._threaded = False
         self._weight: Weight | None = None
         self._pays = False  # whether the thread would have paid in the last step
         self._rows_round: RowsRound | None = None
@@ -82,13 +92,25 @@ class HybridExchange:
         """How many rounds that began before the agreement were of use, and how many were not."""
         self._kept: dict[str, NDArray[Any]] = {}
 
-    # ---- while backward goes on --------------------------------------------------------------------------------------------------------
+    # ---- while backward goes on --------------------------------------------------------
 
     def enable_overlap(self, weight: Weight) -> None:
-        """The next backward is the last before update(): what is complete may be sent, times this weight."""
-        if self._early is None or self._layout is None or self._early.weight is not None or not self._overlap or self._skip > 0:
+        """The next backward is the last before update(): what is complete may be sent, times this
+        weight."""
+        if (
+            self._early is None
+            or self._layout is None
+            or self._early.weight is not None
+            or not self._overlap
+            or self._skip > 0
+        ):
             return
-        root, self._armed, self._threaded, self._weight = self._layout.structure.root, True, self._pays, weight
+        root, self._armed, self._threaded, self._weight = (
+            self._layout.structure.root,
+            True,
+            self._pays,
+            weight,
+        )
         lib.dn_store_set_hook(root.c, lib.DN_HOOK_ARMED if self._threaded else lib.DN_HOOK_STEPS)
         if not self._threaded:
             if self not in watchers:
@@ -104,10 +126,19 @@ class HybridExchange:
     def look(self) -> None:
         """A step of a backward has ended, perhaps of ours: sends what is complete."""
         early = self._early
-        if early is None or self._layout is None or not self._armed or self._threaded or not early.lock.acquire(blocking=False):
+        if (
+            early is None
+            or self._layout is None
+            or not self._armed
+            or self._threaded
+            or not early.lock.acquire(blocking=False)
+        ):
             return
         try:
-            if early.weight is None and lib.dn_store_await(self._layout.structure.root.c, 0.0) == lib.DN_HOOK_BEGUN:
+            if (
+                early.weight is None
+                and lib.dn_store_await(self._layout.structure.root.c, 0.0) == lib.DN_HOOK_BEGUN
+            ):
                 weight = self._weight() if self._weight else None
                 if weight is not None:
                     early.open(weight)
@@ -120,11 +151,17 @@ class HybridExchange:
 
     def disable_overlap(self) -> None:
         """The next backward is not the last."""
-        if self._armed and self._early is not None and self._early.weight is None and self._layout is not None:
+        if (
+            self._armed
+            and self._early is not None
+            and self._early.weight is None
+            and self._layout is not None
+        ):
             lib.dn_store_set_hook(self._layout.structure.root.c, lib.DN_HOOK_OFF)
 
     def flush(self, weight: float) -> int:
-        """update() has come: all gradients are complete, and this is their weight. What of Flag.EARLY and Flag.AHEAD is so."""
+        """update() has come: all gradients are complete, and this is their weight. What of
+        Flag.EARLY and Flag.AHEAD is so."""
         if self._layout is None:
             return 0
         early, structure, flags = self._early, self._layout.structure, 0
@@ -144,14 +181,21 @@ class HybridExchange:
             return True
         state = lib.dn_store_await(structure.root.c, 0.0)
         lib.dn_store_set_hook(structure.root.c, lib.DN_HOOK_OFF)
-        return early.weight is None or (
-            early.weight == weight
-            and state == lib.DN_HOOK_COMPLETE
-            and early.watched == lib.dn_store_hook_count(structure.root.c)  # not of a backward before the last, for another trainer's update
-            and all(lib.dn_param_unchanged(handle) for handle in structure.handles[: len(structure.dense)])
+        return (
+            early.weight is None
+            or (
+                early.weight == weight
+                and state == lib.DN_HOOK_COMPLETE
+                # not of a backward before the last, for another trainer's update
+                and early.watched == lib.dn_store_hook_count(structure.root.c)
+                and all(
+                    lib.dn_param_unchanged(handle)
+                    for handle in structure.handles[: len(structure.dense)]
+                )
+            )
         )
 
-    # ---- in update() -------------------------------------------------------------------------------------------------------------------
+    # ---- in update() -------------------------------------------------------------------
 
     def sum(self, negotiated: Negotiated | AsPlanned) -> None:
         """As MpiSum.sum()."""
@@ -180,7 +224,8 @@ class HybridExchange:
         self._prepare(used)
 
     def _advance(self) -> int:
-        """While messages are waited for: MPI moves large messages only while somebody looks at it."""
+        """While messages are waited for: MPI moves large messages only while somebody looks at
+        it."""
         early, rows, moves = self._early, self._rows_round, 0
         if early is not None and early.lock.acquire(blocking=False):
             try:
@@ -194,7 +239,8 @@ class HybridExchange:
         return moves
 
     def drop(self, what: str) -> None:
-        """The ranks have not agreed: what flush() has begun is brought to its end, and gradients stay as they are. Collective."""
+        """The ranks have not agreed: what flush() has begun is brought to its end, and gradients
+        stay as they are. Collective."""
         early, rows = self._take()
         self._drive(early, rows, what)
         if early:
@@ -207,8 +253,11 @@ class HybridExchange:
         self._armed = self._threaded = False
         return taken
 
-    def _finish_early(self, negotiated: Negotiated, is_known: bool, what: str) -> tuple[NDArray[np.bool_], RowsRound | None]:
-        """Puts down what was sent early: the parameters whose gradients are summed now, and the rows under way, if they are those wanted."""
+    def _finish_early(
+        self, negotiated: Negotiated, is_known: bool, what: str
+    ) -> tuple[NDArray[np.bool_], RowsRound | None]:
+        """Puts down what was sent early: the parameters whose gradients are summed now, and the
+        rows under way, if they are those wanted."""
         was_armed = self._armed
         early, rows = self._take()
         self._skip -= self._skip > 0
@@ -230,7 +279,8 @@ class HybridExchange:
         return held, rows
 
     def _prepare(self, used: NDArray[np.bool_]) -> None:
-        """What the next step sends early: what both of the last two have used. Where two backward() a step are the rule, not in backward."""
+        """What the next step sends early: what both of the last two have used. Where two backward()
+        a step are the rule, not in backward."""
         likely = used & self._used if self._used.size == used.size else used
         self._used = used
         if likely.any():
@@ -239,7 +289,15 @@ class HybridExchange:
     def _round(self, used: NDArray[np.bool_], all_come: bool) -> Round:
         assert self._layout is not None and self._arrays is not None
         layout = self._layout
-        return Round(self._wire, self._hosts, layout.structure, self._arrays, layout.pieces(used), self._compression, all_come)
+        return Round(
+            self._wire,
+            self._hosts,
+            layout.structure,
+            self._arrays,
+            layout.pieces(used),
+            self._compression,
+            all_come,
+        )
 
     def _drive(self, round_: Round | None, rows: RowsRound | None, what: str) -> None:
         """Drives a round and the exchange of rows side by side to their ends."""
@@ -254,7 +312,9 @@ class HybridExchange:
             is_summed = round_ is None or round_.advance()
             return (rows is None or rows.advance()) and is_summed
 
-        self._here.wait_until(done, what, moves=lambda: (round_.moves if round_ else 0) + (rows.moves if rows else 0))
+        self._here.wait_until(
+            done, what, moves=lambda: (round_.moves if round_ else 0) + (rows.moves if rows else 0)
+        )
 
     def _put(self, used: NDArray[np.bool_], scale: float) -> None:
         assert self._layout is not None and self._arrays is not None
@@ -262,7 +322,7 @@ class HybridExchange:
         for i in np.flatnonzero(used).tolist():
             lib.dn_param_put(layout.structure.handles[i], scale, sums + layout.at[i])
 
-    # ---- memory ------------------------------------------------------------------------------------------------------------------------
+    # ---- memory ------------------------------------------------------------------------
 
     def _place(self, structure: Structure, what: str) -> None:
         """Arrays for a new structure. Collective."""
@@ -272,7 +332,13 @@ class HybridExchange:
         sizes = [max(layout.size, 1) * DTYPE.itemsize, 3 * 64]
         try:
             mapped = map_together(
-                self._here, self._comm, host, len(host) + 1, None, lambda _: sizes if len(host) > 1 else [], what
+                self._here,
+                self._comm,
+                host,
+                len(host) + 1,
+                None,
+                lambda _: sizes if len(host) > 1 else [],
+                what,
             )
         except OSError as error:
             self._refused = True
@@ -282,18 +348,23 @@ class HybridExchange:
         self._compression = Bf16(max(layout.size, 1)) if self._compressed else None
         self.load_residuals(self._kept)
 
-    # ---- what compression has left over ------------------------------------------------------------------------------------------------
+    # ---- what compression has left over ------------------------------------------------
 
     def residuals(self) -> dict[str, NDArray[Any]]:
-        """What this rank's messages have lacked so far, by parameter: "/w" flat, of tables the rows that were sent as (rows, width)."""
+        """What this rank's messages have lacked so far, by parameter: "/w" flat, of tables the rows
+        that were sent as (rows, width)."""
         if self._layout is None or self._compression is None:
             return dict(self._kept)
         layout, rest = self._layout, self._compression.residual
-        dense = {p.name(): rest[at : at + n].copy() for p, at, n in zip(layout.structure.dense, layout.at, layout.sizes, strict=True)}
+        dense = {
+            p.name(): rest[at : at + n].copy()
+            for p, at, n in zip(layout.structure.dense, layout.at, layout.sizes, strict=True)
+        }
         return dense | self._rows.residuals()
 
     def load_residuals(self, residuals: Mapping[str, NDArray[Any]]) -> None:
-        """Goes on with these; parameters that are not named, or have another size now, begin with nothing."""
+        """Goes on with these; parameters that are not named, or have another size now, begin with
+        nothing."""
         self._kept = dict(residuals)
         if self._layout is None or self._compression is None:
             return

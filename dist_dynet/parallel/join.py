@@ -1,7 +1,7 @@
 """Join: training on when some ranks have run out of data.
 
-A rank whose loop has ended takes part in the updates of the others, with nothing to add, until all have ended. It knows which rank goes on;
-what an update is, the trainer knows.
+A rank whose loop has ended takes part in the updates of the others, with nothing to add, until all
+have ended. It knows which rank goes on; what an update is, the trainer knows.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from .trainer import DistributedTrainer
 
 
 class Join:
-    """`with Join(trainer):` stands around a loop over this rank's own batches, of which each rank may have a different number, or none.
+    """`with Join(trainer):` stands around a loop over this rank's own batches, of which each rank
+    may have a different number, or none.
 
-    A rank whose loop has ended, or was left by break, waits at the end of the block: it makes the others' updates with n_r = 0 and with their
-    learning rate and other settings, so that parameters stay equal. When all have ended, the schedule and the learning rate are those of the
-    rank that made the most calls of update(). With accumulate=k, an accumulation that the end cuts short is exchanged: the mean of the passes
-    there are. An exception passes through.
+    A rank whose loop has ended, or was left by break, waits at the end of the block: it makes the
+    others' updates with n_r = 0 and with their learning rate and other settings, so that parameters
+    stay equal. When all have ended, the schedule and the learning rate are those of the rank that
+    made the most calls of update(). With accumulate=k, an accumulation that the end cuts short is
+    exchanged: the mean of the passes there are. An exception passes through.
 
-    Inside of the block the ranks meet in trainer.update() only: another collective operation, or another trainer's update, would wait for ranks that have
-    ended. Loops over shard() need no Join.
+    Inside of the block the ranks meet in trainer.update() only: another collective operation, or
+    another trainer's update, would wait for ranks that have ended. Loops over shard() need no Join.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
@@ -41,7 +43,10 @@ class Join:
         if not isinstance(trainer, DistributedTrainer):
             raise TypeError(f"Join: takes a DistributedTrainer; got {type(trainer).__name__}.")
         if trainer.sync.reproducible is not None:
-            raise ValueError("Join: with reproducible=True all ranks have the same number of batches, those of shard(); got such a trainer.")
+            raise ValueError(
+                "Join: with reproducible=True all ranks have the same number of batches, those of"
+                " shard(); got such a trainer."
+            )
         self._trainer, self._sync = trainer, trainer.sync
         self._calls = 0
 
@@ -50,7 +55,12 @@ class Join:
         self._sync.joins += 1
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         trainer, sync = self._trainer, self._sync
         try:
             while kind is None and not self._take_part():
@@ -62,7 +72,11 @@ class Join:
         here, schedule = sync.here, sync.hooks.schedule
         if here.size == 1:
             return
-        mine = (sync.calls - self._calls, trainer.learning_rate, schedule.state_dict() if schedule else {})
+        mine = (
+            sync.calls - self._calls,
+            trainer.learning_rate,
+            schedule.state_dict() if schedule else {},
+        )
         what = here.collective("end of Join")
         with here.whole(what):
             every = here.gather(here.comm, mine, what)

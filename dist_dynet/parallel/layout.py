@@ -1,7 +1,8 @@
-"""What is sent between hosts, and where it lies: dense gradients side by side, last made parameters first, in pieces.
+"""What is sent between hosts, and where it lies: dense gradients side by side, last made parameters
+first, in pieces.
 
-Backward comes to the last made parameters first, so these are sent first. Everything here follows from the model, the hosts, and which
-parameters are used: it is the same on all ranks.
+Backward comes to the last made parameters first, so these are sent first. Everything here follows
+from the model, the hosts, and which parameters are used: it is the same on all ranks.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from .wire import PIECE, Hosts, Piece
 
 _ALIGN = 16
 _GROUP = 1 << 15
-"""Parameters are sent together until they have so many numbers: smaller messages cost more than they bring."""
+"""Parameters are sent together until they have so many numbers: smaller messages cost more than
+they bring."""
 
 _GAP = 1 << 12
-"""Unused parameters of up to so many numbers are sent along as zeros rather than cutting a piece in two."""
+"""Unused parameters of up to so many numbers are sent along as zeros rather than cutting a piece in
+two."""
 
 
 class Layout:
@@ -64,13 +67,18 @@ class Layout:
             spans = [(i, self.at[i], self.at[i] + self.sizes[i]) for i in group]
             for start in range(spans[0][1], spans[-1][2], PIECE):
                 end = min(start + PIECE, spans[-1][2])
-                parts = [(i, max(start, a) - a, min(end, b) - a, max(start, a)) for i, a, b in spans if a < end and start < b]
+                parts = [
+                    (i, max(start, a) - a, min(end, b) - a, max(start, a))
+                    for i, a, b in spans
+                    if a < end and start < b
+                ]
                 pieces.append(Piece(self._hosts, len(pieces), start, end, parts))
         return pieces
 
 
 FILLED, SUMMED, READ = range(3)
-"""What ranks of a host tell one another: pieces filled, rounds summed, rounds whose sums were read; each counted from the first."""
+"""What ranks of a host tell one another: pieces filled, rounds summed, rounds whose sums were read;
+each counted from the first."""
 
 
 class Arrays:
@@ -85,7 +93,10 @@ class Arrays:
             arrays = [np.frombuffer(ffi.buffer(whole), DTYPE, size, start) for start in starts]
             self.mine, self.sum = arrays[hosts.local], arrays[-1]
             self.locals = arrays[:-1]
-            self._flags = [[ffi.cast("int64_t *", flags + place + 64 * kind) for place in places[:-1]] for kind in range(3)]
+            self._flags = [
+                [ffi.cast("int64_t *", flags + place + 64 * kind) for place in places[:-1]]
+                for kind in range(3)
+            ]
             self._mapping = whole
         else:
             self.mine = self.sum = np.zeros(size, DTYPE)

@@ -1,7 +1,9 @@
-"""Memory that the ranks of one host share: a file without a name, which other ranks open through /proc.
+"""Memory that the ranks of one host share: a file without a name, which other ranks open through
+/proc.
 
-Nothing is left over, however the job ends. It is not bounded by the size of /dev/shm where the system has memfd_create (Linux). It knows files
-and mappings; what lies in them is the business of shared.py and hybrid.py.
+Nothing is left over, however the job ends. It is not bounded by the size of /dev/shm where the
+system has memfd_create (Linux). It knows files and mappings; what lies in them is the business of
+shared.py and hybrid.py.
 """
 
 from __future__ import annotations
@@ -25,9 +27,16 @@ Mapped = tuple[Any, list[int]]
 
 
 def map_together(
-    here: World, comm: Any, host: Sequence[int], segments: int, mine: Any, sizes: Callable[[list[Any]], list[int]], what: str
+    here: World,
+    comm: Any,
+    host: Sequence[int],
+    segments: int,
+    mine: Any,
+    sizes: Callable[[list[Any]], list[int]],
+    what: str,
 ) -> list[Mapped]:
-    """New segments that all ranks of this host see, of the sizes that follow from what every rank has to say. Collective over all hosts.
+    """New segments that all ranks of this host see, of the sizes that follow from what every rank
+    has to say. Collective over all hosts.
 
     Args:
         here: all ranks.
@@ -39,7 +48,8 @@ def map_together(
         what: the name of the collective operation.
 
     Raises:
-        OSError: there is no room on some rank, or `sizes` says so; with the same message on all ranks.
+        OSError: there is no room on some rank, or `sizes` says so; with the same message on all
+            ranks.
     """
     descriptor, path, failure = -1, "", ""
     if here.rank == host[0]:
@@ -74,7 +84,9 @@ def say_refused(here: World, error: OSError) -> None:
     """Tells the user, once, that the ranks do without it."""
     if here.rank == 0:
         # in one write, which the other ranks' lines do not come between
-        sys.stderr.write(f"dist_dynet: gradients are exchanged by MPI instead of shared memory ({error})\n")
+        sys.stderr.write(
+            f"dist_dynet: gradients are exchanged by MPI instead of shared memory ({error})\n"
+        )
         sys.stderr.flush()
 
 
@@ -90,7 +102,8 @@ def _rounded(size: int) -> int:
 
 
 def _map(path: str, sizes: list[int], segments: int, share: Sequence[int]) -> list[Mapped]:
-    """Maps segments of these sizes, one size after the other, and takes room for this rank's share of them.
+    """Maps segments of these sizes, one size after the other, and takes room for this rank's share
+    of them.
 
     Raises:
         OSError: there is no room.
@@ -98,7 +111,9 @@ def _map(path: str, sizes: list[int], segments: int, share: Sequence[int]) -> li
     steps = [_rounded(size) for size in sizes]
     total = sum(steps) * segments
     if total > LIMIT:
-        raise OSError(errno.ENOSPC, f"{total} bytes are more than DIST_DYNET_SHARED_LIMIT={LIMIT:.0f}")
+        raise OSError(
+            errno.ENOSPC, f"{total} bytes are more than DIST_DYNET_SHARED_LIMIT={LIMIT:.0f}"
+        )
     descriptor = os.open(path, os.O_RDWR)
     try:
         os.ftruncate(descriptor, total)  # all ranks say the same
@@ -106,7 +121,8 @@ def _map(path: str, sizes: list[int], segments: int, share: Sequence[int]) -> li
         for step in steps:
             starts.append([begin + k * step for k in range(segments)])
             for k in share:
-                os.posix_fallocate(descriptor, starts[-1][k], step)  # else writing where there is no room kills the process
+                # else writing where there is no room kills the process
+                os.posix_fallocate(descriptor, starts[-1][k], step)
             begin += segments * step
         whole = ffi.from_buffer("char[]", mmap.mmap(descriptor, total))
     finally:

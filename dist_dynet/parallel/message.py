@@ -1,4 +1,5 @@
-"""What a rank tells the others before gradients are added up: the layout is dn_rank_message's, which C writes."""
+"""What a rank tells the others before gradients are added up: the layout is dn_rank_message's,
+which C writes."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ class Flag:
     AHEAD = 16  # of that some was complete long before the end of backward
     WEIGHED = 32  # its gradients are as they count in the sum already
     UNKNOWN = 64  # it does not know which batch its gradients come from
-    LAST = 128  # after this pass gradients are exchanged; this one and the next are told in passes only
+    # after this pass gradients are exchanged; this one and the next are told in passes only
+    LAST = 128
     SILENT = 256  # the pass does not count towards an accumulation
 
 
@@ -31,7 +33,9 @@ def _numpy(kind: Any) -> Any:
     return {"double": np.float64, "int64_t": np.int64}[kind.cname]
 
 
-_FIELDS = {name: (_numpy(field.type), field.offset) for name, field in ffi.typeof("dn_rank_message").fields}
+_FIELDS = {
+    name: (_numpy(field.type), field.offset) for name, field in ffi.typeof("dn_rank_message").fields
+}
 
 
 class MessageLayout:
@@ -47,7 +51,8 @@ class MessageLayout:
     def __init__(self, structure: Structure) -> None:
         self.structure = structure
         dense, tables = len(structure.dense), len(structure.tables)
-        self._params = ffi.new("dn_param *[]", structure.handles)  # a struct of pointers keeps nothing alive
+        # a struct of pointers keeps nothing alive
+        self._params = ffi.new("dn_param *[]", structure.handles)
         self.members = ffi.new("dn_members *", (dense, tables, self._params))  # what C takes
         at = lib.dn_rank_message_layout_of(dense, tables)
         fields = {

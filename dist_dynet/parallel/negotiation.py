@@ -1,7 +1,8 @@
 """What the ranks tell one another before gradients move: one small message of each, read by all.
 
-With dynamic graphs every rank may have used other parameters. After this step all ranks know the same things (who has a gradient of what, how
-many rows, which weights), so that whatever they decide on it, they decide alike. It adds up nothing: an exchange does, by what was agreed on.
+With dynamic graphs every rank may have used other parameters. After this step all ranks know the
+same things (who has a gradient of what, how many rows, which weights), so that whatever they decide
+on it, they decide alike. It adds up nothing: an exchange does, by what was agreed on.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ class Negotiated:
     what: str  # the name of the collective operation
     structure: Structure
     factors: NDArray[np.float64]
-    """What each rank's gradients are multiplied by before they are added up: weights times scale."""
+    """What each rank's gradients are multiplied by before they are added up: weights times
+    scale."""
     weights: NDArray[np.float64]
-    """The same, known before the others' weights are: n_r, or 1 where no average is wanted; 0 of a rank that contributes nothing."""
+    """The same, known before the others' weights are: n_r, or 1 where no average is wanted; 0 of a
+    rank that contributes nothing."""
     scale: float  # what a sum of gradients that were multiplied by the weights is multiplied by
     filled: NDArray[np.bool_]  # (rank, dense parameter): whether the rank has a gradient of it
     rows: NDArray[np.int32]  # (rank, table): of how many rows the rank has a gradient
@@ -47,7 +50,8 @@ class Step(NamedTuple):
     """What the gradients of an update belong to, which must be alike on all ranks."""
 
     description: tuple[int, ...] = ()
-    """Of the batch: how many examples the data have, their fingerprint, the settings of shard(), epoch and step; () without shard()."""
+    """Of the batch: how many examples the data have, their fingerprint, the settings of shard(),
+    epoch and step; () without shard()."""
     passes: int = 1
     """How many calls of update() have gathered them."""
     subset: int = 0  # a number of the parameters that are updated; 0: all
@@ -58,11 +62,16 @@ class Step(NamedTuple):
         if self.description:
             examples, data, *settings, epoch, step = self.description
             words = (
-                f"step {step} of epoch {epoch} of shard() of {examples} examples (fingerprint {data:x}; where it differs, the ranks' data or "
-                f"their order do), settings {settings}"
+                f"step {step} of epoch {epoch} of shard() of {examples} examples (fingerprint"
+                f" {data:x}; where it differs, the ranks' data or their order do), settings"
+                f" {settings}"
             )
         passes = f", {self.passes} passes" if self.passes > 1 else ""
-        return words + passes + (f", parameters of update_subset {self.subset:x}" if self.subset else "")
+        return (
+            words
+            + passes
+            + (f", parameters of update_subset {self.subset:x}" if self.subset else "")
+        )
 
 
 class AsPlanned:
@@ -74,13 +83,21 @@ class AsPlanned:
 class Transport(Protocol):
     """Takes messages to all ranks."""
 
-    def send(self, layout: MessageLayout, message: Any, average: bool, plannable: bool, name: Callable[[], str]) -> bool:
+    def send(
+        self,
+        layout: MessageLayout,
+        message: Any,
+        average: bool,
+        plannable: bool,
+        name: Callable[[], str],
+    ) -> bool:
         """Sends this rank's message and receives the others'. Collective.
 
         Args:
             layout: of messages.
             message: dn_rank_message *
-            average: gradients are multiplied by weight / sum of weights, otherwise, where the weight is not 0, by 1.
+            average: gradients are multiplied by weight / sum of weights, otherwise, where the
+                weight is not 0, by 1.
             plannable: a plan may be followed; alike on all ranks whose messages are.
             name: names the collective operation; not called in the steady state.
 
@@ -99,11 +116,23 @@ class MpiTransport:
         self._here, self._comm, self._moves = here, comm, moves
         self._every: NDArray[Any] = np.empty(0)
 
-    def send(self, layout: MessageLayout, message: Any, average: bool, plannable: bool, name: Callable[[], str]) -> bool:
+    def send(
+        self,
+        layout: MessageLayout,
+        message: Any,
+        average: bool,
+        plannable: bool,
+        name: Callable[[], str],
+    ) -> bool:
         """As Transport.send."""
-        mine, self._every = np.empty(layout.dtype.itemsize, np.uint8), np.empty(self._here.size, layout.dtype)
+        mine, self._every = (
+            np.empty(layout.dtype.itemsize, np.uint8),
+            np.empty(self._here.size, layout.dtype),
+        )
         lib.dn_rank_message_write(message, layout.members, ffi.from_buffer(mine))
-        self._here.wait([self._comm.Iallgather(mine, self._every.view(np.uint8))], name(), moves=self._moves)
+        self._here.wait(
+            [self._comm.Iallgather(mine, self._every.view(np.uint8))], name(), moves=self._moves
+        )
         return False
 
     def received(self, layout: MessageLayout) -> NDArray[Any]:
@@ -114,8 +143,16 @@ class MpiTransport:
 class Negotiation:
     """Reaches agreement over one collection, update after update."""
 
-    def __init__(self, here: World, comm: Any, m: ParameterCollection, average: bool, transport: Transport) -> None:
-        self._here, self._comm, self._m, self._average, self._transport = here, comm, m, average, transport
+    def __init__(
+        self, here: World, comm: Any, m: ParameterCollection, average: bool, transport: Transport
+    ) -> None:
+        self._here, self._comm, self._m, self._average, self._transport = (
+            here,
+            comm,
+            m,
+            average,
+            transport,
+        )
         self._updates, self._which = 0, here.number_trainer()
         self.asks: list[Callable[[], int]] = []
         """Flags that this rank has to tell beside those that reach() is given."""
@@ -127,24 +164,29 @@ class Negotiation:
         self._adopt(Structure(m), here.collective("DistributedTrainer"), ())
 
     def _adopt(self, structure: Structure, what: str, known: Any) -> None:
-        """The ranks hold the same parameters, with the same values where they are not known to be. Else all is as it was."""
+        """The ranks hold the same parameters, with the same values where they are not known to be.
+        Else all is as it was."""
         structure.check(self._here, self._comm, what)
         structure.broadcast(self._here, self._comm, what, known)
         self._structure, self._layout = structure, MessageLayout(structure)
 
-    def reach(self, weight: float, settings: Settings, step: Step, flags: int = 0, problem: str = "") -> Negotiated | AsPlanned:
+    def reach(
+        self, weight: float, settings: Settings, step: Step, flags: int = 0, problem: str = ""
+    ) -> Negotiated | AsPlanned:
         """What all ranks know before this update. Collective.
 
         Args:
             weight: n_r of this rank.
-            settings: the trainer's. Those of a rank that has run out of data do not count, nor does its step.
+            settings: the trainer's. Those of a rank that has run out of data do not count, nor does
+                its step.
             step: what the gradients belong to.
             flags: a sum of Flag.
             problem: why it is not known which batch the gradients come from.
 
         Raises:
-            RuntimeError: on all ranks: they have different parameters or settings, have frozen different parameters, or are at different steps
-                of shard(); a rank does not know what its gradients belong to.
+            RuntimeError: on all ranks: they have different parameters or settings, have frozen
+                different parameters, or are at different steps of shard(); a rank does not know
+                what its gradients belong to.
         """
         self._updates += 1
         name = self._begin_collective("gradient exchange of update", flags)
@@ -157,16 +199,28 @@ class Negotiation:
         current = self._structure if self._structure.fits(self._m) else Structure(self._m)
         said, c = (current, step, settings, flags), self._message
         if said != self._said:  # objects that stay the same in a loop
-            self._said, c.structure, c.step, c.settings, c.flags = said, current.hash, hash(step), settings, flags
+            self._said, c.structure, c.step, c.settings, c.flags = (
+                said,
+                current.hash,
+                hash(step),
+                settings,
+                flags,
+            )
         c.weight = weight
-        plannable = current is self._structure and not flags & (Flag.ENDED | Flag.UNKNOWN) and not self._here.checks
+        plannable = (
+            current is self._structure
+            and not flags & (Flag.ENDED | Flag.UNKNOWN)
+            and not self._here.checks
+        )
         if self._transport.send(self._layout, c, average, plannable, name):
             for callback in self.on_flags:
                 callback(flags)
             return self._planned
         what, every = name(), self._transport.received(self._layout)
         alike = self._begin_alike(every)
-        if current.hash != self._structure.hash or (not alike and (every["structure"] != self._structure.hash).any()):
+        if current.hash != self._structure.hash or (
+            not alike and (every["structure"] != self._structure.hash).any()
+        ):
             self._adopt(current, what, self._structure.parameters)
             self._transport.send(self._layout, c, average, False, name)
             every = self._transport.received(self._layout)
@@ -185,10 +239,23 @@ class Negotiation:
         total = sum(every["weight"].tolist())  # one after another, as C adds them up
         weights = every["weight"] if average else (every["weight"] > 0).astype(np.float64)
         scale = (1 / total if total > 0 else 0.0) if average else 1.0
-        return Negotiated(what, self._structure, weights * scale, weights, scale, every["filled"], every["rows"], every["flags"], negotiated)
+        return Negotiated(
+            what,
+            self._structure,
+            weights * scale,
+            weights,
+            scale,
+            every["filled"],
+            every["rows"],
+            every["flags"],
+            negotiated,
+        )
 
-    def gather_weights(self, weight: float, flags: int, problem: str = "") -> tuple[float, int, int]:
-        """The sum of all ranks' weights in one pass of an accumulation, whose flags are set on any rank, and whose on all. Collective.
+    def gather_weights(
+        self, weight: float, flags: int, problem: str = ""
+    ) -> tuple[float, int, int]:
+        """The sum of all ranks' weights in one pass of an accumulation, whose flags are set on any
+        rank, and whose on all. Collective.
 
         Raises:
             RuntimeError: on all ranks: one does not know which batch its gradients come from.
@@ -206,11 +273,15 @@ class Negotiation:
         unknown = np.flatnonzero(every["flags"] & Flag.UNKNOWN).tolist()
         if unknown:
             where = format_ranks([self._here.members[rank] for rank in unknown])
-            words = problem or f"on {where} it is not known which batch of shard() the gradients come from; see the message there."
+            words = (
+                problem
+                or f"on {where} it is not known which batch of shard() the gradients come from; see the message there."  # noqa: E501
+            )
             raise RuntimeError(f"{self._here.name} {what}: {words}")
 
     def _begin_collective(self, kind: str, flags: int, ahead: int = 0) -> Callable[[], str]:
-        """One more collective operation. Its name is made when somebody asks for it: after a backward that takes a tenth of an exchange."""
+        """One more collective operation. Its name is made when somebody asks for it: after a
+        backward that takes a tenth of an exchange."""
         here, update, which = self._here, self._updates + ahead, self._which
         if here.checks:
             what = here.collective(f"{kind} {update}{which}", at_one_line=not flags & Flag.JOIN)
@@ -223,8 +294,17 @@ class Negotiation:
         said = every.view(np.uint8).reshape(len(every), -1)[:, self._layout.alike]
         return bool((said == said[0]).all())
 
-    def _compare(self, every: NDArray[Any], going: NDArray[Any], settings: Settings, step: Step, flags: int, what: str) -> None:
-        """What differs is an error, but for flags, and for tables that a rank has read: what that has rounded, all round."""
+    def _compare(
+        self,
+        every: NDArray[Any],
+        going: NDArray[Any],
+        settings: Settings,
+        step: Step,
+        flags: int,
+        what: str,
+    ) -> None:
+        """What differs is an error, but for flags, and for tables that a rank has read: what that
+        has rounded, all round."""
         unlike = (going["settings"] != going["settings"][:1]).any(axis=0)
         said = [settings.words(unlike)] if unlike.any() else []
         known = going[going["flags"] & Flag.UNKNOWN == 0]
@@ -243,7 +323,10 @@ class Negotiation:
         unlike = np.flatnonzero((frozen != frozen[0]).any(axis=0))
         if len(unlike):
             name, members = self._structure.parameters[unlike[0]].name(), self._here.members
-            ranks = format_ranks([members[rank] for rank in np.flatnonzero(frozen[:, unlike[0]]).tolist()])
+            ranks = format_ranks(
+                [members[rank] for rank in np.flatnonzero(frozen[:, unlike[0]]).tolist()]
+            )
             raise RuntimeError(
-                f'{self._here.name} {what}: "{name}" is frozen on {ranks}, but not on all. Call set_updated() on all ranks alike.'
+                f'{self._here.name} {what}: "{name}" is frozen on {ranks}, but not on all. Call'
+                " set_updated() on all ranks alike."
             )

@@ -1,8 +1,9 @@
-"""The cached plan of the steady state: how the ranks of one host add up the gradients of known parameters.
+"""The cached plan of the steady state: how the ranks of one host add up the gradients of known
+parameters.
 
-It is one struct, dn_shm_comm_plan, which C follows and Python fills. It holds for one structure, whose
-chunks lie in shared memory; whoever moves them drops it (SharedExchange), and there is no fallback
-in which it becomes invalid: windows that grow are put into it in place.
+It is one struct, dn_shm_comm_plan, which C follows and Python fills. It holds for one structure,
+whose chunks lie in shared memory; whoever moves them drops it (SharedExchange), and there is no
+fallback in which it becomes invalid: windows that grow are put into it in place.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from .structure import Structure
 
 
 class RowBuffer:
-    """Where every rank puts its touched rows of one table, for the others to read until the next negotiation."""
+    """Where every rank puts its touched rows of one table, for the others to read until the next
+    negotiation."""
 
     def __init__(self, capacity: int, width: int, whole: Any, starts: list[int]) -> None:
         self.capacity, self._mapping = capacity, whole
         ids = capacity * width * DTYPE.itemsize
-        self.rows = ffi.new("dn_real *[]", [ffi.cast("dn_real *", whole + start) for start in starts])
+        self.rows = ffi.new(
+            "dn_real *[]", [ffi.cast("dn_real *", whole + start) for start in starts]
+        )
         self.ids = ffi.new("int *[]", [ffi.cast("int *", whole + start + ids) for start in starts])
 
 
@@ -40,7 +44,12 @@ class Plan:
     """
 
     def __init__(
-        self, structure: Structure, segments: Mapping[int, Any], buffers: Mapping[Any, RowBuffer], rank: int, ranks: int
+        self,
+        structure: Structure,
+        segments: Mapping[int, Any],
+        buffers: Mapping[Any, RowBuffer],
+        rank: int,
+        ranks: int,
     ) -> None:
         self.structure = structure
         dense, tables = len(structure.dense), len(structure.tables)
@@ -57,7 +66,15 @@ class Plan:
             ffi.new("dn_shard[]", dense),
         ]
         self.c.of, self.c.ranks, self.c.rank = self._layout.members[0], ranks, rank
-        self.c.places, self.c.segments, self.c.buffers, self.c.filled, self.c.rows, self.c.factors, self.c.shares = self._kept
+        (
+            self.c.places,
+            self.c.segments,
+            self.c.buffers,
+            self.c.filled,
+            self.c.rows,
+            self.c.factors,
+            self.c.shares,
+        ) = self._kept
         self._of_chunks, self._buffers = by_chunk, dict(buffers)
         for table, buffer in buffers.items():
             self.set_window(table, buffer)
@@ -72,7 +89,9 @@ class Plan:
     def follow(self, negotiated: Negotiated) -> None:
         """The present update is as agreed, where C has not found that out by itself."""
         self._filled = np.ascontiguousarray(negotiated.filled)
-        self.c.filled[0 : len(self._filled)] = [ffi.from_buffer("uint8_t[]", row) for row in self._filled]
+        self.c.filled[0 : len(self._filled)] = [
+            ffi.from_buffer("uint8_t[]", row) for row in self._filled
+        ]
         self.c.factors[0 : negotiated.factors.size] = negotiated.factors.tolist()
         self.c.rows[0 : negotiated.rows.size] = negotiated.rows.ravel().tolist()
 
@@ -83,6 +102,6 @@ def check(outcome: int) -> None:
         raise MemoryError("gradient exchange: out of memory")
     if outcome:
         raise RuntimeError(
-            f"gradient exchange: csrc/parallel/shm_comm.c refused its arguments; got error {outcome}. "
-            "This is a fault of dist_dynet."
+            "gradient exchange: csrc/parallel/shm_comm.c refused its arguments; got error"
+            f" {outcome}. This is a fault of dist_dynet."
         )

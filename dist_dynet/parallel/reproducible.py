@@ -1,9 +1,12 @@
-"""Gradients added up in an order that does not depend on the number of ranks, so that N ranks give the same bits as one.
+"""Gradients added up in an order that does not depend on the number of ranks, so that N ranks give
+the same bits as one.
 
-A step is cut into micro-batches, whatever N is. Their gradients are the leaves of a binary tree over the micro-batches' numbers, and are added
-up as the tree says: 0 + 1, 2 + 3, then (0 + 1) + (2 + 3), and so on. A rank adds up the subtrees that lie within its own micro-batches, and
-keeps one gradient per level, not one per micro-batch. At the end of the step the ranks exchange the sums of their subtrees: each adds up its
-share of the numbers, by the same tree. It knows gradients, and neither averages nor updates.
+A step is cut into micro-batches, whatever N is. Their gradients are the leaves of a binary tree
+over the micro-batches' numbers, and are added up as the tree says: 0 + 1, 2 + 3, then (0 + 1) + (2
++ 3), and so on. A rank adds up the subtrees that lie within its own micro-batches, and keeps one
+gradient per level, not one per micro-batch. At the end of the step the ranks exchange the sums of
+their subtrees: each adds up its share of the numbers, by the same tree. It knows gradients, and
+neither averages nor updates.
 """
 
 from __future__ import annotations
@@ -34,11 +37,16 @@ class Tree:
         """Adds a node to the right of all others."""
         nodes = self.nodes
         nodes.append(node)
-        while len(nodes) > 1 and nodes[-2].level == nodes[-1].level and nodes[-2].low == (nodes[-1].low ^ (1 << nodes[-1].level)):
+        while (
+            len(nodes) > 1
+            and nodes[-2].level == nodes[-1].level
+            and nodes[-2].low == (nodes[-1].low ^ (1 << nodes[-1].level))
+        ):
             self._add_last_two()
 
     def root(self) -> Node:
-        """The sum of all: where the number of micro-batches is not a power of two, children on the right may be missing."""
+        """The sum of all: where the number of micro-batches is not a power of two, children on the
+        right may be missing."""
         while len(self.nodes) > 1:
             self._add_last_two()
         return self.nodes[0]
@@ -64,15 +72,17 @@ class ReproducibleSum:
         """Makes sure that the ranks round alike. Collective.
 
         Raises:
-            RuntimeError: their processors have different vector instructions, or their BLAS has chosen other kernels.
+            RuntimeError: their processors have different vector instructions, or their BLAS has
+                chosen other kernels.
         """
         mine = f"vector loops for {SIMD}, BLAS {BLAS_KERNELS}"
         try:
             self._here.agree(self._comm, mine, what)
         except RuntimeError as error:
             raise RuntimeError(
-                f"{error} reproducible=True needs processors with the same instructions: choose hosts of one kind. BLAS alone can be told to "
-                "use an older kind's kernels on all, by OPENBLAS_CORETYPE=Haswell in the environment."
+                f"{error} reproducible=True needs processors with the same instructions: choose"
+                " hosts of one kind. BLAS alone can be told to use an older kind's kernels on all,"
+                " by OPENBLAS_CORETYPE=Haswell in the environment."
             ) from None
 
     def clear(self) -> None:
@@ -81,17 +91,22 @@ class ReproducibleSum:
         self._weights, self._tree = {}, Tree(self._layout, self._pool)
 
     def resumes(self, part: Part | None) -> bool:
-        """Whether this micro-batch goes on with a step; False: the loop before it was left within one, and all is forgotten.
+        """Whether this micro-batch goes on with a step; False: the loop before it was left within
+        one, and all is forgotten.
 
         Raises:
             RuntimeError: it is not the next one.
         """
         if part is None:
-            raise RuntimeError("update: with reproducible=True each call belongs to a batch of shard(..., micro_batches=G); got one outside.")
+            raise RuntimeError(
+                "update: with reproducible=True each call belongs to a batch of shard(...,"
+                " micro_batches=G); got one outside."
+            )
         before, same_loop = self._part, self._part is not None and self._part.loop is part.loop
         if part.turn != ((before.turn + 1) % before.turns if before and same_loop else 0):
             raise RuntimeError(
-                "update: with reproducible=True it is called once after each batch of shard(), empty ones too; got two calls for one, or none."
+                "update: with reproducible=True it is called once after each batch of shard(),"
+                " empty ones too; got two calls for one, or none."
             )
         if before is None or same_loop or before.is_last:
             return True
@@ -110,7 +125,8 @@ class ReproducibleSum:
         """Takes the gradient of a micro-batch, times factor, out of the collection.
 
         Raises:
-            RuntimeError: parameters were added between two micro-batches of a step; draws come from one generator, as in DyNet.
+            RuntimeError: parameters were added between two micro-batches of a step; draws come from
+                one generator, as in DyNet.
         """
         if part.number is not None:
             self._keep(part.number, weight, factor)
@@ -119,12 +135,16 @@ class ReproducibleSum:
     def _keep(self, number: int, weight: float, factor: float) -> None:
         if _random.dynet_order():
             raise RuntimeError(
-                "update: with reproducible=True draws depend on step and micro-batch alone; got DyNet's order of draws, in which each depends "
-                "on all before it. Leave one of the two out."
+                "update: with reproducible=True draws depend on step and micro-batch alone; got"
+                " DyNet's order of draws, in which each depends on all before it. Leave one of the"
+                " two out."
             )
         if not self._layout.structure.fits(self._m):
             if self._weights:
-                raise RuntimeError("update: parameters were added within a step of several micro-batches. Add them between two steps.")
+                raise RuntimeError(
+                    "update: parameters were added within a step of several micro-batches. Add them"
+                    " between two steps."
+                )
             self._layout = FlatLayout(Structure(self._m))
             self._pool.clear()
             self.clear()
@@ -132,7 +152,8 @@ class ReproducibleSum:
         self._tree.push(take_out(self._layout, number, factor if weight > 0 else 0.0, self._pool))
 
     def sum(self, what: str, divided: bool) -> None:
-        """Puts the sum over all ranks in the place of the collection's gradients, the same bits on every rank. Collective.
+        """Puts the sum over all ranks in the place of the collection's gradients, the same bits on
+        every rank. Collective.
 
         Args:
             what: the name of the collective operation.
@@ -146,16 +167,23 @@ class ReproducibleSum:
             put_back(self._layout, self._tree.root(), DTYPE.type(1 / total))
         self.clear()
 
-    # ---- between the ranks -------------------------------------------------------------------------------------------------------------
+    # ---- between the ranks -------------------------------------------------------------
 
     def _exchange(self, what: str) -> None:
-        """Makes the tree one of all ranks' nodes: of dense gradients each rank adds up its share, then all get all shares."""
+        """Makes the tree one of all ranks' nodes: of dense gradients each rank adds up its share,
+        then all get all shares."""
         here, mine = self._here, self._tree.nodes
         counts = [[0 if rows is None else len(rows[0]) for rows in node.tables] for node in mine]
-        every = here.gather(self._comm, (self._weights, [(node.low, node.level, node.filled) for node in mine], counts), what)
+        every = here.gather(
+            self._comm,
+            (self._weights, [(node.low, node.level, node.filled) for node in mine], counts),
+            what,
+        )
         for weights, _, _ in every:
             self._weights.update(weights)
-        bounds = [self._layout.size // SHARE * rank // here.size * SHARE for rank in range(here.size + 1)]
+        bounds = [
+            self._layout.size // SHARE * rank // here.size * SHARE for rank in range(here.size + 1)
+        ]
         nodes, tree, requests = [], Tree(self._layout, []), []
         for rank, (_, theirs, _) in enumerate(every):
             own = iter(mine)
@@ -165,7 +193,11 @@ class ReproducibleSum:
                 if filled.any():
                     node.dense = np.empty(bounds[here.rank + 1] - bounds[here.rank], DTYPE)
                     sizes = np.diff(bounds)
-                    requests.append(self._comm.Iscatterv(None if sent is None else (sent, sizes), node.dense, root=rank))
+                    requests.append(
+                        self._comm.Iscatterv(
+                            None if sent is None else (sent, sizes), node.dense, root=rank
+                        )
+                    )
                 nodes.append(node)
         here.wait(requests, what)
         tables = self._gather_tables([counts for _, _, counts in every], what)
@@ -182,8 +214,12 @@ class ReproducibleSum:
         self._tree.nodes = [root]
 
     def _gather_tables(self, counts: list[list[list[int]]], what: str) -> list[list[Rows | None]]:
-        """Of each node of each rank, in the order of ranks, the rows of every table. counts: by rank, node, table."""
-        requests, widths = [], [math.prod(table.shape()[1:]) for table in self._layout.structure.tables]
+        """Of each node of each rank, in the order of ranks, the rows of every table. counts: by
+        rank, node, table."""
+        requests, widths = (
+            [],
+            [math.prod(table.shape()[1:]) for table in self._layout.structure.tables],
+        )
         gathered: list[Rows | None] = []
         for k, width in enumerate(widths):
             sizes = np.array([sum(node[k] for node in nodes) for nodes in counts])
@@ -196,7 +232,10 @@ class ReproducibleSum:
                 np.concatenate([np.empty(0, np.int32), *(ids for ids, _ in mine)]),
                 np.concatenate([np.empty((0, width), DTYPE), *(block for _, block in mine)]),
             )
-            requests += [self._comm.Iallgatherv(own[0], (every[0], sizes)), self._comm.Iallgatherv(own[1], (every[1], sizes * width))]
+            requests += [
+                self._comm.Iallgatherv(own[0], (every[0], sizes)),
+                self._comm.Iallgatherv(own[1], (every[1], sizes * width)),
+            ]
             gathered.append(every)
         self._here.wait(requests, what)
         nodes = [node for of_rank in counts for node in of_rank]
@@ -205,6 +244,10 @@ class ReproducibleSum:
             start = 0
             for node, tables in zip(nodes, result, strict=True):
                 end = start + node[k]
-                tables.append(None if table is None or end == start else (table[0][start:end], table[1][start:end]))
+                tables.append(
+                    None
+                    if table is None or end == start
+                    else (table[0][start:end], table[1][start:end])
+                )
                 start = end
         return result

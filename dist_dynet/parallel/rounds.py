@@ -1,6 +1,8 @@
-"""One exchange of dense gradients between hosts under way, and the thread that drives it while backward goes on.
+"""One exchange of dense gradients between hosts under way, and the thread that drives it while
+backward goes on.
 
-Round.advance() does what can be done and returns; who calls it is either the thread or, from update() on, the main thread.
+Round.advance() does what can be done and returns; who calls it is either the thread or, from
+update() on, the main thread.
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ from .structure import Structure
 from .wire import Hosts, Piece, Sum
 
 _NAP = 1e-3
-"""Seconds between two looks of the thread: what the wire brings meanwhile, 125 kB at 1 Gbit/s, waits in the kernel's buffers, and each look
-takes the core from backward."""
+"""Seconds between two looks of the thread: what the wire brings meanwhile, 125 kB at 1 Gbit/s,
+waits in the kernel's buffers, and each look takes the core from backward."""
 
 
 _PATIENCE = 3.0
-"""Seconds that the end of the program waits for a round that all hosts have begun and no update() has asked for."""
+"""Seconds that the end of the program waits for a round that all hosts have begun and no update()
+has asked for."""
 
 
 class Round:
@@ -43,7 +46,14 @@ class Round:
     """
 
     def __init__(
-        self, comm: Any, hosts: Hosts, structure: Structure, arrays: Arrays, pieces: list[Piece], compression: Bf16 | None, all_come: bool
+        self,
+        comm: Any,
+        hosts: Hosts,
+        structure: Structure,
+        arrays: Arrays,
+        pieces: list[Piece],
+        compression: Bf16 | None,
+        all_come: bool,
     ) -> None:
         self.lock = threading.Lock()  # of whoever advances it
         self.weight: float | None = None  # what gradients are multiplied by; None: not open yet
@@ -52,7 +62,12 @@ class Round:
         self.taken_over = False
         self.error: BaseException | None = None
         self._comm, self._hosts, self._arrays, self._pieces = comm, hosts, arrays, pieces
-        self._handles, self._root, self._compression, self._all_come = structure.handles, structure.root, compression, all_come
+        self._handles, self._root, self._compression, self._all_come = (
+            structure.handles,
+            structure.root,
+            compression,
+            all_come,
+        )
         self._sum: Sum | None = None
         self._filled = self._sent = 0
         self._began: float | None = None
@@ -66,10 +81,13 @@ class Round:
         if self.weight is None:
             self.watched = lib.dn_store_hook_count(self._root.c)
             self.weight = weight
-            self._sum = Sum(self._comm, self._hosts, self._arrays.sum, self._compression, self._all_come)
+            self._sum = Sum(
+                self._comm, self._hosts, self._arrays.sum, self._compression, self._all_come
+            )
 
     def hurry(self, weight: float) -> None:
-        """update() has come, so that all gradients are complete, and all ranks will come to it: what can be sent is sent now."""
+        """update() has come, so that all gradients are complete, and all ranks will come to it:
+        what can be sent is sent now."""
         self.complete = True
         self.open(weight)
         assert self._sum is not None
@@ -96,7 +114,11 @@ class Round:
             self._fill(pieces[self._filled])
             self._filled += 1
             arrays.tell(FILLED, self._first + self._filled)
-        while self._sent < self._filled and arrays.have(FILLED, self._first + self._sent + 1) and arrays.have(READ, self._number - 1):
+        while (
+            self._sent < self._filled
+            and arrays.have(FILLED, self._first + self._sent + 1)
+            and arrays.have(READ, self._number - 1)
+        ):
             self._send(pieces[self._sent])
             self._sent += 1
         if not self._sum.advance() or self._sent < len(pieces):
@@ -116,7 +138,8 @@ class Round:
         self._arrays.tell(READ, self._number)
 
     def stop(self, patience: float) -> None:
-        """The program ends without an update(): what is under way gets so many seconds, what never began is taken back."""
+        """The program ends without an update(): what is under way gets so many seconds, what never
+        began is taken back."""
         until = time.monotonic() + patience
         if self._sum is None:
             return
@@ -125,7 +148,9 @@ class Round:
         self._sum.abandon()
 
     def _is_complete(self, piece: Piece) -> bool:
-        return self.complete or all(lib.dn_param_ready(self._handles[i]) >= end for i, _, end, _ in piece.parts)
+        return self.complete or all(
+            lib.dn_param_ready(self._handles[i]) >= end for i, _, end, _ in piece.parts
+        )
 
     def _fill(self, piece: Piece) -> None:
         assert self.weight is not None
@@ -139,7 +164,9 @@ class Round:
             return
         if len(arrays.locals) > 1:
             parts = ffi.new("dn_real *[]", [pointer(each[stripe]) for each in arrays.locals])
-            lib.dn_sum_arrays(len(parts), parts, piece.end - piece.start, pointer(arrays.sum[stripe]))
+            lib.dn_sum_arrays(
+                len(parts), parts, piece.end - piece.start, pointer(arrays.sum[stripe])
+            )
         self._sum.begin(piece)
 
 
@@ -183,7 +210,9 @@ class Helper(threading.Thread):
         while (state := lib.dn_store_await(root.c, 1.0)) == lib.DN_HOOK_ARMED and not self._stopped:
             pass
         with round_.lock:
-            value = weight() if round_.weight is None and state != lib.DN_HOOK_OFF else round_.weight
+            value = (
+                weight() if round_.weight is None and state != lib.DN_HOOK_OFF else round_.weight
+            )
             if value is None or round_.taken_over:
                 return
             round_.open(value)
@@ -203,7 +232,8 @@ _registered: list[object] = []
 
 
 def stop_at_exit(round_: Round) -> None:
-    """A round that was opened in backward without a thread: the program may end without an update()."""
+    """A round that was opened in backward without a thread: the program may end without an
+    update()."""
     _stop_before_mpi()
     _unfinished.add(round_)
 

@@ -1,12 +1,15 @@
-"""Touched rows of lookup tables between hosts: each crosses the wire once for each pair of hosts, or as part of a sum.
+"""Touched rows of lookup tables between hosts: each crosses the wire once for each pair of hosts,
+or as part of a sum.
 
-The first rank of a host adds up the rows of all its ranks, exchanges them with the first ranks of the other hosts, adds up what came in the
-order of hosts, and gives the result to its ranks: the same bits everywhere. A message says itself how many rows of which tables it holds, so
-that it can leave before the ranks have agreed on anything.
+The first rank of a host adds up the rows of all its ranks, exchanges them with the first ranks of
+the other hosts, adds up what came in the order of hosts, and gives the result to its ranks: the
+same bits everywhere. A message says itself how many rows of which tables it holds, so that it can
+leave before the ranks have agreed on anything.
 
-It is less to send the rows to all others than to add up their union as an array if the hosts' rows together are no more than twice the union.
-Between two hosts that is always so. Between more, tables of which it was so in the last exchange are taken to be so again: their rows travel
-with their ids. For the others the ids travel first, and what is less is known when all are there.
+It is less to send the rows to all others than to add up their union as an array if the hosts' rows
+together are no more than twice the union. Between two hosts that is always so. Between more, tables
+of which it was so in the last exchange are taken to be so again: their rows travel with their ids.
+For the others the ids travel first, and what is less is known when all are there.
 """
 
 from __future__ import annotations
@@ -51,25 +54,29 @@ class RowsBetweenHosts:
         self.here, self.comm, self.hosts, self.compressed = here, comm, hosts, compressed
         self._residual: dict[LookupParameters, NDArray[Any]] = {}
         self._few: set[LookupParameters] = set()
-        """Of which the rows of all hosts were no more than twice their union: known alike to the first ranks of all hosts."""
+        """Of which the rows of all hosts were no more than twice their union: known alike to the
+        first ranks of all hosts."""
 
     def begin(self, structure: Structure, weight: float) -> RowsRound | None:
-        """Sends this rank's rows, times weight, or the first part of them. To be called on all ranks; None: there are no tables."""
+        """Sends this rank's rows, times weight, or the first part of them. To be called on all
+        ranks; None: there are no tables."""
         return RowsRound(self, structure, weight) if structure.tables else None
 
     def rows_first(self, tables: Sequence[LookupParameters]) -> list[bool]:
-        """Whether these tables' rows travel with the ids. What a checkpoint does not hold must not decide on rounding."""
+        """Whether these tables' rows travel with the ids. What a checkpoint does not hold must not
+        decide on rounding."""
         if len(self.hosts.ranks) == 2:
             return [True] * len(tables)
         return [table in self._few and not self.compressed for table in tables]
 
     def are_few(self, table: LookupParameters, ids: Sequence[Ids]) -> bool:
-        """Whether it is less to send the rows, with these ids on each host, than to add up their union. What it was is kept in mind."""
+        """Whether it is less to send the rows, with these ids on each host, than to add up their
+        union. What it was is kept in mind."""
         few = sum(map(len, ids)) <= 2 * len(_union(ids))
         (self._few.add if few else self._few.discard)(table)
         return few
 
-    # ---- what rounding has taken away --------------------------------------------------------------------------------------------------
+    # ---- what rounding has taken away --------------------------------------------------
 
     def encoded(self, table: LookupParameters, ids: Ids, rows: NDArray[Any]) -> NDArray[Any]:
         """What is sent of these rows."""
@@ -96,7 +103,9 @@ class RowsBetweenHosts:
         """What messages have lacked so far, by table: (rows, width)."""
         return {table.name(): rest.copy() for table, rest in self._residual.items()}
 
-    def load_residuals(self, tables: Sequence[LookupParameters], residuals: Mapping[str, NDArray[Any]]) -> None:
+    def load_residuals(
+        self, tables: Sequence[LookupParameters], residuals: Mapping[str, NDArray[Any]]
+    ) -> None:
         """Goes on with these."""
         self._residual.clear()
         for table in tables:
@@ -123,10 +132,17 @@ class RowsRound:
         self._parts: list[list[tuple[Ids, NDArray[Any]]]] = [[] for _ in self._tables]
         """Of each table what its gradient becomes the sum of, in this order."""
         ids = [table.touched_rows() if weight else np.empty(0, np.int32) for table in self._tables]
-        gradients = [table.touched_gradients()[: len(own)] for table, own in zip(self._tables, ids, strict=True)]
+        gradients = [
+            table.touched_gradients()[: len(own)]
+            for table, own in zip(self._tables, ids, strict=True)
+        ]
         if weight not in (0, 1):
             gradients = [rows * DTYPE.type(weight) for rows in gradients]
-        self._steps = self._lead(ids, gradients) if self._here.rank in self._host_leaders else self._follow(ids, gradients)
+        self._steps = (
+            self._lead(ids, gradients)
+            if self._here.rank in self._host_leaders
+            else self._follow(ids, gradients)
+        )
         self._next = next(self._steps, None)
 
     def advance(self) -> bool:
@@ -137,7 +153,8 @@ class RowsRound:
         return self._next is None
 
     def put(self, scale: float) -> None:
-        """Each table's gradient becomes the sum over all ranks of the weighted ones, times scale."""
+        """Each table's gradient becomes the sum over all ranks of the weighted ones, times
+        scale."""
         for table, handle, parts in zip(self._tables, self._handles, self._parts, strict=True):
             if not any(len(ids) for ids, _ in parts):
                 continue
@@ -147,17 +164,22 @@ class RowsRound:
             if scale != 1:
                 lib.dn_param_scale_gradient(handle, scale)
 
-    # ---- within a host -----------------------------------------------------------------------------------------------------------------
+    # ---- within a host -----------------------------------------------------------------
 
     def _follow(self, ids: list[Ids], gradients: list[NDArray[Any]]) -> Iterator[Done]:
-        """What a rank does that is not the first of its host. Rows in rising order can be merged."""
+        """What a rank does that is not the first of its host. Rows in rising order can be
+        merged."""
         orders = [np.argsort(own) for own in ids]
         gradients = [rows[order] for rows, order in zip(gradients, orders, strict=True)]
-        message = self._message([own[order] for own, order in zip(ids, orders, strict=True)], gradients)
+        message = self._message(
+            [own[order] for own, order in zip(ids, orders, strict=True)], gradients
+        )
         inbox: dict[int, Message] = {}
         first = self._hosts.mine[0]
         yield self._swapped(inbox, [first], _TO_OTHERS, [(message, first, _TO_FIRST)])
-        for parts, part in zip(self._parts, self._read(inbox[first], [DTYPE] * len(self._tables)), strict=True):
+        for parts, part in zip(
+            self._parts, self._read(inbox[first], [DTYPE] * len(self._tables)), strict=True
+        ):
             parts.append(part)
 
     def _lead(self, ids: list[Ids], gradients: list[NDArray[Any]]) -> Iterator[Done]:
@@ -165,26 +187,39 @@ class RowsRound:
         others = self._hosts.mine[1:]
         if others:
             orders = [np.argsort(own) for own in ids]
-            mine = [(own[order], rows[order]) for own, rows, order in zip(ids, gradients, orders, strict=True)]
+            mine = [
+                (own[order], rows[order])
+                for own, rows, order in zip(ids, gradients, orders, strict=True)
+            ]
             inbox: dict[int, Message] = {}
             yield self._swapped(inbox, others, _TO_FIRST, [])
             for rank in others:
-                mine = [merged_rows(*pair) for pair in zip(mine, self._read(inbox[rank], [DTYPE] * len(mine)), strict=True)]
+                mine = [
+                    merged_rows(*pair)
+                    for pair in zip(mine, self._read(inbox[rank], [DTYPE] * len(mine)), strict=True)
+                ]
             ids, gradients = [part[0] for part in mine], [part[1] for part in mine]
         yield from self._exchange(ids, gradients)
         if others:
-            sums = [_added_up(parts, _width(table)) for table, parts in zip(self._tables, self._parts, strict=True)]
+            sums = [
+                _added_up(parts, _width(table))
+                for table, parts in zip(self._tables, self._parts, strict=True)
+            ]
             self._parts = [[part] for part in sums]
             message = self._message([part[0] for part in sums], [part[1] for part in sums])
-            yield self._swapped({}, [], _TO_OTHERS, [(message, rank, _TO_OTHERS) for rank in others])
+            yield self._swapped(
+                {}, [], _TO_OTHERS, [(message, rank, _TO_OTHERS) for rank in others]
+            )
 
-    # ---- between hosts -----------------------------------------------------------------------------------------------------------------
+    # ---- between hosts -----------------------------------------------------------------
 
     def _exchange(self, ids: list[Ids], gradients: list[NDArray[Any]]) -> Iterator[Done]:
         """Adds up the rows of all hosts, on their first ranks."""
         every = self._all
         first = every.rows_first(self._tables)
-        kinds: list[np.dtype[Any] | None] = [(CODE if every.compressed else DTYPE) if is_first else None for is_first in first]
+        kinds: list[np.dtype[Any] | None] = [
+            (CODE if every.compressed else DTYPE) if is_first else None for is_first in first
+        ]
         sent = [
             every.encoded(table, own, rows) if is_first else None
             for is_first, table, own, rows in zip(first, self._tables, ids, gradients, strict=True)
@@ -194,7 +229,8 @@ class RowsRound:
         inbox: dict[int, Message] = {}
         yield self._swapped(inbox, others, _BETWEEN, [(message, rank, _BETWEEN) for rank in others])
         inbox[self._here.rank] = message
-        read = [self._read(inbox[rank], kinds) for rank in self._host_leaders]  # by host, then table
+        # by host, then table
+        read = [self._read(inbox[rank], kinds) for rank in self._host_leaders]
         requests, sums = [], []
         for k, (table, is_first) in enumerate(zip(self._tables, first, strict=True)):
             theirs = [of[k][0] for of in read]
@@ -204,10 +240,17 @@ class RowsRound:
             elif few:
                 code = every.encoded(table, ids[k], gradients[k].copy())
                 for rank, of in zip(self._host_leaders, theirs, strict=True):
-                    place = code if rank == self._here.rank else np.empty((len(of), _width(table)), code.dtype)
+                    place = (
+                        code
+                        if rank == self._here.rank
+                        else np.empty((len(of), _width(table)), code.dtype)
+                    )
                     self._parts[k].append((of, place))
                     if rank != self._here.rank:
-                        requests += [self._comm.Irecv(place, rank, _ROWS), self._comm.Isend(code, rank, _ROWS)]
+                        requests += [
+                            self._comm.Irecv(place, rank, _ROWS),
+                            self._comm.Isend(code, rank, _ROWS),
+                        ]
             else:
                 union = _union(theirs)
                 block = np.zeros((len(union), _width(table)), DTYPE)
@@ -237,19 +280,26 @@ class RowsRound:
 
         return done
 
-    # ---- messages ----------------------------------------------------------------------------------------------------------------------
+    # ---- messages ----------------------------------------------------------------------
 
     def _message(self, ids: Sequence[Ids], rows: Sequence[NDArray[Any] | None]) -> Message:
         """Of each table the number of its rows, then all ids, then rows, where they are given."""
-        starts, size = self._starts([len(own) for own in ids], [None if part is None else part.dtype for part in rows])
+        starts, size = self._starts(
+            [len(own) for own in ids], [None if part is None else part.dtype for part in rows]
+        )
         message = np.empty(size, np.int32)
-        np.concatenate([np.array([len(own) for own in ids], np.int32), *ids], out=message[: len(ids) + sum(map(len, ids))])
+        np.concatenate(
+            [np.array([len(own) for own in ids], np.int32), *ids],
+            out=message[: len(ids) + sum(map(len, ids))],
+        )
         for part, start in zip(rows, starts, strict=True):
             if part is not None and part.size:
                 message[start:].view(part.dtype)[: part.size] = part.reshape(-1)
         return message
 
-    def _read(self, message: Message, kinds: Sequence[np.dtype[Any] | None]) -> list[tuple[Ids, NDArray[Any]]]:
+    def _read(
+        self, message: Message, kinds: Sequence[np.dtype[Any] | None]
+    ) -> list[tuple[Ids, NDArray[Any]]]:
         """Of each table ids and rows, of these types; None: there are only ids."""
         counts = message[: len(kinds)].tolist()
         starts, _ = self._starts(counts, kinds)
@@ -261,7 +311,9 @@ class RowsRound:
             at += count
         return parts
 
-    def _starts(self, counts: Sequence[int], kinds: Sequence[np.dtype[Any] | None]) -> tuple[list[int], int]:
+    def _starts(
+        self, counts: Sequence[int], kinds: Sequence[np.dtype[Any] | None]
+    ) -> tuple[list[int], int]:
         """Where in a message each table's rows begin, and its length."""
         starts, at = [], len(counts) + sum(counts)
         for table, count, kind in zip(self._tables, counts, kinds, strict=True):
@@ -270,8 +322,15 @@ class RowsRound:
             at += -(-count * _width(table) * (kind.itemsize if kind else 0) // 4)
         return starts, -(-at // _LINE) * _LINE
 
-    def _swapped(self, inbox: dict[int, Message], sources: Sequence[int], tag: int, outbox: Sequence[tuple[Message, int, int]]) -> Done:
-        """Sends what is in the outbox, as (message, rank, tag), and receives a message from each source, of whatever length."""
+    def _swapped(
+        self,
+        inbox: dict[int, Message],
+        sources: Sequence[int],
+        tag: int,
+        outbox: Sequence[tuple[Message, int, int]],
+    ) -> Done:
+        """Sends what is in the outbox, as (message, rank, tag), and receives a message from each
+        source, of whatever length."""
         requests = [self._comm.Isend(message, rank, tag_) for message, rank, tag_ in outbox]
         awaited, status, integer = list(sources), self._here.mpi.Status(), self._here.mpi.INT
         left = self._done(requests)
@@ -301,7 +360,8 @@ def _union(ids: Sequence[Ids]) -> NDArray[Any]:
 
 
 def _added_up(parts: Sequence[tuple[Ids, NDArray[Any]]], width: int) -> tuple[Ids, NDArray[Any]]:
-    """The sum of all, in the order in which put() would come to the rows: a norm is added up in that order, and must be the same everywhere."""
+    """The sum of all, in the order in which put() would come to the rows: a norm is added up in
+    that order, and must be the same everywhere."""
     union, first = np.unique(np.concatenate([ids for ids, _ in parts]), return_index=True)
     order = np.argsort(first)
     place = np.empty(len(union), np.intp)

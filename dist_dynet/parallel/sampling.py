@@ -1,6 +1,7 @@
 """Which rank works on which examples: shard() for training, evaluate() for scoring.
 
-It knows the data's order, costs and the number of ranks. It sends nothing while training: every rank computes the same division by itself.
+It knows the data's order, costs and the number of ranks. It sends nothing while training: every
+rank computes the same division by itself.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _GRAPHS_BITS = 24
 
 
 def divide(costs: Sequence[float], ranks: int) -> list[list[int]]:
-    """Positions for each rank, so that the ranks' sums of costs are about equal: the dearest first, each to the least loaded rank.
+    """Positions for each rank, so that the ranks' sums of costs are about equal: the dearest first,
+    each to the least loaded rank.
 
     >>> divide([1, 9, 5, 5], 2)
     [[0, 1], [2, 3]]
@@ -42,19 +44,23 @@ def divide(costs: Sequence[float], ranks: int) -> list[list[int]]:
 
 
 def deal(micro_batches: int, rank: int, ranks: int) -> list[int | None]:
-    """The numbers of a rank's micro-batches: neighbours, so that most of the tree over the numbers is added up within the rank.
+    """The numbers of a rank's micro-batches: neighbours, so that most of the tree over the numbers
+    is added up within the rank.
 
     All ranks get equally long lists; None: nothing to do.
 
     >>> [deal(8, rank, 3) for rank in range(3)]
     [[0, 1, None], [2, 3, 4], [5, 6, 7]]
     """
-    numbers: list[int | None] = [*range(micro_batches * rank // ranks, micro_batches * (rank + 1) // ranks)]
+    numbers: list[int | None] = [
+        *range(micro_batches * rank // ranks, micro_batches * (rank + 1) // ranks)
+    ]
     return numbers + [None] * (-(-micro_batches // ranks) - len(numbers))
 
 
 def spread(n: int) -> list[int]:
-    """0 to n - 1 in an order of which each beginning is spread evenly over them: that of the reversed bits.
+    """0 to n - 1 in an order of which each beginning is spread evenly over them: that of the
+    reversed bits.
 
     >>> spread(6)
     [0, 4, 2, 1, 5, 3]
@@ -64,14 +70,18 @@ def spread(n: int) -> list[int]:
 
 
 def _costs(examples: Sequence[Any], cost: Cost | None) -> list[float]:
-    if cost is None or (cost is len and not all(hasattr(example, "__len__") for example in examples)):
+    if cost is None or (
+        cost is len and not all(hasattr(example, "__len__") for example in examples)
+    ):
         return [1.0] * len(examples)
     return [float(cost(example)) for example in examples]
 
 
 def _is_sequence(data: object) -> bool:
     """Whether examples have numbers from 0."""
-    return hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, Mapping)
+    return (
+        hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, Mapping)
+    )
 
 
 class Listener(Protocol):
@@ -82,11 +92,12 @@ class Listener(Protocol):
 
 
 class Shard(Generic[T]):
-    """The batches of an epoch for this rank; made by shard(). Each loop over it is one epoch, and the next one is shuffled anew.
+    """The batches of an epoch for this rank; made by shard(). Each loop over it is one epoch, and
+    the next one is shuffled anew.
 
-    A loop that is left by `break` before its last batch has not ended its epoch: the next loop begins it anew. After load_state()
-    the next loop goes on where state() was taken, at the very end of an epoch with no batch at all, so that what stands behind the loop is
-    done.
+    A loop that is left by `break` before its last batch has not ended its epoch: the next loop
+    begins it anew. After load_state() the next loop goes on where state() was taken, at the very
+    end of an epoch with no batch at all, so that what stands behind the loop is done.
 
     >>> from dist_dynet import parallel
     >>> batches = parallel.shard(range(6), batch_size=2, shuffle=False)
@@ -117,13 +128,22 @@ class Shard(Generic[T]):
         weight: Cost | None,
     ) -> None:
         if not _is_sequence(data):
-            raise TypeError(f"shard: data must be a sequence of examples; got {type(data).__name__}. Write list(data).")
+            raise TypeError(
+                f"shard: data must be a sequence of examples; got {type(data).__name__}. Write"
+                " list(data)."
+            )
         self._batch_size = size(batch_size, "shard", " for batch_size")
         if batch_size < 1:
-            raise ValueError(f"shard: batch_size, over all ranks, must be at least 1; got {batch_size}.")
-        self._micro_batches = None if micro_batches is None else size(micro_batches, "shard", " for micro_batches")
+            raise ValueError(
+                f"shard: batch_size, over all ranks, must be at least 1; got {batch_size}."
+            )
+        self._micro_batches = (
+            None if micro_batches is None else size(micro_batches, "shard", " for micro_batches")
+        )
         if micro_batches is not None and micro_batches < 1:
-            raise ValueError(f"shard: micro_batches, over all ranks, must be at least 1; got {micro_batches}.")
+            raise ValueError(
+                f"shard: micro_batches, over all ranks, must be at least 1; got {micro_batches}."
+            )
         self._data, self._seed, self._cost, self._weight = data, int(seed), cost, weight
         self._drop_last, self._shuffle, self._comm = bool(drop_last), bool(shuffle), comm
         self._epoch, self._position = int(epoch), 0
@@ -135,7 +155,8 @@ class Shard(Generic[T]):
 
     @property
     def epoch(self) -> int:
-        """The present epoch; between two loops that of the next one. Another number begins that epoch."""
+        """The present epoch; between two loops that of the next one. Another number begins that
+        epoch."""
         return self._epoch
 
     @epoch.setter
@@ -146,12 +167,14 @@ class Shard(Generic[T]):
 
     @property
     def position(self) -> int:
-        """How many steps of the present epoch the loop has gone past: a step ends when the loop asks for the next one."""
+        """How many steps of the present epoch the loop has gone past: a step ends when the loop
+        asks for the next one."""
         return self._position
 
     @property
     def runs_ahead(self) -> bool:
-        """Whether a loop over it has gone past a batch before its update: it may ask for the next one in the middle of its body, or never."""
+        """Whether a loop over it has gone past a batch before its update: it may ask for the next
+        one in the middle of its body, or never."""
         loop = self._loop
         return loop is not None and (loop.late or loop.steps_done() < 0)
 
@@ -162,18 +185,25 @@ class Shard(Generic[T]):
     def _settings(self) -> dict[str, int | bool]:
         """What must be alike for a position to mean the same examples."""
         return {
-            "examples": len(self._data), "batch_size": self._batch_size, "seed": self._seed, "drop_last": self._drop_last,
-            "shuffle": self._shuffle, "micro_batches": self._micro_batches or 0,
-        }  # fmt: skip
+            "examples": len(self._data),
+            "batch_size": self._batch_size,
+            "seed": self._seed,
+            "drop_last": self._drop_last,
+            "shuffle": self._shuffle,
+            "micro_batches": self._micro_batches or 0,
+        }
 
     def state(self) -> dict[str, int | bool]:
-        """Epoch, position, and the settings that they depend on. The number of ranks is not among them.
+        """Epoch, position, and the settings that they depend on. The number of ranks is not among
+        them.
 
-        The position counts the steps whose batches updates have used: those that the loop has gone past, the present one if an update was
-        made since it was given, and of a loop that reads ahead those that `update(batch)` has named, one after the other.
+        The position counts the steps whose batches updates have used: those that the loop has gone
+        past, the present one if an update was made since it was given, and of a loop that reads
+        ahead those that `update(batch)` has named, one after the other.
 
         Raises:
-            RuntimeError: the loop has read ahead, and updates did not name their batches, or not in the order in which they were given.
+            RuntimeError: the loop has read ahead, and updates did not name their batches, or not in
+                the order in which they were given.
         """
         epoch, position = self._place()
         return {"epoch": epoch, "position": position, **self._settings()}
@@ -187,9 +217,10 @@ class Shard(Generic[T]):
             return self._epoch, self._position
         if done < 0:
             raise RuntimeError(
-                "shard: the loop has gone past batches that no update had used yet, as list(shard(...)) and loops that read ahead do, so that "
-                "it is not known which are done. Name them, in the order in which they were given: trainer.update(batch) of a "
-                "DistributedTrainer."
+                "shard: the loop has gone past batches that no update had used yet, as"
+                " list(shard(...)) and loops that read ahead do, so that it is not known which are"
+                " done. Name them, in the order in which they were given: trainer.update(batch) of"
+                " a DistributedTrainer."
             )
         return loop.epoch, done
 
@@ -202,12 +233,19 @@ class Shard(Generic[T]):
         for name, value in self._settings().items():
             if state.get(name) != value:
                 raise ValueError(
-                    f"shard: {name} must be as it was when the state was taken, {state.get(name)}; got {value}. "
-                    "Make the shard as at the first start."
+                    f"shard: {name} must be as it was when the state was taken, {state.get(name)};"
+                    f" got {value}. Make the shard as at the first start."
                 )
         epoch, position = state.get("epoch"), state.get("position")
-        if not isinstance(epoch, int) or not isinstance(position, int) or not 0 <= position <= len(self):
-            raise ValueError(f"shard: position must lie between 0 and {len(self)}, epoch be a number; got {position!r}, {epoch!r}.")
+        if (
+            not isinstance(epoch, int)
+            or not isinstance(position, int)
+            or not 0 <= position <= len(self)
+        ):
+            raise ValueError(
+                f"shard: position must lie between 0 and {len(self)}, epoch be a number; got"
+                f" {position!r}, {epoch!r}."
+            )
         self._epoch, self._position, self._resumes = epoch, position, True
         self._loop = self._newest = None
 
@@ -219,7 +257,9 @@ class Shard(Generic[T]):
     def _order(self) -> list[int]:
         if not self._shuffle:
             return list(range(len(self._data)))
-        return np.random.default_rng((self._seed, self._epoch)).permutation(len(self._data)).tolist()  # type: ignore[no-any-return]
+        generator = np.random.default_rng((self._seed, self._epoch))
+        order: list[int] = generator.permutation(len(self._data)).tolist()
+        return order
 
     def __iter__(self) -> Iterator[Batch[T]]:
         first = self._position if self._resumes else 0
@@ -244,7 +284,8 @@ class Shard(Generic[T]):
             listener.step_ends()
 
     def _loop_ends(self, loop: Loop, begun: bool) -> None:
-        """The loop has ended, or was left; begun: it was asked for a batch, as one that zip() makes need not be."""
+        """The loop has ended, or was left; begun: it was asked for a batch, as one that zip() makes
+        need not be."""
         loop.end()
         if loop.epoch == self._epoch and loop.whole and (loop is self._newest or not begun):
             self._epoch, self._position = loop.epoch + 1, 0
@@ -256,10 +297,19 @@ class Shard(Generic[T]):
         here, order = world(self._comm), self._order()
         described = self._described() if here.size > 1 else (0, 0)
         for step in range(loop.given, loop.steps):
-            examples = [self._data[i] for i in order[step * self._batch_size : (step + 1) * self._batch_size]]
-            weights = None if self._weight is None else [checked_weight(self._weight(x), "shard: weight(example)") for x in examples]
+            examples = [
+                self._data[i]
+                for i in order[step * self._batch_size : (step + 1) * self._batch_size]
+            ]
+            weights = (
+                None
+                if self._weight is None
+                else [checked_weight(self._weight(x), "shard: weight(example)") for x in examples]
+            )
             total = float(len(examples)) if weights is None else sum(weights)
-            for positions, part in self._divided(_costs(examples, self._cost), here.rank, here.size, loop):
+            for positions, part in self._divided(
+                _costs(examples, self._cost), here.rank, here.size, loop
+            ):
                 yield Batch(
                     [examples[i] for i in positions],
                     len(positions) if weights is None else sum(weights[i] for i in positions),
@@ -276,27 +326,38 @@ class Shard(Generic[T]):
         """What must be alike on all ranks: the data, and how they are divided."""
         if self._fingerprint is None:
             first = fingerprint(self._data)
-            self._fingerprint = first if fingerprint(self._data) == first else 0  # examples that change each time tell nothing
+            # examples that change each time tell nothing
+            self._fingerprint = first if fingerprint(self._data) == first else 0
         settings = self._settings()
         return settings.pop("examples"), self._fingerprint, *settings.values()
 
-    def _divided(self, costs: Sequence[float], rank: int, ranks: int, loop: Loop) -> Iterator[tuple[list[int], Part | None]]:
-        """What this rank is given of a step's examples: one batch, or micro-batches one after the other."""
+    def _divided(
+        self, costs: Sequence[float], rank: int, ranks: int, loop: Loop
+    ) -> Iterator[tuple[list[int], Part | None]]:
+        """What this rank is given of a step's examples: one batch, or micro-batches one after the
+        other."""
         if not self._micro_batches:
             yield divide(costs, ranks)[rank], None
             return
-        parts = dict(zip(spread(self._micro_batches), divide(costs, self._micro_batches), strict=True))
+        parts = dict(
+            zip(spread(self._micro_batches), divide(costs, self._micro_batches), strict=True)
+        )
         mine = deal(self._micro_batches, rank, ranks)
         for turn, number in enumerate(mine):
-            yield [] if number is None else parts[number], Part(number, self._micro_batches, turn, len(mine), loop)
+            yield (
+                [] if number is None else parts[number],
+                Part(number, self._micro_batches, turn, len(mine), loop),
+            )
 
     def _counter(self, epoch: int, step: int) -> int:
-        """Of random draws: a number of the step that does not depend on the ranks, with room for the graphs of a micro-batch."""
+        """Of random draws: a number of the step that does not depend on the ranks, with room for
+        the graphs of a micro-batch."""
         return (epoch * len(self) + step) << _GRAPHS_BITS
 
 
 class _Batches(Iterator[Batch[T]], Generic[T]):
-    """One loop over a shard, as Python asks for it. A loop that is left ends when nobody refers to it any more."""
+    """One loop over a shard, as Python asks for it. A loop that is left ends when nobody refers to
+    it any more."""
 
     def __init__(self, shard_: Shard[T], loop: Loop) -> None:
         self._shard, self._loop = shard_, loop
@@ -319,7 +380,10 @@ class _Batches(Iterator[Batch[T]], Generic[T]):
             self.close()
             raise
         if (part := batch.part) is not None:
-            cg().draw_from(part.of if part.number is None else part.number, shard_._counter(batch.epoch, batch.step))
+            cg().draw_from(
+                part.of if part.number is None else part.number,
+                shard_._counter(batch.epoch, batch.step),
+            )
         loop.give(batch, before is not None)
         return batch
 
@@ -346,25 +410,27 @@ def shard(
     comm: Any = None,
     weight: Cost | None = None,
 ) -> Shard[T]:
-    """For each step of an epoch, the examples of this rank, as a Batch, which is a list; every example goes to exactly one rank.
+    """For each step of an epoch, the examples of this rank, as a Batch, which is a list; every
+    example goes to exactly one rank.
 
-    All ranks get the same number of steps. The order depends on seed and epoch only, not on the number of ranks. At the
-    end of an epoch a rank's list may be empty: call update() all the same.
+    All ranks get the same number of steps. The order depends on seed and epoch only, not on the
+    number of ranks. At the end of an epoch a rank's list may be empty: call update() all the same.
 
     Args:
         data: all examples, in the same order on every rank.
         batch_size: examples of a step over all ranks.
         seed: of the order; the same on all ranks.
         epoch: number of the epoch of the first loop; each further loop is the next one.
-        cost: work of an example, by which the ranks' parts of each step are balanced; with `len`, examples without a length count alike.
-            None: all count alike.
+        cost: work of an example, by which the ranks' parts of each step are balanced; with `len`,
+            examples without a length count alike. None: all count alike.
         drop_last: leave out the last step if it is smaller.
         shuffle: False keeps the order of the data.
-        micro_batches: for DistributedTrainer(reproducible=True): each step is cut into so many micro-batches, whatever the number of ranks, and
-            the loop gives this rank's one after the other; the last of them may be empty. len() still counts steps.
+        micro_batches: for DistributedTrainer(reproducible=True): each step is cut into so many
+            micro-batches, whatever the number of ranks, and the loop gives this rank's one after
+            the other; the last of them may be empty. len() still counts steps.
         comm: an mpi4py communicator whose ranks divide the data; None: all.
-        weight: how much an example counts in an average over ranks, such as its number of tokens, for losses that are means over tokens. None:
-            all count alike.
+        weight: how much an example counts in an average over ranks, such as its number of tokens,
+            for losses that are means over tokens. None: all count alike.
 
     >>> from dist_dynet import parallel
     >>> [len(batch) for batch in parallel.shard(range(10), batch_size=4, seed=1, epoch=2)]
@@ -372,15 +438,21 @@ def shard(
     >>> list(parallel.shard("abcde", batch_size=2, shuffle=False))
     [['a', 'b'], ['c', 'd'], ['e']]
     """
-    return Shard(data, batch_size, seed, epoch, cost, drop_last, shuffle, micro_batches, comm, weight)
+    return Shard(
+        data, batch_size, seed, epoch, cost, drop_last, shuffle, micro_batches, comm, weight
+    )
 
 
-def evaluate(fn: Callable[[T], R], data: Iterable[T], cost: Cost | None = len, comm: Any = None) -> list[R]:
-    """[fn(example) for example in data] on every rank, computed by all of them together: each example once, results in data order.
+def evaluate(
+    fn: Callable[[T], R], data: Iterable[T], cost: Cost | None = len, comm: Any = None
+) -> list[R]:
+    """[fn(example) for example in data] on every rank, computed by all of them together: each
+    example once, results in data order.
 
     Args:
         fn: computes one result; results are pickled.
-        data: the same on all ranks. What is not a sequence, such as a generator, is made a list first.
+        data: the same on all ranks. What is not a sequence, such as a generator, is made a list
+            first.
         cost: work of an example, as in shard().
         comm: an mpi4py communicator; None: all ranks.
 
@@ -401,16 +473,20 @@ def evaluate(fn: Callable[[T], R], data: Iterable[T], cost: Cost | None = len, c
         values = [fn(examples[i]) for i in mine]
     except Exception as error:
         failure = error
-    every = gather((len(examples), mine, values, failure and f"{type(failure).__name__}: {failure}"), comm)
+    every = gather(
+        (len(examples), mine, values, failure and f"{type(failure).__name__}: {failure}"), comm
+    )
     if failure:
         raise failure
     for rank, (count, _, _, words) in enumerate(every):
         if words:
-            raise RuntimeError(f"{here.name} evaluate: on rank {here.members[rank]} fn has raised {words}")
+            raise RuntimeError(
+                f"{here.name} evaluate: on rank {here.members[rank]} fn has raised {words}"
+            )
         if count != len(examples):
             raise ValueError(
-                f"{here.name} evaluate: the data must be the same on all ranks; got {len(examples)} examples here, {count} on rank "
-                f"{here.members[rank]}."
+                f"{here.name} evaluate: the data must be the same on all ranks; got {len(examples)}"
+                f" examples here, {count} on rank {here.members[rank]}."
             )
     results: list[Any] = [None] * len(examples)
     for _, part, theirs, _ in every:

@@ -1,10 +1,12 @@
 """The exchange of gradients in memory that the ranks of one host share.
 
-The gradient chunks of all ranks lie there, so that nothing is copied: each rank adds up its share of the numbers over the segments of all
-ranks, in rank order, and writes the sums into every segment. One barrier ends it; none is needed to begin, because the negotiation before it
-has heard from every rank, and gradients are complete by then. Touched rows of lookup tables each rank copies into a window before that barrier;
-after it each rank adds up the windows of all ranks, in rank order. C does it by a plan (plan.py), which is made here: this knows memory, and
-where the ranks write.
+The gradient chunks of all ranks lie there, so that nothing is copied: each rank adds up its share
+of the numbers over the segments of all ranks, in rank order, and writes the sums into every
+segment. One barrier ends it; none is needed to begin, because the negotiation before it has heard
+from every rank, and gradients are complete by then. Touched rows of lookup tables each rank copies
+into a window before that barrier; after it each rank adds up the windows of all ranks, in rank
+order. C does it by a plan (plan.py), which is made here: this knows memory, and where the ranks
+write.
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ from ..params.root import Root
 from ._world import World
 from .exchange import MpiSum
 from .memory import map_together, say_refused
-from .negotiation import Negotiated, AsPlanned
+from .negotiation import AsPlanned, Negotiated
 from .plan import Plan, RowBuffer
-from .structure import Structure
 from .shm_comm import TeamTransport
+from .structure import Structure
 
-# ---- memory ----------------------------------------------------------------------------------------------------------------------------
+# ---- memory ----------------------------------------------------------------------------
 
 
 class Segments(NamedTuple):
@@ -39,7 +41,8 @@ class Segments(NamedTuple):
 
 
 class SharedMemory:
-    """Where the gradient chunks of one root lie, as long as this object lives; then, and in a forked child, they return to private memory."""
+    """Where the gradient chunks of one root lie, as long as this object lives; then, and in a
+    forked child, they return to private memory."""
 
     def __init__(self, root: Root) -> None:
         self.chunks: dict[int, Segments] = {}
@@ -62,12 +65,16 @@ class SharedMemory:
 
 _memories: weakref.WeakValueDictionary[Any, SharedMemory] = weakref.WeakValueDictionary()
 _stuck: list[tuple[Any, dict[int, Segments]]] = []
-"""Chunks that could not be moved because their root was in use; they stay mapped until they can be."""
+"""Chunks that could not be moved because their root was in use; they stay mapped until they can
+be."""
 
 
 def _bring_home(root: Any, chunks: dict[int, Segments]) -> None:
     for chunk, segments in list(chunks.items()):
-        if lib.dn_chunk_gradients(root, chunk) != segments.mine or lib.dn_chunk_move_gradients(root, chunk, NULL) == 0:
+        if (
+            lib.dn_chunk_gradients(root, chunk) != segments.mine
+            or lib.dn_chunk_move_gradients(root, chunk, NULL) == 0
+        ):
             del chunks[chunk]
     if chunks:
         _stuck.append((root, dict(chunks)))
@@ -92,11 +99,12 @@ def _in_child() -> None:
 os.register_at_fork(after_in_child=_in_child)
 
 
-# ---- the engine ------------------------------------------------------------------------------------------------------------------------
+# ---- the engine ------------------------------------------------------------------------
 
 
 class SharedExchange:
-    """The exchange for ranks of one host. Where there is no room in shared memory it goes on by MPI, and rank 0 says so on stderr."""
+    """The exchange for ranks of one host. Where there is no room in shared memory it goes on by
+    MPI, and rank 0 says so on stderr."""
 
     def __init__(self, here: World, comm: Any) -> None:
         self._here, self._comm = here, comm
@@ -118,21 +126,29 @@ class SharedExchange:
             self._by_mpi.sum(negotiated)
 
     def _prepared(self, negotiated: Negotiated) -> Plan | None:
-        """A plan by which these gradients can be added up; None: there is no room in shared memory. Collective."""
+        """A plan by which these gradients can be added up; None: there is no room in shared memory.
+        Collective."""
         structure, counts = negotiated.structure, negotiated.rows.max(axis=0)
         if self.transport.refused:
             self._memory = None
-        elif not self._refused and (self.transport.plan is None or self.transport.plan.structure is not structure):
+        elif not self._refused and (
+            self.transport.plan is None or self.transport.plan.structure is not structure
+        ):
             self._place(structure, negotiated.what)
         if self.transport.plan is not None:
             tables = structure.handles[len(structure.dense) :]
-            grown = [k for k, table in enumerate(tables) if counts[k] > (self._buffers[table].capacity if table in self._buffers else 0)]
+            grown = [
+                k
+                for k, table in enumerate(tables)
+                if counts[k] > (self._buffers[table].capacity if table in self._buffers else 0)
+            ]
             if grown:
                 self._grow(structure, grown, counts, negotiated.what)
         return self.transport.plan
 
     def _place(self, structure: Structure, what: str) -> None:
-        """Moves the chunks of a new structure into shared memory, those that are not there, and makes a plan. Collective."""
+        """Moves the chunks of a new structure into shared memory, those that are not there, and
+        makes a plan. Collective."""
         self.transport.plan = None
         memory = SharedMemory.of(structure.root)
         used = {chunk for chunk, _, _ in structure.places}
@@ -143,41 +159,67 @@ class SharedExchange:
         else:
             self._memory = memory
             segments = {chunk: memory.chunks[chunk].pointers for chunk in used}
-            self.transport.plan = Plan(structure, segments, self._buffers, self._here.rank, self._here.size)
+            self.transport.plan = Plan(
+                structure, segments, self._buffers, self._here.rank, self._here.size
+            )
 
     def _share(self, structure: Structure, memory: SharedMemory, used: set[int], what: str) -> None:
         """Raises OSError, with the same message on all ranks, where that is not possible."""
         root = structure.root.c
-        capacities = [lib.dn_chunk_capacity(root, chunk) for chunk in range(max(used, default=-1) + 1)]
-        layout = hashlib.blake2b(repr((capacities, structure.places)).encode(), digest_size=8).digest()
+        capacities = [
+            lib.dn_chunk_capacity(root, chunk) for chunk in range(max(used, default=-1) + 1)
+        ]
+        layout = hashlib.blake2b(
+            repr((capacities, structure.places)).encode(), digest_size=8
+        ).digest()
         missing: list[int] = []
 
         def sizes(every: list[tuple[bytes, set[int]]]) -> list[int]:
             missing[:] = sorted(set().union(*(chunks for _, chunks in every)))
             if missing and any(theirs != every[0][0] for theirs, _ in every):
-                raise OSError("the ranks have made other parameters beside these, so that gradients lie in different places")
+                raise OSError(
+                    "the ranks have made other parameters beside these, so that gradients lie in"
+                    " different places"
+                )
             return [capacities[chunk] * DTYPE.itemsize for chunk in missing]
 
         here, mine = self._here, (layout, used - memory.chunks.keys())
         mapped = map_together(here, self._comm, range(here.size), here.size, mine, sizes, what)
         for chunk, (whole, starts) in zip(missing, mapped, strict=True):
-            pointers = ffi.new("dn_real *[]", [ffi.cast("dn_real *", whole + start) for start in starts])
+            pointers = ffi.new(
+                "dn_real *[]", [ffi.cast("dn_real *", whole + start) for start in starts]
+            )
             if lib.dn_chunk_move_gradients(root, chunk, pointers[self._here.rank]) != 0:
                 raise MemoryError("gradient exchange: out of memory")
             memory.chunks[chunk] = Segments(pointers, pointers[self._here.rank], whole)
         self._here.wait([self._comm.Ibarrier()], what)
 
-    def _grow(self, structure: Structure, tables: list[int], counts: NDArray[np.int32], what: str) -> None:
+    def _grow(
+        self, structure: Structure, tables: list[int], counts: NDArray[np.int32], what: str
+    ) -> None:
         """Makes windows for more rows of these tables. Collective."""
         capacities = [min(2 * int(counts[k]), len(structure.tables[k])) for k in tables]
         widths = [int(np.prod(structure.tables[k].shape()[1:])) for k in tables]
-        sizes = [n * (width * DTYPE.itemsize + np.dtype(np.int32).itemsize) for n, width in zip(capacities, widths, strict=True)]
+        sizes = [
+            n * (width * DTYPE.itemsize + np.dtype(np.int32).itemsize)
+            for n, width in zip(capacities, widths, strict=True)
+        ]
         try:
-            mapped = map_together(self._here, self._comm, range(self._here.size), self._here.size, None, lambda _: sizes, what)
+            mapped = map_together(
+                self._here,
+                self._comm,
+                range(self._here.size),
+                self._here.size,
+                None,
+                lambda _: sizes,
+                what,
+            )
         except OSError as error:
             self._refuse(error)
             return
-        for k, capacity, width, (whole, starts) in zip(tables, capacities, widths, mapped, strict=True):
+        for k, capacity, width, (whole, starts) in zip(
+            tables, capacities, widths, mapped, strict=True
+        ):
             handle = structure.handles[len(structure.dense) + k]
             self._buffers[handle] = RowBuffer(capacity, width, whole, starts)
             if self.transport.plan:

@@ -1,8 +1,10 @@
-"""The ranks of one host as csrc/parallel/shm_comm.c knows them: messages in shared memory, and the steady state without Python.
+"""The ranks of one host as csrc/parallel/shm_comm.c knows them: messages in shared memory, and the
+steady state without Python.
 
-After a backward neither Python's code nor its data are in the caches any more. So an update of parameters for which there is a plan, whichever
-of them each rank has used, with rows that fit into their buffers, is negotiated and summed by one call of C each. It knows how to wait; what
-is shared, and the plan, are the business of shared.py.
+After a backward neither Python's code nor its data are in the caches any more. So an update of
+parameters for which there is a plan, whichever of them each rank has used, with rows that fit into
+their buffers, is negotiated and summed by one call of C each. It knows how to wait; what is shared,
+and the plan, are the business of shared.py.
 """
 
 from __future__ import annotations
@@ -23,14 +25,20 @@ from .plan import Plan, check
 _LOOK = 1e-4
 """Seconds for which C looks for the others before Python goes on waiting."""
 
-_negotiate, _sum, _DONE, _WAITS = lib.dn_shm_comm_negotiate, lib.dn_shm_comm_sum, lib.DN_SHM_COMM_DONE, lib.DN_SHM_COMM_WAITS
+_negotiate, _sum, _DONE, _WAITS = (
+    lib.dn_shm_comm_negotiate,
+    lib.dn_shm_comm_sum,
+    lib.DN_SHM_COMM_DONE,
+    lib.DN_SHM_COMM_WAITS,
+)
 
 _CAPACITY = 1024
 """Bytes of a message, at least: a communicator whose model grows a little need not be made anew."""
 
 
 class TeamTransport:
-    """Messages through memory that the ranks share. Without that it goes on by MPI, and rank 0 says so on stderr.
+    """Messages through memory that the ranks share. Without that it goes on by MPI, and rank 0 says
+    so on stderr.
 
     Args:
         here: the ranks.
@@ -47,12 +55,25 @@ class TeamTransport:
         self._name: Callable[[], str] = str  # of the present collective operation
         self._alike = False  # whether all ranks follow plans
 
-    def send(self, layout: MessageLayout, message: Any, average: bool, plannable: bool, name: Callable[[], str]) -> bool:
+    def send(
+        self,
+        layout: MessageLayout,
+        message: Any,
+        average: bool,
+        plannable: bool,
+        name: Callable[[], str],
+    ) -> bool:
         """As Transport.send."""
         if layout.size > self._capacity and not self._share(layout, name):
             return self._by_mpi.send(layout, message, average, plannable, name)
         plan, self._name = NULL, name
-        if plannable and self.plan is not None and self.plan.structure is layout.structure and not declines("update") and self._alike:
+        if (
+            plannable
+            and self.plan is not None
+            and self.plan.structure is layout.structure
+            and not declines("update")
+            and self._alike
+        ):
             plan = self.plan.c
         outcome = _negotiate(self._c, message, layout.members, plan, average, _LOOK)
         if outcome == _WAITS:
@@ -66,7 +87,10 @@ class TeamTransport:
         if self.refused:
             return self._by_mpi.received(layout)
         size = layout.size
-        said = b"".join(ffi.buffer(lib.dn_shm_comm_message(self._c, rank), size)[:] for rank in range(self._here.size))
+        said = b"".join(
+            ffi.buffer(lib.dn_shm_comm_message(self._c, rank), size)[:]
+            for rank in range(self._here.size)
+        )
         return np.frombuffer(said, layout.dtype)
 
     def sum(self) -> None:
@@ -90,13 +114,18 @@ class TeamTransport:
         share = -(-lib.dn_shm_comm_bytes(here.size, capacity) // here.size)
 
         def sizes(fast: list[bool]) -> list[int]:
-            self._alike = all(fast)  # a rank on which it is switched off decides for all: they must not part here
+            # a rank on which it is switched off decides for all: they must not part here
+            self._alike = all(fast)
             return [share]
 
         try:
             if here.size > lib.DN_MOST_RANKS:
-                raise OSError(f"at most {lib.DN_MOST_RANKS} ranks can share memory; got {here.size}")
-            ((whole, starts),) = map_together(here, self._comm, range(here.size), here.size, FAST_PATHS, sizes, name())
+                raise OSError(
+                    f"at most {lib.DN_MOST_RANKS} ranks can share memory; got {here.size}"
+                )
+            ((whole, starts),) = map_together(
+                here, self._comm, range(here.size), here.size, FAST_PATHS, sizes, name()
+            )
         except OSError as error:
             self.refused, self.plan = True, None
             self._capacity = 0
@@ -105,5 +134,9 @@ class TeamTransport:
         shm_comm = lib.dn_shm_comm_new(here.size, here.rank, whole + starts[0], capacity)
         if shm_comm == NULL:
             raise MemoryError("gradient exchange: out of memory")
-        self._c, self._memory, self._capacity = ffi.gc(shm_comm, lib.dn_shm_comm_free), whole, capacity
+        self._c, self._memory, self._capacity = (
+            ffi.gc(shm_comm, lib.dn_shm_comm_free),
+            whole,
+            capacity,
+        )
         return True

@@ -1,4 +1,5 @@
-"""Which parameters a collection holds, in an order that all ranks share: compared over the ranks, and given the same values.
+"""Which parameters a collection holds, in an order that all ranks share: compared over the ranks,
+and given the same values.
 
 It knows names, dims and places in chunks, and nothing of gradients.
 """
@@ -18,7 +19,8 @@ from ._world import World, hash_of
 
 
 class Structure:
-    """The parameters of a collection at one time: the dense ones, then the tables, in the order they were added."""
+    """The parameters of a collection at one time: the dense ones, then the tables, in the order
+    they were added."""
 
     def __init__(self, m: ParameterCollection) -> None:
         self.dense = m.parameters_list()
@@ -27,7 +29,8 @@ class Structure:
         self.root = root_of(m)
         self.handles = handles_of(self.parameters)  # what C calls take
         self.places = [
-            (lib.dn_param_chunk(p), lib.dn_param_offset(p), lib.dn_param_size(p)) for p in self.handles[: len(self.dense)]
+            (lib.dn_param_chunk(p), lib.dn_param_offset(p), lib.dn_param_size(p))
+            for p in self.handles[: len(self.dense)]
         ]
         """(chunk, offset, length) of the dense parameters' values and gradients."""
         self._counts = counts_of(m)
@@ -42,31 +45,45 @@ class Structure:
         """Makes sure that all ranks hold the same parameters. Collective.
 
         Raises:
-            RuntimeError: on all ranks, naming a rank and the first parameter in which it differs from rank 0.
+            RuntimeError: on all ranks, naming a rank and the first parameter in which it differs
+                from rank 0.
         """
         hashes = np.empty(here.size, np.int64)
         here.wait([comm.Iallgather(np.array([self.hash]), hashes)], what)
         if (hashes == hashes[0]).all():
             return
         every = here.gather(comm, self._entries, what)
-        other = here.rank if every[here.rank] != every[0] else next(r for r, e in enumerate(every) if e != every[0])
+        other = (
+            here.rank
+            if every[here.rank] != every[0]
+            else next(r for r, e in enumerate(every) if e != every[0])
+        )
         who = "this rank" if other == here.rank else f"rank {here.members[other]}"
-        raise RuntimeError(f"{here.name} {what}: {_difference(who, every[other], every[0], f'rank {here.members[0]}')}")
+        raise RuntimeError(
+            f"{here.name} {what}:"
+            f" {_difference(who, every[other], every[0], f'rank {here.members[0]}')}"
+        )
 
-    def broadcast(self, here: World, comm: Any, what: str, known: Iterable[AnyParameter] = ()) -> None:
+    def broadcast(
+        self, here: World, comm: Any, what: str, known: Iterable[AnyParameter] = ()
+    ) -> None:
         """Gives every rank rank 0's values, of all parameters but the known ones. Collective."""
         skip = set(known)
-        here.wait([comm.Ibcast(p.storage(), root=0) for p in self.parameters if p not in skip], what)
+        here.wait(
+            [comm.Ibcast(p.storage(), root=0) for p in self.parameters if p not in skip], what
+        )
         self.root.changed()
 
     def materialise(self, chosen: Iterable[bool] | None = None) -> None:
-        """Multiplies the weight decay into the rows of these tables, as an update does now and then and reading does; None: of all."""
+        """Multiplies the weight decay into the rows of these tables, as an update does now and then
+        and reading does; None: of all."""
         for table, wanted in zip(self.tables, chosen or [True] * len(self.tables), strict=True):
             if wanted:
                 table.storage()
 
     def compare(self, here: World, comm: Any, what: str) -> None:
-        """Makes sure that the values are equal over the ranks, bit for bit, as they are stored. Collective.
+        """Makes sure that the values are equal over the ranks, bit for bit, as they are stored.
+        Collective.
 
         Raises:
             RuntimeError: on all ranks, naming rank and parameter.
@@ -78,7 +95,8 @@ class Structure:
         if len(wrong):
             other, parameter = wrong[0]
             raise RuntimeError(
-                f"{here.name} {what}: rank {here.members[other]} and rank {here.members[0]} differ, first in "
+                f"{here.name} {what}: rank {here.members[other]} and rank {here.members[0]} differ,"
+                " first in "
                 f'"{self.parameters[parameter].name()}". Change parameters alike on all ranks.'
             )
 
@@ -92,8 +110,13 @@ def _difference(who: str, theirs: list[Any], first: list[Any], who_0: str) -> st
     extra = next((name for name, _ in theirs if name not in names_0), None)
     if extra is not None:
         return f'{counts}; first that {who_0} lacks "{extra}".'
-    (name, dims), (name_0, dims_0) = next((a, b) for a, b in zip(theirs, first, strict=True) if a != b)
-    return f'parameters must be made in one order, with one shape; {who} has "{name}" {dims} where {who_0} has "{name_0}" {dims_0}.'
+    (name, dims), (name_0, dims_0) = next(
+        (a, b) for a, b in zip(theirs, first, strict=True) if a != b
+    )
+    return (
+        f'parameters must be made in one order, with one shape; {who} has "{name}" {dims} where'
+        f' {who_0} has "{name_0}" {dims_0}.'
+    )
 
 
 def broadcast_state(here: World, comm: Any, trainer: Trainer) -> None:

@@ -1,4 +1,5 @@
-"""Sync: one update of a DistributedTrainer, from the gradients of this rank to parameters that are equal on all.
+"""Sync: one update of a DistributedTrainer, from the gradients of this rank to parameters that are
+equal on all.
 
 negotiate -> sum -> apply -> account. It knows the order of these, and what an exception in between
 leaves behind. How much gradients count is said by its callers: trainer.py and join.py.
@@ -21,7 +22,7 @@ from .batches import Sources
 from .engines import Exchange
 from .hybrid import HybridExchange
 from .message import Flag
-from .negotiation import Negotiated, AsPlanned, Negotiation, Step
+from .negotiation import AsPlanned, Negotiated, Negotiation, Step
 from .reproducible import ReproducibleSum
 
 
@@ -35,16 +36,25 @@ class Sync:
         reproducible: adds up in an order that does not depend on the ranks.
     """
 
-    def __init__(self, here: World, trainer: Trainer, weighted: bool, reproducible: ReproducibleSum | None) -> None:
+    def __init__(
+        self, here: World, trainer: Trainer, weighted: bool, reproducible: ReproducibleSum | None
+    ) -> None:
         self.here, self.weighted, self.reproducible = here, weighted, reproducible
-        self.hooks, self.passes, self.sources = Hooks(trainer), Accumulation(trainer), Sources(trainer.collection)
+        self.hooks, self.passes, self.sources = (
+            Hooks(trainer),
+            Accumulation(trainer),
+            Sources(trainer.collection),
+        )
         self.negotiation: Negotiation | None = None  # as the exchange: with several ranks
         self.exchange: Exchange | None = None
-        self.wire: HybridExchange | None = None  # the exchange, if it is one between hosts, which sends during backward and compresses
+        # the exchange, if it is one between hosts, which sends during backward and compresses
+        self.wire: HybridExchange | None = None
         self.calls = 0  # of update()
         self.joins = 0  # how many Joins it is inside of
         self._trainer = trainer
-        self._is_amid = False  # an update has begun that is not done: so it stays if an exception comes that other ranks do not have
+        # an update has begun that is not done: so it stays if an exception comes that other ranks
+        # do not have
+        self._is_amid = False
 
     def residuals(self) -> dict[str, NDArray[Any]]:
         """What compression has left over on this rank, by parameter."""
@@ -61,12 +71,20 @@ class Sync:
         return False
 
     def step(
-        self, weight: float, step: Step, flags: int = 0, problem: str = "", chosen: Sequence[AnyParameter] | None = None
+        self,
+        weight: float,
+        step: Step,
+        flags: int = 0,
+        problem: str = "",
+        chosen: Sequence[AnyParameter] | None = None,
     ) -> tuple[bool, bool]:
-        """Exchanges and applies what was gathered: whether parameters were updated, and whether all ranks have run out of data."""
+        """Exchanges and applies what was gathered: whether parameters were updated, and whether all
+        ranks have run out of data."""
         over, what = bool(flags & Flag.ENDED), ""
         if self.negotiation is not None:
-            negotiated = self._negotiate(weight, step, flags | Flag.JOIN if self.joins else flags, problem)
+            negotiated = self._negotiate(
+                weight, step, flags | Flag.JOIN if self.joins else flags, problem
+            )
             over, what = negotiated.over, negotiated.what
             if self.reproducible is None and self.exchange is not None:
                 self.exchange.sum(negotiated)
@@ -77,7 +95,9 @@ class Sync:
             self.reproducible.sum(what, self.weighted)
             if self.passes.is_last():
                 self.passes.restore()
-        if (over and not self.hooks.waits()) or (self.reproducible is not None and not self.passes.is_last()):
+        if (over and not self.hooks.waits()) or (
+            self.reproducible is not None and not self.passes.is_last()
+        ):
             self._is_amid = False
             return False, over
         try:
@@ -92,13 +112,15 @@ class Sync:
             self.hooks.finish()
         return updated, over
 
-    def _negotiate(self, weight: float, step: Step, flags: int, problem: str) -> Negotiated | AsPlanned:
+    def _negotiate(
+        self, weight: float, step: Step, flags: int, problem: str
+    ) -> Negotiated | AsPlanned:
         """What all ranks know before gradients move."""
         assert self.negotiation is not None
         if self._is_amid:
             raise RuntimeError(
-                f"{self.here.name} update: one before it was interrupted, so that this rank is out of step with the others. "
-                "Start the job again from a checkpoint."
+                f"{self.here.name} update: one before it was interrupted, so that this rank is out"
+                " of step with the others. Start the job again from a checkpoint."
             )
         self.here.refuse_child()
         self._is_amid, wire = True, self.wire
@@ -106,7 +128,9 @@ class Sync:
             flags |= wire.flush(weight if self.weighted else float(weight > 0))
         self.passes.stash.follow()
         try:
-            negotiated = self.negotiation.reach(weight, Settings.of(self._trainer), step, flags, problem)
+            negotiated = self.negotiation.reach(
+                weight, Settings.of(self._trainer), step, flags, problem
+            )
         except RuntimeError:  # on all ranks
             if wire is not None:
                 wire.drop("gradient exchange that was given up")
@@ -114,5 +138,6 @@ class Sync:
             self._is_amid = False
             raise
         if isinstance(negotiated, Negotiated) and flags & Flag.ENDED and not negotiated.over:
-            negotiated.settings.set_on(self._trainer)  # goes on as the ranks do that still have data
+            # goes on as the ranks do that still have data
+            negotiated.settings.set_on(self._trainer)
         return negotiated

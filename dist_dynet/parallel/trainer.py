@@ -1,7 +1,8 @@
 """DistributedTrainer: a trainer whose gradients are averaged over the ranks before each update.
 
-It knows which batch gradients come from, with what weight they count, and when ranks exchange. How an update is made together is sync.py's
-business; the wrapped trainer knows the rule, the norm and the clipping.
+It knows which batch gradients come from, with what weight they count, and when ranks exchange. How
+an update is made together is sync.py's business; the wrapped trainer knows the rule, the norm and
+the clipping.
 """
 
 from __future__ import annotations
@@ -53,35 +54,47 @@ class _Pass:
 class DistributedTrainer(TrainerWrapper):
     """Wraps a trainer, so that N ranks with B/N examples each do what one process does with B.
 
-    At construction all ranks get rank 0's values and trainer state. Each update() replaces the gradients by g, then clips and updates as always:
+    At construction all ranks get rank 0's values and trainer state. Each update() replaces the
+    gradients by g, then clips and updates as always:
 
-    - "mean": g = sum n_r g_r / sum n_r, for losses that are means over the rank's examples. n_r is the number of examples in the batch of
-      shard() that the gradients come from, or their weight; without shard() it is 1.
-    - "weighted": the same, with n_r the argument of update(weight), such as the number of words, or what `batch.n` was set to.
+    - "mean": g = sum n_r g_r / sum n_r, for losses that are means over the rank's examples. n_r is
+      the number of examples in the batch of shard() that the gradients come from, or their weight;
+      without shard() it is 1.
+    - "weighted": the same, with n_r the argument of update(weight), such as the number of words, or
+      what `batch.n` was set to.
     - "sum": g = sum g_r, for losses that are sums over the rank's examples.
 
-    Over k passes of an accumulation g = 1/k times the sum of each pass's g, as in one process; over those of no_sync() it is the sum. A rank
-    with n_r = 0, whose batch is empty, takes part: it must call update(), too. Where it cannot be known which batch gradients come from, as
-    with lists of batches and several loops at once, update() is an error on all ranks; update(batch) says it. With one process it is
-    the wrapped trainer.
+    Over k passes of an accumulation g = 1/k times the sum of each pass's g, as in one process; over
+    those of no_sync() it is the sum. A rank with n_r = 0, whose batch is empty, takes part: it must
+    call update(), too. Where it cannot be known which batch gradients come from, as with lists of
+    batches and several loops at once, update() is an error on all ranks; update(batch) says it.
+    With one process it is the wrapped trainer.
 
     Args:
         trainer: the trainer to wrap, made alike on all ranks.
         average: as above.
-        accumulate: exchange and update at every so many calls of update(); 1 leaves the wrapped trainer's set_accumulation() as it is.
-        overlap: between hosts: send gradients while backward goes on, with the same result, bit for bit. One host gains nothing by it. It is
-            left out where the weight is not known before update(), and in an accumulation, but for average="sum".
-        compression: "bf16": what crosses the wire between hosts is rounded to bfloat16; what rounding takes away is added at the next update.
-        exchange: how gradients are added up: "shared", in memory that the ranks of one host share, "hybrid", so within each host and over
-            the wire between hosts, "mpi", by MPI's all-reduce, or "auto", the first of these that is possible. None: DIST_DYNET_EXCHANGE from
-            the environment, "auto" by default.
-        reproducible: the same bits whatever the number of ranks; needs `shard(..., micro_batches=G)`, and update() after each micro-batch. It
-            keeps their gradients, and updates after the last of a step.
-        check: for finding faults: every collective operation of these ranks, not only this trainer's, first compares what the ranks are about to do and on
-            which line of the program, and every update() the parameters, bit for bit.
-        comm: an mpi4py communicator whose ranks train this model, such as MPI.COMM_WORLD.Split(color); give it to shard() as well. From then
-            on the first of them writes the files. None: all.
-        timeout: seconds that update() waits for ranks that are alive. None: DIST_DYNET_TIMEOUT, 600.
+        accumulate: exchange and update at every so many calls of update(); 1 leaves the wrapped
+            trainer's set_accumulation() as it is.
+        overlap: between hosts: send gradients while backward goes on, with the same result, bit for
+            bit. One host gains nothing by it. It is left out where the weight is not known before
+            update(), and in an accumulation, but for average="sum".
+        compression: "bf16": what crosses the wire between hosts is rounded to bfloat16; what
+            rounding takes away is added at the next update.
+        exchange: how gradients are added up: "shared", in memory that the ranks of one host share,
+            "hybrid", so within each host and over the wire between hosts, "mpi", by MPI's
+            all-reduce, or "auto", the first of these that is possible. None: DIST_DYNET_EXCHANGE
+            from the environment, "auto" by default.
+        reproducible: the same bits whatever the number of ranks; needs
+            `shard(..., micro_batches=G)`, and update() after each micro-batch. It keeps their
+            gradients, and updates after the last of a step.
+        check: for finding faults: every collective operation of these ranks, not only this
+            trainer's, first compares what the ranks are about to do and on which line of the
+            program, and every update() the parameters, bit for bit.
+        comm: an mpi4py communicator whose ranks train this model, such as
+            MPI.COMM_WORLD.Split(color); give it to shard() as well. From then on the first of them
+            writes the files. None: all.
+        timeout: seconds that update() waits for ranks that are alive. None: DIST_DYNET_TIMEOUT,
+            600.
 
     Raises:
         RuntimeError: the ranks hold different parameters or trainers; it names rank and parameter.
@@ -116,12 +129,23 @@ class DistributedTrainer(TrainerWrapper):
         timeout: float | None = None,
     ) -> None:
         if not isinstance(trainer, Trainer):
-            raise TypeError(f"DistributedTrainer: takes a trainer such as AdamTrainer(m); got {type(trainer).__name__}.")
-        for name, value, known in ("average", average, get_args(Average)), ("exchange", exchange or ENGINES[0], ENGINES):
+            raise TypeError(
+                "DistributedTrainer: takes a trainer such as AdamTrainer(m); got"
+                f" {type(trainer).__name__}."
+            )
+        for name, value, known in (
+            ("average", average, get_args(Average)),
+            ("exchange", exchange or ENGINES[0], ENGINES),
+        ):
             if value not in known:
-                raise ValueError(f"DistributedTrainer: {name} must be {', '.join(known[:-1])} or {known[-1]}; got {value!r}.")
+                raise ValueError(
+                    f"DistributedTrainer: {name} must be {', '.join(known[:-1])} or {known[-1]};"
+                    f" got {value!r}."
+                )
         if compression not in (None, "bf16"):
-            raise ValueError(f"DistributedTrainer: compression must be None or 'bf16'; got {compression!r}.")
+            raise ValueError(
+                f"DistributedTrainer: compression must be None or 'bf16'; got {compression!r}."
+            )
         self._inner, self._average = trainer, average
         if accumulate != 1:
             trainer.set_accumulation(accumulate)
@@ -129,42 +153,63 @@ class DistributedTrainer(TrainerWrapper):
         if comm is not None:
             _saving.install(here)
         comm = here.lend(self) if here.size > 1 else None
-        self.sync = Sync(here, trainer, average != "sum", ReproducibleSum(here, comm, trainer.collection) if reproducible else None)
+        self.sync = Sync(
+            here,
+            trainer,
+            average != "sum",
+            ReproducibleSum(here, comm, trainer.collection) if reproducible else None,
+        )
         """What Join and Checkpointer need as well."""
         if here.size > 1:
             what = here.collective("DistributedTrainer")
-            here.agree(comm, f"{trainer.whoami()} with average={average!r}, reproducible={bool(reproducible)}, check={bool(check)}", what)
+            here.agree(
+                comm,
+                f"{trainer.whoami()} with average={average!r}, reproducible={bool(reproducible)},"
+                f" check={bool(check)}",
+                what,
+            )
             environment.compare(here, comm, what)
             if check:
                 here.check_from_now_on()
             if self.sync.reproducible:
                 self.sync.reproducible.check_hosts(what)
-            self.sync.exchange = chosen = choose(here, comm, exchange, overlap and not reproducible, compression)
+            self.sync.exchange = chosen = choose(
+                here, comm, exchange, overlap and not reproducible, compression
+            )
             self.sync.wire = chosen if isinstance(chosen, HybridExchange) else None
-            self.sync.negotiation = Negotiation(here, comm, trainer.collection, average != "sum", chosen.transport)
+            self.sync.negotiation = Negotiation(
+                here, comm, trainer.collection, average != "sum", chosen.transport
+            )
             broadcast_state(here, comm, trainer)
 
     def update(self, weight: Batch[Any] | float | None = None) -> bool:
-        """Averages the gradients over the ranks, then updates as the wrapped trainer does. To be called on all ranks.
+        """Averages the gradients over the ranks, then updates as the wrapped trainer does. To be
+        called on all ranks.
 
         With accumulation over k calls that happens at every k-th, alike on all ranks.
 
         Args:
-            weight: what the gradients come from: a batch of shard(), or n_r of this rank as a number. None: the batch of the loop that is under
-                way. A number is needed with average="weighted" unless the batch has one, and an error with "sum".
+            weight: what the gradients come from: a batch of shard(), or n_r of this rank as a
+                number. None: the batch of the loop that is under way. A number is needed with
+                average="weighted" unless the batch has one, and an error with "sum".
 
         Returns:
-            Whether parameters were updated: False within an accumulation or no_sync(), and for a step left out by skip_nonfinite.
+            Whether parameters were updated: False within an accumulation or no_sync(), and for a
+            step left out by skip_nonfinite.
 
         Raises:
-            RuntimeError: it is not known which batch the gradients come from; the ranks have different parameters, settings of the trainer or
-                steps of shard(); the norm of the gradients is not finite. Parameters are as they were then.
+            RuntimeError: it is not known which batch the gradients come from; the ranks have
+                different parameters, settings of the trainer or steps of shard(); the norm of the
+                gradients is not finite. Parameters are as they were then.
             ValueError: the weight is negative, infinite or NaN, or, in one process, missing.
             TypeError: it is neither a number nor a batch of shard().
         """
         this, sync = self._conclude(weight), self.sync
         if sync.reproducible is None and this.batch is not None and this.batch.part is not None:
-            raise RuntimeError("update: batches of shard(..., micro_batches=G) need DistributedTrainer(..., reproducible=True).")
+            raise RuntimeError(
+                "update: batches of shard(..., micro_batches=G) need DistributedTrainer(...,"
+                " reproducible=True)."
+            )
         sync.calls += 1
         if sync.reproducible is not None:
             updated = self._update_reproducibly(this, sync.reproducible)
@@ -179,18 +224,24 @@ class DistributedTrainer(TrainerWrapper):
         """Which batch the gradients come from, and how much they count."""
         batch, problem = self.sync.sources.find(weight is not None)
         if isinstance(weight, Batch):
-            return _Pass(weight, weight.n, weight.n if self._world.size == 1 else weight.total, True)
+            return _Pass(
+                weight, weight.n, weight.n if self._world.size == 1 else weight.total, True
+            )
         if weight is not None:
             if self._average == "sum":
-                raise ValueError(f'update: with average="sum" nothing is weighted; got weight {weight!r:.60}. Leave it out.')
+                raise ValueError(
+                    f'update: with average="sum" nothing is weighted; got weight {weight!r:.60}.'
+                    " Leave it out."
+                )
             n = checked_weight(weight, "update: the weight")
             if self.sync.reproducible is not None:
                 batch, problem = self.sync.sources.find()  # which micro-batch it is
             return _Pass(batch, n, n if self._world.size == 1 else None, True, problem)
         if self._average == "weighted" and not problem and (batch is None or not batch.is_weighted):
             problem = (
-                'update: average="weighted" needs a weight; got none, and no batch of shard() that has one. Write update(weight), set batch.n '
-                "before backward, or use shard(..., weight=len)."
+                'update: average="weighted" needs a weight; got none, and no batch of shard() that'
+                " has one. Write update(weight), set batch.n before backward, or use shard(...,"
+                " weight=len)."
             )
             if self._world.size == 1:
                 raise ValueError(problem)
@@ -206,14 +257,20 @@ class DistributedTrainer(TrainerWrapper):
         if self.sync.wire is not None:
             self._set_overlap()
 
-    # ---- several passes ----------------------------------------------------------------------------------------------------------------
+    # ---- several passes ----------------------------------------------------------------
 
     def _gather(self, this: _Pass) -> bool:
         """One of several passes that make an update: their gradients wait as they count in it."""
         sync, passes = self.sync, self.sync.passes
         is_last = passes.is_last()
         this.problem = this.problem or passes.doubt
-        if this.problem and sync.weighted and not is_last and this.total is not None and not sync.joins:
+        if (
+            this.problem
+            and sync.weighted
+            and not is_last
+            and this.total is not None
+            and not sync.joins
+        ):
             passes.stay(this.problem)
             return sync.wait()
         if sync.weighted:
@@ -243,7 +300,8 @@ class DistributedTrainer(TrainerWrapper):
         return updated
 
     def _factor(self, this: _Pass, flags: int = 0) -> float:
-        """What the gradients of a pass are multiplied by: n_r / sum of n_r. Collective where weights are not known."""
+        """What the gradients of a pass are multiplied by: n_r / sum of n_r. Collective where
+        weights are not known."""
         total, negotiation, joins = this.total, self.sync.negotiation, self.sync.joins > 0
         if negotiation is not None and (joins or total is None):
             total = negotiation.gather_weights(this.n, flags | Flag.JOIN * joins, this.problem)[0]
@@ -274,14 +332,19 @@ class DistributedTrainer(TrainerWrapper):
         sync.passes.stash.take(self.collection, 1.0)
         return sync.wait()
 
-    # ---- while backward goes on --------------------------------------------------------------------------------------------------------
+    # ---- while backward goes on --------------------------------------------------------
 
     def _set_overlap(self) -> None:
-        """Lets the exchange begin in the next backward if that is the last before an update, and its weight is known, and only then."""
+        """Lets the exchange begin in the next backward if that is the last before an update, and
+        its weight is known, and only then."""
         sync, wire = self.sync, self.sync.wire
         if wire is None or sync.reproducible is not None:
             return
-        gathers = self._inner.accumulation > 1 or sync.joins if sync.weighted else not sync.passes.is_last()
+        gathers = (
+            self._inner.accumulation > 1 or sync.joins
+            if sync.weighted
+            else not sync.passes.is_last()
+        )
         if sync.passes.silent or gathers or sync.passes.stash:
             wire.disable_overlap()
         else:
@@ -289,21 +352,26 @@ class DistributedTrainer(TrainerWrapper):
             wire.enable_overlap(lambda: method(thread) if (method := present()) else None)
 
     def _present_factor(self, thread: int) -> float | None:
-        """What update() would multiply the gradients by if it were called now in that thread; None: that is not known."""
+        """What update() would multiply the gradients by if it were called now in that thread; None:
+        that is not known."""
         if self._average == "sum":
             return 1.0
         batch, certain = self.sync.sources.peek(thread)
-        if not certain or (self._average == "weighted" and (batch is None or not batch.is_weighted)):
+        if not certain or (
+            self._average == "weighted" and (batch is None or not batch.is_weighted)
+        ):
             return None
         return 1.0 if batch is None else batch.n
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        """In `with trainer.no_sync():`, update() moves no gradients: they add up, until the first update() outside.
+        """In `with trainer.no_sync():`, update() moves no gradients: they add up, until the first
+        update() outside.
 
-        Each pass counts as it does in one process: the update is by the sum over passes of sum n_r g_r / sum n_r. Divide the losses by the
-        number of passes where a mean is wanted. These calls do not count towards accumulate. All ranks make equally many. Weights that are
-        numbers are exchanged with each call; those of shard() are known.
+        Each pass counts as it does in one process: the update is by the sum over passes of sum n_r
+        g_r / sum n_r. Divide the losses by the number of passes where a mean is wanted. These calls
+        do not count towards accumulate. All ranks make equally many. Weights that are numbers are
+        exchanged with each call; those of shard() are known.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -320,7 +388,10 @@ class DistributedTrainer(TrainerWrapper):
         (True, [-2.0])
         """
         if self.sync.reproducible is not None:
-            raise RuntimeError("no_sync: with reproducible=True update() exchanges once a step by itself. Use accumulate=k for several steps.")
+            raise RuntimeError(
+                "no_sync: with reproducible=True update() exchanges once a step by itself. Use"
+                " accumulate=k for several steps."
+            )
         passes, before = self.sync.passes, self.sync.passes.silent
         passes.silent = True
         self._set_overlap()
@@ -331,7 +402,8 @@ class DistributedTrainer(TrainerWrapper):
             self._set_overlap()
 
     def set_accumulation(self, k: int) -> None:
-        """Exchanges and updates only at every k-th call of update(), by the mean of k backward passes. To be called on all ranks."""
+        """Exchanges and updates only at every k-th call of update(), by the mean of k backward
+        passes. To be called on all ranks."""
         self._inner.set_accumulation(k)
         self._set_overlap()
 
@@ -341,9 +413,11 @@ class DistributedTrainer(TrainerWrapper):
         updated_lookups: Sequence[int | LookupParameters],
         weight: Batch[Any] | float | None = None,
     ) -> None:
-        """As Trainer.update_subset(), with the gradients of these parameters averaged over the ranks. To be called on all ranks alike.
+        """As Trainer.update_subset(), with the gradients of these parameters averaged over the
+        ranks. To be called on all ranks alike.
 
-        With several ranks the gradients of the others are put by until their update: has_gradient() says no meanwhile.
+        With several ranks the gradients of the others are put by until their update: has_gradient()
+        says no meanwhile.
 
         Args:
             updated_params: as there; the same on all ranks.
@@ -356,8 +430,9 @@ class DistributedTrainer(TrainerWrapper):
         sync, passes = self.sync, self.sync.passes
         if sync.reproducible is not None or sync.joins:
             raise RuntimeError(
-                f"update_subset: all parameters must be updated together with reproducible=True and inside of Join; got "
-                f"{len(updated_params)} parameters and {len(updated_lookups)} tables. Write update()."
+                "update_subset: all parameters must be updated together with reproducible=True and"
+                f" inside of Join; got {len(updated_params)} parameters and {len(updated_lookups)}"
+                " tables. Write update()."
             )
         this, chosen = self._conclude(weight), sync.hooks.chosen(updated_params, updated_lookups)
         sync.calls += 1
@@ -380,21 +455,39 @@ class DistributedTrainer(TrainerWrapper):
     def state(self) -> dict[str, NDArray[Any]]:
         """As Trainer.state(): the same on all ranks.
 
-        With compression there is also what this rank's messages have lacked so far, "rest:/w" and so on, which differs from rank to rank, and
-        "rest_rank", the rank that it belongs to.
+        With compression there is also what this rank's messages have lacked so far, "rest:/w" and
+        so on, which differs from rank to rank, and "rest_rank", the rank that it belongs to.
         """
         named = {f"rest:{name}": rest for name, rest in self.sync.residuals().items()}
-        return {**self._inner.state(), **named, **({"rest_rank": np.array(self._world.rank)} if named else {})}
+        return {
+            **self._inner.state(),
+            **named,
+            **({"rest_rank": np.array(self._world.rank)} if named else {}),
+        }
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """As Trainer.load_state(). To be called on all ranks with the same state; what another rank's messages lacked is left out."""
-        residuals = {name.removeprefix("rest:"): rest for name, rest in state.items() if name.startswith("rest:")}
-        self._inner.load_state({name: values for name, values in state.items() if not name.startswith(("rest:", "rest_rank"))})
+        """As Trainer.load_state(). To be called on all ranks with the same state; what another
+        rank's messages lacked is left out."""
+        residuals = {
+            name.removeprefix("rest:"): rest
+            for name, rest in state.items()
+            if name.startswith("rest:")
+        }
+        self._inner.load_state(
+            {
+                name: values
+                for name, values in state.items()
+                if not name.startswith(("rest:", "rest_rank"))
+            }
+        )
         if self.sync.wire:
-            self.sync.wire.load_residuals(residuals if int(state.get("rest_rank", -1)) == self._world.rank else {})
+            self.sync.wire.load_residuals(
+                residuals if int(state.get("rest_rank", -1)) == self._world.rank else {}
+            )
 
     def status(self) -> None:
-        """Prints on stderr, on rank 0, the learning rate, and how many updates were clipped and done since the last call."""
+        """Prints on stderr, on rank 0, the learning rate, and how many updates were clipped and
+        done since the last call."""
         if self._world.rank == 0:
             self._inner.status()
 

@@ -1,15 +1,19 @@
-"""The sum of an array over hosts: reduce-scatter and all-gather out of MPI's messages from one rank to another.
+"""The sum of an array over hosts: reduce-scatter and all-gather out of MPI's messages from one rank
+to another.
 
-The array is cut into pieces, each piece into one slice for each host. A host sends its numbers of a slice to the slice's owner; the owner
-adds them up in the order of hosts and sends the sum to the others. That is 2 (N - 1) / N of the array's bytes through each host's link, in
-two hops, and the same bits on all hosts. A piece that is small, and any piece between two hosts, goes in one hop: each host sends all of it
-to each other, and all add it up, in the same order. Between two hosts that is not a byte more. Pieces follow one another without waiting, so
-that the link is never idle. Where a host has several ranks, each has its share of every slice (a *stripe*) and its counterpart on the other
-hosts.
+The array is cut into pieces, each piece into one slice for each host. A host sends its numbers of a
+slice to the slice's owner; the owner adds them up in the order of hosts and sends the sum to the
+others. That is 2 (N - 1) / N of the array's bytes through each host's link, in two hops, and the
+same bits on all hosts. A piece that is small, and any piece between two hosts, goes in one hop:
+each host sends all of it to each other, and all add it up, in the same order. Between two hosts
+that is not a byte more. Pieces follow one another without waiting, so that the link is never idle.
+Where a host has several ranks, each has its share of every slice (a *stripe*) and its counterpart
+on the other hosts.
 
-Nothing here waits: Sum.advance() does what can be done and returns. A rank that has begun sends numbers only when its counterparts have
-begun, too, or are known to come: so nothing is under way to a rank that never comes. It knows arrays and ranks; gradients and who is ready
-are hybrid.py's business.
+Nothing here waits: Sum.advance() does what can be done and returns. A rank that has begun sends
+numbers only when its counterparts have begun, too, or are known to come: so nothing is under way to
+a rank that never comes. It knows arrays and ranks; gradients and who is ready are hybrid.py's
+business.
 """
 
 from __future__ import annotations
@@ -26,14 +30,17 @@ from .._ffi import ffi, lib, pointer
 from .compression import Bf16, decoded
 
 PIECE = 1 << 17
-"""Numbers of a piece: large enough for the wire's full speed, small enough that sums and sending overlap."""
+"""Numbers of a piece: large enough for the wire's full speed, small enough that sums and sending
+overlap."""
 
 _LINE = 16
 _HOP = 1 << 12
-"""A second hop takes as long as so many numbers need at 1 Gbit/s: a piece goes in one hop if that is not more in addition."""
+"""A second hop takes as long as so many numbers need at 1 Gbit/s: a piece goes in one hop if that
+is not more in addition."""
 
 _BEGUN = 0
-"""Tag of the message that says that a rank has begun. Piece k's numbers have tag 2 k + 1, its sums 2 k + 2."""
+"""Tag of the message that says that a rank has begun. Piece k's numbers have tag 2 k + 1, its sums
+2 k + 2."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,14 @@ class Piece:
         parts: (parameter, from, to, place in the array) of what is put there.
     """
 
-    def __init__(self, hosts: Hosts, number: int, start: int, end: int, parts: Sequence[tuple[int, int, int, int]] = ()) -> None:
+    def __init__(
+        self,
+        hosts: Hosts,
+        number: int,
+        start: int,
+        end: int,
+        parts: Sequence[tuple[int, int, int, int]] = (),
+    ) -> None:
         self.number, self.parts = number, parts
         self.start, self.end = cut(start, end, hosts.stripes, hosts.local)
         owners = len(hosts.ranks)
@@ -111,10 +125,17 @@ class Sum:
     """
 
     def __init__(
-        self, comm: Any, hosts: Hosts, array: NDArray[Any], compression: Bf16 | None = None, all_come: bool = False
+        self,
+        comm: Any,
+        hosts: Hosts,
+        array: NDArray[Any],
+        compression: Bf16 | None = None,
+        all_come: bool = False,
     ) -> None:
         self._comm, self._hosts, self._array, self._compression = comm, hosts, array, compression
-        self._peers = [(host, rank) for host, rank in enumerate(hosts.counterparts) if host != hosts.host]
+        self._peers = [
+            (host, rank) for host, rank in enumerate(hosts.counterparts) if host != hosts.host
+        ]
         self._sent = array if compression is None else compression.code
         self._requests: list[Any] = []
         self._then: list[Callable[[], object] | None] = []
@@ -186,13 +207,16 @@ class Sum:
             self._send_numbers(piece)
 
     def _send_whole(self, piece: Piece) -> None:
-        """The only hop: all numbers to everybody. The sum takes their place, so that they must have left."""
+        """The only hop: all numbers to everybody. The sum takes their place, so that they must have
+        left."""
         start, end, tag = piece.start, piece.end, 2 * piece.number + 1
         if start == end:
             return
         if self._compression is not None:
             self._compression.encode(self._array, start, end)
-        arriving = _Arriving([np.empty(end - start, self._sent.dtype) for _ in self._peers], 2 * len(self._peers))
+        arriving = _Arriving(
+            [np.empty(end - start, self._sent.dtype) for _ in self._peers], 2 * len(self._peers)
+        )
         moved = partial(self._moved, piece, arriving)
         for (_, rank), place in zip(self._peers, arriving.numbers, strict=True):
             self._add(self._comm.Irecv(place, rank, tag), moved)
@@ -211,13 +235,20 @@ class Sum:
         """mine += those of the other hosts, in the order of hosts."""
         parts = numbers if self._compression is None else [decoded(code) for code in numbers]
         parts.insert(self._hosts.host, mine)
-        lib.dn_sum_arrays(len(parts), ffi.new("dn_real *[]", [pointer(part) for part in parts]), mine.size, pointer(mine))
+        lib.dn_sum_arrays(
+            len(parts),
+            ffi.new("dn_real *[]", [pointer(part) for part in parts]),
+            mine.size,
+            pointer(mine),
+        )
 
     def _send_numbers(self, piece: Piece) -> None:
         """The first of two hops: each slice to its owner."""
         tag, (start, end) = 2 * piece.number + 1, piece.slices[self._hosts.host]
         if end > start:
-            arriving = _Arriving([np.empty(end - start, self._sent.dtype) for _ in self._peers], len(self._peers))
+            arriving = _Arriving(
+                [np.empty(end - start, self._sent.dtype) for _ in self._peers], len(self._peers)
+            )
             for (_, rank), place in zip(self._peers, arriving.numbers, strict=True):
                 self._add(self._comm.Irecv(place, rank, tag), partial(self._came, piece, arriving))
         for host, rank in self._peers:
@@ -226,7 +257,10 @@ class Sum:
                 if self._compression is not None:
                     self._compression.encode(self._array, a, b)
                 # the sum comes to the place from which the numbers leave
-                self._add(self._comm.Isend(self._sent[a:b], rank, tag), partial(self._await_sum, rank, a, b, tag + 1))
+                self._add(
+                    self._comm.Isend(self._sent[a:b], rank, tag),
+                    partial(self._await_sum, rank, a, b, tag + 1),
+                )
 
     def _came(self, piece: Piece, arriving: _Arriving) -> None:
         arriving.left -= 1
@@ -245,5 +279,9 @@ class Sum:
             self._add(self._comm.Isend(self._sent[start:end], rank, 2 * piece.number + 2))
 
     def _await_sum(self, rank: int, start: int, end: int, tag: int) -> None:
-        then = None if self._compression is None else partial(decoded, self._sent[start:end], self._array[start:end])
+        then = (
+            None
+            if self._compression is None
+            else partial(decoded, self._sent[start:end], self._array[start:end])
+        )
         self._add(self._comm.Irecv(self._sent[start:end], rank, tag), then)

@@ -36,7 +36,8 @@ class TrainerWrapper:
         self._inner.set_learning_rate(value)
 
     def set_clip_threshold(self, thr: float) -> None:
-        """The greatest norm of the averaged gradients; longer ones are shortened to it. 0 or less: no clipping."""
+        """The greatest norm of the averaged gradients; longer ones are shortened to it. 0 or less:
+        no clipping."""
         self._inner.set_clip_threshold(thr)
 
     def get_clip_threshold(self) -> float:
@@ -58,7 +59,8 @@ class TrainerWrapper:
 
     @property
     def skip_nonfinite(self) -> bool:
-        """Whether steps whose averaged gradients hold NaN or infinity are left out, alike on all ranks. `skipped` counts them."""
+        """Whether steps whose averaged gradients hold NaN or infinity are left out, alike on all
+        ranks. `skipped` counts them."""
         return self._inner.skip_nonfinite
 
     @skip_nonfinite.setter

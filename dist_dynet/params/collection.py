@@ -1,6 +1,8 @@
-"""ParameterCollection: a name and a list of the parameters that belong to it. Subcollections share their root.
+"""ParameterCollection: a name and a list of the parameters that belong to it. Subcollections share
+their root.
 
-Pickles of earlier versions look for Parameters, LookupParameters and Root here, where they find what is imported.
+Pickles of earlier versions look for Parameters, LookupParameters and Root here, where they find
+what is imported.
 """
 
 from __future__ import annotations
@@ -52,26 +54,34 @@ class ParameterCollection:
     >>> m.parameter_count()
     809
 
-    Collections can be pickled and copied by copy.deepcopy, with names, values, weight decay and frozen parameters, without gradients. Objects
-    that hold some of the parameters, and are copied in one go with the collection, hold the copied parameters afterwards. What is copied is
-    always the whole tree: a subcollection brings its parents along.
+    Collections can be pickled and copied by copy.deepcopy, with names, values, weight decay and
+    frozen parameters, without gradients. Objects that hold some of the parameters, and are copied
+    in one go with the collection, hold the copied parameters afterwards. What is copied is always
+    the whole tree: a subcollection brings its parents along.
     """
 
     def __init__(self, _parent: ParameterCollection | None = None, _name: str = "/") -> None:
         if not isinstance(_parent, ParameterCollection | None):
-            raise TypeError(f"ParameterCollection: takes no arguments; got {type(_parent).__name__}. Use add_subcollection().")
+            raise TypeError(
+                f"ParameterCollection: takes no arguments; got {type(_parent).__name__}. Use"
+                " add_subcollection()."
+            )
         self._parent, self._name = _parent, _name
         self._root: Root = _parent._root if _parent is not None else Root()
         self._parameters: list[Parameters] = []
         self._lookups: list[LookupParameters] = []
         self._counts: dict[str, int] = {}
         self._subcollection_counts: dict[str, int] = {}
-        self._weight_decay: float = _parent._weight_decay if _parent is not None else _defaults.weight_decay
+        self._weight_decay: float = (
+            _parent._weight_decay if _parent is not None else _defaults.weight_decay
+        )
 
     def copy_from(self, other: ParameterCollection, share: float = 1.0) -> None:
-        """p = (1 - share) p + share q: takes the values of a collection whose parameters, in order, have the same shapes.
+        """p = (1 - share) p + share q: takes the values of a collection whose parameters, in order,
+        have the same shapes.
 
-        For target networks: target = copy.deepcopy(model), then target.copy_from(model) now and then, or with a small share at each step.
+        For target networks: target = copy.deepcopy(model), then target.copy_from(model) now and
+        then, or with a small share at each step.
 
         Raises:
             ValueError: numbers or shapes of parameters differ; nothing was changed then.
@@ -98,10 +108,16 @@ class ParameterCollection:
         pairs: list[tuple[AnyParameter, AnyParameter]] = []
         for kind, mine, theirs in kinds:
             if len(mine) != len(theirs):
-                raise ValueError(f"copy_from: both collections must have the same parameters; got {len(theirs)} {kind} for {len(mine)}.")
+                raise ValueError(
+                    f"copy_from: both collections must have the same parameters; got {len(theirs)}"
+                    f" {kind} for {len(mine)}."
+                )
             for p, q in zip(mine, theirs, strict=True):
                 if p.shape() != q.shape():
-                    raise ValueError(f"copy_from: shapes must be equal; got {p.name()} = {p.shape()}, {q.name()} = {q.shape()}.")
+                    raise ValueError(
+                        f"copy_from: shapes must be equal; got {p.name()} = {p.shape()}, {q.name()}"
+                        f" = {q.shape()}."
+                    )
                 pairs.append((p, q))
         with unchanged([other._root], "copy_from"):
             sources = [q._values() for _, q in pairs]
@@ -116,9 +132,11 @@ class ParameterCollection:
         return self._weight_decay
 
     def set_weight_decay(self, lam: float) -> None:
-        """After each update by a trainer of this collection all its values are multiplied by 1 - lam.
+        """After each update by a trainer of this collection all its values are multiplied by 1 -
+        lam.
 
-        This is decoupled decay, whatever the learning rate. Frozen parameters stay. Subcollections take the strength over when they are made.
+        This is decoupled decay, whatever the learning rate. Frozen parameters stay. Subcollections
+        take the strength over when they are made.
 
         Raises:
             ValueError: lam is not in [0, 1).
@@ -158,8 +176,9 @@ class ParameterCollection:
 
         Args:
             dim: size, or sizes.
-            init: None or 'glorot'; a number; 'uniform' (within +-scale); 'normal' (mean, std); 'identity'; 'saxe' (scale); 'he'; an array,
-                whose shape is then the dims; an initializer object.
+            init: None or 'glorot'; a number; 'uniform' (within +-scale); 'normal' (mean, std);
+                'identity'; 'saxe' (scale); 'he'; an array, whose shape is then the dims; an
+                initializer object.
             name: without '/', '_' and blanks; _0, _1, ... if empty.
             device: "" or "CPU".
             scale: of 'uniform' and 'saxe'.
@@ -192,20 +211,28 @@ class ParameterCollection:
         mean: float = 0.0,
         std: float = 1.0,
     ) -> LookupParameters:
-        """Adds a lookup table: dim = (rows, size, ...); one number n means (n, 1). `init` as in add_parameters()."""
+        """Adds a lookup table: dim = (rows, size, ...); one number n means (n, 1). `init` as in
+        add_parameters()."""
         check_device(device, "add_lookup_parameters")
         if isinstance(init, np.ndarray):
             return self.lookup_parameters_from_numpy(init, name, device)
         dims = as_dims(dim, "add_lookup_parameters")
         dims = dims if len(dims) > 1 else (*dims, 1)
         if len(dims) > MAX_DIMS or dims[0] < 1:
-            raise ValueError(f"add_lookup_parameters: takes at least one row, of at most {MAX_DIMS - 1} dims; got {dims}.")
+            raise ValueError(
+                f"add_lookup_parameters: takes at least one row, of at most {MAX_DIMS - 1} dims;"
+                f" got {dims}."
+            )
         check_size(dims, "add_lookup_parameters")
         _check_name(name)
         storage_dims = (*dims[1:], dims[0])
-        return self._add_lookup(dims, initializers.make(init, dims, scale, mean, std).values(storage_dims, True), name)
+        return self._add_lookup(
+            dims, initializers.make(init, dims, scale, mean, std).values(storage_dims, True), name
+        )
 
-    def _add_lookup(self, dims: tuple[int, ...], values: NDArray[Any], name: str) -> LookupParameters:
+    def _add_lookup(
+        self, dims: tuple[int, ...], values: NDArray[Any], name: str
+    ) -> LookupParameters:
         table = LookupParameters(self._root, self._next_name(name, self._counts), dims[1:], dims[0])
         table.storage()[:] = values
         self._adopt(table)
@@ -213,7 +240,11 @@ class ParameterCollection:
 
     def _new(self, name: str, dims: tuple[int, ...], is_table: bool) -> AnyParameter:
         """A parameter, or a table whose rows are the last dim, that is no member yet."""
-        return LookupParameters(self._root, name, dims[:-1], dims[-1]) if is_table else Parameters(self._root, name, dims, 0)
+        return (
+            LookupParameters(self._root, name, dims[:-1], dims[-1])
+            if is_table
+            else Parameters(self._root, name, dims, 0)
+        )
 
     def _adopt(self, parameter: AnyParameter) -> None:
         at: ParameterCollection | None = self
@@ -224,8 +255,18 @@ class ParameterCollection:
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        """If the with block fails, what it has added to this collection is taken out again (its memory goes with the root)."""
-        before = [(c, len(c._parameters), len(c._lookups), c._counts.copy(), c._subcollection_counts.copy()) for c in self._lineage()]
+        """If the with block fails, what it has added to this collection is taken out again (its
+        memory goes with the root)."""
+        before = [
+            (
+                c,
+                len(c._parameters),
+                len(c._lookups),
+                c._counts.copy(),
+                c._subcollection_counts.copy(),
+            )
+            for c in self._lineage()
+        ]
         try:
             yield
         except BaseException:
@@ -234,23 +275,33 @@ class ParameterCollection:
                 c._counts, c._subcollection_counts = counts, subcollection_counts
             raise
 
-    def parameters_from_numpy(self, array: ArrayLike, name: str = "", device: str = "") -> Parameters:
+    def parameters_from_numpy(
+        self, array: ArrayLike, name: str = "", device: str = ""
+    ) -> Parameters:
         """Adds a dense parameter with the shape and the values of an array."""
         return self.add_parameters(np.shape(array), np.asarray(array), name, device)
 
-    def lookup_parameters_from_numpy(self, array: ArrayLike, name: str = "", device: str = "") -> LookupParameters:
+    def lookup_parameters_from_numpy(
+        self, array: ArrayLike, name: str = "", device: str = ""
+    ) -> LookupParameters:
         """Adds a lookup table with the rows of an array (its first axis)."""
         check_device(device, "lookup_parameters_from_numpy")
         _check_name(name)
         values = np.asarray(array)
         if not 2 <= values.ndim <= MAX_DIMS or not len(values):
-            raise ValueError(f"lookup_parameters_from_numpy: the array must have rows, at most {MAX_DIMS} dims; got {values.shape}.")
+            raise ValueError(
+                f"lookup_parameters_from_numpy: the array must have rows, at most {MAX_DIMS} dims;"
+                f" got {values.shape}."
+            )
         return self._add_lookup(values.shape, np.moveaxis(values, 0, -1).ravel(order="F"), name)
 
     def add_subcollection(self, name: str | None = None) -> ParameterCollection:
-        """A collection within this one: its parameters are also this one's, with `name` in front of theirs."""
+        """A collection within this one: its parameters are also this one's, with `name` in front of
+        theirs."""
         _check_name(name or "")
-        return ParameterCollection(self, self._next_name(name or "", self._subcollection_counts) + "/")
+        return ParameterCollection(
+            self, self._next_name(name or "", self._subcollection_counts) + "/"
+        )
 
     def parameters_list(self) -> list[Parameters]:
         """The dense parameters in the order they were added, those of subcollections included."""
@@ -261,7 +312,8 @@ class ParameterCollection:
         return list(self._lookups)
 
     def named_parameters(self) -> dict[str, AnyParameter]:
-        """All parameters by name within this collection: its own name is taken off in front, so that models made alike have the same names.
+        """All parameters by name within this collection: its own name is taken off in front, so
+        that models made alike have the same names.
 
         Raises:
             RuntimeError: two have the same name, as load_param() may bring about.
@@ -277,7 +329,10 @@ class ParameterCollection:
         for p in members:
             name = "/" + p._name.removeprefix(self._name).lstrip("/")
             if name in named:
-                raise RuntimeError(f"named_parameters: names must differ; got {name} twice in the collection {self._name}.")
+                raise RuntimeError(
+                    f"named_parameters: names must differ; got {name} twice in the collection"
+                    f" {self._name}."
+                )
             named[name] = p
         return named
 
@@ -293,7 +348,8 @@ class ParameterCollection:
     def save(self, fname: FileName, name: str = "", append: bool = False) -> None:
         """Writes all parameters to a file in DyNet's text format.
 
-        The file is written under a temporary name, flushed to disk, then renamed: a failed save leaves the old file whole.
+        The file is written under a temporary name, flushed to disk, then renamed: a failed save
+        leaves the old file whole.
 
         Args:
             fname: the path.
@@ -309,14 +365,16 @@ class ParameterCollection:
         text.save_collection(self, fname, name, append)
 
     def populate(self, fname: FileName, key: str = "") -> None:
-        """Reads the values of all parameters from a file in DyNet's text format: paired in order, checked by dims.
+        """Reads the values of all parameters from a file in DyNet's text format: paired in order,
+        checked by dims.
 
         Args:
             fname: the path.
             key: take only entries whose names begin with it.
 
         Raises:
-            RuntimeError: the file is missing or damaged, or its parameters are not this model's; the model then is as it was.
+            RuntimeError: the file is missing or damaged, or its parameters are not this model's;
+                the model then is as it was.
         """
         from ..io import text
 
@@ -351,11 +409,17 @@ def _check_name(name: str) -> None:
     if type(name) is str and not name:  # nearly always
         return
     if not isinstance(name, str):
-        raise TypeError(f"parameter and collection names must be strings; got {type(name).__name__}.")
+        raise TypeError(
+            f"parameter and collection names must be strings; got {type(name).__name__}."
+        )
     if "/" in name or "_" in name:
-        raise RuntimeError(f"parameter and collection names must not contain '/' or '_'; got {name!r}.")
+        raise RuntimeError(
+            f"parameter and collection names must not contain '/' or '_'; got {name!r}."
+        )
     if any(c.isspace() or c == "#" for c in name):
-        raise RuntimeError(f"parameter and collection names must not contain blanks or '#'; got {name!r}.")
+        raise RuntimeError(
+            f"parameter and collection names must not contain blanks or '#'; got {name!r}."
+        )
 
 
 def root_of(m: ParameterCollection) -> Root:

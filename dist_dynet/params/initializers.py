@@ -1,7 +1,8 @@
 """Initial values of parameters.
 
-The formulas are DyNet's, computed so that the same seed gives the same bits. Draws are float32 in both builds and fill a parameter in storage
-order: column-major; a lookup table row after row. `dims` are storage dims: a table of n rows of dims d has (d..., n).
+The formulas are DyNet's, computed so that the same seed gives the same bits. Draws are float32 in
+both builds and fill a parameter in storage order: column-major; a lookup table row after row.
+`dims` are storage dims: a table of n rows of dims d has (d..., n).
 """
 
 from __future__ import annotations
@@ -20,18 +21,26 @@ Values = NDArray[np.float32]
 """Flat, in storage order."""
 _UNIFORM, _NORMAL, _CONSTANT = lib.DN_FIRST_UNIFORM, lib.DN_FIRST_NORMAL, lib.DN_FIRST_CONSTANT
 _Draw = tuple[int, float, float]
-"""One of these, and its two numbers: bounds; mean and standard deviation; the number, and nothing."""
+"""One of these, and its two numbers: bounds; mean and standard deviation; the number, and
+nothing."""
 
 
 _AT_ONCE = 1 << 24
-"""Draws of one call of C, which nothing interrupts; even, since normal numbers are drawn in pairs."""
+"""Draws of one call of C, which nothing interrupts; even, since normal numbers are drawn in
+pairs."""
 
 
 def _draw(call: Any, n: int, a: float, b: float) -> Values:
     out = np.empty(n, np.float32)
     with _random.lock():
         for block in np.split(out, range(_AT_ONCE, n, _AT_ONCE)):
-            call(_random.generator(), block.size, a, b, ffi.from_buffer("float *", block) if block.size else ffi.NULL)
+            call(
+                _random.generator(),
+                block.size,
+                a,
+                b,
+                ffi.from_buffer("float *", block) if block.size else ffi.NULL,
+            )
     return out
 
 
@@ -56,7 +65,8 @@ class PyInitializer:
 
 
 class _Drawn(PyInitializer):
-    """An initialiser that gives all elements a number, or draws them from one distribution: C can do it in place."""
+    """An initialiser that gives all elements a number, or draws them from one distribution: C can
+    do it in place."""
 
     def _draw(self, dims: tuple[int, ...], is_lookup: bool) -> _Draw:
         raise NotImplementedError
@@ -71,7 +81,12 @@ class _Drawn(PyInitializer):
 
 def in_place(init: PyInitializer, dims: tuple[int, ...], is_lookup: bool) -> _Draw | None:
     """What begin() is to do; None: ask for values()."""
-    if not isinstance(init, _Drawn) or type(init).values is not _Drawn.values or _size(dims) > _AT_ONCE or declines("first values"):
+    if (
+        not isinstance(init, _Drawn)
+        or type(init).values is not _Drawn.values
+        or _size(dims) > _AT_ONCE
+        or declines("first values")
+    ):
         return None
     return init._draw(dims, is_lookup)
 
@@ -83,10 +98,11 @@ def begin(param: Any, draw: _Draw) -> None:
 
 
 class GlorotInitializer(_Drawn):
-    """Uniform in (-a, a), a = gain sqrt(3 nd) / sqrt(sum of dims): sqrt(6 / (rows + columns)) for a matrix (Glorot and Bengio 2010).
+    """Uniform in (-a, a), a = gain sqrt(3 nd) / sqrt(sum of dims): sqrt(6 / (rows + columns)) for a
+    matrix (Glorot and Bengio 2010).
 
-    Four dims (convolution filters): a = gain sqrt(6 / (d0 d1 (d2 + d3))). For lookup tables the number of rows counts as a dim, unless
-    is_lookup is True.
+    Four dims (convolution filters): a = gain sqrt(6 / (d0 d1 (d2 + d3))). For lookup tables the
+    number of rows counts as a dim, unless is_lookup is True.
 
     >>> import dist_dynet as dy
     >>> W = dy.ParameterCollection().add_parameters((3, 4), init=dy.GlorotInitializer(gain=0.5))
@@ -100,8 +116,12 @@ class GlorotInitializer(_Drawn):
     def _draw(self, dims: tuple[int, ...], is_lookup: bool) -> _Draw:
         nd = len(dims) - bool(self.is_lookup and is_lookup)
         if nd == 0:
-            raise ValueError("GlorotInitializer: with is_lookup=True the rows of the table must have a dim.")
-        top, below = (6, dims[0] * dims[1] * (dims[2] + dims[3])) if nd == 4 else (3 * nd, sum(dims[:nd]))
+            raise ValueError(
+                "GlorotInitializer: with is_lookup=True the rows of the table must have a dim."
+            )
+        top, below = (
+            (6, dims[0] * dims[1] * (dims[2] + dims[3])) if nd == 4 else (3 * nd, sum(dims[:nd]))
+        )
         gain = 1.0 if self.gain == 1 else float(np.float32(self.gain))
         bound = gain * math.sqrt(top) / math.sqrt(below) if below else 0.0
         return _UNIFORM, -bound, bound
@@ -125,10 +145,13 @@ class UniformInitializer(_Drawn):
 
 
 class NormalInitializer(_Drawn):
-    """Normal with this mean and this *variance* (the string init='normal' takes mean and std instead).
+    """Normal with this mean and this *variance* (the string init='normal' takes mean and std
+    instead).
 
     >>> import dist_dynet as dy
-    >>> W = dy.ParameterCollection().add_parameters((500, 200), init=dy.NormalInitializer(mean=3, var=4))
+    >>> W = dy.ParameterCollection().add_parameters(
+    ...     (500, 200), init=dy.NormalInitializer(mean=3, var=4)
+    ... )
     >>> round(float(W.as_array().std()), 1)
     2.0
     """
@@ -143,10 +166,12 @@ class NormalInitializer(_Drawn):
 
 
 class HeInitializer(_Drawn):
-    """Normal with mean 0 and variance gain^2 2 / fan_in, for layers with rectifiers (He et al. 2015, equation 10).
+    """Normal with mean 0 and variance gain^2 2 / fan_in, for layers with rectifiers (He et al.
+    2015, equation 10).
 
-    fan_in is the number of inputs of one output: the columns of a matrix, the size of a vector, d0 d1 d2 of a filter (height, width, channels
-    in, channels out). The string init='he' is DyNet's formula instead, of variance 1 / (2 times the last dim).
+    fan_in is the number of inputs of one output: the columns of a matrix, the size of a vector, d0
+    d1 d2 of a filter (height, width, channels in, channels out). The string init='he' is DyNet's
+    formula instead, of variance 1 / (2 times the last dim).
 
     Raises:
         ValueError: for lookup tables, whose rows are not sums of inputs.
@@ -162,7 +187,10 @@ class HeInitializer(_Drawn):
 
     def _draw(self, dims: tuple[int, ...], is_lookup: bool) -> _Draw:
         if is_lookup:
-            raise ValueError("HeInitializer: not for lookup tables, whose rows are not sums of inputs. Use NormalInitializer().")
+            raise ValueError(
+                "HeInitializer: not for lookup tables, whose rows are not sums of inputs. Use"
+                " NormalInitializer()."
+            )
         fan_in = _size(dims[:-1] if len(dims) == 4 else dims[1:] or dims)
         return _NORMAL, 0.0, float(self.gain * np.sqrt(2 / fan_in)) if fan_in else 0.0
 
@@ -171,7 +199,9 @@ class ConstInitializer(_Drawn):
     """All elements c.
 
     >>> import dist_dynet as dy
-    >>> dy.ParameterCollection().add_parameters(2, init=dy.ConstInitializer(0.5)).as_array().tolist()
+    >>> dy.ParameterCollection().add_parameters(
+    ...     2, init=dy.ConstInitializer(0.5)
+    ... ).as_array().tolist()
     [0.5, 0.5]
     """
 
@@ -189,21 +219,27 @@ class IdentityInitializer(PyInitializer):
         ValueError: the parameter is not a square matrix.
 
     >>> import dist_dynet as dy
-    >>> dy.ParameterCollection().add_parameters((2, 2), init=dy.IdentityInitializer()).as_array().tolist()
+    >>> dy.ParameterCollection().add_parameters(
+    ...     (2, 2), init=dy.IdentityInitializer()
+    ... ).as_array().tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
 
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
         """The flat values, in storage order."""
         if len(dims) != 2 or dims[0] != dims[1]:
-            raise ValueError(f"IdentityInitializer: the parameter must be a square matrix; got {dims}.")
+            raise ValueError(
+                f"IdentityInitializer: the parameter must be a square matrix; got {dims}."
+            )
         return np.eye(dims[0], dtype=np.float32).ravel()
 
 
 def _left_vectors_by_jacobi(matrix: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The left singular vectors with the signs that the cyclic two-sided Jacobi method gives them (Kogbetliantz 1955; iterates row by row).
+    """The left singular vectors with the signs that the cyclic two-sided Jacobi method gives them
+    (Kogbetliantz 1955; iterates row by row).
 
-    Each pair (p, q), q < p, gets a rotation that makes the 2 x 2 block symmetric, and one that makes it diagonal. Slow for large matrices.
+    Each pair (p, q), q < p, gets a rotation that makes the 2 x 2 block symmetric, and one that
+    makes it diagonal. Slow for large matrices.
     """
     w = matrix.astype(np.float64)
     n = len(w)
@@ -222,14 +258,20 @@ def _left_vectors_by_jacobi(matrix: NDArray[np.float32]) -> NDArray[np.float64]:
                 u[:, [p, q]] = u[:, [p, q]] @ left.T
                 w[:, [p, q]] = w[:, [p, q]] @ right
     values = np.diag(w)
-    vectors: NDArray[np.float64] = (u * np.where(values < 0, -1.0, 1.0))[:, np.argsort(-np.abs(values), kind="stable")]
+    vectors: NDArray[np.float64] = (u * np.where(values < 0, -1.0, 1.0))[
+        :, np.argsort(-np.abs(values), kind="stable")
+    ]
     return vectors
 
 
 def _block_rotations(block: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Rotations L, R such that L block R is diagonal."""
     (a, b), (c, d) = block
-    cosine, sine = (1.0, 0.0) if c == b else ((a + d) / np.hypot(a + d, c - b), (c - b) / np.hypot(a + d, c - b))
+    cosine, sine = (
+        (1.0, 0.0)
+        if c == b
+        else ((a + d) / np.hypot(a + d, c - b), (c - b) / np.hypot(a + d, c - b))
+    )
     if c < b:  # the sine is taken positive
         cosine, sine = -cosine, -sine
     symmetric = np.array([[cosine, sine], [-sine, cosine]])
@@ -245,9 +287,11 @@ def _block_rotations(block: NDArray[np.float64]) -> tuple[NDArray[np.float64], N
 
 
 class SaxeInitializer(PyInitializer):
-    """scale times an orthogonal matrix: U of the singular value decomposition of a matrix drawn uniformly from (-1, 1) (Saxe et al. 2014).
+    """scale times an orthogonal matrix: U of the singular value decomposition of a matrix drawn
+    uniformly from (-1, 1) (Saxe et al. 2014).
 
-    Columns equal DyNet's up to their signs, which depend on the library that decomposes; with dy.init(rng="dynet") the signs are DyNet's, too.
+    Columns equal DyNet's up to their signs, which depend on the library that decomposes; with
+    dy.init(rng="dynet") the signs are DyNet's, too.
 
     Raises:
         RuntimeError: the parameter is not a square matrix.
@@ -264,9 +308,15 @@ class SaxeInitializer(PyInitializer):
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> Values:
         """The flat values, in storage order."""
         if len(dims) != 2 or dims[0] != dims[1]:
-            raise RuntimeError(f"SaxeInitializer: the parameter must be a square matrix; got {dims}.")
+            raise RuntimeError(
+                f"SaxeInitializer: the parameter must be a square matrix; got {dims}."
+            )
         drawn = _uniform(dims[0] * dims[0], -1, 1).reshape(dims, order="F")
-        u = _left_vectors_by_jacobi(drawn) if _random.dynet_order() else np.linalg.svd(drawn.astype(np.float64))[0]
+        u = (
+            _left_vectors_by_jacobi(drawn)
+            if _random.dynet_order()
+            else np.linalg.svd(drawn.astype(np.float64))[0]
+        )
         return (self.scale * u).astype(np.float32).ravel(order="F")
 
 
@@ -294,11 +344,16 @@ class FromFileInitializer(PyInitializer):
         try:
             numbers = np.array(self.path.read_text().split(), np.float32)
         except OSError as error:
-            raise RuntimeError(f"FromFileInitializer: cannot read {self.path}: {error.strerror}.") from error
+            raise RuntimeError(
+                f"FromFileInitializer: cannot read {self.path}: {error.strerror}."
+            ) from error
         except ValueError as error:
             raise RuntimeError(f"FromFileInitializer: {self.path}: {error}.") from error
         if numbers.size != _size(dims):
-            raise ValueError(f"FromFileInitializer: {self.path} holds {numbers.size} numbers; dims {dims} need {_size(dims)}.")
+            raise ValueError(
+                f"FromFileInitializer: {self.path} holds {numbers.size} numbers; dims {dims} need"
+                f" {_size(dims)}."
+            )
         return numbers
 
 
@@ -309,7 +364,9 @@ class NumpyInitializer(PyInitializer):
         ValueError: another shape, or a lookup table.
 
     >>> import dist_dynet as dy
-    >>> dy.ParameterCollection().add_parameters((2, 1), init=dy.NumpyInitializer([[1], [2]])).as_array().tolist()
+    >>> dy.ParameterCollection().add_parameters(
+    ...     (2, 1), init=dy.NumpyInitializer([[1], [2]])
+    ... ).as_array().tolist()
     [[1.0], [2.0]]
     """
 
@@ -319,10 +376,16 @@ class NumpyInitializer(PyInitializer):
     def values(self, dims: tuple[int, ...], is_lookup: bool) -> NDArray[Any]:
         """The flat values, in storage order."""
         if is_lookup:
-            raise ValueError("NumpyInitializer: not for lookup tables. Use lookup_parameters_from_numpy() or init_from_array().")
+            raise ValueError(
+                "NumpyInitializer: not for lookup tables. Use lookup_parameters_from_numpy() or"
+                " init_from_array()."
+            )
         given, wanted = ([d for d in shape if d != 1] for shape in (self.array.shape, dims))
         if self.array.size != _size(dims) or (len(given) > 1 and given != wanted):
-            raise ValueError(f"NumpyInitializer: the array must have the parameter's dims; got array {self.array.shape}, dims {dims}.")
+            raise ValueError(
+                "NumpyInitializer: the array must have the parameter's dims; got array"
+                f" {self.array.shape}, dims {dims}."
+            )
         return self.array.ravel(order="F")
 
 
@@ -352,6 +415,6 @@ def make(init: Any, dims: tuple[int, ...], scale: float, mean: float, std: float
     if init == "he":
         return NormalInitializer(0, 1 / (2 * dims[-1]))
     raise ValueError(
-        f"Didn't recognize initializer {init!r}. Use 'glorot', 'uniform', 'normal', 'identity', 'saxe', 'he', a number, an array or an "
-        "initializer object."
+        f"Didn't recognize initializer {init!r}. Use 'glorot', 'uniform', 'normal', 'identity',"
+        " 'saxe', 'he', a number, an array or an initializer object."
     )

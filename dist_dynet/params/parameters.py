@@ -1,4 +1,5 @@
-"""Parameters and LookupParameters: a dense parameter, a table of rows. Each is a place in a root, and an expression in every graph."""
+"""Parameters and LookupParameters: a dense parameter, a table of rows. Each is a place in a root,
+and an expression in every graph."""
 
 from __future__ import annotations
 
@@ -30,7 +31,21 @@ def rebuilt_parameter(cls: Any, root: Root, index: int, name: str) -> Any:
     """The object that stands for the parameter at this place of a root."""
     c, dims, rows = root.made[index]
     parameter = cls.__new__(cls)
-    parameter._root, parameter._place, parameter._name, parameter._dims, parameter._rows, parameter._c = root, index, name, dims, rows, c
+    (
+        parameter._root,
+        parameter._place,
+        parameter._name,
+        parameter._dims,
+        parameter._rows,
+        parameter._c,
+    ) = (
+        root,
+        index,
+        name,
+        dims,
+        rows,
+        c,
+    )
     parameter._h = lib.dn_param_handle(c, 0)
     return parameter
 
@@ -45,7 +60,10 @@ class _ParameterBase(Expression):
 
     def __init__(self, root: Root, name: str, dims: tuple[int, ...], rows: int) -> None:
         if not isinstance(root, Root):
-            raise TypeError(f"{type(self).__name__}: made by ParameterCollection.add_parameters() and add_lookup_parameters() only.")
+            raise TypeError(
+                f"{type(self).__name__}: made by ParameterCollection.add_parameters() and"
+                " add_lookup_parameters() only."
+            )
         self._root, self._name, self._dims, self._rows = root, name, dims, rows
         self._place = len(root.made)
         self._c = root.new_parameter(dims, rows)
@@ -71,7 +89,8 @@ class _ParameterBase(Expression):
     def storage(self) -> NDArray[Any]:
         """The values themselves, flat in storage order (no copy). After writing, call changed().
 
-        While another thread updates, it shows what is written at that moment: as_array() and set_value() wait for each other and for updates.
+        While another thread updates, it shows what is written at that moment: as_array() and
+        set_value() wait for each other and for updates.
         """
         return view(lib.dn_param_values(self._c), lib.dn_param_size(self._c), self._root)
 
@@ -86,7 +105,8 @@ class _ParameterBase(Expression):
         return out
 
     def _write(self, values: NDArray[Any], first: int = 0, factor: float = 1) -> None:
-        """Sets values, in storage order. factor: that of a whole table, which its values are these numbers times."""
+        """Sets values, in storage order. factor: that of a whole table, which its values are these
+        numbers times."""
         flat = np.ascontiguousarray(values, DTYPE)
         lib.dn_param_write(self._c, first, flat.size, pointer(flat), factor)
 
@@ -113,19 +133,26 @@ class _ParameterBase(Expression):
         return out
 
     def grad_as_array(self) -> NDArray[np.float64]:
-        """A float64 copy of the gradient gathered since the last update, of shape(); zeros where there is none."""
+        """A float64 copy of the gradient gathered since the last update, of shape(); zeros where
+        there is none."""
         return self._arrange(self._flat_gradient())
 
     def set_gradient(self, gradient: ArrayLike) -> None:
-        """Replaces the gradient, as `p.grad = g` elsewhere; of a table, rows of zeros count as not used. A frozen parameter has none.
+        """Replaces the gradient, as `p.grad = g` elsewhere; of a table, rows of zeros count as not
+        used. A frozen parameter has none.
 
         Raises:
             ValueError: the shape differs.
         """
         array = np.asarray(gradient, DTYPE)
         if array.shape != self.shape():
-            raise ValueError(f"set_gradient: the array must have the parameter's shape; got array {array.shape}, parameter {self.shape()}.")
-        self._set_flat_gradient((np.moveaxis(array, 0, -1) if self._rows else array).ravel(order="F"))
+            raise ValueError(
+                f"set_gradient: the array must have the parameter's shape; got array {array.shape},"
+                f" parameter {self.shape()}."
+            )
+        self._set_flat_gradient(
+            (np.moveaxis(array, 0, -1) if self._rows else array).ravel(order="F")
+        )
 
     def _set_flat_gradient(self, gradient: NDArray[Any] | None) -> None:
         raise NotImplementedError
@@ -151,7 +178,8 @@ class _ParameterBase(Expression):
         return bool(lib.dn_param_updated(self._c))
 
     def set_updated(self, b: bool) -> None:
-        """False freezes it: no gradient is gathered or counted, trainers leave it; a pending gradient is dropped."""
+        """False freezes it: no gradient is gathered or counted, trainers leave it; a pending
+        gradient is dropped."""
         lib.dn_param_set_updated(self._c, bool(b))
 
     def save(self, fname: FileName, key: str = "", append: bool = False) -> None:
@@ -164,7 +192,8 @@ class _ParameterBase(Expression):
         """Reads values (and gradient, if stored) of the entry named `key`, of equal dims.
 
         Raises:
-            RuntimeError: the file, the key or the numbers cannot be read; the parameter then is as it was.
+            RuntimeError: the file, the key or the numbers cannot be read; the parameter then is as
+                it was.
         """
         from ..io import text
 
@@ -207,7 +236,10 @@ class Parameters(_ParameterBase):
         """
         array = np.asarray(arr, DTYPE)
         if array.shape != self._dims:
-            raise ValueError(f"set_value: the array must have the parameter's shape; got array {array.shape}, parameter {self._dims}.")
+            raise ValueError(
+                f"set_value: the array must have the parameter's shape; got array {array.shape},"
+                f" parameter {self._dims}."
+            )
         self._write(array.ravel(order="F"))
 
     def zero(self) -> None:
@@ -237,7 +269,8 @@ class Parameters(_ParameterBase):
 
 
 class LookupParameters(_ParameterBase):
-    """A table of rows, of which a graph uses and a trainer changes a few; made by ParameterCollection.add_lookup_parameters().
+    """A table of rows, of which a graph uses and a trainer changes a few; made by
+    ParameterCollection.add_lookup_parameters().
 
     >>> import dist_dynet as dy
     >>> E = dy.ParameterCollection().add_lookup_parameters((10, 2), init=0.25)
@@ -276,7 +309,10 @@ class LookupParameters(_ParameterBase):
         array = np.asarray(arr, DTYPE)
         if array.shape[1:] != self._dims or array.ndim == 0 or array.shape[0] > self._rows:
             sizes = ", ".join(map(str, self._dims))
-            raise ValueError(f"init_from_array: the array must be (at most {self._rows}, {sizes}); got {array.shape}.")
+            raise ValueError(
+                f"init_from_array: the array must be (at most {self._rows}, {sizes}); got"
+                f" {array.shape}."
+            )
         self._write(np.moveaxis(array, 0, -1).ravel(order="F"))
 
     def row_as_array(self, row: int) -> NDArray[np.float64]:
@@ -299,7 +335,9 @@ class LookupParameters(_ParameterBase):
 
     def _by_row(self, flat: NDArray[np.float64]) -> NDArray[np.float64]:
         """Rows of numbers, each in storage order -> rows of the row's dims."""
-        shaped: NDArray[np.float64] = flat.reshape(len(flat), *self._dims[::-1]).transpose(0, *range(len(self._dims), 0, -1))
+        shaped: NDArray[np.float64] = flat.reshape(len(flat), *self._dims[::-1]).transpose(
+            0, *range(len(self._dims), 0, -1)
+        )
         return shaped
 
     def row_grad_as_array(self, row: int) -> NDArray[np.float64]:
@@ -323,8 +361,16 @@ class LookupParameters(_ParameterBase):
         """touched_rows() and touched_gradients() of one moment."""
         capacity = -1
         while True:
-            rows, block = np.empty(max(capacity, 0), np.int32), np.empty((max(capacity, 0), prod(self._dims)), DTYPE)
-            n = lib.dn_lookup_touched(self._c, capacity, ffi.from_buffer("int *", rows) if rows.size else NULL, pointer(block))
+            rows, block = (
+                np.empty(max(capacity, 0), np.int32),
+                np.empty((max(capacity, 0), prod(self._dims)), DTYPE),
+            )
+            n = lib.dn_lookup_touched(
+                self._c,
+                capacity,
+                ffi.from_buffer("int *", rows) if rows.size else NULL,
+                pointer(block),
+            )
             if n <= capacity:
                 return rows[:n], block[:n]
             capacity = n
@@ -334,13 +380,19 @@ class LookupParameters(_ParameterBase):
         index = np.ascontiguousarray(rows, np.int32)
         block = np.ascontiguousarray(gradients, DTYPE)
         if block.size != index.size * prod(self._dims):
-            raise ValueError(f"add_gradients: {index.size} rows need {index.size * prod(self._dims)} numbers; got {block.size}.")
+            raise ValueError(
+                f"add_gradients: {index.size} rows need {index.size * prod(self._dims)} numbers;"
+                f" got {block.size}."
+            )
         self._range("add_gradients", index.tolist())
-        if index.size and lib.dn_lookup_add(self._c, index.size, ffi.from_buffer("int *", index), pointer(block)):
+        if index.size and lib.dn_lookup_add(
+            self._c, index.size, ffi.from_buffer("int *", index), pointer(block)
+        ):
             raise MemoryError("add_gradients: out of memory")
 
     def _set_flat_gradient(self, gradient: NDArray[Any] | None) -> None:
-        """Replaces the gradient by that of a whole table, of which rows of zeros count as not touched; None empties it."""
+        """Replaces the gradient by that of a whole table, of which rows of zeros count as not
+        touched; None empties it."""
         self.clear_gradient()
         if gradient is not None and self.is_updated():
             by_row = gradient.reshape(self._rows, -1)

@@ -59,7 +59,8 @@ class Root:
         return int(lib.dn_store_chunks(self.c))
 
     def chunk_gradients(self, chunk: int) -> NDArray[Any]:
-        """The gradients of a chunk, without a copy: padding and empty gradients included, which may hold anything but NaN's absence."""
+        """The gradients of a chunk, without a copy: padding and empty gradients included, which may
+        hold anything but NaN's absence."""
         return view(lib.dn_chunk_gradients(self.c, chunk), lib.dn_chunk_size(self.c, chunk))
 
     def chunk_values(self, chunk: int) -> NDArray[Any]:
@@ -85,7 +86,10 @@ def unchanged(roots: Iterable[Root], what: str) -> Iterator[None]:
     before = {root: root.version() for root in roots}
     yield
     if any(root.version() != version for root, version in before.items()):
-        raise RuntimeError(f"{what}: another thread has changed parameters while they were read. Let the threads take turns: use a lock.")
+        raise RuntimeError(
+            f"{what}: another thread has changed parameters while they were read. Let the threads"
+            " take turns: use a lock."
+        )
 
 
 Content = tuple[tuple[int, ...], int, NDArray[Any], bool]

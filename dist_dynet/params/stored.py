@@ -1,7 +1,8 @@
 """The values of a collection as they are stored, bit for bit: reading them changes nothing.
 
-A table's values are its storage times the weight decay that has gathered; what reads values gives the product, which rounds. Here storage and
-factor are kept as they are, so that a run goes on from a checkpoint as it would have without.
+A table's values are its storage times the weight decay that has gathered; what reads values gives
+the product, which rounds. Here storage and factor are kept as they are, so that a run goes on from
+a checkpoint as it would have without.
 """
 
 from __future__ import annotations
@@ -34,16 +35,22 @@ def at_one_moment(m: ParameterCollection, what: str) -> AbstractContextManager[N
 
 
 def stored(m: ParameterCollection) -> dict[str, Any]:
-    """What is needed to give all parameters these values again; without a copy where the values are the storage.
+    """What is needed to give all parameters these values again; without a copy where the values are
+    the storage.
 
-    "": all values by name; "undecayed": the storage of tables that have a factor; "factors": these; "frozen": names.
+    "": all values by name; "undecayed": the storage of tables that have a factor; "factors": these;
+    "frozen": names.
     """
     values, undecayed, factors, frozen = {}, {}, {}, []
     for name, p in m.named_parameters().items():
         storage, factor = _storage(p)
         values[name] = storage
         if factor != 1:
-            values[name], undecayed[name], factors[name] = (storage * factor).astype(DTYPE), storage, factor
+            values[name], undecayed[name], factors[name] = (
+                (storage * factor).astype(DTYPE),
+                storage,
+                factor,
+            )
         if not p.is_updated():
             frozen.append(name)
     return {"": values, "undecayed": undecayed, "factors": factors, "frozen": frozen}
@@ -58,21 +65,28 @@ def check_stored(m: ParameterCollection, state: Mapping[str, Any], what: str) ->
     named, values = m.named_parameters(), state[""]
     for name, p in named.items():
         if name not in values:
-            raise ValueError(f'{what}: it must hold all parameters of the model; got none of "{name}" {p.shape()}. Make the model as it was.')
+            raise ValueError(
+                f'{what}: it must hold all parameters of the model; got none of "{name}"'
+                f" {p.shape()}. Make the model as it was."
+            )
         shape, dtype = np.shape(values[name]), values[name].dtype
         if shape != p.shape() or dtype != DTYPE:
             raise ValueError(
-                f'{what}: parameters must have the shapes and the number type of the model; got "{name}" {shape} of {dtype}, '
-                f"in the model {p.shape()} of {DTYPE}. Make the model as it was."
+                f"{what}: parameters must have the shapes and the number type of the model; got"
+                f' "{name}" {shape} of {dtype}, in the model {p.shape()} of {DTYPE}. Make the model'
+                " as it was."
             )
     for name in values:
         if name not in named:
-            raise ValueError(f'{what}: the model must have all of its parameters; "{name}" {np.shape(values[name])} is missing. '
-                             "Make the model as it was.")  # fmt: skip
+            raise ValueError(
+                f'{what}: the model must have all of its parameters; "{name}"'
+                f" {np.shape(values[name])} is missing. Make the model as it was."
+            )
 
 
 def load_stored(m: ParameterCollection, state: Mapping[str, Any]) -> None:
-    """Gives all parameters what a stored() of them says; gradients are dropped. To be checked before."""
+    """Gives all parameters what a stored() of them says; gradients are dropped. To be checked
+    before."""
     for name, p in m.named_parameters().items():
         array = np.asarray(state["undecayed"].get(name, state[""][name]))
         flat = (np.moveaxis(array, 0, -1) if p._rows else array).ravel(order="F")

@@ -30,7 +30,8 @@ class Schedule(Protocol):
 
 
 def number(value: Any, what: str) -> float:
-    """A setting as a float. NaN is refused: it would spread to all parameters, or pass for "off"."""
+    """A setting as a float. NaN is refused: it would spread to all parameters, or pass for
+    "off"."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -44,8 +45,15 @@ def chosen(wanted: Sequence[Any], members: Sequence[Any], what: str) -> list[Any
     """The members that are wanted, by position or themselves, each once and in order."""
     positions = set()
     for w in wanted:
-        at = next((i for i, p in enumerate(members) if p is w), -1) if isinstance(w, _PARAMETERS) else named(w, "update_subset", what)
+        at = (
+            next((i for i, p in enumerate(members) if p is w), -1)
+            if isinstance(w, _PARAMETERS)
+            else named(w, "update_subset", what)
+        )
         if not 0 <= at < len(members):
-            raise ValueError(f"update_subset: {what} must lie in the collection, which has {len(members)} of this kind; got {w!r}.")
+            raise ValueError(
+                f"update_subset: {what} must lie in the collection, which has {len(members)} of"
+                f" this kind; got {w!r}."
+            )
         positions.add(at)
     return [members[i] for i in sorted(positions)]

@@ -1,4 +1,5 @@
-"""Moving averages of parameters: what is evaluated and saved may be smoother than what is trained."""
+"""Moving averages of parameters: what is evaluated and saved may be smoother than what is
+trained."""
 
 from __future__ import annotations
 
@@ -19,13 +20,15 @@ from .hooks import Hooks
 
 
 class MovingAverage:
-    """Averages of all values of a collection, to be swapped in for evaluating and saving, and out for training on.
+    """Averages of all values of a collection, to be swapped in for evaluating and saving, and out
+    for training on.
 
-    Exponential: a = decay a + (1 - decay) p, from a = 0; after n updates a / (1 - decay^n) is used (bias correction). Cumulative
-    (decay=None): the mean of all values so far.
+    Exponential: a = decay a + (1 - decay) p, from a = 0; after n updates a / (1 - decay^n) is used
+    (bias correction). Cumulative (decay=None): the mean of all values so far.
 
-    Given a trainer, it follows the trainer's updates; given a collection, call update() yourself. Frozen parameters are averaged, too.
-    Parameters added later join with their value of then for all the past.
+    Given a trainer, it follows the trainer's updates; given a collection, call update() yourself.
+    Frozen parameters are averaged, too. Parameters added later join with their value of then for
+    all the past.
 
     Args:
         of: a trainer (a DistributedTrainer, too), or a collection.
@@ -53,7 +56,11 @@ class MovingAverage:
     """
 
     def __init__(
-        self, of: Trainer | ParameterCollection, decay: float | None = 0.999, every: int = 1, bias_correction: bool = True
+        self,
+        of: Trainer | ParameterCollection,
+        decay: float | None = 0.999,
+        every: int = 1,
+        bias_correction: bool = True,
     ) -> None:
         if decay is not None and not 0 <= decay < 1:
             raise ValueError(f"MovingAverage: decay must lie in [0, 1), or be None; got {decay}.")
@@ -67,7 +74,9 @@ class MovingAverage:
         elif isinstance(of, ParameterCollection):
             self._collection = of
         else:
-            raise TypeError(f"MovingAverage: takes a trainer or a ParameterCollection; got {type(of).__name__}.")
+            raise TypeError(
+                f"MovingAverage: takes a trainer or a ParameterCollection; got {type(of).__name__}."
+            )
         self._decay, self._every, self._correct = decay, every, bias_correction
         self._calls = self._averaged = 0
         self._averages: dict[AnyParameter, NDArray[Any]] = {}
@@ -89,7 +98,10 @@ class MovingAverage:
             RuntimeError: the averages are swapped in.
         """
         if self._weights is not None:
-            raise RuntimeError("MovingAverage: training must go on with the values; the averages are swapped in. Call swap_out() before.")
+            raise RuntimeError(
+                "MovingAverage: training must go on with the values; the averages are swapped in."
+                " Call swap_out() before."
+            )
         self._calls += 1
         if self._calls % self._every:
             return
@@ -100,7 +112,11 @@ class MovingAverage:
         for p in members:
             average = self._averages.get(p)
             if average is None:
-                average = self._averages[p] = np.zeros(prod(p.shape()), DTYPE) if self._averaged == 1 else p._values() * DTYPE.type(bias)
+                average = self._averages[p] = (
+                    np.zeros(prod(p.shape()), DTYPE)
+                    if self._averaged == 1
+                    else p._values() * DTYPE.type(bias)
+                )
             if average.size:
                 lib.dn_blend(average.size, share, pointer(p._values()), pointer(average))
 
@@ -111,8 +127,12 @@ class MovingAverage:
             RuntimeError: they are in already, or there was no update yet.
         """
         if self._weights is not None or not self._averaged:
-            state = "they are swapped in" if self._weights is not None else "there was no update yet"
-            raise RuntimeError(f"MovingAverage: swap_in needs averages and values in their places; got {state}.")
+            state = (
+                "they are swapped in" if self._weights is not None else "there was no update yet"
+            )
+            raise RuntimeError(
+                f"MovingAverage: swap_in needs averages and values in their places; got {state}."
+            )
         bias = self._bias() if self._correct else 1.0
         self._weights = {p: p._values() for p in self._averages}
         try:
@@ -129,7 +149,9 @@ class MovingAverage:
             RuntimeError: the averages are not in.
         """
         if self._weights is None:
-            raise RuntimeError("MovingAverage: swap_out needs averages that are swapped in. Call swap_in() before.")
+            raise RuntimeError(
+                "MovingAverage: swap_out needs averages that are swapped in. Call swap_in() before."
+            )
         for p, kept in self._weights.items():
             p._write(kept)
         self._weights = None
@@ -143,13 +165,17 @@ class MovingAverage:
         finally:
             self.swap_out()
 
-    # ---- state -------------------------------------------------------------------------------------------------------------------------
+    # ---- state -------------------------------------------------------------------------
 
     def _settings(self) -> dict[str, NDArray[Any]]:
-        return {"decay": np.array(-1.0 if self._decay is None else self._decay), "every": np.array(self._every, np.int64)}
+        return {
+            "decay": np.array(-1.0 if self._decay is None else self._decay),
+            "every": np.array(self._every, np.int64),
+        }
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """What is needed to go on averaging: counts, and "average:/W" of the parameter /W, of its shape; copies.
+        """What is needed to go on averaging: counts, and "average:/W" of the parameter /W, of its
+        shape; copies.
 
         Raises:
             RuntimeError: the averages are swapped in: values and averages are not in their places.
@@ -166,10 +192,20 @@ class MovingAverage:
         [2.0]
         """
         if self._weights is not None:
-            raise RuntimeError("MovingAverage: state needs averages and values in their places; they are swapped in. Call swap_out() before.")
-        counts = {"calls": np.array(self._calls, np.int64), "averaged": np.array(self._averaged, np.int64)}
+            raise RuntimeError(
+                "MovingAverage: state needs averages and values in their places; they are swapped"
+                " in. Call swap_out() before."
+            )
+        counts = {
+            "calls": np.array(self._calls, np.int64),
+            "averaged": np.array(self._averaged, np.int64),
+        }
         named = self._collection.named_parameters().items()
-        averages = {f"average:{name}": p._shaped(self._averages[p].copy()) for name, p in named if p in self._averages}
+        averages = {
+            f"average:{name}": p._shaped(self._averages[p].copy())
+            for name, p in named
+            if p in self._averages
+        }
         return {**self._settings(), **counts, **averages}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
@@ -180,16 +216,25 @@ class MovingAverage:
             RuntimeError: the averages are swapped in.
         """
         if self._weights is not None:
-            raise RuntimeError("MovingAverage: load_state must not be called while the averages are swapped in. Call swap_out() before.")
+            raise RuntimeError(
+                "MovingAverage: load_state must not be called while the averages are swapped in."
+                " Call swap_out() before."
+            )
         for name, value in self._settings().items():
             if name not in state or np.size(state[name]) != 1 or float(state[name]) != float(value):
-                raise ValueError(f"MovingAverage: {name} of a state must be this one's, {value}; got {state.get(name)}.")
+                raise ValueError(
+                    f"MovingAverage: {name} of a state must be this one's, {value}; got"
+                    f" {state.get(name)}."
+                )
         named = self._collection.named_parameters()
         averages: dict[AnyParameter, NDArray[Any]] = {}
         for key in (key for key in state if key.startswith("average:")):
             name = key.removeprefix("average:")
             if name not in named or np.shape(state[key]) != named[name].shape():
-                raise ValueError(f"MovingAverage: {key!r} of a state must be of a parameter of the collection; got {np.shape(state[key])}.")
+                raise ValueError(
+                    f"MovingAverage: {key!r} of a state must be of a parameter of the collection;"
+                    f" got {np.shape(state[key])}."
+                )
             p = named[name]
             averages[p] = np.empty(int(lib.dn_param_size(p._c)), DTYPE)
             p._shaped(averages[p])[...] = state[key]

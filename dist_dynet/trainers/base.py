@@ -1,7 +1,8 @@
-"""Trainer: what all trainers have in common. The rules themselves are C (csrc/params/trainers.c); rules.py gives them names and constants.
+"""Trainer: what all trainers have in common. The rules themselves are C (csrc/params/trainers.c);
+rules.py gives them names and constants.
 
-update() clips, then passes once over all parameters in C. A trainer keeps its collection alive. It knows nothing of files: state() gives
-arrays, whoever writes them.
+update() clips, then passes once over all parameters in C. A trainer keeps its collection alive. It
+knows nothing of files: state() gives arrays, whoever writes them.
 """
 
 from __future__ import annotations
@@ -37,9 +38,24 @@ class Trainer:
     """
 
     __slots__ = (  # so that a misspelt setting is an error
-        "__weakref__", "_accumulation", "_c", "_collection", "_count", "_decay", "_first", "_followers", "_gathered", "_is_plain",
-        "_known_settings", "_last", "_schedule", "_settings", "_shown", "_skip_nonfinite", "_skipped",
-    )  # fmt: skip
+        "__weakref__",
+        "_accumulation",
+        "_c",
+        "_collection",
+        "_count",
+        "_decay",
+        "_first",
+        "_followers",
+        "_gathered",
+        "_is_plain",
+        "_known_settings",
+        "_last",
+        "_schedule",
+        "_settings",
+        "_shown",
+        "_skip_nonfinite",
+        "_skipped",
+    )
     _rule: ClassVar[int] = -1
     _moments: ClassVar[tuple[str, ...]] = ()
     """Names of the moments, for state(): one for each that the rule keeps in C."""
@@ -47,22 +63,29 @@ class Trainer:
     """Whether a subclass has a _prepare() or _done() of its own."""
 
     def __init_subclass__(cls) -> None:
-        """Refuses a class whose state() would leave out a moment: a resumed run would then not be the same run."""
+        """Refuses a class whose state() would leave out a moment: a resumed run would then not be
+        the same run."""
         super().__init_subclass__()
         if cls._rule < 0:
             return
         kept = lib.dn_rule_moments(cls._rule)
         if len(cls._moments) != kept or len({*cls._moments}) != kept:
             raise TypeError(
-                f"{cls.__name__}: _moments must name each of the {kept} moments that the rule keeps (RULES in csrc/params/trainers.c), by "
-                f"different names; got {cls._moments}. Mend the class in {cls.__module__}."
+                f"{cls.__name__}: _moments must name each of the {kept} moments that the rule keeps"
+                f" (RULES in csrc/params/trainers.c), by different names; got {cls._moments}. Mend"
+                f" the class in {cls.__module__}."
             )
 
     def __init__(self, m: ParameterCollection, learning_rate: float, *constants: float) -> None:
         if not isinstance(m, ParameterCollection):
-            raise TypeError(f"{type(self).__name__}: takes a ParameterCollection; got {type(m).__name__}.")
+            raise TypeError(
+                f"{type(self).__name__}: takes a ParameterCollection; got {type(m).__name__}."
+            )
         if self._rule < 0:
-            raise NotImplementedError(f"{type(self).__name__}: not a trainer by itself. Use SimpleSGDTrainer, AdamTrainer, ...")
+            raise NotImplementedError(
+                f"{type(self).__name__}: not a trainer by itself. Use SimpleSGDTrainer,"
+                " AdamTrainer, ..."
+            )
         self._collection = m
         self._count = -1
         self._accumulation, self._gathered = 1, 0
@@ -72,7 +95,9 @@ class Trainer:
         self._first: list[Callable[[], None]] = []  # called before an update; may refuse it
         self._last: list[Callable[[], None]] = []  # called when all of an update is done
         self._schedule: weakref.ref[Schedule] | None = None
-        trainer = lib.dn_trainer_new(m._root.c, self._rule, (*constants, *_NO_CONSTANTS[len(constants) :]))
+        trainer = lib.dn_trainer_new(
+            m._root.c, self._rule, (*constants, *_NO_CONSTANTS[len(constants) :])
+        )
         if trainer == NULL:
             raise MemoryError(f"{type(self).__name__}: out of memory")
         self._c = ffi.gc(trainer, lib.dn_trainer_free)
@@ -85,9 +110,15 @@ class Trainer:
         self._set_plain()
 
     def _set_plain(self) -> None:
-        """Whether an update is one call of C and nothing else, which halves the time of tiny ones."""
+        """Whether an update is one call of C and nothing else, which halves the time of tiny
+        ones."""
         self._is_plain = not (
-            self._watches or self._followers or self._first or self._last or self._accumulation > 1 or self._collection._parent is not None
+            self._watches
+            or self._followers
+            or self._first
+            or self._last
+            or self._accumulation > 1
+            or self._collection._parent is not None
         )
 
     def _set(self, **settings: float) -> None:
@@ -105,7 +136,8 @@ class Trainer:
         return (*self._collection._parameters, *self._collection._lookups)
 
     def _select(self) -> None:
-        """Names the parameters of a subcollection to C, anew when it has grown. A root needs no list."""
+        """Names the parameters of a subcollection to C, anew when it has grown. A root needs no
+        list."""
         m = self._collection
         count = len(m._parameters) + len(m._lookups)
         if m._parent is not None and count != self._count:
@@ -113,7 +145,7 @@ class Trainer:
                 raise MemoryError(f"{type(self).__name__}: out of memory")
             self._count = count
 
-    # ---- settings ----------------------------------------------------------------------------------------------------------------------
+    # ---- settings ----------------------------------------------------------------------
 
     @property
     def learning_rate(self) -> float:
@@ -129,7 +161,8 @@ class Trainer:
         self.learning_rate = value
 
     def set_clip_threshold(self, thr: float) -> None:
-        """The greatest L2 norm of all gradients together; longer ones are shortened to it. 0 or less: no clipping. 5 at the start."""
+        """The greatest L2 norm of all gradients together; longer ones are shortened to it. 0 or
+        less: no clipping. 5 at the start."""
         self._set(clip=max(0.0, number(thr, "set_clip_threshold: the norm")))
 
     def get_clip_threshold(self) -> float:
@@ -137,7 +170,8 @@ class Trainer:
         return float(self._settings.clip)
 
     def set_clip_value(self, limit: float) -> None:
-        """Clips every element of the gradients to [-limit, limit], before the norm is clipped. 0 or less: does not. Off at the start.
+        """Clips every element of the gradients to [-limit, limit], before the norm is clipped. 0 or
+        less: does not. Off at the start.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -157,14 +191,16 @@ class Trainer:
         return float(self._settings.clip_value)
 
     def set_sparse_updates(self, su: bool) -> None:
-        """True (at the start): of a lookup table only rows with a gradient are updated. False: all rows."""
+        """True (at the start): of a lookup table only rows with a gradient are updated. False: all
+        rows."""
         self._set(sparse=bool(su))
 
     def set_accumulation(self, k: int) -> None:
-        """Makes update() apply only at every k-th call, by the gradients of all k backward passes divided by k (before clipping).
+        """Makes update() apply only at every k-th call, by the gradients of all k backward passes
+        divided by k (before clipping).
 
-        So k batches of n examples, each with the mean as its loss, do what one batch of k n examples does. A change of k begins a new
-        accumulation. Gradients gathered so far are kept.
+        So k batches of n examples, each with the mean as its loss, do what one batch of k n
+        examples does. A change of k begins a new accumulation. Gradients gathered so far are kept.
 
         Raises:
             ValueError: k is below 1.
@@ -197,7 +233,8 @@ class Trainer:
 
     @property
     def skip_nonfinite(self) -> bool:
-        """Whether update() leaves out steps whose gradients hold NaN or infinity, rather than raising an error. `skipped` counts them."""
+        """Whether update() leaves out steps whose gradients hold NaN or infinity, rather than
+        raising an error. `skipped` counts them."""
         return self._skip_nonfinite
 
     @skip_nonfinite.setter
@@ -217,7 +254,8 @@ class Trainer:
 
     @property
     def clips(self) -> int:
-        """In how many updates of this trainer the gradients were longer than the clip threshold, and were shortened to it.
+        """In how many updates of this trainer the gradients were longer than the clip threshold,
+        and were shortened to it.
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -232,7 +270,7 @@ class Trainer:
         """
         return int(lib.dn_trainer_clips(self._c))
 
-    # ---- updates -----------------------------------------------------------------------------------------------------------------------
+    # ---- updates -----------------------------------------------------------------------
 
     def gradient_norm(self) -> float:
         """The L2 norm of all gradients gathered since the last update."""
@@ -240,12 +278,15 @@ class Trainer:
         return float(lib.dn_trainer_norm(self._c))
 
     def update(self) -> None:
-        """Changes the parameters by the gradients gathered since the last update, and forgets these.
+        """Changes the parameters by the gradients gathered since the last update, and forgets
+        these.
 
-        Dense parameters without a gradient count as having zero, as in DyNet; rows of lookup tables without one are left alone.
+        Dense parameters without a gradient count as having zero, as in DyNet; rows of lookup tables
+        without one are left alone.
 
         Raises:
-            RuntimeError: the norm of the gradients is not finite (with clipping on, without skip_nonfinite); nothing was changed then.
+            RuntimeError: the norm of the gradients is not finite (with clipping on, without
+                skip_nonfinite); nothing was changed then.
         """
         if self._is_plain and self._collection._weight_decay == self._decay:  # nearly always
             code = _update(self._c)
@@ -279,10 +320,15 @@ class Trainer:
             self._finish()
 
     def _change(self, chosen: Sequence[AnyParameter] | None = None) -> bool:
-        """The part of an update that changes parameters, all or some; False: the step was left out."""
+        """The part of an update that changes parameters, all or some; False: the step was left
+        out."""
         self._prepare()
         these = () if chosen is None else [p._c for p in chosen]
-        code = _update(self._c) if chosen is None else lib.dn_trainer_update_these(self._c, len(these), these)
+        code = (
+            _update(self._c)
+            if chosen is None
+            else lib.dn_trainer_update_these(self._c, len(these), these)
+        )
         return code >= 0 or self._fail(code, self._members() if chosen is None else chosen)
 
     def _done(self) -> None:
@@ -301,8 +347,9 @@ class Trainer:
             raise MemoryError(f"{type(self).__name__}: out of memory for the moments")
         if not self._skip_nonfinite:
             raise RuntimeError(
-                f"Magnitude of gradient is bad: {self.gradient_norm()}. A loss or a gradient of this step is not finite; nothing was updated. "
-                "Look for log(0) and 0/0, lower the learning rate, or set trainer.skip_nonfinite = True."
+                f"Magnitude of gradient is bad: {self.gradient_norm()}. A loss or a gradient of"
+                " this step is not finite; nothing was updated. Look for log(0) and 0/0, lower the"
+                " learning rate, or set trainer.skip_nonfinite = True."
             )
         for p in members:
             p.clear_gradient()
@@ -311,20 +358,31 @@ class Trainer:
 
     def update_epoch(self, r: float = 1.0) -> None:
         """Does nothing, as in DyNet, and warns of it with a DeprecationWarning."""
-        warnings.warn("update_epoch: does nothing, as in DyNet. Set trainer.learning_rate.", DeprecationWarning, stacklevel=2)
+        warnings.warn(
+            "update_epoch: does nothing, as in DyNet. Set trainer.learning_rate.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
 
-    def update_subset(self, updated_params: Sequence[int | Parameters], updated_lookups: Sequence[int | LookupParameters]) -> None:
-        """As update(), for some parameters only: the others, their gradients and moments stay as they are.
+    def update_subset(
+        self,
+        updated_params: Sequence[int | Parameters],
+        updated_lookups: Sequence[int | LookupParameters],
+    ) -> None:
+        """As update(), for some parameters only: the others, their gradients and moments stay as
+        they are.
 
         Clipping looks at the gradients of these alone, and weight decay is theirs alone.
 
         Args:
             updated_params: positions in collection.parameters_list(), or the parameters themselves.
-            updated_lookups: positions in collection.lookup_parameters_list(), or the tables themselves.
+            updated_lookups: positions in collection.lookup_parameters_list(), or the tables
+                themselves.
 
         Raises:
             ValueError: there is no such parameter in the collection.
-            RuntimeError: as update(); or several calls of update() are to make one (set_accumulation).
+            RuntimeError: as update(); or several calls of update() are to make one
+                (set_accumulation).
 
         >>> import dist_dynet as dy
         >>> m = dy.ParameterCollection()
@@ -338,26 +396,37 @@ class Trainer:
         """
         self._apply(self._chosen(updated_params, updated_lookups))
 
-    def _chosen(self, params: Sequence[int | Parameters], lookups: Sequence[int | LookupParameters]) -> list[AnyParameter]:
+    def _chosen(
+        self, params: Sequence[int | Parameters], lookups: Sequence[int | LookupParameters]
+    ) -> list[AnyParameter]:
         """The parameters that update_subset() is to update."""
         if self._accumulation > 1:
-            raise RuntimeError(f"update_subset: takes no part in accumulation; got set_accumulation({self._accumulation}). Set it to 1.")
+            raise RuntimeError(
+                "update_subset: takes no part in accumulation; got"
+                f" set_accumulation({self._accumulation}). Set it to 1."
+            )
         m = self._collection
-        return [*chosen(params, m._parameters, "updated_params"), *chosen(lookups, m._lookups, "updated_lookups")]
+        return [
+            *chosen(params, m._parameters, "updated_params"),
+            *chosen(lookups, m._lookups, "updated_lookups"),
+        ]
 
     def restart(self, learning_rate: float | None = None) -> None:
-        """Sets the moments to zero, and the learning rate if given. The count of updates goes on, as in DyNet."""
+        """Sets the moments to zero, and the learning rate if given. The count of updates goes on,
+        as in DyNet."""
         lib.dn_trainer_restart(self._c)
         if learning_rate is not None:
             self.learning_rate = learning_rate
 
-    # ---- state -------------------------------------------------------------------------------------------------------------------------
+    # ---- state -------------------------------------------------------------------------
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """What is needed to go on as if nothing had happened: moments, counts, learning rate, schedule; as arrays by name.
+        """What is needed to go on as if nothing had happened: moments, counts, learning rate,
+        schedule; as arrays by name.
 
-        Copies: "m:/W" is moment m of the parameter /W (named as in collection.named_parameters()), of its shape; parameters that were not
-        updated yet may have none. Settings such as clipping are not part of it, nor are gradients gathered since the last update: with
+        Copies: "m:/W" is moment m of the parameter /W (named as in collection.named_parameters()),
+        of its shape; parameters that were not updated yet may have none. Settings such as clipping
+        are not part of it, nor are gradients gathered since the last update: with
         set_accumulation(), save right after an update.
 
         >>> import dist_dynet as dy
@@ -375,7 +444,8 @@ class Trainer:
         return state_of(self)
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Goes on from a state() of a trainer of the same class on a collection with the same parameters.
+        """Goes on from a state() of a trainer of the same class on a collection with the same
+        parameters.
 
         Raises:
             ValueError: it is of another class or another model; the trainer then is as it was.
@@ -396,14 +466,19 @@ class Trainer:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            f"{type(self).__name__}: trainers cannot be copied or pickled. Make a new one for the copied collection, then "
-            "new.load_state(trainer.state())."
+            f"{type(self).__name__}: trainers cannot be copied or pickled. Make a new one for the"
+            " copied collection, then new.load_state(trainer.state())."
         )
 
     def status(self) -> None:
-        """Prints on stderr the learning rate, and how many updates were clipped and done since the last call, as DyNet does."""
+        """Prints on stderr the learning rate, and how many updates were clipped and done since the
+        last call, as DyNet does."""
         updates, clips = self.updates, self.clips
-        print(f"[lr={self.learning_rate:g} clips={clips - self._shown[1]} updates={updates - self._shown[0]}]", file=sys.stderr)
+        print(
+            f"[lr={self.learning_rate:g} clips={clips - self._shown[1]}"
+            f" updates={updates - self._shown[0]}]",
+            file=sys.stderr,
+        )
         self._shown = updates, clips
 
     def whoami(self) -> str:

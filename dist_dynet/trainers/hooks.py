@@ -23,8 +23,10 @@ class Hooks:
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
-        self.members = trainer._members  # () -> the parameters that are trained, then the lookup tables
-        self.chosen = trainer._chosen  # (parameters, tables) -> those that update_subset() is to update
+        # () -> the parameters that are trained, then the lookup tables
+        self.members = trainer._members
+        # (parameters, tables) -> those that update_subset() is to update
+        self.chosen = trainer._chosen
         self.apply = trainer._change
         """Changes all parameters, or the chosen ones, by their gradients; False: skip_nonfinite."""
         self.finish = trainer._finish  # tells all followers that an update was applied

@@ -1,7 +1,8 @@
 """The trainers: a rule and its constants each, with DyNet's names, arguments and formulas.
 
-g is the gradient, clipped; p a value. All operations are element by element. Of lookup tables only rows with a gradient take part, unless
-set_sparse_updates(False): the other rows keep values and moments.
+g is the gradient, clipped; p a value. All operations are element by element. Of lookup tables only
+rows with a gradient take part, unless set_sparse_updates(False): the other rows keep values and
+moments.
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ class SimpleSGDTrainer(Trainer):
 
 
 class CyclicalSGDTrainer(Trainer):
-    """SGD whose learning rate goes up and down between two bounds (Smith 2017), step_size updates each way, the upper bound falling by gamma.
+    """SGD whose learning rate goes up and down between two bounds (Smith 2017), step_size updates
+    each way, the upper bound falling by gamma.
 
-    The first update is at learning_rate_min. After update number it = 0, 1, ...: cycle = floor(1 + it / (2 step_size)),
-    x = |it / step_size - 2 cycle + 1|, learning_rate = min + (max - min) max(0, 1 - x) gamma^it.
+    The first update is at learning_rate_min. After update number it = 0, 1, ...: cycle = floor(1 +
+    it / (2 step_size)), x = |it / step_size - 2 cycle + 1|, learning_rate = min + (max - min)
+    max(0, 1 - x) gamma^it.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
@@ -113,7 +116,9 @@ class MomentumSGDTrainer(Trainer):
     __slots__ = ()
     _rule, _moments = lib.DN_RULE_MOMENTUM, ("v",)
 
-    def __init__(self, m: ParameterCollection, learning_rate: float = 0.01, mom: float = 0.9) -> None:
+    def __init__(
+        self, m: ParameterCollection, learning_rate: float = 0.01, mom: float = 0.9
+    ) -> None:
         _share(self, mom=mom)
         super().__init__(m, learning_rate, mom)
 
@@ -135,12 +140,15 @@ class AdagradTrainer(Trainer):
     __slots__ = ()
     _rule, _moments = lib.DN_RULE_ADAGRAD, ("h",)
 
-    def __init__(self, m: ParameterCollection, learning_rate: float = 0.1, eps: float = 1e-20) -> None:
+    def __init__(
+        self, m: ParameterCollection, learning_rate: float = 0.1, eps: float = 1e-20
+    ) -> None:
         super().__init__(m, learning_rate, eps)
 
 
 class AdadeltaTrainer(Trainer):
-    """h = rho h + (1 - rho) g^2; step = -g sqrt(d + eps) / sqrt(h + eps); d = rho d + (1 - rho) step^2; p = p + step (Zeiler 2012).
+    """h = rho h + (1 - rho) g^2; step = -g sqrt(d + eps) / sqrt(h + eps); d = rho d + (1 - rho)
+    step^2; p = p + step (Zeiler 2012).
 
     It has no learning rate: `learning_rate` is there, and is not used.
 
@@ -164,7 +172,8 @@ class AdadeltaTrainer(Trainer):
 
 
 class RMSPropTrainer(Trainer):
-    """h = rho h + (1 - rho) g^2; p = p - learning_rate g / sqrt(h + eps) (Tieleman and Hinton 2012).
+    """h = rho h + (1 - rho) g^2; p = p - learning_rate g / sqrt(h + eps) (Tieleman and Hinton
+    2012).
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
@@ -180,7 +189,13 @@ class RMSPropTrainer(Trainer):
     __slots__ = ()
     _rule, _moments = lib.DN_RULE_RMSPROP, ("h",)
 
-    def __init__(self, m: ParameterCollection, learning_rate: float = 0.001, eps: float = 1e-8, rho: float = 0.9) -> None:
+    def __init__(
+        self,
+        m: ParameterCollection,
+        learning_rate: float = 0.001,
+        eps: float = 1e-8,
+        rho: float = 0.9,
+    ) -> None:
         _share(self, rho=rho)
         super().__init__(m, learning_rate, eps, rho)
 
@@ -188,8 +203,9 @@ class RMSPropTrainer(Trainer):
 class AdamTrainer(Trainer):
     """m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; p = p - rate_t m / (sqrt(v) + eps).
 
-    rate_t = alpha sqrt(1 - b2^t) / (1 - b1^t) after t updates (Kingma and Ba 2015, end of section 2): eps is added to the root of the
-    uncorrected v. In lookup tables, rows without a gradient keep their moments, too.
+    rate_t = alpha sqrt(1 - b2^t) / (1 - b1^t) after t updates (Kingma and Ba 2015, end of section
+    2): eps is added to the root of the uncorrected v. In lookup tables, rows without a gradient
+    keep their moments, too.
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
@@ -206,14 +222,20 @@ class AdamTrainer(Trainer):
     _rule, _moments = lib.DN_RULE_ADAM, ("m", "v")
 
     def __init__(
-        self, m: ParameterCollection, alpha: float = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, eps: float = 1e-8
+        self,
+        m: ParameterCollection,
+        alpha: float = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        eps: float = 1e-8,
     ) -> None:
         _share(self, beta_1=beta_1, beta_2=beta_2)
         super().__init__(m, alpha, beta_1, beta_2, eps)
 
 
 class AmsgradTrainer(Trainer):
-    """As AdamTrainer with top = max(top, v) in the place of v in the step (Reddi, Kale and Kumar 2018).
+    """As AdamTrainer with top = max(top, v) in the place of v in the step (Reddi, Kale and Kumar
+    2018).
 
     >>> import dist_dynet as dy
     >>> m = dy.ParameterCollection()
@@ -230,17 +252,24 @@ class AmsgradTrainer(Trainer):
     _rule, _moments = lib.DN_RULE_AMSGRAD, ("m", "v", "top")
 
     def __init__(
-        self, m: ParameterCollection, alpha: float = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, eps: float = 1e-8
+        self,
+        m: ParameterCollection,
+        alpha: float = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        eps: float = 1e-8,
     ) -> None:
         _share(self, beta_1=beta_1, beta_2=beta_2)
         super().__init__(m, alpha, beta_1, beta_2, eps)
 
 
 class AdamWTrainer(Trainer):
-    """Adam with decoupled weight decay: p = (1 - alpha weight_decay) p - alpha m^ / (sqrt(v^) + eps) (Loshchilov and Hutter 2019).
+    """Adam with decoupled weight decay: p = (1 - alpha weight_decay) p - alpha m^ / (sqrt(v^) +
+    eps) (Loshchilov and Hutter 2019).
 
-    m^ = m / (1 - b1^t), v^ = v / (1 - b2^t), m and v as in AdamTrainer: here eps is added to the root of the corrected v, as in the paper and
-    in PyTorch. Of lookup tables only rows with a gradient shrink, unless set_sparse_updates(False). This decay is times the learning rate and
+    m^ = m / (1 - b1^t), v^ = v / (1 - b2^t), m and v as in AdamTrainer: here eps is added to the
+    root of the corrected v, as in the paper and in PyTorch. Of lookup tables only rows with a
+    gradient shrink, unless set_sparse_updates(False). This decay is times the learning rate and
     apart from that of ParameterCollection.set_weight_decay().
 
     Args:
@@ -276,7 +305,9 @@ class AdamWTrainer(Trainer):
     ) -> None:
         _share(self, beta_1=beta_1, beta_2=beta_2)
         if not weight_decay >= 0:
-            raise ValueError(f"AdamWTrainer: weight_decay must not be negative; got {weight_decay}.")
+            raise ValueError(
+                f"AdamWTrainer: weight_decay must not be negative; got {weight_decay}."
+            )
         super().__init__(m, alpha, beta_1, beta_2, eps, weight_decay)
         self._excluded: list[AnyParameter] = []
         self.exclude_from_decay(no_decay)
@@ -291,17 +322,21 @@ class AdamWTrainer(Trainer):
         members = set(self._members())
         for p in excluded:
             if p not in members:
-                raise ValueError(f"AdamWTrainer: no_decay must be parameters of the trainer's collection; got {p!r}.")
+                raise ValueError(
+                    "AdamWTrainer: no_decay must be parameters of the trainer's collection; got"
+                    f" {p!r}."
+                )
         if lib.dn_trainer_exclude(self._c, len(excluded), [p._c for p in excluded]) < 0:
             raise MemoryError("AdamWTrainer: out of memory")
         self._excluded = excluded
 
 
 class EGTrainer(Trainer):
-    """Exponentiated gradient for parameters that are distributions: v = mom v - learning_rate g; p = softmax(log p + v).
+    """Exponentiated gradient for parameters that are distributions: v = mom v - learning_rate g; p
+    = softmax(log p + v).
 
-    A parameter, or a row of a table, holds positive numbers that sum to 1; so it stays (Kivinen and Warmuth 1997). Give it a collection of
-    such parameters only, without weight decay.
+    A parameter, or a row of a table, holds positive numbers that sum to 1; so it stays (Kivinen and
+    Warmuth 1997). Give it a collection of such parameters only, without weight decay.
 
     Raises:
         ValueError: at an update: values are not positive, or the collection has weight decay.
@@ -320,7 +355,9 @@ class EGTrainer(Trainer):
     __slots__ = ("_checked",)
     _rule, _moments, _watches = lib.DN_RULE_EG, ("v",), True
 
-    def __init__(self, m: ParameterCollection, learning_rate: float = 0.1, mom: float = 0.9) -> None:
+    def __init__(
+        self, m: ParameterCollection, learning_rate: float = 0.1, mom: float = 0.9
+    ) -> None:
         _share(self, mom=mom)
         super().__init__(m, learning_rate, mom)
         self._checked = 0
@@ -328,9 +365,15 @@ class EGTrainer(Trainer):
     def _prepare(self) -> None:
         super()._prepare()
         if self._decay:
-            raise ValueError(f"EGTrainer: the collection must have no weight decay; got {self._decay}. set_weight_decay(0) before.")
+            raise ValueError(
+                f"EGTrainer: the collection must have no weight decay; got {self._decay}."
+                " set_weight_decay(0) before."
+            )
         members = self._members()
         for p in members if len(members) != self._checked else ():
             if not np.all(p.storage() > 0):
-                raise ValueError(f"EGTrainer: values must be positive; got {p.name()} with others. Initialise it by a distribution.")
+                raise ValueError(
+                    f"EGTrainer: values must be positive; got {p.name()} with others. Initialise it"
+                    " by a distribution."
+                )
         self._checked = len(members)

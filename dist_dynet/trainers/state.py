@@ -1,4 +1,5 @@
-"""Trainer.state() and load_state(): moments and counts as named arrays. Beside them the settings, which a checkpoint holds, too."""
+"""Trainer.state() and load_state(): moments and counts as named arrays. Beside them the settings,
+which a checkpoint holds, too."""
 
 from __future__ import annotations
 
@@ -29,7 +30,10 @@ def state_of(trainer: Trainer) -> dict[str, NDArray[Any]]:
         "updates": np.array(trainer.updates, np.int64),
         "learning_rate": np.array(trainer.learning_rate, np.float64),
         **{name: np.array(value, np.float64) for name, value in trainer._own_state().items()},
-        **{f"schedule:{name}": np.array(value, np.float64) for name, value in (schedule.state_dict() if schedule else {}).items()},
+        **{
+            f"schedule:{name}": np.array(value, np.float64)
+            for name, value in (schedule.state_dict() if schedule else {}).items()
+        },
     }
     for name, parameter in trainer.collection.named_parameters().items():
         if lib.dn_trainer_has_moments(trainer._c, parameter._c):
@@ -40,25 +44,53 @@ def state_of(trainer: Trainer) -> dict[str, NDArray[Any]]:
 
 def load_into(trainer: Trainer, state: Mapping[str, NDArray[Any]]) -> None:
     """See Trainer.load_state()."""
-    kind = bytes(np.asarray(state["trainer"], np.uint8)).decode(errors="replace") if "trainer" in state else "nothing known"
+    kind = (
+        bytes(np.asarray(state["trainer"], np.uint8)).decode(errors="replace")
+        if "trainer" in state
+        else "nothing known"
+    )
     if kind != type(trainer).__name__:
-        raise ValueError(f"load_state: the state must be of a {type(trainer).__name__}; got one of {kind}.")
+        raise ValueError(
+            f"load_state: the state must be of a {type(trainer).__name__}; got one of {kind}."
+        )
     named = trainer.collection.named_parameters()
     own = {name: float(state[name]) for name in trainer._own_state() if name in state}
-    scheduled = {name.removeprefix("schedule:"): float(array) for name, array in state.items() if name.startswith("schedule:")}
-    moments = {name: array for name, array in state.items() if ":" in name and not name.startswith("schedule:")}
+    scheduled = {
+        name.removeprefix("schedule:"): float(array)
+        for name, array in state.items()
+        if name.startswith("schedule:")
+    }
+    moments = {
+        name: array
+        for name, array in state.items()
+        if ":" in name and not name.startswith("schedule:")
+    }
     for counted in ("updates", "learning_rate"):
         if counted not in state or np.size(state[counted]) != 1:
-            raise ValueError(f"load_state: the state must have one number {counted!r}; got {state.get(counted)!r}.")
+            raise ValueError(
+                f"load_state: the state must have one number {counted!r}; got"
+                f" {state.get(counted)!r}."
+            )
     for key, array in moments.items():
         moment, _, name = key.partition(":")
         if moment not in trainer._moments or name not in named:
-            raise ValueError(f"load_state: {key!r} must name a moment ({', '.join(trainer._moments)}) and a parameter of the collection.")
+            raise ValueError(
+                f"load_state: {key!r} must name a moment ({', '.join(trainer._moments)}) and a"
+                " parameter of the collection."
+            )
         if np.shape(array) != named[name].shape():
-            raise ValueError(f"load_state: {key!r} must have the shape {named[name].shape()} of its parameter; got {np.shape(array)}.")
-    partial = [k for k in moments for m in trainer._moments if f"{m}:{k.partition(':')[2]}" not in moments]
+            raise ValueError(
+                f"load_state: {key!r} must have the shape {named[name].shape()} of its parameter;"
+                f" got {np.shape(array)}."
+            )
+    partial = [
+        k for k in moments for m in trainer._moments if f"{m}:{k.partition(':')[2]}" not in moments
+    ]
     if partial:
-        raise ValueError(f"load_state: a parameter must have all moments ({', '.join(trainer._moments)}); got only {partial[0]!r}.")
+        raise ValueError(
+            f"load_state: a parameter must have all moments ({', '.join(trainer._moments)}); got"
+            f" only {partial[0]!r}."
+        )
     schedule = Hooks(trainer).schedule
     if schedule and scheduled:
         schedule.load_state_dict(scheduled)
@@ -74,7 +106,8 @@ def load_into(trainer: Trainer, state: Mapping[str, NDArray[Any]]) -> None:
 
 
 class Settings(NamedTuple):
-    """What the program may have set since the trainer was made, as numbers. It must be the same on all ranks; a checkpoint holds it, too."""
+    """What the program may have set since the trainer was made, as numbers. It must be the same on
+    all ranks; a checkpoint holds it, too."""
 
     learning_rate: float
     clip_threshold: float
@@ -90,7 +123,9 @@ class Settings(NamedTuple):
         known, decay = trainer._known_settings, trainer._collection._weight_decay
         if known is None or known.weight_decay != decay:
             c = trainer._settings
-            known = trainer._known_settings = cls(c.rate, c.clip, c.clip_value, decay, c.sparse, c.check, trainer.accumulation)
+            known = trainer._known_settings = cls(
+                c.rate, c.clip, c.clip_value, decay, c.sparse, c.check, trainer.accumulation
+            )
         return known
 
     def set_on(self, trainer: Trainer) -> None:
@@ -108,7 +143,10 @@ class Settings(NamedTuple):
 
     def words(self, of: NDArray[np.bool_]) -> str:
         """Names and values of these."""
-        chosen = [f"{name.replace('_', ' ')} {value!r}".removesuffix(".0") for name, value in self._asdict().items()]
+        chosen = [
+            f"{name.replace('_', ' ')} {value!r}".removesuffix(".0")
+            for name, value in self._asdict().items()
+        ]
         return ", ".join(text for text, wanted in zip(chosen, of, strict=True) if wanted)
 
 
@@ -120,5 +158,7 @@ def settings_of(trainer: Trainer) -> dict[str, float]:
 def set_settings(trainer: Trainer, settings: Mapping[str, float]) -> None:
     """Sets them as they were; what is not among them stays. An accumulation begins anew."""
     trainer.set_accumulation(int(settings["accumulation"]))
-    Settings.of(trainer)._replace(**{name: settings[name] for name in Settings._fields if name in settings}).set_on(trainer)
+    Settings.of(trainer)._replace(
+        **{name: settings[name] for name in Settings._fields if name in settings}
+    ).set_on(trainer)
     trainer._skipped = int(settings["skipped"])

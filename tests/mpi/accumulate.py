@@ -1,4 +1,5 @@
-"""Accumulation under DistributedTrainer: N ranks of k passes over n examples do what one process does with N k n. Prints "ok" on rank 0.
+"""Accumulation under DistributedTrainer: N ranks of k passes over n examples do what one process
+does with N k n. Prints "ok" on rank 0.
 
 Steps that are not finite are left out on all ranks, though only one of them saw the bad number.
 """

@@ -1,9 +1,11 @@
-"""Trains with every trainer of table_trainers.py for 50 updates, clipped, with weight decay, and writes parameters to FOLDER/RANK.npz.
+"""Trains with every trainer of table_trainers.py for 50 updates, clipped, with weight decay, and
+writes parameters to FOLDER/RANK.npz.
 
     all_trainers.py FOLDER
 
 
-The shards are uneven, and empty for some ranks at the end of an epoch; each step uses other rows of the tables.
+The shards are uneven, and empty for some ranks at the end of an epoch; each step uses other rows of
+the tables.
 """
 
 import sys
@@ -25,7 +27,9 @@ def trained(name):
     make, _, distributions = table_trainers.TRAINERS[name]
     dy.reset_random_seed(5)
     model = dy.ParameterCollection()
-    table = model.add_lookup_parameters((30, 6), name="table", init=dy.GlorotInitializer(is_lookup=True))
+    table = model.add_lookup_parameters(
+        (30, 6), name="table", init=dy.GlorotInitializer(is_lookup=True)
+    )
     W = model.add_parameters((4, 6), name="W")
     b = model.add_parameters(4, name="b", init=0.1)
     if distributions:
@@ -34,7 +38,8 @@ def trained(name):
         for row, values in enumerate(np.abs(table.as_array())):
             table.init_row(row, values / values.sum())
     trainer = make(model)
-    model.set_weight_decay(0 if distributions or isinstance(trainer, dy.AdamWTrainer) else 1e-3)  # which has a decay of its own
+    # which has a decay of its own
+    model.set_weight_decay(0 if distributions or isinstance(trainer, dy.AdamWTrainer) else 1e-3)
     trainer = parallel.DistributedTrainer(trainer)
     trainer.set_clip_threshold(0.3)
     clipped, done, shard = 0, 0, parallel.shard(DATA, batch_size=8, seed=1)
@@ -42,8 +47,16 @@ def trained(name):
         for batch in shard:
             if batch:
                 dy.renew_cg()
-                scores = [dy.affine_transform([b, W, dy.average([table[w] for w in words])]) for words, _ in batch]
-                dy.average([dy.pickneglogsoftmax(s, tag) for s, (_, tag) in zip(scores, batch, strict=True)]).backward()
+                scores = [
+                    dy.affine_transform([b, W, dy.average([table[w] for w in words])])
+                    for words, _ in batch
+                ]
+                dy.average(
+                    [
+                        dy.pickneglogsoftmax(s, tag)
+                        for s, (_, tag) in zip(scores, batch, strict=True)
+                    ]
+                ).backward()
                 clipped += trainer.gradient_norm() > 0.3
             trainer.update()
             done += 1
@@ -56,5 +69,6 @@ def trained(name):
 
 results = {key: values for name in table_trainers.TRAINERS for key, values in trained(name).items()}
 again = trained("AdamTrainer")
-assert all(np.array_equal(results[key], values) for key, values in again.items())  # same ranks, same seed: same bits
+# same ranks, same seed: same bits
+assert all(np.array_equal(results[key], values) for key, values in again.items())
 np.savez(Path(sys.argv[1], f"{parallel.rank()}.npz"), **results)

@@ -1,6 +1,8 @@
-"""Runs a program of this folder as if its ranks ran on several hosts: as_hosts.py LAYOUT PROGRAM ARGUMENTS...
+"""Runs a program of this folder as if its ranks ran on several hosts: as_hosts.py LAYOUT PROGRAM
+ARGUMENTS...
 
-LAYOUT has a letter for each rank, the same for ranks of one host: "aab" are two hosts with two ranks and one.
+LAYOUT has a letter for each rank, the same for ranks of one host: "aab" are two hosts with two
+ranks and one.
 """
 
 import runpy

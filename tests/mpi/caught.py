@@ -1,4 +1,5 @@
-"""Errors and interruptions that a program catches, to go on: caught.py ENGINE WHAT..., each rank a host of its own for the engine "hybrid".
+"""Errors and interruptions that a program catches, to go on: caught.py ENGINE WHAT..., each rank a
+host of its own for the engine "hybrid".
 
 Rank 0 prints "ok" in the end.
 """
@@ -30,7 +31,9 @@ def set_up():
     m = dy.ParameterCollection()
     a, b = m.add_parameters(4, init=0, name="a"), m.add_parameters(5, init=0, name="b")
     table = m.add_lookup_parameters((6, 3), init=0, name="table")
-    trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, 1.0), average="sum", exchange=engine)
+    trainer = parallel.DistributedTrainer(
+        dy.SimpleSGDTrainer(m, 1.0), average="sum", exchange=engine
+    )
     trainer.set_clip_threshold(0)
     return m, a, b, table, trainer
 
@@ -39,16 +42,22 @@ def step(*parameters, rows=()):
     """A backward pass and an update, by 1 where something is used; True."""
     m.reset_gradients()
     dy.renew_cg()
-    dy.esum([dy.sum_elems(p) for p in parameters] + [dy.sum_elems(table[row]) for row in rows]).backward()
+    dy.esum(
+        [dy.sum_elems(p) for p in parameters] + [dy.sum_elems(table[row]) for row in rows]
+    ).backward()
     return trainer.update()
 
 
 def refused(words, *parameters, **rows):
-    """As step(), when the update is refused on all ranks with these words and leaves everything as it was."""
+    """As step(), when the update is refused on all ranks with these words and leaves everything as
+    it was."""
     before = [p.as_array() for p in m.parameters_list()], trainer.updates
     with pytest.raises(RuntimeError, match=words):
         step(*parameters, **rows)
-    assert all((p.as_array() == values).all() for p, values in zip(m.parameters_list(), before[0], strict=True))
+    assert all(
+        (p.as_array() == values).all()
+        for p, values in zip(m.parameters_list(), before[0], strict=True)
+    )
     assert trainer.updates == before[1]
 
 
@@ -63,7 +72,10 @@ def test_frozen():
         step(a, b) if rank else step(a)
     b.set_updated(rank > 0)
     for _ in range(3):
-        refused(r'"/b" is frozen on rank 0, but not on all\. Call set_updated\(\) on all ranks alike', *([a, b] if rank else [a]))
+        refused(
+            r'"/b" is frozen on rank 0, but not on all\. Call set_updated\(\) on all ranks alike',
+            *([a, b] if rank else [a]),
+        )
     b.set_updated(False)
     for _ in range(3):
         step(a, b)
@@ -91,7 +103,11 @@ def test_frozen_table():
     for _ in range(3):
         step(a, rows=[rank])
     table.set_updated(rank == 0)
-    refused(f'"/table" is frozen on {"rank 1" if size == 2 else "ranks 1 and 2"}, but not on all', a, rows=[rank])
+    refused(
+        f'"/table" is frozen on {"rank 1" if size == 2 else "ranks 1 and 2"}, but not on all',
+        a,
+        rows=[rank],
+    )
     table.set_updated(True)
     step(a, rows=[rank])
     check(table, [[-4.0 * (row < size)] * 3 for row in range(6)])
@@ -127,7 +143,8 @@ def test_parameters():
 
 
 def test_interrupted():
-    """One rank leaves a wait by Ctrl-C. Others would take what it sends next for what they wait for."""
+    """One rank leaves a wait by Ctrl-C. Others would take what it sends next for what they wait
+    for."""
     step(a)
     if rank:
         time.sleep(1)
@@ -137,7 +154,10 @@ def test_interrupted():
         with pytest.raises(KeyboardInterrupt):
             step(a)
         for _ in range(3):
-            with pytest.raises(RuntimeError, match="was interrupted, so that this rank is out of step with the others"):
+            with pytest.raises(
+                RuntimeError,
+                match="was interrupted, so that this rank is out of step with the others",
+            ):
                 step(a)
         assert trainer.updates == 1
         print("ok", flush=True)
@@ -145,7 +165,8 @@ def test_interrupted():
 
 
 def test_interrupted_gather():
-    """What this rank sends next would be taken for its part of the collective operation that it has left."""
+    """What this rank sends next would be taken for its part of the collective operation that it has
+    left."""
     if rank:
         time.sleep(1)
     else:
@@ -154,11 +175,20 @@ def test_interrupted_gather():
         with pytest.raises(KeyboardInterrupt):
             parallel.gather("one")
         collectives_made = (
-            lambda: parallel.gather("two"), lambda: parallel.all_reduce(2), lambda: parallel.barrier(timeout=5),
-            lambda: parallel.broadcast_parameters(m), set_up,
-        )  # fmt: skip
+            lambda: parallel.gather("two"),
+            lambda: parallel.all_reduce(2),
+            lambda: parallel.barrier(timeout=5),
+            lambda: parallel.broadcast_parameters(m),
+            set_up,
+        )
         for meet in collectives_made:
-            with pytest.raises(RuntimeError, match=r"gather \(collective \d+\) was interrupted, so that this rank is out of step with the others"):
+            with pytest.raises(
+                RuntimeError,
+                match=(
+                    r"gather \(collective \d+\) was interrupted, so that this rank is out of step"
+                    r" with the others"
+                ),
+            ):
                 meet()
         print("ok", flush=True)
     parallel.gather("two")  # nobody can: the job ends
@@ -177,7 +207,13 @@ def test_interrupted_checkpoint():
             with pytest.raises(KeyboardInterrupt):
                 checkpointer.save()
             for meet in (checkpointer.save, checkpointer.resume, lambda: parallel.gather("two")):
-                with pytest.raises(RuntimeError, match=r"checkpoint \(collective \d+\) was interrupted, so that this rank is out of step"):
+                with pytest.raises(
+                    RuntimeError,
+                    match=(
+                        r"checkpoint \(collective \d+\) was interrupted, so that this rank is out"
+                        r" of step"
+                    ),
+                ):
                     meet()
             print("ok", flush=True)
         checkpointer.save()  # nobody can: the job ends
@@ -187,7 +223,9 @@ def test_checkpoint_that_cannot_be_written():
     """Rank 0 alone writes; all may go on."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "file").touch()
-        checkpointer = parallel.Checkpointer(Path(folder, "file", "run") if rank == 0 else "elsewhere", m, trainer)
+        checkpointer = parallel.Checkpointer(
+            Path(folder, "file", "run") if rank == 0 else "elsewhere", m, trainer
+        )
         for _ in range(2):
             for meet in (checkpointer.save, checkpointer.resume):
                 with pytest.raises(NotADirectoryError):
@@ -206,7 +244,9 @@ def test_interrupted_after_the_exchange():
         by_steps, trainer.sync.exchange.sum = trainer.sync.exchange.sum, interrupt
         with pytest.raises(KeyboardInterrupt):
             step(a, b)
-        with pytest.raises(RuntimeError, match="was interrupted, so that this rank is out of step with the others"):
+        with pytest.raises(
+            RuntimeError, match="was interrupted, so that this rank is out of step with the others"
+        ):
             step(a, b)
     else:
         step(a, b)
@@ -233,7 +273,8 @@ def test_gradients_that_are_not_finite():
 
 
 def test_error_after_the_update():
-    """Whatever comes when parameters have been changed does no harm, such as a full disk of a checkpoint."""
+    """Whatever comes when parameters have been changed does no harm, such as a full disk of a
+    checkpoint."""
     errors = [OSError("no room today")] * 2
 
     def last():
@@ -252,13 +293,16 @@ def test_forked():
     step(a)
     if rank == 0:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12: of threads, which this child does not need
+            # from Python 3.12: of threads, which this child does not need
+            warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if child == 0:
             status = 1
             try:
                 for meet in (lambda: step(a, b), parallel.barrier, lambda: parallel.gather(1)):
-                    with pytest.raises(RuntimeError, match="which this rank has forked, takes no part in the job"):
+                    with pytest.raises(
+                        RuntimeError, match="which this rank has forked, takes no part in the job"
+                    ):
                         meet()
                 status = 0
             finally:

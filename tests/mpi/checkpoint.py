@@ -1,4 +1,5 @@
-"""What happens around checkpoints when something is wrong, in one way after the other: checkpoint.py FOLDER HOW..."""
+"""What happens around checkpoints when something is wrong, in one way after the other:
+checkpoint.py FOLDER HOW..."""
 
 import os
 import resource
@@ -60,7 +61,11 @@ def go(how, folder):
         checkpointer.extra = {"rank": rank, "array": np.arange(3) + rank}
         checkpointer.save()
         checkpointer.extra = {}
-        assert checkpointer.resume() and checkpointer.extra["rank"] == 0 and checkpointer.extra["array"].tolist() == [0, 1, 2]
+        assert (
+            checkpointer.resume()
+            and checkpointer.extra["rank"] == 0
+            and checkpointer.extra["array"].tolist() == [0, 1, 2]
+        )
     elif how == "bad extra":
         if rank == 0:
             checkpointer.extra["here"] = {"deep": object()}

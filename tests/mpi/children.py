@@ -1,4 +1,5 @@
-"""Programs and processes that a rank starts between its updates, however they end, are no ranks and do no harm."""
+"""Programs and processes that a rank starts between its updates, however they end, are no ranks and
+do no harm."""
 
 import multiprocessing
 import os
@@ -46,7 +47,9 @@ def main():
         expected -= by * size
 
     for code, status in PROGRAMS.items():
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        )
         assert done.returncode == status, done.stderr
         assert done.stdout.strip() in ("", "1", "[1]") and ("words" in done.stderr) == (status == 1)
         step(1)

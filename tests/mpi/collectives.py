@@ -18,20 +18,36 @@ assert size > 1 and parallel.is_main() == (rank == 0)
 # sums
 assert parallel.all_reduce(rank + 1) == size * (size + 1) // 2
 assert parallel.all_reduce(float(rank), "mean") == (size - 1) / 2
-assert parallel.all_reduce(2, "prod") == 2**size and isinstance(parallel.all_reduce(rank, "max"), int)
+assert parallel.all_reduce(2, "prod") == 2**size and isinstance(
+    parallel.all_reduce(rank, "max"), int
+)
 assert parallel.all_reduce(rank % 2 == 1) == size // 2  # how many
-assert parallel.all_reduce(np.arange(6.0).reshape(2, 3, order="F")[:, ::2] * (rank + 1)).tolist() == (
-    np.arange(6.0).reshape(2, 3, order="F")[:, ::2] * (size * (size + 1) / 2)
-).tolist()
+assert (
+    parallel.all_reduce(np.arange(6.0).reshape(2, 3, order="F")[:, ::2] * (rank + 1)).tolist()
+    == (np.arange(6.0).reshape(2, 3, order="F")[:, ::2] * (size * (size + 1) / 2)).tolist()
+)
 for kind in (np.float16, np.uint8, ">f8", np.int64):
     assert parallel.all_reduce(np.ones(3, kind)).tolist() == [size] * 3
-assert parallel.all_reduce(np.empty((0, 2))).shape == (0, 2) and parallel.all_reduce(np.array(2.0)).shape == ()
+assert (
+    parallel.all_reduce(np.empty((0, 2))).shape == (0, 2)
+    and parallel.all_reduce(np.array(2.0)).shape == ()
+)
 assert parallel.all_reduce([rank, -rank], "max").tolist() == [size - 1, 0]
 assert parallel.all_reduce(np.full((2, 3), rank, np.float32), "min").dtype == np.float32
 for op, end in (("max", np.inf), ("min", -np.inf)):  # a nan on any rank is seen on all
-    every = parallel.gather(parallel.all_reduce(np.array([np.nan if rank == k else rank for k in range(size)] + [end, rank]), op).tolist())
-    assert all(np.isnan(values[:size]).all() and values[size:] == [end, size - 1 if op == "max" else 0] for values in every), (op, every)
-with pytest.raises(ValueError, match=r"\[rank \d/\d\] all_reduce sum .*same kind of value; got sum of float64 \(\d,\) here"):
+    every = parallel.gather(
+        parallel.all_reduce(
+            np.array([np.nan if rank == k else rank for k in range(size)] + [end, rank]), op
+        ).tolist()
+    )
+    assert all(
+        np.isnan(values[:size]).all() and values[size:] == [end, size - 1 if op == "max" else 0]
+        for values in every
+    ), (op, every)
+with pytest.raises(
+    ValueError,
+    match=r"\[rank \d/\d\] all_reduce sum .*same kind of value; got sum of float64 \(\d,\) here",
+):
     parallel.all_reduce(np.zeros(3 + (rank == 1)))
 
 # objects, barriers, evaluation
@@ -57,7 +73,10 @@ def fails_on_two(x):
 (holder,) = [r for r in range(size) if 2 in parallel.sampling.divide([1.0] * 9, size)[r]]
 with pytest.raises(KeyError if rank == holder else RuntimeError, match="two"):
     parallel.evaluate(fails_on_two, range(9))
-with pytest.raises(ValueError, match=rf"same on all ranks; got {3 + (rank == 0)} examples here, {3 + (rank != 0)} on rank"):
+with pytest.raises(
+    ValueError,
+    match=rf"same on all ranks; got {3 + (rank == 0)} examples here, {3 + (rank != 0)} on rank",
+):
     parallel.evaluate(float, range(3 + (rank == 0)))
 
 # a barrier that one rank misses names it; waiting for it again meets the same barrier
@@ -66,7 +85,13 @@ if rank == 1:
         time.sleep(0.1)
     parallel.barrier()
 else:
-    with pytest.raises(TimeoutError, match=r"waited 0.1 s for rank 1; .*rank 1 \(process \d+ on \S+\) computes at collectives.py:\d+"):
+    with pytest.raises(
+        TimeoutError,
+        match=(
+            r"waited 0.1 s for rank 1; .*rank 1 \(process \d+ on \S+\) computes at"
+            r" collectives.py:\d+"
+        ),
+    ):
         parallel.barrier(timeout=0.1)
     Path(folder, f"missed rank 1 {rank}").touch()
     parallel.barrier()
@@ -120,14 +145,22 @@ with pytest.raises(
     trainer.update()
 trainer.learning_rate = 0.1
 for _ in parallel.shard(words[rank:], batch_size=8):
-    with pytest.raises(RuntimeError, match=r"step 0 of epoch 0 of shard\(\) of \d+ examples .* here"):
+    with pytest.raises(
+        RuntimeError, match=r"step 0 of epoch 0 of shard\(\) of \d+ examples .* here"
+    ):
         trainer.update()
     break
 
 # a trainer of a subcollection leaves the gradients of others alone
 left, right = model.add_subcollection("left"), model.add_subcollection("right")
-a, b, c = left.add_parameters(3, init=0), right.add_parameters(3, init=0), left.add_parameters(3, init=0)
-trainers = [parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, learning_rate=1)) for m in (left, right)]
+a, b, c = (
+    left.add_parameters(3, init=0),
+    right.add_parameters(3, init=0),
+    left.add_parameters(3, init=0),
+)
+trainers = [
+    parallel.DistributedTrainer(dy.SimpleSGDTrainer(m, learning_rate=1)) for m in (left, right)
+]
 dy.renew_cg()
 (dy.sum_elems(a + b + c) * (rank + 1)).backward()
 for each in trainers:

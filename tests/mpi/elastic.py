@@ -1,4 +1,5 @@
-"""Trains reproducibly with checkpoints in FOLDER up to update LAST, from where the checkpoint is; prints a checksum: elastic.py FOLDER LAST."""
+"""Trains reproducibly with checkpoints in FOLDER up to update LAST, from where the checkpoint is;
+prints a checksum: elastic.py FOLDER LAST."""
 
 import hashlib
 import sys
@@ -25,7 +26,10 @@ while trainer.updates < last:
         if batch:
             dy.renew_cg()
             hidden = [dy.dropout(dy.average([table[w] for w in words]), 0.3) for _, *words in batch]
-            losses = [dy.pickneglogsoftmax(W * h + b, tag) for h, (tag, *_) in zip(hidden, batch, strict=True)]
+            losses = [
+                dy.pickneglogsoftmax(W * h + b, tag)
+                for h, (tag, *_) in zip(hidden, batch, strict=True)
+            ]
             dy.average(losses).backward()
         if trainer.update() and trainer.updates == last:
             break

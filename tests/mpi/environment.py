@@ -1,4 +1,5 @@
-"""What differs between ranks is said when the first trainer is made: environment.py [NAME]. NAME differs on rank 1; rank 0 prints "ok"."""
+"""What differs between ranks is said when the first trainer is made: environment.py [NAME]. NAME
+differs on rank 1; rank 0 prints "ok"."""
 
 import sys
 

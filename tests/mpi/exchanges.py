@@ -1,7 +1,9 @@
-"""Compares what an exchange adds up with sums by NumPy: exchanges.py ENGINE. Rank 0 prints "ok" in the end.
+"""Compares what an exchange adds up with sums by NumPy: exchanges.py ENGINE. Rank 0 prints "ok" in
+the end.
 
-In each step every rank uses other parameters, and other rows of the tables, or none at all; so that all cases of use come, by all ranks, by
-some, by one, by nobody. Losses are linear, so that gradients are known. Steps that repeat are among them, and a parameter that comes later.
+In each step every rank uses other parameters, and other rows of the tables, or none at all; so that
+all cases of use come, by all ranks, by some, by one, by nobody. Losses are linear, so that
+gradients are known. Steps that repeat are among them, and a parameter that comes later.
 """
 
 import sys
@@ -24,13 +26,21 @@ def drawn(rng, shape):
 
 
 def use(step, rng):
-    """What one rank uses: gradients of dense parameters by name, of tables by name and row (None: all of it), and its weight."""
+    """What one rank uses: gradients of dense parameters by name, of tables by name and row (None:
+    all of it), and its weight."""
     if rng.random() < 0.2:
         return {}, {}, float(rng.choice([0, 1]))
-    dense = {name: drawn(rng, shape) for name, shape in DENSE.items() if name != "never" and rng.random() < 0.6}
+    dense = {
+        name: drawn(rng, shape)
+        for name, shape in DENSE.items()
+        if name != "never" and rng.random() < 0.6
+    }
     if step >= 6 and rng.random() < 0.6:
         dense["late"] = drawn(rng, (5,))
-    rows = [(int(row), drawn(rng, TABLES["rows"][1:])) for row in rng.integers(0, 50, rng.integers(0, 6))]
+    rows = [
+        (int(row), drawn(rng, TABLES["rows"][1:]))
+        for row in rng.integers(0, 50, rng.integers(0, 6))
+    ]
     whole = [(None, drawn(rng, TABLES["whole"]))] if rng.random() < 0.3 else []
     if rng.random() < 0.5:
         whole.append((int(rng.integers(0, 6)), drawn(rng, TABLES["whole"][1:])))
@@ -41,8 +51,11 @@ def backward(parameters, tables, dense, rows):
     terms = [dy.dot_product(parameters[name], dy.inputTensor(g)) for name, g in dense.items()]
     for name, uses in rows.items():
         for row, g in uses:
-            x = tables[name].expr() if row is None else tables[name][row]  # of the whole table, rows are the last dim
-            terms.append(dy.dot_product(x, dy.inputTensor(np.moveaxis(g, 0, -1) if row is None else g)))
+            # of the whole table, rows are the last dim
+            x = tables[name].expr() if row is None else tables[name][row]
+            terms.append(
+                dy.dot_product(x, dy.inputTensor(np.moveaxis(g, 0, -1) if row is None else g))
+            )
     if terms:
         dy.esum(terms).backward()
 
@@ -75,7 +88,10 @@ def check(average):
         trainer.update(*([float(weights[rank])] if average == "weighted" else []))
         for name, p in {**parameters, **tables}.items():
             error = np.abs(p.as_array() - expected[name]).max()
-            assert error <= 1e-4, f"{engine}, {average}, step {step}: {name} differs by {error}, see dist_dynet.parallel.engines"
+            assert error <= 1e-4, (
+                f"{engine}, {average}, step {step}: {name} differs by {error}, see"
+                " dist_dynet.parallel.engines"
+            )
     parallel.assert_in_sync(model)
 
 

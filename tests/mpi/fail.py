@@ -59,7 +59,8 @@ for i in range(10):
                 pass
         if how.startswith("fork"):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12: of threads, which this child does not need
+                # from Python 3.12: of threads, which this child does not need
+                warnings.simplefilter("ignore", DeprecationWarning)
                 child = os.fork()
             if not child:
                 (os._exit if how == "fork leave" else sys.exit)(0)

@@ -1,6 +1,8 @@
-"""Updates in shared memory with the fast paths on or off: fast_paths.py 1 0 switches them off on rank 1 of two. Rank 0 prints "ok" in the end.
+"""Updates in shared memory with the fast paths on or off: fast_paths.py 1 0 switches them off on
+rank 1 of two. Rank 0 prints "ok" in the end.
 
-Where one rank has them switched off no rank may exchange in one call of C, since the others would wait; the sums are the same.
+Where one rank has them switched off no rank may exchange in one call of C, since the others would
+wait; the sums are the same.
 """
 
 import os

@@ -1,4 +1,5 @@
-"""Two disjoint groups of ranks train two models side by side, one for longer than the other: groups.py FOLDER (four ranks)."""
+"""Two disjoint groups of ranks train two models side by side, one for longer than the other:
+groups.py FOLDER (four ranks)."""
 
 import sys
 import time
@@ -26,7 +27,9 @@ for epoch in range(2 + 3 * color):
         seen += batch
         if batch:
             dy.renew_cg()
-            dy.average([dy.squared_distance(w, dy.inputVector([float(x)] * (3 + color))) for x in batch]).backward()
+            dy.average(
+                [dy.squared_distance(w, dy.inputVector([float(x)] * (3 + color))) for x in batch]
+            ).backward()
         trainer.update()
     assert sorted(x for part in parallel.gather(seen, comm=comm) for x in part) == data
 assert trainer.updates == (2 + 3 * color) * 3
@@ -36,7 +39,10 @@ model.save(str(file))  # on return the group's first rank has written it
 assert f"#Parameter# /w{color} " in file.read_text()
 assert parallel.all_reduce(rank, comm=comm) == sum(range(color, size, 2))
 assert parallel.evaluate(lambda x: -x, data, comm=comm) == [-x for x in data]
-words = rf"\[rank {rank}/{size}\] assert_in_sync \(collective \d+ of ranks {color} and {color + 2}\): rank {color + 2} and rank {color} differ"
+words = (
+    rf"\[rank {rank}/{size}\] assert_in_sync \(collective \d+ of ranks {color} and {color + 2}\):"
+    rf" rank {color + 2} and rank {color} differ"
+)
 with pytest.raises(RuntimeError, match=words):
     w.set_value(np.full(3 + color, float(rank)))
     parallel.assert_in_sync(model, comm=comm)
@@ -51,7 +57,8 @@ assert parallel.gather(rank, comm=alone) == [rank] and parallel.all_reduce(2, co
 with pytest.raises(TypeError, match="comm must be a communicator of mpi4py"):
     parallel.barrier(comm="world")
 
-# the other group has long left its loop; waiting longer than a watchdog's patience does not disturb it
+# the other group has long left its loop; waiting longer than a watchdog's patience does not disturb
+# it
 if color == 1:
     if rank == 1:
         time.sleep(5)

@@ -1,4 +1,5 @@
-"""The exchange between hosts, one property after the other on every rank: as_hosts.py LAYOUT hosts.py WHAT.
+"""The exchange between hosts, one property after the other on every rank: as_hosts.py LAYOUT
+hosts.py WHAT.
 
 Rank 0 prints "ok" in the end.
 """
@@ -18,14 +19,19 @@ from dist_dynet.parallel.hybrid import HybridExchange
 
 what = sys.argv[1]
 rank, size = parallel.rank(), parallel.world_size()
-hybrid.WORTH = 1e9 if what.endswith("_in_steps") else 0.0  # not as the length of a step would have it: without the thread, or with it
+# not as the length of a step would have it: without the thread, or with it
+hybrid.WORTH = 1e9 if what.endswith("_in_steps") else 0.0
 
 
 def model_of(*shapes, tables=()):
     """A collection with these parameters and tables, the same on all ranks."""
     m = dy.ParameterCollection()
     dense = [m.add_parameters(shape, init=0.5) for shape in shapes]
-    return m, dense, [m.add_lookup_parameters(shape, init=dy.ConstInitializer(0.5)) for shape in tables]
+    return (
+        m,
+        dense,
+        [m.add_lookup_parameters(shape, init=dy.ConstInitializer(0.5)) for shape in tables],
+    )
 
 
 def step(*parameters, by=1.0):
@@ -61,11 +67,18 @@ def random_step(rng, dense, tables, scale=1.0):
     losses = []
     for p in dense:
         for _ in range(3):
-            losses.append(dy.dot_product(dy.reshape(p, (p.as_array().size,)), dy.inputVector(scale * rng.normal(size=p.as_array().size))))
+            losses.append(
+                dy.dot_product(
+                    dy.reshape(p, (p.as_array().size,)),
+                    dy.inputVector(scale * rng.normal(size=p.as_array().size)),
+                )
+            )
     for table in tables:
         rows, width = table.shape()
         for row in rng.integers(0, rows, size=4).tolist():
-            losses.append(dy.dot_product(table[row], dy.inputVector(scale * rng.normal(size=width))))
+            losses.append(
+                dy.dot_product(table[row], dy.inputVector(scale * rng.normal(size=width)))
+            )
     dy.esum(losses).backward()
 
 
@@ -74,7 +87,9 @@ TABLES = ((1000, 5), (6, 9))  # of the second, most rows are used by each rank
 
 
 def values(m):
-    return np.concatenate([p.as_array().ravel() for p in [*m.parameters_list(), *m.lookup_parameters_list()]])
+    return np.concatenate(
+        [p.as_array().ravel() for p in [*m.parameters_list(), *m.lookup_parameters_list()]]
+    )
 
 
 def trained(updates=6, seed=0, **options):
@@ -117,7 +132,11 @@ def test_thread_is_left_out_where_it_does_not_pay():
     assert (exchange.held, exchange.dropped) == (5, 0) and exchange._helper is None
     hybrid.WORTH = 0.0
     used, exchange = trained()
-    assert (exchange.held, exchange.dropped) == (5, 0) and exchange._helper is not None and np.array_equal(left_out, used)
+    assert (
+        (exchange.held, exchange.dropped) == (5, 0)
+        and exchange._helper is not None
+        and np.array_equal(left_out, used)
+    )
 
 
 def test_gradients_leave_between_the_steps_of_backward():
@@ -151,7 +170,9 @@ def test_ranks_that_disagree_keep_their_gradients():
         trainer.update()
         expected -= [(size + 1) / 2, 0]
         assert np.allclose(w.as_array(), expected[0])
-        assert np.allclose(table.as_array()[: k + 1], 0.5 - size) and np.allclose(table.as_array()[k + 1 :], 0.5)
+        assert np.allclose(table.as_array()[: k + 1], 0.5 - size) and np.allclose(
+            table.as_array()[k + 1 :], 0.5
+        )
     parallel.assert_in_sync(m)
 
 
@@ -164,7 +185,11 @@ def test_exchange_continues_while_the_agreement_is_waited_for():
         if rank == size - 1:
             time.sleep(0.3)
         agreed = reach(*arguments)
-        summed.append(exchange._early is not None and exchange._early._told and exchange._rows_round._next is None)
+        summed.append(
+            exchange._early is not None
+            and exchange._early._told
+            and exchange._rows_round._next is None
+        )
         return agreed
 
     trainer.sync.negotiation.reach = late
@@ -184,7 +209,11 @@ def test_only_what_is_used_again_and_again_is_sent_early():
         trainer.update()
         if k:
             assert trainer.sync.exchange._early_used.tolist() == [False, False, True]
-    assert np.allclose(a.as_array(), -2.5) and np.allclose(b.as_array(), -2.5) and np.allclose(both.as_array(), -5.5)
+    assert (
+        np.allclose(a.as_array(), -2.5)
+        and np.allclose(b.as_array(), -2.5)
+        and np.allclose(both.as_array(), -5.5)
+    )
 
 
 def test_second_backward_before_the_update():
@@ -200,7 +229,8 @@ def test_second_backward_before_the_update():
         expected -= (sum(range(1, size + 1)) + (1 if k in (2, 3) else 0)) / size
         assert np.allclose(a.as_array(), expected) and np.allclose(b.as_array(), expected)
     exchange = trainer.sync.exchange
-    assert (exchange.held, exchange.dropped) == (10, 1)  # after the first the thread is left out for a while
+    # after the first the thread is left out for a while
+    assert (exchange.held, exchange.dropped) == (10, 1)
     parallel.assert_in_sync(m)
 
 
@@ -208,7 +238,13 @@ def test_gradients_changed_after_backward():
     m, (a, b), _ = model_of((50, 40), 5)
     trainer = distributed(m)
     expected = [0.5, 0.5]
-    changes = [lambda: a.scale_gradient(2), lambda: a.clear_gradient(), lambda: m.reset_gradients(), lambda: b.set_updated(False), lambda: None]
+    changes = [
+        lambda: a.scale_gradient(2),
+        lambda: a.clear_gradient(),
+        lambda: m.reset_gradients(),
+        lambda: b.set_updated(False),
+        lambda: None,
+    ]
     effects = [(2, 1), (0, 1), (0, 0), (1, 0), (1, 0)]
     for change, (of_a, of_b) in zip(changes, effects, strict=True):
         trainer.sync.exchange._skip = 0  # none is to be left out
@@ -218,7 +254,11 @@ def test_gradients_changed_after_backward():
         change()
         trainer.update()
         expected = [expected[0] - of_a, expected[1] - of_b]
-        assert np.allclose(a.as_array(), expected[0]) and np.allclose(b.as_array(), expected[1]), (expected, a.as_array(), b.as_array())
+        assert np.allclose(a.as_array(), expected[0]) and np.allclose(b.as_array(), expected[1]), (
+            expected,
+            a.as_array(),
+            b.as_array(),
+        )
     b.set_updated(True)
     step(b)
     trainer.update()
@@ -234,7 +274,13 @@ def test_ranks_use_different_parameters():
         chosen = rng.random((size, len(dense))) < 0.4
         rows = rng.integers(0, 50, size)
         dy.renew_cg()
-        losses = [dy.sum_elems(p) * (r + 1) for r in range(size) if r == rank for p, use in zip(dense, chosen[r], strict=True) if use]
+        losses = [
+            dy.sum_elems(p) * (r + 1)
+            for r in range(size)
+            if r == rank
+            for p, use in zip(dense, chosen[r], strict=True)
+            if use
+        ]
         if rank != k % size:
             losses.append(dy.sum_elems(table[int(rows[rank])]))
         if losses:
@@ -264,7 +310,9 @@ def test_empty_batches_and_weights():
     for _ in range(3):
         step(w, by=rank)
         trainer.update(float(rank + 1))
-    assert np.allclose(w.as_array(), 0.5 - 3 * sum(r * (r + 1) for r in range(size)) / sum(range(1, size + 1)))
+    assert np.allclose(
+        w.as_array(), 0.5 - 3 * sum(r * (r + 1) for r in range(size)) / sum(range(1, size + 1))
+    )
 
 
 def test_accumulation_and_no_sync():
@@ -310,7 +358,11 @@ def test_nan_on_one_rank():
             dy.renew_cg()
             (dy.sum_elems(w) * bad + dy.sum_elems(v) + dy.sum_elems(table[3])).backward()
             assert trainer.update() == (k != 2)
-        assert trainer.skipped == 1 and np.isfinite(w.as_array()).all() and np.isfinite(table.as_array()).all()
+        assert (
+            trainer.skipped == 1
+            and np.isfinite(w.as_array()).all()
+            and np.isfinite(table.as_array()).all()
+        )
         parallel.assert_in_sync(m)
 
 
@@ -333,11 +385,18 @@ def test_parameters_without_numbers():
         trainer = distributed(m, compression=compression)
         for _ in range(4):
             dy.renew_cg()
-            dy.esum([dy.sum_elems(x) for x in (*dense, *(table[rank] for table in tables))]).backward()
+            dy.esum(
+                [dy.sum_elems(x) for x in (*dense, *(table[rank] for table in tables))]
+            ).backward()
             trainer.update()
         parallel.assert_in_sync(m)
-        assert dense[1].as_array().tolist() == [0.5 - 4] * 2 and tables[0].as_array().shape == (4, 0)
-        assert tables[1].as_array()[:size].ravel().tolist() == pytest.approx([0.5 - 4 / size] * 2 * size, rel=0.01)
+        assert dense[1].as_array().tolist() == [0.5 - 4] * 2 and tables[0].as_array().shape == (
+            4,
+            0,
+        )
+        assert tables[1].as_array()[:size].ravel().tolist() == pytest.approx(
+            [0.5 - 4 / size] * 2 * size, rel=0.01
+        )
 
 
 def test_compression_is_bounded_and_loses_nothing():
@@ -357,7 +416,8 @@ def test_compression_is_bounded_and_loses_nothing():
         total, total_rows = total + gradients.mean(axis=0), total_rows + rows.mean(axis=0)
     lack = np.abs(0.5 - total - w.as_array().ravel(order="F")).max()
     lack_rows = np.abs(0.5 - total_rows - table.as_array()[2]).max()
-    assert lack < 3 * 2.0**-9 and lack_rows < 3 * 2.0**-9, (lack, lack_rows)  # of one step; without feedback 60 times as much
+    # of one step; without feedback 60 times as much
+    assert lack < 3 * 2.0**-9 and lack_rows < 3 * 2.0**-9, (lack, lack_rows)
     parallel.assert_in_sync(m)
 
 
@@ -372,7 +432,9 @@ def test_compressed_runs_continue_from_their_state():
     run(3, m, dense, tables, trainer, rng)
     state, kept = trainer.state(), [p.as_array() for p in [*dense, *tables]]
     assert int(state["rest_rank"]) == rank
-    assert not everywhere(not any(rest.any() for name, rest in state.items() if name.startswith("rest:")))
+    assert not everywhere(
+        not any(rest.any() for name, rest in state.items() if name.startswith("rest:"))
+    )
     run(3, m, dense, tables, trainer, rng)
     m2, dense2, tables2 = model_of(*SHAPES, tables=TABLES)
     for p, old in zip([*dense2, *tables2], kept, strict=True):
@@ -423,7 +485,8 @@ def test_trainers_that_end_give_back_what_they_had():
         step(w)
         trainer.update()
     World.duplicate = duplicate
-    assert len(made) == 30 and sum(bool(comm) for comm in made) <= 6  # those of two trainers; one that was freed is false
+    # those of two trainers; one that was freed is false
+    assert len(made) == 30 and sum(bool(comm) for comm in made) <= 6
     assert np.allclose(w.as_array(), 0.5 - 10)
 
 
@@ -461,11 +524,24 @@ def test_no_memory():
 
 def test_choice():
     m, _, _ = model_of(3)
-    for engine, kind in (("mpi", engines.MpiExchange), ("hybrid", HybridExchange), (None, HybridExchange)):
-        assert type(parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange=engine).sync.exchange) is kind
+    for engine, kind in (
+        ("mpi", engines.MpiExchange),
+        ("hybrid", HybridExchange),
+        (None, HybridExchange),
+    ):
+        assert (
+            type(parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange=engine).sync.exchange)
+            is kind
+        )
     with pytest.raises(RuntimeError, match="needs all ranks on one Linux host"):
         parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange="shared")
-    with pytest.raises(RuntimeError, match="exchange, overlap and compression must be the same on all ranks; got rank 0: auto, True, None; "):
+    with pytest.raises(
+        RuntimeError,
+        match=(
+            "exchange, overlap and compression must be the same on all ranks; got rank 0: auto,"
+            " True, None; "
+        ),
+    ):
         parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), compression="bf16" if rank else None)
 
 

@@ -1,4 +1,5 @@
-"""Each kind of loop over shard() by itself, with parts of unlike sizes: right, or refused at the first update() on all ranks.
+"""Each kind of loop over shard() by itself, with parts of unlike sizes: right, or refused at the
+first update() on all ranks.
 
 The right end is computed by NumPy: least squares by gradient descent on the whole batches.
 """
@@ -38,13 +39,17 @@ class Model:
         self.trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(self.m, RATE), **options)
         self.trainer.set_clip_threshold(0)
         # the dearest example alone on its rank
-        self.shard = parallel.shard(list(DATA), SIZE, seed=seed, cost=lambda x: 9 if x[0] > 0.5 else 1)
+        self.shard = parallel.shard(
+            list(DATA), SIZE, seed=seed, cost=lambda x: 9 if x[0] > 0.5 else 1
+        )
 
     def backward(self, batch):
         """The mean over the batch of |w x2 - (x0, x1)|^2."""
         dy.renew_cg()
         if batch:
-            dy.average([dy.squared_distance(self.w * float(x[2]), dy.inputTensor(x[:2])) for x in batch]).backward()
+            dy.average(
+                [dy.squared_distance(self.w * float(x[2]), dy.inputTensor(x[:2])) for x in batch]
+            ).backward()
 
     def step(self, batch, *named):
         """Backward and update."""
@@ -65,7 +70,11 @@ def refused(words, function):
     try:
         function()
     except RuntimeError as error:
-        assert parallel.world_size() > 1 and words in str(error) and "trainer.update(batch)" in str(error), error
+        assert (
+            parallel.world_size() > 1
+            and words in str(error)
+            and "trainer.update(batch)" in str(error)
+        ), error
     else:
         raise AssertionError(f"not refused: {words}")
 
@@ -83,7 +92,12 @@ def test_plain():
 
 
 def test_wrapped():
-    for wrap in (itertools.islice, lambda s, _: map(lambda b: b, s), lambda s, _: (b for b in s), lambda s, _: itertools.chain(s)):
+    for wrap in (
+        itertools.islice,
+        lambda s, _: map(lambda b: b, s),
+        lambda s, _: (b for b in s),
+        lambda s, _: itertools.chain(s),
+    ):
         a = Model()
         for batch in wrap(a.shard, 99):
             a.step(batch)
@@ -264,22 +278,36 @@ def test_accumulation():
 def test_gradients_that_wait_are_those_of_the_program():
     """What it does to gradients between passes is done to those of earlier passes, too."""
     first, second, third = steps()
-    for act, factor in ((lambda a: a.w.scale_gradient(0.5), 0.5), (lambda a: a.w.clear_gradient(), 0), (lambda a: a.m.reset_gradients(), 0)):
+    for act, factor in (
+        (lambda a: a.w.scale_gradient(0.5), 0.5),
+        (lambda a: a.w.clear_gradient(), 0),
+        (lambda a: a.m.reset_gradients(), 0),
+    ):
         a = Model(accumulate=3)
         for batch in a.shard:
             a.step(batch)
             if batch.step == 1:
                 act(a)
         w = np.zeros(2)
-        gradient = factor * (2 * w - descend(w, [first]) - descend(w, [second])) + w - descend(w, [third])
-        assert np.allclose(a.w.as_array(), w - gradient / 3, rtol=1e-12, atol=1e-12), (a.w.as_array(), w - gradient / 3)
+        gradient = (
+            factor * (2 * w - descend(w, [first]) - descend(w, [second])) + w - descend(w, [third])
+        )
+        assert np.allclose(a.w.as_array(), w - gradient / 3, rtol=1e-12, atol=1e-12), (
+            a.w.as_array(),
+            w - gradient / 3,
+        )
 
 
 def test_tokens():
     """n as a number of the program's, on the batch before backward, or said by shard()."""
     for way in ("number", "batch", "shard"):
         a = Model(average="weighted")
-        a.shard = parallel.shard(list(DATA), SIZE, cost=lambda x: 9 if x[0] > 0.5 else 1, weight=(lambda _: 1.0) if way == "shard" else None)
+        a.shard = parallel.shard(
+            list(DATA),
+            SIZE,
+            cost=lambda x: 9 if x[0] > 0.5 else 1,
+            weight=(lambda _: 1.0) if way == "shard" else None,
+        )
         for batch in a.shard:
             if way == "batch":
                 batch.n = len(batch)

@@ -1,4 +1,5 @@
-"""What a launched script can do, without MPI: argv[1] is a rank, argv[2] how it behaves; the other ranks wait when it fails."""
+"""What a launched script can do, without MPI: argv[1] is a rank, argv[2] how it behaves; the other
+ranks wait when it fails."""
 
 import os
 import signal
@@ -9,7 +10,14 @@ import time
 from pathlib import Path
 
 who, how, *rest = sys.argv[1:]
-rank = next((os.environ[name] for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID") if name in os.environ), "0")
+rank = next(
+    (
+        os.environ[name]
+        for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+        if name in os.environ
+    ),
+    "0",
+)
 
 if how == "lines":  # parts of lines, long and short ones, on both streams
     for i in range(300):
@@ -21,7 +29,11 @@ if how == "lines":  # parts of lines, long and short ones, on both streams
 elif how == "stdin":
     print("read", repr(sys.stdin.read()), flush=True)
 elif how in ("show", "host"):
-    print(*([socket.gethostname()] if how == "host" else []), *(os.environ.get(name) for name in rest), flush=True)
+    print(
+        *([socket.gethostname()] if how == "host" else []),
+        *(os.environ.get(name) for name in rest),
+        flush=True,
+    )
 elif how == "sleep":  # with a child, which is to go, too
     child = subprocess.Popen(["sleep", "60"])
     signal.signal(signal.SIGUSR1, lambda *_: print("user signal", flush=True))

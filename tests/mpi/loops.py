@@ -1,11 +1,12 @@
 """Runs drawn training programs: loops.py MODE FIRST COUNT OUT [RANKS].
 
 MODE is
-    plain     in one process, with the trainers of one process: what all else is compared with. RANKS: how many a Join is among;
-    run       on the ranks that there are;
+    plain     in one process, with the trainers of one process: what all else is compared with.
+    RANKS: how many a Join is among; run       on the ranks that there are;
     begin     the same, killed at a drawn step, with checkpoints in OUT.runs;
     resume    goes on from these.
-Rank 0 writes the parameters that each program ends with into OUT; the words of a refusal stand beside them.
+Rank 0 writes the parameters that each program ends with into OUT; the words of a refusal stand
+beside them.
 """
 
 import contextlib
@@ -21,12 +22,28 @@ import numpy as np
 import dist_dynet as dy
 from dist_dynet import parallel
 
-TRAINERS = (dy.SimpleSGDTrainer, dy.MomentumSGDTrainer, dy.AdagradTrainer, dy.AdamTrainer, dy.RMSPropTrainer)
+TRAINERS = (
+    dy.SimpleSGDTrainer,
+    dy.MomentumSGDTrainer,
+    dy.AdagradTrainer,
+    dy.AdamTrainer,
+    dy.RMSPropTrainer,
+)
 SIMPLE = ("plain", "enumerate", "islice", "generator", "next", "inner", "break", "exception")
 """Loops in which update() knows the batch."""
 AMBIGUOUS = ("list", "prefetch", "zip", "zip both first", "in step", "prepared")
 """Loops in which it has to be told."""
-RESUMABLE = ("plain", "enumerate", "islice", "generator", "inner", "list", "prefetch", "zip", "zip both first")
+RESUMABLE = (
+    "plain",
+    "enumerate",
+    "islice",
+    "generator",
+    "inner",
+    "list",
+    "prefetch",
+    "zip",
+    "zip both first",
+)
 
 
 @dataclass
@@ -37,7 +54,9 @@ class Spec:
     loop: str
     average: str
     naming: str  # what update() is given: "", "batch", "number"
-    weighs: str  # how tokens are said where losses are means over tokens: "shard", "batch", "number"; "": losses are means over examples
+    # how tokens are said where losses are means over tokens: "shard", "batch", "number"; "": losses
+    # are means over examples
+    weighs: str
     accumulate: int
     changed: int  # accumulation from the second epoch on
     silent: int  # every so many steps are made in no_sync(); 0: none
@@ -63,25 +82,59 @@ def draw(seed, resumable=False):
     """A program."""
     rng = random.Random(seed)
     average = rng.choice(["mean", "mean", "weighted", "sum"])
-    weighs = rng.choice(["shard", "batch", "number"]) if average == "weighted" else rng.choice(["", "", "shard"]) if average == "mean" else ""
-    naming = "number" if weighs == "number" else rng.choice(["", "batch", "number" if average != "sum" else "batch"])
+    weighs = (
+        rng.choice(["shard", "batch", "number"])
+        if average == "weighted"
+        else rng.choice(["", "", "shard"])
+        if average == "mean"
+        else ""
+    )
+    naming = (
+        "number"
+        if weighs == "number"
+        else rng.choice(["", "batch", "number" if average != "sum" else "batch"])
+    )
     loop = rng.choice(RESUMABLE if resumable else (*SIMPLE, *SIMPLE, *AMBIGUOUS))
-    if resumable and loop not in SIMPLE and naming != "batch" and not (average == "sum" and loop.startswith("zip")):
+    if (
+        resumable
+        and loop not in SIMPLE
+        and naming != "batch"
+        and not (average == "sum" and loop.startswith("zip"))
+    ):
         naming, weighs = "batch", weighs if weighs != "number" else "batch"
     if weighs == "batch" and naming == "number":
         naming = "batch"
     kind = rng.choice(["accumulate", "silent", "subset", "micro", "join", "", ""])
     is_simple = loop in SIMPLE
     k = rng.choice([2, 3]) if kind == "accumulate" else 1
-    micro = rng.choice([2, 3, 4]) if kind == "micro" and loop in ("plain", "enumerate", "generator", "islice") and weighs != "number" else 0
+    micro = (
+        rng.choice([2, 3, 4])
+        if kind == "micro"
+        and loop in ("plain", "enumerate", "generator", "islice")
+        and weighs != "number"
+        else 0
+    )
     return Spec(
-        seed=seed, loop=loop, average=average, naming="" if micro else naming, weighs=weighs, accumulate=k,
-        changed=rng.choice([k, 1, 2]) if kind == "accumulate" else k, silent=rng.choice([2, 3]) if kind == "silent" and not resumable else 0,
-        subset=kind == "subset" and is_simple and not resumable, micro_batches=micro,
+        seed=seed,
+        loop=loop,
+        average=average,
+        naming="" if micro else naming,
+        weighs=weighs,
+        accumulate=k,
+        changed=rng.choice([k, 1, 2]) if kind == "accumulate" else k,
+        silent=rng.choice([2, 3]) if kind == "silent" and not resumable else 0,
+        subset=kind == "subset" and is_simple and not resumable,
+        micro_batches=micro,
         join=kind == "join" and is_simple and not resumable and weighs in ("", "number"),
-        examples=rng.randint(5, 19), batch=rng.randint(1, 7), epochs=rng.choice([1, 2, 2, 3]), trainer=rng.randrange(len(TRAINERS)),
-        clip=rng.choice([0, 0.3, 5]), decay=rng.choice([0, 0, 0.01]), shared_root=rng.random() < 0.5, kill=rng.randint(1, 6),
-    )  # fmt: skip
+        examples=rng.randint(5, 19),
+        batch=rng.randint(1, 7),
+        epochs=rng.choice([1, 2, 2, 3]),
+        trainer=rng.randrange(len(TRAINERS)),
+        clip=rng.choice([0, 0.3, 5]),
+        decay=rng.choice([0, 0, 0.01]),
+        shared_root=rng.random() < 0.5,
+        kill=rng.randint(1, 6),
+    )
 
 
 class KilledError(Exception):
@@ -120,7 +173,12 @@ class Task:
         rng = np.random.default_rng((spec.seed, number))
         n = spec.examples + 3 * number * (spec.loop == "in step")
         self.data = [
-            (rng.normal(size=3), rng.integers(0, 6, rng.integers(1, 5)).tolist(), rng.normal(size=2)) for _ in range(n)
+            (
+                rng.normal(size=3),
+                rng.integers(0, 6, rng.integers(1, 5)).tolist(),
+                rng.normal(size=2),
+            )
+            for _ in range(n)
         ]
         self.m = m
         self.W, self.b = m.add_parameters((2, 3)), m.add_parameters(2)
@@ -137,13 +195,19 @@ class Task:
             self.trainer = Plain(inner)
         else:
             self.trainer = parallel.DistributedTrainer(
-                inner, spec.average, accumulate=spec.accumulate, reproducible=bool(spec.micro_batches)
+                inner,
+                spec.average,
+                accumulate=spec.accumulate,
+                reproducible=bool(spec.micro_batches),
             )
         self.shard = parallel.shard(
-            self.data, spec.batch, seed=spec.seed + number, cost=lambda x: len(x[1]),
+            self.data,
+            spec.batch,
+            seed=spec.seed + number,
+            cost=lambda x: len(x[1]),
             weight=(lambda x: len(x[1])) if spec.weighs == "shard" else None,
             micro_batches=None if plain else spec.micro_batches or None,
-        )  # fmt: skip
+        )
 
     def loss(self, batch, mean=True):
         """Of a rank's batch as `average` wants it."""
@@ -151,7 +215,12 @@ class Task:
         losses, tokens = [], 0
         for x, rows, y in batch:
             target = dy.inputTensor(y)
-            losses += [dy.squared_distance(dy.tanh(self.W * (dy.inputTensor(x) + self.E[row]) + self.b), target) for row in rows]
+            losses += [
+                dy.squared_distance(
+                    dy.tanh(self.W * (dy.inputTensor(x) + self.E[row]) + self.b), target
+                )
+                for row in rows
+            ]
             tokens += len(rows)
         total = dy.esum(losses)
         if self.spec.average == "sum" or not mean:
@@ -214,7 +283,12 @@ class Program:
             a = self.tasks[0]
             self.saves = spec.loop in ("list", "prefetch")
             self.checkpointer = parallel.Checkpointer(
-                folder / str(spec.seed), first, a.trainer, a.shard, every=None if self.saves else 1, keep=2
+                folder / str(spec.seed),
+                first,
+                a.trainer,
+                a.shard,
+                every=None if self.saves else 1,
+                keep=2,
             )
             for task in self.tasks[1:]:
                 self.checkpointer.add("m", task.m)
@@ -277,7 +351,11 @@ class Program:
             for others in parallel.shard(a.data[:4], 3):
                 if others:
                     a.loss(others).value()
-            with a.trainer.no_sync() if self.spec.silent and number % self.spec.silent == 0 else contextlib.nullcontext():
+            with (
+                a.trainer.no_sync()
+                if self.spec.silent and number % self.spec.silent == 0
+                else contextlib.nullcontext()
+            ):
                 a.update(batch)
             self.end_of_body()
 
@@ -290,7 +368,8 @@ class Program:
         self.simple(a.shard)
 
     def run_exception(self):
-        """A loop that ends by an exception, after a backward pass whose gradients are thrown away."""
+        """A loop that ends by an exception, after a backward pass whose gradients are thrown
+        away."""
         a = self.tasks[0]
         try:
             for number, batch in enumerate(a.shard):
@@ -339,12 +418,17 @@ class Program:
         a, spec = self.tasks[0], self.spec
         rng = random.Random(spec.seed)
         counts = [rng.randint(0, 4) for _ in range(8)][: self.ranks]
-        batches = [[[rng.choice(a.data) for _ in range(rng.randint(1, 3))] for _ in range(8)] for _ in range(8)]
+        batches = [
+            [[rng.choice(a.data) for _ in range(rng.randint(1, 3))] for _ in range(8)]
+            for _ in range(8)
+        ]
         if self.mode != "plain":
             with parallel.Join(a.trainer):
                 for batch in batches[parallel.rank()][: counts[parallel.rank()]]:
                     a.backward(batch)
-                    a.trainer.update(*([a.number(batch)] if spec.weighs or spec.naming == "number" else []))
+                    a.trainer.update(
+                        *([a.number(batch)] if spec.weighs or spec.naming == "number" else [])
+                    )
             return
         weighted = bool(spec.weighs or spec.naming == "number")
         passes = max(counts)
@@ -365,7 +449,8 @@ class Program:
 
 
 def join_with_sums_is_odd(spec):
-    """With sums the end of a Join cuts accumulations of each rank where they are: which passes go together has no counterpart."""
+    """With sums the end of a Join cuts accumulations of each rank where they are: which passes go
+    together has no counterpart."""
     return spec.join and spec.average == "sum" and spec.accumulate > 1
 
 
@@ -382,7 +467,11 @@ def run(spec, mode, folder, ranks):
         if mode == "plain" or "batch of shard" not in str(error):
             raise
         words = str(error)
-    values = [p.as_array().ravel() for task in program.tasks for p in (task.W, task.b, task.E, task.unused)]
+    values = [
+        p.as_array().ravel()
+        for task in program.tasks
+        for p in (task.W, task.b, task.E, task.unused)
+    ]
     return np.concatenate(values), words
 
 
@@ -400,7 +489,9 @@ def main():
         try:
             results[seed] = run(spec, mode, Path(f"{out}.runs"), ranks)
         except Exception as error:
-            words = ", ".join(f"{field.name}={getattr(spec, field.name)!r}" for field in fields(spec))
+            words = ", ".join(
+                f"{field.name}={getattr(spec, field.name)!r}" for field in fields(spec)
+            )
             raise AssertionError(f"seed {seed}: {words}") from error
     if parallel.is_main():
         out.write_bytes(pickle.dumps(results))

@@ -1,4 +1,5 @@
-"""What reproducible=True refuses, and what it does with parameters that ranks treat differently; checked on every rank."""
+"""What reproducible=True refuses, and what it does with parameters that ranks treat differently;
+checked on every rank."""
 
 import pytest
 
@@ -13,11 +14,16 @@ table = model.add_lookup_parameters((9, 3), name="table", init=1)
 
 # processors that round differently
 reproducible.SIMD = f"level {min(rank, 1)}"
-words = r"all ranks must agree; vector loops for level \d, BLAS .* here, .* on rank [01]\. reproducible=True needs"
+words = (
+    r"all ranks must agree; vector loops for level \d, BLAS .* here, .* on rank [01]\."
+    r" reproducible=True needs"
+)
 with pytest.raises(RuntimeError, match=words):
     parallel.DistributedTrainer(dy.SimpleSGDTrainer(model), reproducible=True)
 reproducible.SIMD = "level 0"
-with pytest.raises(RuntimeError, match=r"all ranks must agree; .*reproducible=(True|False), .* here"):
+with pytest.raises(
+    RuntimeError, match=r"all ranks must agree; .*reproducible=(True|False), .* here"
+):
     parallel.DistributedTrainer(dy.SimpleSGDTrainer(model), reproducible=rank == 0)
 trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(model, 1), reproducible=True)
 trainer.set_clip_threshold(0)

@@ -1,4 +1,5 @@
-"""Trains every builder and block of ../net_table on both ranks, and then on rank 0 alone: the values must be the same. Prints "ok" there."""
+"""Trains every builder and block of ../net_table on both ranks, and then on rank 0 alone: the
+values must be the same. Prints "ok" there."""
 
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ STEPS, EXAMPLES = 3, 4
 
 
 def trained(net, ranks):
-    """The parameters by name after training on examples that `ranks` ranks share; one: this process has all."""
+    """The parameters by name after training on examples that `ranks` ranks share; one: this process
+    has all."""
     dy.reset_random_seed(7 if rank == 0 else 99)  # rank 0's values count
     model = dy.ParameterCollection()
     built = net.make(model)
@@ -28,7 +30,10 @@ def trained(net, ranks):
         examples = [[rng.normal(size=dims) for dims in net.inputs] for _ in range(EXAMPLES)]
         dy.renew_cg()
         mine = examples if ranks == 1 else examples[rank::ranks]
-        losses = [dy.sum_elems(dy.square(net.value(built, [dy.inputTensor(a) for a in arrays]))) for arrays in mine]
+        losses = [
+            dy.sum_elems(dy.square(net.value(built, [dy.inputTensor(a) for a in arrays])))
+            for arrays in mine
+        ]
         dy.esum(losses).backward()
         trainer.update()
     if ranks > 1:
@@ -41,6 +46,8 @@ for name, net in NETS.items():
     if rank == 0:
         for parameter, alone in trained(net, 1).items():
             error = np.abs(together[parameter] - alone).max()
-            assert error <= 1e-5 * (1 + np.abs(alone).max()), f"{name}: {parameter} differs by {error}"
+            assert error <= 1e-5 * (1 + np.abs(alone).max()), (
+                f"{name}: {parameter} differs by {error}"
+            )
 if rank == 0:
     print("ok")

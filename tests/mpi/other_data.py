@@ -1,4 +1,5 @@
-"""other_data.py FOLDER: each rank reads a file of its own, whose lines are in another order; the first update() says so on both."""
+"""other_data.py FOLDER: each rank reads a file of its own, whose lines are in another order; the
+first update() says so on both."""
 
 import sys
 from pathlib import Path
@@ -16,7 +17,13 @@ for batch in parallel.shard(data, batch_size=3):
     if batch:
         dy.renew_cg()
         w.backward()
-    with pytest.raises(RuntimeError, match=r"step 0 of epoch 0 of shard\(\) of 3 examples \(fingerprint [0-9a-f]+; where it differs"):
+    with pytest.raises(
+        RuntimeError,
+        match=(
+            r"step 0 of epoch 0 of shard\(\) of 3 examples \(fingerprint [0-9a-f]+; where it"
+            r" differs"
+        ),
+    ):
         trainer.update()
     break
 assert w.as_array().tolist() == [1]

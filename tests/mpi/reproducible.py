@@ -1,4 +1,5 @@
-"""Trains with reproducible=True in many ways and prints one checksum of the parameters for each: the same for every number of ranks.
+"""Trains with reproducible=True in many ways and prints one checksum of the parameters for each:
+the same for every number of ranks.
 
     reproducible.py [ENGINE]
 """
@@ -17,7 +18,17 @@ rng = np.random.default_rng(3)
 DATA = [[int(i), *rng.integers(0, 200, 1 + i % 5).tolist()] for i in range(33)]
 
 
-def trained(rule=dy.AdamTrainer, average="mean", micro_batches=8, batch_size=12, dropout=0.3, accumulate=1, epochs=3, clip=0.5, decay=1e-3):
+def trained(
+    rule=dy.AdamTrainer,
+    average="mean",
+    micro_batches=8,
+    batch_size=12,
+    dropout=0.3,
+    accumulate=1,
+    epochs=3,
+    clip=0.5,
+    decay=1e-3,
+):
     """A tagger of a kind: two tables, an LSTM, a parameter that few examples use; the model."""
     dy.reset_random_seed(7 if rank == 0 else 99)
     model = dy.ParameterCollection()
@@ -29,7 +40,9 @@ def trained(rule=dy.AdamTrainer, average="mean", micro_batches=8, batch_size=12,
     lstm.set_dropout(dropout)
     V, b = model.add_parameters((40, 24), name="V"), model.add_parameters(40, name="b", init=0)
     model.set_weight_decay(decay)
-    trainer = parallel.DistributedTrainer(rule(model), average=average, accumulate=accumulate, exchange=engine, reproducible=True)
+    trainer = parallel.DistributedTrainer(
+        rule(model), average=average, accumulate=accumulate, exchange=engine, reproducible=True
+    )
     trainer.set_clip_threshold(clip)
     dy.reset_random_seed(8)
     updates = 0
@@ -39,7 +52,9 @@ def trained(rule=dy.AdamTrainer, average="mean", micro_batches=8, batch_size=12,
         h = lstm.initial_state().add_input(most[number % 12]).transduce([few[w] for w in words])[-1]
         if number % 11 == 0:
             h = h + rare
-        return dy.pickneglogsoftmax(dy.affine_transform([b, V, dy.dropout(h, dropout)]), number % 40)
+        return dy.pickneglogsoftmax(
+            dy.affine_transform([b, V, dy.dropout(h, dropout)]), number % 40
+        )
 
     shard = parallel.shard(DATA, batch_size, seed=2, micro_batches=micro_batches)
     for _ in range(epochs):
@@ -49,11 +64,19 @@ def trained(rule=dy.AdamTrainer, average="mean", micro_batches=8, batch_size=12,
                 for example in batch:
                     dy.renew_cg()
                     loss = loss_of(example)
-                    (loss if average == "sum" else loss / (len(batch) if average == "mean" else words)).backward()
+                    (
+                        loss
+                        if average == "sum"
+                        else loss / (len(batch) if average == "mean" else words)
+                    ).backward()
             elif batch:
                 dy.renew_cg()
                 loss = dy.esum([loss_of(example) for example in batch])
-                (loss if average == "sum" else loss / (len(batch) if average == "mean" else words)).backward()
+                (
+                    loss
+                    if average == "sum"
+                    else loss / (len(batch) if average == "mean" else words)
+                ).backward()
             updates += trainer.update(*([words] if average == "weighted" else []))
     assert updates == trainer.updates == epochs * len(shard) // accumulate
     parallel.assert_in_sync(model)
@@ -62,7 +85,9 @@ def trained(rule=dy.AdamTrainer, average="mean", micro_batches=8, batch_size=12,
 
 
 def checksum(model):
-    values = [p.as_array().tobytes() for p in (*model.parameters_list(), *model.lookup_parameters_list())]
+    values = [
+        p.as_array().tobytes() for p in (*model.parameters_list(), *model.lookup_parameters_list())
+    ]
     return hashlib.blake2b(b"".join(values), digest_size=8).hexdigest()
 
 

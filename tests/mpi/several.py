@@ -1,9 +1,11 @@
-"""Random programs with several trainers over one parameter store, like those of adversarial training: several.py ENGINE SEED...
+"""Random programs with several trainers over one parameter store, like those of adversarial
+training: several.py ENGINE SEED...
 
-Parameters, tables and trainers are added, trainers end, parts are frozen and unfrozen, settings and trainer states change, ranks use different
-parameters, and some none. The ranks must do what one process does with the sum of all losses; rank 0 is that process afterwards. Numbers are
-small whole ones and powers of two, so that hardly anything is rounded. Each rank is a host of its own for the engine "hybrid". Rank 0 prints
-"ok" in the end.
+Parameters, tables and trainers are added, trainers end, parts are frozen and unfrozen, settings and
+trainer states change, ranks use different parameters, and some none. The ranks must do what one
+process does with the sum of all losses; rank 0 is that process afterwards. Numbers are small whole
+ones and powers of two, so that hardly anything is rounded. Each rank is a host of its own for the
+engine "hybrid". Rank 0 prints "ok" in the end.
 """
 
 import random
@@ -22,13 +24,18 @@ STEPS = 120
 
 
 class Program:
-    """One random program; with an engine on this rank, without one in a single process that does what all ranks do."""
+    """One random program; with an engine on this rank, without one in a single process that does
+    what all ranks do."""
 
     def __init__(self, seed, engine):
         self.rng, self.engine = random.Random(seed), engine
         self.average = self.rng.choice(["mean", "sum"])
         self.root = dy.ParameterCollection()
-        self.collections = [self.root, self.root.add_subcollection("generator"), self.root.add_subcollection("critic")]
+        self.collections = [
+            self.root,
+            self.root.add_subcollection("generator"),
+            self.root.add_subcollection("critic"),
+        ]
         self.dense, self.tables, self.trainers, self.states = [], [], [], {}
         for _ in range(4):
             self.add_parameters()
@@ -41,7 +48,11 @@ class Program:
         if rng.random() < 0.6:
             self.dense.append(m.add_parameters(rng.choice(SHAPES), init=rng.randint(-3, 3)))
         else:
-            self.tables.append(m.add_lookup_parameters((rng.choice([1, 4, 30]), rng.choice([1, 5, 16])), init=rng.randint(-3, 3)))
+            self.tables.append(
+                m.add_lookup_parameters(
+                    (rng.choice([1, 4, 30]), rng.choice([1, 5, 16])), init=rng.randint(-3, 3)
+                )
+            )
 
     def add_trainer(self):
         trainer = self.rng.choice(KINDS)(self.rng.choice(self.collections), 2.0**-6)
@@ -52,8 +63,13 @@ class Program:
 
     def new_pattern(self):
         """Of each rank, which parameters it uses and how many rows; none in one case of five."""
-        some = [[self.rng.random() < self.rng.choice([0.5, 1]) for _ in range(40)] for _ in range(size)]
-        return [(used if self.rng.random() < 0.8 else [False] * 40, self.rng.randint(0, 6)) for used in some]
+        some = [
+            [self.rng.random() < self.rng.choice([0.5, 1]) for _ in range(40)] for _ in range(size)
+        ]
+        return [
+            (used if self.rng.random() < 0.8 else [False] * 40, self.rng.randint(0, 6))
+            for used in some
+        ]
 
     def change(self, trainer):
         """Now and then something changes, alike on all ranks."""
@@ -82,19 +98,33 @@ class Program:
         """Goes on from a state, if it is one of this trainer's."""
         state = self.states.get(number)
         if state and bytes(state["trainer"]).decode() == trainer.whoami():
-            names = {f"/{name}".replace("//", "/") for name in trainer.collection.named_parameters()}
-            if all(f"/{key.partition(':')[2]}".replace("//", "/") in names for key in state if ":" in key):
+            names = {
+                f"/{name}".replace("//", "/") for name in trainer.collection.named_parameters()
+            }
+            if all(
+                f"/{key.partition(':')[2]}".replace("//", "/") in names
+                for key in state
+                if ":" in key
+            ):
                 trainer.load_state(state)
 
     def losses(self, of):
         """The terms of one rank's loss."""
         used, count = self.pattern[of]
         draws = random.Random(self.rng.random())  # the same on all ranks, whatever they use
-        factors, rows = [draws.choice([-2, -1, 1, 2]) for _ in range(80)], [draws.randrange(1000) for _ in range(6)]
-        terms = [dy.sum_elems(p) * factors[i % 40] for i, p in enumerate(self.dense) if used[i % 40]]
+        factors, rows = (
+            [draws.choice([-2, -1, 1, 2]) for _ in range(80)],
+            [draws.randrange(1000) for _ in range(6)],
+        )
+        terms = [
+            dy.sum_elems(p) * factors[i % 40] for i, p in enumerate(self.dense) if used[i % 40]
+        ]
         for i, table in enumerate(self.tables):
             if used[-1 - i % 40]:
-                terms += [dy.sum_elems(table[row % len(table)]) * factors[40 + i % 40] for row in rows[:count]]
+                terms += [
+                    dy.sum_elems(table[row % len(table)]) * factors[40 + i % 40]
+                    for row in rows[:count]
+                ]
         return terms if not self.engine or of == rank else []
 
     def run(self):

@@ -52,7 +52,10 @@ def places(m):
 def is_shared(m):
     """For each chunk, whether its gradients are in memory that the ranks share."""
     memory = shared._memories.get(m._root.c)
-    return [memory is not None and chunk in memory.chunks and memory.chunks[chunk].mine == at for chunk, at in enumerate(places(m))]
+    return [
+        memory is not None and chunk in memory.chunks and memory.chunks[chunk].mine == at
+        for chunk, at in enumerate(places(m))
+    ]
 
 
 def test_chunks_move_and_return():
@@ -148,7 +151,8 @@ PATTERNS = [[True, True, True], [True, False, True], [False, True, False], [Fals
 
 
 def random_updates(seed, count):
-    """For each update: of each rank the dense parameters it uses, its rows with their gradients, and its weight. The same on all ranks."""
+    """For each update: of each rank the dense parameters it uses, its rows with their gradients,
+    and its weight. The same on all ranks."""
     rng = np.random.default_rng(seed)
     used, most = [PATTERNS[0]] * size, 4
     for k in range(count):
@@ -156,11 +160,14 @@ def random_updates(seed, count):
             used = [PATTERNS[rng.integers(len(PATTERNS))] for _ in range(size)]
         most = 25 if k > count / 2 else most
         weights = rng.choice(4, size, p=[0.04, 0.32, 0.32, 0.32]).tolist()
-        yield [(used[r], rng.integers(0, 30, rng.integers(0, most)), weights[r]) for r in range(size)]
+        yield [
+            (used[r], rng.integers(0, 30, rng.integers(0, most)), weights[r]) for r in range(size)
+        ]
 
 
 def steady_updates(average):
-    """Updates of changing parameters, against sums in NumPy; returns how many of them went without Python."""
+    """Updates of changing parameters, against sums in NumPy; returns how many of them went without
+    Python."""
     m, parameters = model_of(40, (20, 30), 7)
     table = m.add_lookup_parameters((30, 5), init=0)
     trainer = distributed(m, average=average)
@@ -168,8 +175,12 @@ def steady_updates(average):
     for update in random_updates(7, 60):
         total = sum(weight for _, _, weight in update) if average == "weighted" else 1
         for r, (used, rows, weight) in enumerate(update):
-            factor = (r + 1) * (weight / total if total and average == "weighted" else average == "sum")
-            expected = [value - factor * is_used for value, is_used in zip(expected, used, strict=True)]
+            factor = (r + 1) * (
+                weight / total if total and average == "weighted" else average == "sum"
+            )
+            expected = [
+                value - factor * is_used for value, is_used in zip(expected, used, strict=True)
+            ]
             np.subtract.at(of_rows, rows, factor)
         used, rows, weight = update[rank]
         dy.renew_cg()
@@ -197,7 +208,9 @@ def test_negotiation_adds_up_nothing():
         ((dy.sum_elems(w) + dy.sum_elems(table[rank])) * (rank + 1)).backward()
         mine = [np.asarray(p.grad_as_array()) for p in (w, table)]
         agreed = trainer.sync.negotiation.reach(1.0, Settings.of(trainer.inner), Step())
-        assert all(np.array_equal(p.grad_as_array(), g) for p, g in zip((w, table), mine, strict=True))
+        assert all(
+            np.array_equal(p.grad_as_array(), g) for p, g in zip((w, table), mine, strict=True)
+        )
         parallel.barrier()  # others may add up in this rank's memory, too
         trainer.sync.exchange.sum(agreed)
         assert (w.grad_as_array() == size * (size + 1) / 2).all()
@@ -209,11 +222,13 @@ def test_negotiation_adds_up_nothing():
 
 def test_updates_go_without_python():
     for average in ("sum", "weighted"):
-        assert steady_updates(average) >= 55  # all 60 but the first, and those in which the table's window grows
+        # all 60 but the first, and those in which the table's window grows
+        assert steady_updates(average) >= 55
 
 
 def test_other_parameters_in_each_update_go_without_python():
-    """Sets that come in turn, other ones on each rank, random ones; parameters that come later, and frozen ones."""
+    """Sets that come in turn, other ones on each rank, random ones; parameters that come later, and
+    frozen ones."""
     m = dy.ParameterCollection()
     parameters = [m.add_parameters((1 + 7 * k, 3), init=0) for k in range(12)]
     table, used_later = (m.add_lookup_parameters((500, 4), init=0) for _ in range(2))
@@ -229,29 +244,42 @@ def test_other_parameters_in_each_update_go_without_python():
                 expected[k] -= r + 1
             of_table[rows[r]] -= r + 1
         dy.renew_cg()
-        terms = [dy.sum_elems(parameters[k]) for k in of_ranks[rank]] + [dy.sum_elems(table[row]) for row in rows[rank]]
+        terms = [dy.sum_elems(parameters[k]) for k in of_ranks[rank]] + [
+            dy.sum_elems(table[row]) for row in rows[rank]
+        ]
         if terms:
             (dy.esum(terms) * (rank + 1)).backward()
         trainer.update()
 
     def check(started, before, wanted):
         """The values, and how many of the updates since then went without Python."""
-        assert all((p.as_array() == value).all() for p, value in zip(parameters, expected, strict=True))
+        assert all(
+            (p.as_array() == value).all() for p, value in zip(parameters, expected, strict=True)
+        )
         assert (table.as_array() == of_table[:, None]).all()
-        assert trainer.sync.exchange.quick - before >= wanted * (updates - started), (trainer.sync.exchange.quick - before, updates - started)
+        assert trainer.sync.exchange.quick - before >= wanted * (updates - started), (
+            trainer.sync.exchange.quick - before,
+            updates - started,
+        )
 
     def some_rows(most):
-        return [rng.choice(500, int(rng.integers(0, most)), replace=False).tolist() for _ in range(size)]
+        return [
+            rng.choice(500, int(rng.integers(0, most)), replace=False).tolist() for _ in range(size)
+        ]
 
     for n_sets, same in ((2, True), (8, True), (8, False)):
         started, before = updates, trainer.sync.exchange.quick
         for k in range(100):
-            update([sets[(k if same else k * (r + 1) + r) % n_sets] for r in range(size)], some_rows(4))
+            update(
+                [sets[(k if same else k * (r + 1) + r) % n_sets] for r in range(size)], some_rows(4)
+            )
             updates += 1
         check(started, before, 0.95)
     started, before = updates, trainer.sync.exchange.quick
     for k in range(200):  # any sets, and windows that grow
-        update([np.flatnonzero(rng.random(12) < 0.5).tolist() for _ in range(size)], some_rows(2 + k))
+        update(
+            [np.flatnonzero(rng.random(12) < 0.5).tolist() for _ in range(size)], some_rows(2 + k)
+        )
         updates += 1
     check(started, before, 0.95)
     started, before = updates, trainer.sync.exchange.quick
@@ -265,7 +293,10 @@ def test_other_parameters_in_each_update_go_without_python():
         if k == 140:
             parameters[0].set_updated(True)
             frozen.remove(0)
-        update([np.flatnonzero(rng.random(len(parameters)) < 0.5).tolist() for _ in range(size)], some_rows(9))
+        update(
+            [np.flatnonzero(rng.random(len(parameters)) < 0.5).tolist() for _ in range(size)],
+            some_rows(9),
+        )
         updates += 1
     check(started, before, 0.95)
     assert not used_later.has_gradient()
@@ -288,9 +319,15 @@ def test_stack_parser_goes_without_python():
             state = state.add_input(words[word])
             tops.append((tops[-1][0].add_input(words[word]), words[word]))
             if len(tops) > 2 and rng.random() < 0.5:
-                x = dy.tanh(compositions[rng.integers(20)] * dy.concatenate([tops.pop()[1], tops.pop()[1]]))
+                x = dy.tanh(
+                    compositions[rng.integers(20)] * dy.concatenate([tops.pop()[1], tops.pop()[1]])
+                )
                 tops.append((tops[-1][0].add_input(x), x))
-            losses.append(dy.pickneglogsoftmax(W * dy.concatenate([tops[-1][0].output(), state.output()]), int(rng.integers(2))))
+            losses.append(
+                dy.pickneglogsoftmax(
+                    W * dy.concatenate([tops[-1][0].output(), state.output()]), int(rng.integers(2))
+                )
+            )
         dy.average(losses).backward()
         trainer.update()
     assert trainer.sync.exchange.quick >= 95
@@ -345,7 +382,9 @@ def test_update_after_an_interrupted_one():
     if rank == 0:
         with pytest.raises(TimeoutError, match=r"waited 0\.5 s for"):
             trainer.update()
-        with pytest.raises(RuntimeError, match="was interrupted, so that this rank is out of step with the others"):
+        with pytest.raises(
+            RuntimeError, match="was interrupted, so that this rank is out of step with the others"
+        ):
             trainer.update()
         print("ok", flush=True)
         parallel.barrier()
@@ -386,7 +425,8 @@ def test_fork():
     trainer.update()
     step(w, by=rank + 1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12: of threads, here the watchdog's, which the child does not need
+        # from Python 3.12: of threads, here the watchdog's, which the child does not need
+        warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
         status = 1
@@ -483,7 +523,11 @@ class BusyLibrary:
     """C's functions, where another thread always uses the root."""
 
     def __getattr__(self, name):
-        return (lambda *_: lib.DN_ERROR_BUSY) if name == "dn_chunk_move_gradients" else getattr(lib, name)
+        return (
+            (lambda *_: lib.DN_ERROR_BUSY)
+            if name == "dn_chunk_move_gradients"
+            else getattr(lib, name)
+        )
 
 
 def test_trainer_that_ends_while_the_root_is_in_use():
@@ -518,9 +562,21 @@ def test_other_layout_falls_back():
 
 def test_choice():
     m, _ = model_of(3)
-    for engine, kind in (("mpi", engines.MpiExchange), ("shared", shared.SharedExchange), (None, shared.SharedExchange)):
-        assert type(parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange=engine).sync.exchange) is kind
-    with pytest.raises(RuntimeError, match="must be the same on all ranks; got rank 0: mpi, True, None; rank 1: shared, True, None"):
+    for engine, kind in (
+        ("mpi", engines.MpiExchange),
+        ("shared", shared.SharedExchange),
+        (None, shared.SharedExchange),
+    ):
+        assert (
+            type(parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange=engine).sync.exchange)
+            is kind
+        )
+    with pytest.raises(
+        RuntimeError,
+        match=(
+            "must be the same on all ranks; got rank 0: mpi, True, None; rank 1: shared, True, None"
+        ),
+    ):
         parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), exchange="shared" if rank else "mpi")
 
 

@@ -1,4 +1,5 @@
-"""Ranks with unlike many batches, passes without an exchange, and trainer states that differ at the start, checked on every rank."""
+"""Ranks with unlike many batches, passes without an exchange, and trainer states that differ at the
+start, checked on every rank."""
 
 import numpy as np
 import pytest
@@ -37,7 +38,9 @@ with parallel.Join(trainer):
         assert trainer.update()
         schedule.step()
 assert trainer.updates == 2 * (size - 1) == schedule.steps_done
-assert trainer.learning_rate == schedule.rate() and trainer.get_clip_value() == (0.25 if size > 2 else 0)
+assert trainer.learning_rate == schedule.rate() and trainer.get_clip_value() == (
+    0.25 if size > 2 else 0
+)
 assert len(set(parallel.gather(trainer.learning_rate))) == 1
 parallel.assert_in_sync(model)
 if size > 1:
@@ -56,7 +59,8 @@ assert np.allclose(w.as_array(), expected)
 rows = [-0.5 * (1 + r) * sum(1 / (size - u) for u in range(r + 1)) for r in range(size)]
 assert np.allclose(table.as_array()[:size, 0], rows) and not table.as_array()[size:].any()
 
-# with accumulation: the last one is cut short, on rank 0 sooner; the next begins on all ranks together
+# with accumulation: the last one is cut short, on rank 0 sooner; the next begins on all ranks
+# together
 for average in ("mean", "sum"):
     model, w, table, trainer = new(average=average, accumulate=2)
     with parallel.Join(trainer):
@@ -98,7 +102,11 @@ for average, weight in (("mean", None), ("sum", None), ("weighted", 1.0 + rank))
     a_pass(w, table, rank, 1.0 + rank)
     assert trainer.update(weight) is True
     scales = 1.0 + np.arange(size)
-    means = {"mean": scales.mean(), "sum": scales.sum(), "weighted": (scales**2).sum() / scales.sum()}
+    means = {
+        "mean": scales.mean(),
+        "sum": scales.sum(),
+        "weighted": (scales**2).sum() / scales.sum(),
+    }
     assert np.allclose(w.as_array(), -0.5 * 3 * means[average]), (average, w.as_array())
 
 # accumulate divides by k, whatever the average
@@ -107,7 +115,10 @@ for average in ("mean", "sum"):
     for i in range(3):
         a_pass(w, table, rank)
         assert trainer.update() is (i == 2)
-    assert np.allclose(w.as_array(), -0.5 * (size if average == "sum" else 1)), (average, w.as_array())
+    assert np.allclose(w.as_array(), -0.5 * (size if average == "sum" else 1)), (
+        average,
+        w.as_array(),
+    )
 
 # rank 0's trainer state is everybody's
 model = dy.ParameterCollection()
@@ -125,10 +136,17 @@ trainer.update()
 parallel.assert_in_sync(model)
 if size > 1:
     other = dy.AdamTrainer(model) if rank else dy.SimpleSGDTrainer(model)
-    with pytest.raises(RuntimeError, match=r"all ranks must agree; \w+ with average='mean', .* here, \w+ with average='mean', .* on rank"):
+    with pytest.raises(
+        RuntimeError,
+        match=(
+            r"all ranks must agree; \w+ with average='mean', .* here, \w+ with average='mean', .*"
+            r" on rank"
+        ),
+    ):
         parallel.DistributedTrainer(other)
 
-# reading a table that decays multiplies the decay into it: what one rank reads must not change its bits
+# reading a table that decays multiplies the decay into it: what one rank reads must not change its
+# bits
 model, w, table, trainer = new(dy.AdamTrainer)
 model.set_weight_decay(0.013)
 table.init_from_array(np.random.default_rng(1).normal(size=(20, 3)))

@@ -1,6 +1,8 @@
-"""Between hosts: weights that are known before update() let gradients leave during backward: weighted_early.py HOW.
+"""Between hosts: weights that are known before update() let gradients leave during backward:
+weighted_early.py HOW.
 
-Prints, on rank 0, in how many updates gradients had begun to leave when update() came, and how many of these were sent again.
+Prints, on rank 0, in how many updates gradients had begun to leave when update() came, and how many
+of these were sent again.
 """
 
 import sys
@@ -14,7 +16,9 @@ way = sys.argv[1]
 data = [[float(i % 5)] * (1 + i % 3) for i in range(80)]
 m = dy.ParameterCollection()
 layers = [m.add_parameters((64, 64)) for _ in range(6)]
-trainer = parallel.DistributedTrainer(dy.SimpleSGDTrainer(m), average="mean" if way == "mean" else "weighted")
+trainer = parallel.DistributedTrainer(
+    dy.SimpleSGDTrainer(m), average="mean" if way == "mean" else "weighted"
+)
 exchange, begun = trainer.sync.exchange, []
 flush = exchange.flush
 

@@ -1,14 +1,21 @@
-"""The net table: a row for each builder and block in each of its uses, one module per family. tests/test_nets.py runs them all.
+"""The net table: a row for each builder and block in each of its uses, one module per family.
+tests/test_nets.py runs them all.
 
-A new builder or block gets a row in the module of its family. From it come the tests of batches, of batching on the fly, of saving, pickling
-and copying, of gradients, of resumed training, and of several ranks (mpi/nets.py); a recurrent builder in recurrent.FACTORIES gets those of
-test_builders.py and test_padding.py, an output layer in outputs.FACTORIES those of test_softmax_builders.py, too.
+A new builder or block gets a row in the module of its family. From it come the tests of batches, of
+batching on the fly, of saving, pickling and copying, of gradients, of resumed training, and of
+several ranks (mpi/nets.py); a recurrent builder in recurrent.FACTORIES gets those of
+test_builders.py and test_padding.py, an output layer in outputs.FACTORIES those of
+test_softmax_builders.py, too.
 """
 
 from . import blocks, outputs, recurrent
 
 FAMILIES = {"blocks": blocks, "outputs": outputs, "recurrent": recurrent}
-NETS = {f"{family}-{name}": net for family, module in FAMILIES.items() for name, net in module.NETS.items()}
+NETS = {
+    f"{family}-{name}": net
+    for family, module in FAMILIES.items()
+    for name, net in module.NETS.items()
+}
 
 NOT_IN_THE_TABLE = {
     "Block": "the base of blocks",

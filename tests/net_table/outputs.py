@@ -31,9 +31,12 @@ FACTORIES = {
     "factored": of_file(dy.ClassFactoredSoftmaxBuilder, CLUSTERS),
     "hierarchical": of_file(dy.HierarchicalSoftmaxBuilder, PATHS),
     "sampled": lambda m, bias: dy.SampledSoftmax(INPUT, 6, m, 4, "log-uniform", bias),
-    "noise": lambda m, bias: dy.NoiseContrastiveEstimation(INPUT, 6, m, 4, [5, 4, 3, 2, 1, 1], bias),
+    "noise": lambda m, bias: dy.NoiseContrastiveEstimation(
+        INPUT, 6, m, 4, [5, 4, 3, 2, 1, 1], bias
+    ),
 }
-"""Each makes an output layer in a collection, with or without bias. The tests of test_softmax_builders.py are for all."""
+"""Each makes an output layer in a collection, with or without bias. The tests of
+test_softmax_builders.py are for all."""
 
 
 def losses(output, xs):
@@ -41,12 +44,16 @@ def losses(output, xs):
     words = [[0, 2, 5, 2], [5, 3, 4, 1]]
     terms = [output.neg_log_softmax_batch(x, (w * 2)[: x.dim()[1]]) for w in words]
     if hasattr(output, "loss_batch"):
-        terms += [output.loss_batch(x, (w * 2)[: x.dim()[1]], negatives=[1, 5, 0, 5]) for w in words]
+        terms += [
+            output.loss_batch(x, (w * 2)[: x.dim()[1]], negatives=[1, 5, 0, 5]) for w in words
+        ]
     return dy.concatenate([*terms, output.full_log_distribution(x)])
 
 
 NETS = {
-    name + ("" if bias else " without bias"): Net(lambda m, make=make, bias=bias: make(m, bias), [(INPUT,)], losses, per_element=False)
+    name + ("" if bias else " without bias"): Net(
+        lambda m, make=make, bias=bias: make(m, bias), [(INPUT,)], losses, per_element=False
+    )
     for name, make in FACTORIES.items()
     for bias in (True, False)
 }

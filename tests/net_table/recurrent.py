@@ -15,9 +15,12 @@ FACTORIES = {
     "layer-normalised": lambda *sizes: dy.VanillaLSTMBuilder(*sizes, ln_lstm=True, forget_bias=0.5),
     "sparse layer-normalised": lambda *sizes: dy.SparseLSTMBuilder(*sizes, ln_lstm=True),
 }
-"""Each makes a builder from layers, input_dim, hidden_dim and a collection. The tests of test_builders.py and test_padding.py are for all."""
+"""Each makes a builder from layers, input_dim, hidden_dim and a collection. The tests of
+test_builders.py and test_padding.py are for all."""
 
-CLASSES = list(dict.fromkeys(type(make(1, 1, 1, dy.ParameterCollection())) for make in FACTORIES.values()))
+CLASSES = list(
+    dict.fromkeys(type(make(1, 1, 1, dy.ParameterCollection())) for make in FACTORIES.values())
+)
 
 UNUSED = {"fast": ("_2", "_6", "_13", "_17")}
 """The peepholes of two layers, which DyNet's FastLSTMBuilder has and does not use."""
@@ -53,13 +56,23 @@ def _starts(make):
 
 
 NETS = {
-    **{name: Net(_factory(make), [(INPUT,)] * 3, from_zeros, unused=UNUSED.get(name, ())) for name, make in FACTORIES.items()},
     **{
-        f"{name} from a state": Net(_factory(make), [(INPUT,)] * 2 + [*_starts(make)], from_a_state, unused=UNUSED.get(name, ()))
+        name: Net(_factory(make), [(INPUT,)] * 3, from_zeros, unused=UNUSED.get(name, ()))
         for name, make in FACTORIES.items()
     },
     **{
-        f"both ways {factory.__name__}": Net(lambda m, f=factory: dy.BiRNNBuilder(2, 2, 4, m, f), [(2,)] * 3, both_ways)
+        f"{name} from a state": Net(
+            _factory(make),
+            [(INPUT,)] * 2 + [*_starts(make)],
+            from_a_state,
+            unused=UNUSED.get(name, ()),
+        )
+        for name, make in FACTORIES.items()
+    },
+    **{
+        f"both ways {factory.__name__}": Net(
+            lambda m, f=factory: dy.BiRNNBuilder(2, 2, 4, m, f), [(2,)] * 3, both_ways
+        )
         for factory in (dy.VanillaLSTMBuilder, dy.GRUBuilder)
     },
 }

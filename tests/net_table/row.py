@@ -14,8 +14,10 @@ class Net:
     inputs: tuple[tuple[int, ...], ...] | list[tuple[int, ...]]
     """The dims of its inputs."""
     value: Callable[[Any, list[Any]], Any]
-    """value(net, inputs): one expression that depends on all parameters that are updated, with the batch size of the inputs."""
+    """value(net, inputs): one expression that depends on all parameters that are updated, with the
+    batch size of the inputs."""
     per_element: bool = True
     """Each batch element of the value depends on that of the inputs only, and in the same way."""
     unused: tuple[str, ...] = ()
-    """Names of parameters that are there and have no part in the value, without the collection's name."""
+    """Names of parameters that are there and have no part in the value, without the collection's
+    name."""

@@ -1,8 +1,8 @@
-"""The op table: one row per operation and use, one module per family, as in csrc/ops. tests/test_ops.py runs them all."""
+"""The op table: one row per operation and use, one module per family, as in csrc/ops.
+tests/test_ops.py runs them all."""
 
 from . import (
     arithmetic,
-    traced,
     choice,
     convolution,
     crf,
@@ -22,6 +22,7 @@ from . import (
     selection,
     shape,
     softmax,
+    traced,
     tree_lstm,
 )
 

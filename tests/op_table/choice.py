@@ -75,16 +75,24 @@ ROWS = [
         TOPK,
         sample=spread,
         errors=[
-            refuses(lambda: dy.topk(dy.zeros(5), 6), ValueError, r"^topk: k must be from 1 to 5, the size of dim 0 of x = \(5,\); got k = 6"),
+            refuses(
+                lambda: dy.topk(dy.zeros(5), 6),
+                ValueError,
+                r"^topk: k must be from 1 to 5, the size of dim 0 of x = \(5,\); got k = 6",
+            ),
             refuses(lambda: dy.topk(dy.zeros(5), 0), ValueError, "^topk: k must be from 1 to 5"),
             refuses(lambda: dy.topk(dy.zeros(5), -1), ValueError, "^topk: k must be from 1 to 5"),
-            refuses(lambda: dy.topk(dy.zeros(5), 1, 1), ValueError, "^topk: dim 1 is not a dim of x"),
+            refuses(
+                lambda: dy.topk(dy.zeros(5), 1, 1), ValueError, "^topk: dim 1 is not a dim of x"
+            ),
             refuses(lambda: dy.topk(dy.zeros(5), 1.5), TypeError, "."),
             refuses(lambda: dy.topk(3, 1), TypeError, "^topk: takes expressions; got int"),
         ],
         extremes=[
             extreme("ties", [1, 2, 1, 2], value=[2, 2, 1], gradients=([1, 1, 0, 1],), k=3, d=0),
-            extreme("infinite", [-inf, 0, inf], value=[inf, 0, -inf], gradients=([1, 1, 1],), k=3, d=0),
+            extreme(
+                "infinite", [-inf, 0, inf], value=[inf, 0, -inf], gradients=([1, 1, 1],), k=3, d=0
+            ),
         ],
     ),
     Row(
@@ -114,9 +122,20 @@ ROWS = [
         ],
         sample=spread,
         extremes=[
-            extreme("ties", [1.0, 2, 2, 2, 0], value=[2.0, 2], gradients=([0, 1, 1, 0, 0],), k=2, d=0),
-            extreme("nan", [1.0, np.nan, 3, 2], value=[np.nan, 3], gradients=([0, 1, 1, 0],), k=2, d=0),
-            extreme("infinities", [-np.inf, np.inf, -np.inf, 0], value=[-np.inf, np.inf, 0], gradients=([1, 1, 0, 1],), k=3, d=0),
+            extreme(
+                "ties", [1.0, 2, 2, 2, 0], value=[2.0, 2], gradients=([0, 1, 1, 0, 0],), k=2, d=0
+            ),
+            extreme(
+                "nan", [1.0, np.nan, 3, 2], value=[np.nan, 3], gradients=([0, 1, 1, 0],), k=2, d=0
+            ),
+            extreme(
+                "infinities",
+                [-np.inf, np.inf, -np.inf, 0],
+                value=[-np.inf, np.inf, 0],
+                gradients=([1, 1, 0, 1],),
+                k=3,
+                d=0,
+            ),
         ],
         errors=[
             refuses(
@@ -124,9 +143,21 @@ ROWS = [
                 ValueError,
                 r"^kmax_pooling: k must be from 1 to 5, the size of dim 0 of x = \(5,\); got k = 6",
             ),
-            refuses(lambda: dy.kmax_pooling(dy.zeros(5), 0, 0), ValueError, "^kmax_pooling: k must be from 1 to 5"),
-            refuses(lambda: dy.kmax_pooling(dy.zeros(5), 2), ValueError, r"^kmax_pooling: dim 1 is not a dim of x = \(5,\)"),
-            refuses(lambda: dy.kmax_pooling(3, 2), TypeError, "^kmax_pooling: takes expressions; got int"),
+            refuses(
+                lambda: dy.kmax_pooling(dy.zeros(5), 0, 0),
+                ValueError,
+                "^kmax_pooling: k must be from 1 to 5",
+            ),
+            refuses(
+                lambda: dy.kmax_pooling(dy.zeros(5), 2),
+                ValueError,
+                r"^kmax_pooling: dim 1 is not a dim of x = \(5,\)",
+            ),
+            refuses(
+                lambda: dy.kmax_pooling(3, 2),
+                TypeError,
+                "^kmax_pooling: takes expressions; got int",
+            ),
         ],
     ),
     Row(
@@ -147,9 +178,21 @@ ROWS = [
         has_gradient=False,
         per_element=False,
         errors=[
-            refuses(lambda: dy.sample_categorical(dy.zeros(5), 0), ValueError, "^sample_categorical: the number of samples must be positive"),
-            refuses(lambda: dy.sample_categorical(dy.zeros(5), 1, 1), ValueError, "^sample_categorical: dim 1 is not a dim"),
-            refuses(lambda: dy.sample_categorical(3), TypeError, "^sample_categorical: takes expressions; got int"),
+            refuses(
+                lambda: dy.sample_categorical(dy.zeros(5), 0),
+                ValueError,
+                "^sample_categorical: the number of samples must be positive",
+            ),
+            refuses(
+                lambda: dy.sample_categorical(dy.zeros(5), 1, 1),
+                ValueError,
+                "^sample_categorical: dim 1 is not a dim",
+            ),
+            refuses(
+                lambda: dy.sample_categorical(3),
+                TypeError,
+                "^sample_categorical: takes expressions; got int",
+            ),
         ],
         extremes=[
             extreme("one is certain", [-1000, 1000, 0], value=[1, 1, 1], n=3, d=0),

@@ -109,26 +109,62 @@ ROWS = [
                 ValueError,
                 r"^conv2d: strides must be 1 or more; got stride = \[0, 1\]",
             ),
-            refuses(lambda: dy.conv2d(image(), filters(2, 2, 2, 3), [1, -1]), ValueError, "^conv2d: strides must be 1 or more"),
-            refuses(lambda: dy.conv2d(image(), filters(2, 2, 2, 3), [1]), ValueError, r"^conv2d: stride must have two numbers.*; got \[1\]"),
-            refuses(lambda: dy.conv2d(image(), filters(2, 2, 2, 3), [1, 1, 1]), ValueError, "^conv2d: stride must have two numbers"),
-            refuses(lambda: dy.conv2d(image(), filters(2, 2, 2, 3), 1), ValueError, "^conv2d: stride must have two numbers"),
-            refuses(lambda: dy.conv2d(image(), filters(2, 2, 2, 3), [0.5, 1]), TypeError, "^conv2d: indices must be integers"),
+            refuses(
+                lambda: dy.conv2d(image(), filters(2, 2, 2, 3), [1, -1]),
+                ValueError,
+                "^conv2d: strides must be 1 or more",
+            ),
+            refuses(
+                lambda: dy.conv2d(image(), filters(2, 2, 2, 3), [1]),
+                ValueError,
+                r"^conv2d: stride must have two numbers.*; got \[1\]",
+            ),
+            refuses(
+                lambda: dy.conv2d(image(), filters(2, 2, 2, 3), [1, 1, 1]),
+                ValueError,
+                "^conv2d: stride must have two numbers",
+            ),
+            refuses(
+                lambda: dy.conv2d(image(), filters(2, 2, 2, 3), 1),
+                ValueError,
+                "^conv2d: stride must have two numbers",
+            ),
+            refuses(
+                lambda: dy.conv2d(image(), filters(2, 2, 2, 3), [0.5, 1]),
+                TypeError,
+                "^conv2d: indices must be integers",
+            ),
             refuses(
                 lambda: dy.conv2d(image(), filters(6, 2, 2, 3), [1, 1]),
                 ValueError,
-                r"^conv2d: the filter must not be larger than x; got 6 x 2 for x = \(5, 4, 2\). Use is_valid=False",
+                r"^conv2d: the filter must not be larger than x; got 6 x 2 for x = \(5, 4, 2\). Use"
+                r" is_valid=False",
             ),
-            refuses(lambda: dy.conv2d(image(), filters(0, 2, 2, 3), [1, 1]), ValueError, "^conv2d: the filter must be 1 or more in each dim"),
+            refuses(
+                lambda: dy.conv2d(image(), filters(0, 2, 2, 3), [1, 1]),
+                ValueError,
+                "^conv2d: the filter must be 1 or more in each dim",
+            ),
             refuses(
                 lambda: dy.conv2d(image(), filters(2, 2, 3, 3), [1, 1]),
                 ValueError,
-                r"^conv2d: f must have dims \(height, width, channels of x, output channels\); got x = \(5, 4, 2\), f = \(2, 2, 3, 3\)",
+                r"^conv2d: f must have dims \(height, width, channels of x, output channels\); got"
+                r" x = \(5, 4, 2\), f = \(2, 2, 3, 3\)",
             ),
-            refuses(lambda: dy.conv2d(dy.zeros(5), filters(2, 1, 1, 3), [1, 1]), ValueError, r"^conv2d: x must have dims .*; got x = \(5,\)"),
-            refuses(lambda: dy.conv2d(dy.zeros((5, 4, 2, 1)), filters(2, 2, 2, 3), [1, 1]), ValueError, "^conv2d: x must have dims"),
             refuses(
-                lambda: dy.conv2d(dy.zeros((5, 4), batch_size=2), dy.zeros((2, 2), batch_size=3), [1, 1]),
+                lambda: dy.conv2d(dy.zeros(5), filters(2, 1, 1, 3), [1, 1]),
+                ValueError,
+                r"^conv2d: x must have dims .*; got x = \(5,\)",
+            ),
+            refuses(
+                lambda: dy.conv2d(dy.zeros((5, 4, 2, 1)), filters(2, 2, 2, 3), [1, 1]),
+                ValueError,
+                "^conv2d: x must have dims",
+            ),
+            refuses(
+                lambda: dy.conv2d(
+                    dy.zeros((5, 4), batch_size=2), dy.zeros((2, 2), batch_size=3), [1, 1]
+                ),
                 ValueError,
                 "^conv2d: batch sizes must be equal or 1",
             ),
@@ -142,17 +178,40 @@ ROWS = [
         [
             case(tensor(1, 1), tensor(1, 1, 1, 1), tensor(1), stride=[1, 1], is_valid=True),
             case(tensor(5, 4, 2), tensor(3, 2, 2, 3), tensor(3), stride=[1, 1], is_valid=True),
-            case(tensor(5, 4, 2, batch=3), tensor(3, 2, 2, 3), tensor(3), stride=[2, 1], is_valid=False),
-            case(tensor(5, 4, 2), tensor(3, 2, 2, 3), tensor(3, batch=2), stride=[1, 1], is_valid=True),
-            case(tensor(3, 4, 2, batch=3), tensor(1, 1, 2, 3), tensor(3), stride=[1, 1], is_valid=True),
+            case(
+                tensor(5, 4, 2, batch=3),
+                tensor(3, 2, 2, 3),
+                tensor(3),
+                stride=[2, 1],
+                is_valid=False,
+            ),
+            case(
+                tensor(5, 4, 2),
+                tensor(3, 2, 2, 3),
+                tensor(3, batch=2),
+                stride=[1, 1],
+                is_valid=True,
+            ),
+            case(
+                tensor(3, 4, 2, batch=3),
+                tensor(1, 1, 2, 3),
+                tensor(3),
+                stride=[1, 1],
+                is_valid=True,
+            ),
         ],
         errors=[
             refuses(
                 lambda: dy.conv2d_bias(image(), filters(2, 2, 2, 3), dy.zeros(2), [1, 1]),
                 ValueError,
-                r"^conv2d_bias: the bias must have one number per output channel; got f = \(2, 2, 2, 3\), b = \(2,\)",
+                r"^conv2d_bias: the bias must have one number per output channel; got f = \(2, 2,"
+                r" 2, 3\), b = \(2,\)",
             ),
-            refuses(lambda: dy.conv2d_bias(image(), filters(2, 2, 2, 3), dy.zeros((1, 3)), [1, 1]), ValueError, "^conv2d_bias: the bias must"),
+            refuses(
+                lambda: dy.conv2d_bias(image(), filters(2, 2, 2, 3), dy.zeros((1, 3)), [1, 1]),
+                ValueError,
+                "^conv2d_bias: the bias must",
+            ),
         ],
     ),
     Row(
@@ -171,17 +230,42 @@ ROWS = [
         ],
         sample=spread,
         errors=[
-            refuses(lambda: dy.maxpooling2d(image(), [2, 2], [1, 0]), ValueError, "^maxpooling2d: strides must be 1 or more"),
-            refuses(lambda: dy.maxpooling2d(image(), [0, 2], [1, 1]), ValueError, "^maxpooling2d: the window must be 1 or more in each dim"),
-            refuses(lambda: dy.maxpooling2d(image(), [2], [1, 1]), ValueError, "^maxpooling2d: ksize must have two numbers"),
-            refuses(lambda: dy.maxpooling2d(image(), [2, 2], [1]), ValueError, "^maxpooling2d: stride must have two numbers"),
+            refuses(
+                lambda: dy.maxpooling2d(image(), [2, 2], [1, 0]),
+                ValueError,
+                "^maxpooling2d: strides must be 1 or more",
+            ),
+            refuses(
+                lambda: dy.maxpooling2d(image(), [0, 2], [1, 1]),
+                ValueError,
+                "^maxpooling2d: the window must be 1 or more in each dim",
+            ),
+            refuses(
+                lambda: dy.maxpooling2d(image(), [2], [1, 1]),
+                ValueError,
+                "^maxpooling2d: ksize must have two numbers",
+            ),
+            refuses(
+                lambda: dy.maxpooling2d(image(), [2, 2], [1]),
+                ValueError,
+                "^maxpooling2d: stride must have two numbers",
+            ),
             refuses(
                 lambda: dy.maxpooling2d(image(), [6, 2], [1, 1]),
                 ValueError,
-                r"^maxpooling2d: the window must not be larger than x; got 6 x 2 for x = \(5, 4, 2\)",
+                r"^maxpooling2d: the window must not be larger than x; got 6 x 2 for x = \(5,"
+                r" 4, 2\)",
             ),
-            refuses(lambda: dy.maxpooling2d(dy.zeros(5), [1, 1], [1, 1]), ValueError, "^maxpooling2d: x must have dims"),
-            refuses(lambda: dy.maxpooling2d(3, [1, 1], [1, 1]), TypeError, "^maxpooling2d: takes expressions; got int"),
+            refuses(
+                lambda: dy.maxpooling2d(dy.zeros(5), [1, 1], [1, 1]),
+                ValueError,
+                "^maxpooling2d: x must have dims",
+            ),
+            refuses(
+                lambda: dy.maxpooling2d(3, [1, 1], [1, 1]),
+                TypeError,
+                "^maxpooling2d: takes expressions; got int",
+            ),
         ],
     ),
     Row(
@@ -193,8 +277,20 @@ ROWS = [
         sample=spread,
         extremes=[
             extreme("ties", [2.0, 2, 0, 0], value=[2.0, 0], gradients=([1, 0, 1, 0],), n=4),
-            extreme("nan", [2.0, np.nan, np.nan, 3], value=[np.nan, np.nan], gradients=([0, 1, 1, 0],), n=4),
-            extreme("infinities", [-np.inf, -np.inf, np.inf, 0], value=[-np.inf, np.inf], gradients=([1, 0, 1, 0],), n=4),
+            extreme(
+                "nan",
+                [2.0, np.nan, np.nan, 3],
+                value=[np.nan, np.nan],
+                gradients=([0, 1, 1, 0],),
+                n=4,
+            ),
+            extreme(
+                "infinities",
+                [-np.inf, -np.inf, np.inf, 0],
+                value=[-np.inf, np.inf],
+                gradients=([1, 0, 1, 0],),
+                n=4,
+            ),
         ],
     ),
     Row(
@@ -216,13 +312,24 @@ ROWS = [
             refuses(
                 lambda: dy.filter1d_narrow(dy.zeros((4, 3)), dy.zeros((3, 2))),
                 ValueError,
-                r"^filter1d_narrow: takes x = \(rows, columns\) and f = .*; got x = \(4, 3\), f = \(3, 2\)",
+                r"^filter1d_narrow: takes x = \(rows, columns\) and f = .*; got x = \(4, 3\), f ="
+                r" \(3, 2\)",
             ),
             refuses(
-                lambda: dy.filter1d_narrow(dy.zeros((4, 3)), dy.zeros((4, 5))), ValueError, "^filter1d_narrow: the width of f must be from 1"
+                lambda: dy.filter1d_narrow(dy.zeros((4, 3)), dy.zeros((4, 5))),
+                ValueError,
+                "^filter1d_narrow: the width of f must be from 1",
             ),
-            refuses(lambda: dy.filter1d_narrow(dy.zeros(4), dy.zeros((4, 1))), ValueError, "^filter1d_narrow: takes x"),
-            refuses(lambda: dy.filter1d_narrow(dy.zeros((4, 3)), 3), TypeError, "^filter1d_narrow: takes expressions"),
+            refuses(
+                lambda: dy.filter1d_narrow(dy.zeros(4), dy.zeros((4, 1))),
+                ValueError,
+                "^filter1d_narrow: takes x",
+            ),
+            refuses(
+                lambda: dy.filter1d_narrow(dy.zeros((4, 3)), 3),
+                TypeError,
+                "^filter1d_narrow: takes expressions",
+            ),
         ],
     ),
     Row(
@@ -245,8 +352,16 @@ ROWS = [
                 ValueError,
                 r"^kmh_ngram: v must be from 1 to the columns of x; got v = 5, x = \(3, 4\)",
             ),
-            refuses(lambda: dy.kmh_ngram(dy.zeros((3, 4)), 0), ValueError, "^kmh_ngram: v must be from 1"),
-            refuses(lambda: dy.kmh_ngram(dy.zeros(3), 1), ValueError, r"^kmh_ngram: x must be a matrix; got x = \(3,\)"),
+            refuses(
+                lambda: dy.kmh_ngram(dy.zeros((3, 4)), 0),
+                ValueError,
+                "^kmh_ngram: v must be from 1",
+            ),
+            refuses(
+                lambda: dy.kmh_ngram(dy.zeros(3), 1),
+                ValueError,
+                r"^kmh_ngram: x must be a matrix; got x = \(3,\)",
+            ),
         ],
     ),
     Row(
@@ -267,10 +382,19 @@ ROWS = [
             refuses(
                 lambda: dy.fold_rows(dy.zeros((4, 3)), 3),
                 ValueError,
-                r"^fold_rows: the rows of x must be a multiple of nrows; got nrows = 3, x = \(4, 3\)",
+                r"^fold_rows: the rows of x must be a multiple of nrows; got nrows = 3, x ="
+                r" \(4, 3\)",
             ),
-            refuses(lambda: dy.fold_rows(dy.zeros((4, 3)), 0), ValueError, "^fold_rows: .* multiple of nrows; got nrows = 0"),
-            refuses(lambda: dy.fold_rows(dy.zeros((4, 3)), -2), ValueError, "^fold_rows: the rows of x must be a multiple"),
+            refuses(
+                lambda: dy.fold_rows(dy.zeros((4, 3)), 0),
+                ValueError,
+                "^fold_rows: .* multiple of nrows; got nrows = 0",
+            ),
+            refuses(
+                lambda: dy.fold_rows(dy.zeros((4, 3)), -2),
+                ValueError,
+                "^fold_rows: the rows of x must be a multiple",
+            ),
         ],
     ),
 ]

@@ -1,4 +1,5 @@
-"""The conditional random field's nodes, against sums over all tag sequences. The block is tested in test_blocks_crf.py."""
+"""The conditional random field's nodes, against sums over all tag sequences. The block is tested in
+test_blocks_crf.py."""
 
 import itertools
 
@@ -11,7 +12,9 @@ from .row import Row, case, refuses, tensor
 
 
 def node(*inputs, tags=(), weights=(1.0, 0.0)):
-    return _nodes.node("crf", *inputs, [v for row in tags for v in row], [float(w) for w in weights])
+    return _nodes.node(
+        "crf", *inputs, [v for row in tags for v in row], [float(w) for w in weights]
+    )
 
 
 def viterbi(*inputs, tags=()):
@@ -19,7 +22,12 @@ def viterbi(*inputs, tags=()):
 
 
 def score(A, start, stop, E, v):
-    return start[v[0]] + stop[v[-1]] + sum(E[j, t] for t, j in enumerate(v)) + sum(A[i, j] for i, j in itertools.pairwise(v))
+    return (
+        start[v[0]]
+        + stop[v[-1]]
+        + sum(E[j, t] for t, j in enumerate(v))
+        + sum(A[i, j] for i, j in itertools.pairwise(v))
+    )
 
 
 def sequences(A, start, stop, E, steps):
@@ -29,12 +37,20 @@ def sequences(A, start, stop, E, steps):
 
 
 def elements(A, start, stop, E, tags):
-    """(A, start, stop, emissions, tags without what is beyond the end, number of steps) of each batch element."""
+    """(A, start, stop, emissions, tags without what is beyond the end, number of steps) of each
+    batch element."""
     k, batch = len(start), E.shape[-1]
     for b in range(batch):
         e = E[..., b].reshape(k, -1)
         row = [v for v in tags[b] if v >= 0] if tags else None
-        yield A[..., 0].reshape(k, k), start[..., 0], stop[..., 0], e, row, len(row) if tags else e.shape[1]
+        yield (
+            A[..., 0].reshape(k, k),
+            start[..., 0],
+            stop[..., 0],
+            e,
+            row,
+            len(row) if tags else e.shape[1],
+        )
 
 
 def reference(*arrays, tags=(), weights=(1.0, 0.0)):
@@ -76,14 +92,37 @@ def errors(build, name):
         refuses(
             lambda: build(*zeros(3, 4, 2)),
             ValueError,
-            rf"^{name}: emissions must be \(tags, steps\), transitions \(tags, tags\), start and stop \(tags,\); got \(4, 2\)",
+            rf"^{name}: emissions must be \(tags, steps\), transitions \(tags, tags\), start and"
+            r" stop \(tags,\); got \(4, 2\)",
         ),
-        refuses(lambda: build(*zeros(3, 3, 0)), ValueError, f"^{name}: a sequence must have a step"),
-        refuses(lambda: build(*zeros(3, 3, 2), tags=[[0]]), ValueError, f"^{name}: takes one tag for each step of each batch element; got 1"),
-        refuses(lambda: build(*zeros(3, 3, 2), tags=[[0, 3]]), ValueError, f"^{name}: tag 3 is outside of the 3 tags. They run from 0 to 2"),
-        refuses(lambda: build(*zeros(3, 3, 2), tags=[[0, -2]]), ValueError, f"^{name}: tag -2 is outside"),
-        refuses(lambda: build(*zeros(3, 3, 2), tags=[[-1, -1]]), ValueError, f"^{name}: a sequence must have a step, and -1 only after"),
-        refuses(lambda: build(*zeros(3, 3, 3), tags=[[0, -1, 1]]), ValueError, "got 1 at step 2 of batch element 0"),
+        refuses(
+            lambda: build(*zeros(3, 3, 0)), ValueError, f"^{name}: a sequence must have a step"
+        ),
+        refuses(
+            lambda: build(*zeros(3, 3, 2), tags=[[0]]),
+            ValueError,
+            f"^{name}: takes one tag for each step of each batch element; got 1",
+        ),
+        refuses(
+            lambda: build(*zeros(3, 3, 2), tags=[[0, 3]]),
+            ValueError,
+            f"^{name}: tag 3 is outside of the 3 tags. They run from 0 to 2",
+        ),
+        refuses(
+            lambda: build(*zeros(3, 3, 2), tags=[[0, -2]]),
+            ValueError,
+            f"^{name}: tag -2 is outside",
+        ),
+        refuses(
+            lambda: build(*zeros(3, 3, 2), tags=[[-1, -1]]),
+            ValueError,
+            f"^{name}: a sequence must have a step, and -1 only after",
+        ),
+        refuses(
+            lambda: build(*zeros(3, 3, 3), tags=[[0, -1, 1]]),
+            ValueError,
+            "got 1 at step 2 of batch element 0",
+        ),
         refuses(
             lambda: build(dy.zeros((3, 3), batch_size=2), *zeros(3, 3, 2)[1:]),
             ValueError,
@@ -111,7 +150,11 @@ ROWS = [
         ],
         errors=[
             *errors(node, "crf"),
-            refuses(lambda: node(*zeros(3, 3, 2), weights=(1, 1)), ValueError, "^crf: the score needs tags; got none"),
+            refuses(
+                lambda: node(*zeros(3, 3, 2), weights=(1, 1)),
+                ValueError,
+                "^crf: the score needs tags; got none",
+            ),
         ],
     ),
     Row(

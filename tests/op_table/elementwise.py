@@ -103,7 +103,9 @@ def nan_stays():
 
 
 def saturated(f, *edges, gradients=()):
-    return extreme("saturated", list(edges), value=f(np.array(edges, float)).tolist(), gradients=gradients)
+    return extreme(
+        "saturated", list(edges), value=f(np.array(edges, float)).tolist(), gradients=gradients
+    )
 
 
 ROWS = [
@@ -111,7 +113,12 @@ ROWS = [
         "tanh",
         np.tanh,
         even(),
-        extreme("saturated", [1000, -1000, 0, inf, -inf], value=[1, -1, 0, 1, -1], gradients=[[0, 0, 1, 0, 0]]),
+        extreme(
+            "saturated",
+            [1000, -1000, 0, inf, -inf],
+            value=[1, -1, 0, 1, -1],
+            gradients=[[0, 0, 1, 0, 0]],
+        ),
         extreme(
             "where the polynomials meet",
             [0.6249, 0.625, 0.6251, -0.625, 9.99, 10.01],
@@ -123,14 +130,24 @@ ROWS = [
         "logistic",
         logistic,
         even(),
-        extreme("saturated", [1000, -1000, 0, inf, -inf], value=[1, 0, 0.5, 1, 0], gradients=[[0, 0, 0.25, 0, 0]]),
+        extreme(
+            "saturated",
+            [1000, -1000, 0, inf, -inf],
+            value=[1, 0, 0.5, 1, 0],
+            gradients=[[0, 0, 0.25, 0, 0]],
+        ),
         extreme("nan", [nan], value=[nan]),
     ),
     unary(
         "rectify",
         lambda x: np.maximum(x, 0),
         away_from_zero(),
-        extreme("kink", [0, 1000, -1000, inf, -inf], value=[0, 1000, 0, inf, 0], gradients=[[0, 1, 0, 1, 0]]),
+        extreme(
+            "kink",
+            [0, 1000, -1000, inf, -inf],
+            value=[0, 1000, 0, inf, 0],
+            gradients=[[0, 1, 0, 1, 0]],
+        ),
         extreme("nan", [nan], value=[nan]),
     ),
     unary(
@@ -144,16 +161,25 @@ ROWS = [
         "log",
         np.log,
         ranges((0.3, 3.0)),
-        extreme("outside of its domain", [0, -1, 1, 1000, inf], value=[-inf, nan, 0, np.log(1000), inf]),
+        extreme(
+            "outside of its domain", [0, -1, 1, 1000, inf], value=[-inf, nan, 0, np.log(1000), inf]
+        ),
         extreme("nan", [nan], value=[nan]),
         undefined_gradient="the value is infinite at 0",
     ),
-    unary("square", np.square, even(), extreme("large", [1000, -1000, 0], value=[1e6, 1e6, 0], gradients=[[2000, -2000, 0]])),
+    unary(
+        "square",
+        np.square,
+        even(),
+        extreme("large", [1000, -1000, 0], value=[1e6, 1e6, 0], gradients=[[2000, -2000, 0]]),
+    ),
     unary(
         "abs",
         np.abs,
         away_from_zero(),
-        extreme("kink", [0, 1000, -1000, -inf], value=[0, 1000, 1000, inf], gradients=[[0, 1, -1, -1]]),
+        extreme(
+            "kink", [0, 1000, -1000, -inf], value=[0, 1000, 1000, inf], gradients=[[0, 1, -1, -1]]
+        ),
         extreme("nan", [nan], value=[nan]),
     ),
     unary(
@@ -182,21 +208,37 @@ ROWS = [
         np.arcsin,
         even(-0.9, 0.9),
         extreme("ends", [1, -1, 0, 1.5, nan], value=[np.pi / 2, -np.pi / 2, 0, nan, nan]),
-        extreme("where the polynomials meet", [0.499, 0.501, -0.501], value=np.arcsin([0.499, 0.501, -0.501])),
+        extreme(
+            "where the polynomials meet",
+            [0.499, 0.501, -0.501],
+            value=np.arcsin([0.499, 0.501, -0.501]),
+        ),
     ),
     unary(
         "acos",
         np.arccos,
         even(-0.9, 0.9),
         extreme("ends", [1, -1, 0, 1.5, nan], value=[0, np.pi, np.pi / 2, nan, nan]),
-        extreme("where the polynomials meet", [0.499, 0.501, -0.501], value=np.arccos([0.499, 0.501, -0.501])),
+        extreme(
+            "where the polynomials meet",
+            [0.499, 0.501, -0.501],
+            value=np.arccos([0.499, 0.501, -0.501]),
+        ),
     ),
     unary(
         "atan",
         np.arctan,
         even(-3, 3),
         saturated(
-            np.arctan, 1000, -1000, 0, inf, -inf, 0.999, 1.001, gradients=[[1e-6, 1e-6, 1, 0, 0, 1 / (1 + 0.999**2), 1 / (1 + 1.001**2)]]
+            np.arctan,
+            1000,
+            -1000,
+            0,
+            inf,
+            -inf,
+            0.999,
+            1.001,
+            gradients=[[1e-6, 1e-6, 1, 0, 0, 1 / (1 + 0.999**2), 1 / (1 + 1.001**2)]],
         ),
         nan_stays(),
     ),
@@ -205,16 +247,34 @@ ROWS = [
         np.sinh,
         even(-3, 3),
         extreme("overflow", [1000, -1000, 0, inf, -inf], value=[inf, -inf, 0, inf, -inf]),
-        extreme("where the formulas meet", [0.999, 1.001, 1e-4], value=np.sinh([0.999, 1.001, 1e-4])),
+        extreme(
+            "where the formulas meet", [0.999, 1.001, 1e-4], value=np.sinh([0.999, 1.001, 1e-4])
+        ),
         nan_stays(),
     ),
-    unary("cosh", np.cosh, even(-3, 3), extreme("overflow", [1000, -1000, 0, inf, -inf], value=[inf, inf, 1, inf, inf]), nan_stays()),
-    unary("asinh", np.arcsinh, even(-3, 3), saturated(np.arcsinh, 1000, -1000, 0, 1e-4, 1e7, 1e9, inf, -inf), nan_stays()),
+    unary(
+        "cosh",
+        np.cosh,
+        even(-3, 3),
+        extreme("overflow", [1000, -1000, 0, inf, -inf], value=[inf, inf, 1, inf, inf]),
+        nan_stays(),
+    ),
+    unary(
+        "asinh",
+        np.arcsinh,
+        even(-3, 3),
+        saturated(np.arcsinh, 1000, -1000, 0, 1e-4, 1e7, 1e9, inf, -inf),
+        nan_stays(),
+    ),
     unary(
         "acosh",
         np.arccosh,
         ranges((1.1, 4.0)),
-        extreme("ends", [1, 1e7, 1e9, inf, 0.5, -2], value=[0, np.arccosh(1e7), np.arccosh(1e9), inf, nan, nan]),
+        extreme(
+            "ends",
+            [1, 1e7, 1e9, inf, 0.5, -2],
+            value=[0, np.arccosh(1e7), np.arccosh(1e9), inf, nan, nan],
+        ),
         nan_stays(),
     ),
     unary(
@@ -231,8 +291,19 @@ ROWS = [
         extreme("ends", [0, 1000, inf, -1], value=[0, np.sqrt(1000), inf, nan]),
         extreme("gradient at 0", [0, 4], value=[0, 2], gradients=[[inf, 0.25]]),
     ),
-    unary("cube", lambda x: x**3, even(), extreme("large", [1000, -1000, 0], value=[1e9, -1e9, 0], gradients=[[3e6, 3e6, 0]])),
-    unary("erf", ERF, even(), saturated(ERF, 1000, -1000, 0, 0.999, 1.001, 3.9, -4, inf, -inf), nan_stays()),
+    unary(
+        "cube",
+        lambda x: x**3,
+        even(),
+        extreme("large", [1000, -1000, 0], value=[1e9, -1e9, 0], gradients=[[3e6, 3e6, 0]]),
+    ),
+    unary(
+        "erf",
+        ERF,
+        even(),
+        saturated(ERF, 1000, -1000, 0, 0.999, 1.001, 3.9, -4, inf, -inf),
+        nan_stays(),
+    ),
     unary(
         "lgamma",
         LGAMMA,
@@ -242,7 +313,9 @@ ROWS = [
             "negative and large",
             [-0.5, -1.5, -2.25, 1000],
             value=LGAMMA(np.array([-0.5, -1.5, -2.25, 1000])),
-            gradients=[[0.03648997397857652, 0.7031566406452432, 4.158583564657972, 6.907255195648812]],
+            gradients=[
+                [0.03648997397857652, 0.7031566406452432, 4.158583564657972, 6.907255195648812]
+            ],
         ),
         nan_stays(),
         undefined_gradient="the value is infinite at 0, -1, -2, ...",
@@ -251,14 +324,24 @@ ROWS = [
         "log_sigmoid",
         lambda x: -np.logaddexp(0, -x),
         even(),
-        extreme("saturated", [1000, -1000, 0, inf, -inf], value=[0, -1000, -np.log(2), 0, -inf], gradients=[[0, 1, 0.5, 0, 1]]),
+        extreme(
+            "saturated",
+            [1000, -1000, 0, inf, -inf],
+            value=[0, -1000, -np.log(2), 0, -inf],
+            gradients=[[0, 1, 0.5, 0, 1]],
+        ),
         nan_stays(),
     ),
     unary(
         "softsign",
         lambda x: np.where(np.isinf(x), np.sign(x), x / (1 + np.abs(x))),
         away_from_zero(),
-        extreme("saturated", [1000, -1000, 0], value=[1000 / 1001, -1000 / 1001, 0], gradients=[[1 / 1001**2, 1 / 1001**2, 1]]),
+        extreme(
+            "saturated",
+            [1000, -1000, 0],
+            value=[1000 / 1001, -1000 / 1001, 0],
+            gradients=[[1 / 1001**2, 1 / 1001**2, 1]],
+        ),
         nan_stays(),
     ),
     unary(
@@ -294,7 +377,9 @@ ROWS = [
         silu,
         even(),
         [*CASES, *with_number(beta=2.5), *with_number(beta=-0.5)],
-        extreme("saturated", [1000, -1000, 0], value=[1000, 0, 0], gradients=[[1, 0, 0.5]], beta=1.5),
+        extreme(
+            "saturated", [1000, -1000, 0], value=[1000, 0, 0], gradients=[[1, 0, 0.5]], beta=1.5
+        ),
         nan_stays(),
     ),
     parametric(
@@ -303,7 +388,12 @@ ROWS = [
         lambda x: x * NORMAL_CDF(x),
         even(),
         CASES,
-        extreme("saturated", [1000, -1000, 0, 1e20, -1e20], value=[1000, 0, 0, 1e20, 0], gradients=[[1, 0, 0.5, 1, 0]]),
+        extreme(
+            "saturated",
+            [1000, -1000, 0, 1e20, -1e20],
+            value=[1000, 0, 0, 1e20, 0],
+            gradients=[[1, 0, 0.5, 1, 0]],
+        ),
         nan_stays(),
     ),
     parametric(
@@ -312,7 +402,12 @@ ROWS = [
         gelu_tanh,
         even(),
         CASES,
-        extreme("saturated", [1000, -1000, 0, 1e20, -1e20], value=[1000, 0, 0, 1e20, 0], gradients=[[1, 0, 0.5, 1, 0]]),
+        extreme(
+            "saturated",
+            [1000, -1000, 0, 1e20, -1e20],
+            value=[1000, 0, 0, 1e20, 0],
+            gradients=[[1, 0, 0.5, 1, 0]],
+        ),
         nan_stays(),
         op="gelu_tanh",
     ),

@@ -82,9 +82,15 @@ def refusals_of_two(name):
     f = getattr(dy, name)
     return [
         refuses(
-            lambda: f(dy.zeros(3), dy.zeros(4)), ValueError, rf"^{name}: all inputs must have the same dims; got x_0 = \(3,\), x_1 = \(4,\)"
+            lambda: f(dy.zeros(3), dy.zeros(4)),
+            ValueError,
+            rf"^{name}: all inputs must have the same dims; got x_0 = \(3,\), x_1 = \(4,\)",
         ),
-        refuses(lambda: f(dy.zeros(3, batch_size=2), dy.zeros(3, batch_size=3)), ValueError, f"^{name}: batch sizes must be equal or 1"),
+        refuses(
+            lambda: f(dy.zeros(3, batch_size=2), dy.zeros(3, batch_size=3)),
+            ValueError,
+            f"^{name}: batch sizes must be equal or 1",
+        ),
         refuses(lambda: f(dy.zeros(3), 1), TypeError, f"^{name}: takes expressions"),
     ]
 
@@ -93,9 +99,15 @@ def refusals_of_many(name):
     f = getattr(dy, name)
     return [
         refuses(
-            lambda: f([dy.zeros(3), dy.zeros(4)]), ValueError, rf"^{name}: all inputs must have the same dims; got x_0 = \(3,\), x_1 = \(4,\)"
+            lambda: f([dy.zeros(3), dy.zeros(4)]),
+            ValueError,
+            rf"^{name}: all inputs must have the same dims; got x_0 = \(3,\), x_1 = \(4,\)",
         ),
-        refuses(lambda: f([dy.zeros(3, batch_size=2), dy.zeros(3, batch_size=3)]), ValueError, f"^{name}: batch sizes must be equal or 1"),
+        refuses(
+            lambda: f([dy.zeros(3, batch_size=2), dy.zeros(3, batch_size=3)]),
+            ValueError,
+            f"^{name}: batch sizes must be equal or 1",
+        ),
         refuses(lambda: f([]), AssertionError, f"List is empty, nothing to {name}"),
         refuses(lambda: f(dy.zeros(3)), TypeError, f"^{name}: takes a list of expressions"),
         refuses(lambda: f([dy.zeros(3), 1]), TypeError, f"^{name}: takes expressions; got int"),
@@ -105,12 +117,20 @@ def refusals_of_many(name):
 def refusals_of_dim(name, *, empty=True):
     f = getattr(dy, name)
     refusals = [
-        refuses(lambda: f(dy.zeros(3), 1), ValueError, rf"^{name}: dim 1 is not a dim of x = \(3,\)"),
+        refuses(
+            lambda: f(dy.zeros(3), 1), ValueError, rf"^{name}: dim 1 is not a dim of x = \(3,\)"
+        ),
         refuses(lambda: f(dy.zeros(3), -1), ValueError, f"^{name}: dim -1 is not a dim"),
         refuses(lambda: f(3), TypeError, f"^{name}: takes expressions; got int"),
     ]
     if empty:
-        refusals.append(refuses(lambda: f(dy.zeros((2, 3))[:, 1:1], 1), ValueError, rf"^{name}: dim 1 must not be empty; got x = \(2, 0\)"))
+        refusals.append(
+            refuses(
+                lambda: f(dy.zeros((2, 3))[:, 1:1], 1),
+                ValueError,
+                rf"^{name}: dim 1 must not be empty; got x = \(2, 0\)",
+            )
+        )
     return refusals
 
 
@@ -128,7 +148,13 @@ ROWS = [
         TWO,
         spaced,
         extremes=[
-            extreme("tie", [1, 0, -1000, inf], [1, -0.0, -1000, inf], value=[1, 0, -1000, inf], gradients=[[0] * 4, [1] * 4]),
+            extreme(
+                "tie",
+                [1, 0, -1000, inf],
+                [1, -0.0, -1000, inf],
+                value=[1, 0, -1000, inf],
+                gradients=[[0] * 4, [1] * 4],
+            ),
             extreme("nan", [nan, 1, nan], [1, nan, nan], value=[nan] * 3),
         ],
         errors=refusals_of_two("bmax"),
@@ -141,7 +167,13 @@ ROWS = [
         TWO,
         spaced,
         extremes=[
-            extreme("tie", [1, 0, -1000, inf], [1, -0.0, -1000, inf], value=[1, 0, -1000, inf], gradients=[[0] * 4, [1] * 4]),
+            extreme(
+                "tie",
+                [1, 0, -1000, inf],
+                [1, -0.0, -1000, inf],
+                value=[1, 0, -1000, inf],
+                gradients=[[0] * 4, [1] * 4],
+            ),
             extreme("nan", [nan, 1, nan], [1, nan, nan], value=[nan] * 3),
         ],
         errors=refusals_of_two("bmin"),
@@ -154,7 +186,14 @@ ROWS = [
         MANY,
         spaced,
         extremes=[
-            extreme("tie", [1, 2, 3], [1, 2, 4], [0, 2, 4], value=[1, 2, 4], gradients=[[1, 1, 0], [0, 0, 1], [0, 0, 0]]),
+            extreme(
+                "tie",
+                [1, 2, 3],
+                [1, 2, 4],
+                [0, 2, 4],
+                value=[1, 2, 4],
+                gradients=[[1, 1, 0], [0, 0, 1], [0, 0, 0]],
+            ),
             extreme("nan", [nan, 1, nan], [1, nan, nan], value=[nan] * 3),
         ],
         errors=refusals_of_many("emax"),
@@ -173,8 +212,16 @@ ROWS = [
                 value=[1000, -1000 + np.log(2), np.log(2)],
                 gradients=[[1, 0.5, 0.5], [0, 0.5, 0.5]],
             ),
-            extreme("infinite", [-inf, -inf, inf, inf], [-inf, 2, 3, inf], value=[-inf, 2, inf, inf]),
-            extreme("minus infinity", [-inf, -inf], [-inf, 2], value=[-inf, 2], gradients=[[0, 0], [0, 1]]),
+            extreme(
+                "infinite", [-inf, -inf, inf, inf], [-inf, 2, 3, inf], value=[-inf, 2, inf, inf]
+            ),
+            extreme(
+                "minus infinity",
+                [-inf, -inf],
+                [-inf, 2],
+                value=[-inf, 2],
+                gradients=[[0, 0], [0, 1]],
+            ),
             extreme("nan", [nan, 1, nan], [1, nan, nan], value=[nan] * 3),
         ],
         errors=refusals_of_many("logsumexp"),
@@ -211,10 +258,20 @@ ROWS = [
         spaced,
         extremes=[
             extreme("tie", [1, 3, 3, -1000], value=[3], gradients=[[0, 1, 0, 0]], d=0),
-            extreme("long tie", [1] * 20 + [3, -inf] * 10, value=[3], gradients=[[0] * 20 + [1] + [0] * 19], d=0),
-            extreme("all minus infinity", [-inf] * 20, value=[-inf], gradients=[[1] + [0] * 19], d=0),
+            extreme(
+                "long tie",
+                [1] * 20 + [3, -inf] * 10,
+                value=[3],
+                gradients=[[0] * 20 + [1] + [0] * 19],
+                d=0,
+            ),
+            extreme(
+                "all minus infinity", [-inf] * 20, value=[-inf], gradients=[[1] + [0] * 19], d=0
+            ),
             extreme("nan", [1, nan, 3, nan], value=[nan], gradients=[[0, 1, 0, 0]], d=0),
-            extreme("long nan", [1, nan, 3, nan] * 5, value=[nan], gradients=[[0, 1] + [0] * 18], d=0),
+            extreme(
+                "long nan", [1, nan, 3, nan] * 5, value=[nan], gradients=[[0, 1] + [0] * 18], d=0
+            ),
         ],
         errors=refusals_of_dim("max_dim"),
     ),
@@ -227,10 +284,18 @@ ROWS = [
         spaced,
         extremes=[
             extreme("tie", [1, -3, -3, 1000], value=[-3], gradients=[[0, 1, 0, 0]], d=0),
-            extreme("long tie", [1] * 20 + [-3, inf] * 10, value=[-3], gradients=[[0] * 20 + [1] + [0] * 19], d=0),
+            extreme(
+                "long tie",
+                [1] * 20 + [-3, inf] * 10,
+                value=[-3],
+                gradients=[[0] * 20 + [1] + [0] * 19],
+                d=0,
+            ),
             extreme("all infinite", [inf] * 20, value=[inf], gradients=[[1] + [0] * 19], d=0),
             extreme("nan", [1, nan, 3, nan], value=[nan], gradients=[[0, 1, 0, 0]], d=0),
-            extreme("long nan", [1, nan, 3, nan] * 5, value=[nan], gradients=[[0, 1] + [0] * 18], d=0),
+            extreme(
+                "long nan", [1, nan, 3, nan] * 5, value=[nan], gradients=[[0, 1] + [0] * 18], d=0
+            ),
         ],
         errors=refusals_of_dim("min_dim"),
     ),

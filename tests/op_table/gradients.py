@@ -1,4 +1,5 @@
-"""Operations whose gradient is not the derivative of their value: what they send is in the extremes."""
+"""Operations whose gradient is not the derivative of their value: what they send is in the
+extremes."""
 
 import numpy as np
 
@@ -46,8 +47,14 @@ def view(name, build, factor, *, op):
         lambda x: x,
         CASES,
         has_gradient=False,
-        extremes=[extreme("gradient", [0, 3, -1000, 1000], value=[0, 3, -1000, 1000], gradients=[[factor] * 4])],
-        errors=[refuses(lambda: build(3), TypeError, f"^{name.split()[0]}: takes expressions; got int")],
+        extremes=[
+            extreme(
+                "gradient", [0, 3, -1000, 1000], value=[0, 3, -1000, 1000], gradients=[[factor] * 4]
+            )
+        ],
+        errors=[
+            refuses(lambda: build(3), TypeError, f"^{name.split()[0]}: takes expressions; got int")
+        ],
     )
 
 
@@ -66,9 +73,16 @@ def step(name, reference, value):
             reference,
             CASES,
             between_jumps,
-            extremes=[extreme("halves", at, value=value, gradients=[[0] * len(at)]), extreme("nan", [nan], value=[nan])],
+            extremes=[
+                extreme("halves", at, value=value, gradients=[[0] * len(at)]),
+                extreme("nan", [nan], value=[nan]),
+            ],
             errors=[
-                refuses(lambda: f(dy.zeros(3), "none"), ValueError, f"^{name}: gradient_mode must be \"zero_gradient\" or .*; got 'none'"),
+                refuses(
+                    lambda: f(dy.zeros(3), "none"),
+                    ValueError,
+                    f"^{name}: gradient_mode must be \"zero_gradient\" or .*; got 'none'",
+                ),
                 refuses(lambda: f(dy.zeros(3), 1), ValueError, f"^{name}: gradient_mode must be"),
                 refuses(lambda: f(dy.zeros(3), []), ValueError, f"^{name}: gradient_mode must be"),
                 refuses(lambda: f(3, ZERO), TypeError, f"^{name}: takes expressions; got int"),
@@ -98,7 +112,12 @@ ROWS = [
     view("nobackprop", lambda x: dy.nobackprop(x), 0, op="nobackprop"),
     view("flip_gradient", lambda x: dy.flip_gradient(x), -1, op="scale_gradient"),
     view("scale_gradient", lambda x: dy.scale_gradient(x), 1, op="scale_gradient"),
-    view("scale_gradient by a number", lambda x: dy.scale_gradient(x, np.float32(0.5)), 0.5, op="scale_gradient"),
+    view(
+        "scale_gradient by a number",
+        lambda x: dy.scale_gradient(x, np.float32(0.5)),
+        0.5,
+        op="scale_gradient",
+    ),
     *step("round", np.round, [0, 2, 0, -2, 3, -1000, 1, -2, inf, -inf]),
     *step("ceil", np.ceil, [1, 2, 0, -2, 3, -1000, 2, -1, inf, -inf]),
     *step("floor", np.floor, [0, 1, -1, -3, 3, -1001, 1, -2, inf, -inf]),
@@ -114,9 +133,17 @@ ROWS = [
             extreme("nan", [1, nan, 3], value=[0, 1, 0], d=0),
         ],
         errors=[
-            refuses(lambda: dy.argmax(dy.zeros(3), "none"), ValueError, "^argmax: gradient_mode must be"),
-            refuses(lambda: dy.argmax(dy.zeros(3), ZERO, 1), ValueError, r"^argmax: dim 1 is not a dim of x = \(3,\)"),
-            refuses(lambda: dy.argmax(dy.zeros(3), ZERO, -1), ValueError, "^argmax: dim -1 is not a dim"),
+            refuses(
+                lambda: dy.argmax(dy.zeros(3), "none"), ValueError, "^argmax: gradient_mode must be"
+            ),
+            refuses(
+                lambda: dy.argmax(dy.zeros(3), ZERO, 1),
+                ValueError,
+                r"^argmax: dim 1 is not a dim of x = \(3,\)",
+            ),
+            refuses(
+                lambda: dy.argmax(dy.zeros(3), ZERO, -1), ValueError, "^argmax: dim -1 is not a dim"
+            ),
             refuses(lambda: dy.argmax(3, ZERO), TypeError, "^argmax: takes expressions; got int"),
         ],
     ),

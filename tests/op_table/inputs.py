@@ -1,4 +1,5 @@
-"""What users feed into a graph: numbers, vectors, tensors, constants, parameters, rows of tables."""
+"""What users feed into a graph: numbers, vectors, tensors, constants, parameters, rows of
+tables."""
 
 import numpy as np
 
@@ -13,11 +14,14 @@ def fixed(*value):
 
 
 def filled(value):
-    return lambda dim, batch: np.full((*([dim] if isinstance(dim, int) else dim), batch), float(value))
+    return lambda dim, batch: np.full(
+        (*([dim] if isinstance(dim, int) else dim), batch), float(value)
+    )
 
 
 def nested_dense(x):
-    """The array with the batch as last axis if it has one, as a Fortran-ordered and non-contiguous array."""
+    """The array with the batch as last axis if it has one, as a Fortran-ordered and non-contiguous
+    array."""
     return np.repeat(np.asfortranarray(x), 2, axis=0)[::2]
 
 
@@ -29,7 +33,13 @@ def a_table():
     return dy.ParameterCollection().add_lookup_parameters((4, 2))
 
 
-DIMS = [case(dim=1, batch=1), case(dim=5, batch=1), case(dim=(2, 3), batch=1), case(dim=[2, 3, 2], batch=3), case(dim=1, batch=3)]
+DIMS = [
+    case(dim=1, batch=1),
+    case(dim=5, batch=1),
+    case(dim=(2, 3), batch=1),
+    case(dim=[2, 3, 2], batch=3),
+    case(dim=1, batch=3),
+]
 ARRAYS = [case(data(1)), case(data(5)), case(data(3, 4)), case(data(2, 3, 2))]
 BATCHED = [case(data(1, batch=3)), case(data(5, batch=3)), case(data(3, 4, batch=3))]
 plain = {"has_gradient": False, "per_element": False}
@@ -50,7 +60,11 @@ ROWS = [
         errors=[
             refuses(lambda: dy.scalarInput("a"), TypeError, "."),
             refuses(lambda: dy.scalarInput(None), TypeError, "."),
-            refuses(lambda: dy.scalarInput(1, device="GPU:0"), ValueError, "^scalarInput: everything is computed on the CPU; got .*GPU:0"),
+            refuses(
+                lambda: dy.scalarInput(1, device="GPU:0"),
+                ValueError,
+                "^scalarInput: everything is computed on the CPU; got .*GPU:0",
+            ),
         ],
     ),
     Row(
@@ -61,14 +75,21 @@ ROWS = [
         [case()],
         **plain,
         errors=[
-            refuses(lambda: dy.vecInput(-1), ValueError, "^vecInput: dims must not be negative; got -1"),
+            refuses(
+                lambda: dy.vecInput(-1), ValueError, "^vecInput: dims must not be negative; got -1"
+            ),
             refuses(lambda: dy.vecInput("a"), TypeError, "."),
             refuses(lambda: dy.vecInput(2.5), TypeError, "^vecInput: dim must be an integer"),
-            refuses(lambda: dy.vecInput(2, device="GPU:0"), ValueError, "^vecInput: everything is computed on the CPU"),
+            refuses(
+                lambda: dy.vecInput(2, device="GPU:0"),
+                ValueError,
+                "^vecInput: everything is computed on the CPU",
+            ),
             refuses(
                 lambda: dy.vecInput(3).set([1, 2]),
                 ValueError,
-                r"^set: the number of values must equal the size of the input; got 2 values for \(3,\)",
+                r"^set: the number of values must equal the size of the input; got 2 values for"
+                r" \(3,\)",
             ),
         ],
     ),
@@ -83,17 +104,61 @@ ROWS = [
             refuses(lambda: dy.inputVector(["a"]), TypeError, "."),
             refuses(lambda: dy.inputVector(None), TypeError, "^inputVector: takes numbers"),
             refuses(lambda: dy.inputVector("abc"), TypeError, "^inputVector: takes numbers"),
-            refuses(lambda: dy.inputVector(3), TypeError, "^inputVector: takes a vector of numbers; got one number"),
-            refuses(lambda: dy.inputVector(np.ones((2, 1))), TypeError, r"^inputVector: takes a vector of numbers; got shape \(2, 1\)"),
-            refuses(lambda: dy.inputVector([1], device="GPU:0"), ValueError, "^inputVector: everything is computed on the CPU"),
+            refuses(
+                lambda: dy.inputVector(3),
+                TypeError,
+                "^inputVector: takes a vector of numbers; got one number",
+            ),
+            refuses(
+                lambda: dy.inputVector(np.ones((2, 1))),
+                TypeError,
+                r"^inputVector: takes a vector of numbers; got shape \(2, 1\)",
+            ),
+            refuses(
+                lambda: dy.inputVector([1], device="GPU:0"),
+                ValueError,
+                "^inputVector: everything is computed on the CPU",
+            ),
             refuses(lambda: dy.inputVector([1, None]), TypeError, "."),
-            refuses(lambda: dy.inputVector((1, None)), TypeError, r"^inputVector: takes numbers; got \(1, None\)"),
+            refuses(
+                lambda: dy.inputVector((1, None)),
+                TypeError,
+                r"^inputVector: takes numbers; got \(1, None\)",
+            ),
         ],
     ),
-    Row("input", "inputVector of an array", lambda x: dy.inputVector(x), lambda x: x, [case(data(1)), case(data(5))], **plain),
-    Row("input", "inputVector of a tuple", lambda: dy.inputVector((1, 2)), fixed(1, 2), [case()], **plain),
-    Row("input", "inputVector of a generator", lambda: dy.inputVector(i for i in range(3)), fixed(0, 1, 2), [case()], **plain),
-    Row("input", "vecInput of a whole float", lambda: dy.vecInput(2.0, device="CPU"), fixed(0, 0), [case()], **plain),
+    Row(
+        "input",
+        "inputVector of an array",
+        lambda x: dy.inputVector(x),
+        lambda x: x,
+        [case(data(1)), case(data(5))],
+        **plain,
+    ),
+    Row(
+        "input",
+        "inputVector of a tuple",
+        lambda: dy.inputVector((1, 2)),
+        fixed(1, 2),
+        [case()],
+        **plain,
+    ),
+    Row(
+        "input",
+        "inputVector of a generator",
+        lambda: dy.inputVector(i for i in range(3)),
+        fixed(0, 1, 2),
+        [case()],
+        **plain,
+    ),
+    Row(
+        "input",
+        "vecInput of a whole float",
+        lambda: dy.vecInput(2.0, device="CPU"),
+        fixed(0, 0),
+        [case()],
+        **plain,
+    ),
     Row(
         "input",
         "inputTensor",
@@ -102,28 +167,95 @@ ROWS = [
         ARRAYS,
         **plain,
         errors=[
-            refuses(lambda: dy.inputTensor(3.0), TypeError, "^inputTensor: takes an array or a nested list; got a single number"),
-            refuses(lambda: dy.inputTensor([]), ValueError, "^inputTensor: the array has no elements"),
-            refuses(lambda: dy.inputTensor([[1, None]]), TypeError, r"^inputTensor: takes .* numbers; got \[\[1, None\]\]"),
-            refuses(lambda: dy.inputTensor(["1.5"]), TypeError, "^inputTensor: takes an array or a nested list of numbers; got"),
-            refuses(lambda: dy.inputTensor(np.array([1j])), TypeError, "^inputTensor: takes an array or a nested list of numbers; got"),
-            refuses(lambda: dy.inputTensor([["a"]]), TypeError, "^inputTensor: takes an array or a nested list of numbers"),
-            refuses(lambda: dy.inputTensor([[1, 2], [3]]), TypeError, "^inputTensor: takes an array or a nested list of numbers"),
-            refuses(lambda: dy.inputTensor(np.zeros((1,) * 8)), ValueError, "^inputTensor: at most 7 dims; got 8"),
-            refuses(lambda: dy.inputTensor(np.array(3.0)), TypeError, "^inputTensor: takes an array or a nested list; got a single number"),
-            refuses(lambda: dy.inputTensor([np.ones(2), np.ones(3)]), ValueError, "^inputTensor: arrays that are to be one batch"),
-            refuses(lambda: dy.inputTensor([1, 2], device="GPU:0"), ValueError, "^inputTensor: everything is computed on the CPU"),
+            refuses(
+                lambda: dy.inputTensor(3.0),
+                TypeError,
+                "^inputTensor: takes an array or a nested list; got a single number",
+            ),
+            refuses(
+                lambda: dy.inputTensor([]), ValueError, "^inputTensor: the array has no elements"
+            ),
+            refuses(
+                lambda: dy.inputTensor([[1, None]]),
+                TypeError,
+                r"^inputTensor: takes .* numbers; got \[\[1, None\]\]",
+            ),
+            refuses(
+                lambda: dy.inputTensor(["1.5"]),
+                TypeError,
+                "^inputTensor: takes an array or a nested list of numbers; got",
+            ),
+            refuses(
+                lambda: dy.inputTensor(np.array([1j])),
+                TypeError,
+                "^inputTensor: takes an array or a nested list of numbers; got",
+            ),
+            refuses(
+                lambda: dy.inputTensor([["a"]]),
+                TypeError,
+                "^inputTensor: takes an array or a nested list of numbers",
+            ),
+            refuses(
+                lambda: dy.inputTensor([[1, 2], [3]]),
+                TypeError,
+                "^inputTensor: takes an array or a nested list of numbers",
+            ),
+            refuses(
+                lambda: dy.inputTensor(np.zeros((1,) * 8)),
+                ValueError,
+                "^inputTensor: at most 7 dims; got 8",
+            ),
+            refuses(
+                lambda: dy.inputTensor(np.array(3.0)),
+                TypeError,
+                "^inputTensor: takes an array or a nested list; got a single number",
+            ),
+            refuses(
+                lambda: dy.inputTensor([np.ones(2), np.ones(3)]),
+                ValueError,
+                "^inputTensor: arrays that are to be one batch",
+            ),
+            refuses(
+                lambda: dy.inputTensor([1, 2], device="GPU:0"),
+                ValueError,
+                "^inputTensor: everything is computed on the CPU",
+            ),
             refuses(
                 lambda: dy.inputTensor([1, 2]).set([3, 4]),
                 ValueError,
                 r"^set: this tensor input was not made to be set anew.*reusable_expr=True",
             ),
-            refuses(lambda: dy.inputTensor([1, 2], reusable_expr=True).set([3, 4, 5]), ValueError, "^set: the number of values"),
+            refuses(
+                lambda: dy.inputTensor([1, 2], reusable_expr=True).set([3, 4, 5]),
+                ValueError,
+                "^set: the number of values",
+            ),
         ],
     ),
-    Row("input", "inputTensor with a batch", lambda x: dy.inputTensor(x, batched=True), lambda x: x, BATCHED, **plain),
-    Row("input", "inputTensor of integers", lambda: dy.inputTensor([[1, 2], [3, 4]]), fixed([1, 2], [3, 4]), [case()], **plain),
-    Row("input", "inputTensor of any memory order", lambda x: dy.inputTensor(nested_dense(x)), lambda x: x, ARRAYS, **plain),
+    Row(
+        "input",
+        "inputTensor with a batch",
+        lambda x: dy.inputTensor(x, batched=True),
+        lambda x: x,
+        BATCHED,
+        **plain,
+    ),
+    Row(
+        "input",
+        "inputTensor of integers",
+        lambda: dy.inputTensor([[1, 2], [3, 4]]),
+        fixed([1, 2], [3, 4]),
+        [case()],
+        **plain,
+    ),
+    Row(
+        "input",
+        "inputTensor of any memory order",
+        lambda x: dy.inputTensor(nested_dense(x)),
+        lambda x: x,
+        ARRAYS,
+        **plain,
+    ),
     Row(
         "input",
         "inputTensor of a list of arrays",
@@ -164,7 +296,14 @@ ROWS = [
         [case(dtype=dtype) for dtype in ("bool", "i1", "u8", ">i4", "f2", "f4", ">f4", "f8", "g")],
         **plain,
     ),
-    Row("input", "inputTensor of one vector as a batch", lambda: dy.inputTensor([[1], [2]], batched=True), fixed(1, 2), [case()], **plain),
+    Row(
+        "input",
+        "inputTensor of one vector as a batch",
+        lambda: dy.inputTensor([[1], [2]], batched=True),
+        fixed(1, 2),
+        [case()],
+        **plain,
+    ),
     Row(
         "input",
         "inputTensorTranspose",
@@ -178,13 +317,39 @@ ROWS = [
                 ValueError,
                 r"^inputTensorTranspose: 3 numbers do not fill dims \(2, 2\) x 1",
             ),
-            refuses(lambda: dy.inputTensorTranspose([1, 2, 3], None, 2), ValueError, "^inputTensorTranspose: 3 numbers do not fill"),
-            refuses(lambda: dy.inputTensorTranspose([1, 2], None, 0), ValueError, "^inputTensorTranspose: 2 numbers do not fill"),
-            refuses(lambda: dy.inputTensorTranspose(np.ones((2, 2))), TypeError, "^inputTensorTranspose: takes a vector of numbers; got shape"),
+            refuses(
+                lambda: dy.inputTensorTranspose([1, 2, 3], None, 2),
+                ValueError,
+                "^inputTensorTranspose: 3 numbers do not fill",
+            ),
+            refuses(
+                lambda: dy.inputTensorTranspose([1, 2], None, 0),
+                ValueError,
+                "^inputTensorTranspose: 2 numbers do not fill",
+            ),
+            refuses(
+                lambda: dy.inputTensorTranspose(np.ones((2, 2))),
+                TypeError,
+                "^inputTensorTranspose: takes a vector of numbers; got shape",
+            ),
         ],
     ),
-    Row("input", "inputTensorTranspose with a batch", lambda x: flat_list(x, x.shape[-1]), lambda x: x, BATCHED, **plain),
-    Row("input", "inputTensorTranspose of one vector", lambda: dy.inputTensorTranspose([1, 2, 3]), fixed(1, 2, 3), [case()], **plain),
+    Row(
+        "input",
+        "inputTensorTranspose with a batch",
+        lambda x: flat_list(x, x.shape[-1]),
+        lambda x: x,
+        BATCHED,
+        **plain,
+    ),
+    Row(
+        "input",
+        "inputTensorTranspose of one vector",
+        lambda: dy.inputTensorTranspose([1, 2, 3]),
+        fixed(1, 2, 3),
+        [case()],
+        **plain,
+    ),
     Row(
         "input",
         "sparse_inputTensor",
@@ -198,19 +363,41 @@ ROWS = [
                 ValueError,
                 r"^sparse_inputTensor: an index is outside dim 1 of \(2, 3\)",
             ),
-            refuses(lambda: dy.sparse_inputTensor([[-1], [0]], [1], (2, 3)), ValueError, "^sparse_inputTensor: an index is outside dim 0"),
+            refuses(
+                lambda: dy.sparse_inputTensor([[-1], [0]], [1], (2, 3)),
+                ValueError,
+                "^sparse_inputTensor: an index is outside dim 0",
+            ),
             refuses(
                 lambda: dy.sparse_inputTensor([[0]], [1], (2, 3)),
                 ValueError,
                 "^sparse_inputTensor: takes one index per dim and value; got 1 sequences",
             ),
             refuses(
-                lambda: dy.sparse_inputTensor([[0, 1], [0]], [1], (2, 3)), ValueError, "^sparse_inputTensor: takes one index per dim and value"
+                lambda: dy.sparse_inputTensor([[0, 1], [0]], [1], (2, 3)),
+                ValueError,
+                "^sparse_inputTensor: takes one index per dim and value",
             ),
-            refuses(lambda: dy.sparse_inputTensor([[0.5]], [1], (2,)), TypeError, "^sparse_inputTensor: indices must be integers; got"),
-            refuses(lambda: dy.sparse_inputTensor([[0]], ["a"], (2,)), TypeError, "^sparse_inputTensor: takes numbers"),
-            refuses(lambda: dy.sparse_inputTensor([[0]], [1], (2,), device="GPU:0"), ValueError, "^sparse_inputTensor: everything"),
-            refuses(lambda: dy.sparse_inputTensor([[0]], [1], (2,)).set([1, 2]), ValueError, "^set: this input cannot be set anew"),
+            refuses(
+                lambda: dy.sparse_inputTensor([[0.5]], [1], (2,)),
+                TypeError,
+                "^sparse_inputTensor: indices must be integers; got",
+            ),
+            refuses(
+                lambda: dy.sparse_inputTensor([[0]], ["a"], (2,)),
+                TypeError,
+                "^sparse_inputTensor: takes numbers",
+            ),
+            refuses(
+                lambda: dy.sparse_inputTensor([[0]], [1], (2,), device="GPU:0"),
+                ValueError,
+                "^sparse_inputTensor: everything",
+            ),
+            refuses(
+                lambda: dy.sparse_inputTensor([[0]], [1], (2,)).set([1, 2]),
+                ValueError,
+                "^set: this input cannot be set anew",
+            ),
         ],
     ),
     Row(
@@ -229,13 +416,31 @@ ROWS = [
         [case()],
         **plain,
         errors=[
-            refuses(lambda: dy.one_hot(3, 3), ValueError, "^one_hot: index 3 is outside of 3 classes. Indices run from 0 to 2"),
+            refuses(
+                lambda: dy.one_hot(3, 3),
+                ValueError,
+                "^one_hot: index 3 is outside of 3 classes. Indices run from 0 to 2",
+            ),
             refuses(lambda: dy.one_hot(3, [0, -1]), ValueError, "^one_hot: index -1 is outside"),
             refuses(lambda: dy.one_hot(3, 0.5), TypeError, "^one_hot: indices must be integers"),
         ],
     ),
-    Row("input", "sparse_inputTensor of nothing", lambda: dy.sparse_inputTensor([[]], [], 2, defval=3), fixed(3, 3), [case()], **plain),
-    Row("input", "one_hot of NumPy's numbers", lambda: dy.one_hot(np.int64(3), np.int32(2)), fixed(0, 0, 1), [case()], **plain),
+    Row(
+        "input",
+        "sparse_inputTensor of nothing",
+        lambda: dy.sparse_inputTensor([[]], [], 2, defval=3),
+        fixed(3, 3),
+        [case()],
+        **plain,
+    ),
+    Row(
+        "input",
+        "one_hot of NumPy's numbers",
+        lambda: dy.one_hot(np.int64(3), np.int32(2)),
+        fixed(0, 0, 1),
+        [case()],
+        **plain,
+    ),
     Row(
         "input",
         "one_hot of an array",
@@ -244,7 +449,14 @@ ROWS = [
         [case()],
         **plain,
     ),
-    Row("input", "one_hot with a batch", lambda: dy.one_hot(3, [1, 0]), lambda: np.array([[0.0, 1], [1, 0], [0, 0]]), [case()], **plain),
+    Row(
+        "input",
+        "one_hot with a batch",
+        lambda: dy.one_hot(3, [1, 0]),
+        lambda: np.array([[0.0, 1], [1, 0], [0, 0]]),
+        [case()],
+        **plain,
+    ),
     Row(
         "fill",
         "constant",
@@ -256,13 +468,37 @@ ROWS = [
             refuses(lambda: dy.constant(-1, 2), ValueError, "constant.*-1|fill.*-1"),
             refuses(lambda: dy.constant("a", 2), TypeError, "^constant"),
             refuses(lambda: dy.constant(2, "a"), (TypeError, ValueError), "."),
-            refuses(lambda: dy.constant(2, 1, -1), ValueError, "^constant: the batch size must not be negative; got -1"),
-            refuses(lambda: dy.constant((60000, 60000), 1), ValueError, "^constant: the result would have more than 2147483647 elements"),
+            refuses(
+                lambda: dy.constant(2, 1, -1),
+                ValueError,
+                "^constant: the batch size must not be negative; got -1",
+            ),
+            refuses(
+                lambda: dy.constant((60000, 60000), 1),
+                ValueError,
+                "^constant: the result would have more than 2147483647 elements",
+            ),
         ],
     ),
-    Row("fill", "zeros", lambda dim, batch: dy.zeros(dim, batch_size=batch), filled(0), DIMS, **plain),
-    Row("fill", "zeroes", lambda dim, batch: dy.zeroes(dim, batch_size=batch), filled(0), DIMS, **plain),
-    Row("fill", "ones", lambda dim, batch: dy.ones(dim, batch_size=batch), filled(1), DIMS, **plain),
+    Row(
+        "fill",
+        "zeros",
+        lambda dim, batch: dy.zeros(dim, batch_size=batch),
+        filled(0),
+        DIMS,
+        **plain,
+    ),
+    Row(
+        "fill",
+        "zeroes",
+        lambda dim, batch: dy.zeroes(dim, batch_size=batch),
+        filled(0),
+        DIMS,
+        **plain,
+    ),
+    Row(
+        "fill", "ones", lambda dim, batch: dy.ones(dim, batch_size=batch), filled(1), DIMS, **plain
+    ),
     Row(
         "parameter",
         "a parameter",
@@ -270,20 +506,53 @@ ROWS = [
         lambda p: p,
         [case(parameter(1)), case(parameter(5)), case(parameter(3, 4)), case(parameter(2, 3, 2))],
     ),
-    Row("parameter", "a whole table", lambda t: t, lambda t: t, [case(table(1, 1)), case(table(3, 2)), case(table(3, 2, 2))]),
-    Row("input", "an input", lambda x: x, lambda x: x, [case(tensor(1)), case(tensor(3, 4, batch=3))]),
+    Row(
+        "parameter",
+        "a whole table",
+        lambda t: t,
+        lambda t: t,
+        [case(table(1, 1)), case(table(3, 2)), case(table(3, 2, 2))],
+    ),
+    Row(
+        "input",
+        "an input",
+        lambda x: x,
+        lambda x: x,
+        [case(tensor(1)), case(tensor(3, 4, batch=3))],
+    ),
     Row(
         "lookup",
         "lookup",
         lambda t, index: dy.lookup(t, index),
         lambda t, index: lookup_rows(t, [index]),
-        [case(table(1, 1), index=0), case(table(4, 3), index=0), case(table(4, 3), index=3), case(table(4, 2, 3), index=2)],
+        [
+            case(table(1, 1), index=0),
+            case(table(4, 3), index=0),
+            case(table(4, 3), index=3),
+            case(table(4, 2, 3), index=2),
+        ],
         errors=[
-            refuses(lambda: dy.lookup(a_table(), 4), ValueError, "^lookup: index 4 is outside the table. Indices run from 0 to 3"),
-            refuses(lambda: dy.lookup(a_table(), -1), ValueError, "^lookup: index -1 is outside the table"),
-            refuses(lambda: dy.lookup(dy.zeros(3), 0), TypeError, "^lookup: takes LookupParameters; got Expression"),
+            refuses(
+                lambda: dy.lookup(a_table(), 4),
+                ValueError,
+                "^lookup: index 4 is outside the table. Indices run from 0 to 3",
+            ),
+            refuses(
+                lambda: dy.lookup(a_table(), -1),
+                ValueError,
+                "^lookup: index -1 is outside the table",
+            ),
+            refuses(
+                lambda: dy.lookup(dy.zeros(3), 0),
+                TypeError,
+                "^lookup: takes LookupParameters; got Expression",
+            ),
             refuses(lambda: dy.lookup(a_table(), 0.5), TypeError, "."),
-            refuses(lambda: dy.lookup(a_table(), 0).set(4), ValueError, "^lookup: index 4 is outside the table"),
+            refuses(
+                lambda: dy.lookup(a_table(), 0).set(4),
+                ValueError,
+                "^lookup: index 4 is outside the table",
+            ),
         ],
     ),
     Row(
@@ -299,15 +568,33 @@ ROWS = [
         "lookup_batch",
         lambda t, index: dy.lookup_batch(t, index),
         lookup_rows,
-        [case(table(1, 1), index=[0]), case(table(4, 3), index=[3, 0, 3]), case(table(4, 2, 3), index=[2, 1])],
+        [
+            case(table(1, 1), index=[0]),
+            case(table(4, 3), index=[3, 0, 3]),
+            case(table(4, 2, 3), index=[2, 1]),
+        ],
         batched_attributes=("index",),
         errors=[
-            refuses(lambda: dy.lookup_batch(a_table(), [0, 4]), ValueError, "^lookup_batch: index 4 is outside the table"),
-            refuses(lambda: dy.lookup_batch(dy.zeros(3), [0]), TypeError, "^lookup_batch: takes LookupParameters; got Expression"),
             refuses(
-                lambda: dy.lookup_batch(a_table(), [0, 1]).set([0]), ValueError, r"^lookup_batch: set takes as many indices .*\(2\); got 1"
+                lambda: dy.lookup_batch(a_table(), [0, 4]),
+                ValueError,
+                "^lookup_batch: index 4 is outside the table",
             ),
-            refuses(lambda: dy.lookup_batch(a_table(), 1), TypeError, "^lookup_batch: indices must be integers"),
+            refuses(
+                lambda: dy.lookup_batch(dy.zeros(3), [0]),
+                TypeError,
+                "^lookup_batch: takes LookupParameters; got Expression",
+            ),
+            refuses(
+                lambda: dy.lookup_batch(a_table(), [0, 1]).set([0]),
+                ValueError,
+                r"^lookup_batch: set takes as many indices .*\(2\); got 1",
+            ),
+            refuses(
+                lambda: dy.lookup_batch(a_table(), 1),
+                TypeError,
+                "^lookup_batch: indices must be integers",
+            ),
         ],
     ),
     Row(

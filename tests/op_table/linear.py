@@ -1,4 +1,5 @@
-"""Linear algebra. Sizes beyond a few columns reach each of the kernels: plain, small_n, BLAS's gemv and gemm."""
+"""Linear algebra. Sizes beyond a few columns reach each of the kernels: plain, small_n, BLAS's gemv
+and gemm."""
 
 import numpy as np
 
@@ -83,7 +84,7 @@ PAIRS = [
 ]
 
 
-# ---- inverse, determinant ----------------------------------------------------------------------------------------------------------------
+# ---- inverse, determinant --------------------------------------------------------------
 
 SQUARE = [
     case(tensor(1)),
@@ -97,7 +98,8 @@ SQUARE = [
 
 
 def near_identity(rng, inputs, **_):
-    """Well-conditioned matrices of positive determinant whose rows must be exchanged: none of them has its largest number at the top."""
+    """Well-conditioned matrices of positive determinant whose rows must be exchanged: none of them
+    has its largest number at the top."""
     n = inputs[0].dims[0]
     order = [1, 2, 0, *range(3, n)] if n >= 3 else range(n)  # an even permutation
     identity = np.eye(n)[list(order)].reshape(*inputs[0].dims, 1)
@@ -107,7 +109,11 @@ def near_identity(rng, inputs, **_):
 @per_batch
 def inverse(x):
     x_matrix = column(x)
-    return np.full(x.shape, nan) if np.linalg.det(x_matrix) == 0 else np.linalg.inv(x_matrix).reshape(x.shape)
+    return (
+        np.full(x.shape, nan)
+        if np.linalg.det(x_matrix) == 0
+        else np.linalg.inv(x_matrix).reshape(x.shape)
+    )
 
 
 @per_batch
@@ -118,9 +124,21 @@ def logdet(x):
 
 def not_square(name):
     return [
-        refuses(lambda: getattr(dy, name)(dy.zeros((2, 3))), ValueError, rf"^{name}: the matrix must be square; got x = \(2, 3\)"),
-        refuses(lambda: getattr(dy, name)(dy.zeros(3)), ValueError, rf"^{name}: the matrix must be square; got x = \(3,\)"),
-        refuses(lambda: getattr(dy, name)(dy.zeros((2, 2, 2))), ValueError, f"^{name}: the matrix must be square"),
+        refuses(
+            lambda: getattr(dy, name)(dy.zeros((2, 3))),
+            ValueError,
+            rf"^{name}: the matrix must be square; got x = \(2, 3\)",
+        ),
+        refuses(
+            lambda: getattr(dy, name)(dy.zeros(3)),
+            ValueError,
+            rf"^{name}: the matrix must be square; got x = \(3,\)",
+        ),
+        refuses(
+            lambda: getattr(dy, name)(dy.zeros((2, 2, 2))),
+            ValueError,
+            f"^{name}: the matrix must be square",
+        ),
         refuses(lambda: getattr(dy, name)(3), TypeError, f"^{name}: takes expressions; got int"),
     ]
 
@@ -129,10 +147,12 @@ def check_inverse(value, x):
     """What is left of the identity: of matrices without zeros, which need no exchange by chance."""
     for b in range(x.shape[-1]):
         if np.isfinite(value[..., b]).all():
-            np.testing.assert_allclose(column(value[..., b]) @ column(x[..., b]), np.eye(x.shape[0]), atol=2e-5)
+            np.testing.assert_allclose(
+                column(value[..., b]) @ column(x[..., b]), np.eye(x.shape[0]), atol=2e-5
+            )
 
 
-# ---- tensors of three dims -----------------------------------------------------------------------------------------------------------------
+# ---- tensors of three dims -------------------------------------------------------------
 
 CONTRACT = [
     case(tensor(1, 1, 1), tensor(1)),
@@ -154,14 +174,21 @@ def contract_twice(x, y, z, *bias):
 
 
 def more(cases, *inputs):
-    """The cases with these functions of the dims of x as further inputs; every second one with a batch where x or y has one."""
+    """The cases with these functions of the dims of x as further inputs; every second one with a
+    batch where x or y has one."""
     return [
-        case(*c.inputs, *[tensor(*f(c.inputs[0].dims), batch=c.batch if (i + k) % 2 else 1) for k, f in enumerate(inputs)])
+        case(
+            *c.inputs,
+            *[
+                tensor(*f(c.inputs[0].dims), batch=c.batch if (i + k) % 2 else 1)
+                for k, f in enumerate(inputs)
+            ],
+        )
         for i, c in enumerate(cases)
     ]
 
 
-# ---- circular convolution ------------------------------------------------------------------------------------------------------------------
+# ---- circular convolution --------------------------------------------------------------
 
 CIRCULAR = [
     case(tensor(1), tensor(1)),
@@ -179,7 +206,15 @@ def circular(sign):
     def reference(u, v):
         u, v = u.ravel(), v.ravel()
         n = len(u)
-        return np.array([sum(u[i] * v[(k + sign * i) % n] if sign > 0 else u[i] * v[(k - i) % n] for i in range(n)) for k in range(n)])
+        return np.array(
+            [
+                sum(
+                    u[i] * v[(k + sign * i) % n] if sign > 0 else u[i] * v[(k - i) % n]
+                    for i in range(n)
+                )
+                for k in range(n)
+            ]
+        )
 
     return per_batch(reference)
 
@@ -195,15 +230,31 @@ def circular_row(name, sign):
         circular(sign),
         CIRCULAR,
         errors=[
-            refuses(lambda: call(dy.zeros(3), dy.zeros(4)), ValueError, rf"^{name}: u and v must be vectors of the same size; got u = \(3,\)"),
-            refuses(lambda: call(dy.zeros((3, 2)), dy.zeros((3, 2))), ValueError, f"^{name}: u and v must be vectors"),
-            refuses(lambda: call(dy.zeros(3, batch_size=2), dy.zeros(3, batch_size=3)), ValueError, f"^{name}: batch sizes must be equal or 1"),
-            refuses(lambda: call(dy.zeros(3), 0.5), TypeError, f"^{name}: takes expressions; got .*float"),
+            refuses(
+                lambda: call(dy.zeros(3), dy.zeros(4)),
+                ValueError,
+                rf"^{name}: u and v must be vectors of the same size; got u = \(3,\)",
+            ),
+            refuses(
+                lambda: call(dy.zeros((3, 2)), dy.zeros((3, 2))),
+                ValueError,
+                f"^{name}: u and v must be vectors",
+            ),
+            refuses(
+                lambda: call(dy.zeros(3, batch_size=2), dy.zeros(3, batch_size=3)),
+                ValueError,
+                f"^{name}: batch sizes must be equal or 1",
+            ),
+            refuses(
+                lambda: call(dy.zeros(3), 0.5),
+                TypeError,
+                f"^{name}: takes expressions; got .*float",
+            ),
         ],
     )
 
 
-# ---- normalisation -------------------------------------------------------------------------------------------------------------------------
+# ---- normalisation ---------------------------------------------------------------------
 
 WEIGHT_NORM = [
     case(tensor(1), tensor(1)),
@@ -249,7 +300,11 @@ ROWS = [
         matmul,
         MATMUL,
         errors=[
-            refuses(lambda: dy.matmul(dy.zeros((3, 2)), 2), TypeError, "^matmul: takes expressions; got .*int"),
+            refuses(
+                lambda: dy.matmul(dy.zeros((3, 2)), 2),
+                TypeError,
+                "^matmul: takes expressions; got .*int",
+            ),
         ],
     ),
     Row(
@@ -262,13 +317,19 @@ ROWS = [
             refuses(
                 lambda: dy.zeros((4, 3)) * dy.zeros((4, 2)),
                 ValueError,
-                r"^matmul: columns of a must equal rows of b; got a = \(4, 3\), b = \(4, 2\). Did you mean transpose\(a\) \* b\?",
+                r"^matmul: columns of a must equal rows of b; got a = \(4, 3\), b = \(4, 2\). Did"
+                r" you mean transpose\(a\) \* b\?",
             ),
-            refuses(lambda: dy.zeros((3, 4)) * dy.zeros((2, 4)), ValueError, r"^matmul: columns of a.*Did you mean a \* transpose\(b\)\?"),
+            refuses(
+                lambda: dy.zeros((3, 4)) * dy.zeros((2, 4)),
+                ValueError,
+                r"^matmul: columns of a.*Did you mean a \* transpose\(b\)\?",
+            ),
             refuses(
                 lambda: dy.zeros(4) * dy.zeros(4),
                 ValueError,
-                r"^matmul: .*Did you mean transpose\(a\) \* b, dot_product\(a, b\) or cmult\(a, b\)\?",
+                r"^matmul: .*Did you mean transpose\(a\) \* b, dot_product\(a, b\) or cmult\(a,"
+                r" b\)\?",
             ),
             refuses(
                 lambda: dy.zeros((2, 3)) * dy.zeros(7),
@@ -276,7 +337,9 @@ ROWS = [
                 r"^matmul: columns of a must equal rows of b; got a = \(2, 3\), b = \(7,\)\.$",
             ),
             refuses(
-                lambda: dy.zeros((2, 3, 4)) * dy.zeros(4), ValueError, r"^matmul: both inputs must be matrices or vectors; got a = \(2, 3, 4\)"
+                lambda: dy.zeros((2, 3, 4)) * dy.zeros(4),
+                ValueError,
+                r"^matmul: both inputs must be matrices or vectors; got a = \(2, 3, 4\)",
             ),
             refuses(
                 lambda: dy.zeros((2, 3), batch_size=2) * dy.zeros(3, batch_size=3),
@@ -308,7 +371,11 @@ ROWS = [
         affine,
         AFFINE,
         errors=[
-            refuses(lambda: dy.affine_transform([]), AssertionError, "List is empty, nothing to affine_transform"),
+            refuses(
+                lambda: dy.affine_transform([]),
+                AssertionError,
+                "List is empty, nothing to affine_transform",
+            ),
             refuses(
                 lambda: dy.affine_transform([dy.zeros(3), dy.zeros((3, 4))]),
                 ValueError,
@@ -317,12 +384,14 @@ ROWS = [
             refuses(
                 lambda: dy.affine_transform([dy.zeros(3), dy.zeros((3, 4)), dy.zeros(5)]),
                 ValueError,
-                r"^affine_transform: columns of W_1 must equal rows of x_1; got W_1 = \(3, 4\), x_1 = \(5,\)",
+                r"^affine_transform: columns of W_1 must equal rows of x_1; got W_1 = \(3, 4\), x_1"
+                r" = \(5,\)",
             ),
             refuses(
                 lambda: dy.affine_transform([dy.zeros(2), dy.zeros((3, 4)), dy.zeros(4)]),
                 ValueError,
-                r"^affine_transform: the bias must have the dims of the products.*b = \(2,\), products \(3, 1\)",
+                r"^affine_transform: the bias must have the dims of the products.*b = \(2,\),"
+                r" products \(3, 1\)",
             ),
             refuses(
                 lambda: dy.affine_transform([dy.zeros((3, 3)), dy.zeros((3, 4)), dy.zeros((4, 2))]),
@@ -330,15 +399,28 @@ ROWS = [
                 "^affine_transform: the bias must",
             ),
             refuses(
-                lambda: dy.affine_transform([dy.zeros(3), dy.zeros((3, 4)), dy.zeros(4), dy.zeros((2, 4)), dy.zeros(4)]),
+                lambda: dy.affine_transform(
+                    [dy.zeros(3), dy.zeros((3, 4)), dy.zeros(4), dy.zeros((2, 4)), dy.zeros(4)]
+                ),
                 ValueError,
-                r"^affine_transform: all products must have the same dims; got \(3, 1\) and W_2 x_2 = \(2, 1\)",
+                r"^affine_transform: all products must have the same dims; got \(3, 1\) and W_2 x_2"
+                r" = \(2, 1\)",
             ),
             refuses(
-                lambda: dy.affine_transform([dy.zeros(3), dy.zeros((3, 4, 2)), dy.zeros(4)]), ValueError, "^affine_transform: columns of W_1"
+                lambda: dy.affine_transform([dy.zeros(3), dy.zeros((3, 4, 2)), dy.zeros(4)]),
+                ValueError,
+                "^affine_transform: columns of W_1",
             ),
-            refuses(lambda: dy.affine_transform([dy.zeros(3), 2, dy.zeros(4)]), TypeError, "^affine_transform: takes expressions; got int"),
-            refuses(lambda: dy.affine_transform(dy.zeros(3)), TypeError, "^affine_transform: takes a list of expressions"),
+            refuses(
+                lambda: dy.affine_transform([dy.zeros(3), 2, dy.zeros(4)]),
+                TypeError,
+                "^affine_transform: takes expressions; got int",
+            ),
+            refuses(
+                lambda: dy.affine_transform(dy.zeros(3)),
+                TypeError,
+                "^affine_transform: takes a list of expressions",
+            ),
         ],
     ),
     Row(
@@ -347,7 +429,13 @@ ROWS = [
         lambda x, y: dy.trace_of_product(x, y),
         pair(np.dot),
         PAIRS,
-        errors=[refuses(lambda: dy.trace_of_product(dy.zeros((2, 3)), dy.zeros((3, 2))), ValueError, "must have the same dims")],
+        errors=[
+            refuses(
+                lambda: dy.trace_of_product(dy.zeros((2, 3)), dy.zeros((3, 2))),
+                ValueError,
+                "must have the same dims",
+            )
+        ],
     ),
     Row(
         "inverse",
@@ -366,7 +454,14 @@ ROWS = [
             extreme("infinite", [inf], value=[0]),
         ],
     ),
-    Row("inverse", "inverse without a diagonal", lambda x: dy.inverse(x), inverse, SQUARE[:4], check=check_inverse),
+    Row(
+        "inverse",
+        "inverse without a diagonal",
+        lambda x: dy.inverse(x),
+        inverse,
+        SQUARE[:4],
+        check=check_inverse,
+    ),
     Row(
         "logdet",
         "logdet",
@@ -393,10 +488,19 @@ ROWS = [
             refuses(
                 lambda: dy.contract3d_1d(dy.zeros((2, 3, 4)), dy.zeros(3)),
                 ValueError,
-                r"^contract3d_1d: x must be \(a, b, c\) and y a vector \(c,\); got x = \(2, 3, 4\), y = \(3,\)",
+                r"^contract3d_1d: x must be \(a, b, c\) and y a vector \(c,\); got x = \(2, 3, 4\),"
+                r" y = \(3,\)",
             ),
-            refuses(lambda: dy.contract3d_1d(dy.zeros((2, 3)), dy.zeros(3)), ValueError, r"^contract3d_1d: x must be \(a, b, c\)"),
-            refuses(lambda: dy.contract3d_1d(dy.zeros((2, 3, 4)), 2), TypeError, "^contract3d_1d: takes expressions; got int"),
+            refuses(
+                lambda: dy.contract3d_1d(dy.zeros((2, 3)), dy.zeros(3)),
+                ValueError,
+                r"^contract3d_1d: x must be \(a, b, c\)",
+            ),
+            refuses(
+                lambda: dy.contract3d_1d(dy.zeros((2, 3, 4)), 2),
+                TypeError,
+                "^contract3d_1d: takes expressions; got int",
+            ),
         ],
     ),
     Row(
@@ -409,7 +513,8 @@ ROWS = [
             refuses(
                 lambda: dy.contract3d_1d_bias(dy.zeros((2, 3, 4)), dy.zeros(4), dy.zeros(2)),
                 ValueError,
-                r"^contract3d_1d_bias: the bias must have the first two dims of x; got x = \(2, 3, 4\), b = \(2,\)",
+                r"^contract3d_1d_bias: the bias must have the first two dims of x; got x = \(2, 3,"
+                r" 4\), b = \(2,\)",
             ),
         ],
     ),
@@ -444,11 +549,25 @@ ROWS = [
         WEIGHT_NORM,
         sample=ranges((0.3, 2), (-2, 2)),
         errors=[
-            refuses(lambda: dy.weight_norm(dy.zeros(3), dy.zeros(3)), ValueError, r"^weight_norm: g must be one number; got w = \(3,\)"),
-            refuses(lambda: dy.weight_norm(dy.zeros(3), 2), TypeError, "^weight_norm: takes expressions; got .*int"),
+            refuses(
+                lambda: dy.weight_norm(dy.zeros(3), dy.zeros(3)),
+                ValueError,
+                r"^weight_norm: g must be one number; got w = \(3,\)",
+            ),
+            refuses(
+                lambda: dy.weight_norm(dy.zeros(3), 2),
+                TypeError,
+                "^weight_norm: takes expressions; got .*int",
+            ),
         ],
         extremes=[
-            extreme("large", [1000, 0, -1000], [1], value=[0.5**0.5, 0, -(0.5**0.5)], gradients=([0.5**0.5 / 1000] * 3, [0])),
+            extreme(
+                "large",
+                [1000, 0, -1000],
+                [1],
+                value=[0.5**0.5, 0, -(0.5**0.5)],
+                gradients=([0.5**0.5 / 1000] * 3, [0]),
+            ),
             extreme("zero", [0, 0], [1], value=[nan, nan]),
         ],
     ),
@@ -462,15 +581,38 @@ ROWS = [
             refuses(
                 lambda: dy.layer_norm(dy.zeros((3, 4)), dy.zeros(4), dy.zeros(3)),
                 ValueError,
-                r"^layer_norm: g and b must have the dims of x, or the first ones of them; got x = \(3, 4\), g = \(4,\), b = \(3,\)",
+                r"^layer_norm: g and b must have the dims of x, or the first ones of them; got x ="
+                r" \(3, 4\), g = \(4,\), b = \(3,\)",
             ),
-            refuses(lambda: dy.layer_norm(dy.zeros(3), dy.zeros((3, 2)), dy.zeros(3)), ValueError, "^layer_norm: g and b must"),
-            refuses(lambda: dy.layer_norm(dy.zeros(3), dy.zeros(3), 0), TypeError, "^layer_norm: takes expressions; got int"),
+            refuses(
+                lambda: dy.layer_norm(dy.zeros(3), dy.zeros((3, 2)), dy.zeros(3)),
+                ValueError,
+                "^layer_norm: g and b must",
+            ),
+            refuses(
+                lambda: dy.layer_norm(dy.zeros(3), dy.zeros(3), 0),
+                TypeError,
+                "^layer_norm: takes expressions; got int",
+            ),
         ],
         extremes=[
             extreme("one element", [5], [3], [2], value=[2], gradients=([0], [0], [1])),
-            extreme("equal", [0.1] * 7, [3.0] * 7, [2.0] * 7, value=[2] * 7, gradients=(None, [0] * 7, [1] * 7)),
-            extreme("far apart", [1000, -1000], [1, 1], [0, 0], value=[Z, -Z], gradients=([0, 0], [Z, -Z], [1, 1])),
+            extreme(
+                "equal",
+                [0.1] * 7,
+                [3.0] * 7,
+                [2.0] * 7,
+                value=[2] * 7,
+                gradients=(None, [0] * 7, [1] * 7),
+            ),
+            extreme(
+                "far apart",
+                [1000, -1000],
+                [1, 1],
+                [0, 0],
+                value=[Z, -Z],
+                gradients=([0, 0], [Z, -Z], [1, 1]),
+            ),
         ],
     ),
 ]

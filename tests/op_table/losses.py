@@ -50,7 +50,9 @@ def apart(rng, inputs, **_):
 
 def poisson(x, ks):
     rates, ks = np.broadcast_to(x.ravel(), len(ks)), np.array(ks)
-    return (np.exp(rates) + [math.lgamma(k + 1) for k in ks] - np.where(ks == 0, 0, ks * rates))[None]
+    return (np.exp(rates) + [math.lgamma(k + 1) for k in ks] - np.where(ks == 0, 0, ks * rates))[
+        None
+    ]
 
 
 def log_softmax(x):
@@ -85,9 +87,15 @@ def row(name, f, **keywords):
         CASES,
         errors=[
             refuses(
-                lambda: call(dy.zeros(3), dy.zeros(4)), ValueError, rf"^{name}: x and y must have the same dims; got x = \(3,\), y = \(4,\)"
+                lambda: call(dy.zeros(3), dy.zeros(4)),
+                ValueError,
+                rf"^{name}: x and y must have the same dims; got x = \(3,\), y = \(4,\)",
             ),
-            refuses(lambda: call(dy.zeros(3), dy.zeros(1)), ValueError, rf"^{name}: x and y must have the same dims"),
+            refuses(
+                lambda: call(dy.zeros(3), dy.zeros(1)),
+                ValueError,
+                rf"^{name}: x and y must have the same dims",
+            ),
             refuses(
                 lambda: call(dy.zeros((2, 3)), dy.zeros((3, 2))),
                 ValueError,
@@ -98,7 +106,11 @@ def row(name, f, **keywords):
                 ValueError,
                 f"^{name}: batch sizes must be equal or 1; got 2 and 3",
             ),
-            refuses(lambda: call(dy.zeros(3), 0.5), TypeError, f"^{name}: takes expressions; got .*float"),
+            refuses(
+                lambda: call(dy.zeros(3), 0.5),
+                TypeError,
+                f"^{name}: takes expressions; got .*float",
+            ),
         ],
         **keywords,
     )
@@ -110,11 +122,27 @@ ROWS = [
         lambda x, y: np.sum((x - y) ** 2),
         extremes=[
             extreme("equal", [1000, -1000], [1000, -1000], value=[0], gradients=([0, 0], [0, 0])),
-            extreme("far", [1000, -1000], [-1000, 1000], value=[8e6], gradients=([4000, -4000], [-4000, 4000])),
+            extreme(
+                "far",
+                [1000, -1000],
+                [-1000, 1000],
+                value=[8e6],
+                gradients=([4000, -4000], [-4000, 4000]),
+            ),
         ],
     ),
     row(
-        "dot_product", np.dot, extremes=[extreme("large", [1000, -1000], [1000, -1000], value=[2e6], gradients=([1000, -1000], [1000, -1000]))]
+        "dot_product",
+        np.dot,
+        extremes=[
+            extreme(
+                "large",
+                [1000, -1000],
+                [1000, -1000],
+                value=[2e6],
+                gradients=([1000, -1000], [1000, -1000]),
+            )
+        ],
     ),
     row(
         "binary_log_loss",
@@ -127,7 +155,9 @@ ROWS = [
             extreme("wrong the other way", [1], [0], value=[inf]),
             extreme("even", [0.5], [0.5], value=[np.log(2)], gradients=([0], [0])),
             extreme("outside of its domain", [2], [1], value=[-np.log(2)]),
-            extreme("tiny prediction", [1e-30], [1], value=[30 * np.log(10)], gradients=([-1e30], None)),
+            extreme(
+                "tiny prediction", [1e-30], [1], value=[30 * np.log(10)], gradients=([-1e30], None)
+            ),
         ],
     ),
     row(
@@ -136,7 +166,9 @@ ROWS = [
         sample=apart,
         extremes=[
             extreme("equal", [1000, -1000], [1000, -1000], value=[0], gradients=([0, 0], [0, 0])),
-            extreme("far", [1000, -1000], [-1000, 1000], value=[4000], gradients=([1, -1], [-1, 1])),
+            extreme(
+                "far", [1000, -1000], [-1000, 1000], value=[4000], gradients=([1, -1], [-1, 1])
+            ),
             extreme("NaN", [nan, 1], [0, 0], value=[nan]),
         ],
     ),
@@ -146,7 +178,13 @@ ROWS = [
         sample=apart,
         extremes=[
             extreme("equal", [1000, -1000], [1000, -1000], value=[0], gradients=([0, 0], [0, 0])),
-            extreme("far", [1000], [-1000], value=[1.345 * 2000 - 1.345**2 / 2], gradients=([1.345], [-1.345])),
+            extreme(
+                "far",
+                [1000],
+                [-1000],
+                value=[1.345 * 2000 - 1.345**2 / 2],
+                gradients=([1.345], [-1.345]),
+            ),
             extreme("NaN", [nan, 1], [0, 0], value=[nan]),
         ],
     ),
@@ -158,8 +196,16 @@ ROWS = [
         [case(*k.inputs, c=0.5) for k in CASES] + [case(tensor(3), tensor(3), c=0)],
         sample=apart,
         errors=[
-            refuses(lambda: dy.huber_distance(dy.zeros(3), dy.zeros(3), -1), ValueError, "^huber_distance: c must not be negative; got c = -1"),
-            refuses(lambda: dy.huber_distance(dy.zeros(3), dy.zeros(3), nan), ValueError, "^huber_distance: c must not be negative"),
+            refuses(
+                lambda: dy.huber_distance(dy.zeros(3), dy.zeros(3), -1),
+                ValueError,
+                "^huber_distance: c must not be negative; got c = -1",
+            ),
+            refuses(
+                lambda: dy.huber_distance(dy.zeros(3), dy.zeros(3), nan),
+                ValueError,
+                "^huber_distance: c must not be negative",
+            ),
         ],
     ),
     Row(
@@ -175,10 +221,21 @@ ROWS = [
                 ValueError,
                 r"^pairwise_rank_loss: x and y must have the same dims; got x = \(3,\), y = \(4,\)",
             ),
-            refuses(lambda: dy.pairwise_rank_loss(dy.zeros(3), 0.5), TypeError, "^pairwise_rank_loss: takes expressions; got float"),
+            refuses(
+                lambda: dy.pairwise_rank_loss(dy.zeros(3), 0.5),
+                TypeError,
+                "^pairwise_rank_loss: takes expressions; got float",
+            ),
         ],
         extremes=[
-            extreme("right and wrong", [1000, -1000], [-1000, 1000], value=[0, 2001], gradients=([0, -1], [0, 1]), m=1.0),
+            extreme(
+                "right and wrong",
+                [1000, -1000],
+                [-1000, 1000],
+                value=[0, 2001],
+                gradients=([0, -1], [0, 1]),
+                m=1.0,
+            ),
             extreme("NaN", [nan], [0], value=[nan], m=1.0),
         ],
     ),
@@ -197,15 +254,36 @@ ROWS = [
         lambda x, k: poisson(x, [k]),
         [case(tensor(1), k=k) for k in (0, 1, 2, 170)] + [case(tensor(1, 1), k=3)],
         errors=[
-            refuses(lambda: dy.poisson_loss(dy.zeros(1), -1), ValueError, "^poisson_loss: counts must not be negative; got -1"),
-            refuses(lambda: dy.poisson_loss(dy.zeros(2), 1), ValueError, "^poisson_loss: the logarithm of the rate must be one number"),
             refuses(
-                lambda: dy.poisson_loss(dy.zeros(1, batch_size=2), 1), ValueError, "^poisson_loss: takes one count per batch element; got 1"
+                lambda: dy.poisson_loss(dy.zeros(1), -1),
+                ValueError,
+                "^poisson_loss: counts must not be negative; got -1",
             ),
-            refuses(lambda: dy.poisson_loss(dy.zeros(1), 0.5), TypeError, "^poisson_loss: indices must be integers"),
-            refuses(lambda: dy.poisson_loss(3, 1), TypeError, "^poisson_loss: takes expressions; got int"),
+            refuses(
+                lambda: dy.poisson_loss(dy.zeros(2), 1),
+                ValueError,
+                "^poisson_loss: the logarithm of the rate must be one number",
+            ),
+            refuses(
+                lambda: dy.poisson_loss(dy.zeros(1, batch_size=2), 1),
+                ValueError,
+                "^poisson_loss: takes one count per batch element; got 1",
+            ),
+            refuses(
+                lambda: dy.poisson_loss(dy.zeros(1), 0.5),
+                TypeError,
+                "^poisson_loss: indices must be integers",
+            ),
+            refuses(
+                lambda: dy.poisson_loss(3, 1),
+                TypeError,
+                "^poisson_loss: takes expressions; got int",
+            ),
         ],
-        extremes=[extreme("rate 0", [-inf], value=[0], gradients=([0],), k=0), extreme("never", [-inf], value=[inf], k=1)],
+        extremes=[
+            extreme("rate 0", [-inf], value=[0], gradients=([0],), k=0),
+            extreme("never", [-inf], value=[inf], k=1),
+        ],
     ),
     Row(
         "poisson_loss",
@@ -220,20 +298,49 @@ ROWS = [
         "cross_entropy",
         lambda x, v, e: dy.cross_entropy(x, v, label_smoothing=e),
         lambda x, v, e: smoothed(x, [v] * x.shape[-1], e),
-        [case(tensor(n), v=v, e=e) for n, v in ((1, 0), (5, 3), (67, 66)) for e in (0.0, 0.1, 1.0)] + [case(tensor(5, 1), v=0, e=0.25)],
+        [case(tensor(n), v=v, e=e) for n, v in ((1, 0), (5, 3), (67, 66)) for e in (0.0, 0.1, 1.0)]
+        + [case(tensor(5, 1), v=0, e=0.25)],
         errors=[
             refuses(
-                lambda: dy.cross_entropy(dy.zeros(5), 5), ValueError, r"^cross_entropy: class 5 is outside x = \(5,\). Classes run from 0 to 4"
+                lambda: dy.cross_entropy(dy.zeros(5), 5),
+                ValueError,
+                r"^cross_entropy: class 5 is outside x = \(5,\). Classes run from 0 to 4",
             ),
-            refuses(lambda: dy.cross_entropy(dy.zeros(5), -1), ValueError, "^cross_entropy: class -1 is outside"),
-            refuses(lambda: dy.cross_entropy(dy.zeros((2, 3)), 0), ValueError, r"^cross_entropy: x must be a vector; got x = \(2, 3\)"),
-            refuses(lambda: dy.cross_entropy(dy.zeros(5, batch_size=2), 0), ValueError, "^cross_entropy: takes one class per batch element"),
             refuses(
-                lambda: dy.cross_entropy(dy.zeros(5), 0, 1.5), ValueError, r"^cross_entropy: label_smoothing must lie in \[0, 1\]; got 1.5"
+                lambda: dy.cross_entropy(dy.zeros(5), -1),
+                ValueError,
+                "^cross_entropy: class -1 is outside",
             ),
-            refuses(lambda: dy.cross_entropy(dy.zeros(5), 0, nan), ValueError, "^cross_entropy: label_smoothing must lie in"),
-            refuses(lambda: dy.cross_entropy(dy.zeros(5), 0.5), TypeError, "^cross_entropy: indices must be integers"),
-            refuses(lambda: dy.cross_entropy(3, 0), TypeError, "^cross_entropy: takes expressions; got int"),
+            refuses(
+                lambda: dy.cross_entropy(dy.zeros((2, 3)), 0),
+                ValueError,
+                r"^cross_entropy: x must be a vector; got x = \(2, 3\)",
+            ),
+            refuses(
+                lambda: dy.cross_entropy(dy.zeros(5, batch_size=2), 0),
+                ValueError,
+                "^cross_entropy: takes one class per batch element",
+            ),
+            refuses(
+                lambda: dy.cross_entropy(dy.zeros(5), 0, 1.5),
+                ValueError,
+                r"^cross_entropy: label_smoothing must lie in \[0, 1\]; got 1.5",
+            ),
+            refuses(
+                lambda: dy.cross_entropy(dy.zeros(5), 0, nan),
+                ValueError,
+                "^cross_entropy: label_smoothing must lie in",
+            ),
+            refuses(
+                lambda: dy.cross_entropy(dy.zeros(5), 0.5),
+                TypeError,
+                "^cross_entropy: indices must be integers",
+            ),
+            refuses(
+                lambda: dy.cross_entropy(3, 0),
+                TypeError,
+                "^cross_entropy: takes expressions; got int",
+            ),
         ],
         extremes=[
             extreme("ties", [1000, 1000], value=[np.log(2)], gradients=([-0.4, 0.4],), v=0, e=0.2),
@@ -266,13 +373,28 @@ ROWS = [
             refuses(
                 lambda: dy.cross_entropy_soft(dy.zeros(3), dy.zeros(4)),
                 ValueError,
-                r"^cross_entropy_soft: x and the target distribution must be vectors of the same size; got x = \(3,\), target = \(4,\)",
+                r"^cross_entropy_soft: x and the target distribution must be vectors of the same"
+                r" size; got x = \(3,\), target = \(4,\)",
             ),
-            refuses(lambda: dy.cross_entropy_soft(dy.zeros((3, 2)), dy.zeros((3, 2))), ValueError, "^cross_entropy_soft: x and the target"),
-            refuses(lambda: dy.cross_entropy_soft(3, [1]), TypeError, "^cross_entropy_soft: takes expressions; got int"),
+            refuses(
+                lambda: dy.cross_entropy_soft(dy.zeros((3, 2)), dy.zeros((3, 2))),
+                ValueError,
+                "^cross_entropy_soft: x and the target",
+            ),
+            refuses(
+                lambda: dy.cross_entropy_soft(3, [1]),
+                TypeError,
+                "^cross_entropy_soft: takes expressions; got int",
+            ),
         ],
         extremes=[
-            extreme("ties", [1000, 1000], [0.25, 0.75], value=[np.log(2)], gradients=([0.25, -0.25], [np.log(2), np.log(2)])),
+            extreme(
+                "ties",
+                [1000, 1000],
+                [0.25, 0.75],
+                value=[np.log(2)],
+                gradients=([0.25, -0.25], [np.log(2), np.log(2)]),
+            ),
             extreme("masked", [0, -inf], [1, 0], value=[0], gradients=([0, 0], None)),
         ],
         undefined_gradient="the target's, where x is -inf, is infinite",
@@ -282,7 +404,11 @@ ROWS = [
         "cross_entropy_soft with numbers",
         lambda x, t: dy.cross_entropy_soft(x, t),
         lambda x, t: soft(x, np.array(t).reshape(x.shape[0], -1)),
-        [case(tensor(2), t=[0.25, 0.75]), case(tensor(2, batch=3), t=(0.25, 0.75)), case(tensor(2, batch=3), t=[[0.5, 0, 1], [0.5, 1, 0]])],
+        [
+            case(tensor(2), t=[0.25, 0.75]),
+            case(tensor(2, batch=3), t=(0.25, 0.75)),
+            case(tensor(2, batch=3), t=[[0.5, 0, 1], [0.5, 1, 0]]),
+        ],
         per_element=False,
     ),
 ]

@@ -1,4 +1,5 @@
-"""The LSTM node, and `part`, which names one output of a node with several. The builders are tested in test_rnn.py and test_oracle.py."""
+"""The LSTM node, and `part`, which names one output of a node with several. The builders are tested
+in test_rnn.py and test_oracle.py."""
 
 import numpy as np
 
@@ -104,12 +105,20 @@ ROWS = [
                 r"^lstm: this network's inputs have dim \(3,\); got x_1 = \(4,\)",
             ),
             refuses(
-                lambda: node(zeros((8, 3), (8, 3), 8, 3), 1, 0, 1.0), ValueError, r"^lstm: Wx must be \(4h, k\), Wh \(4h, h\) and b \(4h\)"
+                lambda: node(zeros((8, 3), (8, 3), 8, 3), 1, 0, 1.0),
+                ValueError,
+                r"^lstm: Wx must be \(4h, k\), Wh \(4h, h\) and b \(4h\)",
             ),
             refuses(
-                lambda: node(zeros((8, 3), (8, 2), 8, 3), 2, 0, 1.0), ValueError, "^lstm: takes Wx, Wh, b and one x for each step; got 4 inputs"
+                lambda: node(zeros((8, 3), (8, 2), 8, 3), 2, 0, 1.0),
+                ValueError,
+                "^lstm: takes Wx, Wh, b and one x for each step; got 4 inputs",
             ),
-            refuses(lambda: node(zeros((8, 3), (8, 2), 8, 5, 2, 3), 1, 1, 1.0), ValueError, r"^lstm: the state must be \(2,\); got \(5,\)"),
+            refuses(
+                lambda: node(zeros((8, 3), (8, 2), 8, 5, 2, 3), 1, 1, 1.0),
+                ValueError,
+                r"^lstm: the state must be \(2,\); got \(5,\)",
+            ),
             refuses(
                 lambda: node([dy.zeros((8, 3), batch_size=2), *zeros((8, 2), 8, 3)], 1, 0, 1.0),
                 ValueError,
@@ -126,13 +135,32 @@ ROWS = [
         part_reference,
         [
             case(*c.inputs, **c.attributes, at=at)
-            for c, at in [(lstm(1, 1, 1), 0), (lstm(2, 3, 1), 1), (lstm(2, 3, 3, batch=3), 1), (lstm(2, 3, 3, batch=3), 4)]
+            for c, at in [
+                (lstm(1, 1, 1), 0),
+                (lstm(2, 3, 1), 1),
+                (lstm(2, 3, 3, batch=3), 1),
+                (lstm(2, 3, 3, batch=3), 4),
+            ]
         ],
         errors=[
-            refuses(lambda: parts(dy.zeros(6), 3, 1, 2), ValueError, r"^part: lies outside its owner, \(6,\)"),
-            refuses(lambda: parts(dy.zeros(6), -1, 1, 2), ValueError, "^part: lies outside its owner"),
-            refuses(lambda: parts(dy.zeros(6), 0, 0, 2), ValueError, "^part: takes at least one part; got 0"),
-            refuses(lambda: parts(dy.zeros(6), 1 << 30, 1, 1 << 20), ValueError, "^part: lies outside its owner"),
+            refuses(
+                lambda: parts(dy.zeros(6), 3, 1, 2),
+                ValueError,
+                r"^part: lies outside its owner, \(6,\)",
+            ),
+            refuses(
+                lambda: parts(dy.zeros(6), -1, 1, 2), ValueError, "^part: lies outside its owner"
+            ),
+            refuses(
+                lambda: parts(dy.zeros(6), 0, 0, 2),
+                ValueError,
+                "^part: takes at least one part; got 0",
+            ),
+            refuses(
+                lambda: parts(dy.zeros(6), 1 << 30, 1, 1 << 20),
+                ValueError,
+                "^part: lies outside its owner",
+            ),
         ],
     ),
 ]

@@ -10,21 +10,51 @@ from .row import Row, case, per_batch, refuses, tensor
 
 def step(h, k, batch=1, before=1, masks=None):
     """x (k), h_(t-1), Wx, Wh, b, and masks of x and h if there is a batch size for them."""
-    inputs = [tensor(k, batch=batch), tensor(h, batch=before), tensor(4 * h, k), tensor(4 * h, h), tensor(4 * h)]
-    return case(*inputs, *([] if masks is None else [tensor(k, batch=masks), tensor(h, batch=masks)]))
+    inputs = [
+        tensor(k, batch=batch),
+        tensor(h, batch=before),
+        tensor(4 * h, k),
+        tensor(4 * h, h),
+        tensor(4 * h),
+    ]
+    return case(
+        *inputs, *([] if masks is None else [tensor(k, batch=masks), tensor(h, batch=masks)])
+    )
 
 
-STEPS = [step(1, 1), step(2, 3), step(2, 3, batch=3), step(2, 3, batch=3, before=3), step(2, 3, before=3), step(33, 20, batch=5, before=5)]
-DROPPED = [step(1, 1, masks=1), step(2, 3, masks=1), step(2, 3, batch=3, masks=1), step(2, 3, batch=3, before=3, masks=3), step(2, 3, masks=3)]
+STEPS = [
+    step(1, 1),
+    step(2, 3),
+    step(2, 3, batch=3),
+    step(2, 3, batch=3, before=3),
+    step(2, 3, before=3),
+    step(33, 20, batch=5, before=5),
+]
+DROPPED = [
+    step(1, 1, masks=1),
+    step(2, 3, masks=1),
+    step(2, 3, batch=3, masks=1),
+    step(2, 3, batch=3, before=3, masks=3),
+    step(2, 3, masks=3),
+]
 
 
 def activated(a):
     h = len(a) // 4
-    return np.concatenate([logistic(a[:h]), logistic(a[h : 2 * h] + 1), logistic(a[2 * h : 3 * h]), np.tanh(a[3 * h :])])
+    return np.concatenate(
+        [
+            logistic(a[:h]),
+            logistic(a[h : 2 * h] + 1),
+            logistic(a[2 * h : 3 * h]),
+            np.tanh(a[3 * h :]),
+        ]
+    )
 
 
 def gates(x, h, wx, wh, b, mask_x=1.0, mask_h=1.0):
-    return activated(wx.reshape(len(b), -1) @ (x * mask_x) + wh.reshape(len(b), -1) @ (h * mask_h) + b)
+    return activated(
+        wx.reshape(len(b), -1) @ (x * mask_x) + wh.reshape(len(b), -1) @ (h * mask_h) + b
+    )
 
 
 def joined(c):
@@ -40,7 +70,8 @@ def gates_of_pieces(*inputs, pieces):
 
 
 def made_first(*inputs):
-    """Their nodes, so that the noise has the same nodes whether the inputs are parameters or not."""
+    """Their nodes, so that the noise has the same nodes whether the inputs are parameters or
+    not."""
     return [x * 1 for x in inputs]
 
 
@@ -52,7 +83,8 @@ def noisy(value, *_):
 
 
 def noise_std(value, *_):
-    """Pre-activations are those of x = 0, h = 0: b = 0 and its noise; of the output gate and of g."""
+    """Pre-activations are those of x = 0, h = 0: b = 0 and its noise; of the output gate and of
+    g."""
     h = len(value) // 4
     o, g = value[2 * h : 3 * h], value[3 * h :]
     for a in (np.log(o / (1 - o)), np.arctanh(g)):
@@ -84,10 +116,19 @@ def state_errors(name):
         refuses(
             lambda: call(dy.zeros(3), dy.zeros(9)),
             ValueError,
-            rf"^{name}: the state must be a vector \(h,\) and the gates \(4 h,\); got state = \(3,\), gates = \(9,\)",
+            rf"^{name}: the state must be a vector \(h,\) and the gates \(4 h,\); got state ="
+            r" \(3,\), gates = \(9,\)",
         ),
-        refuses(lambda: call(dy.zeros((3, 2)), dy.zeros(24)), ValueError, f"^{name}: the state must be a vector"),
-        refuses(lambda: call(dy.zeros(1, batch_size=2), dy.zeros(4, batch_size=3)), ValueError, f"^{name}: batch sizes must be equal or 1"),
+        refuses(
+            lambda: call(dy.zeros((3, 2)), dy.zeros(24)),
+            ValueError,
+            f"^{name}: the state must be a vector",
+        ),
+        refuses(
+            lambda: call(dy.zeros(1, batch_size=2), dy.zeros(4, batch_size=3)),
+            ValueError,
+            f"^{name}: batch sizes must be equal or 1",
+        ),
         refuses(lambda: call(dy.zeros(1), 2), TypeError, f"^{name}: takes expressions; got .*int"),
     ]
 
@@ -101,17 +142,24 @@ ROWS = [
         STEPS,
         errors=[
             refuses(
-                lambda: dy.vanilla_lstm_gates(dy.zeros(2), dy.zeros(1), dy.zeros((4, 3)), dy.zeros((4, 1)), dy.zeros(4)),
+                lambda: dy.vanilla_lstm_gates(
+                    dy.zeros(2), dy.zeros(1), dy.zeros((4, 3)), dy.zeros((4, 1)), dy.zeros(4)
+                ),
                 ValueError,
                 "^vanilla_lstm_gates: columns of W_1 must equal rows of x_1",
             ),
             refuses(
-                lambda: dy.vanilla_lstm_gates(dy.zeros(2), dy.zeros(1), dy.zeros((5, 2)), dy.zeros((5, 1)), dy.zeros(5)),
+                lambda: dy.vanilla_lstm_gates(
+                    dy.zeros(2), dy.zeros(1), dy.zeros((5, 2)), dy.zeros((5, 1)), dy.zeros(5)
+                ),
                 ValueError,
-                r"^vanilla_lstm_gates: the pre-activations must be a vector of 4 h numbers; got \(5,\)",
+                r"^vanilla_lstm_gates: the pre-activations must be a vector of 4 h numbers; got"
+                r" \(5,\)",
             ),
             refuses(
-                lambda: dy.vanilla_lstm_gates(dy.zeros(2), dy.zeros(1), dy.zeros((4, 2)), dy.zeros((4, 1)), dy.zeros(4), -1),
+                lambda: dy.vanilla_lstm_gates(
+                    dy.zeros(2), dy.zeros(1), dy.zeros((4, 2)), dy.zeros((4, 1)), dy.zeros(4), -1
+                ),
                 ValueError,
                 "^vanilla_lstm_gates: weightnoise_std must not be negative; got -1",
             ),
@@ -123,7 +171,13 @@ ROWS = [
         lambda *inputs, pieces: dy.vanilla_lstm_gates_concat(inputs[:pieces], *inputs[pieces:]),
         per_batch(gates_of_pieces),
         [joined(c) for c in STEPS],
-        errors=[refuses(lambda: dy.vanilla_lstm_gates_concat([], *[dy.zeros(1)] * 4), AssertionError, "List is empty")],
+        errors=[
+            refuses(
+                lambda: dy.vanilla_lstm_gates_concat([], *[dy.zeros(1)] * 4),
+                AssertionError,
+                "List is empty",
+            )
+        ],
     ),
     Row(
         "lstm_gates",
@@ -135,7 +189,9 @@ ROWS = [
     Row(
         "lstm_gates",
         "vanilla_lstm_gates_dropout_concat",
-        lambda *inputs, pieces: dy.vanilla_lstm_gates_dropout_concat(inputs[:pieces], *inputs[pieces:]),
+        lambda *inputs, pieces: dy.vanilla_lstm_gates_dropout_concat(
+            inputs[:pieces], *inputs[pieces:]
+        ),
         per_batch(gates_of_pieces),
         [joined(c) for c in DROPPED],
     ),
@@ -151,7 +207,14 @@ ROWS = [
     Row(
         "lstm_gates",
         "vanilla_lstm_gates, how much noise",
-        lambda x: dy.vanilla_lstm_gates(*made_first(x), dy.zeros(500), dy.zeros((2000, 1)), dy.zeros((2000, 500)), dy.zeros(2000), 0.5),
+        lambda x: dy.vanilla_lstm_gates(
+            *made_first(x),
+            dy.zeros(500),
+            dy.zeros((2000, 1)),
+            dy.zeros((2000, 500)),
+            dy.zeros(2000),
+            0.5,
+        ),
         None,
         [case(tensor(1))],
         sample=lambda rng, inputs: [np.zeros((1, 1))],
@@ -159,7 +222,12 @@ ROWS = [
         per_element=False,
     ),
     Row(
-        "vanilla_lstm_c", "vanilla_lstm_c", lambda c, y: dy.vanilla_lstm_c(c, y), per_batch(cell), STATES, errors=state_errors("vanilla_lstm_c")
+        "vanilla_lstm_c",
+        "vanilla_lstm_c",
+        lambda c, y: dy.vanilla_lstm_c(c, y),
+        per_batch(cell),
+        STATES,
+        errors=state_errors("vanilla_lstm_c"),
     ),
     Row(
         "vanilla_lstm_h",

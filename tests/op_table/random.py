@@ -1,4 +1,5 @@
-"""Random draws. There is no reference; `check` looks at what must hold of the numbers drawn. Limits are five standard deviations or more."""
+"""Random draws. There is no reference; `check` looks at what must hold of the numbers drawn. Limits
+are five standard deviations or more."""
 
 import numpy as np
 
@@ -21,7 +22,9 @@ def moments(value, mean, std):
     if value.size >= MANY:
         assert abs(value.mean() - mean) < 5 * std / np.sqrt(value.size)
         assert abs(value.std() - std) < 0.05 * std + 1e-12
-        assert abs(np.corrcoef(value.ravel()[1:], value.ravel()[:-1])[0, 1]) < 5 / np.sqrt(value.size)
+        assert abs(np.corrcoef(value.ravel()[1:], value.ravel()[:-1])[0, 1]) < 5 / np.sqrt(
+            value.size
+        )
 
 
 def normal(value, mean, stddev, **dims):
@@ -52,7 +55,9 @@ def dropped(value, x, p):
     np.testing.assert_allclose(value[kept], x[kept] / (1 - p), rtol=1e-6)
     if value.size >= MANY:
         assert abs(kept.mean() - (1 - p)) < 5 * np.sqrt(p * (1 - p) / value.size)
-        assert abs((kept[:, 0] == kept[:, 1]).mean() - (p * p + (1 - p) ** 2)) < 5 / np.sqrt(len(kept))
+        assert abs((kept[:, 0] == kept[:, 1]).mean() - (p * p + (1 - p) ** 2)) < 5 / np.sqrt(
+            len(kept)
+        )
 
 
 def one_factor(value, x, p, axes):
@@ -107,13 +112,27 @@ ROWS = [
         check=dropped,
         per_element=False,
         extremes=[
-            extreme("rate 0", [1000, -1000, 0], value=[1000, -1000, 0], gradients=([1, 1, 1],), p=0.0),
+            extreme(
+                "rate 0", [1000, -1000, 0], value=[1000, -1000, 0], gradients=([1, 1, 1],), p=0.0
+            ),
             extreme("rate 1", [1000, -1000, 0], value=[0, 0, 0], gradients=([0, 0, 0],), p=1.0),
         ],
         errors=[
-            refuses(lambda: dy.dropout(dy.zeros(3), 1.5), ValueError, r"^dropout: the dropout rate must lie in \[0, 1\]; got p = 1.5"),
-            refuses(lambda: dy.dropout(dy.zeros(3), -0.1), ValueError, "^dropout: the dropout rate must lie"),
-            refuses(lambda: dy.dropout(dy.zeros(3), float("nan")), ValueError, "^dropout: the dropout rate must lie"),
+            refuses(
+                lambda: dy.dropout(dy.zeros(3), 1.5),
+                ValueError,
+                r"^dropout: the dropout rate must lie in \[0, 1\]; got p = 1.5",
+            ),
+            refuses(
+                lambda: dy.dropout(dy.zeros(3), -0.1),
+                ValueError,
+                "^dropout: the dropout rate must lie",
+            ),
+            refuses(
+                lambda: dy.dropout(dy.zeros(3), float("nan")),
+                ValueError,
+                "^dropout: the dropout rate must lie",
+            ),
             refuses(lambda: dy.dropout(3, 0.5), TypeError, "^dropout: takes expressions; got int"),
         ],
     ),
@@ -138,16 +157,39 @@ ROWS = [
         check=dropped_lines,
         per_element=False,
         extremes=[
-            extreme("rate 0", [1000, -1000, 0], value=[1000, -1000, 0], gradients=([1, 1, 1],), d=0, p=0.0),
-            extreme("rate 1", [1000, -1000, 0], value=[0, 0, 0], gradients=([0, 0, 0],), d=0, p=1.0),
+            extreme(
+                "rate 0",
+                [1000, -1000, 0],
+                value=[1000, -1000, 0],
+                gradients=([1, 1, 1],),
+                d=0,
+                p=0.0,
+            ),
+            extreme(
+                "rate 1", [1000, -1000, 0], value=[0, 0, 0], gradients=([0, 0, 0],), d=0, p=1.0
+            ),
         ],
         errors=[
             refuses(
-                lambda: dy.dropout_dim(dy.zeros(3), 0, 1.5), ValueError, r"^dropout_dim: the dropout rate must lie in \[0, 1\]; got p = 1.5"
+                lambda: dy.dropout_dim(dy.zeros(3), 0, 1.5),
+                ValueError,
+                r"^dropout_dim: the dropout rate must lie in \[0, 1\]; got p = 1.5",
             ),
-            refuses(lambda: dy.dropout_dim(dy.zeros(3), 0, float("nan")), ValueError, "^dropout_dim: the dropout rate must lie"),
-            refuses(lambda: dy.dropout_dim(dy.zeros(3), 1, 0.5), ValueError, r"^dropout_dim: dim 1 is not a dim of x = \(3,\)"),
-            refuses(lambda: dy.dropout_dim(3, 0, 0.5), TypeError, "^dropout_dim: takes expressions; got int"),
+            refuses(
+                lambda: dy.dropout_dim(dy.zeros(3), 0, float("nan")),
+                ValueError,
+                "^dropout_dim: the dropout rate must lie",
+            ),
+            refuses(
+                lambda: dy.dropout_dim(dy.zeros(3), 1, 0.5),
+                ValueError,
+                r"^dropout_dim: dim 1 is not a dim of x = \(3,\)",
+            ),
+            refuses(
+                lambda: dy.dropout_dim(3, 0, 0.5),
+                TypeError,
+                "^dropout_dim: takes expressions; got int",
+            ),
         ],
     ),
     *(
@@ -168,7 +210,13 @@ ROWS = [
             check=dropped_elements,
             per_element=False,
             extremes=[
-                extreme("rate 0", [1000, -1000, 0], value=[1000, -1000, 0], gradients=([1, 1, 1],), p=0.0),
+                extreme(
+                    "rate 0",
+                    [1000, -1000, 0],
+                    value=[1000, -1000, 0],
+                    gradients=([1, 1, 1],),
+                    p=0.0,
+                ),
                 extreme("rate 1", [1000, -1000, 0], value=[0, 0, 0], gradients=([0, 0, 0],), p=1.0),
             ],
             errors=[
@@ -177,8 +225,16 @@ ROWS = [
                     ValueError,
                     rf"^{name}: the dropout rate must lie in \[0, 1\]; got p = 1.5",
                 ),
-                refuses(lambda name=name: getattr(dy, name)(dy.zeros(3), -0.1), ValueError, f"^{name}: the dropout rate must lie"),
-                refuses(lambda name=name: getattr(dy, name)(3, 0.5), TypeError, f"^{name}: takes expressions; got int"),
+                refuses(
+                    lambda name=name: getattr(dy, name)(dy.zeros(3), -0.1),
+                    ValueError,
+                    f"^{name}: the dropout rate must lie",
+                ),
+                refuses(
+                    lambda name=name: getattr(dy, name)(3, 0.5),
+                    TypeError,
+                    f"^{name}: takes expressions; got int",
+                ),
             ],
         )
         for name in ("dropout_batch", "block_dropout")
@@ -188,13 +244,30 @@ ROWS = [
         "noise",
         lambda x, stddev: dy.noise(x, stddev),
         None,
-        [case(tensor(1), stddev=1.0), case(tensor(3, 4, batch=3), stddev=0.5), case(tensor(MANY), stddev=0.5), case(tensor(5), stddev=0.0)],
+        [
+            case(tensor(1), stddev=1.0),
+            case(tensor(3, 4, batch=3), stddev=0.5),
+            case(tensor(MANY), stddev=0.5),
+            case(tensor(5), stddev=0.0),
+        ],
         check=noisy,
         per_element=False,
-        extremes=[extreme("none", [1000, -1000, 0], value=[1000, -1000, 0], gradients=([1, 1, 1],), stddev=0.0)],
+        extremes=[
+            extreme(
+                "none", [1000, -1000, 0], value=[1000, -1000, 0], gradients=([1, 1, 1],), stddev=0.0
+            )
+        ],
         errors=[
-            refuses(lambda: dy.noise(dy.zeros(3), -1), ValueError, "^noise: the standard deviation must not be negative; got stddev = -1"),
-            refuses(lambda: dy.noise(dy.zeros(3), float("nan")), ValueError, "^noise: the standard deviation must not be negative"),
+            refuses(
+                lambda: dy.noise(dy.zeros(3), -1),
+                ValueError,
+                "^noise: the standard deviation must not be negative; got stddev = -1",
+            ),
+            refuses(
+                lambda: dy.noise(dy.zeros(3), float("nan")),
+                ValueError,
+                "^noise: the standard deviation must not be negative",
+            ),
             refuses(lambda: dy.noise(3, 1), TypeError, "^noise: takes expressions; got int"),
         ],
     ),
@@ -203,12 +276,20 @@ ROWS = [
         "random_normal",
         lambda dim, batch, mean, stddev: dy.random_normal(dim, mean, stddev, batch),
         None,
-        [*with_dims(mean=0.0, stddev=1.0), case(dim=MANY // 2, batch=2, mean=3.0, stddev=2.0), case(dim=3, batch=1, mean=3.0, stddev=0.0)],
+        [
+            *with_dims(mean=0.0, stddev=1.0),
+            case(dim=MANY // 2, batch=2, mean=3.0, stddev=2.0),
+            case(dim=3, batch=1, mean=3.0, stddev=0.0),
+        ],
         check=normal,
         **DRAWN,
         errors=[
             refuses(lambda: dy.random_normal("a"), TypeError, "^random_normal"),
-            refuses(lambda: dy.random_normal(3, batch_size=-1), ValueError, "^random_normal: the batch size must not be negative"),
+            refuses(
+                lambda: dy.random_normal(3, batch_size=-1),
+                ValueError,
+                "^random_normal: the batch size must not be negative",
+            ),
         ],
     ),
     Row(
@@ -239,8 +320,16 @@ ROWS = [
         check=bernoulli,
         **DRAWN,
         errors=[
-            refuses(lambda: dy.random_bernoulli(3, 1.5), ValueError, r"^random_bernoulli: the probability must lie in \[0, 1\]; got p = 1.5"),
-            refuses(lambda: dy.random_bernoulli(3, float("nan")), ValueError, "^random_bernoulli: the probability must lie"),
+            refuses(
+                lambda: dy.random_bernoulli(3, 1.5),
+                ValueError,
+                r"^random_bernoulli: the probability must lie in \[0, 1\]; got p = 1.5",
+            ),
+            refuses(
+                lambda: dy.random_bernoulli(3, float("nan")),
+                ValueError,
+                "^random_bernoulli: the probability must lie",
+            ),
         ],
     ),
     Row(

@@ -1,4 +1,5 @@
-"""Recurrent networks as one node: all steps in a list, as in lstm.py. Other forms, masks and lengths: tests/test_sequences.py."""
+"""Recurrent networks as one node: all steps in a list, as in lstm.py. Other forms, masks and
+lengths: tests/test_sequences.py."""
 
 import numpy as np
 
@@ -35,8 +36,18 @@ def fast_step(w, x, h, c):
     return logistic(wox @ x + woh @ h + bo) * np.tanh(c), c
 
 
-STEPS = {"simple_rnn": simple_step, "gru": gru_step, "coupled_lstm": coupled_step, "fast_lstm": fast_step}
-WEIGHTS = {"simple_rnn": "xhb", "gru": "xhb" * 3, "coupled_lstm": "xhhbxhhbxhb", "fast_lstm": "xhb" * 3}
+STEPS = {
+    "simple_rnn": simple_step,
+    "gru": gru_step,
+    "coupled_lstm": coupled_step,
+    "fast_lstm": fast_step,
+}
+WEIGHTS = {
+    "simple_rnn": "xhb",
+    "gru": "xhb" * 3,
+    "coupled_lstm": "xhhbxhhbxhb",
+    "fast_lstm": "xhb" * 3,
+}
 CELLS = ("coupled_lstm", "fast_lstm")
 """Those that have a c."""
 
@@ -72,13 +83,19 @@ def row(op):
             hs.append(h)
             cs.append(c)
         batch = max(a.shape[-1] for a in rest)
-        return np.concatenate([np.broadcast_to(a, (n, batch)) for a in (*hs, *(cs if has_c else []))])
+        return np.concatenate(
+            [np.broadcast_to(a, (n, batch)) for a in (*hs, *(cs if has_c else []))]
+        )
 
     def network(h, k, steps, batch=1, state=None):
         batches = [batch] * steps if isinstance(batch, int) else batch
         before = [] if state is None else [tensor(h, batch=b) for b in state[: 1 + has_c]]
         return case(
-            *[tensor(*d) for d in weights(op, h, k)], *before, *[tensor(k, batch=b) for b in batches], steps=steps, state=int(state is not None)
+            *[tensor(*d) for d in weights(op, h, k)],
+            *before,
+            *[tensor(k, batch=b) for b in batches],
+            steps=steps,
+            state=int(state is not None),
         )
 
     def node(dims, steps=1, state=0):
@@ -100,10 +117,26 @@ def row(op):
             network(17, 20, 3, batch=2),
         ],
         errors=[
-            refuses(lambda: node([*good, 4]), ValueError, rf"^{op}: this network's inputs have dim \(3,\); got x_1 = \(4,\)"),
-            refuses(lambda: node([good[0], (2, 3), *good[2:], 3]), ValueError, rf"^{op}: .* must be|^{op}: each gate has"),
-            refuses(lambda: node([*good, 3], steps=2), ValueError, rf"^{op}: takes .* one x for each step; got {number + 1} inputs"),
-            refuses(lambda: node([*good, *[5] * (1 + has_c), 3], state=1), ValueError, rf"^{op}: the state must be \(2,\); got \(5,\)"),
+            refuses(
+                lambda: node([*good, 4]),
+                ValueError,
+                rf"^{op}: this network's inputs have dim \(3,\); got x_1 = \(4,\)",
+            ),
+            refuses(
+                lambda: node([good[0], (2, 3), *good[2:], 3]),
+                ValueError,
+                rf"^{op}: .* must be|^{op}: each gate has",
+            ),
+            refuses(
+                lambda: node([*good, 3], steps=2),
+                ValueError,
+                rf"^{op}: takes .* one x for each step; got {number + 1} inputs",
+            ),
+            refuses(
+                lambda: node([*good, *[5] * (1 + has_c), 3], state=1),
+                ValueError,
+                rf"^{op}: the state must be \(2,\); got \(5,\)",
+            ),
             refuses(lambda: node(good[:2]), ValueError, rf"^{op}: takes W"),
         ],
     )

@@ -1,4 +1,5 @@
-"""Sums, means, moments and deviations: over elements, over the batch, over dims; norms; running sums."""
+"""Sums, means, moments and deviations: over elements, over the batch, over dims; norms; running
+sums."""
 
 import numpy as np
 
@@ -28,7 +29,13 @@ def elements(f):
 
 
 def refusals(function):
-    return [refuses(lambda: getattr(dy, function)([1.0]), TypeError, f"^{function}: takes expressions; got list")]
+    return [
+        refuses(
+            lambda: getattr(dy, function)([1.0]),
+            TypeError,
+            f"^{function}: takes expressions; got list",
+        )
+    ]
 
 
 OVER = [
@@ -69,7 +76,8 @@ def axes_of(d, b):
 
 
 def over(f):
-    """f(x, axes, n, r, keepdims) over the dims d, which go, and the batch, which becomes 1; n: what is divided by, their size if it is 0."""
+    """f(x, axes, n, r, keepdims) over the dims d, which go, and the batch, which becomes 1; n: what
+    is divided by, their size if it is 0."""
 
     def reference(x, d, b=False, n=0, r=1):
         d, axes = axes_of(d, b)
@@ -95,7 +103,9 @@ def moment(x, axes, n, r):
 def std(x, axes, n, r):
     if n == np.prod([x.shape[a] for a in axes]):
         return x.std(axis=axes, keepdims=True)
-    return np.sqrt((x**2).sum(axis=axes, keepdims=True) / n - (x.sum(axis=axes, keepdims=True) / n) ** 2)
+    return np.sqrt(
+        (x**2).sum(axis=axes, keepdims=True) / n - (x.sum(axis=axes, keepdims=True) / n) ** 2
+    )
 
 
 def more(cases, **attributes):
@@ -107,18 +117,36 @@ def refusals_over(name, *rest):
         return getattr(dy, name)(x, d, *rest, **how)
 
     return [
-        refuses(lambda: f(dy.zeros((2, 3)), [0, 0]), ValueError, f"^{name}: each dim may be named once; dim 0 is named twice"),
-        refuses(lambda: f(dy.zeros((2, 3)), [2]), ValueError, rf"^{name}: dim 2 is not a dim of x = \(2, 3\)"),
+        refuses(
+            lambda: f(dy.zeros((2, 3)), [0, 0]),
+            ValueError,
+            f"^{name}: each dim may be named once; dim 0 is named twice",
+        ),
+        refuses(
+            lambda: f(dy.zeros((2, 3)), [2]),
+            ValueError,
+            rf"^{name}: dim 2 is not a dim of x = \(2, 3\)",
+        ),
         refuses(lambda: f(dy.zeros((2, 3)), [-1]), ValueError, f"^{name}: dim -1 is not a dim"),
         refuses(lambda: f(dy.zeros((2, 3)), [40]), ValueError, f"^{name}: dim 40 is not a dim"),
-        refuses(lambda: f(dy.zeros((2, 3)), []), ValueError, f"^{name}: takes at least one dim, or b = True"),
-        refuses(lambda: f(dy.zeros((2, 3)), [0.5]), TypeError, f"^{name}: indices must be integers"),
+        refuses(
+            lambda: f(dy.zeros((2, 3)), []),
+            ValueError,
+            f"^{name}: takes at least one dim, or b = True",
+        ),
+        refuses(
+            lambda: f(dy.zeros((2, 3)), [0.5]), TypeError, f"^{name}: indices must be integers"
+        ),
         refuses(lambda: f(3, [0]), TypeError, f"^{name}: takes expressions; got int"),
     ]
 
 
 def negative_n(name, *rest):
-    return refuses(lambda: getattr(dy, name)(dy.zeros(3), [0], *rest, n=-1), ValueError, rf"^{name}: n must not be negative; got n = -1")
+    return refuses(
+        lambda: getattr(dy, name)(dy.zeros(3), [0], *rest, n=-1),
+        ValueError,
+        rf"^{name}: n must not be negative; got n = -1",
+    )
 
 
 def no_order(call, name):
@@ -127,12 +155,35 @@ def no_order(call, name):
 
 CONSTANT = extreme("equal numbers", [0.1, 0.1, 0.1], value=[0], gradients=[[0, 0, 0]])
 CONSTANT_DIM = extreme("equal numbers", [1000.1] * 41, value=[0], gradients=[[0] * 41], d=[0])
-PADDED = extreme("padded with zeros", [1, 3, 0, 0], value=[1], gradients=[[-0.5, 0.5, -1, -1]], d=[0], n=2)
-PADDED_CONSTANT = extreme("equal numbers, padded with zeros", [0.1, 0.1, 0.1, 0, 0], value=[0], gradients=[[0] * 5], d=[0], n=3)
+PADDED = extreme(
+    "padded with zeros", [1, 3, 0, 0], value=[1], gradients=[[-0.5, 0.5, -1, -1]], d=[0], n=2
+)
+PADDED_CONSTANT = extreme(
+    "equal numbers, padded with zeros",
+    [0.1, 0.1, 0.1, 0, 0],
+    value=[0],
+    gradients=[[0] * 5],
+    d=[0],
+    n=3,
+)
 
 ROWS = [
-    Row("sum_elems", "sum_elems", lambda x: dy.sum_elems(x), elements(lambda x: x.sum(0)), CASES, errors=refusals("sum_elems")),
-    Row("mean_elems", "mean_elems", lambda x: dy.mean_elems(x), elements(lambda x: x.mean(0)), CASES, errors=refusals("mean_elems")),
+    Row(
+        "sum_elems",
+        "sum_elems",
+        lambda x: dy.sum_elems(x),
+        elements(lambda x: x.sum(0)),
+        CASES,
+        errors=refusals("sum_elems"),
+    ),
+    Row(
+        "mean_elems",
+        "mean_elems",
+        lambda x: dy.mean_elems(x),
+        elements(lambda x: x.mean(0)),
+        CASES,
+        errors=refusals("mean_elems"),
+    ),
     Row(
         "sum_batches",
         "sum_batches",
@@ -152,7 +203,12 @@ ROWS = [
         errors=refusals("mean_batches"),
     ),
     Row(
-        "squared_norm", "squared_norm", lambda x: dy.squared_norm(x), elements(lambda x: (x**2).sum(0)), CASES, errors=refusals("squared_norm")
+        "squared_norm",
+        "squared_norm",
+        lambda x: dy.squared_norm(x),
+        elements(lambda x: (x**2).sum(0)),
+        CASES,
+        errors=refusals("squared_norm"),
     ),
     Row(
         "l2_norm",
@@ -161,7 +217,10 @@ ROWS = [
         elements(lambda x: np.sqrt((x**2).sum(0))),
         CASES,
         away_from_zero(),
-        extremes=[extreme("zero", [0, 0, 0], value=[0], gradients=[[0, 0, 0]]), extreme("nan", [nan, 0], value=[nan])],
+        extremes=[
+            extreme("zero", [0, 0, 0], value=[0], gradients=[[0, 0, 0]]),
+            extreme("nan", [nan, 0], value=[nan]),
+        ],
         errors=refusals("l2_norm"),
     ),
     Row(
@@ -182,12 +241,23 @@ ROWS = [
             case(tensor(1, 2, 1, 2, 1, 3, 1), d=5),
         ],
         errors=[
-            refuses(lambda: dy.cumsum(dy.zeros(3), 2), ValueError, r"^cumsum: dim 2 is not a dim of x = \(3,\)"),
+            refuses(
+                lambda: dy.cumsum(dy.zeros(3), 2),
+                ValueError,
+                r"^cumsum: dim 2 is not a dim of x = \(3,\)",
+            ),
             refuses(lambda: dy.cumsum(dy.zeros(3), -1), ValueError, "^cumsum: dim -1 is not a dim"),
             refuses(lambda: dy.cumsum(3), TypeError, "^cumsum: takes expressions; got int"),
         ],
     ),
-    Row("sum_dim", "sum_dim", lambda x, d: dy.sum_dim(x, d), over(total), OVER, errors=refusals_over("sum_dim")),
+    Row(
+        "sum_dim",
+        "sum_dim",
+        lambda x, d: dy.sum_dim(x, d),
+        over(total),
+        OVER,
+        errors=refusals_over("sum_dim"),
+    ),
     Row(
         "sum_dim_and_batch",
         "sum_dim with the batch",
@@ -195,7 +265,13 @@ ROWS = [
         over(total),
         OVER_BATCH,
         per_element=False,
-        errors=[refuses(lambda: dy.sum_dim(dy.zeros(3), [1], True), ValueError, r"^sum_dim: dim 1 is not a dim of x = \(3,\)")],
+        errors=[
+            refuses(
+                lambda: dy.sum_dim(dy.zeros(3), [1], True),
+                ValueError,
+                r"^sum_dim: dim 1 is not a dim of x = \(3,\)",
+            )
+        ],
     ),
     Row(
         "mean_dim",
@@ -241,7 +317,12 @@ ROWS = [
         lambda x, d, n=0: dy.std_dim(x, d, False, n),
         over(std),
         [*OVER, *more(OVER[4:9], n=17)],
-        extremes=[CONSTANT_DIM, PADDED, PADDED_CONSTANT, extreme("nan", [nan, 1], value=[nan], d=[0])],
+        extremes=[
+            CONSTANT_DIM,
+            PADDED,
+            PADDED_CONSTANT,
+            extreme("nan", [nan, 1], value=[nan], d=[0]),
+        ],
         errors=[*refusals_over("std_dim"), negative_n("std_dim")],
     ),
     Row(
@@ -249,7 +330,12 @@ ROWS = [
         "std_dim with the batch",
         lambda x, d, b, n=0: dy.std_dim(x, d, b, n),
         over(std),
-        [*OVER_BATCH[:3], *OVER_BATCH[4:8], *more(OVER_BATCH[1:4], n=17), case(tensor(1), d=[0], b=True, n=3)],
+        [
+            *OVER_BATCH[:3],
+            *OVER_BATCH[4:8],
+            *more(OVER_BATCH[1:4], n=17),
+            case(tensor(1), d=[0], b=True, n=3),
+        ],
         per_element=False,
     ),
     Row(

@@ -1,7 +1,8 @@
 """What a row of the op table is. A new operation is tested by one Row in the module of its family.
 
-Arrays are in the form dims..., batch: the batch is always the last axis, of size 1 where there is none. A row's `build` gets expressions (or
-what the input's kind says) and returns an expression; its `reference` gets the arrays and returns the array that the expression must have.
+Arrays are in the form dims..., batch: the batch is always the last axis, of size 1 where there is
+none. A row's `build` gets expressions (or what the input's kind says) and returns an expression;
+its `reference` gets the arrays and returns the array that the expression must have.
 """
 
 from collections.abc import Callable
@@ -15,8 +16,9 @@ import numpy as np
 class Input:
     """The dims and batch size of an input, and what `build` gets for it.
 
-    "tensor": an expression; a parameter or a plain input, as the test likes. "parameter": a Parameters object.
-    "table": LookupParameters; the last of dims counts the rows. "data": the array itself, without the batch axis where it has none.
+    "tensor": an expression; a parameter or a plain input, as the test likes. "parameter": a
+    Parameters object. "table": LookupParameters; the last of dims counts the rows. "data": the
+    array itself, without the batch axis where it has none.
     """
 
     dims: tuple[int, ...]
@@ -53,9 +55,19 @@ class Case:
 
     def __str__(self):
         parts = [
-            "".join([i.kind[0] if i.kind != "tensor" else "", "x".join(map(str, i.dims)), f"b{i.batch}" * (i.batch != 1)]) for i in self.inputs
+            "".join(
+                [
+                    i.kind[0] if i.kind != "tensor" else "",
+                    "x".join(map(str, i.dims)),
+                    f"b{i.batch}" * (i.batch != 1),
+                ]
+            )
+            for i in self.inputs
         ]
-        return ",".join([*parts, *(f"{k}={v}".replace(" ", "") for k, v in self.attributes.items())]) or "plain"
+        return (
+            ",".join([*parts, *(f"{k}={v}".replace(" ", "") for k, v in self.attributes.items())])
+            or "plain"
+        )
 
     @property
     def batch(self):
@@ -68,7 +80,8 @@ def case(*inputs, **attributes):
 
 @dataclass(frozen=True)
 class Extreme:
-    """Inputs of one-dimensional values (tensors without batch) at the edge, and the value and gradients (None: any) they must give."""
+    """Inputs of one-dimensional values (tensors without batch) at the edge, and the value and
+    gradients (None: any) they must give."""
 
     name: str
     inputs: tuple[list[float], ...]
@@ -104,12 +117,16 @@ EVEN = even()
 
 def away_from_zero(low=0.2, high=2.0):
     """Numbers of both signs that keep a distance from a kink or pole at 0."""
-    return lambda rng, inputs, **_: [rng.uniform(low, high, i.shape) * rng.choice([-1, 1], i.shape) for i in inputs]
+    return lambda rng, inputs, **_: [
+        rng.uniform(low, high, i.shape) * rng.choice([-1, 1], i.shape) for i in inputs
+    ]
 
 
 def ranges(*limits):
     """One (low, high) for each input; the last for all that follow."""
-    return lambda rng, inputs, **_: [rng.uniform(*limits[min(k, len(limits) - 1)], i.shape) for k, i in enumerate(inputs)]
+    return lambda rng, inputs, **_: [
+        rng.uniform(*limits[min(k, len(limits) - 1)], i.shape) for k, i in enumerate(inputs)
+    ]
 
 
 @dataclass(frozen=True)
@@ -130,7 +147,8 @@ class Row:
     check: Callable[..., None] | None = None
     """check(value, *arrays, **attributes) asserts what else must hold."""
     per_element: bool = True
-    """Each batch element of the result depends on that batch element of the inputs only, and in the same way."""
+    """Each batch element of the result depends on that batch element of the inputs only, and in the
+    same way."""
     batched_attributes: tuple[str, ...] = ()
     """Attributes that are lists with one entry per batch element."""
     has_gradient: bool = True
@@ -142,21 +160,26 @@ class Row:
         return f"{self.name}[{c}]"
 
 
-# ---- NumPy helpers ---------------------------------------------------------------------------------------------------------------------
+# ---- NumPy helpers ---------------------------------------------------------------------
 
 
 def aligned(*arrays):
-    """The arrays with missing dims as 1s before the batch, as broadcasting counts them: from the first."""
+    """The arrays with missing dims as 1s before the batch, as broadcasting counts them: from the
+    first."""
     n = max(a.ndim for a in arrays)
     return [a.reshape(a.shape[:-1] + (1,) * (n - a.ndim) + a.shape[-1:]) for a in arrays]
 
 
 def per_batch(f):
-    """f(arrays of one batch element) -> dims, applied to each batch element; unbatched arrays serve all."""
+    """f(arrays of one batch element) -> dims, applied to each batch element; unbatched arrays serve
+    all."""
 
     def reference(*arrays, **attributes):
         batch = max(a.shape[-1] for a in arrays)
-        return np.stack([f(*(a[..., b % a.shape[-1]] for a in arrays), **attributes) for b in range(batch)], axis=-1)
+        return np.stack(
+            [f(*(a[..., b % a.shape[-1]] for a in arrays), **attributes) for b in range(batch)],
+            axis=-1,
+        )
 
     return reference
 

@@ -1,4 +1,5 @@
-"""Builds a case of the op table in a new graph and reads its value and gradients, in the arrays' form (dims..., batch)."""
+"""Builds a case of the op table in a new graph and reads its value and gradients, in the arrays'
+form (dims..., batch)."""
 
 import numpy as np
 
@@ -11,7 +12,10 @@ NAMES = {number: name for name, number in OPS.items()}
 def drawn(row, case, rng):
     """Arrays for the inputs of a case, exact in the build's number type."""
     with np.errstate(all="ignore"):
-        return [a.astype(DTYPE).astype(np.float64) for a in row.sample(rng, case.inputs, **case.attributes)]
+        return [
+            a.astype(DTYPE).astype(np.float64)
+            for a in row.sample(rng, case.inputs, **case.attributes)
+        ]
 
 
 def expected(row, arrays, attributes):
@@ -26,7 +30,8 @@ def array_of(expression):
 
 
 class Run:
-    """A case in a new graph. `parameters`: unbatched tensors are parameters. `shared`: the first two inputs are one expression."""
+    """A case in a new graph. `parameters`: unbatched tensors are parameters. `shared`: the first
+    two inputs are one expression."""
 
     def __init__(self, row, case, arrays, parameters=False, shared=False):
         self.row, self.case = row, case
@@ -34,7 +39,9 @@ class Run:
             dy.reset_random_seed(1)  # the same draws in every run
         dy.renew_cg()
         self.collection = dy.ParameterCollection()
-        self.inputs = [self._input(spec, a, parameters) for spec, a in zip(case.inputs, arrays, strict=True)]
+        self.inputs = [
+            self._input(spec, a, parameters) for spec, a in zip(case.inputs, arrays, strict=True)
+        ]
         if shared:
             self.inputs[1] = self.inputs[0]
         self.expression = self.build()
@@ -67,7 +74,9 @@ class Run:
         return self.read_gradients()
 
     def read_gradients(self):
-        return [self._gradient(spec, x) for spec, x in zip(self.case.inputs, self.inputs, strict=True)]
+        return [
+            self._gradient(spec, x) for spec, x in zip(self.case.inputs, self.inputs, strict=True)
+        ]
 
     @staticmethod
     def _gradient(spec, x):
@@ -90,4 +99,6 @@ def element(case, arrays, b, batched_attributes):
     """Batch element b alone: a case without batch, and its arrays."""
     inputs = tuple(type(i)(i.dims, 1, i.kind) for i in case.inputs)
     attributes = {k: [v[b]] if k in batched_attributes else v for k, v in case.attributes.items()}
-    return type(case)(inputs, attributes), [a[..., b : b + 1] if a.shape[-1] > 1 else a for a in arrays]
+    return type(case)(inputs, attributes), [
+        a[..., b : b + 1] if a.shape[-1] > 1 else a for a in arrays
+    ]

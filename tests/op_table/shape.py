@@ -63,17 +63,23 @@ ROWS = [
             refuses(
                 lambda: dy.reshape(dy.zeros(6), (2, 2)),
                 ValueError,
-                r"^reshape: the number of elements must stay the same; got x = \(6,\), new dims \(2, 2\)",
+                r"^reshape: the number of elements must stay the same; got x = \(6,\), new dims"
+                r" \(2, 2\)",
             ),
             refuses(
                 lambda: dy.reshape(dy.zeros(6), (3, 2), batch_size=2),
                 ValueError,
-                r"^reshape: the number of elements must stay the same; got x = \(6,\), new dims \(3, 2\) x 2",
+                r"^reshape: the number of elements must stay the same; got x = \(6,\), new dims"
+                r" \(3, 2\) x 2",
             ),
             refuses(lambda: dy.reshape(dy.zeros(6), (-1, 6)), ValueError, "reshape: .*-1"),
             refuses(lambda: dy.reshape(dy.zeros(6), "a"), TypeError, "^reshape"),
             refuses(lambda: dy.reshape(3, (1,)), TypeError, "^reshape: takes expressions; got int"),
-            refuses(lambda: dy.reshape(dy.zeros(1), (1,) * 8), ValueError, r"^reshape: takes 1 to 7 dims; got \(1, 1"),
+            refuses(
+                lambda: dy.reshape(dy.zeros(1), (1,) * 8),
+                ValueError,
+                r"^reshape: takes 1 to 7 dims; got \(1, 1",
+            ),
         ],
     ),
     Row(
@@ -117,15 +123,31 @@ ROWS = [
                 ValueError,
                 "^transpose: the dims must be a permutation of 0 ... 1; got 0 as entry 1",
             ),
-            refuses(lambda: dy.transpose(dy.zeros((2, 3)), [0, 2]), ValueError, "^transpose: the dims must be a permutation"),
-            refuses(lambda: dy.transpose(dy.zeros((2, 3)), [-1, 0]), ValueError, "^transpose: the dims must be a permutation"),
+            refuses(
+                lambda: dy.transpose(dy.zeros((2, 3)), [0, 2]),
+                ValueError,
+                "^transpose: the dims must be a permutation",
+            ),
+            refuses(
+                lambda: dy.transpose(dy.zeros((2, 3)), [-1, 0]),
+                ValueError,
+                "^transpose: the dims must be a permutation",
+            ),
             refuses(
                 lambda: dy.transpose(dy.zeros((2, 3)), [0]),
                 ValueError,
                 r"^transpose: takes one entry per dim of x; got 1 entries, x = \(2, 3\)",
             ),
-            refuses(lambda: dy.transpose(dy.zeros((2, 3, 4))), ValueError, "^transpose: takes one entry per dim of x; got 2"),
-            refuses(lambda: dy.transpose(dy.zeros(2), range(8)), ValueError, "^transpose: takes one entry per dim of x; got 8"),
+            refuses(
+                lambda: dy.transpose(dy.zeros((2, 3, 4))),
+                ValueError,
+                "^transpose: takes one entry per dim of x; got 2",
+            ),
+            refuses(
+                lambda: dy.transpose(dy.zeros(2), range(8)),
+                ValueError,
+                "^transpose: takes one entry per dim of x; got 8",
+            ),
             refuses(lambda: dy.transpose(3), TypeError, "^transpose: takes expressions; got int"),
         ],
     ),
@@ -143,22 +165,43 @@ ROWS = [
         joined_elements,
         CONCATENATE,
         errors=[
-            refuses(lambda: dy.concatenate([]), AssertionError, "List is empty, nothing to concatenate"),
-            refuses(lambda: dy.concatenate([dy.zeros(3), None]), AssertionError, "Empty element for concatenate: item 1"),
+            refuses(
+                lambda: dy.concatenate([]), AssertionError, "List is empty, nothing to concatenate"
+            ),
+            refuses(
+                lambda: dy.concatenate([dy.zeros(3), None]),
+                AssertionError,
+                "Empty element for concatenate: item 1",
+            ),
             refuses(
                 lambda: dy.concatenate([dy.zeros((3, 2)), dy.zeros((3, 4))]),
                 ValueError,
-                r"^concatenate: all dims but dim 0 must be equal; got x_0 = \(3, 2\), x_1 = \(3, 4\)",
+                r"^concatenate: all dims but dim 0 must be equal; got x_0 = \(3, 2\), x_1 ="
+                r" \(3, 4\)",
             ),
-            refuses(lambda: dy.concatenate([dy.zeros(3)], -1), ValueError, "^concatenate: dim must be from 0 to 6; got -1"),
-            refuses(lambda: dy.concatenate([dy.zeros(3)], 7), ValueError, "^concatenate: dim must be from 0 to 6; got 7"),
+            refuses(
+                lambda: dy.concatenate([dy.zeros(3)], -1),
+                ValueError,
+                "^concatenate: dim must be from 0 to 6; got -1",
+            ),
+            refuses(
+                lambda: dy.concatenate([dy.zeros(3)], 7),
+                ValueError,
+                "^concatenate: dim must be from 0 to 6; got 7",
+            ),
             refuses(
                 lambda: dy.concatenate([dy.zeros(3, batch_size=2), dy.zeros(3, batch_size=3)]),
                 ValueError,
                 "^concatenate: batch sizes must be equal or 1",
             ),
-            refuses(lambda: dy.concatenate(dy.zeros(3)), TypeError, "^concatenate: takes a list of expressions"),
-            refuses(lambda: dy.concatenate(3), TypeError, "^concatenate: takes expressions; got int"),
+            refuses(
+                lambda: dy.concatenate(dy.zeros(3)),
+                TypeError,
+                "^concatenate: takes a list of expressions",
+            ),
+            refuses(
+                lambda: dy.concatenate(3), TypeError, "^concatenate: takes expressions; got int"
+            ),
         ],
     ),
     Row(
@@ -166,16 +209,27 @@ ROWS = [
         "concatenate_cols",
         lambda *xs: dy.concatenate_cols(xs),
         lambda *xs: joined_elements(*xs, d=1),
-        [case(tensor(1), tensor(1)), case(tensor(3), tensor(3), tensor(3)), case(tensor(3, 2), tensor(3)), case(tensor(3, batch=3), tensor(3))],
+        [
+            case(tensor(1), tensor(1)),
+            case(tensor(3), tensor(3), tensor(3)),
+            case(tensor(3, 2), tensor(3)),
+            case(tensor(3, batch=3), tensor(3)),
+        ],
         errors=[
-            refuses(lambda: dy.concatenate_cols([dy.zeros(3), dy.zeros(4)]), ValueError, "^concatenate_cols: all dims but dim 1 must be equal"),
+            refuses(
+                lambda: dy.concatenate_cols([dy.zeros(3), dy.zeros(4)]),
+                ValueError,
+                "^concatenate_cols: all dims but dim 1 must be equal",
+            ),
         ],
     ),
     Row(
         "concatenate_to_batch",
         "concatenate_to_batch",
         lambda *xs: dy.concatenate_to_batch(xs),
-        lambda *xs: np.concatenate([x.reshape(xs[0].shape[:-1] + x.shape[-1:]) for x in xs], axis=-1),
+        lambda *xs: np.concatenate(
+            [x.reshape(xs[0].shape[:-1] + x.shape[-1:]) for x in xs], axis=-1
+        ),
         [
             case(tensor(1)),
             case(tensor(1), tensor(1, batch=3)),
@@ -186,13 +240,22 @@ ROWS = [
         ],
         per_element=False,
         errors=[
-            refuses(lambda: dy.concatenate_to_batch([]), AssertionError, "List is empty, nothing to concatenate_to_batch"),
+            refuses(
+                lambda: dy.concatenate_to_batch([]),
+                AssertionError,
+                "List is empty, nothing to concatenate_to_batch",
+            ),
             refuses(
                 lambda: dy.concatenate_to_batch([dy.zeros((3, 2)), dy.zeros(6)]),
                 ValueError,
-                r"^concatenate_to_batch: all inputs must have the same dims; got x_0 = \(3, 2\), x_1 = \(6,\)",
+                r"^concatenate_to_batch: all inputs must have the same dims; got x_0 = \(3, 2\),"
+                r" x_1 = \(6,\)",
             ),
-            refuses(lambda: dy.concatenate_to_batch(dy.zeros(3)), TypeError, "^concatenate_to_batch: takes a list of expressions"),
+            refuses(
+                lambda: dy.concatenate_to_batch(dy.zeros(3)),
+                TypeError,
+                "^concatenate_to_batch: takes a list of expressions",
+            ),
         ],
     ),
 ]

@@ -23,7 +23,12 @@ ALONG = [
     case(tensor(37, 3), d=1),
     case(tensor(6, 3, 3, batch=2), d=2),
 ]
-PICKED = [case(tensor(1), v=0), case(tensor(5), v=3), case(tensor(67), v=66), case(tensor(5, 1), v=0)]
+PICKED = [
+    case(tensor(1), v=0),
+    case(tensor(5), v=3),
+    case(tensor(67), v=66),
+    case(tensor(5, 1), v=0),
+]
 PICKED_BATCH = [
     case(tensor(1, batch=3), vs=[0, 0, 0]),
     case(tensor(5, batch=3), vs=[4, 0, 4]),
@@ -78,18 +83,23 @@ def sparsemax(x, d):
 
 
 def not_at_kinks(rng, inputs, d):
-    """Numbers whose sparsemax leaves none near 0: spread over a grid that the threshold, a mean of its points less 1 / k, seldom meets."""
+    """Numbers whose sparsemax leaves none near 0: spread over a grid that the threshold, a mean of
+    its points less 1 / k, seldom meets."""
     while True:
         x = rng.uniform(-1, 1, inputs[0].shape)
         y = sparsemax(x, d)
-        moved = [sparsemax(x + step, d) > 0 for step in 1e-3 * np.array([rng.uniform(-1, 1, x.shape) for _ in range(20)])]
+        moved = [
+            sparsemax(x + step, d) > 0
+            for step in 1e-3 * np.array([rng.uniform(-1, 1, x.shape) for _ in range(20)])
+        ]
         if all((m == (y > 0)).all() for m in moved):
             return [x]
 
 
 @per_batch
 def constrained(x, u):
-    """The scale s from the breakpoints u / e: below one of them this entry follows s e, above it is at its bound."""
+    """The scale s from the breakpoints u / e: below one of them this entry follows s e, above it is
+    at its bound."""
     u = u.reshape(x.shape)
     if u.sum() <= 1:
         return u
@@ -108,7 +118,14 @@ def picked(f):
 
     def reference(x, v=None, vs=None, **attributes):
         indices = [v] * x.shape[-1] if vs is None else vs
-        return np.array([[f(x[..., i % x.shape[-1]].ravel(), index, **attributes) for i, index in enumerate(indices)]])
+        return np.array(
+            [
+                [
+                    f(x[..., i % x.shape[-1]].ravel(), index, **attributes)
+                    for i, index in enumerate(indices)
+                ]
+            ]
+        )
 
     return reference
 
@@ -118,35 +135,60 @@ def hinge(x, v, m=1.0):
 
 
 def hinge_lines(x, v, d=0, m=1.0):
-    """The hinge of each line along d; v: indices in the order of the lines, for all batch elements or one list for each."""
+    """The hinge of each line along d; v: indices in the order of the lines, for all batch elements
+    or one list for each."""
     lists = v if np.ndim(v[0]) else [v] * x.shape[-1]
     result = []
     for b, indices in enumerate(lists):
         a = np.moveaxis(x[..., b], d, 0)
-        losses = [hinge(line, i, m) for line, i in zip(a.reshape(a.shape[0], -1, order="F").T, indices, strict=True)]
+        losses = [
+            hinge(line, i, m)
+            for line, i in zip(a.reshape(a.shape[0], -1, order="F").T, indices, strict=True)
+        ]
         result.append(np.reshape(losses, a.shape[1:] or (1,), order="F"))
     return np.stack(result, axis=-1)
 
 
 def stepped(rng, inputs, **_):
-    """Numbers near multiples of 0.3, so that no two differ by about 1 or 2.5, the margins: there hinge has its kinks."""
+    """Numbers near multiples of 0.3, so that no two differ by about 1 or 2.5, the margins: there
+    hinge has its kinks."""
     return [0.3 * rng.integers(-4, 5, i.shape) + rng.uniform(-0.02, 0.02, i.shape) for i in inputs]
 
 
 def bad_dims(name):
     return [
-        refuses(lambda: getattr(dy, name)(dy.zeros(3), d=1), ValueError, rf"^{name}: dim 1 is not a dim of x = \(3,\)"),
-        refuses(lambda: getattr(dy, name)(dy.zeros(3), d=-1), ValueError, f"^{name}: dim -1 is not a dim"),
+        refuses(
+            lambda: getattr(dy, name)(dy.zeros(3), d=1),
+            ValueError,
+            rf"^{name}: dim 1 is not a dim of x = \(3,\)",
+        ),
+        refuses(
+            lambda: getattr(dy, name)(dy.zeros(3), d=-1),
+            ValueError,
+            f"^{name}: dim -1 is not a dim",
+        ),
         refuses(lambda: getattr(dy, name)(3), TypeError, f"^{name}: takes expressions; got int"),
     ]
 
 
 def bad_indices(name, function, batch_function):
     return [
-        refuses(lambda: function(dy.zeros(5), 7), ValueError, rf"^{name}: index 7 is outside x = \(5,\). Indices run from 0 to 4"),
+        refuses(
+            lambda: function(dy.zeros(5), 7),
+            ValueError,
+            rf"^{name}: index 7 is outside x = \(5,\). Indices run from 0 to 4",
+        ),
         refuses(lambda: function(dy.zeros(5), -1), ValueError, f"^{name}: index -1 is outside"),
-        refuses(lambda: function(dy.zeros((2, 3)), 0), ValueError, rf"^{name}: x must be a vector; got x = \(2, 3\)"),
-        refuses(lambda: function(dy.zeros(5, batch_size=2), 0), ValueError, f"^{name}: takes one index per batch element; got 1 indices"),
+        refuses(
+            lambda: function(dy.zeros((2, 3)), 0),
+            ValueError,
+            rf"^{name}: x must be a vector; got x = \(2, 3\)",
+        ),
+        refuses(
+            lambda: function(dy.zeros(5, batch_size=2), 0),
+            ValueError,
+            f"^{name}: takes one index per batch element; got 1 indices",
+        ),
         refuses(lambda: function(3, 0), TypeError, f"^{name}: takes expressions; got int"),
         refuses(lambda: function(dy.zeros(5), "a"), TypeError, "."),
         refuses(
@@ -154,7 +196,11 @@ def bad_indices(name, function, batch_function):
             ValueError,
             rf"^{name}_batch: takes one index per batch element; got 3 indices, x = \(5,\) x 2",
         ),
-        refuses(lambda: batch_function(dy.zeros(5, batch_size=2), [0, 5]), ValueError, f"^{name}_batch: index 5 is outside"),
+        refuses(
+            lambda: batch_function(dy.zeros(5, batch_size=2), [0, 5]),
+            ValueError,
+            f"^{name}_batch: index 5 is outside",
+        ),
         refuses(lambda: batch_function(dy.zeros(5), [0.5]), TypeError, "indices must be integers"),
     ]
 
@@ -173,7 +219,13 @@ ROWS = [
             extreme("masked", [0, -inf, 0], value=[0.5, 0, 0.5], gradients=([0, 0, 0],), d=0),
         ],
     ),
-    Row("softmax", "softmax along dim 0", lambda x: dy.softmax(x), lambda x: softmax(x, 0), [case(tensor(1)), case(tensor(3, 4, batch=3))]),
+    Row(
+        "softmax",
+        "softmax along dim 0",
+        lambda x: dy.softmax(x),
+        lambda x: softmax(x, 0),
+        [case(tensor(1)), case(tensor(3, 4, batch=3))],
+    ),
     Row(
         "log_softmax",
         "log_softmax",
@@ -193,7 +245,11 @@ ROWS = [
         lambda x, v: dy.pickneglogsoftmax(x, v),
         picked(lambda x, v: -log_softmax(x, 0)[v]),
         PICKED,
-        errors=bad_indices("pickneglogsoftmax", lambda x, v: dy.pickneglogsoftmax(x, v), lambda x, vs: dy.pickneglogsoftmax_batch(x, vs)),
+        errors=bad_indices(
+            "pickneglogsoftmax",
+            lambda x, v: dy.pickneglogsoftmax(x, v),
+            lambda x, vs: dy.pickneglogsoftmax_batch(x, vs),
+        ),
         extremes=[
             extreme("ties", [1000, 1000], value=[np.log(2)], gradients=([-0.5, 0.5],), v=0),
             extreme("right", [1000, -1000], value=[0], gradients=([0, 0],), v=0),
@@ -219,8 +275,16 @@ ROWS = [
         sample=stepped,
         errors=[
             *bad_indices("hinge", lambda x, v: dy.hinge(x, v), lambda x, vs: dy.hinge_batch(x, vs)),
-            refuses(lambda: dy.hinge(dy.zeros(5), 0, -1), ValueError, "^hinge: the margin must not be negative; got m = -1"),
-            refuses(lambda: dy.hinge(dy.zeros(5), 0, float("nan")), ValueError, "^hinge: the margin must not be negative"),
+            refuses(
+                lambda: dy.hinge(dy.zeros(5), 0, -1),
+                ValueError,
+                "^hinge: the margin must not be negative; got m = -1",
+            ),
+            refuses(
+                lambda: dy.hinge(dy.zeros(5), 0, float("nan")),
+                ValueError,
+                "^hinge: the margin must not be negative",
+            ),
         ],
         extremes=[
             extreme("right", [1000, -1000, 0], value=[0], gradients=([0, 0, 0],), v=0, m=1.0),
@@ -230,7 +294,15 @@ ROWS = [
             extreme("no margin", [1, 1], value=[0], gradients=([0, 0],), v=1, m=0.0),
         ],
     ),
-    Row("hinge", "hinge_batch", lambda x, vs: dy.hinge_batch(x, vs), picked(hinge), PICKED_BATCH, sample=stepped, batched_attributes=("vs",)),
+    Row(
+        "hinge",
+        "hinge_batch",
+        lambda x, vs: dy.hinge_batch(x, vs),
+        picked(hinge),
+        PICKED_BATCH,
+        sample=stepped,
+        batched_attributes=("vs",),
+    ),
     Row(
         "restricted_log_softmax",
         "log_softmax with restrict",
@@ -244,23 +316,69 @@ ROWS = [
             case(tensor(4, batch=2), restrict=[2, 0, 2]),
         ],
         extremes=[
-            extreme("whatever does not compete", [nan, 0, inf, 0], value=[-np.log(2), -np.log(2)], restrict=[1, 3]),
-            extreme("far apart", [1000, 0, -1000], value=[0, -2000], gradients=([-1, 0, 1],), restrict=[0, 2]),
-            extreme("nothing is left", [-inf, 5, -inf], value=[-inf, -inf], gradients=([0, 0, 0],), restrict=[0, 2]),
+            extreme(
+                "whatever does not compete",
+                [nan, 0, inf, 0],
+                value=[-np.log(2), -np.log(2)],
+                restrict=[1, 3],
+            ),
+            extreme(
+                "far apart",
+                [1000, 0, -1000],
+                value=[0, -2000],
+                gradients=([-1, 0, 1],),
+                restrict=[0, 2],
+            ),
+            extreme(
+                "nothing is left",
+                [-inf, 5, -inf],
+                value=[-inf, -inf],
+                gradients=([0, 0, 0],),
+                restrict=[0, 2],
+            ),
         ],
         errors=[
-            refuses(lambda: dy.log_softmax(dy.zeros(5), []), ValueError, "^log_softmax: restrict must name at least one entry"),
-            refuses(lambda: dy.log_softmax(dy.zeros(5), [[1], []]), ValueError, "^log_softmax: restrict must name at least one entry"),
+            refuses(
+                lambda: dy.log_softmax(dy.zeros(5), []),
+                ValueError,
+                "^log_softmax: restrict must name at least one entry",
+            ),
+            refuses(
+                lambda: dy.log_softmax(dy.zeros(5), [[1], []]),
+                ValueError,
+                "^log_softmax: restrict must name at least one entry",
+            ),
             refuses(
                 lambda: dy.log_softmax(dy.zeros(5), [1, 5]),
                 ValueError,
-                r"^log_softmax: index 5 of restrict is outside dim 0 of x = \(5,\). Indices run from 0 to 4",
+                r"^log_softmax: index 5 of restrict is outside dim 0 of x = \(5,\). Indices run"
+                r" from 0 to 4",
             ),
-            refuses(lambda: dy.log_softmax(dy.zeros(5), [-1]), ValueError, "^log_softmax: index -1 of restrict is outside"),
-            refuses(lambda: dy.log_softmax(dy.zeros(5), [0.5]), TypeError, "^log_softmax: indices must be integers"),
-            refuses(lambda: dy.log_softmax(dy.zeros(5), [1], d=1), ValueError, "^log_softmax: dim 1 is not a dim"),
-            refuses(lambda: dy.log_softmax(3, [1]), TypeError, "^log_softmax: takes expressions; got int"),
-            refuses(lambda: dy.log_softmax(dy.zeros(5, batch_size=3), [[1], [2]]), ValueError, "batch sizes must be equal or 1"),
+            refuses(
+                lambda: dy.log_softmax(dy.zeros(5), [-1]),
+                ValueError,
+                "^log_softmax: index -1 of restrict is outside",
+            ),
+            refuses(
+                lambda: dy.log_softmax(dy.zeros(5), [0.5]),
+                TypeError,
+                "^log_softmax: indices must be integers",
+            ),
+            refuses(
+                lambda: dy.log_softmax(dy.zeros(5), [1], d=1),
+                ValueError,
+                "^log_softmax: dim 1 is not a dim",
+            ),
+            refuses(
+                lambda: dy.log_softmax(3, [1]),
+                TypeError,
+                "^log_softmax: takes expressions; got int",
+            ),
+            refuses(
+                lambda: dy.log_softmax(dy.zeros(5, batch_size=3), [[1], [2]]),
+                ValueError,
+                "batch sizes must be equal or 1",
+            ),
         ],
     ),
     Row(
@@ -268,7 +386,10 @@ ROWS = [
         "log_softmax with a restrict of each",
         lambda x, restrict: kept(dy.log_softmax(x, restrict), restrict),
         lambda x, restrict: kept_reference(restricted(x, restrict), restrict),
-        [case(tensor(3, batch=2), restrict=[[0, 1], [2, 1]]), case(tensor(5), restrict=[[0, 1], [2, 4], [3, 4]])],
+        [
+            case(tensor(3, batch=2), restrict=[[0, 1], [2, 1]]),
+            case(tensor(5), restrict=[[0, 1], [2, 4], [3, 4]]),
+        ],
         batched_attributes=("restrict",),
     ),
     Row(
@@ -276,7 +397,11 @@ ROWS = [
         "log_softmax with restrict, all entries",
         lambda x, restrict, d: dy.log_softmax(x, restrict, d),
         restricted,
-        [case(tensor(2, 2), restrict=[0], d=1), case(tensor(5, 3, batch=2), restrict=[2, 4], d=0), case(tensor(2, 3, 4), restrict=(1, 1), d=1)],
+        [
+            case(tensor(2, 2), restrict=[0], d=1),
+            case(tensor(5, 3, batch=2), restrict=[2, 4], d=0),
+            case(tensor(2, 3, 4), restrict=(1, 1), d=1),
+        ],
         has_gradient=False,
     ),
     Row(
@@ -292,7 +417,13 @@ ROWS = [
             extreme("far apart", [1000, -1000], value=[1, 0], gradients=([0, 0],), d=0),
             extreme("masked", [0, -inf, 0], value=[0.5, 0, 0.5], gradients=([0, 0, 0],), d=0),
             extreme("NaN", [0, nan], value=[nan, nan], d=0),
-            extreme("none falls", [0.1, 0, -0.1], value=[1 / 3 + 0.1, 1 / 3, 1 / 3 - 0.1], gradients=([0, 0, 0],), d=0),
+            extreme(
+                "none falls",
+                [0.1, 0, -0.1],
+                value=[1 / 3 + 0.1, 1 / 3, 1 / 3 - 0.1],
+                gradients=([0, 0, 0],),
+                d=0,
+            ),
         ],
     ),
     Row(
@@ -305,7 +436,8 @@ ROWS = [
             refuses(
                 lambda shape=shape: dy.sparsemax(dy.inputTensor(np.ones(shape))),
                 ValueError,
-                r"^sparsemax: x must be a vector where d is not given; got x = \(.*\)\. Name the dim: sparsemax\(x, 0\)\.$",
+                r"^sparsemax: x must be a vector where d is not given; got x = \(.*\)\. Name the"
+                r" dim: sparsemax\(x, 0\)\.$",
             )
             for shape in [(2, 3), (1, 2), (2, 1, 2)]
         ],
@@ -329,17 +461,46 @@ ROWS = [
             refuses(
                 lambda: dy.constrained_softmax(dy.zeros(3), dy.zeros(4)),
                 ValueError,
-                r"^constrained_softmax: x and the bounds must be vectors of the same size; got x = \(3,\), bounds = \(4,\)",
+                r"^constrained_softmax: x and the bounds must be vectors of the same size; got x ="
+                r" \(3,\), bounds = \(4,\)",
             ),
-            refuses(lambda: dy.constrained_softmax(dy.zeros((3, 2)), dy.zeros((3, 2))), ValueError, "^constrained_softmax: x and the bounds"),
-            refuses(lambda: dy.constrained_softmax(dy.zeros(3), 1), TypeError, "^constrained_softmax: takes expressions; got .*int"),
+            refuses(
+                lambda: dy.constrained_softmax(dy.zeros((3, 2)), dy.zeros((3, 2))),
+                ValueError,
+                "^constrained_softmax: x and the bounds",
+            ),
+            refuses(
+                lambda: dy.constrained_softmax(dy.zeros(3), 1),
+                TypeError,
+                "^constrained_softmax: takes expressions; got .*int",
+            ),
         ],
         extremes=[
             extreme("loose", [1000, 1000], [1, 1], value=[0.5, 0.5], gradients=([0, 0], [0, 0])),
-            extreme("one bound", [0, 0, 1000], [1, 1, 0.5], value=[0.25, 0.25, 0.5], gradients=([0, 0, 0], [0, 0, 0])),
-            extreme("one after another", [0, 1, 3, 9], [1, 0.2, 0.3, 0.4], value=[0.1, 0.2, 0.3, 0.4], gradients=([0] * 4, [0] * 4)),
-            extreme("far apart", [-1000, 1000], [1, 0.25], value=[0.75, 0.25], gradients=([0, 0], [0, 0])),
-            extreme("bounds too low", [0, 0], [0.25, 0.5], value=[0.25, 0.5], gradients=([0, 0], [1, 1])),
+            extreme(
+                "one bound",
+                [0, 0, 1000],
+                [1, 1, 0.5],
+                value=[0.25, 0.25, 0.5],
+                gradients=([0, 0, 0], [0, 0, 0]),
+            ),
+            extreme(
+                "one after another",
+                [0, 1, 3, 9],
+                [1, 0.2, 0.3, 0.4],
+                value=[0.1, 0.2, 0.3, 0.4],
+                gradients=([0] * 4, [0] * 4),
+            ),
+            extreme(
+                "far apart",
+                [-1000, 1000],
+                [1, 0.25],
+                value=[0.75, 0.25],
+                gradients=([0, 0], [0, 0]),
+            ),
+            extreme(
+                "bounds too low", [0, 0], [0.25, 0.5], value=[0.25, 0.5], gradients=([0, 0], [1, 1])
+            ),
             extreme("NaN", [nan, 0], [1, 1], value=[nan, nan]),
         ],
     ),
@@ -361,27 +522,51 @@ ROWS = [
             refuses(
                 lambda: dy.hinge_dim(dy.zeros((5, 3)), [0, 1]),
                 ValueError,
-                r"^hinge_dim: takes 3 indices, one per line along dim 0 of x = \(5, 3\), once or for each batch element; got 2",
+                r"^hinge_dim: takes 3 indices, one per line along dim 0 of x = \(5, 3\), once or"
+                r" for each batch element; got 2",
             ),
             refuses(
                 lambda: dy.hinge_dim(dy.zeros((5, 3)), [0, 1, 5]),
                 ValueError,
                 r"^hinge_dim: index 5 is outside dim 0 of x = \(5, 3\). Indices run from 0 to 4",
             ),
-            refuses(lambda: dy.hinge_dim(dy.zeros((5, 3)), [0, 1, 2, 0, 3], 1), ValueError, "^hinge_dim: index 3 is outside dim 1"),
-            refuses(lambda: dy.hinge_dim(dy.zeros((5, 3)), [0, -1, 0]), ValueError, "^hinge_dim: index -1 is outside"),
-            refuses(lambda: dy.hinge_dim(dy.zeros((5, 3)), [0, 1, 2], 0, -1), ValueError, "^hinge_dim: the margin must not be negative"),
-            refuses(lambda: dy.hinge_dim(dy.zeros((5, 3)), [0, 1, 2], 2), ValueError, "^hinge_dim: dim 2 is not a dim of x"),
-            refuses(lambda: dy.hinge_dim(3, [0]), TypeError, "^hinge_dim: takes expressions; got int"),
+            refuses(
+                lambda: dy.hinge_dim(dy.zeros((5, 3)), [0, 1, 2, 0, 3], 1),
+                ValueError,
+                "^hinge_dim: index 3 is outside dim 1",
+            ),
+            refuses(
+                lambda: dy.hinge_dim(dy.zeros((5, 3)), [0, -1, 0]),
+                ValueError,
+                "^hinge_dim: index -1 is outside",
+            ),
+            refuses(
+                lambda: dy.hinge_dim(dy.zeros((5, 3)), [0, 1, 2], 0, -1),
+                ValueError,
+                "^hinge_dim: the margin must not be negative",
+            ),
+            refuses(
+                lambda: dy.hinge_dim(dy.zeros((5, 3)), [0, 1, 2], 2),
+                ValueError,
+                "^hinge_dim: dim 2 is not a dim of x",
+            ),
+            refuses(
+                lambda: dy.hinge_dim(3, [0]), TypeError, "^hinge_dim: takes expressions; got int"
+            ),
         ],
-        extremes=[extreme("wrong", [-1000, 1000], value=[2001], gradients=([-1, 1],), v=[0], d=0, m=1.0)],
+        extremes=[
+            extreme("wrong", [-1000, 1000], value=[2001], gradients=([-1, 1],), v=[0], d=0, m=1.0)
+        ],
     ),
     Row(
         "hinge_dim",
         "hinge_dim with indices of each",
         lambda x, v: dy.hinge_dim(x, v),
         hinge_lines,
-        [case(tensor(2, batch=3), v=[[0], [1], [0]]), case(tensor(5, 3, batch=2), v=[[3, 0, 4], [1, 1, 2]])],
+        [
+            case(tensor(2, batch=3), v=[[0], [1], [0]]),
+            case(tensor(5, 3, batch=2), v=[[3, 0, 4], [1, 1, 2]]),
+        ],
         sample=stepped,
         batched_attributes=("v",),
     ),

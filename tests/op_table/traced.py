@@ -1,4 +1,5 @@
-"""Cells: functions traced once. tests/test_traced.py compares every row of the other families as a cell with itself."""
+"""Cells: functions traced once. tests/test_traced.py compares every row of the other families as a
+cell with itself."""
 
 import numpy as np
 
@@ -15,7 +16,8 @@ def gated(x, h):
 
 
 class _Cells:
-    """A cell for each graph: its calls there share a program, and tests do not add up to more traces than a cell has."""
+    """A cell for each graph: its calls there share a program, and tests do not add up to more
+    traces than a cell has."""
 
     version = -1
     cell = staticmethod(gated)
@@ -43,8 +45,18 @@ def too_small():
 
 ROWS = [
     Row(
-        "traced", "traced", build, reference,
-        [case(tensor(3), tensor(3)), case(tensor(3, batch=2), tensor(3, batch=2)), case(tensor(3, batch=2), tensor(3))],
-        errors=[refuses(read_inside, RuntimeError, "no value is known"), refuses(too_small, ValueError, "index 5 is outside")],
+        "traced",
+        "traced",
+        build,
+        reference,
+        [
+            case(tensor(3), tensor(3)),
+            case(tensor(3, batch=2), tensor(3, batch=2)),
+            case(tensor(3, batch=2), tensor(3)),
+        ],
+        errors=[
+            refuses(read_inside, RuntimeError, "no value is known"),
+            refuses(too_small, ValueError, "index 5 is outside"),
+        ],
     )
-]  # fmt: skip
+]

@@ -22,7 +22,10 @@ def build(*inputs, **attributes):
 def reference(W, U, b, Wf, Uf, bf, *rest, children, has_x, n_ary):
     W, U, b, Wf, Uf, bf = (a[..., 0] for a in (W, U, b, Wf, Uf, bf))
     n, batch = len(bf), max(a.shape[-1] for a in rest)
-    x, states = rest[0] if has_x else np.zeros((W.size // (3 * n), 1)), [np.broadcast_to(a, (n, batch)) for a in rest[has_x:]]
+    x, states = (
+        rest[0] if has_x else np.zeros((W.size // (3 * n), 1)),
+        [np.broadcast_to(a, (n, batch)) for a in rest[has_x:]],
+    )
     gates, forget = b[:, None] + W.reshape(3 * n, -1) @ x, bf[:, None] + Wf.reshape(n, -1) @ x
     c = np.zeros((n, batch))
     if children:
@@ -39,10 +42,24 @@ def reference(W, U, b, Wf, Uf, bf, *rest, children, has_x, n_ary):
 def cell(h, k, children, n_ary=0, x=True, batch=1, states=None):
     """states: the batch sizes of the children's h, then of their c; else `batch`."""
     s = (children if n_ary else 1) * h
-    weights = [tensor(3 * h, k), tensor(3 * h, s), tensor(3 * h), tensor(h, k), tensor(s, s), tensor(h)]
+    weights = [
+        tensor(3 * h, k),
+        tensor(3 * h, s),
+        tensor(3 * h),
+        tensor(h, k),
+        tensor(s, s),
+        tensor(h),
+    ]
     batches = [batch] * (2 * children) if states is None else states
     given = [tensor(k, batch=batch)] if x else []
-    return case(*weights, *given, *[tensor(h, batch=b) for b in batches], children=children, has_x=int(x), n_ary=n_ary)
+    return case(
+        *weights,
+        *given,
+        *[tensor(h, batch=b) for b in batches],
+        children=children,
+        has_x=int(x),
+        n_ary=n_ary,
+    )
 
 
 def zeros(*dims):
@@ -77,22 +94,41 @@ ROWS = [
         ],
         errors=[
             refuses(
-                lambda: node(*zeros(*WEIGHTS, 4), **LEAF), ValueError, r"^tree_lstm: this network's inputs have dim \(3,\); got x = \(4,\)"
+                lambda: node(*zeros(*WEIGHTS, 4), **LEAF),
+                ValueError,
+                r"^tree_lstm: this network's inputs have dim \(3,\); got x = \(4,\)",
             ),
             refuses(
-                lambda: node(*zeros(*WEIGHTS, 3, 3, 2), **ONE), ValueError, r"^tree_lstm: the children's states must be \(2,\); got \(3,\)"
+                lambda: node(*zeros(*WEIGHTS, 3, 3, 2), **ONE),
+                ValueError,
+                r"^tree_lstm: the children's states must be \(2,\); got \(3,\)",
             ),
             refuses(
-                lambda: node(*zeros(*WEIGHTS, 3, 2), **ONE), ValueError, "^tree_lstm: takes W, U, b, Wf, Uf, bf, then x or children or both"
+                lambda: node(*zeros(*WEIGHTS, 3, 2), **ONE),
+                ValueError,
+                "^tree_lstm: takes W, U, b, Wf, Uf, bf, then x or children or both",
             ),
-            refuses(lambda: node(*zeros(*WEIGHTS), children=0, has_x=0, n_ary=0), ValueError, "^tree_lstm: takes W"),
-            refuses(lambda: node(*zeros(*WEIGHTS, 3), children=-1, has_x=1, n_ary=0), ValueError, "^tree_lstm: takes W"),
+            refuses(
+                lambda: node(*zeros(*WEIGHTS), children=0, has_x=0, n_ary=0),
+                ValueError,
+                "^tree_lstm: takes W",
+            ),
+            refuses(
+                lambda: node(*zeros(*WEIGHTS, 3), children=-1, has_x=1, n_ary=0),
+                ValueError,
+                "^tree_lstm: takes W",
+            ),
             refuses(
                 lambda: node(*zeros(*WEIGHTS, 3, 2, 2, 2, 2), children=2, has_x=1, n_ary=1),
                 ValueError,
-                r"^tree_lstm: weights must be W \(3h, k\), U \(3h, 2 h\), b \(3h\), Wf \(h, k\), Uf \(2 h, 2 h\), bf \(h\)",
+                r"^tree_lstm: weights must be W \(3h, k\), U \(3h, 2 h\), b \(3h\), Wf \(h, k\), Uf"
+                r" \(2 h, 2 h\), bf \(h\)",
             ),
-            refuses(lambda: node(*zeros((6, 3), (6, 2), 6, (2, 4), (2, 2), 2, 3), **LEAF), ValueError, "^tree_lstm: weights must be"),
+            refuses(
+                lambda: node(*zeros((6, 3), (6, 2), 6, (2, 4), (2, 2), 2, 3), **LEAF),
+                ValueError,
+                "^tree_lstm: weights must be",
+            ),
             refuses(
                 lambda: node(dy.zeros((6, 3), batch_size=2), *zeros(*WEIGHTS[1:], 3), **LEAF),
                 ValueError,

@@ -1,19 +1,57 @@
 """Cases of ops.json and ops_more.json, with fixed inputs, without results.
 
-Left out is what the wheel gets wrong or what has infinite values (log_softmax with `restrict`); where only a gradient
-is wrong, `no_grad` names the input and the gradient is not stored.
+Left out is what the wheel gets wrong or what has infinite values (log_softmax with `restrict`);
+where only a gradient is wrong, `no_grad` names the input and the gradient is not stored.
 """
 
 from cases_small import rng_of, size
 
 # The ops of ops.json, beside the elementwise ones; all others go to ops_more.json.
 FIRST = {
-    "op.add", "op.sub", "op.mul", "op.div", "op.pow", "op.neg", "op.getitem", "cmult", "cdiv", "pow", "bmin", "bmax", "affine_transform",
-    "dot_product", "squared_distance", "squared_norm", "colwise_add", "softmax", "log_softmax", "pickneglogsoftmax",
-    "pickneglogsoftmax_batch", "hinge", "hinge_batch", "binary_log_loss", "logsumexp", "sum_elems", "mean_elems", "sum_batches",
-    "mean_batches", "esum", "average", "emax", "sum_dim", "max_dim", "concatenate", "concatenate_cols", "pick", "pick_batch", "pick_range",
-    "reshape", "transpose", "lookup", "lookup_batch",
-}  # fmt: skip
+    "op.add",
+    "op.sub",
+    "op.mul",
+    "op.div",
+    "op.pow",
+    "op.neg",
+    "op.getitem",
+    "cmult",
+    "cdiv",
+    "pow",
+    "bmin",
+    "bmax",
+    "affine_transform",
+    "dot_product",
+    "squared_distance",
+    "squared_norm",
+    "colwise_add",
+    "softmax",
+    "log_softmax",
+    "pickneglogsoftmax",
+    "pickneglogsoftmax_batch",
+    "hinge",
+    "hinge_batch",
+    "binary_log_loss",
+    "logsumexp",
+    "sum_elems",
+    "mean_elems",
+    "sum_batches",
+    "mean_batches",
+    "esum",
+    "average",
+    "emax",
+    "sum_dim",
+    "max_dim",
+    "concatenate",
+    "concatenate_cols",
+    "pick",
+    "pick_batch",
+    "pick_range",
+    "reshape",
+    "transpose",
+    "lookup",
+    "lookup_batch",
+}
 
 
 def P(*dim, **how):  # noqa: N802 - short names, as the cases are tables
@@ -42,7 +80,8 @@ def cut(*bounds):
 
 
 def values(rng, spec):
-    """Numbers for an input; `lo`, `hi` bound them, `away` keeps them from zero, `apart` from each other."""
+    """Numbers for an input; `lo`, `hi` bound them, `away` keeps them from zero, `apart` from each
+    other."""
     lo, hi, away = spec.get("lo", -1.0), spec.get("hi", 1.0), spec.get("away", 0.0)
     n = size(spec["dim"]) * spec.get("rows", 1) * spec.get("batch", 1)
     if spec.get("apart"):
@@ -72,8 +111,13 @@ class Table:
         rng = rng_of(name)
         keep = ("kind", "rows", "dim", "batch")
         specs = [{**{k: s[k] for k in keep if k in s}, "v": values(rng, s)} for s in inputs]
-        case = {"id": name, "fn": fn, "inputs": specs, "args": args,
-                "no_grad": [i in no_grad for i in range(len(inputs))]}
+        case = {
+            "id": name,
+            "fn": fn,
+            "inputs": specs,
+            "args": args,
+            "no_grad": [i in no_grad for i in range(len(inputs))],
+        }
         if kwargs:
             case["kwargs"] = kwargs
         if fake_gradient:
@@ -81,15 +125,20 @@ class Table:
         self.cases.append(case)
 
     def each(self, fn, inputs, *rest, **how):
-        """One case per input of `inputs`, each the op's only expression; `rest` are further arguments."""
+        """One case per input of `inputs`, each the op's only expression; `rest` are further
+        arguments."""
         for s in inputs:
             self.add(fn, shape_text(s) + extra_text(rest), [s], [x(0), *rest], **how)
 
 
 def shape_text(*specs):
     """The shapes as in an id: `3,2x2` is dims (3, 2) with batch 2."""
-    return " ".join(",".join(map(str, s["dim"])) + (f"x{s['batch']}" if s.get("batch", 1) > 1 else "")
-                    + (f" of {s['rows']}" if "rows" in s else "") for s in specs)
+    return " ".join(
+        ",".join(map(str, s["dim"]))
+        + (f"x{s['batch']}" if s.get("batch", 1) > 1 else "")
+        + (f" of {s['rows']}" if "rows" in s else "")
+        for s in specs
+    )
 
 
 def extra_text(rest):
@@ -99,11 +148,33 @@ def extra_text(rest):
 
 def elementwise(t):
     """One argument, any dims."""
-    plain = ["sin", "cos", "tan", "exp", "square", "cube", "erf", "sinh", "cosh", "tanh", "asinh", "atan", "logistic", "log_sigmoid"]
+    plain = [
+        "sin",
+        "cos",
+        "tan",
+        "exp",
+        "square",
+        "cube",
+        "erf",
+        "sinh",
+        "cosh",
+        "tanh",
+        "asinh",
+        "atan",
+        "logistic",
+        "log_sigmoid",
+    ]
     ranges = {name: {} for name in plain}
-    ranges |= {"log": {"lo": 0.2, "hi": 3.0}, "sqrt": {"lo": 0.2, "hi": 3.0}, "lgamma": {"lo": 0.4, "hi": 4.0},
-               "asin": {"lo": -0.8, "hi": 0.8}, "acos": {"lo": -0.8, "hi": 0.8}, "atanh": {"lo": -0.8, "hi": 0.8},
-               "acosh": {"lo": 1.3, "hi": 3.0}, "tan": {"lo": -1.2, "hi": 1.2}}
+    ranges |= {
+        "log": {"lo": 0.2, "hi": 3.0},
+        "sqrt": {"lo": 0.2, "hi": 3.0},
+        "lgamma": {"lo": 0.4, "hi": 4.0},
+        "asin": {"lo": -0.8, "hi": 0.8},
+        "acos": {"lo": -0.8, "hi": 0.8},
+        "atanh": {"lo": -0.8, "hi": 0.8},
+        "acosh": {"lo": 1.3, "hi": 3.0},
+        "tan": {"lo": -1.2, "hi": 1.2},
+    }
     ranges |= {name: {"away": 0.05} for name in ("rectify", "abs", "elu", "selu")}
     ranges |= {name: {"lo": -6.0, "hi": 6.0} for name in ("tanh", "logistic", "log_sigmoid")}
     for fn, how in sorted(ranges.items()):
@@ -113,7 +184,10 @@ def elementwise(t):
     t.add("elu", "alpha", [P(6, away=0.05)], [x(0), 0.3])
     for fn in ("exp", "tanh", "logistic", "log_sigmoid", "rectify", "erf"):
         t.add(fn, "large", [P(8, lo=-30, hi=30)], [x(0)])
-    for fn, how in (("nobackprop", {"fake_gradient": True}), ("flip_gradient", {"fake_gradient": True})):
+    for fn, how in (
+        ("nobackprop", {"fake_gradient": True}),
+        ("flip_gradient", {"fake_gradient": True}),
+    ):
         t.each(fn, [P(3, 2), X(3)], **how)
     t.add("scale_gradient", "half", [P(3)], [x(0), 0.5], fake_gradient=True)
     for mode in ("zero_gradient", "straight_through_gradient"):
@@ -132,21 +206,34 @@ def arithmetic(t):
         for n in (3, -0.4):
             t.each(fn, [P(3, 2), X(3)], n)
     pairs = {
-        "same": [P(3, 2), P(3, 2)], "batch": [X(3), X(3)], "batch right": [P(3), X(3)], "batch left": [X(3), P(3)],
-        "column": [P(3, 2), P(3)], "column left": [P(3), P(3, 2)], "row": [P(3, 2), P(1, 2)], "one": [P(3, 2), P(1)],
-        "outer": [P(3), P(1, 2)], "column to batch": [X(3, 2), P(3)], "batch of columns": [P(3, 2), X(3)],
-        "batch one": [X(3), X(1)], "three dims": [P(2, 2, 2), P(2, 1, 2)], "three dims batch": [X(2, 3, 2), X(1, 3)],
+        "same": [P(3, 2), P(3, 2)],
+        "batch": [X(3), X(3)],
+        "batch right": [P(3), X(3)],
+        "batch left": [X(3), P(3)],
+        "column": [P(3, 2), P(3)],
+        "column left": [P(3), P(3, 2)],
+        "row": [P(3, 2), P(1, 2)],
+        "one": [P(3, 2), P(1)],
+        "outer": [P(3), P(1, 2)],
+        "column to batch": [X(3, 2), P(3)],
+        "batch of columns": [P(3, 2), X(3)],
+        "batch one": [X(3), X(1)],
+        "three dims": [P(2, 2, 2), P(2, 1, 2)],
+        "three dims batch": [X(2, 3, 2), X(1, 3)],
     }
     for what, inputs in pairs.items():
         for fn in ("op.add", "op.sub", "cmult"):
             t.add(fn, what, inputs, [x(0), x(1)])
     positive = {"lo": 0.4, "hi": 2.0}
     divisors = {
-        "same": [P(3, 2), P(3, 2, **positive)], "batch": [X(3), X(3, **positive)],
+        "same": [P(3, 2), P(3, 2, **positive)],
+        "batch": [X(3), X(3, **positive)],
         "batch left": [X(3), P(3, **positive)],
-        "column": [P(3, 2), P(3, **positive)], "row": [P(3, 2), P(1, 2, **positive)],
+        "column": [P(3, 2), P(3, **positive)],
+        "row": [P(3, 2), P(1, 2, **positive)],
         "one": [P(3, 2), P(1, **positive)],
-        "batch one": [X(3), X(1, **positive)], "three dims": [P(2, 2, 2), P(2, 1, 2, **positive)],
+        "batch one": [X(3), X(1, **positive)],
+        "three dims": [P(2, 2, 2), P(2, 1, 2, **positive)],
     }
     for what, inputs in divisors.items():
         t.add("cdiv", what, inputs, [x(0), x(1)])
@@ -159,39 +246,68 @@ def arithmetic(t):
     t.add("pow", "expression", [P(3, 2, **positive), P(1, lo=0.5, hi=2)], [x(0), x(1)])
     t.add("pow", "batch", [X(3, **positive), P(1, lo=0.5, hi=2)], [x(0), x(1)])
     for fn in ("bmin", "bmax"):
-        for what, inputs in {"vector": [P(5), P(5)], "matrix": [P(3, 2), P(3, 2)], "batch": [X(3), X(3)]}.items():
+        for what, inputs in {
+            "vector": [P(5), P(5)],
+            "matrix": [P(3, 2), P(3, 2)],
+            "batch": [X(3), X(3)],
+        }.items():
             t.add(fn, what, inputs, [x(0), x(1)])
 
 
 def products(t):
     """Matrix products, affine_transform, dot products."""
     shapes = {
-        "mat mat": [P(3, 4), P(4, 2)], "mat vec": [P(3, 4), P(4)], "vec row": [P(3), P(1, 2)],
-        "row vec": [P(1, 4), P(4)], "row mat": [P(1, 4), P(4, 3)], "scalar": [P(1), P(1)],
-        "mat column": [P(3, 4), P(4, 1)], "mat vec batch": [P(3, 4), X(4, batch=3)],
-        "mat mat batch": [P(3, 4), X(4, 2, batch=3)], "batch mat mat": [X(3, 4, batch=3), P(4, 2)],
-        "batch mat vec": [X(3, 4, batch=3), P(4)], "both": [X(3, 4, batch=3), X(4, 2, batch=3)],
-        "both vec": [X(3, 4, batch=3), X(4, batch=3)], "outer batch": [X(3), X(1, 2)],
-        "row batch": [P(1, 4), X(4, batch=3)], "large": [P(19, 33), P(33)], "large batch": [P(18, 21), X(21, batch=5)],
+        "mat mat": [P(3, 4), P(4, 2)],
+        "mat vec": [P(3, 4), P(4)],
+        "vec row": [P(3), P(1, 2)],
+        "row vec": [P(1, 4), P(4)],
+        "row mat": [P(1, 4), P(4, 3)],
+        "scalar": [P(1), P(1)],
+        "mat column": [P(3, 4), P(4, 1)],
+        "mat vec batch": [P(3, 4), X(4, batch=3)],
+        "mat mat batch": [P(3, 4), X(4, 2, batch=3)],
+        "batch mat mat": [X(3, 4, batch=3), P(4, 2)],
+        "batch mat vec": [X(3, 4, batch=3), P(4)],
+        "both": [X(3, 4, batch=3), X(4, 2, batch=3)],
+        "both vec": [X(3, 4, batch=3), X(4, batch=3)],
+        "outer batch": [X(3), X(1, 2)],
+        "row batch": [P(1, 4), X(4, batch=3)],
+        "large": [P(19, 33), P(33)],
+        "large batch": [P(18, 21), X(21, batch=5)],
     }
     for what, inputs in shapes.items():
         t.add("op.mul", what, inputs, [x(0), x(1)])
     t.add("op.mul", "twice the same", [P(3, 3)], [x(0), x(0)])
     affine = {
-        "vector": [P(3), P(3, 4), P(4)], "matrix": [P(3, 2), P(3, 4), P(4, 2)],
-        "column over matrix": [P(3), P(3, 4), P(4, 2)], "two products": [P(3), P(3, 4), P(4), P(3, 2), P(2)],
-        "batch x": [P(3), P(3, 4), X(4, batch=3)], "batch x matrix": [P(3), P(3, 4), X(4, 2, batch=3)],
+        "vector": [P(3), P(3, 4), P(4)],
+        "matrix": [P(3, 2), P(3, 4), P(4, 2)],
+        "column over matrix": [P(3), P(3, 4), P(4, 2)],
+        "two products": [P(3), P(3, 4), P(4), P(3, 2), P(2)],
+        "batch x": [P(3), P(3, 4), X(4, batch=3)],
+        "batch x matrix": [P(3), P(3, 4), X(4, 2, batch=3)],
         "batch bias": [X(3, batch=3), P(3, 4), X(4, batch=3)],
         "two products batch": [P(3), P(3, 4), X(4, batch=3), P(3, 2), X(2, batch=3)],
-        "batch W": [P(3), X(3, 4, batch=3), X(4, batch=3)], "bias only": [P(3)],
-        "row": [P(1), P(1, 4), P(4)], "row batch": [P(1), P(1, 4), X(4, batch=3)],
+        "batch W": [P(3), X(3, 4, batch=3), X(4, batch=3)],
+        "bias only": [P(3)],
+        "row": [P(1), P(1, 4), P(4)],
+        "row batch": [P(1), P(1, 4), X(4, batch=3)],
         "large": [P(20), P(20, 17), X(17, batch=4)],
     }
     for what, inputs in affine.items():
         t.add("affine_transform", what, inputs, [[x(i) for i in range(len(inputs))]])
-    t.add("affine_transform", "one W twice", [P(3), P(3, 2), P(2), P(2)], [[x(0), x(1), x(2), x(1), x(3)]])
-    dots = {"vectors": [P(5), P(5)], "matrices": [P(3, 2), P(3, 2)], "batch": [X(4), X(4)],
-            "batch right": [P(4), X(4)], "batch left": [X(4), P(4)]}
+    t.add(
+        "affine_transform",
+        "one W twice",
+        [P(3), P(3, 2), P(2), P(2)],
+        [[x(0), x(1), x(2), x(1), x(3)]],
+    )
+    dots = {
+        "vectors": [P(5), P(5)],
+        "matrices": [P(3, 2), P(3, 2)],
+        "batch": [X(4), X(4)],
+        "batch right": [P(4), X(4)],
+        "batch left": [X(4), P(4)],
+    }
     for fn in ("dot_product", "squared_distance"):
         for what, inputs in dots.items():
             t.add(fn, what, inputs, [x(0), x(1)])
@@ -202,7 +318,11 @@ def products(t):
     t.add("huber_distance", "vectors", [P(5, lo=-3, hi=3), P(5)], [x(0), x(1)])
     t.add("trace_of_product", "matrices", [P(3, 2), P(3, 2)], [x(0), x(1)])
     t.add("pairwise_rank_loss", "scalars", [P(1), P(1)], [x(0), x(1)])
-    for what, inputs in {"matrix": [P(3, 4), P(3)], "batch": [X(3, 4), X(3)], "batch x": [X(3, 4), P(3)]}.items():
+    for what, inputs in {
+        "matrix": [P(3, 4), P(3)],
+        "batch": [X(3, 4), X(3)],
+        "batch x": [X(3, 4), P(3)],
+    }.items():
         t.add("colwise_add", what, inputs, [x(0), x(1)])
 
 
@@ -352,8 +472,13 @@ def shapes(t):
         t.add("op.getitem", f"matrix [{i}]", [P(4, 3)], [x(0), i])
         t.add("op.getitem", f"batch [{i}]", [X(4)], [x(0), i])
     t.add("op.getitem", "three dims [1]", [P(2, 3, 2)], [x(0), 1])
-    slices = {"[1:3]": cut(1, 3), "[:2]": cut(None, 2), "[1:]": cut(1, None), "[::2]": cut(None, None, 2),
-              "[1:4:2]": cut(1, 4, 2)}
+    slices = {
+        "[1:3]": cut(1, 3),
+        "[:2]": cut(None, 2),
+        "[1:]": cut(1, None),
+        "[::2]": cut(None, None, 2),
+        "[1:4:2]": cut(1, 4, 2),
+    }
     for what, s in slices.items():
         t.add("op.getitem", f"vector {what}", [P(5)], [x(0), s])
         t.add("op.getitem", f"matrix {what}", [P(5, 2)], [x(0), s])
@@ -361,8 +486,12 @@ def shapes(t):
     t.add("op.getitem", "matrix [1:3, 0:2]", [P(4, 3)], [x(0), {"tuple": [cut(1, 3), cut(0, 2)]}])
     t.add("op.getitem", "batch [1:3, 0:2]", [X(4, 3)], [x(0), {"tuple": [cut(1, 3), cut(0, 2)]}])
     t.add("op.getitem", "batch axis [1:3, 0:1]", [X(4)], [x(0), {"tuple": [cut(1, 3), cut(0, 1)]}])
-    t.add("op.getitem", "strides [::2, 1::2]", [P(5, 4)],
-          [x(0), {"tuple": [cut(None, None, 2), cut(1, None, 2)]}])
+    t.add(
+        "op.getitem",
+        "strides [::2, 1::2]",
+        [P(5, 4)],
+        [x(0), {"tuple": [cut(None, None, 2), cut(1, None, 2)]}],
+    )
 
 
 def more(t):
@@ -373,7 +502,9 @@ def more(t):
         t.add(fn, "5", [P(5), P(5)], [x(0), x(1)])
     t.add("contract3d_1d_bias", "small", [P(2, 3, 2), P(2), P(2, 3)], [x(0), x(1), x(2)])
     t.add("contract3d_1d_1d", "small", [P(2, 3, 2), P(2), P(3)], [x(0), x(1), x(2)])
-    t.add("contract3d_1d_1d_bias", "small", [P(2, 3, 2), P(2), P(3), P(2)], [x(i) for i in range(4)])
+    t.add(
+        "contract3d_1d_1d_bias", "small", [P(2, 3, 2), P(2), P(3), P(2)], [x(i) for i in range(4)]
+    )
     t.add("sparsemax", "6", [P(6)], [x(0)])
     t.add("poisson_loss", "scalar", [P(1)], [x(0), 2], no_grad=(0,))
     t.add("fold_rows", "4 rows", [P(4, 3)], [x(0), 2])
@@ -392,8 +523,12 @@ def more(t):
 def cells(t):
     """The fused LSTM nodes."""
     for batch, make in ((1, P), (3, lambda *d: X(*d, batch=3))):
-        t.add("vanilla_lstm_gates", f"batch {batch}", [make(3), make(2), P(8, 3), P(8, 2), P(8)],
-              [x(i) for i in range(5)])
+        t.add(
+            "vanilla_lstm_gates",
+            f"batch {batch}",
+            [make(3), make(2), P(8, 3), P(8, 2), P(8)],
+            [x(i) for i in range(5)],
+        )
         t.add("vanilla_lstm_c", f"batch {batch}", [make(2), make(8)], [x(0), x(1)])
         t.add("vanilla_lstm_h", f"batch {batch}", [make(2), make(8)], [x(0), x(1)])
 

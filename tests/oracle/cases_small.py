@@ -22,21 +22,35 @@ def size(dim):
     return n
 
 
-# ---- random ------------------------------------------------------------------------------------------------------
+# ---- random ----------------------------------------------------------------------------
+
 
 def random_cases():
     """Initial values of every initialiser and draws of the random nodes, alone and in sequence."""
+
     def parameters(dim, init=None, **kwargs):
         return {"kind": "parameters", "dim": list(dim), "init": init, "kwargs": kwargs}
 
     def table(rows, dim, init=None, **kwargs):
-        return {"kind": "lookup_parameters", "rows": rows, "dim": list(dim), "init": init, "kwargs": kwargs}
+        return {
+            "kind": "lookup_parameters",
+            "rows": rows,
+            "dim": list(dim),
+            "init": init,
+            "kwargs": kwargs,
+        }
 
     def new(name, *args):
         return {"class": name, "args": list(args)}
 
     def node(fn, dim, *args, on_ones=0, **kwargs):
-        return {"kind": "node", "fn": fn, "args": [{"tuple": list(dim)}, *args], "on_ones": on_ones, "kwargs": kwargs}
+        return {
+            "kind": "node",
+            "fn": fn,
+            "args": [{"tuple": list(dim)}, *args],
+            "on_ones": on_ones,
+            "kwargs": kwargs,
+        }
 
     single = {
         "glorot-1d": parameters((5,)),
@@ -87,36 +101,70 @@ def random_cases():
     }
     sequences = {
         "sequence-tutorial": [parameters((8, 2)), parameters((1, 8)), parameters((8,))],
-        "sequence-normals-of-odd-size": [parameters((3,), "normal"), parameters((3,), "normal"), parameters((2,))],
-        "sequence-mixed": [table(3, (2,)), parameters((2, 2), "normal", std=0.1), node("random_normal", (3,)),
-                           parameters((3,), 0.0), node("dropout", (8,), 0.5, on_ones=1), parameters((2, 2))],
+        "sequence-normals-of-odd-size": [
+            parameters((3,), "normal"),
+            parameters((3,), "normal"),
+            parameters((2,)),
+        ],
+        "sequence-mixed": [
+            table(3, (2,)),
+            parameters((2, 2), "normal", std=0.1),
+            node("random_normal", (3,)),
+            parameters((3,), 0.0),
+            node("dropout", (8,), 0.5, on_ones=1),
+            parameters((2, 2)),
+        ],
     }
-    cases = [{"id": f"{name}@{seed}", "seed": seed, "draws": [draw]}
-             for name, draw in single.items() for seed in (1, 5, 20251)]
-    cases += [{"id": f"{name}@{seed}", "seed": seed, "draws": draws}
-              for name, draws in sequences.items() for seed in (7, 4294967291)]
+    cases = [
+        {"id": f"{name}@{seed}", "seed": seed, "draws": [draw]}
+        for name, draw in single.items()
+        for seed in (1, 5, 20251)
+    ]
+    cases += [
+        {"id": f"{name}@{seed}", "seed": seed, "draws": draws}
+        for name, draws in sequences.items()
+        for seed in (7, 4294967291)
+    ]
     return cases
 
 
-# ---- trainers ----------------------------------------------------------------------------------------------------
+# ---- trainers --------------------------------------------------------------------------
+
 
 def trainer_cases():
     """(cases of SimpleSGD and Adam, cases of the other trainers)."""
+
     def case(name, trainer, scale=0.5, clip=None, weight_decay=0.0, sparse=True, **kwargs):
         rng = rng_of("trainer " + name)
         params = [{"dim": d, "v": uniform(rng, size(d))} for d in ([3, 2], [4])]
         tables = [{"rows": 5, "dim": [3], "v": uniform(rng, 15)}]
         steps = []
         for t in range(20):
-            # The second parameter is unused in every third step, the table in every fifth; one row is used twice.
+            # The second parameter is unused in every third step, the table in every fifth; one row
+            # is used twice.
             rows = [] if t % 5 == 4 else [rng.randrange(5) for _ in range(2)]
             rows += rows[:1] if t % 4 == 1 else []
-            steps.append({
-                "params": [uniform(rng, 6, -scale, scale), None if t % 3 == 2 else uniform(rng, 4, -scale, scale)],
-                "rows": [[0, r, uniform(rng, 3, -scale, scale)] for r in rows],
-            })
-        return {"id": name, "trainer": trainer, "kwargs": kwargs, "clip": clip, "weight_decay": weight_decay,
-                "sparse_updates": sparse, "params": params, "tables": tables, "every": 5, "steps": steps}
+            steps.append(
+                {
+                    "params": [
+                        uniform(rng, 6, -scale, scale),
+                        None if t % 3 == 2 else uniform(rng, 4, -scale, scale),
+                    ],
+                    "rows": [[0, r, uniform(rng, 3, -scale, scale)] for r in rows],
+                }
+            )
+        return {
+            "id": name,
+            "trainer": trainer,
+            "kwargs": kwargs,
+            "clip": clip,
+            "weight_decay": weight_decay,
+            "sparse_updates": sparse,
+            "params": params,
+            "tables": tables,
+            "every": 5,
+            "steps": steps,
+        }
 
     cases = []
     for short, trainer in (("sgd", "SimpleSGDTrainer"), ("adam", "AdamTrainer")):
@@ -135,28 +183,54 @@ def trainer_cases():
         case("adam-rates", "AdamTrainer", alpha=0.01, beta_1=0.8, beta_2=0.99, eps=1e-6),
     ]
     others = {
-        "CyclicalSGDTrainer": {"learning_rate_min": 0.01, "learning_rate_max": 0.1, "step_size": 3, "gamma": 0.9},
-        "MomentumSGDTrainer": {}, "AdagradTrainer": {}, "AdadeltaTrainer": {}, "RMSPropTrainer": {},
+        "CyclicalSGDTrainer": {
+            "learning_rate_min": 0.01,
+            "learning_rate_max": 0.1,
+            "step_size": 3,
+            "gamma": 0.9,
+        },
+        "MomentumSGDTrainer": {},
+        "AdagradTrainer": {},
+        "AdadeltaTrainer": {},
+        "RMSPropTrainer": {},
         "AmsgradTrainer": {"alpha": 0.01},
     }
     rest = []
     for trainer, kwargs in others.items():
-        rest += [case(trainer, trainer, **kwargs), case(f"{trainer}-clip-hits", trainer, scale=6.0, **kwargs)]
+        rest += [
+            case(trainer, trainer, **kwargs),
+            case(f"{trainer}-clip-hits", trainer, scale=6.0, **kwargs),
+        ]
     return cases, rest
 
 
-# ---- recurrent builders ------------------------------------------------------------------------------------------
+# ---- recurrent builders ----------------------------------------------------------------
+
 
 def rnn_cases(shapes_of):
-    """(VanillaLSTM and BiRNN, other builders); `shapes_of(case)` asks the oracle for the parameters' shapes."""
+    """(VanillaLSTM and BiRNN, other builders); `shapes_of(case)` asks the oracle for the
+    parameters' shapes."""
+
     def case(name, builder, sizes, method, batch=1, vecs=0, steps=4, factory=None, **kwargs):
         rng = rng_of("rnn " + name)
-        c = {"id": name, "builder": builder, "sizes": list(sizes), "kwargs": kwargs, "method": method}
+        c = {
+            "id": name,
+            "builder": builder,
+            "sizes": list(sizes),
+            "kwargs": kwargs,
+            "method": method,
+        }
         if factory:
             c["factory"] = factory
         c["params"] = [{"dim": d, "v": uniform(rng, size(d), -0.6, 0.6)} for d in shapes_of(c)]
-        c["xs"] = [{"dim": [sizes[1]], "batch": batch, "v": uniform(rng, sizes[1] * batch)} for _ in range(steps)]
-        c["vecs"] = [{"dim": [sizes[2]], "batch": batch, "v": uniform(rng, sizes[2] * batch)} for _ in range(vecs)]
+        c["xs"] = [
+            {"dim": [sizes[1]], "batch": batch, "v": uniform(rng, sizes[1] * batch)}
+            for _ in range(steps)
+        ]
+        c["vecs"] = [
+            {"dim": [sizes[2]], "batch": batch, "v": uniform(rng, sizes[2] * batch)}
+            for _ in range(vecs)
+        ]
         c["w"] = [uniform(rng, sizes[2] * batch) for _ in range(steps)]
         return c
 
@@ -164,35 +238,86 @@ def rnn_cases(shapes_of):
     for layers in (1, 2):
         for batch in (1, 3):
             for method in ("add_input", "add_inputs", "transduce"):
-                lstm.append(case(f"lstm-{layers}x{batch}-{method}", "VanillaLSTMBuilder", (layers, 3, 4),
-                                 method, batch))
-            lstm.append(case(f"lstm-{layers}x{batch}-vecs-c-and-h", "VanillaLSTMBuilder", (layers, 3, 4),
-                             "add_inputs", batch, vecs=2 * layers))
-        lstm.append(case(f"lstm-{layers}-vecs-c", "VanillaLSTMBuilder", (layers, 3, 4), "add_inputs",
-                         vecs=layers))
-    lstm.append(case("lstm-forget-bias-0", "VanillaLSTMBuilder", (1, 3, 4), "add_inputs", forget_bias=0.0))
+                lstm.append(
+                    case(
+                        f"lstm-{layers}x{batch}-{method}",
+                        "VanillaLSTMBuilder",
+                        (layers, 3, 4),
+                        method,
+                        batch,
+                    )
+                )
+            lstm.append(
+                case(
+                    f"lstm-{layers}x{batch}-vecs-c-and-h",
+                    "VanillaLSTMBuilder",
+                    (layers, 3, 4),
+                    "add_inputs",
+                    batch,
+                    vecs=2 * layers,
+                )
+            )
+        lstm.append(
+            case(
+                f"lstm-{layers}-vecs-c",
+                "VanillaLSTMBuilder",
+                (layers, 3, 4),
+                "add_inputs",
+                vecs=layers,
+            )
+        )
+    lstm.append(
+        case("lstm-forget-bias-0", "VanillaLSTMBuilder", (1, 3, 4), "add_inputs", forget_bias=0.0)
+    )
     lstm.append(case("lstm-one-step", "VanillaLSTMBuilder", (2, 3, 4), "transduce", steps=1))
     for layers in (1, 2):
         for batch in (1, 3):
             for method in ("add_inputs", "transduce"):
-                lstm.append(case(f"birnn-{layers}x{batch}-{method}", "BiRNNBuilder", (layers, 3, 4), method, batch,
-                                 factory="VanillaLSTMBuilder"))
+                lstm.append(
+                    case(
+                        f"birnn-{layers}x{batch}-{method}",
+                        "BiRNNBuilder",
+                        (layers, 3, 4),
+                        method,
+                        batch,
+                        factory="VanillaLSTMBuilder",
+                    )
+                )
     rest = []
-    for builder in ("SimpleRNNBuilder", "GRUBuilder", "CompactVanillaLSTMBuilder", "CoupledLSTMBuilder"):
+    for builder in (
+        "SimpleRNNBuilder",
+        "GRUBuilder",
+        "CompactVanillaLSTMBuilder",
+        "CoupledLSTMBuilder",
+    ):
         for batch in (1, 3):
             rest.append(case(f"{builder}-2x{batch}", builder, (2, 3, 4), "add_inputs", batch))
         states = 1 if builder in ("SimpleRNNBuilder", "GRUBuilder") else 2
         rest.append(case(f"{builder}-vecs", builder, (2, 3, 4), "add_inputs", vecs=2 * states))
-        rest.append(case(f"birnn-of-{builder}", "BiRNNBuilder", (1, 3, 4), "transduce", factory=builder))
+        rest.append(
+            case(f"birnn-of-{builder}", "BiRNNBuilder", (1, 3, 4), "transduce", factory=builder)
+        )
     for batch in (1, 3):
-        rest.append(case(f"layer-normalised-lstm-2x{batch}", "VanillaLSTMBuilder", (2, 3, 4), "add_inputs", batch,
-                         ln_lstm=True))
+        rest.append(
+            case(
+                f"layer-normalised-lstm-2x{batch}",
+                "VanillaLSTMBuilder",
+                (2, 3, 4),
+                "add_inputs",
+                batch,
+                ln_lstm=True,
+            )
+        )
     return lstm, rest
 
 
-# ---- xor ---------------------------------------------------------------------------------------------------------
+# ---- xor -------------------------------------------------------------------------------
+
 
 def xor_cases():
     """The tutorial's two programs, seeds 1 to 20."""
-    return [{"id": f"{graph}@{seed}", "graph": graph, "seed": seed, "examples": 8000}
-            for graph in ("static", "dynamic") for seed in range(1, 21)]
+    return [
+        {"id": f"{graph}@{seed}", "graph": graph, "seed": seed, "examples": 8000}
+        for graph in ("static", "dynamic")
+        for seed in range(1, 21)
+    ]

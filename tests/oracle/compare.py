@@ -1,6 +1,7 @@
 """Replays the stored oracle numbers under a module and prints where it differs.
 
-    python tests/oracle/compare.py --data tests/data --module dist_dynet [--only ops,lstm] [--tol 1e-5] [--match tanh]
+    python tests/oracle/compare.py --data tests/data --module dist_dynet [--only ops,lstm] [--tol
+    1e-5] [--match tanh]
 
 Exit status 1 if anything differs. A look-see for developers; the tests proper read the same files.
 """
@@ -13,8 +14,16 @@ from pathlib import Path
 
 import replay
 
-FUNCTIONS = {"ops": replay.op, "ops_more": replay.op, "random": replay.random, "trainers": replay.trainer,
-             "trainers_other": replay.trainer, "lstm": replay.rnn, "rnn": replay.rnn, "xor": replay.xor}
+FUNCTIONS = {
+    "ops": replay.op,
+    "ops_more": replay.op,
+    "random": replay.random,
+    "trainers": replay.trainer,
+    "trainers_other": replay.trainer,
+    "lstm": replay.rnn,
+    "rnn": replay.rnn,
+    "xor": replay.xor,
+}
 
 
 def main():
@@ -34,13 +43,18 @@ def main():
         failed = 0
         for case in cases:
             try:
-                expected = replay.rnn_expected(case) if FUNCTIONS[name] is replay.rnn else case["result"]
+                expected = (
+                    replay.rnn_expected(case) if FUNCTIONS[name] is replay.rnn else case["result"]
+                )
                 faults = replay.differences(expected, FUNCTIONS[name](dy, case), args.tol)
             except Exception as error:  # a missing op must not hide the other cases
                 faults = [f"{type(error).__name__}: {error}"]
             if faults:
                 failed += 1
-                print(f"{name} {case['id']}: {faults[0]}" + (f" and {len(faults) - 1} more" if faults[1:] else ""))
+                print(
+                    f"{name} {case['id']}: {faults[0]}"
+                    + (f" and {len(faults) - 1} more" if faults[1:] else "")
+                )
         print(f"{name}: {len(cases) - failed} of {len(cases)} cases agree")
         bad += failed
     return 1 if bad else 0

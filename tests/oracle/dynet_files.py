@@ -1,7 +1,7 @@
 """Small model files written by the real DyNet, with their contents as data.
 
-`write(dy, folder)` saves the files and returns what `contents.json` holds: for every file the entries in file order,
-and the calls that made it.
+`write(dy, folder)` saves the files and returns what `contents.json` holds: for every file the
+entries in file order, and the calls that made it.
 """
 
 import sys
@@ -18,18 +18,25 @@ def _entry(p, kind, with_gradient):
     shape = list(p.shape())
     numbers = table_flat if kind == "LookupParameter" else flat
     dim = shape[1:] + shape[:1] if kind == "LookupParameter" else shape
-    return {"tag": kind, "name": p.name(), "dim": dim, "v": numbers(p.as_array()),
-            "grad": numbers(p.grad_as_array()) if with_gradient else None}
+    return {
+        "tag": kind,
+        "name": p.name(),
+        "dim": dim,
+        "v": numbers(p.as_array()),
+        "grad": numbers(p.grad_as_array()) if with_gradient else None,
+    }
 
 
 def _entries(collection, gradients=()):
     """Entries as `save` writes them: parameters in creation order, then tables."""
-    return ([_entry(p, "Parameter", p.name() in gradients) for p in collection.parameters_list()]
-            + [_entry(p, "LookupParameter", p.name() in gradients) for p in collection.lookup_parameters_list()])
+    return [_entry(p, "Parameter", p.name() in gradients) for p in collection.parameters_list()] + [
+        _entry(p, "LookupParameter", p.name() in gradients)
+        for p in collection.lookup_parameters_list()
+    ]
 
 
 def _renamed(entries, old, new):
-    return [{**e, "name": new + e["name"][len(old):]} for e in entries]
+    return [{**e, "name": new + e["name"][len(old) :]} for e in entries]
 
 
 def write(dy, folder):
@@ -124,9 +131,12 @@ def write(dy, folder):
     t.save(str(folder / "single.model"), "/the/table", append=True)
     w.save(str(folder / "single.model"), append=True)
     entries = _entries(m)
-    note("single.model", 'w.save(file, "/the/matrix"); t.save(file, "/the/table", append=True); '
-         "w.save(file, append=True)",
-         [{**entries[0], "name": "/the/matrix"}, {**entries[1], "name": "/the/table"}, entries[0]])
+    note(
+        "single.model",
+        'w.save(file, "/the/matrix"); t.save(file, "/the/table", append=True); '
+        "w.save(file, append=True)",
+        [{**entries[0], "name": "/the/matrix"}, {**entries[1], "name": "/the/table"}, entries[0]],
+    )
 
     # dy.save: builders and parameters in one go.
     m = dy.ParameterCollection()
@@ -140,23 +150,44 @@ def write(dy, folder):
         for p in builder.param_collection().parameters_list():
             p.set_value(array(uniform(rng, size(p.shape()), digits=4), p.shape()))
     dy.save(str(folder / "objects"), [lstm, w, t, birnn, simple, gru])
-    entries = [*_entries(lstm.param_collection()), _entry(w, "Parameter", False), _entry(t, "LookupParameter", False),
-               *_entries(birnn.param_collection()), *_entries(simple.param_collection()),
-               *_entries(gru.param_collection())]
-    objects = [{"class": type(b).__name__, "spec": _spec(b), "collection": b.param_collection().name()}
-               for b in (lstm, birnn, simple, gru)]
-    objects[1:1] = [{"class": "Parameters", "name": w.name()}, {"class": "LookupParameters", "name": t.name()}]
-    note("objects.data", "dy.save(basename, [lstm, w, t, birnn, simple, gru]); objects.meta holds the pickles",
-         entries, objects=objects)
+    entries = [
+        *_entries(lstm.param_collection()),
+        _entry(w, "Parameter", False),
+        _entry(t, "LookupParameter", False),
+        *_entries(birnn.param_collection()),
+        *_entries(simple.param_collection()),
+        *_entries(gru.param_collection()),
+    ]
+    objects = [
+        {"class": type(b).__name__, "spec": _spec(b), "collection": b.param_collection().name()}
+        for b in (lstm, birnn, simple, gru)
+    ]
+    objects[1:1] = [
+        {"class": "Parameters", "name": w.name()},
+        {"class": "LookupParameters", "name": t.name()},
+    ]
+    note(
+        "objects.data",
+        "dy.save(basename, [lstm, w, t, birnn, simple, gru]); objects.meta holds the pickles",
+        entries,
+        objects=objects,
+    )
 
     # Its spec holds objects of the program's own classes.
     m = dy.ParameterCollection()
     tagger = spec_classes.example(m)
-    for p, set_values in ((tagger.matrix, tagger.matrix.set_value), (tagger.table, tagger.table.init_from_array)):
+    for p, set_values in (
+        (tagger.matrix, tagger.matrix.set_value),
+        (tagger.table, tagger.table.init_from_array),
+    ):
         set_values(array(uniform(rng, size(p.shape()), digits=4), p.shape()))
     dy.save(str(folder / "specs"), [tagger])
-    note("specs.data", "dy.save(basename, [spec_classes.example(m)]); specs.meta holds the pickle", _entries(tagger.param_collection()),
-         objects=[{"class": "Tagger", "collection": tagger.collection.name()}])
+    note(
+        "specs.data",
+        "dy.save(basename, [spec_classes.example(m)]); specs.meta holds the pickle",
+        _entries(tagger.param_collection()),
+        objects=[{"class": "Tagger", "collection": tagger.collection.name()}],
+    )
     return contents
 
 

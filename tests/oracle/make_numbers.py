@@ -1,12 +1,13 @@
 """Makes the stored oracle numbers: what the real DyNet computes for fixed inputs.
 
-    python -m venv VENV && VENV/bin/pip install dyNET38 numpy      # the real DyNet: package dyNET38 2.2 (Python 3.11)
-    VENV/bin/python tests/oracle/make_numbers.py --out tests/data
+    python -m venv VENV && VENV/bin/pip install dyNET38 numpy      # the real DyNet: package dyNET38
+    2.2 (Python 3.11) VENV/bin/python tests/oracle/make_numbers.py --out tests/data
 
 writes tests/data/oracle/{ops,ops_more,random,trainers,trainers_other,lstm,rnn,xor}.json and
-tests/data/dynet_files/*. The stored files were made with dyNET38 2.2 (which calls itself 2.1), Python 3.11, NumPy 2.4.
-Takes about 5 s. Running it again gives the same bytes. `--only ops,lstm` makes only these; `--check` also compares
-every gradient of the ops with central differences, to find what the wheel gets wrong.
+tests/data/dynet_files/*. The stored files were made with dyNET38 2.2 (which calls itself 2.1),
+Python 3.11, NumPy 2.4. Takes about 5 s. Running it again gives the same bytes. `--only ops,lstm`
+makes only these; `--check` also compares every gradient of the ops with central differences, to
+find what the wheel gets wrong.
 
 Any module with DyNet's API can be named by `--module`; the stored numbers are those of `dynet`.
 """
@@ -58,6 +59,7 @@ def make_ops(dy, cases, check):
 
 def gradient_faults(dy, case, step=4e-3, tol=4e-3):
     """Texts for stored gradients that central differences contradict."""
+
     def objective():
         _keep, _xs, out = replay.op_output(dy, case)
         return sum(a * w for a, w in zip(out.vec_value(), case["w"], strict=True))
@@ -75,7 +77,9 @@ def gradient_faults(dy, case, step=4e-3, tol=4e-3):
             spec["v"][j] = x
             numeric = (up - down) / (2 * step)
             if abs(numeric - g) > tol * (1 + abs(g)):
-                faults.append(f"{case['id']}: input {i} element {j}: gradient {g}, differences {numeric:.6g}")
+                faults.append(
+                    f"{case['id']}: input {i} element {j}: gradient {g}, differences {numeric:.6g}"
+                )
     return faults
 
 
@@ -90,7 +94,9 @@ def main():
     parser.add_argument("--out", type=Path, required=True, help="the folder tests/data")
     parser.add_argument("--module", default="dynet")
     parser.add_argument("--only", default="ops,random,trainers,lstm,xor,files")
-    parser.add_argument("--check", action="store_true", help="compare gradients with central differences")
+    parser.add_argument(
+        "--check", action="store_true", help="compare gradients with central differences"
+    )
     args = parser.parse_args()
     only = set(args.only.split(","))
     dy = importlib.import_module(args.module)
@@ -99,7 +105,9 @@ def main():
     if "random" in only:
         dump(oracle / "random.json", with_results(dy, replay.random, cases_small.random_cases()))
     if "trainers" in only:
-        for name, cases in zip(("trainers", "trainers_other"), cases_small.trainer_cases(), strict=True):
+        for name, cases in zip(
+            ("trainers", "trainers_other"), cases_small.trainer_cases(), strict=True
+        ):
             dump(oracle / f"{name}.json", with_results(dy, replay.trainer, cases))
     if "lstm" in only:
         for name, cases in zip(("lstm", "rnn"), cases_small.rnn_cases(shapes_of(dy)), strict=True):
@@ -108,7 +116,9 @@ def main():
         folder = args.out / "dynet_files"
         folder.mkdir(parents=True, exist_ok=True)
         contents = dynet_files.write(dy, folder)
-        (folder / "contents.json").write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
+        (folder / "contents.json").write_text(
+            json.dumps(contents, indent=1) + "\n", encoding="utf-8"
+        )
         print(f"{folder}: {len(contents)} files")
     if "ops" in only:
         for name, cases in zip(("ops", "ops_more"), cases_ops.cases(), strict=True):

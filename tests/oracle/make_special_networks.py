@@ -152,9 +152,21 @@ def dot_attention(Wq, Wk, q, k):
 def multi_head_attention(Wq, Wk, Wv, Wo, q, k):
     """torch's block, of two heads and without biases."""
     y, _ = functional.multi_head_attention_forward(
-        q.T[:, None], k.T[:, None], k.T[:, None], q.shape[0], 2,
-        torch.cat([Wq, Wk, Wv]), None, None, None, False, 0.0, Wo, None, need_weights=False,
-    )  # fmt: skip
+        q.T[:, None],
+        k.T[:, None],
+        k.T[:, None],
+        q.shape[0],
+        2,
+        torch.cat([Wq, Wk, Wv]),
+        None,
+        None,
+        None,
+        False,
+        0.0,
+        Wo,
+        None,
+        need_weights=False,
+    )
     return by_columns(y[:, 0].T)
 
 
@@ -286,8 +298,8 @@ def cases(network, inputs):
                     )
                     found = ", ".join(map(rounded, gradients))
                     yield (
-                        f'{{"input": "{name}", "at": {at}, "number": {json.dumps(number)}, "dtype": "{dtype}", '
-                        f'"value": {rounded(value)}, "gradients": [{found}]}}'
+                        f'{{"input": "{name}", "at": {at}, "number": {json.dumps(number)}, "dtype":'
+                        f' "{dtype}", "value": {rounded(value)}, "gradients": [{found}]}}'
                     )
 
 

@@ -1,9 +1,11 @@
-"""Stores what PyTorch gives for NaN, infinity, denormals and numbers outside of a range, for tests/test_special_values.py. A second.
+"""Stores what PyTorch gives for NaN, infinity, denormals and numbers outside of a range, for
+tests/test_special_values.py. A second.
 
-    python tests/oracle/make_special_numbers.py --out tests/data/special.json         with a Python that has torch (made with 2.13)
+    python tests/oracle/make_special_numbers.py --out tests/data/special.json         with a Python
+    that has torch (made with 2.13)
 
-For each elementwise function: the value at each x, and the gradient at each x for each dy. Numbers are float32; NaN and infinity as JSON of
-Python's has them.
+For each elementwise function: the value at each x, and the gradient at each x for each dy. Numbers
+are float32; NaN and infinity as JSON of Python's has them.
 """
 
 import argparse
@@ -15,9 +17,39 @@ from torch.nn import functional
 
 NAN, INF = float("nan"), float("inf")
 XS = [
-    NAN, INF, -INF, 0.0, -0.0, 1e-45, -1e-45, 1e-40, -1e-40, 1.1754944e-38, -1.1754944e-38, 1e-30, -1e-30, 1e-10, -1e-10, 0.5, -0.5, 1.0, -1.0,
-    1.5, -1.5, 2.0, -2.0, -2.5, 3.0, -3.0, 100.0, -100.0, 1e10, -1e10, 3e38, -3e38,
-]  # fmt: skip
+    NAN,
+    INF,
+    -INF,
+    0.0,
+    -0.0,
+    1e-45,
+    -1e-45,
+    1e-40,
+    -1e-40,
+    1.1754944e-38,
+    -1.1754944e-38,
+    1e-30,
+    -1e-30,
+    1e-10,
+    -1e-10,
+    0.5,
+    -0.5,
+    1.0,
+    -1.0,
+    1.5,
+    -1.5,
+    2.0,
+    -2.0,
+    -2.5,
+    3.0,
+    -3.0,
+    100.0,
+    -100.0,
+    1e10,
+    -1e10,
+    3e38,
+    -3e38,
+]
 DYS = [1.0, 0.0, NAN]
 FUNCTIONS = {
     "abs": torch.abs,
@@ -54,7 +86,10 @@ FUNCTIONS = {
 def numbers(function):
     x = torch.tensor(XS, requires_grad=True)
     y = function(x)
-    gradients = [torch.autograd.grad(y, x, torch.full_like(y, dy), retain_graph=True)[0].tolist() for dy in DYS]
+    gradients = [
+        torch.autograd.grad(y, x, torch.full_like(y, dy), retain_graph=True)[0].tolist()
+        for dy in DYS
+    ]
     return {"value": y.tolist(), "gradients": gradients}
 
 
@@ -63,7 +98,11 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     lines = [f"{json.dumps(name)}: {json.dumps(numbers(f))}" for name, f in FUNCTIONS.items()]
-    args.out.write_text(f'{{"x": {json.dumps(XS)}, "dy": {json.dumps(DYS)}, "functions": {{\n' + ",\n".join(lines) + "\n}}\n")
+    args.out.write_text(
+        f'{{"x": {json.dumps(XS)}, "dy": {json.dumps(DYS)}, "functions": {{\n'
+        + ",\n".join(lines)
+        + "\n}}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Replays a stored oracle case under any module that speaks DyNet's Python API.
 
-`make_numbers.py` runs these functions with the real DyNet and stores what they return; a test runs them with
-`dist_dynet` and compares. So the meaning of a case is written once, here. Every function takes the module (`dy`)
-and a case, and returns a result of the same form as `case["result"]`. The JSON form is described in README.md.
+`make_numbers.py` runs these functions with the real DyNet and stores what they return; a test runs
+them with `dist_dynet` and compares. So the meaning of a case is written once, here. Every function
+takes the module (`dy`) and a case, and returns a result of the same form as `case["result"]`. The
+JSON form is described in README.md.
 
 Knows the API's names and the case format; knows neither how cases are chosen nor where files lie.
 """
@@ -22,7 +23,8 @@ OPERATORS = {
 }
 
 
-# ---- numbers ---------------------------------------------------------------------------------------------------
+# ---- numbers ---------------------------------------------------------------------------
+
 
 def number(x):
     """A float rounded to 9 significant digits: enough to name every float32."""
@@ -56,20 +58,27 @@ def differences(expected, got, tol=1e-5, path="result"):
     if isinstance(expected, dict):
         keys = sorted(expected)
         if not isinstance(got, dict) or sorted(got) != keys:
-            return [f"{path}: expected keys {keys}, got {got if not isinstance(got, dict) else sorted(got)}"]
+            return [
+                f"{path}: expected keys {keys}, got"
+                f" {got if not isinstance(got, dict) else sorted(got)}"
+            ]
         return [d for k in keys for d in differences(expected[k], got[k], tol, f"{path}.{k}")]
     if isinstance(expected, list | tuple):
         if not isinstance(got, list | tuple) or len(got) != len(expected):
             return [f"{path}: expected {len(expected)} items, got {got!r:.200}"]
-        return [d for i, (a, b) in enumerate(zip(expected, got, strict=True))
-                for d in differences(a, b, tol, f"{path}[{i}]")]
+        return [
+            d
+            for i, (a, b) in enumerate(zip(expected, got, strict=True))
+            for d in differences(a, b, tol, f"{path}[{i}]")
+        ]
     if isinstance(expected, float):
         same = isinstance(got, int | float) and abs(got - expected) <= tol * (1 + abs(expected))
         return [] if same else [f"{path}: expected {expected!r}, got {got!r}"]
     return [] if expected == got else [f"{path}: expected {expected!r}, got {got!r}"]
 
 
-# ---- parameters and inputs ---------------------------------------------------------------------------------------
+# ---- parameters and inputs -------------------------------------------------------------
+
 
 def add_parameter(collection, spec):
     """A parameter of `spec` = {dim, v} in `collection`."""
@@ -83,7 +92,7 @@ def add_table(collection, spec):
     table = collection.add_lookup_parameters((spec["rows"], *spec["dim"]))
     size = len(spec["v"]) // spec["rows"]
     for i in range(spec["rows"]):
-        table.init_row(i, spec["v"][i * size:(i + 1) * size])
+        table.init_row(i, spec["v"][i * size : (i + 1) * size])
     return table
 
 
@@ -98,11 +107,12 @@ def tensor(expression):
     return {"dim": list(dim), "batch": batch, "v": [number(x) for x in expression.vec_value()]}
 
 
-# ---- ops.json ----------------------------------------------------------------------------------------------------
+# ---- ops.json --------------------------------------------------------------------------
+
 
 def _argument(a, xs):
     if isinstance(a, dict):
-        (kind, value), = a.items()
+        ((kind, value),) = a.items()
         if kind == "x":
             return xs[value]
         if kind == "slice":
@@ -144,19 +154,28 @@ def op(dy, case):
     loss = dy.sum_batches(dy.dot_product(out, weights))
     loss.backward(full=True)
     result["grads"] = [
-        None if skip
-        else table_flat(x.grad_as_array()) if s["kind"] == "table"
-        else flat(x.grad_as_array()) if s["kind"] == "param"
-        else flat(x.gradient())
+        (
+            None
+            if skip
+            else (
+                table_flat(x.grad_as_array())
+                if s["kind"] == "table"
+                else flat(x.grad_as_array())
+                if s["kind"] == "param"
+                else flat(x.gradient())
+            )
+        )
         for x, s, skip in zip(xs, case["inputs"], case["no_grad"], strict=True)
     ]
     return result
 
 
-# ---- random.json -------------------------------------------------------------------------------------------------
+# ---- random.json -----------------------------------------------------------------------
+
 
 def _initializer(dy, init):
-    """None, a number, a string (as DyNet's `init=` takes them) or {class, args} for an initialiser object."""
+    """None, a number, a string (as DyNet's `init=` takes them) or {class, args} for an initialiser
+    object."""
     return getattr(dy, init["class"])(*init["args"]) if isinstance(init, dict) else init
 
 
@@ -169,12 +188,16 @@ def random(dy, case):
     for draw in case["draws"]:
         kind = draw["kind"]
         if kind == "parameters":
-            p = collection.add_parameters(tuple(draw["dim"]), init=_initializer(dy, draw["init"]),
-                                          **draw.get("kwargs", {}))
+            p = collection.add_parameters(
+                tuple(draw["dim"]), init=_initializer(dy, draw["init"]), **draw.get("kwargs", {})
+            )
             result.append(flat(p.as_array()))
         elif kind == "lookup_parameters":
-            p = collection.add_lookup_parameters((draw["rows"], *draw["dim"]), init=_initializer(dy, draw["init"]),
-                                                 **draw.get("kwargs", {}))
+            p = collection.add_lookup_parameters(
+                (draw["rows"], *draw["dim"]),
+                init=_initializer(dy, draw["init"]),
+                **draw.get("kwargs", {}),
+            )
             result.append(table_flat(p.as_array()))
         elif kind == "node":
             args = [tuple(a["tuple"]) if isinstance(a, dict) else a for a in draw["args"]]
@@ -187,12 +210,15 @@ def random(dy, case):
     return result
 
 
-# ---- trainers.json -----------------------------------------------------------------------------------------------
+# ---- trainers.json ---------------------------------------------------------------------
+
 
 def trainer(dy, case):
-    """Runs the trainer on given gradients; values of all parameters after every `case["every"]` steps.
+    """Runs the trainer on given gradients; values of all parameters after every `case["every"]`
+    steps.
 
-    Step t's loss is sum_p <p, g_t,p> + sum_rows <row, g_t,row>, so that the gradients are the stored numbers.
+    Step t's loss is sum_p <p, g_t,p> + sum_rows <row, g_t,row>, so that the gradients are the
+    stored numbers.
     """
     collection = dy.ParameterCollection()
     params = [add_parameter(collection, s) for s in case["params"]]
@@ -207,32 +233,44 @@ def trainer(dy, case):
     result = []
     for count, step in enumerate(case["steps"], 1):
         dy.renew_cg()
-        terms = [dy.dot_product(p, dy.inputTensor(array(g, s["dim"])))
-                 for p, s, g in zip(params, case["params"], step["params"], strict=True) if g is not None]
-        terms += [dy.dot_product(dy.lookup(tables[i], row), dy.inputTensor(array(g, case["tables"][i]["dim"])))
-                  for i, row, g in step["rows"]]
+        terms = [
+            dy.dot_product(p, dy.inputTensor(array(g, s["dim"])))
+            for p, s, g in zip(params, case["params"], step["params"], strict=True)
+            if g is not None
+        ]
+        terms += [
+            dy.dot_product(
+                dy.lookup(tables[i], row), dy.inputTensor(array(g, case["tables"][i]["dim"]))
+            )
+            for i, row, g in step["rows"]
+        ]
         dy.esum(terms).backward()
         t.update()
         if count % case["every"] == 0:
             dy.renew_cg()
-            rows = [[number(x) for i in range(s["rows"]) for x in dy.lookup(p, i).vec_value()]
-                    for p, s in zip(tables, case["tables"], strict=True)]
-            result.append({
-                "step": count,
-                "params": [[number(x) for x in p.vec_value()] for p in params],
-                "tables": rows,
-                "learning_rate": number(t.learning_rate),
-            })
+            rows = [
+                [number(x) for i in range(s["rows"]) for x in dy.lookup(p, i).vec_value()]
+                for p, s in zip(tables, case["tables"], strict=True)
+            ]
+            result.append(
+                {
+                    "step": count,
+                    "params": [[number(x) for x in p.vec_value()] for p in params],
+                    "tables": rows,
+                    "learning_rate": number(t.learning_rate),
+                }
+            )
     return result
 
 
-# ---- lstm.json, rnn.json -----------------------------------------------------------------------------------------
+# ---- lstm.json, rnn.json ---------------------------------------------------------------
+
 
 def rnn_builder(dy, case):
     """(collection, builder, parameters), with the case's parameter values if it has any yet.
 
-    The caller must hold the collection: in the wheel a parameter that outlives it has a wrong value (its weight
-    decay factor is read from freed memory).
+    The caller must hold the collection: in the wheel a parameter that outlives it has a wrong value
+    (its weight decay factor is read from freed memory).
     """
     collection = dy.ParameterCollection()
     layers, input_dim, hidden_dim = case["sizes"]
@@ -240,7 +278,9 @@ def rnn_builder(dy, case):
         factory = getattr(dy, case["factory"])
         builder = dy.BiRNNBuilder(layers, input_dim, hidden_dim, collection, factory)
     else:
-        builder = getattr(dy, case["builder"])(layers, input_dim, hidden_dim, collection, **case["kwargs"])
+        builder = getattr(dy, case["builder"])(
+            layers, input_dim, hidden_dim, collection, **case["kwargs"]
+        )
     params = collection.parameters_list()
     if "params" in case:
         for p, s in zip(params, case["params"], strict=True):
@@ -249,7 +289,8 @@ def rnn_builder(dy, case):
 
 
 def rnn(dy, case):
-    """Outputs, final state, and gradients of sum_t <w_t, output_t> to parameters, inputs and initial vectors."""
+    """Outputs, final state, and gradients of sum_t <w_t, output_t> to parameters, inputs and
+    initial vectors."""
     dy.renew_cg()
     _collection, builder, params = rnn_builder(dy, case)
     xs = [input_expression(dy, s) for s in case["xs"]]
@@ -280,8 +321,14 @@ def rnn(dy, case):
         "outputs": [tensor(e) for e in outputs],
         "final": [tensor(e) for e in final],
     }
-    dots = [dy.sum_batches(dy.dot_product(e, input_expression(dy, {"dim": e.dim()[0], "batch": e.dim()[1], "v": w})))
-            for e, w in zip(outputs, case["w"], strict=True)]
+    dots = [
+        dy.sum_batches(
+            dy.dot_product(
+                e, input_expression(dy, {"dim": e.dim()[0], "batch": e.dim()[1], "v": w})
+            )
+        )
+        for e, w in zip(outputs, case["w"], strict=True)
+    ]
     dy.esum(dots).backward(full=True)
     result["grads"] = [flat(p.grad_as_array()) for p in params]
     result["grad_xs"] = [flat(e.gradient()) for e in xs]
@@ -290,14 +337,17 @@ def rnn(dy, case):
 
 
 def rnn_expected(case):
-    """The stored result; without names where layers are normalised: DyNet puts those parameters outside of the builder's collection."""
+    """The stored result; without names where layers are normalised: DyNet puts those parameters
+    outside of the builder's collection."""
     return case["result"] | ({"names": None} if case["kwargs"].get("ln_lstm") else {})
 
 
-# ---- xor.json ----------------------------------------------------------------------------------------------------
+# ---- xor.json --------------------------------------------------------------------------
+
 
 def xor(dy, case):
-    """The tutorial's xor program (static or dynamic graph) on `case["examples"]` examples after a seed."""
+    """The tutorial's xor program (static or dynamic graph) on `case["examples"]` examples after a
+    seed."""
     dy.reset_random_seed(case["seed"])
     collection = dy.ParameterCollection()
     w = collection.add_parameters((8, 2))

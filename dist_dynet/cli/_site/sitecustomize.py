@@ -1,8 +1,11 @@
-"""Read by Python at the start of a rank's script: lets the script say that it has ended of its own accord, and steps out of the way.
+"""Read by Python at the start of a rank's script: lets the script say that it has ended of its own
+accord, and steps out of the way.
 
-It runs before the script, so its atexit function is the last one. `os._exit`, signals and crashes skip it: the relay, which sees the status
-of the process, then knows that a status of 0 does not mean an end (dist_dynet/cli/_relay.py). Nothing else of the script's process is changed;
-children of the script do not find this file. A sitecustomize that the machine has is run as if this one were not there.
+It runs before the script, so its atexit function is the last one. `os._exit`, signals and crashes
+skip it: the relay, which sees the status of the process, then knows that a status of 0 does not
+mean an end (dist_dynet/cli/_relay.py). Nothing else of the script's process is changed; children of
+the script do not find this file. A sitecustomize that the machine has is run as if this one were
+not there.
 """
 
 import atexit

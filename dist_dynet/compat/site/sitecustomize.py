@@ -1,4 +1,5 @@
-"""Child processes of a program that runs on dist_dynet in place of DyNet start here: `import dynet` means the same in them.
+"""Child processes of a program that runs on dist_dynet in place of DyNet start here: `import dynet`
+means the same in them.
 
 Then comes the sitecustomize that Python would have found without this folder.
 """
@@ -22,10 +23,13 @@ def load(name: str, spec: Any) -> Any:
 
 finder = "dist_dynet_compat_finder"
 load(finder, importlib.util.spec_from_file_location(finder, HERE.parent / "_finder.py")).install()
-following = PathFinder.find_spec("sitecustomize", [p for p in sys.path if Path(p).resolve() != HERE])
+following = PathFinder.find_spec(
+    "sitecustomize", [p for p in sys.path if Path(p).resolve() != HERE]
+)
 if following is not None and following.loader is not None:
     try:
         load("sitecustomize", following)
     except ImportError as error:
-        if error.name != "sitecustomize":  # it found none to hand on to; Python takes this for none, too
+        # it found none to hand on to; Python takes this for none, too
+        if error.name != "sitecustomize":
             raise

@@ -1,0 +1,218 @@
+/* The second part of the C interface, included by dn_api.h alone: parameters, their gradients,
+ * gradient-ready hooks, and the sums of gradients over ranks. cffi reads it as it does dn_api.h. */
+/* ---- parameters ----------------------------------------------------------------------- */
+dn_store *dn_store_new(void);
+void dn_store_free(dn_store *); /* the memory goes when no graph uses it any more */
+/* A dense parameter (row_count = 0) or a lookup table of row_count rows, each of dims d. Values and
+ * gradients are zero. NULL: no memory. */
+dn_param *dn_param_new(dn_store *, int nd, const int *d, int64_t row_count);
+/* Gives a new parameter its first values, float32 numbers in storage order: drawn evenly from [a,
+ * b), drawn normally with mean a and deviation b, or all a. */
+enum dn_first { DN_FIRST_UNIFORM, DN_FIRST_NORMAL, DN_FIRST_CONSTANT };
+void dn_param_begin(dn_param *, struct dn_rng *, int first, float a, float b);
+int64_t dn_param_handle(dn_param *, int constant);
+/* the storage itself; a table's rows follow one another. Other threads may write to it */
+dn_real *dn_param_values(dn_param *);
+/* Values out and in, whole: an update or a writing by another thread comes before or after.
+ * Elements [from, from + n) in storage order; rows of a table. `factor` is that of
+ * dn_param_storage, for a whole table. blend: value = (1 - a) value + a x */
+void dn_param_copy(dn_param *, int64_t from, int64_t n, dn_real *out);
+void dn_lookup_copy_rows(dn_param *, int64_t n, const int *rows, dn_real *out);
+void dn_param_write(dn_param *, int64_t from, int64_t n, const dn_real *in, double factor);
+void dn_param_blend(dn_param *, double a, const dn_real *x);
+int64_t dn_param_size(dn_param *);
+/* The storage as it is, and the factor that the values are it times: not 1 for a table whose weight
+ * decay was not multiplied in yet. dn_param_values multiplies it in, which rounds; a checkpoint
+ * must not change what comes after it. */
+dn_real *dn_param_storage(dn_param *, double *factor);
+/* A hash of the values as they are stored, and of the factor; nothing is changed. */
+uint64_t dn_param_checksum(dn_param *);
+void dn_param_set_updated(dn_param *, int updated); /* 0 drops a pending gradient */
+int dn_param_updated(dn_param *);
+/* 1: what DyNet's numbers depend on. Parameters that are not updated gather gradients all the same,
+ * which count in the norm and are never cleared, and decay; rows that were looked up before the
+ * loss have a gradient, if only zero; graphs copy the values of parameters, so that those computed
+ * before an update may be followed by backward after it. */
+void dn_store_as_dynet(dn_store *, int on);
+/* Call after changing values from outside: a backward through values computed before is then an
+ * error. */
+void dn_store_changed(dn_store *);
+/* Rises whenever values change; waits for a change that is under way. */
+int64_t dn_store_version(dn_store *);
+
+/* Gradients. An "empty" gradient reads as zero whatever its memory holds. */
+int dn_param_empty(dn_param *);
+/* The gradient's memory (dense parameters). If it was empty it is zeroed first and counts as filled
+ * from then on. */
+dn_real *dn_param_gradient(dn_param *);
+/* The gradient counts as filled from now on (dense parameters); somebody else writes the memory. */
+void dn_param_mark_filled(dn_param *);
+/* Copies a dense parameter's gradient, or a whole table's (zeros where there is none). */
+void dn_param_copy_gradient(dn_param *, dn_real *out);
+void dn_param_clear_gradient(dn_param *); /* back to empty */
+void dn_param_scale_gradient(dn_param *, dn_real by);
+/* How often each gradient was cleared so far, and the product of all that it was scaled by. */
+void dn_gradient_marks(int n, dn_param *const *params, int64_t *clears, double *scales);
+/* Tables: how many rows have a gradient; if `capacity` is enough, copies of their numbers, in order
+ * of first touch, and of their gradients, row after row (each NULL: not wanted). The gradients of
+ * these rows, zeros where there is none. */
+int64_t dn_lookup_touched(dn_param *, int64_t capacity, int *rows, dn_real *block);
+void dn_lookup_copy_gradients(dn_param *, int64_t n, const int *rows, dn_real *out);
+/* Add n row gradients; -1 if a row is out of range or memory is short. */
+int dn_lookup_add(dn_param *, int64_t n, const int *rows, const dn_real *block);
+/* The union of two sets of rows of `width` numbers, each in rising order of row: rows that are in
+ * both are added up, a + b, others copied. out has room for all of a and b. Returns how many rows
+ * there are. */
+int64_t dn_merge_rows(int64_t width, int64_t n_a, const int *rows_a, const dn_real *a, int64_t n_b,
+                      const int *rows_b, const dn_real *b, int *rows_out, dn_real *out);
+
+/* Chunks: blocks that hold the dense parameters of a parameter store, gradients at the same offsets
+ * as values. */
+int dn_store_chunks(dn_store *);
+/* elements in use, padding between parameters included (always zero) */
+int64_t dn_chunk_size(dn_store *, int chunk);
+int64_t dn_chunk_capacity(dn_store *, int chunk);
+dn_real *dn_chunk_values(dn_store *, int chunk);
+dn_real *dn_chunk_gradients(dn_store *, int chunk);
+/* Move a chunk's gradients into memory from outside (capacity elements, 64-byte aligned, outliving
+ * the store or the next move); NULL: back into private memory, which waits for nobody (a finaliser
+ * may run inside of backward): DN_ERROR_BUSY if the store is in use. */
+int dn_chunk_move_gradients(dn_store *, int chunk, dn_real *memory);
+/* The gradients of one chunk on several ranks, each a segment of memory that all of them see:
+ * elements [from, to) of every segment become the sum over ranks of factors[r] segments[r][i], in
+ * rank order. Ranks with filled[r] = 0 count as zero and are not read. The caller sees to it that
+ * nobody else writes or reads these elements meanwhile. DN_ERROR_VALUE: more than DN_MOST_RANKS. */
+enum { DN_MOST_RANKS = 4096 };
+int dn_sum_ranks(int ranks, dn_real *const *segments, const double *factors, const uint8_t *filled,
+                 int64_t from, int64_t to);
+int dn_param_chunk(dn_param *); /* -1 for tables */
+int64_t dn_param_offset(dn_param *);
+
+/* Watching a backward, from another thread or between its steps (csrc/backward/hooks.c). Once a
+ * store is DN_HOOK_ARMED, the next backward that uses it makes it DN_HOOK_BEGUN and tells of each
+ * dense parameter when its gradient is complete: when the backward pass has passed its last use,
+ * not only when it reaches its node. DN_HOOK_STEPS: the same, and a step of backward ends when it
+ * has notified somebody. */
+enum dn_hook {
+    DN_HOOK_OFF,
+    DN_HOOK_ARMED,
+    DN_HOOK_STEPS,
+    DN_HOOK_BEGUN,
+    DN_HOOK_COMPLETE,
+    DN_HOOK_FAILED
+};
+/* sets it; DN_HOOK_OFF ends every wait */
+void dn_store_set_hook(dn_store *, int hook);
+/* Sleeps while it is DN_HOOK_ARMED, this many seconds at most; returns what it is. */
+int dn_store_await(dn_store *, double seconds);
+/* How many backwards were watched, those of all watchers of the store: whether what was read is of
+ * the last one. */
+int64_t dn_store_hook_count(dn_store *);
+/* How many backwards that use parameters of this store have begun, in all threads. */
+int64_t dn_store_passes(dn_store *);
+/* How many of the gradient's numbers, from the first, are complete in the watched backward; all, if
+ * that does not write it. They may be read until the next one, without a lock. */
+int64_t dn_param_ready(dn_param *);
+/* Whether nobody has written, cleared or scaled it since. */
+int dn_param_unchanged(dn_param *);
+
+/* Between hosts. out = factor g (zeros where the gradient is empty or factor is 0), elements [from,
+ * to); takes no lock. g = factor in; it counts as filled then. */
+void dn_param_take(dn_param *, double factor, int64_t from, int64_t to, dn_real *out);
+void dn_param_put(dn_param *, double factor, const dn_real *in);
+/* sum = x[0] + x[1] + ..., in this order; sum may be one of them */
+void dn_sum_arrays(int count, dn_real *const *x, int64_t n, dn_real *sum);
+/* bfloat16, the upper half of a float, rounded to nearest, ties to even. encode: code = x + rest
+ * rounded, and what that lacks is the new rest (0 where x is not finite); rest may be NULL: 0, and
+ * it is forgotten. */
+void dn_bf16_encode(int64_t n, const dn_real *x, dn_real *residual, uint16_t *code);
+void dn_bf16_decode(int64_t n, const uint16_t *code, dn_real *x);
+/* A number in shared memory: what was written before it was set is there for whoever reads the new
+ * number. */
+void dn_flag_set(int64_t *flag, int64_t value);
+int64_t dn_flag_get(const int64_t *flag);
+
+/* ---- the ranks of one host (csrc/parallel/shm_comm.c) -------------------- */
+/* The message of a rank before gradients are added up: this struct, then arrays. What lies from
+ * `structure` to `end_alike` is nearly always the same on all ranks. */
+typedef struct dn_rank_message {
+    double weight;           /* of this rank's gradients */
+    int64_t structure, step; /* hashes of the parameters, and of what the gradients belong to */
+    double settings[7];      /* of the trainer: Settings of trainers/state.py */
+    int64_t flags;           /* Flag of parallel/message.py */
+} dn_rank_message;
+typedef struct dn_rank_message_layout { /* in bytes, where the arrays begin */
+    int64_t frozen;                     /* a byte per parameter: whether it is frozen */
+    /* a byte per table: whether weight decay is multiplied into its rows */
+    int64_t settled, end_alike;
+    int64_t rows;         /* an int32_t per table: how many rows have a gradient */
+    int64_t filled, size; /* a byte per dense parameter: whether it has a gradient */
+} dn_rank_message_layout;
+/* dense ones first */
+typedef struct dn_members {
+    int n_dense, n_tables;
+    dn_param *const *params;
+} dn_members;
+dn_rank_message_layout dn_rank_message_layout_of(int n_dense, int n_tables);
+void dn_rank_message_write(const dn_rank_message *, const dn_members *, void *out);
+
+/* The cached plan of the steady state: how the ranks of one host add up gradients. All pointers are
+ * the caller's. Up to `buffers` it is constant; the rest is what was agreed on for the present
+ * update. */
+typedef struct dn_gradient_slot {
+    int chunk;
+    int64_t offset, length;
+} dn_gradient_slot;
+/* used as parameter `like` is */
+typedef struct dn_shard {
+    int chunk, like;
+    int64_t from, to;
+} dn_shard;
+/* [rank]: for a table's rows */
+typedef struct dn_shared_buffer {
+    dn_real *const *rows;
+    int *const *ids;
+    int64_t capacity;
+} dn_shared_buffer;
+typedef struct dn_shm_comm_plan {
+    dn_members of;
+    int ranks, rank;
+    /* of the dense parameters, as in dn_chunk_gradients */
+    const dn_gradient_slot *places;
+    dn_real *const *const *segments; /* [chunk][rank] */
+    dn_shared_buffer *buffers;       /* [table]; capacity 0: none yet */
+    const uint8_t **filled;          /* [rank][dense parameter]: whether it has a gradient */
+    int32_t *rows;                   /* (rank, table): how many rows have a gradient */
+    double *factors;                 /* [rank]: what its gradients are multiplied by */
+    dn_shard *shards;                /* capacity for n_dense */
+} dn_shm_comm_plan;
+/* What this rank adds up: all that some rank has, each number on one rank. Neighbours that the same
+ * ranks have used are one range; all ranges are cut into as many equal shares as ranks. Returns how
+ * many. */
+int dn_shm_comm_divide(const dn_shm_comm_plan *);
+int dn_shm_comm_sum_dense(const dn_shm_comm_plan *); /* dn_sum_ranks for each of these shares */
+
+/* A communicator sends and receives messages in memory that its ranks share. What the others have
+ * sent may be read until this rank sends the next. */
+typedef struct dn_shm_comm dn_shm_comm;
+/* of that memory, for messages of up to so many bytes; it begins as zeros, 64-aligned */
+int64_t dn_shm_comm_bytes(int ranks, int64_t most);
+/* NULL: out of memory */
+dn_shm_comm *dn_shm_comm_new(int ranks, int rank, void *memory, int64_t most);
+void dn_shm_comm_free(dn_shm_comm *);
+/* Whether all ranks have sent as much as this one; looks for so many seconds. */
+int dn_shm_comm_received(dn_shm_comm *, double seconds);
+const uint8_t *dn_shm_comm_message(dn_shm_comm *, int rank);
+
+/* WAITS: for another rank; call again when dn_shm_comm_received, with the same arguments. NEWS:
+ * messages must be read. */
+enum dn_shm_comm_outcome { DN_SHM_COMM_DONE, DN_SHM_COMM_WAITS, DN_SHM_COMM_NO_PLAN };
+/* Sends this rank's message and receives the others'. DONE: all are alike and rows fit into the
+ * windows of the plan, which holds now what was agreed on; factors are weight / sum of weights with
+ * `average`, else 1, or 0 for weight 0. NEWS otherwise, and without a plan. The outcome is the same
+ * on all ranks. No gradient is changed. DN_ERROR_VALUE: the message is too long. */
+int dn_shm_comm_negotiate(dn_shm_comm *, const dn_rank_message *, const dn_members *,
+                          dn_shm_comm_plan *, int average, double seconds);
+/* By the plan of the present update: gradients become their sums, times the factors.
+ * DN_ERROR_MEMORY; DN_ERROR_VALUE: too many ranks. */
+int dn_shm_comm_sum(dn_shm_comm *, dn_shm_comm_plan *, double seconds);

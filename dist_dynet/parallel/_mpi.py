@@ -1,0 +1,69 @@
+"""Starting and ending MPI: the module of mpi4py, loaded in time or not at all."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+from typing import Any
+
+from .._environment import number
+from ._launcher import Launch
+
+TIMEOUT = number("DIST_DYNET_TIMEOUT", 600)
+"""Seconds that a rank waits for ranks that are alive but do not come."""
+
+_LONGEST = 1e9
+"""Seconds that a timer of the system can be set to."""
+
+_finalizes = False
+"""Whether MPI is ended here, not by mpi4py."""
+
+
+def import_mpi(launch: Launch) -> Any:
+    """mpi4py's MPI module, initialised; the process ends with a traceback if the other ranks do not
+    come within TIMEOUT.
+
+    Raises:
+        ImportError: mpi4py is not installed.
+    """
+    global _finalizes
+    if launch.launcher == "Open MPI":
+        os.environ.setdefault("OMPI_MCA_btl", "^ofi")  # takes a second off the start
+    if launch.launcher == "Slurm" and "native" in os.environ.get("PMIX_SECURITY_MODE", "").split(
+        ","
+    ):
+        # a PMIx without munge, as in the wheel of Open MPI, would complain in sixteen lines
+        os.environ["PMIX_SECURITY_MODE"] = "native"
+    alone = "mpi4py.MPI" not in sys.modules
+    if alone:  # MPI_Init holds Python's lock: only a timer in C can end it
+        faulthandler.dump_traceback_later(
+            min(TIMEOUT, _LONGEST), exit=True, file=sys.__stderr__ or 2
+        )
+    try:
+        import mpi4py
+
+        if alone and mpi4py.rc.finalize is None:
+            # mpi4py would do it in a forked child, too, which then hangs
+            mpi4py.rc.finalize, _finalizes = False, True
+        from mpi4py import MPI
+    except ImportError as error:
+        raise ImportError(
+            f"dist_dynet.parallel: {launch.launcher} started this program as rank {launch.rank} of"
+            f" {launch.size}, but mpi4py cannot be imported ({error}). Run: pip install"
+            " 'dist-dynet[mpi]'"
+        ) from error
+    finally:
+        if alone:
+            faulthandler.cancel_dump_traceback_later()
+    if not MPI.Is_initialized():
+        MPI.Init_thread(MPI.THREAD_MULTIPLE)
+    return MPI
+
+
+def finalize_mpi() -> None:
+    """Ends MPI, at the end of the program; unless the program started it by itself, or said who
+    ends it (mpi4py.rc.finalize)."""
+    mpi = sys.modules["mpi4py.MPI"]
+    if _finalizes and not mpi.Is_finalized():
+        mpi.Finalize()
