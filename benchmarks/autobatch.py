@@ -1,10 +1,13 @@
 """On-the-fly batching: programs written for one example, unbatched and batched, beside dyNET38's,
-and PyTorch's batched by hand.
+and
+PyTorch's batched by hand.
 
     export DIST_DYNET_BENCH_DYNET=~/peers/dynet/bin/python
-    DIST_DYNET_BENCH_TORCH=~/peers/torch/bin/python python benchmarks/autobatch.py
-    # all, 3 rounds of 2 CPU seconds: 20 minutes python benchmarks/autobatch.py batch_treelstm
-    --batch 1 --rounds 5 python benchmarks/autobatch.py --strategies off depth agenda auto
+    DIST_DYNET_BENCH_TORCH=~/peers/torch/bin/python
+    python benchmarks/autobatch.py                                    # all, 3 rounds of 2 CPU
+    seconds: 20 minutes
+    python benchmarks/autobatch.py batch_treelstm --batch 1 --rounds 5
+    python benchmarks/autobatch.py --strategies off depth agenda auto
 
 Runs take turns as in run.py. `auto / off`: how the automatic choice compares with the same program
 unbatched; `us / dyNET38`: our best beside its best of batching on and off; `us / PyTorch`: beside

@@ -3,7 +3,7 @@
     python benchmarks/exchange.py [--ranks 2 4] [--megabytes 6.2] [--rounds 200]
 
 Half a minute. The model has 50 matrices, all used on every rank, as many numbers as the tagger of
-the examples by default. Each line: ms of one exchange, without the agreement before it: of each
+the examples by default. Each line: ms of one exchange, without the negotiation before it: of each
 round the slowest rank, of these the least, and the median (10 % - 90 %). The engines take turns of
 20 rounds, each after 3 that do not count. Before each exchange a rank writes all of its gradients,
 as backward does.

@@ -11,9 +11,10 @@ line per task and way, ms of the slowest rank, median over the steps and, in bra
 
     compute    the same step on every rank at once without an exchange
     wire       2 (N - 1) / N of the bytes, dense parameters and rows of tables that any host has
-    used, over the rate step       with the exchange
+               used, over the rate
+    step       with the exchange
     after      update() alone, of the rank that came to it last: what of exchange and update did not
-    fit beside backward; on a busy machine the
+               fit beside backward; on a busy machine the
                one figure to compare
     ratio      step / max(compute, wire)
 """

@@ -1,8 +1,10 @@
 """Prints what one element costs in elementwise functions and softmax, beside NumPy's copy, triad
-and functions on as many numbers.
+and
+functions on as many numbers.
 
     python benchmarks/kernels.py                                  # 4,096 and 1,048,576 numbers:
-    about 10 seconds python benchmarks/kernels.py exp softmax --size 512 --rounds 20
+                                                                  # about 10 seconds
+    python benchmarks/kernels.py exp softmax --size 512 --rounds 20
 
 A graph holds a number of nodes of one operation over the same inputs and is computed anew again and
 again; NumPy does the same into as many outputs. Times are the best of the rounds, in ns per element

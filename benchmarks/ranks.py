@@ -2,7 +2,8 @@
 PyTorch's DistributedDataParallel (gloo).
 
     python benchmarks/ranks.py                          # tagger and rnnlm, 2 ranks, 5 rounds: about
-    6 minutes python benchmarks/ranks.py tagger --ranks 1 2 4 --rounds 3
+                                                        # 6 minutes
+    python benchmarks/ranks.py tagger --ranks 1 2 4 --rounds 3
 
 Every rank trains on 32 sentences a step, one thread each. In each round these run once, in turn:
 
@@ -21,13 +22,12 @@ of the same round:
 
     efficiency          ranks / alone, and the same for PyTorch
     lockstep / alone    what `alone` would have reached had its processes waited for one another
-    after each step, and exchanged nothing: as the
-                        time of a step varies from core to core and from step to step, no exchange
-                        can do better
+                        after each step, and exchanged nothing: as the time of a step varies
+                        from core to core and from step to step, no exchange can do better
     ranks / t-ddp
 
 `parts` is one more run of the ranks in which a barrier stands before each update, so that waiting
-for a slower rank is not counted as exchange: ms of a step (computing, waiting, agreement and
+for a slower rank is not counted as exchange: ms of a step (computing, waiting, negotiation and
 exchange, update), of each the median.
 """
 

@@ -2,9 +2,10 @@
 ratios.
 
     python benchmarks/run.py                                  # all tasks, 3 rounds of 3 CPU
-    seconds: about 2 minutes python benchmarks/run.py tagger rnnlm --rounds 5 --seconds 4
+                                                              # seconds: about 2 minutes
+    python benchmarks/run.py tagger rnnlm --rounds 5 --seconds 4
     python benchmarks/run.py setup --dir VENVS                # makes the peers' venvs VENVS/dynet
-    and VENVS/torch
+                                                              # and VENVS/torch
 
 The peers' interpreters come from --dynet-python and --torch-python, or from the environment
 variables DIST_DYNET_BENCH_DYNET and DIST_DYNET_BENCH_TORCH. Peers that are not installed are left

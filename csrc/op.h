@@ -108,7 +108,7 @@ typedef struct dn_row_products {
     const int *column;
 } dn_row_products;
 
-/* What a call asks of its caller: a node by itself, a group of nodes, a cell. The functions below
+/* What a call asks of its caller: a node by itself, a group, a traced function. The functions below
  * say what each is. */
 typedef struct dn_gradient_routes {
     int (*wants)(const dn_call *, int k);

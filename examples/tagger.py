@@ -6,18 +6,19 @@ tags. One script for one process and for many:
 
     python examples/tagger.py                    # one core
     mpirun -n 2 python examples/tagger.py        # two: each batch of 32 sentences is divided over
-    the ranks python examples/tagger.py --quick            # one epoch on 4,000 sentences
+                                                 # the ranks
+    python examples/tagger.py --quick            # one epoch on 4,000 sentences
     python examples/tagger.py --checkpoint runs/checkpoints    # goes on from there when it is
-    started again after a kill
+                                                               # started again after a kill
 
 What makes it parallel are the lines that say `parallel`; with one process they change nothing. The
 number of ranks does not change what is learned: with --dropout 0 the losses of all updates agree to
 rounding.
 
 How long: an epoch has 204,577 words and takes 5 s on one core, everything 40 s (the original DyNet:
-16 s and 95 s). What to expect: dev accuracy 0.925 after one epoch and 0.947 after five, then
-`test accuracy 0.950` (each +- 0.003). What it leaves in --output: model.txt (the epoch best on
-dev), vocabulary.json, metrics.jsonl (a JSON object for each update and each epoch), curve.png.
+16 s and 95 s). What to expect: dev accuracy 0.925 after one epoch and 0.947 after five, then `test
+accuracy 0.950` (each +- 0.003). What it leaves in --output: model.txt (the epoch best on dev),
+vocabulary.json, metrics.jsonl (a JSON object for each update and each epoch), curve.png.
 """
 
 import argparse

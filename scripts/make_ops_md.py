@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Writes docs/ops.md: all operations, from the rows in csrc/ops (formula, flags) and the docstrings
-of dist_dynet/ops (shapes, gradient, ...).
+of
+dist_dynet/ops (shapes, gradient, ...).
 
     python scripts/make_ops_md.py            writes docs/ops.md; the package must be built or
-    installed python scripts/make_ops_md.py FILE       writes another file
+                                             installed
+    python scripts/make_ops_md.py FILE       writes another file
 
 How long: two seconds. What to expect: the name of the file. tests/test_ops_md.py fails when the
 file is not what the sources say.
@@ -65,10 +67,20 @@ def flag_meanings():
     enum = re.search(
         r"enum dn_op_flag \{(.*?)\n\};", (ROOT / "csrc" / "dn_api.h").read_text(), re.S
     )[1]
-    return {
-        name: " ".join(text.split())
-        for name, text in re.findall(r"(DN_\w+) = \d+,?\s*/\* (.*?) \*/", enum, re.S)
-    }
+    meanings, before = {}, ""
+    for text, name, after in re.findall(
+        r"/\*(.*?)\*/|(DN_\w+) = \d+,?(?:[ \t]*/\*(.*?)\*/)?", enum, re.S
+    ):  # a long comment stands before its flag
+        if name:
+            meanings[name], before = comment(after or before), ""
+        else:
+            before = text
+    return meanings
+
+
+def comment(text):
+    """Its words, without the stars that begin its lines."""
+    return " ".join(re.sub(r"^\s*\*", "", text, flags=re.M).split())
 
 
 def flag_words(op, meanings):
@@ -78,7 +90,7 @@ def flag_words(op, meanings):
     shared = flags >> int(
         re.search(r"DN_BROADCAST_SHIFT = (\d+)", (ROOT / "csrc" / "op.h").read_text())[1]
     )
-    return words + [f"shared {k}" for k in range(8) if shared & 1 << k]
+    return words + [f"broadcast {k}" for k in range(8) if shared & 1 << k]
 
 
 def formula(op):
@@ -263,7 +275,7 @@ def document():
         f"- *{flag.removeprefix('DN_').lower()}*: {escaped(text)}"
         for flag, text in meanings.items()
     ]
-    table += ["- *shared k*: merged nodes have input k in common (a weight, a bias)", ""]
+    table += ["- *broadcast k*: merged nodes have input k in common (a weight, a bias)", ""]
     for file, rows in c_files().items():
         if rows:
             table += [f"`{file}`", "", "| node | formula | flags | made by |", "|---|---|---|---|"]

@@ -4,20 +4,23 @@
 #
 #     scripts/namespace_hosts.sh dist-dynet run --hosts node0:1,node1:1,node2:1 train.py
 #     scripts/namespace_hosts.sh -n 2 -r 1gbit dist-dynet run --no-bind --hosts node0:1,node1:1
-#     train.py
+#         train.py
 #
 #     -n N       so many hosts, node0, node1, ... (default 3)
 #     -r RATE    what each host can send and get at most, as tc writes it: 1gbit, 200mbit (default:
-#     no limit)
+#         no limit)
 #
 # A host has its own name, network card (eth0), shared memory (/dev/shm) and IPC; files and
-# processors are those of the machine. The command finds DIST_DYNET_LAUNCH_AGENT and
-# DIST_DYNET_INTERFACE set, so that dist-dynet run reaches the other hosts without ssh.
+# processors are those of the machine. The command
+# finds DIST_DYNET_LAUNCH_AGENT and DIST_DYNET_INTERFACE set, so that dist-dynet run reaches the
+# other hosts without ssh.
 #
 # How long: three hosts are there after 0.3 s. What to expect: the command's output and exit status;
-# afterwards nothing is left, not even when this script is killed (-9), but for an empty folder in
-# that case. 77 and a reason where the kernel does not allow it. Needs: root, or a kernel that lets
-# users make namespaces; ip and tc (iproute2), unshare, nsenter and setpriv (util-linux).
+# afterwards nothing is left, not even when
+# this script is killed (-9), but for an empty folder in that case. 77 and a reason where the kernel
+# does not allow it.
+# Needs: root, or a kernel that lets users make namespaces; ip and tc (iproute2), unshare, nsenter
+# and setpriv (util-linux).
 set -euo pipefail
 
 cannot() {
@@ -38,7 +41,8 @@ if [[ ! $hosts =~ ^[1-9][0-9]?$ ]] || [ $# -lt "$OPTIND" ]; then
     exit 64
 fi
 
-# ---- outside: into namespaces of our own, where everything else happens and ends -------
+# ---- outside: into namespaces of our own, where everything else happens and ends
+# -----------------------------------------------------------
 
 if [ -z "${NAMESPACE_HOSTS:-}" ]; then
     for tool in ip tc unshare nsenter setpriv; do
@@ -61,7 +65,8 @@ if [ -z "${NAMESPACE_HOSTS:-}" ]; then
     exit "$status"
 fi
 
-# ---- inside: a switch, and the hosts around it -----------------------------------------
+# ---- inside: a switch, and the hosts around it
+# ---------------------------------------------------------------------------------------------
 
 folder=$NAMESPACE_HOSTS
 unset NAMESPACE_HOSTS
@@ -97,7 +102,8 @@ ip link set switch up
 ip link set lo up
 for ((i = 0; i < hosts; i++)); do
     # A sleeping process holds the namespaces of the host; the rename makes the file whole when it
-    # is seen. shellcheck disable=SC2016
+    # is seen.
+    # shellcheck disable=SC2016
     unshare --net --uts --ipc --mount sh -c '
         hostname "$1" && mount -t tmpfs none /dev/shm && echo $$ >"$2.new" && mv "$2.new" "$2" && exec sleep infinity
     ' sh "node$i" "$folder/node$i.process" </dev/null >/dev/null 2>&1 &

@@ -2,12 +2,15 @@
 # Builds the extensions with the address and undefined-behaviour sanitizers in a temporary folder
 # and runs the tests under them.
 #     scripts/sanitize.sh                       # all tests but those marked mpi or slow, and those
-#     that limit or measure memory scripts/sanitize.sh tests/test_rnn.py     # these only; options
-#     of pytest may follow DIST_DYNET_DTYPE=float64 scripts/sanitize.sh
+#                                                 that limit or measure memory
+#     scripts/sanitize.sh tests/test_rnn.py     # these only; options of pytest may follow
+#     DIST_DYNET_DTYPE=float64 scripts/sanitize.sh
 # Needs: GCC with libasan and libubsan; the Python that runs the tests (PYTHON, else
-# .venv/bin/python, else python3). How long: two minutes to build (both number types), then about
-# three times as long as the tests take otherwise. What to expect: pytest's summary and status 0.
-# The first fault ends the run with its report: read the first stack that names a file of csrc.
+# .venv/bin/python, else python3).
+# How long: two minutes to build (both number types), then about three times as long as the tests
+# take otherwise.
+# What to expect: pytest's summary and status 0. The first fault ends the run with its report: read
+# the first stack that names a file of csrc.
 #     Leaks are not looked for: Python itself leaves memory behind.
 set -euo pipefail
 

@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # Runs the whole test suite from a fresh clone: makes .venv, installs the toolkit with its test
-# extra (mpirun comes from the mpich wheel), then pytest, MPI programs under mpirun -n 2 and 4 and
-# the double-precision build included. Some MPI programs run with Open MPI, too, from a second venv
-# inside the first.
+# extra (mpirun comes from the mpich wheel), then
+# pytest, MPI programs under mpirun -n 2 and 4 and the double-precision build included. Some MPI
+# programs run with Open MPI, too, from a second
+# venv inside the first.
 #
 #     scripts/test.sh                    everything: what needs no MPI in two processes, then the
-#     MPI programs scripts/test.sh -m 'not slow' -x   arguments go to pytest
+#                                        MPI programs
+#     scripts/test.sh -m 'not slow' -x   arguments go to pytest
 #
 # How long: installing takes a minute or two at the first call, the tests under fifteen minutes on
-# two cores. What to expect: pytest's summary, twice without arguments, all passed; a skip says its
-# reason. Needs: Python >= 3.10 with pip and venv, a C compiler.
+# two cores.
+# What to expect: pytest's summary, twice without arguments, all passed; a skip says its reason.
+# Needs: Python >= 3.10 with pip and venv, a C compiler.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 

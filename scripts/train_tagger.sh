@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # Trains the part-of-speech tagger (examples/tagger.py) data-parallel on 2 ranks, from a fresh
-# clone: makes .venv, installs the toolkit with MPI into it, trains, and prints the accuracy on the
-# test set.
+# clone: makes .venv,
+# installs the toolkit with MPI into it, trains, and prints the accuracy on the test set.
 #
 #     scripts/train_tagger.sh                    5 epochs; other options go to tagger.py: --epochs 8
-#     --dropout 0 QUICK=1 scripts/train_tagger.sh            1 epoch on 4,000 sentences
+#                                                --dropout 0
+#     QUICK=1 scripts/train_tagger.sh            1 epoch on 4,000 sentences
 #     RANKS=4 scripts/train_tagger.sh            another number of ranks (1 works, too)
 #
 # How long: installing takes a minute or two at the first call, training less than a minute
-# (QUICK=1: 10 s). What to expect: a line per epoch, with dev accuracy 0.92 rising to 0.945 and
-# more, and at the end `test accuracy 0.949` (QUICK=1: 0.85). Model, metrics (JSON lines) and curve
-# are left in runs/tagger. Needs: Python >= 3.10 with pip and venv, a C compiler.
+# (QUICK=1: 10 s).
+# What to expect: a line per epoch, with dev accuracy 0.92 rising to 0.945 and more, and at the end
+# `test accuracy 0.949` (QUICK=1: 0.85). Model, metrics (JSON lines) and curve are left in
+# runs/tagger.
+# Needs: Python >= 3.10 with pip and venv, a C compiler.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 

@@ -2,8 +2,8 @@
 own.
 
     python tests/nonsense.py calls LOG [SEED [N]]      each public function N times with nonsense
-    arguments python tests/nonsense.py programs LOG [SEED [N]]   N random small programs
-    (hypothesis)
+                                                       arguments
+    python tests/nonsense.py programs LOG [SEED [N]]   N random small programs (hypothesis)
 
 What is about to run is written to LOG first, so that a crash can be told. Any exception but the
 usual ones ends the program with status 1.

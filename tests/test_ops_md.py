@@ -89,3 +89,14 @@ def test_signature(script):
 def test_text_is_escaped_for_markdown(script):
     assert script.escaped("y_i = |x_i| * 2") == r"y\_i = \|x\_i\| \* 2"
     assert script.escaped("see `x_i`") == "see `x_i`"
+
+
+def test_each_flag_has_the_meaning_that_stands_beside_it(script):
+    """A comment stands behind its flag, or before it where it is long."""
+    header = (ROOT / "csrc" / "dn_api.h").read_text()
+    enum = header.partition("enum dn_op_flag {")[2].partition("};")[0]
+    meanings = script.flag_meanings()
+    assert [*meanings] == re.findall(r"(DN_\w+) =", enum)
+    assert meanings["DN_NO_GRAD"] == "sends no gradient to its inputs"
+    assert meanings["DN_LEAF"].startswith("has no inputs to send gradients to")
+    assert not [text for text in meanings.values() if "*" in text]

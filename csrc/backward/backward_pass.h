@@ -1,4 +1,4 @@
-/* A backward pass over a tape, back through its schedule: places for gradients, products that are
+/* A backward pass over a tape, back through its schedule: gradient slots, products that are
  * collected, rows whose gradients are added up, hooks that are notified of what is complete. It
  * does not know how a schedule is made, nor any operation by name but those of leaves.c. */
 #pragma once

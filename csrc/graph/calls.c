@@ -66,8 +66,23 @@ static int64_t make_many(int op, int n, const int64_t *handles, int n_ints, cons
     return first < 0 ? first : dn__handle(t, first);
 }
 
+/* A node of one or two inputs without attributes, the most frequent kind, with no arrays on the way. */
+static int64_t make_small(int op, int n, const int64_t *handles) {
+    dn_tape *t = dn__handle_tape(handles[0]);
+    if (!t && n == 2) t = dn__handle_tape(handles[1]);
+    if (!t) return DN_ERROR_NO_GRAPH;
+    DN_ENTER(t);
+    const dn_op *o = checked_op(t, op, n);
+    if (!o) return DN_ERROR_VALUE;
+    int inputs[2];
+    if ((inputs[0] = dn__find(t, handles[0])) < 0) return inputs[0];
+    if (n == 2 && (inputs[1] = dn__find(t, handles[1])) < 0) return inputs[1];
+    return dn__finish(t, dn__make(t, o, n, inputs, 0, NULL, 0, NULL, NULL));
+}
+
 int64_t dn_node_many(int op, int n, const int64_t *handles, int n_ints, const int *ints,
                      int n_floats, const double *floats) {
+    if ((n == 1 || n == 2) && !n_ints && !n_floats) return make_small(op, n, handles);
     return make_many(op, n, handles, n_ints, ints, n_floats, floats, 0);
 }
 

@@ -37,7 +37,7 @@ static int is_fast(const dn_tape *t, int i) {
     return work <= DN_FAST_WORK;
 }
 
-int dn_fast_value(int64_t a, dn_dim *dim, int workspace, double *out) {
+int dn_fast_value(int64_t a, dn_dim *dim, int capacity, double *out) {
     dn_tape *t = dn__handle_tape(a);
     if (!t) return DN_FALLBACK;
     DN_ENTER_OR(t, DN_FALLBACK);
@@ -46,7 +46,7 @@ int dn_fast_value(int64_t a, dn_dim *dim, int workspace, double *out) {
     const dn_node *node = &t->nodes[i];
     const size_t n = dn__elements(&node->dim);
     /* parameters are left to dn_value, which copies what is read */
-    if (!n || n > (size_t)workspace || viewed(t, i)) return DN_FALLBACK;
+    if (!n || n > (size_t)capacity || viewed(t, i)) return DN_FALLBACK;
     const int error = dn__forward(t, i);
     if (error == DN_ERROR_PYTHON) t->schedule->unreported = error;
     if (error || (t->schedule->any_failed && node->failed)) return DN_FALLBACK;

@@ -135,21 +135,31 @@ static PyTypeObject *class_of(PyObject *const *named, PyObject *names) {
     return cls;
 }
 
+/* A node of one or two expressions and nothing else, the most frequent kind. */
+static int64_t node_of_few(const Op *op, PyObject *const *x, int n) {
+    int64_t handles[2];
+    for (int i = 0; i < n; i++)
+        if (!is_node(x[i]) || (handles[i] = ((Node *)x[i])->handle) < 0) return NOT_HANDLED;
+    return dn__node(op->number, n, handles, 0, NULL, 0, NULL, 0);
+}
+
 /* node(op, *expressions and attributes, what="", cls=Expression) */
 static PyObject *node(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     Given g;
     PyTypeObject *cls = names ? class_of(args + n, names) : dn__expression_type;
     const Op *op = n && cls ? find_op(args[0]) : NULL;
     int64_t handle = NOT_HANDLED;
-    if (op) {
-        if (!take_all(&g, args + 1, n - 1, op->takes_list)) handle = NOT_HANDLED;
-        else if (g.n)
-            handle =
-                dn__node(op->number, g.n, g.handles, g.n_ints, g.ints, g.n_floats, g.floats, 0);
-        else if (dn__current >= 0)
-            handle =
-                dn__calls->leaf(dn__current, op->number, g.n_ints, g.ints, g.n_floats, g.floats);
-        free(g.memory);
+    if (op && (n == 2 || n == 3)) handle = node_of_few(op, args + 1, (int)n - 1);
+    if (op && handle == NOT_HANDLED) {
+        if (take_all(&g, args + 1, n - 1, op->takes_list)) {
+            if (g.n)
+                handle =
+                    dn__node(op->number, g.n, g.handles, g.n_ints, g.ints, g.n_floats, g.floats, 0);
+            else if (dn__current >= 0)
+                handle = dn__calls->leaf(dn__current, op->number, g.n_ints, g.ints, g.n_floats,
+                                         g.floats);
+        }
+        if (g.memory) free(g.memory);
     }
     if (handle == DN_ERROR_PYTHON) return dn__python_error();
     return handle >= 0 ? dn__new_node(cls, handle) : dn__general(self, args, n, names);

@@ -1,9 +1,10 @@
 """Programs written for DyNet run on dist_dynet: `import dynet` means this package, in this process
-and its children.
+and
+its children.
 
     python -m dist_dynet.compat train.py --dynet-seed 1        a program, unchanged
     import dist_dynet.compat; dist_dynet.compat.install()      from within: a sitecustomize.py, a
-    conftest.py
+                                                               conftest.py
 
 `dynet`, `_dynet`, `dynet_config` and `dynet_viz` resolve to modules made of this package's names; a
 real DyNet, if there is one, is hidden. Numbers are DyNet's (dy.init(rng="dynet")).

@@ -1,8 +1,11 @@
-"""Stores what the programs here print under the real DyNet, and the real DyNet's names, for tests/test_compat.py. About half a minute.
+"""Stores what the programs here print under the real DyNet, and the real DyNet's names, for
+tests/test_compat.py. About half a minute.
 
-    python tests/compat/make_numbers.py --out tests/data/compat      with a Python that has the real DyNet (package dyNET38 2.2)
+    python tests/compat/make_numbers.py --out tests/data/compat      with a Python that has the real
+                                                                     DyNet (package dyNET38 2.2)
 
-With --module dist_dynet.compat it runs them under this package instead and prints how the two compare in time: --time.
+With --module dist_dynet.compat it runs them under this package instead and prints how the two
+compare in time: --time.
 """
 
 import argparse

@@ -2,7 +2,8 @@
 
 MODE is
     plain     in one process, with the trainers of one process: what all else is compared with.
-    RANKS: how many a Join is among; run       on the ranks that there are;
+              RANKS: how many a Join is among;
+    run       on the ranks that there are;
     begin     the same, killed at a drawn step, with checkpoints in OUT.runs;
     resume    goes on from these.
 Rank 0 writes the parameters that each program ends with into OUT; the words of a refusal stand

@@ -10,10 +10,12 @@ behind the loop over an epoch.
     epochs=4 loop=for      or while
     rest=0                 seconds of sleep in each step
     die=7:1 where=body     rank 1 kills itself in that step: in its body, or behind the loop of the
-    epoch usr1=7:1               rank 1 gets SIGUSR1 in that step
+                           epoch
+    usr1=7:1               rank 1 gets SIGUSR1 in that step
     accumulate=1
     compression=           bf16: of messages between hosts, each rank then taking itself for a host
-    of its own average=no             yes: a moving average, which reads the table in each update
+                           of its own
+    average=no             yes: a moving average, which reads the table in each update
 """
 
 import os

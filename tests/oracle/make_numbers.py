@@ -1,7 +1,8 @@
 """Makes the stored oracle numbers: what the real DyNet computes for fixed inputs.
 
     python -m venv VENV && VENV/bin/pip install dyNET38 numpy      # the real DyNet: package dyNET38
-    2.2 (Python 3.11) VENV/bin/python tests/oracle/make_numbers.py --out tests/data
+                                                                   # 2.2 (Python 3.11)
+    VENV/bin/python tests/oracle/make_numbers.py --out tests/data
 
 writes tests/data/oracle/{ops,ops_more,random,trainers,trainers_other,lstm,rnn,xor}.json and
 tests/data/dynet_files/*. The stored files were made with dyNET38 2.2 (which calls itself 2.1),
