@@ -6,7 +6,8 @@
  * backward, places of last uses are found by one pass over nodes and inputs; nothing of it is done
  * in a backward that nobody watches. An operation may tell of an input before it goes on with
  * another: a matrix gets its gradient before what it was multiplied by, since it takes long to
- * send. Knows nodes and parameters; who reads the gradients and why is the business of the hook's owner. */
+ * send. Knows nodes and parameters; why gradients are read is the
+ * business of the hook's owner. */
 #include "backward_pass.h"
 
 static int hooks(const dn_tape *t, const dn_store *store) {

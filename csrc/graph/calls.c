@@ -66,7 +66,7 @@ static int64_t make_many(int op, int n, const int64_t *handles, int n_ints, cons
     return first < 0 ? first : dn__handle(t, first);
 }
 
-/* A node of one or two inputs without attributes, the most frequent kind, with no arrays on the way. */
+/* A node of one or two inputs without attributes, the most frequent kind: no arrays on the way. */
 static int64_t make_small(int op, int n, const int64_t *handles) {
     dn_tape *t = dn__handle_tape(handles[0]);
     if (!t && n == 2) t = dn__handle_tape(handles[1]);

@@ -24,9 +24,9 @@ typedef struct dn_seat {
     uint8_t reached;
 } dn_seat;
 
-/* Of dn_seat.lookahead: in a long chain no input is known, so that each search in vain halves it for
- * the next one along the chain, down to the least; a search that has found something leaves the
- * next one with the most. */
+/* Of dn_seat.lookahead: in a long chain no input is known. So each search in vain halves it for the
+ * next one along the chain, down to the least; a search that has found something leaves the next
+ * one with the most. */
 enum { DN_MOST_LOOKAHEAD = 128, DN_LEAST_LOOKAHEAD = 4 };
 
 /* Nodes computed as one (group.h): members[first ... first + n - 1], the first of which is the
