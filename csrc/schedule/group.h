@@ -5,10 +5,10 @@
  *
  * An input is *broadcast* when it is the same unbatched node for all nodes of the group (a weight,
  * a bias): the call sees it once, with stride 0. Any other input is *gathered*: the nodes' inputs
- * side by side. Where they lie so in the memory of one group or owner, their gradients do, too, and both
- * are used in place. Otherwise they are copied: a *gather*, which later groups with the same inputs
- * use again. Its gradient is scattered once, after the backward of the group that made it, which is
- * the first user in forward and so the last in backward. */
+ * side by side. Where they lie so in the memory of one group or owner, their gradients do, too, and
+ * both are used in place. Otherwise they are copied: a *gather*, which later groups with the same
+ * inputs use again. Its gradient is scattered once, after the backward of the group that made it,
+ * which is the first user in forward and so the last in backward. */
 #pragma once
 
 #include "schedule.h"
