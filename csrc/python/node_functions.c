@@ -143,13 +143,24 @@ static int64_t node_of_few(const Op *op, PyObject *const *x, int n) {
     return dn__node(op->number, n, handles, 0, NULL, 0, NULL, 0);
 }
 
+/* A node of a list of expressions and nothing else. */
+static int64_t node_of_list(const Op *op, PyObject *list) {
+    int64_t handles[FEW];
+    const Py_ssize_t n = PyList_CheckExact(list) ? PyList_Size(list) : 0;
+    if (n < 1 || n > FEW) return NOT_HANDLED;
+    for (Py_ssize_t i = 0; i < n; i++)
+        if ((handles[i] = handle_of(PyList_GetItem(list, i))) < 0) return NOT_HANDLED;
+    return dn__node(op->number, (int)n, handles, 0, NULL, 0, NULL, 0);
+}
+
 /* node(op, *expressions and attributes, what="", cls=Expression) */
 static PyObject *node(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     Given g;
     PyTypeObject *cls = names ? class_of(args + n, names) : dn__expression_type;
     const Op *op = n && cls ? find_op(args[0]) : NULL;
     int64_t handle = NOT_HANDLED;
-    if (op && (n == 2 || n == 3)) handle = node_of_few(op, args + 1, (int)n - 1);
+    if (op && op->takes_list) handle = n == 2 ? node_of_list(op, args[1]) : NOT_HANDLED;
+    else if (op && (n == 2 || n == 3)) handle = node_of_few(op, args + 1, (int)n - 1);
     if (op && handle == NOT_HANDLED) {
         if (take_all(&g, args + 1, n - 1, op->takes_list)) {
             if (g.n)
