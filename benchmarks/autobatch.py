@@ -1,6 +1,5 @@
 """On-the-fly batching: programs written for one example, unbatched and batched, beside dyNET38's,
-and
-PyTorch's batched by hand.
+and PyTorch's batched by hand.
 
     export DIST_DYNET_BENCH_DYNET=~/peers/dynet/bin/python
     DIST_DYNET_BENCH_TORCH=~/peers/torch/bin/python

@@ -1,6 +1,5 @@
 """Prints what one element costs in elementwise functions and softmax, beside NumPy's copy, triad
-and
-functions on as many numbers.
+and functions on as many numbers.
 
     python benchmarks/kernels.py                                  # 4,096 and 1,048,576 numbers:
                                                                   # about 10 seconds

@@ -3,7 +3,7 @@ what it predicts for 2 to 1024 ranks.
 
     python benchmarks/scaling.py      # measures here, 2 and 4 ranks of one host: about 1 minute
     python benchmarks/scaling.py --alpha 30e-6 --gbit 10 --cores 16
-                                      # predicts for hosts of 16 ranks with links of 10 Gbit/s, 30 us
+                                      # predicts for hosts of 16 ranks, 10 Gbit/s, 30 us
 
 A message of n bytes takes alpha + n beta seconds. A ring all-reduce of n bytes over H hosts takes 2
 (H - 1) (alpha + n beta / H), an all-gather of n bytes from each (H - 1) (alpha + n beta). The fit

@@ -140,7 +140,7 @@ def _masks(n):
     lstm.set_dropout(0.5)
     lstm.initial_state()
     lstm.set_dropout_masks(n)
-    return _numbers(lstm._last_context.masks[0][0].dim()[1])
+    return _numbers(lstm._start._masks[0][0].dim()[1])
 
 
 def _seeded(seed):

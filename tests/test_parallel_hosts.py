@@ -128,9 +128,9 @@ def test_compression_keeps_what_it_takes_away(rng):
     x = rng.normal(size=100).astype(DTYPE)
     compression.encode(x, 10, 60)
     assert (
-        not compression.rest[:10].any()
-        and not compression.rest[60:].any()
-        and compression.rest[10:60].any()
+        not compression.residual[:10].any()
+        and not compression.residual[60:].any()
+        and compression.residual[10:60].any()
     )
 
 

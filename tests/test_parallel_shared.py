@@ -72,7 +72,7 @@ def divided(places, filled, rank):
         "rank": rank,
         "places": at,
         "filled": used,
-        "shares": shares,
+        "shards": shares,
     }
     count = lib.dn_shm_comm_divide(ffi.new("dn_shm_comm_plan *", fields))
     return [((s.chunk, getattr(s, "from"), s.to), filled[:, s.like]) for s in shares[0:count]]

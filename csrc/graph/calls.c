@@ -118,7 +118,9 @@ int64_t dn_output_views(int64_t owner, int first, int n, int size) {
     DN_ENTER(t);
     int i = dn__find(t, owner);
     if (i < 0) return i;
-    if (n < 1) return dn__tape_fail(t, DN_ERROR_VALUE, "part: takes at least one part; got %d.", n);
+    if (n < 1)
+        return dn__tape_fail(t, DN_ERROR_VALUE, "output_view: takes at least one output; got %d.",
+                             n);
     const int begin = make_output_views(t, i, first, n, size);
     return begin < 0 ? begin : dn__handle(t, begin);
 }

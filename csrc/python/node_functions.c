@@ -309,7 +309,7 @@ static PyObject *traced_call(PyObject *self, PyObject *const *args, Py_ssize_t n
 
 /* tree_node(weights, n_ary, x, *children): a handle, or the error of C */
 static PyObject *tree_node(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
-    int64_t x, children[2] = {0, 0};
+    int64_t x = 0, children[2] = {0, 0};
     const int64_t *weights = n > 2 && PyBytes_Check(args[0])
                                  ? (const int64_t *)(const void *)PyBytes_AsString(args[0])
                                  : NULL;

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -22,20 +23,22 @@ class CheckpointFiles:
     """Those of one directory, of which the last `keep` stay."""
 
     def __init__(self, directory: FileName, keep: int) -> None:
-        self._directory, self._keep, self._cleaned = (
-            Path(directory),
-            size(keep, "Checkpointer", " for keep"),
-            False,
-        )
+        self._directory, self._cleaned = Path(directory), False
+        self._keep = size(keep, "Checkpointer", " for keep")
+        self._lock = threading.Lock()
         if keep < 1:
             raise ValueError(f"Checkpointer: keep must be 1 or more; got {keep}.")
 
     def write(self, content: Iterable[Any], step: int) -> None:
-        """One more file, after so many updates.
+        """One more file, after so many updates. Threads take turns.
 
         Raises:
             OSError: it cannot be written to the end.
         """
+        with self._lock:
+            self._write(content, step)
+
+    def _write(self, content: Iterable[Any], step: int) -> None:
         self._clean()
         serial = max((number for number, _ in self._all()), default=0) + 1
         path = self._directory / f"checkpoint-{serial:06d}-step-{step}.safetensors"

@@ -73,7 +73,7 @@ class Plan:
             self.c.filled,
             self.c.rows,
             self.c.factors,
-            self.c.shares,
+            self.c.shards,
         ) = self._kept
         self._of_chunks, self._buffers = by_chunk, dict(buffers)
         for table, buffer in buffers.items():

@@ -146,20 +146,22 @@ ROWS = [
             refuses(
                 lambda: parts(dy.zeros(6), 3, 1, 2),
                 ValueError,
-                r"^part: lies outside its owner, \(6,\)",
+                r"^output_view: lies outside its owner, \(6,\)",
             ),
             refuses(
-                lambda: parts(dy.zeros(6), -1, 1, 2), ValueError, "^part: lies outside its owner"
+                lambda: parts(dy.zeros(6), -1, 1, 2),
+                ValueError,
+                "^output_view: lies outside its owner",
             ),
             refuses(
                 lambda: parts(dy.zeros(6), 0, 0, 2),
                 ValueError,
-                "^part: takes at least one part; got 0",
+                "^output_view: takes at least one output; got 0",
             ),
             refuses(
                 lambda: parts(dy.zeros(6), 1 << 30, 1, 1 << 20),
                 ValueError,
-                "^part: lies outside its owner",
+                "^output_view: lies outside its owner",
             ),
         ],
     ),
