@@ -23,7 +23,7 @@ def test_string_hashes_that_differ_are_said_once():
     status, output, _ = mpirun(3, "environment.py", PYTHONHASHSEED="random")
     assert status == 0 and "ok" in output.splitlines()
     assert output.count("Python hashes strings differently on each rank") == 1, output
-    assert "PYTHONHASHSEED=0" in output and "mpi/environment.py:15: RuntimeWarning" in output
+    assert "PYTHONHASHSEED=0" in output and "mpi/environment.py:16: RuntimeWarning" in output
 
 
 @pytest.mark.parametrize("name", ["Python", "NumPy"])

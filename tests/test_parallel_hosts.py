@@ -24,7 +24,7 @@ PROPERTIES = (
     "thread_is_left_out_where_it_does_not_pay",
     "gradients_leave_between_the_steps_of_backward",
     "ranks_that_disagree_keep_their_gradients",
-    "exchange_goes_on_while_the_agreement_is_waited_for",
+    "exchange_continues_while_the_agreement_is_waited_for",
     "only_what_is_used_again_and_again_is_sent_early",
     "second_backward_before_the_update",
     "second_backward_before_the_update_in_steps",
@@ -38,7 +38,7 @@ PROPERTIES = (
     "parameters_added_later",
     "parameters_without_numbers",
     "compression_is_bounded_and_loses_nothing",
-    "compressed_runs_go_on_from_their_state",
+    "compressed_runs_continue_from_their_state",
     "backward_without_an_update_at_the_end",
     "backward_without_an_update_everywhere",
     "trainer_that_goes",
@@ -202,7 +202,7 @@ def test_between_hosts(what):
         for what in ("sums_are_those_of_one_process", "overlap_changes_nothing")
     ]
     + [
-        ("abc", "compressed_runs_go_on_from_their_state"),
+        ("abc", "compressed_runs_continue_from_their_state"),
         ("abc", "ranks_that_disagree_keep_their_gradients"),
     ],
 )
@@ -214,7 +214,7 @@ def test_other_numbers_of_hosts_and_ranks(layout, what):
 @pytest.mark.mpi
 @needs_mpi
 def test_without_memory_on_a_host_mpi_takes_over():
-    status, output, _ = on_hosts("aab", "hosts.py", "no_room")
+    status, output, _ = on_hosts("aab", "hosts.py", "no_memory")
     assert (
         status == 0
         and output.count("gradients are exchanged by MPI instead of shared memory") == 1

@@ -20,13 +20,13 @@ PROPERTIES = (
     "chunks_move_and_return",
     "late_parameters_and_chunks",
     "used_on_one_rank_and_frozen",
-    "rows_of_windows_that_grow",
+    "rows_of_buffers_that_grow",
     "negotiation_adds_up_nothing",
     "updates_go_without_python",
     "other_parameters_in_each_update_go_without_python",
     "stack_parser_goes_without_python",
-    "usual_updates_between_other_meetings",
-    "report_that_outgrows_the_team",
+    "steady_updates_between_other_meetings",
+    "report_that_outgrows_the_buffers",
     "update_after_an_interrupted_one",
     "fork",
     "memory_outlives_the_trainer_of_a_graph",
@@ -203,7 +203,7 @@ def test_shared_memory(what, ranks):
 @needs_mpi
 @pytest.mark.parametrize(
     ("what", "limit"),
-    [("no_room", "1000"), ("no_room_later", "1e6"), ("no_room_for_rows", "140000")],
+    [("no_memory", "1000"), ("no_memory_later", "1e6"), ("no_memory_for_rows", "140000")],
 )
 def test_without_memory_mpi_takes_over_and_rank_0_says_so(what, limit):
     status, output, _ = mpirun(2, "shared.py", what, DIST_DYNET_SHARED_LIMIT=limit)
@@ -219,7 +219,7 @@ def test_without_memory_mpi_takes_over_and_rank_0_says_so(what, limit):
 @needs_mpi
 @pytest.mark.parametrize(
     ("what", "words"),
-    [("no_file", "(rank 0: no files today)"), ("no_room_on_one_rank", "(rank 1: [Errno 28]")],
+    [("no_file", "(rank 0: no files today)"), ("no_memory_on_one_rank", "(rank 1: [Errno 28]")],
 )
 def test_what_one_rank_cannot_do_all_leave(what, words):
     status, output, _ = mpirun(2, "shared.py", what)
@@ -233,8 +233,8 @@ def test_what_one_rank_cannot_do_all_leave(what, words):
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("usual_update_of_a_parameter_that_was_frozen", "is frozen on rank 0, but not on all"),
-        ("usual_updates_with_settings_that_change", "all ranks must agree; learning rate"),
+        ("steady_updates_of_a_parameter_that_was_frozen", "is frozen on rank 0, but not on all"),
+        ("steady_updates_with_settings_that_change", "all ranks must agree; learning rate"),
     ],
 )
 def test_what_is_wrong_is_found_in_steady_updates_too(what, words):
