@@ -307,7 +307,8 @@ static PyObject *traced_call(PyObject *self, PyObject *const *args, Py_ssize_t n
     return PyLong_FromLongLong(dn__calls->traced_call(handles[0], (int)n - 1, handles + 1));
 }
 
-/* tree_node(weights, n_ary, x, *children): a handle, or the error of C */
+/* tree_node(weights, n_ary, x, *children): a handle, or the error of C. A leaf of a parameter goes to
+ * the current graph: it is not for this way. */
 static PyObject *tree_node(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     int64_t x = 0, children[2] = {0, 0};
     const int64_t *weights = n > 2 && PyBytes_Check(args[0])
@@ -316,9 +317,11 @@ static PyObject *tree_node(PyObject *self, PyObject *const *args, Py_ssize_t n, 
     int good =
         weights && PyBytes_Size(args[0]) == 6 * sizeof x && n <= 5 && handle_from(args[2], &x);
     for (Py_ssize_t i = 3; good && i < n; i++) good = handle_from(args[i], &children[i - 3]);
-    if (!good) return dn__general(self, args, n, names);
-    return PyLong_FromLongLong(
-        dn__calls->tree_node(weights, args[1] == Py_True, x, (int)n - 3, children[0], children[1]));
+    const int64_t handle = good ? dn__calls->tree_node(weights, args[1] == Py_True, x, (int)n - 3,
+                                                       children[0], children[1])
+                                : DN_ERROR_NO_GRAPH;
+    return handle == DN_ERROR_NO_GRAPH ? dn__general(self, args, n, names)
+                                       : PyLong_FromLongLong(handle);
 }
 
 PyMethodDef dn__fast_nodes[] = {

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from .._ffi import OPS, accelerated, fail
-from ..expression import NO_GRAPH, Expression, expression, resolved
+from ..expression import Expression, expression
 from ..ops import zeros
 from ..ops._nodes import node_with_views, not_expression
 from ..params.collection import ParameterCollection
@@ -109,10 +109,8 @@ class _TreeBuilder(Block):
         forget_bias: float,
     ) -> None:
         """arity: how many children U and Uf see at once."""
-        (self.input_dim, self.hidden_dim), self.forget_bias = (
-            self._sizes(input_dim, hidden_dim),
-            float(forget_bias),
-        )
+        self.input_dim, self.hidden_dim = self._sizes(input_dim, hidden_dim)
+        self.forget_bias = float(forget_bias)
         self._begin(model, input_dim=self.input_dim, hidden_dim=self.hidden_dim)
         add, n, k = self._collection.add_parameters, self.hidden_dim, self.input_dim
         gates = add((3 * n, k)), add((3 * n, arity * n)), add(3 * n, init=0)
@@ -153,8 +151,6 @@ class _TreeBuilder(Block):
             _check(children)
             raise
         h = tree_node(self._weights, self._n_ary, *handles)
-        if h == NO_GRAPH:  # a leaf whose input is a parameter
-            h = tree_node(self._weights, self._n_ary, resolved(handles[0]))
         if h < 0:
             fail(h, *handles[not x :])
         state = TreeState()
