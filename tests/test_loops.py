@@ -22,6 +22,10 @@ def test_killed_programs_continue_to_the_same_end(tmp_path):
     check_resumed(0, PROGRAMS // 2, tmp_path)
 
 
+def test_a_doubt_on_one_rank_is_said_before_what_differs_for_its_sake(tmp_path):
+    check(8205, 1, tmp_path, JOBS)  # reads ahead, in no_sync(), with an empty part
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_every_kind_of_loop(ranks):
     status, output, _ = mpirun(ranks, "kinds_of_loops.py", DIST_DYNET_DTYPE="float64")

@@ -125,10 +125,8 @@ class MpiTransport:
         name: Callable[[], str],
     ) -> bool:
         """As Transport.send."""
-        mine, self._every = (
-            np.empty(layout.dtype.itemsize, np.uint8),
-            np.empty(self._here.size, layout.dtype),
-        )
+        mine = np.empty(layout.dtype.itemsize, np.uint8)
+        self._every = np.empty(self._here.size, layout.dtype)
         lib.dn_rank_message_write(message, layout.members, ffi.from_buffer(mine))
         self._here.wait(
             [self._comm.Iallgather(mine, self._every.view(np.uint8))], name(), moves=self._moves
@@ -146,13 +144,11 @@ class Negotiation:
     def __init__(
         self, here: World, comm: Any, m: ParameterCollection, average: bool, transport: Transport
     ) -> None:
-        self._here, self._comm, self._m, self._average, self._transport = (
-            here,
-            comm,
-            m,
-            average,
-            transport,
-        )
+        self._here = here
+        self._comm = comm
+        self._m = m
+        self._average = average
+        self._transport = transport
         self._updates, self._which = 0, here.number_trainer()
         self.asks: list[Callable[[], int]] = []
         """Flags that this rank has to tell beside those that reach() is given."""
@@ -199,13 +195,11 @@ class Negotiation:
         current = self._structure if self._structure.fits(self._m) else Structure(self._m)
         said, c = (current, step, settings, flags), self._message
         if said != self._said:  # objects that stay the same in a loop
-            self._said, c.structure, c.step, c.settings, c.flags = (
-                said,
-                current.hash,
-                hash(step),
-                settings,
-                flags,
-            )
+            c.structure = current.hash
+            c.step = hash(step)
+            c.settings = settings
+            c.flags = flags
+            self._said = said
         c.weight = weight
         plannable = (
             current is self._structure
@@ -225,13 +219,13 @@ class Negotiation:
             self._transport.send(self._layout, c, average, False, name)
             every = self._transport.received(self._layout)
             alike = self._begin_alike(every)
+        if self._average:
+            self._refuse_unknown(every, problem, what)
         negotiated = settings
         if not alike:
             going = every[every["flags"] & Flag.ENDED == 0]
             self._compare(every, going, settings, step, flags, what)
             negotiated = settings if not len(going) else Settings(*going["settings"][0].tolist())
-        if self._average:
-            self._refuse_unknown(every, problem, what)
         if self._here.checks:
             self._structure.compare(self._here, self._comm, what)
         for callback in self.on_flags:
