@@ -3,7 +3,7 @@ parameters.
 
 It is one struct, dn_shm_comm_plan, which C follows and Python fills. It holds for one structure,
 whose chunks lie in shared memory; whoever moves them drops it (SharedExchange), and there is no
-fallback in which it becomes invalid: windows that grow are put into it in place.
+fallback in which it becomes invalid: buffers that grow are put into it in place.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Plan:
     Args:
         structure: the parameters.
         segments: by chunk, dn_real *[ranks].
-        windows: of tables that have had rows, by handle.
+        buffers: of tables that have had rows, by handle.
         rank: this one.
         ranks: how many there are.
     """
@@ -77,9 +77,9 @@ class Plan:
         ) = self._kept
         self._of_chunks, self._buffers = by_chunk, dict(buffers)
         for table, buffer in buffers.items():
-            self.set_window(table, buffer)
+            self.set_buffer(table, buffer)
 
-    def set_window(self, table: Any, buffer: RowBuffer) -> None:
+    def set_buffer(self, table: Any, buffer: RowBuffer) -> None:
         """From now on rows of this table go there."""
         self._buffers[table] = buffer
         if table in self.structure.handles:

@@ -4,7 +4,7 @@ The gradient chunks of all ranks lie there, so that nothing is copied: each rank
 of the numbers over the segments of all ranks, in rank order, and writes the sums into every
 segment. One barrier ends it; none is needed to begin, because the negotiation before it has heard
 from every rank, and gradients are complete by then. Touched rows of lookup tables each rank copies
-into a window before that barrier; after it each rank adds up the windows of all ranks, in rank
+into a buffer before that barrier; after it each rank adds up the buffers of all ranks, in rank
 order. C does it by a plan (plan.py), which is made here: this knows memory, and where the ranks
 write.
 """
@@ -26,7 +26,7 @@ from .exchange import MpiSum
 from .memory import map_together, say_refused
 from .negotiation import AsPlanned, Negotiated
 from .plan import Plan, RowBuffer
-from .shm_comm import TeamTransport
+from .shm_comm import SharedTransport
 from .structure import Structure
 
 # ---- memory ----------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class SharedExchange:
 
     def __init__(self, here: World, comm: Any) -> None:
         self._here, self._comm = here, comm
-        self.transport, self._by_mpi = TeamTransport(here, comm), MpiSum(here, comm)
+        self.transport, self._by_mpi = SharedTransport(here, comm), MpiSum(here, comm)
         self._memory: SharedMemory | None = None
         self._refused = False
         self._buffers: dict[Any, RowBuffer] = {}
@@ -197,7 +197,7 @@ class SharedExchange:
     def _grow(
         self, structure: Structure, tables: list[int], counts: NDArray[np.int32], what: str
     ) -> None:
-        """Makes windows for more rows of these tables. Collective."""
+        """Makes buffers for more rows of these tables. Collective."""
         capacities = [min(2 * int(counts[k]), len(structure.tables[k])) for k in tables]
         widths = [int(np.prod(structure.tables[k].shape()[1:])) for k in tables]
         sizes = [
@@ -223,7 +223,7 @@ class SharedExchange:
             handle = structure.handles[len(structure.dense) + k]
             self._buffers[handle] = RowBuffer(capacity, width, whole, starts)
             if self.transport.plan:
-                self.transport.plan.set_window(handle, self._buffers[handle])
+                self.transport.plan.set_buffer(handle, self._buffers[handle])
 
     def _refuse(self, error: OSError) -> None:
         """MPI from now on."""

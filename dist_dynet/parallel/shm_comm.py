@@ -25,18 +25,16 @@ from .plan import Plan, check
 _LOOK = 1e-4
 """Seconds for which C looks for the others before Python goes on waiting."""
 
-_negotiate, _sum, _DONE, _WAITS = (
-    lib.dn_shm_comm_negotiate,
-    lib.dn_shm_comm_sum,
-    lib.DN_SHM_COMM_DONE,
-    lib.DN_SHM_COMM_WAITS,
-)
+_negotiate = lib.dn_shm_comm_negotiate
+_sum = lib.dn_shm_comm_sum
+_DONE = lib.DN_SHM_COMM_DONE
+_WAITS = lib.DN_SHM_COMM_WAITS
 
 _CAPACITY = 1024
 """Bytes of a message, at least: a communicator whose model grows a little need not be made anew."""
 
 
-class TeamTransport:
+class SharedTransport:
     """Messages through memory that the ranks share. Without that it goes on by MPI, and rank 0 says
     so on stderr.
 
@@ -134,9 +132,7 @@ class TeamTransport:
         shm_comm = lib.dn_shm_comm_new(here.size, here.rank, whole + starts[0], capacity)
         if shm_comm == NULL:
             raise MemoryError("gradient exchange: out of memory")
-        self._c, self._memory, self._capacity = (
-            ffi.gc(shm_comm, lib.dn_shm_comm_free),
-            whole,
-            capacity,
-        )
+        self._c = ffi.gc(shm_comm, lib.dn_shm_comm_free)
+        self._memory = whole
+        self._capacity = capacity
         return True
