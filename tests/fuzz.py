@@ -178,8 +178,8 @@ def difference(got, want, exact, tolerance, model=True):
             if type(a) is not type(b) or a[0] != b[0] or (exact and a != b):
                 return key, a, b
         else:
-            found = unequal(a, b, exact, tolerance, exploded(want, key))
-            if found:
+            found = unequal(a, b, exact, tolerance)
+            if found and unequal(a, b, exact, tolerance, exploded(want, key)):
                 return key, *found
     return None
 

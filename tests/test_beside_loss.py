@@ -9,7 +9,7 @@ be added. How long: about fifteen seconds.
 import numpy as np
 import op_table
 import pytest
-from op_table.run import drawn
+from op_table.run import drawn, kept
 from processes import output_of
 
 import dist_dynet as dy
@@ -28,14 +28,10 @@ class Given:
     def __init__(self, case, arrays):
         self.case = case
         self.parameters = dy.ParameterCollection()
-        self.given = [self._given(spec, a) for spec, a in zip(case.inputs, arrays, strict=True)]
-
-    def _given(self, spec, array):
-        if spec.kind == "table":
-            return self.parameters.lookup_parameters_from_numpy(np.moveaxis(array[..., 0], -1, 0))
-        if spec.kind == "parameter" or (spec.kind == "tensor" and spec.batch == 1):
-            return self.parameters.parameters_from_numpy(array[..., 0])
-        return array if spec.kind == "tensor" or spec.batch > 1 else array[..., 0]
+        self.given = [
+            kept(self.parameters, spec, a, True)
+            for spec, a in zip(case.inputs, arrays, strict=True)
+        ]
 
     def times(self, factors):
         """The inputs, tensors times these numbers."""
@@ -128,7 +124,7 @@ def test_gradients_are_of_the_draws_of_forward(rng):
 
 @pytest.mark.parametrize("autobatching", [0, 1, 2])
 @pytest.mark.parametrize("seed", range(20))
-def test_rows_beside_the_loss_add_nothing_to_their_matrix(seed, autobatching, rng):
+def test_rows_beside_the_loss_add_nothing_to_their_matrix(seed, autobatching):
     """Rows that are looked up in any order, and multiplied by one matrix; equal ones, too."""
     rng = np.random.default_rng(seed)
     numbers = rng.normal(size=(6, 4))

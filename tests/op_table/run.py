@@ -29,6 +29,16 @@ def array_of(expression):
     return expression.npvalue().reshape((*dims, batch), order="F")
 
 
+def kept(collection, spec, array, parameters):
+    """What outlives graphs of an input: a parameter, a table, or an array, of data without a batch
+    without that axis. `parameters`: so are unbatched tensors."""
+    if spec.kind == "parameter" or (spec.kind == "tensor" and parameters and spec.batch == 1):
+        return collection.parameters_from_numpy(array[..., 0])
+    if spec.kind == "table":
+        return collection.lookup_parameters_from_numpy(np.moveaxis(array[..., 0], -1, 0))
+    return array if spec.kind == "tensor" or spec.batch > 1 else array[..., 0]
+
+
 class Run:
     """A case in a new graph. `parameters`: unbatched tensors are parameters. `shared`: the first
     two inputs are one expression."""
@@ -47,13 +57,9 @@ class Run:
         self.expression = self.build()
 
     def _input(self, spec, array, parameters):
-        if spec.kind == "parameter" or (spec.kind == "tensor" and parameters and spec.batch == 1):
-            return self.collection.parameters_from_numpy(array[..., 0])
-        if spec.kind == "table":
-            return self.collection.lookup_parameters_from_numpy(np.moveaxis(array[..., 0], -1, 0))
-        if spec.kind == "data":
-            return array if spec.batch > 1 else array[..., 0]
-        return dy.inputTensor(array, batched=True, reusable_expr=True)
+        x = kept(self.collection, spec, array, parameters)
+        is_input = spec.kind == "tensor" and isinstance(x, np.ndarray)
+        return dy.inputTensor(x, batched=True, reusable_expr=True) if is_input else x
 
     def build(self):
         """One more node of the same inputs."""
