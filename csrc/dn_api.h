@@ -114,8 +114,7 @@ typedef struct dn_trainer dn_trainer;
 typedef struct dn_traced dn_traced;
 
 /* ---- calls that make nodes, and renew: csrc/python makes them with Python's lock held, by the
- * table of dn_node_table(). Each infers the dims, appends a node and returns its handle.
- * --------------------------- */
+ * table of dn_node_table(). Each infers the dims, appends a node and returns its handle. */
 #define DN_NODE_CALLS(X) \
     /* how many inputs an operation takes; -1: any number >= 1 */ \
     X(int, op_inputs, (int op), (op)) \

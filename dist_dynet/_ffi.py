@@ -137,11 +137,9 @@ def _multiply_once(gemm: Any) -> None:
     n, row_major, plain = 128, 101, 111  # larger than what is multiplied without a buffer
     real = ctypes.c_float if DTYPE_NAME == "float32" else ctypes.c_double
     a, c = np.zeros((n, n), DTYPE), np.zeros((n, n), DTYPE)
-    x, y, sizes = (
-        ctypes.c_void_p(a.ctypes.data),
-        ctypes.c_void_p(c.ctypes.data),
-        [ctypes.c_int(n)] * 3,
-    )
+    x = ctypes.c_void_p(a.ctypes.data)
+    y = ctypes.c_void_p(c.ctypes.data)
+    sizes = [ctypes.c_int(n)] * 3
     gemm(row_major, plain, plain, *sizes, real(1), x, sizes[0], x, sizes[0], real(0), y, sizes[0])
 
 

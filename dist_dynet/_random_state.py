@@ -59,11 +59,9 @@ def set_random_state(state: Mapping[str, NDArray[Any]]) -> None:
     try:
         words = np.ascontiguousarray(state["mt19937"], np.uint32)
         # older files have no samples
-        seed, counter, samples = (
-            int(state["seed"]),
-            int(state["counter"]),
-            int(state.get("samples", 0)),
-        )
+        seed = int(state["seed"])
+        counter = int(state["counter"])
+        samples = int(state.get("samples", 0))
         if words.shape != (lib.DN_RNG_STATE_WORDS,) or min(seed, counter, samples) < 0:
             raise ValueError(
                 f"mt19937 = {words.shape}, seed = {seed}, counter = {counter}, samples = {samples}"

@@ -250,11 +250,8 @@ class Plateau(_Schedule):
 
     def _restore(self, state: Mapping[str, float]) -> None:
         super()._restore(state)
-        self._best, self._bad, self._cuts = (
-            float(state["best"]),
-            int(state["bad"]),
-            int(state["cuts"]),
-        )
+        best, bad, cuts = float(state["best"]), int(state["bad"]), int(state["cuts"])
+        self._best, self._bad, self._cuts = best, bad, cuts  # all or none
 
 
 __all__ = ["Constant", "Cosine", "InverseSquareRoot", "Linear", "Plateau"]

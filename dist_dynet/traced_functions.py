@@ -251,11 +251,9 @@ class TracedFunction:
                 f"{self._what()}: the function must return as many expressions for all dims of its"
                 f" arguments; got {len(outputs)}, before {variant.outputs}."
             )
-        variant.outputs, variant.form, variant.is_pair = (
-            len(outputs),
-            form,
-            form is tuple and len(outputs) == 2,
-        )
+        variant.outputs = len(outputs)
+        variant.form = form
+        variant.is_pair = form is tuple and len(outputs) == 2
         return outputs
 
 

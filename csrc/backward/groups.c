@@ -112,10 +112,10 @@ static int has_members_beside_loss(dn_tape *t, const dn_group *g) {
  * memory. All of it outlives the call, as products that are put off read it. */
 static void prepare_member(dn_tape *t, dn_node *member, dn_real *saved, dn_call *c) {
     dn__prepare_call(t, member, c);
-    const int rng = (member->op->flags & DN_RANDOM) != 0;
+    const int draws = (member->op->flags & DN_RANDOM) != 0;
     dn_real *dy = dn__backward_memory(c, c->total);
     c->y = member->value;
-    if (rng) c->saved = saved;
+    if (draws) c->saved = saved;
     else if ((c->y = dn__backward_memory(c, dn__aligned(c->total) + member->saved)))
         c->saved = c->y + dn__aligned(c->total);
     if (!dy || t->workspace.out_of_memory) return;
@@ -125,7 +125,7 @@ static void prepare_member(dn_tape *t, dn_node *member, dn_real *saved, dn_call 
         const size_t at = block_of(member, part, &n);
         if (n) memcpy(dy + at, dn__output_view_address(t, member, (int)at, 1), n * sizeof *dy);
     }
-    if (!rng) member->op->forward(c);
+    if (!draws) member->op->forward(c);
 }
 
 static void not_yet(dn_call *c, int k) { (void)c, (void)k; }

@@ -77,8 +77,7 @@ void dn__square_grad(size_t n, const dn_real *x, const dn_real *dy, dn_real beta
 void dn__abs_grad(size_t n, const dn_real *x, const dn_real *dy, dn_real beta, dn_real *dx);
 
 /* ---- rarer functions of one input (kernels/functions.c); y may be x. The gradient: dx = dy f'(.)
- * + beta dx, from the input x or the result y, as named
- * ------------------------------------------------------ */
+ * + beta dx, from the input x or the result y, as named */
 #define DN_FUNCTION(name, known) \
     void dn__##name(size_t n, const dn_real *x, dn_real *y); \
     void dn__##name##_grad(size_t n, const dn_real *known, const dn_real *dy, dn_real beta, \

@@ -24,10 +24,9 @@ static int simple_rnn_dims(dn_shape *s) { return dn__network_dims(s, &SIMPLE); }
 static void simple_rnn_forward(dn_call *c) { dn__network_forward(c, &SIMPLE); }
 static void simple_rnn_backward(dn_call *c) { dn__network_backward(c, &SIMPLE); }
 
-/* ---- GRU (Cho et al. 2014); inputs: Wzx (h, k), Wzh (h, h), bz (h), then the same for r and n
- * ----
- *   z, r = logistic(W x_t + W h_(t-1) + b),  n = tanh(Wnx x_t + Wnh (r h_(t-1)) + bn),  h_t = (1 -
- *   z) h_(t-1) + z n */
+/* ---- GRU (Cho et al. 2014); inputs: Wzx (h, k), Wzh (h, h), bz (h), the same for r and n
+ *   z, r = logistic(W x_t + W h_(t-1) + b),  n = tanh(Wnx x_t + Wnh (r h_(t-1)) + bn),
+ *   h_t = (1 - z) h_(t-1) + z n */
 
 DN_OP(gru, -1, DN_BATCHES | DN_SEVERAL_OUTPUTS | DN_VARIABLE_LENGTH | DN_BROADCAST(255),
       "h_t = GRU(x_t, h_(t-1)) for t = 1 ... T")
@@ -55,8 +54,8 @@ static void gru_backward(dn_call *c) { dn__network_backward(c, &GRU); }
 /* ---- LSTM with coupled gates, f = 1 - i (Greff et al. 2015); inputs: Wix (h, k), Wih (h, h), Wic
  * (h, h), bi (h), the same for o, then Wgx, Wgh, bg
  *   i = logistic(Wix x_t + Wih h_(t-1) + Wic c_(t-1) + bi),  g = tanh(Wgx x_t + Wgh h_(t-1) + bg),
- *   c_t = (1 - i) c_(t-1) + i g, o = logistic(Wox x_t + Woh h_(t-1) + Woc c_t + bo),  h_t = o tanh
- *   c_t */
+ *   c_t = (1 - i) c_(t-1) + i g,
+ *   o = logistic(Wox x_t + Woh h_(t-1) + Woc c_t + bo),  h_t = o tanh c_t */
 
 DN_OP(coupled_lstm, -1, DN_BATCHES | DN_SEVERAL_OUTPUTS | DN_VARIABLE_LENGTH | DN_BROADCAST(255),
       "(h_t, c_t) = LSTM with f = 1 - i and peepholes for t = 1 ... T")

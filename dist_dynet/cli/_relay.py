@@ -217,11 +217,9 @@ class Relay:
 
     def run(self, command: list[str], folder: str) -> int:
         """Until the script has ended; its status."""
-        (out, out_of_script), (err, err_of_script), (end, end_of_script) = (
-            os.pipe(),
-            os.pipe(),
-            os.pipe(),
-        )
+        out, out_of_script = os.pipe()
+        err, err_of_script = os.pipe()
+        end, end_of_script = os.pipe()
         process = self._process = start(
             command, folder, self._has_input, out_of_script, err_of_script, end_of_script
         )

@@ -64,10 +64,8 @@ def _parser() -> tuple[argparse.ArgumentParser, set[str]]:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    count, natural = (
-        _number(int, 1, "an integer, at least 1"),
-        _number(int, 0, "an integer, at least 0"),
-    )
+    count = _number(int, 1, "an integer, at least 1")
+    natural = _number(int, 0, "an integer, at least 0")
     seconds = _number(float, 1e-3, "a number of seconds")
     with_value = [
         add(

@@ -168,11 +168,9 @@ class Frames:
         if not marker:
             return
         digits = len(framed) - len(framed.lstrip(b"0123456789"))
-        rank, kind, content = (
-            int(framed[:digits] or 0),
-            framed[digits : digits + 1],
-            framed[digits + 1 :],
-        )
+        rank = int(framed[:digits] or 0)
+        kind = framed[digits : digits + 1]
+        content = framed[digits + 1 :]
         if kind == LINE:
             self._line(rank, stream, content)
         elif kind == PART:

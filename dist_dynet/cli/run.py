@@ -60,10 +60,8 @@ def _together(options: Options) -> int:
         del environment["HYDRA_LAUNCHER_EXTRA_ARGS"]
     # restarts add these two; Open MPI hands on to other hosts only what it is told to
     named = {**environment, "DIST_DYNET_ATTEMPT": "", "DIST_DYNET_PROGRESS": ""}
-    command, relay = (
-        command_for(launcher, options, bound, named),
-        _relay_command(RANK_VARIABLES[launcher.kind], options),
-    )
+    command = command_for(launcher, options, bound, named)
+    relay = _relay_command(RANK_VARIABLES[launcher.kind], options)
     job = Job(tuple(command), relay, options.ranks, _advice(launcher, options))
     return run_attempts(
         job,

@@ -187,31 +187,27 @@ REDUCED: dict[Any, Callable[[tuple[Any, ...]], Any]] = {
 }
 """What is made of which arguments, by class; the objects are filled afterwards."""
 
+_TYPES: dict[str, tuple[Any, ...]] = {
+    "builtins": (
+        *(int, float, bool, str, bytes, list, dict, set, tuple, frozenset, complex),
+        *(bytearray, range, slice),
+    ),
+    "collections": (
+        collections.Counter,
+        collections.OrderedDict,
+        collections.defaultdict,
+        collections.deque,
+    ),
+    "datetime": (
+        datetime.date,
+        datetime.time,
+        datetime.datetime,
+        datetime.timedelta,
+        datetime.timezone,
+    ),
+}
 _VALUES: dict[tuple[str, str], Any] = {
-    **{
-        ("builtins", t.__name__): t
-        for t in (int, float, bool, str, bytes, list, dict, set, tuple, frozenset, complex)
-    },
-    **{("builtins", t.__name__): t for t in (bytearray, range, slice)},
-    **{
-        ("collections", t.__name__): t
-        for t in (
-            collections.Counter,
-            collections.OrderedDict,
-            collections.defaultdict,
-            collections.deque,
-        )
-    },
-    **{
-        ("datetime", t.__name__): t
-        for t in (
-            datetime.date,
-            datetime.time,
-            datetime.datetime,
-            datetime.timedelta,
-            datetime.timezone,
-        )
-    },
+    **{(module, t.__name__): t for module, types_ in _TYPES.items() for t in types_},
     **{
         (m, n): type(Path())
         for m in ("pathlib", "pathlib._local")

@@ -170,10 +170,8 @@ def load_safetensors(
             ],
             metadata=file.texts,
         )
-        state, draws = (
-            file.arrays(_TRAINER) if trainer is not None else {},
-            file.arrays(_RANDOM) if random else {},
-        )
+        state = file.arrays(_TRAINER) if trainer is not None else {}
+        draws = file.arrays(_RANDOM) if random else {}
         report.missing.extend(_TRAINER for _ in range(trainer is not None and not state))
         report.missing.extend(_RANDOM for _ in range(random and not draws))
         if strict and (report.missing or report.unexpected or report.mismatched):

@@ -285,10 +285,8 @@ class ModelFile:
             offset = entry.body
             for _ in range(1 + entry.has_gradient):
                 offset += sum(map(len, self._pieces(entry, offset)))
-            following, usual = (
-                offset - entry.body,
-                (_WIDTH * entry.size + 1) * (1 + entry.has_gradient),
-            )
+            following = offset - entry.body
+            usual = (_WIDTH * entry.size + 1) * (1 + entry.has_gradient)
             stated = entry.stated.lstrip(b"0")[:20].decode()
             if following == usual and stated != str(following):
                 self._damaged(

@@ -41,10 +41,8 @@ class _Projections(Block):
             model, query_dim=self.query_dim, key_dim=self.key_dim, hidden_dim=self.hidden_dim
         )
         add = self._collection.add_parameters
-        self._Wq, self._Wk = (
-            add((self.hidden_dim, self.query_dim)),
-            add((self.hidden_dim, self.key_dim)),
-        )
+        self._Wq = add((self.hidden_dim, self.query_dim))
+        self._Wk = add((self.hidden_dim, self.key_dim))
 
     @property
     def spec(self) -> tuple[int, ...]:
@@ -245,11 +243,9 @@ class MultiHeadAttention(Block):
             )
         self._begin(model, dim=self.dim, heads=self.heads, key_dim=self.key_dim)
         add = self._collection.add_parameters
-        self._Wq, self._Wk, self._Wv = (
-            add((self.dim, self.dim)),
-            add((self.dim, self.key_dim)),
-            add((self.dim, self.key_dim)),
-        )
+        self._Wq = add((self.dim, self.dim))
+        self._Wk = add((self.dim, self.key_dim))
+        self._Wv = add((self.dim, self.key_dim))
         self._Wo = add((self.dim, self.dim))
 
     @property

@@ -236,10 +236,8 @@ class TwoRates(RecurrentBuilder):
         Raises:
             ValueError: a rate outside of [0, 1].
         """
-        self.dropout_x, self.dropout_h = (
-            self._rate(d, "set_dropouts"),
-            self._rate(d_r, "set_dropouts"),
-        )
+        rates = self._rate(d, "set_dropouts"), self._rate(d_r, "set_dropouts")
+        self.dropout_x, self.dropout_h = rates  # both or none
 
     def set_dropout_masks(self, batch_size: int = 1) -> None:
         """Draws the masks of the sequence that the last initial_state() started, for this batch

@@ -39,10 +39,8 @@ class Linear(Block):
     def __init__(
         self, input_dim: int, output_dim: int, model: ParameterCollection, bias: bool = True
     ) -> None:
-        (self.input_dim, self.output_dim), self.bias = (
-            self._sizes(input_dim, output_dim),
-            bool(bias),
-        )
+        self.input_dim, self.output_dim = self._sizes(input_dim, output_dim)
+        self.bias = bool(bias)
         self._begin(model, input_dim=self.input_dim, output_dim=self.output_dim)
         self._W = self._collection.add_parameters((self.output_dim, self.input_dim))
         self._b = self._collection.add_parameters(self.output_dim, init=0) if self.bias else None

@@ -38,10 +38,8 @@ class LayerNorm(Block):
     def __init__(self, dim: int, model: ParameterCollection) -> None:
         (self.dim,) = self._sizes(dim)
         self._begin(model, dim=self.dim)
-        self._g, self._b = (
-            self._collection.add_parameters(self.dim, init=1),
-            self._collection.add_parameters(self.dim, init=0),
-        )
+        self._g = self._collection.add_parameters(self.dim, init=1)
+        self._b = self._collection.add_parameters(self.dim, init=0)
 
     @property
     def spec(self) -> tuple[int, ...]:

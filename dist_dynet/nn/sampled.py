@@ -107,10 +107,8 @@ class _SampledBuilder(SoftmaxBuilder):
             )
         self.sampler = Sampler(self.num_classes, distribution)
         super().__init__(input_dim, pc, bias)
-        add, scale = (
-            self._collection.add_lookup_parameters,
-            (6 / (self.num_classes + self.input_dim)) ** 0.5,
-        )
+        add = self._collection.add_lookup_parameters
+        scale = (6 / (self.num_classes + self.input_dim)) ** 0.5
         self._W = add((self.num_classes, self.input_dim), init=UniformInitializer(scale))
         self._b = (
             add((self.num_classes, 1), init=ConstInitializer(self._first_bias()))
@@ -166,10 +164,8 @@ class _SampledBuilder(SoftmaxBuilder):
                 f"{self.whoami()}: takes at least one class and one negative; got {len(classes)}"
                 f" and {len(sampled)}."
             )
-        n, rows = (
-            len(sampled),
-            reshape(lookup_batch(self._W, sampled, update), (self.input_dim, len(sampled))),
-        )
+        n = len(sampled)
+        rows = reshape(lookup_batch(self._W, sampled, update), (self.input_dim, len(sampled)))
         own = dot_product(lookup_batch(self._W, classes, update), x)
         others = transpose(rows) * x if x.dim()[1] > 1 else reshape(transpose(x) * rows, n)
         shift = -np.log(n) - np.stack(

@@ -19,11 +19,9 @@ from ..ops import cmult, concatenate_cols, concatenate_to_batch, pick, pick_batc
 from ..ops._nodes import many_node, not_expression
 
 LIST, MATRIX, PACKED = lib.DN_SEQUENCE_LIST, lib.DN_SEQUENCE_MATRIX, lib.DN_SEQUENCE_PACKED
-BY_ELEMENT, REVERSED, _MASK = (
-    lib.DN_SEQUENCE_BY_ELEMENT,
-    lib.DN_SEQUENCE_REVERSED,
-    lib.DN_SEQUENCE_MASK,
-)
+BY_ELEMENT = lib.DN_SEQUENCE_BY_ELEMENT
+REVERSED = lib.DN_SEQUENCE_REVERSED
+_MASK = lib.DN_SEQUENCE_MASK
 _PART = OPS["output_view"]
 
 

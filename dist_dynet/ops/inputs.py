@@ -153,10 +153,8 @@ def inputTensorTranspose(  # noqa: N802
     [[1.0, 3.0], [2.0, 4.0]]
     """
     check_device(device, "inputTensorTranspose")
-    data, batch = (
-        vector(val, "inputTensorTranspose"),
-        whole(batch_size, "inputTensorTranspose", "batch_size"),
-    )
+    data = vector(val, "inputTensorTranspose")
+    batch = whole(batch_size, "inputTensorTranspose", "batch_size")
     dims = (data.size // max(batch, 1),) if dim is None else as_dims(dim, "inputTensorTranspose")
     if data.size != prod(dims) * batch:
         raise ValueError(
@@ -326,10 +324,8 @@ def _sparse_literal(
 ) -> Expression:
     """A tensor of `defval` with the numbers v at the places idxs, counted column-major and batch
     element after batch element."""
-    dims, batch_size = (
-        as_dims(dim, "inputSparseTensor"),
-        whole(batch_size, "inputSparseTensor", "batch_size"),
-    )
+    dims = as_dims(dim, "inputSparseTensor")
+    batch_size = whole(batch_size, "inputSparseTensor", "batch_size")
     flat = np.full(int(np.prod(dims)) * batch_size, defval, DTYPE)
     places = integers_of(idxs, "inputSparseTensor")
     data = numbers(v, "inputSparseTensor", "takes numbers").ravel()

@@ -105,12 +105,10 @@ class HybridExchange:
             or self._skip > 0
         ):
             return
-        root, self._armed, self._threaded, self._weight = (
-            self._layout.structure.root,
-            True,
-            self._pays,
-            weight,
-        )
+        root = self._layout.structure.root
+        self._armed = True
+        self._threaded = self._pays
+        self._weight = weight
         lib.dn_store_set_hook(root.c, lib.DN_HOOK_ARMED if self._threaded else lib.DN_HOOK_STEPS)
         if not self._threaded:
             if self not in watchers:

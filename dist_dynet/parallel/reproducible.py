@@ -216,10 +216,8 @@ class ReproducibleSum:
     def _gather_tables(self, counts: list[list[list[int]]], what: str) -> list[list[Rows | None]]:
         """Of each node of each rank, in the order of ranks, the rows of every table. counts: by
         rank, node, table."""
-        requests, widths = (
-            [],
-            [math.prod(table.shape()[1:]) for table in self._layout.structure.tables],
-        )
+        requests = []
+        widths = [math.prod(table.shape()[1:]) for table in self._layout.structure.tables]
         gathered: list[Rows | None] = []
         for k, width in enumerate(widths):
             sizes = np.array([sum(node[k] for node in nodes) for nodes in counts])

@@ -62,12 +62,10 @@ class Round:
         self.taken_over = False
         self.error: BaseException | None = None
         self._comm, self._hosts, self._arrays, self._pieces = comm, hosts, arrays, pieces
-        self._handles, self._root, self._compression, self._all_come = (
-            structure.handles,
-            structure.root,
-            compression,
-            all_come,
-        )
+        self._handles = structure.handles
+        self._root = structure.root
+        self._compression = compression
+        self._all_come = all_come
         self._sum: Sum | None = None
         self._filled = self._sent = 0
         self._began: float | None = None

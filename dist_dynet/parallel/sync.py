@@ -40,11 +40,9 @@ class Sync:
         self, here: World, trainer: Trainer, weighted: bool, reproducible: ReproducibleSum | None
     ) -> None:
         self.here, self.weighted, self.reproducible = here, weighted, reproducible
-        self.hooks, self.passes, self.sources = (
-            Hooks(trainer),
-            Accumulation(trainer),
-            Sources(trainer.collection),
-        )
+        self.hooks = Hooks(trainer)
+        self.passes = Accumulation(trainer)
+        self.sources = Sources(trainer.collection)
         self.negotiation: Negotiation | None = None  # as the exchange: with several ranks
         self.exchange: Exchange | None = None
         # the exchange, if it is one between hosts, which sends during backward and compresses

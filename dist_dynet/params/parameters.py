@@ -31,21 +31,12 @@ def rebuilt_parameter(cls: Any, root: Root, index: int, name: str) -> Any:
     """The object that stands for the parameter at this place of a root."""
     c, dims, rows = root.made[index]
     parameter = cls.__new__(cls)
-    (
-        parameter._root,
-        parameter._place,
-        parameter._name,
-        parameter._dims,
-        parameter._rows,
-        parameter._c,
-    ) = (
-        root,
-        index,
-        name,
-        dims,
-        rows,
-        c,
-    )
+    parameter._root = root
+    parameter._place = index
+    parameter._name = name
+    parameter._dims = dims
+    parameter._rows = rows
+    parameter._c = c
     parameter._h = lib.dn_param_handle(c, 0)
     return parameter
 
@@ -361,10 +352,8 @@ class LookupParameters(_ParameterBase):
         """touched_rows() and touched_gradients() of one moment."""
         capacity = -1
         while True:
-            rows, block = (
-                np.empty(max(capacity, 0), np.int32),
-                np.empty((max(capacity, 0), prod(self._dims)), DTYPE),
-            )
+            rows = np.empty(max(capacity, 0), np.int32)
+            block = np.empty((max(capacity, 0), prod(self._dims)), DTYPE)
             n = lib.dn_lookup_touched(
                 self._c,
                 capacity,

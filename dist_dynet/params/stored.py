@@ -46,11 +46,9 @@ def stored(m: ParameterCollection) -> dict[str, Any]:
         storage, factor = _storage(p)
         values[name] = storage
         if factor != 1:
-            values[name], undecayed[name], factors[name] = (
-                (storage * factor).astype(DTYPE),
-                storage,
-                factor,
-            )
+            values[name] = (storage * factor).astype(DTYPE)
+            undecayed[name] = storage
+            factors[name] = factor
         if not p.is_updated():
             frozen.append(name)
     return {"": values, "undecayed": undecayed, "factors": factors, "frozen": frozen}
