@@ -307,8 +307,8 @@ static PyObject *traced_call(PyObject *self, PyObject *const *args, Py_ssize_t n
     return PyLong_FromLongLong(dn__calls->traced_call(handles[0], (int)n - 1, handles + 1));
 }
 
-/* tree_node(weights, n_ary, x, *children): a handle, or the error of C. A leaf of a parameter goes to
- * the current graph: it is not for this way. */
+/* tree_node(weights, n_ary, x, *children): a handle, or an error of C. A leaf of a parameter goes
+ * to the current graph: it is not for this way. */
 static PyObject *tree_node(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     int64_t x = 0, children[2] = {0, 0};
     const int64_t *weights = n > 2 && PyBytes_Check(args[0])
