@@ -219,13 +219,13 @@ class Negotiation:
             self._transport.send(self._layout, c, average, False, name)
             every = self._transport.received(self._layout)
             alike = self._begin_alike(every)
-        if self._average:
-            self._refuse_unknown(every, problem, what)
         negotiated = settings
         if not alike:
             going = every[every["flags"] & Flag.ENDED == 0]
             self._compare(every, going, settings, step, flags, what)
             negotiated = settings if not len(going) else Settings(*going["settings"][0].tolist())
+        if self._average:
+            self._refuse_unknown(every, problem, what)
         if self._here.checks:
             self._structure.compare(self._here, self._comm, what)
         for callback in self.on_flags:
@@ -304,7 +304,7 @@ class Negotiation:
         known = going[going["flags"] & Flag.UNKNOWN == 0]
         if len(set(known["step"].tolist())) > 1:
             said.append(step.words())
-        elif self._average and len(set((going["flags"] & Flag.WEIGHED).tolist())) > 1:
+        elif self._average and len(set((known["flags"] & Flag.WEIGHED).tolist())) > 1:
             said.append(f"gradients of earlier passes{'' if flags & Flag.WEIGHED else ', none'}")
         if said:
             self._here.agree(self._comm, None if flags & Flag.ENDED else ", ".join(said), what)
