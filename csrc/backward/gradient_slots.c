@@ -98,17 +98,19 @@ int dn__route_wants(const dn_call *c, int k) {
     return dn__node_wants(t, &t->nodes[t->args[c->node->args + k]]);
 }
 
+/* Nothing comes from an empty batch, so the op may not write at all. */
+static __attribute__((noinline)) dn_grad slot_of_nothing(dn_tape *t, int i) {
+    const dn_grad g = dn__gradient_slot(t, i);
+    if (!g.dx || g.beta != 0) return g;
+    dn__fill(dn__elements(&t->nodes[i].dim), 0, g.dx);
+    return (dn_grad){g.dx, 1};
+}
+
 dn_grad dn__route_dx(dn_call *c, int k) {
     dn_tape *t = c->tape;
     const int i = t->args[c->node->args + k];
     if (!dn__node_wants(t, &t->nodes[i])) return (dn_grad){0};
-    dn_grad g = dn__gradient_slot(t, i);
-    /* nothing comes from an empty batch, so the op may not write at all */
-    if (!c->total && g.dx && g.beta == 0) {
-        dn__fill(dn__elements(&t->nodes[i].dim), 0, g.dx);
-        g.beta = 1;
-    }
-    return g;
+    return c->total ? dn__gradient_slot(t, i) : slot_of_nothing(t, i);
 }
 
 /* ---- inputs of groups ----------------------------------------------------------------- */
