@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 # Runs the whole test suite from a fresh clone: makes .venv, installs the toolkit with its test
-# extra (mpirun comes from the mpich wheel), then
-# pytest, MPI programs under mpirun -n 2 and 4 and the double-precision build included. Some MPI
-# programs run with Open MPI, too, from a second
-# venv inside the first.
+# extra (mpirun comes from the mpich wheel), then pytest, MPI programs under mpirun -n 2 and 4 and
+# the double-precision build included. Some MPI programs run with Open MPI, too, from a second venv
+# inside the first.
 #
-#     scripts/test.sh                    everything: what needs no MPI in two processes, then the
+#     scripts/test.sh                    everything, in two processes: what needs no MPI, then the
 #                                        MPI programs
 #     scripts/test.sh -m 'not slow' -x   arguments go to pytest
 #
@@ -29,5 +28,5 @@ if (($#)); then
 fi
 status=0
 "$VENV/bin/pytest" -n 2 -m 'not mpi' || status=$?
-"$VENV/bin/pytest" -m mpi || status=$?
+"$VENV/bin/pytest" -n 2 -m mpi || status=$?
 exit $status
