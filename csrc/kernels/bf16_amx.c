@@ -167,21 +167,18 @@ ISA static void square_at(int rows, int columns, int second, int tiles, const ui
 
 ISA static void product(int m, int n, int tiles, const uint32_t *a, size_t a_step,
                         const uint32_t *b, size_t b_step, int add, float *y, size_t ldy) {
-    enum { PAIR = 2 * LINES };
+    enum { PAIR = 2 * LINES, GROUP = 256 };
     edge copy __attribute__((aligned(64)));
     int second = dn_bf16_least(n - LINES, LINES);
     configure(n);
     if (n <= LINES) few_columns(m, n, tiles, a, a_step, b, add, y, ldy, copy);
-    else if (m >= n) /* b stays in the cache */
-        for (int i = 0; i < m; i += PAIR, a += 2 * a_step)
-            for (int c = 0; c < n; c += PAIR)
-                square_at(m - i, n - c, second, tiles, a, a_step, b + c / LINES * b_step, b_step,
-                          add, y + (size_t)c * ldy + i, ldy, copy);
     else
-        for (int c = 0; c < n; c += PAIR, b += 2 * b_step)
-            for (int i = 0; i < m; i += PAIR)
-                square_at(m - i, n - c, second, tiles, a + i / LINES * a_step, a_step, b, b_step,
-                          add, y + (size_t)c * ldy + i, ldy, copy);
+        for (int g = 0; g < m; g += GROUP)
+            for (int c = 0; c < n; c += PAIR)
+                for (int i = g; i < m && i < g + GROUP; i += PAIR)
+                    square_at(m - i, n - c, second, tiles, a + i / LINES * a_step, a_step,
+                              b + c / LINES * b_step, b_step, add, y + (size_t)c * ldy + i, ldy,
+                              copy);
     _tile_release();
 }
 
