@@ -6,7 +6,9 @@
 #ifndef DN_DOUBLE
 #include <string.h>
 #ifdef __x86_64__
-#include <xmmintrin.h>
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 #include "math.h"
 
@@ -88,12 +90,19 @@ static void rows(int m, int k, const float *x, size_t ldx, int by_pairs, uint32_
 #define CHOOSE_ISA
 #endif
 
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
 #define VECTOR_BYTES 64
-#elif defined(__AVX__)
+#define FMA(a, b, c) (V) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
+#elif defined(__AVX__) && defined(__FMA__)
 #define VECTOR_BYTES 32
+#define FMA(a, b, c) (V) _mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
 #else
 #define VECTOR_BYTES 16
+#ifdef __aarch64__
+#define FMA(a, b, c) (V) vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b))
+#else
+#define FMA(a, b, c) ((a) * (b) + (c))
+#endif
 #endif
 #define ISA baseline
 #include "bf16_plain_product.h"
@@ -103,6 +112,7 @@ static void rows(int m, int k, const float *x, size_t ldx, int by_pairs, uint32_
 #pragma GCC target("avx2,fma")
 #define ISA avx2
 #define VECTOR_BYTES 32
+#define FMA(a, b, c) (V) _mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
 #include "bf16_plain_product.h"
 #pragma GCC pop_options
 
@@ -110,6 +120,7 @@ static void rows(int m, int k, const float *x, size_t ldx, int by_pairs, uint32_
 #pragma GCC target("avx512f,avx512vl,fma")
 #define ISA avx512
 #define VECTOR_BYTES 64
+#define FMA(a, b, c) (V) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
 #include "bf16_plain_product.h"
 #pragma GCC pop_options
 #endif
