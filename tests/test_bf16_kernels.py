@@ -154,7 +154,7 @@ def matrix(rng, rows, columns, more=0, powers=0):
 
 
 def rounded(x):
-    """x to bfloat16, ties to even, denormals to zero: nearest multiples, by arithmetic in double."""
+    """x to bfloat16, ties to even, denormals to zero: by arithmetic in double."""
     x = np.asarray(x, np.float64)
     _, exponents = np.frexp(x)
     unit = 2.0 ** (exponents - 8)
@@ -321,7 +321,9 @@ def test_without_memory_the_bits_are_the_same(library, library_without_memory, r
     for m, k, n in [(40, 33, 19), *BIG]:
         w, x, dy = matrix(rng, m, k), matrix(rng, k, n), matrix(rng, m, n)
         with_memory = Kernels(library, way).all(w, x, dy)
-        for a, b in zip(with_memory, Kernels(library_without_memory, way).all(w, x, dy), strict=True):
+        for a, b in zip(
+            with_memory, Kernels(library_without_memory, way).all(w, x, dy), strict=True
+        ):
             assert same_bits(a, b)
 
 

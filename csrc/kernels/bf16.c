@@ -1,6 +1,6 @@
-/* Products of matrices rounded to bfloat16: blocks that stay in the caches, and the choice among
- * the ways of computing them. The order of sums of one number of a result is that of a way, whatever
- * the blocks are: they only interrupt it, and the sum so far is a float in either case. */
+/* Products of matrices rounded to bfloat16: blocks that stay in the caches, and the choice among the
+ * ways of computing them. The order of sums of one number is that of a way, whatever the blocks
+ * are: these only interrupt it, and the sum so far is a float in either case. */
 #include "bf16.h"
 
 #ifndef DN_DOUBLE
@@ -37,10 +37,10 @@ int dn__bf16_choose(const char *isa) {
 /* ---- working memory: tiles of operands ------------------------------------------------ */
 enum {
     TILE_BYTES = TILE * sizeof(uint32_t),
-    MOST_DEPTH = 32,    /* tiles of one line at a time: 1,024 numbers */
-    MOST_TILES = 1024,  /* of the operand that stays, and */
-    PANEL_TILES = 256,  /* of the one that passes by: both in L2 */
-    FEW_TILES = 16      /* each, without memory */
+    MOST_DEPTH = 32,   /* tiles of one line at a time: 1,024 numbers */
+    MOST_TILES = 1024, /* of the operand that stays, and */
+    PANEL_TILES = 256, /* of the one that passes by: both in L2 */
+    FEW_TILES = 16     /* each, without memory */
 };
 typedef struct tiles_of {
     uint32_t *tiles;

@@ -30,7 +30,7 @@ typedef struct palette {
 ISA static void configure(int n) {
     palette p = {.number = 1};
     int first = dn_bf16_least(n, LINES), second = n > LINES ? dn_bf16_least(n - LINES, LINES) : n;
-    uint8_t rows[8] = {(uint8_t)first,  (uint8_t)first, (uint8_t)second, (uint8_t)second,
+    uint8_t rows[8] = {(uint8_t)first, (uint8_t)first, (uint8_t)second, (uint8_t)second,
                        (uint8_t)first, LINES,          LINES,           LINES};
     if (n > LINES) rows[5] = (uint8_t)second;
     for (int i = 0; i < 8; i++) {
@@ -71,8 +71,9 @@ INLINE void close_spot(const spot *s) {
         memcpy(s->y + (size_t)c * s->ld, s->copy + c * LINES, sizeof(float) * (size_t)s->rows);
 }
 #define BEGIN(tile, s) \
-    if (add) _tile_loadd(tile, (s)->is_copy ? (s)->copy : (s)->y, \
-                         (s)->is_copy ? ROW_BYTES : (long)((s)->ld * 4)); \
+    if (add) \
+        _tile_loadd(tile, (s)->is_copy ? (s)->copy : (s)->y, \
+                    (s)->is_copy ? ROW_BYTES : (long)((s)->ld * 4)); \
     else _tile_zero(tile)
 #define END(tile, s) \
     _tile_stored(tile, (s)->is_copy ? (s)->copy : (s)->y, \
@@ -107,8 +108,7 @@ INLINE void square(int two_b, int two_a, int tiles, const uint32_t *a, size_t a_
 }
 
 /* 16 columns at most, by four blocks of rows */
-INLINE void four(int tiles, const uint32_t *a, size_t a_step, const uint32_t *b, int add,
-                 spot *s) {
+INLINE void four(int tiles, const uint32_t *a, size_t a_step, const uint32_t *b, int add, spot *s) {
     BEGIN(0, s);
     BEGIN(1, s + 1);
     BEGIN(2, s + 2);

@@ -59,13 +59,13 @@ ISA static void columns(int k, int n, const float *x, size_t ldx, int by_pairs, 
             __m512i v[LINES];
             if (n - c >= LINES && by_pairs == 0 && k - j >= DEPTH) {
                 for (int i = 0; i < LINES; i++)
-                    _mm512_store_si512(to + LINES * i, line_of(0xffff, 0xffff, x + i * ldx + j));
+                    _mm512_storeu_si512(to + LINES * i, line_of(0xffff, 0xffff, x + i * ldx + j));
                 continue;
             }
             for (int i = 0; i < LINES; i++)
                 v[i] = i < n - c ? line_of(low, high, x + i * ldx + j) : _mm512_setzero_si512();
             if (by_pairs) flip(v);
-            for (int i = 0; i < LINES; i++) _mm512_store_si512(to + LINES * i, v[i]);
+            for (int i = 0; i < LINES; i++) _mm512_storeu_si512(to + LINES * i, v[i]);
         }
 }
 
@@ -78,12 +78,12 @@ ISA static void rows(int m, int k, const float *x, size_t ldx, int by_pairs, uin
             for (int p = 0; p < LINES; p++) {
                 __mmask16 even = j + 2 * p < k ? lanes : 0, odd = j + 2 * p + 1 < k ? lanes : 0;
                 const float *pair = even ? from + (size_t)(2 * p) * ldx : from;
-                v[p] = _mm512_or_si512(
-                    round16(even, pair),
-                    _mm512_slli_epi32(round16(odd, odd ? pair + ldx : pair), 16));
+                v[p] =
+                    _mm512_or_si512(round16(even, pair),
+                                    _mm512_slli_epi32(round16(odd, odd ? pair + ldx : pair), 16));
             }
             if (!by_pairs) flip(v);
-            for (int i = 0; i < LINES; i++) _mm512_store_si512(to + LINES * i, v[i]);
+            for (int i = 0; i < LINES; i++) _mm512_storeu_si512(to + LINES * i, v[i]);
         }
 }
 
@@ -101,17 +101,16 @@ INLINE void block(int panels, int count, int tiles, const uint32_t *a, size_t a_
         for (int q = 0; q < 16; q++) {
             __m512bh v[8];
             for (int p = 0; p < panels; p++)
-                v[p] = (__m512bh)_mm512_load_si512(a + p * a_step + LINES * q);
+                v[p] = (__m512bh)_mm512_loadu_si512(a + p * a_step + LINES * q);
             for (int c = 0; c < count; c++) {
                 __m512bh one = (__m512bh)_mm512_set1_epi32((int)b[LINES * c + q]);
-                for (int p = 0; p < panels; p++)
-                    sum[c][p] = _mm512_dpbf16_ps(sum[c][p], v[p], one);
+                for (int p = 0; p < panels; p++) sum[c][p] = _mm512_dpbf16_ps(sum[c][p], v[p], one);
             }
         }
     for (int c = 0; c < count; c++)
         for (int p = 0; p < panels; p++)
-            _mm512_mask_storeu_ps(y + (size_t)c * ldy + p * LINES,
-                                  p == panels - 1 ? last : 0xffff, sum[c][p]);
+            _mm512_mask_storeu_ps(y + (size_t)c * ldy + p * LINES, p == panels - 1 ? last : 0xffff,
+                                  sum[c][p]);
 }
 
 #define BLOCK(PANELS, COUNT) \

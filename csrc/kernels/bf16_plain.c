@@ -150,8 +150,7 @@ static void restore_mode(uint64_t was) {
 }
 
 static DN_NOT_INLINE void product(int m, int n, int tiles, const uint32_t *a, size_t a_step,
-                                  const uint32_t *b, size_t b_step, int add, float *y,
-                                  size_t ldy) {
+                                  const uint32_t *b, size_t b_step, int add, float *y, size_t ldy) {
     uint64_t was = set_mode();
 #ifdef CHOOSE_ISA
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&

@@ -7,7 +7,10 @@
  * which is its tiles one after the other; what is missing in the last ones is zero. */
 #pragma once
 
-#include "bf16.h"
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../dn_real.h"
 
 #ifndef DN_DOUBLE
 enum { LINES = 16, DEPTH = 32, TILE = LINES * DEPTH / 2 };
