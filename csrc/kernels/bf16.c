@@ -1,6 +1,6 @@
-/* Products of matrices rounded to bfloat16: blocks that stay in the caches, and the choice among the
- * ways of computing them. The order of sums of one number is that of a way, whatever the blocks
- * are: these only interrupt it, and the sum so far is a float in either case. */
+/* Products of matrices rounded to bfloat16: blocks that stay in the caches, and the choice of a way
+ * to compute them. The order of sums of one number is that of the way, whatever the blocks are:
+ * these only interrupt it, and the sum so far is a float in either case. */
 #include "bf16.h"
 
 #ifndef DN_DOUBLE
