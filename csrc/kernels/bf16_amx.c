@@ -12,12 +12,16 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define ISA __attribute__((target("avx512f,amx-tile,amx-bf16")))
+#define ISA __attribute__((target("avx512f,prfchw,amx-tile,amx-bf16")))
 #define INLINE ISA static inline __attribute__((always_inline))
 /* the compiler does not know that tiles are read from memory */
 #define WRITTEN() __asm__ volatile("" ::: "memory")
 
-enum { ROW_BYTES = 64 };
+enum {
+    ROW_BYTES = 64,
+    GROUP_TILES = 512, /* of a, which stay in L2 while all columns pass over them */
+    FETCHED = 2        /* lines of a tile of y that are fetched in each step */
+};
 
 /* Sizes of the tile registers. With up to 16 columns 0 to 3 are sums, 4 is of b, 5 to 7 are of a;
  * with more 0 and 1 are sums with 4, 2 and 3 with 5, which are of b, and 6 and 7 are of a. */
@@ -88,6 +92,11 @@ INLINE void square(int two_b, int two_a, int tiles, const uint32_t *a, size_t a_
     if (two_b) { BEGIN(2, s + 2); }
     if (two_a && two_b) { BEGIN(3, s + 3); }
     for (int t = 0; t < tiles; t++, a += TILE, b += TILE) {
+        /* to be written when the sums are ready */
+        if (two_a && two_b && t * FETCHED < LINES)
+            for (int q = 0; q < 4; q++)
+                for (int l = 0; l < FETCHED; l++)
+                    __builtin_prefetch(s[q].y + (size_t)(t * FETCHED + l) * s[q].ld, 1, 3);
         _tile_loadd(4, b, ROW_BYTES);
         _tile_loadd(6, a, ROW_BYTES);
         _tile_dpbf16ps(0, 4, 6);
@@ -167,15 +176,16 @@ ISA static void square_at(int rows, int columns, int second, int tiles, const ui
 
 ISA static void product(int m, int n, int tiles, const uint32_t *a, size_t a_step,
                         const uint32_t *b, size_t b_step, int add, float *y, size_t ldy) {
-    enum { PAIR = 2 * LINES, GROUP = 256 };
+    enum { PAIR = 2 * LINES };
+    int group = PAIR * (tiles < GROUP_TILES / 2 ? GROUP_TILES / 2 / tiles : 1);
     edge copy __attribute__((aligned(64)));
     int second = dn_bf16_least(n - LINES, LINES);
     configure(n);
     if (n <= LINES) few_columns(m, n, tiles, a, a_step, b, add, y, ldy, copy);
     else
-        for (int g = 0; g < m; g += GROUP)
+        for (int g = 0; g < m; g += group)
             for (int c = 0; c < n; c += PAIR)
-                for (int i = g; i < m && i < g + GROUP; i += PAIR)
+                for (int i = g; i < m && i < g + group; i += PAIR)
                     square_at(m - i, n - c, second, tiles, a + i / LINES * a_step, a_step,
                               b + c / LINES * b_step, b_step, add, y + (size_t)c * ldy + i, ldy,
                               copy);

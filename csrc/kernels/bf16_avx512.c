@@ -11,11 +11,9 @@
 #define ISA __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
 #define INLINE ISA static inline __attribute__((always_inline))
 
+enum { AHEAD = 4 * DEPTH }; /* numbers of a column that are fetched before they are read */
+
 /* ---- float to tiles ------------------------------------------------------------------- */
-/* 16 numbers as bfloat16, in the lower halves of 16 lanes */
-INLINE __m512i round16(__mmask16 lanes, const float *x) {
-    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(lanes, x)));
-}
 INLINE __mmask16 first(int lanes) {
     return (__mmask16)(lanes >= 16 ? 0xffff : lanes <= 0 ? 0 : (1u << lanes) - 1);
 }
@@ -46,10 +44,10 @@ INLINE void flip(__m512i v[LINES]) {
     }
 }
 
-/* 32 numbers of one column: a line */
-INLINE __m512i line_of(__mmask16 low, __mmask16 high, const float *x) {
-    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(high, x + 16),
-                                        _mm512_maskz_loadu_ps(low, x));
+/* 16 numbers and 16 others, rounded */
+INLINE __m512i line_of(__mmask16 lows, __mmask16 highs, const float *low, const float *high) {
+    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(highs, high),
+                                        _mm512_maskz_loadu_ps(lows, low));
 }
 
 ISA static void columns(int k, int n, const float *x, size_t ldx, int by_pairs, uint32_t *to) {
@@ -57,34 +55,57 @@ ISA static void columns(int k, int n, const float *x, size_t ldx, int by_pairs, 
         for (int j = 0; j < k; j += DEPTH, to += TILE) {
             __mmask16 low = first(k - j), high = first(k - j - 16);
             __m512i v[LINES];
-            if (n - c >= LINES && by_pairs == 0 && k - j >= DEPTH) {
-                for (int i = 0; i < LINES; i++)
-                    _mm512_storeu_si512(to + LINES * i, line_of(0xffff, 0xffff, x + i * ldx + j));
-                continue;
+            for (int i = 0; i < LINES; i++) {
+                const float *line = x + i * ldx + j;
+                __builtin_prefetch(line + AHEAD);
+                __builtin_prefetch(line + AHEAD + 16);
+                v[i] = i < n - c ? line_of(low, high, line, high ? line + 16 : line)
+                                 : _mm512_setzero_si512();
             }
-            for (int i = 0; i < LINES; i++)
-                v[i] = i < n - c ? line_of(low, high, x + i * ldx + j) : _mm512_setzero_si512();
             if (by_pairs) flip(v);
             for (int i = 0; i < LINES; i++) _mm512_storeu_si512(to + LINES * i, v[i]);
         }
 }
 
+/* 16 pairs of numbers from two columns */
+INLINE __m512i pairs_of(__mmask16 evens, const float *even, __mmask16 odds, const float *odd,
+                        __m512i order) {
+    return _mm512_permutexvar_epi16(order, line_of(evens, odds, even, odd));
+}
+
 ISA static void rows(int m, int k, const float *x, size_t ldx, int by_pairs, uint32_t *to) {
-    for (int r = 0; r < m; r += LINES)
-        for (int j = 0; j < k; j += DEPTH, to += TILE) {
-            __mmask16 lanes = first(m - r);
-            const float *from = x + (size_t)j * ldx + r;
-            __m512i v[LINES];
-            for (int p = 0; p < LINES; p++) {
-                __mmask16 even = j + 2 * p < k ? lanes : 0, odd = j + 2 * p + 1 < k ? lanes : 0;
-                const float *pair = even ? from + (size_t)(2 * p) * ldx : from;
-                v[p] =
-                    _mm512_or_si512(round16(even, pair),
-                                    _mm512_slli_epi32(round16(odd, odd ? pair + ldx : pair), 16));
+    size_t step = (size_t)dn_bf16_blocks(k, DEPTH) * TILE;
+    __m512i even_places = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+            order =
+                _mm512_add_epi32(_mm512_or_si512(even_places, _mm512_slli_epi32(even_places, 16)),
+                                 _mm512_set1_epi32(16 << 16));
+    for (int j = 0; j < k; j += DEPTH, to += TILE) {
+        /* along the columns, since the next one may be far away */
+        for (int p = 0; p < LINES; p++) {
+            int at = j + 2 * p;
+            __mmask16 even_is_there = at < k ? 0xffff : 0, odd_is_there = at + 1 < k ? 0xffff : 0;
+            const float *even = x + (size_t)(even_is_there ? at : 0) * ldx,
+                        *odd = x + (size_t)(odd_is_there ? at + 1 : 0) * ldx;
+            uint32_t *line = to + LINES * p;
+            int r = 0, far = at + 3 < k ? 2 : 0;
+            for (; r + LINES <= m; r += LINES, line += step) {
+                __builtin_prefetch(even + far * ldx + r);
+                __builtin_prefetch(odd + far * ldx + r);
+                _mm512_storeu_si512(line, pairs_of(even_is_there, even + r, odd_is_there, odd + r,
+                                                   order));
             }
-            if (!by_pairs) flip(v);
-            for (int i = 0; i < LINES; i++) _mm512_storeu_si512(to + LINES * i, v[i]);
+            if (r < m)
+                _mm512_storeu_si512(line, pairs_of(first(m - r) & even_is_there, even + r,
+                                                   first(m - r) & odd_is_there, odd + r, order));
         }
+        for (int r = 0; !by_pairs && r < m; r += LINES) {
+            uint32_t *tile = to + r / LINES * step;
+            __m512i v[LINES];
+            for (int i = 0; i < LINES; i++) v[i] = _mm512_loadu_si512(tile + LINES * i);
+            flip(v);
+            for (int i = 0; i < LINES; i++) _mm512_storeu_si512(tile + LINES * i, v[i]);
+        }
+    }
 }
 
 /* ---- products ------------------------------------------------------------------------- */
