@@ -117,7 +117,7 @@ int dn__backward_begin(dn_tape *t, int i, int full) {
     for (int r = 0; r < t->n.stores; r++)
         __atomic_fetch_add(&t->stores[r].store->passes, 1, __ATOMIC_RELAXED);
     t->backward->first_new_node = t->n.nodes;
-    t->backward->n_products = t->backward->reached = 0;
+    t->backward->n_products = t->backward->n_transposed = t->backward->reached = 0;
     for (int j = 0; j < DN_KEPT_COLUMNS; j++) t->backward->columns[j].first = -1;
     t->backward->deferred = NULL;
     t->workspace.out_of_memory = 0;
@@ -201,8 +201,10 @@ void dn__backward_free(dn_tape *t) {
     dn_backward_pass *b = t->backward;
     for (int i = 0; i < DN_KEPT_COLUMNS; i++) dn__arena_free(&b->columns[i].memory);
     free(b->products);
+    free(b->transposed);
     b->products = NULL;
-    b->products_capacity = 0;
+    b->transposed = NULL;
+    b->products_capacity = b->transposed_capacity = 0;
 }
 
 int64_t dn__backward_bytes(const dn_tape *t) {

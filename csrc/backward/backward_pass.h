@@ -23,6 +23,13 @@ typedef struct dn_kept_columns {
 } dn_kept_columns;
 enum { DN_KEPT_COLUMNS = 4 };
 
+/* A matrix that groups multiply by: how many columns of gradients have come to it in this backward,
+ * and its transpose, NULL: too few. */
+typedef struct dn_transposed {
+    int32_t node, columns;
+    dn_real *v;
+} dn_transposed;
+
 /* A call whose inputs are rows that got no gradient of their own. */
 typedef struct dn_deferred {
     struct dn_deferred *next;
@@ -36,6 +43,8 @@ typedef struct dn_backward_pass {
     int n_products, products_capacity;
     dn_kept_columns columns[DN_KEPT_COLUMNS];
     int64_t columns_used; /* counts their uses */
+    dn_transposed *transposed;
+    int n_transposed, transposed_capacity;
     int position;         /* the place in the order that comes next; -1: none */
     int reached;          /* seats say which nodes the loss depends on */
     int full;             /* gradients of all nodes are wanted */
@@ -93,6 +102,12 @@ void dn__flush_products(dn_tape *, int i);
 void dn__finish_parameter(dn_tape *, int i);
 /* the backward has passed the place `position` */
 void dn__hook_passed(dn_tape *);
+
+/* ---- transposed.c: gradients of what matrices are multiplied by */
+void dn__route_product_dx(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, dn_grad);
+/* the same for a call that computes a group */
+void dn__route_group_product_dx(dn_call *c, int k, int m, int kk, int n, const dn_real *dy,
+                                dn_grad);
 
 /* ---- rows.c */
 int dn__route_table_rows(const dn_call *, int first, int n, int capacity, int *rows);

@@ -44,7 +44,7 @@ static inline void product_backward(dn_call *c, int i, int m, int k, int n) {
     dn_grad g = dn__dx(c, i + 1);
     if (!g.dx) return;
     if (one) {
-        dn__mm_dx(m, k, n * batch, w->v, m, c->dy, m, g.beta, g.dx, k);
+        dn__product_dx(c, i, m, k, n * batch, c->dy, g);
         return;
     }
     for (int b = 0; b < batch; b++)

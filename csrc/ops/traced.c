@@ -306,6 +306,13 @@ static void inner_weight_gradient(dn_call *c, int k, int m, int kk, int n, const
     if (g.dx) dn__mm_dw(m, kk, n, dy, m, x, kk, g.beta, g.dx, m);
 }
 
+static void inner_product_dx(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, dn_grad g) {
+    dn_traced_run *run = c->inner->run;
+    const int32_t source = inner_input_of(run->program, c->inner->at, k);
+    if (source < 0) dn__product_dx(run->outer, -1 - source, m, kk, n, dy, g);
+    else dn__mm_dx(m, kk, n, c->x[k].v, m, dy, m, g.beta, g.dx, kk);
+}
+
 static void inner_input_done(dn_call *c, int k) { (void)c, (void)k; }
 
 static uint32_t inner_ordinal(const dn_call *c, int member) {
@@ -328,6 +335,7 @@ static int inner_wants_each(const dn_call *c) { return dn__wants_each(c->inner->
 static const dn_gradient_routes INNER = {inner_wants,
                                          inner_dx,
                                          inner_weight_gradient,
+                                         inner_product_dx,
                                          inner_input_done,
                                          inner_ordinal,
                                          inner_table_rows,

@@ -17,6 +17,8 @@ typedef struct dn_seat {
     int32_t next_user, last_user;
     /* group.c: the last gather that begins with this node; may be one that is no more */
     int32_t gathers;
+    /* transposed.c: of a matrix, where it is noted in this backward; may be of another one */
+    int32_t transposed;
     /* batched_gemm.h: how many misses a search that begins here passes over before it finds the
      * first that fits */
     uint8_t lookahead;
