@@ -111,6 +111,7 @@ int dn__backward_begin(dn_tape *t, int i, int full) {
     for (int j = 0; j < t->schedule->n.groups; j++) {
         t->schedule->groups[j].grads = NULL;
         t->schedule->groups[j].weights = 0;
+        t->schedule->groups[j].gather = -1;
     }
     for (int j = 0; j < t->schedule->n.gathers; j++) t->schedule->gathers[j].grad = NULL;
     dn__work.passes++;
@@ -201,10 +202,8 @@ void dn__backward_free(dn_tape *t) {
     dn_backward_pass *b = t->backward;
     for (int i = 0; i < DN_KEPT_COLUMNS; i++) dn__arena_free(&b->columns[i].memory);
     free(b->products);
-    free(b->transposed);
     b->products = NULL;
-    b->transposed = NULL;
-    b->products_capacity = b->transposed_capacity = 0;
+    b->products_capacity = 0;
 }
 
 int64_t dn__backward_bytes(const dn_tape *t) {

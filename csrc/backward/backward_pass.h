@@ -29,6 +29,7 @@ typedef struct dn_transposed {
     int32_t node, columns;
     dn_real *v;
 } dn_transposed;
+enum { DN_MOST_TRANSPOSED = 64 };
 
 /* A call whose inputs are rows that got no gradient of their own. */
 typedef struct dn_deferred {
@@ -43,11 +44,11 @@ typedef struct dn_backward_pass {
     int n_products, products_capacity;
     dn_kept_columns columns[DN_KEPT_COLUMNS];
     int64_t columns_used; /* counts their uses */
-    dn_transposed *transposed;
-    int n_transposed, transposed_capacity;
-    int position;         /* the place in the order that comes next; -1: none */
-    int reached;          /* seats say which nodes the loss depends on */
-    int full;             /* gradients of all nodes are wanted */
+    dn_transposed transposed[DN_MOST_TRANSPOSED];
+    int n_transposed;
+    int position; /* the place in the order that comes next; -1: none */
+    int reached;  /* seats say which nodes the loss depends on */
+    int full;     /* gradients of all nodes are wanted */
     /* hooks.c, in a backward that is watched, else NULL: the parameters' nodes that were last used
      * at each place of the backward pass, as lists */
     struct {

@@ -14,26 +14,20 @@ void dn__route_product_dx(dn_call *c, int k, int m, int kk, int n, const dn_real
     dn__mm_dx(m, kk, n, c->x[k].v, m, dy, m, g.beta, g.dx, kk);
 }
 
-/* What is noted of matrix i; NULL: no memory. */
-static dn_transposed *note_of(dn_tape *t, int i) {
-    dn_backward_pass *b = t->backward;
-    dn_seat *seat = &t->schedule->seats[i];
-    if (seat->transposed < b->n_transposed && b->transposed[seat->transposed].node == i)
-        return &b->transposed[seat->transposed];
-    if (DN_GROW(b->transposed, b->transposed_capacity, (int64_t)b->n_transposed + 1)) return NULL;
-    seat->transposed = b->n_transposed;
-    b->transposed[b->n_transposed] = (dn_transposed){.node = i};
-    return &b->transposed[b->n_transposed++];
+/* What is noted of matrix i; NULL: there is no room. */
+static dn_transposed *note_of(dn_backward_pass *b, int i) {
+    int k = 0;
+    while (k < b->n_transposed && b->transposed[k].node != i) k++;
+    if (k == DN_MOST_TRANSPOSED) return NULL;
+    if (k == b->n_transposed) b->transposed[b->n_transposed++] = (dn_transposed){.node = i};
+    return &b->transposed[k];
 }
 
-/* W' of input k, to be used for n more columns; NULL: not yet, or there is no memory. */
+/* W' of input k, to be used for n more columns; NULL: not yet. */
 static const dn_real *transpose_of(dn_call *c, int k, int m, int kk, int n) {
     dn_tape *t = c->tape;
-    dn_transposed *note = note_of(t, dn__input(t, (int)(c->node - t->nodes), k));
-    if (!note) {
-        t->workspace.out_of_memory = 1;
-        return NULL;
-    }
+    dn_transposed *note = note_of(t->backward, dn__input(t, (int)(c->node - t->nodes), k));
+    if (!note) return NULL;
     if (note->columns < ENOUGH_COLUMNS) note->columns += n < ENOUGH_COLUMNS ? n : ENOUGH_COLUMNS;
     if (note->columns < ENOUGH_COLUMNS || note->v) return note->v;
     note->v = dn__arena_take(&t->workspace.grads, (size_t)m * (size_t)kk * sizeof *note->v);

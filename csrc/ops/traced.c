@@ -306,7 +306,8 @@ static void inner_weight_gradient(dn_call *c, int k, int m, int kk, int n, const
     if (g.dx) dn__mm_dw(m, kk, n, dy, m, x, kk, g.beta, g.dx, m);
 }
 
-static void inner_product_dx(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, dn_grad g) {
+static void inner_product_dx(dn_call *c, int k, int m, int kk, int n, const dn_real *dy,
+                             dn_grad g) {
     dn_traced_run *run = c->inner->run;
     const int32_t source = inner_input_of(run->program, c->inner->at, k);
     if (source < 0) dn__product_dx(run->outer, -1 - source, m, kk, n, dy, g);
@@ -332,16 +333,11 @@ static int inner_wants_each(const dn_call *c) { return dn__wants_each(c->inner->
 
 /* The last two are never asked for: there are no rows, and operations written in Python cannot be
  * traced. */
-static const dn_gradient_routes INNER = {inner_wants,
-                                         inner_dx,
-                                         inner_weight_gradient,
-                                         inner_product_dx,
-                                         inner_input_done,
-                                         inner_ordinal,
-                                         inner_table_rows,
-                                         NULL,
-                                         inner_wants_each,
-                                         NULL};
+static const dn_gradient_routes INNER = {inner_wants,           inner_dx,
+                                         inner_weight_gradient, inner_product_dx,
+                                         inner_input_done,      inner_ordinal,
+                                         inner_table_rows,      NULL,
+                                         inner_wants_each,      NULL};
 
 /* What came to an output goes to what it was computed from: a sum over the members where that is
  * one for all of them. */

@@ -17,13 +17,12 @@ typedef struct dn_seat {
     int32_t next_user, last_user;
     /* group.c: the last gather that begins with this node; may be one that is no more */
     int32_t gathers;
-    /* transposed.c: of a matrix, where it is noted in this backward; may be of another one */
-    int32_t transposed;
     /* batched_gemm.h: how many misses a search that begins here passes over before it finds the
      * first that fits */
     uint8_t lookahead;
-    /* backward.c: the gradient of the loss comes to it; of use within one function */
-    uint8_t reached;
+    /* backward.c: the gradient of the loss comes to it; groups.c: a gather has it as a source; each
+     * of use within one function */
+    uint8_t reached, is_source;
 } dn_seat;
 
 /* Of dn_seat.lookahead: in a long chain no input is known. So each search in vain halves it for the
@@ -45,6 +44,9 @@ typedef struct dn_group {
     /* in this backward a member has got products of a weight gradient */
     uint8_t weights;
     dn_real *value, *saved, *grads; /* of all members; grads NULL: nothing has come yet */
+    /* groups.c: how many numbers of `grads` this gather (-1: none) brings, to be written */
+    int32_t gather;
+    size_t brought;
     /* deduplicate.h: equal members are computed once, and `saved` is of the distinct ones; NULL:
      * no */
     struct dn_deduplicated *deduplicated;
