@@ -50,14 +50,14 @@ enum { MOST_GATHERS_SEEN = 64 }; /* to look further takes longer than to copy on
 
 /* A gather of the same nodes that was made before, or -1; DN_ERROR_INTERNAL. Each was made after
  * the next one in its list: so lists end. */
-static int find_gather(dn_tape *t, const int32_t *sources, int n) {
+static int find_gather(dn_tape *t, const int32_t *sources, int n, int deduplicated) {
     int seen = 0;
     for (int at = last_gather(t, sources[0]), next; at >= 0 && seen < MOST_GATHERS_SEEN;
          at = next, seen++) {
         const dn_gather *gather = &t->schedule->gathers[at];
         next = gather->next;
         if (next >= at) return dn__internal_error(t, "gathers of a node are in a circle");
-        if (gather->n == n && !gather->deduplicated &&
+        if (gather->n == n && gather->deduplicated == deduplicated &&
             !memcmp(t->schedule->sources + gather->first, sources, (size_t)n * sizeof *sources))
             return at;
     }
@@ -92,8 +92,7 @@ static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
         }
     }
     const int deduplicated = t->schedule->groups[group].deduplicated != NULL;
-    /* equal members may differ in which of their inputs are one node */
-    in->gather = deduplicated ? -1 : find_gather(t, sources, count);
+    in->gather = find_gather(t, sources, count, deduplicated);
     if (in->gather == DN_ERROR_INTERNAL) return in->gather;
     if (in->gather >= 0) {
         in->value = t->schedule->gathers[in->gather].value;

@@ -64,7 +64,7 @@ typedef struct dn_group_input {
 typedef struct dn_gather {
     /* next: an earlier gather that begins with the same node, or -1 */
     int32_t first, n, next;
-    /* of a group's distinct members, for it alone: gradients go to rows of tables, not to nodes */
+    /* of the distinct members of groups: gradients go to rows of tables, not to nodes */
     int32_t deduplicated;
     /* the first that uses it; when its backward is done, the gradients are complete */
     int32_t group;
