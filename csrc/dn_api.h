@@ -287,6 +287,9 @@ int64_t dn_updates_made(void);
 const char *dn_message(int graph);
 int dn_graph_size(int graph);
 void dn_graph_autobatch_counts(int graph, dn_autobatch_counts *out);
+/* A lower bound on the batches, in any order, of the nodes that are computed; 0 where nothing is
+ * batched. Takes about as long as to plan their order; the tape is busy meanwhile. */
+int64_t dn_graph_least_batches(int graph);
 int64_t dn_graph_bytes(int graph);
 /* handle of the node with this index */
 int64_t dn_graph_node(int graph, int index);

@@ -121,6 +121,7 @@ typedef struct dn_gradient_routes {
     dn_grad (*dx)(dn_call *, int k);
     void (*weight_gradient)(dn_call *, int k, int m, int kk, int n, const dn_real *dy,
                             const dn_real *x);
+    void (*operand_gradient)(dn_call *, int k, int m, int kk, int n, const dn_real *dy, dn_grad);
     void (*input_done)(dn_call *, int k);
     uint32_t (*ordinal)(const dn_call *, int member);
     int (*table_rows)(const dn_call *, int first, int n, int capacity, int *rows);
@@ -195,6 +196,12 @@ dn_real *dn__dx_zeroed(dn_call *c, int k);
 static inline void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy,
                                        const dn_real *x) {
     c->routes->weight_gradient(c, k, m, kk, n, dy, x);
+}
+/* dx = W_k' dy + beta dx, dense, for input k, an unbatched matrix: the gradient of what it was
+ * multiplied by. The caller may have W_k' in a form that is better for many columns. */
+static inline void dn__operand_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy,
+                                        dn_grad g) {
+    c->routes->operand_gradient(c, k, m, kk, n, dy, g);
 }
 /* Nothing more comes for input k in this call. Somebody may wait for it: then what was put off is
  * computed now, before other inputs' gradients. */

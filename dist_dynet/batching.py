@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ._ffi import calls, ffi, lib
+from ._ffi import calls, fail_in, ffi, lib
 from ._integers import integer
 
 __all__ = ["AutobatchStats", "autobatch_stats"]
@@ -52,6 +52,8 @@ class AutobatchStats(NamedTuple):
     """time in which groups were found"""
     execution_seconds: float
     """time in which values were computed; backward is not in it"""
+    least_batches: int
+    """a lower bound on `batches`, in any order; it is found when it is asked for"""
 
 
 def autobatch_stats() -> AutobatchStats:
@@ -70,6 +72,9 @@ def autobatch_stats() -> AutobatchStats:
     counts = ffi.new("dn_autobatch_counts *")
     if graph >= 0:
         lib.dn_graph_autobatch_counts(graph, counts)
+    least = lib.dn_graph_least_batches(graph) if graph >= 0 else 0
+    if least < 0:
+        fail_in(graph, least)
     return AutobatchStats(
         counts.nodes,
         counts.batches,
@@ -77,4 +82,5 @@ def autobatch_stats() -> AutobatchStats:
         counts.avoided,
         counts.schedule,
         counts.execution,
+        least,
     )

@@ -398,7 +398,7 @@ def test_autobatch_stats_count_nodes_batches_and_gathers(model):
     assert dy.autobatch_stats()[:2] == (32, 14)
     dy.renew_cg()
     dy.forward(products(model, 10))
-    assert dy.autobatch_stats() == (0, 0, 0, 0, 0, 0)
+    assert dy.autobatch_stats() == (0, 0, 0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(("n", "batches"), [(3, 10), (40, 43)])
@@ -415,6 +415,72 @@ def test_automatic_choice_leaves_chains_as_they_are():
         x = dy.tanh(x)
     x.forward()
     assert dy.autobatch_stats()[:2] == (101, 101)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_chains_take_as_many_batches_as_the_bound_says(strategy):
+    dy.renew_cg(autobatching=strategy)
+    xs = [dy.inputVector([i, 2]) for i in range(12)]
+    for _ in range(7):
+        xs = [dy.tanh(dy.square(x)) for x in xs]
+    dy.forward(xs)
+    stats = dy.autobatch_stats()
+    assert stats.least_batches == stats.batches == 12 + 2 * 7
+
+
+def test_the_bound_is_of_the_longest_chain_of_each_signature():
+    dy.renew_cg(autobatching=BY_AGENDA)
+    x, y = dy.inputVector([1, 2]), dy.inputVector([3, 4])
+    long = dy.tanh(dy.square(dy.tanh(dy.square(dy.tanh(x)))))  # three tanh in a row, two squares
+    wide = [dy.square(dy.square(dy.square(y))), dy.tanh(y)]  # three squares
+    long.forward()
+    assert dy.autobatch_stats().least_batches <= dy.autobatch_stats().batches
+    dy.forward([long, *wide])
+    assert dy.autobatch_stats().least_batches == 2 + 3 + 3
+    dy.renew_cg(autobatching=False)
+    dy.tanh(dy.inputVector([1, 2])).forward()
+    assert dy.autobatch_stats().least_batches == 0
+
+
+SHAPES = {
+    "product": lambda A, b, x: A * x,
+    "affine": lambda A, b, x: dy.affine_transform([b, A, x, A, dy.tanh(x)]),
+    "traced": dy.traced(lambda A, b, x: dy.affine_transform([b, A, x])),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(("rows", "columns"), [(20, 33), (5, 40), (64, 16), (17, 7)])
+def test_gradients_through_a_matrix_with_many_columns(model, name, rows, columns):
+    """Enough of them for the transpose of the matrix, in several groups."""
+    A, b, back = (
+        model.add_parameters((rows, columns)),
+        model.add_parameters(rows),
+        model.add_parameters((columns, rows)),
+    )
+
+    def gradients(strategy):
+        dy.renew_cg(autobatching=strategy)
+        rng = np.random.default_rng(1)
+        xs = [dy.inputTensor(rng.normal(size=columns)) for _ in range(40)]
+        ys, states = [], [dy.tanh(x) for x in xs]
+        for _ in range(3):
+            ys += states
+            states = [dy.tanh(back * dy.tanh(SHAPES[name](A, b, x))) for x in states]
+        loss = dy.esum([dy.squared_norm(y) for y in ys + states])
+        for _ in range(2):  # the second as the first
+            for p in (A, b, back):
+                p.clear_gradient()
+            loss.backward(full=True)
+        return [
+            *(x.gradient() for x in xs + ys),
+            *(p.grad_as_array() for p in (A, b, back)),
+        ]
+
+    unbatched = gradients(0)
+    for strategy in STRATEGIES:
+        for a, g in zip(unbatched, gradients(strategy), strict=True):
+            np.testing.assert_allclose(g, a, rtol=0, atol=1e-5 * max(1, np.abs(a).max()))
 
 
 def test_sequences_of_different_lengths_are_one_batch(model):

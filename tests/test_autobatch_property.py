@@ -1,5 +1,5 @@
 """Random graphs over all families of operations: by each strategy, values and gradients equal the
-unbatched ones, random draws exactly.
+unbatched ones, random draws exactly, in no fewer batches than the lower bound.
 
 A program is a list of lines; each makes a node of two vectors made before, of 4 numbers and a batch
 of one or more. Equal means to 1e-5 of the array's largest number; in double precision, which runs
@@ -201,6 +201,8 @@ def check(program, parts):
         batched_loss, batched_vectors, batched_values, batched_of_parameters = run(
             m, program, strategy, parts
         )
+        stats = dy.autobatch_stats()
+        assert 0 < stats.least_batches <= stats.batches, f"batches, strategy {strategy}"
         close(loss, batched_loss, largest_value, f"loss, strategy {strategy}")
         for k, (a, b) in enumerate(zip(values, batched_values, strict=True)):
             name, i, _ = program[k - LEAVES] if k >= LEAVES else ("leaf", k, k)

@@ -111,13 +111,14 @@ int dn__backward_begin(dn_tape *t, int i, int full) {
     for (int j = 0; j < t->schedule->n.groups; j++) {
         t->schedule->groups[j].grads = NULL;
         t->schedule->groups[j].weights = 0;
+        t->schedule->groups[j].gather = -1;
     }
     for (int j = 0; j < t->schedule->n.gathers; j++) t->schedule->gathers[j].grad = NULL;
     dn__work.passes++;
     for (int r = 0; r < t->n.stores; r++)
         __atomic_fetch_add(&t->stores[r].store->passes, 1, __ATOMIC_RELAXED);
     t->backward->first_new_node = t->n.nodes;
-    t->backward->n_products = t->backward->reached = 0;
+    t->backward->n_products = t->backward->n_transposed = t->backward->reached = 0;
     for (int j = 0; j < DN_KEPT_COLUMNS; j++) t->backward->columns[j].first = -1;
     t->backward->deferred = NULL;
     t->workspace.out_of_memory = 0;

@@ -23,6 +23,14 @@ typedef struct dn_kept_columns {
 } dn_kept_columns;
 enum { DN_KEPT_COLUMNS = 4 };
 
+/* A matrix that groups multiply by: how many columns of gradients have come to it in this backward,
+ * and its transpose, NULL: too few. */
+typedef struct dn_transposed {
+    int32_t node, columns;
+    dn_real *v;
+} dn_transposed;
+enum { DN_MOST_TRANSPOSED = 64 };
+
 /* A call whose inputs are rows that got no gradient of their own. */
 typedef struct dn_deferred {
     struct dn_deferred *next;
@@ -36,9 +44,11 @@ typedef struct dn_backward_pass {
     int n_products, products_capacity;
     dn_kept_columns columns[DN_KEPT_COLUMNS];
     int64_t columns_used; /* counts their uses */
-    int position;         /* the place in the order that comes next; -1: none */
-    int reached;          /* seats say which nodes the loss depends on */
-    int full;             /* gradients of all nodes are wanted */
+    dn_transposed transposed[DN_MOST_TRANSPOSED];
+    int n_transposed;
+    int position; /* the place in the order that comes next; -1: none */
+    int reached;  /* seats say which nodes the loss depends on */
+    int full;     /* gradients of all nodes are wanted */
     /* hooks.c, in a backward that is watched, else NULL: the parameters' nodes that were last used
      * at each place of the backward pass, as lists */
     struct {
@@ -93,6 +103,12 @@ void dn__flush_products(dn_tape *, int i);
 void dn__finish_parameter(dn_tape *, int i);
 /* the backward has passed the place `position` */
 void dn__hook_passed(dn_tape *);
+
+/* ---- transposed.c: gradients of what matrices are multiplied by */
+void dn__route_operand_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, dn_grad);
+/* the same for a call that computes a group */
+void dn__route_group_operand_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy,
+                                dn_grad);
 
 /* ---- rows.c */
 int dn__route_table_rows(const dn_call *, int first, int n, int capacity, int *rows);

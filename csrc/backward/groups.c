@@ -16,11 +16,42 @@ static void add_to_row(dn_tape *t, int x, const dn_real *dx) {
     c.node->op->backward(&c);
 }
 
+/* Groups whose members' gradients all come from this gather, each once and before any other, get
+ * them written, without zeros to add them to. This counts what it brings to each group; more than
+ * there is: not so. */
+static void count_brought(dn_tape *t, int at) {
+    const dn_gather *gather = &t->schedule->gathers[at];
+    const int32_t *sources = t->schedule->sources + gather->first;
+    for (int m = 0; m < gather->n; m++) {
+        const dn_node *node = &t->nodes[sources[m]];
+        dn__ask_for(t, sources, m, gather->n);
+        if (!dn__grouped(t, node) || !dn__node_wants(t, node)) continue;
+        dn_seat *seat = dn__seat(t, node);
+        dn_group *g = &t->schedule->groups[seat->group];
+        if (g->gather != at) g->brought = g->grads ? g->total + 1 : 0;
+        g->gather = at;
+        g->brought += seat->is_source ? g->total + 1 : dn__elements(&node->dim);
+        seat->is_source = 1;
+    }
+    for (int m = 0; m < gather->n; m++) t->schedule->seats[sources[m]].is_source = 0;
+}
+
+/* The gradient slot of node x, a source of this gather. */
+static dn_grad slot_of(dn_tape *t, int x, int at) {
+    const dn_node *node = &t->nodes[x];
+    dn_group *g = dn__grouped(t, node) ? &t->schedule->groups[dn__seat(t, node)->group] : NULL;
+    if (!g || g->gather != at || g->brought != g->total) return dn__gradient_slot(t, x);
+    if (!g->grads && !dn__group_new_grads(t, g)) return (dn_grad){0};
+    return (dn_grad){g->grads + (node->value - g->value), 0};
+}
+
 /* Brings the gradients of a gather home. */
-static void scatter(dn_tape *t, dn_gather *gather, const dn_group *g) {
+static void scatter(dn_tape *t, int at, const dn_group *g) {
+    dn_gather *gather = &t->schedule->gathers[at];
     const int representative = t->schedule->members[g->first];
     dn_real *dx = gather->grad;
     gather->grad = NULL;
+    if (!gather->deduplicated) count_brought(t, at);
     for (int m = 0; m < gather->n && !t->workspace.out_of_memory; m++) {
         dn__ask_for(t, t->schedule->sources + gather->first, m, gather->n);
         const int x = t->schedule->sources[gather->first + m];
@@ -34,7 +65,7 @@ static void scatter(dn_tape *t, dn_gather *gather, const dn_group *g) {
                        node->op != dn_ops[DN_OP_output_view]) {
                 node->grad = dx; /* nobody else needs this memory any more */
             } else {
-                dn_grad slot = dn__gradient_slot(t, x);
+                dn_grad slot = slot_of(t, x, at);
                 if (slot.dx) dn__axpy(n, 1, dx, slot.beta, slot.dx);
                 else t->workspace.out_of_memory = 1;
             }
@@ -194,6 +225,6 @@ void dn__group_backward(dn_tape *t, int group) {
     for (int k = 0; k < n; k++) {
         const int at = t->schedule->group_inputs[g->inputs + k].gather;
         if (at >= 0 && t->schedule->gathers[at].group == group && t->schedule->gathers[at].grad)
-            scatter(t, &t->schedule->gathers[at], g);
+            scatter(t, at, g);
     }
 }

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "tape/make.h"
-#include "schedule/schedule.h"
+#include "schedule/autobatch.h"
 #include "backward/backward_pass.h"
 #include "work.h"
 
@@ -28,21 +28,13 @@ static void let_go(dn_call *c, int begin) {
 }
 
 static const dn_gradient_routes NODE = {
-    dn__route_wants,         dn__route_dx, dn__route_weight_gradient,
-    dn__route_input_done,    ordinal,      dn__route_table_rows,
-    dn__route_rows_gradient, wants_each,   dn__route_rounds,
-    dn__route_packed,        let_go};
-static const dn_gradient_routes GROUP = {dn__route_group_wants,
-                                         dn__route_group_dx,
-                                         dn__route_weight_gradient,
-                                         dn__route_input_done,
-                                         group_ordinal,
-                                         dn__route_table_rows,
-                                         dn__route_rows_gradient,
-                                         wants_each,
-                                         dn__route_rounds,
-                                         dn__route_packed,
-                                         let_go};
+    dn__route_wants, dn__route_dx, dn__route_weight_gradient, dn__route_operand_gradient,
+    dn__route_input_done, ordinal, dn__route_table_rows, dn__route_rows_gradient,
+    wants_each, dn__route_rounds, dn__route_packed, let_go};
+static const dn_gradient_routes GROUP = {
+    dn__route_group_wants, dn__route_group_dx, dn__route_weight_gradient, dn__route_group_operand_gradient,
+    dn__route_input_done, group_ordinal, dn__route_table_rows, dn__route_rows_gradient,
+    wants_each, dn__route_rounds, dn__route_packed, let_go};
 static const dn_upper UPPER = {&NODE, &GROUP, dn__stop_backward};
 
 /* ---- life ----------------------------------------------------------------------------- */
@@ -218,6 +210,11 @@ void dn_graph_set_counter(int graph, uint64_t counter) {
 void dn_graph_autobatch_counts(int graph, dn_autobatch_counts *out) {
     const dn_schedule *s = dn__graph_tape(graph)->schedule;
     *out = s->autobatch ? s->counts : (dn_autobatch_counts){0};
+}
+int64_t dn_graph_least_batches(int graph) {
+    dn_tape *t = dn__graph_tape(graph);
+    DN_ENTER(t);
+    return t->schedule->autobatch ? dn__least_batches(t) : 0;
 }
 
 int dn_graph_size(int graph) { return dn__graph_tape(graph)->n.nodes; }

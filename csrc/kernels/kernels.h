@@ -24,6 +24,8 @@ void dn__mm(int m, int k, int n, const dn_real *w, int ldw, const dn_real *x, in
 /* dx = W' dy + beta dx */
 void dn__mm_dx(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy, int lddy,
                dn_real beta, dn_real *dx, int lddx);
+/* Whether dn__mm by W', which somebody keeps, is quicker than dn__mm_dx by W. */
+int dn__is_better_transposed(int m, int k, int n);
 /* dW = dy x' + beta dW */
 void dn__mm_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x, int ldx,
                dn_real beta, dn_real *dw, int lddw);

@@ -16,7 +16,10 @@
 #define KEEP(v) (void)(v)
 #endif
 
-enum { ROW_BLOCK = 512 };
+enum {
+    ROW_BLOCK = 512,
+    MOST_IN_L2 = 1 << 17 /* numbers of a matrix that stays in L2, and leaves room there */
+};
 
 /* ---- the kernels of small_n.h, for each instruction set ------------------------------- */
 /* target_clones would compile them for the vector length of the default; so each length is compiled
@@ -155,10 +158,16 @@ static int blas_packs(int m, int k, int n) {
 /* A tail costs as much as a whole vector: too much if there are fewer than four. */
 static int has_dear_tail(int m) { return m < 4 * small_n.lanes && m % small_n.lanes != 0; }
 
+/* AVX-512's 32 registers hold tiles so large that W comes from L2 as fast as it is needed: without
+ * packing there is nothing to win by BLAS for any number of columns. */
+static int stays_in_l2(int m, int k) {
+    return small_n.lanes == LANES(64) && (int64_t)m * k <= MOST_IN_L2;
+}
+
 static int is_small_n_mm(int m, int k, int n) {
     if (m < small_n.lanes) return 0;
     if (!gemm) return 1;
-    if (n == 1 || n > small_n.mm_columns) return 0;
+    if (n == 1 || (n > small_n.mm_columns && !stays_in_l2(m, k))) return 0;
     return blas_packs(m, k, n) || !(has_dear_tail(m) || (n <= 3 && m <= 512));
 }
 static int is_small_n_dx(int m, int k, int n) {
@@ -174,7 +183,20 @@ static int is_small_n_dw(int m, int k, int n) {
     /* out of L2, six columns at a time are faster than one */
     if (n == 1) return products(m, k, 1) > 1e6;
     if (!gemm) return 1;
-    return n <= small_n.dw_columns && (blas_packs(m, k, n) || !has_dear_tail(m));
+    return (n <= small_n.dw_columns || stays_in_l2(m, k)) &&
+           (blas_packs(m, k, n) || !has_dear_tail(m));
+}
+
+/* As many columns of dy and x at a time as stay near the registers; the sums go on where the last
+ * ones ended. */
+static void small_n_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x, int ldx,
+                       dn_real beta, dn_real *dw, int lddw) {
+    const int most = gemm ? small_n.dw_columns : n;
+    for (int from = 0, columns; from < n; from += columns, beta = 1) {
+        columns = n - from < most ? n - from : most;
+        small_n.dw(m, k, columns, dy + (size_t)from * (size_t)lddy, lddy,
+                   x + (size_t)from * (size_t)ldx, ldx, beta, dw, lddw);
+    }
 }
 
 void dn__mm(int m, int k, int n, const dn_real *w, int ldw, const dn_real *x, int ldx, dn_real beta,
@@ -202,13 +224,17 @@ void dn__mm_dx(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy
     else gemm(COL_MAJOR, TRANS, NO_TRANS, k, n, m, 1, w, ldw, dy, lddy, beta, dx, lddx);
 }
 
+int dn__is_better_transposed(int m, int k, int n) {
+    return k >= small_n.lanes && n > 1 && stays_in_l2(m, k);
+}
+
 void dn__mm_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x, int ldx,
                dn_real beta, dn_real *dw, int lddw) {
     if (m == 0 || k == 0) return;
     if (n == 0 && beta == 0) clear(m, k, dw, lddw);
     else if (m == 1 && n > 1 && lddy == 1 && (lddw == 1 || k == 1)) /* dW' = x dy' */
         dn__mm(k, n, 1, x, ldx, dy, n, beta, dw, k);
-    else if (is_small_n_dw(m, k, n)) small_n.dw(m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
+    else if (is_small_n_dw(m, k, n)) small_n_dw(m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
     else if (n <= 1 || !gemm || (m < small_n.lanes && products(m, k, n) <= 512))
         plain_dw(m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
     else gemm(COL_MAJOR, NO_TRANS, TRANS, m, k, n, 1, dy, lddy, x, ldx, beta, dw, lddw);

@@ -21,7 +21,8 @@ static void matrix_product_backward(dn_call *c, int i) {
     product_backward(c, i, rows_of_matrix(w->dim), columns_of(w->dim), columns_of(x->dim));
 }
 
-DN_OP(matmul, 2, DN_BATCHES | DN_BATCHED_GEMM, "y = a b, the matrix product; a vector is a column")
+DN_OP(matmul, 2, DN_BATCHES | DN_BATCHED_GEMM | DN_DEDUPLICATES_ROWS,
+      "y = a b, the matrix product; a vector is a column")
 static int matmul_dims(dn_shape *s) {
     const dn_dim *a = s->x[0], *b = s->x[1];
     if (a->nd > 2 || b->nd > 2)
@@ -45,7 +46,7 @@ static int matmul_dims(dn_shape *s) {
 static void matmul_forward(dn_call *c) { matrix_product(c, 0, 0); }
 static void matmul_backward(dn_call *c) { matrix_product_backward(c, 0); }
 
-DN_OP(affine_transform, -1, DN_BATCHES | DN_BATCHED_GEMM,
+DN_OP(affine_transform, -1, DN_BATCHES | DN_BATCHED_GEMM | DN_DEDUPLICATES_ROWS,
       "y = b + W_1 x_1 + W_2 x_2 + ...; b is repeated over columns and batch")
 static int affine_transform_dims(dn_shape *s) {
     const dn_dim *b = s->x[0];

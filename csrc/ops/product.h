@@ -57,11 +57,11 @@ static inline void product_backward(dn_call *c, int i, int m, int k, int n) {
     }
     dn_grad g = dn__dx(c, i + 1);
     if (!g.dx) return;
-    const dn_matrix transposed = weight(c, i, 1);
     if (one) {
-        dn__product_dx(m, k, n * batch, transposed, c->dy, m, g.beta, g.dx, k);
+        dn__operand_gradient(c, i, m, k, n * batch, c->dy, g);
         return;
     }
+    const dn_matrix transposed = weight(c, i, 1);
     for (int b = 0; b < batch; b++)
         dn__product_dx(m, k, n, matrix_of(transposed, w, b), c->dy + (size_t)b * size, m,
                        x->stride || !b ? g.beta : 1, g.dx + (size_t)b * x->stride, k);

@@ -9,12 +9,16 @@
 /* The nodes of one signature: how deep they lie, and which of them are ready. */
 typedef struct dn_signature {
     uint64_t hash;
-    int64_t depths; /* added up */
-    double average; /* of the depths, or what DyNet takes for it */
-    int64_t tie;    /* the order where averages are equal */
+    int64_t depths;  /* added up */
+    int64_t numbers; /* of all values */
+    double average;  /* of the depths, or what DyNet takes for it */
+    int64_t tie;     /* the order where averages are equal */
     int32_t node, depth, count, rank, ready, last_ready;
     int32_t last; /* where it stood last in what find_signatures has seen */
 } dn_signature;
+
+/* What the tape says of a node's inputs, nodes being large: args[at ... at + n - 1]. */
+typedef struct dn_inputs { int32_t at, n; } dn_inputs;
 
 /* When an output of a sequence is ready: how deep the sequence lies, which step it is, by which
  * weights, and which sequence. */
@@ -31,6 +35,7 @@ typedef struct dn_agenda {
     int32_t *sign;   /* signature of a node; DN_NOT_BATCHABLE, DN_LEAF_NODE */
     /* longest way from what is computed; how many inputs are not computed */
     int32_t *depth, *waits;
+    dn_inputs *inputs;
     int32_t *users, *user_at; /* users[user_at[i] ... user_at[i + 1]] use node i */
     int32_t *next_ready;
     dn_signature *signatures, **by_rank;
@@ -65,6 +70,19 @@ static inline int dn__equal_sizes(const dn_dim *a, const dn_dim *b) {
         if (a->d[i] != b->d[i]) return 0;
     return 1;
 }
+
+/* Whether nodes like this one may differ in their number of steps. A single step is quicker as an
+ * ordinary group. */
+static inline int dn__has_variable_length(const dn_tape *t, const dn_node *node) {
+    return node->op->flags & DN_VARIABLE_LENGTH && node->n_ints == 2 && node->dim.batch == 1 &&
+           t->ints[node->ints] > 1;
+}
+
+/* ---- signatures.c; negative: no memory */
+/* How deep each node lies, what it waits for, how many use it. */
+int dn__count_edges(dn_agenda *);
+/* The signatures of all nodes; by_depth: nodes of unequal depth have different ones. */
+int dn__find_signatures(dn_agenda *, int by_depth);
 
 /* ---- as_dynet.c: draws come from a generator, and the order of computation is DyNet's */
 /* Whether DyNet batches nodes of this op that draws, and the inputs of an op that DyNet does not

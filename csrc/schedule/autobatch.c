@@ -26,145 +26,7 @@ double dn__seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* ---- signatures ----------------------------------------------------------------------- */
-
-/* Whether x as input k must be the same node in all members: parameters are, and what the op says
- * cannot be batched, bit k of `broadcast`. */
-static int must_be_broadcast(const dn_node *x, int broadcast, int k) {
-    return x->op == dn_ops[DN_OP_parameter] || (k < 8 && broadcast & 1 << k);
-}
-
-/* The inputs of an op that cannot be batched. */
-static int broadcast_inputs(const dn_tape *t, const dn_op *op) {
-    return t->schedule->as_dynet ? dn__dynet_broadcasts(op) : op->flags >> DN_BROADCAST_SHIFT;
-}
-
-/* How many each batch element has, of a node with elements: members must agree. Most have none; a
- * division takes longer than all else here. */
-static int ints_each(const dn_node *node) {
-    const int rest = node->n_ints - dn__node_ints(node);
-    return rest ? rest / node->dim.batch : 0;
-}
-
-static uint64_t mix_dims(uint64_t h, const dn_dim *d) {
-    h = dn__mix(h, (uint64_t)(uint32_t)d->size << 32 | (uint64_t)(uint32_t)d->nd);
-    for (int i = 1; i < d->nd; i++) h = dn__mix(h, (uint64_t)(uint32_t)d->d[i]);
-    return h;
-}
-
-/* Whether nodes like this one may differ in their number of steps. A single step is quicker as an
- * ordinary group. */
-static int has_variable_length(const dn_tape *t, const dn_node *node) {
-    return node->op->flags & DN_VARIABLE_LENGTH && node->n_ints == 2 && node->dim.batch == 1 &&
-           t->ints[node->ints] > 1;
-}
-/* How many inputs count for the signature. */
-static int inputs_alike(const dn_tape *t, const dn_node *node) {
-    return has_variable_length(t, node) ? node->n_args - t->ints[node->ints] : node->n_args;
-}
-
-/* What nodes must have in common to be members of one group, as a hash; 0: the node can be in no
- * group. */
-static uint64_t hash_signature(const dn_tape *t, const dn_node *node, int depth) {
-    const int flags = node->op->flags, ints = dn__node_ints(node);
-    if (flags & DN_RANDOM && t->workspace.rng.generator && !dn__dynet_batches(node->op)) return 0;
-    if (!(flags & DN_BATCHES) || flags & (DN_VIEW | DN_LEAF) || node->not_batchable ||
-        !dn__elements(&node->dim))
-        return 0;
-    if ((node->n_ints - ints) % node->dim.batch) return 0;
-    const int variable_length = has_variable_length(t, node), n = inputs_alike(t, node),
-              broadcast = broadcast_inputs(t, node->op);
-    uint64_t h =
-        dn__mix((uint64_t)(uintptr_t)node->op, (uint64_t)(uint32_t)depth << 32 | (uint32_t)n);
-    h = dn__mix(h, (uint64_t)node->needs_grad << 1 | (uint64_t)variable_length);
-    if (!variable_length) h = mix_dims(h, &node->dim);
-    int gathered = variable_length;
-    for (int k = 0; k < n; k++) {
-        const int at = t->args[node->args + k];
-        const dn_node *x = &t->nodes[at];
-        if (must_be_broadcast(x, broadcast, k)) {
-            if (x->dim.batch != 1) return 0;
-            h = dn__mix(h, (uint64_t)at);
-        } else {
-            if (x->dim.batch != node->dim.batch || !dn__elements(&x->dim)) return 0;
-            h = mix_dims(h, &x->dim);
-            gathered = 1;
-        }
-    }
-    for (int i = variable_length; i < ints; i++)
-        h = dn__mix(h, (uint64_t)(uint32_t)t->ints[node->ints + i]);
-    h = dn__mix(h, (uint64_t)ints_each(node));
-    for (int i = 0; i < node->n_floats; i++) {
-        uint64_t bits;
-        memcpy(&bits, &t->floats[node->floats + i], sizeof bits);
-        h = dn__mix(h, bits);
-    }
-    return gathered ? h | 1 : 0;
-}
-
-/* Whether node b, of which nothing is known, is like node a, which can be in a group: then so can
- * b. */
-static int alike(const dn_tape *t, const dn_node *a, const dn_node *b) {
-    if (a->op != b->op || a->needs_grad != b->needs_grad || b->not_batchable ||
-        a->n_floats != b->n_floats || !dn__elements(&b->dim))
-        return 0;
-    const int ints = dn__node_ints(a), variable_length = has_variable_length(t, a),
-              n = inputs_alike(t, a), broadcast = broadcast_inputs(t, a->op);
-    if (variable_length != has_variable_length(t, b) || n != inputs_alike(t, b) ||
-        ints != dn__node_ints(b))
-        return 0;
-    if (b->n_ints - ints != ints_each(a) * b->dim.batch) return 0;
-    if (!variable_length && !dn__equal_sizes(&a->dim, &b->dim)) return 0;
-    for (int k = 0; k < n; k++) {
-        const int i = t->args[a->args + k], j = t->args[b->args + k];
-        if (i == j && a->dim.batch == b->dim.batch) continue;
-        const dn_node *x = &t->nodes[i], *y = &t->nodes[j];
-        if (must_be_broadcast(x, broadcast, k)
-                ? i != j
-                : y->dim.batch != b->dim.batch || must_be_broadcast(y, broadcast, k) ||
-                      !dn__equal_sizes(&x->dim, &y->dim))
-            return 0;
-    }
-    for (int i = variable_length; i < ints; i++)
-        if (t->ints[a->ints + i] != t->ints[b->ints + i]) return 0;
-    return !a->n_floats || !memcmp(t->floats + a->floats, t->floats + b->floats,
-                                   (size_t)a->n_floats * sizeof *t->floats);
-}
-
 /* ---- the schedule --------------------------------------------------------------------- */
-
-/* How deep each node lies, how many use it, what it waits for. */
-static int count_edges(dn_agenda *s) {
-    const dn_tape *t = s->t;
-    const size_t n = (size_t)s->n;
-    if (!(s->sign = dn__plan_take(s->t, n, sizeof *s->sign)) ||
-        !(s->depth = dn__plan_take(s->t, n, sizeof *s->depth)) ||
-        !(s->waits = dn__plan_take(s->t, n, sizeof *s->waits)) ||
-        !(s->user_at = dn__plan_zeroed(s->t, n + 1, sizeof *s->user_at)))
-        return DN_ERROR_MEMORY;
-    for (int i = 0; i < s->n; i++) {
-        const dn_node *node = &t->nodes[s->first + i];
-        int depth = 0, waits = 0;
-        for (int k = 0; k < node->n_args; k++) {
-            const int x = t->args[node->args + k] - s->first;
-            if (x < 0) continue;
-            if (s->sign[x] == DN_LEAF_NODE) {
-                if (s->as_dynet && !depth) depth = 1; /* there leaves count */
-                continue;
-            }
-            s->user_at[x + 1]++;
-            waits++;
-            if (s->depth[x] >= depth) depth = s->depth[x] + 1;
-        }
-        s->sign[i] = node->op->flags & DN_LEAF ? DN_LEAF_NODE : DN_NOT_BATCHABLE;
-        s->leaves += s->sign[i] == DN_LEAF_NODE;
-        s->batches += s->sign[i] == DN_LEAF_NODE ? 0 : node->dim.batch;
-        s->depth[i] = depth;
-        s->waits[i] = waits;
-        if (depth > s->deepest) s->deepest = depth;
-    }
-    return 0;
-}
 
 static int link_users(dn_agenda *s) {
     const dn_tape *t = s->t;
@@ -174,66 +36,15 @@ static int link_users(dn_agenda *s) {
     /* backwards, so that filling each list from its end puts it in order */
     for (int i = s->n - 1; i >= 0; i--) {
         if (!s->waits[i]) continue;
-        const dn_node *node = &t->nodes[s->first + i];
-        for (int k = 0; k < node->n_args; k++) {
-            const int x = t->args[node->args + k] - s->first;
+        const dn_inputs *in = &s->inputs[i];
+        for (int k = 0; k < in->n; k++) {
+            const int x = t->args[in->at + k] - s->first;
             if (x >= 0 && s->sign[x] != DN_LEAF_NODE) s->users[--s->user_at[x + 1]] = i;
         }
     }
     /* user_at[x + 1] now is where x begins: move it into place */
     for (int i = 0; i < s->n; i++) s->user_at[i] = s->user_at[i + 1];
     s->user_at[s->n] = total;
-    return 0;
-}
-
-/* The signature of node i, a new one if there is none like it. */
-static int signature_of(dn_agenda *s, int i, uint64_t h, int level, int32_t *table, size_t slots) {
-    const dn_tape *t = s->t;
-    size_t at = h >> 7 & (slots - 1);
-    for (; table[at]; at = (at + 1) & (slots - 1)) {
-        const dn_signature *g = &s->signatures[table[at] - 1];
-        if (g->hash == h && g->depth == level &&
-            alike(t, &t->nodes[s->first + i], &t->nodes[g->node]))
-            return table[at] - 1;
-    }
-    s->signatures[s->n_signatures] =
-        (dn_signature){.hash = h, .node = s->first + i, .depth = level, .ready = -1, .last = -1};
-    table[at] = ++s->n_signatures;
-    return s->n_signatures - 1;
-}
-
-static int find_signatures(dn_agenda *s) {
-    const dn_tape *t = s->t;
-    size_t slots = 64;
-    while (slots < 2 * (size_t)(s->n - s->leaves)) slots *= 2;
-    int32_t *table = dn__plan_zeroed(s->t, slots, sizeof *table); /* signature + 1 */
-    /* the signatures of nodes that have one, one after another */
-    int32_t *seen = dn__plan_take(s->t, (size_t)(s->n - s->leaves), sizeof *seen);
-    s->signatures = dn__plan_take(s->t, (size_t)(s->n - s->leaves), sizeof *s->signatures);
-    if (!table || !seen || !s->signatures) return DN_ERROR_MEMORY;
-    /* Programs make the same sequences of nodes again and again. `at` follows an earlier one in
-     * `seen`: the guess is what stood there. Where it is wrong, the sequence that began like this
-     * the last time is followed from now on. To confirm a guess takes half the time of a hash. */
-    for (int i = 0, n = 0, at = 0; i < s->n; i++) {
-        if (s->sign[i] == DN_LEAF_NODE) continue;
-        const dn_node *node = &t->nodes[s->first + i];
-        const int level =
-            t->schedule->autobatch == (s->as_dynet ? DN_DYNET_DEPTH : DN_AUTOBATCH_DEPTH)
-                ? s->depth[i]
-                : 0;
-        dn_signature *g = at < n ? &s->signatures[seen[at]] : NULL;
-        if (!g || g->depth != level || !alike(t, &t->nodes[g->node], node)) {
-            const uint64_t h = hash_signature(t, node, level);
-            if (!h) continue;
-            g = &s->signatures[signature_of(s, i, h, level, table, slots)];
-            at = g->last;
-        }
-        at++;
-        g->last = n;
-        s->sign[i] = seen[n++] = (int32_t)(g - s->signatures);
-        g->count++;
-        g->depths += s->depth[i];
-    }
     return 0;
 }
 
@@ -299,10 +110,11 @@ static dn_signature *next_signature(dn_agenda *s) {
 static int take_group(dn_agenda *s, dn_signature *g) {
     dn_tape *t = s->t;
     const int first = t->schedule->n.members;
+    const int all_fit = g->numbers <= MOST_NUMBERS;
     int64_t numbers = 0;
     int i = g->ready;
     for (; i >= 0 && numbers < MOST_NUMBERS; i = s->next_ready[i]) {
-        const int64_t more = (int64_t)dn__elements(&t->nodes[s->first + i].dim);
+        const int64_t more = all_fit ? 0 : (int64_t)dn__elements(&t->nodes[s->first + i].dim);
         /* the group's batch elements are counted in 32 bits */
         if (numbers && numbers + more > INT32_MAX) break;
         t->schedule->members[t->schedule->n.members++] = s->first + i;
@@ -319,7 +131,7 @@ static int take_group(dn_agenda *s, dn_signature *g) {
         if (group < 0) return group;
         t->schedule->groups[group].n = n;
         t->schedule->groups[group].variable_length =
-            (uint8_t)has_variable_length(t, &t->nodes[g->node]);
+            (uint8_t)dn__has_variable_length(t, &t->nodes[g->node]);
         t->schedule->n.members = last;
         t->schedule->order[t->schedule->n.order++] = -1 - group;
     }
@@ -379,7 +191,7 @@ static int append_part(dn_agenda *s) {
     switch (s->parts_done++) {
     case 0:
         if (choose && s->n < FEW_NODES) return DN_IN_ORDER;
-        if (count_edges(s)) return dn__no_memory(t);
+        if (dn__count_edges(s)) return dn__no_memory(t);
         return choose && is_no_gain(s) ? DN_IN_ORDER : 1;
     case 1:
         if (!t->schedule->n.order) ordered = s->first;
@@ -389,7 +201,11 @@ static int append_part(dn_agenda *s) {
             link_users(s))
             return dn__no_memory(t);
         return 1;
-    case 2: return find_signatures(s) ? dn__no_memory(t) : 1;
+    case 2:
+        return dn__find_signatures(s, t->schedule->autobatch ==
+                                          (s->as_dynet ? DN_DYNET_DEPTH : DN_AUTOBATCH_DEPTH))
+                   ? dn__no_memory(t)
+                   : 1;
     case 3:
         if (rank_signatures(s) || (s->as_dynet && dn__dynet_note(s))) return dn__no_memory(t);
         begin_order(s);

@@ -13,4 +13,6 @@ int dn__autobatch_forward(dn_tape *, int last);
 /* Node i was computed by itself, after all that is in schedule->order, which has capacity for
  * it. */
 void dn__append_to_order(dn_tape *, int i);
+/* bound.c: the fewest batches that can compute what is computed; negative: no memory. */
+int64_t dn__least_batches(dn_tape *);
 double dn__seconds(void);

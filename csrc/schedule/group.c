@@ -50,14 +50,14 @@ enum { MOST_GATHERS_SEEN = 64 }; /* to look further takes longer than to copy on
 
 /* A gather of the same nodes that was made before, or -1; DN_ERROR_INTERNAL. Each was made after
  * the next one in its list: so lists end. */
-static int find_gather(dn_tape *t, const int32_t *sources, int n) {
+static int find_gather(dn_tape *t, const int32_t *sources, int n, int deduplicated) {
     int seen = 0;
     for (int at = last_gather(t, sources[0]), next; at >= 0 && seen < MOST_GATHERS_SEEN;
          at = next, seen++) {
         const dn_gather *gather = &t->schedule->gathers[at];
         next = gather->next;
         if (next >= at) return dn__internal_error(t, "gathers of a node are in a circle");
-        if (gather->n == n && !gather->deduplicated &&
+        if (gather->n == n && gather->deduplicated == deduplicated &&
             !memcmp(t->schedule->sources + gather->first, sources, (size_t)n * sizeof *sources))
             return at;
     }
@@ -92,8 +92,7 @@ static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
         }
     }
     const int deduplicated = t->schedule->groups[group].deduplicated != NULL;
-    /* equal members may differ in which of their inputs are one node */
-    in->gather = deduplicated ? -1 : find_gather(t, sources, count);
+    in->gather = find_gather(t, sources, count, deduplicated);
     if (in->gather == DN_ERROR_INTERNAL) return in->gather;
     if (in->gather >= 0) {
         in->value = t->schedule->gathers[in->gather].value;
@@ -256,16 +255,11 @@ static int prepare_group(dn_tape *t, int group, dn_call *c, dn_dim *y_dim) {
     return 0;
 }
 
-/* What the op keeps from forward for backward, in numbers; of a variable-length group it says so
- * itself. */
-static size_t saved_of(dn_tape *t, const dn_group *g, const dn_call *c) {
-    const int32_t *members = dn__members_of(t, g);
-    size_t saved = 0;
+/* What the op keeps from forward for backward, in numbers, of all members `each` together; of a
+ * variable-length group it says so itself. */
+static size_t saved_of(dn_tape *t, const dn_group *g, const dn_call *c, size_t each) {
     if (g->deduplicated) return (size_t)g->deduplicated->n * dn__representative_of(t, g)->saved;
-    if (!g->variable_length) {
-        for (int m = 0; m < g->n; m++) saved += t->nodes[members[m]].saved;
-        return saved;
-    }
+    if (!g->variable_length) return each;
     dn_shape s = {.op = c->node->op->name,
                   .n = c->n,
                   .n_ints = c->n_ints,
@@ -345,6 +339,7 @@ int dn__group_forward(dn_tape *t, int group) {
     const int32_t *members = dn__members_of(t, g);
     const dn_node *node = dn__representative_of(t, g);
     const start before = start_of(t);
+    size_t each = 0;
     for (int m = 0; m < g->n; m++) {
         dn__ask_for(t, members, m, g->n);
         dn_node *member = &t->nodes[members[m]];
@@ -352,13 +347,14 @@ int dn__group_forward(dn_tape *t, int group) {
         dn__seat(t, member)->column = g->batch;
         g->batch += g->variable_length ? t->ints[member->ints] : member->dim.batch;
         g->total += dn__elements(&member->dim);
+        each += member->saved;
     }
     dn_call c;
     dn_dim y_dim;
     const int error = find_inputs(t, group);
     if (error) return undo(t, g, &before, error);
     if (prepare_group(t, group, &c, &y_dim)) return undo(t, g, &before, dn__no_memory(t));
-    const size_t saved = saved_of(t, g, &c);
+    const size_t saved = saved_of(t, g, &c, each);
     const size_t y_size = dn__aligned(g->total),
                  distinct = g->deduplicated ? dn__aligned(c.total) : 0;
     dn_real *y = saved > PTRDIFF_MAX / 16

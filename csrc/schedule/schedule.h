@@ -20,8 +20,9 @@ typedef struct dn_seat {
     /* batched_gemm.h: how many misses a search that begins here passes over before it finds the
      * first that fits */
     uint8_t lookahead;
-    /* backward.c: the gradient of the loss comes to it; of use within one function */
-    uint8_t reached;
+    /* backward.c: the gradient of the loss comes to it; groups.c: a gather has it as a source; each
+     * of use within one function */
+    uint8_t reached, is_source;
 } dn_seat;
 
 /* Of dn_seat.lookahead: in a long chain no input is known. So each search in vain halves it for the
@@ -43,6 +44,9 @@ typedef struct dn_group {
     /* in this backward a member has got products of a weight gradient */
     uint8_t weights;
     dn_real *value, *saved, *grads; /* of all members; grads NULL: nothing has come yet */
+    /* groups.c: how many numbers of `grads` this gather (-1: none) brings, to be written */
+    int32_t gather;
+    size_t brought;
     /* deduplicate.h: equal members are computed once, and `saved` is of the distinct ones; NULL:
      * no */
     struct dn_deduplicated *deduplicated;
@@ -60,7 +64,7 @@ typedef struct dn_group_input {
 typedef struct dn_gather {
     /* next: an earlier gather that begins with the same node, or -1 */
     int32_t first, n, next;
-    /* of a group's distinct members, for it alone: gradients go to rows of tables, not to nodes */
+    /* of the distinct members of groups: gradients go to rows of tables, not to nodes */
     int32_t deduplicated;
     /* the first that uses it; when its backward is done, the gradients are complete */
     int32_t group;

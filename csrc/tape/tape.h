@@ -14,19 +14,13 @@
 enum dn_failed { DN_FAILED = 1, DN_FAILED_ALREADY };
 
 struct dn_node {
+    /* What schedules and groups read of nodes in any order comes first, side by side: a large graph
+     * has more nodes than the second-level cache holds. */
     const dn_op *op;
-    int64_t epoch; /* graph and epoch: the upper part of its handle */
+    dn_real *value;
+    int32_t n_args, args; /* tape->args[args ...] are the inputs' indices */
     dn_dim dim;
-    int32_t n_args, args;     /* tape->args[args ...] are the inputs' indices */
-    int32_t n_ints, ints;     /* tape->ints */
-    int32_t n_floats, floats; /* tape->floats */
-    /* nodes made before it in this graph, reverted ones included: the key of its random draws */
-    uint32_t ordinal;
-    int32_t products; /* first pending weight-gradient product, or -1 */
-    size_t saved;     /* numbers kept from forward for backward */
-    int32_t parts;    /* blocks of a value with several outputs */
-    /* how many numbers computing it reads and writes, about; INT32_MAX: that many or more */
-    int32_t work;
+    int32_t n_ints, ints;  /* tape->ints */
     uint8_t not_batchable; /* never a member of a group */
     uint8_t rng;           /* needs keys of random draws beside its own */
     uint8_t needs_grad;    /* leads to a parameter that is updated */
@@ -39,13 +33,23 @@ struct dn_node {
     /* dn_failed: has no value although its turn has passed, because an operation written in Python
      * raised */
     uint8_t failed;
+    int32_t n_floats, floats; /* tape->floats */
+    dn_real *grad;
+    dn_param *param; /* of parameter and lookup nodes */
+    size_t saved;    /* numbers kept from forward for backward */
+    int32_t parts;   /* blocks of a value with several outputs */
+    /* how many numbers computing it reads and writes, about; INT32_MAX: that many or more */
+    int32_t work;
+    int64_t epoch; /* graph and epoch: the upper part of its handle */
+    /* nodes made before it in this graph, reverted ones included: the key of its random draws */
+    uint32_t ordinal;
+    int32_t products; /* first pending weight-gradient product, or -1 */
     /* of a node that is in_chunk: dn__param_written when it got its place there */
     int64_t written;
-    dn_param *param; /* of parameter and lookup nodes */
     /* of input nodes: what set() writes, dn_real; else as dn_shape.own */
     const void *own;
     const dn_block *blocks; /* as dn_shape.blocks */
-    dn_real *value, *saved_memory, *grad;
+    dn_real *saved_memory;
 };
 
 /* A parameter store, and what its version was when the first node that reads it, `reader`, was
