@@ -303,6 +303,18 @@ def test_batch_script_saves_before_the_time_is_up_and_queues_the_job_again(pytho
     assert all_gone(processes)
 
 
+def test_batch_script_queues_the_job_again_as_soon_as_there_is_a_checkpoint(python, tmp_path):
+    """Long before the time for it is over; what is computed after it would be lost."""
+    variables = batch_job(tmp_path, python, 'echo "$*" >"$SEEN.scontrol"; kill -TERM $PPID')
+    job, processes = started(
+        None, 2, program=[BATCH], CHECKPOINT_SECONDS="1000", SAVES="", **variables
+    )
+    job.send_signal(signal.SIGUSR1)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 143 and (tmp_path / "seen.scontrol").exists(), err
+    assert all_gone(processes)
+
+
 def test_batch_script_without_python_says_what_to_do(tmp_path):
     job = subprocess.run(
         [BATCH, SCRIPT],

@@ -36,7 +36,14 @@ elif how in ("show", "host"):
     )
 elif how == "sleep":  # with a child, which is to go, too
     child = subprocess.Popen(["sleep", "60"])
-    signal.signal(signal.SIGUSR1, lambda *_: print("user signal", flush=True))
+
+    def at_user_signal(*_):
+        print("user signal", flush=True)
+        if rank == "0" and "SAVES" in os.environ:
+            with Path(os.environ["DIST_DYNET_PROGRESS"]).open("a") as file:
+                file.write("1\n")
+
+    signal.signal(signal.SIGUSR1, at_user_signal)
     print("processes", os.getpid(), child.pid, flush=True)
     while True:
         time.sleep(60)
