@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -183,6 +184,46 @@ def test_rank_that_fails_is_named_and_gives_the_status(python, how):
 def test_normal_end_says_nothing(python):
     job = launch(python, "run", "-n", 3, "fail.py", "nothing")
     assert (job.returncode, job.stdout, job.stderr) == (0, "", "")
+
+
+def test_exception_of_a_rank_that_uses_mpi_is_named(python):
+    """mpirun kills relays when a rank calls MPI_Abort."""
+    job = launch(python, "run", "-n", 3, "fail.py", "raise")
+    assert job.returncode == 1 and re.search(
+        r"^dist-dynet: rank 1 \(process \d+ on \S+\) ended with status 1\.$", job.stderr, re.M
+    ), job.stderr
+
+
+def test_relay_says_at_once_how_its_script_has_ended(tmp_path):
+    """Before it reads on what a child of the script may still write: mpirun may kill it at any
+    moment."""
+    code = (
+        "import sys; from dist_dynet.cli import _relay; _relay._LINGER = 1000;"
+        " _relay.Relay(0, True).run(sys.argv[2:], sys.argv[1])"
+    )
+    dies = "import os, subprocess; subprocess.Popen(['sleep', '60']); os.kill(os.getpid(), 9)"
+    relay = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path, sys.executable, "-c", dies],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        begun, ended = (relay.stderr.readline().partition("0m")[2] for _ in range(2))
+        assert json.loads(begun)["relay"] == relay.pid
+        assert json.loads(ended) == {"code": -9, "finished": False, "told": 0}
+    finally:
+        os.killpg(relay.pid, signal.SIGKILL)
+        relay.communicate()
+
+
+def test_signal_that_comes_when_all_is_done_spoils_nothing(python):
+    job = launch(python, "run", "-n", 2, SCRIPT, "-", "late", int(signal.SIGUSR1))
+    assert (job.returncode, job.stdout, job.stderr) == (0, "", "")
+    job = launch(python, "run", "-n", 2, SCRIPT, "-", "late", int(signal.SIGKILL))
+    assert job.returncode == 0, job.stderr
+    words = r"^dist-dynet: rank [01] \(.*\) had finished when it was killed by SIGKILL\.$"
+    assert len(re.findall(words, job.stderr, re.M)) == 2, job.stderr
 
 
 ENDING = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}

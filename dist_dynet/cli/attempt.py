@@ -59,8 +59,9 @@ class Rank:
 
     @property
     def failed(self) -> bool:
-        """It has ended, and not well, and not because it was told to."""
-        return self.code is not None and not self.told and (self.code != 0 or not self.finished)
+        """It has ended, and not well, and not because it was told to. What kills a rank that has
+        come to the end of its program spoils nothing."""
+        return self.code is not None and not self.told and (self.code > 0 or not self.finished)
 
     @property
     def status(self) -> int:
@@ -74,6 +75,8 @@ class Rank:
     def words(self) -> str:
         """How it has ended."""
         code = self.code or 0
+        if code < 0 and self.finished:
+            return f"{self} had finished when it was killed by {_name_of(-code)}."
         if code < 0:
             return f"{self} was killed by {_name_of(-code)}."
         if code == 0:
@@ -337,14 +340,11 @@ class Attempt:
                 else f"{silent[0]} did not say that it has finished."
             )
             return Outcome(status or _relay.LEFT, words)
-        return Outcome(
-            status,
-            (
-                f"all ranks have finished, but their launcher ended with status {status}."
-                if status
-                else ""
-            ),
-        )
+        if status:
+            words = f"all ranks have finished, but their launcher ended with status {status}."
+            return Outcome(status, words)
+        killed = [rank for rank in self._ended if rank.code and not rank.told]
+        return Outcome(0, "\n".join(rank.words() for rank in killed))
 
 
 class _Limits:

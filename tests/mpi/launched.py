@@ -47,6 +47,14 @@ elif how == "sleep":  # with a child, which is to go, too
     print("processes", os.getpid(), child.pid, flush=True)
     while True:
         time.sleep(60)
+elif how == "late":  # gets a signal when its work is done and Python takes itself apart
+
+    class Late:
+        def __del__(self, kill=os.kill, process=os.getpid(), number=int(rest[0])):  # noqa: B008
+            kill(process, number)
+
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    late = Late()
 elif how == "attempts":  # fails as often as rest says; writes a checkpoint in the attempts named
     attempt = int(os.environ["DIST_DYNET_ATTEMPT"])
     print("attempt", attempt, flush=True)
