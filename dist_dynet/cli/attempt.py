@@ -332,14 +332,13 @@ class Attempt:
                 status or _relay.LEFT,
                 f"{self._launcher} ended with status {status}; {who} did not start. {self._advice}".rstrip(),  # noqa: E501
             )
-        silent = [rank for _, rank in sorted(self.ranks.items()) if not rank.finished]
+        silent = [number for number, rank in sorted(self.ranks.items()) if not rank.finished]
         if silent:
-            words = (
-                f"the job ended with status {status}."
-                if status
-                else f"{silent[0]} did not say that it has finished."
+            return Outcome(
+                status or 1,
+                f"{self._launcher} ended with status {status} while {format_ranks(silent)} still"
+                " ran: by MPI_Abort, or because it has lost a host.",
             )
-            return Outcome(status or _relay.LEFT, words)
         if status:
             words = f"all ranks have finished, but their launcher ended with status {status}."
             return Outcome(status, words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,13 +82,12 @@ def _advice(launcher: Launcher, options: Options) -> str:
         )
     if not options.hosts:
         return ""
-    reach = (
-        f"{options.launch_agent or 'ssh -o BatchMode=yes'} {options.hosts[-1][0]} {sys.executable}"
-        " -c 'import dist_dynet'"
-    )
+    python = shlex.join([sys.executable, "-c", "import dist_dynet"])
+    there = shlex.quote(f"cd {shlex.quote(os.getcwd())} && {python}")  # noqa: PTH109 - ranks begin there
+    agent = options.launch_agent or "ssh -o BatchMode=yes"
     return (
-        "Each host must be reached without a password or a question, and have the same paths. Try"
-        f" for each: {reach}"
+        "Each host must be reached without a password or a question, and have the same paths, this"
+        f" folder among them. Try for each: {agent} {options.hosts[-1][0]} {there}"
     )
 
 
