@@ -167,13 +167,13 @@ ENDS = {
     ),
     "kill": (137, r"rank 1 \(process \d+ on \S+\) was killed by SIGKILL\.", ""),
     # one that has no name
-    "realtime": (168, r"rank 1 \(process \d+ on \S+\) was killed by signal 40\.", ""),
+    "signal 40": (168, r"rank 1 \(process \d+ on \S+\) was killed by signal 40\.", ""),
 }
 
 
 @pytest.mark.parametrize("how", ENDS)
 def test_rank_that_fails_is_named_and_gives_the_status(python, how):
-    job = launch(python, "run", "-n", 3, SCRIPT, 1, how)
+    job = launch(python, "run", "-n", 3, SCRIPT, 1, *how.split())
     status, words, also = ENDS[how]
     assert job.returncode == status, job.stderr
     assert re.search(f"^dist-dynet: {words}", job.stderr, re.M) and re.search(
@@ -521,6 +521,7 @@ def test_info_says_what_there_is():
         facts["settings"]["DIST_DYNET_SEED"] == "5" and facts["build"]["number type"] == "float32"
     )
     assert facts["cores"]["usable"] == mpi.cores() and facts["MPI"]
+    assert facts["/dev/shm"].endswith("of it free") == Path("/dev/shm").exists()
     text = run_python("-m", "dist_dynet", "info").stdout
     assert (
         re.search(r"^dist_dynet +\d", text)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..parallel._world import format_ranks
-from . import _relay
+from . import _relay, shm
 from .mpi import has_input
 from .output import Frames, Logs, Screen
 
@@ -34,6 +34,8 @@ START = 120.0
 ssh comes through."""
 _DRAIN = 2.0
 """Seconds that output is awaited after the end of mpirun, if something still holds its pipes."""
+_WITHOUT_ROOM = (signal.SIGBUS, signal.SIGSEGV)
+"""By these a process ends that writes into memory of /dev/shm for which there is no room."""
 
 
 def _name_of(number: int) -> str:
@@ -78,7 +80,8 @@ class Rank:
         if code < 0 and self.finished:
             return f"{self} had finished when it was killed by {_name_of(-code)}."
         if code < 0:
-            return f"{self} was killed by {_name_of(-code)}."
+            hint = f" /dev/shm has {shm.words()}." if -code in _WITHOUT_ROOM else ""
+            return f"{self} was killed by {_name_of(-code)}.{hint}"
         if code == 0:
             return f"{self} left with status 0, but not through the end of its program (os._exit)."
         return f"{self} ended with status {code}."

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..parallel import _launcher
-from . import _relay
+from . import _relay, shm
 from ._messages import RefusedError, print_message
 from .attempt import Job
 from .mpi import (
@@ -20,6 +20,7 @@ from .mpi import (
     crowded,
     environment_for,
     find_launcher,
+    ranks_on_a_host,
 )
 from .options import Options, parse
 from .output import Screen, replace_closed_streams
@@ -55,7 +56,10 @@ def _together(options: Options) -> int:
     launcher = find_launcher(options.mpi, bool(options.hosts))
     asked = {**_defaults(), **os.environ, **_chosen(options)}
     bound = options.bind and not crowded(launcher, options, asked)
-    environment = {**environment_for(launcher, bound), **asked}
+    fitting, words = shm.settings_for(launcher.library, ranks_on_a_host(launcher, options), asked)
+    if words:
+        print_message(words)
+    environment = {**environment_for(launcher, bound), **fitting, **asked}
     if options.hosts and environment.get("HYDRA_LAUNCHER_EXTRA_ARGS") == "--external-launcher":
         # an option of srun, set in allocations of Slurm; ssh does not know it
         del environment["HYDRA_LAUNCHER_EXTRA_ARGS"]

@@ -70,8 +70,8 @@ elif rank == who:
         sys.exit(3)
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if how == "realtime":
-        os.kill(os.getpid(), 40)
+    if how == "signal":
+        os.kill(os.getpid(), int(rest[0]))
     if how == "leave":
         os._exit(0)
 elif how != "nothing":
