@@ -171,6 +171,15 @@ def mpirun(ranks, program, *arguments, mpi=HERE_MPI, limit=60, **environment):
     return status, output, seconds
 
 
+def lines_of(text, rank):
+    """What a rank has written, without its name in front."""
+    return [
+        line.removeprefix(f"[{rank}] ")
+        for line in text.splitlines()
+        if line.startswith(f"[{rank}] ")
+    ]
+
+
 def start_launcher(python, *arguments, before=(), program=("-m", "dist_dynet"), **environment):
     """Starts `python -m dist_dynet ARGUMENTS` as a user does, in the folder tests/mpi.
 

@@ -9,6 +9,7 @@ import signal
 import numpy as np
 import pytest
 from checkpoints import equal, model_of, names, shard, train, values
+from processes import output_of
 
 import dist_dynet as dy
 from dist_dynet import parallel
@@ -213,6 +214,24 @@ def _usr1_as_before():
     before = signal.getsignal(signal.SIGUSR1)
     yield
     signal.signal(signal.SIGUSR1, before)
+
+
+def test_usr1_does_not_kill_a_program_that_is_done(tmp_path):
+    """Python sets signals to their defaults before it takes the program's data apart."""
+    code = f"""
+import os, signal
+import dist_dynet as dy
+
+class Late:
+    def __del__(self, kill=os.kill, process=os.getpid(), number=signal.SIGUSR1):
+        kill(process, number)
+        print("got it", flush=True)
+
+m = dy.ParameterCollection()
+checkpointer = dy.parallel.Checkpointer({str(tmp_path)!r}, m, dy.SimpleSGDTrainer(m))
+late = Late()
+"""
+    assert output_of(code) == "got it\n"
 
 
 @pytest.mark.usefixtures("_usr1_as_before")

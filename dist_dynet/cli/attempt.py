@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import selectors
 import signal
 import socket
@@ -16,12 +17,12 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..parallel._world import format_ranks
-from . import _relay
+from . import _relay, shm
 from .mpi import has_input
 from .output import Frames, Logs, Screen
 
@@ -33,6 +34,8 @@ START = 120.0
 ssh comes through."""
 _DRAIN = 2.0
 """Seconds that output is awaited after the end of mpirun, if something still holds its pipes."""
+_WITHOUT_ROOM = (signal.SIGBUS, signal.SIGSEGV)
+"""By these a process ends that writes into memory of /dev/shm for which there is no room."""
 
 
 def _name_of(number: int) -> str:
@@ -58,8 +61,9 @@ class Rank:
 
     @property
     def failed(self) -> bool:
-        """It has ended, and not well, and not because it was told to."""
-        return self.code is not None and not self.told and (self.code != 0 or not self.finished)
+        """It has ended, and not well, and not because it was told to. What kills a rank that has
+        come to the end of its program spoils nothing."""
+        return self.code is not None and not self.told and (self.code > 0 or not self.finished)
 
     @property
     def status(self) -> int:
@@ -73,8 +77,11 @@ class Rank:
     def words(self) -> str:
         """How it has ended."""
         code = self.code or 0
+        if code < 0 and self.finished:
+            return f"{self} had finished when it was killed by {_name_of(-code)}."
         if code < 0:
-            return f"{self} was killed by {_name_of(-code)}."
+            hint = f" /dev/shm has {shm.words()}." if -code in _WITHOUT_ROOM else ""
+            return f"{self} was killed by {_name_of(-code)}.{hint}"
         if code == 0:
             return f"{self} left with status 0, but not through the end of its program (os._exit)."
         return f"{self} ended with status {code}."
@@ -87,6 +94,8 @@ class Outcome:
     status: int
     words: str = ""
     signal: int = 0
+    started: bool = True
+    """Whether all ranks had."""
 
 
 class Signals:
@@ -115,6 +124,14 @@ class Signals:
         signal.set_wakeup_fd(-1)
         self.awake.close()
         self._wake.close()
+
+    def pause(self, seconds: float) -> None:
+        """Returns after so many seconds, or when the launcher is told to end."""
+        end = time.monotonic() + seconds
+        while not self.received and (left := end - time.monotonic()) > 0:
+            select.select([self.awake], [], [], left)
+            with suppress(BlockingIOError):
+                self.awake.recv(4096)
 
     def _receive(self, number: int, _: object) -> None:
         if number in self.ENDING:
@@ -241,7 +258,7 @@ class Attempt:
                     os.close(handle)
             if self._logs:
                 self._logs.close()
-        return self._outcome()
+        return replace(self._outcome(), started=not self._missing())
 
     def _listen(self) -> None:
         assert self._process.stdout is not None and self._process.stderr is not None
@@ -318,22 +335,18 @@ class Attempt:
                 status or _relay.LEFT,
                 f"{self._launcher} ended with status {status}; {who} did not start. {self._advice}".rstrip(),  # noqa: E501
             )
-        silent = [rank for _, rank in sorted(self.ranks.items()) if not rank.finished]
+        silent = [number for number, rank in sorted(self.ranks.items()) if not rank.finished]
         if silent:
-            words = (
-                f"the job ended with status {status}."
-                if status
-                else f"{silent[0]} did not say that it has finished."
+            return Outcome(
+                status or 1,
+                f"{self._launcher} ended with status {status} while {format_ranks(silent)} still"
+                " ran: by MPI_Abort, or because it has lost a host.",
             )
-            return Outcome(status or _relay.LEFT, words)
-        return Outcome(
-            status,
-            (
-                f"all ranks have finished, but their launcher ended with status {status}."
-                if status
-                else ""
-            ),
-        )
+        if status:
+            words = f"all ranks have finished, but their launcher ended with status {status}."
+            return Outcome(status, words)
+        killed = [rank for rank in self._ended if rank.code and not rank.told]
+        return Outcome(0, "\n".join(rank.words() for rank in killed))
 
 
 class _Limits:

@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import _ffi
 from .._version import __version__
-from . import mpi
+from . import mpi, shm
 from ._messages import RefusedError
 
 
@@ -35,6 +35,7 @@ def facts() -> dict[str, Any]:
         "NumPy": metadata.version("numpy"),
         "MPI": _mpi(),
         "cores": {"usable": mpi.cores(), "of this host": os.cpu_count()},
+        "/dev/shm": shm.words(),
         "threads": os.environ.get("DIST_DYNET_THREADS", "1"),
         "settings": {
             name: value

@@ -182,10 +182,15 @@ def crowded(launcher: Launcher, options: Options, environment: Mapping[str, str]
     """
     if launcher.kind == "slurm":
         return "SLURM_OVERCOMMIT" in environment
-    return (
-        max((count for _, count in options.hosts), default=options.ranks) * threads_in(environment)
-        > cores()
-    )
+    return ranks_on_a_host(launcher, options) * threads_in(environment) > cores()
+
+
+def ranks_on_a_host(launcher: Launcher, options: Options) -> int:
+    """The most ranks that a host will have; Slurm spreads them evenly."""
+    if launcher.kind == "slurm":
+        nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
+        return -(-options.ranks // max(1, int(nodes) if nodes.isdecimal() else 1))
+    return min(options.ranks, max((count for _, count in options.hosts), default=options.ranks))
 
 
 def threads_in(environment: Mapping[str, str]) -> int:

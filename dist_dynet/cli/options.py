@@ -73,7 +73,7 @@ def _parser() -> tuple[argparse.ArgumentParser, set[str]]:
             dest="ranks",
             type=count,
             metavar="N",
-            help="ranks; default: one for each place of --hosts, else 1",
+            help="ranks; default: one for each place of --hosts, or task of the allocation, else 1",
         ),
         add("--hosts", metavar="A:2,B:2", help="hosts, and how many ranks each takes (default 1)"),
         add(
@@ -171,7 +171,7 @@ def parse(arguments: list[str]) -> Options:
     if given.quiet and not given.log_dir:
         raise RefusedError("--quiet: what the ranks write would be lost. Give --log-dir, too.")
     return Options(
-        ranks=given.ranks or places or 1,
+        ranks=given.ranks or places or _tasks(given.mpi),
         hosts=hosts,
         max_restarts=given.max_restarts,
         log_dir=given.log_dir,
@@ -189,6 +189,13 @@ def parse(arguments: list[str]) -> Options:
 # Without -P a checkout that one stands in, not compiled, would be found before the package that is
 # installed.
 _AS_DYNET = (*(("-P",) if sys.version_info >= (3, 11) else ()), "-m", "dist_dynet.compat")
+
+
+def _tasks(mpi: str | None) -> int:
+    """The ranks of an allocation of Slurm's: as many as it was made for (`salloc -n 4`)."""
+    tasks = os.environ.get("SLURM_NTASKS", "")
+    inside = "SLURM_JOB_ID" in os.environ and mpi in (None, "slurm")
+    return int(tasks) if inside and tasks.isdecimal() else 1
 
 
 def _hosts(text: str | None, file: Path | None) -> tuple[tuple[str, int], ...]:

@@ -1,7 +1,8 @@
-"""A job that fails is started again: how often, and when that is of no use.
+"""A job that fails is started again: how often, after which pause, and when that is of no use.
 
 The script finds its newest checkpoint itself (`Checkpointer.resume()`). What is known here of
-checkpoints is a file that each finished one adds a line to: its name is in DIST_DYNET_PROGRESS.
+checkpoints is a file, named by DIST_DYNET_PROGRESS, to which rank 0 adds a line `STEP` for each
+finished checkpoint, and a line `resumed STEP` when it goes on from one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,42 @@ from ._messages import print_message
 from .attempt import Attempt, Job, Signals
 from .output import Logs, Screen
 
+FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0
+"""Seconds before a start that follows one without progress; each further pause is twice as long."""
+MOST_IN_VAIN = 3
+"""So many starts in a row without progress, and there is no further one."""
+
+
+class Progress:
+    """What rank 0 says of its checkpoints; of a file that was there before, only what is new."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known = False
+        """Whether there is a checkpoint, as far as is known."""
+        self._read, self._newest = len(self._content()), -1
+
+    def advances(self) -> bool:
+        """Whether there is a checkpoint of more updates than any before the last call."""
+        content = self._content()
+        added, self._read = content[self._read :], len(content)
+        before = self._newest
+        for line in added.decode(errors="replace").splitlines():
+            step = line.removeprefix("resumed ")
+            # a program's own lines may say something else than a number
+            number = int(step) if step.isdecimal() else self._newest + 1
+            self.known = True
+            self._newest = max(self._newest, number)
+            if step != line:
+                before = max(before, number)
+        return self._newest > before
+
+    def _content(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except OSError:
+            return b""
+
 
 def run_attempts(
     job: Job, environment: dict[str, str], max_restarts: int, screen: Screen, log_dir: Path | None
@@ -21,52 +58,50 @@ def run_attempts(
     again; its exit status."""
     with tempfile.TemporaryDirectory(prefix="dist-dynet-") as folder, Signals() as signals:
         # set by the user where rank 0 is on another host than the launcher
-        progress = Path(environment.get("DIST_DYNET_PROGRESS") or Path(folder) / "progress")
+        path = Path(environment.get("DIST_DYNET_PROGRESS") or Path(folder) / "progress")
+        progress, in_vain, pause = Progress(path), 0, FIRST_PAUSE
         for number in range(max_restarts + 1):
-            before = _size(progress)
             logs = Logs(log_dir / f"attempt-{number}") if log_dir else None
             variables = {
                 **environment,
                 "DIST_DYNET_ATTEMPT": str(number),
-                "DIST_DYNET_PROGRESS": str(progress),
+                "DIST_DYNET_PROGRESS": str(path),
             }
             outcome = Attempt(job, variables, signals, screen, logs).run()
             if outcome.words:
                 print_message(outcome.words)
             if outcome.status == 0 or outcome.signal or not max_restarts:
                 break
-            if not _start_again(number, max_restarts, before, _size(progress)):
+            advances = progress.advances()
+            if advances:
+                in_vain, pause = 0, FIRST_PAUSE
+            elif outcome.started:
+                in_vain += 1
+            if reason := _end_of_restarts(number, max_restarts, in_vain):
+                print_message(f"gives up: {reason}")
                 break
+            _say_next(0 if advances else pause, progress.known, f"{number + 1} of {max_restarts}")
+            if not advances:
+                signals.pause(pause)
+                pause = min(2 * pause, LAST_PAUSE)
+            if signals.received:
+                return 128 + signals.received[0]
         return outcome.status
 
 
-def _size(progress: Path) -> int:
-    """Grows with each finished checkpoint."""
-    try:
-        return progress.stat().st_size
-    except OSError:
-        return 0
-
-
-def _start_again(number: int, most: int, before: int, now: int) -> bool:
-    """Whether attempt `number`, which has failed, is to be followed by another one; says why.
-
-    Without any checkpoint the next attempt begins anew: that helps a program that keeps its own,
-    and does no harm to another.
-    """
+def _end_of_restarts(number: int, most: int, in_vain: int) -> str:
+    """Why attempt `number`, which has failed, is to be the last one; nothing if it is not."""
     if number == most:
-        print_message(f"gives up: failed {number + 1} times." if number else "gives up.")
-        return False
-    if now and now == before:
-        print_message(
-            "gives up: there is no new checkpoint since the last start, so the job would fail at"
+        return f"failed {number + 1} times."
+    if in_vain == MOST_IN_VAIN:
+        return (
+            f"{in_vain} starts in a row have brought no new checkpoint, so the job would fail at"
             " the same place again."
         )
-        return False
-    whence = (
-        "from the newest checkpoint"
-        if now
-        else "from the beginning, because no checkpoint was ever written"
-    )
-    print_message(f"starts again {whence} (restart {number + 1} of {most}).")
-    return True
+    return ""
+
+
+def _say_next(pause: float, known: bool, restart: str) -> None:
+    when = f" in {pause:g} s" if pause else ""
+    whence = " from the newest checkpoint" if known else "; no checkpoint of it is known"
+    print_message(f"starts again{when}{whence} (restart {restart}).")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..parallel import _launcher
-from . import _relay
+from . import _relay, shm
 from ._messages import RefusedError, print_message
 from .attempt import Job
 from .mpi import (
@@ -19,6 +20,7 @@ from .mpi import (
     crowded,
     environment_for,
     find_launcher,
+    ranks_on_a_host,
 )
 from .options import Options, parse
 from .output import Screen, replace_closed_streams
@@ -54,7 +56,10 @@ def _together(options: Options) -> int:
     launcher = find_launcher(options.mpi, bool(options.hosts))
     asked = {**_defaults(), **os.environ, **_chosen(options)}
     bound = options.bind and not crowded(launcher, options, asked)
-    environment = {**environment_for(launcher, bound), **asked}
+    fitting, words = shm.settings_for(launcher.library, ranks_on_a_host(launcher, options), asked)
+    if words:
+        print_message(words)
+    environment = {**environment_for(launcher, bound), **fitting, **asked}
     if options.hosts and environment.get("HYDRA_LAUNCHER_EXTRA_ARGS") == "--external-launcher":
         # an option of srun, set in allocations of Slurm; ssh does not know it
         del environment["HYDRA_LAUNCHER_EXTRA_ARGS"]
@@ -81,13 +86,12 @@ def _advice(launcher: Launcher, options: Options) -> str:
         )
     if not options.hosts:
         return ""
-    reach = (
-        f"{options.launch_agent or 'ssh -o BatchMode=yes'} {options.hosts[-1][0]} {sys.executable}"
-        " -c 'import dist_dynet'"
-    )
+    python = shlex.join([sys.executable, "-c", "import dist_dynet"])
+    there = shlex.quote(f"cd {shlex.quote(os.getcwd())} && {python}")  # noqa: PTH109 - ranks begin there
+    agent = options.launch_agent or "ssh -o BatchMode=yes"
     return (
-        "Each host must be reached without a password or a question, and have the same paths. Try"
-        f" for each: {reach}"
+        "Each host must be reached without a password or a question, and have the same paths, this"
+        f" folder among them. Try for each: {agent} {options.hosts[-1][0]} {there}"
     )
 
 

@@ -70,13 +70,13 @@ def report(text: str) -> None:
 
 
 def abort(code: int) -> None:
-    """Ends all ranks. Starts MPI if need be: the launcher ends the others only for a process that
-    it knows."""
+    """Ends all ranks. Starts MPI if need be: mpirun ends the others only for a process that it
+    knows."""
     time.sleep(0.2)  # the launcher forwards what was written
     assert _State.launch is not None
-    if _State.launch.launcher == "Slurm" and "DIST_DYNET_ATTEMPT" in os.environ:
-        # dist-dynet run ends the others; by MPI_Abort Slurm would kill its relays before they can
-        # say who has failed
+    if "DIST_DYNET_ATTEMPT" in os.environ:
+        # dist-dynet run ends the others; by MPI_Abort mpirun or srun would kill its relays before
+        # they can say who has failed
         _exit(code)
     try:
         import_mpi(_State.launch).COMM_WORLD.Abort(code)

@@ -7,6 +7,7 @@ handler of before is called, too.
 
 from __future__ import annotations
 
+import atexit
 import signal
 import threading
 import weakref
@@ -36,6 +37,13 @@ def tell_of_usr1(marked: Marked) -> None:
         and signal.getsignal(signal.SIGUSR1) is not _on_usr1
     ):
         _previous = signal.signal(signal.SIGUSR1, _on_usr1)
+        atexit.register(_ignore)
+
+
+def _ignore() -> None:
+    """At the end of the program: Python itself would go back to the default, which kills a program
+    that has done its work and only gives back its memory."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def _on_usr1(number: int, frame: FrameType | None) -> None:

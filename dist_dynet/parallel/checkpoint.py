@@ -27,7 +27,7 @@ from ..trainers.state import set_settings, settings_of
 from ._rng_streams import derive_rng_streams, draws, set_rng_streams
 from ._session import world
 from ._signals import tell_of_usr1
-from .checkpoint_files import CheckpointFiles
+from .checkpoint_files import CheckpointFiles, tell_launcher
 from .environment import hash_indicator
 from .message import Flag
 from .sampling import Shard
@@ -350,6 +350,8 @@ class Checkpointer:
                 self.save()
             return False
         self._load(verify_checksum(content), f"checkpoint {found[0]}")
+        if self._world.rank == 0:
+            tell_launcher(f"resumed {self._step}")
         return True
 
     def _load(self, tree: dict[str, Any], what: str) -> None:

@@ -57,7 +57,7 @@ class CheckpointFiles:
         for _, old in self._all()[: -self._keep]:
             with suppress(OSError):  # it is there for longer, then
                 old.unlink()
-        _tell_launcher(step)
+        tell_launcher(f"{step}")
 
     def newest(self) -> tuple[str, bytes]:
         """Name and content of the newest good file; nothing if there is no file."""
@@ -94,13 +94,14 @@ class CheckpointFiles:
         return sorted((int(match[1]), path) for match, path in named if match)
 
 
-def _tell_launcher(step: int) -> None:
-    """A restarting launcher wants to know whether a job that failed had got any further."""
+def tell_launcher(line: str) -> None:
+    """A launcher that starts a failed job again wants to know whether that has got any further:
+    `STEP` is a finished checkpoint, `resumed STEP` one from which the job goes on."""
     name = os.environ.get("DIST_DYNET_PROGRESS")
     if name:
         try:
             with Path(name).open("a") as file:
-                file.write(f"{step}\n")
+                file.write(f"{line}\n")
         except OSError as error:  # the checkpoint is there all the same
             report(
                 f"checkpoint: could not write to DIST_DYNET_PROGRESS='{name}': {error.strerror}."

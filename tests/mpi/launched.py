@@ -36,10 +36,25 @@ elif how in ("show", "host"):
     )
 elif how == "sleep":  # with a child, which is to go, too
     child = subprocess.Popen(["sleep", "60"])
-    signal.signal(signal.SIGUSR1, lambda *_: print("user signal", flush=True))
+
+    def at_user_signal(*_):
+        print("user signal", flush=True)
+        if rank == "0" and "SAVES" in os.environ:
+            with Path(os.environ["DIST_DYNET_PROGRESS"]).open("a") as file:
+                file.write("1\n")
+
+    signal.signal(signal.SIGUSR1, at_user_signal)
     print("processes", os.getpid(), child.pid, flush=True)
     while True:
         time.sleep(60)
+elif how == "late":  # gets a signal when its work is done and Python takes itself apart
+
+    class Late:
+        def __del__(self, kill=os.kill, process=os.getpid(), number=int(rest[0])):  # noqa: B008
+            kill(process, number)
+
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    late = Late()
 elif how == "attempts":  # fails as often as rest says; writes a checkpoint in the attempts named
     attempt = int(os.environ["DIST_DYNET_ATTEMPT"])
     print("attempt", attempt, flush=True)
@@ -55,8 +70,8 @@ elif rank == who:
         sys.exit(3)
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if how == "realtime":
-        os.kill(os.getpid(), 40)
+    if how == "signal":
+        os.kill(os.getpid(), int(rest[0]))
     if how == "leave":
         os._exit(0)
 elif how != "nothing":
