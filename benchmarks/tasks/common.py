@@ -18,7 +18,8 @@ import time
 import numpy as np
 
 NO_TWIN = 3
-"""The exit status of a task program that has no program for the peer."""
+"""The exit status of a task program that has no program for the peer, or not in this form: a twin
+that has more than float32 has an attribute `forms`."""
 TWIN_OPTIONS = {
     "--precision": {
         "choices": ["float32", "bf16", "bf16_logits"],
@@ -62,9 +63,9 @@ def main(
         parser.add_argument(name, **how)
     args, _peer_flags = parser.parse_known_args()  # flags such as --dynet-mem are the peer's
     twin = {"torch": torch_task, "jax": jax_task}.get(args.peer, dynet_task)
-    if twin is None or (args.compile and not getattr(twin, "compiles", False)):
-        compiled = " with --compile" if args.compile else ""
-        print(f"{task} has no twin for {args.peer}{compiled}", file=sys.stderr)
+    wanted = [args.precision, *(["compile"] if args.compile else [])]
+    if twin is None or not set(wanted) <= getattr(twin, "forms", {"float32"}):
+        print(f"{task} has no twin for {args.peer} ({', '.join(wanted)})", file=sys.stderr)
         sys.exit(NO_TWIN)
     if args.peer == "jax":
         # its pools have as many threads as there are processors that it may use

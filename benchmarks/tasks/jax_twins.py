@@ -16,6 +16,8 @@ import numpy as np
 
 BUCKET = 4
 """Lengths of sequences are rounded up to a multiple of it."""
+FORMS = {"float32", "bf16"}
+"""What the twins can do."""
 ADAM = {"rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 
 
@@ -156,9 +158,7 @@ def batches_task(jax, values, batches, arrays_of, loss_of, units_of, table=None)
         if table is not None:
             new["table"] = tuple(
                 x.at[used].set(y, mode="drop", unique_indices=False)
-                for x, y in zip(
-                    state["table"], adam(jnp, t, old[0], rows, *old[1:]), strict=True
-                )
+                for x, y in zip(state["table"], adam(jnp, t, old[0], rows, *old[1:]), strict=True)
             )
         return new, loss
 

@@ -94,7 +94,7 @@ def torch_task(torch, args):
     )
 
 
-torch_task.compiles = True
+torch_task.forms = twins.FORMS
 
 
 def jax_task(jax, args):
@@ -114,6 +114,9 @@ def jax_task(jax, args):
         loss_of,
         images_of,
     )
+
+
+jax_task.forms = jax_twins.FORMS
 
 
 if __name__ == "__main__":

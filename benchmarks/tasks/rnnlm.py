@@ -150,7 +150,7 @@ def torch_task(torch, args):
     )
 
 
-torch_task.compiles = True
+torch_task.forms = twins.FORMS
 
 
 def jax_task(jax, args):
@@ -173,6 +173,9 @@ def jax_task(jax, args):
     return jax_twins.batches_task(
         jax, values, batches(args.batch), arrays_of, loss_of, words_of, table=embedding
     )
+
+
+jax_task.forms = jax_twins.FORMS
 
 
 if __name__ == "__main__":

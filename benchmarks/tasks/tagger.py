@@ -154,7 +154,7 @@ def torch_task(torch, args):
     )
 
 
-torch_task.compiles = True
+torch_task.forms = twins.FORMS
 
 
 def jax_task(jax, args):
@@ -191,6 +191,9 @@ def jax_task(jax, args):
         words_of,
         table=embedding,
     )
+
+
+jax_task.forms = jax_twins.FORMS
 
 
 if __name__ == "__main__":

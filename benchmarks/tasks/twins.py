@@ -115,8 +115,8 @@ class Padded:
 
 
 def cross_entropy(torch, scores, labels):
-    """The sum of the losses."""
-    return torch.nn.functional.cross_entropy(scores, torch.tensor(labels), reduction="sum")
+    """The sum of the losses, in float32."""
+    return torch.nn.functional.cross_entropy(scores.float(), torch.tensor(labels), reduction="sum")
 
 
 def task(torch, args, model, embeddings, others, loss_of, batches=None):
@@ -131,7 +131,8 @@ def task(torch, args, model, embeddings, others, loss_of, batches=None):
     )
 
     def step():
-        units, loss = loss_of(next(stream))
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
+            units, loss = loss_of(next(stream))
         value = loss.item()
         loss.backward()
         update()
@@ -141,6 +142,10 @@ def task(torch, args, model, embeddings, others, loss_of, batches=None):
 
 
 # ---- tasks whose precision can be chosen, and which can be compiled -----------------------
+
+
+FORMS = {"float32", "bf16", "bf16_logits", "compile"}
+"""What twins with summed_loss() and batches_task() can do."""
 
 
 def summed_loss(torch, args, scores):
