@@ -189,6 +189,8 @@ ROUNDING = {FLOAT32: 0.0, BF16: 2.0**-8}
 """What the precision adds to a task's tolerance: one rounding of a bfloat16 number."""
 NO_TWIN = 3
 """The exit status of a task program that has none for the peer; see tasks/common.py."""
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Under it the task programs would not find what lies beside them."""
 ONE_THREAD = {
     name: "1"
     for name in (
@@ -206,7 +208,7 @@ def environment(peer):
     there, before an installed one."""
     tree = [str(HERE.parent)] if any((HERE.parent / "dist_dynet").glob("_core_*.so")) else []
     path = os.pathsep.join([*tree, *filter(None, [os.environ.get("PYTHONPATH")])])
-    own = {k: v for k, v in os.environ.items() if k != "DIST_DYNET_PRECISION"}
+    own = {k: v for k, v in os.environ.items() if k not in ("DIST_DYNET_PRECISION", SAFE_PATH)}
     return {**own, **ONE_THREAD, "PYTHONPATH": path, **dict(PEERS[peer].environment)}
 
 
@@ -352,6 +354,11 @@ def ratio(ours, others):
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
+def median_speed(results):
+    """As text; "-" without results."""
+    return count(statistics.median(speeds(results))) if results else "-"
+
+
 def best(by_peer, fits):
     """The fastest of the peers that fit; None if none does."""
     return max(
@@ -376,9 +383,7 @@ def speed_table(results, peers):
     rows = [head]
     for task, by_peer in results.items():
         cells = [f"{task}, {next(iter(by_peer.values()))[0]['unit']}/s"]
-        cells += [
-            count(statistics.median(speeds(by_peer[p]))) if by_peer.get(p) else "-" for p in peers
-        ]
+        cells += [median_speed(by_peer.get(p)) for p in peers]
         cells.append(ratio_of(by_peer, US, DYNET))
         float32 = best(by_peer, lambda p: p.module != US and p.precision == FLOAT32)
         cells.append(ratio_of(by_peer, US, float32, named=True))
