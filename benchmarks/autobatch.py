@@ -18,7 +18,6 @@ must agree, else the exit status is 1.
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -38,8 +37,6 @@ TASKS = {
     "parser_stack": (1, 16),
 }
 """Tasks, with an option where there is one, and the numbers of examples in a graph."""
-LOSS_TOLERANCE = 1e-4
-"""Relative, of the loss before the first update."""
 
 
 def sides(pythons, strategies):
@@ -67,14 +64,13 @@ def best(by_side, peer):
 
 
 def unlike(by_side):
-    """The sides whose first loss is not that of the first side, with it."""
-    losses = {side[0]: results[0]["first_loss"] for side, results in by_side.items()}
-    right = next(iter(losses.values()))
-    return [
-        f"{name} {loss:.7g} (not {right:.7g})"
-        for name, loss in losses.items()
-        if not abs(loss - right) <= LOSS_TOLERANCE * abs(right)
-    ]
+    """run.unlike() of the sides."""
+    return run.unlike(
+        {
+            side[0]: (results[0]["first_loss"], run.PEERS[side[1]].precision)
+            for side, results in by_side.items()
+        }
+    )
 
 
 def cells(name, by_side, all_sides):
@@ -131,20 +127,13 @@ def main():
         choices=["off", "depth", "agenda", "auto"],
         help="ours",
     )
-    parser.add_argument("--dynet-python", default=os.environ.get("DIST_DYNET_BENCH_DYNET"))
-    parser.add_argument("--torch-python", default=os.environ.get("DIST_DYNET_BENCH_TORCH"))
+    run.add_interpreters(parser)
     parser.add_argument("--json", type=Path, help="also write all results to this file")
     args = parser.parse_args()
     unknown = set(args.names) - TASKS.keys()
     if unknown:
         parser.error(f"unknown task {', '.join(sorted(unknown))}; there are {', '.join(TASKS)}")
-    pythons = {US: sys.executable}
-    for peer, python in ((DYNET, args.dynet_python), (TORCH, args.torch_python)):
-        fault = run.fault_of(python, peer)
-        if fault:
-            print(f"left out: {SHOWN[peer]} ({fault})", file=sys.stderr)
-        else:
-            pythons[peer] = python
+    pythons = run.interpreters(args, [US, DYNET, TORCH])
     all_sides = sides(pythons, args.strategies)
     rest = [
         "auto / off",

@@ -1,17 +1,32 @@
 """The benchmarks run, and print what they promise. What they measure is not tested: times are no
 tests.
 
-How long: about eight seconds.
+How long: about ten seconds; where PyTorch and JAX are installed, a minute and a half.
 """
 
+import argparse
+import importlib
+import importlib.util
+import inspect
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from processes import run_python
 
+import dist_dynet as dy
+
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 NUMBER = r"[\d.]+(?:e[+-]\d+)?"
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """import_module() for the benchmarks' modules."""
+    monkeypatch.syspath_prepend(str(FOLDER / "tasks"))
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
 
 
 def printed(program, *arguments):
@@ -19,6 +34,7 @@ def printed(program, *arguments):
     environment = {
         "DIST_DYNET_BENCH_DYNET": "",
         "DIST_DYNET_BENCH_TORCH": "",
+        "DIST_DYNET_BENCH_JAX": "",
         "OMP_NUM_THREADS": "1",
         "PYTHONSAFEPATH": "",
     }
@@ -32,6 +48,263 @@ def test_run_prints_a_line_per_task():
     assert (
         len(re.findall(rf"\| (?:xor|mlp_64|attention_16), \w+/s +\| +{NUMBER} k? ", table)) == 3
     ), table
+    assert len(re.findall(rf"\| (?:mlp_64|attention_16) +\| dist_dynet +\| {NUMBER} ", table)) == 2
+    assert re.search(rf"Peak of .*: float32 {NUMBER}", table), table
+
+
+# ---- the table of peers ----------------------------------------------------------------
+
+
+def test_every_peer_has_a_column_a_toolkit_and_a_line_in_the_documentation(programs):
+    run = programs("run")
+    result = {"unit": "words", "per_cpu_second": 1.0, "first_loss": 1.0}
+    table = run.speed_table({"rnnlm": {name: [result] for name in run.PEERS}}, list(run.PEERS))
+    columns = [cell.strip() for cell in table.splitlines()[0].split("|")]
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for name, peer in run.PEERS.items():
+        assert name == peer.name
+        assert columns.count(peer.shown) == 1
+        assert peer.module == run.US or run.TOOLKITS[peer.module].packages
+        assert peer.precision in run.ROUNDING
+        assert f"| `{name}` | {peer.about} |" in text
+    assert all(any(p.module == m for p in run.PEERS.values()) for m in run.TOOLKITS)
+
+
+def test_every_task_has_a_program_and_a_line_in_the_documentation(programs):
+    run, text = programs("run"), (FOLDER / "README.md").read_text(encoding="utf-8")
+    for name, task in run.TASKS.items():
+        assert (FOLDER / "tasks" / f"{task.program}.py").is_file()
+        assert f"`{name}`" in text
+
+
+def test_peers_options_are_known_to_the_tasks(programs):
+    run, common = programs("run"), programs("common")
+    parser = argparse.ArgumentParser()
+    for option, how in common.TWIN_OPTIONS.items():
+        parser.add_argument(option, **how)
+    for peer in run.PEERS.values():
+        args = parser.parse_args(peer.options)  # an unknown one ends the test
+        if peer.module != run.US:
+            assert (args.precision != "float32") == (peer.precision == run.BF16)
+    assert run.NO_TWIN == common.NO_TWIN
+
+
+def test_precision_that_the_package_lacks_leaves_the_peer_out(programs):
+    fault = programs("run").fault_of(sys.executable, "dist_dynet_bf16")
+    known = "precision" in inspect.signature(dy.init).parameters
+    assert ("precision" not in fault) == known, fault
+
+
+def test_task_without_a_twin_for_the_peer_is_left_out(programs):
+    run = programs("run")
+    with pytest.raises(run.NoTwinError, match="xor has no twin for torch"):
+        run.run_once(sys.executable, "xor", "torch_compile", 0.01, [])
+    with pytest.raises(run.NoTwinError, match="attention has no twin for jax"):
+        run.run_once(sys.executable, "attention", "jax", 0.01, [])
+
+
+def test_first_losses_that_differ_are_named(programs):
+    run = programs("run")
+    right, near = (9.0, run.FLOAT32), (9.0 * (1 + run.ROUNDING[run.BF16]), run.BF16)
+    assert run.unlike({"c": near, "a": right, "b": (9.0005, run.FLOAT32)}) == []
+    assert run.unlike({"c": (9.1, run.BF16), "a": right, "b": (9.002, run.FLOAT32)}) == [
+        "c 9.1, a 9",
+        "b 9.002, a 9",
+    ]
+    assert len(run.unlike({"a": right, "b": (float("nan"), run.BF16)})) == 1
+
+
+def test_run_fails_if_a_peer_starts_from_another_loss(programs, monkeypatch, capsys):
+    run = programs("run")
+    result = {"unit": "words", "per_cpu_second": 1.0, "loss": 2.0, "peak_mib": 1.0}
+    losses = {"dist_dynet": 9.0, "torch": 9.3}
+    monkeypatch.setattr(run, "fault_of", lambda python, peer: "")
+    monkeypatch.setattr(run, "peaks", lambda pythons: {})
+    monkeypatch.setattr(
+        run, "run_once", lambda python, program, peer, *_: {**result, "first_loss": losses[peer]}
+    )
+    monkeypatch.setattr(sys, "argv", ["run.py", "rnnlm", "--peers", "dist_dynet", "torch"])
+    assert run.main() == 1
+    assert "rnnlm: another first loss: PyTorch 9.3, dist_dynet 9" in capsys.readouterr().err
+    losses["torch"] = 9.0
+    assert run.main() == 0
+
+
+def test_share_of_the_peak_is_that_of_the_precision(programs):
+    run = programs("run")
+    result = {
+        "unit": "words",
+        "per_cpu_second": 2000.0,
+        "operations": 1e7,
+        "loss": 2.0,
+        "peak_mib": 1.0,
+        "compile_seconds": 3.0,
+        "compile_wall_seconds": 4.0,
+    }
+    results = {"rnnlm": {"torch_compile": [result], "torch_bf16": [result]}}
+    lines = run.detail_table(results, {run.FLOAT32: 40.0, run.BF16: 200.0}).splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[2:6]] for line in lines[2:]]
+    assert cells == [
+        ["PyTorch compile", "20", "50 %", "3.0 (4.0)"],
+        ["PyTorch bf16", "20", "10 %", "3.0 (4.0)"],
+    ]
+
+
+def test_tables_of_the_documents_come_from_both_programs_results(programs, tmp_path, monkeypatch):
+    run, autobatch, tables = programs("run"), programs("autobatch"), programs("tables")
+    assert tables.ABOUT.keys() == run.TASKS.keys()
+    assert tables.ABOUT_PROGRAMS.keys() <= autobatch.TASKS.keys()
+
+    def runs(speed):
+        counts = {"nodes": 10, "schedule_seconds": 3e-7}
+        return [
+            {
+                "unit": "words",
+                "per_cpu_second": speed,
+                "loss": 1,
+                "peak_mib": 1,
+                "autobatch": counts,
+            }
+        ]
+
+    tasks = {"rnnlm_16": {name: runs(10.0 + i) for i, name in enumerate(run.PEERS)}}
+    text = tables.readme_table(tasks).splitlines()[-1]
+    assert [cell.strip().split(" (")[0] for cell in text.split("|")[1:4]] == [
+        tables.ABOUT["rnnlm_16"],
+        "0.83",
+        "0.77",
+    ]
+    assert "0.56 (0.56-0.56) JAX " in text and "0.58 (0.58-0.58) JAX bf16" in text
+    programs_results = {
+        "batch_rnnlm 16": {
+            "dist_dynet off": runs(4.0),
+            "dist_dynet auto": runs(6.0),
+            "dyNET38 off": runs(1.0),
+            "dyNET38 on": runs(2.0),
+            "PyTorch": runs(3.0),
+        }
+    }
+    for table, cells in (
+        (
+            tables.readme_programs_table,
+            ["language model 16", "3.00 (3.00-3.00)", "2.00 (2.00-2.00)"],
+        ),
+        (
+            tables.autobatching_table,
+            [
+                "language model 16",
+                "4",
+                "6",
+                *(f"{r} ({r}-{r})" for r in ("1.50", "3.00", "2.00")),
+                "30",
+            ],
+        ),
+    ):
+        line = table(programs_results).splitlines()[-1]
+        assert [cell.strip() for cell in line.split("|")[1:-1]] == cells
+
+
+# ---- floating-point operations ---------------------------------------------------------
+
+
+LEAVES = ("parameter", "lookup", "lookup_batch")
+"""What asks for a gradient."""
+
+
+def operations_of(graph_dump):
+    """Floating-point operations of the matrix products of a graph, forward and backward, by the
+    shapes of its nodes, as dump_cg() writes them."""
+    shapes, trained, total = {}, {}, 0
+
+    def product(rows, inner, columns, *factors):
+        return 2 * rows * inner * columns * (1 + sum(trained[name] for name in factors))
+
+    for line in graph_dump.splitlines():
+        node, operation, arguments, dims, batch = re.fullmatch(
+            r"Node \d+: (v\d+) = (\w+)\((.*)\), \(([\d, ]*)\)(?: x (\d+))?", line
+        ).groups()
+        inputs = re.findall(r"\bv\d+", arguments)
+        shapes[node] = [*map(int, re.findall(r"\d+", dims)), 1][:2], int(batch or 1)
+        trained[node] = operation in LEAVES or any(trained[i] for i in inputs)
+        if operation == "matmul":
+            inputs = [None, *inputs]
+        if operation in ("matmul", "affine_transform"):
+            for a, b in zip(inputs[1::2], inputs[2::2], strict=True):
+                (rows, inner), _ = shapes[a]
+                (_, columns), count = shapes[b]
+                total += product(rows, inner, columns * count, a, b)
+        elif operation == "lstm":
+            steps, has_state = map(int, re.search(r"\[(\d+), (\d)\]", arguments).groups())
+            wx, wh, _, *rest = inputs
+            for x in rest[2 * has_state :]:
+                total += product(*shapes[wx][0], shapes[x][1], wx, x)
+            for h in [rest[0]] * has_state + rest[:1] * (steps - 1):
+                total += product(*shapes[wh][0], shapes[h][1], wh, wh)
+    return total
+
+
+def graph_of_a_step(tmp_path, task, **options):
+    """(the dump of the last graph of a step, the step's units)."""
+    units, _ = task(dy, argparse.Namespace(**options))()
+    dy.dump_cg(tmp_path / "graph", show_values=False, show_gradients=False)
+    return (tmp_path / "graph").read_text(encoding="utf-8"), units
+
+
+@pytest.mark.parametrize("style", ["add_input", "transduce"])
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("rnnlm", [3, 5, 4]), ("tagger", ([3, 5, 4, 9], [1, 2, 3, 4]))]
+)
+def test_operations_per_word_are_those_of_the_graph(
+    programs, monkeypatch, tmp_path, name, sentence, style
+):
+    task = programs(name)
+    monkeypatch.setattr(task, "corpus", lambda: [sentence])
+    graph, words = graph_of_a_step(tmp_path, task.dynet_task, batch=1, style=style)
+    assert task.operations() == pytest.approx(operations_of(graph) / words)
+
+
+def test_operations_per_image_are_those_of_the_graph(programs, tmp_path):
+    mlp = programs("mlp")
+    graph, images = graph_of_a_step(tmp_path, mlp.dynet_task, batch=3)
+    assert images == 3
+    assert mlp.operations() == operations_of(graph) / 3
+
+
+def test_operations_per_example_of_xor_are_those_of_the_graph(programs, tmp_path):
+    xor = programs("xor")
+    graph, _ = graph_of_a_step(tmp_path, xor.dynet_task)
+    assert xor.operations() == operations_of(graph)
+
+
+def test_operations_per_target_word_are_those_of_the_graph(programs, monkeypatch, tmp_path):
+    attention = programs("attention")
+    pair = ([3, 5, 4, 7], [2, 6, 1])
+    monkeypatch.setattr(attention.MODEL, "data", staticmethod(lambda: iter([pair])))
+    graph, words = graph_of_a_step(tmp_path, attention.dynet_task, batch=1)
+    assert attention.operations() == pytest.approx(operations_of(graph) / words)
+
+
+# ---- twins -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [[], ["--batch=16"]], ids=["one", "batch"])
+@pytest.mark.parametrize("program", ["rnnlm", "tagger", "mlp"])
+@pytest.mark.parametrize("module", ["torch", "jax"])
+@pytest.mark.slow
+def test_twin_starts_from_the_same_loss(programs, module, program, options):
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed")
+    run = programs("run")
+    peers = [p for p in run.PEERS.values() if p.module == module or p.name == run.US]
+    losses = {
+        p.name: (
+            run.run_once(sys.executable, program, p.name, 0.01, options)["first_loss"],
+            p.precision,
+        )
+        for p in peers
+    }
+    padded = module == "torch" and program == "tagger" and options
+    assert run.unlike(losses, run.PADDED_READING if padded else run.TOLERANCE) == []
 
 
 def test_autobatch_prints_each_strategy():

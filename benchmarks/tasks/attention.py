@@ -70,6 +70,17 @@ def torch_task(torch, args):
     return batch_attention.torch_task(torch, args, batch_data(args.batch))
 
 
+torch_task.forms = {"float32", "bf16"}
+
+
+def operations():
+    """Floating-point operations per target word."""
+    pairs = list(itertools.islice(MODEL.data(), 1000))
+    return sum(itertools.starmap(batch_attention.pair_operations, pairs)) / sum(
+        map(len, (target for _, target in pairs))
+    )
+
+
 if __name__ == "__main__":
     common.main(
         "attention",
@@ -78,4 +89,5 @@ if __name__ == "__main__":
         torch_task,
         loss_steps=3,
         options={"--batch": {"type": int, "default": 16, "help": "pairs in a step"}},
+        operations=operations,
     )

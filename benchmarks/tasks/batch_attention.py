@@ -82,6 +82,21 @@ class Model:
         return len(example[1])
 
 
+def pair_operations(source, target):
+    """Floating-point operations of a pair of sentences; the first context is taken like any."""
+    s, t, products = len(source), len(target), common.products
+    return (
+        2 * common.lstm_products(EMBEDDING, HIDDEN // 2, s)
+        + products(ATTENTION, HIDDEN, s)
+        + common.lstm_products(EMBEDDING + HIDDEN, HIDDEN, t)
+        + products(ATTENTION, HIDDEN, t)
+        + products(1, ATTENTION, s * t)
+        + products(HIDDEN, s, t)
+        + products(HIDDEN, 2 * HIDDEN, t)
+        + products(VOCABULARY, HIDDEN, t)
+    )
+
+
 def torch_task(torch, args, batches=None):
     """All pairs padded, a decoder's step for all at once; what the recurrence does not need, for
     all target words at once."""

@@ -9,6 +9,7 @@ import argparse
 import importlib
 import itertools
 import json
+import os
 import random
 import resource
 import sys
@@ -16,30 +17,65 @@ import time
 
 import numpy as np
 
+NO_TWIN = 3
+"""The exit status of a task program that has no program for the peer, or not in this form: a twin
+that has more than float32 has an attribute `forms`."""
+TWIN_OPTIONS = {
+    "--precision": {
+        "choices": ["float32", "bf16", "bf16_logits"],
+        "default": "float32",
+        "help": (
+            "PyTorch and JAX only: of matrix products; bf16: scores and losses in float32;"
+            " bf16_logits: scores in bfloat16, too. DyNet's API: DIST_DYNET_PRECISION"
+        ),
+    },
+    "--compile": {"action": "store_true", "help": "PyTorch only: with torch.compile"},
+}
 
-def main(task, unit, dynet_task, torch_task, loss_steps, loss_of="unit", options=None):
+
+def main(
+    task,
+    unit,
+    dynet_task,
+    torch_task,
+    loss_steps,
+    loss_of="unit",
+    options=None,
+    jax_task=None,
+    operations=None,
+):
     """Runs the peer named on the command line and prints the JSON line.
 
-    `dynet_task(dy, args)` and `torch_task(torch, args)` build the model and return `step()`, which
-    does one training step and returns (units done, loss as a float). The first `loss_steps` steps
-    are the warm-up; their loss per unit (or per step) is printed, to show that the peers compute
-    the same; so is that of the first, which no update has touched.
+    `dynet_task(dy, args)`, `torch_task(torch, args)` and `jax_task(jax, args)` build the model and
+    return `step()`, which does one training step and returns (units done, loss as a float). The
+    first `loss_steps` steps are the warm-up; their loss per unit (or per step) is printed, to show
+    that the peers compute the same; so is that of the first, which no update has touched. A step
+    that is compiled has a function `warm_up()`, which compiles it for all shapes of its data and
+    changes no parameter; how long that takes is printed, too. `operations()` are the
+    floating-point operations of a unit's matrix products, forward and backward.
     """
     parser = argparse.ArgumentParser(description=f"Benchmark task {task}; unit: {unit}.")
     parser.add_argument(
-        "--peer", default="dist_dynet", help="dist_dynet, dynet, torch, or another such module"
+        "--peer", default="dist_dynet", help="dist_dynet, dynet, torch, jax, or another such module"
     )
     parser.add_argument("--seconds", type=float, default=3.0, help="CPU seconds to measure")
-    for name, how in (options or {}).items():
+    for name, how in {**TWIN_OPTIONS, **(options or {})}.items():
         parser.add_argument(name, **how)
     args, _peer_flags = parser.parse_known_args()  # flags such as --dynet-mem are the peer's
+    twin = {"torch": torch_task, "jax": jax_task}.get(args.peer, dynet_task)
+    wanted = [args.precision, *(["compile"] if args.compile else [])]
+    if twin is None or not set(wanted) <= getattr(twin, "forms", {"float32"}):
+        print(f"{task} has no twin for {args.peer} ({', '.join(wanted)})", file=sys.stderr)
+        sys.exit(NO_TWIN)
+    if args.peer == "jax":
+        # its pools have as many threads as there are processors that it may use
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     module = importlib.import_module(args.peer)
     if args.peer == "torch":
         module.set_num_threads(1)
         module.set_num_interop_threads(1)
-        step = torch_task(module, args)
-    else:
-        step = dynet_task(module, args)
+    step = twin(module, args)
+    compiling = warm_up_times(step)
     units, losses = 0, []
     for _ in range(loss_steps):
         n, value = step()
@@ -51,12 +87,34 @@ def main(task, unit, dynet_task, torch_task, loss_steps, loss_of="unit", options
         "unit": unit,
         "loss": sum(losses) / units,
         "first_loss": losses[0],
+        **compiling,
     }
+    if operations is not None:
+        result["operations"] = operations()
     result.update(measure(step, args.seconds))
     statistics = getattr(step, "statistics", None)
     if statistics is not None:
         result["autobatch"] = statistics()._asdict()  # of the last graph
     print(json.dumps(result), flush=True)
+
+
+def warm_up_times(step):
+    """The processor's and the clock's seconds that a compiled step takes to be compiled; nothing
+    for another."""
+    warm_up = getattr(step, "warm_up", None)
+    if warm_up is None:
+        return {}
+    wall, start = time.perf_counter(), processor_seconds()
+    warm_up()
+    return {
+        "compile_seconds": processor_seconds() - start,
+        "compile_wall_seconds": time.perf_counter() - wall,
+    }
+
+
+def processor_seconds():
+    """Of this process and of those that it has started and that have ended: compilers."""
+    return sum(os.times()[:4])
 
 
 def measure(step, seconds):
@@ -74,6 +132,22 @@ def measure(step, seconds):
         "cpu_share": (now - start) / (time.perf_counter() - wall),
         "peak_mib": peak / (2**20 if sys.platform == "darwin" else 2**10),
     }
+
+
+# ---- floating-point operations ---------------------------------------------------------
+
+
+def products(rows, columns, times=1, inputs_gradient=True):
+    """The floating-point operations of y = W x for `times` columns x: of y, of the gradient of W
+    and, where it is needed, of that of x."""
+    return 2 * rows * columns * times * (3 if inputs_gradient else 2)
+
+
+def lstm_products(input_dim, hidden_dim, steps):
+    """Those of an LSTM's steps from an initial state of zero, whose product is not needed."""
+    return products(4 * hidden_dim, input_dim, steps) + products(
+        4 * hidden_dim, hidden_dim, steps - 1
+    )
 
 
 # ---- data ------------------------------------------------------------------------------
@@ -205,11 +279,16 @@ def torch_adam(torch, embeddings, others, kind):
     else:
         optimizers = [torch.optim.Adam([*weights, *others], fused=True)]
 
+    def clear():
+        for o in optimizers:
+            o.zero_grad(set_to_none=True)
+
     def update():
         for o in optimizers:
             o.step()
-            o.zero_grad(set_to_none=True)
+        clear()
 
+    update.clear = clear
     return update
 
 

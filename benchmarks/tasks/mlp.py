@@ -4,13 +4,15 @@ Adam. Unit: images."""
 import itertools
 
 import common
+import jax_twins
 import numpy as np
+import twins
 
 SIZES = (784, 512, 512, 10)
 
 
 def batch_data(size):
-    """An endless stream of (images as columns, labels)."""
+    """50 batches of (images as columns, labels)."""
     rng = np.random.default_rng(12)
     patterns = rng.normal(size=(SIZES[-1], SIZES[0])).astype(np.float32)
     batches = []
@@ -18,7 +20,20 @@ def batch_data(size):
         labels = rng.integers(SIZES[-1], size=size)
         images = patterns[labels] + rng.normal(size=(size, SIZES[0])).astype(np.float32)
         batches.append((np.asfortranarray(images.T), labels.tolist()))
-    return itertools.cycle(batches)
+    return batches
+
+
+def images_of(batch):
+    """How many."""
+    return len(batch[1])
+
+
+def operations():
+    """Floating-point operations per image; nothing asks for the gradient of an image."""
+    return sum(
+        common.products(rows, columns, inputs_gradient=i > 0)
+        for i, (columns, rows) in enumerate(itertools.pairwise(SIZES))
+    )
 
 
 def initial_values():
@@ -48,7 +63,7 @@ def dynet_task(dy, args):
         return dy.mean_batches(dy.pickneglogsoftmax_batch(x, labels))
 
     return common.training_step(
-        dy, m, batch_data(args.batch), dy.AdamTrainer(m), loss_of, lambda batch: len(batch[1])
+        dy, m, itertools.cycle(batch_data(args.batch)), dy.AdamTrainer(m), loss_of, images_of
     )
 
 
@@ -62,20 +77,46 @@ def torch_task(torch, args):
             layer.weight.copy_(torch.from_numpy(W))
             layer.bias.copy_(torch.from_numpy(b))
     update = common.torch_adam(torch, [], list(layers.parameters()), "dense")
-    stream = batch_data(args.batch)
 
-    def step():
-        images, labels = next(stream)
-        x = torch.from_numpy(images.T)
+    def scores(x):
         for i, layer in enumerate(layers):
             x = layer(torch.relu(x) if i else x)
-        loss = torch.nn.functional.cross_entropy(x, torch.tensor(labels))
-        value = loss.item()
-        loss.backward()
-        update()
-        return len(labels), value
+        return x
 
-    return step
+    loss = twins.summed_loss(torch, args, scores)
+    return twins.batches_task(
+        args,
+        batch_data(args.batch),
+        lambda batch: (torch.from_numpy(batch[0].T), torch.tensor(batch[1])),
+        lambda images, labels: loss(images, labels) / len(labels),
+        update,
+        images_of,
+    )
+
+
+torch_task.forms = twins.FORMS
+
+
+def jax_task(jax, args):
+    """Three products."""
+    dot = jax_twins.product(jax, args.precision)
+
+    def loss_of(parameters, x, labels):
+        for i, (w, b) in enumerate(parameters):
+            x = dot(jax.nn.relu(x) if i else x, w) + b
+        return jax_twins.cross_entropy(jax, x, labels) / len(labels)
+
+    return jax_twins.batches_task(
+        jax,
+        [(W.T.copy(), b) for W, b in initial_values()],
+        batch_data(args.batch),
+        lambda batch: (batch[0].T, np.array(batch[1], np.int32)),
+        loss_of,
+        images_of,
+    )
+
+
+jax_task.forms = jax_twins.FORMS
 
 
 if __name__ == "__main__":
@@ -87,4 +128,6 @@ if __name__ == "__main__":
         loss_steps=5,
         loss_of="step",
         options={"--batch": {"type": int, "default": 64, "help": "images in a step"}},
+        jax_task=jax_task,
+        operations=operations,
     )

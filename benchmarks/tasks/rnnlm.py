@@ -4,7 +4,9 @@
 import itertools
 
 import common
+import jax_twins
 import numpy as np
+import twins
 
 VOCABULARY, EMBEDDING, HIDDEN = 10_000, 128, 256
 START = 0
@@ -12,13 +14,34 @@ START = 0
 
 def data():
     """An endless stream of sentences (15 to 35 words)."""
-    return itertools.cycle(common.sentences(1000, 15, 35, VOCABULARY, seed=3))
+    return itertools.cycle(corpus())
 
 
-def batch_data(size):
-    """The same in batches."""
-    return itertools.cycle(
-        common.batches(common.sentences(1000, 15, 35, VOCABULARY, seed=3), size, len, seed=5)
+def corpus():
+    """All sentences."""
+    return common.sentences(1000, 15, 35, VOCABULARY, seed=3)
+
+
+def batches(size):
+    """The sentences in batches; one by one in their own order."""
+    return [[s] for s in corpus()] if size == 1 else common.batches(corpus(), size, len, seed=5)
+
+
+def words_of(sentences):
+    """How many."""
+    return sum(map(len, sentences))
+
+
+def operations():
+    """Floating-point operations per word."""
+    sentences = corpus()
+    return sum(map(sentence_operations, sentences)) / words_of(sentences)
+
+
+def sentence_operations(words):
+    """Of the LSTM and the output layer."""
+    return common.lstm_products(EMBEDDING, HIDDEN, len(words)) + common.products(
+        VOCABULARY, HIDDEN, len(words)
     )
 
 
@@ -46,7 +69,6 @@ def dynet_task(dy, args):
     b = m.add_parameters(VOCABULARY)
     b.set_value(bias)
     trainer = dy.AdamTrainer(m)
-    stream = data()
 
     style = common.style_of(args, dy)
 
@@ -91,10 +113,10 @@ def dynet_task(dy, args):
     return common.training_step(
         dy,
         m,
-        stream if args.batch == 1 else batch_data(args.batch),
+        data() if args.batch == 1 else itertools.cycle(batches(args.batch)),
         trainer,
         loss_of if args.batch == 1 else loss_of_batch,
-        len if args.batch == 1 else lambda b: sum(map(len, b)),
+        len if args.batch == 1 else words_of,
     )
 
 
@@ -111,22 +133,49 @@ def torch_task(torch, args):
         linear.bias.copy_(torch.from_numpy(bias))
     others = [p for p in [*lstm.parameters(), *linear.parameters()] if p.requires_grad]
     update = common.torch_adam(torch, [E], others, args.embedding)
-    stream = data() if args.batch == 1 else batch_data(args.batch)
 
-    def step():
-        sentences = [next(stream)] if args.batch == 1 else next(stream)
-        targets, _ = common.padded(sentences, -100)
+    def inputs_of(sentences):
         words, _ = common.padded([(START, *s[:-1]) for s in sentences])
-        hs, _ = lstm(E(torch.tensor(words)))
-        loss = torch.nn.functional.cross_entropy(
-            linear(hs).flatten(0, 1), torch.tensor(targets).flatten(), reduction="sum"
-        )
-        value = loss.item()
-        loss.backward()
-        update()
-        return sum(map(len, sentences)), value
+        targets, _ = common.padded(sentences, -100)
+        return torch.tensor(words), torch.tensor(targets).flatten()
 
-    return step
+    loss = twins.summed_loss(torch, args, lambda x: linear(lstm(x)[0]).flatten(0, 1))
+    return twins.batches_task(
+        args,
+        batches(args.batch),
+        inputs_of,
+        lambda words, targets: loss(E(words), targets),
+        update,
+        words_of,
+    )
+
+
+torch_task.forms = twins.FORMS
+
+
+def jax_task(jax, args):
+    """An LSTM over the padded sentences, one product for the scores of all words."""
+    embedding, lstm_values, w, bias = initial_values()
+    dot = jax_twins.product(jax, args.precision)
+
+    def arrays_of(sentences):
+        words = jax_twins.padded([(START, *s[:-1]) for s in sentences])
+        targets = jax_twins.padded(sentences, -1).ravel()
+        return *jax_twins.distinct(words, VOCABULARY), targets
+
+    def loss_of(parameters, rows, words, targets):
+        lstm, w, b = parameters
+        hs = jax_twins.lstm(jax, dot, lstm, rows[words])
+        scores = dot(hs.reshape(-1, HIDDEN), w) + b
+        return jax_twins.cross_entropy(jax, scores, targets)
+
+    values = jax_twins.lstm_values(lstm_values), w.T.copy(), bias
+    return jax_twins.batches_task(
+        jax, values, batches(args.batch), arrays_of, loss_of, words_of, table=embedding
+    )
+
+
+jax_task.forms = jax_twins.FORMS
 
 
 if __name__ == "__main__":
@@ -137,4 +186,6 @@ if __name__ == "__main__":
         torch_task,
         loss_steps=20,
         options={**common.EMBEDDING_OPTION, **common.SEQUENCE_OPTIONS},
+        jax_task=jax_task,
+        operations=operations,
     )

@@ -4,7 +4,9 @@ tags, Adam. Unit: words."""
 import itertools
 
 import common
+import jax_twins
 import numpy as np
+import twins
 
 VOCABULARY, EMBEDDING, HIDDEN, TAGS = 10_000, 128, 100, 17
 
@@ -14,9 +16,29 @@ def data():
     return itertools.cycle(corpus())
 
 
-def batch_data(size):
-    """The same in batches."""
-    return itertools.cycle(common.batches(corpus(), size, lambda example: len(example[0]), seed=3))
+def batches(size):
+    """The examples in batches; one by one in their own order."""
+    if size == 1:
+        return [[example] for example in corpus()]
+    return common.batches(corpus(), size, lambda example: len(example[0]), seed=3)
+
+
+def words_of(examples):
+    """How many words."""
+    return sum(len(words) for words, _ in examples)
+
+
+def operations():
+    """Floating-point operations per word."""
+    examples = corpus()
+    return sum(sentence_operations(words) for words, _ in examples) / words_of(examples)
+
+
+def sentence_operations(words):
+    """Of both LSTMs and the output layer."""
+    return 2 * common.lstm_products(EMBEDDING, HIDDEN // 2, len(words)) + common.products(
+        TAGS, HIDDEN, len(words)
+    )
 
 
 def corpus():
@@ -52,7 +74,6 @@ def dynet_task(dy, args):
     b = m.add_parameters(TAGS)
     b.set_value(bias)
     trainer = dy.AdamTrainer(m)
-    stream = data()
 
     style = common.style_of(args, dy)
 
@@ -96,14 +117,9 @@ def dynet_task(dy, args):
         return common.sum_of_losses(dy, losses, real)
 
     if args.batch == 1:
-        return common.training_step(dy, m, stream, trainer, loss_of, lambda e: len(e[0]))
+        return common.training_step(dy, m, data(), trainer, loss_of, lambda e: len(e[0]))
     return common.training_step(
-        dy,
-        m,
-        batch_data(args.batch),
-        trainer,
-        loss_of_batch,
-        lambda batch: sum(len(words) for words, _ in batch),
+        dy, m, itertools.cycle(batches(args.batch)), trainer, loss_of_batch, words_of
     )
 
 
@@ -121,22 +137,63 @@ def torch_task(torch, args):
         linear.bias.copy_(torch.from_numpy(bias))
     others = [p for p in [*lstm.parameters(), *linear.parameters()] if p.requires_grad]
     update = common.torch_adam(torch, [E], others, args.embedding)
-    stream = data() if args.batch == 1 else batch_data(args.batch)
 
-    def step():
-        examples = [next(stream)] if args.batch == 1 else next(stream)
+    def inputs_of(examples):
         words, _ = common.padded([words for words, _ in examples])
         tags, _ = common.padded([tags for _, tags in examples], -100)
-        hs, _ = lstm(E(torch.tensor(words)))
-        loss = torch.nn.functional.cross_entropy(
-            linear(hs).flatten(0, 1), torch.tensor(tags).flatten(), reduction="sum"
-        )
-        value = loss.item()
-        loss.backward()
-        update()
-        return sum(len(words) for words, _ in examples), value
+        return torch.tensor(words), torch.tensor(tags).flatten()
 
-    return step
+    loss = twins.summed_loss(torch, args, lambda x: linear(lstm(x)[0]).flatten(0, 1))
+    return twins.batches_task(
+        args,
+        batches(args.batch),
+        inputs_of,
+        lambda words, tags: loss(E(words), tags),
+        update,
+        words_of,
+    )
+
+
+torch_task.forms = twins.FORMS
+
+
+def jax_task(jax, args):
+    """Two LSTMs over the padded sentences, the second over the words turned around, each sentence
+    from its own end; one product for the scores of all words."""
+    embedding, forward, backward, w, bias = initial_values()
+    dot, hidden = jax_twins.product(jax, args.precision), HIDDEN // 2
+
+    def arrays_of(examples):
+        words = jax_twins.padded([words for words, _ in examples])
+        tags = jax_twins.padded([tags for _, tags in examples], -1).ravel()
+        t, lengths = np.arange(len(words))[:, None], np.array([len(w) for w, _ in examples])
+        turned = np.where(t < lengths, lengths - 1 - t, t).astype(np.int32)
+        return *jax_twins.distinct(words, VOCABULARY), turned, tags
+
+    def loss_of(parameters, rows, words, turned, tags):
+        ahead, back, w, b = parameters
+        x, at = rows[words], turned[:, :, None]
+        take = jax.numpy.take_along_axis
+        hs = [
+            jax_twins.lstm(jax, dot, ahead, x),
+            take(jax_twins.lstm(jax, dot, back, take(x, at, 0)), at, 0),
+        ]
+        scores = dot(jax.numpy.concatenate(hs, 2).reshape(-1, 2 * hidden), w) + b
+        return jax_twins.cross_entropy(jax, scores, tags)
+
+    lstms = [jax_twins.lstm_values(values) for values in (forward, backward)]
+    return jax_twins.batches_task(
+        jax,
+        (*lstms, w.T.copy(), bias),
+        batches(args.batch),
+        arrays_of,
+        loss_of,
+        words_of,
+        table=embedding,
+    )
+
+
+jax_task.forms = jax_twins.FORMS
 
 
 if __name__ == "__main__":
@@ -147,4 +204,6 @@ if __name__ == "__main__":
         torch_task,
         loss_steps=100,
         options={**common.EMBEDDING_OPTION, **common.SEQUENCE_OPTIONS},
+        jax_task=jax_task,
+        operations=operations,
     )

@@ -7,6 +7,8 @@ no state comes from padding. What is not recurrent gets the items alone, one seq
 other.
 """
 
+import itertools
+
 import common
 import numpy as np
 
@@ -113,8 +115,8 @@ class Padded:
 
 
 def cross_entropy(torch, scores, labels):
-    """The sum of the losses."""
-    return torch.nn.functional.cross_entropy(scores, torch.tensor(labels), reduction="sum")
+    """The sum of the losses, in float32."""
+    return torch.nn.functional.cross_entropy(scores.float(), torch.tensor(labels), reduction="sum")
 
 
 def task(torch, args, model, embeddings, others, loss_of, batches=None):
@@ -129,10 +131,58 @@ def task(torch, args, model, embeddings, others, loss_of, batches=None):
     )
 
     def step():
-        units, loss = loss_of(next(stream))
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
+            units, loss = loss_of(next(stream))
         value = loss.item()
         loss.backward()
         update()
         return units, value
 
+    return step
+
+
+# ---- tasks whose precision can be chosen, and which can be compiled -----------------------
+
+
+FORMS = {"float32", "bf16", "bf16_logits", "compile"}
+"""What twins with summed_loss() and batches_task() can do."""
+
+
+def summed_loss(torch, args, scores):
+    """loss(x, labels): the sum of the cross-entropies of the rows scores(x), a label of -100 being
+    none, as --precision and --compile say."""
+    rounded = args.precision != "float32"
+    cross_entropy = torch.nn.functional.cross_entropy
+
+    def loss(x, labels):
+        with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+            rows = scores(x)
+        if args.precision == "bf16_logits":  # only the sum of the words' losses in float32
+            return cross_entropy(rows, labels, reduction="none").float().sum()
+        return cross_entropy(rows.float(), labels, reduction="sum")
+
+    return torch.compile(loss, dynamic=True) if args.compile else loss
+
+
+def batches_task(args, batches, inputs_of, loss_of, update, units_of):
+    """step() of a twin over the batches, again and again; `inputs_of(batch)` are the tensors that
+    `loss_of` takes."""
+    stream = itertools.cycle(batches)
+
+    def step():
+        batch = next(stream)
+        loss = loss_of(*inputs_of(batch))
+        value = loss.item()
+        loss.backward()
+        update()
+        return units_of(batch), value
+
+    def warm_up():
+        by_shape = {tuple(x.shape for x in inputs_of(batch)): batch for batch in batches}
+        for batch in by_shape.values():
+            loss_of(*inputs_of(batch)).backward()
+        update.clear()
+
+    if args.compile:
+        step.warm_up = warm_up
     return step

@@ -1,18 +1,31 @@
 """The tutorial's dynamic loop: a new graph per example of xor, SimpleSGD. Unit: examples."""
 
 import common
+import numpy as np
 
 EXAMPLES = [((0, 0), 0), ((0, 1), 1), ((1, 0), 1), ((1, 1), 0)]
 PER_STEP = 100
 
 
+def initial_values():
+    """(W, V); the bias begins at zero."""
+    rng = np.random.default_rng(15)
+    return common.glorot(rng, 8, 2), common.glorot(rng, 1, 8)
+
+
+def operations():
+    """Floating-point operations per example."""
+    return common.products(8, 2, inputs_gradient=False) + common.products(1, 8)
+
+
 def dynet_task(dy, args):
     """The program as the tutorial writes it."""
-    dy.reset_random_seed(1)
     m = dy.ParameterCollection()
     W = m.add_parameters((8, 2))
     V = m.add_parameters((1, 8))
-    b = m.add_parameters(8)
+    b = m.add_parameters(8, init=0)
+    for p, v in zip((W, V), initial_values(), strict=True):
+        p.set_value(v)
     trainer = dy.SimpleSGDTrainer(m)
 
     def network(question, answer):
@@ -36,13 +49,9 @@ def dynet_task(dy, args):
 
 
 def torch_task(torch, args):
-    """The same steps; other initial values."""
-    torch.manual_seed(1)
-    W = torch.nn.Parameter(torch.empty(8, 2))
-    V = torch.nn.Parameter(torch.empty(1, 8))
+    """The same steps."""
+    W, V = (torch.nn.Parameter(torch.from_numpy(v)) for v in initial_values())
     b = torch.nn.Parameter(torch.zeros(8))
-    for p in (W, V):
-        torch.nn.init.xavier_uniform_(p)
     optimizer = torch.optim.SGD([W, V, b], lr=0.1, foreach=False)  # faster here than fused
     loss_function = torch.nn.functional.binary_cross_entropy
 
@@ -63,4 +72,4 @@ def torch_task(torch, args):
 
 
 if __name__ == "__main__":
-    common.main("xor", "examples", dynet_task, torch_task, loss_steps=80)
+    common.main("xor", "examples", dynet_task, torch_task, loss_steps=80, operations=operations)
