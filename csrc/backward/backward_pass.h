@@ -105,10 +105,11 @@ void dn__finish_parameter(dn_tape *, int i);
 void dn__hook_passed(dn_tape *);
 
 /* ---- transposed.c: gradients of what matrices are multiplied by */
-void dn__route_operand_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, dn_grad);
+void dn__route_operand_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy,
+                                dn_grad);
 /* the same for a call that computes a group */
 void dn__route_group_operand_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy,
-                                dn_grad);
+                                      dn_grad);
 
 /* ---- rows.c */
 int dn__route_table_rows(const dn_call *, int first, int n, int capacity, int *rows);

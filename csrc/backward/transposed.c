@@ -10,7 +10,8 @@
 
 enum { ENOUGH_COLUMNS = 32 };
 
-void dn__route_operand_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy, dn_grad g) {
+void dn__route_operand_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy,
+                                dn_grad g) {
     const dn_matrix w = {c->x[k].v, dn__packed(c, k, 1)};
     dn__product_dx(m, kk, n, w, dy, m, g.beta, g.dx, kk);
 }
@@ -38,12 +39,12 @@ static const dn_real *transpose_of(dn_call *c, int k, int m, int kk, int n) {
 }
 
 void dn__route_group_operand_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy,
-                                dn_grad g) {
+                                      dn_grad g) {
     const dn_group *group = &c->tape->schedule->groups[c->group];
-    const dn_real *transposed = !group->batched_gemm && !dn__rounds(c, k) &&
-                                        dn__is_better_transposed(m, kk, n)
-                                    ? transpose_of(c, k, m, kk, n)
-                                    : NULL;
+    const dn_real *transposed =
+        !group->batched_gemm && !dn__rounds(c, k) && dn__is_better_transposed(m, kk, n)
+            ? transpose_of(c, k, m, kk, n)
+            : NULL;
     if (c->tape->workspace.out_of_memory) return;
     if (transposed) dn__mm(kk, m, n, transposed, kk, dy, m, g.beta, g.dx, kk);
     else dn__route_operand_gradient(c, k, m, kk, n, dy, g);

@@ -307,7 +307,7 @@ static void inner_weight_gradient(dn_call *c, int k, int m, int kk, int n, const
 }
 
 static void inner_operand_gradient(dn_call *c, int k, int m, int kk, int n, const dn_real *dy,
-                             dn_grad g) {
+                                   dn_grad g) {
     dn_traced_run *run = c->inner->run;
     const int32_t source = inner_input_of(run->program, c->inner->at, k);
     if (source < 0) dn__operand_gradient(run->outer, -1 - source, m, kk, n, dy, g);
@@ -345,9 +345,12 @@ static const uint16_t *inner_packed(dn_call *c, int k, int transposed) {
 
 /* The rest is never asked for: there are no rows, and operations written in Python cannot be
  * traced. */
-static const dn_gradient_routes INNER = {
-    inner_wants, inner_dx, inner_weight_gradient, inner_operand_gradient, inner_input_done,
-    inner_ordinal, inner_table_rows, NULL, inner_wants_each, inner_rounds, inner_packed, NULL};
+static const dn_gradient_routes INNER = {inner_wants,           inner_dx,
+                                         inner_weight_gradient, inner_operand_gradient,
+                                         inner_input_done,      inner_ordinal,
+                                         inner_table_rows,      NULL,
+                                         inner_wants_each,      inner_rounds,
+                                         inner_packed,          NULL};
 
 /* What came to an output goes to what it was computed from: a sum over the members where that is
  * one for all of them. */
