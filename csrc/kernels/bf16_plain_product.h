@@ -1,7 +1,7 @@
 /* The product of tiles in plain vectors. A template: bf16_plain.c includes it once for each
- * instruction set, with ISA (suffix of the names), TARGET (of functions), VECTOR_BYTES (16, 32
- * or 64) and FMA(a, b, c), which is a b + c, defined. Sums are in the order of AVX512-BF16: of each pair the odd product
- * first, each rounded as it is added. */
+ * instruction set, with ISA (suffix of the names), TARGET (of functions), VECTOR_BYTES (16, 32 or
+ * 64) and FMA(a, b, c), which is a b + c, defined. Sums are in the order of AVX512-BF16: of each
+ * pair the odd product first, each rounded as it is added. */
 #define NAME__(a, b) a##_##b
 #define NAME_(a, b) NAME__(a, b)
 #define NAME(a) NAME_(a, ISA)
