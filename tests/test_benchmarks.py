@@ -1,14 +1,17 @@
 """The benchmarks run, and print what they promise. What they measure is not tested: times are no
 tests.
 
-How long: about ten seconds; where PyTorch and JAX are installed, a minute and a half.
+How long: about ten seconds; where PyTorch and JAX are installed, a minute and a half. The one
+marked slow compiles kernels, half a minute.
 """
 
 import argparse
 import importlib
 import importlib.util
 import inspect
+import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from processes import run_python
 import dist_dynet as dy
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
+COMPILER = (os.environ.get("CC") or "cc").split()
 NUMBER = r"[\d.]+(?:e[+-]\d+)?"
 
 
@@ -323,6 +327,14 @@ def test_autobatch_prints_each_strategy():
         "batch_rnnlm",
     )
     assert re.search(r"\boff\b", table) and re.search(r"\bauto\b", table), table
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which(COMPILER[0]), reason="needs a C compiler")
+def test_products_prints_each_way():
+    table = printed("products.py", "16x2x8", "--rounds", "1")
+    for name in ("bf16, plain", "float32", "NumPy, float32"):
+        assert re.search(rf"16x2x8 +{name} +{NUMBER} +{NUMBER} +{NUMBER}", table), table
 
 
 @pytest.mark.mpi

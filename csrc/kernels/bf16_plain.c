@@ -18,11 +18,6 @@ DN_INLINE uint32_t bits_of(float x) {
     memcpy(&u, &x, sizeof u);
     return u;
 }
-DN_INLINE float as_float(uint32_t u) {
-    float x;
-    memcpy(&x, &u, sizeof x);
-    return x;
-}
 /* To nearest, ties to even; a nan stays one, quiet; a denormal becomes zero. */
 DN_INLINE uint32_t round_to_bf16(float x) {
     uint32_t u = bits_of(x), size = u & 0x7fffffffu;
@@ -84,9 +79,9 @@ static void rows(int m, int k, const float *x, size_t ldx, int by_pairs, uint32_
         }
 }
 
-/* ---- products, for each instruction set (as in matrix.c) ------------------------------ */
+/* ---- products, for each instruction set ------------------------------------------------ */
 #pragma GCC diagnostic ignored "-Wpsabi"
-#if defined(DN_TARGET_CLONES) && !defined(__clang__)
+#if defined(DN_TARGET_CLONES) && defined(__x86_64__)
 #define CHOOSE_ISA
 #endif
 
@@ -105,24 +100,21 @@ static void rows(int m, int k, const float *x, size_t ldx, int by_pairs, uint32_
 #endif
 #endif
 #define ISA baseline
+#define TARGET
 #include "bf16_plain_product.h"
 
 #ifdef CHOOSE_ISA
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
 #define ISA avx2
+#define TARGET __attribute__((target("avx2,fma")))
 #define VECTOR_BYTES 32
 #define FMA(a, b, c) (V) _mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
 #include "bf16_plain_product.h"
-#pragma GCC pop_options
 
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512vl,fma")
 #define ISA avx512
+#define TARGET __attribute__((target("avx512f,avx512vl,fma")))
 #define VECTOR_BYTES 64
 #define FMA(a, b, c) (V) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
 #include "bf16_plain_product.h"
-#pragma GCC pop_options
 #endif
 
 /* Denormals count as zero, sums are rounded to nearest; what it was before is returned. */

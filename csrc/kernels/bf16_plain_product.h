@@ -1,7 +1,7 @@
 /* The product of tiles in plain vectors. A template: bf16_plain.c includes it once for each
- * instruction set, with ISA (suffix of the names), VECTOR_BYTES (16, 32 or 64) and FMA(a, b, c),
- * which is a b + c, defined. Sums are in the order of AVX512-BF16: of each pair the odd product
- * first, each rounded as it is added. */
+ * instruction set, with ISA (suffix of the names), TARGET (of functions), VECTOR_BYTES (16, 32 or
+ * 64) and FMA(a, b, c), which is a b + c, defined. Sums are in the order of AVX512-BF16: of each
+ * pair the odd product first, each rounded as it is added. */
 #define NAME__(a, b) a##_##b
 #define NAME_(a, b) NAME__(a, b)
 #define NAME(a) NAME_(a, ISA)
@@ -17,8 +17,9 @@ typedef float V __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias)
 typedef uint32_t U __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
 
 /* `panels` blocks of 16 rows by `count` columns of y, of which `rows` are there */
-DN_INLINE void NAME(bf16_block)(int panels, int count, int rows, int tiles, const uint32_t *a,
-                                size_t a_step, const uint32_t *b, int add, float *y, size_t ldy) {
+TARGET DN_INLINE void NAME(bf16_block)(int panels, int count, int rows, int tiles,
+                                       const uint32_t *a, size_t a_step, const uint32_t *b, int add,
+                                       float *y, size_t ldy) {
     float edge[COLUMNS][PANELS * LINES] = {{0}};
     V sum[COLUMNS][PANELS * VECTORS];
     for (int c = 0; add && c < count; c++)
@@ -65,8 +66,9 @@ DN_INLINE void NAME(bf16_block)(int panels, int count, int rows, int tiles, cons
     default: BLOCK(panels, COLUMNS); \
     }
 
-static void NAME(bf16_product)(int m, int n, int tiles, const uint32_t *a, size_t a_step,
-                               const uint32_t *b, size_t b_step, int add, float *y, size_t ldy) {
+TARGET static void NAME(bf16_product)(int m, int n, int tiles, const uint32_t *a, size_t a_step,
+                                      const uint32_t *b, size_t b_step, int add, float *y,
+                                      size_t ldy) {
     for (int i = 0, rows; i < m; i += rows, a += PANELS * a_step) {
         rows = dn_bf16_least(m - i, PANELS * LINES);
         for (int c = 0, count; c < n; c += count) {
@@ -83,6 +85,7 @@ static void NAME(bf16_product)(int m, int n, int tiles, const uint32_t *a, size_
 #undef BLOCK_OF
 #undef PANELS
 #undef FMA
+#undef TARGET
 #undef NAME__
 #undef NAME_
 #undef NAME
