@@ -252,6 +252,16 @@ typedef struct dn_autobatch_counts {
 int dn_graph_renew(int graph, int immediate, int check_finite, int autobatch);
 /* The dn_autobatch of all later dn_renew, and of the present graph if it has no nodes yet. */
 void dn_graph_autobatch(int graph, int strategy);
+/* What products with parameters that have no precision of their own are rounded to, a dn_precision:
+ * in graphs that have not used a parameter yet. Not in the double build. */
+void dn_set_precision(int precision);
+/* 1: no product of this graph is rounded, until 0 or the next renewal; values that
+ * this changes are forgotten. */
+int dn_graph_exact(int graph, int exact);
+/* which instructions multiply numbers rounded to bfloat16: "amx", "avx512" or "plain"; another
+ * choice, for tests: 0: this processor does not have them */
+const char *dn_bf16_isa(void);
+int dn_bf16_choose(const char *isa);
 int dn_graph_checkpoint(int graph);
 /* Back to the last checkpoint; nodes made since are closed. Without a checkpoint: nothing. */
 int dn_graph_revert(int graph);

@@ -29,6 +29,11 @@ dn_real *dn_param_storage(dn_param *, double *factor);
 uint64_t dn_param_checksum(dn_param *);
 void dn_param_set_updated(dn_param *, int updated); /* 0 drops a pending gradient */
 int dn_param_updated(dn_param *);
+/* What products with a parameter that is a matrix, of two dims, are rounded to; DEFAULT: as
+ * dn_set_precision says. For graphs that have not used it yet. */
+enum dn_precision { DN_PRECISION_DEFAULT, DN_PRECISION_FLOAT32, DN_PRECISION_BF16 };
+void dn_param_set_precision(dn_param *, int precision);
+int dn_param_precision(dn_param *);
 /* 1: what DyNet's numbers depend on. Parameters that are not updated gather gradients all the same,
  * which count in the norm and are never cleared, and decay; rows that were looked up before the
  * loss have a gradient, if only zero; graphs copy the values of parameters, so that those computed

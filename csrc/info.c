@@ -1,5 +1,6 @@
-/* What the vector loops run with on this machine. */
+/* What vector loops and products run with on this machine. */
 #include "dn_api.h"
+#include "kernels/bf16.h"
 #include "kernels/kernels.h"
 
 void dn_set_blas(void *gemm, void *gemv, void *ger) { dn__set_blas(gemm, gemv, ger); }
@@ -15,3 +16,11 @@ const char *dn_simd_level(void) {
 #endif
     return "default";
 }
+
+#ifdef DN_DOUBLE
+const char *dn_bf16_isa(void) { return "none"; }
+int dn_bf16_choose(const char *isa) { return (void)isa, 0; }
+#else
+const char *dn_bf16_isa(void) { return dn__bf16_isa(); }
+int dn_bf16_choose(const char *isa) { return dn__bf16_choose(isa); }
+#endif

@@ -59,7 +59,7 @@ typedef struct dn_grad {
     dn_real beta;
 } dn_grad;
 
-/* Memory of calls, what went wrong in them, and what they draw from. */
+/* Memory of calls, what went wrong in them, what they draw from, and how they multiply. */
 typedef struct dn_workspace {
     dn_arena scratch; /* for the length of one call */
     dn_arena grads;   /* until the next backward */
@@ -70,6 +70,11 @@ typedef struct dn_workspace {
         uint64_t seed, stream, counter;
         struct dn_rng *generator;
     } rng;
+    struct {
+        /* products with parameters that have no precision of their own are rounded to bfloat16;
+         * none is, whatever its precision; some may be */
+        int bf16, exact, rounds;
+    } precision;
 } dn_workspace;
 
 /* What forward() and backward() see.
@@ -105,6 +110,7 @@ typedef struct dn_row_products {
     int m, k;
     int rows[3];
     const dn_real *w[3], *dy[3];
+    const uint16_t *packed[3]; /* dn__packed(, 1) of the w[i] */
     const int *column;
 } dn_row_products;
 
@@ -121,6 +127,8 @@ typedef struct dn_gradient_routes {
     void (*rows_gradient)(dn_call *, int first, int n, int count, int n_rows, const int *rows,
                           const dn_real *dx, const dn_row_products *);
     int (*wants_each)(const dn_call *);
+    int (*rounds)(const dn_call *, int k);
+    const uint16_t *(*packed)(dn_call *, int k, int transposed);
     void (*let_go)(dn_call *, int begin);
 } dn_gradient_routes;
 
@@ -191,6 +199,16 @@ static inline void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, 
 /* Nothing more comes for input k in this call. Somebody may wait for it: then what was put off is
  * computed now, before other inputs' gradients. */
 static inline void dn__input_done(dn_call *c, int k) { c->routes->input_done(c, k); }
+
+/* Whether products with input k, a matrix, are rounded to bfloat16; and that matrix, W or its
+ * transpose, packed as kernels/bf16.h says, or NULL: they are not, or there was no memory, which
+ * fails the call. */
+static inline int dn__rounds(const dn_call *c, int k) {
+    return c->workspace->precision.rounds && c->routes->rounds(c, k);
+}
+static inline const uint16_t *dn__packed(dn_call *c, int k, int transposed) {
+    return c->workspace->precision.rounds ? c->routes->packed(c, k, transposed) : NULL;
+}
 
 /* Random numbers in [0, 1) for the elements of this node; the same for every evaluation order. */
 struct dn_rng_key;

@@ -19,6 +19,8 @@ from ._version import __version__
 from .batching import AutobatchStats, autobatch_stats
 from .expression import Expression, forward, npvalues, values
 from .graph import ComputationGraph, cg, cg_checkpoint, cg_revert, cg_version, renew_cg
+from .holders import *  # noqa: F403
+from .holders import __all__ as _holders
 from .nn import *  # noqa: F403
 from .nn import __all__ as _builders
 from .ops import *  # noqa: F403
@@ -84,6 +86,7 @@ __all__ = [
     "traced",
     "values",
     *_builders,
+    *_holders,
     *ops.__all__,
     *_params,
     *_settings,

@@ -173,6 +173,13 @@ BLAS_KERNELS = _blas["kernels"]
 processor."""
 SIMD: str = ffi.string(lib.dn_simd_level()).decode()
 
+
+def bf16_instructions() -> str:
+    """What multiplies numbers rounded to bfloat16 on this machine: "amx", "avx512" or "plain";
+    "none" in the float64 build."""
+    return str(ffi.string(lib.dn_bf16_isa()).decode())
+
+
 # ---- operations ------------------------------------------------------------------------
 
 OPS: dict[str, int] = {ffi.string(lib.dn_op_name(i)).decode(): i for i in range(lib.DN_OP_COUNT)}

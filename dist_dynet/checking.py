@@ -77,9 +77,12 @@ class _Loss:
         # Each computation raises the counter of draws by one: it is set so that an expression keeps
         # the draws it has.
         self._counter = (lib.dn_graph_counter(self._graph) - 1) & (1 << 64) - 1
+        self._exact = True
 
     def expression(self) -> Expression:
-        """The loss, computed."""
+        """The loss, computed; products that are rounded have no derivative."""
+        if self._expression is not None:
+            lib.dn_graph_exact(self._graph, self._exact)
         lib.dn_graph_set_counter(self._graph, self._counter)
         loss = self._expression
         if loss is None:
@@ -90,6 +93,7 @@ class _Loss:
                     "check_gradient: the function must return the loss, an expression; got"
                     f" {type(loss).__name__}."
                 )
+            lib.dn_graph_exact(loss._node() >> GRAPH_SHIFT, self._exact)
         loss.forward(recalculate=self._expression is not None)
         dims, batch = loss.dim()
         if int(np.prod(dims)) * batch != 1:
@@ -98,6 +102,12 @@ class _Loss:
                 " sum_elems(), sum_batches() first."
             )
         return loss
+
+    def end(self) -> None:
+        """From now on products are rounded as the graph has it."""
+        self._exact = False
+        if self._expression is not None:
+            lib.dn_graph_exact(self._graph, False)
 
     def value(self) -> float:
         return self.expression().scalar_value()
@@ -190,6 +200,8 @@ def check_gradient(
 
     Values, gradients and random draws are afterwards as they were; only parameters that were not
     given have got the gradient of one more backward().
+    With init(precision="bf16") the check computes in float32: a rounded product is a step, and
+    backward() gives the gradient of what was rounded.
     Kinks (as of rectify at 0) within h of a value are reported: sample away from them.
 
     Args:
@@ -246,6 +258,7 @@ def check_gradient(
     finally:
         for p, gradient_before in zip(chosen, before, strict=True):
             p._set_flat_gradient(gradient_before)
+        loss.end()
     loss.expression()
     if wrong:
         raise GradientCheckError(

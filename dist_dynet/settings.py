@@ -2,25 +2,26 @@
 
 There is nothing to initialise: importing the package is enough, and settings may be changed at any
 time. At import these variables of the environment are read: DIST_DYNET_SEED, DIST_DYNET_RNG,
-DIST_DYNET_AUTOBATCH, DIST_DYNET_WEIGHT_DECAY (docs/settings.md). sys.argv is read by
-DynetParams.from_args() alone.
+DIST_DYNET_AUTOBATCH, DIST_DYNET_WEIGHT_DECAY, DIST_DYNET_PRECISION (docs/settings.md). sys.argv is
+read by DynetParams.from_args() alone.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from . import _random
-from ._integers import count, integer
+from ._integers import integer
 from .batching import strategy
 from .expression import Expression
 from .graph import set_default_autobatch
 from .ops.gradients import nobackprop
 from .params.collection import check_weight_decay, set_default_weight_decay
 from .params.dims import check_device
+from .params.precision import check_precision, use_precision
 from .params.root import use_dynet_order
 
 __all__ = [
@@ -28,10 +29,6 @@ __all__ = [
     "HAVE_CUDA",
     "DeviceInfo",
     "DynetParams",
-    "FloatValue",
-    "FloatVectorValue",
-    "UnsignedValue",
-    "UnsignedVectorValue",
     "available_devices",
     "const_parameter",
     "get_device_info",
@@ -111,6 +108,7 @@ def init(
     mem: int | str | None = None,
     profiling: int | None = None,
     rng: str | None = None,
+    precision: str | None = None,
 ) -> None:
     """Changes settings of this process; what is not given stays. It need not be called, and may be
     called again.
@@ -130,6 +128,10 @@ def init(
             builder in one graph share their dropout masks; parameters that are not updated count in
             the clipping norm, and decay; a graph keeps the values of parameters over an update.
             "keyed": back to independent draws.
+        precision: "bf16": products with parameters that are matrices are rounded to bfloat16, but
+            for parameters with a precision of their own; sums, values, gradients and weights stay
+            float32 (docs/precision.md). "float32": back to products that are not rounded. Graphs
+            that have used a parameter already stay as they are.
 
     Raises:
         ValueError: a value makes no sense; then nothing is changed.
@@ -149,6 +151,7 @@ def init(
         params.set_mem: mem,
         params.set_profiling: profiling,
         params.set_rng: rng,
+        params.set_precision: precision,
     }
     for setter, value in given.items():
         if value is not None:
@@ -175,7 +178,8 @@ class DynetParams:
         self._values: dict[str, Any] = {}
 
     def given(self) -> dict[str, Any]:
-        """The settings that were set, by name: rng, seed, autobatch, weight_decay."""
+        """The settings that were set, by name: rng, seed, autobatch, weight_decay,
+        precision."""
         return dict(self._values)
 
     def put(self, settings: Mapping[str, Any]) -> None:
@@ -255,6 +259,7 @@ class DynetParams:
             "seed": lambda seed: _random.reset_random_seed(seed) if seed else None,
             "autobatch": set_default_autobatch,
             "weight_decay": set_default_weight_decay,
+            "precision": use_precision,
         }
         for name, put in put_in_force.items():
             if name in self._values:
@@ -285,6 +290,11 @@ class DynetParams:
     def set_weight_decay(self, weight_decay: float, what: str = "set_weight_decay") -> None:
         """What new collections begin with."""
         self._values["weight_decay"] = _decay(weight_decay, what)
+
+    def set_precision(self, precision: str, what: str = "set_precision") -> None:
+        """Whether products are rounded: "float32" or "bf16", see init()."""
+        check_precision("" if precision is None else precision, what)
+        self._values["precision"] = precision
 
     def set_shared_parameters(self, shared_parameters: Any) -> None:
         """Accepted and ignored."""
@@ -393,84 +403,6 @@ def const_parameter(*args: Expression) -> Expression | list[Expression]:
     return constants[0] if len(constants) == 1 else constants
 
 
-# ---- holders ---------------------------------------------------------------------------
-
-
-class UnsignedValue:
-    """Holds an integer, 0 or more."""
-
-    def __init__(self, val: int = 0) -> None:
-        self.set(val)
-
-    def get(self) -> int:
-        """The number."""
-        return self._value
-
-    def set(self, val: int) -> None:
-        """Another number; OverflowError if it is negative."""
-        self._value = _unsigned(val, "UnsignedValue")
-
-
-class FloatValue:
-    """Holds a number."""
-
-    def __init__(self, val: float = 0) -> None:
-        self.set(val)
-
-    def get(self) -> float:
-        """The number."""
-        return self._value
-
-    def set(self, val: float) -> None:
-        """Another number."""
-        self._value = float(val)
-
-
-class UnsignedVectorValue:
-    """Holds integers, 0 or more."""
-
-    def __init__(self, vals: Sequence[int]) -> None:
-        self.set(vals)
-
-    def get(self) -> list[int]:
-        """The numbers."""
-        return list(self._values)
-
-    def set(self, newval: Sequence[int]) -> None:
-        """Other numbers; OverflowError if one is negative."""
-        self._values = [_unsigned(v, "UnsignedVectorValue") for v in newval]
-
-    def size(self) -> int:
-        """How many there are."""
-        return len(self._values)
-
-
-class FloatVectorValue:
-    """Holds numbers."""
-
-    def __init__(self, vals: Sequence[float]) -> None:
-        self.set(vals)
-
-    def get(self) -> list[float]:
-        """The numbers."""
-        return list(self._values)
-
-    def set(self, newval: Sequence[float]) -> None:
-        """Other numbers."""
-        self._values = [float(v) for v in newval]
-
-    def size(self) -> int:
-        """How many there are."""
-        return len(self._values)
-
-
-def _unsigned(value: int, what: str) -> int:
-    number = count(value, what, "a number")
-    if number < 0:
-        raise OverflowError(f"{what}: takes integers, 0 or more; got {value}.")
-    return number
-
-
 # ---- the environment -------------------------------------------------------------------
 
 
@@ -486,6 +418,7 @@ def from_environment() -> DynetParams:
         "DIST_DYNET_RNG": params.set_rng,
         "DIST_DYNET_AUTOBATCH": params.set_autobatch,
         "DIST_DYNET_WEIGHT_DECAY": params.set_weight_decay,
+        "DIST_DYNET_PRECISION": params.set_precision,
     }
     for name, setter in setters.items():
         value = os.environ.get(name, "")

@@ -2,7 +2,7 @@
  * has passed. */
 #include <string.h>
 
-#include "kernels/kernels.h"
+#include "kernels/rounded.h"
 #include "backward_pass.h"
 
 /* ---- collected products --------------------------------------------------------------- */
@@ -113,7 +113,7 @@ void dn__flush_products(dn_tape *t, int i) {
     dn_arena_mark mark = dn__arena_mark(&t->workspace.scratch);
     t->nodes[i].products = -1;
     const int m = t->backward->products[first].m, k = t->backward->products[first].k,
-              wide = wide_columns(m, k);
+              wide = wide_columns(m, k), rounds = dn__rounds_node(t, &t->nodes[i]);
     int columns = 0;
     for (int j = first; j >= 0; j = t->backward->products[j].next) {
         const int n = t->backward->products[j].n;
@@ -130,10 +130,11 @@ void dn__flush_products(dn_tape *t, int i) {
         for (int j = first; j >= 0; j = t->backward->products[j].next) {
             const dn_product *p = &t->backward->products[j];
             if (p->n < wide) continue;
-            dn__mm_dw(m, n, p->n, p->dy, m, p->x + from, k, beta, dw, m);
+            dn__product_dw(m, n, p->n, rounds, p->dy, m, p->x + from, k, beta, dw, m);
             beta = 1;
         }
-        if (columns || beta == 0) dn__mm_dw(m, n, columns, dy, m, x + from, k, beta, dw, m);
+        if (columns || beta == 0)
+            dn__product_dw(m, n, columns, rounds, dy, m, x + from, k, beta, dw, m);
         if (panel < k) dn__hook_notify(t, i, (int64_t)(from + n) * m);
     }
     dn__arena_reset(&t->workspace.scratch, mark);

@@ -1,5 +1,5 @@
 /* Rows of tables as inputs of one call, see op.h: found, and their gradients added up by row. */
-#include "kernels/kernels.h"
+#include "kernels/rounded.h"
 #include "backward_pass.h"
 
 static const dn_node *row_input_of(const dn_tape *t, const dn_node *node, int k) {
@@ -87,9 +87,9 @@ void dn__deferred_add(const dn_tape *t, const dn_deferred *deferred, int i, dn_r
             const dn_node *x = &t->nodes[sources[l]];
             for (int b = 0; x == &t->nodes[i] && b < x->n_ints; b++)
                 for (int j = 0; m->column[at + b] >= 0 && j < m->m; j++)
-                    dn__mm_dx(m->rows[j], m->k, 1, m->w[j], m->rows[j],
-                              m->dy[j] + (size_t)m->column[at + b] * (size_t)m->rows[j], m->rows[j],
-                              1, out + (size_t)b * (size_t)m->k, m->k);
+                    dn__product_dx(m->rows[j], m->k, 1, (dn_matrix){m->w[j], m->packed[j]},
+                                   m->dy[j] + (size_t)m->column[at + b] * (size_t)m->rows[j],
+                                   m->rows[j], 1, out + (size_t)b * (size_t)m->k, m->k);
         }
     }
 }

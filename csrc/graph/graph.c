@@ -30,11 +30,19 @@ static void let_go(dn_call *c, int begin) {
 static const dn_gradient_routes NODE = {
     dn__route_wants,         dn__route_dx, dn__route_weight_gradient,
     dn__route_input_done,    ordinal,      dn__route_table_rows,
-    dn__route_rows_gradient, wants_each,   let_go};
-static const dn_gradient_routes GROUP = {
-    dn__route_group_wants,   dn__route_group_dx, dn__route_weight_gradient,
-    dn__route_input_done,    group_ordinal,      dn__route_table_rows,
-    dn__route_rows_gradient, wants_each,         let_go};
+    dn__route_rows_gradient, wants_each,   dn__route_rounds,
+    dn__route_packed,        let_go};
+static const dn_gradient_routes GROUP = {dn__route_group_wants,
+                                         dn__route_group_dx,
+                                         dn__route_weight_gradient,
+                                         dn__route_input_done,
+                                         group_ordinal,
+                                         dn__route_table_rows,
+                                         dn__route_rows_gradient,
+                                         wants_each,
+                                         dn__route_rounds,
+                                         dn__route_packed,
+                                         let_go};
 static const dn_upper UPPER = {&NODE, &GROUP, dn__stop_backward};
 
 /* ---- life ----------------------------------------------------------------------------- */
@@ -84,6 +92,7 @@ static void start(dn_tape *t, int immediate, int check_finite, int autobatch) {
     t->backward->first_new_node = t->backward->n_products = 0;
     t->parameters.epoch++;
     t->parameters.count = 0;
+    t->workspace.precision.bf16 = t->workspace.precision.rounds = t->workspace.precision.exact = 0;
     t->workspace.rng.counter++;
     dn__arena_reset(&t->workspace.grads, (dn_arena_mark){0});
     dn__arena_reset(&t->data, (dn_arena_mark){0});
@@ -166,6 +175,15 @@ int dn_graph_invalidate(int graph) {
     dn_tape *t = dn__graph_tape(graph);
     DN_ENTER(t);
     dn__forget_values(t);
+    return 0;
+}
+
+int dn_graph_exact(int graph, int exact) {
+    dn_tape *t = dn__graph_tape(graph);
+    DN_ENTER(t);
+    const int was = t->workspace.precision.exact;
+    t->workspace.precision.exact = exact;
+    if (was != exact && t->workspace.precision.rounds) dn__forget_values(t);
     return 0;
 }
 

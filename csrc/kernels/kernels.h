@@ -28,6 +28,13 @@ void dn__mm_dx(int m, int k, int n, const dn_real *w, int ldw, const dn_real *dy
 void dn__mm_dw(int m, int k, int n, const dn_real *dy, int lddy, const dn_real *x, int ldx,
                dn_real beta, dn_real *dw, int lddw);
 
+/* A dense matrix, and its packed form rounded to bfloat16 (bf16.h) or NULL: then products with it
+ * (rounded.h) are not rounded. For y = W x that is the packed W, for dx = W' dy the packed W'. */
+typedef struct dn_matrix {
+    const dn_real *v;
+    const uint16_t *bf16;
+} dn_matrix;
+
 /* ---- numbers that change their places (kernels/strided.c) ----------------------------- */
 /* `count` blocks of `run` numbers each, the starts of neighbouring blocks x_step and y_step apart:
  * y = x; y = x + beta y */
@@ -293,20 +300,20 @@ typedef struct dn_sequence {
 } dn_sequence;
 /* i, f, o, g in one block of 4h rows. extra: tanh c. w: Wh (4h, h). gates = Wx x + b + Wh h_(s-1),
  * then as dn__lstm_cell. */
-void dn__lstm_sequence(const dn_sequence *, dn_real forget_bias, const dn_real *const *w);
-void dn__lstm_sequence_grad(const dn_sequence *, const dn_real *const *w);
+void dn__lstm_sequence(const dn_sequence *, dn_real forget_bias, const dn_matrix *w);
+void dn__lstm_sequence_grad(const dn_sequence *, const dn_matrix *w);
 /* One block. w: Wh. h_s = tanh(Wx x + b + Wh h_(s-1)). */
-void dn__simple_sequence(const dn_sequence *, const dn_real *const *w);
-void dn__simple_sequence_grad(const dn_sequence *, const dn_real *const *w);
+void dn__simple_sequence(const dn_sequence *, const dn_matrix *w);
+void dn__simple_sequence_grad(const dn_sequence *, const dn_matrix *w);
 /* Blocks z, r, n. extra: r h_(s-1). w: Wzh, Wrh, Wnh (h, h). z, r = logistic(. + W h_(s-1)), n =
  * tanh(. + Wnh (r h_(s-1))), h_s = (1 - z) h_(s-1) + z n. */
-void dn__gru_sequence(const dn_sequence *, const dn_real *const *w);
-void dn__gru_sequence_grad(const dn_sequence *, const dn_real *const *w);
+void dn__gru_sequence(const dn_sequence *, const dn_matrix *w);
+void dn__gru_sequence_grad(const dn_sequence *, const dn_matrix *w);
 /* Blocks i, o, g. extra: tanh c. w: Wih, Woh, Wgh, and the peepholes Wic, Woc, which may be NULL. i
  * = logistic(. + Wih h_(s-1) + Wic c_(s-1)), g = tanh(. + Wgh h_(s-1)), c_s = (1 - i) c_(s-1) + i
  * g, o = logistic(. + Woh h_(s-1) + Woc c_s), h_s = o tanh c_s. */
-void dn__coupled_sequence(const dn_sequence *, const dn_real *const *w);
-void dn__coupled_sequence_grad(const dn_sequence *, const dn_real *const *w);
+void dn__coupled_sequence(const dn_sequence *, const dn_matrix *w);
+void dn__coupled_sequence_grad(const dn_sequence *, const dn_matrix *w);
 
 /* ---- TreeLSTM cell, gates in the order i, o, u, with n children (kernels/lstm.c); arrays are
  * dense but where they are dn_columns, `batch` columns; f and df have the n blocks of h numbers of

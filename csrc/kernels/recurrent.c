@@ -3,8 +3,8 @@
  * and not done here. kernels.h has the formulas. */
 #include <string.h>
 
-#include "kernels.h"
 #include "math.h"
+#include "rounded.h"
 
 /* A step: n columns that begin at column `at`; the step before began at `last`. */
 typedef struct step {
@@ -54,26 +54,26 @@ static const dn_real *seen(const dn_sequence *q, step t, const dn_real *x, const
 }
 
 /* dx += mask (W' dy), W being rows x h and dy rows x n; dmask += x (W' dy) */
-static void send(const dn_sequence *q, step t, int rows, const dn_real *w, const dn_real *dy,
+static void send(const dn_sequence *q, step t, int rows, dn_matrix w, const dn_real *dy,
                  const dn_real *mask, dn_real *dx, const dn_real *x, dn_real *dmask) {
     if (!mask) {
-        dn__mm_dx(rows, q->h, t.n, w, rows, dy, rows, 1, dx, q->h);
+        dn__product_dx(rows, q->h, t.n, w, dy, rows, 1, dx, q->h);
         return;
     }
-    dn__mm_dx(rows, q->h, t.n, w, rows, dy, rows, 0, q->work, q->h);
+    dn__product_dx(rows, q->h, t.n, w, dy, rows, 0, q->work, q->h);
     dn__mul_add(numbers(q, t), q->work, mask, 1, dx);
     if (dmask) dn__mul_add(numbers(q, t), q->work, x, 1, dmask);
 }
 
 /* y += W x, W being rows x h */
-static void add_product(const dn_sequence *q, step t, int rows, const dn_real *w, const dn_real *x,
+static void add_product(const dn_sequence *q, step t, int rows, dn_matrix w, const dn_real *x,
                         dn_real *y) {
-    dn__mm(rows, q->h, t.n, w, rows, x, q->h, 1, y, rows);
+    dn__product(rows, q->h, t.n, w, x, q->h, 1, y, rows);
 }
 
 /* ---- LSTM ----------------------------------------------------------------------------- */
 
-void dn__lstm_sequence(const dn_sequence *q, dn_real forget_bias, const dn_real *const *w) {
+void dn__lstm_sequence(const dn_sequence *q, dn_real forget_bias, const dn_matrix *w) {
     int rows = 4 * q->h;
     for (step t = first_step(q);; t = next_step(q, t)) {
         size_t at = offset(q, t);
@@ -86,7 +86,7 @@ void dn__lstm_sequence(const dn_sequence *q, dn_real forget_bias, const dn_real 
     }
 }
 
-void dn__lstm_sequence_grad(const dn_sequence *q, const dn_real *const *w) {
+void dn__lstm_sequence_grad(const dn_sequence *q, const dn_matrix *w) {
     int rows = 4 * q->h;
     for (step t = last_step(q);; t = step_before(q, t)) {
         size_t at = offset(q, t);
@@ -104,7 +104,7 @@ void dn__lstm_sequence_grad(const dn_sequence *q, const dn_real *const *w) {
 
 /* ---- simple network ------------------------------------------------------------------- */
 
-void dn__simple_sequence(const dn_sequence *q, const dn_real *const *w) {
+void dn__simple_sequence(const dn_sequence *q, const dn_matrix *w) {
     for (step t = first_step(q);; t = next_step(q, t)) {
         dn_real *sum = q->gates + offset(q, t);
         if (has_past(q, t))
@@ -114,7 +114,7 @@ void dn__simple_sequence(const dn_sequence *q, const dn_real *const *w) {
     }
 }
 
-void dn__simple_sequence_grad(const dn_sequence *q, const dn_real *const *w) {
+void dn__simple_sequence_grad(const dn_sequence *q, const dn_matrix *w) {
     for (step t = last_step(q);; t = step_before(q, t)) {
         size_t at = offset(q, t);
         dn__tanh_grad(numbers(q, t), q->h_out + at, q->dh + at, 0, q->dgates + at);
@@ -171,7 +171,7 @@ DN_MULTIVERSION DN_NOT_INLINE static void gru_open_grad(size_t n, const dn_real 
     }
 }
 
-void dn__gru_sequence(const dn_sequence *q, const dn_real *const *w) {
+void dn__gru_sequence(const dn_sequence *q, const dn_matrix *w) {
     size_t block = (size_t)q->h * q->columns;
     for (step t = first_step(q);; t = next_step(q, t)) {
         size_t at = offset(q, t), n = numbers(q, t);
@@ -189,7 +189,7 @@ void dn__gru_sequence(const dn_sequence *q, const dn_real *const *w) {
     }
 }
 
-void dn__gru_sequence_grad(const dn_sequence *q, const dn_real *const *w) {
+void dn__gru_sequence_grad(const dn_sequence *q, const dn_matrix *w) {
     size_t block = (size_t)q->h * q->columns;
     for (step t = last_step(q);; t = step_before(q, t)) {
         size_t at = offset(q, t), n = numbers(q, t);
@@ -199,7 +199,7 @@ void dn__gru_sequence_grad(const dn_sequence *q, const dn_real *const *w) {
         mix_grad(n, h, z, g, q->dh + at, dz, dg, dh); /* y = (1 - z) h + z g */
         if (has_past(q, t)) {
             /* g = ... + Wnh (r h) */
-            dn__mm_dx(q->h, q->h, t.n, w[2], q->h, dg, q->h, 0, drh, q->h);
+            dn__product_dx(q->h, q->h, t.n, w[2], dg, q->h, 0, drh, q->h);
             gru_open_grad(n, h, r, drh, dr, dh);
             send(q, t, q->h, w[0], dz, NULL, dh, NULL, NULL); /* z = ... + Wzh h, r = ... + Wrh h */
             send(q, t, q->h, w[1], dr, NULL, dh, NULL, NULL);
@@ -241,7 +241,7 @@ DN_MULTIVERSION DN_NOT_INLINE static void coupled_close_grad(size_t n, const dn_
     }
 }
 
-void dn__coupled_sequence(const dn_sequence *q, const dn_real *const *w) {
+void dn__coupled_sequence(const dn_sequence *q, const dn_matrix *w) {
     size_t block = (size_t)q->h * q->columns;
     for (step t = first_step(q);; t = next_step(q, t)) {
         size_t at = offset(q, t), n = numbers(q, t);
@@ -252,17 +252,17 @@ void dn__coupled_sequence(const dn_sequence *q, const dn_real *const *w) {
             add_product(q, t, q->h, w[0], h, i);
             add_product(q, t, q->h, w[1], h, o);
             add_product(q, t, q->h, w[2], h, g);
-            if (w[3]) add_product(q, t, q->h, w[3], seen(q, t, c, q->c_mask, q->c_seen), i);
+            if (w[3].v) add_product(q, t, q->h, w[3], seen(q, t, c, q->c_mask, q->c_seen), i);
         }
         coupled_open(n, c, i, g, q->c + at, q->extra + at);
-        if (q->c_mask && w[4]) dn__mul(n, q->c + at, q->c_mask, q->c_now + at);
-        if (w[4]) add_product(q, t, q->h, w[4], q->c_now + at, o);
+        if (q->c_mask && w[4].v) dn__mul(n, q->c + at, q->c_mask, q->c_now + at);
+        if (w[4].v) add_product(q, t, q->h, w[4], q->c_now + at, o);
         coupled_close(n, q->extra + at, o, q->h_out + at);
         if (t.s == q->steps - 1) return;
     }
 }
 
-void dn__coupled_sequence_grad(const dn_sequence *q, const dn_real *const *w) {
+void dn__coupled_sequence_grad(const dn_sequence *q, const dn_matrix *w) {
     size_t block = (size_t)q->h * q->columns;
     for (step t = last_step(q);; t = step_before(q, t)) {
         size_t at = offset(q, t), n = numbers(q, t);
@@ -270,11 +270,11 @@ void dn__coupled_sequence_grad(const dn_sequence *q, const dn_real *const *w) {
         dn_real *di = q->dgates + at, *d_o = di + block, *dg = d_o + block, *dc = q->dc + at;
         coupled_close_grad(n, q->extra + at, o, q->dh + at, d_o, dc);
         /* o = ... + Woc c */
-        if (w[4]) send(q, t, q->h, w[4], d_o, q->c_mask, dc, q->c + at, q->dc_mask);
+        if (w[4].v) send(q, t, q->h, w[4], d_o, q->c_mask, dc, q->c + at, q->dc_mask);
         /* c = (1 - i) c_before + i g */
         mix_grad(n, c_before(q, t), i, g, dc, di, dg, dc_before(q, t));
         if (has_past(q, t)) {
-            if (w[3])
+            if (w[3].v)
                 send(q, t, q->h, w[3], di, q->c_mask, dc_before(q, t), c_before(q, t), q->dc_mask);
             send(q, t, q->h, w[0], di, q->h_mask, dh_before(q, t), h_before(q, t), q->dh_mask);
             send(q, t, q->h, w[1], d_o, q->h_mask, dh_before(q, t), h_before(q, t), q->dh_mask);

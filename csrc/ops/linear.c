@@ -14,7 +14,7 @@ static int matrix_dims(dn_shape *s, int rows, int cols, int as_matrix, int batch
 /* inputs i and i + 1 as matrices */
 static void matrix_product(dn_call *c, int i, dn_real beta) {
     const dn_in *w = &c->x[i], *x = &c->x[i + 1];
-    product_forward(c, w, x, rows_of_matrix(w->dim), columns_of(w->dim), columns_of(x->dim), beta);
+    product_forward(c, i, rows_of_matrix(w->dim), columns_of(w->dim), columns_of(x->dim), beta);
 }
 static void matrix_product_backward(dn_call *c, int i) {
     const dn_in *w = &c->x[i], *x = &c->x[i + 1];
@@ -128,7 +128,7 @@ static void contract3d_1d_forward(dn_call *c) {
     size_t n = (size_t)c->dim->size;
     for (int b = 0; c->n == 3 && b < c->dim->batch; b++)
         memcpy(c->y + (size_t)b * n, c->x[2].v + (size_t)b * c->x[2].stride, n * sizeof *c->y);
-    product_forward(c, &c->x[0], &c->x[1], c->dim->size, c->x[0].dim->d[2], 1, c->n == 3);
+    product_forward(c, 0, c->dim->size, c->x[0].dim->d[2], 1, c->n == 3);
 }
 static void contract3d_1d_backward(dn_call *c) {
     product_backward(c, 0, c->dim->size, c->x[0].dim->d[2], 1);

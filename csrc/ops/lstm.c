@@ -8,7 +8,7 @@
 
 DN_OP(lstm, -1, DN_BATCHES | DN_SEVERAL_OUTPUTS | DN_VARIABLE_LENGTH | DN_BROADCAST(7),
       "(h_t, c_t) = LSTM(x_t, h_(t-1), c_(t-1)) for t = 1 ... T")
-static void run_lstm(const dn_sequence *q, const dn_real *const *w, const double *floats) {
+static void run_lstm(const dn_sequence *q, const dn_matrix *w, const double *floats) {
     dn__lstm_sequence(q, (dn_real)floats[0], w);
 }
 static const dn_network LSTM = {.takes = "Wx, Wh, b",

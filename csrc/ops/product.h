@@ -2,30 +2,42 @@
  * W sees the whole batch as more columns. */
 #pragma once
 
-#include "../kernels/kernels.h"
+#include "../kernels/rounded.h"
 #include "../op.h"
+
+/* Input k as the matrix of products y = W x or, transposed, of dx = W' dy: rounded, where its
+ * products are. Packing it may take all memory: then the call fails, and what it computes does not
+ * matter. */
+static inline dn_matrix weight(dn_call *c, int k, int transposed) {
+    return (dn_matrix){c->x[k].v, dn__packed(c, k, transposed)};
+}
 
 /* One product does for the whole batch: W is one matrix, and the columns of x lie side by side. */
 static inline int product_is_one(const dn_in *w, const dn_in *x, int batch) {
     return !w->stride && (x->stride || batch == 1);
 }
 
-/* y = W x + beta y */
-static inline void product_forward(dn_call *c, const dn_in *w, const dn_in *x, int m, int k, int n,
-                                   dn_real beta) {
+/* The matrix of a batch element. */
+static inline dn_matrix matrix_of(dn_matrix all, const dn_in *w, int b) {
+    return (dn_matrix){w->v + (size_t)b * w->stride, all.bf16};
+}
+
+/* y = W x + beta y; inputs i (W) and i + 1 (x) */
+static inline void product_forward(dn_call *c, int i, int m, int k, int n, dn_real beta) {
+    const dn_in *w = &c->x[i], *x = &c->x[i + 1];
+    const dn_matrix one = weight(c, i, 0);
     int batch = c->dim->batch;
     size_t size = (size_t)m * (size_t)n;
     if (product_is_one(w, x, batch)) {
-        dn__mm(m, k, n * batch, w->v, m, x->v, k, beta, c->y, m);
+        dn__product(m, k, n * batch, one, x->v, k, beta, c->y, m);
         return;
     }
     for (int b = 0; b < batch; b++)
-        dn__mm(m, k, n, w->v + (size_t)b * w->stride, m, x->v + (size_t)b * x->stride, k, beta,
-               c->y + (size_t)b * size, m);
+        dn__product(m, k, n, matrix_of(one, w, b), x->v + (size_t)b * x->stride, k, beta,
+                    c->y + (size_t)b * size, m);
 }
 
-/* y = W x:  dW = dy x',  dx = W' dy. Inputs i (W) and i + 1 (x). All uses of one node as W must
- * agree on m and k. */
+/* y = W x:  dW = dy x',  dx = W' dy. All uses of one node as W must agree on m and k. */
 static inline void product_backward(dn_call *c, int i, int m, int k, int n) {
     const dn_in *w = &c->x[i], *x = &c->x[i + 1];
     int batch = c->dim->batch, one = product_is_one(w, x, batch);
@@ -36,18 +48,21 @@ static inline void product_backward(dn_call *c, int i, int m, int k, int n) {
             dn__input_done(c, i);
         } else {
             dn_grad g = dn__dx(c, i);
+            const int rounds = dn__rounds(c, i);
             for (int b = 0; g.dx && b < batch; b++)
-                dn__mm_dw(m, k, n, c->dy + (size_t)b * size, m, x->v + (size_t)b * x->stride, k,
-                          w->stride || !b ? g.beta : 1, g.dx + (size_t)b * w->stride, m);
+                dn__product_dw(m, k, n, rounds, c->dy + (size_t)b * size, m,
+                               x->v + (size_t)b * x->stride, k, w->stride || !b ? g.beta : 1,
+                               g.dx + (size_t)b * w->stride, m);
         }
     }
     dn_grad g = dn__dx(c, i + 1);
     if (!g.dx) return;
+    const dn_matrix transposed = weight(c, i, 1);
     if (one) {
-        dn__mm_dx(m, k, n * batch, w->v, m, c->dy, m, g.beta, g.dx, k);
+        dn__product_dx(m, k, n * batch, transposed, c->dy, m, g.beta, g.dx, k);
         return;
     }
     for (int b = 0; b < batch; b++)
-        dn__mm_dx(m, k, n, w->v + (size_t)b * w->stride, m, c->dy + (size_t)b * size, m,
-                  x->stride || !b ? g.beta : 1, g.dx + (size_t)b * x->stride, k);
+        dn__product_dx(m, k, n, matrix_of(transposed, w, b), c->dy + (size_t)b * size, m,
+                       x->stride || !b ? g.beta : 1, g.dx + (size_t)b * x->stride, k);
 }

@@ -6,7 +6,7 @@
 
 DN_OP(simple_rnn, -1, DN_BATCHES | DN_SEVERAL_OUTPUTS | DN_VARIABLE_LENGTH | DN_BROADCAST(7),
       "h_t = tanh(Wx x_t + Wh h_(t-1) + b) for t = 1 ... T")
-static void run_simple(const dn_sequence *q, const dn_real *const *w, const double *floats) {
+static void run_simple(const dn_sequence *q, const dn_matrix *w, const double *floats) {
     (void)floats;
     dn__simple_sequence(q, w);
 }
@@ -30,7 +30,7 @@ static void simple_rnn_backward(dn_call *c) { dn__network_backward(c, &SIMPLE); 
 
 DN_OP(gru, -1, DN_BATCHES | DN_SEVERAL_OUTPUTS | DN_VARIABLE_LENGTH | DN_BROADCAST(255),
       "h_t = GRU(x_t, h_(t-1)) for t = 1 ... T")
-static void run_gru(const dn_sequence *q, const dn_real *const *w, const double *floats) {
+static void run_gru(const dn_sequence *q, const dn_matrix *w, const double *floats) {
     (void)floats;
     dn__gru_sequence(q, w);
 }
@@ -59,7 +59,7 @@ static void gru_backward(dn_call *c) { dn__network_backward(c, &GRU); }
 
 DN_OP(coupled_lstm, -1, DN_BATCHES | DN_SEVERAL_OUTPUTS | DN_VARIABLE_LENGTH | DN_BROADCAST(255),
       "(h_t, c_t) = LSTM with f = 1 - i and peepholes for t = 1 ... T")
-static void run_coupled(const dn_sequence *q, const dn_real *const *w, const double *floats) {
+static void run_coupled(const dn_sequence *q, const dn_matrix *w, const double *floats) {
     (void)floats;
     dn__coupled_sequence(q, w);
 }

@@ -111,7 +111,8 @@ static void project(dn_call *c, const dn_network *net, const dn_sizes *z, size_t
         int rows = net->blocks[i].rows * z->h;
         for (size_t j = 0; j < columns; j++)
             memcpy(to + j * (size_t)rows, c->x[net->blocks[i].b].v, (size_t)rows * sizeof *to);
-        dn__mm(rows, z->k, (int)columns, c->x[net->blocks[i].wx].v, rows, x, z->k, 1, to, rows);
+        dn__product(rows, z->k, (int)columns, weight(c, net->blocks[i].wx, 0), x, z->k, 1, to,
+                    rows);
         to += columns * (size_t)rows;
     }
 }
@@ -172,9 +173,8 @@ static dn_sequence sequence_of(const dn_call *c, const dn_network *net, const dn
     return q;
 }
 
-static void weights_of(const dn_call *c, const dn_network *net, const dn_real **w) {
-    memset(w, 0, 5 * sizeof *w);
-    for (int i = 0; i < net->n_products; i++) w[i] = c->x[net->products[i].w].v;
+static void weights_of(dn_call *c, const dn_network *net, int transposed, dn_matrix *w) {
+    for (int i = 0; i < net->n_products; i++) w[i] = weight(c, net->products[i].w, transposed);
 }
 
 static void show(const dn_call *c, const dn_sizes *z, const dn_plan *p, const dn_real *h,
@@ -211,7 +211,7 @@ void dn__network_forward(dn_call *c, const dn_network *net) {
     dn_sizes z = sequence_call_sizes(c, net);
     kept s;
     dn_plan p;
-    const dn_real *w[5];
+    dn_matrix w[5] = {0};
     size_t state = (size_t)z.h * (size_t)z.batch, main = (size_t)z.h * z.positions;
     carve(net, &z, c->saved, &s);
     if (!dn__make_plan(c, &z, &p)) return;
@@ -225,7 +225,7 @@ void dn__network_forward(dn_call *c, const dn_network *net) {
     if (z.columns) {
         project_inputs(c, net, &z, &p, &s);
         dn_sequence q = sequence_of(c, net, &z, &p, &s);
-        weights_of(c, net, w);
+        weights_of(c, net, 0, w);
         net->forward(&q, w, c->floats);
     } else {
         *s.distinct = 0;
@@ -351,8 +351,8 @@ static void input_products(dn_call *c, const dn_network *net, const dn_sizes *z,
                            const dn_real *dgates, dn_real beta, dn_real *dx) {
     for (int i = 0; i < net->n_blocks; i++) {
         int rows = net->blocks[i].rows * z->h;
-        dn__mm_dx(rows, z->k, (int)columns, c->x[net->blocks[i].wx].v, rows, dgates, rows,
-                  i ? 1 : beta, dx, z->k);
+        dn__product_dx(rows, z->k, (int)columns, weight(c, net->blocks[i].wx, 1), dgates, rows,
+                       i ? 1 : beta, dx, z->k);
         dgates += columns * (size_t)rows;
     }
 }
@@ -443,6 +443,7 @@ static void give_back_rows(dn_call *c, const dn_network *net, const dn_sizes *z,
     for (int i = 0; i < net->n_blocks; i++) {
         m.rows[i] = net->blocks[i].rows * z->h;
         m.w[i] = c->x[net->blocks[i].wx].v;
+        m.packed[i] = dn__packed(c, net->blocks[i].wx, 1);
         m.dy[i] = dgates;
         dgates += (size_t)m.rows[i] * z->columns;
     }
@@ -453,7 +454,7 @@ void dn__network_backward(dn_call *c, const dn_network *net) {
     dn_sizes z = sequence_call_sizes(c, net);
     kept s;
     dn_plan p;
-    const dn_real *w[5];
+    dn_matrix w[5] = {0};
     size_t all = z.columns * (size_t)z.h, state = (size_t)z.h * (size_t)z.batch, k = (size_t)z.k;
     carve(net, &z, c->saved, &s);
     if (!dn__make_plan(c, &z, &p)) return;
@@ -468,13 +469,12 @@ void dn__network_backward(dn_call *c, const dn_network *net) {
     q.dc_mask = mask_gradient(c, s.c_mask ? z.first - 1 : -1, state);
     if (!q.dgates || !q.dh || !q.dc || !q.dh0 || !q.dc0 || !q.work) return;
     gather_all(c, net, &z, &p, &q);
-    weights_of(c, net, w);
+    weights_of(c, net, 1, w);
     if (z.columns) net->backward(&q, w);
     recurrent_gradients(c, net, &z, &q);
-    if (z.options & DN_SEQUENCE_STATE) {
-        give_back(c, &z, &p, z.state, q.dh0);
-        if (net->has_c) give_back(c, &z, &p, z.state + 1, q.dc0);
-    }
+    const int given = z.options & DN_SEQUENCE_STATE;
+    if (given) give_back(c, &z, &p, z.state, q.dh0);
+    if (given && net->has_c) give_back(c, &z, &p, z.state + 1, q.dc0);
     if (q.dh_mask) give_back(c, &z, &p, z.mask, q.dh_mask);
     if (q.dc_mask) give_back(c, &z, &p, z.first - 1, q.dc_mask);
     const dn_real *x = z.direct && !*s.distinct ? c->x[z.first].v : s.x, *dgates = q.dgates;

@@ -2,8 +2,7 @@
  * of batch elements. For sequence.c. */
 #pragma once
 
-#include "../kernels/kernels.h"
-#include "../op.h"
+#include "product.h"
 
 /* What the kinds of recurrent networks differ in. */
 typedef enum dn_factor { DN_OF_H_BEFORE, DN_OF_C_BEFORE, DN_OF_C_NOW, DN_OF_EXTRA } dn_factor;
@@ -23,8 +22,8 @@ typedef struct dn_network {
         int w, block;
         dn_factor factor;
     } products[5];
-    void (*forward)(const dn_sequence *, const dn_real *const *w, const double *floats);
-    void (*backward)(const dn_sequence *, const dn_real *const *w);
+    void (*forward)(const dn_sequence *, const dn_matrix *w, const double *floats);
+    void (*backward)(const dn_sequence *, const dn_matrix *w);
 } dn_network;
 
 typedef struct dn_sizes {

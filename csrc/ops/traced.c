@@ -323,7 +323,19 @@ static int inner_table_rows(const dn_call *c, int first, int n, int capacity, in
 
 static int inner_wants_each(const dn_call *c) { return dn__wants_each(c->inner->run->outer); }
 
-/* The last two are never asked for: there are no rows, and operations written in Python cannot be
+/* Of captured parameters; what the program makes of them is not rounded, as elsewhere. */
+static int inner_rounds(const dn_call *c, int k) {
+    const dn_traced_run *run = c->inner->run;
+    const int32_t source = inner_input_of(run->program, c->inner->at, k);
+    return source < 0 && dn__rounds(run->outer, -1 - source);
+}
+static const uint16_t *inner_packed(dn_call *c, int k, int transposed) {
+    const dn_traced_run *run = c->inner->run;
+    const int32_t source = inner_input_of(run->program, c->inner->at, k);
+    return source < 0 ? dn__packed(run->outer, -1 - source, transposed) : NULL;
+}
+
+/* The rest is never asked for: there are no rows, and operations written in Python cannot be
  * traced. */
 static const dn_gradient_routes INNER = {inner_wants,
                                          inner_dx,
@@ -333,6 +345,8 @@ static const dn_gradient_routes INNER = {inner_wants,
                                          inner_table_rows,
                                          NULL,
                                          inner_wants_each,
+                                         inner_rounds,
+                                         inner_packed,
                                          NULL};
 
 /* What came to an output goes to what it was computed from: a sum over the members where that is

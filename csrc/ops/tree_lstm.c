@@ -12,8 +12,7 @@
  * that `output_view` nodes can name them */
 #include <string.h>
 
-#include "../kernels/kernels.h"
-#include "../op.h"
+#include "product.h"
 
 enum { W, U, B, WF, UF, BF, FIRST };
 
@@ -144,22 +143,23 @@ static void tree_lstm_forward(dn_call *c) {
     if (!children) return;
     const dn_real *x = dense_x(c, &z, &s);
     if (x == s.x && z.k) gather_children(c, z.x, 1, z.k, batch, s.x);
-    if (z.k) dn__mm(3 * h, z.k, batch, c->x[W].v, 3 * h, x, z.k, 0, s.gates, 3 * h);
+    if (z.k) dn__product(3 * h, z.k, batch, weight(c, W, 0), x, z.k, 0, s.gates, 3 * h);
     if (z.n) {
         gather_children(c, z.first_h, z.n, h, batch, s.h);
         if (!z.n_ary)
             for (int b = 0; b < batch; b++)
                 dn__sum_columns(h, z.n, s.h + (size_t)b * (size_t)z.n * size, 0,
                                 s.sum + (size_t)b * size);
-        dn__mm(3 * h, z.s, batch, c->x[U].v, 3 * h, z.n_ary ? s.h : s.sum, z.s, z.k ? 1 : 0,
-               s.gates, 3 * h);
-        if (z.n_ary) dn__mm(z.s, z.s, batch, c->x[UF].v, z.s, s.h, z.s, 0, s.f, z.s);
-        else dn__mm(h, h, columns, c->x[UF].v, h, s.h, h, 0, s.f, h);
+        dn__product(3 * h, z.s, batch, weight(c, U, 0), z.n_ary ? s.h : s.sum, z.s, z.k ? 1 : 0,
+                    s.gates, 3 * h);
+        const dn_matrix uf = weight(c, UF, 0);
+        if (z.n_ary) dn__product(z.s, z.s, batch, uf, s.h, z.s, 0, s.f, z.s);
+        else dn__product(h, h, columns, uf, s.h, h, 0, s.f, h);
         if (z.k) { /* bf + Wf x, the same for all children */
             dn_real *fx = dn__scratch(c, z.hb);
             if (!fx) return;
             repeat(size, batch, c->x[BF].v, fx);
-            dn__mm(h, z.k, batch, c->x[WF].v, h, x, z.k, 1, fx, h);
+            dn__product(h, z.k, batch, weight(c, WF, 0), x, z.k, 1, fx, h);
             bf = (dn_columns){fx, size};
         }
     }
@@ -167,20 +167,41 @@ static void tree_lstm_forward(dn_call *c) {
                        c->y);
 }
 
+/* W' dy, of which a child's place is a part, from `all`, where it was computed for all places
+ * because the packed W' has no parts, or by itself. */
+static void product_of_place(const sizes *z, int rows, dn_matrix w, const dn_real *all, int j,
+                             const dn_real *dy, dn_real beta, dn_real *to) {
+    const size_t h = (size_t)z->h, from = (size_t)j * h;
+    if (!all) {
+        dn__mm_dx(rows, z->h, z->batch, w.v + from * (size_t)rows, rows, dy, rows, beta, to, z->h);
+        return;
+    }
+    for (size_t b = 0; b < (size_t)z->batch; b++)
+        dn__axpy(h, 1, all + b * (size_t)z->s + from, beta, to + b * h);
+}
+/* Scratch memory with W' dy for all places, or NULL. */
+static dn_real *product_of_all(dn_call *c, const sizes *z, int rows, dn_matrix w,
+                               const dn_real *dy) {
+    dn_real *all = w.bf16 ? dn__scratch(c, z->nhb) : NULL;
+    if (all) dn__product_dx(rows, z->s, z->batch, w, dy, rows, 0, all, z->s);
+    return all;
+}
+
 /* dh_j = U_j' dgates + Uf_j' df, with the columns of U and Uf that see child j. dh: scratch
  * memory. */
 static void send_to_places(dn_call *c, const sizes *z, const dn_real *dgates, const dn_real *df,
                            dn_real *dh) {
     const int h = z->h, batch = z->batch;
+    const dn_matrix u = weight(c, U, 1), uf = weight(c, UF, 1);
+    const dn_real *by_u = product_of_all(c, z, 3 * h, u, dgates),
+                  *by_uf = product_of_all(c, z, z->s, uf, df);
     for (int j = 0; j < z->n; j++) {
-        const size_t from = (size_t)j * (size_t)h;
         const int is_place = is_dense(c, z->first_h + j, batch);
         const dn_grad g = dn__dx(c, z->first_h + j);
         if (!g.dx) continue;
         dn_real *to = is_place ? g.dx : dh;
-        dn__mm_dx(3 * h, h, batch, c->x[U].v + from * 3 * (size_t)h, 3 * h, dgates, 3 * h,
-                  is_place ? g.beta : 0, to, h);
-        dn__mm_dx(z->s, h, batch, c->x[UF].v + from * (size_t)z->s, z->s, df, z->s, 1, to, h);
+        product_of_place(z, 3 * h, u, by_u, j, dgates, is_place ? g.beta : 0, to);
+        product_of_place(z, z->s, uf, by_uf, j, df, 1, to);
         if (!is_place) dn__sum_columns(h, batch, dh, g.beta, g.dx);
     }
 }
@@ -191,11 +212,11 @@ static void send_to_all(dn_call *c, const sizes *z, const dn_real *dgates, const
     const int h = z->h, batch = z->batch;
     dn_real *ds = dn__scratch(c, z->hb);
     if (!ds) return;
-    dn__mm_dx(3 * h, h, batch, c->x[U].v, 3 * h, dgates, 3 * h, 0, ds, h);
+    dn__product_dx(3 * h, h, batch, weight(c, U, 1), dgates, 3 * h, 0, ds, h);
     for (int b = 0; b < batch; b++)
         repeat((size_t)h, z->n, ds + (size_t)b * (size_t)h,
                dh + (size_t)b * (size_t)z->n * (size_t)h);
-    dn__mm_dx(h, h, z->n * batch, c->x[UF].v, h, df, h, 1, dh, h);
+    dn__product_dx(h, h, z->n * batch, weight(c, UF, 1), df, h, 1, dh, h);
     hand_out(c, z->first_h, z->n, h, batch, dh);
 }
 
@@ -226,7 +247,7 @@ static void tree_lstm_backward(dn_call *c) {
         dn__weight_gradient(c, U, 3 * h, z.s, batch, dgates, z.n_ary ? s.h : s.sum);
     dn_grad g = dn__dx(c, B);
     if (g.dx) dn__sum_columns(3 * h, batch, dgates, g.beta, g.dx);
-    if (z.k) dn__mm_dx(3 * h, z.k, batch, c->x[W].v, 3 * h, dgates, 3 * h, 0, dx, z.k);
+    if (z.k) dn__product_dx(3 * h, z.k, batch, weight(c, W, 1), dgates, 3 * h, 0, dx, z.k);
     if (z.n) {
         /* f_j = bf + Wf x + Uf h_j, or Uf s */
         for (int b = 0; b < batch; b++)
@@ -239,7 +260,7 @@ static void tree_lstm_backward(dn_call *c) {
         }
         g = dn__dx(c, BF);
         if (g.dx) dn__sum_columns(h, batch, dfx, g.beta, g.dx);
-        if (z.k) dn__mm_dx(h, z.k, batch, c->x[WF].v, h, dfx, h, 1, dx, z.k);
+        if (z.k) dn__product_dx(h, z.k, batch, weight(c, WF, 1), dfx, h, 1, dx, z.k);
         if (z.n_ary) send_to_places(c, &z, dgates, df, dh);
         else send_to_all(c, &z, dgates, df, dh);
     }

@@ -38,12 +38,14 @@ dn_store *dn_store_new(void) {
     r->references = 1;
     r->chunks = r->few_chunks;
     pthread_mutex_init(&r->lock, NULL);
+    pthread_mutex_init(&r->pack_lock, NULL);
     make_watch(r);
     return r;
 }
 
 static void param_free(dn_param *p) {
     dn__block_free(p->table);
+    for (int i = 0; i < 2; i++) dn__block_free(p->packed[i].at);
     free(p->block);
     free(p->touched);
     free(p->slot);
@@ -63,6 +65,7 @@ void dn__store_release(dn_store *r) {
     if (r->chunks != r->few_chunks) free(r->chunks);
     end_watch(r);
     pthread_mutex_destroy(&r->lock);
+    pthread_mutex_destroy(&r->pack_lock);
     free(r);
 }
 
@@ -294,6 +297,9 @@ uint64_t dn_param_checksum(dn_param *p) {
     for (int k = 0; k < LANES; k++) result = (result ^ h[k]) * by, result ^= result >> 32;
     return result;
 }
+
+void dn_param_set_precision(dn_param *p, int precision) { p->precision = precision; }
+int dn_param_precision(dn_param *p) { return p->precision; }
 
 int dn_param_updated(dn_param *p) { return p->updated; }
 int dn_param_empty(dn_param *p) { return p->empty; }

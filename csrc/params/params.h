@@ -16,6 +16,12 @@ typedef struct dn_chunk {
 
 enum { DN_FEW_CHUNKS = 6 };
 
+/* A packed form of a matrix; NULL: none was asked for. */
+typedef struct dn_packed {
+    int64_t writes; /* the store's when it was made, plus 1 (atomic) */
+    uint16_t *at;
+} dn_packed;
+
 struct dn_param {
     dn_store *store;
     /* dense: its dims. Table: (row dims..., rows), the dims of the whole table as an expression */
@@ -36,7 +42,9 @@ struct dn_param {
     int64_t ready;
     int64_t clears; /* see dn_gradient_marks */
     double scaled;
-    int empty; /* dense: the gradient reads as zero. Table: no row has one */
+    int precision;       /* a dn_precision */
+    dn_packed packed[2]; /* packed.c: of the matrix, of its transpose */
+    int empty;           /* dense: the gradient reads as zero. Table: no row has one */
     /* tables only */
     dn_real *table; /* values divided by `factor`, rows * row_size */
     /* weight decay of the whole table, so that it need not pass over all rows at each update */
@@ -62,6 +70,7 @@ struct dn_store {
     dn_chunk *chunks;
     dn_chunk few_chunks[DN_FEW_CHUNKS];
     int n_chunks;
+    pthread_mutex_t pack_lock; /* of packed forms; taken after `lock` where both are */
     pthread_mutex_t hook_lock; /* of `hook` alone; taken after `lock` where both are */
     pthread_cond_t hook_moved;
     int hook;       /* a dn_hook */
@@ -104,3 +113,11 @@ void dn__param_materialise(dn_param *);
 dn_real *dn__lookup_row(dn_param *, int64_t row);
 /* all rows of a table get a gradient row; negative: no memory, and no row has got one */
 int dn__lookup_all_rows(dn_param *);
+
+/* ---- packed.c: a dense matrix rounded to bfloat16 (kernels/bf16.h), or its transpose. Not in the
+ * double build. */
+/* of its present values; NULL: no memory */
+const uint16_t *dn__param_packed(dn_param *, int transposed);
+/* How many numbers that takes; and the same of other values of this parameter. */
+size_t dn__packed_numbers(const dn_param *, int transposed);
+void dn__pack(const dn_param *, int transposed, const dn_real *w, uint16_t *to);

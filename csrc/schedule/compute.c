@@ -40,12 +40,13 @@ int dn__blocked(const dn_tape *t, const dn_node *node) {
 int dn__copy_parameter(dn_tape *t, int i, pthread_mutex_t *lock) {
     dn_node *node = &t->nodes[i];
     size_t bytes = dn__elements(&node->dim) * sizeof(dn_real);
-    dn_real *copy = dn__memory(t, DN_COPIES, bytes);
+    dn_real *copy = dn__memory(t, DN_COPIES, dn__copy_bytes(t, node));
     if (!copy) return dn__no_memory(t);
     if (lock) pthread_mutex_lock(lock);
     node->value = memcpy(copy, node->value, bytes);
     if (lock) pthread_mutex_unlock(lock);
     node->copied = 1;
+    dn__pack_copy(t, node);
     /* reverts that leave this value must leave the copy, too */
     for (int m = 0; m < t->schedule->marks.n; m++)
         if (i < t->schedule->marks.at[m].evaluated)

@@ -31,8 +31,9 @@ struct dn_node {
     uint8_t rng;           /* needs keys of random draws beside its own */
     uint8_t needs_grad;    /* leads to a parameter that is updated */
     uint8_t constant;      /* a parameter or row used without gradient */
-    uint8_t copied;        /* value is a copy of the parameter's, made when it was read */
-    uint8_t in_chunk;      /* backward: grad is the parameter's own gradient memory */
+    /* value is a copy of the parameter's, made when it was read; 2: its packed forms follow it */
+    uint8_t copied;
+    uint8_t in_chunk; /* backward: grad is the parameter's own gradient memory */
     /* backward: the parameter has its gradient already; the backward pass passes this node by */
     uint8_t finished;
     /* dn_failed: has no value although its turn has passed, because an operation written in Python
@@ -168,3 +169,14 @@ static inline int64_t dn__handle(const dn_tape *t, int i) {
 static inline int dn__input(const dn_tape *t, int i, int k) {
     return t->args[t->nodes[i].args + k];
 }
+
+/* ---- rounded.c: products with parameters, rounded to bfloat16 */
+/* Whether products with this node are. */
+int dn__rounds_node(const dn_tape *, const dn_node *);
+/* The graph uses one more parameter; the first one settles what those without a precision have. */
+void dn__note_precision(dn_tape *, const dn_param *);
+/* Memory for a copy of a parameter's value, packed forms included; they are made of the copy. */
+size_t dn__copy_bytes(const dn_tape *, const dn_node *);
+void dn__pack_copy(const dn_tape *, dn_node *);
+int dn__route_rounds(const dn_call *, int k);
+const uint16_t *dn__route_packed(dn_call *, int k, int transposed);

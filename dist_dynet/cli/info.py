@@ -21,11 +21,15 @@ def facts() -> dict[str, Any]:
     """What there is to know, in the order in which it is shown.
 
     >>> list(facts()["build"])
-    ['number type', 'vector loops']
+    ['number type', 'vector loops', 'bfloat16 products']
     """
     return {
         "dist_dynet": __version__,
-        "build": {"number type": _ffi.DTYPE_NAME, "vector loops": _ffi.SIMD},
+        "build": {
+            "number type": _ffi.DTYPE_NAME,
+            "vector loops": _ffi.SIMD,
+            "bfloat16 products": _ffi.bf16_instructions(),
+        },
         "BLAS": {"library": _ffi.BLAS, "version": _blas_version()},
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "NumPy": metadata.version("numpy"),

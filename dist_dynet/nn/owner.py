@@ -27,6 +27,15 @@ class Owner:
         """The name of the class."""
         return type(self).__name__
 
+    def set_precision(self, precision: str | None) -> None:
+        """Whether products with its matrices are rounded, whatever init() says: "float32" or
+        "bf16"; None: as that says. As ParameterCollection.set_precision() of its parameters.
+
+        Raises:
+            ValueError: there is no such precision, or not with float64.
+        """
+        self._collection.set_precision(precision)
+
     def param_collection(self) -> ParameterCollection:
         """The subcollection of its parameters."""
         return self._collection

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from .. import _random
 from .._ffi import BLAS_KERNELS, DTYPE, SIMD
 from ..params.collection import ParameterCollection
+from ..params.precision import rounding
 from ._world import World
 from .batches import Part
 from .gradients import SHARE, FlatLayout, Node, Rows, add_up, put_back, take_out
@@ -72,10 +73,11 @@ class ReproducibleSum:
         """Makes sure that the ranks round alike. Collective.
 
         Raises:
-            RuntimeError: their processors have different vector instructions, or their BLAS has
-                chosen other kernels.
+            RuntimeError: their processors have different vector instructions, their BLAS has
+                chosen other kernels, or products are rounded to bfloat16 in another way.
         """
-        mine = f"vector loops for {SIMD}, BLAS {BLAS_KERNELS}"
+        rounded = rounding(p.precision() for p in self._m.parameters_list())
+        mine = f"vector loops for {SIMD}, BLAS {BLAS_KERNELS}" + (f", {rounded}" if rounded else "")
         try:
             self._here.agree(self._comm, mine, what)
         except RuntimeError as error:

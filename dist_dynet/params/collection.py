@@ -18,6 +18,7 @@ from .._ffi import lib, pointer
 from . import initializers
 from .dims import MAX_DIMS, as_dims, check_device, check_size
 from .parameters import AnyParameter, FileName, LookupParameters, Parameters
+from .precision import check_precision
 from .root import Root, unchanged
 
 
@@ -59,6 +60,8 @@ class ParameterCollection:
     in one go with the collection, hold the copied parameters afterwards. What is copied is always
     the whole tree: a subcollection brings its parents along.
     """
+
+    _precision: str | None = None
 
     def __init__(self, _parent: ParameterCollection | None = None, _name: str = "/") -> None:
         if not isinstance(_parent, ParameterCollection | None):
@@ -147,6 +150,28 @@ class ParameterCollection:
         """As set_weight_decay()."""
         self.set_weight_decay(lam)
 
+    def set_precision(self, precision: str | None) -> None:
+        """Whether products with its matrices are rounded, "float32" or "bf16", whatever init()
+        says: of all dense parameters that it has, subcollections included, and of those that are
+        added later and are given no other. None: as init() says.
+
+        Files hold no precision: a model that is loaded has that of the program.
+
+        Raises:
+            ValueError: there is no such precision, or not with float64.
+
+        >>> import dist_dynet as dy
+        >>> m = dy.ParameterCollection()
+        >>> crf = dy.CRF(m, 3)
+        >>> crf.param_collection().set_precision("float32")
+        >>> {p.precision() for p in crf.get_parameters()}
+        {'float32'}
+        """
+        check_precision(precision, "set_precision")
+        self._precision = precision
+        for p in self._parameters:
+            p.set_precision(precision)
+
     def name(self) -> str:
         """/ for the root, /name/ for a subcollection."""
         return self._name
@@ -171,6 +196,7 @@ class ParameterCollection:
         scale: float = 1.0,
         mean: float = 0.0,
         std: float = 1.0,
+        precision: str | None = None,
     ) -> Parameters:
         """Adds a dense parameter.
 
@@ -184,7 +210,11 @@ class ParameterCollection:
             scale: of 'uniform' and 'saxe'.
             mean: of 'normal'.
             std: of 'normal'.
+            precision: "float32" or "bf16": as set_precision() of the parameter; None: that of the
+                collection.
         """
+        if precision is not None:
+            check_precision(precision, "add_parameters")
         if device:
             check_device(device, "add_parameters")
         dims = as_dims(init.shape if isinstance(init, np.ndarray) else dim, "add_parameters")
@@ -199,6 +229,8 @@ class ParameterCollection:
         else:
             parameter.storage()[:] = values
         self._adopt(parameter)
+        if precision is not None:
+            parameter.set_precision(precision)
         return parameter
 
     def add_lookup_parameters(
@@ -247,6 +279,8 @@ class ParameterCollection:
         )
 
     def _adopt(self, parameter: AnyParameter) -> None:
+        if self._precision is not None and isinstance(parameter, Parameters):
+            parameter.set_precision(self._precision)
         at: ParameterCollection | None = self
         while at is not None:
             members: list[Any] = at._lookups if parameter._rows else at._parameters
@@ -295,13 +329,18 @@ class ParameterCollection:
             )
         return self._add_lookup(values.shape, np.moveaxis(values, 0, -1).ravel(order="F"), name)
 
-    def add_subcollection(self, name: str | None = None) -> ParameterCollection:
+    def add_subcollection(
+        self, name: str | None = None, precision: str | None = None
+    ) -> ParameterCollection:
         """A collection within this one: its parameters are also this one's, with `name` in front of
-        theirs."""
+        theirs. `precision` as set_precision(); None: that of this one."""
         _check_name(name or "")
-        return ParameterCollection(
+        check_precision(precision, "add_subcollection")
+        within = ParameterCollection(
             self, self._next_name(name or "", self._subcollection_counts) + "/"
         )
+        within._precision = self._precision if precision is None else precision
+        return within
 
     def parameters_list(self) -> list[Parameters]:
         """The dense parameters in the order they were added, those of subcollections included."""

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from .._ffi import DTYPE, NULL, accelerated, ffi, lib, pointer, shaped, view
 from .._integers import named
 from ..expression import Expression, Numbers, expression, resolved
+from .precision import check_precision, name_of_precision
 from .root import Root
 
 FileName = str | PathLike[str]
@@ -241,6 +242,24 @@ class Parameters(_ParameterBase):
     def clip_inplace(self, left: float, right: float) -> None:
         """Clips the values to [left, right]."""
         self._write(np.clip(self._values(), left, right))
+
+    def precision(self) -> str | None:
+        """What set_precision() has set; None: init() and the environment decide."""
+        return name_of_precision(lib.dn_param_precision(self._c))
+
+    def set_precision(self, precision: str | None) -> None:
+        """Whether products with this matrix are rounded: "float32" or "bf16", whatever init() says;
+        None: as that says. Graphs that have used it already stay as they are.
+
+        Raises:
+            ValueError: there is no such precision, or not with float64.
+
+        >>> import dist_dynet as dy
+        >>> W = dy.ParameterCollection().add_parameters((2, 3), precision="float32")
+        >>> W.precision()
+        'float32'
+        """
+        lib.dn_param_set_precision(self._c, check_precision(precision, "set_precision"))
 
     def _set_flat_gradient(self, gradient: NDArray[Any] | None) -> None:
         """Replaces the gradient; None empties it. A frozen parameter has none."""

@@ -44,7 +44,12 @@ class Root:
         lib.dn_store_as_dynet(self.c, _random.dynet_order())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return rebuilt_root, (type(self), _contents(self))
+        own = {
+            i: int(lib.dn_param_precision(c))
+            for i, (c, _, _) in enumerate(self.made)
+            if lib.dn_param_precision(c)
+        }
+        return rebuilt_root, (type(self), _contents(self), *([own] if own else []))
 
     def new_parameter(self, dims: tuple[int, ...], rows: int = 0) -> Any:
         """C's parameter of these dims, the last in `made`; with rows, a table."""
@@ -107,13 +112,17 @@ def _contents(root: Root) -> list[Content]:
     return held
 
 
-def rebuilt_root(cls: type[Root], held: list[Content]) -> Root:
-    """A root that holds the same."""
+def rebuilt_root(
+    cls: type[Root], held: list[Content], precisions: dict[int, int] | None = None
+) -> Root:
+    """A root that holds the same; precisions of parameters that have one of their own, by place."""
     root = cls()
     for dims, rows, values, updated in held:
         c = root.new_parameter(dims, rows)
         lib.dn_param_write(c, 0, values.size, pointer(values), 1)
         lib.dn_param_set_updated(c, updated)
+    for place, precision in (precisions or {}).items():
+        lib.dn_param_set_precision(root.made[place][0], precision)
     return root
 
 

@@ -1,0 +1,43 @@
+/* Products with a matrix that may be rounded to bfloat16: here alone the two kinds part. */
+#pragma once
+
+#include "bf16.h"
+#include "kernels.h"
+
+/* y = W x + beta y */
+static inline void dn__product(int m, int k, int n, dn_matrix w, const dn_real *x, int ldx,
+                               dn_real beta, dn_real *y, int ldy) {
+#ifndef DN_DOUBLE
+    if (w.bf16) {
+        if (n) dn__bf16_mm(m, k, n, w.bf16, x, ldx, beta, y, ldy);
+        return;
+    }
+#endif
+    dn__mm(m, k, n, w.v, m, x, ldx, beta, y, ldy);
+}
+
+/* dx = W' dy + beta dx */
+static inline void dn__product_dx(int m, int k, int n, dn_matrix w, const dn_real *dy, int lddy,
+                                  dn_real beta, dn_real *dx, int lddx) {
+#ifndef DN_DOUBLE
+    if (w.bf16) {
+        if (n) dn__bf16_mm(k, m, n, w.bf16, dy, lddy, beta, dx, lddx);
+        return;
+    }
+#endif
+    dn__mm_dx(m, k, n, w.v, m, dy, lddy, beta, dx, lddx);
+}
+
+/* dW = dy x' + beta dW; `rounds`: dy and x are rounded */
+static inline void dn__product_dw(int m, int k, int n, int rounds, const dn_real *dy, int lddy,
+                                  const dn_real *x, int ldx, dn_real beta, dn_real *dw, int lddw) {
+#ifndef DN_DOUBLE
+    if (rounds && n) {
+        dn__bf16_mm_dw(m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
+        return;
+    }
+#else
+    (void)rounds;
+#endif
+    dn__mm_dw(m, k, n, dy, lddy, x, ldx, beta, dw, lddw);
+}
