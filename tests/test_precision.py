@@ -8,6 +8,7 @@ long: about a minute, most of it for tests of other files, run with rounded prod
 """
 
 import copy
+import functools
 import pickle
 import sys
 import threading
@@ -329,6 +330,23 @@ def test_precision_is_inherited_and_can_be_given(precision):
     assert {p.precision() for p in made} == {"bf16"}
     made[0].set_precision(None)
     assert made[0].precision() is None
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_builders_take_a_precision(name, monkeypatch, precision):
+    net = NETS[name]
+    builder = type(net.make(dy.ParameterCollection()))
+    inherited = dy.ParameterCollection().add_subcollection(precision="bf16")
+    net.make(inherited)
+    assert {p.precision() for p in inherited.parameters_list()} <= {"bf16"}
+    own = functools.partialmethod(builder.__init__, precision="float32")
+    monkeypatch.setattr(builder, "__init__", own)
+    m = dy.ParameterCollection()
+    of_builder = net.make(m).param_collection().parameters_list()
+    assert {p.precision() for p in of_builder} <= {"float32"}
+    assert {p for p in m.parameters_list() if p.precision() is None} == {
+        p for p in m.parameters_list() if p not in of_builder
+    }
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])

@@ -34,11 +34,21 @@ class _Projections(Block):
     """A block that compares Wq q with Wk k, for a query q and keys k."""
 
     def __init__(
-        self, query_dim: int, key_dim: int, hidden_dim: int, model: ParameterCollection
+        self,
+        query_dim: int,
+        key_dim: int,
+        hidden_dim: int,
+        model: ParameterCollection,
+        *,
+        precision: str | None = None,
     ) -> None:
         self.query_dim, self.key_dim, self.hidden_dim = self._sizes(query_dim, key_dim, hidden_dim)
         self._begin(
-            model, query_dim=self.query_dim, key_dim=self.key_dim, hidden_dim=self.hidden_dim
+            model,
+            precision,
+            query_dim=self.query_dim,
+            key_dim=self.key_dim,
+            hidden_dim=self.hidden_dim,
         )
         add = self._collection.add_parameters
         self._Wq = add((self.hidden_dim, self.query_dim))
@@ -88,9 +98,15 @@ class AdditiveAttention(_Projections):
     _subcollection: ClassVar[str] = "additive-attention"
 
     def __init__(
-        self, query_dim: int, key_dim: int, hidden_dim: int, model: ParameterCollection
+        self,
+        query_dim: int,
+        key_dim: int,
+        hidden_dim: int,
+        model: ParameterCollection,
+        *,
+        precision: str | None = None,
     ) -> None:
-        super().__init__(query_dim, key_dim, hidden_dim, model)
+        super().__init__(query_dim, key_dim, hidden_dim, model, precision=precision)
         self._b = self._collection.add_parameters(self.hidden_dim, init=0)
         self._v = self._collection.add_parameters((1, self.hidden_dim))
 
@@ -231,7 +247,13 @@ class MultiHeadAttention(Block):
     _subcollection: ClassVar[str] = "multi-head-attention"
 
     def __init__(
-        self, dim: int, heads: int, model: ParameterCollection, key_dim: int | None = None
+        self,
+        dim: int,
+        heads: int,
+        model: ParameterCollection,
+        key_dim: int | None = None,
+        *,
+        precision: str | None = None,
     ) -> None:
         self.dim, self.heads, self.key_dim = self._sizes(
             dim, heads, dim if key_dim is None else key_dim
@@ -241,7 +263,7 @@ class MultiHeadAttention(Block):
                 f"MultiHeadAttention: dim must be a multiple of heads; got dim={dim},"
                 f" heads={heads}."
             )
-        self._begin(model, dim=self.dim, heads=self.heads, key_dim=self.key_dim)
+        self._begin(model, precision, dim=self.dim, heads=self.heads, key_dim=self.key_dim)
         add = self._collection.add_parameters
         self._Wq = add((self.dim, self.dim))
         self._Wk = add((self.dim, self.key_dim))

@@ -45,6 +45,8 @@ class BiRNNBuilder(Owner):
         model: ParameterCollection,
         rnn_builder_factory: Callable[..., Any],
         builder_layers: Sequence[tuple[Any, Any]] | None = None,
+        *,
+        precision: str | None = None,
     ) -> None:
         self.num_layers, self.input_dim, self.hidden_dim = self._sizes(
             num_layers, input_dim, hidden_dim
@@ -61,7 +63,7 @@ class BiRNNBuilder(Owner):
                 f"BiRNNBuilder: hidden_dim must be even, half for each direction; got {hidden_dim}."
             )
         self.rnn_builder_factory = rnn_builder_factory
-        self._collection = subcollection(model, "birnn")
+        self._collection = subcollection(model, "birnn", precision)
         self.builder_layers: list[tuple[Any, Any]] = []
         if builder_layers is not None:
             self.builder_layers = list(builder_layers)

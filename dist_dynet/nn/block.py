@@ -28,12 +28,12 @@ class Block(Owner):
 
     _subcollection: ClassVar[str]
 
-    def _begin(self, model: ParameterCollection, **sizes: int) -> None:
+    def _begin(self, model: ParameterCollection, precision: str | None, **sizes: int) -> None:
         """Checks the sizes by their names and makes the subcollection."""
         if any(size < 1 for size in sizes.values()):
             given = ", ".join(f"{name}={size}" for name, size in sizes.items())
             raise ValueError(f"{self.whoami()}: sizes must be positive; got {given}.")
-        self._collection = subcollection(model, self._subcollection)
+        self._collection = subcollection(model, self._subcollection, precision)
 
     def get_parameters(self) -> list[Parameters]:
         """The parameters, in the order that the class describes."""

@@ -50,7 +50,13 @@ class RecurrentBuilder(Owner):
     _last_step: Step | None = None
 
     def __init__(
-        self, layers: int, input_dim: int, hidden_dim: int, model: ParameterCollection
+        self,
+        layers: int,
+        input_dim: int,
+        hidden_dim: int,
+        model: ParameterCollection,
+        *,
+        precision: str | None = None,
     ) -> None:
         self.layers, self.input_dim, self.hidden_dim = self._sizes(layers, input_dim, hidden_dim)
         if self.layers < 0 or self.input_dim < 1 or self.hidden_dim < 1:
@@ -59,7 +65,7 @@ class RecurrentBuilder(Owner):
                 f" input_dim={input_dim}, hidden_dim={hidden_dim}."
             )
         self.dropout_x = self.dropout_h = 0.0
-        self._collection = subcollection(model, self._subcollection)
+        self._collection = subcollection(model, self._subcollection, precision)
         self._layers = [
             self._layer(self.input_dim if i == 0 else self.hidden_dim) for i in range(self.layers)
         ]

@@ -61,6 +61,8 @@ class CRF(Block):
         model: ParameterCollection,
         tags: int | Sequence[str],
         forbidden: Iterable[tuple[Tag | None, Tag | None]] = (),
+        *,
+        precision: str | None = None,
     ) -> None:
         named = (
             isinstance(tags, Iterable)
@@ -75,7 +77,7 @@ class CRF(Block):
         ):
             raise ValueError(f"CRF: each tag must have a name of its own; got {self.names!r:.200}.")
         self.forbidden = sorted({self._pair(pair) for pair in forbidden})
-        self._begin(model, tags=self.tags)
+        self._begin(model, precision, tags=self.tags)
         add, n = self._collection.add_parameters, self.tags
         self._parameters = add((n, n), init=0), add(n, init=0), add(n, init=0)
         self._now: tuple[object, bool, tuple[Expression, ...]] | None = None

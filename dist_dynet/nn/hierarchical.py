@@ -117,13 +117,20 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
         dic: Mapping[str, int],
         pc: ParameterCollection,
         bias: bool = True,
+        *,
+        precision: str | None = None,
     ) -> None:
-        self._build(
-            input_dim, _read(cluster_file, dic), max(dic.values(), default=-1) + 1, pc, bias
-        )
+        words = max(dic.values(), default=-1) + 1
+        self._build(input_dim, _read(cluster_file, dic), words, pc, bias, precision)
 
     def _build(
-        self, input_dim: int, leaves: _Leaves, words: int, pc: ParameterCollection, bias: bool
+        self,
+        input_dim: int,
+        leaves: _Leaves,
+        words: int,
+        pc: ParameterCollection,
+        bias: bool,
+        precision: str | None = None,
     ) -> None:
         if not leaves:
             raise ValueError(
@@ -135,7 +142,7 @@ class HierarchicalSoftmaxBuilder(SoftmaxBuilder):
         self._ways: dict[int, list[tuple[_Cluster, int]]] = {}
         for path, members in leaves:
             self._place(path, members)
-        super().__init__(input_dim, pc, bias)
+        super().__init__(input_dim, pc, bias, precision)
         for path, members in leaves:
             way = self._way(path)
             for k, word in enumerate(members):

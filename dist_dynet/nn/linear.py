@@ -37,11 +37,17 @@ class Linear(Block):
     _subcollection: ClassVar[str] = "linear"
 
     def __init__(
-        self, input_dim: int, output_dim: int, model: ParameterCollection, bias: bool = True
+        self,
+        input_dim: int,
+        output_dim: int,
+        model: ParameterCollection,
+        bias: bool = True,
+        *,
+        precision: str | None = None,
     ) -> None:
         self.input_dim, self.output_dim = self._sizes(input_dim, output_dim)
         self.bias = bool(bias)
-        self._begin(model, input_dim=self.input_dim, output_dim=self.output_dim)
+        self._begin(model, precision, input_dim=self.input_dim, output_dim=self.output_dim)
         self._W = self._collection.add_parameters((self.output_dim, self.input_dim))
         self._b = self._collection.add_parameters(self.output_dim, init=0) if self.bias else None
 
@@ -101,6 +107,8 @@ class MLP(Block):
         model: ParameterCollection,
         activation: str | Callable[[Expression], Expression] = "rectify",
         dropout: float = 0,
+        *,
+        precision: str | None = None,
     ) -> None:
         if not isinstance(sizes, Iterable):
             raise TypeError(
@@ -124,7 +132,7 @@ class MLP(Block):
                 f" {activation!r:.80}."
             )
         self.set_dropout(dropout)
-        self._begin(model, **{f"sizes[{k}]": size for k, size in enumerate(self.sizes)})
+        self._begin(model, precision, **{f"sizes[{k}]": size for k, size in enumerate(self.sizes)})
         self._layers = [
             Linear(m, n, self._collection) for m, n in zip(self.sizes, self.sizes[1:], strict=False)
         ]

@@ -42,10 +42,16 @@ class CompactVanillaLSTMBuilder(VanillaLSTMBuilder):
     _subcollection: ClassVar[str] = "compact-vanilla-lstm-builder"
 
     def __init__(
-        self, layers: int, input_dim: int, hidden_dim: int, model: ParameterCollection
+        self,
+        layers: int,
+        input_dim: int,
+        hidden_dim: int,
+        model: ParameterCollection,
+        *,
+        precision: str | None = None,
     ) -> None:
         self.weightnoise_std = 0.0
-        super().__init__(layers, input_dim, hidden_dim, model)
+        super().__init__(layers, input_dim, hidden_dim, model, precision=precision)
 
     @property
     def spec(self) -> tuple[Any, ...]:

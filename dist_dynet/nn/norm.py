@@ -35,9 +35,11 @@ class LayerNorm(Block):
 
     _subcollection: ClassVar[str] = "layer-norm"
 
-    def __init__(self, dim: int, model: ParameterCollection) -> None:
+    def __init__(
+        self, dim: int, model: ParameterCollection, *, precision: str | None = None
+    ) -> None:
         (self.dim,) = self._sizes(dim)
-        self._begin(model, dim=self.dim)
+        self._begin(model, precision, dim=self.dim)
         self._g = self._collection.add_parameters(self.dim, init=1)
         self._b = self._collection.add_parameters(self.dim, init=0)
 

@@ -9,7 +9,8 @@ from ..params.dims import size
 
 
 class Owner:
-    """Has parameters in a subcollection, `_collection`."""
+    """Has parameters in a subcollection, `_collection`. Constructors take `precision`, as
+    set_precision() does; None: that of the collection that they are given."""
 
     _collection: ParameterCollection
 
@@ -41,8 +42,10 @@ class Owner:
         return self._collection
 
 
-def subcollection(model: ParameterCollection, name: str) -> ParameterCollection:
+def subcollection(
+    model: ParameterCollection, name: str, precision: str | None = None
+) -> ParameterCollection:
     """A new subcollection, where builders keep their parameters."""
     if not isinstance(model, ParameterCollection):
         raise TypeError(f"{name}: model must be a ParameterCollection; got {type(model).__name__}.")
-    return model.add_subcollection(name)
+    return model.add_subcollection(name, precision)

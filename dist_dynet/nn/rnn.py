@@ -61,9 +61,11 @@ class VanillaLSTMBuilder(TwoRates):
         model: ParameterCollection,
         ln_lstm: bool = False,
         forget_bias: float = 1.0,
+        *,
+        precision: str | None = None,
     ) -> None:
         self.forget_bias, self.ln_lstm = float(forget_bias), bool(ln_lstm)
-        super().__init__(layers, input_dim, hidden_dim, model)
+        super().__init__(layers, input_dim, hidden_dim, model, precision=precision)
 
     def _layer(self, input_dim: int) -> tuple[Parameters, ...]:
         add, h = self._collection.add_parameters, self.hidden_dim

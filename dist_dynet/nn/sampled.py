@@ -98,6 +98,8 @@ class _SampledBuilder(SoftmaxBuilder):
         num_samples: int = 100,
         distribution: str | ArrayLike = "log-uniform",
         bias: bool = True,
+        *,
+        precision: str | None = None,
     ) -> None:
         self.num_classes, self.num_samples = self._sizes(num_classes, num_samples)
         if self.num_classes < 1 or self.num_samples < 1:
@@ -106,7 +108,7 @@ class _SampledBuilder(SoftmaxBuilder):
                 f" num_samples={num_samples}."
             )
         self.sampler = Sampler(self.num_classes, distribution)
-        super().__init__(input_dim, pc, bias)
+        super().__init__(input_dim, pc, bias, precision)
         add = self._collection.add_lookup_parameters
         scale = (6 / (self.num_classes + self.input_dim)) ** 0.5
         self._W = add((self.num_classes, self.input_dim), init=UniformInitializer(scale))

@@ -48,7 +48,9 @@ class SoftmaxBuilder(Owner):
 
     _subcollection: ClassVar[str] = ""
 
-    def __init__(self, input_dim: int, pc: ParameterCollection, bias: bool) -> None:
+    def __init__(
+        self, input_dim: int, pc: ParameterCollection, bias: bool, precision: str | None = None
+    ) -> None:
         if not self._subcollection:
             raise NotImplementedError(
                 f"{type(self).__name__}: not a builder by itself. Use StandardSoftmaxBuilder."
@@ -56,7 +58,7 @@ class SoftmaxBuilder(Owner):
         (self.input_dim,), self.bias = self._sizes(input_dim), bool(bias)
         if self.input_dim < 1:
             raise ValueError(f"{type(self).__name__}: input_dim must be positive; got {input_dim}.")
-        self._collection = subcollection(pc, self._subcollection)
+        self._collection = subcollection(pc, self._subcollection, precision)
 
     def _new_layer(self, size: int) -> _Layer:
         add = self._collection.add_parameters
@@ -157,14 +159,20 @@ class StandardSoftmaxBuilder(SoftmaxBuilder):
     _subcollection: ClassVar[str] = "standard-softmax-builder"
 
     def __init__(
-        self, input_dim: int, num_classes: int, pc: ParameterCollection, bias: bool = True
+        self,
+        input_dim: int,
+        num_classes: int,
+        pc: ParameterCollection,
+        bias: bool = True,
+        *,
+        precision: str | None = None,
     ) -> None:
         (self.num_classes,) = self._sizes(num_classes)
         if self.num_classes < 1:
             raise ValueError(
                 f"StandardSoftmaxBuilder: num_classes must be positive; got {num_classes}."
             )
-        super().__init__(input_dim, pc, bias)
+        super().__init__(input_dim, pc, bias, precision)
         self._layer = self._new_layer(self.num_classes)
 
     @property
@@ -251,10 +259,11 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         dic: Mapping[str, int],
         pc: ParameterCollection,
         bias: bool = True,
+        *,
+        precision: str | None = None,
     ) -> None:
-        self._build(
-            input_dim, _clusters(cluster_file, dic), max(dic.values(), default=-1) + 1, pc, bias
-        )
+        words = max(dic.values(), default=-1) + 1
+        self._build(input_dim, _clusters(cluster_file, dic), words, pc, bias, precision)
 
     def _build(
         self,
@@ -263,12 +272,13 @@ class ClassFactoredSoftmaxBuilder(SoftmaxBuilder):
         words: int,
         pc: ParameterCollection,
         bias: bool,
+        precision: str | None = None,
     ) -> None:
         if not clusters:
             raise ValueError(
                 "ClassFactoredSoftmaxBuilder: there must be a class; got an empty file."
             )
-        super().__init__(input_dim, pc, bias)
+        super().__init__(input_dim, pc, bias, precision)
         self.clusters, self.num_words = clusters, words
         self._place = {
             w: (k, i) for k, (_, members) in enumerate(clusters) for i, w in enumerate(members)

@@ -128,6 +128,8 @@ class StackLSTM(Block):
         hidden_dim: int,
         model: ParameterCollection,
         rnn_builder_factory: type[RecurrentBuilder] = VanillaLSTMBuilder,
+        *,
+        precision: str | None = None,
     ) -> None:
         if not (
             isinstance(rnn_builder_factory, type)
@@ -139,7 +141,13 @@ class StackLSTM(Block):
             )
         self.layers, self.input_dim, self.hidden_dim = self._sizes(layers, input_dim, hidden_dim)
         self.rnn_builder_factory = rnn_builder_factory
-        self._begin(model, layers=self.layers, input_dim=self.input_dim, hidden_dim=self.hidden_dim)
+        self._begin(
+            model,
+            precision,
+            layers=self.layers,
+            input_dim=self.input_dim,
+            hidden_dim=self.hidden_dim,
+        )
         self._empty = self._collection.add_parameters(self.input_dim)
         self.builder = rnn_builder_factory(
             self.layers, self.input_dim, self.hidden_dim, self._collection

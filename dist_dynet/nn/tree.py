@@ -61,9 +61,15 @@ class _TreeBuilder(Block):
     _n_ary: ClassVar[bool]
 
     def __init__(
-        self, input_dim: int, hidden_dim: int, model: ParameterCollection, forget_bias: float = 1.0
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        model: ParameterCollection,
+        forget_bias: float = 1.0,
+        *,
+        precision: str | None = None,
     ) -> None:
-        self._build(1, input_dim, hidden_dim, model, forget_bias)
+        self._build(1, input_dim, hidden_dim, model, forget_bias, precision)
 
     def node(
         self, x: Expression | None = None, children: Iterable[TreeState | None] = ()
@@ -107,11 +113,12 @@ class _TreeBuilder(Block):
         hidden_dim: int,
         model: ParameterCollection,
         forget_bias: float,
+        precision: str | None,
     ) -> None:
         """arity: how many children U and Uf see at once."""
         self.input_dim, self.hidden_dim = self._sizes(input_dim, hidden_dim)
         self.forget_bias = float(forget_bias)
-        self._begin(model, input_dim=self.input_dim, hidden_dim=self.hidden_dim)
+        self._begin(model, precision, input_dim=self.input_dim, hidden_dim=self.hidden_dim)
         add, n, k = self._collection.add_parameters, self.hidden_dim, self.input_dim
         gates = add((3 * n, k)), add((3 * n, arity * n)), add(3 * n, init=0)
         self._parameters = (
@@ -137,7 +144,7 @@ class _TreeBuilder(Block):
     def from_spec(cls, spec: Sequence[Any], model: ParameterCollection) -> Any:
         """A builder of this spec, with new parameters in `model`."""
         *sizes, forget_bias = spec
-        return cls(*sizes, model, forget_bias)  # type: ignore[call-arg]  # NaryTreeLSTMBuilder has one more
+        return cls(*sizes, model, forget_bias)  # type: ignore[arg-type, call-arg]  # NaryTreeLSTMBuilder has one more
 
     def _state(self, x: Expression | None, children: list[Any]) -> TreeState:
         self._weights = self._weights or array("q", [p._h for p in self._parameters]).tobytes()
@@ -243,11 +250,13 @@ class NaryTreeLSTMBuilder(_TreeBuilder):
         hidden_dim: int,
         model: ParameterCollection,
         forget_bias: float = 1.0,
+        *,
+        precision: str | None = None,
     ) -> None:
         (self.arity,) = self._sizes(arity)
         if self.arity < 1:
             raise ValueError(f"{self.whoami()}: sizes must be positive; got arity={arity}.")
-        self._build(self.arity, input_dim, hidden_dim, model, forget_bias)
+        self._build(self.arity, input_dim, hidden_dim, model, forget_bias, precision)
 
     @property
     def spec(self) -> tuple[Any, ...]:
@@ -292,9 +301,15 @@ class BinaryTreeLSTMBuilder(NaryTreeLSTMBuilder):
     _subcollection: ClassVar[str] = "binary-tree-lstm-builder"
 
     def __init__(
-        self, input_dim: int, hidden_dim: int, model: ParameterCollection, forget_bias: float = 1.0
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        model: ParameterCollection,
+        forget_bias: float = 1.0,
+        *,
+        precision: str | None = None,
     ) -> None:
-        super().__init__(2, input_dim, hidden_dim, model, forget_bias)
+        super().__init__(2, input_dim, hidden_dim, model, forget_bias, precision=precision)
 
     @property
     def spec(self) -> tuple[Any, ...]:
