@@ -28,7 +28,9 @@ class Block(Owner):
 
     _subcollection: ClassVar[str]
 
-    def _begin(self, model: ParameterCollection, precision: str | None, **sizes: int) -> None:
+    def _begin(
+        self, model: ParameterCollection, precision: str | None = None, **sizes: int
+    ) -> None:
         """Checks the sizes by their names and makes the subcollection."""
         if any(size < 1 for size in sizes.values()):
             given = ", ".join(f"{name}={size}" for name, size in sizes.items())
