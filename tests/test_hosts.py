@@ -155,11 +155,11 @@ def test_host_that_fails_twice_is_left_out(python):
 def test_run_that_loses_a_host_for_good_goes_on_without_it_to_the_same_bits(mpi, tmp_path):
     """Its network goes down amid training; the others notice, and find that it does not answer."""
     hosts = ("--hosts", "node0:1,node1:1,node2:1", "--min-ranks", 2, "--max-restarts", 5)
-    undisturbed = on_hosts(mpi.python, "run", *hosts, "goes_on.py", tmp_path / "a", 12)
+    undisturbed = on_hosts(mpi.python, "run", *hosts, "fewer_hosts.py", tmp_path / "a", 12)
     assert undisturbed.returncode == 0, undisturbed.stderr
     job = on_hosts(
         mpi.python,
-        *("run", *hosts, "goes_on.py", tmp_path / "b", 12),
+        *("run", *hosts, "fewer_hosts.py", tmp_path / "b", 12),
         WITHOUT="node2",
         DIST_DYNET_SILENCE="1",
         DIST_DYNET_PROGRESS=str(tmp_path / "progress"),

@@ -1,5 +1,5 @@
 """Trains with a checkpoint after each update, and goes on with whatever number of ranks there is:
-goes_on.py FOLDER STEPS.
+fewer_hosts.py FOLDER STEPS.
 
 The host that WITHOUT names loses its network in the first attempt, after the third step; there are
 no ranks of it at the end.
