@@ -54,6 +54,33 @@ def place() -> str:
         return ""
 
 
+def oom_kills(listing: str = "/proc/self/cgroup", mounted: str = "/sys/fs/cgroup") -> int:
+    """How many processes of this control group the kernel has killed for want of memory; of the
+    whole machine where groups are not counted."""
+    files = []
+    for entry in _lines_of(listing):
+        _, controllers, group = entry.split(":", 2)
+        if "memory" in controllers.split(","):  # version 1
+            files += [f"{mounted}/memory{part}/memory.oom_control" for part in (group, "")]
+        elif not controllers:
+            # a container may see its own group as the root
+            files += [f"{mounted}{part}/memory.events" for part in (group, "")]
+    for file in (*files, "/proc/vmstat"):
+        for line in _lines_of(file):
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0
+
+
+def _lines_of(file: str) -> list[str]:
+    try:
+        with open(file) as opened:  # noqa: PTH123 - as above
+            return opened.read().splitlines()
+    except OSError:
+        return []
+
+
 class Pipe:
     """Writes frames to a descriptor of this process, several in one write.
 
@@ -187,6 +214,7 @@ class Relay:
         # MPICH leaves the stdin of other ranks open for ever
         self._group_of_its_own, self._has_input = group_of_its_own, rank == 0
         self._pipes = {1: Pipe(1, rank), 2: Pipe(2, rank)}
+        self._oom_kills = oom_kills()
         self._told = 0
         """The signal to end that this process got, and with it the whole rank."""
         self._process = 0
@@ -271,7 +299,8 @@ class Relay:
             finished = bool(os.read(end, 16))
         except BlockingIOError:  # a child of the script keeps the pipe open
             finished = False
-        self.mark(code=code, finished=finished, told=self._told)
+        no_memory = code == -signal.SIGKILL and oom_kills() > self._oom_kills
+        self.mark(code=code, finished=finished, told=self._told, no_memory=no_memory)
         if code <= 0 and finished:
             return 0
         return 128 - code if code < 0 else code or LEFT

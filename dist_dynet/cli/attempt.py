@@ -53,6 +53,8 @@ class Rank:
     code: int | None = None
     finished: bool = False
     told: int = 0
+    no_memory: bool = False
+    """Whether the kernel has killed processes of its group for want of memory meanwhile."""
     handles: list[int] = field(default_factory=list)
     """Of relay and script on this machine, so that they can be killed; a process id might have gone
     to another process."""
@@ -80,6 +82,11 @@ class Rank:
         if code < 0 and self.finished:
             return f"{self} had finished when it was killed by {_name_of(-code)}."
         if code < 0:
+            if self.no_memory:
+                return (
+                    f"{self} was killed by {_name_of(-code)}, for want of memory: the kernel counts"
+                    " an out-of-memory kill in its control group."
+                )
             hint = f" /dev/shm has {shm.words()}." if -code in _WITHOUT_ROOM else ""
             return f"{self} was killed by {_name_of(-code)}.{hint}"
         if code == 0:
@@ -207,6 +214,7 @@ class Attempt:
         elif number in self.ranks:
             rank = self.ranks[number]
             rank.code, rank.finished, rank.told = record["code"], record["finished"], record["told"]
+            rank.no_memory = record["no_memory"]
             self._ended.append(rank)
 
     def _own(self, stream: int, text: bytes) -> None:

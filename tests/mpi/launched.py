@@ -77,6 +77,10 @@ elif rank == who:
         raise ValueError("words of the exception")
     if how == "exit":
         sys.exit(3)
+    if how == "memory":  # more and more of it
+        taken = []
+        while True:
+            taken.append(b"x" * (8 << 20))
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "signal":
