@@ -310,6 +310,15 @@ def test_killed_mpirun_is_named_and_nothing_is_left(python):
     ), err
 
 
+def test_what_ranks_have_started_is_killed_with_their_relay(python):
+    job = start_launcher(python, "run", "-n", 2, SCRIPT, "-", "sleep")
+    scripts = [int(job.process.stdout.readline().split()[2]) for _ in range(2)]
+    relay = int(re.search(r"PPid:\s+(\d+)", Path(f"/proc/{scripts[1]}/status").read_text())[1])
+    os.kill(relay, signal.SIGKILL)
+    status, _, err, _ = job.end()
+    assert status and "still ran: " in err, err
+
+
 def test_what_ranks_have_started_is_killed_though_launcher_and_relays_cannot_do_it(
     python, tmp_path
 ):

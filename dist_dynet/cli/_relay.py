@@ -13,7 +13,8 @@ Programs write parts of lines, and mpirun forwards them as they come, mixed with
 ranks; frames reach the launcher whole: see Pipe.
 
 The script stays in the process group that mpirun has made for the rank, so that signals to the rank
-reach both, and nobody is left over when the group is killed. Slurm makes one group for all ranks of
+reach both, and nobody is left over when the group is killed; a further process, which sleeps, does
+that if the relay is killed. Slurm makes one group for all ranks of
 a step on a node, and itself ends what a rank has started. If the relay is killed, the kernel kills
 the script; if the launcher is gone, the pipe breaks and the relay ends the rank.
 """
@@ -175,6 +176,38 @@ def end_the_rank() -> None:
     os._exit(1)  # then the kernel kills the script
 
 
+def guard_the_group() -> int:
+    """Starts a process that kills this rank's group when this process is killed: what the script
+    has started would go on, since not every launcher kills groups. A byte for the descriptor, or no
+    fork, and there is none."""
+    reading, writing = os.pipe()
+    group = os.getpid()
+    try:
+        if os.fork():
+            os.close(reading)
+            return writing
+    except OSError:
+        return writing
+    os.setpgid(0, 0)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):  # mpirun waits for their end
+        os.dup2(nowhere, descriptor)
+    os.close(writing)
+    if not os.read(reading, 1):
+        os.killpg(group, signal.SIGKILL)
+    os._exit(0)
+
+
+def release(guard: int) -> None:
+    """Ends the process that guards the group."""
+    try:  # noqa: SIM105 - contextlib would be imported for it
+        os.write(guard, b"!")
+    except OSError:  # it was killed
+        pass
+
+
 def start(command: list[str], folder: str, has_input: bool, out: int, err: int, end: int) -> int:
     """The process of the script, with these descriptors, and with an empty stdin if it is to have
     none; it dies with this one."""
@@ -221,6 +254,7 @@ class Relay:
         self._leads = os.getpgid(0) == os.getpid()
         """Whether launchers can signal to the rank's group, as mpirun does; else what comes here is
         handed on."""
+        self._guard = guard_the_group() if self._leads else -1
         self._woken, wake = os.pipe()
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -262,6 +296,8 @@ class Relay:
             kill_the_others()  # Open MPI leaves alone what a rank has started and not ended
         if code:
             time.sleep(0.1)  # mpirun forwards what was said before it ends the job
+        elif self._leads and not self._told:
+            release(self._guard)  # what the script has left behind may go on
         return code
 
     def _forward(self, process: int, lines: dict[int, Lines], end: int) -> int:

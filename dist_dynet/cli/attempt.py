@@ -357,7 +357,7 @@ class Attempt:
             return Outcome(
                 status or 1,
                 f"{self._launcher} ended with status {status} while {format_ranks(silent)} still"
-                " ran: by MPI_Abort, or because it has lost a host.",
+                " ran: by MPI_Abort, or because a host or one of the job's processes is lost.",
                 missing=True,
             )
         if status:

@@ -99,8 +99,9 @@ def _advice(launcher: Launcher, options: Options) -> str:
         )
     if not options.hosts:
         return ""
-    python = shlex.join([sys.executable, "-c", "import dist_dynet"])
-    there = shlex.quote(f"cd {shlex.quote(os.getcwd())} && {python}")  # noqa: PTH109 - ranks begin there
+    folder = shlex.quote(os.getcwd())  # noqa: PTH109 - a text
+    there = f"cd {folder} && {sys.executable} -c 'import dist_dynet'"
+    there = shlex.quote(there) if any(mark in there for mark in '$`"\\!') else f'"{there}"'
     agent = " ".join(options.agent)
     return (
         "Each host must be reached without a password or a question, and have the same paths, this"
