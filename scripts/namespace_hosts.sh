@@ -79,7 +79,8 @@ mount -t tmpfs none "$folder" || cannot "mounting is refused"
 } >"$folder/hosts"
 mount --bind "$folder/hosts" /etc/hosts || cannot "/etc/hosts cannot be replaced"
 
-# Called by mpirun as ssh would be: options, host, command line.
+# Called by mpirun as ssh would be: options, host, command line. A host whose network card is down
+# cannot be reached, as with ssh.
 cat >"$folder/agent" <<'AGENT'
 #!/bin/sh
 while [ "${1#-}" != "$1" ]; do
@@ -87,6 +88,10 @@ while [ "${1#-}" != "$1" ]; do
     shift
 done
 process=$(cat "${0%/*}/$1.process") || exit 255
+nsenter --target "$process" --net ip -oneline link show eth0 up | grep -q . || {
+    echo "connect to host $1: No route to host" >&2
+    exit 255
+}
 shift
 exec nsenter --target "$process" --net --uts --ipc --mount --wd="$PWD" sh -c "$*"
 AGENT

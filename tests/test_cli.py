@@ -211,10 +211,66 @@ def test_relay_says_at_once_how_its_script_has_ended(tmp_path):
     try:
         begun, ended = (relay.stderr.readline().partition("0m")[2] for _ in range(2))
         assert json.loads(begun)["relay"] == relay.pid
-        assert json.loads(ended) == {"code": -9, "finished": False, "told": 0}
+        assert json.loads(ended) == {
+            "code": -9,
+            "finished": False,
+            "told": 0,
+            "no_memory": False,
+        }
     finally:
         os.killpg(relay.pid, signal.SIGKILL)
         relay.communicate()
+
+
+GROUPS = {
+    "version 2": ("0::/job\n", {"job/memory.events": "low 1\noom 7\noom_kill 3\n"}),
+    "version 2, in a container": ("0::/../x\n", {"memory.events": "oom 7\noom_kill 3\n"}),
+    "version 1": (
+        "0::/\n5:cpu,memory:/a:b\n",
+        {"memory/a:b/memory.oom_control": "under_oom 0\noom_kill 3\n"},
+    ),
+}
+
+
+@pytest.mark.parametrize("version", GROUPS)
+def test_out_of_memory_kills_are_counted_by_control_groups(version, tmp_path):
+    listing, files = GROUPS[version]
+    (tmp_path / "cgroup").write_text(listing)
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert _relay.oom_kills(str(tmp_path / "cgroup"), str(tmp_path)) == 3
+
+
+@pytest.fixture
+def little_memory():
+    """A control group of 300 MB: what runs a command in it."""
+    roots = {"/sys/fs/cgroup/memory": "memory.limit_in_bytes", "/sys/fs/cgroup": "memory.max"}
+    for root, limit in roots.items():
+        group = Path(root, f"dist-dynet-test-{os.getpid()}")
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            try:
+                (group / limit).write_text(str(300 << 20))
+            except OSError:
+                continue
+            yield ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', group]
+            return
+        finally:
+            group.rmdir()
+    pytest.skip("needs root, and a control group of memory that may have children")
+
+
+def test_rank_that_was_killed_for_want_of_memory_is_told_from_others(python, little_memory):
+    arguments = (python, "run", "-n", 2, SCRIPT, 1)
+    job = launch(*arguments, "memory", before=little_memory)
+    words = r"^dist-dynet: rank 1 \(.*\) was killed by SIGKILL, for want of memory: "
+    assert job.returncode == 137 and re.search(words, job.stderr, re.M), job.stderr
+    job = launch(*arguments, "kill", before=little_memory)
+    assert job.returncode == 137 and "SIGKILL.\n" in job.stderr, job.stderr
 
 
 def test_signal_that_comes_when_all_is_done_spoils_nothing(python):
@@ -252,6 +308,15 @@ def test_killed_mpirun_is_named_and_nothing_is_left(python):
     assert status == 137 and re.search(
         rf"^dist-dynet: mpirun \(process {mpirun}\) was killed by SIGKILL\.$", err, re.M
     ), err
+
+
+def test_what_ranks_have_started_is_killed_with_their_relay(python):
+    job = start_launcher(python, "run", "-n", 2, SCRIPT, "-", "sleep")
+    scripts = [int(job.process.stdout.readline().split()[2]) for _ in range(2)]
+    relay = int(re.search(r"PPid:\s+(\d+)", Path(f"/proc/{scripts[1]}/status").read_text())[1])
+    os.kill(relay, signal.SIGKILL)
+    status, _, err, _ = job.end()
+    assert status and "still ran: " in err, err
 
 
 def test_what_ranks_have_started_is_killed_though_launcher_and_relays_cannot_do_it(
@@ -435,6 +500,12 @@ def test_hosts_are_read(tmp_path):
             r"hosts: -n must not ask for more ranks than the hosts take; got -n 3 and 2 places",
         ),
         ("--hosts a --hostfile b train.py", r"give --hosts or --hostfile, not both"),
+        ("--hostfile b --hosts-from c train.py", r"give --hostfile or --hosts-from, not both"),
+        ("-n 2 --min-ranks 1 train.py", r"--min-ranks: needs --hosts, --hostfile or --hosts-from"),
+        (
+            "--hosts a:2 --min-ranks 3 train.py",
+            r"--min-ranks: must be at most the number of ranks; got 3 and 2",
+        ),
         ("--hostfile /nowhere/hosts train.py", r"--hostfile: cannot be read: .*No such file"),
         ("-n 0 train.py", r"argument -n: takes an integer, at least 1; got '0'"),
         ("--timeout x train.py", r"argument --timeout: takes a number of seconds; got 'x'"),

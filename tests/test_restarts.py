@@ -127,8 +127,8 @@ def paused(monkeypatch, tmp_path):
         left, pauses = iter(ends), []
 
         class Attempt:
-            def __init__(self, job, environment, signals, screen, logs):
-                self.progress = Path(environment["DIST_DYNET_PROGRESS"])
+            def __init__(self, job, variables, signals, screen, logs):
+                self.progress = Path(variables["DIST_DYNET_PROGRESS"])
 
             def run(self):
                 lines, started = next(left)
@@ -139,7 +139,8 @@ def paused(monkeypatch, tmp_path):
         monkeypatch.setattr(restarts, "Attempt", Attempt)
         monkeypatch.setattr(attempt.Signals, "pause", lambda _, seconds: pauses.append(seconds))
         screen = output.Screen(True, streams={1: io.BytesIO(), 2: io.BytesIO()})
-        assert restarts.run_attempts(attempt.Job((), (), 1), {}, most, screen, None) == 5
+        job = attempt.Job((), (), 1)
+        assert restarts.run_attempts(lambda _: job, most, screen, None) == 5
         return len(ends) - len(list(left)), pauses
 
     return run

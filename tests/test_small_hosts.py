@@ -76,6 +76,14 @@ def test_rank_that_shm_may_have_killed_is_named_with_its_size(python):
     ), job.stderr
 
 
+@pytest.mark.skipif(not shutil.which("prlimit"), reason="needs prlimit (util-linux)")
+def test_too_few_descriptors_end_a_job_with_words(python):
+    few = ["prlimit", "--nofile=24"]
+    job = launch(python, "run", "-n", 4, SCRIPT, "-", "nothing", before=few)
+    assert job.returncode and "Traceback" not in job.stderr
+    assert re.search(r"^dist-dynet: mpirun ended .*; ranks did not start\.$", job.stderr, re.M)
+
+
 def test_settings_follow_from_what_there_is(monkeypatch):
     def found(free, size=64 << 20, flags=0):
         of_shm = SimpleNamespace(f_blocks=size, f_bavail=free, f_frsize=1, f_flag=flags)

@@ -2,9 +2,9 @@
 `dist-dynet info` says what is installed.
 
 In reading order: options (what is asked for), mpi (which MPI there is, and the commands of its
-launchers), run (the environment of the ranks), restarts (one attempt after the other), attempt (one
-job, from its start to its end), output (what the ranks say); _relay.py runs beside each rank.
-docs/launching.md is the manual.
+launchers), shm (whether it has room), run (the environment of the ranks), hosts (those of each
+attempt), restarts (one attempt after the other), attempt (one job, from its start to its end),
+output (what the ranks say); _relay.py runs beside each rank. docs/launching.md is the manual.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ Programs write parts of lines, and mpirun forwards them as they come, mixed with
 ranks; frames reach the launcher whole: see Pipe.
 
 The script stays in the process group that mpirun has made for the rank, so that signals to the rank
-reach both, and nobody is left over when the group is killed. Slurm makes one group for all ranks of
+reach both, and nobody is left over when the group is killed; a further process, which sleeps, does
+that if the relay is killed. Slurm makes one group for all ranks of
 a step on a node, and itself ends what a rank has started. If the relay is killed, the kernel kills
 the script; if the launcher is gone, the pipe breaks and the relay ends the rank.
 """
@@ -34,9 +35,9 @@ LINE, PART, BAR, MARK = b"l", b"p", b"b", b"m"
 """Kinds of frames: a line (or the end of one); the beginning of a long line; the present state of a
 progress bar; a record."""
 
-LEFT = 76
-"""Status of a rank that ended with status 0 but not through the end of its program (os._exit(0));
-as in dist_dynet/parallel/_failures.py."""
+MISSING, LEFT = 75, 76
+"""Status of a rank that waits for one that gives no answer, and of a rank that ended with status 0
+but not through the end of its program (os._exit(0)); as in dist_dynet/parallel/_failures.py."""
 
 _PIECE, _MOST = 1500, 4000
 """Bytes of text in a frame, and bytes in a write: POSIX promises 4096 in one piece."""
@@ -52,6 +53,33 @@ def place() -> str:
             return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115
     except OSError:
         return ""
+
+
+def oom_kills(listing: str = "/proc/self/cgroup", mounted: str = "/sys/fs/cgroup") -> int:
+    """How many processes of this control group the kernel has killed for want of memory; of the
+    whole machine where groups are not counted."""
+    files = []
+    for entry in _lines_of(listing):
+        _, controllers, group = entry.split(":", 2)
+        if "memory" in controllers.split(","):  # version 1
+            files += [f"{mounted}/memory{part}/memory.oom_control" for part in (group, "")]
+        elif not controllers:
+            # a container may see its own group as the root
+            files += [f"{mounted}{part}/memory.events" for part in (group, "")]
+    for file in (*files, "/proc/vmstat"):
+        for line in _lines_of(file):
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0
+
+
+def _lines_of(file: str) -> list[str]:
+    try:
+        with open(file) as opened:  # noqa: PTH123 - as above
+            return opened.read().splitlines()
+    except OSError:
+        return []
 
 
 class Pipe:
@@ -148,6 +176,38 @@ def end_the_rank() -> None:
     os._exit(1)  # then the kernel kills the script
 
 
+def guard_the_group() -> int:
+    """Starts a process that kills this rank's group when this process is killed: what the script
+    has started would go on, since not every launcher kills groups. A byte for the descriptor, or no
+    fork, and there is none."""
+    reading, writing = os.pipe()
+    group = os.getpid()
+    try:
+        if os.fork():
+            os.close(reading)
+            return writing
+    except OSError:
+        return writing
+    os.setpgid(0, 0)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):  # mpirun waits for their end
+        os.dup2(nowhere, descriptor)
+    os.close(writing)
+    if not os.read(reading, 1):
+        os.killpg(group, signal.SIGKILL)
+    os._exit(0)
+
+
+def release(guard: int) -> None:
+    """Ends the process that guards the group."""
+    try:  # noqa: SIM105 - contextlib would be imported for it
+        os.write(guard, b"!")
+    except OSError:  # it was killed
+        pass
+
+
 def start(command: list[str], folder: str, has_input: bool, out: int, err: int, end: int) -> int:
     """The process of the script, with these descriptors, and with an empty stdin if it is to have
     none; it dies with this one."""
@@ -187,12 +247,14 @@ class Relay:
         # MPICH leaves the stdin of other ranks open for ever
         self._group_of_its_own, self._has_input = group_of_its_own, rank == 0
         self._pipes = {1: Pipe(1, rank), 2: Pipe(2, rank)}
+        self._oom_kills = oom_kills()
         self._told = 0
         """The signal to end that this process got, and with it the whole rank."""
         self._process = 0
         self._leads = os.getpgid(0) == os.getpid()
         """Whether launchers can signal to the rank's group, as mpirun does; else what comes here is
         handed on."""
+        self._guard = guard_the_group() if self._leads else -1
         self._woken, wake = os.pipe()
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -234,6 +296,8 @@ class Relay:
             kill_the_others()  # Open MPI leaves alone what a rank has started and not ended
         if code:
             time.sleep(0.1)  # mpirun forwards what was said before it ends the job
+        elif self._leads and not self._told:
+            release(self._guard)  # what the script has left behind may go on
         return code
 
     def _forward(self, process: int, lines: dict[int, Lines], end: int) -> int:
@@ -271,7 +335,8 @@ class Relay:
             finished = bool(os.read(end, 16))
         except BlockingIOError:  # a child of the script keeps the pipe open
             finished = False
-        self.mark(code=code, finished=finished, told=self._told)
+        no_memory = code == -signal.SIGKILL and oom_kills() > self._oom_kills
+        self.mark(code=code, finished=finished, told=self._told, no_memory=no_memory)
         if code <= 0 and finished:
             return 0
         return 128 - code if code < 0 else code or LEFT

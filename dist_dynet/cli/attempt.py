@@ -53,6 +53,8 @@ class Rank:
     code: int | None = None
     finished: bool = False
     told: int = 0
+    no_memory: bool = False
+    """Whether the kernel has killed processes of its group for want of memory meanwhile."""
     handles: list[int] = field(default_factory=list)
     """Of relay and script on this machine, so that they can be killed; a process id might have gone
     to another process."""
@@ -80,6 +82,11 @@ class Rank:
         if code < 0 and self.finished:
             return f"{self} had finished when it was killed by {_name_of(-code)}."
         if code < 0:
+            if self.no_memory:
+                return (
+                    f"{self} was killed by {_name_of(-code)}, for want of memory: the kernel counts"
+                    " an out-of-memory kill in its control group."
+                )
             hint = f" /dev/shm has {shm.words()}." if -code in _WITHOUT_ROOM else ""
             return f"{self} was killed by {_name_of(-code)}.{hint}"
         if code == 0:
@@ -96,6 +103,10 @@ class Outcome:
     signal: int = 0
     started: bool = True
     """Whether all ranks had."""
+    killed: tuple[int, ...] = ()
+    """The rank that was killed by a signal, and ended the job."""
+    missing: bool = False
+    """Whether ranks are missing, and nobody knows why."""
 
 
 class Signals:
@@ -148,6 +159,7 @@ class Job:
     launcher: tuple[str, ...]
     relay: tuple[str, ...]
     ranks: int
+    environment: dict[str, str] = field(default_factory=dict)
     advice: str = ""
     """What to look at if ranks do not start."""
 
@@ -158,7 +170,7 @@ class Attempt:
     def __init__(
         self,
         job: Job,
-        environment: dict[str, str],
+        variables: dict[str, str],
         signals: Signals,
         screen: Screen,
         logs: Logs | None,
@@ -178,7 +190,7 @@ class Attempt:
         stdin = None if has_input() else subprocess.DEVNULL
         self._process = subprocess.Popen(
             [*job.launcher, *job.relay],
-            env=environment,
+            env={**job.environment, **variables},
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -202,6 +214,7 @@ class Attempt:
         elif number in self.ranks:
             rank = self.ranks[number]
             rank.code, rank.finished, rank.told = record["code"], record["finished"], record["told"]
+            rank.no_memory = record["no_memory"]
             self._ended.append(rank)
 
     def _own(self, stream: int, text: bytes) -> None:
@@ -312,13 +325,16 @@ class Attempt:
             # Between hosts the news of a death may be late: others have already ended with an error
             # because a connection broke.
             cause = next((rank for rank in failed if not rank.code or rank.code < 0), failed[0])
-            return Outcome(cause.status, cause.words())
+            if cause.code and cause.code < 0:
+                return Outcome(cause.status, cause.words(), killed=(cause.number,))
+            return Outcome(cause.status, cause.words(), missing=cause.code == _relay.MISSING)
         missing = self._missing()
         if self._late and missing:
             return Outcome(
                 1,
                 f"{format_ranks(missing)} did not start within {START:g} s of the others."
                 f" {self._advice}".rstrip(),
+                missing=True,
             )
         for stream, text in self._held:
             self._screen.own(stream, text)
@@ -334,13 +350,15 @@ class Attempt:
             return Outcome(
                 status or _relay.LEFT,
                 f"{self._launcher} ended with status {status}; {who} did not start. {self._advice}".rstrip(),  # noqa: E501
+                missing=True,
             )
         silent = [number for number, rank in sorted(self.ranks.items()) if not rank.finished]
         if silent:
             return Outcome(
                 status or 1,
                 f"{self._launcher} ended with status {status} while {format_ranks(silent)} still"
-                " ran: by MPI_Abort, or because it has lost a host.",
+                " ran: by MPI_Abort, or because a host or one of the job's processes is lost.",
+                missing=True,
             )
         if status:
             words = f"all ranks have finished, but their launcher ended with status {status}."

@@ -19,8 +19,10 @@ class Options:
     """What is asked for; `command` is what each rank runs, `hosts` are pairs of name and number of
     ranks."""
 
-    ranks: int
+    ranks: int  # 0: as many as there are places, when hosts are asked for
     hosts: tuple[tuple[str, int], ...]
+    hosts_from: str
+    min_ranks: int | None
     max_restarts: int
     log_dir: Path | None
     quiet: bool
@@ -31,6 +33,12 @@ class Options:
     launch_agent: str
     interface: str
     command: tuple[str, ...]
+
+    @property
+    def agent(self) -> tuple[str, ...]:
+        """The command that a host and a command line follow."""
+        ssh = ("ssh", "-o", "BatchMode=yes")
+        return (self.launch_agent,) if self.launch_agent else ssh
 
 
 def _number(kind: type[int] | type[float], least: float, what: str) -> Callable[[str], float]:
@@ -81,6 +89,18 @@ def _parser() -> tuple[argparse.ArgumentParser, set[str]]:
             type=Path,
             metavar="FILE",
             help="the same, a host per line: `a:2` or `a slots=2`",
+        ),
+        add(
+            "--hosts-from",
+            default="",
+            metavar="COMMAND",
+            help="asked at each attempt: writes lines of a --hostfile; or a file, read anew",
+        ),
+        add(
+            "--min-ranks",
+            type=count,
+            metavar="N",
+            help="start again with fewer ranks if there are fewer hosts, but with N at least",
         ),
         add(
             "--max-restarts",
@@ -161,18 +181,27 @@ def parse(arguments: list[str]) -> Options:
     given = parser.parse_args(ours)
     if not program or program == ["-m"]:
         parser.error("there is no script to run")
-    hosts = _hosts(given.hosts, given.hostfile)
+    hosts = _hosts(given)
     places = sum(count for _, count in hosts)
     if given.ranks and hosts and given.ranks > places:
         raise RefusedError(
             f"hosts: -n must not ask for more ranks than the hosts take; got -n {given.ranks} and"
             f" {places} places. Write more: --hosts {hosts[0][0]}:{given.ranks},..."
         )
+    if given.min_ranks and not (hosts or given.hosts_from):
+        raise RefusedError("--min-ranks: needs --hosts, --hostfile or --hosts-from.")
+    most = given.ranks or places
+    if given.min_ranks and most and given.min_ranks > most:
+        raise RefusedError(
+            f"--min-ranks: must be at most the number of ranks; got {given.min_ranks} and {most}."
+        )
     if given.quiet and not given.log_dir:
         raise RefusedError("--quiet: what the ranks write would be lost. Give --log-dir, too.")
     return Options(
-        ranks=given.ranks or places or _tasks(given.mpi),
+        ranks=most or (0 if given.hosts_from else _tasks(given.mpi)),
         hosts=hosts,
+        hosts_from=given.hosts_from,
+        min_ranks=given.min_ranks,
         max_restarts=given.max_restarts,
         log_dir=given.log_dir,
         quiet=given.quiet,
@@ -198,20 +227,29 @@ def _tasks(mpi: str | None) -> int:
     return int(tasks) if inside and tasks.isdecimal() else 1
 
 
-def _hosts(text: str | None, file: Path | None) -> tuple[tuple[str, int], ...]:
-    if text is not None and file is not None:
-        raise RefusedError("hosts: give --hosts or --hostfile, not both.")
-    if text is not None:
-        return tuple(_host(part, "--hosts") for part in text.split(","))
-    if file is None:
-        return ()
-    try:
-        lines = [line.partition("#")[0].strip() for line in file.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise RefusedError(f"--hostfile: cannot be read: {error}") from None
-    hosts = tuple(_host(line, f"--hostfile {file}") for line in lines if line)
+def _hosts(given: argparse.Namespace) -> tuple[tuple[str, int], ...]:
+    """Those that are named once and for all."""
+    asked = {"--hosts": given.hosts, "--hostfile": given.hostfile, "--hosts-from": given.hosts_from}
+    named = [name for name, value in asked.items() if value]
+    if len(named) > 1:
+        raise RefusedError(f"hosts: give {named[0]} or {named[1]}, not both.")
+    if given.hosts:
+        return tuple(_host(part, "--hosts") for part in given.hosts.split(","))
+    return read_hosts(given.hostfile, "--hostfile") if given.hostfile else ()
+
+
+def read_hosts(source: str | Path, what: str) -> tuple[tuple[str, int], ...]:
+    """Those of a file, or of a text like it."""
+    if isinstance(source, Path):
+        what = f"{what} {source}"
+        try:
+            source = source.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RefusedError(f"{what.split()[0]}: cannot be read: {error}") from None
+    lines = [line.partition("#")[0].strip() for line in source.splitlines()]
+    hosts = tuple(_host(line, what) for line in lines if line)
     if not hosts:
-        raise RefusedError(f"--hostfile {file}: names no host. Write one per line: node0:2")
+        raise RefusedError(f"{what}: names no host. Write one per line: node0:2")
     return hosts
 
 

@@ -7,11 +7,13 @@ finished checkpoint, and a line `resumed STEP` when it goes on from one.
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from ._messages import print_message
-from .attempt import Attempt, Job, Signals
+from ._messages import RefusedError, print_message
+from .attempt import Attempt, Job, Outcome, Signals
 from .output import Logs, Screen
 
 FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0
@@ -52,22 +54,32 @@ class Progress:
 
 
 def run_attempts(
-    job: Job, environment: dict[str, str], max_restarts: int, screen: Screen, log_dir: Path | None
+    next_job: Callable[[Outcome | None], Job],
+    max_restarts: int,
+    screen: Screen,
+    log_dir: Path | None,
 ) -> int:
-    """Runs the job until it ends well, is ended by a signal, or there is no point in starting it
-    again; its exit status."""
+    """Runs jobs until one ends well, is ended by a signal, or there is no point in starting another
+    one; its exit status. `next_job` gives them, and is told how the one before has ended.
+
+    Raises:
+        RefusedError: there is no first job.
+    """
     with tempfile.TemporaryDirectory(prefix="dist-dynet-") as folder, Signals() as signals:
         # set by the user where rank 0 is on another host than the launcher
-        path = Path(environment.get("DIST_DYNET_PROGRESS") or Path(folder) / "progress")
+        path = Path(os.environ.get("DIST_DYNET_PROGRESS") or Path(folder) / "progress")
         progress, in_vain, pause = Progress(path), 0, FIRST_PAUSE
+        outcome: Outcome | None = None
         for number in range(max_restarts + 1):
             logs = Logs(log_dir / f"attempt-{number}") if log_dir else None
-            variables = {
-                **environment,
-                "DIST_DYNET_ATTEMPT": str(number),
-                "DIST_DYNET_PROGRESS": str(path),
-            }
-            outcome = Attempt(job, variables, signals, screen, logs).run()
+            variables = {"DIST_DYNET_ATTEMPT": str(number), "DIST_DYNET_PROGRESS": str(path)}
+            try:
+                job = next_job(outcome)
+                outcome = Attempt(job, variables, signals, screen, logs).run()
+            except RefusedError as refusal:
+                if outcome is None:
+                    raise
+                outcome = Outcome(1, str(refusal), started=False)
             if outcome.words:
                 print_message(outcome.words)
             if outcome.status == 0 or outcome.signal or not max_restarts:
@@ -86,6 +98,7 @@ def run_attempts(
                 pause = min(2 * pause, LAST_PAUSE)
             if signals.received:
                 return 128 + signals.received[0]
+        assert outcome is not None
         return outcome.status
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from ..parallel import _launcher
 from . import _relay, shm
 from ._messages import RefusedError, print_message
-from .attempt import Job
+from .attempt import Job, Outcome
+from .hosts import Hosts
 from .mpi import (
     RANK_VARIABLES,
     THREADS,
@@ -43,7 +44,7 @@ def run(arguments: list[str]) -> int:
     try:
         options = parse(arguments)
         _check(os.environ)
-        if options.ranks == 1 and not options.hosts and options.mpi is None:
+        if options.ranks == 1 and not _spans_hosts(options) and options.mpi is None:
             return _alone(options)
         return _together(options)
     except RefusedError as refusal:
@@ -51,14 +52,33 @@ def run(arguments: list[str]) -> int:
         return REFUSED
 
 
+def _spans_hosts(options: Options) -> bool:
+    return bool(options.hosts or options.hosts_from)
+
+
 def _together(options: Options) -> int:
     """Ranks that a launcher of MPI starts."""
-    launcher = find_launcher(options.mpi, bool(options.hosts))
+    launcher = find_launcher(options.mpi, _spans_hosts(options))
+    hosts = Hosts(options)
+    said = [""]
+
+    def next_job(before: Outcome | None) -> Job:
+        present = hosts.options(before) if _spans_hosts(options) else options
+        job, words = _job(launcher, present)
+        if words and words != said[-1]:
+            print_message(words)
+            said.append(words)
+        return job
+
+    screen = Screen(options.ranks != 1, options.quiet)
+    return run_attempts(next_job, options.max_restarts, screen, options.log_dir)
+
+
+def _job(launcher: Launcher, options: Options) -> tuple[Job, str]:
+    """Also what is to be said of it."""
     asked = {**_defaults(), **os.environ, **_chosen(options)}
     bound = options.bind and not crowded(launcher, options, asked)
     fitting, words = shm.settings_for(launcher.library, ranks_on_a_host(launcher, options), asked)
-    if words:
-        print_message(words)
     environment = {**environment_for(launcher, bound), **fitting, **asked}
     if options.hosts and environment.get("HYDRA_LAUNCHER_EXTRA_ARGS") == "--external-launcher":
         # an option of srun, set in allocations of Slurm; ssh does not know it
@@ -67,14 +87,7 @@ def _together(options: Options) -> int:
     named = {**environment, "DIST_DYNET_ATTEMPT": "", "DIST_DYNET_PROGRESS": ""}
     command = command_for(launcher, options, bound, named)
     relay = _relay_command(RANK_VARIABLES[launcher.kind], options)
-    job = Job(tuple(command), relay, options.ranks, _advice(launcher, options))
-    return run_attempts(
-        job,
-        environment,
-        options.max_restarts,
-        Screen(options.ranks > 1, options.quiet),
-        options.log_dir,
-    )
+    return Job(tuple(command), relay, options.ranks, environment, _advice(launcher, options)), words
 
 
 def _advice(launcher: Launcher, options: Options) -> str:
@@ -86,9 +99,10 @@ def _advice(launcher: Launcher, options: Options) -> str:
         )
     if not options.hosts:
         return ""
-    python = shlex.join([sys.executable, "-c", "import dist_dynet"])
-    there = shlex.quote(f"cd {shlex.quote(os.getcwd())} && {python}")  # noqa: PTH109 - ranks begin there
-    agent = options.launch_agent or "ssh -o BatchMode=yes"
+    folder = shlex.quote(os.getcwd())  # noqa: PTH109 - a text
+    there = f"cd {folder} && {sys.executable} -c 'import dist_dynet'"
+    there = shlex.quote(there) if any(mark in there for mark in '$`"\\!') else f'"{there}"'
+    agent = " ".join(options.agent)
     return (
         "Each host must be reached without a password or a question, and have the same paths, this"
         f" folder among them. Try for each: {agent} {options.hosts[-1][0]} {there}"
@@ -101,11 +115,10 @@ def _alone(options: Options) -> int:
     environment = {**_HASHES, **os.environ, **_chosen(options)}
     if not options.max_restarts and not options.log_dir:
         os.execve(options.command[0], options.command, environment)
-    job = Job((), _relay_command("0", options), 1)
     environment.setdefault("PYTHONUNBUFFERED", "1")
-    return run_attempts(
-        job, environment, options.max_restarts, Screen(False, options.quiet), options.log_dir
-    )
+    job = Job((), _relay_command("0", options), 1, environment)
+    screen = Screen(False, options.quiet)
+    return run_attempts(lambda _: job, options.max_restarts, screen, options.log_dir)
 
 
 def _relay_command(rank: str, options: Options) -> tuple[str, ...]:

@@ -22,6 +22,10 @@ from ._world import World
 LIMIT = number("DIST_DYNET_SHARED_LIMIT", float("inf"), least=0)
 """Bytes of shared memory that may be taken at a time, over all ranks of a host."""
 
+_NOEXEC_SEAL = 8
+"""Of memfd_create: what is in the file will never be run. Some systems insist on it
+(vm.memfd_noexec)."""
+
 Mapped = tuple[Any, list[int]]
 """A mapping, and where in it the segments of one size begin."""
 
@@ -93,7 +97,13 @@ def say_refused(here: World, error: OSError) -> None:
 def _nameless_file() -> int:
     """The descriptor of an empty file in memory."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("dist_dynet gradients")
+        name, flags = "dist_dynet gradients", os.MFD_CLOEXEC
+        try:
+            return os.memfd_create(name, flags | _NOEXEC_SEAL)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return os.memfd_create(name, flags)  # Linux before 6.3
     return os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR, 0o600)
 
 

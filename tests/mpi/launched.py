@@ -55,6 +55,15 @@ elif how == "late":  # gets a signal when its work is done and Python takes itse
 
     signal.signal(signal.SIGUSR1, lambda *_: None)
     late = Late()
+elif how == "bad host":  # kills itself on the host that rest names, while the others wait for it
+    sizes = [
+        os.environ[name] for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE") if name in os.environ
+    ]
+    print("rank", rank, "of", *sizes, "on", socket.gethostname(), flush=True)
+    if socket.gethostname() == rest[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if sizes == rest[1:]:
+        time.sleep(60)
 elif how == "attempts":  # fails as often as rest says; writes a checkpoint in the attempts named
     attempt = int(os.environ["DIST_DYNET_ATTEMPT"])
     print("attempt", attempt, flush=True)
@@ -68,6 +77,10 @@ elif rank == who:
         raise ValueError("words of the exception")
     if how == "exit":
         sys.exit(3)
+    if how == "memory":  # more and more of it
+        taken = []
+        while True:
+            taken.append(b"x" * (8 << 20))
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "signal":
