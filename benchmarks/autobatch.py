@@ -32,6 +32,7 @@ TASKS = {
     "batch_treelstm": (32, 1),
     "batch_treelstm --style=cells": (32, 1),
     "batch_treelstm --style=traced": (32, 1),
+    "batch_lattice": (32, 1),
     "batch_attention": (16, 1),
     "batch_characters": (32, 1),
     "parser_bilstm": (1, 16),
