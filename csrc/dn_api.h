@@ -234,8 +234,8 @@ enum dn_autobatch {
     /* of the signatures that have nodes ready, the one of least average depth (Neubig et al.
      * 2017) */
     DN_AUTOBATCH_AGENDA,
-    /* by agenda where that promises to be faster than node by node, which is decided for each call
-     * that computes */
+    /* of the signatures, the one with the largest share of its nodes ready; or node by node, where
+     * that promises to be faster, which is decided for each call that computes */
     DN_AUTOBATCH_AUTO
 };
 /* What batching has done in the present graph, all values computed since it began. */

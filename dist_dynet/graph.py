@@ -312,8 +312,8 @@ def renew_cg(
         immediate_compute: compute each node when it is made, so that errors show at its line.
         check_validity: with immediate_compute, raise RuntimeError when a value is NaN or infinite.
         autobatching: compute like nodes together; the same values and gradients, to rounding. False
-            or 0: no; 1: by depth; 2: by agenda; True or 3: by agenda where that promises to be
-            faster; None: as init(autobatch=...) says.
+            or 0: no; 1: by depth; 2: by agenda; True or 3: by the shares of nodes that are ready,
+            where that promises to be faster; None: as init(autobatch=...) says.
 
     Raises:
         ValueError: autobatching is none of these.

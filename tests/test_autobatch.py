@@ -1,5 +1,7 @@
 """On-the-fly batching gives the values, gradients and random draws of the same graph without it."""
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -440,6 +442,41 @@ def test_the_bound_is_of_the_longest_chain_of_each_signature():
     dy.renew_cg(autobatching=False)
     dy.tanh(dy.inputVector([1, 2])).forward()
     assert dy.autobatch_stats().least_batches == 0
+
+
+def lattice(seed, sentences=24, length=20):
+    """Chains of states, some of which take in what one before them says by another way."""
+    m, rng, ends = dy.ParameterCollection(), random.Random(seed), []
+    W, V, U = (m.add_parameters((3, 3)) for _ in range(3))
+    for s in range(sentences):
+        states = [dy.inputVector([s, 1, -1])]
+        for _ in range(length + s % 5):
+            state = dy.tanh(W * states[-1])
+            if rng.random() < 0.4:
+                other = dy.logistic(V * rng.choice(states))
+                state = state + dy.cmult(other, dy.tanh(U * state))
+            states.append(state)
+        ends.append(dy.squared_norm(states[-1]))
+    return dy.esum(ends), (W, V, U)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_automatic_choice_needs_the_fewest_batches_where_kinds_wait_for_one_another(seed):
+    found, batches = {}, {}
+    for strategy in (0, *STRATEGIES):
+        dy.reset_random_seed(1)
+        dy.renew_cg(autobatching=strategy)
+        loss, parameters = lattice(seed)
+        value = loss.value()
+        loss.backward()
+        found[strategy] = [value, *(p.grad_as_array() for p in parameters)]
+        stats = dy.autobatch_stats()
+        batches[strategy] = stats.batches
+        assert stats.least_batches <= stats.batches
+    for strategy in STRATEGIES:
+        for a, b in zip(found[0], found[strategy], strict=True):
+            np.testing.assert_allclose(b, a, rtol=0, atol=1e-5 * np.abs(a).max())
+    assert batches[AUTO] < min(batches[BY_AGENDA], batches[BY_DEPTH])
 
 
 SHAPES = {

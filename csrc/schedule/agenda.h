@@ -14,7 +14,8 @@ typedef struct dn_signature {
     double average;  /* of the depths, or what DyNet takes for it */
     int64_t tie;     /* the order where averages are equal */
     int32_t node, depth, count, rank, ready, last_ready;
-    int32_t last; /* where it stood last in what find_signatures has seen */
+    int32_t n_ready, left; /* how many of its nodes are ready; how many are not computed */
+    int32_t last;          /* where it stood last in what find_signatures has seen */
 } dn_signature;
 
 /* What the tape says of a node's inputs, nodes being large: args[at ... at + n - 1]. */
@@ -45,6 +46,8 @@ typedef struct dn_agenda {
     int not_batchable, last_not_batchable; /* nodes ready that are computed by themselves */
     /* nodes draw from a generator, in the order of computation: it is to be DyNet's */
     int as_dynet;
+    /* the automatic choice: of the signatures, the one with the largest share of its nodes ready */
+    int by_share;
     /* as_dynet, in graphs with nodes that are whole sequences: when DyNet, step by step, is done
      * with a node */
     dn_moment *when;

@@ -17,7 +17,8 @@ enum {
     PLAN_WORK = 1 << 19,
     /* nodes that could be computed at a time, on average, for the automatic choice to batch */
     LEAST_WIDTH = 2,
-    WIDE_BATCH = 8 /* on average: batched by hand */
+    WIDE_BATCH = 8, /* on average: batched by hand */
+    MOST_SEEN = 64  /* signatures whose shares are compared */
 };
 
 double dn__seconds(void) {
@@ -58,6 +59,7 @@ static int by_depth(const void *a, const void *b) {
 static int rank_signatures(dn_agenda *s) {
     for (int i = 0; i < s->n_signatures; i++) {
         dn_signature *g = &s->signatures[i];
+        g->left = g->count;
         g->average = (double)g->depths / g->count; /* to compare products, they might overflow */
         g->tie = i;
     }
@@ -81,6 +83,7 @@ static void make_ready(dn_agenda *s, int i) {
         return;
     }
     dn_signature *g = &s->signatures[s->sign[i]];
+    g->n_ready++;
     if (g->ready < 0) {
         const int word = g->rank / 64;
         g->ready = g->last_ready = i;
@@ -97,11 +100,31 @@ static void done(dn_agenda *s, int i) {
         if (--s->waits[s->users[u]] == 0) make_ready(s, s->users[u]);
 }
 
-/* The first signature by rank that has nodes ready, or NULL. */
+/* Of the first signatures by rank that have nodes ready, the one with the largest share of its
+ * nodes ready, of those that are not computed: the others can wait for more of theirs, and nothing
+ * is gained by waiting for one whose nodes are all ready. */
+static dn_signature *largest_share(const dn_agenda *s, int words) {
+    dn_signature *best = NULL;
+    int seen = 0;
+    for (int word = s->lowest_active; word < words; word++) {
+        for (uint64_t left = s->active[word]; left; left &= left - 1) {
+            dn_signature *g = s->by_rank[word * 64 + __builtin_ctzll(left)];
+            if (!best ||
+                (int64_t)g->n_ready * best->left > (int64_t)best->n_ready * (int64_t)g->left)
+                best = g;
+            if (best->n_ready == best->left || ++seen == MOST_SEEN) return best;
+        }
+    }
+    return best;
+}
+
+/* The signature whose nodes are computed next, or NULL: the first by rank that has nodes ready, or
+ * by the shares that are. */
 static dn_signature *next_signature(dn_agenda *s) {
     const int words = s->n_signatures / 64 + 1;
     while (s->lowest_active < words && !s->active[s->lowest_active]) s->lowest_active++;
     if (s->lowest_active == words) return NULL;
+    if (s->by_share) return largest_share(s, words);
     return s->by_rank[s->lowest_active * 64 + __builtin_ctzll(s->active[s->lowest_active])];
 }
 
@@ -123,6 +146,8 @@ static int take_group(dn_agenda *s, dn_signature *g) {
     g->ready = i;
     if (i < 0) s->active[g->rank / 64] &= ~((uint64_t)1 << g->rank % 64);
     const int n = t->schedule->n.members - first, last = t->schedule->n.members;
+    g->n_ready -= n;
+    g->left -= n;
     if (n == 1) {
         t->schedule->order[t->schedule->n.order++] = t->schedule->members[--t->schedule->n.members];
     } else {
@@ -186,13 +211,12 @@ static int extend_order(dn_agenda *s) {
  * half an order may be there. */
 static int append_part(dn_agenda *s) {
     dn_tape *t = s->t;
-    const int choose = t->schedule->autobatch == DN_AUTOBATCH_AUTO && !s->as_dynet;
     int64_t ordered = t->schedule->n.order;
     switch (s->parts_done++) {
     case 0:
-        if (choose && s->n < FEW_NODES) return DN_IN_ORDER;
+        if (s->by_share && s->n < FEW_NODES) return DN_IN_ORDER;
         if (dn__count_edges(s)) return dn__no_memory(t);
-        return choose && is_no_gain(s) ? DN_IN_ORDER : 1;
+        return s->by_share && is_no_gain(s) ? DN_IN_ORDER : 1;
     case 1:
         if (!t->schedule->n.order) ordered = s->first;
         if (DN_GROW(t->schedule->order, t->schedule->capacity.order, ordered + s->n) ||
@@ -222,6 +246,7 @@ static int begin_plan(dn_tape *t, int first, int last) {
                      .n = last - first + 1,
                      .not_batchable = -1,
                      .as_dynet = dn__dynet_samples(t, first, last)};
+    s->by_share = t->schedule->autobatch == DN_AUTOBATCH_AUTO && !s->as_dynet;
     t->schedule->as_dynet = s->as_dynet;
     t->schedule->begun =
         (dn_schedule_mark){.n = t->schedule->n, .values = dn__memory_mark(t, DN_VALUES)};

@@ -48,9 +48,19 @@ static int last_gather(const dn_tape *t, int i) {
 
 enum { MOST_GATHERS_SEEN = 64 }; /* to look further takes longer than to copy once more */
 
+/* Whether an input of the group before this one is that gather. Equal members that are computed
+ * once may differ in which of their inputs are one node: so these keep their gradients apart. */
+static int is_taken(const dn_tape *t, int group, const dn_group_input *in, int gather) {
+    const dn_group_input *k = t->schedule->group_inputs + t->schedule->groups[group].inputs;
+    while (k < in && k->gather != gather) k++;
+    return k < in;
+}
+
 /* A gather of the same nodes that was made before, or -1; DN_ERROR_INTERNAL. Each was made after
  * the next one in its list: so lists end. */
-static int find_gather(dn_tape *t, const int32_t *sources, int n, int deduplicated) {
+static int find_gather(dn_tape *t, int group, const dn_group_input *in, const int32_t *sources,
+                       int n) {
+    const int deduplicated = t->schedule->groups[group].deduplicated != NULL;
     int seen = 0;
     for (int at = last_gather(t, sources[0]), next; at >= 0 && seen < MOST_GATHERS_SEEN;
          at = next, seen++) {
@@ -58,7 +68,8 @@ static int find_gather(dn_tape *t, const int32_t *sources, int n, int deduplicat
         next = gather->next;
         if (next >= at) return dn__internal_error(t, "gathers of a node are in a circle");
         if (gather->n == n && gather->deduplicated == deduplicated &&
-            !memcmp(t->schedule->sources + gather->first, sources, (size_t)n * sizeof *sources))
+            !memcmp(t->schedule->sources + gather->first, sources, (size_t)n * sizeof *sources) &&
+            !(deduplicated && is_taken(t, group, in, at)))
             return at;
     }
     return -1;
@@ -91,8 +102,7 @@ static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
             return 0;
         }
     }
-    const int deduplicated = t->schedule->groups[group].deduplicated != NULL;
-    in->gather = find_gather(t, sources, count, deduplicated);
+    in->gather = find_gather(t, group, in, sources, count);
     if (in->gather == DN_ERROR_INTERNAL) return in->gather;
     if (in->gather >= 0) {
         in->value = t->schedule->gathers[in->gather].value;
@@ -117,13 +127,14 @@ static int lay_out(dn_tape *t, int group, int count, dn_group_input *in) {
     }
     const int32_t next = last_gather(t, sources[0]);
     in->gather = t->schedule->n.gathers++;
-    t->schedule->gathers[in->gather] = (dn_gather){.first = t->schedule->n.sources,
-                                                   .n = count,
-                                                   .next = next,
-                                                   .deduplicated = deduplicated,
-                                                   .group = group,
-                                                   .value = in->value,
-                                                   .total = total};
+    t->schedule->gathers[in->gather] =
+        (dn_gather){.first = t->schedule->n.sources,
+                    .n = count,
+                    .next = next,
+                    .deduplicated = t->schedule->groups[group].deduplicated != NULL,
+                    .group = group,
+                    .value = in->value,
+                    .total = total};
     t->schedule->seats[sources[0]].gathers = in->gather;
     t->schedule->n.sources += count;
     return 0;
