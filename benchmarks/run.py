@@ -72,6 +72,10 @@ class Peer(NamedTuple):
     """A statement on the module m that fails if the module cannot run so."""
 
 
+INDUCTOR = (
+    ("TORCHINDUCTOR_COMPILE_THREADS", "1"),  # in the process, so that its CPU seconds count
+    ("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1"),  # each round compiles, as a first run does
+)
 XLA = (("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false --xla_cpu_prefer_vector_width=512"),)
 PEERS = {
     p.name: p
@@ -107,6 +111,7 @@ PEERS = {
             TORCH,
             "the same; network and loss by `torch.compile(dynamic=True)`",
             options=("--compile",),
+            environment=INDUCTOR,
         ),
         Peer(
             "torch_bf16",
@@ -132,6 +137,7 @@ PEERS = {
             "`torch.compile` and bfloat16 scores",
             BF16,
             ("--compile", "--precision=bf16_logits"),
+            INDUCTOR,
         ),
         Peer(
             JAX,
