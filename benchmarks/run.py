@@ -72,6 +72,10 @@ class Peer(NamedTuple):
     """A statement on the module m that fails if the module cannot run so."""
 
 
+INDUCTOR = (
+    ("TORCHINDUCTOR_COMPILE_THREADS", "1"),  # in the process, so that its CPU seconds count
+    ("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1"),  # each round compiles, as a first run does
+)
 XLA = (("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false --xla_cpu_prefer_vector_width=512"),)
 PEERS = {
     p.name: p
@@ -105,14 +109,15 @@ PEERS = {
             "torch_compile",
             "PyTorch compile",
             TORCH,
-            "the same; network and loss by `torch.compile(dynamic=True)`",
+            "as `torch`; network and loss by `torch.compile(dynamic=True)`",
             options=("--compile",),
+            environment=INDUCTOR,
         ),
         Peer(
             "torch_bf16",
             "PyTorch bf16",
             TORCH,
-            "the same under `autocast`; scores and losses in float32",
+            "as `torch` under `autocast`; scores and losses in float32",
             BF16,
             ("--precision=bf16",),
             quick=True,
@@ -121,7 +126,7 @@ PEERS = {
             "torch_bf16_logits",
             "PyTorch bf16 logits",
             TORCH,
-            "the same under `autocast`; scores and losses of words in bfloat16, too",
+            "as `torch` under `autocast`; scores and losses of words in bfloat16, too",
             BF16,
             ("--precision=bf16_logits",),
         ),
@@ -129,9 +134,10 @@ PEERS = {
             "torch_compile_bf16",
             "PyTorch compile bf16",
             TORCH,
-            "`torch.compile` and bfloat16 scores",
+            "as `torch_bf16_logits`; network and loss by `torch.compile(dynamic=True)`",
             BF16,
             ("--compile", "--precision=bf16_logits"),
+            INDUCTOR,
         ),
         Peer(
             JAX,
@@ -145,7 +151,7 @@ PEERS = {
             "jax_bf16",
             "JAX bf16",
             JAX,
-            "the same; products in bfloat16; sums and losses in float32",
+            "as `jax`; products in bfloat16, sums and losses in float32",
             BF16,
             ("--precision=bf16",),
             XLA,

@@ -30,6 +30,11 @@ TWIN_OPTIONS = {
         ),
     },
     "--compile": {"action": "store_true", "help": "PyTorch only: with torch.compile"},
+    "--bucket": {
+        "type": int,
+        "default": 4,
+        "help": "JAX only: lengths are padded to multiples of it; a step is compiled for each",
+    },
 }
 
 

@@ -159,8 +159,8 @@ def jax_task(jax, args):
     dot = jax_twins.product(jax, args.precision)
 
     def arrays_of(sentences):
-        words = jax_twins.padded([(START, *s[:-1]) for s in sentences])
-        targets = jax_twins.padded(sentences, -1).ravel()
+        words = jax_twins.padded(args, [(START, *s[:-1]) for s in sentences])
+        targets = jax_twins.padded(args, sentences, -1).ravel()
         return *jax_twins.distinct(words, VOCABULARY), targets
 
     def loss_of(parameters, rows, words, targets):

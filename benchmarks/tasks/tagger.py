@@ -164,8 +164,8 @@ def jax_task(jax, args):
     dot, hidden = jax_twins.product(jax, args.precision), HIDDEN // 2
 
     def arrays_of(examples):
-        words = jax_twins.padded([words for words, _ in examples])
-        tags = jax_twins.padded([tags for _, tags in examples], -1).ravel()
+        words = jax_twins.padded(args, [words for words, _ in examples])
+        tags = jax_twins.padded(args, [tags for _, tags in examples], -1).ravel()
         t, lengths = np.arange(len(words))[:, None], np.array([len(w) for w, _ in examples])
         turned = np.where(t < lengths, lengths - 1 - t, t).astype(np.int32)
         return *jax_twins.distinct(words, VOCABULARY), turned, tags

@@ -161,7 +161,10 @@ def summed_loss(torch, args, scores):
             return cross_entropy(rows, labels, reduction="none").float().sum()
         return cross_entropy(rows.float(), labels, reduction="sum")
 
-    return torch.compile(loss, dynamic=True) if args.compile else loss
+    if not args.compile:
+        return loss
+    torch._dynamo.config.fail_on_recompile_limit_hit = True  # rather than go on uncompiled
+    return torch.compile(loss, dynamic=True)
 
 
 def batches_task(args, batches, inputs_of, loss_of, update, units_of):
