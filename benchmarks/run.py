@@ -72,10 +72,8 @@ class Peer(NamedTuple):
     """A statement on the module m that fails if the module cannot run so."""
 
 
-INDUCTOR = (
-    ("TORCHINDUCTOR_COMPILE_THREADS", "1"),  # in the process, so that its CPU seconds count
-    ("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1"),  # each round compiles, as a first run does
-)
+INDUCTOR = (("TORCHINDUCTOR_COMPILE_THREADS", "1"),)
+"""In the process, so that its CPU seconds count."""
 XLA = (("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false --xla_cpu_prefer_vector_width=512"),)
 PEERS = {
     p.name: p

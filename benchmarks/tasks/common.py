@@ -13,6 +13,7 @@ import os
 import random
 import resource
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -75,6 +76,9 @@ def main(
     if args.peer == "jax":
         # its pools have as many threads as there are processors that it may use
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    compilers_cache = tempfile.TemporaryDirectory() if args.compile else None
+    if compilers_cache is not None:  # an empty one: each run compiles, as a first run does
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = compilers_cache.name
     module = importlib.import_module(args.peer)
     if args.peer == "torch":
         module.set_num_threads(1)
