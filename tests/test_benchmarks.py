@@ -154,7 +154,7 @@ def test_share_of_the_peak_is_that_of_the_precision(programs):
 
 
 def test_tables_of_the_documents_come_from_both_programs_results(programs, tmp_path, monkeypatch):
-    run, autobatch, tables = programs("run"), programs("autobatch"), programs("tables")
+    run, autobatch, tables = programs("run"), programs("autobatch"), programs("document_tables")
     assert tables.ABOUT.keys() == run.TASKS.keys()
     assert tables.ABOUT_PROGRAMS.keys() <= autobatch.TASKS.keys()
 

@@ -1,7 +1,7 @@
 """Prints the tables of README.md, benchmarks/README.md and docs/autobatching.md, all from one run.
 
-    python benchmarks/tables.py FOLDER --measure    # about an hour with all peers
-    python benchmarks/tables.py FOLDER              # prints the tables again
+    python benchmarks/document_tables.py FOLDER --measure    # about an hour with all peers
+    python benchmarks/document_tables.py FOLDER              # prints the tables again
 
 --measure runs run.py with all peers and autobatch.py, and writes what they measured to
 FOLDER/run.json and FOLDER/autobatch.json. Peers that are not installed are left out. The
