@@ -108,6 +108,9 @@ typedef struct dn_row_products {
     const int *column;
 } dn_row_products;
 
+/* dx = columns from ... from + n - 1, batch elements, of the gradient of an input, + beta dx. */
+typedef void dn_columns_fn(dn_call *, int from, int n, dn_real beta, dn_real *dx);
+
 /* What a call asks of its caller: a node by itself, a group, a traced function. The functions below
  * say what each is. */
 typedef struct dn_gradient_routes {
@@ -122,6 +125,7 @@ typedef struct dn_gradient_routes {
                           const dn_real *dx, const dn_row_products *);
     int (*wants_each)(const dn_call *);
     void (*let_go)(dn_call *, int begin);
+    int (*put_off)(dn_call *, int k, dn_columns_fn *); /* NULL: never */
 } dn_gradient_routes;
 
 typedef struct dn_op {
@@ -191,6 +195,12 @@ static inline void dn__weight_gradient(dn_call *c, int k, int m, int kk, int n, 
 /* Nothing more comes for input k in this call. Somebody may wait for it: then what was put off is
  * computed now, before other inputs' gradients. */
 static inline void dn__input_done(dn_call *c, int k) { c->routes->input_done(c, k); }
+
+/* Whether the gradient of input k, a value of large columns, is computed later, some columns at a
+ * time: by `columns`, to which a call equal to this one is given. Else it is to be written now. */
+static inline int dn__put_off(dn_call *c, int k, dn_columns_fn *columns) {
+    return c->routes->put_off && c->routes->put_off(c, k, columns);
+}
 
 /* Random numbers in [0, 1) for the elements of this node; the same for every evaluation order. */
 struct dn_rng_key;

@@ -28,13 +28,14 @@ static void let_go(dn_call *c, int begin) {
 }
 
 static const dn_gradient_routes NODE = {
-    dn__route_wants,         dn__route_dx, dn__route_weight_gradient,
-    dn__route_input_done,    ordinal,      dn__route_table_rows,
-    dn__route_rows_gradient, wants_each,   let_go};
+    dn__route_wants, dn__route_dx,         dn__route_weight_gradient, dn__route_input_done,
+    ordinal,         dn__route_table_rows, dn__route_rows_gradient,   wants_each,
+    let_go,          dn__route_put_off};
 static const dn_gradient_routes GROUP = {
     dn__route_group_wants,   dn__route_group_dx, dn__route_weight_gradient,
     dn__route_input_done,    group_ordinal,      dn__route_table_rows,
-    dn__route_rows_gradient, wants_each,         let_go};
+    dn__route_rows_gradient, wants_each,         let_go,
+    dn__route_put_off};
 static const dn_upper UPPER = {&NODE, &GROUP, dn__stop_backward};
 
 /* ---- life ----------------------------------------------------------------------------- */

@@ -323,8 +323,8 @@ static int inner_table_rows(const dn_call *c, int first, int n, int capacity, in
 
 static int inner_wants_each(const dn_call *c) { return dn__wants_each(c->inner->run->outer); }
 
-/* The last two are never asked for: there are no rows, and operations written in Python cannot be
- * traced. */
+/* What is NULL is never asked for: there are no rows, operations written in Python cannot be
+ * traced, and nothing is put off. */
 static const dn_gradient_routes INNER = {inner_wants,
                                          inner_dx,
                                          inner_weight_gradient,
@@ -333,6 +333,7 @@ static const dn_gradient_routes INNER = {inner_wants,
                                          inner_table_rows,
                                          NULL,
                                          inner_wants_each,
+                                         NULL,
                                          NULL};
 
 /* What came to an output goes to what it was computed from: a sum over the members where that is
