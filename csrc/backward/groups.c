@@ -69,7 +69,8 @@ static void scatter(dn_tape *t, int at, const dn_group *g) {
                 if (slot.dx) dn__axpy(n, 1, dx, slot.beta, slot.dx);
                 else t->workspace.out_of_memory = 1;
             }
-            if (g->batched_gemm && x > representative && node->param) add_to_row(t, x, dx);
+            if (g->batched_gemm == DN_IN_NODE_ORDER && x > representative && node->param)
+                add_to_row(t, x, dx);
         }
         dx += n;
     }
@@ -165,8 +166,8 @@ static void not_yet(dn_call *c, int k) { (void)c, (void)k; }
  * the nodes there, has passed; else NULL. */
 static dn_node *passed_row(const dn_tape *t, const dn_group *g, int i, int k) {
     const int x = dn__input(t, i, k);
-    return g->batched_gemm && x > t->schedule->members[g->first] && t->nodes[x].param ? &t->nodes[x]
-                                                                                      : NULL;
+    const int passed = g->batched_gemm == DN_IN_NODE_ORDER && x > t->schedule->members[g->first];
+    return passed && t->nodes[x].param ? &t->nodes[x] : NULL;
 }
 
 /* Backward of one member by itself. Rows that the backward pass has passed get their gradient
@@ -216,7 +217,8 @@ static void members_backward(dn_tape *t, const dn_group *g) {
 void dn__group_backward(dn_tape *t, int group) {
     const dn_group *g = &t->schedule->groups[group];
     const dn_node *node = dn__representative_of(t, g);
-    if (g->grads && !(node->op->flags & DN_NO_GRAD)) {
+    const int in_blocks = g->put_off && !g->grads && dn__group_in_blocks(t, group);
+    if (g->grads && !in_blocks && !(node->op->flags & DN_NO_GRAD)) {
         if (has_members_beside_loss(t, g)) members_backward(t, g);
         else call_backward(t, group);
     }

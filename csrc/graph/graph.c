@@ -28,21 +28,35 @@ static void let_go(dn_call *c, int begin) {
 }
 
 static const dn_gradient_routes NODE = {
-    dn__route_wants,      dn__route_dx,     dn__route_weight_gradient, dn__route_operand_gradient,
-    dn__route_input_done, ordinal,          dn__route_table_rows,      dn__route_rows_gradient,
-    wants_each,           dn__route_rounds, dn__route_packed,          let_go};
-static const dn_gradient_routes GROUP = {dn__route_group_wants,
-                                         dn__route_group_dx,
-                                         dn__route_weight_gradient,
-                                         dn__route_group_operand_gradient,
-                                         dn__route_input_done,
-                                         group_ordinal,
-                                         dn__route_table_rows,
-                                         dn__route_rows_gradient,
-                                         wants_each,
-                                         dn__route_rounds,
-                                         dn__route_packed,
-                                         let_go};
+    .wants = dn__route_wants,
+    .dx = dn__route_dx,
+    .weight_gradient = dn__route_weight_gradient,
+    .operand_gradient = dn__route_operand_gradient,
+    .input_done = dn__route_input_done,
+    .ordinal = ordinal,
+    .table_rows = dn__route_table_rows,
+    .rows_gradient = dn__route_rows_gradient,
+    .wants_each = wants_each,
+    .rounds = dn__route_rounds,
+    .packed = dn__route_packed,
+    .let_go = let_go,
+    .put_off = dn__route_put_off,
+};
+static const dn_gradient_routes GROUP = {
+    .wants = dn__route_group_wants,
+    .dx = dn__route_group_dx,
+    .weight_gradient = dn__route_weight_gradient,
+    .operand_gradient = dn__route_group_operand_gradient,
+    .input_done = dn__route_input_done,
+    .ordinal = group_ordinal,
+    .table_rows = dn__route_table_rows,
+    .rows_gradient = dn__route_rows_gradient,
+    .wants_each = wants_each,
+    .rounds = dn__route_rounds,
+    .packed = dn__route_packed,
+    .let_go = let_go,
+    .put_off = dn__route_put_off,
+};
 static const dn_upper UPPER = {&NODE, &GROUP, dn__stop_backward};
 
 /* ---- life ----------------------------------------------------------------------------- */
