@@ -24,6 +24,8 @@ from test_nets import inputs, loss_of, made, trained
 
 import dist_dynet as dy
 from dist_dynet._ffi import lib
+from dist_dynet.cli.info import facts
+from dist_dynet.params.precision import rounding
 
 pytestmark = pytest.mark.float32
 
@@ -644,8 +646,18 @@ for name, net in NETS.items():
 
 
 def test_info_names_the_instructions():
-    from dist_dynet.cli.info import facts
-
     named = facts()["build"]["bfloat16 products"]
     assert named in ("amx", "avx512", "plain")
     assert lib.dn_bf16_choose(named.encode())
+
+
+def test_ranks_compare_instructions_where_something_is_rounded(precision):
+    by = f"products rounded to bfloat16 by {facts()['build']['bfloat16 products']}"
+    for setting, own, text in (
+        ("float32", [None, "float32"], ""),
+        ("float32", [None, "bf16"], by),
+        ("bf16", ["float32"], ""),
+        ("bf16", ["float32", None], by),
+    ):
+        precision(setting)
+        assert rounding(own) == text
