@@ -18,8 +18,9 @@ import bf16_model as model
 import numpy as np
 import pytest
 from bf16_model import Value, rounded
+from jobs import mpirun, needs_mpi
 from net_table import NETS
-from processes import output_of, passing_tests, run_python
+from processes import HERE, output_of, passing_tests, run_python
 from test_nets import inputs, loss_of, made, trained
 
 import dist_dynet as dy
@@ -661,3 +662,24 @@ def test_ranks_compare_instructions_where_something_is_rounded(precision):
     ):
         precision(setting)
         assert rounding(own) == text
+
+
+@pytest.mark.mpi
+@needs_mpi
+def test_reproducible_sums_have_the_same_bits_on_two_ranks():
+    alone = run_python(str(HERE / "mpi" / "reproducible.py"), DIST_DYNET_PRECISION="bf16").stdout
+    in_float32 = run_python(str(HERE / "mpi" / "reproducible.py")).stdout
+    status, output, _ = mpirun(2, "reproducible.py", "shared", DIST_DYNET_PRECISION="bf16")
+    assert (status, output) == (0, alone)
+    assert alone not in ("", in_float32)
+
+
+@pytest.mark.mpi
+@needs_mpi
+def test_a_run_continues_on_two_ranks_to_the_same_bits(tmp_path):
+    program = str(HERE / "mpi" / "elastic.py")
+    alone = run_python(program, str(tmp_path / "alone"), "13", DIST_DYNET_PRECISION="bf16").stdout
+    status, _, _ = mpirun(2, "elastic.py", tmp_path / "ranks", 6, DIST_DYNET_PRECISION="bf16")
+    assert status == 0
+    again = run_python(program, str(tmp_path / "ranks"), "13", DIST_DYNET_PRECISION="bf16").stdout
+    assert again == alone != ""
