@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -34,9 +35,13 @@ left early."""
 SILENCE = number("DIST_DYNET_SILENCE", 8)
 """Seconds of waiting after which the watchdog asks."""
 
+_unfinished: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+"""Threads that this rank waits for before it ends the job."""
+
 _exit = os._exit
 """The system's: ends this process and nothing else."""
 
+_FINISHING = 60.0
 _ANSWER, _GRACE, _TICK = 2.0, min(3.0, SILENCE), 0.25
 
 
@@ -69,9 +74,17 @@ def report(text: str) -> None:
     )
 
 
+def finish_first(thread: threading.Thread) -> None:
+    """Before this rank ends the job it waits for this thread, for a minute at most."""
+    _unfinished.add(thread)
+
+
 def abort(code: int) -> None:
     """Ends all ranks. Starts MPI if need be: mpirun ends the others only for a process that it
     knows."""
+    for thread in list(_unfinished):
+        if thread.is_alive() and thread is not threading.current_thread():
+            thread.join(_FINISHING)
     time.sleep(0.2)  # the launcher forwards what was written
     assert _State.launch is not None
     if "DIST_DYNET_ATTEMPT" in os.environ:
